@@ -1,0 +1,185 @@
+//! Log entries: what the primary saw that a replay could not know by itself.
+//!
+//! An [`Entry`] is one logged input or marker. Its place in the log is its [`Lsn`]; its place in
+//! the guest's instruction stream is its [`ExecutionPoint`]. Everything else that happens in the
+//! guest (interrupt lines, priorities, injection, device state) follows from these by rule and is
+//! therefore never logged.
+
+use std::fmt;
+
+/// Log sequence number. The first entry of a log has LSN 1; 0 means "nothing yet".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Lsn(pub u64);
+
+impl Lsn {
+    /// The LSN of the first entry of a log.
+    pub const FIRST: Lsn = Lsn(1);
+
+    /// The LSN that follows this one.
+    #[must_use]
+    pub fn next(self) -> Lsn {
+        Lsn(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Lsn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A place in the guest's instruction stream.
+///
+/// `exits` counts *deterministic* VM exits since reset (port I/O, MMIO, HLT, filtered MSRs):
+/// exits that come at the same instruction in every run. Exits that the host causes (signals,
+/// interrupt windows, debug stops) do not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct ExecutionPoint {
+    /// Ordinal of the last deterministic exit before this point; the first exit is 1.
+    pub exits: u64,
+    /// Where after that exit: `None` is at the exit itself.
+    pub landmark: Option<Landmark>,
+}
+
+impl ExecutionPoint {
+    /// The point at the deterministic exit with ordinal `exits`.
+    #[must_use]
+    pub fn at_exit(exits: u64) -> Self {
+        Self {
+            exits,
+            landmark: None,
+        }
+    }
+}
+
+impl fmt::Display for ExecutionPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.landmark {
+            None => write!(f, "exit {}", self.exits),
+            Some(mark) => write!(f, "exit {} then rip {:#x}", self.exits, mark.rip),
+        }
+    }
+}
+
+/// A recognisable place between two deterministic exits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Landmark {
+    /// Guest RIP.
+    pub rip: u64,
+}
+
+/// One logged input or marker, without its LSN (which is its position in the log).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Where in the instruction stream it belongs.
+    pub point: ExecutionPoint,
+    /// Digest of the guest's general registers at `point`, where the primary took one. A replay
+    /// that has another digest there has diverged.
+    pub check: Option<u32>,
+    /// What was logged.
+    pub payload: Payload,
+}
+
+/// What an [`Entry`] says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Payload {
+    /// The value given to a time stamp counter read (RDTSC, RDTSCP, RDMSR of IA32_TSC).
+    Tsc(u64),
+    /// Guest monotonic time, in nanoseconds since reset, given to an exit that reads a timer
+    /// device (8254 counter latch, PM timer).
+    Clock(u64),
+    /// Wall clock, in nanoseconds since the Unix epoch, given to a CMOS clock read.
+    WallClock(u64),
+    /// Asynchronous input: the timers reached this guest monotonic time, in nanoseconds since
+    /// reset.
+    Tick(u64),
+    /// Asynchronous input: an Ethernet frame for the guest.
+    NetRx(Vec<u8>),
+    /// Asynchronous input: bytes typed at the console.
+    ConsoleInput(Vec<u8>),
+    /// The interrupt with this vector was delivered at the entry's landmark, where the interrupt
+    /// window opened. Delivery follows by rule; the entry verifies that it came at the same place.
+    Interrupt(u8),
+    /// The guest produced an output here. The output leaves the primary only after this entry
+    /// was acknowledged (Output Rule, Scales et al. 2010, section 2.2).
+    Output(OutputMarker),
+    /// The primary got here; everything before this point has been logged. Moves the backup's
+    /// horizon when nothing else does.
+    Progress,
+    /// All general registers, for recordings that are verified at every exit.
+    Registers(Box<Registers>),
+    /// Hashes of consecutive pages of guest memory, for the end of a verified recording.
+    MemoryHashes {
+        /// Guest frame number (guest physical address / 4096) of the first hash.
+        first_page: u64,
+        /// One hash a 4 KiB page.
+        hashes: Vec<u64>,
+    },
+    /// The guest ended here, in order. No entry follows.
+    Shutdown(ShutdownReason),
+}
+
+/// Which output a marker stands for, with enough to see that the replay produced the same one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutputMarker {
+    /// Where the output goes.
+    pub channel: OutputChannel,
+    /// Its length in bytes.
+    pub len: u32,
+    /// CRC-32 (IEEE) of its bytes.
+    pub crc: u32,
+}
+
+/// Where an output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum OutputChannel {
+    /// An Ethernet frame to the client network.
+    Net,
+    /// Bytes to the console.
+    Console,
+}
+
+/// Why the guest ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ShutdownReason {
+    /// Halted with interrupts disabled: what Linux does on power-off without ACPI.
+    PowerOff,
+    /// The guest asked for a reset (8042 pulse, port 0xCF9).
+    Reset,
+    /// Triple fault: the guest crashed.
+    TripleFault,
+    /// The user stopped the recording; the guest would have gone on.
+    Stopped,
+}
+
+/// The guest's general registers and what identifies its address space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Registers {
+    /// RAX, RBX, RCX, RDX, RSI, RDI, RSP, RBP, R8–R15, in this order.
+    pub gpr: [u64; 16],
+    /// Instruction pointer.
+    pub rip: u64,
+    /// RFLAGS.
+    pub rflags: u64,
+    /// CR3.
+    pub cr3: u64,
+}
+
+impl Registers {
+    /// Names of [`Registers::fields`], in their order.
+    pub const NAMES: [&'static str; 19] = [
+        "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rsp", "rbp", "r8", "r9", "r10", "r11", "r12",
+        "r13", "r14", "r15", "rip", "rflags", "cr3",
+    ];
+
+    /// All values, in the order of [`Registers::NAMES`].
+    #[must_use]
+    pub fn fields(&self) -> [u64; 19] {
+        let mut all = [0; 19];
+        all[..16].copy_from_slice(&self.gpr);
+        all[16] = self.rip;
+        all[17] = self.rflags;
+        all[18] = self.cr3;
+        all
+    }
+}

@@ -1,0 +1,1 @@
+//! ftvm's virtual machine monitor.
