@@ -1,1 +1,26 @@
-//! guest-images
+//! Guest images for ftvm, made from Debian's own binary packages.
+//!
+//! No kernel is compiled and no binary is kept in the repository: the stock
+//! cloud kernel, busybox and Redis come from the Debian archive, verified by
+//! apt. Out of them this crate makes
+//!
+//! * `vmlinux`: the kernel's uncompressed ELF file ([`kernel`]),
+//! * `redis.cpio`: an initramfs with Debian's redis-server,
+//! * `tiny.cpio`: an initramfs with busybox alone, for quick tests
+//!
+//! ([`images`]), bit for bit the same whenever the packages are. The parts
+//! serve the testbed too, which makes the initramfs of its hosts with them:
+//! [`packages`], [`archive`], [`libraries`], [`modules`].
+
+pub mod archive;
+pub mod error;
+pub mod files;
+pub mod images;
+pub mod kernel;
+pub mod libraries;
+pub mod modules;
+pub mod packages;
+
+pub use archive::Archive;
+pub use images::{DebianKernel, GuestImages, Image};
+pub use packages::{Package, PackageStore};

@@ -1,0 +1,194 @@
+//! What can go wrong, one error enum per operation.
+
+use std::io;
+use std::path::PathBuf;
+
+/// A Debian package could not be found, downloaded or unpacked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PackageError {
+    /// A command of the package manager could not be started at all.
+    #[error(
+        "cannot start `{command}`: ftvm's images are made on Debian, where apt and dpkg are present"
+    )]
+    Start {
+        /// The command line.
+        command: String,
+        /// Why it did not start.
+        #[source]
+        source: io::Error,
+    },
+    /// A command of the package manager failed.
+    #[error("`{command}` failed: {stderr}")]
+    Command {
+        /// The command line.
+        command: String,
+        /// What it printed to standard error.
+        stderr: String,
+    },
+    /// The package lists do not know the package.
+    #[error(
+        "apt does not know package `{name}`: check that `apt-get update` works and that the Debian main archive is configured"
+    )]
+    Unknown {
+        /// The package's name.
+        name: String,
+    },
+    /// The package lacks a file that it should have.
+    #[error("package {package} {version} has no `{file}`")]
+    MissingFile {
+        /// The package's name.
+        package: String,
+        /// Its version.
+        version: String,
+        /// The file's path inside it.
+        file: String,
+    },
+    /// The package store could not be read or written.
+    #[error("cannot access the package store at {path}")]
+    Store {
+        /// The file or directory concerned.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A kernel image is not one that vmlinux can be extracted from.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KernelError {
+    /// The file ends before the part that was to be read.
+    #[error("the kernel image is truncated: {what} ends at byte {needed}, the file has {len}")]
+    Truncated {
+        /// The part that is cut off.
+        what: &'static str,
+        /// Where the part should end.
+        needed: u64,
+        /// The file's length.
+        len: u64,
+    },
+    /// There is no Linux setup header.
+    #[error("not a Linux bzImage: the setup header's magic `HdrS` is missing at offset 0x202")]
+    NotBzImage,
+    /// The boot protocol is too old to name the payload.
+    #[error(
+        "boot protocol {major}.{minor} does not tell where the payload is: 2.8 or later is needed"
+    )]
+    OldProtocol {
+        /// Major version.
+        major: u8,
+        /// Minor version.
+        minor: u8,
+    },
+    /// The payload is compressed in a way that is not supported.
+    #[error(
+        "the kernel's payload starts with {magic:02x?}: only LZ4 (legacy frame), as in Debian's cloud kernel, is supported"
+    )]
+    Compression {
+        /// First four bytes of the payload.
+        magic: [u8; 4],
+    },
+    /// A block of the payload does not decompress.
+    #[error("the kernel's LZ4 payload is corrupt in block {block}: {reason}")]
+    Corrupt {
+        /// Number of the block, from 0.
+        block: usize,
+        /// The decoder's words.
+        reason: String,
+    },
+    /// The payload decompresses to another size than the kernel says.
+    #[error("the kernel's payload decompressed to {got} bytes where its trailer says {expected}")]
+    Size {
+        /// Bytes that came out.
+        got: u64,
+        /// Bytes that the trailer promises.
+        expected: u64,
+    },
+    /// What came out is not an ELF file.
+    #[error("the kernel's payload is not an ELF file")]
+    NotElf,
+}
+
+/// The libraries of a program, or the modules of a kernel, could not be collected.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DependencyError {
+    /// A file could not be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file is not the ELF file that it should be.
+    #[error("{path} is not a 64-bit little-endian ELF file")]
+    Elf {
+        /// The file.
+        path: PathBuf,
+        /// The parser's words.
+        #[source]
+        source: object::Error,
+    },
+    /// A shared library was not found.
+    #[error("{wanted_by} needs `{soname}`, which is not in any place it was looked for")]
+    MissingLibrary {
+        /// The library's soname.
+        soname: String,
+        /// The program or library that names it.
+        wanted_by: PathBuf,
+    },
+    /// A kernel module was not found.
+    #[error("kernel module `{module}` is not under {root}")]
+    MissingModule {
+        /// The module's name.
+        module: String,
+        /// Directory that was searched.
+        root: PathBuf,
+    },
+    /// A package that should hold a library could not be had.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+}
+
+/// The images could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ImageError {
+    /// A package could not be had.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    /// The libraries or modules could not be collected.
+    #[error(transparent)]
+    Dependency(#[from] DependencyError),
+    /// The kernel's ELF file could not be extracted.
+    #[error("cannot extract the kernel's ELF file from {path}")]
+    Kernel {
+        /// The bzImage.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: KernelError,
+    },
+    /// A file could not be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file could not be written.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}

@@ -1,0 +1,73 @@
+#!/bin/sh
+# Process 1 of the tiny guest. Kernel command-line words:
+#   ftvm.do=poweroff|reboot|shell|net   what to do after the work (default: poweroff)
+#   ftvm.work=N                         rounds of work (default: 1)
+#   ftvm.ip=ADDRESS/BITS ftvm.gw=...    for ftvm.do=net
+/bin/busybox mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -t tmpfs tmpfs /tmp
+
+what=poweroff
+rounds=1
+read -r words < /proc/cmdline
+for word in $words; do
+    case $word in
+        ftvm.do=*) what=${word#*=} ;;
+        ftvm.work=*) rounds=${word#*=} ;;
+        ftvm.ip=*) address=${word#*=} ;;
+        ftvm.gw=*) gateway=${word#*=} ;;
+    esac
+done
+
+echo "ftvm-guest: up"
+
+# Forks, pipes, files and a timer; the digest is the same on every machine.
+round=0
+while [ "$round" -lt "$rounds" ]; do
+    for job in 1 2 3 4; do
+        (
+            line=0
+            while [ "$line" -lt 50 ]; do
+                echo "round $round job $job line $line"
+                line=$((line + 1))
+            done | sort -r > "/tmp/job$job"
+        ) &
+    done
+    wait
+    sleep 0.05
+    cat /tmp/job1 /tmp/job2 /tmp/job3 /tmp/job4 >> /tmp/all
+    round=$((round + 1))
+done
+echo "ftvm-guest: work done $(sha256sum < /tmp/all | cut -c 1-16)"
+
+case $what in
+    reboot)
+        reboot -f
+        ;;
+    shell)
+        exec setsid cttyhack /bin/sh -l
+        ;;
+    net)
+        while read -r module; do
+            insmod "/modules/$module"
+        done < /modules/guest
+        echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6
+        ip link set lo up
+        ip address add "$address" dev eth0
+        ip link set eth0 up
+        [ -n "$gateway" ] && ip route add default via "$gateway"
+        echo "ftvm-guest: net ready, echo on port 7"
+        # Every connection gets its bytes back.
+        while true; do
+            nc -ll -p 7 -e /bin/cat
+        done
+        ;;
+    *)
+        poweroff -f
+        ;;
+esac
+echo "ftvm-guest: cannot $what"
+while true; do
+    sleep 3600
+done

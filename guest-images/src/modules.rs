@@ -1,0 +1,147 @@
+//! Kernel modules and the modules they depend on.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::archive::Archive;
+use crate::error::DependencyError;
+use crate::libraries::{read, section};
+
+/// The modules of one kernel, by name.
+#[derive(Debug)]
+pub struct ModuleTree {
+    root: PathBuf,
+    files: BTreeMap<String, PathBuf>,
+}
+
+impl ModuleTree {
+    /// Reads the names of all modules below `root` (`lib/modules/<release>`).
+    ///
+    /// # Errors
+    ///
+    /// When a directory cannot be read.
+    pub fn scan(root: &Path) -> Result<Self, DependencyError> {
+        let mut files = BTreeMap::new();
+        let mut queue = vec![root.to_owned()];
+        while let Some(directory) = queue.pop() {
+            let failed = |source| DependencyError::Read {
+                path: directory.clone(),
+                source,
+            };
+            for entry in fs::read_dir(&directory).map_err(failed)? {
+                let entry = entry.map_err(failed)?;
+                let path = entry.path();
+                if entry.file_type().map_err(failed)?.is_dir() {
+                    queue.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "ko")
+                    && let Some(stem) = path.file_stem().and_then(|stem| stem.to_str())
+                {
+                    files.insert(canonical(stem), path);
+                }
+            }
+        }
+        Ok(Self {
+            root: root.to_owned(),
+            files,
+        })
+    }
+
+    /// The modules `wanted` and all that they need, each after those that it
+    /// needs: the order to load them in.
+    ///
+    /// # Errors
+    ///
+    /// When a module is missing or is not an ELF file.
+    pub fn load_order(&self, wanted: &[&str]) -> Result<Vec<(String, PathBuf)>, DependencyError> {
+        let mut order = Vec::new();
+        for name in wanted {
+            self.visit(&canonical(name), &mut order)?;
+        }
+        Ok(order)
+    }
+
+    fn visit(&self, name: &str, order: &mut Vec<(String, PathBuf)>) -> Result<(), DependencyError> {
+        if order.iter().any(|(done, _)| done == name) {
+            return Ok(());
+        }
+        let path = self
+            .files
+            .get(name)
+            .ok_or_else(|| DependencyError::MissingModule {
+                module: name.to_owned(),
+                root: self.root.clone(),
+            })?;
+        let data = read(path)?;
+        let info = section(&data, ".modinfo")
+            .map_err(|source| DependencyError::Elf {
+                path: path.clone(),
+                source,
+            })?
+            .unwrap_or_default();
+        for dependency in dependencies(info) {
+            self.visit(&dependency, order)?;
+        }
+        order.push((name.to_owned(), path.clone()));
+        Ok(())
+    }
+
+    /// Adds modules and what they need as `modules/<name>.ko`, and the list
+    /// `modules/<list>` with their file names in loading order.
+    ///
+    /// # Errors
+    ///
+    /// As [`ModuleTree::load_order`].
+    pub fn add_to(
+        &self,
+        archive: &mut Archive,
+        list: &str,
+        wanted: &[&str],
+    ) -> Result<(), DependencyError> {
+        let mut names = String::new();
+        for (name, path) in self.load_order(wanted)? {
+            archive.file(&format!("modules/{name}.ko"), 0o644, read(&path)?);
+            names.push_str(&name);
+            names.push_str(".ko\n");
+        }
+        archive.file(&format!("modules/{list}"), 0o644, names);
+        Ok(())
+    }
+}
+
+/// Module names differ from their file names in dashes.
+fn canonical(name: &str) -> String {
+    name.replace('-', "_")
+}
+
+/// The `depends=` field of a module's `.modinfo`.
+fn dependencies(modinfo: &[u8]) -> Vec<String> {
+    modinfo
+        .split(|byte| *byte == 0)
+        .filter_map(|field| field.strip_prefix(b"depends="))
+        .flat_map(|list| list.split(|byte| *byte == b','))
+        .filter(|name| !name.is_empty())
+        .map(|name| canonical(&String::from_utf8_lossy(name)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modinfo_names_dependencies() {
+        let modinfo = b"license=GPL\0depends=virtio_ring,net-failover\0retpoline=Y\0";
+        assert_eq!(dependencies(modinfo), ["virtio_ring", "net_failover"]);
+        assert!(dependencies(b"license=GPL\0depends=\0").is_empty());
+        assert!(dependencies(b"").is_empty());
+    }
+
+    #[test]
+    fn a_missing_module_is_named() {
+        let empty = tempfile::tempdir().expect("a temporary directory");
+        let tree = ModuleTree::scan(empty.path()).expect("an empty tree");
+        let error = tree.load_order(&["virtio-net"]).expect_err("there is none");
+        assert!(error.to_string().contains("virtio_net"), "{error}");
+    }
+}

@@ -1,0 +1,43 @@
+//! Long work as steps that the user can follow.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Prints every step with the time that it took; a spinner turns meanwhile.
+#[derive(Debug)]
+pub(crate) struct Steps {
+    start: Instant,
+}
+
+impl Steps {
+    pub(crate) fn new() -> Self {
+        Self {
+            start: Instant::now(),
+        }
+    }
+
+    /// Runs one step.
+    pub(crate) fn step<T>(&mut self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let spinner = ProgressBar::new_spinner()
+            .with_message(name.to_owned())
+            .with_style(
+                ProgressStyle::with_template("{spinner} {msg} ({elapsed})")
+                    .expect("a valid template"),
+            );
+        spinner.enable_steady_tick(Duration::from_millis(200));
+        let start = Instant::now();
+        let result = work();
+        spinner.finish_and_clear();
+        let took = start.elapsed().as_secs_f64();
+        let mark = if result.is_ok() { "✓" } else { "✗" };
+        eprintln!("{mark} {name} ({took:.1} s)");
+        result
+    }
+
+    /// Time since the first step began.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+}
