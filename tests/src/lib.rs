@@ -1,1 +1,50 @@
-//! tests
+//! The testbed: hosts that can really be killed, the networks that join them,
+//! and faults as verbs.
+//!
+//! A [`Host`] is a QEMU process that emulates a machine with SVM, boots
+//! Debian's cloud kernel and has its own `/dev/kvm`. Hosts, clients and the
+//! disk server are joined by [`Network`]s in network namespaces of the run's
+//! own. An [`agent`] in each host runs commands for the scenario:
+//!
+//! ```no_run
+//! # fn main() -> testbed::Result<()> {
+//! use testbed::{Network, Testbed};
+//!
+//! let testbed = Testbed::new("example")?;
+//! let [mut a, b] = testbed.start_hosts(["a", "b"])?;
+//! a.check(&["ftvm", "doctor"])?;
+//! testbed.cut(&b, Network::Logging)?;
+//! testbed.heal(&b, Network::Logging)?;
+//! a.kill();
+//! testbed.succeed();
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod agent;
+mod client;
+mod error;
+mod host;
+mod image;
+mod kept;
+mod layout;
+mod live;
+mod netns;
+mod network;
+mod process;
+pub mod protocol;
+mod qemu;
+mod testbed;
+
+pub use client::{AgentClient, Output, Source};
+pub use error::{Error, Result};
+pub use host::Host;
+pub use image::HostImage;
+pub use kept::KeptHosts;
+pub use layout::{Layout, PROGRAMS_VARIABLE};
+pub use netns::Namespace;
+pub use network::{Fabric, GUEST, Network, Position};
+pub use nix::sys::signal::Signal;
+pub use process::{HostProcess, Line, LocalProcess};
+pub use protocol::Exit;
+pub use testbed::{KEEP_LOGS_VARIABLE, Testbed};

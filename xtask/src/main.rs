@@ -1,7 +1,7 @@
 //! Developer commands, as `cargo xtask <command>`.
 
 mod commands;
-mod layout;
+mod packages;
 mod steps;
 
 use std::process::ExitCode;
@@ -18,8 +18,16 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Install what is missing, build everything, make the images.
+    Setup(commands::setup::Setup),
     /// Make the guest images and print their digests.
     Images(commands::images::Images),
+    /// Boot a host and run a command in it, or keep it up.
+    Host(commands::host::Host),
+    /// Run a command in a host that was started with `host --keep`.
+    Exec(commands::exec::Exec),
+    /// End hosts that were started with `host --keep`.
+    Stop(commands::stop::Stop),
 }
 
 fn main() -> ExitCode {
@@ -27,7 +35,11 @@ fn main() -> ExitCode {
         .format_timestamp(None)
         .init();
     let result = match Cli::parse().command {
+        Command::Setup(command) => command.run(),
         Command::Images(command) => command.run(),
+        Command::Host(command) => command.run(),
+        Command::Exec(command) => command.run(),
+        Command::Stop(command) => command.run(),
     };
     match result {
         Ok(code) => code,

@@ -6,8 +6,8 @@ use anyhow::Result;
 use clap::Args;
 use guest_images::{GuestImages, PackageStore};
 
-use crate::layout::Layout;
 use crate::steps::Steps;
+use testbed::Layout;
 
 /// Arguments of `cargo xtask images`.
 #[derive(Debug, Args)]
@@ -19,7 +19,7 @@ pub(crate) struct Images {
 
 impl Images {
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        let layout = Layout::find()?;
+        let layout = Layout::find();
         let store = PackageStore::new(layout.packages());
         if self.upgrade {
             store.forget()?;

@@ -1,3 +1,7 @@
 //! One module per command: its arguments and what it does.
 
+pub(crate) mod exec;
+pub(crate) mod host;
 pub(crate) mod images;
+pub(crate) mod setup;
+pub(crate) mod stop;

@@ -1,0 +1,219 @@
+//! The agent: the server inside a host that runs commands for the testbed.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
+
+use crate::protocol::{AGENT_PORT, CHUNK, Exit, Frame, Request};
+
+/// Serves requests until the host goes down.
+///
+/// # Errors
+///
+/// When the port cannot be listened on.
+pub fn serve() -> io::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, AGENT_PORT))?;
+    for connection in listener.incoming() {
+        let connection = connection?;
+        thread::spawn(move || {
+            if let Err(error) = handle(&connection) {
+                // The testbed may be gone already; the console is kept as a log.
+                let _ = Frame::Failed(error.to_string()).write_to(&connection);
+                eprintln!("host-agent: {error}");
+            }
+        });
+    }
+    Ok(())
+}
+
+fn handle(connection: &TcpStream) -> io::Result<()> {
+    connection.set_nodelay(true)?;
+    match Frame::read_from(connection)? {
+        None => Ok(()),
+        Some(Frame::Request(Request::Run { argv, env })) => run(connection, &argv, &env),
+        Some(Frame::Request(Request::Put { path, mode })) => {
+            put(connection, Path::new(&path), mode)
+        }
+        Some(Frame::Request(Request::Get { path })) => get(connection, Path::new(&path)),
+        Some(other) => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a connection begins with a request, not with {other:?}"),
+        )),
+    }
+}
+
+/// Adds the path to an error of the file system.
+fn at(path: &Path) -> impl Fn(io::Error) -> io::Error + '_ {
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+fn put(connection: &TcpStream, path: &Path, mode: u32) -> io::Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(at(parent))?;
+    }
+    // A running program cannot be written to; its replacement can be moved there.
+    let partial = path.with_extension("partial");
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&partial)
+        .map_err(at(&partial))?;
+    loop {
+        match Frame::read_from(connection)? {
+            Some(Frame::Input(bytes)) => file.write_all(&bytes).map_err(at(&partial))?,
+            Some(Frame::EndOfInput) => break,
+            _ => return Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+    file.set_permissions(fs::Permissions::from_mode(mode))
+        .map_err(at(&partial))?;
+    drop(file);
+    fs::rename(&partial, path).map_err(at(path))?;
+    Frame::Exit(Exit::Code(0)).write_to(connection)
+}
+
+fn get(connection: &TcpStream, path: &Path) -> io::Result<()> {
+    let file = File::open(path).map_err(at(path))?;
+    pump(file, connection, Frame::Stdout)?;
+    Frame::Exit(Exit::Code(0)).write_to(connection)
+}
+
+/// Sends all that `input` gives.
+fn pump(
+    mut input: impl Read,
+    output: impl Write + Copy,
+    frame: fn(Vec<u8>) -> Frame,
+) -> io::Result<()> {
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match input.read(&mut buffer)? {
+            0 => return Ok(()),
+            length => frame(buffer[..length].to_vec()).write_to(output)?,
+        }
+    }
+}
+
+/// The process group of a running command; `None` once the command is reaped,
+/// when its number may belong to another.
+type Group = Arc<Mutex<Option<Pid>>>;
+
+fn signal(group: &Group, signal: Signal) {
+    if let Some(pid) = *group.lock().unwrap_or_else(PoisonError::into_inner) {
+        // The group may have ended by itself.
+        let _ = killpg(pid, signal);
+    }
+}
+
+fn run(connection: &TcpStream, argv: &[String], env: &BTreeMap<String, String>) -> io::Result<()> {
+    let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut child = Command::new(program)
+        .args(arguments)
+        .envs(env)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .spawn()
+        .map_err(at(Path::new(program)))?;
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let group: Group = Arc::new(Mutex::new(Some(pid)));
+
+    let (input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let requests = connection.try_clone()?;
+    let control = thread::spawn({
+        let group = Arc::clone(&group);
+        move || follow(&requests, input, &group)
+    });
+    // Frames of the two outputs must not mix.
+    let writer = Arc::new(Mutex::new(connection.try_clone()?));
+    let pumps = [
+        output.map(|pipe| pump_thread(pipe, Arc::clone(&writer), Frame::Stdout)),
+        errors.map(|pipe| pump_thread(pipe, Arc::clone(&writer), Frame::Stderr)),
+    ];
+
+    // What the command left running in its group goes with it. The command
+    // itself is still a zombie then, so that the number is not another's.
+    waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)?;
+    signal(&group, Signal::SIGKILL);
+    let status = reap(&mut child, &group)?;
+    for pump in pumps.into_iter().flatten() {
+        // A pump fails when the testbed is gone, and so will the next line.
+        let _ = pump.join();
+    }
+    Frame::Exit(exit_of(status)).write_to(connection)?;
+    connection.shutdown(std::net::Shutdown::Both)?;
+    let _ = control.join();
+    Ok(())
+}
+
+fn reap(child: &mut Child, group: &Group) -> io::Result<ExitStatus> {
+    let mut group = group.lock().unwrap_or_else(PoisonError::into_inner);
+    let status = child.wait()?;
+    *group = None;
+    Ok(status)
+}
+
+fn exit_of(status: ExitStatus) -> Exit {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, signal) => Exit::Signal(signal.unwrap_or_default()),
+    }
+}
+
+fn pump_thread(
+    pipe: impl Read + Send + 'static,
+    writer: Arc<Mutex<TcpStream>>,
+    frame: fn(Vec<u8>) -> Frame,
+) -> thread::JoinHandle<io::Result<()>> {
+    struct Locked<'a>(&'a Mutex<TcpStream>);
+    impl Write for &Locked<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // Frames are written in one piece.
+            self.0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .write_all(bytes)?;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    thread::spawn(move || pump(pipe, &Locked(&writer), frame))
+}
+
+/// Takes input and signals for a command; kills it when the connection ends.
+fn follow(connection: &TcpStream, mut input: Option<impl Write>, group: &Group) {
+    loop {
+        match Frame::read_from(connection) {
+            Ok(Some(Frame::Input(bytes))) => {
+                if let Some(pipe) = &mut input
+                    && pipe.write_all(&bytes).is_err()
+                {
+                    input = None;
+                }
+            }
+            Ok(Some(Frame::EndOfInput)) => input = None,
+            Ok(Some(Frame::Signal(number))) => {
+                if let Ok(number) = Signal::try_from(number) {
+                    signal(group, number);
+                }
+            }
+            _ => break,
+        }
+    }
+    signal(group, Signal::SIGKILL);
+}

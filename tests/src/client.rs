@@ -1,0 +1,304 @@
+//! The testbed's side of the agent protocol: commands and files in hosts.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::netns::Namespace;
+use crate::process::HostProcess;
+use crate::protocol::{AGENT_PORT, CHUNK, Exit, Frame, Request};
+
+/// How long a connection to an agent may take, and how often a silent
+/// connection looks whether its host is still there.
+const CONNECT: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(100);
+
+/// What a command printed and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// How it ended.
+    pub exit: Exit,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+/// Which output a piece came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Reaches the agent of one host.
+#[derive(Clone)]
+pub struct AgentClient {
+    host: String,
+    namespace: Namespace,
+    address: Ipv4Addr,
+    alive: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl std::fmt::Debug for AgentClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AgentClient")
+            .field("host", &self.host)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AgentClient {
+    /// The agent at `address`, reached from inside `namespace`. `alive` tells
+    /// whether the host still runs: the network of a host that was killed is
+    /// silent, and connections to it would wait for ever.
+    pub(crate) fn new(
+        host: &str,
+        namespace: Namespace,
+        address: Ipv4Addr,
+        alive: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            host: host.to_owned(),
+            namespace,
+            address,
+            alive: Arc::new(alive),
+        }
+    }
+
+    /// Whether the agent takes a connection within `limit`.
+    pub(crate) fn answers(&self, limit: Duration) -> bool {
+        self.dial(limit).is_ok()
+    }
+
+    fn dial(&self, limit: Duration) -> io::Result<Connection> {
+        let address = SocketAddr::new(IpAddr::V4(self.address), AGENT_PORT);
+        let stream = self.namespace.connect(address, limit)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(POLL))?;
+        Ok(Connection {
+            stream: Arc::new(stream),
+            alive: Arc::clone(&self.alive),
+        })
+    }
+
+    fn request(&self, request: Request) -> Result<Connection> {
+        let connection = self.dial(CONNECT).map_err(|source| self.lost(source))?;
+        connection
+            .send(&Frame::Request(request))
+            .map_err(|source| self.lost(source))?;
+        Ok(connection)
+    }
+
+    fn lost(&self, source: io::Error) -> Error {
+        Error::Agent {
+            host: self.host.clone(),
+            source,
+        }
+    }
+
+    /// Runs a command to its end and gives what it printed to `sink` as it comes.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer, or cannot start the command.
+    pub fn stream(
+        &self,
+        argv: &[&str],
+        env: &BTreeMap<String, String>,
+        sink: impl FnMut(Source, &[u8]),
+    ) -> Result<Exit> {
+        let connection = self.start(argv, env)?;
+        connection
+            .send(&Frame::EndOfInput)
+            .map_err(|source| self.lost(source))?;
+        self.receive(&connection, sink)
+    }
+
+    /// Runs a command to its end.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer, or cannot start the command. A command
+    /// that fails is no error here: look at [`Output::exit`].
+    pub fn run(&self, argv: &[&str]) -> Result<Output> {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        let exit = self.stream(argv, &BTreeMap::new(), |source, bytes| match source {
+            Source::Stdout => stdout.extend_from_slice(bytes),
+            Source::Stderr => stderr.extend_from_slice(bytes),
+        })?;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok(Output {
+            exit,
+            stdout: text(stdout),
+            stderr: text(stderr),
+        })
+    }
+
+    /// Starts a command and lets it run; `log` takes all that it prints.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer.
+    pub fn spawn(
+        &self,
+        argv: &[&str],
+        env: &BTreeMap<String, String>,
+        log: Option<File>,
+    ) -> Result<HostProcess> {
+        let connection = self.start(argv, env)?;
+        Ok(HostProcess::follow(
+            self.clone(),
+            argv.join(" "),
+            connection,
+            log,
+        ))
+    }
+
+    fn start(&self, argv: &[&str], env: &BTreeMap<String, String>) -> Result<Connection> {
+        let argv = argv.iter().map(|&word| word.to_owned()).collect();
+        self.request(Request::Run {
+            argv,
+            env: env.clone(),
+        })
+    }
+
+    /// Copies a file into the host, with its permission bits.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read, the host does not answer, or it cannot
+    /// write the file.
+    pub fn put(&self, local: &Path, remote: &str) -> Result<()> {
+        let failed = |source| Error::File {
+            path: local.to_owned(),
+            source,
+        };
+        let mut file = File::open(local).map_err(failed)?;
+        let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o7777;
+        let connection = self.request(Request::Put {
+            path: remote.to_owned(),
+            mode,
+        })?;
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let frame = match file.read(&mut buffer).map_err(failed)? {
+                0 => Frame::EndOfInput,
+                length => Frame::Input(buffer[..length].to_vec()),
+            };
+            // When the host refuses, its reason is waiting to be read.
+            if connection.send(&frame).is_err() || frame == Frame::EndOfInput {
+                break;
+            }
+        }
+        self.receive(&connection, |_, _| ()).map(drop)
+    }
+
+    /// Copies a file out of the host.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer or has no such file, or the local file
+    /// cannot be written.
+    pub fn get(&self, remote: &str, local: &Path) -> Result<()> {
+        let connection = self.request(Request::Get {
+            path: remote.to_owned(),
+        })?;
+        let mut contents = Vec::new();
+        self.receive(&connection, |_, bytes| contents.extend_from_slice(bytes))?;
+        fs::write(local, contents).map_err(|source| Error::File {
+            path: local.to_owned(),
+            source,
+        })
+    }
+
+    /// Reads frames up to the last one.
+    pub(crate) fn receive(
+        &self,
+        connection: &Connection,
+        mut sink: impl FnMut(Source, &[u8]),
+    ) -> Result<Exit> {
+        loop {
+            match Frame::read_from(connection).map_err(|source| self.lost(source))? {
+                Some(Frame::Stdout(bytes)) => sink(Source::Stdout, &bytes),
+                Some(Frame::Stderr(bytes)) => sink(Source::Stderr, &bytes),
+                Some(Frame::Exit(exit)) => return Ok(exit),
+                Some(Frame::Failed(reason)) => {
+                    return Err(Error::Refused {
+                        host: self.host.clone(),
+                        reason,
+                    });
+                }
+                Some(other) => {
+                    let what = format!("the agent sent {other:?}");
+                    return Err(self.lost(io::Error::new(io::ErrorKind::InvalidData, what)));
+                }
+                None => return Err(self.lost(io::ErrorKind::UnexpectedEof.into())),
+            }
+        }
+    }
+
+    /// The host's name.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+}
+
+/// A connection to an agent, which fails when its host is gone.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    stream: Arc<TcpStream>,
+    alive: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl Connection {
+    pub(crate) fn send(&self, frame: &Frame) -> io::Result<()> {
+        frame.write_to(&mut &*self.stream)
+    }
+
+    pub(crate) fn close(&self) {
+        // It may be closed already.
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+impl Read for &Connection {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match (&*self.stream).read(buffer) {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) =>
+                {
+                    if !(self.alive)() {
+                        let gone = "the host is gone";
+                        return Err(io::Error::new(io::ErrorKind::ConnectionAborted, gone));
+                    }
+                }
+                result => return result,
+            }
+        }
+    }
+}
+
+impl Write for &Connection {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self.stream).write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        (&*self.stream).flush()
+    }
+}

@@ -1,0 +1,51 @@
+#!/bin/sh
+# Process 1 of a host: mounts, modules, networks; then busybox init keeps the
+# agent running. The kernel command line gives ftvm.host=NAME ftvm.number=N.
+/bin/busybox mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mkdir -p /dev/pts /dev/net
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /tmp
+/bin/busybox --install -s /bin
+
+read -r words < /proc/cmdline
+for word in $words; do
+    case $word in
+        ftvm.host=*) name=${word#*=} ;;
+        ftvm.number=*) number=${word#*=} ;;
+    esac
+done
+hostname "$name"
+
+while read -r module; do
+    insmod "/modules/$module" || echo "ftvm-host: module $module was refused"
+done < /modules/host
+
+# The guest's TAP is bridged to the client network; the host has its own
+# address there on the bridge.
+echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6
+echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6
+last=$((10 + number))
+/usr/sbin/ip -batch - << BATCH
+link set lo up
+link set eth0 name client
+link set eth1 name logging
+link set eth2 name storage
+link set eth3 name management
+link add br0 type bridge forward_delay 0 mcast_snooping 0
+tuntap add dev tap0 mode tap
+link set client master br0 up
+link set tap0 master br0 up
+link set br0 up
+link set logging up
+link set storage up
+link set management up
+address add 10.77.0.$last/24 dev br0
+address add 10.77.1.$last/24 dev logging
+address add 10.77.2.$last/24 dev storage
+address add 10.77.3.$last/24 dev management
+BATCH
+
+echo "ftvm-host: $name is up"
+exec /sbin/init

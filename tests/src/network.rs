@@ -1,0 +1,288 @@
+//! The networks that join hosts, clients and the disk server.
+//!
+//! ```text
+//!              client 10.77.0.0/24   logging .1   storage .2   management .3
+//! guest             .10 (bridged by the host it runs on)
+//! host n            .10+n               .10+n        .10+n        .10+n
+//! client            .100
+//! disk server                                        .1
+//! testbed                                                         .1
+//! ```
+//!
+//! Every network is a bridge in one namespace, the *fabric*, where the QEMU
+//! processes run. Clients and the disk server have a namespace each, on a veth
+//! pair. The management network carries only the testbed's own requests, so
+//! that a host whose other links are cut can still be asked what it sees.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::live;
+use crate::netns::Namespace;
+
+/// One of the networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Network {
+    /// Where clients reach the guest.
+    Client,
+    /// Where the hosts exchange the log and heartbeats.
+    Logging,
+    /// Where the hosts reach the disk server.
+    Storage,
+    /// Where the testbed reaches the hosts' agents; it cannot be cut.
+    Management,
+}
+
+impl Network {
+    /// All of them, in the order of a host's interfaces.
+    pub const ALL: [Self; 4] = [Self::Client, Self::Logging, Self::Storage, Self::Management];
+
+    /// Its name, which is the name of its bridge and of a host's interface too.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Logging => "logging",
+            Self::Storage => "storage",
+            Self::Management => "management",
+        }
+    }
+
+    /// Its third octet.
+    fn subnet(self) -> u8 {
+        self as u8
+    }
+
+    /// An address in it.
+    #[must_use]
+    pub fn address(self, last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(10, 77, self.subnet(), last)
+    }
+
+    /// The address of the host with this number (from 1).
+    #[must_use]
+    pub fn host_address(self, number: u8) -> Ipv4Addr {
+        self.address(10 + number)
+    }
+
+    /// The MAC address of the host with this number.
+    pub(crate) fn host_mac(self, number: u8) -> String {
+        format!("52:54:00:77:{:02x}:{number:02x}", self.subnet())
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The guest's address on the client network.
+pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
+
+/// A place outside the hosts: a namespace with one address.
+#[derive(Debug, Clone)]
+pub struct Position {
+    namespace: Namespace,
+    address: Ipv4Addr,
+}
+
+impl Position {
+    /// Its namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// A command that will run here.
+    ///
+    /// # Errors
+    ///
+    /// When the namespace cannot be opened.
+    pub fn command(&self, program: &str) -> Result<Command> {
+        let mut command = Command::new(program);
+        self.namespace.adopt(&mut command)?;
+        Ok(command)
+    }
+
+    /// Opens a TCP connection from here.
+    ///
+    /// # Errors
+    ///
+    /// When it is not made in time.
+    pub fn connect(&self, to: Ipv4Addr, port: u16, limit: Duration) -> std::io::Result<TcpStream> {
+        self.namespace
+            .connect(SocketAddr::new(IpAddr::V4(to), port), limit)
+    }
+}
+
+/// All the networks of one run.
+#[derive(Debug)]
+pub struct Fabric {
+    id: String,
+    namespace: Namespace,
+    client: Position,
+    disk: Position,
+    /// Whether the networks go when this value does.
+    owned: bool,
+}
+
+impl Fabric {
+    /// Makes the networks of a run; they go when the value is dropped.
+    pub(crate) fn create(id: &str) -> Result<Self> {
+        let fabric = Self::at(id, true);
+        live::interrupt_removes(id);
+        fabric.make()?;
+        Ok(fabric)
+    }
+
+    /// The networks called `id`, made if they are not there; they stay.
+    pub(crate) fn join(id: &str) -> Result<Self> {
+        let fabric = Self::at(id, false);
+        if !fabric.namespace.exists() {
+            fabric.make()?;
+        }
+        Ok(fabric)
+    }
+
+    fn at(id: &str, owned: bool) -> Self {
+        let namespace = |what| Namespace::named(live::namespace_name(id, what));
+        Self {
+            id: id.to_owned(),
+            namespace: namespace("fabric"),
+            client: Position {
+                namespace: namespace("client"),
+                address: Network::Client.address(100),
+            },
+            disk: Position {
+                namespace: namespace("disk"),
+                address: Network::Storage.address(1),
+            },
+            owned,
+        }
+    }
+
+    fn make(&self) -> Result<()> {
+        self.namespace.create()?;
+        let bridges: String = Network::ALL
+            .map(|network| {
+                format!(
+                    "link add {network} type bridge forward_delay 0 mcast_snooping 0\n\
+                     link set {network} addrgenmode none up\n"
+                )
+            })
+            .concat();
+        let testbed = Network::Management.address(1);
+        self.namespace.ip(&format!(
+            "{bridges}address add {testbed}/24 dev management\n"
+        ))?;
+        for (position, network, port) in [
+            (&self.client, Network::Client, "p-client"),
+            (&self.disk, Network::Storage, "p-disk"),
+        ] {
+            position.namespace.create()?;
+            self.namespace.ip(&format!(
+                "link add {port} type veth peer name eth0 netns {namespace}\n\
+                 link set {port} addrgenmode none master {network} up\n",
+                namespace = position.namespace.name(),
+            ))?;
+            position.namespace.ip(&format!(
+                "link set eth0 addrgenmode none up\naddress add {}/24 dev eth0\n",
+                position.address
+            ))?;
+        }
+        Ok(())
+    }
+
+    /// The namespace with the bridges, where hosts run.
+    #[must_use]
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Where clients run.
+    #[must_use]
+    pub fn client(&self) -> &Position {
+        &self.client
+    }
+
+    /// Where the disk server runs.
+    #[must_use]
+    pub fn disk(&self) -> &Position {
+        &self.disk
+    }
+
+    /// Makes a host's TAPs.
+    pub(crate) fn plug(&self, host: &str) -> Result<()> {
+        let script: String = Network::ALL
+            .map(|network| {
+                let tap = tap_name(host, network);
+                format!(
+                    "tuntap add dev {tap} mode tap\n\
+                     link set {tap} addrgenmode none master {network} up\n"
+                )
+            })
+            .concat();
+        self.namespace.ip(&script)
+    }
+
+    /// Removes a host's TAPs.
+    pub(crate) fn unplug(&self, host: &str) -> Result<()> {
+        let script: String = Network::ALL
+            .map(|network| format!("link delete {}\n", tap_name(host, network)))
+            .concat();
+        self.namespace.ip(&script)
+    }
+
+    /// Cuts or heals a host's link.
+    pub(crate) fn link(&self, host: &str, network: Network, up: bool) -> Result<()> {
+        let state = if up { "up" } else { "down" };
+        self.namespace
+            .ip(&format!("link set {} {state}\n", tap_name(host, network)))
+    }
+
+    /// Removes all of it.
+    pub(crate) fn remove(&self) -> Result<()> {
+        live::remove_namespaces(&self.id)
+    }
+}
+
+impl Drop for Fabric {
+    fn drop(&mut self) {
+        if self.owned
+            && let Err(error) = self.remove()
+        {
+            log::warn!("namespaces stay behind: {error}");
+        }
+    }
+}
+
+/// The name of a host's TAP (interface names have at most 15 bytes).
+pub(crate) fn tap_name(host: &str, network: Network) -> String {
+    format!("{host}-{:.4}", network.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_as_documented() {
+        assert_eq!(
+            Network::Logging.host_address(2),
+            Ipv4Addr::new(10, 77, 1, 12)
+        );
+        assert_eq!(Network::Storage.address(1), Ipv4Addr::new(10, 77, 2, 1));
+        assert_eq!(Network::Management.host_mac(3), "52:54:00:77:03:03");
+        assert_eq!(tap_name("a", Network::Management), "a-mana");
+    }
+}

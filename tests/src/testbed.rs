@@ -1,0 +1,187 @@
+//! A run: networks, hosts, and their logs.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::image::HostImage;
+use crate::layout::Layout;
+use crate::live::Live;
+use crate::network::{Fabric, Network, Position};
+use crate::process::LocalProcess;
+
+/// Variable that keeps the logs of successful runs too.
+pub const KEEP_LOGS_VARIABLE: &str = "FTVM_KEEP_LOGS";
+
+/// Networks and hosts of one run. All of it goes when this value and the
+/// hosts are dropped; the logs stay unless [`Testbed::succeed`] was called.
+#[derive(Debug)]
+pub struct Testbed {
+    layout: Layout,
+    image: HostImage,
+    fabric: Arc<Fabric>,
+    hosts: AtomicU8,
+    logs: PathBuf,
+    succeeded: bool,
+    // Dropped last: the lock tells others that the rest is in use.
+    _live: Live,
+}
+
+impl Testbed {
+    /// Makes the networks of a run called `name`, and the image of its hosts.
+    ///
+    /// # Errors
+    ///
+    /// When something is not set up (`cargo xtask setup`), or we are not root.
+    pub fn new(name: &str) -> Result<Self> {
+        let layout = Layout::find();
+        let image = HostImage::build(&layout)?;
+        let live = Live::begin(&layout.live())?;
+        let stamp = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        let logs = layout.runs().join(format!("{name}-{stamp}-{}", live.id()));
+        fs::create_dir_all(&logs).map_err(|source| Error::File {
+            path: logs.clone(),
+            source,
+        })?;
+        let fabric = Arc::new(Fabric::create(live.id())?);
+        Ok(Self {
+            layout,
+            image,
+            fabric,
+            hosts: AtomicU8::new(0),
+            logs,
+            succeeded: false,
+            _live: live,
+        })
+    }
+
+    /// Starts a host and waits until it is up.
+    ///
+    /// # Errors
+    ///
+    /// When it does not boot.
+    pub fn start_host(&self, name: &str) -> Result<Host> {
+        let host = self.boot_host(name)?;
+        host.wait_until_up()?;
+        Ok(host)
+    }
+
+    /// Starts several hosts at the same time, and waits until all are up.
+    ///
+    /// # Errors
+    ///
+    /// When one does not boot.
+    pub fn start_hosts<const N: usize>(&self, names: [&str; N]) -> Result<[Host; N]> {
+        let hosts: Vec<Host> = names
+            .into_iter()
+            .map(|name| self.boot_host(name))
+            .collect::<Result<_>>()?;
+        hosts.iter().try_for_each(Host::wait_until_up)?;
+        Ok(hosts.try_into().expect("one host for each name"))
+    }
+
+    /// Starts a host without waiting for it.
+    ///
+    /// # Errors
+    ///
+    /// When QEMU cannot be started.
+    pub fn boot_host(&self, name: &str) -> Result<Host> {
+        let number = self.hosts.fetch_add(1, Ordering::Relaxed) + 1;
+        Host::start(&self.fabric, &self.image, name, number, &self.logs, false)
+    }
+
+    /// Cuts a host's link; see [`Host::cut`].
+    ///
+    /// # Errors
+    ///
+    /// When the link cannot be changed.
+    pub fn cut(&self, host: &Host, network: Network) -> Result<()> {
+        host.cut(network)
+    }
+
+    /// Heals a host's link.
+    ///
+    /// # Errors
+    ///
+    /// When the link cannot be changed.
+    pub fn heal(&self, host: &Host, network: Network) -> Result<()> {
+        host.heal(network)
+    }
+
+    /// Where clients of the guest run.
+    #[must_use]
+    pub fn client(&self) -> &Position {
+        self.fabric.client()
+    }
+
+    /// Where the disk server runs.
+    #[must_use]
+    pub fn disk(&self) -> &Position {
+        self.fabric.disk()
+    }
+
+    /// Starts the disk server with arguments, at its position on the storage
+    /// network. What it prints is logged.
+    ///
+    /// # Errors
+    ///
+    /// When it was not built or cannot be started.
+    pub fn start_disk_server(&self, arguments: &[&str]) -> Result<LocalProcess> {
+        let program = self.layout.program("disk-server")?;
+        let path = self.logs.join("disk-server.log");
+        let failed = |source| Error::File {
+            path: path.clone(),
+            source,
+        };
+        let log = fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&path)
+            .map_err(failed)?;
+        let errors = log.try_clone().map_err(failed)?;
+        let mut command = self.fabric.disk().command(&program.to_string_lossy())?;
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors);
+        LocalProcess::start(command)
+    }
+
+    /// Where logs and other files of the run are.
+    #[must_use]
+    pub fn logs(&self) -> &Path {
+        &self.logs
+    }
+
+    /// The networks.
+    #[must_use]
+    pub fn fabric(&self) -> &Fabric {
+        &self.fabric
+    }
+
+    /// Ends a run that went well: its logs are not needed.
+    pub fn succeed(mut self) {
+        self.succeeded = true;
+    }
+}
+
+impl Drop for Testbed {
+    fn drop(&mut self) {
+        if self.succeeded && std::env::var_os(KEEP_LOGS_VARIABLE).is_none() {
+            if let Err(error) = fs::remove_dir_all(&self.logs) {
+                log::warn!("{} stays: {error}", self.logs.display());
+            }
+        } else {
+            eprintln!("logs: {}", self.logs.display());
+        }
+    }
+}

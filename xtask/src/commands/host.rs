@@ -1,0 +1,70 @@
+//! `cargo xtask host`
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use testbed::{KeptHosts, Network, Testbed};
+
+use super::exec::{put_all, stream};
+use crate::steps::Steps;
+
+/// Arguments of `cargo xtask host`.
+#[derive(Debug, Args)]
+pub(crate) struct Host {
+    /// Its name: a few letters.
+    #[arg(long, default_value = "a")]
+    name: String,
+    /// Keep the host up for `cargo xtask exec`.
+    #[arg(long)]
+    keep: bool,
+    /// Copy a file into the host first.
+    #[arg(long, value_name = "LOCAL:REMOTE")]
+    put: Vec<String>,
+    /// The command and its arguments.
+    #[arg(last = true, required_unless_present = "keep")]
+    command: Vec<String>,
+}
+
+impl Host {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        let mut steps = Steps::new();
+        if self.keep {
+            return self.keep(&mut steps);
+        }
+        let testbed = steps.step("networks and host image", || Ok(Testbed::new("host")?))?;
+        let host = steps.step(&format!("host {}", self.name), || {
+            Ok(testbed.start_host(&self.name)?)
+        })?;
+        put_all(&host, &self.put)?;
+        let code = stream(host.agent(), &self.command, &BTreeMap::new())?;
+        testbed.succeed();
+        Ok(code)
+    }
+
+    fn keep(&self, steps: &mut Steps) -> Result<ExitCode> {
+        let kept = KeptHosts::find()?;
+        let host = steps.step(&format!("host {}", self.name), || {
+            Ok(kept.start(&self.name)?)
+        })?;
+        put_all(&host, &self.put)?;
+        let name = &self.name;
+        println!("host {name} is up:");
+        for network in Network::ALL {
+            println!("  {network:10} {}", host.address(network));
+        }
+        println!("  console    {}", host.console().display());
+        println!("run something:  cargo xtask exec {name} -- uname -a");
+        println!(
+            "as a client:    ip netns exec {} redis-cli -h {}",
+            kept.fabric().client().namespace().name(),
+            testbed::GUEST
+        );
+        println!("end it:         cargo xtask stop {name}");
+        if self.command.is_empty() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        stream(host.agent(), &self.command, &BTreeMap::new())
+    }
+}

@@ -1,0 +1,87 @@
+//! `cargo xtask setup`
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use testbed::{HostImage, Layout};
+
+use super::images;
+use crate::packages;
+use crate::steps::Steps;
+
+/// Workspace packages with programs that hosts run, and the program's name.
+const PROGRAMS: [(&str, &str); 3] = [
+    ("testbed", "host-agent"),
+    ("ftvm-vmm", "ftvm"),
+    ("disk-server", "disk-server"),
+];
+
+/// Arguments of `cargo xtask setup`.
+#[derive(Debug, Args)]
+pub(crate) struct Setup {}
+
+impl Setup {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        let mut steps = Steps::new();
+        prepare(&mut steps)?;
+        eprintln!("ready after {:.1} s", steps.elapsed().as_secs_f64());
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Makes everything that scenarios and the demo need. Quick when it is there.
+pub(crate) fn prepare(steps: &mut Steps) -> Result<()> {
+    let layout = Layout::find();
+    let missing = packages::missing()?;
+    if !missing.is_empty() {
+        steps.step(&format!("installing {}", missing.join(", ")), || {
+            packages::install(&missing)
+        })?;
+    }
+    steps.step("programs", || build(&layout))?;
+    images::make(steps, &layout)?;
+    steps.step("host image", || Ok(HostImage::build(&layout)?))?;
+    Ok(())
+}
+
+/// Programs that are part of the workspace by now.
+fn exists(layout: &Layout, package: &str, program: &str) -> Result<bool> {
+    let output = Command::new(env!("CARGO"))
+        .current_dir(layout.root())
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .output()
+        .context("cannot start cargo")?;
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&output.stdout).context("cannot read cargo's metadata")?;
+    let has_program = |candidate: &serde_json::Value| {
+        candidate["name"] == package
+            && candidate["targets"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|target| target["name"] == program && target["kind"][0] == "bin")
+    };
+    Ok(metadata["packages"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .any(has_program))
+}
+
+fn build(layout: &Layout) -> Result<()> {
+    let mut command = Command::new(env!("CARGO"));
+    command
+        .current_dir(layout.root())
+        .args(["build", "--quiet", "--release"]);
+    for (package, program) in PROGRAMS {
+        if exists(layout, package, program)? {
+            command.args(["--package", package, "--bin", program]);
+        } else {
+            eprintln!("warning: package {package} has no program `{program}`");
+        }
+    }
+    let status = command.status().context("cannot start cargo")?;
+    ensure!(status.success(), "the build failed");
+    Ok(())
+}

@@ -1,0 +1,57 @@
+//! Debian packages that have to be installed on this machine.
+
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+/// What the testbed and the demo run on this machine.
+const NEEDED: [&str; 3] = ["iproute2", "qemu-system-x86", "redis-tools"];
+
+/// Those that are not installed.
+pub(crate) fn missing() -> Result<Vec<&'static str>> {
+    let output = Command::new("dpkg-query")
+        .args(["--show", "--showformat", "${Package} ${db:Status-Abbrev}\n"])
+        .args(NEEDED)
+        .stderr(Stdio::null())
+        .output()
+        .context("cannot start dpkg-query: ftvm's testbed needs a Debian machine")?;
+    let installed = String::from_utf8_lossy(&output.stdout);
+    let is_installed = |name: &&str| {
+        installed
+            .lines()
+            .any(|line| line.trim_end() == format!("{name} ii"))
+    };
+    Ok(NEEDED
+        .into_iter()
+        .filter(|name| !is_installed(name))
+        .collect())
+}
+
+/// Installs packages and what they need, without recommendations.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    ensure!(
+        nix::unistd::geteuid().is_root(),
+        "only root can install packages; as root: apt-get install --no-install-recommends {}",
+        packages.join(" ")
+    );
+    apt(&["update"])?;
+    let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
+    arguments.extend_from_slice(packages);
+    apt(&arguments)
+}
+
+fn apt(arguments: &[&str]) -> Result<()> {
+    let output = Command::new("apt-get")
+        .arg("-q")
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .output()
+        .context("cannot start apt-get")?;
+    ensure!(
+        output.status.success(),
+        "`apt-get {}` failed:\n{}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
+}
