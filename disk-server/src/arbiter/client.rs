@@ -1,0 +1,437 @@
+//! The client: what a virtual machine monitor uses to claim an epoch.
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::connection::Connection;
+use super::decision::Record;
+use super::lines::CANCEL_POLL;
+use super::names::{Claimant, VmName};
+use super::protocol::{Request, Response, VmRecord};
+
+/// Where a server is: `host:port`. A name is looked up at every connect; an address needs no
+/// name server at the very moment when hosts fail, and is to be preferred.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerAddress(String);
+
+impl ServerAddress {
+    /// As `host:port`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A string that is no [`ServerAddress`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not HOST:PORT, such as 192.0.2.1:7420 or [2001:db8::1]:7420")]
+pub struct AddressError(String);
+
+impl FromStr for ServerAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let valid = text.rsplit_once(':').is_some_and(|(host, port)| {
+            let bracketed = host.starts_with('[') && host.ends_with(']');
+            !host.is_empty()
+                && (bracketed || !host.contains(':'))
+                && port.parse::<u16>().is_ok_and(|port| port != 0)
+        });
+        if valid {
+            Ok(ServerAddress(text.to_owned()))
+        } else {
+            Err(AddressError(text.to_owned()))
+        }
+    }
+}
+
+impl From<std::net::SocketAddr> for ServerAddress {
+    fn from(address: std::net::SocketAddr) -> Self {
+        ServerAddress(address.to_string())
+    }
+}
+
+/// How patient a client is.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// For a connection to come about.
+    pub connect_timeout: Duration,
+    /// For an answer on a new connection. A slow disk under the server must fit in.
+    pub answer_timeout: Duration,
+    /// For an answer on a connection that was open before: the server's host may have died
+    /// without a word, so this is short. A claim is then repeated on a new connection.
+    pub warm_answer_timeout: Duration,
+    /// The pause after the first failed attempt. It doubles with each further one.
+    pub first_pause: Duration,
+    /// The longest pause between attempts.
+    pub longest_pause: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            connect_timeout: Duration::from_secs(1),
+            answer_timeout: Duration::from_secs(5),
+            warm_answer_timeout: Duration::from_millis(300),
+            first_pause: Duration::from_millis(10),
+            longest_pause: Duration::from_millis(500),
+        }
+    }
+}
+
+/// The outcome of a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// This claimant, and nobody else, holds `epoch`: go live.
+    Won {
+        /// The epoch won: the expected one plus one.
+        epoch: u64,
+    },
+    /// Somebody else moved the epoch on: halt.
+    Lost {
+        /// The current epoch.
+        epoch: u64,
+        /// Who holds it.
+        holder: Option<Claimant>,
+    },
+}
+
+/// Why a single call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// No connection came about.
+    #[error("cannot connect to the disk server at {address}")]
+    Unreachable {
+        /// The server.
+        address: ServerAddress,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("lost the connection to the disk server at {address}")]
+    Lost {
+        /// The server.
+        address: ServerAddress,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The server ended the connection without an answer.
+    #[error("the disk server at {address} closed the connection without an answer")]
+    Closed {
+        /// The server.
+        address: ServerAddress,
+    },
+    /// No answer came in time.
+    #[error("the disk server at {address} did not answer within {after:?}")]
+    Silent {
+        /// The server.
+        address: ServerAddress,
+        /// How long it was given.
+        after: Duration,
+    },
+    /// The server says that it cannot answer now.
+    #[error("the disk server at {address} cannot serve now: {message}")]
+    Unable {
+        /// The server.
+        address: ServerAddress,
+        /// What it said.
+        message: String,
+    },
+    /// Something else listens there.
+    #[error("what listens at {address} is not a disk server: {what}")]
+    NotAnArbiter {
+        /// The address.
+        address: ServerAddress,
+        /// How that was seen.
+        what: String,
+    },
+    /// The server speaks another version.
+    #[error("the disk server at {address} speaks another version of the protocol: {theirs}")]
+    Version {
+        /// The server.
+        address: ServerAddress,
+        /// What it said.
+        theirs: String,
+    },
+    /// The server refuses this request and will refuse it again.
+    #[error("the disk server at {address} refuses: {message}")]
+    Refused {
+        /// The server.
+        address: ServerAddress,
+        /// What it said.
+        message: String,
+    },
+    /// The caller cancelled.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// Why a claim ended without an outcome.
+///
+/// The claim may have been won nevertheless, its answer lost. Who got this error must not go live;
+/// it may repeat the claim with the same claimant.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// The caller cancelled.
+    #[error("the claim was cancelled")]
+    Cancelled,
+    /// The server refuses this request and will refuse it again.
+    #[error("the claim cannot be made")]
+    Refused(#[source] CallError),
+    /// The server knows an older epoch than the claimant lived in: its state was lost, or it is
+    /// not the server that gave out that epoch. Nobody may go live on its word.
+    #[error(
+        "the disk server at {address} is at epoch {found}, but this VM already was at epoch \
+         {expected}: its state was lost or it is the wrong server"
+    )]
+    WentBack {
+        /// The server.
+        address: ServerAddress,
+        /// The epoch of this claimant.
+        expected: u64,
+        /// The epoch of the server.
+        found: u64,
+    },
+}
+
+/// Why a claim still waits, for the user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitReason(String);
+
+impl fmt::Display for WaitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl WaitReason {
+    fn new(error: &CallError) -> WaitReason {
+        let mut text = error.to_string();
+        let mut source = std::error::Error::source(error);
+        while let Some(error) = source {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            source = error.source();
+        }
+        WaitReason(text)
+    }
+}
+
+/// A client of one disk server. It keeps one connection open between calls, and opens a new one
+/// when that has gone stale.
+#[derive(Debug)]
+pub struct Arbiter {
+    address: ServerAddress,
+    settings: Settings,
+    /// The connection for the next call.
+    warm: Mutex<Option<Connection>>,
+}
+
+impl Arbiter {
+    /// A client of the server at `address`. Nothing is connected yet.
+    #[must_use]
+    pub fn new(address: ServerAddress, settings: Settings) -> Arbiter {
+        Arbiter {
+            address,
+            settings,
+            warm: Mutex::new(None),
+        }
+    }
+
+    /// The server's address.
+    #[must_use]
+    pub fn address(&self) -> &ServerAddress {
+        &self.address
+    }
+
+    /// Sees to it that a connection is open, and that a server answers on it: a later claim then
+    /// needs one round trip. A server closes connections that are idle for a minute, so call this
+    /// every few seconds; it costs a round trip.
+    ///
+    /// # Errors
+    /// See [`CallError`]. The caller can go on, and may tell the user.
+    pub fn warm(&self) -> Result<(), CallError> {
+        match self.call(&Request::Ping {}, None)? {
+            Response::Pong {} => Ok(()),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// The record of `vm`: epoch 0 and no holder when nobody ever claimed.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn read(&self, vm: &VmName) -> Result<Record, CallError> {
+        match self.call(&Request::Read { vm: vm.clone() }, None)? {
+            Response::Record { epoch, holder } => Ok(Record { epoch, holder }),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// All records, in the order of names.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn list(&self) -> Result<Vec<VmRecord>, CallError> {
+        let mut records: Vec<VmRecord> = Vec::new();
+        loop {
+            let after = records.last().map(|last| last.vm.clone());
+            match self.call(
+                &Request::List {
+                    after: after.clone(),
+                },
+                None,
+            )? {
+                Response::Page { vms, more } => {
+                    // Names must ascend, or a server at fault could keep us here for ever.
+                    let ascending = vms.iter().map(|r| &r.vm).is_sorted_by(|a, b| a < b)
+                        && vms
+                            .first()
+                            .is_none_or(|first| Some(&first.vm) > after.as_ref());
+                    if !ascending || (more && vms.is_empty()) {
+                        return Err(self.unexpected(&Response::Page { vms, more }));
+                    }
+                    records.extend(vms);
+                    if !more {
+                        return Ok(records);
+                    }
+                }
+                other => return Err(self.unexpected(&other)),
+            }
+        }
+    }
+
+    /// Claims the epoch after `expected` for `claimant`, and *waits* as long as no server answers,
+    /// for only the arbiter knows whether the peer went live.
+    ///
+    /// `on_wait` hears why it waits, each time that the reason changes. `cancel` ends the wait
+    /// within about the connect timeout.
+    ///
+    /// # Errors
+    /// See [`ClaimError`].
+    pub fn claim(
+        &self,
+        vm: &VmName,
+        expected: u64,
+        claimant: &Claimant,
+        cancel: &AtomicBool,
+        mut on_wait: impl FnMut(&WaitReason),
+    ) -> Result<Claim, ClaimError> {
+        let request = Request::CompareAndSet {
+            vm: vm.clone(),
+            expected_epoch: expected,
+            claimant: claimant.clone(),
+        };
+        let mut told = None;
+        let mut pause = self.settings.first_pause;
+        loop {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(ClaimError::Cancelled);
+            }
+            let error = match self.call(&request, Some(cancel)) {
+                Ok(Response::Won { epoch }) if expected.checked_add(1) == Some(epoch) => {
+                    return Ok(Claim::Won { epoch });
+                }
+                Ok(Response::Lost { epoch, .. }) if epoch < expected => {
+                    return Err(ClaimError::WentBack {
+                        address: self.address.clone(),
+                        expected,
+                        found: epoch,
+                    });
+                }
+                Ok(Response::Lost { epoch, holder }) => return Ok(Claim::Lost { epoch, holder }),
+                Ok(other) => self.unexpected(&other),
+                Err(CallError::Cancelled) => return Err(ClaimError::Cancelled),
+                Err(error @ CallError::Refused { .. }) => return Err(ClaimError::Refused(error)),
+                Err(error) => error,
+            };
+            let reason = WaitReason::new(&error);
+            if told.as_ref() != Some(&reason) {
+                on_wait(&reason);
+                told = Some(reason);
+            }
+            sleep_unless(cancel, pause);
+            pause = (pause * 2).min(self.settings.longest_pause);
+        }
+    }
+
+    /// One call: on the connection at hand, and if that fails at once on a new one. That is safe
+    /// for every request, because repeating any of them does no harm.
+    fn call(&self, request: &Request, cancel: Option<&AtomicBool>) -> Result<Response, CallError> {
+        let at_hand = self.lock_warm().take();
+        if let Some(mut connection) = at_hand {
+            match connection.call(request, self.settings.warm_answer_timeout, cancel) {
+                Ok(response) => {
+                    *self.lock_warm() = Some(connection);
+                    return Ok(response);
+                }
+                Err(error @ (CallError::Cancelled | CallError::Refused { .. })) => {
+                    return Err(error);
+                }
+                Err(error) => log::debug!("stale connection: {error}"),
+            }
+        }
+        let settings = &self.settings;
+        let mut connection = Connection::open(&self.address, settings.connect_timeout, cancel)?;
+        let response = connection.call(request, settings.answer_timeout, cancel)?;
+        *self.lock_warm() = Some(connection);
+        Ok(response)
+    }
+
+    fn lock_warm(&self) -> MutexGuard<'_, Option<Connection>> {
+        self.warm.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unexpected(&self, response: &Response) -> CallError {
+        CallError::NotAnArbiter {
+            address: self.address.clone(),
+            what: format!("its answer does not fit the request: {response:?}"),
+        }
+    }
+}
+
+fn sleep_unless(cancel: &AtomicBool, time: Duration) {
+    let end = Instant::now() + time;
+    while !cancel.load(Ordering::Relaxed) {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        thread::sleep(left.min(CANCEL_POLL));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_name_a_host_and_a_port() {
+        for good in ["127.0.0.1:1", "host.example:7420", "[::1]:7420"] {
+            assert_eq!(good.parse::<ServerAddress>().unwrap().as_str(), good);
+        }
+        for bad in [
+            "",
+            "host",
+            "host:",
+            ":1",
+            "::1:7420",
+            "host:99999",
+            "host:0",
+            "h:1:2",
+        ] {
+            assert!(bad.parse::<ServerAddress>().is_err(), "{bad:?}");
+        }
+    }
+}

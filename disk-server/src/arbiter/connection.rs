@@ -1,0 +1,158 @@
+//! The client's side of one connection.
+
+use std::io::Write;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::client::{CallError, ServerAddress};
+use super::lines::{LineError, Lines, Patience};
+use super::protocol::{ErrorCode, Greeting, Request, Response, SERVICE, VERSION, encode};
+
+/// A connection on which our greeting was sent, and perhaps the server's not read yet.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    address: ServerAddress,
+    lines: Lines,
+    greeted: bool,
+}
+
+impl Connection {
+    pub(crate) fn open(
+        address: &ServerAddress,
+        timeout: Duration,
+        cancel: Option<&AtomicBool>,
+    ) -> Result<Connection, CallError> {
+        let unreachable = |source| CallError::Unreachable {
+            address: address.clone(),
+            source,
+        };
+        let mut last = std::io::Error::from(std::io::ErrorKind::NotFound);
+        for target in address.as_str().to_socket_addrs().map_err(unreachable)? {
+            if cancel.is_some_and(|c| c.load(Ordering::Relaxed)) {
+                return Err(CallError::Cancelled);
+            }
+            match TcpStream::connect_timeout(&target, timeout) {
+                Ok(stream) => {
+                    stream
+                        .set_nodelay(true)
+                        .and_then(|()| stream.set_write_timeout(Some(timeout)))
+                        .and_then(|()| (&stream).write_all(&encode(&Greeting::ours())))
+                        .map_err(unreachable)?;
+                    return Ok(Connection {
+                        address: address.clone(),
+                        lines: Lines::new(stream),
+                        greeted: false,
+                    });
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(unreachable(last))
+    }
+
+    /// Asks, and waits for the answer. After an error the connection is of no more use: an answer
+    /// that comes late would be taken for the next one's.
+    pub(crate) fn call(
+        &mut self,
+        request: &Request,
+        timeout: Duration,
+        cancel: Option<&AtomicBool>,
+    ) -> Result<Response, CallError> {
+        if self.lines.pending() {
+            return Err(self.not_an_arbiter("it answered what nobody asked"));
+        }
+        self.lines
+            .stream()
+            .write_all(&encode(request))
+            .map_err(|source| CallError::Lost {
+                address: self.address.clone(),
+                source,
+            })?;
+        self.read_greeting(timeout, cancel)?;
+        let line = self.line(timeout, cancel)?;
+        self.parse_response(&line)
+    }
+
+    /// Reads the server's greeting, once.
+    fn read_greeting(
+        &mut self,
+        timeout: Duration,
+        cancel: Option<&AtomicBool>,
+    ) -> Result<(), CallError> {
+        if self.greeted {
+            return Ok(());
+        }
+        let line = self.line(timeout, cancel)?;
+        let Ok(greeting) = serde_json::from_slice::<Greeting>(&line) else {
+            // A server without room for us answers an error in place of its greeting.
+            let response = self.parse_response(&line)?;
+            return Err(self.not_an_arbiter(&format!("it began with {response:?}")));
+        };
+        if greeting.ftvm != SERVICE || greeting.version != VERSION {
+            return Err(CallError::Version {
+                address: self.address.clone(),
+                theirs: format!("{:?} version {}", greeting.ftvm, greeting.version),
+            });
+        }
+        self.greeted = true;
+        Ok(())
+    }
+
+    fn parse_response(&self, line: &[u8]) -> Result<Response, CallError> {
+        let address = self.address.clone();
+        match serde_json::from_slice(line) {
+            Ok(Response::Error { code, message }) => Err(match code {
+                ErrorCode::Busy | ErrorCode::Storage | ErrorCode::TimedOut => {
+                    CallError::Unable { address, message }
+                }
+                ErrorCode::Version => CallError::Version {
+                    address,
+                    theirs: message,
+                },
+                ErrorCode::Malformed
+                | ErrorCode::TooLong
+                | ErrorCode::Full
+                | ErrorCode::Unknown => CallError::Refused { address, message },
+            }),
+            Ok(response) => Ok(response),
+            Err(_) => {
+                let mut shown = String::from_utf8_lossy(line).escape_debug().to_string();
+                shown.truncate(
+                    shown
+                        .char_indices()
+                        .nth(60)
+                        .map_or(shown.len(), |(at, _)| at),
+                );
+                Err(self.not_an_arbiter(&format!("it sent \"{shown}\"")))
+            }
+        }
+    }
+
+    fn line(
+        &mut self,
+        timeout: Duration,
+        cancel: Option<&AtomicBool>,
+    ) -> Result<Vec<u8>, CallError> {
+        let patience = Patience {
+            idle: timeout,
+            line: timeout,
+            cancel,
+        };
+        let address = self.address.clone();
+        self.lines.next(patience).map_err(|error| match error {
+            LineError::Closed | LineError::ClosedInLine => CallError::Closed { address },
+            LineError::Idle(after) | LineError::Slow(after) => CallError::Silent { address, after },
+            LineError::Cancelled => CallError::Cancelled,
+            LineError::Io(source) => CallError::Lost { address, source },
+            LineError::TooLong => self.not_an_arbiter("it sent a line without end"),
+        })
+    }
+
+    fn not_an_arbiter(&self, what: &str) -> CallError {
+        CallError::NotAnArbiter {
+            address: self.address.clone(),
+            what: what.to_owned(),
+        }
+    }
+}

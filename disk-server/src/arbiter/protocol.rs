@@ -1,0 +1,286 @@
+//! The wire format: newline-delimited JSON over TCP.
+//!
+//! ```text
+//!     client                                        server
+//!       | -- connect ------------------------------> |
+//!       | -- {"ftvm":"arbiter","version":1} -------> |   both greet at once, so that a
+//!       | <------- {"ftvm":"arbiter","version":1} -- |   request may follow without
+//!       | -- {"op":"compare_and_set",...} ---------> |   waiting for the other's greeting
+//!       | <--------------- {"answer":"won",...} ---- |   one answer a request, in order
+//!       | -- {"op":"ping"} ------------------------> |
+//!       | <---------------------{"answer":"pong"} -- |
+//! ```
+//!
+//! | request | answers |
+//! | --- | --- |
+//! | `{"op":"compare_and_set","vm":V,"expected_epoch":N,"claimant":C}` | `{"answer":"won","epoch":N+1}` or `{"answer":"lost","epoch":E,"holder":H}` |
+//! | `{"op":"read","vm":V}` | `{"answer":"record","epoch":E,"holder":H}`; epoch 0 and holder null: never claimed |
+//! | `{"op":"list","after":V}` (`after` may be left out) | `{"answer":"page","vms":[{"vm":V,"epoch":E,"holder":H},...],"more":B}` |
+//! | `{"op":"ping"}` | `{"answer":"pong"}` |
+//! | anything | `{"answer":"error","code":CODE,"message":TEXT}`, and the connection ends |
+//!
+//! A line has at most [`MAX_LINE`] bytes with its newline. V is a [`VmName`], C and H are
+//! [`Claimant`]s, N and E are integers up to [`MAX_EPOCH`](super::MAX_EPOCH).
+//!
+//! **Versions.** The greeting's `version` is the version of everything that follows it. A server
+//! that does not speak the client's version answers the error `version` and acts on nothing that
+//! came after the greeting. New fields in greetings and answers are ignored by who does not know
+//! them; an unknown field in a request is an error, because a server must not act on half of what
+//! was asked.
+
+use serde::{Deserialize, Serialize};
+
+use super::names::{Claimant, VmName};
+
+/// The version that this crate speaks.
+pub const VERSION: u32 = 1;
+/// What the greeting's `ftvm` field says.
+pub const SERVICE: &str = "arbiter";
+/// The most bytes of a line, with its newline.
+pub const MAX_LINE: usize = 4096;
+/// The most virtual machines in one `page` answer: what fits into a line when all names are as
+/// long as can be and consist of characters that JSON escapes.
+pub const PAGE: usize = 8;
+
+/// The first line of either side.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Greeting {
+    /// [`SERVICE`].
+    pub ftvm: String,
+    /// [`VERSION`].
+    pub version: u32,
+}
+
+impl Greeting {
+    /// The greeting of this crate.
+    #[must_use]
+    pub fn ours() -> Greeting {
+        Greeting {
+            ftvm: SERVICE.to_owned(),
+            version: VERSION,
+        }
+    }
+}
+
+/// What a client asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// Move the epoch of `vm` from `expected_epoch` to the next one.
+    CompareAndSet {
+        /// Whose epoch.
+        vm: VmName,
+        /// The epoch that the claimant lived in.
+        expected_epoch: u64,
+        /// Who asks.
+        claimant: Claimant,
+    },
+    /// Tell the record of `vm`.
+    Read {
+        /// Whose record.
+        vm: VmName,
+    },
+    /// Tell up to [`PAGE`] records, in the order of names.
+    List {
+        /// Begin behind this name.
+        #[serde(default)]
+        after: Option<VmName>,
+    },
+    /// Say that you are there.
+    Ping {},
+}
+
+/// What a server answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Response {
+    /// The claimant holds this epoch, durably.
+    Won {
+        /// The epoch won.
+        epoch: u64,
+    },
+    /// The claimant does not hold the epoch that it asked for.
+    Lost {
+        /// The current epoch.
+        epoch: u64,
+        /// Who holds it.
+        holder: Option<Claimant>,
+    },
+    /// The record of the machine asked for.
+    Record {
+        /// The current epoch; 0 when nobody ever claimed.
+        epoch: u64,
+        /// Who holds it.
+        holder: Option<Claimant>,
+    },
+    /// Some records.
+    Page {
+        /// The records.
+        vms: Vec<VmRecord>,
+        /// Whether there are more behind the last one.
+        more: bool,
+    },
+    /// The server is there.
+    Pong {},
+    /// The server cannot do what was asked, and ends the connection.
+    Error {
+        /// Which kind of error, for programs.
+        code: ErrorCode,
+        /// The same for people.
+        message: String,
+    },
+}
+
+/// One record in a [`Response::Page`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmRecord {
+    /// Whose record.
+    pub vm: VmName,
+    /// The current epoch.
+    pub epoch: u64,
+    /// Who holds it.
+    pub holder: Option<Claimant>,
+}
+
+/// The kinds of [`Response::Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The line is no request.
+    Malformed,
+    /// The line is longer than [`MAX_LINE`].
+    TooLong,
+    /// The client took too long over a line.
+    TimedOut,
+    /// The server does not speak this version.
+    Version,
+    /// The server has as many connections, or as many machines, as it may have. Asking again later
+    /// helps for the former only.
+    Busy,
+    /// The server keeps as many virtual machines as it may.
+    Full,
+    /// The server's disk fails it.
+    Storage,
+    /// A kind that this crate does not know: one of a later server.
+    #[serde(other)]
+    Unknown,
+}
+
+/// A message as a line, with its newline.
+pub(crate) fn encode(message: &impl Serialize) -> Vec<u8> {
+    // Serialising plain data into memory cannot fail; were it to, an empty line is malformed to
+    // the other side, which then ends the connection.
+    let mut line = serde_json::to_vec(message).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn vm() -> impl Strategy<Value = VmName> {
+        "[!-~]{1,64}".prop_map(|name| name.parse().unwrap())
+    }
+
+    fn claimant() -> impl Strategy<Value = Claimant> {
+        "[!-~]{1,128}".prop_map(|name| name.parse().unwrap())
+    }
+
+    fn request() -> impl Strategy<Value = Request> {
+        prop_oneof![
+            (vm(), 0..super::super::MAX_EPOCH, claimant()).prop_map(
+                |(vm, expected_epoch, claimant)| Request::CompareAndSet {
+                    vm,
+                    expected_epoch,
+                    claimant
+                }
+            ),
+            vm().prop_map(|vm| Request::Read { vm }),
+            prop::option::of(vm()).prop_map(|after| Request::List { after }),
+            Just(Request::Ping {}),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn requests_survive_the_wire(request in request()) {
+            let line = encode(&request);
+            prop_assert!(line.len() <= MAX_LINE);
+            prop_assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1);
+            let back: Request = serde_json::from_slice(&line).unwrap();
+            prop_assert_eq!(back, request);
+        }
+
+        #[test]
+        fn no_line_makes_the_decoder_panic(line in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = serde_json::from_slice::<Request>(&line);
+            let _ = serde_json::from_slice::<Response>(&line);
+            let _ = serde_json::from_slice::<Greeting>(&line);
+        }
+    }
+
+    #[test]
+    fn the_documented_forms_are_the_real_ones() {
+        let request: Request = serde_json::from_str(
+            r#"{"op":"compare_and_set","vm":"db","expected_epoch":4,"claimant":"a/1"}"#,
+        )
+        .unwrap();
+        assert!(matches!(
+            request,
+            Request::CompareAndSet {
+                expected_epoch: 4,
+                ..
+            }
+        ));
+        for ok in [
+            r#"{"op":"list"}"#,
+            r#"{"op":"list","after":"db"}"#,
+            r#"{"op":"ping"}"#,
+        ] {
+            serde_json::from_str::<Request>(ok).unwrap();
+        }
+        for bad in [
+            r#"{"op":"read","vm":"db","force":true}"#,
+            r#"{"op":"read","vm":"a b"}"#,
+            r#"{"op":"read"}"#,
+            r#"{"op":"ping","x":1}"#,
+            r#"{"op":"compare_and_set","vm":"db","expected_epoch":-1,"claimant":"a/1"}"#,
+            r#"{"op":"compare_and_set","vm":"db","expected_epoch":1.5,"claimant":"a/1"}"#,
+        ] {
+            assert!(serde_json::from_str::<Request>(bad).is_err(), "{bad}");
+        }
+        let lost = Response::Lost {
+            epoch: 0,
+            holder: None,
+        };
+        assert_eq!(
+            encode(&lost),
+            b"{\"answer\":\"lost\",\"epoch\":0,\"holder\":null}\n"
+        );
+        assert_eq!(encode(&Response::Pong {}), b"{\"answer\":\"pong\"}\n");
+        let later = r#"{"answer":"error","code":"moon_phase","message":"m","more":1}"#;
+        assert!(matches!(
+            serde_json::from_str::<Response>(later).unwrap(),
+            Response::Error {
+                code: ErrorCode::Unknown,
+                ..
+            }
+        ));
+    }
+
+    #[test]
+    fn a_full_page_fits_into_a_line() {
+        let worst = VmRecord {
+            vm: "\"".repeat(VmName::MAX_LEN).parse().unwrap(),
+            epoch: super::super::MAX_EPOCH,
+            holder: Some("\\".repeat(Claimant::MAX_LEN).parse().unwrap()),
+        };
+        let page = Response::Page {
+            vms: vec![worst; PAGE],
+            more: false,
+        };
+        assert!(encode(&page).len() <= MAX_LINE);
+    }
+}

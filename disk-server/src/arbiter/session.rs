@@ -1,0 +1,242 @@
+//! The server's side of one connection.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use super::decision::{Answer, ClaimRequest, MAX_EPOCH, Record};
+use super::lines::{LineError, Lines, Patience};
+use super::protocol::{
+    ErrorCode, Greeting, PAGE, Request, Response, SERVICE, VERSION, VmRecord, encode,
+};
+use super::store::{ClaimStoreError, EpochStore, ReadStoreError};
+
+/// How patient a session is with its client.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SessionLimits {
+    /// Between two requests.
+    pub(crate) idle: Duration,
+    /// Within a line, the greeting, and for the client to take an answer.
+    pub(crate) line: Duration,
+}
+
+/// Why a session ended the server's trust in its own store.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreFailure {
+    #[error(transparent)]
+    Claim(#[from] ClaimStoreError),
+    #[error(transparent)]
+    Read(#[from] ReadStoreError),
+}
+
+/// Serves one client until it leaves, errs, or is idle for too long.
+///
+/// # Errors
+/// Only the store's own failure. What a client does wrong ends its session and nothing else.
+pub(crate) fn serve(
+    stream: TcpStream,
+    store: &EpochStore,
+    limits: SessionLimits,
+) -> Result<(), StoreFailure> {
+    let peer = stream.peer_addr().ok();
+    let mut lines = Lines::new(stream);
+    match converse(&mut lines, store, limits) {
+        End::Left => Ok(()),
+        End::Gone(error) => {
+            log::debug!("client {peer:?}: {error}");
+            Ok(())
+        }
+        End::Refused { code, message } => {
+            log::info!("client {peer:?} refused: {message}");
+            refuse(lines.stream(), code, message);
+            Ok(())
+        }
+        End::Store(failure) => {
+            let message = "the server cannot store decisions; its log says why".to_owned();
+            refuse(lines.stream(), ErrorCode::Storage, message);
+            Err(failure)
+        }
+    }
+}
+
+/// How a conversation ended.
+enum End {
+    Left,
+    Gone(io::Error),
+    Refused { code: ErrorCode, message: String },
+    Store(StoreFailure),
+}
+
+fn converse(lines: &mut Lines, store: &EpochStore, limits: SessionLimits) -> End {
+    match greet(lines, limits) {
+        Ok(()) => {}
+        Err(end) => return end,
+    }
+    loop {
+        let line = match lines.next(Patience {
+            idle: limits.idle,
+            line: limits.line,
+            cancel: None,
+        }) {
+            Ok(line) => line,
+            Err(error) => return end_of(error),
+        };
+        let request = match serde_json::from_slice(&line) {
+            Ok(request) => request,
+            Err(error) => return refused(ErrorCode::Malformed, format!("not a request: {error}")),
+        };
+        let (response, new_decision) = match respond(store, request) {
+            Ok(answered) => answered,
+            Err(end) => return end,
+        };
+        let sent = lines.stream().write_all(&encode(&response));
+        if new_decision {
+            // Also when the client is gone: the decision is made.
+            if let Err(failure) = store.settle() {
+                return End::Store(failure.into());
+            }
+        }
+        if let Err(error) = sent {
+            return End::Gone(error);
+        }
+    }
+}
+
+/// Exchanges greetings. Ours goes first: a client that speaks another version reads who we are.
+fn greet(lines: &mut Lines, limits: SessionLimits) -> Result<(), End> {
+    let stream = lines.stream();
+    stream
+        .set_nodelay(true)
+        .and_then(|()| stream.set_write_timeout(Some(limits.line)))
+        .and_then(|()| (&*stream).write_all(&encode(&Greeting::ours())))
+        .map_err(End::Gone)?;
+    let line = lines
+        .next(Patience {
+            idle: limits.line,
+            line: limits.line,
+            cancel: None,
+        })
+        .map_err(end_of)?;
+    let greeting: Greeting = serde_json::from_slice(&line)
+        .map_err(|error| refused(ErrorCode::Malformed, format!("not a greeting: {error}")))?;
+    if greeting.ftvm != SERVICE || greeting.version != VERSION {
+        return Err(refused(
+            ErrorCode::Version,
+            format!(
+                "this server speaks {SERVICE} version {VERSION}, not {:?} version {}",
+                greeting.ftvm, greeting.version
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// The answer to a request, and whether it is a new decision, which is to be settled.
+fn respond(store: &EpochStore, request: Request) -> Result<(Response, bool), End> {
+    let response = match request {
+        Request::CompareAndSet {
+            vm,
+            expected_epoch: expected,
+            claimant,
+        } => {
+            if expected >= MAX_EPOCH {
+                let message = format!("no epoch follows {expected}; the last is {MAX_EPOCH}");
+                return Err(refused(ErrorCode::Malformed, message));
+            }
+            let claim = ClaimRequest { expected, claimant };
+            let (answer, new) = match store.claim(&vm, &claim) {
+                Err(error @ ClaimStoreError::Full) => {
+                    return Err(refused(ErrorCode::Full, error.to_string()));
+                }
+                other => other.map_err(|error| End::Store(error.into()))?,
+            };
+            let claimant = claim.claimant;
+            let response = match answer {
+                Answer::Won { epoch } => {
+                    log::info!("{vm}: epoch {epoch} is held by {claimant}");
+                    Response::Won { epoch }
+                }
+                Answer::Lost { epoch, holder } => {
+                    log::info!("{vm}: {claimant} lost epoch {}, now {epoch}", expected + 1);
+                    Response::Lost { epoch, holder }
+                }
+            };
+            return Ok((response, new));
+        }
+        Request::Read { vm } => {
+            let Record { epoch, holder } =
+                store.read(&vm).map_err(|error| End::Store(error.into()))?;
+            Response::Record { epoch, holder }
+        }
+        Request::List { after } => {
+            let mut records = store
+                .list(after.as_ref(), PAGE + 1)
+                .map_err(|error| End::Store(error.into()))?;
+            let more = records.len() > PAGE;
+            records.truncate(PAGE);
+            let vms = records
+                .into_iter()
+                .map(|(vm, Record { epoch, holder })| VmRecord { vm, epoch, holder })
+                .collect();
+            Response::Page { vms, more }
+        }
+        Request::Ping {} => Response::Pong {},
+    };
+    Ok((response, false))
+}
+
+fn refused(code: ErrorCode, message: String) -> End {
+    End::Refused { code, message }
+}
+
+fn end_of(error: LineError) -> End {
+    let message = error.to_string();
+    match error {
+        LineError::Closed | LineError::Idle(_) | LineError::Cancelled => End::Left,
+        LineError::ClosedInLine => End::Gone(io::ErrorKind::UnexpectedEof.into()),
+        LineError::Io(error) => End::Gone(error),
+        LineError::TooLong => refused(ErrorCode::TooLong, message),
+        LineError::Slow(_) => refused(ErrorCode::TimedOut, message),
+    }
+}
+
+/// Tells an error and ends the connection so that the client can read it.
+fn refuse(stream: &TcpStream, code: ErrorCode, message: String) {
+    let mut stream = stream;
+    if stream
+        .write_all(&encode(&Response::Error { code, message }))
+        .and_then(|()| stream.shutdown(Shutdown::Write))
+        .is_err()
+    {
+        return;
+    }
+    // A socket that is closed with unread bytes resets the connection, and the reset overtakes the
+    // answer. So read on for a moment what a client of oversize lines still sends.
+    let end = Instant::now() + Duration::from_secs(1);
+    let mut chunk = [0_u8; 4096];
+    let mut allowance: usize = 1 << 20;
+    while allowance > 0 {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {
+            return;
+        }
+        match stream.read(&mut chunk) {
+            Ok(0) | Err(_) => return,
+            Ok(n) => allowance = allowance.saturating_sub(n),
+        }
+    }
+}
+
+/// Turns a client away for which there is no session. Never blocks.
+pub(crate) fn turn_away(mut stream: TcpStream, message: &str) {
+    let response = Response::Error {
+        code: ErrorCode::Busy,
+        message: message.to_owned(),
+    };
+    // The send buffer of a new connection has room for a line. If the client does not get it, it
+    // finds the connection closed and tries again all the same.
+    if stream.set_nonblocking(true).is_ok() {
+        let _ = stream.write_all(&encode(&response));
+        let _ = stream.shutdown(Shutdown::Write);
+    }
+}

@@ -1,0 +1,93 @@
+//! `disk-server`: the command line.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use disk_server::arbiter::{Arbiter, ServerAddress, Settings};
+use disk_server::server::{Config, Limits, Server};
+use disk_server::status;
+
+/// The disk server of ftvm: decides which host of a replicated virtual machine may run it alone.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    subcommand_negates_reqs = true,
+    args_conflicts_with_subcommands = true
+)]
+struct Cli {
+    #[command(flatten)]
+    serve: Option<Serve>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Args)]
+struct Serve {
+    /// Where to listen; port 0 takes a free port, which the first line of output names
+    #[arg(long, value_name = "IP:PORT")]
+    listen: SocketAddr,
+    /// Directory for the state, which is made if it is missing. Keep it: epochs must never go back
+    #[arg(long, value_name = "DIR")]
+    state: PathBuf,
+    /// How many clients may be connected at a time
+    #[arg(long, value_name = "N", default_value_t = Limits::default().connections)]
+    max_connections: usize,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the virtual machines, their epochs, and who holds them
+    Status {
+        /// The disk server to ask
+        #[arg(long, value_name = "HOST:PORT")]
+        server: ServerAddress,
+    },
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("disk-server: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    match (cli.command, cli.serve) {
+        (Some(Command::Status { server }), _) => {
+            let records = Arbiter::new(server, Settings::default()).list()?;
+            std::io::stdout().write_all(status::table(&records).as_bytes())?;
+            Ok(())
+        }
+        (None, Some(serve)) => run_server(serve),
+        (None, None) => anyhow::bail!("--listen and --state are needed; see --help"),
+    }
+}
+
+fn run_server(args: Serve) -> anyhow::Result<()> {
+    let server = Server::bind(&Config {
+        listen: args.listen,
+        state: args.state,
+        limits: Limits {
+            connections: args.max_connections,
+            ..Limits::default()
+        },
+    })?;
+    let stop = server.stop_handle();
+    ctrlc::set_handler(move || stop.stop()).context("cannot handle signals")?;
+    // The one line of output, for people and for programs that need the port.
+    let mut out = std::io::stdout();
+    writeln!(out, "listening on {}", server.local_addr())
+        .and_then(|()| out.flush())
+        .context("cannot say where the server listens")?;
+    server.run()?;
+    log::info!("ended in order");
+    Ok(())
+}
