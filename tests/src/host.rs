@@ -185,6 +185,9 @@ impl Host {
 
     /// Runs a command to its end, whatever its exit status.
     ///
+    /// Busybox's shell prefers its own applets: in `sh -c` scripts, Debian's
+    /// `ip` and `tc` are `/usr/sbin/ip` and `/usr/sbin/tc`.
+    ///
     /// # Errors
     ///
     /// When the host does not answer or cannot start the command.
@@ -208,6 +211,19 @@ impl Host {
             exit: output.exit,
             output: format!("{}{}", output.stdout, output.stderr),
         })
+    }
+
+    /// Whether one ping is answered within a second.
+    ///
+    /// # Errors
+    ///
+    /// When the host's agent does not answer.
+    pub fn pings(&self, address: Ipv4Addr) -> Result<bool> {
+        let address = address.to_string();
+        Ok(self
+            .run(&["ping", "-c", "1", "-W", "1", &address])?
+            .exit
+            .success())
     }
 
     /// Starts a command that goes on until it ends by itself, is signalled, or

@@ -35,6 +35,7 @@ mod process;
 pub mod protocol;
 mod qemu;
 mod testbed;
+mod wait;
 
 pub use client::{AgentClient, Output, Source};
 pub use error::{Error, Result};
@@ -48,3 +49,4 @@ pub use nix::sys::signal::Signal;
 pub use process::{HostProcess, Line, LocalProcess};
 pub use protocol::Exit;
 pub use testbed::{KEEP_LOGS_VARIABLE, Testbed};
+pub use wait::wait_until;

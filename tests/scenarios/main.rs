@@ -1,0 +1,9 @@
+//! Scenarios on the testbed, one a file.
+//!
+//! They need root, and what `cargo xtask setup` makes. Each boots its own
+//! hosts on its own networks; the logs of a run stay when it fails.
+
+mod commands;
+mod leftovers;
+mod links;
+mod loss_of_a_host;

@@ -1,0 +1,51 @@
+//! Waiting for conditions.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+
+/// How often a condition is looked at.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Waits until `condition` holds. Limits are generous: they are for what will
+/// never happen, not for what is slow.
+///
+/// # Errors
+///
+/// When it does not hold within `limit`, or cannot be looked at.
+pub fn wait_until(
+    what: &str,
+    limit: Duration,
+    mut condition: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    while !condition()? {
+        if Instant::now() > deadline {
+            return Err(Error::Timeout {
+                what: what.to_owned(),
+                limit,
+                seen: "the condition never held".to_owned(),
+            });
+        }
+        std::thread::sleep(POLL);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_are_polled() {
+        let mut looks = 0;
+        let third = || {
+            looks += 1;
+            Ok(looks == 3)
+        };
+        wait_until("the third look", Duration::from_secs(60), third).expect("it comes");
+        assert_eq!(looks, 3);
+        let never = wait_until("never", Duration::ZERO, || Ok(false));
+        assert!(matches!(never, Err(Error::Timeout { .. })));
+    }
+}
