@@ -217,7 +217,7 @@ impl Server {
         let place = match registered {
             Ok(Some(place)) => place,
             Ok(None) => {
-                log::warn!("{} connections: turned one away", self.limits.connections);
+                log::debug!("{} connections: turned one away", self.limits.connections);
                 session::turn_away(stream, "the server has as many connections as it may have");
                 return;
             }
@@ -234,9 +234,12 @@ impl Server {
             .name("arbiter-session".to_owned())
             .spawn_scoped(scope, move || {
                 if let Err(failure) = session::serve(stream, &self.store, limits) {
-                    place.connections.lock().failure.get_or_insert(failure);
+                    connections.lock().failure.get_or_insert(failure);
                     self.stop.stop();
                 }
+                // Named, so that the closure owns the whole place and not a field of it: a place
+                // that was given back at once let any number of clients in.
+                drop(place);
             });
         if let Err(error) = spawned {
             log::warn!("dropped a new connection: no thread for it: {error}");

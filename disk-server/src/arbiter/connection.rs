@@ -33,12 +33,19 @@ impl Connection {
                 return Err(CallError::Cancelled);
             }
             match TcpStream::connect_timeout(&target, timeout) {
+                // Where nobody listens, the kernel may give our end the very port that we ask
+                // for, and connect it to itself.
+                Ok(stream) if stream.local_addr().ok() == Some(target) => {
+                    last = std::io::ErrorKind::ConnectionRefused.into();
+                }
                 Ok(stream) => {
                     stream
                         .set_nodelay(true)
                         .and_then(|()| stream.set_write_timeout(Some(timeout)))
-                        .and_then(|()| (&stream).write_all(&encode(&Greeting::ours())))
                         .map_err(unreachable)?;
+                    // If this fails, the server has closed already, and perhaps said why: that
+                    // is found when its answer is read.
+                    let _ = (&stream).write_all(&encode(&Greeting::ours()));
                     return Ok(Connection {
                         address: address.clone(),
                         lines: Lines::new(stream),
@@ -62,13 +69,22 @@ impl Connection {
         if self.lines.pending() {
             return Err(self.not_an_arbiter("it answered what nobody asked"));
         }
-        self.lines
-            .stream()
-            .write_all(&encode(request))
-            .map_err(|source| CallError::Lost {
-                address: self.address.clone(),
-                source,
-            })?;
+        let written = self.lines.stream().write_all(&encode(request));
+        match (self.answer(timeout, cancel), written) {
+            // A server that closed before it took our request may have said why: what it said
+            // comes first, and our own error only if it said nothing.
+            (Err(CallError::Closed { address } | CallError::Lost { address, .. }), Err(source)) => {
+                Err(CallError::Lost { address, source })
+            }
+            (answer, _) => answer,
+        }
+    }
+
+    fn answer(
+        &mut self,
+        timeout: Duration,
+        cancel: Option<&AtomicBool>,
+    ) -> Result<Response, CallError> {
         self.read_greeting(timeout, cancel)?;
         let line = self.line(timeout, cancel)?;
         self.parse_response(&line)

@@ -19,7 +19,9 @@ pub mod protocol;
 pub(crate) mod session;
 mod store;
 
-pub use client::{Arbiter, CallError, Claim, ClaimError, ServerAddress, Settings, WaitReason};
+pub use client::{
+    AddressError, Arbiter, CallError, Claim, ClaimError, ServerAddress, Settings, WaitReason,
+};
 pub use decision::{Answer, ClaimRequest, MAX_EPOCH, Record, decide};
 pub use names::{Claimant, NameError, VmName};
-pub use store::{ClaimStoreError, EpochStore, OpenError, ReadStoreError, STATE_FILE};
+pub use store::{ClaimStoreError, Damage, EpochStore, OpenError, ReadStoreError, STATE_FILE};

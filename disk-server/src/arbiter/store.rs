@@ -1,29 +1,28 @@
 //! The durable store of epochs: a redb database that must never fall back behind an answer.
 //!
-//! Three things are done for that beyond a plain commit:
+//! Some things are done for that beyond a plain commit:
 //!
 //! - Every commit is *two-phase*. After a crash, redb's one-phase commit falls back to the commit
 //!   before when the newest does not verify. That is right for a torn commit, and wrong for one
 //!   that was answered and rotted later. A two-phase commit is refused as corrupt instead.
 //! - Every decision is *settled* by a second commit, after its answer. A redb file has two commit
 //!   slots and one bit that says which one counts; once both hold the decision, that bit may rot.
-//! - Every open verifies every page; see [`CrashOnly`] for how.
+//! - Every open verifies every page; see [`backend::CrashOnly`] for how.
 //! - A state file appears under its name only when it is complete, and an existing one is never
 //!   initialised. An empty or truncated file is an error, not a fresh start at epoch 0.
 
 mod backend;
+mod opening;
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::File;
 use std::ops::Bound;
-use std::path::{Path, PathBuf};
 
 use redb::{
-    Database, DatabaseError, ReadableDatabase as _, ReadableTable, ReadableTableMetadata,
-    TableDefinition,
+    Database, ReadableDatabase as _, ReadableTable, ReadableTableMetadata, TableDefinition,
 };
 
-use backend::{CrashOnly, Freeze};
+use backend::Freeze;
+pub use opening::{Damage, OpenError};
 
 use super::decision::{Answer, ClaimRequest, Record, decide};
 use super::names::{Claimant, VmName};
@@ -40,77 +39,6 @@ const COMMITS_KEY: &str = "settling-commits";
 
 /// So that a peer that makes up names cannot fill the disk.
 const MAX_VMS: u64 = 10_000;
-/// redb's default cache of 1 GiB suits larger databases.
-const CACHE_BYTES: usize = 4 << 20;
-
-/// Why the state could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The state directory is missing and could not be made.
-    #[error("cannot make the state directory {}", path.display())]
-    MakeDirectory {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A new state file could not be made.
-    #[error("cannot make a state file in {}: is the directory writable?", path.display())]
-    Create {
-        /// The state directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The state file is there and cannot be opened.
-    #[error("cannot open the state file {} for reading and writing", path.display())]
-    Access {
-        /// The state file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Another server has it open.
-    #[error("the state file {} is in use by another disk-server; stop that one first, or give this one its own --state", path.display())]
-    Locked {
-        /// The state file.
-        path: PathBuf,
-    },
-    /// The state file is damaged. Epochs could go back if it were used.
-    #[error("the state file {} is damaged and is not used, because epochs could go back; see \"When the state is damaged\" in docs/arbiter.md", path.display())]
-    Corrupt {
-        /// The state file.
-        path: PathBuf,
-        /// What was found.
-        #[source]
-        source: Damage,
-    },
-}
-
-/// What is wrong with a state file.
-#[derive(Debug, thiserror::Error)]
-pub enum Damage {
-    /// The file is empty.
-    #[error("the file is empty")]
-    Empty,
-    /// The database says so.
-    #[error(transparent)]
-    Database(#[from] redb::Error),
-    /// It is a sound database of another kind or of another version.
-    #[error("its format is {found:?}, this server writes format {FORMAT}")]
-    Format {
-        /// The format number in the file.
-        found: Option<u64>,
-    },
-    /// A row breaks the rules of records.
-    #[error("its record of {vm:?} is not valid: {what}")]
-    Record {
-        /// The row's key.
-        vm: String,
-        /// What is wrong.
-        what: String,
-    },
-}
 
 /// Why a claim could not be decided.
 #[derive(Debug, thiserror::Error)]
@@ -147,6 +75,8 @@ impl<E: Into<redb::Error>> From<E> for ClaimStoreError {
 pub struct EpochStore {
     database: Database,
     freeze: Freeze,
+    /// Held as long as the store is open.
+    _lock: Option<File>,
 }
 
 impl Drop for EpochStore {
@@ -156,64 +86,6 @@ impl Drop for EpochStore {
 }
 
 impl EpochStore {
-    /// Opens the state in `directory`, which is made if it is missing, as is the state file in it.
-    ///
-    /// # Errors
-    /// See [`OpenError`]. A damaged state file is refused and left alone.
-    pub fn open(directory: &Path) -> Result<EpochStore, OpenError> {
-        fs::create_dir_all(directory).map_err(|source| OpenError::MakeDirectory {
-            path: directory.to_owned(),
-            source,
-        })?;
-        let path = directory.join(STATE_FILE);
-        if !fs::exists(&path).map_err(|source| access(&path, source))? {
-            create(directory, &path)?;
-            log::warn!(
-                "{} is new: all virtual machines are at epoch 0",
-                path.display()
-            );
-        }
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .open(&path)
-            .map_err(|source| access(&path, source))?;
-        let length = file.metadata().map_err(|source| access(&path, source))?;
-        if length.len() == 0 {
-            return Err(corrupt(&path, Damage::Empty));
-        }
-        let opened = CrashOnly::new(file).and_then(|(file, freeze)| {
-            let database = Database::builder()
-                .set_cache_size(CACHE_BYTES)
-                .set_repair_callback(never_roll_back)
-                .create_with_backend(file)?;
-            Ok(EpochStore { database, freeze })
-        });
-        let store = opened.map_err(|error| match error {
-            DatabaseError::DatabaseAlreadyOpen => OpenError::Locked { path: path.clone() },
-            // Errors of the system have a number; redb tells damage by others that have none.
-            DatabaseError::Storage(redb::StorageError::Io(source))
-                if source.raw_os_error().is_some() =>
-            {
-                access(&path, source)
-            }
-            error => corrupt(&path, Damage::Database(error.into())),
-        })?;
-        store.check().map_err(|damage| corrupt(&path, damage))?;
-        Ok(store)
-    }
-
-    /// Reads every record, then settles: the process may have died before it settled its last
-    /// decision.
-    fn check(&self) -> Result<(), Damage> {
-        let found = self.format().map_err(|error| error.0)?;
-        if found != Some(FORMAT) {
-            return Err(Damage::Format { found });
-        }
-        self.list(None, usize::MAX).map_err(|error| error.0)?;
-        Ok(self.commit_once_more()?)
-    }
-
     fn format(&self) -> Result<Option<u64>, ReadStoreError> {
         let transaction = self.database.begin_read()?;
         let meta = match transaction.open_table(META) {
@@ -338,95 +210,6 @@ fn record(vm: &str, (epoch, holder): (u64, &str)) -> Result<Record, Damage> {
         epoch,
         holder: Some(holder),
     })
-}
-
-fn access(path: &Path, source: io::Error) -> OpenError {
-    OpenError::Access {
-        path: path.to_owned(),
-        source,
-    }
-}
-
-fn corrupt(path: &Path, source: Damage) -> OpenError {
-    OpenError::Corrupt {
-        path: path.to_owned(),
-        source,
-    }
-}
-
-/// Makes a complete state file under another name and then gives it its own. A crash leaves no
-/// half-made state file, and of two servers that start at once one creates and the other finds.
-fn create(directory: &Path, path: &Path) -> Result<(), OpenError> {
-    let failed = |source: io::Error| OpenError::Create {
-        path: directory.to_owned(),
-        source,
-    };
-    let file = tempfile::Builder::new()
-        .prefix("new-")
-        .suffix(".redb")
-        .tempfile_in(directory)
-        .map_err(failed)?;
-    let copy = file.as_file().try_clone().map_err(failed)?;
-    initialise(copy).map_err(|error| failed(into_io(error)))?;
-    match file.persist_noclobber(path) {
-        Ok(_) => {}
-        Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        Err(error) => return Err(failed(error.error)),
-    }
-    // The name is as durable as what it names: of the directory, and of its own name in its parent.
-    for directory in [
-        Some(directory),
-        directory
-            .canonicalize()
-            .ok()
-            .as_deref()
-            .and_then(Path::parent),
-    ]
-    .into_iter()
-    .flatten()
-    {
-        File::open(directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(failed)?;
-    }
-    Ok(())
-}
-
-fn initialise(file: File) -> Result<(), redb::Error> {
-    let (file, freeze) = CrashOnly::new(file)?;
-    let database = Database::builder()
-        .set_cache_size(CACHE_BYTES)
-        .create_with_backend(file)?;
-    write_format(&database)?;
-    freeze.freeze();
-    Ok(())
-}
-
-/// redb rebuilds its free space at every open, and tells its progress. Only before it rolls back
-/// to an older commit does it tell 0.3; see the module's documentation for why it must not.
-fn never_roll_back(repair: &mut redb::RepairSession) {
-    if (0.1..0.5).contains(&repair.progress()) {
-        repair.abort();
-    }
-}
-
-fn write_format(database: &Database) -> Result<(), redb::Error> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_two_phase_commit(true);
-    transaction
-        .open_table(META)?
-        .insert(FORMAT_KEY, FORMAT)
-        .map_err(redb::Error::from)?;
-    transaction.open_table(EPOCHS)?;
-    transaction.commit()?;
-    Ok(())
-}
-
-fn into_io(error: redb::Error) -> io::Error {
-    match error {
-        redb::Error::Io(error) => error,
-        error => io::Error::other(error),
-    }
 }
 
 #[cfg(test)]

@@ -1,11 +1,15 @@
 //! The store against damage and loss of power.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
 use redb::StorageBackend;
 
+use super::opening::write_format;
 use super::*;
 
 fn vm(n: usize) -> VmName {
@@ -115,7 +119,6 @@ fn no_flipped_bit_of_the_header_loses_a_decision() {
     for bit in 0..320 * 8 {
         let mut flipped = bytes.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
-        eprintln!("bit {bit}");
         match open_bytes(&flipped) {
             Ok(found) => assert_eq!(found, records, "bit {bit}"),
             Err(OpenError::Corrupt { .. }) => refused += 1,
@@ -232,6 +235,7 @@ fn loss_of_power_at_any_write_loses_no_answered_decision() {
     let store = EpochStore {
         database,
         freeze: Freeze::default(),
+        _lock: None,
     };
     // For each epoch, how many moments had passed when it was answered.
     let mut answered: BTreeMap<u64, usize> = BTreeMap::new();

@@ -1,0 +1,5 @@
+//! The arbiter in real processes.
+
+mod claims;
+mod process;
+mod support;

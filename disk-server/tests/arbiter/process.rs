@@ -1,0 +1,228 @@
+//! A real server process: starting, ending, and clients that misbehave.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+
+use crate::support::{Process, command, exchange, refused, until};
+use disk_server::arbiter::{CallError, Claim, STATE_FILE};
+use nix::sys::signal::Signal;
+use std::sync::atomic::AtomicBool;
+
+const HELLO: &str = "{\"ftvm\":\"arbiter\",\"version\":1}\n";
+
+fn claim(server: &Process, vm: &str, expected: u64, who: &str) -> Claim {
+    server
+        .arbiter()
+        .claim(
+            &vm.parse().unwrap(),
+            expected,
+            &who.parse().unwrap(),
+            &AtomicBool::new(false),
+            |reason| eprintln!("waiting: {reason}"),
+        )
+        .unwrap()
+}
+
+#[test]
+fn claims_reads_and_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Process::start("127.0.0.1:0", directory.path());
+    assert_eq!(claim(&server, "db", 0, "a/1"), Claim::Won { epoch: 1 });
+    assert_eq!(claim(&server, "db", 0, "a/1"), Claim::Won { epoch: 1 });
+    let holder = Some("a/1".parse().unwrap());
+    assert_eq!(
+        claim(&server, "db", 0, "b/2"),
+        Claim::Lost {
+            epoch: 1,
+            holder: holder.clone()
+        }
+    );
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let server = Process::start("127.0.0.1:0", &directory.path().join("other"));
+        // An idle client with a session does not hold the server up.
+        let arbiter = server.arbiter();
+        arbiter.warm().unwrap();
+        assert!(server.end_with(signal), "{signal} ends it in order");
+    }
+    assert!(server.end_with(Signal::SIGTERM));
+    let server = Process::start("127.0.0.1:0", directory.path());
+    let record = server.arbiter().read(&"db".parse().unwrap()).unwrap();
+    assert_eq!((record.epoch, record.holder), (1, holder));
+    let record = server.arbiter().read(&"other".parse().unwrap()).unwrap();
+    assert_eq!((record.epoch, record.holder), (0, None));
+}
+
+#[test]
+fn the_status_table_has_every_machine() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Process::start("127.0.0.1:0", directory.path());
+    for n in 0..20 {
+        claim(&server, &format!("vm{n:02}"), 0, "a/1");
+    }
+    claim(&server, "vm07", 1, "b/2");
+    let output = Command::new(env!("CARGO_BIN_EXE_disk-server"))
+        .args(["status", "--server", &server.address.to_string()])
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(table.lines().count(), 21, "{table}");
+    let row = table.lines().find(|row| row.starts_with("vm07")).unwrap();
+    let columns: Vec<_> = row.split_whitespace().collect();
+    assert_eq!(columns, ["vm07", "2", "b/2"]);
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Process::start("127.0.0.1:0", &directory.path().join("a"));
+    let address = server.address.to_string();
+    let message = refused(&address, &directory.path().join("b"));
+    assert!(message.contains(&address), "{message}");
+    assert!(message.contains("in use"), "{message}");
+    assert!(message.contains("--listen"), "{message}");
+}
+
+#[test]
+fn a_state_in_use_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Process::start("127.0.0.1:0", directory.path());
+    let message = refused("127.0.0.1:0", directory.path());
+    assert!(message.contains("another disk-server"), "{message}");
+    let state = directory.path().display().to_string();
+    assert!(message.contains(&state), "{message}");
+    assert!(server.is_running());
+}
+
+#[test]
+fn a_damaged_state_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(STATE_FILE);
+    let mut server = Process::start("127.0.0.1:0", directory.path());
+    claim(&server, "db", 0, "a/1");
+    server.kill();
+    let whole = fs::read(&path).unwrap();
+    let mut garbage = whole.clone();
+    garbage.iter_mut().for_each(|byte| *byte = !*byte);
+    for damaged in [&[] as &[u8], b"x", &whole[..whole.len() / 2], &garbage] {
+        fs::write(&path, damaged).unwrap();
+        let message = refused("127.0.0.1:0", directory.path());
+        assert!(message.contains("damaged"), "{message}");
+        assert!(!message.contains("panicked"), "{message}");
+        assert!(fs::read(&path).unwrap() == damaged, "it was left alone");
+    }
+    fs::write(&path, &whole).unwrap();
+    let server = Process::start("127.0.0.1:0", directory.path());
+    assert_eq!(claim(&server, "db", 0, "a/1"), Claim::Won { epoch: 1 });
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "").unwrap();
+    let message = refused("127.0.0.1:0", &file.join("state"));
+    assert!(message.contains("file/state"), "{message}");
+    let message = refused("127.0.0.1:0", &file);
+    assert!(message.contains("cannot"), "{message}");
+
+    let locked = directory.path().join("locked");
+    fs::create_dir(&locked).unwrap();
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o555)).unwrap();
+    if nix::unistd::geteuid().is_root() {
+        eprintln!("root writes everywhere: the unwritable directory was not tried");
+        return;
+    }
+    let message = refused("127.0.0.1:0", &locked);
+    assert!(message.contains("writable"), "{message}");
+}
+
+#[test]
+fn what_clients_do_wrong_stays_theirs() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Process::start("127.0.0.1:0", directory.path());
+    let hello = |rest: &str| [HELLO, rest].concat().into_bytes();
+    let long = "x".repeat(1 << 20);
+    let wrong: Vec<(Vec<u8>, &str)> = vec![
+        (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "\"malformed\""),
+        (vec![0xff; 100], ""),
+        (b"\n".to_vec(), "\"malformed\""),
+        (long.clone().into_bytes(), "\"too_long\""),
+        (
+            b"{\"ftvm\":\"arbiter\",\"version\":2}\n".to_vec(),
+            "\"version\"",
+        ),
+        (
+            b"{\"ftvm\":\"nbd\",\"version\":1}\n".to_vec(),
+            "\"version\"",
+        ),
+        (hello("nonsense\n"), "\"malformed\""),
+        (hello("{\"op\":\"drop_all\"}\n"), "\"malformed\""),
+        (hello(&long), "\"too_long\""),
+        (hello(&"[".repeat(4000)), ""),
+        (hello(&format!("{}\n", "[".repeat(4000))), "\"malformed\""),
+        (hello("{\"op\":\"read\",\"vm\":\"d"), ""),
+        (
+            hello(
+                "{\"op\":\"compare_and_set\",\"vm\":\"db\",\"expected_epoch\":9007199254740991,\
+                 \"claimant\":\"a\"}\n",
+            ),
+            "no epoch follows",
+        ),
+        (
+            hello(
+                "{\"op\":\"compare_and_set\",\"vm\":\"d b\",\"expected_epoch\":0,\"claimant\":\"a\"}\n",
+            ),
+            "VM name",
+        ),
+    ];
+    for (bytes, expected) in wrong {
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).into_owned();
+        let answer = exchange(&mut server.connect(), &bytes);
+        assert!(answer.contains(expected), "{shown:?} got {answer:?}");
+        assert!(server.is_running(), "after {shown:?}");
+    }
+    let pipelined =
+        hello("{\"op\":\"ping\"}\n{\"op\":\"list\"}\n{\"op\":\"read\",\"vm\":\"db\"}\n");
+    let answer = exchange(&mut server.connect(), &pipelined);
+    assert_eq!(
+        answer,
+        [
+            HELLO,
+            "{\"answer\":\"pong\"}\n",
+            "{\"answer\":\"page\",\"vms\":[],\"more\":false}\n",
+            "{\"answer\":\"record\",\"epoch\":0,\"holder\":null}\n"
+        ]
+        .concat()
+    );
+    assert_eq!(claim(&server, "db", 0, "a/1"), Claim::Won { epoch: 1 });
+}
+
+#[test]
+fn clients_that_vanish_and_too_many_clients_do_not_matter() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = Process::start_with(
+        command("127.0.0.1:0", directory.path()).args(["--max-connections", "4"]),
+    );
+    for n in 0..50_u64 {
+        let mut stream = server.connect();
+        let request = format!(
+            "{HELLO}{{\"op\":\"compare_and_set\",\"vm\":\"v{n}\",\"expected_epoch\":0,\"claimant\":\"a\"}}\n"
+        );
+        let cut = usize::try_from(n).unwrap() * request.len() / 49;
+        // The server may be full, and have closed it.
+        let _ = stream.write_all(&request.as_bytes()[..cut]);
+    }
+    assert!(server.is_running());
+    // Held connections fill the server; a call then says so.
+    let mut held = Vec::new();
+    until("a call is turned away", || {
+        held.push(server.connect());
+        matches!(server.arbiter().warm(), Err(CallError::Unable { .. }))
+    });
+    drop(held);
+    // A claim waits until there is room.
+    assert_eq!(claim(&server, "db", 0, "a/1"), Claim::Won { epoch: 1 });
+}

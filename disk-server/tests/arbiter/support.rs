@@ -1,0 +1,113 @@
+//! Real servers for the tests.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use disk_server::arbiter::{Arbiter, Settings};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long a test waits for what must come. Nothing is measured against it.
+pub(crate) const GENEROUS: Duration = Duration::from_secs(60);
+
+/// A server process, killed when dropped.
+pub(crate) struct Process {
+    child: Child,
+    pub(crate) address: SocketAddr,
+    _stdout: BufReader<ChildStdout>,
+}
+
+pub(crate) fn command(listen: &str, state: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_disk-server"));
+    command
+        .args(["--listen", listen, "--state"])
+        .arg(state)
+        .env("RUST_LOG", "error")
+        .stdin(Stdio::null());
+    command
+}
+
+impl Process {
+    pub(crate) fn start(listen: &str, state: &Path) -> Process {
+        Self::start_with(&mut command(listen, state))
+    }
+
+    pub(crate) fn start_with(command: &mut Command) -> Process {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let address = line
+            .trim()
+            .strip_prefix("listening on ")
+            .unwrap_or_else(|| panic!("the first line is {line:?}"));
+        Process {
+            address: address.parse().unwrap(),
+            child,
+            _stdout: stdout,
+        }
+    }
+
+    pub(crate) fn arbiter(&self) -> Arbiter {
+        Arbiter::new(self.address.into(), Settings::default())
+    }
+
+    pub(crate) fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(GENEROUS)).unwrap();
+        stream
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends a signal and tells whether the process ended with status 0.
+    pub(crate) fn end_with(mut self, signal: Signal) -> bool {
+        let pid = i32::try_from(self.child.id()).unwrap();
+        kill(Pid::from_raw(pid), signal).unwrap();
+        self.child.wait().unwrap().success()
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Fails when it has ended, which is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs a server that must not start; what it says.
+pub(crate) fn refused(listen: &str, state: &Path) -> String {
+    let Output { status, stderr, .. } = command(listen, state).output().unwrap();
+    assert_eq!(status.code(), Some(1), "an error is exit status 1");
+    String::from_utf8(stderr).unwrap()
+}
+
+/// Sends bytes, ends the sending direction, and returns all that the server answers.
+pub(crate) fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> String {
+    // The server may refuse and close before it has taken all.
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Waits until something is so.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + GENEROUS;
+    while !is_so() {
+        assert!(Instant::now() < end, "never came: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
