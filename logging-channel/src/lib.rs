@@ -1,3 +1,31 @@
 //! ftvm's log: entries, wire format, file format, and the channel that carries them to the backup.
+//!
+//! - [`entry`]: what is logged.
+//! - [`codec`]: entries as bytes, in batches.
+//! - [`record`]: a log in a file.
+//! - [`session`]: how a primary and its backup find each other and agree that they fit.
+//! - [`sender`], [`receiver`]: the two ends of a running session.
+//! - [`heartbeat`]: how each side learns that it lost the other.
+//!
+//! Nothing here knows about KVM, devices or roles. `docs/wire-format.md` has all layouts on one
+//! page.
 
+mod bytes;
+pub mod codec;
+pub mod control;
 pub mod entry;
+pub mod handshake;
+pub mod heartbeat;
+mod identity;
+mod lock;
+mod loss;
+pub mod receiver;
+pub mod record;
+pub mod sender;
+pub mod session;
+mod settings;
+mod socket;
+
+pub use identity::{Digest, Identity, IdentityError, MAX_VM_NAME};
+pub use loss::{ChannelEvent, LossReason};
+pub use settings::Settings;

@@ -1,0 +1,407 @@
+//! The handshake: how a session starts, and how it is refused.
+//!
+//! ```text
+//!   backup                                             primary
+//!     | -------- TCP connect ---------------------------> |  listening
+//!     | -------- Hello {identity, run, UDP port} -------> |  compares
+//!     | <------- Refuse {code, message} ----------------- |  … and closes, or:
+//!     | <------- Welcome {run, session, epoch,            |
+//!     |                   heartbeat, UDP port} ---------- |
+//!     | -------- Ready {session} -----------------------> |  the session has begun
+//!     | <======= batches, Released ====================== |
+//!     | ======== Acknowledge ===========================> |
+//!     | <~~~~~~~ heartbeats over UDP, both ways ~~~~~~~~> |
+//!     | <------- Goodbye -------------------------------- |  the log ended in order
+//! ```
+//!
+//! `Ready` is there because a backup may have gone away while its Hello waited in the listener's
+//! backlog: without it, a primary would start with a backup that it loses at once.
+//!
+//! Every handshake message, and the header of a log file, is an *envelope*:
+//!
+//! ```text
+//!   offset  size  field
+//!        0     8  magic "ftvmlink" (handshake) or "ftvm-log" (file)
+//!        8     2  protocol version
+//!       10     2  kind: 1 Hello, 2 Welcome, 3 Refuse, 4 Ready, 5 file header
+//!       12     4  length of the body, at most 4096
+//!       16     4  CRC-32 of the body
+//!       20     4  CRC-32 of bytes 0 to 19
+//!       24     …  body
+//! ```
+//!
+//! **Version policy.** The envelope and the body of `Refuse` never change, in any version: peers
+//! of different versions can always read why they do not fit. All other bodies belong to the
+//! version that the envelope names, and only that version reads them.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::time::Duration;
+
+use crate::bytes::{FieldError, Fields};
+use crate::codec::PROTOCOL_VERSION;
+use crate::identity::{Identity, IdentityError};
+
+/// Length of an envelope's header.
+pub const ENVELOPE_LEN: usize = 24;
+
+/// Longest body of an envelope.
+pub const MAX_ENVELOPE_BODY: usize = 4096;
+
+/// Longest message of a refusal, in bytes.
+pub const MAX_REFUSAL_MESSAGE: usize = 1024;
+
+pub(crate) const LINK_MAGIC: [u8; 8] = *b"ftvmlink";
+
+/// Kind of an envelope.
+pub(crate) mod kind {
+    pub(crate) const HELLO: u16 = 1;
+    pub(crate) const WELCOME: u16 = 2;
+    pub(crate) const REFUSE: u16 = 3;
+    pub(crate) const READY: u16 = 4;
+    pub(crate) const FILE: u16 = 5;
+}
+
+/// The header of an envelope, checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Envelope {
+    pub(crate) version: u16,
+    pub(crate) kind: u16,
+    pub(crate) body_len: usize,
+    body_crc: u32,
+}
+
+/// Why bytes are not a handshake message.
+#[derive(Debug, thiserror::Error)]
+pub enum HandshakeError {
+    /// Not an ftvm peer.
+    #[error("this is not an ftvm peer: it starts with {found:02x?}")]
+    Magic {
+        /// What is there in place of the magic.
+        found: [u8; 8],
+    },
+    /// The message was damaged.
+    #[error("a damaged handshake message: a checksum is wrong")]
+    Checksum,
+    /// A body that no version sends.
+    #[error("a handshake message of {0} bytes: at most {MAX_ENVELOPE_BODY} are allowed")]
+    TooLong(u32),
+    /// A message of another version, which only that version can read.
+    #[error(
+        "the peer speaks protocol version {found}, this side {PROTOCOL_VERSION}: install the same version of ftvm on both hosts"
+    )]
+    OtherVersion {
+        /// The peer's version.
+        found: u16,
+    },
+    /// A message that does not belong here.
+    #[error("unexpected handshake message {found}")]
+    Kind {
+        /// The kind found.
+        found: u16,
+    },
+    /// The body cannot be read.
+    #[error("a malformed handshake message")]
+    Body(#[source] IdentityError),
+    /// The answer is not to what was asked.
+    #[error("the peer answers another run's handshake")]
+    OtherRun,
+    /// The primary asks for a heartbeat timeout that makes no sense.
+    #[error("the primary asks for a heartbeat timeout of {} ms: set one from 5 ms to an hour", timeout.as_millis())]
+    Timeout {
+        /// The timeout.
+        timeout: Duration,
+    },
+    /// The peer closed the connection or reading failed.
+    #[error("the connection ended during the handshake")]
+    Io(#[from] io::Error),
+}
+
+impl From<IdentityError> for HandshakeError {
+    fn from(error: IdentityError) -> Self {
+        HandshakeError::Body(error)
+    }
+}
+
+impl From<FieldError> for HandshakeError {
+    fn from(error: FieldError) -> Self {
+        HandshakeError::Body(IdentityError::Field(error))
+    }
+}
+
+impl Envelope {
+    pub(crate) fn seal(magic: [u8; 8], version: u16, kind: u16, body: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(ENVELOPE_LEN + body.len());
+        out.extend_from_slice(&magic);
+        out.extend_from_slice(&version.to_le_bytes());
+        out.extend_from_slice(&kind.to_le_bytes());
+        out.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        out.extend_from_slice(&crc32fast::hash(body).to_le_bytes());
+        let crc = crc32fast::hash(&out);
+        out.extend_from_slice(&crc.to_le_bytes());
+        out.extend_from_slice(body);
+        out
+    }
+
+    /// Reads and checks a header, of any version.
+    pub(crate) fn open(magic: [u8; 8], bytes: &[u8; ENVELOPE_LEN]) -> Result<Self, HandshakeError> {
+        let mut fields = Fields::new(bytes);
+        let found = fields.array()?;
+        if found != magic {
+            return Err(HandshakeError::Magic { found });
+        }
+        let (version, kind, body_len) = (fields.u16()?, fields.u16()?, fields.u32()?);
+        let body_crc = fields.u32()?;
+        if fields.u32()? != crc32fast::hash(&bytes[..20]) {
+            return Err(HandshakeError::Checksum);
+        }
+        if body_len as usize > MAX_ENVELOPE_BODY {
+            return Err(HandshakeError::TooLong(body_len));
+        }
+        Ok(Self {
+            version,
+            kind,
+            body_len: body_len as usize,
+            body_crc,
+        })
+    }
+
+    pub(crate) fn check_body(&self, body: &[u8]) -> Result<(), HandshakeError> {
+        if crc32fast::hash(body) != self.body_crc {
+            return Err(HandshakeError::Checksum);
+        }
+        Ok(())
+    }
+}
+
+/// The backup's first message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hello {
+    /// The VM that it is a backup for.
+    pub identity: Identity,
+    /// A random number that the answer repeats.
+    pub run: u64,
+    /// The UDP port at which the backup expects heartbeats.
+    pub udp_port: u16,
+}
+
+/// The primary's answer to a backup that fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Welcome {
+    /// The run of the Hello that this answers.
+    pub run: u64,
+    /// Random number of the session; heartbeats carry it.
+    pub session: u64,
+    /// The primary's epoch.
+    pub epoch: u64,
+    /// Silence after which either side takes the other for lost.
+    pub heartbeat_timeout: Duration,
+    /// The UDP port at which the primary expects heartbeats.
+    pub udp_port: u16,
+}
+
+/// Why a primary refuses a backup, for a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RefusalCode {
+    /// Another protocol version.
+    OtherVersion,
+    /// Another VM.
+    OtherVm,
+    /// Another guest image.
+    OtherImage,
+    /// Another CPU model.
+    OtherCpu,
+    /// Another memory size.
+    OtherMemorySize,
+    /// Another TSC frequency.
+    OtherClock,
+    /// The primary already has a backup.
+    AlreadyHasBackup,
+    /// The VM already runs, and a backup cannot join a running VM yet.
+    AlreadyRunning,
+    /// The VM is ending.
+    Ending,
+    /// What the peer sent is not a handshake.
+    NotUnderstood,
+    /// A code of a later version.
+    Unknown(u16),
+}
+
+impl RefusalCode {
+    fn number(self) -> u16 {
+        match self {
+            RefusalCode::OtherVersion => 1,
+            RefusalCode::OtherVm => 2,
+            RefusalCode::OtherImage => 3,
+            RefusalCode::OtherCpu => 4,
+            RefusalCode::OtherMemorySize => 5,
+            RefusalCode::OtherClock => 6,
+            RefusalCode::AlreadyHasBackup => 7,
+            RefusalCode::AlreadyRunning => 8,
+            RefusalCode::Ending => 9,
+            RefusalCode::NotUnderstood => 10,
+            RefusalCode::Unknown(number) => number,
+        }
+    }
+
+    fn from_number(number: u16) -> Self {
+        match number {
+            1 => RefusalCode::OtherVersion,
+            2 => RefusalCode::OtherVm,
+            3 => RefusalCode::OtherImage,
+            4 => RefusalCode::OtherCpu,
+            5 => RefusalCode::OtherMemorySize,
+            6 => RefusalCode::OtherClock,
+            7 => RefusalCode::AlreadyHasBackup,
+            8 => RefusalCode::AlreadyRunning,
+            9 => RefusalCode::Ending,
+            10 => RefusalCode::NotUnderstood,
+            other => RefusalCode::Unknown(other),
+        }
+    }
+}
+
+/// Why a primary refuses a backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// For a program.
+    pub code: RefusalCode,
+    /// For a person: what differs, with both values, and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// A handshake message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// The backup's first message.
+    Hello(Hello),
+    /// The primary's answer to a backup that fits.
+    Welcome(Welcome),
+    /// The primary's answer to one that does not.
+    Refuse(Refusal),
+    /// The backup's answer to Welcome: this session has begun.
+    Ready {
+        /// The session of the Welcome that this answers.
+        session: u64,
+    },
+}
+
+impl Message {
+    /// The message as it is sent. Fails only for an identity that is not valid.
+    pub fn encode(&self) -> Result<Vec<u8>, IdentityError> {
+        self.encode_as_version(PROTOCOL_VERSION)
+    }
+
+    /// The message as a peer of `version` would send it if its bodies were like ours: for tests
+    /// of what a peer of another version meets.
+    pub fn encode_as_version(&self, version: u16) -> Result<Vec<u8>, IdentityError> {
+        let mut body = Vec::new();
+        let kind = match self {
+            Message::Hello(hello) => {
+                body.extend_from_slice(&hello.run.to_le_bytes());
+                body.extend_from_slice(&hello.udp_port.to_le_bytes());
+                hello.identity.encode(&mut body)?;
+                kind::HELLO
+            }
+            Message::Welcome(welcome) => {
+                body.extend_from_slice(&welcome.run.to_le_bytes());
+                body.extend_from_slice(&welcome.session.to_le_bytes());
+                body.extend_from_slice(&welcome.epoch.to_le_bytes());
+                let ms = u32::try_from(welcome.heartbeat_timeout.as_millis()).unwrap_or(u32::MAX);
+                body.extend_from_slice(&ms.to_le_bytes());
+                body.extend_from_slice(&welcome.udp_port.to_le_bytes());
+                kind::WELCOME
+            }
+            Message::Refuse(refusal) => {
+                let end = refusal.message.floor_char_boundary(MAX_REFUSAL_MESSAGE);
+                body.extend_from_slice(&refusal.code.number().to_le_bytes());
+                body.extend_from_slice(&(end as u16).to_le_bytes());
+                body.extend_from_slice(&refusal.message.as_bytes()[..end]);
+                kind::REFUSE
+            }
+            Message::Ready { session } => {
+                body.extend_from_slice(&session.to_le_bytes());
+                kind::READY
+            }
+        };
+        Ok(Envelope::seal(LINK_MAGIC, version, kind, &body))
+    }
+
+    /// How many bytes a message takes whose first bytes are `start`, at least. A message is whole
+    /// when it has as many.
+    pub(crate) fn needed(start: &[u8]) -> Result<usize, HandshakeError> {
+        match start.first_chunk() {
+            None => {
+                // Say so at once if it cannot become a message: an HTTP request may be short.
+                let len = start.len().min(LINK_MAGIC.len());
+                if start[..len] != LINK_MAGIC[..len] {
+                    let mut found = [0; 8];
+                    found[..len].copy_from_slice(&start[..len]);
+                    return Err(HandshakeError::Magic { found });
+                }
+                Ok(ENVELOPE_LEN)
+            }
+            Some(header) => Ok(ENVELOPE_LEN + Envelope::open(LINK_MAGIC, header)?.body_len),
+        }
+    }
+
+    /// Reads one whole message.
+    pub fn decode(bytes: &[u8]) -> Result<Self, HandshakeError> {
+        let mut fields = Fields::new(bytes);
+        let envelope = Envelope::open(LINK_MAGIC, &fields.array()?)?;
+        let body = fields.bytes(envelope.body_len)?;
+        if !fields.is_empty() {
+            return Err(IdentityError::Trailing(fields.remaining()).into());
+        }
+        envelope.check_body(body)?;
+        if envelope.kind != kind::REFUSE && envelope.version != PROTOCOL_VERSION {
+            return Err(HandshakeError::OtherVersion {
+                found: envelope.version,
+            });
+        }
+        let mut fields = Fields::new(body);
+        let message = match envelope.kind {
+            kind::HELLO => Message::Hello(Hello {
+                run: fields.u64()?,
+                udp_port: fields.u16()?,
+                identity: Identity::decode(&mut fields)?,
+            }),
+            kind::WELCOME => Message::Welcome(Welcome {
+                run: fields.u64()?,
+                session: fields.u64()?,
+                epoch: fields.u64()?,
+                heartbeat_timeout: Duration::from_millis(u64::from(fields.u32()?)),
+                udp_port: fields.u16()?,
+            }),
+            kind::REFUSE => {
+                let code = RefusalCode::from_number(fields.u16()?);
+                let len = usize::from(fields.u16()?);
+                let message = String::from_utf8_lossy(fields.bytes(len)?).into_owned();
+                Message::Refuse(Refusal { code, message })
+            }
+            kind::READY => Message::Ready {
+                session: fields.u64()?,
+            },
+            found => return Err(HandshakeError::Kind { found }),
+        };
+        if !fields.is_empty() {
+            return Err(IdentityError::Trailing(fields.remaining()).into());
+        }
+        Ok(message)
+    }
+
+    /// Reads one message from a stream, taking no byte beyond it.
+    pub fn read_from(stream: &mut impl Read) -> Result<Self, HandshakeError> {
+        let mut bytes = vec![0; ENVELOPE_LEN];
+        stream.read_exact(&mut bytes)?;
+        bytes.resize(Self::needed(&bytes)?, 0);
+        stream.read_exact(&mut bytes[ENVELOPE_LEN..])?;
+        Self::decode(&bytes)
+    }
+}

@@ -1,0 +1,139 @@
+//! Heartbeats: how each side learns that it lost the other when no connection breaks.
+//!
+//! Both sides send a datagram to each other every fifth of the timeout, between the addresses of
+//! the log's TCP connection. Heartbeats and log traffic feed one [`FailureDetector`].
+//!
+//! ```text
+//!   offset  size  field
+//!        0     4  magic "FTVH"
+//!        4     2  protocol version
+//!        6     1  sender's role: 1 primary, 2 backup
+//!        7     1  0
+//!        8     8  session
+//!       16     8  sequence number, from 1
+//!       24     8  primary: LSN up to which outputs were released; backup: 0
+//!       32     4  CRC-32 of bytes 0 to 31
+//! ```
+//!
+//! Anything else that reaches the port is ignored: it proves nothing about the peer.
+
+mod detector;
+mod pulse;
+
+pub use detector::{FailureDetector, Verdict};
+pub(crate) use pulse::{Beating, Clock, Monitored};
+
+use crate::bytes::{FieldError, Fields};
+use crate::codec::PROTOCOL_VERSION;
+use crate::entry::Lsn;
+
+/// Length of a heartbeat.
+pub const HEARTBEAT_LEN: usize = 36;
+
+const MAGIC: [u8; 4] = *b"FTVH";
+
+/// Which side sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// The side that runs the guest.
+    Primary,
+    /// The side that replays it.
+    Backup,
+}
+
+/// One heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Who sends it.
+    pub role: Role,
+    /// Whose session it is.
+    pub session: u64,
+    /// Its number.
+    pub sequence: u64,
+    /// How far the sender released its outputs; 0 from a backup.
+    pub released: Lsn,
+}
+
+impl Heartbeat {
+    /// The datagram.
+    #[must_use]
+    pub fn encode(&self) -> [u8; HEARTBEAT_LEN] {
+        let mut out = [0; HEARTBEAT_LEN];
+        out[0..4].copy_from_slice(&MAGIC);
+        out[4..6].copy_from_slice(&PROTOCOL_VERSION.to_le_bytes());
+        out[6] = match self.role {
+            Role::Primary => 1,
+            Role::Backup => 2,
+        };
+        out[8..16].copy_from_slice(&self.session.to_le_bytes());
+        out[16..24].copy_from_slice(&self.sequence.to_le_bytes());
+        out[24..32].copy_from_slice(&self.released.0.to_le_bytes());
+        let crc = crc32fast::hash(&out[..32]);
+        out[32..36].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// Reads a datagram; `None` if it is not a heartbeat of this version.
+    #[must_use]
+    pub fn decode(datagram: &[u8]) -> Option<Self> {
+        if datagram.len() != HEARTBEAT_LEN {
+            return None;
+        }
+        let mut fields = Fields::new(datagram);
+        let mut read = || -> Result<Option<Self>, FieldError> {
+            let (magic, version) = (fields.array::<4>()?, fields.u16()?);
+            let (role, zero) = (fields.u8()?, fields.u8()?);
+            let (session, sequence, released) = (fields.u64()?, fields.u64()?, fields.u64()?);
+            let role = match role {
+                1 => Role::Primary,
+                2 => Role::Backup,
+                _ => return Ok(None),
+            };
+            let valid = magic == MAGIC
+                && version == PROTOCOL_VERSION
+                && zero == 0
+                && fields.u32()? == crc32fast::hash(&datagram[..32]);
+            Ok(valid.then_some(Self {
+                role,
+                session,
+                sequence,
+                released: Lsn(released),
+            }))
+        };
+        read().ok().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn heartbeats_survive_and_flipped_bits_do_not(
+            session: u64,
+            sequence: u64,
+            released: u64,
+            primary: bool,
+            bit in 0..HEARTBEAT_LEN * 8,
+        ) {
+            let beat = Heartbeat {
+                role: if primary { Role::Primary } else { Role::Backup },
+                session,
+                sequence,
+                released: Lsn(released),
+            };
+            let mut bytes = beat.encode();
+            prop_assert_eq!(Heartbeat::decode(&bytes), Some(beat));
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert_eq!(Heartbeat::decode(&bytes), None);
+        }
+
+        #[test]
+        fn any_datagram_is_read_or_ignored(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            let _ = Heartbeat::decode(&bytes);
+        }
+    }
+}

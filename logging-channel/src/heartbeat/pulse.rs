@@ -1,0 +1,189 @@
+//! The thread that sends and hears heartbeats.
+
+use std::io;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::{FailureDetector, HEARTBEAT_LEN, Heartbeat, Role, Verdict};
+use crate::entry::Lsn;
+use crate::settings::heartbeat_interval;
+use crate::socket::stop_reading;
+
+/// When something was last heard over TCP; written by the thread that reads it.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    start: Instant,
+    nanos: AtomicU64,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            nanos: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn set(&self) {
+        let nanos = self.start.elapsed().as_nanos() as u64;
+        self.nanos.store(nanos, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Instant {
+        self.start + Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
+    }
+}
+
+/// What the heartbeat thread needs of the end that it serves.
+pub(crate) trait Monitored: Send + Sync + 'static {
+    /// Which end it is.
+    const ROLE: Role;
+
+    /// When something was last heard over TCP.
+    fn traffic(&self) -> &Clock;
+
+    /// How far outputs were released, as this end's heartbeats say.
+    fn released(&self) -> Lsn;
+
+    /// The peer's heartbeat says how far its outputs were released.
+    fn peer_released(&self, lsn: Lsn);
+
+    /// An interval has passed.
+    fn interval_passed(&self, now: Instant);
+
+    /// The peer is lost.
+    fn silent(&self, for_: Duration);
+
+    /// Whether the session is over.
+    fn is_over(&self) -> bool;
+}
+
+/// A running heartbeat thread. Stops when dropped.
+#[derive(Debug)]
+pub(crate) struct Beating {
+    socket: UdpSocket,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Beating {
+    /// Starts the thread on `socket`, which is connected to the peer's.
+    pub(crate) fn start<M: Monitored>(
+        socket: UdpSocket,
+        session: u64,
+        timeout: Duration,
+        end: Arc<M>,
+    ) -> io::Result<Self> {
+        let own = socket.try_clone()?;
+        let thread = thread::Builder::new()
+            .name("heartbeat".into())
+            .spawn(move || beat(&own, session, timeout, &*end))?;
+        Ok(Self {
+            socket,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Beating {
+    fn drop(&mut self) {
+        stop_reading(&self.socket);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn beat<M: Monitored>(socket: &UdpSocket, session: u64, timeout: Duration, end: &M) {
+    raise_priority();
+    let interval = heartbeat_interval(timeout);
+    let start = Instant::now();
+    let mut detector = FailureDetector::new(timeout, interval, start);
+    let mut next = start;
+    let mut sequence = 0;
+    // One byte more than a heartbeat, so that a longer datagram does not look like one.
+    let mut datagram = [0; HEARTBEAT_LEN + 1];
+    while !end.is_over() {
+        let now = Instant::now();
+        if now >= next {
+            sequence += 1;
+            let beat = Heartbeat {
+                role: M::ROLE,
+                session,
+                sequence,
+                released: end.released(),
+            };
+            // Errors are what a dead peer or network looks like: the detector's business.
+            let _ = socket.send(&beat.encode());
+
+            drain(socket, session, &mut datagram, &mut detector, end);
+            detector.heard(end.traffic().get());
+            end.interval_passed(now);
+            if let Verdict::Silent { for_ } = detector.tick(now) {
+                end.silent(for_);
+                return;
+            }
+            // From now, not from the last one: a process that was stopped owes no heartbeats.
+            next = now + interval;
+        }
+        let wait = next.saturating_duration_since(Instant::now());
+        let _ = socket.set_read_timeout(Some(wait.max(Duration::from_millis(1))));
+        match socket.recv(&mut datagram) {
+            Ok(len) => hear(&datagram[..len], session, &mut detector, end),
+            // An unreachable port is reported at the next receive, again and again while we
+            // send: only that, no reason to spin.
+            Err(_) => continue,
+        }
+    }
+}
+
+/// Takes everything that waits in the socket.
+fn drain<M: Monitored>(
+    socket: &UdpSocket,
+    session: u64,
+    datagram: &mut [u8],
+    detector: &mut FailureDetector,
+    end: &M,
+) {
+    // More than a sane peer can have sent: a flood must not keep the detector from deciding.
+    const MOST: usize = 1024;
+    if socket.set_nonblocking(true).is_err() {
+        return;
+    }
+    for _ in 0..MOST {
+        match socket.recv(datagram) {
+            Ok(len) => hear(&datagram[..len], session, detector, end),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(_) => break,
+        }
+    }
+    let _ = socket.set_nonblocking(false);
+}
+
+fn hear<M: Monitored>(datagram: &[u8], session: u64, detector: &mut FailureDetector, end: &M) {
+    if let Some(beat) = Heartbeat::decode(datagram)
+        && beat.session == session
+        && beat.role != M::ROLE
+    {
+        detector.heard(Instant::now());
+        end.peer_released(beat.released);
+    }
+}
+
+/// Asks for the thread to run soon after it is woken, so that a busy host is not taken for dead.
+fn raise_priority() {
+    let param = libc::sched_param { sched_priority: 1 };
+    // SAFETY: `param` is valid for the call; 0 means the calling thread.
+    if unsafe { libc::sched_setscheduler(0, libc::SCHED_RR, &raw const param) } == 0 {
+        return;
+    }
+    // SAFETY: takes numbers only; 0 means the calling thread.
+    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -10) } != 0 {
+        log::debug!(
+            "heartbeats run at normal priority: {}",
+            io::Error::last_os_error()
+        );
+    }
+}

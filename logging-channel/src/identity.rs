@@ -1,0 +1,262 @@
+//! Who takes part in a log: the virtual machine, and everything that must be equal on both hosts
+//! for the same inputs to lead to the same state.
+
+use std::fmt;
+
+use crate::bytes::{FieldError, Fields};
+use crate::codec::PROTOCOL_VERSION;
+use crate::handshake::{Refusal, RefusalCode};
+
+/// Longest name of a VM, in bytes.
+pub const MAX_VM_NAME: usize = 64;
+
+/// SHA-256 of something that must be equal on both hosts.
+pub type Digest = [u8; 32];
+
+/// The virtual machine whose log this is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Name of the VM, at most [`MAX_VM_NAME`] bytes.
+    pub vm: String,
+    /// Digest of what it starts from: kernel, initramfs, command line, disk images and device
+    /// configuration.
+    pub image: Digest,
+    /// Digest of the CPU model: CPUID leaves, MSR filter and whatever else the guest can see.
+    pub cpu: Digest,
+    /// Guest memory in bytes.
+    pub memory_bytes: u64,
+    /// Frequency of the guest's time stamp counter in kHz, at which it goes on after going live.
+    pub tsc_khz: u32,
+}
+
+/// Why bytes are not an identity.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// The bytes end early.
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    /// The VM's name is too long.
+    #[error("the VM's name has {0} bytes: at most {MAX_VM_NAME} are allowed")]
+    NameTooLong(usize),
+    /// The VM's name is not UTF-8.
+    #[error("the VM's name is not UTF-8")]
+    NameNotUtf8,
+    /// Bytes follow.
+    #[error("{0} bytes follow the identity")]
+    Trailing(usize),
+}
+
+impl Identity {
+    /// Appends the identity: name length u8, name, image, CPU, memory u64, TSC frequency u32.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), IdentityError> {
+        if self.vm.len() > MAX_VM_NAME {
+            return Err(IdentityError::NameTooLong(self.vm.len()));
+        }
+        out.push(self.vm.len() as u8);
+        out.extend_from_slice(self.vm.as_bytes());
+        out.extend_from_slice(&self.image);
+        out.extend_from_slice(&self.cpu);
+        out.extend_from_slice(&self.memory_bytes.to_le_bytes());
+        out.extend_from_slice(&self.tsc_khz.to_le_bytes());
+        Ok(())
+    }
+
+    pub(crate) fn decode(fields: &mut Fields<'_>) -> Result<Self, IdentityError> {
+        let len = usize::from(fields.u8()?);
+        if len > MAX_VM_NAME {
+            return Err(IdentityError::NameTooLong(len));
+        }
+        let vm = std::str::from_utf8(fields.bytes(len)?).map_err(|_| IdentityError::NameNotUtf8)?;
+        Ok(Self {
+            vm: vm.to_owned(),
+            image: fields.array()?,
+            cpu: fields.array()?,
+            memory_bytes: fields.u64()?,
+            tsc_khz: fields.u32()?,
+        })
+    }
+
+    /// The first difference that keeps `backup` from replaying this log, or `None`.
+    #[must_use]
+    pub fn difference(&self, backup: &Identity) -> Option<Refusal> {
+        let refusal = |code, message| Some(Refusal { code, message });
+        if self.vm != backup.vm {
+            return refusal(
+                RefusalCode::OtherVm,
+                format!(
+                    "the backup is for another VM (primary {:?}, backup {:?}): start both with the same VM name",
+                    self.vm, backup.vm
+                ),
+            );
+        }
+        if self.memory_bytes != backup.memory_bytes {
+            return refusal(
+                RefusalCode::OtherMemorySize,
+                format!(
+                    "the backup has another memory size (primary {} bytes, backup {} bytes): start both with the same size",
+                    self.memory_bytes, backup.memory_bytes
+                ),
+            );
+        }
+        if self.image != backup.image {
+            return refusal(
+                RefusalCode::OtherImage,
+                format!(
+                    "the backup runs another guest image (primary {}, backup {}): start both with the same kernel, initramfs, command line and configuration",
+                    Short(&self.image),
+                    Short(&backup.image)
+                ),
+            );
+        }
+        if self.cpu != backup.cpu {
+            return refusal(
+                RefusalCode::OtherCpu,
+                format!(
+                    "the backup gives its guest another CPU model (primary {}, backup {}): start both with the same version of ftvm and the same CPU model",
+                    Short(&self.cpu),
+                    Short(&backup.cpu)
+                ),
+            );
+        }
+        if self.tsc_khz != backup.tsc_khz {
+            return refusal(
+                RefusalCode::OtherClock,
+                format!(
+                    "the backup's guest clock runs at another frequency (primary {} kHz, backup {} kHz): start both with the same TSC frequency",
+                    self.tsc_khz, backup.tsc_khz
+                ),
+            );
+        }
+        None
+    }
+}
+
+/// The refusal of a peer that speaks `version`, or `None` if that is ours.
+pub(crate) fn version_difference(version: u16) -> Option<Refusal> {
+    (version != PROTOCOL_VERSION).then(|| Refusal {
+        code: RefusalCode::OtherVersion,
+        message: format!(
+            "the backup speaks another protocol version (primary {PROTOCOL_VERSION}, backup {version}): install the same version of ftvm on both hosts"
+        ),
+    })
+}
+
+/// The first bytes of a digest, enough to tell two apart in a message.
+struct Short<'a>(&'a Digest);
+
+impl fmt::Display for Short<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in &self.0[..6] {
+            write!(f, "{byte:02x}")?;
+        }
+        f.write_str("…")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn identity() -> Identity {
+        Identity {
+            vm: "redis".into(),
+            image: [0x12; 32],
+            cpu: [0x34; 32],
+            memory_bytes: 256 << 20,
+            tsc_khz: 2_000_000,
+        }
+    }
+
+    #[test]
+    fn equal_identities_do_not_differ() {
+        assert_eq!(identity().difference(&identity()), None);
+    }
+
+    #[test]
+    fn each_difference_is_named_with_both_values_and_what_to_do() {
+        let base = identity();
+        let cases: [(RefusalCode, Identity, [&str; 3]); 5] = [
+            (
+                RefusalCode::OtherVm,
+                Identity {
+                    vm: "web".into(),
+                    ..base.clone()
+                },
+                ["\"redis\"", "\"web\"", "same VM name"],
+            ),
+            (
+                RefusalCode::OtherImage,
+                Identity {
+                    image: [0x56; 32],
+                    ..base.clone()
+                },
+                ["121212", "565656", "same kernel"],
+            ),
+            (
+                RefusalCode::OtherCpu,
+                Identity {
+                    cpu: [0x78; 32],
+                    ..base.clone()
+                },
+                ["343434", "787878", "same CPU model"],
+            ),
+            (
+                RefusalCode::OtherMemorySize,
+                Identity {
+                    memory_bytes: 128 << 20,
+                    ..base.clone()
+                },
+                ["268435456", "134217728", "same size"],
+            ),
+            (
+                RefusalCode::OtherClock,
+                Identity {
+                    tsc_khz: 3,
+                    ..base.clone()
+                },
+                ["2000000 kHz", "backup 3 kHz", "same TSC"],
+            ),
+        ];
+        for (code, other, words) in cases {
+            let refusal = base.difference(&other).expect("they differ");
+            assert_eq!(refusal.code, code);
+            for word in words {
+                assert!(refusal.message.contains(word), "{word} in {refusal}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        assert_eq!(version_difference(PROTOCOL_VERSION), None);
+        let refusal = version_difference(99).expect("they differ");
+        assert_eq!(refusal.code, RefusalCode::OtherVersion);
+        assert!(refusal.message.contains("99"), "{refusal}");
+    }
+
+    #[test]
+    fn it_survives_the_wire_and_its_prefixes_do_not() {
+        let mut bytes = Vec::new();
+        identity().encode(&mut bytes).expect("encodes");
+        assert_eq!(Identity::decode(&mut Fields::new(&bytes)), Ok(identity()));
+        for len in 0..bytes.len() {
+            assert!(Identity::decode(&mut Fields::new(&bytes[..len])).is_err());
+        }
+    }
+
+    #[test]
+    fn a_long_name_is_refused_both_ways() {
+        let long = Identity {
+            vm: "x".repeat(MAX_VM_NAME + 1),
+            ..identity()
+        };
+        assert_eq!(
+            long.encode(&mut Vec::new()),
+            Err(IdentityError::NameTooLong(65))
+        );
+        assert_eq!(
+            Identity::decode(&mut Fields::new(&[65; 200])),
+            Err(IdentityError::NameTooLong(65))
+        );
+    }
+}

@@ -1,0 +1,84 @@
+//! How a session ends, known once and for all.
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender};
+
+/// Why the peer is gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LossReason {
+    /// The connection was closed or reset without a goodbye.
+    Closed,
+    /// Neither log nor heartbeat came for longer than the timeout.
+    Silent {
+        /// How long it has been.
+        for_: Duration,
+    },
+    /// The peer sent what no peer sends.
+    Protocol(String),
+    /// The log ended in order.
+    Orderly,
+}
+
+impl fmt::Display for LossReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LossReason::Closed => f.write_str("the connection was closed without a goodbye"),
+            LossReason::Silent { for_ } => {
+                write!(f, "nothing was heard for {} ms", for_.as_millis())
+            }
+            LossReason::Protocol(what) => write!(f, "the peer broke the protocol: {what}"),
+            LossReason::Orderly => f.write_str("the log ended in order"),
+        }
+    }
+}
+
+/// Something that a role must know at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChannelEvent {
+    /// The session is over. Comes exactly once.
+    PeerLost(LossReason),
+}
+
+/// Whether the session is over, and why.
+#[derive(Debug)]
+pub(crate) struct Loss {
+    reason: OnceLock<LossReason>,
+    announce: Sender<ChannelEvent>,
+    events: Receiver<ChannelEvent>,
+}
+
+impl Loss {
+    pub(crate) fn new() -> Self {
+        let (announce, events) = crossbeam_channel::bounded(1);
+        Self {
+            reason: OnceLock::new(),
+            announce,
+            events,
+        }
+    }
+
+    /// Declares the session over. Only the first reason counts; returns whether it was this one.
+    pub(crate) fn declare(&self, reason: LossReason) -> bool {
+        let first = self.reason.set(reason.clone()).is_ok();
+        if first {
+            // The one event that is ever sent, into a channel that has room for it.
+            let _ = self.announce.try_send(ChannelEvent::PeerLost(reason));
+        }
+        first
+    }
+
+    pub(crate) fn reason(&self) -> Option<&LossReason> {
+        self.reason.get()
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.reason.get().is_some()
+    }
+
+    pub(crate) fn events(&self) -> Receiver<ChannelEvent> {
+        self.events.clone()
+    }
+}

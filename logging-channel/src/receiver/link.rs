@@ -1,0 +1,333 @@
+//! What the backup's threads share, and what the reading thread does.
+
+use std::io::{self, Read};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::ReceiverStats;
+use super::queue::{Queue, Queued};
+use crate::codec::{BatchHeader, HEADER_LEN, LogOrder, MAX_BODY};
+use crate::control::{CONTROL_MAGIC, Control};
+use crate::entry::Lsn;
+use crate::heartbeat::{Clock, Monitored, Role};
+use crate::loss::{Loss, LossReason};
+use crate::session::SessionInfo;
+use crate::settings::Settings;
+use crate::socket::{Tail, wait_readable};
+
+/// How long executed entries wait to be reported while execution moves on.
+const REPORT: Duration = Duration::from_millis(10);
+
+/// The longest that is when nothing moved for a while: an idle guest's replay trails by an entry
+/// all the time, and looking for its progress must not cost more than that.
+const REPORT_IDLE: Duration = Duration::from_millis(40);
+
+/// What is read at once, at least.
+const READ_BYTES: usize = 128 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    settings: Settings,
+    pub(super) info: SessionInfo,
+    stream: TcpStream,
+    pub(super) queue: Queue,
+
+    received: AtomicU64,
+    acked: AtomicU64,
+    pub(super) executed: AtomicU64,
+    released: AtomicU64,
+    batches: AtomicU64,
+    bytes: AtomicU64,
+    stalls: AtomicU64,
+
+    traffic: Clock,
+    /// The replay is gone: nobody waits for what is still to be read.
+    closed: AtomicBool,
+    pub(super) loss: Loss,
+}
+
+impl Shared {
+    pub(super) fn new(stream: TcpStream, info: SessionInfo, settings: Settings) -> Self {
+        Self {
+            settings,
+            info,
+            stream,
+            queue: Queue::default(),
+            received: AtomicU64::new(0),
+            acked: AtomicU64::new(0),
+            executed: AtomicU64::new(0),
+            released: AtomicU64::new(0),
+            batches: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            stalls: AtomicU64::new(0),
+            traffic: Clock::new(),
+            closed: AtomicBool::new(false),
+            loss: Loss::new(),
+        }
+    }
+
+    /// Ends the session, unless it is over already. The reading thread still takes what the
+    /// socket holds.
+    fn lose(&self, reason: LossReason) {
+        self.loss.declare(reason);
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
+    /// The replay is gone.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.lose(LossReason::Closed);
+    }
+
+    pub(super) fn consumed(&self, bytes: usize) {
+        self.queue.consumed(bytes, self.settings.receive_buffer);
+    }
+
+    pub(super) fn released(&self) -> Lsn {
+        Lsn(self.released.load(Ordering::Relaxed))
+    }
+
+    fn executed(&self) -> Lsn {
+        Lsn(self.executed.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn stats(&self) -> ReceiverStats {
+        let number = |value: &AtomicU64| value.load(Ordering::Relaxed);
+        let received = number(&self.received);
+        ReceiverStats {
+            entries: received,
+            bytes: number(&self.bytes),
+            batches: number(&self.batches),
+            queued_bytes: self.queue.bytes(),
+            stalls: number(&self.stalls),
+            received: Lsn(received),
+            acked: Lsn(number(&self.acked)),
+            executed: self.executed(),
+            released: self.released(),
+        }
+    }
+
+    /// Reads until the session is over.
+    pub(super) fn read_loop(&self) {
+        let reason = Reading::new(self).run();
+        self.lose(reason);
+        self.queue.end();
+    }
+}
+
+/// The reading thread's own.
+struct Reading<'a> {
+    shared: &'a Shared,
+    order: LogOrder,
+    acks: Acks,
+    /// Read from the stream and not yet taken: `start..end`.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// How long to wait for the next report.
+    report: Duration,
+}
+
+/// What the primary was told.
+#[derive(Default)]
+struct Acks {
+    tail: Tail,
+    received: Lsn,
+    executed: Lsn,
+}
+
+impl<'a> Reading<'a> {
+    fn new(shared: &'a Shared) -> Self {
+        Self {
+            shared,
+            order: LogOrder::default(),
+            acks: Acks::default(),
+            buffer: vec![0; READ_BYTES],
+            start: 0,
+            end: 0,
+            report: REPORT,
+        }
+    }
+
+    fn run(&mut self) -> LossReason {
+        loop {
+            let read = match self.wait().and_then(|ready| match ready {
+                true => self.read().map(Some),
+                false => Ok(None),
+            }) {
+                // Nothing to read: only progress to report.
+                Ok(None) => {
+                    self.acknowledge();
+                    continue;
+                }
+                Ok(Some(read)) => read,
+                Err(_) => return LossReason::Closed,
+            };
+            if read == 0 {
+                return LossReason::Closed;
+            }
+            self.shared.traffic.set();
+            match self.take_messages() {
+                Ok(false) => self.acknowledge(),
+                Ok(true) => return LossReason::Orderly,
+                Err(what) => return LossReason::Protocol(what),
+            }
+        }
+    }
+
+    /// Waits for something to read, or until progress is to be looked at.
+    fn wait(&mut self) -> io::Result<bool> {
+        let behind = self.acks.executed < self.order.last() || !self.acks.tail.is_empty();
+        let timeout = behind.then_some(self.report);
+        Ok(wait_readable(&[self.shared.stream.as_raw_fd()], timeout)?[0])
+    }
+
+    fn read(&mut self) -> io::Result<usize> {
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.end == self.buffer.len() {
+            // Only a batch larger than the buffer fills it, and its header was checked.
+            let larger = (self.buffer.len() * 2).min(HEADER_LEN + MAX_BODY);
+            self.buffer.resize(larger, 0);
+        }
+        loop {
+            match (&self.shared.stream).read(&mut self.buffer[self.end..]) {
+                Ok(n) => {
+                    self.end += n;
+                    return Ok(n);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Takes every whole message that was read; `true` after a goodbye.
+    fn take_messages(&mut self) -> Result<bool, String> {
+        while let Some(header) = self.buffer[self.start..self.end].first_chunk::<HEADER_LEN>() {
+            if header[..4] == CONTROL_MAGIC {
+                let control = Control::decode(header).map_err(|error| error.to_string())?;
+                self.start += HEADER_LEN;
+                if self.take_control(control)? {
+                    return Ok(true);
+                }
+                continue;
+            }
+            let header = BatchHeader::decode(header).map_err(|error| error.to_string())?;
+            let body = self.start + HEADER_LEN..self.start + HEADER_LEN + header.body_len();
+            if body.end > self.end {
+                return Ok(false);
+            }
+            let batch = header
+                .decode_body(&self.buffer[body.clone()])
+                .map_err(|error| error.to_string())?;
+            self.order
+                .admit(&batch)
+                .map_err(|error| error.to_string())?;
+            self.start = body.end;
+            self.put(Queued::new(batch, body.len()));
+
+            let shared = self.shared;
+            let len = HEADER_LEN + body.len();
+            shared.bytes.fetch_add(len as u64, Ordering::Relaxed);
+            shared.batches.fetch_add(1, Ordering::Relaxed);
+            let last = self.order.last().0;
+            shared.received.store(last, Ordering::Relaxed);
+        }
+        Ok(false)
+    }
+
+    fn take_control(&mut self, control: Control) -> Result<bool, String> {
+        match control {
+            Control::Released(lsn) => {
+                self.shared.peer_released(lsn);
+                Ok(false)
+            }
+            Control::Goodbye(last) if last == self.order.last() => Ok(true),
+            Control::Goodbye(last) => Err(format!(
+                "a goodbye after LSN {last}, but the last entry has LSN {}",
+                self.order.last()
+            )),
+            Control::Acknowledge { .. } => Err("a primary that acknowledges".into()),
+        }
+    }
+
+    /// Puts a batch into the queue; waits for room.
+    fn put(&mut self, queued: Queued) {
+        let shared = self.shared;
+        let bound = shared.settings.receive_buffer;
+        if !shared.queue.has_room(queued.bytes, bound) {
+            shared.stalls.fetch_add(1, Ordering::Relaxed);
+            while !shared.queue.has_room(queued.bytes, bound)
+                && !shared.closed.load(Ordering::Acquire)
+            {
+                // What is in the queue already is acknowledged before this waits.
+                self.acknowledge();
+                shared.queue.wait_for_room(queued.bytes, bound, REPORT);
+            }
+        }
+        shared.queue.put(queued);
+    }
+
+    /// Tells the primary what was received and executed, if it does not know.
+    fn acknowledge(&mut self) {
+        let received = Lsn(self.shared.received.load(Ordering::Relaxed));
+        let executed = self.shared.executed().min(received);
+        let moved = executed > self.acks.executed;
+        let news = moved || received > self.acks.received;
+        self.report = if news {
+            REPORT
+        } else {
+            (self.report * 2).min(REPORT_IDLE)
+        };
+        // Nothing is acknowledged once this side took the primary for lost: it may go live.
+        if self.shared.loss.is_over() {
+            return;
+        }
+        // A socket that does not take this now takes it at the next report, and newer numbers
+        // with it. Errors show at the next read.
+        if !matches!(self.acks.tail.send_now(&self.shared.stream), Ok(true)) || !news {
+            return;
+        }
+        self.acks.executed = executed.max(self.acks.executed);
+        self.acks.received = received;
+        let message = Control::Acknowledge {
+            received,
+            executed: self.acks.executed,
+        };
+        self.acks.tail.push(message.encode().to_vec());
+        let _ = self.acks.tail.send_now(&self.shared.stream);
+        self.shared.acked.store(received.0, Ordering::Relaxed);
+    }
+}
+
+impl Monitored for Shared {
+    const ROLE: Role = Role::Backup;
+
+    fn traffic(&self) -> &Clock {
+        &self.traffic
+    }
+
+    fn released(&self) -> Lsn {
+        Lsn(0)
+    }
+
+    fn peer_released(&self, lsn: Lsn) {
+        self.released.fetch_max(lsn.0, Ordering::Relaxed);
+    }
+
+    fn interval_passed(&self, _: Instant) {}
+
+    fn silent(&self, for_: Duration) {
+        self.lose(LossReason::Silent { for_ });
+    }
+
+    fn is_over(&self) -> bool {
+        self.loss.is_over()
+    }
+}

@@ -1,0 +1,282 @@
+//! The backup's end of a session.
+//!
+//! ```text
+//!   primary ──TCP──▶ reading thread ──▶ queue ──peek/next──▶ replay
+//!      ◀──acknowledge──┘   ▲                                   │
+//!                          └────────── executed ◀──────────────┘
+//! ```
+//!
+//! One thread reads, decodes, checks, queues and acknowledges. Acknowledged means: in the queue.
+//! When the queue is full it stops reading, TCP pushes back, the primary's buffer fills and its
+//! guest waits.
+
+mod link;
+mod queue;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use link::Shared;
+use queue::{Queued, Taken};
+
+use crate::entry::{Entry, Lsn};
+use crate::heartbeat::Beating;
+use crate::loss::{ChannelEvent, LossReason};
+use crate::session::SessionInfo;
+use crate::settings::Settings;
+
+/// The backup's end of a session: gives out the log's entries in order, each once.
+///
+/// For the one thread that replays. Others take a [`ReceiverHandle`]. The session ends when this
+/// is dropped.
+#[derive(Debug)]
+pub struct Receiver {
+    shared: Arc<Shared>,
+    /// Taken from the queue, not consumed.
+    batches: VecDeque<Queued>,
+    current: Current,
+    beating: Option<Beating>,
+    reading: Option<JoinHandle<()>>,
+}
+
+/// The batch that is being consumed.
+#[derive(Debug, Default)]
+struct Current {
+    next: Lsn,
+    entries: std::vec::IntoIter<Entry>,
+    bytes: usize,
+}
+
+/// What the log holds next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Peek<'a> {
+    /// The next entry; it stays the next.
+    Entry(Lsn, &'a Entry),
+    /// None came in time.
+    TimedOut,
+    /// There is none and there will be none: every entry that came was consumed.
+    Ended(LossReason),
+}
+
+/// What [`Receiver::next`] took from the log.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The next entry.
+    Entry(Lsn, Entry),
+    /// None came in time.
+    TimedOut,
+    /// There is none and there will be none: every entry that came was consumed.
+    Ended(LossReason),
+}
+
+/// The backup's end of a session, for the threads that do not replay.
+#[derive(Debug, Clone)]
+pub struct ReceiverHandle {
+    shared: Arc<Shared>,
+}
+
+/// What a backup's end did so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReceiverStats {
+    /// Entries received.
+    pub entries: u64,
+    /// Bytes of the batches received.
+    pub bytes: u64,
+    /// Batches received.
+    pub batches: u64,
+    /// Bytes, as entries in memory, that wait for the replay.
+    pub queued_bytes: usize,
+    /// How often reading stopped because the queue was full.
+    pub stalls: u64,
+    /// Last entry received.
+    pub received: Lsn,
+    /// Last entry acknowledged as received.
+    pub acked: Lsn,
+    /// Last entry executed, as [`Receiver::executed`] said.
+    pub executed: Lsn,
+    /// Last output that the primary released, as far as this side knows.
+    pub released: Lsn,
+}
+
+impl Receiver {
+    /// Starts the threads of a session whose handshake is done.
+    pub(crate) fn start(
+        stream: TcpStream,
+        udp: UdpSocket,
+        info: SessionInfo,
+        settings: Settings,
+    ) -> io::Result<Self> {
+        let (session, timeout) = (info.session, info.heartbeat_timeout);
+        let shared = Arc::new(Shared::new(stream, info, settings));
+        let mut receiver = Self {
+            shared: Arc::clone(&shared),
+            batches: VecDeque::new(),
+            current: Current::default(),
+            beating: None,
+            reading: None,
+        };
+        receiver.beating = Some(Beating::start(udp, session, timeout, Arc::clone(&shared))?);
+        receiver.reading = Some(
+            thread::Builder::new()
+                .name("log-receiver".into())
+                .spawn(move || shared.read_loop())?,
+        );
+        Ok(receiver)
+    }
+
+    /// Looks at the next entry without consuming it; waits for it, at most `timeout`.
+    ///
+    /// Takes a lock only when the entries at hand are used up.
+    pub fn peek(&mut self, timeout: Duration) -> Peek<'_> {
+        if let Some(end) = self.refill(timeout) {
+            return match end {
+                Some(reason) => Peek::Ended(reason),
+                None => Peek::TimedOut,
+            };
+        }
+        match self.current.entries.as_slice().first() {
+            Some(entry) => Peek::Entry(self.current.next, entry),
+            None => unreachable!("a refilled batch has an entry"),
+        }
+    }
+
+    /// Consumes the next entry; waits for it, at most `timeout`.
+    pub fn next(&mut self, timeout: Duration) -> Next {
+        if let Some(end) = self.refill(timeout) {
+            return match end {
+                Some(reason) => Next::Ended(reason),
+                None => Next::TimedOut,
+            };
+        }
+        match self.current.entries.next() {
+            Some(entry) => {
+                let lsn = self.current.next;
+                self.current.next = lsn.next();
+                Next::Entry(lsn, entry)
+            }
+            None => unreachable!("a refilled batch has an entry"),
+        }
+    }
+
+    /// Makes the next entry the first of `current`. Otherwise says why there is none: `None` for
+    /// no reason but time.
+    fn refill(&mut self, timeout: Duration) -> Option<Option<LossReason>> {
+        while self.current.entries.as_slice().is_empty() {
+            let used = std::mem::take(&mut self.current.bytes);
+            if used > 0 {
+                self.shared.consumed(used);
+            }
+            if self.batches.is_empty() {
+                match self.shared.queue.take_all(&mut self.batches, timeout) {
+                    Taken::Batches => {}
+                    Taken::TimedOut => return Some(None),
+                    Taken::Ended => {
+                        let reason = self.shared.loss.reason().cloned();
+                        return Some(Some(reason.unwrap_or(LossReason::Closed)));
+                    }
+                }
+            }
+            if let Some(Queued { batch, bytes }) = self.batches.pop_front() {
+                self.current = Current {
+                    next: batch.first,
+                    entries: batch.entries.into_iter(),
+                    bytes,
+                };
+            }
+        }
+        None
+    }
+
+    /// Everything up to `lsn` has been executed. One relaxed store: to be called at every entry.
+    /// The primary learns of it with the next acknowledgement, within some ten milliseconds.
+    pub fn executed(&self, lsn: Lsn) {
+        self.shared.executed.store(lsn.0, Ordering::Relaxed);
+    }
+
+    /// A handle for other threads.
+    #[must_use]
+    pub fn handle(&self) -> ReceiverHandle {
+        ReceiverHandle {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// See [`ReceiverHandle::released`].
+    #[must_use]
+    pub fn released(&self) -> Lsn {
+        self.shared.released()
+    }
+
+    /// See [`ReceiverHandle::events`].
+    #[must_use]
+    pub fn events(&self) -> crossbeam_channel::Receiver<ChannelEvent> {
+        self.shared.loss.events()
+    }
+
+    /// See [`ReceiverHandle::lost`].
+    #[must_use]
+    pub fn lost(&self) -> Option<LossReason> {
+        self.shared.loss.reason().cloned()
+    }
+
+    /// See [`ReceiverHandle::session`].
+    #[must_use]
+    pub fn session(&self) -> &SessionInfo {
+        &self.shared.info
+    }
+
+    /// See [`ReceiverHandle::stats`].
+    #[must_use]
+    pub fn stats(&self) -> ReceiverStats {
+        self.shared.stats()
+    }
+}
+
+impl ReceiverHandle {
+    /// Every output up to this LSN has left the primary, as far as this side knows. One that goes
+    /// live re-sends the later ones: the network may see an output twice, never not at all.
+    #[must_use]
+    pub fn released(&self) -> Lsn {
+        self.shared.released()
+    }
+
+    /// Where the end of the session is announced, exactly once and at once, even if entries still
+    /// wait to be replayed; clones of the receiver share it.
+    #[must_use]
+    pub fn events(&self) -> crossbeam_channel::Receiver<ChannelEvent> {
+        self.shared.loss.events()
+    }
+
+    /// Why the session is over, or `None` while it is not.
+    #[must_use]
+    pub fn lost(&self) -> Option<LossReason> {
+        self.shared.loss.reason().cloned()
+    }
+
+    /// What was agreed in the handshake.
+    #[must_use]
+    pub fn session(&self) -> &SessionInfo {
+        &self.shared.info
+    }
+
+    /// What this end did so far.
+    #[must_use]
+    pub fn stats(&self) -> ReceiverStats {
+        self.shared.stats()
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.shared.close();
+        self.beating = None;
+        if let Some(thread) = self.reading.take() {
+            let _ = thread.join();
+        }
+    }
+}

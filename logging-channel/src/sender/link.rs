@@ -1,0 +1,483 @@
+//! What the primary's threads share, and what each of them does.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
+use std::time::{Duration, Instant};
+
+use super::lag::LagMeter;
+use super::outgoing::{Outgoing, Sleep};
+use super::{Commit, Finish, SenderStats};
+use crate::codec::HEADER_LEN;
+use crate::control::Control;
+use crate::entry::{Entry, Lsn};
+use crate::heartbeat::{Clock, Monitored, Role};
+use crate::lock::unpoisoned;
+use crate::loss::{Loss, LossReason};
+use crate::session::SessionInfo;
+use crate::settings::Settings;
+use crate::socket::Tail;
+
+#[derive(Debug)]
+pub(super) struct Shared {
+    settings: Settings,
+    pub(super) info: SessionInfo,
+    stream: TcpStream,
+
+    outgoing: Mutex<Outgoing>,
+    /// The buffer has room again.
+    room: Condvar,
+    /// There is something for the sending thread to do.
+    work: Condvar,
+    /// Who holds it writes to the stream. Taken before `outgoing`, never after.
+    writer: Mutex<Writer>,
+
+    appended: AtomicU64,
+    pub(super) acked: AtomicU64,
+    executed: AtomicU64,
+    pub(super) released: AtomicU64,
+
+    lag: Mutex<LagMeter>,
+    /// The lag is beyond its bound.
+    pub(super) behind: AtomicBool,
+    throttles: AtomicU64,
+    throttled_nanos: AtomicU64,
+
+    /// Guards nothing: those who wait for acknowledgements, lag or the session's end look at the
+    /// atomics.
+    progress: Mutex<()>,
+    progressed: Condvar,
+
+    traffic: Clock,
+    finishing: AtomicBool,
+    pub(super) loss: Arc<Loss>,
+}
+
+#[derive(Debug, Default)]
+struct Writer {
+    tail: Tail,
+    /// What the backup was last told.
+    released: Lsn,
+}
+
+impl Shared {
+    pub(super) fn new(stream: TcpStream, info: SessionInfo, settings: Settings) -> Self {
+        Self {
+            settings,
+            info,
+            stream,
+            outgoing: Mutex::new(Outgoing::new()),
+            room: Condvar::new(),
+            work: Condvar::new(),
+            writer: Mutex::new(Writer::default()),
+            appended: AtomicU64::new(0),
+            acked: AtomicU64::new(0),
+            executed: AtomicU64::new(0),
+            released: AtomicU64::new(0),
+            lag: Mutex::new(LagMeter::new()),
+            behind: AtomicBool::new(false),
+            throttles: AtomicU64::new(0),
+            throttled_nanos: AtomicU64::new(0),
+            progress: Mutex::new(()),
+            progressed: Condvar::new(),
+            traffic: Clock::new(),
+            finishing: AtomicBool::new(false),
+            loss: Arc::new(Loss::new()),
+        }
+    }
+
+    fn lock_outgoing(&self) -> MutexGuard<'_, Outgoing> {
+        unpoisoned(self.outgoing.lock())
+    }
+
+    pub(super) fn lock_lag(&self) -> MutexGuard<'_, LagMeter> {
+        unpoisoned(self.lag.lock())
+    }
+
+    /// Ends the session, unless it is over already, and wakes everyone who waits.
+    pub(super) fn lose(&self, reason: LossReason) {
+        self.loss.declare(reason);
+        // Wakes the threads in the stream's calls.
+        let _ = self.stream.shutdown(Shutdown::Both);
+        // Whoever is between looking at `loss` and waiting holds the lock: after it was taken
+        // once, they either wait or will see it.
+        drop(self.lock_outgoing());
+        self.room.notify_all();
+        self.work.notify_all();
+        self.announce_progress();
+    }
+
+    fn announce_progress(&self) {
+        drop(unpoisoned(self.progress.lock()));
+        self.progressed.notify_all();
+    }
+
+    pub(super) fn wait_progress(&self, timeout: Duration, mut until: impl FnMut() -> bool) {
+        if until() {
+            return;
+        }
+        let guard = unpoisoned(self.progress.lock());
+        let waited = self
+            .progressed
+            .wait_timeout_while(guard, timeout, |()| !until());
+        drop(waited);
+    }
+
+    pub(super) fn acked(&self) -> Lsn {
+        Lsn(self.acked.load(Ordering::Acquire))
+    }
+
+    pub(super) fn wait_committed(&self, lsn: Lsn, timeout: Duration) -> Commit {
+        self.wait_progress(timeout, || self.acked() >= lsn || self.loss.is_over());
+        // Whether the session is over is asked first: `acked` does not grow after that.
+        match (self.loss.is_over(), self.acked() >= lsn) {
+            (_, true) => Commit::Committed,
+            (true, false) => Commit::PeerLost,
+            (false, false) => Commit::TimedOut,
+        }
+    }
+
+    pub(super) fn append(&self, entry: &Entry, wake: bool) -> Lsn {
+        let mut outgoing = self.lock_outgoing();
+        if outgoing.buffered >= self.settings.send_buffer && !self.loss.is_over() {
+            outgoing = self.stall(outgoing);
+        }
+        if self.loss.is_over() {
+            return outgoing.drop_entry();
+        }
+        let appended = outgoing.append(entry, self.settings.batch_limit());
+        // Before the sample below: see `executed`.
+        self.appended.store(appended.lsn.0, Ordering::Relaxed);
+        if let Some(now) = appended.opened {
+            self.lock_lag().appended(appended.lsn, now);
+        }
+        let wake = match outgoing.sleep {
+            Sleep::Awake => false,
+            Sleep::Napping => appended.sealed,
+            Sleep::Deep => appended.sealed || (wake && appended.opened.is_some()),
+        };
+        if wake {
+            outgoing.sleep = Sleep::Awake;
+        }
+        drop(outgoing);
+        if wake {
+            self.work.notify_one();
+        }
+        appended.lsn
+    }
+
+    /// Waits until the buffer has room. A quarter of it, so that a full buffer costs a few long
+    /// waits rather than one at every entry.
+    fn stall<'a>(&'a self, mut outgoing: MutexGuard<'a, Outgoing>) -> MutexGuard<'a, Outgoing> {
+        let since = Instant::now();
+        outgoing.stalling = true;
+        let full = |outgoing: &mut Outgoing| {
+            outgoing.buffered > self.refill_mark() && !self.loss.is_over()
+        };
+        outgoing = unpoisoned(self.room.wait_while(outgoing, full));
+        outgoing.stalling = false;
+        outgoing.counters.stalls += 1;
+        outgoing.counters.stalled += since.elapsed();
+        outgoing
+    }
+
+    fn refill_mark(&self) -> usize {
+        self.settings.send_buffer / 4 * 3
+    }
+
+    pub(super) fn flush(&self) {
+        {
+            let mut outgoing = self.lock_outgoing();
+            if outgoing.is_empty() || self.loss.is_over() {
+                return;
+            }
+            outgoing.flush = true;
+        }
+        let done = match self.writer.try_lock() {
+            Ok(mut writer) => self.drain(&mut writer, true, false),
+            Err(TryLockError::Poisoned(poisoned)) => {
+                self.drain(&mut poisoned.into_inner(), true, false)
+            }
+            Err(TryLockError::WouldBlock) => Ok(false),
+        };
+        match done {
+            Ok(true) => {}
+            // Another thread writes, or the socket is full: the sending thread may wait.
+            Ok(false) => {
+                self.lock_outgoing().flush = true;
+                self.work.notify_one();
+            }
+            Err(_) => self.lose(LossReason::Closed),
+        }
+    }
+
+    /// Writes complete batches, and the open one if `all` is wanted. Without `wait`, stops when
+    /// the socket is full and returns `false`.
+    fn drain(&self, writer: &mut Writer, all: bool, wait: bool) -> io::Result<bool> {
+        loop {
+            if wait {
+                (&self.stream).write_all(writer.tail.rest())?;
+                writer.tail.clear();
+            } else if !writer.tail.send_now(&self.stream)? {
+                return Ok(false);
+            }
+            let batch = {
+                let mut outgoing = self.lock_outgoing();
+                let Some(batch) = outgoing.take(all) else {
+                    if all {
+                        outgoing.flush = false;
+                    }
+                    return Ok(true);
+                };
+                if outgoing.stalling && outgoing.buffered <= self.refill_mark() {
+                    self.room.notify_one();
+                }
+                batch
+            };
+            let mut bytes = batch.seal();
+            let released = Lsn(self.released.load(Ordering::Relaxed));
+            if released > writer.released {
+                writer.released = released;
+                bytes.extend_from_slice(&Control::Released(released).encode());
+            }
+            writer.tail.push(bytes);
+        }
+    }
+
+    pub(super) fn send_loop(&self) {
+        let mut sent = false;
+        while let Some(all) = self.wait_for_work(sent) {
+            sent = true;
+            let mut writer = unpoisoned(self.writer.lock());
+            if self.drain(&mut writer, all, true).is_err() {
+                drop(writer);
+                self.lose(LossReason::Closed);
+                return;
+            }
+        }
+    }
+
+    /// Waits until there is something to send, and says whether that includes the open batch.
+    /// `None` when the session is over.
+    ///
+    /// After something was `sent` the thread naps for one linger time before it sleeps for good:
+    /// under a steady flow of entries it then wakes once in that time, and nobody pays for waking
+    /// it.
+    fn wait_for_work(&self, mut sent: bool) -> Option<bool> {
+        let linger = self.settings.linger;
+        let mut outgoing = self.lock_outgoing();
+        let all = loop {
+            if self.loss.is_over() {
+                return None;
+            }
+            if outgoing.flush {
+                break true;
+            }
+            if outgoing.has_sealed() {
+                break false;
+            }
+            let now = Instant::now();
+            let nap = match outgoing.due(linger) {
+                Some(due) if due <= now => break true,
+                Some(due) => Some(due - now),
+                None if sent => Some(linger),
+                None => None,
+            };
+            if let Some(nap) = nap {
+                outgoing.sleep = Sleep::Napping;
+                let (guard, slept) = unpoisoned(self.work.wait_timeout(outgoing, nap));
+                outgoing = guard;
+                if slept.timed_out() {
+                    sent = false;
+                    if !outgoing.is_empty() {
+                        break true;
+                    }
+                }
+            } else {
+                outgoing.sleep = Sleep::Deep;
+                outgoing = unpoisoned(self.work.wait(outgoing));
+            }
+        };
+        outgoing.sleep = Sleep::Awake;
+        Some(all)
+    }
+
+    /// Reads acknowledgements until the session is over.
+    pub(super) fn ack_loop(&self) {
+        let mut buffer = [0; HEADER_LEN * 64];
+        let mut have = 0;
+        loop {
+            match (&self.stream).read(&mut buffer[have..]) {
+                Ok(0) => break,
+                Ok(n) => have += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => break,
+            }
+            self.traffic.set();
+            let (messages, rest) = buffer[..have].as_chunks();
+            if let Err(what) = self.take_acks(messages) {
+                return self.lose(LossReason::Protocol(what));
+            }
+            let (taken, left) = (messages.len() * HEADER_LEN, rest.len());
+            buffer.copy_within(taken..have, 0);
+            have = left;
+        }
+        self.lose(if self.finishing.load(Ordering::Acquire) {
+            LossReason::Orderly
+        } else {
+            LossReason::Closed
+        });
+    }
+
+    fn take_acks(&self, messages: &[[u8; HEADER_LEN]]) -> Result<(), String> {
+        let before = (
+            self.acked.load(Ordering::Relaxed),
+            self.executed.load(Ordering::Relaxed),
+        );
+        let mut latest = before;
+        for message in messages {
+            let message = Control::decode(message).map_err(|error| error.to_string())?;
+            let Control::Acknowledge { received, executed } = message else {
+                return Err(format!("a backup that sends {message:?}"));
+            };
+            if received.0 < latest.0 || executed.0 < latest.1 {
+                return Err("acknowledgements that go back".into());
+            }
+            latest = (received.0, executed.0);
+        }
+        if latest.0 > self.appended.load(Ordering::Relaxed) || latest.1 > latest.0 {
+            return Err("acknowledgement of entries that were not sent".into());
+        }
+        if latest.1 > before.1 {
+            self.executed.store(latest.1, Ordering::Relaxed);
+            // `appended` is read after the lock is taken. An append stores it before it takes the
+            // lock for its sample: so if the meter has the sample, this sees its LSN.
+            let mut lag = self.lock_lag();
+            let appended = Lsn(self.appended.load(Ordering::Relaxed));
+            let now = Instant::now();
+            lag.executed(Lsn(latest.1), appended, now);
+            self.judge_lag(lag.lag(now));
+        }
+        if latest != before {
+            self.acked.store(latest.0, Ordering::Release);
+            self.announce_progress();
+        }
+        Ok(())
+    }
+
+    fn judge_lag(&self, lag: Duration) {
+        self.behind
+            .store(lag > self.settings.max_lag, Ordering::Relaxed);
+    }
+
+    /// Waits until the backup has caught up or is lost.
+    pub(super) fn hold(&self) {
+        let since = Instant::now();
+        let caught_up = || !self.behind.load(Ordering::Relaxed) || self.loss.is_over();
+        self.throttles.fetch_add(1, Ordering::Relaxed);
+        while !caught_up() {
+            self.wait_progress(Duration::from_secs(1), caught_up);
+        }
+        self.throttled_nanos
+            .fetch_add(since.elapsed().as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn finish(&self, timeout: Duration) -> Finish {
+        let deadline = Instant::now() + timeout;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        let last = Lsn(self.appended.load(Ordering::Relaxed));
+        self.flush();
+        match self.wait_committed(last, left()) {
+            Commit::Committed => {}
+            Commit::PeerLost => return self.finished(),
+            Commit::TimedOut => {
+                self.lose(LossReason::Closed);
+                return Finish::TimedOut;
+            }
+        }
+        self.finishing.store(true, Ordering::Release);
+        {
+            let mut writer = unpoisoned(self.writer.lock());
+            let released = Lsn(self.released.load(Ordering::Relaxed));
+            let mut bytes = Control::Released(released).encode().to_vec();
+            bytes.extend_from_slice(&Control::Goodbye(last).encode());
+            writer.tail.push(bytes);
+            // The backup has read everything before: these few bytes fit.
+            let _ = self.drain(&mut writer, true, false);
+        }
+        let _ = self.stream.shutdown(Shutdown::Write);
+        // The backup closes when it has read the goodbye. If it does not, it has everything and
+        // there is nothing more to do for it.
+        self.wait_progress(left(), || self.loss.is_over());
+        self.lose(LossReason::Orderly);
+        self.finished()
+    }
+
+    fn finished(&self) -> Finish {
+        match self.loss.reason() {
+            Some(LossReason::Orderly) | None => Finish::Orderly,
+            Some(reason) => Finish::PeerLost(reason.clone()),
+        }
+    }
+
+    pub(super) fn stats(&self) -> SenderStats {
+        let (counters, buffered) = {
+            let outgoing = self.lock_outgoing();
+            (outgoing.counters, outgoing.buffered)
+        };
+        let (lag, lag_p50, lag_p99) = {
+            let meter = self.lock_lag();
+            let lag = meter.lag(Instant::now());
+            (lag, meter.quantile(0.5), meter.quantile(0.99))
+        };
+        let lsn = |value: &AtomicU64| Lsn(value.load(Ordering::Relaxed));
+        SenderStats {
+            entries: counters.entries,
+            dropped: counters.dropped,
+            bytes: counters.bytes,
+            batches: counters.batches,
+            kinds: counters.kinds,
+            buffered,
+            stalls: counters.stalls,
+            stalled: counters.stalled,
+            throttles: self.throttles.load(Ordering::Relaxed),
+            throttled: Duration::from_nanos(self.throttled_nanos.load(Ordering::Relaxed)),
+            lag,
+            lag_p50,
+            lag_p99,
+            appended: lsn(&self.appended),
+            acked: lsn(&self.acked),
+            executed: lsn(&self.executed),
+            released: lsn(&self.released),
+        }
+    }
+}
+
+impl Monitored for Shared {
+    const ROLE: Role = Role::Primary;
+
+    fn traffic(&self) -> &Clock {
+        &self.traffic
+    }
+
+    fn released(&self) -> Lsn {
+        Lsn(self.released.load(Ordering::Relaxed))
+    }
+
+    fn peer_released(&self, _: Lsn) {}
+
+    fn interval_passed(&self, now: Instant) {
+        // A backup that stands still reports nothing: time alone must show the lag.
+        let lag = self.lock_lag().lag(now);
+        self.judge_lag(lag);
+    }
+
+    fn silent(&self, for_: Duration) {
+        self.lose(LossReason::Silent { for_ });
+    }
+
+    fn is_over(&self) -> bool {
+        self.loss.is_over()
+    }
+}

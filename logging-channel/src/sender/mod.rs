@@ -1,0 +1,260 @@
+//! The primary's end of a session.
+//!
+//! ```text
+//!   vCPU ──append──▶ buffer ──▶ sending thread ──TCP──▶ backup
+//!     └───flush────────┴──(straight to the socket)──▶
+//!   output gate ◀──wait_committed── acknowledging thread ◀──TCP── backup
+//! ```
+//!
+//! Hosts may have one CPU, so the vCPU's thread avoids waking others: an entry that starts a batch
+//! wakes the sending thread only if that sleeps for good, and [`Sender::flush`] writes to the
+//! socket itself as long as the socket takes it without waiting.
+
+mod lag;
+mod link;
+mod outgoing;
+
+use std::io;
+use std::net::{TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use link::Shared;
+
+use crate::codec::KindCounts;
+use crate::entry::{Entry, Lsn};
+use crate::heartbeat::Beating;
+use crate::loss::{ChannelEvent, Loss, LossReason};
+use crate::session::SessionInfo;
+use crate::settings::Settings;
+
+/// The primary's end of a session: a handle that can be cloned and used from any thread.
+///
+/// The session ends without a goodbye when the last handle is dropped.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    ends: Arc<Ends>,
+}
+
+/// What the handles share and the threads must not own.
+#[derive(Debug)]
+struct Ends {
+    shared: Arc<Shared>,
+    /// Stopped, like the threads, when the last handle goes.
+    beating: Option<Beating>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What [`Sender::wait_committed`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Commit {
+    /// The backup has the entry in its memory.
+    Committed,
+    /// Not within the time given.
+    TimedOut,
+    /// It never will: the session is over.
+    PeerLost,
+}
+
+/// How [`Sender::finish`] ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finish {
+    /// The backup has every entry and knows that there are no more.
+    Orderly,
+    /// The backup did not acknowledge the last entry in time. It was cut off without a goodbye.
+    TimedOut,
+    /// The backup was lost before it had every entry.
+    PeerLost(LossReason),
+}
+
+/// What a primary's end did so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SenderStats {
+    /// Entries appended.
+    pub entries: u64,
+    /// Those of them that were appended after the backup was lost, and went nowhere.
+    pub dropped: u64,
+    /// Bytes of the batches given to the network.
+    pub bytes: u64,
+    /// Batches given to the network.
+    pub batches: u64,
+    /// Entries and bytes by kind of entry.
+    pub kinds: KindCounts,
+    /// Bytes that wait for the network now.
+    pub buffered: usize,
+    /// How often an append waited for room.
+    pub stalls: u64,
+    /// How long appends waited for room.
+    pub stalled: Duration,
+    /// How often the guest was held up so that the backup could catch up.
+    pub throttles: u64,
+    /// How long.
+    pub throttled: Duration,
+    /// Age of the oldest entry that the backup has not executed.
+    pub lag: Duration,
+    /// Median of the backup's lag, over its reports.
+    pub lag_p50: Duration,
+    /// 99th percentile of the backup's lag, over its reports.
+    pub lag_p99: Duration,
+    /// Last entry appended.
+    pub appended: Lsn,
+    /// Last entry in the backup's memory.
+    pub acked: Lsn,
+    /// Last entry that the backup executed.
+    pub executed: Lsn,
+    /// Last output released.
+    pub released: Lsn,
+}
+
+impl Sender {
+    /// Starts the threads of a session whose handshake is done.
+    pub(crate) fn start(
+        stream: TcpStream,
+        udp: UdpSocket,
+        info: SessionInfo,
+        settings: Settings,
+    ) -> io::Result<Self> {
+        let timeout = info.heartbeat_timeout;
+        let session = info.session;
+        let shared = Arc::new(Shared::new(stream, info, settings));
+        let mut ends = Ends {
+            shared: Arc::clone(&shared),
+            beating: None,
+            threads: Vec::new(),
+        };
+        ends.beating = Some(Beating::start(udp, session, timeout, Arc::clone(&shared))?);
+        let own = Arc::clone(&shared);
+        ends.threads.push(
+            thread::Builder::new()
+                .name("log-sender".into())
+                .spawn(move || own.send_loop())?,
+        );
+        let own = shared;
+        ends.threads.push(
+            thread::Builder::new()
+                .name("log-acks".into())
+                .spawn(move || own.ack_loop())?,
+        );
+        Ok(Self {
+            ends: Arc::new(ends),
+        })
+    }
+
+    /// Appends an entry to the log. For the vCPU's thread.
+    ///
+    /// Waits while the buffer is full. Once the backup is lost it never waits: entries are counted
+    /// and dropped.
+    ///
+    /// # Panics
+    /// If the entry cannot be logged: its point lies before the last one's, or it carries more
+    /// than [`MAX_FRAME`](crate::codec::MAX_FRAME) bytes or
+    /// [`MAX_HASHES`](crate::codec::MAX_HASHES) hashes.
+    pub fn append(&self, entry: Entry) -> Lsn {
+        self.ends.shared.append(&entry, true)
+    }
+
+    /// [`Sender::append`] and [`Sender::flush`] in one, which is cheaper than one after the other.
+    pub fn append_and_flush(&self, entry: Entry) -> Lsn {
+        let lsn = self.ends.shared.append(&entry, false);
+        self.flush();
+        lsn
+    }
+
+    /// Sends what is buffered at once: something waits for it.
+    pub fn flush(&self) {
+        self.ends.shared.flush();
+    }
+
+    /// Last entry that the backup has in its memory.
+    #[must_use]
+    pub fn acked(&self) -> Lsn {
+        self.ends.shared.acked()
+    }
+
+    /// Waits until the backup has the entry `lsn` in its memory. Flushes nothing.
+    ///
+    /// An entry that was acknowledged stays committed when the backup is lost later.
+    #[must_use]
+    pub fn wait_committed(&self, lsn: Lsn, timeout: Duration) -> Commit {
+        self.ends.shared.wait_committed(lsn, timeout)
+    }
+
+    /// Age of the oldest entry that the backup has not executed; zero if it has executed all.
+    #[must_use]
+    pub fn lag(&self) -> Duration {
+        let shared = &self.ends.shared;
+        shared.lock_lag().lag(Instant::now())
+    }
+
+    /// Holds the guest up while the backup's lag is beyond [`Settings::max_lag`]. For the vCPU's
+    /// thread, at every exit; costs one atomic load as long as the lag is within its bound.
+    pub fn throttle(&self) {
+        let shared = &self.ends.shared;
+        if shared.behind.load(Ordering::Relaxed) {
+            shared.hold();
+        }
+    }
+
+    /// Every output up to `lsn` has left this host. The backup learns of it with what is sent
+    /// next, and re-sends only later outputs if it goes live.
+    pub fn released(&self, lsn: Lsn) {
+        self.ends
+            .shared
+            .released
+            .fetch_max(lsn.0, Ordering::Relaxed);
+    }
+
+    /// Ends the log in order: sends what is buffered, waits until the backup has it, and says
+    /// goodbye. To be called after the last entry was appended.
+    pub fn finish(&self, timeout: Duration) -> Finish {
+        self.ends.shared.finish(timeout)
+    }
+
+    /// Where the end of the session is announced, exactly once; clones of the receiver share it.
+    #[must_use]
+    pub fn events(&self) -> crossbeam_channel::Receiver<ChannelEvent> {
+        self.ends.shared.loss.events()
+    }
+
+    /// Why the session is over, or `None` while it is not.
+    #[must_use]
+    pub fn lost(&self) -> Option<LossReason> {
+        self.ends.shared.loss.reason().cloned()
+    }
+
+    /// What was agreed in the handshake.
+    #[must_use]
+    pub fn session(&self) -> &SessionInfo {
+        &self.ends.shared.info
+    }
+
+    /// What this end did so far.
+    #[must_use]
+    pub fn stats(&self) -> SenderStats {
+        self.ends.shared.stats()
+    }
+
+    pub(crate) fn loss(&self) -> Arc<Loss> {
+        Arc::clone(&self.ends.shared.loss)
+    }
+}
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.shared.lose(LossReason::Closed);
+        self.beating = None;
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl SenderStats {
+    /// Where the two sides compare: entries that the backup has not acknowledged.
+    #[must_use]
+    pub fn unacknowledged(&self) -> u64 {
+        self.appended.0.saturating_sub(self.acked.0)
+    }
+}

@@ -1,0 +1,316 @@
+//! The primary's side of the handshake.
+
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use super::door::{Door, Visitor};
+use super::patient::{CANCEL_TICK, Patient};
+use super::{SessionInfo, at_port};
+use crate::handshake::{Hello, Message, Refusal, RefusalCode, Welcome};
+use crate::identity::Identity;
+use crate::loss::LossReason;
+use crate::sender::Sender;
+use crate::settings::Settings;
+use crate::socket::{nonce, stop_reading};
+
+/// The primary's port for the log, TCP for the log itself and UDP for heartbeats.
+///
+/// Once it has a backup, and until it is dropped, it refuses others with a reason.
+#[derive(Debug)]
+pub struct Listener {
+    address: SocketAddr,
+    tcp: TcpListener,
+    udp: UdpSocket,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Nobody is at the door yet.
+    Open(Door),
+    /// A thread refuses everyone.
+    Closed(Refuser),
+    /// The thread could not be started: callers wait until they give up.
+    Deaf,
+}
+
+/// Why the logging port cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another program has it.
+    #[error(
+        "{protocol} port {address} is in use: stop the program that has it (`ss -tulpn` names it) or choose another logging port"
+    )]
+    InUse {
+        /// The address.
+        address: SocketAddr,
+        /// "TCP" or "UDP".
+        protocol: &'static str,
+    },
+    /// The address is not this host's.
+    #[error(
+        "{address} is not an address of this host: give one that `ip address` shows on the logging network"
+    )]
+    NotOurs {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Anything else.
+    #[error("cannot listen for a backup at {protocol} {address}")]
+    Io {
+        /// The address.
+        address: SocketAddr,
+        /// "TCP" or "UDP".
+        protocol: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Why no backup was accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// The caller gave up.
+    #[error("no longer waiting for a backup")]
+    Cancelled,
+    /// A backup was accepted before.
+    #[error("this primary has had its backup: a backup cannot join a running VM yet")]
+    NotWaiting,
+    /// Waiting failed.
+    #[error("cannot wait for a backup")]
+    Io(#[from] io::Error),
+}
+
+impl BindError {
+    fn new(address: SocketAddr, protocol: &'static str, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::AddrInUse => BindError::InUse { address, protocol },
+            io::ErrorKind::AddrNotAvailable => BindError::NotOurs { address },
+            _ => BindError::Io {
+                address,
+                protocol,
+                source,
+            },
+        }
+    }
+}
+
+impl Listener {
+    /// Opens the port. With port 0, any that is free for TCP and UDP.
+    pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
+        // A port that is free for TCP may be taken for UDP. Chance should not fail more often.
+        const TRIES: usize = 16;
+        let mut tries = if address.port() == 0 { TRIES } else { 1 };
+        loop {
+            tries -= 1;
+            let tcp_error = |source| BindError::new(address, "TCP", source);
+            let tcp = TcpListener::bind(address).map_err(tcp_error)?;
+            let bound = tcp.local_addr().map_err(tcp_error)?;
+            match UdpSocket::bind(bound) {
+                Ok(udp) => {
+                    let door = tcp.try_clone().and_then(Door::new).map_err(tcp_error)?;
+                    return Ok(Self {
+                        address: bound,
+                        tcp,
+                        udp,
+                        state: State::Open(door),
+                    });
+                }
+                Err(error) if tries > 0 && error.kind() == io::ErrorKind::AddrInUse => {}
+                Err(source) => return Err(BindError::new(bound, "UDP", source)),
+            }
+        }
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Waits until a backup that fits connects, or until `cancel` is set. Others are refused with
+    /// a reason, which is also logged.
+    ///
+    /// From then on a thread refuses later comers, until the listener is dropped.
+    pub fn accept_backup(
+        &mut self,
+        identity: &Identity,
+        epoch: u64,
+        settings: &Settings,
+        cancel: &AtomicBool,
+    ) -> Result<Sender, AcceptError> {
+        let State::Open(door) = &mut self.state else {
+            return Err(AcceptError::NotWaiting);
+        };
+        let patience = settings.handshake_timeout;
+        let sender = loop {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(AcceptError::Cancelled);
+            }
+            let Some(visitor) = door.next(Some(CANCEL_TICK), patience)? else {
+                continue;
+            };
+            if let Some(refusal) = identity.difference(&visitor.hello.identity) {
+                door.refuse(visitor.stream, visitor.peer, &refusal, patience);
+                continue;
+            }
+            let peer = visitor.peer;
+            match welcome(visitor, &self.udp, epoch, settings, cancel) {
+                Ok(sender) => break sender,
+                Err(error) => log::warn!("the backup at {peer} went away: {error}"),
+            }
+        };
+        let loss = sender.loss();
+        self.refuse_from_now(identity, settings, move || match loss.reason() {
+            None => (
+                RefusalCode::AlreadyHasBackup,
+                "the primary already has a backup: stop that one first, or start this one for another VM",
+            ),
+            Some(LossReason::Orderly) => (RefusalCode::Ending, ENDING),
+            Some(_) => (RefusalCode::AlreadyRunning, RUNNING),
+        });
+        Ok(sender)
+    }
+
+    /// Waits for no backup: refuses everyone with "already running", until dropped. For a VM that
+    /// starts without a backup.
+    pub fn refuse_all(&mut self, identity: &Identity, settings: &Settings) {
+        self.refuse_from_now(identity, settings, || {
+            (RefusalCode::AlreadyRunning, RUNNING)
+        });
+    }
+
+    fn refuse_from_now(
+        &mut self,
+        identity: &Identity,
+        settings: &Settings,
+        why: impl Fn() -> (RefusalCode, &'static str) + Send + 'static,
+    ) {
+        let state = std::mem::replace(&mut self.state, State::Deaf);
+        let State::Open(door) = state else {
+            self.state = state;
+            return;
+        };
+        match Refuser::start(door, identity.clone(), settings.clone(), why) {
+            Ok(refuser) => self.state = State::Closed(refuser),
+            Err(error) => log::warn!("later backups will not be told that they are: {error}"),
+        }
+    }
+}
+
+const RUNNING: &str = "the VM already runs, and a backup cannot join a running VM yet: start the backup before, or together with, the primary";
+const ENDING: &str = "the VM has ended: start the primary again before its backup";
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if let State::Closed(refuser) = &mut self.state {
+            refuser.stop.store(true, Ordering::Release);
+            stop_reading(&self.tcp);
+            if let Some(thread) = refuser.thread.take() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// Tells a backup that it fits, and starts the session when it says that it is still there.
+fn welcome(
+    visitor: Visitor,
+    udp: &UdpSocket,
+    epoch: u64,
+    settings: &Settings,
+    cancel: &AtomicBool,
+) -> io::Result<Sender> {
+    let Visitor {
+        stream,
+        peer,
+        hello,
+    } = visitor;
+    let Hello { run, udp_port, .. } = hello;
+    let session = nonce();
+    let message = Message::Welcome(Welcome {
+        run,
+        session,
+        epoch,
+        heartbeat_timeout: settings.heartbeat_timeout,
+        udp_port: udp.local_addr()?.port(),
+    });
+    let bytes = message.encode().map_err(io::Error::other)?;
+    (&stream).write_all(&bytes)?;
+    let mut patient = Patient {
+        stream: &stream,
+        deadline: Instant::now() + settings.handshake_timeout,
+        cancel,
+    };
+    match Message::read_from(&mut patient).map_err(io::Error::other)? {
+        Message::Ready { session: echoed } if echoed == session => {}
+        other => {
+            return Err(io::Error::other(format!(
+                "it answered the welcome with {other:?}"
+            )));
+        }
+    }
+    stream.set_nodelay(true)?;
+    udp.connect(at_port(peer.ip(), udp_port))?;
+    let info = SessionInfo {
+        session,
+        epoch,
+        heartbeat_timeout: settings.heartbeat_timeout,
+        peer,
+    };
+    Sender::start(stream, udp.try_clone()?, info, settings.clone())
+}
+
+/// The thread that refuses later comers.
+#[derive(Debug)]
+struct Refuser {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Refuser {
+    fn start(
+        mut door: Door,
+        identity: Identity,
+        settings: Settings,
+        why: impl Fn() -> (RefusalCode, &'static str) + Send + 'static,
+    ) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let patience = settings.handshake_timeout;
+        let thread = thread::Builder::new()
+            .name("log-refuser".into())
+            .spawn(move || {
+                // Without callers it sleeps until there is one: no cost to a running guest.
+                while !stopped.load(Ordering::Acquire) {
+                    match door.next(None, patience) {
+                        Ok(None) => {}
+                        Ok(Some(visitor)) => {
+                            let differs = identity.difference(&visitor.hello.identity);
+                            let refusal = differs.unwrap_or_else(|| {
+                                let (code, message) = why();
+                                Refusal {
+                                    code,
+                                    message: message.into(),
+                                }
+                            });
+                            door.refuse(visitor.stream, visitor.peer, &refusal, patience);
+                        }
+                        Err(error) => {
+                            log::warn!("later backups will not be told that they are: {error}");
+                            return;
+                        }
+                    }
+                }
+            })?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
+    }
+}

@@ -1,0 +1,31 @@
+//! How a primary and its backup find each other: the primary listens, the backup connects, and
+//! both agree that they fit before anything runs. The messages are in [`crate::handshake`].
+
+mod connect;
+mod door;
+mod listener;
+mod patient;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+pub use connect::ConnectError;
+pub use listener::{AcceptError, BindError, Listener};
+
+/// What both sides agreed on in the handshake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Random number of this session.
+    pub session: u64,
+    /// The primary's epoch when the session began.
+    pub epoch: u64,
+    /// Silence after which either side takes the other for lost.
+    pub heartbeat_timeout: Duration,
+    /// The peer's end of the TCP connection.
+    pub peer: SocketAddr,
+}
+
+/// The address of `ip` at `port`.
+fn at_port(ip: IpAddr, port: u16) -> SocketAddr {
+    SocketAddr::new(ip, port)
+}

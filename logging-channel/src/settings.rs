@@ -1,0 +1,61 @@
+//! What a user can set about the channel.
+
+use std::time::Duration;
+
+use crate::codec::MAX_BODY;
+
+/// Settings of the channel. Both sides have their own, but for the heartbeat timeout, which the
+/// primary's decide for both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Silence of heartbeats and log alike after which the peer is taken for lost.
+    pub heartbeat_timeout: Duration,
+    /// How far the backup may be behind before the primary's guest is slowed.
+    pub max_lag: Duration,
+    /// How long an entry may wait for others to share its batch. What [`flush`] asks for never
+    /// waits.
+    ///
+    /// [`flush`]: crate::sender::Sender::flush
+    pub linger: Duration,
+    /// A batch of this many bytes goes out at once.
+    pub batch_bytes: usize,
+    /// Bytes that wait for the network on the primary before its guest is stopped.
+    pub send_buffer: usize,
+    /// Bytes, as entries in memory, that wait for the replay on the backup before it stops reading
+    /// from the network.
+    pub receive_buffer: usize,
+    /// How long a peer may take for its part of the handshake.
+    pub handshake_timeout: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            heartbeat_timeout: Duration::from_millis(500),
+            max_lag: Duration::from_secs(1),
+            linger: Duration::from_millis(5),
+            batch_bytes: 32 * 1024,
+            send_buffer: 4 * 1024 * 1024,
+            receive_buffer: 32 * 1024 * 1024,
+            handshake_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Settings {
+    /// Time between two heartbeats.
+    #[must_use]
+    pub fn heartbeat_interval(&self) -> Duration {
+        heartbeat_interval(self.heartbeat_timeout)
+    }
+
+    /// A batch must be sent before it cannot take another entry.
+    pub(crate) fn batch_limit(&self) -> usize {
+        self.batch_bytes.clamp(1, MAX_BODY / 2)
+    }
+}
+
+/// Five heartbeats in a timeout: four of them may be lost in a row.
+pub(crate) fn heartbeat_interval(timeout: Duration) -> Duration {
+    (timeout / 5).max(Duration::from_millis(1))
+}
