@@ -7,7 +7,7 @@ use std::time::Duration;
 use testbed::{LocalProcess, Namespace, Result, Testbed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
-const MARK: &str = "the run's fabric is ";
+const MARK: &str = "fabric and logs: ";
 
 /// Not a test of its own: the run that is killed.
 #[test]
@@ -15,7 +15,11 @@ const MARK: &str = "the run's fabric is ";
 fn victim() -> Result<()> {
     let testbed = Testbed::new("victim")?;
     let _host = testbed.boot_host("a")?;
-    println!("\n{MARK}{}", testbed.fabric().namespace().name());
+    println!(
+        "\n{MARK}{} {}",
+        testbed.fabric().namespace().name(),
+        testbed.logs().display()
+    );
     loop {
         std::thread::park();
     }
@@ -30,11 +34,12 @@ fn the_next_run_cleans_up_after_one_that_was_killed() -> Result<()> {
         .stderr(Stdio::null());
     let mut victim = LocalProcess::start(command)?;
     let output = victim.child().stdout.take().expect("its standard output");
-    let name = BufReader::new(output)
+    let mark = BufReader::new(output)
         .lines()
         .map_while(std::io::Result::ok)
         .find_map(|line| Some(line.strip_prefix(MARK)?.to_owned()))
         .expect("the victim makes its networks");
+    let (name, logs) = mark.split_once(' ').expect("a namespace and a directory");
     let fabric = Namespace::named(name);
     assert_eq!(fabric.processes()?.len(), 1, "the victim's host");
 
@@ -50,5 +55,6 @@ fn the_next_run_cleans_up_after_one_that_was_killed() -> Result<()> {
     assert!(own.exists());
     next.succeed();
     assert!(!own.exists());
+    std::fs::remove_dir_all(logs).expect("the victim's logs, which it could not remove");
     Ok(())
 }

@@ -12,9 +12,9 @@ fn one_host_outlives_the_other() -> Result<()> {
     let [mut a, b] = testbed.start_hosts(["a", "b"])?;
     let a_address = a.address(Network::Logging);
 
-    a.freeze();
+    a.freeze()?;
     assert!(!b.pings(a_address)?, "a frozen host answers nothing");
-    a.thaw();
+    a.thaw()?;
     wait_until("the thawed host's answer", LIMIT, || b.pings(a_address))?;
 
     let mut counter = a.spawn(&[

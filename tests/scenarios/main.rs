@@ -4,6 +4,8 @@
 //! hosts on its own networks; the logs of a run stay when it fails.
 
 mod commands;
+mod disk_server;
 mod leftovers;
 mod links;
 mod loss_of_a_host;
+mod namespaces;

@@ -11,6 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use nix::sys::prctl;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
@@ -119,7 +120,15 @@ fn signal(group: &Group, signal: Signal) {
 
 fn run(connection: &TcpStream, argv: &[String], env: &BTreeMap<String, String>) -> io::Result<()> {
     let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    // SAFETY: between fork and exec the closure makes a single system call and
+    // allocates nothing.
+    unsafe {
+        // This thread waits for the command, so that the two die together only
+        // when the agent dies.
+        command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?));
+    }
+    let mut child = command
         .args(arguments)
         .envs(env)
         .stdin(Stdio::piped())

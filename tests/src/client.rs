@@ -81,6 +81,9 @@ impl AgentClient {
     }
 
     fn dial(&self, limit: Duration) -> io::Result<Connection> {
+        if !(self.alive)() {
+            return Err(gone());
+        }
         let address = SocketAddr::new(IpAddr::V4(self.address), AGENT_PORT);
         let stream = self.namespace.connect(address, limit)?;
         stream.set_nodelay(true)?;
@@ -254,6 +257,11 @@ impl AgentClient {
     }
 }
 
+/// The error of a connection whose host has been killed.
+fn gone() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionAborted, "the host is gone")
+}
+
 /// A connection to an agent, which fails when its host is gone.
 #[derive(Clone)]
 pub(crate) struct Connection {
@@ -283,8 +291,7 @@ impl Read for &Connection {
                     ) =>
                 {
                     if !(self.alive)() {
-                        let gone = "the host is gone";
-                        return Err(io::Error::new(io::ErrorKind::ConnectionAborted, gone));
+                        return Err(gone());
                     }
                 }
                 result => return result,

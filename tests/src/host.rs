@@ -1,21 +1,21 @@
 //! A host: a machine of the testbed that can run `ftvm`, and be killed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::client::{AgentClient, Output};
 use crate::error::{Error, Result};
-use crate::image::HostImage;
+use crate::machine::{HostKind, Machine, Plan};
 use crate::network::{Fabric, Network};
 use crate::process::HostProcess;
-use crate::qemu::{Machine, ProcessId, Qemu};
+use crate::qemu::{ProcessId, Qemu};
 
 /// A boot takes 5 to 9 s; on a busy machine it may take much longer.
 const BOOT: Duration = Duration::from_secs(120);
@@ -26,87 +26,67 @@ pub struct Host {
     name: String,
     number: u8,
     fabric: Arc<Fabric>,
-    qemu: Qemu,
+    machine: Machine,
     agent: AgentClient,
+    images: PathBuf,
     logs: PathBuf,
     commands: AtomicU32,
+    /// Links that are cut, for thawing not to heal them.
+    cut: Mutex<BTreeSet<Network>>,
     stays: bool,
 }
 
 impl Host {
-    /// Starts QEMU; the boot goes on when this returns.
-    pub(crate) fn start(
-        fabric: &Arc<Fabric>,
-        image: &HostImage,
-        name: &str,
-        number: u8,
-        logs: &Path,
-        stays: bool,
-    ) -> Result<Self> {
-        fs::create_dir_all(logs).map_err(|source| Error::File {
-            path: logs.to_owned(),
+    /// Starts the machine; the boot goes on when this returns.
+    pub(crate) fn start(fabric: &Arc<Fabric>, plan: &Plan<'_>) -> Result<Self> {
+        fs::create_dir_all(plan.logs).map_err(|source| Error::File {
+            path: plan.logs.to_owned(),
             source,
         })?;
-        fabric.plug(name)?;
-        let machine = Machine {
-            name,
-            number,
-            image,
-            fabric: fabric.namespace(),
-            logs,
-            stays,
+        let kind = if plan.image.is_some() {
+            HostKind::Qemu
+        } else {
+            HostKind::Namespace
         };
-        match Qemu::start(&machine) {
-            Ok(qemu) => Ok(Self::with(fabric, qemu, name, number, logs, stays)),
+        fabric.plug(plan.name, kind)?;
+        match Machine::start(plan) {
+            Ok(machine) => Ok(Self::with(fabric, machine, plan)),
             Err(error) => {
-                fabric.unplug(name)?;
+                fabric.unplug(plan.name)?;
                 Err(error)
             }
         }
     }
 
     /// A host that another process started.
-    pub(crate) fn attach(
-        fabric: &Arc<Fabric>,
-        id: ProcessId,
-        name: &str,
-        number: u8,
-        logs: &Path,
-    ) -> Self {
-        Self::with(
-            fabric,
-            Qemu::attach(id, logs, name),
-            name,
-            number,
-            logs,
-            true,
-        )
+    pub(crate) fn attach(fabric: &Arc<Fabric>, process: ProcessId, plan: &Plan<'_>) -> Self {
+        let machine = Machine::Qemu(Qemu::attach(process, plan.logs, plan.name));
+        Self::with(fabric, machine, plan)
     }
 
-    fn with(
-        fabric: &Arc<Fabric>,
-        qemu: Qemu,
-        name: &str,
-        number: u8,
-        logs: &Path,
-        stays: bool,
-    ) -> Self {
-        let id = qemu.id();
+    fn with(fabric: &Arc<Fabric>, machine: Machine, plan: &Plan<'_>) -> Self {
+        let process = machine.process();
         let agent = AgentClient::new(
-            name,
+            plan.name,
             fabric.namespace().clone(),
-            Network::Management.host_address(number),
-            move || id.alive(),
+            Network::Management.host_address(plan.number),
+            move || process.alive(),
         );
+        let images = match machine {
+            Machine::Qemu(_) => PathBuf::from("/images"),
+            Machine::Namespace(_) => plan.layout.images(),
+        };
         Self {
-            name: name.to_owned(),
-            number,
+            name: plan.name.to_owned(),
+            number: plan.number,
             fabric: Arc::clone(fabric),
-            qemu,
+            machine,
             agent,
-            logs: logs.to_owned(),
+            images,
+            logs: plan.logs.to_owned(),
             commands: AtomicU32::new(0),
-            stays,
+            cut: Mutex::new(BTreeSet::new()),
+            stays: plan.stays,
         }
     }
 
@@ -114,33 +94,28 @@ impl Host {
     ///
     /// # Errors
     ///
-    /// When QEMU ends, or the boot takes too long.
+    /// When its machine ends, or the boot takes too long.
     pub fn wait_until_up(&self) -> Result<()> {
         let deadline = Instant::now() + BOOT;
-        // Before the console says so, nobody would answer.
-        let booted = || {
-            fs::read(self.qemu.console())
-                .is_ok_and(|text| String::from_utf8_lossy(&text).contains("ftvm-host: "))
-        };
-        loop {
-            if booted() && self.agent.answers(Duration::from_millis(250)) {
-                return Ok(());
-            }
-            if !self.qemu.alive() {
+        while !(self.machine.has_booted() && self.agent.answers(Duration::from_millis(250))) {
+            let seen = || self.machine.last_words();
+            if !self.is_alive() {
                 return Err(Error::Died {
                     host: self.name.clone(),
-                    output: self.qemu.last_words(),
+                    output: seen(),
                 });
             }
             if Instant::now() > deadline {
+                let what = format!("the boot of host {}", self.name);
                 return Err(Error::Timeout {
-                    what: format!("the boot of host {}", self.name),
+                    what,
                     limit: BOOT,
-                    seen: self.qemu.last_words(),
+                    seen: seen(),
                 });
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+        Ok(())
     }
 
     /// Its name.
@@ -164,7 +139,7 @@ impl Host {
     /// Whether it runs (or is frozen).
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        self.qemu.alive()
+        self.machine.process().alive()
     }
 
     /// Its agent, for requests that this type has no verb for.
@@ -176,11 +151,17 @@ impl Host {
     /// Its console's log.
     #[must_use]
     pub fn console(&self) -> &Path {
-        self.qemu.console()
+        self.machine.console()
+    }
+
+    /// The path of a guest image, as the host sees it.
+    #[must_use]
+    pub fn image(&self, name: &str) -> String {
+        self.images.join(name).to_string_lossy().into_owned()
     }
 
     pub(crate) fn process(&self) -> ProcessId {
-        self.qemu.id()
+        self.machine.process()
     }
 
     /// Runs a command to its end, whatever its exit status.
@@ -276,17 +257,44 @@ impl Host {
 
     /// Kills the host at once, like a power failure.
     pub fn kill(&mut self) {
-        self.qemu.kill();
+        // The kernel of a namespace would close the dead processes'
+        // connections; a host without power says no farewell.
+        if let Err(error) = self.links_follow_the_machine(false) {
+            log::warn!("host {}: {error}", self.name);
+        }
+        self.machine.kill();
     }
 
     /// Stops the host's time: it does nothing and answers nothing.
-    pub fn freeze(&self) {
-        self.qemu.signal(Signal::SIGSTOP);
+    ///
+    /// # Errors
+    ///
+    /// When its processes or links cannot be found.
+    pub fn freeze(&self) -> Result<()> {
+        self.links_follow_the_machine(false)?;
+        self.machine.signal(Signal::SIGSTOP)
     }
 
     /// Lets a frozen host go on, as if no time had passed for it.
-    pub fn thaw(&self) {
-        self.qemu.signal(Signal::SIGCONT);
+    ///
+    /// # Errors
+    ///
+    /// When its processes or links cannot be found.
+    pub fn thaw(&self) -> Result<()> {
+        self.machine.signal(Signal::SIGCONT)?;
+        self.links_follow_the_machine(true)
+    }
+
+    /// Takes the links of a machine down whose kernel would keep them alive.
+    fn links_follow_the_machine(&self, up: bool) -> Result<()> {
+        if !self.machine.shares_the_kernel() {
+            return Ok(());
+        }
+        let cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
+        Network::ALL
+            .into_iter()
+            .filter(|network| !cut.contains(network))
+            .try_for_each(|network| self.fabric.link(&self.name, network, up))
     }
 
     /// Cuts the host's link to a network. The host does not notice: its
@@ -304,6 +312,10 @@ impl Host {
             network != Network::Management,
             "the management network cannot be cut"
         );
+        self.cut
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(network);
         self.fabric.link(&self.name, network, false)
     }
 
@@ -313,6 +325,10 @@ impl Host {
     ///
     /// When the link cannot be changed.
     pub fn heal(&self, network: Network) -> Result<()> {
+        self.cut
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&network);
         self.fabric.link(&self.name, network, true)
     }
 

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::image::HostImage;
 use crate::layout::Layout;
+use crate::machine::Plan;
 use crate::network::Fabric;
 use crate::qemu::ProcessId;
 
@@ -66,7 +67,8 @@ impl KeptHosts {
         let number = (1..)
             .find(|number| running.iter().all(|record| record.number != *number))
             .expect("few hosts");
-        let host = Host::start(&self.fabric, &image, name, number, &self.directory(), true)?;
+        let logs = self.directory();
+        let host = Host::start(&self.fabric, &self.plan(name, number, Some(&image), &logs))?;
         let record = Record {
             name: name.to_owned(),
             number,
@@ -108,7 +110,12 @@ impl KeptHosts {
                     number,
                     process,
                 } = record;
-                Host::attach(&self.fabric, process, &name, number, &self.directory())
+                let logs = self.directory();
+                Host::attach(
+                    &self.fabric,
+                    process,
+                    &self.plan(&name, number, None, &logs),
+                )
             })
             .collect())
     }
@@ -142,6 +149,24 @@ impl KeptHosts {
                 source,
             }),
             _ => Ok(()),
+        }
+    }
+
+    fn plan<'a>(
+        &'a self,
+        name: &'a str,
+        number: u8,
+        image: Option<&'a HostImage>,
+        logs: &'a Path,
+    ) -> Plan<'a> {
+        Plan {
+            name,
+            number,
+            fabric: &self.fabric,
+            layout: &self.layout,
+            image,
+            logs,
+            stays: true,
         }
     }
 

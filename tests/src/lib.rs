@@ -2,7 +2,8 @@
 //! and faults as verbs.
 //!
 //! A [`Host`] is a QEMU process that emulates a machine with SVM, boots
-//! Debian's cloud kernel and has its own `/dev/kvm`. Hosts, clients and the
+//! Debian's cloud kernel and has its own `/dev/kvm`; where this machine's
+//! `/dev/kvm` can run guests, it is a network namespace. Hosts, clients and the
 //! disk server are joined by [`Network`]s in network namespaces of the run's
 //! own. An [`agent`] in each host runs commands for the scenario:
 //!
@@ -29,6 +30,8 @@ mod image;
 mod kept;
 mod layout;
 mod live;
+mod machine;
+mod namespace_machine;
 mod netns;
 mod network;
 mod process;
@@ -43,6 +46,7 @@ pub use host::Host;
 pub use image::HostImage;
 pub use kept::KeptHosts;
 pub use layout::{Layout, PROGRAMS_VARIABLE};
+pub use machine::{HOSTS_VARIABLE, HostKind};
 pub use netns::Namespace;
 pub use network::{Fabric, GUEST, Network, Position};
 pub use nix::sys::signal::Signal;

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::live;
+use crate::machine::HostKind;
 use crate::netns::Namespace;
 
 /// One of the networks.
@@ -221,33 +222,48 @@ impl Fabric {
         &self.disk
     }
 
-    /// Makes a host's TAPs.
-    pub(crate) fn plug(&self, host: &str) -> Result<()> {
+    /// Connects a host: TAPs for an emulated machine to open, or the ends of
+    /// veth pairs in a namespace made for it.
+    pub(crate) fn plug(&self, host: &str, kind: HostKind) -> Result<()> {
+        let namespace = self.host_namespace(host);
+        if kind == HostKind::Namespace {
+            namespace.create()?;
+        }
         let script: String = Network::ALL
             .map(|network| {
-                let tap = tap_name(host, network);
-                format!(
-                    "tuntap add dev {tap} mode tap\n\
-                     link set {tap} addrgenmode none master {network} up\n"
-                )
+                let link = link_name(host, network);
+                let make = match kind {
+                    HostKind::Qemu => format!("tuntap add dev {link} mode tap"),
+                    HostKind::Namespace => format!(
+                        "link add {link} type veth peer name {network} netns {}",
+                        namespace.name()
+                    ),
+                };
+                format!("{make}\nlink set {link} addrgenmode none master {network} up\n")
             })
             .concat();
         self.namespace.ip(&script)
     }
 
-    /// Removes a host's TAPs.
+    /// Takes a host's links away, and its namespace if it has one.
     pub(crate) fn unplug(&self, host: &str) -> Result<()> {
         let script: String = Network::ALL
-            .map(|network| format!("link delete {}\n", tap_name(host, network)))
+            .map(|network| format!("link delete {}\n", link_name(host, network)))
             .concat();
-        self.namespace.ip(&script)
+        self.namespace.ip(&script)?;
+        self.host_namespace(host).remove()
+    }
+
+    /// The namespace of a host that is one.
+    pub(crate) fn host_namespace(&self, host: &str) -> Namespace {
+        Namespace::named(live::namespace_name(&self.id, &format!("host-{host}")))
     }
 
     /// Cuts or heals a host's link.
     pub(crate) fn link(&self, host: &str, network: Network, up: bool) -> Result<()> {
         let state = if up { "up" } else { "down" };
         self.namespace
-            .ip(&format!("link set {} {state}\n", tap_name(host, network)))
+            .ip(&format!("link set {} {state}\n", link_name(host, network)))
     }
 
     /// Removes all of it.
@@ -266,8 +282,8 @@ impl Drop for Fabric {
     }
 }
 
-/// The name of a host's TAP (interface names have at most 15 bytes).
-pub(crate) fn tap_name(host: &str, network: Network) -> String {
+/// The name of a host's link on the fabric's side (interface names have at most 15 bytes).
+pub(crate) fn link_name(host: &str, network: Network) -> String {
     format!("{host}-{:.4}", network.name())
 }
 
@@ -283,6 +299,6 @@ mod tests {
         );
         assert_eq!(Network::Storage.address(1), Ipv4Addr::new(10, 77, 2, 1));
         assert_eq!(Network::Management.host_mac(3), "52:54:00:77:03:03");
-        assert_eq!(tap_name("a", Network::Management), "a-mana");
+        assert_eq!(link_name("a", Network::Management), "a-mana");
     }
 }

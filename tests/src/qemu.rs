@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::image::HostImage;
-use crate::netns::Namespace;
-use crate::network::{Network, tap_name};
+use crate::machine::{Plan, console_log, tail};
+use crate::network::{Network, link_name};
 use crate::process::spawn_bound;
 
 /// What identifies a process for good: its number and when it started.
@@ -24,7 +24,7 @@ pub(crate) struct ProcessId {
 }
 
 impl ProcessId {
-    fn of(pid: u32) -> Option<Self> {
+    pub(crate) fn of(pid: u32) -> Option<Self> {
         let pid = pid.cast_signed();
         let (_, started) = stat(pid)?;
         Some(Self { pid, started })
@@ -52,19 +52,6 @@ fn stat(pid: i32) -> Option<(char, u64)> {
     Some((state, fields.nth(18)?.parse().ok()?))
 }
 
-/// What a host is started with.
-#[derive(Debug)]
-pub(crate) struct Machine<'a> {
-    pub(crate) name: &'a str,
-    pub(crate) number: u8,
-    pub(crate) image: &'a HostImage,
-    pub(crate) fabric: &'a Namespace,
-    /// Where its console and QEMU's own messages go.
-    pub(crate) logs: &'a Path,
-    /// Whether it outlives us.
-    pub(crate) stays: bool,
-}
-
 /// A running QEMU.
 #[derive(Debug)]
 pub(crate) struct Qemu {
@@ -76,20 +63,19 @@ pub(crate) struct Qemu {
 }
 
 impl Qemu {
-    pub(crate) fn start(machine: &Machine<'_>) -> Result<Self> {
-        let log = |what: &str| machine.logs.join(format!("{}-{what}.log", machine.name));
-        let (console, errors) = (log("console"), log("qemu"));
+    pub(crate) fn start(plan: &Plan<'_>, image: &HostImage) -> Result<Self> {
+        let (console, errors) = (plan.console(), errors_log(plan.logs, plan.name));
         let stderr = File::create(&errors).map_err(|source| Error::File {
             path: errors.clone(),
             source,
         })?;
-        let mut command = command(machine, &console);
+        let mut command = command(plan, image, &console);
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(stderr);
-        machine.fabric.adopt(&mut command)?;
-        let child = if machine.stays {
+        plan.fabric.namespace().adopt(&mut command)?;
+        let child = if plan.stays {
             let line = format!("{command:?}");
             command
                 .process_group(0)
@@ -102,7 +88,7 @@ impl Qemu {
             spawn_bound(command)?
         };
         let id = ProcessId::of(child.id()).ok_or_else(|| Error::Died {
-            host: machine.name.to_owned(),
+            host: plan.name.to_owned(),
             output: "it ended at once".to_owned(),
         })?;
         Ok(Self {
@@ -114,12 +100,12 @@ impl Qemu {
     }
 
     pub(crate) fn attach(id: ProcessId, logs: &Path, name: &str) -> Self {
-        let log = |what: &str| logs.join(format!("{name}-{what}.log"));
+        let (console, errors) = (console_log(logs, name), errors_log(logs, name));
         Self {
             id,
             child: None,
-            console: log("console"),
-            errors: log("qemu"),
+            console,
+            errors,
         }
     }
 
@@ -127,8 +113,10 @@ impl Qemu {
         self.id
     }
 
-    pub(crate) fn alive(&self) -> bool {
-        self.id.alive()
+    /// Whether the init script is through. Before, nobody would answer.
+    pub(crate) fn has_booted(&self) -> bool {
+        fs::read(&self.console)
+            .is_ok_and(|text| String::from_utf8_lossy(&text).contains("ftvm-host: "))
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -145,7 +133,7 @@ impl Qemu {
             }
             None => {
                 let deadline = Instant::now() + Duration::from_secs(10);
-                while self.alive() && Instant::now() < deadline {
+                while self.id.alive() && Instant::now() < deadline {
                     std::thread::sleep(Duration::from_millis(10));
                 }
             }
@@ -159,21 +147,20 @@ impl Qemu {
 
     /// The end of what was printed, for error messages.
     pub(crate) fn last_words(&self) -> String {
-        let tail = |path: &Path| {
-            let text = fs::read(path).unwrap_or_default();
-            let text = String::from_utf8_lossy(&text);
-            let lines: Vec<&str> = text.lines().collect();
-            lines[lines.len().saturating_sub(15)..].join("\n")
-        };
         format!("{}\n{}", tail(&self.errors), tail(&self.console))
     }
 }
 
+/// Where QEMU's own messages go.
+fn errors_log(logs: &Path, name: &str) -> PathBuf {
+    logs.join(format!("{name}-qemu.log"))
+}
+
 /// QEMU's command line: known to give a KVM that runs Linux guests.
-fn command(machine: &Machine<'_>, console: &Path) -> Command {
+fn command(plan: &Plan<'_>, image: &HostImage, console: &Path) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
     command
-        .args(["-name", machine.name])
+        .args(["-name", plan.name])
         .args([
             "-machine",
             "q35",
@@ -198,17 +185,17 @@ fn command(machine: &Machine<'_>, console: &Path) -> Command {
             &format!("file:{}", console.display()),
         ])
         .arg("-kernel")
-        .arg(&machine.image.kernel)
+        .arg(&image.kernel)
         .arg("-initrd")
-        .arg(&machine.image.initrd)
+        .arg(&image.initrd)
         .arg("-append")
         .arg(format!(
             "console=ttyS0 quiet mitigations=off panic=-1 ftvm.host={} ftvm.number={}",
-            machine.name, machine.number
+            plan.name, plan.number
         ));
     for network in Network::ALL {
-        let tap = tap_name(machine.name, network);
-        let mac = network.host_mac(machine.number);
+        let tap = link_name(plan.name, network);
+        let mac = network.host_mac(plan.number);
         command
             .args([
                 "-netdev",

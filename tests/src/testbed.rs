@@ -12,6 +12,7 @@ use crate::host::Host;
 use crate::image::HostImage;
 use crate::layout::Layout;
 use crate::live::Live;
+use crate::machine::{HostKind, Plan};
 use crate::network::{Fabric, Network, Position};
 use crate::process::LocalProcess;
 
@@ -23,7 +24,8 @@ pub const KEEP_LOGS_VARIABLE: &str = "FTVM_KEEP_LOGS";
 #[derive(Debug)]
 pub struct Testbed {
     layout: Layout,
-    image: HostImage,
+    /// What hosts boot, unless they are namespaces.
+    image: Option<HostImage>,
     fabric: Arc<Fabric>,
     hosts: AtomicU8,
     logs: PathBuf,
@@ -39,8 +41,20 @@ impl Testbed {
     ///
     /// When something is not set up (`cargo xtask setup`), or we are not root.
     pub fn new(name: &str) -> Result<Self> {
+        Self::with_hosts(name, HostKind::choose(&Layout::find()))
+    }
+
+    /// As [`Testbed::new`], with hosts of a certain kind.
+    ///
+    /// # Errors
+    ///
+    /// As [`Testbed::new`].
+    pub fn with_hosts(name: &str, kind: HostKind) -> Result<Self> {
         let layout = Layout::find();
-        let image = HostImage::build(&layout)?;
+        let image = match kind {
+            HostKind::Qemu => Some(HostImage::build(&layout)?),
+            HostKind::Namespace => None,
+        };
         let live = Live::begin(&layout.live())?;
         let stamp = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -95,7 +109,16 @@ impl Testbed {
     /// When QEMU cannot be started.
     pub fn boot_host(&self, name: &str) -> Result<Host> {
         let number = self.hosts.fetch_add(1, Ordering::Relaxed) + 1;
-        Host::start(&self.fabric, &self.image, name, number, &self.logs, false)
+        let plan = Plan {
+            name,
+            number,
+            fabric: &self.fabric,
+            layout: &self.layout,
+            image: self.image.as_ref(),
+            logs: &self.logs,
+            stays: false,
+        };
+        Host::start(&self.fabric, &plan)
     }
 
     /// Cuts a host's link; see [`Host::cut`].

@@ -1,0 +1,125 @@
+//! A host that is a network namespace of this machine, with the same
+//! interfaces and the same agent as an emulated one.
+
+use std::env;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+
+use crate::error::{Error, Result};
+use crate::machine::{Plan, tail};
+use crate::netns::Namespace;
+use crate::network::Network;
+use crate::process::LocalProcess;
+use crate::qemu::ProcessId;
+
+/// A namespace with an agent in it.
+#[derive(Debug)]
+pub(crate) struct NamespaceMachine {
+    namespace: Namespace,
+    agent: LocalProcess,
+    process: ProcessId,
+    console: PathBuf,
+}
+
+impl NamespaceMachine {
+    pub(crate) fn start(plan: &Plan<'_>) -> Result<Self> {
+        let namespace = plan.fabric.host_namespace(plan.name);
+        namespace.ip(&interfaces(plan.number))?;
+
+        let console = plan.console();
+        let failed = |source| Error::File {
+            path: console.clone(),
+            source,
+        };
+        let log = File::create(&console).map_err(failed)?;
+        let errors = log.try_clone().map_err(failed)?;
+        let agent = plan.layout.program("host-agent")?;
+        // `ftvm` is found by its name, as in an emulated host.
+        let mut path = agent
+            .parent()
+            .unwrap_or(Path::new("."))
+            .as_os_str()
+            .to_owned();
+        path.push(":");
+        path.push(env::var_os("PATH").unwrap_or_default());
+        let mut command = Command::new(&agent);
+        command
+            .env("PATH", path)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(errors);
+        namespace.adopt(&mut command)?;
+        let mut agent = LocalProcess::start(command)?;
+        let process = ProcessId::of(agent.child().id()).ok_or_else(|| Error::Died {
+            host: plan.name.to_owned(),
+            output: tail(&console),
+        })?;
+        Ok(Self {
+            namespace,
+            agent,
+            process,
+            console,
+        })
+    }
+
+    pub(crate) fn process(&self) -> ProcessId {
+        self.process
+    }
+
+    pub(crate) fn console(&self) -> &Path {
+        &self.console
+    }
+
+    /// Sends a signal to everything that runs in the host.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        for pid in self.namespace.processes()? {
+            // It may have ended meanwhile.
+            let _ = kill(pid, signal);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn kill(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        // A process may fork while the others are being killed.
+        loop {
+            if let Err(error) = self.signal(Signal::SIGKILL) {
+                log::warn!("{error}");
+                break;
+            }
+            self.agent.kill();
+            if self.namespace.processes().is_ok_and(|left| left.is_empty())
+                || Instant::now() > deadline
+            {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// Sets the interfaces up as a host's init script does.
+fn interfaces(number: u8) -> String {
+    let up: String = [Network::Logging, Network::Storage, Network::Management]
+        .map(|network| {
+            format!(
+                "address add {}/24 dev {network}\nlink set {network} up\n",
+                network.host_address(number)
+            )
+        })
+        .concat();
+    format!(
+        "link add br0 type bridge forward_delay 0 mcast_snooping 0\n\
+         tuntap add dev tap0 mode tap\n\
+         link set client master br0 up\n\
+         link set tap0 master br0 up\n\
+         link set br0 up\n\
+         address add {}/24 dev br0\n\
+         {up}",
+        Network::Client.host_address(number)
+    )
+}
