@@ -1,11 +1,12 @@
 //! Commands and files in a host.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::time::Duration;
 
-use testbed::{Error, Exit, Network, Result, Signal, Source, Testbed, wait_until};
+use testbed::{Error, Exit, Network, Result, Signal, Source, TerminalSize, Testbed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -38,6 +39,28 @@ fn commands_run_and_files_are_copied() -> Result<()> {
     assert_eq!(line.source, Source::Stderr);
     shell.signal(Signal::SIGTERM)?;
     assert_eq!(shell.wait(LIMIT)?, Exit::Signal(Signal::SIGTERM as i32));
+
+    let mut printed = Vec::new();
+    let exit = host.agent().interact(
+        &[
+            "sh",
+            "-c",
+            "stty size; read -r word; echo got $word; exit 4",
+        ],
+        &BTreeMap::new(),
+        TerminalSize {
+            rows: 33,
+            columns: 111,
+        },
+        &b"this\n"[..],
+        |_, bytes| printed.extend_from_slice(bytes),
+    )?;
+    let printed = String::from_utf8_lossy(&printed);
+    assert_eq!(exit, Exit::Code(4));
+    assert!(
+        printed.contains("33 111") && printed.contains("got this"),
+        "{printed}"
+    );
 
     let abandoned = host.spawn(&["sleep", "4321"])?;
     let runs = || Ok(host.run(&["pidof", "sleep"])?.exit.success());

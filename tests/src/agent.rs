@@ -1,6 +1,5 @@
 //! The agent: the server inside a host that runs commands for the testbed.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -11,12 +10,15 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use nix::errno::Errno;
+use nix::libc;
+use nix::pty::{Winsize, openpty};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, setsid};
 
-use crate::protocol::{AGENT_PORT, CHUNK, Exit, Frame, Request};
+use crate::protocol::{AGENT_PORT, CHUNK, Exit, Frame, Request, TerminalSize};
 
 /// Serves requests until the host goes down.
 ///
@@ -42,7 +44,7 @@ fn handle(connection: &TcpStream) -> io::Result<()> {
     connection.set_nodelay(true)?;
     match Frame::read_from(connection)? {
         None => Ok(()),
-        Some(Frame::Request(Request::Run { argv, env })) => run(connection, &argv, &env),
+        Some(Frame::Request(request @ Request::Run { .. })) => run(connection, &request),
         Some(Frame::Request(Request::Put { path, mode })) => {
             put(connection, Path::new(&path), mode)
         }
@@ -118,29 +120,25 @@ fn signal(group: &Group, signal: Signal) {
     }
 }
 
-fn run(connection: &TcpStream, argv: &[String], env: &BTreeMap<String, String>) -> io::Result<()> {
-    let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut command = Command::new(program);
-    // SAFETY: between fork and exec the closure makes a single system call and
-    // allocates nothing.
-    unsafe {
-        // This thread waits for the command, so that the two die together only
-        // when the agent dies.
-        command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?));
-    }
-    let mut child = command
-        .args(arguments)
-        .envs(env)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .process_group(0)
-        .spawn()
-        .map_err(at(Path::new(program)))?;
+/// What a command prints to, and the frames that carry it.
+type Printed = (Box<dyn Read + Send>, fn(Vec<u8>) -> Frame);
+
+/// A command with the ends of its pipes, or of its terminal, that are ours.
+struct Started {
+    child: Child,
+    input: Box<dyn Write + Send>,
+    outputs: Vec<Printed>,
+}
+
+fn run(connection: &TcpStream, request: &Request) -> io::Result<()> {
+    let Started {
+        mut child,
+        input,
+        outputs,
+    } = start(request)?;
     let pid = Pid::from_raw(child.id().cast_signed());
     let group: Group = Arc::new(Mutex::new(Some(pid)));
 
-    let (input, output, errors) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let requests = connection.try_clone()?;
     let control = thread::spawn({
         let group = Arc::clone(&group);
@@ -148,24 +146,101 @@ fn run(connection: &TcpStream, argv: &[String], env: &BTreeMap<String, String>) 
     });
     // Frames of the two outputs must not mix.
     let writer = Arc::new(Mutex::new(connection.try_clone()?));
-    let pumps = [
-        output.map(|pipe| pump_thread(pipe, Arc::clone(&writer), Frame::Stdout)),
-        errors.map(|pipe| pump_thread(pipe, Arc::clone(&writer), Frame::Stderr)),
-    ];
+    let pumps: Vec<_> = outputs
+        .into_iter()
+        .map(|(pipe, frame)| pump_thread(pipe, Arc::clone(&writer), frame))
+        .collect();
 
     // What the command left running in its group goes with it. The command
     // itself is still a zombie then, so that the number is not another's.
     waitid(Id::Pid(pid), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)?;
     signal(&group, Signal::SIGKILL);
     let status = reap(&mut child, &group)?;
-    for pump in pumps.into_iter().flatten() {
-        // A pump fails when the testbed is gone, and so will the next line.
+    for pump in pumps {
+        // A pump fails when the testbed is gone, and so will the next line; a
+        // terminal's fails when its last user is gone.
         let _ = pump.join();
     }
     Frame::Exit(exit_of(status)).write_to(connection)?;
     connection.shutdown(std::net::Shutdown::Both)?;
     let _ = control.join();
     Ok(())
+}
+
+fn start(request: &Request) -> io::Result<Started> {
+    let Request::Run {
+        argv,
+        env,
+        terminal,
+    } = request
+    else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut command = Command::new(program);
+    command.args(arguments).envs(env);
+    // SAFETY: between fork and exec the closure makes a single system call and
+    // allocates nothing.
+    unsafe {
+        // This thread waits for the command, so that the two die together only
+        // when the agent dies.
+        command.pre_exec(|| Ok(prctl::set_pdeathsig(Signal::SIGKILL)?));
+    }
+    let started = match terminal {
+        Some(size) => start_in_terminal(command, *size),
+        None => start_in_pipes(command),
+    };
+    started.map_err(at(Path::new(program)))
+}
+
+fn start_in_pipes(mut command: Command) -> io::Result<Started> {
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.process_group(0).spawn()?;
+    let missing = "the pipe was asked for";
+    let input = Box::new(child.stdin.take().expect(missing));
+    let output = Box::new(child.stdout.take().expect(missing));
+    let errors = Box::new(child.stderr.take().expect(missing));
+    let outputs: Vec<Printed> = vec![(output, Frame::Stdout), (errors, Frame::Stderr)];
+    Ok(Started {
+        child,
+        input,
+        outputs,
+    })
+}
+
+fn start_in_terminal(mut command: Command, size: TerminalSize) -> io::Result<Started> {
+    let size = Winsize {
+        ws_row: size.rows,
+        ws_col: size.columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let pty = openpty(&size, None)?;
+    command
+        .stdin(pty.slave.try_clone()?)
+        .stdout(pty.slave.try_clone()?)
+        .stderr(pty.slave);
+    // SAFETY: between fork and exec the closure makes two system calls and
+    // allocates nothing.
+    unsafe {
+        command.pre_exec(|| {
+            setsid()?;
+            // The request takes an integer; descriptor 0 is the terminal.
+            Errno::result(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
+            Ok(())
+        });
+    }
+    let child = command.spawn()?;
+    let master = File::from(pty.master);
+    let input = Box::new(master.try_clone()?);
+    Ok(Started {
+        child,
+        input,
+        outputs: vec![(Box::new(master), Frame::Stdout)],
+    })
 }
 
 fn reap(child: &mut Child, group: &Group) -> io::Result<ExitStatus> {
@@ -205,7 +280,8 @@ fn pump_thread(
 }
 
 /// Takes input and signals for a command; kills it when the connection ends.
-fn follow(connection: &TcpStream, mut input: Option<impl Write>, group: &Group) {
+fn follow(connection: &TcpStream, input: impl Write, group: &Group) {
+    let mut input = Some(input);
     loop {
         match Frame::read_from(connection) {
             Ok(Some(Frame::Input(bytes))) => {

@@ -7,12 +7,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::netns::Namespace;
 use crate::process::HostProcess;
-use crate::protocol::{AGENT_PORT, CHUNK, Exit, Frame, Request};
+use crate::protocol::{AGENT_PORT, CHUNK, Exit, Frame, Request, TerminalSize};
 
 /// How long a connection to an agent may take, and how often a silent
 /// connection looks whether its host is still there.
@@ -120,7 +121,7 @@ impl AgentClient {
         env: &BTreeMap<String, String>,
         sink: impl FnMut(Source, &[u8]),
     ) -> Result<Exit> {
-        let connection = self.start(argv, env)?;
+        let connection = self.start(argv, env, None)?;
         connection
             .send(&Frame::EndOfInput)
             .map_err(|source| self.lost(source))?;
@@ -158,7 +159,7 @@ impl AgentClient {
         env: &BTreeMap<String, String>,
         log: Option<File>,
     ) -> Result<HostProcess> {
-        let connection = self.start(argv, env)?;
+        let connection = self.start(argv, env, None)?;
         Ok(HostProcess::follow(
             self.clone(),
             argv.join(" "),
@@ -167,11 +168,49 @@ impl AgentClient {
         ))
     }
 
-    fn start(&self, argv: &[&str], env: &BTreeMap<String, String>) -> Result<Connection> {
+    /// Runs a command in a terminal of its own to its end. `input` is read on a
+    /// thread that goes on until it ends or the command has ended.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer, or cannot start the command.
+    pub fn interact(
+        &self,
+        argv: &[&str],
+        env: &BTreeMap<String, String>,
+        size: TerminalSize,
+        mut input: impl Read + Send + 'static,
+        sink: impl FnMut(Source, &[u8]),
+    ) -> Result<Exit> {
+        let connection = self.start(argv, env, Some(size))?;
+        thread::spawn({
+            let connection = connection.clone();
+            move || {
+                let mut buffer = vec![0; CHUNK];
+                while let Ok(length @ 1..) = input.read(&mut buffer) {
+                    if connection
+                        .send(&Frame::Input(buffer[..length].to_vec()))
+                        .is_err()
+                    {
+                        break;
+                    }
+                }
+            }
+        });
+        self.receive(&connection, sink)
+    }
+
+    fn start(
+        &self,
+        argv: &[&str],
+        env: &BTreeMap<String, String>,
+        terminal: Option<TerminalSize>,
+    ) -> Result<Connection> {
         let argv = argv.iter().map(|&word| word.to_owned()).collect();
         self.request(Request::Run {
             argv,
             env: env.clone(),
+            terminal,
         })
     }
 

@@ -51,6 +51,6 @@ pub use netns::Namespace;
 pub use network::{Fabric, GUEST, Network, Position};
 pub use nix::sys::signal::Signal;
 pub use process::{HostProcess, Line, LocalProcess};
-pub use protocol::Exit;
+pub use protocol::{Exit, TerminalSize};
 pub use testbed::{KEEP_LOGS_VARIABLE, Testbed};
 pub use wait::wait_until;

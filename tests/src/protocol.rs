@@ -47,6 +47,8 @@ pub enum Request {
         argv: Vec<String>,
         /// Variables added to the agent's environment.
         env: BTreeMap<String, String>,
+        /// The size of the terminal to run in; without it, in pipes.
+        terminal: Option<TerminalSize>,
     },
     /// Write a file; parents are made.
     Put {
@@ -60,6 +62,15 @@ pub enum Request {
         /// Path in the host.
         path: String,
     },
+}
+
+/// The size of a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub columns: u16,
 }
 
 /// How a command ended.
@@ -211,6 +222,10 @@ mod tests {
             Frame::Request(Request::Run {
                 argv: vec!["ftvm".to_owned(), "doctor".to_owned()],
                 env: BTreeMap::from([("RUST_LOG".to_owned(), "info".to_owned())]),
+                terminal: Some(TerminalSize {
+                    rows: 24,
+                    columns: 80,
+                }),
             }),
             Frame::Request(Request::Put {
                 path: "/tmp/x".to_owned(),

@@ -3,6 +3,7 @@
 mod commands;
 mod packages;
 mod steps;
+mod terminal;
 
 use std::process::ExitCode;
 

@@ -9,11 +9,16 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use testbed::{AgentClient, Exit, Host, KeptHosts, Source};
 
+use crate::terminal::RawTerminal;
+
 /// Arguments of `cargo xtask exec`.
 #[derive(Debug, Args)]
 pub(crate) struct Exec {
     /// The host.
     host: String,
+    /// Run the command in a terminal, with this one's keyboard.
+    #[arg(long, short)]
+    terminal: bool,
     /// Copy a file into the host first.
     #[arg(long, value_name = "LOCAL:REMOTE")]
     put: Vec<String>,
@@ -40,7 +45,7 @@ impl Exec {
         let code = if self.command.is_empty() {
             ExitCode::SUCCESS
         } else {
-            stream(host.agent(), &self.command, &env)?
+            run(host.agent(), &self.command, &env, self.terminal)?
         };
         for pair in &self.get {
             let (remote, local) = halves(pair, ':')?;
@@ -60,14 +65,15 @@ pub(crate) fn put_all(host: &Host, pairs: &[String]) -> Result<()> {
 }
 
 /// Runs a command in a host, prints what it prints, and exits as it does.
-pub(crate) fn stream(
+pub(crate) fn run(
     agent: &AgentClient,
     command: &[String],
     env: &BTreeMap<String, String>,
+    in_terminal: bool,
 ) -> Result<ExitCode> {
     let argv: Vec<&str> = command.iter().map(String::as_str).collect();
     let mut failed = None;
-    let exit = agent.stream(&argv, env, |source, bytes| {
+    let print = |source, bytes: &[u8]| {
         let written = match source {
             Source::Stdout => io::stdout()
                 .write_all(bytes)
@@ -75,7 +81,13 @@ pub(crate) fn stream(
             Source::Stderr => io::stderr().write_all(bytes),
         };
         failed = failed.take().or(written.err());
-    })?;
+    };
+    let exit = if in_terminal {
+        let terminal = RawTerminal::enter()?;
+        agent.interact(&argv, env, terminal.size(), io::stdin(), print)?
+    } else {
+        agent.stream(&argv, env, print)?
+    };
     if let Some(error) = failed {
         return Err(error).context("cannot print what the command prints");
     }

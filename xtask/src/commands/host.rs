@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use testbed::{KeptHosts, Network, Testbed};
 
-use super::exec::{put_all, stream};
+use super::exec::{put_all, run};
 use crate::steps::Steps;
 
 /// Arguments of `cargo xtask host`.
@@ -22,8 +22,11 @@ pub(crate) struct Host {
     /// Copy a file into the host first.
     #[arg(long, value_name = "LOCAL:REMOTE")]
     put: Vec<String>,
-    /// The command and its arguments.
-    #[arg(last = true, required_unless_present = "keep")]
+    /// Run the command in a terminal, with this one's keyboard.
+    #[arg(long, short)]
+    terminal: bool,
+    /// The command and its arguments; a shell in a terminal without it.
+    #[arg(last = true)]
     command: Vec<String>,
 }
 
@@ -38,7 +41,16 @@ impl Host {
             Ok(testbed.start_host(&self.name)?)
         })?;
         put_all(&host, &self.put)?;
-        let code = stream(host.agent(), &self.command, &BTreeMap::new())?;
+        let code = if self.command.is_empty() {
+            run(
+                host.agent(),
+                &["sh".to_owned(), "-l".to_owned()],
+                &BTreeMap::new(),
+                true,
+            )?
+        } else {
+            run(host.agent(), &self.command, &BTreeMap::new(), self.terminal)?
+        };
         testbed.succeed();
         Ok(code)
     }
@@ -65,6 +77,6 @@ impl Host {
         if self.command.is_empty() {
             return Ok(ExitCode::SUCCESS);
         }
-        stream(host.agent(), &self.command, &BTreeMap::new())
+        run(host.agent(), &self.command, &BTreeMap::new(), self.terminal)
     }
 }
