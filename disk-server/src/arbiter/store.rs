@@ -7,11 +7,10 @@
 //!   that was answered and rotted later. A two-phase commit is refused as corrupt instead.
 //! - Every decision is *settled* by a second commit, after its answer. A redb file has two commit
 //!   slots and one bit that says which one counts; once both hold the decision, that bit may rot.
-//! - Every open verifies every page; see [`backend::CrashOnly`] for how.
+//! - Every open verifies every page and every record before anything is written.
 //! - A state file appears under its name only when it is complete, and an existing one is never
 //!   initialised. An empty or truncated file is an error, not a fresh start at epoch 0.
 
-mod backend;
 mod opening;
 
 use std::fs::File;
@@ -21,7 +20,6 @@ use redb::{
     Database, ReadableDatabase as _, ReadableTable, ReadableTableMetadata, TableDefinition,
 };
 
-use backend::Freeze;
 pub use opening::{Damage, OpenError};
 
 use super::decision::{Answer, ClaimRequest, Record, decide};
@@ -74,15 +72,8 @@ impl<E: Into<redb::Error>> From<E> for ClaimStoreError {
 #[derive(Debug)]
 pub struct EpochStore {
     database: Database,
-    freeze: Freeze,
     /// Held as long as the store is open.
     _lock: Option<File>,
-}
-
-impl Drop for EpochStore {
-    fn drop(&mut self) {
-        self.freeze.freeze();
-    }
 }
 
 impl EpochStore {

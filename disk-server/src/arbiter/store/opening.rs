@@ -4,14 +4,15 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use redb::backends::InMemoryBackend;
+use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{Database, DatabaseError, StorageBackend as _};
 
-use super::backend::{CrashOnly, Freeze};
 use super::{EPOCHS, EpochStore, FORMAT, FORMAT_KEY, META, STATE_FILE};
 
 /// Locked while a server has the state directory. Its content does not matter.
 const LOCK_FILE: &str = "lock";
+/// Far more than the most virtual machines take.
+const MAX_STATE: u64 = 256 << 20;
 /// redb's default cache of 1 GiB suits larger databases.
 const CACHE_BYTES: usize = 4 << 20;
 
@@ -76,6 +77,9 @@ pub enum Damage {
     /// The file is empty.
     #[error("the file is empty")]
     Empty,
+    /// The file is larger than a state can be, and is not read into memory.
+    #[error("the file has more than {MAX_STATE} bytes")]
+    Oversize,
     /// The file ends within its header.
     #[error("the file ends within its header")]
     Cut,
@@ -122,22 +126,23 @@ impl EpochStore {
             .write(true)
             .open(&path)
             .map_err(|source| access(&path, source))?;
+        let length = file.metadata().map_err(|source| access(&path, source))?;
+        if length.len() > MAX_STATE {
+            return Err(corrupt(&path, Damage::Oversize));
+        }
         let bytes = read_all(&file).map_err(|source| access(&path, source))?;
         rehearse(bytes).map_err(|damage| corrupt(&path, damage))?;
 
-        let opened = CrashOnly::new(file).and_then(|(file, freeze)| {
-            let database = builder().create_with_backend(file)?;
-            Ok(EpochStore {
-                database,
-                freeze,
-                _lock: Some(lock),
-            })
-        });
-        let store = opened.map_err(|error| match error {
+        let opened = FileBackend::new(file).and_then(|file| builder().create_with_backend(file));
+        let database = opened.map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => OpenError::Locked { path: path.clone() },
             DatabaseError::Storage(redb::StorageError::Io(source)) => access(&path, source),
             error => corrupt(&path, Damage::Database(error.into())),
         })?;
+        let store = EpochStore {
+            database,
+            _lock: Some(lock),
+        };
         store.check().map_err(|damage| corrupt(&path, damage))?;
         Ok(store)
     }
@@ -227,7 +232,6 @@ fn rehearse(mut bytes: Vec<u8>) -> Result<(), Damage> {
         .map_err(redb::Error::from)?;
     let store = EpochStore {
         database,
-        freeze: Freeze::default(),
         _lock: None,
     };
     store.check()
@@ -242,7 +246,7 @@ fn builder() -> redb::Builder {
 }
 
 /// Makes a complete state file under another name and then gives it its own. A crash leaves no
-/// half-made state file, and of two servers that start at once one creates and the other finds.
+/// half-made state file.
 fn create(directory: &Path, path: &Path) -> Result<(), OpenError> {
     let failed = |source: io::Error| OpenError::Create {
         path: directory.to_owned(),
@@ -280,15 +284,12 @@ fn create(directory: &Path, path: &Path) -> Result<(), OpenError> {
 }
 
 fn initialise(file: File) -> Result<(), redb::Error> {
-    let (file, freeze) = CrashOnly::new(file)?;
-    let database = builder().create_with_backend(file)?;
-    write_format(&database)?;
-    freeze.freeze();
-    Ok(())
+    let database = builder().create_with_backend(FileBackend::new(file)?)?;
+    write_format(&database)
 }
 
-/// redb rebuilds its free space at every open, and tells its progress. Only before it rolls back
-/// to an older commit does it tell 0.3; see the module's documentation for why it must not.
+/// redb tells the progress of its recovery from a crash. Only before it rolls back to an older
+/// commit does it tell 0.3; see the module's documentation for why it must not.
 fn never_roll_back(repair: &mut redb::RepairSession) {
     if (0.1..0.5).contains(&repair.progress()) {
         repair.abort();

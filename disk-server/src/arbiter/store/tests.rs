@@ -112,6 +112,31 @@ fn a_truncated_file_is_refused_and_left_alone() {
 }
 
 #[test]
+fn an_endless_file_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_, bytes) = history(directory.path());
+    let path = directory.path().join(STATE_FILE);
+    fs::write(&path, bytes).unwrap();
+    File::options()
+        .write(true)
+        .open(&path)
+        .unwrap()
+        .set_len(1 << 40)
+        .unwrap();
+    let error = EpochStore::open(directory.path()).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            OpenError::Corrupt {
+                source: Damage::Oversize,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+}
+
+#[test]
 fn no_flipped_bit_of_the_header_loses_a_decision() {
     let directory = tempfile::tempdir().unwrap();
     let (records, bytes) = history(directory.path());
@@ -234,7 +259,6 @@ fn loss_of_power_at_any_write_loses_no_answered_decision() {
     write_format(&database).unwrap();
     let store = EpochStore {
         database,
-        freeze: Freeze::default(),
         _lock: None,
     };
     // For each epoch, how many moments had passed when it was answered.
