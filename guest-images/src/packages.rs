@@ -11,6 +11,7 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,8 @@ use crate::error::PackageError;
 #[derive(Debug)]
 pub struct PackageStore {
     root: PathBuf,
+    /// Whether the package lists were updated: once is enough.
+    updated: AtomicBool,
 }
 
 /// One unpacked package.
@@ -42,7 +45,10 @@ impl PackageStore {
     /// The store below `root`, which is made when it is first needed.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self {
+            root: root.into(),
+            updated: AtomicBool::new(false),
+        }
     }
 
     /// The package called `name`: the pinned version, or the one that apt
@@ -59,7 +65,9 @@ impl PackageStore {
         match self.fetch(name) {
             // The lists may be missing (a fresh machine) or out of date (the
             // archive dropped the version that they name).
-            Err(PackageError::Unknown { .. } | PackageError::Command { .. }) => {
+            Err(PackageError::Unknown { .. } | PackageError::Command { .. })
+                if !self.updated.swap(true, Ordering::Relaxed) =>
+            {
                 log::info!("updating the package lists");
                 run(Command::new("apt-get").args(["-q", "update"]))?;
                 self.fetch(name)

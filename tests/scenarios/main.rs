@@ -5,6 +5,7 @@
 
 mod commands;
 mod disk_server;
+mod guest_images;
 mod leftovers;
 mod links;
 mod loss_of_a_host;

@@ -32,15 +32,12 @@ struct Record {
 }
 
 impl KeptHosts {
-    /// Finds them, and makes their networks if they are not there.
-    ///
-    /// # Errors
-    ///
-    /// When the networks cannot be made.
-    pub fn find() -> Result<Self> {
+    /// Those of this checkout, if there are any.
+    #[must_use]
+    pub fn find() -> Self {
         let layout = Layout::find();
-        let fabric = Arc::new(Fabric::join(&id(layout.root()))?);
-        Ok(Self { layout, fabric })
+        let fabric = Arc::new(Fabric::lasting(&id(layout.root())));
+        Self { layout, fabric }
     }
 
     /// Their networks.
@@ -49,7 +46,8 @@ impl KeptHosts {
         &self.fabric
     }
 
-    /// Starts a host and waits until it is up.
+    /// Starts a host and waits until it is up. The networks are made if they are
+    /// not there.
     ///
     /// # Errors
     ///
@@ -62,6 +60,7 @@ impl KeptHosts {
             });
         }
         let image = HostImage::build(&self.layout)?;
+        self.fabric.ensure()?;
         // Links of a host that was killed from outside.
         let _ = self.fabric.unplug(name);
         let number = (1..)

@@ -146,13 +146,23 @@ impl Fabric {
         Ok(fabric)
     }
 
-    /// The networks called `id`, made if they are not there; they stay.
-    pub(crate) fn join(id: &str) -> Result<Self> {
-        let fabric = Self::at(id, false);
-        if !fabric.namespace.exists() {
-            fabric.make()?;
+    /// The networks called `id`, which stay when the value is dropped. They
+    /// need not be there yet: see [`Fabric::ensure`].
+    pub(crate) fn lasting(id: &str) -> Self {
+        Self::at(id, false)
+    }
+
+    /// Makes the networks if they are not there.
+    pub(crate) fn ensure(&self) -> Result<()> {
+        if self.namespace.exists() {
+            return Ok(());
         }
-        Ok(fabric)
+        self.make().inspect_err(|_| {
+            // Half of them would be taken for all of them the next time.
+            if let Err(error) = self.remove() {
+                log::warn!("namespaces stay behind: {error}");
+            }
+        })
     }
 
     fn at(id: &str, owned: bool) -> Self {

@@ -27,6 +27,9 @@ impl Steps {
                     .expect("a valid template"),
             );
         spinner.enable_steady_tick(Duration::from_millis(200));
+        if spinner.is_hidden() {
+            eprintln!("… {name}");
+        }
         let start = Instant::now();
         let result = work();
         spinner.finish_and_clear();

@@ -35,7 +35,7 @@ pub(crate) struct Exec {
 
 impl Exec {
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        let host = KeptHosts::find()?.host(&self.host)?;
+        let host = KeptHosts::find().host(&self.host)?;
         put_all(&host, &self.put)?;
         let mut env = BTreeMap::new();
         for pair in &self.env {
