@@ -1,1 +1,21 @@
-//! ftvm's virtual machine monitor.
+//! ftvm's virtual machine monitor: runs a uniprocessor guest on KVM, records every input that it
+//! could not reproduce by itself, and replays such a record bit for bit.
+//!
+//! - [`cpu`]: the processor as the engine sees it; [`kvm`] implements it.
+//! - [`devices`]: the devices, as functions of their state, an exit and logged inputs.
+//! - [`boot`]: puts a kernel into guest memory.
+//! - [`engine`]: runs the guest from exit to exit; [`sources`] feed it, live or from a log.
+
+pub mod assembly;
+pub mod boot;
+pub mod cli;
+pub mod config;
+pub mod cpu;
+pub mod devices;
+pub mod engine;
+pub mod events;
+pub mod gates;
+pub mod io;
+pub mod kvm;
+pub mod roles;
+pub mod sources;

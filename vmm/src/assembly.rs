@@ -1,0 +1,150 @@
+//! Puts a guest together: machine, memory, images, devices.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use logging_channel::Identity;
+use vm_memory::GuestMemoryMmap;
+
+use crate::boot::{BootError, BootImages};
+use crate::config::{ConfigError, VmConfig};
+use crate::devices::Devices;
+use crate::engine::{Engine, Role};
+use crate::io::{ConsoleSink, Outlet, Tap, TapError, Terminal, TerminalError};
+use crate::kvm::{KvmCpu, Machine, MachineError};
+use crate::sources::{Lanes, TSC_KHZ, Verification};
+
+/// How the guest's network and console are connected on this host.
+#[derive(Debug, Clone, Default)]
+pub struct HostConfig {
+    /// TAP interface.
+    pub tap: Option<String>,
+    /// Attach this process's terminal to the console.
+    pub terminal: bool,
+    /// Append console output to this file.
+    pub console_log: Option<PathBuf>,
+}
+
+/// Why a guest could not be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum AssemblyError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The images are wrong.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// The host cannot run it.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The network cannot be connected.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// The console cannot be connected.
+    #[error(transparent)]
+    Console(#[from] TerminalError),
+}
+
+/// A guest that has not run yet, and this host's connections to it.
+pub struct Guest {
+    cpu: KvmCpu,
+    devices: Devices,
+    /// Its memory.
+    pub memory: GuestMemoryMmap,
+    /// What it is, for a peer to compare.
+    pub identity: Identity,
+    /// Ethernet address of its card.
+    pub mac: [u8; 6],
+    /// The host's connections.
+    pub host: HostSide,
+}
+
+/// This host's connections to a guest.
+pub struct HostSide {
+    /// The lanes for its inputs.
+    pub lanes: Lanes,
+    /// The way out for its outputs.
+    pub outlet: Outlet,
+    /// Whether inputs are handed over.
+    pub live: Arc<AtomicBool>,
+    _terminal: Option<Terminal>,
+}
+
+impl Guest {
+    /// Puts together the guest of `config`, connected as `host` says. It gets inputs from this
+    /// host's interfaces as soon as [`HostSide::live`] is set.
+    ///
+    /// # Errors
+    /// [`AssemblyError`].
+    pub fn assemble(
+        config: &VmConfig,
+        host: &HostConfig,
+        verification: Verification,
+    ) -> Result<Self, AssemblyError> {
+        config.validate()?;
+        let images = BootImages::open(
+            &config.kernel,
+            config.initrd.as_deref(),
+            &config.command_line(),
+        )?;
+        let mut machine = Machine::new(config.memory_bytes())?;
+        let entry = images.load(machine.memory())?;
+        machine.enter_at(&entry)?;
+        log::info!(
+            "{}: {} MiB, {} time stamp counter reads of the kernel rewritten",
+            config.name,
+            config.memory_mib,
+            images.tsc_sites().addresses.len()
+        );
+        let memory = machine.memory().clone();
+        let identity = Identity {
+            vm: config.name.clone(),
+            image: config.image_digest(images.digest()),
+            cpu: machine.cpu_model().digest(),
+            memory_bytes: config.memory_bytes(),
+            tsc_khz: TSC_KHZ,
+        };
+        let devices = Devices::new(&memory, config.mac.0);
+        let mut cpu = machine.into_cpu();
+        if verification == Verification::EveryExit {
+            cpu.sync_control_registers();
+        }
+        Ok(Self {
+            cpu,
+            devices,
+            memory,
+            identity,
+            mac: config.mac.0,
+            host: HostSide::connect(host)?,
+        })
+    }
+
+    /// The engine that runs it in `role`.
+    #[must_use]
+    pub fn into_engine(self, role: Role) -> Engine<KvmCpu> {
+        Engine::new(self.cpu, self.devices, role)
+    }
+}
+
+impl HostSide {
+    fn connect(host: &HostConfig) -> Result<Self, AssemblyError> {
+        let lanes = Lanes::default();
+        let live = Arc::new(AtomicBool::new(false));
+        let tap = host.tap.as_deref().map(Tap::open).transpose()?;
+        if let Some(tap) = &tap {
+            tap.receive_into(lanes.frames.clone(), live.clone());
+        }
+        let console = ConsoleSink::open(host.terminal, host.console_log.as_deref())?;
+        let terminal = host
+            .terminal
+            .then(|| Terminal::attach(&lanes, live.clone()))
+            .transpose()?;
+        Ok(Self {
+            lanes,
+            outlet: Outlet::new(tap, console),
+            live,
+            _terminal: terminal,
+        })
+    }
+}

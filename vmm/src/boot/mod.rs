@@ -1,0 +1,231 @@
+//! Puts a Linux kernel, its initramfs and its parameters into guest memory.
+//!
+//! The kernel is an uncompressed ELF (`vmlinux`), entered at its 64-bit entry point
+//! (Linux, `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol"): no decompressor, no KASLR,
+//! no real mode. Before it is loaded, its time stamp counter reads are rewritten so that they
+//! exit ([`tsc_rewrite`]).
+
+mod layout;
+pub mod tsc_rewrite;
+
+use std::fs;
+use std::io::{self, Cursor};
+use std::path::{Path, PathBuf};
+
+use linux_loader::configurator::linux::LinuxBootConfigurator;
+use linux_loader::configurator::{BootConfigurator, BootParams};
+use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
+use linux_loader::loader::{Cmdline, Elf, KernelLoader, load_cmdline};
+use sha2::{Digest, Sha256};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+
+use self::tsc_rewrite::{RewriteError, TscSites};
+
+/// Processor state at the kernel's entry point.
+#[derive(Debug, Clone, Copy)]
+pub struct EntryState {
+    /// Entry point.
+    pub rip: u64,
+    /// Guest-physical address of the boot parameters ("zero page"), passed in RSI.
+    pub boot_params: u64,
+    /// Initial stack pointer.
+    pub stack: u64,
+    /// Guest-physical address of the GDT.
+    pub gdt_address: u64,
+    /// Limit of the GDT.
+    pub gdt_limit: u16,
+    /// Selector of the 64-bit code segment.
+    pub code_selector: u16,
+    /// Selector of the data segment.
+    pub data_selector: u16,
+    /// CR0.
+    pub cr0: u64,
+    /// CR3: identity map of the first 4 GiB.
+    pub cr3: u64,
+    /// CR4.
+    pub cr4: u64,
+    /// EFER.
+    pub efer: u64,
+}
+
+/// What is booted.
+#[derive(Debug, Clone)]
+pub struct BootImages {
+    kernel: Vec<u8>,
+    initrd: Option<Vec<u8>>,
+    command_line: String,
+    sites: TscSites,
+    digest: [u8; 32],
+}
+
+/// Why a guest cannot be booted.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// A file cannot be read.
+    #[error("cannot read the {what} {}", path.display())]
+    Read {
+        /// "kernel" or "initramfs".
+        what: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel is a bzImage.
+    #[error(
+        "{} is a compressed kernel (bzImage); ftvm boots the uncompressed ELF inside it: \
+         `cargo xtask kernel extract` or Linux's scripts/extract-vmlinux makes one", .0.display()
+    )]
+    Compressed(PathBuf),
+    /// The kernel is not a usable ELF.
+    #[error("{} is not a complete x86-64 ELF kernel (vmlinux): {reason}", path.display())]
+    NotAKernel {
+        /// The kernel's path.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The kernel's TSC reads could not be rewritten.
+    #[error("cannot make the kernel's time stamp counter reads exit")]
+    Rewrite(#[from] RewriteError),
+    /// Kernel and initramfs do not fit.
+    #[error(
+        "the guest's {memory_mib} MiB of memory cannot hold the kernel and an initramfs of \
+         {initrd_bytes} bytes: give the guest more memory"
+    )]
+    TooLarge {
+        /// Memory of the guest.
+        memory_mib: u64,
+        /// Size of the initramfs.
+        initrd_bytes: usize,
+    },
+    /// The command line is too long or has forbidden characters.
+    #[error("the kernel command line is not usable: {0}")]
+    CommandLine(String),
+    /// Loading failed.
+    #[error("loading the guest failed: {0}")]
+    Load(String),
+}
+
+impl BootImages {
+    /// Reads the images and finds the kernel's TSC reads.
+    ///
+    /// # Errors
+    /// [`BootError`] names the file that is missing, cut or of the wrong kind.
+    pub fn open(
+        kernel_path: &Path,
+        initrd_path: Option<&Path>,
+        command_line: &str,
+    ) -> Result<Self, BootError> {
+        let read = |what, path: &Path| {
+            fs::read(path).map_err(|source| BootError::Read {
+                what,
+                path: path.to_owned(),
+                source,
+            })
+        };
+        let mut kernel = read("kernel", kernel_path)?;
+        if kernel.get(0x202..0x206) == Some(b"HdrS") {
+            return Err(BootError::Compressed(kernel_path.to_owned()));
+        }
+        let sites = tsc_rewrite::rewrite(&mut kernel).map_err(|e| match e {
+            RewriteError::NotElf(reason) => BootError::NotAKernel {
+                path: kernel_path.to_owned(),
+                reason,
+            },
+            other => BootError::Rewrite(other),
+        })?;
+        let initrd = initrd_path
+            .map(|path| read("initramfs", path))
+            .transpose()?;
+        let mut hash = Sha256::new();
+        for part in [
+            &kernel[..],
+            initrd.as_deref().unwrap_or(&[]),
+            command_line.as_bytes(),
+        ] {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        Ok(Self {
+            kernel,
+            initrd,
+            command_line: command_line.to_owned(),
+            sites,
+            digest: hash.finalize().into(),
+        })
+    }
+
+    /// Digest of kernel (as rewritten), initramfs and command line.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        self.digest
+    }
+
+    /// The TSC reads that were rewritten.
+    #[must_use]
+    pub fn tsc_sites(&self) -> &TscSites {
+        &self.sites
+    }
+
+    /// Writes everything to guest memory.
+    ///
+    /// # Errors
+    /// [`BootError`] when it does not fit or is damaged.
+    pub fn load(&self, memory: &GuestMemoryMmap) -> Result<EntryState, BootError> {
+        let load_failed = |e: &dyn std::error::Error| BootError::Load(e.to_string());
+        let memory_bytes = memory.last_addr().0 + 1;
+        let kernel = Elf::load(
+            memory,
+            None,
+            &mut Cursor::new(&self.kernel),
+            Some(GuestAddress(layout::HIGH_MEMORY)),
+        )
+        .map_err(|e| load_failed(&e))?;
+
+        let initrd = self.initrd.as_deref().unwrap_or(&[]);
+        let too_large = || BootError::TooLarge {
+            memory_mib: memory_bytes >> 20,
+            initrd_bytes: initrd.len(),
+        };
+        let initrd_address =
+            layout::initrd_address(memory_bytes, kernel.kernel_end, initrd.len() as u64)
+                .ok_or_else(too_large)?;
+        memory
+            .write_slice(initrd, GuestAddress(initrd_address))
+            .map_err(|e| load_failed(&e))?;
+
+        let cmdline = Cmdline::try_from(&self.command_line, layout::COMMAND_LINE_BYTES)
+            .map_err(|e| BootError::CommandLine(e.to_string()))?;
+        load_cmdline(memory, GuestAddress(layout::COMMAND_LINE), &cmdline)
+            .map_err(|e| load_failed(&e))?;
+
+        let mut params = boot_params::default();
+        params.hdr.type_of_loader = 0xff;
+        params.hdr.boot_flag = 0xaa55;
+        params.hdr.header = u32::from_le_bytes(*b"HdrS");
+        params.hdr.kernel_alignment = 0x0100_0000;
+        params.hdr.cmd_line_ptr = layout::COMMAND_LINE as u32;
+        params.hdr.cmdline_size = layout::COMMAND_LINE_BYTES as u32;
+        if !initrd.is_empty() {
+            params.hdr.ramdisk_image = initrd_address as u32;
+            params.hdr.ramdisk_size = initrd.len() as u32;
+        }
+        for (n, (address, size)) in layout::usable_ram(memory_bytes).into_iter().enumerate() {
+            params.e820_table[n] = boot_e820_entry {
+                addr: address,
+                size,
+                r#type: 1,
+            };
+            params.e820_entries += 1;
+        }
+        LinuxBootConfigurator::write_bootparams(
+            &BootParams::new(&params, GuestAddress(layout::ZERO_PAGE)),
+            memory,
+        )
+        .map_err(|e| load_failed(&e))?;
+        layout::write_tables(memory).map_err(|e| load_failed(&e))?;
+        Ok(layout::entry_state(kernel.kernel_load.0))
+    }
+}

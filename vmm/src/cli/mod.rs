@@ -1,0 +1,316 @@
+//! The `ftvm` command line.
+
+mod outcome;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use disk_server::arbiter::ServerAddress;
+use logging_channel::Settings;
+
+use crate::assembly::{Guest, HostConfig};
+use crate::config::{Mac, VmConfig};
+use crate::engine::Ended;
+use crate::events::{Event, Events};
+use crate::io::Terminal;
+use crate::roles::{self, ArbiterConfig, BackupOptions, PrimaryOptions};
+use crate::sources::Verification;
+
+/// A fault-tolerant virtual machine hypervisor.
+#[derive(Parser)]
+#[command(name = "ftvm", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a guest without replication.
+    Run(GuestArgs),
+    /// Run a guest and record it to a file.
+    Record(RecordArgs),
+    /// Replay a recorded guest and report the first difference.
+    Replay(ReplayArgs),
+    /// Run a guest as the primary of a replicated pair; waits for its backup.
+    Primary(PrimaryArgs),
+    /// Be the backup of a replicated pair; goes live when the primary is lost.
+    Backup(BackupArgs),
+}
+
+#[derive(Args)]
+struct RecordArgs {
+    #[command(flatten)]
+    guest: GuestArgs,
+    /// File for the log.
+    #[arg(long, value_name = "FILE")]
+    log: PathBuf,
+    /// Also log all registers at every exit and all of guest memory at the end, so that the
+    /// replay compares them and names the first difference. The log becomes much larger.
+    #[arg(long)]
+    verify: bool,
+}
+
+#[derive(Args)]
+struct ReplayArgs {
+    #[command(flatten)]
+    guest: GuestArgs,
+    /// File with the log.
+    #[arg(value_name = "FILE")]
+    log: PathBuf,
+}
+
+/// What both hosts of a pair need.
+#[derive(Args)]
+struct PairArgs {
+    /// The disk server, which decides who may go on alone.
+    #[arg(long, value_name = "HOST:PORT")]
+    disk_server: ServerAddress,
+    /// Write progress as one JSON object a line to a file, or to standard output for "-".
+    #[arg(long, value_name = "FILE")]
+    events: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct PrimaryArgs {
+    #[command(flatten)]
+    guest: GuestArgs,
+    #[command(flatten)]
+    pair: PairArgs,
+    /// Address of the logging channel, where the backup connects (TCP, and UDP for heartbeats).
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: SocketAddr,
+    /// Silence after which a host takes the other for lost, in milliseconds. Both use the
+    /// primary's value.
+    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(10..=600_000))]
+    heartbeat_timeout: u64,
+    /// How far the backup may lag before the guest is slowed, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    max_lag: u64,
+    /// Start even if the disk server says that another host runs this guest. Only when that host
+    /// is certainly gone.
+    #[arg(long)]
+    force: bool,
+    /// Break the Output Rule, to show what it is for.
+    #[arg(long, hide = true)]
+    break_output_rule: bool,
+}
+
+#[derive(Args)]
+struct BackupArgs {
+    #[command(flatten)]
+    guest: GuestArgs,
+    #[command(flatten)]
+    pair: PairArgs,
+    /// Address of the primary's logging channel.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    connect: SocketAddr,
+    /// How long to try to reach the primary, in seconds.
+    #[arg(long, value_name = "S", default_value_t = 60)]
+    connect_timeout: u64,
+}
+
+/// The guest and its connections on this host.
+#[derive(Args)]
+struct GuestArgs {
+    /// Configuration file of the virtual machine (TOML); options override it.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Name of the virtual machine.
+    #[arg(long)]
+    name: Option<String>,
+    /// Memory in MiB.
+    #[arg(long, value_name = "MIB")]
+    memory: Option<u64>,
+    /// Uncompressed kernel (vmlinux).
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Initramfs.
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// Words added to the kernel's command line.
+    #[arg(long, value_name = "WORDS")]
+    append: Option<String>,
+    /// Ethernet address of the guest.
+    #[arg(long)]
+    mac: Option<Mac>,
+    /// TAP interface that joins the guest to the client network.
+    #[arg(long, value_name = "INTERFACE")]
+    tap: Option<String>,
+    /// Attach this terminal to the guest's console (Ctrl-A x ends it).
+    #[arg(long)]
+    console: bool,
+    /// Append the guest's console output to a file.
+    #[arg(long, value_name = "FILE")]
+    console_log: Option<PathBuf>,
+}
+
+impl GuestArgs {
+    fn vm(&self) -> anyhow::Result<VmConfig> {
+        let mut vm = match (&self.config, &self.kernel) {
+            (Some(path), _) => VmConfig::read(path)?,
+            (None, Some(kernel)) => VmConfig::for_kernel(kernel.clone()),
+            (None, None) => anyhow::bail!("name the guest: --config FILE, or --kernel FILE"),
+        };
+        if let Some(name) = &self.name {
+            vm.name.clone_from(name);
+        }
+        if let Some(kernel) = &self.kernel {
+            vm.kernel.clone_from(kernel);
+        }
+        if let Some(memory) = self.memory {
+            vm.memory_mib = memory;
+        }
+        if self.initrd.is_some() {
+            vm.initrd.clone_from(&self.initrd);
+        }
+        if let Some(append) = &self.append {
+            vm.append = format!("{} {append}", vm.append).trim().to_owned();
+        }
+        if let Some(mac) = self.mac {
+            vm.mac = mac;
+        }
+        Ok(vm)
+    }
+
+    fn host(&self) -> HostConfig {
+        HostConfig {
+            tap: self.tap.clone(),
+            terminal: self.console,
+            console_log: self.console_log.clone(),
+        }
+    }
+
+    fn assemble(&self, verification: Verification) -> anyhow::Result<Guest> {
+        Ok(Guest::assemble(&self.vm()?, &self.host(), verification)?)
+    }
+}
+
+/// Runs the command line.
+#[must_use]
+pub fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let result = run(&Cli::parse());
+    Terminal::restore();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ftvm: {error:#}");
+            ExitCode::from(outcome::exit_code(&error))
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    match &cli.command {
+        Command::Run(args) => {
+            let guest = args.assemble(Verification::default())?;
+            outcome::stop_on_signals(&guest.host.lanes)?;
+            report(roles::run_alone(guest)?);
+        }
+        Command::Record(args) => record(args)?,
+        Command::Replay(args) => replay(args)?,
+        Command::Primary(args) => primary(args)?,
+        Command::Backup(args) => backup(args)?,
+    }
+    Ok(())
+}
+
+fn report(ended: Ended) {
+    log::info!(
+        "the guest ended: {:?}, after {} exits",
+        ended.reason,
+        ended.exits
+    );
+}
+
+fn record(args: &RecordArgs) -> anyhow::Result<()> {
+    let verification = if args.verify {
+        Verification::EveryExit
+    } else {
+        Verification::default()
+    };
+    let guest = args.guest.assemble(verification)?;
+    outcome::stop_on_signals(&guest.host.lanes)?;
+    report(roles::run_recording(guest, &args.log, verification)?);
+    let bytes = std::fs::metadata(&args.log).map_or(0, |m| m.len());
+    log::info!("recorded to {}: {bytes} bytes", args.log.display());
+    Ok(())
+}
+
+fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
+    let guest = args.guest.assemble(Verification::EveryExit)?;
+    let replayed = roles::run_replay(guest, &args.log)?;
+    report(replayed.ended);
+    println!(
+        "no difference: {} exits, {} log entries; compared {} register digests, {} register sets, \
+         {} pages of memory",
+        replayed.ended.exits,
+        replayed.entries,
+        replayed.digests,
+        replayed.registers,
+        replayed.pages
+    );
+    Ok(())
+}
+
+fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
+    let events = Events::open(args.pair.events.as_deref())?;
+    let options = PrimaryOptions {
+        listen: args.listen,
+        arbiter: ArbiterConfig {
+            server: args.pair.disk_server.clone(),
+            force: args.force,
+        },
+        channel: Settings {
+            heartbeat_timeout: Duration::from_millis(args.heartbeat_timeout),
+            max_lag: Duration::from_millis(args.max_lag),
+            ..Settings::default()
+        },
+        break_output_rule: args.break_output_rule,
+    };
+    let ended = roles::run_primary(
+        &args.guest.vm()?,
+        &args.guest.host(),
+        &options,
+        &events,
+        outcome::halt_process(),
+        |guest| outcome::stop_on_signals_or_warn(&guest.host.lanes),
+    );
+    finish(&events, ended)
+}
+
+fn backup(args: &BackupArgs) -> anyhow::Result<()> {
+    let events = Events::open(args.pair.events.as_deref())?;
+    let options = BackupOptions {
+        connect: args.connect,
+        connect_timeout: Duration::from_secs(args.connect_timeout),
+        arbiter: ArbiterConfig {
+            server: args.pair.disk_server.clone(),
+            force: false,
+        },
+        channel: Settings::default(),
+    };
+    let ended = roles::run_backup(
+        &args.guest.vm()?,
+        &args.guest.host(),
+        &options,
+        &events,
+        outcome::halt_process(),
+        outcome::stop_on_signals_or_warn,
+    );
+    finish(&events, ended)
+}
+
+fn finish(events: &Events, ended: Result<Ended, roles::RoleError>) -> anyhow::Result<()> {
+    let (reason, exits) = match &ended {
+        Ok(ended) => (format!("{:?}", ended.reason), ended.exits),
+        Err(e) => (format!("Failed: {e}"), 0),
+    };
+    events.emit(&Event::Ended { reason, exits });
+    report(ended?);
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! How the process ends.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::engine::EngineError;
+use crate::io::Terminal;
+use crate::roles::{Halt, RoleError};
+use crate::sources::{Control, Lanes};
+
+/// This host lost the test-and-set: the guest runs elsewhere.
+const LOST: u8 = 3;
+/// The replay differs from the log.
+const DIVERGED: u8 = 4;
+
+/// The exit status for an error: 3 when the right to run was lost, 4 for a divergence, else 1.
+pub(super) fn exit_code(error: &anyhow::Error) -> u8 {
+    let engine = error.chain().find_map(|cause| {
+        cause
+            .downcast_ref::<EngineError>()
+            .or_else(|| match cause.downcast_ref::<RoleError>() {
+                Some(RoleError::Engine(e)) => Some(e),
+                _ => None,
+            })
+    });
+    match engine {
+        Some(EngineError::Halted(_)) => LOST,
+        Some(EngineError::Diverged(_)) => DIVERGED,
+        _ => 1,
+    }
+}
+
+/// Ends the process at once when this host has lost the right to run the guest: the guest's
+/// thread may be anywhere, and nothing of it may leave any more.
+pub(super) fn halt_process() -> Halt {
+    Box::new(|reason| {
+        Terminal::restore();
+        eprintln!("ftvm: halted: this host lost the right to run the guest: {reason}");
+        std::process::exit(i32::from(LOST));
+    })
+}
+
+/// SIGINT and SIGTERM end the guest at its next exit, in order; a second one ends the process.
+pub(super) fn stop_on_signals(lanes: &Lanes) -> std::io::Result<()> {
+    let again = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: the first signal arms the second.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, again.clone())?;
+        signal_hook::flag::register(signal, again.clone())?;
+    }
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let lanes = lanes.clone();
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for _ in signals.forever() {
+                lanes.control.push(Control::Stop);
+            }
+        })?;
+    Ok(())
+}
+
+/// [`stop_on_signals`]; where that fails, signals end the process as usual.
+pub(super) fn stop_on_signals_or_warn(lanes: &Lanes) {
+    if let Err(e) = stop_on_signals(lanes) {
+        log::warn!("signals end this process without ending the guest in order: {e}");
+    }
+}

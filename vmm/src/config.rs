@@ -1,0 +1,236 @@
+//! What a virtual machine is made of: one TOML file, the same on both hosts.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+/// Command line that every guest gets. The reasons, in order: the console is the 16550; no local
+/// APIC and no ACPI tables exist; the kernel is where the rewritten image was linked; the delay
+/// loop cannot be calibrated, because that needs timer interrupts in a loop without exits; I/O
+/// delays would be an exit each; the 8042 pulse is the way to reset.
+const BASE_COMMAND_LINE: &str = "console=ttyS0 nolapic acpi=off nokaslr lpj=4000000 \
+                                 io_delay=none no_timer_check reboot=k";
+
+/// Smallest and largest memory of a guest, in MiB.
+const MEMORY_MIB: std::ops::RangeInclusive<u64> = 32..=3072;
+
+/// A virtual machine.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmConfig {
+    /// Name: unique among the machines of one disk server.
+    pub name: String,
+    /// Memory in MiB.
+    #[serde(default = "default_memory")]
+    pub memory_mib: u64,
+    /// Uncompressed kernel (vmlinux).
+    pub kernel: PathBuf,
+    /// Initramfs.
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line, added to what every guest gets.
+    #[serde(default)]
+    pub append: String,
+    /// Ethernet address, six bytes in hexadecimal with colons.
+    #[serde(default)]
+    pub mac: Mac,
+}
+
+fn default_memory() -> u64 {
+    128
+}
+
+/// An Ethernet address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Mac(pub [u8; 6]);
+
+impl Default for Mac {
+    /// Locally administered.
+    fn default() -> Self {
+        Self([0x52, 0x54, 0x00, 0xf7, 0x00, 0x01])
+    }
+}
+
+impl std::str::FromStr for Mac {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bytes: Option<Vec<u8>> = text
+            .split(':')
+            .map(|part| {
+                (part.len() == 2)
+                    .then(|| u8::from_str_radix(part, 16).ok())
+                    .flatten()
+            })
+            .collect();
+        match bytes.and_then(|b| <[u8; 6]>::try_from(b).ok()) {
+            Some(mac) if mac[0] & 1 == 0 => Ok(Self(mac)),
+            Some(_) => Err(format!("\"{text}\" is a multicast address, not a card's")),
+            None => Err(format!(
+                "\"{text}\" is no Ethernet address like 52:54:00:f7:00:01"
+            )),
+        }
+    }
+}
+
+impl TryFrom<String> for Mac {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}", path.display())]
+    Read {
+        /// Its path.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// It is not what it should be.
+    #[error("{}: {reason}", path.display())]
+    Parse {
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong, and where.
+        reason: String,
+    },
+    /// A value is out of its range.
+    #[error("{0}")]
+    Value(String),
+}
+
+impl VmConfig {
+    /// A machine with this kernel and defaults for all else.
+    #[must_use]
+    pub fn for_kernel(kernel: PathBuf) -> Self {
+        Self {
+            name: "guest".into(),
+            memory_mib: default_memory(),
+            kernel,
+            initrd: None,
+            append: String::new(),
+            mac: Mac::default(),
+        }
+    }
+
+    /// Reads a TOML file. Relative paths in it are relative to it.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut config: Self = toml::from_str(&text).map_err(|e| ConfigError::Parse {
+            path: path.to_owned(),
+            reason: e.to_string(),
+        })?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        config.kernel = folder.join(&config.kernel);
+        config.initrd = config.initrd.map(|initrd| folder.join(initrd));
+        Ok(config)
+    }
+
+    /// Checks ranges.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`].
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let name_is_plain = (1..=64).contains(&self.name.len())
+            && self
+                .name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        if !name_is_plain {
+            return Err(ConfigError::Value(format!(
+                "the name \"{}\" is not 1 to 64 letters, digits, '-', '_' or '.'",
+                self.name
+            )));
+        }
+        if !MEMORY_MIB.contains(&self.memory_mib) {
+            return Err(ConfigError::Value(format!(
+                "{} MiB of memory: a guest can have {} to {} MiB",
+                self.memory_mib,
+                MEMORY_MIB.start(),
+                MEMORY_MIB.end()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Memory in bytes.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory_mib << 20
+    }
+
+    /// The whole kernel command line.
+    #[must_use]
+    pub fn command_line(&self) -> String {
+        format!("{BASE_COMMAND_LINE} {}", self.append)
+            .trim_end()
+            .to_owned()
+    }
+
+    /// Digest of what the guest is made of beside its memory size: images (`boot_digest`) and
+    /// device configuration.
+    #[must_use]
+    pub fn image_digest(&self, boot_digest: [u8; 32]) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        hash.update(boot_digest);
+        hash.update(self.mac.0);
+        hash.finalize().into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(text: &str) -> Result<VmConfig, String> {
+        toml::from_str::<VmConfig>(text)
+            .map_err(|e| e.to_string())
+            .and_then(|c| c.validate().map(|()| c).map_err(|e| e.to_string()))
+    }
+
+    #[test]
+    fn small_file_is_enough() {
+        let vm = config("name = \"redis\"\nkernel = \"vmlinux\"").unwrap();
+        assert_eq!((vm.memory_bytes(), vm.mac), (128 << 20, Mac::default()));
+    }
+
+    #[test]
+    fn wrong_values_are_named() {
+        for (text, reason) in [
+            ("name = \"a b\"\nkernel = \"k\"", "a b"),
+            ("name = \"a\"\nkernel = \"k\"\nmemory_mib = 1", "1 MiB"),
+            (
+                "name = \"a\"\nkernel = \"k\"\nmac = \"01:00:00:00:00:00\"",
+                "multicast",
+            ),
+            (
+                "name = \"a\"\nkernel = \"k\"\nmac = \"52:54:00\"",
+                "52:54:00",
+            ),
+            (
+                "name = \"a\"\nkernel = \"k\"\nmemroy_mib = 64",
+                "memroy_mib",
+            ),
+            ("kernel = \"k\"", "name"),
+        ] {
+            let error = config(text).unwrap_err();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+}

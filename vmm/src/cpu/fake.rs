@@ -1,0 +1,1 @@
+//! A scripted processor, for tests of the engine without a hypervisor.

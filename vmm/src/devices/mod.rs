@@ -1,0 +1,290 @@
+//! The virtual machine's devices: functions of their state, an exit, and logged inputs.
+//!
+//! No device has a clock, a thread, a file descriptor or a random number generator. Where an
+//! access depends on time, [`Devices::clock_need`] says so beforehand and the engine brings the
+//! value from its source, live or logged. What leaves the machine is collected and fetched with
+//! [`Devices::take_outputs`]. Given equal histories, two instances are equal.
+
+pub mod cmos;
+pub mod console;
+pub mod msr;
+pub mod pci;
+pub mod pic;
+pub mod pit;
+pub mod pm_timer;
+pub mod virtio;
+
+use logging_channel::entry::OutputChannel;
+use vm_memory::GuestMemoryMmap;
+
+use self::cmos::Cmos;
+use self::console::Console;
+use self::pci::{ConfigAddress, ConfigSpace};
+use self::pic::Pic;
+use self::pit::Pit;
+use self::virtio::net::Net;
+use self::virtio::transport::VirtioPci;
+use crate::boot::tsc_rewrite::TSC_PORT;
+
+const TIMER_LINE: u8 = 0;
+const NET_SLOT: u8 = 1;
+const NET_BAR: u16 = 0xc000;
+/// A line of the master 8259: its service takes fewer port accesses than the slave's.
+const NET_LINE: u8 = 5;
+const KEYBOARD_COMMAND: u16 = 0x64;
+/// No keyboard controller is there, so its status reads as ones, which is how Linux notices, but
+/// for bit 1, "input buffer full": Linux waits for that to clear before it asks for a reset.
+const KEYBOARD_STATUS: u8 = 0xfd;
+const KEYBOARD_RESET: u8 = 0xfe;
+const RESET_CONTROL: u16 = 0xcf9;
+const RESET_NOW: u8 = 0x04;
+
+/// Which clock an access depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClockNeed {
+    /// The time stamp counter.
+    Tsc,
+    /// Guest monotonic time in nanoseconds since reset.
+    Monotonic,
+    /// Wall clock in nanoseconds since the Unix epoch.
+    Wall,
+}
+
+/// An asynchronous input.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// Guest monotonic time has reached this value.
+    Tick(u64),
+    /// A frame from the client network.
+    Frame(Vec<u8>),
+    /// Bytes typed at the console.
+    Typed(Vec<u8>),
+}
+
+/// Something that leaves the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Where to.
+    pub channel: OutputChannel,
+    /// The frame or the bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Which inputs the machine can take now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Appetite {
+    /// Guest time of the next timer interrupt.
+    pub timer_deadline: Option<u64>,
+    /// The network card has room for a frame.
+    pub frame: bool,
+    /// The console has room for typed bytes.
+    pub typed: bool,
+}
+
+/// All devices of the machine.
+pub struct Devices {
+    pic: Pic,
+    pit: Pit,
+    cmos: Cmos,
+    console: Console,
+    pci_address: ConfigAddress,
+    host_bridge: ConfigSpace,
+    net: VirtioPci<Net>,
+    reset_requested: bool,
+    outputs: Vec<Output>,
+}
+
+impl Devices {
+    /// The devices as they are after reset.
+    #[must_use]
+    pub fn new(memory: &GuestMemoryMmap, mac: [u8; 6]) -> Self {
+        Self {
+            pic: Pic::new(1 << NET_LINE),
+            pit: Pit::default(),
+            cmos: Cmos::default(),
+            console: Console::default(),
+            pci_address: ConfigAddress::default(),
+            host_bridge: pci::host_bridge(),
+            net: VirtioPci::new(Net::new(mac), memory.clone(), NET_BAR, NET_LINE),
+            reset_requested: false,
+            outputs: Vec::new(),
+        }
+    }
+
+    /// Which clock an access to `port` depends on.
+    #[must_use]
+    pub fn clock_need(&self, port: u16, write: bool) -> Option<ClockNeed> {
+        match port {
+            TSC_PORT if !write => Some(ClockNeed::Tsc),
+            pm_timer::PORT if !write => Some(ClockNeed::Monotonic),
+            0x71 if !write && self.cmos.needs_time() => Some(ClockNeed::Wall),
+            _ if Pit::owns(port) => Some(ClockNeed::Monotonic),
+            _ => None,
+        }
+    }
+
+    /// One read of a port; `clock` is the value of [`Devices::clock_need`].
+    pub fn read_port(&mut self, port: u16, data: &mut [u8], clock: u64) {
+        data.fill(0xff);
+        match port {
+            0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => data[0] = self.pic.read(port),
+            _ if Pit::owns(port) => data[0] = self.pit.read(port, clock),
+            0x71 => data[0] = self.cmos.read(clock),
+            KEYBOARD_COMMAND => data[0] = KEYBOARD_STATUS,
+            console::PORT..0x400 => data[0] = self.console.read((port - console::PORT) as u8),
+            pm_timer::PORT => {
+                let value = pm_timer::read(clock).to_le_bytes();
+                let len = data.len().min(4);
+                data[..len].copy_from_slice(&value[..len]);
+            }
+            pci::ADDRESS_PORT if data.len() == 4 => {
+                data.copy_from_slice(&self.pci_address.read().to_le_bytes());
+            }
+            pci::DATA_PORT..0xd00 => self.read_pci(port, data),
+            _ => {
+                if let Some(offset) = self.net_offset(port) {
+                    self.net.read_bar(offset, data);
+                }
+            }
+        }
+        self.update_lines();
+    }
+
+    /// One write to a port; `clock` is the value of [`Devices::clock_need`].
+    pub fn write_port(&mut self, port: u16, data: &[u8], clock: u64) {
+        let value = data[0];
+        match port {
+            0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => self.pic.write(port, value),
+            _ if Pit::owns(port) => self.pit.write(port, value, clock),
+            0x70 => self.cmos.select(value),
+            KEYBOARD_COMMAND => self.reset_requested |= value == KEYBOARD_RESET,
+            RESET_CONTROL if data.len() == 1 => self.reset_requested |= value & RESET_NOW != 0,
+            console::PORT..0x400 => {
+                self.console.write((port - console::PORT) as u8, value);
+                self.collect_console(false);
+            }
+            pci::ADDRESS_PORT => {
+                if let Ok(word) = data.try_into() {
+                    self.pci_address.write(u32::from_le_bytes(word));
+                }
+            }
+            pci::DATA_PORT..0xd00 => self.write_pci(port, data),
+            _ => {
+                if let Some(offset) = self.net_offset(port) {
+                    self.net.write_bar(offset, data);
+                    self.collect_frames();
+                }
+            }
+        }
+        self.update_lines();
+    }
+
+    fn net_offset(&self, port: u16) -> Option<u16> {
+        let bar = self.net.bar()?;
+        port.checked_sub(bar.base)
+            .filter(|offset| *offset < bar.size)
+    }
+
+    fn read_pci(&mut self, port: u16, data: &mut [u8]) {
+        match self.pci_address.target(port - pci::DATA_PORT) {
+            Some((0, offset)) => self.host_bridge.read(offset, data),
+            Some((NET_SLOT, offset)) => self.net.read_config_space(offset, data),
+            _ => {} // all ones: nothing there
+        }
+    }
+
+    fn write_pci(&mut self, port: u16, data: &[u8]) {
+        match self.pci_address.target(port - pci::DATA_PORT) {
+            Some((0, offset)) => self.host_bridge.write(offset, data),
+            Some((NET_SLOT, offset)) => {
+                self.net.write_config_space(offset, data);
+                self.collect_frames();
+            }
+            _ => {}
+        }
+    }
+
+    /// Gives the machine an asynchronous input.
+    pub fn apply(&mut self, input: Input) {
+        match input {
+            Input::Tick(now) => self.pit.advance(now),
+            Input::Frame(frame) => {
+                self.net
+                    .with_device(|net, queues, memory| net.receive(frame, queues, memory));
+            }
+            Input::Typed(bytes) => self.console.typed(&bytes),
+        }
+        self.update_lines();
+    }
+
+    /// Which inputs the machine can take now.
+    #[must_use]
+    pub fn appetite(&self) -> Appetite {
+        Appetite {
+            timer_deadline: self.pit.next_deadline(),
+            frame: !self.net.is_running() || self.net.device.has_room(),
+            typed: self.console.has_room(),
+        }
+    }
+
+    /// The guest halted: what waited for more output is handed on.
+    pub fn halted(&mut self) {
+        self.collect_console(true);
+    }
+
+    /// Whether an interrupt waits for the processor.
+    #[must_use]
+    pub fn interrupt_pending(&self) -> bool {
+        self.pic.interrupt_pending()
+    }
+
+    /// The interrupt acknowledge cycle: the vector to inject.
+    pub fn acknowledge_interrupt(&mut self) -> u8 {
+        let (vector, line) = self.pic.acknowledge();
+        if line == TIMER_LINE {
+            self.update_lines(); // the next tick, if more than one is due
+        }
+        vector
+    }
+
+    /// Whether the guest asked for a reset.
+    #[must_use]
+    pub fn reset_requested(&self) -> bool {
+        self.reset_requested
+    }
+
+    /// Takes what leaves the machine, in order.
+    pub fn take_outputs(&mut self) -> Vec<Output> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    fn collect_console(&mut self, idle: bool) {
+        if let Some(bytes) = self.console.take_output(idle) {
+            self.outputs.push(Output {
+                channel: OutputChannel::Console,
+                bytes,
+            });
+        }
+    }
+
+    fn collect_frames(&mut self) {
+        for bytes in self.net.device.take_transmitted() {
+            self.outputs.push(Output {
+                channel: OutputChannel::Net,
+                bytes,
+            });
+        }
+    }
+
+    fn update_lines(&mut self) {
+        // A tick that is requested but not yet served takes no other one on top: the 8259 has one
+        // bit a line.
+        if !self.pic.is_requested(TIMER_LINE) && self.pit.take_due() {
+            self.pic.pulse(TIMER_LINE);
+        }
+        if self.console.take_interrupt() {
+            self.pic.pulse(console::LINE);
+        }
+        self.pic.set_line(NET_LINE, self.net.interrupt());
+    }
+}

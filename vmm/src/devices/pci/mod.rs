@@ -1,0 +1,47 @@
+//! PCI bus 0, reached through configuration mechanism #1 (PCI Local Bus 3.0, section 3.2.2.3.2).
+//!
+//! Functions are placed at boot: their I/O BAR, interrupt line and pin are filled in here, as
+//! firmware would, because a guest without ACPI cannot route interrupts itself.
+
+mod config_space;
+
+pub use config_space::{Bar, ConfigSpace};
+
+/// Ports of configuration mechanism #1.
+pub const ADDRESS_PORT: u16 = 0xcf8;
+/// Data port; all four bytes are ports of their own.
+pub const DATA_PORT: u16 = 0xcfc;
+
+/// The configuration address register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConfigAddress(u32);
+
+impl ConfigAddress {
+    /// Writes the register (whole, 32 bits).
+    pub fn write(&mut self, value: u32) {
+        self.0 = value & 0x80ff_fffc;
+    }
+
+    /// Reads it back.
+    #[must_use]
+    pub fn read(self) -> u32 {
+        self.0
+    }
+
+    /// The device number on bus 0 and the register offset that a data access at `DATA_PORT + n`
+    /// means; `None` when disabled or for another bus or function.
+    #[must_use]
+    pub fn target(self, n: u16) -> Option<(u8, u8)> {
+        let enabled = self.0 >> 31 != 0;
+        let bus_and_function = self.0 & 0x00ff_0700;
+        (enabled && bus_and_function == 0)
+            .then(|| ((self.0 >> 11 & 0x1f) as u8, (self.0 & 0xfc) as u8 + n as u8))
+    }
+}
+
+/// The host bridge at 00:00.0: there so that a guest recognises the mechanism.
+#[must_use]
+pub fn host_bridge() -> ConfigSpace {
+    // Intel 440FX, class 06 (bridge), subclass 00 (host).
+    ConfigSpace::new(0x8086, 0x1237, [0x06, 0x00, 0x00], 0x02, (0, 0))
+}

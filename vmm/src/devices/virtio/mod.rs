@@ -1,0 +1,45 @@
+//! virtio devices (OASIS virtio 1.2) on PCI.
+
+pub mod net;
+pub mod transport;
+
+use vm_memory::GuestMemoryMmap;
+
+/// What a device tells its transport after it worked on its queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Notify {
+    /// Nothing.
+    No,
+    /// A used buffer that the driver wants to hear of.
+    UsedBuffer,
+    /// The driver broke the rules; the device needs a reset (section 2.1.2).
+    NeedsReset,
+}
+
+/// A device behind the [`transport::VirtioPci`]. It has no thread, file or clock: what it does is
+/// a function of its state, guest memory and the event it is given.
+pub trait VirtioDevice {
+    /// Device type (section 5).
+    const DEVICE_TYPE: u16;
+    /// PCI class: base class, subclass, interface.
+    const CLASS: [u8; 3];
+    /// Number of queues.
+    const QUEUES: usize;
+    /// Size of the device configuration structure in bytes.
+    const CONFIG_BYTES: usize;
+
+    /// Device features offered, beside the transport's own.
+    fn features(&self) -> u64;
+    /// Reads the device configuration structure.
+    fn read_config(&self, offset: usize, data: &mut [u8]);
+    /// The driver notified queue `index`.
+    fn queue_notified(
+        &mut self,
+        index: usize,
+        queues: &mut [virtio_queue::Queue],
+        memory: &GuestMemoryMmap,
+    ) -> Notify;
+    /// The driver reset the device.
+    fn reset(&mut self);
+}

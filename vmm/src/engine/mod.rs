@@ -1,0 +1,291 @@
+//! The engine: runs the guest from exit to exit, for every role.
+//!
+//! What differs between a primary, a backup, a recording, a replay and a lone machine is where
+//! inputs come from ([`EventSource`]) and where outputs go ([`OutputGate`]); both are put in at
+//! construction. Nothing here asks which role it has. When a role changes, its source hands over
+//! the next pair ([`Interruption::Handover`]), and the engine goes on with that.
+//!
+//! Interrupts are not logged as inputs: which interrupt is delivered where follows by rule from
+//! the inputs, the devices' state, and the processor's readiness, and is the same in every run:
+//!
+//! 1. At a deterministic exit, inputs that the source has for it are applied to the devices.
+//! 2. If the interrupt controller then asks for service and the guest can take an interrupt, it is
+//!    injected right there.
+//! 3. Otherwise the interrupt window is asked for, and the interrupt goes in where it opens: the
+//!    first instruction boundary with interrupts enabled. The place is logged as a landmark, so
+//!    that a replay can tell that it came out at the same one.
+
+mod moment;
+pub mod source;
+
+use logging_channel::entry::{ExecutionPoint, Landmark, Lsn, OutputMarker, ShutdownReason};
+
+pub use self::moment::Moment;
+pub use self::source::{Difference, Divergence, EventSource, Interruption, Step};
+use crate::cpu::{CpuError, Exit, GuestCpu, PortAccess};
+use crate::devices::{ClockNeed, Devices, Output, msr};
+
+/// Where outputs go.
+pub trait OutputGate {
+    /// Takes an output whose log entry is `lsn`.
+    fn submit(&mut self, output: Output, lsn: Lsn);
+}
+
+/// A source and a gate that belong together.
+pub struct Role {
+    /// Where inputs come from.
+    pub source: Box<dyn EventSource>,
+    /// Where outputs go.
+    pub gate: Box<dyn OutputGate>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Why.
+    pub reason: ShutdownReason,
+    /// Deterministic exits that the guest made.
+    pub exits: u64,
+}
+
+/// Why a run failed.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The processor could not go on.
+    #[error("the guest's processor cannot go on at exit {exits}")]
+    Cpu {
+        /// Deterministic exits so far.
+        exits: u64,
+        /// What happened.
+        #[source]
+        source: CpuError,
+    },
+    /// The replay differs from the log.
+    #[error("the replay diverged from the log: {0}")]
+    Diverged(Box<Divergence>),
+    /// The source failed.
+    #[error("{0}")]
+    Source(String),
+    /// This host must not go on: the role was lost.
+    #[error("halted: {0}")]
+    Halted(String),
+}
+
+/// Runs one guest.
+pub struct Engine<C> {
+    cpu: C,
+    devices: Devices,
+    role: Role,
+    exits: u64,
+}
+
+impl<C: GuestCpu> Engine<C> {
+    /// An engine for a guest that has not run yet.
+    pub fn new(cpu: C, devices: Devices, role: Role) -> Self {
+        Self {
+            cpu,
+            devices,
+            role,
+            exits: 0,
+        }
+    }
+
+    /// Runs the guest to its end.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub fn run(&mut self) -> Result<Ended, EngineError> {
+        match self.run_until_interrupted() {
+            Ok(reason) => Ok(Ended {
+                reason,
+                exits: self.exits,
+            }),
+            Err(Interruption::Diverged(d)) => Err(EngineError::Diverged(d)),
+            Err(Interruption::Failed(reason)) => Err(EngineError::Source(reason)),
+            Err(Interruption::Halt(reason)) => Err(EngineError::Halted(reason)),
+            Err(Interruption::Cpu(source)) => Err(EngineError::Cpu {
+                exits: self.exits,
+                source,
+            }),
+            Err(Interruption::Stop | Interruption::Handover(_)) => {
+                unreachable!("both are dealt with where they arise")
+            }
+        }
+    }
+
+    fn run_until_interrupted(&mut self) -> Step<ShutdownReason> {
+        loop {
+            self.prepare_entry()?;
+            let exit = self.cpu.run()?;
+            let ended = match exit {
+                Exit::Kicked => self.ask(|source, _| source.kicked())?,
+                Exit::InterruptWindow => {
+                    self.deliver_at_window()?;
+                    None
+                }
+                deterministic => match self.handle(deterministic) {
+                    Err(Interruption::Stop) => Some(ShutdownReason::Stopped),
+                    other => other?,
+                },
+            };
+            if let Some(reason) = ended {
+                self.ask(|source, at| source.ended(at, reason))?;
+                return Ok(reason);
+            }
+        }
+    }
+
+    /// One deterministic exit. Returns why the guest ended, if it did.
+    fn handle(&mut self, exit: Exit) -> Step<Option<ShutdownReason>> {
+        self.exits += 1;
+        self.ask(|source, at| source.at_exit(at))?;
+        match exit {
+            Exit::Io(access) => self.port_access(access)?,
+            Exit::Mmio { write, .. } => {
+                // Nothing is there: reads are all ones, as on a PC's bus.
+                if !write {
+                    self.cpu.io_data().fill(0xff);
+                }
+            }
+            Exit::Msr { index, write } => self.msr_access(index, write)?,
+            Exit::Halt { .. } => self.devices.halted(),
+            Exit::TripleFault => return Ok(Some(ShutdownReason::TripleFault)),
+            Exit::Kicked | Exit::InterruptWindow => unreachable!("not deterministic exits"),
+        }
+        self.emit_outputs()?;
+        if self.devices.reset_requested() {
+            return Ok(Some(ShutdownReason::Reset));
+        }
+        while let Some(input) = self.poll()? {
+            self.devices.apply(input);
+        }
+        if let Exit::Halt { interruptible } = exit {
+            if !interruptible {
+                return Ok(Some(ShutdownReason::PowerOff));
+            }
+            while !self.devices.interrupt_pending() {
+                let appetite = self.devices.appetite();
+                let input = self.ask(|source, at| source.wait(at, &appetite))?;
+                self.devices.apply(input);
+            }
+        }
+        Ok(None)
+    }
+
+    fn poll(&mut self) -> Step<Option<crate::devices::Input>> {
+        let appetite = self.devices.appetite();
+        self.ask(|source, at| source.poll(at, &appetite))
+    }
+
+    fn clock(&mut self, need: Option<ClockNeed>) -> Step<u64> {
+        match need {
+            None => Ok(0),
+            Some(need) => self.ask(|source, at| source.clock(at, need)),
+        }
+    }
+
+    fn port_access(&mut self, access: PortAccess) -> Step<()> {
+        let PortAccess {
+            port,
+            write,
+            size,
+            count,
+        } = access;
+        let need = self.devices.clock_need(port, write);
+        if need == Some(ClockNeed::Tsc) {
+            let value = self.clock(need)?;
+            self.cpu.finish_tsc(value);
+            return Ok(());
+        }
+        // String instructions bring several accesses in one exit.
+        for n in 0..count as usize {
+            let clock = self.clock(need)?;
+            let range = n * usize::from(size)..(n + 1) * usize::from(size);
+            let Some(data) = self.cpu.io_data().get_mut(range) else {
+                break;
+            };
+            if write {
+                self.devices.write_port(port, data, clock);
+            } else {
+                self.devices.read_port(port, data, clock);
+            }
+        }
+        Ok(())
+    }
+
+    fn msr_access(&mut self, index: u32, write: Option<u64>) -> Step<()> {
+        let answer = match write {
+            None if index == msr::TSC => Some(self.clock(Some(ClockNeed::Tsc))?),
+            None => msr::read(index),
+            Some(_) => msr::write_allowed(index).then_some(0),
+        };
+        if answer.is_none() {
+            log::debug!("MSR {index:#x} refused (write: {write:x?})");
+        }
+        self.cpu.finish_msr(answer);
+        Ok(())
+    }
+
+    fn emit_outputs(&mut self) -> Step<()> {
+        for output in self.devices.take_outputs() {
+            let marker = OutputMarker {
+                channel: output.channel,
+                len: output.bytes.len() as u32,
+                crc: crc32fast::hash(&output.bytes),
+            };
+            let lsn = self.ask(|source, at| source.output(at, marker))?;
+            self.role.gate.submit(output, lsn);
+        }
+        Ok(())
+    }
+
+    /// Injects what can be injected, and asks for the window where it cannot.
+    fn prepare_entry(&mut self) -> Step<()> {
+        if self.devices.interrupt_pending() && self.cpu.ready_for_interrupt() {
+            let vector = self.devices.acknowledge_interrupt();
+            self.cpu.inject(vector)?;
+        }
+        self.cpu
+            .request_interrupt_window(self.devices.interrupt_pending());
+        Ok(())
+    }
+
+    fn deliver_at_window(&mut self) -> Step<()> {
+        let landmark = Landmark {
+            rip: self.cpu.rip()?,
+        };
+        if !self.devices.interrupt_pending() {
+            return Ok(()); // withdrawn while the window was closed
+        }
+        let vector = self.devices.acknowledge_interrupt();
+        let point = ExecutionPoint {
+            exits: self.exits,
+            landmark: Some(landmark),
+        };
+        self.ask_at(point, |source, at| source.delivered(at, vector))?;
+        self.cpu.inject(vector)?;
+        Ok(())
+    }
+
+    fn ask<T>(
+        &mut self,
+        question: impl FnMut(&mut dyn EventSource, &mut Moment<'_>) -> Step<T>,
+    ) -> Step<T> {
+        self.ask_at(ExecutionPoint::at_exit(self.exits), question)
+    }
+
+    /// Puts a question to the source; when that hands over to another role, puts it to that one.
+    fn ask_at<T>(
+        &mut self,
+        point: ExecutionPoint,
+        mut question: impl FnMut(&mut dyn EventSource, &mut Moment<'_>) -> Step<T>,
+    ) -> Step<T> {
+        loop {
+            let mut moment = Moment::new(point, &mut self.cpu);
+            match question(&mut *self.role.source, &mut moment) {
+                Err(Interruption::Handover(next)) => self.role = *next,
+                answer => return answer,
+            }
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Where the guest is, and its registers there.
+
+use logging_channel::entry::ExecutionPoint;
+
+use super::Step;
+use crate::cpu::{GuestCpu, Registers};
+
+/// The guest at an execution point. Registers are fetched only when asked for.
+pub struct Moment<'a> {
+    /// The execution point.
+    pub point: ExecutionPoint,
+    cpu: &'a mut dyn GuestCpu,
+    digest: Option<u32>,
+}
+
+impl<'a> Moment<'a> {
+    pub(super) fn new(point: ExecutionPoint, cpu: &'a mut dyn GuestCpu) -> Self {
+        Self {
+            point,
+            cpu,
+            digest: None,
+        }
+    }
+
+    /// Digest of the general registers.
+    ///
+    /// # Errors
+    /// [`super::Interruption::Cpu`].
+    pub fn digest(&mut self) -> Step<u32> {
+        if let Some(digest) = self.digest {
+            return Ok(digest);
+        }
+        let digest = self.cpu.register_digest()?;
+        self.digest = Some(digest);
+        Ok(digest)
+    }
+
+    /// All general registers.
+    ///
+    /// # Errors
+    /// [`super::Interruption::Cpu`].
+    pub fn registers(&mut self) -> Step<Registers> {
+        Ok(self.cpu.registers()?)
+    }
+}

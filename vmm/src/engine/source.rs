@@ -1,0 +1,191 @@
+//! Where a guest's inputs come from.
+
+use std::fmt;
+
+use logging_channel::entry::{ExecutionPoint, Lsn, OutputMarker, Payload, ShutdownReason};
+
+use super::{Moment, Role};
+use crate::cpu::CpuError;
+use crate::devices::{Appetite, ClockNeed, Input};
+
+/// Answers to the engine's questions, live or from the log.
+///
+/// Each question comes with the [`Moment`] it is asked at. A live source decides and, where it
+/// records, logs its answer; a replaying source gives the logged answer, and says so when the log
+/// has another one for this moment.
+pub trait EventSource {
+    /// A deterministic exit happened.
+    ///
+    /// # Errors
+    /// [`Interruption`], as for every question.
+    fn at_exit(&mut self, at: &mut Moment<'_>) -> Step<()>;
+
+    /// The value of a clock.
+    ///
+    /// # Errors
+    /// [`Interruption`].
+    fn clock(&mut self, at: &mut Moment<'_>, need: ClockNeed) -> Step<u64>;
+
+    /// The next input that belongs to this exit, or none. Does not wait for the outside world.
+    ///
+    /// # Errors
+    /// [`Interruption`].
+    fn poll(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Option<Input>>;
+
+    /// The guest is halted: waits for the next input.
+    ///
+    /// # Errors
+    /// [`Interruption`].
+    fn wait(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Input>;
+
+    /// The interrupt `vector` is being delivered at an interrupt window.
+    ///
+    /// # Errors
+    /// [`Interruption`].
+    fn delivered(&mut self, at: &mut Moment<'_>, vector: u8) -> Step<()>;
+
+    /// The guest made an output. Returns its log entry's LSN.
+    ///
+    /// # Errors
+    /// [`Interruption`].
+    fn output(&mut self, at: &mut Moment<'_>, marker: OutputMarker) -> Step<Lsn>;
+
+    /// The host interrupted the guest. A reason ends the run right here.
+    ///
+    /// # Errors
+    /// [`Interruption`].
+    fn kicked(&mut self) -> Step<Option<ShutdownReason>> {
+        Ok(None)
+    }
+
+    /// The guest ended.
+    ///
+    /// # Errors
+    /// [`Interruption`].
+    fn ended(&mut self, at: &mut Moment<'_>, reason: ShutdownReason) -> Step<()>;
+}
+
+/// An answer, or why there is none.
+pub type Step<T> = Result<T, Interruption>;
+
+/// Why a source does not answer.
+pub enum Interruption {
+    /// Another role takes over from here; the same question goes to it.
+    Handover(Box<Role>),
+    /// The run ends at this exit, in order.
+    Stop,
+    /// This host must not go on.
+    Halt(String),
+    /// The guest is not where the log says it should be.
+    Diverged(Box<Divergence>),
+    /// The log or its channel failed.
+    Failed(String),
+    /// The processor failed.
+    Cpu(CpuError),
+}
+
+impl From<CpuError> for Interruption {
+    fn from(error: CpuError) -> Self {
+        Self::Cpu(error)
+    }
+}
+
+/// The first difference between a replay and its log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Divergence {
+    /// Where the replay is.
+    pub point: ExecutionPoint,
+    /// The log entry that it was compared with.
+    pub lsn: Lsn,
+    /// What differs.
+    pub difference: Difference,
+}
+
+/// What differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Difference {
+    /// A register.
+    Register {
+        /// Its name.
+        name: &'static str,
+        /// Its value in the log.
+        logged: u64,
+        /// Its value in the replay.
+        replayed: u64,
+    },
+    /// The digest of the registers; the values themselves were not logged.
+    RegisterDigest {
+        /// In the log.
+        logged: u32,
+        /// In the replay.
+        replayed: u32,
+    },
+    /// The log has something else here.
+    Event {
+        /// What the log has, and where.
+        logged: String,
+        /// What the replay came to.
+        replayed: String,
+    },
+    /// Pages of guest memory at the end.
+    Memory {
+        /// Guest-physical address of the first page that differs.
+        first: u64,
+        /// How many differ.
+        pages: u64,
+    },
+}
+
+impl fmt::Display for Divergence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at {} (log entry {}): ", self.point, self.lsn)?;
+        match &self.difference {
+            Difference::Register {
+                name,
+                logged,
+                replayed,
+            } => {
+                write!(
+                    f,
+                    "register {name} was {logged:#x}, the replay has {replayed:#x}"
+                )
+            }
+            Difference::RegisterDigest { logged, replayed } => write!(
+                f,
+                "the registers' digest was {logged:#010x}, the replay has {replayed:#010x}; a \
+                 recording made with --verify names the register"
+            ),
+            Difference::Event { logged, replayed } => {
+                write!(f, "the log has {logged}, the replay came to {replayed}")
+            }
+            Difference::Memory { first, pages } => write!(
+                f,
+                "{pages} pages of guest memory differ, the first at guest-physical {first:#x}"
+            ),
+        }
+    }
+}
+
+/// What a log entry is, in words, for messages.
+#[must_use]
+pub fn describe(payload: &Payload) -> String {
+    match payload {
+        Payload::Tsc(v) => format!("a time stamp counter value ({v})"),
+        Payload::Clock(v) => format!("a clock value ({v} ns)"),
+        Payload::WallClock(v) => format!("a wall clock value ({v} ns)"),
+        Payload::Tick(v) => format!("a timer tick ({v} ns)"),
+        Payload::NetRx(frame) => format!("a received frame ({} bytes)", frame.len()),
+        Payload::ConsoleInput(bytes) => format!("console input ({} bytes)", bytes.len()),
+        Payload::Interrupt(vector) => format!("interrupt {vector:#x} at a window"),
+        Payload::Output(m) => {
+            format!(
+                "an output ({:?}, {} bytes, CRC {:08x})",
+                m.channel, m.len, m.crc
+            )
+        }
+        Payload::Progress => "a progress mark".into(),
+        Payload::Registers(_) => "a register snapshot".into(),
+        Payload::MemoryHashes { .. } => "memory hashes".into(),
+        Payload::Shutdown(reason) => format!("the guest's end ({reason:?})"),
+    }
+}

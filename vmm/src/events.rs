@@ -1,0 +1,146 @@
+//! Progress for programs: one JSON object a line (`--events FILE`, `-` for standard output).
+//!
+//! Every object has `event`, and `unix_ms`, this host's wall clock in milliseconds. People read
+//! the log on standard error instead.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+/// Something that happened.
+#[derive(Debug, Clone, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// The guest begins to run, or goes on, in this role.
+    Role {
+        /// "alone", "primary", "backup", "recording" or "replay".
+        role: &'static str,
+        /// Epoch of the virtual machine, 0 where no disk server is involved.
+        epoch: u64,
+    },
+    /// The other host was lost.
+    PeerLost {
+        /// Why it is believed so.
+        reason: String,
+    },
+    /// The right to run alone is being asked for, and has to wait.
+    Waiting {
+        /// For what.
+        reason: String,
+    },
+    /// This host won the right to run alone; a backup goes live with this.
+    Live {
+        /// The new epoch.
+        epoch: u64,
+        /// Time from the loss to this moment, in milliseconds.
+        after_loss_ms: u64,
+        /// Frames sent again because the lost primary may not have sent them.
+        resent_frames: usize,
+    },
+    /// This host lost the right to run.
+    Lost {
+        /// To whom.
+        reason: String,
+    },
+    /// Figures, several times a second.
+    Stats(Stats),
+    /// The run ended.
+    Ended {
+        /// In order: "PowerOff", "Reset", "TripleFault", "Stopped"; otherwise "Failed".
+        reason: String,
+        /// Deterministic exits of the guest.
+        exits: u64,
+    },
+}
+
+/// Figures of a replicated run.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub struct Stats {
+    /// Seconds since the guest began to run on this host.
+    pub guest_seconds: f64,
+    /// Log entries sent or received.
+    pub log_entries: u64,
+    /// Bytes on the logging channel.
+    pub log_bytes: u64,
+    /// How far the backup's execution is behind, in milliseconds: now, median, 99th percentile.
+    pub lag_ms: f64,
+    /// Median.
+    pub lag_ms_p50: f64,
+    /// 99th percentile.
+    pub lag_ms_p99: f64,
+    /// Time the guest was held up because the log's buffer was full, in milliseconds.
+    pub stalled_ms: f64,
+    /// Time the guest was held up because the backup lagged too far, in milliseconds.
+    pub throttled_ms: f64,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    unix_ms: u64,
+    #[serde(flatten)]
+    event: &'a Event,
+}
+
+/// Where events go. A handle.
+#[derive(Clone, Default)]
+pub struct Events(Option<Arc<Mutex<Box<dyn Write + Send>>>>);
+
+/// The events file cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write events to {}", path.display())]
+pub struct EventsError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+impl Events {
+    /// Events to a file, to standard output for `-`, or to nobody.
+    ///
+    /// # Errors
+    /// [`EventsError`].
+    pub fn open(path: Option<&Path>) -> Result<Self, EventsError> {
+        let Some(path) = path else {
+            return Ok(Self(None));
+        };
+        let writer: Box<dyn Write + Send> = if path == Path::new("-") {
+            Box::new(io::stdout())
+        } else {
+            let file = File::create(path).map_err(|source| EventsError {
+                path: path.to_owned(),
+                source,
+            })?;
+            Box::new(file)
+        };
+        Ok(Self(Some(Arc::new(Mutex::new(writer)))))
+    }
+
+    /// Whether anybody listens.
+    #[must_use]
+    pub fn wanted(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Reports an event.
+    pub fn emit(&self, event: &Event) {
+        let Some(writer) = &self.0 else { return };
+        let since_epoch = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let line = Line {
+            unix_ms: since_epoch.as_millis() as u64,
+            event,
+        };
+        let mut text = serde_json::to_string(&line).expect("events are plain data");
+        text.push('\n');
+        let mut writer = writer.lock().expect("no holder panics");
+        // A listener that went away is no reason to stop the guest.
+        let _ = writer
+            .write_all(text.as_bytes())
+            .and_then(|()| writer.flush());
+    }
+}

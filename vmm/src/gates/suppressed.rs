@@ -1,0 +1,114 @@
+//! The gate of a replay: nothing leaves.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+use logging_channel::entry::{Lsn, OutputChannel};
+
+use crate::devices::Output;
+use crate::engine::OutputGate;
+
+/// Frames kept at most. The primary reports what it released several times a second; beyond this
+/// many the oldest are forgotten, and the guest's own retransmission makes up for them.
+const KEPT: usize = 256;
+
+/// Frames that the primary may not have sent before it died.
+///
+/// A frame whose log entry was acknowledged has happened for the guest, but whether it left the
+/// primary is not known. A backup that goes live sends such frames again: networks duplicate
+/// frames anyway, and a client that waits for a reply gets it without waiting for the guest's
+/// retransmission timer. Console bytes are not repeated.
+#[derive(Debug, Clone, Default)]
+pub struct Unreleased(Arc<Mutex<VecDeque<(Lsn, Output)>>>);
+
+impl Unreleased {
+    fn keep(&self, lsn: Lsn, frame: Output) {
+        let mut frames = self.0.lock().expect("no holder panics");
+        if frames.len() == KEPT {
+            frames.pop_front();
+        }
+        frames.push_back((lsn, frame));
+    }
+
+    /// Forgets frames up to `released`.
+    pub fn forget(&self, released: Lsn) {
+        let mut frames = self.0.lock().expect("no holder panics");
+        while frames.front().is_some_and(|(lsn, _)| *lsn <= released) {
+            frames.pop_front();
+        }
+    }
+
+    /// Takes the frames after `released`, oldest first.
+    #[must_use]
+    pub fn take(&self, released: Lsn) -> Vec<Output> {
+        self.forget(released);
+        let mut frames = self.0.lock().expect("no holder panics");
+        frames.drain(..).map(|(_, frame)| frame).collect()
+    }
+}
+
+/// Lets nothing out.
+#[derive(Default)]
+pub struct Suppressed {
+    unreleased: Option<Unreleased>,
+}
+
+impl Suppressed {
+    /// A gate that keeps frames in `unreleased`.
+    #[must_use]
+    pub fn keeping(unreleased: Unreleased) -> Self {
+        Self {
+            unreleased: Some(unreleased),
+        }
+    }
+}
+
+impl OutputGate for Suppressed {
+    fn submit(&mut self, output: Output, lsn: Lsn) {
+        if output.channel == OutputChannel::Net
+            && let Some(unreleased) = &self.unreleased
+        {
+            unreleased.keep(lsn, output);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(byte: u8) -> Output {
+        Output {
+            channel: OutputChannel::Net,
+            bytes: vec![byte],
+        }
+    }
+
+    #[test]
+    fn keeps_frames_that_were_not_released() {
+        let unreleased = Unreleased::default();
+        let mut gate = Suppressed::keeping(unreleased.clone());
+        for n in 1..=5 {
+            gate.submit(frame(n), Lsn(u64::from(n) * 10));
+        }
+        gate.submit(
+            Output {
+                channel: OutputChannel::Console,
+                bytes: b"x".into(),
+            },
+            Lsn(60),
+        );
+        assert_eq!(unreleased.take(Lsn(30)), vec![frame(4), frame(5)]);
+        assert!(unreleased.take(Lsn(0)).is_empty());
+    }
+
+    #[test]
+    fn is_bounded() {
+        let unreleased = Unreleased::default();
+        let mut gate = Suppressed::keeping(unreleased.clone());
+        for n in 0..2 * KEPT as u64 {
+            gate.submit(frame(0), Lsn(n));
+        }
+        assert_eq!(unreleased.take(Lsn(0)).len(), KEPT);
+    }
+}

@@ -1,0 +1,163 @@
+//! Where the guest's console goes on this host.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
+
+use crate::sources::{Control, Lanes};
+
+/// Takes the guest's console output.
+#[derive(Debug, Clone, Default)]
+pub struct ConsoleSink {
+    to_terminal: bool,
+    file: Option<Arc<Mutex<File>>>,
+}
+
+/// Why the console cannot be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum TerminalError {
+    /// The log file cannot be opened.
+    #[error("cannot open the console log {}", path.display())]
+    Log {
+        /// Its path.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The terminal's mode cannot be changed.
+    #[error("cannot switch the terminal to raw mode")]
+    RawMode(#[source] io::Error),
+}
+
+impl ConsoleSink {
+    /// Output to the terminal, to a file (appended), to both, or to nobody.
+    ///
+    /// # Errors
+    /// [`TerminalError::Log`].
+    pub fn open(to_terminal: bool, log: Option<&Path>) -> Result<Self, TerminalError> {
+        let file = log
+            .map(|path| {
+                OpenOptions::new()
+                    .create(true)
+                    .append(true)
+                    .open(path)
+                    .map(|file| Arc::new(Mutex::new(file)))
+                    .map_err(|source| TerminalError::Log {
+                        path: path.to_owned(),
+                        source,
+                    })
+            })
+            .transpose()?;
+        Ok(Self { to_terminal, file })
+    }
+
+    /// Shows bytes.
+    pub fn write(&self, bytes: &[u8]) {
+        if self.to_terminal {
+            let mut out = io::stdout().lock();
+            // A terminal that went away takes nothing more; the guest goes on.
+            let _ = out.write_all(bytes).and_then(|()| out.flush());
+        }
+        if let Some(file) = &self.file
+            && let Err(e) = file.lock().expect("no holder panics").write_all(bytes)
+        {
+            log::warn!("console log: {e}");
+        }
+    }
+}
+
+/// The settings to go back to, for every way out of the process.
+static COOKED: OnceLock<libc::termios> = OnceLock::new();
+
+/// This process's terminal, given to the guest. Ctrl-A x ends it.
+#[derive(Debug)]
+pub struct Terminal;
+
+/// Ctrl-A, as in other console programs.
+const ESCAPE: u8 = 1;
+
+impl Terminal {
+    /// Takes the terminal over: raw mode, and typed bytes go to the guest while `live`.
+    ///
+    /// # Errors
+    /// [`TerminalError::RawMode`].
+    pub fn attach(lanes: &Lanes, live: Arc<AtomicBool>) -> Result<Self, TerminalError> {
+        if io::stdin().is_terminal() {
+            raw_mode().map_err(TerminalError::RawMode)?;
+            eprint!("Connected to the guest's console. Ctrl-A x ends it.\r\n");
+        }
+        let lanes = lanes.clone();
+        thread::Builder::new()
+            .name("console".into())
+            .spawn(move || read_loop(&lanes, &live))
+            .expect("a thread can be started");
+        Ok(Self)
+    }
+
+    /// Puts the terminal back as it was. Does nothing if it was not attached.
+    pub fn restore() {
+        if let Some(cooked) = COOKED.get() {
+            // SAFETY: the descriptor is standard input and the structure came from tcgetattr.
+            unsafe { libc::tcsetattr(io::stdin().as_raw_fd(), libc::TCSANOW, cooked) };
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        Self::restore();
+    }
+}
+
+fn raw_mode() -> io::Result<()> {
+    let fd = io::stdin().as_raw_fd();
+    // SAFETY: all-zero is a valid termios, and tcgetattr only writes to it.
+    let mut settings: libc::termios = unsafe { std::mem::zeroed() };
+    // SAFETY: `settings` outlives the call.
+    if unsafe { libc::tcgetattr(fd, &mut settings) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let _ = COOKED.set(settings);
+    // SAFETY: `settings` was filled by tcgetattr.
+    unsafe { libc::cfmakeraw(&mut settings) };
+    // SAFETY: `settings` is a valid termios.
+    if unsafe { libc::tcsetattr(fd, libc::TCSANOW, &settings) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn read_loop(lanes: &Lanes, live: &AtomicBool) {
+    let mut escaped = false;
+    let mut buffer = [0; 256];
+    loop {
+        let len = match io::stdin().lock().read(&mut buffer) {
+            Ok(0) => return, // end of input: the guest goes on without
+            Ok(len) => len,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => {
+                log::warn!("console input: {e}");
+                return;
+            }
+        };
+        let mut typed = Vec::with_capacity(len);
+        for &byte in &buffer[..len] {
+            match (escaped, byte) {
+                (false, ESCAPE) => escaped = true,
+                (true, b'x') => lanes.control.push(Control::Stop),
+                _ => {
+                    escaped = false;
+                    typed.push(byte);
+                }
+            }
+        }
+        if !typed.is_empty() && live.load(Ordering::Acquire) {
+            lanes.typed.push(typed);
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The KVM back end: the only module that talks to `/dev/kvm`.
+//!
+//! No in-kernel interrupt controller or timer is used: their timing would be invisible to the
+//! log. KVM runs instructions; everything a guest can observe of the outside comes through an
+//! exit to this VMM.
+
+mod cpu_model;
+mod msrs;
+mod vcpu;
+mod vm;
+
+pub use cpu_model::{CpuModel, CpuModelError};
+pub use vcpu::KvmCpu;
+pub use vm::{Machine, MachineError};

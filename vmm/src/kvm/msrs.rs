@@ -1,0 +1,51 @@
+//! Which model specific registers the guest may touch directly.
+//!
+//! Everything else exits to the VMM, which answers by one table on every host
+//! ([`crate::devices::msr`]), so that two hosts with different kernels behave the same. The time
+//! stamp counter is not in the list: reads of it are logged.
+
+use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
+
+/// First register and number of registers.
+const DIRECT: &[(u32, u32)] = &[
+    (0x1b, 1),        // IA32_APIC_BASE
+    (0xfe, 1),        // IA32_MTRRCAP
+    (0x174, 3),       // SYSENTER CS, ESP, EIP
+    (0x200, 16),      // variable MTRRs
+    (0x250, 1),       // fixed MTRRs
+    (0x258, 2),       //
+    (0x268, 8),       //
+    (0x277, 1),       // IA32_PAT
+    (0x2ff, 1),       // MTRR default type
+    (0xc000_0080, 5), // EFER, STAR, LSTAR, CSTAR, SFMASK
+    (0xc000_0100, 3), // FS base, GS base, kernel GS base
+];
+
+/// Installs the filter.
+pub(super) fn install_filter(vm: &VmFd) -> Result<(), kvm_ioctls::Error> {
+    const ALL: [u8; 2] = [0xff; 2];
+    let ranges: Vec<MsrFilterRange<'_>> = DIRECT
+        .iter()
+        .map(|&(base, msr_count)| MsrFilterRange {
+            flags: MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE,
+            base,
+            msr_count,
+            bitmap: &ALL,
+        })
+        .collect();
+    vm.set_msr_filter(MsrFilterDefaultAction::DENY, &ranges)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_fit_the_bitmap_and_keep_the_tsc_out() {
+        for &(base, count) in DIRECT {
+            assert!(count <= 16, "{base:#x}: the bitmap has 16 bits");
+            assert!(!(base..base + count).contains(&0x10), "IA32_TSC must exit");
+        }
+        assert!(DIRECT.len() <= kvm_bindings::KVM_MSR_FILTER_MAX_RANGES as usize);
+    }
+}

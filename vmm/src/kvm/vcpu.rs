@@ -1,0 +1,349 @@
+//! One virtual processor on KVM.
+
+use std::io;
+
+use kvm_bindings::{
+    KVM_EXIT_IO_OUT, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_SYNC_X86_REGS,
+    KVM_SYNC_X86_SREGS, kvm_guest_debug, kvm_interrupt, kvm_regs,
+};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use crate::cpu::{CpuError, Exit, GuestCpu, PortAccess, Registers};
+
+/// The opcode of STI.
+const STI: u8 = 0xfb;
+
+/// Where the bytes of the pending access are.
+#[derive(Clone, Copy)]
+enum Pending {
+    None,
+    /// In the I/O page behind `kvm_run`.
+    Port {
+        offset: usize,
+        len: usize,
+    },
+    /// In `kvm_run.mmio`.
+    Mmio {
+        len: usize,
+    },
+}
+
+/// Why one KVM_RUN returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    Exit(Exit),
+    /// The interrupt window is open, or nearly.
+    Window,
+    /// One instruction was stepped over.
+    Stepped,
+}
+
+/// A vCPU of KVM.
+pub struct KvmCpu {
+    fd: VcpuFd,
+    memory: GuestMemoryMmap,
+    pending: Pending,
+}
+
+impl KvmCpu {
+    pub(super) fn new(mut fd: VcpuFd, memory: GuestMemoryMmap) -> Self {
+        // Registers travel in the shared kvm_run page at every exit: no ioctl for a digest.
+        fd.get_kvm_run().kvm_valid_regs = u64::from(KVM_SYNC_X86_REGS);
+        Self {
+            fd,
+            memory,
+            pending: Pending::None,
+        }
+    }
+
+    /// Also brings the control registers along with every exit: for recordings that are verified
+    /// at every exit, where [`GuestCpu::registers`] is called all the time.
+    pub fn sync_control_registers(&mut self) {
+        self.fd.get_kvm_run().kvm_valid_regs |= u64::from(KVM_SYNC_X86_SREGS);
+    }
+
+    pub(super) fn fd(&mut self) -> &mut VcpuFd {
+        &mut self.fd
+    }
+
+    fn synced(&mut self) -> kvm_regs {
+        // SAFETY: the union's `regs` is filled by KVM at every exit because KVM_SYNC_X86_REGS is
+        // set in kvm_valid_regs; all bit patterns are valid for it.
+        unsafe { self.fd.get_kvm_run().s.regs.regs }
+    }
+
+    fn internal_error(&mut self) -> CpuError {
+        let rip = self.synced().rip;
+        // SAFETY: the exit reason was KVM_EXIT_INTERNAL_ERROR, so `internal` is the active field;
+        // all bit patterns are valid for it.
+        let internal = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal };
+        let mut bytes = vec![0; 15];
+        let known = self
+            .fd
+            .translate_gva(rip)
+            .ok()
+            .filter(|t| t.valid != 0)
+            .and_then(|t| {
+                self.memory
+                    .read(&mut bytes, GuestAddress(t.physical_address))
+                    .ok()
+            });
+        bytes.truncate(known.unwrap_or(0));
+        CpuError::Emulation {
+            rip,
+            suberror: internal.suberror,
+            bytes,
+        }
+    }
+
+    /// Whether the instruction before RIP may be STI, in which case the window could have been
+    /// reported inside STI's interrupt shadow.
+    fn behind_sti(&mut self) -> bool {
+        let Some(before) = self.synced().rip.checked_sub(1) else {
+            return false;
+        };
+        match self.fd.translate_gva(before) {
+            Ok(t) if t.valid != 0 => self
+                .memory
+                .read_obj::<u8>(GuestAddress(t.physical_address))
+                .is_ok_and(|b| b == STI),
+            _ => false,
+        }
+    }
+
+    /// No interrupt can be injected before the next exit, which sets the flag anew.
+    ///
+    /// Used where completing the exit may raise an exception: KVM then delivers the exception and
+    /// forgets an interrupt that was queued beside it (seen with a refused RDMSR, Linux 6.1).
+    fn hold_interrupts(&mut self) {
+        self.fd.get_kvm_run().ready_for_interrupt_injection = 0;
+    }
+
+    /// Switches single-stepping on for the next entry, or off.
+    fn single_step(&mut self, on: bool) -> Result<(), CpuError> {
+        let control = if on {
+            KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP
+        } else {
+            0
+        };
+        let debug = kvm_guest_debug {
+            control,
+            ..Default::default()
+        };
+        self.fd
+            .set_guest_debug(&debug)
+            .map_err(|source| CpuError::Hypervisor {
+                action: "single-step the guest",
+                source: source.into(),
+            })
+    }
+}
+
+impl KvmCpu {
+    /// One KVM_RUN.
+    fn run_once(&mut self) -> Result<Stop, CpuError> {
+        self.pending = Pending::None;
+        let exit = match self.fd.run() {
+            Ok(exit) => exit,
+            Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {
+                return Ok(Stop::Exit(Exit::Kicked));
+            }
+            Err(e) => {
+                return Err(CpuError::Hypervisor {
+                    action: "run the guest",
+                    source: e.into(),
+                });
+            }
+        };
+        Ok(Stop::Exit(match exit {
+            VcpuExit::IoIn(..) | VcpuExit::IoOut(..) => {
+                // SAFETY: the exit reason is KVM_EXIT_IO, so `io` is the active field.
+                let io = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.io };
+                self.pending = Pending::Port {
+                    offset: io.data_offset as usize,
+                    len: usize::from(io.size) * io.count as usize,
+                };
+                Exit::Io(PortAccess {
+                    port: io.port,
+                    write: u32::from(io.direction) == KVM_EXIT_IO_OUT,
+                    size: io.size,
+                    count: io.count,
+                })
+            }
+            VcpuExit::MmioRead(address, data) => {
+                let len = data.len();
+                self.pending = Pending::Mmio { len };
+                self.hold_interrupts();
+                Exit::Mmio {
+                    address,
+                    write: false,
+                    len: len as u8,
+                }
+            }
+            VcpuExit::MmioWrite(address, data) => {
+                let len = data.len();
+                self.pending = Pending::Mmio { len };
+                self.hold_interrupts();
+                Exit::Mmio {
+                    address,
+                    write: true,
+                    len: len as u8,
+                }
+            }
+            VcpuExit::Hlt => Exit::Halt {
+                interruptible: self.fd.get_kvm_run().if_flag != 0,
+            },
+            VcpuExit::X86Rdmsr(msr) => Exit::Msr {
+                index: msr.index,
+                write: None,
+            },
+            VcpuExit::X86Wrmsr(msr) => Exit::Msr {
+                index: msr.index,
+                write: Some(msr.data),
+            },
+            VcpuExit::Shutdown => Exit::TripleFault,
+            VcpuExit::Intr => Exit::Kicked,
+            VcpuExit::IrqWindowOpen => return Ok(Stop::Window),
+            VcpuExit::Debug(_) => return Ok(Stop::Stepped),
+            VcpuExit::FailEntry(reason, _) => return Err(CpuError::Entry { reason }),
+            VcpuExit::InternalError => return Err(self.internal_error()),
+            other => return Err(CpuError::UnknownExit(format!("{other:?}"))),
+        }))
+    }
+}
+
+impl GuestCpu for KvmCpu {
+    fn run(&mut self) -> Result<Exit, CpuError> {
+        let mut exit = self.run_once()?;
+        // A host interrupt that hits the interrupt shadow of STI can make KVM report the window
+        // one instruction early (a few in 10,000, seen on kvm_amd under emulation). The place
+        // must be the same in every run, so directly behind a byte that looks like STI one more
+        // instruction is executed. Where the byte only looks like STI, that moves the window by
+        // one instruction, but in every run. Restoring the shadow instead does not help: KVM
+        // reports the same place again.
+        while exit == Stop::Window && self.behind_sti() {
+            self.request_interrupt_window(false);
+            self.single_step(true)?;
+            exit = self.run_once()?;
+            self.single_step(false)?;
+            self.request_interrupt_window(true);
+            if exit == Stop::Stepped {
+                exit = if self.ready_for_interrupt() {
+                    Stop::Window
+                } else {
+                    self.run_once()?
+                };
+            }
+        }
+        Ok(match exit {
+            Stop::Exit(exit) => exit,
+            Stop::Window => Exit::InterruptWindow,
+            Stop::Stepped => return Err(CpuError::UnknownExit("an unasked debug stop".into())),
+        })
+    }
+
+    fn io_data(&mut self) -> &mut [u8] {
+        match self.pending {
+            Pending::None => &mut [],
+            Pending::Port { offset, len } => {
+                let run = std::ptr::from_mut(self.fd.get_kvm_run()).cast::<u8>();
+                // SAFETY: KVM maps the I/O data page right behind kvm_run within the same mapping
+                // (its size comes from KVM_GET_VCPU_MMAP_SIZE); data_offset and size * count came
+                // from KVM with this exit and stay within it. The borrow of self keeps the
+                // mapping alive and unaliased.
+                unsafe { std::slice::from_raw_parts_mut(run.add(offset), len) }
+            }
+            Pending::Mmio { len } => {
+                // SAFETY: the last exit was KVM_EXIT_MMIO, so `mmio` is the active field.
+                let mmio = unsafe { &mut self.fd.get_kvm_run().__bindgen_anon_1.mmio };
+                &mut mmio.data[..len]
+            }
+        }
+    }
+
+    fn finish_tsc(&mut self, value: u64) {
+        let low = (value as u32).to_le_bytes();
+        let data = self.io_data();
+        let len = data.len().min(low.len());
+        data[..len].copy_from_slice(&low[..len]);
+        let run = self.fd.get_kvm_run();
+        run.s.regs.regs.rdx = value >> 32;
+        run.kvm_dirty_regs |= u64::from(KVM_SYNC_X86_REGS);
+    }
+
+    fn finish_msr(&mut self, value: Option<u64>) {
+        // SAFETY: called after an MSR exit, so `msr` is the active field.
+        let msr = unsafe { &mut self.fd.get_kvm_run().__bindgen_anon_1.msr };
+        msr.error = u8::from(value.is_none());
+        msr.data = value.unwrap_or(0);
+        if value.is_none() {
+            self.hold_interrupts();
+        }
+    }
+
+    fn ready_for_interrupt(&mut self) -> bool {
+        let run = self.fd.get_kvm_run();
+        run.ready_for_interrupt_injection != 0 && run.if_flag != 0
+    }
+
+    fn inject(&mut self, vector: u8) -> Result<(), CpuError> {
+        // kvm-ioctls has no KVM_INTERRUPT, which only makes sense without an in-kernel irqchip.
+        vmm_sys_util::ioctl_iow_nr!(KVM_INTERRUPT, kvm_bindings::KVMIO, 0x86, kvm_interrupt);
+        let interrupt = kvm_interrupt {
+            irq: u32::from(vector),
+        };
+        // SAFETY: the file descriptor is a vCPU's and KVM only reads the structure.
+        let result =
+            unsafe { vmm_sys_util::ioctl::ioctl_with_ref(&self.fd, KVM_INTERRUPT(), &interrupt) };
+        if result < 0 {
+            return Err(CpuError::Hypervisor {
+                action: "inject an interrupt",
+                source: io::Error::last_os_error(),
+            });
+        }
+        // One at a time: a second KVM_INTERRUPT before the next entry would replace the first
+        // without a word, and its line would stay in service for ever.
+        self.hold_interrupts();
+        Ok(())
+    }
+
+    fn request_interrupt_window(&mut self, wanted: bool) {
+        self.fd.get_kvm_run().request_interrupt_window = u8::from(wanted);
+    }
+
+    fn registers(&mut self) -> Result<Registers, CpuError> {
+        let r = self.synced();
+        let cr3 = if self.fd.get_kvm_run().kvm_valid_regs & u64::from(KVM_SYNC_X86_SREGS) != 0 {
+            // SAFETY: KVM_SYNC_X86_SREGS is in kvm_valid_regs, so KVM filled the field.
+            unsafe { self.fd.get_kvm_run().s.regs.sregs.cr3 }
+        } else {
+            let sregs = self.fd.get_sregs().map_err(|e| CpuError::Hypervisor {
+                action: "read the control registers",
+                source: e.into(),
+            })?;
+            sregs.cr3
+        };
+        Ok(Registers {
+            gpr: [
+                r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rsp, r.rbp, r.r8, r.r9, r.r10, r.r11,
+                r.r12, r.r13, r.r14, r.r15,
+            ],
+            rip: r.rip,
+            rflags: r.rflags,
+            cr3,
+        })
+    }
+
+    fn register_digest(&mut self) -> Result<u32, CpuError> {
+        let r = self.synced();
+        Ok(crate::cpu::digest(&[
+            r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rsp, r.rbp, r.r8, r.r9, r.r10, r.r11,
+            r.r12, r.r13, r.r14, r.r15, r.rip, r.rflags,
+        ]))
+    }
+
+    fn rip(&mut self) -> Result<u64, CpuError> {
+        Ok(self.synced().rip)
+    }
+}

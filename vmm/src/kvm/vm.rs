@@ -1,0 +1,224 @@
+//! A virtual machine on KVM: memory, CPU model, MSR filter, and its one vCPU.
+
+use std::path::Path;
+
+use kvm_bindings::{
+    KVM_API_VERSION, KVM_MSR_EXIT_REASON_FILTER, kvm_enable_cap, kvm_regs, kvm_segment,
+    kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Cap, Kvm};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+use super::cpu_model::{CpuModel, CpuModelError};
+use super::vcpu::KvmCpu;
+use crate::boot::EntryState;
+
+/// Where Intel's KVM keeps its task state segment: below 4 GiB, outside RAM.
+const TSS_ADDRESS: usize = 0xfffb_d000;
+
+/// A virtual machine on KVM.
+pub struct Machine {
+    cpu: KvmCpu,
+    memory: GuestMemoryMmap,
+    model: CpuModel,
+}
+
+/// Why a virtual machine could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// `/dev/kvm` cannot be opened.
+    #[error(
+        "cannot open /dev/kvm: {}",
+        if Path::new("/dev/kvm").exists() {
+            "run as root or as a member of group kvm"
+        } else {
+            "load the kernel module kvm_intel or kvm_amd (and enable virtualisation in the firmware)"
+        }
+    )]
+    Open(#[source] kvm_ioctls::Error),
+    /// KVM speaks another API.
+    #[error("/dev/kvm speaks API version {0}, ftvm needs {KVM_API_VERSION}")]
+    ApiVersion(i32),
+    /// KVM lacks a capability.
+    #[error("this host's KVM lacks {0}: use Linux 5.10 or newer")]
+    Capability(&'static str),
+    /// The CPU model cannot be had.
+    #[error(transparent)]
+    CpuModel(#[from] CpuModelError),
+    /// An operation failed.
+    #[error("KVM failed to {action}")]
+    Failed {
+        /// What was tried.
+        action: &'static str,
+        /// KVM's answer.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// Guest memory cannot be allocated.
+    #[error("cannot allocate {bytes} bytes of guest memory: {reason}")]
+    Memory {
+        /// Size asked for.
+        bytes: u64,
+        /// The system's answer.
+        reason: String,
+    },
+}
+
+fn failed(action: &'static str) -> impl Fn(kvm_ioctls::Error) -> MachineError {
+    move |source| MachineError::Failed { action, source }
+}
+
+impl Machine {
+    /// Makes a virtual machine with `memory_bytes` of RAM from guest-physical address 0.
+    ///
+    /// # Errors
+    /// [`MachineError`] says what the host lacks.
+    pub fn new(memory_bytes: u64) -> Result<Self, MachineError> {
+        let kvm = Kvm::new().map_err(MachineError::Open)?;
+        match kvm.get_api_version() {
+            version if version == KVM_API_VERSION as i32 => {}
+            version => return Err(MachineError::ApiVersion(version)),
+        }
+        for (cap, name) in [
+            (
+                Cap::SyncRegs,
+                "registers in the shared page (KVM_CAP_SYNC_REGS)",
+            ),
+            (
+                Cap::X86UserSpaceMsr,
+                "user-space MSR exits (KVM_CAP_X86_USER_SPACE_MSR)",
+            ),
+            (Cap::X86MsrFilter, "MSR filters (KVM_CAP_X86_MSR_FILTER)"),
+            (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+        ] {
+            if !kvm.check_extension(cap) {
+                return Err(MachineError::Capability(name));
+            }
+        }
+        let model = CpuModel::for_host(&kvm)?;
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), memory_bytes as usize)])
+            .map_err(|e| MachineError::Memory {
+                bytes: memory_bytes,
+                reason: e.to_string(),
+            })?;
+
+        let vm = kvm
+            .create_vm()
+            .map_err(failed("create a virtual machine"))?;
+        vm.set_tss_address(TSS_ADDRESS)
+            .map_err(failed("set the TSS address"))?;
+        for (slot, region) in memory.iter().enumerate() {
+            let start = region.start_addr();
+            let host = memory
+                .get_host_address(start)
+                .map_err(|e| MachineError::Memory {
+                    bytes: memory_bytes,
+                    reason: e.to_string(),
+                })?;
+            let region = kvm_userspace_memory_region {
+                slot: slot as u32,
+                flags: 0,
+                guest_phys_addr: start.0,
+                memory_size: region.len(),
+                userspace_addr: host as u64,
+            };
+            // SAFETY: the mapping belongs to `memory`, which the KvmCpu holds as long as its vCPU
+            // file, and so the VM, is open; regions of a GuestMemoryMmap do not overlap.
+            unsafe { vm.set_user_memory_region(region) }.map_err(failed("map guest memory"))?;
+        }
+        let user_space_msr = kvm_enable_cap {
+            cap: Cap::X86UserSpaceMsr as u32,
+            args: [u64::from(KVM_MSR_EXIT_REASON_FILTER), 0, 0, 0],
+            ..Default::default()
+        };
+        vm.enable_cap(&user_space_msr)
+            .map_err(failed("enable user-space MSR exits"))?;
+        super::msrs::install_filter(&vm).map_err(failed("install the MSR filter"))?;
+
+        let fd = vm.create_vcpu(0).map_err(failed("create the vCPU"))?;
+        fd.set_cpuid2(&model.to_cpuid())
+            .map_err(failed("set the CPU model"))?;
+        Ok(Self {
+            cpu: KvmCpu::new(fd, memory.clone()),
+            memory,
+            model,
+        })
+    }
+
+    /// Guest memory.
+    #[must_use]
+    pub fn memory(&self) -> &GuestMemoryMmap {
+        &self.memory
+    }
+
+    /// The processor that the guest sees.
+    #[must_use]
+    pub fn cpu_model(&self) -> &CpuModel {
+        &self.model
+    }
+
+    /// The vCPU. It keeps the virtual machine and its memory alive by itself: the kernel counts a
+    /// vCPU's file as a user of its machine.
+    #[must_use]
+    pub fn into_cpu(self) -> KvmCpu {
+        self.cpu
+    }
+
+    /// Puts the vCPU at a kernel's 64-bit entry point.
+    ///
+    /// # Errors
+    /// [`MachineError::Failed`] when KVM refuses the state.
+    pub fn enter_at(&mut self, entry: &EntryState) -> Result<(), MachineError> {
+        let fd = self.cpu.fd();
+        let mut sregs = fd
+            .get_sregs()
+            .map_err(failed("read the control registers"))?;
+        let code = segment(entry.code_selector, 0xb, true);
+        let data = segment(entry.data_selector, 0x3, false);
+        sregs.cs = code;
+        sregs.ds = data;
+        sregs.es = data;
+        sregs.fs = data;
+        sregs.gs = data;
+        sregs.ss = data;
+        sregs.gdt.base = entry.gdt_address;
+        sregs.gdt.limit = entry.gdt_limit;
+        sregs.idt.base = 0;
+        sregs.idt.limit = 0;
+        sregs.cr0 = entry.cr0;
+        sregs.cr3 = entry.cr3;
+        sregs.cr4 = entry.cr4;
+        sregs.efer = entry.efer;
+        // No local APIC: the CPU model has none and the interrupt controller is the 8259 pair.
+        sregs.apic_base &= !(1 << 11);
+        fd.set_sregs(&sregs)
+            .map_err(failed("set the control registers"))?;
+        let regs = kvm_regs {
+            rip: entry.rip,
+            rsi: entry.boot_params,
+            rsp: entry.stack,
+            rflags: 2,
+            ..Default::default()
+        };
+        fd.set_regs(&regs).map_err(failed("set the registers"))
+    }
+}
+
+/// A flat segment, as the GDT of [`crate::boot`] describes it.
+fn segment(selector: u16, kind: u8, code: bool) -> kvm_segment {
+    kvm_segment {
+        base: 0,
+        limit: 0xffff_ffff,
+        selector,
+        type_: kind,
+        present: 1,
+        dpl: 0,
+        db: u8::from(!code),
+        s: 1,
+        l: u8::from(code),
+        g: 1,
+        avl: 0,
+        unusable: 0,
+        padding: 0,
+    }
+}

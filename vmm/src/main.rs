@@ -1,0 +1,5 @@
+//! The `ftvm` command.
+
+fn main() -> std::process::ExitCode {
+    ftvm_vmm::cli::main()
+}

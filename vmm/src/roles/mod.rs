@@ -1,0 +1,54 @@
+//! What a host does with a guest: run it alone, record it, replay it, be its primary or its
+//! backup.
+//!
+//! A role is a pair of event source and output gate, put together here; the engine below does not
+//! know which one it runs. The only change of role, a backup that goes live, is a handover that
+//! the backup's source asks for when its log has ended and this host has won the test-and-set.
+
+mod alone;
+mod backup;
+mod claim;
+mod primary;
+mod record;
+mod replay;
+mod standing;
+mod stats;
+
+pub use alone::run_alone;
+pub use backup::{BackupOptions, run_backup};
+pub use claim::{ArbiterConfig, ClaimFailure};
+pub use primary::{PrimaryOptions, run_primary};
+pub use record::run_recording;
+pub use replay::{Replayed, run_replay};
+
+use logging_channel::session::{AcceptError, BindError, ConnectError};
+
+use crate::assembly::AssemblyError;
+use crate::engine::EngineError;
+
+/// Why a replicated run failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RoleError {
+    /// The guest could not be put together.
+    #[error(transparent)]
+    Assembly(#[from] AssemblyError),
+    /// The logging channel's port could not be opened.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// No backup came.
+    #[error(transparent)]
+    Accept(#[from] AcceptError),
+    /// The primary could not be reached, or refused.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The disk server did not give what was asked.
+    #[error(transparent)]
+    Claim(#[from] ClaimFailure),
+    /// The guest failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// Ends this process at once, without another output: called when this host has lost the right
+/// to run the guest.
+pub type Halt = Box<dyn FnOnce(&str) + Send>;

@@ -1,0 +1,213 @@
+//! The primary: runs the guest, logs its inputs, and lets outputs out when the backup has the log.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use logging_channel::entry::{Entry, Lsn};
+use logging_channel::sender::{Commit as ChannelCommit, Finish, Sender};
+use logging_channel::session::Listener;
+use logging_channel::{ChannelEvent, LossReason, Settings};
+
+use super::claim::{ArbiterConfig, Rights};
+use super::standing::{Standing, Verdict};
+use super::{Halt, RoleError, stats};
+use crate::assembly::{Guest, HostConfig};
+use crate::config::VmConfig;
+use crate::engine::{Ended, OutputGate, Role, Step};
+use crate::events::{Event, Events};
+use crate::gates::committed::{Commit, CommitWatch};
+use crate::gates::{Committed, Direct};
+use crate::sources::{GuestClock, LiveInputs, LogSink, Recorder, Verification};
+
+/// How long a backup may take to acknowledge the end of an orderly log.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How this host is the primary.
+pub struct PrimaryOptions {
+    /// Where the backup connects.
+    pub listen: SocketAddr,
+    /// The disk server.
+    pub arbiter: ArbiterConfig,
+    /// The logging channel.
+    pub channel: Settings,
+    /// **Breaks the Output Rule**: outputs leave at once. For the test that shows what the rule is
+    /// for.
+    pub break_output_rule: bool,
+}
+
+/// Waits for a backup, then runs the guest to its end.
+///
+/// # Errors
+/// [`RoleError`].
+pub fn run_primary(
+    vm: &VmConfig,
+    host: &HostConfig,
+    options: &PrimaryOptions,
+    events: &Events,
+    halt: Halt,
+    started: impl FnOnce(&Guest),
+) -> Result<Ended, RoleError> {
+    let mut listener = Listener::bind(options.listen)?;
+    let guest = Guest::assemble(vm, host, Verification::default())?;
+    let rights = Arc::new(Rights::new(&options.arbiter, &vm.name)?);
+    let epoch = rights.start()?;
+    log::info!(
+        "{}: epoch {epoch}; waiting for a backup at {}",
+        vm.name,
+        listener.local_addr()
+    );
+
+    let never = AtomicBool::new(false);
+    let sender = listener.accept_backup(&guest.identity, epoch, &options.channel, &never)?;
+    log::info!(
+        "{}: primary, with the backup at {}",
+        vm.name,
+        sender.session().peer
+    );
+    events.emit(&Event::Role {
+        role: "primary",
+        epoch,
+    });
+    stats::report_sender(events, &sender);
+
+    let standing = Standing::default();
+    watch_peer(
+        &sender,
+        epoch,
+        rights.clone(),
+        &standing,
+        events.clone(),
+        halt,
+    );
+
+    guest.host.live.store(true, Ordering::Release);
+    started(&guest);
+    let outlet = guest.host.outlet.clone();
+    let gate: Box<dyn OutputGate> = if options.break_output_rule {
+        log::warn!("THE OUTPUT RULE IS BROKEN ON PURPOSE: clients can see what a failover undoes");
+        Box::new(Direct(outlet))
+    } else {
+        let watch = ChannelWatch {
+            sender: sender.clone(),
+            standing: standing.clone(),
+        };
+        Box::new(Committed::start(outlet, watch))
+    };
+    let live = LiveInputs::new(GuestClock::starting_now(), guest.host.lanes.clone());
+    let source = Box::new(Recorder::new(
+        live,
+        ChannelLog(sender),
+        Verification::default(),
+        guest.memory.clone(),
+    ));
+    let ended = guest.into_engine(Role { source, gate }).run()?;
+    let last_epoch = match standing.wait(Duration::ZERO) {
+        Some(Verdict::Won { epoch, .. }) => epoch,
+        _ => epoch,
+    };
+    rights.stopped(last_epoch);
+    Ok(ended)
+}
+
+/// Starts the thread that acts when the backup is lost.
+fn watch_peer(
+    sender: &Sender,
+    epoch: u64,
+    rights: Arc<Rights>,
+    standing: &Standing,
+    events: Events,
+    halt: Halt,
+) {
+    let lost = sender.events();
+    let standing = standing.clone();
+    thread::Builder::new()
+        .name("peer-watch".into())
+        .spawn(move || {
+            rights.warm();
+            let Ok(ChannelEvent::PeerLost(reason)) = lost.recv() else {
+                return;
+            };
+            if reason == LossReason::Orderly {
+                return;
+            }
+            let at = Instant::now();
+            log::warn!("the backup is lost: {reason}");
+            events.emit(&Event::PeerLost {
+                reason: reason.to_string(),
+            });
+            let verdict = rights.run_alone(epoch, at, &events);
+            standing.decide(verdict.clone());
+            match verdict {
+                Verdict::Won { epoch, .. } => {
+                    log::warn!("running alone, unprotected, in epoch {epoch}");
+                    events.emit(&Event::Live {
+                        epoch,
+                        after_loss_ms: at.elapsed().as_millis() as u64,
+                        resent_frames: 0,
+                    });
+                }
+                Verdict::Lost(reason) => {
+                    events.emit(&Event::Lost {
+                        reason: reason.clone(),
+                    });
+                    halt(&reason);
+                }
+            }
+        })
+        .expect("a thread can be started");
+}
+
+/// The logging channel as the recorder's log.
+struct ChannelLog(Sender);
+
+impl LogSink for ChannelLog {
+    fn append(&mut self, entry: Entry) -> Step<Lsn> {
+        Ok(self.0.append(entry))
+    }
+
+    fn flush(&mut self) {
+        self.0.flush();
+    }
+
+    fn throttle(&mut self) {
+        self.0.throttle();
+    }
+
+    fn finish(&mut self) -> Step<()> {
+        match self.0.finish(FINISH_TIMEOUT) {
+            Finish::Orderly => log::info!("the backup has the whole log"),
+            Finish::TimedOut => log::warn!("the backup did not acknowledge the guest's end"),
+            Finish::PeerLost(reason) => log::info!("the guest ended without a backup ({reason})"),
+        }
+        Ok(())
+    }
+}
+
+/// How far the backup has acknowledged.
+struct ChannelWatch {
+    sender: Sender,
+    standing: Standing,
+}
+
+impl CommitWatch for ChannelWatch {
+    fn wait(&mut self, lsn: Lsn, timeout: Duration) -> Commit {
+        match self.sender.wait_committed(lsn, timeout) {
+            ChannelCommit::Committed => Commit::Committed,
+            ChannelCommit::TimedOut => Commit::Waiting,
+            // Without a backup the right to run alone commits what is left.
+            ChannelCommit::PeerLost => match self.standing.wait(timeout) {
+                Some(Verdict::Won { .. }) => Commit::Committed,
+                Some(Verdict::Lost(_)) => Commit::Never,
+                None if self.sender.lost() == Some(LossReason::Orderly) => Commit::Committed,
+                None => Commit::Waiting,
+            },
+        }
+    }
+
+    fn released(&mut self, lsn: Lsn) {
+        self.sender.released(lsn);
+    }
+}

@@ -1,0 +1,152 @@
+//! Replays a guest from a file.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::bail;
+use logging_channel::Identity;
+use logging_channel::entry::{Entry, Lsn, OutputChannel};
+use logging_channel::record::RecordReader;
+
+use crate::assembly::Guest;
+use crate::devices::Output;
+use crate::engine::{Ended, Interruption, OutputGate, Role, Step};
+use crate::sources::{Head, LogSource, ReplayCounters, Replayer};
+
+/// What a replay without a difference has compared.
+#[derive(Debug, Clone, Copy)]
+pub struct Replayed {
+    /// How the guest ended.
+    pub ended: Ended,
+    /// Log entries used.
+    pub entries: u64,
+    /// Register digests compared.
+    pub digests: u64,
+    /// Full register sets compared.
+    pub registers: u64,
+    /// Pages of memory compared.
+    pub pages: u64,
+}
+
+/// Replays the log at `path` and compares everything that it has.
+///
+/// # Errors
+/// When the log is damaged or of another guest, or at the first difference.
+pub fn run_replay(guest: Guest, path: &Path) -> anyhow::Result<Replayed> {
+    let (identity, reader) = RecordReader::open(path)?;
+    check(&identity, &guest.identity)?;
+    let counters = Arc::new(ReplayCounters::default());
+    report_progress(&counters);
+    let source = Box::new(Replayer::new(
+        FileLog { reader, head: None },
+        guest.memory.clone(),
+        counters.clone(),
+    ));
+    let gate = Box::new(ConsoleOnly(guest.host.outlet.clone()));
+    let ended = guest.into_engine(Role { source, gate }).run()?;
+    Ok(Replayed {
+        ended,
+        entries: counters.entries.load(Ordering::Relaxed),
+        digests: counters.digests.load(Ordering::Relaxed),
+        registers: counters.registers.load(Ordering::Relaxed),
+        pages: counters.pages.load(Ordering::Relaxed),
+    })
+}
+
+/// Says how far the replay is, every ten seconds.
+fn report_progress(counters: &Arc<ReplayCounters>) {
+    let counters = Arc::downgrade(counters);
+    thread::Builder::new()
+        .name("progress".into())
+        .spawn(move || {
+            loop {
+                thread::sleep(Duration::from_secs(10));
+                let Some(counters) = counters.upgrade() else {
+                    return;
+                };
+                log::info!(
+                    "replayed {} exits, {} entries",
+                    counters.exits.load(Ordering::Relaxed),
+                    counters.entries.load(Ordering::Relaxed)
+                );
+            }
+        })
+        .expect("a thread can be started");
+}
+
+fn check(logged: &Identity, here: &Identity) -> anyhow::Result<()> {
+    let hex = |digest: &[u8; 32]| {
+        digest[..4]
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect::<String>()
+    };
+    if logged.memory_bytes != here.memory_bytes {
+        bail!(
+            "the log is of a guest with {} MiB of memory, this one has {}",
+            logged.memory_bytes >> 20,
+            here.memory_bytes >> 20
+        );
+    }
+    if logged.image != here.image {
+        bail!(
+            "the log is of another guest (image digest {}…, here {}…): use the kernel, initramfs, \
+             command line and configuration that it was recorded with",
+            hex(&logged.image),
+            hex(&here.image)
+        );
+    }
+    if logged.cpu != here.cpu {
+        bail!(
+            "the log was recorded with another CPU model ({}…, here {}…): replay it on a host of \
+             the same vendor, with the same version of ftvm",
+            hex(&logged.cpu),
+            hex(&here.cpu)
+        );
+    }
+    Ok(())
+}
+
+/// Shows the console; the network gets nothing.
+struct ConsoleOnly(crate::io::Outlet);
+
+impl OutputGate for ConsoleOnly {
+    fn submit(&mut self, output: Output, _: Lsn) {
+        if output.channel == OutputChannel::Console {
+            self.0.perform(&output);
+        }
+    }
+}
+
+/// A file as the replayer's log.
+struct FileLog {
+    reader: RecordReader,
+    head: Option<(Lsn, Entry)>,
+}
+
+impl LogSource for FileLog {
+    fn head(&mut self) -> Step<Head<'_>> {
+        if self.head.is_none() {
+            self.head = self
+                .reader
+                .next()
+                .transpose()
+                .map_err(|e| Interruption::Failed(format!("{:#}", anyhow::Error::from(e))))?;
+        }
+        Ok(match &self.head {
+            Some((lsn, entry)) => Head::Entry(*lsn, entry),
+            None => Head::Ended,
+        })
+    }
+
+    fn advance(&mut self) {
+        self.head = None;
+    }
+
+    fn after_end(&mut self) -> Interruption {
+        Interruption::Failed("the log ends before the guest does".into())
+    }
+}

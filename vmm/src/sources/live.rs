@@ -1,0 +1,141 @@
+//! Inputs from this host: its clock, its network, its console.
+
+use crossbeam_channel::{Receiver, Select, Sender};
+
+use super::GuestClock;
+use crate::devices::{Appetite, ClockNeed, Input};
+use crate::engine::{Interruption, Step};
+
+/// A request to the running guest's thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// End the run at the next deterministic exit.
+    Stop,
+}
+
+/// One kind of message to the running guest's thread: both ends, so that it never closes.
+#[derive(Debug)]
+pub struct Lane<T> {
+    sender: Sender<T>,
+    receiver: Receiver<T>,
+}
+
+impl<T> Clone for Lane<T> {
+    fn clone(&self) -> Self {
+        Self {
+            sender: self.sender.clone(),
+            receiver: self.receiver.clone(),
+        }
+    }
+}
+
+impl<T> Lane<T> {
+    fn bounded(capacity: usize) -> Self {
+        let (sender, receiver) = crossbeam_channel::bounded(capacity);
+        Self { sender, receiver }
+    }
+
+    /// Hands a message over; waits while the lane is full.
+    pub fn push(&self, message: T) {
+        self.sender
+            .send(message)
+            .expect("the receiver lives in the same lane");
+    }
+}
+
+/// The lanes by which I/O threads hand inputs to the guest's thread.
+#[derive(Debug, Clone)]
+pub struct Lanes {
+    /// Frames from the client network.
+    pub frames: Lane<Vec<u8>>,
+    /// Bytes typed at the console.
+    pub typed: Lane<Vec<u8>>,
+    /// Requests to the run itself.
+    pub control: Lane<Control>,
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Self {
+            frames: Lane::bounded(256),
+            typed: Lane::bounded(64),
+            control: Lane::bounded(4),
+        }
+    }
+}
+
+/// The outside world as this host sees it.
+pub struct LiveInputs {
+    clock: GuestClock,
+    lanes: Lanes,
+}
+
+impl LiveInputs {
+    /// Inputs from these lanes, with time from `clock`.
+    #[must_use]
+    pub fn new(clock: GuestClock, lanes: Lanes) -> Self {
+        Self { clock, lanes }
+    }
+
+    /// The value of a clock.
+    #[must_use]
+    pub fn clock(&self, need: ClockNeed) -> u64 {
+        self.clock.read(need)
+    }
+
+    /// The next input that is there already.
+    ///
+    /// # Errors
+    /// [`Interruption::Stop`] when asked to.
+    pub fn poll(&self, appetite: &Appetite) -> Step<Option<Input>> {
+        if let Ok(Control::Stop) = self.lanes.control.receiver.try_recv() {
+            return Err(Interruption::Stop);
+        }
+        if let Some(deadline) = appetite.timer_deadline {
+            let now = self.clock.monotonic_nanos();
+            if now >= deadline {
+                return Ok(Some(Input::Tick(now)));
+            }
+        }
+        if appetite.frame
+            && let Ok(frame) = self.lanes.frames.receiver.try_recv()
+        {
+            return Ok(Some(Input::Frame(frame)));
+        }
+        if appetite.typed
+            && let Ok(bytes) = self.lanes.typed.receiver.try_recv()
+        {
+            return Ok(Some(Input::Typed(bytes)));
+        }
+        Ok(None)
+    }
+
+    /// Waits for the next input that the guest can take.
+    ///
+    /// # Errors
+    /// [`Interruption::Stop`] when asked to.
+    pub fn wait(&self, appetite: &Appetite) -> Step<Input> {
+        loop {
+            if let Some(input) = self.poll(appetite)? {
+                return Ok(input);
+            }
+            let mut select = Select::new();
+            select.recv(&self.lanes.control.receiver);
+            if appetite.frame {
+                select.recv(&self.lanes.frames.receiver);
+            }
+            if appetite.typed {
+                select.recv(&self.lanes.typed.receiver);
+            }
+            // Only wakes up: the loop takes what is there, in the order of `poll`.
+            match appetite.timer_deadline {
+                Some(nanos) => {
+                    let _ = select.ready_deadline(self.clock.instant_of(nanos));
+                }
+                None => {
+                    select.ready();
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Live inputs that are logged as they are given to the guest.
+
+use logging_channel::entry::{Entry, ExecutionPoint, Lsn, OutputMarker, Payload, ShutdownReason};
+use vm_memory::GuestMemoryMmap;
+
+use super::live::LiveInputs;
+use super::memory_digest;
+use crate::devices::{Appetite, ClockNeed, Input};
+use crate::engine::{EventSource, Moment, Step};
+
+/// Guest time after which a progress mark is logged when nothing else was, so that a replay is
+/// never far behind in work, even if it is not behind in entries.
+const PROGRESS_NANOS: u64 = 50_000_000;
+
+/// Hashes in one entry: 256 KiB of guest memory per KiB of log.
+const HASHES_PER_ENTRY: u64 = 4096;
+
+/// Where a log goes.
+pub trait LogSink {
+    /// Appends an entry. May wait for room.
+    ///
+    /// # Errors
+    /// [`crate::engine::Interruption::Failed`] when the log cannot be written.
+    fn append(&mut self, entry: Entry) -> Step<Lsn>;
+
+    /// Something waits for what was appended: send it now.
+    fn flush(&mut self) {}
+
+    /// Called at every exit: may hold the guest up so that a replay can catch up.
+    fn throttle(&mut self) {}
+
+    /// Whether entries should carry digests of the registers.
+    fn wants_digests(&self) -> bool {
+        true
+    }
+
+    /// The guest ended and everything was appended.
+    ///
+    /// # Errors
+    /// [`crate::engine::Interruption::Failed`] when the log cannot be completed.
+    fn finish(&mut self) -> Step<()> {
+        Ok(())
+    }
+}
+
+/// No log: a guest that runs alone.
+pub struct NoLog;
+
+impl LogSink for NoLog {
+    fn append(&mut self, _: Entry) -> Step<Lsn> {
+        Ok(Lsn::default())
+    }
+
+    fn wants_digests(&self) -> bool {
+        false
+    }
+}
+
+/// How much a recording lets its replay compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verification {
+    /// Register digests at inputs, outputs and interrupt windows.
+    #[default]
+    Digests,
+    /// All registers at every exit, and all of guest memory at the end.
+    EveryExit,
+}
+
+/// Live inputs, logged.
+pub struct Recorder<L> {
+    live: LiveInputs,
+    log: L,
+    verification: Verification,
+    memory: GuestMemoryMmap,
+    /// Guest time of the last entry.
+    last_entry: u64,
+}
+
+impl<L: LogSink> Recorder<L> {
+    /// Logs `live` to `log`.
+    #[must_use]
+    pub fn new(
+        live: LiveInputs,
+        log: L,
+        verification: Verification,
+        memory: GuestMemoryMmap,
+    ) -> Self {
+        Self {
+            live,
+            log,
+            verification,
+            memory,
+            last_entry: 0,
+        }
+    }
+
+    fn append(&mut self, at: &mut Moment<'_>, checked: bool, payload: Payload) -> Step<Lsn> {
+        let check = if checked && self.log.wants_digests() {
+            Some(at.digest()?)
+        } else {
+            None
+        };
+        self.log.append(Entry {
+            point: at.point,
+            check,
+            payload,
+        })
+    }
+
+    fn log_input(&mut self, at: &mut Moment<'_>, input: Input) -> Step<Input> {
+        if self.log.wants_digests() {
+            let payload = match &input {
+                Input::Tick(now) => {
+                    self.last_entry = *now;
+                    Payload::Tick(*now)
+                }
+                Input::Frame(frame) => Payload::NetRx(frame.clone()),
+                Input::Typed(bytes) => Payload::ConsoleInput(bytes.clone()),
+            };
+            self.append(at, true, payload)?;
+        }
+        Ok(input)
+    }
+}
+
+impl<L: LogSink> EventSource for Recorder<L> {
+    fn at_exit(&mut self, at: &mut Moment<'_>) -> Step<()> {
+        self.log.throttle();
+        if self.verification == Verification::EveryExit {
+            let registers = Box::new(at.registers()?);
+            self.append(at, false, Payload::Registers(registers))?;
+        }
+        Ok(())
+    }
+
+    fn clock(&mut self, at: &mut Moment<'_>, need: ClockNeed) -> Step<u64> {
+        let value = self.live.clock(need);
+        let payload = match need {
+            ClockNeed::Tsc => Payload::Tsc(value),
+            ClockNeed::Monotonic => Payload::Clock(value),
+            ClockNeed::Wall => Payload::WallClock(value),
+        };
+        self.append(at, false, payload)?;
+        Ok(value)
+    }
+
+    fn poll(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Option<Input>> {
+        if let Some(input) = self.live.poll(appetite)? {
+            return self.log_input(at, input).map(Some);
+        }
+        if self.log.wants_digests() {
+            let now = self.live.clock(ClockNeed::Monotonic);
+            if now.saturating_sub(self.last_entry) > PROGRESS_NANOS {
+                self.last_entry = now;
+                self.append(at, true, Payload::Progress)?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn wait(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Input> {
+        let input = self.live.wait(appetite)?;
+        self.log_input(at, input)
+    }
+
+    fn delivered(&mut self, at: &mut Moment<'_>, vector: u8) -> Step<()> {
+        self.append(at, true, Payload::Interrupt(vector))?;
+        Ok(())
+    }
+
+    fn output(&mut self, at: &mut Moment<'_>, marker: OutputMarker) -> Step<Lsn> {
+        let lsn = self.append(at, true, Payload::Output(marker))?;
+        self.log.flush();
+        Ok(lsn)
+    }
+
+    fn ended(&mut self, at: &mut Moment<'_>, reason: ShutdownReason) -> Step<()> {
+        let point = ExecutionPoint::at_exit(at.point.exits);
+        if self.verification == Verification::EveryExit {
+            let pages = memory_digest::pages(&self.memory);
+            for first_page in (0..pages).step_by(HASHES_PER_ENTRY as usize) {
+                let hashes = (first_page..pages.min(first_page + HASHES_PER_ENTRY))
+                    .map(|page| memory_digest::page_hash(&self.memory, page))
+                    .collect();
+                let payload = Payload::MemoryHashes { first_page, hashes };
+                self.log.append(Entry {
+                    point,
+                    check: None,
+                    payload,
+                })?;
+            }
+        }
+        let check = if self.log.wants_digests() {
+            Some(at.digest()?)
+        } else {
+            None
+        };
+        self.log.append(Entry {
+            point,
+            check,
+            payload: Payload::Shutdown(reason),
+        })?;
+        self.log.flush();
+        self.log.finish()
+    }
+}

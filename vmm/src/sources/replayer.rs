@@ -1,0 +1,322 @@
+//! Inputs from a log, with every difference reported.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use logging_channel::entry::{
+    Entry, ExecutionPoint, Lsn, OutputMarker, Payload, Registers, ShutdownReason,
+};
+use vm_memory::GuestMemoryMmap;
+
+use super::memory_digest::{self, PAGE};
+use crate::devices::{Appetite, ClockNeed, Input};
+use crate::engine::source::describe;
+use crate::engine::{Difference, Divergence, EventSource, Interruption, Moment, Step};
+
+/// The next entry of a log, or its end.
+pub enum Head<'a> {
+    /// The next entry.
+    Entry(Lsn, &'a Entry),
+    /// Nothing more will come.
+    Ended,
+}
+
+/// A log being replayed.
+pub trait LogSource {
+    /// The next entry; waits for it. This is what keeps a backup behind the primary: it never
+    /// runs beyond an exit before it has seen the entry that follows it.
+    ///
+    /// # Errors
+    /// [`Interruption::Failed`] when the log is damaged.
+    fn head(&mut self) -> Step<Head<'_>>;
+
+    /// The head was used; go to the next.
+    fn advance(&mut self);
+
+    /// The log ended before the guest did: what now?
+    fn after_end(&mut self) -> Interruption;
+}
+
+/// What a replay has compared.
+#[derive(Debug, Default)]
+pub struct ReplayCounters {
+    /// Deterministic exits passed.
+    pub exits: AtomicU64,
+    /// Log entries used.
+    pub entries: AtomicU64,
+    /// Register digests compared.
+    pub digests: AtomicU64,
+    /// Full register sets compared.
+    pub registers: AtomicU64,
+    /// Pages of memory compared.
+    pub pages: AtomicU64,
+}
+
+/// Replays a log.
+pub struct Replayer<S> {
+    log: S,
+    memory: GuestMemoryMmap,
+    counters: Arc<ReplayCounters>,
+}
+
+/// What the replayer found at the head of the log, compared with where the guest is.
+enum Place {
+    /// The entry belongs to this very point.
+    Here,
+    /// The entry belongs to a later point.
+    Later,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+impl<S: LogSource> Replayer<S> {
+    /// Replays `log`; `memory` is compared where the log has hashes of it.
+    #[must_use]
+    pub fn new(log: S, memory: GuestMemoryMmap, counters: Arc<ReplayCounters>) -> Self {
+        Self {
+            log,
+            memory,
+            counters,
+        }
+    }
+
+    /// The head, where it stands, and its digest compared if it stands here.
+    fn head(&mut self, at: &mut Moment<'_>, doing: &str) -> Step<(Lsn, Place, &Payload)> {
+        // Two borrows of the log, because an end needs it mutably again.
+        if matches!(self.log.head()?, Head::Ended) {
+            return Err(self.log.after_end());
+        }
+        let Head::Entry(lsn, entry) = self.log.head()? else {
+            return Err(Interruption::Failed("the log's head vanished".into()));
+        };
+        let place = place(at.point, entry.point);
+        let Some(place) = place else {
+            return Err(diverged(at.point, lsn, entry, doing));
+        };
+        if matches!(place, Place::Here)
+            && let Some(logged) = entry.check
+        {
+            let replayed = at.digest()?;
+            if logged != replayed {
+                return Err(Interruption::Diverged(Box::new(Divergence {
+                    point: at.point,
+                    lsn,
+                    difference: Difference::RegisterDigest { logged, replayed },
+                })));
+            }
+            count(&self.counters.digests);
+        }
+        Ok((lsn, place, &entry.payload))
+    }
+
+    fn advance(&mut self) {
+        count(&self.counters.entries);
+        self.log.advance();
+    }
+
+    /// Uses up progress marks that were reached.
+    fn skip_progress(&mut self, at: &mut Moment<'_>, doing: &str) -> Step<()> {
+        while let (_, Place::Here, Payload::Progress) = self.head(at, doing)? {
+            self.advance();
+        }
+        Ok(())
+    }
+
+    /// The head's payload if it belongs here and `wanted` takes it; a divergence otherwise.
+    fn expect<T>(
+        &mut self,
+        at: &mut Moment<'_>,
+        doing: &str,
+        wanted: impl FnOnce(&Payload) -> Option<T>,
+    ) -> Step<(Lsn, T)> {
+        self.skip_progress(at, doing)?;
+        let (lsn, place, payload) = self.head(at, doing)?;
+        let answer = if matches!(place, Place::Here) {
+            wanted(payload)
+        } else {
+            None
+        };
+        match answer {
+            Some(answer) => {
+                self.advance();
+                Ok((lsn, answer))
+            }
+            None => {
+                let Head::Entry(lsn, entry) = self.log.head()? else {
+                    return Err(Interruption::Failed("the log's head vanished".into()));
+                };
+                Err(diverged(at.point, lsn, entry, doing))
+            }
+        }
+    }
+
+    fn compare_registers(
+        &self,
+        point: ExecutionPoint,
+        lsn: Lsn,
+        logged: &Registers,
+        replayed: &Registers,
+    ) -> Step<()> {
+        count(&self.counters.registers);
+        if logged == replayed {
+            return Ok(());
+        }
+        let (old, new) = (logged.fields(), replayed.fields());
+        let n = (0..old.len()).find(|n| old[*n] != new[*n]).unwrap_or(0);
+        Err(Interruption::Diverged(Box::new(Divergence {
+            point,
+            lsn,
+            difference: Difference::Register {
+                name: Registers::NAMES[n],
+                logged: old[n],
+                replayed: new[n],
+            },
+        })))
+    }
+}
+
+/// Where `entry` stands, seen from `at`; `None` if the guest is past it.
+fn place(at: ExecutionPoint, entry: ExecutionPoint) -> Option<Place> {
+    if at == entry {
+        return Some(Place::Here);
+    }
+    // At the same exit, a landmark comes after the exit itself. Two landmarks after the same exit
+    // that differ cannot be ordered: the caller finds out by asking for one of them.
+    let later = entry.exits > at.exits || (entry.exits == at.exits && entry.landmark.is_some());
+    later.then_some(Place::Later)
+}
+
+fn diverged(point: ExecutionPoint, lsn: Lsn, entry: &Entry, doing: &str) -> Interruption {
+    Interruption::Diverged(Box::new(Divergence {
+        point,
+        lsn,
+        difference: Difference::Event {
+            logged: format!("{} at {}", describe(&entry.payload), entry.point),
+            replayed: doing.to_owned(),
+        },
+    }))
+}
+
+fn input_of(payload: &Payload) -> Option<Input> {
+    match payload {
+        Payload::Tick(now) => Some(Input::Tick(*now)),
+        Payload::NetRx(frame) => Some(Input::Frame(frame.clone())),
+        Payload::ConsoleInput(bytes) => Some(Input::Typed(bytes.clone())),
+        _ => None,
+    }
+}
+
+impl<S: LogSource> EventSource for Replayer<S> {
+    fn at_exit(&mut self, at: &mut Moment<'_>) -> Step<()> {
+        self.counters.exits.store(at.point.exits, Ordering::Relaxed);
+        let (lsn, logged) = match self.head(at, "an exit")? {
+            (lsn, Place::Here, Payload::Registers(logged)) => (lsn, **logged),
+            _ => return Ok(()),
+        };
+        let replayed = at.registers()?;
+        self.compare_registers(at.point, lsn, &logged, &replayed)?;
+        self.advance();
+        Ok(())
+    }
+
+    fn clock(&mut self, at: &mut Moment<'_>, need: ClockNeed) -> Step<u64> {
+        let doing = match need {
+            ClockNeed::Tsc => "a time stamp counter read",
+            ClockNeed::Monotonic => "a clock read",
+            ClockNeed::Wall => "a wall clock read",
+        };
+        let (_, value) = self.expect(at, doing, |payload| match (need, payload) {
+            (ClockNeed::Tsc, Payload::Tsc(v))
+            | (ClockNeed::Monotonic, Payload::Clock(v))
+            | (ClockNeed::Wall, Payload::WallClock(v)) => Some(*v),
+            _ => None,
+        })?;
+        Ok(value)
+    }
+
+    fn poll(&mut self, at: &mut Moment<'_>, _: &Appetite) -> Step<Option<Input>> {
+        const DOING: &str = "the end of an exit";
+        self.skip_progress(at, DOING)?;
+        match self.head(at, DOING)? {
+            (_, Place::Later, _) => Ok(None),
+            (_, Place::Here, Payload::MemoryHashes { .. }) => Err(Interruption::Stop),
+            (_, Place::Here, Payload::Shutdown(ShutdownReason::Stopped)) => Err(Interruption::Stop),
+            // The guest is about to end by itself: the engine sees that next.
+            (_, Place::Here, Payload::Shutdown(_)) => Ok(None),
+            (_, Place::Here, _) => self
+                .expect(at, DOING, input_of)
+                .map(|(_, input)| Some(input)),
+        }
+    }
+
+    fn wait(&mut self, at: &mut Moment<'_>, _: &Appetite) -> Step<Input> {
+        const DOING: &str = "a halt";
+        self.skip_progress(at, DOING)?;
+        match self.head(at, DOING)? {
+            (_, Place::Here, Payload::MemoryHashes { .. })
+            | (_, Place::Here, Payload::Shutdown(ShutdownReason::Stopped)) => {
+                Err(Interruption::Stop)
+            }
+            _ => self.expect(at, DOING, input_of).map(|(_, input)| input),
+        }
+    }
+
+    fn delivered(&mut self, at: &mut Moment<'_>, vector: u8) -> Step<()> {
+        self.expect(
+            at,
+            &format!("interrupt {vector:#x} at a window"),
+            |payload| {
+                matches!(payload, Payload::Interrupt(logged) if *logged == vector).then_some(())
+            },
+        )?;
+        Ok(())
+    }
+
+    fn output(&mut self, at: &mut Moment<'_>, marker: OutputMarker) -> Step<Lsn> {
+        let doing = describe(&Payload::Output(marker));
+        let (lsn, ()) = self.expect(at, &doing, |payload| {
+            matches!(payload, Payload::Output(logged) if *logged == marker).then_some(())
+        })?;
+        Ok(lsn)
+    }
+
+    fn ended(&mut self, at: &mut Moment<'_>, reason: ShutdownReason) -> Step<()> {
+        const DOING: &str = "the guest's end";
+        let mut first_difference = None;
+        let mut different = 0;
+        loop {
+            let (lsn, first_page, hashes) = match self.head(at, DOING)? {
+                (lsn, Place::Here, Payload::MemoryHashes { first_page, hashes }) => {
+                    (lsn, *first_page, hashes.clone())
+                }
+                _ => break,
+            };
+            for (page, logged) in (first_page..).zip(&hashes) {
+                count(&self.counters.pages);
+                if page >= memory_digest::pages(&self.memory)
+                    || memory_digest::page_hash(&self.memory, page) != *logged
+                {
+                    different += 1;
+                    first_difference.get_or_insert((lsn, page * PAGE as u64));
+                }
+            }
+            self.advance();
+        }
+        if let Some((lsn, first)) = first_difference {
+            return Err(Interruption::Diverged(Box::new(Divergence {
+                point: at.point,
+                lsn,
+                difference: Difference::Memory {
+                    first,
+                    pages: different,
+                },
+            })));
+        }
+        self.expect(at, &format!("the guest's end ({reason:?})"), |payload| {
+            matches!(payload, Payload::Shutdown(logged) if *logged == reason).then_some(())
+        })?;
+        Ok(())
+    }
+}
