@@ -172,12 +172,12 @@ impl Shared {
     fn stall<'a>(&'a self, mut outgoing: MutexGuard<'a, Outgoing>) -> MutexGuard<'a, Outgoing> {
         let since = Instant::now();
         outgoing.stalling = true;
+        outgoing.counters.stalls += 1;
         let full = |outgoing: &mut Outgoing| {
             outgoing.buffered > self.refill_mark() && !self.loss.is_over()
         };
         outgoing = unpoisoned(self.room.wait_while(outgoing, full));
         outgoing.stalling = false;
-        outgoing.counters.stalls += 1;
         outgoing.counters.stalled += since.elapsed();
         outgoing
     }

@@ -1,0 +1,139 @@
+//! How a backup looks for its primary.
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use logging_channel::handshake::{HandshakeError, Message, Welcome};
+use logging_channel::receiver::Receiver;
+use logging_channel::session::{ConnectError, Listener};
+use logging_channel::{Identity, IdentityError};
+
+use crate::peers::{EPOCH, LONG, NEVER, connect, identity, listen, localhost, patient};
+
+#[test]
+fn it_waits_for_a_primary_that_starts_later() {
+    let address = listen().local_addr();
+    thread::scope(|scope| {
+        let backup = scope.spawn(|| connect(address, &identity(), &patient()));
+        let mut listener = Listener::bind(address).expect("free again");
+        listener
+            .accept_backup(&identity(), EPOCH, &patient(), &NEVER)
+            .expect("a backup");
+        backup.join().expect("no panic").expect("a session");
+    });
+}
+
+#[test]
+fn it_gives_up_at_the_deadline_and_says_what_happened_last() {
+    let address = listen().local_addr();
+    let deadline = Instant::now() + Duration::from_millis(20);
+    match Receiver::connect(address, &identity(), &patient(), deadline, &NEVER) {
+        Err(error @ ConnectError::NoAnswer { .. }) => {
+            assert!(error.to_string().contains(&address.to_string()), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn it_gives_up_at_the_deadline_on_one_who_says_nothing() {
+    let silent = TcpListener::bind(localhost()).expect("a free port");
+    let address = silent.local_addr().expect("bound");
+    let deadline = Instant::now() + Duration::from_millis(20);
+    assert!(matches!(
+        Receiver::connect(address, &identity(), &patient(), deadline, &NEVER),
+        Err(ConnectError::NoAnswer { .. })
+    ));
+}
+
+#[test]
+fn its_wait_can_be_cancelled() {
+    let silent = TcpListener::bind(localhost()).expect("a free port");
+    let nobody = listen().local_addr();
+    for address in [silent.local_addr().expect("bound"), nobody] {
+        let cancel = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| {
+                let deadline = Instant::now() + LONG;
+                Receiver::connect(address, &identity(), &patient(), deadline, &cancel)
+            });
+            cancel.store(true, Ordering::Relaxed);
+            assert!(matches!(
+                waiting.join().expect("no panic"),
+                Err(ConnectError::Cancelled)
+            ));
+        });
+    }
+}
+
+/// Connects to one who answers with `bytes`.
+fn answered(bytes: Vec<u8>) -> ConnectError {
+    let listener = TcpListener::bind(localhost()).expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let (mut peer, _) = listener.accept().expect("a connection");
+            peer.write_all(&bytes).expect("sent");
+            let _ = Message::read_from(&mut peer);
+        });
+        connect(address, &identity(), &patient()).expect_err("no primary")
+    })
+}
+
+fn handshake_error(bytes: Vec<u8>) -> HandshakeError {
+    match answered(bytes) {
+        ConnectError::Handshake { source, .. } => source,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn welcome() -> Welcome {
+    Welcome {
+        run: 0,
+        session: 1,
+        epoch: 1,
+        heartbeat_timeout: Duration::from_millis(500),
+        udp_port: 1,
+    }
+}
+
+#[test]
+fn it_recognises_one_who_is_no_primary() {
+    let http = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n";
+    assert!(matches!(
+        handshake_error(http.to_vec()),
+        HandshakeError::Magic { .. }
+    ));
+    let welcome = Message::Welcome(welcome());
+    assert!(matches!(
+        handshake_error(welcome.encode_as_version(9).expect("valid")),
+        HandshakeError::OtherVersion { found: 9 }
+    ));
+    assert!(matches!(
+        handshake_error(welcome.encode().expect("valid")),
+        HandshakeError::OtherRun
+    ));
+    let ready = Message::Ready { session: 1 };
+    assert!(matches!(
+        handshake_error(ready.encode().expect("valid")),
+        HandshakeError::Kind { .. }
+    ));
+}
+
+#[test]
+fn an_identity_that_is_not_valid_is_not_sent() {
+    let mut listener = listen();
+    let address = listener.local_addr();
+    listener.refuse_all(&identity(), &patient());
+    let long = Identity {
+        vm: "x".repeat(65),
+        ..identity()
+    };
+    assert!(matches!(
+        connect(address, &long, &patient()),
+        Err(ConnectError::Identity(IdentityError::NameTooLong(65)))
+    ));
+}

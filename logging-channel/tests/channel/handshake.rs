@@ -1,0 +1,155 @@
+//! Handshake messages as bytes.
+
+use std::time::Duration;
+
+use logging_channel::codec::PROTOCOL_VERSION;
+use logging_channel::handshake::{
+    HandshakeError, Hello, MAX_REFUSAL_MESSAGE, Message, Refusal, RefusalCode, Welcome,
+};
+use proptest::prelude::*;
+
+use crate::peers::identity;
+
+fn messages() -> Vec<Message> {
+    vec![
+        Message::Hello(Hello {
+            identity: identity(),
+            run: 1,
+            udp_port: 2,
+        }),
+        Message::Welcome(Welcome {
+            run: 1,
+            session: 2,
+            epoch: 3,
+            heartbeat_timeout: Duration::from_millis(500),
+            udp_port: 4,
+        }),
+        Message::Refuse(Refusal {
+            code: RefusalCode::OtherImage,
+            message: "another image: start both with the same".into(),
+        }),
+        Message::Ready { session: 2 },
+    ]
+}
+
+#[test]
+fn messages_survive_and_their_prefixes_and_flipped_bits_do_not() {
+    for message in messages() {
+        let bytes = message.encode().expect("valid");
+        assert_eq!(Message::decode(&bytes).expect("decodes"), message);
+        assert_eq!(
+            Message::read_from(&mut &bytes[..]).expect("decodes"),
+            message
+        );
+        for len in 0..bytes.len() {
+            assert!(Message::decode(&bytes[..len]).is_err());
+            assert!(Message::read_from(&mut &bytes[..len]).is_err());
+        }
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            assert!(
+                Message::decode(&flipped).is_err(),
+                "bit {bit} of {message:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn only_a_refusal_crosses_versions() {
+    for message in messages() {
+        let bytes = message
+            .encode_as_version(PROTOCOL_VERSION + 1)
+            .expect("valid");
+        match (Message::decode(&bytes), &message) {
+            (Ok(decoded), Message::Refuse(_)) => assert_eq!(decoded, message),
+            (Err(HandshakeError::OtherVersion { found }), _) => {
+                assert_eq!(found, PROTOCOL_VERSION + 1);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// These bytes are what every version that ever was sends and reads.
+#[test]
+fn the_layout_of_a_refusal_is_fixed_forever() {
+    let refusal = Message::Refuse(Refusal {
+        code: RefusalCode::OtherVersion,
+        message: "no".into(),
+    });
+    #[rustfmt::skip]
+    let expected = [
+        b'f', b't', b'v', b'm', b'l', b'i', b'n', b'k',
+        1, 0,
+        3, 0,
+        6, 0, 0, 0,
+        0x6d, 0x80, 0xe4, 0xf6,
+        0xa3, 0x9e, 0x00, 0x67,
+        1, 0, 2, 0, b'n', b'o',
+    ];
+    assert_eq!(refusal.encode().expect("valid"), expected);
+}
+
+#[test]
+fn codes_of_later_versions_keep_their_number() {
+    let later = Message::Refuse(Refusal {
+        code: RefusalCode::Unknown(77),
+        message: "something new".into(),
+    });
+    let bytes = later.encode().expect("valid");
+    assert_eq!(Message::decode(&bytes).expect("decodes"), later);
+}
+
+#[test]
+fn a_long_refusal_is_shortened_between_characters() {
+    let refusal = Message::Refuse(Refusal {
+        code: RefusalCode::Ending,
+        message: "é".repeat(MAX_REFUSAL_MESSAGE),
+    });
+    let bytes = refusal.encode().expect("valid");
+    match Message::decode(&bytes).expect("decodes") {
+        Message::Refuse(refusal) => {
+            assert_eq!(refusal.message, "é".repeat(MAX_REFUSAL_MESSAGE / 2));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_hostile_length_is_refused_before_room_is_made() {
+    let mut bytes = messages()[0].encode().expect("valid");
+    bytes[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
+    let crc = crc32fast::hash(&bytes[..20]);
+    bytes[20..24].copy_from_slice(&crc.to_le_bytes());
+    assert!(matches!(
+        Message::read_from(&mut &bytes[..]),
+        Err(HandshakeError::TooLong(u32::MAX))
+    ));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_end_in_a_message_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(Message::decode(&bytes).is_err());
+        prop_assert!(Message::read_from(&mut &bytes[..]).is_err());
+    }
+
+    /// Right envelope, any body.
+    #[test]
+    fn any_body_ends_in_a_message_or_an_error(
+        kind in 0u16..6,
+        body in prop::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let mut bytes = b"ftvmlink".to_vec();
+        bytes.extend_from_slice(&PROTOCOL_VERSION.to_le_bytes());
+        bytes.extend_from_slice(&kind.to_le_bytes());
+        bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
+        let crc = crc32fast::hash(&bytes);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        bytes.extend_from_slice(&body);
+        let _ = Message::decode(&bytes);
+    }
+}

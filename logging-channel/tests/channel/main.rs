@@ -1,0 +1,11 @@
+//! The log as its users meet it: as bytes, in a file, and between two ends over real sockets.
+
+mod backup;
+mod codec;
+mod flow;
+mod handshake;
+mod logs;
+mod loss;
+mod peers;
+mod primary;
+mod record;

@@ -1,0 +1,231 @@
+//! The two ends of a session in one process, and peers made by hand that do as they please.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use logging_channel::codec::HEADER_LEN;
+use logging_channel::control::Control;
+use logging_channel::entry::{Entry, Lsn};
+use logging_channel::handshake::{Hello, Message, Welcome};
+use logging_channel::heartbeat::{Heartbeat, Role};
+use logging_channel::receiver::{Next, Receiver};
+use logging_channel::sender::Sender;
+use logging_channel::session::{ConnectError, Listener};
+use logging_channel::{ChannelEvent, Identity, LossReason, Settings};
+
+/// More than anything here takes on a busy machine. Nothing waits for it unless it fails.
+pub(crate) const LONG: Duration = Duration::from_secs(30);
+
+pub(crate) static NEVER: AtomicBool = AtomicBool::new(false);
+
+pub(crate) const EPOCH: u64 = 7;
+
+pub(crate) fn localhost() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 0).into()
+}
+
+pub(crate) fn identity() -> Identity {
+    Identity {
+        vm: "redis".into(),
+        image: [0x12; 32],
+        cpu: [0x34; 32],
+        memory_bytes: 128 << 20,
+        tsc_khz: 2_000_000,
+    }
+}
+
+/// Settings with which a slow machine loses nobody.
+pub(crate) fn patient() -> Settings {
+    Settings {
+        heartbeat_timeout: Duration::from_secs(60),
+        max_lag: Duration::from_secs(60),
+        ..Settings::default()
+    }
+}
+
+/// Settings with which a silent peer is soon lost.
+pub(crate) fn impatient() -> Settings {
+    Settings {
+        heartbeat_timeout: Duration::from_millis(200),
+        ..patient()
+    }
+}
+
+pub(crate) fn listen() -> Listener {
+    Listener::bind(localhost()).expect("a free port")
+}
+
+pub(crate) fn connect(
+    address: SocketAddr,
+    identity: &Identity,
+    settings: &Settings,
+) -> Result<Receiver, ConnectError> {
+    Receiver::connect(address, identity, settings, Instant::now() + LONG, &NEVER)
+}
+
+/// Both ends of a session.
+pub(crate) struct Pair {
+    pub(crate) listener: Listener,
+    pub(crate) sender: Sender,
+    pub(crate) receiver: Receiver,
+}
+
+pub(crate) fn pair(primary: &Settings, backup: &Settings) -> Pair {
+    let mut listener = listen();
+    let address = listener.local_addr();
+    thread::scope(|scope| {
+        let receiver = scope.spawn(|| connect(address, &identity(), backup));
+        let sender = listener
+            .accept_backup(&identity(), EPOCH, primary, &NEVER)
+            .expect("a backup");
+        Pair {
+            sender,
+            receiver: receiver.join().expect("no panic").expect("a session"),
+            listener,
+        }
+    })
+}
+
+/// Waits until `condition` holds.
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The next `count` entries, whose LSNs must go on from `after`.
+pub(crate) fn take(receiver: &mut Receiver, after: u64, count: usize) -> Vec<Entry> {
+    (after + 1..)
+        .take(count)
+        .map(|lsn| match receiver.next(LONG) {
+            Next::Entry(found, entry) => {
+                assert_eq!(found, Lsn(lsn));
+                entry
+            }
+            other => panic!("LSN {lsn}: {other:?}"),
+        })
+        .collect()
+}
+
+/// The announced end of a session, which must be the only announcement.
+pub(crate) fn announced(events: &crossbeam_channel::Receiver<ChannelEvent>) -> LossReason {
+    let ChannelEvent::PeerLost(reason) = events.recv_timeout(LONG).expect("an event");
+    assert!(events.try_recv().is_err(), "a second event");
+    reason
+}
+
+/// A backup made by hand.
+pub(crate) struct FakeBackup {
+    pub(crate) tcp: TcpStream,
+    pub(crate) udp: UdpSocket,
+    pub(crate) welcome: Welcome,
+}
+
+impl FakeBackup {
+    /// Connects to a listener that accepts it, and says Hello.
+    pub(crate) fn join(listener: &mut Listener, settings: &Settings) -> (Self, Sender) {
+        let address = listener.local_addr();
+        thread::scope(|scope| {
+            let backup = scope.spawn(move || {
+                let udp = UdpSocket::bind(localhost()).expect("a free port");
+                let hello = Message::Hello(Hello {
+                    identity: identity(),
+                    run: 42,
+                    udp_port: udp.local_addr().expect("bound").port(),
+                });
+                let mut tcp = TcpStream::connect(address).expect("connected");
+                tcp.write_all(&hello.encode().expect("valid"))
+                    .expect("sent");
+                let welcome = match Message::read_from(&mut tcp).expect("an answer") {
+                    Message::Welcome(welcome) => welcome,
+                    other => panic!("{other:?}"),
+                };
+                assert_eq!(welcome.run, 42);
+                let ready = Message::Ready {
+                    session: welcome.session,
+                };
+                tcp.write_all(&ready.encode().expect("valid"))
+                    .expect("sent");
+                udp.connect((address.ip(), welcome.udp_port))
+                    .expect("connected");
+                udp.set_read_timeout(Some(LONG)).expect("set");
+                Self { tcp, udp, welcome }
+            });
+            let sender = listener
+                .accept_backup(&identity(), EPOCH, settings, &NEVER)
+                .expect("a backup");
+            (backup.join().expect("no panic"), sender)
+        })
+    }
+
+    pub(crate) fn say(&mut self, control: Control) {
+        self.tcp.write_all(&control.encode()).expect("sent");
+    }
+
+    pub(crate) fn beat(&self, session: u64, sequence: u64) {
+        let beat = Heartbeat {
+            role: Role::Backup,
+            session,
+            sequence,
+            released: Lsn(0),
+        };
+        let _ = self.udp.send(&beat.encode());
+    }
+}
+
+/// A primary made by hand.
+pub(crate) struct FakePrimary {
+    pub(crate) tcp: TcpStream,
+    pub(crate) udp: UdpSocket,
+}
+
+impl FakePrimary {
+    /// Welcomes a real backup.
+    pub(crate) fn welcome(settings: &Settings) -> (Self, Receiver) {
+        let listener = TcpListener::bind(localhost()).expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let timeout = settings.heartbeat_timeout;
+        thread::scope(|scope| {
+            let primary = scope.spawn(move || {
+                let (mut tcp, _) = listener.accept().expect("a connection");
+                let Ok(Message::Hello(hello)) = Message::read_from(&mut tcp) else {
+                    panic!("no hello");
+                };
+                let udp = UdpSocket::bind(localhost()).expect("a free port");
+                udp.connect((address.ip(), hello.udp_port))
+                    .expect("connected");
+                let welcome = Message::Welcome(Welcome {
+                    run: hello.run,
+                    session: 99,
+                    epoch: EPOCH,
+                    heartbeat_timeout: timeout,
+                    udp_port: udp.local_addr().expect("bound").port(),
+                });
+                tcp.write_all(&welcome.encode().expect("valid"))
+                    .expect("sent");
+                assert!(matches!(
+                    Message::read_from(&mut tcp),
+                    Ok(Message::Ready { session: 99 })
+                ));
+                Self { tcp, udp }
+            });
+            let receiver = connect(address, &identity(), settings).expect("a session");
+            (primary.join().expect("no panic"), receiver)
+        })
+    }
+
+    pub(crate) fn say(&mut self, bytes: &[u8]) {
+        self.tcp.write_all(bytes).expect("sent");
+    }
+
+    pub(crate) fn hear(&mut self) -> Control {
+        let mut bytes = [0; HEADER_LEN];
+        self.tcp.read_exact(&mut bytes).expect("a message");
+        Control::decode(&bytes).expect("valid")
+    }
+}

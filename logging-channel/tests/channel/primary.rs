@@ -1,0 +1,304 @@
+//! Who a primary lets in, and what it tells the others.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use logging_channel::codec::PROTOCOL_VERSION;
+use logging_channel::entry::Payload;
+use logging_channel::handshake::{Hello, Message, Refusal, RefusalCode};
+use logging_channel::receiver::Next;
+use logging_channel::sender::Finish;
+use logging_channel::session::{AcceptError, BindError, ConnectError, Listener};
+use logging_channel::{Identity, Settings};
+
+use crate::logs::at;
+use crate::peers::{EPOCH, LONG, NEVER, connect, eventually, identity, listen, pair, patient};
+
+fn refused(address: SocketAddr, identity: &Identity) -> Refusal {
+    match connect(address, identity, &patient()) {
+        Err(ConnectError::Refused { refusal, .. }) => refusal,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Lets `others` at a waiting primary's port; then a backup that fits must still get in.
+fn still_accepts_after(settings: &Settings, others: impl FnOnce(SocketAddr) + Send) {
+    let mut listener = listen();
+    let address = listener.local_addr();
+    thread::scope(|scope| {
+        let backup = scope.spawn(move || {
+            others(address);
+            connect(address, &identity(), &patient()).expect("a session")
+        });
+        let sender = listener
+            .accept_backup(&identity(), EPOCH, settings, &NEVER)
+            .expect("a backup");
+        let mut receiver = backup.join().expect("no panic");
+        sender.append_and_flush(at(1, Payload::Progress));
+        assert!(matches!(receiver.next(LONG), Next::Entry(..)));
+    });
+}
+
+#[test]
+fn a_backup_that_does_not_fit_is_told_why_and_the_next_is_let_in() {
+    still_accepts_after(&patient(), |address| {
+        let base = identity();
+        let others = [
+            (
+                RefusalCode::OtherVm,
+                Identity {
+                    vm: "web".into(),
+                    ..base.clone()
+                },
+                "\"web\"",
+            ),
+            (
+                RefusalCode::OtherImage,
+                Identity {
+                    image: [0xab; 32],
+                    ..base.clone()
+                },
+                "abab",
+            ),
+            (
+                RefusalCode::OtherCpu,
+                Identity {
+                    cpu: [0xcd; 32],
+                    ..base.clone()
+                },
+                "cdcd",
+            ),
+            (
+                RefusalCode::OtherMemorySize,
+                Identity {
+                    memory_bytes: 64 << 20,
+                    ..base.clone()
+                },
+                "67108864",
+            ),
+            (
+                RefusalCode::OtherClock,
+                Identity {
+                    tsc_khz: 1,
+                    ..base.clone()
+                },
+                "1 kHz",
+            ),
+        ];
+        for (code, other, word) in others {
+            let refusal = refused(address, &other);
+            assert_eq!(refusal.code, code);
+            assert!(refusal.message.contains(word), "{refusal}");
+        }
+    });
+}
+
+#[test]
+fn a_peer_of_another_version_can_read_why_it_is_refused() {
+    still_accepts_after(&patient(), |address| {
+        let hello = Message::Hello(Hello {
+            identity: identity(),
+            run: 1,
+            udp_port: 1,
+        });
+        let mut peer = TcpStream::connect(address).expect("connected");
+        let bytes = hello
+            .encode_as_version(PROTOCOL_VERSION + 1)
+            .expect("valid");
+        peer.write_all(&bytes).expect("sent");
+        match Message::read_from(&mut peer).expect("an answer") {
+            Message::Refuse(refusal) => {
+                assert_eq!(refusal.code, RefusalCode::OtherVersion);
+                assert!(refusal.message.contains("same version"), "{refusal}");
+            }
+            other => panic!("{other:?}"),
+        }
+    });
+}
+
+#[test]
+fn nonsense_is_refused_and_the_next_is_let_in() {
+    still_accepts_after(&patient(), |address| {
+        let nonsense: [&[u8]; 4] = [
+            b"GET / HTTP/1.1\r\nHost: ftvm\r\n\r\n",
+            b"\0",
+            &[0xff; 100_000],
+            b"ftvmlink and then something else entirely",
+        ];
+        for bytes in nonsense {
+            let mut peer = TcpStream::connect(address).expect("connected");
+            // The primary may hang up in the middle of it.
+            let _ = peer.write_all(bytes);
+            match Message::read_from(&mut peer).expect("an answer") {
+                Message::Refuse(refusal) => assert_eq!(refusal.code, RefusalCode::NotUnderstood),
+                other => panic!("{other:?}"),
+            }
+        }
+        // Damaged on its way: a checksum tells.
+        let hello = Message::Ready { session: 1 };
+        let mut peer = TcpStream::connect(address).expect("connected");
+        peer.write_all(&hello.encode().expect("valid"))
+            .expect("sent");
+        assert!(matches!(
+            Message::read_from(&mut peer),
+            Ok(Message::Refuse(_))
+        ));
+    });
+}
+
+#[test]
+fn peers_that_say_nothing_keep_nobody_out() {
+    let settings = Settings {
+        handshake_timeout: Duration::from_secs(3600),
+        ..patient()
+    };
+    let mut silent = Vec::new();
+    still_accepts_after(&settings, |address| {
+        // More than the primary hears at a time.
+        for _ in 0..40 {
+            silent.push(TcpStream::connect(address).expect("connected"));
+        }
+        // One that stops in the middle of its hello.
+        let mut half = TcpStream::connect(address).expect("connected");
+        half.write_all(b"ftvm").expect("sent");
+        silent.push(half);
+    });
+}
+
+#[test]
+fn a_peer_that_says_nothing_is_hung_up_on() {
+    let settings = Settings {
+        handshake_timeout: Duration::from_millis(50),
+        ..patient()
+    };
+    still_accepts_after(&settings, |address| {
+        let mut silent = TcpStream::connect(address).expect("connected");
+        assert_eq!(silent.read(&mut [0]).expect("closed in order"), 0);
+    });
+}
+
+#[test]
+fn a_backup_that_went_away_during_the_handshake_is_not_taken() {
+    still_accepts_after(&patient(), |address| {
+        let hello = Message::Hello(Hello {
+            identity: identity(),
+            run: 1,
+            udp_port: 1,
+        });
+        let mut gone = TcpStream::connect(address).expect("connected");
+        gone.write_all(&hello.encode().expect("valid"))
+            .expect("sent");
+    });
+}
+
+#[test]
+fn later_comers_are_told_that_they_are() {
+    let pair = pair(&patient(), &patient());
+    let address = pair.listener.local_addr();
+    let refusal = refused(address, &identity());
+    assert_eq!(refusal.code, RefusalCode::AlreadyHasBackup);
+    let other = Identity {
+        vm: "web".into(),
+        ..identity()
+    };
+    assert_eq!(refused(address, &other).code, RefusalCode::OtherVm);
+
+    drop(pair.receiver);
+    eventually("the backup is lost", || pair.sender.lost().is_some());
+    let refusal = refused(address, &identity());
+    assert_eq!(refusal.code, RefusalCode::AlreadyRunning);
+    assert!(refusal.message.contains("cannot join"), "{refusal}");
+}
+
+#[test]
+fn those_who_come_after_the_end_are_told_so() {
+    let pair = pair(&patient(), &patient());
+    assert_eq!(pair.sender.finish(LONG), Finish::Orderly);
+    let refusal = refused(pair.listener.local_addr(), &identity());
+    assert_eq!(refusal.code, RefusalCode::Ending);
+}
+
+#[test]
+fn a_primary_that_wants_no_backup_refuses_everyone() {
+    let mut listener = listen();
+    listener.refuse_all(&identity(), &patient());
+    let refusal = refused(listener.local_addr(), &identity());
+    assert_eq!(refusal.code, RefusalCode::AlreadyRunning);
+    assert!(matches!(
+        listener.accept_backup(&identity(), EPOCH, &patient(), &NEVER),
+        Err(AcceptError::NotWaiting)
+    ));
+}
+
+#[test]
+fn a_session_outlives_its_listener() {
+    let mut pair = pair(&patient(), &patient());
+    drop(pair.listener);
+    pair.sender.append_and_flush(at(1, Payload::Progress));
+    assert!(matches!(pair.receiver.next(LONG), Next::Entry(..)));
+}
+
+#[test]
+fn waiting_for_a_backup_can_be_cancelled() {
+    let mut listener = listen();
+    let cancel = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let waiting =
+            scope.spawn(|| listener.accept_backup(&identity(), EPOCH, &patient(), &cancel));
+        cancel.store(true, Ordering::Relaxed);
+        assert!(matches!(
+            waiting.join().expect("no panic"),
+            Err(AcceptError::Cancelled)
+        ));
+    });
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let first = listen();
+    match Listener::bind(first.local_addr()) {
+        Err(
+            error @ BindError::InUse {
+                protocol: "TCP", ..
+            },
+        ) => {
+            let message = error.to_string();
+            let port = first.local_addr().to_string();
+            assert!(
+                message.contains(&port) && message.contains("choose another"),
+                "{message}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    // The log's port is free, the heartbeats' is not.
+    let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    assert!(matches!(
+        Listener::bind(udp.local_addr().expect("bound")),
+        Err(BindError::InUse {
+            protocol: "UDP",
+            ..
+        })
+    ));
+}
+
+#[test]
+fn an_address_of_another_host_is_named() {
+    // TEST-NET-1: nobody's.
+    let address = "192.0.2.1:0".parse().expect("an address");
+    assert!(matches!(
+        Listener::bind(address),
+        Err(BindError::NotOurs { .. })
+    ));
+}
+
+#[test]
+fn a_dropped_listener_frees_its_port() {
+    let pair = pair(&patient(), &patient());
+    let address = pair.listener.local_addr();
+    drop(pair);
+    TcpListener::bind(address).expect("free again");
+}
