@@ -115,7 +115,7 @@ pub enum Payload {
         /// One hash a 4 KiB page.
         hashes: Vec<u64>,
     },
-    /// The guest ended here, in order. No entry follows.
+    /// The guest ended here, in order. Only [`Payload::MemoryHashes`] may follow.
     Shutdown(ShutdownReason),
 }
 

@@ -107,6 +107,21 @@ impl<L: LogSink> Recorder<L> {
         })
     }
 
+    fn append_memory_hashes(&mut self, point: ExecutionPoint) -> Step<()> {
+        let pages = memory_digest::pages(&self.memory);
+        for first_page in (0..pages).step_by(HASHES_PER_ENTRY as usize) {
+            let hashes = (first_page..pages.min(first_page + HASHES_PER_ENTRY))
+                .map(|page| memory_digest::page_hash(&self.memory, page))
+                .collect();
+            self.log.append(Entry {
+                point,
+                check: None,
+                payload: Payload::MemoryHashes { first_page, hashes },
+            })?;
+        }
+        Ok(())
+    }
+
     fn log_input(&mut self, at: &mut Moment<'_>, input: Input) -> Step<Input> {
         if self.log.wants_digests() {
             let payload = match &input {
@@ -176,20 +191,6 @@ impl<L: LogSink> EventSource for Recorder<L> {
 
     fn ended(&mut self, at: &mut Moment<'_>, reason: ShutdownReason) -> Step<()> {
         let point = ExecutionPoint::at_exit(at.point.exits);
-        if self.verification == Verification::EveryExit {
-            let pages = memory_digest::pages(&self.memory);
-            for first_page in (0..pages).step_by(HASHES_PER_ENTRY as usize) {
-                let hashes = (first_page..pages.min(first_page + HASHES_PER_ENTRY))
-                    .map(|page| memory_digest::page_hash(&self.memory, page))
-                    .collect();
-                let payload = Payload::MemoryHashes { first_page, hashes };
-                self.log.append(Entry {
-                    point,
-                    check: None,
-                    payload,
-                })?;
-            }
-        }
         let check = if self.log.wants_digests() {
             Some(at.digest()?)
         } else {
@@ -200,6 +201,9 @@ impl<L: LogSink> EventSource for Recorder<L> {
             check,
             payload: Payload::Shutdown(reason),
         })?;
+        if self.verification == Verification::EveryExit {
+            self.append_memory_hashes(point)?;
+        }
         self.log.flush();
         self.log.finish()
     }

@@ -177,6 +177,40 @@ impl<S: LogSource> Replayer<S> {
     }
 }
 
+impl<S: LogSource> Replayer<S> {
+    /// Compares guest memory with the hashes that follow the guest's end in a verified recording.
+    fn compare_memory(&mut self, point: ExecutionPoint) -> Step<()> {
+        let mut first_difference = None;
+        let mut different = 0;
+        while let Head::Entry(lsn, entry) = self.log.head()? {
+            let Payload::MemoryHashes { first_page, hashes } = &entry.payload else {
+                return Err(diverged(point, lsn, entry, "the guest's end"));
+            };
+            for (page, logged) in (*first_page..).zip(hashes) {
+                count(&self.counters.pages);
+                if page >= memory_digest::pages(&self.memory)
+                    || memory_digest::page_hash(&self.memory, page) != *logged
+                {
+                    different += 1;
+                    first_difference.get_or_insert((lsn, page * PAGE as u64));
+                }
+            }
+            self.advance();
+        }
+        match first_difference {
+            None => Ok(()),
+            Some((lsn, first)) => Err(Interruption::Diverged(Box::new(Divergence {
+                point,
+                lsn,
+                difference: Difference::Memory {
+                    first,
+                    pages: different,
+                },
+            }))),
+        }
+    }
+}
+
 /// Where `entry` stands, seen from `at`; `None` if the guest is past it.
 fn place(at: ExecutionPoint, entry: ExecutionPoint) -> Option<Place> {
     if at == entry {
@@ -241,7 +275,6 @@ impl<S: LogSource> EventSource for Replayer<S> {
         self.skip_progress(at, DOING)?;
         match self.head(at, DOING)? {
             (_, Place::Later, _) => Ok(None),
-            (_, Place::Here, Payload::MemoryHashes { .. }) => Err(Interruption::Stop),
             (_, Place::Here, Payload::Shutdown(ShutdownReason::Stopped)) => Err(Interruption::Stop),
             // The guest is about to end by itself: the engine sees that next.
             (_, Place::Here, Payload::Shutdown(_)) => Ok(None),
@@ -255,10 +288,7 @@ impl<S: LogSource> EventSource for Replayer<S> {
         const DOING: &str = "a halt";
         self.skip_progress(at, DOING)?;
         match self.head(at, DOING)? {
-            (_, Place::Here, Payload::MemoryHashes { .. })
-            | (_, Place::Here, Payload::Shutdown(ShutdownReason::Stopped)) => {
-                Err(Interruption::Stop)
-            }
+            (_, Place::Here, Payload::Shutdown(ShutdownReason::Stopped)) => Err(Interruption::Stop),
             _ => self.expect(at, DOING, input_of).map(|(_, input)| input),
         }
     }
@@ -283,40 +313,9 @@ impl<S: LogSource> EventSource for Replayer<S> {
     }
 
     fn ended(&mut self, at: &mut Moment<'_>, reason: ShutdownReason) -> Step<()> {
-        const DOING: &str = "the guest's end";
-        let mut first_difference = None;
-        let mut different = 0;
-        loop {
-            let (lsn, first_page, hashes) = match self.head(at, DOING)? {
-                (lsn, Place::Here, Payload::MemoryHashes { first_page, hashes }) => {
-                    (lsn, *first_page, hashes.clone())
-                }
-                _ => break,
-            };
-            for (page, logged) in (first_page..).zip(&hashes) {
-                count(&self.counters.pages);
-                if page >= memory_digest::pages(&self.memory)
-                    || memory_digest::page_hash(&self.memory, page) != *logged
-                {
-                    different += 1;
-                    first_difference.get_or_insert((lsn, page * PAGE as u64));
-                }
-            }
-            self.advance();
-        }
-        if let Some((lsn, first)) = first_difference {
-            return Err(Interruption::Diverged(Box::new(Divergence {
-                point: at.point,
-                lsn,
-                difference: Difference::Memory {
-                    first,
-                    pages: different,
-                },
-            })));
-        }
         self.expect(at, &format!("the guest's end ({reason:?})"), |payload| {
             matches!(payload, Payload::Shutdown(logged) if *logged == reason).then_some(())
         })?;
-        Ok(())
+        self.compare_memory(at.point)
     }
 }
