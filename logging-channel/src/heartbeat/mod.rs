@@ -21,7 +21,7 @@ mod detector;
 mod pulse;
 
 pub use detector::{FailureDetector, Verdict};
-pub(crate) use pulse::{Beating, Clock, Monitored};
+pub(crate) use pulse::{Beating, LastHeard, Monitored};
 
 use crate::bytes::{FieldError, Fields};
 use crate::codec::PROTOCOL_VERSION;

@@ -14,12 +14,12 @@ use crate::socket::stop_reading;
 
 /// When something was last heard over TCP; written by the thread that reads it.
 #[derive(Debug)]
-pub(crate) struct Clock {
+pub(crate) struct LastHeard {
     start: Instant,
     nanos: AtomicU64,
 }
 
-impl Clock {
+impl LastHeard {
     pub(crate) fn new() -> Self {
         Self {
             start: Instant::now(),
@@ -43,7 +43,7 @@ pub(crate) trait Monitored: Send + Sync + 'static {
     const ROLE: Role;
 
     /// When something was last heard over TCP.
-    fn traffic(&self) -> &Clock;
+    fn traffic(&self) -> &LastHeard;
 
     /// How far outputs were released, as this end's heartbeats say.
     fn released(&self) -> Lsn;
@@ -132,11 +132,19 @@ fn beat<M: Monitored>(socket: &UdpSocket, session: u64, timeout: Duration, end: 
         let _ = socket.set_read_timeout(Some(wait.max(Duration::from_millis(1))));
         match socket.recv(&mut datagram) {
             Ok(len) => hear(&datagram[..len], session, &mut detector, end),
-            // An unreachable port is reported at the next receive, again and again while we
-            // send: only that, no reason to spin.
-            Err(_) => continue,
+            Err(error) if is_timeout(&error) => {}
+            // An unreachable port or network, which says nothing that silence does not. The pause
+            // is there because this thread may run before all others: it must not spin.
+            Err(_) => thread::sleep(wait.min(Duration::from_millis(5))),
         }
     }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
 }
 
 /// Takes everything that waits in the socket.

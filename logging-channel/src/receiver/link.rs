@@ -11,7 +11,7 @@ use super::queue::{Queue, Queued};
 use crate::codec::{BatchHeader, HEADER_LEN, LogOrder, MAX_BODY};
 use crate::control::{CONTROL_MAGIC, Control};
 use crate::entry::Lsn;
-use crate::heartbeat::{Clock, Monitored, Role};
+use crate::heartbeat::{LastHeard, Monitored, Role};
 use crate::loss::{Loss, LossReason};
 use crate::session::SessionInfo;
 use crate::settings::Settings;
@@ -42,7 +42,7 @@ pub(super) struct Shared {
     bytes: AtomicU64,
     stalls: AtomicU64,
 
-    traffic: Clock,
+    traffic: LastHeard,
     /// The replay is gone: nobody waits for what is still to be read.
     closed: AtomicBool,
     pub(super) loss: Loss,
@@ -62,7 +62,7 @@ impl Shared {
             batches: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
-            traffic: Clock::new(),
+            traffic: LastHeard::new(),
             closed: AtomicBool::new(false),
             loss: Loss::new(),
         }
@@ -309,7 +309,7 @@ impl<'a> Reading<'a> {
 impl Monitored for Shared {
     const ROLE: Role = Role::Backup;
 
-    fn traffic(&self) -> &Clock {
+    fn traffic(&self) -> &LastHeard {
         &self.traffic
     }
 

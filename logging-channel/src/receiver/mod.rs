@@ -194,6 +194,10 @@ impl Receiver {
 
     /// Everything up to `lsn` has been executed. One relaxed store: to be called at every entry.
     /// The primary learns of it with the next acknowledgement, within some ten milliseconds.
+    ///
+    /// An entry is executed when the replay has reached its point and applied it, not when the
+    /// next one is there: the primary's [`throttle`](crate::sender::Sender::throttle) may hold the
+    /// guest until the last entry is executed, and then there is no next one.
     pub fn executed(&self, lsn: Lsn) {
         self.shared.executed.store(lsn.0, Ordering::Relaxed);
     }

@@ -12,7 +12,7 @@ use super::{Commit, Finish, SenderStats};
 use crate::codec::HEADER_LEN;
 use crate::control::Control;
 use crate::entry::{Entry, Lsn};
-use crate::heartbeat::{Clock, Monitored, Role};
+use crate::heartbeat::{LastHeard, Monitored, Role};
 use crate::lock::unpoisoned;
 use crate::loss::{Loss, LossReason};
 use crate::session::SessionInfo;
@@ -49,7 +49,7 @@ pub(super) struct Shared {
     progress: Mutex<()>,
     progressed: Condvar,
 
-    traffic: Clock,
+    traffic: LastHeard,
     finishing: AtomicBool,
     pub(super) loss: Arc<Loss>,
 }
@@ -81,7 +81,7 @@ impl Shared {
             throttled_nanos: AtomicU64::new(0),
             progress: Mutex::new(()),
             progressed: Condvar::new(),
-            traffic: Clock::new(),
+            traffic: LastHeard::new(),
             finishing: AtomicBool::new(false),
             loss: Arc::new(Loss::new()),
         }
@@ -172,6 +172,9 @@ impl Shared {
     fn stall<'a>(&'a self, mut outgoing: MutexGuard<'a, Outgoing>) -> MutexGuard<'a, Outgoing> {
         let since = Instant::now();
         outgoing.stalling = true;
+        // The buffer may be full of a batch that is not.
+        outgoing.flush = true;
+        self.work.notify_one();
         outgoing.counters.stalls += 1;
         let full = |outgoing: &mut Outgoing| {
             outgoing.buffered > self.refill_mark() && !self.loss.is_over()
@@ -457,7 +460,7 @@ impl Shared {
 impl Monitored for Shared {
     const ROLE: Role = Role::Primary;
 
-    fn traffic(&self) -> &Clock {
+    fn traffic(&self) -> &LastHeard {
         &self.traffic
     }
 

@@ -19,6 +19,9 @@ use crate::socket::{nonce, stop_reading};
 
 /// The primary's port for the log, TCP for the log itself and UDP for heartbeats.
 ///
+/// Bound to one address, it uses the same port number for both. Bound to every address
+/// (`0.0.0.0`), heartbeats use a port of their own, which the handshake tells.
+///
 /// Once it has a backup, and until it is dropped, it refuses others with a reason.
 #[derive(Debug)]
 pub struct Listener {
@@ -233,6 +236,14 @@ fn welcome(
     } = visitor;
     let Hello { run, udp_port, .. } = hello;
     let session = nonce();
+    let local = stream.local_addr()?.ip();
+    let udp = if udp.local_addr()?.ip().is_unspecified() {
+        // Listening on every address: heartbeats must come from the one that the backup dialled,
+        // or it does not know them.
+        UdpSocket::bind(at_port(local, 0))?
+    } else {
+        udp.try_clone()?
+    };
     let message = Message::Welcome(Welcome {
         run,
         session,
@@ -263,7 +274,7 @@ fn welcome(
         heartbeat_timeout: settings.heartbeat_timeout,
         peer,
     };
-    Sender::start(stream, udp.try_clone()?, info, settings.clone())
+    Sender::start(stream, udp, info, settings.clone())
 }
 
 /// The thread that refuses later comers.

@@ -84,11 +84,10 @@ fn a_complete_batch_goes_out_without_a_flush() {
 #[test]
 fn acknowledged_means_received_even_if_nobody_consumes() {
     let pair = pair(&patient(), &patient());
-    let lsn = ticks(100)
-        .into_iter()
-        .map(|entry| pair.sender.append(entry))
-        .last()
-        .expect("entries");
+    let mut lsn = Lsn(0);
+    for entry in ticks(100) {
+        lsn = pair.sender.append(entry);
+    }
     pair.sender.flush();
     assert_eq!(pair.sender.wait_committed(lsn, LONG), Commit::Committed);
     assert_eq!(pair.sender.acked(), lsn);
@@ -152,6 +151,45 @@ fn append_waits_while_both_buffers_are_full_and_goes_on_when_the_replay_does() {
     let stats = pair.sender.stats();
     assert!(stats.stalled > Duration::ZERO);
     assert_eq!(stats.entries, COUNT);
+}
+
+#[test]
+fn a_buffer_smaller_than_a_batch_does_not_wait_for_the_batch_to_fill() {
+    let settings = Settings {
+        send_buffer: 1000,
+        linger: Duration::from_secs(3600),
+        ..patient()
+    };
+    let mut pair = pair(&settings, &patient());
+    for n in 1..=20 {
+        pair.sender.append(frame(n, 300));
+    }
+    pair.sender.flush();
+    take(&mut pair.receiver, 0, 20);
+    assert!(pair.sender.stats().stalls > 0);
+}
+
+#[test]
+fn several_threads_may_flush_at_once() {
+    let settings = Settings {
+        linger: Duration::from_secs(3600),
+        ..patient()
+    };
+    let mut pair = pair(&settings, &patient());
+    const EACH: usize = 2000;
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            let sender = pair.sender.clone();
+            scope.spawn(move || {
+                for _ in 0..EACH {
+                    sender.append(at(1, Payload::Progress));
+                    sender.flush();
+                }
+            });
+        }
+        // Nothing is left behind, though nothing lingers less than an hour.
+        take(&mut pair.receiver, 0, 3 * EACH);
+    });
 }
 
 #[test]
