@@ -1,5 +1,6 @@
 //! What a user can set about the channel.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::codec::MAX_BODY;
@@ -8,7 +9,8 @@ use crate::codec::MAX_BODY;
 /// primary's decide for both.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// Silence of heartbeats and log alike after which the peer is taken for lost.
+    /// Silence of heartbeats and log alike after which the peer is taken for lost; from 5 ms to an
+    /// hour.
     pub heartbeat_timeout: Duration,
     /// How far the backup may be behind before the primary's guest is slowed.
     pub max_lag: Duration,
@@ -27,6 +29,10 @@ pub struct Settings {
     /// How long a peer may take for its part of the handshake.
     pub handshake_timeout: Duration,
 }
+
+/// Heartbeat timeouts that make sense. With less, a host's own scheduling looks like a loss.
+pub(crate) const HEARTBEAT_TIMEOUTS: RangeInclusive<Duration> =
+    Duration::from_millis(5)..=Duration::from_secs(3600);
 
 impl Default for Settings {
     fn default() -> Self {

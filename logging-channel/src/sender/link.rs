@@ -130,7 +130,8 @@ impl Shared {
 
     pub(super) fn wait_committed(&self, lsn: Lsn, timeout: Duration) -> Commit {
         self.wait_progress(timeout, || self.acked() >= lsn || self.loss.is_over());
-        // Whether the session is over is asked first: `acked` does not grow after that.
+        // Whether the session is over is asked first, so that an acknowledgement which came just
+        // before the end counts.
         match (self.loss.is_over(), self.acked() >= lsn) {
             (_, true) => Commit::Committed,
             (true, false) => Commit::PeerLost,

@@ -11,7 +11,7 @@ use super::{SessionInfo, at_port};
 use crate::handshake::{HandshakeError, Hello, Message, Refusal, Welcome};
 use crate::identity::{Identity, IdentityError};
 use crate::receiver::Receiver;
-use crate::settings::Settings;
+use crate::settings::{HEARTBEAT_TIMEOUTS, Settings};
 use crate::socket::nonce;
 
 /// Pause between two attempts to connect.
@@ -20,10 +20,6 @@ const RETRY: Duration = Duration::from_millis(100);
 /// The longest that one attempt to connect may take: packets to a host that is still booting are
 /// lost, and TCP's own pauses between attempts grow.
 const ATTEMPT: Duration = Duration::from_secs(1);
-
-/// Heartbeat timeouts that a primary may ask for.
-const TIMEOUTS: std::ops::RangeInclusive<Duration> =
-    Duration::from_millis(5)..=Duration::from_secs(3600);
 
 /// Why there is no session with a primary.
 #[derive(Debug, thiserror::Error)]
@@ -157,7 +153,7 @@ fn shake_hands(
         Message::Welcome(welcome) if welcome.run != run => {
             return Err(failed(HandshakeError::OtherRun));
         }
-        Message::Welcome(welcome) if !TIMEOUTS.contains(&welcome.heartbeat_timeout) => {
+        Message::Welcome(welcome) if !HEARTBEAT_TIMEOUTS.contains(&welcome.heartbeat_timeout) => {
             let timeout = welcome.heartbeat_timeout;
             return Err(failed(HandshakeError::Timeout { timeout }));
         }

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::door::{Door, Visitor};
 use super::patient::{CANCEL_TICK, Patient};
@@ -14,7 +14,7 @@ use crate::handshake::{Hello, Message, Refusal, RefusalCode, Welcome};
 use crate::identity::Identity;
 use crate::loss::LossReason;
 use crate::sender::Sender;
-use crate::settings::Settings;
+use crate::settings::{HEARTBEAT_TIMEOUTS, Settings};
 use crate::socket::{nonce, stop_reading};
 
 /// The primary's port for the log, TCP for the log itself and UDP for heartbeats.
@@ -84,6 +84,12 @@ pub enum AcceptError {
     /// A backup was accepted before.
     #[error("this primary has had its backup: a backup cannot join a running VM yet")]
     NotWaiting,
+    /// The heartbeat timeout makes no sense.
+    #[error("a heartbeat timeout of {} ms: set one from 5 ms to an hour", timeout.as_millis())]
+    HeartbeatTimeout {
+        /// The timeout.
+        timeout: Duration,
+    },
     /// Waiting failed.
     #[error("cannot wait for a backup")]
     Io(#[from] io::Error),
@@ -150,6 +156,10 @@ impl Listener {
         let State::Open(door) = &mut self.state else {
             return Err(AcceptError::NotWaiting);
         };
+        let timeout = settings.heartbeat_timeout;
+        if !HEARTBEAT_TIMEOUTS.contains(&timeout) {
+            return Err(AcceptError::HeartbeatTimeout { timeout });
+        }
         let patience = settings.handshake_timeout;
         let sender = loop {
             if cancel.load(Ordering::Relaxed) {

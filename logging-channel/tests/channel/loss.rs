@@ -34,6 +34,22 @@ fn a_primary_killed_in_the_middle_of_a_batch_leaves_every_whole_batch() {
     }
 }
 
+/// The kernel of a killed primary resets the connection if acknowledgements were not read yet.
+#[test]
+fn a_reset_loses_nothing_that_came_before_it() {
+    let log = ticks(30);
+    let wire = batches(&log, 10);
+    let (mut primary, mut receiver) = FakePrimary::welcome(&patient());
+    primary.say(&wire[0]);
+    assert_eq!(primary.tcp.peek(&mut [0]).expect("an acknowledgement"), 1);
+    primary.say(&wire[1]);
+    primary.say(&wire[2]);
+    drop(primary);
+    assert_eq!(announced(&receiver.events()), LossReason::Closed);
+    assert_eq!(take(&mut receiver, 0, 30), log);
+    assert_eq!(receiver.next(LONG), Next::Ended(LossReason::Closed));
+}
+
 #[test]
 fn the_loss_is_announced_while_entries_still_wait() {
     let mut pair = pair(&patient(), &patient());

@@ -193,6 +193,8 @@ impl FakePrimary {
         thread::scope(|scope| {
             let primary = scope.spawn(move || {
                 let (mut tcp, _) = listener.accept().expect("a connection");
+                // As a real primary does: a reset throws away what Nagle still holds back.
+                tcp.set_nodelay(true).expect("set");
                 let Ok(Message::Hello(hello)) = Message::read_from(&mut tcp) else {
                     panic!("no hello");
                 };

@@ -1,13 +1,13 @@
 //! Who a primary lets in, and what it tells the others.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use logging_channel::codec::PROTOCOL_VERSION;
-use logging_channel::entry::Payload;
+use logging_channel::entry::{Lsn, Payload};
 use logging_channel::handshake::{Hello, Message, Refusal, RefusalCode};
 use logging_channel::receiver::Next;
 use logging_channel::sender::Finish;
@@ -239,6 +239,41 @@ fn a_session_outlives_its_listener() {
     drop(pair.listener);
     pair.sender.append_and_flush(at(1, Payload::Progress));
     assert!(matches!(pair.receiver.next(LONG), Next::Entry(..)));
+}
+
+#[test]
+fn a_senseless_heartbeat_timeout_is_refused_at_once() {
+    for timeout in [Duration::ZERO, Duration::from_secs(1_000_000)] {
+        let settings = Settings {
+            heartbeat_timeout: timeout,
+            ..patient()
+        };
+        assert!(matches!(
+            listen().accept_backup(&identity(), EPOCH, &settings, &NEVER),
+            Err(AcceptError::HeartbeatTimeout { .. })
+        ));
+    }
+}
+
+#[test]
+fn a_primary_on_every_address_has_heartbeats_from_the_one_that_was_dialled() {
+    let mut listener = Listener::bind("0.0.0.0:0".parse().expect("an address")).expect("bound");
+    // 127.0.0.2 is this host too, and not what routing would choose to answer 127.0.0.1 from.
+    let address = (Ipv4Addr::new(127, 0, 0, 2), listener.local_addr().port()).into();
+    let settings = Settings {
+        heartbeat_timeout: Duration::from_secs(2),
+        ..patient()
+    };
+    thread::scope(|scope| {
+        let backup = scope.spawn(|| connect(address, &identity(), &settings));
+        let sender = listener
+            .accept_backup(&identity(), EPOCH, &settings, &NEVER)
+            .expect("a backup");
+        let receiver = backup.join().expect("no panic").expect("a session");
+        // Only heartbeats carry this: nothing is appended.
+        sender.released(Lsn(5));
+        eventually("a heartbeat comes", || receiver.released() == Lsn(5));
+    });
 }
 
 #[test]
