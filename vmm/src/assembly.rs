@@ -14,6 +14,7 @@ use crate::engine::{Engine, Role};
 use crate::io::{ConsoleSink, Outlet, Tap, TapError, Terminal, TerminalError};
 use crate::kvm::{KvmCpu, Machine, MachineError};
 use crate::sources::{Lanes, TSC_KHZ, Verification};
+use crate::traps::TscTrap;
 
 /// How the guest's network and console are connected on this host.
 #[derive(Debug, Clone, Default)]
@@ -50,6 +51,7 @@ pub enum AssemblyError {
 pub struct Guest {
     cpu: KvmCpu,
     devices: Devices,
+    traps: TscTrap,
     /// Its memory.
     pub memory: GuestMemoryMmap,
     /// What it is, for a peer to compare.
@@ -95,7 +97,7 @@ impl Guest {
             "{}: {} MiB, {} time stamp counter reads of the kernel rewritten",
             config.name,
             config.memory_mib,
-            images.tsc_sites().addresses.len()
+            images.sites().tsc.len()
         );
         let memory = machine.memory().clone();
         let identity = Identity {
@@ -113,6 +115,7 @@ impl Guest {
         Ok(Self {
             cpu,
             devices,
+            traps: TscTrap::new(images.sites(), memory.clone()),
             memory,
             identity,
             mac: config.mac.0,
@@ -123,7 +126,7 @@ impl Guest {
     /// The engine that runs it in `role`.
     #[must_use]
     pub fn into_engine(self, role: Role) -> Engine<KvmCpu> {
-        Engine::new(self.cpu, self.devices, role)
+        Engine::new(self.cpu, self.devices, self.traps, role)
     }
 }
 

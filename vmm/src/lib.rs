@@ -19,3 +19,4 @@ pub mod io;
 pub mod kvm;
 pub mod roles;
 pub mod sources;
+pub mod traps;

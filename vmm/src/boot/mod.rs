@@ -3,10 +3,10 @@
 //! The kernel is an uncompressed ELF (`vmlinux`), entered at its 64-bit entry point
 //! (Linux, `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol"): no decompressor, no KASLR,
 //! no real mode. Before it is loaded, its time stamp counter reads are rewritten so that they
-//! exit ([`tsc_rewrite`]).
+//! exit ([`rewrite`]).
 
 mod layout;
-pub mod tsc_rewrite;
+pub mod rewrite;
 
 use std::fs;
 use std::io::{self, Cursor};
@@ -19,7 +19,7 @@ use linux_loader::loader::{Cmdline, Elf, KernelLoader, load_cmdline};
 use sha2::{Digest, Sha256};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
-use self::tsc_rewrite::{RewriteError, TscSites};
+use self::rewrite::{RewriteError, Sites};
 
 /// Processor state at the kernel's entry point.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +54,7 @@ pub struct BootImages {
     kernel: Vec<u8>,
     initrd: Option<Vec<u8>>,
     command_line: String,
-    sites: TscSites,
+    sites: Sites,
     digest: [u8; 32],
 }
 
@@ -129,7 +129,7 @@ impl BootImages {
         if kernel.get(0x202..0x206) == Some(b"HdrS") {
             return Err(BootError::Compressed(kernel_path.to_owned()));
         }
-        let sites = tsc_rewrite::rewrite(&mut kernel).map_err(|e| match e {
+        let sites = rewrite::rewrite(&mut kernel).map_err(|e| match e {
             RewriteError::NotElf(reason) => BootError::NotAKernel {
                 path: kernel_path.to_owned(),
                 reason,
@@ -163,9 +163,9 @@ impl BootImages {
         self.digest
     }
 
-    /// The TSC reads that were rewritten.
+    /// The instructions that were found and rewritten.
     #[must_use]
-    pub fn tsc_sites(&self) -> &TscSites {
+    pub fn sites(&self) -> &Sites {
         &self.sites
     }
 

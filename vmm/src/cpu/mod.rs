@@ -144,6 +144,27 @@ pub trait GuestCpu {
     /// [`CpuError::Hypervisor`] when KVM refuses.
     fn register_digest(&mut self) -> Result<u32, CpuError>;
 
+    /// Replaces the general registers, RIP and RFLAGS (not CR3).
+    ///
+    /// # Errors
+    /// [`CpuError::Hypervisor`] when KVM refuses.
+    fn set_registers(&mut self, registers: &Registers) -> Result<(), CpuError>;
+
+    /// Writes CR4, with all that a MOV to CR4 brings about.
+    ///
+    /// # Errors
+    /// [`CpuError::Hypervisor`] when KVM refuses.
+    fn write_cr4(&mut self, value: u64) -> Result<(), CpuError>;
+
+    /// Linear base address of the interrupt descriptor table.
+    ///
+    /// # Errors
+    /// [`CpuError::Hypervisor`] when KVM refuses.
+    fn idt_base(&mut self) -> Result<u64, CpuError>;
+
+    /// The guest-physical address of a linear one, if it is mapped.
+    fn translate(&mut self, linear: u64) -> Option<u64>;
+
     /// RIP at the last exit.
     ///
     /// # Errors

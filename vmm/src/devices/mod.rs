@@ -24,7 +24,7 @@ use self::pic::Pic;
 use self::pit::Pit;
 use self::virtio::net::Net;
 use self::virtio::transport::VirtioPci;
-use crate::boot::tsc_rewrite::TSC_PORT;
+use crate::boot::rewrite::TSC_PORT;
 
 const TIMER_LINE: u8 = 0;
 const NET_SLOT: u8 = 1;

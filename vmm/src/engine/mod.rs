@@ -24,6 +24,7 @@ pub use self::moment::Moment;
 pub use self::source::{Difference, Divergence, EventSource, Interruption, Step};
 use crate::cpu::{CpuError, Exit, GuestCpu, PortAccess};
 use crate::devices::{ClockNeed, Devices, Output, msr};
+use crate::traps::{Trapped, TscTrap};
 
 /// Where outputs go.
 pub trait OutputGate {
@@ -75,16 +76,18 @@ pub enum EngineError {
 pub struct Engine<C> {
     cpu: C,
     devices: Devices,
+    traps: TscTrap,
     role: Role,
     exits: u64,
 }
 
 impl<C: GuestCpu> Engine<C> {
     /// An engine for a guest that has not run yet.
-    pub fn new(cpu: C, devices: Devices, role: Role) -> Self {
+    pub fn new(cpu: C, devices: Devices, traps: TscTrap, role: Role) -> Self {
         Self {
             cpu,
             devices,
+            traps,
             role,
             exits: 0,
         }
@@ -191,6 +194,9 @@ impl<C: GuestCpu> Engine<C> {
             size,
             count,
         } = access;
+        if write && TscTrap::owns(port) {
+            return self.trap(port);
+        }
         let need = self.devices.clock_need(port, write);
         if need == Some(ClockNeed::Tsc) {
             let value = self.clock(need)?;
@@ -209,6 +215,14 @@ impl<C: GuestCpu> Engine<C> {
             } else {
                 self.devices.read_port(port, data, clock);
             }
+        }
+        Ok(())
+    }
+
+    fn trap(&mut self, port: u16) -> Step<()> {
+        if let Trapped::CounterRead(read) = self.traps.trapped(&mut self.cpu, port)? {
+            let value = self.clock(Some(ClockNeed::Tsc))?;
+            self.traps.answer(&mut self.cpu, read, value)?;
         }
         Ok(())
     }

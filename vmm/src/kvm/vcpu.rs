@@ -4,7 +4,7 @@ use std::io;
 
 use kvm_bindings::{
     KVM_EXIT_IO_OUT, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_SYNC_X86_REGS,
-    KVM_SYNC_X86_SREGS, kvm_guest_debug, kvm_interrupt, kvm_regs,
+    KVM_SYNC_X86_SREGS, kvm_guest_debug, kvm_interrupt, kvm_regs, kvm_sregs,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -110,6 +110,13 @@ impl KvmCpu {
                 .is_ok_and(|b| b == STI),
             _ => false,
         }
+    }
+
+    fn sregs(&mut self) -> Result<kvm_sregs, CpuError> {
+        self.fd.get_sregs().map_err(|source| CpuError::Hypervisor {
+            action: "read the control registers",
+            source: source.into(),
+        })
     }
 
     /// No interrupt can be injected before the next exit, which sets the flag anew.
@@ -318,11 +325,7 @@ impl GuestCpu for KvmCpu {
             // SAFETY: KVM_SYNC_X86_SREGS is in kvm_valid_regs, so KVM filled the field.
             unsafe { self.fd.get_kvm_run().s.regs.sregs.cr3 }
         } else {
-            let sregs = self.fd.get_sregs().map_err(|e| CpuError::Hypervisor {
-                action: "read the control registers",
-                source: e.into(),
-            })?;
-            sregs.cr3
+            self.sregs()?.cr3
         };
         Ok(Registers {
             gpr: [
@@ -341,6 +344,53 @@ impl GuestCpu for KvmCpu {
             r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rsp, r.rbp, r.r8, r.r9, r.r10, r.r11,
             r.r12, r.r13, r.r14, r.r15, r.rip, r.rflags,
         ]))
+    }
+
+    fn set_registers(&mut self, registers: &Registers) -> Result<(), CpuError> {
+        let g = registers.gpr;
+        let run = self.fd.get_kvm_run();
+        run.s.regs.regs = kvm_regs {
+            rax: g[0],
+            rbx: g[1],
+            rcx: g[2],
+            rdx: g[3],
+            rsi: g[4],
+            rdi: g[5],
+            rsp: g[6],
+            rbp: g[7],
+            r8: g[8],
+            r9: g[9],
+            r10: g[10],
+            r11: g[11],
+            r12: g[12],
+            r13: g[13],
+            r14: g[14],
+            r15: g[15],
+            rip: registers.rip,
+            rflags: registers.rflags,
+        };
+        run.kvm_dirty_regs |= u64::from(KVM_SYNC_X86_REGS);
+        Ok(())
+    }
+
+    fn write_cr4(&mut self, value: u64) -> Result<(), CpuError> {
+        let mut sregs = self.sregs()?;
+        sregs.cr4 = value;
+        self.fd
+            .set_sregs(&sregs)
+            .map_err(|source| CpuError::Hypervisor {
+                action: "write CR4",
+                source: source.into(),
+            })
+    }
+
+    fn idt_base(&mut self) -> Result<u64, CpuError> {
+        Ok(self.sregs()?.idt.base)
+    }
+
+    fn translate(&mut self, linear: u64) -> Option<u64> {
+        let translation = self.fd.translate_gva(linear).ok()?;
+        (translation.valid != 0).then_some(translation.physical_address)
     }
 
     fn rip(&mut self) -> Result<u64, CpuError> {

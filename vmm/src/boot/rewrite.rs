@@ -1,14 +1,19 @@
-//! Makes a kernel's RDTSC instructions exit.
+//! Makes a kernel's untrappable instructions exit.
 //!
 //! Stock KVM has no user-space exit for RDTSC, and a kernel built with CONFIG_X86_TSC reads the
 //! counter even where CPUID hides it. So every two-byte `rdtsc` (0f 31) in the image's executable
 //! sections becomes the two-byte `in eax, PORT` (e5 ib), which exits; the VMM answers with the low
-//! half in EAX and the high half in EDX, as RDTSC would. Only instructions found by disassembly
-//! are touched: a search for the two bytes alone also finds constants and parts of others.
+//! half in EAX and the high half in EDX, as RDTSC would. RDTSCP is left alone: the CPU model hides
+//! it, so the kernel never selects it.
 //!
-//! RDTSCP is left alone: the CPU model hides it, so the kernel never selects it.
+//! The three-byte `mov cr4, reg` becomes `out PORT, al; nop`, so that the VMM can keep CR4.TSD
+//! set: that makes the counter fault in user mode, where programs read it directly
+//! ([`crate::traps`]).
+//!
+//! Only instructions found by disassembly are touched: a search for the bytes alone also finds
+//! constants and parts of other instructions.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use object::{Object, ObjectSection, SectionFlags};
 
 /// The port that stands for the time stamp counter. Nothing on a PC answers there.
@@ -17,11 +22,23 @@ pub const TSC_PORT: u16 = 0xec;
 const RDTSC: [u8; 2] = [0x0f, 0x31];
 const IN_EAX: [u8; 2] = [0xe5, TSC_PORT as u8];
 
-/// Where TSC reads were found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TscSites {
-    /// Virtual addresses of rewritten instructions.
-    pub addresses: Vec<u64>,
+/// First of eight ports that stand for writing CR4 from a register, by the register's number in
+/// instruction encodings (RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI).
+pub const CR4_PORT: u16 = 0xe0;
+
+const MOV_TO_CR4_BYTES: usize = 3;
+const NOP: u8 = 0x90;
+const OUT_AL: u8 = 0xe6;
+
+/// What was found and rewritten.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sites {
+    /// Virtual addresses of time stamp counter reads.
+    pub tsc: Vec<u64>,
+    /// Virtual addresses of writes to CR4.
+    pub cr4: Vec<u64>,
+    /// Virtual address of an IRETQ, left as it is.
+    pub iretq: Option<u64>,
 }
 
 /// Why an image cannot be rewritten.
@@ -48,24 +65,35 @@ pub enum RewriteError {
 ///
 /// # Errors
 /// [`RewriteError`]; the image is unchanged then.
-pub fn rewrite(image: &mut [u8]) -> Result<TscSites, RewriteError> {
+pub fn rewrite(image: &mut [u8]) -> Result<Sites, RewriteError> {
     let sections = executable_sections(image)?;
-    let mut addresses = Vec::new();
-    let mut places = Vec::new();
+    let mut sites = Sites::default();
+    let mut patches = Vec::new();
     for section in &sections {
         let code = &image[section.offset..section.offset + section.len];
-        for at in find_rdtsc(code, section.address) {
-            addresses.push(section.address + at as u64);
-            places.push(section.offset + at);
+        for (at, found) in find(code, section.address) {
+            let (address, offset) = (section.address + at as u64, section.offset + at);
+            match found {
+                Found::Rdtsc => {
+                    sites.tsc.push(address);
+                    patches.push((offset, IN_EAX.to_vec()));
+                }
+                Found::MovToCr4(register) => {
+                    sites.cr4.push(address);
+                    let port = CR4_PORT as u8 + register;
+                    patches.push((offset, vec![OUT_AL, port, NOP]));
+                }
+                Found::Iretq => sites.iretq = sites.iretq.or(Some(address)),
+            }
         }
     }
-    if places.is_empty() {
+    if sites.tsc.is_empty() {
         return Err(RewriteError::NoSites);
     }
-    for place in places {
-        image[place..place + IN_EAX.len()].copy_from_slice(&IN_EAX);
+    for (offset, bytes) in patches {
+        image[offset..offset + bytes.len()].copy_from_slice(&bytes);
     }
-    Ok(TscSites { addresses })
+    Ok(sites)
 }
 
 struct CodeSection {
@@ -111,8 +139,33 @@ fn executable_sections(image: &[u8]) -> Result<Vec<CodeSection>, RewriteError> {
     Ok(sections)
 }
 
-/// Offsets of `rdtsc` instructions in a linear disassembly of `code`.
-fn find_rdtsc(code: &[u8], address: u64) -> Vec<usize> {
+/// An instruction of interest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Rdtsc,
+    /// With the number of its source register.
+    MovToCr4(u8),
+    Iretq,
+}
+
+fn classify(instruction: &Instruction) -> Option<Found> {
+    match instruction.mnemonic() {
+        Mnemonic::Rdtsc if instruction.len() == RDTSC.len() => Some(Found::Rdtsc),
+        Mnemonic::Iretq => Some(Found::Iretq),
+        Mnemonic::Mov
+            if instruction.len() == MOV_TO_CR4_BYTES
+                && instruction.op0_kind() == OpKind::Register
+                && instruction.op0_register() == Register::CR4 =>
+        {
+            let number = instruction.op1_register().number();
+            Some(Found::MovToCr4(number as u8))
+        }
+        _ => None,
+    }
+}
+
+/// Instructions of interest in a linear disassembly of `code`, by offset.
+fn find(code: &[u8], address: u64) -> Vec<(usize, Found)> {
     let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
     let mut instruction = Instruction::default();
     let mut found = Vec::new();
@@ -125,9 +178,7 @@ fn find_rdtsc(code: &[u8], address: u64) -> Vec<usize> {
             decoder.set_ip(address + at as u64 + 1);
             continue;
         }
-        if instruction.mnemonic() == Mnemonic::Rdtsc && instruction.len() == RDTSC.len() {
-            found.push(at);
-        }
+        found.extend(classify(&instruction).map(|what| (at, what)));
     }
     found
 }
@@ -138,18 +189,29 @@ mod tests {
 
     #[test]
     fn finds_instructions_not_bytes() {
-        // mov eax, 0x310f; rdtsc; shl rdx, 32; lfence; rdtsc; ret
+        // mov eax, 0x310f; rdtsc; shl rdx, 32; lfence; rdtsc; mov cr4, rdi; iretq; ret
         let code = [
             0xb8, 0x0f, 0x31, 0, 0, 0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x0f, 0xae, 0xe8, 0x0f,
-            0x31, 0xc3,
+            0x31, 0x0f, 0x22, 0xe7, 0x48, 0xcf, 0xc3,
         ];
-        assert_eq!(find_rdtsc(&code, 0xffff_ffff_8100_0000), vec![5, 14]);
+        assert_eq!(
+            find(&code, 0xffff_ffff_8100_0000),
+            [
+                (5, Found::Rdtsc),
+                (14, Found::Rdtsc),
+                (16, Found::MovToCr4(7)),
+                (19, Found::Iretq)
+            ]
+        );
     }
 
     #[test]
     fn gets_into_step_again_after_data() {
         // An invalid opcode in 64-bit mode (06), then rdtsc.
-        assert_eq!(find_rdtsc(&[0x06, 0x06, 0x0f, 0x31, 0xc3], 0x1000), vec![2]);
+        assert_eq!(
+            find(&[0x06, 0x06, 0x0f, 0x31, 0xc3], 0x1000),
+            [(2, Found::Rdtsc)]
+        );
     }
 
     #[test]

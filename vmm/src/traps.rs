@@ -1,0 +1,226 @@
+//! Time stamp counter reads in user mode.
+//!
+//! Programs read the counter with RDTSC even where CPUID hides it (the C library's loader does at
+//! every start), and KVM cannot intercept that for user space. With CR4.TSD set, RDTSC and RDTSCP
+//! fault outside the kernel (Intel SDM volume 2B, RDTSC; AMD APM volume 2, section 3.1.3). So:
+//!
+//! - every write of CR4 by the kernel exits ([`crate::boot::rewrite`]), and TSD is added to it;
+//! - the first instruction of the kernel's #GP handler, a NOP or ENDBR64, is replaced by an OUT.
+//!   At that exit the fault's stack frame is on top of the stack. If the instruction that faulted
+//!   is a counter read in user mode, the VMM supplies the value, moves the frame's RIP past it,
+//!   and lets the guest go back with an IRETQ. Any other fault goes on into the handler.
+//!
+//! Everything here happens at deterministic exits and depends on guest state only, so a replay
+//! does the same.
+
+use iced_x86::{Decoder, DecoderOptions, Mnemonic};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use crate::boot::rewrite::{CR4_PORT, Sites};
+use crate::cpu::{CpuError, GuestCpu, Registers};
+
+/// The port that stands for "the #GP handler was entered".
+const FAULT_PORT: u16 = 0xe8;
+const CR4_TSD: u64 = 1 << 2;
+const VECTOR_GP: u64 = 13;
+const OUT_AL: u8 = 0xe6;
+const NOP: u8 = 0x90;
+
+/// What an exit of one of the traps asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trapped {
+    /// It is dealt with.
+    Done,
+    /// A user-mode read of the counter: [`TscTrap::answer`] it.
+    CounterRead(CounterRead),
+}
+
+/// A counter read in user mode, in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CounterRead {
+    /// Length of the instruction.
+    len: u64,
+    /// RDTSCP also gives IA32_TSC_AUX.
+    with_aux: bool,
+}
+
+/// The frame that #GP leaves on the kernel's stack: error code, RIP, CS.
+#[derive(Debug, Clone, Copy)]
+struct FaultFrame {
+    error: u64,
+    rip: u64,
+    cs: u64,
+}
+
+/// Traps counter reads in user mode.
+pub struct TscTrap {
+    memory: GuestMemoryMmap,
+    iretq: Option<u64>,
+    /// #GP handler that was looked at last.
+    handler: Option<u64>,
+}
+
+impl TscTrap {
+    /// For a kernel rewritten at `sites`.
+    #[must_use]
+    pub fn new(sites: &Sites, memory: GuestMemoryMmap) -> Self {
+        Self {
+            memory,
+            iretq: sites.iretq,
+            handler: None,
+        }
+    }
+
+    /// Whether a write to `port` is one of the traps.
+    #[must_use]
+    pub fn owns(port: u16) -> bool {
+        (CR4_PORT..CR4_PORT + 8).contains(&port) || port == FAULT_PORT
+    }
+
+    /// A write to one of the trap ports.
+    ///
+    /// # Errors
+    /// [`CpuError`].
+    pub fn trapped(&mut self, cpu: &mut dyn GuestCpu, port: u16) -> Result<Trapped, CpuError> {
+        if port == FAULT_PORT {
+            return self.fault(cpu);
+        }
+        let registers = cpu.registers()?;
+        // By number: RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI.
+        const IN_GPR: [usize; 8] = [0, 2, 3, 1, 6, 7, 4, 5];
+        let value = registers.gpr[IN_GPR[usize::from(port - CR4_PORT)]];
+        cpu.write_cr4(value | CR4_TSD)?;
+        self.hook(cpu)?;
+        Ok(Trapped::Done)
+    }
+
+    /// Puts the trap into the #GP handler, once the kernel has one. Called where CR4 is written:
+    /// the kernel does so after it has set up its interrupt descriptor table, long before it
+    /// starts the first program.
+    fn hook(&mut self, cpu: &mut dyn GuestCpu) -> Result<(), CpuError> {
+        let Some(handler) = self.gp_handler(cpu)? else {
+            return Ok(());
+        };
+        if self.handler.replace(handler) == Some(handler) {
+            return Ok(());
+        }
+        let mut code = [0; 15];
+        let Some(physical) = cpu.translate(handler) else {
+            return Ok(());
+        };
+        let at = GuestAddress(physical);
+        if self.memory.read_slice(&mut code, at).is_err() {
+            return Ok(());
+        }
+        let first = Decoder::with_ip(64, &code, handler, DecoderOptions::NONE).decode();
+        let harmless = matches!(first.mnemonic(), Mnemonic::Nop | Mnemonic::Endbr64);
+        if !harmless || first.len() < 2 {
+            log::debug!(
+                "#GP handler at {handler:#x} starts with {:?}",
+                first.mnemonic()
+            );
+            return Ok(());
+        }
+        let mut patch = vec![NOP; first.len()];
+        patch[..2].copy_from_slice(&[OUT_AL, FAULT_PORT as u8]);
+        if self.memory.write_slice(&patch, at).is_ok() {
+            log::debug!("#GP handler at {handler:#x} traps user-mode counter reads");
+        }
+        Ok(())
+    }
+
+    /// Address of the #GP handler from the interrupt descriptor table (AMD APM volume 2, figure
+    /// 4-24: 64-bit gate).
+    fn gp_handler(&self, cpu: &mut dyn GuestCpu) -> Result<Option<u64>, CpuError> {
+        let gate = cpu.idt_base()? + 16 * VECTOR_GP;
+        let word = |cpu: &mut dyn GuestCpu, at: u64| {
+            let physical = cpu.translate(at)?;
+            self.memory.read_obj::<u64>(GuestAddress(physical)).ok()
+        };
+        let (Some(low), Some(high)) = (word(cpu, gate), word(cpu, gate + 8)) else {
+            return Ok(None);
+        };
+        let present = low >> 47 & 1 != 0;
+        let offset = low & 0xffff | low >> 32 & 0xffff_0000 | high << 32;
+        Ok(present.then_some(offset))
+    }
+
+    fn fault(&self, cpu: &mut dyn GuestCpu) -> Result<Trapped, CpuError> {
+        let registers = cpu.registers()?;
+        let Some(frame) = self.frame(cpu, &registers) else {
+            return Ok(Trapped::Done);
+        };
+        if frame.cs & 3 != 3 || frame.error != 0 || self.iretq.is_none() {
+            return Ok(Trapped::Done);
+        }
+        // The instruction may cross into another page, so byte by byte.
+        let code: Vec<u8> = (0..3)
+            .map_while(|n| {
+                let physical = cpu.translate(frame.rip + n)?;
+                self.memory.read_obj::<u8>(GuestAddress(physical)).ok()
+            })
+            .collect();
+        Ok(match code.as_slice() {
+            [0x0f, 0x31, ..] => Trapped::CounterRead(CounterRead {
+                len: 2,
+                with_aux: false,
+            }),
+            [0x0f, 0x01, 0xf9] => Trapped::CounterRead(CounterRead {
+                len: 3,
+                with_aux: true,
+            }),
+            _ => Trapped::Done,
+        })
+    }
+
+    fn frame(&self, cpu: &mut dyn GuestCpu, registers: &Registers) -> Option<FaultFrame> {
+        let physical = cpu.translate(stack_pointer(registers))?;
+        // The processor aligns the stack to 16 bytes before it pushes the six words, and the
+        // kernel's entry stacks are whole pages, so the frame lies in one page.
+        let word = |n: u64| {
+            self.memory
+                .read_obj::<u64>(GuestAddress(physical + 8 * n))
+                .ok()
+        };
+        Some(FaultFrame {
+            error: word(0)?,
+            rip: word(1)?,
+            cs: word(2)?,
+        })
+    }
+
+    /// Completes a counter read with `value`: the guest goes on behind the instruction.
+    ///
+    /// # Errors
+    /// [`CpuError`].
+    pub fn answer(
+        &self,
+        cpu: &mut dyn GuestCpu,
+        read: CounterRead,
+        value: u64,
+    ) -> Result<(), CpuError> {
+        let mut registers = cpu.registers()?;
+        let (Some(frame), Some(iretq)) = (self.frame(cpu, &registers), self.iretq) else {
+            return Ok(());
+        };
+        let rip_slot = stack_pointer(&registers) + 8;
+        if let Some(physical) = cpu.translate(rip_slot) {
+            // The frame was read from the same place: it is guest memory.
+            let _ = self
+                .memory
+                .write_obj(frame.rip + read.len, GuestAddress(physical));
+        }
+        registers.gpr[0] = value & 0xffff_ffff;
+        registers.gpr[3] = value >> 32;
+        if read.with_aux {
+            registers.gpr[2] = 0; // processor 0 on node 0, as Linux writes IA32_TSC_AUX
+        }
+        registers.gpr[6] += 8; // IRETQ expects no error code
+        registers.rip = iretq;
+        cpu.set_registers(&registers)
+    }
+}
+
+fn stack_pointer(registers: &Registers) -> u64 {
+    registers.gpr[6]
+}
