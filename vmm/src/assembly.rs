@@ -10,6 +10,7 @@ use vm_memory::GuestMemoryMmap;
 use crate::boot::{BootError, BootImages};
 use crate::config::{ConfigError, VmConfig};
 use crate::devices::Devices;
+use crate::doctor::{self, Unfit};
 use crate::engine::{Engine, Role};
 use crate::io::{ConsoleSink, Outlet, Tap, TapError, Terminal, TerminalError};
 use crate::kvm::{KvmCpu, Machine, MachineError};
@@ -36,6 +37,9 @@ pub enum AssemblyError {
     /// The images are wrong.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// The host's KVM does not do what guests need.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
     /// The host cannot run it.
     #[error(transparent)]
     Machine(#[from] MachineError),
@@ -90,6 +94,7 @@ impl Guest {
             config.initrd.as_deref(),
             &config.command_line(),
         )?;
+        doctor::require_fit()?;
         let mut machine = Machine::new(config.memory_bytes())?;
         let entry = images.load(machine.memory())?;
         machine.enter_at(&entry)?;

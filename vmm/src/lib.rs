@@ -12,6 +12,7 @@ pub mod cli;
 pub mod config;
 pub mod cpu;
 pub mod devices;
+pub mod doctor;
 pub mod engine;
 pub mod events;
 pub mod gates;

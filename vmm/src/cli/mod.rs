@@ -39,6 +39,15 @@ enum Command {
     Primary(PrimaryArgs),
     /// Be the backup of a replicated pair; goes live when the primary is lost.
     Backup(BackupArgs),
+    /// Say whether this host can run guests, and why not. Exit status 2 if it cannot.
+    Doctor(DoctorArgs),
+}
+
+#[derive(Args)]
+struct DoctorArgs {
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -215,8 +224,19 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Replay(args) => replay(args)?,
         Command::Primary(args) => primary(args)?,
         Command::Backup(args) => backup(args)?,
+        Command::Doctor(args) => doctor(args)?,
     }
     Ok(())
+}
+
+fn doctor(args: &DoctorArgs) -> anyhow::Result<()> {
+    let report = crate::doctor::examine();
+    if args.json {
+        println!("{}", report.to_json());
+    } else {
+        print!("{report}");
+    }
+    Ok(report.verdict()?)
 }
 
 fn report(ended: Ended) {

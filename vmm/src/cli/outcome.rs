@@ -6,18 +6,24 @@ use std::sync::atomic::AtomicBool;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::doctor::Unfit;
 use crate::engine::EngineError;
 use crate::io::Terminal;
 use crate::roles::{Halt, RoleError};
 use crate::sources::{Control, Lanes};
 
+/// This host cannot run guests.
+const UNFIT: u8 = 2;
 /// This host lost the test-and-set: the guest runs elsewhere.
 const LOST: u8 = 3;
 /// The replay differs from the log.
 const DIVERGED: u8 = 4;
 
-/// The exit status for an error: 3 when the right to run was lost, 4 for a divergence, else 1.
+/// The exit status for an error: 2 when this host cannot run guests, 3 when the right to run was lost, 4 for a divergence, else 1.
 pub(super) fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.downcast_ref::<Unfit>().is_some() {
+        return UNFIT;
+    }
     let engine = error.chain().find_map(|cause| {
         cause
             .downcast_ref::<EngineError>()

@@ -81,17 +81,8 @@ impl CpuModel {
     /// # Errors
     /// [`CpuModelError::Missing`] names the features that the host cannot give.
     pub fn for_host(kvm: &Kvm) -> Result<Self, CpuModelError> {
-        let supported = kvm
-            .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
-            .map_err(CpuModelError::Query)?;
-        let leaf = |function: u32| {
-            supported
-                .as_slice()
-                .iter()
-                .find(|e| e.function == function)
-                .copied()
-                .unwrap_or_default()
-        };
+        let supported = supported(kvm)?;
+        let leaf = |function| find(&supported, function);
         let basic = leaf(1);
         let extended = leaf(0x8000_0001);
         let missing: Vec<&'static str> = [
@@ -111,9 +102,13 @@ impl CpuModel {
         if !missing.is_empty() {
             return Err(CpuModelError::Missing(missing));
         }
-        let vendor = leaf(0);
-        let is_intel = vendor.ebx == u32::from_le_bytes(*b"Genu");
-        Ok(Self::build(is_intel))
+        Ok(Self::build(is_intel(&supported)))
+    }
+
+    /// The model for this host, whether or not the host has its features: to see what else it
+    /// lacks.
+    pub(super) fn regardless(kvm: &Kvm) -> Result<Self, CpuModelError> {
+        Ok(Self::build(is_intel(&supported(kvm)?)))
     }
 
     fn build(is_intel: bool) -> Self {
@@ -179,6 +174,13 @@ impl CpuModel {
         CpuId::from_entries(&self.entries).expect("the model has far fewer leaves than KVM takes")
     }
 
+    /// EAX, EBX, ECX and EDX of a leaf, if it is in the table.
+    #[must_use]
+    pub fn leaf(&self, function: u32) -> Option<[u32; 4]> {
+        let entry = self.entries.iter().find(|e| e.function == function)?;
+        Some([entry.eax, entry.ebx, entry.ecx, entry.edx])
+    }
+
     /// Digest of the whole table: equal on two hosts when their guests see the same processor.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
@@ -190,6 +192,20 @@ impl CpuModel {
         }
         hash.finalize().into()
     }
+}
+
+fn supported(kvm: &Kvm) -> Result<CpuId, CpuModelError> {
+    kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
+        .map_err(CpuModelError::Query)
+}
+
+fn find(table: &CpuId, function: u32) -> kvm_cpuid_entry2 {
+    let entry = table.as_slice().iter().find(|e| e.function == function);
+    entry.copied().unwrap_or_default()
+}
+
+fn is_intel(supported: &CpuId) -> bool {
+    find(supported, 0).ebx == u32::from_le_bytes(*b"Genu")
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod cpu_model;
 mod msrs;
+pub mod probe;
 mod vcpu;
 mod vm;
 

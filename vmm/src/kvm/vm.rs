@@ -64,7 +64,7 @@ pub enum MachineError {
     },
 }
 
-fn failed(action: &'static str) -> impl Fn(kvm_ioctls::Error) -> MachineError {
+pub(super) fn failed(action: &'static str) -> impl Fn(kvm_ioctls::Error) -> MachineError {
     move |source| MachineError::Failed { action, source }
 }
 
@@ -74,6 +74,13 @@ impl Machine {
     /// # Errors
     /// [`MachineError`] says what the host lacks.
     pub fn new(memory_bytes: u64) -> Result<Self, MachineError> {
+        let kvm = Self::open()?;
+        let model = CpuModel::for_host(&kvm)?;
+        Self::with_model(&kvm, model, memory_bytes)
+    }
+
+    /// Opens KVM and sees that it has what is needed.
+    pub(super) fn open() -> Result<Kvm, MachineError> {
         let kvm = Kvm::new().map_err(MachineError::Open)?;
         match kvm.get_api_version() {
             version if version == KVM_API_VERSION as i32 => {}
@@ -95,7 +102,14 @@ impl Machine {
                 return Err(MachineError::Capability(name));
             }
         }
-        let model = CpuModel::for_host(&kvm)?;
+        Ok(kvm)
+    }
+
+    pub(super) fn with_model(
+        kvm: &Kvm,
+        model: CpuModel,
+        memory_bytes: u64,
+    ) -> Result<Self, MachineError> {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), memory_bytes as usize)])
             .map_err(|e| MachineError::Memory {
                 bytes: memory_bytes,

@@ -1,0 +1,114 @@
+//! Says whether this host's KVM can carry guests, by trying it out with micro-guests.
+//!
+//! What KVM reports about itself is not enough: a KVM without hardware support can accept a CPU
+//! model and ignore it, lack instructions, or stay in user mode after SYSCALL. So every capability
+//! that recording and replay rest on is measured ([`checks`]), and the [`Report`] says for each
+//! what was seen, what it means, and how to mend it.
+
+mod checks;
+mod report;
+
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+pub use self::report::{Check, Outcome, Report};
+use crate::kvm::probe::MicroGuest;
+
+/// A micro-guest that makes no exit for this long hangs. The longest takes a millisecond.
+const PATIENCE: Duration = Duration::from_millis(300);
+/// How often the probing thread is interrupted, so that it can lose its patience.
+const KICK_INTERVAL: Duration = Duration::from_millis(100);
+/// KVM itself hangs when one check takes longer.
+const LOST: Duration = Duration::from_secs(5);
+
+extern "C" fn ignore(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+/// Runs all checks.
+#[must_use]
+pub fn examine() -> Report {
+    let started = Instant::now();
+    let mut report = Report::new();
+    let (found, results) = mpsc::channel();
+    // Its only purpose is to make KVM_RUN return.
+    let kick = SIGRTMIN();
+    if let Err(e) = register_signal_handler(kick, ignore) {
+        log::warn!("a micro-guest that hangs will hang this check too: {e}");
+    }
+    let prober = thread::Builder::new()
+        .name("doctor".into())
+        .spawn(move || probe(&found))
+        .expect("a thread can be started");
+    let mut heard = Instant::now();
+    loop {
+        match results.recv_timeout(KICK_INTERVAL) {
+            Ok((id, outcome)) => {
+                report.record(id, outcome);
+                heard = Instant::now();
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) if heard.elapsed() > LOST => {
+                report.fail_first_open("KVM does not come back from running a micro-guest");
+                break;
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                if let Err(e) = prober.kill(kick) {
+                    log::debug!("cannot interrupt the micro-guest: {e}");
+                }
+            }
+        }
+    }
+    report.elapsed_ms = started.elapsed().as_secs_f64() * 1e3;
+    report
+}
+
+/// This host cannot run guests.
+#[derive(Debug, thiserror::Error)]
+#[error("this host cannot run guests: \"{title}\" failed: {seen} (see `ftvm doctor`)")]
+pub struct Unfit {
+    title: &'static str,
+    seen: String,
+}
+
+/// Checks that guests can run here.
+///
+/// # Errors
+/// [`Unfit`] names the first required check that failed.
+pub fn require_fit() -> Result<(), Unfit> {
+    let report = examine();
+    log::debug!("checked this host in {:.0} ms", report.elapsed_ms);
+    report.verdict()
+}
+
+impl Report {
+    /// Whether guests can run here.
+    ///
+    /// # Errors
+    /// [`Unfit`] names the first required check that failed.
+    pub fn verdict(&self) -> Result<(), Unfit> {
+        match self.first_failed() {
+            None => Ok(()),
+            Some(check) => Err(Unfit {
+                title: check.title,
+                seen: check.outcome.measured().to_owned(),
+            }),
+        }
+    }
+}
+
+fn probe(found: &mpsc::Sender<(&'static str, Outcome)>) {
+    // Nobody listening means that the examination was given up.
+    let tell = |id, outcome| drop(found.send((id, outcome)));
+    if !checks::machine(&MicroGuest::cpu_model_on_host(), tell) {
+        return;
+    }
+    for (id, check) in checks::MICRO_GUESTS {
+        // A machine for each: what one leaves behind must not reach the next.
+        let outcome = MicroGuest::new(PATIENCE)
+            .map_err(|e| report::with_causes(&e))
+            .and_then(|mut guest| check(&mut guest));
+        tell(id, outcome.into());
+    }
+}
