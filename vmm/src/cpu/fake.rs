@@ -1,1 +1,418 @@
 //! A scripted processor, for tests of the engine without a hypervisor.
+//!
+//! [`FakeCpu`] executes a [`Script`] of [`Op`]s against the real devices. Everything that it is
+//! given is mixed into its registers: values read, interrupts with the instruction they came at,
+//! guest memory that it loads. So a run that differs in one input, or in the place of one, ends
+//! with other registers, as a real guest's would sooner or later.
+
+use std::collections::BTreeMap;
+
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use super::{CpuError, Exit, GuestCpu, PortAccess, Registers, digest};
+use crate::boot::rewrite::TSC_PORT;
+
+const RFLAGS_IF: u64 = 1 << 9;
+const VECTOR_GP: u64 = 13;
+const MAIN: u64 = 0x10_0000;
+const HANDLERS: u64 = 0x20_0000;
+const HANDLER_BYTES: u64 = 0x1000;
+const RAX: usize = 0;
+const RCX: usize = 2;
+
+/// One step of a script.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Op {
+    /// Writes a port.
+    Out {
+        /// Port.
+        port: u16,
+        /// Width in bytes.
+        size: u8,
+        /// Value.
+        value: u32,
+    },
+    /// Reads a port.
+    In {
+        /// Port.
+        port: u16,
+        /// Width in bytes.
+        size: u8,
+    },
+    /// Reads the time stamp counter, as a rewritten kernel does.
+    ReadTsc,
+    /// Reads a model specific register that exits.
+    ReadMsr(u32),
+    /// Writes a model specific register that exits.
+    WriteMsr(u32, u64),
+    /// Reads memory where there is none.
+    ReadHole(u64),
+    /// Loads guest memory.
+    Load {
+        /// Guest-physical address.
+        address: u64,
+        /// Bytes.
+        len: usize,
+    },
+    /// Stores to guest memory.
+    Store {
+        /// Guest-physical address.
+        address: u64,
+        /// Value.
+        value: u16,
+    },
+    /// This many instructions without an exit.
+    Compute(u32),
+    /// Enables interrupts after the next instruction.
+    Sti,
+    /// Disables interrupts.
+    Cli,
+    /// Halts.
+    Halt,
+}
+
+/// What a [`FakeCpu`] executes: [`Script::main`], then a halt with interrupts disabled.
+#[derive(Debug, Clone, Default)]
+pub struct Script {
+    /// From the start, with interrupts disabled.
+    pub main: Vec<Op>,
+    /// Interrupt handlers by vector. They run with interrupts disabled and return at their end.
+    pub handlers: BTreeMap<u8, Vec<Op>>,
+}
+
+/// Pseudo-random numbers (SplitMix64).
+#[derive(Debug, Clone)]
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// The next number below `sides`.
+    pub fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ z >> 31) % sides
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// A handler's vector, or `None` in the main script.
+    handler: Option<u8>,
+    op: usize,
+    /// Instructions of [`Op::Compute`] that are done.
+    done: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pending {
+    None,
+    /// Bytes of `data` to be filled in by the VMM.
+    Read(usize),
+    Tsc(u64),
+    Msr(Option<u64>),
+}
+
+/// A processor that executes a script.
+pub struct FakeCpu {
+    script: Script,
+    memory: GuestMemoryMmap,
+    place: Place,
+    /// Where interrupts came, innermost last.
+    interrupted: Vec<Place>,
+    registers: Registers,
+    interrupts_on: bool,
+    /// In the shadow of STI.
+    shadow: bool,
+    /// Nothing can be injected before the next entry.
+    held: bool,
+    window_wanted: bool,
+    injected: Option<u8>,
+    pending: Pending,
+    data: [u8; 8],
+    data_len: usize,
+    kicks: Dice,
+    /// CR4, as written through [`GuestCpu::write_cr4`].
+    pub cr4: u64,
+    /// Answer to [`GuestCpu::idt_base`].
+    pub idt: u64,
+}
+
+impl FakeCpu {
+    /// At the start of `script`. `kicks` seeds where the host interrupts it, which no guest can
+    /// notice.
+    #[must_use]
+    pub fn new(script: Script, memory: GuestMemoryMmap, kicks: u64) -> Self {
+        let mut cpu = Self {
+            script,
+            memory,
+            place: Place {
+                handler: None,
+                op: 0,
+                done: 0,
+            },
+            interrupted: Vec::new(),
+            registers: Registers::default(),
+            interrupts_on: false,
+            shadow: false,
+            held: false,
+            window_wanted: false,
+            injected: None,
+            pending: Pending::None,
+            data: [0; 8],
+            data_len: 0,
+            kicks: Dice(kicks),
+            cr4: 0,
+            idt: 0,
+        };
+        cpu.update_place();
+        cpu
+    }
+
+    fn mix(&mut self, value: u64) {
+        let rax = &mut self.registers.gpr[RAX];
+        *rax = (rax.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.registers.gpr[RCX] += 1;
+    }
+
+    fn address(&self) -> u64 {
+        let start = match self.place.handler {
+            None => MAIN,
+            Some(vector) => HANDLERS + HANDLER_BYTES * u64::from(vector),
+        };
+        start + (self.place.op as u64) * 64 + u64::from(self.place.done)
+    }
+
+    fn update_place(&mut self) {
+        self.registers.rip = self.address();
+        self.registers.rflags = 2 | if self.interrupts_on { RFLAGS_IF } else { 0 };
+        self.registers.gpr[6] = 0x9000 - 8 * self.interrupted.len() as u64;
+    }
+
+    fn op(&self) -> Option<Op> {
+        let code = match self.place.handler {
+            None => Some(&self.script.main),
+            Some(vector) => self.script.handlers.get(&vector),
+        };
+        code.and_then(|code| code.get(self.place.op)).cloned()
+    }
+
+    fn complete(&mut self) {
+        match std::mem::replace(&mut self.pending, Pending::None) {
+            Pending::None => {}
+            Pending::Read(len) => {
+                let value = u64::from_le_bytes(self.data);
+                self.mix(value ^ (len as u64) << 60);
+            }
+            Pending::Tsc(value) => self.mix(value),
+            Pending::Msr(Some(value)) => self.mix(value),
+            Pending::Msr(None) => self.mix(VECTOR_GP),
+        }
+    }
+
+    fn take_interrupt(&mut self) {
+        if let Some(vector) = self.injected.take() {
+            self.mix(u64::from(vector));
+            self.mix(self.address());
+            self.interrupted.push(self.place);
+            self.place = Place {
+                handler: Some(vector),
+                op: 0,
+                done: 0,
+            };
+            self.interrupts_on = false;
+        }
+    }
+
+    fn next_op(&mut self) {
+        self.place.op += 1;
+        self.place.done = 0;
+    }
+
+    fn port(&mut self, port: u16, size: u8, write: bool) -> Exit {
+        self.data_len = usize::from(size);
+        Exit::Io(PortAccess {
+            port,
+            write,
+            size,
+            count: 1,
+        })
+    }
+
+    /// Executes one instruction. Returns its exit, if it makes one.
+    fn execute(&mut self) -> Option<Exit> {
+        let shadow = std::mem::take(&mut self.shadow);
+        let Some(op) = self.op() else {
+            return self.end_of_code();
+        };
+        if let Op::Compute(instructions) = op {
+            if self.place.done < instructions {
+                self.place.done += 1;
+                self.mix(1);
+                return None;
+            }
+            // Not an instruction of its own.
+            self.shadow = shadow;
+            self.next_op();
+            return None;
+        }
+        self.data = [0; 8];
+        self.data_len = 0;
+        let exit = match op {
+            Op::Compute(_) => None,
+            Op::Out { port, size, value } => {
+                self.data[..4].copy_from_slice(&value.to_le_bytes());
+                Some(self.port(port, size, true))
+            }
+            Op::In { port, size } => {
+                self.pending = Pending::Read(usize::from(size));
+                Some(self.port(port, size, false))
+            }
+            Op::ReadTsc => {
+                self.pending = Pending::Read(4);
+                Some(self.port(TSC_PORT, 4, false))
+            }
+            Op::ReadMsr(index) => Some(Exit::Msr { index, write: None }),
+            Op::WriteMsr(index, value) => Some(Exit::Msr {
+                index,
+                write: Some(value),
+            }),
+            Op::ReadHole(address) => {
+                self.pending = Pending::Read(8);
+                self.data_len = 8;
+                Some(Exit::Mmio {
+                    address,
+                    write: false,
+                    len: 8,
+                })
+            }
+            Op::Load { address, len } => {
+                let mut bytes = vec![0; len];
+                let known = self.memory.read_slice(&mut bytes, GuestAddress(address));
+                known.expect("scripts load from guest memory");
+                self.mix(u64::from(crc32fast::hash(&bytes)));
+                None
+            }
+            Op::Store { address, value } => {
+                let stored = self.memory.write_obj(value, GuestAddress(address));
+                stored.expect("scripts store to guest memory");
+                None
+            }
+            Op::Sti => {
+                self.shadow = !self.interrupts_on;
+                self.interrupts_on = true;
+                None
+            }
+            Op::Cli => {
+                self.interrupts_on = false;
+                None
+            }
+            Op::Halt => Some(Exit::Halt {
+                interruptible: self.interrupts_on,
+            }),
+        };
+        self.next_op();
+        exit
+    }
+
+    fn end_of_code(&mut self) -> Option<Exit> {
+        match self.interrupted.pop() {
+            Some(place) => {
+                self.place = place;
+                self.interrupts_on = true;
+                None
+            }
+            None => {
+                self.interrupts_on = false;
+                Some(Exit::Halt {
+                    interruptible: false,
+                })
+            }
+        }
+    }
+}
+
+impl GuestCpu for FakeCpu {
+    fn run(&mut self) -> Result<Exit, CpuError> {
+        self.held = false;
+        self.complete();
+        self.take_interrupt();
+        let exit = loop {
+            if self.kicks.roll(16) == 0 {
+                break Exit::Kicked;
+            }
+            if self.window_wanted && self.interrupts_on && !self.shadow {
+                break Exit::InterruptWindow;
+            }
+            if let Some(exit) = self.execute() {
+                break exit;
+            }
+        };
+        self.update_place();
+        Ok(exit)
+    }
+
+    fn io_data(&mut self) -> &mut [u8] {
+        &mut self.data[..self.data_len]
+    }
+
+    fn finish_tsc(&mut self, value: u64) {
+        self.pending = Pending::Tsc(value);
+    }
+
+    fn finish_msr(&mut self, value: Option<u64>) {
+        self.held |= value.is_none();
+        self.pending = Pending::Msr(value);
+    }
+
+    fn ready_for_interrupt(&mut self) -> bool {
+        self.interrupts_on && !self.shadow && !self.held && self.injected.is_none()
+    }
+
+    fn inject(&mut self, vector: u8) -> Result<(), CpuError> {
+        assert!(
+            self.ready_for_interrupt(),
+            "interrupt {vector:#x} at a place where none is taken"
+        );
+        self.injected = Some(vector);
+        Ok(())
+    }
+
+    fn request_interrupt_window(&mut self, wanted: bool) {
+        self.window_wanted = wanted;
+    }
+
+    fn registers(&mut self) -> Result<Registers, CpuError> {
+        Ok(self.registers)
+    }
+
+    fn register_digest(&mut self) -> Result<u32, CpuError> {
+        Ok(digest(&self.registers.fields()))
+    }
+
+    fn set_registers(&mut self, registers: &Registers) -> Result<(), CpuError> {
+        self.registers = *registers;
+        Ok(())
+    }
+
+    fn write_cr4(&mut self, value: u64) -> Result<(), CpuError> {
+        self.cr4 = value;
+        Ok(())
+    }
+
+    fn idt_base(&mut self) -> Result<u64, CpuError> {
+        Ok(self.idt)
+    }
+
+    /// Memory is mapped one to one.
+    fn translate(&mut self, linear: u64) -> Option<u64> {
+        use vm_memory::GuestMemoryBackend;
+        self.memory
+            .address_in_range(GuestAddress(linear))
+            .then_some(linear)
+    }
+
+    fn rip(&mut self) -> Result<u64, CpuError> {
+        Ok(self.registers.rip)
+    }
+}

@@ -93,6 +93,11 @@ impl<C: GuestCpu> Engine<C> {
         }
     }
 
+    /// The guest's processor.
+    pub fn cpu(&mut self) -> &mut C {
+        &mut self.cpu
+    }
+
     /// Runs the guest to its end.
     ///
     /// # Errors
@@ -117,9 +122,14 @@ impl<C: GuestCpu> Engine<C> {
     }
 
     fn run_until_interrupted(&mut self) -> Step<ShutdownReason> {
+        let mut kicked = false;
         loop {
-            self.prepare_entry()?;
+            // A kick comes anywhere, so nothing may be injected there: a replay would not know.
+            if !kicked {
+                self.prepare_entry()?;
+            }
             let exit = self.cpu.run()?;
+            kicked = exit == Exit::Kicked;
             let ended = match exit {
                 Exit::Kicked => self.ask(|source, _| source.kicked())?,
                 Exit::InterruptWindow => {

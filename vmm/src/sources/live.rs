@@ -64,6 +64,24 @@ impl Default for Lanes {
     }
 }
 
+/// The outside world, as a recorder asks for it.
+pub trait OutsideWorld {
+    /// The value of a clock.
+    fn clock(&self, need: ClockNeed) -> u64;
+
+    /// The next input that is there already and that the guest can take.
+    ///
+    /// # Errors
+    /// [`Interruption::Stop`] when asked to.
+    fn poll(&self, appetite: &Appetite) -> Step<Option<Input>>;
+
+    /// Waits for the next input that the guest can take.
+    ///
+    /// # Errors
+    /// [`Interruption::Stop`] when asked to.
+    fn wait(&self, appetite: &Appetite) -> Step<Input>;
+}
+
 /// The outside world as this host sees it.
 pub struct LiveInputs {
     clock: GuestClock,
@@ -76,18 +94,14 @@ impl LiveInputs {
     pub fn new(clock: GuestClock, lanes: Lanes) -> Self {
         Self { clock, lanes }
     }
+}
 
-    /// The value of a clock.
-    #[must_use]
-    pub fn clock(&self, need: ClockNeed) -> u64 {
+impl OutsideWorld for LiveInputs {
+    fn clock(&self, need: ClockNeed) -> u64 {
         self.clock.read(need)
     }
 
-    /// The next input that is there already.
-    ///
-    /// # Errors
-    /// [`Interruption::Stop`] when asked to.
-    pub fn poll(&self, appetite: &Appetite) -> Step<Option<Input>> {
+    fn poll(&self, appetite: &Appetite) -> Step<Option<Input>> {
         if let Ok(Control::Stop) = self.lanes.control.receiver.try_recv() {
             return Err(Interruption::Stop);
         }
@@ -110,11 +124,7 @@ impl LiveInputs {
         Ok(None)
     }
 
-    /// Waits for the next input that the guest can take.
-    ///
-    /// # Errors
-    /// [`Interruption::Stop`] when asked to.
-    pub fn wait(&self, appetite: &Appetite) -> Step<Input> {
+    fn wait(&self, appetite: &Appetite) -> Step<Input> {
         loop {
             if let Some(input) = self.poll(appetite)? {
                 return Ok(input);

@@ -8,6 +8,6 @@ mod recorder;
 mod replayer;
 
 pub use clock::{GuestClock, TSC_KHZ};
-pub use live::{Control, Lane, Lanes, LiveInputs};
+pub use live::{Control, Lane, Lanes, LiveInputs, OutsideWorld};
 pub use recorder::{LogSink, NoLog, Recorder, Verification};
 pub use replayer::{Head, LogSource, ReplayCounters, Replayer};

@@ -3,7 +3,7 @@
 use logging_channel::entry::{Entry, ExecutionPoint, Lsn, OutputMarker, Payload, ShutdownReason};
 use vm_memory::GuestMemoryMmap;
 
-use super::live::LiveInputs;
+use super::live::{LiveInputs, OutsideWorld};
 use super::memory_digest;
 use crate::devices::{Appetite, ClockNeed, Input};
 use crate::engine::{EventSource, Moment, Step};
@@ -67,8 +67,8 @@ pub enum Verification {
 }
 
 /// Live inputs, logged.
-pub struct Recorder<L> {
-    live: LiveInputs,
+pub struct Recorder<L, W = LiveInputs> {
+    live: W,
     log: L,
     verification: Verification,
     memory: GuestMemoryMmap,
@@ -76,11 +76,11 @@ pub struct Recorder<L> {
     last_entry: u64,
 }
 
-impl<L: LogSink> Recorder<L> {
+impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
     /// Logs `live` to `log`.
     #[must_use]
     pub fn new(
-        live: LiveInputs,
+        live: W,
         log: L,
         verification: Verification,
         memory: GuestMemoryMmap,
@@ -138,7 +138,7 @@ impl<L: LogSink> Recorder<L> {
     }
 }
 
-impl<L: LogSink> EventSource for Recorder<L> {
+impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
     fn at_exit(&mut self, at: &mut Moment<'_>) -> Step<()> {
         self.log.throttle();
         if self.verification == Verification::EveryExit {

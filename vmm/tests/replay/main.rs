@@ -1,0 +1,201 @@
+//! Recording and replay of random guests with random inputs, without a hypervisor.
+
+mod guest;
+mod mutation;
+mod world;
+
+use std::sync::Arc;
+
+use ftvm_vmm::cpu::fake::{Dice, Script};
+use ftvm_vmm::cpu::{GuestCpu, Registers};
+use ftvm_vmm::devices::Output;
+use ftvm_vmm::engine::{Ended, EngineError, Role};
+use ftvm_vmm::sources::{Recorder, ReplayCounters, Replayer, Verification};
+use logging_channel::entry::{Entry, Payload, ShutdownReason};
+use proptest::prelude::*;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use crate::guest::{deeds, engine, memory, script};
+use crate::mutation::mutate;
+use crate::world::{MadeUpWorld, MemoryLog, Playback, Seen};
+
+/// What one run left behind.
+struct Run {
+    ended: Result<Ended, EngineError>,
+    registers: Registers,
+    outputs: Vec<Output>,
+    memory: GuestMemoryMmap,
+}
+
+impl Run {
+    fn contents(&self) -> Vec<u8> {
+        let mut bytes = vec![0; 1 << 20];
+        let read = self.memory.read_slice(&mut bytes, GuestAddress(0));
+        read.expect("the guest has 1 MiB");
+        bytes
+    }
+
+    fn is_like(&self, other: &Run) -> bool {
+        self.registers == other.registers && self.outputs == other.outputs
+    }
+}
+
+fn run(
+    script: &Script,
+    kicks: &mut Dice,
+    role: impl FnOnce(&GuestMemoryMmap, Seen) -> Role,
+) -> Run {
+    let memory = memory();
+    let seen = Seen::default();
+    let mut engine = engine(script, &memory, kicks, role(&memory, seen.clone()));
+    let ended = engine.run();
+    let registers = engine.cpu().registers().expect("a fake processor has them");
+    let outputs = seen.0.take();
+    Run {
+        ended,
+        registers,
+        outputs,
+        memory,
+    }
+}
+
+fn record(script: &Script, dice: &mut Dice, verification: Verification) -> (Run, Vec<Entry>) {
+    let log = MemoryLog::default();
+    let world = MadeUpWorld::new(dice.roll(u64::MAX), 0);
+    let run = run(script, dice, |memory, seen| Role {
+        source: Box::new(Recorder::new(
+            world,
+            log.clone(),
+            verification,
+            memory.clone(),
+        )),
+        gate: Box::new(seen),
+    });
+    (run, log.0.take())
+}
+
+fn replay(script: &Script, dice: &mut Dice, log: Playback) -> Run {
+    let counters = Arc::new(ReplayCounters::default());
+    run(script, dice, |memory, seen| Role {
+        source: Box::new(Replayer::new(log, memory.clone(), counters)),
+        gate: Box::new(seen),
+    })
+}
+
+fn verification() -> impl Strategy<Value = Verification> {
+    prop_oneof![Just(Verification::Digests), Just(Verification::EveryExit)]
+}
+
+proptest! {
+    #[test]
+    fn a_replay_is_the_recorded_run(deeds in deeds(), seed: u64, verification in verification()) {
+        let (script, mut dice) = (script(&deeds), Dice(seed));
+        let (recorded, log) = record(&script, &mut dice, verification);
+        prop_assert!(recorded.ended.is_ok(), "{:?}", recorded.ended);
+        let replayed = replay(&script, &mut dice, Playback::new(log));
+        match (&replayed.ended, &recorded.ended) {
+            (Ok(a), Ok(b)) => prop_assert_eq!(a, b),
+            (other, _) => prop_assert!(false, "{other:?}"),
+        }
+        prop_assert!(replayed.is_like(&recorded));
+        prop_assert!(replayed.contents() == recorded.contents());
+    }
+
+    #[test]
+    fn damage_is_found_or_harmless(deeds in deeds(), seed: u64, verification in verification()) {
+        let (script, mut dice) = (script(&deeds), Dice(seed));
+        let (recorded, log) = record(&script, &mut dice, verification);
+        for _ in 0..16 {
+            let mut damaged = log.clone();
+            let damage = mutate(&mut damaged, &mut dice);
+            let replayed = replay(&script, &mut dice, Playback::new(damaged));
+            if replayed.ended.is_ok() {
+                prop_assert!(replayed.is_like(&recorded), "{damage} unnoticed");
+                if verification == Verification::EveryExit {
+                    prop_assert!(replayed.contents() == recorded.contents(), "{damage} unnoticed");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_log_goes_on_live(deeds in deeds(), seed: u64, cut: prop::sample::Index) {
+        let (script, mut dice) = (script(&deeds), Dice(seed));
+        let (recorded, mut log) = record(&script, &mut dice, Verification::Digests);
+        let whole = log.clone();
+        log.truncate(cut.index(log.len()));
+        let kept = log.len();
+
+        // The survivor logs on from the cut, and its log replays in its turn.
+        let continued = MemoryLog::default();
+        continued.0.borrow_mut().clone_from(&log);
+        let counters = Arc::new(ReplayCounters::default());
+        let world = MadeUpWorld::new(dice.roll(u64::MAX), last_time(&log));
+        let survivor = run(&script, &mut dice, |memory, seen| {
+            let (new_log, new_memory, new_seen) = (continued.clone(), memory.clone(), seen.clone());
+            let playback = Playback::followed_by(log, move || Role {
+                source: Box::new(Recorder::new(world, new_log, Verification::Digests, new_memory)),
+                gate: Box::new(new_seen),
+            });
+            Role {
+                source: Box::new(Replayer::new(playback, memory.clone(), counters)),
+                gate: Box::new(seen),
+            }
+        });
+        let reason = survivor.ended.as_ref().map(|ended| ended.reason);
+        prop_assert!(matches!(reason, Ok(ShutdownReason::PowerOff)), "{:?}", survivor.ended);
+        let outputs_before = whole[..kept].iter().filter(|e| is_output(e)).count();
+        prop_assert!(survivor.outputs[..outputs_before] == recorded.outputs[..outputs_before]);
+
+        let again = replay(&script, &mut dice, Playback::new(continued.0.take()));
+        prop_assert!(again.ended.is_ok(), "{:?}", again.ended);
+        prop_assert!(again.is_like(&survivor));
+    }
+
+    #[test]
+    fn a_cut_log_is_reported(deeds in deeds(), seed: u64, cut: prop::sample::Index) {
+        let (script, mut dice) = (script(&deeds), Dice(seed));
+        let (_, mut log) = record(&script, &mut dice, Verification::Digests);
+        log.truncate(cut.index(log.len()));
+        let replayed = replay(&script, &mut dice, Playback::new(log));
+        prop_assert!(matches!(replayed.ended, Err(EngineError::Source(_))), "{:?}", replayed.ended);
+    }
+}
+
+fn is_output(entry: &Entry) -> bool {
+    matches!(entry.payload, Payload::Output(_))
+}
+
+/// The latest guest time that a log tells.
+fn last_time(log: &[Entry]) -> u64 {
+    let times = log.iter().filter_map(|entry| match entry.payload {
+        Payload::Tsc(t) | Payload::Clock(t) | Payload::Tick(t) => Some(t),
+        _ => None,
+    });
+    times.max().unwrap_or(0)
+}
+
+/// The generator makes guests that see all kinds of inputs: the properties above are not about
+/// empty logs.
+#[test]
+fn random_guests_meet_every_kind_of_entry() {
+    use logging_channel::codec::Kind;
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::deterministic();
+    let mut dice = Dice(1);
+    let mut kinds = std::collections::BTreeSet::new();
+    for _ in 0..200 {
+        let deeds = deeds().new_tree(&mut runner).expect("a guest").current();
+        let (_, log) = record(&script(&deeds), &mut dice, Verification::EveryExit);
+        kinds.extend(log.iter().map(|e| Kind::of(&e.payload).number()));
+    }
+    let missing: Vec<_> = Kind::ALL
+        .iter()
+        .filter(|k| !kinds.contains(&k.number()))
+        .collect();
+    assert!(
+        missing.iter().all(|k| **k == Kind::of(&Payload::Progress)),
+        "{missing:?}"
+    );
+}

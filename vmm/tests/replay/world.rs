@@ -1,0 +1,148 @@
+//! A made-up outside world, logs in memory, and a gate that remembers.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use ftvm_vmm::cpu::fake::Dice;
+use ftvm_vmm::devices::{Appetite, ClockNeed, Input, Output};
+use ftvm_vmm::engine::{Interruption, OutputGate, Role, Step};
+use ftvm_vmm::sources::{Head, LogSink, LogSource, OutsideWorld};
+use logging_channel::entry::{Entry, Lsn};
+
+/// Time passes and inputs arrive by the throw of dice.
+pub(crate) struct MadeUpWorld {
+    dice: RefCell<Dice>,
+    now: Cell<u64>,
+}
+
+impl MadeUpWorld {
+    /// A world in which guest time starts at `now`.
+    pub(crate) fn new(seed: u64, now: u64) -> Self {
+        Self {
+            dice: RefCell::new(Dice(seed)),
+            now: Cell::new(now),
+        }
+    }
+
+    fn roll(&self, sides: u64) -> u64 {
+        self.dice.borrow_mut().roll(sides)
+    }
+
+    fn arrival(&self, appetite: &Appetite) -> Option<Input> {
+        let byte = self.roll(256) as u8;
+        if appetite.frame && self.roll(2) == 0 {
+            let len = 60 + self.roll(200) as usize;
+            return Some(Input::Frame(vec![byte; len]));
+        }
+        appetite.typed.then(|| Input::Typed(vec![byte, byte ^ 1]))
+    }
+}
+
+impl OutsideWorld for MadeUpWorld {
+    fn clock(&self, need: ClockNeed) -> u64 {
+        self.now.set(self.now.get() + 1 + self.roll(60_000));
+        match need {
+            ClockNeed::Wall => 1_700_000_000_000_000_000 + self.now.get(),
+            ClockNeed::Tsc | ClockNeed::Monotonic => self.now.get(),
+        }
+    }
+
+    fn poll(&self, appetite: &Appetite) -> Step<Option<Input>> {
+        let now = self.clock(ClockNeed::Monotonic);
+        if appetite.timer_deadline.is_some_and(|at| now >= at) {
+            return Ok(Some(Input::Tick(now)));
+        }
+        Ok(if self.roll(12) == 0 {
+            self.arrival(appetite)
+        } else {
+            None
+        })
+    }
+
+    fn wait(&self, appetite: &Appetite) -> Step<Input> {
+        if self.roll(3) == 0
+            && let Some(input) = self.arrival(appetite)
+        {
+            return Ok(input);
+        }
+        match appetite.timer_deadline {
+            Some(at) => {
+                self.now.set(self.now.get().max(at) + self.roll(2_000_000));
+                Ok(Input::Tick(self.now.get()))
+            }
+            None => self.arrival(appetite).ok_or(Interruption::Stop),
+        }
+    }
+}
+
+/// A log in memory. A handle.
+#[derive(Clone, Default)]
+pub(crate) struct MemoryLog(pub(crate) Rc<RefCell<Vec<Entry>>>);
+
+impl LogSink for MemoryLog {
+    fn append(&mut self, entry: Entry) -> Step<Lsn> {
+        let mut entries = self.0.borrow_mut();
+        entries.push(entry);
+        Ok(Lsn(entries.len() as u64))
+    }
+}
+
+/// Plays a log back.
+pub(crate) struct Playback {
+    entries: Vec<Entry>,
+    next: usize,
+    /// The role that takes over at the log's end.
+    successor: Option<Box<dyn FnOnce() -> Role>>,
+}
+
+impl Playback {
+    /// To the end of the log and no further.
+    pub(crate) fn new(entries: Vec<Entry>) -> Self {
+        Self {
+            entries,
+            next: 0,
+            successor: None,
+        }
+    }
+
+    /// With a role for what comes after.
+    pub(crate) fn followed_by(
+        entries: Vec<Entry>,
+        successor: impl FnOnce() -> Role + 'static,
+    ) -> Self {
+        Self {
+            successor: Some(Box::new(successor)),
+            ..Self::new(entries)
+        }
+    }
+}
+
+impl LogSource for Playback {
+    fn head(&mut self) -> Step<Head<'_>> {
+        Ok(match self.entries.get(self.next) {
+            Some(entry) => Head::Entry(Lsn(self.next as u64 + 1), entry),
+            None => Head::Ended,
+        })
+    }
+
+    fn advance(&mut self) {
+        self.next += 1;
+    }
+
+    fn after_end(&mut self) -> Interruption {
+        match self.successor.take() {
+            Some(successor) => Interruption::Handover(Box::new(successor())),
+            None => Interruption::Failed("the log ends before the guest does".into()),
+        }
+    }
+}
+
+/// Keeps what leaves the machine. A handle.
+#[derive(Clone, Default)]
+pub(crate) struct Seen(pub(crate) Rc<RefCell<Vec<Output>>>);
+
+impl OutputGate for Seen {
+    fn submit(&mut self, output: Output, _: Lsn) {
+        self.0.borrow_mut().push(output);
+    }
+}
