@@ -224,3 +224,184 @@ impl TscTrap {
 fn stack_pointer(registers: &Registers) -> u64 {
     registers.gpr[6]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::fake::{FakeCpu, Script};
+
+    const IDT: u64 = 0x1000;
+    const HANDLER: u64 = 0x2000;
+    const IRETQ: u64 = 0x3000;
+    const STACK: u64 = 0x4000;
+    const PROGRAM: u64 = 0x5ffe;
+    const USER_CS: u64 = 0x33;
+    const KERNEL_CS: u64 = 0x10;
+    const RDTSC: &[u8] = &[0x0f, 0x31];
+    const RDTSCP: &[u8] = &[0x0f, 0x01, 0xf9];
+    const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+
+    struct Bench {
+        memory: GuestMemoryMmap,
+        cpu: FakeCpu,
+        trap: TscTrap,
+    }
+
+    fn bench() -> Bench {
+        let memory: GuestMemoryMmap =
+            GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1_0000)]).expect("memory");
+        let mut cpu = FakeCpu::new(Script::default(), memory.clone(), 0);
+        cpu.idt = IDT;
+        let sites = Sites {
+            iretq: Some(IRETQ),
+            ..Sites::default()
+        };
+        let trap = TscTrap::new(&sites, memory.clone());
+        Bench { memory, cpu, trap }
+    }
+
+    impl Bench {
+        fn put(&self, at: u64, bytes: &[u8]) {
+            let written = self.memory.write_slice(bytes, GuestAddress(at));
+            written.expect("in memory");
+        }
+
+        fn bytes<const N: usize>(&self, at: u64) -> [u8; N] {
+            let mut bytes = [0; N];
+            let read = self.memory.read_slice(&mut bytes, GuestAddress(at));
+            read.expect("in memory");
+            bytes
+        }
+
+        fn gate(&self, handler: u64, present: bool) {
+            let low = handler & 0xffff
+                | KERNEL_CS << 16
+                | (if present { 0x8e } else { 0x0e }) << 40
+                | (handler >> 16 & 0xffff) << 48;
+            self.put(IDT + 16 * VECTOR_GP, &low.to_le_bytes());
+            self.put(IDT + 16 * VECTOR_GP + 8, &(handler >> 32).to_le_bytes());
+        }
+
+        fn write_cr4(&mut self, register: u16) {
+            let done = self.trap.trapped(&mut self.cpu, CR4_PORT + register);
+            assert_eq!(done.expect("dealt with"), Trapped::Done);
+        }
+
+        /// A fault with this frame and these bytes at the faulting instruction.
+        fn fault(&mut self, error: u64, cs: u64, code: &[u8]) -> Trapped {
+            self.put(PROGRAM, &[0xcc; 8]);
+            self.put(PROGRAM, code);
+            for (n, word) in (0..).zip([error, PROGRAM, cs, 0x202, 0x7000, 0x2b]) {
+                self.put(STACK + 8 * n, &u64::to_le_bytes(word));
+            }
+            let mut registers = self.cpu.registers().expect("there");
+            registers.gpr = [0x11; 16];
+            registers.gpr[6] = STACK;
+            self.cpu.set_registers(&registers).expect("taken");
+            let trapped = self.trap.trapped(&mut self.cpu, FAULT_PORT);
+            trapped.expect("dealt with")
+        }
+    }
+
+    #[test]
+    fn a_write_of_cr4_gets_tsd_and_hooks_the_handler() {
+        let mut bench = bench();
+        bench.gate(HANDLER, true);
+        bench.put(HANDLER, &ENDBR64);
+        let mut registers = Registers::default();
+        registers.gpr[1] = 0x6f0; // RBX: number 3 in encodings
+        bench.cpu.set_registers(&registers).expect("taken");
+        bench.write_cr4(3);
+        assert_eq!(bench.cpu.cr4, 0x6f0 | CR4_TSD);
+        let hooked = [OUT_AL, FAULT_PORT as u8, NOP, NOP];
+        assert_eq!(bench.bytes::<4>(HANDLER), hooked);
+        bench.write_cr4(3);
+        assert_eq!(bench.bytes::<4>(HANDLER), hooked, "once");
+    }
+
+    #[test]
+    fn a_handler_that_does_something_else_first_is_left_alone() {
+        for (code, present) in [
+            ([0x48, 0x89, 0xe5, 0x90], true), // mov rbp, rsp
+            ([0x90, 0x50, 0x51, 0x52], true), // a NOP of one byte: no room
+            (ENDBR64, false),
+        ] {
+            let mut bench = bench();
+            bench.gate(HANDLER, present);
+            bench.put(HANDLER, &code);
+            bench.write_cr4(0);
+            assert_eq!(bench.bytes::<4>(HANDLER), code);
+        }
+    }
+
+    #[test]
+    fn gates_lead_anywhere_without_harm() {
+        for handler in [u64::MAX, 0xffff_8000_1234_5678, 0xfff8] {
+            let mut bench = bench();
+            bench.gate(handler, true);
+            assert_eq!(
+                bench.trap.gp_handler(&mut bench.cpu).expect("read"),
+                Some(handler)
+            );
+            bench.write_cr4(0);
+        }
+        let mut bench = bench();
+        bench.cpu.idt = 0xffff_fff8; // not mapped
+        bench.write_cr4(0);
+    }
+
+    #[test]
+    fn counter_reads_are_answered() {
+        for (code, len, rcx) in [(RDTSC, 2, 0x11), (RDTSCP, 3, 0)] {
+            let mut bench = bench();
+            let Trapped::CounterRead(read) = bench.fault(0, USER_CS, code) else {
+                panic!("a counter read");
+            };
+            let value = 0x1234_5678_9abc_def0;
+            let answered = bench.trap.answer(&mut bench.cpu, read, value);
+            answered.expect("answered");
+            let registers = bench.cpu.registers().expect("there");
+            let [rax, rbx, cx, rdx] = registers.gpr[..4] else {
+                unreachable!("sixteen of them");
+            };
+            assert_eq!((rax, rdx), (0x9abc_def0, 0x1234_5678));
+            assert_eq!((rbx, cx), (0x11, rcx));
+            assert_eq!(registers.rip, IRETQ);
+            assert_eq!(registers.gpr[6], STACK + 8, "the error code is gone");
+            assert_eq!(
+                u64::from_le_bytes(bench.bytes::<8>(STACK + 8)),
+                PROGRAM + len,
+                "behind the instruction"
+            );
+        }
+    }
+
+    #[test]
+    fn other_faults_go_on_into_the_handler() {
+        for (error, cs, code) in [
+            (0, KERNEL_CS, RDTSC),
+            (0x18, USER_CS, RDTSC),
+            (0, USER_CS, &[0xf4][..]),
+            (0, USER_CS, &[0x0f, 0x01, 0xf8][..]),
+            (0, USER_CS, &[0x0f, 0x30][..]),
+        ] {
+            let mut bench = bench();
+            assert_eq!(bench.fault(error, cs, code), Trapped::Done);
+            let registers = bench.cpu.registers().expect("there");
+            assert_eq!(registers.gpr[6], STACK);
+            assert_eq!(u64::from_le_bytes(bench.bytes::<8>(STACK + 8)), PROGRAM);
+        }
+    }
+
+    #[test]
+    fn a_stack_outside_memory_is_no_counter_read() {
+        let mut bench = bench();
+        let mut registers = Registers::default();
+        for rsp in [u64::MAX, 0xffff, 0x1_0000] {
+            registers.gpr[6] = rsp;
+            bench.cpu.set_registers(&registers).expect("taken");
+            let trapped = bench.trap.trapped(&mut bench.cpu, FAULT_PORT);
+            assert_eq!(trapped.expect("dealt with"), Trapped::Done);
+        }
+    }
+}

@@ -99,3 +99,105 @@ impl Console {
         due.then(|| std::mem::take(waiting))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATA: u8 = 0;
+    const INTERRUPT_ENABLE: u8 = 1;
+    const INTERRUPT_ID: u8 = 2;
+    const LINE_CONTROL: u8 = 3;
+    const LINE_STATUS: u8 = 5;
+    const SCRATCH: u8 = 7;
+    const DATA_READY: u8 = 1;
+    const RECEIVED: u8 = 1;
+
+    fn print(console: &mut Console, text: &[u8]) {
+        for byte in text {
+            console.write(DATA, *byte);
+        }
+    }
+
+    #[test]
+    fn output_is_cut_by_rules_of_the_guest_alone() {
+        let mut console = Console::default();
+        print(&mut console, b"login: ");
+        assert_eq!(console.take_output(false), None);
+        assert_eq!(console.take_output(true).as_deref(), Some(&b"login: "[..]));
+        assert_eq!(console.take_output(true), None, "nothing twice");
+        print(&mut console, b"line\n");
+        assert_eq!(console.take_output(false).as_deref(), Some(&b"line\n"[..]));
+        print(&mut console, &[b'x'; FLUSH_BYTES - 1]);
+        assert_eq!(console.take_output(false), None);
+        print(&mut console, b"x");
+        let full = console.take_output(false).expect("flushed when full");
+        assert_eq!(full.len(), FLUSH_BYTES);
+    }
+
+    #[test]
+    fn typed_bytes_arrive_in_order_however_many() {
+        let mut console = Console::default();
+        console.write(INTERRUPT_ENABLE, RECEIVED);
+        console.take_interrupt();
+        let text: Vec<u8> = (0..1000).map(|n| n as u8).collect();
+        console.typed(&text);
+        assert!(console.take_interrupt());
+        assert!(!console.take_interrupt(), "an edge is taken once");
+        let mut read = Vec::new();
+        while console.read(LINE_STATUS) & DATA_READY != 0 {
+            read.push(console.read(DATA));
+        }
+        assert_eq!(read, text);
+    }
+
+    /// A driver that reads one byte an interrupt must not be left waiting with bytes behind it.
+    #[test]
+    fn bytes_behind_a_full_fifo_raise_the_line_again() {
+        let mut console = Console::default();
+        console.write(INTERRUPT_ENABLE, RECEIVED);
+        console.typed(&[7; 200]);
+        console.take_interrupt();
+        for _ in 0..64 {
+            assert_eq!(console.read(DATA), 7);
+        }
+        assert!(console.take_interrupt());
+        assert_ne!(console.read(LINE_STATUS) & DATA_READY, 0);
+    }
+
+    #[test]
+    fn no_interrupt_that_was_not_enabled() {
+        let mut console = Console::default();
+        console.typed(b"x");
+        print(&mut console, b"y");
+        assert!(!console.take_interrupt());
+        assert_eq!(console.read(INTERRUPT_ID) & 1, 1, "none pending");
+    }
+
+    #[test]
+    fn input_is_bounded() {
+        let mut console = Console::default();
+        while console.has_room() {
+            console.typed(&[0; 1000]);
+        }
+        assert!(console.input.len() < INPUT_BACKLOG + 1000);
+    }
+
+    #[test]
+    fn registers_of_a_16550_are_there() {
+        let mut console = Console::default();
+        console.write(SCRATCH, 0xa5);
+        assert_eq!(console.read(SCRATCH), 0xa5);
+        console.write(LINE_CONTROL, 0x83); // divisor latch
+        console.write(DATA, 1);
+        console.write(INTERRUPT_ENABLE, 0);
+        assert_eq!(console.read(DATA), 1);
+        console.write(LINE_CONTROL, 0x03);
+        assert_eq!(console.take_output(true), None, "a divisor is no output");
+        assert_eq!(
+            console.read(LINE_STATUS) & 0x60,
+            0x60,
+            "always ready to send"
+        );
+    }
+}

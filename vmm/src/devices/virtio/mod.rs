@@ -3,6 +3,9 @@
 pub mod net;
 pub mod transport;
 
+#[cfg(test)]
+mod tests;
+
 use vm_memory::GuestMemoryMmap;
 
 /// What a device tells its transport after it worked on its queues.

@@ -108,37 +108,35 @@ impl Net {
 
     fn transmit(&mut self, queue: &mut Queue, memory: &GuestMemoryMmap) -> Notify {
         let mut used = false;
-        loop {
-            if queue.disable_notification(memory).is_err() {
+        if queue.disable_notification(memory).is_err() {
+            return Notify::NeedsReset;
+        }
+        while let Some(chain) = queue.pop_descriptor_chain(memory) {
+            let head = chain.head_index();
+            let Ok(mut reader) = chain.reader(memory) else {
+                return Notify::NeedsReset;
+            };
+            let len = reader.available_bytes();
+            // Frames that no Ethernet could carry are dropped.
+            if (HEADER_BYTES + 14..=HEADER_BYTES + MAX_FRAME_BYTES).contains(&len) {
+                let mut packet = vec![0; len];
+                if reader.read_exact(&mut packet).is_err() {
+                    return Notify::NeedsReset;
+                }
+                packet.drain(..HEADER_BYTES);
+                self.transmitted.push(packet);
+            }
+            if queue.add_used(memory, head, 0).is_err() {
                 return Notify::NeedsReset;
             }
-            while let Some(chain) = queue.pop_descriptor_chain(memory) {
-                let head = chain.head_index();
-                let Ok(mut reader) = chain.reader(memory) else {
-                    return Notify::NeedsReset;
-                };
-                let len = reader.available_bytes();
-                // Frames that no Ethernet could carry are dropped.
-                if (HEADER_BYTES + 14..=HEADER_BYTES + MAX_FRAME_BYTES).contains(&len) {
-                    let mut packet = vec![0; len];
-                    if reader.read_exact(&mut packet).is_err() {
-                        return Notify::NeedsReset;
-                    }
-                    packet.drain(..HEADER_BYTES);
-                    self.transmitted.push(packet);
-                }
-                if queue.add_used(memory, head, 0).is_err() {
-                    return Notify::NeedsReset;
-                }
-                used = true;
-            }
-            match queue.enable_notification(memory) {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(_) => return Notify::NeedsReset,
-            }
+            used = true;
         }
-        notification(queue, memory, used)
+        // The guest stands still, so nothing can have been added meanwhile. What cannot be taken
+        // out of the ring is an index that no ring can have.
+        match queue.enable_notification(memory) {
+            Ok(false) => notification(queue, memory, used),
+            Ok(true) | Err(_) => Notify::NeedsReset,
+        }
     }
 }
 
