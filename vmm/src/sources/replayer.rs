@@ -186,13 +186,14 @@ impl<S: LogSource> Replayer<S> {
             let Payload::MemoryHashes { first_page, hashes } = &entry.payload else {
                 return Err(diverged(point, lsn, entry, "the guest's end"));
             };
-            for (page, logged) in (*first_page..).zip(hashes) {
+            for (n, logged) in (0..).zip(hashes) {
+                let page = first_page.saturating_add(n);
                 count(&self.counters.pages);
                 if page >= memory_digest::pages(&self.memory)
                     || memory_digest::page_hash(&self.memory, page) != *logged
                 {
                     different += 1;
-                    first_difference.get_or_insert((lsn, page * PAGE as u64));
+                    first_difference.get_or_insert((lsn, page.saturating_mul(PAGE as u64)));
                 }
             }
             self.advance();
