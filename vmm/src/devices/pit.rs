@@ -221,7 +221,7 @@ impl Pit {
             0x40..=0x42 => self.channels[usize::from(port - 0x40)].read(now),
             0x61 => {
                 // Bit 4 toggles with the memory refresh, every 15 µs on a PC.
-                let refresh = u8::from(now / 15_085 % 2 != 0) << 4;
+                let refresh = u8::from(!(now / 15_085).is_multiple_of(2)) << 4;
                 self.speaker | refresh | u8::from(self.channels[2].output(now)) << 5
             }
             _ => 0xff,
