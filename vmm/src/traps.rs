@@ -5,7 +5,7 @@
 //! fault outside the kernel (Intel SDM volume 2B, RDTSC; AMD APM volume 2, section 3.1.3). So:
 //!
 //! - every write of CR4 by the kernel exits ([`crate::boot::rewrite`]), and TSD is added to it;
-//! - the first instruction of the kernel's #GP handler, a NOP or ENDBR64, is replaced by an OUT.
+//! - the NOPs or the ENDBR64 at the start of the kernel's #GP handler are replaced by an OUT.
 //!   At that exit the fault's stack frame is on top of the stack. If the instruction that faulted
 //!   is a counter read in user mode, the VMM supplies the value, moves the frame's RIP past it,
 //!   and lets the guest go back with an IRETQ. Any other fault goes on into the handler.
@@ -25,6 +25,8 @@ const CR4_TSD: u64 = 1 << 2;
 const VECTOR_GP: u64 = 13;
 const OUT_AL: u8 = 0xe6;
 const NOP: u8 = 0x90;
+/// Length of the OUT that replaces NOPs.
+const OUT_BYTES: usize = 2;
 
 /// What an exit of one of the traps asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,17 +114,22 @@ impl TscTrap {
         if self.memory.read_slice(&mut code, at).is_err() {
             return Ok(());
         }
-        let first = Decoder::with_ip(64, &code, handler, DecoderOptions::NONE).decode();
-        let harmless = matches!(first.mnemonic(), Mnemonic::Nop | Mnemonic::Endbr64);
-        if !harmless || first.len() < 2 {
-            log::debug!(
-                "#GP handler at {handler:#x} starts with {:?}",
-                first.mnemonic()
-            );
+        let mut room = 0;
+        for instruction in &mut Decoder::with_ip(64, &code, handler, DecoderOptions::NONE) {
+            let harmless = matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Endbr64);
+            if !harmless || room >= OUT_BYTES {
+                break;
+            }
+            room += instruction.len();
+        }
+        if room < OUT_BYTES {
+            // The early handlers, before the kernel's own are in place; or a kernel that starts
+            // its handlers in another way.
+            log::debug!("#GP handler at {handler:#x} has no room for a trap");
             return Ok(());
         }
-        let mut patch = vec![NOP; first.len()];
-        patch[..2].copy_from_slice(&[OUT_AL, FAULT_PORT as u8]);
+        let mut patch = vec![NOP; room];
+        patch[..OUT_BYTES].copy_from_slice(&[OUT_AL, FAULT_PORT as u8]);
         if self.memory.write_slice(&patch, at).is_ok() {
             log::debug!("#GP handler at {handler:#x} traps user-mode counter reads");
         }
