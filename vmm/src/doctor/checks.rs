@@ -276,7 +276,15 @@ fn exits(guest: &mut MicroGuest) -> Measured {
             match event {
                 Event::Exit(Exit::Io(_)) if digests.len() <= 8 => {}
                 Event::Exit(Exit::Halt { .. }) => break,
-                other => return Err(format!("unexpected {}", describe(other))),
+                other => {
+                    let rip = guest.cpu().rip().map_err(|e| with_causes(&e))?;
+                    return Err(format!(
+                        "{} at {rip:#x} after {} exits of run {}",
+                        describe(other),
+                        digests.len() - 1,
+                        run + 1
+                    ));
+                }
             }
         }
         let first = first.get_or_insert_with(|| digests.clone());

@@ -104,11 +104,17 @@ fn probe(found: &mpsc::Sender<(&'static str, Outcome)>) {
     if !checks::machine(&MicroGuest::cpu_model_on_host(), tell) {
         return;
     }
+    // Making a machine costs more than a check, so they share one until one of them fails.
+    let mut machine = None;
     for (id, check) in checks::MICRO_GUESTS {
-        // A machine for each: what one leaves behind must not reach the next.
-        let outcome = MicroGuest::new(PATIENCE)
-            .map_err(|e| report::with_causes(&e))
-            .and_then(|mut guest| check(&mut guest));
+        let outcome = match machine.take().map_or_else(|| MicroGuest::new(PATIENCE), Ok) {
+            Ok(mut guest) => {
+                let outcome = check(&mut guest);
+                machine = outcome.is_ok().then_some(guest);
+                outcome
+            }
+            Err(error) => Err(report::with_causes(&error)),
+        };
         tell(id, outcome.into());
     }
 }
