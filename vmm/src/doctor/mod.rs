@@ -26,9 +26,17 @@ const LOST: Duration = Duration::from_secs(5);
 
 extern "C" fn ignore(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
+/// Where checks tell what came of them.
+type Findings = mpsc::Sender<(&'static str, Outcome)>;
+
 /// Runs all checks.
 #[must_use]
 pub fn examine() -> Report {
+    supervise(probe)
+}
+
+/// Lets `probe` run on a thread that is interrupted from time to time, and collects its findings.
+fn supervise(probe: impl FnOnce(&Findings) + Send + 'static) -> Report {
     let started = Instant::now();
     let mut report = Report::new();
     let (found, results) = mpsc::channel();
@@ -98,7 +106,7 @@ impl Report {
     }
 }
 
-fn probe(found: &mpsc::Sender<(&'static str, Outcome)>) {
+fn probe(found: &Findings) {
     // Nobody listening means that the examination was given up.
     let tell = |id, outcome| drop(found.send((id, outcome)));
     if !checks::machine(&MicroGuest::cpu_model_on_host(), tell) {
@@ -116,5 +124,33 @@ fn probe(found: &mpsc::Sender<(&'static str, Outcome)>) {
             Err(error) => Err(report::with_causes(&error)),
         };
         tell(id, outcome.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kvm::probe::{ProbeError, Program};
+
+    #[test]
+    fn a_micro_guest_that_hangs_does_not_hang_the_doctor() {
+        let report = supervise(|found| {
+            let Ok(mut guest) = MicroGuest::new(PATIENCE) else {
+                return; // no KVM on this machine
+            };
+            let forever = Program {
+                kernel: &[0xeb, 0xfe], // jmp $
+                ..Program::default()
+            };
+            guest.load(&forever).expect("a state like any other");
+            assert!(matches!(guest.run(), Err(ProbeError::Hung(_))));
+            let told = found.send(("device", Outcome::Pass("given up".into())));
+            told.expect("the doctor listens");
+        });
+        assert!(!report.is_fit());
+        assert!(report.elapsed_ms < 2000.0, "{}", report.elapsed_ms);
+        if MicroGuest::new(PATIENCE).is_ok() {
+            assert_eq!(report.checks()[0].outcome.measured(), "given up");
+        }
     }
 }
