@@ -14,6 +14,11 @@ use sha2::{Digest, Sha256};
 const BASE_COMMAND_LINE: &str = "console=ttyS0 nolapic acpi=off nokaslr lpj=4000000 \
                                  io_delay=none no_timer_check reboot=k";
 
+/// Revision of the machine: what its devices, its MSRs, its rewritten instructions and its rules of
+/// interrupt delivery let a guest observe. To be raised with every change of these: two hosts that
+/// differ in it would diverge, so they refuse each other.
+const MACHINE_REVISION: u32 = 1;
+
 /// Smallest and largest memory of a guest, in MiB.
 const MEMORY_MIB: std::ops::RangeInclusive<u64> = 32..=3072;
 
@@ -183,11 +188,12 @@ impl VmConfig {
             .to_owned()
     }
 
-    /// Digest of what the guest is made of beside its memory size: images (`boot_digest`) and
-    /// device configuration.
+    /// Digest of what the guest is made of beside its memory size and processor: images
+    /// (`boot_digest`), device configuration, and the machine that this version of ftvm builds.
     #[must_use]
     pub fn image_digest(&self, boot_digest: [u8; 32]) -> [u8; 32] {
         let mut hash = Sha256::new();
+        hash.update(MACHINE_REVISION.to_le_bytes());
         hash.update(boot_digest);
         hash.update(self.mac.0);
         hash.finalize().into()

@@ -17,9 +17,9 @@ use serde::Serialize;
 pub enum Event {
     /// The guest begins to run, or goes on, in this role.
     Role {
-        /// "alone", "primary", "backup", "recording" or "replay".
+        /// "primary" or "backup".
         role: &'static str,
-        /// Epoch of the virtual machine, 0 where no disk server is involved.
+        /// Epoch of the virtual machine.
         epoch: u64,
     },
     /// The other host was lost.

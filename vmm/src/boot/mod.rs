@@ -75,7 +75,7 @@ pub enum BootError {
     /// The kernel is a bzImage.
     #[error(
         "{} is a compressed kernel (bzImage); ftvm boots the uncompressed ELF inside it: \
-         `cargo xtask kernel extract` or Linux's scripts/extract-vmlinux makes one", .0.display()
+         `cargo xtask images` makes one of Debian's kernel, Linux's scripts/extract-vmlinux of any", .0.display()
     )]
     Compressed(PathBuf),
     /// The kernel is not a usable ELF.

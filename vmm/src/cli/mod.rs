@@ -10,6 +10,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use disk_server::arbiter::ServerAddress;
 use logging_channel::Settings;
+use logging_channel::entry::ShutdownReason;
 
 use crate::assembly::{Guest, HostConfig};
 use crate::config::{Mac, VmConfig};
@@ -218,7 +219,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Run(args) => {
             let guest = args.assemble(Verification::default())?;
             outcome::stop_on_signals(&guest.host.lanes)?;
-            report(roles::run_alone(guest)?);
+            report(roles::run_alone(guest)?)?;
         }
         Command::Record(args) => record(args)?,
         Command::Replay(args) => replay(args)?,
@@ -239,12 +240,16 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<()> {
     Ok(report.verdict()?)
 }
 
-fn report(ended: Ended) {
+fn report(ended: Ended) -> anyhow::Result<()> {
     log::info!(
         "the guest ended: {:?}, after {} exits",
         ended.reason,
         ended.exits
     );
+    match ended.reason {
+        ShutdownReason::TripleFault => Err(outcome::GuestCrashed.into()),
+        _ => Ok(()),
+    }
 }
 
 fn record(args: &RecordArgs) -> anyhow::Result<()> {
@@ -255,16 +260,15 @@ fn record(args: &RecordArgs) -> anyhow::Result<()> {
     };
     let guest = args.guest.assemble(verification)?;
     outcome::stop_on_signals(&guest.host.lanes)?;
-    report(roles::run_recording(guest, &args.log, verification)?);
+    let ended = roles::run_recording(guest, &args.log, verification)?;
     let bytes = std::fs::metadata(&args.log).map_or(0, |m| m.len());
     log::info!("recorded to {}: {bytes} bytes", args.log.display());
-    Ok(())
+    report(ended)
 }
 
 fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
     let guest = args.guest.assemble(Verification::EveryExit)?;
     let replayed = roles::run_replay(guest, &args.log)?;
-    report(replayed.ended);
     println!(
         "no difference: {} exits, {} log entries; compared {} register digests, {} register sets, \
          {} pages of memory",
@@ -292,12 +296,14 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
         },
         break_output_rule: args.break_output_rule,
     };
+    let cancel = outcome::cancel_on_signals()?;
     let ended = roles::run_primary(
         &args.guest.vm()?,
         &args.guest.host(),
         &options,
         &events,
         outcome::halt_process(),
+        &cancel,
         |guest| outcome::stop_on_signals_or_warn(&guest.host.lanes),
     );
     finish(&events, ended)
@@ -331,6 +337,5 @@ fn finish(events: &Events, ended: Result<Ended, roles::RoleError>) -> anyhow::Re
         Err(e) => (format!("Failed: {e}"), 0),
     };
     events.emit(&Event::Ended { reason, exits });
-    report(ended?);
-    Ok(())
+    report(ended?)
 }

@@ -1,11 +1,13 @@
 //! How the process ends.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::assembly::AssemblyError;
 use crate::doctor::Unfit;
 use crate::engine::EngineError;
 use crate::io::Terminal;
@@ -19,24 +21,55 @@ const LOST: u8 = 3;
 /// The replay differs from the log.
 const DIVERGED: u8 = 4;
 
-/// The exit status for an error: 2 when this host cannot run guests, 3 when the right to run was lost, 4 for a divergence, else 1.
+/// The guest crashed.
+const CRASHED: u8 = 5;
+
+/// The guest ended in a triple fault.
+#[derive(Debug, thiserror::Error)]
+#[error("the guest crashed: triple fault")]
+pub(super) struct GuestCrashed;
+
+/// The exit status for an error: 2 when this host cannot run guests, 3 when the right to run was
+/// lost, 4 for a divergence, 5 when the guest crashed, else 1.
 pub(super) fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.downcast_ref::<Unfit>().is_some() {
-        return UNFIT;
+    error.chain().find_map(status_of).unwrap_or(1)
+}
+
+/// Errors that are shown as their cause are not in the chain beside it: look into them.
+fn status_of(cause: &(dyn Error + 'static)) -> Option<u8> {
+    let engine = |error: &EngineError| match error {
+        EngineError::Halted(_) => Some(LOST),
+        EngineError::Diverged(_) => Some(DIVERGED),
+        _ => None,
+    };
+    let assembly =
+        |error: &AssemblyError| matches!(error, AssemblyError::Unfit(_)).then_some(UNFIT);
+    if cause.is::<Unfit>() {
+        return Some(UNFIT);
     }
-    let engine = error.chain().find_map(|cause| {
-        cause
-            .downcast_ref::<EngineError>()
-            .or_else(|| match cause.downcast_ref::<RoleError>() {
-                Some(RoleError::Engine(e)) => Some(e),
-                _ => None,
-            })
-    });
-    match engine {
-        Some(EngineError::Halted(_)) => LOST,
-        Some(EngineError::Diverged(_)) => DIVERGED,
-        _ => 1,
+    if cause.is::<GuestCrashed>() {
+        return Some(CRASHED);
     }
+    if let Some(error) = cause.downcast_ref() {
+        return engine(error);
+    }
+    if let Some(error) = cause.downcast_ref() {
+        return assembly(error);
+    }
+    match cause.downcast_ref()? {
+        RoleError::Engine(error) => engine(error),
+        RoleError::Assembly(error) => assembly(error),
+        _ => None,
+    }
+}
+
+/// A flag that SIGINT and SIGTERM set.
+pub(super) fn cancel_on_signals() -> std::io::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        signal_hook::flag::register(signal, flag.clone())?;
+    }
+    Ok(flag)
 }
 
 /// Ends the process at once when this host has lost the right to run the guest: the guest's
@@ -63,7 +96,7 @@ pub(super) fn stop_on_signals(lanes: &Lanes) -> std::io::Result<()> {
         .name("signals".into())
         .spawn(move || {
             for _ in signals.forever() {
-                lanes.control.push(Control::Stop);
+                lanes.control.try_push(Control::Stop);
             }
         })?;
     Ok(())

@@ -78,6 +78,9 @@ static COOKED: OnceLock<libc::termios> = OnceLock::new();
 #[derive(Debug)]
 pub struct Terminal;
 
+/// Exit status of a process that its user interrupted, as shells have it.
+const INTERRUPTED: i32 = 130;
+
 /// Ctrl-A, as in other console programs.
 const ESCAPE: u8 = 1;
 
@@ -149,7 +152,14 @@ fn read_loop(lanes: &Lanes, live: &AtomicBool) {
         for &byte in &buffer[..len] {
             match (escaped, byte) {
                 (false, ESCAPE) => escaped = true,
-                (true, b'x') => lanes.control.push(Control::Stop),
+                (true, b'x') if live.load(Ordering::Acquire) => {
+                    lanes.control.try_push(Control::Stop);
+                }
+                (true, b'x') => {
+                    // Nothing runs here that could be stopped in order.
+                    Terminal::restore();
+                    std::process::exit(INTERRUPTED);
+                }
                 _ => {
                     escaped = false;
                     typed.push(byte);

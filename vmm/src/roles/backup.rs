@@ -54,6 +54,7 @@ pub fn run_backup(
 ) -> Result<Ended, RoleError> {
     let guest = Guest::assemble(vm, host, Verification::default())?;
     let rights = Arc::new(Rights::new(&options.arbiter, &vm.name)?);
+    rights.check()?;
     let receiver = Receiver::connect(
         options.connect,
         &guest.identity,
@@ -105,8 +106,9 @@ pub fn run_backup(
     ));
     let gate = Box::new(Suppressed::keeping(unreleased));
     let ended = guest.into_engine(Role { source, gate }).run()?;
-    if let Some(Verdict::Won { epoch, .. }) = standing.wait(Duration::ZERO) {
-        rights.stopped(epoch);
+    let last_epoch = standing.last_epoch(epoch);
+    if last_epoch != epoch {
+        rights.stopped(last_epoch);
     }
     Ok(ended)
 }
@@ -125,13 +127,13 @@ fn watch_peer(
     thread::Builder::new()
         .name("peer-watch".into())
         .spawn(move || {
-            rights.warm();
-            let Ok(ChannelEvent::PeerLost(reason)) = lost.recv() else {
+            let Some(ChannelEvent::PeerLost(reason)) = rights.keep_warm_until(&lost) else {
                 return;
             };
             if reason == LossReason::Orderly {
                 return;
             }
+            standing.contest();
             let at = Instant::now();
             log::warn!("the primary is lost: {reason}");
             events.emit(&Event::PeerLost {

@@ -1,7 +1,9 @@
 //! The right to run a guest, as the disk server's test-and-set gives it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::RecvTimeoutError;
 
 use disk_server::arbiter::{
     Arbiter, CallError, Claim, ClaimError, Claimant, NameError, ServerAddress, Settings, VmName,
@@ -9,6 +11,9 @@ use disk_server::arbiter::{
 
 use super::standing::Verdict;
 use crate::events::{Event, Events};
+
+/// How often the connection to the disk server is used so that it stays open.
+const WARM_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Holder of a guest that ended in order.
 const STOPPED: &str = "stopped";
@@ -78,10 +83,31 @@ impl Rights {
         })
     }
 
-    /// Opens the connection ahead of time: a claim is then one round trip.
-    pub(super) fn warm(&self) {
-        if let Err(e) = self.arbiter.warm() {
-            log::warn!("the disk server does not answer yet: {e}");
+    /// Whether the disk server can be asked: a pair without one could not survive a failure.
+    pub(super) fn check(&self) -> Result<(), ClaimFailure> {
+        self.arbiter.read(&self.vm)?;
+        Ok(())
+    }
+
+    /// Keeps a connection to the disk server open, so that a claim is one round trip, until an
+    /// event comes.
+    pub(super) fn keep_warm_until<T>(&self, event: &crossbeam_channel::Receiver<T>) -> Option<T> {
+        let mut answers = true;
+        loop {
+            match event.recv_timeout(WARM_INTERVAL) {
+                Ok(event) => return Some(event),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let answer = self.arbiter.warm();
+            match &answer {
+                Err(e) if answers => log::warn!(
+                    "the disk server does not answer; a failover would have to wait for it: {e}"
+                ),
+                Ok(()) if !answers => log::info!("the disk server answers again"),
+                _ => {}
+            }
+            answers = answer.is_ok();
         }
     }
 

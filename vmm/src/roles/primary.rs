@@ -38,7 +38,8 @@ pub struct PrimaryOptions {
     pub break_output_rule: bool,
 }
 
-/// Waits for a backup, then runs the guest to its end.
+/// Waits for a backup, then runs the guest to its end. `cancel` ends the wait; `prepared` is called
+/// before it begins.
 ///
 /// # Errors
 /// [`RoleError`].
@@ -48,11 +49,13 @@ pub fn run_primary(
     options: &PrimaryOptions,
     events: &Events,
     halt: Halt,
-    started: impl FnOnce(&Guest),
+    cancel: &AtomicBool,
+    prepared: impl FnOnce(&Guest),
 ) -> Result<Ended, RoleError> {
     let mut listener = Listener::bind(options.listen)?;
     let guest = Guest::assemble(vm, host, Verification::default())?;
     let rights = Arc::new(Rights::new(&options.arbiter, &vm.name)?);
+    prepared(&guest);
     let epoch = rights.start()?;
     log::info!(
         "{}: epoch {epoch}; waiting for a backup at {}",
@@ -60,8 +63,9 @@ pub fn run_primary(
         listener.local_addr()
     );
 
-    let never = AtomicBool::new(false);
-    let sender = listener.accept_backup(&guest.identity, epoch, &options.channel, &never)?;
+    let sender = listener
+        .accept_backup(&guest.identity, epoch, &options.channel, cancel)
+        .inspect_err(|_| rights.stopped(epoch))?;
     log::info!(
         "{}: primary, with the backup at {}",
         vm.name,
@@ -84,7 +88,6 @@ pub fn run_primary(
     );
 
     guest.host.live.store(true, Ordering::Release);
-    started(&guest);
     let outlet = guest.host.outlet.clone();
     let gate: Box<dyn OutputGate> = if options.break_output_rule {
         log::warn!("THE OUTPUT RULE IS BROKEN ON PURPOSE: clients can see what a failover undoes");
@@ -104,11 +107,7 @@ pub fn run_primary(
         guest.memory.clone(),
     ));
     let ended = guest.into_engine(Role { source, gate }).run()?;
-    let last_epoch = match standing.wait(Duration::ZERO) {
-        Some(Verdict::Won { epoch, .. }) => epoch,
-        _ => epoch,
-    };
-    rights.stopped(last_epoch);
+    rights.stopped(standing.last_epoch(epoch));
     Ok(ended)
 }
 
@@ -126,13 +125,13 @@ fn watch_peer(
     thread::Builder::new()
         .name("peer-watch".into())
         .spawn(move || {
-            rights.warm();
-            let Ok(ChannelEvent::PeerLost(reason)) = lost.recv() else {
+            let Some(ChannelEvent::PeerLost(reason)) = rights.keep_warm_until(&lost) else {
                 return;
             };
             if reason == LossReason::Orderly {
                 return;
             }
+            standing.contest();
             let at = Instant::now();
             log::warn!("the backup is lost: {reason}");
             events.emit(&Event::PeerLost {

@@ -3,6 +3,9 @@
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+/// How long a guest's end waits for a verdict that is being asked for.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The right to run alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -17,25 +20,52 @@ pub(super) enum Verdict {
     Lost(String),
 }
 
+#[derive(Debug, Default)]
+struct State {
+    /// The peer is lost and the verdict is being asked for.
+    contested: bool,
+    verdict: Option<Verdict>,
+}
+
 /// A verdict that others wait for. A handle.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Standing(Arc<(Mutex<Option<Verdict>>, Condvar)>);
+pub(super) struct Standing(Arc<(Mutex<State>, Condvar)>);
 
 impl Standing {
+    /// The peer is lost: a verdict will come.
+    pub(super) fn contest(&self) {
+        self.0.0.lock().expect("no holder panics").contested = true;
+    }
+
     /// Sets the verdict.
     pub(super) fn decide(&self, verdict: Verdict) {
-        let (decided, changed) = &*self.0;
-        *decided.lock().expect("no holder panics") = Some(verdict);
+        let (state, changed) = &*self.0;
+        state.lock().expect("no holder panics").verdict = Some(verdict);
         changed.notify_all();
     }
 
     /// The verdict, if there is one within `timeout`.
     pub(super) fn wait(&self, timeout: Duration) -> Option<Verdict> {
-        let (decided, changed) = &*self.0;
-        let guard = decided.lock().expect("no holder panics");
+        let (state, changed) = &*self.0;
+        let guard = state.lock().expect("no holder panics");
         let (guard, _) = changed
-            .wait_timeout_while(guard, timeout, |verdict| verdict.is_none())
+            .wait_timeout_while(guard, timeout, |state| state.verdict.is_none())
             .expect("no holder panics");
-        guard.clone()
+        guard.verdict.clone()
+    }
+
+    /// The epoch that this host holds at the guest's end, which began at `first`: waits a moment
+    /// for a verdict that is on its way.
+    pub(super) fn last_epoch(&self, first: u64) -> u64 {
+        let contested = self.0.0.lock().expect("no holder panics").contested;
+        let patience = if contested {
+            END_PATIENCE
+        } else {
+            Duration::ZERO
+        };
+        match self.wait(patience) {
+            Some(Verdict::Won { epoch, .. }) => epoch,
+            _ => first,
+        }
     }
 }

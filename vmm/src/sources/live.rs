@@ -35,6 +35,11 @@ impl<T> Lane<T> {
         Self { sender, receiver }
     }
 
+    /// Hands a message over unless the lane is full.
+    pub fn try_push(&self, message: T) {
+        let _ = self.sender.try_send(message);
+    }
+
     /// Hands a message over; waits while the lane is full.
     pub fn push(&self, message: T) {
         self.sender

@@ -79,12 +79,7 @@ pub struct Recorder<L, W = LiveInputs> {
 impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
     /// Logs `live` to `log`.
     #[must_use]
-    pub fn new(
-        live: W,
-        log: L,
-        verification: Verification,
-        memory: GuestMemoryMmap,
-    ) -> Self {
+    pub fn new(live: W, log: L, verification: Verification, memory: GuestMemoryMmap) -> Self {
         Self {
             live,
             log,
