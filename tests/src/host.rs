@@ -246,6 +246,27 @@ impl Host {
         self.agent.put(local, remote)
     }
 
+    /// Makes a file of this machine available in the host, copied as `/tmp/<name>`
+    /// where that is necessary, and gives its path there.
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::put`].
+    pub fn provide(&self, local: &Path, name: &str) -> Result<String> {
+        let failed = |source| Error::File {
+            path: local.to_owned(),
+            source,
+        };
+        let local = local.canonicalize().map_err(failed)?;
+        if self.machine.shares_the_kernel() {
+            // Namespaces share the files as well.
+            return Ok(local.to_string_lossy().into_owned());
+        }
+        let remote = format!("/tmp/{name}");
+        self.put(&local, &remote)?;
+        Ok(remote)
+    }
+
     /// Copies a file out of the host.
     ///
     /// # Errors

@@ -25,6 +25,7 @@
 pub mod agent;
 mod client;
 mod error;
+pub mod failover;
 mod host;
 mod image;
 mod kept;

@@ -1,0 +1,66 @@
+//! When the host is killed: at random, but repeatably so.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+
+/// One kill in so many is during the guest's boot.
+const BOOT_KILLS: u32 = 4;
+
+/// The moments of one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct KillPlan {
+    /// After both hosts have the guest running, whether it has booted or not.
+    pub(super) after_start: Option<Duration>,
+    /// After the client's first reply.
+    pub(super) after_reply: Duration,
+    /// How long the client goes on with the other host.
+    pub(super) go_on: Duration,
+}
+
+impl KillPlan {
+    /// The next run's moments. The first run is under load: it shows how long
+    /// a boot takes, and it is what somebody who asks for one run wants to see.
+    pub(super) fn next(random: &mut Rng, boot: Option<Duration>) -> Self {
+        // Every number is drawn in every run, so that a seed means the same
+        // moments whatever was measured.
+        let during_boot = random.u32(0..BOOT_KILLS) == 0;
+        let part = random.f64();
+        let after_reply = Duration::from_millis(random.u64(500..=5000));
+        let go_on = Duration::from_millis(random.u64(1000..=2000));
+        Self {
+            after_start: boot.filter(|_| during_boot).map(|boot| boot.mul_f64(part)),
+            after_reply,
+            go_on,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOOT: Duration = Duration::from_secs(15);
+
+    #[test]
+    fn moments_are_repeatable_and_some_are_during_the_boot() {
+        let plans = |seed| {
+            let mut random = Rng::with_seed(seed);
+            (0..400)
+                .map(|_| KillPlan::next(&mut random, Some(BOOT)))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(plans(7), plans(7));
+        assert_ne!(plans(7), plans(8));
+        let boots = plans(7)
+            .iter()
+            .filter_map(|plan| plan.after_start)
+            .inspect(|after| assert!(*after <= BOOT))
+            .count();
+        assert!((50..150).contains(&boots), "{boots} of 400");
+        assert_eq!(
+            KillPlan::next(&mut Rng::with_seed(7), None).after_start,
+            None
+        );
+    }
+}

@@ -1,0 +1,193 @@
+//! Failovers: a guest is replicated from one host to another, a Redis client
+//! increments a counter in it over one TCP connection, the primary's host is
+//! killed, and the client's figures tell what was lost.
+//!
+//! ```no_run
+//! # struct Nobody;
+//! # impl testbed::failover::Progress for Nobody {
+//! #     fn update(&mut self, _: &testbed::failover::Status) {}
+//! # }
+//! # fn main() -> testbed::Result<()> {
+//! use testbed::failover::{Failovers, Options, Verdict};
+//!
+//! let mut failovers = Failovers::start("example", Options::default())?;
+//! let run = failovers.run(&mut Nobody)?;
+//! assert_eq!(run.verdict, Verdict::Pass, "{:?}", run.reason);
+//! failovers.end(true)?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod client;
+mod kill_plan;
+mod progress;
+mod report;
+mod resp;
+mod run;
+mod side;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+pub use self::client::{ClientRecord, CounterClient};
+pub use self::progress::{Progress, State, Status};
+pub use self::report::{KillMoment, Report, Run, Verdict};
+pub use self::side::{Side, Stats};
+use crate::error::Result;
+use crate::host::Host;
+use crate::process::LocalProcess;
+use crate::testbed::Testbed;
+use crate::wait::wait_until;
+
+/// For what will never happen.
+const LIMIT: Duration = Duration::from_secs(120);
+const DISK_SERVER_PORT: u16 = 7070;
+
+/// What failovers are made with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where the random moments of the kills come from.
+    pub seed: u64,
+    /// Silence after which a host takes the other for lost.
+    pub heartbeat_timeout: Duration,
+    /// Another kernel than the testbed's own.
+    pub kernel: Option<PathBuf>,
+    /// Another initramfs than the testbed's own.
+    pub initrd: Option<PathBuf>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            heartbeat_timeout: Duration::from_millis(500),
+            kernel: None,
+            initrd: None,
+        }
+    }
+}
+
+/// A testbed with two hosts and the disk server, for one failover after the
+/// other. The host that was killed is replaced, and the other one is the next
+/// primary.
+#[derive(Debug)]
+pub struct Failovers {
+    options: Options,
+    random: Rng,
+    runs: u32,
+    /// How long the guest's last undisturbed boot took.
+    boot: Option<Duration>,
+    /// Runs the last guest.
+    survivor: Option<Side>,
+    primary: Host,
+    backup: Host,
+    _disk_server: LocalProcess,
+    // Dropped last: the networks of all that.
+    testbed: Testbed,
+}
+
+impl Failovers {
+    /// Starts hosts and disk server.
+    ///
+    /// # Errors
+    ///
+    /// When something is not set up, or a host does not boot.
+    pub fn start(name: &str, options: Options) -> Result<Self> {
+        let testbed = Testbed::new(name)?;
+        let state = testbed.logs().join("disk-server-state");
+        let address = disk_server(&testbed);
+        let disk_server = testbed.start_disk_server(&[
+            "--listen",
+            &address,
+            "--state",
+            &state.to_string_lossy(),
+        ])?;
+        let [primary, backup] = testbed.start_hosts(["a", "b"])?;
+        wait_until("the disk server's answer", LIMIT, || {
+            let status = ["disk-server", "status", "--server", &address];
+            Ok(primary.run(&status)?.exit.success())
+        })?;
+        Ok(Self {
+            random: Rng::with_seed(options.seed),
+            options,
+            runs: 0,
+            boot: None,
+            survivor: None,
+            primary,
+            backup,
+            _disk_server: disk_server,
+            testbed,
+        })
+    }
+
+    /// The testbed, for a look.
+    #[must_use]
+    pub fn testbed(&self) -> &Testbed {
+        &self.testbed
+    }
+
+    /// The hosts that are up.
+    pub fn hosts(&self) -> impl Iterator<Item = &Host> {
+        [&self.primary, &self.backup]
+            .into_iter()
+            .filter(|host| host.is_alive())
+    }
+
+    /// Ends the guest and the hosts. Logs stay if it did not go well.
+    ///
+    /// # Errors
+    ///
+    /// When the guest's host does not answer.
+    pub fn end(mut self, well: bool) -> Result<()> {
+        let stopped = self.survivor.take().map_or(Ok(()), Side::stop);
+        if well && stopped.is_ok() {
+            self.testbed.succeed();
+        }
+        stopped
+    }
+
+    /// Two hosts without a guest: the one that outlived the last run is the
+    /// primary, and the dead one is replaced.
+    fn ready_hosts(&mut self) -> Result<()> {
+        if let Some(survivor) = self.survivor.take()
+            && let Err(error) = survivor.stop()
+        {
+            log::warn!("the last guest was killed: {error}");
+        }
+        if self.runs > 1 {
+            std::mem::swap(&mut self.primary, &mut self.backup);
+        }
+        for host in [&mut self.primary, &mut self.backup] {
+            if !host.is_alive() {
+                *host = self.testbed.boot_host(&successor(host.name()))?;
+                host.wait_until_up()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn disk_server(testbed: &Testbed) -> String {
+    format!("{}:{DISK_SERVER_PORT}", testbed.disk().address())
+}
+
+/// The name of the host that takes a dead one's place: logs are called after it.
+fn successor(name: &str) -> String {
+    let letters = name.trim_end_matches(|last: char| last.is_ascii_digit());
+    let number: u32 = name[letters.len()..].parse().unwrap_or(1);
+    format!("{letters}{}", number + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_replaced_by_hosts_of_other_names() {
+        assert_eq!(successor("a"), "a2");
+        assert_eq!(successor("a2"), "a3");
+        assert_eq!(successor("b99"), "b100");
+    }
+}

@@ -1,0 +1,312 @@
+//! The figures of a failover, and the verdict on them.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::client::ClientRecord;
+use super::side::Stats;
+
+/// How it went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Verdict {
+    /// Nothing was lost, and the connection is still the first one.
+    Pass,
+    /// Something was lost or broke, or did not happen.
+    Fail,
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Pass => "PASS",
+            Self::Fail => "FAIL",
+        })
+    }
+}
+
+/// When the primary's host is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KillMoment {
+    /// While the guest boots: the client has no reply yet.
+    Boot,
+    /// While the client increments.
+    Load,
+}
+
+impl std::fmt::Display for KillMoment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Boot => "boot",
+            Self::Load => "load",
+        })
+    }
+}
+
+/// All failovers of a demo.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// PASS if every run has it, and there is one.
+    pub verdict: Verdict,
+    /// What the random moments came from.
+    pub seed: u64,
+    /// Silence after which a host takes the other for lost.
+    pub heartbeat_timeout_ms: u64,
+    /// The failovers.
+    pub runs: Vec<Run>,
+}
+
+impl Report {
+    /// The report on these runs.
+    #[must_use]
+    pub fn new(seed: u64, heartbeat_timeout: Duration, runs: Vec<Run>) -> Self {
+        let passed = !runs.is_empty() && runs.iter().all(|run| run.verdict == Verdict::Pass);
+        Self {
+            verdict: if passed { Verdict::Pass } else { Verdict::Fail },
+            seed,
+            heartbeat_timeout_ms: millis(heartbeat_timeout),
+            runs,
+        }
+    }
+}
+
+/// One failover. What was not measured is none.
+#[derive(Debug, Clone, Serialize)]
+pub struct Run {
+    /// From 1.
+    pub number: u32,
+    /// The host that was killed, and the one that went on.
+    pub hosts: [String; 2],
+    /// When the host was killed; none if it came to nothing before.
+    pub kill: Option<KillMoment>,
+    /// The highest counter that was acknowledged to the client.
+    pub acked: u64,
+    /// The counter at the end.
+    pub final_counter: Option<u64>,
+    /// Acknowledged increments that are not in the counter at the end.
+    pub lost: u64,
+    /// Connections after the first one.
+    pub reconnects: u32,
+    /// From the last reply of the killed host to the first one of the other.
+    pub outage_ms: Option<u64>,
+    /// From the kill to the other host's finding it out.
+    pub detect_ms: Option<u64>,
+    /// Bytes on the logging channel, up to the kill.
+    pub log_bytes: Option<u64>,
+    /// Log entries, up to the kill.
+    pub log_entries: Option<u64>,
+    /// How long the guest ran on two hosts.
+    pub guest_seconds: Option<f64>,
+    /// How far the backup was behind: median.
+    pub lag_ms_p50: Option<f64>,
+    /// 99th percentile.
+    pub lag_ms_p99: Option<f64>,
+    /// How it went.
+    pub verdict: Verdict,
+    /// Why not well.
+    pub reason: Option<String>,
+}
+
+/// What was seen of a failover, beside the client.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Observations {
+    pub(super) number: u32,
+    pub(super) hosts: [String; 2],
+    /// The moment of the kill.
+    pub(super) killed: Option<Instant>,
+    /// When the other host's report of the loss arrived.
+    pub(super) noticed: Option<Instant>,
+    /// The newest figures before the kill.
+    pub(super) stats: Option<Stats>,
+    /// The client got no further than this.
+    pub(super) trouble: Option<String>,
+}
+
+impl Run {
+    /// Judges what was seen.
+    pub(super) fn judge(seen: &Observations, client: &ClientRecord) -> Self {
+        let acked = client.acked();
+        let lost = client
+            .final_counter
+            .map_or(0, |counter| acked.saturating_sub(counter));
+        let reason = reason(seen, client, acked);
+        Self {
+            number: seen.number,
+            hosts: seen.hosts.clone(),
+            kill: seen.killed.map(|killed| kill_moment(killed, client)),
+            acked,
+            final_counter: client.final_counter,
+            lost,
+            reconnects: client.reconnects,
+            outage_ms: seen
+                .killed
+                .and_then(|killed| outage(killed, client))
+                .map(millis),
+            detect_ms: seen
+                .killed
+                .zip(seen.noticed)
+                .map(|(killed, noticed)| millis(noticed.saturating_duration_since(killed))),
+            log_bytes: seen.stats.map(|stats| stats.log_bytes),
+            log_entries: seen.stats.map(|stats| stats.log_entries),
+            guest_seconds: seen.stats.map(|stats| stats.guest_seconds),
+            lag_ms_p50: seen.stats.map(|stats| stats.lag_ms_p50),
+            lag_ms_p99: seen.stats.map(|stats| stats.lag_ms_p99),
+            verdict: if reason.is_none() {
+                Verdict::Pass
+            } else {
+                Verdict::Fail
+            },
+            reason,
+        }
+    }
+}
+
+fn kill_moment(killed: Instant, client: &ClientRecord) -> KillMoment {
+    match client.replies.first() {
+        Some((first, _)) if *first < killed => KillMoment::Load,
+        _ => KillMoment::Boot,
+    }
+}
+
+/// The longest silence that ended after the kill. A reply that the killed host
+/// had sent just before may arrive just after the kill; the silence comes then.
+fn outage(killed: Instant, client: &ClientRecord) -> Option<Duration> {
+    if kill_moment(killed, client) == KillMoment::Boot {
+        return None;
+    }
+    client
+        .replies
+        .windows(2)
+        .filter(|pair| pair[1].0 >= killed)
+        .map(|pair| pair[1].0 - pair[0].0)
+        .max()
+}
+
+fn reason(seen: &Observations, client: &ClientRecord, acked: u64) -> Option<String> {
+    if let Some((value, expected)) = client.irregular {
+        return Some(format!(
+            "an increment was answered with {value} instead of {expected}"
+        ));
+    }
+    if let Some(trouble) = seen.trouble.as_ref().or(client.trouble.as_ref()) {
+        return Some(trouble.clone());
+    }
+    if client.reconnects > 0 {
+        return Some("the connection broke".to_owned());
+    }
+    let Some(killed) = seen.killed else {
+        return Some("no host was killed".to_owned());
+    };
+    match client.final_counter {
+        None => return Some("the counter at the end is not known".to_owned()),
+        // One more is a request in flight.
+        Some(counter) if counter == acked || counter == acked + 1 => {}
+        Some(counter) => {
+            return Some(format!(
+                "{acked} increments were acknowledged, and the counter is {counter}"
+            ));
+        }
+    }
+    if client.replies.last().is_none_or(|(at, _)| *at < killed) {
+        return Some("no increment was acknowledged after the kill".to_owned());
+    }
+    None
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    /// Replies at these milliseconds; the kill is at 1000.
+    fn seen(replies: &[(u64, u64)], final_counter: u64) -> (Observations, ClientRecord) {
+        let start = Instant::now();
+        let observations = Observations {
+            number: 1,
+            killed: Some(start + ms(1000)),
+            noticed: Some(start + ms(1550)),
+            ..Observations::default()
+        };
+        let record = ClientRecord {
+            replies: replies
+                .iter()
+                .map(|(at, value)| (start + ms(*at), *value))
+                .collect(),
+            final_counter: Some(final_counter),
+            ..ClientRecord::default()
+        };
+        (observations, record)
+    }
+
+    fn judge(replies: &[(u64, u64)], final_counter: u64) -> Run {
+        let (observations, record) = seen(replies, final_counter);
+        Run::judge(&observations, &record)
+    }
+
+    const GOOD: [(u64, u64); 4] = [(980, 1), (1001, 2), (2001, 3), (2020, 4)];
+
+    #[test]
+    fn nothing_lost_is_a_pass() {
+        let run = judge(&GOOD, 4);
+        assert_eq!(run.verdict, Verdict::Pass, "{:?}", run.reason);
+        assert_eq!(
+            (run.acked, run.final_counter, run.lost, run.reconnects),
+            (4, Some(4), 0, 0)
+        );
+        assert_eq!(run.kill, Some(KillMoment::Load));
+        // The reply on its way at the kill does not shorten the outage.
+        assert_eq!(run.outage_ms, Some(1000));
+        assert_eq!(run.detect_ms, Some(550));
+        // A request in flight at the end.
+        assert_eq!(judge(&GOOD, 5).verdict, Verdict::Pass);
+    }
+
+    #[test]
+    fn losses_and_phantoms_are_failures() {
+        let run = judge(&GOOD, 1);
+        assert_eq!((run.verdict, run.lost), (Verdict::Fail, 3));
+        assert_eq!(judge(&GOOD, 6).verdict, Verdict::Fail);
+        let silent = judge(&[(980, 1)], 1);
+        assert_eq!((silent.verdict, silent.outage_ms), (Verdict::Fail, None));
+    }
+
+    #[test]
+    fn a_second_connection_is_a_failure() {
+        let (observations, mut record) = seen(&GOOD, 4);
+        record.reconnects = 1;
+        assert_eq!(Run::judge(&observations, &record).verdict, Verdict::Fail);
+        let (observations, mut record) = seen(&GOOD, 4);
+        record.irregular = Some((7, 3));
+        let run = Run::judge(&observations, &record);
+        assert!(run.reason.is_some_and(|reason| reason.contains('7')));
+    }
+
+    #[test]
+    fn a_kill_during_the_boot_has_no_outage() {
+        let run = judge(&[(5000, 1), (5010, 2)], 2);
+        assert_eq!(run.verdict, Verdict::Pass);
+        assert_eq!((run.kill, run.outage_ms), (Some(KillMoment::Boot), None));
+    }
+
+    #[test]
+    fn a_run_without_a_kill_fails() {
+        let run = Run::judge(&Observations::default(), &ClientRecord::default());
+        assert_eq!(run.verdict, Verdict::Fail);
+        let report = Report::new(7, ms(500), vec![judge(&GOOD, 4), run]);
+        assert_eq!(report.verdict, Verdict::Fail);
+        assert_eq!(Report::new(7, ms(500), vec![]).verdict, Verdict::Fail);
+        let json = serde_json::to_value(&report).expect("plain data");
+        assert_eq!(json["verdict"], "FAIL");
+        assert_eq!(json["runs"][0]["kill"], "load");
+        assert_eq!(json["runs"][1]["outage_ms"], serde_json::Value::Null);
+    }
+}
