@@ -3,16 +3,16 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use logging_channel::entry::{OutputChannel, Payload};
 use logging_channel::receiver::{Next, Peek, Receiver, ReceiverHandle};
-use logging_channel::{ChannelEvent, LossReason, Settings};
+use logging_channel::{LossReason, Settings};
 use vm_memory::GuestMemoryMmap;
 
 use super::claim::{ArbiterConfig, Rights};
 use super::standing::{Standing, Verdict};
+use super::watch::PeerWatch;
 use super::{Halt, RoleError, stats};
 use crate::assembly::{Guest, HostConfig};
 use crate::config::VmConfig;
@@ -71,14 +71,17 @@ pub fn run_backup(
     stats::report_receiver(events, &receiver.handle());
 
     let standing = Standing::default();
-    watch_peer(
-        &receiver.handle(),
+    let watch = PeerWatch {
+        peer: "primary",
+        lost: receiver.events(),
         epoch,
-        rights.clone(),
-        &standing,
-        events.clone(),
+        rights: rights.clone(),
+        standing: standing.clone(),
+        events: events.clone(),
         halt,
-    );
+    };
+    // The guest's thread goes live by itself when it has replayed the rest of the log.
+    watch.start(|_, _, _| {});
 
     let unreleased = Unreleased::default();
     let log = ChannelLog {
@@ -111,44 +114,6 @@ pub fn run_backup(
         rights.stopped(last_epoch);
     }
     Ok(ended)
-}
-
-/// Starts the thread that acts when the primary is lost, while the rest of the log is replayed.
-fn watch_peer(
-    receiver: &ReceiverHandle,
-    epoch: u64,
-    rights: Arc<Rights>,
-    standing: &Standing,
-    events: Events,
-    halt: Halt,
-) {
-    let lost = receiver.events();
-    let standing = standing.clone();
-    thread::Builder::new()
-        .name("peer-watch".into())
-        .spawn(move || {
-            let Some(ChannelEvent::PeerLost(reason)) = rights.keep_warm_until(&lost) else {
-                return;
-            };
-            if reason == LossReason::Orderly {
-                return;
-            }
-            standing.contest();
-            let at = Instant::now();
-            log::warn!("the primary is lost: {reason}");
-            events.emit(&Event::PeerLost {
-                reason: reason.to_string(),
-            });
-            let verdict = rights.run_alone(epoch, at, &events);
-            standing.decide(verdict.clone());
-            if let Verdict::Lost(reason) = verdict {
-                events.emit(&Event::Lost {
-                    reason: reason.clone(),
-                });
-                halt(&reason);
-            }
-        })
-        .expect("a thread can be started");
 }
 
 /// The last clock values of the log, for the clock to go on from.

@@ -13,6 +13,7 @@ mod record;
 mod replay;
 mod standing;
 mod stats;
+mod watch;
 
 pub use alone::run_alone;
 pub use backup::{BackupOptions, run_backup};

@@ -3,16 +3,16 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use logging_channel::entry::{Entry, Lsn};
 use logging_channel::sender::{Commit as ChannelCommit, Finish, Sender};
 use logging_channel::session::Listener;
-use logging_channel::{ChannelEvent, LossReason, Settings};
+use logging_channel::{LossReason, Settings};
 
 use super::claim::{ArbiterConfig, Rights};
 use super::standing::{Standing, Verdict};
+use super::watch::PeerWatch;
 use super::{Halt, RoleError, stats};
 use crate::assembly::{Guest, HostConfig};
 use crate::config::VmConfig;
@@ -78,14 +78,23 @@ pub fn run_primary(
     stats::report_sender(events, &sender);
 
     let standing = Standing::default();
-    watch_peer(
-        &sender,
+    let watch = PeerWatch {
+        peer: "backup",
+        lost: sender.events(),
         epoch,
-        rights.clone(),
-        &standing,
-        events.clone(),
+        rights: rights.clone(),
+        standing: standing.clone(),
+        events: events.clone(),
         halt,
-    );
+    };
+    watch.start(|events, epoch, lost_at| {
+        log::warn!("running alone, unprotected, in epoch {epoch}");
+        events.emit(&Event::Live {
+            epoch,
+            after_loss_ms: lost_at.elapsed().as_millis() as u64,
+            resent_frames: 0,
+        });
+    });
 
     guest.host.live.store(true, Ordering::Release);
     let outlet = guest.host.outlet.clone();
@@ -109,54 +118,6 @@ pub fn run_primary(
     let ended = guest.into_engine(Role { source, gate }).run()?;
     rights.stopped(standing.last_epoch(epoch));
     Ok(ended)
-}
-
-/// Starts the thread that acts when the backup is lost.
-fn watch_peer(
-    sender: &Sender,
-    epoch: u64,
-    rights: Arc<Rights>,
-    standing: &Standing,
-    events: Events,
-    halt: Halt,
-) {
-    let lost = sender.events();
-    let standing = standing.clone();
-    thread::Builder::new()
-        .name("peer-watch".into())
-        .spawn(move || {
-            let Some(ChannelEvent::PeerLost(reason)) = rights.keep_warm_until(&lost) else {
-                return;
-            };
-            if reason == LossReason::Orderly {
-                return;
-            }
-            standing.contest();
-            let at = Instant::now();
-            log::warn!("the backup is lost: {reason}");
-            events.emit(&Event::PeerLost {
-                reason: reason.to_string(),
-            });
-            let verdict = rights.run_alone(epoch, at, &events);
-            standing.decide(verdict.clone());
-            match verdict {
-                Verdict::Won { epoch, .. } => {
-                    log::warn!("running alone, unprotected, in epoch {epoch}");
-                    events.emit(&Event::Live {
-                        epoch,
-                        after_loss_ms: at.elapsed().as_millis() as u64,
-                        resent_frames: 0,
-                    });
-                }
-                Verdict::Lost(reason) => {
-                    events.emit(&Event::Lost {
-                        reason: reason.clone(),
-                    });
-                    halt(&reason);
-                }
-            }
-        })
-        .expect("a thread can be started");
 }
 
 /// The logging channel as the recorder's log.
