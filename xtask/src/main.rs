@@ -1,6 +1,7 @@
 //! Developer commands, as `cargo xtask <command>`.
 
 mod commands;
+mod live_line;
 mod packages;
 mod steps;
 mod terminal;
@@ -19,6 +20,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Replicate a guest, kill the primary's host under load, and see that nothing is lost.
+    Demo(commands::demo::Demo),
+    /// Say whether this machine's /dev/kvm can run guests, and why not.
+    Doctor(commands::doctor::Doctor),
     /// Install what is missing, build everything, make the images.
     Setup(commands::setup::Setup),
     /// Make the guest images and print their digests.
@@ -36,6 +41,8 @@ fn main() -> ExitCode {
         .format_timestamp(None)
         .init();
     let result = match Cli::parse().command {
+        Command::Demo(command) => command.run(),
+        Command::Doctor(command) => command.run(),
         Command::Setup(command) => command.run(),
         Command::Images(command) => command.run(),
         Command::Host(command) => command.run(),

@@ -1,5 +1,7 @@
 //! One module per command: its arguments and what it does.
 
+pub(crate) mod demo;
+pub(crate) mod doctor;
 pub(crate) mod exec;
 pub(crate) mod host;
 pub(crate) mod images;

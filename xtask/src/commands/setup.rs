@@ -45,41 +45,13 @@ pub(crate) fn prepare(steps: &mut Steps) -> Result<()> {
     Ok(())
 }
 
-/// Programs that are part of the workspace by now.
-fn exists(layout: &Layout, package: &str, program: &str) -> Result<bool> {
-    let output = Command::new(env!("CARGO"))
-        .current_dir(layout.root())
-        .args(["metadata", "--no-deps", "--format-version", "1"])
-        .output()
-        .context("cannot start cargo")?;
-    let metadata: serde_json::Value =
-        serde_json::from_slice(&output.stdout).context("cannot read cargo's metadata")?;
-    let has_program = |candidate: &serde_json::Value| {
-        candidate["name"] == package
-            && candidate["targets"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .any(|target| target["name"] == program && target["kind"][0] == "bin")
-    };
-    Ok(metadata["packages"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .any(has_program))
-}
-
-fn build(layout: &Layout) -> Result<()> {
+pub(crate) fn build(layout: &Layout) -> Result<()> {
     let mut command = Command::new(env!("CARGO"));
     command
         .current_dir(layout.root())
         .args(["build", "--quiet", "--release"]);
     for (package, program) in PROGRAMS {
-        if exists(layout, package, program)? {
-            command.args(["--package", package, "--bin", program]);
-        } else {
-            eprintln!("warning: package {package} has no program `{program}`");
-        }
+        command.args(["--package", package, "--bin", program]);
     }
     let status = command.status().context("cannot start cargo")?;
     ensure!(status.success(), "the build failed");
