@@ -10,3 +10,4 @@ mod leftovers;
 mod links;
 mod loss_of_a_host;
 mod namespaces;
+mod record_replay;

@@ -1,0 +1,212 @@
+//! Recordings and their replays: not one register, not one page differs; and a damaged recording
+//! is refused with a message, never with a panic.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use testbed::failover::CounterClient;
+use testbed::{Exit, Host, Output, Result, Signal, Testbed, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(300);
+/// Variable: how many boots are recorded and replayed. One, unless it is set.
+const ROUNDS_VARIABLE: &str = "FTVM_ROUNDS";
+const WORDS: &str = "quiet mitigations=off ftvm.do=poweroff";
+/// Pages of the guest's 128 MiB.
+const ALL_PAGES: u64 = 32768;
+
+/// `ftvm COMMAND` with the images of the host.
+fn command(host: &Host, command: &str, initrd: &str, words: &str, rest: &[&str]) -> Vec<String> {
+    let (kernel, initrd) = (host.image("vmlinux"), host.image(initrd));
+    let mut argv = vec!["ftvm", command, "--kernel", &kernel, "--initrd", &initrd];
+    argv.extend(["--append", words]);
+    argv.extend_from_slice(rest);
+    argv.into_iter().map(str::to_owned).collect()
+}
+
+fn run(host: &Host, argv: &[String]) -> Result<Output> {
+    let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+    host.run(&argv)
+}
+
+/// What a replay without a difference has compared.
+#[derive(Debug)]
+struct Compared {
+    exits: u64,
+    registers: u64,
+    pages: u64,
+}
+
+impl Compared {
+    /// Reads "no difference: 1 exits, 2 log entries; compared 3 register digests, 4 register sets,
+    /// 5 pages of memory".
+    fn read(output: &Output) -> Self {
+        assert!(output.exit.success(), "the replay ended well: {output:?}");
+        let line = output.stdout.trim();
+        assert!(line.starts_with("no difference: "), "{output:?}");
+        let numbers: Vec<u64> = line
+            .split(|c: char| !c.is_ascii_digit())
+            .filter_map(|digits| digits.parse().ok())
+            .collect();
+        let [exits, _, _, registers, pages] = numbers[..] else {
+            panic!("{line}");
+        };
+        Self {
+            exits,
+            registers,
+            pages,
+        }
+    }
+
+    fn everything(&self) {
+        assert!(
+            self.registers >= self.exits && self.exits > 1000,
+            "registers at every exit: {self:?}"
+        );
+        assert_eq!(self.pages, ALL_PAGES, "all of memory: {self:?}");
+    }
+}
+
+/// The whole boot of a guest, to its power-off, is replayed without a difference.
+#[test]
+fn a_boot_is_replayed_without_a_difference() -> Result<()> {
+    let rounds = std::env::var(ROUNDS_VARIABLE).map_or(1, |rounds| {
+        rounds.parse().expect("FTVM_ROUNDS is a number of rounds")
+    });
+    let testbed = Testbed::new("replay-boot")?;
+    let host = testbed.start_host("a")?;
+    for _ in 0..rounds {
+        let record = ["--verify", "--log", "/tmp/boot.log"];
+        let recorded = run(
+            &host,
+            &command(&host, "record", "tiny.cpio", WORDS, &record),
+        )?;
+        assert!(recorded.exit.success(), "{recorded:?}");
+        let replay = command(&host, "replay", "tiny.cpio", WORDS, &["/tmp/boot.log"]);
+        Compared::read(&run(&host, &replay)?).everything();
+    }
+    testbed.succeed();
+    Ok(())
+}
+
+/// A server that clients used, and that was switched off in the middle, is replayed without a
+/// difference: the network's frames arrive at the same instructions.
+#[test]
+fn a_server_with_clients_is_replayed_without_a_difference() -> Result<()> {
+    const WORDS: &str = "quiet mitigations=off ftvm.ip=10.77.0.10/24";
+    let testbed = Testbed::new("replay-redis")?;
+    let host = testbed.start_host("a")?;
+    let options = ["--verify", "--log", "/tmp/redis.log", "--tap", "tap0"];
+    let record = command(&host, "record", "redis.cpio", WORDS, &options);
+    let record: Vec<&str> = record.iter().map(String::as_str).collect();
+    let recording = host.spawn(&record)?;
+
+    let client = CounterClient::start(testbed.client());
+    wait_until("increments", LIMIT, || Ok(client.counter() >= 50))?;
+    let client = client.finish();
+    assert_eq!(
+        (client.reconnects, client.irregular, &client.trouble),
+        (0, None, &None)
+    );
+    recording.signal(Signal::SIGTERM)?;
+    assert_eq!(recording.wait(LIMIT)?, Exit::Code(0));
+
+    let replay = command(&host, "replay", "redis.cpio", WORDS, &["/tmp/redis.log"]);
+    Compared::read(&run(&host, &replay)?).everything();
+    testbed.succeed();
+    Ok(())
+}
+
+/// A recording, kept on this machine, and damaged copies of it for the host.
+struct Recording<'a> {
+    host: &'a Host,
+    copy: PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl Recording<'_> {
+    const DAMAGED: &'static str = "/tmp/damaged.log";
+
+    /// The replay of a log with other contents, and with a command line of the caller's.
+    fn replay(&self, bytes: &[u8], words: &str) -> Result<Output> {
+        fs::write(&self.copy, bytes).expect("a file in the run's directory");
+        self.host.put(&self.copy, Self::DAMAGED)?;
+        let argv = command(self.host, "replay", "tiny.cpio", words, &[Self::DAMAGED]);
+        run(self.host, &argv)
+    }
+
+    fn refused(&self, what: &str, bytes: &[u8], words: &str, message: &str) -> Result<()> {
+        let output = self.replay(bytes, words)?;
+        let context = format!("{what}: {output:?}");
+        assert_eq!(output.exit, Exit::Code(1), "{context}");
+        assert!(output.stderr.contains(message), "`{message}`, {context}");
+        assert!(!output.stdout.contains("no difference"), "{context}");
+        assert!(!output.stderr.contains("panicked"), "{context}");
+        Ok(())
+    }
+
+    fn flipped(&self, at: usize) -> Vec<u8> {
+        let mut bytes = self.bytes.clone();
+        bytes[at] ^= 0x10;
+        bytes
+    }
+}
+
+/// Whatever happened to a log, its replay says so.
+#[test]
+fn damaged_logs_are_refused() -> Result<()> {
+    let testbed = Testbed::new("damaged-logs")?;
+    let host = testbed.start_host("a")?;
+    let argv = command(&host, "record", "tiny.cpio", WORDS, &["--log", "/tmp/log"]);
+    let recorded = run(&host, &argv)?;
+    assert!(recorded.exit.success(), "{recorded:?}");
+    let copy = testbed.logs().join("log");
+    host.get("/tmp/log", &copy)?;
+    let bytes = fs::read(Path::new(&copy)).expect("the log that was copied");
+    let (length, middle) = (bytes.len(), bytes.len() / 2);
+    let log = Recording {
+        host: &host,
+        copy,
+        bytes,
+    };
+
+    log.refused("empty", &[], WORDS, "is cut")?;
+    log.refused("not a log", &[b'x'; 4096], WORDS, "is not an ftvm log")?;
+    log.refused("cut in its header", &log.bytes[..40], WORDS, "is cut")?;
+    log.refused(
+        "cut in the middle",
+        &log.bytes[..middle],
+        WORDS,
+        "the log is cut",
+    )?;
+    log.refused(
+        "without its end mark",
+        &log.bytes[..length - 1],
+        WORDS,
+        "the log is cut",
+    )?;
+    log.refused(
+        "a flip in the magic",
+        &log.flipped(0),
+        WORDS,
+        "is not an ftvm log",
+    )?;
+    log.refused("a flip in the header", &log.flipped(40), WORDS, "corrupt")?;
+    for at in [length / 8, middle, length - 3] {
+        let what = format!("a flip at byte {at} of {length}");
+        log.refused(&what, &log.flipped(at), WORDS, "corrupt")?;
+    }
+    let longer = [&log.bytes[..], b"more"].concat();
+    log.refused("bytes after the end", &longer, WORDS, "corrupt")?;
+    let other = "quiet mitigations=off ftvm.do=reboot";
+    log.refused("another command line", &log.bytes, other, "another guest")?;
+    let argv = command(&host, "replay", "tiny.cpio", WORDS, &["/tmp/no-such-log"]);
+    let missing = run(&host, &argv)?;
+    assert_eq!(missing.exit, Exit::Code(1), "{missing:?}");
+    assert!(missing.stderr.contains("/tmp/no-such-log"), "{missing:?}");
+
+    let whole = log.replay(&log.bytes, WORDS)?;
+    assert!(whole.exit.success(), "the whole log is fine: {whole:?}");
+    testbed.succeed();
+    Ok(())
+}
