@@ -26,6 +26,8 @@ enum Command {
     Doctor(commands::doctor::Doctor),
     /// Install what is missing, build everything, make the images.
     Setup(commands::setup::Setup),
+    /// Set up, check format, lints and docs, and run all tests.
+    Test(commands::test::Test),
     /// Make the guest images and print their digests.
     Images(commands::images::Images),
     /// Boot a host and run a command in it, or keep it up.
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Command::Demo(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Setup(command) => command.run(),
+        Command::Test(command) => command.run(),
         Command::Images(command) => command.run(),
         Command::Host(command) => command.run(),
         Command::Exec(command) => command.run(),

@@ -7,3 +7,4 @@ pub(crate) mod host;
 pub(crate) mod images;
 pub(crate) mod setup;
 pub(crate) mod stop;
+pub(crate) mod test;
