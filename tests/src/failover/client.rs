@@ -221,7 +221,7 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 fn increments(shared: &Shared, connection: &mut Connection<TcpStream>) -> Result<(), RespError> {
     // The limit for the last request begins when it is known to be the last.
     let last = Mutex::new(None);
-    while !shared.finishing() {
+    while !shared.finishing() && !shared.abandoned() {
         let value = connection.increment(KEY, || {
             let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
             let since = shared
