@@ -3,6 +3,7 @@
 //! They need root, and what `cargo xtask setup` makes. Each boots its own
 //! hosts on its own networks; the logs of a run stay when it fails.
 
+mod backup_lost;
 mod commands;
 mod disk_server;
 mod guest_images;

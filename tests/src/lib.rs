@@ -35,6 +35,7 @@ mod machine;
 mod namespace_machine;
 mod netns;
 mod network;
+pub mod pair;
 mod process;
 pub mod protocol;
 mod qemu;
