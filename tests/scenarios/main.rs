@@ -11,4 +11,5 @@ mod leftovers;
 mod links;
 mod loss_of_a_host;
 mod namespaces;
+mod orderly_end;
 mod record_replay;

@@ -1,0 +1,59 @@
+//! A guest that ends in order ends on both hosts, and nobody takes it for a failure.
+
+use std::time::Duration;
+
+use testbed::pair::{DiskServer, Guest, Side};
+use testbed::{Exit, Host, Result, Signal, Testbed};
+
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// Both sides end with status 0 for this reason, nobody goes live, and the disk server knows that
+/// the guest is stopped.
+fn both_end(
+    (primary, backup): (Side, Side),
+    reason: &str,
+    disk_server: &DiskServer,
+    (host, guest): (&Host, &Guest),
+) -> Result<u64> {
+    let mut exits = Vec::new();
+    for side in [primary, backup] {
+        let (exit, told) = side.end(LIMIT)?;
+        assert_eq!(exit, Exit::Code(0), "{told:?}");
+        let ended = told.event("ended").expect("it tells its end");
+        assert_eq!(ended["reason"], reason, "{told:?}");
+        exits.push(ended["exits"].clone());
+        for failure in ["peer-lost", "live", "lost", "waiting"] {
+            assert!(!told.has(failure), "{told:?}");
+        }
+    }
+    assert_eq!(exits[0], exits[1], "both ran the guest equally far");
+    let (epoch, holder) = disk_server.record(host, &guest.name)?;
+    assert_eq!(holder, "stopped");
+    Ok(epoch)
+}
+
+/// The guest powers off; it starts again without force; then the primary is told to end.
+#[test]
+fn both_hosts_end_and_the_guest_starts_again() -> Result<()> {
+    let testbed = Testbed::new("orderly-end")?;
+    let [a, b] = testbed.start_hosts(["a", "b"])?;
+    let disk_server = DiskServer::start(&testbed)?;
+
+    let guest = Guest::tiny("orderly", "ftvm.do=poweroff");
+    let primary = guest.primary(&a, &disk_server, &[])?;
+    let backup = guest.backup(&b, &a, &disk_server)?;
+    let first = both_end((primary, backup), "PowerOff", &disk_server, (&a, &guest))?;
+
+    // Without --force, and the other way round.
+    let mut primary = guest.primary(&b, &disk_server, &[])?;
+    let mut backup = guest.backup(&a, &b, &disk_server)?;
+    let role = primary.wait_for("role", LIMIT)?;
+    assert!(role["epoch"].as_u64() > Some(first), "{role}");
+    backup.wait_for("role", LIMIT)?;
+    primary.signal(Signal::SIGTERM)?;
+    let second = both_end((primary, backup), "Stopped", &disk_server, (&a, &guest))?;
+    assert!(second > first);
+
+    testbed.succeed();
+    Ok(())
+}
