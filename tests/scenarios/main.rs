@@ -12,4 +12,5 @@ mod links;
 mod loss_of_a_host;
 mod namespaces;
 mod orderly_end;
+mod output_rule;
 mod record_replay;
