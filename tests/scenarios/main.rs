@@ -14,3 +14,4 @@ mod namespaces;
 mod orderly_end;
 mod output_rule;
 mod record_replay;
+mod refusals;
