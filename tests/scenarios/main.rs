@@ -13,5 +13,6 @@ mod loss_of_a_host;
 mod namespaces;
 mod orderly_end;
 mod output_rule;
+mod partition;
 mod record_replay;
 mod refusals;
