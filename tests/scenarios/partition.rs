@@ -113,3 +113,49 @@ fn without_the_disk_server_both_hosts_wait() -> Result<()> {
     testbed.succeed();
     Ok(())
 }
+
+/// The primary hears neither the backup nor the disk server: it waits and lets nothing out while
+/// the backup goes on, and it halts when it reaches the disk server again.
+#[test]
+fn a_host_without_the_disk_server_waits_while_the_other_goes_on() -> Result<()> {
+    let testbed = Testbed::new("partition-isolated")?;
+    let [a, b] = testbed.start_hosts(["a", "b"])?;
+    let disk_server = DiskServer::start(&testbed)?;
+    let guest = Guest::redis("split");
+    let mut primary = guest.primary(&a, &disk_server, &[])?;
+    let mut backup = guest.backup(&b, &a, &disk_server)?;
+    let client = CounterClient::start(testbed.client());
+    wait_until("replies", LIMIT, || Ok(client.counter() > 20))?;
+
+    testbed.cut(&a, Network::Storage)?;
+    testbed.cut(&a, Network::Logging)?;
+    primary.wait_for("waiting", LIMIT)?;
+    backup.wait_for("live", LIMIT)?;
+    let counter = client.counter();
+    wait_until("replies of the backup", LIMIT, || {
+        Ok(client.counter() > counter + 20 || client.trouble().is_some())
+    })?;
+    assert!(!primary.has_ended() && !primary.told().has("live"));
+
+    testbed.heal(&a, Network::Logging)?;
+    testbed.heal(&a, Network::Storage)?;
+    let (exit, told) = primary.end(LIMIT)?;
+    assert_eq!(exit, Exit::Code(3), "{told:?}");
+    assert!(told.has("lost") && !told.has("live"), "{told:?}");
+    let counter = client.counter();
+    wait_until("replies after the healing", LIMIT, || {
+        Ok(client.counter() > counter + 20 || client.trouble().is_some())
+    })?;
+    let record = client.finish();
+    assert_eq!((&record.trouble, record.irregular), (&None, None));
+    assert_eq!(record.reconnects, 0);
+    assert_eq!(
+        record.final_counter,
+        Some(record.acked()),
+        "nothing is lost"
+    );
+    assert!(!backup.has_ended());
+
+    testbed.succeed();
+    Ok(())
+}
