@@ -2,7 +2,7 @@
 //!
 //! What KVM reports about itself is not enough: a KVM without hardware support can accept a CPU
 //! model and ignore it, lack instructions, or stay in user mode after SYSCALL. So every capability
-//! that recording and replay rest on is measured ([`checks`]), and the [`Report`] says for each
+//! that recording and replay rest on is measured (in `checks`), and the [`Report`] says for each
 //! what was seen, what it means, and how to mend it.
 
 mod checks;

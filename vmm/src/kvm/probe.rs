@@ -11,7 +11,7 @@
 //!                         0xb000 user stack      0x13000 data
 //! ```
 //!
-//! Every exception and interrupt has a handler of its own that writes to [`HANDLER_PORT`], so that
+//! Every exception and interrupt has a handler of its own that writes to `HANDLER_PORT`, so that
 //! it shows up as an [`Event::Vector`].
 
 use std::time::{Duration, Instant};
