@@ -21,6 +21,9 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 use self::rewrite::{RewriteError, Sites};
 
+/// Start of the text that every Linux kernel carries and prints first.
+const LINUX_BANNER: &[u8] = b"Linux version ";
+
 /// Processor state at the kernel's entry point.
 #[derive(Debug, Clone, Copy)]
 pub struct EntryState {
@@ -136,6 +139,12 @@ impl BootImages {
             },
             other => BootError::Rewrite(other),
         })?;
+        if memchr::memmem::find(&kernel, LINUX_BANNER).is_none() {
+            return Err(BootError::NotAKernel {
+                path: kernel_path.to_owned(),
+                reason: "it does not say \"Linux version\"".into(),
+            });
+        }
         let initrd = initrd_path
             .map(|path| read("initramfs", path))
             .transpose()?;
