@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use kvm_bindings::{Msrs, kvm_msr_entry, kvm_regs, kvm_segment};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::vm::failed;
+use super::vm::{failed, segment};
 use super::{CpuModel, KvmCpu, Machine, MachineError};
 use crate::cpu::{CpuError, Exit, GuestCpu};
 
@@ -329,23 +329,5 @@ impl MicroGuest {
             ..Default::default()
         })
         .map_err(failed("set the registers"))
-    }
-}
-
-/// A flat segment of the kernel.
-fn segment(selector: u16, kind: u8) -> kvm_segment {
-    let code = kind & 8 != 0;
-    kvm_segment {
-        base: 0,
-        limit: 0xffff_ffff,
-        selector,
-        type_: kind,
-        present: 1,
-        dpl: 0,
-        db: u8::from(!code),
-        s: 1,
-        l: u8::from(code),
-        g: 1,
-        ..Default::default()
     }
 }

@@ -187,8 +187,8 @@ impl Machine {
         let mut sregs = fd
             .get_sregs()
             .map_err(failed("read the control registers"))?;
-        let code = segment(entry.code_selector, 0xb, true);
-        let data = segment(entry.data_selector, 0x3, false);
+        let code = segment(entry.code_selector, 0xb);
+        let data = segment(entry.data_selector, 0x3);
         sregs.cs = code;
         sregs.ds = data;
         sregs.es = data;
@@ -218,8 +218,10 @@ impl Machine {
     }
 }
 
-/// A flat segment, as the GDT of [`crate::boot`] describes it.
-fn segment(selector: u16, kind: u8, code: bool) -> kvm_segment {
+/// A flat segment of the kernel, as the GDT of [`crate::boot`] describes it. `kind` is the
+/// descriptor's type; with bit 3 set it is 64-bit code.
+pub(super) fn segment(selector: u16, kind: u8) -> kvm_segment {
+    let code = kind & 8 != 0;
     kvm_segment {
         base: 0,
         limit: 0xffff_ffff,
@@ -231,8 +233,6 @@ fn segment(selector: u16, kind: u8, code: bool) -> kvm_segment {
         s: 1,
         l: u8::from(code),
         g: 1,
-        avl: 0,
-        unusable: 0,
-        padding: 0,
+        ..Default::default()
     }
 }
