@@ -3,8 +3,9 @@
 //! ```text
 //!   offset  size  field
 //!        0     4  magic "FTVC"
-//!        4     4  kind: 1 acknowledge, 2 released, 3 goodbye
+//!        4     4  kind: 1 acknowledge, 2 released, 3 goodbye, 4 need state
 //!        8     8  first LSN:  acknowledge: received   released: released   goodbye: last entry
+//!                             need state: entry that differed
 //!       16     8  second LSN: acknowledge: executed   else 0
 //!       24     4  CRC-32 of bytes 0 to 23
 //! ```
@@ -33,6 +34,9 @@ pub enum Control {
     Released(Lsn),
     /// Primary to backup, and the last thing in a file: the log ends in order after this LSN.
     Goodbye(Lsn),
+    /// Backup to primary: its state differed from the log at this entry. It cannot take over
+    /// before it has got a transfer of the whole state that begins after this message.
+    NeedState(Lsn),
 }
 
 /// Why bytes are not a control message.
@@ -62,6 +66,7 @@ impl Control {
             Control::Acknowledge { received, executed } => (1u32, received, executed),
             Control::Released(lsn) => (2, lsn, Lsn(0)),
             Control::Goodbye(last) => (3, last, Lsn(0)),
+            Control::NeedState(lsn) => (4, lsn, Lsn(0)),
         };
         let mut out = [0; HEADER_LEN];
         out[0..4].copy_from_slice(&CONTROL_MAGIC);
@@ -101,6 +106,7 @@ impl Control {
             }),
             2 => Ok(Control::Released(first)),
             3 => Ok(Control::Goodbye(first)),
+            4 => Ok(Control::NeedState(first)),
             other => Err(ControlError::UnknownKind(other)),
         }
     }
@@ -114,10 +120,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn messages_survive_and_flipped_bits_do_not(a: u64, b: u64, kind in 0..3, bit in 0..224usize) {
+        fn messages_survive_and_flipped_bits_do_not(a: u64, b: u64, kind in 0..4, bit in 0..224usize) {
             let message = match kind {
                 0 => Control::Acknowledge { received: Lsn(a), executed: Lsn(b) },
                 1 => Control::Released(Lsn(a)),
+                2 => Control::NeedState(Lsn(a)),
                 _ => Control::Goodbye(Lsn(a)),
             };
             let mut bytes = message.encode();

@@ -32,7 +32,9 @@ impl fmt::Display for Lsn {
 ///
 /// `exits` counts *deterministic* VM exits since reset (port I/O, MMIO, HLT, filtered MSRs):
 /// exits that come at the same instruction in every run. Exits that the host causes (signals,
-/// interrupt windows, debug stops) do not count.
+/// interrupt windows, debug stops) do not count, unless the primary made one of them a place of
+/// its own: a stop that is logged by its count or by the state there ([`Payload::Counted`],
+/// [`Payload::State`]) is one that every replay makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct ExecutionPoint {
     /// Ordinal of the last deterministic exit before this point; the first exit is 1.
@@ -117,6 +119,67 @@ pub enum Payload {
     },
     /// The guest ended here, in order. Only [`Payload::MemoryHashes`] may follow.
     Shutdown(ShutdownReason),
+    /// Part of a transfer of the guest's state, in place of its execution: the primary stopped at
+    /// a place that only its state names, or the backup needs all of it.
+    State(StatePart),
+    /// Digest of the guest's state here, to be compared.
+    Digest(Box<StateDigest>),
+    /// The primary stopped the guest here, at a place that a counter and its registers name.
+    Counted(Box<CountedStop>),
+}
+
+/// Part of a transfer of the guest's state. The contents are the VMM's: this crate carries them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StatePart {
+    /// A transfer of the whole state begins: what follows does not build on what the backup has.
+    /// Without it, a transfer is a delta to the last point at which both sides had the same
+    /// state.
+    Begin,
+    /// Changed memory.
+    Pages(Vec<u8>),
+    /// The rest of the state. The transfer is complete, and the guest is at this entry's
+    /// execution point.
+    Commit(Vec<u8>),
+}
+
+/// Digest of the guest's state.
+///
+/// One that covers many pages takes several entries at the same execution point: all but the last
+/// have pages only.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StateDigest {
+    /// Pages that changed since the last digest or state transfer, by ascending number.
+    pub pages: Vec<PageDigest>,
+    /// Processor and devices; only in a digest's last entry.
+    pub last: Option<PartDigests>,
+}
+
+/// Digest of one page of guest memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageDigest {
+    /// Guest frame number (guest physical address / 4096).
+    pub page: u64,
+    /// Digest of its 4 KiB.
+    pub digest: u32,
+}
+
+/// Digests of what is not memory.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PartDigests {
+    /// General registers, whole, so that a difference can be named.
+    pub registers: Registers,
+    /// Digests of other parts of the processor, and of the devices, in the VMM's order.
+    pub parts: Vec<u32>,
+}
+
+/// A place between two deterministic exits, named by a counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CountedStop {
+    /// Counted events (retired branches or instructions, as both hosts count) since the last
+    /// deterministic exit.
+    pub count: u64,
+    /// General registers, which tell places with the same count apart.
+    pub registers: Registers,
 }
 
 /// Which output a marker stands for, with enough to see that the replay produced the same one.

@@ -14,11 +14,12 @@
 //! bytes instead of eight, and nothing is needed from an earlier batch to read it.
 
 use super::kind::Kind;
-use super::limits::{MAX_FRAME, MAX_HASHES};
+use super::limits::{MAX_FRAME, MAX_HASHES, MAX_PAGE_DIGESTS, MAX_PART_DIGESTS, MAX_STATE_PART};
+use super::state;
 use crate::bytes::{FieldError, Fields, put_delta, put_varint};
 use crate::entry::{
-    Entry, ExecutionPoint, Landmark, OutputChannel, OutputMarker, Payload, Registers,
-    ShutdownReason,
+    CountedStop, Entry, ExecutionPoint, Landmark, OutputChannel, OutputMarker, PartDigests,
+    Payload, Registers, ShutdownReason, StateDigest, StatePart,
 };
 
 const KIND_MASK: u8 = 0x0f;
@@ -46,6 +47,20 @@ pub enum EncodeError {
         /// How many.
         count: usize,
     },
+    /// More than [`MAX_PAGE_DIGESTS`] pages or [`MAX_PART_DIGESTS`] parts.
+    #[error(
+        "a digest of {pages} pages and {parts} parts in one entry: it carries at most \
+         {MAX_PAGE_DIGESTS} and {MAX_PART_DIGESTS}; split it"
+    )]
+    LargeDigest {
+        /// How many pages.
+        pages: usize,
+        /// How many parts.
+        parts: usize,
+    },
+    /// The pages of a digest do not ascend.
+    #[error("the pages of a digest must ascend")]
+    UnorderedPages,
     /// The entry lies before the one that precedes it in the log.
     #[error("entry at exit {found} after one at exit {last}: a log is written in execution order")]
     ExitsDecreased {
@@ -80,6 +95,18 @@ pub enum EntryError {
     /// More than [`MAX_HASHES`] hashes.
     #[error("{0} page hashes: at most {MAX_HASHES} are allowed")]
     TooManyHashes(u64),
+    /// A part of a state transfer beyond [`MAX_STATE_PART`].
+    #[error("{0} bytes of state: at most {MAX_STATE_PART} are allowed in one part")]
+    StateTooLong(u64),
+    /// A part of a state transfer or digest that this version does not know.
+    #[error("unknown part {0} of a state transfer or digest")]
+    UnknownPart(u8),
+    /// More digests than [`MAX_PAGE_DIGESTS`] or [`MAX_PART_DIGESTS`].
+    #[error("{0} digests in one entry")]
+    TooManyDigests(u64),
+    /// The pages of a digest do not ascend, or pass 64 bits.
+    #[error("the pages of a digest do not ascend")]
+    UnorderedPages,
     /// An output channel that this version does not know.
     #[error("unknown output channel {0}")]
     UnknownChannel(u8),
@@ -121,6 +148,15 @@ pub(super) fn admit(payload: &Payload) -> Result<(), EncodeError> {
                 count: hashes.len(),
             })
         }
+        Payload::State(StatePart::Pages(data) | StatePart::Commit(data))
+            if data.len() > MAX_STATE_PART =>
+        {
+            Err(EncodeError::TooLong {
+                kind: Kind::State,
+                len: data.len(),
+            })
+        }
+        Payload::Digest(digest) => state::admit(digest),
         _ => Ok(()),
     }
 }
@@ -173,19 +209,7 @@ impl Context {
                 out.extend_from_slice(&marker.crc.to_le_bytes());
             }
             Payload::Progress => {}
-            Payload::Registers(registers) => {
-                let fields = registers.fields();
-                let changed = (0..fields.len())
-                    .filter(|&i| fields[i] != self.registers[i])
-                    .fold(0, |bits, i| bits | 1u64 << i);
-                put_varint(out, changed);
-                for (last, value) in self.registers.iter_mut().zip(fields) {
-                    if *last != value {
-                        put_delta(out, *last, value);
-                        *last = value;
-                    }
-                }
-            }
+            Payload::Registers(registers) => self.write_registers(registers, out),
             Payload::MemoryHashes { first_page, hashes } => {
                 put_varint(out, *first_page);
                 put_varint(out, hashes.len() as u64);
@@ -194,6 +218,36 @@ impl Context {
                 }
             }
             Payload::Shutdown(reason) => out.push(reason_number(*reason)),
+            Payload::State(part) => state::write_part(part, out),
+            Payload::Digest(digest) => {
+                state::write_pages(&digest.pages, out);
+                match &digest.last {
+                    None => out.push(0),
+                    Some(last) => {
+                        out.push(1);
+                        self.write_registers(&last.registers, out);
+                        state::write_digests(&last.parts, out);
+                    }
+                }
+            }
+            Payload::Counted(stop) => {
+                put_varint(out, stop.count);
+                self.write_registers(&stop.registers, out);
+            }
+        }
+    }
+
+    fn write_registers(&mut self, registers: &Registers, out: &mut Vec<u8>) {
+        let fields = registers.fields();
+        let changed = (0..fields.len())
+            .filter(|&i| fields[i] != self.registers[i])
+            .fold(0, |bits, i| bits | 1u64 << i);
+        put_varint(out, changed);
+        for (last, value) in self.registers.iter_mut().zip(fields) {
+            if *last != value {
+                put_delta(out, *last, value);
+                *last = value;
+            }
         }
     }
 
@@ -271,6 +325,22 @@ impl Context {
                 }
             }
             Kind::Shutdown => Payload::Shutdown(read_reason(fields.u8()?)?),
+            Kind::State => Payload::State(state::read_part(fields)?),
+            Kind::Digest => Payload::Digest(Box::new(StateDigest {
+                pages: state::read_pages(fields)?,
+                last: match fields.u8()? {
+                    0 => None,
+                    1 => Some(PartDigests {
+                        registers: self.read_registers(fields)?,
+                        parts: state::read_digests(fields)?,
+                    }),
+                    other => return Err(EntryError::UnknownPart(other)),
+                },
+            })),
+            Kind::Counted => Payload::Counted(Box::new(CountedStop {
+                count: fields.varint()?,
+                registers: self.read_registers(fields)?,
+            })),
         })
     }
 

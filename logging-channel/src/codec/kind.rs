@@ -32,11 +32,17 @@ pub enum Kind {
     MemoryHashes = 11,
     /// [`Payload::Shutdown`]
     Shutdown = 12,
+    /// [`Payload::State`]
+    State = 13,
+    /// [`Payload::Digest`]
+    Digest = 14,
+    /// [`Payload::Counted`]
+    Counted = 15,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 15] = [
         Kind::Tsc,
         Kind::Clock,
         Kind::WallClock,
@@ -49,6 +55,9 @@ impl Kind {
         Kind::Registers,
         Kind::MemoryHashes,
         Kind::Shutdown,
+        Kind::State,
+        Kind::Digest,
+        Kind::Counted,
     ];
 
     /// The kind of an entry that says `payload`.
@@ -67,6 +76,9 @@ impl Kind {
             Payload::Registers(_) => Kind::Registers,
             Payload::MemoryHashes { .. } => Kind::MemoryHashes,
             Payload::Shutdown(_) => Kind::Shutdown,
+            Payload::State(_) => Kind::State,
+            Payload::Digest(_) => Kind::Digest,
+            Payload::Counted(_) => Kind::Counted,
         }
     }
 
@@ -98,6 +110,9 @@ impl Kind {
             Kind::Registers => "registers",
             Kind::MemoryHashes => "memory-hashes",
             Kind::Shutdown => "shutdown",
+            Kind::State => "state",
+            Kind::Digest => "digest",
+            Kind::Counted => "counted",
         }
     }
 }
@@ -151,6 +166,6 @@ mod tests {
             assert_eq!(Kind::from_number(kind.number()), Some(kind));
         }
         assert_eq!(Kind::from_number(0), None);
-        assert_eq!(Kind::from_number(13), None);
+        assert_eq!(Kind::from_number(16), None);
     }
 }

@@ -28,17 +28,21 @@
 mod entries;
 mod kind;
 mod limits;
+mod state;
 
 pub use entries::{EncodeError, EntryError};
 pub use kind::{Kind, KindCount, KindCounts};
-pub use limits::{MAX_BATCH_ENTRIES, MAX_BODY, MAX_FRAME, MAX_HASHES};
+pub use limits::{
+    MAX_BATCH_ENTRIES, MAX_BODY, MAX_FRAME, MAX_HASHES, MAX_PAGE_DIGESTS, MAX_PART_DIGESTS,
+    MAX_STATE_PART,
+};
 
 pub use crate::bytes::FieldError;
 use crate::bytes::Fields;
 use crate::entry::{Entry, Lsn};
 
 /// Version of everything that this crate writes: handshake, stream, heartbeats and files.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 /// Length of a batch's header.
 pub const HEADER_LEN: usize = 28;

@@ -38,6 +38,8 @@ pub(super) struct Shared {
     acked: AtomicU64,
     pub(super) executed: AtomicU64,
     released: AtomicU64,
+    /// Entry at which the replay differed and the primary was not told yet; 0 for none.
+    pub(super) differed: AtomicU64,
     batches: AtomicU64,
     bytes: AtomicU64,
     stalls: AtomicU64,
@@ -59,6 +61,7 @@ impl Shared {
             acked: AtomicU64::new(0),
             executed: AtomicU64::new(0),
             released: AtomicU64::new(0),
+            differed: AtomicU64::new(0),
             batches: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
@@ -179,7 +182,9 @@ impl<'a> Reading<'a> {
 
     /// Waits for something to read, or until progress is to be looked at.
     fn wait(&mut self) -> io::Result<bool> {
-        let behind = self.acks.executed < self.order.last() || !self.acks.tail.is_empty();
+        let behind = self.acks.executed < self.order.last()
+            || !self.acks.tail.is_empty()
+            || self.shared.differed.load(Ordering::Relaxed) != 0;
         let timeout = behind.then_some(self.report);
         Ok(wait_readable(&[self.shared.stream.as_raw_fd()], timeout)?[0])
     }
@@ -253,7 +258,9 @@ impl<'a> Reading<'a> {
                 "a goodbye after LSN {last}, but the last entry has LSN {}",
                 self.order.last()
             )),
-            Control::Acknowledge { .. } => Err("a primary that acknowledges".into()),
+            Control::Acknowledge { .. } | Control::NeedState(_) => {
+                Err(format!("a primary that sends {control:?}"))
+            }
         }
     }
 
@@ -291,7 +298,18 @@ impl<'a> Reading<'a> {
         }
         // A socket that does not take this now takes it at the next report, and newer numbers
         // with it. Errors show at the next read.
-        if !matches!(self.acks.tail.send_now(&self.shared.stream), Ok(true)) || !news {
+        if !matches!(self.acks.tail.send_now(&self.shared.stream), Ok(true)) {
+            return;
+        }
+        let differed = self.shared.differed.swap(0, Ordering::AcqRel);
+        if differed != 0 {
+            let message = Control::NeedState(Lsn(differed));
+            self.acks.tail.push(message.encode().to_vec());
+        }
+        if !news {
+            if differed != 0 {
+                let _ = self.acks.tail.send_now(&self.shared.stream);
+            }
             return;
         }
         self.acks.executed = executed.max(self.acks.executed);

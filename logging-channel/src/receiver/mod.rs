@@ -19,7 +19,7 @@ use std::net::{TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use link::Shared;
 use queue::{Queued, Taken};
@@ -50,6 +50,8 @@ struct Current {
     next: Lsn,
     entries: std::vec::IntoIter<Entry>,
     bytes: usize,
+    /// When it came; before the first batch, never.
+    arrived: Option<Instant>,
 }
 
 /// What the log holds next.
@@ -181,15 +183,33 @@ impl Receiver {
                     }
                 }
             }
-            if let Some(Queued { batch, bytes }) = self.batches.pop_front() {
+            if let Some(Queued {
+                batch,
+                bytes,
+                arrived,
+            }) = self.batches.pop_front()
+            {
                 self.current = Current {
                     next: batch.first,
                     entries: batch.entries.into_iter(),
                     bytes,
+                    arrived: Some(arrived),
                 };
             }
         }
         None
+    }
+
+    /// When the entry that [`Receiver::peek`] or [`Receiver::next`] gave last was received, which
+    /// may be long before its execution: the clock to compare the primary's time stamps with.
+    #[must_use]
+    pub fn arrived(&self) -> Option<Instant> {
+        self.current.arrived
+    }
+
+    /// The replay differed from the log at `lsn`: asks the primary for its whole state.
+    pub fn need_state(&self, lsn: Lsn) {
+        self.shared.differed.store(lsn.0, Ordering::Release);
     }
 
     /// Everything up to `lsn` has been executed. One relaxed store: to be called at every entry.

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::mem::size_of;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::codec::Batch;
 use crate::entry::Entry;
@@ -38,13 +38,19 @@ struct Waiting {
 pub(super) struct Queued {
     pub(super) batch: Batch,
     pub(super) bytes: usize,
+    /// When it was received.
+    pub(super) arrived: Instant,
 }
 
 impl Queued {
     /// `body` is the encoded length: about what the entries' data takes beside themselves.
     pub(super) fn new(batch: Batch, body: usize) -> Self {
         let bytes = body + batch.entries.len() * size_of::<Entry>();
-        Self { batch, bytes }
+        Self {
+            batch,
+            bytes,
+            arrived: Instant::now(),
+        }
     }
 }
 

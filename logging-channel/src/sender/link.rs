@@ -37,6 +37,8 @@ pub(super) struct Shared {
     pub(super) acked: AtomicU64,
     executed: AtomicU64,
     pub(super) released: AtomicU64,
+    /// Entry at which the backup differed; 0 when no state is wanted.
+    pub(super) state_wanted: AtomicU64,
 
     lag: Mutex<LagMeter>,
     /// The lag is beyond its bound.
@@ -75,6 +77,7 @@ impl Shared {
             acked: AtomicU64::new(0),
             executed: AtomicU64::new(0),
             released: AtomicU64::new(0),
+            state_wanted: AtomicU64::new(0),
             lag: Mutex::new(LagMeter::new()),
             behind: AtomicBool::new(false),
             throttles: AtomicU64::new(0),
@@ -342,8 +345,13 @@ impl Shared {
         let mut latest = before;
         for message in messages {
             let message = Control::decode(message).map_err(|error| error.to_string())?;
-            let Control::Acknowledge { received, executed } = message else {
-                return Err(format!("a backup that sends {message:?}"));
+            let (received, executed) = match message {
+                Control::Acknowledge { received, executed } => (received, executed),
+                Control::NeedState(at) if at.0 <= self.appended.load(Ordering::Relaxed) => {
+                    self.state_wanted.fetch_max(at.0, Ordering::AcqRel);
+                    continue;
+                }
+                other => return Err(format!("a backup that sends {other:?}")),
             };
             if received.0 < latest.0 || executed.0 < latest.1 {
                 return Err("acknowledgements that go back".into());

@@ -206,6 +206,17 @@ impl Sender {
             .fetch_max(lsn.0, Ordering::Relaxed);
     }
 
+    /// The entry at which the backup found its state to differ, if it asks for a transfer of the
+    /// whole state; each request is given out once. Costs one atomic load when there is none.
+    #[must_use]
+    pub fn state_wanted(&self) -> Option<Lsn> {
+        let wanted = &self.ends.shared.state_wanted;
+        if wanted.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        Some(Lsn(wanted.swap(0, Ordering::AcqRel)))
+    }
+
     /// Ends the log in order: sends what is buffered, waits until the backup has it, and says
     /// goodbye. To be called after the last entry was appended.
     pub fn finish(&self, timeout: Duration) -> Finish {

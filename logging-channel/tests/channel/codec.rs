@@ -2,9 +2,12 @@
 
 use logging_channel::codec::{
     Batch, BatchEncoder, DecodeError, EncodeError, EntryError, HEADER_LEN, Kind, LogOrder,
-    MAX_BATCH_ENTRIES, MAX_BODY, MAX_FRAME, MAX_HASHES, OrderError,
+    MAX_BATCH_ENTRIES, MAX_BODY, MAX_FRAME, MAX_HASHES, MAX_PAGE_DIGESTS, MAX_STATE_PART,
+    OrderError,
 };
-use logging_channel::entry::{ExecutionPoint, Lsn, Payload, Registers};
+use logging_channel::entry::{
+    ExecutionPoint, Lsn, PageDigest, Payload, Registers, StateDigest, StatePart,
+};
 use proptest::prelude::*;
 
 use crate::logs::{at, batches, frame, log, ticks};
@@ -149,7 +152,18 @@ fn impossible_headers_are_refused_before_their_body_is_read() {
 #[test]
 fn unknown_numbers_are_named() {
     assert_eq!(entry_error(&[0]), EntryError::UnknownKind(0));
-    assert_eq!(entry_error(&[15]), EntryError::UnknownKind(15));
+    assert_eq!(
+        entry_error(&[Kind::State.number(), 3]),
+        EntryError::UnknownPart(3)
+    );
+    assert_eq!(
+        entry_error(&[Kind::Digest.number(), 0, 2]),
+        EntryError::UnknownPart(2)
+    );
+    assert_eq!(
+        entry_error(&[Kind::Digest.number(), 2, 1, 0, 0, 0, 0, 0]),
+        EntryError::UnorderedPages
+    );
     assert_eq!(entry_error(&[0xc9]), EntryError::ReservedStep(0xc9));
     assert_eq!(
         entry_error(&[Kind::Output.number(), 9]),
@@ -185,6 +199,30 @@ fn limits_hold_for_writers_too_and_a_refused_entry_leaves_the_batch_as_it_was() 
     assert!(matches!(
         encoder.push(&at(6, hashes)),
         Err(EncodeError::TooManyHashes { .. })
+    ));
+    let part = Payload::State(StatePart::Pages(vec![0; MAX_STATE_PART + 1]));
+    assert!(matches!(
+        encoder.push(&at(6, part)),
+        Err(EncodeError::TooLong {
+            kind: Kind::State,
+            ..
+        })
+    ));
+    let pages = |numbers: &[u64]| {
+        let digest = |&page: &u64| PageDigest { page, digest: 7 };
+        Payload::Digest(Box::new(StateDigest {
+            pages: numbers.iter().map(digest).collect(),
+            last: None,
+        }))
+    };
+    assert_eq!(
+        encoder.push(&at(6, pages(&[3, 3]))),
+        Err(EncodeError::UnorderedPages)
+    );
+    let many: Vec<u64> = (0..=MAX_PAGE_DIGESTS as u64).collect();
+    assert!(matches!(
+        encoder.push(&at(6, pages(&many))),
+        Err(EncodeError::LargeDigest { .. })
     ));
     assert_eq!(
         encoder.push(&at(4, Payload::Progress)),

@@ -316,3 +316,23 @@ fn an_orderly_end_reaches_both_sides_after_every_entry() {
         Commit::Committed
     );
 }
+
+#[test]
+fn a_backup_that_differs_asks_for_state_once() {
+    let mut pair = pair(&patient(), &patient());
+    for entry in ticks(3) {
+        pair.sender.append_and_flush(entry);
+    }
+    take(&mut pair.receiver, 0, 2);
+    assert!(pair.receiver.arrived().is_some());
+    assert_eq!(pair.sender.state_wanted(), None);
+    pair.receiver.need_state(Lsn(2));
+    let mut wanted = None;
+    eventually("the request arrives", || {
+        wanted = pair.sender.state_wanted();
+        wanted.is_some()
+    });
+    assert_eq!(wanted, Some(Lsn(2)));
+    assert_eq!(pair.sender.state_wanted(), None, "given out once");
+    assert_eq!(pair.sender.lost(), None);
+}

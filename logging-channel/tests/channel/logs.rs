@@ -2,10 +2,10 @@
 
 use logging_channel::codec::{BatchEncoder, MAX_BODY};
 use logging_channel::entry::{
-    Entry, ExecutionPoint, Landmark, Lsn, OutputChannel, OutputMarker, Payload, Registers,
-    ShutdownReason,
+    CountedStop, Entry, ExecutionPoint, Landmark, Lsn, OutputChannel, OutputMarker, PageDigest,
+    PartDigests, Payload, Registers, ShutdownReason, StateDigest, StatePart,
 };
-use proptest::collection::vec;
+use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 
@@ -17,8 +17,6 @@ pub(crate) fn payload() -> impl Strategy<Value = Payload> {
         Just(ShutdownReason::TripleFault),
         Just(ShutdownReason::Stopped),
     ];
-    // Mostly neighbours of each other, as real registers are.
-    let register = prop_oneof![3 => Just(0x1000u64), 2 => 0x1000u64..0x1100, 1 => any::<u64>()];
     prop_oneof![
         any::<u64>().prop_map(Payload::Tsc),
         any::<u64>().prop_map(Payload::Clock),
@@ -30,20 +28,43 @@ pub(crate) fn payload() -> impl Strategy<Value = Payload> {
         (channel, any::<u32>(), any::<u32>())
             .prop_map(|(channel, len, crc)| Payload::Output(OutputMarker { channel, len, crc })),
         Just(Payload::Progress),
-        (vec(register, 16), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(
-            |(gpr, rip, rflags, cr3)| {
-                Payload::Registers(Box::new(Registers {
-                    gpr: gpr.try_into().expect("sixteen of them"),
-                    rip,
-                    rflags,
-                    cr3,
-                }))
-            }
-        ),
+        registers().prop_map(|registers| Payload::Registers(Box::new(registers))),
         (any::<u64>(), vec(any::<u64>(), 0..40))
             .prop_map(|(first_page, hashes)| Payload::MemoryHashes { first_page, hashes }),
         reason.prop_map(Payload::Shutdown),
+        Just(Payload::State(StatePart::Begin)),
+        vec(any::<u8>(), 0..200).prop_map(|data| Payload::State(StatePart::Pages(data))),
+        vec(any::<u8>(), 0..200).prop_map(|data| Payload::State(StatePart::Commit(data))),
+        digest().prop_map(|digest| Payload::Digest(Box::new(digest))),
+        (any::<u64>(), registers()).prop_map(|(count, registers)| Payload::Counted(Box::new(
+            CountedStop { count, registers }
+        ))),
     ]
+}
+
+fn registers() -> impl Strategy<Value = Registers> {
+    // Mostly neighbours of each other, as real registers are.
+    let register = prop_oneof![3 => Just(0x1000u64), 2 => 0x1000u64..0x1100, 1 => any::<u64>()];
+    (vec(register, 16), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(
+        |(gpr, rip, rflags, cr3)| Registers {
+            gpr: gpr.try_into().expect("sixteen of them"),
+            rip,
+            rflags,
+            cr3,
+        },
+    )
+}
+
+fn digest() -> impl Strategy<Value = StateDigest> {
+    let pages = btree_map(any::<u64>(), any::<u32>(), 0..40);
+    let last = option::of((registers(), vec(any::<u32>(), 0..20)));
+    (pages, last).prop_map(|(pages, last)| StateDigest {
+        pages: pages
+            .into_iter()
+            .map(|(page, digest)| PageDigest { page, digest })
+            .collect(),
+        last: last.map(|(registers, parts)| PartDigests { registers, parts }),
+    })
 }
 
 /// A log of up to `len` entries in execution order.

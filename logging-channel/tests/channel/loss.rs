@@ -282,7 +282,7 @@ fn a_primary_that_breaks_the_protocol_is_lost_after_its_whole_batches() {
         (&length, "damaged batch header"),
         (&wire[0], "missing or repeated"),
         (&Control::Goodbye(Lsn(11)).encode(), "goodbye"),
-        (&acknowledge.encode(), "acknowledges"),
+        (&acknowledge.encode(), "sends Acknowledge"),
         (&[0x55; 100], "no batch starts here"),
         (b"FTVCxxxxxxxxxxxxxxxxxxxxxxxx", "damaged control"),
     ];

@@ -187,5 +187,8 @@ pub fn describe(payload: &Payload) -> String {
         Payload::Registers(_) => "a register snapshot".into(),
         Payload::MemoryHashes { .. } => "memory hashes".into(),
         Payload::Shutdown(reason) => format!("the guest's end ({reason:?})"),
+        Payload::State(_) => "a state transfer".into(),
+        Payload::Digest(_) => "a digest of the state".into(),
+        Payload::Counted(stop) => format!("a stop after {} counted events", stop.count),
     }
 }

@@ -2,7 +2,7 @@
 
 use ftvm_vmm::cpu::fake::Dice;
 use logging_channel::entry::{
-    Entry, ExecutionPoint, Landmark, OutputChannel, Payload, ShutdownReason,
+    Entry, ExecutionPoint, Landmark, OutputChannel, Payload, ShutdownReason, StatePart,
 };
 
 /// Changes one thing. Returns what it did, for messages.
@@ -111,5 +111,23 @@ fn value(payload: &mut Payload, dice: &mut Dice) {
                 _ => ShutdownReason::PowerOff,
             };
         }
+        Payload::State(StatePart::Begin) => {}
+        Payload::State(StatePart::Pages(bytes) | StatePart::Commit(bytes)) => {
+            if !bytes.is_empty() {
+                let at = dice.roll(bytes.len() as u64) as usize;
+                bytes[at] ^= 1 << dice.roll(8);
+            }
+        }
+        Payload::Digest(digest) => match &mut digest.last {
+            Some(last) if digest.pages.is_empty() || dice.roll(2) == 0 => {
+                let at = dice.roll(last.parts.len() as u64) as usize;
+                last.parts[at] ^= 1 << dice.roll(32);
+            }
+            _ => {
+                let at = dice.roll(digest.pages.len() as u64) as usize;
+                digest.pages[at].digest ^= 1 << dice.roll(32);
+            }
+        },
+        Payload::Counted(stop) => stop.count ^= bit,
     }
 }

@@ -1,0 +1,109 @@
+//! The contents of state transfers and digests, written and read.
+//!
+//! ```text
+//!   state part    1 byte: 0 begin, 1 pages, 2 commit; then, but for begin, varint length and data
+//!   page digests  varint count; each: varint step from the page before (the first: from 0, later
+//!                 ones at least 1), u32
+//!   part digests  varint count; each: u32
+//! ```
+
+use super::entries::{EncodeError, EntryError};
+use super::limits::{MAX_PAGE_DIGESTS, MAX_PART_DIGESTS, MAX_STATE_PART};
+use crate::bytes::{Fields, put_varint};
+use crate::entry::{PageDigest, StateDigest, StatePart};
+
+const BEGIN: u8 = 0;
+const PAGES: u8 = 1;
+const COMMIT: u8 = 2;
+
+/// Whether `digest` fits an entry.
+pub(super) fn admit(digest: &StateDigest) -> Result<(), EncodeError> {
+    let pages = digest.pages.len();
+    let parts = digest.last.as_ref().map_or(0, |last| last.parts.len());
+    if pages > MAX_PAGE_DIGESTS || parts > MAX_PART_DIGESTS {
+        return Err(EncodeError::LargeDigest { pages, parts });
+    }
+    if !digest.pages.is_sorted_by(|a, b| a.page < b.page) {
+        return Err(EncodeError::UnorderedPages);
+    }
+    Ok(())
+}
+
+pub(super) fn write_part(part: &StatePart, out: &mut Vec<u8>) {
+    let (number, data) = match part {
+        StatePart::Begin => return out.push(BEGIN),
+        StatePart::Pages(data) => (PAGES, data),
+        StatePart::Commit(data) => (COMMIT, data),
+    };
+    out.push(number);
+    put_varint(out, data.len() as u64);
+    out.extend_from_slice(data);
+}
+
+pub(super) fn read_part(fields: &mut Fields<'_>) -> Result<StatePart, EntryError> {
+    let number = fields.u8()?;
+    if number == BEGIN {
+        return Ok(StatePart::Begin);
+    }
+    if number != PAGES && number != COMMIT {
+        return Err(EntryError::UnknownPart(number));
+    }
+    let len = fields.varint()?;
+    if len > MAX_STATE_PART as u64 {
+        return Err(EntryError::StateTooLong(len));
+    }
+    let data = fields.bytes(len as usize)?.to_vec();
+    Ok(if number == PAGES {
+        StatePart::Pages(data)
+    } else {
+        StatePart::Commit(data)
+    })
+}
+
+pub(super) fn write_pages(pages: &[PageDigest], out: &mut Vec<u8>) {
+    put_varint(out, pages.len() as u64);
+    let mut last = 0;
+    for PageDigest { page, digest } in pages {
+        put_varint(out, page - last);
+        out.extend_from_slice(&digest.to_le_bytes());
+        last = *page;
+    }
+}
+
+pub(super) fn read_pages(fields: &mut Fields<'_>) -> Result<Vec<PageDigest>, EntryError> {
+    let count = count(fields, MAX_PAGE_DIGESTS)?;
+    let mut pages = Vec::new();
+    let mut last = 0u64;
+    for n in 0..count {
+        let step = fields.varint()?;
+        if n > 0 && step == 0 {
+            return Err(EntryError::UnorderedPages);
+        }
+        last = last.checked_add(step).ok_or(EntryError::UnorderedPages)?;
+        pages.push(PageDigest {
+            page: last,
+            digest: fields.u32()?,
+        });
+    }
+    Ok(pages)
+}
+
+pub(super) fn write_digests(digests: &[u32], out: &mut Vec<u8>) {
+    put_varint(out, digests.len() as u64);
+    for digest in digests {
+        out.extend_from_slice(&digest.to_le_bytes());
+    }
+}
+
+pub(super) fn read_digests(fields: &mut Fields<'_>) -> Result<Vec<u32>, EntryError> {
+    let count = count(fields, MAX_PART_DIGESTS)?;
+    (0..count).map(|_| Ok(fields.u32()?)).collect()
+}
+
+fn count(fields: &mut Fields<'_>, limit: usize) -> Result<u64, EntryError> {
+    let count = fields.varint()?;
+    if count > limit as u64 {
+        return Err(EntryError::TooManyDigests(count));
+    }
+    Ok(count)
+}
