@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use logging_channel::Identity;
-use vm_memory::GuestMemoryMmap;
 
 use crate::boot::{BootError, BootImages};
 use crate::config::{ConfigError, VmConfig};
@@ -14,6 +13,7 @@ use crate::doctor::{self, Unfit};
 use crate::engine::{Engine, Role};
 use crate::io::{ConsoleSink, Outlet, Tap, TapError, Terminal, TerminalError};
 use crate::kvm::{KvmCpu, Machine, MachineError};
+use crate::ram::GuestRam;
 use crate::sources::{Lanes, TSC_KHZ, Verification};
 use crate::traps::TscTrap;
 
@@ -57,7 +57,7 @@ pub struct Guest {
     devices: Devices,
     traps: TscTrap,
     /// Its memory.
-    pub memory: GuestMemoryMmap,
+    pub memory: GuestRam,
     /// What it is, for a peer to compare.
     pub identity: Identity,
     /// Ethernet address of its card.

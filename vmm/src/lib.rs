@@ -18,6 +18,7 @@ pub mod events;
 pub mod gates;
 pub mod io;
 pub mod kvm;
+pub mod ram;
 pub mod roles;
 pub mod sources;
 pub mod traps;

@@ -14,10 +14,11 @@
 //! does the same.
 
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::boot::rewrite::{CR4_PORT, Sites};
 use crate::cpu::{CpuError, GuestCpu, Registers};
+use crate::ram::GuestRam;
 
 /// The port that stands for "the #GP handler was entered".
 const FAULT_PORT: u16 = 0xe8;
@@ -56,7 +57,7 @@ struct FaultFrame {
 
 /// Traps counter reads in user mode.
 pub struct TscTrap {
-    memory: GuestMemoryMmap,
+    memory: GuestRam,
     iretq: Option<u64>,
     /// #GP handler that was looked at last.
     handler: Option<u64>,
@@ -65,7 +66,7 @@ pub struct TscTrap {
 impl TscTrap {
     /// For a kernel rewritten at `sites`.
     #[must_use]
-    pub fn new(sites: &Sites, memory: GuestMemoryMmap) -> Self {
+    pub fn new(sites: &Sites, memory: GuestRam) -> Self {
         Self {
             memory,
             iretq: sites.iretq,
@@ -249,14 +250,14 @@ mod tests {
     const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 
     struct Bench {
-        memory: GuestMemoryMmap,
+        memory: GuestRam,
         cpu: FakeCpu,
         trap: TscTrap,
     }
 
     fn bench() -> Bench {
-        let memory: GuestMemoryMmap =
-            GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1_0000)]).expect("memory");
+        let memory: GuestRam =
+            GuestRam::from_ranges(&[(GuestAddress(0), 0x1_0000)]).expect("memory");
         let mut cpu = FakeCpu::new(Script::default(), memory.clone(), 0);
         cpu.idt = IDT;
         let sites = Sites {

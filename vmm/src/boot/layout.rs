@@ -1,8 +1,9 @@
 //! Where things are in guest memory at boot.
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
 use super::EntryState;
+use crate::ram::GuestRam;
 
 /// Boot parameters.
 pub(super) const ZERO_PAGE: u64 = 0x7000;
@@ -41,7 +42,7 @@ pub(super) fn initrd_address(memory_bytes: u64, kernel_end: u64, len: u64) -> Op
 }
 
 /// Writes the GDT and page tables that identity-map the first 4 GiB.
-pub(super) fn write_tables(memory: &GuestMemoryMmap) -> Result<(), GuestMemoryError> {
+pub(super) fn write_tables(memory: &GuestRam) -> Result<(), GuestMemoryError> {
     const TABLE: u64 = 0x3; // present, writable
     const LARGE_PAGE: u64 = 0x83; // present, writable, page size
     for (n, entry) in GDT_ENTRIES.iter().enumerate() {

@@ -17,9 +17,10 @@ use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
 use linux_loader::loader::{Cmdline, Elf, KernelLoader, load_cmdline};
 use sha2::{Digest, Sha256};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use self::rewrite::{RewriteError, Sites};
+use crate::ram::GuestRam;
 
 /// Start of the text that every Linux kernel carries and prints first.
 const LINUX_BANNER: &[u8] = b"Linux version ";
@@ -182,7 +183,7 @@ impl BootImages {
     ///
     /// # Errors
     /// [`BootError`] when it does not fit or is damaged.
-    pub fn load(&self, memory: &GuestMemoryMmap) -> Result<EntryState, BootError> {
+    pub fn load(&self, memory: &GuestRam) -> Result<EntryState, BootError> {
         let load_failed = |e: &dyn std::error::Error| BootError::Load(e.to_string());
         let memory_bytes = memory.last_addr().0 + 1;
         let kernel = Elf::load(

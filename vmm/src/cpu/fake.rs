@@ -7,10 +7,11 @@
 
 use std::collections::BTreeMap;
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::{CpuError, Exit, GuestCpu, PortAccess, Registers, digest};
 use crate::boot::rewrite::TSC_PORT;
+use crate::ram::GuestRam;
 
 const RFLAGS_IF: u64 = 1 << 9;
 const VECTOR_GP: u64 = 13;
@@ -116,7 +117,7 @@ enum Pending {
 /// A processor that executes a script.
 pub struct FakeCpu {
     script: Script,
-    memory: GuestMemoryMmap,
+    memory: GuestRam,
     place: Place,
     /// Where interrupts came, innermost last.
     interrupted: Vec<Place>,
@@ -142,7 +143,7 @@ impl FakeCpu {
     /// At the start of `script`. `kicks` seeds where the host interrupts it, which no guest can
     /// notice.
     #[must_use]
-    pub fn new(script: Script, memory: GuestMemoryMmap, kicks: u64) -> Self {
+    pub fn new(script: Script, memory: GuestRam, kicks: u64) -> Self {
         let mut cpu = Self {
             script,
             memory,

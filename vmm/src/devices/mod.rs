@@ -15,7 +15,6 @@ pub mod pm_timer;
 pub mod virtio;
 
 use logging_channel::entry::OutputChannel;
-use vm_memory::GuestMemoryMmap;
 
 use self::cmos::Cmos;
 use self::console::Console;
@@ -25,6 +24,7 @@ use self::pit::Pit;
 use self::virtio::net::Net;
 use self::virtio::transport::VirtioPci;
 use crate::boot::rewrite::TSC_PORT;
+use crate::ram::GuestRam;
 
 const TIMER_LINE: u8 = 0;
 const NET_SLOT: u8 = 1;
@@ -97,7 +97,7 @@ pub struct Devices {
 impl Devices {
     /// The devices as they are after reset.
     #[must_use]
-    pub fn new(memory: &GuestMemoryMmap, mac: [u8; 6]) -> Self {
+    pub fn new(memory: &GuestRam, mac: [u8; 6]) -> Self {
         Self {
             pic: Pic::new(1 << NET_LINE),
             pit: Pit::default(),

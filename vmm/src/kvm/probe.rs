@@ -122,7 +122,7 @@ pub enum ProbeError {
 /// A virtual machine for micro-guests.
 pub struct MicroGuest {
     cpu: KvmCpu,
-    memory: vm_memory::GuestMemoryMmap,
+    memory: crate::ram::GuestRam,
     model: CpuModel,
     patience: Duration,
 }

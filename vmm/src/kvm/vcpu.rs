@@ -7,9 +7,10 @@ use kvm_bindings::{
     KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_guest_debug, kvm_interrupt, kvm_regs, kvm_sregs,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::cpu::{CpuError, Exit, GuestCpu, PortAccess, Registers};
+use crate::ram::GuestRam;
 
 /// The opcode of STI.
 const STI: u8 = 0xfb;
@@ -42,12 +43,12 @@ enum Stop {
 /// A vCPU of KVM.
 pub struct KvmCpu {
     fd: VcpuFd,
-    memory: GuestMemoryMmap,
+    memory: GuestRam,
     pending: Pending,
 }
 
 impl KvmCpu {
-    pub(super) fn new(mut fd: VcpuFd, memory: GuestMemoryMmap) -> Self {
+    pub(super) fn new(mut fd: VcpuFd, memory: GuestRam) -> Self {
         // Registers travel in the shared kvm_run page at every exit: no ioctl for a digest.
         fd.get_kvm_run().kvm_valid_regs = u64::from(KVM_SYNC_X86_REGS);
         Self {

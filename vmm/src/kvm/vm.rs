@@ -7,11 +7,12 @@ use kvm_bindings::{
     kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::cpu_model::{CpuModel, CpuModelError};
 use super::vcpu::KvmCpu;
 use crate::boot::EntryState;
+use crate::ram::GuestRam;
 
 /// Where Intel's KVM keeps its task state segment: below 4 GiB, outside RAM.
 const TSS_ADDRESS: usize = 0xfffb_d000;
@@ -19,7 +20,7 @@ const TSS_ADDRESS: usize = 0xfffb_d000;
 /// A virtual machine on KVM.
 pub struct Machine {
     cpu: KvmCpu,
-    memory: GuestMemoryMmap,
+    memory: GuestRam,
     model: CpuModel,
 }
 
@@ -110,10 +111,12 @@ impl Machine {
         model: CpuModel,
         memory_bytes: u64,
     ) -> Result<Self, MachineError> {
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), memory_bytes as usize)])
-            .map_err(|e| MachineError::Memory {
-                bytes: memory_bytes,
-                reason: e.to_string(),
+        let memory =
+            GuestRam::from_ranges(&[(GuestAddress(0), memory_bytes as usize)]).map_err(|e| {
+                MachineError::Memory {
+                    bytes: memory_bytes,
+                    reason: e.to_string(),
+                }
             })?;
 
         let vm = kvm
@@ -123,6 +126,10 @@ impl Machine {
             .map_err(failed("set the TSS address"))?;
         for (slot, region) in memory.iter().enumerate() {
             let start = region.start_addr();
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "for KVM, whose dirty log tracks what the guest writes"
+            )]
             let host = memory
                 .get_host_address(start)
                 .map_err(|e| MachineError::Memory {
@@ -137,7 +144,7 @@ impl Machine {
                 userspace_addr: host as u64,
             };
             // SAFETY: the mapping belongs to `memory`, which the KvmCpu holds as long as its vCPU
-            // file, and so the VM, is open; regions of a GuestMemoryMmap do not overlap.
+            // file, and so the VM, is open; regions of a GuestRam do not overlap.
             unsafe { vm.set_user_memory_region(region) }.map_err(failed("map guest memory"))?;
         }
         let user_space_msr = kvm_enable_cap {
@@ -161,7 +168,7 @@ impl Machine {
 
     /// Guest memory.
     #[must_use]
-    pub fn memory(&self) -> &GuestMemoryMmap {
+    pub fn memory(&self) -> &GuestRam {
         &self.memory
     }
 

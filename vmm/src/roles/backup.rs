@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use logging_channel::entry::{OutputChannel, Payload};
 use logging_channel::receiver::{Next, Peek, Receiver, ReceiverHandle};
 use logging_channel::{LossReason, Settings};
-use vm_memory::GuestMemoryMmap;
 
 use super::claim::{ArbiterConfig, Rights};
 use super::standing::{Standing, Verdict};
@@ -20,6 +19,7 @@ use crate::engine::{Ended, Interruption, Role, Step};
 use crate::events::{Event, Events};
 use crate::gates::{Direct, Suppressed, Unreleased};
 use crate::io::{Outlet, announcement};
+use crate::ram::GuestRam;
 use crate::sources::{
     GuestClock, Head, Lanes, LiveInputs, LogSource, NoLog, Recorder, ReplayCounters, Replayer,
     Verification,
@@ -151,7 +151,7 @@ struct GoLive {
     live: Arc<AtomicBool>,
     lanes: Lanes,
     outlet: Outlet,
-    memory: GuestMemoryMmap,
+    memory: GuestRam,
     mac: [u8; 6],
     unreleased: Unreleased,
     events: Events,

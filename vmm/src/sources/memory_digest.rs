@@ -1,18 +1,20 @@
 //! Hashes of guest memory, page by page.
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+use crate::ram::GuestRam;
 
 /// Size of a page in bytes.
 pub(super) const PAGE: usize = 4096;
 
 /// Number of pages of guest memory.
-pub(super) fn pages(memory: &GuestMemoryMmap) -> u64 {
+pub(super) fn pages(memory: &GuestRam) -> u64 {
     (memory.last_addr().0 + 1) / PAGE as u64
 }
 
 /// Hash of page `number`. Every step is a bijection of the state, so a page in which one word
 /// differs never hashes the same.
-pub(super) fn page_hash(memory: &GuestMemoryMmap, number: u64) -> u64 {
+pub(super) fn page_hash(memory: &GuestRam, number: u64) -> u64 {
     let mut page = [0; PAGE];
     memory
         .read_slice(&mut page, GuestAddress(number * PAGE as u64))
@@ -31,7 +33,7 @@ mod tests {
 
     #[test]
     fn every_bit_counts() {
-        let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 2 * PAGE)]).unwrap();
+        let memory = GuestRam::from_ranges(&[(GuestAddress(0), 2 * PAGE)]).unwrap();
         assert_eq!(pages(&memory), 2);
         let empty = page_hash(&memory, 1);
         for bit in (0..PAGE * 8).step_by(1013) {

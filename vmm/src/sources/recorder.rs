@@ -1,12 +1,12 @@
 //! Live inputs that are logged as they are given to the guest.
 
 use logging_channel::entry::{Entry, ExecutionPoint, Lsn, OutputMarker, Payload, ShutdownReason};
-use vm_memory::GuestMemoryMmap;
 
 use super::live::{LiveInputs, OutsideWorld};
 use super::memory_digest;
 use crate::devices::{Appetite, ClockNeed, Input};
 use crate::engine::{EventSource, Moment, Step};
+use crate::ram::GuestRam;
 
 /// Guest time after which a progress mark is logged when nothing else was, so that a replay is
 /// never far behind in work, even if it is not behind in entries.
@@ -71,7 +71,7 @@ pub struct Recorder<L, W = LiveInputs> {
     live: W,
     log: L,
     verification: Verification,
-    memory: GuestMemoryMmap,
+    memory: GuestRam,
     /// Guest time of the last entry.
     last_entry: u64,
 }
@@ -79,7 +79,7 @@ pub struct Recorder<L, W = LiveInputs> {
 impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
     /// Logs `live` to `log`.
     #[must_use]
-    pub fn new(live: W, log: L, verification: Verification, memory: GuestMemoryMmap) -> Self {
+    pub fn new(live: W, log: L, verification: Verification, memory: GuestRam) -> Self {
         Self {
             live,
             log,

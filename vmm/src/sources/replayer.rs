@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use logging_channel::entry::{
     Entry, ExecutionPoint, Lsn, OutputMarker, Payload, Registers, ShutdownReason,
 };
-use vm_memory::GuestMemoryMmap;
 
 use super::memory_digest::{self, PAGE};
 use crate::devices::{Appetite, ClockNeed, Input};
 use crate::engine::source::describe;
 use crate::engine::{Difference, Divergence, EventSource, Interruption, Moment, Step};
+use crate::ram::GuestRam;
 
 /// The next entry of a log, or its end.
 pub enum Head<'a> {
@@ -55,7 +55,7 @@ pub struct ReplayCounters {
 /// Replays a log.
 pub struct Replayer<S> {
     log: S,
-    memory: GuestMemoryMmap,
+    memory: GuestRam,
     counters: Arc<ReplayCounters>,
 }
 
@@ -74,7 +74,7 @@ fn count(counter: &AtomicU64) {
 impl<S: LogSource> Replayer<S> {
     /// Replays `log`; `memory` is compared where the log has hashes of it.
     #[must_use]
-    pub fn new(log: S, memory: GuestMemoryMmap, counters: Arc<ReplayCounters>) -> Self {
+    pub fn new(log: S, memory: GuestRam, counters: Arc<ReplayCounters>) -> Self {
         Self {
             log,
             memory,

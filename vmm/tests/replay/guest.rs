@@ -6,10 +6,11 @@ use ftvm_vmm::boot::rewrite::Sites;
 use ftvm_vmm::cpu::fake::{Dice, FakeCpu, Op, Script};
 use ftvm_vmm::devices::Devices;
 use ftvm_vmm::engine::{Engine, Role};
+use ftvm_vmm::ram::GuestRam;
 use ftvm_vmm::traps::TscTrap;
 use proptest::prelude::*;
 use virtio_bindings::virtio_ring::VRING_DESC_F_WRITE;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 const MEMORY: usize = 1 << 20;
 const RX_RING: u64 = 0x1_0000;
@@ -167,8 +168,8 @@ pub(crate) fn script(deeds: &[Deed]) -> Script {
 }
 
 /// Guest memory with both rings filled in: receive buffers offered, frames ready to be sent.
-pub(crate) fn memory() -> GuestMemoryMmap {
-    let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).expect("memory");
+pub(crate) fn memory() -> GuestRam {
+    let memory = GuestRam::from_ranges(&[(GuestAddress(0), MEMORY)]).expect("memory");
     let put16 = |at: u64, v: u16| memory.write_obj(v, GuestAddress(at)).expect("in memory");
     let put32 = |at: u64, v: u32| memory.write_obj(v, GuestAddress(at)).expect("in memory");
     let put64 = |at: u64, v: u64| memory.write_obj(v, GuestAddress(at)).expect("in memory");
@@ -193,7 +194,7 @@ pub(crate) fn memory() -> GuestMemoryMmap {
 /// An engine for a guest with this script and memory.
 pub(crate) fn engine(
     script: &Script,
-    memory: &GuestMemoryMmap,
+    memory: &GuestRam,
     kicks: &mut Dice,
     role: Role,
 ) -> Engine<FakeCpu> {

@@ -10,10 +10,11 @@ use ftvm_vmm::cpu::fake::{Dice, Script};
 use ftvm_vmm::cpu::{GuestCpu, Registers};
 use ftvm_vmm::devices::Output;
 use ftvm_vmm::engine::{Ended, EngineError, Role};
+use ftvm_vmm::ram::GuestRam;
 use ftvm_vmm::sources::{Recorder, ReplayCounters, Replayer, Verification};
 use logging_channel::entry::{Entry, Payload, ShutdownReason};
 use proptest::prelude::*;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::guest::{deeds, engine, memory, script};
 use crate::mutation::mutate;
@@ -24,7 +25,7 @@ struct Run {
     ended: Result<Ended, EngineError>,
     registers: Registers,
     outputs: Vec<Output>,
-    memory: GuestMemoryMmap,
+    memory: GuestRam,
 }
 
 impl Run {
@@ -40,11 +41,7 @@ impl Run {
     }
 }
 
-fn run(
-    script: &Script,
-    kicks: &mut Dice,
-    role: impl FnOnce(&GuestMemoryMmap, Seen) -> Role,
-) -> Run {
+fn run(script: &Script, kicks: &mut Dice, role: impl FnOnce(&GuestRam, Seen) -> Role) -> Run {
     let memory = memory();
     let seen = Seen::default();
     let mut engine = engine(script, &memory, kicks, role(&memory, seen.clone()));

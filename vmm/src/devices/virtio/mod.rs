@@ -6,7 +6,7 @@ pub mod transport;
 #[cfg(test)]
 mod tests;
 
-use vm_memory::GuestMemoryMmap;
+use crate::ram::GuestRam;
 
 /// What a device tells its transport after it worked on its queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub trait VirtioDevice {
         &mut self,
         index: usize,
         queues: &mut [virtio_queue::Queue],
-        memory: &GuestMemoryMmap,
+        memory: &GuestRam,
     ) -> Notify;
     /// The driver reset the device.
     fn reset(&mut self);

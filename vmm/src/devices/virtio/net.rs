@@ -6,9 +6,9 @@ use std::io::{Read, Write};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP};
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestMemoryMmap;
 
 use super::{Notify, VirtioDevice};
+use crate::ram::GuestRam;
 
 const RX: usize = 0;
 const TX: usize = 1;
@@ -56,12 +56,7 @@ impl Net {
 
     /// Takes a frame from the network; delivers it and what waited before it, as far as the
     /// driver has buffers.
-    pub fn receive(
-        &mut self,
-        frame: Vec<u8>,
-        queues: &mut [Queue],
-        memory: &GuestMemoryMmap,
-    ) -> Notify {
+    pub fn receive(&mut self, frame: Vec<u8>, queues: &mut [Queue], memory: &GuestRam) -> Notify {
         if self.has_room() {
             self.received.push_back(frame);
         }
@@ -73,7 +68,7 @@ impl Net {
         std::mem::take(&mut self.transmitted)
     }
 
-    fn deliver(&mut self, queue: &mut Queue, memory: &GuestMemoryMmap) -> Notify {
+    fn deliver(&mut self, queue: &mut Queue, memory: &GuestRam) -> Notify {
         if !queue.ready() {
             return Notify::No;
         }
@@ -106,7 +101,7 @@ impl Net {
         notification(queue, memory, used)
     }
 
-    fn transmit(&mut self, queue: &mut Queue, memory: &GuestMemoryMmap) -> Notify {
+    fn transmit(&mut self, queue: &mut Queue, memory: &GuestRam) -> Notify {
         let mut used = false;
         if queue.disable_notification(memory).is_err() {
             return Notify::NeedsReset;
@@ -140,7 +135,7 @@ impl Net {
     }
 }
 
-fn notification(queue: &mut Queue, memory: &GuestMemoryMmap, used: bool) -> Notify {
+fn notification(queue: &mut Queue, memory: &GuestRam, used: bool) -> Notify {
     if !used {
         return Notify::No;
     }
@@ -170,12 +165,7 @@ impl VirtioDevice for Net {
         }
     }
 
-    fn queue_notified(
-        &mut self,
-        index: usize,
-        queues: &mut [Queue],
-        memory: &GuestMemoryMmap,
-    ) -> Notify {
+    fn queue_notified(&mut self, index: usize, queues: &mut [Queue], memory: &GuestRam) -> Notify {
         match index {
             RX => self.deliver(&mut queues[RX], memory),
             TX => self.transmit(&mut queues[TX], memory),

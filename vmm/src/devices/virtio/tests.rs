@@ -4,10 +4,11 @@ use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::mock::MockSplitQueue;
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::net::{MAX_FRAME_BYTES, Net};
 use super::transport::VirtioPci;
+use crate::ram::{GuestRam, take_written};
 
 const MAC: [u8; 6] = [0x52, 0x54, 0, 1, 2, 3];
 const WRITE: u16 = VRING_DESC_F_WRITE as u16;
@@ -38,11 +39,11 @@ const FEATURES_OK: u32 = 8;
 const DRIVER_OK: u32 = 4;
 const NEEDS_RESET: u32 = 64;
 
-fn memory() -> GuestMemoryMmap {
-    GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("memory")
+fn memory() -> GuestRam {
+    GuestRam::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("memory")
 }
 
-fn card(memory: &GuestMemoryMmap) -> VirtioPci<Net> {
+fn card(memory: &GuestRam) -> VirtioPci<Net> {
     VirtioPci::new(Net::new(MAC), memory.clone(), 0xc000, 5)
 }
 
@@ -79,7 +80,7 @@ fn negotiate(card: &mut VirtioPci<Net>, features: u64) -> bool {
 
 const VERSION_1: u64 = 1 << 32;
 
-fn running(memory: &GuestMemoryMmap) -> VirtioPci<Net> {
+fn running(memory: &GuestRam) -> VirtioPci<Net> {
     let mut card = card(memory);
     assert!(negotiate(&mut card, VERSION_1));
     for (n, ring) in [(0, RX_RING), (1, TX_RING)] {
@@ -95,7 +96,7 @@ fn running(memory: &GuestMemoryMmap) -> VirtioPci<Net> {
     card
 }
 
-fn rings(memory: &GuestMemoryMmap) -> [MockSplitQueue<'_, GuestMemoryMmap>; 2] {
+fn rings(memory: &GuestRam) -> [MockSplitQueue<'_, GuestRam>; 2] {
     [RX_RING, TX_RING].map(|at| MockSplitQueue::create(memory, GuestAddress(at), QUEUE))
 }
 
@@ -103,7 +104,7 @@ fn descriptor(address: u64, len: u32, flags: u16, next: u16) -> RawDescriptor {
     RawDescriptor::from(Descriptor::new(address, len, flags, next))
 }
 
-fn offer(queue: &MockSplitQueue<'_, GuestMemoryMmap>, descriptors: &[RawDescriptor]) {
+fn offer(queue: &MockSplitQueue<'_, GuestRam>, descriptors: &[RawDescriptor]) {
     queue.add_desc_chains(descriptors, 0).expect("in memory");
 }
 
@@ -195,6 +196,31 @@ fn delivers_frames_in_order() {
 }
 
 #[test]
+fn what_the_card_writes_is_tracked() {
+    let memory = memory();
+    let mut card = running(&memory);
+    let [rx, tx] = rings(&memory);
+    let buffer = |n: u64, flags| descriptor(BUFFERS + 0x1000 * n, 0x1000, flags, 0);
+    offer(&rx, &[buffer(0, WRITE), buffer(1, WRITE)]);
+    offer(&tx, &[descriptor(BUFFERS + 0x2000, 100, 0, 0)]);
+    let _ = take_written(&memory); // what setting up wrote
+
+    receive(&mut card, &[1; 60]);
+    write(&mut card, NOTIFY, 2, 1);
+
+    assert_eq!(card.device.take_transmitted().len(), 1);
+    let page = |address: u64| address / 0x1000;
+    let mut expected = vec![
+        page(rx.used_addr().0),
+        page(tx.used_addr().0),
+        page(BUFFERS),
+    ];
+    expected.sort_unstable();
+    expected.dedup();
+    assert_eq!(take_written(&memory), expected);
+}
+
+#[test]
 fn frame_too_large_for_its_buffer_is_lost() {
     let memory = memory();
     let mut card = running(&memory);
@@ -277,7 +303,7 @@ fn frames_that_no_ethernet_carries_are_dropped() {
 
 #[test]
 fn a_broken_ring_stops_the_device_and_a_reset_mends_it() {
-    type Breaker = fn(&MockSplitQueue<'_, GuestMemoryMmap>);
+    type Breaker = fn(&MockSplitQueue<'_, GuestRam>);
     let cases: [(&str, Breaker); 4] = [
         ("buffer outside memory", |tx| {
             offer(tx, &[descriptor(0xffff_0000, 100, 0, 0)]);

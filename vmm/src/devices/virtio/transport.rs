@@ -9,10 +9,10 @@ use virtio_bindings::virtio_config::{
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Queue, QueueT};
-use vm_memory::GuestMemoryMmap;
 
 use super::{Notify, VirtioDevice};
 use crate::devices::pci::{Bar, ConfigSpace};
+use crate::ram::GuestRam;
 
 /// Ports of the BAR.
 pub const BAR_BYTES: u16 = 0x100;
@@ -47,7 +47,7 @@ pub struct VirtioPci<D> {
     /// Offset of the VIRTIO_PCI_CAP_PCI_CFG capability.
     window: u8,
     queues: Vec<Queue>,
-    memory: GuestMemoryMmap,
+    memory: GuestRam,
     status: u8,
     isr: u8,
     device_feature_select: u32,
@@ -59,7 +59,7 @@ pub struct VirtioPci<D> {
 impl<D: VirtioDevice> VirtioPci<D> {
     /// Puts `device` behind a function at `bar` with interrupt `line`.
     #[must_use]
-    pub fn new(device: D, memory: GuestMemoryMmap, bar: u16, line: u8) -> Self {
+    pub fn new(device: D, memory: GuestRam, bar: u16, line: u8) -> Self {
         let mut config_space = ConfigSpace::new(
             0x1af4,
             0x1040 + D::DEVICE_TYPE,
@@ -122,10 +122,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
 
     /// Lets the device work on its queues outside a notification, for an input that arrived.
     /// Nothing happens unless the driver is running.
-    pub fn with_device(
-        &mut self,
-        work: impl FnOnce(&mut D, &mut [Queue], &GuestMemoryMmap) -> Notify,
-    ) {
+    pub fn with_device(&mut self, work: impl FnOnce(&mut D, &mut [Queue], &GuestRam) -> Notify) {
         if self.is_running() {
             let notify = work(&mut self.device, &mut self.queues, &self.memory);
             self.raise(notify);
