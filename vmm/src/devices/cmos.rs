@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// The clock chip at ports 0x70 (index) and 0x71 (data). The time comes with each read.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Cmos {
     index: u8,
 }
@@ -53,6 +55,14 @@ fn bcd(value: u8) -> u8 {
 }
 
 impl Cmos {
+    /// Whether a guest could have brought the chip into this state; if not, what is wrong.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        if self.index > 0x7f {
+            return Err("there is no such register");
+        }
+        Ok(())
+    }
+
     /// Selects a register. Bit 7 (NMI mask) has no effect.
     pub fn select(&mut self, value: u8) {
         self.index = value & 0x7f;

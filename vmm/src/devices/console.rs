@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::rc::Rc;
 
-use vm_superio::serial::NoEvents;
+use serde::{Deserialize, Serialize};
+use vm_superio::serial::{NoEvents, SerialState};
 use vm_superio::{Serial, Trigger};
 
 /// First port.
@@ -31,6 +32,35 @@ impl Trigger for Line {
     }
 }
 
+/// [`SerialState`] for serde.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "SerialState")]
+struct Uart {
+    baud_divisor_low: u8,
+    baud_divisor_high: u8,
+    interrupt_enable: u8,
+    interrupt_identification: u8,
+    line_control: u8,
+    line_status: u8,
+    modem_control: u8,
+    modem_status: u8,
+    scratch: u8,
+    in_buffer: Vec<u8>,
+}
+
+/// What the console's future depends on.
+#[derive(Serialize, Deserialize)]
+pub(super) struct ConsoleState {
+    #[serde(with = "Uart")]
+    uart: SerialState,
+    /// Printed and not yet handed on.
+    output: Vec<u8>,
+    /// Typed and not yet in the UART.
+    input: VecDeque<u8>,
+    /// An edge that was not taken yet.
+    edge: bool,
+}
+
 /// The console.
 pub struct Console {
     serial: Serial<Line, NoEvents, Vec<u8>>,
@@ -50,6 +80,34 @@ impl Default for Console {
 }
 
 impl Console {
+    /// Its state, for [`Console::from_state`].
+    pub(super) fn state(&self) -> ConsoleState {
+        ConsoleState {
+            uart: self.serial.state(),
+            output: self.serial.writer().clone(),
+            input: self.input.clone(),
+            edge: self.line.0.get(),
+        }
+    }
+
+    /// A console in a saved state; an error says why no console can be in it.
+    pub(super) fn from_state(state: ConsoleState) -> Result<Self, &'static str> {
+        if state.output.len() > FLUSH_BYTES {
+            return Err("more output waits than is ever held back");
+        }
+        let line = Line::default();
+        let serial = Serial::from_state(&state.uart, line.clone(), NoEvents, state.output)
+            .map_err(|_| "the UART's buffer holds more than it can")?;
+        // Serial::from_state() raises the line for whatever is pending. The guest has had that
+        // edge before the state was saved.
+        line.0.set(state.edge);
+        Ok(Self {
+            serial,
+            line,
+            input: state.input,
+        })
+    }
+
     /// Reads register `offset`.
     pub fn read(&mut self, offset: u8) -> u8 {
         let value = self.serial.read(offset);

@@ -12,9 +12,13 @@ pub mod pci;
 pub mod pic;
 pub mod pit;
 pub mod pm_timer;
+mod state;
 pub mod virtio;
 
+pub use state::DeviceStateError;
+
 use logging_channel::entry::OutputChannel;
+use serde::{Deserialize, Serialize};
 
 use self::cmos::Cmos;
 use self::console::Console;
@@ -62,9 +66,10 @@ pub enum Input {
 }
 
 /// Something that leaves the machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Output {
     /// Where to.
+    #[serde(with = "state::Channel")]
     pub channel: OutputChannel,
     /// The frame or the bytes.
     pub bytes: Vec<u8>,

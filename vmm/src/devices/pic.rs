@@ -3,11 +3,16 @@
 //! Master at ports 0x20/0x21 (lines 0–7), slave at 0xa0/0xa1 (lines 8–15) on the master's line 2,
 //! edge/level control at 0x4d0/0x4d1.
 
+use serde::{Deserialize, Serialize};
+
 /// Line of the slave on the master.
 const CASCADE: u8 = 2;
+/// Lines that can be level triggered: all but 0, 1, 2, 8 and 13.
+const MASTER_LEVEL: u8 = 0xf8;
+const SLAVE_LEVEL: u8 = 0xde;
 
 /// One 8259A.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Chip {
     /// Interrupt request register.
     irr: u8,
@@ -179,7 +184,7 @@ impl Chip {
 }
 
 /// The 8259A pair.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pic {
     master: Chip,
     slave: Chip,
@@ -201,6 +206,25 @@ impl Pic {
                 ..Chip::default()
             },
         }
+    }
+
+    /// Whether a guest could have brought the pair into this state; if not, what is wrong.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        for chip in [&self.master, &self.slave] {
+            if chip.first > 7 {
+                return Err("a line above 7 has the highest priority");
+            }
+            if chip.vector_base & 7 != 0 {
+                return Err("the first vector is no multiple of 8");
+            }
+            if !matches!(chip.init_step, 0 | 2..=4) {
+                return Err("no such initialisation word");
+            }
+        }
+        if self.master.elcr & !MASTER_LEVEL != 0 || self.slave.elcr & !SLAVE_LEVEL != 0 {
+            return Err("a line is level triggered that cannot be");
+        }
+        Ok(())
     }
 
     /// Sets the level of an input line, 0 to 15.
@@ -290,9 +314,8 @@ impl Pic {
             0x21 => self.master.write_data(value),
             0xa0 => self.slave.write_command(value),
             0xa1 => self.slave.write_data(value),
-            // Lines 0, 1, 2, 8 and 13 are always edge triggered.
-            0x4d0 => self.master.elcr = value & 0xf8,
-            0x4d1 => self.slave.elcr = value & 0xde,
+            0x4d0 => self.master.elcr = value & MASTER_LEVEL,
+            0x4d1 => self.slave.elcr = value & SLAVE_LEVEL,
             _ => {}
         }
         self.cascade();

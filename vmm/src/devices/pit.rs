@@ -4,9 +4,13 @@
 //! model has no clock of its own: every access and every [`Pit::advance`] brings the guest's
 //! monotonic time along, which comes from the log.
 
+use serde::{Deserialize, Serialize};
+
 /// Input clock of the 8254 in Hz.
 pub const FREQUENCY_HZ: u64 = 1_193_182;
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
+/// Guest time that no guest reaches (292 years), in nanoseconds.
+const HORIZON: u64 = u64::MAX / 2;
 
 fn ticks_in(nanos: u64) -> u64 {
     (u128::from(nanos) * u128::from(FREQUENCY_HZ) / NANOS_PER_SECOND) as u64
@@ -17,7 +21,7 @@ fn nanos_for(ticks: u64) -> u64 {
     (u128::from(ticks) * NANOS_PER_SECOND).div_ceil(u128::from(FREQUENCY_HZ)) as u64
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 enum Access {
     Low,
     High,
@@ -26,14 +30,14 @@ enum Access {
 }
 
 /// Which byte of a two-byte access comes next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 enum Half {
     #[default]
     Low,
     High,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Channel {
     mode: u8,
     access: Access,
@@ -54,6 +58,25 @@ struct Channel {
 }
 
 impl Channel {
+    fn check(&self) -> Result<(), &'static str> {
+        if self.mode > 5 {
+            return Err("no such mode");
+        }
+        if self.reload > 0x1_0000 {
+            return Err("a count of more than 16 bits");
+        }
+        if self.fired > 0 && self.reload == 0 {
+            return Err("a counter that was not loaded ran out");
+        }
+        // Also what keeps next_rise() from overflowing.
+        let last_rise = u128::from(self.reload) * u128::from(self.fired) * NANOS_PER_SECOND
+            / u128::from(FREQUENCY_HZ);
+        if u128::from(self.loaded_at).saturating_add(last_rise) > u128::from(HORIZON) {
+            return Err("a time that no guest reaches");
+        }
+        Ok(())
+    }
+
     fn is_periodic(&self) -> bool {
         matches!(self.mode, 2 | 3)
     }
@@ -177,7 +200,7 @@ impl Channel {
 }
 
 /// The timer.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Pit {
     channels: [Channel; 3],
     /// Port 0x61, bits 0 (gate of channel 2) and 1 (speaker).
@@ -191,6 +214,20 @@ impl Pit {
     #[must_use]
     pub fn owns(port: u16) -> bool {
         matches!(port, 0x40..=0x43 | 0x61)
+    }
+
+    /// Whether a guest could have brought the timer into this state; if not, what is wrong.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        for channel in &self.channels {
+            channel.check()?;
+        }
+        if self.due > self.channels[0].fired {
+            return Err("more interrupts are due than there were");
+        }
+        if self.speaker > 3 {
+            return Err("no such bit in port 0x61");
+        }
+        Ok(())
     }
 
     /// Guest time of the next interrupt.

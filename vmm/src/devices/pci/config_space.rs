@@ -127,6 +127,33 @@ impl ConfigSpace {
         })
     }
 
+    /// What the guest and the device made of the function, for [`ConfigSpace::with_state`].
+    pub(in crate::devices) fn state(&self) -> Vec<u8> {
+        self.bytes.to_vec()
+    }
+
+    /// The same function in a saved state; an error says how it differs from this function in
+    /// what cannot change.
+    pub(in crate::devices) fn with_state(&self, state: &[u8]) -> Result<Self, &'static str> {
+        let bytes: [u8; 256] = state
+            .try_into()
+            .map_err(|_| "a configuration space has 256 bytes")?;
+        for (n, (saved, here)) in bytes.iter().zip(&self.bytes).enumerate() {
+            let shown = if n == STATUS {
+                STATUS_INTERRUPT as u8
+            } else {
+                0
+            };
+            if (saved ^ here) & !self.writable[n] & !shown != 0 {
+                return Err("the configuration space is of another function");
+            }
+        }
+        Ok(Self {
+            bytes,
+            ..self.clone()
+        })
+    }
+
     /// Reads `data.len()` bytes (1, 2 or 4).
     pub fn read(&self, offset: u8, data: &mut [u8]) {
         for (n, byte) in data.iter_mut().enumerate() {

@@ -7,19 +7,32 @@ mod config_space;
 
 pub use config_space::{Bar, ConfigSpace};
 
+use serde::{Deserialize, Serialize};
+
 /// Ports of configuration mechanism #1.
 pub const ADDRESS_PORT: u16 = 0xcf8;
 /// Data port; all four bytes are ports of their own.
 pub const DATA_PORT: u16 = 0xcfc;
 
 /// The configuration address register.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ConfigAddress(u32);
 
 impl ConfigAddress {
+    /// Bits that are there; the others read as 0.
+    const BITS: u32 = 0x80ff_fffc;
+
     /// Writes the register (whole, 32 bits).
     pub fn write(&mut self, value: u32) {
-        self.0 = value & 0x80ff_fffc;
+        self.0 = value & Self::BITS;
+    }
+
+    /// Whether a guest could have written this; if not, what is wrong.
+    pub(super) fn check(self) -> Result<(), &'static str> {
+        if self.0 & !Self::BITS != 0 {
+            return Err("no such bit in the address register");
+        }
+        Ok(())
     }
 
     /// Reads it back.

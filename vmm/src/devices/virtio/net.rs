@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP};
 use virtio_queue::{Queue, QueueT};
@@ -25,6 +26,7 @@ pub const MAX_FRAME_BYTES: usize = 1518;
 const RX_BACKLOG: usize = 64;
 
 /// The device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Net {
     mac: [u8; 6],
     received: VecDeque<Vec<u8>>,
@@ -40,6 +42,17 @@ impl Net {
             received: VecDeque::new(),
             transmitted: Vec::new(),
         }
+    }
+
+    /// Whether a card with address `mac` could be in this state; if not, what is wrong.
+    pub(in crate::devices) fn check(&self, mac: [u8; 6]) -> Result<(), &'static str> {
+        if self.mac != mac {
+            return Err("the card has another address");
+        }
+        if self.received.len() > RX_BACKLOG {
+            return Err("more frames wait than the card holds");
+        }
+        Ok(())
     }
 
     /// Its address.

@@ -3,6 +3,10 @@
 //! An I/O BAR instead of memory, because a port access costs KVM one decoded exit where a memory
 //! access needs its instruction emulator. All queues share one notification port.
 
+mod state;
+
+pub(in crate::devices) use state::TransportState;
+
 use virtio_bindings::virtio_config::{
     VIRTIO_CONFIG_S_DRIVER_OK, VIRTIO_CONFIG_S_FEATURES_OK, VIRTIO_CONFIG_S_NEEDS_RESET,
     VIRTIO_F_VERSION_1,
