@@ -3,18 +3,21 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use logging_channel::Identity;
 
 use crate::boot::{BootError, BootImages};
 use crate::config::{ConfigError, VmConfig};
+use crate::cpu::{CpuError, CpuState};
 use crate::devices::Devices;
 use crate::doctor::{self, Unfit};
 use crate::engine::{Engine, Role};
 use crate::io::{ConsoleSink, Outlet, Tap, TapError, Terminal, TerminalError};
 use crate::kvm::{KvmCpu, Machine, MachineError};
 use crate::ram::GuestRam;
-use crate::sources::{Lanes, TSC_KHZ, Verification};
+use crate::sources::{Lanes, TSC_KHZ, Verification, Watchdog};
+use crate::state::{Baseline, NoRoom};
 use crate::traps::TscTrap;
 
 /// How the guest's network and console are connected on this host.
@@ -46,6 +49,15 @@ pub enum AssemblyError {
     /// The network cannot be connected.
     #[error(transparent)]
     Tap(#[from] TapError),
+    /// The guest's state cannot be followed.
+    #[error(transparent)]
+    Tracking(#[from] CpuError),
+    /// There is no room for the copy of guest memory.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    /// The guest cannot be stopped when it makes no exits.
+    #[error("cannot start the thread that watches over the guest")]
+    Watchdog(#[source] std::io::Error),
     /// The console cannot be connected.
     #[error(transparent)]
     Console(#[from] TerminalError),
@@ -128,11 +140,25 @@ impl Guest {
         })
     }
 
+    /// Begins to track what the guest changes, for state transfers and digests.
+    ///
+    /// # Errors
+    /// [`AssemblyError`].
+    pub fn baseline(&mut self) -> Result<Baseline, AssemblyError> {
+        self.cpu.track_writes()?;
+        Ok(Baseline::new(self.memory.clone())?)
+    }
+
     /// The engine that runs it in `role`.
     #[must_use]
     pub fn into_engine(self, role: Role) -> Engine<KvmCpu> {
         Engine::new(self.cpu, self.devices, self.traps, role)
     }
+}
+
+/// A watchdog for a guest that runs on this thread.
+pub(crate) fn watchdog(interval: Duration) -> Result<Watchdog, AssemblyError> {
+    Watchdog::start(interval).map_err(AssemblyError::Watchdog)
 }
 
 impl HostSide {

@@ -41,6 +41,27 @@ pub enum Event {
         /// Frames sent again because the lost primary may not have sent them.
         resent_frames: usize,
     },
+    /// This backup's guest differs from the primary's. It will not go live before it is repaired.
+    Diverged {
+        /// Log entry at which it showed.
+        lsn: u64,
+        /// What differs.
+        difference: String,
+    },
+    /// This backup took the primary's whole state over.
+    Repaired,
+    /// The backup said that its guest differs.
+    BackupDiverged {
+        /// Log entry at which it showed.
+        lsn: u64,
+    },
+    /// The whole state was sent to the backup.
+    StateSent,
+    /// This backup does not go live, because its guest differs from the primary's.
+    Refused {
+        /// What differs.
+        reason: String,
+    },
     /// This host lost the right to run.
     Lost {
         /// To whom.
@@ -76,6 +97,23 @@ pub struct Stats {
     pub stalled_ms: f64,
     /// Time the guest was held up because the backup lagged too far, in milliseconds.
     pub throttled_ms: f64,
+    /// State deltas in the log, each in place of an exit that the guest did not make.
+    pub state_deltas: u64,
+    /// Their size in the log.
+    pub state_delta_bytes: u64,
+    /// How long the guest stood still for the last one, in milliseconds.
+    pub state_delta_ms: f64,
+    /// How long an input may wait for a guest that makes no exits, as the cost of the last state
+    /// delta bounds it; in milliseconds.
+    pub latency_bound_ms: f64,
+    /// Digests of the whole state, logged or compared.
+    pub digests: u64,
+    /// How long the guest stood still for the last one, in milliseconds.
+    pub digest_ms: f64,
+    /// Transfers of the whole state.
+    pub transfers: u64,
+    /// Their size in the log.
+    pub transfer_bytes: u64,
 }
 
 #[derive(Serialize)]

@@ -5,6 +5,7 @@
 //! - [`devices`]: the devices, as functions of their state, an exit and logged inputs.
 //! - [`boot`]: puts a kernel into guest memory.
 //! - [`engine`]: runs the guest from exit to exit; [`sources`] feed it, live or from a log.
+//! - [`state`]: the guest's state as a whole, transferred and compared.
 
 pub mod assembly;
 pub mod boot;
@@ -21,4 +22,5 @@ pub mod kvm;
 pub mod ram;
 pub mod roles;
 pub mod sources;
+pub mod state;
 pub mod traps;

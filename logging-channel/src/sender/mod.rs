@@ -235,6 +235,12 @@ impl Sender {
         self.ends.shared.loss.reason().cloned()
     }
 
+    /// Whether the session is over. Costs one atomic load.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.ends.shared.loss.is_over()
+    }
+
     /// What was agreed in the handshake.
     #[must_use]
     pub fn session(&self) -> &SessionInfo {

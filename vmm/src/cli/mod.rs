@@ -18,7 +18,7 @@ use crate::engine::Ended;
 use crate::events::{Event, Events};
 use crate::io::Terminal;
 use crate::roles::{self, ArbiterConfig, BackupOptions, PrimaryOptions};
-use crate::sources::Verification;
+use crate::sources::{Pace, Verification};
 
 /// A fault-tolerant virtual machine hypervisor.
 #[derive(Parser)]
@@ -55,6 +55,8 @@ struct DoctorArgs {
 struct RecordArgs {
     #[command(flatten)]
     guest: GuestArgs,
+    #[command(flatten)]
+    digests: DigestArgs,
     /// File for the log.
     #[arg(long, value_name = "FILE")]
     log: PathBuf,
@@ -71,6 +73,23 @@ struct ReplayArgs {
     /// File with the log.
     #[arg(value_name = "FILE")]
     log: PathBuf,
+}
+
+/// How the guest's state is compared.
+#[derive(Args)]
+struct DigestArgs {
+    /// Time between two digests of the guest's state, which the replay compares, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    digest_interval: u64,
+}
+
+impl DigestArgs {
+    fn pace(&self, guest: &GuestArgs) -> Pace {
+        Pace {
+            latency: guest.latency(),
+            digest_interval: Duration::from_millis(self.digest_interval),
+        }
+    }
 }
 
 /// What both hosts of a pair need.
@@ -90,6 +109,8 @@ struct PrimaryArgs {
     guest: GuestArgs,
     #[command(flatten)]
     pair: PairArgs,
+    #[command(flatten)]
+    digests: DigestArgs,
     /// Address of the logging channel, where the backup connects (TCP, and UDP for heartbeats).
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
@@ -150,6 +171,11 @@ struct GuestArgs {
     /// TAP interface that joins the guest to the client network.
     #[arg(long, value_name = "INTERFACE")]
     tap: Option<String>,
+    /// How long an input waits for a guest that computes without an exit before the guest is
+    /// stopped for it, in milliseconds. Replicated, a stop costs a state delta where the host has
+    /// no performance counter.
+    #[arg(long, value_name = "MS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    latency: u64,
     /// Attach this terminal to the guest's console (Ctrl-A x ends it).
     #[arg(long)]
     console: bool,
@@ -186,6 +212,10 @@ impl GuestArgs {
         Ok(vm)
     }
 
+    fn latency(&self) -> Duration {
+        Duration::from_millis(self.latency)
+    }
+
     fn host(&self) -> HostConfig {
         HostConfig {
             tap: self.tap.clone(),
@@ -219,7 +249,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Run(args) => {
             let guest = args.assemble(Verification::default())?;
             outcome::stop_on_signals(&guest.host.lanes)?;
-            report(roles::run_alone(guest)?)?;
+            report(roles::run_alone(guest, args.latency())?)?;
         }
         Command::Record(args) => record(args)?,
         Command::Replay(args) => replay(args)?,
@@ -260,7 +290,12 @@ fn record(args: &RecordArgs) -> anyhow::Result<()> {
     };
     let guest = args.guest.assemble(verification)?;
     outcome::stop_on_signals(&guest.host.lanes)?;
-    let ended = roles::run_recording(guest, &args.log, verification)?;
+    let ended = roles::run_recording(
+        guest,
+        &args.log,
+        verification,
+        args.digests.pace(&args.guest),
+    )?;
     let bytes = std::fs::metadata(&args.log).map_or(0, |m| m.len());
     log::info!("recorded to {}: {bytes} bytes", args.log.display());
     report(ended)
@@ -271,12 +306,14 @@ fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
     let replayed = roles::run_replay(guest, &args.log)?;
     println!(
         "no difference: {} exits, {} log entries; compared {} register digests, {} register sets, \
-         {} pages of memory",
+         {} digests of the whole state, {} pages of memory; {} states taken over",
         replayed.ended.exits,
         replayed.entries,
         replayed.digests,
         replayed.registers,
-        replayed.pages
+        replayed.states,
+        replayed.pages,
+        replayed.deltas
     );
     Ok(())
 }
@@ -294,6 +331,7 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
             max_lag: Duration::from_millis(args.max_lag),
             ..Settings::default()
         },
+        pace: args.digests.pace(&args.guest),
         break_output_rule: args.break_output_rule,
     };
     let cancel = outcome::cancel_on_signals()?;
@@ -319,6 +357,7 @@ fn backup(args: &BackupArgs) -> anyhow::Result<()> {
             force: false,
         },
         channel: Settings::default(),
+        latency: args.guest.latency(),
     };
     let ended = roles::run_backup(
         &args.guest.vm()?,

@@ -59,6 +59,7 @@ fn status_of(cause: &(dyn Error + 'static)) -> Option<u8> {
     match cause.downcast_ref()? {
         RoleError::Engine(error) => engine(error),
         RoleError::Assembly(error) => assembly(error),
+        RoleError::NotLive(_) => Some(DIVERGED),
         _ => None,
     }
 }

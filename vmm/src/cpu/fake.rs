@@ -5,8 +5,11 @@
 //! guest memory that it loads. So a run that differs in one input, or in the place of one, ends
 //! with other registers, as a real guest's would sooner or later.
 
+mod state;
+
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{CpuError, Exit, GuestCpu, PortAccess, Registers, digest};
@@ -96,7 +99,7 @@ impl Dice {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Place {
     /// A handler's vector, or `None` in the main script.
     handler: Option<u8>,

@@ -5,8 +5,11 @@
 //! without a hypervisor.
 
 pub mod fake;
+mod state;
 
-pub use logging_channel::entry::Registers;
+pub use logging_channel::entry::{CountedStop, Registers};
+
+pub use self::state::CpuState;
 
 /// Why the processor stopped.
 ///
@@ -94,13 +97,33 @@ pub enum CpuError {
         /// KVM's hardware_entry_failure_reason.
         reason: u64,
     },
+    /// A state that another processor saved does not fit this one.
+    #[error("the processor cannot take over the state of the other host's: {0}")]
+    State(String),
     /// An exit that this VMM does not know.
     #[error("the hypervisor reported an exit that ftvm does not know: {0}")]
     UnknownExit(String),
 }
 
+/// Why a place named by a counter was not reached.
+#[derive(Debug, thiserror::Error)]
+pub enum SeekError {
+    /// This processor has no counter.
+    #[error(
+        "the log names a place by a performance counter, and this host has none that can be used: \
+         `ftvm doctor` says why"
+    )]
+    NoCounter,
+    /// The processor went elsewhere.
+    #[error("{0}")]
+    Missed(String),
+    /// The processor could not go on.
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
+}
+
 /// One virtual processor.
-pub trait GuestCpu {
+pub trait GuestCpu: CpuState {
     /// Runs the guest until its next exit. Completes the pending I/O or MSR access first.
     ///
     /// # Errors
@@ -170,14 +193,38 @@ pub trait GuestCpu {
     /// # Errors
     /// [`CpuError::Hypervisor`] when KVM refuses.
     fn rip(&mut self) -> Result<u64, CpuError>;
+
+    /// The place of the last [`Exit::Kicked`] by a counter of retired events, if this processor
+    /// has one.
+    ///
+    /// # Errors
+    /// [`CpuError`].
+    fn counted_stop(&mut self) -> Result<Option<CountedStop>, CpuError> {
+        Ok(None)
+    }
+
+    /// Runs from the last deterministic exit to the place that `stop` names, so that the
+    /// processor stands there as after an [`Exit::Kicked`].
+    ///
+    /// # Errors
+    /// [`SeekError`]; the processor is somewhere else then.
+    fn seek(&mut self, stop: &CountedStop) -> Result<(), SeekError> {
+        let _ = stop;
+        Err(SeekError::NoCounter)
+    }
 }
 
 /// Folds register values into 32 bits. Every step is a bijection of the running hash, so one
 /// changed value always changes the 64-bit state; the fold at the end keeps the chance of a
 /// false match at 2^-32. It must be cheap: it is taken for most log entries.
 pub(crate) fn digest(values: &[u64]) -> u32 {
+    fold(values.iter().copied())
+}
+
+/// [`digest`] of any sequence.
+pub(crate) fn fold(values: impl Iterator<Item = u64>) -> u32 {
     // The odd multiplier is the 64-bit golden ratio, as in Fibonacci hashing.
-    let hash = values.iter().fold(0u64, |hash, value| {
+    let hash = values.fold(0x6674_766d, |hash: u64, value| {
         (hash.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     });
     (hash >> 32) as u32 ^ hash as u32

@@ -14,6 +14,11 @@
 //! 3. Otherwise the interrupt window is asked for, and the interrupt goes in where it opens: the
 //!    first instruction boundary with interrupts enabled. The place is logged as a landmark, so
 //!    that a replay can tell that it came out at the same one.
+//!
+//! A guest that makes no exits for long is stopped somewhere, and the place is made an exit like
+//! any other, with the next ordinal. The source that stopped it logs what names the place, a count
+//! or the state there, and a replaying source brings the guest to it
+//! ([`EventSource::kicked`], [`EventSource::depart`]).
 
 mod moment;
 pub mod source;
@@ -21,7 +26,7 @@ pub mod source;
 use logging_channel::entry::{ExecutionPoint, Landmark, Lsn, OutputMarker, ShutdownReason};
 
 pub use self::moment::Moment;
-pub use self::source::{Difference, Divergence, EventSource, Interruption, Step};
+pub use self::source::{Difference, Divergence, EventSource, Interruption, StateDifference, Step};
 use crate::cpu::{CpuError, Exit, GuestCpu, PortAccess};
 use crate::devices::{ClockNeed, Devices, Output, msr};
 use crate::traps::{Trapped, TscTrap};
@@ -122,30 +127,70 @@ impl<C: GuestCpu> Engine<C> {
     }
 
     fn run_until_interrupted(&mut self) -> Step<ShutdownReason> {
-        let mut kicked = false;
+        let mut outcome = self.turn();
         loop {
-            // A kick comes anywhere, so nothing may be injected there: a replay would not know.
-            if !kicked {
-                self.prepare_entry()?;
-            }
-            let exit = self.cpu.run()?;
-            kicked = exit == Exit::Kicked;
-            let ended = match exit {
-                Exit::Kicked => self.ask(|source, _| source.kicked())?,
-                Exit::InterruptWindow => {
-                    self.deliver_at_window()?;
-                    None
-                }
-                deterministic => match self.handle(deterministic) {
-                    Err(Interruption::Stop) => Some(ShutdownReason::Stopped),
-                    other => other?,
+            let ended = match outcome {
+                Err(Interruption::Stop) => Some(ShutdownReason::Stopped),
+                other => other?,
+            };
+            outcome = match ended {
+                None => self.turn(),
+                Some(reason) => match self.ask(|source, at| source.ended(at, reason)) {
+                    Ok(()) => return Ok(reason),
+                    Err(why) => Err(why),
                 },
             };
-            if let Some(reason) = ended {
-                self.ask(|source, at| source.ended(at, reason))?;
-                return Ok(reason);
+            if let Err(trouble @ (Interruption::Diverged(_) | Interruption::Cpu(_))) = outcome {
+                let exits = self.recover(trouble)?;
+                outcome = self.arrive(exits);
             }
         }
+    }
+
+    /// Runs the guest to its next exit, and deals with that. Returns why the guest ended, if it
+    /// did.
+    fn turn(&mut self) -> Step<Option<ShutdownReason>> {
+        self.prepare_entry()?;
+        loop {
+            if let Some(exits) = self.ask(|source, at| source.depart(at))? {
+                return self.arrive(exits);
+            }
+            match self.cpu.run()? {
+                Exit::Kicked => {
+                    let appetite = self.devices.appetite();
+                    if self.ask(|source, at| source.kicked(at, &appetite))? {
+                        return self.arrive(self.exits + 1);
+                    }
+                    // Nothing may be injected here: a replay would not know.
+                }
+                Exit::InterruptWindow => {
+                    self.deliver_at_window()?;
+                    return Ok(None);
+                }
+                deterministic => return self.handle(deterministic),
+            }
+        }
+    }
+
+    /// The guest stands at exit `exits` without having made one.
+    fn arrive(&mut self, exits: u64) -> Step<Option<ShutdownReason>> {
+        self.exits = exits;
+        self.ask(|source, at| source.at_exit(at))?;
+        self.take_inputs()?;
+        Ok(None)
+    }
+
+    fn recover(&mut self, trouble: Interruption) -> Step<u64> {
+        let point = ExecutionPoint::at_exit(self.exits);
+        let mut moment = Moment::new(point, &mut self.cpu, &mut self.devices);
+        self.role.source.recover(&mut moment, trouble)
+    }
+
+    fn take_inputs(&mut self) -> Step<()> {
+        while let Some(input) = self.poll()? {
+            self.devices.apply(input);
+        }
+        Ok(())
     }
 
     /// One deterministic exit. Returns why the guest ended, if it did.
@@ -169,9 +214,7 @@ impl<C: GuestCpu> Engine<C> {
         if self.devices.reset_requested() {
             return Ok(Some(ShutdownReason::Reset));
         }
-        while let Some(input) = self.poll()? {
-            self.devices.apply(input);
-        }
+        self.take_inputs()?;
         if let Exit::Halt { interruptible } = exit {
             if !interruptible {
                 return Ok(Some(ShutdownReason::PowerOff));
@@ -305,7 +348,7 @@ impl<C: GuestCpu> Engine<C> {
         mut question: impl FnMut(&mut dyn EventSource, &mut Moment<'_>) -> Step<T>,
     ) -> Step<T> {
         loop {
-            let mut moment = Moment::new(point, &mut self.cpu);
+            let mut moment = Moment::new(point, &mut self.cpu, &mut self.devices);
             match question(&mut *self.role.source, &mut moment) {
                 Err(Interruption::Handover(next)) => self.role = *next,
                 answer => return answer,

@@ -4,20 +4,29 @@ use logging_channel::entry::ExecutionPoint;
 
 use super::Step;
 use crate::cpu::{GuestCpu, Registers};
+use crate::devices::Devices;
 
 /// The guest at an execution point. Registers are fetched only when asked for.
 pub struct Moment<'a> {
     /// The execution point.
     pub point: ExecutionPoint,
-    cpu: &'a mut dyn GuestCpu,
+    /// Its processor.
+    pub cpu: &'a mut dyn GuestCpu,
+    /// Its devices.
+    pub devices: &'a mut Devices,
     digest: Option<u32>,
 }
 
 impl<'a> Moment<'a> {
-    pub(super) fn new(point: ExecutionPoint, cpu: &'a mut dyn GuestCpu) -> Self {
+    pub(super) fn new(
+        point: ExecutionPoint,
+        cpu: &'a mut dyn GuestCpu,
+        devices: &'a mut Devices,
+    ) -> Self {
         Self {
             point,
             cpu,
+            devices,
             digest: None,
         }
     }

@@ -50,12 +50,34 @@ pub trait EventSource {
     /// [`Interruption`].
     fn output(&mut self, at: &mut Moment<'_>, marker: OutputMarker) -> Step<Lsn>;
 
-    /// The host interrupted the guest. A reason ends the run right here.
+    /// The guest is about to run on. A source may move it in place of that, without an exit of
+    /// its own: to a stop that the primary made (see [`EventSource::kicked`]), or to a state that
+    /// it takes over. Returns the ordinal of the exit that the guest stands at then.
     ///
     /// # Errors
     /// [`Interruption`].
-    fn kicked(&mut self) -> Step<Option<ShutdownReason>> {
+    fn depart(&mut self, at: &mut Moment<'_>) -> Step<Option<u64>> {
+        let _ = at;
         Ok(None)
+    }
+
+    /// The host stopped the guest, somewhere. `true` makes the place an exit like any other, the
+    /// next one, at which inputs are delivered; a recording source has named it in its log then.
+    /// `false` lets the guest run on as if nothing had been.
+    ///
+    /// # Errors
+    /// [`Interruption`].
+    fn kicked(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<bool>;
+
+    /// The guest cannot go on from here: `trouble` is a divergence or a failure of the processor.
+    /// A source that can get the guest's state from elsewhere does, and returns the ordinal of
+    /// the exit that the guest stands at then.
+    ///
+    /// # Errors
+    /// `trouble` itself where nothing can be done.
+    fn recover(&mut self, at: &mut Moment<'_>, trouble: Interruption) -> Step<u64> {
+        let _ = at;
+        Err(trouble)
     }
 
     /// The guest ended.
@@ -127,6 +149,19 @@ pub enum Difference {
         /// What the replay came to.
         replayed: String,
     },
+    /// A digest of the whole state.
+    State(Box<StateDifference>),
+    /// The guest was not where the primary stopped it.
+    Seek(String),
+    /// The processor failed.
+    Processor(String),
+    /// A state transfer could not be used.
+    Transfer(String),
+    /// The guest runs and runs, and does not come to where the log's next entry is.
+    Overdue {
+        /// What the log has, and where.
+        logged: String,
+    },
     /// Pages of guest memory at the end.
     Memory {
         /// Guest-physical address of the first page that differs.
@@ -134,6 +169,45 @@ pub enum Difference {
         /// How many differ.
         pages: u64,
     },
+}
+
+/// What differs in a digest of the whole state.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StateDifference {
+    /// General registers: name, logged, replayed.
+    pub registers: Vec<(&'static str, u64, u64)>,
+    /// Other parts of the processor, and devices.
+    pub parts: Vec<&'static str>,
+    /// Pages of memory, by guest frame number.
+    pub pages: Vec<u64>,
+}
+
+/// So many pages are named in a message.
+const PAGES_NAMED: usize = 8;
+
+impl fmt::Display for StateDifference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut words = Vec::new();
+        for (name, logged, replayed) in &self.registers {
+            words.push(format!("{name} ({logged:#x}, here {replayed:#x})"));
+        }
+        words.extend(self.parts.iter().map(|&part| part.to_owned()));
+        if !self.pages.is_empty() {
+            let named = self.pages.iter().take(PAGES_NAMED);
+            let named: Vec<String> = named.map(|page| format!("{:#x}", page << 12)).collect();
+            let more = if self.pages.len() > PAGES_NAMED {
+                " …"
+            } else {
+                ""
+            };
+            let count = self.pages.len();
+            words.push(format!(
+                "{count} pages of memory at guest-physical {}{more}",
+                named.join(" ")
+            ));
+        }
+        write!(f, "the state differs in {}", words.join(", "))
+    }
 }
 
 impl fmt::Display for Divergence {
@@ -157,6 +231,18 @@ impl fmt::Display for Divergence {
             ),
             Difference::Event { logged, replayed } => {
                 write!(f, "the log has {logged}, the replay came to {replayed}")
+            }
+            Difference::State(difference) => write!(f, "{difference}"),
+            Difference::Seek(reason) => {
+                write!(
+                    f,
+                    "the place where the primary stopped is not reached: {reason}"
+                )
+            }
+            Difference::Processor(reason) => write!(f, "the processor cannot go on: {reason}"),
+            Difference::Transfer(reason) => write!(f, "a state transfer cannot be used: {reason}"),
+            Difference::Overdue { logged } => {
+                write!(f, "the log has {logged}, and the replay does not get there")
             }
             Difference::Memory { first, pages } => write!(
                 f,

@@ -7,6 +7,7 @@
 mod cpu_model;
 mod msrs;
 pub mod probe;
+mod state;
 mod vcpu;
 mod vm;
 

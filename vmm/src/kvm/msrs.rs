@@ -21,6 +21,11 @@ const DIRECT: &[(u32, u32)] = &[
     (0xc000_0100, 3), // FS base, GS base, kernel GS base
 ];
 
+/// All registers of the list.
+pub(super) fn direct() -> impl Iterator<Item = u32> {
+    DIRECT.iter().flat_map(|&(base, count)| base..base + count)
+}
+
 /// Installs the filter.
 pub(super) fn install_filter(vm: &VmFd) -> Result<(), kvm_ioctls::Error> {
     const ALL: [u8; 2] = [0xff; 2];

@@ -4,10 +4,13 @@ use std::io;
 
 use kvm_bindings::{
     KVM_EXIT_IO_OUT, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP,
-    KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_guest_debug, kvm_interrupt, kvm_regs, kvm_sregs,
+    KVM_MEM_LOG_DIRTY_PAGES, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_guest_debug, kvm_interrupt,
+    kvm_regs, kvm_sregs,
 };
-use kvm_ioctls::{VcpuExit, VcpuFd};
-use vm_memory::{Bytes, GuestAddress};
+use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+use super::vm::{MEMORY_SLOT, map_memory};
 
 use crate::cpu::{CpuError, Exit, GuestCpu, PortAccess, Registers};
 use crate::ram::GuestRam;
@@ -32,7 +35,7 @@ enum Pending {
 
 /// Why one KVM_RUN returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stop {
+pub(super) enum Stop {
     Exit(Exit),
     /// The interrupt window is open, or nearly.
     Window,
@@ -43,19 +46,55 @@ enum Stop {
 /// A vCPU of KVM.
 pub struct KvmCpu {
     fd: VcpuFd,
+    vm: VmFd,
     memory: GuestRam,
     pending: Pending,
+    /// Model specific registers that are part of the state.
+    msrs: Vec<u32>,
 }
 
 impl KvmCpu {
-    pub(super) fn new(mut fd: VcpuFd, memory: GuestRam) -> Self {
+    pub(super) fn new(mut fd: VcpuFd, vm: VmFd, memory: GuestRam) -> Self {
         // Registers travel in the shared kvm_run page at every exit: no ioctl for a digest.
         fd.get_kvm_run().kvm_valid_regs = u64::from(KVM_SYNC_X86_REGS);
+        let msrs = super::state::known_msrs(&fd);
         Self {
             fd,
+            vm,
             memory,
             pending: Pending::None,
+            msrs,
         }
+    }
+
+    pub(super) fn msrs(&self) -> &[u32] {
+        &self.msrs
+    }
+
+    /// Switches KVM's dirty log on.
+    pub(super) fn enable_dirty_log(&self) -> Result<(), CpuError> {
+        map_memory(&self.vm, &self.memory, KVM_MEM_LOG_DIRTY_PAGES).map_err(|source| {
+            CpuError::Hypervisor {
+                action: "log the pages that the guest writes",
+                source: source.into(),
+            }
+        })
+    }
+
+    /// The pages that the guest wrote since the last call, 64 a word.
+    pub(super) fn dirty_log(&self) -> Result<Vec<u64>, CpuError> {
+        let bytes = self.memory.last_addr().0 + 1;
+        self.vm
+            .get_dirty_log(MEMORY_SLOT, bytes as usize)
+            .map_err(|source| CpuError::Hypervisor {
+                action: "read the dirty log",
+                source: source.into(),
+            })
+    }
+
+    /// What was set in the shared page is not for the next entry any more.
+    pub(super) fn forget_register_changes(&mut self) {
+        self.fd.get_kvm_run().kvm_dirty_regs = 0;
     }
 
     /// Also brings the control registers along with every exit: for recordings that are verified
@@ -66,6 +105,10 @@ impl KvmCpu {
 
     pub(super) fn fd(&mut self) -> &mut VcpuFd {
         &mut self.fd
+    }
+
+    pub(super) fn fd_ref(&self) -> &VcpuFd {
+        &self.fd
     }
 
     fn synced(&mut self) -> kvm_regs {
@@ -190,7 +233,7 @@ fn unless_debug_stop(stop: Stop) -> Option<Exit> {
 
 impl KvmCpu {
     /// One KVM_RUN.
-    fn run_once(&mut self) -> Result<Stop, CpuError> {
+    pub(super) fn run_once(&mut self) -> Result<Stop, CpuError> {
         self.pending = Pending::None;
         let exit = match self.fd.run() {
             Ok(exit) => exit,

@@ -6,8 +6,8 @@ use kvm_bindings::{
     KVM_API_VERSION, KVM_MSR_EXIT_REASON_FILTER, kvm_enable_cap, kvm_regs, kvm_segment,
     kvm_userspace_memory_region,
 };
-use kvm_ioctls::{Cap, Kvm};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+use kvm_ioctls::{Cap, Kvm, VmFd};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::cpu_model::{CpuModel, CpuModelError};
 use super::vcpu::KvmCpu;
@@ -69,6 +69,34 @@ pub(super) fn failed(action: &'static str) -> impl Fn(kvm_ioctls::Error) -> Mach
     move |source| MachineError::Failed { action, source }
 }
 
+/// Slot of guest memory in KVM.
+pub(super) const MEMORY_SLOT: u32 = 0;
+
+/// Tells KVM where guest memory is, or with which `flags` it is mapped from now on.
+pub(super) fn map_memory(
+    vm: &VmFd,
+    memory: &GuestRam,
+    flags: u32,
+) -> Result<(), kvm_ioctls::Error> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "for KVM, whose dirty log tracks what the guest writes"
+    )]
+    let host = memory
+        .get_host_address(GuestAddress(0))
+        .expect("guest memory begins at 0");
+    let region = kvm_userspace_memory_region {
+        slot: MEMORY_SLOT,
+        flags,
+        guest_phys_addr: 0,
+        memory_size: memory.last_addr().0 + 1,
+        userspace_addr: host as u64,
+    };
+    // SAFETY: guest memory is one mapping of this size, and belongs to `memory`, which the KvmCpu
+    // holds as long as its vCPU file, and so the VM, is open.
+    unsafe { vm.set_user_memory_region(region) }
+}
+
 impl Machine {
     /// Makes a virtual machine with `memory_bytes` of RAM from guest-physical address 0.
     ///
@@ -124,29 +152,7 @@ impl Machine {
             .map_err(failed("create a virtual machine"))?;
         vm.set_tss_address(TSS_ADDRESS)
             .map_err(failed("set the TSS address"))?;
-        for (slot, region) in memory.iter().enumerate() {
-            let start = region.start_addr();
-            #[expect(
-                clippy::disallowed_methods,
-                reason = "for KVM, whose dirty log tracks what the guest writes"
-            )]
-            let host = memory
-                .get_host_address(start)
-                .map_err(|e| MachineError::Memory {
-                    bytes: memory_bytes,
-                    reason: e.to_string(),
-                })?;
-            let region = kvm_userspace_memory_region {
-                slot: slot as u32,
-                flags: 0,
-                guest_phys_addr: start.0,
-                memory_size: region.len(),
-                userspace_addr: host as u64,
-            };
-            // SAFETY: the mapping belongs to `memory`, which the KvmCpu holds as long as its vCPU
-            // file, and so the VM, is open; regions of a GuestRam do not overlap.
-            unsafe { vm.set_user_memory_region(region) }.map_err(failed("map guest memory"))?;
-        }
+        map_memory(&vm, &memory, 0).map_err(failed("map guest memory"))?;
         let user_space_msr = kvm_enable_cap {
             cap: Cap::X86UserSpaceMsr as u32,
             args: [u64::from(KVM_MSR_EXIT_REASON_FILTER), 0, 0, 0],
@@ -160,7 +166,7 @@ impl Machine {
         fd.set_cpuid2(&model.to_cpuid())
             .map_err(failed("set the CPU model"))?;
         Ok(Self {
-            cpu: KvmCpu::new(fd, memory.clone()),
+            cpu: KvmCpu::new(fd, vm, memory.clone()),
             memory,
             model,
         })

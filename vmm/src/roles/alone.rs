@@ -1,27 +1,25 @@
 //! A guest that nobody replays.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use crate::assembly::Guest;
-use crate::engine::{Ended, EngineError, Role};
+use super::RoleError;
+use crate::assembly::{Guest, watchdog};
+use crate::engine::{Ended, Role};
 use crate::gates::Direct;
 use crate::sources::{GuestClock, LiveInputs, NoLog, Recorder, Verification};
 
-/// Runs the guest to its end.
+/// Runs the guest to its end. An input waits for a guest that makes no exits for `latency`.
 ///
 /// # Errors
-/// [`EngineError`].
-pub fn run_alone(guest: Guest) -> Result<Ended, EngineError> {
+/// [`RoleError`].
+pub fn run_alone(guest: Guest, latency: Duration) -> Result<Ended, RoleError> {
     guest.host.live.store(true, Ordering::Release);
     let live = LiveInputs::new(GuestClock::starting_now(), guest.host.lanes.clone());
+    let recorder = Recorder::new(live, NoLog, Verification::default(), guest.memory.clone());
     let role = Role {
-        source: Box::new(Recorder::new(
-            live,
-            NoLog,
-            Verification::default(),
-            guest.memory.clone(),
-        )),
+        source: Box::new(recorder.with_watchdog(watchdog(latency)?)),
         gate: Box::new(Direct(guest.host.outlet.clone())),
     };
-    guest.into_engine(role).run()
+    Ok(guest.into_engine(role).run()?)
 }

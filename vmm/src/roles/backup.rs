@@ -12,17 +12,17 @@ use logging_channel::{LossReason, Settings};
 use super::claim::{ArbiterConfig, Rights};
 use super::standing::{Standing, Verdict};
 use super::watch::PeerWatch;
-use super::{Halt, RoleError, stats};
-use crate::assembly::{Guest, HostConfig};
+use super::{Halt, NotLive, RoleError, stats};
+use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
-use crate::engine::{Ended, Interruption, Role, Step};
+use crate::engine::{Divergence, Ended, EngineError, Interruption, Role, Step};
 use crate::events::{Event, Events};
 use crate::gates::{Direct, Suppressed, Unreleased};
 use crate::io::{Outlet, announcement};
 use crate::ram::GuestRam;
 use crate::sources::{
-    GuestClock, Head, Lanes, LiveInputs, LogSource, NoLog, Recorder, ReplayCounters, Replayer,
-    Verification,
+    GuestClock, Head, Lanes, LiveInputs, LogSource, NoLog, REPLAY_WATCH, Recorder, Replayer,
+    StateCounters, StateFollower, Verification,
 };
 
 /// How long to wait for the next entry before looking around.
@@ -38,6 +38,8 @@ pub struct BackupOptions {
     pub arbiter: ArbiterConfig,
     /// The logging channel.
     pub channel: Settings,
+    /// After going live: how long an input waits for a guest that makes no exits.
+    pub latency: Duration,
 }
 
 /// Connects to the primary and replays its log; goes live when the primary is lost.
@@ -52,7 +54,7 @@ pub fn run_backup(
     halt: Halt,
     went_live: impl FnOnce(&Lanes) + 'static,
 ) -> Result<Ended, RoleError> {
-    let guest = Guest::assemble(vm, host, Verification::default())?;
+    let mut guest = Guest::assemble(vm, host, Verification::default())?;
     let rights = Arc::new(Rights::new(&options.arbiter, &vm.name)?);
     rights.check()?;
     let receiver = Receiver::connect(
@@ -68,7 +70,8 @@ pub fn run_backup(
         role: "backup",
         epoch,
     });
-    stats::report_receiver(events, &receiver.handle());
+    let counters = Arc::new(StateCounters::default());
+    stats::report_receiver(events, &receiver.handle(), &counters);
 
     let standing = Standing::default();
     let watch = PeerWatch {
@@ -96,19 +99,34 @@ pub fn run_backup(
             memory: guest.memory.clone(),
             mac: guest.mac,
             unreleased: unreleased.clone(),
+            latency: options.latency,
             events: events.clone(),
             went_live: Box::new(went_live),
         }),
         forgotten: Instant::now(),
         unreleased: unreleased.clone(),
+        events: events.clone(),
     };
-    let source = Box::new(Replayer::new(
-        log,
-        guest.memory.clone(),
-        Arc::new(ReplayCounters::default()),
-    ));
+    let follower = StateFollower::new(guest.baseline()?, counters);
+    let replayer = Replayer::new(log, guest.memory.clone(), Arc::default())
+        .with_state(follower)
+        .with_watchdog(watchdog(REPLAY_WATCH)?);
+    let source = Box::new(replayer);
     let gate = Box::new(Suppressed::keeping(unreleased));
-    let ended = guest.into_engine(Role { source, gate }).run()?;
+    let ended = guest
+        .into_engine(Role { source, gate })
+        .run()
+        .map_err(|error| match error {
+            EngineError::Diverged(divergence) => {
+                let unfit = NotLive(divergence);
+                standing.refuse(&unfit.to_string());
+                events.emit(&Event::Refused {
+                    reason: unfit.to_string(),
+                });
+                RoleError::NotLive(unfit)
+            }
+            other => other.into(),
+        })?;
     let last_epoch = standing.last_epoch(epoch);
     if last_epoch != epoch {
         rights.stopped(last_epoch);
@@ -116,18 +134,25 @@ pub fn run_backup(
     Ok(ended)
 }
 
-/// The last clock values of the log, for the clock to go on from.
+/// The primary's clock as the log shows it, for this host's to go on from.
 #[derive(Default)]
 struct ClockTrace {
+    /// A value of guest monotonic time, and when it was received: of all of them the one that
+    /// travelled fastest, and so says best how late it is there.
     monotonic: Option<(Instant, u64)>,
     wall: Option<u64>,
 }
 
 impl ClockTrace {
-    fn note(&mut self, payload: &Payload) {
+    /// Takes note of an entry received at `arrived`.
+    fn note(&mut self, payload: &Payload, arrived: Instant) {
         match payload {
             Payload::Tick(nanos) | Payload::Clock(nanos) | Payload::Tsc(nanos) => {
-                self.monotonic = Some((Instant::now(), *nanos));
+                let (at, best) = *self.monotonic.get_or_insert((arrived, *nanos));
+                let expected = best + arrived.saturating_duration_since(at).as_nanos() as u64;
+                if *nanos >= expected {
+                    self.monotonic = Some((arrived, *nanos));
+                }
             }
             Payload::WallClock(nanos) => self.wall = Some(*nanos),
             _ => {}
@@ -154,6 +179,7 @@ struct GoLive {
     memory: GuestRam,
     mac: [u8; 6],
     unreleased: Unreleased,
+    latency: Duration,
     events: Events,
     went_live: Box<dyn FnOnce(&Lanes)>,
 }
@@ -167,6 +193,7 @@ struct ChannelLog {
     next: Option<GoLive>,
     unreleased: Unreleased,
     forgotten: Instant,
+    events: Events,
 }
 
 impl LogSource for ChannelLog {
@@ -188,7 +215,9 @@ impl LogSource for ChannelLog {
 
     fn advance(&mut self) {
         if let Next::Entry(lsn, entry) = self.receiver.next(Duration::ZERO) {
-            self.clock.note(&entry.payload);
+            let arrived = self.receiver.arrived();
+            self.clock
+                .note(&entry.payload, arrived.unwrap_or_else(Instant::now));
             self.receiver.executed(lsn);
             if matches!(entry.payload, Payload::Output(_)) && self.forgotten.elapsed() > PATIENCE {
                 self.unreleased.forget(self.handle.released());
@@ -203,7 +232,9 @@ impl LogSource for ChannelLog {
                 "the primary ended the log in order, but not the guest".into(),
             );
         }
-        // The peer-watch thread asks for the right to run; it waits as long as it takes.
+        // Only a backup that has replayed everything without a difference may ask for the right to
+        // run. The peer-watch thread asks for the right to run; it waits as long as it takes.
+        self.standing.ready();
         let verdict = loop {
             if let Some(verdict) = self.standing.wait(PATIENCE) {
                 break verdict;
@@ -216,12 +247,28 @@ impl LogSource for ChannelLog {
         let Some(next) = self.next.take() else {
             return Interruption::Failed("the log ended twice".into());
         };
-        Interruption::Handover(Box::new(next.take_over(
-            epoch,
-            lost_at,
-            &self.clock,
-            &self.handle,
-        )))
+        match next.take_over(epoch, lost_at, &self.clock, &self.handle) {
+            Ok(role) => Interruption::Handover(Box::new(role)),
+            Err(error) => Interruption::Failed(error.to_string()),
+        }
+    }
+
+    fn differs(&mut self, divergence: &Divergence) -> bool {
+        log::error!(
+            "this backup differs from the primary, {divergence}; it must not go live until the \
+             primary has sent it the whole state"
+        );
+        self.events.emit(&Event::Diverged {
+            lsn: divergence.lsn.0,
+            difference: divergence.to_string(),
+        });
+        self.receiver.need_state(divergence.lsn);
+        true
+    }
+
+    fn is_repaired(&mut self) {
+        log::info!("this backup has the primary's state again");
+        self.events.emit(&Event::Repaired);
     }
 }
 
@@ -232,7 +279,8 @@ impl GoLive {
         lost_at: Instant,
         clock: &ClockTrace,
         receiver: &ReceiverHandle,
-    ) -> Role {
+    ) -> Result<Role, AssemblyError> {
+        let watchdog = watchdog(self.latency)?;
         self.live.store(true, Ordering::Release);
         self.outlet.perform(&crate::devices::Output {
             channel: OutputChannel::Net,
@@ -253,14 +301,10 @@ impl GoLive {
         });
         (self.went_live)(&self.lanes);
         let live = LiveInputs::new(clock.go_on(), self.lanes);
-        Role {
-            source: Box::new(Recorder::new(
-                live,
-                NoLog,
-                Verification::default(),
-                self.memory,
-            )),
+        let recorder = Recorder::new(live, NoLog, Verification::default(), self.memory);
+        Ok(Role {
+            source: Box::new(recorder.with_watchdog(watchdog)),
             gate: Box::new(Direct(self.outlet)),
-        }
+        })
     }
 }

@@ -25,7 +25,7 @@ pub use replay::{Replayed, run_replay};
 use logging_channel::session::{AcceptError, BindError, ConnectError};
 
 use crate::assembly::AssemblyError;
-use crate::engine::EngineError;
+use crate::engine::{Divergence, EngineError};
 
 /// Why a replicated run failed.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,19 @@ pub enum RoleError {
     /// The guest failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A backup differs from the primary.
+    #[error(transparent)]
+    NotLive(#[from] NotLive),
 }
+
+/// A backup that differs from the primary, when the primary was lost before it had sent its whole
+/// state.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "this host does not go live, because its guest is not the primary's: {0}; start the guest \
+     again, with --force if the disk server still has it as running"
+)]
+pub struct NotLive(Box<Divergence>);
 
 /// Ends this process at once, without another output: called when this host has lost the right
 /// to run the guest.

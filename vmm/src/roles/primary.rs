@@ -14,13 +14,15 @@ use super::claim::{ArbiterConfig, Rights};
 use super::standing::{Standing, Verdict};
 use super::watch::PeerWatch;
 use super::{Halt, RoleError, stats};
-use crate::assembly::{Guest, HostConfig};
+use crate::assembly::{Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
 use crate::engine::{Ended, OutputGate, Role, Step};
 use crate::events::{Event, Events};
 use crate::gates::committed::{Commit, CommitWatch};
 use crate::gates::{Committed, Direct};
-use crate::sources::{GuestClock, LiveInputs, LogSink, Recorder, Verification};
+use crate::sources::{
+    GuestClock, LiveInputs, LogSink, Pace, Recorder, StateCounters, StateKeeper, Verification,
+};
 
 /// How long a backup may take to acknowledge the end of an orderly log.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -33,6 +35,8 @@ pub struct PrimaryOptions {
     pub arbiter: ArbiterConfig,
     /// The logging channel.
     pub channel: Settings,
+    /// How often the guest's state is taken.
+    pub pace: Pace,
     /// **Breaks the Output Rule**: outputs leave at once. For the test that shows what the rule is
     /// for.
     pub break_output_rule: bool,
@@ -53,7 +57,7 @@ pub fn run_primary(
     prepared: impl FnOnce(&Guest),
 ) -> Result<Ended, RoleError> {
     let mut listener = Listener::bind(options.listen)?;
-    let guest = Guest::assemble(vm, host, Verification::default())?;
+    let mut guest = Guest::assemble(vm, host, Verification::default())?;
     let rights = Arc::new(Rights::new(&options.arbiter, &vm.name)?);
     prepared(&guest);
     let epoch = rights.start()?;
@@ -75,9 +79,11 @@ pub fn run_primary(
         role: "primary",
         epoch,
     });
-    stats::report_sender(events, &sender);
+    let counters = Arc::new(StateCounters::default());
+    stats::report_sender(events, &sender, &counters);
 
     let standing = Standing::default();
+    standing.ready();
     let watch = PeerWatch {
         peer: "backup",
         lost: sender.events(),
@@ -109,35 +115,55 @@ pub fn run_primary(
         Box::new(Committed::start(outlet, watch))
     };
     let live = LiveInputs::new(GuestClock::starting_now(), guest.host.lanes.clone());
-    let source = Box::new(Recorder::new(
-        live,
-        ChannelLog(sender),
-        Verification::default(),
-        guest.memory.clone(),
-    ));
+    let log = ChannelLog {
+        sender,
+        events: events.clone(),
+    };
+    let keeper = StateKeeper::new(guest.baseline()?, options.pace, counters);
+    let recorder = Recorder::new(live, log, Verification::default(), guest.memory.clone())
+        .with_keeper(keeper)
+        .with_watchdog(watchdog(options.pace.latency)?);
+    let source = Box::new(recorder);
     let ended = guest.into_engine(Role { source, gate }).run()?;
     rights.stopped(standing.last_epoch(epoch));
     Ok(ended)
 }
 
 /// The logging channel as the recorder's log.
-struct ChannelLog(Sender);
+struct ChannelLog {
+    sender: Sender,
+    events: Events,
+}
 
 impl LogSink for ChannelLog {
     fn append(&mut self, entry: Entry) -> Step<Lsn> {
-        Ok(self.0.append(entry))
+        Ok(self.sender.append(entry))
     }
 
     fn flush(&mut self) {
-        self.0.flush();
+        self.sender.flush();
     }
 
     fn throttle(&mut self) {
-        self.0.throttle();
+        self.sender.throttle();
+    }
+
+    fn is_replayed(&self) -> bool {
+        !self.sender.is_lost()
+    }
+
+    fn state_wanted(&mut self) -> Option<Lsn> {
+        let lsn = self.sender.state_wanted()?;
+        self.events.emit(&Event::BackupDiverged { lsn: lsn.0 });
+        Some(lsn)
+    }
+
+    fn state_sent(&mut self) {
+        self.events.emit(&Event::StateSent);
     }
 
     fn finish(&mut self) -> Step<()> {
-        match self.0.finish(FINISH_TIMEOUT) {
+        match self.sender.finish(FINISH_TIMEOUT) {
             Finish::Orderly => log::info!("the backup has the whole log"),
             Finish::TimedOut => log::warn!("the backup did not acknowledge the guest's end"),
             Finish::PeerLost(reason) => log::info!("the guest ended without a backup ({reason})"),

@@ -11,10 +11,12 @@ use logging_channel::Identity;
 use logging_channel::entry::{Entry, Lsn, OutputChannel};
 use logging_channel::record::RecordReader;
 
-use crate::assembly::Guest;
+use crate::assembly::{Guest, watchdog};
 use crate::devices::Output;
 use crate::engine::{Ended, Interruption, OutputGate, Role, Step};
-use crate::sources::{Head, LogSource, ReplayCounters, Replayer};
+use crate::sources::{
+    Head, LogSource, REPLAY_WATCH, ReplayCounters, Replayer, StateCounters, StateFollower,
+};
 
 /// What a replay without a difference has compared.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +29,11 @@ pub struct Replayed {
     pub digests: u64,
     /// Full register sets compared.
     pub registers: u64,
-    /// Pages of memory compared.
+    /// Digests of the whole state compared.
+    pub states: u64,
+    /// States taken over from the log.
+    pub deltas: u64,
+    /// Pages of memory compared at the end.
     pub pages: u64,
 }
 
@@ -35,16 +41,18 @@ pub struct Replayed {
 ///
 /// # Errors
 /// When the log is damaged or of another guest, or at the first difference.
-pub fn run_replay(guest: Guest, path: &Path) -> anyhow::Result<Replayed> {
+pub fn run_replay(mut guest: Guest, path: &Path) -> anyhow::Result<Replayed> {
     let (identity, reader) = RecordReader::open(path)?;
     check(&identity, &guest.identity)?;
     let counters = Arc::new(ReplayCounters::default());
     report_progress(&counters);
-    let source = Box::new(Replayer::new(
-        FileLog { reader, head: None },
-        guest.memory.clone(),
-        counters.clone(),
-    ));
+    let states = Arc::new(StateCounters::default());
+    let follower = StateFollower::new(guest.baseline()?, states.clone());
+    let log = FileLog { reader, head: None };
+    let replayer = Replayer::new(log, guest.memory.clone(), counters.clone())
+        .with_state(follower)
+        .with_watchdog(watchdog(REPLAY_WATCH)?);
+    let source = Box::new(replayer);
     let gate = Box::new(ConsoleOnly(guest.host.outlet.clone()));
     let ended = guest.into_engine(Role { source, gate }).run()?;
     Ok(Replayed {
@@ -52,6 +60,8 @@ pub fn run_replay(guest: Guest, path: &Path) -> anyhow::Result<Replayed> {
         entries: counters.entries.load(Ordering::Relaxed),
         digests: counters.digests.load(Ordering::Relaxed),
         registers: counters.registers.load(Ordering::Relaxed),
+        states: counters.states.load(Ordering::Relaxed),
+        deltas: states.figures().deltas,
         pages: counters.pages.load(Ordering::Relaxed),
     })
 }

@@ -24,6 +24,8 @@ pub(super) enum Verdict {
 struct State {
     /// The peer is lost and the verdict is being asked for.
     contested: bool,
+    /// Whether this host may ask: a backup only when it has replayed everything. Or why not.
+    readiness: Option<Result<(), String>>,
     verdict: Option<Verdict>,
 }
 
@@ -35,6 +37,32 @@ impl Standing {
     /// The peer is lost: a verdict will come.
     pub(super) fn contest(&self) {
         self.0.0.lock().expect("no holder panics").contested = true;
+    }
+
+    /// This host's guest is as it should be: it may ask.
+    pub(super) fn ready(&self) {
+        self.set_readiness(Ok(()));
+    }
+
+    /// This host's guest is not as it should be: it must not ask.
+    pub(super) fn refuse(&self, reason: &str) {
+        self.set_readiness(Err(reason.to_owned()));
+    }
+
+    fn set_readiness(&self, readiness: Result<(), String>) {
+        let (state, changed) = &*self.0;
+        state.lock().expect("no holder panics").readiness = Some(readiness);
+        changed.notify_all();
+    }
+
+    /// Waits until this host may ask, or may not.
+    pub(super) fn wait_readiness(&self) -> Result<(), String> {
+        let (state, changed) = &*self.0;
+        let guard = state.lock().expect("no holder panics");
+        let mut guard = changed
+            .wait_while(guard, |state| state.readiness.is_none())
+            .expect("no holder panics");
+        guard.readiness.take().unwrap_or(Ok(()))
     }
 
     /// Sets the verdict.

@@ -1,5 +1,6 @@
 //! Reports figures several times a second while a replicated guest runs.
 
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use logging_channel::receiver::ReceiverHandle;
 use logging_channel::sender::Sender;
 
 use crate::events::{Event, Events, Stats};
+use crate::sources::StateCounters;
 
 const INTERVAL: Duration = Duration::from_millis(200);
 
@@ -32,12 +34,27 @@ fn every_interval(events: &Events, mut figures: impl FnMut() -> Option<Stats> + 
         .expect("a thread can be started");
 }
 
+fn with_state(stats: Stats, counters: &StateCounters) -> Stats {
+    let figures = counters.figures();
+    Stats {
+        state_deltas: figures.deltas,
+        state_delta_bytes: figures.delta_bytes,
+        state_delta_ms: millis(figures.delta_cost),
+        latency_bound_ms: millis(figures.stop_interval),
+        digests: figures.digests,
+        digest_ms: millis(figures.digest_cost),
+        transfers: figures.transfers,
+        transfer_bytes: figures.transfer_bytes,
+        ..stats
+    }
+}
+
 /// Reports a primary's figures until the session is over.
-pub(super) fn report_sender(events: &Events, sender: &Sender) {
-    let sender = sender.clone();
+pub(super) fn report_sender(events: &Events, sender: &Sender, counters: &Arc<StateCounters>) {
+    let (sender, counters) = (sender.clone(), counters.clone());
     every_interval(events, move || {
         let stats = sender.stats();
-        sender.lost().is_none().then(|| Stats {
+        let stats = Stats {
             log_entries: stats.entries,
             log_bytes: stats.bytes,
             lag_ms: millis(stats.lag),
@@ -46,19 +63,26 @@ pub(super) fn report_sender(events: &Events, sender: &Sender) {
             stalled_ms: millis(stats.stalled),
             throttled_ms: millis(stats.throttled),
             ..Stats::default()
-        })
+        };
+        (!sender.is_lost()).then(|| with_state(stats, &counters))
     });
 }
 
 /// Reports a backup's figures until the session is over.
-pub(super) fn report_receiver(events: &Events, receiver: &ReceiverHandle) {
-    let receiver = receiver.clone();
+pub(super) fn report_receiver(
+    events: &Events,
+    receiver: &ReceiverHandle,
+    counters: &Arc<StateCounters>,
+) {
+    let (receiver, counters) = (receiver.clone(), counters.clone());
     every_interval(events, move || {
         let stats = receiver.stats();
-        receiver.lost().is_none().then(|| Stats {
+        let stats = Stats {
             log_entries: stats.entries,
             log_bytes: stats.bytes,
             ..Stats::default()
-        })
+        };
+        let going_on = receiver.lost().is_none();
+        going_on.then(|| with_state(stats, &counters))
     });
 }

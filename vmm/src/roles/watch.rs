@@ -47,6 +47,10 @@ impl PeerWatch {
         self.events.emit(&Event::PeerLost {
             reason: reason.to_string(),
         });
+        if let Err(reason) = self.standing.wait_readiness() {
+            self.standing.decide(Verdict::Lost(reason));
+            return;
+        }
         let verdict = self.rights.run_alone(self.epoch, lost_at, &self.events);
         self.standing.decide(verdict.clone());
         match verdict {

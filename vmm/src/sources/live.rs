@@ -80,6 +80,9 @@ pub trait OutsideWorld {
     /// [`Interruption::Stop`] when asked to.
     fn poll(&self, appetite: &Appetite) -> Step<Option<Input>>;
 
+    /// Whether [`OutsideWorld::poll`] has something to say.
+    fn is_ready(&self, appetite: &Appetite) -> bool;
+
     /// Waits for the next input that the guest can take.
     ///
     /// # Errors
@@ -127,6 +130,14 @@ impl OutsideWorld for LiveInputs {
             return Ok(Some(Input::Typed(bytes)));
         }
         Ok(None)
+    }
+
+    fn is_ready(&self, appetite: &Appetite) -> bool {
+        let due = |deadline| self.clock.monotonic_nanos() >= deadline;
+        !self.lanes.control.receiver.is_empty()
+            || appetite.timer_deadline.is_some_and(due)
+            || (appetite.frame && !self.lanes.frames.receiver.is_empty())
+            || (appetite.typed && !self.lanes.typed.receiver.is_empty())
     }
 
     fn wait(&self, appetite: &Appetite) -> Step<Input> {

@@ -2,12 +2,20 @@
 //! [`Replayer`] from a log.
 
 mod clock;
+mod follower;
+mod keeper;
 mod live;
 mod memory_digest;
+mod pace;
 mod recorder;
 mod replayer;
+mod watchdog;
 
 pub use clock::{GuestClock, TSC_KHZ};
+pub use follower::StateFollower;
+pub use keeper::StateKeeper;
 pub use live::{Control, Lane, Lanes, LiveInputs, OutsideWorld};
+pub use pace::{Pace, StateCounters, StateFigures};
 pub use recorder::{LogSink, NoLog, Recorder, Verification};
-pub use replayer::{Head, LogSource, ReplayCounters, Replayer};
+pub use replayer::{Head, LogSource, REPLAY_WATCH, ReplayCounters, Replayer};
+pub use watchdog::Watchdog;

@@ -2,8 +2,9 @@
 
 use logging_channel::entry::{Entry, ExecutionPoint, Lsn, OutputMarker, Payload, ShutdownReason};
 
+use super::keeper::StateKeeper;
 use super::live::{LiveInputs, OutsideWorld};
-use super::memory_digest;
+use super::{Watchdog, memory_digest};
 use crate::devices::{Appetite, ClockNeed, Input};
 use crate::engine::{EventSource, Moment, Step};
 use crate::ram::GuestRam;
@@ -29,10 +30,19 @@ pub trait LogSink {
     /// Called at every exit: may hold the guest up so that a replay can catch up.
     fn throttle(&mut self) {}
 
-    /// Whether entries should carry digests of the registers.
-    fn wants_digests(&self) -> bool {
+    /// Whether anybody replays the log. If not, nothing is taken from the guest for it.
+    fn is_replayed(&self) -> bool {
         true
     }
+
+    /// The replay asks for the whole state, because its own differed at this entry. Each request
+    /// is given out once.
+    fn state_wanted(&mut self) -> Option<Lsn> {
+        None
+    }
+
+    /// The whole state was sent.
+    fn state_sent(&mut self) {}
 
     /// The guest ended and everything was appended.
     ///
@@ -51,7 +61,7 @@ impl LogSink for NoLog {
         Ok(Lsn::default())
     }
 
-    fn wants_digests(&self) -> bool {
+    fn is_replayed(&self) -> bool {
         false
     }
 }
@@ -74,6 +84,8 @@ pub struct Recorder<L, W = LiveInputs> {
     memory: GuestRam,
     /// Guest time of the last entry.
     last_entry: u64,
+    keeper: Option<StateKeeper>,
+    watchdog: Option<Watchdog>,
 }
 
 impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
@@ -86,11 +98,28 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
             verification,
             memory,
             last_entry: 0,
+            keeper: None,
+            watchdog: None,
         }
     }
 
+    /// Takes state deltas and digests as `keeper` says. Without one, a guest that makes no exits
+    /// gets its inputs only if nobody replays the log or its processor has a counter.
+    #[must_use]
+    pub fn with_keeper(mut self, keeper: StateKeeper) -> Self {
+        self.keeper = Some(keeper);
+        self
+    }
+
+    /// Stops a guest that makes no exits for the time that `watchdog` is set to.
+    #[must_use]
+    pub fn with_watchdog(mut self, watchdog: Watchdog) -> Self {
+        self.watchdog = Some(watchdog);
+        self
+    }
+
     fn append(&mut self, at: &mut Moment<'_>, checked: bool, payload: Payload) -> Step<Lsn> {
-        let check = if checked && self.log.wants_digests() {
+        let check = if checked && self.log.is_replayed() {
             Some(at.digest()?)
         } else {
             None
@@ -118,7 +147,7 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
     }
 
     fn log_input(&mut self, at: &mut Moment<'_>, input: Input) -> Step<Input> {
-        if self.log.wants_digests() {
+        if self.log.is_replayed() {
             let payload = match &input {
                 Input::Tick(now) => {
                     self.last_entry = *now;
@@ -131,10 +160,79 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
         }
         Ok(input)
     }
+
+    /// What is due at an exit beside inputs.
+    fn keep_up(&mut self, at: &mut Moment<'_>) -> Step<()> {
+        let now = self.live.clock(ClockNeed::Monotonic);
+        if let Some(keeper) = &mut self.keeper {
+            if let Some(lsn) = self.log.state_wanted() {
+                log::warn!("the backup differs at log entry {lsn}: sending it the whole state");
+                keeper.begin_whole(at, &mut self.log)?;
+            }
+            keeper.keep_up(at, now, &mut self.log)?;
+        }
+        if now.saturating_sub(self.last_entry) > PROGRESS_NANOS {
+            self.last_entry = now;
+            self.append(at, true, Payload::Progress)?;
+        }
+        Ok(())
+    }
+
+    fn stopped(&mut self) {
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.leave();
+        }
+    }
+
+    /// Names the place where the guest was stopped in the log. `false` if it has no name.
+    fn name_stop(&mut self, at: &mut Moment<'_>) -> Step<bool> {
+        if !self.log.is_replayed() {
+            return Ok(true);
+        }
+        let point = ExecutionPoint::at_exit(at.point.exits + 1);
+        if let Some(stop) = at.cpu.counted_stop()? {
+            self.log.append(Entry {
+                point,
+                check: None,
+                payload: Payload::Counted(Box::new(stop)),
+            })?;
+            return Ok(true);
+        }
+        let Some(keeper) = &mut self.keeper else {
+            return Ok(false);
+        };
+        let Some(interval) = keeper.delta(at, &mut self.log)? else {
+            return Ok(false);
+        };
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.set_interval(interval);
+        }
+        Ok(true)
+    }
 }
 
 impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
+    fn depart(&mut self, at: &mut Moment<'_>) -> Step<Option<u64>> {
+        if let Some(keeper) = &mut self.keeper
+            && keeper.is_whole_ready()
+        {
+            keeper.commit_whole(at, &mut self.log)?;
+            return Ok(Some(at.point.exits + 1));
+        }
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.enter();
+        }
+        Ok(None)
+    }
+
+    fn kicked(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<bool> {
+        self.stopped();
+        self.log.throttle();
+        Ok(self.live.is_ready(appetite) && self.name_stop(at)?)
+    }
+
     fn at_exit(&mut self, at: &mut Moment<'_>) -> Step<()> {
+        self.stopped();
         self.log.throttle();
         if self.verification == Verification::EveryExit {
             let registers = Box::new(at.registers()?);
@@ -158,12 +256,8 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
         if let Some(input) = self.live.poll(appetite)? {
             return self.log_input(at, input).map(Some);
         }
-        if self.log.wants_digests() {
-            let now = self.live.clock(ClockNeed::Monotonic);
-            if now.saturating_sub(self.last_entry) > PROGRESS_NANOS {
-                self.last_entry = now;
-                self.append(at, true, Payload::Progress)?;
-            }
+        if self.log.is_replayed() {
+            self.keep_up(at)?;
         }
         Ok(None)
     }
@@ -174,6 +268,7 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
     }
 
     fn delivered(&mut self, at: &mut Moment<'_>, vector: u8) -> Step<()> {
+        self.stopped();
         self.append(at, true, Payload::Interrupt(vector))?;
         Ok(())
     }
@@ -186,7 +281,7 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
 
     fn ended(&mut self, at: &mut Moment<'_>, reason: ShutdownReason) -> Step<()> {
         let point = ExecutionPoint::at_exit(at.point.exits);
-        let check = if self.log.wants_digests() {
+        let check = if self.log.is_replayed() {
             Some(at.digest()?)
         } else {
             None

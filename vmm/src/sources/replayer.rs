@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use logging_channel::entry::{
-    Entry, ExecutionPoint, Lsn, OutputMarker, Payload, Registers, ShutdownReason,
+    Entry, ExecutionPoint, Lsn, OutputMarker, Payload, Registers, ShutdownReason, StatePart,
 };
 
+use super::follower::StateFollower;
 use super::memory_digest::{self, PAGE};
+use super::watchdog::Watchdog;
+use crate::cpu::SeekError;
 use crate::devices::{Appetite, ClockNeed, Input};
 use crate::engine::source::describe;
 use crate::engine::{Difference, Divergence, EventSource, Interruption, Moment, Step};
@@ -35,6 +39,16 @@ pub trait LogSource {
 
     /// The log ended before the guest did: what now?
     fn after_end(&mut self) -> Interruption;
+
+    /// The replay differs. Whether the log can bring the whole state: if so, the rest of it is
+    /// skipped up to a transfer.
+    fn differs(&mut self, divergence: &Divergence) -> bool {
+        let _ = divergence;
+        false
+    }
+
+    /// The whole state was taken over: the replay is as the log says again.
+    fn is_repaired(&mut self) {}
 }
 
 /// What a replay has compared.
@@ -48,15 +62,28 @@ pub struct ReplayCounters {
     pub digests: AtomicU64,
     /// Full register sets compared.
     pub registers: AtomicU64,
+    /// Digests of the whole state compared.
+    pub states: AtomicU64,
     /// Pages of memory compared.
     pub pages: AtomicU64,
 }
+
+/// How long the guest may run without an exit while the log has a later one. A primary stops its
+/// guest several times a second.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The watchdog of a replay bites this often.
+pub const REPLAY_WATCH: Duration = Duration::from_secs(1);
 
 /// Replays a log.
 pub struct Replayer<S> {
     log: S,
     memory: GuestRam,
     counters: Arc<ReplayCounters>,
+    state: Option<StateFollower>,
+    watchdog: Option<Watchdog>,
+    /// When the guest was entered last.
+    departed: Instant,
 }
 
 /// What the replayer found at the head of the log, compared with where the guest is.
@@ -79,7 +106,25 @@ impl<S: LogSource> Replayer<S> {
             log,
             memory,
             counters,
+            state: None,
+            watchdog: None,
+            departed: Instant::now(),
         }
+    }
+
+    /// Takes over the states that the log has, and compares its digests.
+    #[must_use]
+    pub fn with_state(mut self, state: StateFollower) -> Self {
+        self.state = Some(state);
+        self
+    }
+
+    /// Notices a guest that does not come to its next exit. The watchdog is set to
+    /// [`REPLAY_WATCH`].
+    #[must_use]
+    pub fn with_watchdog(mut self, watchdog: Watchdog) -> Self {
+        self.watchdog = Some(watchdog);
+        self
     }
 
     /// The head, where it stands, and its digest compared if it stands here.
@@ -116,12 +161,112 @@ impl<S: LogSource> Replayer<S> {
         self.log.advance();
     }
 
-    /// Uses up progress marks that were reached.
-    fn skip_progress(&mut self, at: &mut Moment<'_>, doing: &str) -> Step<()> {
-        while let (_, Place::Here, Payload::Progress) = self.head(at, doing)? {
+    /// Uses up progress marks and digests that were reached.
+    fn pass_marks(&mut self, at: &mut Moment<'_>, doing: &str) -> Step<()> {
+        loop {
+            match self.head(at, doing)? {
+                (_, Place::Here, Payload::Progress) => {}
+                (lsn, Place::Here, Payload::Digest(logged)) => {
+                    let logged = (**logged).clone();
+                    if let Some(state) = &mut self.state {
+                        state.compare(at, lsn, logged)?;
+                        count(&self.counters.states);
+                    }
+                }
+                _ => return Ok(()),
+            }
             self.advance();
         }
-        Ok(())
+    }
+
+    /// Takes a transfer of the whole state over; everything else in the log up to its end is of
+    /// no use. Returns the exit at which the guest stands then, or `None` if the log ends first.
+    fn take_whole(&mut self, at: &mut Moment<'_>) -> Step<Option<u64>> {
+        let Some(state) = &mut self.state else {
+            return Ok(None);
+        };
+        let mut begun = false;
+        loop {
+            let complete = match self.log.head()? {
+                Head::Ended => return Ok(None),
+                Head::Entry(_, entry) => match &entry.payload {
+                    Payload::Shutdown(_) => return Ok(None),
+                    Payload::State(part) if begun || *part == StatePart::Begin => {
+                        begun = true;
+                        let exits = entry.point.exits;
+                        let complete = state.take(at, part).map_err(|error| {
+                            Interruption::Failed(format!("the whole state cannot be used: {error}"))
+                        })?;
+                        complete.then_some(exits)
+                    }
+                    _ => None,
+                },
+            };
+            self.log.advance();
+            if complete.is_some() {
+                self.log.is_repaired();
+                return Ok(complete);
+            }
+        }
+    }
+
+    /// The state transfer, or stop, that comes before the next exit, if one does.
+    fn transferred(&mut self, at: &mut Moment<'_>) -> Step<Option<u64>> {
+        const DOING: &str = "running on";
+        loop {
+            let next = at.point.exits + 1;
+            self.pass_marks(at, DOING)?;
+            if matches!(self.log.head()?, Head::Ended) {
+                return Err(self.log.after_end());
+            }
+            let Head::Entry(lsn, entry) = self.log.head()? else {
+                return Err(Interruption::Failed("the log's head vanished".into()));
+            };
+            if entry.payload == Payload::State(StatePart::Begin) {
+                return self.take_whole(at);
+            }
+            if entry.point.exits != next {
+                if let Some(state) = &mut self.state {
+                    state.abandon();
+                }
+                return Ok(None);
+            }
+            let point = at.point;
+            let failed = |difference| {
+                Interruption::Diverged(Box::new(Divergence {
+                    point,
+                    lsn,
+                    difference,
+                }))
+            };
+            match (&entry.payload, &mut self.state) {
+                (Payload::Counted(stop), _) => {
+                    at.cpu.seek(stop).map_err(|error| match error {
+                        SeekError::Cpu(error) => Interruption::Cpu(error),
+                        SeekError::NoCounter => Interruption::Failed(error.to_string()),
+                        SeekError::Missed(reason) => failed(Difference::Seek(reason)),
+                    })?;
+                    self.advance();
+                    return Ok(Some(next));
+                }
+                (Payload::State(part), Some(state)) => {
+                    let exits = entry.point.exits;
+                    let complete = state
+                        .take(at, part)
+                        .map_err(|error| failed(Difference::Transfer(error.to_string())))?;
+                    self.advance();
+                    if complete {
+                        return Ok(Some(exits));
+                    }
+                }
+                (Payload::State(_), None) => {
+                    return Err(Interruption::Failed(
+                        "the log has state transfers, and this replay takes none".into(),
+                    ));
+                }
+                _ => return Ok(None),
+            }
+        }
     }
 
     /// The head's payload if it belongs here and `wanted` takes it; a divergence otherwise.
@@ -131,7 +276,7 @@ impl<S: LogSource> Replayer<S> {
         doing: &str,
         wanted: impl FnOnce(&Payload) -> Option<T>,
     ) -> Step<(Lsn, T)> {
-        self.skip_progress(at, doing)?;
+        self.pass_marks(at, doing)?;
         let (lsn, place, payload) = self.head(at, doing)?;
         let answer = if matches!(place, Place::Here) {
             wanted(payload)
@@ -244,8 +389,63 @@ fn input_of(payload: &Payload) -> Option<Input> {
 }
 
 impl<S: LogSource> EventSource for Replayer<S> {
+    fn depart(&mut self, at: &mut Moment<'_>) -> Step<Option<u64>> {
+        if let Some(exits) = self.transferred(at)? {
+            return Ok(Some(exits));
+        }
+        if let Some(watchdog) = &self.watchdog {
+            self.departed = Instant::now();
+            watchdog.enter();
+        }
+        Ok(None)
+    }
+
+    fn kicked(&mut self, at: &mut Moment<'_>, _: &Appetite) -> Step<bool> {
+        if self.watchdog.is_none() || self.departed.elapsed() < PATIENCE {
+            return Ok(false);
+        }
+        match self.log.head()? {
+            Head::Ended => Ok(false),
+            Head::Entry(lsn, entry) => Err(Interruption::Diverged(Box::new(Divergence {
+                point: at.point,
+                lsn,
+                difference: Difference::Overdue {
+                    logged: format!("{} at {}", describe(&entry.payload), entry.point),
+                },
+            }))),
+        }
+    }
+
+    fn recover(&mut self, at: &mut Moment<'_>, trouble: Interruption) -> Step<u64> {
+        if self.state.is_none() {
+            return Err(trouble);
+        }
+        let divergence = match trouble {
+            Interruption::Diverged(divergence) => divergence,
+            Interruption::Cpu(error) => Box::new(Divergence {
+                point: at.point,
+                lsn: match self.log.head()? {
+                    Head::Entry(lsn, _) => lsn,
+                    Head::Ended => Lsn::default(),
+                },
+                difference: Difference::Processor(error.to_string()),
+            }),
+            other => return Err(other),
+        };
+        if !self.log.differs(&divergence) {
+            return Err(Interruption::Diverged(divergence));
+        }
+        match self.take_whole(at)? {
+            Some(exits) => Ok(exits),
+            None => Err(Interruption::Diverged(divergence)),
+        }
+    }
+
     fn at_exit(&mut self, at: &mut Moment<'_>) -> Step<()> {
         self.counters.exits.store(at.point.exits, Ordering::Relaxed);
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.leave();
+        }
         let (lsn, logged) = match self.head(at, "an exit")? {
             (lsn, Place::Here, Payload::Registers(logged)) => (lsn, **logged),
             _ => return Ok(()),
@@ -273,7 +473,7 @@ impl<S: LogSource> EventSource for Replayer<S> {
 
     fn poll(&mut self, at: &mut Moment<'_>, _: &Appetite) -> Step<Option<Input>> {
         const DOING: &str = "the end of an exit";
-        self.skip_progress(at, DOING)?;
+        self.pass_marks(at, DOING)?;
         match self.head(at, DOING)? {
             (_, Place::Later, _) => Ok(None),
             (_, Place::Here, Payload::Shutdown(ShutdownReason::Stopped)) => Err(Interruption::Stop),
@@ -287,7 +487,7 @@ impl<S: LogSource> EventSource for Replayer<S> {
 
     fn wait(&mut self, at: &mut Moment<'_>, _: &Appetite) -> Step<Input> {
         const DOING: &str = "a halt";
-        self.skip_progress(at, DOING)?;
+        self.pass_marks(at, DOING)?;
         match self.head(at, DOING)? {
             (_, Place::Here, Payload::Shutdown(ShutdownReason::Stopped)) => Err(Interruption::Stop),
             _ => self.expect(at, DOING, input_of).map(|(_, input)| input),
@@ -295,6 +495,9 @@ impl<S: LogSource> EventSource for Replayer<S> {
     }
 
     fn delivered(&mut self, at: &mut Moment<'_>, vector: u8) -> Step<()> {
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.leave();
+        }
         self.expect(
             at,
             &format!("interrupt {vector:#x} at a window"),

@@ -59,6 +59,10 @@ impl OutsideWorld for MadeUpWorld {
         })
     }
 
+    fn is_ready(&self, _: &Appetite) -> bool {
+        self.roll(3) == 0
+    }
+
     fn wait(&self, appetite: &Appetite) -> Step<Input> {
         if self.roll(3) == 0
             && let Some(input) = self.arrival(appetite)

@@ -1,0 +1,81 @@
+//! A fake processor's state as a whole.
+
+use serde::{Deserialize, Serialize};
+
+use super::{FakeCpu, Place, RFLAGS_IF};
+use crate::cpu::{CpuError, CpuState, Registers, digest};
+use crate::state::PageSet;
+
+#[derive(Serialize, Deserialize)]
+struct FakeState {
+    place: Place,
+    interrupted: Vec<Place>,
+    gpr: [u64; 16],
+    interrupts_on: bool,
+    shadow: bool,
+    injected: Option<u8>,
+    cr4: u64,
+}
+
+impl CpuState for FakeCpu {
+    fn complete_access(&mut self) -> Result<(), CpuError> {
+        self.complete();
+        self.held = false;
+        Ok(())
+    }
+
+    fn at_rest(&mut self) -> Result<bool, CpuError> {
+        Ok(!self.shadow && self.injected.is_none())
+    }
+
+    fn save(&mut self) -> Result<Vec<u8>, CpuError> {
+        let state = FakeState {
+            place: self.place,
+            interrupted: self.interrupted.clone(),
+            gpr: self.registers.gpr,
+            interrupts_on: self.interrupts_on,
+            shadow: self.shadow,
+            injected: self.injected,
+            cr4: self.cr4,
+        };
+        Ok(postcard::to_allocvec(&state).expect("a vector takes everything"))
+    }
+
+    fn load(&mut self, state: &[u8]) -> Result<(), CpuError> {
+        let state: FakeState =
+            postcard::from_bytes(state).map_err(|error| CpuError::State(error.to_string()))?;
+        self.place = state.place;
+        self.interrupted = state.interrupted;
+        self.registers = Registers {
+            gpr: state.gpr,
+            ..Registers::default()
+        };
+        self.interrupts_on = state.interrupts_on;
+        self.shadow = state.shadow;
+        self.injected = state.injected;
+        self.cr4 = state.cr4;
+        self.held = false;
+        self.update_place();
+        Ok(())
+    }
+
+    fn part_digests(&mut self) -> Result<Vec<(&'static str, u32)>, CpuError> {
+        let flags = u64::from(self.interrupts_on) * RFLAGS_IF;
+        Ok(vec![
+            ("control registers", digest(&[self.cr4, self.idt])),
+            (
+                "interrupts",
+                digest(&[flags, self.interrupted.len() as u64]),
+            ),
+        ])
+    }
+
+    fn track_writes(&mut self) -> Result<(), CpuError> {
+        Ok(())
+    }
+
+    /// Scripts write through the VMM's own view of memory, which is tracked there.
+    fn take_written_pages(&mut self, _: &mut PageSet) -> Result<(), CpuError> {
+        Ok(())
+    }
+}

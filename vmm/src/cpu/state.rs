@@ -1,0 +1,55 @@
+//! The processor's state as a whole.
+
+use super::CpuError;
+use crate::state::PageSet;
+
+/// State that can be taken from one processor and given to another of the same model.
+pub trait CpuState {
+    /// Finishes the port, MMIO or MSR access of the last exit, so that the processor stands
+    /// between two instructions.
+    ///
+    /// # Errors
+    /// [`CpuError`].
+    fn complete_access(&mut self) -> Result<(), CpuError>;
+
+    /// Whether the processor stands between two instructions with nothing on its way: no event
+    /// being delivered, no interrupt shadow. Only there may its state be taken after an
+    /// [`Exit::Kicked`](super::Exit::Kicked): elsewhere the two processors would have to agree on
+    /// details of event delivery that are not architectural.
+    ///
+    /// # Errors
+    /// [`CpuError`].
+    fn at_rest(&mut self) -> Result<bool, CpuError>;
+
+    /// Everything that its further execution depends on, but memory.
+    ///
+    /// # Errors
+    /// [`CpuError`].
+    fn save(&mut self) -> Result<Vec<u8>, CpuError>;
+
+    /// Takes a saved state over. To be called after [`CpuState::complete_access`].
+    ///
+    /// # Errors
+    /// [`CpuError::State`] if it is not one of this processor's model.
+    fn load(&mut self, state: &[u8]) -> Result<(), CpuError>;
+
+    /// Digests of the parts of the state, by name, beside the general registers. The same names
+    /// in the same order on every host.
+    ///
+    /// # Errors
+    /// [`CpuError`].
+    fn part_digests(&mut self) -> Result<Vec<(&'static str, u32)>, CpuError>;
+
+    /// Begins to track which pages the guest writes.
+    ///
+    /// # Errors
+    /// [`CpuError`].
+    fn track_writes(&mut self) -> Result<(), CpuError>;
+
+    /// Adds the pages that the guest wrote since the last call, or since
+    /// [`CpuState::track_writes`].
+    ///
+    /// # Errors
+    /// [`CpuError`].
+    fn take_written_pages(&mut self, into: &mut PageSet) -> Result<(), CpuError>;
+}

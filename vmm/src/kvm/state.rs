@@ -1,0 +1,230 @@
+//! A vCPU's state as a whole (Linux, Documentation/virt/kvm/api.rst).
+
+use kvm_bindings::{
+    Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+};
+use kvm_ioctls::VcpuFd;
+use serde::{Deserialize, Serialize};
+
+use super::msrs;
+use super::vcpu::{KvmCpu, Stop};
+use crate::cpu::{CpuError, CpuState, Exit, digest, fold};
+use crate::state::PageSet;
+
+/// The XSAVE area's header begins with XSTATE_BV, which says what is not in its initial
+/// configuration (Intel SDM volume 1, section 13.4.2). In 32-bit words.
+const XSTATE_BV: usize = 512 / 4;
+/// x87 and SSE state.
+const LEGACY_STATE: u32 = 0b11;
+
+#[derive(Serialize, Deserialize)]
+struct VcpuState {
+    regs: kvm_regs,
+    sregs: kvm_sregs,
+    xsave: kvm_xsave,
+    xcrs: kvm_xcrs,
+    msrs: Vec<(u32, u64)>,
+    debug: kvm_debugregs,
+    events: kvm_vcpu_events,
+}
+
+fn failed(action: &'static str) -> impl Fn(kvm_ioctls::Error) -> CpuError {
+    move |source| CpuError::Hypervisor {
+        action,
+        source: source.into(),
+    }
+}
+
+/// The registers of the MSR filter's list that this host's KVM knows.
+pub(super) fn known_msrs(fd: &VcpuFd) -> Vec<u32> {
+    let known = |index: &u32| read_msrs(fd, &[*index]).is_ok_and(|values| values.len() == 1);
+    msrs::direct().filter(known).collect()
+}
+
+fn read_msrs(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<(u32, u64)>, CpuError> {
+    let entries: Vec<kvm_msr_entry> = indices
+        .iter()
+        .map(|&index| kvm_msr_entry {
+            index,
+            ..Default::default()
+        })
+        .collect();
+    let mut msrs = Msrs::from_entries(&entries).expect("the list of registers is short");
+    let count = fd
+        .get_msrs(&mut msrs)
+        .map_err(failed("read model specific registers"))?;
+    let read = &msrs.as_slice()[..count];
+    Ok(read.iter().map(|entry| (entry.index, entry.data)).collect())
+}
+
+impl KvmCpu {
+    fn read_state(&self) -> Result<VcpuState, CpuError> {
+        let fd = self.fd_ref();
+        let msrs = read_msrs(fd, self.msrs())?;
+        Ok(VcpuState {
+            regs: fd
+                .get_regs()
+                .map_err(failed("read the general registers"))?,
+            sregs: fd
+                .get_sregs()
+                .map_err(failed("read the control registers"))?,
+            xsave: fd.get_xsave().map_err(failed("read the FPU state"))?,
+            xcrs: fd
+                .get_xcrs()
+                .map_err(failed("read the extended control registers"))?,
+            msrs,
+            debug: fd
+                .get_debug_regs()
+                .map_err(failed("read the debug registers"))?,
+            events: fd
+                .get_vcpu_events()
+                .map_err(failed("read the pending events"))?,
+        })
+    }
+
+    fn write_state(&mut self, mut state: VcpuState) -> Result<(), CpuError> {
+        let entries: Vec<kvm_msr_entry> = state
+            .msrs
+            .iter()
+            .map(|&(index, data)| kvm_msr_entry {
+                index,
+                data,
+                ..Default::default()
+            })
+            .collect();
+        let msrs = Msrs::from_entries(&entries).expect("as many as were checked");
+        // A processor may call a component "initial" that another saved as used with the same
+        // content. The content is always there, so let it be used: with the bits clear, another
+        // MXCSR came out.
+        state.xsave.region[XSTATE_BV] |= LEGACY_STATE;
+        let fd = self.fd();
+        fd.set_sregs(&state.sregs)
+            .map_err(failed("set the control registers"))?;
+        fd.set_regs(&state.regs)
+            .map_err(failed("set the general registers"))?;
+        fd.set_xcrs(&state.xcrs)
+            .map_err(failed("set the extended control registers"))?;
+        // SAFETY: KVM reads the 4 KiB of a kvm_xsave, because no guest has dynamically enabled
+        // XSAVE features: the CPU model offers none.
+        unsafe { fd.set_xsave(&state.xsave) }.map_err(failed("set the FPU state"))?;
+        let written = fd
+            .set_msrs(&msrs)
+            .map_err(failed("set model specific registers"))?;
+        if written != entries.len() {
+            return Err(CpuError::State(format!(
+                "KVM refuses to set model specific register {:#x}",
+                entries[written].index
+            )));
+        }
+        fd.set_debug_regs(&state.debug)
+            .map_err(failed("set the debug registers"))?;
+        // Last: setting registers drops pending exceptions.
+        fd.set_vcpu_events(&state.events)
+            .map_err(failed("set the pending events"))
+    }
+
+    /// Enters KVM without running the guest: finishes the last exit's access, and brings
+    /// registers and interrupt readiness in the shared page up to date.
+    fn settle(&mut self) -> Result<Stop, CpuError> {
+        self.fd().set_kvm_immediate_exit(1);
+        let stop = self.run_once();
+        self.fd().set_kvm_immediate_exit(0);
+        stop
+    }
+}
+
+impl CpuState for KvmCpu {
+    fn complete_access(&mut self) -> Result<(), CpuError> {
+        // A string instruction may need several turns, each an exit that is not answered any
+        // more.
+        while self.settle()? != Stop::Exit(Exit::Kicked) {}
+        Ok(())
+    }
+
+    fn at_rest(&mut self) -> Result<bool, CpuError> {
+        let events = self
+            .fd()
+            .get_vcpu_events()
+            .map_err(failed("read the pending events"))?;
+        Ok(events.exception.injected == 0
+            && events.exception.pending == 0
+            && events.interrupt.injected == 0
+            && events.interrupt.shadow == 0
+            && events.nmi.injected == 0)
+    }
+
+    fn save(&mut self) -> Result<Vec<u8>, CpuError> {
+        let state = self.read_state()?;
+        Ok(postcard::to_allocvec(&state).expect("a vector takes everything"))
+    }
+
+    fn load(&mut self, state: &[u8]) -> Result<(), CpuError> {
+        let state: VcpuState =
+            postcard::from_bytes(state).map_err(|error| CpuError::State(error.to_string()))?;
+        if !state
+            .msrs
+            .iter()
+            .map(|(index, _)| index)
+            .eq(self.msrs().iter())
+        {
+            return Err(CpuError::State(
+                "its host's KVM knows other model specific registers: use the same kernel on both"
+                    .into(),
+            ));
+        }
+        self.write_state(state)?;
+        self.forget_register_changes();
+        self.complete_access()
+    }
+
+    fn part_digests(&mut self) -> Result<Vec<(&'static str, u32)>, CpuError> {
+        let state = self.read_state()?;
+        let sregs = &state.sregs;
+        let segments = [
+            sregs.cs, sregs.ds, sregs.es, sregs.fs, sregs.gs, sregs.ss, sregs.tr, sregs.ldt,
+        ];
+        let segments = segments.iter().flat_map(|s| {
+            // Of an unusable segment only the selector is architectural.
+            let used = u64::from(s.unusable == 0);
+            [
+                u64::from(s.selector),
+                used * s.base,
+                used * u64::from(s.limit),
+                used * (u64::from(s.type_) << 8 | u64::from(s.dpl) << 4 | u64::from(s.l)),
+            ]
+        });
+        let tables = [sregs.gdt, sregs.idt];
+        let tables = tables.iter().flat_map(|t| [t.base, u64::from(t.limit)]);
+        let control = [
+            sregs.cr0, sregs.cr2, sregs.cr3, sregs.cr4, sregs.cr8, sregs.efer,
+        ];
+        // The contents are always there, whether they count as initial or not.
+        let mut xsave = state.xsave.region;
+        xsave[XSTATE_BV] = 0;
+        xsave[XSTATE_BV + 1] = 0;
+        let debug = &state.debug;
+        Ok(vec![
+            ("segments", fold(segments.chain(tables))),
+            ("control registers", digest(&control)),
+            ("FPU", fold(xsave.iter().map(|&word| u64::from(word)))),
+            (
+                "model specific registers",
+                fold(state.msrs.iter().map(|&(_, value)| value)),
+            ),
+            (
+                "debug registers",
+                fold(debug.db.iter().copied().chain([debug.dr6, debug.dr7])),
+            ),
+        ])
+    }
+
+    fn track_writes(&mut self) -> Result<(), CpuError> {
+        self.enable_dirty_log()
+    }
+
+    fn take_written_pages(&mut self, into: &mut PageSet) -> Result<(), CpuError> {
+        let bitmap = self.dirty_log()?;
+        into.insert_bitmap(&bitmap);
+        Ok(())
+    }
+}

@@ -1,0 +1,159 @@
+//! Follows the guest's state in a log: takes transfers over, compares digests.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use logging_channel::entry::{Lsn, PageDigest, Registers, StateDigest, StatePart};
+
+use super::pace::StateCounters;
+use crate::engine::{Difference, Divergence, Interruption, Moment, StateDifference, Step};
+use crate::state::{Baseline, Incoming, StateError, digest, part_digests};
+
+/// Follows the guest's state in a log.
+pub struct StateFollower {
+    incoming: Incoming,
+    counters: Arc<StateCounters>,
+    /// Pages of a digest whose last entry is still to come.
+    pages: Vec<PageDigest>,
+    /// A transfer of the whole state is under way.
+    whole: bool,
+    bytes: u64,
+}
+
+impl StateFollower {
+    /// For a guest that begins with `baseline`.
+    #[must_use]
+    pub fn new(baseline: Baseline, counters: Arc<StateCounters>) -> Self {
+        Self {
+            incoming: Incoming::new(baseline),
+            counters,
+            pages: Vec::new(),
+            whole: false,
+            bytes: 0,
+        }
+    }
+
+    /// Takes a part of a transfer. `true` when the transfer is complete: the guest stands at the
+    /// part's execution point.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub(super) fn take(
+        &mut self,
+        at: &mut Moment<'_>,
+        part: &StatePart,
+    ) -> Result<bool, StateError> {
+        match part {
+            StatePart::Begin => {
+                self.whole = true;
+                self.bytes = 0;
+                self.pages.clear();
+                self.incoming.begin_whole(at)?;
+                Ok(false)
+            }
+            StatePart::Pages(block) => {
+                self.bytes += block.len() as u64;
+                self.incoming.pages(block)?;
+                Ok(false)
+            }
+            StatePart::Commit(rest) => {
+                let since = Instant::now();
+                self.bytes += rest.len() as u64;
+                self.incoming.commit(at, rest)?;
+                let bytes = std::mem::take(&mut self.bytes);
+                if std::mem::take(&mut self.whole) {
+                    self.counters.transfer_bytes(bytes);
+                    self.counters.transfer();
+                } else {
+                    let cost = since.elapsed();
+                    self.counters.delta(bytes, cost, std::time::Duration::ZERO);
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    /// A transfer that was not complete will not be any more.
+    pub(super) fn abandon(&mut self) {
+        self.incoming.abandon();
+    }
+
+    /// Compares a digest with the guest's own state, once its last entry is there.
+    ///
+    /// # Errors
+    /// [`Interruption::Diverged`] names what differs.
+    pub(super) fn compare(
+        &mut self,
+        at: &mut Moment<'_>,
+        lsn: Lsn,
+        logged: StateDigest,
+    ) -> Step<()> {
+        self.pages.extend(logged.pages);
+        let Some(last) = logged.last else {
+            return Ok(());
+        };
+        let since = Instant::now();
+        let (pages, parts) = digest(self.incoming.baseline(), at)?;
+        let logged_pages = std::mem::take(&mut self.pages);
+        self.counters.digest(since.elapsed());
+        if pages == logged_pages && parts == last {
+            return Ok(());
+        }
+        let names = part_digests(at)?.into_iter().map(|(name, _)| name);
+        let same = parts.parts.iter().zip(&last.parts);
+        let difference = StateDifference {
+            registers: different_registers(&last.registers, &parts.registers),
+            parts: names
+                .zip(same)
+                .filter(|(_, (own, logged))| own != logged)
+                .map(|(name, _)| name)
+                .collect(),
+            pages: different_pages(&logged_pages, &pages),
+        };
+        Err(Interruption::Diverged(Box::new(Divergence {
+            point: at.point,
+            lsn,
+            difference: Difference::State(Box::new(difference)),
+        })))
+    }
+}
+
+fn different_registers(logged: &Registers, own: &Registers) -> Vec<(&'static str, u64, u64)> {
+    Registers::NAMES
+        .into_iter()
+        .zip(logged.fields().into_iter().zip(own.fields()))
+        .filter(|(_, (logged, own))| logged != own)
+        .map(|(name, (logged, own))| (name, logged, own))
+        .collect()
+}
+
+/// Pages that are not in both, or not with the same digest.
+fn different_pages(logged: &[PageDigest], own: &[PageDigest]) -> Vec<u64> {
+    let missing = |list: &[PageDigest], page: &PageDigest| {
+        list.binary_search_by_key(&page.page, |p| p.page)
+            .map_or(true, |at| list[at] != *page)
+    };
+    let logged_only = logged.iter().filter(|page| missing(own, page));
+    let own_only = own.iter().filter(|page| missing(logged, page));
+    let mut pages: Vec<u64> = logged_only.chain(own_only).map(|p| p.page).collect();
+    pages.sort_unstable();
+    pages.dedup();
+    pages
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_that_differ_are_named_once() {
+        let list = |pages: &[(u64, u32)]| -> Vec<PageDigest> {
+            let digest = |&(page, digest): &(u64, u32)| PageDigest { page, digest };
+            pages.iter().map(digest).collect()
+        };
+        let logged = list(&[(1, 10), (2, 20), (5, 50)]);
+        let own = list(&[(2, 20), (3, 30), (5, 51)]);
+        assert_eq!(different_pages(&logged, &own), [1, 3, 5]);
+        assert!(different_pages(&logged, &logged).is_empty());
+    }
+}

@@ -1,0 +1,203 @@
+//! Takes the guest's state for the log: deltas where a stop has no other name, digests at
+//! intervals, and the whole of it when the replay asks for it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use logging_channel::codec::MAX_PAGE_DIGESTS;
+use logging_channel::entry::{Entry, ExecutionPoint, Payload, StateDigest, StatePart};
+
+use super::pace::{Pace, StateCounters};
+use super::recorder::LogSink;
+use crate::engine::{Moment, Step};
+use crate::state::{Baseline, Capture, Progress, digest};
+
+/// While the whole state is sent, about one part in this many of the guest's time is spent on it.
+const TRANSFER_SHARE: u32 = 4;
+
+/// Least time to spend on it at an exit.
+const TRANSFER_SLICE: Duration = Duration::from_millis(2);
+
+/// Takes the guest's state for the log.
+pub struct StateKeeper {
+    capture: Capture,
+    pace: Pace,
+    counters: Arc<StateCounters>,
+    /// Guest time of the next digest, in nanoseconds.
+    next_digest: u64,
+    whole: WholeState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WholeState {
+    NotWanted,
+    /// Sent since then, in slices.
+    Sending {
+        last_slice: Instant,
+    },
+    /// Little is left.
+    Ready,
+}
+
+/// Appends a part of the state at `point`.
+fn send<'a>(
+    log: &'a mut dyn LogSink,
+    point: ExecutionPoint,
+    bytes: &'a mut u64,
+) -> impl FnMut(StatePart) -> Step<()> + 'a {
+    move |part| {
+        if let StatePart::Pages(data) | StatePart::Commit(data) = &part {
+            *bytes += data.len() as u64;
+        }
+        log.append(Entry {
+            point,
+            check: None,
+            payload: Payload::State(part),
+        })
+        .map(|_| ())
+    }
+}
+
+impl StateKeeper {
+    /// For a guest that begins with `baseline`.
+    #[must_use]
+    pub fn new(baseline: Baseline, pace: Pace, counters: Arc<StateCounters>) -> Self {
+        Self {
+            capture: Capture::new(baseline),
+            pace,
+            counters,
+            next_digest: pace.digest_interval.as_nanos() as u64,
+            whole: WholeState::NotWanted,
+        }
+    }
+
+    /// Logs what changed since the last synchronisation point, for the next exit. Returns how long
+    /// the guest may run before the next stop; `None` if its state cannot be taken right here.
+    pub(super) fn delta(
+        &mut self,
+        at: &mut Moment<'_>,
+        log: &mut dyn LogSink,
+    ) -> Step<Option<Duration>> {
+        if self.capture.is_whole_under_way() {
+            // The replay does not follow: nothing to agree on.
+            return Ok(Some(self.pace.latency));
+        }
+        if !at.cpu.at_rest()? {
+            return Ok(None);
+        }
+        let since = Instant::now();
+        let mut bytes = 0;
+        let point = ExecutionPoint::at_exit(at.point.exits + 1);
+        self.capture.delta(at, &mut send(log, point, &mut bytes))?;
+        let cost = since.elapsed();
+        let interval = self.pace.stop_after(cost);
+        self.counters.delta(bytes, cost, interval);
+        Ok(Some(interval))
+    }
+
+    /// Begins to send the whole state.
+    pub(super) fn begin_whole(&mut self, at: &mut Moment<'_>, log: &mut dyn LogSink) -> Step<()> {
+        let mut bytes = 0;
+        self.capture
+            .begin_whole(at, &mut send(log, at.point, &mut bytes))?;
+        self.whole = WholeState::Sending {
+            last_slice: Instant::now(),
+        };
+        Ok(())
+    }
+
+    /// Whether [`StateKeeper::commit_whole`] is to be called before the guest goes on.
+    pub(super) fn is_whole_ready(&self) -> bool {
+        self.whole == WholeState::Ready
+    }
+
+    /// Sends the rest of the whole state, for the next exit.
+    pub(super) fn commit_whole(&mut self, at: &mut Moment<'_>, log: &mut dyn LogSink) -> Step<()> {
+        let since = Instant::now();
+        let mut bytes = 0;
+        at.cpu.complete_access()?;
+        let point = ExecutionPoint::at_exit(at.point.exits + 1);
+        self.capture
+            .commit_whole(at, &mut send(log, point, &mut bytes))?;
+        self.whole = WholeState::NotWanted;
+        self.counters.transfer_bytes(bytes);
+        self.counters.transfer();
+        log.state_sent();
+        log::info!(
+            "the whole state was sent; the guest stood still for {} ms at the end",
+            since.elapsed().as_millis()
+        );
+        Ok(())
+    }
+
+    /// Does what is due at guest time `now`.
+    pub(super) fn keep_up(
+        &mut self,
+        at: &mut Moment<'_>,
+        now: u64,
+        log: &mut dyn LogSink,
+    ) -> Step<()> {
+        match self.whole {
+            WholeState::Ready => Ok(()),
+            WholeState::Sending { last_slice } => self.slice(at, last_slice, log),
+            WholeState::NotWanted if now >= self.next_digest => self.digest(at, now, log),
+            WholeState::NotWanted => Ok(()),
+        }
+    }
+
+    fn slice(
+        &mut self,
+        at: &mut Moment<'_>,
+        last_slice: Instant,
+        log: &mut dyn LogSink,
+    ) -> Step<()> {
+        let since = last_slice.elapsed();
+        if since < TRANSFER_SLICE * TRANSFER_SHARE {
+            return Ok(());
+        }
+        let mut bytes = 0;
+        let share = since / TRANSFER_SHARE;
+        let point = at.point;
+        let progress = self
+            .capture
+            .continue_whole(at, share, &mut send(log, point, &mut bytes))?;
+        self.counters.transfer_bytes(bytes);
+        self.whole = match progress {
+            Progress::More => WholeState::Sending {
+                last_slice: Instant::now(),
+            },
+            Progress::Ready => WholeState::Ready,
+        };
+        Ok(())
+    }
+
+    fn digest(&mut self, at: &mut Moment<'_>, now: u64, log: &mut dyn LogSink) -> Step<()> {
+        let since = Instant::now();
+        let (pages, parts) = digest(self.capture.baseline(), at)?;
+        let chunks = pages.chunks(MAX_PAGE_DIGESTS);
+        let mut entries: Vec<StateDigest> = chunks
+            .map(|pages| StateDigest {
+                pages: pages.to_vec(),
+                last: None,
+            })
+            .collect();
+        match entries.last_mut() {
+            Some(entry) => entry.last = Some(parts),
+            None => entries.push(StateDigest {
+                pages: Vec::new(),
+                last: Some(parts),
+            }),
+        }
+        for entry in entries {
+            log.append(Entry {
+                point: at.point,
+                check: None,
+                payload: Payload::Digest(Box::new(entry)),
+            })?;
+        }
+        let cost = since.elapsed();
+        self.next_digest = now + self.pace.digest_after(cost).as_nanos() as u64;
+        self.counters.digest(cost);
+        Ok(())
+    }
+}

@@ -1,0 +1,143 @@
+//! How often the guest's state is taken, and what that came to.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How often the guest's state is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// How long an input waits for a guest that makes no exits before the guest is stopped for it.
+    pub latency: Duration,
+    /// Time between two digests.
+    pub digest_interval: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            latency: Duration::from_millis(50),
+            digest_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+/// The guest runs at least this many times as long as its last state delta took.
+const DELTA_SHARE: u32 = 4;
+
+/// As [`DELTA_SHARE`], for digests.
+const DIGEST_SHARE: u32 = 20;
+
+impl Pace {
+    /// Time to the next stop after a state delta that took `cost`.
+    #[must_use]
+    pub fn stop_after(&self, cost: Duration) -> Duration {
+        self.latency.max(cost * DELTA_SHARE)
+    }
+
+    /// Time to the next digest after one that took `cost`.
+    #[must_use]
+    pub fn digest_after(&self, cost: Duration) -> Duration {
+        self.digest_interval.max(cost * DIGEST_SHARE)
+    }
+}
+
+/// Counts what was done with the guest's state, for figures. Shared between threads.
+#[derive(Debug, Default)]
+pub struct StateCounters {
+    deltas: AtomicU64,
+    delta_bytes: AtomicU64,
+    delta_nanos: AtomicU64,
+    stop_nanos: AtomicU64,
+    digests: AtomicU64,
+    digest_nanos: AtomicU64,
+    transfers: AtomicU64,
+    transfer_bytes: AtomicU64,
+}
+
+/// What [`StateCounters`] counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StateFigures {
+    /// State deltas sent or taken over.
+    pub deltas: u64,
+    /// Their size in the log.
+    pub delta_bytes: u64,
+    /// How long the guest stood still for the last one.
+    pub delta_cost: Duration,
+    /// How long it runs without an exit before it is stopped: the latency bound that holds now.
+    pub stop_interval: Duration,
+    /// Digests logged or compared.
+    pub digests: u64,
+    /// How long the guest stood still for the last one.
+    pub digest_cost: Duration,
+    /// Transfers of the whole state completed.
+    pub transfers: u64,
+    /// Their size in the log.
+    pub transfer_bytes: u64,
+}
+
+fn add(counter: &AtomicU64, n: u64) {
+    counter.fetch_add(n, Ordering::Relaxed);
+}
+
+fn set(value: &AtomicU64, duration: Duration) {
+    value.store(duration.as_nanos() as u64, Ordering::Relaxed);
+}
+
+impl StateCounters {
+    /// A delta of `bytes` that held the guest up for `cost`; the next stop is after `stop`.
+    pub fn delta(&self, bytes: u64, cost: Duration, stop: Duration) {
+        add(&self.deltas, 1);
+        add(&self.delta_bytes, bytes);
+        set(&self.delta_nanos, cost);
+        set(&self.stop_nanos, stop);
+    }
+
+    /// A digest that held the guest up for `cost`.
+    pub fn digest(&self, cost: Duration) {
+        add(&self.digests, 1);
+        set(&self.digest_nanos, cost);
+    }
+
+    /// Part of a transfer of the whole state.
+    pub fn transfer_bytes(&self, bytes: u64) {
+        add(&self.transfer_bytes, bytes);
+    }
+
+    /// A transfer of the whole state is complete.
+    pub fn transfer(&self) {
+        add(&self.transfers, 1);
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn figures(&self) -> StateFigures {
+        let number = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let time = |nanos: &AtomicU64| Duration::from_nanos(number(nanos));
+        StateFigures {
+            deltas: number(&self.deltas),
+            delta_bytes: number(&self.delta_bytes),
+            delta_cost: time(&self.delta_nanos),
+            stop_interval: time(&self.stop_nanos),
+            digests: number(&self.digests),
+            digest_cost: time(&self.digest_nanos),
+            transfers: number(&self.transfers),
+            transfer_bytes: number(&self.transfer_bytes),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_grow_with_the_cost_and_never_fall_below_the_setting() {
+        let pace = Pace::default();
+        assert_eq!(pace.stop_after(Duration::ZERO), pace.latency);
+        assert_eq!(pace.stop_after(Duration::from_millis(5)), pace.latency);
+        let slow = Duration::from_millis(100);
+        assert_eq!(pace.stop_after(slow), slow * DELTA_SHARE);
+        assert_eq!(pace.digest_after(slow), slow * DIGEST_SHARE);
+        assert_eq!(pace.digest_after(Duration::ZERO), pace.digest_interval);
+    }
+}

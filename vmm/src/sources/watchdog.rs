@@ -1,0 +1,163 @@
+//! Stops a guest that makes no exits.
+
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+
+/// How long after a kick that had no effect the next one comes, as a part of the interval. A kick
+/// is lost if it comes between the guest's thread deciding to enter the guest and entering it.
+const AGAIN: u32 = 8;
+
+/// [`Shared::entered`] while the guest is not being run.
+const OUT: u64 = u64::MAX;
+
+/// Interrupts the thread that it was made on when the guest has run for too long without an exit.
+pub struct Watchdog {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    /// It stays on its thread.
+    not_send: PhantomData<*const ()>,
+}
+
+struct Shared {
+    base: Instant,
+    /// When the guest was entered, in nanoseconds since `base`; [`OUT`] while it is not run.
+    entered: AtomicU64,
+    /// How long it may run, in nanoseconds.
+    interval: AtomicU64,
+    over: AtomicBool,
+}
+
+extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+/// A thread that signals can be sent to.
+#[derive(Clone, Copy)]
+struct Target(libc::pthread_t);
+
+// SAFETY: a pthread_t names a thread of the process and may be used by any of them.
+unsafe impl Send for Target {}
+
+impl Target {
+    fn kick(self) {
+        // SAFETY: the watchdog is dropped, and its thread joined, on the target thread itself
+        // (it is not Send), so the target is alive.
+        unsafe { libc::pthread_kill(self.0, SIGRTMIN()) };
+    }
+}
+
+impl Watchdog {
+    /// Watches over the calling thread, which runs the guest.
+    ///
+    /// # Errors
+    /// When the signal cannot be handled or no thread can be started.
+    pub fn start(interval: Duration) -> std::io::Result<Self> {
+        register_signal_handler(SIGRTMIN(), nothing)?;
+        // SAFETY: always succeeds.
+        let target = Target(unsafe { libc::pthread_self() });
+        let shared = Arc::new(Shared {
+            base: Instant::now(),
+            entered: AtomicU64::new(OUT),
+            interval: AtomicU64::new(interval.as_nanos() as u64),
+            over: AtomicBool::new(false),
+        });
+        let own = shared.clone();
+        let thread = thread::Builder::new()
+            .name("watchdog".into())
+            .spawn(move || own.watch(target))?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+            not_send: PhantomData,
+        })
+    }
+
+    /// The guest is entered now.
+    pub fn enter(&self) {
+        let now = self.shared.now();
+        self.shared.entered.store(now, Ordering::Relaxed);
+    }
+
+    /// The guest made an exit.
+    pub fn leave(&self) {
+        self.shared.entered.store(OUT, Ordering::Relaxed);
+    }
+
+    /// How long the guest may run without an exit from now on.
+    pub fn set_interval(&self, interval: Duration) {
+        let nanos = interval.as_nanos() as u64;
+        self.shared.interval.store(nanos, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.shared.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn now(&self) -> u64 {
+        self.base.elapsed().as_nanos() as u64
+    }
+
+    fn watch(&self, target: Target) {
+        while !self.over.load(Ordering::Relaxed) {
+            let interval = self.interval.load(Ordering::Relaxed);
+            let entered = self.entered.load(Ordering::Relaxed);
+            let due = if entered == OUT {
+                interval
+            } else {
+                (entered + interval).saturating_sub(self.now())
+            };
+            let pause = if due == 0 {
+                target.kick();
+                interval / u64::from(AGAIN)
+            } else {
+                due
+            };
+            thread::park_timeout(Duration::from_nanos(pause));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sleeps for a minute, or until a signal.
+    fn interrupted() -> bool {
+        let minute = libc::timespec {
+            tv_sec: 60,
+            tv_nsec: 0,
+        };
+        // SAFETY: the first argument is a valid timespec, the second may be null.
+        unsafe { libc::nanosleep(&raw const minute, std::ptr::null_mut()) != 0 }
+    }
+
+    #[test]
+    fn kicks_who_runs_too_long_and_no_one_else() {
+        let watchdog = Watchdog::start(Duration::from_millis(5)).expect("starts");
+        watchdog.enter();
+        assert!(interrupted());
+        watchdog.leave();
+        watchdog.set_interval(Duration::from_millis(1));
+        watchdog.enter();
+        assert!(interrupted());
+    }
+
+    #[test]
+    fn its_thread_ends_with_it() {
+        let watchdog = Watchdog::start(Duration::from_secs(3600)).expect("starts");
+        let shared = Arc::downgrade(&watchdog.shared);
+        drop(watchdog);
+        assert!(shared.upgrade().is_none());
+    }
+}

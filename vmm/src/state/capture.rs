@@ -1,0 +1,193 @@
+//! The sending side of state transfers.
+
+use std::time::{Duration, Instant};
+
+use logging_channel::entry::StatePart;
+
+use super::parts::Rest;
+use super::patch::BlockWriter;
+use super::{Baseline, PageSet};
+use crate::engine::{Interruption, Moment, Step};
+
+/// Rounds of sending again what the guest changed meanwhile, before it is stopped for the rest.
+const ROUNDS: u32 = 4;
+
+/// So few changed pages do not need another round.
+const FEW_PAGES: u64 = 256;
+
+/// Takes the guest's state for the other side.
+pub struct Capture {
+    baseline: Baseline,
+    whole: Option<Whole>,
+}
+
+/// A transfer of the whole state under way: memory is sent while the guest runs.
+struct Whole {
+    /// Pages to be sent in this round.
+    left: PageSet,
+    round: u32,
+    /// Pages of the last round.
+    last: u64,
+}
+
+/// What one step of a transfer of the whole state came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// There is more to send while the guest runs.
+    More,
+    /// The rest is little: stop the guest and [`Capture::commit_whole`].
+    Ready,
+}
+
+impl Capture {
+    /// For a guest whose state at the last synchronisation point was `baseline`.
+    #[must_use]
+    pub fn new(baseline: Baseline) -> Self {
+        Self {
+            baseline,
+            whole: None,
+        }
+    }
+
+    /// The baseline, for digests.
+    pub fn baseline(&mut self) -> &mut Baseline {
+        &mut self.baseline
+    }
+
+    /// Whether a transfer of the whole state is under way, so that the other side has no state
+    /// that a delta or digest could build on.
+    #[must_use]
+    pub fn is_whole_under_way(&self) -> bool {
+        self.whole.is_some()
+    }
+
+    /// Sends what changed since the last synchronisation point, and the processor. Devices change
+    /// only at exits, which the other side has seen too.
+    ///
+    /// # Errors
+    /// [`Interruption`], also of `send`.
+    pub fn delta(
+        &mut self,
+        at: &mut Moment<'_>,
+        send: &mut dyn FnMut(StatePart) -> Step<()>,
+    ) -> Step<()> {
+        let written = self.baseline.take_written(at.cpu)?;
+        self.send_changes(written.iter(), send)?;
+        let rest = Rest {
+            cpu: at.cpu.save()?,
+            devices: None,
+        };
+        send(StatePart::Commit(pack(&rest)?))
+    }
+
+    /// Begins a transfer of the whole state, in place of one that may be under way.
+    ///
+    /// # Errors
+    /// [`Interruption`], also of `send`.
+    pub fn begin_whole(
+        &mut self,
+        at: &mut Moment<'_>,
+        send: &mut dyn FnMut(StatePart) -> Step<()>,
+    ) -> Step<()> {
+        self.baseline.take_written(at.cpu)?;
+        self.baseline.forget();
+        let mut left = self.baseline.no_pages();
+        (0..self.baseline.pages()).for_each(|page| left.insert(page));
+        self.whole = Some(Whole {
+            left,
+            round: 1,
+            last: self.baseline.pages(),
+        });
+        send(StatePart::Begin)
+    }
+
+    /// Sends pages of a transfer under way for about `share` of time.
+    ///
+    /// # Errors
+    /// [`Interruption`], also of `send`.
+    pub(crate) fn continue_whole(
+        &mut self,
+        at: &mut Moment<'_>,
+        share: Duration,
+        send: &mut dyn FnMut(StatePart) -> Step<()>,
+    ) -> Step<Progress> {
+        let Some(mut whole) = self.whole.take() else {
+            return Ok(Progress::More);
+        };
+        let since = Instant::now();
+        let mut writer = BlockWriter::default();
+        while let Some(page) = whole.left.take_first() {
+            if let Some(patch) = self.baseline.take_change(page)
+                && let Some(block) = writer.push(&patch)
+            {
+                send(StatePart::Pages(block))?;
+                if since.elapsed() >= share {
+                    break;
+                }
+            }
+        }
+        if let Some(block) = writer.finish() {
+            send(StatePart::Pages(block))?;
+        }
+        let mut progress = Progress::More;
+        if whole.left.is_empty() {
+            whole.left = self.baseline.take_written(at.cpu)?;
+            let changed = whole.left.len();
+            // Another round is worth its while only as long as rounds get shorter.
+            if changed <= FEW_PAGES || whole.round >= ROUNDS || changed > whole.last / 2 {
+                progress = Progress::Ready;
+            }
+            whole.last = changed;
+            whole.round += 1;
+        }
+        self.whole = Some(whole);
+        Ok(progress)
+    }
+
+    /// Sends the rest of the state, devices included, of a guest that stands at an instruction
+    /// boundary. Both sides have the same state then.
+    ///
+    /// # Errors
+    /// [`Interruption`], also of `send`.
+    pub fn commit_whole(
+        &mut self,
+        at: &mut Moment<'_>,
+        send: &mut dyn FnMut(StatePart) -> Step<()>,
+    ) -> Step<()> {
+        let left = self.whole.take().map(|whole| whole.left);
+        let written = self.baseline.take_written(at.cpu)?;
+        let mut pages = left.unwrap_or_else(|| self.baseline.no_pages());
+        written.iter().for_each(|page| pages.insert(page));
+        self.send_changes(pages.iter(), send)?;
+        let rest = Rest {
+            cpu: at.cpu.save()?,
+            devices: Some(at.devices.save().into()),
+        };
+        send(StatePart::Commit(pack(&rest)?))
+    }
+
+    fn send_changes(
+        &mut self,
+        pages: impl Iterator<Item = u64>,
+        send: &mut dyn FnMut(StatePart) -> Step<()>,
+    ) -> Step<()> {
+        let mut writer = BlockWriter::default();
+        for page in pages {
+            if let Some(patch) = self.baseline.take_change(page)
+                && let Some(block) = writer.push(&patch)
+            {
+                send(StatePart::Pages(block))?;
+            }
+        }
+        match writer.finish() {
+            Some(block) => send(StatePart::Pages(block)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn pack(rest: &Rest) -> Step<Vec<u8>> {
+    rest.pack().ok_or_else(|| {
+        Interruption::Failed("the state of processor and devices does not fit a log entry".into())
+    })
+}

@@ -1,0 +1,49 @@
+//! Digests of the guest's state.
+
+use logging_channel::entry::{PageDigest, PartDigests};
+
+use super::{Baseline, PAGE};
+use crate::engine::{Moment, Step};
+
+/// Digest of a page. Every step is a bijection of the 64-bit state, so pages that differ in one
+/// word differ before the fold to 32 bits.
+#[must_use]
+pub fn page_digest(content: &[u8; PAGE]) -> u32 {
+    let words = content.as_chunks::<8>().0;
+    crate::cpu::fold(words.iter().map(|word| u64::from_le_bytes(*word)))
+}
+
+/// The guest's state at this moment: pages that changed since the last synchronisation point, and
+/// the rest. This is the next synchronisation point.
+///
+/// # Errors
+/// [`crate::engine::Interruption::Cpu`].
+pub fn digest(
+    baseline: &mut Baseline,
+    at: &mut Moment<'_>,
+) -> Step<(Vec<PageDigest>, PartDigests)> {
+    let mut pages = Vec::new();
+    for page in baseline.take_written(at.cpu)?.iter() {
+        let content = baseline.current(page);
+        if content != baseline.before(page) {
+            baseline.advance(page, &content);
+            pages.push(PageDigest {
+                page,
+                digest: page_digest(&content),
+            });
+        }
+    }
+    let parts = part_digests(at)?.into_iter().map(|(_, digest)| digest);
+    let parts = PartDigests {
+        parts: parts.collect(),
+        registers: at.registers()?,
+    };
+    Ok((pages, parts))
+}
+
+/// Digests of the parts of processor and devices, with their names.
+pub(crate) fn part_digests(at: &mut Moment<'_>) -> Step<Vec<(&'static str, u32)>> {
+    let mut parts = at.cpu.part_digests()?;
+    parts.extend(at.devices.digests());
+    Ok(parts)
+}

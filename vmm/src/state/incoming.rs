@@ -1,0 +1,120 @@
+//! The receiving side of state transfers.
+
+use super::Baseline;
+use super::parts::Rest;
+use super::patch::{PatchError, read_block};
+use crate::cpu::CpuError;
+use crate::devices::DeviceStateError;
+use crate::engine::Moment;
+
+/// Takes the other side's state over.
+pub struct Incoming {
+    baseline: Baseline,
+    /// Blocks of a transfer that is not complete. A delta is applied as a whole or not at all: if
+    /// the primary dies within it, the backup goes on from where it is.
+    blocks: Vec<Vec<u8>>,
+    /// The transfer builds on nothing.
+    whole: bool,
+}
+
+/// Why a state cannot be taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Its encoding is wrong.
+    #[error(transparent)]
+    Patch(#[from] PatchError),
+    /// The processor does not take it, or could not be asked.
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
+    /// The devices do not take it.
+    #[error("the devices do not take the state")]
+    Devices(#[from] DeviceStateError),
+    /// A transfer of the whole state has no devices.
+    #[error("a transfer of the whole state came without the devices")]
+    NoDevices,
+}
+
+impl Incoming {
+    /// For a guest whose state at the last synchronisation point was `baseline`.
+    #[must_use]
+    pub fn new(baseline: Baseline) -> Self {
+        Self {
+            baseline,
+            blocks: Vec::new(),
+            whole: false,
+        }
+    }
+
+    /// The baseline, for digests.
+    pub fn baseline(&mut self) -> &mut Baseline {
+        &mut self.baseline
+    }
+
+    /// A transfer of the whole state begins.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn begin_whole(&mut self, at: &mut Moment<'_>) -> Result<(), StateError> {
+        self.blocks.clear();
+        self.whole = true;
+        // Every page with a content is to come, or is zero.
+        self.baseline.forget();
+        self.baseline.take_written(at.cpu)?;
+        for page in 0..self.baseline.pages() {
+            if self.baseline.current(page) != self.baseline.before(page) {
+                self.baseline.restore(page);
+            }
+        }
+        Ok(())
+    }
+
+    /// A block of changed memory.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn pages(&mut self, block: &[u8]) -> Result<(), StateError> {
+        if self.whole {
+            self.apply(block)
+        } else {
+            self.blocks.push(block.to_vec());
+            Ok(())
+        }
+    }
+
+    /// Forgets the blocks of a delta that is not completed.
+    pub fn abandon(&mut self) {
+        self.blocks.clear();
+    }
+
+    /// The rest of the state: the guest is at the transfer's execution point now.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn commit(&mut self, at: &mut Moment<'_>, rest: &[u8]) -> Result<(), StateError> {
+        let rest = Rest::unpack(rest)?;
+        if self.whole && rest.devices.is_none() {
+            return Err(StateError::NoDevices);
+        }
+        // Before memory is touched, or the access could still write to it.
+        at.cpu.complete_access()?;
+        for page in self.baseline.take_written(at.cpu)?.iter() {
+            self.baseline.restore(page);
+        }
+        for block in std::mem::take(&mut self.blocks) {
+            self.apply(&block)?;
+        }
+        at.cpu.load(&rest.cpu)?;
+        if let Some(devices) = &rest.devices {
+            at.devices.load(devices)?;
+        }
+        self.whole = false;
+        Ok(())
+    }
+
+    fn apply(&mut self, block: &[u8]) -> Result<(), StateError> {
+        for patch in read_block(block)? {
+            self.baseline.apply(&patch)?;
+        }
+        Ok(())
+    }
+}

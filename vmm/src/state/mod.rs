@@ -1,0 +1,37 @@
+//! The guest's state as a whole: transferred where execution cannot be followed, and digested to
+//! see that both sides have the same.
+//!
+//! Both sides keep a [`Baseline`]: a copy of guest memory as it was at the last *synchronisation
+//! point*, a place where both have the same state. Digests and state transfers are such points.
+//! From one to the next
+//!
+//! - the primary sends what differs from the baseline ([`Capture::delta`]), and the backup goes
+//!   back to the baseline in every page that it wrote itself, and puts the difference on top
+//!   ([`Incoming`]). So the result does not depend on how far the backup's own execution went;
+//! - for a digest, both compare the pages that they wrote with the baseline, and digest those
+//!   that differ.
+//!
+//! ```text
+//!   synchronisation point n                    n+1
+//!   primary   ──┬── runs ──── exit E ── runs ──┬── stopped here: delta to n
+//!   backup    ──┴── replays ─ exit E           └── pages back to n, plus delta
+//! ```
+//!
+//! A transfer of the *whole* state ([`Capture::begin_whole`]) is the same with a baseline of
+//! zeros, sent while the guest runs, with a delta and the devices at the end.
+
+mod baseline;
+mod capture;
+mod digest;
+mod incoming;
+mod pages;
+mod parts;
+mod patch;
+
+pub use baseline::{Baseline, NoRoom, PAGE};
+pub use capture::Capture;
+pub(crate) use capture::Progress;
+pub(crate) use digest::part_digests;
+pub use digest::{digest, page_digest};
+pub use incoming::{Incoming, StateError};
+pub use pages::PageSet;

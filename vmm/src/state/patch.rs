@@ -1,0 +1,268 @@
+//! Changed parts of pages, and how they are packed.
+//!
+//! A block is a list of [`PagePatch`]es (postcard), compressed as one LZ4 block behind its
+//! length. Blocks are independent of each other; one fits an entry of the log.
+
+use logging_channel::codec::MAX_STATE_PART;
+use serde::{Deserialize, Serialize};
+
+use super::PAGE;
+
+/// Patches are collected until a block has this many bytes before compression. With the largest
+/// patch on top it fits an entry even if it cannot be compressed.
+const BLOCK_BYTES: usize = 48 * 1024;
+
+/// More than a patch of a whole page takes, packed: each run has at most 5 bytes of overhead, and
+/// runs are at least [`GAP`] apart.
+const LARGEST_PATCH: usize = 2 * PAGE;
+
+/// Most bytes of a block before compression: bounds what hostile bytes unfold to.
+const LARGEST_BLOCK: usize = BLOCK_BYTES + LARGEST_PATCH;
+
+const _: () = assert!(LARGEST_BLOCK + LARGEST_BLOCK / 100 + 64 < MAX_STATE_PART);
+
+/// Runs of changed bytes closer than this are one run: each run costs a few bytes.
+const GAP: usize = 8;
+
+/// Changed parts of one page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PagePatch {
+    /// Guest frame number.
+    pub(super) page: u64,
+    /// Ascending, within the page.
+    pub(super) runs: Vec<Run>,
+}
+
+/// Bytes that are now these.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Run {
+    /// Offset in the page.
+    pub(super) at: u16,
+    #[serde(with = "serde_bytes")]
+    pub(super) bytes: Vec<u8>,
+}
+
+/// Why a block cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PatchError {
+    /// It cannot be decompressed.
+    #[error("a block of changed memory cannot be decompressed: {0}")]
+    Compression(String),
+    /// It is too large when decompressed.
+    #[error("a block of changed memory claims {0} bytes: at most {LARGEST_BLOCK} are allowed")]
+    TooLarge(usize),
+    /// It is not a list of patches.
+    #[error("a block of changed memory is damaged: {0}")]
+    Malformed(String),
+    /// A patch lies outside of guest memory or of its page.
+    #[error("a changed part of page {page:#x} lies outside of it or of guest memory")]
+    OutOfRange {
+        /// Guest frame number.
+        page: u64,
+    },
+}
+
+impl PagePatch {
+    /// What turns `old` into `new`; `None` if they are equal.
+    pub(super) fn between(page: u64, old: &[u8; PAGE], new: &[u8; PAGE]) -> Option<Self> {
+        if old == new {
+            return None;
+        }
+        let mut runs: Vec<Run> = Vec::new();
+        let words = old.as_chunks::<8>().0.iter().zip(new.as_chunks::<8>().0);
+        for (word, _) in words.enumerate().filter(|(_, (old, new))| old != new) {
+            let within = word * 8..word * 8 + 8;
+            // A word's first and last changed bytes.
+            let mut changed = within.filter(|&at| old[at] != new[at]);
+            let Some(first) = changed.next() else {
+                continue;
+            };
+            let end = changed.next_back().unwrap_or(first) + 1;
+            match runs.last_mut() {
+                Some(run) if first - (usize::from(run.at) + run.bytes.len()) < GAP => {
+                    let known = usize::from(run.at) + run.bytes.len();
+                    run.bytes.extend_from_slice(&new[known..end]);
+                }
+                _ => runs.push(Run {
+                    at: first as u16,
+                    bytes: new[first..end].to_vec(),
+                }),
+            }
+        }
+        Some(Self { page, runs })
+    }
+
+    /// Changes `page_bytes`, the content of its page.
+    pub(super) fn apply(&self, page_bytes: &mut [u8]) -> Result<(), PatchError> {
+        let out_of_range = PatchError::OutOfRange { page: self.page };
+        for run in &self.runs {
+            let start = usize::from(run.at);
+            let target = page_bytes.get_mut(start..start + run.bytes.len());
+            target
+                .ok_or_else(|| out_of_range.clone())?
+                .copy_from_slice(&run.bytes);
+        }
+        Ok(())
+    }
+}
+
+/// Packs patches into blocks.
+#[derive(Debug, Default)]
+pub(super) struct BlockWriter {
+    open: Vec<u8>,
+}
+
+impl BlockWriter {
+    /// Adds a patch. Returns a block when one is full.
+    pub(super) fn push(&mut self, patch: &PagePatch) -> Option<Vec<u8>> {
+        let open = std::mem::take(&mut self.open);
+        self.open = postcard::to_extend(patch, open).expect("a vector takes everything");
+        if self.open.len() < BLOCK_BYTES {
+            return None;
+        }
+        self.finish()
+    }
+
+    /// The block with what is left.
+    pub(super) fn finish(&mut self) -> Option<Vec<u8>> {
+        if self.open.is_empty() {
+            return None;
+        }
+        let block = lz4_flex::block::compress_prepend_size(&self.open);
+        self.open.clear();
+        Some(block)
+    }
+}
+
+/// Unpacks a block.
+pub(super) fn read_block(block: &[u8]) -> Result<Vec<PagePatch>, PatchError> {
+    let raw = unpack(block, LARGEST_BLOCK)?;
+    let mut rest = raw.as_slice();
+    let mut patches = Vec::new();
+    while !rest.is_empty() {
+        let (patch, tail) = postcard::take_from_bytes(rest)
+            .map_err(|error| PatchError::Malformed(error.to_string()))?;
+        patches.push(patch);
+        rest = tail;
+    }
+    Ok(patches)
+}
+
+/// Decompresses what `compress_prepend_size` made, up to `limit` bytes.
+pub(super) fn unpack(block: &[u8], limit: usize) -> Result<Vec<u8>, PatchError> {
+    let (len, data) = lz4_flex::block::uncompressed_size(block)
+        .map_err(|error| PatchError::Compression(error.to_string()))?;
+    if len > limit {
+        return Err(PatchError::TooLarge(len));
+    }
+    lz4_flex::block::decompress(data, len)
+        .map_err(|error| PatchError::Compression(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn page() -> impl Strategy<Value = Box<[u8; PAGE]>> {
+        let byte = prop_oneof![4 => Just(0u8), 1 => any::<u8>()];
+        prop::collection::vec(byte, PAGE).prop_map(|v| v.try_into().expect("a page"))
+    }
+
+    fn changes() -> impl Strategy<Value = Vec<(usize, Vec<u8>)>> {
+        let bytes = prop::collection::vec(any::<u8>(), 1..40);
+        prop::collection::vec((0..PAGE, bytes), 0..20)
+    }
+
+    proptest! {
+        #[test]
+        fn a_patch_turns_old_into_new(old in page(), changes in changes()) {
+            let mut new = old.clone();
+            for (at, bytes) in changes {
+                let end = PAGE.min(at + bytes.len());
+                new[at..end].copy_from_slice(&bytes[..end - at]);
+            }
+            match PagePatch::between(7, &old, &new) {
+                None => prop_assert_eq!(&old, &new),
+                Some(patch) => {
+                    prop_assert!(patch.runs.is_sorted_by_key(|run| run.at));
+                    let mut made = old.clone();
+                    patch.apply(&mut made[..]).expect("in the page");
+                    prop_assert_eq!(made, new);
+                }
+            }
+        }
+
+        #[test]
+        fn blocks_carry_patches(pages in prop::collection::vec(page(), 1..30)) {
+            let zero = [0; PAGE];
+            let patches: Vec<PagePatch> = (0..)
+                .zip(&pages)
+                .filter_map(|(n, page)| PagePatch::between(n, &zero, page))
+                .collect();
+            let mut writer = BlockWriter::default();
+            let mut blocks: Vec<Vec<u8>> =
+                patches.iter().filter_map(|patch| writer.push(patch)).collect();
+            blocks.extend(writer.finish());
+            let mut read = Vec::new();
+            for block in blocks {
+                prop_assert!(block.len() <= MAX_STATE_PART);
+                read.extend(read_block(&block).expect("reads"));
+            }
+            prop_assert_eq!(read, patches);
+        }
+
+        #[test]
+        fn any_bytes_are_patches_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..500)) {
+            let _ = read_block(&bytes);
+            let _ = read_block(&lz4_flex::block::compress_prepend_size(&bytes));
+        }
+    }
+
+    #[test]
+    fn the_worst_page_fits() {
+        // A change in every other word, as many runs as there can be, of random bytes.
+        let old = [0; PAGE];
+        let mut new = [0; PAGE];
+        let mut value = 1u64;
+        for (n, byte) in new.iter_mut().enumerate() {
+            value = value
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            *byte = if n % 16 == 0 {
+                (value >> 33) as u8 | 1
+            } else {
+                0
+            };
+        }
+        let patch = PagePatch::between(u64::MAX, &old, &new).expect("differs");
+        assert_eq!(patch.runs.len(), PAGE / 16);
+        assert!(postcard::to_allocvec(&patch).expect("packs").len() < LARGEST_PATCH);
+    }
+
+    #[test]
+    fn claims_are_checked_before_room_is_made() {
+        let mut block = lz4_flex::block::compress_prepend_size(&[0; 100]);
+        block[..4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(
+            read_block(&block),
+            Err(PatchError::TooLarge(u32::MAX as usize))
+        );
+    }
+
+    #[test]
+    fn runs_outside_the_page_are_refused() {
+        let patch = PagePatch {
+            page: 3,
+            runs: vec![Run {
+                at: PAGE as u16 - 1,
+                bytes: vec![1, 2],
+            }],
+        };
+        assert_eq!(
+            patch.apply(&mut [0; PAGE]),
+            Err(PatchError::OutOfRange { page: 3 })
+        );
+    }
+}
