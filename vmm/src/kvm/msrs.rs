@@ -21,6 +21,9 @@ const DIRECT: &[(u32, u32)] = &[
     (0xc000_0100, 3), // FS base, GS base, kernel GS base
 ];
 
+/// SYSENTER's stack and instruction pointer.
+pub(super) const SYSENTER_ADDRESSES: [u32; 2] = [0x175, 0x176];
+
 /// All registers of the list.
 pub(super) fn direct() -> impl Iterator<Item = u32> {
     DIRECT.iter().flat_map(|&(base, count)| base..base + count)

@@ -35,21 +35,48 @@ fn failed(action: &'static str) -> impl Fn(kvm_ioctls::Error) -> CpuError {
     }
 }
 
-/// The registers of the MSR filter's list that this host's KVM knows.
+/// The registers of the MSR filter's list that are part of a vCPU's state: those that this host's
+/// KVM gives back as they were set. Of the others, some cannot be written, and two are cut to 32
+/// bits where the processor has no SYSENTER in 64-bit mode and so no use for them (AMD).
 pub(super) fn known_msrs(fd: &VcpuFd) -> Vec<u32> {
-    let known = |index: &u32| read_msrs(fd, &[*index]).is_ok_and(|values| values.len() == 1);
-    msrs::direct().filter(known).collect()
+    msrs::direct()
+        .filter(|&index| is_kept(fd, index).unwrap_or(false))
+        .collect()
 }
 
-fn read_msrs(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<(u32, u64)>, CpuError> {
-    let entries: Vec<kvm_msr_entry> = indices
+fn is_kept(fd: &VcpuFd, index: u32) -> Result<bool, CpuError> {
+    const KERNEL_ADDRESS: u64 = 0xffff_ffff_8000_0000;
+    let [(_, value)] = read_msrs(fd, &[index])?[..] else {
+        return Ok(false);
+    };
+    let set = |value| {
+        fd.set_msrs(&msr_list(&[(index, value)]))
+            .map_err(failed("set model specific registers"))
+    };
+    if msrs::SYSENTER_ADDRESSES.contains(&index) {
+        set(KERNEL_ADDRESS)?;
+        let kept = read_msrs(fd, &[index])? == [(index, KERNEL_ADDRESS)];
+        set(value)?;
+        return Ok(kept);
+    }
+    Ok(set(value)? == 1)
+}
+
+fn msr_list(values: &[(u32, u64)]) -> Msrs {
+    let entries: Vec<kvm_msr_entry> = values
         .iter()
-        .map(|&index| kvm_msr_entry {
+        .map(|&(index, data)| kvm_msr_entry {
             index,
+            data,
             ..Default::default()
         })
         .collect();
-    let mut msrs = Msrs::from_entries(&entries).expect("the list of registers is short");
+    Msrs::from_entries(&entries).expect("the list of registers is short")
+}
+
+fn read_msrs(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<(u32, u64)>, CpuError> {
+    let wanted: Vec<(u32, u64)> = indices.iter().map(|&index| (index, 0)).collect();
+    let mut msrs = msr_list(&wanted);
     let count = fd
         .get_msrs(&mut msrs)
         .map_err(failed("read model specific registers"))?;
@@ -83,16 +110,7 @@ impl KvmCpu {
     }
 
     fn write_state(&mut self, mut state: VcpuState) -> Result<(), CpuError> {
-        let entries: Vec<kvm_msr_entry> = state
-            .msrs
-            .iter()
-            .map(|&(index, data)| kvm_msr_entry {
-                index,
-                data,
-                ..Default::default()
-            })
-            .collect();
-        let msrs = Msrs::from_entries(&entries).expect("as many as were checked");
+        let msrs = msr_list(&state.msrs);
         // A processor may call a component "initial" that another saved as used with the same
         // content. The content is always there, so let it be used: with the bits clear, another
         // MXCSR came out.
@@ -110,10 +128,9 @@ impl KvmCpu {
         let written = fd
             .set_msrs(&msrs)
             .map_err(failed("set model specific registers"))?;
-        if written != entries.len() {
+        if let Some((index, value)) = state.msrs.get(written) {
             return Err(CpuError::State(format!(
-                "KVM refuses to set model specific register {:#x}",
-                entries[written].index
+                "KVM refuses to set model specific register {index:#x} to {value:#x}"
             )));
         }
         fd.set_debug_regs(&state.debug)

@@ -92,6 +92,10 @@ impl StateKeeper {
         let cost = since.elapsed();
         let interval = self.pace.stop_after(cost);
         self.counters.delta(bytes, cost, interval);
+        log::debug!(
+            "state delta at {point}: {bytes} bytes in {} us",
+            cost.as_micros()
+        );
         Ok(Some(interval))
     }
 
@@ -198,6 +202,7 @@ impl StateKeeper {
         let cost = since.elapsed();
         self.next_digest = now + self.pace.digest_after(cost).as_nanos() as u64;
         self.counters.digest(cost);
+        log::debug!("digest at {}: {} us", at.point, cost.as_micros());
         Ok(())
     }
 }
