@@ -3,9 +3,10 @@
 //! The kernel is an uncompressed ELF (`vmlinux`), entered at its 64-bit entry point
 //! (Linux, `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol"): no decompressor, no KASLR,
 //! no real mode. Before it is loaded, its time stamp counter reads are rewritten so that they
-//! exit ([`rewrite`]).
+//! exit ([`rewrite`]). The project's micro-guests are booted in the same way ([`micro_guest`]).
 
 mod layout;
+mod micro_guest;
 pub mod rewrite;
 
 use std::fs;
@@ -140,7 +141,8 @@ impl BootImages {
             },
             other => BootError::Rewrite(other),
         })?;
-        if memchr::memmem::find(&kernel, LINUX_BANNER).is_none() {
+        if !micro_guest::is_marked(&kernel) && memchr::memmem::find(&kernel, LINUX_BANNER).is_none()
+        {
             return Err(BootError::NotAKernel {
                 path: kernel_path.to_owned(),
                 reason: "it does not say \"Linux version\"".into(),
