@@ -154,6 +154,32 @@ pub enum DependencyError {
     Package(#[from] PackageError),
 }
 
+/// A micro-guest could not be assembled or linked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MicroGuestError {
+    /// A program of binutils could not be started.
+    #[error("cannot start `{program}`, which makes the micro-guests: install binutils")]
+    Start {
+        /// The program.
+        program: &'static str,
+        /// Why it did not start.
+        #[source]
+        source: io::Error,
+    },
+    /// A program of binutils failed.
+    #[error("`{command}` failed: {stderr}")]
+    Refused {
+        /// The command line.
+        command: String,
+        /// What it printed to standard error.
+        stderr: String,
+    },
+    /// A file in the directory for temporary files could not be written or read.
+    #[error("cannot use the directory for temporary files")]
+    Temporary(#[source] io::Error),
+}
+
 /// The images could not be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -164,6 +190,9 @@ pub enum ImageError {
     /// The libraries or modules could not be collected.
     #[error(transparent)]
     Dependency(#[from] DependencyError),
+    /// A micro-guest could not be made.
+    #[error(transparent)]
+    MicroGuest(#[from] MicroGuestError),
     /// The kernel's ELF file could not be extracted.
     #[error("cannot extract the kernel's ELF file from {path}")]
     Kernel {

@@ -11,6 +11,7 @@ use crate::error::ImageError;
 use crate::files::{write_atomically, write_if_different};
 use crate::kernel::extract_vmlinux;
 use crate::libraries::{PackageLibraries, add_programs};
+use crate::micro::{self, MicroGuest};
 use crate::modules::ModuleTree;
 use crate::packages::{Package, PackageStore};
 
@@ -73,7 +74,7 @@ pub struct Image {
     pub bytes: u64,
     /// SHA-256 of its contents, in hexadecimal.
     pub sha256: String,
-    /// What it is made of: packages with versions.
+    /// What it is made of, or with: packages with versions.
     pub made_of: Vec<String>,
 }
 
@@ -144,6 +145,11 @@ impl GuestImages {
             .chain(libraries.packages());
         images.add(Self::REDIS, &redis.to_bytes(), packages)?;
 
+        let binutils = micro::binutils()?;
+        for guest in MicroGuest::all() {
+            images.write(&guest.image(), &guest.build()?, vec![binutils.clone()])?;
+        }
+
         let path = directory.join("manifest.json");
         let manifest = serde_json::to_vec_pretty(&images.images).expect("images are plain data");
         write_atomically(&path, &manifest).map_err(|source| ImageError::Write { path, source })?;
@@ -156,16 +162,26 @@ impl GuestImages {
         contents: &[u8],
         packages: impl IntoIterator<Item = &'a Package>,
     ) -> Result<(), ImageError> {
+        let made_of = packages
+            .into_iter()
+            .map(|package| format!("{} {}", package.name(), package.version()))
+            .collect();
+        self.write(name, contents, made_of)
+    }
+
+    fn write(
+        &mut self,
+        name: &str,
+        contents: &[u8],
+        made_of: Vec<String>,
+    ) -> Result<(), ImageError> {
         let path = self.directory.join(name);
         write_if_different(&path, contents).map_err(|source| ImageError::Write { path, source })?;
         self.images.push(Image {
             name: name.to_owned(),
             bytes: contents.len() as u64,
             sha256: format!("{:x}", Sha256::digest(contents)),
-            made_of: packages
-                .into_iter()
-                .map(|package| format!("{} {}", package.name(), package.version()))
-                .collect(),
+            made_of,
         });
         Ok(())
     }

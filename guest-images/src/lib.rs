@@ -6,7 +6,9 @@
 //!
 //! * `vmlinux`: the kernel's uncompressed ELF file ([`kernel`]),
 //! * `redis.cpio`: an initramfs with Debian's redis-server,
-//! * `tiny.cpio`: an initramfs with busybox alone, for quick tests
+//! * `tiny.cpio`: an initramfs with busybox alone, for quick tests,
+//! * `micro/*.elf`: guests without a kernel, each for one hard spot of
+//!   recording and replaying ([`micro`])
 //!
 //! ([`images`]), bit for bit the same whenever the packages are. The parts
 //! serve the testbed too, which makes the initramfs of its hosts with them:
@@ -18,9 +20,11 @@ pub mod files;
 pub mod images;
 pub mod kernel;
 pub mod libraries;
+pub mod micro;
 pub mod modules;
 pub mod packages;
 
 pub use archive::Archive;
 pub use images::{DebianKernel, GuestImages, Image};
+pub use micro::MicroGuest;
 pub use packages::{Package, PackageStore};

@@ -4,8 +4,14 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
-/// What the testbed and the demo run on this machine.
-const NEEDED: [&str; 4] = ["iproute2", "iputils-ping", "qemu-system-x86", "redis-tools"];
+/// What the testbed and the demo run on this machine, and what makes the micro-guests.
+const NEEDED: [&str; 5] = [
+    "binutils",
+    "iproute2",
+    "iputils-ping",
+    "qemu-system-x86",
+    "redis-tools",
+];
 
 /// Those that are not installed.
 pub(crate) fn missing() -> Result<Vec<&'static str>> {

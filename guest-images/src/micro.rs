@@ -1,0 +1,185 @@
+//! Micro-guests: self-checking guests of a few kilobytes, one for each hard spot of recording and
+//! replaying.
+//!
+//! Their sources are in `guest-images/micro`, in GNU assembler; `micro.inc` there says what they
+//! have in common. They are assembled and linked by binutils' `as` and `ld`, and booted like a
+//! kernel: ftvm knows them by an ELF note.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::error::MicroGuestError;
+
+/// One micro-guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MicroGuest {
+    /// Its name, as it prints it itself.
+    pub name: &'static str,
+    source: &'static str,
+}
+
+/// The guest of the source file of this name.
+macro_rules! guest {
+    ($name:literal) => {
+        MicroGuest {
+            name: $name,
+            source: include_str!(concat!("../micro/", $name, ".S")),
+        }
+    };
+}
+
+/// Guests whose replay must not differ.
+pub const DETERMINISTIC: [MicroGuest; 8] = [
+    guest!("fpu-sse"),
+    guest!("nested-exceptions"),
+    guest!("page-fault"),
+    guest!("rep-strings"),
+    guest!("self-modifying"),
+    guest!("sti-hlt"),
+    guest!("timer-hot-loop"),
+    guest!("tsc"),
+];
+
+/// The guest that executes an instruction that nothing traps: its replay must be found to differ.
+pub const UNTRAPPED: MicroGuest = guest!("untrapped-rdrand");
+
+/// What sources include, and the linker's script.
+const SHARED: [(&str, &str); 3] = [
+    ("micro.inc", include_str!("../micro/micro.inc")),
+    ("paging.inc", include_str!("../micro/paging.inc")),
+    (SCRIPT, include_str!("../micro/micro.ld")),
+];
+const SCRIPT: &str = "micro.ld";
+const ASSEMBLER: &str = "as";
+const LINKER: &str = "ld";
+
+impl MicroGuest {
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        DETERMINISTIC.into_iter().chain([UNTRAPPED])
+    }
+
+    /// The name of its image below the images' directory.
+    #[must_use]
+    pub fn image(&self) -> String {
+        format!("micro/{}.elf", self.name)
+    }
+
+    /// Assembles and links it: the same bytes from the same binutils.
+    ///
+    /// # Errors
+    ///
+    /// When binutils is not installed, or does not take the source.
+    pub fn build(&self) -> Result<Vec<u8>, MicroGuestError> {
+        let directory = tempfile::tempdir().map_err(MicroGuestError::Temporary)?;
+        let directory = directory.path();
+        let (source, object, image) = (
+            format!("{}.S", self.name),
+            format!("{}.o", self.name),
+            format!("{}.elf", self.name),
+        );
+        for (name, text) in SHARED.into_iter().chain([(source.as_str(), self.source)]) {
+            fs::write(directory.join(name), text).map_err(MicroGuestError::Temporary)?;
+        }
+        run(
+            directory,
+            ASSEMBLER,
+            &["--64", "--fatal-warnings", "-o", &object, &source],
+        )?;
+        run(
+            directory,
+            LINKER,
+            &["--fatal-warnings", "-T", SCRIPT, "-o", &image, &object],
+        )?;
+        fs::read(directory.join(image)).map_err(MicroGuestError::Temporary)
+    }
+}
+
+/// What the guests are made with, as the assembler introduces itself.
+///
+/// # Errors
+///
+/// When binutils is not installed.
+pub fn binutils() -> Result<String, MicroGuestError> {
+    let greeting = run(Path::new("."), ASSEMBLER, &["--version"])?;
+    Ok(greeting.lines().next().unwrap_or_default().to_owned())
+}
+
+/// Runs a program of binutils in `directory`; returns what it printed.
+fn run(
+    directory: &Path,
+    program: &'static str,
+    arguments: &[&str],
+) -> Result<String, MicroGuestError> {
+    let output = Command::new(program)
+        .args(arguments)
+        .current_dir(directory)
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| MicroGuestError::Start { program, source })?;
+    if !output.status.success() {
+        return Err(MicroGuestError::Refused {
+            command: format!("{program} {}", arguments.join(" ")),
+            stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        });
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use object::{Object as _, ObjectSection as _};
+
+    #[test]
+    fn every_source_is_a_guest() {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("micro");
+        let mut files: Vec<String> = fs::read_dir(directory)
+            .expect("the sources")
+            .map(|entry| entry.expect("an entry").file_name())
+            .map(|name| name.to_string_lossy().into_owned())
+            .filter_map(|name| name.strip_suffix(".S").map(str::to_owned))
+            .collect();
+        files.sort();
+        let mut names: Vec<&str> = MicroGuest::all().map(|guest| guest.name).collect();
+        names.sort_unstable();
+        assert_eq!(files, names);
+    }
+
+    #[test]
+    fn guests_are_marked_and_call_themselves_by_their_name() {
+        for guest in MicroGuest::all() {
+            let image = guest.build().expect("binutils takes the source");
+            let elf = object::File::parse(&*image).expect("an ELF file");
+            let note = elf.section_by_name(".note.ftvm").expect("a note");
+            let note = note.data().expect("its contents");
+            assert!(note.ends_with(b"micro-guest\0"), "{}", guest.name);
+            let name = format!("GUEST \"{}\"", guest.name);
+            assert!(guest.source.contains(&name), "{}", guest.name);
+        }
+    }
+
+    #[test]
+    fn the_same_source_gives_the_same_image() {
+        let [first, second] = [UNTRAPPED, UNTRAPPED].map(|guest| guest.build().expect("built"));
+        assert!(first == second);
+    }
+
+    #[test]
+    fn what_binutils_refuses_is_shown() {
+        let wrong = MicroGuest {
+            name: "wrong",
+            source: "no such instruction\n",
+        };
+        let error = wrong.build().expect_err("no instruction").to_string();
+        assert!(error.contains("wrong.S:1"), "{error}");
+    }
+
+    #[test]
+    fn missing_binutils_are_named() {
+        let error = run(Path::new("/nonexistent"), ASSEMBLER, &[]).expect_err("no directory");
+        assert!(error.to_string().contains("install binutils"), "{error}");
+    }
+}
