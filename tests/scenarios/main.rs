@@ -12,6 +12,7 @@ mod guest_images;
 mod leftovers;
 mod links;
 mod loss_of_a_host;
+mod micro_guests;
 mod namespaces;
 mod orderly_end;
 mod output_rule;
