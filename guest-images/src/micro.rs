@@ -30,13 +30,14 @@ macro_rules! guest {
 }
 
 /// Guests whose replay must not differ.
-pub const DETERMINISTIC: [MicroGuest; 8] = [
+pub const DETERMINISTIC: [MicroGuest; 9] = [
     guest!("fpu-sse"),
     guest!("nested-exceptions"),
     guest!("page-fault"),
     guest!("rep-strings"),
     guest!("self-modifying"),
     guest!("sti-hlt"),
+    guest!("system-calls"),
     guest!("timer-hot-loop"),
     guest!("tsc"),
 ];
