@@ -3,8 +3,10 @@
 //! The kernel is an uncompressed ELF (`vmlinux`), entered at its 64-bit entry point
 //! (Linux, `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol"): no decompressor, no KASLR,
 //! no real mode. Before it is loaded, its time stamp counter reads are rewritten so that they
-//! exit ([`rewrite`]). The project's micro-guests are booted in the same way ([`micro_guest`]).
+//! exit ([`rewrite`]), and those of the modules in the initramfs ([`initramfs`]). The project's
+//! micro-guests are booted in the same way ([`micro_guest`]).
 
+pub mod initramfs;
 mod layout;
 mod micro_guest;
 pub mod rewrite;
@@ -114,7 +116,7 @@ pub enum BootError {
 }
 
 impl BootImages {
-    /// Reads the images and finds the kernel's TSC reads.
+    /// Reads the images and rewrites the TSC reads of the kernel and its modules.
     ///
     /// # Errors
     /// [`BootError`] names the file that is missing, cut or of the wrong kind.
@@ -148,9 +150,12 @@ impl BootImages {
                 reason: "it does not say \"Linux version\"".into(),
             });
         }
-        let initrd = initrd_path
+        let mut initrd = initrd_path
             .map(|path| read("initramfs", path))
             .transpose()?;
+        if let Some(initrd) = &mut initrd {
+            initramfs::rewrite_modules(initrd).log();
+        }
         let mut hash = Sha256::new();
         for part in [
             &kernel[..],
@@ -169,7 +174,7 @@ impl BootImages {
         })
     }
 
-    /// Digest of kernel (as rewritten), initramfs and command line.
+    /// Digest of kernel and initramfs, as rewritten, and of the command line.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         self.digest

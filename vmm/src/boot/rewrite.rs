@@ -12,9 +12,15 @@
 //!
 //! Only instructions found by disassembly are touched: a search for the bytes alone also finds
 //! constants and parts of other instructions.
+//!
+//! A kernel module ([`rewrite_module`]) is treated in the same way. It is not linked yet, so the
+//! bytes that a relocation will fill are known not to be such an instruction, which has no operand
+//! in memory and no immediate.
+
+use std::ops::Range;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
-use object::{Object, ObjectSection, SectionFlags};
+use object::{Object, ObjectKind, ObjectSection, SectionFlags};
 
 use super::micro_guest;
 
@@ -28,6 +34,8 @@ const IN_EAX: [u8; 2] = [0xe5, TSC_PORT as u8];
 /// instruction encodings (RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI).
 pub const CR4_PORT: u16 = 0xe0;
 
+/// Opcode of MOV to a control register.
+const MOV_TO_CR: [u8; 2] = [0x0f, 0x22];
 const MOV_TO_CR4_BYTES: usize = 3;
 const NOP: u8 = 0x90;
 const OUT_AL: u8 = 0xe6;
@@ -63,55 +71,140 @@ pub enum RewriteError {
     NoSites,
 }
 
-/// Rewrites the ELF image in place.
+/// Section that every kernel module has, and nothing else: its `struct module`.
+const MODULE_SECTION: &str = ".gnu.linkonce.this_module";
+/// Ends a file with an appended signature (Linux, `include/linux/module_signature.h`).
+const SIGNATURE_MARK: &[u8] = b"~Module signature appended~\n";
+/// Longest field that a relocation for x86-64 fills, in bytes.
+const LONGEST_FIELD: u64 = 8;
+
+/// Rewrites a kernel, an ELF image, in place.
 ///
 /// # Errors
 /// [`RewriteError`]; the image is unchanged then.
 pub fn rewrite(image: &mut [u8]) -> Result<Sites, RewriteError> {
-    let sections = executable_sections(image)?;
-    let mut sites = Sites::default();
-    let mut patches = Vec::new();
-    for section in &sections {
-        let code = &image[section.offset..section.offset + section.len];
-        for (at, found) in find(code, section.address) {
-            let (address, offset) = (section.address + at as u64, section.offset + at);
-            match found {
-                Found::Rdtsc => {
-                    sites.tsc.push(address);
-                    patches.push((offset, IN_EAX.to_vec()));
-                }
-                Found::MovToCr4(register) => {
-                    sites.cr4.push(address);
-                    let port = CR4_PORT as u8 + register;
-                    patches.push((offset, vec![OUT_AL, port, NOP]));
-                }
-                Found::Iretq => sites.iretq = sites.iretq.or(Some(address)),
-            }
-        }
-    }
+    let sections = code_sections(&parse(image)?, image.len())?;
+    let (sites, patches) = plan(image, &sections);
     if sites.tsc.is_empty() && !micro_guest::is_marked(image) {
         return Err(RewriteError::NoSites);
     }
-    for (offset, bytes) in patches {
-        image[offset..offset + bytes.len()].copy_from_slice(&bytes);
-    }
+    apply(image, &patches);
     Ok(sites)
+}
+
+/// Rewrites a kernel module in place. `None`: the file is no module, and no ELF file perhaps.
+///
+/// The signature of a module that is changed is taken away: a kernel refuses a module whose
+/// signature is wrong, and takes one without (it marks itself tainted) unless it enforces
+/// signatures (Linux, `kernel/module/signing.c`).
+///
+/// # Errors
+/// [`RewriteError::NotElf`] for a module that is cut; it is unchanged then.
+pub fn rewrite_module(file: &mut [u8]) -> Result<Option<Sites>, RewriteError> {
+    let Ok(elf) = parse(file) else {
+        return Ok(None);
+    };
+    if elf.kind() != ObjectKind::Relocatable || elf.section_by_name(MODULE_SECTION).is_none() {
+        return Ok(None);
+    }
+    let mut sections = match code_sections(&elf, file.len()) {
+        Err(RewriteError::NoCode) => return Ok(Some(Sites::default())),
+        sections => sections?,
+    };
+    // Few modules have the bytes at all, and disassembling takes a hundred times longer.
+    sections.retain(|section| {
+        let code = &file[section.offset..section.offset + section.len];
+        let has = |bytes: &[u8]| memchr::memmem::find(code, bytes).is_some();
+        has(&RDTSC) || has(&MOV_TO_CR)
+    });
+    let (sites, patches) = plan(file, &sections);
+    apply(file, &patches);
+    if !patches.is_empty()
+        && let Some(signed) = file.len().checked_sub(SIGNATURE_MARK.len())
+        && file[signed..] == *SIGNATURE_MARK
+    {
+        file[signed..].fill(0);
+    }
+    Ok(Some(sites))
+}
+
+/// New bytes for the file, at an offset.
+struct Patch {
+    offset: usize,
+    bytes: Vec<u8>,
+}
+
+/// Says what there is to rewrite in `sections`.
+fn plan(image: &[u8], sections: &[CodeSection]) -> (Sites, Vec<Patch>) {
+    let mut sites = Sites::default();
+    let mut patches = Vec::new();
+    for section in sections {
+        let code = &image[section.offset..section.offset + section.len];
+        for (at, found) in find(code, section.address) {
+            let address = section.address + at as u64;
+            let (list, bytes) = match found {
+                Found::Iretq => {
+                    sites.iretq = sites.iretq.or(Some(address));
+                    continue;
+                }
+                Found::Rdtsc => (&mut sites.tsc, IN_EAX.to_vec()),
+                Found::MovToCr4(register) => {
+                    let port = CR4_PORT as u8 + register;
+                    (&mut sites.cr4, vec![OUT_AL, port, NOP])
+                }
+            };
+            if section.is_filled_later(at..at + bytes.len()) {
+                log::debug!("what looks like {found:?} at {address:#x} has a relocation: it is not");
+                continue;
+            }
+            list.push(address);
+            let offset = section.offset + at;
+            patches.push(Patch { offset, bytes });
+        }
+    }
+    (sites, patches)
+}
+
+fn apply(image: &mut [u8], patches: &[Patch]) {
+    for Patch { offset, bytes } in patches {
+        image[*offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
 }
 
 struct CodeSection {
     address: u64,
     offset: usize,
     len: usize,
+    /// Bytes that relocations fill, by offset in the section, in order of their starts.
+    fields: Vec<Range<u64>>,
 }
 
-fn executable_sections(image: &[u8]) -> Result<Vec<CodeSection>, RewriteError> {
-    let not_elf = |reason: String| RewriteError::NotElf(reason);
-    let elf = object::File::parse(image).map_err(|e| not_elf(e.to_string()))?;
+impl CodeSection {
+    /// Whether a relocation fills one of the bytes of `range`.
+    fn is_filled_later(&self, range: Range<usize>) -> bool {
+        let (start, end) = (range.start as u64, range.end as u64);
+        // No field that starts later reaches back, and none is longer than LONGEST_FIELD.
+        let first = (self.fields).partition_point(|f| f.start.saturating_add(LONGEST_FIELD) <= start);
+        (self.fields[first..].iter())
+            .take_while(|field| field.start < end)
+            .any(|field| field.end > start)
+    }
+}
+
+fn parse(image: &[u8]) -> Result<object::File<'_>, RewriteError> {
+    let elf = object::File::parse(image).map_err(|e| RewriteError::NotElf(e.to_string()))?;
     if elf.architecture() != object::Architecture::X86_64
         || elf.format() != object::BinaryFormat::Elf
     {
-        return Err(not_elf("not an ELF file for x86-64".into()));
+        return Err(RewriteError::NotElf("not an ELF file for x86-64".into()));
     }
+    Ok(elf)
+}
+
+fn code_sections(
+    elf: &object::File<'_>,
+    image_len: usize,
+) -> Result<Vec<CodeSection>, RewriteError> {
     let mut sections = Vec::new();
     for section in elf.sections() {
         let SectionFlags::Elf { sh_flags } = section.flags() else {
@@ -124,15 +217,27 @@ fn executable_sections(image: &[u8]) -> Result<Vec<CodeSection>, RewriteError> {
             continue;
         };
         let (offset, len) = (offset as usize, len as usize);
-        if offset.checked_add(len).is_none_or(|end| end > image.len()) {
-            return Err(not_elf(
+        if offset.checked_add(len).is_none_or(|end| end > image_len) {
+            return Err(RewriteError::NotElf(
                 "cut: a section lies beyond the end of the file".into(),
             ));
         }
+        let mut fields: Vec<Range<u64>> = section
+            .relocations()
+            .map(|(at, relocation)| {
+                let bytes = match u64::from(relocation.size()) / 8 {
+                    0 => LONGEST_FIELD, // a kind that `object` does not know
+                    bytes => bytes.min(LONGEST_FIELD),
+                };
+                at..at.saturating_add(bytes)
+            })
+            .collect();
+        fields.sort_by_key(|field| field.start);
         sections.push(CodeSection {
             address: section.address(),
             offset,
             len,
+            fields,
         });
     }
     if sections.is_empty() {
@@ -186,8 +291,113 @@ fn find(code: &[u8], address: u64) -> Vec<(usize, Found)> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use object::write::{Object, Relocation, Symbol, SymbolSection};
+    use object::{RelocationFlags, SectionKind, SymbolFlags, SymbolKind, SymbolScope, elf};
+
     use super::*;
+
+    /// rdtsc; nop; call with a displacement that is filled later and happens to be 0f 31 0f 31;
+    /// ret
+    pub(crate) const CODE: [u8; 9] = [0x0f, 0x31, 0x90, 0xe8, 0x0f, 0x31, 0x0f, 0x31, 0xc3];
+    /// The same, rewritten.
+    pub(crate) const REWRITTEN: [u8; 9] = [0xe5, 0xec, 0x90, 0xe8, 0x0f, 0x31, 0x0f, 0x31, 0xc3];
+
+    /// A module with `code` in it, with a relocation of four bytes at `field`.
+    fn module_of(code: &[u8], field: u64) -> Object<'static> {
+        let mut module = Object::new(
+            object::BinaryFormat::Elf,
+            object::Architecture::X86_64,
+            object::Endianness::Little,
+        );
+        let own = MODULE_SECTION.as_bytes().to_vec();
+        let own = module.add_section(Vec::new(), own, SectionKind::Data);
+        module.append_section_data(own, &[0; 64], 8);
+        let text = module.add_section(Vec::new(), b".text".to_vec(), SectionKind::Text);
+        module.append_section_data(text, code, 1);
+        let symbol = module.add_symbol(Symbol {
+            name: b"printk".to_vec(),
+            value: 0,
+            size: 0,
+            kind: SymbolKind::Unknown,
+            scope: SymbolScope::Dynamic,
+            weak: false,
+            section: SymbolSection::Undefined,
+            flags: SymbolFlags::None,
+        });
+        let relocation = Relocation {
+            offset: field,
+            symbol,
+            addend: -4,
+            flags: RelocationFlags::Elf {
+                r_type: elf::R_X86_64_PLT32,
+            },
+        };
+        module.add_relocation(text, relocation).expect("a known kind");
+        module
+    }
+
+    /// A module whose code is [`CODE`].
+    pub(crate) fn module() -> Vec<u8> {
+        module_of(&CODE, 4).write().expect("an object file")
+    }
+
+    #[test]
+    fn a_module_is_rewritten_in_place() {
+        let mut file = module();
+        let len = file.len();
+        let sites = rewrite_module(&mut file).expect("whole").expect("a module");
+        assert_eq!((sites.tsc.len(), file.len()), (1, len));
+        assert!(memchr::memmem::find(&file, &REWRITTEN).is_some());
+        assert!(memchr::memmem::find(&file, &CODE).is_none());
+        assert!(parse(&file).is_ok());
+    }
+
+    #[test]
+    fn bytes_that_a_relocation_fills_are_no_instruction() {
+        // Out of step, the disassembly would see `rdtsc` in the four bytes of a field.
+        for field in [0, 1] {
+            let code = [0x90, 0x0f, 0x31, 0x90, 0x90, 0x90];
+            let before = module_of(&code, field).write().expect("an object file");
+            let mut file = before.clone();
+            let sites = rewrite_module(&mut file).expect("whole").expect("a module");
+            assert_eq!(sites, Sites::default());
+            assert_eq!(file, before);
+        }
+        let code = [0x90, 0x0f, 0x31, 0xe8, 0, 0, 0, 0];
+        let mut file = module_of(&code, 4).write().expect("an object file");
+        let sites = rewrite_module(&mut file).expect("whole").expect("a module");
+        assert_eq!(sites.tsc, [1], "a field behind it is no obstacle");
+    }
+
+    #[test]
+    fn a_changed_module_loses_its_signature_and_no_other_does() {
+        for (code, signed) in [(&CODE[..], false), (&[0x90, 0xc3], true)] {
+            let mut file = module_of(code, 0x1000).write().expect("an object file");
+            file.extend_from_slice(b"signature");
+            file.extend_from_slice(SIGNATURE_MARK);
+            let len = file.len();
+            rewrite_module(&mut file).expect("whole").expect("a module");
+            assert_eq!(file.ends_with(SIGNATURE_MARK), signed);
+            assert_eq!(file.len(), len);
+        }
+    }
+
+    #[test]
+    fn what_is_no_module_is_left_alone() {
+        let mut plain = Object::new(
+            object::BinaryFormat::Elf,
+            object::Architecture::X86_64,
+            object::Endianness::Little,
+        );
+        let text = plain.add_section(Vec::new(), b".text".to_vec(), SectionKind::Text);
+        plain.append_section_data(text, &CODE, 1);
+        for before in [plain.write().expect("an object file"), b"text".to_vec(), vec![]] {
+            let mut file = before.clone();
+            assert!(matches!(rewrite_module(&mut file), Ok(None)));
+            assert_eq!(file, before);
+        }
+    }
 
     #[test]
     fn finds_instructions_not_bytes() {
