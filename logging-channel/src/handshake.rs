@@ -3,10 +3,12 @@
 //! ```text
 //!   backup                                             primary
 //!     | -------- TCP connect ---------------------------> |  listening
-//!     | -------- Hello {identity, run, UDP port} -------> |  compares
+//!     | -------- Hello {identity, host report, run,       |
+//!     |                 UDP port} ----------------------> |  compares
 //!     | <------- Refuse {code, message} ----------------- |  … and closes, or:
 //!     | <------- Welcome {run, session, epoch,            |
-//!     |                   heartbeat, UDP port} ---------- |
+//!     |                   heartbeat, UDP port,            |
+//!     |                   host report} ------------------ |
 //!     | -------- Ready {session} -----------------------> |  the session has begun
 //!     | <======= batches, Released ====================== |
 //!     | ======== Acknowledge ===========================> |
@@ -40,6 +42,7 @@ use std::time::Duration;
 
 use crate::bytes::{FieldError, Fields};
 use crate::codec::PROTOCOL_VERSION;
+use crate::host::{HostReport, HostReportError, MAX_REPORT};
 use crate::identity::{Identity, IdentityError};
 
 /// Length of an envelope's header.
@@ -47,6 +50,9 @@ pub const ENVELOPE_LEN: usize = 24;
 
 /// Longest body of an envelope.
 pub const MAX_ENVELOPE_BODY: usize = 4096;
+
+// A Hello has the longest body: a report, an identity with a name of 64 bytes, and a few numbers.
+const _: () = assert!(MAX_REPORT + 256 <= MAX_ENVELOPE_BODY);
 
 /// Longest message of a refusal, in bytes.
 pub const MAX_REFUSAL_MESSAGE: usize = 1024;
@@ -103,6 +109,9 @@ pub enum HandshakeError {
     /// The body cannot be read.
     #[error("a malformed handshake message")]
     Body(#[source] IdentityError),
+    /// The report of the peer's host cannot be read.
+    #[error("a malformed report of the peer's host")]
+    Host(#[from] HostReportError),
     /// The answer is not to what was asked.
     #[error("the peer answers another run's handshake")]
     OtherRun,
@@ -179,6 +188,8 @@ impl Envelope {
 pub struct Hello {
     /// The VM that it is a backup for.
     pub identity: Identity,
+    /// What its host can do.
+    pub host: HostReport,
     /// A random number that the answer repeats.
     pub run: u64,
     /// The UDP port at which the backup expects heartbeats.
@@ -186,7 +197,7 @@ pub struct Hello {
 }
 
 /// The primary's answer to a backup that fits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Welcome {
     /// The run of the Hello that this answers.
     pub run: u64,
@@ -198,6 +209,8 @@ pub struct Welcome {
     pub heartbeat_timeout: Duration,
     /// The UDP port at which the primary expects heartbeats.
     pub udp_port: u16,
+    /// What the primary's host can do.
+    pub host: HostReport,
 }
 
 /// Why a primary refuses a backup, for a program.
@@ -223,6 +236,8 @@ pub enum RefusalCode {
     Ending,
     /// What the peer sent is not a handshake.
     NotUnderstood,
+    /// Its host lacks what this guest needs.
+    HostUnfit,
     /// A code of a later version.
     Unknown(u16),
 }
@@ -240,6 +255,7 @@ impl RefusalCode {
             RefusalCode::AlreadyRunning => 8,
             RefusalCode::Ending => 9,
             RefusalCode::NotUnderstood => 10,
+            RefusalCode::HostUnfit => 11,
             RefusalCode::Unknown(number) => number,
         }
     }
@@ -256,6 +272,7 @@ impl RefusalCode {
             8 => RefusalCode::AlreadyRunning,
             9 => RefusalCode::Ending,
             10 => RefusalCode::NotUnderstood,
+            11 => RefusalCode::HostUnfit,
             other => RefusalCode::Unknown(other),
         }
     }
@@ -307,6 +324,7 @@ impl Message {
                 body.extend_from_slice(&hello.run.to_le_bytes());
                 body.extend_from_slice(&hello.udp_port.to_le_bytes());
                 hello.identity.encode(&mut body)?;
+                hello.host.encode(&mut body);
                 kind::HELLO
             }
             Message::Welcome(welcome) => {
@@ -316,6 +334,7 @@ impl Message {
                 let ms = u32::try_from(welcome.heartbeat_timeout.as_millis()).unwrap_or(u32::MAX);
                 body.extend_from_slice(&ms.to_le_bytes());
                 body.extend_from_slice(&welcome.udp_port.to_le_bytes());
+                welcome.host.encode(&mut body);
                 kind::WELCOME
             }
             Message::Refuse(refusal) => {
@@ -371,6 +390,7 @@ impl Message {
                 run: fields.u64()?,
                 udp_port: fields.u16()?,
                 identity: Identity::decode(&mut fields)?,
+                host: HostReport::decode(&mut fields)?,
             }),
             kind::WELCOME => Message::Welcome(Welcome {
                 run: fields.u64()?,
@@ -378,6 +398,7 @@ impl Message {
                 epoch: fields.u64()?,
                 heartbeat_timeout: Duration::from_millis(u64::from(fields.u32()?)),
                 udp_port: fields.u16()?,
+                host: HostReport::decode(&mut fields)?,
             }),
             kind::REFUSE => {
                 let code = RefusalCode::from_number(fields.u16()?);

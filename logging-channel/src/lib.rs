@@ -16,6 +16,7 @@ pub mod control;
 pub mod entry;
 pub mod handshake;
 pub mod heartbeat;
+mod host;
 mod identity;
 mod lock;
 mod loss;
@@ -26,6 +27,10 @@ pub mod session;
 mod settings;
 mod socket;
 
+pub use host::{
+    CheckOutcome, HostCheck, HostDifference, HostReport, HostReportError, MAX_CHECK_NAME,
+    MAX_CHECKS, MAX_MEASURED,
+};
 pub use identity::{Digest, Identity, IdentityError, MAX_VM_NAME};
 pub use loss::{ChannelEvent, LossReason};
 pub use settings::Settings;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use logging_channel::Identity;
+use logging_channel::{HostReport, Identity};
 
 use crate::boot::{BootError, BootImages};
 use crate::config::{ConfigError, VmConfig};
@@ -72,6 +72,8 @@ pub struct Guest {
     pub memory: GuestRam,
     /// What it is, for a peer to compare.
     pub identity: Identity,
+    /// What this host can do, for a peer to compare.
+    pub host_report: HostReport,
     /// Ethernet address of its card.
     pub mac: [u8; 6],
     /// The host's connections.
@@ -106,7 +108,7 @@ impl Guest {
             config.initrd.as_deref(),
             &config.command_line(),
         )?;
-        doctor::require_fit()?;
+        let report = doctor::require_fit()?;
         let mut machine = Machine::new(config.memory_bytes())?;
         let entry = images.load(machine.memory())?;
         machine.enter_at(&entry)?;
@@ -135,6 +137,7 @@ impl Guest {
             traps: TscTrap::new(images.sites(), memory.clone()),
             memory,
             identity,
+            host_report: report.for_peer(),
             mac: config.mac.0,
             host: HostSide::connect(host)?,
         })

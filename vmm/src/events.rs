@@ -22,6 +22,15 @@ pub enum Event {
         /// Epoch of the virtual machine.
         epoch: u64,
     },
+    /// What the other host's doctor found, compared with this one's, before the guest runs.
+    PeerReport {
+        /// Names of the checks that the other host passed.
+        passed: Vec<String>,
+        /// Where the two hosts differ, in words.
+        differences: Vec<String>,
+        /// How a stop between two exits will be named: "counter" or "state-delta".
+        stops: &'static str,
+    },
     /// The other host was lost.
     PeerLost {
         /// Why it is believed so.

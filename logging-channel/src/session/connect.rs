@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::patient::{CANCEL_TICK, Patient};
 use super::{SessionInfo, at_port};
 use crate::handshake::{HandshakeError, Hello, Message, Refusal, Welcome};
+use crate::host::HostReport;
 use crate::identity::{Identity, IdentityError};
 use crate::receiver::Receiver;
 use crate::settings::{HEARTBEAT_TIMEOUTS, Settings};
@@ -70,11 +71,13 @@ pub enum ConnectError {
 }
 
 impl Receiver {
-    /// Connects to the primary at `address`. Tries again while nobody listens there, until
+    /// Connects to the primary at `address`, as the backup of the VM `identity` on a host that can do
+    /// what `host` says. Tries again while nobody listens there, until
     /// `deadline` or until `cancel` is set.
     pub fn connect(
         address: SocketAddr,
         identity: &Identity,
+        host: &HostReport,
         settings: &Settings,
         deadline: Instant,
         cancel: &AtomicBool,
@@ -92,7 +95,9 @@ impl Receiver {
                 });
             }
             let attempt = TcpStream::connect_timeout(&address, left.min(ATTEMPT));
-            match attempt.map(|stream| shake_hands(stream, address, identity, deadline, cancel)) {
+            match attempt
+                .map(|stream| shake_hands(stream, address, identity, host, deadline, cancel))
+            {
                 Ok(Ok((stream, udp, info))) => {
                     return Self::start(stream, udp, info, settings.clone())
                         .map_err(|source| ConnectError::Start { address, source });
@@ -118,6 +123,7 @@ fn shake_hands(
     stream: TcpStream,
     address: SocketAddr,
     identity: &Identity,
+    host: &HostReport,
     deadline: Instant,
     cancel: &AtomicBool,
 ) -> Result<(TcpStream, UdpSocket, SessionInfo), ConnectError> {
@@ -131,6 +137,7 @@ fn shake_hands(
     let run = nonce();
     let hello = Message::Hello(Hello {
         identity: identity.clone(),
+        host: host.clone(),
         run,
         udp_port,
     });
@@ -148,6 +155,7 @@ fn shake_hands(
         epoch,
         heartbeat_timeout,
         udp_port,
+        host: peer_host,
         ..
     } = match Message::read_from(&mut patient).map_err(failed)? {
         Message::Welcome(welcome) if welcome.run != run => {
@@ -171,6 +179,7 @@ fn shake_hands(
         epoch,
         heartbeat_timeout,
         peer: address,
+        peer_host,
     };
     Ok((stream, udp, info))
 }

@@ -11,6 +11,7 @@ use super::door::{Door, Visitor};
 use super::patient::{CANCEL_TICK, Patient};
 use super::{SessionInfo, at_port};
 use crate::handshake::{Hello, Message, Refusal, RefusalCode, Welcome};
+use crate::host::HostReport;
 use crate::identity::Identity;
 use crate::loss::LossReason;
 use crate::sender::Sender;
@@ -143,12 +144,14 @@ impl Listener {
     }
 
     /// Waits until a backup that fits connects, or until `cancel` is set. Others are refused with
-    /// a reason, which is also logged.
+    /// a reason, which is also logged: another VM, or a host that cannot do what is required, here
+    /// or there. `host` says what this host can do.
     ///
     /// From then on a thread refuses later comers, until the listener is dropped.
     pub fn accept_backup(
         &mut self,
         identity: &Identity,
+        host: &HostReport,
         epoch: u64,
         settings: &Settings,
         cancel: &AtomicBool,
@@ -168,12 +171,13 @@ impl Listener {
             let Some(visitor) = door.next(Some(CANCEL_TICK), patience)? else {
                 continue;
             };
-            if let Some(refusal) = identity.difference(&visitor.hello.identity) {
+            let differs = identity.difference(&visitor.hello.identity);
+            if let Some(refusal) = differs.or_else(|| host.shortfall(&visitor.hello.host)) {
                 door.refuse(visitor.stream, visitor.peer, &refusal, patience);
                 continue;
             }
             let peer = visitor.peer;
-            match welcome(visitor, &self.udp, epoch, settings, cancel) {
+            match welcome(visitor, host, &self.udp, epoch, settings, cancel) {
                 Ok(sender) => break sender,
                 Err(error) => log::warn!("the backup at {peer} went away: {error}"),
             }
@@ -234,6 +238,7 @@ impl Drop for Listener {
 /// Tells a backup that it fits, and starts the session when it says that it is still there.
 fn welcome(
     visitor: Visitor,
+    host: &HostReport,
     udp: &UdpSocket,
     epoch: u64,
     settings: &Settings,
@@ -244,7 +249,12 @@ fn welcome(
         peer,
         hello,
     } = visitor;
-    let Hello { run, udp_port, .. } = hello;
+    let Hello {
+        run,
+        udp_port,
+        host: peer_host,
+        ..
+    } = hello;
     let session = nonce();
     let local = stream.local_addr()?.ip();
     let udp = if udp.local_addr()?.ip().is_unspecified() {
@@ -260,6 +270,7 @@ fn welcome(
         epoch,
         heartbeat_timeout: settings.heartbeat_timeout,
         udp_port: udp.local_addr()?.port(),
+        host: host.clone(),
     });
     let bytes = message.encode().map_err(io::Error::other)?;
     (&stream).write_all(&bytes)?;
@@ -283,6 +294,7 @@ fn welcome(
         epoch,
         heartbeat_timeout: settings.heartbeat_timeout,
         peer,
+        peer_host,
     };
     Sender::start(stream, udp, info, settings.clone())
 }

@@ -9,6 +9,8 @@ mod patient;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::host::HostReport;
+
 pub use connect::ConnectError;
 pub use listener::{AcceptError, BindError, Listener};
 
@@ -23,6 +25,8 @@ pub struct SessionInfo {
     pub heartbeat_timeout: Duration,
     /// The peer's end of the TCP connection.
     pub peer: SocketAddr,
+    /// What the peer's host can do.
+    pub peer_host: HostReport,
 }
 
 /// The address of `ip` at `port`.

@@ -11,7 +11,7 @@ use logging_channel::receiver::Receiver;
 use logging_channel::session::{ConnectError, Listener};
 use logging_channel::{Identity, IdentityError};
 
-use crate::peers::{EPOCH, LONG, NEVER, connect, identity, listen, localhost, patient};
+use crate::peers::{EPOCH, LONG, NEVER, connect, host, identity, listen, localhost, patient};
 
 #[test]
 fn it_waits_for_a_primary_that_starts_later() {
@@ -20,7 +20,7 @@ fn it_waits_for_a_primary_that_starts_later() {
         let backup = scope.spawn(|| connect(address, &identity(), &patient()));
         let mut listener = Listener::bind(address).expect("free again");
         listener
-            .accept_backup(&identity(), EPOCH, &patient(), &NEVER)
+            .accept_backup(&identity(), &host(), EPOCH, &patient(), &NEVER)
             .expect("a backup");
         backup.join().expect("no panic").expect("a session");
     });
@@ -30,7 +30,7 @@ fn it_waits_for_a_primary_that_starts_later() {
 fn it_gives_up_at_the_deadline_and_says_what_happened_last() {
     let address = listen().local_addr();
     let deadline = Instant::now() + Duration::from_millis(20);
-    match Receiver::connect(address, &identity(), &patient(), deadline, &NEVER) {
+    match Receiver::connect(address, &identity(), &host(), &patient(), deadline, &NEVER) {
         Err(error @ ConnectError::NoAnswer { .. }) => {
             assert!(error.to_string().contains(&address.to_string()), "{error}");
         }
@@ -44,7 +44,7 @@ fn it_gives_up_at_the_deadline_on_one_who_says_nothing() {
     let address = silent.local_addr().expect("bound");
     let deadline = Instant::now() + Duration::from_millis(20);
     assert!(matches!(
-        Receiver::connect(address, &identity(), &patient(), deadline, &NEVER),
+        Receiver::connect(address, &identity(), &host(), &patient(), deadline, &NEVER),
         Err(ConnectError::NoAnswer { .. })
     ));
 }
@@ -58,7 +58,7 @@ fn its_wait_can_be_cancelled() {
         thread::scope(|scope| {
             let waiting = scope.spawn(|| {
                 let deadline = Instant::now() + LONG;
-                Receiver::connect(address, &identity(), &patient(), deadline, &cancel)
+                Receiver::connect(address, &identity(), &host(), &patient(), deadline, &cancel)
             });
             cancel.store(true, Ordering::Relaxed);
             assert!(matches!(
@@ -97,6 +97,7 @@ fn welcome() -> Welcome {
         epoch: 1,
         heartbeat_timeout: Duration::from_millis(500),
         udp_port: 1,
+        host: host(),
     }
 }
 

@@ -8,12 +8,13 @@ use logging_channel::handshake::{
 };
 use proptest::prelude::*;
 
-use crate::peers::identity;
+use crate::peers::{host, identity};
 
 fn messages() -> Vec<Message> {
     vec![
         Message::Hello(Hello {
             identity: identity(),
+            host: host(),
             run: 1,
             udp_port: 2,
         }),
@@ -23,6 +24,7 @@ fn messages() -> Vec<Message> {
             epoch: 3,
             heartbeat_timeout: Duration::from_millis(500),
             udp_port: 4,
+            host: host(),
         }),
         Message::Refuse(Refusal {
             code: RefusalCode::OtherImage,

@@ -14,7 +14,9 @@ use logging_channel::heartbeat::{Heartbeat, Role};
 use logging_channel::receiver::{Next, Receiver};
 use logging_channel::sender::Sender;
 use logging_channel::session::{ConnectError, Listener};
-use logging_channel::{ChannelEvent, Identity, LossReason, Settings};
+use logging_channel::{
+    ChannelEvent, CheckOutcome, HostCheck, HostReport, Identity, LossReason, Settings,
+};
 
 /// More than anything here takes on a busy machine. Nothing waits for it unless it fails.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
@@ -35,6 +37,20 @@ pub(crate) fn identity() -> Identity {
         memory_bytes: 128 << 20,
         tsc_khz: 2_000_000,
     }
+}
+
+/// What a host can do that has no performance counter.
+pub(crate) fn host() -> HostReport {
+    let check = |name: &str, outcome, required| HostCheck {
+        name: name.into(),
+        outcome,
+        required,
+        measured: String::new(),
+    };
+    HostReport::new([
+        check("exits", CheckOutcome::Passed, true),
+        check("counter", CheckOutcome::Failed, false),
+    ])
 }
 
 /// Settings with which a slow machine loses nobody.
@@ -63,7 +79,14 @@ pub(crate) fn connect(
     identity: &Identity,
     settings: &Settings,
 ) -> Result<Receiver, ConnectError> {
-    Receiver::connect(address, identity, settings, Instant::now() + LONG, &NEVER)
+    Receiver::connect(
+        address,
+        identity,
+        &host(),
+        settings,
+        Instant::now() + LONG,
+        &NEVER,
+    )
 }
 
 /// Both ends of a session.
@@ -79,7 +102,7 @@ pub(crate) fn pair(primary: &Settings, backup: &Settings) -> Pair {
     thread::scope(|scope| {
         let receiver = scope.spawn(|| connect(address, &identity(), backup));
         let sender = listener
-            .accept_backup(&identity(), EPOCH, primary, &NEVER)
+            .accept_backup(&identity(), &host(), EPOCH, primary, &NEVER)
             .expect("a backup");
         Pair {
             sender,
@@ -135,6 +158,7 @@ impl FakeBackup {
                 let udp = UdpSocket::bind(localhost()).expect("a free port");
                 let hello = Message::Hello(Hello {
                     identity: identity(),
+                    host: host(),
                     run: 42,
                     udp_port: udp.local_addr().expect("bound").port(),
                 });
@@ -157,7 +181,7 @@ impl FakeBackup {
                 Self { tcp, udp, welcome }
             });
             let sender = listener
-                .accept_backup(&identity(), EPOCH, settings, &NEVER)
+                .accept_backup(&identity(), &host(), EPOCH, settings, &NEVER)
                 .expect("a backup");
             (backup.join().expect("no panic"), sender)
         })
@@ -207,6 +231,7 @@ impl FakePrimary {
                     epoch: EPOCH,
                     heartbeat_timeout: timeout,
                     udp_port: udp.local_addr().expect("bound").port(),
+                    host: host(),
                 });
                 tcp.write_all(&welcome.encode().expect("valid"))
                     .expect("sent");

@@ -4,18 +4,20 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use logging_channel::codec::PROTOCOL_VERSION;
 use logging_channel::entry::{Lsn, Payload};
 use logging_channel::handshake::{Hello, Message, Refusal, RefusalCode};
-use logging_channel::receiver::Next;
+use logging_channel::receiver::{Next, Receiver};
 use logging_channel::sender::Finish;
 use logging_channel::session::{AcceptError, BindError, ConnectError, Listener};
-use logging_channel::{Identity, Settings};
+use logging_channel::{CheckOutcome, HostCheck, HostReport, Identity, Settings};
 
 use crate::logs::at;
-use crate::peers::{EPOCH, LONG, NEVER, connect, eventually, identity, listen, pair, patient};
+use crate::peers::{
+    EPOCH, LONG, NEVER, connect, eventually, host, identity, listen, pair, patient,
+};
 
 fn refused(address: SocketAddr, identity: &Identity) -> Refusal {
     match connect(address, identity, &patient()) {
@@ -34,7 +36,7 @@ fn still_accepts_after(settings: &Settings, others: impl FnOnce(SocketAddr) + Se
             connect(address, &identity(), &patient()).expect("a session")
         });
         let sender = listener
-            .accept_backup(&identity(), EPOCH, settings, &NEVER)
+            .accept_backup(&identity(), &host(), EPOCH, settings, &NEVER)
             .expect("a backup");
         let mut receiver = backup.join().expect("no panic");
         sender.append_and_flush(at(1, Payload::Progress));
@@ -97,10 +99,64 @@ fn a_backup_that_does_not_fit_is_told_why_and_the_next_is_let_in() {
 }
 
 #[test]
+fn a_backup_on_a_host_that_cannot_is_told_what_and_the_next_is_let_in() {
+    still_accepts_after(&patient(), |address| {
+        let failed = HostReport::new([HostCheck {
+            name: "exits".into(),
+            outcome: CheckOutcome::Failed,
+            required: true,
+            measured: "run 2 differs from the first".into(),
+        }]);
+        for (unfit, word) in [
+            (failed, "run 2 differs"),
+            (HostReport::default(), "not checked"),
+        ] {
+            let deadline = Instant::now() + LONG;
+            let refusal =
+                match Receiver::connect(address, &identity(), &unfit, &patient(), deadline, &NEVER)
+                {
+                    Err(ConnectError::Refused { refusal, .. }) => refusal,
+                    other => panic!("{other:?}"),
+                };
+            assert_eq!(refusal.code, RefusalCode::HostUnfit);
+            for word in ["\"exits\"", word, "ftvm doctor"] {
+                assert!(refusal.message.contains(word), "{refusal}");
+            }
+        }
+    });
+}
+
+#[test]
+fn both_sides_learn_what_the_other_host_can_do() {
+    let fast = HostReport::new([
+        host().checks()[0].clone(),
+        HostCheck {
+            outcome: CheckOutcome::Passed,
+            ..host().checks()[1].clone()
+        },
+    ]);
+    let mut listener = listen();
+    let address = listener.local_addr();
+    thread::scope(|scope| {
+        let backup = scope.spawn(|| {
+            let deadline = Instant::now() + LONG;
+            Receiver::connect(address, &identity(), &fast, &patient(), deadline, &NEVER)
+        });
+        let sender = listener
+            .accept_backup(&identity(), &host(), EPOCH, &patient(), &NEVER)
+            .expect("a backup");
+        let receiver = backup.join().expect("no panic").expect("a session");
+        assert_eq!(sender.session().peer_host, fast);
+        assert_eq!(receiver.session().peer_host, host());
+    });
+}
+
+#[test]
 fn a_peer_of_another_version_can_read_why_it_is_refused() {
     still_accepts_after(&patient(), |address| {
         let hello = Message::Hello(Hello {
             identity: identity(),
+            host: host(),
             run: 1,
             udp_port: 1,
         });
@@ -185,6 +241,7 @@ fn a_backup_that_went_away_during_the_handshake_is_not_taken() {
     still_accepts_after(&patient(), |address| {
         let hello = Message::Hello(Hello {
             identity: identity(),
+            host: host(),
             run: 1,
             udp_port: 1,
         });
@@ -228,7 +285,7 @@ fn a_primary_that_wants_no_backup_refuses_everyone() {
     let refusal = refused(listener.local_addr(), &identity());
     assert_eq!(refusal.code, RefusalCode::AlreadyRunning);
     assert!(matches!(
-        listener.accept_backup(&identity(), EPOCH, &patient(), &NEVER),
+        listener.accept_backup(&identity(), &host(), EPOCH, &patient(), &NEVER),
         Err(AcceptError::NotWaiting)
     ));
 }
@@ -249,7 +306,7 @@ fn a_senseless_heartbeat_timeout_is_refused_at_once() {
             ..patient()
         };
         assert!(matches!(
-            listen().accept_backup(&identity(), EPOCH, &settings, &NEVER),
+            listen().accept_backup(&identity(), &host(), EPOCH, &settings, &NEVER),
             Err(AcceptError::HeartbeatTimeout { .. })
         ));
     }
@@ -267,7 +324,7 @@ fn a_primary_on_every_address_has_heartbeats_from_the_one_that_was_dialled() {
     thread::scope(|scope| {
         let backup = scope.spawn(|| connect(address, &identity(), &settings));
         let sender = listener
-            .accept_backup(&identity(), EPOCH, &settings, &NEVER)
+            .accept_backup(&identity(), &host(), EPOCH, &settings, &NEVER)
             .expect("a backup");
         let receiver = backup.join().expect("no panic").expect("a session");
         // Only heartbeats carry this: nothing is appended.
@@ -281,8 +338,8 @@ fn waiting_for_a_backup_can_be_cancelled() {
     let mut listener = listen();
     let cancel = AtomicBool::new(false);
     thread::scope(|scope| {
-        let waiting =
-            scope.spawn(|| listener.accept_backup(&identity(), EPOCH, &patient(), &cancel));
+        let waiting = scope
+            .spawn(|| listener.accept_backup(&identity(), &host(), EPOCH, &patient(), &cancel));
         cancel.store(true, Ordering::Relaxed);
         assert!(matches!(
             waiting.join().expect("no panic"),

@@ -200,7 +200,9 @@ fn next_header(initramfs: &[u8], at: usize) -> Option<Result<usize, Unseen>> {
     if HEADERS.iter().any(|magic| rest.starts_with(magic)) {
         return Some(Ok(offset));
     }
-    let format = COMPRESSIONS.iter().find(|(magic, _)| rest.starts_with(magic));
+    let format = COMPRESSIONS
+        .iter()
+        .find(|(magic, _)| rest.starts_with(magic));
     Some(Err(match format {
         Some((_, format)) => Unseen::CompressedArchive { format, offset },
         None => Unseen::Unreadable {
@@ -310,7 +312,10 @@ mod tests {
         initramfs[..6].copy_from_slice(HEADERS[1]);
         rewrite_modules(&mut initramfs);
         let file = File::read(&initramfs, 0).expect("an archive still");
-        let sum: u32 = initramfs[file.start..file.end].iter().map(|b| u32::from(*b)).sum();
+        let sum: u32 = initramfs[file.start..file.end]
+            .iter()
+            .map(|b| u32::from(*b))
+            .sum();
         let reader = NewcReader::new(&initramfs[..]).expect("an archive still");
         assert_eq!(reader.entry().checksum(), Some(sum));
     }
@@ -358,7 +363,10 @@ mod tests {
         let modules = rewrite_modules(&mut initramfs);
         let named: Vec<String> = modules.unseen.iter().map(ToString::to_string).collect();
         assert_eq!(named.len(), 2, "{named:?}");
-        assert!(named[0].contains("cut.ko") && named[1].contains("text.ko"), "{named:?}");
+        assert!(
+            named[0].contains("cut.ko") && named[1].contains("text.ko"),
+            "{named:?}"
+        );
     }
 
     #[test]

@@ -154,7 +154,9 @@ fn plan(image: &[u8], sections: &[CodeSection]) -> (Sites, Vec<Patch>) {
                 }
             };
             if section.is_filled_later(at..at + bytes.len()) {
-                log::debug!("what looks like {found:?} at {address:#x} has a relocation: it is not");
+                log::debug!(
+                    "what looks like {found:?} at {address:#x} has a relocation: it is not"
+                );
                 continue;
             }
             list.push(address);
@@ -184,7 +186,8 @@ impl CodeSection {
     fn is_filled_later(&self, range: Range<usize>) -> bool {
         let (start, end) = (range.start as u64, range.end as u64);
         // No field that starts later reaches back, and none is longer than LONGEST_FIELD.
-        let first = (self.fields).partition_point(|f| f.start.saturating_add(LONGEST_FIELD) <= start);
+        let first =
+            (self.fields).partition_point(|f| f.start.saturating_add(LONGEST_FIELD) <= start);
         (self.fields[first..].iter())
             .take_while(|field| field.start < end)
             .any(|field| field.end > start)
@@ -333,7 +336,9 @@ pub(super) mod tests {
                 r_type: elf::R_X86_64_PLT32,
             },
         };
-        module.add_relocation(text, relocation).expect("a known kind");
+        module
+            .add_relocation(text, relocation)
+            .expect("a known kind");
         module
     }
 
@@ -392,7 +397,11 @@ pub(super) mod tests {
         );
         let text = plain.add_section(Vec::new(), b".text".to_vec(), SectionKind::Text);
         plain.append_section_data(text, &CODE, 1);
-        for before in [plain.write().expect("an object file"), b"text".to_vec(), vec![]] {
+        for before in [
+            plain.write().expect("an object file"),
+            b"text".to_vec(),
+            vec![],
+        ] {
             let mut file = before.clone();
             assert!(matches!(rewrite_module(&mut file), Ok(None)));
             assert_eq!(file, before);

@@ -261,7 +261,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
 }
 
 fn doctor(args: &DoctorArgs) -> anyhow::Result<()> {
-    let report = crate::doctor::examine();
+    let report = crate::doctor::examine(crate::doctor::Effort::All);
     if args.json {
         println!("{}", report.to_json());
     } else {

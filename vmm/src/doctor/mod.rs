@@ -5,6 +5,7 @@
 //! that recording and replay rest on is measured (in `checks`), and the [`Report`] says for each
 //! what was seen, what it means, and how to mend it.
 
+mod catalogue;
 mod checks;
 mod report;
 
@@ -14,7 +15,8 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
-pub use self::report::{Check, Outcome, Report};
+use self::checks::Measured;
+pub use self::report::{Check, Figures, Outcome, Report};
 use crate::kvm::probe::MicroGuest;
 
 /// A micro-guest that makes no exit for this long hangs. The longest takes a millisecond.
@@ -27,12 +29,21 @@ const LOST: Duration = Duration::from_secs(5);
 extern "C" fn ignore(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
 /// Where checks tell what came of them.
-type Findings = mpsc::Sender<(&'static str, Outcome)>;
+type Findings = mpsc::Sender<(&'static str, Measured)>;
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effort {
+    /// Whether the host can: before every start of a guest.
+    Needed,
+    /// Also what it costs.
+    All,
+}
 
 /// Runs all checks.
 #[must_use]
-pub fn examine() -> Report {
-    supervise(probe)
+pub fn examine(effort: Effort) -> Report {
+    supervise(move |found| probe(found, effort))
 }
 
 /// Lets `probe` run on a thread that is interrupted from time to time, and collects its findings.
@@ -80,14 +91,14 @@ pub struct Unfit {
     seen: String,
 }
 
-/// Checks that guests can run here.
+/// Checks that guests can run here. Returns what was found.
 ///
 /// # Errors
 /// [`Unfit`] names the first required check that failed.
-pub fn require_fit() -> Result<(), Unfit> {
-    let report = examine();
+pub fn require_fit() -> Result<Report, Unfit> {
+    let report = examine(Effort::Needed);
     log::debug!("checked this host in {:.0} ms", report.elapsed_ms);
-    report.verdict()
+    report.verdict().map(|()| report)
 }
 
 impl Report {
@@ -106,9 +117,9 @@ impl Report {
     }
 }
 
-fn probe(found: &Findings) {
+fn probe(found: &Findings, effort: Effort) {
     // Nobody listening means that the examination was given up.
-    let tell = |id, outcome| drop(found.send((id, outcome)));
+    let tell = |id, outcome: Measured| drop(found.send((id, outcome)));
     if !checks::machine(&MicroGuest::cpu_model_on_host(), tell) {
         return;
     }
@@ -117,13 +128,13 @@ fn probe(found: &Findings) {
     for (id, check) in checks::MICRO_GUESTS {
         let outcome = match machine.take().map_or_else(|| MicroGuest::new(PATIENCE), Ok) {
             Ok(mut guest) => {
-                let outcome = check(&mut guest);
+                let outcome = check(&mut guest, effort);
                 machine = outcome.is_ok().then_some(guest);
                 outcome
             }
             Err(error) => Err(report::with_causes(&error)),
         };
-        tell(id, outcome.into());
+        tell(id, outcome);
     }
 }
 
@@ -144,7 +155,7 @@ mod tests {
             };
             guest.load(&forever).expect("a state like any other");
             assert!(matches!(guest.run(), Err(ProbeError::Hung(_))));
-            let told = found.send(("device", Outcome::Pass("given up".into())));
+            let told = found.send(("device", Ok("given up".into())));
             told.expect("the doctor listens");
         });
         assert!(!report.is_fit());

@@ -1,9 +1,42 @@
 //! What the doctor found, for people and for programs.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 
+use logging_channel::{CheckOutcome, HostCheck, HostReport};
 use serde::Serialize;
+
+use super::catalogue::CATALOGUE;
+
+/// Numbers that were measured, by name. The name ends with the unit.
+pub type Figures = BTreeMap<&'static str, f64>;
+
+/// What a check that passed found.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Finding {
+    /// In words that are the same wherever hosts behave the same.
+    pub(super) text: String,
+    /// What may be another in every run.
+    pub(super) figures: Figures,
+}
+
+impl Finding {
+    /// With one more figure; `name` ends with its unit.
+    pub(super) fn with(mut self, name: &'static str, value: f64) -> Self {
+        self.figures.insert(name, value);
+        self
+    }
+}
+
+impl<T: Into<String>> From<T> for Finding {
+    fn from(text: T) -> Self {
+        Self {
+            text: text.into(),
+            figures: Figures::new(),
+        }
+    }
+}
 
 /// What came of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -28,17 +61,8 @@ impl Outcome {
     }
 }
 
-impl From<Result<String, String>> for Outcome {
-    fn from(result: Result<String, String>) -> Self {
-        match result {
-            Ok(measured) => Self::Pass(measured),
-            Err(seen) => Self::Fail(seen),
-        }
-    }
-}
-
 /// One capability.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Check {
     /// Name for programs.
     pub id: &'static str,
@@ -49,7 +73,9 @@ pub struct Check {
     /// What came of it.
     #[serde(flatten)]
     pub outcome: Outcome,
-    /// What it is needed for.
+    /// What it costs, if that was measured: `stop_us` is in microseconds.
+    pub figures: Figures,
+    /// What it is needed for, and what it costs.
     pub meaning: &'static str,
     /// What to do when it fails.
     pub mend: &'static str,
@@ -69,121 +95,18 @@ pub struct Report {
     pub elapsed_ms: f64,
 }
 
-const LOAD_KVM: &str = "load the kernel module kvm_intel or kvm_amd and enable virtualisation \
-                        (VT-x, SVM) in the firmware; in a virtual machine, enable nested \
-                        virtualisation on its host; as a plain user, join the group kvm";
-const UPGRADE: &str = "use Linux 5.10 or newer on the host";
-const OTHER_KVM: &str = "this KVM does not behave as Linux's does with hardware support: use a \
-                         machine with VT-x or SVM and the kernel's own KVM";
-const CPU_TYPE: &str = "use a processor with x86-64-v2 and AES; where the host is a virtual \
-                        machine, give it the CPU type of its host";
-
-/// Every check: id, title, required, meaning, mend. In the order of examination.
-const CATALOGUE: &[(&str, &str, bool, &str, &str)] = &[
-    (
-        "device",
-        "/dev/kvm opens",
-        true,
-        "guests run on KVM",
-        LOAD_KVM,
-    ),
-    (
-        "api",
-        "API and capabilities",
-        true,
-        "exits and registers are read through them",
-        UPGRADE,
-    ),
-    (
-        "cpu_model",
-        "CPU model",
-        true,
-        "both hosts of a pair must show the guest the same processor",
-        CPU_TYPE,
-    ),
-    (
-        "long_mode",
-        "64-bit mode",
-        true,
-        "guests are 64-bit kernels",
-        OTHER_KVM,
-    ),
-    (
-        "user_mode",
-        "user mode and system calls",
-        true,
-        "without it Linux stops at its first program",
-        OTHER_KVM,
-    ),
-    (
-        "cpuid",
-        "CPUID is the model's",
-        true,
-        "features that cannot be replayed must be hidden from the guest",
-        OTHER_KVM,
-    ),
-    (
-        "exits",
-        "exits are deterministic",
-        true,
-        "their ordinal is the clock of the log",
-        OTHER_KVM,
-    ),
-    (
-        "halt",
-        "HLT exits",
-        true,
-        "an idle guest waits for its inputs there",
-        OTHER_KVM,
-    ),
-    (
-        "interrupts",
-        "interrupts come in place",
-        true,
-        "a replay must deliver each at the instruction where the recording did",
-        OTHER_KVM,
-    ),
-    (
-        "msr_filter",
-        "MSR accesses exit",
-        true,
-        "the time stamp counter's value comes from the log",
-        UPGRADE,
-    ),
-    (
-        "single_step",
-        "single step",
-        true,
-        "brings an interrupt window that opened early to its place",
-        OTHER_KVM,
-    ),
-    (
-        "tsc_trap",
-        "user-mode RDTSC traps",
-        true,
-        "programs read the counter, and a replay must give them the logged value",
-        OTHER_KVM,
-    ),
-    (
-        "hardware_breakpoint",
-        "hardware breakpoints",
-        false,
-        "would find an execution point without rewriting the guest's code",
-        "nothing to mend: ftvm does without",
-    ),
-];
-
 impl Report {
     pub(super) fn new() -> Self {
         let checks = CATALOGUE
             .iter()
-            .map(|&(id, title, required, meaning, mend)| Check {
-                id,
-                title,
-                required,
+            .map(|entry| Check {
+                id: entry.id,
+                title: entry.title,
+                required: entry.required,
                 outcome: Outcome::NotChecked,
-                meaning,
-                mend,
+                figures: Figures::new(),
+                meaning: entry.meaning,
+                mend: entry.mend,
             })
             .collect();
         Self {
@@ -192,9 +115,16 @@ impl Report {
         }
     }
 
-    pub(super) fn record(&mut self, id: &str, outcome: Outcome) {
+    pub(super) fn record(&mut self, id: &str, found: Result<Finding, String>) {
         let check = self.checks.iter_mut().find(|c| c.id == id);
-        check.expect("every check is in the catalogue").outcome = outcome;
+        let check = check.expect("every check is in the catalogue");
+        match found {
+            Ok(Finding { text, figures }) => {
+                check.outcome = Outcome::Pass(text);
+                check.figures = figures;
+            }
+            Err(seen) => check.outcome = Outcome::Fail(seen),
+        }
     }
 
     /// The check that was under way failed.
@@ -221,6 +151,21 @@ impl Report {
     #[must_use]
     pub fn is_fit(&self) -> bool {
         self.first_failed().is_none()
+    }
+
+    /// What the other host of a pair is told.
+    #[must_use]
+    pub fn for_peer(&self) -> HostReport {
+        HostReport::new(self.checks.iter().map(|check| HostCheck {
+            name: check.id.to_owned(),
+            outcome: match check.outcome {
+                Outcome::Pass(_) => CheckOutcome::Passed,
+                Outcome::Fail(_) => CheckOutcome::Failed,
+                Outcome::NotChecked => CheckOutcome::NotChecked,
+            },
+            required: check.required,
+            measured: check.outcome.measured().to_owned(),
+        }))
     }
 
     /// One JSON object.
@@ -252,15 +197,22 @@ impl fmt::Display for Report {
                 Outcome::Fail(_) if check.required => '✗',
                 Outcome::Fail(_) | Outcome::NotChecked => '-',
             };
-            writeln!(
-                f,
-                "{mark} {:width$}  {}",
-                check.title,
-                check.outcome.measured()
-            )?;
+            write!(f, "{mark} {:width$}  ", check.title)?;
+            write!(f, "{}", check.outcome.measured())?;
+            for (name, value) in &check.figures {
+                write!(
+                    f,
+                    "; {}",
+                    Figure {
+                        name,
+                        value: *value
+                    }
+                )?;
+            }
+            writeln!(f)?;
+            let kind = if check.required { "needed" } else { "optional" };
+            writeln!(f, "  {:width$}  {kind}: {}", "", check.meaning)?;
             if let Outcome::Fail(_) = check.outcome {
-                let kind = if check.required { "needed" } else { "optional" };
-                writeln!(f, "  {:width$}  {kind}: {}", "", check.meaning)?;
                 writeln!(f, "  {:width$}  mend: {}", "", check.mend)?;
             }
         }
@@ -270,6 +222,23 @@ impl fmt::Display for Report {
             "Guests cannot run on this host"
         };
         writeln!(f, "{verdict} (checked in {:.0} ms).", self.elapsed_ms)
+    }
+}
+
+/// A figure for people: `longest_stop_us` as "longest stop 12.3 µs".
+struct Figure<'a> {
+    name: &'a str,
+    value: f64,
+}
+
+impl fmt::Display for Figure<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (what, unit) = self.name.rsplit_once('_').unwrap_or((self.name, ""));
+        let unit = if unit == "us" { "µs" } else { unit };
+        let (what, value) = (what.replace('_', " "), self.value);
+        // Three digits are more than what such a measurement is good for.
+        let digits = if value < 10.0 { 1 } else { 0 };
+        write!(f, "{what} {value:.digits$} {unit}")
     }
 }
 
@@ -288,29 +257,33 @@ pub(super) fn with_causes(error: &dyn Error) -> String {
 mod tests {
     use super::*;
 
-    fn all(outcome: &Outcome) -> Report {
+    fn pass() -> Result<Finding, String> {
+        Ok("seen".into())
+    }
+
+    fn all(found: &Result<Finding, String>) -> Report {
         let mut report = Report::new();
-        for (id, ..) in CATALOGUE {
-            report.record(id, outcome.clone());
+        for entry in CATALOGUE {
+            report.record(entry.id, found.clone());
         }
         report
     }
 
     #[test]
     fn required_checks_decide() {
-        let mut report = all(&Outcome::Pass("seen".into()));
+        let mut report = all(&pass());
         assert!(report.is_fit());
-        report.record("hardware_breakpoint", Outcome::Fail("none".into()));
+        report.record("hardware_breakpoint", Err("none".into()));
         assert!(report.is_fit(), "an optional check does not");
-        report.record("user_mode", Outcome::Fail("stays at CPL 3".into()));
+        report.record("user_mode", Err("stays at CPL 3".into()));
         assert_eq!(report.first_failed().map(|c| c.id), Some("user_mode"));
         assert!(!Report::new().is_fit(), "what was not checked is not there");
     }
 
     #[test]
     fn failures_come_with_a_way_to_mend_them() {
-        let mut report = all(&Outcome::Pass("seen".into()));
-        report.record("device", Outcome::Fail("absent".into()));
+        let mut report = all(&pass());
+        report.record("device", Err("absent".into()));
         let text = report.to_string();
         assert!(text.contains("✗ /dev/kvm opens"), "{text}");
         assert!(text.contains("load the kernel module"), "{text}");
@@ -320,7 +293,7 @@ mod tests {
     #[test]
     fn json_is_one_object() {
         let json: serde_json::Value =
-            serde_json::from_str(&all(&Outcome::Fail("no".into())).to_json()).expect("JSON");
+            serde_json::from_str(&all(&Err("no".into())).to_json()).expect("JSON");
         assert_eq!(json["verdict"], "unfit");
         assert_eq!(
             json["checks"].as_array().map(Vec::len),
@@ -331,9 +304,45 @@ mod tests {
     }
 
     #[test]
+    fn figures_are_for_people_and_for_programs_but_not_for_the_peer() {
+        let mut report = all(&pass());
+        let finding = Finding::from("stops").with("longest_stop_us", 7.25);
+        report.record("kick", Ok(finding.with("stop_us", 123.4)));
+        let text = report.to_string();
+        let line = "stops; longest stop 7.2 µs; stop 123 µs";
+        assert!(text.contains(line), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&report.to_json()).expect("JSON");
+        let checks = json["checks"].as_array().expect("a list");
+        let kick = checks.iter().find(|check| check["id"] == "kick");
+        assert_eq!(kick.expect("there")["figures"]["stop_us"], 123.4);
+        assert_eq!(
+            report.for_peer().differences(&{
+                report.record("kick", Ok(Finding::from("stops").with("stop_us", 1.0)));
+                report.for_peer()
+            }),
+            []
+        );
+    }
+
+    #[test]
+    fn the_peer_is_told_every_check() {
+        let told = all(&pass()).for_peer();
+        assert_eq!(told.checks().len(), CATALOGUE.len());
+        for entry in CATALOGUE {
+            assert!(told.passes(entry.id), "{} is cut", entry.id);
+        }
+        let mut unfit = all(&pass());
+        unfit.record("exits", Err("run 2 differs".into()));
+        assert!(told.shortfall(&unfit.for_peer()).is_some());
+        unfit = all(&pass());
+        unfit.record("hardware_breakpoint", Err("none".into()));
+        assert!(told.shortfall(&unfit.for_peer()).is_none());
+    }
+
+    #[test]
     fn a_hang_is_blamed_on_the_check_under_way() {
         let mut report = Report::new();
-        report.record("device", Outcome::Pass("there".into()));
+        report.record("device", Ok("there".into()));
         report.fail_first_open("hung");
         assert_eq!(report.checks()[1].outcome, Outcome::Fail("hung".into()));
     }

@@ -49,6 +49,8 @@ const IDT: u64 = 0x5000;
 const TSS: u64 = 0x6000;
 const HANDLERS: u64 = 0x7000;
 const HANDLER_BYTES: u64 = 16;
+/// Where a handler's IRETQ is, behind its OUT.
+const HANDLER_IRETQ: u64 = 2;
 const KERNEL_STACK: u64 = 0x9000;
 const VECTORS: u64 = 0x60;
 const KERNEL_CODE: u16 = 0x08;
@@ -170,6 +172,7 @@ impl MicroGuest {
     /// # Errors
     /// [`MachineError::Failed`] when KVM refuses the state.
     pub fn load(&mut self, program: &Program<'_>) -> Result<(), MachineError> {
+        self.forget_exit();
         self.write_tables();
         for (address, code) in [
             (KERNEL, program.kernel),
@@ -236,6 +239,19 @@ impl MicroGuest {
         }
     }
 
+    /// Returns from the handler of an exception with an error code to the instruction that
+    /// faulted.
+    ///
+    /// # Errors
+    /// [`CpuError`].
+    pub fn return_from_fault(&mut self) -> Result<(), CpuError> {
+        let mut registers = self.cpu.registers()?;
+        let vector = registers.rip.wrapping_sub(HANDLERS) / HANDLER_BYTES;
+        registers.rip = HANDLERS + HANDLER_BYTES * vector + HANDLER_IRETQ;
+        registers.gpr[6] += 8; // IRETQ expects no error code
+        self.cpu.set_registers(&registers)
+    }
+
     /// Decodes the handler's exit: RIP lies in its handler, the frame is on the stack (AMD APM
     /// volume 2, section 8.9.3).
     fn vector(&mut self) -> Result<Event, CpuError> {
@@ -249,6 +265,15 @@ impl MicroGuest {
             rip: word(frame),
             cpl: word(frame + 8) as u8 & 3,
         })
+    }
+
+    /// Lets KVM complete the last exit's access now: it would otherwise do so when the next
+    /// program starts, and change its registers.
+    fn forget_exit(&mut self) {
+        self.cpu.fd().set_kvm_immediate_exit(1);
+        // Whatever came of the last program, it is over.
+        let _ = self.cpu.run();
+        self.cpu.fd().set_kvm_immediate_exit(0);
     }
 
     fn write(&self, address: u64, bytes: &[u8]) {

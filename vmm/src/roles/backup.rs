@@ -12,7 +12,7 @@ use logging_channel::{LossReason, Settings};
 use super::claim::{ArbiterConfig, Rights};
 use super::standing::{Standing, Verdict};
 use super::watch::PeerWatch;
-use super::{Halt, NotLive, RoleError, stats};
+use super::{Halt, NotLive, RoleError, peer_report, stats};
 use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
 use crate::engine::{Divergence, Ended, EngineError, Interruption, Role, Step};
@@ -60,6 +60,7 @@ pub fn run_backup(
     let receiver = Receiver::connect(
         options.connect,
         &guest.identity,
+        &guest.host_report,
         &options.channel,
         Instant::now() + options.connect_timeout,
         &AtomicBool::new(false),
@@ -70,6 +71,7 @@ pub fn run_backup(
         role: "backup",
         epoch,
     });
+    peer_report::compare(events, &guest.host_report, &receiver.session().peer_host);
     let counters = Arc::new(StateCounters::default());
     stats::report_receiver(events, &receiver.handle(), &counters);
 

@@ -8,6 +8,7 @@
 mod alone;
 mod backup;
 mod claim;
+mod peer_report;
 mod primary;
 mod record;
 mod replay;

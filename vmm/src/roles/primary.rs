@@ -13,7 +13,7 @@ use logging_channel::{LossReason, Settings};
 use super::claim::{ArbiterConfig, Rights};
 use super::standing::{Standing, Verdict};
 use super::watch::PeerWatch;
-use super::{Halt, RoleError, stats};
+use super::{Halt, RoleError, peer_report, stats};
 use crate::assembly::{Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
 use crate::engine::{Ended, OutputGate, Role, Step};
@@ -68,7 +68,13 @@ pub fn run_primary(
     );
 
     let sender = listener
-        .accept_backup(&guest.identity, epoch, &options.channel, cancel)
+        .accept_backup(
+            &guest.identity,
+            &guest.host_report,
+            epoch,
+            &options.channel,
+            cancel,
+        )
         .inspect_err(|_| rights.stopped(epoch))?;
     log::info!(
         "{}: primary, with the backup at {}",
@@ -79,6 +85,7 @@ pub fn run_primary(
         role: "primary",
         epoch,
     });
+    peer_report::compare(events, &guest.host_report, &sender.session().peer_host);
     let counters = Arc::new(StateCounters::default());
     stats::report_sender(events, &sender, &counters);
 

@@ -1,0 +1,141 @@
+//! Every check, with what it means for a user.
+
+/// A check, before it is made.
+pub(super) struct Entry {
+    /// Name for programs.
+    pub(super) id: &'static str,
+    /// Name for people.
+    pub(super) title: &'static str,
+    /// Whether guests need it.
+    pub(super) required: bool,
+    /// What it is needed for, and what it costs.
+    pub(super) meaning: &'static str,
+    /// What to do when it fails.
+    pub(super) mend: &'static str,
+}
+
+const LOAD_KVM: &str = "load the kernel module kvm_intel or kvm_amd and enable virtualisation \
+                        (VT-x, SVM) in the firmware; in a virtual machine, enable nested \
+                        virtualisation on its host; as a plain user, join the group kvm";
+const UPGRADE: &str = "use Linux 5.10 or newer on the host";
+const OTHER_KVM: &str = "this KVM does not behave as Linux's does with hardware support: use a \
+                         machine with VT-x or SVM and the kernel's own KVM";
+const CPU_TYPE: &str = "use a processor with x86-64-v2 and AES; where the host is a virtual \
+                        machine, give it the CPU type of its host";
+
+/// All checks, in the order of examination.
+pub(super) const CATALOGUE: &[Entry] = &[
+    Entry {
+        id: "device",
+        title: "/dev/kvm opens",
+        required: true,
+        meaning: "guests run on KVM",
+        mend: LOAD_KVM,
+    },
+    Entry {
+        id: "api",
+        title: "API and capabilities",
+        required: true,
+        meaning: "exits and registers are read through them",
+        mend: UPGRADE,
+    },
+    Entry {
+        id: "cpu_model",
+        title: "CPU model",
+        required: true,
+        meaning: "both hosts of a pair must show the guest the same processor",
+        mend: CPU_TYPE,
+    },
+    Entry {
+        id: "long_mode",
+        title: "64-bit mode",
+        required: true,
+        meaning: "guests are 64-bit kernels",
+        mend: OTHER_KVM,
+    },
+    Entry {
+        id: "user_mode",
+        title: "user mode and system calls",
+        required: true,
+        meaning: "without it Linux stops at its first program",
+        mend: OTHER_KVM,
+    },
+    Entry {
+        id: "cpuid",
+        title: "CPUID is the model's",
+        required: true,
+        meaning: "features that cannot be replayed must be hidden from the guest",
+        mend: OTHER_KVM,
+    },
+    Entry {
+        id: "exits",
+        title: "exits are deterministic",
+        required: true,
+        meaning: "their ordinal is the clock of the log; every device access, clock read and \
+                  interrupt costs a guest one exit or a few",
+        mend: OTHER_KVM,
+    },
+    Entry {
+        id: "halt",
+        title: "HLT exits",
+        required: true,
+        meaning: "an idle guest waits for its inputs there, and gets them at once",
+        mend: OTHER_KVM,
+    },
+    Entry {
+        id: "interrupts",
+        title: "interrupts come in place",
+        required: true,
+        meaning: "a replay must deliver each at the instruction where the recording did",
+        mend: OTHER_KVM,
+    },
+    Entry {
+        id: "msr_filter",
+        title: "MSR accesses exit",
+        required: true,
+        meaning: "the time stamp counter's value comes from the log; an access costs a \
+                  guest one such exit",
+        mend: UPGRADE,
+    },
+    Entry {
+        id: "single_step",
+        title: "single step",
+        required: true,
+        meaning: "brings an interrupt window that opened early to its place, for the cost of a \
+                  step",
+        mend: OTHER_KVM,
+    },
+    Entry {
+        id: "tsc_trap",
+        title: "user-mode RDTSC traps",
+        required: true,
+        meaning: "programs read the counter, and a replay must give them the logged value; a read \
+                  costs a program one such trap",
+        mend: OTHER_KVM,
+    },
+    Entry {
+        id: "kick",
+        title: "a computing guest can be stopped",
+        required: true,
+        meaning: "bounds the latency of inputs for a guest that computes without exits; the time \
+                  that a stop takes adds to the bound",
+        mend: OTHER_KVM,
+    },
+    Entry {
+        id: "counter",
+        title: "performance counter",
+        required: false,
+        meaning: "would name the place where a computing guest was stopped in a few bytes; \
+                  without it, the latency bound is kept by state deltas, at the cost of sending \
+                  every page that changed",
+        mend: "nothing to mend: ftvm does without",
+    },
+    Entry {
+        id: "hardware_breakpoint",
+        title: "hardware breakpoints",
+        required: false,
+        meaning: "would find an execution point without rewriting the guest's code, for \
+                  the cost of a stop",
+        mend: "nothing to mend: ftvm does without",
+    },
+];

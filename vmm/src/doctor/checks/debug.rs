@@ -1,0 +1,111 @@
+//! Stops between exits, and traps of instructions that do not exit.
+
+use super::processor::to_user;
+use super::{
+    Effort, Finding, Measured, RAX, describe, failed, load, microseconds_each, registers,
+    with_causes,
+};
+use crate::cpu::Exit;
+use crate::kvm::probe::{CR4_TSD, Event, KERNEL, MicroGuest, Program, USER};
+
+/// Eight times `inc eax`.
+const COUNTING: [u8; 16] = [
+    0xff, 0xc0, 0xff, 0xc0, 0xff, 0xc0, 0xff, 0xc0, 0xff, 0xc0, 0xff, 0xc0, 0xff, 0xc0, 0xff, 0xc0,
+];
+
+pub(super) fn single_step(guest: &mut MicroGuest, effort: Effort) -> Measured {
+    load(
+        guest,
+        &Program {
+            kernel: &COUNTING,
+            ..Program::default()
+        },
+    )?;
+    for step in 1..=8 {
+        let rip = guest.step().map_err(failed)?;
+        let rax = registers(guest)?.gpr[RAX];
+        if (rip, rax) != (KERNEL + 2 * step, step) {
+            return Err(format!(
+                "step {step} stopped after {rax} instructions at {rip:#x}"
+            ));
+        }
+    }
+    let mut finding = Finding::from("8 steps, one instruction each");
+    if effort == Effort::All {
+        load(
+            guest,
+            &Program {
+                kernel: &[0xeb, 0xfe], // jmp $
+                ..Program::default()
+            },
+        )?;
+        let step_us = microseconds_each(|| guest.step().map(drop).map_err(failed))?;
+        finding = finding.with("step_us", step_us);
+    }
+    Ok(finding)
+}
+
+pub(super) fn tsc_trap(guest: &mut MicroGuest, effort: Effort) -> Measured {
+    let kernel = to_user();
+    load(
+        guest,
+        &Program {
+            kernel: &kernel,
+            user: &[0x0f, 0x31, 0x0f, 0x05],    // rdtsc; syscall
+            syscall: &[0xe6, 0x10, 0xeb, 0xfe], // out 0x10, al; jmp $
+            cr4: CR4_TSD,
+        },
+    )?;
+    let fault = |guest: &mut MicroGuest| match guest.run().map_err(failed)? {
+        Event::Vector {
+            vector: 13,
+            rip: USER,
+            cpl: 3,
+        } => Ok(()),
+        Event::Exit(Exit::Io(_)) => Err("CR4.TSD is ignored".into()),
+        other => Err(format!("{} in place of a fault", describe(other))),
+    };
+    fault(guest)?;
+    let mut finding = Finding::from("RDTSC with CR4.TSD faults");
+    if effort == Effort::All {
+        let read_us = microseconds_each(|| {
+            // To itself: the fault comes again.
+            guest.return_from_fault().map_err(|e| with_causes(&e))?;
+            fault(guest)
+        })?;
+        finding = finding.with("read_us", read_us);
+    }
+    Ok(finding)
+}
+
+pub(super) fn hardware_breakpoint(guest: &mut MicroGuest, effort: Effort) -> Measured {
+    let mut kernel = COUNTING.to_vec();
+    kernel.extend_from_slice(&[0xe6, 0x10]); // out 0x10, al
+    load(
+        guest,
+        &Program {
+            kernel: &kernel,
+            ..Program::default()
+        },
+    )?;
+    let stop_at = |guest: &mut MicroGuest, at| match guest.run_to_breakpoint(at).map_err(failed)? {
+        Some(rip) if rip == at => Ok(()),
+        Some(rip) => Err(format!("stopped at {rip:#x}")),
+        None => Err("never stops".into()),
+    };
+    stop_at(guest, KERNEL + 6)?;
+    let mut finding = Finding::from("stops before its instruction");
+    if effort == Effort::All {
+        load(
+            guest,
+            &Program {
+                kernel: &[0x90, 0x90, 0xeb, 0xfc], // nop; nop; jmp KERNEL
+                ..Program::default()
+            },
+        )?;
+        let mut places = [KERNEL + 1, KERNEL].into_iter().cycle();
+        let stop_us = microseconds_each(|| stop_at(guest, places.next().unwrap_or(KERNEL)))?;
+        finding = finding.with("stop_us", stop_us);
+    }
+    Ok(finding)
+}

@@ -1,0 +1,218 @@
+//! Exits and interrupts: the clock of the log.
+
+use super::Finding;
+use super::{
+    Effort, Measured, RAX, RDX, describe, failed, load, microseconds_each, run_to, with_causes,
+};
+use crate::cpu::{Exit, GuestCpu};
+use crate::devices::msr;
+use crate::kvm::probe::{Event, KERNEL, MicroGuest, Program};
+
+pub(super) fn exits(guest: &mut MicroGuest, effort: Effort) -> Measured {
+    const RUNS: usize = 3;
+    // POPCNT comes after CMPXCHG16B: in the other order, with nothing between that sets flags,
+    // QEMU 7.2's TCG makes RFLAGS out of POPCNT's operand, and the guest dies in a triple fault.
+    let kernel = [
+        0xb9, 0x08, 0, 0, 0, // mov ecx, 8
+        0xbf, 0x00, 0x30, 0x01, 0, // mov edi, DATA
+        0x66, 0x0f, 0xef, 0xd2, // pxor xmm2, xmm2
+        0xf2, 0x0f, 0x2a, 0xc1, // again: cvtsi2sd xmm0, ecx
+        0xf2, 0x0f, 0x51, 0xc8, // sqrtsd xmm1, xmm0
+        0xf2, 0x0f, 0x58, 0xd1, // addsd xmm2, xmm1
+        0x66, 0x48, 0x0f, 0x7e, 0xd6, // movq rsi, xmm2
+        0x48, 0x8b, 0x07, // mov rax, [rdi]
+        0x48, 0x8b, 0x57, 0x08, // mov rdx, [rdi+8]
+        0x48, 0x89, 0xf3, // mov rbx, rsi
+        0x48, 0x0f, 0xc7, 0x0f, // cmpxchg16b [rdi]
+        0xf3, 0x4c, 0x0f, 0xb8, 0xc6, // popcnt r8, rsi
+        0xe6, 0x10, // out 0x10, al
+        0xff, 0xc9, // dec ecx
+        0x75, 0xd6, // jnz again
+        0xf4, // hlt
+    ];
+    let mut first: Option<Vec<u32>> = None;
+    for run in 0..RUNS {
+        load(
+            guest,
+            &Program {
+                kernel: &kernel,
+                ..Program::default()
+            },
+        )?;
+        let mut digests = Vec::new();
+        loop {
+            let event = guest.run().map_err(failed)?;
+            digests.push(guest.cpu().register_digest().map_err(|e| with_causes(&e))?);
+            match event {
+                Event::Exit(Exit::Io(_)) if digests.len() <= 8 => {}
+                Event::Exit(Exit::Halt { .. }) => break,
+                other => {
+                    let rip = guest.cpu().rip().map_err(|e| with_causes(&e))?;
+                    return Err(format!(
+                        "{} at {rip:#x} after {} exits of run {}",
+                        describe(other),
+                        digests.len() - 1,
+                        run + 1
+                    ));
+                }
+            }
+        }
+        let first = first.get_or_insert_with(|| digests.clone());
+        if *first != digests {
+            return Err(format!("run {} differs from the first", run + 1));
+        }
+    }
+    let exits = first.map_or(0, |digests| digests.len());
+    let alike = format!("{RUNS} runs of {exits} exits alike, with SSE, POPCNT, CMPXCHG16B");
+    let mut finding = Finding::from(alike);
+    if effort == Effort::All {
+        finding = finding.with("exit_us", exit_cost(guest)?);
+    }
+    Ok(finding)
+}
+
+/// Microseconds from one port access to the next, through the VMM.
+fn exit_cost(guest: &mut MicroGuest) -> Result<f64, String> {
+    load(
+        guest,
+        &Program {
+            kernel: &[0xe6, 0x10, 0xeb, 0xfc], // again: out 0x10, al; jmp again
+            ..Program::default()
+        },
+    )?;
+    microseconds_each(|| run_to(guest, 0x10).map(drop))
+}
+
+pub(super) fn halt(guest: &mut MicroGuest, _: Effort) -> Measured {
+    let kernel = [0xfb, 0xf4, 0xfa, 0xf4]; // sti; hlt; cli; hlt
+    load(
+        guest,
+        &Program {
+            kernel: &kernel,
+            ..Program::default()
+        },
+    )?;
+    for interruptible in [true, false] {
+        match guest.run().map_err(failed)? {
+            Event::Exit(Exit::Halt { interruptible: i }) if i == interruptible => {}
+            other => return Err(format!("{} in place of HLT", describe(other))),
+        }
+    }
+    Ok("with interrupts enabled and disabled".into())
+}
+
+const VECTOR: u8 = 0x40;
+
+/// Injects an interrupt and returns where its handler says that it came.
+fn interrupted_at(guest: &mut MicroGuest) -> Result<u64, String> {
+    guest.cpu().inject(VECTOR).map_err(|e| with_causes(&e))?;
+    guest.cpu().request_interrupt_window(false);
+    match guest.run().map_err(failed)? {
+        Event::Vector {
+            vector: VECTOR,
+            rip,
+            ..
+        } => Ok(rip),
+        other => Err(format!("{} in place of the interrupt", describe(other))),
+    }
+}
+
+pub(super) fn interrupts(guest: &mut MicroGuest, _: Effort) -> Measured {
+    const ROUNDS: usize = 16;
+    let kernel = [
+        0xe6, 0x20, // 0: out 0x20, al
+        0x90, // 2: nop
+        0xfb, // 3: sti
+        0x90, // 4: nop
+        0x90, // 5: nop: the window opens before this one
+        0xfa, // 6: cli
+        0xe6, 0x21, // 7: out 0x21, al
+        0x9c, // 9: pushfq
+        0x80, 0x4c, 0x24, 0x01, 0x02, // 10: or byte [rsp+1], 2
+        0x9d, // 15: popfq
+        0x90, // 16: nop: the window opens before this one
+        0xe6, 0x22, // 17: out 0x22, al
+        0xfa, // 19: cli
+        0xeb, 0xea, // 20: jmp 0
+    ];
+    load(
+        guest,
+        &Program {
+            kernel: &kernel,
+            ..Program::default()
+        },
+    )?;
+    for _ in 0..ROUNDS {
+        for (port, opens_at) in [(0x20, 5), (0x21, 16)] {
+            run_to(guest, port)?;
+            if guest.cpu().ready_for_interrupt() {
+                return Err("an interrupt would be taken while they are disabled".into());
+            }
+            guest.cpu().request_interrupt_window(true);
+            match guest.run().map_err(failed)? {
+                Event::Exit(Exit::InterruptWindow) => {}
+                other => return Err(format!("{} in place of the window", describe(other))),
+            }
+            let window = guest.cpu().rip().map_err(|e| with_causes(&e))?;
+            let came = interrupted_at(guest)?;
+            if window != KERNEL + opens_at || came != window {
+                return Err(format!(
+                    "the window opened at {window:#x} and the interrupt came at {came:#x}, not at \
+                     {:#x}",
+                    KERNEL + opens_at
+                ));
+            }
+        }
+        run_to(guest, 0x22)?;
+        if !guest.cpu().ready_for_interrupt() {
+            return Err("an exit with interrupts enabled takes none".into());
+        }
+        let came = interrupted_at(guest)?;
+        if came != KERNEL + 19 {
+            return Err(format!("an interrupt at an exit came at {came:#x}"));
+        }
+    }
+    let windows = 2 * ROUNDS;
+    Ok(format!("{windows} windows, {ROUNDS} injections at exits, each in place").into())
+}
+
+pub(super) fn msr_filter(guest: &mut MicroGuest, effort: Effort) -> Measured {
+    const VALUE: u64 = 0x1122_3344_5566_7788;
+    let kernel = [
+        0xb9, 0x10, 0, 0, 0, // mov ecx, IA32_TSC
+        0x0f, 0x32, // rdmsr
+        0xe6, 0x10, // out 0x10, al
+        0x0f, 0x32, // again: rdmsr
+        0xeb, 0xfc, // jmp again
+    ];
+    load(
+        guest,
+        &Program {
+            kernel: &kernel,
+            ..Program::default()
+        },
+    )?;
+    let answer = |guest: &mut MicroGuest| match guest.run().map_err(failed)? {
+        Event::Exit(Exit::Msr {
+            index: msr::TSC,
+            write: None,
+        }) => {
+            guest.cpu().finish_msr(Some(VALUE));
+            Ok(())
+        }
+        other => Err(format!("{} in place of RDMSR", describe(other))),
+    };
+    answer(guest)?;
+    let gpr = run_to(guest, 0x10)?.gpr;
+    if (gpr[RDX], gpr[RAX]) != (VALUE >> 32, VALUE & 0xffff_ffff) {
+        return Err(format!(
+            "RDMSR gave {:#x}:{:#x}, not the answer",
+            gpr[RDX], gpr[RAX]
+        ));
+    }
+    let mut finding = Finding::from("RDMSR of IA32_TSC answered");
+    if effort == Effort::All {
+        finding = finding.with("access_us", microseconds_each(|| answer(guest))?);
+    }
+    Ok(finding)
+}

@@ -1,0 +1,107 @@
+//! The two hosts of a pair compare what they can do.
+
+use logging_channel::{CheckOutcome, HostReport};
+
+use crate::events::{Event, Events};
+
+/// Name of the doctor's check of the performance counter.
+const COUNTER: &str = "counter";
+
+/// How a stop of the guest between two exits is named in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stops {
+    /// By a performance counter: both hosts have one.
+    Counter,
+    /// By the state that the primary reached.
+    StateDelta,
+}
+
+impl Stops {
+    fn of(here: &HostReport, peer: &HostReport) -> Self {
+        if here.passes(COUNTER) && peer.passes(COUNTER) {
+            Self::Counter
+        } else {
+            Self::StateDelta
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::StateDelta => "state-delta",
+        }
+    }
+}
+
+/// Says where the peer's host differs from this one, and how the pair will work.
+pub(super) fn compare(events: &Events, here: &HostReport, peer: &HostReport) -> Stops {
+    let differences = here.differences(peer);
+    for difference in &differences {
+        log::info!("the other host differs: {difference}");
+    }
+    let stops = Stops::of(here, peer);
+    if stops == Stops::StateDelta && (here.passes(COUNTER) || peer.passes(COUNTER)) {
+        log::warn!(
+            "only {} host has a usable performance counter: the latency of inputs is bounded by \
+             state deltas, which cost more",
+            if here.passes(COUNTER) {
+                "this"
+            } else {
+                "the other"
+            }
+        );
+    }
+    let passed = peer
+        .checks()
+        .iter()
+        .filter(|c| c.outcome == CheckOutcome::Passed);
+    events.emit(&Event::PeerReport {
+        passed: passed.map(|check| check.name.clone()).collect(),
+        differences: differences.iter().map(ToString::to_string).collect(),
+        stops: stops.name(),
+    });
+    stops
+}
+
+#[cfg(test)]
+mod tests {
+    use logging_channel::HostCheck;
+
+    use super::*;
+
+    fn host(counter: CheckOutcome) -> HostReport {
+        HostReport::new([HostCheck {
+            name: COUNTER.into(),
+            outcome: counter,
+            required: false,
+            measured: String::new(),
+        }])
+    }
+
+    #[test]
+    fn stops_are_counted_where_both_hosts_can() {
+        let (with, without) = (host(CheckOutcome::Passed), host(CheckOutcome::Failed));
+        for (here, there, stops) in [
+            (&with, &with, Stops::Counter),
+            (&with, &without, Stops::StateDelta),
+            (&without, &with, Stops::StateDelta),
+            (&without, &HostReport::default(), Stops::StateDelta),
+        ] {
+            assert_eq!(compare(&Events::default(), here, there), stops);
+        }
+    }
+
+    #[test]
+    fn the_event_names_what_differs() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let events = Events::open(Some(file.path())).expect("a file");
+        let (with, without) = (host(CheckOutcome::Passed), host(CheckOutcome::Failed));
+        compare(&events, &without, &with);
+        let line = std::fs::read_to_string(file.path()).expect("a line");
+        let json: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(json["event"], "peer-report");
+        assert_eq!(json["passed"][0], "counter");
+        assert_eq!(json["differences"][0], "counter: here no, there yes");
+        assert_eq!(json["stops"], "state-delta");
+    }
+}
