@@ -122,6 +122,23 @@ pub(super) const CATALOGUE: &[Entry] = &[
         mend: OTHER_KVM,
     },
     Entry {
+        id: "dirty_logging",
+        title: "written pages are known",
+        required: true,
+        meaning: "state deltas and digests cover the pages that changed; each costs the reading \
+                  of the log, and a guest the first write to each page after it",
+        mend: OTHER_KVM,
+    },
+    Entry {
+        id: "state_transfer",
+        title: "state goes to another processor",
+        required: true,
+        meaning: "a guest stopped between two exits goes on from there on the backup: this keeps \
+                  the latency bound, and repairs a backup that differs; the guest stands still \
+                  for the saving",
+        mend: OTHER_KVM,
+    },
+    Entry {
         id: "counter",
         title: "performance counter",
         required: false,

@@ -21,7 +21,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::vm::{failed, segment};
 use super::{CpuModel, KvmCpu, Machine, MachineError};
-use crate::cpu::{CpuError, Exit, GuestCpu};
+use crate::cpu::{CpuError, CpuState, Exit, GuestCpu};
 
 /// Where the kernel's code starts.
 pub const KERNEL: u64 = 0x1_0000;
@@ -41,6 +41,12 @@ pub const CR4_TSD: u64 = 1 << 2;
 const SYSCALL_ENTRY: u64 = 0x1_2000;
 const HANDLER_PORT: u16 = 0xee;
 const MEMORY: u64 = 2 << 20;
+/// Size of a page in bytes.
+pub const PAGE: usize = 4096;
+/// Number of pages of memory.
+pub const PAGES: u64 = MEMORY / PAGE as u64;
+/// Page tables: the processor writes them too.
+pub const TABLE_PAGES: std::ops::RangeInclusive<u64> = PML4 >> 12..=PD >> 12;
 const PML4: u64 = 0x1000;
 const PDPT: u64 = 0x2000;
 const PD: u64 = 0x3000;
@@ -172,7 +178,9 @@ impl MicroGuest {
     /// # Errors
     /// [`MachineError::Failed`] when KVM refuses the state.
     pub fn load(&mut self, program: &Program<'_>) -> Result<(), MachineError> {
-        self.forget_exit();
+        // KVM would do so when this program starts, and change its registers. Whatever came of the
+        // last program, it is over.
+        let _ = self.cpu.complete_access();
         self.write_tables();
         for (address, code) in [
             (KERNEL, program.kernel),
@@ -252,6 +260,32 @@ impl MicroGuest {
         self.cpu.set_registers(&registers)
     }
 
+    /// Reads 8 bytes of memory.
+    #[must_use]
+    pub fn read_word(&self, address: u64) -> u64 {
+        self.memory.read_obj(GuestAddress(address)).unwrap_or(0)
+    }
+
+    /// Writes 8 bytes of memory, as a device would.
+    pub fn write_word(&self, address: u64, value: u64) {
+        self.write(address, &value.to_le_bytes());
+    }
+
+    /// All of memory.
+    #[must_use]
+    pub fn memory_image(&self) -> Vec<u8> {
+        let mut image = vec![0; MEMORY as usize];
+        self.memory
+            .read_slice(&mut image, GuestAddress(0))
+            .expect("as much as there is");
+        image
+    }
+
+    /// Replaces all of memory.
+    pub fn set_memory(&self, image: &[u8]) {
+        self.write(0, image);
+    }
+
     /// Decodes the handler's exit: RIP lies in its handler, the frame is on the stack (AMD APM
     /// volume 2, section 8.9.3).
     fn vector(&mut self) -> Result<Event, CpuError> {
@@ -267,23 +301,10 @@ impl MicroGuest {
         })
     }
 
-    /// Lets KVM complete the last exit's access now: it would otherwise do so when the next
-    /// program starts, and change its registers.
-    fn forget_exit(&mut self) {
-        self.cpu.fd().set_kvm_immediate_exit(1);
-        // Whatever came of the last program, it is over.
-        let _ = self.cpu.run();
-        self.cpu.fd().set_kvm_immediate_exit(0);
-    }
-
     fn write(&self, address: u64, bytes: &[u8]) {
         self.memory
             .write_slice(bytes, GuestAddress(address))
             .expect("everything lies in the first 2 MiB");
-    }
-
-    fn write_word(&self, address: u64, value: u64) {
-        self.write(address, &value.to_le_bytes());
     }
 
     fn write_tables(&self) {

@@ -4,6 +4,7 @@ mod debug;
 mod exits;
 mod processor;
 mod stops;
+mod transfer;
 
 use std::fs;
 use std::time::Instant;
@@ -19,20 +20,26 @@ use super::report::{Finding, with_causes};
 pub(super) type Measured = Result<Finding, String>;
 type MicroGuestCheck = fn(&mut MicroGuest, Effort) -> Measured;
 
-/// The checks that run a micro-guest.
-pub(super) const MICRO_GUESTS: [(&str, MicroGuestCheck); 12] = [
-    ("long_mode", processor::long_mode),
-    ("user_mode", processor::user_mode),
-    ("cpuid", processor::cpuid),
-    ("exits", exits::exits),
-    ("halt", exits::halt),
-    ("interrupts", exits::interrupts),
-    ("msr_filter", exits::msr_filter),
-    ("single_step", debug::single_step),
-    ("tsc_trap", debug::tsc_trap),
-    ("kick", stops::kick),
-    ("counter", stops::counter),
-    ("hardware_breakpoint", debug::hardware_breakpoint),
+/// The checks that run a micro-guest, with the least effort that includes them.
+pub(super) const MICRO_GUESTS: [(&str, Effort, MicroGuestCheck); 14] = [
+    ("long_mode", Effort::Needed, processor::long_mode),
+    ("user_mode", Effort::Needed, processor::user_mode),
+    ("cpuid", Effort::Needed, processor::cpuid),
+    ("exits", Effort::Needed, exits::exits),
+    ("halt", Effort::Needed, exits::halt),
+    ("interrupts", Effort::Needed, exits::interrupts),
+    ("msr_filter", Effort::Needed, exits::msr_filter),
+    ("single_step", Effort::Needed, debug::single_step),
+    ("tsc_trap", Effort::Needed, debug::tsc_trap),
+    ("kick", Effort::Needed, stops::kick),
+    ("dirty_logging", Effort::Needed, transfer::dirty_logging),
+    ("state_transfer", Effort::Needed, transfer::state_transfer),
+    ("counter", Effort::Needed, stops::counter),
+    (
+        "hardware_breakpoint",
+        Effort::All,
+        debug::hardware_breakpoint,
+    ),
 ];
 
 /// Reports the checks that come before a micro-guest. Returns whether micro-guests can be tried.
@@ -145,7 +152,11 @@ fn microseconds_each(mut go: impl FnMut() -> Result<(), String>) -> Result<f64, 
     for _ in 0..REPEATS {
         go()?;
     }
-    Ok(started.elapsed().as_secs_f64() * 1e6 / f64::from(REPEATS))
+    Ok(microseconds(started) / f64::from(REPEATS))
+}
+
+fn microseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e6
 }
 
 const RAX: usize = 0;
