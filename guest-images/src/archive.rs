@@ -76,6 +76,12 @@ impl Archive {
         )
     }
 
+    /// Adds all of another archive; its entries count.
+    pub fn merge(&mut self, other: Self) -> &mut Self {
+        self.entries.extend(other.entries);
+        self
+    }
+
     /// Whether there is an entry at `path`.
     #[must_use]
     pub fn contains(&self, path: &str) -> bool {

@@ -180,6 +180,42 @@ pub enum MicroGuestError {
     Temporary(#[source] io::Error),
 }
 
+/// A program for guests could not be compiled.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CompileError {
+    /// There is no compiler.
+    #[error(
+        "cannot start the C compiler `{compiler}`: install gcc and libc6-dev (`cargo xtask setup` does)"
+    )]
+    Missing {
+        /// The command.
+        compiler: String,
+        /// Why it did not start.
+        #[source]
+        source: io::Error,
+    },
+    /// The compiler or the linker failed.
+    #[error(
+        "cannot compile {program}; is libc6-dev installed, for the static C library?\n{stderr}"
+    )]
+    Refused {
+        /// The source's name.
+        program: PathBuf,
+        /// What the compiler printed.
+        stderr: String,
+    },
+    /// A temporary file could not be written or read.
+    #[error("cannot use {path} to compile a program")]
+    Scratch {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
 /// The images could not be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -193,6 +229,9 @@ pub enum ImageError {
     /// A micro-guest could not be made.
     #[error(transparent)]
     MicroGuest(#[from] MicroGuestError),
+    /// A program of ours could not be compiled.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
     /// The kernel's ELF file could not be extracted.
     #[error("cannot extract the kernel's ELF file from {path}")]
     Kernel {

@@ -7,16 +7,21 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::archive::Archive;
+use crate::compiler;
 use crate::error::ImageError;
 use crate::files::{write_atomically, write_if_different};
 use crate::kernel::extract_vmlinux;
 use crate::libraries::{PackageLibraries, add_programs};
+use crate::load;
 use crate::micro::{self, MicroGuest};
 use crate::modules::ModuleTree;
 use crate::packages::{Package, PackageStore};
 
 /// Modules that a guest loads: virtio over PCI.
 const GUEST_MODULES: [&str; 3] = ["virtio_pci", "virtio_net", "virtio_blk"];
+
+/// What busybox init keeps running in the guests with Redis.
+const INITTAB: &str = include_str!("init/inittab");
 
 /// Debian's cloud kernel, unpacked.
 #[derive(Debug)]
@@ -91,6 +96,8 @@ impl GuestImages {
     pub const VMLINUX: &str = "vmlinux";
     /// Name of the initramfs with Redis.
     pub const REDIS: &str = "redis.cpio";
+    /// Name of the initramfs with Redis and loads: see [`crate::load`].
+    pub const LOAD: &str = "load.cpio";
     /// Name of the initramfs for quick tests.
     pub const TINY: &str = "tiny.cpio";
 
@@ -102,52 +109,25 @@ impl GuestImages {
     /// When a package cannot be had, the kernel is not as expected, or a file
     /// cannot be written.
     pub fn build(store: &PackageStore, directory: &Path) -> Result<Self, ImageError> {
-        let kernel = DebianKernel::unpack(store)?;
-        let modules = kernel.modules()?;
-        let busybox = store.package("busybox-static")?;
+        let ingredients = Ingredients::unpack(store)?;
         let mut images = Self {
             directory: directory.to_owned(),
             images: Vec::new(),
         };
-
-        let path = kernel.bzimage()?;
-        let bzimage = fs::read(&path).map_err(|source| ImageError::Read {
-            path: path.clone(),
-            source,
-        })?;
-        let vmlinux =
-            extract_vmlinux(&bzimage).map_err(|source| ImageError::Kernel { path, source })?;
-        images.add(Self::VMLINUX, &vmlinux, [&kernel.package])?;
-
-        let mut tiny = base(&busybox, include_bytes!("init/tiny.sh"))?;
-        modules.add_to(&mut tiny, "guest", &GUEST_MODULES)?;
-        images.add(Self::TINY, &tiny.to_bytes(), [&kernel.package, &busybox])?;
-
-        let server = store.package("redis-server")?;
-        let tools = store.package("redis-tools")?;
-        let mut redis = base(&busybox, include_bytes!("init/redis.sh"))?;
-        modules.add_to(&mut redis, "guest", &GUEST_MODULES)?;
-        redis
-            .file("etc/inittab", 0o644, include_bytes!("init/inittab"))
-            .file("etc/redis.conf", 0o644, include_bytes!("init/redis.conf"))
-            .file("etc/announce", 0o755, include_bytes!("init/announce.sh"));
-        // Debian's `redis-server` is a link to this program of redis-tools,
-        // which looks at the name that it is called by.
-        let program = tools.file("usr/bin/redis-check-rdb")?;
-        let mut libraries = PackageLibraries::new(store, vec![server, tools]);
-        add_programs(
-            &mut redis,
-            &[("usr/bin/redis-server", program)],
-            &mut libraries,
-        )?;
-        let packages = [&kernel.package, &busybox]
-            .into_iter()
-            .chain(libraries.packages());
-        images.add(Self::REDIS, &redis.to_bytes(), packages)?;
+        images.add(Self::VMLINUX, ingredients.vmlinux()?)?;
+        images.add(Self::TINY, ingredients.tiny()?)?;
+        images.add(Self::REDIS, ingredients.redis()?)?;
+        images.add(Self::LOAD, ingredients.load()?)?;
 
         let binutils = micro::binutils()?;
         for guest in MicroGuest::all() {
-            images.write(&guest.image(), &guest.build()?, vec![binutils.clone()])?;
+            images.add(
+                &guest.image(),
+                Contents {
+                    bytes: guest.build()?,
+                    made_of: vec![binutils.clone()],
+                },
+            )?;
         }
 
         let path = directory.join("manifest.json");
@@ -156,31 +136,13 @@ impl GuestImages {
         Ok(images)
     }
 
-    fn add<'a>(
-        &mut self,
-        name: &str,
-        contents: &[u8],
-        packages: impl IntoIterator<Item = &'a Package>,
-    ) -> Result<(), ImageError> {
-        let made_of = packages
-            .into_iter()
-            .map(|package| format!("{} {}", package.name(), package.version()))
-            .collect();
-        self.write(name, contents, made_of)
-    }
-
-    fn write(
-        &mut self,
-        name: &str,
-        contents: &[u8],
-        made_of: Vec<String>,
-    ) -> Result<(), ImageError> {
+    fn add(&mut self, name: &str, Contents { bytes, made_of }: Contents) -> Result<(), ImageError> {
         let path = self.directory.join(name);
-        write_if_different(&path, contents).map_err(|source| ImageError::Write { path, source })?;
+        write_if_different(&path, &bytes).map_err(|source| ImageError::Write { path, source })?;
         self.images.push(Image {
             name: name.to_owned(),
-            bytes: contents.len() as u64,
-            sha256: format!("{:x}", Sha256::digest(contents)),
+            bytes: bytes.len() as u64,
+            sha256: format!("{:x}", Sha256::digest(&bytes)),
             made_of,
         });
         Ok(())
@@ -202,6 +164,122 @@ impl GuestImages {
     #[must_use]
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
+    }
+}
+
+/// A file's bytes, and what they are made of.
+struct Contents {
+    bytes: Vec<u8>,
+    made_of: Vec<String>,
+}
+
+impl Contents {
+    fn new<'a>(bytes: Vec<u8>, packages: impl IntoIterator<Item = &'a Package>) -> Self {
+        let made_of = packages
+            .into_iter()
+            .map(|package| format!("{} {}", package.name(), package.version()))
+            .collect();
+        Self { bytes, made_of }
+    }
+}
+
+/// What several images are made of.
+struct Ingredients<'a> {
+    store: &'a PackageStore,
+    kernel: DebianKernel,
+    modules: ModuleTree,
+    busybox: Package,
+}
+
+impl<'a> Ingredients<'a> {
+    fn unpack(store: &'a PackageStore) -> Result<Self, ImageError> {
+        let kernel = DebianKernel::unpack(store)?;
+        Ok(Self {
+            store,
+            modules: kernel.modules()?,
+            kernel,
+            busybox: store.package("busybox-static")?,
+        })
+    }
+
+    fn vmlinux(&self) -> Result<Contents, ImageError> {
+        let path = self.kernel.bzimage()?;
+        let bzimage = fs::read(&path).map_err(|source| ImageError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        let vmlinux =
+            extract_vmlinux(&bzimage).map_err(|source| ImageError::Kernel { path, source })?;
+        Ok(Contents::new(vmlinux, [&self.kernel.package]))
+    }
+
+    fn tiny(&self) -> Result<Contents, ImageError> {
+        let mut tiny = base(&self.busybox, include_bytes!("init/tiny.sh"))?;
+        self.modules.add_to(&mut tiny, "guest", &GUEST_MODULES)?;
+        Ok(Contents::new(
+            tiny.to_bytes(),
+            [&self.kernel.package, &self.busybox],
+        ))
+    }
+
+    fn redis(&self) -> Result<Contents, ImageError> {
+        self.redis_with(Archive::new(), INITTAB, &[])
+    }
+
+    fn load(&self) -> Result<Contents, ImageError> {
+        let mut files = Archive::new();
+        let tsc = compiler::compile("tsc", include_str!("programs/tsc.c"))?;
+        files
+            .file("usr/bin/tsc", 0o755, tsc)
+            .file("usr/bin/load", 0o755, load::SCRIPT);
+        let inittab = format!("{INITTAB}::once:/usr/bin/load\n");
+        let mut contents = self.redis_with(files, &inittab, &["openssl", "stress-ng"])?;
+        contents
+            .made_of
+            .push(format!("cc {}", compiler::version()?));
+        Ok(contents)
+    }
+
+    /// An initramfs with Redis, with `files`, and with the programs of the
+    /// same name of other packages.
+    fn redis_with(
+        &self,
+        files: Archive,
+        inittab: &str,
+        others: &[&str],
+    ) -> Result<Contents, ImageError> {
+        let mut redis = base(&self.busybox, include_bytes!("init/redis.sh"))?;
+        self.modules.add_to(&mut redis, "guest", &GUEST_MODULES)?;
+        redis
+            .file("etc/inittab", 0o644, inittab)
+            .file("etc/redis.conf", 0o644, include_bytes!("init/redis.conf"))
+            .file("etc/announce", 0o755, include_bytes!("init/announce.sh"))
+            .merge(files);
+        let server = self.store.package("redis-server")?;
+        let tools = self.store.package("redis-tools")?;
+        // Debian's `redis-server` is a link to this program of redis-tools,
+        // which looks at the name that it is called by.
+        let mut programs = vec![(
+            "usr/bin/redis-server".to_owned(),
+            tools.file("usr/bin/redis-check-rdb")?,
+        )];
+        let mut packages = vec![server, tools];
+        for name in others {
+            let package = self.store.package(name)?;
+            let place = format!("usr/bin/{name}");
+            programs.push((place.clone(), package.file(&place)?));
+            packages.push(package);
+        }
+        let programs: Vec<(&str, PathBuf)> = programs
+            .iter()
+            .map(|(place, file)| (place.as_str(), file.clone()))
+            .collect();
+        let mut libraries = PackageLibraries::new(self.store, packages);
+        add_programs(&mut redis, &programs, &mut libraries)?;
+        let packages = [&self.kernel.package, &self.busybox]
+            .into_iter()
+            .chain(libraries.packages());
+        Ok(Contents::new(redis.to_bytes(), packages))
     }
 }
 

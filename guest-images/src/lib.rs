@@ -2,10 +2,11 @@
 //!
 //! No kernel is compiled and no binary is kept in the repository: the stock
 //! cloud kernel, busybox and Redis come from the Debian archive, verified by
-//! apt. Out of them this crate makes
+//! apt; small programs of our own are compiled when the images are made. Out of them this crate makes
 //!
 //! * `vmlinux`: the kernel's uncompressed ELF file ([`kernel`]),
 //! * `redis.cpio`: an initramfs with Debian's redis-server,
+//! * `load.cpio`: the same with programs that compute beside it ([`load`]),
 //! * `tiny.cpio`: an initramfs with busybox alone, for quick tests,
 //! * `micro/*.elf`: guests without a kernel, each for one hard spot of
 //!   recording and replaying ([`micro`])
@@ -15,11 +16,13 @@
 //! [`packages`], [`archive`], [`libraries`], [`modules`].
 
 pub mod archive;
+pub mod compiler;
 pub mod error;
 pub mod files;
 pub mod images;
 pub mod kernel;
 pub mod libraries;
+pub mod load;
 pub mod micro;
 pub mod modules;
 pub mod packages;

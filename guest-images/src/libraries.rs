@@ -94,7 +94,8 @@ impl LibrarySource for PackageLibraries<'_> {
         let mut candidates: Vec<String> = owner.depends().map(str::to_owned).collect();
         let likely = package_name(soname);
         candidates.sort_by_key(|name| (*name != likely, !name.starts_with("lib")));
-        for name in candidates.iter().filter(|name| name.starts_with("lib")) {
+        // Not only in front: `libz.so.1` is in `zlib1g`.
+        for name in candidates.iter().filter(|name| name.contains("lib")) {
             let package = match self.store.package(name) {
                 // A virtual package, or an alternative that is not there.
                 Err(PackageError::Unknown { .. }) => continue,

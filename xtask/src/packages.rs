@@ -4,11 +4,14 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
-/// What the testbed and the demo run on this machine, and what makes the micro-guests.
-const NEEDED: [&str; 5] = [
+/// What the images, the testbed and the demo run on this machine.
+const NEEDED: [&str; 8] = [
     "binutils",
+    "gcc",
     "iproute2",
     "iputils-ping",
+    "libc6-dev",
+    "openssl",
     "qemu-system-x86",
     "redis-tools",
 ];
