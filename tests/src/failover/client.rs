@@ -199,7 +199,11 @@ fn work(shared: &Shared, position: &Position) {
     }
 }
 
-fn connect(position: &Position, waits: impl Fn() -> bool) -> Option<Connection<TcpStream>> {
+/// Tries to connect to the guest's Redis for as long as somebody waits for it.
+pub(super) fn connect(
+    position: &Position,
+    waits: impl Fn() -> bool,
+) -> Option<Connection<TcpStream>> {
     while waits() {
         let stream = position
             .connect(GUEST, PORT, ATTEMPT)

@@ -20,6 +20,7 @@
 
 mod client;
 mod kill_plan;
+mod load;
 mod progress;
 mod report;
 mod resp;
@@ -30,8 +31,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use fastrand::Rng;
+use guest_images::load::Load;
 
 pub use self::client::{ClientRecord, CounterClient};
+pub use self::load::{LoadRecord, LoadWatcher};
 pub use self::progress::{Progress, State, Status};
 pub use self::report::{KillMoment, Report, Run, Verdict};
 pub use self::side::{Side, Stats};
@@ -56,6 +59,8 @@ pub struct Options {
     pub kernel: Option<PathBuf>,
     /// Another initramfs than the testbed's own.
     pub initrd: Option<PathBuf>,
+    /// What computes in the guest beside Redis.
+    pub load: Option<Load>,
 }
 
 impl Default for Options {
@@ -65,6 +70,7 @@ impl Default for Options {
             heartbeat_timeout: Duration::from_millis(500),
             kernel: None,
             initrd: None,
+            load: None,
         }
     }
 }

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::client::ClientRecord;
+use super::load::LoadRecord;
 use super::side::Stats;
+use crate::ping::PingRecord;
 
 /// How it went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -103,6 +105,22 @@ pub struct Run {
     pub lag_ms_p50: Option<f64>,
     /// 99th percentile.
     pub lag_ms_p99: Option<f64>,
+    /// The longest that a ping waited for its answer, outside the outage: of
+    /// the pings sent after the guest had first answered one, and answered
+    /// before the kill; and of those sent after the other host's first reply to
+    /// the client. A ping that the kill left without an answer belongs to the
+    /// outage.
+    pub ping_ms_max: Option<f64>,
+    /// Pings of the same times without an answer, though a later one had one.
+    pub pings_lost: usize,
+    /// States transferred up to the kill because the guest computed for too
+    /// long without an exit.
+    pub state_deltas: Option<u64>,
+    /// Bytes of these on the logging channel.
+    pub state_delta_bytes: Option<u64>,
+    /// What computed beside Redis: how many results were seen, before and
+    /// after the kill, each as it must be in a run that ends well.
+    pub load_results: Option<[usize; 2]>,
     /// How it went.
     pub verdict: Verdict,
     /// Why not well.
@@ -118,8 +136,14 @@ pub(super) struct Observations {
     pub(super) killed: Option<Instant>,
     /// When the other host's report of the loss arrived.
     pub(super) noticed: Option<Instant>,
+    /// When the client had a reply of the other host.
+    pub(super) resumed: Option<Instant>,
     /// The newest figures before the kill.
     pub(super) stats: Option<Stats>,
+    /// The pings all the time.
+    pub(super) pings: PingRecord,
+    /// What was seen of the load, if there is one.
+    pub(super) load: Option<LoadRecord>,
     /// The client got no further than this.
     pub(super) trouble: Option<String>,
 }
@@ -132,6 +156,7 @@ impl Run {
             .final_counter
             .map_or(0, |counter| acked.saturating_sub(counter));
         let reason = reason(seen, client, acked);
+        let pings = Pings::outside_the_outage(seen);
         Self {
             number: seen.number,
             hosts: seen.hosts.clone(),
@@ -153,6 +178,14 @@ impl Run {
             guest_seconds: seen.stats.map(|stats| stats.guest_seconds),
             lag_ms_p50: seen.stats.map(|stats| stats.lag_ms_p50),
             lag_ms_p99: seen.stats.map(|stats| stats.lag_ms_p99),
+            ping_ms_max: pings.max.map(|max| max.as_secs_f64() * 1e3),
+            pings_lost: pings.lost,
+            state_deltas: seen.stats.map(|stats| stats.state_deltas),
+            state_delta_bytes: seen.stats.map(|stats| stats.state_delta_bytes),
+            load_results: seen.load.as_ref().map(|load| {
+                let after = seen.killed.map_or(0, |killed| load.since(killed));
+                [load.results.len() - after, after]
+            }),
             verdict: if reason.is_none() {
                 Verdict::Pass
             } else {
@@ -160,6 +193,36 @@ impl Run {
             },
             reason,
         }
+    }
+}
+
+/// The pings that were not in the way of the kill.
+#[derive(Debug, Default)]
+struct Pings {
+    max: Option<Duration>,
+    lost: usize,
+}
+
+impl Pings {
+    fn outside_the_outage(seen: &Observations) -> Self {
+        let Some(up) = seen.pings.first_answer() else {
+            return Self::default();
+        };
+        let end = Instant::now();
+        let mut pings = Self::default();
+        for (from, to) in [
+            (Some(up), seen.killed.or(Some(end))),
+            (seen.resumed, Some(end)),
+        ] {
+            let (Some(from), Some(to)) = (from, to) else {
+                continue;
+            };
+            pings.max = pings
+                .max
+                .max(seen.pings.answers(from, to).into_iter().max());
+            pings.lost += seen.pings.lost(from, to);
+        }
+        pings
     }
 }
 
@@ -193,6 +256,11 @@ fn reason(seen: &Observations, client: &ClientRecord, acked: u64) -> Option<Stri
     if let Some(trouble) = seen.trouble.as_ref().or(client.trouble.as_ref()) {
         return Some(trouble.clone());
     }
+    if let Some(load) = &seen.load
+        && let Some(trouble) = load.wrong.as_ref().or(load.trouble.as_ref())
+    {
+        return Some(trouble.clone());
+    }
     if client.reconnects > 0 {
         return Some("the connection broke".to_owned());
     }
@@ -212,6 +280,13 @@ fn reason(seen: &Observations, client: &ClientRecord, acked: u64) -> Option<Stri
     if client.replies.last().is_none_or(|(at, _)| *at < killed) {
         return Some("no increment was acknowledged after the kill".to_owned());
     }
+    if seen
+        .load
+        .as_ref()
+        .is_some_and(|load| load.since(killed) == 0)
+    {
+        return Some("the load gave no result after the kill".to_owned());
+    }
     None
 }
 
@@ -221,6 +296,8 @@ fn millis(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use guest_images::load::Kind;
+
     use super::*;
 
     const fn ms(millis: u64) -> Duration {
@@ -288,6 +365,35 @@ mod tests {
         record.irregular = Some((7, 3));
         let run = Run::judge(&observations, &record);
         assert!(run.reason.is_some_and(|reason| reason.contains('7')));
+    }
+
+    #[test]
+    fn a_wrong_or_missing_result_of_a_load_is_a_failure() {
+        let (observations, client) = seen(&GOOD, 4);
+        let killed = observations.killed.expect("it was");
+        let judge = |at, wrong: Option<&str>| {
+            let load = LoadRecord {
+                results: vec![(at, Kind::Busy, 1, "00000000".to_owned())],
+                wrong: wrong.map(str::to_owned),
+                trouble: None,
+            };
+            let load = Some(load);
+            let observations = Observations {
+                load,
+                ..observations.clone()
+            };
+            Run::judge(&observations, &client)
+        };
+        let good = judge(killed + ms(1), None);
+        assert_eq!(good.verdict, Verdict::Pass, "{:?}", good.reason);
+        assert_eq!(good.load_results, Some([0, 1]));
+        let silent = judge(killed - ms(1), None);
+        assert_eq!(
+            (silent.verdict, silent.load_results),
+            (Verdict::Fail, Some([1, 0]))
+        );
+        let wrong = judge(killed + ms(1), Some("load busy 1 gave nonsense"));
+        assert_eq!(wrong.reason.as_deref(), Some("load busy 1 gave nonsense"));
     }
 
     #[test]

@@ -79,6 +79,19 @@ impl<S: Read + Write> Connection<S> {
         }
     }
 
+    /// A field of a hash; none if it is not there.
+    pub(super) fn field(
+        &mut self,
+        key: &str,
+        field: &str,
+        give_up: impl Fn() -> bool,
+    ) -> Result<Option<String>, RespError> {
+        match self.ask(&["HGET", key, field], give_up)? {
+            Reply::Text(text) => Ok(text),
+            other => Err(unexpected(other)),
+        }
+    }
+
     fn ask(&mut self, words: &[&str], give_up: impl Fn() -> bool) -> Result<Reply, RespError> {
         let mut request = format!("*{}\r\n", words.len());
         for word in words {

@@ -3,14 +3,19 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use guest_images::GuestImages;
+use guest_images::load::{Load, MEMORY_MIB};
+
 use super::client::{ClientRecord, CounterClient};
 use super::kill_plan::KillPlan;
+use super::load::LoadWatcher;
 use super::progress::{Meter, Progress, State, Status};
 use super::report::{Observations, Run};
 use super::side::{Side, Stats};
 use super::{Failovers, LIMIT, disk_server};
 use crate::error::Result;
 use crate::network::{GUEST, Network};
+use crate::ping::Pinger;
 
 /// How often it is looked how things are.
 const POLL: Duration = Duration::from_millis(10);
@@ -20,12 +25,23 @@ const BOOT: Duration = Duration::from_secs(300);
 const FAILOVER: Duration = Duration::from_secs(60);
 const LOG_PORT: u16 = 7000;
 
+/// From one result of a load to the next.
+const LOAD: Duration = Duration::from_secs(120);
+
+/// How many results of a load must come after a failover: those that the guest
+/// may have had before, not yet read by the watcher, and a whole round.
+fn results_afterwards(load: Load) -> usize {
+    load.kinds().len() + 2
+}
+
 /// What a run works with.
 struct Scene<'a> {
     number: u32,
     primary: Option<Side>,
     backup: Side,
     client: CounterClient,
+    pinger: Pinger,
+    load: Option<LoadWatcher>,
     replies: Meter,
     log: Meter,
     names: [String; 2],
@@ -55,26 +71,41 @@ impl Failovers {
             ..Observations::default()
         };
         let (primary, backup) = self.start_pair()?;
+        let position = self.testbed.client();
         let mut scene = Scene {
             number: self.runs,
             primary: Some(primary),
             backup,
-            client: CounterClient::start(self.testbed.client()),
+            client: CounterClient::start(position),
+            pinger: Pinger::start(position)?,
+            load: self
+                .options
+                .load
+                .map(|load| LoadWatcher::start(position, load)),
             replies: Meter::default(),
             log: Meter::default(),
             names,
             progress,
         };
         let outcome = self.fail_over(&mut scene, &plan, &mut seen);
-        let Scene { client, backup, .. } = scene;
+        let Scene {
+            client,
+            backup,
+            pinger,
+            load,
+            ..
+        } = scene;
+        seen.pings = pinger.record();
         let client: ClientRecord = match outcome {
             Ok(()) => {
+                seen.load = load.map(LoadWatcher::finish);
                 let record = client.finish();
                 self.survivor = Some(backup);
                 record
             }
             Err(Trouble(trouble)) => {
                 seen.trouble = Some(trouble);
+                seen.load = load.map(LoadWatcher::abandon);
                 // A broken connection is worth its last look at the counter.
                 if client.trouble().is_some() {
                     client.finish()
@@ -105,8 +136,13 @@ impl Failovers {
         if let Some((first, _)) = scene.client.first_reply() {
             self.boot = Some(first.saturating_duration_since(started));
             if plan.after_start.is_none() {
-                scene.wait("the kill", LIMIT, &State::Replicated, |_| {
-                    first.elapsed() >= plan.after_reply
+                let state = State::Replicated;
+                scene.wait("the load's first result", BOOT, &state, |scene| {
+                    scene.load.as_ref().is_none_or(|load| load.results() > 0)
+                })?;
+                let since = Instant::now();
+                scene.wait("the kill", LIMIT, &state, |_| {
+                    since.elapsed() >= plan.after_reply
                 })?;
             }
         }
@@ -130,8 +166,14 @@ impl Failovers {
             scene.client.last_reply().is_some_and(|(at, _)| at > live)
         })?;
         let resumed = Instant::now();
+        seen.resumed = Some(resumed);
         scene.wait("further replies", LIMIT, &State::Live, |_| {
             resumed.elapsed() >= plan.go_on
+        })?;
+        let wanted = self.options.load.map_or(0, results_afterwards);
+        scene.wait("the load's next results", LOAD, &State::Live, |scene| {
+            let load = scene.load.as_ref();
+            load.is_none_or(|load| load.since(resumed) >= wanted)
         })
     }
 
@@ -161,14 +203,25 @@ impl Failovers {
             None => Ok(host.image(own)),
         };
         let kernel = image(&self.options.kernel, "vmlinux")?;
-        let initrd = image(&self.options.initrd, "redis.cpio")?;
-        let append = format!("quiet mitigations=off ftvm.ip={GUEST}/24");
+        let mut append = format!("quiet mitigations=off ftvm.ip={GUEST}/24");
+        let initrd = match self.options.load {
+            None => GuestImages::REDIS,
+            Some(load) => {
+                append.push_str(&format!(" {}", load.word()));
+                GuestImages::LOAD
+            }
+        };
+        let initrd = image(&self.options.initrd, initrd)?;
+        let memory = MEMORY_MIB.to_string();
         let server = disk_server(&self.testbed);
         let mut argv = vec!["ftvm", role, "--name", name];
         argv.extend(["--kernel", &kernel, "--initrd", &initrd]);
         argv.extend(["--append", &append, "--tap", "tap0"]);
         argv.extend(["--disk-server", &server, "--events", "-"]);
         argv.extend(channel);
+        if self.options.load.is_some() {
+            argv.extend(["--memory", &memory]);
+        }
         if role == "primary" {
             argv.extend(["--heartbeat-timeout", timeout]);
         }
@@ -211,8 +264,11 @@ impl Scene<'_> {
                 )));
             }
         }
-        match self.client.trouble() {
-            Some(trouble) => Err(Trouble(format!("the client: {trouble}"))),
+        if let Some(trouble) = self.client.trouble() {
+            return Err(Trouble(format!("the client: {trouble}")));
+        }
+        match self.load.as_ref().and_then(LoadWatcher::trouble) {
+            Some(trouble) => Err(Trouble(trouble)),
             None => Ok(()),
         }
     }

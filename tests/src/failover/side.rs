@@ -34,6 +34,11 @@ pub struct Stats {
     pub lag_ms_p50: f64,
     /// 99th percentile.
     pub lag_ms_p99: f64,
+    /// States transferred so far because the guest computed for too long
+    /// without an exit.
+    pub state_deltas: u64,
+    /// Bytes of these on the logging channel so far.
+    pub state_delta_bytes: u64,
 }
 
 /// The events that matter here.
@@ -214,14 +219,16 @@ mod tests {
         let seen = told(&[
             r#"{"unix_ms":1,"event":"role","role":"backup","epoch":1}"#,
             r#"{"unix_ms":2,"event":"stats","guest_seconds":1.5,"log_entries":7,"log_bytes":99,
-                "lag_ms":0.0,"lag_ms_p50":1.0,"lag_ms_p99":2.0,"stalled_ms":0.0,"throttled_ms":0.0}"#,
+                "lag_ms":0.0,"lag_ms_p50":1.0,"lag_ms_p99":2.0,"state_deltas":3,"state_delta_bytes":4096,"stalled_ms":0.0,"throttled_ms":0.0}"#,
             r#"{"unix_ms":3,"event":"peer-lost","reason":"silence"}"#,
             r#"{"unix_ms":4,"event":"waiting","reason":"the disk server"}"#,
             r#"{"unix_ms":5,"event":"live","epoch":2,"after_loss_ms":1,"resent_frames":0}"#,
         ]);
         assert!(seen.ready.is_some() && seen.live.is_some());
         assert_eq!(seen.peer_lost.expect("told").1, "silence");
-        assert_eq!(seen.stats.expect("told").log_bytes, 99);
+        let stats = seen.stats.expect("told");
+        assert_eq!(stats.log_bytes, 99);
+        assert_eq!((stats.state_deltas, stats.state_delta_bytes), (3, 4096));
         assert_eq!(seen.ended, None);
     }
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use guest_images::load::Load;
 use testbed::GUEST;
 use testbed::failover::{Failovers, KillMoment, Options, Report, Run, Verdict};
 
@@ -32,6 +33,10 @@ pub(crate) struct Demo {
     /// Another initramfs for the guest. It must serve Redis at 10.77.0.10.
     #[arg(long, value_name = "PATH")]
     initrd: Option<PathBuf>,
+    /// What computes in the guest beside Redis: openssl, busy, stress, mixed or tsc. Its results
+    /// are compared with those of an undisturbed run.
+    #[arg(long, value_name = "LOAD")]
+    load: Option<Load>,
     /// Repeat the kills of a run that had this seed.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -48,6 +53,7 @@ impl Demo {
             seed: self.seed.unwrap_or_else(|| fastrand::u64(..1_000_000)),
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),
+            load: self.load,
             ..Options::default()
         };
         eprintln!("seed {}", options.seed);
@@ -124,6 +130,11 @@ fn summary(run: &Run) -> String {
     if run.kill.is_none() {
         line = format!("{}: {}", run.number, run.verdict);
     }
+    if let Some([before, after]) = run.load_results {
+        line.push_str(&format!(
+            "\n   load results: {before} before, {after} after"
+        ));
+    }
     if let Some(reason) = &run.reason {
         line.push_str(&format!("\n   {reason}"));
     }
@@ -132,7 +143,7 @@ fn summary(run: &Run) -> String {
 
 fn table(runs: &[Run]) {
     println!(
-        "{:>3} {:5} {:>9} {:>9} {:>8} {:>8} {:>5} {:>6} {:>9} {:>10} {:>9} {:>9}  ",
+        "{:>3} {:5} {:>9} {:>9} {:>8} {:>8} {:>5} {:>6} {:>9} {:>10} {:>9} {:>9} {:>9} {:>6} {:>9}  ",
         "run",
         "kill",
         "outage ms",
@@ -145,6 +156,9 @@ fn table(runs: &[Run]) {
         "log Mbit/s",
         "lag50 ms",
         "lag99 ms",
+        "ping max",
+        "deltas",
+        "delta KiB",
     );
     for run in runs {
         let mbit = run
@@ -152,7 +166,7 @@ fn table(runs: &[Run]) {
             .zip(run.guest_seconds.filter(|seconds| *seconds > 0.0))
             .map(|(bytes, seconds)| format!("{:.2}", bytes as f64 * 8.0 / 1e6 / seconds));
         println!(
-            "{:>3} {:5} {:>9} {:>9} {:>8} {:>8} {:>5} {:>6} {:>9} {:>10} {:>9} {:>9}  {}",
+            "{:>3} {:5} {:>9} {:>9} {:>8} {:>8} {:>5} {:>6} {:>9} {:>10} {:>9} {:>9} {:>9} {:>6} {:>9}  {}",
             run.number,
             or_none(run.kill),
             or_none(run.outage_ms),
@@ -165,6 +179,9 @@ fn table(runs: &[Run]) {
             or_none(mbit),
             or_none(run.lag_ms_p50.map(|lag| format!("{lag:.1}"))),
             or_none(run.lag_ms_p99.map(|lag| format!("{lag:.1}"))),
+            or_none(run.ping_ms_max.map(|ping| format!("{ping:.1}"))),
+            or_none(run.state_deltas),
+            or_none(run.state_delta_bytes.map(|bytes| bytes / 1024)),
             run.verdict,
         );
     }

@@ -1,0 +1,240 @@
+//! Pings to the guest, several times a second, for as long as something else
+//! goes on: how long the guest takes to answer while it computes.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::process::{ChildStdout, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::error::Result;
+use crate::network::{GUEST, Position};
+use crate::process::LocalProcess;
+
+/// Between two pings.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// One ping, by its sequence number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ping {
+    sent: Instant,
+    /// Until its answer, if there was one.
+    took: Option<Duration>,
+}
+
+/// What became of the pings.
+#[derive(Debug, Clone, Default)]
+pub struct PingRecord(BTreeMap<u64, Ping>);
+
+impl PingRecord {
+    /// Takes in a line of `ping -O`:
+    ///
+    /// ```text
+    /// 64 bytes from 10.77.0.10: icmp_seq=1 ttl=64 time=2.81 ms
+    /// no answer yet for icmp_seq=2
+    /// ```
+    ///
+    /// The second kind is printed when the next ping is sent, and its ping may
+    /// still be answered.
+    fn line(&mut self, line: &str, at: Instant) {
+        let mut number = None;
+        let mut took = None;
+        for word in line.split(' ') {
+            if let Some(text) = word.strip_prefix("icmp_seq=") {
+                number = text.parse().ok();
+            } else if let Some(text) = word.strip_prefix("time=") {
+                took = text.parse().ok().map(|ms: f64| ms / 1e3);
+            }
+        }
+        let Some(number) = number else { return };
+        if let Some(took) = took.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
+            let sent = at.checked_sub(took).unwrap_or(at);
+            let took = Some(took);
+            self.0.insert(number, Ping { sent, took });
+        } else if line.starts_with("no answer yet") {
+            let sent = at.checked_sub(INTERVAL).unwrap_or(at);
+            self.0.entry(number).or_insert(Ping { sent, took: None });
+        }
+    }
+
+    /// When the first answer came. Pings before it may have waited for the
+    /// guest's boot.
+    #[must_use]
+    pub fn first_answer(&self) -> Option<Instant> {
+        self.0
+            .values()
+            .filter_map(|ping| Some(ping.sent + ping.took?))
+            .min()
+    }
+
+    /// How long the pings took that were sent and answered between two
+    /// moments, in the order they were sent.
+    #[must_use]
+    pub fn answers(&self, from: Instant, to: Instant) -> Vec<Duration> {
+        self.0
+            .values()
+            .filter(|ping| ping.sent >= from)
+            .filter_map(|ping| ping.took.filter(|took| ping.sent + *took <= to))
+            .collect()
+    }
+
+    /// How many of the pings that were sent between two moments have no answer,
+    /// although a later one was answered in that time.
+    #[must_use]
+    pub fn lost(&self, from: Instant, to: Instant) -> usize {
+        let pings: Vec<&Ping> = self
+            .0
+            .values()
+            .filter(|ping| ping.sent >= from && ping.sent <= to)
+            .collect();
+        let answered = |ping: &&Ping| ping.took.is_some_and(|took| ping.sent + took <= to);
+        let last = pings.iter().rposition(answered).unwrap_or(0);
+        pings[..last]
+            .iter()
+            .filter(|ping| ping.took.is_none())
+            .count()
+    }
+}
+
+/// Pings under way. They stop when this value is dropped.
+#[derive(Debug)]
+pub struct Pinger {
+    process: LocalProcess,
+    record: Arc<Mutex<PingRecord>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Pinger {
+    /// Starts to ping the guest from a place outside the hosts, whether it is
+    /// up or not.
+    ///
+    /// # Errors
+    ///
+    /// When `ping` cannot be started.
+    pub fn start(position: &Position) -> Result<Self> {
+        let mut command = position.command("ping")?;
+        let interval = INTERVAL.as_secs_f64().to_string();
+        command
+            .args(["-n", "-O", "-i", &interval, &GUEST.to_string()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut process = LocalProcess::start(command)?;
+        let record = Arc::<Mutex<PingRecord>>::default();
+        let thread = process.child().stdout.take().map(|output| {
+            let record = Arc::clone(&record);
+            thread::spawn(move || follow(output, &record))
+        });
+        Ok(Self {
+            process,
+            record,
+            thread,
+        })
+    }
+
+    /// What became of the pings up to now.
+    #[must_use]
+    pub fn record(&self) -> PingRecord {
+        lock(&self.record).clone()
+    }
+}
+
+impl Drop for Pinger {
+    fn drop(&mut self) {
+        self.process.kill();
+        if let Some(thread) = self.thread.take() {
+            // It does not panic; if it did, the message is printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn lock(record: &Mutex<PingRecord>) -> MutexGuard<'_, PingRecord> {
+    record.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn follow(output: ChildStdout, record: &Mutex<PingRecord>) {
+    for line in BufReader::new(output).lines().map_while(|line| line.ok()) {
+        lock(record).line(&line, Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    /// Lines at milliseconds after a moment.
+    fn record(start: Instant, lines: &[(u64, &str)]) -> PingRecord {
+        let mut record = PingRecord::default();
+        for (at, line) in lines {
+            record.line(line, start + ms(*at));
+        }
+        record
+    }
+
+    #[test]
+    fn answers_count_where_they_were_sent_and_came() {
+        let start = Instant::now();
+        let record = record(
+            start,
+            &[
+                (0, "PING 10.77.0.10 (10.77.0.10) 56(84) bytes of data."),
+                (
+                    100,
+                    "From 10.77.0.100 icmp_seq=1 Destination Host Unreachable",
+                ),
+                (
+                    1100,
+                    "64 bytes from 10.77.0.10: icmp_seq=2 ttl=64 time=900 ms",
+                ),
+                (
+                    1203,
+                    "64 bytes from 10.77.0.10: icmp_seq=3 ttl=64 time=3.00 ms",
+                ),
+                (1600, "no answer yet for icmp_seq=4"),
+                (
+                    1640,
+                    "64 bytes from 10.77.0.10: icmp_seq=5 ttl=64 time=40.0 ms",
+                ),
+                (
+                    1650,
+                    "64 bytes from 10.77.0.10: icmp_seq=4 ttl=64 time=250 ms",
+                ),
+            ],
+        );
+        assert_eq!(record.first_answer(), Some(start + ms(1100)));
+        let between = |from, to| record.answers(start + ms(from), start + ms(to));
+        assert_eq!(between(1100, 2000), [ms(3), ms(250), ms(40)]);
+        // Sent in the time, but answered after it.
+        assert_eq!(between(1100, 1645), [ms(3), ms(40)]);
+        assert_eq!(record.lost(start, start + ms(2000)), 0);
+    }
+
+    #[test]
+    fn only_what_was_overtaken_is_lost() {
+        let start = Instant::now();
+        let record = record(
+            start,
+            &[
+                (
+                    203,
+                    "64 bytes from 10.77.0.10: icmp_seq=1 ttl=64 time=3.00 ms",
+                ),
+                (600, "no answer yet for icmp_seq=2"),
+                (
+                    603,
+                    "64 bytes from 10.77.0.10: icmp_seq=3 ttl=64 time=3.00 ms",
+                ),
+                (1000, "no answer yet for icmp_seq=4"),
+            ],
+        );
+        assert_eq!(record.lost(start, start + ms(5000)), 1);
+        assert_eq!(record.lost(start, start + ms(500)), 0);
+        assert_eq!(record.lost(start + ms(5000), start + ms(6000)), 0);
+    }
+}
