@@ -6,6 +6,7 @@
 mod backup_lost;
 mod commands;
 mod disk_server;
+mod divergence;
 mod failover;
 mod frozen_host;
 mod guest_images;

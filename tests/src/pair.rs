@@ -198,8 +198,24 @@ impl Guest {
     ///
     /// When the host does not answer.
     pub fn backup(&self, host: &Host, primary: &Host, disk: &DiskServer) -> Result<Side> {
+        self.backup_with(host, primary, disk, &[])
+    }
+
+    /// As [`Guest::backup`], with further options.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer.
+    pub fn backup_with(
+        &self,
+        host: &Host,
+        primary: &Host,
+        disk: &DiskServer,
+        options: &[&str],
+    ) -> Result<Side> {
         let mut argv = self.argv("backup", host, disk);
         argv.extend(["--connect", &log_address(primary)].map(str::to_owned));
+        argv.extend(options.iter().map(|&option| option.to_owned()));
         Side::start(host, &argv)
     }
 

@@ -18,6 +18,7 @@ use crate::engine::Ended;
 use crate::events::{Event, Events};
 use crate::io::Terminal;
 use crate::roles::{self, ArbiterConfig, BackupOptions, PrimaryOptions};
+use crate::sources::sabotage::{Plan, Target};
 use crate::sources::{Pace, Verification};
 
 /// A fault-tolerant virtual machine hypervisor.
@@ -125,6 +126,9 @@ struct PrimaryArgs {
     /// is certainly gone.
     #[arg(long)]
     force: bool,
+    /// Never send the whole state to a backup that differs, to show what a failover does then.
+    #[arg(long, hide = true)]
+    never_repair: bool,
     /// Break the Output Rule, to show what it is for.
     #[arg(long, hide = true)]
     break_output_rule: bool,
@@ -142,6 +146,13 @@ struct BackupArgs {
     /// How long to try to reach the primary, in seconds.
     #[arg(long, value_name = "S", default_value_t = 60)]
     connect_timeout: u64,
+    /// Flip a bit of this guest's memory, of a register, or of a log entry, to show that it is
+    /// found.
+    #[arg(long, hide = true, value_name = "memory|register|entry")]
+    sabotage: Option<Target>,
+    /// When to do so, in seconds from the start.
+    #[arg(long, hide = true, value_name = "S", default_value_t = 5)]
+    sabotage_after: u64,
 }
 
 /// The guest and its connections on this host.
@@ -332,6 +343,7 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
             ..Settings::default()
         },
         pace: args.digests.pace(&args.guest),
+        never_repair: args.never_repair,
         break_output_rule: args.break_output_rule,
     };
     let cancel = outcome::cancel_on_signals()?;
@@ -358,6 +370,10 @@ fn backup(args: &BackupArgs) -> anyhow::Result<()> {
         },
         channel: Settings::default(),
         latency: args.guest.latency(),
+        sabotage: args.sabotage.map(|target| Plan {
+            target,
+            after: Duration::from_secs(args.sabotage_after),
+        }),
     };
     let ended = roles::run_backup(
         &args.guest.vm()?,

@@ -15,11 +15,12 @@ use super::watch::PeerWatch;
 use super::{Halt, NotLive, RoleError, peer_report, stats};
 use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
-use crate::engine::{Divergence, Ended, EngineError, Interruption, Role, Step};
+use crate::engine::{Divergence, Ended, EngineError, EventSource, Interruption, Role, Step};
 use crate::events::{Event, Events};
 use crate::gates::{Direct, Suppressed, Unreleased};
 use crate::io::{Outlet, announcement};
 use crate::ram::GuestRam;
+use crate::sources::sabotage::{Plan, Sabotage, SabotagedLog};
 use crate::sources::{
     GuestClock, Head, Lanes, LiveInputs, LogSource, NoLog, REPLAY_WATCH, Recorder, Replayer,
     StateCounters, StateFollower, Verification,
@@ -40,6 +41,8 @@ pub struct BackupOptions {
     pub channel: Settings,
     /// After going live: how long an input waits for a guest that makes no exits.
     pub latency: Duration,
+    /// **Breaks the replay**: for the tests that show that it is found.
+    pub sabotage: Option<Plan>,
 }
 
 /// Connects to the primary and replays its log; goes live when the primary is lost.
@@ -110,10 +113,14 @@ pub fn run_backup(
         events: events.clone(),
     };
     let follower = StateFollower::new(guest.baseline()?, counters);
+    let log = SabotagedLog::new(log, options.sabotage);
     let replayer = Replayer::new(log, guest.memory.clone(), Arc::default())
         .with_state(follower)
         .with_watchdog(watchdog(REPLAY_WATCH)?);
-    let source = Box::new(replayer);
+    let source: Box<dyn EventSource> = match options.sabotage {
+        None => Box::new(replayer),
+        Some(plan) => Box::new(Sabotage::new(replayer, guest.memory.clone(), plan)),
+    };
     let gate = Box::new(Suppressed::keeping(unreleased));
     let ended = guest
         .into_engine(Role { source, gate })

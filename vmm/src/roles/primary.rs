@@ -37,6 +37,8 @@ pub struct PrimaryOptions {
     pub channel: Settings,
     /// How often the guest's state is taken.
     pub pace: Pace,
+    /// **Leaves a backup that differs as it is**: for the test of a failover in that window.
+    pub never_repair: bool,
     /// **Breaks the Output Rule**: outputs leave at once. For the test that shows what the rule is
     /// for.
     pub break_output_rule: bool,
@@ -125,6 +127,7 @@ pub fn run_primary(
     let log = ChannelLog {
         sender,
         events: events.clone(),
+        never_repair: options.never_repair,
     };
     let keeper = StateKeeper::new(guest.baseline()?, options.pace, counters);
     let recorder = Recorder::new(live, log, Verification::default(), guest.memory.clone())
@@ -140,6 +143,7 @@ pub fn run_primary(
 struct ChannelLog {
     sender: Sender,
     events: Events,
+    never_repair: bool,
 }
 
 impl LogSink for ChannelLog {
@@ -162,7 +166,7 @@ impl LogSink for ChannelLog {
     fn state_wanted(&mut self) -> Option<Lsn> {
         let lsn = self.sender.state_wanted()?;
         self.events.emit(&Event::BackupDiverged { lsn: lsn.0 });
-        Some(lsn)
+        (!self.never_repair).then_some(lsn)
     }
 
     fn state_sent(&mut self) {

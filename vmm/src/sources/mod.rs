@@ -9,6 +9,7 @@ mod memory_digest;
 mod pace;
 mod recorder;
 mod replayer;
+pub mod sabotage;
 mod watchdog;
 
 pub use clock::{GuestClock, TSC_KHZ};

@@ -17,7 +17,12 @@ pub struct Baseline {
     memory: GuestRam,
     copy: GuestMemoryMmap,
     pages: u64,
+    /// The next page to look at without a reason.
+    scrubbed: u64,
 }
+
+/// All of memory is looked at once in this many digests.
+const SCRUB_PARTS: u64 = 64;
 
 /// There is not enough memory for the copy.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +51,7 @@ impl Baseline {
             memory,
             copy,
             pages: bytes / PAGE as u64,
+            scrubbed: 0,
         };
         for page in ram::take_written(&baseline.memory) {
             let content = baseline.current(page);
@@ -72,6 +78,14 @@ impl Baseline {
             written.insert(page);
         }
         Ok(written)
+    }
+
+    /// Pages to be looked at though nobody is known to have written to them.
+    pub(super) fn next_to_scrub(&mut self) -> std::ops::Range<u64> {
+        let first = self.scrubbed;
+        let next = (first + self.pages.div_ceil(SCRUB_PARTS)).min(self.pages);
+        self.scrubbed = if next == self.pages { 0 } else { next };
+        first..next
     }
 
     /// What a page holds now.

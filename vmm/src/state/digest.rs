@@ -16,6 +16,9 @@ pub fn page_digest(content: &[u8; PAGE]) -> u32 {
 /// The guest's state at this moment: pages that changed since the last synchronisation point, and
 /// the rest. This is the next synchronisation point.
 ///
+/// Beside the pages that are known to have been written, some others are looked at, by turns: one
+/// of those can only differ from the baseline if a fault of the hardware changed it.
+///
 /// # Errors
 /// [`crate::engine::Interruption::Cpu`].
 pub fn digest(
@@ -23,7 +26,11 @@ pub fn digest(
     at: &mut Moment<'_>,
 ) -> Step<(Vec<PageDigest>, PartDigests)> {
     let mut pages = Vec::new();
-    for page in baseline.take_written(at.cpu)?.iter() {
+    let mut suspects = baseline.take_written(at.cpu)?;
+    baseline
+        .next_to_scrub()
+        .for_each(|page| suspects.insert(page));
+    for page in suspects.iter() {
         let content = baseline.current(page);
         if content != baseline.before(page) {
             baseline.advance(page, &content);
