@@ -59,8 +59,10 @@ main:
     mov [frame_of_zeros], rax
     mov ecx, HZ_1000
     call start_timer
-
+again:
     movabs r15, KERNEL_REGION
+    mov rdi, r15
+    call forget_pages
     mov [region], r15
     mov r12, [work]
     sti
@@ -68,25 +70,20 @@ main:
     cli
     call check
 
-    # Half of the pages are taken away, and the words that are read again must be zeros.
-    mov r12d, PAGES / 2
+    # Pages that were taken away: the words must be zeros.
     mov rdi, [region]
-1:  call page_table_entry
-    mov qword ptr [rax], 0
-    invlpg [rdi]
-    cmp qword ptr [rdi], 0
+    call forget_pages
+    mov r12d, PAGES
+    mov rdi, [region]
+1:  cmp qword ptr [rdi], 0
     CHECK e, "a page that was taken away is still there"
-    add rdi, 2 * 4096
+    add rdi, 4096
     dec r12d
     jnz 1b
 
-    xor eax, eax
-    mov edi, offset states
-    mov ecx, PAGES
-    rep stosb
-    mov dword ptr [faults], 0
-    movabs rax, USER_REGION
-    mov [region], rax
+    movabs rdi, USER_REGION
+    mov [region], rdi
+    call forget_pages
     mov dword ptr [mode], FAULT_USER
     mov rax, [work]
     mov [user_work], rax
@@ -96,7 +93,28 @@ main:
     mov r13, [user_sum]
     mov r14, [user_hash]
     mov dword ptr [mode], 0
-    jmp check
+    call check
+    UNTIL_INTERRUPTED again
+    ret
+
+# Takes all pages of the region at RDI away. Changes RAX, RCX, RDX, RSI, RDI.
+forget_pages:
+    mov esi, PAGES
+1:  call page_table_entry
+    mov qword ptr [rax], 0
+    invlpg [rdi]
+    add rdi, 4096
+    dec esi
+    jnz 1b
+    xor eax, eax
+    mov edi, offset states
+    mov ecx, PAGES
+    rep stosb
+    mov dword ptr [faults], 0
+    mov rax, [frame_of_zeros]
+    add rax, 4096
+    mov [next_frame], rax
+    ret
 
 # Checks what TOUCH_PAGES has done.
 check:
@@ -147,7 +165,7 @@ page_fault:
     test byte ptr [faults], 3
     jnz 1f
     sti
-    POLL
+    POLL_UNLESS_QUIET
     cli
 
 1:  test ebx, FAULT_PRESENT

@@ -12,10 +12,11 @@ main:
     call start_timer
     LCG_CONSTANTS
     movabs r8, LCG_SEED
-    mov r12, [work]
     xor r14d, r14d                  # what the changing code computes
     xor r15d, r15d                  # the same, computed by code that stays
     sti
+again:
+    mov r12, [work]
 round:
     LCG r8
 
@@ -79,10 +80,11 @@ next_instruction:
 
     test r12d, 15
     jnz 6f
-    POLL
+    POLL_UNLESS_QUIET
 6:  MIX r14
     dec r12
     jnz round
+    UNTIL_INTERRUPTED again
     ret
 
 # Tick hook: writes the number of ticks into an instruction.

@@ -27,6 +27,39 @@ enum Expected {
     Difference,
 }
 
+/// One guest, recorded and replayed.
+struct Trial {
+    guest: MicroGuest,
+    /// Words on its command line.
+    words: &'static str,
+    expected: Expected,
+}
+
+/// A guest that computes without exits is stopped for each of so many ticks.
+const QUIET: &str = "micro.quiet=40";
+
+fn trials() -> impl Iterator<Item = Trial> {
+    let replayed = |guest, words| Trial {
+        guest,
+        words,
+        expected: Expected::NoDifference,
+    };
+    let quiet = DETERMINISTIC
+        .into_iter()
+        .filter(|guest| guest.can_be_quiet)
+        .map(move |guest| replayed(guest, QUIET));
+    let untrapped = Trial {
+        guest: UNTRAPPED,
+        words: "",
+        expected: Expected::Difference,
+    };
+    DETERMINISTIC
+        .into_iter()
+        .map(move |guest| replayed(guest, ""))
+        .chain(quiet)
+        .chain([untrapped])
+}
+
 /// How `ftvm` ended, and all that it printed.
 struct Ran {
     exit: Exit,
@@ -52,9 +85,10 @@ fn take_console(host: &Host, path: &str) -> Result<String> {
 }
 
 /// Records and replays a guest. Gives what is wrong, if something is.
-fn try_guest(host: &Host, guest: MicroGuest, expected: Expected) -> Result<Option<String>> {
+fn try_guest(host: &Host, trial: &Trial) -> Result<Option<String>> {
+    let guest = trial.guest;
     let image = host.image(&guest.image());
-    let kernel = ["--kernel", &image, "--console-log"];
+    let kernel = ["--kernel", &image, "--append", trial.words, "--console-log"];
     let record = [
         &["record", "--verify", "--log", LOG][..],
         &kernel,
@@ -73,7 +107,7 @@ fn try_guest(host: &Host, guest: MicroGuest, expected: Expected) -> Result<Optio
     let replayed = ftvm(host, &replay.concat())?;
     let console_again = take_console(host, REPLAYED_CONSOLE)?;
     let printed = &replayed.printed;
-    let as_expected = match expected {
+    let as_expected = match trial.expected {
         Expected::NoDifference => {
             replayed.exit.success()
                 && printed.contains("no difference: ")
@@ -97,20 +131,17 @@ fn micro_guests_are_replayed_without_a_difference() -> Result<()> {
     });
     let testbed = Testbed::new("micro-guests")?;
     let host = testbed.start_host("a")?;
-    let guests = DETERMINISTIC
-        .into_iter()
-        .map(|guest| (guest, Expected::NoDifference))
-        .chain([(UNTRAPPED, Expected::Difference)]);
-
     let mut failures = Vec::new();
-    for (guest, expected) in guests {
+    for trial in trials() {
         for round in 1..=rounds {
-            let wrong = match try_guest(&host, guest, expected) {
+            let wrong = match try_guest(&host, &trial) {
                 Ok(wrong) => wrong,
                 Err(error) if host.is_alive() => Some(error.to_string()),
                 Err(error) => return Err(error),
             };
-            failures.extend(wrong.map(|what| format!("{}, round {round}: {what}", guest.name)));
+            let Trial { guest, words, .. } = &trial;
+            failures
+                .extend(wrong.map(|what| format!("{} {words}, round {round}: {what}", guest.name)));
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
