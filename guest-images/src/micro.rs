@@ -56,9 +56,14 @@ pub const DETERMINISTIC: [MicroGuest; 9] = [
 pub const UNTRAPPED: MicroGuest = guest!("untrapped-rdrand");
 
 /// What sources include, and the linker's script.
-const SHARED: [(&str, &str); 3] = [
+const SHARED: [(&str, &str); 5] = [
+    (
+        "command-line.inc",
+        include_str!("../micro/command-line.inc"),
+    ),
     ("micro.inc", include_str!("../micro/micro.inc")),
     ("paging.inc", include_str!("../micro/paging.inc")),
+    ("report.inc", include_str!("../micro/report.inc")),
     (SCRIPT, include_str!("../micro/micro.ld")),
 ];
 const SCRIPT: &str = "micro.ld";

@@ -4,7 +4,7 @@
 //! (Linux, `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol"): no decompressor, no KASLR,
 //! no real mode. Before it is loaded, its time stamp counter reads are rewritten so that they
 //! exit ([`rewrite`]), and those of the modules in the initramfs ([`initramfs`]). The project's
-//! micro-guests are booted in the same way ([`micro_guest`]).
+//! micro-guests are booted in the same way (`micro_guest`).
 
 pub mod initramfs;
 mod layout;
