@@ -47,7 +47,7 @@ pub fn examine(effort: Effort) -> Report {
 }
 
 /// Lets `probe` run on a thread that is interrupted from time to time, and collects its findings.
-fn supervise(probe: impl FnOnce(&Findings) + Send + 'static) -> Report {
+fn supervise(probe: impl FnOnce(Findings) + Send + 'static) -> Report {
     let started = Instant::now();
     let mut report = Report::new();
     let (found, results) = mpsc::channel();
@@ -58,7 +58,7 @@ fn supervise(probe: impl FnOnce(&Findings) + Send + 'static) -> Report {
     }
     let prober = thread::Builder::new()
         .name("doctor".into())
-        .spawn(move || probe(&found))
+        .spawn(move || probe(found))
         .expect("a thread can be started");
     let mut heard = Instant::now();
     loop {
@@ -117,7 +117,7 @@ impl Report {
     }
 }
 
-fn probe(found: &Findings, effort: Effort) {
+fn probe(found: Findings, effort: Effort) {
     // Nobody listening means that the examination was given up.
     let tell = |id, outcome: Measured| drop(found.send((id, outcome)));
     if !checks::machine(&MicroGuest::cpu_model_on_host(), tell) {
@@ -125,13 +125,18 @@ fn probe(found: &Findings, effort: Effort) {
     }
     // Making a machine costs more than a check, so they share one until one of them fails.
     let mut machine = None;
+    let mut spent = Vec::new();
     let asked = |least: &Effort| *least <= effort;
     for (id, _, check) in checks::MICRO_GUESTS.iter().filter(|check| asked(&check.1)) {
         let started = Instant::now();
         let outcome = match machine.take().map_or_else(|| MicroGuest::new(PATIENCE), Ok) {
             Ok(mut guest) => {
                 let outcome = check(&mut guest, effort);
-                machine = outcome.is_ok().then_some(guest);
+                if outcome.is_ok() {
+                    machine = Some(guest);
+                } else {
+                    spent.push(guest);
+                }
                 outcome
             }
             Err(error) => Err(report::with_causes(&error)),
@@ -139,6 +144,8 @@ fn probe(found: &Findings, effort: Effort) {
         log::trace!("{id} took {:.1} ms", started.elapsed().as_secs_f64() * 1e3);
         tell(id, outcome);
     }
+    // That was all: nobody needs to wait until the machines are taken down, which takes long too.
+    drop(found);
 }
 
 #[cfg(test)]

@@ -271,17 +271,17 @@ impl MicroGuest {
         self.write(address, &value.to_le_bytes());
     }
 
-    /// All of memory.
+    /// Memory up to and with the page at [`DATA`]: all that a program uses that keeps to it.
     #[must_use]
     pub fn memory_image(&self) -> Vec<u8> {
-        let mut image = vec![0; MEMORY as usize];
+        let mut image = vec![0; DATA as usize + PAGE];
         self.memory
             .read_slice(&mut image, GuestAddress(0))
             .expect("as much as there is");
         image
     }
 
-    /// Replaces all of memory.
+    /// Replaces what [`MicroGuest::memory_image`] gave.
     pub fn set_memory(&self, image: &[u8]) {
         self.write(0, image);
     }

@@ -9,7 +9,7 @@ use crate::kvm::probe::{MicroGuest, Program};
 use crate::sources::Watchdog;
 
 /// How long a guest computes before it is stopped.
-const COMPUTING: Duration = Duration::from_millis(2);
+const COMPUTING: Duration = Duration::from_millis(1);
 
 /// Runs a guest that makes no exit and stops it as a guest is stopped whose input waits. Returns
 /// how much later than asked it came.
