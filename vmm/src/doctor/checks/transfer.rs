@@ -53,7 +53,7 @@ pub(super) fn dirty_logging(guest: &mut MicroGuest, effort: Effort) -> Measured 
     if effort == Effort::All {
         let (read_us, first_write_us) = logging_cost(guest)?;
         finding = finding
-            .with("read_2_mib_us", read_us)
+            .with("log_read_us", read_us)
             .with("first_write_us", first_write_us);
     }
     Ok(finding)
