@@ -89,8 +89,9 @@ impl fmt::Display for Unseen {
             ),
             Self::CompressedModules { count, first } => write!(
                 f,
-                "{count} kernel modules in the initramfs are compressed ({first} is one) and were \
-                 not looked at. Put them in as plain .ko files"
+                "compressed kernel modules in the initramfs were not looked at: {first}, and {} more. \
+                 Put them in as plain .ko files",
+                count - 1
             ),
             Self::DamagedModule { path, reason } => write!(
                 f,
