@@ -2,7 +2,8 @@
 //!
 //! No kernel is compiled and no binary is kept in the repository: the stock
 //! cloud kernel, busybox and Redis come from the Debian archive, verified by
-//! apt; small programs of our own are compiled when the images are made. Out of them this crate makes
+//! apt; small programs of our own are compiled when the images are made. Out of
+//! them this crate makes
 //!
 //! * `vmlinux`: the kernel's uncompressed ELF file ([`kernel`]),
 //! * `redis.cpio`: an initramfs with Debian's redis-server,

@@ -2,15 +2,17 @@
 //! goes on: how long the guest takes to answer while it computes.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{ChildStdout, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::error::Result;
-use crate::network::{GUEST, Position};
+use crate::error::{Error, Result};
+use crate::network::GUEST;
 use crate::process::LocalProcess;
+use crate::testbed::Testbed;
 
 /// Between two pings.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -28,11 +30,11 @@ struct Ping {
 pub struct PingRecord(BTreeMap<u64, Ping>);
 
 impl PingRecord {
-    /// Takes in a line of `ping -O`:
+    /// Takes in a line of `ping -D -O`:
     ///
     /// ```text
-    /// 64 bytes from 10.77.0.10: icmp_seq=1 ttl=64 time=2.81 ms
-    /// no answer yet for icmp_seq=2
+    /// [1795241094.112233] 64 bytes from 10.77.0.10: icmp_seq=1 ttl=64 time=2.81 ms
+    /// [1795241094.512240] no answer yet for icmp_seq=2
     /// ```
     ///
     /// The second kind is printed when the next ping is sent, and its ping may
@@ -52,7 +54,7 @@ impl PingRecord {
             let sent = at.checked_sub(took).unwrap_or(at);
             let took = Some(took);
             self.0.insert(number, Ping { sent, took });
-        } else if line.starts_with("no answer yet") {
+        } else if line.contains("no answer yet") {
             let sent = at.checked_sub(INTERVAL).unwrap_or(at);
             self.0.entry(number).or_insert(Ping { sent, took: None });
         }
@@ -106,17 +108,20 @@ pub struct Pinger {
 }
 
 impl Pinger {
-    /// Starts to ping the guest from a place outside the hosts, whether it is
-    /// up or not.
+    /// Starts to ping the guest from where clients are, whether it is up or
+    /// not. What `ping` prints is logged.
     ///
     /// # Errors
     ///
-    /// When `ping` cannot be started.
-    pub fn start(position: &Position) -> Result<Self> {
-        let mut command = position.command("ping")?;
+    /// When `ping` cannot be started, or its log cannot be made.
+    pub fn start(testbed: &Testbed) -> Result<Self> {
+        let path = testbed.logs().join("ping.log");
+        let log = File::options().append(true).create(true).open(&path);
+        let log = log.map_err(|source| Error::File { path, source })?;
+        let mut command = testbed.client().command("ping")?;
         let interval = INTERVAL.as_secs_f64().to_string();
         command
-            .args(["-n", "-O", "-i", &interval, &GUEST.to_string()])
+            .args(["-n", "-D", "-O", "-i", &interval, &GUEST.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null());
@@ -124,7 +129,7 @@ impl Pinger {
         let record = Arc::<Mutex<PingRecord>>::default();
         let thread = process.child().stdout.take().map(|output| {
             let record = Arc::clone(&record);
-            thread::spawn(move || follow(output, &record))
+            thread::spawn(move || follow(output, log, &record))
         });
         Ok(Self {
             process,
@@ -154,9 +159,11 @@ fn lock(record: &Mutex<PingRecord>) -> MutexGuard<'_, PingRecord> {
     record.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn follow(output: ChildStdout, record: &Mutex<PingRecord>) {
+fn follow(output: ChildStdout, mut log: File, record: &Mutex<PingRecord>) {
     for line in BufReader::new(output).lines().map_while(|line| line.ok()) {
         lock(record).line(&line, Instant::now());
+        // The log is for people; what counts is in the record.
+        let _ = writeln!(log, "{line}");
     }
 }
 
@@ -196,7 +203,7 @@ mod tests {
                     1203,
                     "64 bytes from 10.77.0.10: icmp_seq=3 ttl=64 time=3.00 ms",
                 ),
-                (1600, "no answer yet for icmp_seq=4"),
+                (1600, "[1795241094.5] no answer yet for icmp_seq=4"),
                 (
                     1640,
                     "64 bytes from 10.77.0.10: icmp_seq=5 ttl=64 time=40.0 ms",

@@ -77,7 +77,7 @@ impl Failovers {
             primary: Some(primary),
             backup,
             client: CounterClient::start(position),
-            pinger: Pinger::start(position)?,
+            pinger: Pinger::start(&self.testbed)?,
             load: self
                 .options
                 .load
