@@ -11,6 +11,7 @@ pub mod assembly;
 pub mod boot;
 pub mod cli;
 pub mod config;
+pub mod counter;
 pub mod cpu;
 pub mod devices;
 pub mod doctor;
