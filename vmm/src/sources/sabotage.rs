@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use logging_channel::entry::{Entry, Lsn, OutputMarker, Payload, ShutdownReason};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::replayer::{Head, LogSource};
+use super::log_source::{Head, LogSource};
 use crate::devices::{Appetite, ClockNeed, Input};
 use crate::engine::{Divergence, EventSource, Interruption, Moment, Step};
 use crate::ram::GuestRam;
