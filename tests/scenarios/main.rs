@@ -12,6 +12,7 @@ mod frozen_host;
 mod guest_images;
 mod leftovers;
 mod links;
+mod load;
 mod loss_of_a_host;
 mod micro_guests;
 mod namespaces;

@@ -40,6 +40,7 @@ mod ping;
 mod process;
 pub mod protocol;
 mod qemu;
+pub mod soak;
 mod testbed;
 mod wait;
 

@@ -26,10 +26,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError};
+use guest_images::GuestImages;
+use guest_images::load::{Load, MEMORY_MIB};
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use crate::client::Source;
 use crate::error::{Error, Result};
+use crate::failover::Stats;
 use crate::host::Host;
 use crate::network::{GUEST, Network};
 use crate::process::{HostProcess, Line, LocalProcess};
@@ -153,6 +157,18 @@ impl Guest {
         }
     }
 
+    /// A guest with a Redis server at [`GUEST`], and something that computes
+    /// beside it.
+    #[must_use]
+    pub fn load(name: &str, load: Load) -> Self {
+        let mut guest = Self::redis(name);
+        guest.initrd = GuestImages::LOAD.to_owned();
+        guest.words.push_str(&format!(" {}", load.word()));
+        let memory = MEMORY_MIB.to_string();
+        guest.options.extend(["--memory".to_owned(), memory]);
+        guest
+    }
+
     /// A guest that does what `words` say.
     #[must_use]
     pub fn tiny(name: &str, words: &str) -> Self {
@@ -268,6 +284,8 @@ pub struct Side {
 pub struct Told {
     /// Its events, without the figures.
     pub events: Vec<Value>,
+    /// Its newest figures.
+    pub stats: Option<Stats>,
     /// Its standard error.
     pub errors: String,
 }
@@ -277,10 +295,12 @@ impl Told {
         if line.source == Source::Stderr {
             self.errors.push_str(&line.text);
             self.errors.push('\n');
-        } else if let Ok(event @ Value::Object(_)) = serde_json::from_str(&line.text)
-            && event["event"] != "stats"
-        {
-            self.events.push(event);
+        } else if let Ok(event @ Value::Object(_)) = serde_json::from_str(&line.text) {
+            if event["event"] == "stats" {
+                self.stats = Stats::deserialize(&event).ok().or(self.stats);
+            } else {
+                self.events.push(event);
+            }
         }
     }
 
@@ -473,7 +493,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_kept_and_figures_are_not() {
+    fn events_are_kept_and_of_the_figures_the_newest() {
         let mut told = Told::default();
         let line = |source, text: &str| Line {
             source,
@@ -485,6 +505,7 @@ mod tests {
         told.line(&line(Source::Stdout, "noise"));
         told.line(&line(Source::Stderr, "ftvm: no"));
         assert_eq!(told.events.len(), 1);
+        assert_eq!(told.stats.expect("told").lag_ms, 1.0);
         assert_eq!(told.event("live").expect("told")["epoch"], 2);
         assert!(!told.has("lost"));
         assert_eq!(told.errors, "ftvm: no\n");

@@ -26,6 +26,16 @@ impl LiveLine {
         Self { bar, shown: None }
     }
 
+    /// Shows a line of somebody who has one every few seconds.
+    pub(crate) fn show(&mut self, line: &str) {
+        if self.bar.is_hidden() {
+            eprintln!("{line}");
+        } else {
+            self.bar.set_message(line.to_owned());
+            self.bar.tick();
+        }
+    }
+
     /// Prints a line that stays.
     pub(crate) fn print(&self, line: &str) {
         self.bar.suspend(|| eprintln!("{line}"));
@@ -43,13 +53,7 @@ impl Progress for LiveLine {
             return;
         }
         self.shown = Some((Instant::now(), status.state.clone()));
-        let line = format!("{}: {status}", status.run);
-        if plain {
-            eprintln!("{line}");
-        } else {
-            self.bar.set_message(line);
-            self.bar.tick();
-        }
+        self.show(&format!("{}: {status}", status.run));
     }
 }
 

@@ -24,6 +24,8 @@ enum Command {
     Demo(commands::demo::Demo),
     /// Say whether this machine's /dev/kvm can run guests, and why not.
     Doctor(commands::doctor::Doctor),
+    /// Replicate a guest under mixed load for a long time, and see that nothing differs or grows.
+    Soak(commands::soak::Soak),
     /// Install what is missing, build everything, make the images.
     Setup(commands::setup::Setup),
     /// Set up, check format, lints and docs, and run all tests.
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo(command) => command.run(),
         Command::Doctor(command) => command.run(),
+        Command::Soak(command) => command.run(),
         Command::Setup(command) => command.run(),
         Command::Test(command) => command.run(),
         Command::Images(command) => command.run(),

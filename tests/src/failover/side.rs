@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::TryRecvError;
 use nix::sys::signal::Signal;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::client::Source;
 use crate::error::Result;
@@ -19,7 +19,7 @@ const LAST_WORDS: usize = 12;
 const END: Duration = Duration::from_secs(30);
 
 /// Figures that `ftvm` reports several times a second.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Stats {
     /// Seconds since the guest began to run on the host.
@@ -39,6 +39,13 @@ pub struct Stats {
     pub state_deltas: u64,
     /// Bytes of these on the logging channel so far.
     pub state_delta_bytes: u64,
+    /// How long an input may wait for a guest that makes no exits, as the cost
+    /// of the last state delta bounds it.
+    pub latency_bound_ms: f64,
+    /// Digests of the whole state so far, logged or compared.
+    pub digests: u64,
+    /// Whole states transferred so far.
+    pub transfers: u64,
 }
 
 /// The events that matter here.

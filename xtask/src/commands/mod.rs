@@ -6,5 +6,6 @@ pub(crate) mod exec;
 pub(crate) mod host;
 pub(crate) mod images;
 pub(crate) mod setup;
+pub(crate) mod soak;
 pub(crate) mod stop;
 pub(crate) mod test;
