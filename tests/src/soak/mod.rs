@@ -66,18 +66,24 @@ struct Pair {
     pinger: Pinger,
 }
 
-/// Runs the guest for this long after its boot, and judges it.
+/// Runs the guest for this long after its boot, and judges it. The hosts take each other for lost
+/// after `heartbeat` of silence: more than usual if the machine has other work to do.
 ///
 /// # Errors
 ///
 /// When hosts or programs cannot be started, the guest does not boot, or a host
 /// does not answer. What goes wrong after that is in the report.
-pub fn soak(duration: Duration, mut progress: impl FnMut(&Sample)) -> Result<Report> {
+pub fn soak(
+    duration: Duration,
+    heartbeat: Duration,
+    mut progress: impl FnMut(&Sample),
+) -> Result<Report> {
     let testbed = Testbed::new("soak")?;
     let [a, b] = testbed.start_hosts(["a", "b"])?;
     let disk_server = DiskServer::start(&testbed)?;
     let guest = Guest::load("soak", Load::Mixed);
-    let primary = guest.primary(&a, &disk_server, &[])?;
+    let heartbeat = heartbeat.as_millis().to_string();
+    let primary = guest.primary(&a, &disk_server, &["--heartbeat-timeout", &heartbeat])?;
     let mut backup = guest.backup(&b, &a, &disk_server)?;
     backup.wait_for("role", BOOT)?;
     let mut pair = Pair {

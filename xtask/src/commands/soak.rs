@@ -18,6 +18,10 @@ pub(crate) struct Soak {
     /// How long, after the guest's boot.
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=10_000))]
     minutes: u64,
+    /// Silence after which a host takes the other for lost, in milliseconds. To be raised if the
+    /// machine has other work to do meanwhile.
+    #[arg(long, value_name = "MS", default_value_t = 500)]
+    heartbeat_timeout: u64,
     /// Write the verdict and all samples to a file, as one JSON object.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -27,7 +31,9 @@ impl Soak {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         setup::prepare(&mut Steps::new())?;
         let mut line = LiveLine::new();
-        let report = soak(Duration::from_secs(60 * self.minutes), |sample| {
+        let duration = Duration::from_secs(60 * self.minutes);
+        let heartbeat = Duration::from_millis(self.heartbeat_timeout);
+        let report = soak(duration, heartbeat, |sample| {
             line.show(&format!("of {} min: {sample}", self.minutes));
         })?;
         drop(line);
