@@ -149,6 +149,14 @@ impl StateKeeper {
         }
     }
 
+    /// The guest ended: one more digest, so that nothing that it did goes without one.
+    pub(super) fn last_digest(&mut self, at: &mut Moment<'_>, log: &mut dyn LogSink) -> Step<()> {
+        match self.whole {
+            WholeState::NotWanted => self.digest(at, self.next_digest, log),
+            WholeState::Sending { .. } | WholeState::Ready => Ok(()),
+        }
+    }
+
     fn slice(
         &mut self,
         at: &mut Moment<'_>,

@@ -280,6 +280,11 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
     }
 
     fn ended(&mut self, at: &mut Moment<'_>, reason: ShutdownReason) -> Step<()> {
+        if self.log.is_replayed()
+            && let Some(keeper) = &mut self.keeper
+        {
+            keeper.last_digest(at, &mut self.log)?;
+        }
         let point = ExecutionPoint::at_exit(at.point.exits);
         let check = if self.log.is_replayed() {
             Some(at.digest()?)
