@@ -10,8 +10,9 @@ use crate::host::Host;
 pub struct Memory {
     /// All of it.
     pub resident_kib: u64,
-    /// Without the largest mapping, which is the guest's memory: the guest's
-    /// use of that is no leak.
+    /// Without the guest's memory and the VMM's copy of it, which are the
+    /// largest mappings (or one, if the kernel merged them): the guest's use of
+    /// those is no leak.
     pub own_kib: u64,
 }
 
@@ -29,8 +30,7 @@ impl Memory {
     /// Adds up the fields `Size` and `Rss` of `/proc/PID/smaps`, see proc(5).
     fn parse(smaps: &str) -> Option<Self> {
         let mut size = 0;
-        let mut largest = None;
-        let mut resident = 0;
+        let mut mappings: Vec<(u64, u64)> = Vec::new();
         for line in smaps.lines() {
             let Some((name, value)) = line.split_once(':') else {
                 continue;
@@ -39,14 +39,18 @@ impl Memory {
             match name {
                 "Size" => size = number()?,
                 "Rss" => {
-                    let rss = number()?;
-                    resident += rss;
-                    largest = largest.max(Some((size, rss)));
+                    mappings.push((size, number()?));
                 }
                 _ => {}
             }
         }
-        let (_, guest) = largest?;
+        let (largest, _) = mappings.iter().max()?;
+        let resident = mappings.iter().map(|(_, rss)| rss).sum();
+        let guest: u64 = mappings
+            .iter()
+            .filter(|(size, _)| size * 2 >= *largest)
+            .map(|(_, rss)| rss)
+            .sum();
         Some(Self {
             resident_kib: resident,
             own_kib: resident - guest,

@@ -22,7 +22,7 @@ impl Default for Pace {
 }
 
 /// The guest runs at least this many times as long as its last state delta took.
-const DELTA_SHARE: u32 = 4;
+const DELTA_SHARE: u32 = 2;
 
 /// As [`DELTA_SHARE`], for digests.
 const DIGEST_SHARE: u32 = 20;

@@ -68,28 +68,28 @@ impl PagePatch {
         if old == new {
             return None;
         }
-        let mut runs: Vec<Run> = Vec::new();
+        let mut ranges: Vec<(usize, usize)> = Vec::new();
         let words = old.as_chunks::<8>().0.iter().zip(new.as_chunks::<8>().0);
-        for (word, _) in words.enumerate().filter(|(_, (old, new))| old != new) {
-            let within = word * 8..word * 8 + 8;
-            // A word's first and last changed bytes.
-            let mut changed = within.filter(|&at| old[at] != new[at]);
-            let Some(first) = changed.next() else {
+        for (word, (old, new)) in words.enumerate() {
+            let changed = u64::from_le_bytes(*old) ^ u64::from_le_bytes(*new);
+            if changed == 0 {
                 continue;
-            };
-            let end = changed.next_back().unwrap_or(first) + 1;
-            match runs.last_mut() {
-                Some(run) if first - (usize::from(run.at) + run.bytes.len()) < GAP => {
-                    let known = usize::from(run.at) + run.bytes.len();
-                    run.bytes.extend_from_slice(&new[known..end]);
-                }
-                _ => runs.push(Run {
-                    at: first as u16,
-                    bytes: new[first..end].to_vec(),
-                }),
+            }
+            let first = word * 8 + changed.trailing_zeros() as usize / 8;
+            let end = word * 8 + 8 - changed.leading_zeros() as usize / 8;
+            match ranges.last_mut() {
+                Some((_, last)) if first - *last < GAP => *last = end,
+                _ => ranges.push((first, end)),
             }
         }
-        Some(Self { page, runs })
+        let runs = ranges.into_iter().map(|(first, end)| Run {
+            at: first as u16,
+            bytes: new[first..end].to_vec(),
+        });
+        Some(Self {
+            page,
+            runs: runs.collect(),
+        })
     }
 
     /// Changes `page_bytes`, the content of its page.
