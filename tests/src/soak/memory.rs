@@ -19,8 +19,12 @@ pub struct Memory {
 impl Memory {
     /// Reads it from the host's `/proc`.
     pub(super) fn of(host: &Host, role: &str) -> Result<Self> {
-        let script = format!("cat /proc/$(pgrep -o -f '^ftvm {role} ')/smaps");
-        let smaps = host.check(&["sh", "-c", &script])?;
+        // By the command line: hosts that are namespaces see each other's processes.
+        let script = "for process in /proc/[0-9]*; do \
+             case $(tr '\\0' ' ' < $process/cmdline 2> /dev/null) in \
+             \"ftvm $0 \"*) exec cat $process/smaps ;; \
+             esac; done; echo \"no ftvm $0\" >&2; exit 1";
+        let smaps = host.check(&["sh", "-c", script, role])?;
         Self::parse(&smaps).ok_or_else(|| Error::Refused {
             host: host.name().to_owned(),
             reason: format!("no mapping in the smaps of ftvm {role}:\n{smaps}"),
@@ -130,12 +134,15 @@ Pss:                 700 kB
 7f0000000000-7f0010000000 rw-p 00000000 00:00 0
 Size:             262144 kB
 Rss:              100000 kB
-7f0020000000-7f0020001000 rw-p 00000000 00:00 0 [heap]
+7f0010001000-7f0020002000 rw-p 00000000 00:00 0
+Size:             262148 kB
+Rss:               50000 kB
+7f0020003000-7f0020004000 rw-p 00000000 00:00 0 [heap]
 Size:               2000 kB
 Rss:                 300 kB
 ";
-        let memory = Memory::parse(smaps).expect("three mappings");
-        assert_eq!((memory.resident_kib, memory.own_kib), (101_000, 1000));
+        let memory = Memory::parse(smaps).expect("four mappings");
+        assert_eq!((memory.resident_kib, memory.own_kib), (151_000, 1000));
         assert_eq!(Memory::parse(""), None);
     }
 
