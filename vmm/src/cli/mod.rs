@@ -89,6 +89,7 @@ impl DigestArgs {
         Pace {
             latency: guest.latency(),
             digest_interval: Duration::from_millis(self.digest_interval),
+            ..Pace::default()
         }
     }
 }

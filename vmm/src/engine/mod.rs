@@ -130,6 +130,11 @@ impl<C: GuestCpu> Engine<C> {
         let mut outcome = self.turn();
         loop {
             let ended = match outcome {
+                Err(trouble @ (Interruption::Diverged(_) | Interruption::Cpu(_))) => {
+                    let exits = self.recover(trouble)?;
+                    outcome = self.arrive(exits);
+                    continue;
+                }
                 Err(Interruption::Stop) => Some(ShutdownReason::Stopped),
                 other => other?,
             };
@@ -140,10 +145,6 @@ impl<C: GuestCpu> Engine<C> {
                     Err(why) => Err(why),
                 },
             };
-            if let Err(trouble @ (Interruption::Diverged(_) | Interruption::Cpu(_))) = outcome {
-                let exits = self.recover(trouble)?;
-                outcome = self.arrive(exits);
-            }
         }
     }
 

@@ -15,9 +15,6 @@ use crate::state::{Baseline, Capture, Progress, digest};
 /// While the whole state is sent, about one part in this many of the guest's time is spent on it.
 const TRANSFER_SHARE: u32 = 4;
 
-/// Least time to spend on it at an exit.
-const TRANSFER_SLICE: Duration = Duration::from_millis(2);
-
 /// Takes the guest's state for the log.
 pub struct StateKeeper {
     capture: Capture,
@@ -164,7 +161,7 @@ impl StateKeeper {
         log: &mut dyn LogSink,
     ) -> Step<()> {
         let since = last_slice.elapsed();
-        if since < TRANSFER_SLICE * TRANSFER_SHARE {
+        if since < self.pace.transfer_slice * TRANSFER_SHARE {
             return Ok(());
         }
         let mut bytes = 0;

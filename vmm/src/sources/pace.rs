@@ -10,6 +10,9 @@ pub struct Pace {
     pub latency: Duration,
     /// Time between two digests.
     pub digest_interval: Duration,
+    /// Least time to spend at once on sending the whole state; about a quarter of the guest's
+    /// time is.
+    pub transfer_slice: Duration,
 }
 
 impl Default for Pace {
@@ -17,6 +20,7 @@ impl Default for Pace {
         Self {
             latency: Duration::from_millis(50),
             digest_interval: Duration::from_secs(1),
+            transfer_slice: Duration::from_millis(2),
         }
     }
 }

@@ -59,7 +59,15 @@ fn run(script: &Script, kicks: &mut Dice, role: impl FnOnce(&GuestRam, Seen) -> 
 }
 
 fn record(script: &Script, dice: &mut Dice, verification: Verification) -> (Run, Vec<Entry>) {
-    let log = MemoryLog::default();
+    record_to(MemoryLog::default(), script, dice, verification)
+}
+
+fn record_to(
+    log: MemoryLog,
+    script: &Script,
+    dice: &mut Dice,
+    verification: Verification,
+) -> (Run, Vec<Entry>) {
     let world = MadeUpWorld::new(dice.roll(u64::MAX), 0);
     let run = run(script, dice, |memory, seen| {
         let recorder = Recorder::new(world, log.clone(), verification, memory.clone());
@@ -69,13 +77,14 @@ fn record(script: &Script, dice: &mut Dice, verification: Verification) -> (Run,
             gate: Box::new(seen),
         }
     });
-    (run, log.0.take())
+    (run, log.entries.take())
 }
 
-/// Digests are frequent, so that short runs have some.
+/// Digests are frequent and transfers swift, so that short runs have some.
 const PACE: Pace = Pace {
     latency: Duration::from_millis(1),
     digest_interval: Duration::from_micros(300),
+    transfer_slice: Duration::ZERO,
 };
 
 fn baseline(memory: &GuestRam) -> Baseline {
@@ -130,6 +139,49 @@ proptest! {
         }
     }
 
+    /// A log with a transfer of the whole state in it, which may be taken in place of all that
+    /// comes before: then damage before it does not matter.
+    #[test]
+    fn a_replay_that_differs_is_repaired(
+        deeds in prop::collection::vec(deeds(), 3).prop_map(|d| d.concat()),
+        seed: u64,
+        after in 0usize..60,
+    ) {
+        let (script, mut dice) = (script(&deeds), Dice(seed));
+        let log = MemoryLog { state_wanted_after: Some(after), ..MemoryLog::default() };
+        let (recorded, log) = record_to(log, &script, &mut dice, Verification::Digests);
+        prop_assert!(recorded.ended.is_ok(), "{:?}", recorded.ended);
+        let begin = log.iter().position(|e| e.payload == Payload::State(StatePart::Begin));
+        let commit = |e: &Entry| matches!(e.payload, Payload::State(StatePart::Commit(_)));
+        let complete = begin.is_some_and(|begin| log[begin..].iter().any(commit));
+        prop_assume!(complete);
+        let begin = begin.expect("it was found");
+
+        let playback = Playback::with_state(log.clone());
+        let repaired = playback.repaired.clone();
+        let replayed = replay(&script, &mut dice, playback);
+        prop_assert!(replayed.ended.is_ok(), "{:?}", replayed.ended);
+        prop_assert!(replayed.contents() == recorded.contents());
+        prop_assert_eq!(repaired.get(), 1, "taken as soon as it is there");
+
+        for _ in 0..8 {
+            let mut damaged = log.clone();
+            let mut before: Vec<Entry> = damaged.drain(..begin).collect();
+            if before.is_empty() {
+                continue;
+            }
+            let damage = mutate(&mut before, &mut dice);
+            if before.iter().any(is_end) {
+                continue; // nothing comes after the guest's end
+            }
+            before.append(&mut damaged);
+            let replayed = replay(&script, &mut dice, Playback::with_state(before));
+            prop_assert!(replayed.ended.is_ok(), "{damage}: {:?}", replayed.ended);
+            prop_assert!(replayed.registers == recorded.registers, "{damage}");
+            prop_assert!(replayed.contents() == recorded.contents(), "{damage}");
+        }
+    }
+
     #[test]
     fn a_cut_log_goes_on_live(deeds in deeds(), seed: u64, cut: prop::sample::Index) {
         let (script, mut dice) = (script(&deeds), Dice(seed));
@@ -144,7 +196,7 @@ proptest! {
 
         // The survivor logs on from the cut, and its log replays in its turn.
         let continued = MemoryLog::default();
-        continued.0.borrow_mut().clone_from(&log);
+        continued.entries.borrow_mut().clone_from(&log);
         let world = MadeUpWorld::new(dice.roll(u64::MAX), last_time(&log));
         let survivor = run(&script, &mut dice, |memory, seen| {
             let (new_log, new_memory, new_seen) = (continued.clone(), memory.clone(), seen.clone());
@@ -162,7 +214,7 @@ proptest! {
         let outputs_before = whole[..kept].iter().filter(|e| is_output(e)).count();
         prop_assert!(survivor.outputs[..outputs_before] == recorded.outputs[..outputs_before]);
 
-        let again = replay(&script, &mut dice, Playback::new(continued.0.take()));
+        let again = replay(&script, &mut dice, Playback::new(continued.entries.take()));
         prop_assert!(again.ended.is_ok(), "{:?}", again.ended);
         prop_assert!(again.is_like(&survivor));
     }
@@ -179,6 +231,10 @@ proptest! {
 
 fn is_incomplete(entry: &Entry) -> bool {
     matches!(entry.payload, Payload::State(StatePart::Pages(_)))
+}
+
+fn is_end(entry: &Entry) -> bool {
+    matches!(entry.payload, Payload::Shutdown(_))
 }
 
 fn is_output(entry: &Entry) -> bool {

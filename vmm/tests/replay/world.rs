@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use ftvm_vmm::cpu::fake::Dice;
 use ftvm_vmm::devices::{Appetite, ClockNeed, Input, Output};
-use ftvm_vmm::engine::{Interruption, OutputGate, Role, Step};
+use ftvm_vmm::engine::{Divergence, Interruption, OutputGate, Role, Step};
 use ftvm_vmm::sources::{Head, LogSink, LogSource, OutsideWorld};
 use logging_channel::entry::{Entry, Lsn};
 
@@ -81,13 +81,23 @@ impl OutsideWorld for MadeUpWorld {
 
 /// A log in memory. A handle.
 #[derive(Clone, Default)]
-pub(crate) struct MemoryLog(pub(crate) Rc<RefCell<Vec<Entry>>>);
+pub(crate) struct MemoryLog {
+    pub(crate) entries: Rc<RefCell<Vec<Entry>>>,
+    /// The whole state is asked for when there are this many entries.
+    pub(crate) state_wanted_after: Option<usize>,
+}
 
 impl LogSink for MemoryLog {
     fn append(&mut self, entry: Entry) -> Step<Lsn> {
-        let mut entries = self.0.borrow_mut();
+        let mut entries = self.entries.borrow_mut();
         entries.push(entry);
         Ok(Lsn(entries.len() as u64))
+    }
+
+    fn state_wanted(&mut self) -> Option<Lsn> {
+        let len = self.entries.borrow().len();
+        self.state_wanted_after.take_if(|after| len >= *after)?;
+        Some(Lsn(len as u64))
     }
 }
 
@@ -95,6 +105,10 @@ impl LogSink for MemoryLog {
 pub(crate) struct Playback {
     entries: Vec<Entry>,
     next: usize,
+    /// Whether a replay that differs may wait for the whole state.
+    repairs: bool,
+    /// How often it did.
+    pub(crate) repaired: Rc<Cell<u32>>,
     /// The role that takes over at the log's end.
     successor: Option<Box<dyn FnOnce() -> Role>>,
 }
@@ -105,7 +119,17 @@ impl Playback {
         Self {
             entries,
             next: 0,
+            repairs: false,
+            repaired: Rc::default(),
             successor: None,
+        }
+    }
+
+    /// In which the whole state is to be found if the replay differs.
+    pub(crate) fn with_state(entries: Vec<Entry>) -> Self {
+        Self {
+            repairs: true,
+            ..Self::new(entries)
         }
     }
 
@@ -131,6 +155,14 @@ impl LogSource for Playback {
 
     fn advance(&mut self) {
         self.next += 1;
+    }
+
+    fn differs(&mut self, _: &Divergence) -> bool {
+        self.repairs
+    }
+
+    fn is_repaired(&mut self) {
+        self.repaired.set(self.repaired.get() + 1);
     }
 
     fn after_end(&mut self) -> Interruption {
