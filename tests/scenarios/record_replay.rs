@@ -34,12 +34,13 @@ fn run(host: &Host, argv: &[String]) -> Result<Output> {
 struct Compared {
     exits: u64,
     registers: u64,
+    digests: u64,
     pages: u64,
 }
 
 impl Compared {
     /// Reads "no difference: 1 exits, 2 log entries; compared 3 register digests, 4 register sets,
-    /// 5 pages of memory".
+    /// 5 digests of the whole state, 6 pages of memory; 7 states taken over".
     fn read(output: &Output) -> Self {
         assert!(output.exit.success(), "the replay ended well: {output:?}");
         let line = output.stdout.trim();
@@ -48,12 +49,13 @@ impl Compared {
             .split(|c: char| !c.is_ascii_digit())
             .filter_map(|digits| digits.parse().ok())
             .collect();
-        let [exits, _, _, registers, pages] = numbers[..] else {
+        let [exits, _, _, registers, digests, pages, _] = numbers[..] else {
             panic!("{line}");
         };
         Self {
             exits,
             registers,
+            digests,
             pages,
         }
     }
@@ -63,6 +65,7 @@ impl Compared {
             self.registers >= self.exits && self.exits > 1000,
             "registers at every exit: {self:?}"
         );
+        assert!(self.digests > 0, "one at the end at least: {self:?}");
         assert_eq!(self.pages, ALL_PAGES, "all of memory: {self:?}");
     }
 }

@@ -65,8 +65,7 @@ impl StateFollower {
                     self.counters.transfer_bytes(bytes);
                     self.counters.transfer();
                 } else {
-                    let cost = since.elapsed();
-                    self.counters.delta(bytes, cost, std::time::Duration::ZERO);
+                    self.counters.taken_over(bytes, since.elapsed());
                 }
                 Ok(true)
             }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use logging_channel::codec::MAX_PAGE_DIGESTS;
 use logging_channel::entry::{Entry, ExecutionPoint, Payload, StateDigest, StatePart};
 
-use super::pace::{Pace, StateCounters};
+use super::pace::{NextStop, Pace, StateCounters};
 use super::recorder::LogSink;
 use crate::engine::{Moment, Step};
 use crate::state::{Baseline, Capture, Progress, digest};
@@ -68,16 +68,16 @@ impl StateKeeper {
         }
     }
 
-    /// Logs what changed since the last synchronisation point, for the next exit. Returns how long
-    /// the guest may run before the next stop; `None` if its state cannot be taken right here.
+    /// Logs what changed since the last synchronisation point, for the next exit. Returns when to
+    /// stop the guest next; `None` if its state cannot be taken right here.
     pub(super) fn delta(
         &mut self,
         at: &mut Moment<'_>,
         log: &mut dyn LogSink,
-    ) -> Step<Option<Duration>> {
+    ) -> Step<Option<NextStop>> {
         if self.capture.is_whole_under_way() {
             // The replay does not follow: nothing to agree on.
-            return Ok(Some(self.pace.latency));
+            return Ok(Some(self.pace.next_stop(Duration::ZERO)));
         }
         if !at.cpu.at_rest()? {
             return Ok(None);
@@ -87,13 +87,13 @@ impl StateKeeper {
         let point = ExecutionPoint::at_exit(at.point.exits + 1);
         self.capture.delta(at, &mut send(log, point, &mut bytes))?;
         let cost = since.elapsed();
-        let interval = self.pace.stop_after(cost);
-        self.counters.delta(bytes, cost, interval);
+        let next = self.pace.next_stop(cost);
+        self.counters.delta(bytes, cost, next);
         log::debug!(
             "state delta at {point}: {bytes} bytes in {} us",
             cost.as_micros()
         );
-        Ok(Some(interval))
+        Ok(Some(next))
     }
 
     /// Begins to send the whole state.

@@ -6,7 +6,9 @@ use std::time::Duration;
 /// How often the guest's state is taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
-    /// How long an input waits for a guest that makes no exits before the guest is stopped for it.
+    /// How long an input may wait for a guest that makes no exits before the guest is stopped for
+    /// it. It waits less where that costs little, and more where stops are so expensive that the
+    /// guest would do nothing else.
     pub latency: Duration,
     /// Time between two digests.
     pub digest_interval: Duration,
@@ -25,17 +27,39 @@ impl Default for Pace {
     }
 }
 
-/// The guest runs at least this many times as long as its last state delta took.
+/// Cheap stops are made more often than the latency asks for, as long as the guest runs this many
+/// times as long as its last state delta took.
+const CHEAP_DELTA_SHARE: u32 = 10;
+
+/// The guest runs at least this many times as long as its last state delta took, whatever the
+/// latency.
 const DELTA_SHARE: u32 = 2;
+
+/// As often as the timer of a guest ticks, and no more often.
+const SHORTEST: Duration = Duration::from_millis(4);
 
 /// As [`DELTA_SHARE`], for digests.
 const DIGEST_SHARE: u32 = 20;
 
+/// When a guest that makes no exits is stopped next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NextStop {
+    /// When it has made no exit for this long,
+    pub interval: Duration,
+    /// but not within this time after its last stop. So one expensive stop delays the next, and
+    /// not all that come after.
+    pub pause: Duration,
+}
+
 impl Pace {
-    /// Time to the next stop after a state delta that took `cost`.
+    /// The next stop after one whose state delta took `cost`.
     #[must_use]
-    pub fn stop_after(&self, cost: Duration) -> Duration {
-        self.latency.max(cost * DELTA_SHARE)
+    pub fn next_stop(&self, cost: Duration) -> NextStop {
+        let cheap = (cost * CHEAP_DELTA_SHARE).max(SHORTEST);
+        NextStop {
+            interval: cheap.min(self.latency),
+            pause: cost * DELTA_SHARE,
+        }
     }
 
     /// Time to the next digest after one that took `cost`.
@@ -67,7 +91,8 @@ pub struct StateFigures {
     pub delta_bytes: u64,
     /// How long the guest stood still for the last one.
     pub delta_cost: Duration,
-    /// How long it runs without an exit before it is stopped: the latency bound that holds now.
+    /// How long it may run without an exit before it is stopped next: the latency bound that holds
+    /// now.
     pub stop_interval: Duration,
     /// Digests logged or compared.
     pub digests: u64,
@@ -88,12 +113,19 @@ fn set(value: &AtomicU64, duration: Duration) {
 }
 
 impl StateCounters {
-    /// A delta of `bytes` that held the guest up for `cost`; the next stop is after `stop`.
-    pub fn delta(&self, bytes: u64, cost: Duration, stop: Duration) {
+    /// A delta of `bytes` that held the guest up for `cost`.
+    pub fn delta(&self, bytes: u64, cost: Duration, next: NextStop) {
         add(&self.deltas, 1);
         add(&self.delta_bytes, bytes);
         set(&self.delta_nanos, cost);
-        set(&self.stop_nanos, stop);
+        set(&self.stop_nanos, next.interval.max(next.pause));
+    }
+
+    /// A delta of `bytes` that was taken over in `cost`.
+    pub fn taken_over(&self, bytes: u64, cost: Duration) {
+        add(&self.deltas, 1);
+        add(&self.delta_bytes, bytes);
+        set(&self.delta_nanos, cost);
     }
 
     /// A digest that held the guest up for `cost`.
@@ -135,12 +167,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn intervals_grow_with_the_cost_and_never_fall_below_the_setting() {
+    fn intervals_grow_with_the_cost() {
         let pace = Pace::default();
-        assert_eq!(pace.stop_after(Duration::ZERO), pace.latency);
-        assert_eq!(pace.stop_after(Duration::from_millis(5)), pace.latency);
-        let slow = Duration::from_millis(100);
-        assert_eq!(pace.stop_after(slow), slow * DELTA_SHARE);
+        let ms = Duration::from_millis;
+        let next = |cost| {
+            let next = pace.next_stop(cost);
+            (next.interval, next.pause)
+        };
+        assert_eq!(next(ms(0)), (SHORTEST, ms(0)));
+        assert_eq!(next(ms(1)), (ms(10), ms(2)));
+        assert_eq!(next(ms(20)), (pace.latency, ms(40)));
+        let slow = ms(100);
+        assert_eq!(next(slow), (pace.latency, ms(200)));
         assert_eq!(pace.digest_after(slow), slow * DIGEST_SHARE);
         assert_eq!(pace.digest_after(Duration::ZERO), pace.digest_interval);
     }

@@ -201,11 +201,11 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
         let Some(keeper) = &mut self.keeper else {
             return Ok(false);
         };
-        let Some(interval) = keeper.delta(at, &mut self.log)? else {
+        let Some(next) = keeper.delta(at, &mut self.log)? else {
             return Ok(false);
         };
         if let Some(watchdog) = &self.watchdog {
-            watchdog.set_interval(interval);
+            watchdog.set_interval(next.interval, next.pause);
         }
         Ok(true)
     }

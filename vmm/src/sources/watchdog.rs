@@ -29,6 +29,8 @@ struct Shared {
     entered: AtomicU64,
     /// How long it may run, in nanoseconds.
     interval: AtomicU64,
+    /// When it may be stopped again, in nanoseconds since `base`.
+    not_before: AtomicU64,
     over: AtomicBool,
 }
 
@@ -62,6 +64,7 @@ impl Watchdog {
             base: Instant::now(),
             entered: AtomicU64::new(OUT),
             interval: AtomicU64::new(interval.as_nanos() as u64),
+            not_before: AtomicU64::new(0),
             over: AtomicBool::new(false),
         });
         let own = shared.clone();
@@ -86,10 +89,14 @@ impl Watchdog {
         self.shared.entered.store(OUT, Ordering::Relaxed);
     }
 
-    /// How long the guest may run without an exit from now on.
-    pub fn set_interval(&self, interval: Duration) {
+    /// How long the guest may run without an exit from now on, and for how long it is not stopped
+    /// at all.
+    pub fn set_interval(&self, interval: Duration, pause: Duration) {
+        let shared = &self.shared;
+        let not_before = shared.now() + pause.as_nanos() as u64;
+        shared.not_before.store(not_before, Ordering::Relaxed);
         let nanos = interval.as_nanos() as u64;
-        self.shared.interval.store(nanos, Ordering::Relaxed);
+        shared.interval.store(nanos, Ordering::Relaxed);
     }
 }
 
@@ -115,7 +122,10 @@ impl Shared {
             let due = if entered == OUT {
                 interval
             } else {
-                (entered + interval).saturating_sub(self.now())
+                let not_before = self.not_before.load(Ordering::Relaxed);
+                not_before
+                    .max(entered + interval)
+                    .saturating_sub(self.now())
             };
             let pause = if due == 0 {
                 target.kick();
@@ -148,7 +158,7 @@ mod tests {
         watchdog.enter();
         assert!(interrupted());
         watchdog.leave();
-        watchdog.set_interval(Duration::from_millis(1));
+        watchdog.set_interval(Duration::from_millis(1), Duration::ZERO);
         watchdog.enter();
         assert!(interrupted());
     }
