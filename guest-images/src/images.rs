@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::archive::Archive;
+use crate::clock;
 use crate::compiler;
 use crate::error::ImageError;
 use crate::files::{write_atomically, write_if_different};
@@ -216,10 +217,12 @@ impl<'a> Ingredients<'a> {
     fn tiny(&self) -> Result<Contents, ImageError> {
         let mut tiny = base(&self.busybox, include_bytes!("init/tiny.sh"))?;
         self.modules.add_to(&mut tiny, "guest", &GUEST_MODULES)?;
-        Ok(Contents::new(
-            tiny.to_bytes(),
-            [&self.kernel.package, &self.busybox],
-        ))
+        tiny.file("bin/clock", 0o755, clock::program()?);
+        let mut contents = Contents::new(tiny.to_bytes(), [&self.kernel.package, &self.busybox]);
+        contents
+            .made_of
+            .push(format!("cc {}", compiler::version()?));
+        Ok(contents)
     }
 
     fn redis(&self) -> Result<Contents, ImageError> {

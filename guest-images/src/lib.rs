@@ -17,6 +17,7 @@
 //! [`packages`], [`archive`], [`libraries`], [`modules`].
 
 pub mod archive;
+pub mod clock;
 pub mod compiler;
 pub mod error;
 pub mod files;

@@ -4,6 +4,7 @@
 //! hosts on its own networks; the logs of a run stay when it fails.
 
 mod backup_lost;
+mod clock;
 mod commands;
 mod disk_server;
 mod divergence;

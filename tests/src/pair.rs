@@ -286,6 +286,8 @@ pub struct Told {
     pub events: Vec<Value>,
     /// Its newest figures.
     pub stats: Option<Stats>,
+    /// Lines on its standard output that are no events: the guest's console, with `--console`.
+    pub console: Vec<Line>,
     /// Its standard error.
     pub errors: String,
 }
@@ -295,12 +297,14 @@ impl Told {
         if line.source == Source::Stderr {
             self.errors.push_str(&line.text);
             self.errors.push('\n');
-        } else if let Ok(event @ Value::Object(_)) = serde_json::from_str(&line.text) {
-            if event["event"] == "stats" {
+            return;
+        }
+        match serde_json::from_str(&line.text) {
+            Ok(event @ Value::Object(_)) if event["event"] == "stats" => {
                 self.stats = Stats::deserialize(&event).ok().or(self.stats);
-            } else {
-                self.events.push(event);
             }
+            Ok(event @ Value::Object(_)) => self.events.push(event),
+            _ => self.console.push(line.clone()),
         }
     }
 
@@ -368,7 +372,12 @@ impl Side {
         })
     }
 
-    fn wait_until<T>(
+    /// Waits until it has told what `condition` looks for; `what` names that.
+    ///
+    /// # Errors
+    ///
+    /// When it ends or `limit` passes before.
+    pub fn wait_until<T>(
         &mut self,
         what: &str,
         limit: Duration,

@@ -109,7 +109,7 @@ impl Guest {
             &config.command_line(),
         )?;
         let report = doctor::require_fit()?;
-        let mut machine = Machine::new(config.memory_bytes())?;
+        let mut machine = Machine::new(config.memory_bytes(), config.clock)?;
         let entry = images.load(machine.memory())?;
         machine.enter_at(&entry)?;
         log::info!(

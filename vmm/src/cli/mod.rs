@@ -13,7 +13,7 @@ use logging_channel::Settings;
 use logging_channel::entry::ShutdownReason;
 
 use crate::assembly::{Guest, HostConfig};
-use crate::config::{Mac, VmConfig};
+use crate::config::{Clock, Mac, VmConfig};
 use crate::engine::Ended;
 use crate::events::{Event, Events};
 use crate::io::Terminal;
@@ -180,6 +180,9 @@ struct GuestArgs {
     /// Ethernet address of the guest.
     #[arg(long)]
     mac: Option<Mac>,
+    /// Clock of the guest's kernel [default: pm-timer, or the configuration file's]
+    #[arg(long)]
+    clock: Option<Clock>,
     /// TAP interface that joins the guest to the client network.
     #[arg(long, value_name = "INTERFACE")]
     tap: Option<String>,
@@ -220,6 +223,9 @@ impl GuestArgs {
         }
         if let Some(mac) = self.mac {
             vm.mac = mac;
+        }
+        if let Some(clock) = self.clock {
+            vm.clock = clock;
         }
         Ok(vm)
     }

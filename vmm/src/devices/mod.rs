@@ -7,6 +7,7 @@
 
 pub mod cmos;
 pub mod console;
+pub mod kvm_clock;
 pub mod msr;
 pub mod pci;
 pub mod pic;
@@ -95,6 +96,7 @@ pub struct Devices {
     pci_address: ConfigAddress,
     host_bridge: ConfigSpace,
     net: VirtioPci<Net>,
+    memory: GuestRam,
     reset_requested: bool,
     outputs: Vec<Output>,
 }
@@ -111,6 +113,7 @@ impl Devices {
             pci_address: ConfigAddress::default(),
             host_bridge: pci::host_bridge(),
             net: VirtioPci::new(Net::new(mac), memory.clone(), NET_BAR, NET_LINE),
+            memory: memory.clone(),
             reset_requested: false,
             outputs: Vec::new(),
         }
@@ -182,6 +185,27 @@ impl Devices {
             }
         }
         self.update_lines();
+    }
+
+    /// Whether a write to a model specific register depends on clocks: on [`ClockNeed::Monotonic`]
+    /// and [`ClockNeed::Wall`] together.
+    #[must_use]
+    pub fn msr_needs_clocks(&self, index: u32) -> bool {
+        index == kvm_clock::WALL_CLOCK
+    }
+
+    /// A write to a model specific register; `wall_at_reset` is the wall clock when guest time was
+    /// 0, for those of which [`Devices::msr_needs_clocks`]. Whether the register takes it;
+    /// otherwise it is a #GP.
+    pub fn write_msr(&mut self, index: u32, value: u64, wall_at_reset: u64) -> bool {
+        match index {
+            kvm_clock::SYSTEM_TIME => kvm_clock::set_system_time(&self.memory, value),
+            kvm_clock::WALL_CLOCK => {
+                kvm_clock::set_wall_clock(&self.memory, value, wall_at_reset);
+            }
+            _ => return msr::write_allowed(index),
+        }
+        true
     }
 
     fn net_offset(&self, port: u16) -> Option<u16> {

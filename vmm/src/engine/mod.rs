@@ -285,13 +285,23 @@ impl<C: GuestCpu> Engine<C> {
         let answer = match write {
             None if index == msr::TSC => Some(self.clock(Some(ClockNeed::Tsc))?),
             None => msr::read(index),
-            Some(_) => msr::write_allowed(index).then_some(0),
+            Some(value) => self.write_msr(index, value)?.then_some(0),
         };
         if answer.is_none() {
             log::debug!("MSR {index:#x} refused (write: {write:x?})");
         }
         self.cpu.finish_msr(answer);
         Ok(())
+    }
+
+    fn write_msr(&mut self, index: u32, value: u64) -> Step<bool> {
+        let wall_at_reset = if self.devices.msr_needs_clocks(index) {
+            let now = self.clock(Some(ClockNeed::Monotonic))?;
+            self.clock(Some(ClockNeed::Wall))?.saturating_sub(now)
+        } else {
+            0
+        };
+        Ok(self.devices.write_msr(index, value, wall_at_reset))
     }
 
     fn emit_outputs(&mut self) -> Step<()> {

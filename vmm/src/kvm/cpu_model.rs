@@ -4,14 +4,17 @@
 //! show the same processor. It is x86-64-v2 plus AES and PCLMULQDQ. Hidden on purpose, because
 //! their results differ between runs or hosts and cannot be trapped: TSC, RDTSCP, RDRAND, RDSEED,
 //! RDPID, MONITOR/MWAIT, WAITPKG, TSX, PCID, the PMU, XSAVE with its compacting variants (they
-//! store what the processor happens to track), and all of KVM's paravirtual features. SMEP, SMAP
-//! and UMIP are left out because no guest needs them to be correct.
+//! store what the processor happens to track), and KVM's paravirtual features but for its clock,
+//! where the configuration asks for that. SMEP, SMAP and UMIP are left out because no guest needs them to be correct.
 //!
 //! CPUID layouts: AMD APM volume 3, appendix E; Intel SDM volume 2A, CPUID.
 
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 use kvm_ioctls::Kvm;
 use sha2::{Digest, Sha256};
+
+use crate::config::Clock;
+use crate::devices::kvm_clock;
 
 const LEAF1_EDX: &[(u32, &str)] = &[
     (0, "fpu"),
@@ -103,6 +106,25 @@ impl CpuModel {
             return Err(CpuModelError::Missing(missing));
         }
         Ok(Self::build(is_intel(&supported)))
+    }
+
+    /// The model with what tells a kernel about its clock.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Clock) -> Self {
+        if clock == Clock::KvmClock {
+            for (function, [eax, ebx, ecx, edx]) in [kvm_clock::NAME_LEAF, kvm_clock::FEATURES_LEAF]
+            {
+                self.entries.push(kvm_cpuid_entry2 {
+                    function,
+                    eax,
+                    ebx,
+                    ecx,
+                    edx,
+                    ..Default::default()
+                });
+            }
+        }
+        self
     }
 
     /// The model for this host, whether or not the host has its features: to see what else it
@@ -233,6 +255,20 @@ mod tests {
             assert_eq!(extended.edx & (1 << 27), 0, "RDTSCP");
             assert_eq!(leaf(&model, 7).ebx, 0, "RDSEED, TSX and others");
         }
+    }
+
+    #[test]
+    fn only_the_clock_is_paravirtual() {
+        let model = CpuModel::build(false);
+        for clock in [Clock::PmTimer, Clock::Jiffies] {
+            let model = model.clone().with_clock(clock);
+            assert_eq!(model.leaf(0x4000_0000), None);
+        }
+        let with_clock = model.clone().with_clock(Clock::KvmClock);
+        assert_ne!(with_clock.digest(), model.digest());
+        let [features, ..] = with_clock.leaf(0x4000_0001).expect("there");
+        // KVM_FEATURE_CLOCKSOURCE2 and KVM_FEATURE_CLOCKSOURCE_STABLE_BIT
+        assert_eq!(features, 1 << 3 | 1 << 24);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use vm_memory::{GuestAddress, GuestMemoryBackend};
 use super::cpu_model::{CpuModel, CpuModelError};
 use super::vcpu::KvmCpu;
 use crate::boot::EntryState;
+use crate::config::Clock;
 use crate::ram::GuestRam;
 
 /// Where Intel's KVM keeps its task state segment: below 4 GiB, outside RAM.
@@ -98,13 +99,14 @@ pub(super) fn map_memory(
 }
 
 impl Machine {
-    /// Makes a virtual machine with `memory_bytes` of RAM from guest-physical address 0.
+    /// Makes a virtual machine with `memory_bytes` of RAM from guest-physical address 0, whose
+    /// processor offers this clock.
     ///
     /// # Errors
     /// [`MachineError`] says what the host lacks.
-    pub fn new(memory_bytes: u64) -> Result<Self, MachineError> {
+    pub fn new(memory_bytes: u64, clock: Clock) -> Result<Self, MachineError> {
         let kvm = Self::open()?;
-        let model = CpuModel::for_host(&kvm)?;
+        let model = CpuModel::for_host(&kvm)?.with_clock(clock);
         Self::with_model(&kvm, model, memory_bytes)
     }
 

@@ -145,6 +145,7 @@ impl Devices {
                 .with_state(&state.pci.host_bridge)
                 .map_err(of("pci"))?,
             net: self.net.with_state(transport, card).map_err(of("net"))?,
+            memory: self.memory.clone(),
             reset_requested: state.reset_requested,
             outputs: state.outputs,
         };

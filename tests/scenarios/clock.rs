@@ -1,0 +1,133 @@
+//! The guest's clocks: fine, right from the boot on, and over a failover neither back nor slow.
+
+use std::time::{Duration, Instant};
+
+use guest_images::clock::{self, ClockLine};
+use testbed::pair::{DiskServer, Guest, Told};
+use testbed::{Host, Result, Testbed};
+
+const LIMIT: Duration = Duration::from_secs(180);
+/// How far a guest's clock may be off after a failover. What makes it differ is that a line or a
+/// log entry takes longer to one place than to another: some milliseconds. Were the clock to stand
+/// still while the loss is noticed, it would be off by the heartbeat timeout and more.
+const TOLERANCE: Duration = Duration::from_millis(200);
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(500);
+/// What a wall clock that was set from the CMOS clock, which has whole seconds, may be off.
+const CMOS_STEP: Duration = Duration::from_secs(1);
+/// Lines that are looked at on each host.
+const LINES: usize = 40;
+
+/// A line of the guest, and when it came.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    line: ClockLine,
+    at: Instant,
+}
+
+fn seen(told: &Told) -> Vec<Seen> {
+    let lines = told.console.iter();
+    lines
+        .filter_map(|line| {
+            let at = line.at;
+            ClockLine::parse(&line.text).map(|line| Seen { line, at })
+        })
+        .collect()
+}
+
+/// How far a clock was behind the time since `start`, by the line that came fastest. The lines' way
+/// from the guest only adds to that.
+fn behind(start: Instant, seen: &[Seen], clock: impl Fn(&ClockLine) -> Duration) -> i128 {
+    let behind = seen.iter().map(|seen| {
+        let since_start = seen.at.saturating_duration_since(start).as_nanos();
+        since_start as i128 - clock(&seen.line).as_nanos() as i128
+    });
+    behind.min().expect("there are lines")
+}
+
+/// How far the host's wall clock is behind the time since `start`.
+fn host_behind(testbed: &Testbed, host: &Host, start: Instant) -> Result<i128> {
+    let program = testbed.logs().join("clock");
+    std::fs::write(&program, clock::program().expect("it compiles")).expect("written");
+    let path = host.provide(&program, "clock")?;
+    host.check(&["chmod", "755", &path])?;
+    let mut told = Vec::new();
+    for _ in 0..10 {
+        let text = host.check(&[&path, "realtime", "1"])?;
+        let line = ClockLine::parse(&text).expect("a line of the program");
+        let at = Instant::now();
+        told.push(Seen { line, at });
+    }
+    Ok(behind(start, &told, |line| line.wall))
+}
+
+fn assert_near(what: &str, a: i128, b: i128, tolerance: Duration) {
+    let difference = (a - b).unsigned_abs();
+    assert!(
+        difference < tolerance.as_nanos(),
+        "{what}: {} ms apart",
+        difference / 1_000_000
+    );
+}
+
+/// A guest with this clock reads it all the time; its wall clock is the host's, its steps are below
+/// a microsecond where that can be seen, and a failover costs it no time.
+fn over_a_failover(name: &str, clock: &str, wall_tolerance: Duration) -> Result<()> {
+    assert!(HEARTBEAT_TIMEOUT > 2 * TOLERANCE);
+    let testbed = Testbed::new(name)?;
+    let [mut a, b] = testbed.start_hosts(["a", "b"])?;
+    let start = Instant::now();
+    let host_wall = host_behind(&testbed, &a, start)?;
+    let disk_server = DiskServer::start(&testbed)?;
+    let mut guest = Guest::tiny(name, "ftvm.work=0 ftvm.do=clock");
+    guest.options = ["--console", "--clock", clock].map(str::to_owned).to_vec();
+    let mut primary = guest.primary(&a, &disk_server, &[])?;
+    let mut backup = guest.backup(&b, &a, &disk_server)?;
+    let enough = |told: &Told| Some(seen(told)).filter(|seen| seen.len() >= LINES);
+    let before = primary.wait_until("lines of the clock", LIMIT, enough)?;
+    let step = before.last().expect("lines").line.step.expect("it ran");
+    assert!(step < Duration::from_millis(1), "{step:?}");
+    assert_near(
+        "the wall clocks of guest and host",
+        behind(start, &before, |line| line.wall),
+        host_wall,
+        wall_tolerance,
+    );
+
+    a.kill();
+    backup.wait_for("live", LIMIT)?;
+    let after = backup.wait_until("lines of the clock", LIMIT, enough)?;
+    let before = seen(primary.told());
+    let (last, first) = (before.last().expect("lines"), after[0]);
+    assert!(first.line.last > last.line.last, "{last:?} {first:?}");
+    assert!(first.line.wall > last.line.wall, "{last:?} {first:?}");
+    for seen in before.iter().chain(&after) {
+        assert_eq!(seen.line.backwards, 0, "{seen:?}");
+    }
+    for (what, clock) in [
+        (
+            "monotonic",
+            (|line| line.last) as fn(&ClockLine) -> Duration,
+        ),
+        ("wall", |line| line.wall),
+    ] {
+        assert_near(
+            what,
+            behind(start, &before, clock),
+            behind(start, &after, clock),
+            TOLERANCE,
+        );
+    }
+    testbed.succeed();
+    Ok(())
+}
+
+#[test]
+fn the_pm_timer_goes_on_over_a_failover() -> Result<()> {
+    over_a_failover("pm-timer", "pm-timer", CMOS_STEP + TOLERANCE)
+}
+
+/// This one brings the wall clock along to the nanosecond.
+#[test]
+fn the_paravirtual_clock_goes_on_over_a_failover() -> Result<()> {
+    over_a_failover("kvm-clock", "kvm-clock", TOLERANCE)
+}
