@@ -18,8 +18,8 @@ use crate::engine::source::describe;
 use crate::engine::{Difference, Divergence, EventSource, Interruption, Moment, Step};
 use crate::ram::GuestRam;
 
-/// How long the guest may run without an exit while the log has a later one. A primary stops its
-/// guest several times a second.
+/// How long the guest may run without an exit while the log has a later one, unless said
+/// otherwise. A primary stops its guest several times a second.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The watchdog of a replay bites this often.
@@ -32,8 +32,9 @@ pub struct Replayer<S> {
     counters: Arc<ReplayCounters>,
     state: Option<StateFollower>,
     watchdog: Option<Watchdog>,
-    /// When the guest was entered last.
-    departed: Instant,
+    patience: Duration,
+    /// The exit from which the guest runs, and since when.
+    departed: Option<(u64, Instant)>,
 }
 
 /// What the replayer found at the head of the log, compared with where the guest is.
@@ -58,7 +59,8 @@ impl<S: LogSource> Replayer<S> {
             counters,
             state: None,
             watchdog: None,
-            departed: Instant::now(),
+            patience: PATIENCE,
+            departed: None,
         }
     }
 
@@ -74,6 +76,14 @@ impl<S: LogSource> Replayer<S> {
     #[must_use]
     pub fn with_watchdog(mut self, watchdog: Watchdog) -> Self {
         self.watchdog = Some(watchdog);
+        self
+    }
+
+    /// How long the guest may run without an exit while the log has a later one, as the watchdog
+    /// finds.
+    #[must_use]
+    pub fn with_patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
         self
     }
 
@@ -356,14 +366,20 @@ impl<S: LogSource> EventSource for Replayer<S> {
             return Ok(Some(exits));
         }
         if let Some(watchdog) = &self.watchdog {
-            self.departed = Instant::now();
+            // A stop by the host that came to nothing does not begin anew.
+            let exits = at.point.exits;
+            self.departed = self
+                .departed
+                .filter(|(from, _)| *from == exits)
+                .or_else(|| Some((exits, Instant::now())));
             watchdog.enter();
         }
         Ok(None)
     }
 
     fn kicked(&mut self, at: &mut Moment<'_>, _: &Appetite) -> Step<bool> {
-        if self.watchdog.is_none() || self.departed.elapsed() < PATIENCE {
+        let patient = |(_, since): (u64, Instant)| since.elapsed() < self.patience;
+        if self.departed.is_none_or(patient) {
             return Ok(false);
         }
         match self.log.head()? {
@@ -457,6 +473,7 @@ impl<S: LogSource> EventSource for Replayer<S> {
     }
 
     fn delivered(&mut self, at: &mut Moment<'_>, vector: u8) -> Step<()> {
+        self.departed = None;
         if let Some(watchdog) = &self.watchdog {
             watchdog.leave();
         }

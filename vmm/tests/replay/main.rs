@@ -7,14 +7,16 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ftvm_vmm::cpu::fake::{Dice, Script};
+use ftvm_vmm::cpu::fake::{Dice, Op, Script};
 use ftvm_vmm::cpu::{GuestCpu, Registers};
 use ftvm_vmm::devices::Output;
-use ftvm_vmm::engine::{Ended, EngineError, Role};
+use ftvm_vmm::engine::{Difference, Ended, EngineError, Role};
 use ftvm_vmm::ram::GuestRam;
-use ftvm_vmm::sources::{Pace, Recorder, Replayer, StateFollower, StateKeeper, Verification};
+use ftvm_vmm::sources::{
+    Pace, Recorder, Replayer, StateFollower, StateKeeper, Verification, Watchdog,
+};
 use ftvm_vmm::state::Baseline;
-use logging_channel::entry::{Entry, Payload, ShutdownReason, StatePart};
+use logging_channel::entry::{Entry, ExecutionPoint, Payload, ShutdownReason, StatePart};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -227,6 +229,37 @@ proptest! {
         let replayed = replay(&script, &mut dice, Playback::new(log));
         prop_assert!(matches!(replayed.ended, Err(EngineError::Source(_))), "{:?}", replayed.ended);
     }
+}
+
+/// A guest that runs on and on, where the log has an exit to come.
+#[test]
+fn a_replay_that_does_not_arrive_is_reported() {
+    let script = Script {
+        main: vec![Op::Compute(u32::MAX)],
+        ..Script::default()
+    };
+    let entry = Entry {
+        point: ExecutionPoint::at_exit(1),
+        check: None,
+        payload: Payload::Tick(1),
+    };
+    let stuck = run(&script, &mut Dice(7), |memory, seen| {
+        let watchdog = Watchdog::start(Duration::from_secs(3600)).expect("a thread");
+        let replayer = replayer(Playback::new(vec![entry]), memory)
+            .with_watchdog(watchdog)
+            .with_patience(Duration::from_millis(1));
+        Role {
+            source: Box::new(replayer),
+            gate: Box::new(seen),
+        }
+    });
+    let Err(EngineError::Diverged(divergence)) = stuck.ended else {
+        panic!("{:?}", stuck.ended);
+    };
+    assert!(
+        matches!(divergence.difference, Difference::Overdue { .. }),
+        "{divergence}"
+    );
 }
 
 fn is_incomplete(entry: &Entry) -> bool {
