@@ -4,6 +4,7 @@
 //! log. KVM runs instructions; everything a guest can observe of the outside comes through an
 //! exit to this VMM.
 
+pub mod branch_counter;
 mod cpu_model;
 mod msrs;
 pub mod probe;

@@ -1,0 +1,255 @@
+//! A hardware counter of the guest's retired conditional branches, through `perf_event_open`
+//! (perf_event_open(2); Linux, `tools/perf/design.txt`).
+
+mod probe;
+
+use std::io;
+use std::os::fd::AsRawFd;
+
+use perf_event::events::Raw;
+use perf_event::{Builder, Counter};
+use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+
+pub use self::probe::{Measured, probe};
+use crate::counter::table::{Microarchitecture, Signature};
+use crate::kvm::MachineError;
+use crate::kvm::probe::ProbeError;
+
+/// Where Linux says who may count what.
+const PARANOID: &str = "/proc/sys/kernel/perf_event_paranoid";
+
+/// Why there is no counter, or none that can be used. Each says how to mend it.
+#[derive(Debug, thiserror::Error)]
+pub enum CounterError {
+    /// The table has no event for this processor.
+    #[error(
+        "no event that counts conditional branches exactly is known for this processor \
+         ({signature:x?}): add it to vmm/src/counter/table.rs if you know one"
+    )]
+    UnknownProcessor {
+        /// What CPUID says.
+        signature: Signature,
+    },
+    /// The kernel was built without performance events.
+    #[error("this kernel has no performance events: use one with CONFIG_PERF_EVENTS")]
+    NoKernelSupport,
+    /// There are no hardware events.
+    #[error(
+        "this host has no performance monitoring unit (PMU): where it is a virtual machine, let \
+         its host pass one through (QEMU: -cpu host,pmu=on)"
+    )]
+    NoPmu,
+    /// The system's settings forbid it.
+    #[error(
+        "perf_event_paranoid{} forbids it: run as root, give ftvm CAP_PERFMON, or set \
+         kernel.perf_event_paranoid to 1 with sysctl",
+        level.map_or_else(String::new, |level| format!(" is {level} and"))
+    )]
+    Forbidden {
+        /// Value of the setting, if it can be read.
+        level: Option<i32>,
+    },
+    /// A security module or a container forbids it.
+    #[error(
+        "the system does not permit perf_event_open: give ftvm CAP_PERFMON, and allow the call in \
+         its container's seccomp profile"
+    )]
+    NotPermitted,
+    /// The kernel cannot tell guest and host apart.
+    #[error("this kernel cannot count in guests only: use Linux 5.10 or newer on the host")]
+    NoGuestCounting,
+    /// Others use the counters.
+    #[error(
+        "all of the processor's counters are in use: stop what uses them (perf, the NMI \
+             watchdog: set kernel.nmi_watchdog to 0 with sysctl)"
+    )]
+    Busy,
+    /// A call failed for another reason.
+    #[error("cannot {action}")]
+    System {
+        /// What was tried.
+        action: &'static str,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// No micro-guest can be made to measure with.
+    #[error("no micro-guest can be made to measure the counter with")]
+    Machine(#[from] MachineError),
+    /// The micro-guest did not run.
+    #[error("the micro-guest to measure the counter with did not run")]
+    MicroGuest(#[from] ProbeError),
+    /// The count is wrong.
+    #[error(
+        "it is not exact: it counted {counted} where the micro-guest had {executed} conditional \
+         branches ({during})"
+    )]
+    NotExact {
+        /// What the guest was doing.
+        during: &'static str,
+        /// Branches that it executed.
+        executed: u64,
+        /// Branches that were counted.
+        counted: u64,
+    },
+    /// It counts what the host does.
+    #[error("it counts the host's branches as well: {0} while the guest did not run")]
+    CountsHost(u64),
+    /// It does not interrupt the guest.
+    #[error(
+        "it does not interrupt the guest: {branches} conditional branches after it was to, the \
+         guest still ran"
+    )]
+    NoInterrupt {
+        /// How many went by.
+        branches: u64,
+    },
+}
+
+fn system(action: &'static str) -> impl Fn(io::Error) -> CounterError {
+    move |source| CounterError::System { action, source }
+}
+
+/// What an error of `perf_event_open` means (perf_event_open(2), "ERRORS").
+fn refused(error: io::Error) -> CounterError {
+    match error.raw_os_error() {
+        Some(libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP) => CounterError::NoPmu,
+        Some(libc::EACCES) => CounterError::Forbidden {
+            level: std::fs::read_to_string(PARANOID)
+                .ok()
+                .and_then(|text| text.trim().parse().ok()),
+        },
+        Some(libc::EPERM) => CounterError::NotPermitted,
+        Some(libc::EINVAL) => CounterError::NoGuestCounting,
+        Some(libc::EBUSY) => CounterError::Busy,
+        Some(libc::ENOSYS) => CounterError::NoKernelSupport,
+        _ => system("open a performance counter")(error),
+    }
+}
+
+/// A counter of the conditional branches that guests on the calling thread retire.
+pub struct BranchCounter {
+    counter: Counter,
+}
+
+extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
+
+impl BranchCounter {
+    /// Opens it for guests that the calling thread runs. It counts from 0.
+    ///
+    /// # Errors
+    /// [`CounterError`].
+    pub fn open(row: &Microarchitecture) -> Result<Self, CounterError> {
+        let mut counter = Builder::new(Raw::new(row.event))
+            .include_kernel()
+            .exclude_host(true)
+            .exclude_guest(false)
+            // On the processor whenever the thread is, or not at all.
+            .pinned(true)
+            // Far away: no interrupt until one is asked for.
+            .sample_period(u64::MAX >> 1)
+            .build()
+            .map_err(refused)?;
+        kick_on_overflow(&counter).map_err(system("have a counter's overflow signalled"))?;
+        counter.enable().map_err(system("start a counter"))?;
+        Ok(Self { counter })
+    }
+
+    /// Branches since it was opened, or since [`BranchCounter::restart`].
+    ///
+    /// # Errors
+    /// [`CounterError::Busy`] if the processor's counters were given to others.
+    pub fn count(&mut self) -> Result<u64, CounterError> {
+        // A pinned counter that lost its place reads as an end of file.
+        self.counter.read().map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => CounterError::Busy,
+            _ => system("read a counter")(error),
+        })
+    }
+
+    /// Counts from 0 again.
+    ///
+    /// # Errors
+    /// [`CounterError::System`].
+    pub fn restart(&mut self) -> Result<(), CounterError> {
+        self.counter.reset().map_err(system("reset a counter"))
+    }
+
+    /// Interrupts the guest after `events` more branches, at least 1, and every so many again.
+    ///
+    /// # Errors
+    /// [`CounterError::System`].
+    pub fn interrupt_after(&mut self, events: u64) -> Result<(), CounterError> {
+        const PERF: libc::c_uint = b'$' as libc::c_uint;
+        vmm_sys_util::ioctl_iow_nr!(PERF_EVENT_IOC_PERIOD, PERF, 4, u64);
+        // SAFETY: the file descriptor is a performance event's and the kernel only reads the
+        // number.
+        let result = unsafe {
+            vmm_sys_util::ioctl::ioctl_with_ref(&self.counter, PERF_EVENT_IOC_PERIOD(), &events)
+        };
+        if result < 0 {
+            return Err(system("set a counter's period")(io::Error::last_os_error()));
+        }
+        Ok(())
+    }
+}
+
+/// Has the calling thread signalled when the counter overflows, which makes KVM_RUN return.
+fn kick_on_overflow(counter: &Counter) -> io::Result<()> {
+    /// `struct f_owner_ex` (fcntl(2), F_SETOWN_EX).
+    #[repr(C)]
+    struct Owner {
+        kind: libc::c_int,
+        id: libc::pid_t,
+    }
+    const F_SETSIG: libc::c_int = 10;
+    const F_SETOWN_EX: libc::c_int = 15;
+    const F_OWNER_TID: libc::c_int = 0;
+
+    let signal = SIGRTMIN();
+    register_signal_handler(signal, nothing)?;
+    // SAFETY: always succeeds.
+    let id = unsafe { libc::gettid() };
+    let owner = Owner {
+        kind: F_OWNER_TID,
+        id,
+    };
+    let fd = counter.as_raw_fd();
+    // SAFETY: the descriptor is open; F_SETOWN_EX reads the structure, the others take numbers.
+    let results = unsafe {
+        [
+            libc::fcntl(fd, F_SETOWN_EX, &raw const owner),
+            libc::fcntl(fd, F_SETSIG, signal),
+            libc::fcntl(fd, libc::F_SETFL, libc::O_ASYNC | libc::O_NONBLOCK),
+        ]
+    };
+    if results.iter().any(|result| *result < 0) {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(errno: libc::c_int) -> CounterError {
+        refused(io::Error::from_raw_os_error(errno))
+    }
+
+    #[test]
+    fn refusals_are_told_apart_and_say_how_to_mend_them() {
+        for (errno, hint) in [
+            (libc::ENOENT, "pmu=on"),
+            (libc::EACCES, "kernel.perf_event_paranoid"),
+            (libc::EPERM, "CAP_PERFMON"),
+            (libc::EINVAL, "Linux 5.10"),
+            (libc::EBUSY, "nmi_watchdog"),
+            (libc::ENOSYS, "CONFIG_PERF_EVENTS"),
+        ] {
+            let text = refusal(errno).to_string();
+            assert!(text.contains(hint), "{errno}: {text}");
+        }
+        assert!(matches!(refusal(libc::EMFILE), CounterError::System { .. }));
+    }
+}
