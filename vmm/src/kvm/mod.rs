@@ -9,6 +9,7 @@ mod cpu_model;
 mod msrs;
 pub mod probe;
 mod state;
+pub mod stepped;
 mod vcpu;
 mod vm;
 

@@ -74,7 +74,7 @@ fn msr_list(values: &[(u32, u64)]) -> Msrs {
     Msrs::from_entries(&entries).expect("the list of registers is short")
 }
 
-fn read_msrs(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<(u32, u64)>, CpuError> {
+pub(super) fn read_msrs(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<(u32, u64)>, CpuError> {
     let wanted: Vec<(u32, u64)> = indices.iter().map(|&index| (index, 0)).collect();
     let mut msrs = msr_list(&wanted);
     let count = fd
@@ -142,7 +142,7 @@ impl KvmCpu {
 
     /// Enters KVM without running the guest: finishes the last exit's access, and brings
     /// registers and interrupt readiness in the shared page up to date.
-    fn settle(&mut self) -> Result<Stop, CpuError> {
+    pub(super) fn settle(&mut self) -> Result<Stop, CpuError> {
         self.fd().set_kvm_immediate_exit(1);
         let stop = self.run_once();
         self.fd().set_kvm_immediate_exit(0);

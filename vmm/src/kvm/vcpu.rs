@@ -111,6 +111,21 @@ impl KvmCpu {
         &self.fd
     }
 
+    pub(super) fn memory(&self) -> &GuestRam {
+        &self.memory
+    }
+
+    /// Segments and control registers at the last exit. Cheap with
+    /// [`KvmCpu::sync_control_registers`].
+    pub(super) fn control_registers(&mut self) -> Result<kvm_sregs, CpuError> {
+        let run = self.fd.get_kvm_run();
+        if run.kvm_valid_regs & u64::from(KVM_SYNC_X86_SREGS) == 0 {
+            return self.sregs();
+        }
+        // SAFETY: KVM_SYNC_X86_SREGS is in kvm_valid_regs, so KVM filled the field.
+        Ok(unsafe { run.s.regs.sregs })
+    }
+
     fn synced(&mut self) -> kvm_regs {
         // SAFETY: the union's `regs` is filled by KVM at every exit because KVM_SYNC_X86_REGS is
         // set in kvm_valid_regs; all bit patterns are valid for it.
@@ -163,6 +178,16 @@ impl KvmCpu {
         })
     }
 
+    /// Replaces segments and control registers.
+    pub(super) fn set_control_registers(&mut self, sregs: &kvm_sregs) -> Result<(), CpuError> {
+        self.fd
+            .set_sregs(sregs)
+            .map_err(|source| CpuError::Hypervisor {
+                action: "set the control registers",
+                source: source.into(),
+            })
+    }
+
     /// No interrupt can be injected before the next exit, which sets the flag anew.
     ///
     /// Used where completing the exit may raise an exception: KVM then delivers the exception and
@@ -172,7 +197,7 @@ impl KvmCpu {
     }
 
     /// Switches single-stepping on for the next entry, or off.
-    fn single_step(&mut self, on: bool) -> Result<(), CpuError> {
+    pub(super) fn single_step(&mut self, on: bool) -> Result<(), CpuError> {
         let control = if on {
             KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP
         } else {
@@ -465,12 +490,7 @@ impl GuestCpu for KvmCpu {
     fn write_cr4(&mut self, value: u64) -> Result<(), CpuError> {
         let mut sregs = self.sregs()?;
         sregs.cr4 = value;
-        self.fd
-            .set_sregs(&sregs)
-            .map_err(|source| CpuError::Hypervisor {
-                action: "write CR4",
-                source: source.into(),
-            })
+        self.set_control_registers(&sregs)
     }
 
     fn idt_base(&mut self) -> Result<u64, CpuError> {
