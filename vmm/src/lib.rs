@@ -12,6 +12,7 @@ pub mod boot;
 pub mod cli;
 pub mod config;
 pub mod counter;
+pub mod counter_trial;
 pub mod cpu;
 pub mod devices;
 pub mod doctor;

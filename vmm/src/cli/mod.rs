@@ -14,9 +14,11 @@ use logging_channel::entry::ShutdownReason;
 
 use crate::assembly::{Guest, HostConfig};
 use crate::config::{Clock, Mac, VmConfig};
+use crate::counter_trial::{self, Trial};
 use crate::engine::Ended;
 use crate::events::{Event, Events};
 use crate::io::Terminal;
+use crate::kvm::branch_counter;
 use crate::roles::{self, ArbiterConfig, BackupOptions, PrimaryOptions};
 use crate::sources::sabotage::{Plan, Target};
 use crate::sources::{Pace, Verification};
@@ -43,6 +45,11 @@ enum Command {
     Backup(BackupArgs),
     /// Say whether this host can run guests, and why not. Exit status 2 if it cannot.
     Doctor(DoctorArgs),
+    /// Try out whether this host finds places between two exits again. Measures the performance
+    /// counter, if there is one. Then records and replays a micro-guest that gets interrupts after
+    /// random numbers of instructions, counted by single-stepping, and reports the first
+    /// difference.
+    ProbeCounter(ProbeCounterArgs),
 }
 
 #[derive(Args)]
@@ -50,6 +57,19 @@ struct DoctorArgs {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Args)]
+struct ProbeCounterArgs {
+    /// Interrupts to deliver.
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    interrupts: u64,
+    /// What the random numbers follow from.
+    #[arg(long, value_name = "S", default_value_t = 1)]
+    seed: u64,
+    /// Largest number of instructions between two interrupts.
+    #[arg(long, value_name = "N", default_value_t = 120, value_parser = clap::value_parser!(u64).range(counter_trial::HANDLER..))]
+    distance: u64,
 }
 
 #[derive(Args)]
@@ -274,6 +294,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Primary(args) => primary(args)?,
         Command::Backup(args) => backup(args)?,
         Command::Doctor(args) => doctor(args)?,
+        Command::ProbeCounter(args) => probe_counter(args)?,
     }
     Ok(())
 }
@@ -286,6 +307,36 @@ fn doctor(args: &DoctorArgs) -> anyhow::Result<()> {
         print!("{report}");
     }
     Ok(report.verdict()?)
+}
+
+fn probe_counter(args: &ProbeCounterArgs) -> anyhow::Result<()> {
+    match branch_counter::probe() {
+        Ok(found) => println!(
+            "performance counter: conditional branches as on {}; interrupts come up to {} late \
+             (allowed for: {})",
+            found.row.name, found.measured_skid, found.skid
+        ),
+        Err(error) => println!("performance counter: none: {:#}", anyhow::Error::new(error)),
+    }
+    let trial = Trial {
+        interrupts: args.interrupts,
+        seed: args.seed,
+        distance: (counter_trial::HANDLER, args.distance),
+    };
+    let seen = trial.run()?;
+    println!(
+        "no difference: {} interrupts at counted stops and {} at windows, {} stops, {} exits; \
+         compared {} register sets, {} pages of memory; a log with one stop moved by one \
+         instruction was found out; the guest was the same as a free one at {} exits",
+        seen.at_stops,
+        seen.at_windows,
+        seen.stops,
+        seen.exits,
+        seen.registers,
+        seen.pages,
+        seen.unseen
+    );
+    Ok(())
 }
 
 fn report(ended: Ended) -> anyhow::Result<()> {

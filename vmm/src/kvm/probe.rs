@@ -173,6 +173,18 @@ impl MicroGuest {
         &mut self.cpu
     }
 
+    /// Its memory.
+    #[must_use]
+    pub fn memory(&self) -> &crate::ram::GuestRam {
+        &self.memory
+    }
+
+    /// The processor alone, for something that runs it in another way.
+    #[must_use]
+    pub fn into_cpu(self) -> KvmCpu {
+        self.cpu
+    }
+
     /// Puts `program` at its start.
     ///
     /// # Errors

@@ -55,7 +55,7 @@ fn cases() -> impl Strategy<Value = Case> {
         |(events, declared_skid, excess, spurious, seed)| Habits {
             events,
             declared_skid,
-            skid: declared_skid + excess,
+            true_skid: declared_skid + excess,
             spurious,
             seed,
         },
@@ -123,7 +123,7 @@ fn check(case: &Case, tally: &mut Tally) -> Result<(), TestCaseError> {
         }
         (Ok(()), None) => prop_assert!(false, "found {:?}, which is nowhere", cpu.place),
         (Err(miss), Some(_)) => {
-            let late = case.habits.skid > case.habits.declared_skid;
+            let late = case.habits.true_skid > case.habits.declared_skid;
             let noticed = matches!(miss.why, Why::Overshot | Why::Exit(()));
             prop_assert!(late && noticed, "missed: {miss}");
             tally.overshot += 1;
@@ -166,7 +166,7 @@ fn exact(events: Events) -> Habits {
     Habits {
         events,
         declared_skid: 0,
-        skid: 0,
+        true_skid: 0,
         spurious: 0,
         seed: 1,
     }

@@ -73,7 +73,7 @@ pub(super) struct Habits {
     /// What it says that its skid is.
     pub(super) declared_skid: u64,
     /// What it is.
-    pub(super) skid: u64,
+    pub(super) true_skid: u64,
     /// One in so many instructions is followed by a stop without a reason; 0 for none.
     pub(super) spurious: u64,
     pub(super) seed: u64,
@@ -194,7 +194,7 @@ impl<'a> Simulated<'a> {
 
     /// Runs until `arrived`, or late after `events`, or stopped for no reason.
     fn run(&mut self, events: u64, arrived: impl Fn(&Place) -> bool) -> Ran<()> {
-        let late = self.dice.roll(self.habits.skid + 1);
+        let late = self.dice.roll(self.habits.true_skid + 1);
         let overflow = self.place.count + events;
         // The interrupt comes somewhere between two events.
         let mut instructions_late = self.dice.roll(8);

@@ -1,0 +1,236 @@
+//! Tries the counter engine out on this host: a micro-guest gets interrupts after random numbers of
+//! instructions, is recorded and replayed, and every difference is reported.
+//!
+//! The whole engine runs: recorder, log entries, seeking, devices, replayer. All registers are
+//! compared at every exit and at every counted stop, and all of memory at the end. A recording and
+//! its replay could be wrong in the same way, so the guest is also run freely and compared with one
+//! whose instructions are counted.
+
+mod guest;
+mod log;
+mod unseen;
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use logging_channel::entry::{Entry, Lsn, Payload};
+
+use self::log::{MemoryLog, Playback};
+use crate::boot::rewrite::Sites;
+use crate::cpu::CpuError;
+use crate::cpu::fake::Dice;
+use crate::devices::{Appetite, ClockNeed, Devices, Input, Output};
+use crate::engine::{Engine, EngineError, EventSource, Interruption, OutputGate, Role, Step};
+use crate::kvm::MachineError;
+use crate::kvm::probe::MicroGuest;
+use crate::kvm::stepped::{SteppedCpu, Stops};
+use crate::sources::{OutsideWorld, Recorder, ReplayCounters, Replayer, Verification};
+use crate::traps::TscTrap;
+
+const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+/// The vector of the guest's timer.
+const TIMER: u8 = 0x20;
+/// Counted instructions of the guest's timer handler, roughly. With stops farther apart than that,
+/// most come where the guest can take an interrupt.
+pub const HANDLER: u64 = 25;
+/// Guest time that one look at the clock takes, in nanoseconds.
+const LOOK: u64 = 1000;
+
+/// How a trial is made.
+#[derive(Debug, Clone, Copy)]
+pub struct Trial {
+    /// Interrupts to be delivered.
+    pub interrupts: u64,
+    /// What the random numbers follow from.
+    pub seed: u64,
+    /// Counted instructions between two interrupts: least and largest number.
+    pub distance: (u64, u64),
+}
+
+/// What a trial without a difference has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Stops at a counted place.
+    pub stops: u64,
+    /// Timer interrupts that came right there.
+    pub at_stops: u64,
+    /// Those that waited for the guest to enable interrupts.
+    pub at_windows: u64,
+    /// Exits, counted stops among them.
+    pub exits: u64,
+    /// Register sets compared.
+    pub registers: u64,
+    /// Pages of memory compared.
+    pub pages: u64,
+    /// Exits at which the guest was as one that runs freely.
+    pub unseen: u64,
+}
+
+/// Why a trial failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TrialError {
+    /// No micro-guest could be made.
+    #[error("this host cannot run the micro-guest")]
+    Machine(#[from] MachineError),
+    /// The processor failed.
+    #[error("the micro-guest's processor cannot go on")]
+    Cpu(#[from] CpuError),
+    /// The guest sees that it is counted.
+    #[error("the guest is not the same when its instructions are counted: {0}")]
+    Visible(String),
+    /// The recording ended before its time.
+    #[error("the micro-guest could not be recorded")]
+    Recording(#[source] EngineError),
+    /// The replay differs, or could not go on.
+    #[error("the replay is not what was recorded")]
+    Replay(#[source] EngineError),
+    /// A replay of a log that was falsified did not differ.
+    #[error("a stop that was moved by one instruction in the log was not noticed in the replay")]
+    Blind,
+}
+
+impl Trial {
+    /// Records and replays the guest. Then replays it with one place in the log moved by one, to
+    /// see that a difference would be found.
+    ///
+    /// # Errors
+    /// [`TrialError`], with the first difference if there is one.
+    pub fn run(&self) -> Result<Seen, TrialError> {
+        let unseen = unseen::compare()?;
+        let (entries, exits) = self.record()?;
+        let entries: Rc<[Entry]> = entries.into();
+        let counters = Arc::new(ReplayCounters::default());
+        let replayed = replay(entries.clone(), counters.clone())?;
+        replayed.map_err(TrialError::Replay)?;
+        if replay(falsified(&entries), Arc::default())?.is_ok() {
+            return Err(TrialError::Blind);
+        }
+        let count = |wanted: fn(&Payload) -> bool| {
+            let logged = entries.iter().filter(|entry| wanted(&entry.payload));
+            logged.count() as u64
+        };
+        let at_windows = count(|payload| *payload == Payload::Interrupt(TIMER));
+        Ok(Seen {
+            stops: count(|payload| matches!(payload, Payload::Counted(_))),
+            at_stops: count(|payload| matches!(payload, Payload::Tick(_))) - at_windows,
+            at_windows,
+            exits,
+            registers: counters.registers.load(Ordering::Relaxed),
+            pages: counters.pages.load(Ordering::Relaxed),
+            unseen,
+        })
+    }
+
+    fn record(&self) -> Result<(Vec<Entry>, u64), TrialError> {
+        let (least, most) = self.distance;
+        let stops = Stops::Random {
+            dice: Dice(self.seed),
+            least,
+            most,
+        };
+        let cpu = micro_guest(stops)?;
+        let world = TimerOnly {
+            now: Cell::new(0),
+            due: Cell::new(false),
+            left: Cell::new(self.interrupts),
+        };
+        let log = MemoryLog::default();
+        let verification = Verification::EveryExit;
+        let recorder = Recorder::new(world, log.clone(), verification, cpu.memory().clone());
+        let ended = engine(cpu, Box::new(recorder)).run();
+        let ended = ended.map_err(TrialError::Recording)?;
+        Ok((log.take(), ended.exits))
+    }
+}
+
+fn micro_guest(stops: Stops) -> Result<SteppedCpu, MachineError> {
+    Ok(SteppedCpu::new(unstepped()?.into_cpu(), stops))
+}
+
+fn unstepped() -> Result<MicroGuest, MachineError> {
+    // Its patience is for those who let it run itself.
+    let mut guest = MicroGuest::new(Duration::MAX)?;
+    guest.load(&guest::program())?;
+    Ok(guest)
+}
+
+fn engine(cpu: SteppedCpu, source: Box<dyn EventSource>) -> Engine<SteppedCpu> {
+    let memory = cpu.memory().clone();
+    let role = Role {
+        source,
+        gate: Box::new(Nowhere),
+    };
+    let traps = TscTrap::new(&Sites::default(), memory.clone());
+    Engine::new(cpu, Devices::new(&memory, MAC), traps, role)
+}
+
+fn replay(
+    entries: Rc<[Entry]>,
+    counters: Arc<ReplayCounters>,
+) -> Result<Result<(), EngineError>, MachineError> {
+    let cpu = micro_guest(Stops::Never)?;
+    let replayer = Replayer::new(Playback::of(entries), cpu.memory().clone(), counters);
+    Ok(engine(cpu, Box::new(replayer)).run().map(|_| ()))
+}
+
+/// The log with the middle one of its counted stops moved by one.
+fn falsified(entries: &[Entry]) -> Rc<[Entry]> {
+    let mut entries = entries.to_vec();
+    let mut stops: Vec<_> = entries
+        .iter_mut()
+        .filter_map(|entry| match &mut entry.payload {
+            Payload::Counted(stop) => Some(stop),
+            _ => None,
+        })
+        .collect();
+    let middle = stops.len() / 2;
+    if let Some(stop) = stops.get_mut(middle) {
+        stop.count += 1;
+    }
+    entries.into()
+}
+
+/// A world in which the timer is due at every counted stop, and nowhere else.
+struct TimerOnly {
+    now: Cell<u64>,
+    due: Cell<bool>,
+    left: Cell<u64>,
+}
+
+impl OutsideWorld for TimerOnly {
+    fn clock(&self, _: ClockNeed) -> u64 {
+        self.now.set(self.now.get() + LOOK);
+        self.now.get()
+    }
+
+    fn poll(&self, appetite: &Appetite) -> Step<Option<Input>> {
+        let Some(deadline) = appetite.timer_deadline.filter(|_| self.due.take()) else {
+            return Ok(None);
+        };
+        let Some(left) = self.left.get().checked_sub(1) else {
+            return Err(Interruption::Stop);
+        };
+        self.left.set(left);
+        self.now.set(deadline.max(self.now.get()));
+        Ok(Some(Input::Tick(self.now.get())))
+    }
+
+    fn is_ready(&self, appetite: &Appetite) -> bool {
+        self.due.set(appetite.timer_deadline.is_some());
+        self.due.get()
+    }
+
+    fn wait(&self, _: &Appetite) -> Step<Input> {
+        Err(Interruption::Failed("the micro-guest never halts".into()))
+    }
+}
+
+/// The micro-guest makes no outputs.
+struct Nowhere;
+
+impl OutputGate for Nowhere {
+    fn submit(&mut self, _: Output, _: Lsn) {}
+}
