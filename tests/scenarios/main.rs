@@ -6,6 +6,7 @@
 mod backup_lost;
 mod clock;
 mod commands;
+mod counter;
 mod disk_server;
 mod divergence;
 mod failover;

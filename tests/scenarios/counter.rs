@@ -1,0 +1,30 @@
+//! Places between two exits, named by a count of instructions.
+
+use testbed::{Result, Testbed};
+
+/// Variable: how many interrupts are recorded and replayed.
+const INTERRUPTS_VARIABLE: &str = "FTVM_INTERRUPTS";
+
+#[test]
+fn interrupts_after_any_number_of_instructions_replay() -> Result<()> {
+    let interrupts = std::env::var(INTERRUPTS_VARIABLE).unwrap_or_else(|_| "500".into());
+    let testbed = Testbed::new("counter")?;
+    let host = testbed.start_host("a")?;
+    let output = host.check(&["ftvm", "probe-counter", "--interrupts", &interrupts])?;
+
+    // Emulated hosts have no performance counter, and are told why.
+    assert!(output.contains("performance counter: none: "), "{output}");
+    let (_, found) = output
+        .split_once("no difference: ")
+        .expect("a replay without a difference");
+    let mut numbers = found
+        .split(|c: char| !c.is_ascii_digit())
+        .filter_map(|digits| digits.parse::<u64>().ok());
+    let (at_stops, at_windows) = (numbers.next(), numbers.next());
+    let (at_stops, at_windows) = at_stops.zip(at_windows).expect("how many came where");
+    assert_eq!((at_stops + at_windows).to_string(), interrupts, "{output}");
+    assert!(at_stops > 0 && at_windows > 0, "{output}");
+
+    testbed.succeed();
+    Ok(())
+}
