@@ -5,6 +5,7 @@
 //! - [`devices`]: the devices, as functions of their state, an exit and logged inputs.
 //! - [`boot`]: puts a kernel into guest memory.
 //! - [`engine`]: runs the guest from exit to exit; [`sources`] feed it, live or from a log.
+//! - [`inspect`]: stops a replay, and shows the guest there to a user or a debugger.
 //! - [`state`]: the guest's state as a whole, transferred and compared.
 
 pub mod assembly;
@@ -19,6 +20,7 @@ pub mod doctor;
 pub mod engine;
 pub mod events;
 pub mod gates;
+pub mod inspect;
 pub mod io;
 pub mod kvm;
 pub mod ram;

@@ -1,6 +1,7 @@
 //! The `ftvm` command line.
 
 mod outcome;
+mod replay;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,7 +39,7 @@ enum Command {
     /// Run a guest and record it to a file.
     Record(RecordArgs),
     /// Replay a recorded guest and report the first difference.
-    Replay(ReplayArgs),
+    Replay(replay::ReplayArgs),
     /// Run a guest as the primary of a replicated pair; waits for its backup.
     Primary(PrimaryArgs),
     /// Be the backup of a replicated pair; goes live when the primary is lost.
@@ -85,15 +86,6 @@ struct RecordArgs {
     /// replay compares them and names the first difference. The log becomes much larger.
     #[arg(long)]
     verify: bool,
-}
-
-#[derive(Args)]
-struct ReplayArgs {
-    #[command(flatten)]
-    guest: GuestArgs,
-    /// File with the log.
-    #[arg(value_name = "FILE")]
-    log: PathBuf,
 }
 
 /// How the guest's state is compared.
@@ -290,7 +282,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
             report(roles::run_alone(guest, args.latency())?)?;
         }
         Command::Record(args) => record(args)?,
-        Command::Replay(args) => replay(args)?,
+        Command::Replay(args) => replay::replay(args)?,
         Command::Primary(args) => primary(args)?,
         Command::Backup(args) => backup(args)?,
         Command::Doctor(args) => doctor(args)?,
@@ -368,23 +360,6 @@ fn record(args: &RecordArgs) -> anyhow::Result<()> {
     let bytes = std::fs::metadata(&args.log).map_or(0, |m| m.len());
     log::info!("recorded to {}: {bytes} bytes", args.log.display());
     report(ended)
-}
-
-fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
-    let guest = args.guest.assemble(Verification::EveryExit)?;
-    let replayed = roles::run_replay(guest, &args.log)?;
-    println!(
-        "no difference: {} exits, {} log entries; compared {} register digests, {} register sets, \
-         {} digests of the whole state, {} pages of memory; {} states taken over",
-        replayed.ended.exits,
-        replayed.entries,
-        replayed.digests,
-        replayed.registers,
-        replayed.states,
-        replayed.pages,
-        replayed.deltas
-    );
-    Ok(())
 }
 
 fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {

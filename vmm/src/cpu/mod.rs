@@ -4,6 +4,7 @@
 //! [`fake`] implements it with a script, so that the engine, recording and replay can be tested
 //! without a hypervisor.
 
+pub mod debug;
 pub mod fake;
 mod state;
 
@@ -211,6 +212,11 @@ pub trait GuestCpu: CpuState {
     fn seek(&mut self, stop: &CountedStop) -> Result<(), SeekError> {
         let _ = stop;
         Err(SeekError::NoCounter)
+    }
+
+    /// What a debugger needs, if this processor has it.
+    fn for_debugger(&mut self) -> Option<&mut dyn debug::DebugCpu> {
+        None
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod branch_counter;
 mod cpu_model;
+mod debug;
 mod msrs;
 pub mod probe;
 mod state;

@@ -10,6 +10,7 @@ use kvm_bindings::{
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
+use super::debug::Tripwires;
 use super::vm::{MEMORY_SLOT, map_memory};
 
 use crate::cpu::{CpuError, Exit, GuestCpu, PortAccess, Registers};
@@ -51,6 +52,8 @@ pub struct KvmCpu {
     pending: Pending,
     /// Model specific registers that are part of the state.
     msrs: Vec<u32>,
+    /// Where a debugger wants it to stop.
+    tripwires: Tripwires,
 }
 
 impl KvmCpu {
@@ -64,7 +67,16 @@ impl KvmCpu {
             memory,
             pending: Pending::None,
             msrs,
+            tripwires: Tripwires::default(),
         }
+    }
+
+    pub(super) fn memory(&self) -> &GuestRam {
+        &self.memory
+    }
+
+    pub(super) fn tripwires(&mut self) -> &mut Tripwires {
+        &mut self.tripwires
     }
 
     pub(super) fn msrs(&self) -> &[u32] {
@@ -109,10 +121,6 @@ impl KvmCpu {
 
     pub(super) fn fd_ref(&self) -> &VcpuFd {
         &self.fd
-    }
-
-    pub(super) fn memory(&self) -> &GuestRam {
-        &self.memory
     }
 
     /// Segments and control registers at the last exit. Cheap with
@@ -352,6 +360,15 @@ impl GuestCpu for KvmCpu {
                 };
             }
         }
+        if let Stop::Exit(Exit::Io(access)) = exit
+            && !self.tripwires.is_empty()
+        {
+            let rip = self.synced().rip;
+            if self.tripwires.hold(rip, access) {
+                self.stand_at_tripwire()?;
+                return Ok(Exit::Kicked);
+            }
+        }
         Ok(match exit {
             Stop::Exit(exit) => exit,
             Stop::Window => Exit::InterruptWindow,
@@ -504,5 +521,9 @@ impl GuestCpu for KvmCpu {
 
     fn rip(&mut self) -> Result<u64, CpuError> {
         Ok(self.synced().rip)
+    }
+
+    fn for_debugger(&mut self) -> Option<&mut dyn crate::cpu::debug::DebugCpu> {
+        Some(self)
     }
 }

@@ -21,7 +21,7 @@ pub use backup::{BackupOptions, run_backup};
 pub use claim::{ArbiterConfig, ClaimFailure};
 pub use primary::{PrimaryOptions, run_primary};
 pub use record::run_recording;
-pub use replay::{Replayed, run_replay};
+pub use replay::{Inspection, Replayed, run_replay};
 
 use logging_channel::session::{AcceptError, BindError, ConnectError};
 

@@ -1,6 +1,9 @@
 //! Replays a guest from a file.
 
+use std::cell::Cell;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -14,6 +17,7 @@ use logging_channel::record::RecordReader;
 use crate::assembly::{Guest, watchdog};
 use crate::devices::Output;
 use crate::engine::{Ended, Interruption, OutputGate, Role, Step};
+use crate::inspect::{Arrival, Debugger, Dumps, Inspector, Point};
 use crate::sources::{
     Head, LogSource, REPLAY_WATCH, ReplayCounters, Replayer, StateCounters, StateFollower,
 };
@@ -35,26 +39,76 @@ pub struct Replayed {
     pub deltas: u64,
     /// Pages of memory compared at the end.
     pub pages: u64,
+    /// Where it was stopped, if a point was given.
+    pub arrival: Option<Arrival>,
 }
 
-/// Replays the log at `path` and compares everything that it has.
+/// What else is to be done with a replay.
+#[derive(Debug, Clone, Default)]
+pub struct Inspection {
+    /// Where to stop; at the guest's end if there is something to dump.
+    pub until: Option<Point>,
+    /// What to show there.
+    pub dumps: Dumps,
+    /// Where to wait for a debugger, at the point or else at the start.
+    pub debugger: Option<SocketAddr>,
+}
+
+impl Inspection {
+    fn stop(&self) -> Option<Point> {
+        let dumps = (self.dumps != Dumps::default()).then_some(Point::End);
+        self.until.or(dumps)
+    }
+}
+
+/// Replays the log at `path` and compares everything that it has, up to where `inspection` stops
+/// it.
 ///
 /// # Errors
-/// When the log is damaged or of another guest, or at the first difference.
-pub fn run_replay(mut guest: Guest, path: &Path) -> anyhow::Result<Replayed> {
+/// When the log is damaged or of another guest, at the first difference, or when the log ends
+/// before the point that is asked for.
+pub fn run_replay(
+    mut guest: Guest,
+    path: &Path,
+    inspection: &Inspection,
+) -> anyhow::Result<Replayed> {
     let (identity, reader) = RecordReader::open(path)?;
     check(&identity, &guest.identity)?;
     let counters = Arc::new(ReplayCounters::default());
     report_progress(&counters);
     let states = Arc::new(StateCounters::default());
     let follower = StateFollower::new(guest.baseline()?, states.clone());
-    let log = FileLog { reader, head: None };
+    let next = Rc::new(Cell::new(Lsn(1)));
+    let log = FileLog {
+        reader,
+        head: None,
+        next: next.clone(),
+    };
     let replayer = Replayer::new(log, guest.memory.clone(), counters.clone())
         .with_state(follower)
         .with_watchdog(watchdog(REPLAY_WATCH)?);
-    let source = Box::new(replayer);
+    let mut source = Inspector::new(replayer, guest.memory.clone(), next.clone());
+    if let Some(point) = inspection.stop() {
+        source = source.with_stop(point, inspection.dumps.clone());
+    }
+    if let Some(address) = inspection.debugger {
+        source = source.with_debugger(Debugger::new(address));
+    }
+    let arrival = source.arrival();
+    let source = Box::new(source);
     let gate = Box::new(ConsoleOnly(guest.host.outlet.clone()));
     let ended = guest.into_engine(Role { source, gate }).run()?;
+    let arrival = arrival.get();
+    if let Some(point) = inspection.stop()
+        && arrival.is_none()
+    {
+        bail!(
+            "the log ends before {point}: its last exit is {}, its last entry {}; there was no \
+             difference up to its end",
+            ended.exits,
+            next.get().0 - 1
+        );
+    }
     Ok(Replayed {
         ended,
         entries: counters.entries.load(Ordering::Relaxed),
@@ -63,6 +117,7 @@ pub fn run_replay(mut guest: Guest, path: &Path) -> anyhow::Result<Replayed> {
         states: counters.states.load(Ordering::Relaxed),
         deltas: states.figures().deltas,
         pages: counters.pages.load(Ordering::Relaxed),
+        arrival,
     })
 }
 
@@ -135,6 +190,8 @@ impl OutputGate for ConsoleOnly {
 struct FileLog {
     reader: RecordReader,
     head: Option<(Lsn, Entry)>,
+    /// The entry that was not used yet.
+    next: Rc<Cell<Lsn>>,
 }
 
 impl LogSource for FileLog {
@@ -153,7 +210,9 @@ impl LogSource for FileLog {
     }
 
     fn advance(&mut self) {
-        self.head = None;
+        if let Some((lsn, _)) = self.head.take() {
+            self.next.set(Lsn(lsn.0 + 1));
+        }
     }
 
     fn after_end(&mut self) -> Interruption {

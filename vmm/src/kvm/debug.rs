@@ -1,0 +1,165 @@
+//! What debuggers need, on KVM.
+//!
+//! Places to stop at are marked by an `out dx, al` (0xEE) over the first byte of the instruction
+//! there: its exit comes before anything is changed, with RIP at the byte. This works where
+//! KVM's breakpoints do not (they never fire in an emulated host), and changes nothing that a
+//! guest sees but the byte itself. Outside CPL 0 the instruction faults, so it is for kernel code.
+
+use kvm_bindings::{kvm_dtable, kvm_segment};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::vcpu::KvmCpu;
+use crate::cpu::debug::{DebugCpu, FloatRegisters, Segment, SystemRegisters, Table};
+use crate::cpu::{CpuError, CpuState, Exit, GuestCpu, PortAccess};
+use crate::ram::GuestRam;
+
+/// The opcode of `out dx, al`.
+const OUT_DX_AL: u8 = 0xee;
+
+/// A marked instruction.
+struct Tripwire {
+    linear: u64,
+    physical: GuestAddress,
+    /// The instruction's own first byte.
+    original: u8,
+}
+
+/// Marked instructions.
+#[derive(Default)]
+pub(super) struct Tripwires(Vec<Tripwire>);
+
+impl Tripwires {
+    /// Whether an exit may be a tripwire's.
+    pub(super) fn hold(&self, rip: u64, access: PortAccess) -> bool {
+        access.write
+            && (access.size, access.count) == (1, 1)
+            && self.0.iter().any(|wire| wire.linear == rip)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn clear(&mut self, memory: &GuestRam) {
+        // The last first: two addresses may be the same byte.
+        for wire in self.0.drain(..).rev() {
+            // What the guest has written there meanwhile is its own.
+            if memory.read_obj::<u8>(wire.physical).ok() == Some(OUT_DX_AL) {
+                let restored = memory.write_obj(wire.original, wire.physical);
+                restored.expect("a page of guest memory that was read");
+            }
+        }
+    }
+
+    fn add(&mut self, memory: &GuestRam, linear: u64, physical: GuestAddress) {
+        let Ok(original) = memory.read_obj::<u8>(physical) else {
+            return;
+        };
+        if memory.write_obj(OUT_DX_AL, physical).is_ok() {
+            self.0.push(Tripwire {
+                linear,
+                physical,
+                original,
+            });
+        }
+    }
+}
+
+impl KvmCpu {
+    /// The last exit was a tripwire's: the processor stands before the instruction again, and the
+    /// OUT was never there.
+    pub(super) fn stand_at_tripwire(&mut self) -> Result<(), CpuError> {
+        let before = self.registers()?;
+        self.complete_access()?;
+        self.set_registers(&before)?;
+        // Registers set in the shared page are taken over with the next entry only.
+        self.complete_access()
+    }
+}
+
+fn failed(action: &'static str) -> impl Fn(kvm_ioctls::Error) -> CpuError {
+    move |source| CpuError::Hypervisor {
+        action,
+        source: source.into(),
+    }
+}
+
+fn segment(s: &kvm_segment) -> Segment {
+    Segment {
+        selector: s.selector,
+        base: s.base,
+        limit: s.limit,
+        kind: s.type_,
+        dpl: s.dpl,
+        long: s.l != 0,
+        usable: s.unusable == 0,
+    }
+}
+
+fn table(t: &kvm_dtable) -> Table {
+    Table {
+        base: t.base,
+        limit: t.limit,
+    }
+}
+
+impl DebugCpu for KvmCpu {
+    fn system_registers(&mut self) -> Result<SystemRegisters, CpuError> {
+        let s = self
+            .fd_ref()
+            .get_sregs()
+            .map_err(failed("read the control registers"))?;
+        Ok(SystemRegisters {
+            cs: segment(&s.cs),
+            ss: segment(&s.ss),
+            ds: segment(&s.ds),
+            es: segment(&s.es),
+            fs: segment(&s.fs),
+            gs: segment(&s.gs),
+            tr: segment(&s.tr),
+            ldtr: segment(&s.ldt),
+            gdtr: table(&s.gdt),
+            idtr: table(&s.idt),
+            cr0: s.cr0,
+            cr2: s.cr2,
+            cr3: s.cr3,
+            cr4: s.cr4,
+            cr8: s.cr8,
+            efer: s.efer,
+        })
+    }
+
+    fn float_registers(&mut self) -> Result<FloatRegisters, CpuError> {
+        let fpu = self
+            .fd_ref()
+            .get_fpu()
+            .map_err(failed("read the FPU registers"))?;
+        Ok(FloatRegisters {
+            st: fpu
+                .fpr
+                .map(|st| *st.first_chunk().expect("16 bytes hold 10")),
+            control: fpu.fcw,
+            status: fpu.fsw,
+            used: fpu.ftwx,
+            xmm: fpu.xmm.map(u128::from_le_bytes),
+            mxcsr: fpu.mxcsr,
+        })
+    }
+
+    fn step(&mut self) -> Result<Option<Exit>, CpuError> {
+        KvmCpu::step(self)
+    }
+
+    fn set_tripwires(&mut self, addresses: &[u64]) -> Result<(), CpuError> {
+        let memory = self.memory().clone();
+        let mut wires = std::mem::take(self.tripwires());
+        wires.clear(&memory);
+        for &linear in addresses {
+            if let Some(physical) = self.translate(linear) {
+                wires.add(&memory, linear, GuestAddress(physical));
+            }
+        }
+        *self.tripwires() = wires;
+        Ok(())
+    }
+}
