@@ -10,6 +10,7 @@ mod debug;
 mod msrs;
 pub mod probe;
 mod state;
+mod step;
 pub mod stepped;
 mod vcpu;
 mod vm;

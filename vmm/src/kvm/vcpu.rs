@@ -3,8 +3,7 @@
 use std::io;
 
 use kvm_bindings::{
-    KVM_EXIT_IO_OUT, KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP,
-    KVM_MEM_LOG_DIRTY_PAGES, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_guest_debug, kvm_interrupt,
+    KVM_EXIT_IO_OUT, KVM_MEM_LOG_DIRTY_PAGES, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_interrupt,
     kvm_regs, kvm_sregs,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
@@ -202,65 +201,6 @@ impl KvmCpu {
     /// forgets an interrupt that was queued beside it (seen with a refused RDMSR, Linux 6.1).
     fn hold_interrupts(&mut self) {
         self.fd.get_kvm_run().ready_for_interrupt_injection = 0;
-    }
-
-    /// Switches single-stepping on for the next entry, or off.
-    pub(super) fn single_step(&mut self, on: bool) -> Result<(), CpuError> {
-        let control = if on {
-            KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP
-        } else {
-            0
-        };
-        let debug = kvm_guest_debug {
-            control,
-            ..Default::default()
-        };
-        self.set_guest_debug(&debug, "single-step the guest")
-    }
-
-    fn set_guest_debug(
-        &mut self,
-        debug: &kvm_guest_debug,
-        action: &'static str,
-    ) -> Result<(), CpuError> {
-        self.fd
-            .set_guest_debug(debug)
-            .map_err(|source| CpuError::Hypervisor {
-                action,
-                source: source.into(),
-            })
-    }
-
-    /// Runs with a hardware breakpoint at `rip`. Returns the exit that came in its place, if one
-    /// did.
-    pub(super) fn run_to_breakpoint(&mut self, rip: u64) -> Result<Option<Exit>, CpuError> {
-        const DR7_FIRST_EXECUTES: u64 = 0x402; // G0, and the bit that is always set
-        let mut debug = kvm_guest_debug {
-            control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP,
-            ..Default::default()
-        };
-        debug.arch.debugreg[0] = rip;
-        debug.arch.debugreg[7] = DR7_FIRST_EXECUTES;
-        self.set_guest_debug(&debug, "set a breakpoint")?;
-        let stop = self.run_once()?;
-        self.single_step(false)?;
-        Ok(unless_debug_stop(stop))
-    }
-
-    /// Steps over one instruction. Returns the exit that came in its place, if one did.
-    pub(super) fn step(&mut self) -> Result<Option<Exit>, CpuError> {
-        self.single_step(true)?;
-        let stop = self.run_once()?;
-        self.single_step(false)?;
-        Ok(unless_debug_stop(stop))
-    }
-}
-
-fn unless_debug_stop(stop: Stop) -> Option<Exit> {
-    match stop {
-        Stop::Stepped => None,
-        Stop::Window => Some(Exit::InterruptWindow),
-        Stop::Exit(exit) => Some(exit),
     }
 }
 

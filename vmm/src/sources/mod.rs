@@ -8,6 +8,7 @@ mod live;
 mod log_source;
 mod memory_digest;
 mod pace;
+mod place;
 mod recorder;
 mod replayer;
 pub mod sabotage;

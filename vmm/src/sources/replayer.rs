@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use logging_channel::entry::{
-    Entry, ExecutionPoint, Lsn, OutputMarker, Payload, Registers, ShutdownReason, StatePart,
+    ExecutionPoint, Lsn, OutputMarker, Payload, Registers, ShutdownReason, StatePart,
 };
 
 use super::follower::StateFollower;
 use super::log_source::{Head, LogSource, ReplayCounters};
 use super::memory_digest::{self, PAGE};
+use super::place::{Place, diverged, input_of, place};
 use super::watchdog::Watchdog;
 use crate::cpu::SeekError;
 use crate::devices::{Appetite, ClockNeed, Input};
@@ -35,14 +36,6 @@ pub struct Replayer<S> {
     patience: Duration,
     /// The exit from which the guest runs, and since when.
     departed: Option<(u64, Instant)>,
-}
-
-/// What the replayer found at the head of the log, compared with where the guest is.
-enum Place {
-    /// The entry belongs to this very point.
-    Here,
-    /// The entry belongs to a later point.
-    Later,
 }
 
 fn count(counter: &AtomicU64) {
@@ -326,37 +319,6 @@ impl<S: LogSource> Replayer<S> {
                 },
             }))),
         }
-    }
-}
-
-/// Where `entry` stands, seen from `at`; `None` if the guest is past it.
-fn place(at: ExecutionPoint, entry: ExecutionPoint) -> Option<Place> {
-    if at == entry {
-        return Some(Place::Here);
-    }
-    // At the same exit, a landmark comes after the exit itself. Two landmarks after the same exit
-    // that differ cannot be ordered: the caller finds out by asking for one of them.
-    let later = entry.exits > at.exits || (entry.exits == at.exits && entry.landmark.is_some());
-    later.then_some(Place::Later)
-}
-
-fn diverged(point: ExecutionPoint, lsn: Lsn, entry: &Entry, doing: &str) -> Interruption {
-    Interruption::Diverged(Box::new(Divergence {
-        point,
-        lsn,
-        difference: Difference::Event {
-            logged: format!("{} at {}", describe(&entry.payload), entry.point),
-            replayed: doing.to_owned(),
-        },
-    }))
-}
-
-fn input_of(payload: &Payload) -> Option<Input> {
-    match payload {
-        Payload::Tick(now) => Some(Input::Tick(*now)),
-        Payload::NetRx(frame) => Some(Input::Frame(frame.clone())),
-        Payload::ConsoleInput(bytes) => Some(Input::Typed(bytes.clone())),
-        _ => None,
     }
 }
 

@@ -1,0 +1,51 @@
+//! Where a log entry stands, seen from where the guest is.
+
+use logging_channel::entry::{Entry, ExecutionPoint, Lsn, Payload};
+
+use crate::devices::Input;
+use crate::engine::source::describe;
+use crate::engine::{Difference, Divergence, Interruption};
+
+/// What the replayer found at the head of the log, compared with where the guest is.
+pub(super) enum Place {
+    /// The entry belongs to this very point.
+    Here,
+    /// The entry belongs to a later point.
+    Later,
+}
+
+/// Where `entry` stands, seen from `at`; `None` if the guest is past it.
+pub(super) fn place(at: ExecutionPoint, entry: ExecutionPoint) -> Option<Place> {
+    if at == entry {
+        return Some(Place::Here);
+    }
+    // At the same exit, a landmark comes after the exit itself. Two landmarks after the same exit
+    // that differ cannot be ordered: the caller finds out by asking for one of them.
+    let later = entry.exits > at.exits || (entry.exits == at.exits && entry.landmark.is_some());
+    later.then_some(Place::Later)
+}
+
+pub(super) fn diverged(
+    point: ExecutionPoint,
+    lsn: Lsn,
+    entry: &Entry,
+    doing: &str,
+) -> Interruption {
+    Interruption::Diverged(Box::new(Divergence {
+        point,
+        lsn,
+        difference: Difference::Event {
+            logged: format!("{} at {}", describe(&entry.payload), entry.point),
+            replayed: doing.to_owned(),
+        },
+    }))
+}
+
+pub(super) fn input_of(payload: &Payload) -> Option<Input> {
+    match payload {
+        Payload::Tick(now) => Some(Input::Tick(*now)),
+        Payload::NetRx(frame) => Some(Input::Frame(frame.clone())),
+        Payload::ConsoleInput(bytes) => Some(Input::Typed(bytes.clone())),
+        _ => None,
+    }
+}
