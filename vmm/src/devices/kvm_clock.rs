@@ -25,7 +25,7 @@ pub const NAME_LEAF: (u32, [u32; 4]) = (
     [0x4000_0001, 0x4b4d_564b, 0x564b_4d56, 0x0000_004d],
 );
 /// CPUID leaf of the hypervisor's features: KVM_FEATURE_CLOCKSOURCE2, which is these registers, and
-/// KVM_FEATURE_CLOCKSOURCE_STABLE_BIT, which says that [`COUNTER_IS_STABLE`] means what it says.
+/// KVM_FEATURE_CLOCKSOURCE_STABLE_BIT, which says that PVCLOCK_TSC_STABLE_BIT means what it says.
 pub const FEATURES_LEAF: (u32, [u32; 4]) = (0x4000_0001, [1 << 3 | 1 << 24, 0, 0, 0]);
 
 /// Bit 0 of what is written to [`SYSTEM_TIME`]: the clock is wanted.
