@@ -23,3 +23,4 @@ mod output_rule;
 mod partition;
 mod record_replay;
 mod refusals;
+mod replay_tool;

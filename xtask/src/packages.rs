@@ -5,9 +5,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 
 /// What the images, the testbed and the demo run on this machine.
-const NEEDED: [&str; 8] = [
+const NEEDED: [&str; 9] = [
     "binutils",
     "gcc",
+    "gdb",
     "iproute2",
     "iputils-ping",
     "libc6-dev",

@@ -262,7 +262,10 @@ impl GuestArgs {
 /// Runs the command line.
 #[must_use]
 pub fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    env_logger::Builder::from_env(
+        env_logger::Env::default().default_filter_or("info,gdbstub=warn"),
+    )
+    .init();
     let result = run(&Cli::parse());
     Terminal::restore();
     match result {
