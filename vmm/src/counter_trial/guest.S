@@ -3,12 +3,13 @@
 // User mode and kernel compute, copy strings, take page faults and undefined instructions, and call
 // each other; interrupts may come nearly everywhere. The timer's handler adds what it interrupted to a
 // hash, so that memory differs for ever if one interrupt came elsewhere. It is short, so that few of
-// the places where the next one is due lie within.
+// the places where the next one is due lie within. Without interrupts, the same number of instructions
+// lies between any two of its exits but the first: `LAP` in guest.rs.
 
     .equ KERNEL, 0x10000
     .equ USER, 0x11000
     .equ USER_STACK, 0xb000
-    .equ DATA, 0x13000              // hash, then counters, then strings
+    .equ DATA, 0x13000              // hash; counts of ticks, page faults, UD2s; strings
     .equ PAGE_TABLE, 0x14000
     .equ COLD_PAGE, 0x18000         // is unmapped again and again
     .equ COLD_ENTRY, PAGE_TABLE + 8 * (COLD_PAGE / 0x1000)
@@ -27,11 +28,11 @@ ftvm_trial_kernel:
     // Small pages, open to user mode, in place of the large one.
     mov edi, PAGE_TABLE
     mov eax, 7
-1:  mov [rdi], rax
+5:  mov [rdi], rax
     add rdi, 8
     add rax, 0x1000
     cmp rax, 0x200000
-    jb 1b
+    jb 5b
     mov qword ptr [PAGE_DIRECTORY], PAGE_TABLE | 7
     mov rax, cr3
     mov cr3, rax
@@ -117,14 +118,17 @@ ftvm_trial_kernel_end:
 
 ftvm_trial_user:
     mov r15d, 1
-1:  // A loop with branches, and flags on the stack.
+5:  // A loop with branches, and flags on the stack.
     mov ecx, 12
 2:  imul r15, r15, 69069
     inc r15
     test r15d, 0x10000
     jz 3f
     rol r15, 7
-3:  pushfq
+    jmp 4f
+3:  nop                             // both ways are of the same length
+    nop
+4:  pushfq
     pop rax
     xor r15, rax
     dec ecx
@@ -146,9 +150,9 @@ ftvm_trial_user:
     setz al
     // A loop that changes nothing but memory.
     mov qword ptr [DATA + 0x40], 9
-4:  inc qword ptr [DATA + 0x48]
+6:  inc qword ptr [DATA + 0x48]
     dec qword ptr [DATA + 0x40]
-    jnz 4b
+    jnz 6b
     ud2
     syscall
     add r15, r11                    // flags, as the call saved them
@@ -157,7 +161,7 @@ ftvm_trial_user:
     mov r14, rsp
     pushfq
     popfq
-    jmp 1b
+    jmp 5b
 ftvm_trial_user_end:
 
 ftvm_trial_syscall:

@@ -3,7 +3,10 @@
 use std::arch::global_asm;
 use std::ops::Range;
 
-use crate::kvm::probe::Program;
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::kvm::probe::{DATA, Program};
+use crate::ram::GuestRam;
 
 global_asm!(include_str!("guest.S"));
 
@@ -18,6 +21,40 @@ unsafe extern "C" {
 
 /// Where its page tables are: the probe's, and its own (`PAGE_TABLE` in guest.S).
 pub(super) const PAGE_TABLES: [Range<u64>; 2] = [0x1000..0x4000, 0x1_4000..0x1_5000];
+
+/// Ports that it uses: interrupt controller, timer, and one that nothing answers. A write to any
+/// other one is an exception that it has no handler for.
+pub(super) const PORTS: [u16; 5] = [0x20, 0x21, 0x40, 0x43, 0x80];
+
+/// The port that it reads once a lap.
+pub(super) const LAP_PORT: u16 = 0x80;
+
+/// What is counted from one read of [`LAP_PORT`] to the next: 216 instructions that are no strings,
+/// 24 + 9 + 24 + 7 iterations of those, and the delivery of two exceptions.
+pub(super) const LAP: u64 = 282;
+
+/// What the guest has counted by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// Timer interrupts.
+    pub(super) ticks: u64,
+    pub(super) page_faults: u64,
+    pub(super) undefined: u64,
+}
+
+impl Counts {
+    pub(super) fn read(memory: &GuestRam) -> Self {
+        let word = |n: u64| {
+            let word = memory.read_obj::<u64>(GuestAddress(DATA + 8 * n));
+            word.expect("the guest's data lies in its memory")
+        };
+        Self {
+            ticks: word(1),
+            page_faults: word(2),
+            undefined: word(3),
+        }
+    }
+}
 
 /// The guest's code.
 pub(super) fn program() -> Program<'static> {

@@ -87,6 +87,21 @@ pub enum TrialError {
     /// The replay differs, or could not go on.
     #[error("the replay is not what was recorded")]
     Replay(#[source] EngineError),
+    /// The guest did not do what it is for.
+    #[error(
+        "the micro-guest counted {ticks} of {interrupts} interrupts, {page_faults} page faults and \
+         {undefined} undefined instructions: this host's KVM does not run it as it should"
+    )]
+    Lost {
+        /// Interrupts that were delivered.
+        interrupts: u64,
+        /// Those that the guest counted.
+        ticks: u64,
+        /// Page faults that it counted.
+        page_faults: u64,
+        /// Undefined instructions that it counted.
+        undefined: u64,
+    },
     /// A replay of a log that was falsified did not differ.
     #[error("a stop that was moved by one instruction in the log was not noticed in the replay")]
     Blind,
@@ -139,10 +154,35 @@ impl Trial {
         };
         let log = MemoryLog::default();
         let verification = Verification::EveryExit;
-        let recorder = Recorder::new(world, log.clone(), verification, cpu.memory().clone());
+        let memory = cpu.memory().clone();
+        let recorder = Recorder::new(world, log.clone(), verification, memory.clone());
         let ended = engine(cpu, Box::new(recorder)).run();
         let ended = ended.map_err(TrialError::Recording)?;
+        self.check(guest::Counts::read(&memory))?;
         Ok((log.take(), ended.exits))
+    }
+}
+
+impl Trial {
+    /// Checks that the guest was where it should be: the last interrupt may not have come yet.
+    fn check(&self, counts: guest::Counts) -> Result<(), TrialError> {
+        let guest::Counts {
+            ticks,
+            page_faults,
+            undefined,
+        } = counts;
+        let interrupts = self.interrupts;
+        // In a trial of a few interrupts the guest does not get far.
+        let busy = interrupts < 100 || page_faults > 0 && undefined > 0;
+        if ticks <= interrupts && ticks + 1 >= interrupts && busy {
+            return Ok(());
+        }
+        Err(TrialError::Lost {
+            interrupts,
+            ticks,
+            page_faults,
+            undefined,
+        })
     }
 }
 

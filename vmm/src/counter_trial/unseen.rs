@@ -10,14 +10,22 @@ use crate::ram::GuestRam;
 /// Exits of each run.
 const EXITS: usize = 40;
 
-/// Runs the guest freely and counted, without interrupts, and compares registers at every exit and
-/// memory at the end. Returns how many exits there were.
+/// Runs the guest freely and counted, without interrupts, and compares registers at every exit,
+/// instructions between two of them, and memory at the end. Returns how many exits there were.
 pub(super) fn compare() -> Result<u64, TrialError> {
     let free = unstepped()?;
     let free_memory = free.memory().clone();
-    let expected = registers_at_exits(&mut free.into_cpu())?;
+    let expected = registers_at_exits(&mut free.into_cpu(), |_| {})?;
     let mut counted = micro_guest(Stops::Never)?;
-    let seen = registers_at_exits(&mut counted)?;
+    let mut laps = Vec::new();
+    let seen = registers_at_exits(&mut counted, |cpu| laps.push(cpu.last_count()))?;
+    if let Some(lap) = laps.iter().skip(1).find(|lap| **lap != guest::LAP) {
+        let difference = format!(
+            "{lap} instructions were counted where it has {}",
+            guest::LAP
+        );
+        return Err(TrialError::Visible(difference));
+    }
     for (exit, (expected, seen)) in (1..).zip(expected.iter().zip(&seen)) {
         let values = expected.fields().into_iter().zip(seen.fields());
         for (name, (expected, seen)) in Registers::NAMES.into_iter().zip(values) {
@@ -36,13 +44,22 @@ pub(super) fn compare() -> Result<u64, TrialError> {
     }
 }
 
-fn registers_at_exits(cpu: &mut impl GuestCpu) -> Result<Vec<Registers>, CpuError> {
+fn registers_at_exits<C: GuestCpu>(
+    cpu: &mut C,
+    mut at_lap: impl FnMut(&C),
+) -> Result<Vec<Registers>, CpuError> {
     let mut registers = Vec::new();
     while registers.len() < EXITS {
         match cpu.run()? {
             Exit::Kicked => continue,
-            Exit::Io(access) if !access.write => cpu.io_data().fill(0xff),
-            Exit::Io(_) => {}
+            Exit::Io(access) if guest::PORTS.contains(&access.port) => {
+                if !access.write {
+                    cpu.io_data().fill(0xff);
+                }
+                if access.port == guest::LAP_PORT {
+                    at_lap(cpu);
+                }
+            }
             other => {
                 let event = format!("{other:?} of a guest that makes none");
                 return Err(CpuError::UnknownExit(event));

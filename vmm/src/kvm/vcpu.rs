@@ -130,7 +130,13 @@ impl KvmCpu {
             return self.sregs();
         }
         // SAFETY: KVM_SYNC_X86_SREGS is in kvm_valid_regs, so KVM filled the field.
-        Ok(unsafe { run.s.regs.sregs })
+        let sregs = unsafe { run.s.regs.sregs };
+        Ok(kvm_sregs {
+            // KVM sets bits for interrupts on their way in the shared page and never clears them.
+            // Given back to it, an interrupt would come twice.
+            interrupt_bitmap: [0; 4],
+            ..sregs
+        })
     }
 
     fn synced(&mut self) -> kvm_regs {

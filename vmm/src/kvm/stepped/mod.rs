@@ -106,6 +106,8 @@ pub struct SteppedCpu {
     left: Option<u64>,
     /// Counted events since the last execution point.
     count: u64,
+    /// And between the last two.
+    last_count: u64,
     window_wanted: bool,
     /// An interrupt is to be delivered before the next instruction.
     injected: bool,
@@ -123,6 +125,7 @@ impl SteppedCpu {
             stops,
             left,
             count: 0,
+            last_count: 0,
             window_wanted: false,
             injected: false,
         }
@@ -132,6 +135,12 @@ impl SteppedCpu {
     #[must_use]
     pub fn memory(&self) -> &GuestRam {
         self.cpu.memory()
+    }
+
+    /// Events counted between the last two execution points.
+    #[must_use]
+    pub fn last_count(&self) -> u64 {
+        self.last_count
     }
 
     /// Finishes the last exit's access. String instructions make one exit after another.
@@ -247,6 +256,9 @@ impl SteppedCpu {
                 let mut registers = self.cpu.registers()?;
                 registers.rip = handler;
                 self.cpu.set_registers(&registers)?;
+                // Now, not at the next entry: there they would replace the flags that have TF from
+                // KVM_SET_GUEST_DEBUG, which remembers the RIP that it was called at.
+                self.begin()?;
                 self.delivered()
             }
             // The host had something to do between the delivery and the handler.
@@ -337,7 +349,7 @@ impl SteppedCpu {
 
     /// The place is an execution point.
     fn restart(&mut self) {
-        self.count = 0;
+        self.last_count = std::mem::take(&mut self.count);
     }
 }
 
