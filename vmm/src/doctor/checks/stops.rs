@@ -1,10 +1,11 @@
 //! Stops of a guest that makes no exit: what the latency of its inputs rests on.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
+use super::super::report::with_causes;
 use super::{Effort, Finding, Measured, RAX, failed, load, registers};
 use crate::cpu::{Exit, GuestCpu};
+use crate::kvm::branch_counter;
 use crate::kvm::probe::{MicroGuest, Program};
 use crate::sources::Watchdog;
 
@@ -63,22 +64,17 @@ pub(super) fn kick(guest: &mut MicroGuest, effort: Effort) -> Measured {
     Ok(finding)
 }
 
-/// Where Linux lists the performance counters of processors: one kind, or two on hybrids.
-const COUNTERS: [&str; 2] = [
-    "/sys/bus/event_source/devices/cpu",
-    "/sys/bus/event_source/devices/cpu_core",
-];
-
 /// Whether guest-only counting of retired branches works, and how late its interrupts come.
 ///
-/// This looks only whether there is a counter: nothing counts with it yet.
+/// The answer is no even where it works: nothing is named by a count yet, and the two hosts of a
+/// pair compare their answers.
 pub(super) fn counter(_: &mut MicroGuest, _: Effort) -> Measured {
-    if COUNTERS
-        .iter()
-        .any(|path| fs::exists(path).unwrap_or(false))
-    {
-        Err("there is a hardware counter, but this version does not use it".into())
-    } else {
-        Err("no hardware counter: Linux has no event source \"cpu\"".into())
-    }
+    Err(match branch_counter::probe() {
+        Ok(found) => format!(
+            "conditional branches as on {} are counted exactly, interrupts come up to {} late; \
+             this version does not use it yet",
+            found.row.name, found.measured_skid
+        ),
+        Err(error) => with_causes(&error),
+    })
 }
