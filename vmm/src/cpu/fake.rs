@@ -5,6 +5,7 @@
 //! guest memory that it loads. So a run that differs in one input, or in the place of one, ends
 //! with other registers, as a real guest's would sooner or later.
 
+mod debug;
 mod state;
 
 use std::collections::BTreeMap;
@@ -18,8 +19,9 @@ use crate::ram::GuestRam;
 
 const RFLAGS_IF: u64 = 1 << 9;
 const VECTOR_GP: u64 = 13;
-const MAIN: u64 = 0x10_0000;
-const HANDLERS: u64 = 0x20_0000;
+// Where kernels are.
+const MAIN: u64 = 0xffff_ffff_8100_0000;
+const HANDLERS: u64 = 0xffff_ffff_8200_0000;
 const HANDLER_BYTES: u64 = 0x1000;
 const RAX: usize = 0;
 const RCX: usize = 2;
@@ -136,6 +138,8 @@ pub struct FakeCpu {
     data: [u8; 8],
     data_len: usize,
     kicks: Dice,
+    /// Where a debugger wants it to stop.
+    tripwires: Vec<u64>,
     /// CR4, as written through [`GuestCpu::write_cr4`].
     pub cr4: u64,
     /// Answer to [`GuestCpu::idt_base`].
@@ -166,6 +170,7 @@ impl FakeCpu {
             data: [0; 8],
             data_len: 0,
             kicks: Dice(kicks),
+            tripwires: Vec::new(),
             cr4: 0,
             idt: 0,
         };
@@ -241,6 +246,17 @@ impl FakeCpu {
             size,
             count: 1,
         })
+    }
+
+    /// What happens before the first instruction.
+    fn enter(&mut self) {
+        self.held = false;
+        self.complete();
+        self.take_interrupt();
+    }
+
+    fn window_is_open(&self) -> bool {
+        self.window_wanted && self.interrupts_on && !self.shadow
     }
 
     /// Executes one instruction. Returns its exit, if it makes one.
@@ -338,14 +354,12 @@ impl FakeCpu {
 
 impl GuestCpu for FakeCpu {
     fn run(&mut self) -> Result<Exit, CpuError> {
-        self.held = false;
-        self.complete();
-        self.take_interrupt();
+        self.enter();
         let exit = loop {
-            if self.kicks.roll(16) == 0 {
+            if self.kicks.roll(16) == 0 || self.tripwires.contains(&self.address()) {
                 break Exit::Kicked;
             }
-            if self.window_wanted && self.interrupts_on && !self.shadow {
+            if self.window_is_open() {
                 break Exit::InterruptWindow;
             }
             if let Some(exit) = self.execute() {
@@ -418,5 +432,9 @@ impl GuestCpu for FakeCpu {
 
     fn rip(&mut self) -> Result<u64, CpuError> {
         Ok(self.registers.rip)
+    }
+
+    fn for_debugger(&mut self) -> Option<&mut dyn super::debug::DebugCpu> {
+        Some(self)
     }
 }

@@ -1,5 +1,6 @@
 //! Recording and replay of random guests with random inputs, without a hypervisor.
 
+mod debugger;
 mod guest;
 mod mutation;
 mod world;
