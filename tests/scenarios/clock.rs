@@ -60,13 +60,8 @@ fn host_behind(testbed: &Testbed, host: &Host, start: Instant) -> Result<i128> {
     Ok(behind(start, &told, |line| line.wall))
 }
 
-fn assert_near(what: &str, a: i128, b: i128, tolerance: Duration) {
-    let difference = (a - b).unsigned_abs();
-    assert!(
-        difference < tolerance.as_nanos(),
-        "{what}: {} ms apart",
-        difference / 1_000_000
-    );
+fn is_near(a: i128, b: i128, tolerance: Duration) -> bool {
+    (a - b).unsigned_abs() < tolerance.as_nanos()
 }
 
 /// A guest with this clock reads it all the time; its wall clock is the host's, its steps are below
@@ -82,40 +77,36 @@ fn over_a_failover(name: &str, clock: &str, wall_tolerance: Duration) -> Result<
     guest.options = ["--console", "--clock", clock].map(str::to_owned).to_vec();
     let mut primary = guest.primary(&a, &disk_server, &[])?;
     let mut backup = guest.backup(&b, &a, &disk_server)?;
+    // A busy machine holds lines up: as more of them come, the fastest one says better and better
+    // what the guest's clock is.
     let enough = |told: &Told| Some(seen(told)).filter(|seen| seen.len() >= LINES);
-    let before = primary.wait_until("lines of the clock", LIMIT, enough)?;
+    let before = primary.wait_until("the host's wall clock in the guest", LIMIT, |told| {
+        let wall = |seen: &Vec<Seen>| behind(start, seen, |line| line.wall);
+        enough(told).filter(|seen| is_near(wall(seen), host_wall, wall_tolerance))
+    })?;
     let step = before.last().expect("lines").line.step.expect("it ran");
     assert!(step < Duration::from_millis(1), "{step:?}");
-    assert_near(
-        "the wall clocks of guest and host",
-        behind(start, &before, |line| line.wall),
-        host_wall,
-        wall_tolerance,
-    );
 
     a.kill();
     backup.wait_for("live", LIMIT)?;
-    let after = backup.wait_until("lines of the clock", LIMIT, enough)?;
+    let went_on = |seen: &Vec<Seen>| {
+        let clocks = [(|line| line.last) as fn(&ClockLine) -> Duration, |line| {
+            line.wall
+        }];
+        clocks.into_iter().all(|clock| {
+            let (then, now) = (behind(start, &before, clock), behind(start, seen, clock));
+            is_near(then, now, TOLERANCE)
+        })
+    };
+    let after = backup.wait_until("clocks that went on", LIMIT, |told| {
+        enough(told).filter(went_on)
+    })?;
     let before = seen(primary.told());
     let (last, first) = (before.last().expect("lines"), after[0]);
     assert!(first.line.last > last.line.last, "{last:?} {first:?}");
     assert!(first.line.wall > last.line.wall, "{last:?} {first:?}");
     for seen in before.iter().chain(&after) {
         assert_eq!(seen.line.backwards, 0, "{seen:?}");
-    }
-    for (what, clock) in [
-        (
-            "monotonic",
-            (|line| line.last) as fn(&ClockLine) -> Duration,
-        ),
-        ("wall", |line| line.wall),
-    ] {
-        assert_near(
-            what,
-            behind(start, &before, clock),
-            behind(start, &after, clock),
-            TOLERANCE,
-        );
     }
     testbed.succeed();
     Ok(())
