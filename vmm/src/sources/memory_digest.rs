@@ -3,9 +3,7 @@
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use crate::ram::GuestRam;
-
-/// Size of a page in bytes.
-pub(super) const PAGE: usize = 4096;
+pub(super) use crate::state::PAGE;
 
 /// Number of pages of guest memory.
 pub(super) fn pages(memory: &GuestRam) -> u64 {
