@@ -19,9 +19,11 @@
 //! the next counted branch and names the place right behind it. That is the first place with its
 //! count, and [`seek`](fn@seek) stops at the first that matches: they are the same one.
 
+mod counting;
 mod seek;
 pub mod table;
 #[cfg(test)]
 mod tests;
 
+pub use self::counting::{CountingCpu, EventCounter, Steppable};
 pub use self::seek::{Miss, Ran, RegisterDifference, Seekable, Settled, Why, seek, settle};

@@ -5,14 +5,18 @@
 //! guest memory that it loads. So a run that differs in one input, or in the place of one, ends
 //! with other registers, as a real guest's would sooner or later.
 
+mod counter;
 mod debug;
 mod state;
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestAddress};
 
+use self::counter::Events;
+pub use self::counter::FakeCounter;
 use super::{CpuError, Exit, GuestCpu, PortAccess, Registers, digest};
 use crate::boot::rewrite::TSC_PORT;
 use crate::ram::GuestRam;
@@ -23,6 +27,8 @@ const VECTOR_GP: u64 = 13;
 const MAIN: u64 = 0xffff_ffff_8100_0000;
 const HANDLERS: u64 = 0xffff_ffff_8200_0000;
 const HANDLER_BYTES: u64 = 0x1000;
+/// Of the instructions of an [`Op::Compute`], every so many are a branch that is counted.
+const BRANCH: u32 = 3;
 const RAX: usize = 0;
 const RCX: usize = 2;
 
@@ -140,6 +146,8 @@ pub struct FakeCpu {
     kicks: Dice,
     /// Where a debugger wants it to stop.
     tripwires: Vec<u64>,
+    /// What a [`FakeCounter`] counts.
+    events: Rc<Events>,
     /// CR4, as written through [`GuestCpu::write_cr4`].
     pub cr4: u64,
     /// Answer to [`GuestCpu::idt_base`].
@@ -171,6 +179,7 @@ impl FakeCpu {
             data_len: 0,
             kicks: Dice(kicks),
             tripwires: Vec::new(),
+            events: Rc::default(),
             cr4: 0,
             idt: 0,
         };
@@ -269,6 +278,9 @@ impl FakeCpu {
             if self.place.done < instructions {
                 self.place.done += 1;
                 self.mix(1);
+                if self.place.done.is_multiple_of(BRANCH) {
+                    self.events.count();
+                }
                 return None;
             }
             // Not an instruction of its own.
@@ -356,7 +368,10 @@ impl GuestCpu for FakeCpu {
     fn run(&mut self) -> Result<Exit, CpuError> {
         self.enter();
         let exit = loop {
-            if self.kicks.roll(16) == 0 || self.tripwires.contains(&self.address()) {
+            if self.kicks.roll(16) == 0
+                || self.events.is_due()
+                || self.tripwires.contains(&self.address())
+            {
                 break Exit::Kicked;
             }
             if self.window_is_open() {

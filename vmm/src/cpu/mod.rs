@@ -12,6 +12,10 @@ pub use logging_channel::entry::{CountedStop, Registers};
 
 pub use self::state::CpuState;
 
+/// RFLAGS.TF and RF, which debugging sets (Intel SDM volume 1, section 3.4.3).
+pub(crate) const RFLAGS_TF: u64 = 1 << 8;
+pub(crate) const RFLAGS_RF: u64 = 1 << 16;
+
 /// Why the processor stopped.
 ///
 /// [`Exit::Io`], [`Exit::Mmio`], [`Exit::Halt`] and [`Exit::Msr`] are *deterministic*: given the
@@ -98,12 +102,28 @@ pub enum CpuError {
         /// KVM's hardware_entry_failure_reason.
         reason: u64,
     },
+    /// The performance counter failed.
+    #[error("the performance counter that names the guest's stops failed: {0}")]
+    Counter(String),
     /// A state that another processor saved does not fit this one.
     #[error("the processor cannot take over the state of the other host's: {0}")]
     State(String),
     /// An exit that this VMM does not know.
     #[error("the hypervisor reported an exit that ftvm does not know: {0}")]
     UnknownExit(String),
+}
+
+/// How a stop of the guest is named by a counter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Counted {
+    /// The processor stands at the place that this names.
+    At(CountedStop),
+    /// It does not: the processor has no counter, or cannot stop at such a place. The processor
+    /// stands somewhere, as after an [`Exit::Kicked`].
+    Unnamed,
+    /// It came to an exit on the way to such a place. The next [`GuestCpu::run`] returns that, and
+    /// nothing may be done with the processor before.
+    Exit,
 }
 
 /// Why a place named by a counter was not reached.
@@ -195,13 +215,22 @@ pub trait GuestCpu: CpuState {
     /// [`CpuError::Hypervisor`] when KVM refuses.
     fn rip(&mut self) -> Result<u64, CpuError>;
 
-    /// The place of the last [`Exit::Kicked`] by a counter of retired events, if this processor
-    /// has one.
+    /// The place where the processor stands is an execution point, from which a counter of retired
+    /// events counts: a deterministic exit, or a place that was made one.
+    ///
+    /// # Errors
+    /// [`CpuError::Counter`].
+    fn execution_point(&mut self) -> Result<(), CpuError> {
+        Ok(())
+    }
+
+    /// After an [`Exit::Kicked`]: goes on to the next place that a counter of retired events names,
+    /// if this processor has one.
     ///
     /// # Errors
     /// [`CpuError`].
-    fn counted_stop(&mut self) -> Result<Option<CountedStop>, CpuError> {
-        Ok(None)
+    fn counted_stop(&mut self) -> Result<Counted, CpuError> {
+        Ok(Counted::Unnamed)
     }
 
     /// Runs from the last deterministic exit to the place that `stop` names, so that the

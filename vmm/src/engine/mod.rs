@@ -176,6 +176,7 @@ impl<C: GuestCpu> Engine<C> {
     /// The guest stands at exit `exits` without having made one.
     fn arrive(&mut self, exits: u64) -> Step<Option<ShutdownReason>> {
         self.exits = exits;
+        self.cpu.execution_point()?;
         self.ask(|source, at| source.at_exit(at))?;
         self.take_inputs()?;
         Ok(None)
@@ -197,6 +198,7 @@ impl<C: GuestCpu> Engine<C> {
     /// One deterministic exit. Returns why the guest ended, if it did.
     fn handle(&mut self, exit: Exit) -> Step<Option<ShutdownReason>> {
         self.exits += 1;
+        self.cpu.execution_point()?;
         self.ask(|source, at| source.at_exit(at))?;
         match exit {
             Exit::Io(access) => self.port_access(access)?,

@@ -5,6 +5,7 @@
 //! exit to this VMM.
 
 pub mod branch_counter;
+pub mod counting;
 mod cpu_model;
 mod debug;
 mod msrs;

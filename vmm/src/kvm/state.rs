@@ -140,6 +140,15 @@ impl KvmCpu {
             .map_err(failed("set the pending events"))
     }
 
+    /// Whether an interrupt was injected and not delivered yet.
+    pub(super) fn interrupt_on_its_way(&self) -> Result<bool, CpuError> {
+        let events = self
+            .fd_ref()
+            .get_vcpu_events()
+            .map_err(failed("read the pending events"))?;
+        Ok(events.interrupt.injected != 0)
+    }
+
     /// Enters KVM without running the guest: finishes the last exit's access, and brings
     /// registers and interrupt readiness in the shared page up to date.
     pub(super) fn settle(&mut self) -> Result<Stop, CpuError> {

@@ -5,6 +5,7 @@ use logging_channel::entry::{Entry, ExecutionPoint, Lsn, OutputMarker, Payload, 
 use super::keeper::StateKeeper;
 use super::live::{LiveInputs, OutsideWorld};
 use super::{Watchdog, memory_digest};
+use crate::cpu::Counted;
 use crate::devices::{Appetite, ClockNeed, Input};
 use crate::engine::{EventSource, Moment, Step};
 use crate::ram::GuestRam;
@@ -190,13 +191,18 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
             return Ok(true);
         }
         let point = ExecutionPoint::at_exit(at.point.exits + 1);
-        if let Some(stop) = at.cpu.counted_stop()? {
-            self.log.append(Entry {
-                point,
-                check: None,
-                payload: Payload::Counted(Box::new(stop)),
-            })?;
-            return Ok(true);
+        match at.cpu.counted_stop()? {
+            Counted::At(stop) => {
+                self.log.append(Entry {
+                    point,
+                    check: None,
+                    payload: Payload::Counted(Box::new(stop)),
+                })?;
+                return Ok(true);
+            }
+            // The guest runs into it at once.
+            Counted::Exit => return Ok(false),
+            Counted::Unnamed => {}
         }
         let Some(keeper) = &mut self.keeper else {
             return Ok(false);

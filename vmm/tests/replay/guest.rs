@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use ftvm_vmm::boot::rewrite::Sites;
+use ftvm_vmm::cpu::GuestCpu;
 use ftvm_vmm::cpu::fake::{Dice, FakeCpu, Op, Script};
 use ftvm_vmm::devices::Devices;
 use ftvm_vmm::engine::{Engine, Role};
@@ -198,8 +199,18 @@ pub(crate) fn engine(
     kicks: &mut Dice,
     role: Role,
 ) -> Engine<FakeCpu> {
+    engine_of(processor(script, memory, kicks), memory, role)
+}
+
+/// A processor for a guest with this script and memory.
+pub(crate) fn processor(script: &Script, memory: &GuestRam, kicks: &mut Dice) -> FakeCpu {
+    FakeCpu::new(script.clone(), memory.clone(), kicks.roll(u64::MAX))
+}
+
+/// An engine for a guest with this processor and memory.
+pub(crate) fn engine_of<C: GuestCpu>(cpu: C, memory: &GuestRam, role: Role) -> Engine<C> {
     Engine::new(
-        FakeCpu::new(script.clone(), memory.clone(), kicks.roll(u64::MAX)),
+        cpu,
         Devices::new(memory, [0x52, 0x54, 0, 0, 0, 1]),
         TscTrap::new(&Sites::default(), memory.clone()),
         role,

@@ -1,5 +1,6 @@
 //! Recording and replay of random guests with random inputs, without a hypervisor.
 
+mod counted;
 mod debugger;
 mod guest;
 mod mutation;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use ftvm_vmm::cpu::fake::{Dice, Op, Script};
 use ftvm_vmm::cpu::{GuestCpu, Registers};
 use ftvm_vmm::devices::Output;
-use ftvm_vmm::engine::{Difference, Ended, EngineError, Role};
+use ftvm_vmm::engine::{Difference, Ended, Engine, EngineError, Role};
 use ftvm_vmm::ram::GuestRam;
 use ftvm_vmm::sources::{
     Pace, Recorder, Replayer, StateFollower, StateKeeper, Verification, Watchdog,
@@ -49,7 +50,11 @@ impl Run {
 fn run(script: &Script, kicks: &mut Dice, role: impl FnOnce(&GuestRam, Seen) -> Role) -> Run {
     let memory = memory();
     let seen = Seen::default();
-    let mut engine = engine(script, &memory, kicks, role(&memory, seen.clone()));
+    let engine = engine(script, &memory, kicks, role(&memory, seen.clone()));
+    finish(engine, memory, &seen)
+}
+
+fn finish<C: GuestCpu>(mut engine: Engine<C>, memory: GuestRam, seen: &Seen) -> Run {
     let ended = engine.run();
     let registers = engine.cpu().registers().expect("a fake processor has them");
     let outputs = seen.0.take();

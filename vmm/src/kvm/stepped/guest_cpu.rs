@@ -2,7 +2,7 @@
 
 use super::SteppedCpu;
 use crate::counter::{Ran, Seekable, seek};
-use crate::cpu::{CountedStop, CpuError, CpuState, Exit, GuestCpu, Registers, SeekError};
+use crate::cpu::{Counted, CountedStop, CpuError, CpuState, Exit, GuestCpu, Registers, SeekError};
 use crate::state::PageSet;
 
 /// Stops of a search at the same count. Every instruction counts, so that only what the host has
@@ -27,13 +27,13 @@ impl GuestCpu for SteppedCpu {
         Ok(exit)
     }
 
-    fn counted_stop(&mut self) -> Result<Option<CountedStop>, CpuError> {
+    fn counted_stop(&mut self) -> Result<Counted, CpuError> {
         let stop = CountedStop {
             count: self.count,
             registers: Seekable::registers(self)?,
         };
         self.restart();
-        Ok(Some(stop))
+        Ok(Counted::At(stop))
     }
 
     fn seek(&mut self, stop: &CountedStop) -> Result<(), SeekError> {

@@ -39,12 +39,10 @@ use super::KvmCpu;
 use super::vcpu::Stop;
 use crate::counter::{Ran, Seekable};
 use crate::cpu::fake::Dice;
-use crate::cpu::{CpuError, Exit, GuestCpu, Registers};
+use crate::cpu::{CpuError, Exit, GuestCpu, RFLAGS_RF, RFLAGS_TF, Registers};
 use crate::ram::GuestRam;
 
 const RSP: usize = 6;
-const RFLAGS_TF: u64 = 1 << 8;
-const RFLAGS_RF: u64 = 1 << 16;
 /// KVM reports a write to this port with RIP behind it already (KVM_X86_QUIRK_OUT_7E_INC_RIP).
 const QUIRK_PORT: u16 = 0x7e;
 /// Instructions go two at a time at most.
@@ -118,17 +116,42 @@ impl SteppedCpu {
     #[must_use]
     pub fn new(mut cpu: KvmCpu, mut stops: Stops) -> Self {
         cpu.sync_control_registers();
-        let left = stops.next();
+        Self {
+            left: stops.next(),
+            stops,
+            ..Self::within(cpu)
+        }
+    }
+
+    /// Steps `cpu` when it is asked to, and else does nothing to it.
+    pub(super) fn within(cpu: KvmCpu) -> Self {
         Self {
             cpu,
             entrances: Entrances::default(),
-            stops,
-            left,
+            stops: Stops::Never,
+            left: None,
             count: 0,
             last_count: 0,
             window_wanted: false,
             injected: false,
         }
+    }
+
+    pub(super) fn cpu(&mut self) -> &mut KvmCpu {
+        &mut self.cpu
+    }
+
+    pub(super) fn cpu_ref(&self) -> &KvmCpu {
+        &self.cpu
+    }
+
+    /// Whether an interrupt is to be delivered before the next instruction.
+    pub(super) fn is_injected(&self) -> bool {
+        self.injected
+    }
+
+    pub(super) fn set_injected(&mut self, injected: bool) {
+        self.injected = injected;
     }
 
     /// Guest memory.
@@ -144,7 +167,7 @@ impl SteppedCpu {
     }
 
     /// Finishes the last exit's access. String instructions make one exit after another.
-    fn begin(&mut self) -> Result<Option<Exit>, CpuError> {
+    pub(super) fn begin(&mut self) -> Result<Option<Exit>, CpuError> {
         Ok(match self.cpu.settle()? {
             Stop::Exit(Exit::Kicked) | Stop::Stepped | Stop::Window => None,
             Stop::Exit(exit) => Some(exit),
@@ -152,7 +175,7 @@ impl SteppedCpu {
     }
 
     /// Leaves the guest as if it had not been stepped.
-    fn end(&mut self) -> Result<(), CpuError> {
+    pub(super) fn end(&mut self) -> Result<(), CpuError> {
         self.entrances.open(self.cpu.memory());
         self.cpu.single_step(false)
     }

@@ -7,7 +7,7 @@
 use kvm_bindings::{kvm_segment, kvm_sregs};
 
 use super::decode::Kind;
-use crate::cpu::{CpuError, GuestCpu, Registers};
+use crate::cpu::{CpuError, GuestCpu, RFLAGS_RF, RFLAGS_TF, Registers};
 use crate::kvm::KvmCpu;
 use crate::kvm::state::read_msrs;
 use crate::kvm::vm::segment;
@@ -19,8 +19,6 @@ const EFER_SCE: u64 = 1;
 const RCX: usize = 2;
 const R11: usize = 11;
 const RFLAGS_FIXED: u64 = 1 << 1;
-const RFLAGS_TF: u64 = 1 << 8;
-const RFLAGS_RF: u64 = 1 << 16;
 /// What SYSRET takes from R11: all defined flags but RF and VM.
 const SYSRET_FLAGS: u64 = 0x3c_7fd7;
 /// Accessed, readable 64-bit code; accessed, writable data.
