@@ -14,7 +14,9 @@ use crate::devices::Devices;
 use crate::doctor::{self, Unfit};
 use crate::engine::{Engine, Role};
 use crate::io::{ConsoleSink, Outlet, Tap, TapError, Terminal, TerminalError};
-use crate::kvm::{KvmCpu, Machine, MachineError};
+use crate::kvm::branch_counter::CounterError;
+use crate::kvm::counting::{FreeCpu, HardwareCounter, HardwareCountingCpu};
+use crate::kvm::{Machine, MachineError};
 use crate::ram::GuestRam;
 use crate::sources::{Lanes, TSC_KHZ, Verification, Watchdog};
 use crate::state::{Baseline, NoRoom};
@@ -52,6 +54,9 @@ pub enum AssemblyError {
     /// The guest's state cannot be followed.
     #[error(transparent)]
     Tracking(#[from] CpuError),
+    /// The performance counter that this host had is not to be used any more.
+    #[error("the performance counter that this host's report names cannot be used")]
+    Counter(#[from] CounterError),
     /// There is no room for the copy of guest memory.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
@@ -65,7 +70,7 @@ pub enum AssemblyError {
 
 /// A guest that has not run yet, and this host's connections to it.
 pub struct Guest {
-    cpu: KvmCpu,
+    cpu: HardwareCountingCpu,
     devices: Devices,
     traps: TscTrap,
     /// Its memory.
@@ -132,7 +137,7 @@ impl Guest {
             cpu.sync_control_registers();
         }
         Ok(Self {
-            cpu,
+            cpu: HardwareCountingCpu::new(FreeCpu::new(cpu)),
             devices,
             traps: TscTrap::new(images.sites(), memory.clone()),
             memory,
@@ -141,6 +146,17 @@ impl Guest {
             mac: config.mac.0,
             host: HostSide::connect(host)?,
         })
+    }
+
+    /// Names stops between two exits by this host's performance counter. To be called on the thread
+    /// that will run the guest, where [`crate::doctor::has_counter`] says that there is one.
+    ///
+    /// # Errors
+    /// [`AssemblyError::Counter`] if it is gone since.
+    pub fn count_stops(&mut self) -> Result<(), AssemblyError> {
+        self.cpu.count_with(HardwareCounter::open()?)?;
+        log::info!("stops of a computing guest are named by the performance counter");
+        Ok(())
     }
 
     /// Begins to track what the guest changes, for state transfers and digests.
@@ -154,7 +170,7 @@ impl Guest {
 
     /// The engine that runs it in `role`.
     #[must_use]
-    pub fn into_engine(self, role: Role) -> Engine<KvmCpu> {
+    pub fn into_engine(self, role: Role) -> Engine<HardwareCountingCpu> {
         Engine::new(self.cpu, self.devices, self.traps, role)
     }
 }

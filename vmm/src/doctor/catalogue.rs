@@ -142,10 +142,10 @@ pub(super) const CATALOGUE: &[Entry] = &[
         id: "counter",
         title: "performance counter",
         required: false,
-        meaning: "would name the place where a computing guest was stopped in a few bytes; \
-                  without it, the latency bound is kept by state deltas, at the cost of sending \
-                  every page that changed",
-        mend: "nothing to mend: ftvm does without",
+        meaning: "names the place where a computing guest was stopped in some 150 bytes, if both \
+                  hosts of a pair have one; without it, the latency bound is kept by state \
+                  deltas, at the cost of sending every page that changed",
+        mend: "ftvm does without; in a virtual machine, let its host pass a PMU through",
     },
     Entry {
         id: "hardware_breakpoint",

@@ -13,6 +13,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use logging_channel::HostReport;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use self::checks::Measured;
@@ -30,6 +31,12 @@ extern "C" fn ignore(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_vo
 
 /// Where checks tell what came of them.
 type Findings = mpsc::Sender<(&'static str, Measured)>;
+
+/// Whether a host has a performance counter that can name a stop of the guest, by its report.
+#[must_use]
+pub fn has_counter(host: &HostReport) -> bool {
+    host.passes("counter")
+}
 
 /// How much is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

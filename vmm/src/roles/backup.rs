@@ -10,6 +10,7 @@ use logging_channel::receiver::{Next, Peek, Receiver, ReceiverHandle};
 use logging_channel::{LossReason, Settings};
 
 use super::claim::{ArbiterConfig, Rights};
+use super::peer_report::Stops;
 use super::standing::{Standing, Verdict};
 use super::watch::PeerWatch;
 use super::{Halt, NotLive, RoleError, peer_report, stats};
@@ -74,7 +75,10 @@ pub fn run_backup(
         role: "backup",
         epoch,
     });
-    peer_report::compare(events, &guest.host_report, &receiver.session().peer_host);
+    let peer_host = &receiver.session().peer_host;
+    if peer_report::compare(events, &guest.host_report, peer_host) == Stops::Counter {
+        guest.count_stops()?;
+    }
     let counters = Arc::new(StateCounters::default());
     stats::report_receiver(events, &receiver.handle(), &counters);
 

@@ -2,10 +2,8 @@
 
 use logging_channel::{CheckOutcome, HostReport};
 
+use crate::doctor::has_counter;
 use crate::events::{Event, Events};
-
-/// Name of the doctor's check of the performance counter.
-const COUNTER: &str = "counter";
 
 /// How a stop of the guest between two exits is named in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +16,7 @@ pub(super) enum Stops {
 
 impl Stops {
     fn of(here: &HostReport, peer: &HostReport) -> Self {
-        if here.passes(COUNTER) && peer.passes(COUNTER) {
+        if has_counter(here) && has_counter(peer) {
             Self::Counter
         } else {
             Self::StateDelta
@@ -40,11 +38,11 @@ pub(super) fn compare(events: &Events, here: &HostReport, peer: &HostReport) -> 
         log::info!("the other host differs: {difference}");
     }
     let stops = Stops::of(here, peer);
-    if stops == Stops::StateDelta && (here.passes(COUNTER) || peer.passes(COUNTER)) {
+    if stops == Stops::StateDelta && (has_counter(here) || has_counter(peer)) {
         log::warn!(
             "only {} host has a usable performance counter: the latency of inputs is bounded by \
              state deltas, which cost more",
-            if here.passes(COUNTER) {
+            if has_counter(here) {
                 "this"
             } else {
                 "the other"
@@ -71,7 +69,7 @@ mod tests {
 
     fn host(counter: CheckOutcome) -> HostReport {
         HostReport::new([HostCheck {
-            name: COUNTER.into(),
+            name: "counter".into(),
             outcome: counter,
             required: false,
             measured: String::new(),

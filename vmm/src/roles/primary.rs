@@ -11,6 +11,7 @@ use logging_channel::session::Listener;
 use logging_channel::{LossReason, Settings};
 
 use super::claim::{ArbiterConfig, Rights};
+use super::peer_report::Stops;
 use super::standing::{Standing, Verdict};
 use super::watch::PeerWatch;
 use super::{Halt, RoleError, peer_report, stats};
@@ -87,7 +88,10 @@ pub fn run_primary(
         role: "primary",
         epoch,
     });
-    peer_report::compare(events, &guest.host_report, &sender.session().peer_host);
+    let peer_host = &sender.session().peer_host;
+    if peer_report::compare(events, &guest.host_report, peer_host) == Stops::Counter {
+        guest.count_stops()?;
+    }
     let counters = Arc::new(StateCounters::default());
     stats::report_sender(events, &sender, &counters);
 

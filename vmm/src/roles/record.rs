@@ -8,6 +8,7 @@ use logging_channel::entry::{Entry, Lsn};
 use logging_channel::record::RecordWriter;
 
 use crate::assembly::{Guest, watchdog};
+use crate::doctor::has_counter;
 use crate::engine::{Ended, Interruption, Role, Step};
 use crate::gates::Direct;
 use crate::sources::{
@@ -24,6 +25,9 @@ pub fn run_recording(
     verification: Verification,
     pace: Pace,
 ) -> anyhow::Result<Ended> {
+    if has_counter(&guest.host_report) {
+        guest.count_stops()?;
+    }
     let counters = Arc::new(StateCounters::default());
     let keeper = StateKeeper::new(guest.baseline()?, pace, counters.clone());
     let writer = RecordWriter::create(path, &guest.identity)?;

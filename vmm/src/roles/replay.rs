@@ -16,6 +16,7 @@ use logging_channel::record::RecordReader;
 
 use crate::assembly::{Guest, watchdog};
 use crate::devices::Output;
+use crate::doctor::has_counter;
 use crate::engine::{Ended, Interruption, OutputGate, Role, Step};
 use crate::inspect::{Arrival, Debugger, Dumps, Inspector, Point};
 use crate::sources::{
@@ -74,6 +75,9 @@ pub fn run_replay(
 ) -> anyhow::Result<Replayed> {
     let (identity, reader) = RecordReader::open(path)?;
     check(&identity, &guest.identity)?;
+    if has_counter(&guest.host_report) {
+        guest.count_stops()?;
+    }
     let counters = Arc::new(ReplayCounters::default());
     report_progress(&counters);
     let states = Arc::new(StateCounters::default());

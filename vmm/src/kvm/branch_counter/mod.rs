@@ -1,6 +1,7 @@
 //! A hardware counter of the guest's retired conditional branches, through `perf_event_open`
 //! (perf_event_open(2); Linux, `tools/perf/design.txt`).
 
+mod caveats;
 mod probe;
 
 use std::io;
@@ -92,6 +93,9 @@ pub enum CounterError {
         /// Branches that were counted.
         counted: u64,
     },
+    /// Something that no measurement shows is not right.
+    #[error("{0}")]
+    Caveat(&'static str),
     /// It counts what the host does.
     #[error("it counts the host's branches as well: {0} while the guest did not run")]
     CountsHost(u64),

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::{BranchCounter, CounterError};
-use crate::counter::table::{Caveat, Microarchitecture, Signature};
+use super::{BranchCounter, CounterError, caveats};
+use crate::counter::table::{Microarchitecture, Signature};
 use crate::cpu::{Exit, GuestCpu};
 use crate::kvm::probe::{Event, MicroGuest, ProbeError, Program};
 
@@ -31,14 +31,6 @@ pub struct Measured {
     pub measured_skid: u64,
 }
 
-impl Measured {
-    /// What has to be right for the counter to stay exact, and cannot be measured.
-    #[must_use]
-    pub fn caveats(&self) -> &'static [Caveat] {
-        self.row.caveats
-    }
-}
-
 /// Finds out whether this host has a counter that can be used, and how late its interrupts are.
 /// Takes some milliseconds.
 ///
@@ -50,6 +42,7 @@ pub fn probe() -> Result<Measured, CounterError> {
         .microarchitecture()
         .ok_or(CounterError::UnknownProcessor { signature })?;
     let mut counter = BranchCounter::open(row)?;
+    caveats::check(row)?;
     let mut guest = MicroGuest::new(PATIENCE)?;
     for _ in 0..2 {
         check_exact(&mut guest, &mut counter)?;
