@@ -15,7 +15,7 @@ use logging_channel::entry::ShutdownReason;
 
 use crate::assembly::{Guest, HostConfig};
 use crate::config::{Clock, Mac, VmConfig};
-use crate::counter_trial::{self, Trial};
+use crate::counter_trial::{self, Counting, Trial};
 use crate::engine::Ended;
 use crate::events::{Event, Events};
 use crate::io::Terminal;
@@ -313,16 +313,27 @@ fn probe_counter(args: &ProbeCounterArgs) -> anyhow::Result<()> {
         ),
         Err(error) => println!("performance counter: none: {:#}", anyhow::Error::new(error)),
     }
-    let trial = Trial {
-        interrupts: args.interrupts,
-        seed: args.seed,
-        distance: (counter_trial::HANDLER, args.distance),
+    for counting in [Counting::Instructions, Counting::Branches] {
+        let trial = Trial {
+            counting,
+            interrupts: args.interrupts,
+            seed: args.seed,
+            distance: (counter_trial::HANDLER, args.distance),
+        };
+        tell_trial(counting, &trial.run()?);
+    }
+    Ok(())
+}
+
+fn tell_trial(counting: Counting, seen: &counter_trial::Seen) {
+    let counted = match counting {
+        Counting::Instructions => "instructions",
+        Counting::Branches => "branches, by a counter made of single steps that stops late",
     };
-    let seen = trial.run()?;
     println!(
-        "no difference: {} interrupts at counted stops and {} at windows, {} stops, {} exits; \
+        "{counted}: no difference: {} interrupts at stops and {} at windows, {} stops, {} exits; \
          compared {} register sets, {} pages of memory; a log with one stop moved by one \
-         instruction was found out; the guest was the same as a free one at {} exits",
+         was found out; the guest was the same as a free one at {} exits",
         seen.at_stops,
         seen.at_windows,
         seen.stops,
@@ -331,7 +342,6 @@ fn probe_counter(args: &ProbeCounterArgs) -> anyhow::Result<()> {
         seen.pages,
         seen.unseen
     );
-    Ok(())
 }
 
 fn report(ended: Ended) -> anyhow::Result<()> {

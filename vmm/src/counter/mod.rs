@@ -22,8 +22,10 @@
 mod counting;
 mod seek;
 pub mod table;
+mod tally;
 #[cfg(test)]
 mod tests;
 
 pub use self::counting::{CountingCpu, EventCounter, Steppable};
 pub use self::seek::{Miss, Ran, RegisterDifference, Seekable, Settled, Why, seek, settle};
+pub use self::tally::{Tally, TallyCounter};

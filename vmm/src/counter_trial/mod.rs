@@ -20,13 +20,17 @@ use logging_channel::entry::{Entry, Lsn, Payload};
 
 use self::log::{MemoryLog, Playback};
 use crate::boot::rewrite::Sites;
-use crate::cpu::CpuError;
+use crate::counter::{CountingCpu, TallyCounter};
 use crate::cpu::fake::Dice;
+use crate::cpu::{CpuError, GuestCpu};
 use crate::devices::{Appetite, ClockNeed, Devices, Input, Output};
-use crate::engine::{Engine, EngineError, EventSource, Interruption, OutputGate, Role, Step};
+use crate::engine::{
+    Ended, Engine, EngineError, EventSource, Interruption, OutputGate, Role, Step,
+};
 use crate::kvm::MachineError;
 use crate::kvm::probe::MicroGuest;
 use crate::kvm::stepped::{SteppedCpu, Stops};
+use crate::ram::GuestRam;
 use crate::sources::{OutsideWorld, Recorder, ReplayCounters, Replayer, Verification};
 use crate::traps::TscTrap;
 
@@ -39,9 +43,24 @@ pub const HANDLER: u64 = 25;
 /// Guest time that one look at the clock takes, in nanoseconds.
 const LOOK: u64 = 1000;
 
+/// By how many branches the counter of a trial stops the guest too late at most.
+const SKID: u64 = 20;
+
+/// What a trial counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counting {
+    /// Instructions: every place has a count.
+    Instructions,
+    /// Conditional branches, as a counter in hardware does, which stops the guest late. Only the
+    /// counter is made up: what names and finds the places is what works with one in hardware.
+    Branches,
+}
+
 /// How a trial is made.
 #[derive(Debug, Clone, Copy)]
 pub struct Trial {
+    /// What is counted.
+    pub counting: Counting,
     /// Interrupts to be delivered.
     pub interrupts: u64,
     /// What the random numbers follow from.
@@ -118,9 +137,9 @@ impl Trial {
         let (entries, exits) = self.record()?;
         let entries: Rc<[Entry]> = entries.into();
         let counters = Arc::new(ReplayCounters::default());
-        let replayed = replay(entries.clone(), counters.clone())?;
+        let replayed = self.replay(entries.clone(), counters.clone())?;
         replayed.map_err(TrialError::Replay)?;
-        if replay(falsified(&entries), Arc::default())?.is_ok() {
+        if self.replay(falsified(&entries), Arc::default())?.is_ok() {
             return Err(TrialError::Blind);
         }
         let count = |wanted: fn(&Payload) -> bool| {
@@ -156,7 +175,7 @@ impl Trial {
         let verification = Verification::EveryExit;
         let memory = cpu.memory().clone();
         let recorder = Recorder::new(world, log.clone(), verification, memory.clone());
-        let ended = engine(cpu, Box::new(recorder)).run();
+        let ended = self.run_guest(cpu, Box::new(recorder))?;
         let ended = ended.map_err(TrialError::Recording)?;
         self.check(guest::Counts::read(&memory))?;
         Ok((log.take(), ended.exits))
@@ -164,6 +183,33 @@ impl Trial {
 }
 
 impl Trial {
+    fn replay(
+        &self,
+        entries: Rc<[Entry]>,
+        counters: Arc<ReplayCounters>,
+    ) -> Result<Result<Ended, EngineError>, TrialError> {
+        let cpu = micro_guest(Stops::Never)?;
+        let replayer = Replayer::new(Playback::of(entries), cpu.memory().clone(), counters);
+        self.run_guest(cpu, Box::new(replayer))
+    }
+
+    fn run_guest(
+        &self,
+        cpu: SteppedCpu,
+        source: Box<dyn EventSource>,
+    ) -> Result<Result<Ended, EngineError>, TrialError> {
+        let memory = cpu.memory().clone();
+        Ok(match self.counting {
+            Counting::Instructions => engine(cpu, &memory, source).run(),
+            Counting::Branches => {
+                let counter = TallyCounter::new(cpu.tally(), SKID, SKID, self.seed);
+                let mut cpu = CountingCpu::new(cpu);
+                cpu.count_with(counter)?;
+                engine(cpu, &memory, source).run()
+            }
+        })
+    }
+
     /// Checks that the guest was where it should be: the last interrupt may not have come yet.
     fn check(&self, counts: guest::Counts) -> Result<(), TrialError> {
         let guest::Counts {
@@ -197,23 +243,13 @@ fn unstepped() -> Result<MicroGuest, MachineError> {
     Ok(guest)
 }
 
-fn engine(cpu: SteppedCpu, source: Box<dyn EventSource>) -> Engine<SteppedCpu> {
-    let memory = cpu.memory().clone();
+fn engine<C: GuestCpu>(cpu: C, memory: &GuestRam, source: Box<dyn EventSource>) -> Engine<C> {
     let role = Role {
         source,
         gate: Box::new(Nowhere),
     };
     let traps = TscTrap::new(&Sites::default(), memory.clone());
-    Engine::new(cpu, Devices::new(&memory, MAC), traps, role)
-}
-
-fn replay(
-    entries: Rc<[Entry]>,
-    counters: Arc<ReplayCounters>,
-) -> Result<Result<(), EngineError>, MachineError> {
-    let cpu = micro_guest(Stops::Never)?;
-    let replayer = Replayer::new(Playback::of(entries), cpu.memory().clone(), counters);
-    Ok(engine(cpu, Box::new(replayer)).run().map(|_| ()))
+    Engine::new(cpu, Devices::new(memory, MAC), traps, role)
 }
 
 /// The log with the middle one of its counted stops moved by one.

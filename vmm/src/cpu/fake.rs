@@ -15,10 +15,9 @@ use std::rc::Rc;
 use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestAddress};
 
-use self::counter::Events;
-pub use self::counter::FakeCounter;
 use super::{CpuError, Exit, GuestCpu, PortAccess, Registers, digest};
 use crate::boot::rewrite::TSC_PORT;
+use crate::counter::Tally;
 use crate::ram::GuestRam;
 
 const RFLAGS_IF: u64 = 1 << 9;
@@ -146,8 +145,8 @@ pub struct FakeCpu {
     kicks: Dice,
     /// Where a debugger wants it to stop.
     tripwires: Vec<u64>,
-    /// What a [`FakeCounter`] counts.
-    events: Rc<Events>,
+    /// What a counter counts.
+    tally: Rc<Tally>,
     /// CR4, as written through [`GuestCpu::write_cr4`].
     pub cr4: u64,
     /// Answer to [`GuestCpu::idt_base`].
@@ -179,7 +178,7 @@ impl FakeCpu {
             data_len: 0,
             kicks: Dice(kicks),
             tripwires: Vec::new(),
-            events: Rc::default(),
+            tally: Rc::default(),
             cr4: 0,
             idt: 0,
         };
@@ -279,7 +278,7 @@ impl FakeCpu {
                 self.place.done += 1;
                 self.mix(1);
                 if self.place.done.is_multiple_of(BRANCH) {
-                    self.events.count();
+                    self.tally.count();
                 }
                 return None;
             }
@@ -369,7 +368,7 @@ impl GuestCpu for FakeCpu {
         self.enter();
         let exit = loop {
             if self.kicks.roll(16) == 0
-                || self.events.is_due()
+                || self.tally.is_due()
                 || self.tripwires.contains(&self.address())
             {
                 break Exit::Kicked;

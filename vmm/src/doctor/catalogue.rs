@@ -142,7 +142,7 @@ pub(super) const CATALOGUE: &[Entry] = &[
         id: "counter",
         title: "performance counter",
         required: false,
-        meaning: "names the place where a computing guest was stopped in some 150 bytes, if both \
+        meaning: "names the place where a computing guest was stopped in few bytes, if both \
                   hosts of a pair have one; without it, the latency bound is kept by state \
                   deltas, at the cost of sending every page that changed",
         mend: "ftvm does without; in a virtual machine, let its host pass a PMU through",

@@ -1,8 +1,8 @@
 //! Stops named by a counter: recorded and replayed on processors whose counters stop them late, each
 //! in its own way.
 
-use ftvm_vmm::counter::CountingCpu;
-use ftvm_vmm::cpu::fake::{FakeCounter, FakeCpu};
+use ftvm_vmm::counter::{CountingCpu, TallyCounter};
+use ftvm_vmm::cpu::fake::FakeCpu;
 use ftvm_vmm::cpu::{Counted, CpuState, Exit};
 
 use super::*;
@@ -42,9 +42,9 @@ fn counting(
     memory: &GuestRam,
     dice: &mut Dice,
     skid: Skid,
-) -> CountingCpu<FakeCpu, FakeCounter> {
+) -> CountingCpu<FakeCpu, TallyCounter> {
     let cpu = processor(script, memory, dice);
-    let counter = FakeCounter::of(&cpu, skid.declared, skid.real, dice.roll(u64::MAX));
+    let counter = TallyCounter::new(cpu.tally(), skid.declared, skid.real, dice.roll(u64::MAX));
     let mut cpu = CountingCpu::new(cpu);
     cpu.count_with(counter).expect("it never fails");
     cpu
@@ -214,7 +214,8 @@ fn a_log_with_counts_is_refused_where_nothing_counts() {
     let (_, log) = record_counted(MemoryLog::default(), &script, &mut dice, EXACT);
     let memory = memory();
     let seen = Seen::default();
-    let cpu: CountingCpu<_, FakeCounter> = CountingCpu::new(processor(&script, &memory, &mut dice));
+    let cpu: CountingCpu<_, TallyCounter> =
+        CountingCpu::new(processor(&script, &memory, &mut dice));
     let role = Role {
         source: Box::new(replayer(Playback::with_state(log), &memory)),
         gate: Box::new(seen.clone()),

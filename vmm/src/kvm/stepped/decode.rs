@@ -1,6 +1,6 @@
 //! What single-stepping has to know of an instruction before it is executed.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 /// Longest instruction in bytes (Intel SDM volume 2, section 2.3.11).
 pub(super) const LONGEST: usize = 15;
@@ -26,6 +26,8 @@ pub(super) enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Decoded {
     pub(super) kind: Kind,
+    /// Whether it is a conditional branch, which counters in hardware count.
+    pub(super) branch: bool,
     /// Length in bytes.
     pub(super) len: u64,
 }
@@ -36,6 +38,7 @@ pub(super) fn decode(code: &[u8], bitness: u32) -> Option<Decoded> {
     let instruction = decoder.decode();
     (!instruction.is_invalid()).then(|| Decoded {
         kind: kind(&instruction),
+        branch: instruction.flow_control() == FlowControl::ConditionalBranch,
         len: instruction.len() as u64,
     })
 }
@@ -83,7 +86,24 @@ mod tests {
             let len = code.len() as u64;
             let mut bytes = code.to_vec();
             bytes.resize(LONGEST, 0x90);
-            assert_eq!(decode(&bytes, 64), Some(Decoded { kind, len }), "{code:x?}");
+            let branch = false;
+            let expected = Decoded { kind, branch, len };
+            assert_eq!(decode(&bytes, 64), Some(expected), "{code:x?}");
+        }
+    }
+
+    #[test]
+    fn conditional_branches_are_told_from_jumps() {
+        for (code, branch) in [
+            (&[0x75, 0xf9][..], true), // jnz
+            (&[0x0f, 0x84, 0, 0, 0, 0], true),
+            (&[0xe2, 0xfe], true),        // loop
+            (&[0xeb, 0xfe], false),       // jmp
+            (&[0xc3], false),             // ret
+            (&[0x0f, 0x44, 0xc1], false), // cmovz
+        ] {
+            let found = decode(code, 64).map(|instruction| instruction.branch);
+            assert_eq!(found, Some(branch), "{code:x?}");
         }
     }
 

@@ -1,7 +1,7 @@
 //! The stepped processor as the engine sees it.
 
 use super::SteppedCpu;
-use crate::counter::{Ran, Seekable, seek};
+use crate::counter::{Ran, Seekable, Steppable, seek};
 use crate::cpu::{Counted, CountedStop, CpuError, CpuState, Exit, GuestCpu, Registers, SeekError};
 use crate::state::PageSet;
 
@@ -101,6 +101,27 @@ impl GuestCpu for SteppedCpu {
 
     fn rip(&mut self) -> Result<u64, CpuError> {
         self.cpu.rip()
+    }
+}
+
+/// For a counter of the branches on its [`SteppedCpu::tally`].
+impl Steppable for SteppedCpu {
+    fn step(&mut self) -> Result<Ran<Exit>, CpuError> {
+        match self.begin()? {
+            Some(exit) => Ok(Ran::Exit(exit)),
+            None => Seekable::step(self),
+        }
+    }
+
+    fn run_to(&mut self, rip: u64) -> Result<Ran<Exit>, CpuError> {
+        match self.begin()? {
+            Some(exit) => Ok(Ran::Exit(exit)),
+            None => Seekable::run_to(self, rip, u64::MAX - self.count),
+        }
+    }
+
+    fn end_steps(&mut self) -> Result<(), CpuError> {
+        self.end()
     }
 }
 

@@ -30,6 +30,8 @@ mod entrances;
 mod guest_cpu;
 mod syscall;
 
+use std::rc::Rc;
+
 use kvm_bindings::kvm_sregs;
 use vm_memory::{Bytes, GuestAddress};
 
@@ -37,7 +39,7 @@ use self::decode::{Decoded, Kind, LONGEST, decode};
 use self::entrances::Entrances;
 use super::KvmCpu;
 use super::vcpu::Stop;
-use crate::counter::{Ran, Seekable};
+use crate::counter::{Ran, Seekable, Tally};
 use crate::cpu::fake::Dice;
 use crate::cpu::{CpuError, Exit, GuestCpu, RFLAGS_RF, RFLAGS_TF, Registers};
 use crate::ram::GuestRam;
@@ -109,6 +111,8 @@ pub struct SteppedCpu {
     window_wanted: bool,
     /// An interrupt is to be delivered before the next instruction.
     injected: bool,
+    /// Conditional branches executed.
+    tally: Rc<Tally>,
 }
 
 impl SteppedCpu {
@@ -134,7 +138,14 @@ impl SteppedCpu {
             last_count: 0,
             window_wanted: false,
             injected: false,
+            tally: Rc::default(),
         }
+    }
+
+    /// The conditional branches that it executes.
+    #[must_use]
+    pub fn tally(&self) -> Rc<Tally> {
+        self.tally.clone()
     }
 
     pub(super) fn cpu(&mut self) -> &mut KvmCpu {
@@ -194,6 +205,9 @@ impl SteppedCpu {
                 self.left = self.stops.next();
                 return Ok(Ran::Exit(Exit::Kicked));
             }
+            if self.tally.is_due() {
+                return Ok(Ran::Exit(Exit::Kicked));
+            }
             if let Some(exit) = self.advance()? {
                 return Ok(Ran::Exit(exit));
             }
@@ -218,7 +232,7 @@ impl SteppedCpu {
             true => None,
             false => self.instruction(&sregs, start.rip),
         };
-        let Some(Decoded { kind, len }) = instruction else {
+        let Some(Decoded { kind, branch, len }) = instruction else {
             return Ok(self.step(&start)?.exit());
         };
         if syscall::can_execute(kind, &sregs) {
@@ -231,11 +245,21 @@ impl SteppedCpu {
         if let Kind::PopFlags { offset } = kind {
             self.refuse_trap_flag(start.gpr[RSP].wrapping_add(offset))?;
         }
+        let next = start.rip.wrapping_add(len);
+        let shadowed = match kind {
+            Kind::Shadowing => self.instruction(&sregs, next),
+            _ => None,
+        };
         let did = self.step(&start)?;
         match (kind, did) {
             (Kind::Shadowing, Did::Executed) => {
-                return self.leave_shadow(start.rip.wrapping_add(len));
+                let exit = self.leave_shadow(next)?;
+                if exit.is_none() && shadowed.is_some_and(|next| next.branch) {
+                    self.tally.count();
+                }
+                return Ok(exit);
             }
+            (_, Did::Executed) if branch => self.tally.count(),
             // Not the instruction itself has faulted, but the one that it took along.
             (Kind::Shadowing, Did::Delivered { from }) if from != start.rip => self.counted(1),
             (Kind::PushFlags, Did::Executed) => self.hide_trap_flag(0)?,
