@@ -13,8 +13,9 @@ const LIMIT: Duration = Duration::from_secs(180);
 const TOLERANCE: Duration = Duration::from_millis(200);
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(500);
 /// How far a guest's wall clock may seem to be off after its boot. One that was set from the CMOS
-/// clock, which has whole seconds, is up to a second late; and the lines of a guest that does nothing
-/// but read clocks come late, by 375 ms at least in one run of the paravirtual clock.
+/// clock, which has whole seconds, is up to a second late; and with every clock the kernel loses the
+/// time from when it sets its clock to when it starts its timer, 48 ms or more with the paravirtual
+/// clock, and 375 ms in one run that may have another reason (docs/clock.md, "Wall clock").
 const WALL_TOLERANCE: Duration = Duration::from_millis(1200);
 /// Lines that are looked at on each host.
 const LINES: usize = 40;

@@ -49,7 +49,8 @@ enum Command {
     /// Try out whether this host finds places between two exits again. Measures the performance
     /// counter, if there is one. Then records and replays a micro-guest that gets interrupts after
     /// random numbers of instructions, counted by single-stepping, and reports the first
-    /// difference.
+    /// difference. Then the same with a counter of branches that stops the guest late, which is
+    /// made of single steps too.
     ProbeCounter(ProbeCounterArgs),
 }
 
