@@ -248,8 +248,13 @@ impl<P: Steppable, C: EventCounter> GuestCpu for CountingCpu<P, C> {
             }
             Some(Ok(Settled::Nowhere)) | None => Counted::Unnamed,
             // The place has another name: the state there.
+            Some(Err(error @ CpuError::Counter(_))) => {
+                log::warn!("{error}: from now on stops are named by state deltas");
+                self.counting = None;
+                Counted::Unnamed
+            }
             Some(Err(error)) => {
-                log::warn!("a stop cannot be named by a count: {error}");
+                log::debug!("a stop cannot be named by a count: {error}");
                 Counted::Unnamed
             }
         })
