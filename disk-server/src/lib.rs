@@ -12,5 +12,6 @@
 //! | [`status`] | the table that `disk-server status` prints |
 
 pub mod arbiter;
+pub mod nbd;
 pub mod server;
 pub mod status;
