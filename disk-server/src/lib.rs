@@ -1,17 +1,25 @@
 //! ftvm's disk server: what two hosts of a replicated virtual machine share.
 //!
-//! Today it is the *arbiter*: an atomic, durable test-and-set that decides which of the two may
-//! run alone after they lost each other (Scales et al. 2010, section 2.3, "go live"). It is
-//! generalised from a flag to an **epoch** for each virtual machine. The block export (NBD) joins
-//! it here, because fencing a disk request means comparing its epoch with the arbiter's.
+//! It is the *arbiter*: an atomic, durable test-and-set that decides which of the two may run alone
+//! after they lost each other (Scales et al. 2010, section 2.3, "go live"), generalised from a flag
+//! to an **epoch** for each virtual machine. And it is the *shared disk*: a server of NBD, the
+//! protocol of network block devices. Both are one process, because fencing a write means comparing
+//! its epoch with the arbiter's, and holding the arbiter's answer back until the write has landed.
 //!
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`arbiter`] | the decision, its durable store, its wire protocol, and the client |
+//! | [`nbd`] | the disk's wire protocol, and the server's side of a connection |
+//! | [`export`] | disks with names and owners, and the access of a connection to one |
+//! | [`fence`] | no write of an earlier epoch lands after a later one was won |
+//! | [`storage`] | image files and block devices |
 //! | [`server`] | the process: sockets, connection bounds, start and orderly end |
 //! | [`status`] | the table that `disk-server status` prints |
 
 pub mod arbiter;
+pub mod export;
+pub mod fence;
 pub mod nbd;
 pub mod server;
 pub mod status;
+pub mod storage;

@@ -8,10 +8,12 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use disk_server::arbiter::{Arbiter, ServerAddress, Settings};
-use disk_server::server::{Config, Limits, Server};
+use disk_server::export::ExportSpec;
+use disk_server::server::{Config, Limits, NbdConfig, Server};
 use disk_server::status;
 
-/// The disk server of ftvm: decides which host of a replicated virtual machine may run it alone.
+/// The disk server of ftvm: decides which host of a replicated virtual machine may run it alone, and
+/// serves the disks that both hosts share.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -33,7 +35,19 @@ struct Serve {
     /// Directory for the state, which is made if it is missing. Keep it: epochs must never go back
     #[arg(long, value_name = "DIR")]
     state: PathBuf,
-    /// How many clients may be connected at a time
+    /// Where NBD clients reach the disks; port 0 takes a free port, which the second line of output
+    /// names. The usual port is 10809
+    #[arg(long, value_name = "IP:PORT", requires = "exports")]
+    nbd_listen: Option<SocketAddr>,
+    /// A disk: an image file or block device, and the virtual machine that owns it, if one does. Can
+    /// be given any number of times
+    #[arg(
+        long = "export",
+        value_name = "NAME=PATH[,vm=VM][,read-only]",
+        requires = "nbd_listen"
+    )]
+    exports: Vec<ExportSpec>,
+    /// How many clients of the arbiter, and how many of the disks, may be connected at a time
     #[arg(long, value_name = "N", default_value_t = Limits::default().connections)]
     max_connections: usize,
 }
@@ -72,9 +86,24 @@ fn run(cli: Cli) -> anyhow::Result<()> {
 }
 
 fn run_server(args: Serve) -> anyhow::Result<()> {
-    let server = Server::bind(&Config {
+    let nbd = match args.nbd_listen {
+        None => None,
+        Some(listen) => Some(NbdConfig {
+            listen,
+            exports: args
+                .exports
+                .iter()
+                .map(|spec| {
+                    spec.open()
+                        .with_context(|| format!("cannot export {}", spec.name))
+                })
+                .collect::<anyhow::Result<_>>()?,
+        }),
+    };
+    let server = Server::bind(Config {
         listen: args.listen,
         state: args.state,
+        nbd,
         limits: Limits {
             connections: args.max_connections,
             ..Limits::default()
@@ -82,9 +111,13 @@ fn run_server(args: Serve) -> anyhow::Result<()> {
     })?;
     let stop = server.stop_handle();
     ctrlc::set_handler(move || stop.stop()).context("cannot handle signals")?;
-    // The one line of output, for people and for programs that need the port.
+    // One line of output for each address, for people and for programs that need the port.
+    let mut lines = format!("listening on {}\n", server.local_addr());
+    if let Some(address) = server.nbd_addr() {
+        lines.push_str(&format!("nbd on {address}\n"));
+    }
     let mut out = std::io::stdout();
-    writeln!(out, "listening on {}", server.local_addr())
+    out.write_all(lines.as_bytes())
         .and_then(|()| out.flush())
         .context("cannot say where the server listens")?;
     server.run()?;

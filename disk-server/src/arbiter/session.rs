@@ -9,7 +9,8 @@ use super::lines::{LineError, Lines, Patience};
 use super::protocol::{
     ErrorCode, Greeting, PAGE, Request, Response, SERVICE, VERSION, VmRecord, encode,
 };
-use super::store::{ClaimStoreError, EpochStore, ReadStoreError};
+use super::store::{ClaimStoreError, ReadStoreError};
+use crate::fence::FencedStore;
 
 /// How patient a session is with its client.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +36,7 @@ pub(crate) enum StoreFailure {
 /// Only the store's own failure. What a client does wrong ends its session and nothing else.
 pub(crate) fn serve(
     stream: TcpStream,
-    store: &EpochStore,
+    store: &FencedStore,
     limits: SessionLimits,
 ) -> Result<(), StoreFailure> {
     let peer = stream.peer_addr().ok();
@@ -67,7 +68,7 @@ enum End {
     Store(StoreFailure),
 }
 
-fn converse(lines: &mut Lines, store: &EpochStore, limits: SessionLimits) -> End {
+fn converse(lines: &mut Lines, store: &FencedStore, limits: SessionLimits) -> End {
     match greet(lines, limits) {
         Ok(()) => {}
         Err(end) => return end,
@@ -132,7 +133,7 @@ fn greet(lines: &mut Lines, limits: SessionLimits) -> Result<(), End> {
 }
 
 /// The answer to a request, and whether it is a new decision, which is to be settled.
-fn respond(store: &EpochStore, request: Request) -> Result<(Response, bool), End> {
+fn respond(store: &FencedStore, request: Request) -> Result<(Response, bool), End> {
     let response = match request {
         Request::CompareAndSet {
             vm,

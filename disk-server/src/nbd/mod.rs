@@ -5,8 +5,16 @@
 //!
 //! - [`protocol`] is the wire format, for either side.
 //! - [`RequestedExport`] is what a client names: an export, or an export as its machine's writer.
+//! - The rest is the server's side of a connection: options until an export is chosen, then
+//!   requests, each of which is checked, done by a thread of its own, and answered.
 
+mod budget;
 mod names;
+mod negotiation;
 pub mod protocol;
+pub(crate) mod session;
+mod timed;
+mod transmission;
 
+pub(crate) use budget::Budget;
 pub use names::{ExportName, ExportNameError, RequestedExport};

@@ -1,0 +1,226 @@
+//! One connection's access to one export.
+
+use std::io;
+use std::sync::Arc;
+
+use super::{Exports, Fenced};
+use crate::fence::{Refusal, Right};
+use crate::nbd::{ExportName, RequestedExport};
+use crate::storage::{Allocation, FlushError, Zeroing};
+
+/// The most zeroes that are written under one permit, in bytes. A claim waits for the permit, and
+/// writing gigabytes of zeroes takes long where the file system has no better way.
+const ZEROES_AT_A_TIME: u64 = 32 << 20;
+
+/// Why an export cannot be opened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// There is no such export.
+    #[error("there is no export {0}")]
+    Unknown(ExportName),
+    /// The export belongs to another machine, or to none.
+    #[error("{export} does not belong to {vm}; --export {export}=PATH,vm={vm} would make it so")]
+    NotTheOwner {
+        /// The export.
+        export: ExportName,
+        /// Who asks.
+        vm: String,
+    },
+    /// A writer of an export that cannot be written.
+    #[error("{0} is exported read-only: no machine can run on it")]
+    ReadOnly(ExportName),
+    /// The epoch is not the client's.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+/// Why an export was not modified.
+#[derive(Debug, thiserror::Error)]
+pub enum ModifyError {
+    /// The connection was opened read-only.
+    #[error("this connection cannot write")]
+    ReadOnly,
+    /// The connection's right has ended.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The storage failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// How a connection may use an export.
+#[derive(Debug)]
+pub struct Access {
+    target: Arc<Fenced>,
+    /// `None`: read only.
+    right: Option<Right>,
+}
+
+impl Access {
+    /// What [`Access::open`] would give, without taking over from an earlier writer.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub(crate) fn look(
+        exports: &Exports,
+        requested: &RequestedExport,
+    ) -> Result<Access, OpenError> {
+        let name = requested.export();
+        let target = exports
+            .get(name)
+            .ok_or_else(|| OpenError::Unknown(name.clone()))?;
+        let right = match requested {
+            RequestedExport::Plain(_) => {
+                let runs = target.fence.as_ref().is_some_and(|fence| fence.epoch().1);
+                (!target.export.read_only && !runs).then_some(Right::Plain)
+            }
+            RequestedExport::Writer { export, vm, epoch } => {
+                let fence = target.fence.as_ref().filter(|fence| fence.vm() == vm);
+                let fence = fence.ok_or_else(|| OpenError::NotTheOwner {
+                    export: export.clone(),
+                    vm: vm.to_string(),
+                })?;
+                if target.export.read_only {
+                    return Err(OpenError::ReadOnly(export.clone()));
+                }
+                fence.check_writer(*epoch)?;
+                // No connection has the number 0, so that this right is good for looking only.
+                Some(Right::Writer {
+                    epoch: *epoch,
+                    number: 0,
+                })
+            }
+        };
+        Ok(Access {
+            target: Arc::clone(target),
+            right,
+        })
+    }
+
+    /// Opens an export for a connection. A writer takes over from the one before: when this
+    /// returns, no write of that one is under way, and none will be.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub(crate) fn open(
+        exports: &Exports,
+        requested: &RequestedExport,
+    ) -> Result<Access, OpenError> {
+        let mut access = Access::look(exports, requested)?;
+        if let (RequestedExport::Writer { export, epoch, .. }, Some(fence)) =
+            (requested, &access.target.fence)
+        {
+            access.right = Some(fence.open_writer(export, *epoch)?);
+        }
+        Ok(access)
+    }
+
+    /// In bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.target.size()
+    }
+
+    /// Whether it was opened read-only, which does not change any more.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.right.is_none()
+    }
+
+    /// Whether several connections of this kind may be used as one.
+    #[must_use]
+    pub fn is_multi_conn(&self) -> bool {
+        !matches!(self.right, Some(Right::Writer { .. }))
+    }
+
+    /// Fills `data` from `offset` on.
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        self.target.export.storage.storage().read(offset, data)
+    }
+
+    /// Writes `data` from `offset` on.
+    ///
+    /// # Errors
+    /// See [`ModifyError`]. Only after an error of the storage may some of it have been written.
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), ModifyError> {
+        self.modify(|| self.target.export.storage.storage().write(offset, data))
+    }
+
+    /// Writes zeroes.
+    ///
+    /// # Errors
+    /// See [`ModifyError`]. Some of the range may have been zeroed.
+    pub fn zero(&self, mut offset: u64, mut length: u64, how: Zeroing) -> Result<(), ModifyError> {
+        loop {
+            let piece = length.min(ZEROES_AT_A_TIME);
+            self.modify(|| {
+                self.target
+                    .export
+                    .storage
+                    .storage()
+                    .zero(offset, piece, how)
+            })?;
+            offset += piece;
+            length -= piece;
+            if length == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Gives a range up.
+    ///
+    /// # Errors
+    /// See [`ModifyError`].
+    pub fn discard(&self, offset: u64, length: u64) -> Result<(), ModifyError> {
+        self.modify(|| self.target.export.storage.storage().discard(offset, length))
+    }
+
+    /// Brings everything that was written before to stable storage, whoever wrote it.
+    ///
+    /// # Errors
+    /// See [`FlushError`].
+    pub fn flush(&self) -> Result<(), FlushError> {
+        // Needs no permit: it changes nothing that anybody can read.
+        self.target.export.storage.flush()
+    }
+
+    /// What is allocated; see [`Storage::allocations`](crate::storage::Storage::allocations).
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn allocations(
+        &self,
+        offset: u64,
+        length: u64,
+        most: usize,
+    ) -> io::Result<Vec<Allocation>> {
+        self.target
+            .export
+            .storage
+            .storage()
+            .allocations(offset, length, most)
+    }
+
+    /// The range will be read soon.
+    pub fn prefetch(&self, offset: u64, length: u64) {
+        self.target
+            .export
+            .storage
+            .storage()
+            .prefetch(offset, length);
+    }
+
+    /// Modifies the storage if, and as long as, this connection has the right to.
+    fn modify(&self, operation: impl FnOnce() -> io::Result<()>) -> Result<(), ModifyError> {
+        let right = self.right.ok_or(ModifyError::ReadOnly)?;
+        let _permit = match &self.target.fence {
+            Some(fence) => Some(fence.enter(&self.target.export.name, right)?),
+            None => None,
+        };
+        Ok(operation()?)
+    }
+}

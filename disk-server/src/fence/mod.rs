@@ -1,0 +1,298 @@
+//! The fence: no write of an earlier epoch lands after a later one was won.
+//!
+//! A host that lost its turn may not know it. It was frozen, or its packets were; its writes may
+//! wait in a socket of this server, in a worker, or in the middle of a system call. So every
+//! request that modifies a disk holds a [`Permit`] from the check of its right to the end of the
+//! system call. A claim that was won first ends the old rights and then waits until no permit that
+//! was given before is left; only then it is answered.
+//!
+//! ```text
+//!     old writer   enter ───── pwrite ───── drop     enter: refused
+//!     claim             commit ─ advance ········ return ─ "won" ─> host
+//!                                (old rights end, permits are waited for)
+//! ```
+//!
+//! The same happens within one epoch when a host connects anew: a request that was sent on the old
+//! connection, and again on the new one, must not land a second time after what follows it.
+
+mod store;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::arbiter::{Claimant, Record, VmName};
+use crate::nbd::ExportName;
+
+pub use store::FencedStore;
+
+/// The claimant that stands for nobody: a virtual machine that ended in order.
+pub const STOPPED: &str = "stopped";
+
+/// Why a connection may not write, or not be opened for writing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Somebody has moved on to a later epoch.
+    #[error("epoch {held} of {vm} is over, it is in epoch {current} now")]
+    Over {
+        /// Whose epoch.
+        vm: VmName,
+        /// The client's.
+        held: u64,
+        /// The current one.
+        current: u64,
+    },
+    /// The epoch has not been.
+    #[error(
+        "{vm} is in epoch {current}, epoch {held} was never claimed here: is this the right disk server, and has it its state?"
+    )]
+    Future {
+        /// Whose epoch.
+        vm: VmName,
+        /// The client's.
+        held: u64,
+        /// The current one.
+        current: u64,
+    },
+    /// Nobody runs the machine in the current epoch.
+    #[error("{vm} does not run: nobody holds its epoch {epoch}")]
+    NotRunning {
+        /// Whose epoch.
+        vm: VmName,
+        /// The current one.
+        epoch: u64,
+    },
+    /// The host of the machine has connected anew.
+    #[error("a newer connection of {vm} has taken over")]
+    Superseded {
+        /// The machine.
+        vm: VmName,
+    },
+    /// A machine runs on the export.
+    #[error("{vm} runs on it: only the host that runs it may write")]
+    Running {
+        /// The machine.
+        vm: VmName,
+    },
+}
+
+/// What a connection bases its writes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    /// That the machine does not run.
+    Plain,
+    /// That it is the latest connection of the machine's epoch.
+    Writer {
+        /// The epoch.
+        epoch: u64,
+        /// The connection's number, from [`Fence::open_writer`].
+        number: u64,
+    },
+}
+
+/// Who may write to the disks of one virtual machine.
+#[derive(Debug)]
+pub struct Fence {
+    vm: VmName,
+    state: Mutex<State>,
+    left: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    epoch: u64,
+    /// Somebody holds the epoch, and has not stopped.
+    runs: bool,
+    /// The number of the latest writer connection of each export.
+    writers: BTreeMap<ExportName, u64>,
+    /// How often rights were ended.
+    barriers: u64,
+    /// Which one of them began the current epoch.
+    epoch_barrier: u64,
+    /// Permits, by the barrier after which they were given.
+    permits: BTreeMap<u64, usize>,
+}
+
+impl Fence {
+    /// A fence for a machine as the arbiter has it.
+    #[must_use]
+    pub fn new(vm: VmName, record: &Record) -> Fence {
+        let state = State {
+            epoch: record.epoch,
+            runs: record.holder.as_ref().is_some_and(is_running),
+            ..State::default()
+        };
+        Fence {
+            vm,
+            state: Mutex::new(state),
+            left: Condvar::new(),
+        }
+    }
+
+    /// The machine.
+    #[must_use]
+    pub fn vm(&self) -> &VmName {
+        &self.vm
+    }
+
+    /// The epoch, and whether somebody runs the machine in it.
+    #[must_use]
+    pub fn epoch(&self) -> (u64, bool) {
+        let state = self.lock();
+        (state.epoch, state.runs)
+    }
+
+    /// Ends the rights of all epochs before this one. When it returns, no write of theirs is under
+    /// way, and none will be.
+    ///
+    /// To be called before *every* answer that says that the epoch was won, also a repeated one:
+    /// the first call may still be waiting. A call for a past epoch changes nothing.
+    pub fn advance(&self, epoch: u64, holder: &Claimant) {
+        let mut state = self.lock();
+        if epoch > state.epoch {
+            state.epoch = epoch;
+            state.runs = is_running(holder);
+            state.writers.clear();
+            state.barriers += 1;
+            state.epoch_barrier = state.barriers;
+        }
+        let barrier = state.epoch_barrier;
+        self.wait_for_earlier(state, barrier);
+    }
+
+    /// Makes a connection the writer of an export, in place of the one before. When it returns, no
+    /// write of that one is under way, and none will be.
+    ///
+    /// # Errors
+    /// The machine does not run, or is in another epoch.
+    pub fn open_writer(&self, export: &ExportName, epoch: u64) -> Result<Right, Refusal> {
+        let mut state = self.lock();
+        self.check_epoch(&state, epoch)?;
+        state.barriers += 1;
+        let barrier = state.barriers;
+        // Barriers are numbered anyway, so their numbers serve for connections too.
+        state.writers.insert(export.clone(), barrier);
+        self.wait_for_earlier(state, barrier);
+        Ok(Right::Writer {
+            epoch,
+            number: barrier,
+        })
+    }
+
+    /// Whether [`Fence::open_writer`] would succeed now.
+    ///
+    /// # Errors
+    /// Those that it would have.
+    pub fn check_writer(&self, epoch: u64) -> Result<(), Refusal> {
+        self.check_epoch(&self.lock(), epoch)
+    }
+
+    /// Lets a modifying request begin. It is over when the permit is dropped.
+    ///
+    /// # Errors
+    /// The right has ended.
+    pub fn enter(&self, export: &ExportName, right: Right) -> Result<Permit<'_>, Refusal> {
+        let mut state = self.lock();
+        match right {
+            Right::Plain if state.runs => {
+                return Err(Refusal::Running {
+                    vm: self.vm.clone(),
+                });
+            }
+            Right::Plain => {}
+            Right::Writer { epoch, number } => {
+                self.check_epoch(&state, epoch)?;
+                if state.writers.get(export) != Some(&number) {
+                    return Err(Refusal::Superseded {
+                        vm: self.vm.clone(),
+                    });
+                }
+            }
+        }
+        let barrier = state.barriers;
+        *state.permits.entry(barrier).or_default() += 1;
+        Ok(Permit {
+            fence: self,
+            barrier,
+        })
+    }
+
+    fn check_epoch(&self, state: &State, held: u64) -> Result<(), Refusal> {
+        let vm = || self.vm.clone();
+        let current = state.epoch;
+        if held < current {
+            Err(Refusal::Over {
+                vm: vm(),
+                held,
+                current,
+            })
+        } else if held > current {
+            Err(Refusal::Future {
+                vm: vm(),
+                held,
+                current,
+            })
+        } else if !state.runs {
+            Err(Refusal::NotRunning {
+                vm: vm(),
+                epoch: current,
+            })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Waits until no permit is left that was given before `barrier`.
+    fn wait_for_earlier(&self, mut state: MutexGuard<'_, State>, barrier: u64) {
+        while state
+            .permits
+            .first_key_value()
+            .is_some_and(|(earliest, _)| *earliest < barrier)
+        {
+            state = self
+                .left
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No panic leaves the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_running(holder: &Claimant) -> bool {
+    holder.as_str() != STOPPED
+}
+
+/// A modifying request that is under way.
+pub struct Permit<'a> {
+    fence: &'a Fence,
+    barrier: u64,
+}
+
+impl fmt::Debug for Permit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit")
+            .field("vm", &self.fence.vm)
+            .field("barrier", &self.barrier)
+            .finish()
+    }
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        let mut state = self.fence.lock();
+        if let Some(count) = state.permits.get_mut(&self.barrier) {
+            *count -= 1;
+            if *count == 0 {
+                state.permits.remove(&self.barrier);
+                self.fence.left.notify_all();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,190 @@
+//! The accept loop: any number of listening sockets, a thread for each connection.
+
+use std::fmt;
+use std::io::{self, Read as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::thread;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::StartError;
+use super::connections::Connections;
+
+/// What a listener's clients are served.
+pub(super) trait Service: fmt::Debug + Sync {
+    /// The name of its sessions' threads.
+    fn thread_name(&self) -> &'static str;
+
+    /// Serves a client until it leaves. Anything may come from it.
+    fn serve(&self, stream: TcpStream);
+
+    /// Turns a client away for which there is no place. Must not block.
+    fn turn_away(&self, stream: TcpStream);
+}
+
+/// A listening socket, and its connections.
+#[derive(Debug)]
+pub(super) struct Listener {
+    socket: TcpListener,
+    local: SocketAddr,
+    max_connections: usize,
+    connections: Connections,
+}
+
+impl Listener {
+    /// Listens on an address. `option` is what the user can choose another one with.
+    pub(super) fn bind(
+        address: SocketAddr,
+        option: &'static str,
+        max_connections: usize,
+    ) -> Result<Listener, StartError> {
+        let socket = TcpListener::bind(address).map_err(|source| match source.kind() {
+            io::ErrorKind::AddrInUse => StartError::AddressInUse { address, option },
+            _ => StartError::Listen { address, source },
+        })?;
+        socket.set_nonblocking(true).map_err(StartError::Setup)?;
+        let local = socket.local_addr().map_err(StartError::Setup)?;
+        Ok(Listener {
+            socket,
+            local,
+            max_connections,
+            connections: Connections::default(),
+        })
+    }
+
+    /// Where it listens, with the real port.
+    pub(super) fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Accepts the connection that waits, if one does.
+    fn accept(&self) -> Accepted {
+        match self.socket.accept() {
+            Ok((stream, _)) => Accepted::Client(stream),
+            Err(error) if is_transient(&error) => Accepted::Nobody,
+            Err(error) if is_exhaustion(&error) => {
+                log::warn!("cannot accept a connection for now: {error}");
+                Accepted::Exhausted
+            }
+            Err(error) => Accepted::Failed(error),
+        }
+    }
+
+    fn start_session<'scope>(
+        &'scope self,
+        service: &'scope dyn Service,
+        scope: &'scope thread::Scope<'scope, '_>,
+        stream: TcpStream,
+    ) {
+        let registered = stream
+            .set_nonblocking(false)
+            .and_then(|()| stream.try_clone())
+            .map(|clone| self.connections.register(clone, self.max_connections));
+        let place = match registered {
+            Ok(Some(place)) => place,
+            Ok(None) => {
+                log::debug!("{} connections: turned one away", self.max_connections);
+                service.turn_away(stream);
+                return;
+            }
+            Err(error) => {
+                log::warn!("dropped a new connection: {error}");
+                return;
+            }
+        };
+        let spawned = thread::Builder::new()
+            .name(service.thread_name().to_owned())
+            .spawn_scoped(scope, move || {
+                service.serve(stream);
+                // Named, so that the closure owns the whole place and not a field of it: a place
+                // that was given back at once let any number of clients in.
+                drop(place);
+            });
+        if let Err(error) = spawned {
+            log::warn!("dropped a new connection: no thread for it: {error}");
+        }
+    }
+}
+
+enum Accepted {
+    Client(TcpStream),
+    Nobody,
+    /// The process or the system is out of file descriptors or memory, which passes.
+    Exhausted,
+    Failed(io::Error),
+}
+
+/// Serves the clients of all listeners until a byte comes from `wake`. When this returns, all
+/// sessions have ended.
+pub(super) fn accept_until_woken(
+    wake: &UnixStream,
+    services: &[(&Listener, &dyn Service)],
+) -> io::Result<()> {
+    thread::scope(|scope| {
+        let result = accept_in(scope, wake, services);
+        // Readers see the end of their streams; what is under way is finished first.
+        for (listener, _) in services {
+            listener.connections.close_all();
+        }
+        result
+    })
+}
+
+fn accept_in<'scope>(
+    scope: &'scope thread::Scope<'scope, '_>,
+    wake: &UnixStream,
+    services: &[(&'scope Listener, &'scope dyn Service)],
+) -> io::Result<()> {
+    loop {
+        let mut fds = vec![PollFd::new(wake.as_fd(), PollFlags::POLLIN)];
+        let sockets = services.iter().map(|(listener, _)| &listener.socket);
+        fds.extend(sockets.map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN)));
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        if fds[0].any().unwrap_or(false) {
+            return Ok(());
+        }
+        for (listener, service) in services {
+            match listener.accept() {
+                Accepted::Client(stream) => listener.start_session(*service, scope, stream),
+                Accepted::Nobody => {}
+                Accepted::Exhausted => {
+                    if woken_within(wake, Duration::from_millis(100)) {
+                        return Ok(());
+                    }
+                }
+                Accepted::Failed(error) => return Err(error),
+            }
+        }
+    }
+}
+
+/// Waits, and says whether the server was stopped meanwhile.
+fn woken_within(mut wake: &UnixStream, time: Duration) -> bool {
+    let mut byte = [0];
+    let waited = wake
+        .set_read_timeout(Some(time))
+        .and_then(|()| wake.read(&mut byte));
+    matches!(waited, Ok(n) if n > 0)
+}
+
+/// The connection was lost before it was accepted, or there was none.
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
+    )
+}
+
+fn is_exhaustion(error: &io::Error) -> bool {
+    use nix::errno::Errno;
+    let exhausted = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
+    error
+        .raw_os_error()
+        .is_some_and(|raw| exhausted.contains(&Errno::from_raw(raw)))
+}

@@ -1,0 +1,223 @@
+//! The server process: binds, serves each client in a thread of its own, ends in order.
+
+mod accept;
+mod connections;
+mod services;
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::arbiter::session::StoreFailure;
+use crate::arbiter::{ClaimStoreError, EpochStore, OpenError, ReadStoreError};
+use crate::export::{Export, Exports, ExportsError};
+use crate::fence::FencedStore;
+use crate::nbd::ExportName;
+use accept::{Listener, Service, accept_until_woken};
+use services::{ArbiterService, NbdService};
+
+/// What a server needs to know.
+#[derive(Debug)]
+pub struct Config {
+    /// Where the arbiter listens. Port 0 takes a free one; see [`Server::local_addr`].
+    pub listen: SocketAddr,
+    /// The directory of everything that must survive the process.
+    pub state: PathBuf,
+    /// The disks, if there are any.
+    pub nbd: Option<NbdConfig>,
+    /// What clients may use up.
+    pub limits: Limits,
+}
+
+/// What a server needs to know to export disks.
+#[derive(Debug)]
+pub struct NbdConfig {
+    /// Where to listen for NBD clients. Port 0 takes a free one; see [`Server::nbd_addr`].
+    pub listen: SocketAddr,
+    /// What they can open.
+    pub exports: Vec<Export>,
+}
+
+/// What clients may use up.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at a time, of the arbiter's clients and of NBD clients each.
+    pub connections: usize,
+    /// How long a connection to the arbiter may be without a request.
+    pub idle: Duration,
+    /// How long a line may take from its first byte to its last.
+    pub line: Duration,
+    /// How long an NBD client may take to choose an export.
+    pub negotiation: Duration,
+    /// How long an NBD request may take from its first byte to its last, and a reply.
+    pub message: Duration,
+    /// How many requests of one NBD client are under way at a time.
+    pub requests: usize,
+    /// How much data all NBD requests that are under way may have together, in bytes. At least one
+    /// request always goes on.
+    pub memory: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            connections: 256,
+            idle: Duration::from_secs(60),
+            line: Duration::from_secs(5),
+            negotiation: Duration::from_secs(30),
+            message: Duration::from_secs(60),
+            requests: 16,
+            memory: 512 << 20,
+        }
+    }
+}
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Somebody else listens there.
+    #[error("cannot listen on {address}: the address is in use, perhaps by another disk-server; `ss -ltnp 'sport = :{}'` shows by whom. Stop that program, or choose another port with {option}", address.port())]
+    AddressInUse {
+        /// The address asked for.
+        address: SocketAddr,
+        /// The option that chose it.
+        option: &'static str,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: is it an address of this host?")]
+    Listen {
+        /// The address asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The state cannot be used.
+    #[error("cannot use the state")]
+    State(#[from] OpenError),
+    /// The epochs of the exports' machines cannot be read.
+    #[error("cannot use the state")]
+    Read(#[from] ReadStoreError),
+    /// Two exports have the same name.
+    #[error("two exports are called {0}; every --export needs a name of its own")]
+    SameName(ExportName),
+    /// The system refuses what every server needs.
+    #[error("cannot set up the server")]
+    Setup(#[source] io::Error),
+}
+
+/// Why a running server ends before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A listening socket failed.
+    #[error("cannot accept connections any more")]
+    Accept(#[source] io::Error),
+    /// A decision could not be stored. What is on the disk is unknown until it is opened again.
+    #[error(
+        "the state cannot be written; start the server again when the disk is well (hosts wait)"
+    )]
+    Claim(#[source] ClaimStoreError),
+    /// Records could not be read.
+    #[error("the state cannot be read; start the server again when the disk is well (hosts wait)")]
+    Read(#[source] ReadStoreError),
+}
+
+/// A server that listens, and does not serve yet.
+#[derive(Debug)]
+pub struct Server {
+    arbiter: Listener,
+    arbiter_service: ArbiterService,
+    nbd: Option<(Listener, NbdService)>,
+    wake: UnixStream,
+    stop: StopHandle,
+}
+
+/// Ends a server from another thread.
+#[derive(Debug, Clone)]
+pub struct StopHandle(Arc<UnixStream>);
+
+impl StopHandle {
+    /// Tells the server to end: no new connections; decisions and requests under way are finished.
+    pub fn stop(&self) {
+        // One byte wakes the server. If the pipe is full it is awake; if it is gone, so is the
+        // server.
+        let _ = (&*self.0).write(&[1]);
+    }
+}
+
+impl Server {
+    /// Opens the state and listens.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub fn bind(config: Config) -> Result<Server, StartError> {
+        let Config {
+            listen,
+            state,
+            nbd,
+            limits,
+        } = config;
+        // The state first: a client must not connect to a server that then does not start.
+        let mut store = FencedStore::new(EpochStore::open(&state)?);
+        let nbd = match nbd {
+            None => None,
+            Some(NbdConfig { listen, exports }) => {
+                let exports = Exports::new(exports, &mut store).map_err(|error| match error {
+                    ExportsError::Twice(name) => StartError::SameName(name),
+                    ExportsError::Store(error) => StartError::Read(error),
+                })?;
+                let listener = Listener::bind(listen, "--nbd-listen", limits.connections)?;
+                Some((listener, NbdService::new(exports, &limits)))
+            }
+        };
+        let (wake, stop) = UnixStream::pair().map_err(StartError::Setup)?;
+        stop.set_nonblocking(true).map_err(StartError::Setup)?;
+        let stop = StopHandle(Arc::new(stop));
+        Ok(Server {
+            arbiter: Listener::bind(listen, "--listen", limits.connections)?,
+            arbiter_service: ArbiterService::new(store, &limits, stop.clone()),
+            nbd,
+            wake,
+            stop,
+        })
+    }
+
+    /// Where the arbiter listens, with the real port.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.arbiter.local_addr()
+    }
+
+    /// Where NBD clients connect, with the real port; `None` when nothing is exported.
+    #[must_use]
+    pub fn nbd_addr(&self) -> Option<SocketAddr> {
+        self.nbd.as_ref().map(|(listener, _)| listener.local_addr())
+    }
+
+    /// What ends it.
+    #[must_use]
+    pub fn stop_handle(&self) -> StopHandle {
+        self.stop.clone()
+    }
+
+    /// Serves until it is stopped. When this returns, every decision is on stable storage, every
+    /// request is answered, and the state and the exports are closed.
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub fn run(self) -> Result<(), RunError> {
+        let mut services: Vec<(&Listener, &dyn Service)> =
+            vec![(&self.arbiter, &self.arbiter_service)];
+        if let Some((listener, service)) = &self.nbd {
+            services.push((listener, service));
+        }
+        let accepted = accept_until_woken(&self.wake, &services);
+        match self.arbiter_service.failure() {
+            Some(StoreFailure::Claim(error)) => Err(RunError::Claim(error)),
+            Some(StoreFailure::Read(error)) => Err(RunError::Read(error)),
+            None => accepted.map_err(RunError::Accept),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What the server's listeners serve: the arbiter's protocol, and NBD.
+
+use std::net::TcpStream;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::accept::Service;
+use super::{Limits, StopHandle};
+use crate::arbiter::session::{self, StoreFailure};
+use crate::export::Exports;
+use crate::fence::FencedStore;
+use crate::nbd::{Budget, session as nbd};
+
+/// Decides about epochs.
+#[derive(Debug)]
+pub(super) struct ArbiterService {
+    store: FencedStore,
+    limits: session::SessionLimits,
+    stop: StopHandle,
+    failure: Mutex<Option<StoreFailure>>,
+}
+
+impl ArbiterService {
+    pub(super) fn new(store: FencedStore, limits: &Limits, stop: StopHandle) -> ArbiterService {
+        ArbiterService {
+            store,
+            limits: session::SessionLimits {
+                idle: limits.idle,
+                line: limits.line,
+            },
+            stop,
+            failure: Mutex::new(None),
+        }
+    }
+
+    /// The first failure of the store, if there was one. It ends the server.
+    pub(super) fn failure(&self) -> Option<StoreFailure> {
+        self.lock().take()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<StoreFailure>> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Service for ArbiterService {
+    fn thread_name(&self) -> &'static str {
+        "arbiter-session"
+    }
+
+    fn serve(&self, stream: TcpStream) {
+        if let Err(failure) = session::serve(stream, &self.store, self.limits) {
+            self.lock().get_or_insert(failure);
+            self.stop.stop();
+        }
+    }
+
+    fn turn_away(&self, stream: TcpStream) {
+        session::turn_away(stream, "the server has as many connections as it may have");
+    }
+}
+
+/// Serves disks.
+#[derive(Debug)]
+pub(super) struct NbdService {
+    exports: Exports,
+    budget: Budget,
+    limits: nbd::SessionLimits,
+}
+
+impl NbdService {
+    pub(super) fn new(exports: Exports, limits: &Limits) -> NbdService {
+        NbdService {
+            exports,
+            budget: Budget::new(limits.memory),
+            limits: nbd::SessionLimits {
+                negotiation: limits.negotiation,
+                message: limits.message,
+                requests: limits.requests,
+            },
+        }
+    }
+}
+
+impl Service for NbdService {
+    fn thread_name(&self) -> &'static str {
+        "nbd-session"
+    }
+
+    fn serve(&self, stream: TcpStream) {
+        nbd::serve(&stream, &self.exports, &self.budget, self.limits);
+    }
+
+    fn turn_away(&self, stream: TcpStream) {
+        // The protocol has no word for it before the greetings: the connection is closed.
+        drop(stream);
+    }
+}

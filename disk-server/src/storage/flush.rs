@@ -1,0 +1,113 @@
+//! Flushes that do not forget a failure, and that many clients share.
+
+use std::io;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::Storage;
+
+/// Why a flush failed, now or earlier.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "what was written did not reach the disk ({reason}); this export is not flushed any more until the server is started again"
+)]
+pub struct FlushError {
+    reason: String,
+}
+
+/// A storage with flushes in order.
+///
+/// **A failure is final.** Linux reports an error of writing back once, marks the pages clean, and
+/// the next fsync succeeds though the data is gone. So after one failure every flush fails, until
+/// an operator has looked at the disk and started the server again.
+///
+/// **One at a time, and shared.** Two fdatasync at a time would each report half of the truth: the
+/// error goes to one of them only. And whoever asks while one runs needs one that starts later,
+/// which can be the same one for all who wait.
+#[derive(Debug)]
+pub struct Flushed {
+    storage: Box<dyn Storage>,
+    state: Mutex<State>,
+    ended: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Flushes that were started.
+    started: u64,
+    /// The last one that ended well.
+    done: u64,
+    running: bool,
+    failed: Option<FlushError>,
+}
+
+impl Flushed {
+    /// A storage that has not failed yet.
+    #[must_use]
+    pub fn new(storage: Box<dyn Storage>) -> Flushed {
+        Flushed {
+            storage,
+            state: Mutex::default(),
+            ended: Condvar::new(),
+        }
+    }
+
+    /// The storage, for everything but flushes.
+    #[must_use]
+    pub fn storage(&self) -> &dyn Storage {
+        &*self.storage
+    }
+
+    /// Brings everything that was done before this call to stable storage.
+    ///
+    /// # Errors
+    /// [`FlushError`]: this time, or some time before.
+    pub fn flush(&self) -> Result<(), FlushError> {
+        let mut state = self.lock();
+        // A flush that already runs may have passed by what this caller wrote.
+        let needed = state.started + 1;
+        loop {
+            if let Some(error) = &state.failed {
+                return Err(error.clone());
+            }
+            if state.done >= needed {
+                return Ok(());
+            }
+            if state.running {
+                state = self
+                    .ended
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.running = true;
+            state.started += 1;
+            let number = state.started;
+            drop(state);
+            let result = self.storage.flush();
+            state = self.lock();
+            state.running = false;
+            match result {
+                Ok(()) => state.done = number,
+                Err(error) => state.failed = Some(failure(&error)),
+            }
+            self.ended.notify_all();
+        }
+    }
+
+    /// Whether a flush has failed.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.lock().failed.is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No panic leaves the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn failure(error: &io::Error) -> FlushError {
+    FlushError {
+        reason: error.to_string(),
+    }
+}
