@@ -4,16 +4,19 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
-/// What the images, the testbed and the demo run on this machine.
-const NEEDED: [&str; 9] = [
+/// What the images, the testbed, the demo, and the tests of the disk server run on this machine.
+const NEEDED: [&str; 12] = [
     "binutils",
+    "fio",
     "gcc",
     "gdb",
     "iproute2",
     "iputils-ping",
     "libc6-dev",
+    "libnbd-bin",
     "openssl",
     "qemu-system-x86",
+    "qemu-utils",
     "redis-tools",
 ];
 

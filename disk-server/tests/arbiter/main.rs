@@ -2,4 +2,5 @@
 
 mod claims;
 mod process;
+#[path = "../support/mod.rs"]
 mod support;

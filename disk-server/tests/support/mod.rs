@@ -1,4 +1,8 @@
 //! Real servers for the tests.
+#![allow(
+    dead_code,
+    reason = "several test programs share it, and none uses all"
+)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -17,6 +21,8 @@ pub(crate) const GENEROUS: Duration = Duration::from_secs(60);
 pub(crate) struct Process {
     child: Child,
     pub(crate) address: SocketAddr,
+    /// Where the disks are, if it was given some.
+    pub(crate) nbd: Option<SocketAddr>,
     _stdout: BufReader<ChildStdout>,
 }
 
@@ -38,14 +44,19 @@ impl Process {
     pub(crate) fn start_with(command: &mut Command) -> Process {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        let address = line
-            .trim()
-            .strip_prefix("listening on ")
-            .unwrap_or_else(|| panic!("the first line is {line:?}"));
+        let mut address = |prefix: &str| {
+            let mut line = String::new();
+            stdout.read_line(&mut line).unwrap();
+            let address = line.trim().strip_prefix(prefix);
+            let address = address.unwrap_or_else(|| panic!("expected {prefix:?}, not {line:?}"));
+            address.parse().unwrap()
+        };
+        let disks = command
+            .get_args()
+            .any(|argument| argument == "--nbd-listen");
         Process {
-            address: address.parse().unwrap(),
+            address: address("listening on "),
+            nbd: disks.then(|| address("nbd on ")),
             child,
             _stdout: stdout,
         }

@@ -1,0 +1,172 @@
+//! Storages that do what real ones do rarely, and servers in this process to export them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+
+use disk_server::arbiter::{Arbiter, Settings};
+use disk_server::export::Export;
+use disk_server::server::{Config, Limits, NbdConfig, Server, StopHandle};
+use disk_server::storage::{Allocation, Storage, Zeroing};
+
+/// A server in this process, which ends when dropped.
+pub(crate) struct Local {
+    arbiter: SocketAddr,
+    pub(crate) nbd: SocketAddr,
+    stop: StopHandle,
+    thread: Option<thread::JoinHandle<()>>,
+    _state: tempfile::TempDir,
+}
+
+impl Local {
+    /// Exports `disk`, of the machine `db` if it has an owner.
+    pub(crate) fn start(disk: impl Storage + 'static, owned: bool) -> Local {
+        Local::start_with(disk, owned, Limits::default())
+    }
+
+    pub(crate) fn start_with(disk: impl Storage + 'static, owned: bool, limits: Limits) -> Local {
+        let state = tempfile::tempdir().unwrap();
+        let vm = owned.then(|| "db".parse().unwrap());
+        let anywhere = "127.0.0.1:0".parse().unwrap();
+        let server = Server::bind(Config {
+            listen: anywhere,
+            state: state.path().to_owned(),
+            nbd: Some(NbdConfig {
+                listen: anywhere,
+                exports: vec![Export::new(
+                    "disk".parse().unwrap(),
+                    vm,
+                    false,
+                    Box::new(disk),
+                )],
+            }),
+            limits,
+        })
+        .unwrap();
+        Local {
+            arbiter: server.local_addr(),
+            nbd: server.nbd_addr().unwrap(),
+            stop: server.stop_handle(),
+            thread: Some(thread::spawn(|| server.run().unwrap())),
+            _state: state,
+        }
+    }
+
+    pub(crate) fn arbiter(&self) -> Arbiter {
+        Arbiter::new(self.arbiter.into(), Settings::default())
+    }
+}
+
+impl Drop for Local {
+    fn drop(&mut self) {
+        self.stop.stop();
+        let ended = self.thread.take().unwrap().join();
+        if !thread::panicking() {
+            ended.unwrap();
+        }
+    }
+}
+
+/// A disk in memory whose writes wait at a gate.
+#[derive(Debug, Clone)]
+pub(crate) struct Gated(Arc<(Mutex<Gate>, Condvar)>);
+
+#[derive(Debug)]
+struct Gate {
+    data: Vec<u8>,
+    open: bool,
+    waiting: usize,
+    landed: usize,
+    flushes: usize,
+    /// What the next flush says.
+    failure: Option<io::ErrorKind>,
+}
+
+impl Gated {
+    pub(crate) fn new(size: usize) -> Gated {
+        let gate = Gate {
+            data: vec![0; size],
+            open: true,
+            waiting: 0,
+            landed: 0,
+            flushes: 0,
+            failure: None,
+        };
+        Gated(Arc::new((Mutex::new(gate), Condvar::new())))
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut Gate) -> R) -> R {
+        let result = change(&mut self.0.0.lock().unwrap());
+        self.0.1.notify_all();
+        result
+    }
+
+    pub(crate) fn set_open(&self, open: bool) {
+        self.change(|gate| gate.open = open);
+    }
+
+    /// How many writes wait at the gate.
+    pub(crate) fn waiting(&self) -> usize {
+        self.change(|gate| gate.waiting)
+    }
+
+    /// How many writes have gone through.
+    pub(crate) fn landed(&self) -> usize {
+        self.change(|gate| gate.landed)
+    }
+
+    pub(crate) fn flushes(&self) -> usize {
+        self.change(|gate| gate.flushes)
+    }
+
+    /// Makes the next flush fail.
+    pub(crate) fn fail_next_flush(&self) {
+        self.change(|gate| gate.failure = Some(io::ErrorKind::Other));
+    }
+}
+
+impl Storage for Gated {
+    fn size(&self) -> u64 {
+        self.change(|gate| gate.data.len() as u64)
+    }
+
+    fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).unwrap();
+        self.change(|gate| data.copy_from_slice(&gate.data[start..start + data.len()]));
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let start = usize::try_from(offset).unwrap();
+        let mut gate = self.0.0.lock().unwrap();
+        gate.waiting += 1;
+        let mut gate = self.0.1.wait_while(gate, |gate| !gate.open).unwrap();
+        gate.waiting -= 1;
+        gate.landed += 1;
+        gate.data[start..start + data.len()].copy_from_slice(data);
+        Ok(())
+    }
+
+    fn zero(&self, offset: u64, length: u64, _: Zeroing) -> io::Result<()> {
+        self.write(offset, &vec![0; usize::try_from(length).unwrap()])
+    }
+
+    fn discard(&self, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.change(|gate| {
+            gate.flushes += 1;
+            gate.failure.take().map_or(Ok(()), |kind| Err(kind.into()))
+        })
+    }
+
+    fn allocations(&self, _: u64, length: u64, _: usize) -> io::Result<Vec<Allocation>> {
+        let hole = false;
+        Ok(vec![Allocation { length, hole }])
+    }
+
+    fn prefetch(&self, _: u64, _: u64) {}
+}

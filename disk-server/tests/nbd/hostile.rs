@@ -1,0 +1,267 @@
+//! Clients that misbehave, and servers that must not start.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::Duration;
+
+use disk_server::nbd::protocol::{
+    ClientFlags, Command, CommandFlags, ExportRequest, Greeting, OptionHeader, OptionType,
+    RequestHeader,
+};
+use disk_server::server::Limits;
+
+use crate::client::{Client, Negotiation};
+use crate::disks::{Gated, Local};
+use crate::support::{GENEROUS, Process, command, until};
+
+const WRITE: (Command, CommandFlags) = (Command::Write, CommandFlags::empty());
+
+fn image(directory: &Path) -> String {
+    let path = directory.join("disk.img");
+    File::create(&path).unwrap().set_len(1 << 20).unwrap();
+    format!("disk={}", path.display())
+}
+
+fn start(directory: &Path, more: &[&str]) -> Process {
+    Process::start_with(
+        command("127.0.0.1:0", &directory.join("state"))
+            .args(["--nbd-listen", "127.0.0.1:0", "--export", &image(directory)])
+            .args(more),
+    )
+}
+
+/// A whole conversation that writes, as bytes.
+fn conversation() -> Vec<u8> {
+    let go = ExportRequest {
+        name: "disk".to_owned(),
+        infos: Vec::new(),
+    }
+    .encode();
+    let option = OptionHeader {
+        option: OptionType::Go,
+        length: u32::try_from(go.len()).unwrap(),
+    };
+    let write = RequestHeader {
+        flags: CommandFlags::FUA,
+        command: Command::Write,
+        cookie: 1,
+        offset: 4096,
+        length: 4096,
+    };
+    [
+        &ClientFlags::FIXED_NEWSTYLE.bits().to_be_bytes()[..],
+        &option.encode(),
+        &go,
+        &write.encode(),
+        &[1; 4096],
+    ]
+    .concat()
+}
+
+/// Sends bytes and leaves, and takes what the server has to say until it closes the connection.
+fn say(address: std::net::SocketAddr, bytes: &[u8]) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(GENEROUS)).unwrap();
+    // The server may close before it has taken all.
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let mut answer = Vec::new();
+    // A reset is a way of closing.
+    if let Err(error) = stream.read_to_end(&mut answer) {
+        let kind = error.kind();
+        assert_eq!(kind, std::io::ErrorKind::ConnectionReset, "{error}");
+    }
+}
+
+#[test]
+fn a_client_may_stop_anywhere() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = start(directory.path(), &[]);
+    let address = server.nbd.unwrap();
+    let whole = conversation();
+    let ends = (0..100).chain((100..whole.len()).step_by(97));
+    for end in ends {
+        say(address, &whole[..end]);
+    }
+    for end in [10, 40, whole.len() - 1] {
+        // Without a farewell, and with unread answers: a reset.
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(&whole[..end]).unwrap();
+        drop(stream);
+    }
+    assert!(server.is_running());
+    let mut client = Client::open(address, "disk");
+    assert_eq!(client.read(4096, 4096).unwrap(), [0; 4096], "half a write");
+    say(address, &whole);
+    until("the write of a client that left", || {
+        client.read(4096, 4096).unwrap() == [1; 4096]
+    });
+}
+
+#[test]
+fn noise_closes_the_connection_and_nothing_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = start(directory.path(), &[]);
+    let address = server.nbd.unwrap();
+    let mut random = fastrand::Rng::with_seed(4);
+    for flips in 0..200 {
+        let mut bytes = conversation();
+        for _ in 0..=flips % 8 {
+            let at = random.usize(..200);
+            bytes[at] = random.u8(..);
+        }
+        say(address, &bytes);
+    }
+    for bytes in [
+        b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
+        b"{\"ftvm\":\"arbiter\",\"version\":1}\n".to_vec(),
+        vec![0xff; 1 << 20],
+        vec![0; 1 << 20],
+    ] {
+        say(address, &bytes);
+    }
+    assert!(server.is_running());
+    Client::open(address, "disk").flush().unwrap();
+}
+
+#[test]
+fn clients_that_take_nothing_or_vanish_with_requests_under_way_hold_nobody_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = start(directory.path(), &[]);
+    let address = server.nbd.unwrap();
+    let mut idle = Vec::new();
+    for n in 0..12 {
+        let mut client = Client::open(address, "disk");
+        for _ in 0..40 {
+            // More than the socket's buffers hold, and it is never read.
+            let read = (Command::Read, CommandFlags::DF);
+            client.send(read, 0, 1 << 20, &[]).unwrap();
+        }
+        if n % 2 == 0 {
+            idle.push(client);
+        }
+    }
+    let mut client = Client::open(address, "disk");
+    client.write(0, &[1; 512]).unwrap();
+    client.flush().unwrap();
+    assert_eq!(client.read(0, 512).unwrap(), [1; 512]);
+    drop(idle);
+    assert!(server.is_running());
+    assert!(server.end_with(nix::sys::signal::Signal::SIGTERM));
+}
+
+#[test]
+fn slow_clients_are_sent_away() {
+    let limits = Limits {
+        negotiation: Duration::from_millis(50),
+        message: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let server = Local::start_with(Gated::new(1 << 20), false, limits);
+    let closed = |stream: &mut TcpStream| {
+        stream.set_read_timeout(Some(GENEROUS)).unwrap();
+        let mut rest = Vec::new();
+        let end = stream.read_to_end(&mut rest);
+        assert!(end.is_ok() || end.unwrap_err().kind() == std::io::ErrorKind::ConnectionReset);
+    };
+    // In the negotiation.
+    let mut silent = TcpStream::connect(server.nbd).unwrap();
+    let mut greeting = [0; Greeting::LEN];
+    silent.read_exact(&mut greeting).unwrap();
+    closed(&mut silent);
+    closed(&mut Negotiation::start(server.nbd).unwrap().stream);
+    // In the middle of a request.
+    let mut half = Client::open(server.nbd, "disk");
+    half.send(WRITE, 0, 4096, &[1; 100]).unwrap();
+    closed(&mut half.stream);
+    // But not between requests.
+    let mut patient = Client::open(server.nbd, "disk");
+    std::thread::sleep(Duration::from_millis(150));
+    assert_eq!(patient.read(0, 4096).unwrap(), [0; 4096]);
+}
+
+#[test]
+fn little_memory_is_shared_in_turn() {
+    let limits = Limits {
+        memory: 2 << 20,
+        ..Limits::default()
+    };
+    let server = Local::start_with(Gated::new(8 << 20), false, limits);
+    std::thread::scope(|scope| {
+        for n in 0..6_u8 {
+            let address = server.nbd;
+            scope.spawn(move || {
+                let mut client = Client::open(address, "disk");
+                let offset = u64::from(n) << 20;
+                let data = vec![n; 1 << 20];
+                for _ in 0..20 {
+                    client.write(offset, &data).unwrap();
+                    assert!(client.read(offset, 1 << 20).unwrap() == data);
+                }
+                // More than there is in all goes alone.
+                assert_eq!(client.read(0, 8 << 20).unwrap().len(), 8 << 20);
+            });
+        }
+    });
+}
+
+#[test]
+fn too_many_clients_are_turned_away_and_claims_are_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = start(directory.path(), &["--max-connections", "3"]);
+    let address = server.nbd.unwrap();
+    let mut held: Vec<_> = (0..3).map(|_| Client::open(address, "disk")).collect();
+    assert!(Client::try_open(address, "disk").is_err());
+    server.arbiter().warm().unwrap();
+    held.pop();
+    until("there is room again", || {
+        Client::try_open(address, "disk").is_ok()
+    });
+}
+
+#[test]
+fn servers_that_cannot_export_say_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let refused = |arguments: &[&str]| {
+        let output = command("127.0.0.1:0", &directory.path().join("other"))
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(!output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let listen = ["--nbd-listen", "127.0.0.1:0", "--export"];
+    let with = |export: &str| refused(&[&listen[..], &[export]].concat());
+    let export = image(directory.path());
+    let server = start(directory.path(), &[]);
+    let message = with(&export);
+    assert!(message.contains("exported already"), "{message}");
+    let message = with(&format!("{export},read-only"));
+    assert!(message.contains("exported already"), "{message}");
+    drop(server);
+    let message = refused(&[&listen[..], &[&export, "--export", &export]].concat());
+    assert!(message.contains("exported already"), "{message}");
+    let read_only = format!("{export},read-only");
+    let message = refused(&[&listen[..], &[&read_only, "--export", &read_only]].concat());
+    assert!(message.contains("two exports are called disk"), "{message}");
+    let missing = format!("disk={}/none", directory.path().display());
+    let message = with(&missing);
+    assert!(message.contains("make it first"), "{message}");
+    let message = with(&format!("disk={}", directory.path().display()));
+    assert!(
+        message.contains("neither a file nor a block device"),
+        "{message}"
+    );
+    assert!(with("disk").contains("NAME=PATH"));
+    assert!(refused(&["--export", &export]).contains("--nbd-listen"));
+    assert!(refused(&["--nbd-listen", "127.0.0.1:0"]).contains("--export"));
+    let server = start(directory.path(), &[]);
+    let taken = server.nbd.unwrap().to_string();
+    let other = directory.path().join("other.img");
+    File::create(&other).unwrap();
+    let export = format!("disk={}", other.display());
+    let message = refused(&["--nbd-listen", &taken, "--export", &export]);
+    assert!(message.contains("--nbd-listen"), "{message}");
+}

@@ -1,0 +1,13 @@
+//! The disks of a server: real processes, real sockets, and clients of several kinds.
+
+mod client;
+mod crash;
+mod disks;
+mod fencing;
+mod foreign;
+mod hostile;
+mod ledger;
+mod power;
+mod semantics;
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,182 @@
+//! The loss of power: what was not flushed is lost in part, and nothing else.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use disk_server::nbd::protocol::ErrorCode;
+use disk_server::storage::{Allocation, Storage, Zeroing};
+use fastrand::Rng;
+
+use crate::client::Client;
+use crate::disks::{Gated, Local};
+use crate::ledger::{Promise, Region, SECTOR};
+use crate::support::until;
+
+const SECTORS: usize = 48;
+const CLIENTS: usize = 4;
+
+/// A disk with a volatile cache.
+#[derive(Debug, Clone)]
+struct Volatile(Arc<Mutex<Medium>>);
+
+#[derive(Debug)]
+struct Medium {
+    /// What is read while there is power.
+    cache: Vec<u8>,
+    /// What survives.
+    durable: Vec<u8>,
+    /// What was written since the last flush began, in order.
+    unflushed: Vec<(usize, Vec<u8>)>,
+    /// What a flush is about to bring to the medium.
+    flushing: Vec<(usize, Vec<u8>)>,
+    writes: usize,
+    power: bool,
+}
+
+impl Volatile {
+    fn new(durable: Vec<u8>) -> Volatile {
+        Volatile(Arc::new(Mutex::new(Medium {
+            cache: durable.clone(),
+            durable,
+            unflushed: Vec::new(),
+            flushing: Vec::new(),
+            writes: 0,
+            power: true,
+        })))
+    }
+
+    fn with<R>(&self, action: impl FnOnce(&mut Medium) -> R) -> io::Result<R> {
+        let mut medium = self.0.lock().unwrap();
+        if medium.power {
+            Ok(action(&mut medium))
+        } else {
+            Err(io::Error::other("no power"))
+        }
+    }
+
+    /// Ends it. Some of what was not flushed has reached the medium all the same.
+    fn cut(&self, random: &mut Rng) -> Vec<u8> {
+        let mut medium = self.0.lock().unwrap();
+        medium.power = false;
+        let mut pending = std::mem::take(&mut medium.flushing);
+        pending.append(&mut medium.unflushed);
+        // From "nothing" to "nearly all".
+        let share = random.u8(..);
+        for (at, data) in pending {
+            if random.u8(..) < share {
+                medium.durable[at..at + data.len()].copy_from_slice(&data);
+            }
+        }
+        medium.durable.clone()
+    }
+}
+
+impl Storage for Volatile {
+    fn size(&self) -> u64 {
+        (CLIENTS * SECTORS * SECTOR) as u64
+    }
+
+    fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        let at = usize::try_from(offset).unwrap();
+        self.with(|medium| data.copy_from_slice(&medium.cache[at..at + data.len()]))
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let at = usize::try_from(offset).unwrap();
+        self.with(|medium| {
+            medium.writes += 1;
+            medium.cache[at..at + data.len()].copy_from_slice(data);
+            medium.unflushed.push((at, data.to_vec()));
+        })
+    }
+
+    fn zero(&self, offset: u64, length: u64, _: Zeroing) -> io::Result<()> {
+        self.write(offset, &vec![0; usize::try_from(length).unwrap()])
+    }
+
+    fn discard(&self, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.with(|medium| medium.flushing = std::mem::take(&mut medium.unflushed))?;
+        // Others write, and the power may go.
+        for _ in 0..8 {
+            thread::yield_now();
+        }
+        self.with(|medium| {
+            for (at, data) in std::mem::take(&mut medium.flushing) {
+                medium.durable[at..at + data.len()].copy_from_slice(&data);
+            }
+        })
+    }
+
+    fn allocations(&self, _: u64, length: u64, _: usize) -> io::Result<Vec<Allocation>> {
+        let hole = false;
+        Ok(vec![Allocation { length, hole }])
+    }
+
+    fn prefetch(&self, _: u64, _: u64) {}
+}
+
+#[test]
+fn nothing_that_was_flushed_is_lost_with_the_power() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut random = Rng::with_seed(seed);
+    let mut durable = vec![0; CLIENTS * SECTORS * SECTOR];
+    let mut regions: Vec<Region> = (0..CLIENTS)
+        .map(|n| Region::new((n * SECTORS) as u64, SECTORS))
+        .collect();
+    let mut interesting = 0;
+    for _ in 0..30 {
+        let disk = Volatile::new(durable);
+        let server = Local::start(disk.clone(), false);
+        let writes = random.usize(20..800);
+        durable = thread::scope(|scope| {
+            for region in &mut regions {
+                let (mut random, address) = (random.fork(), server.nbd);
+                scope.spawn(move || {
+                    let mut client = Client::open(address, "disk");
+                    region.work(&mut client, &mut random).unwrap();
+                });
+            }
+            until("some writes", || disk.0.lock().unwrap().writes >= writes);
+            disk.cut(&mut random)
+        });
+        drop(server);
+        interesting += regions.iter().map(Region::interesting).sum::<usize>();
+        let server = Local::start(Volatile::new(durable.clone()), false);
+        for region in &mut regions {
+            region.check(&mut Client::open(server.nbd, "disk"), Promise::Flushed);
+        }
+    }
+    assert!(interesting > 100, "the power never went in between");
+}
+
+#[test]
+fn a_failed_flush_is_never_forgotten() {
+    let disk = Gated::new(1 << 20);
+    let server = Local::start(disk.clone(), false);
+    let mut client = Client::open(server.nbd, "disk");
+    client.flush().unwrap();
+    client.write(0, &[1; 512]).unwrap();
+    disk.fail_next_flush();
+    assert_eq!(client.flush(), Err(ErrorCode::Io));
+    // The storage would say that all is well now.
+    let flushes = disk.flushes();
+    assert_eq!(client.flush(), Err(ErrorCode::Io));
+    let mut other = Client::open(server.nbd, "disk");
+    assert_eq!(other.flush(), Err(ErrorCode::Io));
+    let fua = (
+        disk_server::nbd::protocol::Command::Write,
+        disk_server::nbd::protocol::CommandFlags::FUA,
+    );
+    let written = other.call(fua, 0, 512, &[2; 512]).unwrap();
+    assert_eq!(written.unwrap_err(), ErrorCode::Io);
+    assert_eq!(disk.flushes(), flushes, "the storage was asked again");
+    // Everything else goes on.
+    other.write(512, &[3; 512]).unwrap();
+    assert_eq!(client.read(512, 512).unwrap(), [3; 512]);
+}
