@@ -111,3 +111,104 @@ fn failure(error: &io::Error) -> FlushError {
         reason: error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::thread;
+
+    use super::super::{Allocation, Zeroing};
+    use super::*;
+
+    /// Counts writes, and how many of them a flush covers that began after them.
+    #[derive(Debug, Default)]
+    struct Counting {
+        written: AtomicU64,
+        flushed: AtomicU64,
+        flushes: AtomicU64,
+        at_a_time: AtomicU64,
+        fails_from: u64,
+    }
+
+    #[derive(Debug)]
+    struct Shared(Arc<Counting>);
+
+    impl Storage for Shared {
+        fn size(&self) -> u64 {
+            0
+        }
+
+        fn read(&self, _: u64, _: &mut [u8]) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn write(&self, _: u64, _: &[u8]) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn zero(&self, _: u64, _: u64, _: Zeroing) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn discard(&self, _: u64, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            assert_eq!(self.0.at_a_time.fetch_add(1, Ordering::SeqCst), 0);
+            let covered = self.0.written.load(Ordering::SeqCst);
+            thread::yield_now();
+            let number = self.0.flushes.fetch_add(1, Ordering::SeqCst) + 1;
+            self.0.at_a_time.fetch_sub(1, Ordering::SeqCst);
+            if number == self.0.fails_from {
+                return Err(io::Error::other("the disk is broken"));
+            }
+            self.0.flushed.fetch_max(covered, Ordering::SeqCst);
+            Ok(())
+        }
+
+        fn allocations(&self, _: u64, _: u64, _: usize) -> io::Result<Vec<Allocation>> {
+            Ok(Vec::new())
+        }
+
+        fn prefetch(&self, _: u64, _: u64) {}
+    }
+
+    #[test]
+    fn flushes_are_shared_and_cover_what_came_before() {
+        const THREADS: u64 = 8;
+        const EACH: u64 = 300;
+        let counting = Arc::new(Counting::default());
+        let flushed = Flushed::new(Box::new(Shared(Arc::clone(&counting))));
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    for _ in 0..EACH {
+                        let mine = counting.written.fetch_add(1, Ordering::SeqCst) + 1;
+                        flushed.flush().unwrap();
+                        assert!(counting.flushed.load(Ordering::SeqCst) >= mine);
+                    }
+                });
+            }
+        });
+        assert!(counting.flushes.load(Ordering::SeqCst) <= THREADS * EACH);
+    }
+
+    #[test]
+    fn after_a_failure_nobody_is_told_that_all_is_well() {
+        let counting = Arc::new(Counting {
+            fails_from: 3,
+            ..Counting::default()
+        });
+        let flushed = Flushed::new(Box::new(Shared(Arc::clone(&counting))));
+        flushed.flush().unwrap();
+        flushed.flush().unwrap();
+        assert!(!flushed.has_failed());
+        let error = flushed.flush().unwrap_err();
+        assert!(error.to_string().contains("the disk is broken"), "{error}");
+        assert_eq!(flushed.flush(), Err(error));
+        assert!(flushed.has_failed());
+        assert_eq!(counting.flushes.load(Ordering::SeqCst), 3);
+    }
+}

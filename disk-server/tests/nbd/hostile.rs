@@ -12,7 +12,7 @@ use disk_server::nbd::protocol::{
 };
 use disk_server::server::Limits;
 
-use crate::client::{Client, Negotiation};
+use crate::client::Client;
 use crate::disks::{Gated, Local};
 use crate::support::{GENEROUS, Process, command, until};
 
@@ -154,12 +154,7 @@ fn clients_that_take_nothing_or_vanish_with_requests_under_way_hold_nobody_up() 
 
 #[test]
 fn slow_clients_are_sent_away() {
-    let limits = Limits {
-        negotiation: Duration::from_millis(50),
-        message: Duration::from_millis(50),
-        ..Limits::default()
-    };
-    let server = Local::start_with(Gated::new(1 << 20), false, limits);
+    let short = Duration::from_millis(50);
     let closed = |stream: &mut TcpStream| {
         stream.set_read_timeout(Some(GENEROUS)).unwrap();
         let mut rest = Vec::new();
@@ -167,18 +162,27 @@ fn slow_clients_are_sent_away() {
         assert!(end.is_ok() || end.unwrap_err().kind() == std::io::ErrorKind::ConnectionReset);
     };
     // In the negotiation.
+    let limits = Limits {
+        negotiation: short,
+        ..Limits::default()
+    };
+    let server = Local::start_with(Gated::new(1 << 20), false, limits);
     let mut silent = TcpStream::connect(server.nbd).unwrap();
     let mut greeting = [0; Greeting::LEN];
     silent.read_exact(&mut greeting).unwrap();
     closed(&mut silent);
-    closed(&mut Negotiation::start(server.nbd).unwrap().stream);
     // In the middle of a request.
+    let limits = Limits {
+        message: short,
+        ..Limits::default()
+    };
+    let server = Local::start_with(Gated::new(1 << 20), false, limits);
     let mut half = Client::open(server.nbd, "disk");
     half.send(WRITE, 0, 4096, &[1; 100]).unwrap();
     closed(&mut half.stream);
     // But not between requests.
     let mut patient = Client::open(server.nbd, "disk");
-    std::thread::sleep(Duration::from_millis(150));
+    std::thread::sleep(3 * short);
     assert_eq!(patient.read(0, 4096).unwrap(), [0; 4096]);
 }
 

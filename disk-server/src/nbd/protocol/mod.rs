@@ -89,3 +89,6 @@ pub enum ProtocolError {
         what: &'static str,
     },
 }
+
+#[cfg(test)]
+mod tests;
