@@ -21,6 +21,8 @@ pub(super) const BASE_ALLOCATION_ID: u32 = 1;
 /// What a client and the server agreed on.
 #[derive(Debug)]
 pub(super) struct Agreed {
+    /// What the client asked for.
+    pub(super) name: RequestedExport,
     pub(super) access: Access,
     pub(super) structured: bool,
     /// Whether the client may ask for the status of blocks.
@@ -221,6 +223,7 @@ impl Negotiation<'_> {
             _ => Access::open(self.exports, &requested)?,
         };
         Ok(Agreed {
+            name: requested,
             access,
             structured: self.structured,
             block_status: self.context_of.as_deref() == Some(name),

@@ -65,7 +65,20 @@ fn converse(
     let outgoing = Outgoing::new(stream, limits.message);
     let deadline = Instant::now() + limits.negotiation;
     let agreed = negotiate(&mut incoming, &outgoing, exports, deadline)?;
-    log::debug!("NBD client {:?}: {agreed:?}", stream.peer_addr().ok());
+    if agreed.access.is_multi_conn() {
+        log::debug!(
+            "NBD client {:?} opened {}",
+            stream.peer_addr().ok(),
+            agreed.name
+        );
+    } else {
+        // The host that runs a machine: an operator wants to know which it is.
+        log::info!(
+            "NBD client {:?} opened {}",
+            stream.peer_addr().ok(),
+            agreed.name
+        );
+    }
     let session = Session {
         agreed,
         outgoing,

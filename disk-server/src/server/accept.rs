@@ -13,6 +13,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::StartError;
 use super::connections::Connections;
 
+/// How long clients may take to accept their last answers when the server ends.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// What a listener's clients are served.
 pub(super) trait Service: fmt::Debug + Sync {
     /// The name of its sessions' threads.
@@ -125,9 +128,8 @@ pub(super) fn accept_until_woken(
 ) -> io::Result<()> {
     thread::scope(|scope| {
         let result = accept_in(scope, wake, services);
-        // Readers see the end of their streams; what is under way is finished first.
         for (listener, _) in services {
-            listener.connections.close_all();
+            listener.connections.end_all(GRACE);
         }
         result
     })

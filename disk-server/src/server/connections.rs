@@ -2,11 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// The open connections.
 #[derive(Debug, Default)]
-pub(super) struct Connections(Mutex<Open>);
+pub(super) struct Connections {
+    open: Mutex<Open>,
+    left: Condvar,
+}
 
 #[derive(Debug, Default)]
 struct Open {
@@ -17,7 +21,7 @@ struct Open {
 impl Connections {
     fn lock(&self) -> MutexGuard<'_, Open> {
         // Nothing is left half done under this lock, so a panic elsewhere does not matter here.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a connection in; `None` when there are `max` already.
@@ -35,11 +39,25 @@ impl Connections {
         })
     }
 
-    /// Lets readers see the end of their streams.
-    pub(super) fn close_all(&self) {
-        for stream in self.lock().streams.values() {
-            // Only the reading half: the answer to a request under way may still leave.
-            let _ = stream.shutdown(Shutdown::Read);
+    /// Ends all connections: readers see the end of their streams, and what is under way is
+    /// finished. Clients that do not take their answers are cut off after `grace`.
+    pub(super) fn end_all(&self, grace: Duration) {
+        let open = self.lock();
+        // Only the reading half: the answer to a request under way may still leave.
+        open.shutdown(Shutdown::Read);
+        let waited = self
+            .left
+            .wait_timeout_while(open, grace, |open| !open.streams.is_empty());
+        let (open, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        open.shutdown(Shutdown::Both);
+    }
+}
+
+impl Open {
+    fn shutdown(&self, how: Shutdown) {
+        for stream in self.streams.values() {
+            // It may be closed already.
+            let _ = stream.shutdown(how);
         }
     }
 }
@@ -54,5 +72,6 @@ pub(super) struct Place<'a> {
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.connections.lock().streams.remove(&self.id);
+        self.connections.left.notify_all();
     }
 }

@@ -147,9 +147,10 @@ fn clients_that_take_nothing_or_vanish_with_requests_under_way_hold_nobody_up() 
     client.write(0, &[1; 512]).unwrap();
     client.flush().unwrap();
     assert_eq!(client.read(0, 512).unwrap(), [1; 512]);
-    drop(idle);
     assert!(server.is_running());
+    // Nor do they keep the server from ending.
     assert!(server.end_with(nix::sys::signal::Signal::SIGTERM));
+    drop(idle);
 }
 
 #[test]
