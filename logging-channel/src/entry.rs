@@ -126,6 +126,32 @@ pub enum Payload {
     Digest(Box<StateDigest>),
     /// The primary stopped the guest here, at a place that a counter and its registers name.
     Counted(Box<CountedStop>),
+    /// Part of what a read of the disk found. The [`Payload::DiskDone`] that follows, at the same
+    /// execution point, says which request's it is.
+    DiskData(Vec<u8>),
+    /// Asynchronous input: a request to the disk was completed.
+    DiskDone {
+        /// Which: requests are numbered in the order in which the guest made them.
+        id: u64,
+        /// How it went.
+        outcome: DiskOutcome,
+    },
+}
+
+/// How a request to the disk went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DiskOutcome {
+    /// It was done. What a read found is in the [`Payload::DiskData`] before.
+    Done,
+    /// It was a read, and was done. The backup is to read the shared disk itself.
+    Shared {
+        /// CRC-32 (IEEE) of what the primary found.
+        crc: u32,
+    },
+    /// The disk failed: VIRTIO_BLK_S_IOERR.
+    Failed,
+    /// The disk does not know such requests: VIRTIO_BLK_S_UNSUPP.
+    Unsupported,
 }
 
 /// Part of a transfer of the guest's state. The contents are the VMM's: this crate carries them.
@@ -200,6 +226,8 @@ pub enum OutputChannel {
     Net,
     /// Bytes to the console.
     Console,
+    /// A change of the shared disk. Its length is that of the part of the disk that is changed.
+    Disk,
 }
 
 /// Why the guest ended.

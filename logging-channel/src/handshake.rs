@@ -238,6 +238,8 @@ pub enum RefusalCode {
     NotUnderstood,
     /// Its host lacks what this guest needs.
     HostUnfit,
+    /// Another disk, or one where the other has none.
+    OtherDisk,
     /// A code of a later version.
     Unknown(u16),
 }
@@ -256,6 +258,7 @@ impl RefusalCode {
             RefusalCode::Ending => 9,
             RefusalCode::NotUnderstood => 10,
             RefusalCode::HostUnfit => 11,
+            RefusalCode::OtherDisk => 12,
             RefusalCode::Unknown(number) => number,
         }
     }
@@ -273,6 +276,7 @@ impl RefusalCode {
             9 => RefusalCode::Ending,
             10 => RefusalCode::NotUnderstood,
             11 => RefusalCode::HostUnfit,
+            12 => RefusalCode::OtherDisk,
             other => RefusalCode::Unknown(other),
         }
     }

@@ -27,6 +27,8 @@ pub struct Identity {
     pub memory_bytes: u64,
     /// Frequency of the guest's time stamp counter in kHz, at which it goes on after going live.
     pub tsc_khz: u32,
+    /// Capacity of the guest's disk in bytes; `None` without a disk.
+    pub disk: Option<u64>,
 }
 
 /// Why bytes are not an identity.
@@ -41,13 +43,17 @@ pub enum IdentityError {
     /// The VM's name is not UTF-8.
     #[error("the VM's name is not UTF-8")]
     NameNotUtf8,
+    /// Neither with nor without a disk.
+    #[error("{0} in place of 0 or 1: whether there is a disk")]
+    Disk(u8),
     /// Bytes follow.
     #[error("{0} bytes follow the identity")]
     Trailing(usize),
 }
 
 impl Identity {
-    /// Appends the identity: name length u8, name, image, CPU, memory u64, TSC frequency u32.
+    /// Appends the identity: name length u8, name, image, CPU, memory u64, TSC frequency u32,
+    /// disk u8 (0 none, 1 its capacity u64 follows).
     pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), IdentityError> {
         if self.vm.len() > MAX_VM_NAME {
             return Err(IdentityError::NameTooLong(self.vm.len()));
@@ -58,6 +64,10 @@ impl Identity {
         out.extend_from_slice(&self.cpu);
         out.extend_from_slice(&self.memory_bytes.to_le_bytes());
         out.extend_from_slice(&self.tsc_khz.to_le_bytes());
+        out.push(u8::from(self.disk.is_some()));
+        if let Some(capacity) = self.disk {
+            out.extend_from_slice(&capacity.to_le_bytes());
+        }
         Ok(())
     }
 
@@ -73,6 +83,11 @@ impl Identity {
             cpu: fields.array()?,
             memory_bytes: fields.u64()?,
             tsc_khz: fields.u32()?,
+            disk: match fields.u8()? {
+                0 => None,
+                1 => Some(fields.u64()?),
+                other => return Err(IdentityError::Disk(other)),
+            },
         })
     }
 
@@ -95,6 +110,16 @@ impl Identity {
                 format!(
                     "the backup has another memory size (primary {} bytes, backup {} bytes): start both with the same size",
                     self.memory_bytes, backup.memory_bytes
+                ),
+            );
+        }
+        if self.disk != backup.disk {
+            return refusal(
+                RefusalCode::OtherDisk,
+                format!(
+                    "the backup has another disk (primary {}, backup {}): start both with the same disk",
+                    Disk(self.disk),
+                    Disk(backup.disk)
                 ),
             );
         }
@@ -141,6 +166,18 @@ pub(crate) fn version_difference(version: u16) -> Option<Refusal> {
     })
 }
 
+/// A disk, in words.
+struct Disk(Option<u64>);
+
+impl fmt::Display for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(capacity) => write!(f, "{capacity} bytes"),
+            None => f.write_str("none"),
+        }
+    }
+}
+
 /// The first bytes of a digest, enough to tell two apart in a message.
 struct Short<'a>(&'a Digest);
 
@@ -164,6 +201,7 @@ mod tests {
             cpu: [0x34; 32],
             memory_bytes: 256 << 20,
             tsc_khz: 2_000_000,
+            disk: Some(1 << 30),
         }
     }
 
@@ -175,7 +213,7 @@ mod tests {
     #[test]
     fn each_difference_is_named_with_both_values_and_what_to_do() {
         let base = identity();
-        let cases: [(RefusalCode, Identity, [&str; 3]); 5] = [
+        let cases: [(RefusalCode, Identity, [&str; 3]); 7] = [
             (
                 RefusalCode::OtherVm,
                 Identity {
@@ -216,6 +254,22 @@ mod tests {
                 },
                 ["2000000 kHz", "backup 3 kHz", "same TSC"],
             ),
+            (
+                RefusalCode::OtherDisk,
+                Identity {
+                    disk: None,
+                    ..base.clone()
+                },
+                ["primary 1073741824 bytes", "backup none", "same disk"],
+            ),
+            (
+                RefusalCode::OtherDisk,
+                Identity {
+                    disk: Some(512),
+                    ..base.clone()
+                },
+                ["primary 1073741824 bytes", "backup 512 bytes", "same disk"],
+            ),
         ];
         for (code, other, words) in cases {
             let refusal = base.difference(&other).expect("they differ");
@@ -242,6 +296,18 @@ mod tests {
         for len in 0..bytes.len() {
             assert!(Identity::decode(&mut Fields::new(&bytes[..len])).is_err());
         }
+        let diskless = Identity {
+            disk: None,
+            ..identity()
+        };
+        let mut bytes = Vec::new();
+        diskless.encode(&mut bytes).expect("encodes");
+        assert_eq!(Identity::decode(&mut Fields::new(&bytes)), Ok(diskless));
+        *bytes.last_mut().expect("not empty") = 2;
+        assert_eq!(
+            Identity::decode(&mut Fields::new(&bytes)),
+            Err(IdentityError::Disk(2))
+        );
     }
 
     #[test]

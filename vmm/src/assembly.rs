@@ -130,6 +130,7 @@ impl Guest {
             cpu: machine.cpu_model().digest(),
             memory_bytes: config.memory_bytes(),
             tsc_khz: TSC_KHZ,
+            disk: None,
         };
         let devices = Devices::new(&memory, config.mac.0);
         let mut cpu = machine.into_cpu();

@@ -3,6 +3,7 @@
 //!
 //! - [`cpu`]: the processor as the engine sees it; [`kvm`] implements it.
 //! - [`devices`]: the devices, as functions of their state, an exit and logged inputs.
+//! - [`disk`]: the shared disk behind one of them.
 //! - [`boot`]: puts a kernel into guest memory.
 //! - [`engine`]: runs the guest from exit to exit; [`sources`] feed it, live or from a log.
 //! - [`inspect`]: stops a replay, and shows the guest there to a user or a debugger.
@@ -16,6 +17,7 @@ pub mod counter;
 pub mod counter_trial;
 pub mod cpu;
 pub mod devices;
+pub mod disk;
 pub mod doctor;
 pub mod engine;
 pub mod events;

@@ -1,8 +1,9 @@
 //! One entry within a batch, written and read.
 //!
 //! ```text
-//!   tag      1 byte: bits 0-3 kind, bit 4 has landmark, bit 5 has check,
+//!   tag      1 byte: bits 0-3 kind (0: its number follows), bit 4 has landmark, bit 5 has check,
 //!                    bits 6-7 step of `exits`: 0, 1, or 2 = a varint follows (3 is invalid)
+//!   kind     1 byte, only when the tag says so: a number beyond 15
 //!   step     varint, only when the tag says so
 //!   rip      delta to the last landmark of the batch, only with a landmark
 //!   check    u32, only with a check
@@ -18,11 +19,13 @@ use super::limits::{MAX_FRAME, MAX_HASHES, MAX_PAGE_DIGESTS, MAX_PART_DIGESTS, M
 use super::state;
 use crate::bytes::{FieldError, Fields, put_delta, put_varint};
 use crate::entry::{
-    CountedStop, Entry, ExecutionPoint, Landmark, OutputChannel, OutputMarker, PartDigests,
-    Payload, Registers, ShutdownReason, StateDigest, StatePart,
+    CountedStop, DiskOutcome, Entry, ExecutionPoint, Landmark, OutputChannel, OutputMarker,
+    PartDigests, Payload, Registers, ShutdownReason, StateDigest, StatePart,
 };
 
 const KIND_MASK: u8 = 0x0f;
+/// In place of a kind's number in the tag: it has a byte of its own.
+const KIND_FOLLOWS: u8 = 0;
 const HAS_LANDMARK: u8 = 0x10;
 const HAS_CHECK: u8 = 0x20;
 const STEP_SHIFT: u32 = 6;
@@ -31,7 +34,7 @@ const STEP_FOLLOWS: u8 = 2;
 /// Why an entry cannot be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
-    /// A frame or console input beyond [`MAX_FRAME`].
+    /// A frame, console input or data of the disk beyond [`MAX_FRAME`].
     #[error(
         "{kind} of {len} bytes: an entry carries at most {MAX_FRAME}; split it or lower the MTU"
     )]
@@ -89,7 +92,7 @@ pub enum EntryError {
     /// The number of exits passes 64 bits.
     #[error("the number of exits does not fit 64 bits")]
     ExitsOverflow,
-    /// A frame or console input beyond [`MAX_FRAME`].
+    /// A frame, console input or data of the disk beyond [`MAX_FRAME`].
     #[error("{0} bytes of data: at most {MAX_FRAME} are allowed")]
     TooLong(u64),
     /// More than [`MAX_HASHES`] hashes.
@@ -116,6 +119,9 @@ pub enum EntryError {
     /// A shutdown reason that this version does not know.
     #[error("unknown shutdown reason {0}")]
     UnknownReason(u8),
+    /// A disk request's outcome that this version does not know.
+    #[error("unknown outcome {0} of a request to the disk")]
+    UnknownOutcome(u8),
     /// A register number beyond the last.
     #[error("register bitmap {0:#x} names registers that do not exist")]
     UnknownRegister(u64),
@@ -131,13 +137,16 @@ pub(super) struct Context {
     clock: u64,
     wall_clock: u64,
     tick: u64,
+    disk: u64,
     registers: [u64; Registers::NAMES.len()],
 }
 
 /// Whether `payload` is within the limits of an entry.
 pub(super) fn admit(payload: &Payload) -> Result<(), EncodeError> {
     match payload {
-        Payload::NetRx(data) | Payload::ConsoleInput(data) if data.len() > MAX_FRAME => {
+        Payload::NetRx(data) | Payload::ConsoleInput(data) | Payload::DiskData(data)
+            if data.len() > MAX_FRAME =>
+        {
             Err(EncodeError::TooLong {
                 kind: Kind::of(payload),
                 len: data.len(),
@@ -166,7 +175,12 @@ impl Context {
     pub(super) fn write(&mut self, entry: &Entry, out: &mut Vec<u8>) {
         let step = entry.point.exits - self.exits;
         self.exits = entry.point.exits;
-        let mut tag = Kind::of(&entry.payload).number();
+        let number = Kind::of(&entry.payload).number();
+        let mut tag = if number > KIND_MASK {
+            KIND_FOLLOWS
+        } else {
+            number
+        };
         tag |= (step.min(u64::from(STEP_FOLLOWS)) as u8) << STEP_SHIFT;
         if entry.point.landmark.is_some() {
             tag |= HAS_LANDMARK;
@@ -175,6 +189,9 @@ impl Context {
             tag |= HAS_CHECK;
         }
         out.push(tag);
+        if number > KIND_MASK {
+            out.push(number);
+        }
         if step >= u64::from(STEP_FOLLOWS) {
             put_varint(out, step);
         }
@@ -198,7 +215,7 @@ impl Context {
             Payload::Clock(value) => timed(&mut self.clock, *value),
             Payload::WallClock(value) => timed(&mut self.wall_clock, *value),
             Payload::Tick(value) => timed(&mut self.tick, *value),
-            Payload::NetRx(data) | Payload::ConsoleInput(data) => {
+            Payload::NetRx(data) | Payload::ConsoleInput(data) | Payload::DiskData(data) => {
                 put_varint(out, data.len() as u64);
                 out.extend_from_slice(data);
             }
@@ -234,6 +251,10 @@ impl Context {
                 put_varint(out, stop.count);
                 self.write_registers(&stop.registers, out);
             }
+            Payload::DiskDone { id, outcome } => {
+                timed(&mut self.disk, *id);
+                write_outcome(*outcome, out);
+            }
         }
     }
 
@@ -254,7 +275,17 @@ impl Context {
     /// Takes the next entry off `fields`.
     pub(super) fn read(&mut self, fields: &mut Fields<'_>) -> Result<Entry, EntryError> {
         let tag = fields.u8()?;
-        let number = tag & KIND_MASK;
+        let number = match tag & KIND_MASK {
+            KIND_FOLLOWS => {
+                let number = fields.u8()?;
+                // Each kind has one way to be written.
+                if number <= KIND_MASK {
+                    return Err(EntryError::UnknownKind(number));
+                }
+                number
+            }
+            number => number,
+        };
         let kind = Kind::from_number(number).ok_or(EntryError::UnknownKind(number))?;
         let step = match tag >> STEP_SHIFT {
             STEP_FOLLOWS => fields.varint()?,
@@ -341,6 +372,11 @@ impl Context {
                 count: fields.varint()?,
                 registers: self.read_registers(fields)?,
             })),
+            Kind::DiskData => Payload::DiskData(read_data(fields)?),
+            Kind::DiskDone => Payload::DiskDone {
+                id: timed(&mut self.disk)?,
+                outcome: read_outcome(fields)?,
+            },
         })
     }
 
@@ -377,6 +413,7 @@ fn channel_number(channel: OutputChannel) -> u8 {
     match channel {
         OutputChannel::Net => 1,
         OutputChannel::Console => 2,
+        OutputChannel::Disk => 3,
     }
 }
 
@@ -384,7 +421,30 @@ fn read_channel(number: u8) -> Result<OutputChannel, EntryError> {
     match number {
         1 => Ok(OutputChannel::Net),
         2 => Ok(OutputChannel::Console),
+        3 => Ok(OutputChannel::Disk),
         other => Err(EntryError::UnknownChannel(other)),
+    }
+}
+
+fn write_outcome(outcome: DiskOutcome, out: &mut Vec<u8>) {
+    match outcome {
+        DiskOutcome::Done => out.push(0),
+        DiskOutcome::Shared { crc } => {
+            out.push(1);
+            out.extend_from_slice(&crc.to_le_bytes());
+        }
+        DiskOutcome::Failed => out.push(2),
+        DiskOutcome::Unsupported => out.push(3),
+    }
+}
+
+fn read_outcome(fields: &mut Fields<'_>) -> Result<DiskOutcome, EntryError> {
+    match fields.u8()? {
+        0 => Ok(DiskOutcome::Done),
+        1 => Ok(DiskOutcome::Shared { crc: fields.u32()? }),
+        2 => Ok(DiskOutcome::Failed),
+        3 => Ok(DiskOutcome::Unsupported),
+        other => Err(EntryError::UnknownOutcome(other)),
     }
 }
 

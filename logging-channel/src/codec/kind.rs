@@ -38,11 +38,15 @@ pub enum Kind {
     Digest = 14,
     /// [`Payload::Counted`]
     Counted = 15,
+    /// [`Payload::DiskData`]
+    DiskData = 16,
+    /// [`Payload::DiskDone`]
+    DiskDone = 17,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 15] = [
+    pub const ALL: [Kind; 17] = [
         Kind::Tsc,
         Kind::Clock,
         Kind::WallClock,
@@ -58,6 +62,8 @@ impl Kind {
         Kind::State,
         Kind::Digest,
         Kind::Counted,
+        Kind::DiskData,
+        Kind::DiskDone,
     ];
 
     /// The kind of an entry that says `payload`.
@@ -79,6 +85,8 @@ impl Kind {
             Payload::State(_) => Kind::State,
             Payload::Digest(_) => Kind::Digest,
             Payload::Counted(_) => Kind::Counted,
+            Payload::DiskData(_) => Kind::DiskData,
+            Payload::DiskDone { .. } => Kind::DiskDone,
         }
     }
 
@@ -113,6 +121,8 @@ impl Kind {
             Kind::State => "state",
             Kind::Digest => "digest",
             Kind::Counted => "counted",
+            Kind::DiskData => "disk-data",
+            Kind::DiskDone => "disk-done",
         }
     }
 }
@@ -166,6 +176,6 @@ mod tests {
             assert_eq!(Kind::from_number(kind.number()), Some(kind));
         }
         assert_eq!(Kind::from_number(0), None);
-        assert_eq!(Kind::from_number(16), None);
+        assert_eq!(Kind::from_number(18), None);
     }
 }

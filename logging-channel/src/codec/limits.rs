@@ -1,6 +1,6 @@
 //! What a batch and an entry may hold, checked when it is written and when it is read.
 
-/// Most bytes of a network frame or of console input in one entry.
+/// Most bytes of a network frame, of console input, or of what was read from the disk in one entry.
 pub const MAX_FRAME: usize = 64 * 1024;
 
 /// Most page hashes in one entry.

@@ -105,6 +105,8 @@ proptest! {
 fn hostile_lengths_are_refused_before_room_is_made_for_them() {
     let huge = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01];
     let with_length = |kind: Kind| [&[kind.number()], &huge[..]].concat();
+    let disk = [&[0, Kind::DiskData.number()], &huge[..]].concat();
+    assert!(matches!(entry_error(&disk), EntryError::TooLong(u64::MAX)));
     assert!(matches!(
         entry_error(&with_length(Kind::NetRx)),
         EntryError::TooLong(u64::MAX)
@@ -151,7 +153,14 @@ fn impossible_headers_are_refused_before_their_body_is_read() {
 
 #[test]
 fn unknown_numbers_are_named() {
-    assert_eq!(entry_error(&[0]), EntryError::UnknownKind(0));
+    assert_eq!(entry_error(&[0, 0]), EntryError::UnknownKind(0));
+    let twice = Kind::Progress.number();
+    assert_eq!(entry_error(&[0, twice]), EntryError::UnknownKind(twice));
+    assert_eq!(entry_error(&[0, 99]), EntryError::UnknownKind(99));
+    assert_eq!(
+        entry_error(&[0, Kind::DiskDone.number(), 2, 9]),
+        EntryError::UnknownOutcome(9)
+    );
     assert_eq!(
         entry_error(&[Kind::State.number(), 3]),
         EntryError::UnknownPart(3)
@@ -189,6 +198,14 @@ fn limits_hold_for_writers_too_and_a_refused_entry_leaves_the_batch_as_it_was() 
         encoder.push(&frame(6, MAX_FRAME + 1)),
         Err(EncodeError::TooLong {
             kind: Kind::NetRx,
+            ..
+        })
+    ));
+    let data = Payload::DiskData(vec![0; MAX_FRAME + 1]);
+    assert!(matches!(
+        encoder.push(&at(6, data)),
+        Err(EncodeError::TooLong {
+            kind: Kind::DiskData,
             ..
         })
     ));

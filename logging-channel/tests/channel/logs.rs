@@ -2,15 +2,25 @@
 
 use logging_channel::codec::{BatchEncoder, MAX_BODY};
 use logging_channel::entry::{
-    CountedStop, Entry, ExecutionPoint, Landmark, Lsn, OutputChannel, OutputMarker, PageDigest,
-    PartDigests, Payload, Registers, ShutdownReason, StateDigest, StatePart,
+    CountedStop, DiskOutcome, Entry, ExecutionPoint, Landmark, Lsn, OutputChannel, OutputMarker,
+    PageDigest, PartDigests, Payload, Registers, ShutdownReason, StateDigest, StatePart,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
 use proptest::prelude::*;
 
 pub(crate) fn payload() -> impl Strategy<Value = Payload> {
-    let channel = prop_oneof![Just(OutputChannel::Net), Just(OutputChannel::Console)];
+    let channel = prop_oneof![
+        Just(OutputChannel::Net),
+        Just(OutputChannel::Console),
+        Just(OutputChannel::Disk),
+    ];
+    let outcome = prop_oneof![
+        Just(DiskOutcome::Done),
+        any::<u32>().prop_map(|crc| DiskOutcome::Shared { crc }),
+        Just(DiskOutcome::Failed),
+        Just(DiskOutcome::Unsupported),
+    ];
     let reason = prop_oneof![
         Just(ShutdownReason::PowerOff),
         Just(ShutdownReason::Reset),
@@ -39,6 +49,8 @@ pub(crate) fn payload() -> impl Strategy<Value = Payload> {
         (any::<u64>(), registers()).prop_map(|(count, registers)| Payload::Counted(Box::new(
             CountedStop { count, registers }
         ))),
+        vec(any::<u8>(), 0..200).prop_map(Payload::DiskData),
+        (any::<u64>(), outcome).prop_map(|(id, outcome)| Payload::DiskDone { id, outcome }),
     ]
 }
 

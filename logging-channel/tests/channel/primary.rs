@@ -89,6 +89,14 @@ fn a_backup_that_does_not_fit_is_told_why_and_the_next_is_let_in() {
                 },
                 "1 kHz",
             ),
+            (
+                RefusalCode::OtherDisk,
+                Identity {
+                    disk: Some(4096),
+                    ..base.clone()
+                },
+                "backup 4096 bytes",
+            ),
         ];
         for (code, other, word) in others {
             let refusal = refused(address, &other);

@@ -308,5 +308,5 @@ impl OutsideWorld for TimerOnly {
 struct Nowhere;
 
 impl OutputGate for Nowhere {
-    fn submit(&mut self, _: Output, _: Lsn) {}
+    fn submit(&mut self, _: Output, _: Option<Lsn>) {}
 }

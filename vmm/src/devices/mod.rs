@@ -18,7 +18,7 @@ pub mod virtio;
 
 pub use state::DeviceStateError;
 
-use logging_channel::entry::OutputChannel;
+use logging_channel::entry::{OutputChannel, OutputMarker};
 use serde::{Deserialize, Serialize};
 
 use self::cmos::Cmos;
@@ -29,6 +29,7 @@ use self::pit::Pit;
 use self::virtio::net::Net;
 use self::virtio::transport::VirtioPci;
 use crate::boot::rewrite::TSC_PORT;
+use crate::disk::{DiskCompletion, DiskRequest};
 use crate::ram::GuestRam;
 
 const TIMER_LINE: u8 = 0;
@@ -64,16 +65,37 @@ pub enum Input {
     Frame(Vec<u8>),
     /// Bytes typed at the console.
     Typed(Vec<u8>),
+    /// A request to the disk was completed.
+    Disk(DiskCompletion),
 }
 
 /// Something that leaves the machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Output {
-    /// Where to.
-    #[serde(with = "state::Channel")]
-    pub channel: OutputChannel,
-    /// The frame or the bytes.
-    pub bytes: Vec<u8>,
+pub enum Output {
+    /// An Ethernet frame to the client network.
+    Frame(Vec<u8>),
+    /// Bytes to the console.
+    Console(Vec<u8>),
+    /// A request to the disk.
+    Disk(DiskRequest),
+}
+
+impl Output {
+    /// What the log says of it. `None` for what changes nothing outside the machine: a request
+    /// that does not modify the disk.
+    #[must_use]
+    pub fn marker(&self) -> Option<OutputMarker> {
+        let (channel, bytes) = match self {
+            Self::Frame(bytes) => (OutputChannel::Net, bytes),
+            Self::Console(bytes) => (OutputChannel::Console, bytes),
+            Self::Disk(request) => return request.marker(),
+        };
+        Some(OutputMarker {
+            channel,
+            len: bytes.len() as u32,
+            crc: crc32fast::hash(bytes),
+        })
+    }
 }
 
 /// Which inputs the machine can take now.
@@ -242,6 +264,7 @@ impl Devices {
                     .with_device(|net, queues, memory| net.receive(frame, queues, memory));
             }
             Input::Typed(bytes) => self.console.typed(&bytes),
+            Input::Disk(_) => {}
         }
         self.update_lines();
     }
@@ -289,20 +312,13 @@ impl Devices {
 
     fn collect_console(&mut self, idle: bool) {
         if let Some(bytes) = self.console.take_output(idle) {
-            self.outputs.push(Output {
-                channel: OutputChannel::Console,
-                bytes,
-            });
+            self.outputs.push(Output::Console(bytes));
         }
     }
 
     fn collect_frames(&mut self) {
-        for bytes in self.net.device.take_transmitted() {
-            self.outputs.push(Output {
-                channel: OutputChannel::Net,
-                bytes,
-            });
-        }
+        let frames = self.net.device.take_transmitted();
+        self.outputs.extend(frames.into_iter().map(Output::Frame));
     }
 
     fn update_lines(&mut self) {

@@ -23,7 +23,7 @@
 mod moment;
 pub mod source;
 
-use logging_channel::entry::{ExecutionPoint, Landmark, Lsn, OutputMarker, ShutdownReason};
+use logging_channel::entry::{ExecutionPoint, Landmark, Lsn, ShutdownReason};
 
 pub use self::moment::Moment;
 pub use self::source::{Difference, Divergence, EventSource, Interruption, StateDifference, Step};
@@ -33,8 +33,9 @@ use crate::traps::{Trapped, TscTrap};
 
 /// Where outputs go.
 pub trait OutputGate {
-    /// Takes an output whose log entry is `lsn`.
-    fn submit(&mut self, output: Output, lsn: Lsn);
+    /// Takes an output. `lsn` is its log entry, if it has one: a request to the disk that changes
+    /// nothing there has none, and neither has one that is issued again.
+    fn submit(&mut self, output: Output, lsn: Option<Lsn>);
 }
 
 /// A source and a gate that belong together.
@@ -308,12 +309,10 @@ impl<C: GuestCpu> Engine<C> {
 
     fn emit_outputs(&mut self) -> Step<()> {
         for output in self.devices.take_outputs() {
-            let marker = OutputMarker {
-                channel: output.channel,
-                len: output.bytes.len() as u32,
-                crc: crc32fast::hash(&output.bytes),
+            let lsn = match output.marker() {
+                Some(marker) => Some(self.ask(|source, at| source.output(at, marker))?),
+                None => None,
             };
-            let lsn = self.ask(|source, at| source.output(at, marker))?;
             self.role.gate.submit(output, lsn);
         }
         Ok(())

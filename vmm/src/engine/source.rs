@@ -276,5 +276,9 @@ pub fn describe(payload: &Payload) -> String {
         Payload::State(_) => "a state transfer".into(),
         Payload::Digest(_) => "a digest of the state".into(),
         Payload::Counted(stop) => format!("a stop after {} counted events", stop.count),
+        Payload::DiskData(bytes) => format!("data of the disk ({} bytes)", bytes.len()),
+        Payload::DiskDone { id, outcome } => {
+            format!("the completion of disk request {id} ({outcome:?})")
+        }
     }
 }

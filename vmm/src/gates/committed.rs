@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, Sender};
 use logging_channel::entry::Lsn;
 
 use crate::devices::Output;
+use crate::disk::DiskPort;
 use crate::engine::OutputGate;
 use crate::io::Outlet;
 
@@ -38,6 +39,7 @@ const WAITING_OUTPUTS: usize = 4096;
 /// The gate's end in the guest's thread.
 pub struct Committed {
     outputs: Sender<(Output, Lsn)>,
+    disk: Option<Box<dyn DiskPort>>,
 }
 
 impl Committed {
@@ -49,14 +51,32 @@ impl Committed {
             .name("output-gate".into())
             .spawn(move || release_loop(&waiting, &outlet, watch))
             .expect("a thread can be started");
-        Self { outputs }
+        Self {
+            outputs,
+            disk: None,
+        }
+    }
+
+    /// Hands requests to the disk to `disk`, at once and with the entry that they have to wait
+    /// for: reads wait for nothing, and writes not for frames.
+    #[must_use]
+    pub fn with_disk(mut self, disk: Box<dyn DiskPort>) -> Self {
+        self.disk = Some(disk);
+        self
     }
 }
 
 impl OutputGate for Committed {
-    fn submit(&mut self, output: Output, lsn: Lsn) {
-        // Fails only after this host lost its right to run: then nothing may leave.
-        let _ = self.outputs.send((output, lsn));
+    fn submit(&mut self, output: Output, lsn: Option<Lsn>) {
+        match output {
+            Output::Disk(request) => super::to_disk(&mut self.disk, request, lsn),
+            output => {
+                // What has no entry waits for what was sent before it.
+                let lsn = lsn.unwrap_or_default();
+                // Fails only after this host lost its right to run: then nothing may leave.
+                let _ = self.outputs.send((output, lsn));
+            }
+        }
     }
 }
 
@@ -77,8 +97,6 @@ fn release_loop(waiting: &Receiver<(Output, Lsn)>, outlet: &Outlet, mut watch: i
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
-
-    use logging_channel::entry::OutputChannel;
 
     use super::*;
     use crate::io::ConsoleSink;
@@ -112,12 +130,9 @@ mod tests {
                 released: released.clone(),
             },
         );
-        let output = |text: &str| Output {
-            channel: OutputChannel::Console,
-            bytes: text.as_bytes().to_vec(),
-        };
-        gate.submit(output("first "), Lsn(1));
-        gate.submit(output("second"), Lsn(2));
+        let output = |text: &str| Output::Console(text.as_bytes().to_vec());
+        gate.submit(output("first "), Some(Lsn(1)));
+        gate.submit(output("second"), Some(Lsn(2)));
         let shown = || std::fs::read_to_string(file.path()).unwrap();
 
         // A rendezvous channel: when `send` returns, the gate has taken the answer, and when the

@@ -13,14 +13,43 @@ pub use suppressed::{Suppressed, Unreleased};
 use logging_channel::entry::Lsn;
 
 use crate::devices::Output;
+use crate::disk::{DiskPort, DiskRequest};
 use crate::engine::OutputGate;
 use crate::io::Outlet;
 
 /// Lets everything out at once.
-pub struct Direct(pub Outlet);
+pub struct Direct {
+    outlet: Outlet,
+    disk: Option<Box<dyn DiskPort>>,
+}
+
+impl Direct {
+    /// A gate to `outlet`, for a machine without a disk.
+    #[must_use]
+    pub fn new(outlet: Outlet) -> Self {
+        Self { outlet, disk: None }
+    }
+
+    /// Hands requests to the disk to `disk`.
+    #[must_use]
+    pub fn with_disk(mut self, disk: Box<dyn DiskPort>) -> Self {
+        self.disk = Some(disk);
+        self
+    }
+}
 
 impl OutputGate for Direct {
-    fn submit(&mut self, output: Output, _: Lsn) {
-        self.0.perform(&output);
+    fn submit(&mut self, output: Output, _: Option<Lsn>) {
+        match output {
+            Output::Disk(request) => to_disk(&mut self.disk, request, None),
+            output => self.outlet.perform(&output),
+        }
     }
+}
+
+/// Hands a request on.
+fn to_disk(disk: &mut Option<Box<dyn DiskPort>>, request: DiskRequest, commit: Option<Lsn>) {
+    disk.as_mut()
+        .expect("the gate of a machine with a disk is given one")
+        .submit(request, commit);
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use logging_channel::entry::{Lsn, OutputChannel};
+use logging_channel::entry::Lsn;
 
 use crate::devices::Output;
 use crate::engine::OutputGate;
@@ -18,6 +18,7 @@ const KEPT: usize = 256;
 /// primary is not known. A backup that goes live sends such frames again: networks duplicate
 /// frames anyway, and a client that waits for a reply gets it without waiting for the guest's
 /// retransmission timer. Console bytes are not repeated.
+/// Requests to the disk are issued again by the engine, not from here.
 #[derive(Debug, Clone, Default)]
 pub struct Unreleased(Arc<Mutex<VecDeque<(Lsn, Output)>>>);
 
@@ -64,8 +65,8 @@ impl Suppressed {
 }
 
 impl OutputGate for Suppressed {
-    fn submit(&mut self, output: Output, lsn: Lsn) {
-        if output.channel == OutputChannel::Net
+    fn submit(&mut self, output: Output, lsn: Option<Lsn>) {
+        if let (Output::Frame(_), Some(lsn)) = (&output, lsn)
             && let Some(unreleased) = &self.unreleased
         {
             unreleased.keep(lsn, output);
@@ -78,10 +79,7 @@ mod tests {
     use super::*;
 
     fn frame(byte: u8) -> Output {
-        Output {
-            channel: OutputChannel::Net,
-            bytes: vec![byte],
-        }
+        Output::Frame(vec![byte])
     }
 
     #[test]
@@ -89,15 +87,9 @@ mod tests {
         let unreleased = Unreleased::default();
         let mut gate = Suppressed::keeping(unreleased.clone());
         for n in 1..=5 {
-            gate.submit(frame(n), Lsn(u64::from(n) * 10));
+            gate.submit(frame(n), Some(Lsn(u64::from(n) * 10)));
         }
-        gate.submit(
-            Output {
-                channel: OutputChannel::Console,
-                bytes: b"x".into(),
-            },
-            Lsn(60),
-        );
+        gate.submit(Output::Console(b"x".into()), Some(Lsn(60)));
         assert_eq!(unreleased.take(Lsn(30)), vec![frame(4), frame(5)]);
         assert!(unreleased.take(Lsn(0)).is_empty());
     }
@@ -107,7 +99,7 @@ mod tests {
         let unreleased = Unreleased::default();
         let mut gate = Suppressed::keeping(unreleased.clone());
         for n in 0..2 * KEPT as u64 {
-            gate.submit(frame(0), Lsn(n));
+            gate.submit(frame(0), Some(Lsn(n)));
         }
         assert_eq!(unreleased.take(Lsn(0)).len(), KEPT);
     }

@@ -1,7 +1,5 @@
 //! The way out: to the client network and the console.
 
-use logging_channel::entry::OutputChannel;
-
 use super::{ConsoleSink, Tap};
 use crate::devices::Output;
 
@@ -21,13 +19,14 @@ impl Outlet {
 
     /// Performs one output.
     pub fn perform(&self, output: &Output) {
-        match output.channel {
-            OutputChannel::Net => {
+        match output {
+            Output::Frame(bytes) => {
                 if let Some(tap) = &self.tap {
-                    tap.send(&output.bytes);
+                    tap.send(bytes);
                 }
             }
-            OutputChannel::Console => self.console.write(&output.bytes),
+            Output::Console(bytes) => self.console.write(bytes),
+            Output::Disk(_) => unreachable!("gates hand these to their disk port"),
         }
     }
 }

@@ -19,7 +19,7 @@ pub fn run_alone(guest: Guest, latency: Duration) -> Result<Ended, RoleError> {
     let recorder = Recorder::new(live, NoLog, Verification::default(), guest.memory.clone());
     let role = Role {
         source: Box::new(recorder.with_watchdog(watchdog(latency)?)),
-        gate: Box::new(Direct(guest.host.outlet.clone())),
+        gate: Box::new(Direct::new(guest.host.outlet.clone())),
     };
     Ok(guest.into_engine(role).run()?)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use logging_channel::entry::{OutputChannel, Payload};
+use logging_channel::entry::Payload;
 use logging_channel::receiver::{Next, Peek, Receiver, ReceiverHandle};
 use logging_channel::{LossReason, Settings};
 
@@ -295,10 +295,8 @@ impl GoLive {
     ) -> Result<Role, AssemblyError> {
         let watchdog = watchdog(self.latency)?;
         self.live.store(true, Ordering::Release);
-        self.outlet.perform(&crate::devices::Output {
-            channel: OutputChannel::Net,
-            bytes: announcement(self.mac),
-        });
+        self.outlet
+            .perform(&crate::devices::Output::Frame(announcement(self.mac)));
         let again = self.unreleased.take(receiver.released());
         for frame in &again {
             self.outlet.perform(frame);
@@ -317,7 +315,7 @@ impl GoLive {
         let recorder = Recorder::new(live, NoLog, Verification::default(), self.memory);
         Ok(Role {
             source: Box::new(recorder.with_watchdog(watchdog)),
-            gate: Box::new(Direct(self.outlet)),
+            gate: Box::new(Direct::new(self.outlet)),
         })
     }
 }

@@ -119,7 +119,7 @@ pub fn run_primary(
     let outlet = guest.host.outlet.clone();
     let gate: Box<dyn OutputGate> = if options.break_output_rule {
         log::warn!("THE OUTPUT RULE IS BROKEN ON PURPOSE: clients can see what a failover undoes");
-        Box::new(Direct(outlet))
+        Box::new(Direct::new(outlet))
     } else {
         let watch = ChannelWatch {
             sender: sender.clone(),

@@ -39,7 +39,7 @@ pub fn run_recording(
         .with_watchdog(watchdog(pace.latency)?);
     let role = Role {
         source: Box::new(recorder),
-        gate: Box::new(Direct(guest.host.outlet.clone())),
+        gate: Box::new(Direct::new(guest.host.outlet.clone())),
     };
     let ended = guest.into_engine(role).run()?;
     let figures = counters.figures();

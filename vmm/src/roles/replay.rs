@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use logging_channel::Identity;
-use logging_channel::entry::{Entry, Lsn, OutputChannel};
+use logging_channel::entry::{Entry, Lsn};
 use logging_channel::record::RecordReader;
 
 use crate::assembly::{Guest, watchdog};
@@ -183,8 +183,8 @@ fn check(logged: &Identity, here: &Identity) -> anyhow::Result<()> {
 struct ConsoleOnly(crate::io::Outlet);
 
 impl OutputGate for ConsoleOnly {
-    fn submit(&mut self, output: Output, _: Lsn) {
-        if output.channel == OutputChannel::Console {
+    fn submit(&mut self, output: Output, _: Option<Lsn>) {
+        if matches!(output, Output::Console(_)) {
             self.0.perform(&output);
         }
     }

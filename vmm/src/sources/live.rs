@@ -1,9 +1,10 @@
-//! Inputs from this host: its clock, its network, its console.
+//! Inputs from this host: its clock, its network, its console, and the disk.
 
 use crossbeam_channel::{Receiver, Select, Sender};
 
 use super::GuestClock;
 use crate::devices::{Appetite, ClockNeed, Input};
+use crate::disk::DiskCompletion;
 use crate::engine::{Interruption, Step};
 
 /// A request to the running guest's thread.
@@ -55,6 +56,8 @@ pub struct Lanes {
     pub frames: Lane<Vec<u8>>,
     /// Bytes typed at the console.
     pub typed: Lane<Vec<u8>>,
+    /// Completions of requests to the disk.
+    pub disk: Lane<DiskCompletion>,
     /// Requests to the run itself.
     pub control: Lane<Control>,
 }
@@ -64,6 +67,7 @@ impl Default for Lanes {
         Self {
             frames: Lane::bounded(256),
             typed: Lane::bounded(64),
+            disk: Lane::bounded(256),
             control: Lane::bounded(4),
         }
     }
@@ -119,6 +123,9 @@ impl OutsideWorld for LiveInputs {
                 return Ok(Some(Input::Tick(now)));
             }
         }
+        if let Ok(completion) = self.lanes.disk.receiver.try_recv() {
+            return Ok(Some(Input::Disk(completion)));
+        }
         if appetite.frame
             && let Ok(frame) = self.lanes.frames.receiver.try_recv()
         {
@@ -136,6 +143,7 @@ impl OutsideWorld for LiveInputs {
         let due = |deadline| self.clock.monotonic_nanos() >= deadline;
         !self.lanes.control.receiver.is_empty()
             || appetite.timer_deadline.is_some_and(due)
+            || !self.lanes.disk.receiver.is_empty()
             || (appetite.frame && !self.lanes.frames.receiver.is_empty())
             || (appetite.typed && !self.lanes.typed.receiver.is_empty())
     }
@@ -147,6 +155,7 @@ impl OutsideWorld for LiveInputs {
             }
             let mut select = Select::new();
             select.recv(&self.lanes.control.receiver);
+            select.recv(&self.lanes.disk.receiver);
             if appetite.frame {
                 select.recv(&self.lanes.frames.receiver);
             }

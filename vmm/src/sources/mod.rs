@@ -20,6 +20,6 @@ pub use keeper::StateKeeper;
 pub use live::{Control, Lane, Lanes, LiveInputs, OutsideWorld};
 pub use log_source::{Head, LogSource, ReplayCounters};
 pub use pace::{Pace, StateCounters, StateFigures};
-pub use recorder::{LogSink, NoLog, Recorder, Verification};
+pub use recorder::{BackupReads, LogSink, NoLog, Recorder, Verification};
 pub use replayer::{REPLAY_WATCH, Replayer};
 pub use watchdog::Watchdog;

@@ -1,12 +1,16 @@
 //! Live inputs that are logged as they are given to the guest.
 
-use logging_channel::entry::{Entry, ExecutionPoint, Lsn, OutputMarker, Payload, ShutdownReason};
+use logging_channel::codec::MAX_FRAME;
+use logging_channel::entry::{
+    DiskOutcome, Entry, ExecutionPoint, Lsn, OutputMarker, Payload, ShutdownReason,
+};
 
 use super::keeper::StateKeeper;
 use super::live::{LiveInputs, OutsideWorld};
 use super::{Watchdog, memory_digest};
 use crate::cpu::Counted;
 use crate::devices::{Appetite, ClockNeed, Input};
+use crate::disk::{DiskCompletion, DiskError, ReadWatch};
 use crate::engine::{EventSource, Moment, Step};
 use crate::ram::GuestRam;
 
@@ -77,6 +81,17 @@ pub enum Verification {
     EveryExit,
 }
 
+/// Where a backup gets what the guest read from its disk.
+#[derive(Default)]
+pub enum BackupReads {
+    /// From the log.
+    #[default]
+    Log,
+    /// From the shared disk. Changes of what was read have to wait for the backup: the watch hears
+    /// of every completion.
+    Disk(Box<dyn ReadWatch>),
+}
+
 /// Live inputs, logged.
 pub struct Recorder<L, W = LiveInputs> {
     live: W,
@@ -87,6 +102,7 @@ pub struct Recorder<L, W = LiveInputs> {
     last_entry: u64,
     keeper: Option<StateKeeper>,
     watchdog: Option<Watchdog>,
+    backup_reads: BackupReads,
 }
 
 impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
@@ -101,6 +117,7 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
             last_entry: 0,
             keeper: None,
             watchdog: None,
+            backup_reads: BackupReads::default(),
         }
     }
 
@@ -116,6 +133,13 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
     #[must_use]
     pub fn with_watchdog(mut self, watchdog: Watchdog) -> Self {
         self.watchdog = Some(watchdog);
+        self
+    }
+
+    /// Says where the backup gets what is read from the disk; from the log, unless this is called.
+    #[must_use]
+    pub fn with_backup_reads(mut self, backup_reads: BackupReads) -> Self {
+        self.backup_reads = backup_reads;
         self
     }
 
@@ -156,10 +180,38 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
                 }
                 Input::Frame(frame) => Payload::NetRx(frame.clone()),
                 Input::Typed(bytes) => Payload::ConsoleInput(bytes.clone()),
+                Input::Disk(completion) => {
+                    self.log_completion(at, completion)?;
+                    return Ok(input);
+                }
             };
             self.append(at, true, payload)?;
         }
         Ok(input)
+    }
+
+    /// Logs a completion: what was read, in parts, or its checksum; then how it went.
+    fn log_completion(&mut self, at: &mut Moment<'_>, completion: &DiskCompletion) -> Step<()> {
+        let id = completion.id;
+        let outcome = match (&completion.result, &self.backup_reads) {
+            (Err(DiskError::Io), _) => DiskOutcome::Failed,
+            (Err(DiskError::Unsupported), _) => DiskOutcome::Unsupported,
+            (Ok(data), BackupReads::Disk(_)) if !data.is_empty() => DiskOutcome::Shared {
+                crc: crc32fast::hash(data),
+            },
+            (Ok(data), _) => {
+                for part in data.chunks(MAX_FRAME) {
+                    self.append(at, false, Payload::DiskData(part.to_vec()))?;
+                }
+                DiskOutcome::Done
+            }
+        };
+        let lsn = self.append(at, true, Payload::DiskDone { id, outcome })?;
+        if let BackupReads::Disk(watch) = &mut self.backup_reads {
+            let shared = matches!(outcome, DiskOutcome::Shared { .. });
+            watch.completed(id, shared.then_some(lsn));
+        }
+        Ok(())
     }
 
     /// What is due at an exit beside inputs.

@@ -92,7 +92,8 @@ fn value(payload: &mut Payload, dice: &mut Dice) {
             _ => {
                 marker.channel = match marker.channel {
                     OutputChannel::Net => OutputChannel::Console,
-                    OutputChannel::Console => OutputChannel::Net,
+                    OutputChannel::Console => OutputChannel::Disk,
+                    OutputChannel::Disk => OutputChannel::Net,
                 }
             }
         },
@@ -129,5 +130,10 @@ fn value(payload: &mut Payload, dice: &mut Dice) {
             }
         },
         Payload::Counted(stop) => stop.count ^= bit,
+        Payload::DiskData(bytes) => {
+            let at = dice.roll(bytes.len() as u64) as usize;
+            bytes[at] ^= 1 << dice.roll(8);
+        }
+        Payload::DiskDone { id, .. } => *id ^= bit,
     }
 }

@@ -178,7 +178,7 @@ impl LogSource for Playback {
 pub(crate) struct Seen(pub(crate) Rc<RefCell<Vec<Output>>>);
 
 impl OutputGate for Seen {
-    fn submit(&mut self, output: Output, _: Lsn) {
+    fn submit(&mut self, output: Output, _: Option<Lsn>) {
         self.0.borrow_mut().push(output);
     }
 }

@@ -8,7 +8,6 @@
 #[cfg(test)]
 mod tests;
 
-use logging_channel::entry::OutputChannel;
 use serde::{Deserialize, Serialize};
 
 use super::cmos::Cmos;
@@ -26,14 +25,6 @@ const VERSION: u32 = 1;
 /// The longest state that is looked at, in bytes. What guests bring about takes some kilobytes,
 /// and 100 with a full backlog of frames.
 const MAX_BYTES: usize = 1 << 20;
-
-/// [`OutputChannel`] for serde.
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "OutputChannel")]
-pub(super) enum Channel {
-    Net,
-    Console,
-}
 
 /// All devices' state. Its fields are in the order in which they are encoded.
 #[derive(Serialize, Deserialize)]
