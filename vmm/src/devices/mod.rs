@@ -3,7 +3,7 @@
 //! No device has a clock, a thread, a file descriptor or a random number generator. Where an
 //! access depends on time, [`Devices::clock_need`] says so beforehand and the engine brings the
 //! value from its source, live or logged. What leaves the machine is collected and fetched with
-//! [`Devices::take_outputs`]. Given equal histories, two instances are equal.
+//! [`Devices::take_output`]. Given equal histories, two instances are equal.
 
 pub mod cmos;
 pub mod console;
@@ -18,14 +18,17 @@ pub mod virtio;
 
 pub use state::DeviceStateError;
 
+use std::collections::VecDeque;
+
 use logging_channel::entry::{OutputChannel, OutputMarker};
 use serde::{Deserialize, Serialize};
 
 use self::cmos::Cmos;
 use self::console::Console;
-use self::pci::{ConfigAddress, ConfigSpace};
+use self::pci::{Bar, ConfigAddress, ConfigSpace};
 use self::pic::Pic;
 use self::pit::Pit;
+use self::virtio::blk::Blk;
 use self::virtio::net::Net;
 use self::virtio::transport::VirtioPci;
 use crate::boot::rewrite::TSC_PORT;
@@ -37,6 +40,10 @@ const NET_SLOT: u8 = 1;
 const NET_BAR: u16 = 0xc000;
 /// A line of the master 8259: its service takes fewer port accesses than the slave's.
 const NET_LINE: u8 = 5;
+const DISK_SLOT: u8 = 2;
+const DISK_BAR: u16 = 0xc100;
+/// The floppy drive's, which is not there.
+const DISK_LINE: u8 = 6;
 const KEYBOARD_COMMAND: u16 = 0x64;
 /// No keyboard controller is there, so its status reads as ones, which is how Linux notices, but
 /// for bit 1, "input buffer full": Linux waits for that to clear before it asks for a reset.
@@ -118,13 +125,15 @@ pub struct Devices {
     pci_address: ConfigAddress,
     host_bridge: ConfigSpace,
     net: VirtioPci<Net>,
+    disk: Option<VirtioPci<Blk>>,
     memory: GuestRam,
     reset_requested: bool,
-    outputs: Vec<Output>,
+    /// What leaves the machine and was not fetched yet, in order.
+    outputs: VecDeque<Output>,
 }
 
 impl Devices {
-    /// The devices as they are after reset.
+    /// The devices as they are after reset, without a disk.
     #[must_use]
     pub fn new(memory: &GuestRam, mac: [u8; 6]) -> Self {
         Self {
@@ -135,10 +144,25 @@ impl Devices {
             pci_address: ConfigAddress::default(),
             host_bridge: pci::host_bridge(),
             net: VirtioPci::new(Net::new(mac), memory.clone(), NET_BAR, NET_LINE),
+            disk: None,
             memory: memory.clone(),
             reset_requested: false,
-            outputs: Vec::new(),
+            outputs: VecDeque::new(),
         }
+    }
+
+    /// The same with a disk of `capacity` bytes.
+    #[must_use]
+    pub fn with_disk(mut self, capacity: u64) -> Self {
+        let blk = Blk::new(capacity);
+        self.disk = Some(VirtioPci::new(
+            blk,
+            self.memory.clone(),
+            DISK_BAR,
+            DISK_LINE,
+        ));
+        self.pic = Pic::new(1 << NET_LINE | 1 << DISK_LINE);
+        self
     }
 
     /// Which clock an access to `port` depends on.
@@ -172,8 +196,10 @@ impl Devices {
             }
             pci::DATA_PORT..0xd00 => self.read_pci(port, data),
             _ => {
-                if let Some(offset) = self.net_offset(port) {
+                if let Some(offset) = offset_in(self.net.bar(), port) {
                     self.net.read_bar(offset, data);
+                } else if let Some((disk, offset)) = self.disk_at(port) {
+                    disk.read_bar(offset, data);
                 }
             }
         }
@@ -200,9 +226,12 @@ impl Devices {
             }
             pci::DATA_PORT..0xd00 => self.write_pci(port, data),
             _ => {
-                if let Some(offset) = self.net_offset(port) {
+                if let Some(offset) = offset_in(self.net.bar(), port) {
                     self.net.write_bar(offset, data);
                     self.collect_frames();
+                } else if let Some((disk, offset)) = self.disk_at(port) {
+                    disk.write_bar(offset, data);
+                    self.collect_requests();
                 }
             }
         }
@@ -230,16 +259,22 @@ impl Devices {
         true
     }
 
-    fn net_offset(&self, port: u16) -> Option<u16> {
-        let bar = self.net.bar()?;
-        port.checked_sub(bar.base)
-            .filter(|offset| *offset < bar.size)
+    /// The disk, if `port` is one of its, and where in its BAR.
+    fn disk_at(&mut self, port: u16) -> Option<(&mut VirtioPci<Blk>, u16)> {
+        let disk = self.disk.as_mut()?;
+        let offset = offset_in(disk.bar(), port)?;
+        Some((disk, offset))
     }
 
     fn read_pci(&mut self, port: u16, data: &mut [u8]) {
         match self.pci_address.target(port - pci::DATA_PORT) {
             Some((0, offset)) => self.host_bridge.read(offset, data),
             Some((NET_SLOT, offset)) => self.net.read_config_space(offset, data),
+            Some((DISK_SLOT, offset)) => {
+                if let Some(disk) = &mut self.disk {
+                    disk.read_config_space(offset, data);
+                }
+            }
             _ => {} // all ones: nothing there
         }
     }
@@ -251,11 +286,17 @@ impl Devices {
                 self.net.write_config_space(offset, data);
                 self.collect_frames();
             }
+            Some((DISK_SLOT, offset)) => {
+                if let Some(disk) = &mut self.disk {
+                    disk.write_config_space(offset, data);
+                    self.collect_requests();
+                }
+            }
             _ => {}
         }
     }
 
-    /// Gives the machine an asynchronous input.
+    /// Gives the machine an asynchronous input. It may lead to outputs.
     pub fn apply(&mut self, input: Input) {
         match input {
             Input::Tick(now) => self.pit.advance(now),
@@ -264,7 +305,14 @@ impl Devices {
                     .with_device(|net, queues, memory| net.receive(frame, queues, memory));
             }
             Input::Typed(bytes) => self.console.typed(&bytes),
-            Input::Disk(_) => {}
+            Input::Disk(completion) => {
+                if let Some(disk) = &mut self.disk {
+                    disk.with_device(|blk, queues, memory| {
+                        blk.complete(&completion, queues, memory)
+                    });
+                    self.collect_requests();
+                }
+            }
         }
         self.update_lines();
     }
@@ -305,20 +353,56 @@ impl Devices {
         self.reset_requested
     }
 
-    /// Takes what leaves the machine, in order.
-    pub fn take_outputs(&mut self) -> Vec<Output> {
-        std::mem::take(&mut self.outputs)
+    /// What leaves the machine next.
+    #[must_use]
+    pub fn next_output(&self) -> Option<&Output> {
+        self.outputs.front()
+    }
+
+    /// Takes what leaves the machine next.
+    pub fn take_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// The requests to the disk that left the machine and were not completed, in order, as they
+    /// are to be issued again. Those that have yet to leave are not among them.
+    #[must_use]
+    pub fn unfinished(&self) -> Vec<DiskRequest> {
+        let Some(disk) = &self.disk else {
+            return Vec::new();
+        };
+        let yet_to_leave = |id| {
+            let is = |output: &Output| matches!(output, Output::Disk(request) if request.id == id);
+            self.outputs.iter().any(is)
+        };
+        let mut unfinished = disk.device.unfinished(&self.memory);
+        unfinished.retain(|request| !yet_to_leave(request.id));
+        unfinished
+    }
+
+    /// Offset and length in bytes of the read of the disk that waits with number `id`; `None` if
+    /// none does.
+    #[must_use]
+    pub fn waiting_read(&self, id: u64) -> Option<(u64, u32)> {
+        self.disk.as_ref()?.device.waiting_read(id)
     }
 
     fn collect_console(&mut self, idle: bool) {
         if let Some(bytes) = self.console.take_output(idle) {
-            self.outputs.push(Output::Console(bytes));
+            self.outputs.push_back(Output::Console(bytes));
         }
     }
 
     fn collect_frames(&mut self) {
         let frames = self.net.device.take_transmitted();
         self.outputs.extend(frames.into_iter().map(Output::Frame));
+    }
+
+    fn collect_requests(&mut self) {
+        if let Some(disk) = &mut self.disk {
+            let requests = disk.device.take_issued();
+            self.outputs.extend(requests.into_iter().map(Output::Disk));
+        }
     }
 
     fn update_lines(&mut self) {
@@ -331,5 +415,15 @@ impl Devices {
             self.pic.pulse(console::LINE);
         }
         self.pic.set_line(NET_LINE, self.net.interrupt());
+        if let Some(disk) = &self.disk {
+            self.pic.set_line(DISK_LINE, disk.interrupt());
+        }
     }
+}
+
+/// Where in the ports of `bar` `port` is.
+fn offset_in(bar: Option<Bar>, port: u16) -> Option<u16> {
+    let bar = bar?;
+    port.checked_sub(bar.base)
+        .filter(|offset| *offset < bar.size)
 }

@@ -28,7 +28,7 @@ use logging_channel::entry::{ExecutionPoint, Landmark, Lsn, ShutdownReason};
 pub use self::moment::Moment;
 pub use self::source::{Difference, Divergence, EventSource, Interruption, StateDifference, Step};
 use crate::cpu::{CpuError, Exit, GuestCpu, PortAccess};
-use crate::devices::{ClockNeed, Devices, Output, msr};
+use crate::devices::{ClockNeed, Devices, Input, Output, msr};
 use crate::traps::{Trapped, TscTrap};
 
 /// Where outputs go.
@@ -191,7 +191,7 @@ impl<C: GuestCpu> Engine<C> {
 
     fn take_inputs(&mut self) -> Step<()> {
         while let Some(input) = self.poll()? {
-            self.devices.apply(input);
+            self.apply(input)?;
         }
         Ok(())
     }
@@ -226,13 +226,18 @@ impl<C: GuestCpu> Engine<C> {
             while !self.devices.interrupt_pending() {
                 let appetite = self.devices.appetite();
                 let input = self.ask(|source, at| source.wait(at, &appetite))?;
-                self.devices.apply(input);
+                self.apply(input)?;
             }
         }
         Ok(None)
     }
 
-    fn poll(&mut self) -> Step<Option<crate::devices::Input>> {
+    fn apply(&mut self, input: Input) -> Step<()> {
+        self.devices.apply(input);
+        self.emit_outputs()
+    }
+
+    fn poll(&mut self) -> Step<Option<Input>> {
         let appetite = self.devices.appetite();
         self.ask(|source, at| source.poll(at, &appetite))
     }
@@ -308,11 +313,14 @@ impl<C: GuestCpu> Engine<C> {
     }
 
     fn emit_outputs(&mut self) -> Step<()> {
-        for output in self.devices.take_outputs() {
+        while let Some(output) = self.devices.next_output() {
             let lsn = match output.marker() {
                 Some(marker) => Some(self.ask(|source, at| source.output(at, marker))?),
                 None => None,
             };
+            // Only now: a role that takes over in between gets it once, and not again as one
+            // that is unfinished.
+            let output = self.devices.take_output().expect("it was there");
             self.role.gate.submit(output, lsn);
         }
         Ok(())
@@ -353,6 +361,16 @@ impl<C: GuestCpu> Engine<C> {
         self.ask_at(ExecutionPoint::at_exit(self.exits), question)
     }
 
+    /// Hands the requests to the disk of which no completion was logged to the new role's gate.
+    /// Whether the role before did them is not known: that they are done twice is harmless,
+    /// because the guest uses nothing of them before they are completed.
+    fn issue_again(&mut self) {
+        for request in self.devices.unfinished() {
+            log::info!("issuing disk request {} again", request.id);
+            self.role.gate.submit(Output::Disk(request), None);
+        }
+    }
+
     /// Puts a question to the source; when that hands over to another role, puts it to that one.
     fn ask_at<T>(
         &mut self,
@@ -362,7 +380,10 @@ impl<C: GuestCpu> Engine<C> {
         loop {
             let mut moment = Moment::new(point, &mut self.cpu, &mut self.devices);
             match question(&mut *self.role.source, &mut moment) {
-                Err(Interruption::Handover(next)) => self.role = *next,
+                Err(Interruption::Handover(next)) => {
+                    self.role = *next;
+                    self.issue_again();
+                }
                 answer => return answer,
             }
         }

@@ -162,6 +162,17 @@ pub enum Difference {
         /// What the log has, and where.
         logged: String,
     },
+    /// What the backup read from the shared disk is not what the primary read.
+    SharedRead {
+        /// Where, in bytes.
+        offset: u64,
+        /// How much, in bytes.
+        len: u32,
+        /// CRC-32 of what the primary read.
+        logged: u32,
+        /// CRC-32 of what the backup read.
+        replayed: u32,
+    },
     /// Pages of guest memory at the end.
     Memory {
         /// Guest-physical address of the first page that differs.
@@ -244,6 +255,17 @@ impl fmt::Display for Divergence {
             Difference::Overdue { logged } => {
                 write!(f, "the log has {logged}, and the replay does not get there")
             }
+            Difference::SharedRead {
+                offset,
+                len,
+                logged,
+                replayed,
+            } => write!(
+                f,
+                "the {len} bytes at {offset} of the shared disk had CRC {logged:08x} when the \
+                 primary read them, and have {replayed:08x} here: both hosts must use the same \
+                 disk, and nobody else may write to it"
+            ),
             Difference::Memory { first, pages } => write!(
                 f,
                 "{pages} pages of guest memory differ, the first at guest-physical {first:#x}"

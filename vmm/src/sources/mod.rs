@@ -2,6 +2,7 @@
 //! [`Replayer`] from a log.
 
 mod clock;
+mod completion;
 mod follower;
 mod keeper;
 mod live;

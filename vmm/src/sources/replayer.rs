@@ -8,6 +8,7 @@ use logging_channel::entry::{
     ExecutionPoint, Lsn, OutputMarker, Payload, Registers, ShutdownReason, StatePart,
 };
 
+use super::completion::Completions;
 use super::follower::StateFollower;
 use super::log_source::{Head, LogSource, ReplayCounters};
 use super::memory_digest::{self, PAGE};
@@ -15,6 +16,7 @@ use super::place::{Place, diverged, input_of, place};
 use super::watchdog::Watchdog;
 use crate::cpu::SeekError;
 use crate::devices::{Appetite, ClockNeed, Input};
+use crate::disk::SharedDisk;
 use crate::engine::source::describe;
 use crate::engine::{Difference, Divergence, EventSource, Interruption, Moment, Step};
 use crate::ram::GuestRam;
@@ -32,6 +34,7 @@ pub struct Replayer<S> {
     memory: GuestRam,
     counters: Arc<ReplayCounters>,
     state: Option<StateFollower>,
+    completions: Completions,
     watchdog: Option<Watchdog>,
     patience: Duration,
     /// The exit from which the guest runs, and since when.
@@ -51,6 +54,7 @@ impl<S: LogSource> Replayer<S> {
             memory,
             counters,
             state: None,
+            completions: Completions::default(),
             watchdog: None,
             patience: PATIENCE,
             departed: None,
@@ -61,6 +65,13 @@ impl<S: LogSource> Replayer<S> {
     #[must_use]
     pub fn with_state(mut self, state: StateFollower) -> Self {
         self.state = Some(state);
+        self
+    }
+
+    /// Reads what the log leaves to the backup from `disk`.
+    #[must_use]
+    pub fn with_shared_disk(mut self, disk: Box<dyn SharedDisk>) -> Self {
+        self.completions.shared = Some(disk);
         self
     }
 
@@ -253,11 +264,40 @@ impl<S: LogSource> Replayer<S> {
                 self.advance();
                 Ok((lsn, answer))
             }
-            None => {
-                let Head::Entry(lsn, entry) = self.log.head()? else {
-                    return Err(Interruption::Failed("the log's head vanished".into()));
-                };
-                Err(diverged(at.point, lsn, entry, doing))
+            None => Err(self.unexpected(at, doing)?),
+        }
+    }
+
+    /// The divergence that the head is something else than what the guest came to.
+    fn unexpected(&mut self, at: &Moment<'_>, doing: &str) -> Step<Interruption> {
+        match self.log.head()? {
+            Head::Entry(lsn, entry) => Ok(diverged(at.point, lsn, entry, doing)),
+            Head::Ended => Err(Interruption::Failed("the log's head vanished".into())),
+        }
+    }
+
+    /// The input at the head of the log; a divergence if none is there, here.
+    fn input(&mut self, at: &mut Moment<'_>, doing: &str) -> Step<Input> {
+        self.completions.begin();
+        loop {
+            let begun = self.completions.is_begun();
+            match self.head(at, doing)? {
+                (_, Place::Here, Payload::DiskData(part)) => {
+                    let part = part.clone();
+                    if !self.completions.take(&part) {
+                        return Err(self.unexpected(at, "more than a read of the disk can be of")?);
+                    }
+                    self.advance();
+                }
+                (lsn, Place::Here, &Payload::DiskDone { id, outcome }) => {
+                    let input = self.completions.finish(at, lsn, id, outcome)?;
+                    self.advance();
+                    return Ok(input);
+                }
+                _ if begun => {
+                    return Err(self.unexpected(at, "the rest of what was read from the disk")?);
+                }
+                _ => return self.expect(at, doing, input_of).map(|(_, input)| input),
             }
         }
     }
@@ -419,9 +459,7 @@ impl<S: LogSource> EventSource for Replayer<S> {
             (_, Place::Here, Payload::Shutdown(ShutdownReason::Stopped)) => Err(Interruption::Stop),
             // The guest is about to end by itself: the engine sees that next.
             (_, Place::Here, Payload::Shutdown(_)) => Ok(None),
-            (_, Place::Here, _) => self
-                .expect(at, DOING, input_of)
-                .map(|(_, input)| Some(input)),
+            (_, Place::Here, _) => self.input(at, DOING).map(Some),
         }
     }
 
@@ -430,7 +468,7 @@ impl<S: LogSource> EventSource for Replayer<S> {
         self.pass_marks(at, DOING)?;
         match self.head(at, DOING)? {
             (_, Place::Here, Payload::Shutdown(ShutdownReason::Stopped)) => Err(Interruption::Stop),
-            _ => self.expect(at, DOING, input_of).map(|(_, input)| input),
+            _ => self.input(at, DOING),
         }
     }
 

@@ -8,6 +8,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
+
 use serde::{Deserialize, Serialize};
 
 use super::cmos::Cmos;
@@ -15,12 +17,13 @@ use super::console::{Console, ConsoleState};
 use super::pci::ConfigAddress;
 use super::pic::Pic;
 use super::pit::Pit;
+use super::virtio::blk::Blk;
 use super::virtio::net::Net;
 use super::virtio::transport::TransportState;
 use super::{Devices, Output};
 
 /// Version of the encoding, counted up with every change of a device's state.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// The longest state that is looked at, in bytes. What guests bring about takes some kilobytes,
 /// and 100 with a full backlog of frames.
@@ -35,8 +38,9 @@ struct DevicesState {
     console: ConsoleState,
     pci: PciState,
     net: NetState,
+    disk: Option<DiskState>,
     reset_requested: bool,
-    outputs: Vec<Output>,
+    outputs: VecDeque<Output>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -49,6 +53,12 @@ struct PciState {
 struct NetState {
     transport: TransportState,
     card: Net,
+}
+
+#[derive(Serialize, Deserialize)]
+struct DiskState {
+    transport: TransportState,
+    blk: Blk,
 }
 
 /// Why a device state was not loaded.
@@ -112,7 +122,7 @@ impl Devices {
     }
 
     /// Brings the devices into a saved state. Guest memory has to be brought there as well: the
-    /// state has the positions in the network card's rings, memory has the rings.
+    /// state has the positions in the rings of the network card and the disk, memory has the rings.
     ///
     /// # Errors
     /// [`DeviceStateError`]; the devices are then as they were. A state without an error is one
@@ -125,6 +135,15 @@ impl Devices {
         state.pci.address.check().map_err(of("pci"))?;
         let NetState { transport, card } = state.net;
         card.check(self.net.device.mac()).map_err(of("net"))?;
+        let disk = match (&self.disk, state.disk) {
+            (None, None) => None,
+            (Some(here), Some(DiskState { transport, blk })) => {
+                blk.check(here.device.capacity()).map_err(of("disk"))?;
+                Some(here.with_state(transport, blk).map_err(of("disk"))?)
+            }
+            (None, Some(_)) => return Err(of("disk")("this machine has none")),
+            (Some(_), None) => return Err(of("disk")("this machine has one")),
+        };
         *self = Self {
             pic: state.pic,
             pit: state.pit,
@@ -136,6 +155,7 @@ impl Devices {
                 .with_state(&state.pci.host_bridge)
                 .map_err(of("pci"))?,
             net: self.net.with_state(transport, card).map_err(of("net"))?,
+            disk,
             memory: self.memory.clone(),
             reset_requested: state.reset_requested,
             outputs: state.outputs,
@@ -147,7 +167,7 @@ impl Devices {
     /// asked for one, "outputs" what was not fetched yet. Equal states have equal digests, if
     /// they come from the same version of ftvm.
     #[must_use]
-    pub fn digests(&self) -> [(&'static str, u32); 8] {
+    pub fn digests(&self) -> [(&'static str, u32); 9] {
         let state = self.state();
         [
             ("pic", encode(&state.pic)),
@@ -156,6 +176,7 @@ impl Devices {
             ("console", encode(&state.console)),
             ("pci", encode(&state.pci)),
             ("net", encode(&state.net)),
+            ("disk", encode(&state.disk)),
             ("reset", encode(&state.reset_requested)),
             ("outputs", encode(&state.outputs)),
         ]
@@ -176,6 +197,10 @@ impl Devices {
                 transport: self.net.state(),
                 card: self.net.device.clone(),
             },
+            disk: self.disk.as_ref().map(|disk| DiskState {
+                transport: disk.state(),
+                blk: disk.device.clone(),
+            }),
             reset_requested: self.reset_requested,
             outputs: self.outputs.clone(),
         }

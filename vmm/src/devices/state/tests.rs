@@ -76,8 +76,8 @@ fn refusals_say_what_is_wrong() {
     let refusal = |bytes: &[u8]| Machine::booted().devices.load(bytes).unwrap_err();
     let good = Machine::booted().devices.save();
     let mut newer = good.clone();
-    newer[0] = 2;
-    assert_eq!(refusal(&newer), DeviceStateError::Version(2));
+    newer[0] = 3;
+    assert_eq!(refusal(&newer), DeviceStateError::Version(3));
     assert_eq!(refusal(&[]), DeviceStateError::Malformed);
     assert_eq!(
         refusal(&good[..good.len() - 1]),

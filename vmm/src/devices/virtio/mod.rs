@@ -1,10 +1,13 @@
 //! virtio devices (OASIS virtio 1.2) on PCI.
 
+pub mod blk;
 pub mod net;
 pub mod transport;
 
 #[cfg(test)]
 mod tests;
+
+use virtio_queue::{Queue, QueueT};
 
 use crate::ram::GuestRam;
 
@@ -45,4 +48,16 @@ pub trait VirtioDevice {
     ) -> Notify;
     /// The driver reset the device.
     fn reset(&mut self);
+}
+
+/// What to tell the transport after work on `queue`; `used` if buffers were used.
+fn notification(queue: &mut Queue, memory: &GuestRam, used: bool) -> Notify {
+    if !used {
+        return Notify::No;
+    }
+    match queue.needs_notification(memory) {
+        Ok(true) => Notify::UsedBuffer,
+        Ok(false) => Notify::No,
+        Err(_) => Notify::NeedsReset,
+    }
 }

@@ -8,7 +8,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_NET;
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_MAC, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP};
 use virtio_queue::{Queue, QueueT};
 
-use super::{Notify, VirtioDevice};
+use super::{Notify, VirtioDevice, notification};
 use crate::ram::GuestRam;
 
 const RX: usize = 0;
@@ -145,17 +145,6 @@ impl Net {
             Ok(false) => notification(queue, memory, used),
             Ok(true) | Err(_) => Notify::NeedsReset,
         }
-    }
-}
-
-fn notification(queue: &mut Queue, memory: &GuestRam, used: bool) -> Notify {
-    if !used {
-        return Notify::No;
-    }
-    match queue.needs_notification(memory) {
-        Ok(true) => Notify::UsedBuffer,
-        Ok(false) => Notify::No,
-        Err(_) => Notify::NeedsReset,
     }
 }
 

@@ -314,7 +314,9 @@ impl Machine {
                     vector = Some(self.devices.acknowledge_interrupt());
                 }
             }
-            Step::TakeOutputs => outputs = self.devices.take_outputs(),
+            Step::TakeOutputs => {
+                outputs = std::iter::from_fn(|| self.devices.take_output()).collect();
+            }
         }
         Seen {
             read,

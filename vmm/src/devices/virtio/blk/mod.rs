@@ -1,0 +1,243 @@
+//! virtio-blk (virtio 1.2, section 5.2): one queue, a disk somewhere else behind it.
+//!
+//! The device knows nothing of the disk but its capacity. What the driver puts into the queue
+//! leaves as a [`DiskRequest`], with a copy of the data to be written; what the disk answers comes
+//! back as a [`DiskCompletion`], and only then, at that logged point, does anything of it enter
+//! guest memory. In between the device keeps what it needs to do that, and to issue the request
+//! again when the host that it was issued on is gone ([`Blk::unfinished`]).
+
+mod chain;
+mod pending;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_SEG_MAX,
+    VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR,
+    VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
+};
+use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
+use virtio_queue::{Queue, QueueT};
+
+use self::chain::{Asked, Chain};
+use self::pending::Pending;
+use super::transport::QUEUE_SIZE;
+use super::{Notify, VirtioDevice};
+use crate::disk::{DiskCompletion, DiskError, DiskRequest, MAX_TRANSFER, SECTOR_BYTES};
+use crate::ram::GuestRam;
+
+/// What VIRTIO_BLK_T_GET_ID says.
+const SERIAL: [u8; VIRTIO_BLK_ID_BYTES as usize] = *b"ftvm-shared-disk\0\0\0\0";
+/// Largest buffer, and most buffers, of one request: together [`MAX_TRANSFER`].
+const SIZE_MAX: u32 = 8192;
+const SEG_MAX: u32 = MAX_TRANSFER / SIZE_MAX;
+/// Most sectors that one discard, or one write of zeroes, may be of: 1 GiB and 32 MiB. The disk
+/// has to write the zeroes if it has no better way.
+const MAX_DISCARD_SECTORS: u32 = 1 << 21;
+const MAX_ZEROES_SECTORS: u32 = 1 << 16;
+
+/// No more is taken out of the queue while requests of so many bytes, or with so many buffers, are
+/// in flight. Bounds the copies of data to be written, and the device's state.
+const BYTES_IN_FLIGHT: u64 = 8 << 20;
+const BUFFERS_IN_FLIGHT: usize = 2048;
+
+/// The device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Blk {
+    /// In bytes, a multiple of 512.
+    capacity: u64,
+    /// Number of the last request. Goes on over resets: an answer to a request that a reset made
+    /// void is not taken for that to another.
+    last_id: u64,
+    /// In the order in which they were issued.
+    pending: Vec<Pending>,
+    /// Issued in the current event; fetched at its end.
+    #[serde(skip)]
+    issued: Vec<DiskRequest>,
+}
+
+impl Blk {
+    /// A disk of `capacity` bytes; what does not fill a sector of 512 cannot be used.
+    #[must_use]
+    pub fn new(capacity: u64) -> Self {
+        Self {
+            capacity: capacity / SECTOR_BYTES * SECTOR_BYTES,
+            last_id: 0,
+            pending: Vec::new(),
+            issued: Vec::new(),
+        }
+    }
+
+    /// Its capacity in bytes.
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Whether a disk of `capacity` bytes could be in this state; if not, what is wrong.
+    pub(in crate::devices) fn check(&self, capacity: u64) -> Result<(), &'static str> {
+        if self.capacity != capacity {
+            return Err("the disk has another capacity");
+        }
+        if self.pending.len() > usize::from(QUEUE_SIZE) {
+            return Err("more requests are in flight than the queue holds");
+        }
+        let ascending = self.pending.windows(2).all(|two| two[0].id < two[1].id);
+        if !ascending || self.pending.last().is_some_and(|p| p.id > self.last_id) {
+            return Err("the requests in flight are not in order");
+        }
+        self.pending.iter().try_for_each(|p| p.check(capacity))
+    }
+
+    /// Takes the requests that were issued, in order.
+    pub fn take_issued(&mut self) -> Vec<DiskRequest> {
+        std::mem::take(&mut self.issued)
+    }
+
+    /// The requests that were issued and not completed, as they are to be issued again: in order,
+    /// with the data that is in guest memory now. The driver must leave it there until the
+    /// request is completed.
+    #[must_use]
+    pub fn unfinished(&self, memory: &GuestRam) -> Vec<DiskRequest> {
+        self.pending.iter().map(|p| p.request(memory)).collect()
+    }
+
+    /// Offset and length in bytes of the read that waits with number `id`; `None` if there is no
+    /// such read.
+    #[must_use]
+    pub fn waiting_read(&self, id: u64) -> Option<(u64, u32)> {
+        self.pending.iter().find(|p| p.id == id)?.as_read()
+    }
+
+    /// Completes a request. One that does not wait, because the driver reset the device, is
+    /// ignored.
+    pub fn complete(
+        &mut self,
+        completion: &DiskCompletion,
+        queues: &mut [Queue],
+        memory: &GuestRam,
+    ) -> Notify {
+        let Some(at) = self.pending.iter().position(|p| p.id == completion.id) else {
+            return Notify::No;
+        };
+        let pending = self.pending.remove(at);
+        let queue = &mut queues[0];
+        let written = match &completion.result {
+            Ok(data) if data.len() == pending.expected_data() => {
+                pending.answer.put(data, VIRTIO_BLK_S_OK, memory)
+            }
+            Ok(_) | Err(DiskError::Io) => pending.answer.put(&[], VIRTIO_BLK_S_IOERR, memory),
+            Err(DiskError::Unsupported) => pending.answer.put(&[], VIRTIO_BLK_S_UNSUPP, memory),
+        };
+        let used = written.and_then(|len| queue.add_used(memory, pending.head, len).ok());
+        if used.is_none() {
+            return Notify::NeedsReset;
+        }
+        // There may be room for what had to wait.
+        self.take_requests(queue, memory, true)
+    }
+
+    /// Takes requests out of the queue, as many as there is room for. `used`: some were used.
+    fn take_requests(&mut self, queue: &mut Queue, memory: &GuestRam, mut used: bool) -> Notify {
+        if queue.disable_notification(memory).is_err() {
+            return Notify::NeedsReset;
+        }
+        while self.has_room() {
+            let Some(chain) = queue.pop_descriptor_chain(memory) else {
+                // The guest stands still, so nothing can have been added meanwhile. What cannot
+                // be taken out of the ring is an index that no ring can have.
+                return match queue.enable_notification(memory) {
+                    Ok(false) => super::notification(queue, memory, used),
+                    Ok(true) | Err(_) => Notify::NeedsReset,
+                };
+            };
+            let head = chain.head_index();
+            let Some(chain) = Chain::read(chain, memory) else {
+                return Notify::NeedsReset;
+            };
+            let written = match chain.asks(self.capacity, memory) {
+                Asked::Disk(op) => {
+                    self.last_id += 1;
+                    let pending = Pending::new(self.last_id, head, &op, chain);
+                    let id = pending.id;
+                    self.pending.push(pending);
+                    self.issued.push(DiskRequest { id, op });
+                    continue;
+                }
+                Asked::Id => chain.answer().put(&SERIAL, VIRTIO_BLK_S_OK, memory),
+                Asked::Wrong(status) => chain.answer().put(&[], status, memory),
+                Asked::Nonsense => None,
+            };
+            if written
+                .and_then(|len| queue.add_used(memory, head, len).ok())
+                .is_none()
+            {
+                return Notify::NeedsReset;
+            }
+            used = true;
+        }
+        // The driver need not notify: the next completion makes room, and looks.
+        super::notification(queue, memory, used)
+    }
+
+    fn has_room(&self) -> bool {
+        let bytes: u64 = self.pending.iter().map(Pending::data_bytes).sum();
+        let buffers: usize = self.pending.iter().map(Pending::buffers).sum();
+        self.pending.len() < usize::from(QUEUE_SIZE)
+            && bytes < BYTES_IN_FLIGHT
+            && buffers < BUFFERS_IN_FLIGHT
+    }
+}
+
+impl VirtioDevice for Blk {
+    const DEVICE_TYPE: u16 = VIRTIO_ID_BLOCK as u16;
+    const CLASS: [u8; 3] = [0x01, 0x80, 0x00];
+    const QUEUES: usize = 1;
+    const CONFIG_BYTES: usize = 60;
+
+    fn features(&self) -> u64 {
+        1 << VIRTIO_BLK_F_SIZE_MAX
+            | 1 << VIRTIO_BLK_F_SEG_MAX
+            | 1 << VIRTIO_BLK_F_BLK_SIZE
+            | 1 << VIRTIO_BLK_F_FLUSH
+            | 1 << VIRTIO_BLK_F_DISCARD
+            | 1 << VIRTIO_BLK_F_WRITE_ZEROES
+    }
+
+    /// struct virtio_blk_config, section 5.2.4.
+    fn read_config(&self, offset: usize, data: &mut [u8]) {
+        let mut config = [0; Self::CONFIG_BYTES];
+        let mut put = |at: usize, bytes: &[u8]| config[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, &(self.capacity / SECTOR_BYTES).to_le_bytes());
+        for (at, value) in [
+            (8, SIZE_MAX),
+            (12, SEG_MAX),
+            (20, SECTOR_BYTES as u32), // blk_size
+            (36, MAX_DISCARD_SECTORS),
+            (40, 1), // max_discard_seg
+            (44, 1), // discard_sector_alignment
+            (48, MAX_ZEROES_SECTORS),
+            (52, 1), // max_write_zeroes_seg
+        ] {
+            put(at, &value.to_le_bytes());
+        }
+        put(56, &[1]); // write_zeroes_may_unmap
+        for (n, byte) in data.iter_mut().enumerate() {
+            *byte = config.get(offset + n).copied().unwrap_or(0);
+        }
+    }
+
+    fn queue_notified(&mut self, index: usize, queues: &mut [Queue], memory: &GuestRam) -> Notify {
+        match queues.get_mut(index) {
+            Some(queue) => self.take_requests(queue, memory, false),
+            None => Notify::No,
+        }
+    }
+
+    /// What is in flight stays so, for the disk: requests to the same places that are issued
+    /// later are done later. But the driver hears nothing of it any more.
+    fn reset(&mut self) {
+        self.pending.clear();
+    }
+}

@@ -1,0 +1,478 @@
+//! A disk behind the PCI transport, driven as a guest's driver would, and as it would not.
+
+use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+use virtio_queue::desc::RawDescriptor;
+use virtio_queue::desc::split::Descriptor;
+use virtio_queue::mock::MockSplitQueue;
+use vm_memory::{Bytes, GuestAddress};
+
+use super::*;
+use crate::devices::virtio::transport::VirtioPci;
+use crate::disk::DiskOp;
+
+const CAPACITY: u64 = 1 << 30;
+const QUEUE: u16 = 16;
+const RING: u64 = 0x1000;
+const HEADERS: u64 = 0x8000;
+const DATA: u64 = 0x1_0000;
+const STATUS: u64 = 0x9000;
+const NOT_WRITTEN: u8 = 0xee;
+
+const DEVICE_STATUS: u16 = 0x14;
+const NOTIFY: u16 = 0x44;
+const NEEDS_RESET: u8 = 64;
+
+const IN: u32 = 0;
+const OUT: u32 = 1;
+const FLUSH: u32 = 4;
+const GET_ID: u32 = 8;
+const DISCARD: u32 = 11;
+const ZEROES: u32 = 13;
+
+/// A driver and its device.
+struct Setup {
+    memory: GuestRam,
+    disk: VirtioPci<Blk>,
+    /// Addresses of the descriptor table, the available ring and the used ring.
+    table: u64,
+    avail: u64,
+    used: u64,
+    /// Descriptors used.
+    descriptors: u16,
+    requests: u16,
+}
+
+impl Setup {
+    fn new(event_idx: bool) -> Self {
+        let memory = GuestRam::from_ranges(&[(GuestAddress(0), 4 << 20)]).expect("memory");
+        let mut disk = VirtioPci::new(Blk::new(CAPACITY), memory.clone(), 0xc100, 6);
+        let features = (1 << 32) | u64::from(event_idx) << 29 | 1 << 9;
+        let queue = MockSplitQueue::create(&memory, GuestAddress(RING), QUEUE);
+        let (table, avail, used) = (
+            queue.desc_table_addr().0,
+            queue.avail_addr().0,
+            queue.used_addr().0,
+        );
+        let mut write = |at: u16, len: usize, value: u32| {
+            disk.write_bar(at, &value.to_le_bytes()[..len]);
+        };
+        write(DEVICE_STATUS, 1, 3);
+        for (n, half) in [(0, features as u32), (1, (features >> 32) as u32)] {
+            write(0x08, 4, n);
+            write(0x0c, 4, half);
+        }
+        write(DEVICE_STATUS, 1, 11);
+        write(0x18, 2, QUEUE.into());
+        write(0x20, 4, table as u32);
+        write(0x28, 4, avail as u32);
+        write(0x30, 4, used as u32);
+        write(0x1c, 2, 1);
+        write(DEVICE_STATUS, 1, 15);
+        Self {
+            memory,
+            disk,
+            table,
+            avail,
+            used,
+            descriptors: 0,
+            requests: 0,
+        }
+    }
+
+    /// Makes the chain that starts at descriptor `head` available.
+    fn offer(&mut self, head: u16) {
+        let put = |at, value: u16| {
+            self.memory
+                .write_obj(value, GuestAddress(at))
+                .expect("room")
+        };
+        put(self.avail + 4 + 2 * u64::from(self.requests), head);
+        self.requests += 1;
+        put(self.avail + 2, self.requests);
+    }
+
+    fn status_of(&self, request: u16) -> u8 {
+        let at = GuestAddress(STATUS + u64::from(request));
+        self.memory.read_obj(at).expect("in memory")
+    }
+
+    /// Adds a chain of these buffers (address, length, for the device to write).
+    fn chain(&mut self, buffers: &[(u64, u32, bool)]) {
+        let head = self.descriptors;
+        for (n, &(address, len, write)) in (1..).zip(buffers) {
+            let mut flags = 0;
+            if write {
+                flags |= VRING_DESC_F_WRITE as u16;
+            }
+            if n < buffers.len() {
+                flags |= VRING_DESC_F_NEXT as u16;
+            }
+            let next = self.descriptors + 1;
+            let raw = RawDescriptor::from(Descriptor::new(address, len, flags, next));
+            let at = GuestAddress(self.table + 16 * u64::from(self.descriptors));
+            self.memory.write_obj(raw, at).expect("in memory");
+            self.descriptors = next;
+        }
+        assert!(self.descriptors <= QUEUE);
+        self.offer(head);
+    }
+
+    /// Adds a request as Linux does: header, data, status. Returns its number, from 0.
+    fn add(&mut self, kind: u32, sector: u64, data: &[(u64, u32)]) -> u16 {
+        let n = self.requests;
+        let header = HEADERS + 16 * u64::from(n);
+        let status = STATUS + u64::from(n);
+        let put = |at| GuestAddress(at);
+        self.memory.write_obj(kind, put(header)).expect("in memory");
+        self.memory
+            .write_obj(sector, put(header + 8))
+            .expect("in memory");
+        self.memory
+            .write_obj(NOT_WRITTEN, put(status))
+            .expect("in memory");
+        let read = matches!(kind, IN | GET_ID);
+        let mut buffers = vec![(header, 16, false)];
+        buffers.extend(data.iter().map(|&(at, len)| (at, len, read)));
+        buffers.push((status, 1, true));
+        self.chain(&buffers);
+        n
+    }
+
+    fn notify(&mut self) -> Vec<DiskRequest> {
+        self.disk.write_bar(NOTIFY, &[0, 0]);
+        self.disk.device.take_issued()
+    }
+
+    fn complete(&mut self, id: u64, result: Result<Vec<u8>, DiskError>) -> Vec<DiskRequest> {
+        let completion = DiskCompletion { id, result };
+        self.disk
+            .with_device(|blk, queues, memory| blk.complete(&completion, queues, memory));
+        self.disk.device.take_issued()
+    }
+
+    fn used(&self) -> u16 {
+        let at = GuestAddress(self.used + 2);
+        self.memory.read_obj(at).expect("in memory")
+    }
+
+    fn is_broken(&mut self) -> bool {
+        let mut status = [0];
+        self.disk.read_bar(DEVICE_STATUS, &mut status);
+        status[0] & NEEDS_RESET != 0
+    }
+
+    fn data(&self, at: u64, len: usize) -> Vec<u8> {
+        let mut data = vec![0; len];
+        self.memory
+            .read_slice(&mut data, GuestAddress(at))
+            .expect("in memory");
+        data
+    }
+
+    /// Adds one request, and expects that it is answered at once with `status`.
+    fn refused(&mut self, status: u32, kind: u32, sector: u64, data: &[(u64, u32)]) {
+        let n = self.add(kind, sector, data);
+        assert_eq!(self.notify(), [], "kind {kind} at {sector}");
+        assert_eq!(
+            u32::from(self.status_of(n)),
+            status,
+            "kind {kind} at {sector}"
+        );
+        assert!(!self.is_broken());
+    }
+}
+
+#[test]
+fn what_was_read_enters_memory_with_the_completion_and_not_before() {
+    let mut guest = Setup::new(false);
+    let n = guest.add(IN, 7, &[(DATA, 512), (DATA + 0x2000, 1024)]);
+    let len = 1536;
+    let op = DiskOp::Read {
+        offset: 7 * 512,
+        len,
+    };
+    assert_eq!(guest.notify(), [DiskRequest { id: 1, op }]);
+    assert_eq!(guest.disk.device.waiting_read(1), Some((7 * 512, len)));
+    assert_eq!((guest.used(), guest.disk.interrupt()), (0, false));
+    assert_eq!(guest.data(DATA, 512), [0; 512]);
+
+    let data: Vec<u8> = (0..len).map(|n| (n / 7) as u8).collect();
+    guest.complete(1, Ok(data.clone()));
+    assert_eq!(guest.data(DATA, 512), data[..512]);
+    assert_eq!(guest.data(DATA + 0x2000, 1024), data[512..]);
+    assert_eq!((guest.status_of(n), guest.used()), (0, 1));
+    assert!(guest.disk.interrupt());
+    let at = GuestAddress(guest.used + 8);
+    let written: u32 = guest.memory.read_obj(at).expect("in memory");
+    assert_eq!(written, len + 1);
+}
+
+#[test]
+fn what_is_written_is_copied_at_the_notification() {
+    let mut guest = Setup::new(false);
+    guest
+        .memory
+        .write_slice(&[5; 1024], GuestAddress(DATA))
+        .expect("in memory");
+    let n = guest.add(OUT, 2, &[(DATA, 512), (DATA + 512, 512)]);
+    let data = vec![5; 1024];
+    let offset = 1024;
+    let issued = guest.notify();
+    guest
+        .memory
+        .write_slice(&[6; 8], GuestAddress(DATA))
+        .expect("in memory");
+    let write = |data| DiskRequest {
+        id: 1,
+        op: DiskOp::Write { offset, data },
+    };
+    assert_eq!(issued, [write(data.clone())]);
+
+    let again = guest.disk.device.unfinished(&guest.memory);
+    let now = [vec![6; 8], vec![5; 1016]].concat();
+    assert_eq!(
+        again,
+        [write(now)],
+        "issued again with what is in memory then"
+    );
+    guest.complete(1, Ok(Vec::new()));
+    assert_eq!((guest.status_of(n), guest.used()), (0, 1));
+    assert_eq!(guest.disk.device.unfinished(&guest.memory), []);
+}
+
+#[test]
+fn flush_discard_and_zeroes_are_passed_on() {
+    let mut guest = Setup::new(false);
+    let range = |guest: &Setup, at, sector: u64, sectors: u32, flags: u32| {
+        let bytes = [
+            &sector.to_le_bytes()[..],
+            &sectors.to_le_bytes(),
+            &flags.to_le_bytes(),
+        ];
+        guest
+            .memory
+            .write_slice(&bytes.concat(), GuestAddress(at))
+            .expect("in memory");
+        [(at, 16)]
+    };
+    guest.add(FLUSH, 0, &[]);
+    let buffer = range(&guest, DATA, 8, 16, 0);
+    guest.add(DISCARD, 0, &buffer);
+    let buffer = range(&guest, DATA + 16, 9, 1, 0);
+    guest.add(ZEROES, 0, &buffer);
+    let buffer = range(&guest, DATA + 32, 10, 2, 1);
+    guest.add(ZEROES, 0, &buffer);
+    let ops: Vec<DiskOp> = guest
+        .notify()
+        .into_iter()
+        .map(|request| request.op)
+        .collect();
+    let zeroes = |offset, len, unmap| DiskOp::WriteZeroes { offset, len, unmap };
+    let discard = DiskOp::Discard {
+        offset: 4096,
+        len: 8192,
+    };
+    let expected = [
+        DiskOp::Flush,
+        discard,
+        zeroes(9 * 512, 512, false),
+        zeroes(5120, 1024, true),
+    ];
+    assert_eq!(ops, expected);
+    // In whatever order the disk completes them.
+    for id in [3, 1, 4, 2] {
+        guest.complete(id, Ok(Vec::new()));
+    }
+    assert_eq!((guest.used(), guest.is_broken()), (4, false));
+
+    for (sector, sectors, flags, kind, status) in [
+        (0, 1, 1, DISCARD, VIRTIO_BLK_S_UNSUPP),
+        (0, 1, 2, ZEROES, VIRTIO_BLK_S_UNSUPP),
+        (0, 0, 0, DISCARD, VIRTIO_BLK_S_IOERR),
+        (0, MAX_DISCARD_SECTORS + 1, 0, DISCARD, VIRTIO_BLK_S_IOERR),
+        (0, MAX_ZEROES_SECTORS + 1, 0, ZEROES, VIRTIO_BLK_S_IOERR),
+        (CAPACITY / 512, 1, 0, ZEROES, VIRTIO_BLK_S_IOERR),
+        (u64::MAX, 1, 0, DISCARD, VIRTIO_BLK_S_IOERR),
+    ] {
+        let mut guest = Setup::new(false);
+        let buffer = range(&guest, DATA, sector, sectors, flags);
+        guest.refused(status, kind, 0, &buffer);
+    }
+}
+
+#[test]
+fn errors_of_the_disk_reach_the_guest() {
+    let mut guest = Setup::new(false);
+    let all = [0, 1, 2].map(|n| guest.add(IN, n, &[(DATA, 512)]));
+    guest.notify();
+    guest.complete(1, Err(DiskError::Io));
+    guest.complete(2, Err(DiskError::Unsupported));
+    guest.complete(3, Ok(vec![9; 100])); // not what was asked for
+    assert_eq!(all.map(|n| guest.status_of(n)), [1, 2, 1]);
+    assert_eq!(guest.data(DATA, 512), [0; 512]);
+}
+
+#[test]
+fn wrong_requests_are_answered_at_once() {
+    let io = VIRTIO_BLK_S_IOERR;
+    let last = CAPACITY / 512;
+    for (status, kind, sector, data) in [
+        (io, IN, last, vec![(DATA, 512)]),
+        (io, OUT, last - 1, vec![(DATA, 1024)]),
+        (io, IN, u64::MAX, vec![(DATA, 512)]),
+        (io, IN, u64::MAX / 512, vec![(DATA, 512)]),
+        (io, IN, 0, vec![(DATA, 511)]),
+        (io, OUT, 0, vec![]),
+        (io, OUT, 0, vec![(DATA, MAX_TRANSFER), (DATA, 512)]),
+        (io, DISCARD, 0, vec![(DATA, 32)]),
+        (io, GET_ID, 0, vec![(DATA, 19)]),
+        (VIRTIO_BLK_S_UNSUPP, 99, 0, vec![]),
+    ] {
+        Setup::new(false).refused(status, kind, sector, &data);
+    }
+    let mut guest = Setup::new(false);
+    guest.refused(VIRTIO_BLK_S_OK, GET_ID, 0, &[(DATA, 20)]);
+    assert_eq!(guest.data(DATA, 20), SERIAL);
+}
+
+#[test]
+fn the_division_into_buffers_is_the_drivers_business() {
+    let mut guest = Setup::new(false);
+    let header = [&IN.to_le_bytes()[..], &[0; 4], &3u64.to_le_bytes()].concat();
+    guest
+        .memory
+        .write_slice(&header, GuestAddress(HEADERS))
+        .expect("in memory");
+    guest.chain(&[
+        (HEADERS, 10, false),
+        (HEADERS + 10, 6, false),
+        (DATA, 513, true),
+    ]);
+    let op = DiskOp::Read {
+        offset: 1536,
+        len: 512,
+    };
+    assert_eq!(guest.notify(), [DiskRequest { id: 1, op }]);
+    guest
+        .memory
+        .write_obj(NOT_WRITTEN, GuestAddress(DATA + 512))
+        .expect("in memory");
+    guest.complete(1, Ok(vec![8; 512]));
+    assert_eq!(guest.data(DATA, 513), [vec![8; 512], vec![0]].concat());
+}
+
+#[test]
+fn chains_that_cannot_be_answered_stop_the_device() {
+    type Buffers = &'static [(u64, u32, bool)];
+    let cases: [(&str, Buffers); 6] = [
+        ("no status", &[(HEADERS, 16, false)]),
+        ("no header", &[(STATUS, 1, true)]),
+        ("half a header", &[(HEADERS, 15, false), (STATUS, 1, true)]),
+        ("empty status", &[(HEADERS, 16, false), (STATUS, 0, true)]),
+        (
+            "outside memory",
+            &[(HEADERS, 16, false), (1 << 40, 513, true)],
+        ),
+        (
+            "out of order",
+            &[(HEADERS, 16, false), (STATUS, 1, true), (DATA, 512, false)],
+        ),
+    ];
+    for (what, buffers) in cases {
+        let mut guest = Setup::new(false);
+        guest.chain(buffers);
+        assert_eq!(guest.notify(), [], "{what}");
+        assert!(guest.is_broken(), "{what}");
+    }
+}
+
+#[test]
+fn a_reset_makes_what_is_in_flight_void() {
+    let mut guest = Setup::new(false);
+    guest.add(IN, 0, &[(DATA, 512)]);
+    assert_eq!(guest.notify().len(), 1);
+    guest.disk.write_bar(DEVICE_STATUS, &[0]);
+    assert_eq!(guest.disk.device.unfinished(&guest.memory), []);
+    guest.complete(1, Ok(vec![7; 512]));
+    assert_eq!((guest.used(), guest.data(DATA, 512)), (0, vec![0; 512]));
+
+    // The same device goes on with new numbers.
+    let device = guest.disk.device.clone();
+    let mut guest = Setup::new(false);
+    guest.disk.device = device;
+    guest.add(IN, 0, &[(DATA, 512)]);
+    assert_eq!(guest.notify()[0].id, 2);
+    guest.complete(1, Ok(vec![7; 512]));
+    guest.complete(99, Ok(vec![7; 512]));
+    assert_eq!(guest.used(), 0, "numbers that nobody waits for");
+    guest.complete(2, Ok(vec![6; 512]));
+    guest.complete(2, Ok(vec![7; 512]));
+    assert_eq!((guest.used(), guest.data(DATA, 512)), (1, vec![6; 512]));
+}
+
+#[test]
+fn what_is_in_flight_is_bounded_and_goes_on_with_completions() {
+    let mut guest = Setup::new(true);
+    for n in 0..5 {
+        guest.add(OUT, n, &[(DATA, MAX_TRANSFER)]);
+    }
+    let (mut in_flight, mut requests) = (0, guest.notify().len());
+    assert_eq!(requests, 5);
+    // The same buffers once more, without new descriptors: the ring has room.
+    for n in 0..10 {
+        guest.offer(n % 5 * 3);
+    }
+    requests += guest.notify().len();
+    assert_eq!(requests as u64, BYTES_IN_FLIGHT / u64::from(MAX_TRANSFER));
+    for id in 1..=15 {
+        in_flight += guest.complete(id, Ok(Vec::new())).len();
+    }
+    assert_eq!((requests + in_flight, guest.used()), (15, 15));
+    assert!(!guest.is_broken());
+}
+
+#[test]
+fn interrupts_come_where_the_driver_wants_them() {
+    let mut guest = Setup::new(true);
+    for n in 0..3 {
+        guest.add(IN, n, &[(DATA, 512)]);
+    }
+    guest.notify();
+    // used_event: at the second one.
+    let used_event = GuestAddress(guest.avail + 4 + 2 * u64::from(QUEUE));
+    guest.memory.write_obj(1u16, used_event).expect("in memory");
+    let came = [1, 2, 3].map(|id| {
+        guest.complete(id, Ok(vec![0; 512]));
+        let came = guest.disk.interrupt();
+        guest.disk.read_bar(0x40, &mut [0]);
+        came
+    });
+    assert_eq!(came, [false, true, false]);
+}
+
+#[test]
+fn states_that_no_guest_brings_about_are_refused() {
+    let mut guest = Setup::new(false);
+    guest.add(IN, 0, &[(DATA, 512)]);
+    guest.add(OUT, 0, &[(DATA, 512)]);
+    guest.notify();
+    let blk = guest.disk.device.clone();
+    assert_eq!(blk.check(CAPACITY), Ok(()));
+    assert!(blk.check(512).is_err());
+    let state = serde_json::to_value(&blk).expect("plain data");
+    for (path, value) in [
+        ("/last_id", 1u64),
+        ("/pending/0/id", 2),
+        ("/pending/0/head", 256),
+        ("/pending/0/op/Read/offset", CAPACITY),
+        ("/pending/0/op/Read/offset", 7),
+        ("/pending/0/op/Read/len", 1024),
+        ("/pending/0/answer/data/0/len", 513),
+        ("/pending/1/source/0/len", 1),
+    ] {
+        let mut state = state.clone();
+        *state.pointer_mut(path).expect(path) = value.into();
+        let wrong: Blk = serde_json::from_value(state).expect("same fields");
+        assert!(wrong.check(CAPACITY).is_err(), "{path}");
+    }
+}
