@@ -216,6 +216,48 @@ pub enum CompileError {
     },
 }
 
+/// A disk does not hold what [`crate::disk`]'s program wrote there.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DiskContentsError {
+    /// The disk could not be read.
+    #[error("cannot read the disk at byte {offset}")]
+    Read {
+        /// Where.
+        offset: u64,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A sector holds an earlier lap: a flushed write was lost.
+    #[error(
+        "worker {worker}, slot {slot}: the sector at byte {offset} is of lap {found}, \
+         and lap {lap} was flushed"
+    )]
+    Stale {
+        /// The worker.
+        worker: u64,
+        /// Its slot.
+        slot: u64,
+        /// The sector's place on the disk, in bytes.
+        offset: u64,
+        /// The lap that is there.
+        found: u64,
+        /// The lap that must be there, or a later one.
+        lap: u64,
+    },
+    /// A sector holds what this worker never wrote there.
+    #[error("worker {worker}, slot {slot}: the sector at byte {offset} is not what it wrote")]
+    Foreign {
+        /// The worker.
+        worker: u64,
+        /// Its slot.
+        slot: u64,
+        /// The sector's place on the disk, in bytes.
+        offset: u64,
+    },
+}
+
 /// The images could not be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

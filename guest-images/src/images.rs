@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::archive::Archive;
 use crate::clock;
 use crate::compiler;
+use crate::disk;
 use crate::error::ImageError;
 use crate::files::{write_atomically, write_if_different};
 use crate::kernel::extract_vmlinux;
@@ -218,6 +219,7 @@ impl<'a> Ingredients<'a> {
         let mut tiny = base(&self.busybox, include_bytes!("init/tiny.sh"))?;
         self.modules.add_to(&mut tiny, "guest", &GUEST_MODULES)?;
         tiny.file("bin/clock", 0o755, clock::program()?);
+        tiny.file("bin/disk", 0o755, disk::program()?);
         let mut contents = Contents::new(tiny.to_bytes(), [&self.kernel.package, &self.busybox]);
         contents
             .made_of

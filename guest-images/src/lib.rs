@@ -19,6 +19,7 @@
 pub mod archive;
 pub mod clock;
 pub mod compiler;
+pub mod disk;
 pub mod error;
 pub mod files;
 pub mod images;

@@ -1,9 +1,10 @@
 #!/bin/sh
 # Process 1 of the tiny guest. Kernel command-line words:
-#   ftvm.do=poweroff|reboot|shell|net|clock
+#   ftvm.do=poweroff|reboot|shell|net|clock|disk
 #                                       what to do after the work (default: poweroff)
 #   ftvm.work=N                         rounds of work (default: 1)
 #   ftvm.ip=ADDRESS/BITS ftvm.gw=...    for ftvm.do=net
+#   ftvm.laps=N                         for ftvm.do=disk: then poweroff (default: for ever)
 /bin/busybox mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
@@ -18,8 +19,15 @@ for word in $words; do
         ftvm.work=*) rounds=${word#*=} ;;
         ftvm.ip=*) address=${word#*=} ;;
         ftvm.gw=*) gateway=${word#*=} ;;
+        ftvm.laps=*) laps=${word#*=} ;;
     esac
 done
+
+load_modules() {
+    while read -r module; do
+        insmod "/modules/$module"
+    done < /modules/guest
+}
 
 echo "ftvm-guest: up"
 
@@ -53,10 +61,18 @@ case $what in
         # For ever: 20 reads and a line, every 50 ms.
         exec clock monotonic 20 0 50
         ;;
+    disk)
+        load_modules
+        # Two workers; 50 ms of rest after each lap.
+        if disk /dev/vda 2 "${laps:-0}" 50; then
+            echo "ftvm-guest: disk done"
+        else
+            echo "ftvm-guest: disk failed"
+        fi
+        poweroff -f
+        ;;
     net)
-        while read -r module; do
-            insmod "/modules/$module"
-        done < /modules/guest
+        load_modules
         echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6
         ip link set lo up
         ip address add "$address" dev eth0
