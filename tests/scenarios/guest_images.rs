@@ -3,12 +3,13 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use guest_images::GuestImages;
+use guest_images::disk::{self, DiskLine};
+use guest_images::{GuestImages, debian};
 use testbed::{HostImage, Layout, LocalProcess, Result, Testbed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -21,6 +22,18 @@ struct Guest {
 
 impl Guest {
     fn boot(testbed: &Testbed, image: &str, words: &str) -> Result<Self> {
+        Self::boot_with(testbed, image, words, &[])
+    }
+
+    fn boot_with_disk(testbed: &Testbed, image: &str, words: &str, disk: &Path) -> Result<Self> {
+        let drive = format!(
+            "if=virtio,format=raw,discard=unmap,file={}",
+            disk.to_string_lossy()
+        );
+        Self::boot_with(testbed, image, words, &["-drive", &drive])
+    }
+
+    fn boot_with(testbed: &Testbed, image: &str, words: &str, more: &[&str]) -> Result<Self> {
         let layout = Layout::find();
         let kernel = HostImage::build(&layout)?.kernel;
         let console = testbed.logs().join("guest.log");
@@ -31,7 +44,7 @@ impl Guest {
                 "-machine", "q35", "-accel", "tcg", "-cpu", "qemu64", "-m", "256",
             ])
             .args(["-nodefaults", "-display", "none", "-no-reboot"])
-            .args(["-serial", &format!("file:{}", path(&console))])
+            .args(["-serial", "stdio"])
             .args([
                 "-kernel",
                 &path(&kernel),
@@ -42,9 +55,14 @@ impl Guest {
                 "-append",
                 &format!("console=ttyS0 quiet mitigations=off panic=-1 {words}"),
             ])
-            .args(["-netdev", "user,id=net,hostfwd=tcp:127.0.0.1:6379-:6379"])
+            .args(more)
+            .args([
+                "-netdev",
+                "user,id=net,hostfwd=tcp:127.0.0.1:6379-:6379,hostfwd=tcp:127.0.0.1:5432-:5432",
+            ])
             .args(["-device", "virtio-net-pci,netdev=net,romfile="])
-            .stdin(Stdio::null());
+            .stdin(Stdio::piped())
+            .stdout(fs::File::create(&console).expect("the console's log"));
         Ok(Self {
             qemu: LocalProcess::start(command)?,
             console,
@@ -59,6 +77,22 @@ impl Guest {
         })?;
         Ok(seen)
     }
+
+    fn type_line(&mut self, line: &str) {
+        let keyboard = self.qemu.child().stdin.as_mut().expect("a pipe");
+        writeln!(keyboard, "{line}").expect("the guest's console takes it");
+    }
+
+    fn wait_for_end(&mut self) -> Result<()> {
+        wait_until("the guest's end", LIMIT, || {
+            Ok(self
+                .qemu
+                .child()
+                .try_wait()
+                .expect("a child of ours")
+                .is_some())
+        })
+    }
 }
 
 #[test]
@@ -69,15 +103,7 @@ fn the_tiny_guest_works_and_reboots() -> Result<()> {
     let console = guest.wait_for("ftvm-guest: work done")?;
     assert!(console.contains("ftvm-guest: up"), "{console}");
     guest.wait_for("e0735f7f90b342f4")?;
-    let ended = || {
-        Ok(guest
-            .qemu
-            .child()
-            .try_wait()
-            .expect("a child of ours")
-            .is_some())
-    };
-    wait_until("the guest's reboot", LIMIT, ended)?;
+    guest.wait_for_end()?;
     testbed.succeed();
     Ok(())
 }
@@ -101,6 +127,96 @@ fn the_redis_guest_answers() -> Result<()> {
     let mut answers = String::new();
     redis.read_to_string(&mut answers).expect("answers");
     assert_eq!(answers, ":1\r\n:2\r\n+OK\r\n");
+    testbed.succeed();
+    Ok(())
+}
+
+#[test]
+fn the_tiny_guest_writes_to_a_disk_what_is_looked_for() -> Result<()> {
+    let testbed = Testbed::new("tiny-guest-disk")?;
+    let path = testbed.logs().join("disk.raw");
+    let image = fs::File::create_new(&path).expect("an image");
+    image.set_len(disk::MIN_BYTES).expect("its size");
+    let words = "ftvm.do=disk ftvm.laps=3";
+    let mut guest = Guest::boot_with_disk(&testbed, GuestImages::TINY, words, &path)?;
+    let console = guest.wait_for("ftvm-guest: disk done")?;
+    guest.wait_for_end()?;
+    let laps: Vec<_> = console.lines().filter_map(DiskLine::parse).collect();
+    assert_eq!(laps.len() as u64, 3 * disk::WORKERS, "{console}");
+    let image = fs::File::open(&path).expect("the image");
+    for worker in 0..disk::WORKERS {
+        assert_eq!(disk::check(&image, worker, 3).expect("all there"), 3);
+    }
+    testbed.succeed();
+    Ok(())
+}
+
+/// What libpq says first: protocol 3.0, user `postgres`, database `ftvm`; then a query.
+fn first_row(mut postgres: TcpStream, query: &str) -> String {
+    let mut hello = vec![0, 3, 0, 0];
+    hello.extend(b"user\0postgres\0database\0ftvm\0\0");
+    let mut question = query.as_bytes().to_vec();
+    question.push(0);
+    for (kind, body) in [(None, hello), (Some(b'Q'), question), (Some(b'X'), vec![])] {
+        let length = u32::try_from(body.len() + 4).expect("a short message");
+        postgres.write_all(kind.as_slice()).expect("a message");
+        postgres
+            .write_all(&length.to_be_bytes())
+            .expect("its length");
+        postgres.write_all(&body).expect("its body");
+    }
+    let mut answers = Vec::new();
+    postgres.read_to_end(&mut answers).expect("answers");
+    let mut rest = answers.as_slice();
+    while let [kind, a, b, c, d, body @ ..] = rest {
+        let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize - 4;
+        if *kind == b'D' {
+            // One field: its count (2 bytes) and length (4) come first.
+            return String::from_utf8_lossy(&body[6..length]).into_owned();
+        }
+        rest = &body[length..];
+    }
+    panic!(
+        "no row: {}",
+        String::from_utf8_lossy(&answers).escape_debug()
+    );
+}
+
+/// Takes minutes on a busy machine, and what matters of it is in the scenarios with ftvm:
+/// `cargo test -p testbed --test scenarios -- --ignored debian_guest`.
+#[test]
+#[ignore = "slow, and covered by the scenarios with a disk"]
+fn the_debian_guest_serves_postgres_from_a_clean_disk() -> Result<()> {
+    let testbed = Testbed::new("debian-guest")?;
+    let disk = testbed.logs().join("debian.raw");
+    // Sparse stays sparse, which `fs::copy` does not promise.
+    let copied = std::process::Command::new("cp")
+        .arg("--sparse=always")
+        .arg(Layout::find().images().join(debian::NAME))
+        .arg(&disk)
+        .status()
+        .expect("cp");
+    assert!(copied.success());
+    let words = "ftvm.ip=10.0.2.15/24 ftvm.gw=10.0.2.2";
+    let mut guest = Guest::boot_with_disk(&testbed, GuestImages::DISK, words, &disk)?;
+    guest.wait_for("ftvm login: root (automatic login)")?;
+    guest.wait_for(debian::POSTGRES_READY)?;
+    let connect = || {
+        testbed
+            .client()
+            .connect(Ipv4Addr::LOCALHOST, 5432, LIMIT)
+            .expect("a connection to the guest")
+    };
+    assert_eq!(first_row(connect(), "SHOW fsync"), "on");
+    guest.type_line("poweroff");
+    guest.wait_for_end()?;
+    let checked = std::process::Command::new("e2fsck")
+        .arg("-fn")
+        .arg(&disk)
+        .output()
+        .expect("e2fsck");
+    assert!(checked.status.success(), "{checked:?}");
+    fs::remove_file(&disk).expect("a copy less");
     testbed.succeed();
     Ok(())
 }
