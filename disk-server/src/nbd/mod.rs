@@ -3,12 +3,14 @@
 //! The reference is the protocol's own document, `doc/proto.md` of
 //! <https://github.com/NetworkBlockDevice/nbd>. Its sections are cited by their titles.
 //!
+//! - [`client`] is a client, for the hosts' virtual machine monitors.
 //! - [`protocol`] is the wire format, for either side.
 //! - [`RequestedExport`] is what a client names: an export, or an export as its machine's writer.
 //! - The rest is the server's side of a connection: options until an export is chosen, then
 //!   requests, each of which is checked, done by a thread of its own, and answered.
 
 mod budget;
+pub mod client;
 mod names;
 mod negotiation;
 pub mod protocol;

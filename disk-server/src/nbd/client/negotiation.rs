@@ -1,0 +1,224 @@
+//! From the connection to the open export.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use super::{ConnectError, Export};
+use crate::arbiter::ServerAddress;
+use crate::nbd::protocol::{
+    BlockSize, ClientFlags, ExportInfo, ExportRequest, Greeting, HandshakeFlags, Info, InfoType,
+    MAX_STRING, OptionHeader, OptionReplyHeader, OptionType, ProtocolError, ReplyType,
+};
+
+/// Longest data of a reply to an option: a text and a few numbers.
+const MAX_REPLY: u32 = MAX_STRING as u32 + 64;
+
+/// Most pieces of information about one export.
+const MAX_INFOS: usize = 64;
+
+/// What was agreed on.
+pub(super) struct Agreed {
+    pub(super) export: Export,
+    /// Whether reads are answered with structured replies.
+    pub(super) structured: bool,
+}
+
+/// One negotiation.
+pub(super) struct Negotiation<'a> {
+    stream: &'a TcpStream,
+    address: &'a ServerAddress,
+    export: &'a str,
+    deadline: Instant,
+}
+
+impl<'a> Negotiation<'a> {
+    pub(super) fn new(
+        stream: &'a TcpStream,
+        address: &'a ServerAddress,
+        export: &'a str,
+        deadline: Instant,
+    ) -> Self {
+        Self {
+            stream,
+            address,
+            export,
+            deadline,
+        }
+    }
+
+    pub(super) fn run(mut self) -> Result<Agreed, ConnectError> {
+        let mut bytes = [0; Greeting::LEN];
+        self.read(&mut bytes)?;
+        let greeting = Greeting::decode(&bytes).map_err(|e| self.protocol(e))?;
+        if !greeting.flags.contains(HandshakeFlags::FIXED_NEWSTYLE) {
+            return Err(self.unsuitable("it does not speak the fixed newstyle protocol"));
+        }
+        let mut flags = ClientFlags::FIXED_NEWSTYLE;
+        if greeting.flags.contains(HandshakeFlags::NO_ZEROES) {
+            flags |= ClientFlags::NO_ZEROES;
+        }
+        self.write(&flags.bits().to_be_bytes())?;
+        let structured = self.structured_replies()?;
+        let export = self.go()?;
+        Ok(Agreed { export, structured })
+    }
+
+    fn structured_replies(&mut self) -> Result<bool, ConnectError> {
+        self.ask(OptionType::StructuredReply, &[])?;
+        let (reply, _) = self.reply(OptionType::StructuredReply)?;
+        match reply {
+            ReplyType::Ack => Ok(true),
+            other if other.is_error() => Ok(false),
+            _ => Err(self.out_of_place()),
+        }
+    }
+
+    fn go(&mut self) -> Result<Export, ConnectError> {
+        let request = ExportRequest {
+            name: self.export.to_owned(),
+            infos: vec![InfoType::BlockSize],
+        };
+        self.ask(OptionType::Go, &request.encode())?;
+        let mut size: Option<ExportInfo> = None;
+        let mut blocks = BlockSize::default();
+        for _ in 0..MAX_INFOS {
+            let (reply, data) = self.reply(OptionType::Go)?;
+            match reply {
+                ReplyType::Ack => {
+                    let info = size.ok_or_else(|| {
+                        self.protocol(ProtocolError::Invalid {
+                            what: "an export without a size",
+                        })
+                    })?;
+                    return Ok(Export {
+                        size: info.size,
+                        flags: info.flags,
+                        blocks,
+                    });
+                }
+                ReplyType::Info => match Info::decode(&data).map_err(|e| self.protocol(e))? {
+                    Info::Export(info) => size = Some(info),
+                    Info::BlockSize(told) => blocks = told,
+                    Info::Name(_) | Info::Description(_) | Info::Other(_) => {}
+                },
+                error if error.is_error() => return Err(self.refused(error, &data)),
+                _ => return Err(self.out_of_place()),
+            }
+        }
+        Err(self.unsuitable("it tells of an export without an end"))
+    }
+
+    fn ask(&mut self, option: OptionType, data: &[u8]) -> Result<(), ConnectError> {
+        let header = OptionHeader {
+            option,
+            length: data.len() as u32,
+        };
+        self.write(&[&header.encode(), data].concat())
+    }
+
+    fn reply(&mut self, to: OptionType) -> Result<(ReplyType, Vec<u8>), ConnectError> {
+        let mut bytes = [0; OptionReplyHeader::LEN];
+        self.read(&mut bytes)?;
+        let header = OptionReplyHeader::decode(&bytes).map_err(|e| self.protocol(e))?;
+        if header.option != to {
+            return Err(self.out_of_place());
+        }
+        if header.length > MAX_REPLY {
+            return Err(self.protocol(ProtocolError::TooLong {
+                what: "a reply to an option",
+            }));
+        }
+        let mut data = vec![0; header.length as usize];
+        self.read(&mut data)?;
+        Ok((header.reply, data))
+    }
+
+    fn refused(&self, kind: ReplyType, data: &[u8]) -> ConnectError {
+        let address = self.address.clone();
+        let export = self.export.to_owned();
+        // For people: control characters have no place in it.
+        let message: String = String::from_utf8_lossy(data)
+            .chars()
+            .filter(|c| !c.is_control())
+            .collect();
+        match kind {
+            ReplyType::ErrUnknown => ConnectError::NoExport {
+                address,
+                export,
+                message,
+            },
+            kind => ConnectError::Refused {
+                address,
+                export,
+                kind,
+                message,
+            },
+        }
+    }
+
+    fn protocol(&self, source: ProtocolError) -> ConnectError {
+        ConnectError::Protocol {
+            address: self.address.clone(),
+            source,
+        }
+    }
+
+    fn out_of_place(&self) -> ConnectError {
+        self.protocol(ProtocolError::Invalid {
+            what: "the order of the server's replies",
+        })
+    }
+
+    fn unsuitable(&self, what: &'static str) -> ConnectError {
+        ConnectError::Unsuitable {
+            address: self.address.clone(),
+            what,
+        }
+    }
+
+    fn broken(&self, source: io::Error) -> ConnectError {
+        ConnectError::Broken {
+            address: self.address.clone(),
+            export: self.export.to_owned(),
+            source,
+        }
+    }
+
+    fn left(&self) -> io::Result<Duration> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            Err(io::ErrorKind::TimedOut.into())
+        } else {
+            Ok(left)
+        }
+    }
+
+    /// Fills `buffer`. A server that sends a byte now and then does not get more time for it.
+    fn read(&mut self, mut buffer: &mut [u8]) -> Result<(), ConnectError> {
+        while !buffer.is_empty() {
+            let read = self
+                .left()
+                .and_then(|left| self.stream.set_read_timeout(Some(left)))
+                .and_then(|()| self.stream.read(buffer));
+            match read {
+                Ok(0) => return Err(self.broken(io::ErrorKind::UnexpectedEof.into())),
+                Ok(n) => buffer = &mut buffer[n..],
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(self.broken(io::ErrorKind::TimedOut.into()));
+                }
+                Err(e) => return Err(self.broken(e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a few bytes, for which an open connection has room.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), ConnectError> {
+        self.left()
+            .and_then(|left| self.stream.set_write_timeout(Some(left)))
+            .and_then(|()| self.stream.write_all(bytes))
+            .map_err(|e| self.broken(e))
+    }
+}
