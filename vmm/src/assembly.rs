@@ -11,6 +11,8 @@ use crate::boot::{BootError, BootImages};
 use crate::config::{ConfigError, VmConfig};
 use crate::cpu::{CpuError, CpuState};
 use crate::devices::Devices;
+use crate::disk::guest_disk::{DiskOpenError, GuestDisk};
+use crate::disk::service::DiskSettings;
 use crate::doctor::{self, Unfit};
 use crate::engine::{Engine, Role};
 use crate::io::{ConsoleSink, Outlet, Tap, TapError, Terminal, TerminalError};
@@ -31,6 +33,8 @@ pub struct HostConfig {
     pub terminal: bool,
     /// Append console output to this file.
     pub console_log: Option<PathBuf>,
+    /// How patient the guest's disk is.
+    pub disk: DiskSettings,
 }
 
 /// Why a guest could not be put together.
@@ -66,6 +70,9 @@ pub enum AssemblyError {
     /// The console cannot be connected.
     #[error(transparent)]
     Console(#[from] TerminalError),
+    /// The disk cannot be used.
+    #[error(transparent)]
+    Disk(#[from] DiskOpenError),
 }
 
 /// A guest that has not run yet, and this host's connections to it.
@@ -81,6 +88,8 @@ pub struct Guest {
     pub host_report: HostReport,
     /// Ethernet address of its card.
     pub mac: [u8; 6],
+    /// Its disk, not served yet. A replay has none, also where the guest has one.
+    pub disk: Option<GuestDisk>,
     /// The host's connections.
     pub host: HostSide,
 }
@@ -108,6 +117,36 @@ impl Guest {
         verification: Verification,
     ) -> Result<Self, AssemblyError> {
         config.validate()?;
+        let disk = match &config.disk {
+            None => None,
+            Some(uri) => Some(GuestDisk::open(uri, &config.name, host.disk)?),
+        };
+        let capacity = disk.as_ref().map(GuestDisk::capacity);
+        let guest = Self::put_together(config, host, verification, capacity)?;
+        Ok(Self { disk, ..guest })
+    }
+
+    /// Puts together the guest of `config` for a replay, with a disk of `disk_bytes` if the log
+    /// has one: what that held is in the log.
+    ///
+    /// # Errors
+    /// [`AssemblyError`].
+    pub fn assemble_for_replay(
+        config: &VmConfig,
+        host: &HostConfig,
+        verification: Verification,
+        disk_bytes: Option<u64>,
+    ) -> Result<Self, AssemblyError> {
+        config.validate()?;
+        Self::put_together(config, host, verification, disk_bytes)
+    }
+
+    fn put_together(
+        config: &VmConfig,
+        host: &HostConfig,
+        verification: Verification,
+        disk_bytes: Option<u64>,
+    ) -> Result<Self, AssemblyError> {
         let images = BootImages::open(
             &config.kernel,
             config.initrd.as_deref(),
@@ -130,9 +169,13 @@ impl Guest {
             cpu: machine.cpu_model().digest(),
             memory_bytes: config.memory_bytes(),
             tsc_khz: TSC_KHZ,
-            disk: None,
+            disk: disk_bytes,
         };
         let devices = Devices::new(&memory, config.mac.0);
+        let devices = match disk_bytes {
+            Some(bytes) => devices.with_disk(bytes),
+            None => devices,
+        };
         let mut cpu = machine.into_cpu();
         if verification == Verification::EveryExit {
             cpu.sync_control_registers();
@@ -145,6 +188,7 @@ impl Guest {
             identity,
             host_report: report.for_peer(),
             mac: config.mac.0,
+            disk: None,
             host: HostSide::connect(host)?,
         })
     }

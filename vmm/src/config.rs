@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use crate::disk::uri::DiskUri;
+
 /// Command line that every guest gets. The reasons, in order: the console is the 16550; no local
 /// APIC and no ACPI tables exist; the kernel is where the rewritten image was linked; I/O delays
 /// would be an exit each; the 8042 pulse is the way to reset.
@@ -71,6 +73,8 @@ pub struct VmConfig {
     /// Clock of the guest's kernel.
     #[serde(default)]
     pub clock: Clock,
+    /// Its disk.
+    pub disk: Option<DiskUri>,
 }
 
 fn default_memory() -> u64 {
@@ -156,6 +160,7 @@ impl VmConfig {
             append: String::new(),
             mac: Mac::default(),
             clock: Clock::default(),
+            disk: None,
         }
     }
 

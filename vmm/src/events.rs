@@ -76,6 +76,16 @@ pub enum Event {
         /// To whom.
         reason: String,
     },
+    /// The guest's disk waits: the disk server does not answer.
+    DiskWaiting {
+        /// Why.
+        reason: String,
+    },
+    /// The disk server answers again.
+    DiskBack {
+        /// Time without it, in milliseconds.
+        after_ms: u64,
+    },
     /// Figures, several times a second.
     Stats(Stats),
     /// The run ended.

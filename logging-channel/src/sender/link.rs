@@ -131,6 +131,10 @@ impl Shared {
         Lsn(self.acked.load(Ordering::Acquire))
     }
 
+    pub(super) fn executed(&self) -> Lsn {
+        Lsn(self.executed.load(Ordering::Acquire))
+    }
+
     pub(super) fn wait_committed(&self, lsn: Lsn, timeout: Duration) -> Commit {
         self.wait_progress(timeout, || self.acked() >= lsn || self.loss.is_over());
         // Whether the session is over is asked first, so that an acknowledgement which came just
@@ -362,7 +366,7 @@ impl Shared {
             return Err("acknowledgement of entries that were not sent".into());
         }
         if latest.1 > before.1 {
-            self.executed.store(latest.1, Ordering::Relaxed);
+            self.executed.store(latest.1, Ordering::Release);
             // `appended` is read after the lock is taken. An append stores it before it takes the
             // lock for its sample: so if the meter has the sample, this sees its LSN.
             let mut lag = self.lock_lag();

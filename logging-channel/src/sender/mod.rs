@@ -181,6 +181,22 @@ impl Sender {
         self.ends.shared.wait_committed(lsn, timeout)
     }
 
+    /// Last entry that the backup said it has executed.
+    #[must_use]
+    pub fn executed(&self) -> Lsn {
+        self.ends.shared.executed()
+    }
+
+    /// Waits until `arrived` says so, the session is over, or the time is. `arrived` is asked at
+    /// every acknowledgement: it gets the last entry that the backup has in its memory, and the
+    /// last one that it has executed. Flushes nothing.
+    pub fn wait_acknowledged(&self, timeout: Duration, mut arrived: impl FnMut(Lsn, Lsn) -> bool) {
+        let shared = &self.ends.shared;
+        shared.wait_progress(timeout, || {
+            arrived(shared.acked(), shared.executed()) || shared.loss.is_over()
+        });
+    }
+
     /// Age of the oldest entry that the backup has not executed; zero if it has executed all.
     #[must_use]
     pub fn lag(&self) -> Duration {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use disk_server::arbiter::ServerAddress;
 use logging_channel::Settings;
 use logging_channel::entry::ShutdownReason;
@@ -16,6 +16,8 @@ use logging_channel::entry::ShutdownReason;
 use crate::assembly::{Guest, HostConfig};
 use crate::config::{Clock, Mac, VmConfig};
 use crate::counter_trial::{self, Counting, Trial};
+use crate::disk::service::DiskSettings;
+use crate::disk::uri::DiskUri;
 use crate::engine::Ended;
 use crate::events::{Event, Events};
 use crate::io::Terminal;
@@ -118,6 +120,16 @@ struct PairArgs {
     events: Option<PathBuf>,
 }
 
+/// Where a backup gets what the guest reads from its disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+enum BackupReads {
+    /// From the log.
+    #[default]
+    Log,
+    /// From the disk.
+    Disk,
+}
+
 #[derive(Args)]
 struct PrimaryArgs {
     #[command(flatten)]
@@ -136,6 +148,10 @@ struct PrimaryArgs {
     /// How far the backup may lag before the guest is slowed, in milliseconds.
     #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
     max_lag: u64,
+    /// Where the backup gets what the guest reads from its disk: from the log, or from the disk
+    /// itself, which spares the logging network and delays writes of what was just read.
+    #[arg(long, value_enum, default_value_t)]
+    backup_reads: BackupReads,
     /// Start even if the disk server says that another host runs this guest. Only when that host
     /// is certainly gone.
     #[arg(long)]
@@ -196,6 +212,13 @@ struct GuestArgs {
     /// Clock of the guest's kernel [default: pm-timer, or the configuration file's]
     #[arg(long)]
     clock: Option<Clock>,
+    /// Disk of the guest: an export of a disk server. Both hosts of a pair name the same one.
+    #[arg(long, value_name = "nbd://HOST[:PORT]/EXPORT")]
+    disk: Option<DiskUri>,
+    /// How long a request to the disk is tried while the disk server does not answer, before the
+    /// guest gets an I/O error, in seconds.
+    #[arg(long, value_name = "S", default_value_t = DiskSettings::TIMEOUT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    disk_timeout: u64,
     /// TAP interface that joins the guest to the client network.
     #[arg(long, value_name = "INTERFACE")]
     tap: Option<String>,
@@ -240,6 +263,9 @@ impl GuestArgs {
         if let Some(clock) = self.clock {
             vm.clock = clock;
         }
+        if self.disk.is_some() {
+            vm.disk.clone_from(&self.disk);
+        }
         Ok(vm)
     }
 
@@ -252,6 +278,10 @@ impl GuestArgs {
             tap: self.tap.clone(),
             terminal: self.console,
             console_log: self.console_log.clone(),
+            disk: DiskSettings {
+                timeout: Duration::from_secs(self.disk_timeout),
+                ..DiskSettings::default()
+            },
         }
     }
 
@@ -389,6 +419,7 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
             max_lag: Duration::from_millis(args.max_lag),
             ..Settings::default()
         },
+        backup_reads: args.backup_reads == BackupReads::Disk,
         pace: args.digests.pace(&args.guest),
         never_repair: args.never_repair,
         break_output_rule: args.break_output_rule,

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
+use logging_channel::record::RecordReader;
 
 use super::GuestArgs;
+use crate::assembly::Guest;
 use crate::inspect::{Dumps, Format, Point};
 use crate::roles::{self, Inspection, Replayed};
 use crate::sources::Verification;
@@ -78,7 +80,13 @@ impl ReplayArgs {
 }
 
 pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
-    let guest = args.guest.assemble(Verification::EveryExit)?;
+    let (logged, _) = RecordReader::open(&args.log)?;
+    let guest = Guest::assemble_for_replay(
+        &args.guest.vm()?,
+        &args.guest.host(),
+        Verification::EveryExit,
+        logged.disk,
+    )?;
     let replayed = roles::run_replay(guest, &args.log, &args.inspection())?;
     let outcome = outcome(&replayed);
     if args.json {

@@ -4,8 +4,22 @@
 //! [`DiskRequest`]s, which leave the guest as outputs. A live gate hands them to a [`DiskPort`];
 //! each is answered with one [`DiskCompletion`], which reaches the guest as an input, at a logged
 //! execution point.
+//!
+//! A live host's port is a [`service::DiskService`]: it has the disk server do the requests, as
+//! their [`order`] allows, over a connection that it opens again whenever it is lost.
 
+mod dispatch;
+pub mod guest_disk;
+pub mod link;
+pub mod order;
+pub mod pieces;
+pub mod progress;
+pub mod reader;
 mod request;
+pub mod service;
+pub mod target;
+pub mod unflushed;
+pub mod uri;
 
 pub use request::{DiskCompletion, DiskError, DiskOp, DiskPort, DiskRequest, ReadWatch};
 pub use request::{SharedDisk, SharedReadError};

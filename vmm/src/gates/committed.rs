@@ -43,26 +43,16 @@ pub struct Committed {
 }
 
 impl Committed {
-    /// Starts the releasing thread.
+    /// Starts the releasing thread. Requests to the disk go to `disk`, at once and with the entry
+    /// that they have to wait for: reads wait for nothing, and writes not for frames.
     #[must_use]
-    pub fn start(outlet: Outlet, watch: impl CommitWatch) -> Self {
+    pub fn start(outlet: Outlet, disk: Option<Box<dyn DiskPort>>, watch: impl CommitWatch) -> Self {
         let (outputs, waiting) = crossbeam_channel::bounded(WAITING_OUTPUTS);
         thread::Builder::new()
             .name("output-gate".into())
             .spawn(move || release_loop(&waiting, &outlet, watch))
             .expect("a thread can be started");
-        Self {
-            outputs,
-            disk: None,
-        }
-    }
-
-    /// Hands requests to the disk to `disk`, at once and with the entry that they have to wait
-    /// for: reads wait for nothing, and writes not for frames.
-    #[must_use]
-    pub fn with_disk(mut self, disk: Box<dyn DiskPort>) -> Self {
-        self.disk = Some(disk);
-        self
+        Self { outputs, disk }
     }
 }
 
@@ -125,6 +115,7 @@ mod tests {
         let released = Arc::new(Mutex::new(Vec::new()));
         let mut gate = Committed::start(
             outlet,
+            None,
             Scripted {
                 committed,
                 released: released.clone(),

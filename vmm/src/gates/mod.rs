@@ -24,17 +24,10 @@ pub struct Direct {
 }
 
 impl Direct {
-    /// A gate to `outlet`, for a machine without a disk.
+    /// A gate to `outlet`, and to `disk` if the machine has one.
     #[must_use]
-    pub fn new(outlet: Outlet) -> Self {
-        Self { outlet, disk: None }
-    }
-
-    /// Hands requests to the disk to `disk`.
-    #[must_use]
-    pub fn with_disk(mut self, disk: Box<dyn DiskPort>) -> Self {
-        self.disk = Some(disk);
-        self
+    pub fn new(outlet: Outlet, disk: Option<Box<dyn DiskPort>>) -> Self {
+        Self { outlet, disk }
     }
 }
 

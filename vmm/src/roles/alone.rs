@@ -4,8 +4,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::RoleError;
-use crate::assembly::{Guest, watchdog};
+use crate::assembly::{AssemblyError, Guest, watchdog};
+use crate::disk::DiskPort;
+use crate::disk::guest_disk::Serving;
 use crate::engine::{Ended, Role};
+use crate::events::Events;
 use crate::gates::Direct;
 use crate::sources::{GuestClock, LiveInputs, NoLog, Recorder, Verification};
 
@@ -14,12 +17,23 @@ use crate::sources::{GuestClock, LiveInputs, NoLog, Recorder, Verification};
 /// # Errors
 /// [`RoleError`].
 pub fn run_alone(guest: Guest, latency: Duration) -> Result<Ended, RoleError> {
+    let disk = disk_port(&guest)?;
     guest.host.live.store(true, Ordering::Release);
     let live = LiveInputs::new(GuestClock::starting_now(), guest.host.lanes.clone());
     let recorder = Recorder::new(live, NoLog, Verification::default(), guest.memory.clone());
     let role = Role {
         source: Box::new(recorder.with_watchdog(watchdog(latency)?)),
-        gate: Box::new(Direct::new(guest.host.outlet.clone())),
+        gate: Box::new(Direct::new(guest.host.outlet.clone(), disk)),
     };
     Ok(guest.into_engine(role).run()?)
+}
+
+/// The disk of a guest that has no backup.
+pub(super) fn disk_port(guest: &Guest) -> Result<Option<Box<dyn DiskPort>>, AssemblyError> {
+    let Some(disk) = &guest.disk else {
+        return Ok(None);
+    };
+    disk.require_writable()?;
+    let service = disk.serve(Serving::default(), &guest.host.lanes, &Events::default());
+    Ok(Some(Box::new(service)))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use logging_channel::entry::Payload;
+use logging_channel::entry::{DiskOutcome, Lsn, Payload};
 use logging_channel::receiver::{Next, Peek, Receiver, ReceiverHandle};
 use logging_channel::{LossReason, Settings};
 
@@ -16,6 +16,8 @@ use super::watch::PeerWatch;
 use super::{Halt, NotLive, RoleError, peer_report, stats};
 use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
+use crate::disk::DiskPort;
+use crate::disk::guest_disk::{GuestDisk, Serving};
 use crate::engine::{Divergence, Ended, EngineError, EventSource, Interruption, Role, Step};
 use crate::events::{Event, Events};
 use crate::gates::{Direct, Suppressed, Unreleased};
@@ -109,16 +111,22 @@ pub fn run_backup(
             mac: guest.mac,
             unreleased: unreleased.clone(),
             latency: options.latency,
+            disk: guest.disk.clone(),
             events: events.clone(),
             went_live: Box::new(went_live),
         }),
+        reading: None,
         forgotten: Instant::now(),
         unreleased: unreleased.clone(),
         events: events.clone(),
     };
     let follower = StateFollower::new(guest.baseline()?, counters);
     let log = SabotagedLog::new(log, options.sabotage);
-    let replayer = Replayer::new(log, guest.memory.clone(), Arc::default())
+    let mut replayer = Replayer::new(log, guest.memory.clone(), Arc::default());
+    if let Some(disk) = &guest.disk {
+        replayer = replayer.with_shared_disk(Box::new(disk.reader()));
+    }
+    let replayer = replayer
         .with_state(follower)
         .with_watchdog(watchdog(REPLAY_WATCH)?);
     let source: Box<dyn EventSource> = match options.sabotage {
@@ -184,6 +192,17 @@ impl ClockTrace {
     }
 }
 
+/// Whether the replay of this entry reads the shared disk.
+fn reads_the_disk(payload: &Payload) -> bool {
+    matches!(
+        payload,
+        Payload::DiskDone {
+            outcome: DiskOutcome::Shared { .. },
+            ..
+        }
+    )
+}
+
 /// What going live needs.
 struct GoLive {
     live: Arc<AtomicBool>,
@@ -193,6 +212,7 @@ struct GoLive {
     mac: [u8; 6],
     unreleased: Unreleased,
     latency: Duration,
+    disk: Option<GuestDisk>,
     events: Events,
     went_live: Box<dyn FnOnce(&Lanes)>,
 }
@@ -204,6 +224,8 @@ struct ChannelLog {
     clock: ClockTrace,
     standing: Standing,
     next: Option<GoLive>,
+    /// The entry whose part of the shared disk is being read.
+    reading: Option<Lsn>,
     unreleased: Unreleased,
     forgotten: Instant,
     events: Events,
@@ -211,6 +233,9 @@ struct ChannelLog {
 
 impl LogSource for ChannelLog {
     fn head(&mut self) -> Step<Head<'_>> {
+        if let Some(lsn) = self.reading.take() {
+            self.receiver.executed(lsn);
+        }
         loop {
             match self.receiver.peek(PATIENCE) {
                 Peek::Entry(..) => break,
@@ -231,7 +256,13 @@ impl LogSource for ChannelLog {
             let arrived = self.receiver.arrived();
             self.clock
                 .note(&entry.payload, arrived.unwrap_or_else(Instant::now));
-            self.receiver.executed(lsn);
+            if reads_the_disk(&entry.payload) {
+                // The primary lets that part of the disk change when this entry is executed, and
+                // it is not before the disk was read: when the log is looked at again.
+                self.reading = Some(lsn);
+            } else {
+                self.receiver.executed(lsn);
+            }
             if matches!(entry.payload, Payload::Output(_)) && self.forgotten.elapsed() > PATIENCE {
                 self.unreleased.forget(self.handle.released());
                 self.forgotten = Instant::now();
@@ -294,6 +325,15 @@ impl GoLive {
         receiver: &ReceiverHandle,
     ) -> Result<Role, AssemblyError> {
         let watchdog = watchdog(self.latency)?;
+        // First: its connection comes about while the rest is done. The server lets nothing of the
+        // lost epoch write any more.
+        let disk = self.disk.map(|disk| {
+            let serving = Serving {
+                epoch: Some(epoch),
+                ..Serving::default()
+            };
+            Box::new(disk.serve(serving, &self.lanes, &self.events)) as Box<dyn DiskPort>
+        });
         self.live.store(true, Ordering::Release);
         self.outlet
             .perform(&crate::devices::Output::Frame(announcement(self.mac)));
@@ -315,7 +355,7 @@ impl GoLive {
         let recorder = Recorder::new(live, NoLog, Verification::default(), self.memory);
         Ok(Role {
             source: Box::new(recorder.with_watchdog(watchdog)),
-            gate: Box::new(Direct::new(self.outlet)),
+            gate: Box::new(Direct::new(self.outlet, disk)),
         })
     }
 }

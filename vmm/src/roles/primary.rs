@@ -17,12 +17,16 @@ use super::watch::PeerWatch;
 use super::{Halt, RoleError, peer_report, stats};
 use crate::assembly::{Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
+use crate::disk::DiskPort;
+use crate::disk::guest_disk::Serving;
+use crate::disk::progress::{LogProgress, Reached};
 use crate::engine::{Ended, OutputGate, Role, Step};
 use crate::events::{Event, Events};
 use crate::gates::committed::{Commit, CommitWatch};
 use crate::gates::{Committed, Direct};
 use crate::sources::{
-    GuestClock, LiveInputs, LogSink, Pace, Recorder, StateCounters, StateKeeper, Verification,
+    BackupReads, GuestClock, LiveInputs, LogSink, Pace, Recorder, StateCounters, StateKeeper,
+    Verification,
 };
 
 /// How long a backup may take to acknowledge the end of an orderly log.
@@ -36,6 +40,8 @@ pub struct PrimaryOptions {
     pub arbiter: ArbiterConfig,
     /// The logging channel.
     pub channel: Settings,
+    /// Whether the backup reads the guest's disk itself.
+    pub backup_reads: bool,
     /// How often the guest's state is taken.
     pub pace: Pace,
     /// **Leaves a backup that differs as it is**: for the test of a failover in that window.
@@ -115,17 +121,30 @@ pub fn run_primary(
         });
     });
 
+    let disk = guest.disk.take().map(|disk| {
+        let progress = ChannelProgress {
+            sender: sender.clone(),
+            standing: standing.clone(),
+        };
+        let serving = Serving {
+            epoch: Some(epoch),
+            log: Some(Arc::new(progress)),
+            backup_reads: options.backup_reads,
+        };
+        disk.serve(serving, &guest.host.lanes, events)
+    });
+    let port = disk.clone().map(|disk| Box::new(disk) as Box<dyn DiskPort>);
     guest.host.live.store(true, Ordering::Release);
     let outlet = guest.host.outlet.clone();
     let gate: Box<dyn OutputGate> = if options.break_output_rule {
         log::warn!("THE OUTPUT RULE IS BROKEN ON PURPOSE: clients can see what a failover undoes");
-        Box::new(Direct::new(outlet))
+        Box::new(Direct::new(outlet, port))
     } else {
         let watch = ChannelWatch {
             sender: sender.clone(),
             standing: standing.clone(),
         };
-        Box::new(Committed::start(outlet, watch))
+        Box::new(Committed::start(outlet, port, watch))
     };
     let live = LiveInputs::new(GuestClock::starting_now(), guest.host.lanes.clone());
     let log = ChannelLog {
@@ -134,7 +153,11 @@ pub fn run_primary(
         never_repair: options.never_repair,
     };
     let keeper = StateKeeper::new(guest.baseline()?, options.pace, counters);
-    let recorder = Recorder::new(live, log, Verification::default(), guest.memory.clone())
+    let mut recorder = Recorder::new(live, log, Verification::default(), guest.memory.clone());
+    if let (true, Some(disk)) = (options.backup_reads, disk) {
+        recorder = recorder.with_backup_reads(BackupReads::Disk(Box::new(disk)));
+    }
+    let recorder = recorder
         .with_keeper(keeper)
         .with_watchdog(watchdog(options.pace.latency)?);
     let source = Box::new(recorder);
@@ -210,5 +233,40 @@ impl CommitWatch for ChannelWatch {
 
     fn released(&mut self, lsn: Lsn) {
         self.sender.released(lsn);
+    }
+}
+
+/// How far the backup has acknowledged and executed, for the guest's disk.
+struct ChannelProgress {
+    sender: Sender,
+    standing: Standing,
+}
+
+impl LogProgress for ChannelProgress {
+    fn now(&self) -> Reached {
+        let reached = Reached::UpTo {
+            committed: self.sender.acked(),
+            executed: self.sender.executed(),
+        };
+        if !self.sender.is_lost() {
+            return reached;
+        }
+        // Without a backup, the right to run alone commits what is left.
+        match self.standing.wait(Duration::ZERO) {
+            Some(Verdict::Won { epoch, .. }) => Reached::Alone { epoch: Some(epoch) },
+            Some(Verdict::Lost(_)) => Reached::Never,
+            None if self.sender.lost() == Some(LossReason::Orderly) => {
+                Reached::Alone { epoch: None }
+            }
+            None => reached,
+        }
+    }
+
+    fn wait(&self, timeout: Duration, arrived: &mut dyn FnMut(Lsn, Lsn) -> bool) {
+        if self.sender.is_lost() {
+            self.standing.wait(timeout);
+        } else {
+            self.sender.wait_acknowledged(timeout, arrived);
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use logging_channel::entry::{Entry, Lsn};
 use logging_channel::record::RecordWriter;
 
+use super::alone::disk_port;
 use crate::assembly::{Guest, watchdog};
 use crate::doctor::has_counter;
 use crate::engine::{Ended, Interruption, Role, Step};
@@ -28,6 +29,7 @@ pub fn run_recording(
     if has_counter(&guest.host_report) {
         guest.count_stops()?;
     }
+    let disk = disk_port(&guest)?;
     let counters = Arc::new(StateCounters::default());
     let keeper = StateKeeper::new(guest.baseline()?, pace, counters.clone());
     let writer = RecordWriter::create(path, &guest.identity)?;
@@ -39,7 +41,7 @@ pub fn run_recording(
         .with_watchdog(watchdog(pace.latency)?);
     let role = Role {
         source: Box::new(recorder),
-        gate: Box::new(Direct::new(guest.host.outlet.clone())),
+        gate: Box::new(Direct::new(guest.host.outlet.clone(), disk)),
     };
     let ended = guest.into_engine(role).run()?;
     let figures = counters.figures();

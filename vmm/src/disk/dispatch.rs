@@ -1,0 +1,663 @@
+//! What the disk's thread does with requests, answers, lost connections and passing time.
+//!
+//! A lost connection says nothing about what was under way on it. Everything unanswered is sent
+//! again on the next one, and before that everything that was answered and not flushed
+//! ([`super::unflushed`]). Doing a request twice is harmless: nothing that overlaps it came in
+//! between, because what overlaps waits for its answer, and the server lets no earlier connection
+//! of a writer write any more once there is a later one.
+//!
+//! A server that refuses because the epoch is over ("not permitted") is not the guest's business.
+//! This host either wins a new epoch, and sends the request again in that; or it is halted.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use disk_server::nbd::client::{Reply, Requests};
+use disk_server::nbd::protocol::{ErrorCode, TransmissionFlags};
+use logging_channel::entry::Lsn;
+
+use super::link::{Link, LinkEvent, Up};
+use super::order::{Effect, Order, Ticket};
+use super::pieces::{Piece, pieces};
+use super::progress::{LogProgress, ProgressWatch, Reached};
+use super::service::{DiskCounters, DiskSettings};
+use super::unflushed::{Place, Unflushed};
+use super::{DiskCompletion, DiskError, DiskOp, DiskRequest};
+use crate::events::{Event, Events};
+
+/// How exact the time limit of a request is; how often a refused connection is tried again.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A transfer's pieces are numbered in the low bits of their cookies.
+const PIECE_BITS: u32 = 16;
+
+/// A message to the disk's thread.
+pub(super) enum Message {
+    /// A request, and the log entry that has to be committed before it goes out.
+    Submit(DiskRequest, Option<Lsn>),
+    /// The completion of this read is in the log there, and the backup is to read the disk itself.
+    Logged(u64, Lsn),
+    /// Something happened on the link.
+    Link(LinkEvent),
+    /// The log has come to where it was wanted.
+    LogMoved,
+    /// Nobody wants the disk any more.
+    Stop,
+}
+
+/// A request of the guest that was not completed, or a read that keeps its place.
+struct Pending {
+    request: Arc<DiskRequest>,
+    /// Since when nobody but the server is waited for.
+    due_since: Option<Instant>,
+}
+
+/// What commands on the wire are for.
+#[derive(Clone, Copy)]
+enum Purpose {
+    /// A request of the guest.
+    Guest(Ticket),
+    /// A change that is made again.
+    Again(Place),
+    /// A flush of the service's own.
+    OwnFlush,
+}
+
+/// Commands on the wire that are answered together.
+struct Transfer {
+    purpose: Purpose,
+    request: Option<Arc<DiskRequest>>,
+    pieces: Vec<Piece>,
+    unanswered: usize,
+    data: Vec<u8>,
+    error: Option<ErrorCode>,
+}
+
+/// A connection.
+struct Line {
+    generation: u64,
+    requests: Requests,
+    flags: TransmissionFlags,
+    max_payload: u32,
+    transfers: BTreeMap<u64, Transfer>,
+    /// The server does not let this connection write (any more).
+    refused: bool,
+}
+
+/// The disk's thread.
+pub(super) struct Dispatcher {
+    link: Link,
+    line: Option<Line>,
+    log: Option<(Arc<dyn LogProgress>, ProgressWatch)>,
+    /// The log says nothing new any more.
+    settled: bool,
+    /// This host lost: nothing goes out.
+    halted: bool,
+    order: Order,
+    unflushed: Unflushed,
+    /// A change that was answered could not be made again: the next flush has to fail.
+    lost_change: bool,
+    pending: BTreeMap<Ticket, Pending>,
+    /// Tickets by the request's id, for reads whose completion is to be logged.
+    tickets: BTreeMap<u64, Ticket>,
+    next_transfer: u64,
+    timeout: Duration,
+    next_look: Instant,
+    /// Since when people know that the disk server is lost.
+    told_lost: Option<Instant>,
+    /// People know that this host must not write.
+    told_refused: bool,
+    events: Events,
+    counters: DiskCounters,
+    complete: Box<dyn Fn(DiskCompletion) + Send>,
+}
+
+impl Dispatcher {
+    pub(super) fn new(
+        link: Link,
+        log: Option<(Arc<dyn LogProgress>, ProgressWatch)>,
+        settings: DiskSettings,
+        events: Events,
+        counters: DiskCounters,
+        complete: Box<dyn Fn(DiskCompletion) + Send>,
+    ) -> Self {
+        Self {
+            link,
+            line: None,
+            log,
+            settled: false,
+            halted: false,
+            order: Order::new(settings.backup_reads),
+            unflushed: Unflushed::default(),
+            lost_change: false,
+            pending: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            next_transfer: 0,
+            timeout: settings.timeout,
+            next_look: Instant::now(),
+            told_lost: None,
+            told_refused: false,
+            events,
+            counters,
+            complete,
+        }
+    }
+
+    pub(super) fn run(mut self, inbox: &Receiver<Message>) {
+        loop {
+            let first = if self.pending.is_empty() {
+                inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            } else {
+                inbox.recv_deadline(self.next_look)
+            };
+            match first {
+                Ok(message) => {
+                    // What has come meanwhile belongs into the same batch of commands.
+                    for message in std::iter::once(message).chain(inbox.try_iter()) {
+                        match message {
+                            Message::Stop => return self.stop(),
+                            other => self.take(other),
+                        }
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return self.stop(),
+            }
+            if Instant::now() >= self.next_look {
+                self.look_at_clock();
+            }
+            self.look_at_log();
+            self.send();
+            // What the log did since that look is announced to nobody.
+            while self.want() {
+                self.look_at_log();
+                self.send();
+            }
+        }
+    }
+
+    fn stop(self) {
+        if let Some(line) = self.line {
+            line.requests.disconnect();
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Submit(request, commit) => self.submit(request, commit),
+            Message::Logged(id, lsn) => {
+                if let Some(ticket) = self.tickets.remove(&id) {
+                    self.order.logged(ticket, lsn);
+                }
+            }
+            Message::Link(LinkEvent::Up(up)) => self.up(*up),
+            Message::Link(LinkEvent::Reply(generation, reply)) => {
+                self.on_line(generation, |this, line| this.reply(line, reply));
+            }
+            Message::Link(LinkEvent::Down(generation, error)) => {
+                if self.line.as_ref().map(|line| line.generation) == Some(generation) {
+                    self.hang_up();
+                    self.lost(&error.into());
+                }
+            }
+            Message::Link(LinkEvent::Failed(error)) => self.lost(&error.into()),
+            Message::LogMoved | Message::Stop => {}
+        }
+    }
+
+    /// Does something with the connection, if it is this one.
+    fn on_line(&mut self, generation: u64, act: impl FnOnce(&mut Self, &mut Line) -> bool) {
+        match self.line.take() {
+            Some(mut line) if line.generation == generation => {
+                if act(self, &mut line) {
+                    self.line = Some(line);
+                } else {
+                    drop(line);
+                    self.forget_line();
+                }
+            }
+            other => self.line = other,
+        }
+    }
+
+    fn submit(&mut self, request: DiskRequest, commit: Option<Lsn>) {
+        let effect = Effect::of(&request.op);
+        let extent = effect.extent();
+        if effect != Effect::Flushes && extent.start == extent.end {
+            // The protocol leaves open what a request for nothing means.
+            let (id, result) = (request.id, Ok(Vec::new()));
+            return (self.complete)(DiskCompletion { id, result });
+        }
+        let ticket = self.order.submit(effect, commit);
+        if self.pending.is_empty() {
+            self.next_look = Instant::now() + LOOK_INTERVAL;
+        }
+        self.pending.insert(
+            ticket,
+            Pending {
+                request: Arc::new(request),
+                due_since: None,
+            },
+        );
+    }
+
+    // The connection.
+
+    fn up(&mut self, up: Up) {
+        self.forget_line();
+        if self.halted || up.target != self.link.target() {
+            return; // dropped, and opened again as whom it should be
+        }
+        if let Some(since) = self.told_lost.take() {
+            log::info!("the disk server is back; {} goes on", up.target);
+            self.events.emit(&Event::DiskBack {
+                after_ms: since.elapsed().as_millis() as u64,
+            });
+        }
+        self.unflushed.begin_repeat();
+        self.line = Some(Line {
+            generation: up.generation,
+            requests: up.requests,
+            flags: up.export.flags,
+            max_payload: up.export.blocks.max_payload,
+            transfers: BTreeMap::new(),
+            refused: false,
+        });
+    }
+
+    /// Ends the connection, if there is one.
+    fn hang_up(&mut self) {
+        self.line = None;
+        self.forget_line();
+    }
+
+    /// Whatever was under way is not known any more.
+    fn forget_line(&mut self) {
+        self.order.put_all_back();
+    }
+
+    /// Tells people, once.
+    fn lost(&mut self, error: &anyhow::Error) {
+        if self.halted {
+            return;
+        }
+        if self.told_lost.is_some() {
+            log::debug!("{error:#}");
+            return;
+        }
+        self.told_lost = Some(Instant::now());
+        log::warn!("the guest's disk has to wait: {error:#}");
+        self.events.emit(&Event::DiskWaiting {
+            reason: format!("{error:#}"),
+        });
+    }
+
+    // The log.
+
+    fn look_at_log(&mut self) {
+        let Some((log, _)) = &self.log else { return };
+        if self.settled {
+            return;
+        }
+        match log.now() {
+            Reached::UpTo {
+                committed,
+                executed,
+            } => {
+                self.order.committed(committed);
+                self.order.executed(executed);
+            }
+            Reached::Alone { epoch } => {
+                self.settled = true;
+                self.order.alone();
+                self.tickets.clear();
+                let target = self.link.target();
+                if let (Some(epoch), Some(writer)) = (epoch, &target.writer)
+                    && epoch != writer.epoch
+                {
+                    let vm = writer.vm.clone();
+                    self.hang_up();
+                    self.link.retarget(target.in_epoch(&vm, epoch));
+                }
+            }
+            Reached::Never => {
+                self.settled = true;
+                self.halted = true;
+                self.hang_up();
+            }
+        }
+    }
+
+    /// Says what requests wait for. `true` if some of it has come already.
+    fn want(&self) -> bool {
+        let Some((log, watch)) = &self.log else {
+            return false;
+        };
+        if self.settled {
+            return false;
+        }
+        let (commit, execution) = (self.order.wants_commit(), self.order.wants_executed());
+        watch.want(commit, execution);
+        match log.now() {
+            Reached::UpTo {
+                committed,
+                executed,
+            } => {
+                commit.is_some_and(|lsn| lsn <= committed)
+                    || execution.is_some_and(|lsn| lsn <= executed)
+            }
+            Reached::Alone { .. } | Reached::Never => true,
+        }
+    }
+
+    // Sending.
+
+    fn send(&mut self) {
+        let Some(mut line) = self.line.take() else {
+            return;
+        };
+        if line.refused {
+            self.line = Some(line);
+            return;
+        }
+        match self.send_on(&mut line) {
+            Ok(()) => self.line = Some(line),
+            Err(error) => {
+                drop(line);
+                self.forget_line();
+                self.lost(&anyhow::Error::new(error).context("the disk server takes nothing"));
+            }
+        }
+    }
+
+    fn send_on(&mut self, line: &mut Line) -> io::Result<()> {
+        while let Some((place, request)) = self.unflushed.next_repeat() {
+            self.transfer(line, Purpose::Again(place), request)?;
+        }
+        if !self.unflushed.is_repeating() {
+            if self.unflushed.wants_flush() {
+                self.flush(line, Purpose::OwnFlush)?;
+            }
+            let full = self.unflushed.is_full();
+            while let Some(ticket) = self.order.next(|effect| !(full && effect.modifies())) {
+                let Some(pending) = self.pending.get(&ticket) else {
+                    continue;
+                };
+                let request = pending.request.clone();
+                match request.op {
+                    DiskOp::Flush => self.flush(line, Purpose::Guest(ticket))?,
+                    DiskOp::Discard { .. }
+                        if !line.flags.contains(TransmissionFlags::SEND_TRIM) =>
+                    {
+                        self.finish(ticket, Err(DiskError::Unsupported));
+                    }
+                    DiskOp::WriteZeroes { .. }
+                        if !line.flags.contains(TransmissionFlags::SEND_WRITE_ZEROES) =>
+                    {
+                        self.finish(ticket, Err(DiskError::Unsupported));
+                    }
+                    _ => self.transfer(line, Purpose::Guest(ticket), request)?,
+                }
+            }
+        }
+        line.requests.flush_buffer()
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next_transfer += 1;
+        self.next_transfer
+    }
+
+    fn flush(&mut self, line: &mut Line, purpose: Purpose) -> io::Result<()> {
+        let number = self.number();
+        self.unflushed.flush_sent(number);
+        line.transfers.insert(
+            number,
+            Transfer {
+                purpose,
+                request: None,
+                pieces: Vec::new(),
+                unanswered: 1,
+                data: Vec::new(),
+                error: None,
+            },
+        );
+        line.requests.flush(number << PIECE_BITS)
+    }
+
+    fn transfer(
+        &mut self,
+        line: &mut Line,
+        purpose: Purpose,
+        request: Arc<DiskRequest>,
+    ) -> io::Result<()> {
+        let number = self.number();
+        let pieces = pieces(&request.op, line.max_payload);
+        if pieces.len() > 1 << PIECE_BITS {
+            log::error!(
+                "{} takes at most {} bytes at a time: too few for request {}",
+                self.link.target(),
+                line.max_payload,
+                request.id
+            );
+            self.answered(number, Transfer::failed(purpose, request));
+            return Ok(());
+        }
+        let requests = &mut line.requests;
+        for (n, piece) in pieces.iter().enumerate() {
+            let cookie = number << PIECE_BITS | n as u64;
+            match &request.op {
+                DiskOp::Read { .. } => requests.read(cookie, piece.offset, piece.len),
+                DiskOp::Write { data, .. } => {
+                    requests.write(cookie, piece.offset, &data[piece.range()])
+                }
+                DiskOp::Discard { .. } => requests.trim(cookie, piece.offset, piece.len),
+                DiskOp::WriteZeroes { unmap, .. } => {
+                    requests.write_zeroes(cookie, piece.offset, piece.len, *unmap)
+                }
+                DiskOp::Flush => requests.flush(cookie),
+            }?;
+        }
+        line.transfers.insert(
+            number,
+            Transfer {
+                purpose,
+                request: Some(request),
+                unanswered: pieces.len(),
+                pieces,
+                data: Vec::new(),
+                error: None,
+            },
+        );
+        Ok(())
+    }
+
+    // Answers.
+
+    /// `false` if the connection is of no use any more.
+    fn reply(&mut self, line: &mut Line, reply: Reply) -> bool {
+        let number = reply.cookie >> PIECE_BITS;
+        let Some(transfer) = line.transfers.get_mut(&number) else {
+            return true; // of a transfer that failed with its first piece
+        };
+        transfer.unanswered -= 1;
+        match reply.result {
+            Err(error) => transfer.error = Some(transfer.error.unwrap_or(error)),
+            Ok(data) if transfer.pieces.len() <= 1 => transfer.data = data,
+            Ok(data) => {
+                let piece = (reply.cookie & ((1 << PIECE_BITS) - 1)) as usize;
+                transfer.put(piece, &data);
+            }
+        }
+        if transfer.unanswered > 0 {
+            return true;
+        }
+        let Some(transfer) = line.transfers.remove(&number) else {
+            return true;
+        };
+        match transfer.error {
+            Some(ErrorCode::Shutdown) => false,
+            Some(ErrorCode::NotPermitted) => self.refused(line, number, transfer.purpose),
+            _ => {
+                self.answered(number, transfer);
+                true
+            }
+        }
+    }
+
+    /// The server does not let this connection write. `false` if it is of no use any more.
+    fn refused(&mut self, line: &mut Line, number: u64, purpose: Purpose) -> bool {
+        line.refused = true;
+        if !std::mem::replace(&mut self.told_refused, true) {
+            log::warn!(
+                "the disk server does not let this host write to {}: another one has taken the \
+                 guest over, or is about to",
+                self.link.target()
+            );
+        }
+        // Does nothing where it was no flush.
+        self.unflushed.flush_answered(number, false);
+        match purpose {
+            Purpose::Guest(ticket) => self.order.put_back(ticket),
+            Purpose::OwnFlush => {}
+            // The repetition begins anew, with the next connection.
+            Purpose::Again(_) => return false,
+        }
+        true
+    }
+
+    fn answered(&mut self, number: u64, transfer: Transfer) {
+        let result = match transfer.error {
+            None => Ok(transfer.data),
+            Some(error) => Err(meaning(error)),
+        };
+        match transfer.purpose {
+            Purpose::Again(place) => {
+                if result.is_err() {
+                    log::error!(
+                        "the disk lost a change that it had taken, and does not take it again: the \
+                         guest's next flush fails"
+                    );
+                    self.lost_change = true;
+                }
+                self.unflushed.repeated(place);
+            }
+            Purpose::OwnFlush => self.unflushed.flush_answered(number, result.is_ok()),
+            Purpose::Guest(ticket) => {
+                match &transfer.request {
+                    None => self.unflushed.flush_answered(number, result.is_ok()),
+                    Some(request) if Effect::of(&request.op).modifies() && result.is_ok() => {
+                        self.told_refused = false;
+                        self.unflushed.answered(request.clone());
+                    }
+                    Some(_) => {}
+                }
+                let flush = transfer.request.is_none();
+                if flush && result.is_ok() && std::mem::take(&mut self.lost_change) {
+                    self.finish(ticket, Err(DiskError::Io));
+                } else {
+                    self.finish(ticket, result);
+                }
+            }
+        }
+    }
+
+    /// Gives the guest its completion.
+    fn finish(&mut self, ticket: Ticket, result: Result<Vec<u8>, DiskError>) {
+        let Some(Pending { request, .. }) = self.pending.remove(&ticket) else {
+            return;
+        };
+        match (&request.op, &result) {
+            (DiskOp::Read { .. }, Ok(data)) => self.counters.read(data.len()),
+            (DiskOp::Write { data, .. }, Ok(_)) => self.counters.written(data.len()),
+            (_, Err(error)) => log::error!("request {} of the guest's disk: {error:?}", request.id),
+            _ => {}
+        }
+        // Before the guest can see it: its log entry may come at once.
+        self.order.answered(ticket);
+        if self.order.holds(ticket) {
+            if result.is_ok() {
+                self.tickets.insert(request.id, ticket);
+            } else {
+                // The error is in the log: the backup reads nothing.
+                self.order.let_go_of(ticket);
+            }
+        }
+        (self.complete)(DiskCompletion {
+            id: request.id,
+            result,
+        });
+    }
+
+    // Time.
+
+    fn look_at_clock(&mut self) {
+        let now = Instant::now();
+        self.next_look = now + LOOK_INTERVAL;
+        let mut expired = Vec::new();
+        for ticket in self.order.due() {
+            let Some(pending) = self.pending.get_mut(&ticket) else {
+                continue;
+            };
+            let since = *pending.due_since.get_or_insert(now);
+            if now.duration_since(since) >= self.timeout {
+                expired.push(ticket);
+            }
+        }
+        if let Some(line) = &mut self.line {
+            line.refused = false; // perhaps it lets us now
+        }
+        if expired.is_empty() || self.halted {
+            return;
+        }
+        log::error!(
+            "{} requests of the guest's disk failed: no answer from {} within {} s",
+            expired.len(),
+            self.link.target(),
+            self.timeout.as_secs()
+        );
+        // They must not be done after all, behind the guest's back: a new connection ends the right
+        // of this one to write.
+        self.hang_up();
+        for ticket in expired {
+            self.finish(ticket, Err(DiskError::Io));
+        }
+    }
+}
+
+impl Transfer {
+    fn failed(purpose: Purpose, request: Arc<DiskRequest>) -> Self {
+        Self {
+            purpose,
+            request: Some(request),
+            pieces: Vec::new(),
+            unanswered: 0,
+            data: Vec::new(),
+            error: Some(ErrorCode::Overflow),
+        }
+    }
+
+    /// Puts the data of one of several pieces into its place.
+    fn put(&mut self, piece: usize, data: &[u8]) {
+        let Some(piece) = self.pieces.get(piece) else {
+            return;
+        };
+        if data.is_empty() {
+            return;
+        }
+        let whole = self.pieces.iter().map(|p| p.len as usize).sum();
+        self.data.resize(whole, 0);
+        self.data[piece.range()].copy_from_slice(data);
+    }
+}
+
+/// What an error of the protocol is to the guest.
+fn meaning(error: ErrorCode) -> DiskError {
+    match error {
+        ErrorCode::Invalid | ErrorCode::NotSupported => DiskError::Unsupported,
+        _ => DiskError::Io,
+    }
+}

@@ -1,0 +1,169 @@
+//! The disk of one guest, from the configuration to its service.
+
+use std::sync::Arc;
+
+use disk_server::nbd::client::{self, ConnectError};
+use disk_server::nbd::protocol::TransmissionFlags;
+
+use super::link::LinkSettings;
+use super::progress::LogProgress;
+use super::reader::DiskReader;
+use super::service::{DiskCounters, DiskService, DiskSettings};
+use super::target::DiskTarget;
+use super::uri::DiskUri;
+use crate::events::Events;
+use crate::sources::Lanes;
+
+/// The unit in which a guest counts (virtio 1.2, section 5.2.4).
+const SECTOR_BYTES: u64 = 512;
+
+/// Why a disk cannot be a guest's.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskOpenError {
+    /// It cannot be opened.
+    #[error("cannot open the guest's disk {uri}")]
+    Connect {
+        /// The disk.
+        uri: DiskUri,
+        /// Why not.
+        #[source]
+        source: Box<ConnectError>,
+    },
+    /// It is not what a guest needs.
+    #[error("the guest's disk {uri} cannot be used: {what}")]
+    Unsuitable {
+        /// The disk.
+        uri: DiskUri,
+        /// What is wrong, and what to do.
+        what: String,
+    },
+}
+
+/// The disk of a guest that is not served yet.
+#[derive(Debug, Clone)]
+pub struct GuestDisk {
+    uri: DiskUri,
+    vm: String,
+    capacity: u64,
+    read_only: bool,
+    settings: DiskSettings,
+}
+
+/// Who serves a guest's disk.
+#[derive(Default)]
+pub struct Serving {
+    /// The epoch in which this host runs the guest, if it is one of a pair.
+    pub epoch: Option<u64>,
+    /// The log that changes of the disk wait for, if a backup has it.
+    pub log: Option<Arc<dyn LogProgress>>,
+    /// Whether the backup reads the disk itself.
+    pub backup_reads: bool,
+}
+
+impl GuestDisk {
+    /// Asks the server for the disk of the virtual machine `vm`.
+    ///
+    /// # Errors
+    /// [`DiskOpenError`].
+    pub fn open(uri: &DiskUri, vm: &str, settings: DiskSettings) -> Result<Self, DiskOpenError> {
+        let target = uri.target();
+        let timeout = settings.link.connect_timeout;
+        let connection =
+            client::connect(&target.server, &target.export_name(), timeout).map_err(|source| {
+                DiskOpenError::Connect {
+                    uri: uri.clone(),
+                    source: Box::new(source),
+                }
+            })?;
+        let export = connection.export;
+        connection.requests.disconnect();
+        let unsuitable = |what| {
+            Err(DiskOpenError::Unsuitable {
+                uri: uri.clone(),
+                what,
+            })
+        };
+        if export.size == 0 || !export.size.is_multiple_of(SECTOR_BYTES) {
+            return unsuitable(format!(
+                "it has {} bytes, but a disk has sectors of {SECTOR_BYTES}: `truncate` its file to \
+                 a multiple",
+                export.size
+            ));
+        }
+        if u64::from(export.blocks.minimum) > SECTOR_BYTES {
+            return unsuitable(format!(
+                "its blocks have {} bytes, but a guest reads and writes single sectors of \
+                 {SECTOR_BYTES}",
+                export.blocks.minimum
+            ));
+        }
+        if !export.flags.contains(TransmissionFlags::SEND_FLUSH) {
+            return unsuitable("its server cannot flush: nothing on it would be safe".into());
+        }
+        Ok(Self {
+            uri: uri.clone(),
+            vm: vm.to_owned(),
+            capacity: export.size,
+            read_only: export.flags.contains(TransmissionFlags::READ_ONLY),
+            settings,
+        })
+    }
+
+    /// Its size in bytes.
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// Whether a guest that is not one of a pair can have it.
+    ///
+    /// # Errors
+    /// [`DiskOpenError::Unsuitable`]: it could not write.
+    pub fn require_writable(&self) -> Result<(), DiskOpenError> {
+        if !self.read_only {
+            return Ok(());
+        }
+        let what = "it is read-only, or the virtual machine that owns it runs elsewhere: \
+                    `disk-server status` shows where; stop it there";
+        Err(DiskOpenError::Unsuitable {
+            uri: self.uri.clone(),
+            what: what.into(),
+        })
+    }
+
+    /// Begins to serve the guest: completions go to `lanes`.
+    #[must_use]
+    pub fn serve(&self, serving: Serving, lanes: &Lanes, events: &Events) -> DiskService {
+        let target = self.target(serving.epoch);
+        log::info!("the guest's disk is {target}, {} bytes", self.capacity);
+        let settings = DiskSettings {
+            backup_reads: serving.backup_reads,
+            ..self.settings
+        };
+        let lane = lanes.disk.clone();
+        DiskService::start(
+            target,
+            self.capacity,
+            settings,
+            serving.log,
+            events.clone(),
+            DiskCounters::default(),
+            move |completion| lane.push(completion),
+        )
+    }
+
+    fn target(&self, epoch: Option<u64>) -> DiskTarget {
+        let plain = self.uri.target();
+        match epoch {
+            None => plain,
+            Some(epoch) => plain.in_epoch(&self.vm, epoch),
+        }
+    }
+
+    /// The disk for a backup that reads it itself.
+    #[must_use]
+    pub fn reader(&self) -> DiskReader {
+        let link: LinkSettings = self.settings.link;
+        DiskReader::new(self.uri.target(), link)
+    }
+}

@@ -1,0 +1,6 @@
+//! The disk service against a server that breaks: every request is completed exactly once, with
+//! what it would have found on a disk that never breaks.
+
+mod fake_server;
+mod service;
+mod world;

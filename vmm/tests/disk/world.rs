@@ -1,0 +1,190 @@
+//! A guest's side of the disk, and a log whose progress a test decides.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+use ftvm_vmm::disk::link::LinkSettings;
+use ftvm_vmm::disk::progress::{LogProgress, Reached};
+use ftvm_vmm::disk::service::{DiskService, DiskSettings};
+use ftvm_vmm::disk::target::DiskTarget;
+use ftvm_vmm::disk::{DiskCompletion, DiskError, DiskOp, DiskPort, DiskRequest};
+use ftvm_vmm::events::Events;
+use logging_channel::entry::Lsn;
+
+use crate::fake_server::FakeServer;
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Settings with which a test does not wait long.
+pub(crate) fn quick() -> DiskSettings {
+    DiskSettings {
+        link: LinkSettings {
+            first_pause: Duration::from_millis(1),
+            longest_pause: Duration::from_millis(5),
+            ..LinkSettings::default()
+        },
+        ..DiskSettings::default()
+    }
+}
+
+#[derive(Debug)]
+struct Progress {
+    reached: Reached,
+}
+
+/// A log.
+#[derive(Debug, Clone)]
+pub(crate) struct Log(Arc<(Mutex<Progress>, Condvar)>);
+
+impl Log {
+    pub(crate) fn new() -> Self {
+        let reached = Reached::UpTo {
+            committed: Lsn(0),
+            executed: Lsn(0),
+        };
+        Self(Arc::new((Mutex::new(Progress { reached }), Condvar::new())))
+    }
+
+    pub(crate) fn set(&self, reached: Reached) {
+        self.0.0.lock().unwrap().reached = reached;
+        self.0.1.notify_all();
+    }
+
+    pub(crate) fn up_to(&self, committed: u64, executed: u64) {
+        self.set(Reached::UpTo {
+            committed: Lsn(committed),
+            executed: Lsn(executed),
+        });
+    }
+}
+
+impl LogProgress for Log {
+    fn now(&self) -> Reached {
+        self.0.0.lock().unwrap().reached
+    }
+
+    fn wait(&self, timeout: Duration, arrived: &mut dyn FnMut(Lsn, Lsn) -> bool) {
+        let guard = self.0.0.lock().unwrap();
+        let waiting = |progress: &mut Progress| match progress.reached {
+            Reached::UpTo {
+                committed,
+                executed,
+            } => !arrived(committed, executed),
+            _ => false,
+        };
+        drop(self.0.1.wait_timeout_while(guard, timeout, waiting));
+    }
+}
+
+/// A guest that remembers what its disk must look like.
+pub(crate) struct Guest {
+    pub(crate) service: DiskService,
+    completions: Receiver<DiskCompletion>,
+    /// What the disk holds when everything submitted is done, in order.
+    pub(crate) model: Vec<u8>,
+    /// Requests without a completion: what a read must find.
+    pub(crate) open: BTreeMap<u64, Option<Vec<u8>>>,
+    next: u64,
+}
+
+impl Guest {
+    pub(crate) fn new(server: &FakeServer, settings: DiskSettings, log: Option<&Log>) -> Self {
+        let target = DiskTarget {
+            server: server.address.clone(),
+            export: "disk".into(),
+            writer: None,
+        };
+        let target = match log {
+            None => target,
+            Some(_) => target.in_epoch("vm", 1),
+        };
+        let size = server.state().cached.len();
+        let (complete, completions) = crossbeam_channel::unbounded();
+        let service = DiskService::start(
+            target,
+            size as u64,
+            settings,
+            log.map(|log| Arc::new(log.clone()) as Arc<dyn LogProgress>),
+            Events::default(),
+            Default::default(),
+            move |completion| complete.send(completion).unwrap_or(()),
+        );
+        Self {
+            service,
+            completions,
+            model: vec![0; size],
+            open: BTreeMap::new(),
+            next: 0,
+        }
+    }
+
+    pub(crate) fn submit(&mut self, op: DiskOp, commit: Option<u64>) -> u64 {
+        self.next += 1;
+        let id = self.next;
+        let span = |offset: u64, len: u64| offset as usize..(offset + len) as usize;
+        let expected = match &op {
+            DiskOp::Read { offset, len } => Some(self.model[span(*offset, (*len).into())].to_vec()),
+            DiskOp::Write { offset, data } => {
+                self.model[span(*offset, data.len() as u64)].copy_from_slice(data);
+                None
+            }
+            DiskOp::Discard { offset, len } | DiskOp::WriteZeroes { offset, len, .. } => {
+                self.model[span(*offset, *len)].fill(0);
+                None
+            }
+            DiskOp::Flush => None,
+        };
+        self.open.insert(id, expected);
+        let request = DiskRequest { id, op };
+        self.service.submit(request, commit.map(Lsn));
+        id
+    }
+
+    /// Waits for one completion; checks that it was open, and a read's data.
+    pub(crate) fn complete(&mut self) -> (u64, Result<(), DiskError>) {
+        let completion = self.completions.recv_timeout(PATIENCE);
+        self.check(completion.expect("a request is not completed"))
+    }
+
+    pub(crate) fn try_complete(&mut self) -> Option<(u64, Result<(), DiskError>)> {
+        let completion = self.completions.try_recv().ok()?;
+        Some(self.check(completion))
+    }
+
+    fn check(&mut self, completion: DiskCompletion) -> (u64, Result<(), DiskError>) {
+        let DiskCompletion { id, result } = completion;
+        let expected = self.open.remove(&id).expect("completed once");
+        let result = result.map(|data| {
+            assert!(
+                data == expected.unwrap_or_default(),
+                "request {id} found something else"
+            );
+        });
+        (id, result)
+    }
+
+    /// Completes everything, without an error.
+    pub(crate) fn settle(&mut self) {
+        while !self.open.is_empty() {
+            let (id, result) = self.complete();
+            assert_eq!(result, Ok(()), "request {id}");
+        }
+    }
+
+    /// A request that completes before this returns.
+    pub(crate) fn now(&mut self, op: DiskOp) {
+        self.submit(op, None);
+        self.settle();
+    }
+}
+
+/// Waits until something is so.
+pub(crate) fn until(what: &str, so: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !so() {
+        assert!(Instant::now() < deadline, "{what} does not come");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
