@@ -3,58 +3,43 @@
 
 use std::time::Duration;
 
-use testbed::failover::CounterClient;
-use testbed::pair::{DiskServer, Guest};
-use testbed::{Exit, Result, Testbed, wait_until};
+use testbed::pair::{Guest, Pair};
+use testbed::{Exit, Result, Testbed};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
 #[test]
 fn the_primary_goes_on_alone() -> Result<()> {
     let testbed = Testbed::new("backup-lost")?;
-    let [a, mut b, c] = testbed.start_hosts(["a", "b", "c"])?;
-    let disk_server = DiskServer::start(&testbed)?;
-    let guest = Guest::redis("alone");
-    let mut primary = guest.primary(&a, &disk_server, &[])?;
-    let backup = guest.backup(&b, &a, &disk_server)?;
-    let first = primary.wait_for("role", LIMIT)?["epoch"].clone();
-    let client = CounterClient::start(testbed.client());
-    wait_until("replies", LIMIT, || Ok(client.counter() > 20))?;
+    let c = testbed.boot_host("c")?;
+    let mut pair = Pair::start(&testbed, Guest::redis("alone"))?;
+    let first = pair.primary.wait_for("role", LIMIT)?["epoch"].clone();
 
-    b.kill();
-    drop(backup);
-    primary.wait_for("peer-lost", LIMIT)?;
-    let live = primary.wait_for("live", LIMIT)?;
+    pair.b.kill();
+    drop(pair.backup);
+    pair.primary.wait_for("peer-lost", LIMIT)?;
+    let live = pair.primary.wait_for("live", LIMIT)?;
     assert_eq!(
         live["epoch"].as_u64(),
         first.as_u64().map(|epoch| epoch + 1)
     );
-    let (epoch, holder) = disk_server.record(&a, &guest.name)?;
+    let (epoch, holder) = pair.disk_server.record(&pair.a, &pair.guest.name)?;
     assert_eq!(live["epoch"], epoch, "held by {holder}");
-    let counter = client.counter();
-    wait_until("replies without a backup", LIMIT, || {
-        Ok(client.counter() > counter + 20 || client.trouble().is_some())
-    })?;
+    pair.client.goes_on("without a backup")?;
 
-    let (exit, told) = guest.backup(&c, &a, &disk_server)?.end(LIMIT)?;
+    c.wait_until_up()?;
+    let (exit, told) = pair
+        .guest
+        .backup(&c, &pair.a, &pair.disk_server)?
+        .end(LIMIT)?;
     assert_eq!(exit, Exit::Code(1), "{told:?}");
     assert!(told.errors.contains("refuses this backup"), "{told:?}");
     assert!(told.errors.contains("already run"), "{told:?}");
     assert!(!told.errors.contains("panicked"), "{told:?}");
 
-    let counter = client.counter();
-    wait_until("replies after the refusal", LIMIT, || {
-        Ok(client.counter() > counter + 20 || client.trouble().is_some())
-    })?;
-    let record = client.finish();
-    assert_eq!((&record.trouble, record.irregular), (&None, None));
-    assert_eq!(record.reconnects, 0);
-    assert_eq!(
-        record.final_counter,
-        Some(record.acked()),
-        "nothing is lost"
-    );
-    assert!(!primary.has_ended());
+    pair.client.goes_on("after the refusal")?;
+    pair.client.lost_nothing();
+    assert!(!pair.primary.has_ended());
 
     testbed.succeed();
     Ok(())

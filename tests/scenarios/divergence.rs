@@ -4,49 +4,29 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use testbed::failover::CounterClient;
-use testbed::pair::{DiskServer, Guest};
-use testbed::{Exit, Result, Testbed, wait_until};
+use testbed::pair::{DiskServer, Guest, Pair};
+use testbed::{Exit, Result, Testbed};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
 /// A bit of `target` is flipped in the backup. Returns what the backup says of it.
 fn one_bit_is_flipped(target: &str) -> Result<String> {
     let testbed = Testbed::new(&format!("divergence-{target}"))?;
-    let [mut a, b] = testbed.start_hosts(["a", "b"])?;
-    let disk_server = DiskServer::start(&testbed)?;
-    let guest = Guest::redis("bent");
-    let mut primary = guest.primary(&a, &disk_server, &[])?;
-    let options = ["--sabotage", target, "--sabotage-after", "20"];
-    let mut backup = guest.backup_with(&b, &a, &disk_server, &options)?;
-    let client = CounterClient::start(testbed.client());
-    wait_until("replies", LIMIT, || Ok(client.counter() > 20))?;
+    let sabotage = ["--sabotage", target, "--sabotage-after", "20"];
+    let mut pair = Pair::start_with(&testbed, Guest::redis("bent"), &[], &sabotage)?;
 
-    let told = backup.wait_for("diverged", LIMIT)?;
+    let told = pair.backup.wait_for("diverged", LIMIT)?;
     let difference = told["difference"].as_str().unwrap_or_default().to_owned();
-    primary.wait_for("state-sent", LIMIT)?;
-    backup.wait_for("repaired", LIMIT)?;
-    let counter = client.counter();
-    wait_until("replies after the repair", LIMIT, || {
-        Ok(client.counter() > counter + 20 || client.trouble().is_some())
-    })?;
+    pair.primary.wait_for("state-sent", LIMIT)?;
+    pair.backup.wait_for("repaired", LIMIT)?;
+    pair.client.goes_on("after the repair")?;
 
     // The state that was sent is the guest's: it goes on, and has what was acknowledged.
-    a.kill();
-    backup.wait_for("live", LIMIT)?;
-    let counter = client.counter();
-    wait_until("replies of the repaired backup", LIMIT, || {
-        Ok(client.counter() > counter + 20 || client.trouble().is_some())
-    })?;
-    let record = client.finish();
-    assert_eq!((&record.trouble, record.irregular), (&None, None));
-    assert_eq!(record.reconnects, 0);
-    assert_eq!(
-        record.final_counter,
-        Some(record.acked()),
-        "nothing is lost"
-    );
-    let told = backup.told();
+    pair.a.kill();
+    pair.backup.wait_for("live", LIMIT)?;
+    pair.client.goes_on("of the repaired backup")?;
+    pair.client.lost_nothing();
+    let told = pair.backup.told();
     let times = |event: &str| told.events.iter().filter(|e| is(e, event)).count();
     assert_eq!((times("diverged"), times("repaired")), (1, 1));
 

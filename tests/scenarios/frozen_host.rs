@@ -3,9 +3,8 @@
 
 use std::time::Duration;
 
-use testbed::failover::CounterClient;
-use testbed::pair::{DiskServer, Guest};
-use testbed::{Exit, Result, Testbed, wait_until};
+use testbed::pair::{Guest, Pair};
+use testbed::{Exit, Result, Testbed};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -18,41 +17,22 @@ enum Sleeper {
 
 fn one_sleeps(sleeper: Sleeper) -> Result<()> {
     let testbed = Testbed::new("frozen-host")?;
-    let [a, b] = testbed.start_hosts(["a", "b"])?;
-    let disk_server = DiskServer::start(&testbed)?;
-    let guest = Guest::redis("sleepy");
-    let primary = guest.primary(&a, &disk_server, &[])?;
-    let backup = guest.backup(&b, &a, &disk_server)?;
-    let client = CounterClient::start(testbed.client());
-    wait_until("replies", LIMIT, || Ok(client.counter() > 20))?;
+    let pair = Pair::start(&testbed, Guest::redis("sleepy"))?;
 
     let (host, asleep, mut awake) = match sleeper {
-        Sleeper::Primary => (&a, primary, backup),
-        Sleeper::Backup => (&b, backup, primary),
+        Sleeper::Primary => (&pair.a, pair.primary, pair.backup),
+        Sleeper::Backup => (&pair.b, pair.backup, pair.primary),
     };
     host.freeze()?;
     awake.wait_for("live", LIMIT)?;
-    let counter = client.counter();
-    wait_until("replies of the other host", LIMIT, || {
-        Ok(client.counter() > counter + 20 || client.trouble().is_some())
-    })?;
+    pair.client.goes_on("of the other host")?;
     host.thaw()?;
     let (exit, told) = asleep.end(LIMIT)?;
     assert_eq!(exit, Exit::Code(3), "{told:?}");
     assert!(told.has("lost") && !told.has("live"), "{told:?}");
 
-    let counter = client.counter();
-    wait_until("replies after the other host woke up", LIMIT, || {
-        Ok(client.counter() > counter + 20 || client.trouble().is_some())
-    })?;
-    let record = client.finish();
-    assert_eq!((&record.trouble, record.irregular), (&None, None));
-    assert_eq!(record.reconnects, 0);
-    assert_eq!(
-        record.final_counter,
-        Some(record.acked()),
-        "nothing is lost"
-    );
+    pair.client.goes_on("after the other host woke up")?;
+    pair.client.lost_nothing();
     assert!(!awake.has_ended());
 
     testbed.succeed();

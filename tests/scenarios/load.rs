@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use guest_images::load::{Load, MEMORY_MIB};
-use testbed::failover::{Failovers, LoadWatcher, Options, Progress, Run, Status, Verdict};
+use testbed::failover::{Failovers, Options, Progress, Run, Status, Verdict};
+use testbed::workload::LoadWatcher;
 use testbed::{Exit, GUEST, Result, Signal, Testbed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(300);

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use testbed::failover::CounterClient;
 use testbed::pair::{DiskServer, Guest};
+use testbed::workload::Client;
 use testbed::{Network, Result, Testbed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(180);
@@ -32,7 +32,7 @@ fn kill_the_primary(testbed: &Testbed, options: &[&str], increments: u64) -> Res
     let primary = guest.primary(&a, &disk_server, options)?;
     let mut backup = guest.backup(&b, &a, &disk_server)?;
 
-    let client = CounterClient::start(testbed.client());
+    let client = Client::redis(testbed.client());
     wait_until("replies", LIMIT, || Ok(client.counter() > 20))?;
     a.delay(Network::Logging, DELAY)?;
     let before = client.counter();
@@ -59,7 +59,7 @@ fn kill_the_primary(testbed: &Testbed, options: &[&str], increments: u64) -> Res
     }
     // The guest on the other host does not know this connection's last segments: it is stuck.
     let record = client.abandon();
-    let second = CounterClient::start(testbed.client());
+    let second = Client::redis(testbed.client());
     wait_until("a reply over a new connection", LIMIT, || {
         Ok(second.first_reply().is_some())
     })?;

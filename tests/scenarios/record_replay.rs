@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use testbed::failover::CounterClient;
+use testbed::workload::Client;
 use testbed::{Exit, Host, Output, Result, Signal, Testbed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(300);
@@ -104,7 +104,7 @@ fn a_server_with_clients_is_replayed_without_a_difference() -> Result<()> {
     let record: Vec<&str> = record.iter().map(String::as_str).collect();
     let recording = host.spawn(&record)?;
 
-    let client = CounterClient::start(testbed.client());
+    let client = Client::redis(testbed.client());
     wait_until("increments", LIMIT, || Ok(client.counter() >= 50))?;
     let client = client.finish();
     assert_eq!(

@@ -64,6 +64,14 @@ pub enum Error {
         /// The end of QEMU's errors and of the serial console.
         output: String,
     },
+    /// A client of the guest got no further.
+    #[error("the client got no {what}: {trouble}")]
+    Client {
+        /// What it waited for.
+        what: String,
+        /// What went wrong.
+        trouble: String,
+    },
     /// Something did not happen in time.
     #[error("{what} did not happen within {limit:?}; last seen:\n{seen}")]
     Timeout {

@@ -43,6 +43,8 @@ mod qemu;
 pub mod soak;
 mod testbed;
 mod wait;
+mod worker;
+pub mod workload;
 
 pub use client::{AgentClient, Output, Source};
 pub use error::{Error, Result};

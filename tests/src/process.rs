@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::OnceLock;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use crate::client::{AgentClient, Connection, Source};
 use crate::error::{Error, Result};
@@ -34,6 +35,8 @@ pub struct HostProcess {
     connection: Guard,
     lines: Receiver<Line>,
     exit: Receiver<Result<Exit>>,
+    /// How it ended, once that was looked at.
+    ended: Option<Result<Exit>>,
     /// The lines that were taken in search of another, for error messages.
     seen: Vec<String>,
 }
@@ -94,6 +97,7 @@ impl HostProcess {
             connection,
             lines,
             exit,
+            ended: None,
             seen: Vec::new(),
         }
     }
@@ -167,15 +171,31 @@ impl HostProcess {
             })
     }
 
+    /// How it ended, in words, if it does within `limit`.
+    pub(crate) fn last_word(&mut self, limit: Duration) -> Option<String> {
+        Some(match self.exit(limit)? {
+            Ok(exit) => exit.to_string(),
+            Err(error) => error.to_string(),
+        })
+    }
+
+    fn exit(&mut self, limit: Duration) -> Option<&Result<Exit>> {
+        if self.ended.is_none() {
+            self.ended = self.exit.recv_timeout(limit).ok();
+        }
+        self.ended.as_ref()
+    }
+
     /// Waits for its end.
     ///
     /// # Errors
     ///
     /// When it does not end within `limit`, or its host is gone.
-    pub fn wait(self, limit: Duration) -> Result<Exit> {
-        match self.exit.recv_timeout(limit) {
-            Ok(result) => result,
-            Err(_) => {
+    pub fn wait(mut self, limit: Duration) -> Result<Exit> {
+        self.exit(limit);
+        match self.ended {
+            Some(result) => result,
+            None => {
                 let rest = self.lines.try_iter().map(|line| line.text);
                 Err(Error::Timeout {
                     what: format!(
@@ -308,6 +328,21 @@ impl LocalProcess {
     /// The process, to wait for it or to take its pipes.
     pub fn child(&mut self) -> &mut Child {
         &mut self.child
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        // Nobody else waits for it: this cannot fail.
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Sends it a signal, if it has not ended.
+    pub fn signal(&mut self, signal: Signal) {
+        if self.ended().is_none() {
+            let id = i32::try_from(self.child.id()).expect("process numbers are below 2^22");
+            // It may have ended just now: as long as we have not waited for it, its number is its.
+            let _ = nix::sys::signal::kill(Pid::from_raw(id), signal);
+        }
     }
 
     /// Kills it and waits for its end.

@@ -5,16 +5,20 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 
 /// What the images, the testbed, the demo, and the tests of the disk server run on this machine.
-const NEEDED: [&str; 12] = [
+const NEEDED: [&str; 16] = [
     "binutils",
+    "e2fsprogs",
     "fio",
     "gcc",
     "gdb",
     "iproute2",
     "iputils-ping",
+    "kmod",
     "libc6-dev",
     "libnbd-bin",
+    "mmdebstrap",
     "openssl",
+    "postgresql-client",
     "qemu-system-x86",
     "qemu-utils",
     "redis-tools",

@@ -1,4 +1,4 @@
-//! When the host is killed: at random, but repeatably so.
+//! When the host and the disk server are killed: at random, but repeatably so.
 
 use std::time::Duration;
 
@@ -36,6 +36,30 @@ impl KillPlan {
     }
 }
 
+/// When the disk server is killed and started again, in a run with that fault.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum ServerPlan {
+    /// At this part of the time up to the kill of the host.
+    Before(f64),
+    /// So long after the kill of the host: while the other one asks for the right to go on, or
+    /// later.
+    After(Duration),
+}
+
+impl ServerPlan {
+    /// The next run's moment, and how long the server is down.
+    pub(super) fn next(random: &mut Rng) -> (Self, Duration) {
+        let before = random.bool();
+        let part = random.f64();
+        let after = Duration::from_millis(random.u64(0..=2000));
+        let down = Duration::from_millis(random.u64(0..=2000));
+        match before {
+            true => (Self::Before(part), down),
+            false => (Self::After(after), down),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,5 +86,14 @@ mod tests {
             KillPlan::next(&mut Rng::with_seed(7), None).after_start,
             None
         );
+    }
+
+    #[test]
+    fn the_disk_server_goes_before_and_after_the_host() {
+        let mut random = Rng::with_seed(7);
+        let before = (0..400)
+            .filter(|_| matches!(ServerPlan::next(&mut random).0, ServerPlan::Before(_)))
+            .count();
+        assert!((100..300).contains(&before), "{before} of 400");
     }
 }

@@ -1,6 +1,7 @@
-//! Failovers: a guest is replicated from one host to another, a Redis client
-//! increments a counter in it over one TCP connection, the primary's host is
-//! killed, and the client's figures tell what was lost.
+//! Failovers: a guest is replicated from one host to another, a client has its
+//! requests answered over one connection (increments of a counter in Redis, or
+//! commits in PostgreSQL on the shared disk), the primary's host is killed or
+//! frozen, and the client's figures tell what was lost.
 //!
 //! ```no_run
 //! # struct Nobody;
@@ -18,14 +19,12 @@
 //! # }
 //! ```
 
-mod client;
+mod disk;
 mod kill_plan;
-mod load;
 mod progress;
 mod report;
-mod resp;
 mod run;
-mod side;
+mod scene;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -33,20 +32,45 @@ use std::time::Duration;
 use fastrand::Rng;
 use guest_images::load::Load;
 
-pub use self::client::{ClientRecord, CounterClient};
-pub use self::load::{LoadRecord, LoadWatcher};
+use self::disk::Disk;
+pub use self::disk::Fsck;
 pub use self::progress::{Progress, State, Status};
-pub use self::report::{KillMoment, Report, Run, Verdict};
-pub use self::side::{Side, Stats};
+pub use self::report::{KillMoment, Report, Run, ServerRestart, Verdict};
 use crate::error::Result;
 use crate::host::Host;
-use crate::process::LocalProcess;
+use crate::layout::Layout;
+use crate::pair::{DiskServer, Guest, Side};
 use crate::testbed::Testbed;
 use crate::wait::wait_until;
+use crate::workload::Workload;
 
 /// For what will never happen.
 const LIMIT: Duration = Duration::from_secs(120);
-const DISK_SERVER_PORT: u16 = 7070;
+/// The disk server's moments are drawn apart, so that a seed means the same kills with and without
+/// that fault.
+const SERVER_SEED: u64 = 0x6469_736b;
+
+/// What happens to the primary's host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Fault {
+    /// It is killed, as by a power failure.
+    #[default]
+    Kill,
+    /// It stands still for so long at least, until the other one has gone on; then it wakes up,
+    /// finds that it lost, and halts.
+    Freeze(Duration),
+}
+
+impl Fault {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Freeze(_) => "freeze",
+        }
+    }
+}
 
 /// What failovers are made with.
 #[derive(Debug, Clone)]
@@ -59,8 +83,14 @@ pub struct Options {
     pub kernel: Option<PathBuf>,
     /// Another initramfs than the testbed's own.
     pub initrd: Option<PathBuf>,
+    /// What serves in the guest.
+    pub workload: Workload,
     /// What computes in the guest beside Redis.
     pub load: Option<Load>,
+    /// What happens to the primary's host.
+    pub fault: Fault,
+    /// Whether the disk server is killed and started again in each run, before or after that.
+    pub restart_disk_server: bool,
 }
 
 impl Default for Options {
@@ -70,7 +100,10 @@ impl Default for Options {
             heartbeat_timeout: Duration::from_millis(500),
             kernel: None,
             initrd: None,
+            workload: Workload::default(),
             load: None,
+            fault: Fault::default(),
+            restart_disk_server: false,
         }
     }
 }
@@ -82,6 +115,7 @@ impl Default for Options {
 pub struct Failovers {
     options: Options,
     random: Rng,
+    server_random: Rng,
     runs: u32,
     /// How long the guest's last undisturbed boot took.
     boot: Option<Duration>,
@@ -89,7 +123,9 @@ pub struct Failovers {
     survivor: Option<Side>,
     primary: Host,
     backup: Host,
-    _disk_server: LocalProcess,
+    disk_server: DiskServer,
+    /// The guest's, if it has one.
+    disk: Option<Disk>,
     // Dropped last: the networks of all that.
     testbed: Testbed,
 }
@@ -102,28 +138,31 @@ impl Failovers {
     /// When something is not set up, or a host does not boot.
     pub fn start(name: &str, options: Options) -> Result<Self> {
         let testbed = Testbed::new(name)?;
-        let state = testbed.logs().join("disk-server-state");
-        let address = disk_server(&testbed);
-        let disk_server = testbed.start_disk_server(&[
-            "--listen",
-            &address,
-            "--state",
-            &state.to_string_lossy(),
-        ])?;
+        let disk = match options.workload.has_disk() {
+            true => Some(Disk::new(
+                &Layout::find(),
+                Guest::DISK_IMAGE,
+                testbed.logs(),
+            )?),
+            false => None,
+        };
+        let disk_server = DiskServer::start(&testbed)?;
         let [primary, backup] = testbed.start_hosts(["a", "b"])?;
         wait_until("the disk server's answer", LIMIT, || {
-            let status = ["disk-server", "status", "--server", &address];
+            let status = ["disk-server", "status", "--server", disk_server.address()];
             Ok(primary.run(&status)?.exit.success())
         })?;
         Ok(Self {
             random: Rng::with_seed(options.seed),
+            server_random: Rng::with_seed(options.seed ^ SERVER_SEED),
             options,
             runs: 0,
             boot: None,
             survivor: None,
             primary,
             backup,
-            _disk_server: disk_server,
+            disk_server,
+            disk,
             testbed,
         })
     }
@@ -173,10 +212,6 @@ impl Failovers {
         }
         Ok(())
     }
-}
-
-fn disk_server(testbed: &Testbed) -> String {
-    format!("{}:{DISK_SERVER_PORT}", testbed.disk().address())
 }
 
 /// The name of the host that takes a dead one's place: logs are called after it.

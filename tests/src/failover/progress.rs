@@ -11,10 +11,12 @@ pub enum State {
     Starting,
     /// The guest boots on both hosts.
     Booting,
-    /// The client increments; both hosts run the guest.
+    /// The client has replies; both hosts run the guest.
     Replicated,
     /// This host was killed, and no reply came since.
     Killed(String),
+    /// This host was frozen, and no reply came since.
+    Frozen(String),
     /// The other host serves.
     Live,
 }
@@ -30,9 +32,11 @@ pub struct Status {
     pub host: String,
     /// What is going on.
     pub state: State,
-    /// The counter in the client's newest reply.
+    /// What the client counts: "counter" or "commits".
+    pub counts: &'static str,
+    /// The number in the client's newest reply.
     pub counter: u64,
-    /// Increments in a second.
+    /// Replies in a second.
     pub rate: f64,
     /// How far the backup is behind, while there is one.
     pub lag_ms: Option<f64>,
@@ -44,8 +48,8 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} on {}    counter {}    {:.0}/s",
-            self.role, self.host, self.counter, self.rate
+            "{} on {}    {} {}    {:.0}/s",
+            self.role, self.host, self.counts, self.counter, self.rate
         )?;
         if let Some(lag) = self.lag_ms {
             write!(f, "    lag {lag:.0} ms")?;
@@ -58,6 +62,7 @@ impl fmt::Display for Status {
             State::Booting => f.write_str("    booting"),
             State::Replicated => f.write_str("    replicated"),
             State::Killed(host) => write!(f, "    killed {host}, waiting"),
+            State::Frozen(host) => write!(f, "    froze {host}, waiting"),
             State::Live => write!(f, "    live on {}", self.host),
         }
     }

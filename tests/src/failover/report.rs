@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::client::ClientRecord;
-use super::load::LoadRecord;
-use super::side::Stats;
+use super::Options;
+use super::disk::Fsck;
+use crate::pair::Stats;
 use crate::ping::PingRecord;
+use crate::workload::{ClientRecord, LoadRecord};
 
 /// How it went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -28,13 +29,13 @@ impl std::fmt::Display for Verdict {
     }
 }
 
-/// When the primary's host is killed.
+/// When the primary's host is killed, or frozen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KillMoment {
     /// While the guest boots: the client has no reply yet.
     Boot,
-    /// While the client increments.
+    /// While the client has its requests answered.
     Load,
 }
 
@@ -47,11 +48,34 @@ impl std::fmt::Display for KillMoment {
     }
 }
 
+/// When the disk server was killed and started again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServerRestart {
+    /// Before the primary's host was killed.
+    Before,
+    /// After that.
+    After,
+}
+
+impl std::fmt::Display for ServerRestart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Before => "before",
+            Self::After => "after",
+        })
+    }
+}
+
 /// All failovers of a demo.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// PASS if every run has it, and there is one.
     pub verdict: Verdict,
+    /// What serves in the guest.
+    pub workload: &'static str,
+    /// What happens to the primary's host.
+    pub fault: &'static str,
     /// What the random moments came from.
     pub seed: u64,
     /// Silence after which a host takes the other for lost.
@@ -63,12 +87,14 @@ pub struct Report {
 impl Report {
     /// The report on these runs.
     #[must_use]
-    pub fn new(seed: u64, heartbeat_timeout: Duration, runs: Vec<Run>) -> Self {
-        let passed = !runs.is_empty() && runs.iter().all(|run| run.verdict == Verdict::Pass);
+    pub fn new(options: &Options, runs: Vec<Run>) -> Self {
+        let passed = !runs.is_empty() && runs.iter().all(Run::passed);
         Self {
             verdict: if passed { Verdict::Pass } else { Verdict::Fail },
-            seed,
-            heartbeat_timeout_ms: millis(heartbeat_timeout),
+            workload: options.workload.name(),
+            fault: options.fault.name(),
+            seed: options.seed,
+            heartbeat_timeout_ms: millis(options.heartbeat_timeout),
             runs,
         }
     }
@@ -81,14 +107,22 @@ pub struct Run {
     pub number: u32,
     /// The host that was killed, and the one that went on.
     pub hosts: [String; 2],
-    /// When the host was killed; none if it came to nothing before.
+    /// When the host was killed or frozen; none if it came to nothing before.
     pub kill: Option<KillMoment>,
-    /// The highest counter that was acknowledged to the client.
+    /// When the disk server was killed and started again, if it was.
+    pub disk_server: Option<ServerRestart>,
+    /// The highest number that was acknowledged to the client: so many increments or commits.
     pub acked: u64,
-    /// The counter at the end.
+    /// The highest number that the server has at the end.
     pub final_counter: Option<u64>,
-    /// Acknowledged increments that are not in the counter at the end.
+    /// Acknowledged increments or commits that the server does not have at the end; those of
+    /// earlier runs on the same disk too.
     pub lost: u64,
+    /// Rows that the server has at the end though it has them already; those of earlier runs on
+    /// the same disk too.
+    pub duplicates: u64,
+    /// What e2fsck found on the guest's disk at the end, if it has one: "clean", or its words.
+    pub fsck: Option<Fsck>,
     /// Connections after the first one.
     pub reconnects: u32,
     /// From the last reply of the killed host to the first one of the other.
@@ -132,8 +166,12 @@ pub struct Run {
 pub(super) struct Observations {
     pub(super) number: u32,
     pub(super) hosts: [String; 2],
-    /// The moment of the kill.
+    /// The moment of the kill, or of the freezing.
     pub(super) killed: Option<Instant>,
+    /// When the disk server was restarted.
+    pub(super) server_restarted: Option<Instant>,
+    /// What is on the disk.
+    pub(super) fsck: Option<Fsck>,
     /// When the other host's report of the loss arrived.
     pub(super) noticed: Option<Instant>,
     /// When the client had a reply of the other host.
@@ -149,21 +187,36 @@ pub(super) struct Observations {
 }
 
 impl Run {
+    /// Whether it went well.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.verdict == Verdict::Pass
+    }
+
     /// Judges what was seen.
     pub(super) fn judge(seen: &Observations, client: &ClientRecord) -> Self {
         let acked = client.acked();
         let lost = client
             .final_counter
-            .map_or(0, |counter| acked.saturating_sub(counter));
+            .map_or(0, |counter| acked.saturating_sub(counter))
+            .max(client.missing);
         let reason = reason(seen, client, acked);
         let pings = Pings::outside_the_outage(seen);
         Self {
             number: seen.number,
             hosts: seen.hosts.clone(),
             kill: seen.killed.map(|killed| kill_moment(killed, client)),
+            disk_server: seen.server_restarted.map(|at| {
+                match seen.killed.is_some_and(|killed| killed <= at) {
+                    true => ServerRestart::After,
+                    false => ServerRestart::Before,
+                }
+            }),
             acked,
             final_counter: client.final_counter,
             lost,
+            duplicates: client.duplicates,
+            fsck: seen.fsck.clone(),
             reconnects: client.reconnects,
             outage_ms: seen
                 .killed
@@ -250,7 +303,7 @@ fn outage(killed: Instant, client: &ClientRecord) -> Option<Duration> {
 fn reason(seen: &Observations, client: &ClientRecord, acked: u64) -> Option<String> {
     if let Some((value, expected)) = client.irregular {
         return Some(format!(
-            "an increment was answered with {value} instead of {expected}"
+            "a request was answered with {value} instead of {expected}"
         ));
     }
     if let Some(trouble) = seen.trouble.as_ref().or(client.trouble.as_ref()) {
@@ -268,17 +321,26 @@ fn reason(seen: &Observations, client: &ClientRecord, acked: u64) -> Option<Stri
         return Some("no host was killed".to_owned());
     };
     match client.final_counter {
-        None => return Some("the counter at the end is not known".to_owned()),
+        None => return Some("what the server has at the end is not known".to_owned()),
         // One more is a request in flight.
         Some(counter) if counter == acked || counter == acked + 1 => {}
         Some(counter) => {
             return Some(format!(
-                "{acked} increments were acknowledged, and the counter is {counter}"
+                "{acked} requests were acknowledged, and the server has come to {counter}"
             ));
         }
     }
+    if (client.missing, client.duplicates) != (0, 0) {
+        return Some(format!(
+            "of the acknowledged rows, {} are missing; {} are there once more",
+            client.missing, client.duplicates
+        ));
+    }
+    if let Some(Fsck::Dirty(found)) = &seen.fsck {
+        return Some(format!("the file system is not clean: {found}"));
+    }
     if client.replies.last().is_none_or(|(at, _)| *at < killed) {
-        return Some("no increment was acknowledged after the kill".to_owned());
+        return Some("nothing was acknowledged after the kill".to_owned());
     }
     if seen
         .load
@@ -357,6 +419,49 @@ mod tests {
     }
 
     #[test]
+    fn rows_and_the_disk_are_looked_at() {
+        let run = |missing, duplicates, fsck| {
+            let (mut observations, mut record) = seen(&GOOD, 4);
+            observations.fsck = Some(fsck);
+            record.missing = missing;
+            record.duplicates = duplicates;
+            Run::judge(&observations, &record)
+        };
+        let good = run(0, 0, Fsck::Clean);
+        assert_eq!(good.verdict, Verdict::Pass, "{:?}", good.reason);
+        let json = serde_json::to_value(&good).expect("plain data");
+        assert_eq!(
+            (&json["fsck"], &json["duplicates"]),
+            (&"clean".into(), &0.into())
+        );
+        let missing = run(2, 0, Fsck::Clean);
+        assert_eq!((missing.verdict, missing.lost), (Verdict::Fail, 2));
+        let twice = run(0, 1, Fsck::Clean);
+        assert_eq!((twice.verdict, twice.duplicates), (Verdict::Fail, 1));
+        let dirty = run(0, 0, Fsck::Dirty("inode 12".to_owned()));
+        assert_eq!(dirty.verdict, Verdict::Fail);
+        assert!(
+            dirty
+                .reason
+                .is_some_and(|reason| reason.contains("inode 12"))
+        );
+    }
+
+    #[test]
+    fn a_restart_of_the_disk_server_is_before_or_after_the_kill() {
+        let (mut observations, record) = seen(&GOOD, 4);
+        assert_eq!(Run::judge(&observations, &record).disk_server, None);
+        let killed = observations.killed.expect("it was");
+        for (at, when) in [
+            (killed - ms(1), ServerRestart::Before),
+            (killed + ms(1), ServerRestart::After),
+        ] {
+            observations.server_restarted = Some(at);
+            assert_eq!(Run::judge(&observations, &record).disk_server, Some(when));
+        }
+    }
+
+    #[test]
     fn a_second_connection_is_a_failure() {
         let (observations, mut record) = seen(&GOOD, 4);
         record.reconnects = 1;
@@ -407,11 +512,14 @@ mod tests {
     fn a_run_without_a_kill_fails() {
         let run = Run::judge(&Observations::default(), &ClientRecord::default());
         assert_eq!(run.verdict, Verdict::Fail);
-        let report = Report::new(7, ms(500), vec![judge(&GOOD, 4), run]);
+        let options = Options::default();
+        let report = Report::new(&options, vec![judge(&GOOD, 4), run]);
         assert_eq!(report.verdict, Verdict::Fail);
-        assert_eq!(Report::new(7, ms(500), vec![]).verdict, Verdict::Fail);
+        assert_eq!(Report::new(&options, vec![]).verdict, Verdict::Fail);
         let json = serde_json::to_value(&report).expect("plain data");
         assert_eq!(json["verdict"], "FAIL");
+        assert_eq!(json["workload"], "redis");
+        assert_eq!(json["fault"], "kill");
         assert_eq!(json["runs"][0]["kill"], "load");
         assert_eq!(json["runs"][1]["outage_ms"], serde_json::Value::Null);
     }

@@ -13,13 +13,13 @@ pub use self::memory::{Memory, Trend};
 pub use self::report::{Distribution, Report, Sample};
 use crate::Signal;
 use crate::error::Result;
-use crate::failover::{CounterClient, LoadWatcher, Stats};
 use crate::host::Host;
-use crate::pair::{DiskServer, Guest, Side};
+use crate::pair::{DiskServer, Guest, Side, Stats};
 use crate::ping::Pinger;
 use crate::protocol::Exit;
 use crate::testbed::Testbed;
 use crate::wait::wait_until;
+use crate::workload::{Client, LoadWatcher};
 
 /// Between two samples.
 const SAMPLE: Duration = Duration::from_secs(5);
@@ -61,7 +61,7 @@ struct Observations {
 
 struct Pair {
     sides: [Side; 2],
-    client: CounterClient,
+    client: Client,
     load: LoadWatcher,
     pinger: Pinger,
 }
@@ -88,7 +88,7 @@ pub fn soak(
     backup.wait_for("role", BOOT)?;
     let mut pair = Pair {
         sides: [primary, backup],
-        client: CounterClient::start(testbed.client()),
+        client: Client::redis(testbed.client()),
         load: LoadWatcher::start(testbed.client(), Load::Mixed),
         pinger: Pinger::start(&testbed)?,
     };

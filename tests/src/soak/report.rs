@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::memory::{Memory, Trend};
 use super::{MAX_LAG, Observations};
-use crate::failover::{Stats, Verdict};
+use crate::failover::Verdict;
+use crate::pair::Stats;
 
 /// How things were at one moment.
 #[derive(Debug, Clone, Copy, Serialize)]

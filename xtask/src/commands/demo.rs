@@ -3,12 +3,14 @@
 use std::io::{self, BufRead as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use guest_images::load::Load;
 use testbed::GUEST;
-use testbed::failover::{Failovers, KillMoment, Options, Report, Run, Verdict};
+use testbed::failover::{Failovers, Fault, Fsck, KillMoment, Options, Report, Run, Verdict};
+use testbed::workload::Workload;
 
 use super::setup;
 use crate::live_line::LiveLine;
@@ -17,6 +19,10 @@ use crate::steps::Steps;
 /// Arguments of `cargo xtask demo`.
 #[derive(Debug, Args)]
 pub(crate) struct Demo {
+    /// What serves in the guest: redis (a client increments a counter), or postgres (on the shared
+    /// disk; a client commits numbered rows, and the file system is checked after each failover).
+    #[arg(long, value_name = "WORKLOAD", default_value_t)]
+    workload: Workload,
     /// How many failovers, each with a fresh guest. From the second one on, some
     /// kills are during the guest's boot.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
@@ -30,13 +36,21 @@ pub(crate) struct Demo {
     /// Another kernel for the guest (uncompressed, vmlinux).
     #[arg(long, value_name = "PATH")]
     kernel: Option<PathBuf>,
-    /// Another initramfs for the guest. It must serve Redis at 10.77.0.10.
+    /// Another initramfs for the guest. The workload must serve at 10.77.0.10.
     #[arg(long, value_name = "PATH")]
     initrd: Option<PathBuf>,
     /// What computes in the guest beside Redis: openssl, busy, stress, mixed or tsc. Its results
     /// are compared with those of an undisturbed run.
     #[arg(long, value_name = "LOAD")]
     load: Option<Load>,
+    /// Freeze the primary's host in place of killing it, for so long at least. It wakes up after
+    /// the failover, must find that it lost, and halt.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "10", value_parser = clap::value_parser!(u64).range(1..=600))]
+    freeze: Option<u64>,
+    /// Kill the disk server, too, in each run, and start it again: before the primary's host is
+    /// killed, or after that.
+    #[arg(long)]
+    restart_disk_server: bool,
     /// Repeat the kills of a run that had this seed.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -47,13 +61,23 @@ impl Demo {
         for path in self.kernel.iter().chain(&self.initrd) {
             std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
         }
+        ensure!(
+            self.load.is_none() || self.workload == Workload::Redis,
+            "--load runs beside Redis: it cannot be used with --workload {}",
+            self.workload
+        );
         let mut steps = Steps::new();
         setup::prepare(&mut steps)?;
         let options = Options {
             seed: self.seed.unwrap_or_else(|| fastrand::u64(..1_000_000)),
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),
+            workload: self.workload,
             load: self.load,
+            fault: self.freeze.map_or(Fault::Kill, |seconds| {
+                Fault::Freeze(Duration::from_secs(seconds))
+            }),
+            restart_disk_server: self.restart_disk_server,
             ..Options::default()
         };
         eprintln!("seed {}", options.seed);
@@ -62,19 +86,19 @@ impl Demo {
         })?;
 
         let (runs, broken) = self.all(&mut failovers);
-        let mut report = Report::new(options.seed, options.heartbeat_timeout, runs);
+        let mut report = Report::new(&options, runs);
         if broken.is_some() {
             // A run that could not be made has no figures, but it is no success.
             report.verdict = Verdict::Fail;
         }
-        table(&report.runs);
+        table(&report);
         if let Some(path) = &self.json {
             write(path, &report)?;
         }
         println!("{}", report.verdict);
         let passed = report.verdict == Verdict::Pass;
         if self.keep {
-            wait_for_a_look(&failovers)?;
+            wait_for_a_look(&failovers, self.workload)?;
         }
         failovers.end(passed)?;
         match broken {
@@ -91,7 +115,7 @@ impl Demo {
         for number in 1..=self.failovers {
             match failovers.run(&mut line) {
                 Ok(run) => {
-                    line.print(&summary(&run));
+                    line.print(&summary(&run, self.freeze.is_some()));
                     runs.push(run);
                 }
                 Err(error) => {
@@ -109,15 +133,16 @@ fn or_none<T: ToString>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-fn summary(run: &Run) -> String {
-    let [killed, survivor] = &run.hosts;
+fn summary(run: &Run, freeze: bool) -> String {
+    let [victim, survivor] = &run.hosts;
     let when = match run.kill {
         Some(KillMoment::Boot) => "during the boot",
         Some(KillMoment::Load) => "under load",
         None => "not",
     };
+    let what = if freeze { "frozen" } else { "killed" };
     let mut line = format!(
-        "{}: {killed} killed {when}, {survivor} went on    outage {} ms    acknowledged {}    \
+        "{}: {victim} {what} {when}, {survivor} went on    outage {} ms    acknowledged {}    \
          lost {}    reconnects {}    counter {}    {}",
         run.number,
         or_none(run.outage_ms),
@@ -130,6 +155,17 @@ fn summary(run: &Run) -> String {
     if run.kill.is_none() {
         line = format!("{}: {}", run.number, run.verdict);
     }
+    if let Some(when) = run.disk_server {
+        line.push_str(&format!(
+            "\n   disk server killed {when} that, and restarted"
+        ));
+    }
+    if let Some(fsck) = &run.fsck {
+        let duplicates = run.duplicates;
+        line.push_str(&format!(
+            "\n   duplicates {duplicates}    file system {fsck}"
+        ));
+    }
     if let Some([before, after]) = run.load_results {
         line.push_str(&format!(
             "\n   load results: {before} before, {after} after"
@@ -141,49 +177,79 @@ fn summary(run: &Run) -> String {
     line
 }
 
-fn table(runs: &[Run]) {
+/// A column of the table: its title, which is as wide as it is, and what a run has there.
+type Column = (&'static str, fn(&Run) -> String);
+
+const COLUMNS: &[Column] = &[
+    ("run", |run| run.number.to_string()),
+    (" kill", |run| or_none(run.kill)),
+    ("outage ms", |run| or_none(run.outage_ms)),
+    ("detect ms", |run| or_none(run.detect_ms)),
+    ("   acked", |run| run.acked.to_string()),
+    (" counter", |run| or_none(run.final_counter)),
+    (" lost", |run| run.lost.to_string()),
+    ("reconn", |run| run.reconnects.to_string()),
+    ("  log KiB", |run| {
+        or_none(run.log_bytes.map(|bytes| bytes / 1024))
+    }),
+    ("log Mbit/s", |run| {
+        let seconds = run.guest_seconds.filter(|seconds| *seconds > 0.0);
+        let mbit = |(bytes, seconds)| bytes as f64 * 8.0 / 1e6 / seconds;
+        in_digits::<2>(run.log_bytes.zip(seconds).map(mbit))
+    }),
+    ("lag50 ms", |run| in_digits::<1>(run.lag_ms_p50)),
+    ("lag99 ms", |run| in_digits::<1>(run.lag_ms_p99)),
+    ("ping max", |run| in_digits::<1>(run.ping_ms_max)),
+    ("deltas", |run| or_none(run.state_deltas)),
+    ("delta KiB", |run| {
+        or_none(run.state_delta_bytes.map(|bytes| bytes / 1024))
+    }),
+];
+
+/// Those of a guest with a disk.
+const DISK_COLUMNS: &[Column] = &[
+    ("dup", |run| run.duplicates.to_string()),
+    (" fsck", |run| match &run.fsck {
+        Some(Fsck::Clean) => "clean".to_owned(),
+        Some(Fsck::Dirty(_)) => "dirty".to_owned(),
+        None => "-".to_owned(),
+    }),
+];
+
+const SERVER_COLUMN: Column = ("server", |run| or_none(run.disk_server));
+
+fn in_digits<const DIGITS: usize>(value: Option<f64>) -> String {
+    or_none(value.map(|value| format!("{value:.DIGITS$}")))
+}
+
+fn table(report: &Report) {
+    let runs = &report.runs;
+    let mut columns = COLUMNS.to_vec();
+    if runs.iter().any(|run| run.fsck.is_some()) {
+        columns.extend(DISK_COLUMNS);
+    }
+    if runs.iter().any(|run| run.disk_server.is_some()) {
+        columns.push(SERVER_COLUMN);
+    }
+    let line = |cells: Vec<String>| {
+        let cells = columns.iter().zip(cells);
+        let cells: Vec<String> = cells
+            .map(|((title, _), cell)| format!("{cell:>width$}", width = title.len()))
+            .collect();
+        cells.join(" ")
+    };
     println!(
-        "{:>3} {:5} {:>9} {:>9} {:>8} {:>8} {:>5} {:>6} {:>9} {:>10} {:>9} {:>9} {:>9} {:>6} {:>9}  ",
-        "run",
-        "kill",
-        "outage ms",
-        "detect ms",
-        "acked",
-        "counter",
-        "lost",
-        "reconn",
-        "log KiB",
-        "log Mbit/s",
-        "lag50 ms",
-        "lag99 ms",
-        "ping max",
-        "deltas",
-        "delta KiB",
+        "{}",
+        line(
+            columns
+                .iter()
+                .map(|(title, _)| (*title).to_owned())
+                .collect()
+        )
     );
     for run in runs {
-        let mbit = run
-            .log_bytes
-            .zip(run.guest_seconds.filter(|seconds| *seconds > 0.0))
-            .map(|(bytes, seconds)| format!("{:.2}", bytes as f64 * 8.0 / 1e6 / seconds));
-        println!(
-            "{:>3} {:5} {:>9} {:>9} {:>8} {:>8} {:>5} {:>6} {:>9} {:>10} {:>9} {:>9} {:>9} {:>6} {:>9}  {}",
-            run.number,
-            or_none(run.kill),
-            or_none(run.outage_ms),
-            or_none(run.detect_ms),
-            run.acked,
-            or_none(run.final_counter),
-            run.lost,
-            run.reconnects,
-            or_none(run.log_bytes.map(|bytes| bytes / 1024)),
-            or_none(mbit),
-            or_none(run.lag_ms_p50.map(|lag| format!("{lag:.1}"))),
-            or_none(run.lag_ms_p99.map(|lag| format!("{lag:.1}"))),
-            or_none(run.ping_ms_max.map(|ping| format!("{ping:.1}"))),
-            or_none(run.state_deltas),
-            or_none(run.state_delta_bytes.map(|bytes| bytes / 1024)),
-            run.verdict,
-        );
+        let cells = line(columns.iter().map(|(_, cell)| cell(run)).collect());
+        println!("{cells}  {}", run.verdict);
     }
 }
 
@@ -194,15 +260,25 @@ fn write(path: &Path, report: &Report) -> Result<()> {
 }
 
 /// Lets somebody run commands in the hosts and talk to the guest.
-fn wait_for_a_look(failovers: &Failovers) -> Result<()> {
+fn wait_for_a_look(failovers: &Failovers, workload: Workload) -> Result<()> {
     let testbed = failovers.testbed();
     println!("the hosts stay up until Enter or Ctrl-C:");
     for host in failovers.hosts() {
         println!("  {} COMMAND    runs a command in host {0}", host.name());
     }
     println!(
-        "as a client (in another terminal):  ip netns exec {} redis-cli -h {GUEST}",
-        testbed.client().namespace().name()
+        "as a client (in another terminal):  ip netns exec {} {} -h {GUEST}{}",
+        testbed.client().namespace().name(),
+        if workload == Workload::Redis {
+            "redis-cli"
+        } else {
+            "psql"
+        },
+        if workload == Workload::Redis {
+            ""
+        } else {
+            " -U postgres"
+        },
     );
     println!("logs:  {}", testbed.logs().display());
     for line in io::stdin().lock().lines() {

@@ -2,16 +2,15 @@
 //! one connection, and compares each with what it must be.
 
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use guest_images::load::{Kind, Load, TscLine};
 
-use super::client::connect;
+use super::redis::connect;
 use super::resp::{Connection, RespError};
 use crate::network::Position;
+use crate::worker::{Desk, Worker};
 
 /// Time between two looks for a result that is not there yet.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -69,112 +68,63 @@ impl LoadRecord {
     }
 }
 
-#[derive(Debug, Default)]
-struct Shared {
-    record: Mutex<LoadRecord>,
-    /// Look at all results once more, and end.
-    finish: AtomicBool,
-    /// Wait for nothing any more.
-    abandon: AtomicBool,
-}
-
-impl Shared {
-    fn record(&self) -> MutexGuard<'_, LoadRecord> {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn goes_on(&self) -> bool {
-        !self.finish.load(Ordering::Relaxed) && !self.abandoned()
-    }
-
-    fn abandoned(&self) -> bool {
-        self.abandon.load(Ordering::Relaxed)
-    }
-}
-
 /// A load that is watched, until this value is dropped.
 #[derive(Debug)]
-pub struct LoadWatcher {
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
+pub struct LoadWatcher(Worker<LoadRecord>);
 
 impl LoadWatcher {
     /// Starts to connect from `position`, and goes on to read results.
     #[must_use]
     pub fn start(position: &Position, load: Load) -> Self {
-        let shared = Arc::new(Shared::default());
-        let thread = thread::spawn({
-            let (shared, position) = (Arc::clone(&shared), position.clone());
-            move || work(&shared, &position, load.kinds())
-        });
-        Self {
-            shared,
-            thread: Some(thread),
-        }
+        let position = position.clone();
+        Self(Worker::start(move |desk| {
+            work(desk, &position, load.kinds());
+        }))
     }
 
     /// How many results were seen.
     #[must_use]
     pub fn results(&self) -> usize {
-        self.shared.record().results.len()
+        self.0.record().results.len()
     }
 
     /// How many results were seen since a moment.
     #[must_use]
     pub fn since(&self, moment: Instant) -> usize {
-        self.shared.record().since(moment)
+        self.0.record().since(moment)
     }
 
     /// What went wrong, if something did: with a result, or with the watching.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        let record = self.shared.record();
+        let record = self.0.record();
         record.wrong.clone().or_else(|| record.trouble.clone())
     }
 
     /// Reads all results once more over the same connection, sees that they
     /// are still the same, and gives what was seen.
     #[must_use]
-    pub fn finish(mut self) -> LoadRecord {
-        self.shared.finish.store(true, Ordering::Relaxed);
-        self.join();
-        self.shared.record().clone()
+    pub fn finish(self) -> LoadRecord {
+        self.0.finish()
     }
 
     /// Waits for nothing any more, and gives what was seen.
     #[must_use]
-    pub fn abandon(mut self) -> LoadRecord {
-        self.shared.abandon.store(true, Ordering::Relaxed);
-        self.join();
-        self.shared.record().clone()
-    }
-
-    fn join(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            // It does not panic; if it did, the message is printed.
-            let _ = thread.join();
-        }
+    pub fn abandon(self) -> LoadRecord {
+        self.0.abandon()
     }
 }
 
-impl Drop for LoadWatcher {
-    fn drop(&mut self) {
-        self.shared.abandon.store(true, Ordering::Relaxed);
-        self.join();
-    }
-}
-
-fn work(shared: &Shared, position: &Position, kinds: &[Kind]) {
-    let Some(mut connection) = connect(position, || shared.goes_on()) else {
+fn work(desk: &Desk<LoadRecord>, position: &Position, kinds: &[Kind]) {
+    let Some(mut connection) = connect(position, || desk.goes_on()) else {
         return;
     };
     let outcome =
-        follow(shared, &mut connection, kinds).and_then(|()| look_again(shared, &mut connection));
+        follow(desk, &mut connection, kinds).and_then(|()| look_again(desk, &mut connection));
     if let Err(error) = outcome
-        && !shared.abandoned()
+        && !desk.abandoned()
     {
-        shared.record().trouble = Some(format!("the load's results cannot be read: {error}"));
+        desk.record().trouble = Some(format!("the load's results cannot be read: {error}"));
     }
 }
 
@@ -184,18 +134,18 @@ fn hash(kind: Kind) -> String {
 }
 
 fn follow(
-    shared: &Shared,
+    desk: &Desk<LoadRecord>,
     connection: &mut Connection<TcpStream>,
     kinds: &[Kind],
 ) -> Result<(), RespError> {
-    while shared.goes_on() {
+    while desk.goes_on() {
         let mut found = false;
         for kind in kinds {
-            let number = shared.record().next(*kind).to_string();
-            let digest = connection.field(&hash(*kind), &number, || shared.abandoned())?;
+            let number = desk.record().next(*kind).to_string();
+            let digest = connection.field(&hash(*kind), &number, || desk.abandoned())?;
             if let Some(digest) = digest {
                 found = true;
-                shared.record().result(*kind, digest);
+                desk.record().result(*kind, digest);
             }
         }
         if !found {
@@ -205,14 +155,17 @@ fn follow(
     Ok(())
 }
 
-fn look_again(shared: &Shared, connection: &mut Connection<TcpStream>) -> Result<(), RespError> {
-    let results = shared.record().results.clone();
+fn look_again(
+    desk: &Desk<LoadRecord>,
+    connection: &mut Connection<TcpStream>,
+) -> Result<(), RespError> {
+    let results = desk.record().results.clone();
     for (_, kind, number, digest) in results {
         let asked = Instant::now();
-        let give_up = || shared.abandoned() || asked.elapsed() > LAST;
+        let give_up = || desk.abandoned() || asked.elapsed() > LAST;
         let now = connection.field(&hash(kind), &number.to_string(), give_up)?;
         if now.as_ref() != Some(&digest) {
-            let mut record = shared.record();
+            let mut record = desk.record();
             record.wrong.get_or_insert_with(|| {
                 let now = now.as_deref().unwrap_or("nothing");
                 format!("load {kind} {number} gave `{digest}`, and later it was `{now}`")

@@ -1,0 +1,349 @@
+//! One failover under way: who takes part, what happens to them, and whether all of them are well.
+
+use std::time::{Duration, Instant};
+
+use guest_images::load::Load;
+
+use super::kill_plan::{KillPlan, ServerPlan};
+use super::progress::{Meter, Progress, State, Status};
+use super::report::Observations;
+use super::{Fault, LIMIT, Options};
+use crate::error::Error;
+use crate::host::Host;
+use crate::pair::{DiskServer, Side, Stats};
+use crate::protocol::Exit;
+use crate::testbed::Testbed;
+use crate::workload::{Client, LoadWatcher, Workload};
+
+/// How often it is looked how things are.
+const POLL: Duration = Duration::from_millis(10);
+/// From the kill to the first reply.
+const FAILOVER: Duration = Duration::from_secs(60);
+/// From one result of a load to the next.
+const LOAD: Duration = Duration::from_secs(120);
+/// ftvm's exit status when it lost the right to run the guest.
+const LOST: i32 = 3;
+
+/// How many results of a load must come after a failover: those that the guest
+/// may have had before, not yet read by the watcher, and a whole round.
+fn results_afterwards(load: Load) -> usize {
+    load.kinds().len() + 2
+}
+
+/// Why a run goes no further.
+pub(super) struct Trouble(pub(super) String);
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+type Outcome = Result<(), Trouble>;
+
+/// The disk server's fault of a run.
+pub(super) struct ServerFault {
+    plan: ServerPlan,
+    down: Duration,
+    /// When it will be killed, once that is known.
+    due: Option<Instant>,
+    /// When it was killed.
+    killed: Option<Instant>,
+    /// When it was started again.
+    over: Option<Instant>,
+}
+
+impl ServerFault {
+    pub(super) fn new((plan, down): (ServerPlan, Duration)) -> Self {
+        Self {
+            plan,
+            down,
+            due: None,
+            killed: None,
+            over: None,
+        }
+    }
+}
+
+/// What a run works with.
+pub(super) struct Scene<'a> {
+    pub(super) number: u32,
+    pub(super) options: &'a Options,
+    pub(super) testbed: &'a Testbed,
+    /// The primary's host.
+    pub(super) host: &'a mut Host,
+    pub(super) disk_server: &'a mut DiskServer,
+    pub(super) server_fault: Option<ServerFault>,
+    /// The primary, until its host is killed or frozen.
+    pub(super) primary: Option<Side>,
+    pub(super) backup: Side,
+    pub(super) client: Client,
+    pub(super) load: Option<LoadWatcher>,
+    pub(super) replies: Meter,
+    pub(super) log: Meter,
+    pub(super) names: [String; 2],
+    pub(super) progress: &'a mut dyn Progress,
+}
+
+impl Scene<'_> {
+    /// The whole run, from two processes that begin to replicate a guest. `boot` is how long the
+    /// guest's boot took, if it was not disturbed.
+    pub(super) fn fail_over(
+        &mut self,
+        plan: &KillPlan,
+        boot: &mut Option<Duration>,
+        seen: &mut Observations,
+    ) -> Outcome {
+        self.wait("primary and backup", LIMIT, &State::Starting, |scene| {
+            scene.both_run()
+        })?;
+        let started = Instant::now();
+        if let Some(after) = plan.after_start {
+            self.schedule(started, after);
+        }
+        let limit = self.options.workload.boot();
+        self.wait("the first reply", limit, &State::Booting, |scene| {
+            scene.client.first_reply().is_some()
+                || plan
+                    .after_start
+                    .is_some_and(|after| started.elapsed() >= after)
+        })?;
+        if let Some((first, _)) = self.client.first_reply() {
+            *boot = Some(first.saturating_duration_since(started));
+            if plan.after_start.is_none() {
+                let state = State::Replicated;
+                self.wait("the load's first result", LIMIT, &state, |scene| {
+                    scene.load.as_ref().is_none_or(|load| load.results() > 0)
+                })?;
+                let since = Instant::now();
+                self.schedule(since, plan.after_reply);
+                self.wait("the kill", LIMIT, &state, |_| {
+                    since.elapsed() >= plan.after_reply
+                })?;
+            }
+        }
+
+        seen.stats = self.stats();
+        let had_replies = self.client.first_reply().is_some();
+        let killed = Instant::now();
+        let asleep = self.strike()?;
+        seen.killed = Some(killed);
+        let name = self.host.name().to_owned();
+        let state = match asleep {
+            None => State::Killed(name),
+            Some(_) => State::Frozen(name),
+        };
+        let limit = if had_replies { FAILOVER } else { limit };
+        let live = self.wait("the backup's going live", FAILOVER, &state, |scene| {
+            scene.backup.told().has("live")
+        });
+        seen.noticed = self.backup.told().when("peer-lost");
+        live?;
+        let live = self.backup.told().when("live").unwrap_or(killed);
+        self.wait("a reply of the other host", limit, &state, |scene| {
+            scene.client.last_reply().is_some_and(|(at, _)| at > live)
+        })?;
+        let resumed = Instant::now();
+        seen.resumed = Some(resumed);
+        self.go_on(plan)?;
+        let wanted = self.options.load.map_or(0, results_afterwards);
+        self.wait("the load's next results", LOAD, &State::Live, |scene| {
+            let load = scene.load.as_ref();
+            load.is_none_or(|load| load.since(resumed) >= wanted)
+        })?;
+        if let Some(asleep) = asleep {
+            self.wake(asleep, killed)?;
+            self.go_on(plan)?;
+        }
+        self.wait("the disk server's restart", LIMIT, &State::Live, |scene| {
+            scene
+                .server_fault
+                .as_ref()
+                .is_none_or(|fault| fault.over.is_some())
+        })?;
+        seen.server_restarted = self.server_fault.as_ref().and_then(|fault| fault.killed);
+        if seen.server_restarted.is_some() {
+            self.go_on(plan)?;
+        }
+        Ok(())
+    }
+
+    /// The client goes on for a while, and has replies.
+    fn go_on(&mut self, plan: &KillPlan) -> Outcome {
+        let since = Instant::now();
+        self.wait("further replies", FAILOVER, &State::Live, |scene| {
+            since.elapsed() >= plan.go_on
+                && scene.client.last_reply().is_some_and(|(at, _)| at > since)
+        })
+    }
+
+    /// What happens to the primary's host. A frozen one is given back, to be woken up later.
+    fn strike(&mut self) -> Result<Option<Side>, Trouble> {
+        let primary = self.primary.take();
+        if let Some(fault) = &mut self.server_fault
+            && let ServerPlan::After(after) = fault.plan
+        {
+            fault.due = Some(Instant::now() + after);
+        }
+        match self.options.fault {
+            Fault::Kill => {
+                self.host.kill();
+                Ok(None)
+            }
+            Fault::Freeze(_) => {
+                self.host.freeze()?;
+                Ok(primary)
+            }
+        }
+    }
+
+    /// Wakes the frozen host up: its `ftvm` must find that it lost, and halt.
+    fn wake(&mut self, mut asleep: Side, since: Instant) -> Outcome {
+        let Fault::Freeze(time) = self.options.fault else {
+            return Ok(());
+        };
+        let limit = LIMIT + time;
+        self.wait("the awakening", limit, &State::Live, |_| {
+            since.elapsed() >= time
+        })?;
+        self.host.thaw()?;
+        self.wait("the end of the one that slept", LIMIT, &State::Live, |_| {
+            asleep.has_ended()
+        })?;
+        let (exit, told) = asleep.end(LIMIT)?;
+        if exit != Exit::Code(LOST) || !told.has("lost") || told.has("live") {
+            let words = told.last_words();
+            return Err(Trouble(format!(
+                "the host that slept should have halted because it lost: {exit}{words}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Fixes the moment of the disk server's fault, if it shall come before that of the host,
+    /// which is so long after `since`.
+    fn schedule(&mut self, since: Instant, until: Duration) {
+        if let Some(fault) = &mut self.server_fault
+            && let ServerPlan::Before(part) = fault.plan
+        {
+            fault.due = Some(since + until.mul_f64(part));
+        }
+    }
+
+    /// Kills the disk server when its time has come, and starts it again.
+    fn disturb_the_disk_server(&mut self) -> Outcome {
+        let Some(fault) = &mut self.server_fault else {
+            return Ok(());
+        };
+        let now = Instant::now();
+        match (fault.due, fault.killed, fault.over) {
+            (Some(due), None, None) if due <= now => {
+                self.disk_server.kill();
+                fault.killed = Some(now);
+            }
+            (_, Some(killed), None) if killed + fault.down <= now => {
+                self.disk_server.restart(self.testbed)?;
+                fault.over = Some(now);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Waits for a condition while both sides and the client are well.
+    fn wait(
+        &mut self,
+        what: &str,
+        limit: Duration,
+        state: &State,
+        mut condition: impl FnMut(&mut Self) -> bool,
+    ) -> Outcome {
+        let deadline = Instant::now() + limit;
+        loop {
+            self.check()?;
+            self.disturb_the_disk_server()?;
+            self.show(state);
+            if condition(self) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(Trouble(format!("{what}: nothing within {limit:?}")));
+            }
+            std::thread::sleep(POLL);
+        }
+    }
+
+    fn check(&mut self) -> Outcome {
+        let replicated = self.primary.is_some();
+        for side in self.primary.iter_mut().chain([&mut self.backup]) {
+            if let Some(trouble) = side.trouble() {
+                return Err(Trouble(trouble));
+            }
+            if replicated && let Some(lost) = side.told().event("peer-lost") {
+                let reason = &lost["reason"];
+                return Err(Trouble(format!(
+                    "a host was lost before the kill: {reason}"
+                )));
+            }
+        }
+        if let Some(trouble) = self.client.trouble() {
+            return Err(Trouble(format!("the client: {trouble}")));
+        }
+        match self.load.as_ref().and_then(LoadWatcher::trouble) {
+            Some(trouble) => Err(Trouble(trouble)),
+            None => Ok(()),
+        }
+    }
+
+    fn both_run(&mut self) -> bool {
+        self.primary
+            .iter_mut()
+            .chain([&mut self.backup])
+            .all(|side| side.told().has("role"))
+    }
+
+    /// The newest figures: the primary's, or the backup's if it has told none.
+    fn stats(&mut self) -> Option<Stats> {
+        let backup = self.backup.told().stats;
+        let primary = self.primary.as_mut().and_then(|side| side.told().stats);
+        let seconds = [primary, backup]
+            .iter()
+            .flatten()
+            .map(|stats| stats.guest_seconds)
+            .fold(0.0, f64::max);
+        primary.or(backup).map(|stats| Stats {
+            guest_seconds: seconds,
+            ..stats
+        })
+    }
+
+    fn show(&mut self, state: &State) {
+        let now = Instant::now();
+        let counter = self.client.counter();
+        let stats = match self.primary {
+            Some(_) => self.stats(),
+            None => None,
+        };
+        let bytes = stats.map(|stats| self.log.count(now, stats.log_bytes));
+        let (role, host) = match state {
+            State::Live => ("alone", &self.names[1]),
+            State::Killed(_) | State::Frozen(_) => ("backup", &self.names[1]),
+            _ => ("primary", &self.names[0]),
+        };
+        let status = Status {
+            run: self.number,
+            role,
+            host: host.clone(),
+            state: state.clone(),
+            counts: match self.options.workload {
+                Workload::Redis => "counter",
+                Workload::Postgres => "commits",
+            },
+            counter,
+            rate: self.replies.count(now, counter),
+            lag_ms: stats.map(|stats| stats.lag_ms),
+            log_mbit: bytes.map(|bytes| bytes * 8.0 / 1e6),
+        };
+        self.progress.update(&status);
+    }
+}

@@ -1,0 +1,201 @@
+//! The disk server, at its place on the storage network.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::Signal;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::process::LocalProcess;
+use crate::testbed::Testbed;
+use crate::wait::wait_until;
+
+/// Where the hosts claim the right to run a guest.
+const PORT: u16 = 7070;
+/// Where its images are served: the port that IANA gives to NBD.
+const NBD_PORT: u16 = 10809;
+/// For what will never happen.
+const LIMIT: Duration = Duration::from_secs(60);
+/// How long an attempt to connect may take.
+const CONNECT: Duration = Duration::from_secs(1);
+
+/// An image that the disk server offers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Export {
+    /// By this name.
+    pub name: String,
+    /// A file of this machine.
+    pub image: PathBuf,
+    /// The guest whose disk it is: nobody else writes to it while that runs.
+    pub guest: Option<String>,
+}
+
+impl Export {
+    /// The value of `--export`.
+    fn argument(&self) -> String {
+        let owner = self.guest.as_ref();
+        let owner = owner.map_or_else(String::new, |guest| format!(",vm={guest}"));
+        format!("{}={}{owner}", self.name, self.image.display())
+    }
+}
+
+/// The disk server, which can be killed and started again on the same state.
+#[derive(Debug)]
+pub struct DiskServer {
+    address: String,
+    state: PathBuf,
+    exports: Vec<Export>,
+    process: LocalProcess,
+}
+
+impl DiskServer {
+    /// Starts it, with a fresh state and without images, and waits until it takes connections.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn start(testbed: &Testbed) -> Result<Self> {
+        Self::start_with(testbed, Vec::new())
+    }
+
+    /// As [`DiskServer::start`], with images.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn start_with(testbed: &Testbed, exports: Vec<Export>) -> Result<Self> {
+        let address = format!("{}:{PORT}", testbed.disk().address());
+        let state = testbed.logs().join("disk-server-state");
+        let process = serve(testbed, &address, &state, &exports)?;
+        Ok(Self {
+            address,
+            state,
+            exports,
+            process,
+        })
+    }
+
+    /// Kills it.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Starts it again on the same state.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn restart(&mut self, testbed: &Testbed) -> Result<()> {
+        self.kill();
+        self.process = serve(testbed, &self.address, &self.state, &self.exports)?;
+        Ok(())
+    }
+
+    /// As [`DiskServer::restart`], with other images.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn offer(&mut self, testbed: &Testbed, exports: Vec<Export>) -> Result<()> {
+        self.exports = exports;
+        self.restart(testbed)
+    }
+
+    /// Does something while the server does nothing: what it has written does not change
+    /// meanwhile. Its clients wait.
+    ///
+    /// # Errors
+    ///
+    /// Those of `work`.
+    pub fn paused<T>(&mut self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.process.signal(Signal::SIGSTOP);
+        let result = work();
+        self.process.signal(Signal::SIGCONT);
+        result
+    }
+
+    /// Where an image is, for `--disk`.
+    #[must_use]
+    pub fn uri(&self, export: &str) -> String {
+        let (host, _) = self.address.split_once(':').expect("an address has a port");
+        format!("nbd://{host}:{NBD_PORT}/{export}")
+    }
+
+    /// Its address, for `--disk-server`.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Epoch and holder of a guest, as `disk-server status` on a host has them.
+    ///
+    /// # Errors
+    ///
+    /// When it does not answer, or does not know the guest.
+    pub fn record(&self, host: &Host, vm: &str) -> Result<(u64, String)> {
+        let table = host.check(&["disk-server", "status", "--server", &self.address])?;
+        table
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>())
+            .find_map(|words| match words[..] {
+                [name, epoch, holder] if name == vm => {
+                    Some((epoch.parse().ok()?, holder.to_owned()))
+                }
+                _ => None,
+            })
+            .ok_or_else(|| Error::Refused {
+                host: host.name().to_owned(),
+                reason: format!("the disk server does not know {vm}:\n{table}"),
+            })
+    }
+}
+
+fn serve(
+    testbed: &Testbed,
+    address: &str,
+    state: &Path,
+    exports: &[Export],
+) -> Result<LocalProcess> {
+    let disk = testbed.disk();
+    let mut arguments = ["--listen", address, "--state"].map(str::to_owned).to_vec();
+    arguments.push(state.to_string_lossy().into_owned());
+    let mut ports = vec![PORT];
+    if !exports.is_empty() {
+        ports.push(NBD_PORT);
+        let nbd = format!("{}:{NBD_PORT}", disk.address());
+        arguments.extend(["--nbd-listen".to_owned(), nbd]);
+    }
+    for export in exports {
+        arguments.extend(["--export".to_owned(), export.argument()]);
+    }
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut process = testbed.start_disk_server(&arguments)?;
+    wait_until("the disk server", LIMIT, || {
+        if let Some(exit) = process.ended() {
+            return Err(Error::Command {
+                command: format!("disk-server {}", arguments.join(" ")),
+                stderr: format!("{exit}; its log is in {}", testbed.logs().display()),
+            });
+        }
+        let answers = |port: &u16| disk.connect(disk.address(), *port, CONNECT).is_ok();
+        Ok(ports.iter().all(answers))
+    })?;
+    Ok(process)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_export_is_told_as_the_server_wants_it() {
+        let mut export = Export {
+            name: "root".to_owned(),
+            image: "/tmp/disk.raw".into(),
+            guest: None,
+        };
+        assert_eq!(export.argument(), "root=/tmp/disk.raw");
+        export.guest = Some("db".to_owned());
+        assert_eq!(export.argument(), "root=/tmp/disk.raw,vm=db");
+    }
+}

@@ -1,0 +1,170 @@
+//! Guests, and how `ftvm` is told to replicate them.
+
+use guest_images::GuestImages;
+use guest_images::load::{Load, MEMORY_MIB};
+
+use super::{DiskServer, Side};
+use crate::error::Result;
+use crate::host::Host;
+use crate::network::{GUEST, Network};
+
+/// Where a primary listens for its backup.
+const LOG_PORT: u16 = 7000;
+
+/// A guest that can be replicated.
+#[derive(Debug, Clone)]
+pub struct Guest {
+    /// Its name.
+    pub name: String,
+    /// A kernel in the hosts: the name of an image, or an absolute path.
+    pub kernel: String,
+    /// Its initramfs, like the kernel.
+    pub initrd: String,
+    /// Words for its kernel.
+    pub words: String,
+    /// Further options that make it what it is.
+    pub options: Vec<String>,
+}
+
+impl Guest {
+    /// A guest with a Redis server at [`GUEST`].
+    #[must_use]
+    pub fn redis(name: &str) -> Self {
+        Self {
+            initrd: "redis.cpio".to_owned(),
+            words: format!("quiet mitigations=off ftvm.ip={GUEST}/24"),
+            options: ["--tap", "tap0"].map(str::to_owned).to_vec(),
+            ..Self::tiny(name, "")
+        }
+    }
+
+    /// A guest with a Redis server at [`GUEST`], and something that computes
+    /// beside it.
+    #[must_use]
+    pub fn load(name: &str, load: Load) -> Self {
+        let mut guest = Self::redis(name);
+        guest.initrd = GuestImages::LOAD.to_owned();
+        guest.words.push_str(&format!(" {}", load.word()));
+        let memory = MEMORY_MIB.to_string();
+        guest.options.extend(["--memory".to_owned(), memory]);
+        guest
+    }
+
+    /// The image of Debian's disk.
+    pub const DISK_IMAGE: &str = "debian.raw";
+
+    /// Debian with a PostgreSQL server at [`GUEST`]; its root file system is on the disk.
+    #[must_use]
+    pub fn postgres(name: &str) -> Self {
+        let mut guest = Self::redis(name);
+        guest.initrd = "disk.cpio".to_owned();
+        guest.options.extend(["--memory", "512"].map(str::to_owned));
+        guest
+    }
+
+    /// A guest that does what `words` say.
+    #[must_use]
+    pub fn tiny(name: &str, words: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            kernel: "vmlinux".to_owned(),
+            initrd: "tiny.cpio".to_owned(),
+            words: format!("quiet mitigations=off {words}"),
+            options: Vec::new(),
+        }
+    }
+
+    /// The same guest with a disk: an image of the disk server.
+    #[must_use]
+    pub fn with_disk(mut self, uri: &str) -> Self {
+        self.options.extend(["--disk", uri].map(str::to_owned));
+        self
+    }
+
+    /// Starts `ftvm primary` on a host, with further options.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer.
+    pub fn primary(&self, host: &Host, disk: &DiskServer, options: &[&str]) -> Result<Side> {
+        self.primary_at(host, disk, &log_address(host), options)
+    }
+
+    /// As [`Guest::primary`], with its logging channel at another address.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer.
+    pub fn primary_at(
+        &self,
+        host: &Host,
+        disk: &DiskServer,
+        log: &str,
+        options: &[&str],
+    ) -> Result<Side> {
+        let mut argv = self.argv("primary", host, disk);
+        argv.extend(["--listen", log].map(str::to_owned));
+        argv.extend(options.iter().map(|&option| option.to_owned()));
+        Side::start(host, &argv)
+    }
+
+    /// Starts `ftvm backup` on a host, for the primary on another one.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer.
+    pub fn backup(&self, host: &Host, primary: &Host, disk: &DiskServer) -> Result<Side> {
+        self.backup_with(host, primary, disk, &[])
+    }
+
+    /// As [`Guest::backup`], with further options.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer.
+    pub fn backup_with(
+        &self,
+        host: &Host,
+        primary: &Host,
+        disk: &DiskServer,
+        options: &[&str],
+    ) -> Result<Side> {
+        let mut argv = self.argv("backup", host, disk);
+        argv.extend(["--connect", &log_address(primary)].map(str::to_owned));
+        argv.extend(options.iter().map(|&option| option.to_owned()));
+        Side::start(host, &argv)
+    }
+
+    fn argv(&self, role: &str, host: &Host, disk: &DiskServer) -> Vec<String> {
+        let path = |image: &String| match image.starts_with('/') {
+            true => image.clone(),
+            false => host.image(image),
+        };
+        let mut argv: Vec<String> = [
+            "ftvm",
+            role,
+            "--name",
+            &self.name,
+            "--kernel",
+            &path(&self.kernel),
+            "--initrd",
+            &path(&self.initrd),
+            "--append",
+            &self.words,
+            "--disk-server",
+            disk.address(),
+            "--events",
+            "-",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        argv.extend_from_slice(&self.options);
+        argv
+    }
+}
+
+/// Where the primary on a host has its logging channel.
+#[must_use]
+pub fn log_address(host: &Host) -> String {
+    format!("{}:{LOG_PORT}", host.address(Network::Logging))
+}

@@ -1,0 +1,174 @@
+//! A client at work, and what it saw.
+
+use std::time::{Duration, Instant};
+
+use super::postgres::{self, Committed};
+use super::redis;
+use crate::error::{Error, Result};
+use crate::network::Position;
+use crate::wait::wait_until;
+use crate::worker::Worker;
+
+/// How many replies show that a client goes on.
+const REPLIES: usize = 20;
+/// For what will never happen.
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// What a client saw.
+#[derive(Debug, Clone, Default)]
+pub struct ClientRecord {
+    /// Every reply: when, and the number in it. The first is 1, and each is its predecessor plus
+    /// one.
+    pub replies: Vec<(Instant, u64)>,
+    /// The first reply that was not its predecessor plus one, and what it should have been.
+    pub irregular: Option<(u64, u64)>,
+    /// Connections after the first one.
+    pub reconnects: u32,
+    /// The highest number that the server has at the end.
+    pub final_counter: Option<u64>,
+    /// How many acknowledged numbers the server does not have at the end, as far as it tells more
+    /// than the highest one.
+    pub missing: u64,
+    /// How many numbers the server has more than once at the end, each time after the first.
+    pub duplicates: u64,
+    /// What went wrong.
+    pub trouble: Option<String>,
+}
+
+impl ClientRecord {
+    /// The highest number that was acknowledged.
+    #[must_use]
+    pub fn acked(&self) -> u64 {
+        self.replies
+            .iter()
+            .map(|(_, value)| *value)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// Takes in a reply.
+    pub(super) fn reply(&mut self, at: Instant, value: u64) {
+        let expected = self.replies.last().map_or(0, |(_, value)| *value) + 1;
+        if value != expected && self.irregular.is_none() {
+            self.irregular = Some((value, expected));
+        }
+        self.replies.push((at, value));
+    }
+}
+
+/// A client at work. It stops when this value is dropped.
+#[derive(Debug)]
+pub struct Client(Worker<ClientRecord>);
+
+impl Client {
+    /// Starts to connect to the guest's Redis from `position`, and goes on with increments of a
+    /// counter, as fast as they are answered.
+    #[must_use]
+    pub fn redis(position: &Position) -> Self {
+        Self(redis::start(position.clone()))
+    }
+
+    /// Starts to connect to the guest's PostgreSQL from `position`, and goes on with commits of
+    /// numbered rows, as fast as they are answered. At the end it looks for the rows of earlier
+    /// runs on the same disk as well.
+    #[must_use]
+    pub fn postgres(position: &Position, run: u32, earlier: Vec<Committed>) -> Self {
+        Self(postgres::start(position.clone(), run, earlier))
+    }
+
+    /// The number in the newest reply, and 0 before the first one.
+    #[must_use]
+    pub fn counter(&self) -> u64 {
+        self.last_reply().map_or(0, |(_, value)| value)
+    }
+
+    /// The first reply.
+    #[must_use]
+    pub fn first_reply(&self) -> Option<(Instant, u64)> {
+        self.0.record().replies.first().copied()
+    }
+
+    /// The newest reply.
+    #[must_use]
+    pub fn last_reply(&self) -> Option<(Instant, u64)> {
+        self.0.record().replies.last().copied()
+    }
+
+    /// What went wrong, if something did.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.0.record().trouble.clone()
+    }
+
+    /// Waits until some replies more have come; `when` tells what was before.
+    ///
+    /// # Errors
+    ///
+    /// When the client is in trouble, or nothing comes.
+    pub fn goes_on(&self, when: &str) -> Result<()> {
+        let count = || self.0.record().replies.len();
+        let before = count();
+        let what = format!("replies {when}");
+        wait_until(&what, LIMIT, || match self.trouble() {
+            Some(trouble) => Err(Error::Client {
+                what: what.clone(),
+                trouble,
+            }),
+            None => Ok(count() >= before + REPLIES),
+        })
+    }
+
+    /// Sends no more requests, asks over the same connection what the server has, and gives what
+    /// was seen.
+    #[must_use]
+    pub fn finish(self) -> ClientRecord {
+        self.0.finish()
+    }
+
+    /// As [`Client::finish`], for a client that must have lost nothing.
+    ///
+    /// # Panics
+    ///
+    /// When something that was acknowledged is not there, or is there twice, or the connection is
+    /// not the first one.
+    pub fn lost_nothing(self) -> ClientRecord {
+        let record = self.finish();
+        assert_eq!((&record.trouble, record.irregular), (&None, None));
+        assert_eq!(record.reconnects, 0, "the connection broke");
+        assert_eq!(
+            (record.final_counter, record.missing, record.duplicates),
+            (Some(record.acked()), 0, 0),
+            "what the server has, of {} that it acknowledged",
+            record.acked()
+        );
+        record
+    }
+
+    /// Waits for nothing any more, and gives what was seen.
+    #[must_use]
+    pub fn abandon(self) -> ClientRecord {
+        self.0.abandon()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_and_a_repetition_are_noticed() {
+        let now = Instant::now();
+        let seen = |values: &[u64]| {
+            let mut record = ClientRecord::default();
+            for value in values {
+                record.reply(now, *value);
+            }
+            record
+        };
+        assert_eq!(seen(&[1, 2, 3]).irregular, None);
+        assert_eq!(seen(&[1, 2, 2, 3]).irregular, Some((2, 3)));
+        assert_eq!(seen(&[1, 3]).irregular, Some((3, 2)));
+        assert_eq!(seen(&[2]).irregular, Some((2, 1)));
+        assert_eq!(seen(&[1, 2, 1]).acked(), 2);
+    }
+}
