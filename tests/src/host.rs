@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use guest_images::libraries::{MachineLibraries, closure};
 use nix::sys::signal::Signal;
 
 use crate::client::{AgentClient, Output};
@@ -265,6 +266,27 @@ impl Host {
         let remote = format!("/tmp/{name}");
         self.put(&local, &remote)?;
         Ok(remote)
+    }
+
+    /// Makes a program of this machine available in the host, under the same path, with those of
+    /// its libraries that are not there.
+    ///
+    /// # Errors
+    ///
+    /// When it is not installed, or a library cannot be found, and as [`Host::put`].
+    pub fn install(&self, program: &Path) -> Result<()> {
+        if self.machine.shares_the_kernel() {
+            return Ok(());
+        }
+        let libraries = closure(&[program.to_owned()], &mut MachineLibraries)
+            .map_err(|error| Error::Image(error.into()))?;
+        for (place, file) in libraries {
+            let place = format!("/{place}");
+            if !self.run(&["test", "-e", &place])?.exit.success() {
+                self.put(&file, &place)?;
+            }
+        }
+        self.put(program, &program.to_string_lossy())
     }
 
     /// Copies a file out of the host.

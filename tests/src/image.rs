@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::layout::Layout;
 
 /// Modules of a host; what they depend on comes along.
-const HOST_MODULES: [&str; 7] = [
+const HOST_MODULES: [&str; 8] = [
     "virtio_pci",
     "virtio_net",
     "tun",
@@ -19,6 +19,7 @@ const HOST_MODULES: [&str; 7] = [
     "sch_netem",
     "irqbypass",
     "kvm_amd",
+    "nbd",
 ];
 
 /// Programs of this machine that hosts need.

@@ -117,8 +117,14 @@ impl DiskServer {
     /// Where an image is, for `--disk`.
     #[must_use]
     pub fn uri(&self, export: &str) -> String {
+        format!("nbd://{}:{NBD_PORT}/{export}", self.host())
+    }
+
+    /// The address without a port: NBD is at its usual one.
+    #[must_use]
+    pub fn host(&self) -> &str {
         let (host, _) = self.address.split_once(':').expect("an address has a port");
-        format!("nbd://{host}:{NBD_PORT}/{export}")
+        host
     }
 
     /// Its address, for `--disk-server`.

@@ -50,6 +50,15 @@ impl Guest {
         guest
     }
 
+    /// A guest whose workers write to its disk and read it back, for ever, and tell of it on the
+    /// console (`guest_images::disk`).
+    #[must_use]
+    pub fn disk_workers(name: &str, uri: &str) -> Self {
+        let mut guest = Self::tiny(name, "ftvm.work=0 ftvm.do=disk").with_disk(uri);
+        guest.options.push("--console".to_owned());
+        guest
+    }
+
     /// The image of Debian's disk.
     pub const DISK_IMAGE: &str = "debian.raw";
 

@@ -1,0 +1,73 @@
+//! The disk server with a client that is not ours, in a host: the kernel's own NBD client.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Duration;
+
+use testbed::pair::{DiskServer, Export};
+use testbed::{Host, HostKind, Result, Testbed, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(60);
+const SIZE: u64 = 64 << 20;
+const NBD_CLIENT: &str = "/usr/sbin/nbd-client";
+
+/// Reads the disk anew and gives the digest of its first eight MiB.
+fn digest(host: &Host) -> Result<String> {
+    let script = "echo 3 > /proc/sys/vm/drop_caches; head -c 8388608 /dev/nbd0 | sha256sum";
+    host.check(&["sh", "-c", script])
+}
+
+/// Connects, in the foreground, and waits until the disk has its size.
+fn connect(host: &Host, disk_server: &DiskServer) -> Result<testbed::HostProcess> {
+    let address = disk_server.host();
+    let client = host.spawn(&[NBD_CLIENT, "-N", "data", "-n", address, "/dev/nbd0"])?;
+    let size = (SIZE / 512).to_string();
+    wait_until("the disk", LIMIT, || {
+        Ok(host.check(&["cat", "/sys/block/nbd0/size"])?.trim() == size)
+    })?;
+    Ok(client)
+}
+
+/// What the kernel wrote and flushed is there after the server was killed; what it discarded takes
+/// no space any more.
+#[test]
+fn the_kernels_client_works_with_the_disk_server() -> Result<()> {
+    // No guest runs: namespaces, which share a kernel that may have no NBD, would save no time.
+    let testbed = Testbed::with_hosts("nbd-client", HostKind::Qemu)?;
+    let image = testbed.logs().join("data.raw");
+    File::create(&image)
+        .and_then(|file| file.set_len(SIZE))
+        .expect("an image");
+    let export = Export {
+        name: "data".to_owned(),
+        image: image.clone(),
+        guest: None,
+    };
+    let mut disk_server = DiskServer::start_with(&testbed, vec![export])?;
+    let host = testbed.start_host("a")?;
+    host.install(Path::new(NBD_CLIENT))?;
+
+    let client = connect(&host, &disk_server)?;
+    let write = "head -c 8388608 /dev/urandom > /tmp/data && \
+        dd if=/tmp/data of=/dev/nbd0 bs=64k conv=fsync && sha256sum < /tmp/data";
+    let written = host.check(&["sh", "-c", write])?;
+    assert_eq!(digest(&host)?, written);
+
+    disk_server.kill();
+    drop(client);
+    host.run(&[NBD_CLIENT, "-d", "/dev/nbd0"])?;
+    disk_server.restart(&testbed)?;
+    let _client = connect(&host, &disk_server)?;
+    assert_eq!(digest(&host)?, written, "what was flushed is there");
+
+    let blocks = || {
+        use std::os::unix::fs::MetadataExt as _;
+        std::fs::metadata(&image).expect("the image").blocks()
+    };
+    assert!(blocks() >= (8 << 20) / 512);
+    host.check(&["blkdiscard", "-o", "0", "-l", "8388608", "/dev/nbd0"])?;
+    assert_eq!(blocks(), 0, "nothing is written any more");
+
+    testbed.succeed();
+    Ok(())
+}
