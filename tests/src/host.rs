@@ -282,11 +282,27 @@ impl Host {
             .map_err(|error| Error::Image(error.into()))?;
         for (place, file) in libraries {
             let place = format!("/{place}");
+            // Those that are in use must stay as they are.
             if !self.run(&["test", "-e", &place])?.exit.success() {
                 self.put(&file, &place)?;
             }
         }
-        self.put(program, &program.to_string_lossy())
+        self.install_file(program)
+    }
+
+    /// Makes a file of this machine available in the host, under the same path.
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::put`].
+    pub fn install_file(&self, path: &Path) -> Result<()> {
+        if self.machine.shares_the_kernel() {
+            return Ok(());
+        }
+        if let Some(directory) = path.parent() {
+            self.check(&["mkdir", "-p", &directory.to_string_lossy()])?;
+        }
+        self.put(path, &path.to_string_lossy())
     }
 
     /// Copies a file out of the host.

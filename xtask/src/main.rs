@@ -24,6 +24,8 @@ enum Command {
     Demo(commands::demo::Demo),
     /// Say whether this machine's /dev/kvm can run guests, and why not.
     Doctor(commands::doctor::Doctor),
+    /// Measure the throughput of a guest's disk, under QEMU and under ftvm, alone and replicated.
+    Fio(commands::fio::Fio),
     /// Replicate a guest under mixed load for a long time, and see that nothing differs or grows.
     Soak(commands::soak::Soak),
     /// Install what is missing, build everything, make the images.
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo(command) => command.run(),
         Command::Doctor(command) => command.run(),
+        Command::Fio(command) => command.run(),
         Command::Soak(command) => command.run(),
         Command::Setup(command) => command.run(),
         Command::Test(command) => command.run(),

@@ -7,6 +7,7 @@ use super::{DiskServer, Side};
 use crate::error::Result;
 use crate::host::Host;
 use crate::network::{GUEST, Network};
+use crate::process::HostProcess;
 
 /// Where a primary listens for its backup.
 const LOG_PORT: u16 = 7000;
@@ -59,6 +60,9 @@ impl Guest {
         guest
     }
 
+    /// The initramfs of guests whose root file system is on their disk.
+    pub const DISK_INITRD: &str = "disk.cpio";
+
     /// The image of Debian's disk.
     pub const DISK_IMAGE: &str = "debian.raw";
 
@@ -66,8 +70,8 @@ impl Guest {
     #[must_use]
     pub fn postgres(name: &str) -> Self {
         let mut guest = Self::redis(name);
-        guest.initrd = "disk.cpio".to_owned();
-        guest.options.extend(["--memory", "512"].map(str::to_owned));
+        guest.initrd = Self::DISK_INITRD.to_owned();
+        guest.options.extend(["--memory", "256"].map(str::to_owned));
         guest
     }
 
@@ -88,6 +92,18 @@ impl Guest {
     pub fn with_disk(mut self, uri: &str) -> Self {
         self.options.extend(["--disk", uri].map(str::to_owned));
         self
+    }
+
+    /// Starts `ftvm run` on a host: the guest without a backup.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer.
+    pub fn alone(&self, host: &Host) -> Result<HostProcess> {
+        let mut argv = vec!["ftvm".to_owned(), "run".to_owned()];
+        argv.extend(self.images(host));
+        argv.extend_from_slice(&self.options);
+        host.spawn(&argv.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// Starts `ftvm primary` on a host, with further options.
@@ -145,30 +161,31 @@ impl Guest {
     }
 
     fn argv(&self, role: &str, host: &Host, disk: &DiskServer) -> Vec<String> {
+        let mut argv = ["ftvm", role, "--name", &self.name]
+            .map(str::to_owned)
+            .to_vec();
+        argv.extend(self.images(host));
+        argv.extend(["--disk-server", disk.address(), "--events", "-"].map(str::to_owned));
+        argv.extend_from_slice(&self.options);
+        argv
+    }
+
+    /// The options that say what is booted.
+    fn images(&self, host: &Host) -> [String; 6] {
         let path = |image: &String| match image.starts_with('/') {
             true => image.clone(),
             false => host.image(image),
         };
-        let mut argv: Vec<String> = [
-            "ftvm",
-            role,
-            "--name",
-            &self.name,
+        let (kernel, initrd) = (path(&self.kernel), path(&self.initrd));
+        [
             "--kernel",
-            &path(&self.kernel),
+            &kernel,
             "--initrd",
-            &path(&self.initrd),
+            &initrd,
             "--append",
             &self.words,
-            "--disk-server",
-            disk.address(),
-            "--events",
-            "-",
         ]
         .map(str::to_owned)
-        .to_vec();
-        argv.extend_from_slice(&self.options);
-        argv
     }
 }
 

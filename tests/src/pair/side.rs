@@ -153,6 +153,12 @@ impl Side {
         }
     }
 
+    /// Takes the next line of its guest's console, if there is one.
+    pub(crate) fn next_console_line(&mut self) -> Option<Line> {
+        self.look();
+        (!self.told.console.is_empty()).then(|| self.told.console.remove(0))
+    }
+
     /// Waits for an event of a kind (the first one, if there were several).
     ///
     /// # Errors

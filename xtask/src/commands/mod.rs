@@ -3,6 +3,7 @@
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod exec;
+pub(crate) mod fio;
 pub(crate) mod host;
 pub(crate) mod images;
 pub(crate) mod setup;
