@@ -2,7 +2,6 @@
 //! under `ftvm` alone, and under `ftvm` replicated in both ways to read. All of it in one go on one
 //! host, so that the ratios mean something.
 
-mod image;
 mod report;
 
 use std::fmt;
@@ -13,7 +12,7 @@ use crossbeam_channel::RecvTimeoutError;
 use guest_images::{DebianKernel, PackageStore};
 use serde::Serialize;
 
-pub use self::report::{Measurement, Report, Row};
+pub use self::report::{Figures, Measurement, Report, Row};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::layout::Layout;
@@ -28,41 +27,15 @@ const LIMIT: Duration = Duration::from_secs(600);
 const POLL: Duration = Duration::from_millis(20);
 const EXPORT: &str = "root";
 /// In MiB. The host has to hold it twice.
-const MEMORY: &str = "192";
+const MEMORY: &str = "256";
 
-/// What fio does.
-#[derive(Debug, Clone, Copy)]
-pub struct Job {
-    /// fio's name of the access pattern.
-    pub name: &'static str,
-    /// Size of the requests.
-    pub block: &'static str,
-    /// How many are under way at a time.
-    pub depth: u32,
-}
-
-/// The jobs, in their order.
-pub const JOBS: [Job; 4] = [
-    Job {
-        name: "randread",
-        block: "4k",
-        depth: 8,
-    },
-    Job {
-        name: "randwrite",
-        block: "4k",
-        depth: 8,
-    },
-    Job {
-        name: "read",
-        block: "1M",
-        depth: 2,
-    },
-    Job {
-        name: "write",
-        block: "1M",
-        depth: 2,
-    },
+/// What fio does in the guest, in this order: its name of the access pattern, and the size of the
+/// requests.
+pub const JOBS: [(&str, &str); 4] = [
+    ("randread", "4k"),
+    ("randwrite", "4k"),
+    ("read", "1M"),
+    ("write", "1M"),
 ];
 
 /// What the guest runs on.
@@ -112,13 +85,12 @@ pub fn measure(
 ) -> Result<Report> {
     let layout = Layout::find();
     let testbed = Testbed::new("fio")?;
-    let original = image::make(&layout, testbed.logs())?;
     let [a, b] = testbed.start_hosts(["a", "b"])?;
     let mut bench = Bench {
         disk_server: DiskServer::start(&testbed)?,
         image: testbed.logs().join("disk.raw"),
-        original,
-        words: words(seconds),
+        original: layout.images().join(Guest::DISK_IMAGE),
+        words: format!("quiet mitigations=off ftvm.do=fio ftvm.seconds={seconds}"),
         runs: 0,
         a,
         b,
@@ -128,12 +100,11 @@ pub fn measure(
     let mut measurements = Vec::new();
     for round in 1..=rounds {
         for configuration in Configuration::ALL {
-            bench.run(configuration, |job, kib_per_second, log_mbit| {
+            bench.run(configuration, |figures, log_mbit| {
                 let measurement = Measurement {
                     round,
                     configuration,
-                    job: job.to_owned(),
-                    kib_per_second,
+                    figures,
                     log_mbit,
                 };
                 progress(&measurement);
@@ -143,18 +114,6 @@ pub fn measure(
     }
     bench.testbed.succeed();
     Ok(Report::new(measurements))
-}
-
-/// Words for the guest's kernel.
-fn words(seconds: u32) -> String {
-    let jobs: Vec<String> = JOBS
-        .iter()
-        .map(|job| format!("{}:{}:{}", job.name, job.block, job.depth))
-        .collect();
-    format!(
-        "quiet mitigations=off fio.seconds={seconds} fio.jobs={}",
-        jobs.join(",")
-    )
 }
 
 struct Bench {
@@ -200,7 +159,7 @@ impl Bench {
     fn run(
         &mut self,
         configuration: Configuration,
-        mut measured: impl FnMut(&str, u64, Option<f64>),
+        mut measured: impl FnMut(Figures, Option<f64>),
     ) -> Result<()> {
         self.runs += 1;
         let name = format!("fio-{}", self.runs);
@@ -220,31 +179,22 @@ impl Bench {
         let mut began: Option<(Instant, Option<u64>)> = None;
         loop {
             let (line, at, log) = running.next_line()?;
-            let words: Vec<&str> = line.split_whitespace().collect();
-            match words[..] {
-                ["fio-begin", _] => began = Some((at, log)),
-                ["fio-end", job, read, write] => {
-                    let rate = |text: &str| text.parse::<u64>().ok();
-                    let (Some(read), Some(write)) = (rate(read), rate(write)) else {
-                        return Err(self.failed(line));
-                    };
-                    let mbit = began.take().and_then(|(since, before)| {
-                        let bytes = log?.saturating_sub(before?) as f64;
-                        Some(bytes * 8.0 / 1e6 / (at - since).as_secs_f64())
-                    });
-                    measured(job, read.max(write), mbit);
-                }
-                ["fio-end", ..] => return Err(self.failed(line)),
-                ["fio-done"] => return Ok(()),
-                _ => {}
+            if let Some(figures) = Figures::parse(&line) {
+                let mbit = began.take().and_then(|(since, before)| {
+                    let bytes = log?.saturating_sub(before?) as f64;
+                    Some(bytes * 8.0 / 1e6 / (at - since).as_secs_f64())
+                });
+                measured(figures, mbit);
+            } else if line.starts_with("fio-begin ") {
+                began = Some((at, log));
+            } else if line.contains("ftvm-guest: fio done") {
+                return Ok(());
+            } else if line.contains("ftvm-guest: fio failed") {
+                return Err(Error::Refused {
+                    host: self.a.name().to_owned(),
+                    reason: line,
+                });
             }
-        }
-    }
-
-    fn failed(&self, line: String) -> Error {
-        Error::Refused {
-            host: self.a.name().to_owned(),
-            reason: format!("fio failed in the guest: {line}"),
         }
     }
 
@@ -335,18 +285,5 @@ impl Running {
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_guest_is_told_all_jobs() {
-        let words = words(7);
-        assert!(words.contains("fio.seconds=7 "), "{words}");
-        let jobs = "fio.jobs=randread:4k:8,randwrite:4k:8,read:1M:2,write:1M:2";
-        assert!(words.ends_with(jobs), "{words}");
     }
 }

@@ -4,6 +4,36 @@ use serde::Serialize;
 
 use super::{Configuration, JOBS};
 
+/// What fio says of a job.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Figures {
+    /// The job: fio's name of the access pattern.
+    pub job: String,
+    /// Bytes read or written in a second.
+    pub bytes_per_second: f64,
+    /// Requests in a second.
+    pub iops: f64,
+    /// How long a request took on average, in microseconds.
+    pub latency_us: f64,
+}
+
+impl Figures {
+    /// Reads the line in which the guest tells of a job.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        let words: Vec<&str> = line.trim().strip_prefix("fio: ")?.split(' ').collect();
+        let [job, bytes, iops, latency] = words[..] else {
+            return None;
+        };
+        Some(Self {
+            job: job.to_owned(),
+            bytes_per_second: bytes.parse().ok()?,
+            iops: iops.parse().ok()?,
+            latency_us: latency.parse().ok()?,
+        })
+    }
+}
+
 /// One job under one configuration, in one round.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Measurement {
@@ -11,10 +41,9 @@ pub struct Measurement {
     pub round: u32,
     /// What the guest ran on.
     pub configuration: Configuration,
-    /// The job: fio's name of the access pattern.
-    pub job: String,
-    /// KiB read or written in a second.
-    pub kib_per_second: u64,
+    /// What fio says.
+    #[serde(flatten)]
+    pub figures: Figures,
     /// Megabits in a second on the logging channel meanwhile, where there is one.
     pub log_mbit: Option<f64>,
 }
@@ -30,6 +59,8 @@ pub struct Row {
     pub configuration: Configuration,
     /// KiB read or written in a second.
     pub kib_per_second: f64,
+    /// How long a request took on average, in milliseconds.
+    pub latency_ms: f64,
     /// In comparison with QEMU, round by round.
     pub to_qemu: Option<f64>,
     /// In comparison with ftvm alone, round by round.
@@ -54,26 +85,29 @@ impl Report {
         let rows = JOBS
             .iter()
             .flat_map(|job| Configuration::ALL.map(|configuration| (job, configuration)))
-            .filter_map(|(job, configuration)| {
+            .filter_map(|(&(job, block), configuration)| {
                 let of = |configuration| {
                     let fits = move |seen: &&Measurement| {
-                        seen.job == job.name && seen.configuration == configuration
+                        seen.figures.job == job && seen.configuration == configuration
                     };
                     measurements.iter().filter(fits)
                 };
                 let ratios = |to| {
                     let ratio = |seen: &Measurement| {
                         let other = of(to).find(|other| other.round == seen.round)?;
-                        (other.kib_per_second > 0)
-                            .then(|| seen.kib_per_second as f64 / other.kib_per_second as f64)
+                        let other = other.figures.bytes_per_second;
+                        (other > 0.0).then(|| seen.figures.bytes_per_second / other)
                     };
                     median(of(configuration).filter_map(ratio))
                 };
+                let rates = of(configuration).map(|one| one.figures.bytes_per_second / 1024.0);
+                let latencies = of(configuration).map(|one| one.figures.latency_us / 1e3);
                 Some(Row {
-                    job: job.name,
-                    block: job.block,
+                    job,
+                    block,
                     configuration,
-                    kib_per_second: median(of(configuration).map(|one| one.kib_per_second as f64))?,
+                    kib_per_second: median(rates)?,
+                    latency_ms: median(latencies)?,
                     to_qemu: ratios(Configuration::Qemu),
                     to_alone: ratios(Configuration::Alone),
                     log_mbit: median(of(configuration).filter_map(|one| one.log_mbit)),
@@ -100,12 +134,16 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
 mod tests {
     use super::*;
 
-    fn measured(round: u32, configuration: Configuration, kib_per_second: u64) -> Measurement {
+    fn measured(round: u32, configuration: Configuration, kib_per_second: f64) -> Measurement {
         Measurement {
             round,
             configuration,
-            job: "randread".to_owned(),
-            kib_per_second,
+            figures: Figures {
+                job: "randread".to_owned(),
+                bytes_per_second: 1024.0 * kib_per_second,
+                iops: 1.0,
+                latency_us: 1500.0,
+            },
             log_mbit: (configuration == Configuration::LoggedReads).then_some(f64::from(round)),
         }
     }
@@ -113,17 +151,32 @@ mod tests {
     #[test]
     fn ratios_are_those_of_each_round() {
         let report = Report::new(vec![
-            measured(1, Configuration::Qemu, 100),
-            measured(1, Configuration::LoggedReads, 50),
-            measured(2, Configuration::Qemu, 1000),
-            measured(2, Configuration::LoggedReads, 700),
+            measured(1, Configuration::Qemu, 100.0),
+            measured(1, Configuration::LoggedReads, 50.0),
+            measured(2, Configuration::Qemu, 1000.0),
+            measured(2, Configuration::LoggedReads, 700.0),
         ]);
         let [qemu, logged] = &report.rows[..] else {
             panic!("two configurations of one job: {:?}", report.rows);
         };
         assert_eq!((qemu.kib_per_second, qemu.to_qemu), (550.0, Some(1.0)));
         assert_eq!((logged.kib_per_second, logged.to_alone), (375.0, None));
+        assert_eq!(logged.latency_ms, 1.5);
         assert_eq!((logged.to_qemu, logged.log_mbit), (Some(0.6), Some(1.5)));
+    }
+
+    #[test]
+    fn lines_of_the_guest_are_read_whole() {
+        let figures = Figures::parse("fio: randread 409600 100.0 79950.3\r").expect("a line");
+        assert_eq!(figures.job, "randread");
+        assert_eq!((figures.iops, figures.latency_us), (100.0, 79950.3));
+        for other in [
+            "fio: randread 409600 100.0",
+            "fio: read a b c",
+            "fio-begin read",
+        ] {
+            assert_eq!(Figures::parse(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -103,9 +103,8 @@ fn work(desk: &Desk<ClientRecord>, position: &Position, run: u32, earlier: &[Com
 
 /// Tries to connect for as long as somebody waits for it.
 fn connect(position: &Position, waits: impl Fn() -> bool) -> Option<Psql> {
-    let conninfo = format!(
-        "host={GUEST} user=postgres dbname=postgres sslmode=disable connect_timeout={ATTEMPT}"
-    );
+    let conninfo =
+        format!("host={GUEST} user=postgres dbname=ftvm sslmode=disable connect_timeout={ATTEMPT}");
     while waits() {
         match Psql::start(position, &conninfo) {
             Ok(mut psql) => match psql.line("SELECT 'connected';", || !waits()) {

@@ -31,8 +31,12 @@ impl Fio {
         let mut line = LiveLine::new();
         let report = measure(self.rounds, self.seconds, |seen| {
             line.show(&format!(
-                "round {} of {}: {}, {}: {} KiB/s",
-                seen.round, self.rounds, seen.configuration, seen.job, seen.kib_per_second
+                "round {} of {}: {}, {}: {:.0} KiB/s",
+                seen.round,
+                self.rounds,
+                seen.configuration,
+                seen.figures.job,
+                seen.figures.bytes_per_second / 1024.0
             ));
         })?;
         drop(line);
@@ -50,17 +54,18 @@ impl Fio {
 
 fn print(report: &Report) {
     println!(
-        "{:9} {:>5}  {:31} {:>8} {:>8} {:>8} {:>10}",
-        "job", "block", "guest on", "KiB/s", "to QEMU", "to alone", "log Mbit/s"
+        "{:9} {:>5}  {:31} {:>8} {:>10} {:>8} {:>8} {:>10}",
+        "job", "block", "guest on", "KiB/s", "latency ms", "to QEMU", "to alone", "log Mbit/s"
     );
     let or_none = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.2}"));
     for row in &report.rows {
         println!(
-            "{:9} {:>5}  {:31} {:>8.0} {:>8} {:>8} {:>10}",
+            "{:9} {:>5}  {:31} {:>8.0} {:>10.2} {:>8} {:>8} {:>10}",
             row.job,
             row.block,
             row.configuration,
             row.kib_per_second,
+            row.latency_ms,
             or_none(row.to_qemu),
             or_none(row.to_alone),
             or_none(row.log_mbit),
