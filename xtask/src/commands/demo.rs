@@ -277,7 +277,7 @@ fn wait_for_a_look(failovers: &Failovers, workload: Workload) -> Result<()> {
         if workload == Workload::Redis {
             ""
         } else {
-            " -U postgres"
+            " -U postgres ftvm"
         },
     );
     println!("logs:  {}", testbed.logs().display());
