@@ -18,12 +18,31 @@ const COMPILER: &str = "cc";
 ///
 /// When there is no compiler, or it refuses the source.
 pub fn compile(name: &'static str, source: &str) -> Result<Vec<u8>, CompileError> {
+    make(name, source, PROGRAM)
+}
+
+/// Compiles a C source to a shared library, and gives its bytes, the same for the
+/// same source as with [`compile`].
+///
+/// # Errors
+///
+/// As [`compile`].
+pub fn compile_library(name: &'static str, source: &str) -> Result<Vec<u8>, CompileError> {
+    make(name, source, LIBRARY)
+}
+
+/// How the compiler makes a program.
+const PROGRAM: &[&str] = &["-static"];
+/// How the compiler makes a library.
+const LIBRARY: &[&str] = &["-shared", "-fPIC"];
+
+fn make(name: &'static str, source: &str, kind: &[&str]) -> Result<Vec<u8>, CompileError> {
     let scratch = tempfile::tempdir().map_err(|source| CompileError::Scratch {
         path: std::env::temp_dir(),
         source,
     })?;
     let output = scratch.path().join(name);
-    build(COMPILER, name, source, &output)?;
+    build(COMPILER, name, source, kind, &output)?;
     std::fs::read(&output).map_err(|source| CompileError::Scratch {
         path: output,
         source,
@@ -50,6 +69,7 @@ fn build(
     compiler: &str,
     name: &'static str,
     source: &str,
+    kind: &[&str],
     output: &Path,
 ) -> Result<(), CompileError> {
     let missing = |source| CompileError::Missing {
@@ -58,7 +78,8 @@ fn build(
     };
     let mut child = Command::new(compiler)
         .args(["-x", "c", "-std=c11", "-O2", "-Wall", "-Werror"])
-        .args(["-static", "-s", "-Wl,--build-id=none", "-o"])
+        .args(kind)
+        .args(["-s", "-Wl,--build-id=none", "-o"])
         .arg(output)
         .arg("-")
         .stdin(Stdio::piped())
@@ -91,7 +112,7 @@ mod tests {
         assert_eq!(program, compile("seven", source).expect("it again"));
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("seven");
-        build(COMPILER, "seven", source, &path).expect("the program, to run it");
+        build(COMPILER, "seven", source, PROGRAM, &path).expect("the program, to run it");
         let status = Command::new(&path).status().expect("it runs");
         assert_eq!(status.code(), Some(7));
     }
@@ -101,7 +122,8 @@ mod tests {
         let error = compile("bad", "int main(void) { return x; }").expect_err("no program");
         assert!(error.to_string().contains('x'), "{error}");
         let nowhere = Path::new("/nonexistent/program");
-        let error = build("no-such-compiler", "any", "", nowhere).expect_err("no compiler");
+        let error =
+            build("no-such-compiler", "any", "", PROGRAM, nowhere).expect_err("no compiler");
         assert!(error.to_string().contains("libc6-dev"), "{error}");
     }
 }

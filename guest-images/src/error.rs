@@ -258,6 +258,67 @@ pub enum DiskContentsError {
     },
 }
 
+/// The lists that `modprobe` reads could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ModuleListError {
+    /// `depmod` could not be started.
+    #[error("cannot start `depmod`: install kmod (`cargo xtask setup` does)")]
+    Start(#[source] io::Error),
+    /// `depmod` failed.
+    #[error("`depmod` failed: {0}")]
+    Refused(String),
+    /// A temporary file could not be written or read.
+    #[error("cannot use the directory for temporary files")]
+    Temporary(#[source] io::Error),
+    /// The modules could not be collected.
+    #[error(transparent)]
+    Dependency(#[from] DependencyError),
+}
+
+/// The disk image could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DiskImageError {
+    /// A program could not be started.
+    #[error("cannot start `{program}`: `cargo xtask setup` installs what images are made with")]
+    Start {
+        /// The program.
+        program: String,
+        /// Why it did not start.
+        #[source]
+        source: io::Error,
+    },
+    /// A program failed.
+    #[error(
+        "`{program}` failed; it needs root, room on the disk and the Debian archive:\n{stderr}"
+    )]
+    Command {
+        /// The program.
+        program: String,
+        /// What it printed to standard error.
+        stderr: String,
+    },
+    /// Apt has no Debian archive.
+    #[error("apt has no source with origin Debian and component main: add one to /etc/apt")]
+    NoSources,
+    /// The package lists could not be updated.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    /// A program of ours could not be compiled.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// A file or directory could not be used.
+    #[error("cannot use {path}")]
+    File {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
 /// The images could not be built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -274,6 +335,9 @@ pub enum ImageError {
     /// A program of ours could not be compiled.
     #[error(transparent)]
     Compile(#[from] CompileError),
+    /// The list of modules for `modprobe` could not be made.
+    #[error(transparent)]
+    ModuleList(#[from] ModuleListError),
     /// The kernel's ELF file could not be extracted.
     #[error("cannot extract the kernel's ELF file from {path}")]
     Kernel {

@@ -103,6 +103,9 @@ impl GuestImages {
     /// Name of the initramfs for quick tests.
     pub const TINY: &str = "tiny.cpio";
 
+    /// Name of the initramfs that mounts a disk: see [`crate::debian`].
+    pub const DISK: &str = "disk.cpio";
+
     /// Makes the images in `directory` from packages of `store`. Files that
     /// are as they should be are not written again.
     ///
@@ -118,6 +121,7 @@ impl GuestImages {
         };
         images.add(Self::VMLINUX, ingredients.vmlinux()?)?;
         images.add(Self::TINY, ingredients.tiny()?)?;
+        images.add(Self::DISK, ingredients.disk()?)?;
         images.add(Self::REDIS, ingredients.redis()?)?;
         images.add(Self::LOAD, ingredients.load()?)?;
 
@@ -225,6 +229,17 @@ impl<'a> Ingredients<'a> {
             .made_of
             .push(format!("cc {}", compiler::version()?));
         Ok(contents)
+    }
+
+    fn disk(&self) -> Result<Contents, ImageError> {
+        let mut disk = base(&self.busybox, include_bytes!("init/disk.sh"))?;
+        self.modules.add_to(&mut disk, "guest", &GUEST_MODULES)?;
+        let release = self.kernel.release();
+        self.modules.add_tree(&mut disk, release, &GUEST_MODULES)?;
+        Ok(Contents::new(
+            disk.to_bytes(),
+            [&self.kernel.package, &self.busybox],
+        ))
     }
 
     fn redis(&self) -> Result<Contents, ImageError> {

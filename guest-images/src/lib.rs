@@ -9,16 +9,19 @@
 //! * `redis.cpio`: an initramfs with Debian's redis-server,
 //! * `load.cpio`: the same with programs that compute beside it ([`load`]),
 //! * `tiny.cpio`: an initramfs with busybox alone, for quick tests,
+//! * `disk.cpio`: an initramfs that mounts a disk and starts what is on it,
 //! * `micro/*.elf`: guests without a kernel, each for one hard spot of
 //!   recording and replaying ([`micro`])
 //!
-//! ([`images`]), bit for bit the same whenever the packages are. The parts
+//! ([`images`]) and a disk image with a Debian root file system
+//! ([`debian`]), bit for bit the same whenever the packages are. The parts
 //! serve the testbed too, which makes the initramfs of its hosts with them:
 //! [`packages`], [`archive`], [`libraries`], [`modules`].
 
 pub mod archive;
 pub mod clock;
 pub mod compiler;
+pub mod debian;
 pub mod disk;
 pub mod error;
 pub mod files;

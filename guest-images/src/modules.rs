@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::archive::Archive;
-use crate::error::DependencyError;
+use crate::error::{DependencyError, ModuleListError};
 use crate::libraries::{read, section};
 
 /// The modules of one kernel, by name.
@@ -105,6 +106,52 @@ impl ModuleTree {
             names.push_str(".ko\n");
         }
         archive.file(&format!("modules/{list}"), 0o644, names);
+        Ok(())
+    }
+
+    /// Adds modules and what they need as `lib/modules/<release>/<name>.ko`, with
+    /// the lists that `modprobe` reads.
+    ///
+    /// # Errors
+    ///
+    /// When `depmod` is missing or fails, or the modules cannot be collected.
+    pub fn add_tree(
+        &self,
+        archive: &mut Archive,
+        release: &str,
+        wanted: &[&str],
+    ) -> Result<(), ModuleListError> {
+        let scratch = tempfile::tempdir().map_err(ModuleListError::Temporary)?;
+        let place = format!("lib/modules/{release}");
+        let directory = scratch.path().join(&place);
+        fs::create_dir_all(&directory).map_err(ModuleListError::Temporary)?;
+        for (name, path) in self.load_order(wanted)? {
+            let file = format!("{name}.ko");
+            fs::write(directory.join(file), read(&path)?).map_err(ModuleListError::Temporary)?;
+        }
+        for list in [
+            "modules.builtin",
+            "modules.builtin.modinfo",
+            "modules.order",
+        ] {
+            fs::write(directory.join(list), read(&self.root.join(list))?)
+                .map_err(ModuleListError::Temporary)?;
+        }
+        let output = Command::new("/sbin/depmod")
+            .arg("-b")
+            .arg(scratch.path())
+            .arg(release)
+            .output()
+            .map_err(ModuleListError::Start)?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            return Err(ModuleListError::Refused(said));
+        }
+        for entry in fs::read_dir(&directory).map_err(ModuleListError::Temporary)? {
+            let path = entry.map_err(ModuleListError::Temporary)?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            archive.file(&format!("{place}/{name}"), 0o644, read(&path)?);
+        }
         Ok(())
     }
 }

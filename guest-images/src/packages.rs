@@ -68,8 +68,7 @@ impl PackageStore {
             Err(PackageError::Unknown { .. } | PackageError::Command { .. })
                 if !self.updated.swap(true, Ordering::Relaxed) =>
             {
-                log::info!("updating the package lists");
-                run(Command::new("apt-get").args(["-q", "update"]))?;
+                self.update()?;
                 self.fetch(name)
             }
             result => result,
@@ -92,6 +91,23 @@ impl PackageStore {
                 name: format!("{prefix}…, wanted by {name}"),
             })?;
         self.package(real)
+    }
+
+    /// Has apt update its package lists.
+    ///
+    /// # Errors
+    ///
+    /// When apt cannot.
+    pub fn update(&self) -> Result<(), PackageError> {
+        log::info!("updating the package lists");
+        run(Command::new("apt-get").args(["-q", "update"]))?;
+        Ok(())
+    }
+
+    /// The directory that the store is in.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Drops every pin: the next call gets the archive's newest versions.

@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
-use guest_images::{GuestImages, PackageStore};
+use guest_images::{GuestImages, Image, PackageStore, debian};
 
 use crate::steps::Steps;
 use testbed::Layout;
@@ -15,6 +15,9 @@ pub(crate) struct Images {
     /// Take the archive's newest packages instead of those of the last time.
     #[arg(long)]
     upgrade: bool,
+    /// Make the disk image a second time, and fail if it is not the same.
+    #[arg(long)]
+    check: bool,
 }
 
 impl Images {
@@ -26,7 +29,8 @@ impl Images {
         }
         let mut steps = Steps::new();
         let images = make(&mut steps, &layout)?;
-        for image in images.images() {
+        let disk = make_disk(&mut steps, &layout)?;
+        for image in images.images().iter().chain([&disk]) {
             println!(
                 "{}  {} ({} KiB)",
                 image.sha256,
@@ -37,6 +41,22 @@ impl Images {
                 println!("    {package}");
             }
         }
+        if self.check {
+            let (first, second) = steps.step("disk image again", || {
+                Ok(debian::check(&store, &layout.images())?)
+            })?;
+            ensure!(
+                first == second,
+                "the disk image was {} and is {} now: {}",
+                first.sha256,
+                second.sha256,
+                if first.made_of == second.made_of {
+                    "the same packages give different images"
+                } else {
+                    "the archive has other packages by now; try again with --upgrade"
+                }
+            );
+        }
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -46,5 +66,13 @@ pub(crate) fn make(steps: &mut Steps, layout: &Layout) -> Result<GuestImages> {
     let store = PackageStore::new(layout.packages());
     steps.step("guest images", || {
         Ok(GuestImages::build(&store, &layout.images())?)
+    })
+}
+
+/// Makes the disk image as one step.
+pub(crate) fn make_disk(steps: &mut Steps, layout: &Layout) -> Result<Image> {
+    let store = PackageStore::new(layout.packages());
+    steps.step("disk image", || {
+        Ok(debian::build(&store, &layout.images())?)
     })
 }

@@ -41,6 +41,7 @@ pub(crate) fn prepare(steps: &mut Steps) -> Result<()> {
     }
     steps.step("programs", || build(&layout))?;
     images::make(steps, &layout)?;
+    images::make_disk(steps, &layout)?;
     steps.step("host image", || Ok(HostImage::build(&layout)?))?;
     Ok(())
 }

@@ -1,0 +1,490 @@
+//! A disk image with a Debian root file system, for guests with a disk.
+//!
+//! `debian.raw` is an ext4 file system (no partitions) with systemd,
+//! PostgreSQL and fio, made of the Debian packages that this machine's own apt
+//! sources have, by `mmdebstrap`; `disk.cpio` ([`crate::images`]) mounts it. It
+//! is the same, bit for bit, whenever the packages are: every time is
+//! [`EPOCH`], identifiers are fixed, and what programs take for random is not
+//! (`programs/still.c`).
+//!
+//! An image is made once: `debian-root.json` beside the unpacked packages
+//! remembers of which recipe and packages. A guest writes to its disk: give it a
+//! copy. The image has a fixed modification time, and one that was written to is
+//! made again.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::compiler;
+use crate::error::DiskImageError;
+use crate::files::write_atomically;
+use crate::images::Image;
+use crate::packages::PackageStore;
+
+/// The image's name.
+pub const NAME: &str = "debian.raw";
+
+/// Its size in bytes; most of it is a hole.
+pub const BYTES: u64 = 1536 << 20;
+
+/// Memory that the guest needs, in MiB.
+pub const MEMORY_MIB: u32 = 256;
+
+/// The line on the console when PostgreSQL takes connections.
+pub const POSTGRES_READY: &str = "ftvm-guest: postgres ready";
+
+/// The word of the kernel's command line that measures the disk with fio, in
+/// place of PostgreSQL.
+pub const FIO_WORD: &str = "ftvm.do=fio";
+
+/// The line on the console when fio measured all patterns.
+pub const FIO_DONE: &str = "ftvm-guest: fio done";
+
+/// No time in the image is later: 1 January 2026, in seconds of Unix time.
+const EPOCH: u64 = 1_767_225_600;
+
+/// Packages that are installed, with what they need.
+const PACKAGES: &str = "systemd-sysv,postgresql,fio,python3-minimal,iproute2,iputils-ping,\
+                        procps,kmod,e2fsprogs,util-linux";
+
+/// Files of packages that are left out: documentation, translations, and
+/// PostgreSQL's compiler for expressions, which it goes without if it is not there.
+const LEFT_OUT: [&str; 7] = [
+    "/usr/share/man/*",
+    "/usr/share/doc/*",
+    "/usr/share/locale/*",
+    "/usr/share/i18n/*",
+    "/usr/lib/postgresql/*/lib/bitcode/*",
+    "/usr/lib/postgresql/*/lib/llvmjit*",
+    "/usr/lib/x86_64-linux-gnu/libLLVM*",
+];
+
+/// Arguments of mke2fs.
+const FILE_SYSTEM: [&str; 9] = [
+    "-q",
+    "-t",
+    "ext4",
+    "-L",
+    "ftvm",
+    "-U",
+    "6674766d-0000-4000-8000-000000000001",
+    "-E",
+    "hash_seed=6674766d-0000-4000-8000-000000000002,lazy_itable_init=0,lazy_journal_init=0",
+];
+
+const STILL: &str = include_str!("programs/still.c");
+
+/// Files that the hooks of mmdebstrap are or need: name, mode, contents.
+const FILES: [(&str, u32, &str); 7] = [
+    ("before.sh", 0o755, include_str!("debian/before.sh")),
+    ("customize.sh", 0o755, include_str!("debian/customize.sh")),
+    (
+        "console.service",
+        0o644,
+        include_str!("debian/console.service"),
+    ),
+    ("fio.service", 0o644, include_str!("debian/fio.service")),
+    ("fio.sh", 0o755, include_str!("debian/fio.sh")),
+    ("ready.service", 0o644, include_str!("debian/ready.service")),
+    ("ready.sh", 0o755, include_str!("debian/ready.sh")),
+];
+
+/// What is remembered of an image.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Pin {
+    recipe: String,
+    image: Image,
+}
+
+/// Makes the image in `directory`, unless it is there.
+///
+/// The packages' archives are kept in the store, for the next time.
+///
+/// # Errors
+///
+/// When this is not run as root on a Debian machine with mmdebstrap and
+/// e2fsprogs, when a package cannot be had, or a file cannot be written.
+pub fn build(store: &PackageStore, directory: &Path) -> Result<Image, DiskImageError> {
+    let path = directory.join(NAME);
+    let pin_path = store.root().join("debian-root.json");
+    let recipe = recipe();
+    if let Some(image) = pinned(&pin_path, &recipe)
+        && is_untouched(&path)
+    {
+        return Ok(image);
+    }
+    log::info!("making {}", path.display());
+    let image = make(store, directory)?;
+    let pin = Pin { recipe, image };
+    let bytes = serde_json::to_vec_pretty(&pin).expect("a pin is plain data");
+    write_atomically(&pin_path, &bytes).map_err(|source| file_error(&pin_path, source))?;
+    Ok(pin.image)
+}
+
+/// Makes the image again, elsewhere, and compares it with the one in
+/// `directory`: tells both digests.
+///
+/// # Errors
+///
+/// As [`build`]. Other packages than last time give another image; the archive
+/// may have newer ones.
+pub fn check(store: &PackageStore, directory: &Path) -> Result<(Image, Image), DiskImageError> {
+    let first = build(store, directory)?;
+    let scratch = scratch(directory)?;
+    let second = make(store, scratch.path())?;
+    Ok((first, second))
+}
+
+fn pinned(path: &Path, recipe: &str) -> Option<Image> {
+    let pin: Pin = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    (pin.recipe == recipe).then_some(pin.image)
+}
+
+fn is_untouched(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| {
+        metadata.len() == BYTES && metadata.modified().is_ok_and(|time| time == epoch())
+    })
+}
+
+fn epoch() -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(EPOCH)
+}
+
+/// A digest of everything in this program that the image depends on.
+fn recipe() -> String {
+    let mut digest = Sha256::new();
+    let lists = [&LEFT_OUT[..], &FILE_SYSTEM[..]].concat();
+    let texts = FILES.iter().map(|(_, _, text)| *text);
+    for part in [PACKAGES, STILL].into_iter().chain(lists).chain(texts) {
+        digest.update(part.len().to_le_bytes());
+        digest.update(part);
+    }
+    digest.update(BYTES.to_le_bytes());
+    digest.update(EPOCH.to_le_bytes());
+    format!("{:x}", digest.finalize())
+}
+
+fn make(store: &PackageStore, directory: &Path) -> Result<Image, DiskImageError> {
+    let archives = store.root().join("debian-root-archives");
+    for needed in [&archives, directory] {
+        fs::create_dir_all(needed).map_err(|source| file_error(needed, source))?;
+    }
+    let scratch = scratch(store.root())?;
+    let hooks = scratch.path().join("hooks");
+    let root = scratch.path().join("root");
+    let still = hooks.join("still.so");
+    write_hooks(&hooks)?;
+    let library = compiler::compile_library("still", STILL)?;
+    fs::write(&still, library).map_err(|source| file_error(&still, source))?;
+
+    let (suite, sources) = sources(store)?;
+    let list = scratch.path().join("sources.list");
+    fs::write(&list, sources).map_err(|source| file_error(&list, source))?;
+    install(&suite, &list, &hooks, &archives, &root)?;
+    let made_of = installed(&root)?;
+
+    let image = tempfile::Builder::new()
+        .prefix(".debian-")
+        .permissions(fs::Permissions::from_mode(0o644))
+        .tempfile_in(directory)
+        .map_err(|source| file_error(directory, source))?;
+    image
+        .as_file()
+        .set_len(BYTES)
+        .map_err(|source| file_error(image.path(), source))?;
+    let mut mke2fs = Command::new("mke2fs");
+    mke2fs
+        .args(FILE_SYSTEM)
+        .arg("-d")
+        .arg(&root)
+        .arg(image.path())
+        .env("LD_PRELOAD", &still)
+        .env("E2FSPROGS_FAKE_TIME", EPOCH.to_string());
+    run(&mut mke2fs)?;
+    image
+        .as_file()
+        .set_modified(epoch())
+        .map_err(|source| file_error(image.path(), source))?;
+    let sha256 = digest(image.path())?;
+    let path = directory.join(NAME);
+    image
+        .persist(&path)
+        .map_err(|error| file_error(&path, error.error))?;
+    Ok(Image {
+        name: NAME.to_owned(),
+        bytes: BYTES,
+        sha256,
+        made_of,
+    })
+}
+
+fn write_hooks(directory: &Path) -> Result<(), DiskImageError> {
+    fs::create_dir(directory).map_err(|source| file_error(directory, source))?;
+    for (name, mode, text) in FILES {
+        let path = directory.join(name);
+        fs::write(&path, text)
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(mode)))
+            .map_err(|source| file_error(&path, source))?;
+    }
+    Ok(())
+}
+
+/// This machine's release, and its Debian sources as lines of a `sources.list`.
+fn sources(store: &PackageStore) -> Result<(String, String), DiskImageError> {
+    let targets = || {
+        run(Command::new("apt-get").args([
+            "indextargets",
+            "--format",
+            "$(ORIGIN) $(CODENAME) $(COMPONENT) $(REPO_URI)",
+            "Created-By: Packages",
+        ]))
+    };
+    let mut found = parse_targets(&targets()?);
+    if found.is_none() {
+        // A fresh machine has no lists yet.
+        store.update()?;
+        found = parse_targets(&targets()?);
+    }
+    found.ok_or(DiskImageError::NoSources)
+}
+
+fn parse_targets(targets: &str) -> Option<(String, String)> {
+    let mut suites = BTreeSet::new();
+    let mut lines = BTreeSet::new();
+    for target in targets.lines() {
+        let fields: Vec<&str> = target.split(' ').collect();
+        if let ["Debian", codename, "main", uri] = fields[..] {
+            suites.insert(codename);
+            lines.insert(format!("deb {uri} {codename} main\n"));
+        }
+    }
+    // `bookworm`, not `bookworm-security`.
+    let release = suites.into_iter().find(|suite| !suite.contains('-'))?;
+    lines.retain(|line| {
+        line.split(' ')
+            .nth(2)
+            .is_some_and(|suite| suite.starts_with(release))
+    });
+    Some((release.to_owned(), lines.into_iter().collect()))
+}
+
+fn install(
+    suite: &str,
+    list: &Path,
+    hooks: &Path,
+    archives: &Path,
+    root: &Path,
+) -> Result<(), DiskImageError> {
+    let hook = |name: &str| format!("{} \"$1\"", quoted(&hooks.join(name)));
+    let cache = "\"$1\"/var/cache/apt/archives";
+    let kept = quoted(archives);
+    let mut command = Command::new("mmdebstrap");
+    command
+        .args([
+            "--quiet",
+            "--variant=minbase",
+            "--mode=root",
+            "--format=directory",
+        ])
+        // The hooks clean up, after they kept the packages' archives.
+        .arg("--skip=cleanup/apt")
+        .arg(format!("--include={PACKAGES}"))
+        .arg("--dpkgopt=force-unsafe-io")
+        .arg("--aptopt=APT::Sandbox::User \"root\"")
+        .arg(format!(
+            "--setup-hook=mkdir -p {cache} && find {kept} -name '*.deb' -exec cp -t {cache} {{}} +"
+        ))
+        .arg(format!("--essential-hook={}", hook("before.sh")))
+        .arg(format!(
+            "--customize-hook=find {kept} -name '*.deb' -delete && cp {cache}/*.deb {kept}/"
+        ))
+        .arg(format!("--customize-hook={}", hook("customize.sh")))
+        .env("SOURCE_DATE_EPOCH", EPOCH.to_string());
+    for pattern in LEFT_OUT {
+        command.arg(format!("--dpkgopt=path-exclude={pattern}"));
+    }
+    command.arg(suite).arg(root).arg(list);
+    run(&mut command)?;
+    Ok(())
+}
+
+/// A path as a word of a shell command.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.to_string_lossy().replace('\'', r"'\''"))
+}
+
+/// The packages in a root, with their versions.
+fn installed(root: &Path) -> Result<Vec<String>, DiskImageError> {
+    let mut admin = OsString::from("--admindir=");
+    admin.push(root.join("var/lib/dpkg"));
+    let list = run(Command::new("dpkg-query").arg(admin).args([
+        "--show",
+        "--showformat",
+        "${Package} ${Version}\n",
+    ]))?;
+    Ok(list.lines().map(str::to_owned).collect())
+}
+
+fn digest(path: &Path) -> Result<String, DiskImageError> {
+    let mut digest = Sha256::new();
+    File::open(path)
+        .and_then(|mut file| io::copy(&mut file, &mut digest))
+        .map_err(|source| file_error(path, source))?;
+    Ok(format!("{:x}", digest.finalize()))
+}
+
+fn scratch(directory: &Path) -> Result<tempfile::TempDir, DiskImageError> {
+    tempfile::Builder::new()
+        .prefix(".debian-")
+        .tempdir_in(directory)
+        .map_err(|source| file_error(directory, source))
+}
+
+fn file_error(path: &Path, source: io::Error) -> DiskImageError {
+    DiskImageError::File {
+        path: PathBuf::from(path),
+        source,
+    }
+}
+
+fn run(command: &mut Command) -> Result<String, DiskImageError> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    // Where a Debian user who is not root, or a minimal root, has no sbin in its path.
+    let path = std::env::var("PATH").unwrap_or_default();
+    let output = command
+        .env("LC_ALL", "C.UTF-8")
+        .env("PATH", format!("{path}:/usr/sbin:/sbin"))
+        .env("TZ", "UTC")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| DiskImageError::Start {
+            program: program.clone(),
+            source,
+        })?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(DiskImageError::Command {
+        program,
+        stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    })
+}
+
+/// A line of fio's measurement, in the guest.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FioLine {
+    /// The pattern: `randread` and `randwrite` (4 KiB), `read` and `write` (1 MiB).
+    pub pattern: String,
+    /// Bytes a second.
+    pub bytes_per_second: u64,
+    /// Requests a second.
+    pub iops: f64,
+    /// Mean time from a request's submission to its completion, in microseconds.
+    pub latency_us: f64,
+}
+
+impl FioLine {
+    /// Reads a line.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        let mut fields = line.trim().strip_prefix("fio: ")?.split(' ');
+        let line = Self {
+            pattern: fields.next()?.to_owned(),
+            bytes_per_second: fields.next()?.parse().ok()?,
+            iops: fields.next()?.parse().ok()?,
+            latency_us: fields.next()?.parse().ok()?,
+        };
+        fields.next().is_none().then_some(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machines_debian_sources_are_used_and_no_others() {
+        let targets = "Debian bookworm main http://a.example/debian/\n\
+                       Debian bookworm contrib http://a.example/debian/\n\
+                       Debian bookworm-updates main http://a.example/debian/\n\
+                       Debian bookworm-security main http://b.example/debian-security/\n\
+                       Someone stable main http://c.example/\n";
+        let (suite, lines) = parse_targets(targets).expect("sources");
+        assert_eq!(suite, "bookworm");
+        assert_eq!(
+            lines,
+            "deb http://a.example/debian/ bookworm main\n\
+             deb http://a.example/debian/ bookworm-updates main\n\
+             deb http://b.example/debian-security/ bookworm-security main\n"
+        );
+        assert_eq!(
+            parse_targets("Someone stable main http://c.example/\n"),
+            None
+        );
+        assert_eq!(parse_targets(""), None);
+    }
+
+    #[test]
+    fn an_image_that_was_written_to_is_not_taken() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join(NAME);
+        assert!(!is_untouched(&path));
+        let image = File::create(&path).expect("an image");
+        image.set_len(BYTES).expect("its size");
+        assert!(!is_untouched(&path));
+        image.set_modified(epoch()).expect("its time");
+        assert!(is_untouched(&path));
+        std::os::unix::fs::FileExt::write_all_at(&image, b"x", 4096).expect("a write");
+        drop(image);
+        assert!(!is_untouched(&path));
+    }
+
+    #[test]
+    fn a_pin_of_another_recipe_does_not_count() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("pin.json");
+        let image = Image {
+            name: NAME.to_owned(),
+            bytes: BYTES,
+            sha256: "0".repeat(64),
+            made_of: vec!["fio 1".to_owned()],
+        };
+        let pin = Pin {
+            recipe: recipe(),
+            image: image.clone(),
+        };
+        fs::write(&path, serde_json::to_vec(&pin).expect("JSON")).expect("a pin");
+        assert_eq!(pinned(&path, &recipe()), Some(image));
+        assert_eq!(pinned(&path, "another"), None);
+    }
+
+    #[test]
+    fn paths_are_quoted_for_the_shell() {
+        assert_eq!(quoted(Path::new("/a b/it's")), r"'/a b/it'\''s'");
+    }
+
+    #[test]
+    fn fio_lines_are_read_whole() {
+        let line = FioLine::parse("fio: randread 1228800 300.0 26512.4\r\n").expect("a line");
+        assert_eq!(line.pattern, "randread");
+        assert_eq!(line.bytes_per_second, 1_228_800);
+        assert!((line.iops - 300.0).abs() < 0.01 && (line.latency_us - 26512.4).abs() < 0.01);
+        for other in [
+            "fio: randread 12",
+            "fio: read a b c",
+            "fio: read 1 2 3 4",
+            "x",
+        ] {
+            assert_eq!(FioLine::parse(other), None, "{other}");
+        }
+    }
+}
