@@ -71,8 +71,11 @@ printf '[Unit]\nConditionKernelCommandLine=!ftvm.do=fio\n' \
 # What would differ, and what nobody reads.
 rm -f "$root"/etc/ssl/private/ssl-cert-snakeoil.key "$root"/etc/ssl/certs/ssl-cert-snakeoil.pem
 find "$root/etc/ssl/certs" -xtype l -delete
-rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/cache/debconf/*-old \
+rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/cache/debconf/* \
     "$root"/var/lib/dpkg/*-old "$root"/var/cache/ldconfig/aux-cache \
     "$root"/var/lib/systemd/random-seed "$root"/etc/*- "$root"/etc/resolv.conf
+# How this machine gets its packages is no part of the image.
+rm -f "$root"/etc/apt/sources.list "$root"/etc/apt/sources.list.d/* \
+    "$root"/etc/apt/apt.conf.d/99mmdebstrap "$root"/etc/dpkg/dpkg.cfg.d/99mmdebstrap
 find "$root/var/log" -type f -delete
 : > "$root/etc/machine-id"
