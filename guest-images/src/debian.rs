@@ -3,8 +3,8 @@
 //! `debian.raw` is an ext4 file system (no partitions) with systemd,
 //! PostgreSQL and fio, made of the Debian packages that this machine's own apt
 //! sources have, by `mmdebstrap`; `disk.cpio` ([`crate::images`]) mounts it. It
-//! is the same, bit for bit, whenever the packages are: every time is
-//! [`EPOCH`], identifiers are fixed, and what programs take for random is not
+//! is the same, bit for bit, whenever the packages are: times are not after one
+//! fixed day, identifiers are fixed, and what programs take for random is not
 //! (`programs/still.c`).
 //!
 //! An image is made once: `debian-root.json` beside the unpacked packages
