@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 
 /// What the images, the testbed, the demo, and the tests of the disk server run on this machine.
-const NEEDED: [&str; 16] = [
+const NEEDED: [&str; 17] = [
     "binutils",
     "e2fsprogs",
     "fio",
@@ -17,6 +17,7 @@ const NEEDED: [&str; 16] = [
     "libc6-dev",
     "libnbd-bin",
     "mmdebstrap",
+    "nbd-client",
     "openssl",
     "postgresql-client",
     "qemu-system-x86",
