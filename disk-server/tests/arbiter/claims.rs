@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Process, until};
+use crate::support::{Process, SetWhenDropped, until};
 use disk_server::arbiter::{
     Arbiter, CallError, Claim, ClaimError, Claimant, ServerAddress, Settings, VmName,
 };
@@ -94,14 +94,6 @@ fn of_many_racing_claimants_one_wins_each_epoch() {
 
 /// How often the server is killed.
 const KILLS: usize = 60;
-
-struct SetWhenDropped<'a>(&'a AtomicBool);
-
-impl Drop for SetWhenDropped<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
 
 #[test]
 fn a_killed_server_forgets_nothing() {

@@ -10,7 +10,7 @@ use fastrand::Rng;
 
 use crate::client::Client;
 use crate::ledger::{Promise, Region, SECTOR};
-use crate::support::{Process, command, until};
+use crate::support::{Process, SetWhenDropped, command, until};
 
 const CLIENTS: usize = 3;
 const SECTORS: usize = 64;
@@ -91,12 +91,4 @@ fn a_killed_server_loses_no_write_and_no_epoch() {
         }
     });
     assert!(interesting > 100, "it was never killed in between");
-}
-
-struct SetWhenDropped<'a>(&'a AtomicBool);
-
-impl Drop for SetWhenDropped<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
 }

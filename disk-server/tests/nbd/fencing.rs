@@ -9,7 +9,7 @@ use disk_server::nbd::protocol::{Command, CommandFlags, ErrorCode, ReplyType, Tr
 
 use crate::client::Client;
 use crate::disks::{Gated, Local};
-use crate::support::until;
+use crate::support::{SetWhenDropped, until};
 
 const BLOCK: u32 = 4096;
 const WRITE: (Command, CommandFlags) = (Command::Write, CommandFlags::empty());
@@ -184,7 +184,10 @@ fn no_write_lands_after_a_later_epoch_was_won() {
     let storage = disk_server::storage::FileStorage::open(image.path(), false).unwrap();
     let server = Local::start(storage, true);
     let refusals = AtomicU64::new(0);
+    let (told, done) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
+        // Ends the writers also when an assertion fails, and nobody tells them.
+        let _end = SetWhenDropped(&done);
         for epoch in 1..=EPOCHS {
             claim(&server.arbiter(), epoch, &format!("host{epoch}/1"));
             let name = format!("disk@db:{epoch}");
@@ -206,13 +209,16 @@ fn no_write_lands_after_a_later_epoch_was_won() {
                 }
             }
             // It goes on until it is told, with as many writes under way and queued as fit.
-            let (refusals, server) = (&refusals, &server);
+            let (refusals, server, told, done) = (&refusals, &server, &told, &done);
             scope.spawn(move || {
                 let mut under_way = 0;
                 for block in (0..BLOCKS).cycle() {
                     let offset = block * u64::from(BLOCK);
                     writer.send(WRITE, offset, BLOCK, &stamp(epoch)).unwrap();
                     under_way += 1;
+                    if done.load(Ordering::SeqCst) {
+                        return;
+                    }
                     if under_way < IN_FLIGHT {
                         continue;
                     }
@@ -231,9 +237,13 @@ fn no_write_lands_after_a_later_epoch_was_won() {
                 }
                 // Nor can it connect anew.
                 assert!(Client::try_open(server.nbd, &name).unwrap().is_err());
+                told.fetch_add(1, Ordering::SeqCst);
             });
         }
         claim(&server.arbiter(), EPOCHS + 1, STOPPED);
+        until("all have been told", || {
+            told.load(Ordering::SeqCst) == EPOCHS
+        });
     });
     assert!(refusals.load(Ordering::Relaxed) > 0, "nothing was queued");
 }

@@ -204,6 +204,8 @@ fn fio_verifies_what_it_wrote_at_random() {
             "--fsync=64",
             "--verify=crc32c",
             "--verify_fatal=1",
+            // It would be left behind in the current directory.
+            "--verify_state_save=0",
         ],
     );
     assert!(output.contains("err= 0"), "{output}");

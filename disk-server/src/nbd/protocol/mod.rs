@@ -16,18 +16,23 @@
 //!       | <-- SimpleReply or chunks -------- |   replies in any order
 //! ```
 
+mod chunks;
 mod handshake;
+mod options;
 mod transmission;
 mod wire;
 
+pub use chunks::{ErrorChunk, Extent, HoleChunk, StatusChunk};
 pub use handshake::{
-    BlockSize, ClientFlags, ExportInfo, ExportRequest, Greeting, HandshakeFlags, Info, InfoType,
-    ListedExport, MetaContext, MetaContextRequest, OptionHeader, OptionReplyHeader, OptionType,
+    ClientFlags, Greeting, HandshakeFlags, InfoType, OptionHeader, OptionReplyHeader, OptionType,
     ReplyType, TransmissionFlags,
 };
+pub use options::{
+    BlockSize, ExportInfo, ExportRequest, Info, ListedExport, MetaContext, MetaContextRequest,
+};
 pub use transmission::{
-    ChunkFlags, ChunkHeader, ChunkType, Command, CommandFlags, ErrorChunk, ErrorCode, Extent,
-    ExtentFlags, HoleChunk, ReplyHeader, RequestHeader, SimpleReply, StatusChunk,
+    ChunkFlags, ChunkHeader, ChunkType, Command, CommandFlags, ErrorCode, ExtentFlags, ReplyHeader,
+    RequestHeader, SimpleReply,
 };
 
 /// The port that IANA gave to NBD ("Newstyle negotiation").
