@@ -10,7 +10,7 @@ use ftvm_vmm::engine::{Engine, Role};
 use ftvm_vmm::ram::GuestRam;
 use ftvm_vmm::traps::TscTrap;
 use proptest::prelude::*;
-use virtio_bindings::virtio_ring::VRING_DESC_F_WRITE;
+use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use vm_memory::{Bytes, GuestAddress};
 
 const MEMORY: usize = 1 << 20;
@@ -22,6 +22,21 @@ const QUEUE: u16 = 16;
 const TX_FRAME_BYTES: u32 = 12 + 60;
 const BAR: u16 = 0xc000;
 
+/// The disk: its ring, and for each of the driver's requests a header, data and a status.
+const DISK_BAR: u16 = 0xc100;
+const DISK_RING: u64 = 0x3_0000;
+const DISK_QUEUE: u16 = 64;
+const DISK_REQUESTS: u64 = 16;
+const DISK_HEADERS: u64 = 0x3_4000;
+const DISK_STATUS: u64 = 0x3_5000;
+const DISK_DATA: u64 = 0x8_0000;
+const DISK_DATA_BYTES: u64 = 0x1000;
+/// One request is of more than fits an entry of the log.
+const LARGE: u64 = 7;
+const LARGE_DATA: u64 = 0xa_0000;
+const LARGE_BYTES: u32 = 0x1_2000;
+const DISK_CAPACITY: u64 = 1 << 20;
+
 const AVAIL: u64 = 0x1000;
 const USED: u64 = 0x2000;
 
@@ -32,6 +47,8 @@ pub(crate) enum Deed {
     Do(Op),
     /// Sends the next frame.
     Send,
+    /// Makes the next request to the disk.
+    Ask,
 }
 
 /// Any guest.
@@ -62,6 +79,7 @@ pub(crate) fn deeds() -> impl Strategy<Value = Vec<Deed>> {
         // Idle as kernels are: the halt is the shadow of STI.
         4 => Just(vec![Deed::Do(Op::Sti), Deed::Do(Op::Halt)]),
         1 => Just(vec![Deed::Send]),
+        2 => Just(vec![Deed::Ask]),
     ];
     prop::collection::vec(deed, 1..60).prop_map(|deeds| deeds.concat())
 }
@@ -114,6 +132,19 @@ fn set_up() -> Vec<Op> {
         ]);
     }
     ops.push(bar(0x14, 1, 15));
+    let disk = |at: u16, size, value| out(DISK_BAR + at, size, value);
+    ops.extend([
+        disk(0x14, 1, 3),
+        disk(0x08, 4, 1),
+        disk(0x0c, 4, 1),
+        disk(0x14, 1, 11),
+        disk(0x18, 2, DISK_QUEUE.into()),
+        disk(0x20, 4, DISK_RING as u32),
+        disk(0x28, 4, (DISK_RING + AVAIL) as u32),
+        disk(0x30, 4, (DISK_RING + USED) as u32),
+        disk(0x1c, 2, 1),
+        disk(0x14, 1, 15),
+    ]);
     ops
 }
 
@@ -140,15 +171,33 @@ fn handlers() -> BTreeMap<u8, Vec<Op>> {
         },
         eoi.clone(),
     ];
+    let load = |address, len: u64| Op::Load {
+        address,
+        len: len as usize,
+    };
+    let disk = vec![
+        read(DISK_BAR + 0x40),
+        load(DISK_RING + USED, 4 + 8 * u64::from(DISK_QUEUE)),
+        load(DISK_STATUS, DISK_REQUESTS),
+        load(DISK_DATA, DISK_DATA_BYTES * DISK_REQUESTS),
+        load(LARGE_DATA, LARGE_BYTES.into()),
+        eoi.clone(),
+    ];
     let timer = vec![Op::Compute(3), eoi.clone()];
     // Spurious interrupts of the master come as line 7.
-    BTreeMap::from([(0x20, timer), (0x24, console), (0x25, net), (0x27, vec![])])
+    BTreeMap::from([
+        (0x20, timer),
+        (0x24, console),
+        (0x25, net),
+        (0x26, disk),
+        (0x27, vec![]),
+    ])
 }
 
 /// The script of a guest.
 pub(crate) fn script(deeds: &[Deed]) -> Script {
     let mut main = set_up();
-    let mut sent = 0;
+    let (mut sent, mut asked) = (0, 0);
     for deed in deeds {
         match deed {
             Deed::Do(op) => main.push(op.clone()),
@@ -159,6 +208,14 @@ pub(crate) fn script(deeds: &[Deed]) -> Script {
                     value: sent,
                 });
                 main.push(out(BAR + 0x44, 2, 1));
+            }
+            Deed::Ask => {
+                asked += 1;
+                main.push(Op::Store {
+                    address: DISK_RING + AVAIL + 2,
+                    value: asked,
+                });
+                main.push(out(DISK_BAR + 0x44, 2, 0));
             }
         }
     }
@@ -189,6 +246,34 @@ pub(crate) fn memory() -> GuestRam {
         put64(transmit + 12, n + 1);
     }
     put16(RX_RING + AVAIL + 2, QUEUE);
+    for n in 0..DISK_REQUESTS {
+        // Reads, writes and flushes, some of them of the same sectors.
+        let kind = [0, 1, 0, 4][n as usize % 4];
+        let kind = if n == LARGE { 0 } else { kind };
+        put32(DISK_HEADERS + 16 * n, kind);
+        put64(DISK_HEADERS + 16 * n + 8, n % 3);
+        let (address, len) = match (n, kind) {
+            (LARGE, _) => (LARGE_DATA, LARGE_BYTES),
+            (_, 4) => (DISK_DATA, 0),
+            _ => (DISK_DATA + DISK_DATA_BYTES * n, 512 * (1 + n as u32 % 2)),
+        };
+        let device_writes = if kind == 0 { VRING_DESC_F_WRITE } else { 0 };
+        let chain = [
+            (DISK_HEADERS + 16 * n, 16, VRING_DESC_F_NEXT),
+            (address, len, VRING_DESC_F_NEXT | device_writes),
+            (DISK_STATUS + n, 1, VRING_DESC_F_WRITE),
+        ];
+        for (at, (address, len, flags)) in (3 * n..).zip(chain) {
+            put64(DISK_RING + 16 * at, address);
+            put32(DISK_RING + 16 * at + 8, len);
+            put16(DISK_RING + 16 * at + 12, flags as u16);
+            put16(DISK_RING + 16 * at + 14, at as u16 + 1);
+        }
+    }
+    for slot in 0..u64::from(DISK_QUEUE) {
+        let head = slot % DISK_REQUESTS * 3;
+        put16(DISK_RING + AVAIL + 4 + 2 * slot, head as u16);
+    }
     memory
 }
 
@@ -211,7 +296,7 @@ pub(crate) fn processor(script: &Script, memory: &GuestRam, kicks: &mut Dice) ->
 pub(crate) fn engine_of<C: GuestCpu>(cpu: C, memory: &GuestRam, role: Role) -> Engine<C> {
     Engine::new(
         cpu,
-        Devices::new(memory, [0x52, 0x54, 0, 0, 0, 1]),
+        Devices::new(memory, [0x52, 0x54, 0, 0, 0, 1]).with_disk(DISK_CAPACITY),
         TscTrap::new(&Sites::default(), memory.clone()),
         role,
     )

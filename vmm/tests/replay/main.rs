@@ -6,6 +6,8 @@ mod guest;
 mod mutation;
 mod world;
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,16 +17,18 @@ use ftvm_vmm::devices::Output;
 use ftvm_vmm::engine::{Difference, Ended, Engine, EngineError, Role};
 use ftvm_vmm::ram::GuestRam;
 use ftvm_vmm::sources::{
-    Pace, Recorder, Replayer, StateFollower, StateKeeper, Verification, Watchdog,
+    BackupReads, Pace, Recorder, Replayer, StateFollower, StateKeeper, Verification, Watchdog,
 };
 use ftvm_vmm::state::Baseline;
-use logging_channel::entry::{Entry, ExecutionPoint, Payload, ShutdownReason, StatePart};
+use logging_channel::entry::{
+    DiskOutcome, Entry, ExecutionPoint, Lsn, Payload, ShutdownReason, StatePart,
+};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::guest::{deeds, engine, memory, script};
 use crate::mutation::mutate;
-use crate::world::{MadeUpWorld, MemoryLog, Playback, Seen};
+use crate::world::{MadeUpWorld, MemoryLog, Playback, Seen, Shared, SharedReads};
 
 /// What one run left behind.
 struct Run {
@@ -57,7 +61,7 @@ fn run(script: &Script, kicks: &mut Dice, role: impl FnOnce(&GuestRam, Seen) -> 
 fn finish<C: GuestCpu>(mut engine: Engine<C>, memory: GuestRam, seen: &Seen) -> Run {
     let ended = engine.run();
     let registers = engine.cpu().registers().expect("a fake processor has them");
-    let outputs = seen.0.take();
+    let outputs = seen.outputs.take();
     Run {
         ended,
         registers,
@@ -76,12 +80,23 @@ fn record_to(
     dice: &mut Dice,
     verification: Verification,
 ) -> (Run, Vec<Entry>) {
+    record_with(log, script, dice, verification, BackupReads::Log)
+}
+
+fn record_with(
+    log: MemoryLog,
+    script: &Script,
+    dice: &mut Dice,
+    verification: Verification,
+    reads: BackupReads,
+) -> (Run, Vec<Entry>) {
     let world = MadeUpWorld::new(dice.roll(u64::MAX), 0);
     let run = run(script, dice, |memory, seen| {
+        let world = world.with_disk_of(&seen);
         let recorder = Recorder::new(world, log.clone(), verification, memory.clone());
         let keeper = StateKeeper::new(baseline(memory), PACE, Arc::default());
         Role {
-            source: Box::new(recorder.with_keeper(keeper)),
+            source: Box::new(recorder.with_keeper(keeper).with_backup_reads(reads)),
             gate: Box::new(seen),
         }
     });
@@ -206,11 +221,21 @@ proptest! {
         let continued = MemoryLog::default();
         continued.entries.borrow_mut().clone_from(&log);
         let world = MadeUpWorld::new(dice.roll(u64::MAX), last_time(&log));
+        let unfinished = Rc::new(Cell::new(Vec::new()));
+        let again = Cell::default();
         let survivor = run(&script, &mut dice, |memory, seen| {
             let (new_log, new_memory, new_seen) = (continued.clone(), memory.clone(), seen.clone());
-            let playback = Playback::followed_by(log, move || Role {
-                source: Box::new(Recorder::new(world, new_log, Verification::Digests, new_memory)),
-                gate: Box::new(new_seen),
+            let done: Vec<u64> = log.iter().filter_map(completed).collect();
+            let unfinished = unfinished.clone();
+            again.set(seen.again.clone());
+            let playback = Playback::followed_by(log, move || {
+                let asked = new_seen.asked.take().into_iter();
+                unfinished.set(asked.filter(|r| !done.contains(&r.id)).collect());
+                let world = world.with_disk_of(&new_seen);
+                Role {
+                    source: Box::new(Recorder::new(world, new_log, Verification::Digests, new_memory)),
+                    gate: Box::new(new_seen),
+                }
             });
             Role {
                 source: Box::new(replayer(playback, memory)),
@@ -222,9 +247,48 @@ proptest! {
         let outputs_before = whole[..kept].iter().filter(|e| is_output(e)).count();
         prop_assert!(survivor.outputs[..outputs_before] == recorded.outputs[..outputs_before]);
 
+        prop_assert_eq!(again.take().take(), unfinished.take(), "issued again");
+
         let again = replay(&script, &mut dice, Playback::new(continued.entries.take()));
         prop_assert!(again.ended.is_ok(), "{:?}", again.ended);
         prop_assert!(again.is_like(&survivor));
+    }
+
+    /// What the log leaves to the backup is read from the disk; that another disk is there is
+    /// found.
+    #[test]
+    fn a_backup_can_read_the_disk_itself(deeds in deeds(), seed: u64) {
+        let (script, mut dice) = (script(&deeds), Dice(seed));
+        let reads = SharedReads::default();
+        let to_disk = BackupReads::Disk(Box::new(reads.clone()));
+        let log = MemoryLog::default();
+        let (recorded, log) =
+            record_with(log, &script, &mut dice, Verification::Digests, to_disk);
+        prop_assert!(recorded.ended.is_ok(), "{:?}", recorded.ended);
+        prop_assert!(!log.iter().any(|entry| matches!(entry.payload, Payload::DiskData(_))));
+        let shared: Vec<(u64, Lsn)> = (1..).zip(&log).filter_map(shared_read).collect();
+        prop_assert_eq!(&*reads.0.lock().expect("nobody panicked"), &shared);
+
+        let mut replay_from = |differs| run(&script, &mut dice, |memory, seen| Role {
+            source: Box::new(
+                replayer(Playback::new(log.clone()), memory)
+                    .with_shared_disk(Box::new(Shared { differs })),
+            ),
+            gate: Box::new(seen),
+        });
+        let replayed = replay_from(false);
+        prop_assert!(replayed.ended.is_ok(), "{:?}", replayed.ended);
+        prop_assert!(replayed.is_like(&recorded));
+        prop_assert!(replayed.contents() == recorded.contents());
+
+        match replay_from(true).ended {
+            Err(EngineError::Diverged(divergence)) => {
+                let found = matches!(divergence.difference, Difference::SharedRead { .. });
+                prop_assert!(found, "{}", divergence);
+                prop_assert_eq!(divergence.lsn, shared[0].1);
+            }
+            ended => prop_assert!(ended.is_ok() && shared.is_empty(), "{:?}", ended),
+        }
     }
 
     #[test]
@@ -269,7 +333,29 @@ fn a_replay_that_does_not_arrive_is_reported() {
 }
 
 fn is_incomplete(entry: &Entry) -> bool {
-    matches!(entry.payload, Payload::State(StatePart::Pages(_)))
+    matches!(
+        entry.payload,
+        Payload::State(StatePart::Pages(_)) | Payload::DiskData(_)
+    )
+}
+
+/// The request to the disk that an entry completes.
+fn completed(entry: &Entry) -> Option<u64> {
+    match entry.payload {
+        Payload::DiskDone { id, .. } => Some(id),
+        _ => None,
+    }
+}
+
+/// The read that an entry leaves to the backup, and the entry's LSN.
+fn shared_read((lsn, entry): (u64, &Entry)) -> Option<(u64, Lsn)> {
+    match entry.payload {
+        Payload::DiskDone {
+            id,
+            outcome: DiskOutcome::Shared { .. },
+        } => Some((id, Lsn(lsn))),
+        _ => None,
+    }
 }
 
 fn is_end(entry: &Entry) -> bool {

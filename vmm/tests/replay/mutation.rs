@@ -2,7 +2,7 @@
 
 use ftvm_vmm::cpu::fake::Dice;
 use logging_channel::entry::{
-    Entry, ExecutionPoint, Landmark, OutputChannel, Payload, ShutdownReason, StatePart,
+    DiskOutcome, Entry, ExecutionPoint, Landmark, OutputChannel, Payload, ShutdownReason, StatePart,
 };
 
 /// Changes one thing. Returns what it did, for messages.
@@ -56,7 +56,7 @@ fn point(point: &mut ExecutionPoint, dice: &mut Dice) {
 
 fn any_payload(dice: &mut Dice) -> Payload {
     let value = dice.roll(u64::MAX) >> dice.roll(64);
-    match dice.roll(10) {
+    match dice.roll(12) {
         0 => Payload::Tsc(value),
         1 => Payload::Clock(value),
         2 => Payload::WallClock(value),
@@ -68,6 +68,11 @@ fn any_payload(dice: &mut Dice) -> Payload {
         8 => Payload::MemoryHashes {
             first_page: value,
             hashes: vec![value; dice.roll(4) as usize],
+        },
+        9 => Payload::DiskData(vec![value as u8; 1 + dice.roll(3000) as usize]),
+        10 => Payload::DiskDone {
+            id: dice.roll(30),
+            outcome: DiskOutcome::Done,
         },
         _ => Payload::Shutdown(ShutdownReason::Stopped),
     }

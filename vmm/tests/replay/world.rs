@@ -5,6 +5,9 @@ use std::rc::Rc;
 
 use ftvm_vmm::cpu::fake::Dice;
 use ftvm_vmm::devices::{Appetite, ClockNeed, Input, Output};
+use ftvm_vmm::disk::{
+    DiskCompletion, DiskError, DiskOp, DiskRequest, ReadWatch, SharedDisk, SharedReadError,
+};
 use ftvm_vmm::engine::{Divergence, Interruption, OutputGate, Role, Step};
 use ftvm_vmm::sources::{Head, LogSink, LogSource, OutsideWorld};
 use logging_channel::entry::{Entry, Lsn};
@@ -13,6 +16,8 @@ use logging_channel::entry::{Entry, Lsn};
 pub(crate) struct MadeUpWorld {
     dice: RefCell<Dice>,
     now: Cell<u64>,
+    /// Requests to the disk that wait.
+    asked: Rc<RefCell<Vec<DiskRequest>>>,
 }
 
 impl MadeUpWorld {
@@ -21,7 +26,31 @@ impl MadeUpWorld {
         Self {
             dice: RefCell::new(Dice(seed)),
             now: Cell::new(now),
+            asked: Rc::default(),
         }
+    }
+
+    /// With a disk for what comes to `gate`.
+    pub(crate) fn with_disk_of(mut self, gate: &Seen) -> Self {
+        self.asked = gate.asked.clone();
+        self
+    }
+
+    /// Completes any of the requests that wait.
+    fn completion(&self) -> Option<Input> {
+        let waiting = self.asked.borrow().len() as u64;
+        if waiting == 0 {
+            return None;
+        }
+        let any = self.roll(waiting) as usize;
+        let DiskRequest { id, op } = self.asked.borrow_mut().remove(any);
+        let result = match (self.roll(8), op) {
+            (0, _) => Err(DiskError::Io),
+            (1, _) => Err(DiskError::Unsupported),
+            (_, DiskOp::Read { offset, len }) => Ok(contents(offset, len)),
+            _ => Ok(Vec::new()),
+        };
+        Some(Input::Disk(DiskCompletion { id, result }))
     }
 
     fn roll(&self, sides: u64) -> u64 {
@@ -29,6 +58,11 @@ impl MadeUpWorld {
     }
 
     fn arrival(&self, appetite: &Appetite) -> Option<Input> {
+        if self.roll(2) == 0
+            && let Some(completion) = self.completion()
+        {
+            return Some(completion);
+        }
         let byte = self.roll(256) as u8;
         if appetite.frame && self.roll(2) == 0 {
             let len = 60 + self.roll(200) as usize;
@@ -76,6 +110,37 @@ impl OutsideWorld for MadeUpWorld {
             }
             None => self.arrival(appetite).ok_or(Interruption::Stop),
         }
+    }
+}
+
+/// What is on the disk: writes do not show.
+fn contents(offset: u64, len: u32) -> Vec<u8> {
+    let bytes = offset..offset + u64::from(len);
+    bytes.map(|at| (at * 7 + at / 512) as u8).collect()
+}
+
+/// The disk as a backup reads it.
+pub(crate) struct Shared {
+    /// Another byte is there than the primary read.
+    pub(crate) differs: bool,
+}
+
+impl SharedDisk for Shared {
+    fn read(&mut self, offset: u64, len: u32) -> Result<Vec<u8>, SharedReadError> {
+        let mut data = contents(offset, len);
+        data[0] ^= u8::from(self.differs);
+        Ok(data)
+    }
+}
+
+/// Counts the reads that the backup has to do. A handle.
+#[derive(Clone, Default)]
+pub(crate) struct SharedReads(pub(crate) std::sync::Arc<std::sync::Mutex<Vec<(u64, Lsn)>>>);
+
+impl ReadWatch for SharedReads {
+    fn completed(&mut self, id: u64, shared: Option<Lsn>) {
+        let reads = shared.map(|lsn| (id, lsn));
+        self.0.lock().expect("no holder panics").extend(reads);
     }
 }
 
@@ -175,10 +240,26 @@ impl LogSource for Playback {
 
 /// Keeps what leaves the machine. A handle.
 #[derive(Clone, Default)]
-pub(crate) struct Seen(pub(crate) Rc<RefCell<Vec<Output>>>);
+pub(crate) struct Seen {
+    /// What left.
+    pub(crate) outputs: Rc<RefCell<Vec<Output>>>,
+    /// Requests to the disk that nobody has completed yet.
+    pub(crate) asked: Rc<RefCell<Vec<DiskRequest>>>,
+    /// Requests to the disk that came again.
+    pub(crate) again: Rc<RefCell<Vec<DiskRequest>>>,
+}
 
 impl OutputGate for Seen {
     fn submit(&mut self, output: Output, _: Option<Lsn>) {
-        self.0.borrow_mut().push(output);
+        let mut outputs = self.outputs.borrow_mut();
+        if let Output::Disk(request) = &output {
+            self.asked.borrow_mut().push(request.clone());
+            let same = |o: &Output| matches!(o, Output::Disk(r) if r.id == request.id);
+            if outputs.iter().any(same) {
+                self.again.borrow_mut().push(request.clone());
+                return;
+            }
+        }
+        outputs.push(output);
     }
 }

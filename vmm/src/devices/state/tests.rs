@@ -177,6 +177,8 @@ const WITHOUT_EFFECT: &[&str] = &[
     "/console/edge",
     // Constant.
     "/console/uart/modem_status",
+    // This machine has none.
+    "/disk",
     // Compared, not taken over.
     "/net/card/mac",
     // Collected at the end of the event that sends them.
