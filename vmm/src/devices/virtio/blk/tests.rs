@@ -3,7 +3,6 @@
 use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::RawDescriptor;
 use virtio_queue::desc::split::Descriptor;
-use virtio_queue::mock::MockSplitQueue;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
@@ -47,12 +46,7 @@ impl Setup {
         let memory = GuestRam::from_ranges(&[(GuestAddress(0), 4 << 20)]).expect("memory");
         let mut disk = VirtioPci::new(Blk::new(CAPACITY), memory.clone(), 0xc100, 6);
         let features = (1 << 32) | u64::from(event_idx) << 29 | 1 << 9;
-        let queue = MockSplitQueue::create(&memory, GuestAddress(RING), QUEUE);
-        let (table, avail, used) = (
-            queue.desc_table_addr().0,
-            queue.avail_addr().0,
-            queue.used_addr().0,
-        );
+        let (table, avail, used) = (RING, RING + 0x400, RING + 0x800);
         let mut write = |at: u16, len: usize, value: u32| {
             disk.write_bar(at, &value.to_le_bytes()[..len]);
         };
