@@ -122,8 +122,15 @@ fn answer(
 /// Requests that were received on one connection, for its worker.
 #[derive(Default)]
 struct Queue {
-    requests: Mutex<(Vec<(RequestHeader, Vec<u8>)>, bool)>,
+    received: Mutex<Received>,
     changed: Condvar,
+}
+
+#[derive(Default)]
+struct Received {
+    requests: Vec<(RequestHeader, Vec<u8>)>,
+    /// No more will come.
+    complete: bool,
 }
 
 fn serve(shared: &Arc<Mutex<State>>, number: u64, mut stream: TcpStream) -> io::Result<()> {
@@ -136,7 +143,7 @@ fn serve(shared: &Arc<Mutex<State>>, number: u64, mut stream: TcpStream) -> io::
     let worker_stream = stream.try_clone()?;
     let worker = thread::spawn(move || work(&worker_state, number, &worker_queue, worker_stream));
     let received = receive(&queue, &mut stream);
-    queue.requests.lock().unwrap().1 = true;
+    queue.received.lock().unwrap().complete = true;
     queue.changed.notify_all();
     let _ = worker.join().unwrap();
     let mut state = shared.lock().unwrap();
@@ -193,7 +200,9 @@ fn receive(queue: &Queue, stream: &mut TcpStream) -> io::Result<()> {
             }
             _ => {}
         }
-        queue.requests.lock().unwrap().0.push((header, data));
+        let mut received = queue.received.lock().unwrap();
+        received.requests.push((header, data));
+        drop(received);
         queue.changed.notify_all();
     }
 }
@@ -206,17 +215,17 @@ fn work(
     mut stream: TcpStream,
 ) -> io::Result<()> {
     loop {
-        let mut requests = queue.requests.lock().unwrap();
-        while requests.0.is_empty() && !requests.1 {
-            requests = queue.changed.wait(requests).unwrap();
+        let mut received = queue.received.lock().unwrap();
+        while received.requests.is_empty() && !received.complete {
+            received = queue.changed.wait(received).unwrap();
         }
-        if requests.0.is_empty() {
+        if received.requests.is_empty() {
             return Ok(());
         }
         let mut state = shared.lock().unwrap();
-        let at = state.random.usize(..requests.0.len());
-        let (header, data) = requests.0.swap_remove(at);
-        drop(requests);
+        let at = state.random.usize(..received.requests.len());
+        let (header, data) = received.requests.swap_remove(at);
+        drop(received);
         let odds = state.lose_one_in;
         let lost = odds > 0 && state.random.u64(..odds) == 0;
         let before = lost && state.random.bool();
