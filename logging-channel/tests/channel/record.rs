@@ -172,7 +172,8 @@ fn another_version_is_named() {
     fs::write(&path, &bytes).expect("written");
     match read(&path) {
         Read::NotOpened(error @ OpenError::OtherVersion { .. }) => {
-            assert!(error.to_string().contains("version 2"), "{error}");
+            let ours = format!("version {PROTOCOL_VERSION}");
+            assert!(error.to_string().contains(&ours), "{error}");
         }
         other => panic!("{other:?}"),
     }
