@@ -73,7 +73,7 @@ impl Default for BlockSize {
     }
 }
 
-/// The data of a [`ReplyType::Info`].
+/// The data of a [`ReplyType::Info`](super::ReplyType::Info).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Info {
     /// Size and abilities. Every successful `GO` brings it.
@@ -186,7 +186,7 @@ impl ExportRequest {
     }
 }
 
-/// The data of a [`ReplyType::Server`]: one export of a list.
+/// The data of a [`ReplyType::Server`](super::ReplyType::Server): one export of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListedExport {
     /// Its name.
@@ -257,7 +257,7 @@ impl MetaContextRequest {
     }
 }
 
-/// The data of a [`ReplyType::MetaContext`].
+/// The data of a [`ReplyType::MetaContext`](super::ReplyType::MetaContext).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetaContext {
     /// What stands for it in [`StatusChunk`](super::StatusChunk)s.
