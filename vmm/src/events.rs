@@ -129,6 +129,14 @@ pub struct Stats {
     pub digests: u64,
     /// How long the guest stood still for the last one, in milliseconds.
     pub digest_ms: f64,
+    /// Reads of the guest's disk that were answered.
+    pub disk_reads: u64,
+    /// Their bytes.
+    pub disk_read_bytes: u64,
+    /// Writes of the guest's disk that were answered.
+    pub disk_writes: u64,
+    /// Their bytes.
+    pub disk_written_bytes: u64,
     /// Transfers of the whole state.
     pub transfers: u64,
     /// Their size in the log.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use disk_server::nbd::client::{self, ConnectError};
+use disk_server::nbd::client::{self, ConnectError, Connection};
 use disk_server::nbd::protocol::TransmissionFlags;
 
 use super::link::LinkSettings;
@@ -58,6 +58,22 @@ pub struct Serving {
     pub log: Option<Arc<dyn LogProgress>>,
     /// Whether the backup reads the disk itself.
     pub backup_reads: bool,
+    /// Counts what the guest does with it.
+    pub counters: DiskCounters,
+}
+
+fn connect(
+    uri: &DiskUri,
+    target: &DiskTarget,
+    settings: DiskSettings,
+) -> Result<Connection, DiskOpenError> {
+    let timeout = settings.link.connect_timeout;
+    client::connect(&target.server, &target.export_name(), timeout).map_err(|source| {
+        DiskOpenError::Connect {
+            uri: uri.clone(),
+            source: Box::new(source),
+        }
+    })
 }
 
 impl GuestDisk {
@@ -66,15 +82,7 @@ impl GuestDisk {
     /// # Errors
     /// [`DiskOpenError`].
     pub fn open(uri: &DiskUri, vm: &str, settings: DiskSettings) -> Result<Self, DiskOpenError> {
-        let target = uri.target();
-        let timeout = settings.link.connect_timeout;
-        let connection =
-            client::connect(&target.server, &target.export_name(), timeout).map_err(|source| {
-                DiskOpenError::Connect {
-                    uri: uri.clone(),
-                    source: Box::new(source),
-                }
-            })?;
+        let connection = connect(uri, &uri.target(), settings)?;
         let export = connection.export;
         connection.requests.disconnect();
         let unsuitable = |what| {
@@ -131,6 +139,17 @@ impl GuestDisk {
         })
     }
 
+    /// Whether this host can be its writer in `epoch`, which it has just won: a wrong owner is found
+    /// before the guest runs, and not at its first write.
+    ///
+    /// # Errors
+    /// [`DiskOpenError::Connect`].
+    pub fn require_writer(&self, epoch: u64) -> Result<(), DiskOpenError> {
+        let connection = connect(&self.uri, &self.target(Some(epoch)), self.settings)?;
+        connection.requests.disconnect();
+        Ok(())
+    }
+
     /// Begins to serve the guest: completions go to `lanes`.
     #[must_use]
     pub fn serve(&self, serving: Serving, lanes: &Lanes, events: &Events) -> DiskService {
@@ -147,7 +166,7 @@ impl GuestDisk {
             settings,
             serving.log,
             events.clone(),
-            DiskCounters::default(),
+            serving.counters,
             move |completion| lane.push(completion),
         )
     }

@@ -15,11 +15,12 @@ use super::peer_report::Stops;
 use super::standing::{Standing, Verdict};
 use super::watch::PeerWatch;
 use super::{Halt, RoleError, peer_report, stats};
-use crate::assembly::{Guest, HostConfig, watchdog};
+use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
 use crate::disk::DiskPort;
 use crate::disk::guest_disk::Serving;
 use crate::disk::progress::{LogProgress, Reached};
+use crate::disk::service::DiskCounters;
 use crate::engine::{Ended, OutputGate, Role, Step};
 use crate::events::{Event, Events};
 use crate::gates::committed::{Commit, CommitWatch};
@@ -70,6 +71,11 @@ pub fn run_primary(
     let rights = Arc::new(Rights::new(&options.arbiter, &vm.name)?);
     prepared(&guest);
     let epoch = rights.start()?;
+    if let Some(disk) = &guest.disk {
+        disk.require_writer(epoch)
+            .map_err(AssemblyError::from)
+            .inspect_err(|_| rights.stopped(epoch))?;
+    }
     log::info!(
         "{}: epoch {epoch}; waiting for a backup at {}",
         vm.name,
@@ -99,7 +105,8 @@ pub fn run_primary(
         guest.count_stops()?;
     }
     let counters = Arc::new(StateCounters::default());
-    stats::report_sender(events, &sender, &counters);
+    let disk_counters = DiskCounters::default();
+    stats::report_sender(events, &sender, &counters, &disk_counters);
 
     let standing = Standing::default();
     standing.ready();
@@ -130,6 +137,7 @@ pub fn run_primary(
             epoch: Some(epoch),
             log: Some(Arc::new(progress)),
             backup_reads: options.backup_reads,
+            counters: disk_counters,
         };
         disk.serve(serving, &guest.host.lanes, events)
     });

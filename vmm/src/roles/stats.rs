@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use logging_channel::receiver::ReceiverHandle;
 use logging_channel::sender::Sender;
 
+use crate::disk::service::DiskCounters;
 use crate::events::{Event, Events, Stats};
 use crate::sources::StateCounters;
 
@@ -50,11 +51,21 @@ fn with_state(stats: Stats, counters: &StateCounters) -> Stats {
 }
 
 /// Reports a primary's figures until the session is over.
-pub(super) fn report_sender(events: &Events, sender: &Sender, counters: &Arc<StateCounters>) {
-    let (sender, counters) = (sender.clone(), counters.clone());
+pub(super) fn report_sender(
+    events: &Events,
+    sender: &Sender,
+    counters: &Arc<StateCounters>,
+    disk: &DiskCounters,
+) {
+    let (sender, counters, disk) = (sender.clone(), counters.clone(), disk.clone());
     every_interval(events, move || {
         let stats = sender.stats();
+        let disk = disk.figures();
         let stats = Stats {
+            disk_reads: disk.reads,
+            disk_read_bytes: disk.read_bytes,
+            disk_writes: disk.writes,
+            disk_written_bytes: disk.written_bytes,
             log_entries: stats.entries,
             log_bytes: stats.bytes,
             lag_ms: millis(stats.lag),
