@@ -5,6 +5,7 @@ use std::sync::Arc;
 use disk_server::nbd::client::{self, ConnectError, Connection};
 use disk_server::nbd::protocol::TransmissionFlags;
 
+use super::DiskCompletion;
 use super::link::LinkSettings;
 use super::progress::LogProgress;
 use super::reader::DiskReader;
@@ -153,13 +154,24 @@ impl GuestDisk {
     /// Begins to serve the guest: completions go to `lanes`.
     #[must_use]
     pub fn serve(&self, serving: Serving, lanes: &Lanes, events: &Events) -> DiskService {
+        let lane = lanes.disk.clone();
+        self.serve_with(serving, events, move |completion| lane.push(completion))
+    }
+
+    /// Begins to serve: `complete` gets the completions, on the service's thread.
+    #[must_use]
+    pub fn serve_with(
+        &self,
+        serving: Serving,
+        events: &Events,
+        complete: impl Fn(DiskCompletion) + Send + 'static,
+    ) -> DiskService {
         let target = self.target(serving.epoch);
         log::info!("the guest's disk is {target}, {} bytes", self.capacity);
         let settings = DiskSettings {
             backup_reads: serving.backup_reads,
             ..self.settings
         };
-        let lane = lanes.disk.clone();
         DiskService::start(
             target,
             self.capacity,
@@ -167,7 +179,7 @@ impl GuestDisk {
             serving.log,
             events.clone(),
             serving.counters,
-            move |completion| lane.push(completion),
+            complete,
         )
     }
 

@@ -2,5 +2,6 @@
 //! what it would have found on a disk that never breaks.
 
 mod fake_server;
+mod real_server;
 mod service;
 mod world;
