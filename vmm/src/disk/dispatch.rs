@@ -9,30 +9,27 @@
 //! A server that refuses because the epoch is over ("not permitted") is not the guest's business.
 //! This host either wins a new epoch, and sends the request again in that; or it is halted.
 
+mod wire;
+
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use disk_server::nbd::client::{Reply, Requests};
-use disk_server::nbd::protocol::{ErrorCode, TransmissionFlags};
 use logging_channel::entry::Lsn;
 
+use self::wire::Line;
 use super::link::{Link, LinkEvent, Up};
 use super::order::{Effect, Order, Ticket};
-use super::pieces::{Piece, pieces};
+
 use super::progress::{LogProgress, ProgressWatch, Reached};
 use super::service::{DiskCounters, DiskSettings};
-use super::unflushed::{Place, Unflushed};
+use super::unflushed::Unflushed;
 use super::{DiskCompletion, DiskError, DiskOp, DiskRequest};
 use crate::events::{Event, Events};
 
 /// How exact the time limit of a request is; how often a refused connection is tried again.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-
-/// A transfer's pieces are numbered in the low bits of their cookies.
-const PIECE_BITS: u32 = 16;
 
 /// A message to the disk's thread.
 pub(super) enum Message {
@@ -53,38 +50,6 @@ struct Pending {
     request: Arc<DiskRequest>,
     /// Since when nobody but the server is waited for.
     due_since: Option<Instant>,
-}
-
-/// What commands on the wire are for.
-#[derive(Clone, Copy)]
-enum Purpose {
-    /// A request of the guest.
-    Guest(Ticket),
-    /// A change that is made again.
-    Again(Place),
-    /// A flush of the service's own.
-    OwnFlush,
-}
-
-/// Commands on the wire that are answered together.
-struct Transfer {
-    purpose: Purpose,
-    request: Option<Arc<DiskRequest>>,
-    pieces: Vec<Piece>,
-    unanswered: usize,
-    data: Vec<u8>,
-    error: Option<ErrorCode>,
-}
-
-/// A connection.
-struct Line {
-    generation: u64,
-    requests: Requests,
-    flags: TransmissionFlags,
-    max_payload: u32,
-    transfers: BTreeMap<u64, Transfer>,
-    /// The server does not let this connection write (any more).
-    refused: bool,
 }
 
 /// The disk's thread.
@@ -353,218 +318,6 @@ impl Dispatcher {
         }
     }
 
-    // Sending.
-
-    fn send(&mut self) {
-        let Some(mut line) = self.line.take() else {
-            return;
-        };
-        if line.refused {
-            self.line = Some(line);
-            return;
-        }
-        match self.send_on(&mut line) {
-            Ok(()) => self.line = Some(line),
-            Err(error) => {
-                drop(line);
-                self.forget_line();
-                self.lost(&anyhow::Error::new(error).context("the disk server takes nothing"));
-            }
-        }
-    }
-
-    fn send_on(&mut self, line: &mut Line) -> io::Result<()> {
-        while let Some((place, request)) = self.unflushed.next_repeat() {
-            self.transfer(line, Purpose::Again(place), request)?;
-        }
-        if !self.unflushed.is_repeating() {
-            if self.unflushed.wants_flush() {
-                self.flush(line, Purpose::OwnFlush)?;
-            }
-            let full = self.unflushed.is_full();
-            while let Some(ticket) = self.order.next(|effect| !(full && effect.modifies())) {
-                let Some(pending) = self.pending.get(&ticket) else {
-                    continue;
-                };
-                let request = pending.request.clone();
-                match request.op {
-                    DiskOp::Flush => self.flush(line, Purpose::Guest(ticket))?,
-                    DiskOp::Discard { .. }
-                        if !line.flags.contains(TransmissionFlags::SEND_TRIM) =>
-                    {
-                        self.finish(ticket, Err(DiskError::Unsupported));
-                    }
-                    DiskOp::WriteZeroes { .. }
-                        if !line.flags.contains(TransmissionFlags::SEND_WRITE_ZEROES) =>
-                    {
-                        self.finish(ticket, Err(DiskError::Unsupported));
-                    }
-                    _ => self.transfer(line, Purpose::Guest(ticket), request)?,
-                }
-            }
-        }
-        line.requests.flush_buffer()
-    }
-
-    fn number(&mut self) -> u64 {
-        self.next_transfer += 1;
-        self.next_transfer
-    }
-
-    fn flush(&mut self, line: &mut Line, purpose: Purpose) -> io::Result<()> {
-        let number = self.number();
-        self.unflushed.flush_sent(number);
-        line.transfers.insert(
-            number,
-            Transfer {
-                purpose,
-                request: None,
-                pieces: Vec::new(),
-                unanswered: 1,
-                data: Vec::new(),
-                error: None,
-            },
-        );
-        line.requests.flush(number << PIECE_BITS)
-    }
-
-    fn transfer(
-        &mut self,
-        line: &mut Line,
-        purpose: Purpose,
-        request: Arc<DiskRequest>,
-    ) -> io::Result<()> {
-        let number = self.number();
-        let pieces = pieces(&request.op, line.max_payload);
-        if pieces.len() > 1 << PIECE_BITS {
-            log::error!(
-                "{} takes at most {} bytes at a time: too few for request {}",
-                self.link.target(),
-                line.max_payload,
-                request.id
-            );
-            self.answered(number, Transfer::failed(purpose, request));
-            return Ok(());
-        }
-        let requests = &mut line.requests;
-        for (n, piece) in pieces.iter().enumerate() {
-            let cookie = number << PIECE_BITS | n as u64;
-            match &request.op {
-                DiskOp::Read { .. } => requests.read(cookie, piece.offset, piece.len),
-                DiskOp::Write { data, .. } => {
-                    requests.write(cookie, piece.offset, &data[piece.range()])
-                }
-                DiskOp::Discard { .. } => requests.trim(cookie, piece.offset, piece.len),
-                DiskOp::WriteZeroes { unmap, .. } => {
-                    requests.write_zeroes(cookie, piece.offset, piece.len, *unmap)
-                }
-                DiskOp::Flush => requests.flush(cookie),
-            }?;
-        }
-        line.transfers.insert(
-            number,
-            Transfer {
-                purpose,
-                request: Some(request),
-                unanswered: pieces.len(),
-                pieces,
-                data: Vec::new(),
-                error: None,
-            },
-        );
-        Ok(())
-    }
-
-    // Answers.
-
-    /// `false` if the connection is of no use any more.
-    fn reply(&mut self, line: &mut Line, reply: Reply) -> bool {
-        let number = reply.cookie >> PIECE_BITS;
-        let Some(transfer) = line.transfers.get_mut(&number) else {
-            return true; // of a transfer that failed with its first piece
-        };
-        transfer.unanswered -= 1;
-        match reply.result {
-            Err(error) => transfer.error = Some(transfer.error.unwrap_or(error)),
-            Ok(data) if transfer.pieces.len() <= 1 => transfer.data = data,
-            Ok(data) => {
-                let piece = (reply.cookie & ((1 << PIECE_BITS) - 1)) as usize;
-                transfer.put(piece, &data);
-            }
-        }
-        if transfer.unanswered > 0 {
-            return true;
-        }
-        let Some(transfer) = line.transfers.remove(&number) else {
-            return true;
-        };
-        match transfer.error {
-            Some(ErrorCode::Shutdown) => false,
-            Some(ErrorCode::NotPermitted) => self.refused(line, number, transfer.purpose),
-            _ => {
-                self.answered(number, transfer);
-                true
-            }
-        }
-    }
-
-    /// The server does not let this connection write. `false` if it is of no use any more.
-    fn refused(&mut self, line: &mut Line, number: u64, purpose: Purpose) -> bool {
-        line.refused = true;
-        if !std::mem::replace(&mut self.told_refused, true) {
-            log::warn!(
-                "the disk server does not let this host write to {}: another one has taken the \
-                 guest over, or is about to",
-                self.link.target()
-            );
-        }
-        // Does nothing where it was no flush.
-        self.unflushed.flush_answered(number, false);
-        match purpose {
-            Purpose::Guest(ticket) => self.order.put_back(ticket),
-            Purpose::OwnFlush => {}
-            // The repetition begins anew, with the next connection.
-            Purpose::Again(_) => return false,
-        }
-        true
-    }
-
-    fn answered(&mut self, number: u64, transfer: Transfer) {
-        let result = match transfer.error {
-            None => Ok(transfer.data),
-            Some(error) => Err(meaning(error)),
-        };
-        match transfer.purpose {
-            Purpose::Again(place) => {
-                if result.is_err() {
-                    log::error!(
-                        "the disk lost a change that it had taken, and does not take it again: the \
-                         guest's next flush fails"
-                    );
-                    self.lost_change = true;
-                }
-                self.unflushed.repeated(place);
-            }
-            Purpose::OwnFlush => self.unflushed.flush_answered(number, result.is_ok()),
-            Purpose::Guest(ticket) => {
-                match &transfer.request {
-                    None => self.unflushed.flush_answered(number, result.is_ok()),
-                    Some(request) if Effect::of(&request.op).modifies() && result.is_ok() => {
-                        self.told_refused = false;
-                        self.unflushed.answered(request.clone());
-                    }
-                    Some(_) => {}
-                }
-                let flush = transfer.request.is_none();
-                if flush && result.is_ok() && std::mem::take(&mut self.lost_change) {
-                    self.finish(ticket, Err(DiskError::Io));
-                } else {
-                    self.finish(ticket, result);
-                }
-            }
-        }
-    }
-
     /// Gives the guest its completion.
     fn finish(&mut self, ticket: Ticket, result: Result<Vec<u8>, DiskError>) {
         let Some(Pending { request, .. }) = self.pending.remove(&ticket) else {
@@ -625,39 +378,5 @@ impl Dispatcher {
         for ticket in expired {
             self.finish(ticket, Err(DiskError::Io));
         }
-    }
-}
-
-impl Transfer {
-    fn failed(purpose: Purpose, request: Arc<DiskRequest>) -> Self {
-        Self {
-            purpose,
-            request: Some(request),
-            pieces: Vec::new(),
-            unanswered: 0,
-            data: Vec::new(),
-            error: Some(ErrorCode::Overflow),
-        }
-    }
-
-    /// Puts the data of one of several pieces into its place.
-    fn put(&mut self, piece: usize, data: &[u8]) {
-        let Some(piece) = self.pieces.get(piece) else {
-            return;
-        };
-        if data.is_empty() {
-            return;
-        }
-        let whole = self.pieces.iter().map(|p| p.len as usize).sum();
-        self.data.resize(whole, 0);
-        self.data[piece.range()].copy_from_slice(data);
-    }
-}
-
-/// What an error of the protocol is to the guest.
-fn meaning(error: ErrorCode) -> DiskError {
-    match error {
-        ErrorCode::Invalid | ErrorCode::NotSupported => DiskError::Unsupported,
-        _ => DiskError::Io,
     }
 }
