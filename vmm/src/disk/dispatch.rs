@@ -35,8 +35,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 pub(super) enum Message {
     /// A request, and the log entry that has to be committed before it goes out.
     Submit(DiskRequest, Option<Lsn>),
-    /// The completion of this read is in the log there, and the backup is to read the disk itself.
-    Logged(u64, Lsn),
+    /// The completion of this request is in the log. The backup is to read the disk itself when it
+    /// executes that entry, if there is an LSN.
+    Logged(u64, Option<Lsn>),
     /// Something happened on the link.
     Link(LinkEvent),
     /// The log has come to where it was wanted.
@@ -153,11 +154,11 @@ impl Dispatcher {
     fn take(&mut self, message: Message) {
         match message {
             Message::Submit(request, commit) => self.submit(request, commit),
-            Message::Logged(id, lsn) => {
-                if let Some(ticket) = self.tickets.remove(&id) {
-                    self.order.logged(ticket, lsn);
-                }
-            }
+            Message::Logged(id, shared) => match (self.tickets.remove(&id), shared) {
+                (Some(ticket), Some(lsn)) => self.order.logged(ticket, lsn),
+                (Some(ticket), None) => self.order.let_go_of(ticket),
+                (None, _) => {}
+            },
             Message::Link(LinkEvent::Up(up)) => self.up(*up),
             Message::Link(LinkEvent::Reply(generation, reply)) => {
                 self.on_line(generation, |this, line| this.reply(line, reply));

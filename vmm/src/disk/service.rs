@@ -178,9 +178,7 @@ impl DiskPort for DiskService {
 
 impl ReadWatch for DiskService {
     fn completed(&mut self, id: u64, shared: Option<Lsn>) {
-        if let Some(lsn) = shared {
-            self.0.send(Message::Logged(id, lsn));
-        }
+        self.0.send(Message::Logged(id, shared));
     }
 }
 

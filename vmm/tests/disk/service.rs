@@ -276,3 +276,19 @@ fn a_disk_of_another_size_is_not_written() {
     assert_eq!(server.state().done.len(), 1);
     guest.settle();
 }
+
+#[test]
+fn a_read_that_the_backup_need_not_do_holds_nothing_up() {
+    let server = FakeServer::start(SIZE, 1);
+    let log = Log::new();
+    let settings = DiskSettings {
+        backup_reads: true,
+        ..quick()
+    };
+    let mut guest = Guest::new(&server, settings, Some(&log));
+    let first = guest.submit(read(1), None);
+    assert_eq!(guest.complete(), (first, Ok(())));
+    guest.submit(write(1, 1), None);
+    guest.service.completed(first, None);
+    guest.settle();
+}
