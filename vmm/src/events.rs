@@ -125,6 +125,12 @@ pub struct Stats {
     /// How long an input may wait for a guest that makes no exits, as the cost of the last state
     /// delta bounds it; in milliseconds.
     pub latency_bound_ms: f64,
+    /// How long frames and console input waited on this host for the guest, in milliseconds: median.
+    pub input_wait_ms_p50: f64,
+    /// 99th percentile.
+    pub input_wait_ms_p99: f64,
+    /// Longest wait.
+    pub input_wait_ms_max: f64,
     /// Digests of the whole state, logged or compared.
     pub digests: u64,
     /// How long the guest stood still for the last one, in milliseconds.

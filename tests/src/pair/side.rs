@@ -45,6 +45,14 @@ pub struct Stats {
     /// How long an input may wait for a guest that makes no exits, as the cost
     /// of the last state delta bounds it.
     pub latency_bound_ms: f64,
+    /// How long frames and console input waited for the guest so far: median.
+    pub input_wait_ms_p50: f64,
+    /// 99th percentile.
+    pub input_wait_ms_p99: f64,
+    /// Longest wait.
+    pub input_wait_ms_max: f64,
+    /// Time for which the guest was held up so far because the backup lagged too far.
+    pub throttled_ms: f64,
     /// Digests of the whole state so far, logged or compared.
     pub digests: u64,
     /// Whole states transferred so far.

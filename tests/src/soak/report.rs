@@ -92,6 +92,11 @@ pub struct Report {
     /// The 99th percentile of all that the primary measured between the samples
     /// as well, in milliseconds.
     pub lag_ms_p99: Option<f64>,
+    /// How long frames waited on the primary before the guest got them, in milliseconds: what the
+    /// latency bound is about. A ping takes that, the guest's own time, and the output rule's.
+    pub input_wait_ms: Option<Distribution>,
+    /// For how long the guest was held up because the backup lagged, in seconds.
+    pub throttled_seconds: Option<f64>,
     /// Own memory of the primary's and of the backup's `ftvm`.
     pub memory: [Option<Trend>; 2],
     /// Answers to pings, in milliseconds.
@@ -169,6 +174,12 @@ impl Report {
             digests_verified,
             lag_ms,
             lag_ms_p99: primary.map(|stats| stats.lag_ms_p99),
+            input_wait_ms: primary.map(|stats| Distribution {
+                p50: stats.input_wait_ms_p50,
+                p99: stats.input_wait_ms_p99,
+                max: stats.input_wait_ms_max,
+            }),
+            throttled_seconds: primary.map(|stats| stats.throttled_ms / 1e3),
             memory,
             ping_ms: Distribution::of(seen.pings.iter().map(millis).collect()),
             pings_lost: seen.pings_lost,

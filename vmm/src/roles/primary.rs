@@ -106,7 +106,13 @@ pub fn run_primary(
     }
     let counters = Arc::new(StateCounters::default());
     let disk_counters = DiskCounters::default();
-    stats::report_sender(events, &sender, &counters, &disk_counters);
+    stats::report_sender(
+        events,
+        &sender,
+        &counters,
+        &disk_counters,
+        &guest.host.lanes.waits,
+    );
 
     let standing = Standing::default();
     standing.ready();

@@ -9,7 +9,7 @@ use logging_channel::sender::Sender;
 
 use crate::disk::service::DiskCounters;
 use crate::events::{Event, Events, Stats};
-use crate::sources::StateCounters;
+use crate::sources::{InputWaits, StateCounters};
 
 const INTERVAL: Duration = Duration::from_millis(200);
 
@@ -56,11 +56,14 @@ pub(super) fn report_sender(
     sender: &Sender,
     counters: &Arc<StateCounters>,
     disk: &DiskCounters,
+    waits: &InputWaits,
 ) {
     let (sender, counters, disk) = (sender.clone(), counters.clone(), disk.clone());
+    let waits = waits.clone();
     every_interval(events, move || {
         let stats = sender.stats();
         let disk = disk.figures();
+        let waits = waits.figures();
         let stats = Stats {
             disk_reads: disk.reads,
             disk_read_bytes: disk.read_bytes,
@@ -73,6 +76,9 @@ pub(super) fn report_sender(
             lag_ms_p99: millis(stats.lag_p99),
             stalled_ms: millis(stats.stalled),
             throttled_ms: millis(stats.throttled),
+            input_wait_ms_p50: millis(waits.p50),
+            input_wait_ms_p99: millis(waits.p99),
+            input_wait_ms_max: millis(waits.max),
             ..Stats::default()
         };
         (!sender.is_lost()).then(|| with_state(stats, &counters))

@@ -1,8 +1,10 @@
 //! Inputs from this host: its clock, its network, its console, and the disk.
 
+use std::time::Instant;
+
 use crossbeam_channel::{Receiver, Select, Sender};
 
-use super::GuestClock;
+use super::{GuestClock, InputWaits};
 use crate::devices::{Appetite, ClockNeed, Input};
 use crate::disk::DiskCompletion;
 use crate::engine::{Interruption, Step};
@@ -14,11 +16,12 @@ pub enum Control {
     Stop,
 }
 
-/// One kind of message to the running guest's thread: both ends, so that it never closes.
+/// One kind of message to the running guest's thread: both ends, so that it never closes. A
+/// message has the time at which it was handed over with it.
 #[derive(Debug)]
 pub struct Lane<T> {
-    sender: Sender<T>,
-    receiver: Receiver<T>,
+    sender: Sender<(Instant, T)>,
+    receiver: Receiver<(Instant, T)>,
 }
 
 impl<T> Clone for Lane<T> {
@@ -38,14 +41,23 @@ impl<T> Lane<T> {
 
     /// Hands a message over unless the lane is full.
     pub fn try_push(&self, message: T) {
-        let _ = self.sender.try_send(message);
+        let _ = self.sender.try_send((Instant::now(), message));
     }
 
     /// Hands a message over; waits while the lane is full.
     pub fn push(&self, message: T) {
         self.sender
-            .send(message)
+            .send((Instant::now(), message))
             .expect("the receiver lives in the same lane");
+    }
+
+    /// Takes the next message, if there is one. What it waited for is noted in `waits`.
+    fn take(&self, waits: Option<&InputWaits>) -> Option<T> {
+        let (since, message) = self.receiver.try_recv().ok()?;
+        if let Some(waits) = waits {
+            waits.note(since.elapsed());
+        }
+        Some(message)
     }
 }
 
@@ -60,6 +72,8 @@ pub struct Lanes {
     pub disk: Lane<DiskCompletion>,
     /// Requests to the run itself.
     pub control: Lane<Control>,
+    /// How long frames and typed bytes waited for the guest.
+    pub waits: InputWaits,
 }
 
 impl Default for Lanes {
@@ -69,6 +83,7 @@ impl Default for Lanes {
             typed: Lane::bounded(64),
             disk: Lane::bounded(256),
             control: Lane::bounded(4),
+            waits: InputWaits::default(),
         }
     }
 }
@@ -114,7 +129,7 @@ impl OutsideWorld for LiveInputs {
     }
 
     fn poll(&self, appetite: &Appetite) -> Step<Option<Input>> {
-        if let Ok(Control::Stop) = self.lanes.control.receiver.try_recv() {
+        if let Some(Control::Stop) = self.lanes.control.take(None) {
             return Err(Interruption::Stop);
         }
         if let Some(deadline) = appetite.timer_deadline {
@@ -123,16 +138,16 @@ impl OutsideWorld for LiveInputs {
                 return Ok(Some(Input::Tick(now)));
             }
         }
-        if let Ok(completion) = self.lanes.disk.receiver.try_recv() {
+        if let Some(completion) = self.lanes.disk.take(None) {
             return Ok(Some(Input::Disk(completion)));
         }
         if appetite.frame
-            && let Ok(frame) = self.lanes.frames.receiver.try_recv()
+            && let Some(frame) = self.lanes.frames.take(Some(&self.lanes.waits))
         {
             return Ok(Some(Input::Frame(frame)));
         }
         if appetite.typed
-            && let Ok(bytes) = self.lanes.typed.receiver.try_recv()
+            && let Some(bytes) = self.lanes.typed.take(Some(&self.lanes.waits))
         {
             return Ok(Some(Input::Typed(bytes)));
         }

@@ -13,6 +13,7 @@ mod place;
 mod recorder;
 mod replayer;
 pub mod sabotage;
+mod waits;
 mod watchdog;
 
 pub use clock::{GuestClock, TSC_KHZ};
@@ -23,4 +24,5 @@ pub use log_source::{Head, LogSource, ReplayCounters};
 pub use pace::{Pace, StateCounters, StateFigures};
 pub use recorder::{BackupReads, LogSink, NoLog, Recorder, Verification};
 pub use replayer::{REPLAY_WATCH, Replayer};
+pub use waits::{InputWaits, WaitFigures};
 pub use watchdog::Watchdog;

@@ -62,7 +62,11 @@ fn print(report: &Report) {
         report.acked,
         report.load_results
     );
-    for (what, distribution) in [("lag", report.lag_ms), ("ping", report.ping_ms)] {
+    for (what, distribution) in [
+        ("lag", report.lag_ms),
+        ("wait of an input for the guest", report.input_wait_ms),
+        ("ping", report.ping_ms),
+    ] {
         if let Some(ms) = distribution {
             println!(
                 "{what} ms: median {:.1}, 99th percentile {:.1}, maximum {:.1}",
@@ -71,6 +75,9 @@ fn print(report: &Report) {
         }
     }
     println!("pings lost: {}", report.pings_lost);
+    if let Some(seconds) = report.throttled_seconds {
+        println!("held up for the backup to catch up: {seconds:.1} s");
+    }
     for (role, trend) in ["primary", "backup"].into_iter().zip(report.memory) {
         if let Some(trend) = trend {
             println!(
