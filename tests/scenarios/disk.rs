@@ -159,8 +159,7 @@ fn a_primary_that_slept_writes_nothing() -> Result<()> {
     scene.backup.wait_for("live", LIMIT)?;
     goes_on(&mut scene.backup, "on the other host")?;
     scene.a.thaw()?;
-    let ended = |told: &Told| told.has("ended").then_some(());
-    scene.primary.wait_until("its end", LIMIT, ended)?;
+    scene.primary.wait_for("lost", LIMIT)?;
     goes_on(&mut scene.backup, "after the other host woke up")?;
     scene.disk_server.kill();
     scene.everything_is_there();
