@@ -2,6 +2,7 @@
 # Measures the disk with fio, four patterns one after the other, past the guest's cache:
 # 4 KiB random reads and writes, 1 MiB sequential reads and writes. For each a line
 #     fio: PATTERN BYTES-A-SECOND IOPS MEAN-LATENCY-IN-MICROSECONDS
+# after a line `fio-begin PATTERN`,
 # and fio's whole JSON in /var/tmp/fio-PATTERN.json. Ends with `ftvm-guest: fio done`.
 #
 # Words of the kernel's command line:
@@ -29,6 +30,7 @@ measure() {
     kind=$2
     shift 2
     json=/var/tmp/fio-$name.json
+    echo "fio-begin $name"
     if ! fio --name="$name" --filename=$file --filesize=64M --direct=1 --ioengine=libaio \
         --iodepth="$depth" --time_based --runtime="$seconds" --randseed=1 --output-format=json \
         --output="$json" "$@"; then

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use guest_images::debian;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
@@ -55,10 +56,10 @@ pub(super) struct Disk {
 }
 
 impl Disk {
-    /// A copy of the guest's image in a directory.
-    pub(super) fn new(layout: &Layout, name: &str, directory: &Path) -> Result<Self> {
+    /// A copy of Debian's image in a directory.
+    pub(super) fn new(layout: &Layout, directory: &Path) -> Result<Self> {
         let disk = Self {
-            original: layout.images().join(name),
+            original: layout.images().join(debian::NAME),
             image: directory.join("disk.raw"),
             committed: Vec::new(),
         };

@@ -39,7 +39,7 @@ pub use self::report::{KillMoment, Report, Run, ServerRestart, Verdict};
 use crate::error::Result;
 use crate::host::Host;
 use crate::layout::Layout;
-use crate::pair::{DiskServer, Guest, Side};
+use crate::pair::{DiskServer, Side};
 use crate::testbed::Testbed;
 use crate::wait::wait_until;
 use crate::workload::Workload;
@@ -139,11 +139,7 @@ impl Failovers {
     pub fn start(name: &str, options: Options) -> Result<Self> {
         let testbed = Testbed::new(name)?;
         let disk = match options.workload.has_disk() {
-            true => Some(Disk::new(
-                &Layout::find(),
-                Guest::DISK_IMAGE,
-                testbed.logs(),
-            )?),
+            true => Some(Disk::new(&Layout::find(), testbed.logs())?),
             false => None,
         };
         let disk_server = DiskServer::start(&testbed)?;

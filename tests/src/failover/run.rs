@@ -8,7 +8,7 @@ use super::{Failovers, disk};
 use crate::error::Result;
 use crate::pair::{Guest, Side};
 use crate::ping::Pinger;
-use crate::workload::{Client, ClientRecord, Committed, LoadWatcher, Workload};
+use crate::workload::{Client, ClientRecord, Committed, LoadWatcher};
 
 impl Failovers {
     /// Boots a fresh guest on both hosts, kills or freezes the primary's host at a random
@@ -122,16 +122,15 @@ impl Failovers {
     /// The next run's guest, with its images where the hosts find them.
     fn guest(&mut self) -> Result<Guest> {
         let name = format!("demo-{}", self.runs);
-        let mut guest = match (self.options.workload, self.options.load) {
-            (Workload::Postgres, _) => Guest::postgres(&name),
-            (Workload::Redis, None) => Guest::redis(&name),
-            (Workload::Redis, Some(load)) => Guest::load(&name, load),
+        let mut guest = match (&self.disk, self.options.load) {
+            (Some(disk), _) => {
+                let exports = vec![disk.export(&name)];
+                self.disk_server.offer(&self.testbed, exports)?;
+                Guest::debian(&name, &self.disk_server.uri(disk::EXPORT))
+            }
+            (None, None) => Guest::redis(&name),
+            (None, Some(load)) => Guest::load(&name, load),
         };
-        if let Some(disk) = &self.disk {
-            self.disk_server
-                .offer(&self.testbed, vec![disk.export(&name)])?;
-            guest = guest.with_disk(&self.disk_server.uri(disk::EXPORT));
-        }
         for host in [&self.primary, &self.backup] {
             // They have the same path in both hosts.
             if let Some(kernel) = &self.options.kernel {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
-use guest_images::{DebianKernel, PackageStore};
+use guest_images::{DebianKernel, GuestImages, PackageStore, debian};
 use serde::Serialize;
 
 pub use self::report::{Figures, Measurement, Report, Row};
@@ -26,8 +26,6 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// How often it is looked for the guest's lines.
 const POLL: Duration = Duration::from_millis(20);
 const EXPORT: &str = "root";
-/// In MiB. The host has to hold it twice.
-const MEMORY: &str = "256";
 
 /// What fio does in the guest, in this order: its name of the access pattern, and the size of the
 /// requests.
@@ -89,8 +87,11 @@ pub fn measure(
     let mut bench = Bench {
         disk_server: DiskServer::start(&testbed)?,
         image: testbed.logs().join("disk.raw"),
-        original: layout.images().join(Guest::DISK_IMAGE),
-        words: format!("quiet mitigations=off ftvm.do=fio ftvm.seconds={seconds}"),
+        original: layout.images().join(debian::NAME),
+        words: format!(
+            "quiet mitigations=off {} ftvm.seconds={seconds}",
+            debian::FIO_WORD
+        ),
         runs: 0,
         a,
         b,
@@ -187,7 +188,7 @@ impl Bench {
                 measured(figures, mbit);
             } else if line.starts_with("fio-begin ") {
                 began = Some((at, log));
-            } else if line.contains("ftvm-guest: fio done") {
+            } else if line.contains(debian::FIO_DONE) {
                 return Ok(());
             } else if line.contains("ftvm-guest: fio failed") {
                 return Err(Error::Refused {
@@ -200,12 +201,9 @@ impl Bench {
 
     fn start(&self, configuration: Configuration, name: &str) -> Result<Running> {
         let uri = self.disk_server.uri(EXPORT);
-        let mut guest = Guest::tiny(name, "").with_disk(&uri);
-        guest.initrd = Guest::DISK_INITRD.to_owned();
-        guest.words = self.words.clone();
-        guest
-            .options
-            .extend(["--console", "--memory", MEMORY].map(str::to_owned));
+        let mut guest = Guest::debian(name, &uri);
+        guest.words.clone_from(&self.words);
+        guest.options.push("--console".to_owned());
         let alone = |process| Running::Alone(Box::new(process));
         match configuration {
             Configuration::Qemu => self.start_qemu(&uri).map(alone),
@@ -240,7 +238,7 @@ impl Bench {
             "-smp",
             "1",
             "-m",
-            MEMORY,
+            &debian::MEMORY_MIB.to_string(),
             "-serial",
             "stdio",
             "-drive",
@@ -248,7 +246,7 @@ impl Bench {
             "-kernel",
             "/tmp/bzImage",
             "-initrd",
-            &self.a.image(Guest::DISK_INITRD),
+            &self.a.image(GuestImages::DISK),
             "-append",
             &words,
         ])

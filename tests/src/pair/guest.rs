@@ -1,7 +1,7 @@
 //! Guests, and how `ftvm` is told to replicate them.
 
-use guest_images::GuestImages;
 use guest_images::load::{Load, MEMORY_MIB};
+use guest_images::{GuestImages, debian};
 
 use super::{DiskServer, Side};
 use crate::error::Result;
@@ -60,18 +60,13 @@ impl Guest {
         guest
     }
 
-    /// The initramfs of guests whose root file system is on their disk.
-    pub const DISK_INITRD: &str = "disk.cpio";
-
-    /// The image of Debian's disk.
-    pub const DISK_IMAGE: &str = "debian.raw";
-
-    /// Debian with a PostgreSQL server at [`GUEST`]; its root file system is on the disk.
+    /// Debian from its disk image ([`debian`]), with a PostgreSQL server at [`GUEST`].
     #[must_use]
-    pub fn postgres(name: &str) -> Self {
-        let mut guest = Self::redis(name);
-        guest.initrd = Self::DISK_INITRD.to_owned();
-        guest.options.extend(["--memory", "256"].map(str::to_owned));
+    pub fn debian(name: &str, uri: &str) -> Self {
+        let mut guest = Self::redis(name).with_disk(uri);
+        guest.initrd = GuestImages::DISK.to_owned();
+        let memory = debian::MEMORY_MIB.to_string();
+        guest.options.extend(["--memory".to_owned(), memory]);
         guest
     }
 
