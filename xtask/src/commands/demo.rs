@@ -27,6 +27,10 @@ pub(crate) struct Demo {
     /// kills are during the guest's boot.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     failovers: u32,
+    /// Silence after which a host takes the other for lost, in milliseconds. To be raised if the
+    /// machine has other work to do meanwhile.
+    #[arg(long, value_name = "MS", default_value_t = 500)]
+    heartbeat_timeout: u64,
     /// Write the verdict and all figures to a file, as one JSON object.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -69,6 +73,7 @@ impl Demo {
         let mut steps = Steps::new();
         setup::prepare(&mut steps)?;
         let options = Options {
+            heartbeat_timeout: Duration::from_millis(self.heartbeat_timeout),
             seed: self.seed.unwrap_or_else(|| fastrand::u64(..1_000_000)),
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),
@@ -78,7 +83,6 @@ impl Demo {
                 Fault::Freeze(Duration::from_secs(seconds))
             }),
             restart_disk_server: self.restart_disk_server,
-            ..Options::default()
         };
         eprintln!("seed {}", options.seed);
         let mut failovers = steps.step("hosts a and b, disk server", || {
