@@ -15,8 +15,9 @@ use super::psql::{Psql, PsqlError};
 use crate::network::{GUEST, Position};
 use crate::worker::{Desk, Worker};
 
-/// How long one attempt to connect may take, in seconds: libpq's least.
-const ATTEMPT: u32 = 2;
+/// How long one attempt to connect may take, in seconds. Generous: on a busy machine a session of the
+/// database needs seconds to begin, and one that is given up burdens the guest all the same.
+const ATTEMPT: u32 = 60;
 /// Time between attempts: a port where nobody listens yet refuses at once.
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long the last request may take, and a second connection to look for the rows when the first
