@@ -21,7 +21,9 @@ impl Figures {
     /// Reads the line in which the guest tells of a job.
     #[must_use]
     pub fn parse(line: &str) -> Option<Self> {
-        let words: Vec<&str> = line.trim().strip_prefix("fio: ")?.split(' ').collect();
+        // What fio said of its progress is before it, and overwritten on a terminal.
+        let visible = line.trim_end().rsplit('\r').next()?;
+        let words: Vec<&str> = visible.strip_prefix("fio: ")?.split(' ').collect();
         let [job, bytes, iops, latency] = words[..] else {
             return None;
         };
@@ -167,7 +169,8 @@ mod tests {
 
     #[test]
     fn lines_of_the_guest_are_read_whole() {
-        let figures = Figures::parse("fio: randread 409600 100.0 79950.3\r").expect("a line");
+        let line = "Jobs: 1 (f=1): [r(1)][eta 00m:00s]\rfio: randread 409600 100.0 79950.3\r";
+        let figures = Figures::parse(line).expect("a line");
         assert_eq!(figures.job, "randread");
         assert_eq!((figures.iops, figures.latency_us), (100.0, 79950.3));
         for other in [
