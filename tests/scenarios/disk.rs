@@ -2,18 +2,23 @@
 //! and disk server are killed and frozen meanwhile; the guest sees no error, and everything that it
 //! flushed is on the disk.
 
-use std::fs::File;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::mem;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use guest_images::disk::{self, DiskLine, MIN_BYTES, WORKERS};
 use testbed::pair::{DiskServer, Export, Guest, Side, Told};
-use testbed::{Exit, Host, Result, Testbed};
+use testbed::{Exit, GUEST, GUEST_MAC, Host, Network, Result, Testbed, Wiretap, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(180);
 /// Laps of each worker that show that the guest goes on.
 const LAPS: u64 = 3;
 const NAME: &str = "disky";
+/// Where the guest gives back what it gets.
+const ECHO: u16 = 7;
 
 /// The guest on both hosts, with its disk.
 struct Scene {
@@ -21,13 +26,22 @@ struct Scene {
     backup: Side,
     disk_server: DiskServer,
     a: Host,
-    _b: Host,
+    b: Host,
     image: PathBuf,
 }
 
 impl Scene {
     /// Starts it, and waits until its workers are at work.
     fn start(testbed: &Testbed, options: &[&str]) -> Result<Self> {
+        Self::start_guest(testbed, Guest::disk_workers, options)
+    }
+
+    /// As [`Scene::start`], with a guest that is made of a name and a disk.
+    fn start_guest(
+        testbed: &Testbed,
+        guest: fn(&str, &str) -> Guest,
+        options: &[&str],
+    ) -> Result<Self> {
         let image = testbed.logs().join("disk.raw");
         let file = File::create(&image).expect("an image");
         file.set_len(MIN_BYTES.next_power_of_two()).expect("a size");
@@ -38,7 +52,7 @@ impl Scene {
             guest: Some(NAME.to_owned()),
         };
         let disk_server = DiskServer::start_with(testbed, vec![export])?;
-        let guest = Guest::disk_workers(NAME, &disk_server.uri("data"));
+        let guest = guest(NAME, &disk_server.uri("data"));
         let mut primary = guest.primary(&a, &disk_server, options)?;
         let backup = guest.backup(&b, &a, &disk_server)?;
         goes_on(&mut primary, "at first")?;
@@ -47,19 +61,23 @@ impl Scene {
             backup,
             disk_server,
             a,
-            _b: b,
+            b,
             image,
         })
     }
 
-    /// Looks on the disk for every lap that somebody was told of.
     fn everything_is_there(&mut self) {
-        let image = File::open(&self.image).expect("the image");
-        for worker in 0..WORKERS {
-            let lap = lap(self.primary.told(), worker).max(lap(self.backup.told(), worker));
-            let newest = disk::check(&image, worker, lap);
-            assert!(newest.is_ok(), "worker {worker}, lap {lap}: {newest:?}");
-        }
+        everything_is_there(&self.image, [self.primary.told(), self.backup.told()]);
+    }
+}
+
+/// Looks on the disk for every lap that somebody was told of.
+fn everything_is_there(image: &Path, told: [&Told; 2]) {
+    let image = File::open(image).expect("the image");
+    for worker in 0..WORKERS {
+        let lap = told.map(|told| lap(told, worker)).into_iter().max();
+        let newest = disk::check(&image, worker, lap.unwrap_or(0));
+        assert!(newest.is_ok(), "worker {worker}, lap {lap:?}: {newest:?}");
     }
 }
 
@@ -149,23 +167,86 @@ fn the_guest_waits_for_the_disk_server() -> Result<()> {
     Ok(())
 }
 
-/// A primary that was frozen in the middle of its writes wakes up after the failover: it writes
-/// nothing over what the other one has written since, learns that it lost, and halts.
+/// A connection to the guest that gives every line back.
+struct Echo(BufReader<TcpStream>);
+
+impl Echo {
+    fn connect(testbed: &Testbed) -> Result<Self> {
+        let mut connection = None;
+        wait_until("a connection to the guest", LIMIT, || {
+            let attempt = testbed
+                .client()
+                .connect(GUEST, ECHO, Duration::from_secs(2));
+            connection = attempt.ok();
+            Ok(connection.is_some())
+        })?;
+        let connection = connection.expect("waited for");
+        connection.set_read_timeout(Some(LIMIT)).expect("a limit");
+        Ok(Self(BufReader::new(connection)))
+    }
+
+    fn say(&mut self, line: &str) {
+        writeln!(self.0.get_mut(), "{line}").expect("the connection takes it");
+    }
+
+    fn hears(&mut self, line: &str) {
+        let mut heard = String::new();
+        self.0.read_line(&mut heard).expect("the guest's answer");
+        assert_eq!(heard.trim_end(), line);
+    }
+}
+
+/// What is on the disk when all that was on its way there has arrived: nobody writes any more.
+fn settled(image: &Path) -> Result<Vec<u8>> {
+    let read = || fs::read(image).expect("the image");
+    let mut contents = read();
+    wait_until("an image that stays as it is", LIMIT, || {
+        let before = mem::replace(&mut contents, read());
+        Ok(before == contents)
+    })?;
+    Ok(contents)
+}
+
+/// A primary that was frozen in the middle of its writes, with a request of a client under way,
+/// wakes up after the failover: it writes nothing and sends nothing, learns that it lost, and
+/// halts. The host that runs the guest by then is frozen meanwhile, so that whatever happens to
+/// the disk is the doing of the one that woke up.
 #[test]
-fn a_primary_that_slept_writes_nothing() -> Result<()> {
+fn a_primary_that_slept_writes_and_sends_nothing() -> Result<()> {
     let testbed = Testbed::new("disk-frozen")?;
-    let mut scene = Scene::start(&testbed, &[])?;
+    let mut scene = Scene::start_guest(&testbed, Guest::answering_disk_workers, &[])?;
+    let wire = Wiretap::start(&testbed, &scene.a, Network::Client, GUEST_MAC)?;
+    let mut echo = Echo::connect(&testbed)?;
+    echo.say("awake");
+    echo.hears("awake");
+    assert_ne!(wire.frames()?, 0, "the guest's frames are seen");
+
+    // Its answer was the last thing that the guest had to send: nothing is under way in the host.
     scene.a.freeze()?;
+    // This one, and what TCP repeats of it, waits before the frozen host.
+    echo.say("asleep");
     scene.backup.wait_for("live", LIMIT)?;
+    echo.hears("asleep");
     goes_on(&mut scene.backup, "on the other host")?;
+
+    scene.b.freeze()?;
+    let disk = settled(&scene.image)?;
+    let frames = wire.frames()?;
     scene.a.thaw()?;
-    scene.primary.wait_for("lost", LIMIT)?;
-    goes_on(&mut scene.backup, "after the other host woke up")?;
-    scene.disk_server.kill();
-    scene.everything_is_there();
     let (exit, told) = scene.primary.end(LIMIT)?;
     assert_eq!(exit, Exit::Code(3), "{told:?}");
-    assert!(told.has("lost") && !told.has("live"), "{told:?}");
+    let lost = told.event("lost").expect("it learns that it lost");
+    assert_ne!(lost["reason"].as_str().unwrap_or_default(), "", "{told:?}");
+    assert!(!told.has("live") && !told.has("ended"), "{told:?}");
+    assert!(settled(&scene.image)? == disk, "it wrote to the disk");
+    scene.b.thaw()?;
+
+    echo.say("elsewhere");
+    echo.hears("elsewhere");
+    goes_on(&mut scene.backup, "after the other host woke up")?;
+    assert_eq!(wire.frames()?, frames, "frames of the guest that lost");
+    scene.disk_server.kill();
+    everything_is_there(&scene.image, [&told, scene.backup.told()]);
     testbed.succeed();
     Ok(())
 }

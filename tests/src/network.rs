@@ -84,6 +84,9 @@ impl fmt::Display for Network {
 /// The guest's address on the client network.
 pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
 
+/// The guest's MAC address: `ftvm`'s default.
+pub const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0x00, 0xf7, 0x00, 0x01];
+
 /// A place outside the hosts: a namespace with one address.
 #[derive(Debug, Clone)]
 pub struct Position {

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 /// # Errors
 ///
 /// When one of them cannot be read or written.
-pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
     let mut command = Command::new("cp");
     command
         .args(["--sparse=always", "--reflink=auto", "--"])

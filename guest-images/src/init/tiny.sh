@@ -3,7 +3,7 @@
 #   ftvm.do=poweroff|reboot|shell|net|clock|disk
 #                                       what to do after the work (default: poweroff)
 #   ftvm.work=N                         rounds of work (default: 1)
-#   ftvm.ip=ADDRESS/BITS ftvm.gw=...    for ftvm.do=net
+#   ftvm.ip=ADDRESS/BITS ftvm.gw=...    for ftvm.do=net, and for ftvm.do=disk if it is to answer too
 #   ftvm.laps=N                         for ftvm.do=disk: then poweroff (default: for ever)
 /bin/busybox mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -27,6 +27,19 @@ load_modules() {
     while read -r module; do
         insmod "/modules/$module"
     done < /modules/guest
+}
+
+# Answers on port 7, for ever: every connection gets its bytes back.
+answer() {
+    echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6
+    ip link set lo up
+    ip address add "$address" dev eth0
+    ip link set eth0 up
+    [ -n "$gateway" ] && ip route add default via "$gateway"
+    echo "ftvm-guest: net ready, echo on port 7"
+    while true; do
+        nc -ll -p 7 -e /bin/cat
+    done
 }
 
 echo "ftvm-guest: up"
@@ -63,6 +76,7 @@ case $what in
         ;;
     disk)
         load_modules
+        [ -n "$address" ] && answer &
         # Two workers; 50 ms of rest after each lap.
         if disk /dev/vda 2 "${laps:-0}" 50; then
             echo "ftvm-guest: disk done"
@@ -73,16 +87,7 @@ case $what in
         ;;
     net)
         load_modules
-        echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6
-        ip link set lo up
-        ip address add "$address" dev eth0
-        ip link set eth0 up
-        [ -n "$gateway" ] && ip route add default via "$gateway"
-        echo "ftvm-guest: net ready, echo on port 7"
-        # Every connection gets its bytes back.
-        while true; do
-            nc -ll -p 7 -e /bin/cat
-        done
+        answer
         ;;
     *)
         poweroff -f

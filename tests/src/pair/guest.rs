@@ -60,6 +60,16 @@ impl Guest {
         guest
     }
 
+    /// As [`Guest::disk_workers`]; it answers too: at [`GUEST`], port 7, every connection gets its
+    /// bytes back.
+    #[must_use]
+    pub fn answering_disk_workers(name: &str, uri: &str) -> Self {
+        let mut guest = Self::disk_workers(name, uri);
+        guest.words.push_str(&format!(" ftvm.ip={GUEST}/24"));
+        guest.options.extend(["--tap", "tap0"].map(str::to_owned));
+        guest
+    }
+
     /// Debian from its disk image ([`debian`]), with a PostgreSQL server at [`GUEST`].
     #[must_use]
     pub fn debian(name: &str, uri: &str) -> Self {
