@@ -3,13 +3,13 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use guest_images::GuestImages;
 use guest_images::disk::{self, DiskLine};
-use guest_images::{GuestImages, debian};
 use testbed::{HostImage, Layout, LocalProcess, Result, Testbed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -56,12 +56,9 @@ impl Guest {
                 &format!("console=ttyS0 quiet mitigations=off panic=-1 {words}"),
             ])
             .args(more)
-            .args([
-                "-netdev",
-                "user,id=net,hostfwd=tcp:127.0.0.1:6379-:6379,hostfwd=tcp:127.0.0.1:5432-:5432",
-            ])
+            .args(["-netdev", "user,id=net,hostfwd=tcp:127.0.0.1:6379-:6379"])
             .args(["-device", "virtio-net-pci,netdev=net,romfile="])
-            .stdin(Stdio::piped())
+            .stdin(Stdio::null())
             .stdout(fs::File::create(&console).expect("the console's log"));
         Ok(Self {
             qemu: LocalProcess::start(command)?,
@@ -76,11 +73,6 @@ impl Guest {
             Ok(seen.contains(text))
         })?;
         Ok(seen)
-    }
-
-    fn type_line(&mut self, line: &str) {
-        let keyboard = self.qemu.child().stdin.as_mut().expect("a pipe");
-        writeln!(keyboard, "{line}").expect("the guest's console takes it");
     }
 
     fn wait_for_end(&mut self) -> Result<()> {
@@ -147,76 +139,6 @@ fn the_tiny_guest_writes_to_a_disk_what_is_looked_for() -> Result<()> {
     for worker in 0..disk::WORKERS {
         assert_eq!(disk::check(&image, worker, 3).expect("all there"), 3);
     }
-    testbed.succeed();
-    Ok(())
-}
-
-/// What libpq says first: protocol 3.0, user `postgres`, database `ftvm`; then a query.
-fn first_row(mut postgres: TcpStream, query: &str) -> String {
-    let mut hello = vec![0, 3, 0, 0];
-    hello.extend(b"user\0postgres\0database\0ftvm\0\0");
-    let mut question = query.as_bytes().to_vec();
-    question.push(0);
-    for (kind, body) in [(None, hello), (Some(b'Q'), question), (Some(b'X'), vec![])] {
-        let length = u32::try_from(body.len() + 4).expect("a short message");
-        postgres.write_all(kind.as_slice()).expect("a message");
-        postgres
-            .write_all(&length.to_be_bytes())
-            .expect("its length");
-        postgres.write_all(&body).expect("its body");
-    }
-    let mut answers = Vec::new();
-    postgres.read_to_end(&mut answers).expect("answers");
-    let mut rest = answers.as_slice();
-    while let [kind, a, b, c, d, body @ ..] = rest {
-        let length = u32::from_be_bytes([*a, *b, *c, *d]) as usize - 4;
-        if *kind == b'D' {
-            // One field: its count (2 bytes) and length (4) come first.
-            return String::from_utf8_lossy(&body[6..length]).into_owned();
-        }
-        rest = &body[length..];
-    }
-    panic!(
-        "no row: {}",
-        String::from_utf8_lossy(&answers).escape_debug()
-    );
-}
-
-/// Takes minutes on a busy machine, and what matters of it is in the scenarios with ftvm:
-/// `cargo test -p testbed --test scenarios -- --ignored debian_guest`.
-#[test]
-#[ignore = "slow, and covered by the scenarios with a disk"]
-fn the_debian_guest_serves_postgres_from_a_clean_disk() -> Result<()> {
-    let testbed = Testbed::new("debian-guest")?;
-    let disk = testbed.logs().join("debian.raw");
-    // Sparse stays sparse, which `fs::copy` does not promise.
-    let copied = std::process::Command::new("cp")
-        .arg("--sparse=always")
-        .arg(Layout::find().images().join(debian::NAME))
-        .arg(&disk)
-        .status()
-        .expect("cp");
-    assert!(copied.success());
-    let words = "ftvm.ip=10.0.2.15/24 ftvm.gw=10.0.2.2";
-    let mut guest = Guest::boot_with_disk(&testbed, GuestImages::DISK, words, &disk)?;
-    guest.wait_for("ftvm login: root (automatic login)")?;
-    guest.wait_for(debian::POSTGRES_READY)?;
-    let connect = || {
-        testbed
-            .client()
-            .connect(Ipv4Addr::LOCALHOST, 5432, LIMIT)
-            .expect("a connection to the guest")
-    };
-    assert_eq!(first_row(connect(), "SHOW fsync"), "on");
-    guest.type_line("poweroff");
-    guest.wait_for_end()?;
-    let checked = std::process::Command::new("e2fsck")
-        .arg("-fn")
-        .arg(&disk)
-        .output()
-        .expect("e2fsck");
-    assert!(checked.status.success(), "{checked:?}");
-    fs::remove_file(&disk).expect("a copy less");
     testbed.succeed();
     Ok(())
 }

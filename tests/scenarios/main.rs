@@ -7,6 +7,7 @@ mod backup_lost;
 mod clock;
 mod commands;
 mod counter;
+mod debian;
 mod disk;
 mod disk_server;
 mod divergence;
