@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use testbed::{Error, Exit, HostKind, Network, Result, Signal, Testbed, wait_until};
+use testbed::{Error, Exit, Host, HostKind, Network, Result, Signal, Testbed, Wiretap, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -55,6 +55,46 @@ fn a_namespace_is_a_host() -> Result<()> {
     assert!(matches!(doomed.wait(LIMIT), Err(Error::Agent { .. })));
     assert!(!b.pings(a.address(Network::Client))?);
     b.check(&["true"])?;
+
+    testbed.succeed();
+    Ok(())
+}
+
+/// The MAC address under which a host is on the client network.
+fn mac(host: &Host) -> Result<[u8; 6]> {
+    let link = host.check(&["ip", "-br", "link", "show", "br0"])?;
+    let mac = link
+        .split_whitespace()
+        .nth(2)
+        .expect("name, state, address");
+    let bytes: Vec<u8> = mac
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).expect("hexadecimal"))
+        .collect();
+    Ok(bytes.try_into().expect("six bytes"))
+}
+
+#[test]
+fn a_wiretap_counts_what_a_host_sends_and_not_what_it_gets() -> Result<()> {
+    let testbed = Testbed::with_hosts("wiretap", HostKind::Namespace)?;
+    let [a, b] = testbed.start_hosts(["a", "b"])?;
+    let sent = Wiretap::start(&testbed, &a, Network::Client, mac(&a)?)?;
+    let got = Wiretap::start(&testbed, &a, Network::Client, mac(&b)?)?;
+    let elsewhere = Wiretap::start(&testbed, &a, Network::Storage, mac(&a)?)?;
+
+    wait_until("a ping", LIMIT, || b.pings(a.address(Network::Client)))?;
+    wait_until("the answer on the wire", LIMIT, || Ok(sent.frames()? > 0))?;
+    assert_eq!((got.frames()?, elsewhere.frames()?), (0, 0));
+
+    // The link of a frozen namespace goes down, and the tap outlives that.
+    a.freeze()?;
+    a.thaw()?;
+    let before = sent.frames()?;
+    wait_until("another ping", LIMIT, || {
+        b.pings(a.address(Network::Client))
+    })?;
+    wait_until("its answer", LIMIT, || Ok(sent.frames()? > before))?;
+    assert_eq!(got.frames()?, 0);
 
     testbed.succeed();
     Ok(())

@@ -4,7 +4,7 @@ use super::kill_plan::{KillPlan, ServerPlan};
 use super::progress::{Meter, Progress};
 use super::report::{Observations, Run};
 use super::scene::{Scene, ServerFault, Trouble};
-use super::{Failovers, disk};
+use super::{Failovers, Fault, disk};
 use crate::error::Result;
 use crate::pair::{Guest, Side};
 use crate::ping::Pinger;
@@ -77,6 +77,10 @@ impl Failovers {
             Err(Trouble(trouble)) => {
                 seen.trouble = Some(trouble);
                 seen.load = load.map(LoadWatcher::abandon);
+                if self.options.fault != Fault::Kill {
+                    // It may stand still yet, and is to answer in the next run, or to `--keep`.
+                    self.primary.thaw()?;
+                }
                 // A broken connection is worth its last look at what is there.
                 if client.trouble().is_some() {
                     client.finish()
