@@ -142,6 +142,26 @@ impl GuestImages {
         Ok(images)
     }
 
+    /// Makes the images again, elsewhere, and gives those that are not the same: as they are in
+    /// `directory`, and as they were made again.
+    ///
+    /// # Errors
+    ///
+    /// As [`GuestImages::build`].
+    pub fn check(
+        store: &PackageStore,
+        directory: &Path,
+    ) -> Result<Vec<(Image, Image)>, ImageError> {
+        let first = Self::build(store, directory)?;
+        let scratch = tempfile::tempdir_in(directory).map_err(|source| ImageError::Write {
+            path: directory.to_owned(),
+            source,
+        })?;
+        let second = Self::build(store, scratch.path())?;
+        let pairs = first.images.into_iter().zip(second.images);
+        Ok(pairs.filter(|(first, second)| first != second).collect())
+    }
+
     fn add(&mut self, name: &str, Contents { bytes, made_of }: Contents) -> Result<(), ImageError> {
         let path = self.directory.join(name);
         write_if_different(&path, &bytes).map_err(|source| ImageError::Write { path, source })?;

@@ -15,7 +15,7 @@ pub(crate) struct Images {
     /// Take the archive's newest packages instead of those of the last time.
     #[arg(long)]
     upgrade: bool,
-    /// Make the disk image a second time, and fail if it is not the same.
+    /// Make every image a second time, and fail if one is not the same.
     #[arg(long)]
     check: bool,
 }
@@ -42,20 +42,30 @@ impl Images {
             }
         }
         if self.check {
-            let (first, second) = steps.step("disk image again", || {
+            let mut differing = steps.step("guest images again", || {
+                Ok(GuestImages::check(&store, &layout.images())?)
+            })?;
+            let disks = steps.step("disk image again", || {
                 Ok(debian::check(&store, &layout.images())?)
             })?;
-            ensure!(
-                first == second,
-                "the disk image was {} and is {} now: {}",
-                first.sha256,
-                second.sha256,
-                if first.made_of == second.made_of {
-                    "the same packages give different images"
-                } else {
-                    "the archive has other packages by now; try again with --upgrade"
-                }
-            );
+            if disks.0 != disks.1 {
+                differing.push(disks);
+            }
+            for (first, second) in &differing {
+                eprintln!(
+                    "{} was {} and is {} now: {}",
+                    first.name,
+                    first.sha256,
+                    second.sha256,
+                    if first.made_of == second.made_of {
+                        "the same packages give different images"
+                    } else {
+                        "the archive has other packages by now; try again with --upgrade"
+                    }
+                );
+            }
+            ensure!(differing.is_empty(), "images are not the same every time");
+            println!("made a second time, every image is the same");
         }
         Ok(ExitCode::SUCCESS)
     }
