@@ -6,7 +6,7 @@ use logging_channel::codec::{
     OrderError,
 };
 use logging_channel::entry::{
-    ExecutionPoint, Lsn, PageDigest, Payload, Registers, StateDigest, StatePart,
+    DiskOutcome, ExecutionPoint, Lsn, PageDigest, Payload, Registers, StateDigest, StatePart,
 };
 use proptest::prelude::*;
 
@@ -97,6 +97,42 @@ proptest! {
                 body[at] = *byte;
             }
             let _ = Batch::decode(&batch_around(&body, count));
+        }
+    }
+}
+
+/// Of every field of these entries: what a read found, a request's number, how it went, and the
+/// checksum by which a backup that reads the disk itself knows that it found the same.
+#[test]
+fn damage_to_what_the_log_says_of_the_disk_is_found() {
+    let data = (0..600u32).map(|n| (n % 251) as u8).collect();
+    let outcomes = [
+        DiskOutcome::Done,
+        DiskOutcome::Shared { crc: 0x89ab_cdef },
+        DiskOutcome::Failed,
+        DiskOutcome::Unsupported,
+    ];
+    let done = |(id, outcome)| at(5, Payload::DiskDone { id, outcome });
+    let mut log = vec![at(5, Payload::DiskData(data))];
+    log.extend((300..).zip(outcomes).map(done));
+    for entry in log {
+        let [good]: [Vec<u8>; 1] = batches(std::slice::from_ref(&entry), 1)
+            .try_into()
+            .expect("one batch");
+        for bit in 0..good.len() * 8 {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Batch::decode(&bytes).is_err(), "bit {bit} of {entry:?}");
+        }
+        // Behind the batch's checksum every bit counts as well: with one flipped it is another
+        // entry, or none.
+        let body = &good[HEADER_LEN..];
+        for bit in 0..body.len() * 8 {
+            let mut body = body.to_vec();
+            body[bit / 8] ^= 1 << (bit % 8);
+            if let Ok((batch, _)) = Batch::decode(&batch_around(&body, 1)) {
+                assert_ne!(batch.entries, [entry.clone()], "bit {bit}");
+            }
         }
     }
 }

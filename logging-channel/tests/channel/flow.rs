@@ -227,6 +227,60 @@ fn execution_is_reported_and_ends_the_lag() {
     assert!(stats.lag_p50 > Duration::ZERO);
 }
 
+/// What a waiting thread is told at each acknowledgement: the last entry that arrived, and the
+/// last one that was executed.
+#[test]
+fn a_wait_for_acknowledgements_tells_what_arrived_and_what_was_executed() {
+    let mut pair = pair(&patient(), &patient());
+    let told = |wanted: fn(Lsn, Lsn) -> bool| {
+        let mut told = None;
+        pair.sender.wait_acknowledged(LONG, |arrived, executed| {
+            told = Some((arrived, executed));
+            wanted(arrived, executed)
+        });
+        told.expect("asked at least once")
+    };
+    for entry in ticks(10) {
+        pair.sender.append_and_flush(entry);
+    }
+    let (arrived, executed) = told(|arrived, _| arrived >= Lsn(10));
+    assert_eq!(
+        (arrived, executed),
+        (Lsn(10), Lsn(0)),
+        "nothing was executed yet"
+    );
+    take(&mut pair.receiver, 0, 10);
+
+    thread::scope(|scope| {
+        let waits = scope.spawn(|| told(|_, executed| executed >= Lsn(7)));
+        pair.receiver.executed(Lsn(7));
+        assert_eq!(waits.join().expect("no panic"), (Lsn(10), Lsn(7)));
+    });
+    assert_eq!(pair.sender.executed(), Lsn(7));
+}
+
+#[test]
+fn a_wait_for_acknowledgements_sends_nothing_by_itself_and_has_a_limit() {
+    let settings = Settings {
+        linger: LONG * 10,
+        ..patient()
+    };
+    let pair = pair(&settings, &patient());
+    pair.sender.append(at(1, Payload::Progress));
+    let mut asked = 0;
+    let limit = Duration::from_millis(20);
+    pair.sender.wait_acknowledged(limit, |arrived, _| {
+        asked += 1;
+        arrived >= Lsn(1)
+    });
+    assert!(asked > 0, "it is asked before anything is waited for");
+    assert_eq!(pair.sender.acked(), Lsn(0), "nothing was sent");
+    pair.sender.flush();
+    pair.sender
+        .wait_acknowledged(LONG, |arrived, _| arrived >= Lsn(1));
+    assert_eq!(pair.sender.acked(), Lsn(1));
+}
+
 #[test]
 fn a_primary_whose_backup_lags_is_held_until_it_caught_up() {
     let primary = Settings {

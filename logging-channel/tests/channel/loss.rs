@@ -220,6 +220,29 @@ fn a_lost_backup_lets_everyone_go_on() {
 }
 
 #[test]
+fn a_wait_for_acknowledgements_ends_with_the_session() {
+    let pair = pair(&patient(), &patient());
+    pair.sender.append_and_flush(at(1, Payload::Progress));
+    pair.sender
+        .wait_acknowledged(LONG, |arrived, _| arrived >= Lsn(1));
+    let sender = pair.sender.clone();
+    let waits = thread::spawn(move || {
+        sender.wait_acknowledged(LONG * 100, |_, executed| executed >= Lsn(1));
+        sender.is_lost()
+    });
+    drop(pair.receiver);
+    assert!(
+        waits.join().expect("no panic"),
+        "it ended for another reason"
+    );
+    assert_eq!(
+        pair.sender.executed(),
+        Lsn(0),
+        "what never happened is not told"
+    );
+}
+
+#[test]
 fn a_held_guest_goes_on_when_its_backup_is_lost() {
     let settings = Settings {
         max_lag: Duration::from_millis(1),
