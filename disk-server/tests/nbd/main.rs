@@ -2,6 +2,7 @@
 
 mod client;
 mod crash;
+mod device;
 mod disks;
 mod fencing;
 mod foreign;
