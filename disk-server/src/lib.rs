@@ -14,12 +14,13 @@
 //! | [`fence`] | no write of an earlier epoch lands after a later one was won |
 //! | [`storage`] | image files and block devices |
 //! | [`server`] | the process: sockets, connection bounds, start and orderly end |
-//! | [`status`] | the table that `disk-server status` prints |
+//! | [`status`] | what `disk-server status` prints |
 
 pub mod arbiter;
 pub mod export;
 pub mod fence;
 pub mod nbd;
+mod random;
 pub mod server;
 pub mod status;
 pub mod storage;

@@ -10,7 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use disk_server::arbiter::{Arbiter, ServerAddress, Settings};
 use disk_server::export::ExportSpec;
 use disk_server::server::{Config, Limits, NbdConfig, Server};
-use disk_server::status;
+use disk_server::status::Status;
 
 /// The disk server of ftvm: decides which host of a replicated virtual machine may run it alone, and
 /// serves the disks that both hosts share.
@@ -54,11 +54,15 @@ struct Serve {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List the virtual machines, their epochs, and who holds them
+    /// List the virtual machines, their epochs and who holds them, and the disks with their clients
+    /// and how many requests were refused
     Status {
         /// The disk server to ask
         #[arg(long, value_name = "HOST:PORT")]
         server: ServerAddress,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -75,9 +79,14 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     match (cli.command, cli.serve) {
-        (Some(Command::Status { server }), _) => {
-            let records = Arbiter::new(server, Settings::default()).list()?;
-            std::io::stdout().write_all(status::table(&records).as_bytes())?;
+        (Some(Command::Status { server, json }), _) => {
+            let arbiter = Arbiter::new(server, Settings::default());
+            let status = Status {
+                vms: arbiter.list()?,
+                exports: arbiter.list_exports()?,
+            };
+            let text = if json { status.json() } else { status.text() };
+            std::io::stdout().write_all(text.as_bytes())?;
             Ok(())
         }
         (None, Some(serve)) => run_server(serve),

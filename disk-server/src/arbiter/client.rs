@@ -1,5 +1,7 @@
 //! The client: what a virtual machine monitor uses to claim an epoch.
 
+mod listing;
+
 use std::fmt;
 use std::io;
 use std::str::FromStr;
@@ -12,7 +14,7 @@ use super::connection::Connection;
 use super::decision::Record;
 use super::lines::CANCEL_POLL;
 use super::names::{Claimant, VmName};
-use super::protocol::{Request, Response, VmRecord};
+use super::protocol::{Request, Response};
 
 /// Where a server is: `host:port`. A name is looked up at every connect; an address needs no
 /// name server at the very moment when hosts fail, and is to be preferred.
@@ -276,39 +278,6 @@ impl Arbiter {
         match self.call(&Request::Read { vm: vm.clone() }, None)? {
             Response::Record { epoch, holder } => Ok(Record { epoch, holder }),
             other => Err(self.unexpected(&other)),
-        }
-    }
-
-    /// All records, in the order of names.
-    ///
-    /// # Errors
-    /// See [`CallError`].
-    pub fn list(&self) -> Result<Vec<VmRecord>, CallError> {
-        let mut records: Vec<VmRecord> = Vec::new();
-        loop {
-            let after = records.last().map(|last| last.vm.clone());
-            match self.call(
-                &Request::List {
-                    after: after.clone(),
-                },
-                None,
-            )? {
-                Response::Page { vms, more } => {
-                    // Names must ascend, or a server at fault could keep us here for ever.
-                    let ascending = vms.iter().map(|r| &r.vm).is_sorted_by(|a, b| a < b)
-                        && vms
-                            .first()
-                            .is_none_or(|first| Some(&first.vm) > after.as_ref());
-                    if !ascending || (more && vms.is_empty()) {
-                        return Err(self.unexpected(&Response::Page { vms, more }));
-                    }
-                    records.extend(vms);
-                    if !more {
-                        return Ok(records);
-                    }
-                }
-                other => return Err(self.unexpected(&other)),
-            }
         }
     }
 

@@ -1,11 +1,12 @@
 //! Names that cross the wire and reach the disk: bounded, printable, without spaces.
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::random;
 
 /// Why a string is no [`VmName`] or [`Claimant`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -121,11 +122,10 @@ impl Claimant {
     /// # Errors
     /// The kernel's random number device cannot be read.
     pub fn generate() -> io::Result<Claimant> {
-        let mut nonce = [0_u8; 16];
-        File::open("/dev/urandom")?.read_exact(&mut nonce)?;
+        let nonce = random::nonce()?;
         // The host name is for people only; uniqueness rests on the nonce.
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        Ok(Self::compose(host.trim(), u128::from_le_bytes(nonce)))
+        Ok(Self::compose(host.trim(), nonce))
     }
 
     fn compose(host: &str, nonce: u128) -> Claimant {

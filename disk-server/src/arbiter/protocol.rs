@@ -16,21 +16,23 @@
 //! | `{"op":"compare_and_set","vm":V,"expected_epoch":N,"claimant":C}` | `{"answer":"won","epoch":N+1}` or `{"answer":"lost","epoch":E,"holder":H}` |
 //! | `{"op":"read","vm":V}` | `{"answer":"record","epoch":E,"holder":H}`; epoch 0 and holder null: never claimed |
 //! | `{"op":"list","after":V}` (`after` may be left out) | `{"answer":"page","vms":[{"vm":V,"epoch":E,"holder":H},...],"more":B}` |
+//! | `{"op":"list_exports","after":X}` (`after` may be left out) | `{"answer":"exports","exports":[...],"more":B}`, each as [`ExportRecord`] |
 //! | `{"op":"ping"}` | `{"answer":"pong"}` |
 //! | anything | `{"answer":"error","code":CODE,"message":TEXT}`, and the connection ends |
 //!
 //! A line has at most [`MAX_LINE`] bytes with its newline. V is a [`VmName`], C and H are
-//! [`Claimant`]s, N and E are integers up to [`MAX_EPOCH`](super::MAX_EPOCH).
+//! [`Claimant`]s, X is an [`ExportName`], N and E are integers up to [`MAX_EPOCH`](super::MAX_EPOCH).
 //!
 //! **Versions.** The greeting's `version` is the version of everything that follows it. A server
 //! that does not speak the client's version answers the error `version` and acts on nothing that
 //! came after the greeting. New fields in greetings and answers are ignored by who does not know
 //! them; an unknown field in a request is an error, because a server must not act on half of what
-//! was asked.
+//! was asked. To an operation that the server does not know the answer is `malformed`.
 
 use serde::{Deserialize, Serialize};
 
 use super::names::{Claimant, VmName};
+use crate::nbd::ExportName;
 
 /// The version that this crate speaks.
 pub const VERSION: u32 = 1;
@@ -86,6 +88,12 @@ pub enum Request {
         #[serde(default)]
         after: Option<VmName>,
     },
+    /// Tell as many exports as fit into a line, in the order of names.
+    ListExports {
+        /// Begin behind this name.
+        #[serde(default)]
+        after: Option<ExportName>,
+    },
     /// Say that you are there.
     Ping {},
 }
@@ -120,6 +128,13 @@ pub enum Response {
         /// Whether there are more behind the last one.
         more: bool,
     },
+    /// Some exports.
+    Exports {
+        /// The exports.
+        exports: Vec<ExportRecord>,
+        /// Whether there are more behind the last one.
+        more: bool,
+    },
     /// The server is there.
     Pong {},
     /// The server cannot do what was asked, and ends the connection.
@@ -140,6 +155,66 @@ pub struct VmRecord {
     pub epoch: u64,
     /// Who holds it.
     pub holder: Option<Claimant>,
+}
+
+/// One export in a [`Response::Exports`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportRecord {
+    /// What NBD clients call it.
+    pub name: ExportName,
+    /// The file or device, for people: of a very long path only the end, behind `…`.
+    pub path: Option<String>,
+    /// In bytes.
+    pub size: u64,
+    /// Nobody may write.
+    pub read_only: bool,
+    /// The machine that owns it, if one does.
+    pub owner: Option<Owner>,
+    /// NBD connections that are open.
+    pub connections: u64,
+    /// How many requests to modify it were refused since the server started because their
+    /// connection's right had ended: its epoch was over, a newer connection had taken over, or a
+    /// machine ran on the export. Nothing of them was done.
+    pub refused_requests: u64,
+    /// How many connections in the name of an epoch were refused since the server started, because
+    /// the epoch was not the current one, or nobody ran the machine in it.
+    pub refused_connections: u64,
+}
+
+/// The machine that owns an export.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The machine.
+    pub vm: VmName,
+    /// Its epoch, as the fence of its disks has it.
+    pub epoch: u64,
+    /// Somebody runs it in this epoch.
+    pub runs: bool,
+}
+
+impl Response {
+    /// As many of the exports as fit into a line.
+    pub(crate) fn exports(all: impl Iterator<Item = ExportRecord>) -> Response {
+        // What is around the records has 37 bytes.
+        let mut room = MAX_LINE - 64;
+        let mut exports = Vec::new();
+        for record in all {
+            // With a newline, which stands for the comma.
+            let len = encode(&record).len();
+            if len > room {
+                return Response::Exports {
+                    exports,
+                    more: true,
+                };
+            }
+            room -= len;
+            exports.push(record);
+        }
+        Response::Exports {
+            exports,
+            more: false,
+        }
+    }
 }
 
 /// The kinds of [`Response::Error`].
@@ -199,6 +274,9 @@ mod tests {
             ),
             vm().prop_map(|vm| Request::Read { vm }),
             prop::option::of(vm()).prop_map(|after| Request::List { after }),
+            prop::option::of("[A-Za-z0-9._-]{1,64}").prop_map(|after| Request::ListExports {
+                after: after.map(|name| name.parse().unwrap()),
+            }),
             Just(Request::Ping {}),
         ]
     }
@@ -237,6 +315,8 @@ mod tests {
         for ok in [
             r#"{"op":"list"}"#,
             r#"{"op":"list","after":"db"}"#,
+            r#"{"op":"list_exports"}"#,
+            r#"{"op":"list_exports","after":"disk"}"#,
             r#"{"op":"ping"}"#,
         ] {
             serde_json::from_str::<Request>(ok).unwrap();
@@ -282,5 +362,34 @@ mod tests {
             more: false,
         };
         assert!(encode(&page).len() <= MAX_LINE);
+    }
+
+    #[test]
+    fn a_page_of_exports_fits_into_a_line_and_has_one_at_least() {
+        let record = |path: usize| ExportRecord {
+            name: "x".repeat(ExportName::MAX_LEN).parse().unwrap(),
+            path: Some("\"".repeat(path)),
+            size: u64::MAX,
+            read_only: false,
+            owner: Some(Owner {
+                vm: "\\".repeat(VmName::MAX_LEN).parse().unwrap(),
+                epoch: super::super::MAX_EPOCH,
+                runs: false,
+            }),
+            connections: u64::MAX,
+            refused_requests: u64::MAX,
+            refused_connections: u64::MAX,
+        };
+        // The longest path that is told is of 1024 bytes and an ellipsis.
+        for (path, fit) in [(1027, 1), (0, 6)] {
+            let page = Response::exports(std::iter::repeat_n(record(path), 50));
+            assert!(encode(&page).len() <= MAX_LINE);
+            let Response::Exports { exports, more } = page else {
+                panic!("another answer");
+            };
+            assert!(exports.len() >= fit && more, "{} exports", exports.len());
+        }
+        let all = Response::exports(std::iter::once(record(1027)));
+        assert!(matches!(all, Response::Exports { more: false, .. }));
     }
 }

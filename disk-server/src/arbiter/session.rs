@@ -10,6 +10,7 @@ use super::protocol::{
     ErrorCode, Greeting, PAGE, Request, Response, SERVICE, VERSION, VmRecord, encode,
 };
 use super::store::{ClaimStoreError, ReadStoreError};
+use crate::export::Exports;
 use crate::fence::FencedStore;
 
 /// How patient a session is with its client.
@@ -19,6 +20,13 @@ pub(crate) struct SessionLimits {
     pub(crate) idle: Duration,
     /// Within a line, the greeting, and for the client to take an answer.
     pub(crate) line: Duration,
+}
+
+/// What sessions tell and decide of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    pub(crate) store: &'a FencedStore,
+    pub(crate) exports: &'a Exports,
 }
 
 /// Why a session ended the server's trust in its own store.
@@ -36,12 +44,12 @@ pub(crate) enum StoreFailure {
 /// Only the store's own failure. What a client does wrong ends its session and nothing else.
 pub(crate) fn serve(
     stream: TcpStream,
-    store: &FencedStore,
+    subject: Subject<'_>,
     limits: SessionLimits,
 ) -> Result<(), StoreFailure> {
     let peer = stream.peer_addr().ok();
     let mut lines = Lines::new(stream);
-    match converse(&mut lines, store, limits) {
+    match converse(&mut lines, subject, limits) {
         End::Left => Ok(()),
         End::Gone(error) => {
             log::debug!("client {peer:?}: {error}");
@@ -68,7 +76,7 @@ enum End {
     Store(StoreFailure),
 }
 
-fn converse(lines: &mut Lines, store: &FencedStore, limits: SessionLimits) -> End {
+fn converse(lines: &mut Lines, subject: Subject<'_>, limits: SessionLimits) -> End {
     match greet(lines, limits) {
         Ok(()) => {}
         Err(end) => return end,
@@ -86,14 +94,14 @@ fn converse(lines: &mut Lines, store: &FencedStore, limits: SessionLimits) -> En
             Ok(request) => request,
             Err(error) => return refused(ErrorCode::Malformed, format!("not a request: {error}")),
         };
-        let (response, new_decision) = match respond(store, request) {
+        let (response, new_decision) = match respond(subject, request) {
             Ok(answered) => answered,
             Err(end) => return end,
         };
         let sent = lines.stream().write_all(&encode(&response));
         if new_decision {
             // Also when the client is gone: the decision is made.
-            if let Err(failure) = store.settle() {
+            if let Err(failure) = subject.store.settle() {
                 return End::Store(failure.into());
             }
         }
@@ -133,7 +141,8 @@ fn greet(lines: &mut Lines, limits: SessionLimits) -> Result<(), End> {
 }
 
 /// The answer to a request, and whether it is a new decision, which is to be settled.
-fn respond(store: &FencedStore, request: Request) -> Result<(Response, bool), End> {
+fn respond(subject: Subject<'_>, request: Request) -> Result<(Response, bool), End> {
+    let Subject { store, exports } = subject;
     let response = match request {
         Request::CompareAndSet {
             vm,
@@ -181,6 +190,7 @@ fn respond(store: &FencedStore, request: Request) -> Result<(Response, bool), En
                 .collect();
             Response::Page { vms, more }
         }
+        Request::ListExports { after } => Response::exports(exports.records(after.as_ref())),
         Request::Ping {} => Response::Pong {},
     };
     Ok((response, false))

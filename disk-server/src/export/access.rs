@@ -3,8 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
+use super::counters::Counted;
 use super::{Exports, Fenced};
-use crate::fence::{Refusal, Right};
+use crate::fence::{Membership, Refusal, Right};
 use crate::nbd::{ExportName, RequestedExport};
 use crate::storage::{Allocation, FlushError, Zeroing};
 
@@ -54,10 +55,15 @@ pub struct Access {
     target: Arc<Fenced>,
     /// `None`: read only.
     right: Option<Right>,
+    /// Of an open connection whose client says who it is.
+    client: Option<Membership>,
+    /// Of an open connection.
+    _counted: Option<Counted>,
+    multi_conn: bool,
 }
 
 impl Access {
-    /// What [`Access::open`] would give, without taking over from an earlier writer.
+    /// What [`Access::open`] would give, without taking over from an earlier connection.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -70,7 +76,7 @@ impl Access {
             .get(name)
             .ok_or_else(|| OpenError::Unknown(name.clone()))?;
         let right = match requested {
-            RequestedExport::Plain(_) => {
+            RequestedExport::Plain(_) | RequestedExport::Tagged { .. } => {
                 let runs = target.fence.as_ref().is_some_and(|fence| fence.epoch().1);
                 (!target.export.read_only && !runs).then_some(Right::Plain)
             }
@@ -94,11 +100,15 @@ impl Access {
         Ok(Access {
             target: Arc::clone(target),
             right,
+            client: None,
+            _counted: None,
+            multi_conn: matches!(requested, RequestedExport::Plain(_)),
         })
     }
 
-    /// Opens an export for a connection. A writer takes over from the one before: when this
-    /// returns, no write of that one is under way, and none will be.
+    /// Opens an export for a connection. A writer, and a client that says who it is, take over from
+    /// their connections before: when this returns, no write of those is under way, and none will
+    /// be.
     ///
     /// # Errors
     /// See [`OpenError`].
@@ -106,13 +116,28 @@ impl Access {
         exports: &Exports,
         requested: &RequestedExport,
     ) -> Result<Access, OpenError> {
-        let mut access = Access::look(exports, requested)?;
-        if let (RequestedExport::Writer { export, epoch, .. }, Some(fence)) =
-            (requested, &access.target.fence)
+        let opened = Access::look(exports, requested).and_then(|access| access.join(requested));
+        if let (Err(OpenError::Refused(_)), Some(target)) =
+            (&opened, exports.get(requested.export()))
         {
-            access.right = Some(fence.open_writer(export, *epoch)?);
+            target.counters.refuse_connection();
         }
-        Ok(access)
+        opened
+    }
+
+    /// Takes over from earlier connections, where this kind does.
+    fn join(mut self, requested: &RequestedExport) -> Result<Access, OpenError> {
+        match (requested, &self.target.fence) {
+            (RequestedExport::Writer { export, epoch, .. }, Some(fence)) => {
+                self.right = Some(fence.open_writer(export, *epoch)?);
+            }
+            (RequestedExport::Tagged { tag, .. }, _) => {
+                self.client = Some(self.target.clients.join(*tag));
+            }
+            _ => {}
+        }
+        self._counted = Some(Counted::new(&self.target));
+        Ok(self)
     }
 
     /// In bytes.
@@ -130,7 +155,7 @@ impl Access {
     /// Whether several connections of this kind may be used as one.
     #[must_use]
     pub fn is_multi_conn(&self) -> bool {
-        !matches!(self.right, Some(Right::Writer { .. }))
+        self.multi_conn
     }
 
     /// Fills `data` from `offset` on.
@@ -217,10 +242,16 @@ impl Access {
     /// Modifies the storage if, and as long as, this connection has the right to.
     fn modify(&self, operation: impl FnOnce() -> io::Result<()>) -> Result<(), ModifyError> {
         let right = self.right.ok_or(ModifyError::ReadOnly)?;
-        let _permit = match &self.target.fence {
-            Some(fence) => Some(fence.enter(&self.target.export.name, right)?),
-            None => None,
+        let refused = |refusal| {
+            self.target.counters.refuse_request();
+            ModifyError::Refused(refusal)
         };
+        let newest = self.client.as_ref().map(Membership::enter).transpose();
+        let _newest = newest.map_err(refused)?;
+        let name = &self.target.export.name;
+        let fence = self.target.fence.as_ref();
+        let permit = fence.map(|fence| fence.enter(name, right)).transpose();
+        let _permit = permit.map_err(refused)?;
         Ok(operation()?)
     }
 }

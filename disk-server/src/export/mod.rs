@@ -2,21 +2,31 @@
 //!
 //! An [`Export`] may belong to a virtual machine. Then its [`Fence`] decides about every write:
 //! those of the host that runs the machine, through connections opened as `NAME@VM:EPOCH`, and
-//! those of everybody else while the machine does not run.
+//! those of everybody else while the machine does not run. Of the connections of one client that says
+//! who it is (`NAME@~TAG`), only the newest may write.
 
 mod access;
+mod counters;
 mod spec;
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::Path;
 use std::sync::Arc;
 
+use crate::arbiter::protocol::{ExportRecord, Owner};
 use crate::arbiter::{ReadStoreError, VmName};
-use crate::fence::{Fence, FencedStore};
+use crate::fence::{Clients, Fence, FencedStore};
 use crate::nbd::ExportName;
 use crate::storage::{Flushed, Storage};
+use counters::Counters;
 
 pub use access::{Access, ModifyError, OpenError};
 pub use spec::{ExportSpec, SpecError};
+
+/// The most of a path that is told, in bytes. A line of the arbiter's protocol has to hold it, with
+/// every character escaped.
+const PATH_TOLD: usize = 1024;
 
 /// An export that nobody is connected to yet.
 #[derive(Debug)]
@@ -24,6 +34,7 @@ pub struct Export {
     name: ExportName,
     vm: Option<VmName>,
     read_only: bool,
+    path: Option<String>,
     storage: Flushed,
 }
 
@@ -40,7 +51,17 @@ impl Export {
             name,
             vm,
             read_only,
+            path: None,
             storage: Flushed::new(storage),
+        }
+    }
+
+    /// The same export, which tells people where it is kept.
+    #[must_use]
+    pub fn kept_in(self, path: &Path) -> Export {
+        Export {
+            path: Some(told(path)),
+            ..self
         }
     }
 
@@ -51,11 +72,30 @@ impl Export {
     }
 }
 
+/// A path for people and for one line: without control characters, and of a long one the end.
+fn told(path: &Path) -> String {
+    let clean = |c: char| {
+        if c.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            c
+        }
+    };
+    let text: String = path.to_string_lossy().chars().map(clean).collect();
+    if text.len() <= PATH_TOLD {
+        return text;
+    }
+    let from = (text.len() - PATH_TOLD..text.len()).find(|at| text.is_char_boundary(*at));
+    format!("…{}", &text[from.unwrap_or(text.len())..])
+}
+
 /// An export with its fence.
 #[derive(Debug)]
 pub(crate) struct Fenced {
     export: Export,
     fence: Option<Arc<Fence>>,
+    clients: Arc<Clients>,
+    counters: Counters,
 }
 
 impl Fenced {
@@ -73,6 +113,25 @@ impl Fenced {
             text.push_str("read-only");
         }
         text
+    }
+
+    /// What `disk-server status` tells.
+    fn record(&self) -> ExportRecord {
+        let owner = self.fence.as_ref().map(|fence| {
+            let (epoch, runs) = fence.epoch();
+            let vm = fence.vm().clone();
+            Owner { vm, epoch, runs }
+        });
+        ExportRecord {
+            name: self.export.name.clone(),
+            path: self.export.path.clone(),
+            size: self.size(),
+            read_only: self.export.read_only,
+            owner,
+            connections: self.counters.connections(),
+            refused_requests: self.counters.refused_requests(),
+            refused_connections: self.counters.refused_connections(),
+        }
     }
 
     pub(crate) fn size(&self) -> u64 {
@@ -103,7 +162,12 @@ impl Exports {
         for export in exports {
             let name = export.name.clone();
             let fence = export.vm.as_ref().map(|vm| store.fence(vm)).transpose()?;
-            let fenced = Arc::new(Fenced { export, fence });
+            let fenced = Arc::new(Fenced {
+                export,
+                fence,
+                clients: Arc::default(),
+                counters: Counters::default(),
+            });
             if named.insert(name.clone(), fenced).is_some() {
                 return Err(ExportsError::Twice(name));
             }
@@ -115,8 +179,32 @@ impl Exports {
         self.0.get(name)
     }
 
+    /// What there is to tell of the exports behind a name, in the order of names.
+    pub(crate) fn records(&self, after: Option<&ExportName>) -> impl Iterator<Item = ExportRecord> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.0
+            .range::<ExportName, _>((from, Bound::Unbounded))
+            .map(|(_, export)| export.record())
+    }
+
     /// In the order of their names.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&ExportName, &Arc<Fenced>)> {
         self.0.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_told_in_one_line_of_bounded_length() {
+        assert_eq!(told(Path::new("/srv/db.img")), "/srv/db.img");
+        assert_eq!(told(Path::new("/a\nb")), "/a\u{fffd}b");
+        for character in ["a", "\"", "é", "€"] {
+            let long = told(Path::new(&format!("{}/end", character.repeat(3000))));
+            assert!(long.starts_with('…') && long.ends_with("/end"), "{long}");
+            assert!(long.len() <= PATH_TOLD + '…'.len_utf8());
+        }
     }
 }

@@ -75,12 +75,13 @@ impl ExportSpec {
     /// See [`OpenStorageError`].
     pub fn open(&self) -> Result<Export, OpenStorageError> {
         let storage = FileStorage::open(&self.path, self.read_only)?;
-        Ok(Export::new(
+        let export = Export::new(
             self.name.clone(),
             self.vm.clone(),
             self.read_only,
             Box::new(storage),
-        ))
+        );
+        Ok(export.kept_in(&self.path))
     }
 }
 

@@ -13,8 +13,10 @@
 //! ```
 //!
 //! The same happens within one epoch when a host connects anew: a request that was sent on the old
-//! connection, and again on the new one, must not land a second time after what follows it.
+//! connection, and again on the new one, must not land a second time after what follows it. And it
+//! happens to clients of no machine that say who they are: [`Clients`].
 
+mod clients;
 mod store;
 
 use std::collections::BTreeMap;
@@ -24,6 +26,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use crate::arbiter::{Claimant, Record, VmName};
 use crate::nbd::ExportName;
 
+pub use clients::{ClientPermit, Clients, Membership};
 pub use store::FencedStore;
 
 /// The claimant that stands for nobody: a virtual machine that ended in order.
@@ -68,6 +71,9 @@ pub enum Refusal {
         /// The machine.
         vm: VmName,
     },
+    /// The client has connected anew.
+    #[error("a newer connection of this client has taken over")]
+    NewerConnection,
     /// A machine runs on the export.
     #[error("{vm} runs on it: only the host that runs it may write")]
     Running {

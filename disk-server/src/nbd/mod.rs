@@ -5,7 +5,8 @@
 //!
 //! - [`client`] is a client, for the hosts' virtual machine monitors.
 //! - [`protocol`] is the wire format, for either side.
-//! - [`RequestedExport`] is what a client names: an export, or an export as its machine's writer.
+//! - [`RequestedExport`] is what a client names: an export, with a tag if it will
+//!   know its own connections again, or an export as its machine's writer.
 //! - The rest is the server's side of a connection: options until an export is chosen, then
 //!   requests, each of which is checked, done by a thread of its own, and answered.
 
@@ -19,4 +20,4 @@ mod timed;
 mod transmission;
 
 pub(crate) use budget::Budget;
-pub use names::{ExportName, ExportNameError, RequestedExport};
+pub use names::{ClientTag, ExportName, ExportNameError, RequestedExport};

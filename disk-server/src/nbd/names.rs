@@ -1,9 +1,13 @@
 //! What a client may name: exports, and exports in the name of a virtual machine's epoch.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::arbiter::{MAX_EPOCH, NameError, VmName};
+use crate::random;
 
 /// Why a string names no export.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,9 +26,12 @@ pub enum ExportNameError {
         /// The first offending character.
         character: char,
     },
-    /// There is an `@`, and what follows it is not `VM:EPOCH`.
-    #[error("behind the '@' of a writer's export name is VM:EPOCH, as in disk@db:3")]
-    NotAWriter,
+    /// There is an `@`, and what follows it is neither `VM:EPOCH` nor `~TAG`.
+    #[error(
+        "behind the '@' of an export's name is VM:EPOCH, as in disk@db:3, or ~ and 32 lower-case \
+         hexadecimal digits"
+    )]
+    Suffix,
     /// What should be an epoch is not one.
     #[error("an epoch is a number from 0 to {MAX_EPOCH}, not {found:?}")]
     Epoch {
@@ -37,7 +44,8 @@ pub enum ExportNameError {
 }
 
 /// The name of an export: letters, digits, `.`, `_` and `-`, so that it needs no escape in a URI.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ExportName(String);
 
 impl ExportName {
@@ -69,6 +77,20 @@ impl FromStr for ExportName {
     }
 }
 
+impl TryFrom<String> for ExportName {
+    type Error = ExportNameError;
+
+    fn try_from(name: String) -> Result<Self, ExportNameError> {
+        name.parse()
+    }
+}
+
+impl From<ExportName> for String {
+    fn from(name: ExportName) -> String {
+        name.0
+    }
+}
+
 impl fmt::Display for ExportName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // `pad` and not `write_str`, so that tables can align names.
@@ -76,15 +98,64 @@ impl fmt::Display for ExportName {
     }
 }
 
+/// What a client that belongs to no epoch calls itself, so that its newest connection takes over from
+/// its earlier ones. As text, 32 lower-case hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientTag(u128);
+
+impl ClientTag {
+    /// A tag of a number that no other client has.
+    #[must_use]
+    pub const fn new(number: u128) -> ClientTag {
+        ClientTag(number)
+    }
+
+    /// A tag that nobody else has.
+    ///
+    /// # Errors
+    /// The kernel's random number device cannot be read.
+    pub fn generate() -> io::Result<ClientTag> {
+        random::nonce().map(ClientTag)
+    }
+}
+
+impl FromStr for ClientTag {
+    type Err = ExportNameError;
+
+    fn from_str(text: &str) -> Result<Self, ExportNameError> {
+        let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if text.len() != 32 || !text.bytes().all(digit) {
+            return Err(ExportNameError::Suffix);
+        }
+        u128::from_str_radix(text, 16)
+            .map(ClientTag)
+            .map_err(|_| ExportNameError::Suffix)
+    }
+}
+
+impl fmt::Display for ClientTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
 /// What a client asks for: the text that NBD calls the export's name.
 ///
-/// The text is `NAME`, or `NAME@VM:EPOCH`. A VM's name may itself contain `@` and `:`; the first
-/// `@` and the last `:` are the separators.
+/// The text is `NAME`, `NAME@~TAG`, or `NAME@VM:EPOCH`. A VM's name may itself contain `@`, `:` and
+/// `~`; the first `@` and the last `:` are the separators, and a tag has no `:`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequestedExport {
     /// `NAME`: an export as every NBD client opens it. It can be written while no virtual machine
     /// runs on it.
     Plain(ExportName),
+    /// `NAME@~TAG`: the same for a client that says who it is. Its newest connection takes over from
+    /// its earlier ones.
+    Tagged {
+        /// The export.
+        export: ExportName,
+        /// The client.
+        tag: ClientTag,
+    },
     /// `NAME@VM:EPOCH`: the connection of the host that runs a virtual machine on it.
     Writer {
         /// The export.
@@ -101,7 +172,9 @@ impl RequestedExport {
     #[must_use]
     pub fn export(&self) -> &ExportName {
         match self {
-            RequestedExport::Plain(export) | RequestedExport::Writer { export, .. } => export,
+            RequestedExport::Plain(export)
+            | RequestedExport::Tagged { export, .. }
+            | RequestedExport::Writer { export, .. } => export,
         }
     }
 }
@@ -110,10 +183,16 @@ impl FromStr for RequestedExport {
     type Err = ExportNameError;
 
     fn from_str(text: &str) -> Result<Self, ExportNameError> {
-        let Some((export, writer)) = text.split_once('@') else {
+        let Some((export, who)) = text.split_once('@') else {
             return Ok(RequestedExport::Plain(text.parse()?));
         };
-        let (vm, epoch) = writer.rsplit_once(':').ok_or(ExportNameError::NotAWriter)?;
+        let Some((vm, epoch)) = who.rsplit_once(':') else {
+            let tag = who.strip_prefix('~').ok_or(ExportNameError::Suffix)?;
+            return Ok(RequestedExport::Tagged {
+                export: export.parse()?,
+                tag: tag.parse()?,
+            });
+        };
         let digits = !epoch.is_empty() && epoch.bytes().all(|b| b.is_ascii_digit());
         let epoch = epoch
             .parse()
@@ -134,6 +213,7 @@ impl fmt::Display for RequestedExport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             RequestedExport::Plain(export) => write!(f, "{export}"),
+            RequestedExport::Tagged { export, tag } => write!(f, "{export}@~{tag}"),
             RequestedExport::Writer { export, vm, epoch } => write!(f, "{export}@{vm}:{epoch}"),
         }
     }
@@ -156,6 +236,14 @@ mod tests {
         };
         assert_eq!(writer, expected);
         assert_eq!(writer.to_string(), "disk@db:12");
+        let tagged: RequestedExport = format!("disk@~{:032x}", 10).parse().unwrap();
+        let expected = RequestedExport::Tagged {
+            export: "disk".parse().unwrap(),
+            tag: ClientTag::new(10),
+        };
+        assert_eq!(tagged, expected);
+        let odd: RequestedExport = "disk@~a:3".parse().unwrap();
+        assert!(matches!(odd, RequestedExport::Writer { epoch: 3, .. }));
     }
 
     #[test]
@@ -166,7 +254,10 @@ mod tests {
         assert_eq!(parse("@db:1"), E::Empty);
         assert_eq!(parse(&"x".repeat(65)), E::TooLong);
         assert_eq!(parse("a/b"), E::Character { character: '/' });
-        assert_eq!(parse("disk@db"), E::NotAWriter);
+        assert_eq!(parse("disk@db"), E::Suffix);
+        for tag in ["", "1", &"A".repeat(32), &"+".repeat(32), &"0".repeat(33)] {
+            assert_eq!(parse(&format!("disk@~{tag}")), E::Suffix, "{tag}");
+        }
         for epoch in ["", "x", "-1", "+1", " 1", "9007199254740992"] {
             let found = epoch.to_owned();
             assert_eq!(parse(&format!("disk@db:{epoch}")), E::Epoch { found });
@@ -182,10 +273,12 @@ mod tests {
         fn text_and_back(
             export in "[A-Za-z0-9._-]{1,64}",
             writer in prop::option::of(("[!-~]{1,64}", 0..=MAX_EPOCH)),
+            tag: Option<u128>,
         ) {
-            let text = match writer {
-                None => export,
-                Some((vm, epoch)) => format!("{export}@{vm}:{epoch}"),
+            let text = match (writer, tag) {
+                (Some((vm, epoch)), _) => format!("{export}@{vm}:{epoch}"),
+                (None, Some(tag)) => format!("{export}@~{}", ClientTag::new(tag)),
+                (None, None) => export,
             };
             let parsed: RequestedExport = text.parse().unwrap();
             prop_assert_eq!(parsed.to_string(), text);

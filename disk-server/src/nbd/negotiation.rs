@@ -239,8 +239,8 @@ impl Negotiation<'_> {
         } else {
             flags |= F::SEND_TRIM | F::SEND_WRITE_ZEROES | F::SEND_FAST_ZERO;
         }
-        // One process and one page cache, and a flush covers what anybody wrote. Not for a writer:
-        // its next connection takes over from this one.
+        // One process and one page cache, and a flush covers what anybody wrote. Not for a writer
+        // or a client with a tag: its next connection takes over from this one.
         flags.set(F::CAN_MULTI_CONN, access.is_multi_conn());
         flags.set(F::SEND_DF, agreed.structured);
         ExportInfo {

@@ -72,7 +72,7 @@ fn converse(
             agreed.name
         );
     } else {
-        // The host that runs a machine: an operator wants to know which it is.
+        // A host that runs a machine: an operator wants to know which it is.
         log::info!(
             "NBD client {:?} opened {}",
             stream.peer_addr().ok(),

@@ -161,15 +161,17 @@ impl Server {
         } = config;
         // The state first: a client must not connect to a server that then does not start.
         let mut store = FencedStore::new(EpochStore::open(&state)?);
-        let nbd = match nbd {
-            None => None,
+        let (nbd, exports) = match nbd {
+            None => (None, Arc::default()),
             Some(NbdConfig { listen, exports }) => {
                 let exports = Exports::new(exports, &mut store).map_err(|error| match error {
                     ExportsError::Twice(name) => StartError::SameName(name),
                     ExportsError::Store(error) => StartError::Read(error),
                 })?;
                 let listener = Listener::bind(listen, "--nbd-listen", limits.connections)?;
-                Some((listener, NbdService::new(exports, &limits)))
+                let exports = Arc::new(exports);
+                let service = NbdService::new(Arc::clone(&exports), &limits);
+                (Some((listener, service)), exports)
             }
         };
         let (wake, stop) = UnixStream::pair().map_err(StartError::Setup)?;
@@ -177,7 +179,7 @@ impl Server {
         let stop = StopHandle(Arc::new(stop));
         Ok(Server {
             arbiter: Listener::bind(listen, "--listen", limits.connections)?,
-            arbiter_service: ArbiterService::new(store, &limits, stop.clone()),
+            arbiter_service: ArbiterService::new(store, exports, &limits, stop.clone()),
             nbd,
             wake,
             stop,

@@ -1,7 +1,7 @@
 //! What the server's listeners serve: the arbiter's protocol, and NBD.
 
 use std::net::TcpStream;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::accept::Service;
 use super::{Limits, StopHandle};
@@ -14,15 +14,22 @@ use crate::nbd::{Budget, session as nbd};
 #[derive(Debug)]
 pub(super) struct ArbiterService {
     store: FencedStore,
+    exports: Arc<Exports>,
     limits: session::SessionLimits,
     stop: StopHandle,
     failure: Mutex<Option<StoreFailure>>,
 }
 
 impl ArbiterService {
-    pub(super) fn new(store: FencedStore, limits: &Limits, stop: StopHandle) -> ArbiterService {
+    pub(super) fn new(
+        store: FencedStore,
+        exports: Arc<Exports>,
+        limits: &Limits,
+        stop: StopHandle,
+    ) -> ArbiterService {
         ArbiterService {
             store,
+            exports,
             limits: session::SessionLimits {
                 idle: limits.idle,
                 line: limits.line,
@@ -48,7 +55,11 @@ impl Service for ArbiterService {
     }
 
     fn serve(&self, stream: TcpStream) {
-        if let Err(failure) = session::serve(stream, &self.store, self.limits) {
+        let subject = session::Subject {
+            store: &self.store,
+            exports: &self.exports,
+        };
+        if let Err(failure) = session::serve(stream, subject, self.limits) {
             self.lock().get_or_insert(failure);
             self.stop.stop();
         }
@@ -62,13 +73,13 @@ impl Service for ArbiterService {
 /// Serves disks.
 #[derive(Debug)]
 pub(super) struct NbdService {
-    exports: Exports,
+    exports: Arc<Exports>,
     budget: Budget,
     limits: nbd::SessionLimits,
 }
 
 impl NbdService {
-    pub(super) fn new(exports: Exports, limits: &Limits) -> NbdService {
+    pub(super) fn new(exports: Arc<Exports>, limits: &Limits) -> NbdService {
         NbdService {
             exports,
             budget: Budget::new(limits.memory),

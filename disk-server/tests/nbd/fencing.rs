@@ -5,6 +5,7 @@ use std::thread;
 
 use disk_server::arbiter::{Arbiter, Claim, VmName};
 use disk_server::fence::STOPPED;
+use disk_server::nbd::ClientTag;
 use disk_server::nbd::protocol::{Command, CommandFlags, ErrorCode, ReplyType, TransmissionFlags};
 
 use crate::client::Client;
@@ -137,11 +138,53 @@ fn a_win_is_answered_when_the_old_writes_have_landed_and_the_queued_ones_never_d
 
 #[test]
 fn a_new_connection_takes_over_from_the_one_before() {
-    const SENT: usize = 40;
     let disk = Gated::new(1 << 20);
     let server = Local::start(disk.clone(), true);
     claim(&server.arbiter(), 1, "a/1");
-    let mut old = Client::open(server.nbd, "disk@db:1");
+    takes_over(&server, &disk, "disk@db:1");
+}
+
+#[test]
+fn a_new_connection_of_a_client_with_a_tag_takes_over_from_the_one_before() {
+    let tagged = format!("disk@~{}", ClientTag::new(1));
+    for owned in [false, true] {
+        let disk = Gated::new(1 << 20);
+        let server = Local::start(disk.clone(), owned);
+        takes_over(&server, &disk, &tagged);
+    }
+}
+
+#[test]
+fn a_tag_takes_nothing_from_other_clients() {
+    let disk = Gated::new(1 << 20);
+    let server = Local::start(disk.clone(), true);
+    let tagged = |number| format!("disk@~{}", ClientTag::new(number));
+    let mut clients = [tagged(1), tagged(2), "disk".to_owned(), "disk".to_owned()]
+        .map(|name| Client::open(server.nbd, &name));
+    let multi_conn = clients.each_ref().map(|client| {
+        client
+            .info
+            .flags
+            .contains(TransmissionFlags::CAN_MULTI_CONN)
+    });
+    assert_eq!(multi_conn, [false, false, true, true]);
+    for client in &mut clients {
+        client.write(0, &[1; 512]).unwrap();
+    }
+    // A tag is no way around the fence.
+    claim(&server.arbiter(), 1, "a/1");
+    for client in &mut clients {
+        assert_eq!(client.write(0, &[2; 512]), Err(ErrorCode::NotPermitted));
+    }
+    let late = Client::open(server.nbd, &tagged(1));
+    assert!(late.info.flags.contains(TransmissionFlags::READ_ONLY));
+}
+
+/// Writes wait in the disk and in the queue of a connection, when a second one is opened under the
+/// same name. `disk` is the server's, and may be written under that name.
+fn takes_over(server: &Local, disk: &Gated, name: &str) {
+    const SENT: usize = 40;
+    let mut old = Client::open(server.nbd, name);
     disk.set_open(false);
     for _ in 0..SENT {
         old.send(WRITE, 0, BLOCK, &[1; BLOCK as usize]).unwrap();
@@ -149,7 +192,7 @@ fn a_new_connection_takes_over_from_the_one_before() {
     let under_way = disk_server::server::Limits::default().requests;
     until("writes are under way", || disk.waiting() == under_way);
     let new = thread::scope(|scope| {
-        let new = scope.spawn(|| Client::open(server.nbd, "disk@db:1"));
+        let new = scope.spawn(|| Client::open(server.nbd, name));
         // Nothing tells from outside that it waits, so this is not sure to catch one that does not.
         thread::yield_now();
         assert!(!new.is_finished(), "opened before old writes landed");

@@ -10,5 +10,6 @@ mod hostile;
 mod ledger;
 mod power;
 mod semantics;
+mod status;
 #[path = "../support/mod.rs"]
 mod support;

@@ -138,8 +138,8 @@ pub struct Connection {
     pub replies: Replies,
 }
 
-/// Opens `export` (`NAME`, or `NAME@VM:EPOCH` for the host that runs a virtual machine on it) on
-/// the server at `address`, within `timeout`.
+/// Opens `export` on the server at `address`, within `timeout`. Besides `NAME`, our own server knows
+/// the forms of [`RequestedExport`](crate::nbd::RequestedExport).
 ///
 /// # Errors
 /// [`ConnectError`].

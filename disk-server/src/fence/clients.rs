@@ -1,0 +1,277 @@
+//! Clients that connect anew: what an earlier connection left in the server does not land any more.
+//!
+//! A client that lost its connection sends again what was not answered. What it sent before may
+//! still wait here: in a socket, or for a worker. If that landed after the newer request, and after
+//! what the client wrote on top of it, it would bring old data back. So a client may say who it is
+//! ([`ClientTag`]), and its newest connection to an export takes over from the ones before, as a
+//! machine's host does within an epoch.
+//!
+//! ```text
+//!     first connection     write ── pwrite ── done    queued write: refused
+//!     second connection          join ········ answered, reads and writes
+//!                                (the first one's right ends; its writes are waited for)
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::Refusal;
+use crate::nbd::ClientTag;
+
+/// The clients of one export that said who they are.
+#[derive(Debug, Default)]
+pub struct Clients {
+    state: Mutex<State>,
+    left: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Clients with a connection.
+    clients: BTreeMap<ClientTag, Client>,
+    /// How many connections there have been. They are numbered from 1.
+    connections: u64,
+}
+
+#[derive(Debug, Default)]
+struct Client {
+    /// The number of the newest connection, which may have ended.
+    newest: u64,
+    /// How many connections it has, with those that were superseded.
+    open: usize,
+    /// How many writes of each connection are under way; none is 0.
+    writes: BTreeMap<u64, usize>,
+}
+
+impl Clients {
+    /// Makes a connection the only one of its client that may write. When this returns, no write of
+    /// its earlier ones is under way, and none will be.
+    #[must_use]
+    pub fn join(self: &Arc<Self>, tag: ClientTag) -> Membership {
+        let mut state = self.lock();
+        state.connections += 1;
+        let number = state.connections;
+        let client = state.clients.entry(tag).or_default();
+        client.newest = number;
+        client.open += 1;
+        // From here on it is given back, whatever happens.
+        let membership = Membership {
+            clients: Arc::clone(self),
+            tag,
+            number,
+        };
+        while state.has_writes_before(tag, number) {
+            state = self
+                .left
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        membership
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No panic leaves the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn has_writes_before(&self, tag: ClientTag, number: u64) -> bool {
+        let earliest = self
+            .clients
+            .get(&tag)
+            .and_then(|client| client.writes.first_key_value());
+        earliest.is_some_and(|(earliest, _)| *earliest < number)
+    }
+}
+
+/// One connection of a client, until it is dropped.
+#[derive(Debug)]
+pub struct Membership {
+    clients: Arc<Clients>,
+    tag: ClientTag,
+    number: u64,
+}
+
+impl Membership {
+    /// Lets a modifying request begin. It is over when the permit is dropped.
+    ///
+    /// # Errors
+    /// The client has a newer connection.
+    pub fn enter(&self) -> Result<ClientPermit<'_>, Refusal> {
+        let mut state = self.clients.lock();
+        match state.clients.get_mut(&self.tag) {
+            Some(client) if client.newest == self.number => {
+                *client.writes.entry(self.number).or_default() += 1;
+                Ok(ClientPermit(self))
+            }
+            _ => Err(Refusal::NewerConnection),
+        }
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let mut state = self.clients.lock();
+        if let Some(client) = state.clients.get_mut(&self.tag) {
+            client.open -= 1;
+            if client.open == 0 {
+                // Nobody is left who could be refused. A later connection gets a higher number.
+                state.clients.remove(&self.tag);
+            }
+        }
+    }
+}
+
+/// A modifying request of a client that is under way.
+#[derive(Debug)]
+pub struct ClientPermit<'a>(&'a Membership);
+
+impl Drop for ClientPermit<'_> {
+    fn drop(&mut self) {
+        let Membership {
+            clients,
+            tag,
+            number,
+        } = self.0;
+        let mut state = clients.lock();
+        let Some(client) = state.clients.get_mut(tag) else {
+            return;
+        };
+        if let Some(count) = client.writes.get_mut(number) {
+            *count -= 1;
+            if *count == 0 {
+                client.writes.remove(number);
+                clients.left.notify_all();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::thread;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TAG: ClientTag = ClientTag::new(7);
+
+    #[test]
+    fn the_newest_connection_of_a_client_writes() {
+        let clients = Arc::new(Clients::default());
+        let first = clients.join(TAG);
+        let other = clients.join(ClientTag::new(8));
+        assert!(first.enter().is_ok());
+        let second = clients.join(TAG);
+        assert_eq!(first.enter().unwrap_err(), Refusal::NewerConnection);
+        assert!(second.enter().is_ok());
+        assert!(other.enter().is_ok(), "another client is none of it");
+        // The right does not come back when the newest one leaves.
+        drop(second);
+        assert_eq!(first.enter().unwrap_err(), Refusal::NewerConnection);
+        let third = clients.join(TAG);
+        assert!(third.enter().is_ok());
+        drop((first, third, other));
+        assert!(clients.lock().clients.is_empty(), "nobody is kept for ever");
+    }
+
+    #[test]
+    fn a_new_connection_waits_for_the_writes_of_the_one_before() {
+        let clients = Arc::new(Clients::default());
+        let first = clients.join(TAG);
+        let stranger = clients.join(ClientTag::new(8));
+        let _others_write = stranger.enter().unwrap();
+        let write = first.enter().unwrap();
+        thread::scope(|scope| {
+            let joined = scope.spawn(|| clients.join(TAG));
+            while first.enter().is_ok() {
+                thread::yield_now();
+            }
+            assert!(!joined.is_finished(), "it did not wait");
+            drop(write);
+            assert!(joined.join().unwrap().enter().is_ok());
+        });
+    }
+
+    /// What happened, in the order in which it did: a connection was let in, or wrote.
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Joined(u64),
+        Landed(u64),
+    }
+
+    /// Writers that use every connection they ever saw, while new ones are made.
+    fn run(connections: usize, writers: usize, hold: u32) -> Vec<Step> {
+        let clients = Arc::new(Clients::default());
+        let log = Mutex::new(Vec::new());
+        let open: Mutex<Vec<Arc<Membership>>> = Mutex::default();
+        let done = AtomicBool::new(false);
+        let landed = AtomicU64::new(0);
+        thread::scope(|scope| {
+            for seed in 0..writers {
+                let (log, open, done, landed) = (&log, &open, &done, &landed);
+                scope.spawn(move || {
+                    for turn in seed.. {
+                        if done.load(Ordering::SeqCst) {
+                            return;
+                        }
+                        let member = {
+                            let open = open.lock().unwrap();
+                            let back = [0, 0, 1, 0, 2, turn][turn % 6] % open.len().max(1);
+                            match open.iter().rev().nth(back) {
+                                Some(member) => Arc::clone(member),
+                                None => continue,
+                            }
+                        };
+                        let Ok(_permit) = member.enter() else {
+                            continue;
+                        };
+                        for _ in 0..hold {
+                            thread::yield_now();
+                        }
+                        log.lock().unwrap().push(Step::Landed(member.number));
+                        landed.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+            for _ in 0..connections {
+                let member = Arc::new(clients.join(TAG));
+                log.lock().unwrap().push(Step::Joined(member.number));
+                open.lock().unwrap().push(member);
+                // Until somebody wrote: the newest one always may.
+                let before = landed.load(Ordering::SeqCst);
+                while landed.load(Ordering::SeqCst) == before {
+                    thread::yield_now();
+                }
+            }
+            done.store(true, Ordering::SeqCst);
+        });
+        log.into_inner().unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// The order in which things happen is the threads', so a failure may not come again.
+        #[test]
+        fn after_a_client_connected_anew_nothing_older_lands(
+            connections in 2..8_usize,
+            writers in 1..5_usize,
+            hold in 0..4_u32,
+        ) {
+            let mut newest = 0;
+            for step in run(connections, writers, hold) {
+                match step {
+                    Step::Joined(number) => newest = number,
+                    Step::Landed(number) => prop_assert!(
+                        number >= newest,
+                        "connection {number} wrote after {newest} was let in"
+                    ),
+                }
+            }
+        }
+    }
+}
