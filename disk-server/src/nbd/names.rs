@@ -28,7 +28,7 @@ pub enum ExportNameError {
     },
     /// There is an `@`, and what follows it is neither `VM:EPOCH` nor `~TAG`.
     #[error(
-        "behind the '@' of an export's name is VM:EPOCH, as in disk@db:3, or ~ and 32 lower-case \
+        "behind the '@' of an export's name is VM:EPOCH, as in disk@db:3, or ~ and 16 lower-case \
          hexadecimal digits"
     )]
     Suffix,
@@ -99,14 +99,14 @@ impl fmt::Display for ExportName {
 }
 
 /// What a client that belongs to no epoch calls itself, so that its newest connection takes over from
-/// its earlier ones. As text, 32 lower-case hexadecimal digits.
+/// its earlier ones. As text, 16 lower-case hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ClientTag(u128);
+pub struct ClientTag(u64);
 
 impl ClientTag {
     /// A tag of a number that no other client has.
     #[must_use]
-    pub const fn new(number: u128) -> ClientTag {
+    pub const fn new(number: u64) -> ClientTag {
         ClientTag(number)
     }
 
@@ -115,7 +115,7 @@ impl ClientTag {
     /// # Errors
     /// The kernel's random number device cannot be read.
     pub fn generate() -> io::Result<ClientTag> {
-        random::nonce().map(ClientTag)
+        random::nonce().map(|nonce| ClientTag(nonce as u64))
     }
 }
 
@@ -124,10 +124,10 @@ impl FromStr for ClientTag {
 
     fn from_str(text: &str) -> Result<Self, ExportNameError> {
         let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        if text.len() != 32 || !text.bytes().all(digit) {
+        if text.len() != 16 || !text.bytes().all(digit) {
             return Err(ExportNameError::Suffix);
         }
-        u128::from_str_radix(text, 16)
+        u64::from_str_radix(text, 16)
             .map(ClientTag)
             .map_err(|_| ExportNameError::Suffix)
     }
@@ -135,7 +135,7 @@ impl FromStr for ClientTag {
 
 impl fmt::Display for ClientTag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        write!(f, "{:016x}", self.0)
     }
 }
 
@@ -236,7 +236,7 @@ mod tests {
         };
         assert_eq!(writer, expected);
         assert_eq!(writer.to_string(), "disk@db:12");
-        let tagged: RequestedExport = format!("disk@~{:032x}", 10).parse().unwrap();
+        let tagged: RequestedExport = format!("disk@~{:016x}", 10).parse().unwrap();
         let expected = RequestedExport::Tagged {
             export: "disk".parse().unwrap(),
             tag: ClientTag::new(10),
@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(parse(&"x".repeat(65)), E::TooLong);
         assert_eq!(parse("a/b"), E::Character { character: '/' });
         assert_eq!(parse("disk@db"), E::Suffix);
-        for tag in ["", "1", &"A".repeat(32), &"+".repeat(32), &"0".repeat(33)] {
+        for tag in ["", "1", &"A".repeat(16), &"+".repeat(16), &"0".repeat(17)] {
             assert_eq!(parse(&format!("disk@~{tag}")), E::Suffix, "{tag}");
         }
         for epoch in ["", "x", "-1", "+1", " 1", "9007199254740992"] {
@@ -273,7 +273,7 @@ mod tests {
         fn text_and_back(
             export in "[A-Za-z0-9._-]{1,64}",
             writer in prop::option::of(("[!-~]{1,64}", 0..=MAX_EPOCH)),
-            tag: Option<u128>,
+            tag: Option<u64>,
         ) {
             let text = match (writer, tag) {
                 (Some((vm, epoch)), _) => format!("{export}@{vm}:{epoch}"),

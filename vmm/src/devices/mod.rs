@@ -32,7 +32,7 @@ use self::virtio::blk::Blk;
 use self::virtio::net::Net;
 use self::virtio::transport::VirtioPci;
 use crate::boot::rewrite::TSC_PORT;
-use crate::disk::{DiskCompletion, DiskRequest};
+use crate::disk::{DiskCompletion, DiskRequest, SharedRead};
 use crate::ram::GuestRam;
 
 const TIMER_LINE: u8 = 0;
@@ -380,10 +380,18 @@ impl Devices {
         unfinished
     }
 
-    /// Offset and length in bytes of the read of the disk that waits with number `id`; `None` if
-    /// none does.
+    /// The reads of the disk that wait and that no change overlaps that was issued before them and
+    /// is not completed, in order. Such a change may or may not be on the disk yet.
     #[must_use]
-    pub fn waiting_read(&self, id: u64) -> Option<(u64, u32)> {
+    pub fn settled_reads(&self) -> Vec<SharedRead> {
+        self.disk
+            .as_ref()
+            .map_or_else(Vec::new, |disk| disk.device.settled_reads())
+    }
+
+    /// The read of the disk that waits with number `id`; `None` if none does.
+    #[must_use]
+    pub fn waiting_read(&self, id: u64) -> Option<SharedRead> {
         self.disk.as_ref()?.device.waiting_read(id)
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use disk_server::nbd::ClientTag;
 use disk_server::nbd::client::{self, ConnectError, Connection};
 use disk_server::nbd::protocol::TransmissionFlags;
 
@@ -30,6 +31,14 @@ pub enum DiskOpenError {
         #[source]
         source: Box<ConnectError>,
     },
+    /// This guest's connections cannot be given a name.
+    #[error("cannot draw a random name for the connections to the guest's disk {uri}")]
+    Tag {
+        /// The disk.
+        uri: DiskUri,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// It is not what a guest needs.
     #[error("the guest's disk {uri} cannot be used: {what}")]
     Unsuitable {
@@ -44,6 +53,8 @@ pub enum DiskOpenError {
 #[derive(Debug, Clone)]
 pub struct GuestDisk {
     uri: DiskUri,
+    /// What this guest's plain connections have in common, if the server takes such names.
+    client: Option<ClientTag>,
     vm: String,
     capacity: u64,
     read_only: bool,
@@ -77,13 +88,44 @@ fn connect(
     })
 }
 
+/// Opens a disk as this guest's, where the server knows client tags, and plainly elsewhere.
+fn find(
+    uri: &DiskUri,
+    settings: DiskSettings,
+) -> Result<(Option<ClientTag>, Connection), DiskOpenError> {
+    let plain = uri.target();
+    let client = ClientTag::generate().map_err(|source| DiskOpenError::Tag {
+        uri: uri.clone(),
+        source,
+    })?;
+    let tagged = DiskTarget {
+        client: Some(client),
+        ..plain.clone()
+    };
+    match connect(uri, &tagged, settings) {
+        Ok(connection) => Ok((Some(client), connection)),
+        Err(DiskOpenError::Connect { source, .. })
+            if matches!(*source, ConnectError::NoExport { .. }) =>
+        {
+            let connection = connect(uri, &plain, settings)?;
+            log::warn!(
+                "the server of {uri} is no disk-server, or an older one, and does not tell this \
+                 guest's connections from others: what it has in its queue when a connection is \
+                 lost may still be done after newer writes"
+            );
+            Ok((None, connection))
+        }
+        Err(error) => Err(error),
+    }
+}
+
 impl GuestDisk {
     /// Asks the server for the disk of the virtual machine `vm`.
     ///
     /// # Errors
     /// [`DiskOpenError`].
     pub fn open(uri: &DiskUri, vm: &str, settings: DiskSettings) -> Result<Self, DiskOpenError> {
-        let connection = connect(uri, &uri.target(), settings)?;
+        let (client, connection) = find(uri, settings)?;
         let export = connection.export;
         connection.requests.disconnect();
         let unsuitable = |what| {
@@ -111,6 +153,7 @@ impl GuestDisk {
         }
         Ok(Self {
             uri: uri.clone(),
+            client,
             vm: vm.to_owned(),
             capacity: export.size,
             read_only: export.flags.contains(TransmissionFlags::READ_ONLY),
@@ -186,7 +229,10 @@ impl GuestDisk {
     fn target(&self, epoch: Option<u64>) -> DiskTarget {
         let plain = self.uri.target();
         match epoch {
-            None => plain,
+            None => DiskTarget {
+                client: self.client,
+                ..plain
+            },
             Some(epoch) => plain.in_epoch(&self.vm, epoch),
         }
     }

@@ -22,7 +22,7 @@ pub mod unflushed;
 pub mod uri;
 
 pub use request::{DiskCompletion, DiskError, DiskOp, DiskPort, DiskRequest, ReadWatch};
-pub use request::{SharedDisk, SharedReadError};
+pub use request::{SharedDisk, SharedRead, SharedReadError};
 
 /// Largest read or write in bytes. What the guest asks for beyond it is an error.
 pub const MAX_TRANSFER: u32 = 1 << 20;

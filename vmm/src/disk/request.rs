@@ -143,13 +143,31 @@ pub trait ReadWatch: Send {
     fn completed(&mut self, id: u64, shared: Option<Lsn>);
 }
 
+/// A read of the guest's that its host does itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedRead {
+    /// Number of the request.
+    pub id: u64,
+    /// Where, in bytes.
+    pub offset: u64,
+    /// How much, in bytes.
+    pub len: u32,
+}
+
 /// The shared disk as a backup reads it.
 pub trait SharedDisk {
-    /// Reads `len` bytes at `offset`. Waits and tries again until it succeeds, or never will.
+    /// Does a read. Waits and tries again until it succeeds, or never will.
+    ///
+    /// `ahead` are reads that may be asked for next, in any order or never, and that find now what
+    /// they will find then. They may be begun; what was begun before and is not among them is not
+    /// asked for any more.
     ///
     /// # Errors
     /// [`SharedReadError`]: this host cannot go on.
-    fn read(&mut self, offset: u64, len: u32) -> Result<Vec<u8>, SharedReadError>;
+    fn read(&mut self, read: SharedRead, ahead: &[SharedRead]) -> Result<Vec<u8>, SharedReadError>;
+
+    /// The guest is another one from here on: nothing that was begun holds any more.
+    fn forget(&mut self) {}
 }
 
 /// Why a backup cannot read the shared disk.

@@ -3,8 +3,10 @@
 use std::fmt;
 
 use disk_server::arbiter::ServerAddress;
+use disk_server::nbd::ClientTag;
 
-/// An export of a disk server, opened plainly or as the writer of an epoch.
+/// An export of a disk server, opened plainly, by a client that says who it is, or as the writer of
+/// an epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskTarget {
     /// Where the server's block device service listens.
@@ -14,6 +16,9 @@ pub struct DiskTarget {
     /// The virtual machine and its epoch, for the host that runs it in a pair. Every connection
     /// that it opens ends the right to write of its earlier ones, and a later epoch that of all.
     pub writer: Option<Writer>,
+    /// Who opens it plainly, if the server is to know that: then a new connection ends the right to
+    /// write of the earlier ones, too.
+    pub client: Option<ClientTag>,
 }
 
 /// The right to write that an epoch gives.
@@ -41,9 +46,10 @@ impl DiskTarget {
     /// What the server knows it by.
     #[must_use]
     pub fn export_name(&self) -> String {
-        match &self.writer {
-            None => self.export.clone(),
-            Some(Writer { vm, epoch }) => format!("{}@{vm}:{epoch}", self.export),
+        match (&self.writer, self.client) {
+            (None, None) => self.export.clone(),
+            (None, Some(tag)) => format!("{}@~{tag}", self.export),
+            (Some(Writer { vm, epoch }), _) => format!("{}@{vm}:{epoch}", self.export),
         }
     }
 }

@@ -29,6 +29,7 @@ impl DiskUri {
             server: self.server.clone(),
             export: self.export.as_str().to_owned(),
             writer: None,
+            client: None,
         }
     }
 }

@@ -3,7 +3,7 @@
 use logging_channel::entry::{DiskOutcome, Lsn};
 
 use crate::devices::Input;
-use crate::disk::{DiskCompletion, DiskError, MAX_TRANSFER, SharedDisk};
+use crate::disk::{DiskCompletion, DiskError, MAX_TRANSFER, SharedDisk, SharedRead};
 use crate::engine::{Difference, Divergence, Interruption, Moment, Step};
 
 /// Puts completions together.
@@ -19,6 +19,14 @@ impl Completions {
     /// A new one begins.
     pub(super) fn begin(&mut self) {
         self.data.clear();
+    }
+
+    /// The guest is in another state from here on.
+    pub(super) fn forget(&mut self) {
+        self.data.clear();
+        if let Some(disk) = &mut self.shared {
+            disk.forget();
+        }
     }
 
     /// Whether a part was taken, and the end is to come.
@@ -56,7 +64,7 @@ impl Completions {
         id: u64,
         logged: u32,
     ) -> Step<Vec<u8>> {
-        let Some((offset, len)) = at.devices.waiting_read(id) else {
+        let Some(read) = at.devices.waiting_read(id) else {
             return Ok(Vec::new()); // the guest does not wait for it any more
         };
         let Some(disk) = &mut self.shared else {
@@ -65,8 +73,13 @@ impl Completions {
                     .into(),
             ));
         };
+        // Those that the guest waits for as well: each of them comes next, some time. The primary
+        // changes nothing there before this host has executed them, as with this one.
+        let mut ahead = at.devices.settled_reads();
+        ahead.retain(|other| other.id != id);
+        let SharedRead { offset, len, .. } = read;
         let data = disk
-            .read(offset, len)
+            .read(read, &ahead)
             .map_err(|error| Interruption::Failed(error.to_string()))?;
         let replayed = crc32fast::hash(&data);
         if logged != replayed || data.len() != len as usize {

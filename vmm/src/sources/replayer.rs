@@ -169,6 +169,7 @@ impl<S: LogSource> Replayer<S> {
                     Payload::Shutdown(_) => return Ok(None),
                     Payload::State(part) if begun || *part == StatePart::Begin => {
                         begun = true;
+                        self.completions.forget();
                         let exits = entry.point.exits;
                         let complete = state.take(at, part).map_err(|error| {
                             Interruption::Failed(format!("the whole state cannot be used: {error}"))

@@ -29,6 +29,10 @@ pub(crate) struct State {
     pub(crate) epoch: u64,
     /// Requests before the next one that is lost with its connection; none is if 0.
     pub(crate) lose_one_in: u64,
+    /// It knows no client tags, as other people's servers do not.
+    pub(crate) foreign: bool,
+    /// The names that it was asked for, and has.
+    pub(crate) opened: Vec<String>,
     /// Writes fail with this.
     pub(crate) failing: Option<ErrorCode>,
     writer: u64,
@@ -52,6 +56,8 @@ impl FakeServer {
             closed: false,
             epoch: 1,
             lose_one_in: 0,
+            foreign: false,
+            opened: Vec::new(),
             failing: None,
             writer: 0,
             connections: Vec::new(),
@@ -172,6 +178,11 @@ fn negotiate(shared: &Mutex<State>, number: u64, stream: &mut TcpStream) -> io::
         if epoch < state.epoch || state.closed {
             return answer(stream, header.option, ReplyType::ErrPolicy, b"epoch over");
         }
+        if state.foreign && request.name.contains("@~") {
+            answer(stream, header.option, ReplyType::ErrUnknown, b"what?")?;
+            continue;
+        }
+        state.opened.push(request.name);
         state.writer = number;
         state.connections.push((number, stream.try_clone()?));
         let info = ExportInfo {

@@ -2,6 +2,8 @@
 //! what it would have found on a disk that never breaks.
 
 mod fake_server;
+mod opening;
+mod reading;
 mod real_server;
 mod service;
 mod world;

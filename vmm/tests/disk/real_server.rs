@@ -10,7 +10,7 @@ use disk_server::export::ExportSpec;
 use disk_server::server::{Config, Limits, NbdConfig, Server, StopHandle};
 use ftvm_vmm::disk::guest_disk::{GuestDisk, Serving};
 use ftvm_vmm::disk::progress::Reached;
-use ftvm_vmm::disk::{DiskCompletion, DiskOp, DiskPort, DiskRequest, SharedDisk};
+use ftvm_vmm::disk::{DiskCompletion, DiskOp, DiskPort, DiskRequest, SharedDisk, SharedRead};
 use ftvm_vmm::events::Events;
 
 use crate::world::{Log, quick};
@@ -127,7 +127,12 @@ fn an_epoch_that_is_over_writes_nothing_and_its_guest_sees_nothing() {
     second.submit(write(2, 4), None);
     assert_eq!(next(&second_done), 2);
 
-    let found = || match disk.reader().read(4096, 512) {
+    let all = SharedRead {
+        id: 1,
+        offset: 4096,
+        len: 512,
+    };
+    let found = || match disk.reader().read(all, &[]) {
         Ok(data) => data,
         Err(_) => panic!("it waits until it can read"),
     };

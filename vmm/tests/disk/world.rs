@@ -95,6 +95,7 @@ impl Guest {
             server: server.address.clone(),
             export: "disk".into(),
             writer: None,
+            client: None,
         };
         let target = match log {
             None => target,

@@ -24,6 +24,8 @@ use logging_channel::entry::{
     DiskOutcome, Entry, ExecutionPoint, Lsn, Payload, ShutdownReason, StatePart,
 };
 use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::TestRunner;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::guest::{deeds, engine, memory, script};
@@ -272,7 +274,7 @@ proptest! {
         let mut replay_from = |differs| run(&script, &mut dice, |memory, seen| Role {
             source: Box::new(
                 replayer(Playback::new(log.clone()), memory)
-                    .with_shared_disk(Box::new(Shared { differs })),
+                    .with_shared_disk(Box::new(Shared { differs, most_ahead: Rc::default() })),
             ),
             gate: Box::new(seen),
         });
@@ -299,6 +301,38 @@ proptest! {
         let replayed = replay(&script, &mut dice, Playback::new(log));
         prop_assert!(matches!(replayed.ended, Err(EngineError::Source(_))), "{:?}", replayed.ended);
     }
+}
+
+/// A guest that has several reads under way tells the backup's disk of all of them.
+#[test]
+fn reads_that_come_next_are_known_ahead() {
+    let mut runner = TestRunner::deterministic();
+    let most_ahead = Rc::new(Cell::new(0));
+    for seed in 0..64 {
+        let deeds = deeds().new_tree(&mut runner).expect("deeds").current();
+        let (script, mut dice) = (script(&deeds), Dice(seed));
+        let to_disk = BackupReads::Disk(Box::new(SharedReads::default()));
+        let verification = Verification::Digests;
+        let (_, log) = record_with(
+            MemoryLog::default(),
+            &script,
+            &mut dice,
+            verification,
+            to_disk,
+        );
+        let shared = Shared {
+            differs: false,
+            most_ahead: most_ahead.clone(),
+        };
+        let replayed = run(&script, &mut dice, |memory, seen| Role {
+            source: Box::new(
+                replayer(Playback::new(log), memory).with_shared_disk(Box::new(shared)),
+            ),
+            gate: Box::new(seen),
+        });
+        assert!(replayed.ended.is_ok(), "{:?}", replayed.ended);
+    }
+    assert!(most_ahead.get() > 0, "no guest had two reads under way");
 }
 
 /// A guest that runs on and on, where the log has an exit to come.

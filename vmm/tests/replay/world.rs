@@ -6,7 +6,8 @@ use std::rc::Rc;
 use ftvm_vmm::cpu::fake::Dice;
 use ftvm_vmm::devices::{Appetite, ClockNeed, Input, Output};
 use ftvm_vmm::disk::{
-    DiskCompletion, DiskError, DiskOp, DiskRequest, ReadWatch, SharedDisk, SharedReadError,
+    DiskCompletion, DiskError, DiskOp, DiskRequest, ReadWatch, SharedDisk, SharedRead,
+    SharedReadError,
 };
 use ftvm_vmm::engine::{Divergence, Interruption, OutputGate, Role, Step};
 use ftvm_vmm::sources::{Head, LogSink, LogSource, OutsideWorld};
@@ -123,11 +124,15 @@ fn contents(offset: u64, len: u32) -> Vec<u8> {
 pub(crate) struct Shared {
     /// Another byte is there than the primary read.
     pub(crate) differs: bool,
+    /// The most reads that could have been begun at a time.
+    pub(crate) most_ahead: Rc<Cell<usize>>,
 }
 
 impl SharedDisk for Shared {
-    fn read(&mut self, offset: u64, len: u32) -> Result<Vec<u8>, SharedReadError> {
-        let mut data = contents(offset, len);
+    fn read(&mut self, read: SharedRead, ahead: &[SharedRead]) -> Result<Vec<u8>, SharedReadError> {
+        assert!(!ahead.contains(&read));
+        self.most_ahead.set(self.most_ahead.get().max(ahead.len()));
+        let mut data = contents(read.offset, read.len);
         data[0] ^= u8::from(self.differs);
         Ok(data)
     }

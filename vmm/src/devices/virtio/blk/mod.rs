@@ -24,7 +24,8 @@ use self::chain::{Asked, Chain};
 use self::pending::Pending;
 use super::transport::QUEUE_SIZE;
 use super::{Notify, VirtioDevice};
-use crate::disk::{DiskCompletion, DiskError, DiskRequest, MAX_TRANSFER, SECTOR_BYTES};
+use crate::disk::order::Extent;
+use crate::disk::{DiskCompletion, DiskError, DiskRequest, MAX_TRANSFER, SECTOR_BYTES, SharedRead};
 use crate::ram::GuestRam;
 
 /// What VIRTIO_BLK_T_GET_ID says.
@@ -103,11 +104,28 @@ impl Blk {
         self.pending.iter().map(|p| p.request(memory)).collect()
     }
 
-    /// Offset and length in bytes of the read that waits with number `id`; `None` if there is no
-    /// such read.
+    /// The read that waits with number `id`; `None` if there is none.
     #[must_use]
-    pub fn waiting_read(&self, id: u64) -> Option<(u64, u32)> {
-        self.pending.iter().find(|p| p.id == id)?.as_read()
+    pub fn waiting_read(&self, id: u64) -> Option<SharedRead> {
+        self.pending.iter().find(|p| p.id == id)?.shared_read()
+    }
+
+    /// The reads that wait and that no earlier change overlaps that waits as well, in order.
+    #[must_use]
+    pub fn settled_reads(&self) -> Vec<SharedRead> {
+        let mut changes: Vec<Extent> = Vec::new();
+        let mut settled = Vec::new();
+        for pending in &self.pending {
+            changes.extend(pending.change());
+            let Some(read) = pending.shared_read() else {
+                continue;
+            };
+            let extent = Extent::new(read.offset, read.len.into());
+            if !changes.iter().any(|change| change.overlaps(extent)) {
+                settled.push(read);
+            }
+        }
+        settled
     }
 
     /// Completes a request. One that does not wait, because the driver reset the device, is

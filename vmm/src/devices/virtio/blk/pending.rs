@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::chain::{Answer, Buffer, Chain, MAX_BUFFERS, gather};
 use crate::devices::virtio::transport::QUEUE_SIZE;
-use crate::disk::{DiskOp, DiskRequest, MAX_TRANSFER, SECTOR_BYTES};
+use crate::disk::order::Extent;
+use crate::disk::{DiskOp, DiskRequest, MAX_TRANSFER, SECTOR_BYTES, SharedRead};
 use crate::ram::GuestRam;
 
 /// A request that waits for the disk.
@@ -61,6 +62,24 @@ impl Pending {
         match self.op {
             PendingOp::Read { offset, len } => Some((offset, len)),
             _ => None,
+        }
+    }
+
+    /// The same, with its number.
+    pub(super) fn shared_read(&self) -> Option<SharedRead> {
+        let id = self.id;
+        self.as_read()
+            .map(|(offset, len)| SharedRead { id, offset, len })
+    }
+
+    /// What it changes on the disk, if it does.
+    pub(super) fn change(&self) -> Option<Extent> {
+        match self.op {
+            PendingOp::Read { .. } | PendingOp::Flush => None,
+            PendingOp::Write { offset, len } => Some(Extent::new(offset, len.into())),
+            PendingOp::Discard { offset, len } | PendingOp::WriteZeroes { offset, len, .. } => {
+                Some(Extent::new(offset, len))
+            }
         }
     }
 

@@ -186,7 +186,12 @@ fn what_was_read_enters_memory_with_the_completion_and_not_before() {
         len,
     };
     assert_eq!(guest.notify(), [DiskRequest { id: 1, op }]);
-    assert_eq!(guest.disk.device.waiting_read(1), Some((7 * 512, len)));
+    let waiting = SharedRead {
+        id: 1,
+        offset: 7 * 512,
+        len,
+    };
+    assert_eq!(guest.disk.device.waiting_read(1), Some(waiting));
     assert_eq!((guest.used(), guest.disk.interrupt()), (0, false));
     assert_eq!(guest.data(DATA, 512), [0; 512]);
 
@@ -232,6 +237,30 @@ fn what_is_written_is_copied_at_the_notification() {
     guest.complete(1, Ok(Vec::new()));
     assert_eq!((guest.status_of(n), guest.used()), (0, 1));
     assert_eq!(guest.disk.device.unfinished(&guest.memory), []);
+}
+
+#[test]
+fn reads_are_settled_that_no_earlier_change_overlaps() {
+    let mut guest = Setup::new(false);
+    let mut add = |kind, sector| {
+        guest.add(kind, sector, &[(DATA, 1024)]);
+        guest.notify();
+    };
+    add(IN, 4);
+    add(OUT, 5);
+    add(IN, 4);
+    add(IN, 6);
+    add(IN, 7);
+    let settled = |guest: &Setup| -> Vec<u64> {
+        let reads = guest.disk.device.settled_reads();
+        reads.iter().map(|read| read.id).collect()
+    };
+    // Those behind the change find it or not; the one before it is waited for by the change.
+    assert_eq!(settled(&guest), [1, 5]);
+    guest.complete(5, Ok(vec![0; 1024]));
+    assert_eq!(settled(&guest), [1]);
+    guest.complete(2, Ok(Vec::new()));
+    assert_eq!(settled(&guest), [1, 3, 4]);
 }
 
 #[test]

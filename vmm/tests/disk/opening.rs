@@ -1,0 +1,55 @@
+//! As whom a guest's disk is opened.
+
+use ftvm_vmm::disk::DiskOp;
+use ftvm_vmm::disk::DiskPort as _;
+use ftvm_vmm::disk::DiskRequest;
+use ftvm_vmm::disk::guest_disk::{GuestDisk, Serving};
+use ftvm_vmm::events::Events;
+
+use crate::fake_server::FakeServer;
+use crate::world::{PATIENCE, quick};
+
+/// The names under which a guest that runs alone opens its disk, from the first look at it to the
+/// connection after a lost one.
+fn names_opened(server: &FakeServer) -> Vec<String> {
+    let uri = format!("nbd://{}/disk", server.address);
+    let disk = GuestDisk::open(&uri.parse().unwrap(), "vm", quick()).unwrap();
+    let (complete, done) = crossbeam_channel::unbounded();
+    let mut service = disk.serve_with(Serving::default(), &Events::default(), move |completion| {
+        complete.send(completion).unwrap_or(());
+    });
+    for id in 1..=2 {
+        service.submit(
+            DiskRequest {
+                id,
+                op: DiskOp::Flush,
+            },
+            None,
+        );
+        assert_eq!(done.recv_timeout(PATIENCE).unwrap().result, Ok(Vec::new()));
+        server.drop_connections();
+    }
+    server.state().opened.clone()
+}
+
+#[test]
+fn a_guest_that_runs_alone_opens_its_disk_under_one_name_of_its_own() {
+    let server = FakeServer::start(4096, 1);
+    let first = names_opened(&server);
+    assert!(first.len() >= 3, "{first:?}");
+    let tag = first[0].strip_prefix("disk@~").expect("a tag");
+    assert_eq!(tag.len(), 16);
+    assert!(first.iter().all(|name| *name == first[0]), "{first:?}");
+    server.state().opened.clear();
+    let second = names_opened(&server);
+    assert_ne!(second[0], first[0], "two guests are two clients");
+}
+
+#[test]
+fn a_server_that_knows_no_tags_is_good_enough() {
+    let server = FakeServer::start(4096, 2);
+    server.state().foreign = true;
+    let names = names_opened(&server);
+    assert!(names.len() >= 3);
+    assert!(names.iter().all(|name| name == "disk"), "{names:?}");
+}
