@@ -10,6 +10,9 @@ use crate::handshake::{Refusal, RefusalCode};
 /// Longest name of a VM, in bytes.
 pub const MAX_VM_NAME: usize = 64;
 
+/// Longest name of a disk, in bytes.
+pub const MAX_DISK_NAME: usize = 128;
+
 /// SHA-256 of something that must be equal on both hosts.
 pub type Digest = [u8; 32];
 
@@ -27,8 +30,18 @@ pub struct Identity {
     pub memory_bytes: u64,
     /// Frequency of the guest's time stamp counter in kHz, at which it goes on after going live.
     pub tsc_khz: u32,
-    /// Capacity of the guest's disk in bytes; `None` without a disk.
-    pub disk: Option<u64>,
+    /// The guest's disk; `None` without one.
+    pub disk: Option<DiskIdentity>,
+}
+
+/// The disk of a virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskIdentity {
+    /// Its capacity.
+    pub bytes: u64,
+    /// What its server calls it, whichever way it is reached; at most [`MAX_DISK_NAME`] bytes.
+    /// Empty if the server has no such name for it: two disks cannot be told apart then.
+    pub name: String,
 }
 
 /// Why bytes are not an identity.
@@ -43,6 +56,12 @@ pub enum IdentityError {
     /// The VM's name is not UTF-8.
     #[error("the VM's name is not UTF-8")]
     NameNotUtf8,
+    /// The disk's name is too long.
+    #[error("the disk's name has {0} bytes: at most {MAX_DISK_NAME} are allowed")]
+    DiskNameTooLong(usize),
+    /// The disk's name is not UTF-8.
+    #[error("the disk's name is not UTF-8")]
+    DiskNameNotUtf8,
     /// Neither with nor without a disk.
     #[error("{0} in place of 0 or 1: whether there is a disk")]
     Disk(u8),
@@ -53,7 +72,7 @@ pub enum IdentityError {
 
 impl Identity {
     /// Appends the identity: name length u8, name, image, CPU, memory u64, TSC frequency u32,
-    /// disk u8 (0 none, 1 its capacity u64 follows).
+    /// disk u8 (0 none, 1 its capacity u64, name length u8 and name follow).
     pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), IdentityError> {
         if self.vm.len() > MAX_VM_NAME {
             return Err(IdentityError::NameTooLong(self.vm.len()));
@@ -65,8 +84,13 @@ impl Identity {
         out.extend_from_slice(&self.memory_bytes.to_le_bytes());
         out.extend_from_slice(&self.tsc_khz.to_le_bytes());
         out.push(u8::from(self.disk.is_some()));
-        if let Some(capacity) = self.disk {
-            out.extend_from_slice(&capacity.to_le_bytes());
+        if let Some(disk) = &self.disk {
+            if disk.name.len() > MAX_DISK_NAME {
+                return Err(IdentityError::DiskNameTooLong(disk.name.len()));
+            }
+            out.extend_from_slice(&disk.bytes.to_le_bytes());
+            out.push(disk.name.len() as u8);
+            out.extend_from_slice(disk.name.as_bytes());
         }
         Ok(())
     }
@@ -85,7 +109,7 @@ impl Identity {
             tsc_khz: fields.u32()?,
             disk: match fields.u8()? {
                 0 => None,
-                1 => Some(fields.u64()?),
+                1 => Some(DiskIdentity::decode(fields)?),
                 other => return Err(IdentityError::Disk(other)),
             },
         })
@@ -118,8 +142,8 @@ impl Identity {
                 RefusalCode::OtherDisk,
                 format!(
                     "the backup has another disk (primary {}, backup {}): start both with the same disk",
-                    Disk(self.disk),
-                    Disk(backup.disk)
+                    Told(self.disk.as_ref()),
+                    Told(backup.disk.as_ref())
                 ),
             );
         }
@@ -166,13 +190,30 @@ pub(crate) fn version_difference(version: u16) -> Option<Refusal> {
     })
 }
 
-/// A disk, in words.
-struct Disk(Option<u64>);
+impl DiskIdentity {
+    fn decode(fields: &mut Fields<'_>) -> Result<Self, IdentityError> {
+        let bytes = fields.u64()?;
+        let len = usize::from(fields.u8()?);
+        if len > MAX_DISK_NAME {
+            return Err(IdentityError::DiskNameTooLong(len));
+        }
+        let name = std::str::from_utf8(fields.bytes(len)?);
+        let name = name.map_err(|_| IdentityError::DiskNameNotUtf8)?.to_owned();
+        Ok(Self { bytes, name })
+    }
+}
 
-impl fmt::Display for Disk {
+/// A disk, in words.
+struct Told<'a>(Option<&'a DiskIdentity>);
+
+impl fmt::Display for Told<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Some(capacity) => write!(f, "{capacity} bytes"),
+            Some(DiskIdentity { bytes, name }) if name.is_empty() => {
+                write!(f, "{bytes} bytes, without a name of its server's")
+            }
+            // Quoted: it is the peer's text.
+            Some(DiskIdentity { bytes, name }) => write!(f, "{bytes} bytes, {name:?}"),
             None => f.write_str("none"),
         }
     }
@@ -201,8 +242,13 @@ mod tests {
             cpu: [0x34; 32],
             memory_bytes: 256 << 20,
             tsc_khz: 2_000_000,
-            disk: Some(1 << 30),
+            disk: disk(1 << 30, "17/a"),
         }
+    }
+
+    fn disk(bytes: u64, name: &str) -> Option<DiskIdentity> {
+        let name = name.to_owned();
+        Some(DiskIdentity { bytes, name })
     }
 
     #[test]
@@ -213,7 +259,7 @@ mod tests {
     #[test]
     fn each_difference_is_named_with_both_values_and_what_to_do() {
         let base = identity();
-        let cases: [(RefusalCode, Identity, [&str; 3]); 7] = [
+        let cases: [(RefusalCode, Identity, [&str; 3]); 9] = [
             (
                 RefusalCode::OtherVm,
                 Identity {
@@ -265,10 +311,26 @@ mod tests {
             (
                 RefusalCode::OtherDisk,
                 Identity {
-                    disk: Some(512),
+                    disk: disk(512, "17/a"),
                     ..base.clone()
                 },
                 ["primary 1073741824 bytes", "backup 512 bytes", "same disk"],
+            ),
+            (
+                RefusalCode::OtherDisk,
+                Identity {
+                    disk: disk(1 << 30, "17/b"),
+                    ..base.clone()
+                },
+                ["\"17/a\"", "\"17/b\"", "same disk"],
+            ),
+            (
+                RefusalCode::OtherDisk,
+                Identity {
+                    disk: disk(1 << 30, ""),
+                    ..base.clone()
+                },
+                ["\"17/a\"", "without a name", "same disk"],
             ),
         ];
         for (code, other, words) in cases {
@@ -320,6 +382,12 @@ mod tests {
             long.encode(&mut Vec::new()),
             Err(IdentityError::NameTooLong(65))
         );
+        let long = Identity {
+            disk: disk(1, &"x".repeat(MAX_DISK_NAME + 1)),
+            ..identity()
+        };
+        let too_long = Err(IdentityError::DiskNameTooLong(129));
+        assert_eq!(long.encode(&mut Vec::new()), too_long);
         assert_eq!(
             Identity::decode(&mut Fields::new(&[65; 200])),
             Err(IdentityError::NameTooLong(65))

@@ -31,6 +31,6 @@ pub use host::{
     CheckOutcome, HostCheck, HostDifference, HostReport, HostReportError, MAX_CHECK_NAME,
     MAX_CHECKS, MAX_MEASURED,
 };
-pub use identity::{Digest, Identity, IdentityError, MAX_VM_NAME};
+pub use identity::{Digest, DiskIdentity, Identity, IdentityError, MAX_DISK_NAME, MAX_VM_NAME};
 pub use loss::{ChannelEvent, LossReason};
 pub use settings::Settings;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use logging_channel::{HostReport, Identity};
+use logging_channel::{DiskIdentity, HostReport, Identity};
 
 use crate::boot::{BootError, BootImages};
 use crate::config::{ConfigError, VmConfig};
@@ -121,13 +121,13 @@ impl Guest {
             None => None,
             Some(uri) => Some(GuestDisk::open(uri, &config.name, host.disk)?),
         };
-        let capacity = disk.as_ref().map(GuestDisk::capacity);
-        let guest = Self::put_together(config, host, verification, capacity)?;
+        let identity = disk.as_ref().map(GuestDisk::identity);
+        let guest = Self::put_together(config, host, verification, identity)?;
         Ok(Self { disk, ..guest })
     }
 
-    /// Puts together the guest of `config` for a replay, with a disk of `disk_bytes` if the log
-    /// has one: what that held is in the log.
+    /// Puts together the guest of `config` for a replay, with the disk that the log has, if it has
+    /// one: what that held is in the log.
     ///
     /// # Errors
     /// [`AssemblyError`].
@@ -135,17 +135,17 @@ impl Guest {
         config: &VmConfig,
         host: &HostConfig,
         verification: Verification,
-        disk_bytes: Option<u64>,
+        disk: Option<DiskIdentity>,
     ) -> Result<Self, AssemblyError> {
         config.validate()?;
-        Self::put_together(config, host, verification, disk_bytes)
+        Self::put_together(config, host, verification, disk)
     }
 
     fn put_together(
         config: &VmConfig,
         host: &HostConfig,
         verification: Verification,
-        disk_bytes: Option<u64>,
+        disk: Option<DiskIdentity>,
     ) -> Result<Self, AssemblyError> {
         let images = BootImages::open(
             &config.kernel,
@@ -169,11 +169,11 @@ impl Guest {
             cpu: machine.cpu_model().digest(),
             memory_bytes: config.memory_bytes(),
             tsc_khz: TSC_KHZ,
-            disk: disk_bytes,
+            disk,
         };
         let devices = Devices::new(&memory, config.mac.0);
-        let devices = match disk_bytes {
-            Some(bytes) => devices.with_disk(bytes),
+        let devices = match &identity.disk {
+            Some(disk) => devices.with_disk(disk.bytes),
             None => devices,
         };
         let mut cpu = machine.into_cpu();

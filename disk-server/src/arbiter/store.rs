@@ -24,6 +24,7 @@ pub use opening::{Damage, OpenError};
 
 use super::decision::{Answer, ClaimRequest, Record, decide};
 use super::names::{Claimant, VmName};
+use crate::random;
 
 /// The name of the state file in the state directory.
 pub const STATE_FILE: &str = "arbiter.redb";
@@ -32,6 +33,8 @@ pub const STATE_FILE: &str = "arbiter.redb";
 const EPOCHS: TableDefinition<'_, &str, (u64, &str)> = TableDefinition::new("epochs");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const FORMAT_KEY: &str = "format";
+/// A random number, drawn when the first server with disks has the state.
+const SERVER_KEY: &str = "server";
 const FORMAT: u64 = 1;
 const COMMITS_KEY: &str = "settling-commits";
 
@@ -84,6 +87,28 @@ impl EpochStore {
             other => other?,
         };
         Ok(meta.get(FORMAT_KEY)?.map(|value| value.value()))
+    }
+
+    /// The number of this server, which no other one has: as long as the state is kept, the same.
+    ///
+    /// # Errors
+    /// See [`ClaimStoreError`].
+    pub fn server_number(&self) -> Result<u64, ClaimStoreError> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_two_phase_commit(true);
+        let mut meta = transaction.open_table(META)?;
+        let known = meta.get(SERVER_KEY)?.map(|row| row.value());
+        if let Some(known) = known {
+            drop(meta);
+            transaction.abort()?;
+            return Ok(known);
+        }
+        let drawn = random::nonce().map_err(redb::Error::Io)? as u64;
+        meta.insert(SERVER_KEY, drawn)?;
+        drop(meta);
+        transaction.commit()?;
+        self.settle()?;
+        Ok(drawn)
     }
 
     /// Decides a claim. When this returns, the decision is on stable storage.

@@ -146,6 +146,11 @@ impl Access {
         self.target.size()
     }
 
+    /// What the export is called on whatever way it is reached.
+    pub(crate) fn identity(&self) -> &str {
+        self.target.identity()
+    }
+
     /// Whether it was opened read-only, which does not change any more.
     #[must_use]
     pub fn is_read_only(&self) -> bool {

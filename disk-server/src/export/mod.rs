@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::arbiter::protocol::{ExportRecord, Owner};
-use crate::arbiter::{ReadStoreError, VmName};
+use crate::arbiter::{ClaimStoreError, ReadStoreError, VmName};
 use crate::fence::{Clients, Fence, FencedStore};
 use crate::nbd::ExportName;
 use crate::storage::{Flushed, Storage};
@@ -93,12 +93,19 @@ fn told(path: &Path) -> String {
 #[derive(Debug)]
 pub(crate) struct Fenced {
     export: Export,
+    /// What it is called on whatever way it is reached: the server's number, and its name here.
+    identity: String,
     fence: Option<Arc<Fence>>,
     clients: Arc<Clients>,
     counters: Counters,
 }
 
 impl Fenced {
+    /// What it is called on whatever way it is reached, and what no other export is called.
+    pub(crate) fn identity(&self) -> &str {
+        &self.identity
+    }
+
     /// A line for people who list the exports.
     pub(crate) fn description(&self) -> String {
         let mut text = match &self.fence {
@@ -150,6 +157,8 @@ pub(crate) enum ExportsError {
     Twice(ExportName),
     #[error("cannot read the epochs of the exports' machines")]
     Store(#[from] ReadStoreError),
+    #[error("cannot draw a number for this server")]
+    Number(#[from] ClaimStoreError),
 }
 
 impl Exports {
@@ -158,11 +167,13 @@ impl Exports {
         exports: Vec<Export>,
         store: &mut FencedStore,
     ) -> Result<Exports, ExportsError> {
+        let server = store.server_number()?;
         let mut named = BTreeMap::new();
         for export in exports {
             let name = export.name.clone();
             let fence = export.vm.as_ref().map(|vm| store.fence(vm)).transpose()?;
             let fenced = Arc::new(Fenced {
+                identity: format!("{server:016x}/{name}"),
                 export,
                 fence,
                 clients: Arc::default(),

@@ -58,6 +58,14 @@ impl FencedStore {
         Ok(decided)
     }
 
+    /// See [`EpochStore::server_number`].
+    ///
+    /// # Errors
+    /// See there.
+    pub fn server_number(&self) -> Result<u64, ClaimStoreError> {
+        self.store.server_number()
+    }
+
     /// See [`EpochStore::settle`].
     ///
     /// # Errors

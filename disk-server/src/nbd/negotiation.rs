@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use super::names::{ExportNameError, RequestedExport};
 use super::protocol::{
-    BASE_ALLOCATION, BlockSize, ClientFlags, ExportInfo, ExportRequest, Greeting, HandshakeFlags,
-    Info, InfoType, ListedExport, MetaContext, MetaContextRequest, OptionHeader, OptionReplyHeader,
-    OptionType, ProtocolError, ReplyType, TransmissionFlags,
+    BASE_ALLOCATION, BlockSize, ClientFlags, DISK_NAME, ExportInfo, ExportRequest, Greeting,
+    HandshakeFlags, Info, InfoType, ListedExport, MetaContext, MetaContextRequest, OptionHeader,
+    OptionReplyHeader, OptionType, ProtocolError, ReplyType, TransmissionFlags,
 };
 use super::timed::{Incoming, Outgoing};
 use crate::export::{Access, Exports, OpenError};
@@ -249,18 +249,26 @@ impl Negotiation<'_> {
         }
     }
 
-    /// `LIST_META_CONTEXT` and `SET_META_CONTEXT`
+    /// `LIST_META_CONTEXT` and `SET_META_CONTEXT`. What the disk is called can be listed by who asks
+    /// for just that, and not be set: there are no blocks to ask about.
     fn meta_context(&mut self, option: OptionType, data: &[u8]) -> io::Result<Answered> {
         let sets = option == OptionType::SetMetaContext;
         if sets {
             // Also when it fails.
             self.context_of = None;
         }
-        let request = match self.decode_meta_context(data) {
-            Ok(request) => request,
+        let (request, access) = match self.decode_meta_context(data) {
+            Ok(decoded) => decoded,
             Err(error) => return Ok(Err(error)),
         };
         let asks = |query: &String| query == BASE_ALLOCATION || (!sets && query == "base:");
+        if !sets && request.queries.iter().any(|query| query == DISK_NAME) {
+            let context = MetaContext {
+                id: 0,
+                name: format!("{DISK_NAME}={}", access.identity()),
+            };
+            self.reply(option, ReplyType::MetaContext, &context.encode())?;
+        }
         let all = !sets && request.queries.is_empty();
         if all || request.queries.iter().any(asks) {
             let context = MetaContext {
@@ -275,14 +283,17 @@ impl Negotiation<'_> {
         Ok(Ok(None))
     }
 
-    fn decode_meta_context(&self, data: &[u8]) -> Result<MetaContextRequest, OptionError> {
+    fn decode_meta_context(
+        &self,
+        data: &[u8],
+    ) -> Result<(MetaContextRequest, Access), OptionError> {
         if !self.structured {
             let message = "structured replies come before metadata contexts";
             return Err(OptionError::new(ReplyType::ErrInvalid, message));
         }
         let request = MetaContextRequest::decode(data)?;
-        Access::look(self.exports, &request.export.parse()?)?;
-        Ok(request)
+        let access = Access::look(self.exports, &request.export.parse()?)?;
+        Ok((request, access))
     }
 
     fn reply(&self, option: OptionType, reply: ReplyType, data: &[u8]) -> io::Result<()> {

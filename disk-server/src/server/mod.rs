@@ -100,6 +100,9 @@ pub enum StartError {
     /// The epochs of the exports' machines cannot be read.
     #[error("cannot use the state")]
     Read(#[from] ReadStoreError),
+    /// The number of this server cannot be kept.
+    #[error("cannot use the state")]
+    Number(#[source] ClaimStoreError),
     /// Two exports have the same name.
     #[error("two exports are called {0}; every --export needs a name of its own")]
     SameName(ExportName),
@@ -167,6 +170,7 @@ impl Server {
                 let exports = Exports::new(exports, &mut store).map_err(|error| match error {
                     ExportsError::Twice(name) => StartError::SameName(name),
                     ExportsError::Store(error) => StartError::Read(error),
+                    ExportsError::Number(error) => StartError::Number(error),
                 })?;
                 let listener = Listener::bind(listen, "--nbd-listen", limits.connections)?;
                 let exports = Arc::new(exports);

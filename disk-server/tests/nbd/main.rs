@@ -8,6 +8,7 @@ mod fencing;
 mod foreign;
 mod hostile;
 mod ledger;
+mod names;
 mod power;
 mod semantics;
 mod status;

@@ -12,7 +12,7 @@ use logging_channel::handshake::{Hello, Message, Refusal, RefusalCode};
 use logging_channel::receiver::{Next, Receiver};
 use logging_channel::sender::Finish;
 use logging_channel::session::{AcceptError, BindError, ConnectError, Listener};
-use logging_channel::{CheckOutcome, HostCheck, HostReport, Identity, Settings};
+use logging_channel::{CheckOutcome, DiskIdentity, HostCheck, HostReport, Identity, Settings};
 
 use crate::logs::at;
 use crate::peers::{
@@ -92,7 +92,10 @@ fn a_backup_that_does_not_fit_is_told_why_and_the_next_is_let_in() {
             (
                 RefusalCode::OtherDisk,
                 Identity {
-                    disk: Some(4096),
+                    disk: Some(DiskIdentity {
+                        bytes: 4096,
+                        name: "1/a".into(),
+                    }),
                     ..base.clone()
                 },
                 "backup 4096 bytes",

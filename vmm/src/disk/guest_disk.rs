@@ -5,6 +5,7 @@ use std::sync::Arc;
 use disk_server::nbd::ClientTag;
 use disk_server::nbd::client::{self, ConnectError, Connection};
 use disk_server::nbd::protocol::TransmissionFlags;
+use logging_channel::DiskIdentity;
 
 use super::DiskCompletion;
 use super::link::LinkSettings;
@@ -56,7 +57,7 @@ pub struct GuestDisk {
     /// What this guest's plain connections have in common, if the server takes such names.
     client: Option<ClientTag>,
     vm: String,
-    capacity: u64,
+    identity: DiskIdentity,
     read_only: bool,
     settings: DiskSettings,
 }
@@ -80,7 +81,7 @@ fn connect(
     settings: DiskSettings,
 ) -> Result<Connection, DiskOpenError> {
     let timeout = settings.link.connect_timeout;
-    client::connect(&target.server, &target.export_name(), timeout).map_err(|source| {
+    client::connect_named(&target.server, &target.export_name(), timeout).map_err(|source| {
         DiskOpenError::Connect {
             uri: uri.clone(),
             source: Box::new(source),
@@ -127,6 +128,7 @@ impl GuestDisk {
     pub fn open(uri: &DiskUri, vm: &str, settings: DiskSettings) -> Result<Self, DiskOpenError> {
         let (client, connection) = find(uri, settings)?;
         let export = connection.export;
+        let name = connection.name.unwrap_or_default();
         connection.requests.disconnect();
         let unsuitable = |what| {
             Err(DiskOpenError::Unsuitable {
@@ -155,7 +157,10 @@ impl GuestDisk {
             uri: uri.clone(),
             client,
             vm: vm.to_owned(),
-            capacity: export.size,
+            identity: DiskIdentity {
+                bytes: export.size,
+                name,
+            },
             read_only: export.flags.contains(TransmissionFlags::READ_ONLY),
             settings,
         })
@@ -164,7 +169,13 @@ impl GuestDisk {
     /// Its size in bytes.
     #[must_use]
     pub fn capacity(&self) -> u64 {
-        self.capacity
+        self.identity.bytes
+    }
+
+    /// What it is, for a peer to compare.
+    #[must_use]
+    pub fn identity(&self) -> DiskIdentity {
+        self.identity.clone()
     }
 
     /// Whether a guest that is not one of a pair can have it.
@@ -210,14 +221,14 @@ impl GuestDisk {
         complete: impl Fn(DiskCompletion) + Send + 'static,
     ) -> DiskService {
         let target = self.target(serving.epoch);
-        log::info!("the guest's disk is {target}, {} bytes", self.capacity);
+        log::info!("the guest's disk is {target}, {} bytes", self.capacity());
         let settings = DiskSettings {
             backup_reads: serving.backup_reads,
             ..self.settings
         };
         DiskService::start(
             target,
-            self.capacity,
+            self.capacity(),
             settings,
             serving.log,
             events.clone(),

@@ -195,6 +195,7 @@ impl Keeper {
             export,
             requests,
             mut replies,
+            name: _,
         } = connection;
         let up = Up {
             generation,

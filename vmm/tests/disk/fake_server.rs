@@ -169,6 +169,10 @@ fn negotiate(shared: &Mutex<State>, number: u64, stream: &mut TcpStream) -> io::
             answer(stream, header.option, ReplyType::Ack, &[])?;
             continue;
         }
+        if header.option == OptionType::ListMetaContext {
+            answer(stream, header.option, ReplyType::ErrUnsupported, b"")?;
+            continue;
+        }
         let request = ExportRequest::decode(&data).map_err(io::Error::other)?;
         let mut state = shared.lock().unwrap();
         let epoch = match request.name.rsplit_once(':') {

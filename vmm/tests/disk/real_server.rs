@@ -92,6 +92,9 @@ fn an_epoch_that_is_over_writes_nothing_and_its_guest_sees_nothing() {
     let server = RealServer::start(folder.path());
     let disk = server.open();
     assert_eq!(disk.capacity(), SIZE);
+    let name = disk.identity().name;
+    assert!(name.ends_with("/disk"), "{name:?}");
+    assert_eq!(server.open().identity().name, name);
     disk.require_writable().unwrap();
     server.claim(0, "host-a");
     disk.require_writer(1).unwrap();

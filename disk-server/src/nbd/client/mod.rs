@@ -132,6 +132,9 @@ fn said(message: &str) -> String {
 pub struct Connection {
     /// What it is.
     pub export: Export,
+    /// What the server calls the disk on whatever way it is reached, if [`connect_named`] asked and
+    /// the server has such names.
+    pub name: Option<String>,
     /// The sending half.
     pub requests: Requests,
     /// The receiving half.
@@ -148,6 +151,27 @@ pub fn connect(
     export: &str,
     timeout: Duration,
 ) -> Result<Connection, ConnectError> {
+    open_export(address, export, timeout, false)
+}
+
+/// The same, and asks the server what it calls the disk.
+///
+/// # Errors
+/// [`ConnectError`].
+pub fn connect_named(
+    address: &ServerAddress,
+    export: &str,
+    timeout: Duration,
+) -> Result<Connection, ConnectError> {
+    open_export(address, export, timeout, true)
+}
+
+fn open_export(
+    address: &ServerAddress,
+    export: &str,
+    timeout: Duration,
+    named: bool,
+) -> Result<Connection, ConnectError> {
     let deadline = Instant::now() + timeout;
     let stream = open(address, deadline).map_err(|source| ConnectError::Unreachable {
         address: address.clone(),
@@ -158,7 +182,7 @@ pub fn connect(
         export: export.to_owned(),
         source,
     };
-    let agreed = negotiation::Negotiation::new(&stream, address, export, deadline).run()?;
+    let agreed = negotiation::Negotiation::new(&stream, address, export, deadline).run(named)?;
     stream.set_read_timeout(None).map_err(broken)?;
     stream
         .set_write_timeout(Some(SEND_TIMEOUT))
@@ -170,6 +194,7 @@ pub fn connect(
     });
     Ok(Connection {
         export: agreed.export,
+        name: agreed.name,
         requests: Requests::new(stream, line.clone()),
         replies: Replies::new(receiving, line, agreed.structured),
     })

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use super::{ConnectError, Export};
 use crate::arbiter::ServerAddress;
 use crate::nbd::protocol::{
-    BlockSize, ClientFlags, ExportInfo, ExportRequest, Greeting, HandshakeFlags, Info, InfoType,
-    MAX_STRING, OptionHeader, OptionReplyHeader, OptionType, ProtocolError, ReplyType,
+    BlockSize, ClientFlags, DISK_NAME, ExportInfo, ExportRequest, Greeting, HandshakeFlags, Info,
+    InfoType, MAX_STRING, MetaContext, MetaContextRequest, OptionHeader, OptionReplyHeader,
+    OptionType, ProtocolError, ReplyType,
 };
 
 /// Longest data of a reply to an option: a text and a few numbers.
@@ -20,6 +21,8 @@ const MAX_INFOS: usize = 64;
 /// What was agreed on.
 pub(super) struct Agreed {
     pub(super) export: Export,
+    /// What the server calls the disk.
+    pub(super) name: Option<String>,
     /// Whether reads are answered with structured replies.
     pub(super) structured: bool,
 }
@@ -47,7 +50,8 @@ impl<'a> Negotiation<'a> {
         }
     }
 
-    pub(super) fn run(mut self) -> Result<Agreed, ConnectError> {
+    /// `named`: asks what the server calls the disk.
+    pub(super) fn run(mut self, named: bool) -> Result<Agreed, ConnectError> {
         let mut bytes = [0; Greeting::LEN];
         self.read(&mut bytes)?;
         let greeting = Greeting::decode(&bytes).map_err(|e| self.protocol(e))?;
@@ -60,8 +64,44 @@ impl<'a> Negotiation<'a> {
         }
         self.write(&flags.bits().to_be_bytes())?;
         let structured = self.structured_replies()?;
+        let name = if named && structured {
+            self.disk_name()?
+        } else {
+            None
+        };
         let export = self.go()?;
-        Ok(Agreed { export, structured })
+        Ok(Agreed {
+            export,
+            name,
+            structured,
+        })
+    }
+
+    /// What the server calls the disk; `None` if it knows no such thing.
+    fn disk_name(&mut self) -> Result<Option<String>, ConnectError> {
+        let request = MetaContextRequest {
+            export: self.export.to_owned(),
+            queries: vec![DISK_NAME.to_owned()],
+        };
+        self.ask(OptionType::ListMetaContext, &request.encode())?;
+        let mut found = None;
+        for _ in 0..MAX_INFOS {
+            let (reply, data) = self.reply(OptionType::ListMetaContext)?;
+            match reply {
+                ReplyType::Ack => return Ok(found),
+                ReplyType::MetaContext => {
+                    let context = MetaContext::decode(&data).map_err(|e| self.protocol(e))?;
+                    let name = context.name.strip_prefix(DISK_NAME);
+                    if let Some(name) = name.and_then(|rest| rest.strip_prefix('=')) {
+                        found = Some(name.to_owned());
+                    }
+                }
+                // It will say so again, and better, when the export is opened.
+                error if error.is_error() => return Ok(None),
+                _ => return Err(self.out_of_place()),
+            }
+        }
+        Err(self.unsuitable("it tells of an export's contexts without an end"))
     }
 
     fn structured_replies(&mut self) -> Result<bool, ConnectError> {

@@ -48,6 +48,11 @@ pub const DEFAULT_MAX_PAYLOAD: u32 = 32 << 20;
 /// The one metadata context of the standard ("The `base:` metadata namespace").
 pub const BASE_ALLOCATION: &str = "base:allocation";
 
+/// What our own server lists for who asks for it: `x-ftvm:disk=NAME`, where NAME is what the disk
+/// behind the export is called on whatever way the server is reached, and no other disk is. No
+/// context that could be set.
+pub const DISK_NAME: &str = "x-ftvm:disk";
+
 /// Why bytes are not what they should be. The connection cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
