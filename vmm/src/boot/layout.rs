@@ -11,6 +11,8 @@ pub(super) const ZERO_PAGE: u64 = 0x7000;
 pub(super) const COMMAND_LINE: u64 = 0x2_0000;
 /// Room for the command line, with its final NUL (the kernel's COMMAND_LINE_SIZE).
 pub(super) const COMMAND_LINE_BYTES: usize = 2048;
+/// ACPI tables: where a BIOS would be, in memory that the kernel is not told to use.
+pub(super) const ACPI_TABLES: u64 = 0xe_0000;
 /// Start of memory above the legacy hole.
 pub(super) const HIGH_MEMORY: u64 = 0x10_0000;
 

@@ -6,6 +6,7 @@
 //! exit ([`rewrite`]), and those of the modules in the initramfs ([`initramfs`]). The project's
 //! micro-guests are booted in the same way (`micro_guest`).
 
+mod acpi;
 pub mod initramfs;
 mod layout;
 mod micro_guest;
@@ -219,6 +220,8 @@ impl BootImages {
             .map_err(|e| load_failed(&e))?;
 
         let mut params = boot_params::default();
+        params.acpi_rsdp_addr =
+            acpi::write(memory, layout::ACPI_TABLES).map_err(|e| load_failed(&e))?;
         params.hdr.type_of_loader = 0xff;
         params.hdr.boot_flag = 0xaa55;
         params.hdr.header = u32::from_le_bytes(*b"HdrS");

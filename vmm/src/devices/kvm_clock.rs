@@ -18,16 +18,6 @@ pub const WALL_CLOCK: u32 = 0x4b56_4d00;
 /// Register that says where the factors are to be: MSR_KVM_SYSTEM_TIME_NEW.
 pub const SYSTEM_TIME: u32 = 0x4b56_4d01;
 
-/// CPUID leaf of the hypervisor's name, and what it says: the highest leaf, and "KVMKVMKVM" (Linux,
-/// `Documentation/virt/kvm/x86/cpuid.rst`).
-pub const NAME_LEAF: (u32, [u32; 4]) = (
-    0x4000_0000,
-    [0x4000_0001, 0x4b4d_564b, 0x564b_4d56, 0x0000_004d],
-);
-/// CPUID leaf of the hypervisor's features: KVM_FEATURE_CLOCKSOURCE2, which is these registers, and
-/// KVM_FEATURE_CLOCKSOURCE_STABLE_BIT, which says that PVCLOCK_TSC_STABLE_BIT means what it says.
-pub const FEATURES_LEAF: (u32, [u32; 4]) = (0x4000_0001, [1 << 3 | 1 << 24, 0, 0, 0]);
-
 /// Bit 0 of what is written to [`SYSTEM_TIME`]: the clock is wanted.
 const ENABLE: u64 = 1;
 /// `pvclock_vcpu_time_info.flags`: programs may use the factors without asking the kernel.
@@ -130,12 +120,5 @@ mod tests {
             set_system_time(&memory, address | ENABLE);
             set_wall_clock(&memory, address, 1);
         }
-    }
-
-    #[test]
-    fn the_name_is_the_one_that_kernels_look_for() {
-        let (_, [_, ebx, ecx, edx]) = NAME_LEAF;
-        let name = [ebx, ecx, edx].map(u32::to_le_bytes).concat();
-        assert_eq!(name, b"KVMKVMKVM\0\0\0");
     }
 }

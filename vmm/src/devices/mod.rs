@@ -5,14 +5,17 @@
 //! value from its source, live or logged. What leaves the machine is collected and fetched with
 //! [`Devices::take_output`]. Given equal histories, two instances are equal.
 
+pub mod apic;
 pub mod cmos;
 pub mod console;
 pub mod kvm_clock;
+pub mod kvm_features;
 pub mod msr;
 pub mod pci;
 pub mod pic;
 pub mod pit;
 pub mod pm_timer;
+pub mod power;
 mod state;
 pub mod virtio;
 
@@ -23,27 +26,34 @@ use std::collections::VecDeque;
 use logging_channel::entry::{OutputChannel, OutputMarker};
 use serde::{Deserialize, Serialize};
 
+use self::apic::Apic;
 use self::cmos::Cmos;
 use self::console::Console;
-use self::pci::{Bar, ConfigAddress, ConfigSpace};
+use self::pci::{Bar, ConfigAddress, ConfigSpace, MemoryBar};
 use self::pic::Pic;
 use self::pit::Pit;
+use self::power::Power;
 use self::virtio::blk::Blk;
 use self::virtio::net::Net;
-use self::virtio::transport::VirtioPci;
+use self::virtio::transport::{Place, VirtioPci};
 use crate::boot::rewrite::TSC_PORT;
 use crate::disk::{DiskCompletion, DiskRequest, SharedRead};
 use crate::ram::GuestRam;
 
 const TIMER_LINE: u8 = 0;
 const NET_SLOT: u8 = 1;
-const NET_BAR: u16 = 0xc000;
-/// A line of the master 8259: its service takes fewer port accesses than the slave's.
-const NET_LINE: u8 = 5;
+const NET: Place = Place {
+    ports: 0xc000,
+    messages: 0xe000_0000, // above the largest guest's memory
+    // A line of the master 8259: its service takes fewer port accesses than the slave's.
+    line: 5,
+};
 const DISK_SLOT: u8 = 2;
-const DISK_BAR: u16 = 0xc100;
-/// The floppy drive's, which is not there.
-const DISK_LINE: u8 = 6;
+const DISK: Place = Place {
+    ports: 0xc100,
+    messages: 0xe000_1000,
+    line: 6, // the floppy drive's, which is not there
+};
 const KEYBOARD_COMMAND: u16 = 0x64;
 /// No keyboard controller is there, so its status reads as ones, which is how Linux notices, but
 /// for bit 1, "input buffer full": Linux waits for that to clear before it asks for a reset.
@@ -118,10 +128,12 @@ pub struct Appetite {
 
 /// All devices of the machine.
 pub struct Devices {
+    apic: Apic,
     pic: Pic,
     pit: Pit,
     cmos: Cmos,
     console: Console,
+    power: Power,
     pci_address: ConfigAddress,
     host_bridge: ConfigSpace,
     net: VirtioPci<Net>,
@@ -137,13 +149,15 @@ impl Devices {
     #[must_use]
     pub fn new(memory: &GuestRam, mac: [u8; 6]) -> Self {
         Self {
-            pic: Pic::new(1 << NET_LINE),
+            apic: Apic::default(),
+            pic: Pic::new(1 << NET.line),
             pit: Pit::default(),
             cmos: Cmos::default(),
             console: Console::default(),
+            power: Power::default(),
             pci_address: ConfigAddress::default(),
             host_bridge: pci::host_bridge(),
-            net: VirtioPci::new(Net::new(mac), memory.clone(), NET_BAR, NET_LINE),
+            net: VirtioPci::new(Net::new(mac), memory.clone(), NET),
             disk: None,
             memory: memory.clone(),
             reset_requested: false,
@@ -155,13 +169,8 @@ impl Devices {
     #[must_use]
     pub fn with_disk(mut self, capacity: u64) -> Self {
         let blk = Blk::new(capacity);
-        self.disk = Some(VirtioPci::new(
-            blk,
-            self.memory.clone(),
-            DISK_BAR,
-            DISK_LINE,
-        ));
-        self.pic = Pic::new(1 << NET_LINE | 1 << DISK_LINE);
+        self.disk = Some(VirtioPci::new(blk, self.memory.clone(), DISK));
+        self.pic = Pic::new(1 << NET.line | 1 << DISK.line);
         self
     }
 
@@ -186,6 +195,7 @@ impl Devices {
             0x71 => data[0] = self.cmos.read(clock),
             KEYBOARD_COMMAND => data[0] = KEYBOARD_STATUS,
             console::PORT..0x400 => data[0] = self.console.read((port - console::PORT) as u8),
+            _ if Power::owns(port) => self.power.read(port, data),
             pm_timer::PORT => {
                 let value = pm_timer::read(clock).to_le_bytes();
                 let len = data.len().min(4);
@@ -212,6 +222,7 @@ impl Devices {
         match port {
             0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1 => self.pic.write(port, value),
             _ if Pit::owns(port) => self.pit.write(port, value, clock),
+            _ if Power::owns(port) => self.power.write(port, data),
             0x70 => self.cmos.select(value),
             KEYBOARD_COMMAND => self.reset_requested |= value == KEYBOARD_RESET,
             RESET_CONTROL if data.len() == 1 => self.reset_requested |= value & RESET_NOW != 0,
@@ -238,25 +249,78 @@ impl Devices {
         self.update_lines();
     }
 
-    /// Whether a write to a model specific register depends on clocks: on [`ClockNeed::Monotonic`]
-    /// and [`ClockNeed::Wall`] together.
+    /// Which clock an access to a model specific register depends on, beside
+    /// [`Devices::msr_needs_wall_clock`].
     #[must_use]
-    pub fn msr_needs_clocks(&self, index: u32) -> bool {
+    pub fn msr_clock_need(&self, index: u32, write: bool) -> Option<ClockNeed> {
+        match index {
+            msr::TSC if !write => Some(ClockNeed::Tsc),
+            kvm_clock::WALL_CLOCK if write => Some(ClockNeed::Monotonic),
+            _ if Apic::needs_time(index, write) => Some(ClockNeed::Monotonic),
+            _ => None,
+        }
+    }
+
+    /// Whether a write to a model specific register depends on the wall clock.
+    #[must_use]
+    pub fn msr_needs_wall_clock(&self, index: u32) -> bool {
         index == kvm_clock::WALL_CLOCK
     }
 
-    /// A write to a model specific register; `wall_at_reset` is the wall clock when guest time was
-    /// 0, for those of which [`Devices::msr_needs_clocks`]. Whether the register takes it;
-    /// otherwise it is a #GP.
-    pub fn write_msr(&mut self, index: u32, value: u64, wall_at_reset: u64) -> bool {
+    /// A read of a model specific register; `clock` is the value of
+    /// [`Devices::msr_clock_need`]. `None` is a #GP.
+    pub fn read_msr(&mut self, index: u32, clock: u64) -> Option<u64> {
+        if Apic::owns(index) {
+            return self.apic.read(index, clock);
+        }
+        match index {
+            msr::TSC => Some(clock),
+            _ => msr::read(index),
+        }
+    }
+
+    /// A write to a model specific register; `clock` is the value of
+    /// [`Devices::msr_clock_need`], `wall` that of the wall clock if it needs that. Whether the
+    /// register takes it; otherwise it is a #GP.
+    pub fn write_msr(&mut self, index: u32, value: u64, clock: u64, wall: u64) -> bool {
         match index {
             kvm_clock::SYSTEM_TIME => kvm_clock::set_system_time(&self.memory, value),
             kvm_clock::WALL_CLOCK => {
+                let wall_at_reset = wall.saturating_sub(clock);
                 kvm_clock::set_wall_clock(&self.memory, value, wall_at_reset);
+            }
+            _ if Apic::owns(index) => {
+                let taken = self.apic.write(index, value, clock, &self.memory);
+                self.update_lines();
+                return taken;
             }
             _ => return msr::write_allowed(index),
         }
         true
+    }
+
+    /// A read of memory that is not RAM. Where nothing is, all ones come back, as on a PC's bus.
+    pub fn read_memory(&mut self, address: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        if let Some(offset) = offset_in_memory(self.net.memory_bar(), address) {
+            self.net.read_memory_bar(offset, data);
+        } else if let Some(disk) = &self.disk
+            && let Some(offset) = offset_in_memory(disk.memory_bar(), address)
+        {
+            disk.read_memory_bar(offset, data);
+        }
+    }
+
+    /// A write to memory that is not RAM. Where nothing is, it is lost.
+    pub fn write_memory(&mut self, address: u64, data: &[u8]) {
+        if let Some(offset) = offset_in_memory(self.net.memory_bar(), address) {
+            self.net.write_memory_bar(offset, data);
+        } else if let Some(disk) = &mut self.disk
+            && let Some(offset) = offset_in_memory(disk.memory_bar(), address)
+        {
+            disk.write_memory_bar(offset, data);
+        }
+        self.update_lines();
     }
 
     /// The disk, if `port` is one of its, and where in its BAR.
@@ -299,7 +363,10 @@ impl Devices {
     /// Gives the machine an asynchronous input. It may lead to outputs.
     pub fn apply(&mut self, input: Input) {
         match input {
-            Input::Tick(now) => self.pit.advance(now),
+            Input::Tick(now) => {
+                self.pit.advance(now);
+                self.apic.advance(now);
+            }
             Input::Frame(frame) => {
                 self.net
                     .with_device(|net, queues, memory| net.receive(frame, queues, memory));
@@ -321,7 +388,10 @@ impl Devices {
     #[must_use]
     pub fn appetite(&self) -> Appetite {
         Appetite {
-            timer_deadline: self.pit.next_deadline(),
+            timer_deadline: [self.pit.next_deadline(), self.apic.next_deadline()]
+                .into_iter()
+                .flatten()
+                .min(),
             frame: !self.net.is_running() || self.net.device.has_room(),
             typed: self.console.has_room(),
         }
@@ -332,14 +402,30 @@ impl Devices {
         self.collect_console(true);
     }
 
+    /// The guest is about to run on, and all that happened at its exit is done.
+    pub fn settle_interrupts(&mut self) {
+        self.apic.settle(&self.memory);
+    }
+
     /// Whether an interrupt waits for the processor.
     #[must_use]
     pub fn interrupt_pending(&self) -> bool {
-        self.pic.interrupt_pending()
+        self.external_pending() || self.apic.pending(&self.memory).is_some()
     }
 
-    /// The interrupt acknowledge cycle: the vector to inject.
+    fn external_pending(&self) -> bool {
+        self.apic.takes_external() && self.pic.interrupt_pending()
+    }
+
+    /// The interrupt acknowledge cycle: the vector to inject. Only when
+    /// [`Devices::interrupt_pending`].
     pub fn acknowledge_interrupt(&mut self) -> u8 {
+        if !self.external_pending()
+            && let Some(vector) = self.apic.pending(&self.memory)
+        {
+            self.apic.acknowledge(vector, &self.memory);
+            return vector;
+        }
         let (vector, line) = self.pic.acknowledge();
         if line == TIMER_LINE {
             self.update_lines(); // the next tick, if more than one is due
@@ -351,6 +437,12 @@ impl Devices {
     #[must_use]
     pub fn reset_requested(&self) -> bool {
         self.reset_requested
+    }
+
+    /// Whether the guest switched itself off.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.power.is_off()
     }
 
     /// What leaves the machine next.
@@ -422,9 +514,15 @@ impl Devices {
         if self.console.take_interrupt() {
             self.pic.pulse(console::LINE);
         }
-        self.pic.set_line(NET_LINE, self.net.interrupt());
-        if let Some(disk) = &self.disk {
-            self.pic.set_line(DISK_LINE, disk.interrupt());
+        self.pic.set_line(NET.line, self.net.interrupt());
+        while let Some(message) = self.net.take_message() {
+            self.apic.deliver(message);
+        }
+        if let Some(disk) = &mut self.disk {
+            self.pic.set_line(DISK.line, disk.interrupt());
+            while let Some(message) = disk.take_message() {
+                self.apic.deliver(message);
+            }
         }
     }
 }
@@ -434,4 +532,11 @@ fn offset_in(bar: Option<Bar>, port: u16) -> Option<u16> {
     let bar = bar?;
     port.checked_sub(bar.base)
         .filter(|offset| *offset < bar.size)
+}
+
+/// Where in the memory of `bar` `address` is.
+fn offset_in_memory(bar: Option<MemoryBar>, address: u64) -> Option<u16> {
+    let bar = bar?;
+    let offset = address.checked_sub(u64::from(bar.base))?;
+    (offset < u64::from(bar.size)).then_some(offset as u16)
 }

@@ -28,7 +28,7 @@ use logging_channel::entry::{ExecutionPoint, Landmark, Lsn, ShutdownReason};
 pub use self::moment::Moment;
 pub use self::source::{Difference, Divergence, EventSource, Interruption, StateDifference, Step};
 use crate::cpu::{CpuError, Exit, GuestCpu, PortAccess};
-use crate::devices::{ClockNeed, Devices, Input, Output, msr};
+use crate::devices::{ClockNeed, Devices, Input, Output};
 use crate::traps::{Trapped, TscTrap};
 
 /// Where outputs go.
@@ -203,10 +203,12 @@ impl<C: GuestCpu> Engine<C> {
         self.ask(|source, at| source.at_exit(at))?;
         match exit {
             Exit::Io(access) => self.port_access(access)?,
-            Exit::Mmio { write, .. } => {
-                // Nothing is there: reads are all ones, as on a PC's bus.
-                if !write {
-                    self.cpu.io_data().fill(0xff);
+            Exit::Mmio { address, write, .. } => {
+                let data = self.cpu.io_data();
+                if write {
+                    self.devices.write_memory(address, data);
+                } else {
+                    self.devices.read_memory(address, data);
                 }
             }
             Exit::Msr { index, write } => self.msr_access(index, write)?,
@@ -217,6 +219,9 @@ impl<C: GuestCpu> Engine<C> {
         self.emit_outputs()?;
         if self.devices.reset_requested() {
             return Ok(Some(ShutdownReason::Reset));
+        }
+        if self.devices.is_off() {
+            return Ok(Some(ShutdownReason::PowerOff));
         }
         self.take_inputs()?;
         if let Exit::Halt { interruptible } = exit {
@@ -290,26 +295,22 @@ impl<C: GuestCpu> Engine<C> {
     }
 
     fn msr_access(&mut self, index: u32, write: Option<u64>) -> Step<()> {
+        let need = self.devices.msr_clock_need(index, write.is_some());
+        let clock = self.clock(need)?;
         let answer = match write {
-            None if index == msr::TSC => Some(self.clock(Some(ClockNeed::Tsc))?),
-            None => msr::read(index),
-            Some(value) => self.write_msr(index, value)?.then_some(0),
+            None => self.devices.read_msr(index, clock),
+            Some(value) => {
+                let wall = self.devices.msr_needs_wall_clock(index);
+                let wall = self.clock(wall.then_some(ClockNeed::Wall))?;
+                let taken = self.devices.write_msr(index, value, clock, wall);
+                taken.then_some(0)
+            }
         };
         if answer.is_none() {
             log::debug!("MSR {index:#x} refused (write: {write:x?})");
         }
         self.cpu.finish_msr(answer);
         Ok(())
-    }
-
-    fn write_msr(&mut self, index: u32, value: u64) -> Step<bool> {
-        let wall_at_reset = if self.devices.msr_needs_clocks(index) {
-            let now = self.clock(Some(ClockNeed::Monotonic))?;
-            self.clock(Some(ClockNeed::Wall))?.saturating_sub(now)
-        } else {
-            0
-        };
-        Ok(self.devices.write_msr(index, value, wall_at_reset))
     }
 
     fn emit_outputs(&mut self) -> Step<()> {
@@ -328,6 +329,7 @@ impl<C: GuestCpu> Engine<C> {
 
     /// Injects what can be injected, and asks for the window where it cannot.
     fn prepare_entry(&mut self) -> Step<()> {
+        self.devices.settle_interrupts();
         if self.devices.interrupt_pending() && self.cpu.ready_for_interrupt() {
             let vector = self.devices.acknowledge_interrupt();
             self.cpu.inject(vector)?;

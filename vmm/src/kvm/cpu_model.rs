@@ -4,8 +4,9 @@
 //! show the same processor. It is x86-64-v2 plus AES and PCLMULQDQ. Hidden on purpose, because
 //! their results differ between runs or hosts and cannot be trapped: TSC, RDTSCP, RDRAND, RDSEED,
 //! RDPID, MONITOR/MWAIT, WAITPKG, TSX, PCID, the PMU, XSAVE with its compacting variants (they
-//! store what the processor happens to track), and KVM's paravirtual features but for its clock,
-//! where the configuration asks for that. SMEP, SMAP and UMIP are left out because no guest needs them to be correct.
+//! store what the processor happens to track). SMEP, SMAP and UMIP are left out because no guest
+//! needs them to be correct. Of KVM's paravirtual features the guest sees those that ftvm provides
+//! ([`crate::devices::kvm_features`]).
 //!
 //! CPUID layouts: AMD APM volume 3, appendix E; Intel SDM volume 2A, CPUID.
 
@@ -14,7 +15,7 @@ use kvm_ioctls::Kvm;
 use sha2::{Digest, Sha256};
 
 use crate::config::Clock;
-use crate::devices::kvm_clock;
+use crate::devices::kvm_features;
 
 const LEAF1_EDX: &[(u32, &str)] = &[
     (0, "fpu"),
@@ -23,6 +24,7 @@ const LEAF1_EDX: &[(u32, &str)] = &[
     (5, "msr"),
     (6, "pae"),
     (8, "cx8"),
+    (9, "apic"),
     (11, "sep"),
     (12, "mtrr"),
     (13, "pge"),
@@ -42,6 +44,7 @@ const LEAF1_ECX: &[(u32, &str)] = &[
     (13, "cx16"),
     (19, "sse4_1"),
     (20, "sse4_2"),
+    (21, "x2apic"),
     (23, "popcnt"),
     (25, "aes"),
 ];
@@ -108,21 +111,21 @@ impl CpuModel {
         Ok(Self::build(is_intel(&supported)))
     }
 
-    /// The model with what tells a kernel about its clock.
+    /// The model with what tells a kernel of the machine's paravirtual features, of which its clock
+    /// is one.
     #[must_use]
     pub fn with_clock(mut self, clock: Clock) -> Self {
-        if clock == Clock::KvmClock {
-            for (function, [eax, ebx, ecx, edx]) in [kvm_clock::NAME_LEAF, kvm_clock::FEATURES_LEAF]
-            {
-                self.entries.push(kvm_cpuid_entry2 {
-                    function,
-                    eax,
-                    ebx,
-                    ecx,
-                    edx,
-                    ..Default::default()
-                });
-            }
+        for (function, [eax, ebx, ecx, edx]) in
+            [kvm_features::NAME_LEAF, kvm_features::features_leaf(clock)]
+        {
+            self.entries.push(kvm_cpuid_entry2 {
+                function,
+                eax,
+                ebx,
+                ecx,
+                edx,
+                ..Default::default()
+            });
         }
         self
     }
@@ -248,7 +251,6 @@ mod tests {
             let model = CpuModel::build(intel);
             let (basic, extended) = (leaf(&model, 1), leaf(&model, 0x8000_0001));
             assert_eq!(basic.edx & (1 << 4), 0, "TSC");
-            assert_eq!(basic.edx & (1 << 9), 0, "APIC");
             assert_eq!(basic.ecx & (1 << 3), 0, "MONITOR");
             assert_eq!(basic.ecx & (1 << 26 | 1 << 27), 0, "XSAVE, OSXSAVE");
             assert_eq!(basic.ecx & (1 << 30), 0, "RDRAND");
@@ -258,17 +260,20 @@ mod tests {
     }
 
     #[test]
-    fn only_the_clock_is_paravirtual() {
+    fn paravirtual_features_are_those_of_the_machine() {
         let model = CpuModel::build(false);
-        for clock in [Clock::PmTimer, Clock::Jiffies] {
+        assert_eq!(model.leaf(0x4000_0000), None);
+        let features = |clock| {
             let model = model.clone().with_clock(clock);
-            assert_eq!(model.leaf(0x4000_0000), None);
-        }
-        let with_clock = model.clone().with_clock(Clock::KvmClock);
-        assert_ne!(with_clock.digest(), model.digest());
-        let [features, ..] = with_clock.leaf(0x4000_0001).expect("there");
+            model.leaf(0x4000_0001).expect("there")[0]
+        };
         // KVM_FEATURE_CLOCKSOURCE2 and KVM_FEATURE_CLOCKSOURCE_STABLE_BIT
-        assert_eq!(features, 1 << 3 | 1 << 24);
+        let clock = 1 << 3 | 1 << 24;
+        // KVM_FEATURE_NOP_IO_DELAY and KVM_FEATURE_PV_EOI
+        let others = 1 << 1 | 1 << 6;
+        assert_eq!(features(Clock::KvmClock), clock | others);
+        assert_eq!(features(Clock::PmTimer), others);
+        assert_eq!(features(Clock::Jiffies), others);
     }
 
     #[test]

@@ -2,13 +2,14 @@
 //!
 //! Everything else exits to the VMM, which answers by one table on every host
 //! ([`crate::devices::msr`]), so that two hosts with different kernels behave the same. The time
-//! stamp counter is not in the list: reads of it are logged.
+//! stamp counter is not in the list: reads of it are logged. Neither are the local APIC's: that is a
+//! device of ours. KVM does not filter these, but refuses them where the APIC is not its own, and
+//! what it refuses exits as well.
 
 use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
 
 /// First register and number of registers.
 const DIRECT: &[(u32, u32)] = &[
-    (0x1b, 1),        // IA32_APIC_BASE
     (0xfe, 1),        // IA32_MTRRCAP
     (0x174, 3),       // SYSENTER CS, ESP, EIP
     (0x200, 16),      // variable MTRRs

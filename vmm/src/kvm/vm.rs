@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use kvm_bindings::{
-    KVM_API_VERSION, KVM_MSR_EXIT_REASON_FILTER, kvm_enable_cap, kvm_regs, kvm_segment,
-    kvm_userspace_memory_region,
+    KVM_API_VERSION, KVM_MSR_EXIT_REASON_FILTER, KVM_MSR_EXIT_REASON_INVAL, kvm_enable_cap,
+    kvm_regs, kvm_segment, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
@@ -13,6 +13,7 @@ use super::cpu_model::{CpuModel, CpuModelError};
 use super::vcpu::KvmCpu;
 use crate::boot::EntryState;
 use crate::config::Clock;
+use crate::devices::apic;
 use crate::ram::GuestRam;
 
 /// Where Intel's KVM keeps its task state segment: below 4 GiB, outside RAM.
@@ -157,7 +158,12 @@ impl Machine {
         map_memory(&vm, &memory, 0).map_err(failed("map guest memory"))?;
         let user_space_msr = kvm_enable_cap {
             cap: Cap::X86UserSpaceMsr as u32,
-            args: [u64::from(KVM_MSR_EXIT_REASON_FILTER), 0, 0, 0],
+            args: [
+                u64::from(KVM_MSR_EXIT_REASON_FILTER | KVM_MSR_EXIT_REASON_INVAL),
+                0,
+                0,
+                0,
+            ],
             ..Default::default()
         };
         vm.enable_cap(&user_space_msr)
@@ -167,6 +173,13 @@ impl Machine {
         let fd = vm.create_vcpu(0).map_err(failed("create the vCPU"))?;
         fd.set_cpuid2(&model.to_cpuid())
             .map_err(failed("set the CPU model"))?;
+        // KVM has no local APIC here, but what CPUID says of one follows this register.
+        let mut sregs = fd
+            .get_sregs()
+            .map_err(failed("read the control registers"))?;
+        sregs.apic_base = apic::BASE_VALUE;
+        fd.set_sregs(&sregs)
+            .map_err(failed("set the control registers"))?;
         Ok(Self {
             cpu: KvmCpu::new(fd, vm, memory.clone()),
             memory,
@@ -218,8 +231,6 @@ impl Machine {
         sregs.cr3 = entry.cr3;
         sregs.cr4 = entry.cr4;
         sregs.efer = entry.efer;
-        // No local APIC: the CPU model has none and the interrupt controller is the 8259 pair.
-        sregs.apic_base &= !(1 << 11);
         fd.set_sregs(&sregs)
             .map_err(failed("set the control registers"))?;
         let regs = kvm_regs {

@@ -3,11 +3,13 @@
 const COMMAND: usize = 0x04;
 const STATUS: usize = 0x06;
 const BAR0: usize = 0x10;
+const BAR1: usize = 0x14;
 const CAPABILITIES: usize = 0x34;
 const INTERRUPT_LINE: usize = 0x3c;
 const FIRST_CAPABILITY: usize = 0x40;
 
 const COMMAND_IO: u16 = 1;
+const COMMAND_MEMORY: u16 = 2;
 const STATUS_INTERRUPT: u16 = 1 << 3;
 const STATUS_CAPABILITIES: u16 = 1 << 4;
 
@@ -20,13 +22,23 @@ pub struct Bar {
     pub size: u16,
 }
 
-/// Configuration space of a function with at most one I/O BAR.
+/// The memory base address register 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryBar {
+    /// First guest-physical address.
+    pub base: u32,
+    /// Number of bytes, a power of two of at least 16.
+    pub size: u32,
+}
+
+/// Configuration space of a function with at most one I/O BAR and one memory BAR.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigSpace {
     bytes: [u8; 256],
     /// Bits that the guest may write.
     writable: [u8; 256],
     bar_size: u16,
+    memory_bar_size: u32,
     last_capability: usize,
     next_free: usize,
 }
@@ -45,6 +57,7 @@ impl ConfigSpace {
             bytes: [0; 256],
             writable: [0; 256],
             bar_size: 0,
+            memory_bar_size: 0,
             last_capability: 0,
             next_free: FIRST_CAPABILITY,
         };
@@ -67,8 +80,29 @@ impl ConfigSpace {
         self.set(BAR0, &(u32::from(bar.base) | 1).to_le_bytes());
         let decoded = !(u32::from(bar.size) - 1) & 0xffff_fffc;
         self.writable[BAR0..BAR0 + 4].copy_from_slice(&decoded.to_le_bytes());
-        self.set(COMMAND, &COMMAND_IO.to_le_bytes());
+        self.switch_on(COMMAND_IO);
         self
+    }
+
+    /// Places the memory BAR (32 bits, not prefetchable) and switches memory decoding on, as
+    /// firmware would.
+    #[must_use]
+    pub fn with_memory_bar(mut self, bar: MemoryBar) -> Self {
+        self.memory_bar_size = bar.size;
+        self.set(BAR1, &bar.base.to_le_bytes());
+        let decoded = !(bar.size - 1) & 0xffff_fff0;
+        self.writable[BAR1..BAR1 + 4].copy_from_slice(&decoded.to_le_bytes());
+        self.switch_on(COMMAND_MEMORY);
+        self
+    }
+
+    fn command(&self) -> u16 {
+        u16::from_le_bytes([self.bytes[COMMAND], self.bytes[COMMAND + 1]])
+    }
+
+    fn switch_on(&mut self, bit: u16) {
+        let command = self.command() | bit;
+        self.set(COMMAND, &command.to_le_bytes());
     }
 
     /// Routes interrupt pin A to a line of the 8259 pair.
@@ -105,6 +139,12 @@ impl ConfigSpace {
         self.writable[usize::from(offset)..usize::from(offset) + len].fill(0xff);
     }
 
+    /// Lets the guest write some bits.
+    pub fn make_bits_writable(&mut self, offset: u8, bits: &[u8]) {
+        let at = usize::from(offset);
+        self.writable[at..at + bits.len()].copy_from_slice(bits);
+    }
+
     /// Shows the function's interrupt in the status register.
     pub fn set_interrupt_status(&mut self, asserted: bool) {
         let status = u16::from_le_bytes([self.bytes[STATUS], self.bytes[STATUS + 1]]);
@@ -119,11 +159,24 @@ impl ConfigSpace {
     /// The I/O BAR where it is now, if I/O decoding is on.
     #[must_use]
     pub fn io_bar(&self) -> Option<Bar> {
-        let enabled = u16::from(self.bytes[COMMAND]) & COMMAND_IO != 0;
+        let enabled = self.command() & COMMAND_IO != 0;
         let base = u16::from_le_bytes([self.bytes[BAR0], self.bytes[BAR0 + 1]]) & 0xfffc;
         (enabled && self.bar_size != 0 && base != 0).then_some(Bar {
             base,
             size: self.bar_size,
+        })
+    }
+
+    /// The memory BAR where it is now, if memory decoding is on.
+    #[must_use]
+    pub fn memory_bar(&self) -> Option<MemoryBar> {
+        let enabled = self.command() & COMMAND_MEMORY != 0;
+        let mut word = [0; 4];
+        word.copy_from_slice(&self.bytes[BAR1..BAR1 + 4]);
+        let base = u32::from_le_bytes(word) & 0xffff_fff0;
+        (enabled && self.memory_bar_size != 0 && base != 0).then_some(MemoryBar {
+            base,
+            size: self.memory_bar_size,
         })
     }
 

@@ -1,11 +1,12 @@
 //! PCI bus 0, reached through configuration mechanism #1 (PCI Local Bus 3.0, section 3.2.2.3.2).
 //!
-//! Functions are placed at boot: their I/O BAR, interrupt line and pin are filled in here, as
-//! firmware would, because a guest without ACPI cannot route interrupts itself.
+//! Functions are placed at boot: their BARs, interrupt line and pin are filled in here, as firmware
+//! would, because ACPI tells the guest nothing of PCI.
 
 mod config_space;
+pub mod msix;
 
-pub use config_space::{Bar, ConfigSpace};
+pub use config_space::{Bar, ConfigSpace, MemoryBar};
 
 use serde::{Deserialize, Serialize};
 

@@ -12,18 +12,20 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
+use super::apic::Apic;
 use super::cmos::Cmos;
 use super::console::{Console, ConsoleState};
 use super::pci::ConfigAddress;
 use super::pic::Pic;
 use super::pit::Pit;
+use super::power::Power;
 use super::virtio::blk::Blk;
 use super::virtio::net::Net;
 use super::virtio::transport::TransportState;
 use super::{Devices, Output};
 
 /// Version of the encoding, counted up with every change of a device's state.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// The longest state that is looked at, in bytes. What guests bring about takes some kilobytes,
 /// and 100 with a full backlog of frames.
@@ -32,10 +34,12 @@ const MAX_BYTES: usize = 1 << 20;
 /// All devices' state. Its fields are in the order in which they are encoded.
 #[derive(Serialize, Deserialize)]
 struct DevicesState {
+    apic: Apic,
     pic: Pic,
     pit: Pit,
     cmos: Cmos,
     console: ConsoleState,
+    power: Power,
     pci: PciState,
     net: NetState,
     disk: Option<DiskState>,
@@ -129,6 +133,7 @@ impl Devices {
     /// in which the devices answer whatever the guest does; damage can also give one of these.
     pub fn load(&mut self, bytes: &[u8]) -> Result<(), DeviceStateError> {
         let state = DevicesState::decode(bytes)?;
+        state.apic.check().map_err(of("apic"))?;
         state.pic.check().map_err(of("pic"))?;
         state.pit.check().map_err(of("pit"))?;
         state.cmos.check().map_err(of("cmos"))?;
@@ -145,10 +150,12 @@ impl Devices {
             (Some(_), None) => return Err(of("disk")("this machine has one")),
         };
         *self = Self {
+            apic: state.apic,
             pic: state.pic,
             pit: state.pit,
             cmos: state.cmos,
             console: Console::from_state(state.console).map_err(of("console"))?,
+            power: state.power,
             pci_address: state.pci.address,
             host_bridge: self
                 .host_bridge
@@ -167,13 +174,15 @@ impl Devices {
     /// asked for one, "outputs" what was not fetched yet. Equal states have equal digests, if
     /// they come from the same version of ftvm.
     #[must_use]
-    pub fn digests(&self) -> [(&'static str, u32); 9] {
+    pub fn digests(&self) -> [(&'static str, u32); 11] {
         let state = self.state();
         [
+            ("apic", encode(&state.apic)),
             ("pic", encode(&state.pic)),
             ("pit", encode(&state.pit)),
             ("cmos", encode(&state.cmos)),
             ("console", encode(&state.console)),
+            ("power", encode(&state.power)),
             ("pci", encode(&state.pci)),
             ("net", encode(&state.net)),
             ("disk", encode(&state.disk)),
@@ -185,10 +194,12 @@ impl Devices {
 
     fn state(&self) -> DevicesState {
         DevicesState {
+            apic: self.apic.clone(),
             pic: self.pic.clone(),
             pit: self.pit.clone(),
             cmos: self.cmos.clone(),
             console: self.console.state(),
+            power: self.power.clone(),
             pci: PciState {
                 address: self.pci_address,
                 host_bridge: self.host_bridge.state(),

@@ -44,7 +44,7 @@ fn memory() -> GuestRam {
 }
 
 fn card(memory: &GuestRam) -> VirtioPci<Net> {
-    VirtioPci::new(Net::new(MAC), memory.clone(), 0xc000, 5)
+    VirtioPci::new(Net::new(MAC), memory.clone(), crate::devices::NET)
 }
 
 fn read(card: &mut VirtioPci<Net>, at: u16, len: usize) -> u32 {

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VRING_DESC_F_WRITE};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::devices::{Appetite, ClockNeed, Devices, Input, NET_BAR, Output};
+use crate::devices::{Appetite, ClockNeed, Devices, Input, NET, Output};
 use crate::ram::GuestRam;
 
 const MEMORY: usize = 1 << 17;
@@ -199,7 +199,7 @@ impl Machine {
     }
 
     fn start_card(&mut self, event_idx: bool) {
-        for (offset, value) in [(0x10, NET_BAR.into()), (0x04, 1)] {
+        for (offset, value) in [(0x10, NET.ports.into()), (0x04, 1)] {
             self.select_config(1, offset);
             self.write(0xcfc, 4, value);
         }
@@ -213,7 +213,7 @@ impl Machine {
             (0x0c, 4, 1), // VIRTIO_F_VERSION_1
             (0x14, 1, 11),
         ] {
-            self.write(NET_BAR + register, len, value);
+            self.write(NET.ports + register, len, value);
         }
         for (n, table) in (0..).zip(TABLES) {
             for offset in [AVAIL + 2, USED + 2] {
@@ -231,10 +231,10 @@ impl Machine {
                 (0x34, 4, 0),
                 (0x1c, 2, 1),
             ] {
-                self.write(NET_BAR + register, len, value);
+                self.write(NET.ports + register, len, value);
             }
         }
-        self.write(NET_BAR + 0x14, 1, 15);
+        self.write(NET.ports + 0x14, 1, 15);
     }
 
     fn offer(&mut self, queue: usize, buffers: u16, used_event: u16) {
@@ -256,7 +256,7 @@ impl Machine {
             let at = GuestAddress(TABLES[queue] + AVAIL + offset);
             self.memory.write_obj(value, at).expect("in memory");
         }
-        self.write(NET_BAR + 0x44, 2, queue as u32);
+        self.write(NET.ports + 0x44, 2, queue as u32);
     }
 
     pub(super) fn take(&mut self, step: &Step) -> Seen {
@@ -337,7 +337,7 @@ fn port() -> impl Strategy<Value = u16> {
         1 => prop::sample::select(&[0x70u16, 0x71][..]),
         4 => 0x3f8u16..0x400,
         1 => prop::sample::select(&[0xcf8u16, 0xcf9, 0xcfc, 0x64, 0x608][..]),
-        6 => (0u16..0x24).prop_map(|n| NET_BAR + 2 * n),
+        6 => (0u16..0x24).prop_map(|n| NET.ports + 2 * n),
         1 => any::<u16>(),
     ]
 }

@@ -44,7 +44,7 @@ struct Setup {
 impl Setup {
     fn new(event_idx: bool) -> Self {
         let memory = GuestRam::from_ranges(&[(GuestAddress(0), 4 << 20)]).expect("memory");
-        let mut disk = VirtioPci::new(Blk::new(CAPACITY), memory.clone(), 0xc100, 6);
+        let mut disk = VirtioPci::new(Blk::new(CAPACITY), memory.clone(), crate::devices::DISK);
         let features = (1 << 32) | u64::from(event_idx) << 29 | 1 << 9;
         let (table, avail, used) = (RING, RING + 0x400, RING + 0x800);
         let mut write = |at: u16, len: usize, value: u32| {

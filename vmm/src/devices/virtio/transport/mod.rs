@@ -1,7 +1,9 @@
-//! virtio over PCI (virtio 1.2, section 4.1), with all structures in one I/O BAR and INTx.
+//! virtio over PCI (virtio 1.2, section 4.1), with all structures in one I/O BAR, and MSI-X.
 //!
 //! An I/O BAR instead of memory, because a port access costs KVM one decoded exit where a memory
-//! access needs its instruction emulator. All queues share one notification port.
+//! access needs its instruction emulator. All queues share one notification port. Interrupts are
+//! messages, a vector for each queue and one for the configuration, so that the driver need not
+//! ask which queue one is for: that would be an exit. A driver without MSI-X gets INTx.
 
 mod state;
 
@@ -15,7 +17,9 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 use virtio_queue::{Queue, QueueT};
 
 use super::{Notify, VirtioDevice};
-use crate::devices::pci::{Bar, ConfigSpace};
+use crate::devices::apic::Message;
+use crate::devices::pci::msix::{self, Msix, NO_VECTOR};
+use crate::devices::pci::{Bar, ConfigSpace, MemoryBar};
 use crate::ram::GuestRam;
 
 /// Ports of the BAR.
@@ -40,8 +44,16 @@ const CAP_ISR: u8 = 3;
 const CAP_DEVICE: u8 = 4;
 const CAP_PCI: u8 = 5;
 
-/// No vector: MSI-X is not offered.
-const NO_VECTOR: u16 = 0xffff;
+/// Where the guest finds a function: what firmware would have decided.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// First port of the I/O BAR, with [`BAR_BYTES`].
+    pub ports: u16,
+    /// Guest-physical address of the memory BAR, with [`msix::BAR_BYTES`].
+    pub messages: u32,
+    /// Line of the 8259 pair.
+    pub line: u8,
+}
 
 /// A virtio device with its PCI function.
 pub struct VirtioPci<D> {
@@ -58,12 +70,16 @@ pub struct VirtioPci<D> {
     driver_feature_select: u32,
     driver_features: u64,
     queue_select: u16,
+    msix: Msix,
+    /// Vector for changes of the configuration.
+    config_vector: u16,
+    queue_vectors: Vec<u16>,
 }
 
 impl<D: VirtioDevice> VirtioPci<D> {
-    /// Puts `device` behind a function at `bar` with interrupt `line`.
+    /// Puts `device` behind a function at `place`.
     #[must_use]
-    pub fn new(device: D, memory: GuestRam, bar: u16, line: u8) -> Self {
+    pub fn new(device: D, memory: GuestRam, place: Place) -> Self {
         let mut config_space = ConfigSpace::new(
             0x1af4,
             0x1040 + D::DEVICE_TYPE,
@@ -72,10 +88,14 @@ impl<D: VirtioDevice> VirtioPci<D> {
             (0x1af4, 0x1100),
         )
         .with_io_bar(Bar {
-            base: bar,
+            base: place.ports,
             size: BAR_BYTES,
         })
-        .with_interrupt(line);
+        .with_memory_bar(MemoryBar {
+            base: place.messages,
+            size: msix::BAR_BYTES,
+        })
+        .with_interrupt(place.line);
         for (kind, offset, len) in [
             (CAP_COMMON, COMMON, COMMON_BYTES),
             (CAP_ISR, ISR, 1),
@@ -93,6 +113,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
         let window = config_space.add_capability(CAPABILITY_VENDOR, &access);
         config_space.make_writable(window + 4, 1);
         config_space.make_writable(window + 8, 8);
+        let msix = Msix::new(D::QUEUES as u16 + 1, &mut config_space);
 
         let queues = (0..D::QUEUES)
             .map(|_| Queue::new(QUEUE_SIZE).expect("the size is a power of two"))
@@ -109,13 +130,37 @@ impl<D: VirtioDevice> VirtioPci<D> {
             driver_feature_select: 0,
             driver_features: 0,
             queue_select: 0,
+            msix,
+            config_vector: NO_VECTOR,
+            queue_vectors: vec![NO_VECTOR; D::QUEUES],
         }
     }
 
     /// Level of the function's interrupt pin.
     #[must_use]
     pub fn interrupt(&self) -> bool {
-        self.isr != 0
+        self.isr != 0 && !self.msix.is_enabled(&self.config_space)
+    }
+
+    /// Takes a message that the function sends.
+    pub fn take_message(&mut self) -> Option<Message> {
+        self.msix.take(&self.config_space)
+    }
+
+    /// The memory BAR, where the guest put it.
+    #[must_use]
+    pub fn memory_bar(&self) -> Option<MemoryBar> {
+        self.config_space.memory_bar()
+    }
+
+    /// Reads the memory BAR at `offset`.
+    pub fn read_memory_bar(&self, offset: u16, data: &mut [u8]) {
+        self.msix.read(offset, data);
+    }
+
+    /// Writes the memory BAR at `offset`.
+    pub fn write_memory_bar(&mut self, offset: u16, data: &[u8]) {
+        self.msix.write(offset, data);
     }
 
     /// The I/O BAR, where the guest put it.
@@ -124,12 +169,12 @@ impl<D: VirtioDevice> VirtioPci<D> {
         self.config_space.io_bar()
     }
 
-    /// Lets the device work on its queues outside a notification, for an input that arrived.
+    /// Lets the device work on its first queue outside a notification, for an input that arrived.
     /// Nothing happens unless the driver is running.
     pub fn with_device(&mut self, work: impl FnOnce(&mut D, &mut [Queue], &GuestRam) -> Notify) {
         if self.is_running() {
             let notify = work(&mut self.device, &mut self.queues, &self.memory);
-            self.raise(notify);
+            self.raise(notify, 0);
         }
     }
 
@@ -140,17 +185,22 @@ impl<D: VirtioDevice> VirtioPci<D> {
         status & VIRTIO_CONFIG_S_DRIVER_OK != 0 && status & VIRTIO_CONFIG_S_NEEDS_RESET == 0
     }
 
-    fn raise(&mut self, notify: Notify) {
-        match notify {
-            Notify::No => {}
-            Notify::UsedBuffer => self.isr |= ISR_QUEUE,
+    fn raise(&mut self, notify: Notify, queue: usize) {
+        let (vector, status) = match notify {
+            Notify::No => return,
+            Notify::UsedBuffer => (self.queue_vectors[queue], ISR_QUEUE),
             Notify::NeedsReset => {
                 log::warn!("the guest's virtio driver broke the protocol; its device stops");
                 self.status |= VIRTIO_CONFIG_S_NEEDS_RESET as u8;
-                self.isr |= ISR_CONFIG;
+                (self.config_vector, ISR_CONFIG)
             }
+        };
+        if self.msix.is_enabled(&self.config_space) {
+            self.msix.raise(vector);
+        } else {
+            self.isr |= status;
+            self.config_space.set_interrupt_status(true);
         }
-        self.config_space.set_interrupt_status(self.isr != 0);
     }
 
     fn features(&self) -> u64 {
@@ -168,6 +218,8 @@ impl<D: VirtioDevice> VirtioPci<D> {
         self.status = 0;
         self.isr = 0;
         self.driver_features = 0;
+        self.config_vector = NO_VECTOR;
+        self.queue_vectors.fill(NO_VECTOR);
         self.config_space.set_interrupt_status(false);
     }
 
@@ -248,12 +300,27 @@ impl<D: VirtioDevice> VirtioPci<D> {
             let notify = self
                 .device
                 .queue_notified(queue, &mut self.queues, &self.memory);
-            self.raise(notify);
+            self.raise(notify, queue);
         }
     }
 
     fn selected(&self) -> Option<&Queue> {
         self.queues.get(usize::from(self.queue_select))
+    }
+
+    fn selected_vector(&self) -> u16 {
+        let selected = self.queue_vectors.get(usize::from(self.queue_select));
+        selected.copied().unwrap_or(NO_VECTOR)
+    }
+
+    /// The vector that a driver gets when it asks for `value`: none if there is no such.
+    fn vector(&self, value: u32) -> u16 {
+        let vector = value as u16;
+        if self.msix.has(vector) {
+            vector
+        } else {
+            NO_VECTOR
+        }
     }
 
     /// struct virtio_pci_common_cfg, section 4.1.4.3. Fields wider than the access are read in
@@ -286,12 +353,13 @@ impl<D: VirtioDevice> VirtioPci<D> {
                     _ => 0,
                 },
             ),
-            0x10..0x12 | 0x1a..0x1c => (offset & !1, u32::from(NO_VECTOR)),
+            0x10..0x12 => (0x10, u32::from(self.config_vector)),
             0x12..0x14 => (0x12, D::QUEUES as u32),
             0x14 => (0x14, u32::from(self.status)),
             0x15 => (0x15, 0), // config_generation: the configuration never changes
             0x16..0x18 => (0x16, u32::from(self.queue_select)),
             0x18..0x1a => (0x18, queue.map_or(0, |q| u32::from(q.size()))),
+            0x1a..0x1c => (0x1a, u32::from(self.selected_vector())),
             0x1c..0x1e => (0x1c, queue.map_or(0, |q| u32::from(q.ready()))),
             0x1e..0x20 => (0x1e, 0), // queue_notify_off
             0x20..0x28 => (
@@ -329,7 +397,14 @@ impl<D: VirtioDevice> VirtioPci<D> {
                 };
                 self.driver_features = self.driver_features & !mask | shifted;
             }
+            0x10 => self.config_vector = self.vector(value),
             0x14 => self.write_status(value as u8),
+            0x1a => {
+                let vector = self.vector(value);
+                if let Some(of_queue) = self.queue_vectors.get_mut(usize::from(self.queue_select)) {
+                    *of_queue = vector;
+                }
+            }
             0x16 => self.queue_select = value as u16,
             _ => self.write_queue_field(offset, value),
         }

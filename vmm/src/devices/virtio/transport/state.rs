@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use virtio_queue::{Queue, QueueState};
 
 use super::{ISR_CONFIG, ISR_QUEUE, QUEUE_SIZE, VirtioPci};
+use crate::devices::pci::msix::{Msix, NO_VECTOR};
 use crate::devices::virtio::VirtioDevice;
 
 /// [`QueueState`] for serde. A queue also counts what it added to the used ring since it last
@@ -37,6 +38,9 @@ pub(in crate::devices) struct TransportState {
     driver_feature_select: u32,
     driver_features: u64,
     queue_select: u16,
+    msix: Msix,
+    config_vector: u16,
+    queue_vectors: Vec<u16>,
 }
 
 impl<D: VirtioDevice> VirtioPci<D> {
@@ -51,6 +55,9 @@ impl<D: VirtioDevice> VirtioPci<D> {
             driver_feature_select: self.driver_feature_select,
             driver_features: self.driver_features,
             queue_select: self.queue_select,
+            msix: self.msix.clone(),
+            config_vector: self.config_vector,
+            queue_vectors: self.queue_vectors.clone(),
         }
     }
 
@@ -61,11 +68,19 @@ impl<D: VirtioDevice> VirtioPci<D> {
         state: TransportState,
         device: D,
     ) -> Result<Self, &'static str> {
-        if state.queues.len() != D::QUEUES {
+        if state.queues.len() != D::QUEUES || state.queue_vectors.len() != D::QUEUES {
             return Err("the device has another number of queues");
         }
         if state.isr & !(ISR_QUEUE | ISR_CONFIG) != 0 {
             return Err("no such interrupt status");
+        }
+        state.msix.check(&self.msix)?;
+        let vectors = state.queue_vectors.iter().chain([&state.config_vector]);
+        if vectors
+            .into_iter()
+            .any(|&vector| vector != NO_VECTOR && !self.msix.has(vector))
+        {
+            return Err("no such interrupt vector");
         }
         let queue = |SavedQueue(saved): SavedQueue| {
             if saved.max_size != QUEUE_SIZE {
@@ -89,6 +104,9 @@ impl<D: VirtioDevice> VirtioPci<D> {
             driver_feature_select: state.driver_feature_select,
             driver_features: state.driver_features,
             queue_select: state.queue_select,
+            msix: state.msix,
+            config_vector: state.config_vector,
+            queue_vectors: state.queue_vectors,
         })
     }
 }

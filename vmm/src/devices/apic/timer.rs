@@ -1,0 +1,233 @@
+//! The local APIC's timer (Intel SDM volume 3, section 11.5.4): one-shot and periodic.
+//!
+//! It has no clock of its own: every access and every [`Timer::advance`] brings the guest's
+//! monotonic time along, which comes from the log.
+
+use serde::{Deserialize, Serialize};
+
+/// Nanoseconds of one tick of the timer's input clock: 1 GHz, before the divisor.
+const NANOS_PER_TICK: u64 = 1;
+/// Guest time that no guest reaches (292 years), in nanoseconds.
+const HORIZON: u64 = u64::MAX / 2;
+/// Bits of the divide configuration register that are there: 0, 1 and 3.
+const DIVIDE_BITS: u32 = 0b1011;
+
+/// What the local vector table says of the timer's mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) enum Mode {
+    #[default]
+    OneShot,
+    Periodic,
+    /// The TSC-deadline mode, which CPUID does not offer, and what is reserved: never runs out.
+    Stopped,
+}
+
+/// The timer, without its entry in the local vector table.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(super) struct Timer {
+    mode: Mode,
+    /// Divide configuration register.
+    divide: u32,
+    /// Initial count register; 0 when stopped.
+    initial: u32,
+    /// Guest time at which the count was started.
+    started_at: u64,
+    /// Times that the running count ran out already.
+    fired: u64,
+    /// Interrupts that were not raised yet.
+    due: u64,
+}
+
+impl Timer {
+    /// Whether a guest could have brought the timer into this state; if not, what is wrong.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        if self.divide & !DIVIDE_BITS != 0 {
+            return Err("no such divisor");
+        }
+        if self.fired > 0 && self.initial == 0 {
+            return Err("a count that was not started ran out");
+        }
+        // Also what keeps next_deadline() from overflowing.
+        let last = u128::from(self.period()) * u128::from(self.fired);
+        if u128::from(self.started_at).saturating_add(last) > u128::from(HORIZON) {
+            return Err("a time that no guest reaches");
+        }
+        Ok(())
+    }
+
+    /// Nanoseconds of one count of the current count register.
+    fn count_nanos(&self) -> u64 {
+        // Bits 3, 1 and 0: 000 divides by 2, 110 by 128, 111 by 1.
+        let code = (self.divide >> 1 & 0b100) | (self.divide & 0b11);
+        NANOS_PER_TICK << ((code + 1) & 0b111)
+    }
+
+    /// Nanoseconds from the start to the end of a count.
+    fn period(&self) -> u64 {
+        u64::from(self.initial) * self.count_nanos()
+    }
+
+    /// How often the count has run out at guest time `now`.
+    fn ends(&self, now: u64) -> u64 {
+        let elapsed = now.saturating_sub(self.started_at);
+        match (self.mode, self.period()) {
+            (Mode::Stopped, _) | (_, 0) => 0,
+            (Mode::OneShot, period) => u64::from(elapsed >= period),
+            (Mode::Periodic, period) => elapsed / period,
+        }
+    }
+
+    /// Guest time at which the count runs out next.
+    pub(super) fn next_deadline(&self) -> Option<u64> {
+        let idle = match self.mode {
+            Mode::Stopped => true,
+            Mode::OneShot => self.fired > 0,
+            Mode::Periodic => false,
+        };
+        (!idle && self.initial != 0).then(|| self.started_at + self.period() * (self.fired + 1))
+    }
+
+    /// Lets guest time pass up to `now`.
+    pub(super) fn advance(&mut self, now: u64) {
+        let ends = self.ends(now);
+        self.due += ends.saturating_sub(self.fired);
+        self.fired = self.fired.max(ends);
+    }
+
+    /// Takes one interrupt that is due. A periodic timer's interrupts are never merged: a guest
+    /// that counts them would fall behind the time.
+    pub(super) fn take_due(&mut self) -> bool {
+        let due = self.due > 0;
+        self.due = self.due.saturating_sub(1);
+        due
+    }
+
+    /// The mode was written to the local vector table. What is due is forgotten when it changes.
+    pub(super) fn set_mode(&mut self, mode: Mode) {
+        if mode != self.mode {
+            self.mode = mode;
+            self.stop();
+        }
+    }
+
+    /// Stops the count.
+    pub(super) fn stop(&mut self) {
+        self.initial = 0;
+        self.fired = 0;
+        self.due = 0;
+    }
+
+    /// A write to the initial count register starts the count, or stops it with 0.
+    pub(super) fn start(&mut self, count: u32, now: u64) {
+        self.stop();
+        self.initial = count;
+        self.started_at = now;
+    }
+
+    pub(super) fn initial_count(&self) -> u32 {
+        self.initial
+    }
+
+    /// The current count register.
+    pub(super) fn current_count(&self, now: u64) -> u32 {
+        let elapsed = now.saturating_sub(self.started_at) / self.count_nanos();
+        let initial = u64::from(self.initial);
+        match self.mode {
+            Mode::Stopped => 0,
+            _ if initial == 0 => 0,
+            Mode::OneShot => initial.saturating_sub(elapsed) as u32,
+            Mode::Periodic => (initial - elapsed % initial) as u32,
+        }
+    }
+
+    pub(super) fn divide(&self) -> u32 {
+        self.divide
+    }
+
+    /// A running count goes on from here with the new divisor.
+    pub(super) fn set_divide(&mut self, value: u32, now: u64) {
+        let left = self.current_count(now);
+        self.divide = value & DIVIDE_BITS;
+        if self.initial != 0 && self.mode == Mode::OneShot {
+            // What was counted with the old divisor would be counted again with the new one.
+            let done = u64::from(self.initial - left) * self.count_nanos();
+            self.started_at = now.saturating_sub(done);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn running(mode: Mode, divide: u32, count: u32) -> Timer {
+        let mut timer = Timer::default();
+        timer.set_mode(mode);
+        timer.set_divide(divide, 0);
+        timer.start(count, 1000);
+        timer
+    }
+
+    #[test]
+    fn divisors_are_those_of_the_manual() {
+        for (code, divisor) in [
+            (0, 2),
+            (1, 4),
+            (2, 8),
+            (3, 16),
+            (8, 32),
+            (9, 64),
+            (10, 128),
+            (11, 1),
+        ] {
+            let timer = running(Mode::OneShot, code, 10);
+            assert_eq!(timer.next_deadline(), Some(1000 + 10 * divisor), "{code}");
+        }
+    }
+
+    #[test]
+    fn one_shot_runs_out_once() {
+        let mut timer = running(Mode::OneShot, 11, 500);
+        timer.advance(1499);
+        assert!(!timer.take_due());
+        assert_eq!(timer.current_count(1499), 1);
+        timer.advance(9000);
+        assert!(timer.take_due());
+        assert!(!timer.take_due());
+        assert_eq!(timer.current_count(9000), 0);
+        assert_eq!(timer.next_deadline(), None);
+    }
+
+    #[test]
+    fn periodic_ticks_are_not_merged() {
+        let mut timer = running(Mode::Periodic, 3, 10);
+        timer.advance(1000 + 3 * 160 + 5);
+        assert_eq!(timer.next_deadline(), Some(1000 + 4 * 160));
+        let due = std::iter::from_fn(|| timer.take_due().then_some(())).count();
+        assert_eq!(due, 3);
+        assert_eq!(timer.current_count(1000 + 165), 10);
+        assert_eq!(timer.current_count(1000 + 2 * 160 - 1), 1);
+    }
+
+    #[test]
+    fn a_count_of_zero_and_another_mode_stop_it() {
+        let mut timer = running(Mode::Periodic, 11, 10);
+        timer.advance(1100);
+        timer.start(0, 1100);
+        assert!(!timer.take_due());
+        assert_eq!(timer.next_deadline(), None);
+        let mut timer = running(Mode::Periodic, 11, 10);
+        timer.set_mode(Mode::Stopped);
+        timer.advance(1100);
+        assert!(!timer.take_due());
+        assert_eq!(timer.check(), Ok(()));
+    }
+
+    #[test]
+    fn another_divisor_counts_on_from_what_is_left() {
+        let mut timer = running(Mode::OneShot, 11, 1000);
+        timer.set_divide(0, 1400);
+        assert_eq!(timer.current_count(1400), 600);
+        assert_eq!(timer.next_deadline(), Some(1400 + 1200));
+    }
+}
