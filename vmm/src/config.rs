@@ -12,7 +12,7 @@ use crate::disk::uri::DiskUri;
 /// Command line that every guest gets. The reasons, in order: the console is the 16550; no local
 /// APIC and no ACPI tables exist; the kernel is where the rewritten image was linked; I/O delays
 /// would be an exit each; the 8042 pulse is the way to reset.
-const BASE_COMMAND_LINE: &str = "console=ttyS0 nokaslr no_timer_check pci=noacpi reboot=k";
+const BASE_COMMAND_LINE: &str = "console=ttyS0 nokaslr no_timer_check reboot=k";
 
 /// Revision of the machine: what its devices, its MSRs, its rewritten instructions and its rules of
 /// interrupt delivery let a guest observe. To be raised with every change of these: two hosts that

@@ -1,17 +1,19 @@
-//! ACPI tables (ACPI 6.5, chapter 5): they tell the kernel of its local APIC, the PM timer, and how
-//! to switch the machine off. PCI is not in them; the kernel finds that by itself.
+//! ACPI tables (ACPI 6.5, chapter 5): they tell the kernel of its local APIC, the PM timer, how to
+//! switch the machine off, and that there is a PCI bus, with functions that firmware has placed.
 
-use acpi_tables::aml::{Name, Package};
+use acpi_tables::Aml;
+use acpi_tables::aml::{
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Name, Package, ResourceTemplate,
+};
 use acpi_tables::facs::FACS;
 use acpi_tables::fadt::{FADTBuilder, Flags};
 use acpi_tables::madt::{EnabledStatus, LocalInterruptController, MADT, ProcessorLocalApic};
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
-use acpi_tables::{Aml, sdt};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
-use crate::devices::{pm_timer, power};
+use crate::devices::{pci, pm_timer, power};
 use crate::ram::GuestRam;
 
 const OEM: [u8; 6] = *b"FTVM  ";
@@ -51,12 +53,39 @@ pub(super) fn write(memory: &GuestRam, at: u64) -> Result<u64, GuestMemoryError>
     put(&Rsdp::new(OEM, xsdt))
 }
 
-/// One name: which kind of sleep is "off".
-fn dsdt() -> sdt::Sdt {
+/// Which kind of sleep is "off", and the PCI bus. Of interrupt pins nothing is said: where the
+/// kernel finds no routing it takes the line that is in the function's configuration space.
+fn dsdt() -> Sdt {
     let mut table = Sdt::new(*b"DSDT", HEADER_BYTES, 6, OEM, OEM_TABLE, OEM_REVISION);
     let off = Package::new(vec![&power::OFF, &0u8, &0u8, &0u8]);
+    let (first, last) = (pci::ADDRESS_PORT, pci::DATA_PORT + 3);
+    let bus = AddressSpace::new_bus_number(0u16, 0);
+    let configuration = IO::new(first, first, 1, 8);
+    let ports_below = AddressSpace::new_io(0u16, first - 1, None);
+    let ports_above = AddressSpace::new_io(last + 1, 0xffffu16, None);
+    let memory = AddressSpace::new_memory(
+        AddressSpaceCacheable::NotCacheable,
+        true,
+        pci::MEMORY_WINDOW.base,
+        pci::MEMORY_WINDOW.base + (pci::MEMORY_WINDOW.size - 1),
+        None,
+    );
+    let windows = ResourceTemplate::new(vec![
+        &bus,
+        &configuration,
+        &ports_below,
+        &ports_above,
+        &memory,
+    ]);
+    let kind = EISAName::new("PNP0A03");
+    let [id, unique_id, resources] = [
+        Name::new("_HID".into(), &kind),
+        Name::new("_UID".into(), &0u8),
+        Name::new("_CRS".into(), &windows),
+    ];
     let mut bytes = Vec::new();
     Name::new("_S5_".into(), &off).to_aml_bytes(&mut bytes);
+    Device::new("_SB_.PCI0".into(), vec![&id, &unique_id, &resources]).to_aml_bytes(&mut bytes);
     table.append_slice(&bytes);
     table
 }

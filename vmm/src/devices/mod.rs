@@ -44,14 +44,14 @@ const TIMER_LINE: u8 = 0;
 const NET_SLOT: u8 = 1;
 const NET: Place = Place {
     ports: 0xc000,
-    messages: 0xe000_0000, // above the largest guest's memory
+    messages: pci::MEMORY_WINDOW.base,
     // A line of the master 8259: its service takes fewer port accesses than the slave's.
     line: 5,
 };
 const DISK_SLOT: u8 = 2;
 const DISK: Place = Place {
     ports: 0xc100,
-    messages: 0xe000_1000,
+    messages: pci::MEMORY_WINDOW.base + 0x1000,
     line: 6, // the floppy drive's, which is not there
 };
 const KEYBOARD_COMMAND: u16 = 0x64;

@@ -361,7 +361,6 @@ impl MicroGuest {
         (sregs.gdt.base, sregs.gdt.limit) = (GDT, GDT_ENTRIES.len() as u16 * 8 - 1);
         (sregs.idt.base, sregs.idt.limit) = (IDT, VECTORS as u16 * 16 - 1);
         (sregs.cr0, sregs.cr3, sregs.cr4, sregs.efer) = (CR0, PML4, CR4 | cr4, EFER);
-        sregs.apic_base &= !(1 << 11);
         fd.set_sregs(&sregs)
             .map_err(failed("set the control registers"))?;
 

@@ -12,6 +12,11 @@ use serde::{Deserialize, Serialize};
 
 /// Ports of configuration mechanism #1.
 pub const ADDRESS_PORT: u16 = 0xcf8;
+/// Where memory BARs are: above the largest guest's memory.
+pub const MEMORY_WINDOW: MemoryBar = MemoryBar {
+    base: 0xe000_0000,
+    size: 0x1000_0000,
+};
 /// Data port; all four bytes are ports of their own.
 pub const DATA_PORT: u16 = 0xcfc;
 
