@@ -26,6 +26,7 @@ pub mod sender;
 pub mod session;
 mod settings;
 mod socket;
+pub mod times;
 
 pub use host::{
     CheckOutcome, HostCheck, HostDifference, HostReport, HostReportError, MAX_CHECK_NAME,

@@ -16,8 +16,8 @@ use std::path::{Path, PathBuf};
 
 use crate::bytes::Fields;
 use crate::codec::{
-    BatchEncoder, BatchHeader, DecodeError, EncodeError, HEADER_LEN, LogOrder, OrderError,
-    PROTOCOL_VERSION,
+    BatchEncoder, BatchHeader, DecodeError, EncodeError, HEADER_LEN, Kind, KindCounts, LogOrder,
+    OrderError, PROTOCOL_VERSION,
 };
 use crate::control::{CONTROL_MAGIC, Control, ControlError};
 use crate::entry::{Entry, Lsn};
@@ -68,6 +68,7 @@ pub struct RecordWriter {
     file: File,
     path: PathBuf,
     encoder: BatchEncoder,
+    kinds: KindCounts,
     finished: bool,
 }
 
@@ -87,6 +88,7 @@ impl RecordWriter {
                 file,
                 path,
                 encoder: BatchEncoder::new(Lsn::FIRST),
+                kinds: KindCounts::default(),
                 finished: false,
             }),
             Err(source) => Err(WriteError::Create { path, source }),
@@ -95,11 +97,20 @@ impl RecordWriter {
 
     /// Appends an entry. It reaches the file with its batch.
     pub fn append(&mut self, entry: &Entry) -> Result<Lsn, WriteError> {
+        let before = self.encoder.len();
         let lsn = self.encoder.push(entry)?;
+        let grown = self.encoder.len() - before;
+        self.kinds.add(Kind::of(&entry.payload), grown as u64);
         if self.encoder.len() >= BATCH_BYTES || self.encoder.is_full() {
             self.flush()?;
         }
         Ok(lsn)
+    }
+
+    /// Entries and bytes by kind of entry, so far.
+    #[must_use]
+    pub fn kinds(&self) -> KindCounts {
+        self.kinds
     }
 
     /// Writes the open batch.

@@ -14,6 +14,7 @@ use crate::devices::Devices;
 use crate::disk::guest_disk::{DiskOpenError, GuestDisk};
 use crate::disk::service::DiskSettings;
 use crate::doctor::{self, Unfit};
+use crate::engine::tally::ExitTally;
 use crate::engine::{Engine, Role};
 use crate::io::{ConsoleSink, Outlet, Tap, TapError, Terminal, TerminalError};
 use crate::kvm::branch_counter::CounterError;
@@ -98,6 +99,8 @@ pub struct Guest {
 pub struct HostSide {
     /// The lanes for its inputs.
     pub lanes: Lanes,
+    /// What the guest's exits on this host were for.
+    pub exits: ExitTally,
     /// The way out for its outputs.
     pub outlet: Outlet,
     /// Whether inputs are handed over.
@@ -216,7 +219,7 @@ impl Guest {
     /// The engine that runs it in `role`.
     #[must_use]
     pub fn into_engine(self, role: Role) -> Engine<HardwareCountingCpu> {
-        Engine::new(self.cpu, self.devices, self.traps, role)
+        Engine::new(self.cpu, self.devices, self.traps, role).with_tally(self.host.exits)
     }
 }
 
@@ -240,6 +243,7 @@ impl HostSide {
             .transpose()?;
         Ok(Self {
             lanes,
+            exits: ExitTally::default(),
             outlet: Outlet::new(tap, console),
             live,
             _terminal: terminal,

@@ -3,6 +3,7 @@
 //! Every object has `event`, and `unix_ms`, this host's wall clock in milliseconds. People read
 //! the log on standard error instead.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -97,8 +98,20 @@ pub enum Event {
     },
 }
 
-/// Figures of a replicated run.
-#[derive(Debug, Clone, Copy, Default, Serialize)]
+/// How much of the log a kind of entry makes up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct KindFigures {
+    /// Number of entries.
+    pub entries: u64,
+    /// Their size in the log.
+    pub bytes: u64,
+}
+
+/// Times in microseconds, ascending, and how often each came since the last figures.
+pub type Counts = Vec<(u64, u64)>;
+
+/// Figures of a run.
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Stats {
     /// Seconds since the guest began to run on this host.
     pub guest_seconds: f64,
@@ -106,12 +119,33 @@ pub struct Stats {
     pub log_entries: u64,
     /// Bytes on the logging channel.
     pub log_bytes: u64,
+    /// What is in the log by kind of entry; kinds that there are none of are left out.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub log_kinds: BTreeMap<&'static str, KindFigures>,
+    /// The guest's exits by what they were for; the same.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub exits: BTreeMap<&'static str, u64>,
     /// How far the backup's execution is behind, in milliseconds: now, median, 99th percentile.
     pub lag_ms: f64,
     /// Median.
     pub lag_ms_p50: f64,
     /// 99th percentile.
     pub lag_ms_p99: f64,
+    /// Longest.
+    pub lag_ms_max: f64,
+    /// The lag at each report of the backup.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lags_us: Counts,
+    /// How long outputs waited for the backup, from the guest's send to their release, in
+    /// milliseconds: median.
+    pub output_hold_ms_p50: f64,
+    /// 99th percentile.
+    pub output_hold_ms_p99: f64,
+    /// Longest.
+    pub output_hold_ms_max: f64,
+    /// The same, each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub output_holds_us: Counts,
     /// Time the guest was held up because the log's buffer was full, in milliseconds.
     pub stalled_ms: f64,
     /// Time the guest was held up because the backup lagged too far, in milliseconds.
@@ -131,6 +165,9 @@ pub struct Stats {
     pub input_wait_ms_p99: f64,
     /// Longest wait.
     pub input_wait_ms_max: f64,
+    /// The same, each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub input_waits_us: Counts,
     /// Digests of the whole state, logged or compared.
     pub digests: u64,
     /// How long the guest stood still for the last one, in milliseconds.

@@ -3,9 +3,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
-
 use crate::entry::Lsn;
+use crate::times::Times;
 
 /// Entries that were appended within this time share a sample.
 const GRAIN: Duration = Duration::from_millis(1);
@@ -13,9 +12,6 @@ const GRAIN: Duration = Duration::from_millis(1);
 /// Most samples kept. Beyond them, entries are taken to be as old as the newest sample: the lag is
 /// then overestimated, never missed.
 const MAX_SAMPLES: usize = 16 * 1024;
-
-/// Longest lag that the histogram tells apart, in microseconds.
-const HISTOGRAM_MAX: u64 = 10 * 60 * 1_000_000;
 
 /// Remembers when entries were appended until they were executed.
 ///
@@ -25,15 +21,15 @@ const HISTOGRAM_MAX: u64 = 10 * 60 * 1_000_000;
 pub(super) struct LagMeter {
     /// First LSN that was appended at (or shortly after) a time, in order.
     samples: VecDeque<(Lsn, Instant)>,
-    histogram: Histogram<u64>,
+    /// The lag at each report of the backup.
+    times: Times,
 }
 
 impl LagMeter {
     pub(super) fn new() -> Self {
         Self {
             samples: VecDeque::new(),
-            histogram: Histogram::new_with_bounds(1, HISTOGRAM_MAX, 2)
-                .expect("the histogram's bounds are valid"),
+            times: Times::default(),
         }
     }
 
@@ -56,8 +52,7 @@ impl LagMeter {
         if executed < first {
             return;
         }
-        let age = now.saturating_duration_since(at).as_micros() as u64;
-        self.histogram.saturating_record(age.max(1));
+        self.times.note(now.saturating_duration_since(at));
         if executed >= appended {
             self.samples.clear();
             return;
@@ -83,9 +78,9 @@ impl LagMeter {
             .map_or(Duration::ZERO, |&(_, at)| now.saturating_duration_since(at))
     }
 
-    /// The lag that a share of all execution reports did not pass.
-    pub(super) fn quantile(&self, quantile: f64) -> Duration {
-        Duration::from_micros(self.histogram.value_at_quantile(quantile))
+    /// The lags at all execution reports.
+    pub(super) fn times(&mut self) -> &mut Times {
+        &mut self.times
     }
 }
 
@@ -157,7 +152,7 @@ mod tests {
             let lag = if n == 100 { 900 } else { 40 };
             meter.executed(Lsn(n), Lsn(n), at + ms(lag));
         }
-        assert_eq!(meter.quantile(0.5).as_millis(), 40);
-        assert!(meter.quantile(0.999) >= ms(890));
+        assert_eq!(meter.times().quantile(0.5).as_millis(), 40);
+        assert!(meter.times().quantile(0.999) >= ms(890));
     }
 }

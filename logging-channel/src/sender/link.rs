@@ -442,10 +442,9 @@ impl Shared {
             let outgoing = self.lock_outgoing();
             (outgoing.counters, outgoing.buffered)
         };
-        let (lag, lag_p50, lag_p99) = {
-            let meter = self.lock_lag();
-            let lag = meter.lag(Instant::now());
-            (lag, meter.quantile(0.5), meter.quantile(0.99))
+        let (lag, lags) = {
+            let mut meter = self.lock_lag();
+            (meter.lag(Instant::now()), meter.times().figures())
         };
         let lsn = |value: &AtomicU64| Lsn(value.load(Ordering::Relaxed));
         SenderStats {
@@ -460,8 +459,7 @@ impl Shared {
             throttles: self.throttles.load(Ordering::Relaxed),
             throttled: Duration::from_nanos(self.throttled_nanos.load(Ordering::Relaxed)),
             lag,
-            lag_p50,
-            lag_p99,
+            lags,
             appended: lsn(&self.appended),
             acked: lsn(&self.acked),
             executed: lsn(&self.executed),

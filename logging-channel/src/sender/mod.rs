@@ -29,6 +29,7 @@ use crate::heartbeat::Beating;
 use crate::loss::{ChannelEvent, Loss, LossReason};
 use crate::session::SessionInfo;
 use crate::settings::Settings;
+use crate::times::TimeFigures;
 
 /// The primary's end of a session: a handle that can be cloned and used from any thread.
 ///
@@ -94,10 +95,8 @@ pub struct SenderStats {
     pub throttled: Duration,
     /// Age of the oldest entry that the backup has not executed.
     pub lag: Duration,
-    /// Median of the backup's lag, over its reports.
-    pub lag_p50: Duration,
-    /// 99th percentile of the backup's lag, over its reports.
-    pub lag_p99: Duration,
+    /// The backup's lag, over its reports.
+    pub lags: TimeFigures,
     /// Last entry appended.
     pub appended: Lsn,
     /// Last entry in the backup's memory.
@@ -202,6 +201,13 @@ impl Sender {
     pub fn lag(&self) -> Duration {
         let shared = &self.ends.shared;
         shared.lock_lag().lag(Instant::now())
+    }
+
+    /// The backup's lag at each of its reports since this was asked last; see
+    /// [`Times::take_recent`](crate::times::Times::take_recent).
+    #[must_use]
+    pub fn take_lags(&self) -> Vec<(u64, u64)> {
+        self.ends.shared.lock_lag().times().take_recent()
     }
 
     /// Holds the guest up while the backup's lag is beyond [`Settings::max_lag`]. For the vCPU's

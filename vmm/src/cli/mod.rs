@@ -19,7 +19,7 @@ use crate::counter_trial::{self, Counting, Trial};
 use crate::disk::service::DiskSettings;
 use crate::disk::uri::DiskUri;
 use crate::engine::Ended;
-use crate::events::{Event, Events};
+use crate::events::{Event, Events, EventsError};
 use crate::io::Terminal;
 use crate::kvm::branch_counter;
 use crate::roles::{self, ArbiterConfig, BackupOptions, PrimaryOptions};
@@ -37,7 +37,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run a guest without replication.
-    Run(GuestArgs),
+    Run(RunArgs),
     /// Run a guest and record it to a file.
     Record(RecordArgs),
     /// Replay a recorded guest and report the first difference.
@@ -77,9 +77,33 @@ struct ProbeCounterArgs {
 }
 
 #[derive(Args)]
+struct RunArgs {
+    #[command(flatten)]
+    guest: GuestArgs,
+    #[command(flatten)]
+    events: EventsArgs,
+}
+
+/// Where progress goes.
+#[derive(Args)]
+struct EventsArgs {
+    /// Write progress as one JSON object a line to a file, or to standard output for "-".
+    #[arg(long, value_name = "FILE")]
+    events: Option<PathBuf>,
+}
+
+impl EventsArgs {
+    fn open(&self) -> Result<Events, EventsError> {
+        Events::open(self.events.as_deref())
+    }
+}
+
+#[derive(Args)]
 struct RecordArgs {
     #[command(flatten)]
     guest: GuestArgs,
+    #[command(flatten)]
+    events: EventsArgs,
     #[command(flatten)]
     digests: DigestArgs,
     /// File for the log.
@@ -115,9 +139,8 @@ struct PairArgs {
     /// The disk server, which decides who may go on alone.
     #[arg(long, value_name = "HOST:PORT")]
     disk_server: ServerAddress,
-    /// Write progress as one JSON object a line to a file, or to standard output for "-".
-    #[arg(long, value_name = "FILE")]
-    events: Option<PathBuf>,
+    #[command(flatten)]
+    events: EventsArgs,
 }
 
 /// Where a backup gets what the guest reads from its disk.
@@ -310,11 +333,7 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
-        Command::Run(args) => {
-            let guest = args.assemble(Verification::default())?;
-            outcome::stop_on_signals(&guest.host.lanes)?;
-            report(roles::run_alone(guest, args.latency())?)?;
-        }
+        Command::Run(args) => run_alone(args)?,
         Command::Record(args) => record(args)?,
         Command::Replay(args) => replay::replay(args)?,
         Command::Primary(args) => primary(args)?,
@@ -387,12 +406,23 @@ fn report(ended: Ended) -> anyhow::Result<()> {
     }
 }
 
+fn run_alone(args: &RunArgs) -> anyhow::Result<()> {
+    let events = args.events.open()?;
+    let guest = args.guest.assemble(Verification::default())?;
+    outcome::stop_on_signals(&guest.host.lanes)?;
+    finish(
+        &events,
+        roles::run_alone(guest, args.guest.latency(), &events),
+    )
+}
+
 fn record(args: &RecordArgs) -> anyhow::Result<()> {
     let verification = if args.verify {
         Verification::EveryExit
     } else {
         Verification::default()
     };
+    let events = args.events.open()?;
     let guest = args.guest.assemble(verification)?;
     outcome::stop_on_signals(&guest.host.lanes)?;
     let ended = roles::run_recording(
@@ -400,14 +430,19 @@ fn record(args: &RecordArgs) -> anyhow::Result<()> {
         &args.log,
         verification,
         args.digests.pace(&args.guest),
+        &events,
     )?;
+    events.emit(&Event::Ended {
+        reason: format!("{:?}", ended.reason),
+        exits: ended.exits,
+    });
     let bytes = std::fs::metadata(&args.log).map_or(0, |m| m.len());
     log::info!("recorded to {}: {bytes} bytes", args.log.display());
     report(ended)
 }
 
 fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
-    let events = Events::open(args.pair.events.as_deref())?;
+    let events = args.pair.events.open()?;
     let options = PrimaryOptions {
         listen: args.listen,
         arbiter: ArbiterConfig {
@@ -438,7 +473,7 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
 }
 
 fn backup(args: &BackupArgs) -> anyhow::Result<()> {
-    let events = Events::open(args.pair.events.as_deref())?;
+    let events = args.pair.events.open()?;
     let options = BackupOptions {
         connect: args.connect,
         connect_timeout: Duration::from_secs(args.connect_timeout),

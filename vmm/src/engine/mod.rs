@@ -22,11 +22,13 @@
 
 mod moment;
 pub mod source;
+pub mod tally;
 
 use logging_channel::entry::{ExecutionPoint, Landmark, Lsn, ShutdownReason};
 
 pub use self::moment::Moment;
 pub use self::source::{Difference, Divergence, EventSource, Interruption, StateDifference, Step};
+use self::tally::{ExitKind, ExitTally};
 use crate::cpu::{CpuError, Exit, GuestCpu, PortAccess};
 use crate::devices::{ClockNeed, Devices, Input, Output};
 use crate::traps::{Trapped, TscTrap};
@@ -85,6 +87,7 @@ pub struct Engine<C> {
     traps: TscTrap,
     role: Role,
     exits: u64,
+    tally: ExitTally,
 }
 
 impl<C: GuestCpu> Engine<C> {
@@ -96,7 +99,15 @@ impl<C: GuestCpu> Engine<C> {
             traps,
             role,
             exits: 0,
+            tally: ExitTally::default(),
         }
+    }
+
+    /// The same, with its exits counted in `tally`.
+    #[must_use]
+    pub fn with_tally(mut self, tally: ExitTally) -> Self {
+        self.tally = tally;
+        self
     }
 
     /// The guest's processor.
@@ -157,7 +168,9 @@ impl<C: GuestCpu> Engine<C> {
             if let Some(exits) = self.ask(|source, at| source.depart(at))? {
                 return self.arrive(exits);
             }
-            match self.cpu.run()? {
+            let exit = self.cpu.run()?;
+            self.tally.count(ExitKind::of(&exit));
+            match exit {
                 Exit::Kicked => {
                     let appetite = self.devices.appetite();
                     if self.ask(|source, at| source.kicked(at, &appetite))? {
@@ -176,6 +189,7 @@ impl<C: GuestCpu> Engine<C> {
 
     /// The guest stands at exit `exits` without having made one.
     fn arrive(&mut self, exits: u64) -> Step<Option<ShutdownReason>> {
+        self.tally.count(ExitKind::Stop);
         self.exits = exits;
         self.cpu.execution_point()?;
         self.ask(|source, at| source.at_exit(at))?;

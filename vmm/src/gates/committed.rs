@@ -2,7 +2,7 @@
 //! backup has acknowledged the log entry of that output. Only the output waits; the guest goes on.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 use logging_channel::entry::Lsn;
@@ -11,6 +11,7 @@ use crate::devices::Output;
 use crate::disk::DiskPort;
 use crate::engine::OutputGate;
 use crate::io::Outlet;
+use crate::sources::Waits;
 
 /// How far the log is committed.
 pub trait CommitWatch: Send + 'static {
@@ -36,21 +37,34 @@ pub enum Commit {
 /// Outputs that may wait for their commit. Beyond this the guest waits.
 const WAITING_OUTPUTS: usize = 4096;
 
+/// An output that waits.
+struct Held {
+    output: Output,
+    lsn: Lsn,
+    since: Instant,
+}
+
 /// The gate's end in the guest's thread.
 pub struct Committed {
-    outputs: Sender<(Output, Lsn)>,
+    outputs: Sender<Held>,
     disk: Option<Box<dyn DiskPort>>,
 }
 
 impl Committed {
     /// Starts the releasing thread. Requests to the disk go to `disk`, at once and with the entry
-    /// that they have to wait for: reads wait for nothing, and writes not for frames.
+    /// that they have to wait for: reads wait for nothing, and writes not for frames. How long the
+    /// others are held is noted in `holds`.
     #[must_use]
-    pub fn start(outlet: Outlet, disk: Option<Box<dyn DiskPort>>, watch: impl CommitWatch) -> Self {
+    pub fn start(
+        outlet: Outlet,
+        disk: Option<Box<dyn DiskPort>>,
+        watch: impl CommitWatch,
+        holds: Waits,
+    ) -> Self {
         let (outputs, waiting) = crossbeam_channel::bounded(WAITING_OUTPUTS);
         thread::Builder::new()
             .name("output-gate".into())
-            .spawn(move || release_loop(&waiting, &outlet, watch))
+            .spawn(move || release_loop(&waiting, &outlet, watch, &holds))
             .expect("a thread can be started");
         Self { outputs, disk }
     }
@@ -64,14 +78,20 @@ impl OutputGate for Committed {
                 // What has no entry waits for what was sent before it.
                 let lsn = lsn.unwrap_or_default();
                 // Fails only after this host lost its right to run: then nothing may leave.
-                let _ = self.outputs.send((output, lsn));
+                let since = Instant::now();
+                let _ = self.outputs.send(Held { output, lsn, since });
             }
         }
     }
 }
 
-fn release_loop(waiting: &Receiver<(Output, Lsn)>, outlet: &Outlet, mut watch: impl CommitWatch) {
-    for (output, lsn) in waiting {
+fn release_loop(
+    waiting: &Receiver<Held>,
+    outlet: &Outlet,
+    mut watch: impl CommitWatch,
+    holds: &Waits,
+) {
+    for Held { output, lsn, since } in waiting {
         loop {
             match watch.wait(lsn, Duration::from_millis(100)) {
                 Commit::Committed => break,
@@ -81,6 +101,7 @@ fn release_loop(waiting: &Receiver<(Output, Lsn)>, outlet: &Outlet, mut watch: i
         }
         outlet.perform(&output);
         watch.released(lsn);
+        holds.note(since.elapsed());
     }
 }
 
@@ -111,6 +132,7 @@ mod tests {
     fn nothing_leaves_before_its_commit() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let outlet = Outlet::new(None, ConsoleSink::open(false, Some(file.path())).unwrap());
+        let holds = Waits::default();
         let (answer, committed) = crossbeam_channel::bounded(0);
         let released = Arc::new(Mutex::new(Vec::new()));
         let mut gate = Committed::start(
@@ -120,6 +142,7 @@ mod tests {
                 committed,
                 released: released.clone(),
             },
+            holds.clone(),
         );
         let output = |text: &str| Output::Console(text.as_bytes().to_vec());
         gate.submit(output("first "), Some(Lsn(1)));
@@ -139,5 +162,7 @@ mod tests {
         answer.send(Commit::Never).unwrap();
         drop(gate);
         assert_eq!(shown(), "first ");
+        let held: u64 = holds.take_recent().iter().map(|(_, count)| count).sum();
+        assert_eq!(held, 1);
     }
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::RoleError;
+use super::stats::{FileFigures, Meters, report_alone};
 use crate::assembly::{AssemblyError, Guest, watchdog};
 use crate::disk::DiskPort;
 use crate::disk::guest_disk::Serving;
@@ -16,8 +17,10 @@ use crate::sources::{GuestClock, LiveInputs, NoLog, Recorder, Verification};
 ///
 /// # Errors
 /// [`RoleError`].
-pub fn run_alone(guest: Guest, latency: Duration) -> Result<Ended, RoleError> {
-    let disk = disk_port(&guest)?;
+pub fn run_alone(guest: Guest, latency: Duration, events: &Events) -> Result<Ended, RoleError> {
+    let meters = meters(&guest);
+    let disk = disk_port(&guest, &meters, events)?;
+    let _reporting = report_alone(events, &meters, FileFigures::default());
     guest.host.live.store(true, Ordering::Release);
     let live = LiveInputs::new(GuestClock::starting_now(), guest.host.lanes.clone());
     let recorder = Recorder::new(live, NoLog, Verification::default(), guest.memory.clone());
@@ -28,12 +31,29 @@ pub fn run_alone(guest: Guest, latency: Duration) -> Result<Ended, RoleError> {
     Ok(guest.into_engine(role).run()?)
 }
 
+/// The meters of a guest that has no backup.
+pub(super) fn meters(guest: &Guest) -> Meters {
+    Meters {
+        exits: guest.host.exits.clone(),
+        waits: guest.host.lanes.waits.clone(),
+        ..Meters::default()
+    }
+}
+
 /// The disk of a guest that has no backup.
-pub(super) fn disk_port(guest: &Guest) -> Result<Option<Box<dyn DiskPort>>, AssemblyError> {
+pub(super) fn disk_port(
+    guest: &Guest,
+    meters: &Meters,
+    events: &Events,
+) -> Result<Option<Box<dyn DiskPort>>, AssemblyError> {
     let Some(disk) = &guest.disk else {
         return Ok(None);
     };
     disk.require_writable()?;
-    let service = disk.serve(Serving::default(), &guest.host.lanes, &Events::default());
+    let serving = Serving {
+        counters: meters.disk.clone(),
+        ..Serving::default()
+    };
+    let service = disk.serve(serving, &guest.host.lanes, events);
     Ok(Some(Box::new(service)))
 }

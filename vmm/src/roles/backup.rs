@@ -82,7 +82,8 @@ pub fn run_backup(
         guest.count_stops()?;
     }
     let counters = Arc::new(StateCounters::default());
-    stats::report_receiver(events, &receiver.handle(), &counters);
+    let exits = &guest.host.exits;
+    stats::report_receiver(events, &receiver.handle(), &counters, exits);
 
     let standing = Standing::default();
     let watch = PeerWatch {

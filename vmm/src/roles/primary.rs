@@ -13,6 +13,7 @@ use logging_channel::{LossReason, Settings};
 use super::claim::{ArbiterConfig, Rights};
 use super::peer_report::Stops;
 use super::standing::{Standing, Verdict};
+use super::stats::Meters;
 use super::watch::PeerWatch;
 use super::{Halt, RoleError, peer_report, stats};
 use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
@@ -20,14 +21,12 @@ use crate::config::VmConfig;
 use crate::disk::DiskPort;
 use crate::disk::guest_disk::Serving;
 use crate::disk::progress::{LogProgress, Reached};
-use crate::disk::service::DiskCounters;
 use crate::engine::{Ended, OutputGate, Role, Step};
 use crate::events::{Event, Events};
 use crate::gates::committed::{Commit, CommitWatch};
 use crate::gates::{Committed, Direct};
 use crate::sources::{
-    BackupReads, GuestClock, LiveInputs, LogSink, Pace, Recorder, StateCounters, StateKeeper,
-    Verification,
+    BackupReads, GuestClock, LiveInputs, LogSink, Pace, Recorder, StateKeeper, Verification,
 };
 
 /// How long a backup may take to acknowledge the end of an orderly log.
@@ -104,15 +103,12 @@ pub fn run_primary(
     if peer_report::compare(events, &guest.host_report, peer_host) == Stops::Counter {
         guest.count_stops()?;
     }
-    let counters = Arc::new(StateCounters::default());
-    let disk_counters = DiskCounters::default();
-    stats::report_sender(
-        events,
-        &sender,
-        &counters,
-        &disk_counters,
-        &guest.host.lanes.waits,
-    );
+    let meters = Meters {
+        exits: guest.host.exits.clone(),
+        waits: guest.host.lanes.waits.clone(),
+        ..Meters::default()
+    };
+    stats::report_sender(events, &sender, &meters);
 
     let standing = Standing::default();
     standing.ready();
@@ -143,7 +139,7 @@ pub fn run_primary(
             epoch: Some(epoch),
             log: Some(Arc::new(progress)),
             backup_reads: options.backup_reads,
-            counters: disk_counters,
+            counters: meters.disk.clone(),
         };
         disk.serve(serving, &guest.host.lanes, events)
     });
@@ -158,7 +154,7 @@ pub fn run_primary(
             sender: sender.clone(),
             standing: standing.clone(),
         };
-        Box::new(Committed::start(outlet, port, watch))
+        Box::new(Committed::start(outlet, port, watch, meters.holds.clone()))
     };
     let live = LiveInputs::new(GuestClock::starting_now(), guest.host.lanes.clone());
     let log = ChannelLog {
@@ -166,7 +162,7 @@ pub fn run_primary(
         events: events.clone(),
         never_repair: options.never_repair,
     };
-    let keeper = StateKeeper::new(guest.baseline()?, options.pace, counters);
+    let keeper = StateKeeper::new(guest.baseline()?, options.pace, meters.state.clone());
     let mut recorder = Recorder::new(live, log, Verification::default(), guest.memory.clone());
     if let (true, Some(disk)) = (options.backup_reads, disk) {
         recorder = recorder.with_backup_reads(BackupReads::Disk(Box::new(disk)));

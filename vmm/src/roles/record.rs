@@ -1,20 +1,19 @@
 //! Records a guest to a file.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use logging_channel::entry::{Entry, Lsn};
 use logging_channel::record::RecordWriter;
 
-use super::alone::disk_port;
+use super::alone::{disk_port, meters};
+use super::stats::{FileFigures, report_alone};
 use crate::assembly::{Guest, watchdog};
 use crate::doctor::has_counter;
 use crate::engine::{Ended, Interruption, Role, Step};
+use crate::events::Events;
 use crate::gates::Direct;
-use crate::sources::{
-    GuestClock, LiveInputs, LogSink, Pace, Recorder, StateCounters, StateKeeper, Verification,
-};
+use crate::sources::{GuestClock, LiveInputs, LogSink, Pace, Recorder, StateKeeper, Verification};
 
 /// Runs the guest to its end and writes its log to `path`, with its state taken as `pace` says.
 ///
@@ -25,17 +24,22 @@ pub fn run_recording(
     path: &Path,
     verification: Verification,
     pace: Pace,
+    events: &Events,
 ) -> anyhow::Result<Ended> {
     if has_counter(&guest.host_report) {
         guest.count_stops()?;
     }
-    let disk = disk_port(&guest)?;
-    let counters = Arc::new(StateCounters::default());
-    let keeper = StateKeeper::new(guest.baseline()?, pace, counters.clone());
+    let meters = meters(&guest);
+    let disk = disk_port(&guest, &meters, events)?;
+    let keeper = StateKeeper::new(guest.baseline()?, pace, meters.state.clone());
     let writer = RecordWriter::create(path, &guest.identity)?;
     guest.host.live.store(true, Ordering::Release);
     let live = LiveInputs::new(GuestClock::starting_now(), guest.host.lanes.clone());
-    let log = FileLog(Some(writer));
+    let log = FileLog {
+        writer: Some(writer),
+        figures: FileFigures::default(),
+    };
+    let _reporting = report_alone(events, &meters, log.figures.clone());
     let recorder = Recorder::new(live, log, verification, guest.memory.clone())
         .with_keeper(keeper)
         .with_watchdog(watchdog(pace.latency)?);
@@ -44,7 +48,7 @@ pub fn run_recording(
         gate: Box::new(Direct::new(guest.host.outlet.clone(), disk)),
     };
     let ended = guest.into_engine(role).run()?;
-    let figures = counters.figures();
+    let figures = meters.state.figures();
     log::info!(
         "{} digests, {} state deltas of {} bytes together",
         figures.digests,
@@ -54,8 +58,15 @@ pub fn run_recording(
     Ok(ended)
 }
 
-/// A file as the recorder's log. Taken away when it is complete.
-struct FileLog(Option<RecordWriter>);
+/// A file as the recorder's log.
+struct FileLog {
+    /// Taken away when the log is complete.
+    writer: Option<RecordWriter>,
+    figures: FileFigures,
+}
+
+/// After so many entries the figures are told anew.
+const TELL: u64 = 32;
 
 fn failed(error: impl Into<anyhow::Error>) -> Interruption {
     Interruption::Failed(format!("{:#}", error.into()))
@@ -63,14 +74,18 @@ fn failed(error: impl Into<anyhow::Error>) -> Interruption {
 
 impl LogSink for FileLog {
     fn append(&mut self, entry: Entry) -> Step<Lsn> {
-        match &mut self.0 {
-            Some(writer) => writer.append(&entry).map_err(failed),
-            None => Err(Interruption::Failed("the log is complete already".into())),
+        let Some(writer) = &mut self.writer else {
+            return Err(Interruption::Failed("the log is complete already".into()));
+        };
+        let lsn = writer.append(&entry).map_err(failed)?;
+        if lsn.0 % TELL == 0 {
+            self.figures.set(writer.kinds());
         }
+        Ok(lsn)
     }
 
     fn finish(&mut self) -> Step<()> {
-        match self.0.take() {
+        match self.writer.take() {
             Some(writer) => writer.finish().map(|_| ()).map_err(failed),
             None => Ok(()),
         }

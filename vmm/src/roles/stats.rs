@@ -1,20 +1,62 @@
-//! Reports figures several times a second while a replicated guest runs.
+//! Reports figures several times a second while a guest runs.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use logging_channel::codec::KindCounts;
 use logging_channel::receiver::ReceiverHandle;
 use logging_channel::sender::Sender;
+use logging_channel::times::TimeFigures;
 
 use crate::disk::service::DiskCounters;
-use crate::events::{Event, Events, Stats};
-use crate::sources::{InputWaits, StateCounters};
+use crate::engine::tally::ExitTally;
+use crate::events::{Event, Events, KindFigures, Stats};
+use crate::sources::{StateCounters, Waits};
 
 const INTERVAL: Duration = Duration::from_millis(200);
 
+/// What every host has that runs a guest.
+#[derive(Clone, Default)]
+pub(super) struct Meters {
+    /// The guest's exits.
+    pub(super) exits: ExitTally,
+    /// How long its inputs waited.
+    pub(super) waits: Waits,
+    /// How long its outputs waited.
+    pub(super) holds: Waits,
+    /// Its disk.
+    pub(super) disk: DiskCounters,
+    /// Its state as a whole.
+    pub(super) state: Arc<StateCounters>,
+}
+
+/// What is in a log that is a file. A handle.
+#[derive(Clone, Default)]
+pub(super) struct FileFigures(Arc<Mutex<KindCounts>>);
+
+impl FileFigures {
+    /// So much is in it now.
+    pub(super) fn set(&self, kinds: KindCounts) {
+        *self.0.lock().expect("no holder panics") = kinds;
+    }
+
+    fn get(&self) -> KindCounts {
+        *self.0.lock().expect("no holder panics")
+    }
+}
+
+/// Reports go on until this is dropped.
+pub(super) struct Reporting {
+    _going_on: Arc<()>,
+}
+
 fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
+}
+
+fn millis_of(times: TimeFigures) -> [f64; 3] {
+    [times.p50, times.p99, times.max].map(millis)
 }
 
 fn every_interval(events: &Events, mut figures: impl FnMut() -> Option<Stats> + Send + 'static) {
@@ -35,6 +77,50 @@ fn every_interval(events: &Events, mut figures: impl FnMut() -> Option<Stats> + 
         .expect("a thread can be started");
 }
 
+impl Meters {
+    /// What this host knows of its guest, whoever replays it.
+    fn figures(&self) -> Stats {
+        let disk = self.disk.figures();
+        let [input_wait_ms_p50, input_wait_ms_p99, input_wait_ms_max] =
+            millis_of(self.waits.figures());
+        let [output_hold_ms_p50, output_hold_ms_p99, output_hold_ms_max] =
+            millis_of(self.holds.figures());
+        let stats = Stats {
+            disk_reads: disk.reads,
+            disk_read_bytes: disk.read_bytes,
+            disk_writes: disk.writes,
+            disk_written_bytes: disk.written_bytes,
+            input_wait_ms_p50,
+            input_wait_ms_p99,
+            input_wait_ms_max,
+            input_waits_us: self.waits.take_recent(),
+            output_hold_ms_p50,
+            output_hold_ms_p99,
+            output_hold_ms_max,
+            output_holds_us: self.holds.take_recent(),
+            ..Stats::default()
+        };
+        with_state(with_exits(stats, &self.exits), &self.state)
+    }
+}
+
+fn with_exits(mut stats: Stats, exits: &ExitTally) -> Stats {
+    let counts = exits.iter().filter(|(_, count)| *count > 0);
+    stats.exits = counts.map(|(kind, count)| (kind.name(), count)).collect();
+    stats
+}
+
+fn with_kinds(mut stats: Stats, kinds: &KindCounts) -> Stats {
+    for (kind, count) in kinds.iter().filter(|(_, count)| count.entries > 0) {
+        let figures = KindFigures {
+            entries: count.entries,
+            bytes: count.bytes,
+        };
+        stats.log_kinds.insert(kind.name(), figures);
+    }
+    stats
+}
+
 fn with_state(stats: Stats, counters: &StateCounters) -> Stats {
     let figures = counters.figures();
     Stats {
@@ -51,37 +137,24 @@ fn with_state(stats: Stats, counters: &StateCounters) -> Stats {
 }
 
 /// Reports a primary's figures until the session is over.
-pub(super) fn report_sender(
-    events: &Events,
-    sender: &Sender,
-    counters: &Arc<StateCounters>,
-    disk: &DiskCounters,
-    waits: &InputWaits,
-) {
-    let (sender, counters, disk) = (sender.clone(), counters.clone(), disk.clone());
-    let waits = waits.clone();
+pub(super) fn report_sender(events: &Events, sender: &Sender, meters: &Meters) {
+    let (sender, meters) = (sender.clone(), meters.clone());
     every_interval(events, move || {
         let stats = sender.stats();
-        let disk = disk.figures();
-        let waits = waits.figures();
-        let stats = Stats {
-            disk_reads: disk.reads,
-            disk_read_bytes: disk.read_bytes,
-            disk_writes: disk.writes,
-            disk_written_bytes: disk.written_bytes,
+        let [lag_ms_p50, lag_ms_p99, lag_ms_max] = millis_of(stats.lags);
+        let figures = Stats {
             log_entries: stats.entries,
             log_bytes: stats.bytes,
             lag_ms: millis(stats.lag),
-            lag_ms_p50: millis(stats.lag_p50),
-            lag_ms_p99: millis(stats.lag_p99),
+            lag_ms_p50,
+            lag_ms_p99,
+            lag_ms_max,
+            lags_us: sender.take_lags(),
             stalled_ms: millis(stats.stalled),
             throttled_ms: millis(stats.throttled),
-            input_wait_ms_p50: millis(waits.p50),
-            input_wait_ms_p99: millis(waits.p99),
-            input_wait_ms_max: millis(waits.max),
-            ..Stats::default()
+            ..meters.figures()
         };
-        (!sender.is_lost()).then(|| with_state(stats, &counters))
+        (!sender.is_lost()).then(|| with_kinds(figures, &stats.kinds))
     });
 }
 
@@ -90,8 +163,9 @@ pub(super) fn report_receiver(
     events: &Events,
     receiver: &ReceiverHandle,
     counters: &Arc<StateCounters>,
+    exits: &ExitTally,
 ) {
-    let (receiver, counters) = (receiver.clone(), counters.clone());
+    let (receiver, counters, exits) = (receiver.clone(), counters.clone(), exits.clone());
     every_interval(events, move || {
         let stats = receiver.stats();
         let stats = Stats {
@@ -100,6 +174,27 @@ pub(super) fn report_receiver(
             ..Stats::default()
         };
         let going_on = receiver.lost().is_none();
-        going_on.then(|| with_state(stats, &counters))
+        going_on.then(|| with_state(with_exits(stats, &exits), &counters))
     });
+}
+
+/// Reports the figures of a guest without a backup, whose log goes to a file or nowhere.
+pub(super) fn report_alone(events: &Events, meters: &Meters, log: FileFigures) -> Reporting {
+    let going_on = Arc::new(());
+    let watch: Weak<()> = Arc::downgrade(&going_on);
+    let meters = meters.clone();
+    every_interval(events, move || {
+        watch.upgrade()?;
+        let kinds = log.get();
+        let counts = || kinds.iter().map(|(_, count)| count);
+        let figures = Stats {
+            log_entries: counts().map(|count| count.entries).sum(),
+            log_bytes: counts().map(|count| count.bytes).sum(),
+            ..meters.figures()
+        };
+        Some(with_kinds(figures, &kinds))
+    });
+    Reporting {
+        _going_on: going_on,
+    }
 }

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Select, Sender};
 
-use super::{GuestClock, InputWaits};
+use super::{GuestClock, Waits};
 use crate::devices::{Appetite, ClockNeed, Input};
 use crate::disk::DiskCompletion;
 use crate::engine::{Interruption, Step};
@@ -52,7 +52,7 @@ impl<T> Lane<T> {
     }
 
     /// Takes the next message, if there is one. What it waited for is noted in `waits`.
-    fn take(&self, waits: Option<&InputWaits>) -> Option<T> {
+    fn take(&self, waits: Option<&Waits>) -> Option<T> {
         let (since, message) = self.receiver.try_recv().ok()?;
         if let Some(waits) = waits {
             waits.note(since.elapsed());
@@ -73,7 +73,7 @@ pub struct Lanes {
     /// Requests to the run itself.
     pub control: Lane<Control>,
     /// How long frames and typed bytes waited for the guest.
-    pub waits: InputWaits,
+    pub waits: Waits,
 }
 
 impl Default for Lanes {
@@ -83,7 +83,7 @@ impl Default for Lanes {
             typed: Lane::bounded(64),
             disk: Lane::bounded(256),
             control: Lane::bounded(4),
-            waits: InputWaits::default(),
+            waits: Waits::default(),
         }
     }
 }

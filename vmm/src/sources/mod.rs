@@ -24,5 +24,5 @@ pub use log_source::{Head, LogSource, ReplayCounters};
 pub use pace::{Pace, StateCounters, StateFigures};
 pub use recorder::{BackupReads, LogSink, NoLog, Recorder, Verification};
 pub use replayer::{REPLAY_WATCH, Replayer};
-pub use waits::{InputWaits, WaitFigures};
+pub use waits::Waits;
 pub use watchdog::Watchdog;

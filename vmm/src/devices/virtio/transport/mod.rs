@@ -26,8 +26,10 @@ use crate::ram::GuestRam;
 pub const BAR_BYTES: u16 = 0x100;
 const COMMON: u16 = 0x00;
 const COMMON_BYTES: u16 = 0x38;
-const ISR: u16 = 0x40;
-const NOTIFY: u16 = 0x44;
+/// Offset of the interrupt status in the BAR.
+pub const ISR: u16 = 0x40;
+/// Offset at which drivers tell of buffers.
+pub const NOTIFY: u16 = 0x44;
 const DEVICE: u16 = 0x80;
 
 /// Entries a queue can have.
