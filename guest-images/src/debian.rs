@@ -1,8 +1,8 @@
 //! A disk image with a Debian root file system, for guests with a disk.
 //!
 //! `debian.raw` is an ext4 file system (no partitions) with systemd,
-//! PostgreSQL and fio, made of the Debian packages that this machine's own apt
-//! sources have, by `mmdebstrap`; `disk.cpio` ([`crate::images`]) mounts it. It
+//! PostgreSQL, fio, a C compiler and an agent ([`crate::agent`]), made of the
+//! Debian packages that this machine's own apt sources have, by `mmdebstrap`; `disk.cpio` ([`crate::images`]) mounts it. It
 //! is the same, bit for bit, whenever the packages are: times are not after one
 //! fixed day, identifiers are fixed, and what programs take for random is not
 //! (`programs/still.c`).
@@ -42,19 +42,12 @@ pub const MEMORY_MIB: u32 = 256;
 /// The line on the console when PostgreSQL takes connections.
 pub const POSTGRES_READY: &str = "ftvm-guest: postgres ready";
 
-/// The word of the kernel's command line that measures the disk with fio, in
-/// place of PostgreSQL.
-pub const FIO_WORD: &str = "ftvm.do=fio";
-
-/// The line on the console when fio measured all patterns.
-pub const FIO_DONE: &str = "ftvm-guest: fio done";
-
 /// No time in the image is later: 1 January 2026, in seconds of Unix time.
 const EPOCH: u64 = 1_767_225_600;
 
 /// Packages that are installed, with what they need.
-const PACKAGES: &str = "systemd-sysv,postgresql,fio,python3-minimal,iproute2,iputils-ping,\
-                        procps,kmod,e2fsprogs,util-linux";
+const PACKAGES: &str = "systemd-sysv,postgresql,fio,gcc,libc6-dev,python3-minimal,iproute2,\
+                        iputils-ping,procps,kmod,e2fsprogs,util-linux";
 
 /// Files of packages that are left out: documentation, translations, and
 /// PostgreSQL's compiler for expressions, which it goes without if it is not there.
@@ -84,7 +77,10 @@ const FILE_SYSTEM: [&str; 9] = [
 const STILL: &str = include_str!("programs/still.c");
 
 /// Files that the hooks of mmdebstrap are or need: name, mode, contents.
-const FILES: [(&str, u32, &str); 7] = [
+const FILES: [(&str, u32, &str); 8] = [
+    ("agent.service", 0o644, include_str!("debian/agent.service")),
+    ("agent.sh", 0o755, crate::agent::SCRIPT),
+    ("agent.socket", 0o644, include_str!("debian/agent.socket")),
     ("before.sh", 0o755, include_str!("debian/before.sh")),
     ("customize.sh", 0o755, include_str!("debian/customize.sh")),
     (
@@ -92,8 +88,6 @@ const FILES: [(&str, u32, &str); 7] = [
         0o644,
         include_str!("debian/console.service"),
     ),
-    ("fio.service", 0o644, include_str!("debian/fio.service")),
-    ("fio.sh", 0o755, include_str!("debian/fio.sh")),
     ("ready.service", 0o644, include_str!("debian/ready.service")),
     ("ready.sh", 0o755, include_str!("debian/ready.sh")),
 ];
@@ -379,34 +373,6 @@ fn run(command: &mut Command) -> Result<String, DiskImageError> {
     })
 }
 
-/// A line of fio's measurement, in the guest.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FioLine {
-    /// The pattern: `randread` and `randwrite` (4 KiB), `read` and `write` (1 MiB).
-    pub pattern: String,
-    /// Bytes a second.
-    pub bytes_per_second: u64,
-    /// Requests a second.
-    pub iops: f64,
-    /// Mean time from a request's submission to its completion, in microseconds.
-    pub latency_us: f64,
-}
-
-impl FioLine {
-    /// Reads a line.
-    #[must_use]
-    pub fn parse(line: &str) -> Option<Self> {
-        let mut fields = line.trim().strip_prefix("fio: ")?.split(' ');
-        let line = Self {
-            pattern: fields.next()?.to_owned(),
-            bytes_per_second: fields.next()?.parse().ok()?,
-            iops: fields.next()?.parse().ok()?,
-            latency_us: fields.next()?.parse().ok()?,
-        };
-        fields.next().is_none().then_some(line)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -470,21 +436,5 @@ mod tests {
     #[test]
     fn paths_are_quoted_for_the_shell() {
         assert_eq!(quoted(Path::new("/a b/it's")), r"'/a b/it'\''s'");
-    }
-
-    #[test]
-    fn fio_lines_are_read_whole() {
-        let line = FioLine::parse("fio: randread 1228800 300.0 26512.4\r\n").expect("a line");
-        assert_eq!(line.pattern, "randread");
-        assert_eq!(line.bytes_per_second, 1_228_800);
-        assert!((line.iops - 300.0).abs() < 0.01 && (line.latency_us - 26512.4).abs() < 0.01);
-        for other in [
-            "fio: randread 12",
-            "fio: read a b c",
-            "fio: read 1 2 3 4",
-            "x",
-        ] {
-            assert_eq!(FioLine::parse(other), None, "{other}");
-        }
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::agent;
 use crate::archive::Archive;
 use crate::clock;
 use crate::compiler;
@@ -98,7 +99,7 @@ impl GuestImages {
     pub const VMLINUX: &str = "vmlinux";
     /// Name of the initramfs with Redis.
     pub const REDIS: &str = "redis.cpio";
-    /// Name of the initramfs with Redis and loads: see [`crate::load`].
+    /// Name of the initramfs with Redis, loads ([`crate::load`]) and tools ([`crate::agent`]).
     pub const LOAD: &str = "load.cpio";
     /// Name of the initramfs for quick tests.
     pub const TINY: &str = "tiny.cpio";
@@ -271,9 +272,12 @@ impl<'a> Ingredients<'a> {
         let tsc = compiler::compile("tsc", include_str!("programs/tsc.c"))?;
         files
             .file("usr/bin/tsc", 0o755, tsc)
-            .file("usr/bin/load", 0o755, load::SCRIPT);
-        let inittab = format!("{INITTAB}::once:/usr/bin/load\n");
-        let mut contents = self.redis_with(files, &inittab, &["openssl", "stress-ng"])?;
+            .file("usr/bin/load", 0o755, load::SCRIPT)
+            .file("usr/bin/agent", 0o755, agent::SCRIPT)
+            .file("usr/bin/agent-server", 0o755, agent::SERVER);
+        let inittab = format!("{INITTAB}::once:/usr/bin/load\n::respawn:/usr/bin/agent-server\n");
+        let tools = ["iperf3", "openssl", "stress-ng"];
+        let mut contents = self.redis_with(files, &inittab, &tools)?;
         contents
             .made_of
             .push(format!("cc {}", compiler::version()?));

@@ -18,6 +18,7 @@
 //! serve the testbed too, which makes the initramfs of its hosts with them:
 //! [`packages`], [`archive`], [`libraries`], [`modules`].
 
+pub mod agent;
 pub mod archive;
 pub mod clock;
 pub mod compiler;

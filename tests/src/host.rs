@@ -125,6 +125,15 @@ impl Host {
         &self.name
     }
 
+    /// What it is made of.
+    #[must_use]
+    pub fn kind(&self) -> HostKind {
+        match self.machine {
+            Machine::Qemu(_) => HostKind::Qemu,
+            Machine::Namespace(_) => HostKind::Namespace,
+        }
+    }
+
     /// Its number, from 1.
     #[must_use]
     pub fn number(&self) -> u8 {

@@ -23,10 +23,10 @@
 //! ```
 
 pub mod agent;
+pub mod bench;
 mod client;
 mod error;
 pub mod failover;
-pub mod fio;
 mod host;
 mod image;
 mod kept;

@@ -20,12 +20,12 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure what protection costs: under QEMU, under ftvm alone, recording, and replicated.
+    Bench(commands::bench::Bench),
     /// Replicate a guest, kill the primary's host under load, and see that nothing is lost.
     Demo(commands::demo::Demo),
     /// Say whether this machine's /dev/kvm can run guests, and why not.
     Doctor(commands::doctor::Doctor),
-    /// Measure the throughput of a guest's disk, under QEMU and under ftvm, alone and replicated.
-    Fio(commands::fio::Fio),
     /// Replicate a guest under mixed load for a long time, and see that nothing differs or grows.
     Soak(commands::soak::Soak),
     /// Install what is missing, build everything, make the images.
@@ -47,9 +47,9 @@ fn main() -> ExitCode {
         .format_timestamp(None)
         .init();
     let result = match Cli::parse().command {
+        Command::Bench(command) => command.run(),
         Command::Demo(command) => command.run(),
         Command::Doctor(command) => command.run(),
-        Command::Fio(command) => command.run(),
         Command::Soak(command) => command.run(),
         Command::Setup(command) => command.run(),
         Command::Test(command) => command.run(),

@@ -4,13 +4,15 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
-/// What the images, the testbed, the demo, and the tests of the disk server run on this machine.
-const NEEDED: [&str; 17] = [
+/// What the images, the testbed, the demo, the benchmark, and the tests of the disk server run on
+/// this machine.
+const NEEDED: [&str; 18] = [
     "binutils",
     "e2fsprogs",
     "fio",
     "gcc",
     "gdb",
+    "iperf3",
     "iproute2",
     "iputils-ping",
     "kmod",

@@ -6,13 +6,14 @@ root=$1
 here=$(dirname "$0")
 
 install -m 755 "$here/ready.sh" "$root/usr/local/bin/ftvm-ready"
-install -m 755 "$here/fio.sh" "$root/usr/local/bin/ftvm-fio"
+install -m 755 "$here/agent.sh" "$root/usr/local/bin/ftvm-agent"
 install -m 644 "$here/console.service" "$root/etc/systemd/system/serial-getty@.service"
 install -m 644 "$here/ready.service" "$root/etc/systemd/system/ftvm-ready.service"
-install -m 644 "$here/fio.service" "$root/etc/systemd/system/ftvm-fio.service"
+install -m 644 "$here/agent.socket" "$root/etc/systemd/system/ftvm-agent.socket"
+install -m 644 "$here/agent.service" "$root/etc/systemd/system/ftvm-agent@.service"
 wants=$root/etc/systemd/system/multi-user.target.wants
 mkdir -p "$wants"
-ln -sf ../ftvm-ready.service ../ftvm-fio.service "$wants/"
+ln -sf ../ftvm-ready.service ../ftvm-agent.socket "$wants/"
 
 echo ftvm > "$root/etc/hostname"
 printf '127.0.0.1\tlocalhost\n127.0.1.1\tftvm\n' > "$root/etc/hosts"
@@ -64,9 +65,6 @@ unshare --pid --fork --mount-proc="$root/proc" \
     setarch -R chroot "$root" sh /tmp/cluster.sh > /dev/null
 rm "$root/tmp/cluster.sh" "$root/tmp/still.so"
 echo 'host all all samenet trust' >> "$root/etc/postgresql/$version/main/pg_hba.conf"
-mkdir -p "$root/etc/systemd/system/postgresql@.service.d"
-printf '[Unit]\nConditionKernelCommandLine=!ftvm.do=fio\n' \
-    > "$root/etc/systemd/system/postgresql@.service.d/ftvm.conf"
 
 # What would differ, and what nobody reads.
 rm -f "$root"/etc/ssl/private/ssl-cert-snakeoil.key "$root"/etc/ssl/certs/ssl-cert-snakeoil.pem

@@ -129,6 +129,8 @@ pub struct Run {
     pub outage_ms: Option<u64>,
     /// From the kill to the other host's finding it out.
     pub detect_ms: Option<u64>,
+    /// From the kill to the other host's going live.
+    pub live_ms: Option<u64>,
     /// Bytes on the logging channel, up to the kill.
     pub log_bytes: Option<u64>,
     /// Log entries, up to the kill.
@@ -174,6 +176,8 @@ pub(super) struct Observations {
     pub(super) fsck: Option<Fsck>,
     /// When the other host's report of the loss arrived.
     pub(super) noticed: Option<Instant>,
+    /// When its report of going live arrived.
+    pub(super) live: Option<Instant>,
     /// When the client had a reply of the other host.
     pub(super) resumed: Option<Instant>,
     /// The newest figures before the kill.
@@ -226,6 +230,10 @@ impl Run {
                 .killed
                 .zip(seen.noticed)
                 .map(|(killed, noticed)| millis(noticed.saturating_duration_since(killed))),
+            live_ms: seen
+                .killed
+                .zip(seen.live)
+                .map(|(killed, live)| millis(live.saturating_duration_since(killed))),
             log_bytes: seen.stats.map(|stats| stats.log_bytes),
             log_entries: seen.stats.map(|stats| stats.log_entries),
             guest_seconds: seen.stats.map(|stats| stats.guest_seconds),

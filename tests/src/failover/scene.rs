@@ -138,6 +138,7 @@ impl Scene<'_> {
             scene.backup.told().has("live")
         });
         seen.noticed = self.backup.told().when("peer-lost");
+        seen.live = self.backup.told().when("live");
         live?;
         let live = self.backup.told().when("live").unwrap_or(killed);
         self.wait("a reply of the other host", limit, &state, |scene| {

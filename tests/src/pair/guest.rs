@@ -7,7 +7,6 @@ use super::{DiskServer, Side};
 use crate::error::Result;
 use crate::host::Host;
 use crate::network::{GUEST, Network};
-use crate::process::HostProcess;
 
 /// Where a primary listens for its backup.
 const LOG_PORT: u16 = 7000;
@@ -43,9 +42,16 @@ impl Guest {
     /// beside it.
     #[must_use]
     pub fn load(name: &str, load: Load) -> Self {
+        let mut guest = Self::tools(name);
+        guest.words.push_str(&format!(" {}", load.word()));
+        guest
+    }
+
+    /// A guest with a Redis server at [`GUEST`], and with tools that a client starts in it.
+    #[must_use]
+    pub fn tools(name: &str) -> Self {
         let mut guest = Self::redis(name);
         guest.initrd = GuestImages::LOAD.to_owned();
-        guest.words.push_str(&format!(" {}", load.word()));
         let memory = MEMORY_MIB.to_string();
         guest.options.extend(["--memory".to_owned(), memory]);
         guest
@@ -99,16 +105,40 @@ impl Guest {
         self
     }
 
+    /// Gives it so much memory, in MiB.
+    pub fn set_memory(&mut self, mib: u32) {
+        if let Some(place) = self.options.iter().position(|option| option == "--memory") {
+            self.options.drain(place..place + 2);
+        }
+        self.options
+            .extend(["--memory".to_owned(), mib.to_string()]);
+    }
+
     /// Starts `ftvm run` on a host: the guest without a backup.
     ///
     /// # Errors
     ///
     /// When the host does not answer.
-    pub fn alone(&self, host: &Host) -> Result<HostProcess> {
-        let mut argv = vec!["ftvm".to_owned(), "run".to_owned()];
+    pub fn alone(&self, host: &Host) -> Result<Side> {
+        Side::start(host, &self.unreplicated(host, &["run"]))
+    }
+
+    /// Starts `ftvm record` on a host: the guest without a backup, its log in a file there.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer.
+    pub fn recording(&self, host: &Host, log: &str) -> Result<Side> {
+        Side::start(host, &self.unreplicated(host, &["record", "--log", log]))
+    }
+
+    fn unreplicated(&self, host: &Host, role: &[&str]) -> Vec<String> {
+        let mut argv = vec!["ftvm".to_owned()];
+        argv.extend(role.iter().map(|&word| word.to_owned()));
+        argv.extend(["--name", &self.name, "--events", "-"].map(str::to_owned));
         argv.extend(self.images(host));
         argv.extend_from_slice(&self.options);
-        host.spawn(&argv.iter().map(String::as_str).collect::<Vec<_>>())
+        argv
     }
 
     /// Starts `ftvm primary` on a host, with further options.

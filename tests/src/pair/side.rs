@@ -78,6 +78,8 @@ pub struct Told {
     arrivals: Vec<Instant>,
     /// Its newest figures.
     pub stats: Option<Stats>,
+    /// All its figures as they came, once somebody wants them.
+    kept: Option<Vec<(Instant, Value)>>,
     /// Lines on its standard output that are no events: the guest's console, with `--console`.
     pub console: Vec<Line>,
     /// Its standard error.
@@ -94,6 +96,9 @@ impl Told {
         match serde_json::from_str(&line.text) {
             Ok(event @ Value::Object(_)) if event["event"] == "stats" => {
                 self.stats = Stats::deserialize(&event).ok().or(self.stats);
+                if let Some(kept) = &mut self.kept {
+                    kept.push((line.at, event));
+                }
             }
             Ok(event @ Value::Object(_)) => {
                 self.events.push(event);
@@ -161,10 +166,20 @@ impl Side {
         }
     }
 
-    /// Takes the next line of its guest's console, if there is one.
-    pub(crate) fn next_console_line(&mut self) -> Option<Line> {
+    /// Keeps all its figures from now on, for [`Side::take_figures`].
+    pub fn keep_figures(&mut self) {
+        self.told.kept.get_or_insert_default();
+    }
+
+    /// Takes the figures that arrived since this was asked last, and when each of them did: its
+    /// `stats` events. There are none before [`Side::keep_figures`].
+    pub fn take_figures(&mut self) -> Vec<(Instant, Value)> {
         self.look();
-        (!self.told.console.is_empty()).then(|| self.told.console.remove(0))
+        self.told
+            .kept
+            .as_mut()
+            .map(std::mem::take)
+            .unwrap_or_default()
     }
 
     /// Waits for an event of a kind (the first one, if there were several).

@@ -1,9 +1,9 @@
 //! One module per command: its arguments and what it does.
 
+pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod exec;
-pub(crate) mod fio;
 pub(crate) mod host;
 pub(crate) mod images;
 pub(crate) mod setup;

@@ -4,7 +4,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use testbed::{HostImage, Layout};
+use testbed::{HostImage, Layout, PROGRAMS_VARIABLE};
 
 use super::images;
 use crate::packages;
@@ -32,6 +32,20 @@ impl Setup {
 
 /// Makes everything that scenarios and the demo need. Quick when it is there.
 pub(crate) fn prepare(steps: &mut Steps) -> Result<()> {
+    prepare_for(steps, Disk::Made)
+}
+
+/// Whether the guest's disk image is needed, which takes minutes when it is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Disk {
+    /// It is.
+    Made,
+    /// It is not.
+    LeftOut,
+}
+
+/// As [`prepare`], with or without the guest's disk image.
+pub(crate) fn prepare_for(steps: &mut Steps, disk: Disk) -> Result<()> {
     let layout = Layout::find();
     let missing = packages::missing()?;
     if !missing.is_empty() {
@@ -39,9 +53,14 @@ pub(crate) fn prepare(steps: &mut Steps) -> Result<()> {
             packages::install(&missing)
         })?;
     }
-    steps.step("programs", || build(&layout))?;
+    // Programs from an unusual place are as they are there.
+    if std::env::var_os(PROGRAMS_VARIABLE).is_none() {
+        steps.step("programs", || build(&layout))?;
+    }
     images::make(steps, &layout)?;
-    images::make_disk(steps, &layout)?;
+    if disk == Disk::Made {
+        images::make_disk(steps, &layout)?;
+    }
     steps.step("host image", || Ok(HostImage::build(&layout)?))?;
     Ok(())
 }

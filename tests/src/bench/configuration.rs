@@ -1,0 +1,151 @@
+//! What a guest runs on.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use super::workload::{GuestKind, Workload};
+
+/// What the guest runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Configuration {
+    /// QEMU with KVM, on the host where `ftvm` is measured: what a user would run today.
+    Qemu,
+    /// `ftvm run`: nothing is recorded.
+    Alone,
+    /// `ftvm record`: the log goes to a file.
+    Record,
+    /// `ftvm primary` and `ftvm backup`; what the guest reads from its disk is in the log.
+    LoggedReads,
+    /// The same; the backup reads the disk itself.
+    DiskReads,
+    /// QEMU with KVM and COLO between the two hosts.
+    Colo,
+}
+
+impl Configuration {
+    /// All of them, in the order of the tables.
+    pub const ALL: [Self; 6] = [
+        Self::Qemu,
+        Self::Alone,
+        Self::Record,
+        Self::LoggedReads,
+        Self::DiskReads,
+        Self::Colo,
+    ];
+
+    /// Its name on the command line and in files.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu",
+            Self::Alone => "alone",
+            Self::Record => "record",
+            Self::LoggedReads => "logged-reads",
+            Self::DiskReads => "disk-reads",
+            Self::Colo => "colo",
+        }
+    }
+
+    /// Its name in tables.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Qemu => "QEMU with KVM",
+            Self::Alone => "ftvm alone",
+            Self::Record => "ftvm recording",
+            Self::LoggedReads => "ftvm replicated",
+            Self::DiskReads => "ftvm replicated, backup reads the disk",
+            Self::Colo => "QEMU COLO",
+        }
+    }
+
+    /// Why a workload is not measured under it, if it is not: the gap in the table.
+    #[must_use]
+    pub fn gap(self, workload: Workload) -> Option<&'static str> {
+        match (self, workload.guest()) {
+            (Self::Colo, GuestKind::Disk) => {
+                Some("QEMU COLO runs without a disk here: both sides would need one of their own")
+            }
+            (Self::DiskReads, GuestKind::Memory) => {
+                Some("a guest without a disk reads none: the same as ftvm replicated")
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the guest is on two hosts.
+    #[must_use]
+    pub fn has_two_hosts(self) -> bool {
+        matches!(self, Self::LoggedReads | Self::DiskReads | Self::Colo)
+    }
+
+    /// Whether it is `ftvm` in one of its roles.
+    #[must_use]
+    pub fn is_ftvm(self) -> bool {
+        !matches!(self, Self::Qemu | Self::Colo)
+    }
+}
+
+impl fmt::Display for Configuration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.title())
+    }
+}
+
+/// There is no such configuration, or no such workload.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no {what} `{name}`: known are {known}")]
+pub struct UnknownName {
+    /// What was meant.
+    pub(super) what: &'static str,
+    /// What was named.
+    pub(super) name: String,
+    /// What could have been.
+    pub(super) known: String,
+}
+
+impl FromStr for Configuration {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|one| one.name() == name);
+        found.ok_or_else(|| UnknownName {
+            what: "configuration",
+            name: name.to_owned(),
+            known: Self::ALL.map(Self::name).join(", "),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back_and_are_those_in_files() {
+        for configuration in Configuration::ALL {
+            let name = configuration.name();
+            assert_eq!(name.parse(), Ok(configuration));
+            let json = serde_json::to_string(&configuration).expect("plain data");
+            assert_eq!(json, format!("\"{name}\""));
+        }
+        let unknown = "xen".parse::<Configuration>().expect_err("there is none");
+        assert!(unknown.to_string().contains("logged-reads"), "{unknown}");
+    }
+
+    #[test]
+    fn every_workload_is_measured_under_qemu_and_alone_and_replicated() {
+        for workload in Workload::ALL {
+            for configuration in [
+                Configuration::Qemu,
+                Configuration::Alone,
+                Configuration::LoggedReads,
+            ] {
+                assert_eq!(configuration.gap(workload), None);
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Commands in the guest, by its agent ([`guest_images::agent`]).
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::time::{Duration, Instant};
+
+use guest_images::agent::{PORT, STATUS};
+
+use super::Driver;
+use crate::error::{Error, Result};
+use crate::network::GUEST;
+
+/// How long an attempt to connect may take.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How often a wait for output looks at the time.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Runs a shell command in the guest to its end, and gives what it prints on standard output and
+/// standard error.
+///
+/// # Errors
+///
+/// When the agent does not answer, or the command fails or does not end in time.
+pub(super) fn run(driver: &Driver<'_>, command: &str) -> Result<String> {
+    let text = talk(driver, command).map_err(|error| Error::Client {
+        what: format!("answer of the guest's agent to `{command}`"),
+        trouble: error.to_string(),
+    })?;
+    let (output, status) = answer(&text).ok_or_else(|| Error::Client {
+        what: format!("exit status of `{command}` in the guest"),
+        trouble: format!("it printed:\n{text}"),
+    })?;
+    if status == 0 {
+        return Ok(output.to_owned());
+    }
+    Err(Error::Command {
+        command: format!("{command} (in the guest)"),
+        stderr: format!("exit status {status}: {output}"),
+    })
+}
+
+/// What a command printed, and its exit status.
+fn answer(text: &str) -> Option<(&str, u32)> {
+    let (output, status) = text.trim_end().rsplit_once(STATUS)?;
+    Some((output, status.parse().ok()?))
+}
+
+fn talk(driver: &Driver<'_>, command: &str) -> std::io::Result<String> {
+    let deadline = Instant::now() + driver.limit();
+    let mut stream = driver.client.connect(GUEST, PORT, CONNECT)?;
+    stream.set_read_timeout(Some(LOOK))?;
+    stream.write_all(format!("{command}\n").as_bytes())?;
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Ok(length) => bytes.extend_from_slice(&buffer[..length]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                if Instant::now() > deadline {
+                    return Err(ErrorKind::TimedOut.into());
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_is_at_the_end() {
+        assert_eq!(answer("a\nb\nagent-status 0\n"), Some(("a\nb\n", 0)));
+        assert_eq!(answer("agent-status 127\n"), Some(("", 127)));
+        // Of a command whose guest was lost.
+        assert_eq!(answer("a\nb\n"), None);
+        assert_eq!(answer("agent-status \n"), None);
+    }
+}

@@ -1,0 +1,162 @@
+//! Clients that make a guest work, and what they say about it.
+
+mod agent;
+mod command;
+mod database;
+mod files;
+mod network;
+mod redis;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::sample::Latency;
+use super::workload::{GuestKind, Workload};
+use crate::error::{Error, Result};
+use crate::network::{GUEST, Position};
+use crate::wait::wait_until;
+
+/// Where the guest is, and how it is made to work.
+#[derive(Debug)]
+pub(super) struct Driver<'a> {
+    /// Where clients are.
+    pub(super) client: &'a Position,
+    /// Where clients may write.
+    pub(super) scratch: &'a Path,
+    /// How long a measurement shall take.
+    pub(super) window: Duration,
+    /// Connections at a time, where the workload has requests.
+    pub(super) clients: u32,
+}
+
+/// What was seen.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Seen {
+    /// In the workload's unit.
+    pub(super) throughput: Option<f64>,
+    /// Of its requests.
+    pub(super) latency: Option<Latency>,
+    /// When it began.
+    pub(super) from: Instant,
+    /// When it was over.
+    pub(super) to: Instant,
+}
+
+/// A workload that can begin.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Prepared {
+    workload: Workload,
+    /// What its preparation found: how many requests fill the window, or how many files there are.
+    amount: u64,
+}
+
+/// Throughput and latency of a workload.
+type Rates = (Option<f64>, Option<Latency>);
+
+impl Driver<'_> {
+    /// Waits until the guest's services answer. `well` is asked meanwhile, and an error of it ends
+    /// the wait.
+    ///
+    /// # Errors
+    ///
+    /// When they do not within `limit`, and those of `well`.
+    pub(super) fn wait_for_guest(
+        &self,
+        kind: GuestKind,
+        limit: Duration,
+        mut well: impl FnMut() -> Result<()>,
+    ) -> Result<()> {
+        wait_until("an answer of the guest's server", limit, || {
+            well()?;
+            Ok(match kind {
+                GuestKind::Memory => redis::answers(self),
+                GuestKind::Disk => database::answers(self),
+            })
+        })
+    }
+
+    /// Does what has to be done before the measurement: makes files, finds out how many requests
+    /// fill the window.
+    ///
+    /// # Errors
+    ///
+    /// When a client or the guest fails.
+    pub(super) fn prepare(&self, workload: Workload) -> Result<Prepared> {
+        let amount = match workload {
+            Workload::Idle | Workload::Compute => 0,
+            Workload::RedisSet
+            | Workload::RedisGet
+            | Workload::RedisSetPipelined
+            | Workload::RedisGetPipelined => redis::requests(self, workload)?,
+            Workload::NetworkReceive | Workload::NetworkTransmit => network::prepare(self)?,
+            Workload::Pgbench => database::prepare(self)?,
+            Workload::Compile => files::prepare_compilation(self)?,
+            Workload::FioRandomRead
+            | Workload::FioRandomWrite
+            | Workload::FioRead
+            | Workload::FioWrite => files::prepare_fio(self)?,
+            Workload::Untar => files::prepare_untar(self)?,
+        };
+        Ok(Prepared { workload, amount })
+    }
+
+    /// Makes the guest work for about the window.
+    ///
+    /// # Errors
+    ///
+    /// When a client or the guest fails.
+    pub(super) fn run(&self, prepared: &Prepared) -> Result<Seen> {
+        let Prepared { workload, amount } = *prepared;
+        let from = Instant::now();
+        let (throughput, latency) = match workload {
+            Workload::Idle => {
+                // Nobody asks the guest anything.
+                std::thread::sleep(self.window);
+                (None, None)
+            }
+            Workload::RedisSet
+            | Workload::RedisGet
+            | Workload::RedisSetPipelined
+            | Workload::RedisGetPipelined => redis::run(self, workload, amount)?,
+            Workload::NetworkReceive => network::run(self, &[])?,
+            Workload::NetworkTransmit => network::run(self, &["--reverse"])?,
+            Workload::Compute => files::compute(self)?,
+            Workload::Pgbench => database::run(self)?,
+            Workload::Compile => files::compile(self)?,
+            Workload::FioRandomRead => files::fio(self, "randread", "4k")?,
+            Workload::FioRandomWrite => files::fio(self, "randwrite", "4k")?,
+            Workload::FioRead => files::fio(self, "read", "1M")?,
+            Workload::FioWrite => files::fio(self, "write", "1M")?,
+            Workload::Untar => files::untar(self, amount)?,
+        };
+        Ok(Seen {
+            throughput,
+            latency,
+            from,
+            to: Instant::now(),
+        })
+    }
+
+    /// For a client that will never end.
+    fn limit(&self) -> Duration {
+        self.window * 8 + Duration::from_secs(120)
+    }
+
+    /// The window in whole seconds, as programs take it.
+    fn seconds(&self) -> String {
+        self.window.as_secs().max(1).to_string()
+    }
+}
+
+/// The error of a report that cannot be read.
+fn senseless(program: &str, text: &str) -> Error {
+    Error::Command {
+        command: program.to_owned(),
+        stderr: format!("its report is not as expected:\n{text}"),
+    }
+}
+
+/// The guest's address, as programs take it.
+fn address() -> String {
+    GUEST.to_string()
+}

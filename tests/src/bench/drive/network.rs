@@ -1,0 +1,44 @@
+//! `iperf3`, with its server in the guest.
+
+use serde_json::Value;
+
+use super::{Driver, Rates, address, agent, command, senseless};
+use crate::error::Result;
+
+/// Starts the server, which stays, and waits until it listens at its usual port, 5201 (0x1451).
+const START: &str = "pidof iperf3 > /dev/null || iperf3 -s -D; \
+     n=0; until grep -qi ':1451 ' /proc/net/tcp /proc/net/tcp6 2> /dev/null; do \
+     n=$((n + 1)); [ $n -lt 100 ] || exit 1; sleep 0.1; done";
+
+pub(super) fn prepare(driver: &Driver<'_>) -> Result<u64> {
+    agent::run(driver, START).map(|_| 0)
+}
+
+/// Megabits in a second that the receiver got, to the guest or, with `--reverse`, from it.
+pub(super) fn run(driver: &Driver<'_>, direction: &[&str]) -> Result<Rates> {
+    let (address, seconds) = (address(), driver.seconds());
+    let mut arguments = vec!["--json", "--client", &address, "--time", &seconds];
+    arguments.extend(direction);
+    let text = command::run(driver.client, "iperf3", &arguments, driver.limit())?;
+    let mbit = parse(&text).ok_or_else(|| senseless("iperf3", &text))?;
+    Ok((Some(mbit), None))
+}
+
+fn parse(text: &str) -> Option<f64> {
+    let report: Value = serde_json::from_str(text).ok()?;
+    let received = &report["end"]["sum_received"]["bits_per_second"];
+    Some(received.as_f64()? / 1e6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_receiver_got_counts() {
+        let text = r#"{"start":{},"end":{"sum_sent":{"bits_per_second":9e6},
+            "sum_received":{"seconds":5.0,"bits_per_second":8500000.0}}}"#;
+        assert_eq!(parse(text), Some(8.5));
+        assert_eq!(parse(r#"{"error":"unable to connect"}"#), None);
+    }
+}

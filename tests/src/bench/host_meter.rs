@@ -1,0 +1,175 @@
+//! What a host tells of a VMM in it: processor time, and KVM's counters.
+
+use std::collections::BTreeMap;
+
+use super::sample::HostFigures;
+use super::window::rates;
+use crate::error::{Error, Result};
+use crate::host::Host;
+
+/// `/proc/PID/stat` counts in these: `sysconf(_SC_CLK_TCK)`, 100 on every Linux with x86-64.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Where KVM has its counters: see `struct kvm_vcpu_stat` in the kernel's `arch/x86/kvm`.
+const KVM: &str = "/sys/kernel/debug/kvm";
+
+/// KVM's counters that say what the guest and the VMM did.
+const COUNTERS: [&str; 9] = [
+    "exits",
+    "io_exits",
+    "mmio_exits",
+    "halt_exits",
+    "irq_exits",
+    "irq_window_exits",
+    "signal_exits",
+    "insn_emulation",
+    "pf_taken",
+];
+
+/// Where the bytes are counted that a host exchanges with the other one.
+const LOGGING: &str = "/sys/class/net/logging/statistics";
+
+/// What the script prints: the time, a line of `/proc/PID/stat` for each process whose command line
+/// begins with `$0`, bytes sent and received, and KVM's counters.
+const SCRIPT: &str = r#"
+cat /proc/uptime
+for process in /proc/[0-9]*; do
+    case $(tr '\0' ' ' < $process/cmdline 2> /dev/null) in
+        "$0 "*) cat $process/stat ;;
+    esac
+done
+echo "network $(cat $1/tx_bytes) $(cat $1/rx_bytes)"
+counters=$2
+shift 2
+cd "$counters" 2> /dev/null && grep -H . "$@"
+exit 0
+"#;
+
+/// The counters of one moment.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Reading {
+    /// Seconds since the host's boot.
+    seconds: f64,
+    /// Processor time of the VMM so far, in ticks.
+    ticks: u64,
+    /// Bytes sent to the other host and received from it so far.
+    network: u64,
+    kvm: BTreeMap<String, u64>,
+}
+
+/// Makes KVM's counters readable in an emulated host.
+pub(super) fn prepare(host: &Host) -> Result<()> {
+    let script = format!(
+        "[ -d {KVM} ] || mount -t debugfs debugfs /sys/kernel/debug || echo no debugfs here"
+    );
+    host.check(&["sh", "-c", &script]).map(drop)
+}
+
+/// Reads the counters of the VMM whose command line begins with `command`.
+pub(super) fn read(host: &Host, command: &str) -> Result<Reading> {
+    let mut argv = vec!["sh", "-c", SCRIPT, command, LOGGING, KVM];
+    argv.extend(COUNTERS);
+    let text = host.check(&argv)?;
+    parse(&text).ok_or_else(|| Error::Refused {
+        host: host.name().to_owned(),
+        reason: format!("no process `{command}` among its counters:\n{text}"),
+    })
+}
+
+fn parse(text: &str) -> Option<Reading> {
+    let mut lines = text.lines();
+    let seconds = lines.next()?.split(' ').next()?.parse().ok()?;
+    let mut reading = Reading {
+        seconds,
+        ..Reading::default()
+    };
+    let mut processes = 0;
+    for line in lines {
+        if let Some((_, stat)) = line.rsplit_once(") ") {
+            // Fields 14 and 15 of proc(5), of which the first two are cut off.
+            let mut fields = stat.split(' ').skip(11);
+            let user: u64 = fields.next()?.parse().ok()?;
+            let system: u64 = fields.next()?.parse().ok()?;
+            reading.ticks += user + system;
+            processes += 1;
+        } else if let Some(bytes) = line.strip_prefix("network ") {
+            let bytes = bytes.split(' ').map(str::parse::<u64>);
+            reading.network = bytes.sum::<std::result::Result<_, _>>().ok()?;
+        } else if let Some((name, value)) = line.split_once(':') {
+            reading.kvm.insert(name.to_owned(), value.parse().ok()?);
+        }
+    }
+    (processes > 0).then_some(reading)
+}
+
+/// Memory that a host can still give away, in MiB, by its `/proc/meminfo`.
+pub(super) fn available_mib(meminfo: &str) -> u64 {
+    let mut lines = meminfo.lines();
+    let kib = lines.find_map(|line| line.strip_prefix("MemAvailable:")?.strip_suffix(" kB"));
+    kib.and_then(|kib| kib.trim().parse::<u64>().ok())
+        .unwrap_or(0)
+        / 1024
+}
+
+impl Reading {
+    /// What happened since an earlier reading.
+    pub(super) fn since(&self, before: &Self) -> HostFigures {
+        let seconds = (self.seconds - before.seconds).max(1e-3);
+        let ticks = self.ticks.saturating_sub(before.ticks);
+        HostFigures {
+            cpu: ticks as f64 / TICKS_PER_SECOND / seconds,
+            channel_mbit: self.network.saturating_sub(before.network) as f64 * 8.0 / 1e6 / seconds,
+            kvm_per_second: rates(&before.kvm, &self.kvm, seconds),
+            kvm_gap: self
+                .kvm
+                .is_empty()
+                .then(|| format!("{KVM} cannot be read in the host")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(uptime: &str, user: u64, exits: u64) -> String {
+        format!(
+            "{uptime} 0.03\n\
+             101 (qemu-system (x86)) S 90 0 0 0 -1 138412416 7178 0 0 0 {user} 277 0 0 20 0 3 0 1371\n\
+             network {} 500000\nexits:{exits}\nio_exits:3461\n",
+            user * 1000
+        )
+    }
+
+    #[test]
+    fn figures_are_the_growth_in_a_second() {
+        let before = parse(&text("31.00", 1000, 9000)).expect("a reading");
+        let after = parse(&text("41.00", 1500, 9500)).expect("a reading");
+        let figures = after.since(&before);
+        assert!((figures.cpu - 0.5).abs() < 1e-9, "{figures:?}");
+        // 500,000 bytes in 10 s.
+        assert!((figures.channel_mbit - 0.4).abs() < 1e-9, "{figures:?}");
+        assert_eq!(
+            figures.kvm_per_second,
+            BTreeMap::from([("exits".to_owned(), 50.0)])
+        );
+        assert_eq!(figures.kvm_gap, None);
+    }
+
+    #[test]
+    fn available_memory_is_not_free_memory() {
+        let text = "MemTotal: 2000 kB\nMemFree:  1 kB\nMemAvailable:    204800 kB\n";
+        assert_eq!(available_mib(text), 200);
+        assert_eq!(available_mib(""), 0);
+    }
+
+    #[test]
+    fn no_counters_are_a_gap_and_no_process_is_an_error() {
+        let text = text("31.00", 1, 2);
+        let (without, _) = text.split_once("exits:").expect("counters");
+        let reading = parse(without).expect("a reading");
+        assert!(reading.since(&reading).kvm_gap.is_some());
+        assert_eq!(parse("31.00 0.03\nnetwork 1 1\nexits:1\n"), None);
+        assert_eq!(parse(""), None);
+    }
+}

@@ -1,0 +1,347 @@
+//! The benchmark: what protection costs. Real programs in a guest, driven by real clients, under
+//! each [`Configuration`] on the same hosts: interleaved, in several rounds, so that ratios are
+//! those of pairs that were measured one shortly after the other.
+//!
+//! ```no_run
+//! # fn main() -> testbed::Result<()> {
+//! use testbed::bench::{Options, run};
+//!
+//! let record = run(&Options::quick(), |progress| eprintln!("{progress}"))?;
+//! println!("{}", record.to_markdown());
+//! # Ok(())
+//! # }
+//! ```
+
+mod colo;
+mod compare;
+mod condition;
+mod configuration;
+mod drive;
+mod host_meter;
+mod machine_description;
+mod outage;
+mod record;
+mod report;
+mod sample;
+mod schedule;
+mod stage;
+mod statistics;
+mod window;
+mod workload;
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+pub use self::compare::{Change, Comparison};
+pub use self::condition::{Axis, Condition};
+pub use self::configuration::{Configuration, UnknownName};
+pub use self::machine_description::MachineDescription;
+pub use self::outage::Outage;
+pub use self::record::{Record, RecordError};
+pub use self::report::Plot;
+pub use self::sample::{
+    Figures, HostFigures, Latency, LogFigures, Metric, Outcome, Sample, Times, VmmFigures,
+};
+pub use self::schedule::{Estimate, Step, Visit, growth, plan};
+pub use self::statistics::{Counts, Summary, ratios};
+pub use self::workload::{GuestKind, Workload};
+
+use self::drive::Driver;
+use self::stage::{Running, Stage};
+use crate::error::{Error, Result};
+
+/// A guest's boot, on an emulated host, on a busy machine.
+const BOOT: Duration = Duration::from_secs(400);
+/// Between a guest's boot and the first measurement: what init started in the background ends.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// What is measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// How often each is measured.
+    pub rounds: u32,
+    /// Under what.
+    pub configurations: Vec<Configuration>,
+    /// What.
+    pub workloads: Vec<Workload>,
+    /// Along what growth is measured.
+    pub growth: Vec<Axis>,
+    /// How often the primary's host is killed.
+    pub kills: u32,
+    /// How long a measurement takes.
+    pub window: Duration,
+}
+
+impl Options {
+    /// Everything, in so many rounds.
+    #[must_use]
+    pub fn full(rounds: u32) -> Self {
+        Self {
+            rounds,
+            configurations: Configuration::ALL.to_vec(),
+            workloads: Workload::ALL.to_vec(),
+            growth: Axis::ALL.to_vec(),
+            kills: 20,
+            window: Duration::from_secs(10),
+        }
+    }
+
+    /// What can be measured in less than ten minutes on emulated hosts.
+    #[must_use]
+    pub fn quick() -> Self {
+        let in_memory = |workload: &Workload| workload.guest() == GuestKind::Memory;
+        Self {
+            rounds: 1,
+            workloads: Workload::ALL.into_iter().filter(in_memory).collect(),
+            growth: Vec::new(),
+            kills: 0,
+            window: Duration::from_secs(5),
+            ..Self::full(1)
+        }
+    }
+}
+
+/// Where a run is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Progress {
+    /// From 1.
+    pub round: u32,
+    /// Of so many.
+    pub rounds: u32,
+    /// What is done now.
+    pub step: Step,
+    /// How long the rest will take.
+    pub left: Duration,
+    /// What was measured just now.
+    pub sample: Option<Sample>,
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let minutes = self.left.as_secs_f64() / 60.0;
+        write!(f, "round {} of {}, ", self.round, self.rounds)?;
+        match self.step {
+            Step::Boot(configuration, _) => write!(f, "{configuration}: boot")?,
+            Step::Measure(configuration, workload) => write!(f, "{configuration}: {workload}")?,
+            Step::Kill => write!(f, "a failover")?,
+        }
+        write!(f, "; about {minutes:.1} min left")
+    }
+}
+
+/// Measures. What fails is recorded as failed, and the rest goes on.
+///
+/// # Errors
+///
+/// When something is not set up, or the hosts do not boot.
+pub fn run(options: &Options, progress: impl FnMut(&Progress)) -> Result<Record> {
+    let mut visits = plan(options.rounds, &options.configurations, &options.workloads);
+    visits.extend(growth(
+        options.rounds,
+        &options.configurations,
+        &options.growth,
+    ));
+    let mut bench = Bench {
+        stage: Stage::new(&options.configurations)?,
+        options,
+        estimate: Estimate::new(options.window),
+        samples: Vec::new(),
+        progress,
+    };
+    let machine = MachineDescription::find(bench.stage.primary());
+    for number in 0..visits.len() {
+        if let Err(error) = bench.visit(&visits[number..]) {
+            log::warn!("the hosts are started anew: {}", words(&error));
+            bench.stage = Stage::new(&options.configurations)?;
+        }
+    }
+    let Bench {
+        stage,
+        samples,
+        mut estimate,
+        mut progress,
+        ..
+    } = bench;
+    let failed = samples
+        .iter()
+        .any(|sample| matches!(sample.outcome, Outcome::Failed { .. }));
+    if !failed {
+        stage.succeed();
+    }
+    let mut record = Record::new(options, machine, samples);
+    let mut began = None;
+    record.outages = outage::measure(options.kills, |kill| {
+        if let Some(began) = began.replace(Instant::now()) {
+            estimate.note(Step::Kill, began.elapsed());
+        }
+        progress(&Progress {
+            round: kill,
+            rounds: options.kills,
+            step: Step::Kill,
+            left: estimate.kills(options.kills - kill + 1),
+            sample: None,
+        });
+    })?;
+    Ok(record)
+}
+
+struct Bench<'a, P> {
+    stage: Stage,
+    options: &'a Options,
+    estimate: Estimate,
+    samples: Vec<Sample>,
+    progress: P,
+}
+
+impl<P: FnMut(&Progress)> Bench<'_, P> {
+    /// Boots the first visit's guest, and measures all that is to be measured in it. A guest that
+    /// could not go on is booted again for the next measurement.
+    fn visit(&mut self, visits: &[Visit]) -> Result<()> {
+        let visit = &visits[0];
+        let steps: Vec<Step> = visit.steps().collect();
+        self.tell(visits, 0, None);
+        if let Some(reason) = self.stage.gap(visit)? {
+            for measurement in &visit.measurements {
+                let reason = reason.clone();
+                self.keep(visit, measurement, Outcome::Gap { reason });
+            }
+            return Ok(());
+        }
+        let mut running = None;
+        for (number, measurement) in visit.measurements.iter().enumerate() {
+            let guest = match running.take() {
+                Some(running) => Ok(running),
+                None => {
+                    let began = Instant::now();
+                    let booted = self.boot(visit);
+                    if booted.is_ok() {
+                        self.estimate.note(steps[0], began.elapsed());
+                    }
+                    booted
+                }
+            };
+            let sample = self.samples.last().filter(|_| number > 0).cloned();
+            self.tell(visits, number + 1, sample);
+            let outcome = match guest {
+                Err(error) => Outcome::Failed {
+                    reason: format!("the guest did not boot: {}", words(&error)),
+                },
+                Ok(mut guest) => {
+                    let began = Instant::now();
+                    match self.measure(&mut guest, measurement) {
+                        Ok(figures) => {
+                            self.estimate.note(steps[number + 1], began.elapsed());
+                            running = Some(guest);
+                            Outcome::Measured {
+                                figures: Box::new(figures),
+                            }
+                        }
+                        Err(error) => {
+                            let trouble = guest.trouble();
+                            self.stage.end(guest)?;
+                            Outcome::Failed {
+                                reason: trouble.unwrap_or_else(|| words(&error)),
+                            }
+                        }
+                    }
+                }
+            };
+            self.keep(visit, measurement, outcome);
+        }
+        self.tell(visits, steps.len(), self.samples.last().cloned());
+        match running {
+            Some(running) => self.stage.end(running),
+            None => Ok(()),
+        }
+    }
+
+    fn boot(&mut self, visit: &Visit) -> Result<Running> {
+        let mut running = self.stage.start(visit)?;
+        let waited = self.driver(1).wait_for_guest(visit.guest, BOOT, || {
+            self.stage.refuse_trouble(&mut running)
+        });
+        if let Err(error) = waited {
+            self.stage.end(running)?;
+            return Err(error);
+        }
+        std::thread::sleep(SETTLE);
+        Ok(running)
+    }
+
+    fn measure(
+        &self,
+        running: &mut Running,
+        (workload, condition): &(Workload, Condition),
+    ) -> Result<Figures> {
+        self.stage.disturb(condition)?;
+        let measured = self.measure_undisturbed(running, *workload, condition.clients);
+        self.stage.calm(condition)?;
+        measured
+    }
+
+    fn measure_undisturbed(
+        &self,
+        running: &mut Running,
+        workload: Workload,
+        clients: u32,
+    ) -> Result<Figures> {
+        let driver = self.driver(clients);
+        let prepared = driver.prepare(workload)?;
+        let before = self.stage.read(running)?;
+        let seen = driver.run(&prepared)?;
+        let after = self.stage.read(running)?;
+        self.stage.refuse_trouble(running)?;
+        let [primary, backup] = Stage::figures(&before, &after);
+        Ok(Figures {
+            seconds: (seen.to - seen.from).as_secs_f64(),
+            throughput: seen.throughput,
+            latency: seen.latency,
+            vmm: running.figures(seen.from, seen.to),
+            primary,
+            backup,
+        })
+    }
+
+    fn driver(&self, clients: u32) -> Driver<'_> {
+        Driver {
+            client: self.stage.client(),
+            scratch: self.stage.logs(),
+            window: self.options.window,
+            clients,
+        }
+    }
+
+    fn keep(&mut self, visit: &Visit, measurement: &(Workload, Condition), outcome: Outcome) {
+        self.samples.push(Sample {
+            round: visit.round,
+            configuration: visit.configuration,
+            workload: measurement.0,
+            condition: measurement.1,
+            outcome,
+        });
+    }
+
+    /// Tells that `done` steps of the first visit are over.
+    fn tell(&mut self, visits: &[Visit], done: usize, sample: Option<Sample>) {
+        let visit = &visits[0];
+        let step = visit.steps().nth(done).or(visit.steps().last());
+        (self.progress)(&Progress {
+            round: visit.round,
+            rounds: self.options.rounds,
+            step: step.expect("a visit has steps"),
+            left: self.estimate.left(visits, done) + self.estimate.kills(self.options.kills),
+            sample,
+        });
+    }
+}
+
+/// An error and what it comes from, in one line.
+fn words(error: &Error) -> String {
+    let mut words = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        words.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    words
+}

@@ -1,0 +1,207 @@
+//! What `ftvm` told of a stretch of time: made of the `stats` among its events.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use serde::Deserialize;
+
+use super::sample::{LogFigures, Times, VmmFigures};
+use super::statistics::Counts;
+
+/// One `stats` event, as far as it is needed here. Counters are since the guest began to run.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Stats {
+    guest_seconds: f64,
+    log_bytes: u64,
+    log_kinds: BTreeMap<String, Kind>,
+    exits: BTreeMap<String, u64>,
+    lags_us: Vec<(u64, u64)>,
+    output_holds_us: Vec<(u64, u64)>,
+    input_waits_us: Vec<(u64, u64)>,
+    state_deltas: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+struct Kind {
+    entries: u64,
+    bytes: u64,
+}
+
+/// The figures between two moments, by the last events that arrived before each of them. `None`
+/// where there are no two of them.
+pub(super) fn figures(
+    lines: &[(Instant, Stats)],
+    from: Instant,
+    to: Instant,
+) -> Option<VmmFigures> {
+    let first = lines.iter().rposition(|(at, _)| *at <= from)?;
+    let last = lines.iter().rposition(|(at, _)| *at <= to)?;
+    let window = &lines[first..=last];
+    let (before, after) = (&window.first()?.1, &window.last()?.1);
+    let seconds = after.guest_seconds - before.guest_seconds;
+    if seconds <= 0.0 {
+        return None;
+    }
+    let news = || window[1..].iter().map(|(_, stats)| stats);
+    let times = |of: fn(&Stats) -> &Vec<(u64, u64)>| {
+        let mut counts = Counts::default();
+        news().for_each(|stats| counts.add(of(stats).iter().copied()));
+        times(&counts)
+    };
+    Some(VmmFigures {
+        log: log(window, before, after, seconds),
+        exits_per_second: rates(&before.exits, &after.exits, seconds),
+        output_hold: times(|stats| &stats.output_holds_us),
+        lag: times(|stats| &stats.lags_us),
+        input_wait: times(|stats| &stats.input_waits_us),
+        state_deltas_per_second: after.state_deltas.saturating_sub(before.state_deltas) as f64
+            / seconds,
+    })
+}
+
+/// The growth of counters in a second. Those that did not grow are left out.
+pub(super) fn rates(
+    before: &BTreeMap<String, u64>,
+    after: &BTreeMap<String, u64>,
+    seconds: f64,
+) -> BTreeMap<String, f64> {
+    let grown = |(name, now): (&String, &u64)| {
+        let grown = now.saturating_sub(before.get(name).copied().unwrap_or(0));
+        (grown > 0).then(|| (name.clone(), grown as f64 / seconds))
+    };
+    after.iter().filter_map(grown).collect()
+}
+
+fn times(counts: &Counts) -> Option<Times> {
+    let millis = |quantile| Some(counts.quantile(quantile)? as f64 / 1e3);
+    Some(Times {
+        p50: millis(0.5)?,
+        p99: millis(0.99)?,
+        max: millis(1.0)?,
+        count: counts.total(),
+    })
+}
+
+fn log(
+    window: &[(Instant, Stats)],
+    before: &Stats,
+    after: &Stats,
+    seconds: f64,
+) -> Option<LogFigures> {
+    if after.log_bytes == 0 {
+        return None;
+    }
+    let of = |kinds: &BTreeMap<String, Kind>, what: fn(&Kind) -> u64| -> BTreeMap<String, u64> {
+        let values = kinds.iter().map(|(name, kind)| (name.clone(), what(kind)));
+        values.collect()
+    };
+    let entries = rates(
+        &of(&before.log_kinds, |kind| kind.entries),
+        &of(&after.log_kinds, |kind| kind.entries),
+        seconds,
+    );
+    let bytes = rates(
+        &of(&before.log_kinds, |kind| kind.bytes),
+        &of(&after.log_kinds, |kind| kind.bytes),
+        seconds,
+    );
+    let sizes = entries.iter().filter_map(|(name, rate)| {
+        let bytes = bytes.get(name)?;
+        Some((name.clone(), bytes / rate))
+    });
+    let mbit = |from: &Stats, to: &Stats| {
+        let bytes = to.log_bytes.saturating_sub(from.log_bytes) as f64;
+        bytes * 8.0 / 1e6 / (to.guest_seconds - from.guest_seconds)
+    };
+    // Over one second at least: what goes out in one burst is no rate of the network.
+    let peaks = window.iter().enumerate().filter_map(|(number, (_, from))| {
+        let mut later = window[number..].iter().map(|(_, to)| to);
+        let to = later.find(|to| to.guest_seconds - from.guest_seconds >= 1.0)?;
+        Some(mbit(from, to))
+    });
+    let average = mbit(before, after);
+    Some(LogFigures {
+        mbit: average,
+        mbit_peak: peaks.fold(average, f64::max),
+        bytes_per_entry: sizes.collect(),
+        entries_per_second: entries,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// An event each half second: 100 exits, 10 entries of 20 bytes, and a hold of `n` ms.
+    fn lines(start: Instant) -> Vec<(Instant, Stats)> {
+        let line = |n: u64| {
+            let text = format!(
+                r#"{{"event":"stats","guest_seconds":{},"log_bytes":{},
+                    "log_kinds":{{"tsc":{{"entries":{},"bytes":{}}},"tick":{{"entries":3,"bytes":9}}}},
+                    "exits":{{"halt":{}}},"output_holds_us":[[{},1]],"unheard_of":1}}"#,
+                n as f64 / 2.0,
+                n * 1000,
+                n * 10,
+                n * 200,
+                n * 100,
+                n * 1000,
+            );
+            let stats = serde_json::from_str(&text).expect("an event");
+            (start + Duration::from_millis(500) * n as u32, stats)
+        };
+        (0..=20).map(line).collect()
+    }
+
+    #[test]
+    fn a_window_has_what_came_between() {
+        let start = Instant::now();
+        let lines = lines(start);
+        let at = |ms| start + Duration::from_millis(ms);
+        let seen = figures(&lines, at(2100), at(6200)).expect("events");
+        assert_eq!(
+            seen.exits_per_second,
+            BTreeMap::from([("halt".to_owned(), 200.0)])
+        );
+        let log = seen.log.expect("a log");
+        assert_eq!((log.mbit, log.mbit_peak), (0.016, 0.016));
+        assert_eq!(
+            log.entries_per_second,
+            BTreeMap::from([("tsc".to_owned(), 20.0)])
+        );
+        assert_eq!(
+            log.bytes_per_entry,
+            BTreeMap::from([("tsc".to_owned(), 20.0)])
+        );
+        // The events at 2.5 s to 6 s.
+        let hold = seen.output_hold.expect("holds");
+        assert_eq!((hold.count, hold.max, hold.p50), (8, 12.0, 8.0));
+        assert_eq!(seen.lag, None);
+    }
+
+    #[test]
+    fn a_peak_is_that_of_a_second() {
+        let start = Instant::now();
+        let mut lines = lines(start);
+        // A burst of a megabyte at 5 s.
+        for (_, stats) in &mut lines[10..] {
+            stats.log_bytes += 1_000_000;
+        }
+        let seen = figures(&lines, start, start + Duration::from_secs(10)).expect("events");
+        let log = seen.log.expect("a log");
+        assert!((log.mbit - 0.816).abs() < 1e-9, "{log:?}");
+        assert!((log.mbit_peak - 8.016).abs() < 1e-9, "{log:?}");
+    }
+
+    #[test]
+    fn too_few_events_are_no_figures() {
+        let start = Instant::now();
+        let lines = lines(start);
+        let at = |ms| start + Duration::from_millis(ms);
+        assert_eq!(figures(&lines, at(600), at(700)), None);
+        assert_eq!(figures(&[], at(600), at(900)), None);
+        assert_eq!(figures(&lines[5..], at(0), at(900)), None);
+    }
+}

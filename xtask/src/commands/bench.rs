@@ -1,0 +1,195 @@
+//! `cargo xtask bench`
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use testbed::bench::{
+    Axis, Comparison, Configuration, GuestKind, Options, Outcome, Progress, Record, Sample,
+    Workload, run,
+};
+
+use super::setup::{self, Disk};
+use crate::live_line::LiveLine;
+use crate::steps::Steps;
+
+/// Rounds of a run that is not quick.
+const ROUNDS: u32 = 5;
+
+/// Arguments of `cargo xtask bench`.
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// Less than ten minutes: one round, short measurements, no guest with a disk.
+    #[arg(long)]
+    quick: bool,
+    /// How often everything is measured [default: 5, or 1 with --quick]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: Option<u32>,
+    /// How long a measurement takes, in seconds [default: 10, or 5 with --quick]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: Option<u64>,
+    /// Measure these workloads only, such as `idle,redis-set`.
+    #[arg(long, value_name = "WORKLOADS", value_delimiter = ',')]
+    only: Vec<Workload>,
+    /// Measure under these configurations only, such as `qemu,alone,logged-reads`.
+    #[arg(long, value_name = "CONFIGURATIONS", value_delimiter = ',')]
+    on: Vec<Configuration>,
+    /// Measure growth along these, such as `clients,delay` [default: clients, memory, delay, loss;
+    /// none with --quick or --only]
+    #[arg(long, value_name = "AXES", value_delimiter = ',')]
+    growth: Vec<Axis>,
+    /// Kill the primary's host so many times, and measure the outages [default: 20; none with
+    /// --quick or --only]
+    #[arg(long, value_name = "N")]
+    kills: Option<u32>,
+    /// Write every sample and the machine's description to a file, as one JSON object.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write the report and its plots to a directory, as `report.md` and SVG files.
+    #[arg(long, value_name = "DIRECTORY")]
+    report: Option<PathBuf>,
+    /// Say what changed since a file of `--json`, beyond the noise.
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
+    /// Measure nothing: report on this file of `--json`.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "rounds", "seconds", "only", "on", "growth", "kills", "json"])]
+    from: Option<PathBuf>,
+}
+
+impl Bench {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        // Before anything that takes time: a wrong name is told at once.
+        let old = self.compare.as_deref().map(Record::read).transpose()?;
+        if let Some(directory) = &self.report {
+            fs::create_dir_all(directory)
+                .with_context(|| format!("cannot make {}", directory.display()))?;
+        }
+        let record = match &self.from {
+            Some(path) => Record::read(path)?,
+            None => self.measure()?,
+        };
+        if let Some(path) = &self.json {
+            record.write(path)?;
+        }
+        let comparison = old.map(|old| Comparison::of(&old, &record));
+        let mut text = record.to_markdown();
+        if let Some(comparison) = &comparison {
+            text.push_str(&comparison.to_markdown());
+        }
+        match &self.report {
+            Some(_) => self.write_report(&record, text)?,
+            None => println!("{text}"),
+        }
+        let is_failed = |sample: &&Sample| matches!(sample.outcome, Outcome::Failed { .. });
+        let failed = record.samples.iter().filter(is_failed);
+        Ok(match failed.count() {
+            0 => ExitCode::SUCCESS,
+            failed => {
+                eprintln!("{failed} of {} measurements failed", record.samples.len());
+                ExitCode::FAILURE
+            }
+        })
+    }
+
+    fn measure(&self) -> Result<Record> {
+        let options = self.options();
+        let chosen = |configuration: &Configuration| {
+            let mut workloads = options.workloads.iter();
+            workloads.any(|workload| configuration.gap(*workload).is_none())
+        };
+        ensure!(
+            options.configurations.iter().any(chosen),
+            "there is nothing to measure: none of these workloads runs under any of these \
+             configurations"
+        );
+        let with_disk = |workload: &Workload| workload.guest() == GuestKind::Disk;
+        let disk = match options.workloads.iter().any(with_disk) {
+            true => Disk::Made,
+            false => Disk::LeftOut,
+        };
+        setup::prepare_for(&mut Steps::new(), disk)?;
+        let mut line = LiveLine::new();
+        let record = run(&options, |progress: &Progress| {
+            if let Some(sample) = &progress.sample {
+                line.print(&tell(sample));
+            }
+            line.show(&progress.to_string());
+        })?;
+        Ok(record)
+    }
+
+    fn options(&self) -> Options {
+        let mut options = match self.quick {
+            true => Options::quick(),
+            false => Options::full(ROUNDS),
+        };
+        if let Some(rounds) = self.rounds {
+            options.rounds = rounds;
+        }
+        if let Some(seconds) = self.seconds {
+            options.window = Duration::from_secs(seconds);
+        }
+        if !self.only.is_empty() {
+            options.workloads.clone_from(&self.only);
+        }
+        if !self.only.is_empty() || !self.growth.is_empty() {
+            options.growth.clone_from(&self.growth);
+        }
+        if !self.only.is_empty() {
+            options.kills = 0;
+        }
+        if let Some(kills) = self.kills {
+            options.kills = kills;
+        }
+        if !self.on.is_empty() {
+            options.configurations.clone_from(&self.on);
+        }
+        options
+    }
+
+    fn write_report(&self, record: &Record, mut text: String) -> Result<()> {
+        let directory = self.report.as_deref().expect("somebody wants it");
+        let plots = record.plots();
+        if !plots.is_empty() {
+            text.push_str("## Plots\n\n");
+        }
+        for plot in plots {
+            text.push_str(&format!("![{}]({})\n\n", plot.title, plot.name));
+            let path = directory.join(&plot.name);
+            fs::write(&path, plot.svg)
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        let path = directory.join("report.md");
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        eprintln!("report: {}", path.display());
+        Ok(())
+    }
+}
+
+/// A measurement, in one line.
+fn tell(sample: &Sample) -> String {
+    let what = format!("{}, {}", sample.configuration, sample.workload);
+    match &sample.outcome {
+        Outcome::Failed { reason } => format!("{what}: FAILED: {reason}"),
+        Outcome::Gap { reason } => format!("{what}: not measured: {reason}"),
+        Outcome::Measured { figures } => {
+            let mut text = what;
+            if let Some(rate) = figures.throughput {
+                text.push_str(&format!(": {rate:.1} {}", sample.workload.unit()));
+            }
+            if let Some(latency) = figures.latency {
+                text.push_str(&format!(
+                    ", p50 {:.2} ms, p99 {:.2} ms",
+                    latency.p50, latency.p99
+                ));
+            }
+            if let Some(log) = figures.vmm.as_ref().and_then(|vmm| vmm.log.as_ref()) {
+                text.push_str(&format!(", log {:.2} Mbit/s", log.mbit));
+            }
+            text
+        }
+    }
+}
