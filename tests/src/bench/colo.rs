@@ -180,3 +180,43 @@ fn command(side: &mut HostProcess, name: &str, arguments: &Value) -> Result<Valu
     }
     Ok(answer["return"].take())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn filters_use_channels_that_are_there_and_know_of_the_header() {
+        for options in [primary_options("10.0.0.1"), secondary_options("10.0.0.1")] {
+            let values = |option: &'static str| {
+                let pairs = options.chunks(2).filter(move |pair| pair[0] == option);
+                pairs.map(|pair| pair[1].as_str()).collect::<Vec<_>>()
+            };
+            let field = |value: &str, name: &str| {
+                let mut fields = value.split(',').filter_map(|field| field.split_once('='));
+                fields
+                    .find(|(key, _)| *key == name)
+                    .map(|(_, value)| value.to_owned())
+            };
+            let channels: BTreeSet<String> = values("-chardev")
+                .iter()
+                .filter_map(|value| field(value, "id"))
+                .collect();
+            for object in values("-object") {
+                for end in ["indev", "outdev", "primary_in", "secondary_in"] {
+                    if let Some(channel) = field(object, end) {
+                        assert!(channels.contains(&channel), "{object}");
+                    }
+                }
+                let header = field(object, "vnet_hdr_support");
+                assert_eq!(
+                    header.is_some(),
+                    !object.starts_with("iothread"),
+                    "{object}"
+                );
+            }
+        }
+    }
+}

@@ -26,11 +26,8 @@ const COUNTERS: [&str; 9] = [
     "pf_taken",
 ];
 
-/// Where the bytes are counted that a host exchanges with the other one.
-const LOGGING: &str = "/sys/class/net/logging/statistics";
-
 /// What the script prints: the time, a line of `/proc/PID/stat` for each process whose command line
-/// begins with `$0`, bytes sent and received, and KVM's counters.
+/// begins with `$0`, the line of the logging network's interface, and KVM's counters.
 const SCRIPT: &str = r#"
 cat /proc/uptime
 for process in /proc/[0-9]*; do
@@ -38,9 +35,9 @@ for process in /proc/[0-9]*; do
         "$0 "*) cat $process/stat ;;
     esac
 done
-echo "network $(cat $1/tx_bytes) $(cat $1/rx_bytes)"
-counters=$2
-shift 2
+echo "network $(grep 'logging:' /proc/net/dev | tr : ' ')"
+counters=$1
+shift
 cd "$counters" 2> /dev/null && grep -H . "$@"
 exit 0
 "#;
@@ -67,7 +64,7 @@ pub(super) fn prepare(host: &Host) -> Result<()> {
 
 /// Reads the counters of the VMM whose command line begins with `command`.
 pub(super) fn read(host: &Host, command: &str) -> Result<Reading> {
-    let mut argv = vec!["sh", "-c", SCRIPT, command, LOGGING, KVM];
+    let mut argv = vec!["sh", "-c", SCRIPT, command, KVM];
     argv.extend(COUNTERS);
     let text = host.check(&argv)?;
     parse(&text).ok_or_else(|| Error::Refused {
@@ -92,9 +89,13 @@ fn parse(text: &str) -> Option<Reading> {
             let system: u64 = fields.next()?.parse().ok()?;
             reading.ticks += user + system;
             processes += 1;
-        } else if let Some(bytes) = line.strip_prefix("network ") {
-            let bytes = bytes.split(' ').map(str::parse::<u64>);
-            reading.network = bytes.sum::<std::result::Result<_, _>>().ok()?;
+        } else if let Some(interface) = line.strip_prefix("network ") {
+            // The name, eight counters of what was received, and as many of what was sent; bytes are
+            // the first of each. A host without that network has none.
+            let fields: Vec<&str> = interface.split_whitespace().collect();
+            if let [_, received, _, _, _, _, _, _, _, sent, ..] = fields[..] {
+                reading.network = received.parse::<u64>().ok()? + sent.parse::<u64>().ok()?;
+            }
         } else if let Some((name, value)) = line.split_once(':') {
             reading.kvm.insert(name.to_owned(), value.parse().ok()?);
         }
@@ -136,7 +137,7 @@ mod tests {
         format!(
             "{uptime} 0.03\n\
              101 (qemu-system (x86)) S 90 0 0 0 -1 138412416 7178 0 0 0 {user} 277 0 0 20 0 3 0 1371\n\
-             network {} 500000\nexits:{exits}\nio_exits:3461\n",
+             network  logging {} 9 0 0 0 0 0 0 500000 7 0 0 0 0 0 0\nexits:{exits}\nio_exits:3461\n",
             user * 1000
         )
     }
@@ -169,7 +170,7 @@ mod tests {
         let (without, _) = text.split_once("exits:").expect("counters");
         let reading = parse(without).expect("a reading");
         assert!(reading.since(&reading).kvm_gap.is_some());
-        assert_eq!(parse("31.00 0.03\nnetwork 1 1\nexits:1\n"), None);
+        assert_eq!(parse("31.00 0.03\nnetwork \nexits:1\n"), None);
         assert_eq!(parse(""), None);
     }
 }

@@ -83,6 +83,8 @@ pub fn growth(rounds: u32, configurations: &[Configuration], axes: &[Axis]) -> V
                     continue;
                 }
                 let conditions = axis.values().iter().map(|value| axis.condition(*value));
+                // What is usual is measured already.
+                let conditions = conditions.filter(|condition| !condition.is_usual());
                 let measurements: Vec<_> =
                     conditions.map(|condition| (GROWTH, condition)).collect();
                 // A boot for each amount of memory, and one for all that needs none.
