@@ -42,6 +42,15 @@ const REPLICATION: [Metric; 11] = [
     Metric::LagMax,
 ];
 
+/// A value, and where it was measured.
+type Value = (Configuration, Workload, f64);
+
+/// Figures in a second by kind, and the size of each kind where that has one.
+type Breakdown<'a> = (&'a BTreeMap<String, f64>, Option<&'a BTreeMap<String, f64>>);
+
+/// A part of an outage.
+type Part = fn(&Outage) -> Option<u64>;
+
 /// A figure with three digits that say something.
 pub(super) fn figure(value: f64) -> String {
     let digits = match value.abs() {
@@ -213,11 +222,9 @@ impl Record {
         &'a self,
         text: &mut String,
         title: &str,
-        of: impl Fn(
-            &'a VmmFigures,
-        ) -> Option<(&'a BTreeMap<String, f64>, Option<&'a BTreeMap<String, f64>>)>,
+        of: impl Fn(&'a VmmFigures) -> Option<Breakdown<'a>>,
     ) {
-        let mut kinds: BTreeMap<&str, [Vec<(Configuration, Workload, f64)>; 2]> = BTreeMap::new();
+        let mut kinds: BTreeMap<&str, [Vec<Value>; 2]> = BTreeMap::new();
         for sample in &self.samples {
             let vmm = sample.figures().and_then(|figures| figures.vmm.as_ref());
             let Some((rates, sizes)) = vmm.and_then(&of) else {
@@ -239,7 +246,7 @@ impl Record {
         head(text, &titles);
         for workload in &self.workloads {
             for configuration in &self.configurations {
-                let median = |values: &[(Configuration, Workload, f64)]| {
+                let median = |values: &[Value]| {
                     let own = values
                         .iter()
                         .filter(|(of, doing, _)| of == configuration && doing == workload);
@@ -278,7 +285,7 @@ impl Record {
             failed.clone().count()
         );
         head(text, &["", "median", "shortest", "longest"]);
-        let parts: [(&str, fn(&Outage) -> Option<u64>); 4] = [
+        let parts: [(&str, Part); 4] = [
             ("detection", |outage| outage.detect_ms),
             ("claim, rest of the log, going live", |outage| {
                 outage.go_live_ms
