@@ -40,7 +40,7 @@ macro_rules! guest {
 }
 
 /// Guests whose replay must not differ.
-pub const DETERMINISTIC: [MicroGuest; 9] = [
+pub const DETERMINISTIC: [MicroGuest; 10] = [
     guest!("fpu-sse", quiet),
     guest!("nested-exceptions"),
     guest!("page-fault", quiet),
@@ -50,6 +50,7 @@ pub const DETERMINISTIC: [MicroGuest; 9] = [
     guest!("system-calls", quiet),
     guest!("timer-hot-loop"),
     guest!("tsc"),
+    guest!("tsc-cached"),
 ];
 
 /// The guest that executes an instruction that nothing traps: its replay must be found to differ.

@@ -124,3 +124,8 @@ fn the_pm_timer_goes_on_over_a_failover() -> Result<()> {
 fn the_paravirtual_clock_goes_on_over_a_failover() -> Result<()> {
     over_a_failover("kvm-clock", "kvm-clock")
 }
+
+#[test]
+fn the_paravirtual_clock_with_exact_reads_goes_on_over_a_failover() -> Result<()> {
+    over_a_failover("kvm-clock-exact", "kvm-clock-exact")
+}

@@ -154,16 +154,18 @@ impl Guest {
             &config.kernel,
             config.initrd.as_deref(),
             &config.command_line(),
+            config.clock.kernel_reads(),
         )?;
         let report = doctor::require_fit()?;
         let mut machine = Machine::new(config.memory_bytes(), config.clock)?;
         let entry = images.load(machine.memory())?;
         machine.enter_at(&entry)?;
         log::info!(
-            "{}: {} MiB, {} time stamp counter reads of the kernel rewritten",
+            "{}: {} MiB, {} time stamp counter reads of the kernel rewritten, {} of them cached",
             config.name,
             config.memory_mib,
-            images.sites().tsc.len()
+            images.sites().tsc.len(),
+            images.sites().copy.map_or(0, |copy| copy.reads)
         );
         let memory = machine.memory().clone();
         let identity = Identity {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use crate::boot::rewrite::KernelReads;
 use crate::disk::uri::DiskUri;
 
 /// Command line that every guest gets. The reasons, in order: the console is the 16550; no local
@@ -17,7 +18,7 @@ const BASE_COMMAND_LINE: &str = "console=ttyS0 nokaslr no_timer_check reboot=k";
 /// Revision of the machine: what its devices, its MSRs, its rewritten instructions and its rules of
 /// interrupt delivery let a guest observe. To be raised with every change of these: two hosts that
 /// differ in it would diverge, so they refuse each other.
-const MACHINE_REVISION: u32 = 5;
+const MACHINE_REVISION: u32 = 6;
 
 /// Smallest and largest memory of a guest, in MiB.
 const MEMORY_MIB: std::ops::RangeInclusive<u64> = 32..=3072;
@@ -29,9 +30,12 @@ pub enum Clock {
     /// The ACPI power management timer: steps of 279 ns.
     #[default]
     PmTimer,
-    /// KVM's paravirtual clock: steps of 1 ns, and an exact wall clock. Cheaper for a program that
-    /// does nothing but read it, dearer for all else.
+    /// KVM's paravirtual clock: steps of 1 ns, and an exact wall clock. Programs read it exactly;
+    /// for the kernel itself time stands still between two exits, for a tick at most.
     KvmClock,
+    /// The same, exact for the kernel too. Each of its reads is an exit, and it reads the clock at
+    /// every switch between processes.
+    KvmClockExact,
     /// None: the kernel counts its timer's interrupts, in steps of 4 ms.
     Jiffies,
 }
@@ -42,10 +46,26 @@ impl Clock {
     /// several times for that: each is an exit. A timer that just goes on is cheaper.
     fn words(self) -> &'static str {
         match self {
-            Self::PmTimer | Self::KvmClock => "highres=off nohz=off",
+            Self::PmTimer | Self::KvmClock | Self::KvmClockExact => "highres=off nohz=off",
             // The kernel measures how fast the local APIC's timer runs, and not to the last digit:
             // as the source of time only the 8254 will do, whose frequency it knows.
             Self::Jiffies => "pmtmr=0 nolapic_timer",
+        }
+    }
+
+    /// Whether the processor offers KVM's paravirtual clock.
+    #[must_use]
+    pub fn is_paravirtual(self) -> bool {
+        matches!(self, Self::KvmClock | Self::KvmClockExact)
+    }
+
+    /// How the kernel reads the time stamp counter. Where that is not its clock it needs no times
+    /// of it, but numbers that differ.
+    #[must_use]
+    pub fn kernel_reads(self) -> KernelReads {
+        match self {
+            Self::KvmClockExact => KernelReads::Exact,
+            Self::PmTimer | Self::KvmClock | Self::Jiffies => KernelReads::Cached,
         }
     }
 }
@@ -265,7 +285,7 @@ mod tests {
 
         let vm = config("name = \"a\"\nkernel = \"k\"\nclock = \"jiffies\"").unwrap();
         assert!(vm.command_line().ends_with("nolapic_timer"));
-        for clock in ["kvm-clock", "pm-timer", "jiffies"] {
+        for clock in ["kvm-clock", "kvm-clock-exact", "pm-timer", "jiffies"] {
             let text = format!("name = \"a\"\nkernel = \"k\"\nclock = \"{clock}\"");
             assert!(config(&text).is_ok(), "{clock}");
         }

@@ -30,3 +30,4 @@ pub mod roles;
 pub mod sources;
 pub mod state;
 pub mod traps;
+pub mod tsc_cache;

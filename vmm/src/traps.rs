@@ -19,6 +19,7 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::boot::rewrite::{CR4_PORT, Sites};
 use crate::cpu::{CpuError, GuestCpu, Registers};
 use crate::ram::GuestRam;
+use crate::tsc_cache::TscCache;
 
 /// The port that stands for "the #GP handler was entered".
 const FAULT_PORT: u16 = 0xe8;
@@ -57,6 +58,8 @@ struct FaultFrame {
 
 /// Traps counter reads in user mode.
 pub struct TscTrap {
+    /// What the kernel reads instead of the counter.
+    pub cache: TscCache,
     memory: GuestRam,
     iretq: Option<u64>,
     /// #GP handler that was looked at last.
@@ -68,6 +71,7 @@ impl TscTrap {
     #[must_use]
     pub fn new(sites: &Sites, memory: GuestRam) -> Self {
         Self {
+            cache: TscCache::new(memory.clone(), sites.copy.map(|copy| copy.address)),
             memory,
             iretq: sites.iretq,
             handler: None,

@@ -7,6 +7,7 @@
 //! micro-guests are booted in the same way (`micro_guest`).
 
 mod acpi;
+mod cached_reads;
 pub mod initramfs;
 mod layout;
 mod micro_guest;
@@ -23,7 +24,7 @@ use linux_loader::loader::{Cmdline, Elf, KernelLoader, load_cmdline};
 use sha2::{Digest, Sha256};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
-use self::rewrite::{RewriteError, Sites};
+use self::rewrite::{KernelReads, RewriteError, Sites};
 use crate::ram::GuestRam;
 
 /// Start of the text that every Linux kernel carries and prints first.
@@ -117,7 +118,8 @@ pub enum BootError {
 }
 
 impl BootImages {
-    /// Reads the images and rewrites the TSC reads of the kernel and its modules.
+    /// Reads the images and rewrites the TSC reads of the kernel, as `reads` says, and those of its
+    /// modules, which stay exact.
     ///
     /// # Errors
     /// [`BootError`] names the file that is missing, cut or of the wrong kind.
@@ -125,6 +127,7 @@ impl BootImages {
         kernel_path: &Path,
         initrd_path: Option<&Path>,
         command_line: &str,
+        reads: KernelReads,
     ) -> Result<Self, BootError> {
         let read = |what, path: &Path| {
             fs::read(path).map_err(|source| BootError::Read {
@@ -137,7 +140,7 @@ impl BootImages {
         if kernel.get(0x202..0x206) == Some(b"HdrS") {
             return Err(BootError::Compressed(kernel_path.to_owned()));
         }
-        let sites = rewrite::rewrite(&mut kernel).map_err(|e| match e {
+        let sites = rewrite::rewrite(&mut kernel, reads).map_err(|e| match e {
             RewriteError::NotElf(reason) => BootError::NotAKernel {
                 path: kernel_path.to_owned(),
                 reason,

@@ -10,6 +10,9 @@
 //! set: that makes the counter fault in user mode, where programs read it directly
 //! ([`crate::traps`]).
 //!
+//! Where a read leaves room for it, and exactness is not asked for, it is made a jump to code that
+//! exits only now and then ([`super::cached_reads`]).
+//!
 //! Only instructions found by disassembly are touched: a search for the bytes alone also finds
 //! constants and parts of other instructions.
 //!
@@ -22,13 +25,13 @@ use std::ops::Range;
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 use object::{Object, ObjectKind, ObjectSection, SectionFlags};
 
-use super::micro_guest;
+use super::{cached_reads, micro_guest};
 
 /// The port that stands for the time stamp counter. Nothing on a PC answers there.
 pub const TSC_PORT: u16 = 0xec;
 
-const RDTSC: [u8; 2] = [0x0f, 0x31];
-const IN_EAX: [u8; 2] = [0xe5, TSC_PORT as u8];
+pub(super) const RDTSC: [u8; 2] = [0x0f, 0x31];
+pub(super) const IN_EAX: [u8; 2] = [0xe5, TSC_PORT as u8];
 
 /// First of eight ports that stand for writing CR4 from a register, by the register's number in
 /// instruction encodings (RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI).
@@ -43,12 +46,32 @@ const OUT_AL: u8 = 0xe6;
 /// What was found and rewritten.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sites {
-    /// Virtual addresses of time stamp counter reads.
+    /// Virtual addresses of time stamp counter reads, ascending.
     pub tsc: Vec<u64>,
     /// Virtual addresses of writes to CR4.
     pub cr4: Vec<u64>,
     /// Virtual address of an IRETQ, left as it is.
     pub iretq: Option<u64>,
+    /// What the kernel reads in place of the counter, most of the time.
+    pub copy: Option<TscCopy>,
+}
+
+/// The copy of the time stamp counter that the kernel reads ([`crate::tsc_cache`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TscCopy {
+    /// Guest-physical address.
+    pub address: u64,
+    /// How many of the time stamp counter reads use it.
+    pub reads: usize,
+}
+
+/// How a kernel reads its time stamp counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KernelReads {
+    /// Every read is an exit and gives the time at which it is made.
+    Exact,
+    /// Most reads are no exit, and give the time that the guest got last.
+    Cached,
 }
 
 /// Why an image cannot be rewritten.
@@ -78,15 +101,42 @@ const SIGNATURE_MARK: &[u8] = b"~Module signature appended~\n";
 /// Longest field that a relocation for x86-64 fills, in bytes.
 const LONGEST_FIELD: u64 = 8;
 
-/// Rewrites a kernel, an ELF image, in place.
+/// Rewrites a kernel, an ELF image, in place. A kernel whose reads cannot be cached gets exact
+/// ones.
 ///
 /// # Errors
 /// [`RewriteError`]; the image is unchanged then.
-pub fn rewrite(image: &mut [u8]) -> Result<Sites, RewriteError> {
-    let sections = code_sections(&parse(image)?, image.len())?;
-    let (sites, patches) = plan(image, &sections);
+pub fn rewrite(image: &mut [u8], reads: KernelReads) -> Result<Sites, RewriteError> {
+    let elf = parse(image)?;
+    let sections = code_sections(&elf, image.len())?;
+    let Planned {
+        mut sites,
+        mut patches,
+        targets,
+    } = plan(image, &sections);
     if sites.tsc.is_empty() && !micro_guest::is_marked(image) {
         return Err(RewriteError::NoSites);
+    }
+    if reads == KernelReads::Cached {
+        let kernel = cached_reads::Kernel {
+            image,
+            elf: &elf,
+            reads: &sites.tsc,
+            others: &sites.cr4,
+            targets: &targets,
+        };
+        match cached_reads::plan(&kernel) {
+            Ok(plan) => {
+                patches.extend(plan.patches);
+                sites.copy = Some(TscCopy {
+                    address: plan.copy,
+                    reads: plan.reads,
+                });
+            }
+            Err(why) => {
+                log::info!("every time stamp counter read of the kernel will be an exit: {why}");
+            }
+        }
     }
     apply(image, &patches);
     Ok(sites)
@@ -117,7 +167,7 @@ pub fn rewrite_module(file: &mut [u8]) -> Result<Option<Sites>, RewriteError> {
         let has = |bytes: &[u8]| memchr::memmem::find(code, bytes).is_some();
         has(&RDTSC) || has(&MOV_TO_CR)
     });
-    let (sites, patches) = plan(file, &sections);
+    let Planned { sites, patches, .. } = plan(file, &sections);
     apply(file, &patches);
     if !patches.is_empty()
         && let Some(signed) = file.len().checked_sub(SIGNATURE_MARK.len())
@@ -129,18 +179,36 @@ pub fn rewrite_module(file: &mut [u8]) -> Result<Option<Sites>, RewriteError> {
 }
 
 /// New bytes for the file, at an offset.
-struct Patch {
-    offset: usize,
-    bytes: Vec<u8>,
+pub(super) struct Patch {
+    pub(super) offset: usize,
+    pub(super) bytes: Vec<u8>,
+}
+
+/// What there is to rewrite.
+struct Planned {
+    sites: Sites,
+    patches: Vec<Patch>,
+    /// Addresses shortly behind the bytes of an RDTSC that are jumped to.
+    targets: Vec<u64>,
 }
 
 /// Says what there is to rewrite in `sections`.
-fn plan(image: &[u8], sections: &[CodeSection]) -> (Sites, Vec<Patch>) {
+fn plan(image: &[u8], sections: &[CodeSection]) -> Planned {
+    let code_of = |section: &CodeSection| &image[section.offset..section.offset + section.len];
+    let mut read_bytes: Vec<u64> = (sections.iter())
+        .flat_map(|section| {
+            let places = memchr::memmem::find_iter(code_of(section), &RDTSC);
+            places.map(|at| section.address + at as u64)
+        })
+        .collect();
+    read_bytes.sort_unstable();
     let mut sites = Sites::default();
     let mut patches = Vec::new();
+    let mut targets = Vec::new();
     for section in sections {
-        let code = &image[section.offset..section.offset + section.len];
-        for (at, found) in find(code, section.address) {
+        let found = find(code_of(section), section.address, &read_bytes);
+        targets.extend(found.targets);
+        for (at, found) in found.instructions {
             let address = section.address + at as u64;
             let (list, bytes) = match found {
                 Found::Iretq => {
@@ -164,7 +232,12 @@ fn plan(image: &[u8], sections: &[CodeSection]) -> (Sites, Vec<Patch>) {
             patches.push(Patch { offset, bytes });
         }
     }
-    (sites, patches)
+    sites.tsc.sort_unstable();
+    Planned {
+        sites,
+        patches,
+        targets,
+    }
 }
 
 fn apply(image: &mut [u8], patches: &[Patch]) {
@@ -274,11 +347,27 @@ fn classify(instruction: &Instruction) -> Option<Found> {
     }
 }
 
-/// Instructions of interest in a linear disassembly of `code`, by offset.
-fn find(code: &[u8], address: u64) -> Vec<(usize, Found)> {
+/// What a linear disassembly finds.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct FoundInCode {
+    /// Instructions of interest, by offset.
+    instructions: Vec<(usize, Found)>,
+    /// Targets of jumps and calls that lie shortly behind the bytes of an RDTSC.
+    targets: Vec<u64>,
+}
+
+/// Disassembles `code`. `read_bytes` are the places of the bytes of RDTSC in all of the code,
+/// ascending.
+fn find(code: &[u8], address: u64, read_bytes: &[u64]) -> FoundInCode {
+    // Further than a read and what has to make room for a jump: 2 and 15 bytes.
+    const SHORTLY: u64 = 32;
+    let is_behind_a_read = |target: u64| {
+        let next = read_bytes.partition_point(|&read| read < target);
+        next > 0 && target - read_bytes[next - 1] < SHORTLY
+    };
     let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
     let mut instruction = Instruction::default();
-    let mut found = Vec::new();
+    let mut found = FoundInCode::default();
     while decoder.can_decode() {
         let at = decoder.position();
         decoder.decode_out(&mut instruction);
@@ -288,7 +377,12 @@ fn find(code: &[u8], address: u64) -> Vec<(usize, Found)> {
             decoder.set_ip(address + at as u64 + 1);
             continue;
         }
-        found.extend(classify(&instruction).map(|what| (at, what)));
+        let what = classify(&instruction);
+        found.instructions.extend(what.map(|what| (at, what)));
+        let target = instruction.near_branch_target(); // 0: it is no jump
+        if is_behind_a_read(target) {
+            found.targets.push(target);
+        }
     }
     found
 }
@@ -416,7 +510,7 @@ pub(super) mod tests {
             0x31, 0x0f, 0x22, 0xe7, 0x48, 0xcf, 0xc3,
         ];
         assert_eq!(
-            find(&code, 0xffff_ffff_8100_0000),
+            find(&code, 0xffff_ffff_8100_0000, &[]).instructions,
             [
                 (5, Found::Rdtsc),
                 (14, Found::Rdtsc),
@@ -430,16 +524,19 @@ pub(super) mod tests {
     fn gets_into_step_again_after_data() {
         // An invalid opcode in 64-bit mode (06), then rdtsc.
         assert_eq!(
-            find(&[0x06, 0x06, 0x0f, 0x31, 0xc3], 0x1000),
+            find(&[0x06, 0x06, 0x0f, 0x31, 0xc3], 0x1000, &[]).instructions,
             [(2, Found::Rdtsc)]
         );
     }
 
     #[test]
     fn refuses_what_is_no_elf() {
-        assert!(matches!(rewrite(&mut []), Err(RewriteError::NotElf(_))));
         assert!(matches!(
-            rewrite(&mut [0x7f; 4096]),
+            rewrite(&mut [], KernelReads::Exact),
+            Err(RewriteError::NotElf(_))
+        ));
+        assert!(matches!(
+            rewrite(&mut [0x7f; 4096], KernelReads::Exact),
             Err(RewriteError::NotElf(_))
         ));
     }

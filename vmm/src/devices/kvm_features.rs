@@ -21,10 +21,7 @@ const PARAVIRTUAL_EOI: u32 = 1 << 6;
 /// CPUID leaf of the features, and what it says for a guest with this clock.
 #[must_use]
 pub fn features_leaf(clock: Clock) -> (u32, [u32; 4]) {
-    let clock = match clock {
-        Clock::KvmClock => CLOCK,
-        Clock::PmTimer | Clock::Jiffies => 0,
-    };
+    let clock = if clock.is_paravirtual() { CLOCK } else { 0 };
     (
         0x4000_0001,
         [NO_IO_DELAY | PARAVIRTUAL_EOI | clock, 0, 0, 0],

@@ -242,16 +242,32 @@ impl<C: GuestCpu> Engine<C> {
             if !interruptible {
                 return Ok(Some(ShutdownReason::PowerOff));
             }
-            while !self.devices.interrupt_pending() {
-                let appetite = self.devices.appetite();
-                let input = self.ask(|source, at| source.wait(at, &appetite))?;
-                self.apply(input)?;
-            }
+            self.sleep()?;
         }
         Ok(None)
     }
 
+    /// The guest is halted: waits for an interrupt.
+    fn sleep(&mut self) -> Step<()> {
+        let mut knows_time = true;
+        while !self.devices.interrupt_pending() {
+            let appetite = self.devices.appetite();
+            let input = self.ask(|source, at| source.wait(at, &appetite))?;
+            knows_time = matches!(input, Input::Tick(_));
+            self.apply(input)?;
+        }
+        if !knows_time && self.traps.cache.is_read() {
+            // It may have slept long, and the kernel measures that. An entry costs less than the
+            // exit at which it would ask.
+            self.clock(Some(ClockNeed::Tsc))?;
+        }
+        Ok(())
+    }
+
     fn apply(&mut self, input: Input) -> Step<()> {
+        if let Input::Tick(now) = &input {
+            self.traps.cache.refresh(*now);
+        }
         self.devices.apply(input);
         self.emit_outputs()
     }
@@ -264,7 +280,13 @@ impl<C: GuestCpu> Engine<C> {
     fn clock(&mut self, need: Option<ClockNeed>) -> Step<u64> {
         match need {
             None => Ok(0),
-            Some(need) => self.ask(|source, at| source.clock(at, need)),
+            Some(need) => {
+                let value = self.ask(|source, at| source.clock(at, need))?;
+                if need != ClockNeed::Wall {
+                    self.traps.cache.refresh(value);
+                }
+                Ok(value)
+            }
         }
     }
 

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use ftvm_vmm::boot::rewrite::Sites;
+use ftvm_vmm::boot::rewrite::{Sites, TscCopy};
 use ftvm_vmm::cpu::GuestCpu;
 use ftvm_vmm::cpu::fake::{Dice, FakeCpu, Op, Script};
 use ftvm_vmm::devices::Devices;
 use ftvm_vmm::engine::{Engine, Role};
 use ftvm_vmm::ram::GuestRam;
 use ftvm_vmm::traps::TscTrap;
+use ftvm_vmm::tsc_cache;
 use proptest::prelude::*;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use vm_memory::{Bytes, GuestAddress};
@@ -37,6 +38,9 @@ const LARGE_DATA: u64 = 0xa_0000;
 const LARGE_BYTES: u32 = 0x1_2000;
 const DISK_CAPACITY: u64 = 1 << 20;
 
+/// Where the guest reads a copy of the time stamp counter.
+pub(crate) const TSC_COPY: u64 = 0x3_8000;
+
 const AVAIL: u64 = 0x1000;
 const USED: u64 = 0x2000;
 
@@ -58,6 +62,7 @@ pub(crate) fn deeds() -> impl Strategy<Value = Vec<Deed>> {
         3 => Just(Op::Sti),
         2 => Just(Op::Cli),
         2 => Just(Op::ReadTsc),
+        2 => Just(Op::Load { address: TSC_COPY, len: tsc_cache::BYTES }),
         1 => Just(Op::ReadMsr(0x10)),
         1 => Just(Op::ReadMsr(0x8b)),
         1 => Just(Op::ReadMsr(0x4b56_4d00)),
@@ -294,10 +299,17 @@ pub(crate) fn processor(script: &Script, memory: &GuestRam, kicks: &mut Dice) ->
 
 /// An engine for a guest with this processor and memory.
 pub(crate) fn engine_of<C: GuestCpu>(cpu: C, memory: &GuestRam, role: Role) -> Engine<C> {
+    let sites = Sites {
+        copy: Some(TscCopy {
+            address: TSC_COPY,
+            reads: 1,
+        }),
+        ..Sites::default()
+    };
     Engine::new(
         cpu,
         Devices::new(memory, [0x52, 0x54, 0, 0, 0, 1]).with_disk(DISK_CAPACITY),
-        TscTrap::new(&Sites::default(), memory.clone()),
+        TscTrap::new(&sites, memory.clone()),
         role,
     )
 }

@@ -4,6 +4,7 @@ mod counted;
 mod debugger;
 mod guest;
 mod mutation;
+mod tsc_copy;
 mod world;
 
 use std::cell::Cell;
