@@ -259,7 +259,7 @@ fn the_copy_is_read_while_reads_are_left_and_then_the_counter() {
 fn what_makes_room_for_the_jump_is_moved_along() {
     for (code, taken, moved, left) in [
         (&WHOLE[..], 6, "shl", tsc_cache::SAMPLES),
-        (&LOW_HALF, 10, "xor, mov", tsc_cache::CLOCK_READS),
+        (&LOW_HALF[..], 10, "xor, mov", tsc_cache::CLOCK_READS),
     ] {
         let rewritten = with_code(code).rewritten();
         assert_eq!(rewritten.reads_cached(), 1, "{moved}");
@@ -301,13 +301,19 @@ fn assert_exact(parts: &Parts, what: &str) {
 fn what_cannot_be_moved_stays() {
     for (behind, what) in [
         (&[0xe8, 0, 0, 0, 0][..], "a call"),
-        (&[0x0f, 0x1f, 0x44, 0, 0], "a NOP that may become a jump"),
-        (&[0xf0, 0x01, 0x48, 0x10], "a LOCK prefix"),
-        (&[0x8b, 0x05, 0, 0, 0, 0], "an address from here"),
-        (&[0x90, 0x90, 0x90, 0xc3], "NOPs that are no alternative's"),
-        (&[0x89, 0xc1, 0x0f, 0x31, 0x90], "another read"),
-        (&[0x89, 0xc1, 0x0f, 0x22, 0xe0], "a write of CR4"),
-        (&[0x89, 0xc1, 0xc3], "a return"),
+        (
+            &[0x0f, 0x1f, 0x44, 0, 0][..],
+            "a NOP that may become a jump",
+        ),
+        (&[0xf0, 0x01, 0x48, 0x10][..], "a LOCK prefix"),
+        (&[0x8b, 0x05, 0, 0, 0, 0][..], "an address from here"),
+        (
+            &[0x90, 0x90, 0x90, 0xc3][..],
+            "NOPs that are no alternative's",
+        ),
+        (&[0x89, 0xc1, 0x0f, 0x31, 0x90][..], "another read"),
+        (&[0x89, 0xc1, 0x0f, 0x22, 0xe0][..], "a write of CR4"),
+        (&[0x89, 0xc1, 0xc3][..], "a return"),
     ] {
         let code = [&RDTSC[..], behind, &[0xc3; 40]].concat();
         let rewritten = with_code(&code).rewritten();
