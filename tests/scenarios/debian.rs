@@ -74,9 +74,8 @@ fn debian_boots_from_the_shared_disk_and_leaves_it_clean() -> Result<()> {
     };
     let mut disk_server = DiskServer::start_with(&testbed, vec![export])?;
     let host = testbed.start_host("a")?;
-    let mut guest = Guest::debian("debian", &disk_server.uri("root"));
-    guest.options.push("--console".to_owned());
-    let mut guest = guest.alone(&host)?;
+    let guest = Guest::debian("debian", &disk_server.uri("root"));
+    let mut guest = guest.at_a_console(&host)?;
 
     wait_for_all(
         &guest,

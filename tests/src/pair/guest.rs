@@ -7,6 +7,7 @@ use super::{DiskServer, Side};
 use crate::error::Result;
 use crate::host::Host;
 use crate::network::{GUEST, Network};
+use crate::process::HostProcess;
 
 /// Where a primary listens for its backup.
 const LOG_PORT: u16 = 7000;
@@ -121,6 +122,19 @@ impl Guest {
     /// When the host does not answer.
     pub fn alone(&self, host: &Host) -> Result<Side> {
         Side::start(host, &self.unreplicated(host, &["run"]))
+    }
+
+    /// Starts `ftvm run` on a host with a console at its standard input and output, in place of
+    /// events.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer.
+    pub fn at_a_console(&self, host: &Host) -> Result<HostProcess> {
+        let mut argv = vec!["ftvm".to_owned(), "run".to_owned(), "--console".to_owned()];
+        argv.extend(self.images(host));
+        argv.extend_from_slice(&self.options);
+        host.spawn(&argv.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// Starts `ftvm record` on a host: the guest without a backup, its log in a file there.
