@@ -89,7 +89,7 @@ mod tests {
         let at = |offset| GuestAddress(0x2fc0 + offset);
         memory.write_obj(0u32, at(CLOCK_READS)).expect("in memory");
         memory.write_obj(1u32, at(SAMPLES)).expect("in memory");
-        ram::take_written(&memory);
+        let _ = ram::take_written(&memory);
         cache.refresh(0x1_0000_0007);
         let value: u64 = memory.read_obj(at(VALUE)).expect("in memory");
         let reads: u32 = memory.read_obj(at(CLOCK_READS)).expect("in memory");

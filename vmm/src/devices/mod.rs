@@ -63,7 +63,7 @@ const RESET_CONTROL: u16 = 0xcf9;
 const RESET_NOW: u8 = 0x04;
 
 /// Where the devices have their registers after reset, in blocks of [`virtio::transport::BAR_BYTES`].
-pub const PCI_BARS: std::ops::Range<u16> = NET_BAR..DISK_BAR + virtio::transport::BAR_BYTES;
+pub const PCI_BARS: std::ops::Range<u16> = NET.ports..DISK.ports + virtio::transport::BAR_BYTES;
 
 /// Which clock an access depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -87,6 +87,8 @@ pub struct Engine<C> {
     traps: TscTrap,
     role: Role,
     exits: u64,
+    /// The last input at this exit came without the time.
+    time_passed_untold: bool,
     tally: ExitTally,
 }
 
@@ -99,6 +101,7 @@ impl<C: GuestCpu> Engine<C> {
             traps,
             role,
             exits: 0,
+            time_passed_untold: false,
             tally: ExitTally::default(),
         }
     }
@@ -213,6 +216,7 @@ impl<C: GuestCpu> Engine<C> {
     /// One deterministic exit. Returns why the guest ended, if it did.
     fn handle(&mut self, exit: Exit) -> Step<Option<ShutdownReason>> {
         self.exits += 1;
+        self.time_passed_untold = false;
         self.cpu.execution_point()?;
         self.ask(|source, at| source.at_exit(at))?;
         match exit {
@@ -249,14 +253,12 @@ impl<C: GuestCpu> Engine<C> {
 
     /// The guest is halted: waits for an interrupt.
     fn sleep(&mut self) -> Step<()> {
-        let mut knows_time = true;
         while !self.devices.interrupt_pending() {
             let appetite = self.devices.appetite();
             let input = self.ask(|source, at| source.wait(at, &appetite))?;
-            knows_time = matches!(input, Input::Tick(_));
             self.apply(input)?;
         }
-        if !knows_time && self.traps.cache.is_read() {
+        if self.time_passed_untold && self.traps.cache.is_read() {
             // It may have slept long, and the kernel measures that. An entry costs less than the
             // exit at which it would ask.
             self.clock(Some(ClockNeed::Tsc))?;
@@ -265,6 +267,7 @@ impl<C: GuestCpu> Engine<C> {
     }
 
     fn apply(&mut self, input: Input) -> Step<()> {
+        self.time_passed_untold = !matches!(input, Input::Tick(_));
         if let Input::Tick(now) = &input {
             self.traps.cache.refresh(*now);
         }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::boot::rewrite::TSC_PORT;
 use crate::cpu::{Exit, PortAccess};
+use crate::devices::apic::Apic;
 use crate::devices::pit::Pit;
 use crate::devices::virtio::transport;
 use crate::devices::{PCI_BARS, console, pci, pm_timer};
@@ -37,7 +38,9 @@ pub enum ExitKind {
     OtherPort,
     /// Memory that is no RAM.
     Mmio,
-    /// A filtered model specific register.
+    /// A register of the local APIC.
+    Apic,
+    /// Another filtered model specific register.
     Msr,
     /// HLT.
     Halt,
@@ -53,7 +56,7 @@ pub enum ExitKind {
 
 impl ExitKind {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Tsc,
         Self::Trap,
         Self::Pic,
@@ -66,6 +69,7 @@ impl ExitKind {
         Self::VirtioOther,
         Self::OtherPort,
         Self::Mmio,
+        Self::Apic,
         Self::Msr,
         Self::Halt,
         Self::TripleFault,
@@ -90,6 +94,7 @@ impl ExitKind {
             Self::VirtioOther => "virtio-other",
             Self::OtherPort => "other-port",
             Self::Mmio => "mmio",
+            Self::Apic => "apic",
             Self::Msr => "msr",
             Self::Halt => "halt",
             Self::TripleFault => "triple-fault",
@@ -106,6 +111,7 @@ impl ExitKind {
             Exit::Io(access) => Self::of_port(access),
             Exit::Mmio { .. } => Self::Mmio,
             Exit::Halt { .. } => Self::Halt,
+            Exit::Msr { index, .. } if Apic::owns(*index) => Self::Apic,
             Exit::Msr { .. } => Self::Msr,
             Exit::TripleFault => Self::TripleFault,
             Exit::Kicked => Self::Kicked,
@@ -185,6 +191,13 @@ mod tests {
         assert_eq!(port(0xc014, true), ExitKind::VirtioOther);
         assert_eq!(port(0xd044, true), ExitKind::OtherPort);
         assert_eq!(port(0xcfc, false), ExitKind::Pci);
+    }
+
+    #[test]
+    fn the_local_apic_is_told_apart_from_other_registers() {
+        let register = |index| ExitKind::of(&Exit::Msr { index, write: None });
+        assert_eq!(register(0x80b), ExitKind::Apic);
+        assert_eq!(register(0x10), ExitKind::Msr);
     }
 
     #[test]

@@ -460,6 +460,8 @@ impl<S: LogSource> EventSource for Replayer<S> {
             (_, Place::Here, Payload::Shutdown(ShutdownReason::Stopped)) => Err(Interruption::Stop),
             // The guest is about to end by itself: the engine sees that next.
             (_, Place::Here, Payload::Shutdown(_)) => Ok(None),
+            // It has slept, and the engine asks next how long.
+            (_, Place::Here, Payload::Tsc(_)) => Ok(None),
             (_, Place::Here, _) => self.input(at, DOING).map(Some),
         }
     }
