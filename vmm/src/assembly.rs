@@ -181,6 +181,12 @@ impl Guest {
             Some(disk) => devices.with_disk(disk.bytes),
             None => devices,
         };
+        let traps = TscTrap::new(images.sites(), memory.clone());
+        let devices = if traps.cache.is_read() {
+            devices.without_clock_for_programs()
+        } else {
+            devices
+        };
         let mut cpu = machine.into_cpu();
         if verification == Verification::EveryExit {
             cpu.sync_control_registers();
@@ -188,7 +194,7 @@ impl Guest {
         Ok(Self {
             cpu: HardwareCountingCpu::new(FreeCpu::new(cpu)),
             devices,
-            traps: TscTrap::new(images.sites(), memory.clone()),
+            traps,
             memory,
             identity,
             host_report: report.for_peer(),

@@ -28,10 +28,10 @@ const MEMORY_MIB: std::ops::RangeInclusive<u64> = 32..=3072;
 #[serde(rename_all = "kebab-case")]
 pub enum Clock {
     /// The ACPI power management timer: steps of 279 ns.
-    #[default]
     PmTimer,
     /// KVM's paravirtual clock: steps of 1 ns, and an exact wall clock. Programs read it exactly;
     /// for the kernel itself time stands still between two exits, for a tick at most.
+    #[default]
     KvmClock,
     /// The same, exact for the kernel too. Each of its reads is an exit, and it reads the clock at
     /// every switch between processes.

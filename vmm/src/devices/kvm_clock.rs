@@ -25,10 +25,14 @@ const COUNTER_IS_STABLE: u8 = 1;
 
 /// Where the guest wants the factors, and they are put there; nowhere if it has had enough of
 /// them. An address outside memory is ignored, as KVM does.
-pub fn set_system_time(memory: &GuestRam, value: u64) {
+///
+/// With `for_programs`, the kernel lets programs read the counter themselves, which costs two exits
+/// ([`crate::traps`]). Without, they ask it with a system call, which costs none where the kernel
+/// reads a copy ([`crate::tsc_cache`]).
+pub fn set_system_time(memory: &GuestRam, value: u64, for_programs: bool) {
     if value & ENABLE != 0 {
         // A failure is an address outside memory.
-        let _ = memory.write_slice(&factors(), GuestAddress(value & !ENABLE));
+        let _ = memory.write_slice(&factors(for_programs), GuestAddress(value & !ENABLE));
     }
 }
 
@@ -40,7 +44,7 @@ pub fn set_system_time(memory: &GuestRam, value: u64) {
 ///  8 tsc_timestamp u64               28 tsc_shift i8: counts are shifted left before
 ///                                    29 flags u8, and padding
 /// ```
-fn factors() -> [u8; 32] {
+fn factors(for_programs: bool) -> [u8; 32] {
     // One nanosecond a count: count * 2^1 * 2^31 / 2^32.
     const MULTIPLIER: u32 = 1 << 31;
     const SHIFT: u8 = 1;
@@ -48,7 +52,7 @@ fn factors() -> [u8; 32] {
     page[0] = 2;
     page[24..28].copy_from_slice(&MULTIPLIER.to_le_bytes());
     page[28] = SHIFT;
-    page[29] = COUNTER_IS_STABLE;
+    page[29] = if for_programs { COUNTER_IS_STABLE } else { 0 };
     page
 }
 
@@ -87,7 +91,7 @@ mod tests {
     #[test]
     fn a_count_is_a_nanosecond() {
         let memory = memory();
-        set_system_time(&memory, 0x140 | ENABLE);
+        set_system_time(&memory, 0x140 | ENABLE, true);
         let mut page = [0; 32];
         memory
             .read_slice(&mut page, GuestAddress(0x140))
@@ -99,9 +103,19 @@ mod tests {
     }
 
     #[test]
+    fn whether_programs_may_read_it_is_in_the_flags() {
+        for (for_programs, flags) in [(true, COUNTER_IS_STABLE), (false, 0)] {
+            let memory = memory();
+            set_system_time(&memory, 0x140 | ENABLE, for_programs);
+            let page = memory.read_obj::<[u8; 32]>(GuestAddress(0x140));
+            assert_eq!(page.expect("in memory")[29], flags);
+        }
+    }
+
+    #[test]
     fn a_clock_that_is_switched_off_writes_nothing() {
         let memory = memory();
-        set_system_time(&memory, 0x140);
+        set_system_time(&memory, 0x140, true);
         assert_eq!(word(&memory, 0x140), 0);
     }
 
@@ -117,7 +131,7 @@ mod tests {
     fn addresses_outside_memory_do_no_harm() {
         let memory = memory();
         for address in [0xff8, 0x1000, !ENABLE] {
-            set_system_time(&memory, address | ENABLE);
+            set_system_time(&memory, address | ENABLE, true);
             set_wall_clock(&memory, address, 1);
         }
     }

@@ -142,6 +142,8 @@ pub struct Devices {
     net: VirtioPci<Net>,
     disk: Option<VirtioPci<Blk>>,
     memory: GuestRam,
+    /// Whether programs may read the paravirtual clock without the kernel.
+    clock_for_programs: bool,
     reset_requested: bool,
     /// What leaves the machine and was not fetched yet, in order.
     outputs: VecDeque<Output>,
@@ -163,9 +165,18 @@ impl Devices {
             net: VirtioPci::new(Net::new(mac), memory.clone(), NET),
             disk: None,
             memory: memory.clone(),
+            clock_for_programs: true,
             reset_requested: false,
             outputs: VecDeque::new(),
         }
+    }
+
+    /// The same; programs ask the kernel for the time, rather than read the paravirtual clock
+    /// themselves.
+    #[must_use]
+    pub fn without_clock_for_programs(mut self) -> Self {
+        self.clock_for_programs = false;
+        self
     }
 
     /// The same with a disk of `capacity` bytes.
@@ -287,7 +298,9 @@ impl Devices {
     /// register takes it; otherwise it is a #GP.
     pub fn write_msr(&mut self, index: u32, value: u64, clock: u64, wall: u64) -> bool {
         match index {
-            kvm_clock::SYSTEM_TIME => kvm_clock::set_system_time(&self.memory, value),
+            kvm_clock::SYSTEM_TIME => {
+                kvm_clock::set_system_time(&self.memory, value, self.clock_for_programs);
+            }
             kvm_clock::WALL_CLOCK => {
                 let wall_at_reset = wall.saturating_sub(clock);
                 kvm_clock::set_wall_clock(&self.memory, value, wall_at_reset);

@@ -68,6 +68,15 @@ impl Tap {
                 source: io::Error::last_os_error(),
             });
         }
+        // An interface remembers what the program before could do: without this, the system leaves
+        // checksums and segmentation to a guest that was never asked.
+        // SAFETY: the descriptor is open, and TUNSETOFFLOAD takes a plain number.
+        if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, 0) } < 0 {
+            return Err(TapError::Attach {
+                name: name.to_owned(),
+                source: io::Error::last_os_error(),
+            });
+        }
         Ok(Self {
             file: Arc::new(file),
             name: name.to_owned(),

@@ -164,6 +164,7 @@ impl Devices {
             net: self.net.with_state(transport, card).map_err(of("net"))?,
             disk,
             memory: self.memory.clone(),
+            clock_for_programs: self.clock_for_programs,
             reset_requested: state.reset_requested,
             outputs: state.outputs,
         };
