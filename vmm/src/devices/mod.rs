@@ -429,6 +429,17 @@ impl Devices {
         self.external_pending() || self.apic.pending(&self.memory).is_some()
     }
 
+    /// Whether to look again as soon as the processor can be interrupted.
+    #[must_use]
+    pub fn wants_window(&self) -> bool {
+        self.interrupt_pending() || self.apic.awaits_untold_end()
+    }
+
+    /// The processor can be interrupted, and [`Devices::interrupt_pending`] says that nothing is.
+    pub fn miss_window(&mut self) {
+        self.apic.insist_on_end(&self.memory);
+    }
+
     fn external_pending(&self) -> bool {
         self.apic.takes_external() && self.pic.interrupt_pending()
     }

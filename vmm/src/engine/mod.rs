@@ -374,7 +374,7 @@ impl<C: GuestCpu> Engine<C> {
             self.cpu.inject(vector)?;
         }
         self.cpu
-            .request_interrupt_window(self.devices.interrupt_pending());
+            .request_interrupt_window(self.devices.wants_window());
         Ok(())
     }
 
@@ -383,7 +383,8 @@ impl<C: GuestCpu> Engine<C> {
             rip: self.cpu.rip()?,
         };
         if !self.devices.interrupt_pending() {
-            return Ok(()); // withdrawn while the window was closed
+            self.devices.miss_window();
+            return Ok(());
         }
         let vector = self.devices.acknowledge_interrupt();
         let point = ExecutionPoint {

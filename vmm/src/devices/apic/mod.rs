@@ -8,9 +8,11 @@
 //!
 //! An interrupt's end costs an exit, unless the kernel knows KVM's paravirtual one
 //! (Linux, Documentation/virt/kvm/x86/msr.rst, MSR_KVM_PV_EOI_EN): a bit in guest memory says that
-//! nothing waits for it, and the kernel then clears the bit in place of writing to the register.
+//! nobody needs to know, and the kernel then clears the bit in place of writing to the register.
 //! The bit is set when an interrupt is delivered, and looked at at exits: both at the same
-//! instruction in every run.
+//! instruction in every run. KVM does not set it where another interrupt waits. Here it is set all
+//! the same, because the exit where that one can be delivered comes anyway: when the processor can
+//! be interrupted again. Should the bit still be set then, it is taken back.
 
 #[cfg(test)]
 mod tests;
@@ -283,11 +285,29 @@ impl Apic {
     /// The vector to be delivered next, if the processor's priority lets it through.
     #[must_use]
     pub fn pending(&self, memory: &GuestRam) -> Option<u8> {
-        let vector = self.requested.highest()?;
-        let mut in_service = self.in_service.highest();
         if self.eoi_offered && !self.offer_stands(memory) {
-            in_service = self.in_service.below_highest();
+            self.deliverable(self.in_service.below_highest())
+        } else {
+            self.deliverable(self.in_service.highest())
         }
+    }
+
+    /// Whether a vector waits for nothing but the end of an interrupt of which the guest will not
+    /// tell. To be looked at again when the processor can be interrupted: interrupt handlers end
+    /// interrupts before that.
+    #[must_use]
+    pub fn awaits_untold_end(&self) -> bool {
+        self.eoi_offered && self.deliverable(self.in_service.below_highest()).is_some()
+    }
+
+    /// The guest is to tell of the end after all.
+    pub fn insist_on_end(&mut self, memory: &GuestRam) {
+        self.settle(memory);
+        self.withdraw_eoi(memory);
+    }
+
+    fn deliverable(&self, in_service: Option<u8>) -> Option<u8> {
+        let vector = self.requested.highest()?;
         let priority = in_service.unwrap_or(0).max(self.task_priority);
         (vector >> 4 > priority >> 4).then_some(vector)
     }
@@ -307,22 +327,14 @@ impl Apic {
         self.requested.remove(vector);
         self.in_service.insert(vector);
         self.raise_timer();
-        if self.requested.highest().is_none() {
-            self.offer_eoi(memory);
-        } else {
-            self.withdraw_eoi(memory);
-        }
+        self.offer_eoi(memory);
     }
 
-    /// Looks whether the guest has ended an interrupt without an exit; and where one waits for
-    /// that, sees to it that the end comes with an exit.
+    /// Looks whether the guest has ended an interrupt without an exit.
     pub fn settle(&mut self, memory: &GuestRam) {
         if self.eoi_offered && !self.offer_stands(memory) {
             self.in_service.remove_highest();
             self.eoi_offered = false;
-        }
-        if self.eoi_offered && self.requested.highest().is_some() {
-            self.withdraw_eoi(memory);
         }
     }
 
