@@ -43,6 +43,9 @@ const MAX_ZEROES_SECTORS: u32 = 1 << 16;
 const BYTES_IN_FLIGHT: u64 = 8 << 20;
 const BUFFERS_IN_FLIGHT: usize = 2048;
 
+/// Number that no guest's requests reach: one a nanosecond would be 292 years of them.
+const LAST_ID: u64 = u64::MAX / 2;
+
 /// The device.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Blk {
@@ -81,12 +84,20 @@ impl Blk {
         if self.capacity != capacity {
             return Err("the disk has another capacity");
         }
-        if self.pending.len() > usize::from(QUEUE_SIZE) {
-            return Err("more requests are in flight than the queue holds");
-        }
         let ascending = self.pending.windows(2).all(|two| two[0].id < two[1].id);
         if !ascending || self.pending.last().is_some_and(|p| p.id > self.last_id) {
             return Err("the requests in flight are not in order");
+        }
+        if self.last_id > LAST_ID {
+            return Err("more requests were made than a guest can make");
+        }
+        // There was room when the last one was issued.
+        let before_last = self
+            .pending
+            .split_last()
+            .map_or(&[][..], |(_, before)| before);
+        if !has_room(before_last) {
+            return Err("more is in flight than the device lets be");
         }
         self.pending.iter().try_for_each(|p| p.check(capacity))
     }
@@ -161,7 +172,7 @@ impl Blk {
         if queue.disable_notification(memory).is_err() {
             return Notify::NeedsReset;
         }
-        while self.has_room() {
+        while has_room(&self.pending) {
             let Some(chain) = queue.pop_descriptor_chain(memory) else {
                 // The guest stands still, so nothing can have been added meanwhile. What cannot
                 // be taken out of the ring is an index that no ring can have.
@@ -198,14 +209,15 @@ impl Blk {
         // The driver need not notify: the next completion makes room, and looks.
         super::notification(queue, memory, used)
     }
+}
 
-    fn has_room(&self) -> bool {
-        let bytes: u64 = self.pending.iter().map(Pending::data_bytes).sum();
-        let buffers: usize = self.pending.iter().map(Pending::buffers).sum();
-        self.pending.len() < usize::from(QUEUE_SIZE)
-            && bytes < BYTES_IN_FLIGHT
-            && buffers < BUFFERS_IN_FLIGHT
-    }
+/// Whether another request may be taken out of the queue while these are in flight.
+fn has_room(pending: &[Pending]) -> bool {
+    let bytes: u64 = pending.iter().map(Pending::data_bytes).sum();
+    let buffers: usize = pending.iter().map(Pending::buffers).sum();
+    pending.len() < usize::from(QUEUE_SIZE)
+        && bytes < BYTES_IN_FLIGHT
+        && buffers < BUFFERS_IN_FLIGHT
 }
 
 impl VirtioDevice for Blk {

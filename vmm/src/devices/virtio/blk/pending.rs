@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::chain::{Answer, Buffer, Chain, MAX_BUFFERS, gather};
+use super::{MAX_DISCARD_SECTORS, MAX_ZEROES_SECTORS};
 use crate::devices::virtio::transport::QUEUE_SIZE;
 use crate::disk::order::Extent;
 use crate::disk::{DiskOp, DiskRequest, MAX_TRANSFER, SECTOR_BYTES, SharedRead};
@@ -125,25 +126,31 @@ impl Pending {
     /// Whether a guest of a disk of `capacity` bytes could have made it; if not, what is wrong.
     /// That buffers are outside memory is found when they are used.
     pub(super) fn check(&self, capacity: u64) -> Result<(), &'static str> {
-        let (range, data, longest) = match self.op {
-            PendingOp::Read { offset, len } => {
-                ((offset, len.into()), &self.answer.data, MAX_TRANSFER.into())
+        let transfer = SECTOR_BYTES..=MAX_TRANSFER.into();
+        let ranges = |sectors: u32| SECTOR_BYTES..=u64::from(sectors) * SECTOR_BYTES;
+        let (offset, len, data, possible) = match self.op {
+            PendingOp::Read { offset, len } => (offset, len.into(), &self.answer.data, transfer),
+            PendingOp::Write { offset, len } => (offset, len.into(), &self.source, transfer),
+            PendingOp::Flush => (0, 0, &self.source, 0..=0),
+            PendingOp::Discard { offset, len } => {
+                (offset, len, &self.source, ranges(MAX_DISCARD_SECTORS))
             }
-            PendingOp::Write { offset, len } => {
-                ((offset, len.into()), &self.source, MAX_TRANSFER.into())
-            }
-            PendingOp::Flush => ((0, 0), &self.source, 0),
-            PendingOp::Discard { offset, len } | PendingOp::WriteZeroes { offset, len, .. } => {
-                ((offset, len), &self.source, u64::from(u32::MAX))
+            PendingOp::WriteZeroes { offset, len, .. } => {
+                (offset, len, &self.source, ranges(MAX_ZEROES_SECTORS))
             }
         };
-        let (offset, len) = range;
         let whole = (offset | len).is_multiple_of(SECTOR_BYTES);
-        if !whole || len > longest || offset.checked_add(len).is_none_or(|end| end > capacity) {
+        if !whole || offset.checked_add(len).is_none_or(|end| end > capacity) {
             return Err("a request is not on the disk");
+        }
+        if !possible.contains(&len) {
+            return Err("a request is longer than requests can be, or for nothing");
         }
         if self.head >= QUEUE_SIZE || self.buffers() > MAX_BUFFERS {
             return Err("a request has more buffers than a queue");
+        }
+        if data.iter().any(|buffer| buffer.len == 0) {
+            return Err("a request has an empty buffer");
         }
         let bytes: u64 = data.iter().map(|buffer| u64::from(buffer.len)).sum();
         if bytes != self.data_bytes() || self.buffers() != data.len() {

@@ -485,6 +485,7 @@ fn states_that_no_guest_brings_about_are_refused() {
     let state = serde_json::to_value(&blk).expect("plain data");
     for (path, value) in [
         ("/last_id", 1u64),
+        ("/last_id", u64::MAX),
         ("/pending/0/id", 2),
         ("/pending/0/head", 256),
         ("/pending/0/op/Read/offset", CAPACITY),
@@ -497,5 +498,25 @@ fn states_that_no_guest_brings_about_are_refused() {
         *state.pointer_mut(path).expect(path) = value.into();
         let wrong: Blk = serde_json::from_value(state).expect("same fields");
         assert!(wrong.check(CAPACITY).is_err(), "{path}");
+    }
+
+    let mut guest = Setup::new(false);
+    guest.add(IN, 0, &[(DATA, 512)]);
+    guest.notify();
+    let mut state = serde_json::to_value(&guest.disk.device).expect("plain data");
+    let one = state["pending"][0].clone();
+    let many = |n: u64| {
+        let with_id = |id: u64| {
+            let mut request = one.clone();
+            request["id"] = id.into();
+            request
+        };
+        (1..=n).map(with_id).collect::<Vec<_>>()
+    };
+    state["last_id"] = 1000.into();
+    for (n, possible) in [(256, true), (257, false)] {
+        state["pending"] = many(n).into();
+        let blk: Blk = serde_json::from_value(state.clone()).expect("same fields");
+        assert_eq!(blk.check(CAPACITY).is_ok(), possible, "{n} requests");
     }
 }
