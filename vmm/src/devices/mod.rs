@@ -285,6 +285,8 @@ impl Devices {
     /// [`Devices::msr_clock_need`]. `None` is a #GP.
     pub fn read_msr(&mut self, index: u32, clock: u64) -> Option<u64> {
         if Apic::owns(index) {
+            // What the guest ended without an exit is over.
+            self.apic.settle(&self.memory);
             return self.apic.read(index, clock);
         }
         match index {

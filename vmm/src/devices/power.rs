@@ -23,11 +23,20 @@ const SLEEP_ENABLE: u16 = 1 << 13;
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Power {
     enable: u16,
+    /// SLP_TYP. That sleep is to begin is never read back (SLP_EN is write-only).
     control: u16,
     off: bool,
 }
 
 impl Power {
+    /// Whether a guest could have brought the registers into this state; if not, what is wrong.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        if self.control & !SLEEP_TYPE != 0 {
+            return Err("no such bit in the control register");
+        }
+        Ok(())
+    }
+
     /// Whether a port is one of the registers'.
     #[must_use]
     pub fn owns(port: u16) -> bool {
@@ -39,7 +48,7 @@ impl Power {
         let registers = [
             [0, 0], // nothing ever happened
             self.enable.to_le_bytes(),
-            (self.control & !SLEEP_ENABLE | SCI_ENABLE).to_le_bytes(),
+            (self.control | SCI_ENABLE).to_le_bytes(),
         ]
         .concat();
         let from = usize::from(port - EVENT_PORT);

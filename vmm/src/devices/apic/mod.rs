@@ -20,7 +20,7 @@ mod timer;
 mod vectors;
 
 use serde::{Deserialize, Serialize};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use self::timer::{Mode, Timer};
 use self::vectors::Vectors;
@@ -65,6 +65,7 @@ const MASKED: u32 = 1 << 16;
 const DELIVERY_MODE: u32 = 0b111 << 8;
 const EXTERNAL: u32 = 0b111 << 8;
 const PV_EOI_ENABLE: u64 = 1;
+const PV_EOI_RESERVED: u64 = 0b10;
 
 /// Which bits of an entry of the local vector table can be written.
 const fn lvt_bits(register: u32) -> u32 {
@@ -139,8 +140,9 @@ impl Apic {
         }
     }
 
-    /// Whether a guest could have brought the APIC into this state; if not, what is wrong.
-    pub(super) fn check(&self) -> Result<(), &'static str> {
+    /// Whether a guest with this memory could have brought the APIC into this state; if not, what
+    /// is wrong.
+    pub(super) fn check(&self, memory: &GuestRam) -> Result<(), &'static str> {
         for (register, entry) in (LVT_TIMER..).zip(self.lvt) {
             if entry & !lvt_bits(register) != 0 {
                 return Err("no such bit in the local vector table");
@@ -149,10 +151,29 @@ impl Apic {
         if self.spurious & !(0xff | SOFTWARE_ENABLE) != 0 {
             return Err("no such bit in the spurious interrupt vector register");
         }
-        if self.eoi_offered && self.paravirtual_eoi & PV_EOI_ENABLE == 0 {
-            return Err("the end of an interrupt is awaited where there is no place for it");
+        if !self.requested.are_interrupts() || !self.in_service.are_interrupts() {
+            return Err("an exception as interrupt");
         }
-        self.timer.check()
+        if !self.in_service.are_of_different_classes() {
+            return Err("an interrupt was interrupted by one of the same priority");
+        }
+        if self.paravirtual_eoi & PV_EOI_RESERVED != 0 {
+            return Err("no such bit in the register of paravirtual ends of interrupts");
+        }
+        if self.eoi_offered {
+            let enabled = self.paravirtual_eoi & PV_EOI_ENABLE != 0;
+            if !enabled || !memory.check_range(self.eoi_address(), size_of::<u32>()) {
+                return Err("the end of an interrupt is awaited where there is no place for it");
+            }
+            if self.in_service.highest().is_none() {
+                return Err("the end of an interrupt is awaited, but there is none");
+            }
+        }
+        let entry = self.lvt[0];
+        if self.timer.is_due() && !(self.takes_timer() && self.requested.contains(entry as u8)) {
+            return Err("an interrupt of the timer waits for nothing");
+        }
+        self.timer.check(entry)
     }
 
     /// A read at guest time `now`; `None` is a #GP.
@@ -191,10 +212,13 @@ impl Apic {
         match index {
             // Nothing can be changed: not the mode, and not the address, which nobody uses.
             BASE => return value == BASE_VALUE,
+            PARAVIRTUAL_EOI if value & PV_EOI_RESERVED != 0 => return false,
             PARAVIRTUAL_EOI => self.set_paravirtual_eoi(value, memory),
             TASK_PRIORITY => self.task_priority = word as u8,
             END_OF_INTERRUPT => {
                 self.settle(memory);
+                // If the guest did not look for the bit: it would be taken for the end of another.
+                self.withdraw_eoi(memory);
                 self.in_service.remove_highest();
             }
             SPURIOUS => self.spurious = word & (0xff | SOFTWARE_ENABLE),
@@ -203,11 +227,7 @@ impl Apic {
             LVT_TIMER..=LVT_ERROR => {
                 self.lvt[(index - LVT_TIMER) as usize] = word & lvt_bits(index);
                 if index == LVT_TIMER {
-                    self.timer.set_mode(match word >> 17 & 0b11 {
-                        0 => Mode::OneShot,
-                        1 => Mode::Periodic,
-                        _ => Mode::Stopped,
-                    });
+                    self.timer.set_mode(Mode::of(word));
                 }
             }
             INITIAL_COUNT => self.timer.start(word, now),
@@ -246,9 +266,19 @@ impl Apic {
         }
     }
 
+    /// Whether a request of this vector is taken: while enabled by software, and not of 0 to 15,
+    /// which are the processor's own exceptions.
+    fn takes(&self, vector: u8) -> bool {
+        vector >= 16 && self.spurious & SOFTWARE_ENABLE != 0
+    }
+
+    fn takes_timer(&self) -> bool {
+        let entry = self.lvt[0];
+        entry & MASKED == 0 && self.takes(entry as u8)
+    }
+
     fn request(&mut self, vector: u8) {
-        // Vectors 0 to 15 are the processor's own exceptions.
-        if vector >= 16 && self.spurious & SOFTWARE_ENABLE != 0 {
+        if self.takes(vector) {
             self.requested.insert(vector);
         }
     }
@@ -267,11 +297,11 @@ impl Apic {
 
     /// Requests the next of the timer's interrupts, if the last one was delivered.
     fn raise_timer(&mut self) {
-        let entry = self.lvt[0];
-        if entry & MASKED != 0 {
-            while self.timer.take_due() {}
-        } else if !self.requested.contains(entry as u8) && self.timer.take_due() {
-            self.request(entry as u8);
+        let vector = self.lvt[0] as u8;
+        if !self.takes_timer() {
+            self.timer.forget_due();
+        } else if !self.requested.contains(vector) && self.timer.take_due() {
+            self.request(vector);
         }
     }
 
@@ -372,7 +402,7 @@ impl Apic {
 fn reaches(destination: u32, logical: bool, everyone: u32) -> bool {
     destination == everyone
         || if logical {
-            destination & LOGICAL_ID != 0
+            destination >> 16 == 0 && destination & LOGICAL_ID != 0
         } else {
             destination == 0
         }

@@ -114,6 +114,7 @@ fn the_processor_interrupts_itself() {
     assert_eq!(take(&mut apic, &memory), Some(0xf5));
     write(&mut apic, &memory, END_OF_INTERRUPT, 0);
     write(&mut apic, &memory, COMMAND, 0xc_00f5); // all but itself
+    write(&mut apic, &memory, COMMAND, 0x0001_0001_0000_08f5); // another cluster's first
     assert_eq!(take(&mut apic, &memory), None);
 }
 
@@ -139,6 +140,21 @@ fn timer_interrupts_wait_for_each_other() {
         u64::from(MASKED) | 1 << 17 | 0xec,
     );
     apic.advance(9500);
+    assert_eq!(take(&mut apic, &memory), None);
+}
+
+#[test]
+fn nothing_is_kept_of_a_timer_that_ran_while_the_apic_was_disabled() {
+    let memory = memory();
+    let mut apic = Apic::default();
+    write(&mut apic, &memory, DIVIDE, 0b1011);
+    write(&mut apic, &memory, LVT_TIMER, 1 << 17 | 0xec);
+    write(&mut apic, &memory, INITIAL_COUNT, 1000);
+    apic.advance(5500);
+    write(&mut apic, &memory, SPURIOUS, 0x1ff);
+    assert_eq!(take(&mut apic, &memory), None);
+    apic.advance(6000);
+    assert_eq!(take(&mut apic, &memory), Some(0xec));
     assert_eq!(take(&mut apic, &memory), None);
 }
 
@@ -194,6 +210,23 @@ fn nested_interrupts_end_in_order() {
 }
 
 #[test]
+fn an_end_by_the_register_is_not_awaited_in_memory_as_well() {
+    let memory = memory();
+    let at = GuestAddress(EOI_WORD);
+    let mut apic = enabled(&memory);
+    write(&mut apic, &memory, PARAVIRTUAL_EOI, EOI_WORD | 1);
+    for vector in [0x41, 0x91] {
+        apic.deliver(message(vector));
+        assert_eq!(take(&mut apic, &memory), Some(vector));
+    }
+    write(&mut apic, &memory, END_OF_INTERRUPT, 0); // of 0x91, for which the bit is set
+    assert_eq!(memory.read_obj::<u32>(at).unwrap(), 0);
+    apic.settle(&memory);
+    assert_eq!(apic.read(IN_SERVICE + 2, 0), Some(2), "0x41 goes on");
+    assert_eq!(apic.check(&memory), Ok(()));
+}
+
+#[test]
 fn an_end_outside_of_memory_is_not_offered() {
     let memory = memory();
     let mut apic = enabled(&memory);
@@ -212,6 +245,7 @@ fn what_is_not_there_is_refused() {
     assert!(!apic.write(ID, 1, 0, &memory));
     assert!(!apic.write(BASE, BASE_VALUE & !(1 << 10), 0, &memory));
     assert!(!apic.write(SPURIOUS, 1 << 32, 0, &memory));
+    assert!(!apic.write(PARAVIRTUAL_EOI, EOI_WORD | 0b11, 0, &memory));
     assert_eq!(apic.read(END_OF_INTERRUPT, 0), None);
     assert_eq!(apic.read(0x8ff, 0), None);
     assert_eq!(apic.read(BASE, 0), Some(0xfee0_0d00));

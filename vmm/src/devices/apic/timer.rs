@@ -22,6 +22,17 @@ pub(super) enum Mode {
     Stopped,
 }
 
+impl Mode {
+    /// Of an entry of the local vector table.
+    pub(super) fn of(entry: u32) -> Self {
+        match entry >> 17 & 0b11 {
+            0 => Self::OneShot,
+            1 => Self::Periodic,
+            _ => Self::Stopped,
+        }
+    }
+}
+
 /// The timer, without its entry in the local vector table.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Timer {
@@ -30,22 +41,35 @@ pub(super) struct Timer {
     divide: u32,
     /// Initial count register; 0 when stopped.
     initial: u32,
-    /// Guest time at which the count was started.
+    /// Guest time at which the count was started, or seems to have been: see
+    /// [`Timer::set_divide`].
     started_at: u64,
-    /// Times that the running count ran out already.
+    /// Times that the running count ran out since then.
     fired: u64,
     /// Interrupts that were not raised yet.
     due: u64,
 }
 
 impl Timer {
-    /// Whether a guest could have brought the timer into this state; if not, what is wrong.
-    pub(super) fn check(&self) -> Result<(), &'static str> {
+    /// Whether a guest whose local vector table has `entry` for the timer could have brought it
+    /// into this state; if not, what is wrong.
+    pub(super) fn check(&self, entry: u32) -> Result<(), &'static str> {
+        if self.mode != Mode::of(entry) {
+            return Err("the timer has another mode than its entry in the local vector table");
+        }
         if self.divide & !DIVIDE_BITS != 0 {
             return Err("no such divisor");
         }
-        if self.fired > 0 && self.initial == 0 {
+        let stopped = self.initial == 0 || self.mode == Mode::Stopped;
+        if stopped && (self.fired > 0 || self.due > 0) {
             return Err("a count that was not started ran out");
+        }
+        if self.mode == Mode::OneShot && (self.fired > 1 || self.due > self.fired) {
+            return Err("a count that runs out once did so several times");
+        }
+        // One a nanosecond is the most that a guest gets.
+        if self.due > HORIZON {
+            return Err("more interrupts are due than there can be");
         }
         // Also what keeps next_deadline() from overflowing.
         let last = u128::from(self.period()) * u128::from(self.fired);
@@ -90,7 +114,7 @@ impl Timer {
     /// Lets guest time pass up to `now`.
     pub(super) fn advance(&mut self, now: u64) {
         let ends = self.ends(now);
-        self.due += ends.saturating_sub(self.fired);
+        self.due = self.due.saturating_add(ends.saturating_sub(self.fired));
         self.fired = self.fired.max(ends);
     }
 
@@ -100,6 +124,16 @@ impl Timer {
         let due = self.due > 0;
         self.due = self.due.saturating_sub(1);
         due
+    }
+
+    /// Whether interrupts are due.
+    pub(super) fn is_due(&self) -> bool {
+        self.due > 0
+    }
+
+    /// Nobody takes the interrupts that are due.
+    pub(super) fn forget_due(&mut self) {
+        self.due = 0;
     }
 
     /// The mode was written to the local vector table. What is due is forgotten when it changes.
@@ -146,12 +180,18 @@ impl Timer {
 
     /// A running count goes on from here with the new divisor.
     pub(super) fn set_divide(&mut self, value: u32, now: u64) {
+        self.advance(now);
         let left = self.current_count(now);
         self.divide = value & DIVIDE_BITS;
-        if self.initial != 0 && self.mode == Mode::OneShot {
-            // What was counted with the old divisor would be counted again with the new one.
+        if self.initial != 0 && self.mode != Mode::Stopped {
+            // What was counted with the old divisor would be counted again with the new one: it
+            // is as if the new one had counted it. Not from before the reset: a guest that does
+            // this as early waits longer.
             let done = u64::from(self.initial - left) * self.count_nanos();
             self.started_at = now.saturating_sub(done);
+            if self.mode == Mode::Periodic {
+                self.fired = 0;
+            }
         }
     }
 }
@@ -220,7 +260,7 @@ mod tests {
         timer.set_mode(Mode::Stopped);
         timer.advance(1100);
         assert!(!timer.take_due());
-        assert_eq!(timer.check(), Ok(()));
+        assert_eq!(timer.check(0b10 << 17), Ok(()));
     }
 
     #[test]
@@ -229,5 +269,17 @@ mod tests {
         timer.set_divide(0, 1400);
         assert_eq!(timer.current_count(1400), 600);
         assert_eq!(timer.next_deadline(), Some(1400 + 1200));
+    }
+
+    #[test]
+    fn a_periodic_count_with_another_divisor_keeps_its_next_end() {
+        let mut timer = running(Mode::Periodic, 11, 1000);
+        timer.set_divide(0, 1000 + 50_400);
+        assert_eq!(timer.current_count(51_400), 600);
+        assert_eq!(timer.next_deadline(), Some(51_400 + 1200));
+        timer.advance(51_400 + 1200 + 2000);
+        let due = std::iter::from_fn(|| timer.take_due().then_some(())).count();
+        assert_eq!(due, 50 + 2, "those before are not lost");
+        assert_eq!(timer.check(1 << 17), Ok(()));
     }
 }

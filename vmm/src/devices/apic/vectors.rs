@@ -19,6 +19,17 @@ impl Vectors {
         self.0[usize::from(vector >> 5)] &= !(1 << (vector & 31));
     }
 
+    /// Whether the first 16 are not among them: those are the processor's own exceptions.
+    pub(super) fn are_interrupts(&self) -> bool {
+        self.0[0] & 0xffff == 0
+    }
+
+    /// Whether no two are of the same priority class, which is 16 vectors.
+    pub(super) fn are_of_different_classes(&self) -> bool {
+        let classes = self.0.iter().flat_map(|word| [word & 0xffff, word >> 16]);
+        classes.into_iter().all(|class| class.count_ones() <= 1)
+    }
+
     /// 32 vectors from `32 * n` on, a bit each.
     pub(super) fn word(&self, n: u32) -> u32 {
         self.0[n as usize]

@@ -35,6 +35,13 @@ struct Entry {
     pending: bool,
 }
 
+impl Entry {
+    /// Whether its message is wanted and not masked.
+    fn is_ready(&self) -> bool {
+        self.pending && self.control & MASKED == 0
+    }
+}
+
 /// The table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Msix {
@@ -66,8 +73,13 @@ impl Msix {
         }
     }
 
-    /// Whether a table of this size could be in this state; if not, what is wrong.
-    pub(in crate::devices) fn check(&self, here: &Self) -> Result<(), &'static str> {
+    /// Whether the table of the function `here`, with this configuration space, could be in this
+    /// state between events; if not, what is wrong.
+    pub(in crate::devices) fn check(
+        &self,
+        here: &Self,
+        config_space: &ConfigSpace,
+    ) -> Result<(), &'static str> {
         if self.entries.len() != here.entries.len() || self.at != here.at {
             return Err("the function has another table of messages");
         }
@@ -77,6 +89,12 @@ impl Msix {
             .any(|entry| entry.control & !MASKED != 0)
         {
             return Err("no such bit in the control of a message");
+        }
+        if self.entries.iter().any(|entry| entry.address & 3 != 0) {
+            return Err("a message's address is not a multiple of 4");
+        }
+        if self.sends(config_space) && self.entries.iter().any(Entry::is_ready) {
+            return Err("a message waits that nothing holds back");
         }
         Ok(())
     }
@@ -91,6 +109,11 @@ impl Msix {
     #[must_use]
     pub fn is_enabled(&self, config_space: &ConfigSpace) -> bool {
         self.control(config_space) & ENABLE != 0
+    }
+
+    /// Whether messages are sent, but for those that are masked one by one.
+    fn sends(&self, config_space: &ConfigSpace) -> bool {
+        self.control(config_space) & (ENABLE | FUNCTION_MASK) == ENABLE
     }
 
     /// Whether there is such a vector.
@@ -108,12 +131,10 @@ impl Msix {
 
     /// Takes a message that is to be sent now.
     pub fn take(&mut self, config_space: &ConfigSpace) -> Option<Message> {
-        let control = self.control(config_space);
-        if control & ENABLE == 0 || control & FUNCTION_MASK != 0 {
+        if !self.sends(config_space) {
             return None;
         }
-        let ready = |entry: &&mut Entry| entry.pending && entry.control & MASKED == 0;
-        let entry = self.entries.iter_mut().find(ready)?;
+        let entry = self.entries.iter_mut().find(|entry| entry.is_ready())?;
         entry.pending = false;
         Some(Message {
             address: entry.address,

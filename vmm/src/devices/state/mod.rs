@@ -133,10 +133,11 @@ impl Devices {
     /// in which the devices answer whatever the guest does; damage can also give one of these.
     pub fn load(&mut self, bytes: &[u8]) -> Result<(), DeviceStateError> {
         let state = DevicesState::decode(bytes)?;
-        state.apic.check().map_err(of("apic"))?;
+        state.apic.check(&self.memory).map_err(of("apic"))?;
         state.pic.check().map_err(of("pic"))?;
         state.pit.check().map_err(of("pit"))?;
         state.cmos.check().map_err(of("cmos"))?;
+        state.power.check().map_err(of("power"))?;
         state.pci.address.check().map_err(of("pci"))?;
         let NetState { transport, card } = state.net;
         card.check(self.net.device.mac()).map_err(of("net"))?;

@@ -74,7 +74,8 @@ impl<D: VirtioDevice> VirtioPci<D> {
         if state.isr & !(ISR_QUEUE | ISR_CONFIG) != 0 {
             return Err("no such interrupt status");
         }
-        state.msix.check(&self.msix)?;
+        let config_space = self.config_space.with_state(&state.config_space)?;
+        state.msix.check(&self.msix, &config_space)?;
         let vectors = state.queue_vectors.iter().chain([&state.config_vector]);
         if vectors
             .into_iter()
@@ -90,7 +91,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
         };
         Ok(Self {
             device,
-            config_space: self.config_space.with_state(&state.config_space)?,
+            config_space,
             window: self.window,
             queues: state
                 .queues
