@@ -1,11 +1,13 @@
 //! A guest's view of the devices: what it can do to them and what it can see of them.
 
-use proptest::collection::vec;
-use proptest::prelude::*;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VRING_DESC_F_WRITE};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::devices::{Appetite, ClockNeed, Devices, Input, NET, Output};
+use super::disk_driver::{self, Answer, Ask};
+use crate::devices::pci::msix::NO_VECTOR;
+use crate::devices::virtio::transport::Place;
+use crate::devices::{Appetite, ClockNeed, DISK, DISK_SLOT, Devices, Input, NET, NET_SLOT, Output};
+use crate::disk::DiskRequest;
 use crate::ram::GuestRam;
 
 const MEMORY: usize = 1 << 17;
@@ -19,6 +21,14 @@ const USED: u64 = 0x2000;
 const BUFFERS: u64 = 0x8000;
 const BUFFER_BYTES: u64 = 0x600;
 const TX_BYTES: u32 = 12 + 60;
+/// Where the guest has the word by which it ends interrupts without an exit.
+const EOI_WORD: u64 = 0x1_c000;
+/// Vectors of the functions' messages, of the timer, and the register of ends of interrupts.
+const NET_VECTORS: u32 = 0x41;
+const DISK_VECTORS: u32 = 0x74;
+const TIMER_VECTOR: u64 = 0x63;
+const END_OF_INTERRUPT: u32 = 0x80b;
+pub(super) const PARAVIRTUAL_EOI: u32 = 0x4b56_4d04;
 
 /// Something that happens to the devices.
 #[derive(Debug, Clone)]
@@ -45,15 +55,56 @@ pub(super) enum Step {
         auto_eoi: bool,
         words: usize,
     },
+    /// The divisor of the console's speed is read, or written.
+    Baud {
+        divisor: Option<u16>,
+    },
     /// A counter of the timer is programmed.
     Timer {
         channel: u8,
         mode: u8,
         count: u16,
     },
-    /// A driver sets the card up.
+    /// A model specific register is read, or written.
+    Msr {
+        index: u32,
+        value: Option<u64>,
+    },
+    /// The local APIC is set up. It takes the 8259 pair's interrupts, or not.
+    StartApic {
+        external: bool,
+        periodic: bool,
+        divide: u8,
+        count: u32,
+        paravirtual_eoi: bool,
+    },
+    /// The end of an interrupt of the local APIC, as a kernel does it: without an exit if the word
+    /// in its memory says so.
+    EndInterrupt,
+    /// The guest clears that word.
+    ClearEoiWord,
+    /// The table of a function's messages is read, or written.
+    Table {
+        slot: u8,
+        offset: u16,
+        len: usize,
+        value: Option<u64>,
+    },
+    /// The vector of a queue's messages is chosen, or of those of the configuration.
+    Vector {
+        slot: u8,
+        queue: Option<u16>,
+        vector: u16,
+    },
+    /// The message control of a function is written.
+    MessageControl {
+        slot: u8,
+        control: u16,
+    },
+    /// A driver sets the card up, with messages or with its interrupt pin.
     StartCard {
         event_idx: bool,
+        messages: bool,
     },
     /// The driver adds buffers to a queue and notifies the card.
     Offer {
@@ -61,6 +112,23 @@ pub(super) enum Step {
         buffers: u16,
         used_event: u16,
     },
+    /// A driver sets the disk up, with messages or with its interrupt pin.
+    StartDisk {
+        event_idx: bool,
+        messages: bool,
+    },
+    /// The driver asks the disk for something.
+    Ask {
+        ask: Ask,
+        used_event: u16,
+    },
+    /// The disk answers one of the requests that left for it, if there are any.
+    Answer {
+        which: usize,
+        answer: Answer,
+    },
+    /// The requests are issued again, on a host that took the guest over.
+    IssueAgain,
     /// Time passes.
     Wait(u64),
     Frame {
@@ -69,6 +137,8 @@ pub(super) enum Step {
     },
     Typed(Vec<u8>),
     Halt,
+    /// The guest is about to run on.
+    Enter,
     Acknowledge,
     TakeOutputs,
 }
@@ -76,13 +146,30 @@ pub(super) enum Step {
 /// What the guest and the world can see of a step.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Seen {
-    read: Option<[u8; 4]>,
+    read: Option<u64>,
+    /// The access was a #GP.
+    fault: bool,
     vector: Option<u8>,
     outputs: Vec<Output>,
+    issued_again: Vec<DiskRequest>,
     interrupt: bool,
     appetite: Appetite,
     reset: bool,
+    off: bool,
     cmos_needs: Option<ClockNeed>,
+}
+
+/// How the driver of a virtio function sets it up.
+struct Driver<'a> {
+    slot: u8,
+    place: Place,
+    event_idx: bool,
+    /// First of its vectors, if it uses messages.
+    vectors: Option<u32>,
+    /// Descriptors of each queue.
+    size: u16,
+    /// Addresses of each queue's descriptor table, available ring and used ring.
+    queues: &'a [[u64; 3]],
 }
 
 pub(super) struct Machine {
@@ -118,7 +205,7 @@ impl Machine {
             }
         }
         Self {
-            devices: Devices::new(&memory, MAC),
+            devices: Devices::new(&memory, MAC).with_disk(disk_driver::CAPACITY),
             memory,
             now: 0,
         }
@@ -142,7 +229,14 @@ impl Machine {
                 len: 1,
                 value: 1,
             },
-            Step::StartCard { event_idx: true },
+            Step::StartCard {
+                event_idx: true,
+                messages: false,
+            },
+            Step::StartDisk {
+                event_idx: true,
+                messages: false,
+            },
         ] {
             machine.take(&step);
         }
@@ -186,11 +280,28 @@ impl Machine {
             .write_port(port, &value.to_le_bytes()[..len], clock);
     }
 
-    fn read(&mut self, port: u16, len: usize) -> [u8; 4] {
+    fn read(&mut self, port: u16, len: usize) -> u32 {
         let clock = self.clock(port, false);
         let mut data = [0; 4];
         self.devices.read_port(port, &mut data[..len], clock);
-        data
+        u32::from_le_bytes(data)
+    }
+
+    fn msr_clock(&self, index: u32, write: bool) -> u64 {
+        match self.devices.msr_clock_need(index, write) {
+            None => 0,
+            Some(_) => self.now,
+        }
+    }
+
+    fn read_msr(&mut self, index: u32) -> Option<u64> {
+        let clock = self.msr_clock(index, false);
+        self.devices.read_msr(index, clock)
+    }
+
+    fn write_msr(&mut self, index: u32, value: u64) -> bool {
+        let clock = self.msr_clock(index, true);
+        self.devices.write_msr(index, value, clock, 0)
     }
 
     fn select_config(&mut self, slot: u8, offset: u8) {
@@ -198,12 +309,113 @@ impl Machine {
         self.write(0xcf8, 4, address);
     }
 
-    fn start_card(&mut self, event_idx: bool) {
-        for (offset, value) in [(0x10, NET.ports.into()), (0x04, 1)] {
-            self.select_config(1, offset);
-            self.write(0xcfc, 4, value);
+    fn read_config(&mut self, slot: u8, offset: u8, len: usize) -> u32 {
+        self.select_config(slot, offset);
+        self.read(0xcfc + u16::from(offset & 3), len)
+    }
+
+    fn write_config(&mut self, slot: u8, offset: u8, len: usize, value: u32) {
+        self.select_config(slot, offset);
+        self.write(0xcfc + u16::from(offset & 3), len, value);
+    }
+
+    fn set_message_control(&mut self, slot: u8, control: u16) {
+        let mut capability = self.read_config(slot, 0x34, 1) as u8;
+        while capability != 0 {
+            if self.read_config(slot, capability, 1) == 0x11 {
+                return self.write_config(slot, capability + 2, 2, control.into());
+            }
+            capability = self.read_config(slot, capability + 1, 1) as u8;
         }
-        let features = u32::from(event_idx) << VIRTIO_RING_F_EVENT_IDX;
+        panic!("function {slot} has no messages");
+    }
+
+    fn start_apic(
+        &mut self,
+        external: bool,
+        periodic: bool,
+        divide: u8,
+        count: u32,
+        paravirtual_eoi: bool,
+    ) {
+        let word = if paravirtual_eoi { EOI_WORD | 1 } else { 0 };
+        for (index, value) in [
+            (0x80f, 0x1ff), // enabled, and the vector of spurious interrupts
+            (0x808, 0),
+            (0x835, 0x700 | u64::from(!external) << 16),
+            (0x83e, divide.into()),
+            (0x832, TIMER_VECTOR | u64::from(periodic) << 17),
+            (0x838, count.into()),
+            (PARAVIRTUAL_EOI, word),
+        ] {
+            assert!(self.write_msr(index, value), "{index:#x}");
+        }
+    }
+
+    fn end_interrupt(&mut self) {
+        let at = GuestAddress(EOI_WORD);
+        let word: u32 = self.memory.read_obj(at).expect("in memory");
+        if word & 1 != 0 {
+            self.memory.write_obj(word & !1, at).expect("in memory");
+        } else {
+            self.write_msr(END_OF_INTERRUPT, 0);
+        }
+    }
+
+    fn start_card(&mut self, event_idx: bool, messages: bool) {
+        for table in TABLES {
+            for offset in [AVAIL + 2, USED + 2] {
+                let at = GuestAddress(table + offset);
+                self.memory.write_obj(0u16, at).expect("in memory");
+            }
+        }
+        self.start(&Driver {
+            slot: NET_SLOT,
+            place: NET,
+            event_idx,
+            vectors: messages.then_some(NET_VECTORS),
+            size: QUEUE,
+            queues: &TABLES.map(|table| [table, table + AVAIL, table + USED]),
+        });
+    }
+
+    fn start_disk(&mut self, event_idx: bool, messages: bool) {
+        disk_driver::clear(&self.memory);
+        self.start(&Driver {
+            slot: DISK_SLOT,
+            place: DISK,
+            event_idx,
+            vectors: messages.then_some(DISK_VECTORS),
+            size: disk_driver::QUEUE,
+            queues: &[[disk_driver::TABLE, disk_driver::AVAIL, disk_driver::USED]],
+        });
+    }
+
+    /// Sets a virtio function up.
+    fn start(&mut self, driver: &Driver<'_>) {
+        let Place {
+            ports, messages, ..
+        } = driver.place;
+        for (offset, value) in [(0x10, ports.into()), (0x14, messages), (0x04, 3)] {
+            self.write_config(driver.slot, offset, 4, value);
+        }
+        let control = u16::from(driver.vectors.is_some()) << 15;
+        self.set_message_control(driver.slot, control);
+        let count = driver.queues.len() as u32 + 1;
+        for n in (0..count).filter(|_| driver.vectors.is_some()) {
+            // Each is of another priority.
+            let vector = driver.vectors.map_or(0, |first| first + 0x11 * n);
+            let entry = u64::from(messages + 16 * n);
+            for (offset, word) in [(0, 0xfee0_0000), (4, 0), (8, vector), (12, 0u32)] {
+                let bytes = word.to_le_bytes();
+                self.devices.write_memory(entry + offset, &bytes);
+            }
+        }
+        let vector = |n: u32| match driver.vectors {
+            Some(_) => n,
+            None => NO_VECTOR.into(),
+        };
+        let features = u32::from(driver.event_idx) << VIRTIO_RING_F_EVENT_IDX;
         for (register, len, value) in [
             (0x14, 1, 0),
             (0x14, 1, 3),
@@ -212,29 +424,27 @@ impl Machine {
             (0x08, 4, 1),
             (0x0c, 4, 1), // VIRTIO_F_VERSION_1
             (0x14, 1, 11),
+            (0x10, 2, vector(0)),
         ] {
-            self.write(NET.ports + register, len, value);
+            self.write(ports + register, len, value);
         }
-        for (n, table) in (0..).zip(TABLES) {
-            for offset in [AVAIL + 2, USED + 2] {
-                let at = GuestAddress(table + offset);
-                self.memory.write_obj(0u16, at).expect("in memory");
-            }
+        for (n, [table, available, used]) in (0..).zip(driver.queues) {
             for (register, len, value) in [
                 (0x16, 2, n),
-                (0x18, 2, QUEUE.into()),
-                (0x20, 4, table as u32),
+                (0x18, 2, driver.size.into()),
+                (0x1a, 2, vector(n + 1)),
+                (0x20, 4, *table as u32),
                 (0x24, 4, 0),
-                (0x28, 4, (table + AVAIL) as u32),
+                (0x28, 4, *available as u32),
                 (0x2c, 4, 0),
-                (0x30, 4, (table + USED) as u32),
+                (0x30, 4, *used as u32),
                 (0x34, 4, 0),
                 (0x1c, 2, 1),
             ] {
-                self.write(NET.ports + register, len, value);
+                self.write(ports + register, len, value);
             }
         }
-        self.write(NET.ports + 0x14, 1, 15);
+        self.write(ports + 0x14, 1, 15);
     }
 
     fn offer(&mut self, queue: usize, buffers: u16, used_event: u16) {
@@ -261,9 +471,10 @@ impl Machine {
 
     pub(super) fn take(&mut self, step: &Step) -> Seen {
         self.now += 700;
-        let (mut read, mut vector, mut outputs) = (None, None, Vec::new());
+        let (mut read, mut fault, mut vector) = (None, false, None);
+        let (mut outputs, mut issued_again) = (Vec::new(), Vec::new());
         match *step {
-            Step::Read { port, len } => read = Some(self.read(port, len)),
+            Step::Read { port, len } => read = Some(self.read(port, len).into()),
             Step::Write { port, len, value } => self.write(port, len, value),
             Step::Config {
                 slot,
@@ -274,7 +485,7 @@ impl Machine {
                 self.select_config(slot, offset);
                 match value {
                     Some(value) => self.write(0xcfc, len, value),
-                    None => read = Some(self.read(0xcfc, len)),
+                    None => read = Some(self.read(0xcfc, len).into()),
                 }
             }
             Step::InitPic { auto_eoi, words } => {
@@ -286,6 +497,20 @@ impl Machine {
                     }
                 }
             }
+            Step::Baud { divisor } => {
+                self.write(0x3fb, 1, 0x83);
+                match divisor.map(u16::to_le_bytes) {
+                    Some([low, high]) => {
+                        self.write(0x3f8, 1, low.into());
+                        self.write(0x3f9, 1, high.into());
+                    }
+                    None => {
+                        let (low, high) = (self.read(0x3f8, 1), self.read(0x3f9, 1));
+                        read = Some(u64::from(high << 8 | low));
+                    }
+                }
+                self.write(0x3fb, 1, 0x03);
+            }
             Step::Timer {
                 channel,
                 mode,
@@ -296,12 +521,83 @@ impl Machine {
                 self.write(0x40 + u16::from(channel), 1, low.into());
                 self.write(0x40 + u16::from(channel), 1, high.into());
             }
-            Step::StartCard { event_idx } => self.start_card(event_idx),
+            Step::Msr {
+                index,
+                value: Some(value),
+            } => fault = !self.write_msr(index, value),
+            Step::Msr { index, value: None } => {
+                read = self.read_msr(index);
+                fault = read.is_none();
+            }
+            Step::StartApic {
+                external,
+                periodic,
+                divide,
+                count,
+                paravirtual_eoi,
+            } => self.start_apic(external, periodic, divide, count, paravirtual_eoi),
+            Step::EndInterrupt => self.end_interrupt(),
+            Step::ClearEoiWord => {
+                let at = GuestAddress(EOI_WORD);
+                self.memory.write_obj(0u32, at).expect("in memory");
+            }
+            Step::Table {
+                slot,
+                offset,
+                len,
+                value,
+            } => {
+                let at = u64::from(place(slot).messages) + u64::from(offset);
+                let mut data = value.unwrap_or(0).to_le_bytes();
+                if value.is_some() {
+                    self.devices.write_memory(at, &data[..len]);
+                } else {
+                    self.devices.read_memory(at, &mut data[..len]);
+                    read = Some(u64::from_le_bytes(data));
+                }
+            }
+            Step::Vector {
+                slot,
+                queue,
+                vector,
+            } => {
+                let ports = place(slot).ports;
+                if let Some(queue) = queue {
+                    self.write(ports + 0x16, 2, queue.into());
+                }
+                let register = if queue.is_some() { 0x1a } else { 0x10 };
+                self.write(ports + register, 2, vector.into());
+            }
+            Step::MessageControl { slot, control } => self.set_message_control(slot, control),
+            Step::StartCard {
+                event_idx,
+                messages,
+            } => self.start_card(event_idx, messages),
             Step::Offer {
                 queue,
                 buffers,
                 used_event,
             } => self.offer(queue, buffers, used_event),
+            Step::StartDisk {
+                event_idx,
+                messages,
+            } => self.start_disk(event_idx, messages),
+            Step::Ask {
+                ref ask,
+                used_event,
+            } => {
+                disk_driver::offer(&self.memory, ask, used_event);
+                self.write(DISK.ports + 0x44, 2, 0);
+            }
+            Step::Answer { which, ref answer } => {
+                let waiting = self.devices.unfinished();
+                if !waiting.is_empty() {
+                    let request = &waiting[which % waiting.len()];
+                    let completion = disk_driver::completion(request, answer);
+                    self.devices.apply(Input::Disk(completion));
+                }
+            }
+            Step::IssueAgain => issued_again = self.devices.unfinished(),
             Step::Wait(nanos) => {
                 self.now += nanos;
                 self.devices.apply(Input::Tick(self.now));
@@ -309,6 +605,7 @@ impl Machine {
             Step::Frame { len, fill } => self.devices.apply(Input::Frame(vec![fill; len])),
             Step::Typed(ref bytes) => self.devices.apply(Input::Typed(bytes.clone())),
             Step::Halt => self.devices.halted(),
+            Step::Enter => self.devices.settle_interrupts(),
             Step::Acknowledge => {
                 if self.devices.interrupt_pending() {
                     vector = Some(self.devices.acknowledge_interrupt());
@@ -320,96 +617,19 @@ impl Machine {
         }
         Seen {
             read,
+            fault,
             vector,
             outputs,
+            issued_again,
             interrupt: self.devices.interrupt_pending(),
             appetite: self.devices.appetite(),
             reset: self.devices.reset_requested(),
+            off: self.devices.is_off(),
             cmos_needs: self.devices.clock_need(0x71, false),
         }
     }
 }
 
-fn port() -> impl Strategy<Value = u16> {
-    prop_oneof![
-        4 => prop::sample::select(&[0x20u16, 0x21, 0xa0, 0xa1, 0x4d0, 0x4d1][..]),
-        4 => prop::sample::select(&[0x40u16, 0x41, 0x42, 0x43, 0x61][..]),
-        1 => prop::sample::select(&[0x70u16, 0x71][..]),
-        4 => 0x3f8u16..0x400,
-        1 => prop::sample::select(&[0xcf8u16, 0xcf9, 0xcfc, 0x64, 0x608][..]),
-        6 => (0u16..0x24).prop_map(|n| NET.ports + 2 * n),
-        1 => any::<u16>(),
-    ]
-}
-
-fn width() -> impl Strategy<Value = usize> {
-    prop::sample::select(&[1usize, 1, 2, 4][..])
-}
-
-fn value() -> impl Strategy<Value = u32> {
-    prop_oneof![
-        4 => any::<u8>().prop_map(u32::from),
-        3 => 0..32u32,
-        1 => any::<u32>(),
-    ]
-}
-
-/// An access to a register in which single bytes say much, or of which several make one command.
-fn command() -> impl Strategy<Value = Step> {
-    let pic_command = prop::sample::select(
-        &[
-            0x10u32, 0x11, // initialise, without ICW4 and with it
-            0x0a, 0x0b, 0x0c, // read IRR, read ISR, poll
-            0x48, 0x68, // special mask mode off and on
-            0x20, 0x60, 0x65, 0x80, 0x80, 0xa0, 0xc3, 0xe0, // ends of interrupts, rotations
-        ][..],
-    );
-    let pic = prop::sample::select(&[0x20u16, 0xa0][..]);
-    let mask = prop::sample::select(&[0x21u16, 0xa1][..]);
-    let timer = prop::sample::select(&[0x40u16, 0x41, 0x42][..]);
-    let line_control = prop::sample::select(&[0x03u32, 0x83][..]);
-    let read = |port| Step::Read { port, len: 1 };
-    let write = |(port, value)| Step::Write {
-        port,
-        len: 1,
-        value,
-    };
-    prop_oneof![
-        3 => (pic, pic_command).prop_map(write),
-        3 => (mask.clone(), 0..256u32).prop_map(write),
-        2 => mask.prop_map(read),
-        2 => (Just(0x43u16), 0..256u32).prop_map(write),
-        2 => (timer.clone(), 0..256u32).prop_map(write),
-        2 => timer.prop_map(read),
-        1 => (Just(0x3fbu16), line_control).prop_map(write),
-    ]
-}
-
-/// Any step.
-pub(super) fn step() -> impl Strategy<Value = Step> {
-    let writable = prop::sample::select(&[0x04u8, 0x0c, 0x10, 0x3c][..]);
-    let config_offset = prop_oneof![writable, any::<u8>()];
-    let config_value = prop::option::weighted(0.3, value());
-    prop_oneof![
-        8 => (port(), width()).prop_map(|(port, len)| Step::Read { port, len }),
-        8 => (port(), width(), value())
-            .prop_map(|(port, len, value)| Step::Write { port, len, value }),
-        2 => (0..2u8, config_offset, width(), config_value)
-            .prop_map(|(slot, offset, len, value)| Step::Config { slot, offset, len, value }),
-        8 => command(),
-        2 => (any::<bool>(), 0..=4usize)
-            .prop_map(|(auto_eoi, words)| Step::InitPic { auto_eoi, words }),
-        2 => (0..3u8, 0..6u8, 1..3000u16)
-            .prop_map(|(channel, mode, count)| Step::Timer { channel, mode, count }),
-        1 => any::<bool>().prop_map(|event_idx| Step::StartCard { event_idx }),
-        4 => (0..2usize, 0..4u16, 0..4u16).prop_map(|(queue, buffers, used_event)| {
-            Step::Offer { queue, buffers, used_event }
-        }),
-        6 => (0..5_000_000u64).prop_map(Step::Wait),
-        4 => (14..1518usize, any::<u8>()).prop_map(|(len, fill)| Step::Frame { len, fill }),
-        2 => vec(any::<u8>(), 1..100).prop_map(Step::Typed),
-        1 => Just(Step::Halt),
-        6 => Just(Step::Acknowledge),
-        2 => Just(Step::TakeOutputs),
-    ]
+fn place(slot: u8) -> Place {
+    if slot == NET_SLOT { NET } else { DISK }
 }
