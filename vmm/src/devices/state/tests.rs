@@ -75,6 +75,64 @@ proptest! {
     }
 }
 
+/// A number at the end of what fits somewhere, or anything.
+fn wild() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        2 => (0..64u32).prop_map(|bit| 1 << bit),
+        2 => (0..64u32).prop_map(|bit| u64::MAX >> bit),
+        1 => Just(u64::MAX),
+        1 => any::<u64>(),
+    ]
+}
+
+/// Puts `value` into the field at `path`, or as much of it as fits there; in a list, into one of
+/// its items. Not where no number belongs.
+fn put(state: &mut Value, path: &str, item: Index, value: u64) {
+    let path = match state.pointer(path) {
+        Some(Value::Array(items)) if !items.is_empty() => {
+            format!("{path}/{}", item.index(items.len()))
+        }
+        _ => path.to_owned(),
+    };
+    for bits in [64, 32, 16, 8, 1] {
+        let mut changed = state.clone();
+        let field = changed.pointer_mut(&path).expect("a field of this");
+        *field = match field {
+            Value::Bool(_) => json!(value & 1 != 0),
+            _ => json!(value & u64::MAX >> (64 - bits)),
+        };
+        if DevicesState::deserialize(&changed).is_ok() {
+            *state = changed;
+            return;
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn wild_numbers_are_refused_or_do_no_harm(
+        before in steps(0..60),
+        damage in vec((any::<Index>(), any::<Index>(), wild()), 1..4),
+        next in steps(1..60),
+    ) {
+        let mut state = json(&after(&before));
+        for (field, item, value) in damage {
+            let mut paths = Vec::new();
+            fields(&state, "", &mut paths);
+            put(&mut state, &paths[field.index(paths.len())], item, value);
+        }
+        let mut machine = Machine::booted();
+        let unharmed = machine.devices.save();
+        if machine.devices.load(&saved(state)).is_err() {
+            prop_assert_eq!(machine.devices.save(), unharmed, "changed by what was refused");
+            return Ok(());
+        }
+        for step in &next {
+            machine.take(step);
+        }
+    }
+}
+
 /// A machine that uses the local APIC and messages.
 fn with_messages() -> Machine {
     after(&[
