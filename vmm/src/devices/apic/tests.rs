@@ -210,6 +210,24 @@ fn nested_interrupts_end_in_order() {
 }
 
 #[test]
+fn reads_show_what_ended_without_an_exit() {
+    let memory = memory();
+    let mut devices = crate::devices::Devices::new(&memory, [0; 6]);
+    for (index, value) in [
+        (SPURIOUS, 0x1ff),
+        (LVT_LINT0, u64::from(MASKED | EXTERNAL)),
+        (PARAVIRTUAL_EOI, EOI_WORD | 1),
+        (SELF_IPI, 0x41),
+    ] {
+        assert!(devices.write_msr(index, value, 0, 0), "{index:#x}");
+    }
+    assert_eq!(devices.acknowledge_interrupt(), 0x41);
+    assert_eq!(devices.read_msr(IN_SERVICE + 2, 0), Some(2));
+    memory.write_obj(0u32, GuestAddress(EOI_WORD)).unwrap();
+    assert_eq!(devices.read_msr(IN_SERVICE + 2, 0), Some(0));
+}
+
+#[test]
 fn an_end_by_the_register_is_not_awaited_in_memory_as_well() {
     let memory = memory();
     let at = GuestAddress(EOI_WORD);

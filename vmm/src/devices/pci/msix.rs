@@ -129,6 +129,13 @@ impl Msix {
         }
     }
 
+    /// No message is wanted any more: the function was reset.
+    pub fn forget_pending(&mut self) {
+        for entry in &mut self.entries {
+            entry.pending = false;
+        }
+    }
+
     /// Takes a message that is to be sent now.
     pub fn take(&mut self, config_space: &ConfigSpace) -> Option<Message> {
         if !self.sends(config_space) {

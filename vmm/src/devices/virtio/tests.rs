@@ -27,6 +27,7 @@ const QUEUES: u16 = 0x12;
 const STATUS: u16 = 0x14;
 const QUEUE_SELECT: u16 = 0x16;
 const QUEUE_SIZE: u16 = 0x18;
+const QUEUE_VECTOR: u16 = 0x1a;
 const QUEUE_ENABLE: u16 = 0x1c;
 const DESC: u16 = 0x20;
 const AVAIL: u16 = 0x28;
@@ -256,6 +257,41 @@ fn frames_without_buffers_are_bounded() {
     assert!(card.device.has_room(), "a reset drops them");
     receive(&mut card, &[0; 60]);
     assert!(card.device.has_room(), "no driver, no backlog");
+}
+
+/// Writes message control, which is in the capability with id 0x11.
+fn set_message_control(card: &mut VirtioPci<Net>, control: u16) {
+    let (mut at, mut id) = ([0], [0]);
+    card.read_config_space(0x34, &mut at);
+    card.read_config_space(at[0], &mut id);
+    while id != [0x11] {
+        card.read_config_space(at[0] + 1, &mut at);
+        assert_ne!(at, [0], "no messages");
+        card.read_config_space(at[0], &mut id);
+    }
+    card.write_config_space(at[0] + 2, &control.to_le_bytes());
+}
+
+#[test]
+fn a_reset_drops_the_messages_that_wait() {
+    const ENABLE: u16 = 1 << 15;
+    let memory = memory();
+    for reset in [false, true] {
+        let mut card = running(&memory);
+        let [receiving, _] = rings(&memory);
+        let buffer = descriptor(BUFFERS, 2048, WRITE, 0);
+        offer(&receiving, &[buffer]);
+        write(&mut card, QUEUE_SELECT, 2, 0);
+        write(&mut card, QUEUE_VECTOR, 2, 1);
+        set_message_control(&mut card, ENABLE);
+        receive(&mut card, &[7; 60]);
+        assert_eq!(card.take_message(), None, "masked");
+        if reset {
+            write(&mut card, STATUS, 1, 0);
+        }
+        card.write_memory_bar(16 + 12, &[0; 4]);
+        assert_eq!(card.take_message().is_none(), reset);
+    }
 }
 
 #[test]

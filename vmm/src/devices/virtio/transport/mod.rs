@@ -220,6 +220,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
         self.status = 0;
         self.isr = 0;
         self.driver_features = 0;
+        self.msix.forget_pending();
         self.config_vector = NO_VECTOR;
         self.queue_vectors.fill(NO_VECTOR);
         self.config_space.set_interrupt_status(false);
