@@ -10,9 +10,9 @@ use sha2::{Digest, Sha256};
 use crate::boot::rewrite::KernelReads;
 use crate::disk::uri::DiskUri;
 
-/// Command line that every guest gets. The reasons, in order: the console is the 16550; no local
-/// APIC and no ACPI tables exist; the kernel is where the rewritten image was linked; I/O delays
-/// would be an exit each; the 8042 pulse is the way to reset.
+/// Command line that every guest gets. The reasons, in order: the console is the 16550; the kernel
+/// is where the rewritten image was linked; that the timer interrupts need not be tried out; the 8042
+/// pulse is the way to reset.
 const BASE_COMMAND_LINE: &str = "console=ttyS0 nokaslr no_timer_check reboot=k";
 
 /// Revision of the machine: what its devices, its MSRs, its rewritten instructions and its rules of
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn the_clock_is_on_the_command_line_and_can_be_overruled() {
         let vm = config("name = \"a\"\nkernel = \"k\"\nappend = \"highres=on\"").unwrap();
-        assert_eq!(vm.clock, Clock::PmTimer);
+        assert_eq!(vm.clock, Clock::KvmClock);
         let words = vm.command_line();
         assert!(
             words.ends_with("highres=off nohz=off highres=on"),

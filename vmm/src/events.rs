@@ -88,7 +88,7 @@ pub enum Event {
         after_ms: u64,
     },
     /// Figures, several times a second.
-    Stats(Stats),
+    Stats(Box<Stats>),
     /// The run ended.
     Ended {
         /// In order: "PowerOff", "Reset", "TripleFault", "Stopped"; otherwise "Failed".

@@ -131,7 +131,7 @@ fn damage_to_what_the_log_says_of_the_disk_is_found() {
             let mut body = body.to_vec();
             body[bit / 8] ^= 1 << (bit % 8);
             if let Ok((batch, _)) = Batch::decode(&batch_around(&body, 1)) {
-                assert_ne!(batch.entries, [entry.clone()], "bit {bit}");
+                assert_ne!(batch.entries, std::slice::from_ref(&entry), "bit {bit}");
             }
         }
     }

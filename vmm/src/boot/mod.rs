@@ -222,9 +222,11 @@ impl BootImages {
         load_cmdline(memory, GuestAddress(layout::COMMAND_LINE), &cmdline)
             .map_err(|e| load_failed(&e))?;
 
-        let mut params = boot_params::default();
-        params.acpi_rsdp_addr =
-            acpi::write(memory, layout::ACPI_TABLES).map_err(|e| load_failed(&e))?;
+        let tables = acpi::write(memory, layout::ACPI_TABLES).map_err(|e| load_failed(&e))?;
+        let mut params = boot_params {
+            acpi_rsdp_addr: tables,
+            ..boot_params::default()
+        };
         params.hdr.type_of_loader = 0xff;
         params.hdr.boot_flag = 0xaa55;
         params.hdr.header = u32::from_le_bytes(*b"HdrS");

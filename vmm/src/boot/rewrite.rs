@@ -11,7 +11,7 @@
 //! ([`crate::traps`]).
 //!
 //! Where a read leaves room for it, and exactness is not asked for, it is made a jump to code that
-//! exits only now and then ([`super::cached_reads`]).
+//! exits only now and then (`cached_reads`).
 //!
 //! Only instructions found by disassembly are touched: a search for the bytes alone also finds
 //! constants and parts of other instructions.

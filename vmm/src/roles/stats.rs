@@ -70,7 +70,7 @@ fn every_interval(events: &Events, mut figures: impl FnMut() -> Option<Stats> + 
             let started = Instant::now();
             while let Some(mut stats) = figures() {
                 stats.guest_seconds = started.elapsed().as_secs_f64();
-                events.emit(&Event::Stats(stats));
+                events.emit(&Event::Stats(Box::new(stats)));
                 thread::sleep(INTERVAL);
             }
         })
