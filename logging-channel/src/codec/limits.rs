@@ -1,7 +1,8 @@
 //! What a batch and an entry may hold, checked when it is written and when it is read.
 
-/// Most bytes of a network frame, of console input, or of what was read from the disk in one entry.
-pub const MAX_FRAME: usize = 64 * 1024;
+/// Most bytes of a network frame, of console input, or of what was read from the disk in one entry:
+/// the largest IP packet, and what stands before it.
+pub const MAX_FRAME: usize = 64 * 1024 + 64;
 
 /// Most page hashes in one entry.
 pub const MAX_HASHES: usize = 4096;

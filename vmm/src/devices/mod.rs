@@ -35,6 +35,7 @@ use self::pit::Pit;
 use self::power::Power;
 use self::virtio::blk::Blk;
 use self::virtio::net::Net;
+use self::virtio::net::frame::{Frame, Offloads};
 use self::virtio::transport::{Place, VirtioPci};
 use crate::boot::rewrite::TSC_PORT;
 use crate::disk::{DiskCompletion, DiskRequest, SharedRead};
@@ -82,7 +83,7 @@ pub enum Input {
     /// Guest monotonic time has reached this value.
     Tick(u64),
     /// A frame from the client network.
-    Frame(Vec<u8>),
+    Frame(Frame),
     /// Bytes typed at the console.
     Typed(Vec<u8>),
     /// A request to the disk was completed.
@@ -93,27 +94,35 @@ pub enum Input {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Output {
     /// An Ethernet frame to the client network.
-    Frame(Vec<u8>),
+    Frame(Frame),
     /// Bytes to the console.
     Console(Vec<u8>),
     /// A request to the disk.
     Disk(DiskRequest),
+    /// What the guest takes from now on of what senders of frames leave to others.
+    Offloads(Offloads),
 }
 
 impl Output {
     /// What the log says of it. `None` for what changes nothing outside the machine: a request
-    /// that does not modify the disk.
+    /// that does not modify the disk, and what the guest can receive.
     #[must_use]
     pub fn marker(&self) -> Option<OutputMarker> {
+        let mut crc = crc32fast::Hasher::new();
         let (channel, bytes) = match self {
-            Self::Frame(bytes) => (OutputChannel::Net, bytes),
+            Self::Frame(frame) => {
+                crc.update(&frame.header);
+                (OutputChannel::Net, &frame.bytes)
+            }
             Self::Console(bytes) => (OutputChannel::Console, bytes),
             Self::Disk(request) => return request.marker(),
+            Self::Offloads(_) => return None,
         };
+        crc.update(bytes);
         Some(OutputMarker {
             channel,
             len: bytes.len() as u32,
-            crc: crc32fast::hash(bytes),
+            crc: crc.finalize(),
         })
     }
 }
@@ -144,6 +153,8 @@ pub struct Devices {
     memory: GuestRam,
     /// Whether programs may read the paravirtual clock without the kernel.
     clock_for_programs: bool,
+    /// What was told last of what the guest can receive.
+    offloads: Offloads,
     reset_requested: bool,
     /// What leaves the machine and was not fetched yet, in order.
     outputs: VecDeque<Output>,
@@ -166,6 +177,7 @@ impl Devices {
             disk: None,
             memory: memory.clone(),
             clock_for_programs: true,
+            offloads: Offloads::default(),
             reset_requested: false,
             outputs: VecDeque::new(),
         }
@@ -485,6 +497,12 @@ impl Devices {
         self.outputs.pop_front()
     }
 
+    /// What the guest takes of what senders of frames leave to others.
+    #[must_use]
+    pub fn offloads(&self) -> Offloads {
+        self.net.device.offloads()
+    }
+
     /// The requests to the disk that left the machine and were not completed, in order, as they
     /// are to be issued again. Those that have yet to leave are not among them.
     #[must_use]
@@ -525,6 +543,10 @@ impl Devices {
     fn collect_frames(&mut self) {
         let frames = self.net.device.take_transmitted();
         self.outputs.extend(frames.into_iter().map(Output::Frame));
+        let offloads = self.offloads();
+        if std::mem::replace(&mut self.offloads, offloads) != offloads {
+            self.outputs.push_back(Output::Offloads(offloads));
+        }
     }
 
     fn collect_requests(&mut self) {

@@ -30,6 +30,7 @@ pub use self::moment::Moment;
 pub use self::source::{Difference, Divergence, EventSource, Interruption, StateDifference, Step};
 use self::tally::{ExitKind, ExitTally};
 use crate::cpu::{CpuError, Exit, GuestCpu, PortAccess};
+use crate::devices::virtio::net::frame::Offloads;
 use crate::devices::{ClockNeed, Devices, Input, Output};
 use crate::traps::{Trapped, TscTrap};
 
@@ -424,6 +425,10 @@ impl<C: GuestCpu> Engine<C> {
             match question(&mut *self.role.source, &mut moment) {
                 Err(Interruption::Handover(next)) => {
                     self.role = *next;
+                    let offloads = self.devices.offloads();
+                    if offloads != Offloads::default() {
+                        self.role.gate.submit(Output::Offloads(offloads), None);
+                    }
                     self.issue_again();
                 }
                 answer => return answer,

@@ -47,6 +47,7 @@ struct Held {
 /// The gate's end in the guest's thread.
 pub struct Committed {
     outputs: Sender<Held>,
+    outlet: Outlet,
     disk: Option<Box<dyn DiskPort>>,
 }
 
@@ -62,11 +63,16 @@ impl Committed {
         holds: Waits,
     ) -> Self {
         let (outputs, waiting) = crossbeam_channel::bounded(WAITING_OUTPUTS);
+        let releasing = outlet.clone();
         thread::Builder::new()
             .name("output-gate".into())
-            .spawn(move || release_loop(&waiting, &outlet, watch, &holds))
+            .spawn(move || release_loop(&waiting, &releasing, watch, &holds))
             .expect("a thread can be started");
-        Self { outputs, disk }
+        Self {
+            outputs,
+            outlet,
+            disk,
+        }
     }
 }
 
@@ -74,6 +80,8 @@ impl OutputGate for Committed {
     fn submit(&mut self, output: Output, lsn: Option<Lsn>) {
         match output {
             Output::Disk(request) => super::to_disk(&mut self.disk, request, lsn),
+            // Nobody sees it.
+            Output::Offloads(_) => self.outlet.perform(&output),
             output => {
                 // What has no entry waits for what was sent before it.
                 let lsn = lsn.unwrap_or_default();

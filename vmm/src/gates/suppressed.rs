@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     fn frame(byte: u8) -> Output {
-        Output::Frame(vec![byte])
+        Output::Frame(vec![byte].into())
     }
 
     #[test]

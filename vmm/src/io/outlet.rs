@@ -20,9 +20,14 @@ impl Outlet {
     /// Performs one output.
     pub fn perform(&self, output: &Output) {
         match output {
-            Output::Frame(bytes) => {
+            Output::Frame(frame) => {
                 if let Some(tap) = &self.tap {
-                    tap.send(bytes);
+                    tap.send(frame);
+                }
+            }
+            Output::Offloads(offloads) => {
+                if let Some(tap) = &self.tap {
+                    tap.receive_with(*offloads);
                 }
             }
             Output::Console(bytes) => self.console.write(bytes),

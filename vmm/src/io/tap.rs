@@ -1,14 +1,14 @@
 //! The TAP interface that joins the guest to the client network.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::devices::virtio::net::MAX_FRAME_BYTES;
+use crate::devices::virtio::net::frame::{self, Frame, HEADER_BYTES, Offloads};
 use crate::sources::Lane;
 
 /// A TAP interface.
@@ -60,23 +60,24 @@ impl Tap {
         for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
             *to = from as libc::c_char;
         }
-        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short;
+        request.ifr_ifru.ifru_flags =
+            (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+        let attach_error = || TapError::Attach {
+            name: name.to_owned(),
+            source: io::Error::last_os_error(),
+        };
         // SAFETY: the descriptor is open, TUNSETIFF takes an ifreq, and `request` outlives the call.
         if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &mut request) } < 0 {
-            return Err(TapError::Attach {
-                name: name.to_owned(),
-                source: io::Error::last_os_error(),
-            });
+            return Err(attach_error());
         }
-        // An interface remembers what the program before could do: without this, the system leaves
-        // checksums and segmentation to a guest that was never asked.
-        // SAFETY: the descriptor is open, and TUNSETOFFLOAD takes a plain number.
-        if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, 0) } < 0 {
-            return Err(TapError::Attach {
-                name: name.to_owned(),
-                source: io::Error::last_os_error(),
-            });
+        let header_bytes = HEADER_BYTES as libc::c_int;
+        // SAFETY: the descriptor is open, and TUNSETVNETHDRSZ reads a number that outlives the call.
+        if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &header_bytes) } < 0 {
+            return Err(attach_error());
         }
+        // An interface remembers what the program before it could do, and would leave checksums
+        // and segmentation to a guest that was never asked.
+        set_offloads(&file, Offloads::default()).map_err(|_| attach_error())?;
         Ok(Self {
             file: Arc::new(file),
             name: name.to_owned(),
@@ -84,19 +85,29 @@ impl Tap {
     }
 
     /// Sends a frame. A frame that the network does not take is lost, as on a wire.
-    pub fn send(&self, frame: &[u8]) {
-        if let Err(e) = (&*self.file).write(frame) {
+    pub fn send(&self, frame: &Frame) {
+        let packet = [IoSlice::new(&frame.header), IoSlice::new(&frame.bytes)];
+        if let Err(e) = (&*self.file).write_vectored(&packet) {
             log::debug!(
                 "{}: frame of {} bytes not sent: {e}",
                 self.name,
-                frame.len()
+                frame.bytes.len()
             );
+        }
+    }
+
+    /// Receives frames of which senders may have left this to others. Those that are on the way are
+    /// as they were.
+    pub fn receive_with(&self, offloads: Offloads) {
+        if let Err(e) = set_offloads(&self.file, offloads) {
+            // Nothing is lost by that but speed.
+            log::debug!("{}: {offloads:?} not set: {e}", self.name);
         }
     }
 
     /// Starts a thread that hands received frames to the guest while `live`, and drops them
     /// otherwise (a backup's guest gets the primary's frames from the log).
-    pub fn receive_into(&self, lane: Lane<Vec<u8>>, live: Arc<AtomicBool>) {
+    pub fn receive_into(&self, lane: Lane<Frame>, live: Arc<AtomicBool>) {
         let tap = self.clone();
         thread::Builder::new()
             .name("tap".into())
@@ -104,16 +115,15 @@ impl Tap {
             .expect("a thread can be started");
     }
 
-    fn receive_loop(&self, lane: &Lane<Vec<u8>>, live: &AtomicBool) {
-        let mut buffer = [0; MAX_FRAME_BYTES + 1];
+    fn receive_loop(&self, lane: &Lane<Frame>, live: &AtomicBool) {
+        let mut buffer = vec![0; HEADER_BYTES + frame::MAX_BYTES];
         loop {
             match (&*self.file).read(&mut buffer) {
-                Ok(len) if len > MAX_FRAME_BYTES => {
-                    log::debug!("{}: frame of {len} bytes dropped: too long", self.name);
-                }
                 Ok(len) => {
-                    if live.load(Ordering::Acquire) {
-                        lane.push(buffer[..len].to_vec());
+                    if live.load(Ordering::Acquire)
+                        && let Some(frame) = Frame::from_tap(&buffer[..len])
+                    {
+                        lane.push(frame);
                     }
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -124,5 +134,27 @@ impl Tap {
                 }
             }
         }
+    }
+}
+
+/// Tells the system what it may leave to the reader of the interface's frames.
+fn set_offloads(file: &File, offloads: Offloads) -> io::Result<()> {
+    // Linux, include/uapi/linux/if_tun.h.
+    const TUN_F_CSUM: libc::c_ulong = 1;
+    const TUN_F_TSO4: libc::c_ulong = 2;
+    const TUN_F_TSO6: libc::c_ulong = 4;
+    let flags = [
+        (offloads.checksum, TUN_F_CSUM),
+        (offloads.tcp4, TUN_F_TSO4),
+        (offloads.tcp6, TUN_F_TSO6),
+    ];
+    let flags = flags
+        .into_iter()
+        .filter(|(wanted, _)| *wanted)
+        .fold(0, |flags, (_, bit)| flags | bit);
+    // SAFETY: the descriptor is open, and TUNSETOFFLOAD takes a plain number.
+    match unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, flags) } {
+        0.. => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }

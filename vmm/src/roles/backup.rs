@@ -336,8 +336,9 @@ impl GoLive {
             Box::new(disk.serve(serving, &self.lanes, &self.events)) as Box<dyn DiskPort>
         });
         self.live.store(true, Ordering::Release);
-        self.outlet
-            .perform(&crate::devices::Output::Frame(announcement(self.mac)));
+        self.outlet.perform(&crate::devices::Output::Frame(
+            announcement(self.mac).into(),
+        ));
         let again = self.unreleased.take(receiver.released());
         for frame in &again {
             self.outlet.perform(frame);

@@ -5,6 +5,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Select, Sender};
 
 use super::{GuestClock, Waits};
+use crate::devices::virtio::net::frame::Frame;
 use crate::devices::{Appetite, ClockNeed, Input};
 use crate::disk::DiskCompletion;
 use crate::engine::{Interruption, Step};
@@ -65,7 +66,7 @@ impl<T> Lane<T> {
 #[derive(Debug, Clone)]
 pub struct Lanes {
     /// Frames from the client network.
-    pub frames: Lane<Vec<u8>>,
+    pub frames: Lane<Frame>,
     /// Bytes typed at the console.
     pub typed: Lane<Vec<u8>>,
     /// Completions of requests to the disk.

@@ -3,6 +3,7 @@
 use logging_channel::entry::{Entry, ExecutionPoint, Lsn, Payload};
 
 use crate::devices::Input;
+use crate::devices::virtio::net::frame::Frame;
 use crate::engine::source::describe;
 use crate::engine::{Difference, Divergence, Interruption};
 
@@ -44,7 +45,7 @@ pub(super) fn diverged(
 pub(super) fn input_of(payload: &Payload) -> Option<Input> {
     match payload {
         Payload::Tick(now) => Some(Input::Tick(*now)),
-        Payload::NetRx(frame) => Some(Input::Frame(frame.clone())),
+        Payload::NetRx(frame) => Frame::from_log(frame).map(Input::Frame),
         Payload::ConsoleInput(bytes) => Some(Input::Typed(bytes.clone())),
         _ => None,
     }

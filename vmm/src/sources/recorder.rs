@@ -178,7 +178,7 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
                     self.last_entry = *now;
                     Payload::Tick(*now)
                 }
-                Input::Frame(frame) => Payload::NetRx(frame.clone()),
+                Input::Frame(frame) => Payload::NetRx(frame.to_log()),
                 Input::Typed(bytes) => Payload::ConsoleInput(bytes.clone()),
                 Input::Disk(completion) => {
                     self.log_completion(at, completion)?;

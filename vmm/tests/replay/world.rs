@@ -67,7 +67,7 @@ impl MadeUpWorld {
         let byte = self.roll(256) as u8;
         if appetite.frame && self.roll(2) == 0 {
             let len = 60 + self.roll(200) as usize;
-            return Some(Input::Frame(vec![byte; len]));
+            return Some(Input::Frame(vec![byte; len].into()));
         }
         appetite.typed.then(|| Input::Typed(vec![byte, byte ^ 1]))
     }

@@ -28,8 +28,8 @@ use super::{Devices, Output};
 const VERSION: u32 = 3;
 
 /// The longest state that is looked at, in bytes. What guests bring about takes some kilobytes,
-/// and 100 with a full backlog of frames.
-const MAX_BYTES: usize = 1 << 20;
+/// and 4 MiB with a full backlog of frames that are yet to be cut into segments.
+const MAX_BYTES: usize = 1 << 23;
 
 /// All devices' state. Its fields are in the order in which they are encoded.
 #[derive(Serialize, Deserialize)]
@@ -150,6 +150,7 @@ impl Devices {
             (None, Some(_)) => return Err(of("disk")("this machine has none")),
             (Some(_), None) => return Err(of("disk")("this machine has one")),
         };
+        let net = self.net.with_state(transport, card).map_err(of("net"))?;
         *self = Self {
             apic: state.apic,
             pic: state.pic,
@@ -162,10 +163,11 @@ impl Devices {
                 .host_bridge
                 .with_state(&state.pci.host_bridge)
                 .map_err(of("pci"))?,
-            net: self.net.with_state(transport, card).map_err(of("net"))?,
             disk,
             memory: self.memory.clone(),
             clock_for_programs: self.clock_for_programs,
+            offloads: net.device.offloads(),
+            net,
             reset_requested: state.reset_requested,
             outputs: state.outputs,
         };

@@ -145,6 +145,7 @@ fn with_messages() -> Machine {
         },
         Step::StartCard {
             event_idx: true,
+            offloads: false,
             messages: true,
         },
     ])
@@ -255,7 +256,14 @@ fn a_digest_tells_which_device_differs() {
             },
             "pci",
         ),
-        (Step::Frame { len: 60, fill: 1 }, "net"),
+        (
+            Step::Frame {
+                len: 60,
+                fill: 1,
+                uncut: false,
+            },
+            "net",
+        ),
         (
             Step::Table {
                 slot: NET_SLOT,

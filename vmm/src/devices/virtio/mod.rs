@@ -46,6 +46,8 @@ pub trait VirtioDevice {
         queues: &mut [virtio_queue::Queue],
         memory: &GuestRam,
     ) -> Notify;
+    /// The driver has chosen these of the features.
+    fn negotiated(&mut self, _features: u64) {}
     /// The driver reset the device.
     fn reset(&mut self);
 }

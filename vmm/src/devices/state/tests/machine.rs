@@ -5,6 +5,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::disk_driver::{self, Answer, Ask};
 use crate::devices::pci::msix::NO_VECTOR;
+use crate::devices::virtio::net::frame::{Frame, Header};
 use crate::devices::virtio::transport::Place;
 use crate::devices::{Appetite, ClockNeed, DISK, DISK_SLOT, Devices, Input, NET, NET_SLOT, Output};
 use crate::disk::DiskRequest;
@@ -104,6 +105,8 @@ pub(super) enum Step {
     /// A driver sets the card up, with messages or with its interrupt pin.
     StartCard {
         event_idx: bool,
+        /// It takes frames of which something was left open, in several buffers.
+        offloads: bool,
         messages: bool,
     },
     /// The driver adds buffers to a queue and notifies the card.
@@ -134,6 +137,8 @@ pub(super) enum Step {
     Frame {
         len: usize,
         fill: u8,
+        /// It is TCP over IPv4, yet to be cut.
+        uncut: bool,
     },
     Typed(Vec<u8>),
     Halt,
@@ -159,11 +164,21 @@ pub(super) struct Seen {
     cmos_needs: Option<ClockNeed>,
 }
 
+/// VIRTIO_NET_F_CSUM, GUEST_CSUM, GUEST_TSO4, HOST_TSO4 and MRG_RXBUF.
+const OFFLOADS: u32 = 1 | 1 << 1 | 1 << 7 | 1 << 11 | 1 << 15;
+/// An open checksum, and segments of 1460 bytes.
+const UNCUT: Header = [1, 1, 54, 0, 0xb4, 0x05, 34, 0, 16, 0];
+
+fn ring_features(event_idx: bool) -> u32 {
+    u32::from(event_idx) << VIRTIO_RING_F_EVENT_IDX
+}
+
 /// How the driver of a virtio function sets it up.
 struct Driver<'a> {
     slot: u8,
     place: Place,
-    event_idx: bool,
+    /// The lower half of its features.
+    features: u32,
     /// First of its vectors, if it uses messages.
     vectors: Option<u32>,
     /// Descriptors of each queue.
@@ -231,6 +246,7 @@ impl Machine {
             },
             Step::StartCard {
                 event_idx: true,
+                offloads: false,
                 messages: false,
             },
             Step::StartDisk {
@@ -362,7 +378,7 @@ impl Machine {
         }
     }
 
-    fn start_card(&mut self, event_idx: bool, messages: bool) {
+    fn start_card(&mut self, event_idx: bool, offloads: bool, messages: bool) {
         for table in TABLES {
             for offset in [AVAIL + 2, USED + 2] {
                 let at = GuestAddress(table + offset);
@@ -372,7 +388,7 @@ impl Machine {
         self.start(&Driver {
             slot: NET_SLOT,
             place: NET,
-            event_idx,
+            features: ring_features(event_idx) | if offloads { OFFLOADS } else { 0 },
             vectors: messages.then_some(NET_VECTORS),
             size: QUEUE,
             queues: &TABLES.map(|table| [table, table + AVAIL, table + USED]),
@@ -384,7 +400,7 @@ impl Machine {
         self.start(&Driver {
             slot: DISK_SLOT,
             place: DISK,
-            event_idx,
+            features: ring_features(event_idx),
             vectors: messages.then_some(DISK_VECTORS),
             size: disk_driver::QUEUE,
             queues: &[[disk_driver::TABLE, disk_driver::AVAIL, disk_driver::USED]],
@@ -415,12 +431,11 @@ impl Machine {
             Some(_) => n,
             None => NO_VECTOR.into(),
         };
-        let features = u32::from(driver.event_idx) << VIRTIO_RING_F_EVENT_IDX;
         for (register, len, value) in [
             (0x14, 1, 0),
             (0x14, 1, 3),
             (0x08, 4, 0),
-            (0x0c, 4, features),
+            (0x0c, 4, driver.features),
             (0x08, 4, 1),
             (0x0c, 4, 1), // VIRTIO_F_VERSION_1
             (0x14, 1, 11),
@@ -571,8 +586,9 @@ impl Machine {
             Step::MessageControl { slot, control } => self.set_message_control(slot, control),
             Step::StartCard {
                 event_idx,
+                offloads,
                 messages,
-            } => self.start_card(event_idx, messages),
+            } => self.start_card(event_idx, offloads, messages),
             Step::Offer {
                 queue,
                 buffers,
@@ -602,7 +618,13 @@ impl Machine {
                 self.now += nanos;
                 self.devices.apply(Input::Tick(self.now));
             }
-            Step::Frame { len, fill } => self.devices.apply(Input::Frame(vec![fill; len])),
+            Step::Frame { len, fill, uncut } => {
+                let mut frame = Frame::from(vec![fill; len]);
+                if uncut {
+                    frame.header = UNCUT;
+                }
+                self.devices.apply(Input::Frame(frame));
+            }
             Step::Typed(ref bytes) => self.devices.apply(Input::Typed(bytes.clone())),
             Step::Halt => self.devices.halted(),
             Step::Enter => self.devices.settle_interrupts(),

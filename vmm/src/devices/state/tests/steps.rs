@@ -169,12 +169,16 @@ fn disk() -> impl Strategy<Value = Step> {
 /// Something that has to do with the card.
 fn card() -> impl Strategy<Value = Step> {
     prop_oneof![
-        1 => any::<(bool, bool)>()
-            .prop_map(|(event_idx, messages)| Step::StartCard { event_idx, messages }),
+        1 => any::<(bool, bool, bool)>().prop_map(|(event_idx, offloads, messages)| {
+            Step::StartCard { event_idx, offloads, messages }
+        }),
         4 => (0..2usize, 0..4u16, 0..4u16).prop_map(|(queue, buffers, used_event)| {
             Step::Offer { queue, buffers, used_event }
         }),
-        4 => (14..1518usize, any::<u8>()).prop_map(|(len, fill)| Step::Frame { len, fill }),
+        4 => (14..1518usize, any::<u8>())
+            .prop_map(|(len, fill)| Step::Frame { len, fill, uncut: false }),
+        1 => (1518..6000usize, any::<u8>())
+            .prop_map(|(len, fill)| Step::Frame { len, fill, uncut: true }),
     ]
 }
 
@@ -246,6 +250,7 @@ pub(super) fn steps(count: Range<usize>) -> impl Strategy<Value = Vec<Step>> {
             };
             let card = Step::StartCard {
                 event_idx,
+                offloads: true,
                 messages,
             };
             let disk = Step::StartDisk {

@@ -449,6 +449,17 @@ impl<D: VirtioDevice> VirtioPci<D> {
             status &= !(VIRTIO_CONFIG_S_FEATURES_OK as u8);
         }
         self.status = status;
+        self.device
+            .negotiated(negotiated(status, self.driver_features));
+    }
+}
+
+/// The features that a driver with this status has chosen.
+fn negotiated(status: u8, driver_features: u64) -> u64 {
+    if u32::from(status) & VIRTIO_CONFIG_S_FEATURES_OK != 0 {
+        driver_features
+    } else {
+        0
     }
 }
 

@@ -66,7 +66,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
     pub(in crate::devices) fn with_state(
         &self,
         state: TransportState,
-        device: D,
+        mut device: D,
     ) -> Result<Self, &'static str> {
         if state.queues.len() != D::QUEUES || state.queue_vectors.len() != D::QUEUES {
             return Err("the device has another number of queues");
@@ -89,6 +89,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
             }
             Queue::try_from(saved).map_err(|_| "a queue's size or alignment is impossible")
         };
+        device.negotiated(super::negotiated(state.status, state.driver_features));
         Ok(Self {
             device,
             config_space,
