@@ -34,8 +34,8 @@ use self::pic::Pic;
 use self::pit::Pit;
 use self::power::Power;
 use self::virtio::blk::Blk;
-use self::virtio::net::Net;
 use self::virtio::net::frame::{Frame, Offloads};
+use self::virtio::net::{Net, RX, TX};
 use self::virtio::transport::{Place, VirtioPci};
 use crate::boot::rewrite::TSC_PORT;
 use crate::disk::{DiskCompletion, DiskRequest, SharedRead};
@@ -396,15 +396,17 @@ impl Devices {
             Input::Tick(now) => {
                 self.pit.advance(now);
                 self.apic.advance(now);
+                self.net
+                    .with_device(TX, |net, queues, memory| net.tick(now, queues, memory));
             }
             Input::Frame(frame) => {
                 self.net
-                    .with_device(|net, queues, memory| net.receive(frame, queues, memory));
+                    .with_device(RX, |net, queues, memory| net.receive(frame, queues, memory));
             }
             Input::Typed(bytes) => self.console.typed(&bytes),
             Input::Disk(completion) => {
                 if let Some(disk) = &mut self.disk {
-                    disk.with_device(|blk, queues, memory| {
+                    disk.with_device(0, |blk, queues, memory| {
                         blk.complete(&completion, queues, memory)
                     });
                     self.collect_requests();
@@ -418,18 +420,24 @@ impl Devices {
     #[must_use]
     pub fn appetite(&self) -> Appetite {
         Appetite {
-            timer_deadline: [self.pit.next_deadline(), self.apic.next_deadline()]
-                .into_iter()
-                .flatten()
-                .min(),
+            timer_deadline: [
+                self.pit.next_deadline(),
+                self.apic.next_deadline(),
+                self.net.next_deadline(),
+            ]
+            .into_iter()
+            .flatten()
+            .min(),
             frame: !self.net.is_running() || self.net.device.has_room(),
             typed: self.console.has_room(),
         }
     }
 
-    /// The guest halted: what waited for more output is handed on.
+    /// The guest halted: what waited for more output is handed on, and what it may wait for comes.
     pub fn halted(&mut self) {
         self.collect_console(true);
+        self.net.with_device(TX, |net, _, _| net.idle());
+        self.update_lines();
     }
 
     /// The guest is about to run on, and all that happened at its exit is done.

@@ -48,6 +48,10 @@ pub trait VirtioDevice {
     ) -> Notify;
     /// The driver has chosen these of the features.
     fn negotiated(&mut self, _features: u64) {}
+    /// Guest time at which it has something to do, in nanoseconds.
+    fn next_deadline(&self) -> Option<u64> {
+        None
+    }
     /// The driver reset the device.
     fn reset(&mut self);
 }

@@ -6,8 +6,8 @@ use virtio_queue::desc::split::Descriptor;
 use virtio_queue::mock::MockSplitQueue;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::net::Net;
 use super::net::frame::{Frame, MAX_WIRE_BYTES};
+use super::net::{Net, RX, TX};
 use super::transport::VirtioPci;
 use crate::ram::{GuestRam, take_written};
 
@@ -115,7 +115,9 @@ fn offer(queue: &MockSplitQueue<'_, GuestRam>, descriptors: &[RawDescriptor]) {
 }
 
 fn receive(card: &mut VirtioPci<Net>, frame: &[u8]) {
-    card.with_device(|net, queues, memory| net.receive(frame.to_vec().into(), queues, memory));
+    card.with_device(RX, |net, queues, memory| {
+        net.receive(frame.to_vec().into(), queues, memory)
+    });
 }
 
 fn is_broken(card: &mut VirtioPci<Net>) -> bool {
@@ -368,7 +370,9 @@ fn an_uncut_frame_lies_in_as_many_buffers_as_it_takes() {
     let buffers = |n: u64| descriptor(BUFFERS + n * u64::from(BUFFER), BUFFER, WRITE, 0);
     offer(&rx, &[buffers(0), buffers(1)]);
     let frame = uncut(2500);
-    card.with_device(|net, queues, memory| net.receive(frame.clone(), queues, memory));
+    card.with_device(RX, |net, queues, memory| {
+        net.receive(frame.clone(), queues, memory)
+    });
     assert_eq!(rx.used().idx().load(), 0, "two buffers are too few");
     assert!(!card.interrupt());
 
@@ -417,7 +421,7 @@ fn a_frame_that_waits_for_buffers_asks_for_them() {
         let buffers = [descriptor(BUFFERS, 1000, WRITE, 0); 2];
         offer(&rx, &buffers[..there]);
         for frame in frames {
-            card.with_device(|net, queues, memory| net.receive(frame, queues, memory));
+            card.with_device(RX, |net, queues, memory| net.receive(frame, queues, memory));
         }
         // The device's wish is behind the used ring's entries.
         let at = rx.used_addr().0 + 4 + 8 * u64::from(QUEUE);
@@ -434,7 +438,7 @@ fn a_frame_larger_than_all_buffers_is_lost_and_those_behind_it_are_not() {
     let small = [descriptor(BUFFERS, 100, WRITE, 0); QUEUE as usize];
     offer(&rx, &small);
     let frame = uncut(2500);
-    card.with_device(|net, queues, memory| net.receive(frame, queues, memory));
+    card.with_device(RX, |net, queues, memory| net.receive(frame, queues, memory));
     assert_eq!(rx.used().idx().load(), QUEUE, "all are given back empty");
     write(&mut card, STATUS, 1, 3 | FEATURES_OK | DRIVER_OK);
     rx.add_desc_chains(&small[..1], 0).expect("in memory");
@@ -449,11 +453,53 @@ fn what_the_guest_did_not_ask_for_does_not_arrive() {
     let [rx, _] = rings(&memory);
     offer(&rx, &[descriptor(BUFFERS, 4096, WRITE, 0)]);
     let frame = uncut(2500);
-    card.with_device(|net, queues, memory| net.receive(frame, queues, memory));
+    card.with_device(RX, |net, queues, memory| net.receive(frame, queues, memory));
     assert_eq!(rx.used().idx().load(), 0);
     assert!(card.device.has_room());
     receive(&mut card, &[7; 60]);
     assert_eq!(rx.used().idx().load(), 1);
+}
+
+#[test]
+fn interrupts_for_what_was_sent_wait_for_what_they_can_be_saved_by() {
+    let memory = memory();
+    let mut card = running_with(&memory, VERSION_1 | EVENT_IDX);
+    let [_, tx] = rings(&memory);
+    let frame = descriptor(BUFFERS, HEADER as u32 + 60, 0, 0);
+    let send = |card: &mut VirtioPci<Net>, n: u16| {
+        tx.add_desc_chains(&[frame], n).expect("in memory");
+        write(card, NOTIFY, 2, 1);
+    };
+    let tick = |card: &mut VirtioPci<Net>, now| {
+        card.with_device(TX, |net, queues, memory| net.tick(now, queues, memory));
+    };
+    let took_back = |buffers: u16| {
+        let at = GuestAddress(tx.avail_addr().0 + 4 + 2 * u64::from(QUEUE));
+        memory.write_obj(buffers, at).expect("in memory");
+    };
+    let acknowledge = |card: &mut VirtioPci<Net>| read(card, ISR, 1);
+
+    send(&mut card, 0);
+    assert_eq!(tx.used().idx().load(), 1, "the buffer is free at once");
+    assert!(!card.interrupt());
+    let deadline = card.next_deadline().expect("the interrupt is owed");
+    tick(&mut card, deadline);
+    assert!(card.interrupt());
+    acknowledge(&mut card);
+
+    took_back(1);
+    send(&mut card, 1);
+    took_back(2);
+    tick(&mut card, 2 * deadline);
+    assert!(!card.interrupt(), "the driver has seen it");
+    assert_eq!(card.next_deadline(), None);
+
+    send(&mut card, 2);
+    card.with_device(TX, |net, _, _| net.idle());
+    assert!(!card.interrupt(), "one frame is no reason to wait");
+    send(&mut card, 3);
+    card.with_device(TX, |net, _, _| net.idle());
+    assert!(card.interrupt());
 }
 
 #[test]

@@ -139,8 +139,9 @@ impl Setup {
 
     fn complete(&mut self, id: u64, result: Result<Vec<u8>, DiskError>) -> Vec<DiskRequest> {
         let completion = DiskCompletion { id, result };
-        self.disk
-            .with_device(|blk, queues, memory| blk.complete(&completion, queues, memory));
+        self.disk.with_device(0, |blk, queues, memory| {
+            blk.complete(&completion, queues, memory)
+        });
         self.disk.device.take_issued()
     }
 

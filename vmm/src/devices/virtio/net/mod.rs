@@ -2,6 +2,7 @@
 //! leave to others ([`frame`]), and received frames that may lie in several buffers.
 
 pub mod frame;
+mod moderation;
 
 use std::collections::VecDeque;
 use std::io::{Read, Write};
@@ -14,13 +15,17 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
 };
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress};
 
 use self::frame::{Frame, Offloads};
+use self::moderation::Moderation;
 use super::{Notify, VirtioDevice, notification};
 use crate::ram::GuestRam;
 
-const RX: usize = 0;
-const TX: usize = 1;
+/// The queue of received frames.
+pub const RX: usize = 0;
+/// The queue of frames to send.
+pub const TX: usize = 1;
 
 /// struct virtio_net_hdr_v1: [`frame::Header`] and num_buffers.
 const HEADER_BYTES: usize = frame::HEADER_BYTES + 2;
@@ -39,6 +44,7 @@ pub struct Net {
     features: u64,
     received: VecDeque<Frame>,
     transmitted: Vec<Frame>,
+    moderation: Moderation,
 }
 
 /// What became of the frame that is to be received first.
@@ -60,6 +66,7 @@ impl Net {
             features: 0,
             received: VecDeque::new(),
             transmitted: Vec::new(),
+            moderation: Moderation::default(),
         }
     }
 
@@ -74,7 +81,7 @@ impl Net {
         if (self.received.iter()).any(|frame| frame.bytes.len() > frame.limit()) {
             return Err("a frame waits that is too long");
         }
-        Ok(())
+        self.moderation.check()
     }
 
     /// Its address.
@@ -113,6 +120,17 @@ impl Net {
         std::mem::take(&mut self.transmitted)
     }
 
+    /// It is `now`, in nanoseconds of guest time.
+    pub fn tick(&mut self, now: u64, queues: &[Queue], memory: &GuestRam) -> Notify {
+        let wanted = || is_wanted(&queues[TX], memory);
+        paid(self.moderation.tick(now, wanted))
+    }
+
+    /// The guest halted.
+    pub fn idle(&mut self) -> Notify {
+        paid(self.moderation.idle())
+    }
+
     fn deliver(&mut self, queue: &mut Queue, memory: &GuestRam) -> Notify {
         if !queue.ready() {
             return Notify::No;
@@ -134,6 +152,7 @@ impl Net {
 
     fn transmit(&mut self, queue: &mut Queue, memory: &GuestRam) -> Notify {
         let mut used = false;
+        let mut weight = 0;
         if queue.disable_notification(memory).is_err() {
             return Notify::NeedsReset;
         }
@@ -157,6 +176,11 @@ impl Net {
                 }
                 // Frames that no Ethernet could carry are dropped.
                 if frame.bytes.len() <= frame.limit() {
+                    weight += if frame.bytes.len() > frame::MAX_WIRE_BYTES {
+                        2
+                    } else {
+                        1
+                    };
                     self.transmitted.push(frame);
                 }
             }
@@ -168,10 +192,34 @@ impl Net {
         // The guest stands still, so nothing can have been added meanwhile. What cannot be taken
         // out of the ring is an index that no ring can have.
         match queue.enable_notification(memory) {
-            Ok(false) => notification(queue, memory, used),
+            Ok(false) => match notification(queue, memory, used) {
+                Notify::NeedsReset => Notify::NeedsReset,
+                // Whether the driver took its buffers back cannot be seen.
+                notify if !queue.event_idx_enabled() => notify,
+                notify => paid(self.moderation.sent(weight, notify == Notify::UsedBuffer)),
+            },
             Ok(true) | Err(_) => Notify::NeedsReset,
         }
     }
+}
+
+/// What to tell the transport when an interrupt comes, or does not.
+fn paid(comes: bool) -> Notify {
+    if comes {
+        Notify::UsedBuffer
+    } else {
+        Notify::No
+    }
+}
+
+/// Whether the driver wants to hear of a buffer that was used and that it has not looked at
+/// (`used_event`, virtio 1.2, section 2.7.10).
+fn is_wanted(queue: &Queue, memory: &GuestRam) -> bool {
+    let at = queue.avail_ring() + 4 + 2 * u64::from(queue.size());
+    // A ring outside memory stops the device elsewhere.
+    let event: u16 = memory.read_obj(GuestAddress(at)).unwrap_or_default();
+    let ahead = queue.next_used().wrapping_sub(event).wrapping_sub(1);
+    (ahead as i16) >= 0
 }
 
 /// Puts a frame into the driver's next buffer, or into as many as it takes if they are `mergeable`
@@ -267,6 +315,10 @@ impl VirtioDevice for Net {
         self.features = features;
     }
 
+    fn next_deadline(&self) -> Option<u64> {
+        self.moderation.deadline()
+    }
+
     fn queue_notified(&mut self, index: usize, queues: &mut [Queue], memory: &GuestRam) -> Notify {
         match index {
             RX => self.deliver(&mut queues[RX], memory),
@@ -279,5 +331,6 @@ impl VirtioDevice for Net {
         self.features = 0;
         self.received.clear();
         self.transmitted.clear();
+        self.moderation.forget();
     }
 }

@@ -149,6 +149,12 @@ impl<D: VirtioDevice> VirtioPci<D> {
         self.msix.take(&self.config_space)
     }
 
+    /// Guest time at which the device has something to do.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.device.next_deadline().filter(|_| self.is_running())
+    }
+
     /// The memory BAR, where the guest put it.
     #[must_use]
     pub fn memory_bar(&self) -> Option<MemoryBar> {
@@ -171,12 +177,16 @@ impl<D: VirtioDevice> VirtioPci<D> {
         self.config_space.io_bar()
     }
 
-    /// Lets the device work on its first queue outside a notification, for an input that arrived.
-    /// Nothing happens unless the driver is running.
-    pub fn with_device(&mut self, work: impl FnOnce(&mut D, &mut [Queue], &GuestRam) -> Notify) {
+    /// Lets the device work on a queue outside a notification, for an input that arrived. Nothing
+    /// happens unless the driver is running.
+    pub fn with_device(
+        &mut self,
+        queue: usize,
+        work: impl FnOnce(&mut D, &mut [Queue], &GuestRam) -> Notify,
+    ) {
         if self.is_running() {
             let notify = work(&mut self.device, &mut self.queues, &self.memory);
-            self.raise(notify, 0);
+            self.raise(notify, queue);
         }
     }
 
