@@ -136,6 +136,9 @@ pub struct Stats {
     /// The lag at each report of the backup.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lags_us: Counts,
+    /// Round trip to the backup on the logging channel, as TCP estimates it, in milliseconds; 0 if
+    /// there is none.
+    pub round_trip_ms: f64,
     /// How long outputs waited for the backup, from the guest's send to their release, in
     /// milliseconds: median.
     pub output_hold_ms_p50: f64,

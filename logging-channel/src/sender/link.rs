@@ -17,7 +17,7 @@ use crate::lock::unpoisoned;
 use crate::loss::{Loss, LossReason};
 use crate::session::SessionInfo;
 use crate::settings::Settings;
-use crate::socket::Tail;
+use crate::socket::{Tail, round_trip};
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -458,6 +458,7 @@ impl Shared {
             stalled: counters.stalled,
             throttles: self.throttles.load(Ordering::Relaxed),
             throttled: Duration::from_nanos(self.throttled_nanos.load(Ordering::Relaxed)),
+            round_trip: round_trip(&self.stream),
             lag,
             lags,
             appended: lsn(&self.appended),

@@ -81,6 +81,9 @@ pub struct LogFigures {
     pub entries_per_second: BTreeMap<String, f64>,
     /// Bytes of an entry, by kind.
     pub bytes_per_entry: BTreeMap<String, f64>,
+    /// Round trip between the hosts in milliseconds, as TCP saw it under this load.
+    #[serde(default)]
+    pub round_trip_ms: Option<f64>,
 }
 
 /// What `ftvm` itself tells.
@@ -156,6 +159,8 @@ pub enum Metric {
     ChannelBytesPerOperation,
     /// Bytes of the log for each operation of the workload.
     LogBytesPerOperation,
+    /// [`LogFigures::round_trip_ms`].
+    RoundTrip,
     /// Median of the time that outputs were held.
     HoldP50,
     /// 99th percentile.
@@ -178,7 +183,7 @@ pub enum Metric {
 
 impl Metric {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Throughput,
         Self::LatencyP50,
         Self::LatencyP99,
@@ -189,6 +194,7 @@ impl Metric {
         Self::Entries,
         Self::ChannelBytesPerOperation,
         Self::LogBytesPerOperation,
+        Self::RoundTrip,
         Self::HoldP50,
         Self::HoldP99,
         Self::LagP50,
@@ -214,6 +220,7 @@ impl Metric {
             Self::Entries => "entries/s",
             Self::ChannelBytesPerOperation => "channel bytes per operation",
             Self::LogBytesPerOperation => "log bytes per operation",
+            Self::RoundTrip => "round trip, ms",
             Self::HoldP50 => "output hold p50, ms",
             Self::HoldP99 => "output hold p99, ms",
             Self::LagP50 => "lag p50, ms",
@@ -265,6 +272,7 @@ impl Metric {
                 let bytes = log.map(|log| log.mbit * 1e6 / 8.0);
                 bytes.zip(operations()).map(|(bytes, rate)| bytes / rate)
             }
+            Self::RoundTrip => log.and_then(|log| log.round_trip_ms),
             Self::HoldP50 => hold.map(|hold| hold.p50),
             Self::HoldP99 => hold.map(|hold| hold.p99),
             Self::LagP50 => lag.map(|lag| lag.p50),

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Deserialize;
 
 use super::sample::{LogFigures, Times, VmmFigures};
-use super::statistics::Counts;
+use super::statistics::{Counts, Summary};
 
 /// One `stats` event, as far as it is needed here. Counters are since the guest began to run.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -16,6 +16,7 @@ pub(super) struct Stats {
     log_bytes: u64,
     log_kinds: BTreeMap<String, Kind>,
     exits: BTreeMap<String, u64>,
+    round_trip_ms: f64,
     lags_us: Vec<(u64, u64)>,
     output_holds_us: Vec<(u64, u64)>,
     input_waits_us: Vec<(u64, u64)>,
@@ -121,8 +122,11 @@ fn log(
         Some(mbit(from, to))
     });
     let average = mbit(before, after);
+    let trips = window.iter().map(|(_, stats)| stats.round_trip_ms);
+    let trips = Summary::of(trips.filter(|trip| *trip > 0.0));
     Some(LogFigures {
         mbit: average,
+        round_trip_ms: trips.map(|trips| trips.median),
         mbit_peak: peaks.fold(average, f64::max),
         bytes_per_entry: sizes.collect(),
         entries_per_second: entries,
@@ -141,12 +145,13 @@ mod tests {
             let text = format!(
                 r#"{{"event":"stats","guest_seconds":{},"log_bytes":{},
                     "log_kinds":{{"tsc":{{"entries":{},"bytes":{}}},"tick":{{"entries":3,"bytes":9}}}},
-                    "exits":{{"halt":{}}},"output_holds_us":[[{},1]],"unheard_of":1}}"#,
+                    "exits":{{"halt":{}}},"round_trip_ms":{},"output_holds_us":[[{},1]],"unheard_of":1}}"#,
                 n as f64 / 2.0,
                 n * 1000,
                 n * 10,
                 n * 200,
                 n * 100,
+                n % 2,
                 n * 1000,
             );
             let stats = serde_json::from_str(&text).expect("an event");
@@ -167,6 +172,7 @@ mod tests {
         );
         let log = seen.log.expect("a log");
         assert_eq!((log.mbit, log.mbit_peak), (0.016, 0.016));
+        assert_eq!(log.round_trip_ms, Some(1.0), "0 is none");
         assert_eq!(
             log.entries_per_second,
             BTreeMap::from([("tsc".to_owned(), 20.0)])

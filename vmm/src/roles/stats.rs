@@ -150,6 +150,7 @@ pub(super) fn report_sender(events: &Events, sender: &Sender, meters: &Meters) {
             lag_ms_p99,
             lag_ms_max,
             lags_us: sender.take_lags(),
+            round_trip_ms: stats.round_trip.map_or(0.0, millis),
             stalled_ms: millis(stats.stalled),
             throttled_ms: millis(stats.throttled),
             ..meters.figures()

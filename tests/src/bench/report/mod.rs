@@ -28,13 +28,14 @@ const COLUMNS: [Metric; 7] = [
 ];
 
 /// What the table of replication has.
-const REPLICATION: [Metric; 11] = [
+const REPLICATION: [Metric; 12] = [
     Metric::ChannelMbit,
     Metric::ChannelBytesPerOperation,
     Metric::LogMbit,
     Metric::LogPeak,
     Metric::Entries,
     Metric::LogBytesPerOperation,
+    Metric::RoundTrip,
     Metric::HoldP50,
     Metric::HoldP99,
     Metric::LagP50,
