@@ -173,7 +173,12 @@ impl<'a> Reading<'a> {
             }
             self.shared.traffic.set();
             match self.take_messages() {
-                Ok(false) => self.acknowledge(),
+                Ok(false) => {
+                    // The primary's outputs wait for this, so it comes before the replay, which
+                    // takes the processor where there is only one.
+                    self.acknowledge();
+                    self.shared.queue.announce();
+                }
                 Ok(true) => return LossReason::Orderly,
                 Err(what) => return LossReason::Protocol(what),
             }
@@ -264,7 +269,7 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Puts a batch into the queue; waits for room.
+    /// Puts a batch into the queue, without a word to the replay; waits for room.
     fn put(&mut self, queued: Queued) {
         let shared = self.shared;
         let bound = shared.settings.receive_buffer;
@@ -275,6 +280,7 @@ impl<'a> Reading<'a> {
             {
                 // What is in the queue already is acknowledged before this waits.
                 self.acknowledge();
+                shared.queue.announce();
                 shared.queue.wait_for_room(queued.bytes, bound, REPORT);
             }
         }

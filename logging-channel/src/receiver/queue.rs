@@ -17,7 +17,7 @@ use crate::lock::unpoisoned;
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     waiting: Mutex<Waiting>,
-    /// Something was put in, or nothing more will be.
+    /// Something was put in and announced, or nothing more will be.
     filled: Condvar,
     /// The replay consumed.
     consumed: Condvar,
@@ -75,10 +75,14 @@ impl Queue {
         queued == 0 || queued + bytes <= bound
     }
 
-    /// Puts a batch in.
+    /// Puts a batch in. The replay does not hear of it before [`Queue::announce`].
     pub(super) fn put(&self, queued: Queued) {
         self.bytes.fetch_add(queued.bytes, Ordering::AcqRel);
         unpoisoned(self.waiting.lock()).batches.push_back(queued);
+    }
+
+    /// Wakes the replay for what was put in.
+    pub(super) fn announce(&self) {
         self.filled.notify_one();
     }
 
