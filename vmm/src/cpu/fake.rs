@@ -7,14 +7,15 @@
 
 mod counter;
 mod debug;
+mod script;
 mod state;
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestAddress};
 
+pub use self::script::{Op, Script};
 use super::{CpuError, Exit, GuestCpu, PortAccess, Registers, digest};
 use crate::boot::rewrite::TSC_PORT;
 use crate::counter::Tally;
@@ -22,6 +23,8 @@ use crate::ram::GuestRam;
 
 const RFLAGS_IF: u64 = 1 << 9;
 const VECTOR_GP: u64 = 13;
+/// The local APIC's register.
+const END_OF_INTERRUPT: u32 = 0x80b;
 // Where kernels are.
 const MAIN: u64 = 0xffff_ffff_8100_0000;
 const HANDLERS: u64 = 0xffff_ffff_8200_0000;
@@ -30,66 +33,6 @@ const HANDLER_BYTES: u64 = 0x1000;
 const BRANCH: u32 = 3;
 const RAX: usize = 0;
 const RCX: usize = 2;
-
-/// One step of a script.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Op {
-    /// Writes a port.
-    Out {
-        /// Port.
-        port: u16,
-        /// Width in bytes.
-        size: u8,
-        /// Value.
-        value: u32,
-    },
-    /// Reads a port.
-    In {
-        /// Port.
-        port: u16,
-        /// Width in bytes.
-        size: u8,
-    },
-    /// Reads the time stamp counter, as a rewritten kernel does.
-    ReadTsc,
-    /// Reads a model specific register that exits.
-    ReadMsr(u32),
-    /// Writes a model specific register that exits.
-    WriteMsr(u32, u64),
-    /// Reads memory where there is none.
-    ReadHole(u64),
-    /// Loads guest memory.
-    Load {
-        /// Guest-physical address.
-        address: u64,
-        /// Bytes.
-        len: usize,
-    },
-    /// Stores to guest memory.
-    Store {
-        /// Guest-physical address.
-        address: u64,
-        /// Value.
-        value: u16,
-    },
-    /// This many instructions without an exit.
-    Compute(u32),
-    /// Enables interrupts after the next instruction.
-    Sti,
-    /// Disables interrupts.
-    Cli,
-    /// Halts.
-    Halt,
-}
-
-/// What a [`FakeCpu`] executes: [`Script::main`], then a halt with interrupts disabled.
-#[derive(Debug, Clone, Default)]
-pub struct Script {
-    /// From the start, with interrupts disabled.
-    pub main: Vec<Op>,
-    /// Interrupt handlers by vector. They run with interrupts disabled and return at their end.
-    pub handlers: BTreeMap<u8, Vec<Op>>,
-}
 
 /// Pseudo-random numbers (SplitMix64).
 #[derive(Debug, Clone)]
@@ -317,6 +260,16 @@ impl FakeCpu {
                     len: 8,
                 })
             }
+            Op::WriteHole { address, value } => {
+                self.data[..4].copy_from_slice(&value.to_le_bytes());
+                self.data_len = 4;
+                Some(Exit::Mmio {
+                    address,
+                    write: true,
+                    len: 4,
+                })
+            }
+            Op::EndInterrupt { word } => self.end_interrupt(word),
             Op::Load { address, len } => {
                 let mut bytes = vec![0; len];
                 let known = self.memory.read_slice(&mut bytes, GuestAddress(address));
@@ -344,6 +297,21 @@ impl FakeCpu {
         };
         self.next_op();
         exit
+    }
+
+    fn end_interrupt(&mut self, word: u64) -> Option<Exit> {
+        let at = GuestAddress(word);
+        let bits: u32 = self.memory.read_obj(at).expect("scripts have it in memory");
+        if bits & 1 == 0 {
+            return Some(Exit::Msr {
+                index: END_OF_INTERRUPT,
+                write: Some(0),
+            });
+        }
+        let cleared = self.memory.write_obj(bits & !1, at);
+        cleared.expect("it was read");
+        self.mix(1);
+        None
     }
 
     fn end_of_code(&mut self) -> Option<Exit> {
