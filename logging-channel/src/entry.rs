@@ -106,7 +106,8 @@ pub enum Payload {
     /// was acknowledged (Output Rule, Scales et al. 2010, section 2.2).
     Output(OutputMarker),
     /// The primary got here; everything before this point has been logged. Moves the backup's
-    /// horizon when nothing else does.
+    /// horizon when nothing else does. At a landmark: the interrupt window opened here, and there
+    /// was nothing to deliver.
     Progress,
     /// All general registers, for recordings that are verified at every exit.
     Registers(Box<Registers>),

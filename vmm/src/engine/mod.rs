@@ -13,7 +13,8 @@
 //!    injected right there.
 //! 3. Otherwise the interrupt window is asked for, and the interrupt goes in where it opens: the
 //!    first instruction boundary with interrupts enabled. The place is logged as a landmark, so
-//!    that a replay can tell that it came out at the same one.
+//!    that a replay can tell that it came out at the same one; also where the window turns out to
+//!    have nothing to let in ([`Devices::miss_window`]).
 //!
 //! A guest that makes no exits for long is stopped somewhere, and the place is made an exit like
 //! any other, with the next ordinal. The source that stopped it logs what names the place, a count
@@ -183,7 +184,7 @@ impl<C: GuestCpu> Engine<C> {
                     // Nothing may be injected here: a replay would not know.
                 }
                 Exit::InterruptWindow => {
-                    self.deliver_at_window()?;
+                    self.open_window()?;
                     return Ok(None);
                 }
                 deterministic => return self.handle(deterministic),
@@ -379,20 +380,20 @@ impl<C: GuestCpu> Engine<C> {
         Ok(())
     }
 
-    fn deliver_at_window(&mut self) -> Step<()> {
+    fn open_window(&mut self) -> Step<()> {
         let landmark = Landmark {
             rip: self.cpu.rip()?,
         };
-        if !self.devices.interrupt_pending() {
-            self.devices.miss_window();
-            return Ok(());
-        }
-        let vector = self.devices.acknowledge_interrupt();
         let point = ExecutionPoint {
             exits: self.exits,
             landmark: Some(landmark),
         };
-        self.ask_at(point, |source, at| source.delivered(at, vector))?;
+        if !self.devices.interrupt_pending() {
+            self.devices.miss_window();
+            return self.ask_at(point, |source, at| source.window(at, None));
+        }
+        let vector = self.devices.acknowledge_interrupt();
+        self.ask_at(point, |source, at| source.window(at, Some(vector)))?;
         self.cpu.inject(vector)?;
         Ok(())
     }

@@ -38,11 +38,13 @@ pub trait EventSource {
     /// [`Interruption`].
     fn wait(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Input>;
 
-    /// The interrupt `vector` is being delivered at an interrupt window.
+    /// An interrupt window opened, at a landmark. The interrupt `vector` is being delivered there,
+    /// or there is none to be delivered. The devices change in both cases, so that a replay must
+    /// not get past the place in any other way than by running.
     ///
     /// # Errors
     /// [`Interruption`].
-    fn delivered(&mut self, at: &mut Moment<'_>, vector: u8) -> Step<()>;
+    fn window(&mut self, at: &mut Moment<'_>, vector: Option<u8>) -> Step<()>;
 
     /// The guest made an output. Returns its log entry's LSN.
     ///

@@ -183,9 +183,9 @@ impl<S: EventSource> EventSource for Inspector<S> {
         self.inner.wait(at, appetite)
     }
 
-    fn delivered(&mut self, at: &mut Moment<'_>, vector: u8) -> Step<()> {
+    fn window(&mut self, at: &mut Moment<'_>, vector: Option<u8>) -> Step<()> {
         self.landed(at)?;
-        self.inner.delivered(at, vector)
+        self.inner.window(at, vector)
     }
 
     fn output(&mut self, at: &mut Moment<'_>, marker: OutputMarker) -> Step<Lsn> {

@@ -325,9 +325,13 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
         self.log_input(at, input)
     }
 
-    fn delivered(&mut self, at: &mut Moment<'_>, vector: u8) -> Step<()> {
+    fn window(&mut self, at: &mut Moment<'_>, vector: Option<u8>) -> Step<()> {
         self.stopped();
-        self.append(at, true, Payload::Interrupt(vector))?;
+        self.append(
+            at,
+            true,
+            vector.map_or(Payload::Progress, Payload::Interrupt),
+        )?;
         Ok(())
     }
 

@@ -136,8 +136,8 @@ impl<S: EventSource> EventSource for Sabotage<S> {
         self.source.wait(at, appetite)
     }
 
-    fn delivered(&mut self, at: &mut Moment<'_>, vector: u8) -> Step<()> {
-        self.source.delivered(at, vector)
+    fn window(&mut self, at: &mut Moment<'_>, vector: Option<u8>) -> Step<()> {
+        self.source.window(at, vector)
     }
 
     fn output(&mut self, at: &mut Moment<'_>, marker: OutputMarker) -> Step<Lsn> {
