@@ -14,6 +14,8 @@ use proptest::prelude::*;
 use virtio_bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::apic;
+
 const MEMORY: usize = 1 << 20;
 const RX_RING: u64 = 0x1_0000;
 const TX_RING: u64 = 0x2_0000;
@@ -21,10 +23,10 @@ const BUFFERS: u64 = 0x4_0000;
 const BUFFER_BYTES: u64 = 0x800;
 const QUEUE: u16 = 16;
 const TX_FRAME_BYTES: u32 = 12 + 60;
-const BAR: u16 = 0xc000;
+pub(crate) const BAR: u16 = 0xc000;
 
 /// The disk: its ring, and for each of the driver's requests a header, data and a status.
-const DISK_BAR: u16 = 0xc100;
+pub(crate) const DISK_BAR: u16 = 0xc100;
 const DISK_RING: u64 = 0x3_0000;
 const DISK_QUEUE: u16 = 64;
 const DISK_REQUESTS: u64 = 16;
@@ -85,11 +87,20 @@ pub(crate) fn deeds() -> impl Strategy<Value = Vec<Deed>> {
         4 => Just(vec![Deed::Do(Op::Sti), Deed::Do(Op::Halt)]),
         1 => Just(vec![Deed::Send]),
         2 => Just(vec![Deed::Ask]),
+        5 => apic::deed(),
     ];
-    prop::collection::vec(deed, 1..60).prop_map(|deeds| deeds.concat())
+    let deeds = prop::collection::vec(deed, 1..60);
+    (any::<bool>(), deeds).prop_map(|(uses_apic, deeds)| {
+        let set_up = if uses_apic {
+            apic::set_up()
+        } else {
+            Vec::new()
+        };
+        [set_up, deeds.concat()].concat()
+    })
 }
 
-fn out(port: u16, size: u8, value: u32) -> Op {
+pub(crate) fn out(port: u16, size: u8, value: u32) -> Op {
     Op::Out { port, size, value }
 }
 
@@ -164,39 +175,34 @@ fn handlers() -> BTreeMap<u8, Vec<Op>> {
         read(0x3fd),
         eoi.clone(),
     ];
-    let net = vec![
-        read(BAR + 0x40),
-        Op::Load {
-            address: RX_RING + USED,
-            len: 4 + 8 * usize::from(QUEUE),
-        },
-        Op::Load {
-            address: BUFFERS,
-            len: BUFFER_BYTES as usize * usize::from(QUEUE),
-        },
-        eoi.clone(),
-    ];
     let load = |address, len: u64| Op::Load {
         address,
         len: len as usize,
     };
-    let disk = vec![
-        read(DISK_BAR + 0x40),
+    let net_work = [
+        load(RX_RING + USED, 4 + 8 * u64::from(QUEUE)),
+        load(BUFFERS, BUFFER_BYTES * u64::from(QUEUE)),
+    ];
+    let disk_work = [
         load(DISK_RING + USED, 4 + 8 * u64::from(DISK_QUEUE)),
         load(DISK_STATUS, DISK_REQUESTS),
         load(DISK_DATA, DISK_DATA_BYTES * DISK_REQUESTS),
         load(LARGE_DATA, LARGE_BYTES.into()),
-        eoi.clone(),
     ];
+    let of_line = |isr, work: &[Op]| [&[read(isr)], work, std::slice::from_ref(&eoi)].concat();
+    let net = of_line(BAR + 0x40, &net_work);
+    let disk = of_line(DISK_BAR + 0x40, &disk_work);
     let timer = vec![Op::Compute(3), eoi.clone()];
     // Spurious interrupts of the master come as line 7.
-    BTreeMap::from([
+    let mut handlers = apic::handlers(&net_work, &disk_work);
+    handlers.extend([
         (0x20, timer),
         (0x24, console),
         (0x25, net),
         (0x26, disk),
         (0x27, vec![]),
-    ])
+    ]);
+    handlers
 }
 
 /// The script of a guest.
