@@ -1,7 +1,7 @@
 //! PCI bus 0, reached through configuration mechanism #1 (PCI Local Bus 3.0, section 3.2.2.3.2).
 //!
 //! Functions are placed at boot: their BARs, interrupt line and pin are filled in here, as firmware
-//! would, because ACPI tells the guest nothing of PCI.
+//! would. ACPI tells the guest of the bus, and not of what is on it.
 
 mod config_space;
 pub mod msix;
