@@ -67,9 +67,18 @@ fn is_near(a: i128, b: i128, tolerance: Duration) -> bool {
     (a - b).unsigned_abs() < tolerance.as_nanos()
 }
 
-/// A guest with this clock reads it all the time; its wall clock is the host's, its steps are below
-/// a microsecond where that can be seen, and a failover costs it no time.
-fn over_a_failover(name: &str, clock: &str) -> Result<()> {
+/// How finely a clock goes on while a guest makes no exit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Steps {
+    /// Each read is a new value.
+    Fine,
+    /// Some reads are of the same value.
+    Coarse,
+}
+
+/// A guest with this clock reads it all the time; its wall clock is the host's, its steps are small
+/// if they are to be, and a failover costs it no time.
+fn over_a_failover(name: &str, clock: &str, steps: Steps) -> Result<()> {
     assert!(HEARTBEAT_TIMEOUT > 2 * TOLERANCE);
     let testbed = Testbed::new(name)?;
     let [mut a, b] = testbed.start_hosts(["a", "b"])?;
@@ -88,7 +97,10 @@ fn over_a_failover(name: &str, clock: &str) -> Result<()> {
         enough(told).filter(|seen| is_near(wall(seen), host_wall, WALL_TOLERANCE))
     })?;
     let step = before.last().expect("lines").line.step.expect("it ran");
-    assert!(step < Duration::from_millis(1), "{step:?}");
+    assert!(
+        steps == Steps::Coarse || step < Duration::from_millis(1),
+        "{step:?}"
+    );
 
     a.kill();
     backup.wait_for("live", LIMIT)?;
@@ -117,15 +129,15 @@ fn over_a_failover(name: &str, clock: &str) -> Result<()> {
 
 #[test]
 fn the_pm_timer_goes_on_over_a_failover() -> Result<()> {
-    over_a_failover("pm-timer", "pm-timer")
+    over_a_failover("pm-timer", "pm-timer", Steps::Fine)
 }
 
 #[test]
 fn the_paravirtual_clock_goes_on_over_a_failover() -> Result<()> {
-    over_a_failover("kvm-clock", "kvm-clock")
+    over_a_failover("kvm-clock", "kvm-clock", Steps::Coarse)
 }
 
 #[test]
 fn the_paravirtual_clock_with_exact_reads_goes_on_over_a_failover() -> Result<()> {
-    over_a_failover("kvm-clock-exact", "kvm-clock-exact")
+    over_a_failover("kvm-clock-exact", "kvm-clock-exact", Steps::Fine)
 }

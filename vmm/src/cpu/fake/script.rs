@@ -66,7 +66,7 @@ pub enum Op {
     Halt,
 }
 
-/// What a [`FakeCpu`] executes: [`Script::main`], then a halt with interrupts disabled.
+/// What a [`FakeCpu`](super::FakeCpu) executes: [`Script::main`], then a halt with interrupts disabled.
 #[derive(Debug, Clone, Default)]
 pub struct Script {
     /// From the start, with interrupts disabled.
