@@ -15,6 +15,9 @@ pub enum Configuration {
     Qemu,
     /// `ftvm run`: nothing is recorded.
     Alone,
+    /// The same, with a program on the other host that computes all the time: what a busy backup
+    /// costs the primary where two hosts share a machine, as emulated ones do.
+    Beside,
     /// `ftvm record`: the log goes to a file.
     Record,
     /// `ftvm primary` and `ftvm backup`; what the guest reads from its disk is in the log.
@@ -27,9 +30,10 @@ pub enum Configuration {
 
 impl Configuration {
     /// All of them, in the order of the tables.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Qemu,
         Self::Alone,
+        Self::Beside,
         Self::Record,
         Self::LoggedReads,
         Self::DiskReads,
@@ -42,6 +46,7 @@ impl Configuration {
         match self {
             Self::Qemu => "qemu",
             Self::Alone => "alone",
+            Self::Beside => "beside",
             Self::Record => "record",
             Self::LoggedReads => "logged-reads",
             Self::DiskReads => "disk-reads",
@@ -55,6 +60,7 @@ impl Configuration {
         match self {
             Self::Qemu => "QEMU with KVM",
             Self::Alone => "ftvm alone",
+            Self::Beside => "ftvm alone, other host busy",
             Self::Record => "ftvm recording",
             Self::LoggedReads => "ftvm replicated",
             Self::DiskReads => "ftvm replicated, backup reads the disk",

@@ -39,6 +39,8 @@ const RECORDING: &str = "/tmp/bench.log";
 /// The Ethernet address that `ftvm` gives a guest: under QEMU it has the same one, so that clients
 /// need not learn another.
 const MAC: &str = "52:54:00:f7:00:01";
+/// What computes all the time.
+const BUSY: [&str; 3] = ["sh", "-c", "while :; do :; done"];
 /// QEMU, and what it reads to boot a kernel.
 const QEMU: &str = "/usr/bin/qemu-system-x86_64";
 const FIRMWARE: [&str; 3] = [
@@ -70,6 +72,8 @@ pub(super) struct Running {
     vmm: Vmm,
     /// How the command lines of the VMMs begin: of the one that runs the guest, and of its backup.
     commands: [Option<String>; 2],
+    /// What computes on the other host meanwhile.
+    neighbour: Option<HostProcess>,
     lines: Vec<(Instant, window::Stats)>,
 }
 
@@ -185,14 +189,19 @@ impl Stage {
                 let colo = Colo::start(&argv, [&self.a, &self.b])?;
                 (Vmm::Colo(Box::new(colo)), [Some(qemu.clone()), Some(qemu)])
             }
-            Configuration::Alone => alone(guest.alone(&self.a)?, "run"),
+            Configuration::Alone | Configuration::Beside => alone(guest.alone(&self.a)?, "run"),
             Configuration::Record => alone(guest.recording(&self.a, RECORDING)?, "record"),
             Configuration::LoggedReads => self.pair(&guest, "log")?,
             Configuration::DiskReads => self.pair(&guest, "disk")?,
         };
+        let neighbour = match configuration {
+            Configuration::Beside => Some(self.b.spawn(&BUSY)?),
+            _ => None,
+        };
         Ok(Running {
             vmm,
             commands,
+            neighbour,
             lines: Vec::new(),
         })
     }
@@ -312,6 +321,7 @@ impl Stage {
     /// Kills a guest, on both hosts, and waits until nothing of it is left: the next one needs its
     /// network interface.
     pub(super) fn end(&self, running: Running) -> Result<()> {
+        running.neighbour.map(kill).transpose()?;
         match running.vmm {
             Vmm::Qemu(process) => kill(*process),
             Vmm::Colo(colo) => {

@@ -2,6 +2,7 @@
 
 mod paper;
 mod plots;
+mod targets;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -111,6 +112,7 @@ impl Record {
     pub fn to_markdown(&self) -> String {
         let mut text = String::from("# What protection costs\n\n");
         self.describe(&mut text);
+        self.target_table(&mut text);
         for workload in &self.workloads {
             self.workload_table(&mut text, *workload);
         }
@@ -148,6 +150,33 @@ impl Record {
         text.push('\n');
     }
 
+    fn target_table(&self, text: &mut String) {
+        let targets = targets::targets(self);
+        if targets.is_empty() {
+            return;
+        }
+        text.push_str("## Targets\n\n");
+        head(text, &["target", "workload", "bound", "measured", "met"]);
+        for target in targets {
+            let met = if target.bound.holds(target.measured) {
+                "yes"
+            } else {
+                "**no**"
+            };
+            line(
+                text,
+                [
+                    target.what.to_owned(),
+                    target.workload.to_string(),
+                    target.bound.words(),
+                    figure(target.measured),
+                    met.to_owned(),
+                ],
+            );
+        }
+        text.push('\n');
+    }
+
     fn workload_table(&self, text: &mut String, workload: Workload) {
         let _ = writeln!(text, "## {workload}\n");
         let seen = |metric: &Metric| {
@@ -160,7 +189,12 @@ impl Record {
         let throughput = seen(&Metric::Throughput);
         let mut titles = vec!["guest on"];
         if throughput {
-            titles.extend([workload.unit(), "to QEMU", "to ftvm alone"]);
+            titles.extend([
+                workload.unit(),
+                "to QEMU",
+                "to ftvm alone",
+                "to that with a busy host",
+            ]);
         }
         titles.extend(columns.iter().map(|metric| metric.title()));
         head(text, &titles);
@@ -177,7 +211,11 @@ impl Record {
             if throughput {
                 let metric = Metric::Throughput;
                 cells.push(summary(self.summary(*configuration, workload, metric)));
-                for to in [Configuration::Qemu, Configuration::Alone] {
+                for to in [
+                    Configuration::Qemu,
+                    Configuration::Alone,
+                    Configuration::Beside,
+                ] {
                     let ratio = self.ratio(*configuration, to, workload, metric);
                     cells.push(match ratio {
                         Some(ratio) => format!("{:.2}", ratio.median),

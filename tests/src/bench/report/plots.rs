@@ -34,6 +34,7 @@ fn colour(configuration: Configuration) -> RGBColor {
     match configuration {
         Configuration::Qemu => RGBColor(90, 90, 90),
         Configuration::Alone => RGBColor(31, 119, 180),
+        Configuration::Beside => RGBColor(100, 160, 120),
         Configuration::Record => RGBColor(140, 190, 230),
         Configuration::LoggedReads => RGBColor(214, 99, 20),
         Configuration::DiskReads => RGBColor(250, 180, 110),
