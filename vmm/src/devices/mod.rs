@@ -8,6 +8,7 @@
 pub mod apic;
 pub mod cmos;
 pub mod console;
+mod exchange;
 pub mod kvm_clock;
 pub mod kvm_features;
 pub mod msr;
@@ -19,12 +20,10 @@ pub mod power;
 mod state;
 pub mod virtio;
 
+pub use exchange::{Appetite, ClockNeed, Input, Output};
 pub use state::DeviceStateError;
 
 use std::collections::VecDeque;
-
-use logging_channel::entry::{OutputChannel, OutputMarker};
-use serde::{Deserialize, Serialize};
 
 use self::apic::Apic;
 use self::cmos::Cmos;
@@ -34,11 +33,11 @@ use self::pic::Pic;
 use self::pit::Pit;
 use self::power::Power;
 use self::virtio::blk::Blk;
-use self::virtio::net::frame::{Frame, Offloads};
+use self::virtio::net::frame::Offloads;
 use self::virtio::net::{Net, RX, TX};
 use self::virtio::transport::{Place, VirtioPci};
 use crate::boot::rewrite::TSC_PORT;
-use crate::disk::{DiskCompletion, DiskRequest, SharedRead};
+use crate::disk::{DiskRequest, SharedRead};
 use crate::ram::GuestRam;
 
 const TIMER_LINE: u8 = 0;
@@ -65,78 +64,6 @@ const RESET_NOW: u8 = 0x04;
 
 /// Where the devices have their registers after reset, in blocks of [`virtio::transport::BAR_BYTES`].
 pub const PCI_BARS: std::ops::Range<u16> = NET.ports..DISK.ports + virtio::transport::BAR_BYTES;
-
-/// Which clock an access depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClockNeed {
-    /// The time stamp counter.
-    Tsc,
-    /// Guest monotonic time in nanoseconds since reset.
-    Monotonic,
-    /// Wall clock in nanoseconds since the Unix epoch.
-    Wall,
-}
-
-/// An asynchronous input.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Input {
-    /// Guest monotonic time has reached this value.
-    Tick(u64),
-    /// A frame from the client network.
-    Frame(Frame),
-    /// Bytes typed at the console.
-    Typed(Vec<u8>),
-    /// A request to the disk was completed.
-    Disk(DiskCompletion),
-}
-
-/// Something that leaves the machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Output {
-    /// An Ethernet frame to the client network.
-    Frame(Frame),
-    /// Bytes to the console.
-    Console(Vec<u8>),
-    /// A request to the disk.
-    Disk(DiskRequest),
-    /// What the guest takes from now on of what senders of frames leave to others.
-    Offloads(Offloads),
-}
-
-impl Output {
-    /// What the log says of it. `None` for what changes nothing outside the machine: a request
-    /// that does not modify the disk, and what the guest can receive.
-    #[must_use]
-    pub fn marker(&self) -> Option<OutputMarker> {
-        let mut crc = crc32fast::Hasher::new();
-        let (channel, bytes) = match self {
-            Self::Frame(frame) => {
-                crc.update(&frame.header);
-                (OutputChannel::Net, &frame.bytes)
-            }
-            Self::Console(bytes) => (OutputChannel::Console, bytes),
-            Self::Disk(request) => return request.marker(),
-            Self::Offloads(_) => return None,
-        };
-        crc.update(bytes);
-        Some(OutputMarker {
-            channel,
-            len: bytes.len() as u32,
-            crc: crc.finalize(),
-        })
-    }
-}
-
-/// Which inputs the machine can take now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Appetite {
-    /// Guest time of the next timer interrupt.
-    pub timer_deadline: Option<u64>,
-    /// The network card has room for a frame.
-    pub frame: bool,
-    /// The console has room for typed bytes.
-    pub typed: bool,
-}
 
 /// All devices of the machine.
 pub struct Devices {
