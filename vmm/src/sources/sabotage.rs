@@ -13,6 +13,9 @@ use crate::ram::GuestRam;
 
 /// A byte below 640 KiB that Linux has no use for, so that only a digest can find it changed.
 const VICTIM: GuestAddress = GuestAddress(0x9_f000);
+/// Bytes in the log of a frame that are more than headers: 66 of Ethernet, IP and TCP, and up to 11
+/// before them.
+const WITH_DATA: usize = 90;
 /// R14 in the order of [`logging_channel::entry::Registers::gpr`].
 const R14: usize = 14;
 
@@ -24,7 +27,8 @@ pub enum Target {
     /// A bit of a general register: at every exit, as a stuck bit, until it is found. Once may
     /// be without a consequence, if the guest has no use for the register there.
     Register,
-    /// A bit of a log entry, as if its checksum had not shown it: of a time stamp counter value.
+    /// A bit of a log entry, as if its checksum had not shown it: of the last byte of a frame with
+    /// data. (A guest may have no use for a time, and then nothing differs.)
     Entry,
 }
 
@@ -188,12 +192,13 @@ impl<L: LogSource> LogSource for SabotagedLog<L> {
         if let Some(trigger) = &mut self.trigger
             && self.broken.is_none()
             && let Head::Entry(lsn, entry) = self.log.head()?
-            && let Payload::Tsc(value) = entry.payload
+            && let Payload::NetRx(frame) = &entry.payload
+            && let [before @ .., last] = frame.as_slice()
+            && frame.len() > WITH_DATA
             && trigger.pull()
         {
-            let payload = Payload::Tsc(value ^ 1 << 4);
             let entry = Entry {
-                payload,
+                payload: Payload::NetRx([before, &[last ^ 1 << 4]].concat()),
                 ..entry.clone()
             };
             self.broken = Some((lsn, entry));
