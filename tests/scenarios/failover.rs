@@ -4,7 +4,7 @@
 use testbed::failover::{Failovers, Options, Progress, Status, Verdict};
 
 /// More rounds than a test run has time for: `FTVM_FAILOVERS=20`.
-const FAILOVERS: u32 = 4;
+const FAILOVERS: u32 = 3;
 
 struct Quiet;
 
