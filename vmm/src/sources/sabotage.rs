@@ -16,6 +16,8 @@ const VICTIM: GuestAddress = GuestAddress(0x9_f000);
 /// Bytes in the log of a frame that are more than headers: 66 of Ethernet, IP and TCP, and up to 11
 /// before them.
 const WITH_DATA: usize = 90;
+/// So far from a frame's end is the last letter of a request that ends with CR and LF.
+const LAST_LETTER: usize = 3;
 /// R14 in the order of [`logging_channel::entry::Registers::gpr`].
 const R14: usize = 14;
 
@@ -27,8 +29,8 @@ pub enum Target {
     /// A bit of a general register: at every exit, as a stuck bit, until it is found. Once may
     /// be without a consequence, if the guest has no use for the register there.
     Register,
-    /// A bit of a log entry, as if its checksum had not shown it: of the last byte of a frame with
-    /// data. (A guest may have no use for a time, and then nothing differs.)
+    /// A bit of a log entry, as if its checksum had not shown it: of a request in a frame. (A guest
+    /// may have no use for a time, or for the end of a line, and then nothing differs.)
     Entry,
 }
 
@@ -193,12 +195,14 @@ impl<L: LogSource> LogSource for SabotagedLog<L> {
             && self.broken.is_none()
             && let Head::Entry(lsn, entry) = self.log.head()?
             && let Payload::NetRx(frame) = &entry.payload
-            && let [before @ .., last] = frame.as_slice()
             && frame.len() > WITH_DATA
             && trigger.pull()
         {
+            let mut frame = frame.clone();
+            let letter = frame.len() - LAST_LETTER;
+            frame[letter] ^= 1 << 4;
             let entry = Entry {
-                payload: Payload::NetRx([before, &[last ^ 1 << 4]].concat()),
+                payload: Payload::NetRx(frame),
                 ..entry.clone()
             };
             self.broken = Some((lsn, entry));
