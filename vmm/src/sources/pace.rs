@@ -38,8 +38,9 @@ const DELTA_SHARE: u32 = 2;
 /// As often as the timer of a guest ticks, and no more often.
 const SHORTEST: Duration = Duration::from_millis(4);
 
-/// As [`DELTA_SHARE`], for digests: a hundredth of the guest's time, on both hosts.
-const DIGEST_SHARE: u32 = 100;
+/// As [`DELTA_SHARE`], for digests. Not much more: after one expensive digest, a difference would
+/// stay unnoticed for minutes.
+const DIGEST_SHARE: u32 = 20;
 
 /// When a guest that makes no exits is stopped next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
