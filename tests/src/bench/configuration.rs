@@ -106,23 +106,33 @@ impl fmt::Display for Configuration {
 #[error("there is no {what} `{name}`: known are {known}")]
 pub struct UnknownName {
     /// What was meant.
-    pub(super) what: &'static str,
+    what: &'static str,
     /// What was named.
-    pub(super) name: String,
+    name: String,
     /// What could have been.
-    pub(super) known: String,
+    known: String,
+}
+
+/// The one of `all` that has this name.
+pub(super) fn named<T: Copy, const N: usize>(
+    what: &'static str,
+    name: &str,
+    all: [T; N],
+    name_of: fn(T) -> &'static str,
+) -> Result<T, UnknownName> {
+    let found = all.into_iter().find(|one| name_of(*one) == name);
+    found.ok_or_else(|| UnknownName {
+        what,
+        name: name.to_owned(),
+        known: all.map(name_of).join(", "),
+    })
 }
 
 impl FromStr for Configuration {
     type Err = UnknownName;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        let found = Self::ALL.into_iter().find(|one| one.name() == name);
-        found.ok_or_else(|| UnknownName {
-            what: "configuration",
-            name: name.to_owned(),
-            known: Self::ALL.map(Self::name).join(", "),
-        })
+        named("configuration", name, Self::ALL, Self::name)
     }
 }
 
