@@ -47,7 +47,8 @@ pub trait CpuState {
     fn track_writes(&mut self) -> Result<(), CpuError>;
 
     /// Adds the pages that the guest wrote since the last call, or since
-    /// [`CpuState::track_writes`].
+    /// [`CpuState::track_writes`], and maybe others that it writes often: who wants to know whether
+    /// a page changed has to look at it.
     ///
     /// # Errors
     /// [`CpuError`].

@@ -15,6 +15,7 @@ mod step;
 pub mod stepped;
 mod vcpu;
 mod vm;
+mod write_log;
 
 pub use cpu_model::{CpuModel, CpuModelError};
 pub use vcpu::KvmCpu;

@@ -245,12 +245,10 @@ impl CpuState for KvmCpu {
     }
 
     fn track_writes(&mut self) -> Result<(), CpuError> {
-        self.enable_dirty_log()
+        self.log_writes()
     }
 
     fn take_written_pages(&mut self, into: &mut PageSet) -> Result<(), CpuError> {
-        let bitmap = self.dirty_log()?;
-        into.insert_bitmap(&bitmap);
-        Ok(())
+        self.take_writes(into)
     }
 }

@@ -3,17 +3,17 @@
 use std::io;
 
 use kvm_bindings::{
-    KVM_EXIT_IO_OUT, KVM_MEM_LOG_DIRTY_PAGES, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_interrupt,
-    kvm_regs, kvm_sregs,
+    KVM_EXIT_IO_OUT, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_interrupt, kvm_regs, kvm_sregs,
 };
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::debug::Tripwires;
-use super::vm::{MEMORY_SLOT, map_memory};
+use super::write_log::WriteLog;
 
 use crate::cpu::{CpuError, Exit, GuestCpu, PortAccess, Registers};
 use crate::ram::GuestRam;
+use crate::state::PageSet;
 
 /// The opcode of STI.
 const STI: u8 = 0xfb;
@@ -53,6 +53,8 @@ pub struct KvmCpu {
     msrs: Vec<u32>,
     /// Where a debugger wants it to stop.
     tripwires: Tripwires,
+    /// Which pages the guest writes, if anybody wants to know.
+    writes: Option<WriteLog>,
 }
 
 impl KvmCpu {
@@ -67,6 +69,7 @@ impl KvmCpu {
             pending: Pending::None,
             msrs,
             tripwires: Tripwires::default(),
+            writes: None,
         }
     }
 
@@ -82,25 +85,19 @@ impl KvmCpu {
         &self.msrs
     }
 
-    /// Switches KVM's dirty log on.
-    pub(super) fn enable_dirty_log(&self) -> Result<(), CpuError> {
-        map_memory(&self.vm, &self.memory, KVM_MEM_LOG_DIRTY_PAGES).map_err(|source| {
-            CpuError::Hypervisor {
-                action: "log the pages that the guest writes",
-                source: source.into(),
-            }
-        })
+    /// Begins to log the guest's writes.
+    pub(super) fn log_writes(&mut self) -> Result<(), CpuError> {
+        self.writes = Some(WriteLog::start(&self.vm, &self.memory)?);
+        Ok(())
     }
 
-    /// The pages that the guest wrote since the last call, 64 a word.
-    pub(super) fn dirty_log(&self) -> Result<Vec<u64>, CpuError> {
-        let bytes = self.memory.last_addr().0 + 1;
-        self.vm
-            .get_dirty_log(MEMORY_SLOT, bytes as usize)
-            .map_err(|source| CpuError::Hypervisor {
-                action: "read the dirty log",
-                source: source.into(),
-            })
+    /// Adds the pages that the guest wrote since the last call.
+    ///
+    /// # Panics
+    /// If they are not logged.
+    pub(super) fn take_writes(&mut self, into: &mut PageSet) -> Result<(), CpuError> {
+        let log = self.writes.as_mut().expect("writes are logged");
+        log.take(&self.vm, into)
     }
 
     /// What was set in the shared page is not for the next entry any more.

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use kvm_bindings::{
-    KVM_API_VERSION, KVM_MSR_EXIT_REASON_FILTER, KVM_MSR_EXIT_REASON_INVAL, kvm_enable_cap,
-    kvm_regs, kvm_segment, kvm_userspace_memory_region,
+    KVM_API_VERSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_MSR_EXIT_REASON_FILTER,
+    KVM_MSR_EXIT_REASON_INVAL, kvm_enable_cap, kvm_regs, kvm_segment, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{Cap, Kvm, VmFd};
 use vm_memory::{GuestAddress, GuestMemoryBackend};
@@ -133,6 +133,10 @@ impl Machine {
             if !kvm.check_extension(cap) {
                 return Err(MachineError::Capability(name));
             }
+        }
+        if kvm.check_extension_raw(KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.into()) == 0 {
+            let name = "a dirty log that is cleared by hand (KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2)";
+            return Err(MachineError::Capability(name));
         }
         Ok(kvm)
     }

@@ -1,0 +1,248 @@
+//! Which pages the guest writes, by KVM's dirty log (Linux, Documentation/virt/kvm/api.rst,
+//! KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG).
+//!
+//! KVM learns of a write by a fault: a page that is to be watched is write-protected, and the
+//! first write to it leaves the guest. A guest writes to the same pages again and again, its
+//! stacks and its kernel's timers, and that fault costs more than to compare such a page with what
+//! it held. So pages that were written every time for a while are not protected any more: they are
+//! named every time, written or not, and now and then they are put to the test again.
+
+use kvm_bindings::{
+    KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_MEM_LOG_DIRTY_PAGES, KVMIO, kvm_clear_dirty_log,
+    kvm_clear_dirty_log__bindgen_ty_1, kvm_enable_cap,
+};
+use kvm_ioctls::VmFd;
+use vm_memory::GuestMemoryBackend;
+
+use super::vm::{MEMORY_SLOT, map_memory};
+use crate::cpu::CpuError;
+use crate::ram::GuestRam;
+use crate::state::PageSet;
+
+vmm_sys_util::ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
+
+/// Pages written as often as this, one time after the other, are not protected any more.
+const HOT_AFTER: u8 = 3;
+
+/// How often they are named then, before they are protected again to see whether they are still
+/// written. A page that no longer is costs a comparison each time; one that is, a fault each time
+/// this is over.
+const HOT_FOR: u8 = 60;
+
+/// The guest's writes, logged by KVM.
+#[derive(Debug)]
+pub(super) struct WriteLog {
+    bytes: usize,
+    heat: Heat,
+}
+
+impl WriteLog {
+    /// Begins to log the guest's writes.
+    pub(super) fn start(vm: &VmFd, memory: &GuestRam) -> Result<Self, CpuError> {
+        let failed = |source: kvm_ioctls::Error| CpuError::Hypervisor {
+            action: "log the pages that the guest writes",
+            source: source.into(),
+        };
+        let by_hand = kvm_enable_cap {
+            cap: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
+            // KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE: reading the log protects nothing.
+            args: [1, 0, 0, 0],
+            ..Default::default()
+        };
+        vm.enable_cap(&by_hand).map_err(failed)?;
+        map_memory(vm, memory, KVM_MEM_LOG_DIRTY_PAGES).map_err(failed)?;
+        let bytes = (memory.last_addr().0 + 1) as usize;
+        Ok(Self {
+            bytes,
+            heat: Heat::new(bytes.div_ceil(crate::state::PAGE)),
+        })
+    }
+
+    /// Adds the pages that the guest wrote since the last call, and some that it writes so often
+    /// that they are not watched. To be called while the guest stands still.
+    pub(super) fn take(&mut self, vm: &VmFd, into: &mut PageSet) -> Result<(), CpuError> {
+        let mut pages = vm
+            .get_dirty_log(MEMORY_SLOT, self.bytes)
+            .map_err(|source| CpuError::Hypervisor {
+                action: "read the dirty log",
+                source: source.into(),
+            })?;
+        into.insert_bitmap(&pages);
+        self.heat.choose(&mut pages);
+        if pages.iter().all(|word| *word == 0) {
+            return Ok(());
+        }
+        let request = kvm_clear_dirty_log {
+            slot: MEMORY_SLOT,
+            num_pages: self.heat.pages.len() as u32,
+            first_page: 0,
+            __bindgen_anon_1: kvm_clear_dirty_log__bindgen_ty_1 {
+                dirty_bitmap: pages.as_mut_ptr().cast(),
+            },
+        };
+        // SAFETY: the descriptor is a virtual machine's, and KVM_CLEAR_DIRTY_LOG reads a request
+        // and a bitmap of `num_pages` bits, which both outlive the call.
+        match unsafe { vmm_sys_util::ioctl::ioctl_with_ref(vm, KVM_CLEAR_DIRTY_LOG(), &request) } {
+            0 => Ok(()),
+            _ => Err(CpuError::Hypervisor {
+                action: "watch pages for writes again",
+                source: std::io::Error::last_os_error(),
+            }),
+        }
+    }
+}
+
+/// How often the pages were written lately.
+#[derive(Debug)]
+struct Heat {
+    /// By page: up to [`HOT_AFTER`], how often it was written one time after the other; above, it
+    /// is not watched, for as many times more.
+    pages: Vec<u8>,
+    /// Those that are watched since the last time, and were not before.
+    watched: Vec<u64>,
+}
+
+impl Heat {
+    fn new(pages: usize) -> Self {
+        Self {
+            pages: vec![0; pages],
+            watched: vec![0; pages.div_ceil(64)],
+        }
+    }
+
+    /// Leaves of the pages that KVM names, 64 a word, those that are to be watched again.
+    fn choose(&mut self, named: &mut [u64]) {
+        for (at, (named, watched)) in named.iter_mut().zip(&mut self.watched).enumerate() {
+            for page in bits(*watched & !*named) {
+                self.pages[64 * at + page] = 0;
+            }
+            for page in bits(*named) {
+                let Some(heat) = self.pages.get_mut(64 * at + page) else {
+                    continue;
+                };
+                *heat = match *heat {
+                    HOT_AFTER => HOT_AFTER + HOT_FOR,
+                    more if more > HOT_AFTER => more - 1,
+                    less => less + 1,
+                };
+                if *heat > HOT_AFTER {
+                    *named &= !(1 << page);
+                }
+            }
+            *watched = *named;
+        }
+    }
+}
+
+/// The bits that are set, lowest first.
+fn bits(mut word: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        if word == 0 {
+            return None;
+        }
+        let bit = word.trailing_zeros() as usize;
+        word &= word - 1;
+        Some(bit)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const PAGES: usize = 100;
+
+    /// KVM's side: pages that are watched make a fault at the first write, which names them until
+    /// they are watched again.
+    struct Kvm {
+        named: Vec<u64>,
+        faults: u32,
+    }
+
+    impl Kvm {
+        fn new() -> Self {
+            Self {
+                named: vec![0; PAGES.div_ceil(64)],
+                faults: 0,
+            }
+        }
+
+        fn write(&mut self, page: usize) {
+            let (word, bit) = (&mut self.named[page / 64], 1 << (page % 64));
+            self.faults += u32::from(*word & bit == 0);
+            *word |= bit;
+        }
+
+        fn take(&mut self, heat: &mut Heat) -> Vec<u64> {
+            let named = self.named.clone();
+            let mut watch = named.clone();
+            heat.choose(&mut watch);
+            for (named, watch) in self.named.iter_mut().zip(watch) {
+                *named &= !watch;
+            }
+            named
+        }
+    }
+
+    fn has(set: &[u64], page: usize) -> bool {
+        set[page / 64] >> (page % 64) & 1 != 0
+    }
+
+    proptest! {
+        #[test]
+        fn no_write_goes_unnamed(
+            turns in prop::collection::vec(prop::collection::vec(0..PAGES, 0..20), 0..200)
+        ) {
+            let (mut kvm, mut heat) = (Kvm::new(), Heat::new(PAGES));
+            for written in turns {
+                for &page in &written {
+                    kvm.write(page);
+                }
+                let named = kvm.take(&mut heat);
+                for page in written {
+                    prop_assert!(has(&named, page), "page {}", page);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_written_all_the_time_seldom_makes_faults() {
+        let (mut kvm, mut heat) = (Kvm::new(), Heat::new(PAGES));
+        let turns = 10 * u32::from(HOT_FOR);
+        for _ in 0..turns {
+            kvm.write(70);
+            kvm.take(&mut heat);
+        }
+        assert!(kvm.faults <= u32::from(HOT_AFTER) + 10, "{}", kvm.faults);
+    }
+
+    #[test]
+    fn a_page_that_is_not_written_any_more_is_not_named_for_ever() {
+        let (mut kvm, mut heat) = (Kvm::new(), Heat::new(PAGES));
+        for _ in 0..10 {
+            kvm.write(70);
+            kvm.take(&mut heat);
+        }
+        let named = (0..2 * u32::from(HOT_FOR)).filter(|_| has(&kvm.take(&mut heat), 70));
+        assert!(named.count() <= usize::from(HOT_FOR) + 1);
+        // It is like any other again.
+        kvm.write(70);
+        assert!(has(&kvm.take(&mut heat), 70));
+        assert!(!has(&kvm.take(&mut heat), 70));
+    }
+
+    #[test]
+    fn pages_written_now_and_then_are_named_when_they_are_and_no_more() {
+        let (mut kvm, mut heat) = (Kvm::new(), Heat::new(PAGES));
+        for turn in 0..100 {
+            let written = turn % 3 != 0;
+            if written {
+                kvm.write(3);
+            }
+            assert_eq!(has(&kvm.take(&mut heat), 3), written, "turn {turn}");
+        }
+    }
+}
