@@ -29,7 +29,7 @@ impl Default for Pace {
 
 /// Cheap stops are made more often than the latency asks for, as long as the guest runs this many
 /// times as long as its last state delta took.
-const CHEAP_DELTA_SHARE: u32 = 10;
+const CHEAP_DELTA_SHARE: u32 = 20;
 
 /// The guest runs at least this many times as long as its last state delta took, whatever the
 /// latency.
@@ -176,7 +176,7 @@ mod tests {
             (next.interval, next.pause)
         };
         assert_eq!(next(ms(0)), (SHORTEST, ms(0)));
-        assert_eq!(next(ms(1)), (ms(10), ms(2)));
+        assert_eq!(next(ms(1)), (ms(20), ms(2)));
         assert_eq!(next(ms(20)), (pace.latency, ms(40)));
         let slow = ms(100);
         assert_eq!(next(slow), (pace.latency, ms(200)));

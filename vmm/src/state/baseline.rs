@@ -1,6 +1,6 @@
 //! Guest memory as it was at the last synchronisation point.
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, MmapRegion};
 
 use super::PageSet;
 use super::patch::{PagePatch, PatchError};
@@ -15,14 +15,15 @@ pub const PAGE: usize = 4096;
 /// Costs as much memory as the guest has written to: pages that are zero are never touched.
 pub struct Baseline {
     memory: GuestRam,
-    copy: GuestMemoryMmap,
+    /// Nobody else knows of this mapping.
+    copy: MmapRegion,
     pages: u64,
     /// The next page to look at without a reason.
     scrubbed: u64,
 }
 
-/// All of memory is looked at once in this many digests.
-const SCRUB_PARTS: u64 = 64;
+/// All of memory is looked at once in this many digests: some ten minutes.
+const SCRUB_PARTS: u64 = 512;
 
 /// There is not enough memory for the copy.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +34,7 @@ const SCRUB_PARTS: u64 = 64;
 pub struct NoRoom {
     bytes: u64,
     #[source]
-    source: vm_memory::mmap::FromRangesError,
+    source: vm_memory::mmap::MmapRegionError,
 }
 
 const IN_MEMORY: &str = "a page of guest memory";
@@ -45,8 +46,7 @@ impl Baseline {
     /// [`NoRoom`].
     pub fn new(memory: GuestRam) -> Result<Self, NoRoom> {
         let bytes = memory.last_addr().0 + 1;
-        let copy = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), bytes as usize)])
-            .map_err(|source| NoRoom { bytes, source })?;
+        let copy = MmapRegion::new(bytes as usize).map_err(|source| NoRoom { bytes, source })?;
         let mut baseline = Self {
             memory,
             copy,
@@ -54,8 +54,7 @@ impl Baseline {
             scrubbed: 0,
         };
         for page in ram::take_written(&baseline.memory) {
-            let content = baseline.current(page);
-            baseline.advance(page, &content);
+            baseline.take_changed(page);
         }
         Ok(baseline)
     }
@@ -89,31 +88,60 @@ impl Baseline {
     }
 
     /// What a page holds now.
-    pub(super) fn current(&self, page: u64) -> [u8; PAGE] {
-        read(&self.memory, page)
+    fn current(&self, page: u64) -> [u8; PAGE] {
+        let mut content = [0; PAGE];
+        self.memory
+            .read_slice(&mut content, address(page))
+            .expect(IN_MEMORY);
+        content
+    }
+
+    /// What a page holds now, if that is not what it held at the last synchronisation point.
+    fn changed(&self, page: u64) -> Option<[u8; PAGE]> {
+        let content = self.current(page);
+        (content != *self.before(page)).then_some(content)
     }
 
     /// What a page held at the last synchronisation point.
-    pub(super) fn before(&self, page: u64) -> [u8; PAGE] {
-        read(&self.copy, page)
+    fn before(&self, page: u64) -> &[u8; PAGE] {
+        assert!(page < self.pages, "{IN_MEMORY}");
+        // SAFETY: the mapping has `pages` pages, is readable, and lives as long as `self`; it is
+        // written only by `before_mut`, which borrows `self` mutably.
+        unsafe { &*self.copy.as_ptr().add(page as usize * PAGE).cast() }
+    }
+
+    fn before_mut(&mut self, page: u64) -> &mut [u8; PAGE] {
+        assert!(page < self.pages, "{IN_MEMORY}");
+        // SAFETY: as in `before`; the mapping is writable, and nobody else knows of it.
+        unsafe { &mut *self.copy.as_ptr().add(page as usize * PAGE).cast() }
     }
 
     /// The change of a page since then, which becomes part of the baseline.
     pub(super) fn take_change(&mut self, page: u64) -> Option<PagePatch> {
-        let content = self.current(page);
-        let patch = PagePatch::between(page, &self.before(page), &content)?;
-        self.advance(page, &content);
+        let content = self.changed(page)?;
+        let patch = PagePatch::between(page, self.before(page), &content)?;
+        *self.before_mut(page) = content;
         Some(patch)
     }
 
-    /// Both sides have `content` in this page now.
-    pub(super) fn advance(&mut self, page: u64, content: &[u8; PAGE]) {
-        write(&self.copy, page, content);
+    /// What a page holds now if it changed since then, which becomes part of the baseline.
+    pub(super) fn take_changed(&mut self, page: u64) -> Option<[u8; PAGE]> {
+        let content = self.changed(page)?;
+        *self.before_mut(page) = content;
+        Some(content)
     }
 
     /// Puts guest memory back.
     pub(super) fn restore(&self, page: u64) {
-        write(&self.memory, page, &self.before(page));
+        if self.changed(page).is_some() {
+            self.write_back(page);
+        }
+    }
+
+    fn write_back(&self, page: u64) {
+        self.memory
+            .write_slice(self.before(page), address(page))
+            .expect(IN_MEMORY);
     }
 
     /// Changes the baseline and guest memory alike.
@@ -121,19 +149,16 @@ impl Baseline {
         if patch.page >= self.pages {
             return Err(PatchError::OutOfRange { page: patch.page });
         }
-        let mut content = self.before(patch.page);
-        patch.apply(&mut content)?;
-        self.advance(patch.page, &content);
-        write(&self.memory, patch.page, &content);
+        patch.apply(self.before_mut(patch.page))?;
+        self.write_back(patch.page);
         Ok(())
     }
 
     /// Forgets everything: both sides begin with zeros. Guest memory is left as it is.
     pub(super) fn forget(&mut self) {
-        let zero = [0; PAGE];
         for page in 0..self.pages {
-            if self.before(page) != zero {
-                self.advance(page, &zero);
+            if *self.before(page) != [0; PAGE] {
+                *self.before_mut(page) = [0; PAGE];
             }
         }
     }
@@ -141,25 +166,4 @@ impl Baseline {
 
 fn address(page: u64) -> GuestAddress {
     GuestAddress(page * PAGE as u64)
-}
-
-fn read<R: GuestMemoryRegion>(memory: &vm_memory::GuestRegionCollection<R>, page: u64) -> [u8; PAGE]
-where
-    vm_memory::GuestRegionCollection<R>: Bytes<GuestAddress, E = vm_memory::GuestMemoryError>,
-{
-    let mut content = [0; PAGE];
-    memory
-        .read_slice(&mut content, address(page))
-        .expect(IN_MEMORY);
-    content
-}
-
-fn write<R: GuestMemoryRegion>(
-    memory: &vm_memory::GuestRegionCollection<R>,
-    page: u64,
-    content: &[u8; PAGE],
-) where
-    vm_memory::GuestRegionCollection<R>: Bytes<GuestAddress, E = vm_memory::GuestMemoryError>,
-{
-    memory.write_slice(content, address(page)).expect(IN_MEMORY);
 }

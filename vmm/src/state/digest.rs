@@ -31,9 +31,7 @@ pub fn digest(
         .next_to_scrub()
         .for_each(|page| suspects.insert(page));
     for page in suspects.iter() {
-        let content = baseline.current(page);
-        if content != baseline.before(page) {
-            baseline.advance(page, &content);
+        if let Some(content) = baseline.take_changed(page) {
             pages.push(PageDigest {
                 page,
                 digest: page_digest(&content),

@@ -61,9 +61,7 @@ impl Incoming {
         self.baseline.forget();
         self.baseline.take_written(at.cpu)?;
         for page in 0..self.baseline.pages() {
-            if self.baseline.current(page) != self.baseline.before(page) {
-                self.baseline.restore(page);
-            }
+            self.baseline.restore(page);
         }
         Ok(())
     }
