@@ -3,7 +3,9 @@
 //! ```text
 //!   offset  size  field
 //!        0     4  magic "FTVC"
-//!        4     4  kind: 1 acknowledge, 2 released, 3 goodbye, 4 need state
+//!        4     2  kind: 1 acknowledge, 2 released, 3 goodbye, 4 need state
+//!        6     2  acknowledge: how long nothing is left to execute, in tenths of milliseconds;
+//!                 else 0
 //!        8     8  first LSN:  acknowledge: received   released: released   goodbye: last entry
 //!                             need state: entry that differed
 //!       16     8  second LSN: acknowledge: executed   else 0
@@ -13,11 +15,16 @@
 //! As long as a batch's header, so that a reader of the stream always takes 28 bytes and then
 //! knows what it has.
 
+use std::time::Duration;
+
 use crate::bytes::{FieldError, Fields};
 use crate::codec::HEADER_LEN;
 use crate::entry::Lsn;
 
 pub(crate) const CONTROL_MAGIC: [u8; 4] = *b"FTVC";
+
+/// What the time in [`Control::Acknowledge`] is counted in.
+pub const IDLE_UNIT: Duration = Duration::from_micros(100);
 
 /// A control message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +36,9 @@ pub enum Control {
         received: Lsn,
         /// Last entry executed.
         executed: Lsn,
+        /// How long ago that was, if nothing was left to execute then; otherwise zero. To
+        /// [`IDLE_UNIT`], rounded down, and no more than 65,535 of them.
+        idle: Duration,
     },
     /// Primary to backup: every output up to this LSN has left the primary.
     Released(Lsn),
@@ -55,22 +65,35 @@ pub enum ControlError {
     },
     /// A kind that this version does not know.
     #[error("unknown control message {0}")]
-    UnknownKind(u32),
+    UnknownKind(u16),
 }
 
 impl Control {
     /// The message as it is sent.
     #[must_use]
     pub fn encode(self) -> [u8; HEADER_LEN] {
-        let (kind, first, second) = match self {
-            Control::Acknowledge { received, executed } => (1u32, received, executed),
-            Control::Released(lsn) => (2, lsn, Lsn(0)),
-            Control::Goodbye(last) => (3, last, Lsn(0)),
-            Control::NeedState(lsn) => (4, lsn, Lsn(0)),
+        let (kind, idle, first, second) = match self {
+            Control::Acknowledge {
+                received,
+                executed,
+                idle,
+            } => {
+                let units = idle.as_nanos() / IDLE_UNIT.as_nanos();
+                (
+                    1u16,
+                    units.try_into().unwrap_or(u16::MAX),
+                    received,
+                    executed,
+                )
+            }
+            Control::Released(lsn) => (2, 0, lsn, Lsn(0)),
+            Control::Goodbye(last) => (3, 0, last, Lsn(0)),
+            Control::NeedState(lsn) => (4, 0, lsn, Lsn(0)),
         };
         let mut out = [0; HEADER_LEN];
         out[0..4].copy_from_slice(&CONTROL_MAGIC);
-        out[4..8].copy_from_slice(&kind.to_le_bytes());
+        out[4..6].copy_from_slice(&kind.to_le_bytes());
+        out[6..8].copy_from_slice(&idle.to_le_bytes());
         out[8..16].copy_from_slice(&first.0.to_le_bytes());
         out[16..24].copy_from_slice(&second.0.to_le_bytes());
         let crc = crc32fast::hash(&out[..24]);
@@ -84,13 +107,14 @@ impl Control {
         let mut read = || -> Result<_, FieldError> {
             Ok((
                 fields.array::<4>()?,
-                fields.u32()?,
+                fields.u16()?,
+                fields.u16()?,
                 Lsn(fields.u64()?),
                 Lsn(fields.u64()?),
                 fields.u32()?,
             ))
         };
-        let (magic, kind, first, second, found) =
+        let (magic, kind, idle, first, second, found) =
             read().expect("the fields are as long as the message");
         if magic != CONTROL_MAGIC {
             return Err(ControlError::Magic(magic));
@@ -103,6 +127,7 @@ impl Control {
             1 => Ok(Control::Acknowledge {
                 received: first,
                 executed: second,
+                idle: IDLE_UNIT * idle.into(),
             }),
             2 => Ok(Control::Released(first)),
             3 => Ok(Control::Goodbye(first)),
@@ -120,9 +145,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn messages_survive_and_flipped_bits_do_not(a: u64, b: u64, kind in 0..4, bit in 0..224usize) {
+        fn messages_survive_and_flipped_bits_do_not(
+            a: u64, b: u64, units: u16, kind in 0..4, bit in 0..224usize
+        ) {
+            let idle = IDLE_UNIT * units.into();
             let message = match kind {
-                0 => Control::Acknowledge { received: Lsn(a), executed: Lsn(b) },
+                0 => Control::Acknowledge { received: Lsn(a), executed: Lsn(b), idle },
                 1 => Control::Released(Lsn(a)),
                 2 => Control::NeedState(Lsn(a)),
                 _ => Control::Goodbye(Lsn(a)),

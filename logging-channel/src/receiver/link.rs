@@ -36,7 +36,8 @@ pub(super) struct Shared {
 
     received: AtomicU64,
     acked: AtomicU64,
-    pub(super) executed: AtomicU64,
+    executed: AtomicU64,
+    caught_up: CaughtUp,
     released: AtomicU64,
     /// Entry at which the replay differed and the primary was not told yet; 0 for none.
     pub(super) differed: AtomicU64,
@@ -60,6 +61,7 @@ impl Shared {
             received: AtomicU64::new(0),
             acked: AtomicU64::new(0),
             executed: AtomicU64::new(0),
+            caught_up: CaughtUp::new(),
             released: AtomicU64::new(0),
             differed: AtomicU64::new(0),
             batches: AtomicU64::new(0),
@@ -96,6 +98,14 @@ impl Shared {
         Lsn(self.executed.load(Ordering::Relaxed))
     }
 
+    /// Everything up to `lsn` was executed, and with `nothing_left` nothing else is there.
+    pub(super) fn note_executed(&self, lsn: Lsn, nothing_left: bool) {
+        if nothing_left {
+            self.caught_up.note(lsn);
+        }
+        self.executed.store(lsn.0, Ordering::Relaxed);
+    }
+
     pub(super) fn stats(&self) -> ReceiverStats {
         let number = |value: &AtomicU64| value.load(Ordering::Relaxed);
         let received = number(&self.received);
@@ -117,6 +127,40 @@ impl Shared {
         let reason = Reading::new(self).run();
         self.lose(reason);
         self.queue.end();
+    }
+}
+
+/// When the replay had executed everything that it was given.
+#[derive(Debug)]
+struct CaughtUp {
+    start: Instant,
+    micros: AtomicU64,
+    lsn: AtomicU64,
+}
+
+impl CaughtUp {
+    fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            micros: AtomicU64::new(0),
+            lsn: AtomicU64::new(0),
+        }
+    }
+
+    fn note(&self, lsn: Lsn) {
+        // In this order: whoever sees the LSN sees its time, or a later one.
+        let micros = self.start.elapsed().as_micros() as u64;
+        self.micros.store(micros, Ordering::Release);
+        self.lsn.store(lsn.0, Ordering::Release);
+    }
+
+    /// How long ago `executed` was executed, if nothing was left then; otherwise zero.
+    fn ago(&self, executed: Lsn) -> Duration {
+        if self.lsn.load(Ordering::Acquire) != executed.0 {
+            return Duration::ZERO;
+        }
+        let then = Duration::from_micros(self.micros.load(Ordering::Acquire));
+        self.start.elapsed().saturating_sub(then)
     }
 }
 
@@ -323,6 +367,7 @@ impl<'a> Reading<'a> {
         let message = Control::Acknowledge {
             received,
             executed: self.acks.executed,
+            idle: self.shared.caught_up.ago(self.acks.executed),
         };
         self.acks.tail.push(message.encode().to_vec());
         let _ = self.acks.tail.send_now(&self.shared.stream);

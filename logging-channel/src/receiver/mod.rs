@@ -212,14 +212,17 @@ impl Receiver {
         self.shared.differed.store(lsn.0, Ordering::Release);
     }
 
-    /// Everything up to `lsn` has been executed. One relaxed store: to be called at every entry.
-    /// The primary learns of it with the next acknowledgement, within some ten milliseconds.
+    /// Everything up to `lsn` has been executed. One relaxed store, and a look at the clock when
+    /// nothing is left: to be called at every entry. The primary learns of it with the next
+    /// acknowledgement, some ten milliseconds later, which says how long ago it was.
     ///
     /// An entry is executed when the replay has reached its point and applied it, not when the
     /// next one is there: the primary's [`throttle`](crate::sender::Sender::throttle) may hold the
     /// guest until the last entry is executed, and then there is no next one.
     pub fn executed(&self, lsn: Lsn) {
-        self.shared.executed.store(lsn.0, Ordering::Relaxed);
+        let at_hand = self.current.entries.as_slice();
+        let nothing_left = at_hand.is_empty() && self.batches.is_empty();
+        self.shared.note_executed(lsn, nothing_left);
     }
 
     /// A handle for other threads.

@@ -44,15 +44,16 @@ impl LagMeter {
         }
     }
 
-    /// Everything up to `executed` was executed, out of everything up to `appended`.
-    pub(super) fn executed(&mut self, executed: Lsn, appended: Lsn, now: Instant) {
+    /// Everything up to `executed` was executed, out of everything up to `appended`, as the backup
+    /// reported at or after `then`.
+    pub(super) fn executed(&mut self, executed: Lsn, appended: Lsn, then: Instant) {
         let Some(&(first, at)) = self.samples.front() else {
             return;
         };
         if executed < first {
             return;
         }
-        self.times.note(now.saturating_duration_since(at));
+        self.times.note(then.saturating_duration_since(at));
         if executed >= appended {
             self.samples.clear();
             return;

@@ -1,9 +1,10 @@
 //! What the primary's threads share, and what each of them does.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, TryLockError};
 use std::time::{Duration, Instant};
 
 use super::lag::LagMeter;
@@ -36,7 +37,8 @@ pub(super) struct Shared {
     appended: AtomicU64,
     pub(super) acked: AtomicU64,
     executed: AtomicU64,
-    pub(super) released: AtomicU64,
+    released: AtomicU64,
+    pub(super) releasing: Releasing,
     /// Entry at which the backup differed; 0 when no state is wanted.
     pub(super) state_wanted: AtomicU64,
 
@@ -54,6 +56,27 @@ pub(super) struct Shared {
     traffic: LastHeard,
     finishing: AtomicBool,
     pub(super) loss: Arc<Loss>,
+}
+
+/// What to call at an acknowledgement.
+#[derive(Default)]
+pub(super) struct Releasing(OnceLock<Box<dyn Fn(Lsn) -> Option<Lsn> + Send + Sync>>);
+
+impl Releasing {
+    pub(super) fn set(&self, release: Box<dyn Fn(Lsn) -> Option<Lsn> + Send + Sync>) {
+        let _ = self.0.set(release);
+    }
+
+    fn call(&self, acked: Lsn) -> Option<Lsn> {
+        self.0.get()?(acked)
+    }
+}
+
+impl fmt::Debug for Releasing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let set = self.0.get().is_some();
+        f.debug_tuple("Releasing").field(&set).finish()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +100,7 @@ impl Shared {
             acked: AtomicU64::new(0),
             executed: AtomicU64::new(0),
             released: AtomicU64::new(0),
+            releasing: Releasing::default(),
             state_wanted: AtomicU64::new(0),
             lag: Mutex::new(LagMeter::new()),
             behind: AtomicBool::new(false),
@@ -133,6 +157,17 @@ impl Shared {
 
     pub(super) fn executed(&self) -> Lsn {
         Lsn(self.executed.load(Ordering::Acquire))
+    }
+
+    /// Lets out what waited for entries up to `acked`.
+    pub(super) fn release(&self, acked: Lsn) {
+        if let Some(lsn) = self.releasing.call(acked) {
+            self.note_released(lsn);
+        }
+    }
+
+    pub(super) fn note_released(&self, lsn: Lsn) {
+        self.released.fetch_max(lsn.0, Ordering::Relaxed);
     }
 
     pub(super) fn wait_committed(&self, lsn: Lsn, timeout: Duration) -> Commit {
@@ -347,10 +382,18 @@ impl Shared {
             self.executed.load(Ordering::Relaxed),
         );
         let mut latest = before;
+        let mut idle = Duration::ZERO;
         for message in messages {
             let message = Control::decode(message).map_err(|error| error.to_string())?;
             let (received, executed) = match message {
-                Control::Acknowledge { received, executed } => (received, executed),
+                Control::Acknowledge {
+                    received,
+                    executed,
+                    idle: since,
+                } => {
+                    idle = since;
+                    (received, executed)
+                }
                 Control::NeedState(at) if at.0 <= self.appended.load(Ordering::Relaxed) => {
                     self.state_wanted.fetch_max(at.0, Ordering::AcqRel);
                     continue;
@@ -372,11 +415,18 @@ impl Shared {
             let mut lag = self.lock_lag();
             let appended = Lsn(self.appended.load(Ordering::Relaxed));
             let now = Instant::now();
-            lag.executed(Lsn(latest.1), appended, now);
+            lag.executed(
+                Lsn(latest.1),
+                appended,
+                now.checked_sub(idle).unwrap_or(now),
+            );
             self.judge_lag(lag.lag(now));
         }
         if latest != before {
             self.acked.store(latest.0, Ordering::Release);
+            if latest.0 > before.0 {
+                self.release(Lsn(latest.0));
+            }
             self.announce_progress();
         }
         Ok(())

@@ -222,13 +222,20 @@ impl Sender {
         }
     }
 
+    /// Has `release` called with every acknowledgement, with the last entry that the backup has in
+    /// its memory, before anybody else who waits for it. It returns the last entry whose output has
+    /// left this host since, if there is one ([`Sender::released`]). Only the first call counts.
+    pub fn release_with(&self, release: Box<dyn Fn(Lsn) -> Option<Lsn> + Send + Sync>) {
+        let releasing = &self.ends.shared.releasing;
+        releasing.set(release);
+        // What was acknowledged before.
+        self.ends.shared.release(self.acked());
+    }
+
     /// Every output up to `lsn` has left this host. The backup learns of it with what is sent
     /// next, and re-sends only later outputs if it goes live.
     pub fn released(&self, lsn: Lsn) {
-        self.ends
-            .shared
-            .released
-            .fetch_max(lsn.0, Ordering::Relaxed);
+        self.ends.shared.note_released(lsn);
     }
 
     /// The entry at which the backup found its state to differ, if it asks for a transfer of the

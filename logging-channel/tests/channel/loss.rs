@@ -299,6 +299,7 @@ fn a_primary_that_breaks_the_protocol_is_lost_after_its_whole_batches() {
     let acknowledge = Control::Acknowledge {
         received: Lsn(1),
         executed: Lsn(1),
+        idle: Duration::ZERO,
     };
     let cases: [(&[u8], &str); 7] = [
         (&flipped, "damaged batch body"),
@@ -326,6 +327,7 @@ fn a_backup_that_breaks_the_protocol_is_lost() {
     let acknowledge = |received, executed| Control::Acknowledge {
         received: Lsn(received),
         executed: Lsn(executed),
+        idle: Duration::ZERO,
     };
     let cases = [
         (vec![acknowledge(3, 0)], "not sent"),

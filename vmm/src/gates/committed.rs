@@ -1,10 +1,14 @@
 //! The Output Rule (Scales et al. 2010, section 2.2): an output leaves the primary only after the
 //! backup has acknowledged the log entry of that output. Only the output waits; the guest goes on.
+//!
+//! Outputs leave on the thread that reads the acknowledgement. Handing each to another thread
+//! would be two more switches for every frame, on hosts that may have one processor.
 
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
 use logging_channel::entry::Lsn;
 
 use crate::devices::Output;
@@ -15,27 +19,40 @@ use crate::sources::Waits;
 
 /// How far the log is committed.
 pub trait CommitWatch: Send + 'static {
-    /// Waits until `lsn` is committed, for at most `timeout`.
-    fn wait(&mut self, lsn: Lsn, timeout: Duration) -> Commit;
+    /// Has `release` called with every commit that comes, and told with its answer which outputs
+    /// have left.
+    fn on_commit(&mut self, release: Release);
 
-    /// The output with this LSN has left.
-    fn released(&mut self, lsn: Lsn);
+    /// The last entry that is committed: acknowledged, or the last of all when this host won the
+    /// right to run alone.
+    fn committed(&self) -> Lsn;
+
+    /// Outputs up to `lsn` have left.
+    fn released(&self, lsn: Lsn);
+
+    /// Waits for the verdict on this host's right to run alone, for at most `timeout`.
+    fn verdict(&self, timeout: Duration) -> Verdict;
 }
 
-/// What a [`CommitWatch`] found.
+/// Lets out what waits for entries up to this one. Returns the last entry whose output has left.
+pub type Release = Box<dyn Fn(Lsn) -> Option<Lsn> + Send + Sync>;
+
+/// What a [`CommitWatch`] knows of the right to run alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Commit {
-    /// The entry is acknowledged, or no acknowledgement is needed any more because this host won
-    /// the right to run alone.
-    Committed,
-    /// Not yet.
-    Waiting,
-    /// It never will be: this host lost that right.
+pub enum Verdict {
+    /// The backup is there, or the right is being asked for.
+    Open,
+    /// There is no backup, and none is needed: everything is committed.
+    Alone,
+    /// What is not acknowledged never will be.
     Never,
 }
 
 /// Outputs that may wait for their commit. Beyond this the guest waits.
 const WAITING_OUTPUTS: usize = 4096;
+
+/// How often the verdict is looked for that no commit announces.
+const VERDICT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// An output that waits.
 struct Held {
@@ -45,132 +62,318 @@ struct Held {
 }
 
 /// The gate's end in the guest's thread.
-pub struct Committed {
-    outputs: Sender<Held>,
-    outlet: Outlet,
+pub struct Committed<W> {
+    outputs: Arc<Outputs>,
+    watch: Arc<W>,
     disk: Option<Box<dyn DiskPort>>,
 }
 
-impl Committed {
-    /// Starts the releasing thread. Requests to the disk go to `disk`, at once and with the entry
-    /// that they have to wait for: reads wait for nothing, and writes not for frames. How long the
-    /// others are held is noted in `holds`.
+/// Outputs that wait, in order.
+struct Outputs {
+    waiting: Mutex<Waiting>,
+    room: Condvar,
+    /// Who holds it lets outputs out, so that they leave in order. Taken before `waiting`.
+    leaving: Mutex<()>,
+    outlet: Outlet,
+    holds: Waits,
+}
+
+#[derive(Default)]
+struct Waiting {
+    held: VecDeque<Held>,
+    /// Nothing may leave any more.
+    closed: bool,
+}
+
+impl<W: CommitWatch + Sync> Committed<W> {
+    /// A gate to `outlet` that opens as `watch` says. Requests to the disk go to `disk`, at once
+    /// and with the entry that they have to wait for: reads wait for nothing, and writes not for
+    /// frames. How long the others are held is noted in `holds`.
     #[must_use]
-    pub fn start(
+    pub fn new(
         outlet: Outlet,
         disk: Option<Box<dyn DiskPort>>,
-        watch: impl CommitWatch,
+        mut watch: W,
         holds: Waits,
     ) -> Self {
-        let (outputs, waiting) = crossbeam_channel::bounded(WAITING_OUTPUTS);
-        let releasing = outlet.clone();
+        let outputs = Arc::new(Outputs {
+            waiting: Mutex::default(),
+            room: Condvar::new(),
+            leaving: Mutex::new(()),
+            outlet,
+            holds,
+        });
+        let releasing = outputs.clone();
+        watch.on_commit(Box::new(move |committed| releasing.release(committed)));
+        let watch = Arc::new(watch);
+        let (left, judge) = (outputs.clone(), watch.clone());
         thread::Builder::new()
             .name("output-gate".into())
-            .spawn(move || release_loop(&waiting, &releasing, watch, &holds))
+            .spawn(move || await_verdict(&left, &*judge))
             .expect("a thread can be started");
         Self {
             outputs,
-            outlet,
+            watch,
             disk,
         }
     }
 }
 
-impl OutputGate for Committed {
+impl<W: CommitWatch> OutputGate for Committed<W> {
     fn submit(&mut self, output: Output, lsn: Option<Lsn>) {
         match output {
             Output::Disk(request) => super::to_disk(&mut self.disk, request, lsn),
             // Nobody sees it.
-            Output::Offloads(_) => self.outlet.perform(&output),
+            Output::Offloads(_) => self.outputs.outlet.perform(&output),
             output => {
                 // What has no entry waits for what was sent before it.
                 let lsn = lsn.unwrap_or_default();
-                // Fails only after this host lost its right to run: then nothing may leave.
-                let since = Instant::now();
-                let _ = self.outputs.send(Held { output, lsn, since });
+                self.outputs.hold(output, lsn);
+                // Its commit may have come before it was held: nobody else will look again.
+                let committed = self.watch.committed();
+                if lsn <= committed
+                    && let Some(lsn) = self.outputs.release(committed)
+                {
+                    self.watch.released(lsn);
+                }
             }
         }
     }
 }
 
-fn release_loop(
-    waiting: &Receiver<Held>,
-    outlet: &Outlet,
-    mut watch: impl CommitWatch,
-    holds: &Waits,
-) {
-    for Held { output, lsn, since } in waiting {
-        loop {
-            match watch.wait(lsn, Duration::from_millis(100)) {
-                Commit::Committed => break,
-                Commit::Waiting => {}
-                Commit::Never => return,
+impl Outputs {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().expect("no holder panics")
+    }
+
+    /// Takes an output; waits while there are too many.
+    fn hold(&self, output: Output, lsn: Lsn) {
+        let since = Instant::now();
+        let full = |w: &mut Waiting| w.held.len() >= WAITING_OUTPUTS && !w.closed;
+        let waiting = self.room.wait_while(self.lock(), full);
+        let mut waiting = waiting.expect("no holder panics");
+        if !waiting.closed {
+            waiting.held.push_back(Held { output, lsn, since });
+        }
+    }
+
+    /// Lets out what waits for entries up to `committed`. Returns the last entry whose output has
+    /// left, if any has.
+    fn release(&self, committed: Lsn) -> Option<Lsn> {
+        let _in_order = self.leaving.lock().expect("no holder panics");
+        let mut last = None;
+        while let Some(Held { output, lsn, since }) = self.next(committed) {
+            self.outlet.perform(&output);
+            self.holds.note(since.elapsed());
+            last = last.max(Some(lsn));
+        }
+        last
+    }
+
+    fn next(&self, committed: Lsn) -> Option<Held> {
+        let mut waiting = self.lock();
+        if waiting.held.front()?.lsn > committed {
+            return None;
+        }
+        if waiting.held.len() == WAITING_OUTPUTS {
+            self.room.notify_one();
+        }
+        waiting.held.pop_front()
+    }
+
+    /// Nothing may leave any more.
+    fn close(&self) {
+        let mut waiting = self.lock();
+        waiting.closed = true;
+        waiting.held.clear();
+        self.room.notify_one();
+    }
+}
+
+/// Deals with what waits when the backup is gone.
+fn await_verdict(outputs: &Outputs, watch: &impl CommitWatch) {
+    loop {
+        match watch.verdict(VERDICT_INTERVAL) {
+            Verdict::Open => {}
+            Verdict::Never => return outputs.close(),
+            Verdict::Alone => {
+                // What is submitted from now on finds everything committed.
+                if let Some(lsn) = outputs.release(watch.committed()) {
+                    watch.released(lsn);
+                }
+                return;
             }
         }
-        outlet.perform(&output);
-        watch.released(lsn);
-        holds.note(since.elapsed());
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, Mutex};
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use crossbeam_channel::{Receiver, Sender};
 
     use super::*;
     use crate::io::ConsoleSink;
 
-    /// Commits up to a limit; remembers what was asked and released.
-    struct Scripted {
-        committed: Receiver<Commit>,
-        released: Arc<Mutex<Vec<Lsn>>>,
+    /// A log whose commits the test makes.
+    #[derive(Clone, Default)]
+    struct Log(Arc<LogState>);
+
+    #[derive(Default)]
+    struct LogState {
+        committed: AtomicU64,
+        release: Mutex<Option<Release>>,
+        released: Mutex<Vec<Lsn>>,
+        verdicts: Mutex<Option<Receiver<Verdict>>>,
     }
 
-    impl CommitWatch for Scripted {
-        fn wait(&mut self, _: Lsn, _: Duration) -> Commit {
-            self.committed.recv().unwrap_or(Commit::Never)
+    impl Log {
+        fn commit(&self, lsn: u64) {
+            self.0.committed.store(lsn, Ordering::SeqCst);
+            let release = self.0.release.lock().unwrap();
+            let left = release.as_ref().expect("a gate was made")(Lsn(lsn));
+            self.0.released.lock().unwrap().extend(left);
         }
 
-        fn released(&mut self, lsn: Lsn) {
-            self.released.lock().unwrap().push(lsn);
+        fn verdicts(&self) -> Sender<Verdict> {
+            let (send, verdicts) = crossbeam_channel::bounded(0);
+            *self.0.verdicts.lock().unwrap() = Some(verdicts);
+            send
+        }
+    }
+
+    impl CommitWatch for Log {
+        fn on_commit(&mut self, release: Release) {
+            *self.0.release.lock().unwrap() = Some(release);
+        }
+
+        fn committed(&self) -> Lsn {
+            Lsn(self.0.committed.load(Ordering::SeqCst))
+        }
+
+        fn released(&self, lsn: Lsn) {
+            self.0.released.lock().unwrap().push(lsn);
+        }
+
+        fn verdict(&self, _: Duration) -> Verdict {
+            let verdicts = self.0.verdicts.lock().unwrap().clone();
+            let verdict = verdicts.map(|verdicts| verdicts.recv());
+            match verdict {
+                Some(Ok(Verdict::Alone)) => {
+                    self.0.committed.store(u64::MAX, Ordering::SeqCst);
+                    Verdict::Alone
+                }
+                Some(Ok(verdict)) => verdict,
+                _ => Verdict::Never,
+            }
+        }
+    }
+
+    struct Setup {
+        file: tempfile::NamedTempFile,
+        log: Log,
+        verdicts: Sender<Verdict>,
+        holds: Waits,
+        gate: Committed<Log>,
+    }
+
+    fn setup() -> Setup {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let outlet = Outlet::new(None, ConsoleSink::open(false, Some(file.path())).unwrap());
+        let (log, holds) = (Log::default(), Waits::default());
+        let verdicts = log.verdicts();
+        let gate = Committed::new(outlet, None, log.clone(), holds.clone());
+        Setup {
+            file,
+            log,
+            verdicts,
+            holds,
+            gate,
+        }
+    }
+
+    impl Setup {
+        fn submit(&mut self, text: &str, lsn: u64) {
+            let output = Output::Console(text.as_bytes().to_vec());
+            self.gate.submit(output, Some(Lsn(lsn)));
+        }
+
+        fn shown(&self) -> String {
+            std::fs::read_to_string(self.file.path()).unwrap()
+        }
+
+        /// A verdict is taken when the one before has been dealt with.
+        fn judge(&self, verdict: Verdict) {
+            self.verdicts.send(verdict).unwrap();
         }
     }
 
     #[test]
     fn nothing_leaves_before_its_commit() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let outlet = Outlet::new(None, ConsoleSink::open(false, Some(file.path())).unwrap());
-        let holds = Waits::default();
-        let (answer, committed) = crossbeam_channel::bounded(0);
-        let released = Arc::new(Mutex::new(Vec::new()));
-        let mut gate = Committed::start(
-            outlet,
-            None,
-            Scripted {
-                committed,
-                released: released.clone(),
-            },
-            holds.clone(),
-        );
-        let output = |text: &str| Output::Console(text.as_bytes().to_vec());
-        gate.submit(output("first "), Some(Lsn(1)));
-        gate.submit(output("second"), Some(Lsn(2)));
-        let shown = || std::fs::read_to_string(file.path()).unwrap();
+        let mut it = setup();
+        it.submit("first ", 1);
+        it.submit("second ", 5);
+        it.submit("third", 6);
+        it.judge(Verdict::Open);
+        it.judge(Verdict::Open);
+        assert_eq!(it.shown(), "");
+        it.log.commit(4);
+        assert_eq!(it.shown(), "first ");
+        it.log.commit(5);
+        assert_eq!(it.shown(), "first second ");
+        assert_eq!(*it.log.0.released.lock().unwrap(), [Lsn(1), Lsn(5)]);
+        it.judge(Verdict::Never);
+        // Closed, or about to be: the rest stays where it is.
+        assert_eq!(it.shown(), "first second ");
+        let held: u64 = it.holds.take_recent().iter().map(|(_, count)| count).sum();
+        assert_eq!(held, 2);
+    }
 
-        // A rendezvous channel: when `send` returns, the gate has taken the answer, and when the
-        // next one returns, it has acted on the one before.
-        answer.send(Commit::Waiting).unwrap();
-        answer.send(Commit::Waiting).unwrap();
-        assert_eq!(shown(), "");
-        answer.send(Commit::Committed).unwrap();
-        answer.send(Commit::Waiting).unwrap();
-        answer.send(Commit::Waiting).unwrap();
-        assert_eq!(shown(), "first ");
-        assert_eq!(*released.lock().unwrap(), [Lsn(1)]);
-        answer.send(Commit::Never).unwrap();
-        drop(gate);
-        assert_eq!(shown(), "first ");
-        let held: u64 = holds.take_recent().iter().map(|(_, count)| count).sum();
-        assert_eq!(held, 1);
+    #[test]
+    fn an_output_whose_commit_came_first_does_not_wait_for_another() {
+        let mut it = setup();
+        it.log.commit(7);
+        it.submit("late", 7);
+        assert_eq!(it.shown(), "late");
+        assert_eq!(*it.log.0.released.lock().unwrap(), [Lsn(7)]);
+    }
+
+    #[test]
+    fn what_has_no_entry_does_not_overtake() {
+        let mut it = setup();
+        it.submit("first ", 3);
+        it.gate.submit(Output::Console(b"second".into()), None);
+        assert_eq!(it.shown(), "");
+        it.log.commit(3);
+        assert_eq!(it.shown(), "first second");
+    }
+
+    #[test]
+    fn the_right_to_run_alone_lets_everything_out() {
+        let mut it = setup();
+        it.submit("before ", 3);
+        it.judge(Verdict::Alone);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while it.shown() != "before " {
+            assert!(Instant::now() < deadline, "shown: {:?}", it.shown());
+            thread::yield_now();
+        }
+        it.submit("after", 9);
+        assert_eq!(it.shown(), "before after");
+    }
+
+    #[test]
+    fn a_guest_that_waits_for_room_goes_on_when_nothing_may_leave_any_more() {
+        let mut it = setup();
+        for n in 0..WAITING_OUTPUTS as u64 {
+            it.submit("x", n + 1);
+        }
+        let judging = it.verdicts.clone();
+        let judge = thread::spawn(move || judging.send(Verdict::Never));
+        it.submit("one more", WAITING_OUTPUTS as u64 + 1);
+        judge.join().unwrap().unwrap();
+        it.log.commit(u64::MAX);
+        assert_eq!(it.shown(), "");
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use logging_channel::entry::{Entry, Lsn};
-use logging_channel::sender::{Commit as ChannelCommit, Finish, Sender};
+use logging_channel::sender::{Finish, Sender};
 use logging_channel::session::Listener;
 use logging_channel::{LossReason, Settings};
 
@@ -23,7 +23,7 @@ use crate::disk::guest_disk::Serving;
 use crate::disk::progress::{LogProgress, Reached};
 use crate::engine::{Ended, OutputGate, Role, Step};
 use crate::events::{Event, Events};
-use crate::gates::committed::{Commit, CommitWatch};
+use crate::gates::committed::{CommitWatch, Release, Verdict as GateVerdict};
 use crate::gates::{Committed, Direct};
 use crate::sources::{
     BackupReads, GuestClock, LiveInputs, LogSink, Pace, Recorder, StateKeeper, Verification,
@@ -154,7 +154,7 @@ pub fn run_primary(
             sender: sender.clone(),
             standing: standing.clone(),
         };
-        Box::new(Committed::start(outlet, port, watch, meters.holds.clone()))
+        Box::new(Committed::new(outlet, port, watch, meters.holds.clone()))
     };
     let live = LiveInputs::new(GuestClock::starting_now(), guest.host.lanes.clone());
     let log = ChannelLog {
@@ -227,22 +227,32 @@ struct ChannelWatch {
 }
 
 impl CommitWatch for ChannelWatch {
-    fn wait(&mut self, lsn: Lsn, timeout: Duration) -> Commit {
-        match self.sender.wait_committed(lsn, timeout) {
-            ChannelCommit::Committed => Commit::Committed,
-            ChannelCommit::TimedOut => Commit::Waiting,
-            // Without a backup the right to run alone commits what is left.
-            ChannelCommit::PeerLost => match self.standing.wait(timeout) {
-                Some(Verdict::Won { .. }) => Commit::Committed,
-                Some(Verdict::Lost(_)) => Commit::Never,
-                None if self.sender.lost() == Some(LossReason::Orderly) => Commit::Committed,
-                None => Commit::Waiting,
-            },
+    fn on_commit(&mut self, release: Release) {
+        self.sender.release_with(release);
+    }
+
+    fn committed(&self) -> Lsn {
+        match self.verdict(Duration::ZERO) {
+            GateVerdict::Alone => Lsn(u64::MAX),
+            GateVerdict::Open | GateVerdict::Never => self.sender.acked(),
         }
     }
 
-    fn released(&mut self, lsn: Lsn) {
+    fn released(&self, lsn: Lsn) {
         self.sender.released(lsn);
+    }
+
+    fn verdict(&self, timeout: Duration) -> GateVerdict {
+        if timeout.is_zero() && !self.sender.is_lost() {
+            return GateVerdict::Open;
+        }
+        // Without a backup the right to run alone commits what is left.
+        match self.standing.wait(timeout) {
+            Some(Verdict::Won { .. }) => GateVerdict::Alone,
+            Some(Verdict::Lost(_)) => GateVerdict::Never,
+            None if self.sender.lost() == Some(LossReason::Orderly) => GateVerdict::Alone,
+            None => GateVerdict::Open,
+        }
     }
 }
 
