@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::image::HostImage;
 use crate::layout::Layout;
-use crate::machine::Plan;
+use crate::machine::{HOST_MEMORY_MIB, Plan};
 use crate::network::Fabric;
 use crate::qemu::ProcessId;
 
@@ -163,6 +163,7 @@ impl KeptHosts {
             number,
             fabric: &self.fabric,
             layout: &self.layout,
+            memory_mib: HOST_MEMORY_MIB,
             image,
             logs,
             stays: true,

@@ -49,6 +49,9 @@ impl HostKind {
     }
 }
 
+/// What an emulated host has, unless somebody needs more, in MiB.
+pub(crate) const HOST_MEMORY_MIB: u32 = 1024;
+
 /// What a host is started with.
 #[derive(Debug)]
 pub(crate) struct Plan<'a> {
@@ -57,6 +60,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) number: u8,
     pub(crate) fabric: &'a Fabric,
     pub(crate) layout: &'a Layout,
+    /// What a machine has; a namespace has all of this one's.
+    pub(crate) memory_mib: u32,
     /// What a machine boots; a namespace needs none.
     pub(crate) image: Option<&'a HostImage>,
     /// Where its console and other messages go.

@@ -171,7 +171,7 @@ fn command(plan: &Plan<'_>, image: &HostImage, console: &Path) -> Command {
         ])
         .args([
             "-m",
-            "1024",
+            &plan.memory_mib.to_string(),
             "-smp",
             "1",
             "-nodefaults",

@@ -12,7 +12,7 @@ use crate::host::Host;
 use crate::image::HostImage;
 use crate::layout::Layout;
 use crate::live::Live;
-use crate::machine::{HostKind, Plan};
+use crate::machine::{HOST_MEMORY_MIB, HostKind, Plan};
 use crate::network::{Fabric, Network, Position};
 use crate::process::LocalProcess;
 
@@ -26,6 +26,8 @@ pub struct Testbed {
     layout: Layout,
     /// What hosts boot, unless they are namespaces.
     image: Option<HostImage>,
+    /// What emulated hosts have.
+    memory_mib: u32,
     fabric: Arc<Fabric>,
     hosts: AtomicU8,
     logs: PathBuf,
@@ -69,12 +71,21 @@ impl Testbed {
         Ok(Self {
             layout,
             image,
+            memory_mib: HOST_MEMORY_MIB,
             fabric,
             hosts: AtomicU8::new(0),
             logs,
             succeeded: false,
             _live: live,
         })
+    }
+
+    /// The same, whose emulated hosts have so much memory, in MiB. They take of this machine's what
+    /// they use.
+    #[must_use]
+    pub fn with_host_memory(mut self, memory_mib: u32) -> Self {
+        self.memory_mib = memory_mib;
+        self
     }
 
     /// Starts a host and waits until it is up.
@@ -114,6 +125,7 @@ impl Testbed {
             number,
             fabric: &self.fabric,
             layout: &self.layout,
+            memory_mib: self.memory_mib,
             image: self.image.as_ref(),
             logs: &self.logs,
             stays: false,

@@ -34,6 +34,10 @@ const VMM_MIB: u32 = 150;
 /// A host is taken for lost after this silence. Longer than the default: nothing is to fail over
 /// because of the machine's other work, and what is measured does not depend on it.
 const HEARTBEAT_MS: &str = "2000";
+/// What emulated hosts have of memory: at least what all scenarios run with, at most what a guest of
+/// 2 GiB takes with its copy and the log of it.
+const LEAST_HOST_MIB: u64 = 1024;
+const MOST_HOST_MIB: u64 = 5120;
 /// Where a recording goes in a host.
 const RECORDING: &str = "/tmp/bench.log";
 /// The Ethernet address that `ftvm` gives a guest: under QEMU it has the same one, so that clients
@@ -87,11 +91,19 @@ enum Vmm {
     },
 }
 
+/// What each of the two hosts gets, by this machine's `/proc/meminfo`: a third of what there is, so
+/// that the machine is not short of it, and no more than the largest guest can use.
+fn host_memory_mib(meminfo: &str) -> u32 {
+    let third = host_meter::available_mib(meminfo) / 3;
+    third.clamp(LEAST_HOST_MIB, MOST_HOST_MIB) as u32
+}
+
 impl Stage {
     /// Starts hosts and disk server, and installs QEMU if it is to be measured.
     pub(super) fn new(configurations: &[Configuration]) -> Result<Self> {
         let layout = Layout::find();
-        let testbed = Testbed::new("bench")?;
+        let memory = host_memory_mib(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default());
+        let testbed = Testbed::new("bench")?.with_host_memory(memory);
         let [a, b] = testbed.start_hosts(["a", "b"])?;
         for host in [&a, &b] {
             host_meter::prepare(host)?;
