@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+use xxhash_rust::xxh64::Xxh64;
+
 /// Log sequence number. The first entry of a log has LSN 1; 0 means "nothing yet".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Lsn(pub u64);
@@ -216,8 +218,23 @@ pub struct OutputMarker {
     pub channel: OutputChannel,
     /// Its length in bytes.
     pub len: u32,
-    /// CRC-32 (IEEE) of its bytes.
-    pub crc: u32,
+    /// Lower half of the XXH64 of its bytes.
+    pub hash: u32,
+}
+
+impl OutputMarker {
+    /// The marker of an output of `len` bytes that is described by these bytes, one part behind the
+    /// other. Every frame has one, so its hash is one that costs little on every processor.
+    #[must_use]
+    pub fn new(channel: OutputChannel, len: u32, parts: &[&[u8]]) -> Self {
+        let mut hash = Xxh64::new(0);
+        parts.iter().for_each(|part| hash.update(part));
+        Self {
+            channel,
+            len,
+            hash: hash.digest() as u32,
+        }
+    }
 }
 
 /// Where an output goes.

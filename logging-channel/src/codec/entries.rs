@@ -223,7 +223,7 @@ impl Context {
             Payload::Output(marker) => {
                 out.push(channel_number(marker.channel));
                 put_varint(out, u64::from(marker.len));
-                out.extend_from_slice(&marker.crc.to_le_bytes());
+                out.extend_from_slice(&marker.hash.to_le_bytes());
             }
             Payload::Progress => {}
             Payload::Registers(registers) => self.write_registers(registers, out),
@@ -336,7 +336,7 @@ impl Context {
                 Payload::Output(OutputMarker {
                     channel,
                     len: u32::try_from(len).map_err(|_| EntryError::OutputTooLong(len))?,
-                    crc: fields.u32()?,
+                    hash: fields.u32()?,
                 })
             }
             Kind::Progress => Payload::Progress,

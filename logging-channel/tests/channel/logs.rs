@@ -36,7 +36,7 @@ pub(crate) fn payload() -> impl Strategy<Value = Payload> {
         vec(any::<u8>(), 0..20).prop_map(Payload::ConsoleInput),
         any::<u8>().prop_map(Payload::Interrupt),
         (channel, any::<u32>(), any::<u32>())
-            .prop_map(|(channel, len, crc)| Payload::Output(OutputMarker { channel, len, crc })),
+            .prop_map(|(channel, len, hash)| Payload::Output(OutputMarker { channel, len, hash })),
         Just(Payload::Progress),
         registers().prop_map(|registers| Payload::Registers(Box::new(registers))),
         (any::<u64>(), vec(any::<u64>(), 0..40))

@@ -48,22 +48,14 @@ impl Output {
     /// that does not modify the disk, and what the guest can receive.
     #[must_use]
     pub fn marker(&self) -> Option<OutputMarker> {
-        let mut crc = crc32fast::Hasher::new();
-        let (channel, bytes) = match self {
-            Self::Frame(frame) => {
-                crc.update(&frame.header);
-                (OutputChannel::Net, &frame.bytes)
-            }
-            Self::Console(bytes) => (OutputChannel::Console, bytes),
+        let (channel, header, bytes) = match self {
+            Self::Frame(frame) => (OutputChannel::Net, &frame.header[..], &frame.bytes),
+            Self::Console(bytes) => (OutputChannel::Console, &[][..], bytes),
             Self::Disk(request) => return request.marker(),
             Self::Offloads(_) => return None,
         };
-        crc.update(bytes);
-        Some(OutputMarker {
-            channel,
-            len: bytes.len() as u32,
-            crc: crc.finalize(),
-        })
+        let len = bytes.len() as u32;
+        Some(OutputMarker::new(channel, len, &[header, bytes]))
     }
 }
 

@@ -78,7 +78,7 @@ impl DiskOp {
 impl DiskRequest {
     /// The marker of its log entry, if it has one: if it changes the disk.
     ///
-    /// The checksum is over: kind u8 (1 write, 2 discard, 3 zeroes, 4 zeroes that may unmap),
+    /// The hash is over: kind u8 (1 write, 2 discard, 3 zeroes, 4 zeroes that may unmap),
     /// number, offset and length u64, all little-endian, and the data.
     #[must_use]
     pub fn marker(&self) -> Option<OutputMarker> {
@@ -90,17 +90,12 @@ impl DiskRequest {
             DiskOp::WriteZeroes { unmap: true, .. } => (4, &[][..]),
         };
         let (offset, len) = self.op.range()?;
-        let mut crc = crc32fast::Hasher::new();
-        crc.update(&[kind]);
-        for number in [self.id, offset, len] {
-            crc.update(&number.to_le_bytes());
-        }
-        crc.update(data);
-        Some(OutputMarker {
-            channel: OutputChannel::Disk,
-            len: u32::try_from(len).unwrap_or(u32::MAX),
-            crc: crc.finalize(),
-        })
+        let numbers = [self.id, offset, len].map(u64::to_le_bytes);
+        Some(OutputMarker::new(
+            OutputChannel::Disk,
+            u32::try_from(len).unwrap_or(u32::MAX),
+            &[&[kind], numbers.as_flattened(), data],
+        ))
     }
 }
 
@@ -228,10 +223,10 @@ mod tests {
             discard(512),
             discard(1 << 32),
         ];
-        let crcs: std::collections::BTreeSet<u32> = all
+        let hashes: std::collections::BTreeSet<u32> = all
             .iter()
-            .map(|request| request.marker().expect("an output").crc)
+            .map(|request| request.marker().expect("an output").hash)
             .collect();
-        assert_eq!(crcs.len(), all.len());
+        assert_eq!(hashes.len(), all.len());
     }
 }

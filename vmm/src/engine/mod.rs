@@ -356,7 +356,8 @@ impl<C: GuestCpu> Engine<C> {
 
     fn emit_outputs(&mut self) -> Step<()> {
         while let Some(output) = self.devices.next_output() {
-            let lsn = match output.marker() {
+            let wanted = self.role.source.wants_markers();
+            let lsn = match wanted.then(|| output.marker()).flatten() {
                 Some(marker) => Some(self.ask(|source, at| source.output(at, marker))?),
                 None => None,
             };

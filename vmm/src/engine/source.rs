@@ -52,6 +52,11 @@ pub trait EventSource {
     /// [`Interruption`].
     fn output(&mut self, at: &mut Moment<'_>, marker: OutputMarker) -> Step<Lsn>;
 
+    /// Whether [`EventSource::output`] is to be called at all: a marker takes a look at every byte.
+    fn wants_markers(&self) -> bool {
+        true
+    }
+
     /// The guest is about to run on. A source may move it in place of that, without an exit of
     /// its own: to a stop that the primary made (see [`EventSource::kicked`]), or to a state that
     /// it takes over. Returns the ordinal of the exit that the guest stands at then.
@@ -289,8 +294,8 @@ pub fn describe(payload: &Payload) -> String {
         Payload::Interrupt(vector) => format!("interrupt {vector:#x} at a window"),
         Payload::Output(m) => {
             format!(
-                "an output ({:?}, {} bytes, CRC {:08x})",
-                m.channel, m.len, m.crc
+                "an output ({:?}, {} bytes, hash {:08x})",
+                m.channel, m.len, m.hash
             )
         }
         Payload::Progress => "a progress mark".into(),

@@ -35,6 +35,11 @@ pub trait LogSink {
     /// Called at every exit: may hold the guest up so that a replay can catch up.
     fn throttle(&mut self) {}
 
+    /// Whether there is a log at all.
+    fn is_kept(&self) -> bool {
+        true
+    }
+
     /// Whether anybody replays the log. If not, nothing is taken from the guest for it.
     fn is_replayed(&self) -> bool {
         true
@@ -64,6 +69,10 @@ pub struct NoLog;
 impl LogSink for NoLog {
     fn append(&mut self, _: Entry) -> Step<Lsn> {
         Ok(Lsn::default())
+    }
+
+    fn is_kept(&self) -> bool {
+        false
     }
 
     fn is_replayed(&self) -> bool {
@@ -339,6 +348,10 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
         let lsn = self.append(at, true, Payload::Output(marker))?;
         self.log.flush();
         Ok(lsn)
+    }
+
+    fn wants_markers(&self) -> bool {
+        self.log.is_kept()
     }
 
     fn ended(&mut self, at: &mut Moment<'_>, reason: ShutdownReason) -> Step<()> {

@@ -93,7 +93,7 @@ fn value(payload: &mut Payload, dice: &mut Dice) {
         Payload::Interrupt(vector) => *vector ^= 1 << dice.roll(8),
         Payload::Output(marker) => match dice.roll(3) {
             0 => marker.len ^= bit as u32,
-            1 => marker.crc ^= 1 << dice.roll(32),
+            1 => marker.hash ^= 1 << dice.roll(32),
             _ => {
                 marker.channel = match marker.channel {
                     OutputChannel::Net => OutputChannel::Console,
