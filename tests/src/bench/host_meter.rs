@@ -26,13 +26,19 @@ const COUNTERS: [&str; 9] = [
     "pf_taken",
 ];
 
-/// What the script prints: the time, a line of `/proc/PID/stat` for each process whose command line
-/// begins with `$0`, the line of the logging network's interface, and KVM's counters.
+/// What the script prints: the time, the host's processor times, a line of `/proc/PID/stat` for each
+/// process whose command line begins with `$0` and one for each of its threads, the line of the
+/// logging network's interface, and KVM's counters.
 const SCRIPT: &str = r#"
 cat /proc/uptime
+grep '^cpu ' /proc/stat
 for process in /proc/[0-9]*; do
     case $(tr '\0' ' ' < $process/cmdline 2> /dev/null) in
-        "$0 "*) cat $process/stat ;;
+        "$0 "*)
+            cat $process/stat
+            for thread in $process/task/*; do
+                echo "thread $(cat $thread/stat)"
+            done ;;
     esac
 done
 echo "network $(grep 'logging:' /proc/net/dev | tr : ' ')"
@@ -49,6 +55,8 @@ pub(super) struct Reading {
     seconds: f64,
     /// Processor time of the VMM so far, in ticks.
     ticks: u64,
+    /// What the host's processors did so far, in ticks.
+    profile: BTreeMap<String, u64>,
     /// Bytes sent to the other host and received from it so far.
     network: u64,
     kvm: BTreeMap<String, u64>,
@@ -82,13 +90,29 @@ fn parse(text: &str) -> Option<Reading> {
     };
     let mut processes = 0;
     for line in lines {
-        if let Some((_, stat)) = line.rsplit_once(") ") {
-            // Fields 14 and 15 of proc(5), of which the first two are cut off.
-            let mut fields = stat.split(' ').skip(11);
-            let user: u64 = fields.next()?.parse().ok()?;
-            let system: u64 = fields.next()?.parse().ok()?;
-            reading.ticks += user + system;
-            processes += 1;
+        if let Some((name, stat)) = line.rsplit_once(") ") {
+            let times = Times::of(stat)?;
+            if name.starts_with("thread ") {
+                let (_, name) = name.split_once('(')?;
+                times.add_to(&mut reading.profile, name);
+            } else {
+                reading.ticks += times.user + times.system;
+                processes += 1;
+            }
+        } else if let Some(host) = line.strip_prefix("cpu ") {
+            // Of /proc/stat in proc(5): user, nice, system, idle, iowait, irq, softirq.
+            let fields: Vec<u64> = host
+                .split_whitespace()
+                .map_while(|field| field.parse().ok())
+                .collect();
+            let [_, _, _, idle, wait, irq, softirq, ..] = fields[..] else {
+                return None;
+            };
+            reading.profile.insert("host: idle".into(), idle + wait);
+            let interrupts = irq + softirq;
+            reading
+                .profile
+                .insert("host: interrupts".into(), interrupts);
         } else if let Some(interface) = line.strip_prefix("network ") {
             // The name, eight counters of what was received, and as many of what was sent; bytes are
             // the first of each. A host without that network has none.
@@ -101,6 +125,42 @@ fn parse(text: &str) -> Option<Reading> {
         }
     }
     (processes > 0).then_some(reading)
+}
+
+/// Processor times of a thread or process, in ticks.
+struct Times {
+    /// With `guest`.
+    user: u64,
+    system: u64,
+    guest: u64,
+}
+
+impl Times {
+    /// By what `/proc/PID/stat` has behind the name.
+    fn of(stat: &str) -> Option<Self> {
+        // Field 3 of proc(5) comes first here.
+        let fields: Vec<&str> = stat.split(' ').collect();
+        let field = |number: usize| fields.get(number - 3)?.parse().ok();
+        Some(Self {
+            user: field(14)?,
+            system: field(15)?,
+            guest: field(43)?,
+        })
+    }
+
+    /// Adds those of the thread `name`. The one that runs the guest has three parts.
+    fn add_to(&self, profile: &mut BTreeMap<String, u64>, name: &str) {
+        let mut add = |what: &str, ticks: u64| {
+            *profile.entry(what.to_owned()).or_default() += ticks;
+        };
+        if self.guest > 0 {
+            add("guest", self.guest);
+            add("vCPU thread: VMM", self.user.saturating_sub(self.guest));
+            add("vCPU thread: kernel", self.system);
+        } else {
+            add(name, self.user + self.system);
+        }
+    }
 }
 
 /// Memory that a host can still give away, in MiB, by its `/proc/meminfo`.
@@ -117,7 +177,13 @@ impl Reading {
     pub(super) fn since(&self, before: &Self) -> HostFigures {
         let seconds = (self.seconds - before.seconds).max(1e-3);
         let ticks = self.ticks.saturating_sub(before.ticks);
+        let profile = self.profile.iter().map(|(what, ticks)| {
+            let before = before.profile.get(what).copied().unwrap_or(0);
+            let ticks = ticks.saturating_sub(before);
+            (what.clone(), ticks as f64 / TICKS_PER_SECOND / seconds)
+        });
         HostFigures {
+            profile: profile.filter(|(_, share)| *share > 0.0).collect(),
             cpu: ticks as f64 / TICKS_PER_SECOND / seconds,
             channel_mbit: self.network.saturating_sub(before.network) as f64 * 8.0 / 1e6 / seconds,
             kvm_per_second: rates(&before.kvm, &self.kvm, seconds),
@@ -136,8 +202,15 @@ mod tests {
     fn text(uptime: &str, user: u64, exits: u64) -> String {
         format!(
             "{uptime} 0.03\n\
-             101 (qemu-system (x86)) S 90 0 0 0 -1 138412416 7178 0 0 0 {user} 277 0 0 20 0 3 0 1371\n\
+             cpu  10 0 20 {user} 5 6 7 0 0 0\n\
+             101 (qemu-system (x86)) S 90 0 0 0 -1 138412416 7178 0 0 0 {user} 277 0 0 20 0 3 0 1371 \
+             0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 9 0\n\
+             thread 101 (qemu-system (x86)) S 90 0 0 0 -1 138412416 7178 0 0 0 0 277 0 0 20 0 3 0 1371 \
+             0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n\
+             thread 102 (CPU 0/KVM) S 90 0 0 0 -1 138412416 7178 0 0 0 {user} 0 0 0 20 0 3 0 1371 \
+             0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 {} 0\n\
              network  logging {} 9 0 0 0 0 0 0 500000 7 0 0 0 0 0 0\nexits:{exits}\nio_exits:3461\n",
+            user / 2,
             user * 1000
         )
     }
@@ -148,6 +221,11 @@ mod tests {
         let after = parse(&text("41.00", 1500, 9500)).expect("a reading");
         let figures = after.since(&before);
         assert!((figures.cpu - 0.5).abs() < 1e-9, "{figures:?}");
+        let share = |what: &str| figures.profile.get(what).copied();
+        assert_eq!(share("guest"), Some(0.25));
+        assert_eq!(share("vCPU thread: VMM"), Some(0.25));
+        assert_eq!(share("host: idle"), Some(0.5));
+        assert_eq!(share("qemu-system (x86"), None, "it did nothing meanwhile");
         // 500,000 bytes in 10 s.
         assert!((figures.channel_mbit - 0.4).abs() < 1e-9, "{figures:?}");
         assert_eq!(

@@ -108,6 +108,10 @@ pub struct VmmFigures {
 pub struct HostFigures {
     /// Processor time of the VMM, in seconds in a second.
     pub cpu: f64,
+    /// What the host's processors did, in seconds in a second: the guest, the parts of the VMM, and
+    /// what is left of the host.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub profile: BTreeMap<String, f64>,
     /// Megabits in a second between the two hosts, both ways, with all headers.
     #[serde(default)]
     pub channel_mbit: f64,
@@ -327,6 +331,7 @@ mod tests {
             throughput: Some(100.0),
             primary: Some(HostFigures {
                 cpu: 0.5,
+                profile: BTreeMap::new(),
                 channel_mbit: 3.0,
                 kvm_per_second: BTreeMap::from([("exits".to_owned(), 510.0)]),
                 kvm_gap: None,

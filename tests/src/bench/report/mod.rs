@@ -12,7 +12,7 @@ use super::condition::Axis;
 use super::configuration::Configuration;
 use super::outage::Outage;
 use super::record::Record;
-use super::sample::{Metric, Sample, VmmFigures};
+use super::sample::{Figures, Metric, Sample};
 use super::schedule;
 use super::statistics::Summary;
 use super::workload::Workload;
@@ -117,14 +117,27 @@ impl Record {
             self.workload_table(&mut text, *workload);
         }
         self.replication_table(&mut text);
-        self.breakdown(&mut text, "Entries of the log", |vmm| {
-            let log = vmm.log.as_ref()?;
+        self.breakdown(&mut text, "Entries of the log, in a second", |figures| {
+            let log = figures.vmm.as_ref()?.log.as_ref()?;
             Some((&log.entries_per_second, Some(&log.bytes_per_entry)))
         });
         self.breakdown(
             &mut text,
-            "Exits of the guest, as ftvm counts them",
-            |vmm| Some((&vmm.exits_per_second, None)),
+            "Exits of the guest in a second, as ftvm counts them",
+            |figures| Some((&figures.vmm.as_ref()?.exits_per_second, None)),
+        );
+        self.breakdown(&mut text, "KVM's counters, in a second", |figures| {
+            Some((&figures.primary.as_ref()?.kvm_per_second, None))
+        });
+        self.breakdown(
+            &mut text,
+            "Where the primary's processor goes, in seconds in a second",
+            |figures| Some((&figures.primary.as_ref()?.profile, None)),
+        );
+        self.breakdown(
+            &mut text,
+            "Where the backup's processor goes, in seconds in a second",
+            |figures| Some((&figures.backup.as_ref()?.profile, None)),
         );
         self.outage_table(&mut text);
         self.growth_tables(&mut text);
@@ -256,17 +269,16 @@ impl Record {
         text.push('\n');
     }
 
-    /// What the log or the exits are made of: medians, in a second.
+    /// What the log, the exits or the processor's time is made of: medians.
     fn breakdown<'a>(
         &'a self,
         text: &mut String,
         title: &str,
-        of: impl Fn(&'a VmmFigures) -> Option<Breakdown<'a>>,
+        of: impl Fn(&'a Figures) -> Option<Breakdown<'a>>,
     ) {
         let mut kinds: BTreeMap<&str, [Vec<Value>; 2]> = BTreeMap::new();
         for sample in &self.samples {
-            let vmm = sample.figures().and_then(|figures| figures.vmm.as_ref());
-            let Some((rates, sizes)) = vmm.and_then(&of) else {
+            let Some((rates, sizes)) = sample.figures().and_then(&of) else {
                 continue;
             };
             let at = |value| (sample.configuration, sample.workload, value);
@@ -279,7 +291,7 @@ impl Record {
         if kinds.is_empty() {
             return;
         }
-        let _ = writeln!(text, "## {title}, in a second\n");
+        let _ = writeln!(text, "## {title}\n");
         let mut titles = vec!["workload", "guest on"];
         titles.extend(kinds.keys());
         head(text, &titles);
