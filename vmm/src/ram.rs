@@ -6,16 +6,72 @@
 //! pages in the region's bitmap. A host address of guest memory would bypass both, so clippy
 //! refuses `get_host_address` in this crate but where KVM is told of the mapping.
 
+use std::io;
 use std::ops::Deref;
+use std::ptr;
 
-use vm_memory::bitmap::AtomicBitmap;
-use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::bitmap::{AtomicBitmap, NewBitmap};
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+};
 
 /// Guest memory whose pages written by the VMM are tracked.
 pub type GuestRam = GuestMemoryMmap<AtomicBitmap>;
 
 /// Size of a page in bytes.
 const PAGE: u64 = 4096;
+
+/// Size of a huge page in bytes.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Why there is no guest memory.
+#[derive(Debug, thiserror::Error)]
+pub enum RamError {
+    /// The system has none to give.
+    #[error("the system refuses it")]
+    Mapping(#[source] io::Error),
+    /// It is no memory that a guest could have.
+    #[error("{0}")]
+    Size(String),
+}
+
+/// Memory of `bytes` bytes from guest-physical address 0, in huge pages as far as the system gives
+/// them: KVM maps one as one only if it begins at a multiple of its size on both sides. It stays
+/// mapped until the process ends.
+///
+/// # Errors
+/// [`RamError`].
+pub fn allocate(bytes: u64) -> Result<GuestRam, RamError> {
+    const PROT: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
+    const FLAGS: libc::c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let impossible = |why: &dyn ToString| RamError::Size(why.to_string());
+    let bytes = usize::try_from(bytes).map_err(|e| impossible(&e))?;
+    let with_slack = bytes.saturating_add(HUGE_PAGE);
+    // SAFETY: a new private mapping touches nothing that is there.
+    let start = unsafe { libc::mmap(ptr::null_mut(), with_slack, PROT, FLAGS, -1, 0) };
+    if start == libc::MAP_FAILED {
+        return Err(RamError::Mapping(io::Error::last_os_error()));
+    }
+    let start = start.cast::<u8>();
+    let skipped = start.align_offset(HUGE_PAGE);
+    // SAFETY: fewer bytes than a huge page are skipped, and the mapping has that many more.
+    let aligned = unsafe { start.add(skipped) };
+    // SAFETY: the range lies in the mapping made above. A system without huge pages refuses; then
+    // they are small.
+    unsafe { libc::madvise(aligned.cast(), bytes, libc::MADV_HUGEPAGE) };
+    let builder = MmapRegionBuilder::new_with_bitmap(bytes, AtomicBitmap::with_len(bytes))
+        .with_mmap_prot(PROT)
+        .with_mmap_flags(FLAGS);
+    // SAFETY: `bytes` bytes from there belong to the mapping made above, with this protection and
+    // these flags; nobody else knows of it, and nobody unmaps it.
+    let region = unsafe { builder.with_raw_mmap_pointer(aligned) }
+        .build()
+        .map_err(|e| impossible(&e))?;
+    let region = GuestRegionMmap::new(region, GuestAddress(0))
+        .ok_or_else(|| impossible(&"it does not end"))?;
+    GuestRam::from_regions(vec![region]).map_err(|e| impossible(&e))
+}
 
 /// Numbers of the pages that the VMM wrote since the last call, in ascending order.
 #[must_use]
@@ -36,7 +92,7 @@ pub fn take_written(memory: &GuestRam) -> Vec<u64> {
 mod tests {
     use std::io::Cursor;
 
-    use vm_memory::{Address, Bytes, GuestAddress};
+    use vm_memory::{Address, Bytes};
 
     use super::*;
 
@@ -81,6 +137,25 @@ mod tests {
             assert_eq!(take_written(&memory), expected, "{what}");
             assert!(take_written(&memory).is_empty(), "{what}: taken twice");
         }
+    }
+
+    #[test]
+    fn allocated_memory_is_empty_aligned_and_tracked() {
+        let bytes = 3 * HUGE_PAGE as u64;
+        let memory = allocate(bytes).expect("six megabytes");
+        #[expect(clippy::disallowed_methods, reason = "only looked at")]
+        let host = memory.get_host_address(GuestAddress(0)).expect("memory");
+        assert_eq!(host as usize % HUGE_PAGE, 0);
+        assert_eq!(memory.last_addr().0 + 1, bytes);
+        let last = GuestAddress(bytes - 8);
+        assert_eq!(memory.read_obj::<u64>(last).unwrap(), 0);
+        memory.write_obj(7u64, last).unwrap();
+        assert_eq!(take_written(&memory), [bytes / PAGE - 1]);
+    }
+
+    #[test]
+    fn memory_that_cannot_be_is_refused() {
+        assert!(matches!(allocate(1 << 60), Err(RamError::Mapping(_))));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::vcpu::KvmCpu;
 use crate::boot::EntryState;
 use crate::config::Clock;
 use crate::devices::apic;
-use crate::ram::GuestRam;
+use crate::ram::{self, GuestRam, RamError};
 
 /// Where Intel's KVM keeps its task state segment: below 4 GiB, outside RAM.
 const TSS_ADDRESS: usize = 0xfffb_d000;
@@ -58,12 +58,12 @@ pub enum MachineError {
         source: kvm_ioctls::Error,
     },
     /// Guest memory cannot be allocated.
-    #[error("cannot allocate {bytes} bytes of guest memory: {reason}")]
+    #[error("cannot allocate {bytes} bytes of guest memory")]
     Memory {
         /// Size asked for.
         bytes: u64,
-        /// The system's answer.
-        reason: String,
+        /// Why not.
+        source: RamError,
     },
 }
 
@@ -146,13 +146,10 @@ impl Machine {
         model: CpuModel,
         memory_bytes: u64,
     ) -> Result<Self, MachineError> {
-        let memory =
-            GuestRam::from_ranges(&[(GuestAddress(0), memory_bytes as usize)]).map_err(|e| {
-                MachineError::Memory {
-                    bytes: memory_bytes,
-                    reason: e.to_string(),
-                }
-            })?;
+        let memory = ram::allocate(memory_bytes).map_err(|source| MachineError::Memory {
+            bytes: memory_bytes,
+            source,
+        })?;
 
         let vm = kvm
             .create_vm()
