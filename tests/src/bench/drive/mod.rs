@@ -139,7 +139,7 @@ impl Driver<'_> {
 
     /// For a client that will never end.
     fn limit(&self) -> Duration {
-        self.window * 8 + Duration::from_secs(120)
+        self.window * 8 + Duration::from_secs(300)
     }
 
     /// The window in whole seconds, as programs take it.
