@@ -21,13 +21,13 @@ use crate::state::PageSet;
 
 vmm_sys_util::ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
 
-/// Pages written as often as this, one time after the other, are not protected any more.
-const HOT_AFTER: u8 = 3;
+/// Pages written as often as this, one time after the other, are not protected any more for a
+/// while. Then they are, to see whether they are still written; if so, the while is twice as long.
+const HOT_AFTER: u8 = 2;
 
-/// How often they are named then, before they are protected again to see whether they are still
-/// written. A page that no longer is costs a comparison each time; one that is, a fault each time
-/// this is over.
-const HOT_FOR: u8 = 60;
+/// How often that doubles. A page that is not written any more costs a comparison each time; one
+/// that is, a fault each time the while is over.
+const DOUBLINGS: u8 = 6;
 
 /// The guest's writes, logged by KVM.
 #[derive(Debug)]
@@ -95,17 +95,38 @@ impl WriteLog {
 /// How often the pages were written lately.
 #[derive(Debug)]
 struct Heat {
-    /// By page: up to [`HOT_AFTER`], how often it was written one time after the other; above, it
-    /// is not watched, for as many times more.
-    pages: Vec<u8>,
+    pages: Vec<Page>,
     /// Those that are watched since the last time, and were not before.
     watched: Vec<u64>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Page {
+    /// How often it was written when it was watched, one time after the other.
+    streak: u8,
+    /// How many times it will be named before it is watched again.
+    rest: u8,
+}
+
+impl Page {
+    /// It was named. Whether it is to be watched from now on.
+    fn named(&mut self) -> bool {
+        if self.rest > 0 {
+            self.rest -= 1;
+        } else {
+            self.streak = (self.streak + 1).min(HOT_AFTER + DOUBLINGS);
+            if let Some(doublings) = self.streak.checked_sub(HOT_AFTER) {
+                self.rest = (1 << doublings) - 1;
+            }
+        }
+        self.rest == 0
+    }
 }
 
 impl Heat {
     fn new(pages: usize) -> Self {
         Self {
-            pages: vec![0; pages],
+            pages: vec![Page::default(); pages],
             watched: vec![0; pages.div_ceil(64)],
         }
     }
@@ -113,20 +134,13 @@ impl Heat {
     /// Leaves of the pages that KVM names, 64 a word, those that are to be watched again.
     fn choose(&mut self, named: &mut [u64]) {
         for (at, (named, watched)) in named.iter_mut().zip(&mut self.watched).enumerate() {
-            for page in bits(*watched & !*named) {
-                self.pages[64 * at + page] = 0;
+            for bit in bits(*watched & !*named) {
+                self.pages[64 * at + bit].streak = 0;
             }
-            for page in bits(*named) {
-                let Some(heat) = self.pages.get_mut(64 * at + page) else {
-                    continue;
-                };
-                *heat = match *heat {
-                    HOT_AFTER => HOT_AFTER + HOT_FOR,
-                    more if more > HOT_AFTER => more - 1,
-                    less => less + 1,
-                };
-                if *heat > HOT_AFTER {
-                    *named &= !(1 << page);
+            for bit in bits(*named) {
+                let page = self.pages.get_mut(64 * at + bit);
+                if !page.is_none_or(Page::named) {
+                    *named &= !(1 << bit);
                 }
             }
             *watched = *named;
@@ -211,27 +225,28 @@ mod tests {
     #[test]
     fn a_page_written_all_the_time_seldom_makes_faults() {
         let (mut kvm, mut heat) = (Kvm::new(), Heat::new(PAGES));
-        let turns = 10 * u32::from(HOT_FOR);
-        for _ in 0..turns {
+        for _ in 0..64 * 10 {
             kvm.write(70);
             kvm.take(&mut heat);
         }
-        assert!(kvm.faults <= u32::from(HOT_AFTER) + 10, "{}", kvm.faults);
+        assert!(kvm.faults <= 20, "{}", kvm.faults);
     }
 
     #[test]
-    fn a_page_that_is_not_written_any_more_is_not_named_for_ever() {
-        let (mut kvm, mut heat) = (Kvm::new(), Heat::new(PAGES));
-        for _ in 0..10 {
+    fn a_page_is_not_named_much_longer_than_it_was_written() {
+        for times in [1, 2, 4, 10, 50, 500] {
+            let (mut kvm, mut heat) = (Kvm::new(), Heat::new(PAGES));
+            for _ in 0..times {
+                kvm.write(70);
+                kvm.take(&mut heat);
+            }
+            let named = (0..1000).filter(|_| has(&kvm.take(&mut heat), 70)).count();
+            assert!(named <= times.min(64), "{named} after {times}");
+            // It is like any other again.
             kvm.write(70);
-            kvm.take(&mut heat);
+            assert!(has(&kvm.take(&mut heat), 70));
+            assert!(!has(&kvm.take(&mut heat), 70));
         }
-        let named = (0..2 * u32::from(HOT_FOR)).filter(|_| has(&kvm.take(&mut heat), 70));
-        assert!(named.count() <= usize::from(HOT_FOR) + 1);
-        // It is like any other again.
-        kvm.write(70);
-        assert!(has(&kvm.take(&mut heat), 70));
-        assert!(!has(&kvm.take(&mut heat), 70));
     }
 
     #[test]

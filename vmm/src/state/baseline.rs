@@ -87,19 +87,19 @@ impl Baseline {
         first..next
     }
 
-    /// What a page holds now.
-    fn current(&self, page: u64) -> [u8; PAGE] {
-        let mut content = [0; PAGE];
-        self.memory
-            .read_slice(&mut content, address(page))
-            .expect(IN_MEMORY);
-        content
+    /// What a page holds now. To be called while the guest stands still.
+    fn current(&self, page: u64) -> &[u8; PAGE] {
+        let slice = self.memory.get_slice(address(page), PAGE).expect(IN_MEMORY);
+        // SAFETY: the slice is as long as a page, and guest memory is mapped as long as `self` has
+        // it. Nobody writes to it meanwhile: the guest stands still, and what the VMM writes, it
+        // writes on this thread, in the order of the log.
+        unsafe { &*slice.ptr_guard().as_ptr().cast() }
     }
 
     /// What a page holds now, if that is not what it held at the last synchronisation point.
-    fn changed(&self, page: u64) -> Option<[u8; PAGE]> {
+    fn changed(&self, page: u64) -> Option<&[u8; PAGE]> {
         let content = self.current(page);
-        (content != *self.before(page)).then_some(content)
+        (content != self.before(page)).then_some(content)
     }
 
     /// What a page held at the last synchronisation point.
@@ -118,15 +118,15 @@ impl Baseline {
 
     /// The change of a page since then, which becomes part of the baseline.
     pub(super) fn take_change(&mut self, page: u64) -> Option<PagePatch> {
-        let content = self.changed(page)?;
-        let patch = PagePatch::between(page, self.before(page), &content)?;
+        let content = *self.changed(page)?;
+        let patch = PagePatch::between(page, self.before(page), &content);
         *self.before_mut(page) = content;
         Some(patch)
     }
 
     /// What a page holds now if it changed since then, which becomes part of the baseline.
     pub(super) fn take_changed(&mut self, page: u64) -> Option<[u8; PAGE]> {
-        let content = self.changed(page)?;
+        let content = *self.changed(page)?;
         *self.before_mut(page) = content;
         Some(content)
     }
