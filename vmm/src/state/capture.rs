@@ -6,6 +6,7 @@ use logging_channel::entry::StatePart;
 
 use super::parts::Rest;
 use super::patch::BlockWriter;
+use super::seal::Seal;
 use super::{Baseline, PageSet};
 use crate::engine::{Interruption, Moment, Step};
 
@@ -19,6 +20,7 @@ const FEW_PAGES: u64 = 256;
 pub struct Capture {
     baseline: Baseline,
     whole: Option<Whole>,
+    seal: Seal,
 }
 
 /// A transfer of the whole state under way: memory is sent while the guest runs.
@@ -46,6 +48,7 @@ impl Capture {
         Self {
             baseline,
             whole: None,
+            seal: Seal::default(),
         }
     }
 
@@ -77,7 +80,7 @@ impl Capture {
             cpu: at.cpu.save()?,
             devices: None,
         };
-        send(StatePart::Commit(pack(&rest)?))
+        send(StatePart::Commit(self.seal.close(&pack(&rest)?)))
     }
 
     /// Begins a transfer of the whole state, in place of one that may be under way.
@@ -98,6 +101,7 @@ impl Capture {
             round: 1,
             last: self.baseline.pages(),
         });
+        self.seal.begin();
         send(StatePart::Begin)
     }
 
@@ -120,14 +124,14 @@ impl Capture {
             if let Some(patch) = self.baseline.take_change(page)
                 && let Some(block) = writer.push(&patch)
             {
-                send(StatePart::Pages(block))?;
+                self.send_block(block, send)?;
                 if since.elapsed() >= share {
                     break;
                 }
             }
         }
         if let Some(block) = writer.finish() {
-            send(StatePart::Pages(block))?;
+            self.send_block(block, send)?;
         }
         let mut progress = Progress::More;
         if whole.left.is_empty() {
@@ -163,7 +167,7 @@ impl Capture {
             cpu: at.cpu.save()?,
             devices: Some(at.devices.save().into()),
         };
-        send(StatePart::Commit(pack(&rest)?))
+        send(StatePart::Commit(self.seal.close(&pack(&rest)?)))
     }
 
     fn send_changes(
@@ -176,13 +180,22 @@ impl Capture {
             if let Some(patch) = self.baseline.take_change(page)
                 && let Some(block) = writer.push(&patch)
             {
-                send(StatePart::Pages(block))?;
+                self.send_block(block, send)?;
             }
         }
         match writer.finish() {
-            Some(block) => send(StatePart::Pages(block)),
+            Some(block) => self.send_block(block, send),
             None => Ok(()),
         }
+    }
+
+    fn send_block(
+        &mut self,
+        block: Vec<u8>,
+        send: &mut dyn FnMut(StatePart) -> Step<()>,
+    ) -> Step<()> {
+        self.seal.add(&block);
+        send(StatePart::Pages(block))
     }
 }
 

@@ -3,6 +3,7 @@
 use super::Baseline;
 use super::parts::Rest;
 use super::patch::{PatchError, read_block};
+use super::seal::Seal;
 use crate::cpu::CpuError;
 use crate::devices::DeviceStateError;
 use crate::engine::Moment;
@@ -15,6 +16,7 @@ pub struct Incoming {
     blocks: Vec<Vec<u8>>,
     /// The transfer builds on nothing.
     whole: bool,
+    seal: Seal,
 }
 
 /// Why a state cannot be taken over.
@@ -42,6 +44,7 @@ impl Incoming {
             baseline,
             blocks: Vec::new(),
             whole: false,
+            seal: Seal::default(),
         }
     }
 
@@ -55,7 +58,7 @@ impl Incoming {
     /// # Errors
     /// [`StateError`].
     pub fn begin_whole(&mut self, at: &mut Moment<'_>) -> Result<(), StateError> {
-        self.blocks.clear();
+        self.abandon();
         self.whole = true;
         // Every page with a content is to come, or is zero.
         self.baseline.forget();
@@ -71,6 +74,7 @@ impl Incoming {
     /// # Errors
     /// [`StateError`].
     pub fn pages(&mut self, block: &[u8]) -> Result<(), StateError> {
+        self.seal.add(block);
         if self.whole {
             self.apply(block)
         } else {
@@ -82,6 +86,7 @@ impl Incoming {
     /// Forgets the blocks of a delta that is not completed.
     pub fn abandon(&mut self) {
         self.blocks.clear();
+        self.seal.begin();
     }
 
     /// The rest of the state: the guest is at the transfer's execution point now.
@@ -89,7 +94,7 @@ impl Incoming {
     /// # Errors
     /// [`StateError`].
     pub fn commit(&mut self, at: &mut Moment<'_>, rest: &[u8]) -> Result<(), StateError> {
-        let rest = Rest::unpack(rest)?;
+        let rest = Rest::unpack(self.seal.open(rest)?)?;
         if self.whole && rest.devices.is_none() {
             return Err(StateError::NoDevices);
         }

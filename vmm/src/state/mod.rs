@@ -27,6 +27,7 @@ mod incoming;
 mod pages;
 mod parts;
 mod patch;
+mod seal;
 
 pub use baseline::{Baseline, NoRoom, PAGE};
 pub use capture::Capture;

@@ -4,6 +4,7 @@ use logging_channel::codec::MAX_STATE_PART;
 use serde::{Deserialize, Serialize};
 
 use super::patch::{self, PatchError};
+use super::seal::SEAL_BYTES;
 
 /// Most bytes before compression.
 const LARGEST: usize = 1024 * 1024;
@@ -19,11 +20,11 @@ pub(super) struct Rest {
 }
 
 impl Rest {
-    /// Packs it; `None` if it does not fit an entry of the log.
+    /// Packs it; `None` if it does not fit an entry of the log together with its seal.
     pub(super) fn pack(&self) -> Option<Vec<u8>> {
         let raw = postcard::to_allocvec(self).expect("a vector takes everything");
         let packed = lz4_flex::block::compress_prepend_size(&raw);
-        (packed.len() <= MAX_STATE_PART).then_some(packed)
+        (packed.len() + SEAL_BYTES <= MAX_STATE_PART).then_some(packed)
     }
 
     pub(super) fn unpack(bytes: &[u8]) -> Result<Self, PatchError> {

@@ -51,6 +51,17 @@ pub enum PatchError {
     /// It is too large when decompressed.
     #[error("a block of changed memory claims {0} bytes: at most {LARGEST_BLOCK} are allowed")]
     TooLarge(usize),
+    /// The parts of a transfer are not those that were sent.
+    #[error(
+        "the checksum over the parts that came is {came:08x}, and over those that were sent \
+         {sent:08x}"
+    )]
+    Checksum {
+        /// CRC-32 of what was sent.
+        sent: u32,
+        /// CRC-32 of what came.
+        came: u32,
+    },
     /// It is not a list of patches.
     #[error("a block of changed memory is damaged: {0}")]
     Malformed(String),
