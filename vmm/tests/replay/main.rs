@@ -5,6 +5,7 @@ mod counted;
 mod debugger;
 mod guest;
 mod mutation;
+mod transfer;
 mod tsc_copy;
 mod world;
 
