@@ -39,7 +39,7 @@ impl Default for Settings {
         Self {
             heartbeat_timeout: Duration::from_millis(500),
             max_lag: Duration::from_secs(1),
-            linger: Duration::from_millis(5),
+            linger: Duration::from_millis(10),
             batch_bytes: 32 * 1024,
             send_buffer: 4 * 1024 * 1024,
             receive_buffer: 32 * 1024 * 1024,
