@@ -361,4 +361,8 @@ impl<P: Steppable, C: EventCounter> CpuState for CountingCpu<P, C> {
     fn take_written_pages(&mut self, into: &mut PageSet) -> Result<(), CpuError> {
         self.cpu.take_written_pages(into)
     }
+
+    fn found_unchanged(&mut self, pages: &PageSet) {
+        self.cpu.found_unchanged(pages);
+    }
 }

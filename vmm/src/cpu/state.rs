@@ -53,4 +53,7 @@ pub trait CpuState {
     /// # Errors
     /// [`CpuError`].
     fn take_written_pages(&mut self, into: &mut PageSet) -> Result<(), CpuError>;
+
+    /// These pages were named and had not changed: they are not written as often as it seemed.
+    fn found_unchanged(&mut self, pages: &PageSet);
 }

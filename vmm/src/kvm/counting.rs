@@ -228,4 +228,8 @@ impl CpuState for FreeCpu {
     fn take_written_pages(&mut self, into: &mut PageSet) -> Result<(), CpuError> {
         self.cpu().take_written_pages(into)
     }
+
+    fn found_unchanged(&mut self, pages: &PageSet) {
+        self.cpu().found_unchanged(pages);
+    }
 }

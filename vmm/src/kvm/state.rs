@@ -251,4 +251,8 @@ impl CpuState for KvmCpu {
     fn take_written_pages(&mut self, into: &mut PageSet) -> Result<(), CpuError> {
         self.take_writes(into)
     }
+
+    fn found_unchanged(&mut self, pages: &PageSet) {
+        self.cool(pages);
+    }
 }

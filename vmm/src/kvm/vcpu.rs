@@ -100,6 +100,13 @@ impl KvmCpu {
         log.take(&self.vm, into)
     }
 
+    /// These pages were among them and had not changed.
+    pub(super) fn cool(&mut self, pages: &PageSet) {
+        if let Some(log) = &mut self.writes {
+            log.cool(pages);
+        }
+    }
+
     /// What was set in the shared page is not for the next entry any more.
     pub(super) fn forget_register_changes(&mut self) {
         self.fd.get_kvm_run().kvm_dirty_regs = 0;

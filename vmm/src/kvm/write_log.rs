@@ -5,7 +5,7 @@
 //! first write to it leaves the guest. A guest writes to the same pages again and again, its
 //! stacks and its kernel's timers, and that fault costs more than to compare such a page with what
 //! it held. So pages that were written every time for a while are not protected any more: they are
-//! named every time, written or not, and now and then they are put to the test again.
+//! named every time, written or not, until one has not changed, or they are put to the test again.
 
 use kvm_bindings::{
     KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_MEM_LOG_DIRTY_PAGES, KVMIO, kvm_clear_dirty_log,
@@ -56,6 +56,13 @@ impl WriteLog {
             bytes,
             heat: Heat::new(bytes.div_ceil(crate::state::PAGE)),
         })
+    }
+
+    /// These pages were named and had not changed.
+    pub(super) fn cool(&mut self, pages: &PageSet) {
+        for page in pages.iter() {
+            self.heat.cool(page as usize);
+        }
     }
 
     /// Adds the pages that the guest wrote since the last call, and some that it writes so often
@@ -128,6 +135,13 @@ impl Heat {
         Self {
             pages: vec![Page::default(); pages],
             watched: vec![0; pages.div_ceil(64)],
+        }
+    }
+
+    /// The page was named, and had not changed: it is to be watched again.
+    fn cool(&mut self, page: usize) {
+        if let Some(page) = self.pages.get_mut(page) {
+            *page = Page::default();
         }
     }
 
@@ -247,6 +261,19 @@ mod tests {
             assert!(has(&kvm.take(&mut heat), 70));
             assert!(!has(&kvm.take(&mut heat), 70));
         }
+    }
+
+    #[test]
+    fn a_page_that_has_not_changed_is_watched_from_the_next_time_on() {
+        let (mut kvm, mut heat) = (Kvm::new(), Heat::new(PAGES));
+        for _ in 0..500 {
+            kvm.write(70);
+            kvm.take(&mut heat);
+        }
+        assert!(has(&kvm.take(&mut heat), 70), "not watched");
+        heat.cool(70);
+        assert!(has(&kvm.take(&mut heat), 70), "not watched yet");
+        assert!(!has(&kvm.take(&mut heat), 70));
     }
 
     #[test]

@@ -131,11 +131,13 @@ impl Baseline {
         Some(content)
     }
 
-    /// Puts guest memory back.
-    pub(super) fn restore(&self, page: u64) {
-        if self.changed(page).is_some() {
+    /// Puts guest memory back. Whether it had changed.
+    pub(super) fn restore(&self, page: u64) -> bool {
+        let changed = self.changed(page).is_some();
+        if changed {
             self.write_back(page);
         }
+        changed
     }
 
     fn write_back(&self, page: u64) {

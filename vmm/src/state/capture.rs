@@ -75,7 +75,8 @@ impl Capture {
         send: &mut dyn FnMut(StatePart) -> Step<()>,
     ) -> Step<()> {
         let written = self.baseline.take_written(at.cpu)?;
-        self.send_changes(written.iter(), send)?;
+        let unchanged = self.send_changes(written.iter(), send)?;
+        at.cpu.found_unchanged(&unchanged);
         let rest = Rest {
             cpu: at.cpu.save()?,
             devices: None,
@@ -170,23 +171,28 @@ impl Capture {
         send(StatePart::Commit(self.seal.close(&pack(&rest)?)))
     }
 
+    /// Sends what changed in these pages. Returns those that did not change.
     fn send_changes(
         &mut self,
         pages: impl Iterator<Item = u64>,
         send: &mut dyn FnMut(StatePart) -> Step<()>,
-    ) -> Step<()> {
+    ) -> Step<PageSet> {
         let mut writer = BlockWriter::default();
+        let mut unchanged = self.baseline.no_pages();
         for page in pages {
-            if let Some(patch) = self.baseline.take_change(page)
-                && let Some(block) = writer.push(&patch)
-            {
-                self.send_block(block, send)?;
+            match self.baseline.take_change(page) {
+                None => unchanged.insert(page),
+                Some(patch) => {
+                    if let Some(block) = writer.push(&patch) {
+                        self.send_block(block, send)?;
+                    }
+                }
             }
         }
-        match writer.finish() {
-            Some(block) => self.send_block(block, send),
-            None => Ok(()),
+        if let Some(block) = writer.finish() {
+            self.send_block(block, send)?;
         }
+        Ok(unchanged)
     }
 
     fn send_block(

@@ -30,14 +30,17 @@ pub fn digest(
     baseline
         .next_to_scrub()
         .for_each(|page| suspects.insert(page));
+    let mut unchanged = baseline.no_pages();
     for page in suspects.iter() {
-        if let Some(content) = baseline.take_changed(page) {
-            pages.push(PageDigest {
+        match baseline.take_changed(page) {
+            None => unchanged.insert(page),
+            Some(content) => pages.push(PageDigest {
                 page,
                 digest: page_digest(&content),
-            });
+            }),
         }
     }
+    at.cpu.found_unchanged(&unchanged);
     let parts = part_digests(at)?.into_iter().map(|(_, digest)| digest);
     let parts = PartDigests {
         parts: parts.collect(),

@@ -100,9 +100,13 @@ impl Incoming {
         }
         // Before memory is touched, or the access could still write to it.
         at.cpu.complete_access()?;
+        let mut unchanged = self.baseline.no_pages();
         for page in self.baseline.take_written(at.cpu)?.iter() {
-            self.baseline.restore(page);
+            if !self.baseline.restore(page) {
+                unchanged.insert(page);
+            }
         }
+        at.cpu.found_unchanged(&unchanged);
         for block in std::mem::take(&mut self.blocks) {
             self.apply(&block)?;
         }

@@ -78,4 +78,6 @@ impl CpuState for FakeCpu {
     fn take_written_pages(&mut self, _: &mut PageSet) -> Result<(), CpuError> {
         Ok(())
     }
+
+    fn found_unchanged(&mut self, _: &PageSet) {}
 }
