@@ -1,9 +1,10 @@
 //! Guest memory as it was at the last synchronisation point.
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, MmapRegion};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::PageSet;
 use super::patch::{PagePatch, PatchError};
+use super::shadow::Shadow;
 use crate::cpu::{CpuError, GuestCpu};
 use crate::ram::{self, GuestRam};
 
@@ -15,8 +16,7 @@ pub const PAGE: usize = 4096;
 /// Costs as much memory as the guest has written to: pages that are zero are never touched.
 pub struct Baseline {
     memory: GuestRam,
-    /// Nobody else knows of this mapping.
-    copy: MmapRegion,
+    copy: Shadow,
     pages: u64,
     /// The next page to look at without a reason.
     scrubbed: u64,
@@ -46,11 +46,14 @@ impl Baseline {
     /// [`NoRoom`].
     pub fn new(memory: GuestRam) -> Result<Self, NoRoom> {
         let bytes = memory.last_addr().0 + 1;
-        let copy = MmapRegion::new(bytes as usize).map_err(|source| NoRoom { bytes, source })?;
+        let pages = bytes / PAGE as u64;
+        let first = memory.get_slice(address(0), PAGE).expect(IN_MEMORY);
+        let copy = Shadow::beside(first.ptr_guard().as_ptr(), pages)
+            .map_err(|source| NoRoom { bytes, source })?;
         let mut baseline = Self {
             memory,
             copy,
-            pages: bytes / PAGE as u64,
+            pages,
             scrubbed: 0,
         };
         for page in ram::take_written(&baseline.memory) {
@@ -104,30 +107,21 @@ impl Baseline {
 
     /// What a page held at the last synchronisation point.
     fn before(&self, page: u64) -> &[u8; PAGE] {
-        assert!(page < self.pages, "{IN_MEMORY}");
-        // SAFETY: the mapping has `pages` pages, is readable, and lives as long as `self`; it is
-        // written only by `before_mut`, which borrows `self` mutably.
-        unsafe { &*self.copy.as_ptr().add(page as usize * PAGE).cast() }
-    }
-
-    fn before_mut(&mut self, page: u64) -> &mut [u8; PAGE] {
-        assert!(page < self.pages, "{IN_MEMORY}");
-        // SAFETY: as in `before`; the mapping is writable, and nobody else knows of it.
-        unsafe { &mut *self.copy.as_ptr().add(page as usize * PAGE).cast() }
+        self.copy.page(page)
     }
 
     /// The change of a page since then, which becomes part of the baseline.
     pub(super) fn take_change(&mut self, page: u64) -> Option<PagePatch> {
         let content = *self.changed(page)?;
         let patch = PagePatch::between(page, self.before(page), &content);
-        *self.before_mut(page) = content;
+        *self.copy.page_mut(page) = content;
         Some(patch)
     }
 
     /// What a page holds now if it changed since then, which becomes part of the baseline.
     pub(super) fn take_changed(&mut self, page: u64) -> Option<[u8; PAGE]> {
         let content = *self.changed(page)?;
-        *self.before_mut(page) = content;
+        *self.copy.page_mut(page) = content;
         Some(content)
     }
 
@@ -151,7 +145,7 @@ impl Baseline {
         if patch.page >= self.pages {
             return Err(PatchError::OutOfRange { page: patch.page });
         }
-        patch.apply(self.before_mut(patch.page))?;
+        patch.apply(self.copy.page_mut(patch.page))?;
         self.write_back(patch.page);
         Ok(())
     }
@@ -160,7 +154,7 @@ impl Baseline {
     pub(super) fn forget(&mut self) {
         for page in 0..self.pages {
             if *self.before(page) != [0; PAGE] {
-                *self.before_mut(page) = [0; PAGE];
+                *self.copy.page_mut(page) = [0; PAGE];
             }
         }
     }

@@ -28,6 +28,7 @@ mod pages;
 mod parts;
 mod patch;
 mod seal;
+mod shadow;
 
 pub use baseline::{Baseline, NoRoom, PAGE};
 pub use capture::Capture;
