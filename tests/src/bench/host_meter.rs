@@ -27,8 +27,8 @@ const COUNTERS: [&str; 9] = [
 ];
 
 /// What the script prints: the time, the host's processor times, a line of `/proc/PID/stat` for each
-/// process whose command line begins with `$0` and one for each of its threads, the line of the
-/// logging network's interface, and KVM's counters.
+/// process whose command line begins with `$0` and one for each of its threads, the lines of the
+/// logging network's interface and of the guest's, and KVM's counters.
 const SCRIPT: &str = r#"
 cat /proc/uptime
 grep '^cpu ' /proc/stat
@@ -42,6 +42,7 @@ for process in /proc/[0-9]*; do
     esac
 done
 echo "network $(grep 'logging:' /proc/net/dev | tr : ' ')"
+echo "guest $(grep 'tap0:' /proc/net/dev | tr : ' ')"
 counters=$1
 shift
 cd "$counters" 2> /dev/null && grep -H . "$@"
@@ -59,6 +60,8 @@ pub(super) struct Reading {
     profile: BTreeMap<String, u64>,
     /// Bytes sent to the other host and received from it so far.
     network: u64,
+    /// Frames and their bytes so far, by where they went, as the guest sees it.
+    frames: BTreeMap<String, [u64; 2]>,
     kvm: BTreeMap<String, u64>,
 }
 
@@ -114,17 +117,35 @@ fn parse(text: &str) -> Option<Reading> {
                 .profile
                 .insert("host: interrupts".into(), interrupts);
         } else if let Some(interface) = line.strip_prefix("network ") {
-            // The name, eight counters of what was received, and as many of what was sent; bytes are
-            // the first of each. A host without that network has none.
-            let fields: Vec<&str> = interface.split_whitespace().collect();
-            if let [_, received, _, _, _, _, _, _, _, sent, ..] = fields[..] {
-                reading.network = received.parse::<u64>().ok()? + sent.parse::<u64>().ok()?;
+            if let Some([[received, _], [sent, _]]) = traffic(interface) {
+                reading.network = received + sent;
+            }
+        } else if let Some(interface) = line.strip_prefix("guest ") {
+            // What the interface receives, the guest has sent.
+            if let Some(both) = traffic(interface) {
+                let names = ["sent", "received"].map(str::to_owned);
+                reading.frames = names.into_iter().zip(both).collect();
             }
         } else if let Some((name, value)) = line.split_once(':') {
             reading.kvm.insert(name.to_owned(), value.parse().ok()?);
         }
     }
     (processes > 0).then_some(reading)
+}
+
+/// Bytes and packets of an interface, received and sent, by its line of `/proc/net/dev`. A host
+/// without that interface has no such line.
+fn traffic(line: &str) -> Option<[[u64; 2]; 2]> {
+    // The name, eight counters of what was received, and as many of what was sent.
+    let counters = line.split_whitespace().skip(1);
+    let counters: Vec<u64> = counters.map_while(|field| field.parse().ok()).collect();
+    let [received, received_packets, ..] = counters[..] else {
+        return None;
+    };
+    let [sent, sent_packets] = *counters.get(8..10)? else {
+        return None;
+    };
+    Some([[received, received_packets], [sent, sent_packets]])
 }
 
 /// Processor times of a thread or process, in ticks.
@@ -182,7 +203,20 @@ impl Reading {
             let ticks = ticks.saturating_sub(before);
             (what.clone(), ticks as f64 / TICKS_PER_SECOND / seconds)
         });
+        let mut frames_per_second = BTreeMap::new();
+        let mut bytes_per_frame = BTreeMap::new();
+        for (way, [bytes, frames]) in &self.frames {
+            let [bytes_before, frames_before] = before.frames.get(way).copied().unwrap_or_default();
+            let frames = frames.saturating_sub(frames_before) as f64;
+            if frames > 0.0 {
+                let bytes = bytes.saturating_sub(bytes_before) as f64;
+                frames_per_second.insert(way.clone(), frames / seconds);
+                bytes_per_frame.insert(way.clone(), bytes / frames);
+            }
+        }
         HostFigures {
+            frames_per_second,
+            bytes_per_frame,
             profile: profile.filter(|(_, share)| *share > 0.0).collect(),
             cpu: ticks as f64 / TICKS_PER_SECOND / seconds,
             channel_mbit: self.network.saturating_sub(before.network) as f64 * 8.0 / 1e6 / seconds,
@@ -209,9 +243,11 @@ mod tests {
              0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n\
              thread 102 (CPU 0/KVM) S 90 0 0 0 -1 138412416 7178 0 0 0 {user} 0 0 0 20 0 3 0 1371 \
              0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 {} 0\n\
-             network  logging {} 9 0 0 0 0 0 0 500000 7 0 0 0 0 0 0\nexits:{exits}\nio_exits:3461\n",
+             network  logging {} 9 0 0 0 0 0 0 500000 7 0 0 0 0 0 0\n\
+             guest  tap0 {} {user} 0 0 0 0 0 0 100 7 0 0 0 0 0 0\nexits:{exits}\nio_exits:3461\n",
             user / 2,
-            user * 1000
+            user * 1000,
+            user * 60,
         )
     }
 
@@ -226,6 +262,9 @@ mod tests {
         assert_eq!(share("vCPU thread: VMM"), Some(0.25));
         assert_eq!(share("host: idle"), Some(0.5));
         assert_eq!(share("qemu-system (x86"), None, "it did nothing meanwhile");
+        assert_eq!(figures.frames_per_second["sent"], 50.0);
+        assert_eq!(figures.bytes_per_frame["sent"], 60.0);
+        assert_eq!(figures.frames_per_second.get("received"), None);
         // 500,000 bytes in 10 s.
         assert!((figures.channel_mbit - 0.4).abs() < 1e-9, "{figures:?}");
         assert_eq!(

@@ -112,6 +112,12 @@ pub struct HostFigures {
     /// what is left of the host.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub profile: BTreeMap<String, f64>,
+    /// Frames in a second that the guest sent and received, before they were cut for the wire.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub frames_per_second: BTreeMap<String, f64>,
+    /// Bytes of each.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub bytes_per_frame: BTreeMap<String, f64>,
     /// Megabits in a second between the two hosts, both ways, with all headers.
     #[serde(default)]
     pub channel_mbit: f64,
@@ -331,10 +337,9 @@ mod tests {
             throughput: Some(100.0),
             primary: Some(HostFigures {
                 cpu: 0.5,
-                profile: BTreeMap::new(),
                 channel_mbit: 3.0,
                 kvm_per_second: BTreeMap::from([("exits".to_owned(), 510.0)]),
-                kvm_gap: None,
+                ..HostFigures::default()
             }),
             vmm: Some(VmmFigures {
                 log: Some(LogFigures {

@@ -129,6 +129,10 @@ impl Record {
         self.breakdown(&mut text, "KVM's counters, in a second", |figures| {
             Some((&figures.primary.as_ref()?.kvm_per_second, None))
         });
+        self.breakdown(&mut text, "Frames of the guest, in a second", |figures| {
+            let host = figures.primary.as_ref()?;
+            Some((&host.frames_per_second, Some(&host.bytes_per_frame)))
+        });
         self.breakdown(
             &mut text,
             "Where the primary's processor goes, in seconds in a second",
