@@ -6,7 +6,7 @@
 //! # fn main() -> testbed::Result<()> {
 //! use testbed::bench::{Options, run};
 //!
-//! let record = run(&Options::quick(), |progress| eprintln!("{progress}"))?;
+//! let record = run(&Options::quick(), None, |progress| eprintln!("{progress}"), |_| ())?;
 //! println!("{}", record.to_markdown());
 //! # Ok(())
 //! # }
@@ -141,46 +141,68 @@ impl fmt::Display for Progress {
 /// # Errors
 ///
 /// When something is not set up, or the hosts do not boot.
-pub fn run(options: &Options, progress: impl FnMut(&Progress)) -> Result<Record> {
+///
+/// What `earlier` has is not measured again. `keep` gets what there is whenever a guest is done
+/// with, so that a run that is cut short loses little.
+pub fn run(
+    options: &Options,
+    earlier: Option<Record>,
+    progress: impl FnMut(&Progress),
+    mut keep: impl FnMut(&Record),
+) -> Result<Record> {
+    let stage = Stage::new(&options.configurations)?;
+    let machine = MachineDescription::find(stage.primary());
+    let mut record = Record::new(options, machine, Vec::new());
+    if let Some(earlier) = earlier {
+        record = record
+            .resumed(earlier)
+            .map_err(|differences| Error::OtherRun { differences })?;
+    }
     let mut visits = plan(options.rounds, &options.configurations, &options.workloads);
     visits.extend(growth(
         options.rounds,
         &options.configurations,
         &options.growth,
     ));
+    for visit in &mut visits {
+        let mut left = std::mem::take(&mut visit.measurements);
+        left.retain(|measurement| !record.has(visit, measurement));
+        visit.measurements = left;
+    }
+    visits.retain(|visit| !visit.measurements.is_empty());
+
     let mut bench = Bench {
-        stage: Stage::new(&options.configurations)?,
+        stage,
         options,
         estimate: Estimate::new(options.window),
-        samples: Vec::new(),
+        record,
         progress,
     };
-    let machine = MachineDescription::find(bench.stage.primary());
     for number in 0..visits.len() {
         if let Err(error) = bench.visit(&visits[number..]) {
             log::warn!("the hosts are started anew: {}", words(&error));
             bench.stage = Stage::new(&options.configurations)?;
         }
+        keep(&bench.record);
     }
     let Bench {
         stage,
-        samples,
+        mut record,
         mut estimate,
         mut progress,
         ..
     } = bench;
-    let failed = samples
-        .iter()
-        .any(|sample| matches!(sample.outcome, Outcome::Failed { .. }));
-    if !failed {
+    let failed = |sample: &Sample| matches!(sample.outcome, Outcome::Failed { .. });
+    if !record.samples.iter().any(failed) {
         stage.succeed();
     }
-    let mut record = Record::new(options, machine, samples);
-    let mut began = None;
-    record.outages = outage::measure(options.kills, |kill| {
-        if let Some(began) = began.replace(Instant::now()) {
+    let mut began = Instant::now();
+    outage::measure(options.kills, &mut record, |record, kill| {
+        if kill > 1 {
+            keep(record);
             estimate.note(Step::Kill, began.elapsed());
         }
+        began = Instant::now();
         progress(&Progress {
             round: kill,
             rounds: options.kills,
@@ -196,7 +218,7 @@ struct Bench<'a, P> {
     stage: Stage,
     options: &'a Options,
     estimate: Estimate,
-    samples: Vec<Sample>,
+    record: Record,
     progress: P,
 }
 
@@ -227,7 +249,7 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
                     booted
                 }
             };
-            let sample = self.samples.last().filter(|_| number > 0).cloned();
+            let sample = self.record.samples.last().filter(|_| number > 0).cloned();
             self.tell(visits, number + 1, sample);
             let outcome = match guest {
                 Err(error) => Outcome::Failed {
@@ -255,7 +277,7 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
             };
             self.keep(visit, measurement, outcome);
         }
-        self.tell(visits, steps.len(), self.samples.last().cloned());
+        self.tell(visits, steps.len(), self.record.samples.last().cloned());
         match running {
             Some(running) => self.stage.end(running),
             None => Ok(()),
@@ -319,7 +341,7 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
     }
 
     fn keep(&mut self, visit: &Visit, measurement: &(Workload, Condition), outcome: Outcome) {
-        self.samples.push(Sample {
+        self.record.samples.push(Sample {
             round: visit.round,
             configuration: visit.configuration,
             workload: measurement.0,

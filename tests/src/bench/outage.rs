@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::record::Record;
 use crate::error::Result;
 use crate::failover::{Failovers, Options, Progress, Run, Status};
 
@@ -37,25 +38,31 @@ impl From<&Run> for Outage {
     }
 }
 
-/// Kills the primary's host so many times, at random moments, with the default heartbeat timeout.
+/// Kills the primary's host until the record has so many outages, at random moments, with the default
+/// heartbeat timeout. Before each kill, `progress` gets the record and the kill's number.
 ///
 /// # Errors
 ///
 /// When hosts do not boot or do not answer. A failover that does not go well is an outage with a
 /// reason.
-pub(super) fn measure(kills: u32, mut progress: impl FnMut(u32)) -> Result<Vec<Outage>> {
-    if kills == 0 {
-        return Ok(Vec::new());
+pub(super) fn measure(
+    kills: u32,
+    record: &mut Record,
+    mut progress: impl FnMut(&Record, u32),
+) -> Result<()> {
+    let done = record.outages.len() as u32;
+    if done >= kills {
+        return Ok(());
     }
     let mut failovers = Failovers::start("bench-outage", Options::default())?;
-    let mut outages = Vec::new();
-    for kill in 1..=kills {
-        progress(kill);
-        outages.push(Outage::from(&failovers.run(&mut Quiet)?));
+    for kill in done + 1..=kills {
+        progress(record, kill);
+        let run = failovers.run(&mut Quiet)?;
+        record.outages.push(Outage::from(&run));
     }
-    let well = outages.iter().all(|outage| outage.reason.is_none());
+    let well = record.outages.iter().all(|outage| outage.reason.is_none());
     failovers.end(well)?;
-    Ok(outages)
+    Ok(())
 }
 
 /// Nobody looks at what happens within a failover.

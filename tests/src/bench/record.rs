@@ -1,5 +1,6 @@
 //! The file that keeps all that was measured.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,12 +8,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Options;
-use super::condition::Axis;
+use super::condition::{Axis, Condition};
 use super::configuration::Configuration;
 use super::machine_description::MachineDescription;
 use super::outage::Outage;
-use super::sample::{Metric, Sample};
-use super::schedule;
+use super::sample::{Metric, Outcome, Sample};
+use super::schedule::{self, Visit};
 use super::statistics::{Summary, ratios};
 use super::workload::Workload;
 
@@ -96,6 +97,50 @@ impl Record {
             samples,
             outages: Vec::new(),
         }
+    }
+
+    /// A record that goes on from an earlier one, which was cut short. What failed in that is
+    /// forgotten, to be measured again.
+    ///
+    /// # Errors
+    ///
+    /// What is another machine, another commit or another window in it.
+    pub(super) fn resumed(mut self, earlier: Self) -> Result<Self, String> {
+        let known = |machine: &MachineDescription| machine.lines().collect::<BTreeMap<_, _>>();
+        let (here, there) = (known(&self.machine), known(&earlier.machine));
+        let names: BTreeSet<_> = here.keys().chain(there.keys()).collect();
+        let words = |value: Option<&String>| value.map_or("unknown".to_owned(), String::clone);
+        let mut differences: Vec<String> = names
+            .into_iter()
+            .map(|name| (name, words(there.get(name)), words(here.get(name))))
+            .filter(|(_, there, here)| there != here)
+            .map(|(name, there, here)| format!("{name}: {there}, here {here}"))
+            .collect();
+        if self.window_seconds != earlier.window_seconds {
+            differences.push(format!(
+                "measurements of {} s, here {} s",
+                earlier.window_seconds, self.window_seconds
+            ));
+        }
+        if !differences.is_empty() {
+            return Err(differences.join("; "));
+        }
+        self.samples = earlier.samples;
+        self.samples
+            .retain(|sample| !matches!(sample.outcome, Outcome::Failed { .. }));
+        self.outages = earlier.outages;
+        Ok(self)
+    }
+
+    /// Whether this was measured, or cannot be.
+    pub(super) fn has(&self, visit: &Visit, (workload, condition): &(Workload, Condition)) -> bool {
+        self.samples.iter().any(|sample| {
+            sample.round == visit.round
+                && sample.configuration == visit.configuration
+                && sample.workload == *workload
+                && sample.condition == *condition
+                && !matches!(sample.outcome, Outcome::Failed { .. })
+        })
     }
 
     /// Reads a record.
@@ -236,8 +281,7 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::bench::condition::Condition;
-    use crate::bench::sample::{Figures, Outcome};
+    use crate::bench::sample::Figures;
 
     /// A record of throughputs: round, configuration, workload, value; a negative one has failed.
     pub(in crate::bench) fn record(values: &[(u32, Configuration, Workload, f64)]) -> Record {
@@ -285,6 +329,41 @@ pub(super) mod tests {
         let metric = Metric::Throughput;
         let ratio = record.ratio(Alone, Qemu, RedisSet, metric).expect("a pair");
         assert_eq!((ratio.median, ratio.count), (0.9, 1));
+    }
+
+    #[test]
+    fn a_run_goes_on_where_it_was_cut_short_and_nowhere_else() {
+        use Configuration::{Alone, Qemu};
+        use Workload::{RedisGet, RedisSet};
+        let earlier = record(&[
+            (1, Qemu, RedisSet, 100.0),
+            (1, Alone, RedisSet, -1.0),
+            (2, Qemu, RedisSet, 101.0),
+        ]);
+        let resumed = record(&[]).resumed(earlier.clone()).expect("the same");
+        assert_eq!(resumed.samples.len(), 2, "what failed is measured again");
+        let has = |round, configuration, workload: Workload| {
+            let measurement = (workload, Condition::default());
+            let visit = Visit {
+                round,
+                configuration,
+                guest: workload.guest(),
+                memory_mib: None,
+                measurements: vec![measurement],
+            };
+            resumed.has(&visit, &measurement)
+        };
+        assert!(has(1, Qemu, RedisSet) && has(2, Qemu, RedisSet));
+        assert!(!has(1, Alone, RedisSet) && !has(3, Qemu, RedisSet) && !has(1, Qemu, RedisGet));
+
+        let mut elsewhere = earlier;
+        elsewhere.machine.commit = "another".to_owned();
+        elsewhere.window_seconds += 1.0;
+        let differences = record(&[]).resumed(elsewhere).expect_err("not the same");
+        assert!(
+            differences.contains("another") && differences.contains(" s"),
+            "{differences}"
+        );
     }
 
     #[test]

@@ -48,6 +48,9 @@ pub(crate) struct Bench {
     /// Write every sample and the machine's description to a file, as one JSON object.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Go on with a run that was cut short: measure only what the file of `--json` does not have.
+    #[arg(long, requires = "json")]
+    resume: bool,
     /// Write the report and its plots to a directory, as `report.md` and SVG files.
     #[arg(long, value_name = "DIRECTORY")]
     report: Option<PathBuf>,
@@ -55,7 +58,7 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
     /// Measure nothing: report on this file of `--json`.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "rounds", "seconds", "only", "on", "growth", "kills", "json"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "rounds", "seconds", "only", "on", "growth", "kills", "json", "resume"])]
     from: Option<PathBuf>,
 }
 
@@ -63,13 +66,15 @@ impl Bench {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         // Before anything that takes time: a wrong name is told at once.
         let old = self.compare.as_deref().map(Record::read).transpose()?;
+        let earlier = self.json.as_deref().filter(|_| self.resume);
+        let earlier = earlier.map(Record::read).transpose()?;
         if let Some(directory) = &self.report {
             fs::create_dir_all(directory)
                 .with_context(|| format!("cannot make {}", directory.display()))?;
         }
         let record = match &self.from {
             Some(path) => Record::read(path)?,
-            None => self.measure()?,
+            None => self.measure(earlier)?,
         };
         if let Some(path) = &self.json {
             record.write(path)?;
@@ -94,7 +99,7 @@ impl Bench {
         })
     }
 
-    fn measure(&self) -> Result<Record> {
+    fn measure(&self, earlier: Option<Record>) -> Result<Record> {
         let options = self.options();
         let chosen = |configuration: &Configuration| {
             let mut workloads = options.workloads.iter();
@@ -112,13 +117,20 @@ impl Bench {
         };
         setup::prepare_for(&mut Steps::new(), disk)?;
         let mut line = LiveLine::new();
-        let record = run(&options, |progress: &Progress| {
+        let show = |progress: &Progress| {
             if let Some(sample) = &progress.sample {
                 line.print(&tell(sample));
             }
             line.show(&progress.to_string());
-        })?;
-        Ok(record)
+        };
+        let keep = |record: &Record| {
+            if let Some(path) = &self.json
+                && let Err(error) = record.write(path)
+            {
+                eprintln!("{error}");
+            }
+        };
+        Ok(run(&options, earlier, show, keep)?)
     }
 
     fn options(&self) -> Options {
