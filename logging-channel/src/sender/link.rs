@@ -1,16 +1,18 @@
 //! What the primary's threads share, and what each of them does.
 
-use std::fmt;
-use std::io::{self, Read, Write};
+mod acks;
+mod releasing;
+
+use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
+use self::releasing::Releasing;
 use super::lag::LagMeter;
 use super::outgoing::{Outgoing, Sleep};
 use super::{Commit, Finish, SenderStats};
-use crate::codec::HEADER_LEN;
 use crate::control::Control;
 use crate::entry::{Entry, Lsn};
 use crate::heartbeat::{LastHeard, Monitored, Role};
@@ -56,27 +58,6 @@ pub(super) struct Shared {
     traffic: LastHeard,
     finishing: AtomicBool,
     pub(super) loss: Arc<Loss>,
-}
-
-/// What to call at an acknowledgement.
-#[derive(Default)]
-pub(super) struct Releasing(OnceLock<Box<dyn Fn(Lsn) -> Option<Lsn> + Send + Sync>>);
-
-impl Releasing {
-    pub(super) fn set(&self, release: Box<dyn Fn(Lsn) -> Option<Lsn> + Send + Sync>) {
-        let _ = self.0.set(release);
-    }
-
-    fn call(&self, acked: Lsn) -> Option<Lsn> {
-        self.0.get()?(acked)
-    }
-}
-
-impl fmt::Debug for Releasing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let set = self.0.get().is_some();
-        f.debug_tuple("Releasing").field(&set).finish()
-    }
 }
 
 #[derive(Debug, Default)]
@@ -157,13 +138,6 @@ impl Shared {
 
     pub(super) fn executed(&self) -> Lsn {
         Lsn(self.executed.load(Ordering::Acquire))
-    }
-
-    /// Lets out what waited for entries up to `acked`.
-    pub(super) fn release(&self, acked: Lsn) {
-        if let Some(lsn) = self.releasing.call(acked) {
-            self.note_released(lsn);
-        }
     }
 
     pub(super) fn note_released(&self, lsn: Lsn) {
@@ -347,94 +321,6 @@ impl Shared {
         };
         outgoing.sleep = Sleep::Awake;
         Some(all)
-    }
-
-    /// Reads acknowledgements until the session is over.
-    pub(super) fn ack_loop(&self) {
-        let mut buffer = [0; HEADER_LEN * 64];
-        let mut have = 0;
-        loop {
-            match (&self.stream).read(&mut buffer[have..]) {
-                Ok(0) => break,
-                Ok(n) => have += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => break,
-            }
-            self.traffic.set();
-            let (messages, rest) = buffer[..have].as_chunks();
-            if let Err(what) = self.take_acks(messages) {
-                return self.lose(LossReason::Protocol(what));
-            }
-            let (taken, left) = (messages.len() * HEADER_LEN, rest.len());
-            buffer.copy_within(taken..have, 0);
-            have = left;
-        }
-        self.lose(if self.finishing.load(Ordering::Acquire) {
-            LossReason::Orderly
-        } else {
-            LossReason::Closed
-        });
-    }
-
-    fn take_acks(&self, messages: &[[u8; HEADER_LEN]]) -> Result<(), String> {
-        let before = (
-            self.acked.load(Ordering::Relaxed),
-            self.executed.load(Ordering::Relaxed),
-        );
-        let mut latest = before;
-        let mut idle = Duration::ZERO;
-        for message in messages {
-            let message = Control::decode(message).map_err(|error| error.to_string())?;
-            let (received, executed) = match message {
-                Control::Acknowledge {
-                    received,
-                    executed,
-                    idle: since,
-                } => {
-                    idle = since;
-                    (received, executed)
-                }
-                Control::NeedState(at) if at.0 <= self.appended.load(Ordering::Relaxed) => {
-                    self.state_wanted.fetch_max(at.0, Ordering::AcqRel);
-                    continue;
-                }
-                other => return Err(format!("a backup that sends {other:?}")),
-            };
-            if received.0 < latest.0 || executed.0 < latest.1 {
-                return Err("acknowledgements that go back".into());
-            }
-            latest = (received.0, executed.0);
-        }
-        if latest.0 > self.appended.load(Ordering::Relaxed) || latest.1 > latest.0 {
-            return Err("acknowledgement of entries that were not sent".into());
-        }
-        if latest.1 > before.1 {
-            self.executed.store(latest.1, Ordering::Release);
-            // `appended` is read after the lock is taken. An append stores it before it takes the
-            // lock for its sample: so if the meter has the sample, this sees its LSN.
-            let mut lag = self.lock_lag();
-            let appended = Lsn(self.appended.load(Ordering::Relaxed));
-            let now = Instant::now();
-            lag.executed(
-                Lsn(latest.1),
-                appended,
-                now.checked_sub(idle).unwrap_or(now),
-            );
-            self.judge_lag(lag.lag(now));
-        }
-        if latest != before {
-            self.acked.store(latest.0, Ordering::Release);
-            if latest.0 > before.0 {
-                self.release(Lsn(latest.0));
-            }
-            self.announce_progress();
-        }
-        Ok(())
-    }
-
-    fn judge_lag(&self, lag: Duration) {
-        self.behind
-            .store(lag > self.settings.max_lag, Ordering::Relaxed);
     }
 
     /// Waits until the backup has caught up or is lost.
