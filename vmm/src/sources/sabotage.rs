@@ -18,19 +18,23 @@ const VICTIM: GuestAddress = GuestAddress(0x9_f000);
 const WITH_DATA: usize = 90;
 /// So far from a frame's end is the last letter of a request that ends with CR and LF.
 const LAST_LETTER: usize = 3;
+/// Time between two bits that are flipped.
+const AGAIN: Duration = Duration::from_secs(1);
 /// R14 in the order of [`logging_channel::entry::Registers::gpr`].
 const R14: usize = 14;
 
 /// What is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// A bit of guest memory.
+    /// A bit of guest memory, every second, until it is found: a state delta that comes at once
+    /// takes the difference away, before anything came of it.
     Memory,
     /// A bit of a general register: at every exit, as a stuck bit, until it is found. Once may
     /// be without a consequence, if the guest has no use for the register there.
     Register,
-    /// A bit of a log entry, as if its checksum had not shown it: of a request in a frame. (A guest
-    /// may have no use for a time, or for the end of a line, and then nothing differs.)
+    /// A bit of a log entry, as if its checksum had not shown it: of a request in a frame, every
+    /// second, until it is found. (A guest may have no use for a time, or for the end of a line, and
+    /// then nothing differs.)
     Entry,
 }
 
@@ -47,7 +51,7 @@ impl FromStr for Target {
     }
 }
 
-/// Breaks one thing, once.
+/// Breaks one thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
     /// What.
@@ -74,6 +78,13 @@ impl Trigger {
 
     fn is_due(&self) -> bool {
         !self.done && self.started.elapsed() >= self.plan.after
+    }
+
+    /// It is due again after this time.
+    fn set(&mut self, after: Duration) {
+        self.plan.after = after;
+        self.started = Instant::now();
+        self.done = false;
     }
 
     /// Whether it is time, once.
@@ -109,9 +120,11 @@ impl<S> Sabotage<S> {
         let target = self.trigger.plan.target;
         match target {
             Target::Memory if self.trigger.pull() => {
+                self.trigger.set(AGAIN);
+                // Set and not flipped: the second time must not take the first one back.
                 let byte: u8 = self.memory.read_obj(VICTIM).unwrap_or_default();
                 self.memory
-                    .write_obj(byte ^ 0x10, VICTIM)
+                    .write_obj(byte | 0x10, VICTIM)
                     .map_err(|error| Interruption::Failed(error.to_string()))
             }
             Target::Register if self.trigger.is_due() => {
@@ -174,6 +187,8 @@ pub struct SabotagedLog<L> {
     trigger: Option<Trigger>,
     /// The entry at the head of the log, broken.
     broken: Option<(Lsn, Entry)>,
+    /// There was such an entry.
+    was_broken: bool,
 }
 
 impl<L> SabotagedLog<L> {
@@ -185,6 +200,7 @@ impl<L> SabotagedLog<L> {
             log,
             trigger: plan.map(Trigger::new),
             broken: None,
+            was_broken: false,
         }
     }
 }
@@ -198,6 +214,7 @@ impl<L: LogSource> LogSource for SabotagedLog<L> {
             && frame.len() > WITH_DATA
             && trigger.pull()
         {
+            trigger.set(AGAIN);
             let mut frame = frame.clone();
             let letter = frame.len() - LAST_LETTER;
             frame[letter] ^= 1 << 4;
@@ -206,6 +223,7 @@ impl<L: LogSource> LogSource for SabotagedLog<L> {
                 ..entry.clone()
             };
             self.broken = Some((lsn, entry));
+            self.was_broken = true;
         }
         match &self.broken {
             Some((lsn, entry)) => Ok(Head::Entry(*lsn, entry)),
@@ -223,6 +241,9 @@ impl<L: LogSource> LogSource for SabotagedLog<L> {
     }
 
     fn differs(&mut self, divergence: &Divergence) -> bool {
+        if self.was_broken {
+            self.trigger = None;
+        }
         self.log.differs(divergence)
     }
 
