@@ -3,7 +3,7 @@
 //! ```text
 //!   vCPU ──append──▶ buffer ──▶ sending thread ──TCP──▶ backup
 //!     └───flush────────┴──(straight to the socket)──▶
-//!   output gate ◀──wait_committed── acknowledging thread ◀──TCP── backup
+//!   output gate ◀──Release── acknowledging thread ◀──TCP── backup
 //! ```
 //!
 //! Hosts may have one CPU, so the vCPU's thread avoids waking others: an entry that starts a batch
@@ -47,6 +47,10 @@ struct Ends {
     beating: Option<Beating>,
     threads: Vec<JoinHandle<()>>,
 }
+
+/// Lets out what waits for the entries up to this one, which the backup has in its memory. Returns
+/// the last entry whose output has left this host by that, if there is one ([`Sender::released`]).
+pub type Release = Box<dyn Fn(Lsn) -> Option<Lsn> + Send + Sync>;
 
 /// What [`Sender::wait_committed`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -222,10 +226,9 @@ impl Sender {
         }
     }
 
-    /// Has `release` called with every acknowledgement, with the last entry that the backup has in
-    /// its memory, before anybody else who waits for it. It returns the last entry whose output has
-    /// left this host since, if there is one ([`Sender::released`]). Only the first call counts.
-    pub fn release_with(&self, release: Box<dyn Fn(Lsn) -> Option<Lsn> + Send + Sync>) {
+    /// Has `release` called with every acknowledgement, before anybody else who waits for it hears
+    /// of it. Only the first call counts.
+    pub fn release_with(&self, release: Release) {
         let releasing = &self.ends.shared.releasing;
         releasing.set(release);
         // What was acknowledged before.

@@ -138,12 +138,12 @@ impl fmt::Display for Progress {
 
 /// Measures. What fails is recorded as failed, and the rest goes on.
 ///
+/// What `earlier` has is not measured again. `keep` gets what there is whenever a guest is done
+/// with, so that a run that is cut short loses little.
+///
 /// # Errors
 ///
 /// When something is not set up, or the hosts do not boot.
-///
-/// What `earlier` has is not measured again. `keep` gets what there is whenever a guest is done
-/// with, so that a run that is cut short loses little.
 pub fn run(
     options: &Options,
     earlier: Option<Record>,

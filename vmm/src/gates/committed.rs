@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use logging_channel::entry::Lsn;
+use logging_channel::sender::Release;
 
 use crate::devices::Output;
 use crate::disk::DiskPort;
@@ -33,9 +34,6 @@ pub trait CommitWatch: Send + 'static {
     /// Waits for the verdict on this host's right to run alone, for at most `timeout`.
     fn verdict(&self, timeout: Duration) -> Verdict;
 }
-
-/// Lets out what waits for entries up to this one. Returns the last entry whose output has left.
-pub type Release = Box<dyn Fn(Lsn) -> Option<Lsn> + Send + Sync>;
 
 /// What a [`CommitWatch`] knows of the right to run alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,10 +129,8 @@ impl<W: CommitWatch> OutputGate for Committed<W> {
                 self.outputs.hold(output, lsn);
                 // Its commit may have come before it was held: nobody else will look again.
                 let committed = self.watch.committed();
-                if lsn <= committed
-                    && let Some(lsn) = self.outputs.release(committed)
-                {
-                    self.watch.released(lsn);
+                if lsn <= committed {
+                    self.outputs.release_and_tell(committed, &*self.watch);
                 }
             }
         }
@@ -170,6 +166,13 @@ impl Outputs {
         last
     }
 
+    /// The same, where `watch` is not told of it by the answer.
+    fn release_and_tell(&self, committed: Lsn, watch: &impl CommitWatch) {
+        if let Some(lsn) = self.release(committed) {
+            watch.released(lsn);
+        }
+    }
+
     fn next(&self, committed: Lsn) -> Option<Held> {
         let mut waiting = self.lock();
         if waiting.held.front()?.lsn > committed {
@@ -198,10 +201,7 @@ fn await_verdict(outputs: &Outputs, watch: &impl CommitWatch) {
             Verdict::Never => return outputs.close(),
             Verdict::Alone => {
                 // What is submitted from now on finds everything committed.
-                if let Some(lsn) = outputs.release(watch.committed()) {
-                    watch.released(lsn);
-                }
-                return;
+                return outputs.release_and_tell(watch.committed(), watch);
             }
         }
     }

@@ -17,7 +17,7 @@ use vm_memory::GuestMemoryBackend;
 use super::vm::{MEMORY_SLOT, map_memory};
 use crate::cpu::CpuError;
 use crate::ram::GuestRam;
-use crate::state::PageSet;
+use crate::state::{PageSet, bits};
 
 vmm_sys_util::ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
 
@@ -157,10 +157,10 @@ impl Heat {
     fn choose(&mut self, named: &mut [u64]) {
         for (at, (named, watched)) in named.iter_mut().zip(&mut self.watched).enumerate() {
             for bit in bits(*watched & !*named) {
-                self.pages[64 * at + bit] = Page::default();
+                self.pages[64 * at + bit as usize] = Page::default();
             }
             for bit in bits(*named) {
-                let page = self.pages.get_mut(64 * at + bit);
+                let page = self.pages.get_mut(64 * at + bit as usize);
                 if !page.is_none_or(Page::named) {
                     *named &= !(1 << bit);
                 }
@@ -168,18 +168,6 @@ impl Heat {
             *watched = *named;
         }
     }
-}
-
-/// The bits that are set, lowest first.
-fn bits(mut word: u64) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        if word == 0 {
-            return None;
-        }
-        let bit = word.trailing_zeros() as usize;
-        word &= word - 1;
-        Some(bit)
-    })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use logging_channel::entry::{Entry, Lsn};
-use logging_channel::sender::{Finish, Sender};
+use logging_channel::sender::{Finish, Release, Sender};
 use logging_channel::session::Listener;
 use logging_channel::{LossReason, Settings};
 
@@ -23,7 +23,7 @@ use crate::disk::guest_disk::Serving;
 use crate::disk::progress::{LogProgress, Reached};
 use crate::engine::{Ended, OutputGate, Role, Step};
 use crate::events::{Event, Events};
-use crate::gates::committed::{CommitWatch, Release, Verdict as GateVerdict};
+use crate::gates::committed::{CommitWatch, Verdict as GateVerdict};
 use crate::gates::{Committed, Direct};
 use crate::sources::{
     BackupReads, GuestClock, LiveInputs, LogSink, Pace, Recorder, StateKeeper, Verification,

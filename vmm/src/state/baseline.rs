@@ -37,7 +37,7 @@ pub struct NoRoom {
     source: vm_memory::mmap::MmapRegionError,
 }
 
-const IN_MEMORY: &str = "a page of guest memory";
+pub(super) const IN_MEMORY: &str = "a page of guest memory";
 
 impl Baseline {
     /// Memory as it is now, before the guest runs: all that is not zero was written by the VMM.

@@ -37,3 +37,4 @@ pub(crate) use digest::part_digests;
 pub use digest::{digest, page_digest};
 pub use incoming::{Incoming, StateError};
 pub use pages::PageSet;
+pub(crate) use pages::bits;

@@ -52,18 +52,21 @@ impl PageSet {
 
     /// All of them, ascending.
     pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
-        self.words.iter().enumerate().flat_map(|(at, word)| {
-            let mut left = *word;
-            std::iter::from_fn(move || {
-                if left == 0 {
-                    return None;
-                }
-                let bit = left.trailing_zeros();
-                left &= left - 1;
-                Some(at as u64 * 64 + u64::from(bit))
-            })
-        })
+        let words = self.words.iter().enumerate();
+        words.flat_map(|(at, word)| bits(*word).map(move |bit| at as u64 * 64 + bit))
     }
+}
+
+/// The numbers of the bits that are set, ascending.
+pub(crate) fn bits(mut word: u64) -> impl Iterator<Item = u64> {
+    std::iter::from_fn(move || {
+        if word == 0 {
+            return None;
+        }
+        let bit = word.trailing_zeros();
+        word &= word - 1;
+        Some(bit.into())
+    })
 }
 
 #[cfg(test)]

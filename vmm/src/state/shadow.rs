@@ -4,6 +4,7 @@ use vm_memory::MmapRegion;
 use vm_memory::mmap::MmapRegionError;
 
 use super::PAGE;
+use super::baseline::IN_MEMORY;
 
 /// As many pages as guest memory has. They are zero, and take memory once they are written.
 pub(super) struct Shadow {
@@ -13,8 +14,6 @@ pub(super) struct Shadow {
     skew: usize,
     pages: u64,
 }
-
-const IN_MEMORY: &str = "a page of guest memory";
 
 impl Shadow {
     /// Pages to be compared with those that begin at `original`.

@@ -5,13 +5,14 @@ use std::sync::OnceLock;
 
 use super::Shared;
 use crate::entry::Lsn;
+use crate::sender::Release;
 
 /// What to call at an acknowledgement.
 #[derive(Default)]
-pub(in crate::sender) struct Releasing(OnceLock<Box<dyn Fn(Lsn) -> Option<Lsn> + Send + Sync>>);
+pub(in crate::sender) struct Releasing(OnceLock<Release>);
 
 impl Releasing {
-    pub(in crate::sender) fn set(&self, release: Box<dyn Fn(Lsn) -> Option<Lsn> + Send + Sync>) {
+    pub(in crate::sender) fn set(&self, release: Release) {
         let _ = self.0.set(release);
     }
 
