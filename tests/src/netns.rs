@@ -1,6 +1,6 @@
 //! Network namespaces.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
@@ -14,6 +14,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::error::{Error, Result};
+
+/// Which TCP congestion control is used in a namespace.
+const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+/// Which ones every user of this machine may choose.
+const ALLOWED_CONGESTION_CONTROLS: &str = "/proc/sys/net/ipv4/tcp_allowed_congestion_control";
+/// What Linux uses where nobody chose another one.
+const STOCK_CONGESTION_CONTROL: &str = "cubic";
 
 /// A named network namespace, as `ip netns` makes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,14 +47,50 @@ impl Namespace {
         self.path().exists()
     }
 
-    /// Makes it, with its loopback interface up.
+    /// Makes it, with its loopback interface up, and with the congestion control of a stock Linux: a
+    /// new namespace inherits this machine's, and what clients and the disk server send would depend
+    /// on that.
     ///
     /// # Errors
     ///
     /// When it exists already, or we are not root.
     pub fn create(&self) -> Result<()> {
         ip(&["netns", "add", &self.name])?;
-        self.ip("link set lo up")
+        self.ip("link set lo up")?;
+        if let Err(error) = self.choose_stock_congestion_control() {
+            log::warn!(
+                "TCP in {} keeps this machine's congestion control, not {STOCK_CONGESTION_CONTROL}: \
+                 {error}",
+                self.name
+            );
+        }
+        Ok(())
+    }
+
+    fn choose_stock_congestion_control(&self) -> io::Result<()> {
+        if self.congestion_control()? == STOCK_CONGESTION_CONTROL {
+            return Ok(());
+        }
+        // A namespace other than the machine's own can choose only what every user may choose.
+        let allowed = fs::read_to_string(ALLOWED_CONGESTION_CONTROLS)?;
+        if !allowed
+            .split_whitespace()
+            .any(|name| name == STOCK_CONGESTION_CONTROL)
+        {
+            let allowed = format!("{} {STOCK_CONGESTION_CONTROL}", allowed.trim());
+            fs::write(ALLOWED_CONGESTION_CONTROLS, allowed)?;
+        }
+        self.within(|| fs::write(CONGESTION_CONTROL, STOCK_CONGESTION_CONTROL))?
+    }
+
+    /// Its TCP congestion control.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    pub fn congestion_control(&self) -> io::Result<String> {
+        let read = self.within(|| fs::read_to_string(CONGESTION_CONTROL))?;
+        read.map(|name| name.trim().to_owned())
     }
 
     /// Kills what runs in it and removes it, if it exists.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::Host;
 use crate::machine::HostKind;
+use crate::network::Position;
 
 /// What the figures depend on. A reader of a report must know it, and a comparison of two records
 /// says where they differ.
@@ -24,6 +25,8 @@ pub struct MachineDescription {
     pub hosts: String,
     /// The kernel of the hosts.
     pub host_kernel: String,
+    /// TCP congestion control of the clients. The hosts', and the guests', is their kernels' own.
+    pub clients_tcp: String,
     /// The first line of `qemu-system-x86_64 --version`, here: hosts have the same.
     pub qemu: String,
     /// The first line of `ftvm --version` in a host.
@@ -34,7 +37,7 @@ pub struct MachineDescription {
 
 impl MachineDescription {
     /// Looks. What cannot be found out stays empty.
-    pub(super) fn find(host: &Host) -> Self {
+    pub(super) fn find(host: &Host, client: &Position) -> Self {
         let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let in_host = |argv: &[&str]| first_line(&host.check(argv).unwrap_or_default());
         let here = |argv: &[&str]| {
@@ -60,6 +63,7 @@ impl MachineDescription {
             }
             .to_owned(),
             host_kernel: in_host(&["uname", "-r"]),
+            clients_tcp: client.namespace().congestion_control().unwrap_or_default(),
             qemu: here(&["qemu-system-x86_64", "--version"]),
             ftvm: in_host(&["ftvm", "--version"]),
             commit: match changed.is_empty() {
@@ -82,6 +86,7 @@ impl MachineDescription {
             ("kernel", self.kernel.clone()),
             ("hosts", self.hosts.clone()),
             ("hosts' kernel", self.host_kernel.clone()),
+            ("clients' TCP", self.clients_tcp.clone()),
             ("QEMU", self.qemu.clone()),
             ("ftvm", self.ftvm.clone()),
             ("commit", self.commit.clone()),

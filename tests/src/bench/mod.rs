@@ -151,7 +151,7 @@ pub fn run(
     mut keep: impl FnMut(&Record),
 ) -> Result<Record> {
     let stage = Stage::new(&options.configurations)?;
-    let machine = MachineDescription::find(stage.primary());
+    let machine = MachineDescription::find(stage.primary(), stage.client());
     let mut record = Record::new(options, machine, Vec::new());
     if let Some(earlier) = earlier {
         record = record
