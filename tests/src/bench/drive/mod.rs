@@ -36,7 +36,7 @@ pub(super) struct Seen {
     pub(super) throughput: Option<f64>,
     /// Of its requests.
     pub(super) latency: Option<Latency>,
-    /// When it began.
+    /// When what counts of it began.
     pub(super) from: Instant,
     /// When it was over.
     pub(super) to: Instant,
@@ -107,7 +107,11 @@ impl Driver<'_> {
     /// When a client or the guest fails.
     pub(super) fn run(&self, prepared: &Prepared) -> Result<Seen> {
         let Prepared { workload, amount } = *prepared;
-        let from = Instant::now();
+        let warm_up = match workload {
+            Workload::NetworkReceive | Workload::NetworkTransmit => network::SLOW_START,
+            _ => Duration::ZERO,
+        };
+        let from = Instant::now() + warm_up;
         let (throughput, latency) = match workload {
             Workload::Idle => {
                 // Nobody asks the guest anything.

@@ -1,5 +1,7 @@
 //! `iperf3`, with its server in the guest.
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 use super::{Driver, Rates, address, agent, command, senseless};
@@ -10,14 +12,21 @@ const START: &str = "pidof iperf3 > /dev/null || iperf3 -s -D; \
      n=0; until grep -qi ':1451 ' /proc/net/tcp /proc/net/tcp6 2> /dev/null; do \
      n=$((n + 1)); [ $n -lt 100 ] || exit 1; sleep 0.1; done";
 
+/// What is left out at the beginning: TCP's slow start, which is as long as round trips are, and whose
+/// end varies with them.
+pub(super) const SLOW_START: Duration = Duration::from_secs(3);
+
 pub(super) fn prepare(driver: &Driver<'_>) -> Result<u64> {
     agent::run(driver, START).map(|_| 0)
 }
 
-/// Megabits in a second that the receiver got, to the guest or, with `--reverse`, from it.
+/// Megabits in a second that the receiver got after [`SLOW_START`], to the guest or, with `--reverse`,
+/// from it.
 pub(super) fn run(driver: &Driver<'_>, direction: &[&str]) -> Result<Rates> {
     let (address, seconds) = (address(), driver.seconds());
-    let mut arguments = vec!["--json", "--client", &address, "--time", &seconds];
+    let slow_start = SLOW_START.as_secs().to_string();
+    let mut arguments = vec!["--json", "--client", &address];
+    arguments.extend(["--time", &seconds, "--omit", &slow_start]);
     arguments.extend(direction);
     let text = command::run(driver.client, "iperf3", &arguments, driver.limit())?;
     let mbit = parse(&text).ok_or_else(|| senseless("iperf3", &text))?;
