@@ -10,6 +10,7 @@
 //! - [`state`]: the guest's state as a whole, transferred and compared.
 
 pub mod assembly;
+pub mod bell;
 pub mod boot;
 pub mod cli;
 pub mod config;

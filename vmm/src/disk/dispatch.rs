@@ -15,10 +15,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
 use logging_channel::entry::Lsn;
 
 use self::wire::Line;
+use super::inbox::Inbox;
 use super::link::{Link, LinkEvent, Up};
 use super::order::{Effect, Order, Ticket};
 
@@ -112,25 +112,16 @@ impl Dispatcher {
         }
     }
 
-    pub(super) fn run(mut self, inbox: &Receiver<Message>) {
+    pub(super) fn run(mut self, inbox: &Inbox) {
         loop {
-            let first = if self.pending.is_empty() {
-                inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
-            } else {
-                inbox.recv_deadline(self.next_look)
-            };
-            match first {
-                Ok(message) => {
-                    // What has come meanwhile belongs into the same batch of commands.
-                    for message in std::iter::once(message).chain(inbox.try_iter()) {
-                        match message {
-                            Message::Stop => return self.stop(),
-                            other => self.take(other),
-                        }
-                    }
+            let looks = !self.pending.is_empty();
+            let first = inbox.next(looks.then_some(self.next_look));
+            // What has come meanwhile belongs into the same batch of commands.
+            for message in first.into_iter().chain(inbox.rest()) {
+                match message {
+                    Message::Stop => return self.stop(),
+                    other => self.take(other),
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return self.stop(),
             }
             if Instant::now() >= self.next_look {
                 self.look_at_clock();

@@ -10,6 +10,7 @@
 
 mod dispatch;
 pub mod guest_disk;
+mod inbox;
 pub mod link;
 pub mod order;
 pub mod pieces;

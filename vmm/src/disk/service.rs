@@ -18,10 +18,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
 use logging_channel::entry::Lsn;
 
 use super::dispatch::{Dispatcher, Message};
+use super::inbox::{Post, inbox};
 use super::link::{Link, LinkSettings};
 use super::progress::{LogProgress, ProgressWatch};
 use super::target::DiskTarget;
@@ -111,7 +111,7 @@ impl DiskCounters {
 pub struct DiskService(Arc<Handle>);
 
 struct Handle {
-    inbox: Sender<Message>,
+    post: Post,
     counters: DiskCounters,
 }
 
@@ -128,17 +128,14 @@ impl DiskService {
         counters: DiskCounters,
         complete: impl Fn(DiskCompletion) + Send + 'static,
     ) -> Self {
-        // Without a bound: what waits is bounded by the guest's queue, and the guest's thread must
-        // not wait for a service that waits for the guest's thread to take a completion.
-        let (inbox, messages) = crossbeam_channel::unbounded();
-        let post = inbox.clone();
+        let (post, inbox) = inbox();
+        let from_link = post.clone();
         let link = Link::start(target, capacity, settings.link, move |event| {
-            post.send(Message::Link(event)).is_ok()
+            from_link.send(Message::Link(event))
         });
         let log = log.map(|log| {
-            let post = inbox.clone();
-            let watch =
-                ProgressWatch::start(log.clone(), move || post.send(Message::LogMoved).is_ok());
+            let post = post.clone();
+            let watch = ProgressWatch::start(log.clone(), move || post.send(Message::LogMoved));
             (log, watch)
         });
         let dispatcher = Dispatcher::new(
@@ -151,9 +148,9 @@ impl DiskService {
         );
         thread::Builder::new()
             .name("disk".into())
-            .spawn(move || dispatcher.run(&messages))
+            .spawn(move || dispatcher.run(&inbox))
             .expect("a thread can be started");
-        Self(Arc::new(Handle { inbox, counters }))
+        Self(Arc::new(Handle { post, counters }))
     }
 
     /// What the guest did with its disk.
@@ -166,7 +163,7 @@ impl DiskService {
 impl Handle {
     fn send(&self, message: Message) {
         // Fails when this host lost its right to run: then nothing may go out.
-        let _ = self.inbox.send(message);
+        let _ = self.post.send(message);
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use crossbeam_channel::{Receiver, Select, Sender};
+use crossbeam_channel::{Receiver, Sender};
 
 use super::{GuestClock, Waits};
+use crate::bell::Bell;
 use crate::devices::virtio::net::frame::Frame;
 use crate::devices::{Appetite, ClockNeed, Input};
 use crate::disk::DiskCompletion;
@@ -23,6 +24,8 @@ pub enum Control {
 pub struct Lane<T> {
     sender: Sender<(Instant, T)>,
     receiver: Receiver<(Instant, T)>,
+    /// Rung at every message.
+    bell: Bell,
 }
 
 impl<T> Clone for Lane<T> {
@@ -30,19 +33,26 @@ impl<T> Clone for Lane<T> {
         Self {
             sender: self.sender.clone(),
             receiver: self.receiver.clone(),
+            bell: self.bell.clone(),
         }
     }
 }
 
 impl<T> Lane<T> {
-    fn bounded(capacity: usize) -> Self {
+    fn bounded(capacity: usize, bell: &Bell) -> Self {
         let (sender, receiver) = crossbeam_channel::bounded(capacity);
-        Self { sender, receiver }
+        let bell = bell.clone();
+        Self {
+            sender,
+            receiver,
+            bell,
+        }
     }
 
     /// Hands a message over unless the lane is full.
     pub fn try_push(&self, message: T) {
         let _ = self.sender.try_send((Instant::now(), message));
+        self.bell.ring();
     }
 
     /// Hands a message over; waits while the lane is full.
@@ -50,6 +60,7 @@ impl<T> Lane<T> {
         self.sender
             .send((Instant::now(), message))
             .expect("the receiver lives in the same lane");
+        self.bell.ring();
     }
 
     /// Takes the next message, if there is one. What it waited for is noted in `waits`.
@@ -75,16 +86,20 @@ pub struct Lanes {
     pub control: Lane<Control>,
     /// How long frames and typed bytes waited for the guest.
     pub waits: Waits,
+    /// Rung at every message of any of them.
+    bell: Bell,
 }
 
 impl Default for Lanes {
     fn default() -> Self {
+        let bell = Bell::default();
         Self {
-            frames: Lane::bounded(256),
-            typed: Lane::bounded(64),
-            disk: Lane::bounded(256),
-            control: Lane::bounded(4),
+            frames: Lane::bounded(256, &bell),
+            typed: Lane::bounded(64, &bell),
+            disk: Lane::bounded(256, &bell),
+            control: Lane::bounded(4, &bell),
             waits: Waits::default(),
+            bell,
         }
     }
 }
@@ -169,24 +184,10 @@ impl OutsideWorld for LiveInputs {
             if let Some(input) = self.poll(appetite)? {
                 return Ok(input);
             }
-            let mut select = Select::new();
-            select.recv(&self.lanes.control.receiver);
-            select.recv(&self.lanes.disk.receiver);
-            if appetite.frame {
-                select.recv(&self.lanes.frames.receiver);
-            }
-            if appetite.typed {
-                select.recv(&self.lanes.typed.receiver);
-            }
-            // Only wakes up: the loop takes what is there, in the order of `poll`.
-            match appetite.timer_deadline {
-                Some(nanos) => {
-                    let _ = select.ready_deadline(self.clock.instant_of(nanos));
-                }
-                None => {
-                    select.ready();
-                }
-            }
+            let deadline = appetite.timer_deadline;
+            self.lanes
+                .bell
+                .wait(deadline.map(|nanos| self.clock.instant_of(nanos)));
         }
     }
 }
