@@ -12,7 +12,8 @@ pub struct Settings {
     /// Silence of heartbeats and log alike after which the peer is taken for lost; from 5 ms to an
     /// hour.
     pub heartbeat_timeout: Duration,
-    /// How far the backup may be behind before the primary's guest is slowed.
+    /// How far the backup may be behind before the primary's guest is slowed, beyond the round trip
+    /// of the network.
     pub max_lag: Duration,
     /// How long an entry may wait for others to share its batch. What [`flush`] asks for never
     /// waits.
@@ -38,7 +39,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             heartbeat_timeout: Duration::from_millis(500),
-            max_lag: Duration::from_secs(1),
+            max_lag: Duration::from_millis(50),
             linger: Duration::from_millis(10),
             batch_bytes: 32 * 1024,
             send_buffer: 4 * 1024 * 1024,

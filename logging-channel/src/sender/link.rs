@@ -45,6 +45,8 @@ pub(super) struct Shared {
     pub(super) state_wanted: AtomicU64,
 
     lag: Mutex<LagMeter>,
+    /// The network's round trip in microseconds, as it was at the last look.
+    round_trip: AtomicU64,
     /// The lag is beyond its bound.
     pub(super) behind: AtomicBool,
     throttles: AtomicU64,
@@ -84,6 +86,7 @@ impl Shared {
             releasing: Releasing::default(),
             state_wanted: AtomicU64::new(0),
             lag: Mutex::new(LagMeter::new()),
+            round_trip: AtomicU64::new(0),
             behind: AtomicBool::new(false),
             throttles: AtomicU64::new(0),
             throttled_nanos: AtomicU64::new(0),
@@ -419,6 +422,10 @@ impl Monitored for Shared {
     fn peer_released(&self, _: Lsn) {}
 
     fn interval_passed(&self, now: Instant) {
+        if let Some(round_trip) = round_trip(&self.stream) {
+            let micros = round_trip.as_micros() as u64;
+            self.round_trip.store(micros, Ordering::Relaxed);
+        }
         // A backup that stands still reports nothing: time alone must show the lag.
         let lag = self.lock_lag().lag(now);
         self.judge_lag(lag);

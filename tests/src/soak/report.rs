@@ -123,8 +123,7 @@ impl Report {
     /// - nothing broke, and the client's counter and every result of the load
     ///   are right;
     /// - the backup compared digests, and never differed;
-    /// - the lag was bounded: its 99th percentile is below twice the lag at
-    ///   which the guest is slowed;
+    /// - the lag was bounded: its 99th percentile is below [`MAX_LAG`];
     /// - the memory of both VMMs was flat ([`Trend::flat`]).
     pub(super) fn judge(seen: &Observations, duration: Duration) -> Self {
         let mut reasons = seen.troubles.clone();
@@ -139,7 +138,7 @@ impl Report {
         }
         let lag = |sample: &Sample| sample.primary.map(|stats| stats.lag_ms);
         let lag_ms = Distribution::of(seen.samples.iter().filter_map(lag).collect());
-        let bound = 2.0 * MAX_LAG.as_secs_f64() * 1e3;
+        let bound = MAX_LAG.as_secs_f64() * 1e3;
         match lag_ms {
             Some(lag) if lag.p99 < bound => {}
             Some(lag) => reasons.push(format!(

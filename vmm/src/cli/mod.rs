@@ -168,8 +168,9 @@ struct PrimaryArgs {
     /// primary's value.
     #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(10..=600_000))]
     heartbeat_timeout: u64,
-    /// How far the backup may lag before the guest is slowed, in milliseconds.
-    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    /// How far the backup may lag before the guest is slowed, in milliseconds, beyond the round trip
+    /// of the logging network.
+    #[arg(long, value_name = "MS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=600_000))]
     max_lag: u64,
     /// Where the backup gets what the guest reads from its disk: from the log, or from the disk
     /// itself, which spares the logging network and delays writes of what was just read.
