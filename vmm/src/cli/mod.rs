@@ -322,6 +322,7 @@ pub fn main() -> ExitCode {
     )
     .init();
     let result = run(&Cli::parse());
+    Terminal::finish();
     Terminal::restore();
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,13 +7,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
+use std::time::Duration;
 
+use super::screen::screen;
 use crate::sources::{Control, Lanes};
 
 /// Takes the guest's console output.
 #[derive(Debug, Clone, Default)]
 pub struct ConsoleSink {
     to_terminal: bool,
+    /// Wait for a terminal that takes nothing, rather than lose what it does not take.
+    patient: bool,
     file: Option<Arc<Mutex<File>>>,
 }
 
@@ -53,15 +57,31 @@ impl ConsoleSink {
                     })
             })
             .transpose()?;
-        Ok(Self { to_terminal, file })
+        Ok(Self {
+            to_terminal,
+            patient: false,
+            file,
+        })
     }
 
-    /// Shows bytes.
+    /// The same, for a guest that nobody talks to: it may wait until the terminal takes what it
+    /// writes.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        Self {
+            patient: true,
+            ..self
+        }
+    }
+
+    /// Shows bytes. Unless it is [patient](Self::patient), it does not wait for a terminal that takes
+    /// nothing.
     pub fn write(&self, bytes: &[u8]) {
         if self.to_terminal {
-            let mut out = io::stdout().lock();
-            // A terminal that went away takes nothing more; the guest goes on.
-            let _ = out.write_all(bytes).and_then(|()| out.flush());
+            if self.patient {
+                screen().make_room(bytes.len());
+            }
+            screen().show(bytes);
         }
         if let Some(file) = &self.file
             && let Err(e) = file.lock().expect("no holder panics").write_all(bytes)
@@ -70,6 +90,9 @@ impl ConsoleSink {
         }
     }
 }
+
+/// How long the end of a process waits for its terminal to take what the guest wrote last.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The settings to go back to, for every way out of the process.
 static COOKED: OnceLock<libc::termios> = OnceLock::new();
@@ -100,6 +123,11 @@ impl Terminal {
             .spawn(move || read_loop(&lanes, &live))
             .expect("a thread can be started");
         Ok(Self)
+    }
+
+    /// Waits, not for long, until everything that the guest wrote is shown.
+    pub fn finish() {
+        screen().drain(LAST_WORDS);
     }
 
     /// Puts the terminal back as it was. Does nothing if it was not attached.

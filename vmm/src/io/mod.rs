@@ -3,6 +3,7 @@
 mod announce;
 mod console;
 mod outlet;
+mod screen;
 mod tap;
 
 pub use announce::announcement;

@@ -17,6 +17,15 @@ impl Outlet {
         Self { tap, console }
     }
 
+    /// The same; the console [waits](ConsoleSink::patient) for its terminal.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        Self {
+            console: self.console.patient(),
+            ..self
+        }
+    }
+
     /// Performs one output.
     pub fn perform(&self, output: &Output) {
         match output {

@@ -100,7 +100,7 @@ pub fn run_replay(
     }
     let arrival = source.arrival();
     let source = Box::new(source);
-    let gate = Box::new(ConsoleOnly(guest.host.outlet.clone()));
+    let gate = Box::new(ConsoleOnly(guest.host.outlet.clone().patient()));
     let ended = guest.into_engine(Role { source, gate }).run()?;
     let arrival = arrival.get();
     if let Some(point) = inspection.stop()
