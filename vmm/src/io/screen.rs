@@ -111,13 +111,15 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
+    use crossbeam_channel::{Receiver, Sender};
+
     use super::*;
 
     const LONG: Duration = Duration::from_secs(60);
 
     /// Takes bytes when it is told that it may.
     struct Terminal {
-        may: crossbeam_channel::Receiver<()>,
+        may: Receiver<()>,
         shown: Arc<Mutex<Vec<u8>>>,
     }
 
@@ -133,14 +135,20 @@ mod tests {
         }
     }
 
-    #[test]
-    fn everything_is_shown_in_order() {
+    /// A screen, what lets its terminal take something, and what it has taken.
+    fn terminal() -> (Screen, Sender<()>, Arc<Mutex<Vec<u8>>>) {
         let (allow, may) = crossbeam_channel::unbounded();
         let shown = Arc::default();
         let screen = Screen::start(Terminal {
             may,
             shown: Arc::clone(&shown),
         });
+        (screen, allow, shown)
+    }
+
+    #[test]
+    fn everything_is_shown_in_order() {
+        let (screen, allow, shown) = terminal();
         for part in ["one ", "two ", "three"] {
             allow.send(()).unwrap();
             screen.show(part.as_bytes());
@@ -151,12 +159,7 @@ mod tests {
 
     #[test]
     fn a_terminal_that_takes_nothing_holds_nobody_up() {
-        let (allow, may) = crossbeam_channel::unbounded();
-        let shown = Arc::default();
-        let screen = Screen::start(Terminal {
-            may,
-            shown: Arc::clone(&shown),
-        });
+        let (screen, allow, shown) = terminal();
         let chunk = vec![b'x'; ROOM / 4];
         for _ in 0..20 {
             screen.show(&chunk);
@@ -177,12 +180,7 @@ mod tests {
 
     #[test]
     fn who_waits_for_room_loses_nothing() {
-        let (allow, may) = crossbeam_channel::unbounded();
-        let shown = Arc::default();
-        let screen = Screen::start(Terminal {
-            may,
-            shown: Arc::clone(&shown),
-        });
+        let (screen, allow, shown) = terminal();
         for _ in 0..20 {
             allow.send(()).unwrap();
         }
@@ -197,11 +195,8 @@ mod tests {
 
     #[test]
     fn a_terminal_that_went_away_is_forgotten() {
-        let (_, may) = crossbeam_channel::bounded(0);
-        let screen = Screen::start(Terminal {
-            may,
-            shown: Arc::default(),
-        });
+        let (screen, allow, _) = terminal();
+        drop(allow);
         screen.show(b"lost");
         screen.drain(LONG);
     }
