@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use super::screen::screen;
+use super::screen::{self, screen};
 use crate::sources::{Control, Lanes};
 
 /// Takes the guest's console output.
@@ -127,7 +127,7 @@ impl Terminal {
 
     /// Waits, not for long, until everything that the guest wrote is shown.
     pub fn finish() {
-        screen().drain(LAST_WORDS);
+        screen::finish(LAST_WORDS);
     }
 
     /// Puts the terminal back as it was. Does nothing if it was not attached.

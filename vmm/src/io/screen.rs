@@ -13,10 +13,18 @@ use std::time::Duration;
 /// What waits to be written at most, in bytes: a guest's boot, several times.
 const ROOM: usize = 1 << 20;
 
+static SCREEN: OnceLock<Screen> = OnceLock::new();
+
 /// The process's standard output.
 pub(super) fn screen() -> &'static Screen {
-    static SCREEN: OnceLock<Screen> = OnceLock::new();
     SCREEN.get_or_init(|| Screen::start(io::stdout()))
+}
+
+/// Waits, for at most `limit`, until everything is shown that a guest wrote, if one did.
+pub(super) fn finish(limit: Duration) {
+    if let Some(screen) = SCREEN.get() {
+        screen.drain(limit);
+    }
 }
 
 /// Somewhere to show bytes without waiting.
@@ -70,7 +78,7 @@ impl Screen {
     }
 
     /// Waits until everything is shown, for at most `limit`.
-    pub(super) fn drain(&self, limit: Duration) {
+    fn drain(&self, limit: Duration) {
         let busy = |state: &mut State| state.writing || !state.waiting.is_empty();
         let waited = self
             .0
