@@ -79,9 +79,12 @@ impl ConsoleSink {
     pub fn write(&self, bytes: &[u8]) {
         if self.to_terminal {
             if self.patient {
-                screen().make_room(bytes.len());
+                let mut out = io::stdout().lock();
+                // A terminal that went away takes nothing more; the guest goes on.
+                let _ = out.write_all(bytes).and_then(|()| out.flush());
+            } else {
+                screen().show(bytes);
             }
-            screen().show(bytes);
         }
         if let Some(file) = &self.file
             && let Err(e) = file.lock().expect("no holder panics").write_all(bytes)

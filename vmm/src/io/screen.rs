@@ -70,13 +70,6 @@ impl Screen {
         self.0.changed.notify_all();
     }
 
-    /// Waits until so many bytes more can be shown without a loss, or there is nothing to wait for.
-    pub(super) fn make_room(&self, bytes: usize) {
-        let full =
-            |state: &mut State| !state.waiting.is_empty() && state.waiting.len() + bytes > ROOM;
-        drop(self.0.changed.wait_while(self.0.lock(), full));
-    }
-
     /// Waits until everything is shown, for at most `limit`.
     fn drain(&self, limit: Duration) {
         let busy = |state: &mut State| state.writing || !state.waiting.is_empty();
@@ -105,7 +98,6 @@ impl Shared {
             let lost = std::mem::take(&mut state.lost);
             state.writing = true;
             drop(state);
-            self.changed.notify_all();
             // A terminal that went away takes nothing more; the guest goes on.
             let _ = out.write_all(&bytes).and_then(|()| out.flush());
             if lost > 0 {
@@ -184,21 +176,6 @@ mod tests {
         screen.show(b"again");
         screen.drain(LONG);
         assert!(shown.lock().unwrap().ends_with(b"again"));
-    }
-
-    #[test]
-    fn who_waits_for_room_loses_nothing() {
-        let (screen, allow, shown) = terminal();
-        for _ in 0..20 {
-            allow.send(()).unwrap();
-        }
-        let chunk = vec![b'x'; ROOM / 4];
-        for _ in 0..20 {
-            screen.make_room(chunk.len());
-            screen.show(&chunk);
-        }
-        screen.drain(LONG);
-        assert_eq!(shown.lock().unwrap().len(), 20 * chunk.len());
     }
 
     #[test]
