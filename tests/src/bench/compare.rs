@@ -19,6 +19,10 @@ const ROUNDS: usize = 3;
 const LEAST: f64 = 0.03;
 /// The same where the noise is not known.
 const UNKNOWN_NOISE: f64 = 0.25;
+/// Throughput in proportion to that under these says something where the machines differ, too.
+const RATIOS: [Configuration; 2] = [Configuration::Qemu, Configuration::Alone];
+/// A machine that is faster or slower by this part is another one.
+const OTHER_SPEED: f64 = 0.1;
 
 /// A figure that differs.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -29,6 +33,8 @@ pub struct Change {
     pub workload: Workload,
     /// Which figure.
     pub metric: Metric,
+    /// In proportion to what, if it is a ratio.
+    pub to: Option<Configuration>,
     /// In the old record.
     pub old: Summary,
     /// In the new one.
@@ -71,6 +77,15 @@ impl Comparison {
                     .push((name.to_owned(), then, now.to_owned()));
             }
         }
+        let speeds = old.speed().zip(new.speed());
+        let speeds = speeds.map(|(old, new)| (old.median, new.median));
+        if let Some((then, now)) = speeds
+            && (now / then - 1.0).abs() > OTHER_SPEED
+        {
+            let [then, now] = [then, now].map(super::report::figure);
+            let name = "the speed of the machine, in steps of a loop in a µs,";
+            comparison.machines.push((name.to_owned(), then, now));
+        }
         comparison
     }
 
@@ -87,8 +102,17 @@ impl Comparison {
         {
             self.lost.push((configuration, workload, reason));
         }
-        for metric in Metric::ALL {
-            let summary = |record: &Record| record.summary(configuration, workload, metric);
+        let ratios = RATIOS.into_iter().filter(|to| *to != configuration);
+        let ratios = ratios.map(|to| (Metric::Throughput, Some(to)));
+        for (metric, to) in Metric::ALL
+            .map(|metric| (metric, None))
+            .into_iter()
+            .chain(ratios)
+        {
+            let summary = |record: &Record| match to {
+                None => record.summary(configuration, workload, metric),
+                Some(to) => record.ratio(configuration, to, workload, metric),
+            };
             let (Some(old), Some(new)) = (summary(old), summary(new)) else {
                 continue;
             };
@@ -100,6 +124,7 @@ impl Comparison {
                 configuration,
                 workload,
                 metric,
+                to,
                 old,
                 new,
                 better: (new.median > old.median) == metric.more_is_better(),
@@ -134,7 +159,7 @@ impl Comparison {
                     "| {} | {} | {} | {} | {} | {} | {} |",
                     change.workload,
                     change.configuration,
-                    change.metric.title(),
+                    change.title(),
                     super::report::figure(change.old.median),
                     super::report::figure(change.new.median),
                     percent(change),
@@ -150,6 +175,17 @@ impl Comparison {
             LEAST * 100.0
         );
         text
+    }
+}
+
+impl Change {
+    /// The figure's name.
+    fn title(&self) -> String {
+        let metric = self.metric.title();
+        match self.to {
+            None => metric.to_owned(),
+            Some(to) => format!("{metric}, to {to}"),
+        }
     }
 }
 
@@ -174,7 +210,9 @@ fn differs(old: &Summary, new: &Summary) -> bool {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::machine_state::MachineState;
     use super::super::record::tests::record;
+    use super::super::sample::Outcome;
     use super::*;
 
     fn series(values: &[f64]) -> Record {
@@ -207,6 +245,45 @@ mod tests {
         let old = series(&[100.0]);
         assert_eq!(Comparison::of(&old, &series(&[85.0])).changes, []);
         assert_eq!(Comparison::of(&old, &series(&[60.0])).changes.len(), 1);
+    }
+
+    /// Of QEMU's throughput and that of `ftvm` alone, on a machine of a speed.
+    fn at_speed(speed: f64, rounds: &[(f64, f64)]) -> Record {
+        use Configuration::{Alone, Qemu};
+        let values = rounds.iter().zip(1..).flat_map(|((qemu, alone), round)| {
+            let set = Workload::RedisSet;
+            [
+                (round, Qemu, set, qemu * speed),
+                (round, Alone, set, alone * speed),
+            ]
+        });
+        let mut record = record(&values.collect::<Vec<_>>());
+        for sample in &mut record.samples {
+            if let Outcome::Measured { figures } = &mut sample.outcome {
+                figures.machine = Some(MachineState { speed, stolen: 0.0 });
+            }
+        }
+        record
+    }
+
+    #[test]
+    fn a_machine_that_is_slower_now_is_told_and_ratios_are_compared_all_the_same() {
+        let old = at_speed(200.0, &[(10.0, 9.0), (10.2, 9.1), (9.9, 9.0)]);
+        let slower = at_speed(90.0, &[(10.0, 9.0), (10.1, 9.1), (9.9, 9.1)]);
+        let text = Comparison::of(&old, &slower).to_markdown();
+        assert!(
+            text.contains("the speed of the machine") && text.contains("`90.0`"),
+            "{text}"
+        );
+        assert!(!text.contains("throughput, to"), "{text}");
+        let worse = at_speed(200.0, &[(10.0, 6.0), (10.2, 6.1), (9.9, 6.0)]);
+        let comparison = Comparison::of(&old, &worse);
+        assert_eq!(comparison.machines, []);
+        let text = comparison.to_markdown();
+        assert!(
+            text.contains("throughput, to QEMU with KVM | 0.900 | 0.600"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod configuration;
 mod drive;
 mod host_meter;
 mod machine_description;
+mod machine_state;
 mod outage;
 mod record;
 mod report;
@@ -36,6 +37,7 @@ pub use self::compare::{Change, Comparison};
 pub use self::condition::{Axis, Condition};
 pub use self::configuration::{Configuration, UnknownName};
 pub use self::machine_description::MachineDescription;
+pub use self::machine_state::MachineState;
 pub use self::outage::Outage;
 pub use self::record::{Record, RecordError};
 pub use self::report::Plot;
@@ -316,9 +318,11 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
     ) -> Result<Figures> {
         let driver = self.driver(clients);
         let prepared = driver.prepare(workload)?;
+        let machine = machine_state::glance();
         let before = self.stage.read(running)?;
         let seen = driver.run(&prepared)?;
         let after = self.stage.read(running)?;
+        let machine = machine_state::glance().since(&machine);
         self.stage.refuse_trouble(running)?;
         let [primary, backup] = Stage::figures(&before, &after);
         Ok(Figures {
@@ -328,6 +332,7 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
             vmm: running.figures(seen.from, seen.to),
             primary,
             backup,
+            machine: Some(machine),
         })
     }
 

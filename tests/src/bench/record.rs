@@ -11,6 +11,7 @@ use super::Options;
 use super::condition::{Axis, Condition};
 use super::configuration::Configuration;
 use super::machine_description::MachineDescription;
+use super::machine_state::MachineState;
 use super::outage::Outage;
 use super::sample::{Metric, Outcome, Sample};
 use super::schedule::{self, Visit};
@@ -254,6 +255,18 @@ impl Record {
             &self.values(configuration, workload, metric),
             &self.values(to, workload, metric),
         )
+    }
+
+    /// The machine's speed over all measurements: see [`MachineState::speed`].
+    #[must_use]
+    pub fn speed(&self) -> Option<Summary> {
+        Summary::of(self.machine_states().map(|state| state.speed))
+    }
+
+    /// How the machine was at each measurement.
+    pub(super) fn machine_states(&self) -> impl Iterator<Item = MachineState> {
+        let samples = self.samples.iter();
+        samples.filter_map(|sample| sample.figures()?.machine)
     }
 
     /// Why there are no figures of a workload under a configuration, if there are none.

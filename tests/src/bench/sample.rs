@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::condition::Condition;
 use super::configuration::Configuration;
+use super::machine_state::MachineState;
 use super::workload::Workload;
 
 /// One measurement, or why there is none.
@@ -143,6 +144,9 @@ pub struct Figures {
     pub primary: Option<HostFigures>,
     /// The host of the backup.
     pub backup: Option<HostFigures>,
+    /// The machine on which hosts and clients run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<MachineState>,
 }
 
 /// One of the figures, as tables and comparisons have them.

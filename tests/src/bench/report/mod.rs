@@ -4,6 +4,7 @@ mod breakdown;
 mod paper;
 mod plots;
 mod targets;
+mod time;
 
 use std::fmt::Write as _;
 
@@ -110,6 +111,7 @@ impl Record {
         for workload in &self.workloads {
             self.workload_table(&mut text, *workload);
         }
+        self.time_table(&mut text);
         self.replication_table(&mut text);
         self.breakdowns(&mut text);
         self.outage_table(&mut text);
@@ -133,7 +135,41 @@ impl Record {
         for (name, value) in self.machine.lines() {
             line(text, [name.to_owned(), value]);
         }
+        for (name, value) in self.noise() {
+            line(text, [name.to_owned(), value]);
+        }
         text.push('\n');
+    }
+
+    /// How fast the machine was, and how much of it others had.
+    fn noise(&self) -> Vec<(&'static str, String)> {
+        let Some(speed) = self.speed() else {
+            return Vec::new();
+        };
+        let states = || self.machine_states();
+        let slowest = states()
+            .map(|state| state.speed)
+            .fold(speed.median, f64::min);
+        let fastest = states()
+            .map(|state| state.speed)
+            .fold(speed.median, f64::max);
+        let most = states().map(|state| state.stolen).fold(0.0, f64::max);
+        let mean = states().map(|state| state.stolen).sum::<f64>() / speed.count as f64;
+        let [median, slowest, fastest] = [speed.median, slowest, fastest].map(figure);
+        vec![
+            (
+                "its speed meanwhile, steps of a loop in a µs",
+                format!("{median}, from {slowest} to {fastest}"),
+            ),
+            (
+                "taken by others meanwhile (steal)",
+                format!(
+                    "{:.0} % on average, {:.0} % at most",
+                    mean * 100.0,
+                    most * 100.0
+                ),
+            ),
+        ]
     }
 
     fn target_table(&self, text: &mut String) {

@@ -91,6 +91,7 @@ impl Record {
             title: title.to_owned(),
             svg: bars(title, &groups).expect("drawing into a string does not fail"),
         })
+        .chain(self.time_plot())
         .chain(
             Axis::ALL
                 .into_iter()
