@@ -195,6 +195,8 @@ const ROW: u32 = 17;
 const NAMES: u32 = 270;
 /// Room for title and legend.
 const TOP: u32 = 70;
+/// Longer bars are cut: one that is very long would leave nothing to see of the others.
+const LONGEST: f64 = 4.0;
 
 /// Bars from left to right, in groups with a heading.
 fn stacks(title: &str, rows: &[Row]) -> Result<String, Box<dyn Error>> {
@@ -215,43 +217,51 @@ fn stacks(title: &str, rows: &[Row]) -> Result<String, Box<dyn Error>> {
             area.draw(&Text::new(part.title(), (x + 17, y), font(12)))?;
         }
         let together = rows.iter().map(|row| row.parts.values().sum());
-        let most = together.fold(1.0, f64::max);
+        let right = together.fold(1.0, f64::max).min(LONGEST);
         let mut chart = ChartBuilder::on(&area)
             .margin(12)
             .margin_top(TOP)
             .x_label_area_size(25)
             .y_label_area_size(NAMES)
-            .build_cartesian_2d(0.0..most * 1.02, f64::from(lines)..0.0)?;
+            .build_cartesian_2d(0.0..right * 1.02, f64::from(lines)..0.0)?;
         chart
             .configure_mesh()
             .disable_y_mesh()
             .y_labels(0)
+            .x_max_light_lines(1)
             .x_label_formatter(&|x| figure(*x))
             .draw()?;
-        let at = Pos::new(HPos::Right, VPos::Center);
-        let mut name = |text: &str, y: f64, size: u32| -> Result<(), Box<dyn Error>> {
-            let style = font(size).into_text_style(&area).pos(at);
-            let text = Text::new(text.to_owned(), (-8, 0), style);
-            chart.draw_series([EmptyElement::at((0.0, y + 0.5)) + text])?;
-            Ok(())
+        let ending = Pos::new(HPos::Right, VPos::Center);
+        let words = |text: String, at: (f64, f64), size: u32| {
+            let style = font(size).into_text_style(&area).pos(ending);
+            EmptyElement::at(at) + Text::new(text, (-8, 0), style)
         };
-        let mut bars = Vec::new();
+        let (mut bars, mut texts) = (Vec::new(), Vec::new());
         let mut y = 0.0;
         for group in groups {
-            name(group[0].workload.title(), y, 14)?;
+            let heading = group[0].workload.title().to_owned();
+            texts.push(words(heading, (0.0, y + 0.5), 14));
             y += 1.0;
             for row in group {
-                name(row.configuration.title(), y, 12)?;
+                let name = row.configuration.title().to_owned();
+                texts.push(words(name, (0.0, y + 0.5), 12));
                 let mut left = 0.0;
                 for (part, share) in &row.parts {
-                    let corners = [(left, y + 0.12), (left + share, y + 0.88)];
+                    let end = (left + share).min(right);
+                    let corners = [(left, y + 0.12), (end, y + 0.88)];
                     bars.push(Rectangle::new(corners, part.colour().filled()));
-                    left += share;
+                    left = end;
+                }
+                let together: f64 = row.parts.values().sum();
+                if together > right {
+                    let cut = format!("… {}", figure(together));
+                    texts.push(words(cut, (right, y + 0.5), 12));
                 }
                 y += 1.0;
             }
         }
         chart.draw_series(bars)?;
+        chart.draw_series(texts)?;
         area.present()?;
     }
     Ok(svg)
