@@ -41,12 +41,13 @@ pub enum Clock {
 }
 
 impl Clock {
-    /// What the kernel has to be told on its command line. With a clock like these it would
-    /// program its timer anew for every interrupt and every time it goes idle, and read the clock
-    /// several times for that: each is an exit. A timer that just goes on is cheaper.
+    /// What the kernel has to be told on its command line. Left to itself it programs its timer
+    /// anew for every interrupt and every time it goes idle, and reads the clock several times for
+    /// that. Where each of these reads is an exit, a timer that just goes on is cheaper.
     fn words(self) -> &'static str {
         match self {
-            Self::PmTimer | Self::KvmClock | Self::KvmClockExact => "highres=off nohz=off",
+            Self::KvmClock => "",
+            Self::PmTimer | Self::KvmClockExact => "highres=off nohz=off",
             // The kernel measures how fast the local APIC's timer runs, and not to the last digit:
             // as the source of time only the 8254 will do, whose frequency it knows.
             Self::Jiffies => "pmtmr=0 nolapic_timer",
@@ -275,9 +276,12 @@ mod tests {
 
     #[test]
     fn the_clock_is_on_the_command_line_and_can_be_overruled() {
-        let vm = config("name = \"a\"\nkernel = \"k\"\nappend = \"highres=on\"").unwrap();
+        let vm = config("name = \"a\"\nkernel = \"k\"\nappend = \"nohz=off\"").unwrap();
         assert_eq!(vm.clock, Clock::KvmClock);
         let words = vm.command_line();
+        assert_eq!(words, format!("{BASE_COMMAND_LINE} nohz=off"));
+        let text = "name = \"a\"\nkernel = \"k\"\nclock = \"pm-timer\"\nappend = \"highres=on\"";
+        let words = config(text).unwrap().command_line();
         assert!(
             words.ends_with("highres=off nohz=off highres=on"),
             "{words}"
