@@ -137,9 +137,9 @@ impl Record {
                         values.entry(part).or_default().push(share * alone / rate);
                     }
                 }
-                let medians = values.into_iter().filter_map(|(part, values)| {
-                    Some((part, Summary::of(values.into_iter())?.median))
-                });
+                let medians = values
+                    .into_iter()
+                    .filter_map(|(part, values)| Some((part, Summary::of(values)?.median)));
                 let parts: Parts = medians.collect();
                 if !parts.is_empty() {
                     rows.push(Row {
