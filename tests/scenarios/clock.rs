@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use guest_images::clock::{self, ClockLine};
-use testbed::pair::{DiskServer, Guest, Told};
+use testbed::pair::{DiskServer, Guest, PATIENCE, Told};
 use testbed::{Host, Result, Testbed};
 
 const LIMIT: Duration = Duration::from_secs(180);
@@ -11,7 +11,6 @@ const LIMIT: Duration = Duration::from_secs(180);
 /// log entry takes longer to one place than to another: some milliseconds. Were the clock to stand
 /// still while the loss is noticed, it would be off by the heartbeat timeout and more.
 const TOLERANCE: Duration = Duration::from_millis(200);
-const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(500);
 /// How far a guest's wall clock may seem to be off after its boot. One that was set from the CMOS
 /// clock, which has whole seconds, is up to a second late; and with every clock the kernel loses the
 /// time from when it sets its clock to when it starts its timer, 48 ms or more with the paravirtual
@@ -79,7 +78,7 @@ enum Steps {
 /// A guest with this clock reads it all the time; its wall clock is the host's, its steps are small
 /// if they are to be, and a failover costs it no time.
 fn over_a_failover(name: &str, clock: &str, steps: Steps) -> Result<()> {
-    assert!(HEARTBEAT_TIMEOUT > 2 * TOLERANCE);
+    assert!(PATIENCE > 2 * TOLERANCE);
     let testbed = Testbed::new(name)?;
     let [mut a, b] = testbed.start_hosts(["a", "b"])?;
     let start = Instant::now();

@@ -11,9 +11,6 @@ use testbed::workload::LoadWatcher;
 use testbed::{Exit, GUEST, Result, Signal, Testbed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(300);
-/// Both hosts and their guests compute all the time, on processors that others may use too: one that
-/// was not heard of for half a second need not be lost.
-const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(2);
 
 struct Quiet;
 
@@ -26,7 +23,6 @@ fn fail_over(load: Load) -> Result<Run> {
     let options = Options {
         seed: 3,
         load: Some(load),
-        heartbeat_timeout: HEARTBEAT_TIMEOUT,
         ..Options::default()
     };
     let mut failovers = Failovers::start(&format!("load-{load}"), options)?;

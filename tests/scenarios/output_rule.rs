@@ -10,7 +10,7 @@ use testbed::workload::Client;
 use testbed::{Network, Result, Testbed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(180);
-/// How late the log comes: below the heartbeat timeout of 500 ms.
+/// How late the log comes: below the heartbeat timeout, [`testbed::pair::PATIENCE`].
 const DELAY: Duration = Duration::from_millis(300);
 /// How often a broken rule may go unnoticed.
 const ROUNDS: u32 = 3;

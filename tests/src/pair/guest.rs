@@ -1,5 +1,7 @@
 //! Guests, and how `ftvm` is told to replicate them.
 
+use std::time::Duration;
+
 use guest_images::load::{Load, MEMORY_MIB};
 use guest_images::{GuestImages, debian};
 
@@ -11,6 +13,12 @@ use crate::process::HostProcess;
 
 /// Where a primary listens for its backup.
 const LOG_PORT: u16 = 7000;
+
+/// How long hosts wait for one another unless a scenario says how long: longer than `ftvm` does by
+/// itself, because they are emulated. Where the machine's processors are somebody else's for half a
+/// second, nobody is lost.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+const HEARTBEAT_OPTION: &str = "--heartbeat-timeout";
 
 /// A guest that can be replicated.
 #[derive(Debug, Clone)]
@@ -155,7 +163,8 @@ impl Guest {
         argv
     }
 
-    /// Starts `ftvm primary` on a host, with further options.
+    /// Starts `ftvm primary` on a host, with further options. Without a heartbeat timeout among
+    /// them it is [`PATIENCE`].
     ///
     /// # Errors
     ///
@@ -178,6 +187,10 @@ impl Guest {
     ) -> Result<Side> {
         let mut argv = self.argv("primary", host, disk);
         argv.extend(["--listen", log].map(str::to_owned));
+        if !options.contains(&HEARTBEAT_OPTION) {
+            let timeout = PATIENCE.as_millis().to_string();
+            argv.extend([HEARTBEAT_OPTION.to_owned(), timeout]);
+        }
         argv.extend(options.iter().map(|&option| option.to_owned()));
         Side::start(host, &argv)
     }

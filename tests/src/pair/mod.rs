@@ -24,7 +24,7 @@ mod guest;
 mod side;
 
 pub use self::disk_server::{DiskServer, Export};
-pub use self::guest::{Guest, log_address};
+pub use self::guest::{Guest, PATIENCE, log_address};
 pub use self::side::{Outcome, Side, Stats, Told, one_goes_on};
 use crate::Output;
 use crate::error::Result;
