@@ -141,6 +141,20 @@ impl Workload {
         matches!(self.unit(), "requests/s" | "transactions/s")
     }
 
+    /// How often its client waits for a reply in one operation (pipelined requests: in one batch of
+    /// them); nothing where no client waits.
+    #[must_use]
+    pub fn exchanges(self) -> Option<u32> {
+        match self {
+            Self::RedisSet | Self::RedisGet | Self::RedisSetPipelined | Self::RedisGetPipelined => {
+                Some(1)
+            }
+            // BEGIN, UPDATE, SELECT, UPDATE, UPDATE, INSERT, END, each a query of its own.
+            Self::Pgbench => Some(7),
+            _ => None,
+        }
+    }
+
     /// The guest that it runs in.
     #[must_use]
     pub fn guest(self) -> GuestKind {

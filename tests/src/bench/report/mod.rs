@@ -1,6 +1,7 @@
 //! The record for people: tables in Markdown, and plots.
 
 mod breakdown;
+mod network;
 mod paper;
 mod plots;
 mod targets;
@@ -111,6 +112,7 @@ impl Record {
         for workload in &self.workloads {
             self.workload_table(&mut text, *workload);
         }
+        self.network_limits(&mut text);
         self.time_table(&mut text);
         self.replication_table(&mut text);
         self.breakdowns(&mut text);
@@ -181,9 +183,12 @@ impl Record {
         head(text, &["target", "workload", "bound", "measured", "met"]);
         for target in targets {
             let met = if target.bound.holds(target.measured) {
-                "yes"
+                "yes".to_owned()
             } else {
-                "**no**"
+                match target.left {
+                    None => "**no**".to_owned(),
+                    Some(left) => format!("**no**; the network leaves {}", figure(left)),
+                }
             };
             line(
                 text,
@@ -192,7 +197,7 @@ impl Record {
                     target.workload.to_string(),
                     target.bound.words(),
                     figure(target.measured),
-                    met.to_owned(),
+                    met,
                 ],
             );
         }

@@ -1,5 +1,6 @@
 //! What `ftvm` is to reach, and whether it did.
 
+use super::network::Limit;
 use crate::bench::configuration::Configuration::{self, Alone, Colo, LoggedReads, Qemu};
 use crate::bench::record::Record;
 use crate::bench::sample::Metric;
@@ -9,6 +10,9 @@ use crate::bench::workload::Workload;
 /// Ticks of Debian's kernel in a second.
 const TICKS: f64 = 250.0;
 
+/// The target that the logging network may put out of reach.
+const REPLICATED: &str = "throughput: replicated / alone";
+
 /// A target, and what was measured.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Target {
@@ -17,6 +21,8 @@ pub(super) struct Target {
     pub(super) workload: Workload,
     pub(super) measured: f64,
     pub(super) bound: Bound,
+    /// The most that the logging network leaves, where that is what bounds it.
+    pub(super) left: Option<f64>,
 }
 
 /// How it is bounded.
@@ -46,12 +52,17 @@ impl Bound {
 pub(super) fn targets(record: &Record) -> Vec<Target> {
     let mut targets = Vec::new();
     let mut add = |what, workload, measured: Option<f64>, bound| {
-        targets.extend(measured.map(|measured| Target {
+        let target = measured.map(|measured| Target {
             what,
             workload,
             measured,
             bound,
-        }));
+            left: match what {
+                REPLICATED => Limit::of(record, workload).map(Limit::ratio),
+                _ => None,
+            },
+        });
+        targets.extend(target);
     };
     let ratio = |of, to, workload, metric| {
         let ratio = record.ratio(of, to, workload, metric);
@@ -63,7 +74,7 @@ pub(super) fn targets(record: &Record) -> Vec<Target> {
             summary.map(|summary| summary.median)
         };
         add(
-            "throughput: replicated / alone",
+            REPLICATED,
             workload,
             ratio(LoggedReads, Alone, workload, Metric::Throughput),
             Bound::AtLeast(0.95),
@@ -169,7 +180,7 @@ mod tests {
         assert_eq!(
             judged,
             [
-                ("throughput: replicated / alone", false),
+                (REPLICATED, false),
                 ("throughput: alone / QEMU", true),
                 ("requests/s: replicated / COLO", true),
             ]
