@@ -8,6 +8,7 @@
 
 mod acpi;
 mod cached_reads;
+mod disassembly;
 pub mod initramfs;
 mod layout;
 mod micro_guest;

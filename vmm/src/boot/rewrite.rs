@@ -22,9 +22,10 @@
 
 use std::ops::Range;
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use object::{Object, ObjectKind, ObjectSection, SectionFlags};
 
+use super::disassembly::{Disassembly, Targets};
 use super::{cached_reads, micro_guest};
 
 /// The port that stands for the time stamp counter. Nothing on a PC answers there.
@@ -40,6 +41,7 @@ pub const CR4_PORT: u16 = 0xe0;
 /// Opcode of MOV to a control register.
 const MOV_TO_CR: [u8; 2] = [0x0f, 0x22];
 const MOV_TO_CR4_BYTES: usize = 3;
+const IRETQ: [u8; 2] = [0x48, 0xcf];
 const NOP: u8 = 0x90;
 const OUT_AL: u8 = 0xe6;
 
@@ -109,11 +111,8 @@ const LONGEST_FIELD: u64 = 8;
 pub fn rewrite(image: &mut [u8], reads: KernelReads) -> Result<Sites, RewriteError> {
     let elf = parse(image)?;
     let sections = code_sections(&elf, image.len())?;
-    let Planned {
-        mut sites,
-        mut patches,
-        targets,
-    } = plan(image, &sections);
+    let mut code = disassemblies(image, &sections);
+    let (mut sites, mut patches) = plan(&sections, &mut code);
     if sites.tsc.is_empty() && !micro_guest::is_marked(image) {
         return Err(RewriteError::NoSites);
     }
@@ -123,7 +122,7 @@ pub fn rewrite(image: &mut [u8], reads: KernelReads) -> Result<Sites, RewriteErr
             elf: &elf,
             reads: &sites.tsc,
             others: &sites.cr4,
-            targets: &targets,
+            targets: &jumps_behind(&sites.tsc, &mut code),
         };
         match cached_reads::plan(&kernel) {
             Ok(plan) => {
@@ -157,17 +156,11 @@ pub fn rewrite_module(file: &mut [u8]) -> Result<Option<Sites>, RewriteError> {
     if elf.kind() != ObjectKind::Relocatable || elf.section_by_name(MODULE_SECTION).is_none() {
         return Ok(None);
     }
-    let mut sections = match code_sections(&elf, file.len()) {
+    let sections = match code_sections(&elf, file.len()) {
         Err(RewriteError::NoCode) => return Ok(Some(Sites::default())),
         sections => sections?,
     };
-    // Few modules have the bytes at all, and disassembling takes a hundred times longer.
-    sections.retain(|section| {
-        let code = &file[section.offset..section.offset + section.len];
-        let has = |bytes: &[u8]| memchr::memmem::find(code, bytes).is_some();
-        has(&RDTSC) || has(&MOV_TO_CR)
-    });
-    let Planned { sites, patches, .. } = plan(file, &sections);
+    let (sites, patches) = plan(&sections, &mut disassemblies(file, &sections));
     apply(file, &patches);
     if !patches.is_empty()
         && let Some(signed) = file.len().checked_sub(SIGNATURE_MARK.len())
@@ -184,31 +177,22 @@ pub(super) struct Patch {
     pub(super) bytes: Vec<u8>,
 }
 
-/// What there is to rewrite.
-struct Planned {
-    sites: Sites,
-    patches: Vec<Patch>,
-    /// Addresses shortly behind the bytes of an RDTSC that are jumped to.
-    targets: Vec<u64>,
+fn disassemblies<'a>(image: &'a [u8], sections: &[CodeSection]) -> Vec<Disassembly<'a>> {
+    let sections = sections.iter();
+    sections
+        .map(|section| {
+            let code = &image[section.offset..section.offset + section.len];
+            Disassembly::new(code, section.address)
+        })
+        .collect()
 }
 
-/// Says what there is to rewrite in `sections`.
-fn plan(image: &[u8], sections: &[CodeSection]) -> Planned {
-    let code_of = |section: &CodeSection| &image[section.offset..section.offset + section.len];
-    let mut read_bytes: Vec<u64> = (sections.iter())
-        .flat_map(|section| {
-            let places = memchr::memmem::find_iter(code_of(section), &RDTSC);
-            places.map(|at| section.address + at as u64)
-        })
-        .collect();
-    read_bytes.sort_unstable();
+/// What is to be rewritten in `sections`, whose code is `code`, and how.
+fn plan(sections: &[CodeSection], code: &mut [Disassembly<'_>]) -> (Sites, Vec<Patch>) {
     let mut sites = Sites::default();
     let mut patches = Vec::new();
-    let mut targets = Vec::new();
-    for section in sections {
-        let found = find(code_of(section), section.address, &read_bytes);
-        targets.extend(found.targets);
-        for (at, found) in found.instructions {
+    for (section, code) in sections.iter().zip(code) {
+        for (at, found) in find(code) {
             let address = section.address + at as u64;
             let (list, bytes) = match found {
                 Found::Iretq => {
@@ -233,11 +217,16 @@ fn plan(image: &[u8], sections: &[CodeSection]) -> Planned {
         }
     }
     sites.tsc.sort_unstable();
-    Planned {
-        sites,
-        patches,
-        targets,
-    }
+    (sites, patches)
+}
+
+/// The addresses shortly behind `reads` that are jumped to.
+fn jumps_behind(reads: &[u64], code: &mut [Disassembly<'_>]) -> Vec<u64> {
+    // Further than a read and what has to make room for a jump: 2 and 15 bytes.
+    const SHORTLY: u64 = 32;
+    let targets = Targets::behind(reads, SHORTLY);
+    let jumps = code.iter_mut();
+    jumps.flat_map(|code| code.jumps_to(&targets)).collect()
 }
 
 fn apply(image: &mut [u8], patches: &[Patch]) {
@@ -334,7 +323,7 @@ enum Found {
 fn classify(instruction: &Instruction) -> Option<Found> {
     match instruction.mnemonic() {
         Mnemonic::Rdtsc if instruction.len() == RDTSC.len() => Some(Found::Rdtsc),
-        Mnemonic::Iretq => Some(Found::Iretq),
+        Mnemonic::Iretq if instruction.len() == IRETQ.len() => Some(Found::Iretq),
         Mnemonic::Mov
             if instruction.len() == MOV_TO_CR4_BYTES
                 && instruction.op0_kind() == OpKind::Register
@@ -347,43 +336,18 @@ fn classify(instruction: &Instruction) -> Option<Found> {
     }
 }
 
-/// What a linear disassembly finds.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct FoundInCode {
-    /// Instructions of interest, by offset.
-    instructions: Vec<(usize, Found)>,
-    /// Targets of jumps and calls that lie shortly behind the bytes of an RDTSC.
-    targets: Vec<u64>,
-}
-
-/// Disassembles `code`. `read_bytes` are the places of the bytes of RDTSC in all of the code,
-/// ascending.
-fn find(code: &[u8], address: u64, read_bytes: &[u64]) -> FoundInCode {
-    // Further than a read and what has to make room for a jump: 2 and 15 bytes.
-    const SHORTLY: u64 = 32;
-    let is_behind_a_read = |target: u64| {
-        let next = read_bytes.partition_point(|&read| read < target);
-        next > 0 && target - read_bytes[next - 1] < SHORTLY
+/// The instructions of interest in code, by offset, ascending; of IRETQ the first.
+fn find(disassembly: &mut Disassembly<'_>) -> Vec<(usize, Found)> {
+    let code = disassembly.code();
+    let mut look = |place: usize| {
+        let instruction = disassembly.instruction_at(place)?;
+        Some((place, classify(&instruction)?))
     };
-    let mut decoder = Decoder::with_ip(64, code, address, DecoderOptions::NONE);
-    let mut instruction = Instruction::default();
-    let mut found = FoundInCode::default();
-    while decoder.can_decode() {
-        let at = decoder.position();
-        decoder.decode_out(&mut instruction);
-        if instruction.is_invalid() {
-            // Data or padding between functions: try again one byte on, until in step again.
-            let _ = decoder.set_position(at + 1);
-            decoder.set_ip(address + at as u64 + 1);
-            continue;
-        }
-        let what = classify(&instruction);
-        found.instructions.extend(what.map(|what| (at, what)));
-        let target = instruction.near_branch_target(); // 0: it is no jump
-        if is_behind_a_read(target) {
-            found.targets.push(target);
-        }
-    }
+    let places = |bytes: &'static [u8]| memchr::memmem::find_iter(code, bytes);
+    let mut found: Vec<(usize, Found)> = places(&RDTSC).filter_map(&mut look).collect();
+    found.extend(places(&MOV_TO_CR).filter_map(&mut look));
+    found.extend(places(&IRETQ).find_map(&mut look));
+    found.sort_unstable_by_key(|(place, _)| *place);
     found
 }
 
@@ -510,7 +474,7 @@ pub(super) mod tests {
             0x31, 0x0f, 0x22, 0xe7, 0x48, 0xcf, 0xc3,
         ];
         assert_eq!(
-            find(&code, 0xffff_ffff_8100_0000, &[]).instructions,
+            find(&mut Disassembly::new(&code, 0xffff_ffff_8100_0000)),
             [
                 (5, Found::Rdtsc),
                 (14, Found::Rdtsc),
@@ -524,7 +488,10 @@ pub(super) mod tests {
     fn gets_into_step_again_after_data() {
         // An invalid opcode in 64-bit mode (06), then rdtsc.
         assert_eq!(
-            find(&[0x06, 0x06, 0x0f, 0x31, 0xc3], 0x1000, &[]).instructions,
+            find(&mut Disassembly::new(
+                &[0x06, 0x06, 0x0f, 0x31, 0xc3],
+                0x1000
+            )),
             [(2, Found::Rdtsc)]
         );
     }
