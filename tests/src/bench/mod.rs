@@ -62,6 +62,12 @@ const COLO_STARTS: u32 = 4;
 /// Between a guest's boot and the first measurement: what init started in the background ends.
 const SETTLE: Duration = Duration::from_secs(2);
 
+/// A measurement during which others had more than this part of the machine's processors is made
+/// again.
+const DISTURBED: f64 = 0.05;
+/// How often.
+const AGAIN: u32 = 2;
+
 /// What is measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -324,12 +330,33 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
         (workload, condition): &(Workload, Condition),
     ) -> Result<Figures> {
         self.stage.disturb(condition)?;
-        let measured = self.measure_undisturbed(running, *workload, condition.clients);
+        let measured = self.measure_again_if_disturbed(running, *workload, condition.clients);
         self.stage.calm(condition)?;
         measured
     }
 
-    fn measure_undisturbed(
+    /// Of several measurements, the one during which others had the least of the machine.
+    fn measure_again_if_disturbed(
+        &self,
+        running: &mut Running,
+        workload: Workload,
+        clients: u32,
+    ) -> Result<Figures> {
+        let stolen = |figures: &Figures| figures.machine.map_or(0.0, |machine| machine.stolen);
+        let mut best = self.measure_once(running, workload, clients)?;
+        for _ in 0..AGAIN {
+            if stolen(&best) <= DISTURBED {
+                break;
+            }
+            let again = self.measure_once(running, workload, clients)?;
+            if stolen(&again) < stolen(&best) {
+                best = again;
+            }
+        }
+        Ok(best)
+    }
+
+    fn measure_once(
         &self,
         running: &mut Running,
         workload: Workload,
