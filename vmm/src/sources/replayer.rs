@@ -28,6 +28,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The watchdog of a replay bites this often.
 pub const REPLAY_WATCH: Duration = Duration::from_secs(1);
 
+/// So often it bites before a guest is taken for lost: time alone also passes for a guest whose host
+/// stands still.
+const BITES: u32 = 5;
+
 /// Replays a log.
 pub struct Replayer<S> {
     log: S,
@@ -37,8 +41,17 @@ pub struct Replayer<S> {
     completions: Completions,
     watchdog: Option<Watchdog>,
     patience: Duration,
-    /// The exit from which the guest runs, and since when.
-    departed: Option<(u64, Instant)>,
+    departed: Option<Departure>,
+}
+
+/// The guest runs.
+#[derive(Debug, Clone, Copy)]
+struct Departure {
+    /// From this exit on.
+    exits: u64,
+    since: Instant,
+    /// So often it was stopped by the host since.
+    bites: u32,
 }
 
 fn count(counter: &AtomicU64) {
@@ -373,16 +386,25 @@ impl<S: LogSource> EventSource for Replayer<S> {
             let exits = at.point.exits;
             self.departed = self
                 .departed
-                .filter(|(from, _)| *from == exits)
-                .or_else(|| Some((exits, Instant::now())));
+                .filter(|departure| departure.exits == exits)
+                .or_else(|| {
+                    Some(Departure {
+                        exits,
+                        since: Instant::now(),
+                        bites: 0,
+                    })
+                });
             watchdog.enter();
         }
         Ok(None)
     }
 
     fn kicked(&mut self, at: &mut Moment<'_>, _: &Appetite) -> Step<bool> {
-        let patient = |(_, since): (u64, Instant)| since.elapsed() < self.patience;
-        if self.departed.is_none_or(patient) {
+        let Some(departure) = &mut self.departed else {
+            return Ok(false);
+        };
+        departure.bites += 1;
+        if departure.bites < BITES || departure.since.elapsed() < self.patience {
             return Ok(false);
         }
         match self.log.head()? {
