@@ -8,7 +8,7 @@ use std::time::Duration;
 use logging_channel::{DiskIdentity, HostReport, Identity};
 
 use crate::boot::{BootError, BootImages};
-use crate::config::{ConfigError, VmConfig};
+use crate::config::{Clock, ConfigError, VmConfig};
 use crate::cpu::{CpuError, CpuState};
 use crate::devices::Devices;
 use crate::disk::guest_disk::{DiskOpenError, GuestDisk};
@@ -180,6 +180,10 @@ impl Guest {
         let devices = match &identity.disk {
             Some(disk) => devices.with_disk(disk.bytes),
             None => devices,
+        };
+        let devices = match config.clock {
+            Clock::Jiffies => devices,
+            Clock::PmTimer | Clock::KvmClock | Clock::KvmClockExact => devices.with_merged_ticks(),
         };
         let traps = TscTrap::new(images.sites(), memory.clone());
         let devices = if traps.cache.is_read() {

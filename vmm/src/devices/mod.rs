@@ -80,6 +80,8 @@ pub struct Devices {
     memory: GuestRam,
     /// Whether programs may read the paravirtual clock without the kernel.
     clock_for_programs: bool,
+    /// Whether ticks that a guest has missed are forgotten.
+    merges_ticks: bool,
     /// What was told last of what the guest can receive.
     offloads: Offloads,
     reset_requested: bool,
@@ -104,6 +106,7 @@ impl Devices {
             disk: None,
             memory: memory.clone(),
             clock_for_programs: true,
+            merges_ticks: false,
             offloads: Offloads::default(),
             reset_requested: false,
             outputs: VecDeque::new(),
@@ -115,6 +118,14 @@ impl Devices {
     #[must_use]
     pub fn without_clock_for_programs(mut self) -> Self {
         self.clock_for_programs = false;
+        self
+    }
+
+    /// The same for a guest that has a clock and need not count the 8254's ticks: it gets no more of
+    /// them than it has time for.
+    #[must_use]
+    pub fn with_merged_ticks(mut self) -> Self {
+        self.merges_ticks = true;
         self
     }
 
@@ -494,8 +505,14 @@ impl Devices {
     fn update_lines(&mut self) {
         // A tick that is requested but not yet served takes no other one on top: the 8259 has one
         // bit a line.
-        if !self.pic.is_requested(TIMER_LINE) && self.pit.take_due() {
-            self.pic.pulse(TIMER_LINE);
+        if !self.pic.is_requested(TIMER_LINE) {
+            let due = match self.merges_ticks {
+                true => self.pit.take_due_merged(),
+                false => self.pit.take_due(),
+            };
+            if due {
+                self.pic.pulse(TIMER_LINE);
+            }
         }
         if self.console.take_interrupt() {
             self.pic.pulse(console::LINE);

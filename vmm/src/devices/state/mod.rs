@@ -166,6 +166,7 @@ impl Devices {
             disk,
             memory: self.memory.clone(),
             clock_for_programs: self.clock_for_programs,
+            merges_ticks: self.merges_ticks,
             offloads: net.device.offloads(),
             net,
             reset_requested: state.reset_requested,
