@@ -257,7 +257,7 @@ impl Pit {
 
     /// As [`Pit::take_due`], for a guest that has a clock. Ticks that it missed are forgotten; and
     /// so that it does something else than ticks where it is always held up, as many more are left
-    /// out, up to [`MOST_LEFT_OUT`].
+    /// out, up to 25.
     pub fn take_due_merged(&mut self) -> bool {
         let missed = self.due.saturating_sub(1);
         self.due -= missed;
