@@ -2,6 +2,7 @@
 //! and during the guest's boot, and nothing that was acknowledged is lost.
 
 use testbed::failover::{Failovers, Options, Progress, Status, Verdict};
+use testbed::pair::PATIENCE;
 
 /// More rounds than a test run has time for: `FTVM_FAILOVERS=20`.
 const FAILOVERS: u32 = 3;
@@ -21,6 +22,7 @@ fn nothing_acknowledged_is_lost_when_the_primary_dies() -> testbed::Result<()> {
     let options = Options {
         // With this seed a kill during the boot is among the first four.
         seed: 5,
+        heartbeat_timeout: PATIENCE,
         ..Options::default()
     };
     let mut testbed = Failovers::start("failover", options)?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use guest_images::load::{Load, MEMORY_MIB};
 use testbed::failover::{Failovers, Options, Progress, Run, Status, Verdict};
+use testbed::pair::PATIENCE;
 use testbed::workload::LoadWatcher;
 use testbed::{Exit, GUEST, Result, Signal, Testbed, wait_until};
 
@@ -23,6 +24,7 @@ fn fail_over(load: Load) -> Result<Run> {
     let options = Options {
         seed: 3,
         load: Some(load),
+        heartbeat_timeout: PATIENCE,
         ..Options::default()
     };
     let mut failovers = Failovers::start(&format!("load-{load}"), options)?;

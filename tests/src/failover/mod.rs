@@ -39,7 +39,7 @@ pub use self::report::{KillMoment, Report, Run, ServerRestart, Verdict};
 use crate::error::Result;
 use crate::host::Host;
 use crate::layout::Layout;
-use crate::pair::{DiskServer, PATIENCE, Side};
+use crate::pair::{DiskServer, Side};
 use crate::testbed::Testbed;
 use crate::wait::wait_until;
 use crate::workload::Workload;
@@ -97,7 +97,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             seed: 0,
-            heartbeat_timeout: PATIENCE,
+            heartbeat_timeout: Duration::from_millis(500),
             kernel: None,
             initrd: None,
             workload: Workload::default(),
