@@ -21,14 +21,12 @@
 
 use std::ops::Range;
 
-use iced_x86::{
-    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
-    Register,
-};
+use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register};
 use object::elf::{self, FileHeader64};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, Object, ObjectSection, SectionFlags};
 
+use super::disassembly::decoder;
 use super::rewrite::{IN_EAX, Patch, RDTSC};
 use crate::tsc_cache;
 
@@ -431,10 +429,6 @@ impl Kernel<'_> {
         }
         Purpose::Sample
     }
-}
-
-fn decoder(code: &[u8], address: u64) -> Decoder<'_> {
-    Decoder::with_ip(64, code, address, DecoderOptions::NONE)
 }
 
 /// Whether an instruction does the same at another address, and is none that Linux patches in

@@ -78,7 +78,7 @@ impl<'a> Disassembly<'a> {
     /// Decodes what is at an offset. It may be invalid.
     fn decode(&self, place: usize) -> Instruction {
         let (code, address) = (&self.code[place..], self.address.wrapping_add(place as u64));
-        Decoder::with_ip(64, code, address, DecoderOptions::NONE).decode()
+        decoder(code, address).decode()
     }
 
     /// The instruction at an offset, if the disassembly comes by one there.
@@ -202,6 +202,11 @@ impl<'a> Disassembly<'a> {
     }
 }
 
+/// Decodes `code`, whose first byte is at `address`.
+pub(super) fn decoder(code: &[u8], address: u64) -> Decoder<'_> {
+    Decoder::with_ip(64, code, address, DecoderOptions::NONE)
+}
+
 /// Whether these bytes end with the opcode of a jump or call with a displacement of four bytes.
 fn is_opcode_of_near_jump(bytes: &[u8]) -> bool {
     matches!(bytes, [.., 0xe8 | 0xe9] | [.., 0x0f, 0x80..=0x8f]) || bytes.ends_with(&XBEGIN)
@@ -222,7 +227,7 @@ mod tests {
 
     /// All that a disassembly from the beginning comes by, and the targets of its jumps.
     fn all(code: &[u8]) -> (BTreeSet<usize>, Vec<u64>) {
-        let mut decoder = Decoder::with_ip(64, code, ADDRESS, DecoderOptions::NONE);
+        let mut decoder = decoder(code, ADDRESS);
         let (mut places, mut targets) = (BTreeSet::new(), Vec::new());
         while decoder.can_decode() {
             let at = decoder.position();
