@@ -65,7 +65,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// A measurement during which others had more than this part of the machine's processors is made
 /// again.
 const DISTURBED: f64 = 0.05;
-/// How often.
+/// How often; not at all after one that stayed disturbed all the same, until one is not.
 const AGAIN: u32 = 2;
 
 /// What is measured.
@@ -190,6 +190,7 @@ pub fn run(
         estimate: Estimate::new(options.window),
         record,
         progress,
+        restless: false,
     };
     for number in 0..visits.len() {
         if let Err(error) = bench.visit(&visits[number..]) {
@@ -233,6 +234,8 @@ struct Bench<'a, P> {
     estimate: Estimate,
     record: Record,
     progress: P,
+    /// Whether the last measurement was disturbed however often it was made.
+    restless: bool,
 }
 
 impl<P: FnMut(&Progress)> Bench<'_, P> {
@@ -325,7 +328,7 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
     }
 
     fn measure(
-        &self,
+        &mut self,
         running: &mut Running,
         (workload, condition): &(Workload, Condition),
     ) -> Result<Figures> {
@@ -337,14 +340,16 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
 
     /// Of several measurements, the one during which others had the least of the machine.
     fn measure_again_if_disturbed(
-        &self,
+        &mut self,
         running: &mut Running,
         workload: Workload,
         clients: u32,
     ) -> Result<Figures> {
         let stolen = |figures: &Figures| figures.machine.map_or(0.0, |machine| machine.stolen);
         let mut best = self.measure_once(running, workload, clients)?;
-        for _ in 0..AGAIN {
+        // A machine that others use for longer than that only takes longer.
+        let again = if self.restless { 0 } else { AGAIN };
+        for _ in 0..again {
             if stolen(&best) <= DISTURBED {
                 break;
             }
@@ -353,6 +358,7 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
                 best = again;
             }
         }
+        self.restless = stolen(&best) > DISTURBED;
         Ok(best)
     }
 
