@@ -7,7 +7,7 @@
 //! use testbed::bench::{Options, run};
 //!
 //! let record = run(&Options::quick(), None, |progress| eprintln!("{progress}"), |_| ())?;
-//! println!("{}", record.to_markdown());
+//! println!("{}", record.to_markdown(&[]));
 //! # Ok(())
 //! # }
 //! ```

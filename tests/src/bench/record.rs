@@ -130,6 +130,24 @@ impl Record {
         self.samples
             .retain(|sample| !matches!(sample.outcome, Outcome::Failed { .. }));
         self.outages = earlier.outages;
+        // The tables have what was measured then, too.
+        self.rounds = self.rounds.max(earlier.rounds);
+        let configurations = Configuration::ALL.into_iter();
+        self.configurations = configurations
+            .filter(|one| {
+                [&self.configurations, &earlier.configurations]
+                    .iter()
+                    .any(|of| of.contains(one))
+            })
+            .collect();
+        let workloads = Workload::ALL.into_iter();
+        self.workloads = workloads
+            .filter(|one| {
+                [&self.workloads, &earlier.workloads]
+                    .iter()
+                    .any(|of| of.contains(one))
+            })
+            .collect();
         Ok(self)
     }
 
@@ -368,6 +386,18 @@ pub(super) mod tests {
         };
         assert!(has(1, Qemu, RedisSet) && has(2, Qemu, RedisSet));
         assert!(!has(1, Alone, RedisSet) && !has(3, Qemu, RedisSet) && !has(1, Qemu, RedisGet));
+
+        let mut other = record(&[]);
+        other.rounds = 1;
+        other.configurations = vec![Alone];
+        other.workloads = vec![RedisGet];
+        let resumed = other.resumed(earlier.clone()).expect("the same");
+        assert_eq!(resumed.rounds, 2);
+        assert_eq!(resumed.configurations, earlier.configurations);
+        assert_eq!(
+            resumed.workloads, earlier.workloads,
+            "the tables show all that there is"
+        );
 
         let mut elsewhere = earlier;
         elsewhere.machine.commit = "another".to_owned();

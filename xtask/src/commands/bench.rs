@@ -1,14 +1,14 @@
 //! `cargo xtask bench`
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use testbed::bench::{
-    Axis, Comparison, Configuration, GuestKind, Options, Outcome, Progress, Record, Sample,
+    Axis, Comparison, Configuration, GuestKind, Options, Outcome, Plot, Progress, Record, Sample,
     Workload, run,
 };
 
@@ -80,12 +80,17 @@ impl Bench {
             record.write(path)?;
         }
         let comparison = old.map(|old| Comparison::of(&old, &record));
-        let mut text = record.to_markdown();
+        // Pictures are files: there is no place for them without a directory.
+        let plots = match &self.report {
+            Some(_) => record.plots(),
+            None => Vec::new(),
+        };
+        let mut text = record.to_markdown(&plots);
         if let Some(comparison) = &comparison {
             text.push_str(&comparison.to_markdown());
         }
         match &self.report {
-            Some(_) => self.write_report(&record, text)?,
+            Some(directory) => write_report(directory, &text, &plots)?,
             None => println!("{text}"),
         }
         let is_failed = |sample: &&Sample| matches!(sample.outcome, Outcome::Failed { .. });
@@ -161,24 +166,17 @@ impl Bench {
         }
         options
     }
+}
 
-    fn write_report(&self, record: &Record, mut text: String) -> Result<()> {
-        let directory = self.report.as_deref().expect("somebody wants it");
-        let plots = record.plots();
-        if !plots.is_empty() {
-            text.push_str("## Plots\n\n");
-        }
-        for plot in plots {
-            text.push_str(&format!("![{}]({})\n\n", plot.title, plot.name));
-            let path = directory.join(&plot.name);
-            fs::write(&path, plot.svg)
-                .with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        let path = directory.join("report.md");
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        eprintln!("report: {}", path.display());
-        Ok(())
+fn write_report(directory: &Path, text: &str, plots: &[Plot]) -> Result<()> {
+    for plot in plots {
+        let path = directory.join(&plot.name);
+        fs::write(&path, &plot.svg).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    let path = directory.join("report.md");
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    eprintln!("report: {}", path.display());
+    Ok(())
 }
 
 /// A measurement, in one line.

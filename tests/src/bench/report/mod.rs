@@ -1,7 +1,9 @@
 //! The record for people: tables in Markdown, and plots.
 
 mod breakdown;
+mod missed;
 mod network;
+mod outages;
 mod paper;
 mod plots;
 mod targets;
@@ -12,7 +14,6 @@ use std::fmt::Write as _;
 pub use self::plots::Plot;
 use super::condition::Axis;
 use super::configuration::Configuration;
-use super::outage::Outage;
 use super::record::Record;
 use super::sample::{Metric, Sample};
 use super::schedule;
@@ -45,9 +46,6 @@ const REPLICATION: [Metric; 12] = [
     Metric::LagP99,
     Metric::LagMax,
 ];
-
-/// A part of an outage.
-type Part = fn(&Outage) -> Option<u64>;
 
 /// A figure with three digits that say something.
 pub(super) fn figure(value: f64) -> String {
@@ -102,22 +100,40 @@ fn head(text: &mut String, titles: &[&str]) {
     );
 }
 
+/// The plots of these names, as far as there are.
+fn show(text: &mut String, plots: &[Plot], names: &[&str]) {
+    for name in names {
+        let file = format!("{name}.svg");
+        if let Some(plot) = plots.iter().find(|plot| plot.name == file) {
+            let _ = writeln!(text, "![{}]({})\n", plot.title, plot.name);
+        }
+    }
+}
+
 impl Record {
-    /// The report.
+    /// The report. Plots are shown where they belong, by their files' names.
     #[must_use]
-    pub fn to_markdown(&self) -> String {
+    pub fn to_markdown(&self, plots: &[Plot]) -> String {
         let mut text = String::from("# What protection costs\n\n");
         self.describe(&mut text);
-        self.target_table(&mut text);
+        self.target_tables(&mut text);
+        show(&mut text, plots, &["to-alone", "to-qemu"]);
         for workload in &self.workloads {
             self.workload_table(&mut text, *workload);
         }
+        show(&mut text, plots, &["latency", "cpu"]);
         self.network_limits(&mut text);
         self.time_table(&mut text);
+        show(&mut text, plots, &["time"]);
         self.replication_table(&mut text);
+        show(&mut text, plots, &["log", "hold", "lag"]);
         self.breakdowns(&mut text);
         self.outage_table(&mut text);
-        self.growth_tables(&mut text);
+        show(&mut text, plots, &["outages"]);
+        for axis in Axis::ALL {
+            self.growth_table(&mut text, axis);
+            show(&mut text, plots, &[&format!("growth-{}", axis.name())]);
+        }
         self.paper_table(&mut text);
         self.failures(&mut text);
         text
@@ -172,36 +188,6 @@ impl Record {
                 ),
             ),
         ]
-    }
-
-    fn target_table(&self, text: &mut String) {
-        let targets = targets::targets(self);
-        if targets.is_empty() {
-            return;
-        }
-        text.push_str("## Targets\n\n");
-        head(text, &["target", "workload", "bound", "measured", "met"]);
-        for target in targets {
-            let met = if target.bound.holds(target.measured) {
-                "yes".to_owned()
-            } else {
-                match target.left {
-                    None => "**no**".to_owned(),
-                    Some(left) => format!("**no**; the network leaves {}", figure(left)),
-                }
-            };
-            line(
-                text,
-                [
-                    target.what.to_owned(),
-                    target.workload.to_string(),
-                    target.bound.words(),
-                    figure(target.measured),
-                    met,
-                ],
-            );
-        }
-        text.push('\n');
     }
 
     fn workload_table(&self, text: &mut String, workload: Workload) {
@@ -283,94 +269,51 @@ impl Record {
         text.push('\n');
     }
 
-    fn outage_table(&self, text: &mut String) {
-        text.push_str("## Outage on failover\n\n");
-        if self.outages.is_empty() {
-            text.push_str("No host was killed in this run.\n\n");
+    /// Throughput and latency along an axis, and the gaps.
+    fn growth_table(&self, text: &mut String, axis: Axis) {
+        let on_it = |sample: &&Sample| axis.value(&sample.condition).is_some();
+        let grown = self.samples.iter().filter(on_it);
+        if grown.clone().all(|sample| sample.condition.is_usual()) {
             return;
         }
-        let failed = self.outages.iter().filter(|outage| outage.reason.is_some());
-        let lost: u64 = self.outages.iter().map(|outage| outage.lost).sum();
         let _ = writeln!(
             text,
-            "{} kills of the primary's host; {} did not go well; {lost} acknowledged requests were \
-             lost. In milliseconds:\n",
-            self.outages.len(),
-            failed.clone().count()
+            "## Growth: {}\n\n{}.\n",
+            axis.title(),
+            schedule::GROWTH
         );
-        head(text, &["", "median", "shortest", "longest"]);
-        let parts: [(&str, Part); 4] = [
-            ("detection", |outage| outage.detect_ms),
-            ("claim, rest of the log, going live", |outage| {
-                outage.go_live_ms
-            }),
-            ("from there to the first reply", |outage| {
-                outage.first_reply_ms
-            }),
-            ("all of it, as the client sees it", |outage| {
-                outage.outage_ms
-            }),
+        let metrics = [
+            Metric::Throughput,
+            Metric::LatencyP50,
+            Metric::LatencyP99,
+            Metric::HoldP99,
+            Metric::LagP99,
+            Metric::ChannelMbit,
         ];
-        for (name, part) in parts {
-            let values: Vec<u64> = self.outages.iter().filter_map(part).collect();
-            let bounds = [values.iter().min(), values.iter().max()];
-            let bounds = bounds.map(|bound| bound.map_or("–".to_owned(), u64::to_string));
-            let median = summary(Summary::of(values.iter().map(|value| *value as f64)));
-            line(text, [name.to_owned(), median].into_iter().chain(bounds));
+        let mut titles = vec!["guest on", axis.title(), schedule::GROWTH.unit()];
+        titles.extend(metrics[1..].iter().map(|metric| metric.title()));
+        head(text, &titles);
+        for configuration in &self.configurations {
+            for at in axis.values() {
+                let values = metrics.map(|metric| {
+                    let points = self.growth(axis, *configuration, metric);
+                    points
+                        .iter()
+                        .find(|(value, _)| value == at)
+                        .map(|(_, found)| *found)
+                });
+                if values.iter().any(Option::is_some) {
+                    let names = [configuration.to_string(), at.to_string()];
+                    line(text, names.into_iter().chain(values.map(summary)));
+                }
+            }
         }
         text.push('\n');
-        for outage in failed {
-            let _ = writeln!(text, "- {}", outage.reason.as_deref().unwrap_or_default());
-        }
-    }
-
-    /// Throughput and latency along each axis, and the gaps.
-    fn growth_tables(&self, text: &mut String) {
-        for axis in Axis::ALL {
-            let on_it = |sample: &&Sample| axis.value(&sample.condition).is_some();
-            let grown = self.samples.iter().filter(on_it);
-            if !grown.clone().any(|sample| !sample.condition.is_usual()) {
-                continue;
-            }
-            let _ = writeln!(
-                text,
-                "## Growth: {}\n\n{}.\n",
-                axis.title(),
-                schedule::GROWTH
-            );
-            let metrics = [
-                Metric::Throughput,
-                Metric::LatencyP50,
-                Metric::LatencyP99,
-                Metric::HoldP99,
-                Metric::LagP99,
-                Metric::ChannelMbit,
-            ];
-            let mut titles = vec!["guest on", axis.title(), schedule::GROWTH.unit()];
-            titles.extend(metrics[1..].iter().map(|metric| metric.title()));
-            head(text, &titles);
-            for configuration in &self.configurations {
-                for at in axis.values() {
-                    let values = metrics.map(|metric| {
-                        let points = self.growth(axis, *configuration, metric);
-                        points
-                            .iter()
-                            .find(|(value, _)| value == at)
-                            .map(|(_, found)| *found)
-                    });
-                    if values.iter().any(Option::is_some) {
-                        let names = [configuration.to_string(), at.to_string()];
-                        line(text, names.into_iter().chain(values.map(summary)));
-                    }
-                }
-            }
-            text.push('\n');
-            for sample in grown {
-                if let super::Outcome::Gap { reason } = &sample.outcome
-                    && let Some(at) = axis.value(&sample.condition)
-                {
-                    let _ = writeln!(text, "Not {at} with {}: {reason}\n", sample.configuration);
-                }
+        for sample in grown {
+            if let super::Outcome::Gap { reason } = &sample.outcome
+                && let Some(at) = axis.value(&sample.condition)
+            {
+                let _ = writeln!(text, "Not {at} with {}: {reason}\n", sample.configuration);
             }
         }
     }
@@ -455,7 +398,7 @@ mod tests {
             (2, Alone, Workload::RedisSet, 399.0),
             (1, LoggedReads, Workload::RedisSet, -1.0),
         ]);
-        let text = record.to_markdown();
+        let text = record.to_markdown(&record.plots());
         assert!(
             text.contains("| QEMU with KVM | 410 ± 10.0 | 1.00 | 1.05 |"),
             "{text}"
@@ -470,6 +413,10 @@ mod tests {
         );
         assert!(text.contains("- round 1, ftvm replicated, Redis SET: it fell over"));
         assert!(text.contains("without a disk"), "{text}");
+        for plot in record.plots() {
+            let shown = format!("]({})", plot.name);
+            assert_eq!(text.matches(&shown).count(), 1, "{}", plot.name);
+        }
         for workload in Workload::ALL {
             assert!(text.contains(&format!("## {workload}\n")));
         }

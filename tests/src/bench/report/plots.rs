@@ -18,6 +18,17 @@ const NAMES: u32 = 70;
 /// The part of a workload's room that its bars fill together.
 const FILLED: f64 = 0.8;
 
+/// What of growth is drawn.
+const GROWING: [Metric; 4] = [
+    Metric::Throughput,
+    Metric::LatencyP50,
+    Metric::LagP99,
+    Metric::ChannelMbit,
+];
+/// The height of one of its panels, and of the title above them.
+const PANEL: u32 = 290;
+const TITLE: u32 = 30;
+
 /// A plot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plot {
@@ -46,6 +57,12 @@ fn colour(configuration: Configuration) -> RGBColor {
 struct Group {
     name: &'static str,
     bars: Vec<(Configuration, f64)>,
+}
+
+/// A metric along an axis, a curve for each configuration.
+struct Panel {
+    title: &'static str,
+    curves: Vec<(Configuration, Vec<(f64, f64)>)>,
 }
 
 impl Record {
@@ -92,6 +109,7 @@ impl Record {
             svg: bars(title, &groups).expect("drawing into a string does not fail"),
         })
         .chain(self.time_plot())
+        .chain(self.outage_plot())
         .chain(
             Axis::ALL
                 .into_iter()
@@ -100,24 +118,29 @@ impl Record {
         .collect()
     }
 
-    /// How throughput goes along an axis.
+    /// How figures go along an axis, a panel for each.
     fn growth_plot(&self, axis: Axis) -> Option<Plot> {
-        let line = |configuration: &Configuration| {
-            let points = self.growth(axis, *configuration, Metric::Throughput);
-            let points: Vec<_> = points.into_iter().map(|(at, s)| (at, s.median)).collect();
-            // The usual condition alone is no growth.
-            (points.len() > 1).then_some((*configuration, points))
+        let panel = |metric: Metric| {
+            let curve = |configuration: &Configuration| {
+                let points = self.growth(axis, *configuration, metric);
+                let points: Vec<_> = points.into_iter().map(|(at, s)| (at, s.median)).collect();
+                // The usual condition alone is no growth.
+                (points.len() > 1).then_some((*configuration, points))
+            };
+            let title = match metric {
+                Metric::Throughput => schedule::GROWTH.unit(),
+                other => other.title(),
+            };
+            Panel {
+                title,
+                curves: self.configurations.iter().filter_map(curve).collect(),
+            }
         };
-        let lines: Vec<_> = self.configurations.iter().filter_map(line).collect();
-        let title = format!(
-            "{}, {}: {}",
-            schedule::GROWTH,
-            schedule::GROWTH.unit(),
-            axis.title()
-        );
-        (!lines.is_empty()).then(|| Plot {
+        let panels = GROWING.map(panel);
+        let title = format!("{}: {}", schedule::GROWTH, axis.title());
+        (!panels[0].curves.is_empty()).then(|| Plot {
             name: format!("growth-{}.svg", axis.name()),
-            svg: curves(&title, &lines).expect("drawing into a string does not fail"),
+            svg: curves(&title, &panels).expect("drawing into a string does not fail"),
             title,
         })
     }
@@ -194,42 +217,46 @@ fn bars(title: &str, groups: &[Group]) -> Result<String, Box<dyn Error>> {
     Ok(svg)
 }
 
-fn curves(
-    title: &str,
-    lines: &[(Configuration, Vec<(f64, f64)>)],
-) -> Result<String, Box<dyn Error>> {
+/// Panels under one another's title, two in a row, with one legend: that of the first.
+fn curves(title: &str, panels: &[Panel; 4]) -> Result<String, Box<dyn Error>> {
     let mut svg = String::new();
     {
-        let area = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+        let size = (SIZE.0, 2 * PANEL + TITLE);
+        let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         area.fill(&WHITE)?;
-        let points = || lines.iter().flat_map(|(_, points)| points);
-        let right = points().map(|(x, _)| *x).fold(0.0, f64::max);
-        let top = points().map(|(_, y)| *y).fold(0.0, f64::max);
-        let above = |most: f64| if most > 0.0 { most * 1.05 } else { 1.0 };
-        let mut chart = ChartBuilder::on(&area)
-            .caption(title, ("sans-serif", 18))
-            .margin(12)
-            .x_label_area_size(30)
-            .y_label_area_size(60)
-            .build_cartesian_2d(0.0..above(right), 0.0..above(top))?;
-        chart
-            .configure_mesh()
-            .x_label_formatter(&|x| super::figure(*x))
-            .y_label_formatter(&|y| super::figure(*y))
-            .draw()?;
-        for (configuration, points) in lines {
-            let style = colour(*configuration).stroke_width(2);
+        let area = area.titled(title, ("sans-serif", 18))?;
+        for (number, (panel, area)) in panels.iter().zip(area.split_evenly((2, 2))).enumerate() {
+            let points = || panel.curves.iter().flat_map(|(_, points)| points);
+            let right = points().map(|(x, _)| *x).fold(0.0, f64::max);
+            let top = points().map(|(_, y)| *y).fold(0.0, f64::max);
+            let above = |most: f64| if most > 0.0 { most * 1.05 } else { 1.0 };
+            let mut chart = ChartBuilder::on(&area)
+                .caption(panel.title, ("sans-serif", 14))
+                .margin(8)
+                .x_label_area_size(25)
+                .y_label_area_size(55)
+                .build_cartesian_2d(0.0..above(right), 0.0..above(top))?;
             chart
-                .draw_series(LineSeries::new(points.iter().copied(), style).point_size(3))?
-                .label(configuration.title())
-                .legend(move |(x, y)| PathElement::new([(x, y), (x + 12, y)], style));
+                .configure_mesh()
+                .x_label_formatter(&|x| super::figure(*x))
+                .y_label_formatter(&|y| super::figure(*y))
+                .draw()?;
+            for (configuration, points) in &panel.curves {
+                let style = colour(*configuration).stroke_width(2);
+                chart
+                    .draw_series(LineSeries::new(points.iter().copied(), style).point_size(3))?
+                    .label(configuration.title())
+                    .legend(move |(x, y)| PathElement::new([(x, y), (x + 12, y)], style));
+            }
+            if number == 0 {
+                chart
+                    .configure_series_labels()
+                    .position(SeriesLabelPosition::LowerRight)
+                    .background_style(WHITE.mix(0.8))
+                    .border_style(BLACK)
+                    .draw()?;
+            }
         }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .background_style(WHITE.mix(0.8))
-            .border_style(BLACK)
-            .draw()?;
         area.present()?;
     }
     Ok(svg)

@@ -1,6 +1,10 @@
 //! What `ftvm` is to reach, and whether it did.
 
+use std::fmt::Write as _;
+
+use super::missed::Pair;
 use super::network::Limit;
+use super::{figure, head, line};
 use crate::bench::configuration::Configuration::{self, Alone, Colo, LoggedReads, Qemu};
 use crate::bench::record::Record;
 use crate::bench::sample::Metric;
@@ -12,6 +16,12 @@ const TICKS: f64 = 250.0;
 
 /// The target that the logging network may put out of reach.
 const REPLICATED: &str = "throughput: replicated / alone";
+const ALONE: &str = "throughput: alone / QEMU";
+const LOG: &str = "log, Mbit/s";
+const HOLD: &str = "output hold p50, ms";
+const LAG: &str = "lag p99, ms";
+/// Those that nearly every workload has: a column each.
+const COLUMNS: [&str; 5] = [REPLICATED, ALONE, LOG, HOLD, LAG];
 
 /// A target, and what was measured.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +40,42 @@ pub(super) struct Target {
 pub(super) enum Bound {
     AtLeast(f64),
     AtMost(f64),
+}
+
+impl Target {
+    fn is_met(&self) -> bool {
+        self.bound.holds(self.measured)
+    }
+
+    /// What was measured, and all that a column's head does not say.
+    fn cell(&self, bound: bool) -> String {
+        let mut text = figure(self.measured);
+        if !self.is_met() {
+            text = format!("**{text}**");
+        }
+        if bound {
+            let _ = write!(text, " ({})", self.bound.words());
+        }
+        if let Some(left) = self.left.filter(|_| !self.is_met()) {
+            let _ = write!(text, " (the network leaves {})", figure(left));
+        }
+        text
+    }
+
+    /// Whose throughput it is, and in proportion to whose.
+    fn pair(&self) -> Option<Pair> {
+        let (slow, fast) = match self.what {
+            REPLICATED => (LoggedReads, Alone),
+            ALONE => (Alone, Qemu),
+            _ => return None,
+        };
+        let workload = self.workload;
+        Some(Pair {
+            workload,
+            slow,
+            fast,
+        })
+    }
 }
 
 impl Bound {
@@ -80,7 +126,7 @@ pub(super) fn targets(record: &Record) -> Vec<Target> {
             Bound::AtLeast(0.95),
         );
         add(
-            "throughput: alone / QEMU",
+            ALONE,
             workload,
             ratio(Alone, Qemu, workload, Metric::Throughput),
             Bound::AtLeast(0.9),
@@ -91,19 +137,14 @@ pub(super) fn targets(record: &Record) -> Vec<Target> {
             _ => logged_input(record, workload).map(|input| 1.1 * input + 0.2),
         };
         if let Some(bound) = bound {
-            add("log, Mbit/s", workload, log, Bound::AtMost(bound));
+            add(LOG, workload, log, Bound::AtMost(bound));
         }
         if let Some(trip) = median(LoggedReads, Metric::RoundTrip) {
             let hold = median(LoggedReads, Metric::HoldP50);
-            add(
-                "output hold p50, ms: a round trip + 20 %",
-                workload,
-                hold,
-                Bound::AtMost(1.2 * trip),
-            );
+            add(HOLD, workload, hold, Bound::AtMost(1.2 * trip));
         }
         add(
-            "lag p99, ms",
+            LAG,
             workload,
             median(LoggedReads, Metric::LagP99),
             Bound::AtMost(20.0),
@@ -146,6 +187,68 @@ pub(super) fn targets(record: &Record) -> Vec<Target> {
     targets
 }
 
+impl Record {
+    /// What was to be reached, and was or was not.
+    pub(super) fn target_tables(&self, text: &mut String) {
+        let targets = targets(self);
+        if targets.is_empty() {
+            return;
+        }
+        let met = targets.iter().filter(|target| target.is_met()).count();
+        let _ = writeln!(
+            text,
+            "## Targets\n\n{met} of {} are met; what is missed is **bold**. The bound of the log is \
+             1.1 × what came in from network and disk + 0.2 Mbit/s, that of the output hold a round \
+             trip of the logging network + 20 %.\n",
+            targets.len()
+        );
+        let common = COLUMNS.map(|what| common_bound(&targets, what));
+        let title = |(what, common): (&str, Option<Bound>)| match common {
+            Some(bound) => format!("{what}: {}", bound.words()),
+            None => what.to_owned(),
+        };
+        let titles = COLUMNS.into_iter().zip(common).map(title);
+        let titles: Vec<String> = std::iter::once("workload".to_owned())
+            .chain(titles)
+            .collect();
+        head(text, &titles.iter().map(String::as_str).collect::<Vec<_>>());
+        for workload in &self.workloads {
+            let cells = COLUMNS.into_iter().zip(common).map(|(what, common)| {
+                let of = |target: &&Target| target.what == what && target.workload == *workload;
+                let target = targets.iter().find(of);
+                target.map_or("–".to_owned(), |target| target.cell(common.is_none()))
+            });
+            line(text, std::iter::once(workload.to_string()).chain(cells));
+        }
+        text.push('\n');
+        let others = targets
+            .iter()
+            .filter(|target| !COLUMNS.contains(&target.what));
+        if others.clone().next().is_some() {
+            head(text, &["target", "workload", "bound", "measured"]);
+        }
+        for target in others {
+            let names = [target.what.to_owned(), target.workload.to_string()];
+            let cells = [target.bound.words(), target.cell(false)];
+            line(text, names.into_iter().chain(cells));
+        }
+        text.push('\n');
+        let missed = targets.iter().filter(|target| !target.is_met());
+        let pairs: Vec<Pair> = missed.filter_map(Target::pair).collect();
+        self.missed_table(text, &pairs);
+    }
+}
+
+/// The bound that all workloads have, if it is the same.
+fn common_bound(targets: &[Target], what: &str) -> Option<Bound> {
+    let mut bounds = targets
+        .iter()
+        .filter(|target| target.what == what)
+        .map(|target| target.bound);
+    let first = bounds.next()?;
+    bounds.all(|bound| bound == first).then_some(first)
+}
+
 /// What came in from the network and the disk and is in the log, in megabits in a second.
 fn logged_input(record: &Record, workload: Workload) -> Option<f64> {
     const INPUT: [&str; 2] = ["net-rx", "disk-data"];
@@ -181,10 +284,49 @@ mod tests {
             judged,
             [
                 (REPLICATED, false),
-                ("throughput: alone / QEMU", true),
+                (ALONE, true),
                 ("requests/s: replicated / COLO", true),
             ]
         );
+    }
+
+    #[test]
+    fn a_table_has_what_was_missed_in_bold_and_the_bound_where_it_is_everyones() {
+        let record = record(&[
+            (1, Qemu, Workload::RedisSet, 400.0),
+            (1, Alone, Workload::RedisSet, 380.0),
+            (1, LoggedReads, Workload::RedisSet, 190.0),
+            (1, Colo, Workload::RedisSet, 100.0),
+            (1, Alone, Workload::Compute, 40.0),
+            (1, LoggedReads, Workload::Compute, 40.0),
+        ]);
+        let mut text = String::new();
+        record.target_tables(&mut text);
+        for expected in [
+            "2 of 4 are met".to_owned(),
+            "replicated / alone: at least 0.950 |".to_owned(),
+            "| Redis SET | **0.500** | 0.950 | – | – | – |".to_owned(),
+            format!("| {} | 1.00 | – | – | – | – |", Workload::Compute),
+            "| requests/s: replicated / COLO | Redis SET | at least 3.00 | **1.90** |".to_owned(),
+        ] {
+            assert!(text.contains(&expected), "{expected}: {text}");
+        }
+    }
+
+    #[test]
+    fn bounds_that_differ_are_told_with_each_figure() {
+        let target = |workload, bound| Target {
+            what: LOG,
+            workload,
+            measured: 1.0,
+            bound: Bound::AtMost(bound),
+            left: None,
+        };
+        let targets = [target(Workload::Idle, 0.2), target(Workload::RedisSet, 2.0)];
+        assert_eq!(common_bound(&targets, LOG), None);
+        assert_eq!(common_bound(&targets[..1], LOG), Some(Bound::AtMost(0.2)));
+        let cells = targets.map(|target| target.cell(true));
+        assert_eq!(cells, ["**1.00** (at most 0.200)", "1.00 (at most 2.00)"]);
     }
 
     #[test]

@@ -10,13 +10,13 @@ use super::plots::Plot;
 use super::{figure, head, line};
 use crate::bench::configuration::Configuration;
 use crate::bench::record::Record;
-use crate::bench::sample::{Figures, Metric};
+use crate::bench::sample::{Figures, Metric, Sample};
 use crate::bench::statistics::Summary;
 use crate::bench::workload::Workload;
 
 /// What the processor of the host that runs the guest does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Part {
+pub(super) enum Part {
     Guest,
     Vmm,
     Kernel,
@@ -28,7 +28,7 @@ enum Part {
 }
 
 /// What was done in so many seconds.
-type Parts = BTreeMap<Part, f64>;
+pub(super) type Parts = BTreeMap<Part, f64>;
 
 /// What the work that `ftvm` alone does in a second takes.
 struct Row {
@@ -41,7 +41,7 @@ struct Row {
 const ONE_PROCESSOR: f64 = 1.05;
 
 impl Part {
-    const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Guest,
         Self::Vmm,
         Self::Kernel,
@@ -69,7 +69,7 @@ impl Part {
         }
     }
 
-    fn title(self) -> &'static str {
+    pub(super) fn title(self) -> &'static str {
         match self {
             Self::Guest => "guest",
             Self::Vmm => "VMM on the guest's thread",
@@ -115,42 +115,53 @@ fn parts(figures: &Figures) -> Option<Parts> {
     Some(parts)
 }
 
+/// The middle one of each part.
+pub(super) fn medians(rounds: &[Parts]) -> Parts {
+    let median = |part: Part| {
+        let shares = rounds.iter();
+        let shares = shares.map(|parts| parts.get(&part).copied().unwrap_or(0.0));
+        Some((part, Summary::of(shares)?.median))
+    };
+    Part::ALL.into_iter().filter_map(median).collect()
+}
+
 impl Record {
+    /// What the host that runs the guest does for the work that is done in a second under
+    /// `reference`, by rounds.
+    pub(super) fn work(
+        &self,
+        configuration: Configuration,
+        workload: Workload,
+        reference: Configuration,
+    ) -> BTreeMap<u32, Parts> {
+        let rates = self.values(reference, workload, Metric::Throughput);
+        let rates: BTreeMap<u32, f64> = rates.into_iter().collect();
+        let work = |sample: &Sample| {
+            let figures = sample.figures()?;
+            let rate = figures.throughput.filter(|rate| *rate > 0.0)?;
+            let scale = rates.get(&sample.round)? / rate;
+            let parts = parts(figures)?.into_iter();
+            let parts = parts.map(|(part, share)| (part, share * scale)).collect();
+            Some((sample.round, parts))
+        };
+        self.of(configuration, workload).filter_map(work).collect()
+    }
+
     fn time_rows(&self) -> Vec<Row> {
-        let mut rows = Vec::new();
-        for workload in self.workloads.iter().copied() {
-            let alone = self.values(Configuration::Alone, workload, Metric::Throughput);
-            let alone: BTreeMap<u32, f64> = alone.into_iter().collect();
-            for configuration in self.configurations.iter().copied() {
-                let mut values: BTreeMap<Part, Vec<f64>> = BTreeMap::new();
-                for sample in self.of(configuration, workload) {
-                    let figures = sample.figures();
-                    let rate = figures.and_then(|figures| figures.throughput);
-                    let rate = rate.filter(|rate| *rate > 0.0);
-                    let (Some(parts), Some(rate), Some(alone)) =
-                        (figures.and_then(parts), rate, alone.get(&sample.round))
-                    else {
-                        continue;
-                    };
-                    for part in Part::ALL {
-                        let share = parts.get(&part).copied().unwrap_or(0.0);
-                        values.entry(part).or_default().push(share * alone / rate);
-                    }
-                }
-                let medians = values
-                    .into_iter()
-                    .filter_map(|(part, values)| Some((part, Summary::of(values)?.median)));
-                let parts: Parts = medians.collect();
-                if !parts.is_empty() {
-                    rows.push(Row {
-                        workload,
-                        configuration,
-                        parts,
-                    });
-                }
-            }
-        }
-        rows
+        let row = |workload: Workload, configuration: Configuration| {
+            let rounds = self.work(configuration, workload, Configuration::Alone);
+            let rounds: Vec<Parts> = rounds.into_values().collect();
+            (!rounds.is_empty()).then(|| Row {
+                workload,
+                configuration,
+                parts: medians(&rounds),
+            })
+        };
+        let configurations = || self.configurations.iter().copied();
+        let workloads = self.workloads.iter().copied();
+        workloads
+            .flat_map(|workload| configurations().filter_map(move |one| row(workload, one)))
+            .collect()
     }
 
     pub(super) fn time_table(&self, text: &mut String) {
@@ -268,12 +279,15 @@ fn stacks(title: &str, rows: &[Row]) -> Result<String, Box<dyn Error>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::bench::record::tests::record;
     use crate::bench::sample::{HostFigures, Outcome};
 
-    fn with_profiles(mut record: Record, profiles: &[&[(&str, f64)]]) -> Record {
+    pub(in crate::bench::report) fn with_profiles(
+        mut record: Record,
+        profiles: &[&[(&str, f64)]],
+    ) -> Record {
         for (sample, profile) in record.samples.iter_mut().zip(profiles) {
             let Outcome::Measured { figures } = &mut sample.outcome else {
                 panic!("measured");
@@ -289,7 +303,7 @@ mod tests {
         record
     }
 
-    fn two() -> Record {
+    pub(in crate::bench::report) fn two() -> Record {
         use Configuration::{Alone, LoggedReads};
         with_profiles(
             record(&[
