@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use logging_channel::entry::{
     ExecutionPoint, Lsn, OutputMarker, Payload, Registers, ShutdownReason, StatePart,
@@ -12,6 +12,7 @@ use super::completion::Completions;
 use super::follower::StateFollower;
 use super::log_source::{Head, LogSource, ReplayCounters};
 use super::memory_digest::{self, PAGE};
+use super::overdue::Overdue;
 use super::place::{Place, diverged, input_of, place};
 use super::watchdog::Watchdog;
 use crate::cpu::SeekError;
@@ -21,17 +22,6 @@ use crate::engine::source::describe;
 use crate::engine::{Difference, Divergence, EventSource, Interruption, Moment, Step};
 use crate::ram::GuestRam;
 
-/// How long the guest may run without an exit while the log has a later one, unless said
-/// otherwise. A primary stops its guest several times a second.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// The watchdog of a replay bites this often.
-pub const REPLAY_WATCH: Duration = Duration::from_secs(1);
-
-/// So often it bites before a guest is taken for lost: time alone also passes for a guest whose host
-/// stands still.
-const BITES: u32 = 5;
-
 /// Replays a log.
 pub struct Replayer<S> {
     log: S,
@@ -39,19 +29,7 @@ pub struct Replayer<S> {
     counters: Arc<ReplayCounters>,
     state: Option<StateFollower>,
     completions: Completions,
-    watchdog: Option<Watchdog>,
-    patience: Duration,
-    departed: Option<Departure>,
-}
-
-/// The guest runs.
-#[derive(Debug, Clone, Copy)]
-struct Departure {
-    /// From this exit on.
-    exits: u64,
-    since: Instant,
-    /// So often it was stopped by the host since.
-    bites: u32,
+    overdue: Overdue,
 }
 
 fn count(counter: &AtomicU64) {
@@ -68,9 +46,7 @@ impl<S: LogSource> Replayer<S> {
             counters,
             state: None,
             completions: Completions::default(),
-            watchdog: None,
-            patience: PATIENCE,
-            departed: None,
+            overdue: Overdue::default(),
         }
     }
 
@@ -89,10 +65,10 @@ impl<S: LogSource> Replayer<S> {
     }
 
     /// Notices a guest that does not come to its next exit. The watchdog is set to
-    /// [`REPLAY_WATCH`].
+    /// [`REPLAY_WATCH`](super::REPLAY_WATCH).
     #[must_use]
     pub fn with_watchdog(mut self, watchdog: Watchdog) -> Self {
-        self.watchdog = Some(watchdog);
+        self.overdue.watchdog = Some(watchdog);
         self
     }
 
@@ -100,7 +76,7 @@ impl<S: LogSource> Replayer<S> {
     /// finds.
     #[must_use]
     pub fn with_patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
+        self.overdue.patience = patience;
         self
     }
 
@@ -381,30 +357,12 @@ impl<S: LogSource> EventSource for Replayer<S> {
         if let Some(exits) = self.transferred(at)? {
             return Ok(Some(exits));
         }
-        if let Some(watchdog) = &self.watchdog {
-            // A stop by the host that came to nothing does not begin anew.
-            let exits = at.point.exits;
-            self.departed = self
-                .departed
-                .filter(|departure| departure.exits == exits)
-                .or_else(|| {
-                    Some(Departure {
-                        exits,
-                        since: Instant::now(),
-                        bites: 0,
-                    })
-                });
-            watchdog.enter();
-        }
+        self.overdue.departs(at.point.exits);
         Ok(None)
     }
 
     fn kicked(&mut self, at: &mut Moment<'_>, _: &Appetite) -> Step<bool> {
-        let Some(departure) = &mut self.departed else {
-            return Ok(false);
-        };
-        departure.bites += 1;
-        if departure.bites < BITES || departure.since.elapsed() < self.patience {
+        if !self.overdue.is_bitten() {
             return Ok(false);
         }
         match self.log.head()? {
@@ -446,9 +404,7 @@ impl<S: LogSource> EventSource for Replayer<S> {
 
     fn at_exit(&mut self, at: &mut Moment<'_>) -> Step<()> {
         self.counters.exits.store(at.point.exits, Ordering::Relaxed);
-        if let Some(watchdog) = &self.watchdog {
-            watchdog.leave();
-        }
+        self.overdue.stops();
         let (lsn, logged) = match self.head(at, "an exit")? {
             (lsn, Place::Here, Payload::Registers(logged)) => (lsn, **logged),
             _ => return Ok(()),
@@ -498,10 +454,7 @@ impl<S: LogSource> EventSource for Replayer<S> {
     }
 
     fn window(&mut self, at: &mut Moment<'_>, vector: Option<u8>) -> Step<()> {
-        self.departed = None;
-        if let Some(watchdog) = &self.watchdog {
-            watchdog.leave();
-        }
+        self.overdue.at_window();
         let doing = match vector {
             Some(vector) => format!("interrupt {vector:#x} at a window"),
             None => "a window with nothing to deliver".into(),
