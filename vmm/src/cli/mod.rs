@@ -1,5 +1,7 @@
 //! The `ftvm` command line.
 
+mod examine;
+mod guest;
 mod outcome;
 mod replay;
 
@@ -13,18 +15,18 @@ use disk_server::arbiter::ServerAddress;
 use logging_channel::Settings;
 use logging_channel::entry::ShutdownReason;
 
-use crate::assembly::{Guest, HostConfig};
-use crate::config::{Clock, Mac, VmConfig};
-use crate::counter_trial::{self, Counting, Trial};
-use crate::disk::service::DiskSettings;
-use crate::disk::uri::DiskUri;
+use self::guest::GuestArgs;
+use crate::config::Clock;
 use crate::engine::Ended;
 use crate::events::{Event, Events, EventsError};
 use crate::io::Terminal;
-use crate::kvm::branch_counter;
 use crate::roles::{self, ArbiterConfig, BackupOptions, PrimaryOptions};
 use crate::sources::sabotage::{Plan, Target};
 use crate::sources::{Pace, Verification};
+
+/// From this heartbeat timeout on, a failover may take longer than Linux can tell from the ACPI power
+/// management timer: half of its 24 bits, at 3.58 MHz.
+const PM_TIMER_FAILOVER: Duration = Duration::from_secs(2);
 
 /// A fault-tolerant virtual machine hypervisor.
 #[derive(Parser)]
@@ -47,33 +49,13 @@ enum Command {
     /// Be the backup of a replicated pair; goes live when the primary is lost.
     Backup(BackupArgs),
     /// Say whether this host can run guests, and why not. Exit status 2 if it cannot.
-    Doctor(DoctorArgs),
+    Doctor(examine::DoctorArgs),
     /// Try out whether this host finds places between two exits again. Measures the performance
     /// counter, if there is one. Then records and replays a micro-guest that gets interrupts after
     /// random numbers of instructions, counted by single-stepping, and reports the first
     /// difference. Then the same with a counter of branches that stops the guest late, which is
     /// made of single steps too.
-    ProbeCounter(ProbeCounterArgs),
-}
-
-#[derive(Args)]
-struct DoctorArgs {
-    /// Print one JSON object.
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Args)]
-struct ProbeCounterArgs {
-    /// Interrupts to deliver.
-    #[arg(long, value_name = "N", default_value_t = 1000)]
-    interrupts: u64,
-    /// What the random numbers follow from.
-    #[arg(long, value_name = "S", default_value_t = 1)]
-    seed: u64,
-    /// Largest number of instructions between two interrupts.
-    #[arg(long, value_name = "N", default_value_t = 120, value_parser = clap::value_parser!(u64).range(counter_trial::HANDLER..))]
-    distance: u64,
+    ProbeCounter(examine::ProbeCounterArgs),
 }
 
 #[derive(Args)]
@@ -209,111 +191,6 @@ struct BackupArgs {
     sabotage_after: u64,
 }
 
-/// The guest and its connections on this host.
-#[derive(Args)]
-struct GuestArgs {
-    /// Configuration file of the virtual machine (TOML); options override it.
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Name of the virtual machine.
-    #[arg(long)]
-    name: Option<String>,
-    /// Memory in MiB.
-    #[arg(long, value_name = "MIB")]
-    memory: Option<u64>,
-    /// Uncompressed kernel (vmlinux).
-    #[arg(long, value_name = "FILE")]
-    kernel: Option<PathBuf>,
-    /// Initramfs.
-    #[arg(long, value_name = "FILE")]
-    initrd: Option<PathBuf>,
-    /// Words added to the kernel's command line.
-    #[arg(long, value_name = "WORDS")]
-    append: Option<String>,
-    /// Ethernet address of the guest.
-    #[arg(long)]
-    mac: Option<Mac>,
-    /// Clock of the guest's kernel [default: pm-timer, or the configuration file's]
-    #[arg(long)]
-    clock: Option<Clock>,
-    /// Disk of the guest: an export of a disk server. Both hosts of a pair name the same one.
-    #[arg(long, value_name = "nbd://HOST[:PORT]/EXPORT")]
-    disk: Option<DiskUri>,
-    /// How long a request to the disk is tried while the disk server does not answer, before the
-    /// guest gets an I/O error, in seconds.
-    #[arg(long, value_name = "S", default_value_t = DiskSettings::TIMEOUT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
-    disk_timeout: u64,
-    /// TAP interface that joins the guest to the client network.
-    #[arg(long, value_name = "INTERFACE")]
-    tap: Option<String>,
-    /// How long an input waits for a guest that computes without an exit before the guest is
-    /// stopped for it, in milliseconds. Replicated, a stop costs a state delta where the host has
-    /// no performance counter.
-    #[arg(long, value_name = "MS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=10_000))]
-    latency: u64,
-    /// Attach this terminal to the guest's console (Ctrl-A x ends it).
-    #[arg(long)]
-    console: bool,
-    /// Append the guest's console output to a file.
-    #[arg(long, value_name = "FILE")]
-    console_log: Option<PathBuf>,
-}
-
-impl GuestArgs {
-    fn vm(&self) -> anyhow::Result<VmConfig> {
-        let mut vm = match (&self.config, &self.kernel) {
-            (Some(path), _) => VmConfig::read(path)?,
-            (None, Some(kernel)) => VmConfig::for_kernel(kernel.clone()),
-            (None, None) => anyhow::bail!("name the guest: --config FILE, or --kernel FILE"),
-        };
-        if let Some(name) = &self.name {
-            vm.name.clone_from(name);
-        }
-        if let Some(kernel) = &self.kernel {
-            vm.kernel.clone_from(kernel);
-        }
-        if let Some(memory) = self.memory {
-            vm.memory_mib = memory;
-        }
-        if self.initrd.is_some() {
-            vm.initrd.clone_from(&self.initrd);
-        }
-        if let Some(append) = &self.append {
-            vm.append = format!("{} {append}", vm.append).trim().to_owned();
-        }
-        if let Some(mac) = self.mac {
-            vm.mac = mac;
-        }
-        if let Some(clock) = self.clock {
-            vm.clock = clock;
-        }
-        if self.disk.is_some() {
-            vm.disk.clone_from(&self.disk);
-        }
-        Ok(vm)
-    }
-
-    fn latency(&self) -> Duration {
-        Duration::from_millis(self.latency)
-    }
-
-    fn host(&self) -> HostConfig {
-        HostConfig {
-            tap: self.tap.clone(),
-            terminal: self.console,
-            console_log: self.console_log.clone(),
-            disk: DiskSettings {
-                timeout: Duration::from_secs(self.disk_timeout),
-                ..DiskSettings::default()
-            },
-        }
-    }
-
-    fn assemble(&self, verification: Verification) -> anyhow::Result<Guest> {
-        Ok(Guest::assemble(&self.vm()?, &self.host(), verification)?)
-    }
-}
-
 /// Runs the command line.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -340,60 +217,10 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Replay(args) => replay::replay(args)?,
         Command::Primary(args) => primary(args)?,
         Command::Backup(args) => backup(args)?,
-        Command::Doctor(args) => doctor(args)?,
-        Command::ProbeCounter(args) => probe_counter(args)?,
+        Command::Doctor(args) => examine::doctor(args)?,
+        Command::ProbeCounter(args) => examine::probe_counter(args)?,
     }
     Ok(())
-}
-
-fn doctor(args: &DoctorArgs) -> anyhow::Result<()> {
-    let report = crate::doctor::examine(crate::doctor::Effort::All);
-    if args.json {
-        println!("{}", report.to_json());
-    } else {
-        print!("{report}");
-    }
-    Ok(report.verdict()?)
-}
-
-fn probe_counter(args: &ProbeCounterArgs) -> anyhow::Result<()> {
-    match branch_counter::probe() {
-        Ok(found) => println!(
-            "performance counter: conditional branches as on {}; interrupts come up to {} late \
-             (allowed for: {})",
-            found.row.name, found.measured_skid, found.skid
-        ),
-        Err(error) => println!("performance counter: none: {:#}", anyhow::Error::new(error)),
-    }
-    for counting in [Counting::Instructions, Counting::Branches] {
-        let trial = Trial {
-            counting,
-            interrupts: args.interrupts,
-            seed: args.seed,
-            distance: (counter_trial::HANDLER, args.distance),
-        };
-        tell_trial(counting, &trial.run()?);
-    }
-    Ok(())
-}
-
-fn tell_trial(counting: Counting, seen: &counter_trial::Seen) {
-    let counted = match counting {
-        Counting::Instructions => "instructions",
-        Counting::Branches => "branches, by a counter made of single steps that stops late",
-    };
-    println!(
-        "{counted}: no difference: {} interrupts at stops and {} at windows, {} stops, {} exits; \
-         compared {} register sets, {} pages of memory; a log with one stop moved by one \
-         was found out; the guest was the same as a free one at {} exits",
-        seen.at_stops,
-        seen.at_windows,
-        seen.stops,
-        seen.exits,
-        seen.registers,
-        seen.pages,
-        seen.unseen
-    );
 }
 
 fn report(ended: Ended) -> anyhow::Result<()> {
@@ -461,9 +288,17 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
         never_repair: args.never_repair,
         break_output_rule: args.break_output_rule,
     };
+    let vm = args.guest.vm()?;
+    if vm.clock == Clock::PmTimer && options.channel.heartbeat_timeout >= PM_TIMER_FAILOVER {
+        log::warn!(
+            "a failover of more than 2.3 s costs a guest with --clock pm-timer 4.7 s of its time, and \
+             --heartbeat-timeout {} alone is nearly that: take less, or another clock",
+            args.heartbeat_timeout
+        );
+    }
     let cancel = outcome::cancel_on_signals()?;
     let ended = roles::run_primary(
-        &args.guest.vm()?,
+        &vm,
         &args.guest.host(),
         &options,
         &events,
