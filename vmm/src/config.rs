@@ -18,7 +18,7 @@ const BASE_COMMAND_LINE: &str = "console=ttyS0 nokaslr no_timer_check reboot=k";
 /// Revision of the machine: what its devices, its MSRs, its rewritten instructions and its rules of
 /// interrupt delivery let a guest observe. To be raised with every change of these: two hosts that
 /// differ in it would diverge, so they refuse each other.
-const MACHINE_REVISION: u32 = 9;
+const MACHINE_REVISION: u32 = 10;
 
 /// Smallest and largest memory of a guest, in MiB.
 const MEMORY_MIB: std::ops::RangeInclusive<u64> = 32..=3072;
@@ -43,7 +43,7 @@ pub enum Clock {
 impl Clock {
     /// What the kernel has to be told on its command line. With a clock finer than ticks it
     /// programs its timer anew for every interrupt, and finds out when it was held up: one with a
-    /// periodic timer may have no time left for anything but the ticks that it is owed.
+    /// periodic timer loses the ticks that it missed.
     fn words(self) -> &'static str {
         match self {
             Self::PmTimer | Self::KvmClock | Self::KvmClockExact => "",

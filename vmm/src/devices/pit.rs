@@ -200,7 +200,7 @@ impl Channel {
 }
 
 /// Ticks that are left out at a time: a tenth of a second of Linux's.
-const MOST_LEFT_OUT: u64 = 25;
+pub(in crate::devices) const MOST_LEFT_OUT: u64 = 25;
 
 /// The timer.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]

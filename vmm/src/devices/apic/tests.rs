@@ -119,27 +119,35 @@ fn the_processor_interrupts_itself() {
 }
 
 #[test]
-fn timer_interrupts_wait_for_each_other() {
+fn a_timer_interrupt_waits_for_the_last_one_and_those_missed_are_forgotten() {
     let memory = memory();
     let mut apic = enabled(&memory);
     write(&mut apic, &memory, DIVIDE, 0b1011);
     write(&mut apic, &memory, LVT_TIMER, 1 << 17 | 0xec);
     assert!(apic.write(INITIAL_COUNT, 1000, 500, &memory));
     assert_eq!(apic.next_deadline(), Some(1500));
-    apic.advance(3500);
-    for _ in 0..3 {
+    apic.advance(1500);
+    apic.advance(2500);
+    for _ in 0..2 {
         assert_eq!(take(&mut apic, &memory), Some(0xec));
         write(&mut apic, &memory, END_OF_INTERRUPT, 0);
     }
     assert_eq!(take(&mut apic, &memory), None);
-    assert_eq!(apic.read(CURRENT_COUNT, 3600), Some(900));
+    assert_eq!(apic.next_deadline(), Some(3500));
+    // Three are missed, and as many left out.
+    apic.advance(6500);
+    assert_eq!(take(&mut apic, &memory), Some(0xec));
+    write(&mut apic, &memory, END_OF_INTERRUPT, 0);
+    assert_eq!(take(&mut apic, &memory), None);
+    assert_eq!(apic.next_deadline(), Some(10_500));
+    assert_eq!(apic.read(CURRENT_COUNT, 6600), Some(900));
     write(
         &mut apic,
         &memory,
         LVT_TIMER,
         u64::from(MASKED) | 1 << 17 | 0xec,
     );
-    apic.advance(9500);
+    apic.advance(19_500);
     assert_eq!(take(&mut apic, &memory), None);
 }
 

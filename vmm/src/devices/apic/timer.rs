@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::devices::pit::MOST_LEFT_OUT;
+
 /// Nanoseconds of one tick of the timer's input clock: 1 GHz, before the divisor.
 const NANOS_PER_TICK: u64 = 1;
 /// Guest time that no guest reaches (292 years), in nanoseconds.
@@ -118,9 +120,14 @@ impl Timer {
         self.fired = self.fired.max(ends);
     }
 
-    /// Takes one interrupt that is due. A periodic timer's interrupts are never merged: a guest
-    /// that counts them would fall behind the time.
+    /// Takes one interrupt that is due. Those of a periodic timer that the guest missed are
+    /// forgotten, as on hardware, and up to 25 more are left out: see
+    /// [`Pit::take_due_merged`](crate::devices::pit::Pit::take_due_merged). A guest that counts them
+    /// for lack of a clock is told to count the 8254's.
     pub(super) fn take_due(&mut self) -> bool {
+        let missed = self.due.saturating_sub(1);
+        self.due -= missed;
+        self.fired += missed.min(MOST_LEFT_OUT);
         let due = self.due > 0;
         self.due = self.due.saturating_sub(1);
         due
@@ -238,15 +245,44 @@ mod tests {
         assert_eq!(timer.next_deadline(), None);
     }
 
+    /// How many interrupts are due.
+    fn taken(timer: &mut Timer) -> usize {
+        std::iter::from_fn(|| timer.take_due().then_some(())).count()
+    }
+
     #[test]
-    fn periodic_ticks_are_not_merged() {
+    fn a_periodic_count_begins_anew() {
         let mut timer = running(Mode::Periodic, 3, 10);
-        timer.advance(1000 + 3 * 160 + 5);
-        assert_eq!(timer.next_deadline(), Some(1000 + 4 * 160));
-        let due = std::iter::from_fn(|| timer.take_due().then_some(())).count();
-        assert_eq!(due, 3);
+        for end in 1..100 {
+            let at = timer.next_deadline().expect("it runs");
+            assert_eq!(at, 1000 + end * 160);
+            timer.advance(at - 1);
+            assert_eq!(taken(&mut timer), 0);
+            timer.advance(at + 5);
+            assert_eq!(taken(&mut timer), 1);
+        }
         assert_eq!(timer.current_count(1000 + 165), 10);
         assert_eq!(timer.current_count(1000 + 2 * 160 - 1), 1);
+    }
+
+    #[test]
+    fn missed_ticks_are_one_and_leave_the_guest_time() {
+        let mut timer = running(Mode::Periodic, 3, 10);
+        // Two are missed, and as many left out behind the third.
+        timer.advance(1000 + 3 * 160 + 5);
+        assert_eq!(taken(&mut timer), 1);
+        assert_eq!(timer.next_deadline(), Some(1000 + 6 * 160));
+        timer.advance(1000 + 6 * 160 - 1);
+        assert_eq!(taken(&mut timer), 0);
+        timer.advance(1000 + 2006 * 160);
+        assert_eq!(taken(&mut timer), 1);
+        let left_out = 2006 + MOST_LEFT_OUT;
+        assert_eq!(
+            timer.next_deadline(),
+            Some(1000 + (left_out + 1) * 160),
+            "not all that it missed"
+        );
+        assert_eq!(timer.check(1 << 17), Ok(()));
     }
 
     #[test]
@@ -277,9 +313,8 @@ mod tests {
         timer.set_divide(0, 1000 + 50_400);
         assert_eq!(timer.current_count(51_400), 600);
         assert_eq!(timer.next_deadline(), Some(51_400 + 1200));
-        timer.advance(51_400 + 1200 + 2000);
-        let due = std::iter::from_fn(|| timer.take_due().then_some(())).count();
-        assert_eq!(due, 50 + 2, "those before are not lost");
+        timer.advance(51_400 + 1200);
+        assert_eq!(taken(&mut timer), 1);
         assert_eq!(timer.check(1 << 17), Ok(()));
     }
 }
