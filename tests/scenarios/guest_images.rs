@@ -53,7 +53,7 @@ impl Guest {
             ])
             .args([
                 "-append",
-                &format!("console=ttyS0 quiet mitigations=off panic=-1 {words}"),
+                &format!("console=ttyS0 quiet mitigations=off no_timer_check panic=-1 {words}"),
             ])
             .args(more)
             .args(["-netdev", "user,id=net,hostfwd=tcp:127.0.0.1:6379-:6379"])
