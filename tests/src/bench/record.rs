@@ -82,6 +82,13 @@ struct Head {
     version: u32,
 }
 
+/// What is in either list, in the order of `all`.
+fn of_both<T: Copy + PartialEq, const N: usize>(all: [T; N], these: &[T], those: &[T]) -> Vec<T> {
+    let all = all.into_iter();
+    all.filter(|one| these.contains(one) || those.contains(one))
+        .collect()
+}
+
 impl Record {
     pub(super) fn new(
         options: &Options,
@@ -132,22 +139,12 @@ impl Record {
         self.outages = earlier.outages;
         // The tables have what was measured then, too.
         self.rounds = self.rounds.max(earlier.rounds);
-        let configurations = Configuration::ALL.into_iter();
-        self.configurations = configurations
-            .filter(|one| {
-                [&self.configurations, &earlier.configurations]
-                    .iter()
-                    .any(|of| of.contains(one))
-            })
-            .collect();
-        let workloads = Workload::ALL.into_iter();
-        self.workloads = workloads
-            .filter(|one| {
-                [&self.workloads, &earlier.workloads]
-                    .iter()
-                    .any(|of| of.contains(one))
-            })
-            .collect();
+        self.configurations = of_both(
+            Configuration::ALL,
+            &self.configurations,
+            &earlier.configurations,
+        );
+        self.workloads = of_both(Workload::ALL, &self.workloads, &earlier.workloads);
         Ok(self)
     }
 
