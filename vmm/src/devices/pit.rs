@@ -202,6 +202,15 @@ impl Channel {
 /// Ticks that are left out at a time: a tenth of a second of Linux's.
 pub(in crate::devices) const MOST_LEFT_OUT: u64 = 25;
 
+/// Forgets the ticks that a guest missed: one of those that are `due` is left. So that a guest does
+/// something else than ticks where it is always held up, as many more are left out of those to come,
+/// up to 25, by counting them as `fired`.
+pub(in crate::devices) fn forget_missed(due: &mut u64, fired: &mut u64) {
+    let missed = due.saturating_sub(1);
+    *due -= missed;
+    *fired += missed.min(MOST_LEFT_OUT);
+}
+
 /// The timer.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Pit {
@@ -255,13 +264,10 @@ impl Pit {
         due
     }
 
-    /// As [`Pit::take_due`], for a guest that has a clock. Ticks that it missed are forgotten; and
-    /// so that it does something else than ticks where it is always held up, as many more are left
-    /// out, up to 25.
+    /// As [`Pit::take_due`], for a guest that has a clock. Ticks that it missed are forgotten, and
+    /// up to 25 more are left out.
     pub fn take_due_merged(&mut self) -> bool {
-        let missed = self.due.saturating_sub(1);
-        self.due -= missed;
-        self.channels[0].fired += missed.min(MOST_LEFT_OUT);
+        forget_missed(&mut self.due, &mut self.channels[0].fired);
         self.take_due()
     }
 

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::devices::pit::MOST_LEFT_OUT;
+use crate::devices::pit::forget_missed;
 
 /// Nanoseconds of one tick of the timer's input clock: 1 GHz, before the divisor.
 const NANOS_PER_TICK: u64 = 1;
@@ -121,13 +121,10 @@ impl Timer {
     }
 
     /// Takes one interrupt that is due. Those of a periodic timer that the guest missed are
-    /// forgotten, as on hardware, and up to 25 more are left out: see
-    /// [`Pit::take_due_merged`](crate::devices::pit::Pit::take_due_merged). A guest that counts them
-    /// for lack of a clock is told to count the 8254's.
+    /// forgotten, as on hardware, and up to 25 more are left out. A guest that counts them for lack
+    /// of a clock is told to count the 8254's.
     pub(super) fn take_due(&mut self) -> bool {
-        let missed = self.due.saturating_sub(1);
-        self.due -= missed;
-        self.fired += missed.min(MOST_LEFT_OUT);
+        forget_missed(&mut self.due, &mut self.fired);
         let due = self.due > 0;
         self.due = self.due.saturating_sub(1);
         due
@@ -206,6 +203,7 @@ impl Timer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::devices::pit::MOST_LEFT_OUT;
 
     fn running(mode: Mode, divide: u32, count: u32) -> Timer {
         let mut timer = Timer::default();
