@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use plotters::prelude::*;
 
-use super::plots::Plot;
+use super::plots::{Plot, heading};
 use super::{head, line, summary};
 use crate::bench::outage::Outage;
 use crate::bench::record::Record;
@@ -92,13 +92,7 @@ fn stacks(title: &str, outages: &[Vec<u64>]) -> Result<String, Box<dyn Error>> {
         let size = (WIDTH, TOP + outages.len() as u32 * ROW + 50);
         let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         area.fill(&WHITE)?;
-        let font = |size: u32| ("sans-serif", size).into_font();
-        area.draw(&Text::new(title, (12, 12), font(18)))?;
-        for (number, (name, _, colour)) in PARTS.into_iter().enumerate() {
-            let (x, y) = (12 + number as i32 * 300, 38);
-            area.draw(&Rectangle::new([(x, y), (x + 12, y + 11)], colour.filled()))?;
-            area.draw(&Text::new(name, (x + 17, y), font(12)))?;
-        }
+        heading(&area, title, PARTS.map(|(name, _, colour)| (name, colour)))?;
         let longest = outages.last().map_or(1, |parts| parts.iter().sum::<u64>());
         let mut chart = ChartBuilder::on(&area)
             .margin(12)

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use crate::bench::condition::Axis;
@@ -260,6 +261,22 @@ fn curves(title: &str, panels: &[Panel; 4]) -> Result<String, Box<dyn Error>> {
         area.present()?;
     }
     Ok(svg)
+}
+
+/// The title above a plot of stacked bars, and what their colours mean, four in a line.
+pub(super) fn heading(
+    area: &DrawingArea<SVGBackend<'_>, Shift>,
+    title: &str,
+    colours: impl IntoIterator<Item = (&'static str, RGBColor)>,
+) -> Result<(), Box<dyn Error>> {
+    let font = |size: u32| ("sans-serif", size).into_font();
+    area.draw(&Text::new(title, (12, 12), font(18)))?;
+    for (number, (name, colour)) in (0..).zip(colours) {
+        let (x, y) = (12 + number % 4 * 240, 36 + number / 4 * 15);
+        area.draw(&Rectangle::new([(x, y), (x + 12, y + 11)], colour.filled()))?;
+        area.draw(&Text::new(name, (x + 17, y), font(12)))?;
+    }
+    Ok(())
 }
 
 /// The corners of a configuration's bar among its workload's.

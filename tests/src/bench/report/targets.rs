@@ -25,19 +25,19 @@ const COLUMNS: [&str; 5] = [REPLICATED, ALONE, LOG, HOLD, LAG];
 
 /// A target, and what was measured.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Target {
+struct Target {
     /// What is bounded.
-    pub(super) what: &'static str,
-    pub(super) workload: Workload,
-    pub(super) measured: f64,
-    pub(super) bound: Bound,
+    what: &'static str,
+    workload: Workload,
+    measured: f64,
+    bound: Bound,
     /// The most that the logging network leaves, where that is what bounds it.
-    pub(super) left: Option<f64>,
+    left: Option<f64>,
 }
 
 /// How it is bounded.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Bound {
+enum Bound {
     AtLeast(f64),
     AtMost(f64),
 }
@@ -79,14 +79,14 @@ impl Target {
 }
 
 impl Bound {
-    pub(super) fn holds(self, measured: f64) -> bool {
+    fn holds(self, measured: f64) -> bool {
         match self {
             Self::AtLeast(bound) => measured >= bound,
             Self::AtMost(bound) => measured <= bound,
         }
     }
 
-    pub(super) fn words(self) -> String {
+    fn words(self) -> String {
         match self {
             Self::AtLeast(bound) => format!("at least {}", super::figure(bound)),
             Self::AtMost(bound) => format!("at most {}", super::figure(bound)),
@@ -95,7 +95,7 @@ impl Bound {
 }
 
 /// All targets for which there are figures.
-pub(super) fn targets(record: &Record) -> Vec<Target> {
+fn targets(record: &Record) -> Vec<Target> {
     let mut targets = Vec::new();
     let mut add = |what, workload, measured: Option<f64>, bound| {
         let target = measured.map(|measured| Target {
@@ -221,10 +221,11 @@ impl Record {
             line(text, std::iter::once(workload.to_string()).chain(cells));
         }
         text.push('\n');
-        let others = targets
+        let mut others = targets
             .iter()
-            .filter(|target| !COLUMNS.contains(&target.what));
-        if others.clone().next().is_some() {
+            .filter(|target| !COLUMNS.contains(&target.what))
+            .peekable();
+        if others.peek().is_some() {
             head(text, &["target", "workload", "bound", "measured"]);
         }
         for target in others {

@@ -6,7 +6,7 @@ use std::error::Error;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::plots::Plot;
+use super::plots::{Plot, heading};
 use super::{figure, head, line};
 use crate::bench::configuration::Configuration;
 use crate::bench::record::Record;
@@ -219,14 +219,11 @@ fn stacks(title: &str, rows: &[Row]) -> Result<String, Box<dyn Error>> {
         let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         area.fill(&WHITE)?;
         let font = |size: u32| ("sans-serif", size).into_font();
-        area.draw(&Text::new(title, (12, 12), font(18)))?;
-        for (number, part) in Part::ALL.into_iter().enumerate() {
-            // Two lines of four.
-            let (x, y) = (12 + number as i32 % 4 * 240, 36 + number as i32 / 4 * 15);
-            let style = part.colour().filled();
-            area.draw(&Rectangle::new([(x, y), (x + 12, y + 11)], style))?;
-            area.draw(&Text::new(part.title(), (x + 17, y), font(12)))?;
-        }
+        heading(
+            &area,
+            title,
+            Part::ALL.map(|part| (part.title(), part.colour())),
+        )?;
         let together = rows.iter().map(|row| row.parts.values().sum());
         let right = together.fold(1.0, f64::max).min(LONGEST);
         let mut chart = ChartBuilder::on(&area)
@@ -284,10 +281,7 @@ pub(super) mod tests {
     use crate::bench::record::tests::record;
     use crate::bench::sample::{HostFigures, Outcome};
 
-    pub(in crate::bench::report) fn with_profiles(
-        mut record: Record,
-        profiles: &[&[(&str, f64)]],
-    ) -> Record {
+    fn with_profiles(mut record: Record, profiles: &[&[(&str, f64)]]) -> Record {
         for (sample, profile) in record.samples.iter_mut().zip(profiles) {
             let Outcome::Measured { figures } = &mut sample.outcome else {
                 panic!("measured");
