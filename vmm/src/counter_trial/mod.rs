@@ -282,7 +282,7 @@ impl OutsideWorld for TimerOnly {
         self.now.get()
     }
 
-    fn poll(&self, appetite: &Appetite) -> Step<Option<Input>> {
+    fn poll(&self, appetite: &Appetite, _: bool) -> Step<Option<Input>> {
         let Some(deadline) = appetite.timer_deadline.filter(|_| self.due.take()) else {
             return Ok(None);
         };

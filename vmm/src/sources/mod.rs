@@ -8,6 +8,7 @@ mod keeper;
 mod live;
 mod log_source;
 mod memory_digest;
+mod openings;
 mod overdue;
 mod pace;
 mod place;

@@ -112,6 +112,8 @@ pub struct Recorder<L, W = LiveInputs> {
     keeper: Option<StateKeeper>,
     watchdog: Option<Watchdog>,
     backup_reads: BackupReads,
+    /// The guest was stopped at its present exit for inputs that waited.
+    stopped_for_inputs: bool,
 }
 
 impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
@@ -127,6 +129,7 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
             keeper: None,
             watchdog: None,
             backup_reads: BackupReads::default(),
+            stopped_for_inputs: false,
         }
     }
 
@@ -295,7 +298,8 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
     fn kicked(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<bool> {
         self.stopped();
         self.log.throttle();
-        Ok(self.live.is_ready(appetite) && self.name_stop(at)?)
+        self.stopped_for_inputs = self.live.is_ready(appetite) && self.name_stop(at)?;
+        Ok(self.stopped_for_inputs)
     }
 
     fn at_exit(&mut self, at: &mut Moment<'_>) -> Step<()> {
@@ -320,9 +324,12 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
     }
 
     fn poll(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Option<Input>> {
-        if let Some(input) = self.live.poll(appetite)? {
+        let is_open = self.stopped_for_inputs
+            || at.cpu.interrupts_enabled() && !at.devices.interrupt_pending();
+        if let Some(input) = self.live.poll(appetite, is_open)? {
             return self.log_input(at, input).map(Some);
         }
+        self.stopped_for_inputs = false;
         if self.log.is_replayed() {
             self.keep_up(at)?;
         }

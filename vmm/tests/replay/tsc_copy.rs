@@ -48,7 +48,7 @@ impl OutsideWorld for Keys {
         self.0.get()
     }
 
-    fn poll(&self, _: &Appetite) -> Step<Option<Input>> {
+    fn poll(&self, _: &Appetite, _: bool) -> Step<Option<Input>> {
         Ok(None)
     }
 

@@ -82,7 +82,7 @@ impl OutsideWorld for MadeUpWorld {
         }
     }
 
-    fn poll(&self, appetite: &Appetite) -> Step<Option<Input>> {
+    fn poll(&self, appetite: &Appetite, _: bool) -> Step<Option<Input>> {
         let now = self.clock(ClockNeed::Monotonic);
         if appetite.timer_deadline.is_some_and(|at| now >= at) {
             return Ok(Some(Input::Tick(now)));
