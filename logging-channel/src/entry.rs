@@ -141,6 +141,14 @@ pub enum Payload {
     },
 }
 
+impl Payload {
+    /// Whether the primary does something when this entry is acknowledged, and not before.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        matches!(self, Self::Output(_) | Self::Shutdown(_))
+    }
+}
+
 /// How a request to the disk went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DiskOutcome {

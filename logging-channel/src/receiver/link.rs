@@ -17,7 +17,8 @@ use crate::session::SessionInfo;
 use crate::settings::Settings;
 use crate::socket::{Tail, wait_readable};
 
-/// How long executed entries wait to be reported while execution moves on.
+/// How long entries that nobody waits for are not acknowledged, for others to come with them, and
+/// how long executed entries wait to be reported while execution moves on.
 const REPORT: Duration = Duration::from_millis(10);
 
 /// The longest that is when nothing moved for a while: an idle guest's replay trails by an entry
@@ -175,6 +176,10 @@ struct Reading<'a> {
     end: usize,
     /// How long to wait for the next report.
     report: Duration,
+    /// When the first entries came that are not acknowledged.
+    owed: Option<Instant>,
+    /// The primary waits for one of them.
+    awaited: bool,
 }
 
 /// What the primary was told.
@@ -195,6 +200,8 @@ impl<'a> Reading<'a> {
             start: 0,
             end: 0,
             report: REPORT,
+            owed: None,
+            awaited: false,
         }
     }
 
@@ -220,7 +227,9 @@ impl<'a> Reading<'a> {
                 Ok(false) => {
                     // The primary's outputs wait for this, so it comes before the replay, which
                     // takes the processor where there is only one.
-                    self.acknowledge();
+                    if self.awaited || self.until_owed().is_some_and(|left| left.is_zero()) {
+                        self.acknowledge();
+                    }
                     self.shared.queue.announce();
                 }
                 Ok(true) => return LossReason::Orderly,
@@ -234,8 +243,15 @@ impl<'a> Reading<'a> {
         let behind = self.acks.executed < self.order.last()
             || !self.acks.tail.is_empty()
             || self.shared.differed.load(Ordering::Relaxed) != 0;
-        let timeout = behind.then_some(self.report);
+        let report = behind.then_some(self.report);
+        let timeout = report.into_iter().chain(self.until_owed()).min();
         Ok(wait_readable(&[self.shared.stream.as_raw_fd()], timeout)?[0])
+    }
+
+    /// Time until what is owed is acknowledged at the latest.
+    fn until_owed(&self) -> Option<Duration> {
+        let owed = self.owed?;
+        Some(REPORT.saturating_sub(owed.elapsed()))
     }
 
     fn read(&mut self) -> io::Result<usize> {
@@ -284,6 +300,8 @@ impl<'a> Reading<'a> {
                 .admit(&batch)
                 .map_err(|error| error.to_string())?;
             self.start = body.end;
+            self.owed.get_or_insert_with(Instant::now);
+            self.awaited |= (batch.entries.iter()).any(|entry| entry.payload.is_awaited());
             self.put(Queued::new(batch, body.len()));
 
             let shared = self.shared;
@@ -342,6 +360,9 @@ impl<'a> Reading<'a> {
         } else {
             (self.report * 2).min(REPORT_IDLE)
         };
+        // If it cannot be said now, then with the next report.
+        self.owed = None;
+        self.awaited = false;
         // Nothing is acknowledged once this side took the primary for lost: it may go live.
         if self.shared.loss.is_over() {
             return;

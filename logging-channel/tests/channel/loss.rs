@@ -170,6 +170,18 @@ fn log_traffic_alone_keeps_a_primary() {
 }
 
 #[test]
+fn what_nobody_waits_for_is_acknowledged_while_more_of_it_comes() {
+    let (mut primary, _receiver) = FakePrimary::welcome(&patient());
+    let often = Duration::from_millis(1);
+    primary.tcp.set_read_timeout(Some(often)).expect("set");
+    let mut wire = batches(&ticks(10_000), 1).into_iter();
+    while primary.tcp.peek(&mut [0]).is_err() {
+        primary.say(&wire.next().expect("an acknowledgement by now"));
+    }
+    assert!(matches!(primary.hear(), Control::Acknowledge { .. }));
+}
+
+#[test]
 fn a_lost_backup_lets_everyone_go_on() {
     let primary = Settings {
         send_buffer: 256 * 1024,
