@@ -13,6 +13,8 @@ use crate::host::Host;
 use crate::network::Network;
 use crate::process::HostProcess;
 
+/// QEMU's default time between two checkpoints (`x-checkpoint-delay`).
+pub(super) const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(20);
 /// For what will never happen: an answer, or the first checkpoint.
 const LIMIT: Duration = Duration::from_secs(120);
 /// Between two looks at the state.

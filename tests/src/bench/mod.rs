@@ -83,6 +83,8 @@ pub struct Options {
     pub kills: u32,
     /// How long a measurement takes.
     pub window: Duration,
+    /// How long one takes of those that compare QEMU COLO, with its checkpoints, to `ftvm`.
+    pub colo_window: Duration,
 }
 
 impl Options {
@@ -96,6 +98,7 @@ impl Options {
             growth: Axis::ALL.to_vec(),
             kills: 20,
             window: Duration::from_secs(10),
+            colo_window: colo::BETWEEN_CHECKPOINTS * 3,
         }
     }
 
@@ -116,9 +119,32 @@ impl Options {
             growth: Vec::new(),
             kills: 0,
             window: Duration::from_secs(5),
+            colo_window: Duration::ZERO,
             ..Self::full(1)
         }
     }
+
+    /// How long this takes. A guest under QEMU COLO stands still at checkpoints, and what they take
+    /// on the channel counts: where the two are compared, there have to be some.
+    fn window(&self, configuration: Configuration, load: &(Workload, Condition)) -> Duration {
+        let (workload, condition) = load;
+        let is_compared = matches!(workload, Workload::RedisSet | Workload::RedisGet)
+            && configuration == Configuration::Colo
+            && condition.is_usual();
+        if is_compared {
+            self.window.max(self.colo_window)
+        } else {
+            self.window
+        }
+    }
+}
+
+/// What a guest is made to do, and for how long.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    workload: Workload,
+    clients: u32,
+    window: Duration,
 }
 
 /// Where a run is.
@@ -273,7 +299,7 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
                 },
                 Ok(mut guest) => {
                     let began = Instant::now();
-                    match self.measure(&mut guest, measurement) {
+                    match self.measure(&mut guest, visit.configuration, measurement) {
                         Ok(figures) => {
                             self.estimate.note(steps[number + 1], began.elapsed());
                             running = Some(guest);
@@ -316,9 +342,11 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
 
     fn start(&mut self, visit: &Visit, limit: Duration) -> Result<Running> {
         let mut running = self.stage.start(visit)?;
-        let waited = self.driver(1).wait_for_guest(visit.guest, limit, || {
-            self.stage.refuse_trouble(&mut running)
-        });
+        let waited = self
+            .driver(1, self.options.window)
+            .wait_for_guest(visit.guest, limit, || {
+                self.stage.refuse_trouble(&mut running)
+            });
         if let Err(error) = waited {
             self.stage.end(running)?;
             return Err(error);
@@ -330,10 +358,17 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
     fn measure(
         &mut self,
         running: &mut Running,
-        (workload, condition): &(Workload, Condition),
+        configuration: Configuration,
+        measurement: &(Workload, Condition),
     ) -> Result<Figures> {
+        let (workload, condition) = measurement;
+        let load = Load {
+            workload: *workload,
+            clients: condition.clients,
+            window: self.options.window(configuration, measurement),
+        };
         self.stage.disturb(condition)?;
-        let measured = self.measure_again_if_disturbed(running, *workload, condition.clients);
+        let measured = self.measure_again_if_disturbed(running, &load);
         self.stage.calm(condition)?;
         measured
     }
@@ -342,18 +377,17 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
     fn measure_again_if_disturbed(
         &mut self,
         running: &mut Running,
-        workload: Workload,
-        clients: u32,
+        load: &Load,
     ) -> Result<Figures> {
         let stolen = |figures: &Figures| figures.machine.map_or(0.0, |machine| machine.stolen);
-        let mut best = self.measure_once(running, workload, clients)?;
+        let mut best = self.measure_once(running, load)?;
         // A machine that others use for longer than that only takes longer.
         let again = if self.restless { 0 } else { AGAIN };
         for _ in 0..again {
             if stolen(&best) <= DISTURBED {
                 break;
             }
-            let again = self.measure_once(running, workload, clients)?;
+            let again = self.measure_once(running, load)?;
             if stolen(&again) < stolen(&best) {
                 best = again;
             }
@@ -362,14 +396,9 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
         Ok(best)
     }
 
-    fn measure_once(
-        &self,
-        running: &mut Running,
-        workload: Workload,
-        clients: u32,
-    ) -> Result<Figures> {
-        let driver = self.driver(clients);
-        let prepared = driver.prepare(workload)?;
+    fn measure_once(&self, running: &mut Running, load: &Load) -> Result<Figures> {
+        let driver = self.driver(load.clients, load.window);
+        let prepared = driver.prepare(load.workload)?;
         let machine = machine_state::glance();
         let before = self.stage.read(running)?;
         let seen = driver.run(&prepared)?;
@@ -388,11 +417,11 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
         })
     }
 
-    fn driver(&self, clients: u32) -> Driver<'_> {
+    fn driver(&self, clients: u32, window: Duration) -> Driver<'_> {
         Driver {
             client: self.stage.client(),
             scratch: self.stage.logs(),
-            window: self.options.window,
+            window,
             clients,
         }
     }
