@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::openings::{Kind, Openings};
+use super::openings::{Kind, Opening, Openings};
 use super::{GuestClock, Waits};
 use crate::bell::Bell;
 use crate::devices::virtio::net::frame::Frame;
@@ -112,12 +112,12 @@ pub trait OutsideWorld {
     fn clock(&self, need: ClockNeed) -> u64;
 
     /// The next input that is there already and that the guest can take. Asked until there is
-    /// none. `is_open` says whether an interrupt would go in at this exit; inputs may be kept for
-    /// one where it does.
+    /// none. Inputs may be kept for an exit where their interrupt goes in; `opening` says whether it
+    /// does here.
     ///
     /// # Errors
     /// [`Interruption::Stop`] when asked to.
-    fn poll(&self, appetite: &Appetite, is_open: bool) -> Step<Option<Input>>;
+    fn poll(&self, appetite: &Appetite, opening: Opening) -> Step<Option<Input>>;
 
     /// Whether [`OutsideWorld::poll`] has something to say at an open exit.
     fn is_ready(&self, appetite: &Appetite) -> bool;
@@ -179,17 +179,17 @@ impl OutsideWorld for LiveInputs {
         self.clock.read(need)
     }
 
-    fn poll(&self, appetite: &Appetite, is_open: bool) -> Step<Option<Input>> {
+    fn poll(&self, appetite: &Appetite, opening: Opening) -> Step<Option<Input>> {
         if let Some(Control::Stop) = self.lanes.control.take(None) {
             return Err(Interruption::Stop);
         }
         let now = self.clock.monotonic_nanos();
         let mut openings = self.openings.borrow_mut();
-        openings.look(now, is_open);
+        openings.look(now, opening);
         for kind in openings.order() {
             if !self.has(kind, appetite, now) {
                 openings.none(kind);
-            } else if openings.admits(kind, now, is_open)
+            } else if openings.admits(kind, now, opening)
                 && let Some(input) = self.take(kind, now)
             {
                 openings.give(kind);
@@ -208,7 +208,7 @@ impl OutsideWorld for LiveInputs {
 
     fn wait(&self, appetite: &Appetite) -> Step<Input> {
         let input = loop {
-            if let Some(input) = self.poll(appetite, true)? {
+            if let Some(input) = self.poll(appetite, Opening::Open)? {
                 break input;
             }
             let deadline = appetite.timer_deadline;

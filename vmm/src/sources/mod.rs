@@ -23,6 +23,7 @@ pub use follower::StateFollower;
 pub use keeper::StateKeeper;
 pub use live::{Control, Lane, Lanes, LiveInputs, OutsideWorld};
 pub use log_source::{Head, LogSource, ReplayCounters};
+pub use openings::Opening;
 pub use overdue::REPLAY_WATCH;
 pub use pace::{Pace, StateCounters, StateFigures};
 pub use recorder::{BackupReads, LogSink, NoLog, Recorder, Verification};

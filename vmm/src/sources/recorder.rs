@@ -7,6 +7,7 @@ use logging_channel::entry::{
 
 use super::keeper::StateKeeper;
 use super::live::{LiveInputs, OutsideWorld};
+use super::openings::Opening;
 use super::{Watchdog, memory_digest};
 use crate::cpu::Counted;
 use crate::devices::{Appetite, ClockNeed, Input};
@@ -324,9 +325,14 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
     }
 
     fn poll(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Option<Input>> {
-        let is_open = self.stopped_for_inputs
-            || at.cpu.interrupts_enabled() && !at.devices.interrupt_pending();
-        if let Some(input) = self.live.poll(appetite, is_open)? {
+        let opening = if self.stopped_for_inputs {
+            Opening::Forced
+        } else if at.cpu.interrupts_enabled() && !at.devices.interrupt_pending() {
+            Opening::Open
+        } else {
+            Opening::Closed
+        };
+        if let Some(input) = self.live.poll(appetite, opening)? {
             return self.log_input(at, input).map(Some);
         }
         self.stopped_for_inputs = false;
