@@ -31,6 +31,9 @@ pub struct Record {
     pub rounds: u32,
     /// How long each took, in seconds.
     pub window_seconds: f64,
+    /// How long those took, in seconds, that compare QEMU COLO to `ftvm`; 0 if as long as others.
+    #[serde(default)]
+    pub colo_window_seconds: f64,
     /// Under what, in the order of the tables.
     pub configurations: Vec<Configuration>,
     /// What, in the order of the tables.
@@ -100,6 +103,7 @@ impl Record {
             machine,
             rounds: options.rounds,
             window_seconds: options.window.as_secs_f64(),
+            colo_window_seconds: options.colo_window.as_secs_f64(),
             configurations: options.configurations.clone(),
             workloads: options.workloads.clone(),
             samples,

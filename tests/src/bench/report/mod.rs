@@ -149,6 +149,16 @@ impl Record {
             if self.rounds == 1 { "round" } else { "rounds" },
             self.window_seconds
         );
+        if self.colo_window_seconds > self.window_seconds {
+            let _ = writeln!(
+                text,
+                "{} was measured for {} s at a time where it is compared to ftvm: in {} and {}.\n",
+                Configuration::Colo,
+                self.colo_window_seconds,
+                Workload::RedisSet,
+                Workload::RedisGet
+            );
+        }
         head(text, &["machine", ""]);
         for (name, value) in self.machine.lines() {
             line(text, [name.to_owned(), value]);
