@@ -279,10 +279,6 @@ impl<P: Steppable, C: EventCounter> GuestCpu for CountingCpu<P, C> {
         self.cpu.finish_msr(value);
     }
 
-    fn interrupts_enabled(&mut self) -> bool {
-        self.cpu.interrupts_enabled()
-    }
-
     fn ready_for_interrupt(&mut self) -> bool {
         self.cpu.ready_for_interrupt()
     }

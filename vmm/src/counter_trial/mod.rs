@@ -31,7 +31,7 @@ use crate::kvm::MachineError;
 use crate::kvm::probe::MicroGuest;
 use crate::kvm::stepped::{SteppedCpu, Stops};
 use crate::ram::GuestRam;
-use crate::sources::{Opening, OutsideWorld, Recorder, ReplayCounters, Replayer, Verification};
+use crate::sources::{OutsideWorld, Recorder, ReplayCounters, Replayer, Verification};
 use crate::traps::TscTrap;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -282,7 +282,7 @@ impl OutsideWorld for TimerOnly {
         self.now.get()
     }
 
-    fn poll(&self, appetite: &Appetite, _: Opening) -> Step<Option<Input>> {
+    fn poll(&self, appetite: &Appetite) -> Step<Option<Input>> {
         let Some(deadline) = appetite.timer_deadline.filter(|_| self.due.take()) else {
             return Ok(None);
         };

@@ -365,10 +365,6 @@ impl GuestCpu for FakeCpu {
         self.pending = Pending::Msr(value);
     }
 
-    fn interrupts_enabled(&mut self) -> bool {
-        self.interrupts_on
-    }
-
     fn ready_for_interrupt(&mut self) -> bool {
         self.interrupts_on && !self.shadow && !self.held && self.injected.is_none()
     }

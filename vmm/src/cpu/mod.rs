@@ -162,10 +162,6 @@ pub trait GuestCpu: CpuState {
     /// raises #GP in the guest.
     fn finish_msr(&mut self, value: Option<u64>);
 
-    /// Whether RFLAGS.IF was set at the last exit. What holds an interrupt up for an instruction
-    /// beside that is [`GuestCpu::ready_for_interrupt`]'s to say, and costs more to find out.
-    fn interrupts_enabled(&mut self) -> bool;
-
     /// Whether an interrupt can be injected right now.
     fn ready_for_interrupt(&mut self) -> bool;
 

@@ -154,10 +154,6 @@ impl GuestCpu for FreeCpu {
         self.cpu().finish_msr(value);
     }
 
-    fn interrupts_enabled(&mut self) -> bool {
-        self.cpu().interrupts_enabled()
-    }
-
     fn ready_for_interrupt(&mut self) -> bool {
         self.cpu().ready_for_interrupt()
     }

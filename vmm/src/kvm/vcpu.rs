@@ -365,10 +365,6 @@ impl GuestCpu for KvmCpu {
         }
     }
 
-    fn interrupts_enabled(&mut self) -> bool {
-        self.fd.get_kvm_run().if_flag != 0
-    }
-
     fn ready_for_interrupt(&mut self) -> bool {
         let run = self.fd.get_kvm_run();
         let ready = run.ready_for_interrupt_injection != 0 && run.if_flag != 0;

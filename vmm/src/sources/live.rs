@@ -1,11 +1,9 @@
 //! Inputs from this host: its clock, its network, its console, and the disk.
 
-use std::cell::RefCell;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 
-use super::openings::{Kind, Opening, Openings};
 use super::{GuestClock, Waits};
 use crate::bell::Bell;
 use crate::devices::virtio::net::frame::Frame;
@@ -111,15 +109,13 @@ pub trait OutsideWorld {
     /// The value of a clock.
     fn clock(&self, need: ClockNeed) -> u64;
 
-    /// The next input that is there already and that the guest can take. Asked until there is
-    /// none. Inputs may be kept for an exit where their interrupt goes in; `opening` says whether it
-    /// does here.
+    /// The next input that is there already and that the guest can take.
     ///
     /// # Errors
     /// [`Interruption::Stop`] when asked to.
-    fn poll(&self, appetite: &Appetite, opening: Opening) -> Step<Option<Input>>;
+    fn poll(&self, appetite: &Appetite) -> Step<Option<Input>>;
 
-    /// Whether [`OutsideWorld::poll`] has something to say at an open exit.
+    /// Whether [`OutsideWorld::poll`] has something to say.
     fn is_ready(&self, appetite: &Appetite) -> bool;
 
     /// Waits for the next input that the guest can take.
@@ -133,44 +129,13 @@ pub trait OutsideWorld {
 pub struct LiveInputs {
     clock: GuestClock,
     lanes: Lanes,
-    openings: RefCell<Openings>,
 }
 
 impl LiveInputs {
     /// Inputs from these lanes, with time from `clock`.
     #[must_use]
     pub fn new(clock: GuestClock, lanes: Lanes) -> Self {
-        Self {
-            clock,
-            lanes,
-            openings: RefCell::default(),
-        }
-    }
-
-    /// Whether there is an input of this kind that the guest can take.
-    fn has(&self, kind: Kind, appetite: &Appetite, now: u64) -> bool {
-        match kind {
-            Kind::Timer => appetite.timer_deadline.is_some_and(|at| now >= at),
-            Kind::Disk => !self.lanes.disk.receiver.is_empty(),
-            Kind::Frame => appetite.frame && !self.lanes.frames.receiver.is_empty(),
-            Kind::Typed => appetite.typed && !self.lanes.typed.receiver.is_empty(),
-        }
-    }
-
-    fn take(&self, kind: Kind, now: u64) -> Option<Input> {
-        let Lanes {
-            disk,
-            frames,
-            typed,
-            waits,
-            ..
-        } = &self.lanes;
-        match kind {
-            Kind::Timer => Some(Input::Tick(now)),
-            Kind::Disk => disk.take(None).map(Input::Disk),
-            Kind::Frame => frames.take(Some(waits)).map(Input::Frame),
-            Kind::Typed => typed.take(Some(waits)).map(Input::Typed),
-        }
+        Self { clock, lanes }
     }
 }
 
@@ -179,45 +144,50 @@ impl OutsideWorld for LiveInputs {
         self.clock.read(need)
     }
 
-    fn poll(&self, appetite: &Appetite, opening: Opening) -> Step<Option<Input>> {
+    fn poll(&self, appetite: &Appetite) -> Step<Option<Input>> {
         if let Some(Control::Stop) = self.lanes.control.take(None) {
             return Err(Interruption::Stop);
         }
-        let now = self.clock.monotonic_nanos();
-        let mut openings = self.openings.borrow_mut();
-        openings.look(now, opening);
-        for kind in openings.order() {
-            if !self.has(kind, appetite, now) {
-                openings.none(kind);
-            } else if openings.admits(kind, now, opening)
-                && let Some(input) = self.take(kind, now)
-            {
-                openings.give(kind);
-                return Ok(Some(input));
+        if let Some(deadline) = appetite.timer_deadline {
+            let now = self.clock.monotonic_nanos();
+            if now >= deadline {
+                return Ok(Some(Input::Tick(now)));
             }
         }
-        openings.leave();
+        if let Some(completion) = self.lanes.disk.take(None) {
+            return Ok(Some(Input::Disk(completion)));
+        }
+        if appetite.frame
+            && let Some(frame) = self.lanes.frames.take(Some(&self.lanes.waits))
+        {
+            return Ok(Some(Input::Frame(frame)));
+        }
+        if appetite.typed
+            && let Some(bytes) = self.lanes.typed.take(Some(&self.lanes.waits))
+        {
+            return Ok(Some(Input::Typed(bytes)));
+        }
         Ok(None)
     }
 
     fn is_ready(&self, appetite: &Appetite) -> bool {
-        let now = self.clock.monotonic_nanos();
+        let due = |deadline| self.clock.monotonic_nanos() >= deadline;
         !self.lanes.control.receiver.is_empty()
-            || Kind::ALL.iter().any(|&kind| self.has(kind, appetite, now))
+            || appetite.timer_deadline.is_some_and(due)
+            || !self.lanes.disk.receiver.is_empty()
+            || (appetite.frame && !self.lanes.frames.receiver.is_empty())
+            || (appetite.typed && !self.lanes.typed.receiver.is_empty())
     }
 
     fn wait(&self, appetite: &Appetite) -> Step<Input> {
-        let input = loop {
-            if let Some(input) = self.poll(appetite, Opening::Open)? {
-                break input;
+        loop {
+            if let Some(input) = self.poll(appetite)? {
+                return Ok(input);
             }
             let deadline = appetite.timer_deadline;
             self.lanes
                 .bell
                 .wait(deadline.map(|nanos| self.clock.instant_of(nanos)));
-        };
-        let mut openings = self.openings.borrow_mut();
-        openings.wake(self.clock.monotonic_nanos());
-        Ok(input)
+        }
     }
 }

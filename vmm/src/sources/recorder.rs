@@ -7,7 +7,6 @@ use logging_channel::entry::{
 
 use super::keeper::StateKeeper;
 use super::live::{LiveInputs, OutsideWorld};
-use super::openings::Opening;
 use super::{Watchdog, memory_digest};
 use crate::cpu::Counted;
 use crate::devices::{Appetite, ClockNeed, Input};
@@ -113,8 +112,6 @@ pub struct Recorder<L, W = LiveInputs> {
     keeper: Option<StateKeeper>,
     watchdog: Option<Watchdog>,
     backup_reads: BackupReads,
-    /// The guest was stopped at its present exit for inputs that waited.
-    stopped_for_inputs: bool,
 }
 
 impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
@@ -130,7 +127,6 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
             keeper: None,
             watchdog: None,
             backup_reads: BackupReads::default(),
-            stopped_for_inputs: false,
         }
     }
 
@@ -299,8 +295,7 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
     fn kicked(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<bool> {
         self.stopped();
         self.log.throttle();
-        self.stopped_for_inputs = self.live.is_ready(appetite) && self.name_stop(at)?;
-        Ok(self.stopped_for_inputs)
+        Ok(self.live.is_ready(appetite) && self.name_stop(at)?)
     }
 
     fn at_exit(&mut self, at: &mut Moment<'_>) -> Step<()> {
@@ -325,17 +320,9 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
     }
 
     fn poll(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Option<Input>> {
-        let opening = if self.stopped_for_inputs {
-            Opening::Forced
-        } else if at.cpu.interrupts_enabled() && !at.devices.interrupt_pending() {
-            Opening::Open
-        } else {
-            Opening::Closed
-        };
-        if let Some(input) = self.live.poll(appetite, opening)? {
+        if let Some(input) = self.live.poll(appetite)? {
             return self.log_input(at, input).map(Some);
         }
-        self.stopped_for_inputs = false;
         if self.log.is_replayed() {
             self.keep_up(at)?;
         }

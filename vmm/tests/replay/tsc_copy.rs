@@ -6,7 +6,7 @@ use ftvm_vmm::cpu::fake::{Dice, Op};
 use ftvm_vmm::devices::{Appetite, ClockNeed, Input};
 use ftvm_vmm::engine::{Role, Step};
 use ftvm_vmm::ram::GuestRam;
-use ftvm_vmm::sources::{Opening, OutsideWorld, Recorder, Verification};
+use ftvm_vmm::sources::{OutsideWorld, Recorder, Verification};
 use ftvm_vmm::tsc_cache;
 use logging_channel::entry::{Entry, Payload};
 use proptest::prelude::*;
@@ -48,7 +48,7 @@ impl OutsideWorld for Keys {
         self.0.get()
     }
 
-    fn poll(&self, _: &Appetite, _: Opening) -> Step<Option<Input>> {
+    fn poll(&self, _: &Appetite) -> Step<Option<Input>> {
         Ok(None)
     }
 

@@ -10,7 +10,7 @@ use ftvm_vmm::disk::{
     SharedReadError,
 };
 use ftvm_vmm::engine::{Divergence, Interruption, OutputGate, Role, Step};
-use ftvm_vmm::sources::{Head, LogSink, LogSource, Opening, OutsideWorld};
+use ftvm_vmm::sources::{Head, LogSink, LogSource, OutsideWorld};
 use logging_channel::entry::{Entry, Lsn};
 
 /// Time passes and inputs arrive by the throw of dice.
@@ -82,7 +82,7 @@ impl OutsideWorld for MadeUpWorld {
         }
     }
 
-    fn poll(&self, appetite: &Appetite, _: Opening) -> Step<Option<Input>> {
+    fn poll(&self, appetite: &Appetite) -> Step<Option<Input>> {
         let now = self.clock(ClockNeed::Monotonic);
         if appetite.timer_deadline.is_some_and(|at| now >= at) {
             return Ok(Some(Input::Tick(now)));
