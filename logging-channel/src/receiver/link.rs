@@ -243,8 +243,8 @@ impl<'a> Reading<'a> {
         let behind = self.acks.executed < self.order.last()
             || !self.acks.tail.is_empty()
             || self.shared.differed.load(Ordering::Relaxed) != 0;
-        let report = behind.then_some(self.report);
-        let timeout = report.into_iter().chain(self.until_owed()).min();
+        // What is owed is never later than a report.
+        let timeout = (self.until_owed()).or_else(|| behind.then_some(self.report));
         Ok(wait_readable(&[self.shared.stream.as_raw_fd()], timeout)?[0])
     }
 
@@ -300,8 +300,7 @@ impl<'a> Reading<'a> {
                 .admit(&batch)
                 .map_err(|error| error.to_string())?;
             self.start = body.end;
-            self.owed.get_or_insert_with(Instant::now);
-            self.awaited |= (batch.entries.iter()).any(|entry| entry.payload.is_awaited());
+            let awaited = (batch.entries.iter()).any(|entry| entry.payload.is_awaited());
             self.put(Queued::new(batch, body.len()));
 
             let shared = self.shared;
@@ -310,6 +309,9 @@ impl<'a> Reading<'a> {
             shared.batches.fetch_add(1, Ordering::Relaxed);
             let last = self.order.last().0;
             shared.received.store(last, Ordering::Relaxed);
+            // Only now: while it waited for room, what came before was acknowledged, and not this.
+            self.owed.get_or_insert_with(Instant::now);
+            self.awaited |= awaited;
         }
         Ok(false)
     }
