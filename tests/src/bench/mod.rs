@@ -126,10 +126,13 @@ impl Options {
 
     /// How long this takes. A guest under QEMU COLO stands still at checkpoints, and what they take
     /// on the channel counts: where the two are compared, there have to be some.
-    fn window(&self, configuration: Configuration, load: &(Workload, Condition)) -> Duration {
-        let (workload, condition) = load;
-        let is_compared = matches!(workload, Workload::RedisSet | Workload::RedisGet)
-            && configuration == Configuration::Colo
+    fn window(
+        &self,
+        configuration: Configuration,
+        (workload, condition): &(Workload, Condition),
+    ) -> Duration {
+        let is_compared = configuration == Configuration::Colo
+            && workload.asks_one_at_a_time()
             && condition.is_usual();
         if is_compared {
             self.window.max(self.colo_window)

@@ -128,11 +128,17 @@ impl Record {
             .filter(|(_, there, here)| there != here)
             .map(|(name, there, here)| format!("{name}: {there}, here {here}"))
             .collect();
-        if self.window_seconds != earlier.window_seconds {
-            differences.push(format!(
-                "measurements of {} s, here {} s",
-                earlier.window_seconds, self.window_seconds
-            ));
+        for (what, there, here) in [
+            ("measurements", earlier.window_seconds, self.window_seconds),
+            (
+                "measurements under QEMU COLO",
+                earlier.colo_window_seconds,
+                self.colo_window_seconds,
+            ),
+        ] {
+            if there != here {
+                differences.push(format!("{what} of {there} s, here {here} s"));
+            }
         }
         if !differences.is_empty() {
             return Err(differences.join("; "));
@@ -403,11 +409,13 @@ pub(super) mod tests {
         let mut elsewhere = earlier;
         elsewhere.machine.commit = "another".to_owned();
         elsewhere.window_seconds += 1.0;
+        elsewhere.colo_window_seconds += 1.0;
         let differences = record(&[]).resumed(elsewhere).expect_err("not the same");
         assert!(
             differences.contains("another") && differences.contains(" s"),
             "{differences}"
         );
+        assert!(differences.contains("COLO"), "{differences}");
     }
 
     #[test]

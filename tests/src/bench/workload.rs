@@ -141,6 +141,13 @@ impl Workload {
         matches!(self.unit(), "requests/s" | "transactions/s")
     }
 
+    /// Whether each of its clients has one request to Redis on the way: exits a request have a target,
+    /// and QEMU COLO is what `ftvm` is compared to.
+    #[must_use]
+    pub fn asks_one_at_a_time(self) -> bool {
+        matches!(self, Self::RedisSet | Self::RedisGet)
+    }
+
     /// How often its client waits for a reply in one operation (pipelined requests: in one batch of
     /// them); nothing where no client waits.
     #[must_use]

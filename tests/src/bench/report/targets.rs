@@ -159,7 +159,7 @@ fn targets(record: &Record) -> Vec<Target> {
                 Bound::AtMost(2.0),
             );
         }
-        if matches!(workload, Workload::RedisSet | Workload::RedisGet) {
+        if workload.asks_one_at_a_time() {
             let exits = median(Alone, Metric::ExitsPerOperation);
             add("exits a request", workload, exits, Bound::AtMost(5.0));
             let to_colo = |metric| ratio(LoggedReads, Colo, workload, metric);
