@@ -48,25 +48,6 @@ pub(crate) fn send_now(socket: &impl AsRawFd, bytes: &[u8]) -> io::Result<usize>
     Ok(n as usize)
 }
 
-/// How long what was sent takes until its receipt is confirmed, as the system's TCP estimates it
-/// (tcp(7), TCP_INFO); `None` if nothing was measured yet, or the socket has ended.
-pub(crate) fn round_trip(socket: &impl AsRawFd) -> Option<Duration> {
-    // SAFETY: all-zero is a valid tcp_info: it has only numbers.
-    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
-    let mut len = size_of_val(&info) as libc::socklen_t;
-    // SAFETY: `info` is writable and `len` is its size; both outlive the call.
-    let done = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            (&raw mut info).cast(),
-            &mut len,
-        )
-    };
-    (done == 0 && info.tcpi_rtt > 0).then(|| Duration::from_micros(info.tcpi_rtt.into()))
-}
-
 /// Wakes every thread that waits to read from `socket`, for good. Unlike the standard library's,
 /// works for listeners and datagram sockets.
 pub(crate) fn stop_reading(socket: &impl AsRawFd) {

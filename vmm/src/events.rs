@@ -136,8 +136,8 @@ pub struct Stats {
     /// The lag at each report of the backup.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lags_us: Counts,
-    /// Round trip to the backup on the logging channel, as TCP estimates it, in milliseconds; 0 if
-    /// there is none.
+    /// Round trip to the backup on the logging network, as heartbeats measure it, in milliseconds;
+    /// 0 if there is none.
     pub round_trip_ms: f64,
     /// How long outputs waited for the backup, from the guest's send to their release, in
     /// milliseconds: median.

@@ -12,23 +12,28 @@
 //!        8     8  session
 //!       16     8  sequence number, from 1
 //!       24     8  primary: LSN up to which outputs were released; backup: 0
-//!       32     4  CRC-32 of bytes 0 to 31
+//!       32     8  sequence number of the last heartbeat that the sender heard; 0: none
+//!       40     4  how long ago that was, in microseconds
+//!       44     4  CRC-32 of bytes 0 to 43
 //! ```
 //!
 //! Anything else that reaches the port is ignored: it proves nothing about the peer.
 
 mod detector;
 mod pulse;
+mod round_trip;
 
 pub use detector::{FailureDetector, Verdict};
 pub(crate) use pulse::{Beating, LastHeard, Monitored};
+
+use std::time::Duration;
 
 use crate::bytes::{FieldError, Fields};
 use crate::codec::PROTOCOL_VERSION;
 use crate::entry::Lsn;
 
 /// Length of a heartbeat.
-pub const HEARTBEAT_LEN: usize = 36;
+pub const HEARTBEAT_LEN: usize = 48;
 
 const MAGIC: [u8; 4] = *b"FTVH";
 
@@ -39,6 +44,15 @@ pub enum Role {
     Primary,
     /// The side that replays it.
     Backup,
+}
+
+/// What a heartbeat says of the last one that its sender heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Echo {
+    /// Its number.
+    pub sequence: u64,
+    /// How long ago it was heard; exact to a microsecond, and up to 71 minutes.
+    pub held: Duration,
 }
 
 /// One heartbeat.
@@ -52,6 +66,8 @@ pub struct Heartbeat {
     pub sequence: u64,
     /// How far the sender released its outputs; 0 from a backup.
     pub released: Lsn,
+    /// The last one that the sender heard, if any.
+    pub echo: Option<Echo>,
 }
 
 impl Heartbeat {
@@ -68,8 +84,15 @@ impl Heartbeat {
         out[8..16].copy_from_slice(&self.session.to_le_bytes());
         out[16..24].copy_from_slice(&self.sequence.to_le_bytes());
         out[24..32].copy_from_slice(&self.released.0.to_le_bytes());
-        let crc = crc32fast::hash(&out[..32]);
-        out[32..36].copy_from_slice(&crc.to_le_bytes());
+        // One that is older than can be said is none.
+        if let Some(echo) = self.echo
+            && let Ok(held) = u32::try_from(echo.held.as_micros())
+        {
+            out[32..40].copy_from_slice(&echo.sequence.to_le_bytes());
+            out[40..44].copy_from_slice(&held.to_le_bytes());
+        }
+        let crc = crc32fast::hash(&out[..44]);
+        out[44..48].copy_from_slice(&crc.to_le_bytes());
         out
     }
 
@@ -84,6 +107,7 @@ impl Heartbeat {
             let (magic, version) = (fields.array::<4>()?, fields.u16()?);
             let (role, zero) = (fields.u8()?, fields.u8()?);
             let (session, sequence, released) = (fields.u64()?, fields.u64()?, fields.u64()?);
+            let (echoed, held) = (fields.u64()?, fields.u32()?);
             let role = match role {
                 1 => Role::Primary,
                 2 => Role::Backup,
@@ -92,12 +116,16 @@ impl Heartbeat {
             let valid = magic == MAGIC
                 && version == PROTOCOL_VERSION
                 && zero == 0
-                && fields.u32()? == crc32fast::hash(&datagram[..32]);
+                && fields.u32()? == crc32fast::hash(&datagram[..44]);
             Ok(valid.then_some(Self {
                 role,
                 session,
                 sequence,
                 released: Lsn(released),
+                echo: (echoed > 0).then_some(Echo {
+                    sequence: echoed,
+                    held: Duration::from_micros(held.into()),
+                }),
             }))
         };
         read().ok().flatten()
@@ -117,6 +145,7 @@ mod tests {
             sequence: u64,
             released: u64,
             primary: bool,
+            echo: Option<(u64, u32)>,
             bit in 0..HEARTBEAT_LEN * 8,
         ) {
             let beat = Heartbeat {
@@ -124,6 +153,10 @@ mod tests {
                 session,
                 sequence,
                 released: Lsn(released),
+                echo: echo.filter(|(echoed, _)| *echoed > 0).map(|(echoed, held)| Echo {
+                    sequence: echoed,
+                    held: Duration::from_micros(held.into()),
+                }),
             };
             let mut bytes = beat.encode();
             prop_assert_eq!(Heartbeat::decode(&bytes), Some(beat));

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::round_trip::RoundTrip;
 use super::{FailureDetector, HEARTBEAT_LEN, Heartbeat, Role, Verdict};
 use crate::entry::Lsn;
 use crate::settings::heartbeat_interval;
@@ -50,6 +51,9 @@ pub(crate) trait Monitored: Send + Sync + 'static {
 
     /// The peer's heartbeat says how far its outputs were released.
     fn peer_released(&self, lsn: Lsn);
+
+    /// What the network takes there and back, as it is estimated now.
+    fn round_trip(&self, estimate: Duration);
 
     /// An interval has passed.
     fn interval_passed(&self, now: Instant);
@@ -100,11 +104,15 @@ fn beat<M: Monitored>(socket: &UdpSocket, session: u64, timeout: Duration, end: 
     raise_priority();
     let interval = heartbeat_interval(timeout);
     let start = Instant::now();
-    let mut detector = FailureDetector::new(timeout, interval, start);
+    let mut ear = Ear {
+        session,
+        detector: FailureDetector::new(timeout, interval, start),
+        round_trip: RoundTrip::default(),
+        datagram: [0; HEARTBEAT_LEN + 1],
+        end,
+    };
     let mut next = start;
     let mut sequence = 0;
-    // One byte more than a heartbeat, so that a longer datagram does not look like one.
-    let mut datagram = [0; HEARTBEAT_LEN + 1];
     while !end.is_over() {
         let now = Instant::now();
         if now >= next {
@@ -114,14 +122,16 @@ fn beat<M: Monitored>(socket: &UdpSocket, session: u64, timeout: Duration, end: 
                 session,
                 sequence,
                 released: end.released(),
+                echo: ear.round_trip.echo(now),
             };
+            ear.round_trip.sent(sequence, now);
             // Errors are what a dead peer or network looks like: the detector's business.
             let _ = socket.send(&beat.encode());
 
-            drain(socket, session, &mut datagram, &mut detector, end);
-            detector.heard(end.traffic().get());
+            ear.drain(socket);
+            ear.detector.heard(end.traffic().get());
             end.interval_passed(now);
-            if let Verdict::Silent { for_ } = detector.tick(now) {
+            if let Verdict::Silent { for_ } = ear.detector.tick(now) {
                 end.silent(for_);
                 return;
             }
@@ -130,8 +140,8 @@ fn beat<M: Monitored>(socket: &UdpSocket, session: u64, timeout: Duration, end: 
         }
         let wait = next.saturating_duration_since(Instant::now());
         let _ = socket.set_read_timeout(Some(wait.max(Duration::from_millis(1))));
-        match socket.recv(&mut datagram) {
-            Ok(len) => hear(&datagram[..len], session, &mut detector, end),
+        match ear.hear(socket) {
+            Ok(()) => {}
             Err(error) if is_timeout(&error) => {}
             // An unreachable port or network, which says nothing that silence does not. The pause
             // is there because this thread may run before all others: it must not spin.
@@ -140,44 +150,57 @@ fn beat<M: Monitored>(socket: &UdpSocket, session: u64, timeout: Duration, end: 
     }
 }
 
+/// What is made of the peer's heartbeats.
+struct Ear<'a, M> {
+    session: u64,
+    detector: FailureDetector,
+    round_trip: RoundTrip,
+    /// One byte more than a heartbeat, so that a longer datagram does not look like one.
+    datagram: [u8; HEARTBEAT_LEN + 1],
+    end: &'a M,
+}
+
+impl<M: Monitored> Ear<'_, M> {
+    /// Takes the next datagram.
+    fn hear(&mut self, socket: &UdpSocket) -> io::Result<()> {
+        let len = socket.recv(&mut self.datagram)?;
+        if let Some(beat) = Heartbeat::decode(&self.datagram[..len])
+            && beat.session == self.session
+            && beat.role != M::ROLE
+        {
+            let now = Instant::now();
+            self.detector.heard(now);
+            self.end.peer_released(beat.released);
+            if let Some(estimate) = self.round_trip.heard(beat.sequence, beat.echo, now) {
+                self.end.round_trip(estimate);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes everything that waits in the socket.
+    fn drain(&mut self, socket: &UdpSocket) {
+        // More than a sane peer can have sent: a flood must not keep the detector from deciding.
+        const MOST: usize = 1024;
+        if socket.set_nonblocking(true).is_err() {
+            return;
+        }
+        for _ in 0..MOST {
+            match self.hear(socket) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+                Err(_) => break,
+            }
+        }
+        let _ = socket.set_nonblocking(false);
+    }
+}
+
 fn is_timeout(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
     )
-}
-
-/// Takes everything that waits in the socket.
-fn drain<M: Monitored>(
-    socket: &UdpSocket,
-    session: u64,
-    datagram: &mut [u8],
-    detector: &mut FailureDetector,
-    end: &M,
-) {
-    // More than a sane peer can have sent: a flood must not keep the detector from deciding.
-    const MOST: usize = 1024;
-    if socket.set_nonblocking(true).is_err() {
-        return;
-    }
-    for _ in 0..MOST {
-        match socket.recv(datagram) {
-            Ok(len) => hear(&datagram[..len], session, detector, end),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-            Err(_) => break,
-        }
-    }
-    let _ = socket.set_nonblocking(false);
-}
-
-fn hear<M: Monitored>(datagram: &[u8], session: u64, detector: &mut FailureDetector, end: &M) {
-    if let Some(beat) = Heartbeat::decode(datagram)
-        && beat.session == session
-        && beat.role != M::ROLE
-    {
-        detector.heard(Instant::now());
-        end.peer_released(beat.released);
-    }
 }
 
 /// Asks for the thread to run soon after it is woken, so that a busy host is not taken for dead.

@@ -413,6 +413,8 @@ impl Monitored for Shared {
         self.released.fetch_max(lsn.0, Ordering::Relaxed);
     }
 
+    fn round_trip(&self, _: Duration) {}
+
     fn interval_passed(&self, _: Instant) {}
 
     fn silent(&self, for_: Duration) {

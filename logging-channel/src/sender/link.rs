@@ -20,7 +20,7 @@ use crate::lock::unpoisoned;
 use crate::loss::{Loss, LossReason};
 use crate::session::SessionInfo;
 use crate::settings::Settings;
-use crate::socket::{Tail, round_trip};
+use crate::socket::Tail;
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -45,7 +45,7 @@ pub(super) struct Shared {
     pub(super) state_wanted: AtomicU64,
 
     lag: Mutex<LagMeter>,
-    /// The network's round trip in microseconds, as it was at the last look.
+    /// The network's round trip in microseconds; 0 while it is not known.
     round_trip: AtomicU64,
     /// The lag is beyond its bound.
     pub(super) behind: AtomicBool,
@@ -141,6 +141,12 @@ impl Shared {
 
     pub(super) fn executed(&self) -> Lsn {
         Lsn(self.executed.load(Ordering::Acquire))
+    }
+
+    /// The network's round trip, once it is known.
+    fn round_trip(&self) -> Option<Duration> {
+        let micros = self.round_trip.load(Ordering::Relaxed);
+        (micros > 0).then_some(Duration::from_micros(micros))
     }
 
     pub(super) fn note_released(&self, lsn: Lsn) {
@@ -397,7 +403,7 @@ impl Shared {
             stalled: counters.stalled,
             throttles: self.throttles.load(Ordering::Relaxed),
             throttled: Duration::from_nanos(self.throttled_nanos.load(Ordering::Relaxed)),
-            round_trip: round_trip(&self.stream),
+            round_trip: self.round_trip(),
             lag,
             lags,
             appended: lsn(&self.appended),
@@ -421,11 +427,12 @@ impl Monitored for Shared {
 
     fn peer_released(&self, _: Lsn) {}
 
+    fn round_trip(&self, estimate: Duration) {
+        let micros = estimate.as_micros().max(1) as u64;
+        self.round_trip.store(micros, Ordering::Relaxed);
+    }
+
     fn interval_passed(&self, now: Instant) {
-        if let Some(round_trip) = round_trip(&self.stream) {
-            let micros = round_trip.as_micros() as u64;
-            self.round_trip.store(micros, Ordering::Relaxed);
-        }
         // A backup that stands still reports nothing: time alone must show the lag.
         let lag = self.lock_lag().lag(now);
         self.judge_lag(lag);

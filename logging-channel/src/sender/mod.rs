@@ -97,8 +97,7 @@ pub struct SenderStats {
     pub throttles: u64,
     /// How long.
     pub throttled: Duration,
-    /// Round trip between the hosts, as the connection's TCP estimates it. An estimate under load
-    /// has the scheduling of both hosts in it.
+    /// Round trip between the hosts, as heartbeats measure it; `None` before the first.
     pub round_trip: Option<Duration>,
     /// Age of the oldest entry that the backup has not executed.
     pub lag: Duration,

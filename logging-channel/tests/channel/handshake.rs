@@ -85,11 +85,11 @@ fn the_layout_of_a_refusal_is_fixed_forever() {
     #[rustfmt::skip]
     let expected = [
         b'f', b't', b'v', b'm', b'l', b'i', b'n', b'k',
-        5, 0,
+        6, 0,
         3, 0,
         6, 0, 0, 0,
         0x6d, 0x80, 0xe4, 0xf6,
-        0xdc, 0xa5, 0x06, 0x64,
+        0x2c, 0x77, 0x98, 0x13,
         1, 0, 2, 0, b'n', b'o',
     ];
     assert_eq!(refusal.encode().expect("valid"), expected);

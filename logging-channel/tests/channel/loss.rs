@@ -2,14 +2,14 @@
 
 use std::net::Shutdown;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use logging_channel::LossReason;
 use logging_channel::Settings;
 use logging_channel::codec::{Batch, HEADER_LEN};
 use logging_channel::control::Control;
 use logging_channel::entry::{Lsn, Payload};
-use logging_channel::heartbeat::Heartbeat;
+use logging_channel::heartbeat::{Echo, HEARTBEAT_LEN, Heartbeat};
 use logging_channel::receiver::Next;
 use logging_channel::sender::{Commit, Finish};
 
@@ -113,6 +113,36 @@ fn heartbeats_alone_keep_a_backup() {
 }
 
 #[test]
+fn the_round_trip_is_what_heartbeats_say() {
+    let settings = Settings {
+        heartbeat_timeout: Duration::from_secs(5),
+        ..patient()
+    };
+    let (backup, sender) = FakeBackup::join(&mut listen(), &settings);
+    let session = backup.welcome.session;
+    let hear = || {
+        let mut datagram = [0; 100];
+        let len = backup.udp.recv(&mut datagram).expect("a heartbeat");
+        Heartbeat::decode(&datagram[..len]).expect("valid").sequence
+    };
+    let (sequence, heard) = (hear(), Instant::now());
+    hear();
+    assert_eq!(sender.stats().round_trip, None, "nothing came back yet");
+    // Held for an interval of heartbeats, and nothing is said of that: so the network took it.
+    let away = heard.elapsed();
+    let held = Duration::ZERO;
+    backup.beat_with(session, 1, Some(Echo { sequence, held }));
+    eventually("the round trip is known", || {
+        sender.stats().round_trip.is_some()
+    });
+    let round_trip = sender.stats().round_trip.expect("just seen");
+    assert!(
+        round_trip >= away.saturating_sub(Duration::from_micros(1)),
+        "{round_trip:?}, {away:?}"
+    );
+}
+
+#[test]
 fn what_is_not_of_this_session_proves_nothing() {
     let (backup, sender) = FakeBackup::join(&mut listen(), &impatient());
     let session = backup.welcome.session;
@@ -122,12 +152,13 @@ fn what_is_not_of_this_session_proves_nothing() {
         backup.beat(session ^ 1, sequence);
         let _ = backup.udp.send(b"hello");
         let mut long = [0; 64];
-        long[..36].copy_from_slice(
+        long[..HEARTBEAT_LEN].copy_from_slice(
             &Heartbeat {
                 role: logging_channel::heartbeat::Role::Backup,
                 session,
                 sequence,
                 released: Lsn(0),
+                echo: None,
             }
             .encode(),
         );
@@ -139,6 +170,7 @@ fn what_is_not_of_this_session_proves_nothing() {
                 session,
                 sequence,
                 released: Lsn(0),
+                echo: None,
             }
             .encode(),
         );

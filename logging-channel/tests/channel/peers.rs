@@ -10,7 +10,7 @@ use logging_channel::codec::HEADER_LEN;
 use logging_channel::control::Control;
 use logging_channel::entry::{Entry, Lsn};
 use logging_channel::handshake::{Hello, Message, Welcome};
-use logging_channel::heartbeat::{Heartbeat, Role};
+use logging_channel::heartbeat::{Echo, Heartbeat, Role};
 use logging_channel::receiver::{Next, Receiver};
 use logging_channel::sender::Sender;
 use logging_channel::session::{ConnectError, Listener};
@@ -193,11 +193,16 @@ impl FakeBackup {
     }
 
     pub(crate) fn beat(&self, session: u64, sequence: u64) {
+        self.beat_with(session, sequence, None);
+    }
+
+    pub(crate) fn beat_with(&self, session: u64, sequence: u64, echo: Option<Echo>) {
         let beat = Heartbeat {
             role: Role::Backup,
             session,
             sequence,
             released: Lsn(0),
+            echo,
         };
         let _ = self.udp.send(&beat.encode());
     }

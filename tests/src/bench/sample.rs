@@ -82,7 +82,7 @@ pub struct LogFigures {
     pub entries_per_second: BTreeMap<String, f64>,
     /// Bytes of an entry, by kind.
     pub bytes_per_entry: BTreeMap<String, f64>,
-    /// Round trip between the hosts in milliseconds, as TCP saw it under this load.
+    /// Round trip between the hosts in milliseconds, as heartbeats had it under this load.
     #[serde(default)]
     pub round_trip_ms: Option<f64>,
 }

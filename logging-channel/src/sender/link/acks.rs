@@ -97,8 +97,7 @@ impl Shared {
     /// Whether the guest is to be held up. What the network takes is not the backup's fault: with it in
     /// the bound, a guest behind a slow network would be held up all the time.
     pub(super) fn judge_lag(&self, lag: Duration) {
-        let round_trip = Duration::from_micros(self.round_trip.load(Ordering::Relaxed));
-        self.behind
-            .store(lag > self.settings.max_lag + round_trip, Ordering::Relaxed);
+        let bound = self.settings.max_lag + self.round_trip().unwrap_or_default();
+        self.behind.store(lag > bound, Ordering::Relaxed);
     }
 }

@@ -1,0 +1,140 @@
+//! How long the network takes, there and back.
+//!
+//! As RTCP does it (RFC 3550, section 6.4.1, LSR and DLSR): a heartbeat names the last one that its
+//! sender heard, and how long ago that was. No datagram is sent for it, and nobody has to answer at
+//! once. TCP's own estimate is of no use here: a batch whose acknowledgement may wait has its
+//! receipt confirmed as late as that.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::Echo;
+
+/// Heartbeats whose time is remembered. An echo of an older one says nothing.
+const REMEMBERED: usize = 64;
+
+/// The weight of a measurement is one in so many (RFC 6298, section 2.3).
+const SMOOTHING: u32 = 8;
+
+/// One side's estimate of the round trip.
+#[derive(Debug, Default)]
+pub(super) struct RoundTrip {
+    /// Numbers of own heartbeats, and when they were sent.
+    sent: VecDeque<(u64, Instant)>,
+    /// The peer's last heartbeat, and when it was heard.
+    heard: Option<(u64, Instant)>,
+    smoothed: Option<Duration>,
+}
+
+impl RoundTrip {
+    /// What the next heartbeat has to say of the peer's.
+    pub(super) fn echo(&self, now: Instant) -> Option<Echo> {
+        let (sequence, at) = self.heard?;
+        Some(Echo {
+            sequence,
+            held: now.saturating_duration_since(at),
+        })
+    }
+
+    /// The own heartbeat `sequence` leaves.
+    pub(super) fn sent(&mut self, sequence: u64, now: Instant) {
+        if self.sent.len() == REMEMBERED {
+            self.sent.pop_front();
+        }
+        self.sent.push_back((sequence, now));
+    }
+
+    /// The peer's heartbeat `sequence` came. Returns the new estimate if there is one.
+    pub(super) fn heard(
+        &mut self,
+        sequence: u64,
+        echo: Option<Echo>,
+        now: Instant,
+    ) -> Option<Duration> {
+        if self.heard.is_none_or(|(last, _)| last < sequence) {
+            self.heard = Some((sequence, now));
+        }
+        let Echo { sequence, held } = echo?;
+        let &(_, sent) = self.sent.iter().find(|(number, _)| *number == sequence)?;
+        // A peer that claims to have held it for longer than it was away says nothing.
+        let measured = now.saturating_duration_since(sent).checked_sub(held)?;
+        let smoothed = match self.smoothed {
+            Some(before) => (before * (SMOOTHING - 1) + measured) / SMOOTHING,
+            None => measured,
+        };
+        self.smoothed = Some(smoothed);
+        Some(smoothed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    #[test]
+    fn what_the_peer_held_is_no_part_of_it() {
+        let start = Instant::now();
+        let (mut here, mut there) = (RoundTrip::default(), RoundTrip::default());
+        assert_eq!(there.echo(start), None, "nothing was heard yet");
+        here.sent(1, start);
+        assert_eq!(there.heard(1, None, start + ms(2)), None);
+        let echo = there.echo(start + ms(72));
+        assert_eq!(
+            echo,
+            Some(Echo {
+                sequence: 1,
+                held: ms(70)
+            })
+        );
+        assert_eq!(here.heard(1, echo, start + ms(75)), Some(ms(5)));
+    }
+
+    #[test]
+    fn one_measurement_moves_the_estimate_a_little_and_many_all_the_way() {
+        let start = Instant::now();
+        let mut it = RoundTrip::default();
+        let mut measure = |sequence: u64, trip| {
+            let sent = start + ms(1000) * sequence as u32;
+            it.sent(sequence, sent);
+            let held = ms(30);
+            it.heard(sequence, Some(Echo { sequence, held }), sent + held + trip)
+                .expect("an estimate")
+        };
+        assert_eq!(measure(1, ms(8)), ms(8));
+        assert_eq!(measure(2, ms(16)), ms(9));
+        let last = (3..100).map(|n| measure(n, ms(40))).last();
+        let off = last.expect("measured").abs_diff(ms(40));
+        assert!(off < ms(1), "off by {off:?}");
+    }
+
+    #[test]
+    fn echoes_of_what_was_not_sent_or_is_forgotten_or_held_too_long_say_nothing() {
+        let start = Instant::now();
+        let mut it = RoundTrip::default();
+        for sequence in 1..=REMEMBERED as u64 + 1 {
+            it.sent(sequence, start);
+        }
+        let mut hear = |sequence, held| {
+            let echo = Some(Echo { sequence, held });
+            it.heard(1, echo, start + ms(10))
+        };
+        assert_eq!(hear(1, ms(0)), None, "forgotten");
+        assert_eq!(hear(REMEMBERED as u64 + 2, ms(0)), None, "not sent");
+        assert_eq!(hear(2, ms(11)), None, "held for longer than it was away");
+        assert_eq!(hear(2, ms(10)), Some(ms(0)));
+    }
+
+    #[test]
+    fn heartbeats_that_overtook_each_other_are_echoed_once_by_the_newest() {
+        let start = Instant::now();
+        let mut it = RoundTrip::default();
+        it.heard(7, None, start);
+        it.heard(5, None, start + ms(3));
+        let echo = it.echo(start + ms(4)).expect("heard");
+        assert_eq!((echo.sequence, echo.held), (7, ms(4)));
+    }
+}
