@@ -16,6 +16,18 @@ pub struct MachineState {
     pub stolen: f64,
 }
 
+/// Where others had more than this part of the machine, a measurement says little of what is measured.
+const SPOILED: f64 = 0.2;
+
+impl MachineState {
+    /// Whether others had so much of the machine that the measurement is to be made again at another
+    /// time.
+    #[must_use]
+    pub fn is_spoiled(&self) -> bool {
+        self.stolen > SPOILED
+    }
+}
+
 /// The machine at one moment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Glance {

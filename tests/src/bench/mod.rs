@@ -277,11 +277,12 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
         if let Some(reason) = self.stage.gap(visit)? {
             for measurement in &visit.measurements {
                 let reason = reason.clone();
-                self.keep(visit, measurement, Outcome::Gap { reason });
+                let gap = sample(visit, measurement, Outcome::Gap { reason });
+                self.record.add(gap);
             }
             return Ok(());
         }
-        let mut running = None;
+        let (mut running, mut last) = (None, None);
         for (number, measurement) in visit.measurements.iter().enumerate() {
             let guest = match running.take() {
                 Some(running) => Ok(running),
@@ -294,8 +295,7 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
                     booted
                 }
             };
-            let sample = self.record.samples.last().filter(|_| number > 0).cloned();
-            self.tell(visits, number + 1, sample);
+            self.tell(visits, number + 1, last.take());
             let outcome = match guest {
                 Err(error) => Outcome::Failed {
                     reason: format!("the guest did not boot: {}", words(&error)),
@@ -320,9 +320,11 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
                     }
                 }
             };
-            self.keep(visit, measurement, outcome);
+            let made = sample(visit, measurement, outcome);
+            self.record.add(made.clone());
+            last = Some(made);
         }
-        self.tell(visits, steps.len(), self.record.samples.last().cloned());
+        self.tell(visits, steps.len(), last);
         match running {
             Some(running) => self.stage.end(running),
             None => Ok(()),
@@ -382,7 +384,7 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
         running: &mut Running,
         load: &Load,
     ) -> Result<Figures> {
-        let stolen = |figures: &Figures| figures.machine.map_or(0.0, |machine| machine.stolen);
+        let stolen = Figures::stolen;
         let mut best = self.measure_once(running, load)?;
         // A machine that others use for longer than that only takes longer.
         let again = if self.restless { 0 } else { AGAIN };
@@ -429,16 +431,6 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
         }
     }
 
-    fn keep(&mut self, visit: &Visit, measurement: &(Workload, Condition), outcome: Outcome) {
-        self.record.samples.push(Sample {
-            round: visit.round,
-            configuration: visit.configuration,
-            workload: measurement.0,
-            condition: measurement.1,
-            outcome,
-        });
-    }
-
     /// Tells that `done` steps of the first visit are over.
     fn tell(&mut self, visits: &[Visit], done: usize, sample: Option<Sample>) {
         let visit = &visits[0];
@@ -450,6 +442,17 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
             left: self.estimate.left(visits, done) + self.estimate.kills(self.options.kills),
             sample,
         });
+    }
+}
+
+/// What came of a measurement of a visit.
+fn sample(visit: &Visit, measurement: &(Workload, Condition), outcome: Outcome) -> Sample {
+    Sample {
+        round: visit.round,
+        configuration: visit.configuration,
+        workload: measurement.0,
+        condition: measurement.1,
+        outcome,
     }
 }
 

@@ -13,7 +13,7 @@ use super::configuration::Configuration;
 use super::machine_description::MachineDescription;
 use super::machine_state::MachineState;
 use super::outage::Outage;
-use super::sample::{Metric, Outcome, Sample};
+use super::sample::{Figures, Metric, Outcome, Sample};
 use super::schedule::{self, Visit};
 use super::statistics::{Summary, ratios};
 use super::workload::Workload;
@@ -112,7 +112,7 @@ impl Record {
     }
 
     /// A record that goes on from an earlier one, which was cut short. What failed in that is
-    /// forgotten, to be measured again.
+    /// forgotten, to be measured again; what was spoiled stays until it was.
     ///
     /// # Errors
     ///
@@ -158,15 +158,38 @@ impl Record {
         Ok(self)
     }
 
-    /// Whether this was measured, or cannot be.
+    /// Whether this was measured well, or cannot be.
     pub(super) fn has(&self, visit: &Visit, (workload, condition): &(Workload, Condition)) -> bool {
         self.samples.iter().any(|sample| {
             sample.round == visit.round
                 && sample.configuration == visit.configuration
                 && sample.workload == *workload
                 && sample.condition == *condition
-                && !matches!(sample.outcome, Outcome::Failed { .. })
+                && match &sample.outcome {
+                    Outcome::Measured { figures } => !figures.is_spoiled(),
+                    Outcome::Gap { .. } => true,
+                    Outcome::Failed { .. } => false,
+                }
         })
+    }
+
+    /// Adds a measurement. Of two of the same, the one stays during which others had less of the
+    /// machine.
+    pub(super) fn add(&mut self, sample: Sample) {
+        if let Some(figures) = sample.figures() {
+            let earlier = self
+                .samples
+                .iter()
+                .position(|there| there.is_of_the_same(&sample) && there.figures().is_some());
+            if let Some(at) = earlier {
+                let there = self.samples[at].figures().map_or(0.0, Figures::stolen);
+                if there <= figures.stolen() {
+                    return;
+                }
+                self.samples.remove(at);
+            }
+        }
+        self.samples.push(sample);
     }
 
     /// Reads a record.
@@ -319,7 +342,6 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::bench::sample::Figures;
 
     /// A record of throughputs: round, configuration, workload, value; a negative one has failed.
     pub(in crate::bench) fn record(values: &[(u32, Configuration, Workload, f64)]) -> Record {
@@ -416,6 +438,47 @@ pub(super) mod tests {
             "{differences}"
         );
         assert!(differences.contains("COLO"), "{differences}");
+    }
+
+    #[test]
+    fn what_others_spoiled_is_measured_again_and_the_better_one_stays() {
+        let measurement = (Workload::RedisSet, Condition::default());
+        let visit = Visit {
+            round: 1,
+            configuration: Configuration::Qemu,
+            guest: Workload::RedisSet.guest(),
+            memory_mib: None,
+            measurements: vec![measurement],
+        };
+        let measured = |throughput, stolen| {
+            let one = record(&[(1, visit.configuration, measurement.0, throughput)]);
+            let mut sample = one.samples.into_iter().next().expect("one");
+            if let Outcome::Measured { figures } = &mut sample.outcome {
+                let speed = 100.0;
+                figures.machine = Some(MachineState { speed, stolen });
+            }
+            sample
+        };
+        let mut it = record(&[]);
+        let throughputs = |it: &Record| {
+            let values = it.values(visit.configuration, measurement.0, Metric::Throughput);
+            values
+                .into_iter()
+                .map(|(_, value)| value)
+                .collect::<Vec<_>>()
+        };
+        it.add(measured(10.0, 0.4));
+        assert!(!it.has(&visit, &measurement));
+        it = record(&[]).resumed(it).expect("the same");
+        assert_eq!(throughputs(&it), [10.0], "better than nothing");
+
+        it.add(measured(-1.0, 0.0));
+        assert_eq!(throughputs(&it), [10.0], "what failed is no better");
+        it.add(measured(9.0, 0.5));
+        assert_eq!(throughputs(&it), [10.0]);
+        it.add(measured(30.0, 0.1));
+        assert_eq!(throughputs(&it), [30.0]);
+        assert!(it.has(&visit, &measurement));
     }
 
     #[test]

@@ -304,6 +304,18 @@ impl Metric {
 }
 
 impl Figures {
+    /// See [`MachineState::stolen`]; 0 where it is not known.
+    #[must_use]
+    pub fn stolen(&self) -> f64 {
+        self.machine.map_or(0.0, |machine| machine.stolen)
+    }
+
+    /// See [`MachineState::is_spoiled`].
+    #[must_use]
+    pub fn is_spoiled(&self) -> bool {
+        self.machine.is_some_and(|machine| machine.is_spoiled())
+    }
+
     /// Exits of the guest in a second: as KVM counts them, which is the same for every VMM; where
     /// that cannot be read, as `ftvm` does.
     #[must_use]
@@ -315,6 +327,14 @@ impl Figures {
 }
 
 impl Sample {
+    /// Whether the same was to be measured, in the same round.
+    pub(super) fn is_of_the_same(&self, other: &Self) -> bool {
+        self.round == other.round
+            && self.configuration == other.configuration
+            && self.workload == other.workload
+            && self.condition == other.condition
+    }
+
     /// What was measured, if it was.
     #[must_use]
     pub fn figures(&self) -> Option<&Figures> {

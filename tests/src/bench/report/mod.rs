@@ -14,6 +14,7 @@ use std::fmt::Write as _;
 pub use self::plots::Plot;
 use super::condition::Axis;
 use super::configuration::Configuration;
+use super::machine_state::MachineState;
 use super::record::Record;
 use super::sample::{Metric, Sample};
 use super::schedule;
@@ -195,6 +196,13 @@ impl Record {
                     mean * 100.0,
                     most * 100.0
                 ),
+            ),
+            (
+                "measurements while others had more than a fifth",
+                states()
+                    .filter(MachineState::is_spoiled)
+                    .count()
+                    .to_string(),
             ),
         ]
     }
