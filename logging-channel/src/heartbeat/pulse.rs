@@ -53,7 +53,7 @@ pub(crate) trait Monitored: Send + Sync + 'static {
     fn peer_released(&self, lsn: Lsn);
 
     /// What the network takes there and back, as it is estimated now.
-    fn round_trip(&self, estimate: Duration);
+    fn note_round_trip(&self, estimate: Duration);
 
     /// An interval has passed.
     fn interval_passed(&self, now: Instant);
@@ -172,7 +172,7 @@ impl<M: Monitored> Ear<'_, M> {
             self.detector.heard(now);
             self.end.peer_released(beat.released);
             if let Some(estimate) = self.round_trip.heard(beat.sequence, beat.echo, now) {
-                self.end.round_trip(estimate);
+                self.end.note_round_trip(estimate);
             }
         }
         Ok(())

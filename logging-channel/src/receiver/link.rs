@@ -413,7 +413,7 @@ impl Monitored for Shared {
         self.released.fetch_max(lsn.0, Ordering::Relaxed);
     }
 
-    fn round_trip(&self, _: Duration) {}
+    fn note_round_trip(&self, _: Duration) {}
 
     fn interval_passed(&self, _: Instant) {}
 

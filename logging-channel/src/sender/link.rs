@@ -427,7 +427,7 @@ impl Monitored for Shared {
 
     fn peer_released(&self, _: Lsn) {}
 
-    fn round_trip(&self, estimate: Duration) {
+    fn note_round_trip(&self, estimate: Duration) {
         let micros = estimate.as_micros().max(1) as u64;
         self.round_trip.store(micros, Ordering::Relaxed);
     }

@@ -99,9 +99,7 @@ fn heartbeats_alone_keep_a_backup() {
     let session = backup.welcome.session;
     // Answers each heartbeat with one, for longer than the timeout.
     for n in 1..=10 {
-        let mut datagram = [0; 100];
-        let len = backup.udp.recv(&mut datagram).expect("a heartbeat");
-        let beat = Heartbeat::decode(&datagram[..len]).expect("valid");
+        let beat = backup.hear();
         assert_eq!((beat.session, beat.sequence), (session, n));
         backup.beat(session, n);
         assert_eq!(sender.lost(), None);
@@ -120,13 +118,8 @@ fn the_round_trip_is_what_heartbeats_say() {
     };
     let (backup, sender) = FakeBackup::join(&mut listen(), &settings);
     let session = backup.welcome.session;
-    let hear = || {
-        let mut datagram = [0; 100];
-        let len = backup.udp.recv(&mut datagram).expect("a heartbeat");
-        Heartbeat::decode(&datagram[..len]).expect("valid").sequence
-    };
-    let (sequence, heard) = (hear(), Instant::now());
-    hear();
+    let (sequence, heard) = (backup.hear().sequence, Instant::now());
+    backup.hear();
     assert_eq!(sender.stats().round_trip, None, "nothing came back yet");
     // Held for an interval of heartbeats, and nothing is said of that: so the network took it.
     let away = heard.elapsed();

@@ -192,6 +192,13 @@ impl FakeBackup {
         self.tcp.write_all(&control.encode()).expect("sent");
     }
 
+    /// The primary's next heartbeat.
+    pub(crate) fn hear(&self) -> Heartbeat {
+        let mut datagram = [0; 100];
+        let len = self.udp.recv(&mut datagram).expect("a heartbeat");
+        Heartbeat::decode(&datagram[..len]).expect("valid")
+    }
+
     pub(crate) fn beat(&self, session: u64, sequence: u64) {
         self.beat_with(session, sequence, None);
     }
