@@ -384,20 +384,19 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
         running: &mut Running,
         load: &Load,
     ) -> Result<Figures> {
-        let stolen = Figures::stolen;
         let mut best = self.measure_once(running, load)?;
         // A machine that others use for longer than that only takes longer.
         let again = if self.restless { 0 } else { AGAIN };
         for _ in 0..again {
-            if stolen(&best) <= DISTURBED {
+            if best.stolen() <= DISTURBED {
                 break;
             }
             let again = self.measure_once(running, load)?;
-            if stolen(&again) < stolen(&best) {
+            if again.stolen() < best.stolen() {
                 best = again;
             }
         }
-        self.restless = stolen(&best) > DISTURBED;
+        self.restless = best.stolen() > DISTURBED;
         Ok(best)
     }
 

@@ -13,7 +13,7 @@ use super::configuration::Configuration;
 use super::machine_description::MachineDescription;
 use super::machine_state::MachineState;
 use super::outage::Outage;
-use super::sample::{Figures, Metric, Outcome, Sample};
+use super::sample::{Metric, Outcome, Sample};
 use super::schedule::{self, Visit};
 use super::statistics::{Summary, ratios};
 use super::workload::Workload;
@@ -160,11 +160,9 @@ impl Record {
 
     /// Whether this was measured well, or cannot be.
     pub(super) fn has(&self, visit: &Visit, (workload, condition): &(Workload, Condition)) -> bool {
+        let subject = (visit.round, visit.configuration, *workload, *condition);
         self.samples.iter().any(|sample| {
-            sample.round == visit.round
-                && sample.configuration == visit.configuration
-                && sample.workload == *workload
-                && sample.condition == *condition
+            sample.subject() == subject
                 && match &sample.outcome {
                     Outcome::Measured { figures } => !figures.is_spoiled(),
                     Outcome::Gap { .. } => true,
@@ -177,16 +175,14 @@ impl Record {
     /// machine.
     pub(super) fn add(&mut self, sample: Sample) {
         if let Some(figures) = sample.figures() {
-            let earlier = self
-                .samples
-                .iter()
-                .position(|there| there.is_of_the_same(&sample) && there.figures().is_some());
-            if let Some(at) = earlier {
-                let there = self.samples[at].figures().map_or(0.0, Figures::stolen);
-                if there <= figures.stolen() {
-                    return;
-                }
-                self.samples.remove(at);
+            let earlier = self.samples.iter().enumerate().find_map(|(at, there)| {
+                let stolen = there.figures()?.stolen();
+                (there.subject() == sample.subject()).then_some((at, stolen))
+            });
+            match earlier {
+                Some((_, stolen)) if stolen <= figures.stolen() => return,
+                Some((at, _)) => drop(self.samples.remove(at)),
+                None => {}
             }
         }
         self.samples.push(sample);
@@ -342,6 +338,7 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::bench::sample::Figures;
 
     /// A record of throughputs: round, configuration, workload, value; a negative one has failed.
     pub(in crate::bench) fn record(values: &[(u32, Configuration, Workload, f64)]) -> Record {

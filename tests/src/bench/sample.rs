@@ -327,12 +327,14 @@ impl Figures {
 }
 
 impl Sample {
-    /// Whether the same was to be measured, in the same round.
-    pub(super) fn is_of_the_same(&self, other: &Self) -> bool {
-        self.round == other.round
-            && self.configuration == other.configuration
-            && self.workload == other.workload
-            && self.condition == other.condition
+    /// What was to be measured, and in which round.
+    pub(super) fn subject(&self) -> (u32, Configuration, Workload, Condition) {
+        (
+            self.round,
+            self.configuration,
+            self.workload,
+            self.condition,
+        )
     }
 
     /// What was measured, if it was.
