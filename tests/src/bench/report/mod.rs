@@ -1,6 +1,7 @@
 //! The record for people: tables in Markdown, and plots.
 
 mod breakdown;
+mod contents;
 mod missed;
 mod network;
 mod outages;

@@ -1,7 +1,9 @@
 //! What `ftvm` is to reach, and whether it did.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use super::contents::{Miss, Whole};
 use super::missed::Pair;
 use super::network::Limit;
 use super::{figure, head, line};
@@ -20,6 +22,10 @@ const ALONE: &str = "throughput: alone / QEMU";
 const LOG: &str = "log, Mbit/s";
 const HOLD: &str = "output hold p50, ms";
 const LAG: &str = "lag p99, ms";
+const EXITS: &str = "exits a request";
+const COLO_THROUGHPUT: &str = "requests/s: replicated / COLO";
+const COLO_LATENCY: &str = "latency p50: replicated / COLO";
+const COLO_CHANNEL: &str = "channel bytes a request: replicated / COLO";
 /// Those that nearly every workload has: a column each.
 const COLUMNS: [&str; 5] = [REPLICATED, ALONE, LOG, HOLD, LAG];
 
@@ -60,6 +66,32 @@ impl Target {
             let _ = write!(text, " (the network leaves {})", figure(left));
         }
         text
+    }
+
+    /// What the figure is made of, where it is no throughput between two configurations of `ftvm` and
+    /// QEMU without a backup.
+    fn whole(&self) -> Option<Whole> {
+        Some(match self.what {
+            LOG => Whole::Log,
+            HOLD => Whole::Hold,
+            LAG => Whole::Lag,
+            EXITS => Whole::Exits,
+            COLO_THROUGHPUT => Whole::ToColo(Metric::Throughput),
+            COLO_LATENCY => Whole::ToColo(Metric::LatencyP50),
+            COLO_CHANNEL => Whole::Channel,
+            _ => return None,
+        })
+    }
+
+    /// How it was missed, if the table of contents has it.
+    fn miss(&self) -> Option<Miss> {
+        let (Bound::AtLeast(bound) | Bound::AtMost(bound)) = self.bound;
+        Some(Miss {
+            target: self.what,
+            workload: self.workload,
+            to_bound: self.measured / bound,
+            whole: self.whole()?,
+        })
     }
 
     /// Whose throughput it is, and in proportion to whose.
@@ -161,21 +193,13 @@ fn targets(record: &Record) -> Vec<Target> {
         }
         if workload.asks_one_at_a_time() {
             let exits = median(Alone, Metric::ExitsPerOperation);
-            add("exits a request", workload, exits, Bound::AtMost(5.0));
+            add(EXITS, workload, exits, Bound::AtMost(5.0));
             let to_colo = |metric| ratio(LoggedReads, Colo, workload, metric);
             for (what, metric, bound) in [
+                (COLO_THROUGHPUT, Metric::Throughput, Bound::AtLeast(3.0)),
+                (COLO_LATENCY, Metric::LatencyP50, Bound::AtMost(0.5)),
                 (
-                    "requests/s: replicated / COLO",
-                    Metric::Throughput,
-                    Bound::AtLeast(3.0),
-                ),
-                (
-                    "latency p50: replicated / COLO",
-                    Metric::LatencyP50,
-                    Bound::AtMost(0.5),
-                ),
-                (
-                    "channel bytes a request: replicated / COLO",
+                    COLO_CHANNEL,
                     Metric::ChannelBytesPerOperation,
                     Bound::AtMost(0.1),
                 ),
@@ -234,9 +258,12 @@ impl Record {
             line(text, names.into_iter().chain(cells));
         }
         text.push('\n');
-        let missed = targets.iter().filter(|target| !target.is_met());
-        let pairs: Vec<Pair> = missed.filter_map(Target::pair).collect();
+        let missed = || targets.iter().filter(|target| !target.is_met());
+        let pairs: Vec<Pair> = missed().filter_map(Target::pair).collect();
         self.missed_table(text, &pairs);
+        let mut misses: Vec<Miss> = missed().filter_map(Target::miss).collect();
+        misses.sort_by_key(|miss| miss.target);
+        self.contents_table(text, &misses);
     }
 }
 
@@ -250,16 +277,21 @@ fn common_bound(targets: &[Target], what: &str) -> Option<Bound> {
     bounds.all(|bound| bound == first).then_some(first)
 }
 
-/// What came in from the network and the disk and is in the log, in megabits in a second.
+/// What came in from the network, and from the disk as far as the log has that, in megabits in a
+/// second.
 fn logged_input(record: &Record, workload: Workload) -> Option<f64> {
-    const INPUT: [&str; 2] = ["net-rx", "disk-data"];
+    type Kinds = BTreeMap<String, f64>;
+    let bytes = |rates: &Kinds, sizes: &Kinds, kind: &str| {
+        let both = rates.get(kind).zip(sizes.get(kind));
+        both.map_or(0.0, |(rate, size)| rate * size)
+    };
     let input = record.of(LoggedReads, workload).filter_map(|sample| {
-        let log = sample.figures()?.vmm.as_ref()?.log.as_ref()?;
-        let of = |kind: &str| {
-            let entries = log.entries_per_second.get(kind)?;
-            Some(entries * log.bytes_per_entry.get(kind)?)
-        };
-        Some(INPUT.into_iter().filter_map(of).sum::<f64>() * 8.0 / 1e6)
+        let figures = sample.figures()?;
+        let host = figures.primary.as_ref()?;
+        let log = figures.vmm.as_ref()?.log.as_ref()?;
+        let network = bytes(&host.frames_per_second, &host.bytes_per_frame, "received");
+        let disk = bytes(&log.entries_per_second, &log.bytes_per_entry, "disk-data");
+        Some((network + disk) * 8.0 / 1e6)
     });
     Summary::of(input).map(|input| input.median)
 }
@@ -268,6 +300,7 @@ fn logged_input(record: &Record, workload: Workload) -> Option<f64> {
 mod tests {
     use super::*;
     use crate::bench::record::tests::record;
+    use crate::bench::sample::{HostFigures, LogFigures, Outcome, VmmFigures};
 
     #[test]
     fn targets_are_judged_by_their_bounds() {
@@ -283,11 +316,7 @@ mod tests {
             .collect();
         assert_eq!(
             judged,
-            [
-                (REPLICATED, false),
-                (ALONE, true),
-                ("requests/s: replicated / COLO", true),
-            ]
+            [(REPLICATED, false), (ALONE, true), (COLO_THROUGHPUT, true),]
         );
     }
 
@@ -328,6 +357,36 @@ mod tests {
         assert_eq!(common_bound(&targets[..1], LOG), Some(Bound::AtMost(0.2)));
         let cells = targets.map(|target| target.cell(true));
         assert_eq!(cells, ["**1.00** (at most 0.200)", "1.00 (at most 2.00)"]);
+    }
+
+    #[test]
+    fn what_comes_in_is_what_the_guest_receives_and_not_what_the_log_makes_of_it() {
+        let mut record = record(&[(1, LoggedReads, Workload::RedisSet, 100.0)]);
+        let Outcome::Measured { figures } = &mut record.samples[0].outcome else {
+            panic!("measured");
+        };
+        let kinds = |values: &[(&str, f64)]| {
+            let values = values.iter();
+            values
+                .map(|(kind, value)| (kind.to_string(), *value))
+                .collect()
+        };
+        figures.primary = Some(HostFigures {
+            frames_per_second: kinds(&[("received", 1000.0), ("sent", 9000.0)]),
+            bytes_per_frame: kinds(&[("received", 125.0), ("sent", 1250.0)]),
+            ..HostFigures::default()
+        });
+        let log = LogFigures {
+            entries_per_second: kinds(&[("net-rx", 1000.0), ("disk-data", 10.0)]),
+            bytes_per_entry: kinds(&[("net-rx", 1250.0), ("disk-data", 12_500.0)]),
+            ..LogFigures::default()
+        };
+        figures.vmm = Some(VmmFigures {
+            log: Some(log),
+            ..VmmFigures::default()
+        });
+        let input = logged_input(&record, Workload::RedisSet).expect("something came in");
+        assert!((input - 2.0).abs() < 1e-9, "{input}");
     }
 
     #[test]
