@@ -49,6 +49,7 @@ fn handle(connection: &TcpStream) -> io::Result<()> {
             put(connection, Path::new(&path), mode)
         }
         Some(Frame::Request(Request::Get { path })) => get(connection, Path::new(&path)),
+        Some(Frame::Request(Request::Glance { paths })) => glance(connection, &paths),
         Some(other) => Err(io::Error::new(
             io::ErrorKind::InvalidData,
             format!("a connection begins with a request, not with {other:?}"),
@@ -92,6 +93,35 @@ fn get(connection: &TcpStream, path: &Path) -> io::Result<()> {
     let file = File::open(path).map_err(at(path))?;
     pump(file, connection, Frame::Stdout)?;
     Frame::Exit(Exit::Code(0)).write_to(connection)
+}
+
+/// Reads files, but for those that are not there, as of a process that has just ended.
+fn glance(connection: &TcpStream, paths: &[String]) -> io::Result<()> {
+    let paths = paths.iter().flat_map(|path| each(path));
+    let files: Vec<(String, String)> = paths
+        .filter_map(|path| {
+            let contents = fs::read(&path).ok()?;
+            Some((path, String::from_utf8_lossy(&contents).into_owned()))
+        })
+        .collect();
+    pump(
+        serde_json::to_vec(&files)?.as_slice(),
+        connection,
+        Frame::Stdout,
+    )?;
+    Frame::Exit(Exit::Code(0)).write_to(connection)
+}
+
+/// The paths that one with a directory `*` stands for.
+fn each(path: &str) -> Vec<String> {
+    let Some((parent, rest)) = path.split_once("/*/") else {
+        return vec![path.to_owned()];
+    };
+    let names = fs::read_dir(parent).into_iter().flatten().flatten();
+    let names = names.filter_map(|entry| entry.file_name().into_string().ok());
+    names
+        .map(|name| format!("{parent}/{name}/{rest}"))
+        .collect()
 }
 
 /// Sends all that `input` gives.
@@ -301,4 +331,23 @@ fn follow(connection: &TcpStream, input: impl Write, group: &Group) {
         }
     }
     signal(group, Signal::SIGKILL);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_star_is_every_directory() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let root = directory.path().to_str().expect("a path");
+        for name in ["1", "2"] {
+            fs::create_dir(format!("{root}/{name}")).expect("a directory");
+        }
+        let mut paths = each(&format!("{root}/*/stat"));
+        paths.sort();
+        assert_eq!(paths, [format!("{root}/1/stat"), format!("{root}/2/stat")]);
+        assert_eq!(each("/proc/uptime"), ["/proc/uptime"]);
+        assert_eq!(each("/nowhere/*/stat"), [""; 0]);
+    }
 }

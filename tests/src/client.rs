@@ -263,6 +263,19 @@ impl AgentClient {
         })
     }
 
+    /// Reads small files of the host, as good as at one moment: paths and contents, in the order asked
+    /// for. A directory `*` stands for every one that is there; what cannot be read is left out.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer.
+    pub fn glance(&self, paths: Vec<String>) -> Result<Vec<(String, String)>> {
+        let connection = self.request(Request::Glance { paths })?;
+        let mut json = Vec::new();
+        self.receive(&connection, |_, bytes| json.extend_from_slice(bytes))?;
+        serde_json::from_slice(&json).map_err(|error| self.lost(error.into()))
+    }
+
     /// Reads frames up to the last one.
     pub(crate) fn receive(
         &self,

@@ -18,6 +18,9 @@
 //!
 //!   Request(Get {path}) ------------------>
 //!            <-----------------  Stdout*, then Exit, or Failed
+//!
+//!   Request(Glance {paths}) -------------->
+//!            <-----------------  Stdout* (a JSON array of [path, contents]), then Exit
 //! ```
 //!
 //! The agent kills a command's process group when the connection closes. The
@@ -61,6 +64,11 @@ pub enum Request {
     Get {
         /// Path in the host.
         path: String,
+    },
+    /// Read small files, such as those in `/proc`, in so little time that they belong together.
+    Glance {
+        /// Paths in the host. A directory `*` stands for every one that is there.
+        paths: Vec<String>,
     },
 }
 
@@ -233,6 +241,9 @@ mod tests {
             }),
             Frame::Request(Request::Get {
                 path: "/tmp/x".to_owned(),
+            }),
+            Frame::Request(Request::Glance {
+                paths: vec!["/proc/uptime".to_owned()],
             }),
             Frame::Input(vec![0; MAX_PAYLOAD]),
             Frame::EndOfInput,

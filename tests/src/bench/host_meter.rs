@@ -26,28 +26,12 @@ const COUNTERS: [&str; 9] = [
     "pf_taken",
 ];
 
-/// What the script prints: the time, the host's processor times, a line of `/proc/PID/stat` for each
-/// process whose command line begins with `$0` and one for each of its threads, the lines of the
-/// logging network's interface and of the guest's, and KVM's counters.
-const SCRIPT: &str = r#"
-cat /proc/uptime
-grep '^cpu ' /proc/stat
-for process in /proc/[0-9]*; do
-    case $(tr '\0' ' ' < $process/cmdline 2> /dev/null) in
-        "$0 "*)
-            cat $process/stat
-            for thread in $process/task/*; do
-                echo "thread $(cat $thread/stat)"
-            done ;;
-    esac
-done
-echo "network $(grep 'logging:' /proc/net/dev | tr : ' ')"
-echo "guest $(grep 'tap0:' /proc/net/dev | tr : ' ')"
-counters=$1
-shift
-cd "$counters" 2> /dev/null && grep -H . "$@"
-exit 0
-"#;
+const UPTIME: &str = "/proc/uptime";
+const PROCESSORS: &str = "/proc/stat";
+const INTERFACES: &str = "/proc/net/dev";
+/// Those of the logging network, and of the guest.
+const LOGGING: &str = "logging";
+const GUEST: &str = "tap0";
 
 /// The counters of one moment.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -73,71 +57,84 @@ pub(super) fn prepare(host: &Host) -> Result<()> {
     host.check(&["sh", "-c", &script]).map(drop)
 }
 
-/// Reads the counters of the VMM whose command line begins with `command`.
-pub(super) fn read(host: &Host, command: &str) -> Result<Reading> {
-    let mut argv = vec!["sh", "-c", SCRIPT, command, KVM];
-    argv.extend(COUNTERS);
-    let text = host.check(&argv)?;
-    parse(&text).ok_or_else(|| Error::Refused {
-        host: host.name().to_owned(),
-        reason: format!("no process `{command}` among its counters:\n{text}"),
-    })
+/// Reads the counters of a VMM and its host. What is to be read is known before, and is read in one go:
+/// a search for the VMM that took a second would be a second in which nothing is measured.
+#[derive(Debug)]
+pub(super) struct HostMeter<'a> {
+    host: &'a Host,
+    paths: Vec<String>,
 }
 
-fn parse(text: &str) -> Option<Reading> {
-    let mut lines = text.lines();
-    let seconds = lines.next()?.split(' ').next()?.parse().ok()?;
-    let mut reading = Reading {
-        seconds,
-        ..Reading::default()
-    };
-    let mut processes = 0;
-    for line in lines {
-        if let Some((name, stat)) = line.rsplit_once(") ") {
-            let times = Times::of(stat)?;
-            if name.starts_with("thread ") {
-                let (_, name) = name.split_once('(')?;
-                times.add_to(&mut reading.profile, name);
-            } else {
-                reading.ticks += times.user + times.system;
-                processes += 1;
+impl<'a> HostMeter<'a> {
+    /// For the VMM whose command line begins with `command`.
+    pub(super) fn new(host: &'a Host, command: &str) -> Result<Self> {
+        let lines = host.agent().glance(vec!["/proc/*/cmdline".to_owned()])?;
+        let beginning = format!("{}\0", command.replace(' ', "\0"));
+        let ours = lines
+            .iter()
+            .filter(|(_, line)| line.starts_with(&beginning))
+            .filter_map(|(path, _)| path.strip_suffix("/cmdline"));
+        let processes: Vec<String> = ours
+            .flat_map(|process| [format!("{process}/stat"), format!("{process}/task/*/stat")])
+            .collect();
+        if processes.is_empty() {
+            return Err(Error::Refused {
+                host: host.name().to_owned(),
+                reason: format!("no process `{command}`"),
+            });
+        }
+        // The time before and after, for the one in the middle.
+        let mut paths = vec![UPTIME.to_owned(), PROCESSORS.to_owned()];
+        paths.extend(processes);
+        paths.push(INTERFACES.to_owned());
+        paths.extend(COUNTERS.map(|counter| format!("{KVM}/{counter}")));
+        paths.push(UPTIME.to_owned());
+        Ok(Self { host, paths })
+    }
+
+    /// What they are now.
+    pub(super) fn read(&self) -> Result<Reading> {
+        let files = self.host.agent().glance(self.paths.clone())?;
+        parse(&files).ok_or_else(|| Error::Refused {
+            host: self.host.name().to_owned(),
+            reason: format!("not the counters that were expected:\n{files:?}"),
+        })
+    }
+}
+
+fn parse(files: &[(String, String)]) -> Option<Reading> {
+    let mut reading = Reading::default();
+    let mut times = Vec::new();
+    for (path, text) in files {
+        match path.as_str() {
+            UPTIME => times.push(text.split(' ').next()?.parse::<f64>().ok()?),
+            PROCESSORS => reading.add_host(text)?,
+            INTERFACES => reading.add_interfaces(text),
+            path if path.starts_with(KVM) => {
+                let (_, counter) = path.rsplit_once('/')?;
+                let value = text.trim_end().parse().ok()?;
+                reading.kvm.insert(counter.to_owned(), value);
             }
-        } else if let Some(host) = line.strip_prefix("cpu ") {
-            // Of /proc/stat in proc(5): user, nice, system, idle, iowait, irq, softirq.
-            let fields: Vec<u64> = host
-                .split_whitespace()
-                .map_while(|field| field.parse().ok())
-                .collect();
-            let [_, _, _, idle, wait, irq, softirq, ..] = fields[..] else {
-                return None;
-            };
-            reading.profile.insert("host: idle".into(), idle + wait);
-            let interrupts = irq + softirq;
-            reading
-                .profile
-                .insert("host: interrupts".into(), interrupts);
-        } else if let Some(interface) = line.strip_prefix("network ") {
-            if let Some([[received, _], [sent, _]]) = traffic(interface) {
-                reading.network = received + sent;
+            path => {
+                let (name, stat) = text.trim_end().rsplit_once(") ")?;
+                let times = Times::of(stat)?;
+                if path.contains("/task/") {
+                    let (_, name) = name.split_once('(')?;
+                    times.add_to(&mut reading.profile, name);
+                } else {
+                    reading.ticks += times.user + times.system;
+                }
             }
-        } else if let Some(interface) = line.strip_prefix("guest ") {
-            // What the interface receives, the guest has sent.
-            if let Some(both) = traffic(interface) {
-                let names = ["sent", "received"].map(str::to_owned);
-                reading.frames = names.into_iter().zip(both).collect();
-            }
-        } else if let Some((name, value)) = line.split_once(':') {
-            reading.kvm.insert(name.to_owned(), value.parse().ok()?);
         }
     }
-    (processes > 0).then_some(reading)
+    reading.seconds = f64::midpoint(*times.first()?, *times.last()?);
+    Some(reading)
 }
 
-/// Bytes and packets of an interface, received and sent, by its line of `/proc/net/dev`. A host
-/// without that interface has no such line.
+/// Bytes and packets of an interface, received and sent, by what `/proc/net/dev` has behind its name.
 fn traffic(line: &str) -> Option<[[u64; 2]; 2]> {
-    // The name, eight counters of what was received, and as many of what was sent.
-    let counters = line.split_whitespace().skip(1);
+    // Eight counters of what was received, and as many of what was sent.
+    let counters = line.split_whitespace();
     let counters: Vec<u64> = counters.map_while(|field| field.parse().ok()).collect();
     let [received, received_packets, ..] = counters[..] else {
         return None;
@@ -194,6 +191,44 @@ pub(super) fn available_mib(meminfo: &str) -> u64 {
 }
 
 impl Reading {
+    /// Adds what the host's processors did, by `/proc/stat`.
+    fn add_host(&mut self, text: &str) -> Option<()> {
+        let host = text.lines().find_map(|line| line.strip_prefix("cpu "))?;
+        // Of /proc/stat in proc(5): user, nice, system, idle, iowait, irq, softirq.
+        let fields: Vec<u64> = host
+            .split_whitespace()
+            .map_while(|field| field.parse().ok())
+            .collect();
+        let [_, _, _, idle, wait, irq, softirq, ..] = fields[..] else {
+            return None;
+        };
+        let shares = [
+            ("host: idle", idle + wait),
+            ("host: interrupts", irq + softirq),
+        ];
+        let shares = shares.map(|(name, ticks)| (name.to_owned(), ticks));
+        self.profile.extend(shares);
+        Some(())
+    }
+
+    /// Adds what the interfaces carried, by `/proc/net/dev`; those that the host has.
+    fn add_interfaces(&mut self, text: &str) {
+        for line in text.lines() {
+            let Some((name, counters)) = line.split_once(':') else {
+                continue;
+            };
+            match (name.trim(), traffic(counters)) {
+                (LOGGING, Some([[received, _], [sent, _]])) => self.network = received + sent,
+                // What the interface receives, the guest has sent.
+                (GUEST, Some(both)) => {
+                    let names = ["sent", "received"].map(str::to_owned);
+                    self.frames = names.into_iter().zip(both).collect();
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// What happened since an earlier reading.
     pub(super) fn since(&self, before: &Self) -> HostFigures {
         let seconds = (self.seconds - before.seconds).max(1e-3);
@@ -233,35 +268,54 @@ impl Reading {
 mod tests {
     use super::*;
 
-    fn text(uptime: &str, user: u64, exits: u64) -> String {
-        format!(
-            "{uptime} 0.03\n\
-             cpu  10 0 20 {user} 5 6 7 0 0 0\n\
-             101 (qemu-system (x86)) S 90 0 0 0 -1 138412416 7178 0 0 0 {user} 277 0 0 20 0 3 0 1371 \
-             0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 9 0\n\
-             thread 101 (qemu-system (x86)) S 90 0 0 0 -1 138412416 7178 0 0 0 0 277 0 0 20 0 3 0 1371 \
-             0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0\n\
-             thread 102 (CPU 0/KVM) S 90 0 0 0 -1 138412416 7178 0 0 0 {user} 0 0 0 20 0 3 0 1371 \
-             0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 {} 0\n\
-             network  logging {} 9 0 0 0 0 0 0 500000 7 0 0 0 0 0 0\n\
-             guest  tap0 {} {user} 0 0 0 0 0 0 100 7 0 0 0 0 0 0\nexits:{exits}\nio_exits:3461\n",
-            user / 2,
+    fn files(uptime: f64, user: u64, exits: u64) -> Vec<(String, String)> {
+        let stat = |name: &str, user: u64, system: u64, guest: u64| {
+            format!(
+                "101 ({name}) S 90 0 0 0 -1 138412416 7178 0 0 0 {user} {system} 0 0 20 0 3 0 1371 0 0 0 \
+                 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 {guest} 0\n"
+            )
+        };
+        let interfaces = format!(
+            "Inter-|   Receive  |  Transmit\n face |bytes packets\n\
+             logging: {} 9 0 0 0 0 0 0 500000 7 0 0 0 0 0 0\n    \
+             lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n  \
+             tap0:{} {user} 0 0 0 0 0 0 100 7 0 0 0 0 0 0\n",
             user * 1000,
             user * 60,
-        )
+        );
+        let name = "qemu-system (x86)";
+        [
+            (UPTIME, format!("{:.2} 0.03\n", uptime - 0.5)),
+            (
+                PROCESSORS,
+                format!("cpu  10 0 20 {user} 5 6 7 0 0 0\ncpu0 1 2 3\n"),
+            ),
+            ("/proc/101/stat", stat(name, user, 277, 9)),
+            ("/proc/101/task/101/stat", stat(name, 0, 277, 0)),
+            (
+                "/proc/101/task/102/stat",
+                stat("CPU 0/KVM", user, 0, user / 2),
+            ),
+            (INTERFACES, interfaces),
+            ("/sys/kernel/debug/kvm/exits", format!("{exits}\n")),
+            ("/sys/kernel/debug/kvm/io_exits", "3461\n".to_owned()),
+            (UPTIME, format!("{:.2} 0.03\n", uptime + 0.5)),
+        ]
+        .map(|(path, text)| (path.to_owned(), text))
+        .into()
     }
 
     #[test]
     fn figures_are_the_growth_in_a_second() {
-        let before = parse(&text("31.00", 1000, 9000)).expect("a reading");
-        let after = parse(&text("41.00", 1500, 9500)).expect("a reading");
+        let before = parse(&files(31.0, 1000, 9000)).expect("a reading");
+        let after = parse(&files(41.0, 1500, 9500)).expect("a reading");
         let figures = after.since(&before);
         assert!((figures.cpu - 0.5).abs() < 1e-9, "{figures:?}");
         let share = |what: &str| figures.profile.get(what).copied();
         assert_eq!(share("guest"), Some(0.25));
         assert_eq!(share("vCPU thread: VMM"), Some(0.25));
         assert_eq!(share("host: idle"), Some(0.5));
-        assert_eq!(share("qemu-system (x86"), None, "it did nothing meanwhile");
+        assert_eq!(share("qemu-system (x86)"), None, "it did nothing meanwhile");
         assert_eq!(figures.frames_per_second["sent"], 50.0);
         assert_eq!(figures.bytes_per_frame["sent"], 60.0);
         assert_eq!(figures.frames_per_second.get("received"), None);
@@ -282,12 +336,13 @@ mod tests {
     }
 
     #[test]
-    fn no_counters_are_a_gap_and_no_process_is_an_error() {
-        let text = text("31.00", 1, 2);
-        let (without, _) = text.split_once("exits:").expect("counters");
-        let reading = parse(without).expect("a reading");
+    fn no_counters_are_a_gap_and_no_time_is_no_reading() {
+        let mut files = files(31.0, 1, 2);
+        files.retain(|(path, _)| !path.starts_with(KVM));
+        let reading = parse(&files).expect("a reading");
         assert!(reading.since(&reading).kvm_gap.is_some());
-        assert_eq!(parse("31.00 0.03\nnetwork \nexits:1\n"), None);
-        assert_eq!(parse(""), None);
+        files.retain(|(path, _)| path != UPTIME);
+        assert_eq!(parse(&files), None);
+        assert_eq!(parse(&[]), None);
     }
 }

@@ -404,9 +404,10 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
         let driver = self.driver(load.clients, load.window);
         let prepared = driver.prepare(load.workload)?;
         let machine = machine_state::glance();
-        let before = self.stage.read(running)?;
+        let meters = self.stage.meters(running)?;
+        let before = Stage::read(&meters)?;
         let seen = driver.run(&prepared)?;
-        let after = self.stage.read(running)?;
+        let after = Stage::read(&meters)?;
         let machine = machine_state::glance().since(&machine);
         self.stage.refuse_trouble(running)?;
         let [primary, backup] = Stage::figures(&before, &after);

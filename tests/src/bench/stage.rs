@@ -8,7 +8,7 @@ use guest_images::{DebianKernel, GuestImages, PackageStore, agent, debian, load}
 use super::colo::{self, Colo};
 use super::condition::Condition;
 use super::configuration::Configuration;
-use super::host_meter::{self, Reading};
+use super::host_meter::{self, HostMeter, Reading};
 use super::sample::{HostFigures, VmmFigures};
 use super::schedule::Visit;
 use super::window;
@@ -365,16 +365,22 @@ impl Stage {
         })
     }
 
-    /// Reads the counters of both hosts.
-    pub(super) fn read(&self, running: &Running) -> Result<[Option<Reading>; 2]> {
+    /// What reads the counters of the hosts that have a VMM.
+    pub(super) fn meters(&self, running: &Running) -> Result<[Option<HostMeter<'_>>; 2]> {
         let [primary, backup] = &running.commands;
-        let read = |host: &Host, command: &Option<String>| {
+        let meter = |host, command: &Option<String>| {
+            let command = command.as_ref();
             command
-                .as_ref()
-                .map(|command| host_meter::read(host, command))
+                .map(|command| HostMeter::new(host, command))
                 .transpose()
         };
-        Ok([read(&self.a, primary)?, read(&self.b, backup)?])
+        Ok([meter(&self.a, primary)?, meter(&self.b, backup)?])
+    }
+
+    /// Reads the counters of both hosts.
+    pub(super) fn read(meters: &[Option<HostMeter<'_>>; 2]) -> Result<[Option<Reading>; 2]> {
+        let read = |meter: &Option<HostMeter<'_>>| meter.as_ref().map(HostMeter::read).transpose();
+        Ok([read(&meters[0])?, read(&meters[1])?])
     }
 
     /// What the hosts tell of the time between two readings.
