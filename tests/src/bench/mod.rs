@@ -31,6 +31,7 @@ mod window;
 mod workload;
 
 use std::fmt;
+use std::thread;
 use std::time::{Duration, Instant};
 
 pub use self::compare::{Change, Comparison};
@@ -356,7 +357,7 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
             self.stage.end(running)?;
             return Err(error);
         }
-        std::thread::sleep(SETTLE);
+        thread::sleep(SETTLE);
         Ok(running)
     }
 
@@ -405,8 +406,19 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
         let prepared = driver.prepare(load.workload)?;
         let machine = machine_state::glance();
         let meters = self.stage.meters(running)?;
-        let before = Stage::read(&meters)?;
-        let seen = driver.run(&prepared)?;
+        let (before, seen) = if prepared.warm_up().is_zero() {
+            (Stage::read(&meters)?, driver.run(&prepared)?)
+        } else {
+            let mut before = None;
+            let seen = thread::scope(|scope| {
+                scope.spawn(|| {
+                    thread::sleep(prepared.warm_up());
+                    before = Some(Stage::read(&meters));
+                });
+                driver.run(&prepared)
+            });
+            (before.expect("its thread has ended")?, seen?)
+        };
         let after = Stage::read(&meters)?;
         let machine = machine_state::glance().since(&machine);
         self.stage.refuse_trouble(running)?;

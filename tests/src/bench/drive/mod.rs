@@ -50,6 +50,16 @@ pub(super) struct Prepared {
     amount: u64,
 }
 
+impl Prepared {
+    /// How long the workload runs before it is measured.
+    pub(super) fn warm_up(&self) -> Duration {
+        match self.workload {
+            Workload::NetworkReceive | Workload::NetworkTransmit => network::SLOW_START,
+            _ => Duration::ZERO,
+        }
+    }
+}
+
 /// Throughput and latency of a workload.
 type Rates = (Option<f64>, Option<Latency>);
 
@@ -107,11 +117,7 @@ impl Driver<'_> {
     /// When a client or the guest fails.
     pub(super) fn run(&self, prepared: &Prepared) -> Result<Seen> {
         let Prepared { workload, amount } = *prepared;
-        let warm_up = match workload {
-            Workload::NetworkReceive | Workload::NetworkTransmit => network::SLOW_START,
-            _ => Duration::ZERO,
-        };
-        let from = Instant::now() + warm_up;
+        let from = Instant::now() + prepared.warm_up();
         let (throughput, latency) = match workload {
             Workload::Idle => {
                 // Nobody asks the guest anything.
