@@ -61,6 +61,24 @@ fn channel(figures: &Figures) -> Option<BTreeMap<String, f64>> {
     Some(parts)
 }
 
+/// Exits for a request: those that `ftvm` handles by what they are for, and those that are over before it
+/// hears of them.
+fn exits(figures: &Figures) -> Option<BTreeMap<String, f64>> {
+    const KVMS_OWN: [(&str, &str); 2] = [
+        ("irq_exits", "interrupts of the host"),
+        ("pf_taken", "pages that the host had to map"),
+    ];
+    let requests = figures.throughput.filter(|rate| *rate > 0.0)?;
+    let mut parts = figures.vmm.as_ref()?.exits_per_second.clone();
+    let kvm = &figures.primary.as_ref()?.kvm_per_second;
+    let own = KVMS_OWN
+        .iter()
+        .filter_map(|(counter, name)| Some((name.to_string(), *kvm.get(*counter)?)));
+    parts.extend(own);
+    parts.values_mut().for_each(|rate| *rate /= requests);
+    Some(parts)
+}
+
 impl Record {
     /// The medians of a figure's parts, the largest first.
     fn parts(
@@ -90,11 +108,7 @@ impl Record {
                 let mbit = bytes_by_kind(log_of(figures)?).into_iter();
                 Some(mbit.map(|(kind, rate)| (kind, rate * 8.0 / 1e6)).collect())
             }),
-            Whole::Exits => self.parts(Alone, workload, |figures| {
-                let requests = figures.throughput.filter(|rate| *rate > 0.0)?;
-                let exits = figures.vmm.as_ref()?.exits_per_second.clone().into_iter();
-                Some(exits.map(|(kind, rate)| (kind, rate / requests)).collect())
-            }),
+            Whole::Exits => self.parts(Alone, workload, exits),
             Whole::Channel => self.parts(LoggedReads, workload, channel),
             Whole::Hold => self.waits(workload, &[Metric::RoundTrip, Metric::HoldP99]),
             Whole::Lag => self.waits(workload, &[Metric::LagP50, Metric::LagMax]),
@@ -202,6 +216,7 @@ mod tests {
             };
             let mut host = HostFigures {
                 profile: kinds(&[("guest", 0.75), ("host: idle", 0.25)]),
+                kvm_per_second: kinds(&[("exits", 800.0), ("irq_exits", 300.0)]),
                 ..HostFigures::default()
             };
             if sample.configuration == LoggedReads {
@@ -232,7 +247,10 @@ mod tests {
         let record = redis();
         let of = |whole| record.contents(Workload::RedisSet, whole);
         assert_eq!(of(Whole::Log), "net-rx 0.100; tick 0.040");
-        assert_eq!(of(Whole::Exits), "virtio-notify 2.00; halt 0.500");
+        assert_eq!(
+            of(Whole::Exits),
+            "virtio-notify 2.00; interrupts of the host 1.50; halt 0.500"
+        );
         assert_eq!(
             of(Whole::Channel),
             "net-rx 125; headers, acknowledgements, heartbeats 75.0; tick 50.0"
@@ -267,7 +285,7 @@ mod tests {
             whole: Whole::Exits,
         };
         record.contents_table(&mut text, &[miss]);
-        let row = "| exits a request | Redis SET | 1.10 × | virtio-notify 2.00; halt 0.500 |";
+        let row = "| exits a request | Redis SET | 1.10 × | virtio-notify 2.00; interrupts of the host 1.50; ";
         assert!(text.contains(row), "{text}");
     }
 }
