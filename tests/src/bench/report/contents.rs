@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{figure, head, line};
 use crate::bench::configuration::Configuration::{self, Alone, Colo, LoggedReads};
 use crate::bench::record::Record;
-use crate::bench::sample::{Figures, HostFigures, LogFigures, Metric, Sample};
+use crate::bench::sample::{Figures, HostFigures, Metric, Sample};
 use crate::bench::statistics::Summary;
 use crate::bench::workload::Workload;
 
@@ -38,27 +38,38 @@ pub(super) struct Miss {
     pub(super) whole: Whole,
 }
 
-/// Bytes in a second of each kind of entry.
-fn bytes_by_kind(log: &LogFigures) -> BTreeMap<String, f64> {
-    let rates = log.entries_per_second.iter();
-    let bytes =
-        |(kind, rate): (&String, &f64)| Some((kind.clone(), rate * log.bytes_per_entry.get(kind)?));
-    rates.filter_map(bytes).collect()
+/// Bytes in a second of each kind, by how many there are and how long they are.
+pub(super) fn bytes_by_kind(
+    rates: &BTreeMap<String, f64>,
+    sizes: &BTreeMap<String, f64>,
+) -> BTreeMap<String, f64> {
+    let bytes = |(kind, rate): (&String, &f64)| Some((kind.clone(), rate * sizes.get(kind)?));
+    rates.iter().filter_map(bytes).collect()
 }
 
-fn log_of(figures: &Figures) -> Option<&LogFigures> {
-    figures.vmm.as_ref()?.log.as_ref()
+/// Bytes in a second of each kind of entry.
+fn entries(figures: &Figures) -> Option<BTreeMap<String, f64>> {
+    let log = figures.vmm.as_ref()?.log.as_ref()?;
+    Some(bytes_by_kind(&log.entries_per_second, &log.bytes_per_entry))
+}
+
+/// What is in a second, for each of its requests.
+fn of_a_request(
+    figures: &Figures,
+    mut parts: BTreeMap<String, f64>,
+) -> Option<BTreeMap<String, f64>> {
+    let requests = figures.throughput.filter(|rate| *rate > 0.0)?;
+    parts.values_mut().for_each(|rate| *rate /= requests);
+    Some(parts)
 }
 
 /// What is on the channel for a request: entries by their kinds, and what carries them.
 fn channel(figures: &Figures) -> Option<BTreeMap<String, f64>> {
-    let requests = figures.throughput.filter(|rate| *rate > 0.0)?;
-    let mut parts = bytes_by_kind(log_of(figures)?);
+    let mut parts = entries(figures)?;
     let all = figures.primary.as_ref()?.channel_mbit * 1e6 / 8.0;
     let rest = all - parts.values().sum::<f64>();
     parts.insert("headers, acknowledgements, heartbeats".to_owned(), rest);
-    parts.values_mut().for_each(|bytes| *bytes /= requests);
-    Some(parts)
+    of_a_request(figures, parts)
 }
 
 /// Exits for a request: those that `ftvm` handles by what they are for, and those that are over before it
@@ -68,15 +79,13 @@ fn exits(figures: &Figures) -> Option<BTreeMap<String, f64>> {
         ("irq_exits", "interrupts of the host"),
         ("pf_taken", "pages that the host had to map"),
     ];
-    let requests = figures.throughput.filter(|rate| *rate > 0.0)?;
     let mut parts = figures.vmm.as_ref()?.exits_per_second.clone();
     let kvm = &figures.primary.as_ref()?.kvm_per_second;
     let own = KVMS_OWN
         .iter()
         .filter_map(|(counter, name)| Some((name.to_string(), *kvm.get(*counter)?)));
     parts.extend(own);
-    parts.values_mut().for_each(|rate| *rate /= requests);
-    Some(parts)
+    of_a_request(figures, parts)
 }
 
 impl Record {
@@ -105,7 +114,7 @@ impl Record {
     fn contents(&self, workload: Workload, whole: Whole) -> String {
         let parts = match whole {
             Whole::Log => self.parts(LoggedReads, workload, |figures| {
-                let mbit = bytes_by_kind(log_of(figures)?).into_iter();
+                let mbit = entries(figures)?.into_iter();
                 Some(mbit.map(|(kind, rate)| (kind, rate * 8.0 / 1e6)).collect())
             }),
             Whole::Exits => self.parts(Alone, workload, exits),
@@ -184,12 +193,12 @@ impl Record {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::bench::record::tests::record;
-    use crate::bench::sample::{Outcome, Times, VmmFigures};
+    use crate::bench::sample::{LogFigures, Outcome, Times, VmmFigures};
 
-    fn kinds(values: &[(&str, f64)]) -> BTreeMap<String, f64> {
+    pub(in crate::bench::report) fn kinds(values: &[(&str, f64)]) -> BTreeMap<String, f64> {
         let values = values.iter();
         values
             .map(|(kind, value)| (kind.to_string(), *value))
@@ -285,7 +294,8 @@ mod tests {
             whole: Whole::Exits,
         };
         record.contents_table(&mut text, &[miss]);
-        let row = "| exits a request | Redis SET | 1.10 × | virtio-notify 2.00; interrupts of the host 1.50; ";
+        let row = "| exits a request | Redis SET | 1.10 × | virtio-notify 2.00; interrupts of the host \
+                   1.50; halt 0.500 |";
         assert!(text.contains(row), "{text}");
     }
 }

@@ -1,9 +1,8 @@
 //! What `ftvm` is to reach, and whether it did.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::contents::{Miss, Whole};
+use super::contents::{Miss, Whole, bytes_by_kind};
 use super::missed::Pair;
 use super::network::Limit;
 use super::{figure, head, line};
@@ -280,24 +279,21 @@ fn common_bound(targets: &[Target], what: &str) -> Option<Bound> {
 /// What came in from the network, and from the disk as far as the log has that, in megabits in a
 /// second.
 fn logged_input(record: &Record, workload: Workload) -> Option<f64> {
-    type Kinds = BTreeMap<String, f64>;
-    let bytes = |rates: &Kinds, sizes: &Kinds, kind: &str| {
-        let both = rates.get(kind).zip(sizes.get(kind));
-        both.map_or(0.0, |(rate, size)| rate * size)
-    };
     let input = record.of(LoggedReads, workload).filter_map(|sample| {
         let figures = sample.figures()?;
         let host = figures.primary.as_ref()?;
         let log = figures.vmm.as_ref()?.log.as_ref()?;
-        let network = bytes(&host.frames_per_second, &host.bytes_per_frame, "received");
-        let disk = bytes(&log.entries_per_second, &log.bytes_per_entry, "disk-data");
-        Some((network + disk) * 8.0 / 1e6)
+        let frames = bytes_by_kind(&host.frames_per_second, &host.bytes_per_frame);
+        let entries = bytes_by_kind(&log.entries_per_second, &log.bytes_per_entry);
+        let inputs = [frames.get("received"), entries.get("disk-data")];
+        Some(inputs.into_iter().flatten().sum::<f64>() * 8.0 / 1e6)
     });
     Summary::of(input).map(|input| input.median)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::contents::tests::kinds;
     use super::*;
     use crate::bench::record::tests::record;
     use crate::bench::sample::{HostFigures, LogFigures, Outcome, VmmFigures};
@@ -364,12 +360,6 @@ mod tests {
         let mut record = record(&[(1, LoggedReads, Workload::RedisSet, 100.0)]);
         let Outcome::Measured { figures } = &mut record.samples[0].outcome else {
             panic!("measured");
-        };
-        let kinds = |values: &[(&str, f64)]| {
-            let values = values.iter();
-            values
-                .map(|(kind, value)| (kind.to_string(), *value))
-                .collect()
         };
         figures.primary = Some(HostFigures {
             frames_per_second: kinds(&[("received", 1000.0), ("sent", 9000.0)]),
