@@ -1,6 +1,6 @@
 //! What is in a figure, other than a throughput, whose target is missed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{figure, head, line};
 use crate::bench::configuration::Configuration::{self, Alone, Colo, LoggedReads};
@@ -89,22 +89,22 @@ fn exits(figures: &Figures) -> Option<BTreeMap<String, f64>> {
 }
 
 impl Record {
-    /// The medians of a figure's parts, the largest first.
+    /// The medians of a figure's parts, the largest first. What a round has not had is none of it.
     fn parts(
         &self,
         configuration: Configuration,
         workload: Workload,
         of: impl Fn(&Figures) -> Option<BTreeMap<String, f64>>,
     ) -> Vec<(String, f64)> {
-        let mut kinds: BTreeMap<String, Vec<f64>> = BTreeMap::new();
         let figures = self.of(configuration, workload);
-        for figures in figures.filter_map(Sample::figures) {
-            for (kind, value) in of(figures).into_iter().flatten() {
-                kinds.entry(kind).or_default().push(value);
-            }
-        }
-        let kinds = kinds.into_iter();
-        let medians = kinds.filter_map(|(kind, values)| Some((kind, Summary::of(values)?.median)));
+        let figures = figures.filter_map(Sample::figures);
+        let rounds: Vec<BTreeMap<String, f64>> = figures.filter_map(of).collect();
+        let kinds: BTreeSet<&String> = rounds.iter().flat_map(BTreeMap::keys).collect();
+        let medians = kinds.into_iter().filter_map(|kind| {
+            let values = rounds.iter().map(|round| round.get(kind).copied());
+            let median = Summary::of(values.map(Option::unwrap_or_default))?.median;
+            Some((kind.clone(), median))
+        });
         let mut parts: Vec<_> = medians.filter(|(_, median)| *median > 0.0).collect();
         parts.sort_by(|(_, a), (_, b)| b.total_cmp(a));
         parts

@@ -64,8 +64,9 @@ impl Record {
              second: how many seconds longer the slower one takes, and what the host that runs the \
              guest does in them. A guest or a kernel that takes longer for the same work runs on a \
              host with less of the machine, or is interrupted more; idle is a host that waits for \
-             its client, for its disk, or for the backup. Where the machine's own speed was below 1, \
-             so was that of all that ran on it.\n\n",
+             its client, for its disk, or for the backup. Where the machine's speed is below 1, others \
+             slowed down all that ran on it; or, where hosts share its processors, both were busy \
+             before and after the measurement, when a loop of the benchmark tells the speed.\n\n",
         );
         let mut titles = vec!["workload", "slower", "faster", "machine's speed", "longer"];
         titles.extend(Part::ALL.map(Part::title));
