@@ -1,5 +1,7 @@
 //! Medians, spreads, and ratios of pairs.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde::{Deserialize, Serialize};
 
 /// The middle of some values and how far they lie apart.
@@ -50,9 +52,21 @@ pub fn ratios(of: &[(u32, f64)], to: &[(u32, f64)]) -> Option<Summary> {
     }))
 }
 
+/// The median of each part of a whole, which was taken apart in every round. What a round has not had
+/// is none of it.
+pub(super) fn medians<K: Ord + Clone>(rounds: &[BTreeMap<K, f64>]) -> BTreeMap<K, f64> {
+    let parts: BTreeSet<&K> = rounds.iter().flat_map(BTreeMap::keys).collect();
+    let median = |part: &K| {
+        let values = rounds.iter().map(|round| round.get(part).copied());
+        let summary = Summary::of(values.map(Option::unwrap_or_default))?;
+        Some((part.clone(), summary.median))
+    };
+    parts.into_iter().filter_map(median).collect()
+}
+
 /// Counts of values, as histograms are given: `(value, how often)`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Counts(std::collections::BTreeMap<u64, u64>);
+pub struct Counts(BTreeMap<u64, u64>);
 
 impl Counts {
     /// Adds counts to these.
@@ -90,6 +104,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_a_round_has_not_had_is_none_of_it() {
+        let round = |parts: &[(&'static str, f64)]| parts.iter().copied().collect();
+        let rounds: [BTreeMap<&str, f64>; 3] = [
+            round(&[("often", 2.0), ("once", 9.0)]),
+            round(&[("often", 4.0)]),
+            round(&[("often", 3.0)]),
+        ];
+        let expected = round(&[("often", 3.0), ("once", 0.0)]);
+        assert_eq!(medians(&rounds), expected);
+        assert_eq!(medians::<&str>(&[]), BTreeMap::new());
+    }
 
     #[test]
     fn a_median_is_in_the_middle_and_one_outlier_changes_little() {

@@ -1,12 +1,12 @@
 //! What is in a figure, other than a throughput, whose target is missed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{figure, head, line};
 use crate::bench::configuration::Configuration::{self, Alone, Colo, LoggedReads};
 use crate::bench::record::Record;
 use crate::bench::sample::{Figures, HostFigures, Metric, Sample};
-use crate::bench::statistics::Summary;
+use crate::bench::statistics::{Summary, medians};
 use crate::bench::workload::Workload;
 
 /// Parts of a figure that are named: the largest ones.
@@ -89,7 +89,7 @@ fn exits(figures: &Figures) -> Option<BTreeMap<String, f64>> {
 }
 
 impl Record {
-    /// The medians of a figure's parts, the largest first. What a round has not had is none of it.
+    /// The medians of a figure's parts, the largest first.
     fn parts(
         &self,
         configuration: Configuration,
@@ -99,12 +99,7 @@ impl Record {
         let figures = self.of(configuration, workload);
         let figures = figures.filter_map(Sample::figures);
         let rounds: Vec<BTreeMap<String, f64>> = figures.filter_map(of).collect();
-        let kinds: BTreeSet<&String> = rounds.iter().flat_map(BTreeMap::keys).collect();
-        let medians = kinds.into_iter().filter_map(|kind| {
-            let values = rounds.iter().map(|round| round.get(kind).copied());
-            let median = Summary::of(values.map(Option::unwrap_or_default))?.median;
-            Some((kind.clone(), median))
-        });
+        let medians = medians(&rounds).into_iter();
         let mut parts: Vec<_> = medians.filter(|(_, median)| *median > 0.0).collect();
         parts.sort_by(|(_, a), (_, b)| b.total_cmp(a));
         parts

@@ -1,10 +1,10 @@
 //! Why a throughput is missed: what the same work takes longer with.
 
-use super::time::{Part, Parts, medians};
+use super::time::{Part, Parts};
 use super::{figure, head, line};
 use crate::bench::configuration::Configuration;
 use crate::bench::record::Record;
-use crate::bench::statistics::{Summary, ratios};
+use crate::bench::statistics::{Summary, medians, ratios};
 use crate::bench::workload::Workload;
 
 /// One configuration that is slower than it should be, and the one that it is compared with.

@@ -11,7 +11,7 @@ use super::{figure, head, line};
 use crate::bench::configuration::Configuration;
 use crate::bench::record::Record;
 use crate::bench::sample::{Figures, Metric, Sample};
-use crate::bench::statistics::Summary;
+use crate::bench::statistics::medians;
 use crate::bench::workload::Workload;
 
 /// What the processor of the host that runs the guest does.
@@ -113,16 +113,6 @@ fn parts(figures: &Figures) -> Option<Parts> {
         *parts.entry(Part::Rest).or_default() += (1.0 - told).max(0.0);
     }
     Some(parts)
-}
-
-/// The middle one of each part.
-pub(super) fn medians(rounds: &[Parts]) -> Parts {
-    let median = |part: Part| {
-        let shares = rounds.iter();
-        let shares = shares.map(|parts| parts.get(&part).copied().unwrap_or(0.0));
-        Some((part, Summary::of(shares)?.median))
-    };
-    Part::ALL.into_iter().filter_map(median).collect()
 }
 
 impl Record {
