@@ -40,8 +40,9 @@ macro_rules! guest {
 }
 
 /// Guests whose replay must not differ.
-pub const DETERMINISTIC: [MicroGuest; 10] = [
+pub const DETERMINISTIC: [MicroGuest; 11] = [
     guest!("fpu-sse", quiet),
+    guest!("hypercalls"),
     guest!("nested-exceptions"),
     guest!("page-fault", quiet),
     guest!("rep-strings", quiet),

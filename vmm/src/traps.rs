@@ -10,19 +10,24 @@
 //!   is a counter read in user mode, the VMM supplies the value, moves the frame's RIP past it,
 //!   and lets the guest go back with an IRETQ. Any other fault goes on into the handler.
 //!
+//! Hypercalls of the kernel and of modules, which are rewritten as well, get the answer of a
+//! hypervisor that knows none. In user mode KVM itself refuses every one (KVM_EPERM), on all hosts.
+//!
 //! Everything here happens at deterministic exits and depends on guest state only, so a replay
 //! does the same.
 
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::boot::rewrite::{CR4_PORT, Sites};
+use crate::boot::rewrite::{CR4_PORT, HYPERCALL_PORT, Sites};
 use crate::cpu::{CpuError, GuestCpu, Registers};
 use crate::ram::GuestRam;
 use crate::tsc_cache::TscCache;
 
 /// The port that stands for "the #GP handler was entered".
 const FAULT_PORT: u16 = 0xe8;
+/// What a hypercall returns that is not known: -KVM_ENOSYS (Linux, `include/uapi/linux/kvm_para.h`).
+const NO_SUCH_HYPERCALL: u64 = 1000u64.wrapping_neg();
 const CR4_TSD: u64 = 1 << 2;
 const VECTOR_GP: u64 = 13;
 const OUT_AL: u8 = 0xe6;
@@ -81,7 +86,7 @@ impl TscTrap {
     /// Whether a write to `port` is one of the traps.
     #[must_use]
     pub fn owns(port: u16) -> bool {
-        (CR4_PORT..CR4_PORT + 8).contains(&port) || port == FAULT_PORT
+        (CR4_PORT..CR4_PORT + 8).contains(&port) || matches!(port, FAULT_PORT | HYPERCALL_PORT)
     }
 
     /// A write to one of the trap ports.
@@ -92,7 +97,12 @@ impl TscTrap {
         if port == FAULT_PORT {
             return self.fault(cpu);
         }
-        let registers = cpu.registers()?;
+        let mut registers = cpu.registers()?;
+        if port == HYPERCALL_PORT {
+            registers.gpr[0] = NO_SUCH_HYPERCALL;
+            cpu.set_registers(&registers)?;
+            return Ok(Trapped::Done);
+        }
         // By number: RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI.
         const IN_GPR: [usize; 8] = [0, 2, 3, 1, 6, 7, 4, 5];
         let value = registers.gpr[IN_GPR[usize::from(port - CR4_PORT)]];
@@ -386,6 +396,20 @@ mod tests {
                 "behind the instruction"
             );
         }
+    }
+
+    #[test]
+    fn no_hypercall_is_known() {
+        let mut bench = bench();
+        let mut registers = Registers {
+            gpr: [9; 16], // KVM_HC_CLOCK_PAIRING
+            ..Registers::default()
+        };
+        bench.cpu.set_registers(&registers).expect("taken");
+        let done = bench.trap.trapped(&mut bench.cpu, HYPERCALL_PORT);
+        assert_eq!(done.expect("dealt with"), Trapped::Done);
+        registers.gpr[0] = -1000i64 as u64;
+        assert_eq!(bench.cpu.registers().expect("there"), registers);
     }
 
     #[test]

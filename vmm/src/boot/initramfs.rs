@@ -162,7 +162,7 @@ pub(super) fn rewrite_modules(initramfs: &mut [u8]) -> Modules {
         match rewrite_module(content) {
             Ok(Some(sites)) => {
                 modules.seen += 1;
-                if !sites.tsc.is_empty() || !sites.cr4.is_empty() {
+                if !sites.is_empty() {
                     file.correct_checksum(initramfs);
                     modules.rewritten.push((file.path, sites.tsc.len()));
                 }

@@ -10,6 +10,10 @@
 //! set: that makes the counter fault in user mode, where programs read it directly
 //! ([`crate::traps`]).
 //!
+//! VMCALL and VMMCALL (three bytes) become `out PORT, al; nop` as well. KVM answers these by itself,
+//! and some answers are the host's: KVM_HC_CLOCK_PAIRING writes its clock into guest memory, and no
+//! CPUID bit hides that (Linux, `Documentation/virt/kvm/x86/hypercalls.rst`).
+//!
 //! Where a read leaves room for it, and exactness is not asked for, it is made a jump to code that
 //! exits only now and then (`cached_reads`).
 //!
@@ -38,6 +42,12 @@ pub(super) const IN_EAX: [u8; 2] = [0xe5, TSC_PORT as u8];
 /// instruction encodings (RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI).
 pub const CR4_PORT: u16 = 0xe0;
 
+/// The port that stands for a hypercall.
+pub const HYPERCALL_PORT: u16 = 0xea;
+
+/// VMCALL and VMMCALL, Intel's and AMD's.
+const HYPERCALLS: [[u8; 3]; 2] = [[0x0f, 0x01, 0xc1], [0x0f, 0x01, 0xd9]];
+
 /// Opcode of MOV to a control register.
 const MOV_TO_CR: [u8; 2] = [0x0f, 0x22];
 const MOV_TO_CR4_BYTES: usize = 3;
@@ -52,10 +62,20 @@ pub struct Sites {
     pub tsc: Vec<u64>,
     /// Virtual addresses of writes to CR4.
     pub cr4: Vec<u64>,
+    /// Virtual addresses of hypercalls.
+    pub hypercalls: Vec<u64>,
     /// Virtual address of an IRETQ, left as it is.
     pub iretq: Option<u64>,
     /// What the kernel reads in place of the counter, most of the time.
     pub copy: Option<TscCopy>,
+}
+
+impl Sites {
+    /// Whether nothing was rewritten.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tsc.is_empty() && self.cr4.is_empty() && self.hypercalls.is_empty()
+    }
 }
 
 /// The copy of the time stamp counter that the kernel reads ([`crate::tsc_cache`]).
@@ -121,7 +141,7 @@ pub fn rewrite(image: &mut [u8], reads: KernelReads) -> Result<Sites, RewriteErr
             image,
             elf: &elf,
             reads: &sites.tsc,
-            others: &sites.cr4,
+            others: &[&sites.cr4[..], &sites.hypercalls].concat(),
             targets: &jumps_behind(&sites.tsc, &mut code),
         };
         match cached_reads::plan(&kernel) {
@@ -204,6 +224,10 @@ fn plan(sections: &[CodeSection], code: &mut [Disassembly<'_>]) -> (Sites, Vec<P
                     let port = CR4_PORT as u8 + register;
                     (&mut sites.cr4, vec![OUT_AL, port, NOP])
                 }
+                Found::Hypercall => (
+                    &mut sites.hypercalls,
+                    vec![OUT_AL, HYPERCALL_PORT as u8, NOP],
+                ),
             };
             if section.is_filled_later(at..at + bytes.len()) {
                 log::debug!(
@@ -317,6 +341,7 @@ enum Found {
     Rdtsc,
     /// With the number of its source register.
     MovToCr4(u8),
+    Hypercall,
     Iretq,
 }
 
@@ -324,6 +349,9 @@ fn classify(instruction: &Instruction) -> Option<Found> {
     match instruction.mnemonic() {
         Mnemonic::Rdtsc if instruction.len() == RDTSC.len() => Some(Found::Rdtsc),
         Mnemonic::Iretq if instruction.len() == IRETQ.len() => Some(Found::Iretq),
+        Mnemonic::Vmcall | Mnemonic::Vmmcall if instruction.len() == HYPERCALLS[0].len() => {
+            Some(Found::Hypercall)
+        }
         Mnemonic::Mov
             if instruction.len() == MOV_TO_CR4_BYTES
                 && instruction.op0_kind() == OpKind::Register
@@ -346,6 +374,9 @@ fn find(disassembly: &mut Disassembly<'_>) -> Vec<(usize, Found)> {
     let places = |bytes: &'static [u8]| memchr::memmem::find_iter(code, bytes);
     let mut found: Vec<(usize, Found)> = places(&RDTSC).filter_map(&mut look).collect();
     found.extend(places(&MOV_TO_CR).filter_map(&mut look));
+    for hypercall in &HYPERCALLS {
+        found.extend(places(hypercall).filter_map(&mut look));
+    }
     found.extend(places(&IRETQ).find_map(&mut look));
     found.sort_unstable_by_key(|(place, _)| *place);
     found
@@ -468,10 +499,12 @@ pub(super) mod tests {
 
     #[test]
     fn finds_instructions_not_bytes() {
-        // mov eax, 0x310f; rdtsc; shl rdx, 32; lfence; rdtsc; mov cr4, rdi; iretq; ret
+        // mov eax, 0x310f; rdtsc; shl rdx, 32; lfence; rdtsc; mov cr4, rdi; iretq;
+        // mov eax, 0xc1010f; vmcall; vmmcall; ret
         let code = [
             0xb8, 0x0f, 0x31, 0, 0, 0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x0f, 0xae, 0xe8, 0x0f,
-            0x31, 0x0f, 0x22, 0xe7, 0x48, 0xcf, 0xc3,
+            0x31, 0x0f, 0x22, 0xe7, 0x48, 0xcf, 0xb8, 0x0f, 0x01, 0xc1, 0, 0x0f, 0x01, 0xc1, 0x0f,
+            0x01, 0xd9, 0xc3,
         ];
         assert_eq!(
             find(&mut Disassembly::new(&code, 0xffff_ffff_8100_0000)),
@@ -479,9 +512,23 @@ pub(super) mod tests {
                 (5, Found::Rdtsc),
                 (14, Found::Rdtsc),
                 (16, Found::MovToCr4(7)),
-                (19, Found::Iretq)
+                (19, Found::Iretq),
+                (26, Found::Hypercall),
+                (29, Found::Hypercall)
             ]
         );
+    }
+
+    #[test]
+    fn hypercalls_of_a_module_exit() {
+        let mut file = module_of(&[0x0f, 0x01, 0xd9, 0xc3], 0x1000)
+            .write()
+            .expect("an object file");
+        let sites = rewrite_module(&mut file).expect("whole").expect("a module");
+        assert_eq!(sites.hypercalls, [0]);
+        assert!(!sites.is_empty());
+        let exit = [OUT_AL, HYPERCALL_PORT as u8, NOP, 0xc3];
+        assert!(memchr::memmem::find(&file, &exit).is_some());
     }
 
     #[test]
