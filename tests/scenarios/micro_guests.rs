@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use guest_images::MicroGuest;
 use guest_images::micro::{DETERMINISTIC, UNTRAPPED};
-use testbed::{Exit, Host, Result, Testbed};
+use testbed::{Exit, Host, HostKind, Result, Testbed};
 
 /// For a recording or a replay. They take seconds.
 const LIMIT: Duration = Duration::from_secs(150);
@@ -145,6 +145,25 @@ fn micro_guests_are_replayed_without_a_difference() -> Result<()> {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+    testbed.succeed();
+    Ok(())
+}
+
+#[test]
+fn the_doctor_finds_x87_pointers_that_are_not_kept() -> Result<()> {
+    let testbed = Testbed::new("x87-pointers")?;
+    let host = testbed.start_host("a")?;
+    let report = host.check(&["ftvm", "doctor", "--json"])?;
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    let checks = report["checks"].as_array().expect("a list");
+    let check = checks.iter().find(|check| check["id"] == "x87_pointers");
+    let outcome = &check.expect("it is made")["outcome"];
+    // QEMU's emulator saves none; what a real processor does, its own host finds out.
+    let expected: &[&str] = match host.kind() {
+        HostKind::Qemu => &["fail"],
+        HostKind::Namespace => &["pass", "fail"],
+    };
+    assert!(expected.iter().any(|word| outcome == word), "{outcome}");
     testbed.succeed();
     Ok(())
 }

@@ -148,6 +148,17 @@ pub(super) const CATALOGUE: &[Entry] = &[
         mend: "ftvm does without; in a virtual machine, let its host pass a PMU through",
     },
     Entry {
+        id: "x87_pointers",
+        title: "x87 pointers are kept",
+        required: false,
+        meaning: "programs that look at them (FNSTENV: fegetenv and swapcontext of the C library, \
+                  and coroutines made of it) must find the same on both hosts; where they are not \
+                  kept, such a program makes the backup differ, and each time it is repaired the \
+                  guest is unprotected for a while",
+        mend: "nothing to set: use processors that always save them (AMD from Zen 2 on, Intel), or \
+               no such program; any other floating point is not concerned",
+    },
+    Entry {
         id: "hardware_breakpoint",
         title: "hardware breakpoints",
         required: false,

@@ -5,6 +5,7 @@ mod exits;
 mod processor;
 mod stops;
 mod transfer;
+mod x87;
 
 use std::fs;
 use std::time::Instant;
@@ -21,7 +22,7 @@ pub(super) type Measured = Result<Finding, String>;
 type MicroGuestCheck = fn(&mut MicroGuest, Effort) -> Measured;
 
 /// The checks that run a micro-guest, with the least effort that includes them.
-pub(super) const MICRO_GUESTS: [(&str, Effort, MicroGuestCheck); 14] = [
+pub(super) const MICRO_GUESTS: [(&str, Effort, MicroGuestCheck); 15] = [
     ("long_mode", Effort::Needed, processor::long_mode),
     ("user_mode", Effort::Needed, processor::user_mode),
     ("cpuid", Effort::Needed, processor::cpuid),
@@ -35,6 +36,7 @@ pub(super) const MICRO_GUESTS: [(&str, Effort, MicroGuestCheck); 14] = [
     ("dirty_logging", Effort::Needed, transfer::dirty_logging),
     ("state_transfer", Effort::Needed, transfer::state_transfer),
     ("counter", Effort::Needed, stops::counter),
+    ("x87_pointers", Effort::Needed, x87::x87_pointers),
     (
         "hardware_breakpoint",
         Effort::All,
