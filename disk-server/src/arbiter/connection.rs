@@ -119,17 +119,19 @@ impl Connection {
         let address = self.address.clone();
         match serde_json::from_slice(line) {
             Ok(Response::Error { code, message }) => Err(match code {
-                ErrorCode::Busy | ErrorCode::Storage | ErrorCode::TimedOut => {
-                    CallError::Unable { address, message }
-                }
+                // A code of a later server says nothing about what was asked. To take it for a
+                // refusal would halt both hosts of a pair: ask again.
+                ErrorCode::Busy
+                | ErrorCode::Storage
+                | ErrorCode::TimedOut
+                | ErrorCode::Unknown => CallError::Unable { address, message },
                 ErrorCode::Version => CallError::Version {
                     address,
                     theirs: message,
                 },
-                ErrorCode::Malformed
-                | ErrorCode::TooLong
-                | ErrorCode::Full
-                | ErrorCode::Unknown => CallError::Refused { address, message },
+                ErrorCode::Malformed | ErrorCode::TooLong | ErrorCode::Full => {
+                    CallError::Refused { address, message }
+                }
             }),
             Ok(response) => Ok(response),
             Err(_) => {

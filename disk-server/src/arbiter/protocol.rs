@@ -27,7 +27,8 @@
 //! that does not speak the client's version answers the error `version` and acts on nothing that
 //! came after the greeting. New fields in greetings and answers are ignored by who does not know
 //! them; an unknown field in a request is an error, because a server must not act on half of what
-//! was asked. To an operation that the server does not know the answer is `malformed`.
+//! was asked. To an operation that the server does not know the answer is `malformed`. An error
+//! whose code the client does not know is no outcome: it asks again.
 
 use serde::{Deserialize, Serialize};
 
@@ -236,7 +237,8 @@ pub enum ErrorCode {
     Full,
     /// The server's disk fails it.
     Storage,
-    /// A kind that this crate does not know: one of a later server.
+    /// A kind that this crate does not know: one of a later server. Nothing is known of the request;
+    /// it may be repeated.
     #[serde(other)]
     Unknown,
 }

@@ -233,6 +233,44 @@ fn something_else_at_the_address_is_recognised() {
 }
 
 #[test]
+fn an_error_of_a_later_server_is_no_refusal() {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap();
+    let reasons = Mutex::new(Vec::new());
+    let claim = thread::scope(|scope| {
+        scope.spawn(|| {
+            for answer in [
+                r#"{"answer":"error","code":"moon_phase","message":"it is full"}"#,
+                r#"{"answer":"won","epoch":1}"#,
+            ] {
+                let (mut stream, _) = server.accept().unwrap();
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                // The client's greeting and its claim.
+                for _ in 0..2 {
+                    lines.next().unwrap().unwrap();
+                }
+                let greeting = r#"{"ftvm":"arbiter","version":1}"#;
+                write!(stream, "{greeting}\n{answer}\n").unwrap();
+            }
+        });
+        let who = Claimant::generate().unwrap();
+        let arbiter = Arbiter::new(address.into(), Settings::default());
+        let claim = arbiter.claim(&vm(), 0, &who, &AtomicBool::new(false), |reason| {
+            reasons.lock().unwrap().push(reason.to_string());
+        });
+        if claim.is_err() {
+            // The server of this test waits for the next attempt.
+            drop(std::net::TcpStream::connect(address));
+        }
+        claim
+    });
+    assert_eq!(claim.unwrap(), Claim::Won { epoch: 1 });
+    let reasons = reasons.into_inner().unwrap();
+    assert!(reasons[0].contains("it is full"), "{reasons:?}");
+}
+
+#[test]
 fn a_server_that_lost_its_state_wins_nobody_anything() {
     let directory = tempfile::tempdir().unwrap();
     let server = Process::start("127.0.0.1:0", directory.path());
