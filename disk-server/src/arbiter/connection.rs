@@ -121,10 +121,9 @@ impl Connection {
             Ok(Response::Error { code, message }) => Err(match code {
                 // A code of a later server says nothing about what was asked. To take it for a
                 // refusal would halt both hosts of a pair: ask again.
-                ErrorCode::Busy
-                | ErrorCode::Storage
-                | ErrorCode::TimedOut
-                | ErrorCode::Unknown => CallError::Unable { address, message },
+                ErrorCode::Busy | ErrorCode::Storage | ErrorCode::TimedOut | ErrorCode::Unknown => {
+                    CallError::Unable { address, message }
+                }
                 ErrorCode::Version => CallError::Version {
                     address,
                     theirs: message,

@@ -77,8 +77,11 @@ impl Access {
             .ok_or_else(|| OpenError::Unknown(name.clone()))?;
         let right = match requested {
             RequestedExport::Plain(_) | RequestedExport::Tagged { .. } => {
-                let runs = target.fence.as_ref().is_some_and(|fence| fence.epoch().1);
-                (!target.export.read_only && !runs).then_some(Right::Plain)
+                let right = match &target.fence {
+                    None => Some(Right::Plain { epoch: 0 }),
+                    Some(fence) => fence.plain(),
+                };
+                right.filter(|_| !target.export.read_only)
             }
             RequestedExport::Writer { export, vm, epoch } => {
                 let fence = target.fence.as_ref().filter(|fence| fence.vm() == vm);
@@ -131,8 +134,20 @@ impl Access {
             (RequestedExport::Writer { export, epoch, .. }, Some(fence)) => {
                 self.right = Some(fence.open_writer(export, *epoch)?);
             }
-            (RequestedExport::Tagged { tag, .. }, _) => {
-                self.client = Some(self.target.clients.join(*tag));
+            (RequestedExport::Tagged { tag, .. }, None) => {
+                self.client = Some(self.target.clients.join(*tag, None));
+            }
+            (RequestedExport::Tagged { tag, .. }, Some(fence)) => {
+                let epoch = match self.right {
+                    Some(Right::Plain { epoch }) => epoch,
+                    _ => fence.epoch().0,
+                };
+                let client = self.target.clients.join(*tag, Some(epoch));
+                if self.right.is_some() {
+                    // Connecting anew does not make its memory of the disk a new one.
+                    fence.check_since(client.since().unwrap_or(epoch), epoch)?;
+                }
+                self.client = Some(client);
             }
             _ => {}
         }

@@ -12,11 +12,14 @@
 //!                                (the first one's right ends; its writes are waited for)
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::Refusal;
 use crate::nbd::ClientTag;
+
+/// How many clients without a connection are remembered.
+const MOST_AWAY: usize = 1024;
 
 /// The clients of one export that said who they are.
 #[derive(Debug, Default)]
@@ -27,8 +30,10 @@ pub struct Clients {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Clients with a connection.
+    /// Clients with a connection, and those that are away.
     clients: BTreeMap<ClientTag, Client>,
+    /// Clients that came in an epoch and have no connection now, the longest away first.
+    away: VecDeque<ClientTag>,
     /// How many connections there have been. They are numbered from 1.
     connections: u64,
 }
@@ -37,6 +42,8 @@ struct State {
 struct Client {
     /// The number of the newest connection, which may have ended.
     newest: u64,
+    /// The machine's epoch when it came first, if the export has a machine.
+    since: Option<u64>,
     /// How many connections it has, with those that were superseded.
     open: usize,
     /// How many writes of each connection are under way; none is 0.
@@ -45,21 +52,25 @@ struct Client {
 
 impl Clients {
     /// Makes a connection the only one of its client that may write. When this returns, no write of
-    /// its earlier ones is under way, and none will be.
+    /// its earlier ones is under way, and none will be. `epoch` is the current one of the machine
+    /// that owns the export.
     #[must_use]
-    pub fn join(self: &Arc<Self>, tag: ClientTag) -> Membership {
+    pub fn join(self: &Arc<Self>, tag: ClientTag, epoch: Option<u64>) -> Membership {
         let mut state = self.lock();
         state.connections += 1;
         let number = state.connections;
         let client = state.clients.entry(tag).or_default();
         client.newest = number;
         client.open += 1;
+        client.since = client.since.or(epoch);
         // From here on it is given back, whatever happens.
         let membership = Membership {
             clients: Arc::clone(self),
             tag,
             number,
+            since: client.since,
         };
+        state.away.retain(|away| *away != tag);
         while state.has_writes_before(tag, number) {
             state = self
                 .left
@@ -91,9 +102,17 @@ pub struct Membership {
     clients: Arc<Clients>,
     tag: ClientTag,
     number: u64,
+    since: Option<u64>,
 }
 
 impl Membership {
+    /// The machine's epoch when the client came first, as far as is remembered; `None` if the export
+    /// has no machine.
+    #[must_use]
+    pub fn since(&self) -> Option<u64> {
+        self.since
+    }
+
     /// Lets a modifying request begin. It is over when the permit is dropped.
     ///
     /// # Errors
@@ -113,12 +132,23 @@ impl Membership {
 impl Drop for Membership {
     fn drop(&mut self) {
         let mut state = self.clients.lock();
-        if let Some(client) = state.clients.get_mut(&self.tag) {
-            client.open -= 1;
-            if client.open == 0 {
-                // Nobody is left who could be refused. A later connection gets a higher number.
-                state.clients.remove(&self.tag);
-            }
+        let Some(client) = state.clients.get_mut(&self.tag) else {
+            return;
+        };
+        client.open -= 1;
+        if client.open > 0 {
+            return;
+        }
+        // Nobody is left who could be refused. A later connection gets a higher number.
+        if client.since.is_some() {
+            state.away.push_back(self.tag);
+        } else {
+            state.clients.remove(&self.tag);
+        }
+        if state.away.len() > MOST_AWAY
+            && let Some(longest) = state.away.pop_front()
+        {
+            state.clients.remove(&longest);
         }
     }
 }
@@ -133,6 +163,7 @@ impl Drop for ClientPermit<'_> {
             clients,
             tag,
             number,
+            since: _,
         } = self.0;
         let mut state = clients.lock();
         let Some(client) = state.clients.get_mut(tag) else {
@@ -162,31 +193,45 @@ mod tests {
     #[test]
     fn the_newest_connection_of_a_client_writes() {
         let clients = Arc::new(Clients::default());
-        let first = clients.join(TAG);
-        let other = clients.join(ClientTag::new(8));
+        let first = clients.join(TAG, None);
+        let other = clients.join(ClientTag::new(8), None);
         assert!(first.enter().is_ok());
-        let second = clients.join(TAG);
+        let second = clients.join(TAG, None);
         assert_eq!(first.enter().unwrap_err(), Refusal::NewerConnection);
         assert!(second.enter().is_ok());
         assert!(other.enter().is_ok(), "another client is none of it");
         // The right does not come back when the newest one leaves.
         drop(second);
         assert_eq!(first.enter().unwrap_err(), Refusal::NewerConnection);
-        let third = clients.join(TAG);
+        let third = clients.join(TAG, None);
         assert!(third.enter().is_ok());
         drop((first, third, other));
         assert!(clients.lock().clients.is_empty(), "nobody is kept for ever");
     }
 
     #[test]
+    fn a_client_that_comes_back_is_as_old_as_before_and_not_all_are_remembered() {
+        let clients = Arc::new(Clients::default());
+        let first = clients.join(TAG, Some(3));
+        assert_eq!(clients.join(TAG, Some(5)).since(), Some(3));
+        drop(first);
+        assert_eq!(clients.join(TAG, Some(5)).since(), Some(3));
+        for number in 100..100 + MOST_AWAY as u64 {
+            drop(clients.join(ClientTag::new(number), Some(5)));
+        }
+        assert_eq!(clients.lock().clients.len(), MOST_AWAY);
+        assert_eq!(clients.join(TAG, Some(5)).since(), Some(5));
+    }
+
+    #[test]
     fn a_new_connection_waits_for_the_writes_of_the_one_before() {
         let clients = Arc::new(Clients::default());
-        let first = clients.join(TAG);
-        let stranger = clients.join(ClientTag::new(8));
+        let first = clients.join(TAG, None);
+        let stranger = clients.join(ClientTag::new(8), None);
         let _others_write = stranger.enter().unwrap();
         let write = first.enter().unwrap();
         thread::scope(|scope| {
-            let joined = scope.spawn(|| clients.join(TAG));
+            let joined = scope.spawn(|| clients.join(TAG, None));
             while first.enter().is_ok() {
                 thread::yield_now();
             }
@@ -238,7 +283,7 @@ mod tests {
                 });
             }
             for _ in 0..connections {
-                let member = Arc::new(clients.join(TAG));
+                let member = Arc::new(clients.join(TAG, None));
                 log.lock().unwrap().push(Step::Joined(member.number));
                 open.lock().unwrap().push(member);
                 // Until somebody wrote: the newest one always may.

@@ -80,13 +80,31 @@ pub enum Refusal {
         /// The machine.
         vm: VmName,
     },
+    /// A machine has run on the export since the client came, and what the client knows of the
+    /// export's content is from before.
+    #[error(
+        "{vm} has been started since this client came, in epoch {since}, and is in epoch {current} \
+         now: what the client remembers of the disk may be old. Start the client afresh"
+    )]
+    HasRun {
+        /// The machine.
+        vm: VmName,
+        /// Its epoch when the client came.
+        since: u64,
+        /// The current one.
+        current: u64,
+    },
 }
 
 /// What a connection bases its writes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Right {
-    /// That the machine does not run.
-    Plain,
+    /// That the machine does not run, and has not run since.
+    Plain {
+        /// The epoch in which the right was given. A client may keep what it has read: after the
+        /// machine ran, it would write that back over what the machine has written.
+        epoch: u64,
+    },
     /// That it is the latest connection of the machine's epoch.
     Writer {
         /// The epoch.
@@ -148,6 +166,14 @@ impl Fence {
         (state.epoch, state.runs)
     }
 
+    /// The right of a client that belongs to no epoch; `None` while the machine runs.
+    #[must_use]
+    pub fn plain(&self) -> Option<Right> {
+        let state = self.lock();
+        let epoch = state.epoch;
+        (!state.runs).then_some(Right::Plain { epoch })
+    }
+
     /// Ends the rights of all epochs before this one. When it returns, no write of theirs is under
     /// way, and none will be.
     ///
@@ -200,12 +226,12 @@ impl Fence {
     pub fn enter(&self, export: &ExportName, right: Right) -> Result<Permit<'_>, Refusal> {
         let mut state = self.lock();
         match right {
-            Right::Plain if state.runs => {
+            Right::Plain { .. } if state.runs => {
                 return Err(Refusal::Running {
                     vm: self.vm.clone(),
                 });
             }
-            Right::Plain => {}
+            Right::Plain { epoch } => self.check_since(epoch, state.epoch)?,
             Right::Writer { epoch, number } => {
                 self.check_epoch(&state, epoch)?;
                 if state.writers.get(export) != Some(&number) {
@@ -220,6 +246,19 @@ impl Fence {
         Ok(Permit {
             fence: self,
             barrier,
+        })
+    }
+
+    /// Whether a client that came in epoch `since` may write in a later one, `current`, though it
+    /// belongs to neither.
+    pub(crate) fn check_since(&self, since: u64, current: u64) -> Result<(), Refusal> {
+        if since == current {
+            return Ok(());
+        }
+        Err(Refusal::HasRun {
+            vm: self.vm.clone(),
+            since,
+            current,
         })
     }
 

@@ -25,11 +25,13 @@ fn fence() -> Fence {
 fn a_right_ends_with_its_epoch_or_its_connection() {
     let fence = fence();
     let refused = |right| fence.enter(&disk(0), right).unwrap_err();
-    assert!(fence.enter(&disk(0), Right::Plain).is_ok());
+    let plain = fence.plain().unwrap();
+    assert!(fence.enter(&disk(0), plain).is_ok());
     let not_running = Refusal::NotRunning { vm: vm(), epoch: 0 };
     assert_eq!(fence.open_writer(&disk(0), 0), Err(not_running));
     fence.advance(1, &host());
-    assert_eq!(refused(Right::Plain), Refusal::Running { vm: vm() });
+    assert_eq!(refused(plain), Refusal::Running { vm: vm() });
+    assert_eq!(fence.plain(), None);
     let first = fence.open_writer(&disk(0), 1).unwrap();
     let other_disk = fence.open_writer(&disk(1), 1).unwrap();
     assert!(fence.enter(&disk(0), first).is_ok());
@@ -45,7 +47,14 @@ fn a_right_ends_with_its_epoch_or_its_connection() {
         current: 2,
     };
     assert_eq!(refused(second), over);
-    assert!(fence.enter(&disk(0), Right::Plain).is_ok());
+    // What was there before the machine ran does not write what it read then.
+    let has_run = Refusal::HasRun {
+        vm: vm(),
+        since: 0,
+        current: 2,
+    };
+    assert_eq!(refused(plain), has_run);
+    assert!(fence.enter(&disk(0), fence.plain().unwrap()).is_ok());
     // A late call for a past epoch brings nothing back.
     fence.advance(1, &host());
     assert_eq!(fence.epoch(), (2, false));
@@ -54,7 +63,7 @@ fn a_right_ends_with_its_epoch_or_its_connection() {
 #[test]
 fn every_call_for_an_epoch_waits_for_the_writes_before_it() {
     let fence = fence();
-    let permit = fence.enter(&disk(0), Right::Plain).unwrap();
+    let permit = fence.enter(&disk(0), fence.plain().unwrap()).unwrap();
     thread::scope(|scope| {
         let calls = [0; 3].map(|_| scope.spawn(|| fence.advance(1, &host())));
         while fence.epoch().0 == 0 {
@@ -74,8 +83,10 @@ fn every_call_for_an_epoch_waits_for_the_writes_before_it() {
 /// What happened, in the order in which it did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// A write of an epoch and connection landed; 0 for a plain one.
+    /// A write of an epoch and connection landed.
     Landed { epoch: u64, number: u64 },
+    /// A write of a client that belongs to no epoch landed, which came in this one.
+    PlainLanded { since: u64 },
     /// It was answered that the epoch was won, running or stopped.
     Won { epoch: u64, runs: bool },
     /// A connection was let in.
@@ -114,7 +125,7 @@ fn spin(times: u32) {
 fn run(plan: &Plan) -> Vec<Step> {
     let fence = fence();
     let log = Mutex::new(Vec::new());
-    let rights = Mutex::new(vec![Right::Plain]);
+    let rights = Mutex::new(vec![fence.plain().unwrap()]);
     let done = AtomicBool::new(false);
     let landed = AtomicU64::new(0);
     thread::scope(|scope| {
@@ -136,11 +147,11 @@ fn run(plan: &Plan) -> Vec<Step> {
                         continue;
                     };
                     spin(plan.spin);
-                    let (epoch, number) = match right {
-                        Right::Plain => (0, 0),
-                        Right::Writer { epoch, number } => (epoch, number),
+                    let step = match right {
+                        Right::Plain { epoch } => Step::PlainLanded { since: epoch },
+                        Right::Writer { epoch, number } => Step::Landed { epoch, number },
                     };
-                    log.lock().unwrap().push(Step::Landed { epoch, number });
+                    log.lock().unwrap().push(step);
                     landed.fetch_add(1, Ordering::SeqCst);
                     drop(permit);
                 }
@@ -155,6 +166,7 @@ fn run(plan: &Plan) -> Vec<Step> {
             fence.advance(epoch, &holder);
             let won = Step::Won { epoch, runs: *runs };
             log.lock().unwrap().push(won);
+            rights.lock().unwrap().extend(fence.plain());
             for _ in 0..*connections {
                 if let Ok(right @ Right::Writer { number, .. }) = fence.open_writer(&disk(0), epoch)
                 {
@@ -181,18 +193,13 @@ proptest! {
     fn after_an_epoch_was_won_nothing_older_lands(plan in plan()) {
         let steps = run(&plan);
         let (mut current, mut running, mut connection) = (0, false, 0);
-        for (at, step) in steps.iter().enumerate() {
+        for step in &steps {
             match *step {
                 Step::Won { epoch, runs } => (current, running) = (epoch, runs),
                 Step::Opened { number } => connection = number,
-                Step::Landed { epoch: 0, .. } => {
-                    // It may be the first of an epoch whose win is about to be answered.
-                    let next = steps[at..].iter().find_map(|step| match step {
-                        Step::Won { runs, .. } => Some(*runs),
-                        _ => None,
-                    });
-                    let may = !running || next == Some(false);
-                    prop_assert!(may, "a plain write landed in epoch {current}");
+                Step::PlainLanded { since } => {
+                    prop_assert!(!running, "a plain write landed in epoch {current}");
+                    prop_assert_eq!(since, current, "a client from before the machine ran wrote");
                 }
                 Step::Landed { epoch, number } => {
                     prop_assert!(epoch >= current, "epoch {epoch} wrote in epoch {current}");

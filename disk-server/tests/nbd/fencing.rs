@@ -81,9 +81,12 @@ fn everybody_may_write_while_the_machine_does_not_run() {
     assert!(reader.info.flags.contains(TransmissionFlags::READ_ONLY));
     assert_eq!(reader.read(0, 512).unwrap(), [1; 512]);
     claim(&server.arbiter(), 2, STOPPED);
-    // Nobody runs it: the epoch has no writer, and everybody else may write again.
+    // Nobody runs it: the epoch has no writer, and everybody who comes may write.
     assert!(refused(&server, "disk@db:2").contains("does not run"));
-    plain.write(0, &[3; 512]).unwrap();
+    let mut late = Client::open(server.nbd, "disk");
+    late.write(0, &[3; 512]).unwrap();
+    // But not from a memory of the disk that is older than what the machine wrote.
+    assert_eq!(plain.write(0, &[2; 512]), Err(ErrorCode::NotPermitted));
     // A client that was told "read-only" is held to it.
     assert_eq!(reader.write(0, &[4; 512]), Err(ErrorCode::NotPermitted));
     assert_eq!(reader.read(0, 512).unwrap(), [3; 512]);
@@ -178,6 +181,28 @@ fn a_tag_takes_nothing_from_other_clients() {
     }
     let late = Client::open(server.nbd, &tagged(1));
     assert!(late.info.flags.contains(TransmissionFlags::READ_ONLY));
+}
+
+#[test]
+fn a_client_with_a_tag_does_not_outlive_a_run_of_the_machine() {
+    let server = Local::start(Gated::new(1 << 20), true);
+    let tagged = |number| format!("disk@~{}", ClientTag::new(number));
+    let mut guest = Client::open(server.nbd, &tagged(1));
+    let away = Client::open(server.nbd, &tagged(2));
+    drop(away);
+    claim(&server.arbiter(), 1, "a/1");
+    claim(&server.arbiter(), 2, STOPPED);
+    assert_eq!(guest.write(0, &[1; 512]), Err(ErrorCode::NotPermitted));
+    // A new connection does not make what it remembers new.
+    for number in [1, 2] {
+        let message = refused(&server, &tagged(number));
+        assert!(message.contains("db has been started since"), "{message}");
+    }
+    let mut other = Client::open(server.nbd, &tagged(3));
+    other.write(0, &[2; 512]).unwrap();
+    drop(other);
+    let mut other = Client::open(server.nbd, &tagged(3));
+    other.write(0, &[3; 512]).unwrap();
 }
 
 /// Writes wait in the disk and in the queue of a connection, when a second one is opened under the
