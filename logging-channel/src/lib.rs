@@ -34,4 +34,4 @@ pub use host::{
 };
 pub use identity::{Digest, DiskIdentity, Identity, IdentityError, MAX_DISK_NAME, MAX_VM_NAME};
 pub use loss::{ChannelEvent, LossReason};
-pub use settings::Settings;
+pub use settings::{LEAST_OUTPUT_TIMEOUT, Settings};

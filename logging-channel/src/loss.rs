@@ -16,6 +16,16 @@ pub enum LossReason {
         /// How long it has been.
         for_: Duration,
     },
+    /// An output waited too long for its acknowledgement, whatever heartbeats said.
+    Unacknowledged {
+        /// How long it waited.
+        for_: Duration,
+    },
+    /// The guest was held up too long for a backup that did not get on, whatever heartbeats said.
+    Standstill {
+        /// How long nothing moved.
+        for_: Duration,
+    },
     /// The peer sent what no peer sends.
     Protocol(String),
     /// The log ended in order.
@@ -29,6 +39,16 @@ impl fmt::Display for LossReason {
             LossReason::Silent { for_ } => {
                 write!(f, "nothing was heard for {} ms", for_.as_millis())
             }
+            LossReason::Unacknowledged { for_ } => write!(
+                f,
+                "an output waited {} ms for its acknowledgement",
+                for_.as_millis()
+            ),
+            LossReason::Standstill { for_ } => write!(
+                f,
+                "the guest was held up for it, and it did not get on for {} ms",
+                for_.as_millis()
+            ),
             LossReason::Protocol(what) => write!(f, "the peer broke the protocol: {what}"),
             LossReason::Orderly => f.write_str("the log ended in order"),
         }

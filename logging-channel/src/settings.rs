@@ -12,6 +12,10 @@ pub struct Settings {
     /// Silence of heartbeats and log alike after which the peer is taken for lost; from 5 ms to an
     /// hour.
     pub heartbeat_timeout: Duration,
+    /// How long an output may wait for its acknowledgement, or a guest that is held up for its
+    /// backup, before the backup is taken for lost although heartbeats come. `None`: twice the
+    /// heartbeat timeout, and at least [a second](LEAST_OUTPUT_TIMEOUT). The primary's.
+    pub output_timeout: Option<Duration>,
     /// How far the backup may be behind before the primary's guest is slowed, beyond the round trip
     /// of the network.
     pub max_lag: Duration,
@@ -35,10 +39,15 @@ pub struct Settings {
 pub(crate) const HEARTBEAT_TIMEOUTS: RangeInclusive<Duration> =
     Duration::from_millis(5)..=Duration::from_secs(3600);
 
+/// Least output timeout that is not asked for: TCP alone may take some hundred milliseconds to send
+/// again what was lost.
+pub const LEAST_OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
             heartbeat_timeout: Duration::from_millis(500),
+            output_timeout: None,
             max_lag: Duration::from_millis(50),
             linger: Duration::from_millis(10),
             batch_bytes: 32 * 1024,
@@ -54,6 +63,13 @@ impl Settings {
     #[must_use]
     pub fn heartbeat_interval(&self) -> Duration {
         heartbeat_interval(self.heartbeat_timeout)
+    }
+
+    /// How long an output may wait for its acknowledgement.
+    #[must_use]
+    pub fn output_timeout(&self) -> Duration {
+        let unasked = || (self.heartbeat_timeout * 2).max(LEAST_OUTPUT_TIMEOUT);
+        self.output_timeout.unwrap_or_else(unasked)
     }
 
     /// A batch must be sent before it cannot take another entry.

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::grace::Grace;
+
 /// Decides from what was heard, and when, whether the peer is lost.
 ///
 /// Anything heard counts: heartbeats, log batches, acknowledgements. Silence for the timeout is a
@@ -20,11 +22,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone)]
 pub struct FailureDetector {
     timeout: Duration,
-    interval: Duration,
     heard: Instant,
-    ticked: Instant,
-    /// Until when a decision waits because this process itself was late.
-    grace: Option<Instant>,
+    grace: Grace,
 }
 
 /// What a [`FailureDetector`] thinks of the peer.
@@ -47,10 +46,8 @@ impl FailureDetector {
     pub fn new(timeout: Duration, interval: Duration, now: Instant) -> Self {
         Self {
             timeout,
-            interval,
             heard: now,
-            ticked: now,
-            grace: None,
+            grace: Grace::new(timeout, interval, now),
         }
     }
 
@@ -58,23 +55,17 @@ impl FailureDetector {
     pub fn heard(&mut self, at: Instant) {
         if at > self.heard {
             self.heard = at;
-            self.grace = None;
+            self.grace.news();
         }
     }
 
     /// Time has passed. To be called every interval, after the sockets were drained.
     pub fn tick(&mut self, now: Instant) -> Verdict {
-        let late = now
-            .saturating_duration_since(self.ticked)
-            .saturating_sub(self.interval);
-        self.ticked = self.ticked.max(now);
+        let unsure = self.grace.tick(now);
         let silence = now.saturating_duration_since(self.heard);
-        if late > self.timeout || (late > self.interval && self.grace.is_none()) {
-            self.grace = Some(now + self.interval);
-        }
         if silence < self.timeout {
             Verdict::Alive
-        } else if self.grace.is_some_and(|until| now < until) {
+        } else if unsure {
             Verdict::Unsure
         } else {
             Verdict::Silent { for_: silence }

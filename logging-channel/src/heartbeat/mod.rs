@@ -1,7 +1,9 @@
 //! Heartbeats: how each side learns that it lost the other when no connection breaks.
 //!
 //! Both sides send a datagram to each other every fifth of the timeout, between the addresses of
-//! the log's TCP connection. Heartbeats and log traffic feed one [`FailureDetector`].
+//! the log's TCP connection. Heartbeats and log traffic feed one [`FailureDetector`]. A heartbeat says
+//! that its sender is alive, not that it gets on: the primary judges that by its log
+//! ([`crate::sender`]). An end that took its peer for lost sends no more, and so is lost too.
 //!
 //! ```text
 //!   offset  size  field
@@ -20,10 +22,12 @@
 //! Anything else that reaches the port is ignored: it proves nothing about the peer.
 
 mod detector;
+mod grace;
 mod pulse;
 mod round_trip;
 
 pub use detector::{FailureDetector, Verdict};
+pub(crate) use grace::Grace;
 pub(crate) use pulse::{Beating, LastHeard, Monitored};
 
 use std::time::Duration;

@@ -55,8 +55,14 @@ pub(crate) trait Monitored: Send + Sync + 'static {
     /// What the network takes there and back, as it is estimated now.
     fn note_round_trip(&self, estimate: Duration);
 
-    /// An interval has passed.
-    fn interval_passed(&self, now: Instant);
+    /// The peer has heard what this end sent at `sent`.
+    fn was_heard(&self, sent: Instant);
+
+    /// How often this end looks how its peer gets on, if not at every heartbeat.
+    fn look_interval(&self) -> Option<Duration>;
+
+    /// Looks how the peer gets on.
+    fn look(&self, now: Instant);
 
     /// The peer is lost.
     fn silent(&self, for_: Duration);
@@ -111,10 +117,17 @@ fn beat<M: Monitored>(socket: &UdpSocket, session: u64, timeout: Duration, end: 
         datagram: [0; HEARTBEAT_LEN + 1],
         end,
     };
-    let mut next = start;
+    let look_interval = end
+        .look_interval()
+        .map_or(interval, |own| own.min(interval));
+    let (mut next, mut next_look) = (start, start);
     let mut sequence = 0;
     while !end.is_over() {
         let now = Instant::now();
+        if now >= next_look {
+            end.look(now);
+            next_look = now + look_interval;
+        }
         if now >= next {
             sequence += 1;
             let beat = Heartbeat {
@@ -130,7 +143,6 @@ fn beat<M: Monitored>(socket: &UdpSocket, session: u64, timeout: Duration, end: 
 
             ear.drain(socket);
             ear.detector.heard(end.traffic().get());
-            end.interval_passed(now);
             if let Verdict::Silent { for_ } = ear.detector.tick(now) {
                 end.silent(for_);
                 return;
@@ -138,7 +150,9 @@ fn beat<M: Monitored>(socket: &UdpSocket, session: u64, timeout: Duration, end: 
             // From now, not from the last one: a process that was stopped owes no heartbeats.
             next = now + interval;
         }
-        let wait = next.saturating_duration_since(Instant::now());
+        let wait = next
+            .min(next_look)
+            .saturating_duration_since(Instant::now());
         let _ = socket.set_read_timeout(Some(wait.max(Duration::from_millis(1))));
         match ear.hear(socket) {
             Ok(()) => {}
@@ -171,6 +185,12 @@ impl<M: Monitored> Ear<'_, M> {
             let now = Instant::now();
             self.detector.heard(now);
             self.end.peer_released(beat.released);
+            let echoed = beat
+                .echo
+                .and_then(|echo| self.round_trip.sent_at(echo.sequence));
+            if let Some(sent) = echoed {
+                self.end.was_heard(sent);
+            }
             if let Some(estimate) = self.round_trip.heard(beat.sequence, beat.echo, now) {
                 self.end.note_round_trip(estimate);
             }

@@ -43,6 +43,12 @@ impl RoundTrip {
         push_bounded(&mut self.sent, (sequence, now), REMEMBERED);
     }
 
+    /// When the own heartbeat `sequence` left, if that is remembered.
+    pub(super) fn sent_at(&self, sequence: u64) -> Option<Instant> {
+        let found = self.sent.iter().find(|(number, _)| *number == sequence);
+        found.map(|&(_, at)| at)
+    }
+
     /// The peer's heartbeat `sequence` came. Returns the new estimate if there is one.
     pub(super) fn heard(
         &mut self,
@@ -54,7 +60,7 @@ impl RoundTrip {
             self.heard = Some((sequence, now));
         }
         let Echo { sequence, held } = echo?;
-        let &(_, sent) = self.sent.iter().find(|(number, _)| *number == sequence)?;
+        let sent = self.sent_at(sequence)?;
         // A peer that claims to have held it for longer than it was away says nothing.
         let measured = now.saturating_duration_since(sent).checked_sub(held)?;
         push_bounded(&mut self.recent, measured, RECENT);

@@ -415,7 +415,15 @@ impl Monitored for Shared {
 
     fn note_round_trip(&self, _: Duration) {}
 
-    fn interval_passed(&self, _: Instant) {}
+    fn was_heard(&self, _: Instant) {}
+
+    fn look_interval(&self) -> Option<Duration> {
+        None
+    }
+
+    /// A log that stands still says nothing of the primary: its guest may have nothing to say. A
+    /// primary that finds this end to stand still falls silent.
+    fn look(&self, _: Instant) {}
 
     fn silent(&self, for_: Duration) {
         self.lose(LossReason::Silent { for_ });

@@ -10,11 +10,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use self::releasing::Releasing;
+use super::awaited::Awaited;
 use super::lag::LagMeter;
+use super::lease::Lease;
 use super::outgoing::{Outgoing, Sleep};
-use super::{Commit, Finish, SenderStats};
+use super::standstill::{Seen, Standstill};
+use super::{Commit, Finish, Permit, SenderStats};
 use crate::control::Control;
-use crate::entry::{Entry, Lsn};
+use crate::entry::{Entry, Lsn, Payload, StatePart};
 use crate::heartbeat::{LastHeard, Monitored, Role};
 use crate::lock::unpoisoned;
 use crate::loss::{Loss, LossReason};
@@ -41,6 +44,10 @@ pub(super) struct Shared {
     executed: AtomicU64,
     released: AtomicU64,
     pub(super) releasing: Releasing,
+    /// Outputs whose acknowledgement has not come.
+    awaited: Mutex<Awaited>,
+    /// Until when outputs may leave that are acknowledged.
+    lease: Mutex<Lease>,
     /// Entry at which the backup differed; 0 when no state is wanted.
     pub(super) state_wanted: AtomicU64,
 
@@ -51,6 +58,12 @@ pub(super) struct Shared {
     pub(super) behind: AtomicBool,
     throttles: AtomicU64,
     throttled_nanos: AtomicU64,
+    /// Since when the guest is held up, for the backup or for room in the buffer.
+    held: Mutex<Option<Instant>>,
+    /// The backup takes over the whole state until it has executed this entry, which is yet to come
+    /// when this is `u64::MAX`.
+    repaired: AtomicU64,
+    standstill: Mutex<Standstill>,
 
     /// Guards nothing: those who wait for acknowledgements, lag or the session's end look at the
     /// atomics.
@@ -71,7 +84,15 @@ struct Writer {
 
 impl Shared {
     pub(super) fn new(stream: TcpStream, info: SessionInfo, settings: Settings) -> Self {
+        let now = Instant::now();
+        let bound = settings.output_timeout();
+        let standstill = Standstill::new(bound, look_interval(&settings), now);
         Self {
+            awaited: Mutex::default(),
+            lease: Mutex::new(Lease::new(info.heartbeat_timeout, now)),
+            held: Mutex::default(),
+            repaired: AtomicU64::new(0),
+            standstill: Mutex::new(standstill),
             settings,
             info,
             stream,
@@ -104,6 +125,28 @@ impl Shared {
 
     pub(super) fn lock_lag(&self) -> MutexGuard<'_, LagMeter> {
         unpoisoned(self.lag.lock())
+    }
+
+    fn lock_awaited(&self) -> MutexGuard<'_, Awaited> {
+        unpoisoned(self.awaited.lock())
+    }
+
+    fn lock_lease(&self) -> MutexGuard<'_, Lease> {
+        unpoisoned(self.lease.lock())
+    }
+
+    /// The guest is held up since `now`, or not any more.
+    fn note_held(&self, since: Option<Instant>) {
+        *unpoisoned(self.held.lock()) = since;
+    }
+
+    /// What may leave now, and until when.
+    pub(super) fn permit(&self) -> Permit {
+        let round_trip = self.round_trip().unwrap_or_default();
+        Permit {
+            up_to: self.acked(),
+            until: Some(self.lock_lease().end(round_trip)),
+        }
     }
 
     /// Ends the session, unless it is over already, and wakes everyone who waits.
@@ -178,6 +221,12 @@ impl Shared {
         if let Some(now) = appended.opened {
             self.lock_lag().appended(appended.lsn, now);
         }
+        match &entry.payload {
+            // Still under the lock: once it is sent, its acknowledgement may come.
+            Payload::Output(_) => self.lock_awaited().appended(appended.lsn, Instant::now()),
+            Payload::State(part) => self.note_state(part, appended.lsn),
+            _ => {}
+        }
         let wake = match outgoing.sleep {
             Sleep::Awake => false,
             Sleep::Napping => appended.sealed,
@@ -193,6 +242,17 @@ impl Shared {
         appended.lsn
     }
 
+    /// A part of the guest's state is the entry `lsn`.
+    fn note_state(&self, part: &StatePart, lsn: Lsn) {
+        match part {
+            StatePart::Begin => self.repaired.store(u64::MAX, Ordering::Relaxed),
+            StatePart::Commit(_) if self.repaired.load(Ordering::Relaxed) == u64::MAX => {
+                self.repaired.store(lsn.0, Ordering::Relaxed);
+            }
+            StatePart::Commit(_) | StatePart::Pages(_) => {}
+        }
+    }
+
     /// Waits until the buffer has room. A quarter of it, so that a full buffer costs a few long
     /// waits rather than one at every entry.
     fn stall<'a>(&'a self, mut outgoing: MutexGuard<'a, Outgoing>) -> MutexGuard<'a, Outgoing> {
@@ -205,7 +265,9 @@ impl Shared {
         let full = |outgoing: &mut Outgoing| {
             outgoing.buffered > self.refill_mark() && !self.loss.is_over()
         };
+        self.note_held(Some(since));
         outgoing = unpoisoned(self.room.wait_while(outgoing, full));
+        self.note_held(None);
         outgoing.stalling = false;
         outgoing.counters.stalled += since.elapsed();
         outgoing
@@ -337,9 +399,11 @@ impl Shared {
         let since = Instant::now();
         let caught_up = || !self.behind.load(Ordering::Relaxed) || self.loss.is_over();
         self.throttles.fetch_add(1, Ordering::Relaxed);
+        self.note_held(Some(since));
         while !caught_up() {
             self.wait_progress(Duration::from_secs(1), caught_up);
         }
+        self.note_held(None);
         self.throttled_nanos
             .fetch_add(since.elapsed().as_nanos() as u64, Ordering::Relaxed);
     }
@@ -432,10 +496,31 @@ impl Monitored for Shared {
         self.round_trip.store(micros, Ordering::Relaxed);
     }
 
-    fn interval_passed(&self, now: Instant) {
+    fn was_heard(&self, sent: Instant) {
+        self.lock_lease().prove(sent);
+    }
+
+    fn look_interval(&self) -> Option<Duration> {
+        Some(look_interval(&self.settings))
+    }
+
+    fn look(&self, now: Instant) {
         // A backup that stands still reports nothing: time alone must show the lag.
         let lag = self.lock_lag().lag(now);
         self.judge_lag(lag);
+        let executed = self.executed();
+        let seen = Seen {
+            awaited: self.lock_awaited().oldest(),
+            held: *unpoisoned(self.held.lock()),
+            acked: self.acked(),
+            appended: Lsn(self.appended.load(Ordering::Relaxed)),
+            executed,
+            repairing: executed.0 < self.repaired.load(Ordering::Relaxed),
+        };
+        let found = unpoisoned(self.standstill.lock()).tick(now, &seen);
+        if let Some(reason) = found {
+            self.lose(reason);
+        }
     }
 
     fn silent(&self, for_: Duration) {
@@ -445,4 +530,11 @@ impl Monitored for Shared {
     fn is_over(&self) -> bool {
         self.loss.is_over()
     }
+}
+
+/// How often it is looked at whether the backup gets on: often enough for the output timeout to be
+/// exact to a tenth.
+fn look_interval(settings: &Settings) -> Duration {
+    let tenth = settings.output_timeout() / 10;
+    tenth.clamp(Duration::from_millis(1), settings.heartbeat_interval())
 }

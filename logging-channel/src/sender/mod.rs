@@ -6,13 +6,19 @@
 //!   output gate ◀──Release── acknowledging thread ◀──TCP── backup
 //! ```
 //!
+//! A backup that is heard may still not get on. The heartbeats' thread looks at that as well: how
+//! long outputs wait, and whether a guest that is held up is held up in vain.
+//!
 //! Hosts may have one CPU, so the vCPU's thread avoids waking others: an entry that starts a batch
 //! wakes the sending thread only if that sleeps for good, and [`Sender::flush`] writes to the
 //! socket itself as long as the socket takes it without waiting.
 
+mod awaited;
 mod lag;
+mod lease;
 mod link;
 mod outgoing;
+mod standstill;
 
 use std::io;
 use std::net::{TcpStream, UdpSocket};
@@ -48,9 +54,32 @@ struct Ends {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// Lets out what waits for the entries up to this one, which the backup has in its memory. Returns
-/// the last entry whose output has left this host by that, if there is one ([`Sender::released`]).
-pub type Release = Box<dyn Fn(Lsn) -> Option<Lsn> + Send + Sync>;
+/// Which outputs may leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Permit {
+    /// Those of the entries up to this one.
+    pub up_to: Lsn,
+    /// Not later than this, when the backup may have gone live; `None`: for good.
+    pub until: Option<Instant>,
+}
+
+impl Permit {
+    /// Everything may leave, for good: there is no backup.
+    pub const EVERYTHING: Self = Self {
+        up_to: Lsn(u64::MAX),
+        until: None,
+    };
+
+    /// Whether it still holds.
+    #[must_use]
+    pub fn holds(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| now <= until)
+    }
+}
+
+/// Lets out what may leave. Returns the last entry whose output has left this host by that, if there
+/// is one ([`Sender::released`]).
+pub type Release = Box<dyn Fn(Permit) -> Option<Lsn> + Send + Sync>;
 
 /// What [`Sender::wait_committed`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,11 +256,21 @@ impl Sender {
 
     /// Has `release` called with every acknowledgement, before anybody else who waits for it hears
     /// of it. Only the first call counts.
+    ///
+    /// An output that was acknowledged may leave as long as it is certain that the backup has not
+    /// gone live: until the heartbeat timeout has passed since this side sent the latest of what the
+    /// backup is known to have received. One that finds the permit expired leaves with a later one.
     pub fn release_with(&self, release: Release) {
-        let releasing = &self.ends.shared.releasing;
-        releasing.set(release);
+        let shared = &self.ends.shared;
+        shared.releasing.set(release);
         // What was acknowledged before.
-        self.ends.shared.release(self.acked());
+        shared.release(shared.permit());
+    }
+
+    /// What may leave now; see [`Sender::release_with`].
+    #[must_use]
+    pub fn permit(&self) -> Permit {
+        self.ends.shared.permit()
     }
 
     /// Every output up to `lsn` has left this host. The backup learns of it with what is sent

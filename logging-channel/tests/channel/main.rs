@@ -3,6 +3,7 @@
 mod backup;
 mod codec;
 mod flow;
+mod getting_on;
 mod handshake;
 mod logs;
 mod loss;

@@ -1,6 +1,9 @@
 //! The Output Rule (Scales et al. 2010, section 2.2): an output leaves the primary only after the
 //! backup has acknowledged the log entry of that output. Only the output waits; the guest goes on.
 //!
+//! And it leaves only while it is certain that the backup has not gone live ([`Permit`]): a primary
+//! that did not run for a while finds acknowledgements that came long ago.
+//!
 //! Outputs leave on the thread that reads the acknowledgement. Handing each to another thread
 //! would be two more switches for every frame, on hosts that may have one processor.
 
@@ -10,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use logging_channel::entry::Lsn;
-use logging_channel::sender::Release;
+use logging_channel::sender::{Permit, Release};
 
 use crate::devices::Output;
 use crate::disk::DiskPort;
@@ -24,9 +27,9 @@ pub trait CommitWatch: Send + 'static {
     /// have left.
     fn on_commit(&mut self, release: Release);
 
-    /// The last entry that is committed: acknowledged, or the last of all when this host won the
-    /// right to run alone.
-    fn committed(&self) -> Lsn;
+    /// What may leave now: what is acknowledged, or everything when this host won the right to run
+    /// alone.
+    fn permit(&self) -> Permit;
 
     /// Outputs up to `lsn` have left.
     fn released(&self, lsn: Lsn);
@@ -102,7 +105,7 @@ impl<W: CommitWatch + Sync> Committed<W> {
             holds,
         });
         let releasing = outputs.clone();
-        watch.on_commit(Box::new(move |committed| releasing.release(committed)));
+        watch.on_commit(Box::new(move |permit| releasing.release(permit)));
         let watch = Arc::new(watch);
         let (left, judge) = (outputs.clone(), watch.clone());
         thread::Builder::new()
@@ -128,9 +131,9 @@ impl<W: CommitWatch> OutputGate for Committed<W> {
                 let lsn = lsn.unwrap_or_default();
                 self.outputs.hold(output, lsn);
                 // Its commit may have come before it was held: nobody else will look again.
-                let committed = self.watch.committed();
-                if lsn <= committed {
-                    self.outputs.release_and_tell(committed, &*self.watch);
+                let permit = self.watch.permit();
+                if lsn <= permit.up_to {
+                    self.outputs.release_and_tell(permit, &*self.watch);
                 }
             }
         }
@@ -153,22 +156,26 @@ impl Outputs {
         }
     }
 
-    /// Lets out what waits for entries up to `committed`. Returns the last entry whose output has
-    /// left, if any has.
-    fn release(&self, committed: Lsn) -> Option<Lsn> {
+    /// Lets out what may leave. Returns the last entry whose output has left, if any has.
+    fn release(&self, permit: Permit) -> Option<Lsn> {
         let _in_order = self.leaving.lock().expect("no holder panics");
         let mut last = None;
-        while let Some(Held { output, lsn, since }) = self.next(committed) {
+        let mut now = Instant::now();
+        // Looked at for each: this process may be stopped between any two.
+        while permit.holds(now)
+            && let Some(Held { output, lsn, since }) = self.next(permit.up_to)
+        {
             self.outlet.perform(&output);
-            self.holds.note(since.elapsed());
+            now = Instant::now();
+            self.holds.note(now.saturating_duration_since(since));
             last = last.max(Some(lsn));
         }
         last
     }
 
     /// The same, where `watch` is not told of it by the answer.
-    fn release_and_tell(&self, committed: Lsn, watch: &impl CommitWatch) {
-        if let Some(lsn) = self.release(committed) {
+    fn release_and_tell(&self, permit: Permit, watch: &impl CommitWatch) {
+        if let Some(lsn) = self.release(permit) {
             watch.released(lsn);
         }
     }
@@ -197,11 +204,12 @@ impl Outputs {
 fn await_verdict(outputs: &Outputs, watch: &impl CommitWatch) {
     loop {
         match watch.verdict(VERDICT_INTERVAL) {
-            Verdict::Open => {}
+            // What found its permit expired leaves with the next acknowledgement, if there is one.
+            Verdict::Open => outputs.release_and_tell(watch.permit(), watch),
             Verdict::Never => return outputs.close(),
             Verdict::Alone => {
                 // What is submitted from now on finds everything committed.
-                return outputs.release_and_tell(watch.committed(), watch);
+                return outputs.release_and_tell(watch.permit(), watch);
             }
         }
     }
@@ -225,6 +233,8 @@ mod tests {
         committed: AtomicU64,
         release: Mutex<Option<Release>>,
         released: Mutex<Vec<Lsn>>,
+        /// When what is acknowledged may not leave any more.
+        expired: Mutex<Option<Instant>>,
         verdicts: Mutex<Option<Receiver<Verdict>>>,
     }
 
@@ -232,7 +242,7 @@ mod tests {
         fn commit(&self, lsn: u64) {
             self.0.committed.store(lsn, Ordering::SeqCst);
             let release = self.0.release.lock().unwrap();
-            let left = release.as_ref().expect("a gate was made")(Lsn(lsn));
+            let left = release.as_ref().expect("a gate was made")(self.permit());
             self.0.released.lock().unwrap().extend(left);
         }
 
@@ -248,8 +258,11 @@ mod tests {
             *self.0.release.lock().unwrap() = Some(release);
         }
 
-        fn committed(&self) -> Lsn {
-            Lsn(self.0.committed.load(Ordering::SeqCst))
+        fn permit(&self) -> Permit {
+            Permit {
+                up_to: Lsn(self.0.committed.load(Ordering::SeqCst)),
+                until: *self.0.expired.lock().unwrap(),
+            }
         }
 
         fn released(&self, lsn: Lsn) {
@@ -337,6 +350,23 @@ mod tests {
         it.submit("late", 7);
         assert_eq!(it.shown(), "late");
         assert_eq!(*it.log.0.released.lock().unwrap(), [Lsn(7)]);
+    }
+
+    #[test]
+    fn what_is_acknowledged_too_late_waits_for_a_sign_that_is_newer_or_for_the_verdict() {
+        let mut it = setup();
+        let long_ago = Instant::now();
+        thread::sleep(Duration::from_millis(1));
+        it.submit("thawed ", 1);
+        *it.log.0.expired.lock().unwrap() = Some(long_ago);
+        it.log.commit(2);
+        it.submit("as well", 2);
+        assert_eq!(it.shown(), "");
+        assert_eq!(*it.log.0.released.lock().unwrap(), []);
+        *it.log.0.expired.lock().unwrap() = None;
+        it.judge(Verdict::Open);
+        it.judge(Verdict::Open);
+        assert_eq!(it.shown(), "thawed as well");
     }
 
     #[test]

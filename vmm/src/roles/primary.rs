@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use logging_channel::entry::{Entry, Lsn};
-use logging_channel::sender::{Finish, Release, Sender};
+use logging_channel::sender::{Finish, Permit, Release, Sender};
 use logging_channel::session::Listener;
 use logging_channel::{LossReason, Settings};
 
@@ -231,10 +231,10 @@ impl CommitWatch for ChannelWatch {
         self.sender.release_with(release);
     }
 
-    fn committed(&self) -> Lsn {
+    fn permit(&self) -> Permit {
         match self.verdict(Duration::ZERO) {
-            GateVerdict::Alone => Lsn(u64::MAX),
-            GateVerdict::Open | GateVerdict::Never => self.sender.acked(),
+            GateVerdict::Alone => Permit::EVERYTHING,
+            GateVerdict::Open | GateVerdict::Never => self.sender.permit(),
         }
     }
 

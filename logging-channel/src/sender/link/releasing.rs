@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use super::Shared;
 use crate::entry::Lsn;
-use crate::sender::Release;
+use crate::sender::{Permit, Release};
 
 /// What to call at an acknowledgement.
 #[derive(Default)]
@@ -16,8 +16,8 @@ impl Releasing {
         let _ = self.0.set(release);
     }
 
-    fn call(&self, acked: Lsn) -> Option<Lsn> {
-        self.0.get()?(acked)
+    fn call(&self, permit: Permit) -> Option<Lsn> {
+        self.0.get()?(permit)
     }
 }
 
@@ -29,9 +29,9 @@ impl fmt::Debug for Releasing {
 }
 
 impl Shared {
-    /// Lets out what waited for entries up to `acked`.
-    pub(in crate::sender) fn release(&self, acked: Lsn) {
-        if let Some(lsn) = self.releasing.call(acked) {
+    /// Lets out what `permit` says.
+    pub(in crate::sender) fn release(&self, permit: Permit) {
+        if let Some(lsn) = self.releasing.call(permit) {
             self.note_released(lsn);
         }
     }

@@ -1,0 +1,240 @@
+//! Being alive is not getting on: when to take a backup for lost whose heartbeats come. No clock, no
+//! socket: time is an argument.
+
+use std::time::{Duration, Instant};
+
+use crate::entry::Lsn;
+use crate::heartbeat::Grace;
+use crate::loss::LossReason;
+
+/// How the backup gets on, as the primary sees it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    /// When the oldest output was appended that waits for its acknowledgement.
+    pub(super) awaited: Option<Instant>,
+    /// Since when the guest is held up, for the backup or for room in the log's buffer.
+    pub(super) held: Option<Instant>,
+    /// Last entry of the log.
+    pub(super) appended: Lsn,
+    /// Last entry that the backup acknowledged.
+    pub(super) acked: Lsn,
+    /// Last entry that it executed.
+    pub(super) executed: Lsn,
+    /// It is taking over a transfer of the whole state.
+    pub(super) repairing: bool,
+}
+
+/// Decides whether a backup that is heard gets on.
+///
+/// It does not when, for the whole of the bound,
+///
+/// - an output waits for its acknowledgement. The receiving end acknowledges, whatever the replay
+///   does, so only the network or a full buffer can be in the way;
+/// - or the guest is held up, and while it is so, either something of the log has not arrived, or
+///   the replay makes not one step. How long a step takes is the replay's own affair before its first
+///   one (the guest is being put together), and while it takes over the whole state.
+///
+/// A process that did not run itself does not decide at once: see [`Grace`].
+#[derive(Debug)]
+pub(super) struct Standstill {
+    bound: Duration,
+    grace: Grace,
+    /// How far the replay was, and since when.
+    executed: (Lsn, Instant),
+}
+
+impl Standstill {
+    /// A detector that is ticked every `interval`.
+    pub(super) fn new(bound: Duration, interval: Duration, now: Instant) -> Self {
+        Self {
+            bound,
+            grace: Grace::new(bound, interval, now),
+            executed: (Lsn(0), now),
+        }
+    }
+
+    /// Time has passed. Returns why the backup is lost, if it is.
+    pub(super) fn tick(&mut self, now: Instant, seen: &Seen) -> Option<LossReason> {
+        let unsure = self.grace.tick(now);
+        if seen.executed > self.executed.0 {
+            self.executed = (seen.executed, now);
+        }
+        let found = self.find(now, seen);
+        if found.is_none() {
+            self.grace.news();
+        }
+        found.filter(|_| !unsure)
+    }
+
+    fn find(&self, now: Instant, seen: &Seen) -> Option<LossReason> {
+        let too_long = |since: Option<Instant>| {
+            let for_ = now.saturating_duration_since(since?);
+            (for_ >= self.bound).then_some(for_)
+        };
+        if let Some(for_) = too_long(seen.awaited) {
+            return Some(LossReason::Unacknowledged { for_ });
+        }
+        let held = too_long(seen.held)?;
+        let for_ = if seen.acked < seen.appended {
+            held
+        } else if seen.executed == Lsn(0) || seen.repairing {
+            return None;
+        } else {
+            too_long(Some(self.executed.1))?.min(held)
+        };
+        Some(LossReason::Standstill { for_ })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BOUND: Duration = Duration::from_millis(1000);
+    const INTERVAL: Duration = Duration::from_millis(100);
+
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    fn all_is_well() -> Seen {
+        Seen {
+            awaited: None,
+            held: None,
+            appended: Lsn(50),
+            acked: Lsn(50),
+            executed: Lsn(50),
+            repairing: false,
+        }
+    }
+
+    /// What is found, tick by tick, when `seen` says what there is to see at a time.
+    fn run(until: u64, seen: impl Fn(Instant, u64) -> Seen) -> Option<(u64, LossReason)> {
+        let start = Instant::now();
+        let mut it = Standstill::new(BOUND, INTERVAL, start);
+        (0..=until).step_by(100).find_map(|n| {
+            let found = it.tick(start + ms(n), &seen(start, n))?;
+            Some((n, found))
+        })
+    }
+
+    #[test]
+    fn an_output_that_waits_for_the_bound_is_a_loss() {
+        let found = run(5000, |start, _| Seen {
+            awaited: Some(start + ms(200)),
+            acked: Lsn(49),
+            ..all_is_well()
+        });
+        let for_ = BOUND;
+        assert_eq!(found, Some((1200, LossReason::Unacknowledged { for_ })));
+    }
+
+    #[test]
+    fn outputs_that_wait_one_after_the_other_are_none() {
+        let found = run(60_000, |start, n| Seen {
+            awaited: Some(start + ms(n.saturating_sub(950))),
+            acked: Lsn(49),
+            ..all_is_well()
+        });
+        assert_eq!(found, None);
+    }
+
+    #[test]
+    fn a_log_that_does_not_arrive_while_the_guest_is_held_up_is_a_loss() {
+        // A trickle of acknowledgements and of steps does not help: all of it must be there.
+        let found = run(5000, |start, n| Seen {
+            held: Some(start + ms(300)),
+            acked: Lsn(10 + n / 100),
+            executed: Lsn(10 + n / 100),
+            appended: Lsn(500),
+            ..all_is_well()
+        });
+        let for_ = BOUND;
+        assert_eq!(found, Some((1300, LossReason::Standstill { for_ })));
+    }
+
+    #[test]
+    fn a_replay_that_stands_still_while_the_guest_is_held_up_is_a_loss() {
+        let found = run(9000, |start, n| Seen {
+            held: (n >= 700).then_some(start + ms(700)),
+            executed: Lsn(if n < 2000 { 30 } else { 40 }),
+            ..all_is_well()
+        });
+        let for_ = BOUND;
+        assert_eq!(found, Some((1700, LossReason::Standstill { for_ })));
+    }
+
+    #[test]
+    fn a_slow_replay_is_none() {
+        let found = run(60_000, |start, n| Seen {
+            held: Some(start),
+            appended: Lsn(1000),
+            acked: Lsn(1000),
+            executed: Lsn(1 + n / 900),
+            ..all_is_well()
+        });
+        assert_eq!(found, None);
+    }
+
+    #[test]
+    fn a_guest_that_runs_or_a_backup_that_begins_or_is_repaired_has_time() {
+        let behind = Seen {
+            executed: Lsn(30),
+            ..all_is_well()
+        };
+        assert_eq!(run(60_000, |_, _| behind), None, "the guest runs");
+        let held = |start: Instant| Some(start);
+        let begins = |start, _| Seen {
+            held: held(start),
+            executed: Lsn(0),
+            ..behind
+        };
+        assert_eq!(run(60_000, begins), None, "the backup begins");
+        let repaired = |start, _| Seen {
+            held: held(start),
+            repairing: true,
+            ..behind
+        };
+        assert_eq!(run(60_000, repaired), None, "the backup is repaired");
+    }
+
+    #[test]
+    fn a_process_that_did_not_run_reads_what_came_before_it_decides() {
+        let start = Instant::now();
+        let mut it = Standstill::new(BOUND, INTERVAL, start);
+        let awaits = Seen {
+            awaited: Some(start),
+            acked: Lsn(49),
+            ..all_is_well()
+        };
+        assert_eq!(it.tick(start + INTERVAL, &awaits), None);
+        let woke = start + ms(30_000);
+        assert_eq!(it.tick(woke, &awaits), None);
+        assert_eq!(it.tick(woke + INTERVAL, &all_is_well()), None);
+        assert_eq!(it.tick(woke + INTERVAL * 2, &all_is_well()), None);
+    }
+
+    proptest! {
+        /// However late the ticks are: no loss before the bound, and always one soon after it.
+        #[test]
+        fn an_output_is_lost_after_the_bound_and_two_intervals(
+            late in prop::collection::vec(0u64..100, 30),
+        ) {
+            let start = Instant::now();
+            let mut it = Standstill::new(BOUND, INTERVAL, start);
+            let seen = Seen { awaited: Some(start), acked: Lsn(49), ..all_is_well() };
+            let mut found = None;
+            for (n, late) in (1u32..).zip(late) {
+                let now = start + INTERVAL * n + ms(late);
+                if it.tick(now, &seen).is_some() {
+                    found = Some(now - start);
+                    break;
+                }
+            }
+            let found = found.expect("a loss");
+            prop_assert!(found >= BOUND && found <= BOUND + INTERVAL * 2, "{found:?}");
+        }
+    }
+}
