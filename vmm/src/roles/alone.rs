@@ -31,7 +31,7 @@ pub fn run_alone(guest: Guest, latency: Duration, events: &Events) -> Result<End
     Ok(guest.into_engine(role).run()?)
 }
 
-/// The meters of a guest that has no backup.
+/// The meters of a guest on this host.
 pub(super) fn meters(guest: &Guest) -> Meters {
     Meters {
         exits: guest.host.exits.clone(),

@@ -9,6 +9,7 @@ use logging_channel::entry::{DiskOutcome, Lsn, Payload};
 use logging_channel::receiver::{Next, Peek, Receiver, ReceiverHandle};
 use logging_channel::{LossReason, Settings};
 
+use super::alone::meters;
 use super::claim::{ArbiterConfig, Rights};
 use super::peer_report::Stops;
 use super::standing::{Standing, Verdict};
@@ -18,6 +19,7 @@ use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
 use crate::disk::DiskPort;
 use crate::disk::guest_disk::{GuestDisk, Serving};
+use crate::disk::service::DiskCounters;
 use crate::engine::{Divergence, Ended, EngineError, EventSource, Interruption, Role, Step};
 use crate::events::{Event, Events};
 use crate::gates::{Direct, Suppressed, Unreleased};
@@ -26,7 +28,7 @@ use crate::ram::GuestRam;
 use crate::sources::sabotage::{Plan, Sabotage, SabotagedLog};
 use crate::sources::{
     GuestClock, Head, Lanes, LiveInputs, LogSource, NoLog, REPLAY_WATCH, Recorder, Replayer,
-    StateCounters, StateFollower, Verification,
+    StateFollower, Verification,
 };
 
 /// How long to wait for the next entry before looking around.
@@ -81,9 +83,8 @@ pub fn run_backup(
     if peer_report::compare(events, &guest.host_report, peer_host) == Stops::Counter {
         guest.count_stops()?;
     }
-    let counters = Arc::new(StateCounters::default());
-    let exits = &guest.host.exits;
-    stats::report_receiver(events, &receiver.handle(), &counters, exits);
+    let meters = meters(&guest);
+    let _reporting = stats::report_receiver(events, &receiver.handle(), &meters);
 
     let standing = Standing::default();
     let watch = PeerWatch {
@@ -113,6 +114,7 @@ pub fn run_backup(
             unreleased: unreleased.clone(),
             latency: options.latency,
             disk: guest.disk.clone(),
+            disk_counters: meters.disk,
             events: events.clone(),
             went_live: Box::new(went_live),
         }),
@@ -121,7 +123,7 @@ pub fn run_backup(
         unreleased: unreleased.clone(),
         events: events.clone(),
     };
-    let follower = StateFollower::new(guest.baseline()?, counters);
+    let follower = StateFollower::new(guest.baseline()?, meters.state);
     let log = SabotagedLog::new(log, options.sabotage);
     let mut replayer = Replayer::new(log, guest.memory.clone(), Arc::default());
     if let Some(disk) = &guest.disk {
@@ -214,6 +216,7 @@ struct GoLive {
     unreleased: Unreleased,
     latency: Duration,
     disk: Option<GuestDisk>,
+    disk_counters: DiskCounters,
     events: Events,
     went_live: Box<dyn FnOnce(&Lanes)>,
 }
@@ -331,6 +334,7 @@ impl GoLive {
         let disk = self.disk.map(|disk| {
             let serving = Serving {
                 epoch: Some(epoch),
+                counters: self.disk_counters,
                 ..Serving::default()
             };
             Box::new(disk.serve(serving, &self.lanes, &self.events)) as Box<dyn DiskPort>

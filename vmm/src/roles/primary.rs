@@ -108,7 +108,7 @@ pub fn run_primary(
         waits: guest.host.lanes.waits.clone(),
         ..Meters::default()
     };
-    stats::report_sender(events, &sender, &meters);
+    let _reporting = stats::report_sender(events, &sender, &meters);
 
     let standing = Standing::default();
     standing.ready();

@@ -46,7 +46,8 @@ impl FileFigures {
     }
 }
 
-/// Reports go on until this is dropped.
+/// Reports go on until this is dropped, with a backup and without.
+#[must_use]
 pub(super) struct Reporting {
     _going_on: Arc<()>,
 }
@@ -59,22 +60,30 @@ fn millis_of(times: TimeFigures) -> [f64; 3] {
     [times.p50, times.p99, times.max].map(millis)
 }
 
-fn every_interval(events: &Events, mut figures: impl FnMut() -> Option<Stats> + Send + 'static) {
-    if !events.wanted() {
-        return;
+fn every_interval(
+    events: &Events,
+    mut figures: impl FnMut() -> Stats + Send + 'static,
+) -> Reporting {
+    let going_on = Arc::new(());
+    let watch: Weak<()> = Arc::downgrade(&going_on);
+    if events.wanted() {
+        let events = events.clone();
+        thread::Builder::new()
+            .name("stats".into())
+            .spawn(move || {
+                let started = Instant::now();
+                while watch.strong_count() > 0 {
+                    let mut stats = figures();
+                    stats.guest_seconds = started.elapsed().as_secs_f64();
+                    events.emit(&Event::Stats(Box::new(stats)));
+                    thread::sleep(INTERVAL);
+                }
+            })
+            .expect("a thread can be started");
     }
-    let events = events.clone();
-    thread::Builder::new()
-        .name("stats".into())
-        .spawn(move || {
-            let started = Instant::now();
-            while let Some(mut stats) = figures() {
-                stats.guest_seconds = started.elapsed().as_secs_f64();
-                events.emit(&Event::Stats(Box::new(stats)));
-                thread::sleep(INTERVAL);
-            }
-        })
-        .expect("a thread can be started");
+    Reporting {
+        _going_on: going_on,
+    }
 }
 
 impl Meters {
@@ -136,56 +145,52 @@ fn with_state(stats: Stats, counters: &StateCounters) -> Stats {
     }
 }
 
-/// Reports a primary's figures until the session is over.
-pub(super) fn report_sender(events: &Events, sender: &Sender, meters: &Meters) {
+/// Reports the figures of a host that began as the primary.
+pub(super) fn report_sender(events: &Events, sender: &Sender, meters: &Meters) -> Reporting {
     let (sender, meters) = (sender.clone(), meters.clone());
     every_interval(events, move || {
         let stats = sender.stats();
         let [lag_ms_p50, lag_ms_p99, lag_ms_max] = millis_of(stats.lags);
+        // What is said of a backup that is gone is what it was last; now there is none.
+        let now = |figure: f64| if sender.is_lost() { 0.0 } else { figure };
         let figures = Stats {
             log_entries: stats.entries,
             log_bytes: stats.bytes,
-            lag_ms: millis(stats.lag),
+            lag_ms: now(millis(stats.lag)),
             lag_ms_p50,
             lag_ms_p99,
             lag_ms_max,
             lags_us: sender.take_lags(),
-            round_trip_ms: stats.round_trip.map_or(0.0, millis),
+            round_trip_ms: now(stats.round_trip.map_or(0.0, millis)),
             stalled_ms: millis(stats.stalled),
             throttled_ms: millis(stats.throttled),
             ..meters.figures()
         };
-        (!sender.is_lost()).then(|| with_kinds(figures, &stats.kinds))
-    });
+        with_kinds(figures, &stats.kinds)
+    })
 }
 
-/// Reports a backup's figures until the session is over.
+/// Reports the figures of a host that began as the backup.
 pub(super) fn report_receiver(
     events: &Events,
     receiver: &ReceiverHandle,
-    counters: &Arc<StateCounters>,
-    exits: &ExitTally,
-) {
-    let (receiver, counters, exits) = (receiver.clone(), counters.clone(), exits.clone());
+    meters: &Meters,
+) -> Reporting {
+    let (receiver, meters) = (receiver.clone(), meters.clone());
     every_interval(events, move || {
         let stats = receiver.stats();
-        let stats = Stats {
+        Stats {
             log_entries: stats.entries,
             log_bytes: stats.bytes,
-            ..Stats::default()
-        };
-        let going_on = receiver.lost().is_none();
-        going_on.then(|| with_state(with_exits(stats, &exits), &counters))
-    });
+            ..meters.figures()
+        }
+    })
 }
 
 /// Reports the figures of a guest without a backup, whose log goes to a file or nowhere.
 pub(super) fn report_alone(events: &Events, meters: &Meters, log: FileFigures) -> Reporting {
-    let going_on = Arc::new(());
-    let watch: Weak<()> = Arc::downgrade(&going_on);
     let meters = meters.clone();
     every_interval(events, move || {
-        watch.upgrade()?;
         let kinds = log.get();
         let counts = || kinds.iter().map(|(_, count)| count);
         let figures = Stats {
@@ -193,9 +198,6 @@ pub(super) fn report_alone(events: &Events, meters: &Meters, log: FileFigures) -
             log_bytes: counts().map(|count| count.bytes).sum(),
             ..meters.figures()
         };
-        Some(with_kinds(figures, &kinds))
-    });
-    Reporting {
-        _going_on: going_on,
-    }
+        with_kinds(figures, &kinds)
+    })
 }
