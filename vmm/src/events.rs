@@ -2,15 +2,18 @@
 //!
 //! Every object has `event`, and `unix_ms`, this host's wall clock in milliseconds. People read
 //! the log on standard error instead.
+//!
+//! Nobody waits for a reader: events that are not taken are lost, figures before all others, and
+//! [`Event::Dropped`] says how many.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+
+use crate::io::{AppendedFile, LossyWriter, Lost, Weight, of_descriptor};
 
 /// Something that happened.
 #[derive(Debug, Clone, Serialize)]
@@ -86,6 +89,11 @@ pub enum Event {
     DiskBack {
         /// Time without it, in milliseconds.
         after_ms: u64,
+    },
+    /// Events that are missing here, because nobody took them in time.
+    Dropped {
+        /// How many.
+        events: u64,
     },
     /// Figures, several times a second.
     Stats(Box<Stats>),
@@ -196,9 +204,29 @@ struct Line<'a> {
     event: &'a Event,
 }
 
+/// One line of JSON.
+fn line(event: &Event) -> String {
+    let since_epoch = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let line = Line {
+        unix_ms: since_epoch.as_millis() as u64,
+        event,
+    };
+    let mut text = serde_json::to_string(&line).expect("events are plain data");
+    text.push('\n');
+    text
+}
+
+fn gap(lost: Lost) -> String {
+    line(&Event::Dropped {
+        events: lost.messages,
+    })
+}
+
 /// Where events go. A handle.
 #[derive(Clone, Default)]
-pub struct Events(Option<Arc<Mutex<Box<dyn Write + Send>>>>);
+pub struct Events(Option<LossyWriter>);
 
 /// The events file cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -210,7 +238,7 @@ pub struct EventsError {
 }
 
 impl Events {
-    /// Events to a file, to standard output for `-`, or to nobody.
+    /// Events to a file (appended), to standard output for `-`, or to nobody.
     ///
     /// # Errors
     /// [`EventsError`].
@@ -218,16 +246,16 @@ impl Events {
         let Some(path) = path else {
             return Ok(Self(None));
         };
-        let writer: Box<dyn Write + Send> = if path == Path::new("-") {
-            Box::new(io::stdout())
+        let writer = if path == Path::new("-") {
+            LossyWriter::start("standard output", gap, of_descriptor(io::stdout()))
         } else {
-            let file = File::create(path).map_err(|source| EventsError {
+            let file = AppendedFile::open(path).map_err(|source| EventsError {
                 path: path.to_owned(),
                 source,
             })?;
-            Box::new(file)
+            LossyWriter::start(format!("the events file {}", path.display()), gap, file)
         };
-        Ok(Self(Some(Arc::new(Mutex::new(writer)))))
+        Ok(Self(Some(writer)))
     }
 
     /// Whether anybody listens.
@@ -239,19 +267,85 @@ impl Events {
     /// Reports an event.
     pub fn emit(&self, event: &Event) {
         let Some(writer) = &self.0 else { return };
-        let since_epoch = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let line = Line {
-            unix_ms: since_epoch.as_millis() as u64,
-            event,
+        let weight = match event {
+            Event::Stats(_) => Weight::Replaceable,
+            _ => Weight::Matters,
         };
-        let mut text = serde_json::to_string(&line).expect("events are plain data");
-        text.push('\n');
-        let mut writer = writer.lock().expect("no holder panics");
-        // A listener that went away is no reason to stop the guest.
-        let _ = writer
-            .write_all(text.as_bytes())
-            .and_then(|()| writer.flush());
+        writer.put(weight, line(event).as_bytes());
+    }
+
+    /// Waits until all of them are written.
+    #[cfg(test)]
+    pub(crate) fn drain(&self) {
+        if let Some(writer) = &self.0 {
+            writer.drain(std::time::Duration::from_secs(60));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::OpenOptions;
+    use std::io::{BufRead, BufReader};
+    use std::process::Command;
+
+    use super::*;
+
+    fn parsed(line: &str) -> serde_json::Value {
+        serde_json::from_str(line).expect("JSON")
+    }
+
+    #[test]
+    fn a_file_is_appended_to() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        for _ in 0..2 {
+            let events = Events::open(Some(file.path())).expect("a file");
+            events.emit(&Event::Repaired);
+            events.drain();
+        }
+        let text = std::fs::read_to_string(file.path()).expect("a file");
+        assert_eq!(text.lines().count(), 2, "{text}");
+    }
+
+    #[test]
+    fn a_reader_that_stalls_gets_what_matters_and_the_number_of_the_others() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("events");
+        let made = Command::new("mkfifo").arg(&path).status();
+        assert!(made.expect("mkfifo runs").success());
+        // Open for both, so that neither side's opening waits for the other.
+        let mut both = OpenOptions::new();
+        let fifo = both.read(true).write(true).open(&path).expect("a FIFO");
+        let events = Events::open(Some(&path)).expect("a FIFO");
+        let stats = Event::Stats(Box::new(Stats {
+            lags_us: vec![(1, 1); 1000],
+            ..Stats::default()
+        }));
+        const MANY: u64 = 2000; // of ten kilobytes
+        for _ in 0..MANY {
+            events.emit(&stats);
+        }
+        let reason = "silence".to_owned();
+        events.emit(&Event::PeerLost { reason });
+        events.emit(&Event::Live {
+            epoch: 2,
+            after_loss_ms: 1,
+            resent_frames: 0,
+        });
+        let mut seen = (0, 0, Vec::new());
+        for line in BufReader::new(fifo).lines() {
+            let event = parsed(&line.expect("a line"));
+            match event["event"].as_str().expect("a name") {
+                "stats" => seen.0 += 1,
+                "dropped" => seen.1 += event["events"].as_u64().expect("a number"),
+                other => seen.2.push(other.to_owned()),
+            }
+            if event["event"] == "live" {
+                break;
+            }
+        }
+        assert_eq!(seen.2, ["peer-lost", "live"]);
+        assert!(seen.1 > 0);
+        assert_eq!(seen.0 + seen.1, MANY);
     }
 }

@@ -95,6 +95,11 @@ impl GuestArgs {
         Ok(vm)
     }
 
+    /// Whether a person has this terminal on the guest.
+    pub(super) fn is_interactive(&self) -> bool {
+        self.console
+    }
+
     pub(super) fn latency(&self) -> Duration {
         Duration::from_millis(self.latency)
     }

@@ -2,6 +2,7 @@
 
 mod examine;
 mod guest;
+mod log_output;
 mod outcome;
 mod replay;
 
@@ -18,8 +19,8 @@ use logging_channel::entry::ShutdownReason;
 use self::guest::GuestArgs;
 use crate::config::Clock;
 use crate::engine::Ended;
-use crate::events::{Event, Events, EventsError};
-use crate::io::Terminal;
+use crate::events::{Event, Events};
+use crate::io::{self, LAST_WORDS, Terminal};
 use crate::roles::{self, ArbiterConfig, BackupOptions, PrimaryOptions};
 use crate::sources::sabotage::{Plan, Target};
 use crate::sources::{Pace, Verification};
@@ -69,14 +70,20 @@ struct RunArgs {
 /// Where progress goes.
 #[derive(Args)]
 struct EventsArgs {
-    /// Write progress as one JSON object a line to a file, or to standard output for "-".
+    /// Append progress as one JSON object a line to a file, or write it to standard output for "-".
+    /// SIGHUP opens the file anew, and that of --console-log, for a log rotation.
     #[arg(long, value_name = "FILE")]
     events: Option<PathBuf>,
 }
 
 impl EventsArgs {
-    fn open(&self) -> Result<Events, EventsError> {
-        Events::open(self.events.as_deref())
+    /// Opens the events of a guest, and has its files opened anew whenever this process is told.
+    fn open(&self, guest: &GuestArgs) -> anyhow::Result<Events> {
+        let events = Events::open(self.events.as_deref())?;
+        if !guest.is_interactive() {
+            outcome::reopen_files_on_hangup()?;
+        }
+        Ok(events)
     }
 }
 
@@ -199,17 +206,16 @@ struct BackupArgs {
 /// Runs the command line.
 #[must_use]
 pub fn main() -> ExitCode {
-    env_logger::Builder::from_env(
-        env_logger::Env::default().default_filter_or("info,gdbstub=warn"),
-    )
-    .init();
+    log_output::start();
     let result = run(&Cli::parse());
-    Terminal::finish();
+    // What the guest wrote is for a terminal as the guest left it.
+    io::finish(LAST_WORDS);
     Terminal::restore();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ftvm: {error:#}");
+            io::say(&format!("ftvm: {error:#}\n"));
+            io::finish(LAST_WORDS);
             ExitCode::from(outcome::exit_code(&error))
         }
     }
@@ -241,7 +247,7 @@ fn report(ended: Ended) -> anyhow::Result<()> {
 }
 
 fn run_alone(args: &RunArgs) -> anyhow::Result<()> {
-    let events = args.events.open()?;
+    let events = args.events.open(&args.guest)?;
     let guest = args.guest.assemble(Verification::default())?;
     outcome::stop_on_signals(&guest.host.lanes)?;
     finish(
@@ -256,7 +262,7 @@ fn record(args: &RecordArgs) -> anyhow::Result<()> {
     } else {
         Verification::default()
     };
-    let events = args.events.open()?;
+    let events = args.events.open(&args.guest)?;
     let guest = args.guest.assemble(verification)?;
     outcome::stop_on_signals(&guest.host.lanes)?;
     let ended = roles::run_recording(
@@ -276,7 +282,7 @@ fn record(args: &RecordArgs) -> anyhow::Result<()> {
 }
 
 fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
-    let events = args.pair.events.open()?;
+    let events = args.pair.events.open(&args.guest)?;
     let options = PrimaryOptions {
         listen: args.listen,
         arbiter: ArbiterConfig {
@@ -316,7 +322,7 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
 }
 
 fn backup(args: &BackupArgs) -> anyhow::Result<()> {
-    let events = args.pair.events.open()?;
+    let events = args.pair.events.open(&args.guest)?;
     let options = BackupOptions {
         connect: args.connect,
         connect_timeout: Duration::from_secs(args.connect_timeout),

@@ -3,14 +3,15 @@
 use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::assembly::AssemblyError;
 use crate::doctor::Unfit;
 use crate::engine::EngineError;
-use crate::io::Terminal;
+use crate::io::{self, INTERRUPTED, LAST_WORDS, Terminal};
 use crate::roles::{Halt, RoleError};
 use crate::sources::{Control, Lanes};
 
@@ -23,6 +24,10 @@ const DIVERGED: u8 = 4;
 
 /// The guest crashed.
 const CRASHED: u8 = 5;
+
+/// How long a host that lost the right to run the guest stays to say so: enough for a reader that reads,
+/// and no time for anything else.
+const LAST_WORDS_OF_A_LOSER: Duration = Duration::from_millis(100);
 
 /// The guest ended in a triple fault.
 #[derive(Debug, thiserror::Error)]
@@ -77,27 +82,46 @@ pub(super) fn cancel_on_signals() -> std::io::Result<Arc<AtomicBool>> {
 /// thread may be anywhere, and nothing of it may leave any more.
 pub(super) fn halt_process() -> Halt {
     Box::new(|reason| {
-        Terminal::restore();
-        eprintln!("ftvm: halted: this host lost the right to run the guest: {reason}");
-        std::process::exit(i32::from(LOST));
+        io::say(&format!(
+            "ftvm: halted: this host lost the right to run the guest: {reason}\n"
+        ));
+        end(i32::from(LOST), LAST_WORDS_OF_A_LOSER)
     })
+}
+
+/// Ends the process, with what is said and not taken yet, for at most `patience`.
+fn end(status: i32, patience: Duration) -> ! {
+    io::finish(patience);
+    Terminal::restore();
+    std::process::exit(status)
 }
 
 /// SIGINT and SIGTERM end the guest at its next exit, in order; a second one ends the process.
 pub(super) fn stop_on_signals(lanes: &Lanes) -> std::io::Result<()> {
-    let again = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        // In this order: the first signal arms the second.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, again.clone())?;
-        signal_hook::flag::register(signal, again.clone())?;
-    }
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let lanes = lanes.clone();
+    let mut stopping = false;
+    on_signals(&[SIGINT, SIGTERM], move || {
+        if stopping {
+            end(INTERRUPTED, LAST_WORDS);
+        }
+        stopping = true;
+        lanes.control.try_push(Control::Stop);
+    })
+}
+
+/// SIGHUP has the files that are appended to opened anew: a log rotation moved them away.
+pub(super) fn reopen_files_on_hangup() -> std::io::Result<()> {
+    on_signals(&[SIGHUP], io::reopen_files)
+}
+
+/// Starts a thread that acts at each of these signals.
+fn on_signals(signals: &[i32], mut act: impl FnMut() + Send + 'static) -> std::io::Result<()> {
+    let mut signals = Signals::new(signals)?;
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(move || {
             for _ in signals.forever() {
-                lanes.control.try_push(Control::Stop);
+                act();
             }
         })?;
     Ok(())

@@ -293,7 +293,8 @@ mod tests {
 
     fn setup() -> Setup {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let outlet = Outlet::new(None, ConsoleSink::open(false, Some(file.path())).unwrap());
+        let console = ConsoleSink::open(false, Some(file.path())).unwrap();
+        let outlet = Outlet::new(None, console).patient();
         let (log, holds) = (Log::default(), Waits::default());
         let verdicts = log.verdicts();
         let gate = Committed::new(outlet, None, log.clone(), holds.clone());

@@ -1,24 +1,23 @@
 //! Where the guest's console goes on this host.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-use super::screen::{self, screen};
+use super::lossy::{self, AppendedFile, LossyWriter, Lost, Weight};
 use crate::sources::{Control, Lanes};
 
 /// Takes the guest's console output.
 #[derive(Debug, Clone, Default)]
 pub struct ConsoleSink {
-    to_terminal: bool,
-    /// Wait for a terminal that takes nothing, rather than lose what it does not take.
+    /// The terminal, and the file.
+    places: Vec<LossyWriter>,
+    /// Wait for a place that takes nothing, rather than lose what it does not take.
     patient: bool,
-    file: Option<Arc<Mutex<File>>>,
 }
 
 /// Why the console cannot be shown.
@@ -38,34 +37,38 @@ pub enum TerminalError {
     RawMode(#[source] io::Error),
 }
 
+/// What a reader of the console is told of a gap, as on a serial line that nobody read.
+fn gap(lost: Lost) -> String {
+    format!("\r\n[ftvm: {} bytes are lost here]\r\n", lost.bytes)
+}
+
 impl ConsoleSink {
     /// Output to the terminal, to a file (appended), to both, or to nobody.
     ///
     /// # Errors
     /// [`TerminalError::Log`].
     pub fn open(to_terminal: bool, log: Option<&Path>) -> Result<Self, TerminalError> {
-        let file = log
-            .map(|path| {
-                OpenOptions::new()
-                    .create(true)
-                    .append(true)
-                    .open(path)
-                    .map(|file| Arc::new(Mutex::new(file)))
-                    .map_err(|source| TerminalError::Log {
-                        path: path.to_owned(),
-                        source,
-                    })
-            })
-            .transpose()?;
+        let mut places = Vec::new();
+        if to_terminal {
+            let out = lossy::of_descriptor(io::stdout());
+            places.push(LossyWriter::start("standard output", gap, out));
+        }
+        if let Some(path) = log {
+            let file = AppendedFile::open(path).map_err(|source| TerminalError::Log {
+                path: path.to_owned(),
+                source,
+            })?;
+            let name = format!("the console log {}", path.display());
+            places.push(LossyWriter::start(name, gap, file));
+        }
         Ok(Self {
-            to_terminal,
+            places,
             patient: false,
-            file,
         })
     }
 
-    /// The same, for a guest that nobody talks to: it may wait until the terminal takes what it
-    /// writes.
+    /// The same, for a guest that nobody talks to: it may wait until the terminal and the file take
+    /// what it writes.
     #[must_use]
     pub fn patient(self) -> Self {
         Self {
@@ -74,28 +77,20 @@ impl ConsoleSink {
         }
     }
 
-    /// Shows bytes. Unless it is [patient](Self::patient), it does not wait for a terminal that takes
+    /// Shows bytes. Unless it is [patient](Self::patient), it does not wait for a place that takes
     /// nothing.
     pub fn write(&self, bytes: &[u8]) {
-        if self.to_terminal {
+        for place in &self.places {
+            place.put(Weight::Matters, bytes);
             if self.patient {
-                let mut out = io::stdout().lock();
-                // A terminal that went away takes nothing more; the guest goes on.
-                let _ = out.write_all(bytes).and_then(|()| out.flush());
-            } else {
-                screen().show(bytes);
+                place.drain(Duration::MAX);
             }
-        }
-        if let Some(file) = &self.file
-            && let Err(e) = file.lock().expect("no holder panics").write_all(bytes)
-        {
-            log::warn!("console log: {e}");
         }
     }
 }
 
-/// How long the end of a process waits for its terminal to take what the guest wrote last.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long the end of a process waits until its log, its events and the guest's console are taken.
+pub const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The settings to go back to, for every way out of the process.
 static COOKED: OnceLock<libc::termios> = OnceLock::new();
@@ -105,7 +100,7 @@ static COOKED: OnceLock<libc::termios> = OnceLock::new();
 pub struct Terminal;
 
 /// Exit status of a process that its user interrupted, as shells have it.
-const INTERRUPTED: i32 = 130;
+pub const INTERRUPTED: i32 = 130;
 
 /// Ctrl-A, as in other console programs.
 const ESCAPE: u8 = 1;
@@ -118,7 +113,7 @@ impl Terminal {
     pub fn attach(lanes: &Lanes, live: Arc<AtomicBool>) -> Result<Self, TerminalError> {
         if io::stdin().is_terminal() {
             raw_mode().map_err(TerminalError::RawMode)?;
-            eprint!("Connected to the guest's console. Ctrl-A x ends it.\r\n");
+            lossy::say("Connected to the guest's console. Ctrl-A x ends it.\r\n");
         }
         let lanes = lanes.clone();
         thread::Builder::new()
@@ -126,11 +121,6 @@ impl Terminal {
             .spawn(move || read_loop(&lanes, &live))
             .expect("a thread can be started");
         Ok(Self)
-    }
-
-    /// Waits, not for long, until everything that the guest wrote is shown.
-    pub fn finish() {
-        screen::finish(LAST_WORDS);
     }
 
     /// Puts the terminal back as it was. Does nothing if it was not attached.
@@ -188,6 +178,7 @@ fn read_loop(lanes: &Lanes, live: &AtomicBool) {
                 }
                 (true, b'x') => {
                     // Nothing runs here that could be stopped in order.
+                    lossy::finish(LAST_WORDS);
                     Terminal::restore();
                     std::process::exit(INTERRUPTED);
                 }

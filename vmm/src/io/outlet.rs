@@ -17,7 +17,7 @@ impl Outlet {
         Self { tap, console }
     }
 
-    /// The same; the console [waits](ConsoleSink::patient) for its terminal.
+    /// The same; the console [waits](ConsoleSink::patient) until it is taken.
     #[must_use]
     pub fn patient(self) -> Self {
         Self {

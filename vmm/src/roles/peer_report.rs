@@ -95,6 +95,7 @@ mod tests {
         let events = Events::open(Some(file.path())).expect("a file");
         let (with, without) = (host(CheckOutcome::Passed), host(CheckOutcome::Failed));
         compare(&events, &without, &with);
+        events.drain();
         let line = std::fs::read_to_string(file.path()).expect("a line");
         let json: serde_json::Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!(json["event"], "peer-report");

@@ -1,0 +1,33 @@
+//! Where the log goes: standard error, of which nobody here waits for the reader.
+
+use std::backtrace::Backtrace;
+use std::env;
+use std::io::IsTerminal;
+use std::panic::PanicHookInfo;
+use std::thread;
+
+use env_logger::{Builder, Env, Target};
+
+use crate::io::{self, LAST_WORDS};
+
+/// Starts the log, at the level that `RUST_LOG` says.
+pub(super) fn start() {
+    let colours = std::io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
+    let env = Env::default()
+        .default_filter_or("info,gdbstub=warn")
+        .default_write_style_or(if colours { "always" } else { "never" });
+    Builder::from_env(env)
+        .target(Target::Pipe(Box::new(io::stderr().clone())))
+        .init();
+    std::panic::set_hook(Box::new(tell_panic));
+}
+
+/// Tells of a panic as the standard library does, but does not wait for whoever reads it: the process
+/// would stay, half alive, and its peer would not take over.
+fn tell_panic(panic: &PanicHookInfo<'_>) {
+    let thread = thread::current();
+    let name = thread.name().unwrap_or("without a name");
+    let backtrace = Backtrace::capture();
+    io::say(&format!("ftvm: thread {name} {panic}\n{backtrace}\n"));
+    io::finish(LAST_WORDS);
+}

@@ -1,0 +1,493 @@
+//! Writing without waiting for whoever reads.
+//!
+//! What reads a program's log, its events or a console may take nothing for as long as it likes: a
+//! pager, one press of Ctrl-S, a log daemon that hangs, a disk that is full. The threads that write them
+//! are those that claim, acknowledge and release. So they leave what they have to say here, and another
+//! thread writes it. What is not taken is kept up to a bound; what comes on top of that is lost, and the
+//! reader is told how much, at the place.
+//!
+//! (The crate `tracing-appender` does the same for lines of a log. It bounds their number and not their
+//! size, keeps no room for what matters more, swallows errors, and at its end prints to standard
+//! output, which may be what nobody reads.)
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What waits to be written at most, in bytes: a guest's boot several times, or a minute of figures.
+const ROOM: usize = 1 << 20;
+
+/// Pause after a write that failed, before the next attempt.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Every writer of this process, for its end.
+static WRITERS: Mutex<Vec<LossyWriter>> = Mutex::new(Vec::new());
+
+static STDERR: OnceLock<LossyWriter> = OnceLock::new();
+
+/// Waits, for at most `limit`, until everything is written that was left to the writers of this process.
+pub fn finish(limit: Duration) {
+    let deadline = Instant::now() + limit;
+    // The log is the first, and the others may have something to say in it.
+    for writer in all_writers().iter().rev() {
+        writer.drain(deadline.saturating_duration_since(Instant::now()));
+    }
+}
+
+/// Opens the files anew that writers of this process append to: somebody moved them away.
+pub fn reopen_files() {
+    for writer in all_writers() {
+        writer.0.lock().reopen = true;
+        writer.0.changed.notify_all();
+    }
+}
+
+/// Says something on standard error, in order with the log.
+pub fn say(text: &str) {
+    stderr().put(Weight::Matters, text.as_bytes());
+}
+
+/// The process's standard error.
+pub(crate) fn stderr() -> &'static LossyWriter {
+    STDERR.get_or_init(|| {
+        let gap = |lost: Lost| {
+            let Lost { messages, bytes } = lost;
+            format!("ftvm: {messages} lines of the log, {bytes} bytes, are lost here: nobody read them\n")
+        };
+        LossyWriter::start("standard error", gap, of_descriptor(io::stderr()))
+    })
+}
+
+/// The file behind a standard stream, without the lock and the buffer that the process's end would
+/// wait for.
+pub(crate) fn of_descriptor(stream: impl AsFd) -> File {
+    let own = stream.as_fd().try_clone_to_owned();
+    File::from(own.expect("a descriptor can be duplicated"))
+}
+
+fn all_writers() -> Vec<LossyWriter> {
+    let writers = WRITERS.lock();
+    writers.unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// What a [`LossyWriter`] writes to.
+pub(crate) trait Consumer: Write + Send + 'static {
+    /// Opens the same place again.
+    ///
+    /// # Errors
+    /// The system's; the consumer stays as it is then.
+    fn reopen(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Consumer for File {}
+
+/// A file that is appended to.
+#[derive(Debug)]
+pub(crate) struct AppendedFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl AppendedFile {
+    /// Opens the file; makes it where there is none.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let path = path.to_owned();
+        let file = OpenOptions::new().create(true).append(true).open(&path)?;
+        Ok(Self { path, file })
+    }
+}
+
+impl Write for AppendedFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Consumer for AppendedFile {
+    fn reopen(&mut self) -> io::Result<()> {
+        *self = Self::open(&self.path)?;
+        Ok(())
+    }
+}
+
+/// How much it matters that a message is not lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Weight {
+    /// The next one of its kind makes up for it: half of the room is not for these.
+    Replaceable,
+    /// Nothing makes up for it.
+    Matters,
+}
+
+/// What there was no room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Lost {
+    /// Number of messages.
+    pub(crate) messages: u64,
+    /// Their size.
+    pub(crate) bytes: u64,
+}
+
+/// Somewhere to write without waiting. A handle.
+#[derive(Debug, Clone)]
+pub(crate) struct LossyWriter(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// What is written to, for people.
+    name: String,
+    /// What the reader is told of a gap.
+    gap: fn(Lost) -> String,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: Vec<u8>,
+    /// What was lost behind that.
+    lost: Lost,
+    /// Something is being written.
+    writing: bool,
+    /// The last attempt to write failed.
+    failing: bool,
+    /// The consumer is to be opened again.
+    reopen: bool,
+}
+
+impl State {
+    /// Whether there is something for the reader.
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.lost == Lost::default()
+    }
+
+    /// Puts what there is to say about a gap behind what waits.
+    fn tell_gap(&mut self, text: &str) {
+        self.waiting.extend_from_slice(text.as_bytes());
+        self.lost = Lost::default();
+    }
+}
+
+impl LossyWriter {
+    /// Starts the thread that writes to `consumer`. `gap` makes the text for a place where something is
+    /// missing.
+    pub(crate) fn start(
+        name: impl Into<String>,
+        gap: fn(Lost) -> String,
+        consumer: impl Consumer,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            name: name.into(),
+            gap,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        });
+        let writer = Self(shared.clone());
+        let mut writers = WRITERS.lock().unwrap_or_else(PoisonError::into_inner);
+        writers.push(writer.clone());
+        drop(writers);
+        thread::Builder::new()
+            .name("writer".into())
+            .spawn(move || shared.run(consumer))
+            .expect("a thread can be started");
+        writer
+    }
+
+    /// Has a message written, soon and as a whole, or loses it.
+    pub(crate) fn put(&self, weight: Weight, message: &[u8]) {
+        let room = match weight {
+            Weight::Replaceable => ROOM / 2,
+            Weight::Matters => ROOM,
+        };
+        let mut state = self.0.lock();
+        let gap = self.0.gap_text(&state);
+        if state.waiting.len() + gap.len() + message.len() > room {
+            state.lost.messages += 1;
+            state.lost.bytes += message.len() as u64;
+            return;
+        }
+        state.tell_gap(&gap);
+        state.waiting.extend_from_slice(message);
+        drop(state);
+        self.0.changed.notify_all();
+    }
+
+    /// Waits until everything is written, for at most `limit`, and not for a consumer that fails.
+    pub(crate) fn drain(&self, limit: Duration) {
+        let busy = |state: &mut State| (state.writing || !state.is_idle()) && !state.failing;
+        let waited = self
+            .0
+            .changed
+            .wait_timeout_while(self.0.lock(), limit, busy);
+        drop(waited);
+    }
+}
+
+/// Every write is one message.
+impl Write for LossyWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.put(Weight::Matters, bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change of it is complete before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn gap_text(&self, state: &State) -> String {
+        match state.lost {
+            Lost { messages: 0, .. } => String::new(),
+            lost => (self.gap)(lost),
+        }
+    }
+
+    fn run(&self, mut consumer: impl Consumer) {
+        let mut bytes = Vec::new();
+        loop {
+            let nothing = |state: &mut State| state.is_idle() && !state.reopen;
+            let waited = self.changed.wait_while(self.lock(), nothing);
+            let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+            let gap = self.gap_text(&state);
+            state.tell_gap(&gap);
+            bytes.clear();
+            std::mem::swap(&mut bytes, &mut state.waiting);
+            state.writing = true;
+            drop(state);
+            self.write_out(&mut consumer, &bytes);
+            self.lock().writing = false;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Writes `bytes`, however long it takes: what fails is tried again where it stopped.
+    fn write_out(&self, consumer: &mut impl Consumer, bytes: &[u8]) {
+        let mut rest = bytes;
+        loop {
+            if std::mem::take(&mut self.lock().reopen)
+                && let Err(error) = consumer.reopen()
+            {
+                log::warn!("{} cannot be opened again: {error}", self.name);
+            }
+            if rest.is_empty() {
+                return;
+            }
+            match consumer.write(rest) {
+                Ok(0) => self.failed(&io::ErrorKind::WriteZero.into()),
+                Ok(len) => {
+                    rest = &rest[len..];
+                    if std::mem::take(&mut self.lock().failing) {
+                        log::info!("{} can be written again", self.name);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => self.failed(&error),
+            }
+        }
+    }
+
+    /// Tells of an error, once, and waits before the next attempt.
+    fn failed(&self, error: &io::Error) {
+        let mut state = self.lock();
+        // Somebody else made it non-blocking, and it is full: that is no error.
+        if error.kind() != io::ErrorKind::WouldBlock && !state.failing {
+            state.failing = true;
+            drop(state);
+            self.changed.notify_all();
+            log::warn!(
+                "{} cannot be written: {error}; what does not fit into {ROOM} bytes until then is lost",
+                self.name
+            );
+            state = self.lock();
+        }
+        let waited = self
+            .changed
+            .wait_timeout_while(state, PAUSE, |state| !state.reopen);
+        drop(waited);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::OwnedFd;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn gap(lost: Lost) -> String {
+        format!("[{}]", lost.messages)
+    }
+
+    /// A writer into a pipe, and the end where nobody reads yet.
+    fn pipe() -> (LossyWriter, io::PipeReader) {
+        let (reader, writer) = io::pipe().expect("a pipe");
+        let consumer = File::from(OwnedFd::from(writer));
+        (LossyWriter::start("a pipe", gap, consumer), reader)
+    }
+
+    /// Reads until `end` comes.
+    fn read_to(reader: &mut io::PipeReader, end: &[u8]) -> Vec<u8> {
+        let mut read = Vec::new();
+        let mut chunk = [0; 4096];
+        while !read.ends_with(end) {
+            match reader.read(&mut chunk).expect("a pipe") {
+                0 => panic!("the writer ended after {} bytes", read.len()),
+                len => read.extend_from_slice(&chunk[..len]),
+            }
+        }
+        read
+    }
+
+    #[test]
+    fn everything_is_written_in_order() {
+        let (writer, mut reader) = pipe();
+        for part in ["one ", "two ", "three"] {
+            writer.put(Weight::Matters, part.as_bytes());
+        }
+        writer.drain(LONG);
+        assert_eq!(read_to(&mut reader, b"three"), b"one two three");
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_holds_nobody_up_and_is_told_what_it_missed() {
+        let (writer, mut reader) = pipe();
+        let chunk = vec![b'x'; ROOM / 4 - 100];
+        for _ in 0..20 {
+            writer.put(Weight::Matters, &chunk);
+        }
+        writer.drain(Duration::from_millis(5));
+        writer.put(Weight::Matters, b"end");
+        let read = read_to(&mut reader, b"end");
+        assert!(read.ends_with(b"]end"), "the gap is where it was");
+        let text = String::from_utf8(read).expect("plain text");
+        let kept = text.matches('x').count() / chunk.len();
+        // What was being written, and what there was room for behind it.
+        assert!((4..=8).contains(&kept), "{kept}");
+        let gaps = text.split(['[', ']']).skip(1).step_by(2);
+        let missed = gaps.map(|number| number.parse::<usize>().expect("a number"));
+        assert_eq!(missed.sum::<usize>(), 20 - kept);
+    }
+
+    #[test]
+    fn what_can_be_replaced_leaves_room_for_what_matters() {
+        let (writer, mut reader) = pipe();
+        let chunk = vec![b'x'; ROOM / 8];
+        for _ in 0..20 {
+            writer.put(Weight::Replaceable, &chunk);
+        }
+        for _ in 0..3 {
+            writer.put(Weight::Matters, &[b'M'; ROOM / 8]);
+        }
+        writer.put(Weight::Matters, b"end");
+        let read = read_to(&mut reader, b"end");
+        let kept = read.iter().filter(|byte| **byte == b'M').count();
+        assert_eq!(kept, 3 * ROOM / 8);
+    }
+
+    /// Fails a few times, and counts how often it is opened again.
+    struct Unsteady {
+        errors: Vec<io::ErrorKind>,
+        written: Arc<Mutex<Vec<u8>>>,
+        opened: Arc<AtomicUsize>,
+    }
+
+    impl Write for Unsteady {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if let Some(kind) = self.errors.pop() {
+                return Err(kind.into());
+            }
+            let len = bytes.len().min(3);
+            self.written
+                .lock()
+                .unwrap()
+                .extend_from_slice(&bytes[..len]);
+            Ok(len)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Consumer for Unsteady {
+        fn reopen(&mut self) -> io::Result<()> {
+            self.opened.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_fails_is_written_when_it_can_be() {
+        let (written, opened) = (Arc::default(), Arc::default());
+        let writer = LossyWriter::start(
+            "unsteady",
+            gap,
+            Unsteady {
+                errors: vec![io::ErrorKind::StorageFull, io::ErrorKind::Interrupted],
+                written: Arc::clone(&written),
+                opened: Arc::clone(&opened),
+            },
+        );
+        writer.put(Weight::Matters, b"0123456789");
+        let begun = Instant::now();
+        while written.lock().unwrap().len() < 10 {
+            writer.drain(LONG);
+            assert!(begun.elapsed() < LONG);
+        }
+        assert_eq!(*written.lock().unwrap(), b"0123456789");
+        assert_eq!(opened.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_not_waited_for() {
+        let (writer, reader) = pipe();
+        drop(reader);
+        writer.put(Weight::Matters, b"lost");
+        writer.drain(LONG);
+    }
+
+    #[test]
+    fn a_file_that_was_moved_away_is_made_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, moved) = (folder.path().join("log"), folder.path().join("log.1"));
+        std::fs::write(&path, "before ").expect("a file");
+        let file = AppendedFile::open(&path).expect("a file");
+        let writer = LossyWriter::start("a log", gap, file);
+        writer.put(Weight::Matters, b"first");
+        writer.drain(LONG);
+        std::fs::rename(&path, &moved).expect("a file");
+        reopen_files();
+        // Nothing has to be written for that: whoever moved it waits for its end.
+        let begun = Instant::now();
+        while !path.exists() {
+            assert!(begun.elapsed() < LONG);
+            thread::yield_now();
+        }
+        writer.put(Weight::Matters, b"second");
+        writer.drain(LONG);
+        assert_eq!(std::fs::read(&moved).expect("a file"), b"before first");
+        assert_eq!(std::fs::read(&path).expect("a file"), b"second");
+    }
+}

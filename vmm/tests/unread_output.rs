@@ -1,0 +1,49 @@
+//! `ftvm` when nobody reads what it says.
+
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A pipe that takes nothing more, and the end that nobody reads.
+fn full_pipe() -> (io::PipeReader, io::PipeWriter) {
+    const PAGE: usize = 4096;
+    let (reader, mut writer) = io::pipe().expect("a pipe");
+    // SAFETY: the descriptor is a pipe, and F_SETPIPE_SZ takes a plain number.
+    let room = unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, PAGE as libc::c_int) };
+    assert_eq!(room, PAGE as i32, "{}", io::Error::last_os_error());
+    writer.write_all(&[0; PAGE]).expect("there is room");
+    (reader, writer)
+}
+
+#[test]
+fn ftvm_ends_although_nobody_reads_its_log_or_its_events() {
+    let (_unread, full) = full_pipe();
+    let mut ftvm = Command::new(env!("CARGO_BIN_EXE_ftvm"))
+        .args(["primary", "--kernel", "/does/not/exist", "--events", "-"])
+        .args(["--listen", "127.0.0.1:0", "--disk-server", "127.0.0.1:1"])
+        .stdin(Stdio::null())
+        .stdout(full.try_clone().expect("a descriptor"))
+        .stderr(full)
+        .spawn()
+        .expect("ftvm starts");
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = ftvm.try_wait().expect("a child") {
+            break Some(status);
+        }
+        if begun.elapsed() > LIMIT {
+            break None;
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    if status.is_none() {
+        ftvm.kill().expect("a child");
+        ftvm.wait().expect("a child");
+    }
+    let code = status.map(|status| status.code());
+    assert_eq!(code, Some(Some(1)), "the missing kernel is the reason");
+}
