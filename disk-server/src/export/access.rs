@@ -9,9 +9,16 @@ use crate::fence::{Membership, Refusal, Right};
 use crate::nbd::{ExportName, RequestedExport};
 use crate::storage::{Allocation, FlushError, Zeroing};
 
-/// The most zeroes that are written under one permit, in bytes. A claim waits for the permit, and
-/// writing gigabytes of zeroes takes long where the file system has no better way.
-const ZEROES_AT_A_TIME: u64 = 32 << 20;
+// What is done under one permit, in bytes at most: a claim waits for the permit, and with it a
+// failover. Requests of a whole connection may be under way at a time.
+
+/// A disk that is slow, or throttled by its dirty pages, takes seconds for a request of 32 MiB.
+const WRITTEN_AT_A_TIME: u64 = 1 << 20;
+/// Where the file system has no better way, they are written.
+const ZEROES_AT_A_TIME: u64 = 4 << 20;
+/// Nothing is written, but some devices take their time, and they do nothing about a range that is
+/// smaller than their unit.
+const DISCARDED_AT_A_TIME: u64 = 32 << 20;
 
 /// Why an export cannot be opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -189,39 +196,42 @@ impl Access {
     /// Writes `data` from `offset` on.
     ///
     /// # Errors
-    /// See [`ModifyError`]. Only after an error of the storage may some of it have been written.
-    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), ModifyError> {
-        self.modify(|| self.target.export.storage.storage().write(offset, data))
+    /// See [`ModifyError`]. Some of it may have been written, in whole multiples of a sector where
+    /// offset and length are such multiples.
+    pub fn write(&self, offset: u64, mut data: &[u8]) -> Result<(), ModifyError> {
+        let storage = self.target.export.storage.storage();
+        in_pieces(
+            offset,
+            data.len() as u64,
+            WRITTEN_AT_A_TIME,
+            |at, length| {
+                let (piece, rest) = data.split_at(length as usize);
+                data = rest;
+                self.modify(|| storage.write(at, piece))
+            },
+        )
     }
 
     /// Writes zeroes.
     ///
     /// # Errors
     /// See [`ModifyError`]. Some of the range may have been zeroed.
-    pub fn zero(&self, mut offset: u64, mut length: u64, how: Zeroing) -> Result<(), ModifyError> {
-        loop {
-            let piece = length.min(ZEROES_AT_A_TIME);
-            self.modify(|| {
-                self.target
-                    .export
-                    .storage
-                    .storage()
-                    .zero(offset, piece, how)
-            })?;
-            offset += piece;
-            length -= piece;
-            if length == 0 {
-                return Ok(());
-            }
-        }
+    pub fn zero(&self, offset: u64, length: u64, how: Zeroing) -> Result<(), ModifyError> {
+        let storage = self.target.export.storage.storage();
+        in_pieces(offset, length, ZEROES_AT_A_TIME, |at, length| {
+            self.modify(|| storage.zero(at, length, how))
+        })
     }
 
     /// Gives a range up.
     ///
     /// # Errors
-    /// See [`ModifyError`].
+    /// See [`ModifyError`]. Some of the range may have been given up.
     pub fn discard(&self, offset: u64, length: u64) -> Result<(), ModifyError> {
-        self.modify(|| self.target.export.storage.storage().discard(offset, length))
+        let storage = self.target.export.storage.storage();
+        in_pieces(offset, length, DISCARDED_AT_A_TIME, |at, length| {
+            self.modify(|| storage.discard(at, length))
+        })
     }
 
     /// Brings everything that was written before to stable storage, whoever wrote it.
@@ -273,5 +283,51 @@ impl Access {
         let permit = fence.map(|fence| fence.enter(name, right)).transpose();
         let _permit = permit.map_err(refused)?;
         Ok(operation()?)
+    }
+}
+
+/// Does something to a range piece by piece, at least once. Pieces end at multiples of `most`, so
+/// that no block of a file system or device is in two of them.
+fn in_pieces<E>(
+    mut offset: u64,
+    mut length: u64,
+    most: u64,
+    mut act: impl FnMut(u64, u64) -> Result<(), E>,
+) -> Result<(), E> {
+    loop {
+        let piece = length.min(most - offset % most);
+        act(offset, piece)?;
+        offset += piece;
+        length -= piece;
+        if length == 0 {
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_a_range_and_end_at_multiples() {
+        let pieces = |offset, length| {
+            let mut pieces = Vec::new();
+            let done: Result<(), ()> = in_pieces(offset, length, 8, |at, length| {
+                pieces.push((at, length));
+                Ok(())
+            });
+            done.unwrap();
+            pieces
+        };
+        assert_eq!(pieces(3, 0), [(3, 0)]);
+        assert_eq!(pieces(3, 5), [(3, 5)]);
+        assert_eq!(pieces(3, 15), [(3, 5), (8, 8), (16, 2)]);
+        let mut calls = 0;
+        let failed = in_pieces(0, 24, 8, |at, _| {
+            calls += 1;
+            if at == 8 { Err(at) } else { Ok(()) }
+        });
+        assert_eq!((failed, calls), (Err(8), 2));
     }
 }

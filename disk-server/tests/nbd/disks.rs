@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
 use disk_server::arbiter::{Arbiter, Settings};
@@ -68,7 +68,7 @@ impl Drop for Local {
     }
 }
 
-/// A disk in memory whose writes wait at a gate.
+/// A disk in memory whose writes and discards wait at a gate.
 #[derive(Debug, Clone)]
 pub(crate) struct Gated(Arc<(Mutex<Gate>, Condvar)>);
 
@@ -76,6 +76,8 @@ pub(crate) struct Gated(Arc<(Mutex<Gate>, Condvar)>);
 struct Gate {
     data: Vec<u8>,
     open: bool,
+    /// How many may pass though it is closed.
+    passes: usize,
     waiting: usize,
     landed: usize,
     flushes: usize,
@@ -88,6 +90,7 @@ impl Gated {
         let gate = Gate {
             data: vec![0; size],
             open: true,
+            passes: 0,
             waiting: 0,
             landed: 0,
             flushes: 0,
@@ -106,6 +109,11 @@ impl Gated {
         self.change(|gate| gate.open = open);
     }
 
+    /// Lets one more through, and no further ones.
+    pub(crate) fn let_one_pass(&self) {
+        self.change(|gate| gate.passes += 1);
+    }
+
     /// How many writes wait at the gate.
     pub(crate) fn waiting(&self) -> usize {
         self.change(|gate| gate.waiting)
@@ -118,6 +126,17 @@ impl Gated {
 
     pub(crate) fn flushes(&self) -> usize {
         self.change(|gate| gate.flushes)
+    }
+
+    fn pass(&self) -> MutexGuard<'_, Gate> {
+        let mut gate = self.0.0.lock().unwrap();
+        gate.waiting += 1;
+        let closed = |gate: &mut Gate| !gate.open && gate.passes == 0;
+        let mut gate = self.0.1.wait_while(gate, closed).unwrap();
+        gate.waiting -= 1;
+        gate.passes = gate.passes.saturating_sub(1);
+        gate.landed += 1;
+        gate
     }
 
     /// Makes the next flush fail.
@@ -139,11 +158,7 @@ impl Storage for Gated {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let start = usize::try_from(offset).unwrap();
-        let mut gate = self.0.0.lock().unwrap();
-        gate.waiting += 1;
-        let mut gate = self.0.1.wait_while(gate, |gate| !gate.open).unwrap();
-        gate.waiting -= 1;
-        gate.landed += 1;
+        let mut gate = self.pass();
         gate.data[start..start + data.len()].copy_from_slice(data);
         Ok(())
     }
@@ -153,6 +168,7 @@ impl Storage for Gated {
     }
 
     fn discard(&self, _: u64, _: u64) -> io::Result<()> {
+        drop(self.pass());
         Ok(())
     }
 

@@ -140,6 +140,48 @@ fn a_win_is_answered_when_the_old_writes_have_landed_and_the_queued_ones_never_d
 }
 
 #[test]
+fn a_claim_waits_for_a_piece_of_a_long_request_and_not_for_all_of_it() {
+    const SIZE: u32 = 64 << 20;
+    let disk = Gated::new(SIZE as usize);
+    let server = Local::start(disk.clone(), true);
+    let requests = [
+        (Command::Trim, SIZE),
+        (Command::WriteZeroes, SIZE),
+        (Command::Write, 32 << 20),
+    ];
+    for (epoch, (command, length)) in (1..).step_by(2).zip(requests) {
+        claim(&server.arbiter(), epoch, "a/1");
+        let mut writer = Client::open(server.nbd, &format!("disk@db:{epoch}"));
+        disk.set_open(false);
+        let data = vec![
+            0;
+            if command == Command::Write {
+                length as usize
+            } else {
+                0
+            }
+        ];
+        let request = (command, CommandFlags::empty());
+        writer.send(request, 0, length, &data).unwrap();
+        until("a piece is under way", || disk.waiting() == 1);
+        thread::scope(|scope| {
+            let claim = scope.spawn(|| claim(&server.arbiter(), epoch + 1, "b/2"));
+            until("the epoch is over", || {
+                Client::try_open(server.nbd, &format!("disk@db:{epoch}"))
+                    .unwrap()
+                    .is_err()
+            });
+            assert!(!claim.is_finished(), "answered while a piece was under way");
+            disk.let_one_pass();
+            claim.join().unwrap();
+        });
+        let result = writer.receive().unwrap().result;
+        assert_eq!(result.unwrap_err(), ErrorCode::NotPermitted, "{command:?}");
+        disk.set_open(true);
+    }
+}
+
+#[test]
 fn a_new_connection_takes_over_from_the_one_before() {
     let disk = Gated::new(1 << 20);
     let server = Local::start(disk.clone(), true);
