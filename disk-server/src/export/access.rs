@@ -234,13 +234,14 @@ impl Access {
         })
     }
 
-    /// Brings everything that was written before to stable storage, whoever wrote it.
+    /// Brings everything that was written before to stable storage, whoever wrote it. A failure ends
+    /// the server.
     ///
     /// # Errors
     /// See [`FlushError`].
     pub fn flush(&self) -> Result<(), FlushError> {
         // Needs no permit: it changes nothing that anybody can read.
-        self.target.export.storage.flush()
+        self.target.flush()
     }
 
     /// What is allocated; see [`Storage::allocations`](crate::storage::Storage::allocations).

@@ -18,7 +18,8 @@ use crate::arbiter::protocol::{ExportRecord, Owner};
 use crate::arbiter::{ClaimStoreError, ReadStoreError, VmName};
 use crate::fence::{Clients, Fence, FencedStore};
 use crate::nbd::ExportName;
-use crate::storage::{Flushed, Storage};
+use crate::server::{Ending, RunError};
+use crate::storage::{FlushError, Flushed, Storage};
 use counters::Counters;
 
 pub use access::{Access, ModifyError, OpenError};
@@ -98,12 +99,24 @@ pub(crate) struct Fenced {
     fence: Option<Arc<Fence>>,
     clients: Arc<Clients>,
     counters: Counters,
+    ending: Ending,
 }
 
 impl Fenced {
     /// What it is called on whatever way it is reached, and what no other export is called.
     pub(crate) fn identity(&self) -> &str {
         &self.identity
+    }
+
+    /// Brings everything that was written before to stable storage. A failure ends the server: see
+    /// [`Flushed`].
+    fn flush(&self) -> Result<(), FlushError> {
+        self.export.storage.flush().inspect_err(|error| {
+            self.ending.fail(RunError::Flush {
+                export: self.export.name.clone(),
+                source: error.clone(),
+            });
+        })
     }
 
     /// A line for people who list the exports.
@@ -162,10 +175,11 @@ pub(crate) enum ExportsError {
 }
 
 impl Exports {
-    /// Exports whose fences follow `store`.
+    /// Exports whose fences follow `store`. Those that fail for good tell `ending`.
     pub(crate) fn new(
         exports: Vec<Export>,
         store: &mut FencedStore,
+        ending: &Ending,
     ) -> Result<Exports, ExportsError> {
         let server = store.server_number()?;
         let mut named = BTreeMap::new();
@@ -178,6 +192,7 @@ impl Exports {
                 fence,
                 clients: Arc::default(),
                 counters: Counters::default(),
+                ending: ending.clone(),
             });
             if named.insert(name.clone(), fenced).is_some() {
                 return Err(ExportsError::Twice(name));

@@ -63,8 +63,9 @@ impl From<io::Error> for Failure {
 
 impl From<FlushError> for Failure {
     fn from(error: FlushError) -> Self {
-        log::error!("{error}");
-        Failure::new(ErrorCode::Io, error.to_string())
+        // To a client that repeats what was not flushed it means "ask the next server", and to every
+        // other one that the flush failed.
+        Failure::new(ErrorCode::Shutdown, error.to_string())
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod accept;
 mod connections;
+mod ending;
 mod services;
 
 use std::io::{self, Write};
@@ -16,8 +17,11 @@ use crate::arbiter::{ClaimStoreError, EpochStore, OpenError, ReadStoreError};
 use crate::export::{Export, Exports, ExportsError};
 use crate::fence::FencedStore;
 use crate::nbd::ExportName;
+use crate::storage::FlushError;
 use accept::{Listener, Service, accept_until_woken};
 use services::{ArbiterService, NbdService};
+
+pub(crate) use ending::Ending;
 
 /// What a server needs to know.
 #[derive(Debug)]
@@ -111,6 +115,16 @@ pub enum StartError {
     Setup(#[source] io::Error),
 }
 
+impl From<ExportsError> for StartError {
+    fn from(error: ExportsError) -> Self {
+        match error {
+            ExportsError::Twice(name) => StartError::SameName(name),
+            ExportsError::Store(error) => StartError::Read(error),
+            ExportsError::Number(error) => StartError::Number(error),
+        }
+    }
+}
+
 /// Why a running server ends before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -125,6 +139,28 @@ pub enum RunError {
     /// Records could not be read.
     #[error("the state cannot be read; start the server again when the disk is well (hosts wait)")]
     Read(#[source] ReadStoreError),
+    /// What clients wrote did not reach the disk. Linux tells so once and drops the data, so that
+    /// no later flush can be believed; clients that know this repeat what they wrote to the next
+    /// server.
+    #[error(
+        "the export {export} cannot be flushed; look at its disk and start the server again \
+         (guests wait, and repeat what was not flushed)"
+    )]
+    Flush {
+        /// The export.
+        export: ExportName,
+        /// What the system said.
+        source: FlushError,
+    },
+}
+
+impl From<StoreFailure> for RunError {
+    fn from(failure: StoreFailure) -> Self {
+        match failure {
+            StoreFailure::Claim(error) => RunError::Claim(error),
+            StoreFailure::Read(error) => RunError::Read(error),
+        }
+    }
 }
 
 /// A server that listens, and does not serve yet.
@@ -135,6 +171,7 @@ pub struct Server {
     nbd: Option<(Listener, NbdService)>,
     wake: UnixStream,
     stop: StopHandle,
+    ending: Ending,
 }
 
 /// Ends a server from another thread.
@@ -162,31 +199,29 @@ impl Server {
             nbd,
             limits,
         } = config;
+        let (wake, stop) = UnixStream::pair().map_err(StartError::Setup)?;
+        stop.set_nonblocking(true).map_err(StartError::Setup)?;
+        let stop = StopHandle(Arc::new(stop));
+        let ending = Ending::new(stop.clone());
         // The state first: a client must not connect to a server that then does not start.
         let mut store = FencedStore::new(EpochStore::open(&state)?);
         let (nbd, exports) = match nbd {
             None => (None, Arc::default()),
             Some(NbdConfig { listen, exports }) => {
-                let exports = Exports::new(exports, &mut store).map_err(|error| match error {
-                    ExportsError::Twice(name) => StartError::SameName(name),
-                    ExportsError::Store(error) => StartError::Read(error),
-                    ExportsError::Number(error) => StartError::Number(error),
-                })?;
+                let exports = Exports::new(exports, &mut store, &ending)?;
                 let listener = Listener::bind(listen, "--nbd-listen", limits.connections)?;
                 let exports = Arc::new(exports);
                 let service = NbdService::new(Arc::clone(&exports), &limits);
                 (Some((listener, service)), exports)
             }
         };
-        let (wake, stop) = UnixStream::pair().map_err(StartError::Setup)?;
-        stop.set_nonblocking(true).map_err(StartError::Setup)?;
-        let stop = StopHandle(Arc::new(stop));
         Ok(Server {
             arbiter: Listener::bind(listen, "--listen", limits.connections)?,
-            arbiter_service: ArbiterService::new(store, exports, &limits, stop.clone()),
+            arbiter_service: ArbiterService::new(store, exports, &limits, ending.clone()),
             nbd,
             wake,
             stop,
+            ending,
         })
     }
 
@@ -220,9 +255,8 @@ impl Server {
             services.push((listener, service));
         }
         let accepted = accept_until_woken(&self.wake, &services);
-        match self.arbiter_service.failure() {
-            Some(StoreFailure::Claim(error)) => Err(RunError::Claim(error)),
-            Some(StoreFailure::Read(error)) => Err(RunError::Read(error)),
+        match self.ending.take() {
+            Some(failure) => Err(failure),
             None => accepted.map_err(RunError::Accept),
         }
     }

@@ -1,11 +1,11 @@
 //! What the server's listeners serve: the arbiter's protocol, and NBD.
 
 use std::net::TcpStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::accept::Service;
-use super::{Limits, StopHandle};
-use crate::arbiter::session::{self, StoreFailure};
+use super::{Ending, Limits};
+use crate::arbiter::session;
 use crate::export::Exports;
 use crate::fence::FencedStore;
 use crate::nbd::{Budget, session as nbd};
@@ -16,8 +16,7 @@ pub(super) struct ArbiterService {
     store: FencedStore,
     exports: Arc<Exports>,
     limits: session::SessionLimits,
-    stop: StopHandle,
-    failure: Mutex<Option<StoreFailure>>,
+    ending: Ending,
 }
 
 impl ArbiterService {
@@ -25,7 +24,7 @@ impl ArbiterService {
         store: FencedStore,
         exports: Arc<Exports>,
         limits: &Limits,
-        stop: StopHandle,
+        ending: Ending,
     ) -> ArbiterService {
         ArbiterService {
             store,
@@ -34,18 +33,8 @@ impl ArbiterService {
                 idle: limits.idle,
                 line: limits.line,
             },
-            stop,
-            failure: Mutex::new(None),
+            ending,
         }
-    }
-
-    /// The first failure of the store, if there was one. It ends the server.
-    pub(super) fn failure(&self) -> Option<StoreFailure> {
-        self.lock().take()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<StoreFailure>> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -60,8 +49,7 @@ impl Service for ArbiterService {
             exports: &self.exports,
         };
         if let Err(failure) = session::serve(stream, subject, self.limits) {
-            self.lock().get_or_insert(failure);
-            self.stop.stop();
+            self.ending.fail(failure);
         }
     }
 

@@ -8,7 +8,7 @@ use super::Storage;
 /// Why a flush failed, now or earlier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "what was written did not reach the disk ({reason}); this export is not flushed any more until the server is started again"
+    "what was written did not reach the disk ({reason}); the server ends, because no later flush could be believed"
 )]
 pub struct FlushError {
     reason: String,
@@ -17,8 +17,9 @@ pub struct FlushError {
 /// A storage with flushes in order.
 ///
 /// **A failure is final.** Linux reports an error of writing back once, marks the pages clean, and
-/// the next fsync succeeds though the data is gone. So after one failure every flush fails, until
-/// an operator has looked at the disk and started the server again.
+/// the next fsync succeeds though the data is gone. So after one failure every flush fails. Whoever
+/// owns this ends the server: the next one starts without that data, and its clients can see that
+/// it is another one, and repeat what they wrote and did not flush.
 ///
 /// **One at a time, and shared.** Two fdatasync at a time would each report half of the truth: the
 /// error goes to one of them only. And whoever asks while one runs needs one that starts later,

@@ -7,7 +7,7 @@ use std::thread;
 
 use disk_server::arbiter::{Arbiter, Settings};
 use disk_server::export::Export;
-use disk_server::server::{Config, Limits, NbdConfig, Server, StopHandle};
+use disk_server::server::{Config, Limits, NbdConfig, RunError, Server, StopHandle};
 use disk_server::storage::{Allocation, Storage, Zeroing};
 
 /// A server in this process, which ends when dropped.
@@ -15,7 +15,7 @@ pub(crate) struct Local {
     arbiter: SocketAddr,
     pub(crate) nbd: SocketAddr,
     stop: StopHandle,
-    thread: Option<thread::JoinHandle<()>>,
+    thread: Option<thread::JoinHandle<Result<(), RunError>>>,
     _state: tempfile::TempDir,
 }
 
@@ -48,9 +48,20 @@ impl Local {
             arbiter: server.local_addr(),
             nbd: server.nbd_addr().unwrap(),
             stop: server.stop_handle(),
-            thread: Some(thread::spawn(|| server.run().unwrap())),
+            thread: Some(thread::spawn(|| server.run())),
             _state: state,
         }
+    }
+
+    /// Waits until it ends by itself. Why it did.
+    pub(crate) fn ended(mut self) -> Result<(), RunError> {
+        self.thread.take().unwrap().join().unwrap()
+    }
+
+    /// Ends it. Why it may have ended before.
+    pub(crate) fn stopped(self) -> Result<(), RunError> {
+        self.stop.stop();
+        self.ended()
     }
 
     pub(crate) fn arbiter(&self) -> Arbiter {
@@ -61,9 +72,9 @@ impl Local {
 impl Drop for Local {
     fn drop(&mut self) {
         self.stop.stop();
-        let ended = self.thread.take().unwrap().join();
-        if !thread::panicking() {
-            ended.unwrap();
+        let ended = self.thread.take().map(thread::JoinHandle::join);
+        if let (Some(ended), false) = (ended, thread::panicking()) {
+            ended.unwrap().unwrap();
         }
     }
 }
