@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use super::decision::{Answer, ClaimRequest, MAX_EPOCH, Record};
 use super::lines::{LineError, Lines, Patience};
+use super::names::VmName;
 use super::protocol::{
     ErrorCode, Greeting, PAGE, Request, Response, SERVICE, VERSION, VmRecord, encode,
 };
 use super::store::{ClaimStoreError, ReadStoreError};
 use crate::export::Exports;
-use crate::fence::FencedStore;
+use crate::fence::{Claimed, FencedStore, NotYet, WaitLimit};
 
 /// How patient a session is with its client.
 #[derive(Debug, Clone, Copy)]
@@ -20,6 +21,8 @@ pub(crate) struct SessionLimits {
     pub(crate) idle: Duration,
     /// Within a line, the greeting, and for the client to take an answer.
     pub(crate) line: Duration,
+    /// For what must have been done before a claim is answered.
+    pub(crate) clearing: Duration,
 }
 
 /// What sessions tell and decide of.
@@ -94,19 +97,23 @@ fn converse(lines: &mut Lines, subject: Subject<'_>, limits: SessionLimits) -> E
             Ok(request) => request,
             Err(error) => return refused(ErrorCode::Malformed, format!("not a request: {error}")),
         };
-        let (response, new_decision) = match respond(subject, request) {
-            Ok(answered) => answered,
-            Err(end) => return end,
+        let limit = WaitLimit::with(limits.clearing, lines.stream());
+        let Answered { answer, decided } = respond(subject, request, limit);
+        let sent = match answer {
+            Ok(response) => lines
+                .stream()
+                .write_all(&encode(&response))
+                .map_err(End::Gone),
+            Err(end) => Err(end),
         };
-        let sent = lines.stream().write_all(&encode(&response));
-        if new_decision {
+        if decided {
             // Also when the client is gone: the decision is made.
             if let Err(failure) = subject.store.settle() {
                 return End::Store(failure.into());
             }
         }
-        if let Err(error) = sent {
-            return End::Gone(error);
+        if let Err(end) = sent {
+            return end;
         }
     }
 }
@@ -140,39 +147,88 @@ fn greet(lines: &mut Lines, limits: SessionLimits) -> Result<(), End> {
     Ok(())
 }
 
-/// The answer to a request, and whether it is a new decision, which is to be settled.
-fn respond(subject: Subject<'_>, request: Request) -> Result<(Response, bool), End> {
-    let Subject { store, exports } = subject;
-    let response = match request {
+/// What a request came to.
+struct Answered {
+    answer: Result<Response, End>,
+    /// Something was decided, and is to be settled.
+    decided: bool,
+}
+
+fn respond(subject: Subject<'_>, request: Request, limit: WaitLimit<'_>) -> Answered {
+    match request {
         Request::CompareAndSet {
             vm,
             expected_epoch: expected,
             claimant,
         } => {
-            if expected >= MAX_EPOCH {
-                let message = format!("no epoch follows {expected}; the last is {MAX_EPOCH}");
-                return Err(refused(ErrorCode::Malformed, message));
-            }
-            let claim = ClaimRequest { expected, claimant };
-            let (answer, new) = match store.claim(&vm, &claim) {
-                Err(error @ ClaimStoreError::Full) => {
-                    return Err(refused(ErrorCode::Full, error.to_string()));
-                }
-                other => other.map_err(|error| End::Store(error.into()))?,
-            };
-            let claimant = claim.claimant;
-            let response = match answer {
-                Answer::Won { epoch } => {
-                    log::info!("{vm}: epoch {epoch} is held by {claimant}");
-                    Response::Won { epoch }
-                }
-                Answer::Lost { epoch, holder } => {
-                    log::info!("{vm}: {claimant} lost epoch {}, now {epoch}", expected + 1);
-                    Response::Lost { epoch, holder }
-                }
-            };
-            return Ok((response, new));
+            let request = ClaimRequest { expected, claimant };
+            claim(subject.store, &vm, &request, limit)
         }
+        other => Answered {
+            answer: tell(subject, other),
+            decided: false,
+        },
+    }
+}
+
+fn claim(
+    store: &FencedStore,
+    vm: &VmName,
+    request: &ClaimRequest,
+    limit: WaitLimit<'_>,
+) -> Answered {
+    let ClaimRequest { expected, claimant } = request;
+    let undecided = |end| Answered {
+        answer: Err(end),
+        decided: false,
+    };
+    if *expected >= MAX_EPOCH {
+        let message = format!("no epoch follows {expected}; the last is {MAX_EPOCH}");
+        return undecided(refused(ErrorCode::Malformed, message));
+    }
+    let (claimed, decided) = match store.claim(vm, request, limit) {
+        Ok(claimed) => claimed,
+        Err(error @ ClaimStoreError::Full) => {
+            return undecided(refused(ErrorCode::Full, error.to_string()));
+        }
+        Err(error) => return undecided(End::Store(error.into())),
+    };
+    let answer = match claimed {
+        Claimed::Answered(Answer::Won { epoch }) => {
+            log::info!("{vm}: epoch {epoch} is held by {claimant}");
+            Ok(Response::Won { epoch })
+        }
+        Claimed::Answered(Answer::Lost { epoch, holder }) => {
+            log::info!("{vm}: {claimant} lost epoch {}, now {epoch}", expected + 1);
+            Ok(Response::Lost { epoch, holder })
+        }
+        Claimed::NotClear { epoch, reason } => Err(not_yet(
+            format!(
+                "epoch {epoch} of {vm} is given to {claimant}, but writes of an earlier one are \
+                 under way: {reason}"
+            ),
+            reason,
+        )),
+        Claimed::Undecided(reason) => Err(not_yet(
+            format!("the claim of {claimant} to {vm} is not decided: {reason}"),
+            reason,
+        )),
+    };
+    Answered { answer, decided }
+}
+
+/// Not an answer of its own kind: to every client, however old, "busy" means to ask again.
+fn not_yet(message: String, reason: NotYet) -> End {
+    match reason {
+        NotYet::Left => End::Gone(io::Error::new(io::ErrorKind::BrokenPipe, message)),
+        NotYet::Slow | NotYet::Crowded => refused(ErrorCode::Busy, message),
+    }
+}
+
+/// Answers what changes nothing.
+fn tell(subject: Subject<'_>, request: Request) -> Result<Response, End> {
+    let Subject { store, exports } = subject;
+    Ok(match request {
         Request::Read { vm } => {
             let Record { epoch, holder } =
                 store.read(&vm).map_err(|error| End::Store(error.into()))?;
@@ -192,8 +248,13 @@ fn respond(subject: Subject<'_>, request: Request) -> Result<(Response, bool), E
         }
         Request::ListExports { after } => Response::exports(exports.records(after.as_ref())),
         Request::Ping {} => Response::Pong {},
-    };
-    Ok((response, false))
+        Request::CompareAndSet { .. } => {
+            return Err(refused(
+                ErrorCode::Malformed,
+                "a claim changes something".into(),
+            ));
+        }
+    })
 }
 
 fn refused(code: ErrorCode, message: String) -> End {

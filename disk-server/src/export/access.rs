@@ -3,9 +3,9 @@
 use std::io;
 use std::sync::Arc;
 
-use super::counters::Counted;
+use super::counters::{Counted, LeftBehind, MOST_LEFT_BEHIND};
 use super::{Exports, Fenced};
-use crate::fence::{Membership, Refusal, Right};
+use crate::fence::{Membership, Refusal, Right, WaitLimit};
 use crate::nbd::{ExportName, RequestedExport};
 use crate::storage::{Allocation, FlushError, Zeroing};
 
@@ -37,9 +37,15 @@ pub enum OpenError {
     /// A writer of an export that cannot be written.
     #[error("{0} is exported read-only: no machine can run on it")]
     ReadOnly(ExportName),
-    /// The epoch is not the client's.
+    /// The epoch is not the client's, or not clear yet.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The disk keeps requests of too many clients that have left.
+    #[error(
+        "{MOST_LEFT_BEHIND} clients of {0} have left while the disk had requests of theirs, and it \
+         is not done with them: try again later, and see the kernel's log of the disk server's host"
+    )]
+    Hangs(ExportName),
 }
 
 /// Why an export was not modified.
@@ -125,10 +131,14 @@ impl Access {
     pub(crate) fn open(
         exports: &Exports,
         requested: &RequestedExport,
+        limit: WaitLimit<'_>,
     ) -> Result<Access, OpenError> {
-        let opened = Access::look(exports, requested).and_then(|access| access.join(requested));
-        if let (Err(OpenError::Refused(_)), Some(target)) =
-            (&opened, exports.get(requested.export()))
+        let opened =
+            Access::look(exports, requested).and_then(|access| access.join(requested, limit));
+        if let (RequestedExport::Writer { export, .. }, Err(OpenError::Refused(refusal))) =
+            (requested, &opened)
+            && !matches!(refusal, Refusal::NotYet(_))
+            && let Some(target) = exports.get(export)
         {
             target.counters.refuse_connection();
         }
@@ -136,20 +146,33 @@ impl Access {
     }
 
     /// Takes over from earlier connections, where this kind does.
-    fn join(mut self, requested: &RequestedExport) -> Result<Access, OpenError> {
+    fn join(
+        mut self,
+        requested: &RequestedExport,
+        limit: WaitLimit<'_>,
+    ) -> Result<Access, OpenError> {
+        if self.target.counters.left_behind(self.is_writer()) >= MOST_LEFT_BEHIND {
+            return Err(OpenError::Hangs(self.target.export.name.clone()));
+        }
         match (requested, &self.target.fence) {
             (RequestedExport::Writer { export, epoch, .. }, Some(fence)) => {
-                self.right = Some(fence.open_writer(export, *epoch)?);
+                self.right = Some(fence.open_writer(export, *epoch, limit)?);
             }
             (RequestedExport::Tagged { tag, .. }, None) => {
-                self.client = Some(self.target.clients.join(*tag, None));
+                self.client = Some(
+                    self.target
+                        .clients
+                        .join(*tag, None, limit)
+                        .map_err(Refusal::from)?,
+                );
             }
             (RequestedExport::Tagged { tag, .. }, Some(fence)) => {
                 let epoch = match self.right {
                     Some(Right::Plain { epoch }) => epoch,
                     _ => fence.epoch().0,
                 };
-                let client = self.target.clients.join(*tag, Some(epoch));
+                let client = self.target.clients.join(*tag, Some(epoch), limit);
+                let client = client.map_err(Refusal::from)?;
                 if self.right.is_some() {
                     // Connecting anew does not make its memory of the disk a new one.
                     fence.check_since(client.since().unwrap_or(epoch), epoch)?;
@@ -183,6 +206,15 @@ impl Access {
     #[must_use]
     pub fn is_multi_conn(&self) -> bool {
         self.multi_conn
+    }
+
+    fn is_writer(&self) -> bool {
+        matches!(self.right, Some(Right::Writer { .. }))
+    }
+
+    /// The client has left. Until the result is dropped, the disk may have requests of it.
+    pub(crate) fn leave_behind(&self) -> LeftBehind {
+        LeftBehind::new(&self.target, self.is_writer())
     }
 
     /// Fills `data` from `offset` on.

@@ -5,12 +5,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Fenced;
 
+/// How many clients may leave requests behind that the disk is not done with. Where it hangs, each
+/// of them keeps a place of a connection for as long, and clients connect anew.
+pub(super) const MOST_LEFT_BEHIND: u64 = 16;
+
 /// The counts of one export. None orders anything, and none is read together with another.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     connections: AtomicU64,
     refused_requests: AtomicU64,
     refused_connections: AtomicU64,
+    left_behind: [AtomicU64; 2],
 }
 
 impl Counters {
@@ -27,6 +32,12 @@ impl Counters {
     /// Writers that the fence did not let in.
     pub(super) fn refused_connections(&self) -> u64 {
         self.refused_connections.load(Ordering::Relaxed)
+    }
+
+    /// Clients that left requests behind: writers in an epoch, or all others, so that these cannot
+    /// keep a machine's host from its disk.
+    pub(super) fn left_behind(&self, writers: bool) -> u64 {
+        self.left_behind[usize::from(writers)].load(Ordering::Relaxed)
     }
 
     pub(super) fn refuse_request(&self) {
@@ -53,5 +64,27 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.0.counters.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Requests that a client left behind, which count until it is dropped.
+#[derive(Debug)]
+pub(crate) struct LeftBehind {
+    export: Arc<Fenced>,
+    writer: bool,
+}
+
+impl LeftBehind {
+    pub(super) fn new(export: &Arc<Fenced>, writer: bool) -> LeftBehind {
+        export.counters.left_behind[usize::from(writer)].fetch_add(1, Ordering::Relaxed);
+        let export = Arc::clone(export);
+        LeftBehind { export, writer }
+    }
+}
+
+impl Drop for LeftBehind {
+    fn drop(&mut self) {
+        let counter = &self.export.counters.left_behind[usize::from(self.writer)];
+        counter.fetch_sub(1, Ordering::Relaxed);
     }
 }

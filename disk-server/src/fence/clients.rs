@@ -15,7 +15,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::Refusal;
+use super::waiting::{Waiting, wait_until};
+use super::{NotYet, Refusal, WaitLimit};
 use crate::nbd::ClientTag;
 
 /// How many clients without a connection are remembered.
@@ -36,6 +37,8 @@ struct State {
     away: VecDeque<ClientTag>,
     /// How many connections there have been. They are numbered from 1.
     connections: u64,
+    /// Connections that wait.
+    joining: Waiting,
 }
 
 #[derive(Debug, Default)]
@@ -51,11 +54,18 @@ struct Client {
 }
 
 impl Clients {
-    /// Makes a connection the only one of its client that may write. When this returns, no write of
-    /// its earlier ones is under way, and none will be. `epoch` is the current one of the machine
-    /// that owns the export.
-    #[must_use]
-    pub fn join(self: &Arc<Self>, tag: ClientTag, epoch: Option<u64>) -> Membership {
+    /// Makes a connection the only one of its client that may write. When this has returned well, no
+    /// write of its earlier ones is under way, and none will be. `epoch` is the current one of the
+    /// machine that owns the export.
+    ///
+    /// # Errors
+    /// Such a write is still under way. None will be any more: the client may ask again.
+    pub fn join(
+        self: &Arc<Self>,
+        tag: ClientTag,
+        epoch: Option<u64>,
+        limit: WaitLimit<'_>,
+    ) -> Result<Membership, NotYet> {
         let mut state = self.lock();
         state.connections += 1;
         let number = state.connections;
@@ -71,13 +81,16 @@ impl Clients {
             since: client.since,
         };
         state.away.retain(|away| *away != tag);
-        while state.has_writes_before(tag, number) {
-            state = self
-                .left
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        membership
+        let waited = wait_until(
+            &self.left,
+            state,
+            limit,
+            |state| &mut state.joining,
+            |state| !state.has_writes_before(tag, number),
+        );
+        // Lets go of the state, which a membership that is given back needs.
+        waited.map(drop)?;
+        Ok(membership)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -190,20 +203,25 @@ mod tests {
 
     const TAG: ClientTag = ClientTag::new(7);
 
+    fn join(clients: &Arc<Clients>, tag: ClientTag, epoch: Option<u64>) -> Membership {
+        let generous = WaitLimit::of(std::time::Duration::from_secs(60));
+        clients.join(tag, epoch, generous).unwrap()
+    }
+
     #[test]
     fn the_newest_connection_of_a_client_writes() {
         let clients = Arc::new(Clients::default());
-        let first = clients.join(TAG, None);
-        let other = clients.join(ClientTag::new(8), None);
+        let first = join(&clients, TAG, None);
+        let other = join(&clients, ClientTag::new(8), None);
         assert!(first.enter().is_ok());
-        let second = clients.join(TAG, None);
+        let second = join(&clients, TAG, None);
         assert_eq!(first.enter().unwrap_err(), Refusal::NewerConnection);
         assert!(second.enter().is_ok());
         assert!(other.enter().is_ok(), "another client is none of it");
         // The right does not come back when the newest one leaves.
         drop(second);
         assert_eq!(first.enter().unwrap_err(), Refusal::NewerConnection);
-        let third = clients.join(TAG, None);
+        let third = join(&clients, TAG, None);
         assert!(third.enter().is_ok());
         drop((first, third, other));
         assert!(clients.lock().clients.is_empty(), "nobody is kept for ever");
@@ -212,26 +230,26 @@ mod tests {
     #[test]
     fn a_client_that_comes_back_is_as_old_as_before_and_not_all_are_remembered() {
         let clients = Arc::new(Clients::default());
-        let first = clients.join(TAG, Some(3));
-        assert_eq!(clients.join(TAG, Some(5)).since(), Some(3));
+        let first = join(&clients, TAG, Some(3));
+        assert_eq!(join(&clients, TAG, Some(5)).since(), Some(3));
         drop(first);
-        assert_eq!(clients.join(TAG, Some(5)).since(), Some(3));
+        assert_eq!(join(&clients, TAG, Some(5)).since(), Some(3));
         for number in 100..100 + MOST_AWAY as u64 {
-            drop(clients.join(ClientTag::new(number), Some(5)));
+            drop(join(&clients, ClientTag::new(number), Some(5)));
         }
         assert_eq!(clients.lock().clients.len(), MOST_AWAY);
-        assert_eq!(clients.join(TAG, Some(5)).since(), Some(5));
+        assert_eq!(join(&clients, TAG, Some(5)).since(), Some(5));
     }
 
     #[test]
     fn a_new_connection_waits_for_the_writes_of_the_one_before() {
         let clients = Arc::new(Clients::default());
-        let first = clients.join(TAG, None);
-        let stranger = clients.join(ClientTag::new(8), None);
+        let first = join(&clients, TAG, None);
+        let stranger = join(&clients, ClientTag::new(8), None);
         let _others_write = stranger.enter().unwrap();
         let write = first.enter().unwrap();
         thread::scope(|scope| {
-            let joined = scope.spawn(|| clients.join(TAG, None));
+            let joined = scope.spawn(|| join(&clients, TAG, None));
             while first.enter().is_ok() {
                 thread::yield_now();
             }
@@ -283,7 +301,7 @@ mod tests {
                 });
             }
             for _ in 0..connections {
-                let member = Arc::new(clients.join(TAG, None));
+                let member = Arc::new(join(&clients, TAG, None));
                 log.lock().unwrap().push(Step::Joined(member.number));
                 open.lock().unwrap().push(member);
                 // Until somebody wrote: the newest one always may.

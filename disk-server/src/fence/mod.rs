@@ -15,9 +15,13 @@
 //! The same happens within one epoch when a host connects anew: a request that was sent on the old
 //! connection, and again on the new one, must not land a second time after what follows it. And it
 //! happens to clients of no machine that say who they are: [`Clients`].
+//!
+//! Who waits does so for a limited time, and then asks again. What it has ended stays ended; only the
+//! answer is put off until nothing is under way any more.
 
 mod clients;
 mod store;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,9 +29,11 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::arbiter::{Claimant, Record, VmName};
 use crate::nbd::ExportName;
+use waiting::{Waiting, wait_until};
 
 pub use clients::{ClientPermit, Clients, Membership};
-pub use store::FencedStore;
+pub use store::{Claimed, FencedStore};
+pub use waiting::{NotYet, WaitLimit};
 
 /// The claimant that stands for nobody: a virtual machine that ended in order.
 pub const STOPPED: &str = "stopped";
@@ -74,6 +80,10 @@ pub enum Refusal {
     /// The client has connected anew.
     #[error("a newer connection of this client has taken over")]
     NewerConnection,
+    /// Writes of earlier connections are under way. They can be told from others already, so that
+    /// asking again does no harm.
+    #[error("writes of an earlier connection are under way: {0}")]
+    NotYet(#[from] NotYet),
     /// A machine runs on the export.
     #[error("{vm} runs on it: only the host that runs it may write")]
     Running {
@@ -135,6 +145,10 @@ struct State {
     epoch_barrier: u64,
     /// Permits, by the barrier after which they were given.
     permits: BTreeMap<u64, usize>,
+    /// Claims that wait.
+    claims: Waiting,
+    /// Connections of each export that wait to become its writer.
+    openers: BTreeMap<ExportName, Waiting>,
 }
 
 impl Fence {
@@ -174,12 +188,20 @@ impl Fence {
         (!state.runs).then_some(Right::Plain { epoch })
     }
 
-    /// Ends the rights of all epochs before this one. When it returns, no write of theirs is under
-    /// way, and none will be.
+    /// Ends the rights of all epochs before this one. When it has returned well, no write of theirs
+    /// is under way, and none will be.
     ///
     /// To be called before *every* answer that says that the epoch was won, also a repeated one:
     /// the first call may still be waiting. A call for a past epoch changes nothing.
-    pub fn advance(&self, epoch: u64, holder: &Claimant) {
+    ///
+    /// # Errors
+    /// Writes of theirs are still under way. The rights have ended all the same: call it again.
+    pub fn advance(
+        &self,
+        epoch: u64,
+        holder: &Claimant,
+        limit: WaitLimit<'_>,
+    ) -> Result<(), NotYet> {
         let mut state = self.lock();
         if epoch > state.epoch {
             state.epoch = epoch;
@@ -189,22 +211,29 @@ impl Fence {
             state.epoch_barrier = state.barriers;
         }
         let barrier = state.epoch_barrier;
-        self.wait_for_earlier(state, barrier);
+        self.wait_for_earlier(state, barrier, limit, |state| &mut state.claims)
     }
 
-    /// Makes a connection the writer of an export, in place of the one before. When it returns, no
-    /// write of that one is under way, and none will be.
+    /// Makes a connection the writer of an export, in place of the one before. When it has returned
+    /// well, no write of that one is under way, and none will be.
     ///
     /// # Errors
-    /// The machine does not run, or is in another epoch.
-    pub fn open_writer(&self, export: &ExportName, epoch: u64) -> Result<Right, Refusal> {
+    /// The machine does not run, or is in another epoch. Or such a write is still under way.
+    pub fn open_writer(
+        &self,
+        export: &ExportName,
+        epoch: u64,
+        limit: WaitLimit<'_>,
+    ) -> Result<Right, Refusal> {
         let mut state = self.lock();
         self.check_epoch(&state, epoch)?;
         state.barriers += 1;
         let barrier = state.barriers;
         // Barriers are numbered anyway, so their numbers serve for connections too.
         state.writers.insert(export.clone(), barrier);
-        self.wait_for_earlier(state, barrier);
+        self.wait_for_earlier(state, barrier, limit, |state| {
+            state.openers.entry(export.clone()).or_default()
+        })?;
         Ok(Right::Writer {
             epoch,
             number: barrier,
@@ -288,17 +317,18 @@ impl Fence {
     }
 
     /// Waits until no permit is left that was given before `barrier`.
-    fn wait_for_earlier(&self, mut state: MutexGuard<'_, State>, barrier: u64) {
-        while state
-            .permits
-            .first_key_value()
-            .is_some_and(|(earliest, _)| *earliest < barrier)
-        {
-            state = self
-                .left
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+    fn wait_for_earlier(
+        &self,
+        state: MutexGuard<'_, State>,
+        barrier: u64,
+        limit: WaitLimit<'_>,
+        waiting: impl Fn(&mut State) -> &mut Waiting,
+    ) -> Result<(), NotYet> {
+        let is_clear = |state: &State| {
+            let earliest = state.permits.first_key_value();
+            earliest.is_none_or(|(earliest, _)| *earliest >= barrier)
+        };
+        wait_until(&self.left, state, limit, waiting, is_clear).map(drop)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use super::Fence;
+use super::waiting::{Waiting, wait_until};
+use super::{Fence, NotYet, WaitLimit};
 use crate::arbiter::{
     Answer, ClaimRequest, ClaimStoreError, EpochStore, ReadStoreError, Record, VmName,
 };
@@ -14,6 +15,32 @@ use crate::arbiter::{
 pub struct FencedStore {
     store: EpochStore,
     fences: BTreeMap<VmName, Arc<Fence>>,
+    writer: Mutex<Writer>,
+    left: Condvar,
+}
+
+/// Who writes to the store, which lets one in at a time and has no limit for the others.
+#[derive(Debug, Default)]
+struct Writer {
+    is_in: bool,
+    waiting: Waiting,
+}
+
+/// What a claim came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claimed {
+    /// This is the answer.
+    Answered(Answer),
+    /// The claim was won, and must not be answered yet: writes of an earlier epoch are under way.
+    /// No further ones will be.
+    NotClear {
+        /// The epoch won.
+        epoch: u64,
+        /// Why it was not waited for any longer.
+        reason: NotYet,
+    },
+    /// It was not decided, because the store is not done with what came before.
+    Undecided(NotYet),
 }
 
 impl FencedStore {
@@ -23,6 +50,8 @@ impl FencedStore {
         FencedStore {
             store,
             fences: BTreeMap::new(),
+            writer: Mutex::default(),
+            left: Condvar::new(),
         }
     }
 
@@ -41,8 +70,11 @@ impl FencedStore {
         Ok(Arc::clone(fence))
     }
 
-    /// Decides a claim. When this returns a win, the decision is on stable storage, and no write of
-    /// an earlier epoch can land any more.
+    /// Decides a claim. When this returns the answer that it was won, the decision is on stable
+    /// storage, and no write of an earlier epoch can land any more.
+    ///
+    /// The second value says whether something was decided, and is to be settled
+    /// ([`FencedStore::settle`]).
     ///
     /// # Errors
     /// See [`EpochStore::claim`].
@@ -50,12 +82,41 @@ impl FencedStore {
         &self,
         vm: &VmName,
         request: &ClaimRequest,
-    ) -> Result<(Answer, bool), ClaimStoreError> {
-        let decided = self.store.claim(vm, request)?;
-        if let (Answer::Won { epoch }, Some(fence)) = (&decided.0, self.fences.get(vm)) {
-            fence.advance(*epoch, &request.claimant);
-        }
-        Ok(decided)
+        limit: WaitLimit<'_>,
+    ) -> Result<(Claimed, bool), ClaimStoreError> {
+        let turn = match self.take_turn(limit) {
+            Ok(turn) => turn,
+            Err(reason) => return Ok((Claimed::Undecided(reason), false)),
+        };
+        let (answer, new) = self.store.claim(vm, request)?;
+        drop(turn);
+        let claimed = match (answer, self.fences.get(vm)) {
+            (Answer::Won { epoch }, Some(fence)) => {
+                match fence.advance(epoch, &request.claimant, limit) {
+                    Ok(()) => Claimed::Answered(Answer::Won { epoch }),
+                    Err(reason) => Claimed::NotClear { epoch, reason },
+                }
+            }
+            (answer, _) => Claimed::Answered(answer),
+        };
+        Ok((claimed, new))
+    }
+
+    fn take_turn(&self, limit: WaitLimit<'_>) -> Result<Turn<'_>, NotYet> {
+        let mut writer = wait_until(
+            &self.left,
+            self.lock(),
+            limit,
+            |writer| &mut writer.waiting,
+            |writer| !writer.is_in,
+        )?;
+        writer.is_in = true;
+        Ok(Turn(self))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Writer> {
+        // No panic leaves it half changed.
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// See [`EpochStore::server_number`].
@@ -92,5 +153,15 @@ impl FencedStore {
         limit: usize,
     ) -> Result<Vec<(VmName, Record)>, ReadStoreError> {
         self.store.list(after, limit)
+    }
+}
+
+/// The right to write to the store, given back when dropped.
+struct Turn<'a>(&'a FencedStore);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.lock().is_in = false;
+        self.0.left.notify_all();
     }
 }

@@ -1,9 +1,12 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
+
+const GENEROUS: WaitLimit<'_> = WaitLimit::of(Duration::from_secs(60));
 
 fn vm() -> VmName {
     "db".parse().unwrap()
@@ -28,19 +31,21 @@ fn a_right_ends_with_its_epoch_or_its_connection() {
     let plain = fence.plain().unwrap();
     assert!(fence.enter(&disk(0), plain).is_ok());
     let not_running = Refusal::NotRunning { vm: vm(), epoch: 0 };
-    assert_eq!(fence.open_writer(&disk(0), 0), Err(not_running));
-    fence.advance(1, &host());
+    assert_eq!(fence.open_writer(&disk(0), 0, GENEROUS), Err(not_running));
+    fence.advance(1, &host(), GENEROUS).unwrap();
     assert_eq!(refused(plain), Refusal::Running { vm: vm() });
     assert_eq!(fence.plain(), None);
-    let first = fence.open_writer(&disk(0), 1).unwrap();
-    let other_disk = fence.open_writer(&disk(1), 1).unwrap();
+    let first = fence.open_writer(&disk(0), 1, GENEROUS).unwrap();
+    let other_disk = fence.open_writer(&disk(1), 1, GENEROUS).unwrap();
     assert!(fence.enter(&disk(0), first).is_ok());
     assert!(fence.enter(&disk(0), other_disk).is_err());
-    let second = fence.open_writer(&disk(0), 1).unwrap();
+    let second = fence.open_writer(&disk(0), 1, GENEROUS).unwrap();
     assert_eq!(refused(first), Refusal::Superseded { vm: vm() });
     assert!(fence.enter(&disk(0), second).is_ok());
     assert!(fence.enter(&disk(1), other_disk).is_ok());
-    fence.advance(2, &STOPPED.parse().unwrap());
+    fence
+        .advance(2, &STOPPED.parse().unwrap(), GENEROUS)
+        .unwrap();
     let over = Refusal::Over {
         vm: vm(),
         held: 1,
@@ -56,7 +61,7 @@ fn a_right_ends_with_its_epoch_or_its_connection() {
     assert_eq!(refused(plain), has_run);
     assert!(fence.enter(&disk(0), fence.plain().unwrap()).is_ok());
     // A late call for a past epoch brings nothing back.
-    fence.advance(1, &host());
+    fence.advance(1, &host(), GENEROUS).unwrap();
     assert_eq!(fence.epoch(), (2, false));
 }
 
@@ -65,7 +70,7 @@ fn every_call_for_an_epoch_waits_for_the_writes_before_it() {
     let fence = fence();
     let permit = fence.enter(&disk(0), fence.plain().unwrap()).unwrap();
     thread::scope(|scope| {
-        let calls = [0; 3].map(|_| scope.spawn(|| fence.advance(1, &host())));
+        let calls = [0; 3].map(|_| scope.spawn(|| fence.advance(1, &host(), GENEROUS).unwrap()));
         while fence.epoch().0 == 0 {
             thread::yield_now();
         }
@@ -75,9 +80,26 @@ fn every_call_for_an_epoch_waits_for_the_writes_before_it() {
         drop(permit);
     });
     // New permits are none of its business.
-    let writer = fence.open_writer(&disk(0), 1).unwrap();
+    let writer = fence.open_writer(&disk(0), 1, GENEROUS).unwrap();
     let _permit = fence.enter(&disk(0), writer).unwrap();
-    fence.advance(1, &host());
+    fence.advance(1, &host(), GENEROUS).unwrap();
+}
+
+#[test]
+fn a_call_that_waited_too_long_has_ended_the_old_rights_all_the_same() {
+    let fence = fence();
+    let plain = fence.plain().unwrap();
+    let permit = fence.enter(&disk(0), plain).unwrap();
+    let short = WaitLimit::of(Duration::from_millis(1));
+    for _ in 0..2 {
+        assert_eq!(fence.advance(1, &host(), short), Err(NotYet::Slow));
+        assert!(fence.enter(&disk(0), plain).is_err());
+        let opened = fence.open_writer(&disk(0), 1, short);
+        assert_eq!(opened, Err(Refusal::NotYet(NotYet::Slow)));
+    }
+    drop(permit);
+    fence.advance(1, &host(), short).unwrap();
+    fence.open_writer(&disk(0), 1, short).unwrap();
 }
 
 /// What happened, in the order in which it did.
@@ -163,12 +185,13 @@ fn run(plan: &Plan) -> Vec<Step> {
             } else {
                 STOPPED.parse().unwrap()
             };
-            fence.advance(epoch, &holder);
+            fence.advance(epoch, &holder, GENEROUS).unwrap();
             let won = Step::Won { epoch, runs: *runs };
             log.lock().unwrap().push(won);
             rights.lock().unwrap().extend(fence.plain());
             for _ in 0..*connections {
-                if let Ok(right @ Right::Writer { number, .. }) = fence.open_writer(&disk(0), epoch)
+                if let Ok(right @ Right::Writer { number, .. }) =
+                    fence.open_writer(&disk(0), epoch, GENEROUS)
                 {
                     log.lock().unwrap().push(Step::Opened { number });
                     rights.lock().unwrap().push(right);

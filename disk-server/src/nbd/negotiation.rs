@@ -11,6 +11,7 @@ use super::protocol::{
 };
 use super::timed::{Incoming, Outgoing};
 use crate::export::{Access, Exports, OpenError};
+use crate::fence::{Refusal, WaitLimit};
 
 /// The most data of an option: names, and some queries. Larger ones are passed over.
 const MAX_OPTION: u32 = 64 << 10;
@@ -73,6 +74,8 @@ impl From<OpenError> for OptionError {
     fn from(error: OpenError) -> Self {
         let reply = match error {
             OpenError::Unknown(_) => ReplyType::ErrUnknown,
+            // The one error that means "later".
+            OpenError::Refused(Refusal::NotYet(_)) | OpenError::Hangs(_) => ReplyType::ErrShutdown,
             OpenError::NotTheOwner { .. } | OpenError::ReadOnly(_) | OpenError::Refused(_) => {
                 ReplyType::ErrPolicy
             }
@@ -86,6 +89,7 @@ pub(super) fn negotiate(
     incoming: &mut Incoming<'_>,
     outgoing: &Outgoing<'_>,
     exports: &Exports,
+    limit: WaitLimit<'_>,
     deadline: Instant,
 ) -> Result<Agreed, NegotiationError> {
     let flags = HandshakeFlags::FIXED_NEWSTYLE | HandshakeFlags::NO_ZEROES;
@@ -95,6 +99,7 @@ pub(super) fn negotiate(
     let mut negotiation = Negotiation {
         outgoing,
         exports,
+        limit,
         structured: false,
         context_of: None,
     };
@@ -134,6 +139,8 @@ pub(super) fn negotiate(
 struct Negotiation<'a> {
     outgoing: &'a Outgoing<'a>,
     exports: &'a Exports,
+    /// For writes of others.
+    limit: WaitLimit<'a>,
     structured: bool,
     /// The export of which the block status was agreed on, as the client called it.
     context_of: Option<String>,
@@ -220,7 +227,7 @@ impl Negotiation<'_> {
         let requested: RequestedExport = name.parse()?;
         let access = match option {
             OptionType::Info => Access::look(self.exports, &requested)?,
-            _ => Access::open(self.exports, &requested)?,
+            _ => Access::open(self.exports, &requested, self.limit)?,
         };
         Ok(Agreed {
             name: requested,

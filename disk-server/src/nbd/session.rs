@@ -13,6 +13,7 @@ use super::protocol::{Command, ProtocolError, RequestHeader};
 use super::timed::{Incoming, Outgoing, prepare};
 use super::transmission::{Request, check, memory, perform, refuse};
 use crate::export::Exports;
+use crate::fence::WaitLimit;
 
 /// How patient sessions are, and how much they do at a time.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +25,8 @@ pub(crate) struct SessionLimits {
     pub(crate) message: Duration,
     /// Requests of one client under way.
     pub(crate) requests: usize,
+    /// For writes of others that must have landed before the client's export is open.
+    pub(crate) clearing: Duration,
 }
 
 /// Why a session ended other than by the client's farewell.
@@ -64,7 +67,10 @@ fn converse(
     let mut incoming = Incoming::new(stream);
     let outgoing = Outgoing::new(stream, limits.message);
     let deadline = Instant::now() + limits.negotiation;
-    let agreed = negotiate(&mut incoming, &outgoing, exports, deadline)?;
+    let agreed = {
+        let limit = WaitLimit::with(limits.clearing, stream);
+        negotiate(&mut incoming, &outgoing, exports, limit, deadline)?
+    };
     if agreed.access.is_multi_conn() {
         log::debug!(
             "NBD client {:?} opened {}",
@@ -105,7 +111,8 @@ impl Session<'_> {
         // Without room: a request that is handed over is in a worker's hands, and who cannot hand
         // one over reads no further.
         let (jobs, queue) = bounded::<Job<'_>>(0);
-        thread::scope(|scope| {
+        let mut leftover = None;
+        let result = thread::scope(|scope| {
             let mut workers = 0;
             let result = loop {
                 let job = match self.next(incoming) {
@@ -138,10 +145,13 @@ impl Session<'_> {
                     break Ok(());
                 }
             };
-            // Ends the workers, once they are done.
+            // Ends the workers, once they are done, which the disk decides.
+            leftover = Some(self.agreed.access.leave_behind());
             drop(jobs);
             result
-        })
+        });
+        drop(leftover);
+        result
     }
 
     fn work(&self, queue: &Receiver<Job<'_>>) {

@@ -60,6 +60,9 @@ pub struct Limits {
     pub message: Duration,
     /// How many requests of one NBD client are under way at a time.
     pub requests: usize,
+    /// How long a claim, or a connection that takes over from another one, waits until writes of
+    /// others have landed, before it is told to ask again.
+    pub clearing: Duration,
     /// How much data all NBD requests that are under way may have together, in bytes. At least one
     /// request always goes on.
     pub memory: u64,
@@ -74,6 +77,8 @@ impl Default for Limits {
             negotiation: Duration::from_secs(30),
             message: Duration::from_secs(60),
             requests: 16,
+            // Less than the patience of our own clients.
+            clearing: Duration::from_secs(2),
             memory: 512 << 20,
         }
     }

@@ -32,6 +32,7 @@ impl ArbiterService {
             limits: session::SessionLimits {
                 idle: limits.idle,
                 line: limits.line,
+                clearing: limits.clearing,
             },
             ending,
         }
@@ -75,6 +76,7 @@ impl NbdService {
                 negotiation: limits.negotiation,
                 message: limits.message,
                 requests: limits.requests,
+                clearing: limits.clearing,
             },
         }
     }

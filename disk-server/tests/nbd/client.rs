@@ -11,7 +11,7 @@ use disk_server::nbd::protocol::{
     RequestHeader, StatusChunk,
 };
 
-use crate::support::GENEROUS;
+use crate::support::{GENEROUS, until};
 
 /// What an option was refused with.
 #[derive(Debug, PartialEq, Eq)]
@@ -83,6 +83,30 @@ impl Negotiation {
         };
         let set = self.option(OptionType::SetMetaContext, &request.encode())?;
         Ok(set.map(|contexts| assert_eq!(contexts.len(), 1)))
+    }
+
+    /// The same, as soon as the server has a place.
+    pub(crate) fn start_when_let_in(address: SocketAddr) -> Negotiation {
+        let mut started = None;
+        until("a place", || {
+            started = Negotiation::start(address).ok();
+            started.is_some()
+        });
+        started.unwrap()
+    }
+
+    /// Chooses an export without waiting for the answer.
+    pub(crate) fn send_go(&mut self, export: &str) {
+        let request = ExportRequest {
+            name: export.to_owned(),
+            infos: Vec::new(),
+        };
+        let data = request.encode();
+        let length = u32::try_from(data.len()).unwrap();
+        let option = OptionType::Go;
+        let header = OptionHeader { option, length };
+        let message = [&header.encode()[..], &data].concat();
+        self.stream.write_all(&message).unwrap();
     }
 
     /// Chooses an export.

@@ -12,7 +12,7 @@ use disk_server::storage::{Allocation, Storage, Zeroing};
 
 /// A server in this process, which ends when dropped.
 pub(crate) struct Local {
-    arbiter: SocketAddr,
+    pub(crate) arbiter: SocketAddr,
     pub(crate) nbd: SocketAddr,
     stop: StopHandle,
     thread: Option<thread::JoinHandle<Result<(), RunError>>>,

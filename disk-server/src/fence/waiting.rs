@@ -1,0 +1,155 @@
+//! Waiting for what others do, with an end: a disk that hangs holds up what depends on it, and not
+//! the clients that ask for it.
+
+use std::net::TcpStream;
+use std::os::fd::AsFd as _;
+use std::sync::{Condvar, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// The most that wait for the same at a time. Who comes then is told to come back at once.
+const MOST_WAITING: usize = 8;
+
+/// How soon a wait notices that its client has left.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Why a wait ended without what it was for. What was waited for still comes: ask again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotYet {
+    /// It took too long.
+    #[error(
+        "the disk has not done yet what was asked of it before; if that lasts, see the kernel's log of the disk server's host"
+    )]
+    Slow,
+    /// Too many wait for the same.
+    #[error(
+        "{MOST_WAITING} others wait already for what the disk has not done yet; if that lasts, see the kernel's log of the disk server's host"
+    )]
+    Crowded,
+    /// Nobody wants to know any more.
+    #[error("the client left while it waited")]
+    Left,
+}
+
+/// How long somebody waits, and for whom.
+#[derive(Clone, Copy)]
+pub struct WaitLimit<'a> {
+    time: Duration,
+    client: Option<&'a TcpStream>,
+}
+
+impl<'a> WaitLimit<'a> {
+    /// Waits for so long, or until the client has left. A client that has ended its own sending
+    /// direction counts as one that left.
+    #[must_use]
+    pub fn with(time: Duration, client: &'a TcpStream) -> WaitLimit<'a> {
+        let client = Some(client);
+        WaitLimit { time, client }
+    }
+
+    /// Waits for so long, for nobody in particular.
+    #[must_use]
+    pub const fn of(time: Duration) -> WaitLimit<'static> {
+        WaitLimit { time, client: None }
+    }
+}
+
+/// Those who wait for the same.
+#[derive(Debug, Default)]
+pub(super) struct Waiting(usize);
+
+/// Waits until something is so. `condvar` is told of every change of it.
+pub(super) fn wait_until<'g, T>(
+    condvar: &Condvar,
+    mut guard: MutexGuard<'g, T>,
+    limit: WaitLimit<'_>,
+    waiting: impl Fn(&mut T) -> &mut Waiting,
+    is_so: impl Fn(&T) -> bool,
+) -> Result<MutexGuard<'g, T>, NotYet> {
+    if is_so(&guard) {
+        return Ok(guard);
+    }
+    if waiting(&mut guard).0 >= MOST_WAITING {
+        return Err(NotYet::Crowded);
+    }
+    waiting(&mut guard).0 += 1;
+    let started = Instant::now();
+    let ended = loop {
+        let left = limit.time.saturating_sub(started.elapsed());
+        if left.is_zero() {
+            break Err(NotYet::Slow);
+        }
+        let waited = condvar.wait_timeout(guard, left.min(LOOK_INTERVAL));
+        guard = waited.unwrap_or_else(PoisonError::into_inner).0;
+        if is_so(&guard) {
+            break Ok(());
+        }
+        if limit.client.is_some_and(has_left) {
+            break Err(NotYet::Left);
+        }
+    };
+    waiting(&mut guard).0 -= 1;
+    ended.map(|()| guard)
+}
+
+/// Whether the other side has closed the connection, also behind data that nobody has read.
+fn has_left(client: &TcpStream) -> bool {
+    // The bit that nix has no name for.
+    let closed = PollFlags::from_bits_retain(libc::POLLRDHUP);
+    let mut fds = [PollFd::new(client.as_fd(), closed)];
+    // Errors and hang-ups are told unasked.
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(told) if told > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::sync::Mutex;
+    use std::thread;
+
+    use super::*;
+
+    const GENEROUS: Duration = Duration::from_secs(60);
+
+    fn wait(gate: &(Mutex<(Waiting, bool)>, Condvar), limit: WaitLimit<'_>) -> Result<(), NotYet> {
+        let guard = gate.0.lock().unwrap();
+        let waited = wait_until(&gate.1, guard, limit, |state| &mut state.0, |state| state.1);
+        waited.map(drop)
+    }
+
+    #[test]
+    fn a_wait_ends_with_its_time_its_client_or_what_it_is_for() {
+        let gate = (Mutex::new((Waiting::default(), false)), Condvar::new());
+        let short = WaitLimit::of(Duration::from_millis(1));
+        assert_eq!(wait(&gate, short), Err(NotYet::Slow));
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        thread::scope(|scope| {
+            let waits: Vec<_> = (0..MOST_WAITING)
+                .map(|_| scope.spawn(|| wait(&gate, WaitLimit::with(GENEROUS, &server))))
+                .collect();
+            while gate.0.lock().unwrap().0.0 < MOST_WAITING {
+                thread::yield_now();
+            }
+            assert_eq!(wait(&gate, WaitLimit::of(GENEROUS)), Err(NotYet::Crowded));
+            // It leaves behind a request that nobody reads meanwhile.
+            std::io::Write::write_all(&mut client, b"and then").unwrap();
+            drop(client);
+            for waited in waits {
+                assert_eq!(waited.join().unwrap(), Err(NotYet::Left));
+            }
+            let waited = scope.spawn(|| wait(&gate, WaitLimit::of(GENEROUS)));
+            while gate.0.lock().unwrap().0.0 == 0 {
+                thread::yield_now();
+            }
+            gate.0.lock().unwrap().1 = true;
+            gate.1.notify_all();
+            assert_eq!(waited.join().unwrap(), Ok(()));
+        });
+        assert_eq!(wait(&gate, short), Ok(()));
+        assert_eq!(gate.0.lock().unwrap().0.0, 0);
+    }
+}
