@@ -5,9 +5,11 @@ use std::io::{self, Read as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::StartError;
@@ -35,6 +37,8 @@ pub(super) struct Listener {
     local: SocketAddr,
     max_connections: usize,
     connections: Connections,
+    /// The last attempt to accept failed, and people know.
+    failing: AtomicBool,
 }
 
 impl Listener {
@@ -55,6 +59,7 @@ impl Listener {
             local,
             max_connections,
             connections: Connections::default(),
+            failing: AtomicBool::new(false),
         })
     }
 
@@ -66,13 +71,21 @@ impl Listener {
     /// Accepts the connection that waits, if one does.
     fn accept(&self) -> Accepted {
         match self.socket.accept() {
-            Ok((stream, _)) => Accepted::Client(stream),
-            Err(error) if is_transient(&error) => Accepted::Nobody,
-            Err(error) if is_exhaustion(&error) => {
-                log::warn!("cannot accept a connection for now: {error}");
-                Accepted::Exhausted
+            Ok((stream, _)) => {
+                self.failing.store(false, Ordering::Relaxed);
+                Accepted::Client(stream)
             }
-            Err(error) => Accepted::Failed(error),
+            Err(error) => match kind(&error) {
+                Failure::OfClient => Accepted::Nobody,
+                Failure::Passing => {
+                    // Once, and not ten times a second.
+                    if !self.failing.swap(true, Ordering::Relaxed) {
+                        log::warn!("cannot accept connections for now: {error}");
+                    }
+                    Accepted::NotNow
+                }
+                Failure::OfSocket => Accepted::Failed(error),
+            },
         }
     }
 
@@ -115,8 +128,8 @@ impl Listener {
 enum Accepted {
     Client(TcpStream),
     Nobody,
-    /// The process or the system is out of file descriptors or memory, which passes.
-    Exhausted,
+    /// It fails, which passes.
+    NotNow,
     Failed(io::Error),
 }
 
@@ -155,7 +168,7 @@ fn accept_in<'scope>(
             match listener.accept() {
                 Accepted::Client(stream) => listener.start_session(*service, scope, stream),
                 Accepted::Nobody => {}
-                Accepted::Exhausted => {
+                Accepted::NotNow => {
                     if woken_within(wake, Duration::from_millis(100)) {
                         return Ok(());
                     }
@@ -175,18 +188,56 @@ fn woken_within(mut wake: &UnixStream, time: Duration) -> bool {
     matches!(waited, Ok(n) if n > 0)
 }
 
-/// The connection was lost before it was accepted, or there was none.
-fn is_transient(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted
-    )
+/// What a failure to accept says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    /// There is nobody, or somebody who left before he was accepted.
+    OfClient,
+    /// The process or the system lacks something now: file descriptors, memory, a network.
+    Passing,
+    /// The socket is none.
+    OfSocket,
 }
 
-fn is_exhaustion(error: &io::Error) -> bool {
-    use nix::errno::Errno;
-    let exhausted = [Errno::EMFILE, Errno::ENFILE, Errno::ENOBUFS, Errno::ENOMEM];
-    error
-        .raw_os_error()
-        .is_some_and(|raw| exhausted.contains(&Errno::from_raw(raw)))
+/// Whatever is not known to be for ever passes: the arbiter's end would stop the failovers of all
+/// machines. Linux passes errors of the network on that were pending on the new connection, and a
+/// firewall's (accept(2), "Error handling").
+fn kind(error: &io::Error) -> Failure {
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED | Errno::EPROTO) => {
+            Failure::OfClient
+        }
+        Some(Errno::EBADF | Errno::EFAULT | Errno::EINVAL | Errno::ENOTSOCK) => Failure::OfSocket,
+        _ => Failure::Passing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_may_pass_does_not_end_the_server() {
+        let kind = |errno: Errno| kind(&io::Error::from(errno));
+        for errno in [
+            Errno::EMFILE,
+            Errno::ENFILE,
+            Errno::ENOBUFS,
+            Errno::ENOMEM,
+            Errno::EPERM,
+            Errno::ENETDOWN,
+            Errno::EHOSTUNREACH,
+            Errno::ENETUNREACH,
+            Errno::EHOSTDOWN,
+            Errno::ENONET,
+            Errno::ENOPROTOOPT,
+            Errno::EOPNOTSUPP,
+            Errno::ETIMEDOUT,
+            Errno::ENOSR,
+        ] {
+            assert_eq!(kind(errno), Failure::Passing, "{errno}");
+        }
+        assert_eq!(kind(Errno::ECONNABORTED), Failure::OfClient);
+        assert_eq!(kind(Errno::EBADF), Failure::OfSocket);
+    }
 }
