@@ -10,7 +10,9 @@ mod counters;
 mod spec;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::ops::Bound;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -36,6 +38,8 @@ pub struct Export {
     vm: Option<VmName>,
     read_only: bool,
     path: Option<String>,
+    /// The file system that an image file is on.
+    file_system: Option<u64>,
     storage: Flushed,
 }
 
@@ -53,6 +57,7 @@ impl Export {
             vm,
             read_only,
             path: None,
+            file_system: None,
             storage: Flushed::new(storage),
         }
     }
@@ -60,10 +65,20 @@ impl Export {
     /// The same export, which tells people where it is kept.
     #[must_use]
     pub fn kept_in(self, path: &Path) -> Export {
+        let metadata = fs::metadata(path).ok().filter(fs::Metadata::is_file);
         Export {
             path: Some(told(path)),
+            file_system: metadata.map(|metadata| metadata.dev()),
             ..self
         }
+    }
+
+    /// Whether what clients write to it goes to the file system that a directory is on.
+    pub(crate) fn shares_file_system(&self, directory: &Path) -> bool {
+        let Ok(directory) = fs::metadata(directory) else {
+            return false;
+        };
+        !self.read_only && self.file_system == Some(directory.dev())
     }
 
     /// What clients call it.

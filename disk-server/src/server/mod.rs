@@ -8,7 +8,7 @@ mod services;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,6 +130,23 @@ impl From<ExportsError> for StartError {
     }
 }
 
+/// A claim is answered when it is on stable storage. Where the images are on the same file system,
+/// it may be there only behind gigabytes that guests have written.
+fn warn_of_sharing(state: &Path, exports: &[Export]) {
+    let sharing = exports
+        .iter()
+        .filter(|export| export.shares_file_system(state))
+        .map(|export| export.name().as_str());
+    let names = sharing.collect::<Vec<_>>().join(", ");
+    if !names.is_empty() {
+        log::warn!(
+            "the state {} is on the file system of {names}: a failover may have to wait for what \
+             guests have written there. Keep the state on a disk of its own",
+            state.display()
+        );
+    }
+}
+
 /// Why a running server ends before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -213,6 +230,7 @@ impl Server {
         let (nbd, exports) = match nbd {
             None => (None, Arc::default()),
             Some(NbdConfig { listen, exports }) => {
+                warn_of_sharing(&state, &exports);
                 let exports = Exports::new(exports, &mut store, &ending)?;
                 let listener = Listener::bind(listen, "--nbd-listen", limits.connections)?;
                 let exports = Arc::new(exports);

@@ -226,3 +226,26 @@ fn clients_that_vanish_and_too_many_clients_do_not_matter() {
     // A claim waits until there is room.
     assert_eq!(claim(&server, "db", 0, "a/1"), Claim::Won { epoch: 1 });
 }
+
+#[test]
+fn a_state_that_shares_a_file_system_with_an_image_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("disk.img");
+    fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
+    let said = |options: &str| {
+        // An address that no host has: it ends at once.
+        let output = command("192.0.2.1:1", &directory.path().join("state"))
+            .env("RUST_LOG", "warn")
+            .args(["--nbd-listen", "127.0.0.1:0"])
+            .args(["--export", &format!("db={}{options}", image.display())])
+            .output()
+            .unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let warning = "is on the file system of db";
+    let shared = said("");
+    assert!(shared.contains(warning), "{shared}");
+    // Nobody's writes are ahead of a decision there.
+    let read_only = said(",read-only");
+    assert!(!read_only.contains(warning), "{read_only}");
+}
