@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
-use disk_server::arbiter::{Arbiter, ServerAddress, Settings};
+use disk_server::arbiter::{Arbiter, ServerAddress, Settings, VmName};
 use disk_server::export::ExportSpec;
 use disk_server::server::{Config, Limits, NbdConfig, Server};
 use disk_server::status::Status;
@@ -64,6 +64,15 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Remove the record of a virtual machine that is not needed any more: that has stopped, and has
+    /// no disk here
+    Forget {
+        /// The virtual machine
+        vm: VmName,
+        /// The disk server that has the record
+        #[arg(long, value_name = "HOST:PORT")]
+        server: ServerAddress,
+    },
 }
 
 fn main() -> ExitCode {
@@ -88,6 +97,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let text = if json { status.json() } else { status.text() };
             std::io::stdout().write_all(text.as_bytes())?;
             Ok(())
+        }
+        (Some(Command::Forget { vm, server }), _) => {
+            Ok(Arbiter::new(server, Settings::default()).forget(&vm)?)
         }
         (None, Some(serve)) => run_server(serve),
         (None, None) => anyhow::bail!("--listen and --state are needed; see --help"),

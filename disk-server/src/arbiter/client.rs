@@ -270,13 +270,25 @@ impl Arbiter {
         }
     }
 
-    /// The record of `vm`: epoch 0 and no holder when nobody ever claimed.
+    /// The record of `vm`, without a holder when nobody ever claimed.
     ///
     /// # Errors
     /// See [`CallError`].
     pub fn read(&self, vm: &VmName) -> Result<Record, CallError> {
         match self.call(&Request::Read { vm: vm.clone() }, None)? {
             Response::Record { epoch, holder } => Ok(Record { epoch, holder }),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Has the server remove the record of `vm`. Its epochs are not given again all the same.
+    ///
+    /// # Errors
+    /// See [`CallError`]. It is refused while somebody runs the machine, and while the server exports
+    /// a disk of it.
+    pub fn forget(&self, vm: &VmName) -> Result<(), CallError> {
+        match self.call(&Request::Forget { vm: vm.clone() }, None)? {
+            Response::Forgotten {} => Ok(()),
             other => Err(self.unexpected(&other)),
         }
     }

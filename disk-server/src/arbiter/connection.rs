@@ -128,9 +128,10 @@ impl Connection {
                     address,
                     theirs: message,
                 },
-                ErrorCode::Malformed | ErrorCode::TooLong | ErrorCode::Full => {
-                    CallError::Refused { address, message }
-                }
+                ErrorCode::Malformed
+                | ErrorCode::TooLong
+                | ErrorCode::Full
+                | ErrorCode::Refused => CallError::Refused { address, message },
             }),
             Ok(response) => Ok(response),
             Err(_) => {

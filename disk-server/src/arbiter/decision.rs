@@ -9,9 +9,10 @@ pub const MAX_EPOCH: u64 = (1 << 53) - 1;
 /// What the arbiter knows of one virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Record {
-    /// The current epoch; 0 when nobody ever claimed.
+    /// The current epoch. When nobody ever claimed: 0, or the highest one of the machines that were
+    /// forgotten.
     pub epoch: u64,
-    /// Who won the current epoch; `None` exactly for epoch 0.
+    /// Who won the current epoch; `None` exactly when nobody ever claimed.
     pub holder: Option<Claimant>,
 }
 

@@ -24,4 +24,6 @@ pub use client::{
 };
 pub use decision::{Answer, ClaimRequest, MAX_EPOCH, Record, decide};
 pub use names::{Claimant, NameError, VmName};
-pub use store::{ClaimStoreError, Damage, EpochStore, OpenError, ReadStoreError, STATE_FILE};
+pub use store::{
+    ClaimStoreError, Damage, EpochStore, Forgotten, OpenError, ReadStoreError, STATE_FILE,
+};

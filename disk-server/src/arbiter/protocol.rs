@@ -14,7 +14,8 @@
 //! | request | answers |
 //! | --- | --- |
 //! | `{"op":"compare_and_set","vm":V,"expected_epoch":N,"claimant":C}` | `{"answer":"won","epoch":N+1}` or `{"answer":"lost","epoch":E,"holder":H}` |
-//! | `{"op":"read","vm":V}` | `{"answer":"record","epoch":E,"holder":H}`; epoch 0 and holder null: never claimed |
+//! | `{"op":"read","vm":V}` | `{"answer":"record","epoch":E,"holder":H}`; holder null: never claimed |
+//! | `{"op":"forget","vm":V}` | `{"answer":"forgotten"}`: V has no record any more |
 //! | `{"op":"list","after":V}` (`after` may be left out) | `{"answer":"page","vms":[{"vm":V,"epoch":E,"holder":H},...],"more":B}` |
 //! | `{"op":"list_exports","after":X}` (`after` may be left out) | `{"answer":"exports","exports":[...],"more":B}`, each as [`ExportRecord`] |
 //! | `{"op":"ping"}` | `{"answer":"pong"}` |
@@ -83,6 +84,11 @@ pub enum Request {
         /// Whose record.
         vm: VmName,
     },
+    /// Remove the record of `vm`, which has stopped and whose disks are not exported.
+    Forget {
+        /// Whose record.
+        vm: VmName,
+    },
     /// Tell up to [`PAGE`] records, in the order of names.
     List {
         /// Begin behind this name.
@@ -117,11 +123,14 @@ pub enum Response {
     },
     /// The record of the machine asked for.
     Record {
-        /// The current epoch; 0 when nobody ever claimed.
+        /// The current epoch.
         epoch: u64,
-        /// Who holds it.
+        /// Who holds it; nobody when the machine was never claimed. To be its holder is no win:
+        /// writes of an earlier epoch may be under way until a claim is answered.
         holder: Option<Claimant>,
     },
+    /// The machine has no record any more.
+    Forgotten {},
     /// Some records.
     Page {
         /// The records.
@@ -230,9 +239,11 @@ pub enum ErrorCode {
     TimedOut,
     /// The server does not speak this version.
     Version,
-    /// The server has as many connections, or as many machines, as it may have. Asking again later
-    /// helps for the former only.
+    /// Not now: the server has as many connections as it may have, or waits for its disks. A claim
+    /// may have been decided, and must not be answered yet. Asking again helps.
     Busy,
+    /// The request cannot be granted as things are; the message says why.
+    Refused,
     /// The server keeps as many virtual machines as it may.
     Full,
     /// The server's disk fails it.
@@ -275,6 +286,7 @@ mod tests {
                 }
             ),
             vm().prop_map(|vm| Request::Read { vm }),
+            vm().prop_map(|vm| Request::Forget { vm }),
             prop::option::of(vm()).prop_map(|after| Request::List { after }),
             prop::option::of("[A-Za-z0-9._-]{1,64}").prop_map(|after| Request::ListExports {
                 after: after.map(|name| name.parse().unwrap()),

@@ -12,7 +12,7 @@ use super::protocol::{
 };
 use super::store::{ClaimStoreError, ReadStoreError};
 use crate::export::Exports;
-use crate::fence::{Claimed, FencedStore, NotYet, WaitLimit};
+use crate::fence::{Claimed, FencedStore, ForgetError, NotYet, WaitLimit};
 
 /// How patient a session is with its client.
 #[derive(Debug, Clone, Copy)]
@@ -164,6 +164,7 @@ fn respond(subject: Subject<'_>, request: Request, limit: WaitLimit<'_>) -> Answ
             let request = ClaimRequest { expected, claimant };
             claim(subject.store, &vm, &request, limit)
         }
+        Request::Forget { vm } => forget(subject.store, &vm, limit),
         other => Answered {
             answer: tell(subject, other),
             decided: false,
@@ -217,6 +218,21 @@ fn claim(
     Answered { answer, decided }
 }
 
+fn forget(store: &FencedStore, vm: &VmName, limit: WaitLimit<'_>) -> Answered {
+    let forgotten = store.forget(vm, limit);
+    let decided = forgotten.is_ok();
+    let answer = match forgotten {
+        Ok(()) => {
+            log::info!("{vm} is forgotten");
+            Ok(Response::Forgotten {})
+        }
+        Err(ForgetError::NotYet(reason)) => Err(not_yet(reason.to_string(), reason)),
+        Err(ForgetError::Store(error)) => Err(End::Store(error.into())),
+        Err(error) => Err(refused(ErrorCode::Refused, error.to_string())),
+    };
+    Answered { answer, decided }
+}
+
 /// Not an answer of its own kind: to every client, however old, "busy" means to ask again.
 fn not_yet(message: String, reason: NotYet) -> End {
     match reason {
@@ -248,10 +264,10 @@ fn tell(subject: Subject<'_>, request: Request) -> Result<Response, End> {
         }
         Request::ListExports { after } => Response::exports(exports.records(after.as_ref())),
         Request::Ping {} => Response::Pong {},
-        Request::CompareAndSet { .. } => {
+        Request::CompareAndSet { .. } | Request::Forget { .. } => {
             return Err(refused(
                 ErrorCode::Malformed,
-                "a claim changes something".into(),
+                "this changes something".into(),
             ));
         }
     })

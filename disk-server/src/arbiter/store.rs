@@ -36,6 +36,12 @@ const FORMAT_KEY: &str = "format";
 /// A random number, drawn when the first server with disks has the state.
 const SERVER_KEY: &str = "server";
 const FORMAT: u64 = 1;
+/// The format of a state with a [`FLOOR_KEY`]. Servers that know nothing of it refuse the state,
+/// instead of letting epochs go back.
+const FORMAT_WITH_FLOOR: u64 = 2;
+/// The highest epoch of the machines that were forgotten. All that have no record begin there, so
+/// that no epoch of a forgotten one is given again when its name comes back.
+const FLOOR_KEY: &str = "floor";
 const COMMITS_KEY: &str = "settling-commits";
 
 /// So that a peer that makes up names cannot fill the disk.
@@ -51,6 +57,17 @@ pub enum ClaimStoreError {
     /// what is on the disk is unknown until then.
     #[error("cannot store the decision")]
     Storage(#[source] Damage),
+}
+
+/// What became of a record that was to be forgotten.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Forgotten {
+    /// It is gone, which is on stable storage.
+    Done,
+    /// There was none.
+    Unknown,
+    /// It is still there: somebody runs the machine.
+    Held(Record),
 }
 
 /// Why records could not be read.
@@ -125,26 +142,67 @@ impl EpochStore {
     ) -> Result<(Answer, bool), ClaimStoreError> {
         let mut transaction = self.database.begin_write()?;
         transaction.set_two_phase_commit(true);
+        let floor = floor(&transaction.open_table(META)?)?;
         let mut epochs = transaction.open_table(EPOCHS)?;
-        let current = epochs
+        let known = epochs
             .get(vm.as_str())?
-            .map_or(Ok(Record::default()), |row| {
-                record(vm.as_str(), row.value())
-            })
+            .map(|row| record(vm.as_str(), row.value()))
+            .transpose()
             .map_err(ClaimStoreError::Storage)?;
+        let is_new = known.is_none();
+        let current = known.unwrap_or_else(|| unclaimed(floor));
         let (answer, new) = decide(&current, request);
         let Some(new) = new else {
             drop(epochs);
             transaction.abort()?;
             return Ok((answer, false));
         };
-        if current.epoch == 0 && epochs.len()? >= MAX_VMS {
+        if is_new && epochs.len()? >= MAX_VMS {
             return Err(ClaimStoreError::Full);
         }
         epochs.insert(vm.as_str(), (new.epoch, request.claimant.as_str()))?;
         drop(epochs);
         transaction.commit()?;
         Ok((answer, true))
+    }
+
+    /// Removes the record of a machine whose holder is `stopped`. None of its epochs, and none before
+    /// them, is ever given again, under whatever name.
+    ///
+    /// As after a claim, [`EpochStore::settle`] is to be called when it is done.
+    ///
+    /// # Errors
+    /// See [`ClaimStoreError`].
+    pub fn forget(&self, vm: &VmName, stopped: &str) -> Result<Forgotten, ClaimStoreError> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_two_phase_commit(true);
+        let mut meta = transaction.open_table(META)?;
+        let mut epochs = transaction.open_table(EPOCHS)?;
+        let known = epochs
+            .get(vm.as_str())?
+            .map(|row| record(vm.as_str(), row.value()))
+            .transpose()
+            .map_err(ClaimStoreError::Storage)?;
+        let kept = match known {
+            None => Some(Forgotten::Unknown),
+            Some(held) if held.holder.as_ref().is_none_or(|h| h.as_str() != stopped) => {
+                Some(Forgotten::Held(held))
+            }
+            Some(Record { epoch, .. }) => {
+                let floor = floor(&meta)?.max(epoch);
+                meta.insert(FLOOR_KEY, floor)?;
+                meta.insert(FORMAT_KEY, FORMAT_WITH_FLOOR)?;
+                epochs.remove(vm.as_str())?;
+                None
+            }
+        };
+        drop((meta, epochs));
+        if let Some(kept) = kept {
+            transaction.abort()?;
+            return Ok(kept);
+        }
+        transaction.commit()?;
+        Ok(Forgotten::Done)
     }
 
     /// Commits once more, so that both of the file's commit slots hold the last decision.
@@ -167,18 +225,17 @@ impl EpochStore {
         Ok(())
     }
 
-    /// The record of `vm`; the default one when nobody ever claimed.
+    /// The record of `vm`, without a holder when nobody ever claimed.
     ///
     /// # Errors
     /// See [`ReadStoreError`].
     pub fn read(&self, vm: &VmName) -> Result<Record, ReadStoreError> {
         let transaction = self.database.begin_read()?;
+        let floor = floor(&transaction.open_table(META)?)?;
         let epochs = transaction.open_table(EPOCHS)?;
         epochs
             .get(vm.as_str())?
-            .map_or(Ok(Record::default()), |row| {
-                record(vm.as_str(), row.value())
-            })
+            .map_or(Ok(unclaimed(floor)), |row| record(vm.as_str(), row.value()))
             .map_err(ReadStoreError)
     }
 
@@ -208,6 +265,19 @@ impl EpochStore {
             records.push((vm, record));
         }
         Ok(records)
+    }
+}
+
+/// Where machines without a record begin.
+fn floor(meta: &impl ReadableTable<&'static str, u64>) -> Result<u64, redb::StorageError> {
+    Ok(meta.get(FLOOR_KEY)?.map_or(0, |row| row.value()))
+}
+
+/// The record of a machine that nobody claimed.
+fn unclaimed(floor: u64) -> Record {
+    Record {
+        epoch: floor,
+        holder: None,
     }
 }
 

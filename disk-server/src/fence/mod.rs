@@ -32,7 +32,7 @@ use crate::nbd::ExportName;
 use waiting::{Waiting, wait_until};
 
 pub use clients::{ClientPermit, Clients, Membership};
-pub use store::{Claimed, FencedStore};
+pub use store::{Claimed, FencedStore, ForgetError};
 pub use waiting::{NotYet, WaitLimit};
 
 /// The claimant that stands for nobody: a virtual machine that ended in order.

@@ -5,9 +5,9 @@ use std::collections::btree_map::Entry;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::waiting::{Waiting, wait_until};
-use super::{Fence, NotYet, WaitLimit};
+use super::{Fence, NotYet, STOPPED, WaitLimit};
 use crate::arbiter::{
-    Answer, ClaimRequest, ClaimStoreError, EpochStore, ReadStoreError, Record, VmName,
+    Answer, ClaimRequest, ClaimStoreError, EpochStore, Forgotten, ReadStoreError, Record, VmName,
 };
 
 /// An [`EpochStore`] whose wins are answered behind the fence.
@@ -24,6 +24,38 @@ pub struct FencedStore {
 struct Writer {
     is_in: bool,
     waiting: Waiting,
+}
+
+/// Why a record is still there.
+#[derive(Debug, thiserror::Error)]
+pub enum ForgetError {
+    /// It is not there.
+    #[error("nobody ever claimed {0}: `disk-server status` shows the machines that have a record")]
+    Unknown(VmName),
+    /// Somebody runs the machine.
+    #[error(
+        "{holder} runs {vm} in epoch {epoch}, as far as is known here: stop it there; if that host is \
+         gone for good, start {vm} elsewhere with --force, and stop it"
+    )]
+    Held {
+        /// The machine.
+        vm: VmName,
+        /// Its epoch.
+        epoch: u64,
+        /// Who runs it.
+        holder: String,
+    },
+    /// The machine has disks here.
+    #[error(
+        "a disk of {0} is exported here: start the server without vm={0} in its --export options first"
+    )]
+    Exported(VmName),
+    /// The store is not done with what came before.
+    #[error(transparent)]
+    NotYet(#[from] NotYet),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] ClaimStoreError),
 }
 
 /// What a claim came to.
@@ -117,6 +149,27 @@ impl FencedStore {
     fn lock(&self) -> MutexGuard<'_, Writer> {
         // No panic leaves it half changed.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Removes the record of a machine that has stopped.
+    ///
+    /// # Errors
+    /// See [`ForgetError`].
+    pub fn forget(&self, vm: &VmName, limit: WaitLimit<'_>) -> Result<(), ForgetError> {
+        if self.fences.contains_key(vm) {
+            // Its fence has the epoch, which must not go back either.
+            return Err(ForgetError::Exported(vm.clone()));
+        }
+        let _turn = self.take_turn(limit)?;
+        match self.store.forget(vm, STOPPED)? {
+            Forgotten::Done => Ok(()),
+            Forgotten::Unknown => Err(ForgetError::Unknown(vm.clone())),
+            Forgotten::Held(Record { epoch, holder }) => Err(ForgetError::Held {
+                vm: vm.clone(),
+                epoch,
+                holder: holder.map_or_else(|| "nobody".to_owned(), |h| h.as_str().to_owned()),
+            }),
+        }
     }
 
     /// See [`EpochStore::server_number`].

@@ -75,6 +75,42 @@ fn the_status_table_has_every_machine() {
 }
 
 #[test]
+fn a_machine_that_is_done_with_can_be_forgotten() {
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("disk.img");
+    fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
+    let server = Process::start_with(
+        command("127.0.0.1:0", &directory.path().join("state"))
+            .args(["--nbd-listen", "127.0.0.1:0"])
+            .args(["--export", &format!("disk={},vm=kept", image.display())]),
+    );
+    let forget = |vm: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_disk-server"))
+            .args(["forget", vm, "--server", &server.address.to_string()])
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    };
+    assert!(forget("db").unwrap_err().contains("nobody ever claimed db"));
+    assert!(forget("kept").unwrap_err().contains("is exported here"));
+    claim(&server, "db", 0, "a/1");
+    let held = forget("db").unwrap_err();
+    assert!(held.contains("a/1 runs db in epoch 1"), "{held}");
+    claim(&server, "db", 1, "stopped");
+    forget("db").unwrap();
+    assert!(server.arbiter().list().unwrap().is_empty());
+    // A host that starts it again asks first, as always.
+    let record = server.arbiter().read(&"db".parse().unwrap()).unwrap();
+    assert_eq!((record.epoch, record.holder), (2, None));
+    assert_eq!(claim(&server, "db", 2, "b/2"), Claim::Won { epoch: 3 });
+}
+
+#[test]
 fn a_port_in_use_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let server = Process::start("127.0.0.1:0", &directory.path().join("a"));

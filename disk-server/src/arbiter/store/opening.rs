@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use redb::backends::{FileBackend, InMemoryBackend};
 use redb::{Database, DatabaseError, StorageBackend as _};
 
-use super::{EPOCHS, EpochStore, FORMAT, FORMAT_KEY, META, STATE_FILE};
+use super::{EPOCHS, EpochStore, FORMAT, FORMAT_KEY, FORMAT_WITH_FLOOR, META, STATE_FILE};
 
 /// Locked while a server has the state directory. Its content does not matter.
 const LOCK_FILE: &str = "lock";
@@ -87,7 +87,9 @@ pub enum Damage {
     #[error(transparent)]
     Database(#[from] redb::Error),
     /// It is a sound database of another kind or of another version.
-    #[error("its format is {found:?}, this server writes format {FORMAT}")]
+    #[error(
+        "its format is {found:?}, this server writes the formats {FORMAT} and {FORMAT_WITH_FLOOR}"
+    )]
     Format {
         /// The format number in the file.
         found: Option<u64>,
@@ -151,7 +153,7 @@ impl EpochStore {
     /// decision.
     fn check(&self) -> Result<(), Damage> {
         let found = self.format().map_err(|error| error.0)?;
-        if found != Some(FORMAT) {
+        if !matches!(found, Some(FORMAT | FORMAT_WITH_FLOOR)) {
             return Err(Damage::Format { found });
         }
         self.list(None, usize::MAX).map_err(|error| error.0)?;

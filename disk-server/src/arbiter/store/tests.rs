@@ -49,6 +49,49 @@ fn records_survive_closing() {
 }
 
 #[test]
+fn no_epoch_of_a_forgotten_machine_is_given_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = EpochStore::open(directory.path()).unwrap();
+    let forget = |store: &EpochStore, n| {
+        let forgotten = store.forget(&vm(n), "stopped").unwrap();
+        store.settle().unwrap();
+        forgotten
+    };
+    for epoch in 0..5 {
+        claim(&store, &vm(1), epoch, "a");
+    }
+    claim(&store, &vm(2), 0, "b");
+    claim(&store, &vm(2), 1, "stopped");
+    assert!(matches!(
+        forget(&store, 1),
+        Forgotten::Held(Record { epoch: 5, .. })
+    ));
+    assert_eq!(
+        claim(&store, &vm(1), 5, "stopped"),
+        Answer::Won { epoch: 6 }
+    );
+    assert_eq!(forget(&store, 1), Forgotten::Done);
+    assert_eq!(forget(&store, 1), Forgotten::Unknown);
+    // One of a lower epoch does not lower it.
+    assert_eq!(forget(&store, 2), Forgotten::Done);
+    drop(store);
+    let store = EpochStore::open(directory.path()).unwrap();
+    assert_eq!(store.list(None, 9).unwrap(), []);
+    for n in [1, 2, 3] {
+        // Hosts of the old one that wake up, or of the new one that have not asked.
+        for old in 0..6 {
+            let lost = Answer::Lost {
+                epoch: 6,
+                holder: None,
+            };
+            assert_eq!(claim(&store, &vm(n), old, "a"), lost);
+        }
+        assert_eq!(store.read(&vm(n)).unwrap(), unclaimed(6));
+        assert_eq!(claim(&store, &vm(n), 6, "c"), Answer::Won { epoch: 7 });
+    }
+}
+
+#[test]
 fn a_second_server_is_locked_out() {
     let directory = tempfile::tempdir().unwrap();
     let _first = EpochStore::open(directory.path()).unwrap();
