@@ -6,7 +6,7 @@ mod lossy;
 mod outlet;
 mod tap;
 
-pub use announce::announcement;
+pub use announce::Announcer;
 pub use console::{ConsoleSink, INTERRUPTED, LAST_WORDS, Terminal, TerminalError};
 pub(crate) use lossy::{AppendedFile, LossyWriter, Lost, Weight, of_descriptor, stderr};
 pub use lossy::{finish, reopen_files, say};

@@ -26,6 +26,13 @@ impl Outlet {
         }
     }
 
+    /// Tells the client network that the guest with this address is here from now on.
+    pub fn announce(&self, mac: [u8; 6]) {
+        if let Some(tap) = &self.tap {
+            tap.announce(mac);
+        }
+    }
+
     /// Performs one output.
     pub fn perform(&self, output: &Output) {
         match output {

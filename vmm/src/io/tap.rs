@@ -3,19 +3,23 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use crate::devices::virtio::net::frame::{self, Frame, HEADER_BYTES, Offloads};
 use crate::sources::Lane;
 
+use super::Announcer;
+
 /// A TAP interface.
 #[derive(Debug, Clone)]
 pub struct Tap {
     file: Arc<File>,
     name: String,
+    /// Of the guest's address, since it is here.
+    announcer: Arc<OnceLock<Announcer>>,
 }
 
 /// Why a TAP interface cannot be used.
@@ -81,7 +85,15 @@ impl Tap {
         Ok(Self {
             file: Arc::new(file),
             name: name.to_owned(),
+            announcer: Arc::default(),
         })
+    }
+
+    /// Tells the network, from now on, that the guest with this address is here.
+    pub fn announce(&self, mac: [u8; 6]) {
+        let tap = self.clone();
+        self.announcer
+            .get_or_init(|| Announcer::start(mac, move |frame| tap.send(&frame.to_vec().into())));
     }
 
     /// Sends a frame. A frame that the network does not take is lost, as on a wire.
@@ -123,6 +135,9 @@ impl Tap {
                     if live.load(Ordering::Acquire)
                         && let Some(frame) = Frame::from_tap(&buffer[..len])
                     {
+                        if let Some(announcer) = self.announcer.get() {
+                            announcer.listen(&frame.bytes);
+                        }
                         lane.push(frame);
                     }
                 }

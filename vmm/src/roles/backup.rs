@@ -23,7 +23,7 @@ use crate::disk::service::DiskCounters;
 use crate::engine::{Divergence, Ended, EngineError, EventSource, Interruption, Role, Step};
 use crate::events::{Event, Events};
 use crate::gates::{Direct, Suppressed, Unreleased};
-use crate::io::{Outlet, announcement};
+use crate::io::Outlet;
 use crate::ram::GuestRam;
 use crate::sources::sabotage::{Plan, Sabotage, SabotagedLog};
 use crate::sources::{
@@ -340,9 +340,7 @@ impl GoLive {
             Box::new(disk.serve(serving, &self.lanes, &self.events)) as Box<dyn DiskPort>
         });
         self.live.store(true, Ordering::Release);
-        self.outlet.perform(&crate::devices::Output::Frame(
-            announcement(self.mac).into(),
-        ));
+        self.outlet.announce(self.mac);
         let again = self.unreleased.take(receiver.released());
         for frame in &again {
             self.outlet.perform(frame);
