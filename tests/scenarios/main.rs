@@ -12,6 +12,7 @@ mod disk;
 mod disk_server;
 mod divergence;
 mod failover;
+mod faults;
 mod frozen_host;
 mod guest_images;
 mod leftovers;

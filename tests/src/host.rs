@@ -399,48 +399,6 @@ impl Host {
             .remove(&network);
         self.fabric.link(&self.name, network, true)
     }
-
-    /// Delays everything that the host sends to a network.
-    ///
-    /// # Errors
-    ///
-    /// When the host does not answer.
-    pub fn delay(&self, network: Network, by: Duration) -> Result<()> {
-        self.netem(network, &["delay", &format!("{}us", by.as_micros())])
-    }
-
-    /// Loses a part (0.0 to 1.0) of what the host sends to a network.
-    ///
-    /// # Errors
-    ///
-    /// When the host does not answer.
-    pub fn lose(&self, network: Network, part: f64) -> Result<()> {
-        self.netem(network, &["loss", &format!("{}%", part * 100.0)])
-    }
-
-    /// Ends delay and loss.
-    ///
-    /// # Errors
-    ///
-    /// When the host does not answer, or there was neither.
-    pub fn undisturb(&self, network: Network) -> Result<()> {
-        self.check(&["tc", "qdisc", "delete", "dev", network.name(), "root"])
-            .map(drop)
-    }
-
-    fn netem(&self, network: Network, what: &[&str]) -> Result<()> {
-        let mut argv = vec![
-            "tc",
-            "qdisc",
-            "replace",
-            "dev",
-            network.name(),
-            "root",
-            "netem",
-        ];
-        argv.extend_from_slice(what);
-        self.check(&argv).map(drop)
-    }
 }
 
 impl Drop for Host {

@@ -11,12 +11,14 @@ use crate::error::{Error, Result};
 use crate::layout::Layout;
 
 /// Modules of a host; what they depend on comes along.
-const HOST_MODULES: [&str; 8] = [
+const HOST_MODULES: [&str; 10] = [
     "virtio_pci",
     "virtio_net",
     "tun",
     "bridge",
     "sch_netem",
+    "sch_prio",
+    "cls_u32",
     "irqbypass",
     "kvm_amd",
     "nbd",

@@ -25,6 +25,7 @@
 pub mod agent;
 pub mod bench;
 mod client;
+mod disturbance;
 mod error;
 pub mod failover;
 mod host;
@@ -50,6 +51,7 @@ mod worker;
 pub mod workload;
 
 pub use client::{AgentClient, Output, Source};
+pub use disturbance::Traffic;
 pub use error::{Error, Result};
 pub use host::Host;
 pub use image::HostImage;

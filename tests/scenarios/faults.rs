@@ -1,0 +1,446 @@
+//! The networks of two hosts are disturbed in every way that a network can be, one at a time: whatever
+//! heartbeats say, the guest does not wait for long, one host runs it afterwards, and nothing is lost.
+//!
+//! `FTVM_FAULTS=all`, or `FTVM_FAULTS=FIRST-LAST` by their numbers, goes through the faults with
+//! ftvm's own timeouts and writes the table in `docs/roles.md`. Without it, those two are tried that
+//! leave everything alive and let the log stand still.
+
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use guest_images::disk::{self, DiskLine, MIN_BYTES, WORKERS};
+use testbed::pair::{DiskServer, Export, Guest, Side, Told, one_goes_on};
+use testbed::workload::Client;
+use testbed::{Exit, GUEST, Host, Network, Result, Testbed, Traffic, wait_until};
+
+const LIMIT: Duration = Duration::from_secs(180);
+/// How long a fault lasts where it is measured.
+const WINDOW: Duration = Duration::from_secs(8);
+/// Where the guest with a disk gives back what it gets.
+const ECHO: u16 = 7;
+
+/// Whose sending is disturbed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Primary,
+    Backup,
+}
+
+/// What is disturbed, and how netem is told to do it.
+type Disturbance = (End, Network, Traffic, &'static str);
+
+/// A fault of a network.
+#[derive(Debug, Clone, Copy)]
+struct Fault {
+    name: &'static str,
+    disturbances: &'static [Disturbance],
+    /// For a guest with a disk: where the backup gets what is read.
+    backup_reads: Option<&'static str>,
+}
+
+/// The disturbance of what both hosts send to the logging network.
+macro_rules! both {
+    ($traffic:ident, $how:literal) => {
+        &[
+            (End::Primary, Network::Logging, Traffic::$traffic, $how),
+            (End::Backup, Network::Logging, Traffic::$traffic, $how),
+        ]
+    };
+}
+
+const fn fault(name: &'static str, disturbances: &'static [Disturbance]) -> Fault {
+    Fault {
+        name,
+        disturbances,
+        backup_reads: None,
+    }
+}
+
+const fn with_disk(
+    name: &'static str,
+    reads: &'static str,
+    disturbances: &'static [Disturbance],
+) -> Fault {
+    Fault {
+        name,
+        disturbances,
+        backup_reads: Some(reads),
+    }
+}
+
+const TCP_CUT: Fault = fault("TCP cut, UDP not", both!(Tcp, "loss 100%"));
+const LARGE_LOST: Fault = fault("packets of 1 KiB and more lost", both!(Large, "loss 100%"));
+
+const FAULTS: [Fault; 20] = [
+    fault("none", &[]),
+    fault("cut", both!(All, "loss 100%")),
+    fault(
+        "cut from the primary to the backup",
+        &[(End::Primary, Network::Logging, Traffic::All, "loss 100%")],
+    ),
+    fault(
+        "cut from the backup to the primary",
+        &[(End::Backup, Network::Logging, Traffic::All, "loss 100%")],
+    ),
+    fault("UDP cut, TCP not", both!(Udp, "loss 100%")),
+    TCP_CUT,
+    LARGE_LOST,
+    fault("10 % lost", both!(All, "loss 10%")),
+    fault("30 % lost", both!(All, "loss 30%")),
+    fault("60 % lost", both!(All, "loss 60%")),
+    fault("5 % damaged", both!(All, "corrupt 5%")),
+    fault("20 % twice", both!(All, "duplicate 20%")),
+    fault(
+        "5 % damaged, 20 % twice",
+        both!(All, "corrupt 5% duplicate 20%"),
+    ),
+    fault(
+        "half of the packets 10 ms late, so that others overtake them",
+        both!(All, "delay 10ms reorder 50%"),
+    ),
+    fault("100 ms ± 80 ms late", both!(All, "delay 100ms 80ms")),
+    fault(
+        "storage network: the primary's link cut, no disk",
+        &[(End::Primary, Network::Storage, Traffic::All, "loss 100%")],
+    ),
+    fault(
+        "storage network: the backup's link cut, no disk",
+        &[(End::Backup, Network::Storage, Traffic::All, "loss 100%")],
+    ),
+    with_disk(
+        "storage network: the primary's link cut, a disk",
+        "log",
+        &[(End::Primary, Network::Storage, Traffic::All, "loss 100%")],
+    ),
+    with_disk(
+        "storage network: the backup's link cut, a disk",
+        "log",
+        &[(End::Backup, Network::Storage, Traffic::All, "loss 100%")],
+    ),
+    with_disk(
+        "storage network: the backup's link cut, `--backup-reads disk`",
+        "disk",
+        &[(End::Backup, Network::Storage, Traffic::All, "loss 100%")],
+    ),
+];
+
+impl Fault {
+    fn strike(&self, a: &Host, b: &Host) -> Result<()> {
+        self.disturbances
+            .iter()
+            .try_for_each(|&(end, network, traffic, how)| {
+                of(end, a, b).disturb(network, traffic, how)
+            })
+    }
+
+    fn heal(&self, a: &Host, b: &Host) -> Result<()> {
+        self.disturbances
+            .iter()
+            .try_for_each(|&(end, network, ..)| of(end, a, b).undisturb(network))
+    }
+}
+
+fn of<'a>(end: End, a: &'a Host, b: &'a Host) -> &'a Host {
+    match end {
+        End::Primary => a,
+        End::Backup => b,
+    }
+}
+
+/// A client of a guest with a disk: it has every line given back.
+struct Echo {
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<Instant>>,
+}
+
+impl Echo {
+    fn start(testbed: &Testbed) -> Result<Self> {
+        let mut connection = None;
+        wait_until("a connection to the guest", LIMIT, || {
+            let attempt = testbed
+                .client()
+                .connect(GUEST, ECHO, Duration::from_secs(2));
+            connection = attempt.ok();
+            Ok(connection.is_some())
+        })?;
+        let connection = connection.expect("waited for");
+        connection.set_read_timeout(Some(LIMIT)).expect("a limit");
+        let over = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&over);
+        let thread = thread::spawn(move || {
+            let mut connection = BufReader::new(connection);
+            let mut replies = Vec::new();
+            while !seen.load(Ordering::Relaxed) {
+                let line = format!("line {}\n", replies.len());
+                let mut heard = String::new();
+                let said = connection.get_mut().write_all(line.as_bytes());
+                said.expect("the connection takes it");
+                connection.read_line(&mut heard).expect("a reply");
+                assert_eq!(heard, line);
+                replies.push(Instant::now());
+            }
+            replies
+        });
+        Ok(Self { over, thread })
+    }
+}
+
+/// Whoever uses the guest.
+enum User {
+    Redis(Client),
+    Echo(Echo),
+}
+
+impl User {
+    /// When there were replies. Nothing that was replied to is lost, and the connection is the first.
+    fn end(self) -> Vec<Instant> {
+        match self {
+            Self::Redis(client) => {
+                let record = client.lost_nothing();
+                record.replies.into_iter().map(|(at, _)| at).collect()
+            }
+            Self::Echo(echo) => {
+                echo.over.store(true, Ordering::Relaxed);
+                echo.thread.join().expect("every line came back")
+            }
+        }
+    }
+}
+
+/// The last lap that a worker told of, and 0 before the first one.
+fn lap(told: &Told, worker: u64) -> u64 {
+    let lines = told
+        .console
+        .iter()
+        .filter_map(|line| DiskLine::parse(&line.text));
+    let laps = lines.filter(|line| line.worker == worker);
+    laps.map(|line| line.lap).max().unwrap_or(0)
+}
+
+/// The longest time without a reply that was not over before `struck` and began before `healed`.
+fn longest_gap(replies: &[Instant], struck: Instant, healed: Instant) -> Duration {
+    let gaps = replies.windows(2).filter_map(|pair| {
+        let touches = pair[1] > struck && pair[0] < healed;
+        touches.then(|| pair[1] - pair[0])
+    });
+    gaps.max().unwrap_or_default()
+}
+
+/// Hosts on which one guest after the other is disturbed.
+struct Stage {
+    testbed: Testbed,
+    a: Host,
+    b: Host,
+    disk_server: DiskServer,
+    guests: u32,
+}
+
+/// How a guest got over a fault.
+struct Seen {
+    gap: Duration,
+    runs: &'static str,
+    /// Why the primary took its backup for lost, and the reverse.
+    reasons: [Option<String>; 2],
+}
+
+impl Stage {
+    fn new(name: &str) -> Result<Self> {
+        let testbed = Testbed::new(name)?;
+        let [a, b] = testbed.start_hosts(["a", "b"])?;
+        let disk_server = DiskServer::start(&testbed)?;
+        Ok(Self {
+            testbed,
+            a,
+            b,
+            disk_server,
+            guests: 0,
+        })
+    }
+
+    /// Strikes a guest with a fault that lasts for `window`, and until one host is alone if it `must`.
+    fn suffer(
+        &mut self,
+        fault: &Fault,
+        options: &[&str],
+        window: Duration,
+        must: bool,
+    ) -> Result<Seen> {
+        self.guests += 1;
+        let name = format!("guest-{}", self.guests);
+        let image = self.testbed.logs().join(format!("{name}.raw"));
+        let mut options = options.to_vec();
+        let guest = match fault.backup_reads {
+            None => Guest::redis(&name),
+            Some(reads) => {
+                options.extend(["--backup-reads", reads]);
+                let file = File::create(&image).expect("an image");
+                file.set_len(MIN_BYTES.next_power_of_two()).expect("a size");
+                let export = Export {
+                    name: name.clone(),
+                    image: image.clone(),
+                    guest: Some(name.clone()),
+                };
+                self.disk_server.offer(&self.testbed, vec![export])?;
+                Guest::answering_disk_workers(&name, &self.disk_server.uri(&name))
+            }
+        };
+        let mut primary = guest.primary(&self.a, &self.disk_server, &options)?;
+        let mut backup = guest.backup(&self.b, &self.a, &self.disk_server)?;
+        let user = if fault.backup_reads.is_some() {
+            for worker in 0..WORKERS {
+                primary.wait_until("laps", LIMIT, |told| (lap(told, worker) > 1).then_some(()))?;
+            }
+            User::Echo(Echo::start(&self.testbed)?)
+        } else {
+            let client = Client::redis(self.testbed.client());
+            client.goes_on("after the boot")?;
+            User::Redis(client)
+        };
+
+        let struck = Instant::now();
+        fault.strike(&self.a, &self.b)?;
+        wait_until("the end of the fault", LIMIT, || {
+            let alone = [&mut primary, &mut backup].map(|side| side.told().has("live"));
+            Ok(struck.elapsed() >= window && (!must || alone.contains(&true)))
+        })?;
+        if let User::Redis(client) = &user {
+            client.goes_on("in spite of the fault")?;
+        }
+        let healed = Instant::now();
+        fault.heal(&self.a, &self.b)?;
+
+        let reason = |side: &mut Side| {
+            let lost = side.told().event("peer-lost")?;
+            Some(lost["reason"].as_str().unwrap_or_default().to_owned())
+        };
+        let reasons = [reason(&mut primary), reason(&mut backup)];
+        let (mut winner, runs) = if reasons.iter().all(Option::is_none) {
+            assert!(!primary.has_ended() && !backup.has_ended());
+            (primary, "the primary, with its backup")
+        } else {
+            let outcome = one_goes_on(primary, backup, LIMIT)?;
+            assert_eq!(outcome.loser, Exit::Code(3), "{:?}", outcome.loser_told);
+            assert!(!outcome.loser_told.has("live"), "{:?}", outcome.loser_told);
+            let runs = match outcome.first_won {
+                true => "the primary, alone",
+                false => "the backup, alone",
+            };
+            (outcome.winner, runs)
+        };
+        let gap = longest_gap(&user.end(), struck, healed);
+        if fault.backup_reads.is_some() {
+            let told = winner.told();
+            let wrong = |line: &DiskLine| (line.errors, line.wrong) != (0, 0);
+            let lines = told
+                .console
+                .iter()
+                .filter_map(|line| DiskLine::parse(&line.text));
+            assert_eq!(lines.filter(wrong).count(), 0, "the guest saw an error");
+            self.disk_server.paused(|| {
+                let image = File::open(&image).expect("the image");
+                for worker in 0..WORKERS {
+                    let found = disk::check(&image, worker, lap(told, worker));
+                    assert!(found.is_ok(), "worker {worker}: {found:?}");
+                }
+                Ok(())
+            })?;
+        }
+        winner.stop()?;
+        Ok(Seen { gap, runs, reasons })
+    }
+}
+
+/// The faults that `FTVM_FAULTS` names.
+fn wanted(value: &str) -> &'static [Fault] {
+    if value == "all" {
+        return &FAULTS;
+    }
+    let numbers = value.split_once('-').and_then(|(first, last)| {
+        let number = |text: &str| text.parse::<usize>().ok();
+        Some((number(first)?, number(last)?))
+    });
+    let found = numbers.and_then(|(first, last)| FAULTS.get(first.checked_sub(1)?..last));
+    found.unwrap_or_else(|| panic!("FTVM_FAULTS=all or FIRST-LAST, of 1 to {}", FAULTS.len()))
+}
+
+/// Puts a row into the table, in the place of an earlier one of the same fault.
+fn put_row(table: &Path, fault: &Fault, seen: &Seen) {
+    const HEAD: &str = "| fault of a network |";
+    let text = fs::read_to_string(table).expect("the page");
+    let tenths = seen.gap.as_millis().div_ceil(100);
+    let start = format!("| {} |", fault.name);
+    let row = format!(
+        "{start} {}.{} s | {} | nothing |",
+        tenths / 10,
+        tenths % 10,
+        seen.runs
+    );
+    let mut lines: Vec<&str> = text.lines().collect();
+    match lines.iter().position(|line| line.starts_with(&start)) {
+        Some(place) => lines[place] = &row,
+        None => {
+            let head = lines.iter().position(|line| line.starts_with(HEAD));
+            let head = head.expect("the table's head");
+            let rows = lines[head..]
+                .iter()
+                .take_while(|line| line.starts_with('|'));
+            let end = head + rows.count();
+            lines.insert(end, &row);
+        }
+    }
+    fs::write(table, lines.join("\n") + "\n").expect("the page");
+}
+
+/// Both sides are alive and hear each other, and the log does not get through: the primary finds
+/// that out, and goes on alone before the backup knows.
+#[test]
+fn a_backup_that_is_heard_and_gets_no_log_is_given_up() -> Result<()> {
+    if let Ok(value) = std::env::var("FTVM_FAULTS") {
+        return measure(wanted(&value));
+    }
+    let mut stage = Stage::new("faults")?;
+    for fault in [TCP_CUT, LARGE_LOST] {
+        let seen = stage.suffer(&fault, &[], Duration::ZERO, true)?;
+        assert_eq!(seen.runs, "the primary, alone", "{}", fault.name);
+        let reason = seen.reasons[0].as_deref().unwrap_or_default();
+        let known = ["an output waited", "the guest was held up"];
+        assert!(
+            known.iter().any(|known| reason.starts_with(known)),
+            "{reason}"
+        );
+    }
+    stage.testbed.succeed();
+    Ok(())
+}
+
+fn measure(faults: &[Fault]) -> Result<()> {
+    let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/roles.md");
+    let mut stage = Stage::new("faults")?;
+    let mut failed = 0;
+    for fault in faults {
+        // ftvm's own.
+        let timeout = ["--heartbeat-timeout", "500"];
+        match stage.suffer(fault, &timeout, WINDOW, false) {
+            Ok(seen) => {
+                eprintln!(
+                    "{}: {:?}, {}, {:?}",
+                    fault.name, seen.gap, seen.runs, seen.reasons
+                );
+                put_row(&table, fault, &seen);
+            }
+            Err(error) => {
+                failed += 1;
+                eprintln!("{}: {error}", fault.name);
+                let _ = fault.heal(&stage.a, &stage.b);
+            }
+        }
+    }
+    assert_eq!(failed, 0, "faults without a row");
+    stage.testbed.succeed();
+    Ok(())
+}
