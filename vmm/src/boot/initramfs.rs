@@ -6,16 +6,24 @@
 //! What is compressed cannot be: [`Modules::unseen`] says so. A module in there that reads the
 //! time stamp counter gets the host's, and a backup would diverge.
 
-use std::fmt;
-use std::io::Cursor;
+//!
+//! Names are bytes there, of any kind and number, and Linux goes on behind one that it does not like.
+//! So whatever Linux reads is looked at, whatever it is called.
 
-use cpio::NewcReader;
+use std::fmt;
 
 use super::rewrite::rewrite_module;
 
-/// Start of a header of either kind that Linux reads, without and with a checksum.
-const HEADERS: [&[u8]; 2] = [b"070701", b"070702"];
-/// Where a header has the checksum: eight hexadecimal digits.
+/// Start of a header that Linux reads, without a checksum and with one.
+const PLAIN: &[u8] = b"070701";
+const WITH_CHECKSUM: &[u8] = b"070702";
+/// A header: its magic number, and thirteen fields of eight hexadecimal digits.
+const HEADER_BYTES: usize = 110;
+const FIELD_BYTES: usize = 8;
+/// Where a header has these fields.
+const MODE_OFFSET: usize = 14;
+const SIZE_OFFSET: usize = 54;
+const NAME_SIZE_OFFSET: usize = 94;
 const CHECKSUM_OFFSET: usize = 102;
 /// Bits of a mode that say what a file is, and their value for a regular one.
 const TYPE_MASK: u32 = 0o170_000;
@@ -39,7 +47,7 @@ const COMPRESSIONS: &[(&[u8], &str)] = &[
 pub struct Modules {
     /// How many were looked at.
     pub seen: usize,
-    /// Paths of those that were changed, with the number of counter reads rewritten.
+    /// Paths of those that were changed, for people, with the number of counter reads rewritten.
     pub rewritten: Vec<(String, usize)>,
     /// What could not be looked at.
     pub unseen: Vec<Unseen>,
@@ -155,7 +163,7 @@ pub(super) fn rewrite_modules(initramfs: &mut [u8]) -> Modules {
             continue;
         }
         if is_compressed_module(&file.path) {
-            compressed.get_or_insert((0, file.path)).0 += 1;
+            compressed.get_or_insert((0, shown(&file.path))).0 += 1;
             continue;
         }
         let content = &mut initramfs[file.start..file.end];
@@ -164,18 +172,18 @@ pub(super) fn rewrite_modules(initramfs: &mut [u8]) -> Modules {
                 modules.seen += 1;
                 if !sites.is_empty() {
                     file.correct_checksum(initramfs);
-                    modules.rewritten.push((file.path, sites.tsc.len()));
+                    modules.rewritten.push((shown(&file.path), sites.tsc.len()));
                 }
             }
-            Ok(None) if file.path.ends_with(".ko") && file.start != file.end => {
+            Ok(None) if file.path.ends_with(b".ko") && file.start != file.end => {
                 modules.unseen.push(Unseen::DamagedModule {
-                    path: file.path,
+                    path: shown(&file.path),
                     reason: "not an x86-64 kernel module".into(),
                 });
             }
             Ok(None) => {}
             Err(error) => modules.unseen.push(Unseen::DamagedModule {
-                path: file.path,
+                path: shown(&file.path),
                 reason: error.to_string(),
             }),
         }
@@ -188,17 +196,22 @@ pub(super) fn rewrite_modules(initramfs: &mut [u8]) -> Modules {
     modules
 }
 
-fn is_compressed_module(path: &str) -> bool {
+fn is_compressed_module(path: &[u8]) -> bool {
     [".ko.gz", ".ko.xz", ".ko.zst"]
         .iter()
-        .any(|end| path.ends_with(end))
+        .any(|end| path.ends_with(end.as_bytes()))
+}
+
+/// A path for people, without what would play tricks with their terminal.
+fn shown(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).escape_debug().to_string()
 }
 
 /// Where the next file's header is, behind the zeros that may stand between archives.
 fn next_header(initramfs: &[u8], at: usize) -> Option<Result<usize, Unseen>> {
     let offset = at + initramfs.get(at..)?.iter().position(|byte| *byte != 0)?;
     let rest = &initramfs[offset..];
-    if HEADERS.iter().any(|magic| rest.starts_with(magic)) {
+    if rest.starts_with(PLAIN) || rest.starts_with(WITH_CHECKSUM) {
         return Some(Ok(offset));
     }
     let format = COMPRESSIONS
@@ -215,7 +228,7 @@ fn next_header(initramfs: &[u8], at: usize) -> Option<Result<usize, Unseen>> {
 
 /// A file in an archive.
 struct File {
-    path: String,
+    path: Vec<u8>,
     header: usize,
     start: usize,
     end: usize,
@@ -227,23 +240,35 @@ struct File {
 }
 
 impl File {
+    /// The file whose header is at `header` and has a magic number.
+    ///
+    /// ```text
+    ///   magic  ino  mode  uid  gid  nlink  mtime  size  4 × device  name's size  checksum
+    ///   0      6    14    22   30   38     46     54    62          94           102
+    ///   name and its NULs | up to a multiple of 4 | content | up to a multiple of 4
+    /// ```
     fn read(initramfs: &[u8], header: usize) -> Result<Self, String> {
+        let rest = &initramfs[header..];
         let cut = || "it is cut".to_owned();
-        let mut reader =
-            NewcReader::new(Cursor::new(&initramfs[header..])).map_err(|e| e.to_string())?;
-        let start = header + reader.offset().map_err(|e| e.to_string())? as usize;
-        let entry = reader.entry();
-        let len = entry.file_size() as usize;
-        let end = start.checked_add(len).filter(|end| *end <= initramfs.len());
-        let end = end.ok_or_else(cut)?;
+        let fields = rest.get(..HEADER_BYTES).ok_or_else(cut)?;
+        let field = |at| number(&fields[at..at + FIELD_BYTES]);
+        let (mode, size) = (field(MODE_OFFSET)?, field(SIZE_OFFSET)? as usize);
+        let name_end = HEADER_BYTES + field(NAME_SIZE_OFFSET)? as usize;
+        let start = name_end.next_multiple_of(4);
+        let end = start + size;
+        if end > rest.len() {
+            return Err(cut());
+        }
+        let name = &rest[HEADER_BYTES..name_end];
+        let len = name.iter().position(|byte| *byte == 0);
         Ok(Self {
-            path: entry.name().to_owned(),
+            path: name[..len.unwrap_or(name.len())].to_vec(),
             header,
-            start,
-            end,
-            next: end + (end - header).wrapping_neg() % 4,
-            is_regular: entry.mode() & TYPE_MASK == REGULAR,
-            has_checksum: entry.checksum().is_some(),
+            start: header + start,
+            end: header + end,
+            next: header + end.next_multiple_of(4),
+            is_regular: mode & TYPE_MASK == REGULAR,
+            has_checksum: rest.starts_with(WITH_CHECKSUM),
         })
     }
 
@@ -258,11 +283,24 @@ impl File {
     }
 }
 
+/// A header's field.
+fn number(digits: &[u8]) -> Result<u32, String> {
+    digits
+        .iter()
+        .try_fold(0, |number, digit| match char::from(*digit).to_digit(16) {
+            Some(digit) => Ok(number << 4 | digit),
+            None => Err(format!(
+                "\"{}\" is no hexadecimal number",
+                digits.escape_ascii()
+            )),
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
 
-    use cpio::NewcBuilder;
+    use cpio::{NewcBuilder, NewcReader};
 
     use super::*;
     use crate::boot::rewrite::tests::{CODE, REWRITTEN, module};
@@ -307,10 +345,58 @@ mod tests {
         assert_eq!((again.seen, again.rewritten.len()), (2, 0), "done once");
     }
 
+    /// Replaces the name `from`, which occurs once, by bytes of the same number.
+    fn rename(initramfs: &mut [u8], from: &[u8], to: &[u8]) {
+        assert_eq!(from.len(), to.len());
+        let at = memchr::memmem::find(initramfs, from).expect("the name is there");
+        initramfs[at..at + to.len()].copy_from_slice(to);
+    }
+
+    #[test]
+    fn names_are_bytes_and_none_of_them_hides_what_comes_behind() {
+        let module = module();
+        let names: [(&[u8], &str); 4] = [
+            (b"caf\xe9.ko\0\0\0\0", "caf\u{fffd}.ko"), // Latin-1, and padded
+            (b"a\0hidden.ko", "a"),
+            (b"\x1b[2J.ko\0\0\0\0", "\\u{1b}[2J.ko"),
+            (b"no.NUL.ko!!", "no.NUL.ko!!"),
+        ];
+        for (name, told) in names {
+            let mut initramfs = archive(&[("NAME_OF_ONE", &module), ("two.ko", &module)]);
+            // With its NUL the name has one byte more: leave that out where none is wanted.
+            rename(&mut initramfs, b"NAME_OF_ONE", name);
+            if told.ends_with("!!") {
+                initramfs[NAME_SIZE_OFFSET..][..FIELD_BYTES].copy_from_slice(b"0000000b");
+            }
+            let modules = rewrite_modules(&mut initramfs);
+            assert_eq!(
+                modules.rewritten,
+                [(told.to_owned(), 1), ("two.ko".into(), 1)]
+            );
+            assert_eq!(modules.unseen, []);
+            assert_eq!(count(&initramfs, &REWRITTEN), 2);
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_told() {
+        for (field, told) in [
+            (*b"+0000001", "+0000001"),
+            (*b" 0000001", " 0000001"),
+            (*b"0x000001", "0x000001"),
+            (*b"\xff\x00zzzzzz", r"\xff\x00zzzzzz"),
+        ] {
+            let mut initramfs = archive(&[("a.ko", &module())]);
+            initramfs[SIZE_OFFSET..][..FIELD_BYTES].copy_from_slice(&field);
+            let unseen = rewrite_modules(&mut initramfs).unseen;
+            assert!(unseen[0].to_string().contains(told), "{unseen:?}");
+        }
+    }
+
     #[test]
     fn a_header_with_a_checksum_gets_the_new_one() {
         let mut initramfs = archive(&[("a.ko", &module())]);
-        initramfs[..6].copy_from_slice(HEADERS[1]);
+        initramfs[..6].copy_from_slice(WITH_CHECKSUM);
         rewrite_modules(&mut initramfs);
         let file = File::read(&initramfs, 0).expect("an archive still");
         let sum: u32 = initramfs[file.start..file.end]
