@@ -21,7 +21,7 @@ const BASE_COMMAND_LINE: &str = "console=ttyS0 nokaslr no_timer_check reboot=k";
 const MACHINE_REVISION: u32 = 10;
 
 /// Smallest and largest memory of a guest, in MiB.
-const MEMORY_MIB: std::ops::RangeInclusive<u64> = 32..=3072;
+pub const MEMORY_MIB: std::ops::RangeInclusive<u64> = 32..=3072;
 
 /// Which clock the guest's kernel is given. What each costs is in `docs/clock.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
@@ -116,17 +116,20 @@ impl std::str::FromStr for Mac {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bytes: Option<Vec<u8>> = text
-            .split(':')
-            .map(|part| {
-                (part.len() == 2)
-                    .then(|| u8::from_str_radix(part, 16).ok())
-                    .flatten()
-            })
-            .collect();
+        let byte = |part: &str| {
+            // Alone, `from_str_radix` would take a sign.
+            let two_digits = part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit());
+            two_digits.then(|| u8::from_str_radix(part, 16).ok())?
+        };
+        let bytes: Option<Vec<u8>> = text.split(':').map(byte).collect();
         match bytes.and_then(|b| <[u8; 6]>::try_from(b).ok()) {
-            Some(mac) if mac[0] & 1 == 0 => Ok(Self(mac)),
-            Some(_) => Err(format!("\"{text}\" is a multicast address, not a card's")),
+            Some([0, 0, 0, 0, 0, 0]) => Err(format!(
+                "\"{text}\" is no card's address: Linux takes it for none"
+            )),
+            Some(mac) if mac[0] & 1 != 0 => Err(format!(
+                "\"{text}\" is a multicast address, not a card's: its first byte is odd"
+            )),
+            Some(mac) => Ok(Self(mac)),
             None => Err(format!(
                 "\"{text}\" is no Ethernet address like 52:54:00:f7:00:01"
             )),
@@ -296,6 +299,22 @@ mod tests {
             (
                 "name = \"a\"\nkernel = \"k\"\nmac = \"01:00:00:00:00:00\"",
                 "multicast",
+            ),
+            (
+                "name = \"a\"\nkernel = \"k\"\nmac = \"00:00:00:00:00:00\"",
+                "no card's",
+            ),
+            (
+                "name = \"a\"\nkernel = \"k\"\nmac = \"+2:54:00:ab:cd:ef\"",
+                "no Ethernet address",
+            ),
+            (
+                "name = \"a\"\nkernel = \"k\"\nmac = \"ff:ff:ff:ff:ff:ff\"",
+                "multicast",
+            ),
+            (
+                "name = \"a\"\nkernel = \"k\"\nmac = \"52:54:00:ab:cd:\"",
+                "no Ethernet address",
             ),
             (
                 "name = \"a\"\nkernel = \"k\"\nmac = \"52:54:00\"",

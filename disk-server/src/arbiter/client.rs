@@ -4,6 +4,7 @@ mod listing;
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddrV6;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -45,9 +46,11 @@ impl FromStr for ServerAddress {
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
         let valid = text.rsplit_once(':').is_some_and(|(host, port)| {
-            let bracketed = host.starts_with('[') && host.ends_with(']');
+            let plain = |c: char| !c.is_whitespace() && !c.is_control() && !"[]/:".contains(c);
             !host.is_empty()
-                && (bracketed || !host.contains(':'))
+                && (host.chars().all(plain) || text.parse::<SocketAddrV6>().is_ok())
+                // Alone, `parse` would take a sign.
+                && port.bytes().all(|byte| byte.is_ascii_digit())
                 && port.parse::<u16>().is_ok_and(|port| port != 0)
         });
         if valid {
@@ -411,6 +414,11 @@ mod tests {
             "host:99999",
             "host:0",
             "h:1:2",
+            "host:+7420",
+            "host: 7420",
+            "ho st:7420",
+            "[host]:7420",
+            "[::1:7420",
         ] {
             assert!(bad.parse::<ServerAddress>().is_err(), "{bad:?}");
         }

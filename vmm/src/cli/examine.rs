@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::number::number;
 use crate::counter_trial::{self, Counting, Trial};
 use crate::kvm::branch_counter;
 
@@ -15,13 +16,13 @@ pub(super) struct DoctorArgs {
 #[derive(Args)]
 pub(super) struct ProbeCounterArgs {
     /// Interrupts to deliver.
-    #[arg(long, value_name = "N", default_value_t = 1000)]
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = number(0..=u64::MAX))]
     interrupts: u64,
     /// What the random numbers follow from.
-    #[arg(long, value_name = "S", default_value_t = 1)]
+    #[arg(long, value_name = "S", default_value_t = 1, value_parser = number(0..=u64::MAX))]
     seed: u64,
     /// Largest number of instructions between two interrupts.
-    #[arg(long, value_name = "N", default_value_t = 120, value_parser = clap::value_parser!(u64).range(counter_trial::HANDLER..))]
+    #[arg(long, value_name = "N", default_value_t = 120, value_parser = number(counter_trial::HANDLER..=u64::MAX))]
     distance: u64,
 }
 

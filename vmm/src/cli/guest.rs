@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::number::number;
 use crate::assembly::{Guest, HostConfig};
-use crate::config::{Clock, Mac, VmConfig};
+use crate::config::{Clock, MEMORY_MIB, Mac, VmConfig};
 use crate::disk::service::DiskSettings;
 use crate::disk::uri::DiskUri;
 use crate::sources::Verification;
@@ -21,7 +22,7 @@ pub(super) struct GuestArgs {
     #[arg(long)]
     name: Option<String>,
     /// Memory in MiB.
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", value_parser = number(MEMORY_MIB))]
     memory: Option<u64>,
     /// Uncompressed kernel (vmlinux).
     #[arg(long, value_name = "FILE")]
@@ -43,7 +44,7 @@ pub(super) struct GuestArgs {
     disk: Option<DiskUri>,
     /// How long a request to the disk is tried while the disk server does not answer, before the
     /// guest gets an I/O error, in seconds.
-    #[arg(long, value_name = "S", default_value_t = DiskSettings::TIMEOUT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "S", default_value_t = DiskSettings::TIMEOUT.as_secs(), value_parser = number(1..=86_400))]
     disk_timeout: u64,
     /// TAP interface that joins the guest to the client network.
     #[arg(long, value_name = "INTERFACE")]
@@ -51,7 +52,7 @@ pub(super) struct GuestArgs {
     /// How long an input waits for a guest that computes without an exit before the guest is
     /// stopped for it, in milliseconds. Replicated, a stop costs a state delta where the host has
     /// no performance counter.
-    #[arg(long, value_name = "MS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    #[arg(long, value_name = "MS", default_value_t = 50, value_parser = number(1..=10_000))]
     latency: u64,
     /// Attach this terminal to the guest's console (Ctrl-A x ends it).
     #[arg(long)]

@@ -3,6 +3,7 @@
 mod examine;
 mod guest;
 mod log_output;
+mod number;
 mod outcome;
 mod replay;
 
@@ -17,6 +18,7 @@ use logging_channel::Settings;
 use logging_channel::entry::ShutdownReason;
 
 use self::guest::GuestArgs;
+use self::number::number;
 use crate::config::Clock;
 use crate::engine::Ended;
 use crate::events::{Event, Events};
@@ -108,7 +110,7 @@ struct RecordArgs {
 #[derive(Args)]
 struct DigestArgs {
     /// Time between two digests of the guest's state, which the replay compares, in milliseconds.
-    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = number(10..=3_600_000))]
     digest_interval: u64,
 }
 
@@ -155,7 +157,7 @@ struct PrimaryArgs {
     listen: SocketAddr,
     /// Silence after which a host takes the other for lost, in milliseconds. Both use the
     /// primary's value.
-    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(10..=600_000))]
+    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = number(10..=600_000))]
     heartbeat_timeout: u64,
     /// How long an output, or a guest that is held up, may wait for a backup that is heard but does
     /// not get on, in milliseconds, before the backup is taken for lost. Twice the heartbeat timeout
@@ -164,7 +166,7 @@ struct PrimaryArgs {
     output_timeout: Option<u64>,
     /// How far the backup may lag before the guest is slowed, in milliseconds, beyond the round trip
     /// of the logging network.
-    #[arg(long, value_name = "MS", default_value_t = 50, value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    #[arg(long, value_name = "MS", default_value_t = 50, value_parser = number(1..=600_000))]
     max_lag: u64,
     /// Where the backup gets what the guest reads from its disk: from the log, or from the disk
     /// itself, which spares the logging network and delays writes of what was just read.
@@ -192,14 +194,14 @@ struct BackupArgs {
     #[arg(long, value_name = "ADDRESS:PORT")]
     connect: SocketAddr,
     /// How long to try to reach the primary, in seconds.
-    #[arg(long, value_name = "S", default_value_t = 60)]
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = number(0..=31_536_000))]
     connect_timeout: u64,
     /// Flip a bit of this guest's memory, of a register, or of a log entry, to show that it is
     /// found.
     #[arg(long, hide = true, value_name = "memory|register|entry")]
     sabotage: Option<Target>,
     /// When to do so, in seconds from the start.
-    #[arg(long, hide = true, value_name = "S", default_value_t = 5)]
+    #[arg(long, hide = true, value_name = "S", default_value_t = 5, value_parser = number(0..=86_400))]
     sabotage_after: u64,
 }
 

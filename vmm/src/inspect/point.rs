@@ -49,7 +49,11 @@ impl FromStr for Point {
     type Err = BadPoint;
 
     fn from_str(word: &str) -> Result<Self, BadPoint> {
-        let number = |digits: &str| digits.parse().map_err(|_| BadPoint);
+        // Alone, `parse` would take a sign.
+        let number = |digits: &str| match digits.parse() {
+            Ok(number) if digits.starts_with(|c: char| c.is_ascii_digit()) => Ok(number),
+            _ => Err(BadPoint),
+        };
         match word.strip_prefix("lsn:") {
             Some(digits) => number(digits).map(|lsn| Self::Entry(Lsn(lsn))),
             None if word == "end" => Ok(Self::End),
@@ -68,7 +72,9 @@ mod tests {
         assert_eq!("1234".parse(), Ok(Point::Exit(1234)));
         assert_eq!("lsn:567".parse(), Ok(Point::Entry(Lsn(567))));
         assert_eq!("end".parse(), Ok(Point::End));
-        for word in ["", "-1", "1x", "lsn:", "lsn:x", "lsn: 1", "End", "0x10"] {
+        for word in [
+            "", "-1", "+1", "lsn:+1", "1x", "lsn:", "lsn:x", "lsn: 1", "End", "0x10",
+        ] {
             assert_eq!(word.parse::<Point>(), Err(BadPoint), "{word}");
         }
     }
