@@ -95,6 +95,29 @@ pub struct Guest {
     pub host: HostSide,
 }
 
+/// What a guest is made of and connected with, as far as this host has it: whatever is wrong with that
+/// shows before anything is tried out, asked for, or run.
+struct Parts {
+    images: BootImages,
+    host: HostSide,
+}
+
+impl Parts {
+    fn open(config: &VmConfig, host: &HostConfig) -> Result<Self, AssemblyError> {
+        config.validate()?;
+        Ok(Self {
+            images: BootImages::open(
+                &config.kernel,
+                config.initrd.as_deref(),
+                &config.command_line(),
+                config.clock.kernel_reads(),
+                config.memory_bytes(),
+            )?,
+            host: HostSide::connect(host)?,
+        })
+    }
+}
+
 /// This host's connections to a guest.
 pub struct HostSide {
     /// The lanes for its inputs.
@@ -105,7 +128,8 @@ pub struct HostSide {
     pub outlet: Outlet,
     /// Whether inputs are handed over.
     pub live: Arc<AtomicBool>,
-    _terminal: Option<Terminal>,
+    terminal: Option<Terminal>,
+    wants_terminal: bool,
 }
 
 impl Guest {
@@ -119,13 +143,13 @@ impl Guest {
         host: &HostConfig,
         verification: Verification,
     ) -> Result<Self, AssemblyError> {
-        config.validate()?;
+        let parts = Parts::open(config, host)?;
         let disk = match &config.disk {
             None => None,
             Some(uri) => Some(GuestDisk::open(uri, &config.name, host.disk)?),
         };
         let identity = disk.as_ref().map(GuestDisk::identity);
-        let guest = Self::put_together(config, host, verification, identity)?;
+        let guest = Self::put_together(config, parts, verification, identity)?;
         Ok(Self { disk, ..guest })
     }
 
@@ -140,22 +164,16 @@ impl Guest {
         verification: Verification,
         disk: Option<DiskIdentity>,
     ) -> Result<Self, AssemblyError> {
-        config.validate()?;
-        Self::put_together(config, host, verification, disk)
+        Self::put_together(config, Parts::open(config, host)?, verification, disk)
     }
 
     fn put_together(
         config: &VmConfig,
-        host: &HostConfig,
+        parts: Parts,
         verification: Verification,
         disk: Option<DiskIdentity>,
     ) -> Result<Self, AssemblyError> {
-        let images = BootImages::open(
-            &config.kernel,
-            config.initrd.as_deref(),
-            &config.command_line(),
-            config.clock.kernel_reads(),
-        )?;
+        let Parts { images, host } = parts;
         let report = doctor::require_fit()?;
         let mut machine = Machine::new(config.memory_bytes(), config.clock)?;
         let entry = images.load(machine.memory())?;
@@ -204,7 +222,7 @@ impl Guest {
             host_report: report.for_peer(),
             mac: config.mac.0,
             disk: None,
-            host: HostSide::connect(host)?,
+            host: host.with_terminal()?,
         })
     }
 
@@ -249,16 +267,22 @@ impl HostSide {
             tap.receive_into(lanes.frames.clone(), live.clone());
         }
         let console = ConsoleSink::open(host.terminal, host.console_log.as_deref())?;
-        let terminal = host
-            .terminal
-            .then(|| Terminal::attach(&lanes, live.clone()))
-            .transpose()?;
         Ok(Self {
             lanes,
             exits: ExitTally::default(),
             outlet: Outlet::new(tap, console),
             live,
-            _terminal: terminal,
+            terminal: None,
+            wants_terminal: host.terminal,
         })
+    }
+
+    /// The same, with the terminal if it is wanted: the last connection, because errors are told on
+    /// it.
+    fn with_terminal(mut self) -> Result<Self, TerminalError> {
+        if self.wants_terminal {
+            self.terminal = Some(Terminal::attach(&self.lanes, self.live.clone())?);
+        }
+        Ok(self)
     }
 }

@@ -10,23 +10,25 @@ mod acpi;
 mod cached_reads;
 mod disassembly;
 pub mod initramfs;
+mod kernel;
 mod layout;
 mod micro_guest;
 pub mod rewrite;
 
 use std::fs;
-use std::io::{self, Cursor};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use linux_loader::configurator::linux::LinuxBootConfigurator;
 use linux_loader::configurator::{BootConfigurator, BootParams};
 use linux_loader::loader::bootparam::{boot_e820_entry, boot_params};
-use linux_loader::loader::{Cmdline, Elf, KernelLoader, load_cmdline};
 use sha2::{Digest, Sha256};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 use xxhash_rust::xxh64::xxh64;
 
+use self::kernel::Kernel;
 use self::rewrite::{KernelReads, RewriteError, Sites};
+use crate::config::MEMORY_MIB;
 use crate::ram::GuestRam;
 
 /// Start of the text that every Linux kernel carries and prints first.
@@ -63,6 +65,7 @@ pub struct EntryState {
 #[derive(Debug, Clone)]
 pub struct BootImages {
     kernel: Vec<u8>,
+    parts: Kernel,
     initrd: Option<Vec<u8>>,
     command_line: String,
     sites: Sites,
@@ -102,17 +105,24 @@ pub enum BootError {
     Rewrite(#[from] RewriteError),
     /// Kernel and initramfs do not fit.
     #[error(
-        "the guest's {memory_mib} MiB of memory cannot hold the kernel and an initramfs of \
-         {initrd_bytes} bytes: give the guest more memory"
+        "the guest's {memory_mib} MiB of memory cannot hold the kernel, which ends at {kernel_mib} MiB, \
+         and the initramfs of {initrd_mib} MiB: give the guest at least {} MiB, and what its programs \
+         need (memory_mib in the configuration, or --memory; at most {})",
+        kernel_mib + initrd_mib, MEMORY_MIB.end()
     )]
     TooLarge {
         /// Memory of the guest.
         memory_mib: u64,
+        /// Where the kernel ends in it.
+        kernel_mib: u64,
         /// Size of the initramfs.
-        initrd_bytes: usize,
+        initrd_mib: u64,
     },
     /// The command line is too long or has forbidden characters.
-    #[error("the kernel command line is not usable: {0}")]
+    #[error(
+        "the kernel command line {0}: see what is added to it, in `append` of the configuration and \
+         with --append"
+    )]
     CommandLine(String),
     /// Loading failed.
     #[error("loading the guest failed: {0}")]
@@ -121,16 +131,18 @@ pub enum BootError {
 
 impl BootImages {
     /// Reads the images and rewrites the TSC reads of the kernel, as `reads` says, and those of its
-    /// modules, which stay exact.
+    /// modules, which stay exact. What they are is checked, and that they fit into `memory_bytes`.
     ///
     /// # Errors
-    /// [`BootError`] names the file that is missing, cut or of the wrong kind.
+    /// [`BootError`] names the file that is missing, cut or of the wrong kind, or what does not fit.
     pub fn open(
         kernel_path: &Path,
         initrd_path: Option<&Path>,
         command_line: &str,
         reads: KernelReads,
+        memory_bytes: u64,
     ) -> Result<Self, BootError> {
+        check_command_line(command_line).map_err(BootError::CommandLine)?;
         let read = |what, path: &Path| {
             fs::read(path).map_err(|source| BootError::Read {
                 what,
@@ -142,23 +154,24 @@ impl BootImages {
         if kernel.get(0x202..0x206) == Some(b"HdrS") {
             return Err(BootError::Compressed(kernel_path.to_owned()));
         }
+        let not_a_kernel = |reason| BootError::NotAKernel {
+            path: kernel_path.to_owned(),
+            reason,
+        };
         let sites = rewrite::rewrite(&mut kernel, reads).map_err(|e| match e {
-            RewriteError::NotElf(reason) => BootError::NotAKernel {
-                path: kernel_path.to_owned(),
-                reason,
-            },
+            RewriteError::NotElf(reason) => not_a_kernel(reason),
             other => BootError::Rewrite(other),
         })?;
         if !micro_guest::is_marked(&kernel) && memchr::memmem::find(&kernel, LINUX_BANNER).is_none()
         {
-            return Err(BootError::NotAKernel {
-                path: kernel_path.to_owned(),
-                reason: "it does not say \"Linux version\"".into(),
-            });
+            return Err(not_a_kernel("it does not say \"Linux version\"".into()));
         }
+        let parts = Kernel::parse(&kernel).map_err(not_a_kernel)?;
         let mut initrd = initrd_path
             .map(|path| read("initramfs", path))
             .transpose()?;
+        let initrd_bytes = initrd.as_ref().map_or(0, Vec::len) as u64;
+        initrd_address(&parts, initrd_bytes, memory_bytes)?;
         if let Some(initrd) = &mut initrd {
             initramfs::rewrite_modules(initrd).log();
         }
@@ -175,6 +188,7 @@ impl BootImages {
         }
         Ok(Self {
             kernel,
+            parts,
             initrd,
             command_line: command_line.to_owned(),
             sites,
@@ -201,29 +215,18 @@ impl BootImages {
     pub fn load(&self, memory: &GuestRam) -> Result<EntryState, BootError> {
         let load_failed = |e: &dyn std::error::Error| BootError::Load(e.to_string());
         let memory_bytes = memory.last_addr().0 + 1;
-        let kernel = Elf::load(
-            memory,
-            None,
-            &mut Cursor::new(&self.kernel),
-            Some(GuestAddress(layout::HIGH_MEMORY)),
-        )
-        .map_err(|e| load_failed(&e))?;
+        (self.parts.load(&self.kernel, memory)).map_err(|e| load_failed(&e))?;
 
         let initrd = self.initrd.as_deref().unwrap_or(&[]);
-        let too_large = || BootError::TooLarge {
-            memory_mib: memory_bytes >> 20,
-            initrd_bytes: initrd.len(),
-        };
-        let initrd_address =
-            layout::initrd_address(memory_bytes, kernel.kernel_end, initrd.len() as u64)
-                .ok_or_else(too_large)?;
+        let initrd_address = initrd_address(&self.parts, initrd.len() as u64, memory_bytes)?;
         memory
             .write_slice(initrd, GuestAddress(initrd_address))
             .map_err(|e| load_failed(&e))?;
 
-        let cmdline = Cmdline::try_from(&self.command_line, layout::COMMAND_LINE_BYTES)
-            .map_err(|e| BootError::CommandLine(e.to_string()))?;
-        load_cmdline(memory, GuestAddress(layout::COMMAND_LINE), &cmdline)
+        let mut command_line = self.command_line.clone().into_bytes();
+        command_line.push(0);
+        memory
+            .write_slice(&command_line, GuestAddress(layout::COMMAND_LINE))
             .map_err(|e| load_failed(&e))?;
 
         let tables = acpi::write(memory, layout::ACPI_TABLES).map_err(|e| load_failed(&e))?;
@@ -255,6 +258,61 @@ impl BootImages {
         )
         .map_err(|e| load_failed(&e))?;
         layout::write_tables(memory).map_err(|e| load_failed(&e))?;
-        Ok(layout::entry_state(kernel.kernel_load.0))
+        Ok(layout::entry_state(self.parts.entry()))
+    }
+}
+
+/// Where the initramfs goes, if kernel and initramfs fit into memory.
+fn initrd_address(kernel: &Kernel, initrd_bytes: u64, memory_bytes: u64) -> Result<u64, BootError> {
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    layout::initrd_address(memory_bytes, kernel.end(), initrd_bytes).ok_or(BootError::TooLarge {
+        memory_mib: memory_bytes >> 20,
+        kernel_mib: mib(kernel.end()),
+        initrd_mib: mib(initrd_bytes),
+    })
+}
+
+/// Whether a guest can be given this command line, or why not.
+fn check_command_line(command_line: &str) -> Result<(), String> {
+    const LONGEST: usize = layout::COMMAND_LINE_BYTES - 1;
+    if command_line.len() > LONGEST {
+        return Err(format!(
+            "has {} bytes, and Linux takes {LONGEST}",
+            command_line.len()
+        ));
+    }
+    // Between words Linux takes any white space.
+    match command_line.find(|c: char| c.is_control() && !c.is_whitespace()) {
+        Some(at) => Err(format!("has a control character, after {at} bytes")),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_has_the_room_that_linux_gives_it() {
+        let longest = "x".repeat(2047);
+        assert_eq!(check_command_line(&longest), Ok(()));
+        assert_eq!(check_command_line("a=b\tc=\u{fc}\n"), Ok(()));
+        let error = check_command_line(&format!("{longest}x")).expect_err("too long");
+        assert!(
+            error.contains("2048 bytes, and Linux takes 2047"),
+            "{error}"
+        );
+        assert!(check_command_line("a\0b").is_err());
+    }
+
+    #[test]
+    fn too_little_memory_is_told_with_what_it_takes() {
+        let error = BootError::TooLarge {
+            memory_mib: 32,
+            kernel_mib: 62,
+            initrd_mib: 3,
+        };
+        let told = error.to_string();
+        assert!(told.contains("at least 65 MiB"), "{told}");
     }
 }

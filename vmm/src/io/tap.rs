@@ -28,8 +28,11 @@ pub enum TapError {
     /// `/dev/net/tun` cannot be opened.
     #[error("cannot open /dev/net/tun: load the kernel module tun and run as root")]
     Open(#[source] io::Error),
-    /// The name is too long.
-    #[error("\"{0}\" is no interface name: at most 15 characters")]
+    /// No interface can have this name.
+    #[error(
+        "\"{0}\" is no interface name: give 1 to 15 letters, digits and signs, without white space, \
+         '/', ':' and '%'"
+    )]
     Name(String),
     /// The interface cannot be attached.
     #[error(
@@ -51,14 +54,14 @@ impl Tap {
     /// # Errors
     /// [`TapError`].
     pub fn open(name: &str) -> Result<Self, TapError> {
+        if !is_interface_name(name) {
+            return Err(TapError::Name(name.to_owned()));
+        }
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .open("/dev/net/tun")
             .map_err(TapError::Open)?;
-        if name.is_empty() || name.len() >= libc::IFNAMSIZ {
-            return Err(TapError::Name(name.to_owned()));
-        }
         // SAFETY: all-zero is a valid ifreq.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
@@ -152,6 +155,14 @@ impl Tap {
     }
 }
 
+/// Whether an interface can have this name (Linux, `net/core/dev.c`, `dev_valid_name`). One with '%' is
+/// a pattern there: Linux would make another interface than the one that is named.
+fn is_interface_name(name: &str) -> bool {
+    (1..libc::IFNAMSIZ).contains(&name.len())
+        && ![".", ".."].contains(&name)
+        && (name.bytes()).all(|byte| byte.is_ascii_graphic() && !b"/:%".contains(&byte))
+}
+
 /// Tells the system what it may leave to the reader of the interface's frames.
 fn set_offloads(file: &File, offloads: Offloads) -> io::Result<()> {
     // Linux, include/uapi/linux/if_tun.h.
@@ -171,5 +182,30 @@ fn set_offloads(file: &File, offloads: Offloads) -> io::Result<()> {
     match unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, flags) } {
         0.. => Ok(()),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_that_an_interface_can_have() {
+        for name in ["tap-db", "tap0", "a.b_c", "123456789012345"] {
+            assert!(is_interface_name(name), "{name}");
+        }
+        for name in [
+            "",
+            ".",
+            "..",
+            "a b",
+            "tap%d",
+            "a/b",
+            "eth0:1",
+            "1234567890123456",
+        ] {
+            let error = Tap::open(name).expect_err(name);
+            assert!(matches!(error, TapError::Name(_)), "{name}: {error}");
+        }
     }
 }
