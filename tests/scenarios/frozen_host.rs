@@ -1,10 +1,11 @@
 //! A host stands still for longer than the heartbeat timeout, and wakes up in the belief that no
-//! time has passed: the other one runs the guest, and the one that slept halts.
+//! time has passed: the other one runs the guest, and the one that slept halts. All the while nobody
+//! reads the guest's console on either host.
 
 use std::time::Duration;
 
 use testbed::pair::{Guest, Pair};
-use testbed::{Exit, Result, Testbed};
+use testbed::{Exit, Host, HostProcess, Result, Testbed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -15,9 +16,27 @@ enum Sleeper {
     Backup,
 }
 
+/// Makes a FIFO in a host that is full and that nobody reads, as long as the process lives.
+fn unread_fifo(host: &Host, path: &str) -> Result<HostProcess> {
+    let script = format!(
+        "[ -p {path} ] || mkfifo {path}; exec 3<>{path}; cat /dev/zero >&3 & echo ready; \
+         exec sleep 1000"
+    );
+    let mut keeper = host.spawn(&["sh", "-c", &script])?;
+    keeper.wait_for_line("ready", LIMIT)?;
+    Ok(keeper)
+}
+
 fn one_sleeps(sleeper: Sleeper) -> Result<()> {
     let testbed = Testbed::new("frozen-host")?;
-    let pair = Pair::start(&testbed, Guest::redis("sleepy"))?;
+    let hosts = testbed.start_hosts(["a", "b"])?;
+    let unread = format!("/tmp/ftvm-unread-{}-{}", std::process::id(), sleeper as u8);
+    let _unread = [
+        unread_fifo(&hosts[0], &unread)?,
+        unread_fifo(&hosts[1], &unread)?,
+    ];
+    let log = ["--console-log", &unread];
+    let pair = Pair::start_on(&testbed, hosts, Guest::redis("sleepy"), &log, &log)?;
 
     let (host, asleep, mut awake) = match sleeper {
         Sleeper::Primary => (&pair.a, pair.primary, pair.backup),
@@ -26,6 +45,10 @@ fn one_sleeps(sleeper: Sleeper) -> Result<()> {
     host.freeze()?;
     awake.wait_for("live", LIMIT)?;
     pair.client.goes_on("of the other host")?;
+    awake.keep_figures();
+    wait_until("figures of a guest that is alone", LIMIT, || {
+        Ok(!awake.take_figures().is_empty())
+    })?;
     host.thaw()?;
     let (exit, told) = asleep.end(LIMIT)?;
     assert_eq!(exit, Exit::Code(3), "{told:?}");
@@ -34,6 +57,7 @@ fn one_sleeps(sleeper: Sleeper) -> Result<()> {
     pair.client.goes_on("after the other host woke up")?;
     pair.client.lost_nothing();
     assert!(!awake.has_ended());
+    pair.a.check(&["rm", &unread])?;
 
     testbed.succeed();
     Ok(())

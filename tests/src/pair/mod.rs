@@ -74,7 +74,22 @@ impl Pair {
         primary: &[&str],
         backup: &[&str],
     ) -> Result<Self> {
-        let [a, b] = testbed.start_hosts(["a", "b"])?;
+        let hosts = testbed.start_hosts(["a", "b"])?;
+        Self::start_on(testbed, hosts, guest, primary, backup)
+    }
+
+    /// As [`Pair::start_with`], on two hosts that run already.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pair::start`].
+    pub fn start_on(
+        testbed: &Testbed,
+        [a, b]: [Host; 2],
+        guest: Guest,
+        primary: &[&str],
+        backup: &[&str],
+    ) -> Result<Self> {
         let disk_server = DiskServer::start(testbed)?;
         let primary = guest.primary(&a, &disk_server, primary)?;
         let backup = guest.backup_with(&b, &a, &disk_server, backup)?;
