@@ -174,8 +174,10 @@ pub enum StatePart {
     Begin,
     /// Changed memory.
     Pages(Vec<u8>),
-    /// The rest of the state. The transfer is complete, and the guest is at this entry's
-    /// execution point.
+    /// What is not memory, as far as it does not fit the commit.
+    Rest(Vec<u8>),
+    /// The end of the rest of the state. The transfer is complete, and the guest is at this
+    /// entry's execution point.
     Commit(Vec<u8>),
 }
 

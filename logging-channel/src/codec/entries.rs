@@ -157,14 +157,12 @@ pub(super) fn admit(payload: &Payload) -> Result<(), EncodeError> {
                 count: hashes.len(),
             })
         }
-        Payload::State(StatePart::Pages(data) | StatePart::Commit(data))
-            if data.len() > MAX_STATE_PART =>
-        {
-            Err(EncodeError::TooLong {
-                kind: Kind::State,
-                len: data.len(),
-            })
-        }
+        Payload::State(
+            StatePart::Pages(data) | StatePart::Rest(data) | StatePart::Commit(data),
+        ) if data.len() > MAX_STATE_PART => Err(EncodeError::TooLong {
+            kind: Kind::State,
+            len: data.len(),
+        }),
         Payload::Digest(digest) => state::admit(digest),
         _ => Ok(()),
     }

@@ -1,7 +1,8 @@
 //! The contents of state transfers and digests, written and read.
 //!
 //! ```text
-//!   state part    1 byte: 0 begin, 1 pages, 2 commit; then, but for begin, varint length and data
+//!   state part    1 byte: 0 begin, 1 pages, 2 commit, 3 rest; then, but for begin, varint length
+//!                 and data
 //!   page digests  varint count; each: varint step from the page before (the first: from 0, later
 //!                 ones at least 1), u32
 //!   part digests  varint count; each: u32
@@ -15,6 +16,7 @@ use crate::entry::{PageDigest, StateDigest, StatePart};
 const BEGIN: u8 = 0;
 const PAGES: u8 = 1;
 const COMMIT: u8 = 2;
+const REST: u8 = 3;
 
 /// Whether `digest` fits an entry.
 pub(super) fn admit(digest: &StateDigest) -> Result<(), EncodeError> {
@@ -33,6 +35,7 @@ pub(super) fn write_part(part: &StatePart, out: &mut Vec<u8>) {
     let (number, data) = match part {
         StatePart::Begin => return out.push(BEGIN),
         StatePart::Pages(data) => (PAGES, data),
+        StatePart::Rest(data) => (REST, data),
         StatePart::Commit(data) => (COMMIT, data),
     };
     out.push(number);
@@ -42,22 +45,18 @@ pub(super) fn write_part(part: &StatePart, out: &mut Vec<u8>) {
 
 pub(super) fn read_part(fields: &mut Fields<'_>) -> Result<StatePart, EntryError> {
     let number = fields.u8()?;
-    if number == BEGIN {
-        return Ok(StatePart::Begin);
-    }
-    if number != PAGES && number != COMMIT {
-        return Err(EntryError::UnknownPart(number));
-    }
+    let part = match number {
+        BEGIN => return Ok(StatePart::Begin),
+        PAGES => StatePart::Pages,
+        REST => StatePart::Rest,
+        COMMIT => StatePart::Commit,
+        other => return Err(EntryError::UnknownPart(other)),
+    };
     let len = fields.varint()?;
     if len > MAX_STATE_PART as u64 {
         return Err(EntryError::StateTooLong(len));
     }
-    let data = fields.bytes(len as usize)?.to_vec();
-    Ok(if number == PAGES {
-        StatePart::Pages(data)
-    } else {
-        StatePart::Commit(data)
-    })
+    Ok(part(fields.bytes(len as usize)?.to_vec()))
 }
 
 pub(super) fn write_pages(pages: &[PageDigest], out: &mut Vec<u8>) {

@@ -44,6 +44,7 @@ pub(crate) fn payload() -> impl Strategy<Value = Payload> {
         reason.prop_map(Payload::Shutdown),
         Just(Payload::State(StatePart::Begin)),
         vec(any::<u8>(), 0..200).prop_map(|data| Payload::State(StatePart::Pages(data))),
+        vec(any::<u8>(), 0..200).prop_map(|data| Payload::State(StatePart::Rest(data))),
         vec(any::<u8>(), 0..200).prop_map(|data| Payload::State(StatePart::Commit(data))),
         digest().prop_map(|digest| Payload::Digest(Box::new(digest))),
         (any::<u64>(), registers()).prop_map(|(count, registers)| Payload::Counted(Box::new(

@@ -56,10 +56,15 @@ impl StateFollower {
                 self.incoming.pages(block)?;
                 Ok(false)
             }
-            StatePart::Commit(rest) => {
+            StatePart::Rest(piece) => {
+                self.bytes += piece.len() as u64;
+                self.incoming.rest(piece)?;
+                Ok(false)
+            }
+            StatePart::Commit(last) => {
                 let since = Instant::now();
-                self.bytes += rest.len() as u64;
-                self.incoming.commit(at, rest)?;
+                self.bytes += last.len() as u64;
+                self.incoming.commit(at, last)?;
                 let bytes = std::mem::take(&mut self.bytes);
                 if std::mem::take(&mut self.whole) {
                     self.counters.transfer_bytes(bytes);

@@ -15,6 +15,9 @@ use crate::state::{Baseline, Capture, Progress, digest};
 /// While the whole state is sent, about one part in this many of the guest's time is spent on it.
 const TRANSFER_SHARE: u32 = 4;
 
+/// Time until a whole state that could not be taken is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// Takes the guest's state for the log.
 pub struct StateKeeper {
     capture: Capture,
@@ -43,7 +46,7 @@ fn send<'a>(
     bytes: &'a mut u64,
 ) -> impl FnMut(StatePart) -> Step<()> + 'a {
     move |part| {
-        if let StatePart::Pages(data) | StatePart::Commit(data) = &part {
+        if let StatePart::Pages(data) | StatePart::Rest(data) | StatePart::Commit(data) = &part {
             *bytes += data.len() as u64;
         }
         log.append(Entry {
@@ -112,14 +115,30 @@ impl StateKeeper {
         self.whole == WholeState::Ready
     }
 
-    /// Sends the rest of the whole state, for the next exit.
-    pub(super) fn commit_whole(&mut self, at: &mut Moment<'_>, log: &mut dyn LogSink) -> Step<()> {
+    /// Sends the rest of the whole state, for the next exit. `false` if that has to wait, and the
+    /// guest goes on from where it is.
+    pub(super) fn commit_whole(
+        &mut self,
+        at: &mut Moment<'_>,
+        log: &mut dyn LogSink,
+    ) -> Step<bool> {
         let since = Instant::now();
         let mut bytes = 0;
-        at.cpu.complete_access()?;
         let point = ExecutionPoint::at_exit(at.point.exits + 1);
-        self.capture
+        let sent = self
+            .capture
             .commit_whole(at, &mut send(log, point, &mut bytes))?;
+        if !sent {
+            log::warn!(
+                "the devices hold more at {} than a transfer of the whole state carries: the \
+                 backup gets it later, and is not protected until then",
+                at.point
+            );
+            self.whole = WholeState::Sending {
+                last_slice: since + AGAIN,
+            };
+            return Ok(false);
+        }
         self.whole = WholeState::NotWanted;
         self.counters.transfer_bytes(bytes);
         self.counters.transfer();
@@ -128,7 +147,7 @@ impl StateKeeper {
             "the whole state was sent; the guest stood still for {} ms at the end",
             since.elapsed().as_millis()
         );
-        Ok(())
+        Ok(true)
     }
 
     /// Does what is due at guest time `now`.

@@ -282,8 +282,8 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
     fn depart(&mut self, at: &mut Moment<'_>) -> Step<Option<u64>> {
         if let Some(keeper) = &mut self.keeper
             && keeper.is_whole_ready()
+            && keeper.commit_whole(at, &mut self.log)?
         {
-            keeper.commit_whole(at, &mut self.log)?;
             return Ok(Some(at.point.exits + 1));
         }
         if let Some(watchdog) = &self.watchdog {

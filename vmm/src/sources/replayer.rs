@@ -154,16 +154,29 @@ impl<S: LogSource> Replayer<S> {
         loop {
             let complete = match self.log.head()? {
                 Head::Ended => return Ok(None),
-                Head::Entry(_, entry) => match &entry.payload {
+                Head::Entry(lsn, entry) => match &entry.payload {
                     Payload::Shutdown(_) => return Ok(None),
                     Payload::State(part) if begun || *part == StatePart::Begin => {
                         begun = true;
                         self.completions.forget();
                         let exits = entry.point.exits;
-                        let complete = state.take(at, part).map_err(|error| {
-                            Interruption::Failed(format!("the whole state cannot be used: {error}"))
-                        })?;
-                        complete.then_some(exits)
+                        match state.take(at, part) {
+                            Ok(complete) => complete.then_some(exits),
+                            Err(error) => {
+                                // Another one may be better.
+                                let divergence = Divergence {
+                                    point: at.point,
+                                    lsn,
+                                    difference: Difference::Transfer(error.to_string()),
+                                };
+                                begun = false;
+                                state.abandon();
+                                if !self.log.differs(&divergence) {
+                                    return Err(Interruption::Diverged(Box::new(divergence)));
+                                }
+                                None
+                            }
+                        }
                     }
                     _ => None,
                 },
@@ -188,8 +201,19 @@ impl<S: LogSource> Replayer<S> {
             let Head::Entry(lsn, entry) = self.log.head()? else {
                 return Err(Interruption::Failed("the log's head vanished".into()));
             };
-            if entry.payload == Payload::State(StatePart::Begin) {
-                return self.take_whole(at);
+            if entry.payload == Payload::State(StatePart::Begin) && self.state.is_some() {
+                // Its memory is the transfer's from here on, and no guest's before the end of that.
+                let cut = Divergence {
+                    point: at.point,
+                    lsn,
+                    difference: Difference::Transfer(
+                        "the log ends within a transfer of the whole state".into(),
+                    ),
+                };
+                let taken = self.take_whole(at)?;
+                return taken
+                    .map(Some)
+                    .ok_or_else(|| Interruption::Diverged(Box::new(cut)));
             }
             if entry.point.exits != next {
                 if let Some(state) = &mut self.state {

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use logging_channel::entry::StatePart;
 
-use super::parts::Rest;
+use super::parts::{LARGEST_DEVICES, PIECE, Rest};
 use super::patch::BlockWriter;
 use super::seal::Seal;
 use super::{Baseline, PageSet};
-use crate::engine::{Interruption, Moment, Step};
+use crate::engine::{Moment, Step};
 
 /// Rounds of sending again what the guest changed meanwhile, before it is stopped for the rest.
 const ROUNDS: u32 = 4;
@@ -68,7 +68,7 @@ impl Capture {
     /// only at exits, which the other side has seen too.
     ///
     /// # Errors
-    /// [`Interruption`], also of `send`.
+    /// [`Interruption`](crate::engine::Interruption), also of `send`.
     pub fn delta(
         &mut self,
         at: &mut Moment<'_>,
@@ -77,17 +77,14 @@ impl Capture {
         let written = self.baseline.take_written(at.cpu)?;
         let unchanged = self.send_changes(written.iter(), send)?;
         at.cpu.found_unchanged(&unchanged);
-        let rest = Rest {
-            cpu: at.cpu.save()?,
-            devices: None,
-        };
-        send(StatePart::Commit(self.seal.close(&pack(&rest)?)))
+        let cpu = at.cpu.save()?;
+        self.send_rest(cpu, None, send)
     }
 
     /// Begins a transfer of the whole state, in place of one that may be under way.
     ///
     /// # Errors
-    /// [`Interruption`], also of `send`.
+    /// [`Interruption`](crate::engine::Interruption), also of `send`.
     pub fn begin_whole(
         &mut self,
         at: &mut Moment<'_>,
@@ -109,7 +106,7 @@ impl Capture {
     /// Sends pages of a transfer under way for about `share` of time.
     ///
     /// # Errors
-    /// [`Interruption`], also of `send`.
+    /// [`Interruption`](crate::engine::Interruption), also of `send`.
     pub(crate) fn continue_whole(
         &mut self,
         at: &mut Moment<'_>,
@@ -149,26 +146,31 @@ impl Capture {
         Ok(progress)
     }
 
-    /// Sends the rest of the state, devices included, of a guest that stands at an instruction
-    /// boundary. Both sides have the same state then.
+    /// Sends the rest of the state, devices included, of a guest whose last exit's access is not
+    /// completed yet; it is then. Both sides have the same state. `false` if the devices hold more
+    /// at the moment than a transfer carries: nothing has happened then, and the transfer stays
+    /// under way.
     ///
     /// # Errors
-    /// [`Interruption`], also of `send`.
+    /// [`Interruption`](crate::engine::Interruption), also of `send`.
     pub fn commit_whole(
         &mut self,
         at: &mut Moment<'_>,
         send: &mut dyn FnMut(StatePart) -> Step<()>,
-    ) -> Step<()> {
+    ) -> Step<bool> {
+        let devices = at.devices.save();
+        if devices.len() > LARGEST_DEVICES {
+            return Ok(false);
+        }
+        at.cpu.complete_access()?;
         let left = self.whole.take().map(|whole| whole.left);
         let written = self.baseline.take_written(at.cpu)?;
         let mut pages = left.unwrap_or_else(|| self.baseline.no_pages());
         written.iter().for_each(|page| pages.insert(page));
         self.send_changes(pages.iter(), send)?;
-        let rest = Rest {
-            cpu: at.cpu.save()?,
-            devices: Some(at.devices.save().into()),
-        };
-        send(StatePart::Commit(self.seal.close(&pack(&rest)?)))
+        let cpu = at.cpu.save()?;
+        self.send_rest(cpu, Some(devices), send)?;
+        Ok(true)
     }
 
     /// Sends what changed in these pages. Returns those that did not change.
@@ -203,10 +205,21 @@ impl Capture {
         self.seal.add(&block);
         send(StatePart::Pages(block))
     }
-}
 
-fn pack(rest: &Rest) -> Step<Vec<u8>> {
-    rest.pack().ok_or_else(|| {
-        Interruption::Failed("the state of processor and devices does not fit a log entry".into())
-    })
+    fn send_rest(
+        &mut self,
+        cpu: Vec<u8>,
+        devices: Option<Vec<u8>>,
+        send: &mut dyn FnMut(StatePart) -> Step<()>,
+    ) -> Step<()> {
+        let devices = devices.map(Into::into);
+        let packed = Rest { cpu, devices }.pack();
+        let mut pieces = packed.chunks(PIECE);
+        let last = pieces.next_back().unwrap_or_default();
+        for piece in pieces {
+            self.seal.add(piece);
+            send(StatePart::Rest(piece.to_vec()))?;
+        }
+        send(StatePart::Commit(self.seal.close(last)))
+    }
 }

@@ -1,7 +1,7 @@
 //! The receiving side of state transfers.
 
 use super::Baseline;
-use super::parts::Rest;
+use super::parts::Pieces;
 use super::patch::{PatchError, read_block};
 use super::seal::Seal;
 use crate::cpu::CpuError;
@@ -14,6 +14,7 @@ pub struct Incoming {
     /// Blocks of a transfer that is not complete. A delta is applied as a whole or not at all: if
     /// the primary dies within it, the backup goes on from where it is.
     blocks: Vec<Vec<u8>>,
+    rest: Pieces,
     /// The transfer builds on nothing.
     whole: bool,
     seal: Seal,
@@ -43,6 +44,7 @@ impl Incoming {
         Self {
             baseline,
             blocks: Vec::new(),
+            rest: Pieces::default(),
             whole: false,
             seal: Seal::default(),
         }
@@ -83,18 +85,29 @@ impl Incoming {
         }
     }
 
-    /// Forgets the blocks of a delta that is not completed.
+    /// A piece of what is not memory.
+    ///
+    /// # Errors
+    /// [`StateError::Patch`].
+    pub fn rest(&mut self, piece: &[u8]) -> Result<(), StateError> {
+        self.seal.add(piece);
+        Ok(self.rest.add(piece)?)
+    }
+
+    /// Forgets what came of a delta that is not completed.
     pub fn abandon(&mut self) {
         self.blocks.clear();
+        self.rest.forget();
         self.seal.begin();
     }
 
-    /// The rest of the state: the guest is at the transfer's execution point now.
+    /// The last piece: the guest is at the transfer's execution point now.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn commit(&mut self, at: &mut Moment<'_>, rest: &[u8]) -> Result<(), StateError> {
-        let rest = Rest::unpack(self.seal.open(rest)?)?;
+    pub fn commit(&mut self, at: &mut Moment<'_>, last: &[u8]) -> Result<(), StateError> {
+        self.rest.add(self.seal.open(last)?)?;
+        let rest = self.rest.unpack()?;
         if self.whole && rest.devices.is_none() {
             return Err(StateError::NoDevices);
         }

@@ -48,9 +48,14 @@ pub enum PatchError {
     /// It cannot be decompressed.
     #[error("a block of changed memory cannot be decompressed: {0}")]
     Compression(String),
-    /// It is too large when decompressed.
-    #[error("a block of changed memory claims {0} bytes: at most {LARGEST_BLOCK} are allowed")]
-    TooLarge(usize),
+    /// It is too large, compressed or not.
+    #[error("part of a state transfer has {bytes} bytes: at most {limit} are allowed")]
+    TooLarge {
+        /// How large it says it is, or is.
+        bytes: usize,
+        /// How large it may be.
+        limit: usize,
+    },
     /// The parts of a transfer are not those that were sent.
     #[error(
         "the checksum over the parts that came is {came:08x}, and over those that were sent \
@@ -161,7 +166,7 @@ pub(super) fn unpack(block: &[u8], limit: usize) -> Result<Vec<u8>, PatchError> 
     let (len, data) = lz4_flex::block::uncompressed_size(block)
         .map_err(|error| PatchError::Compression(error.to_string()))?;
     if len > limit {
-        return Err(PatchError::TooLarge(len));
+        return Err(PatchError::TooLarge { bytes: len, limit });
     }
     lz4_flex::block::decompress(data, len)
         .map_err(|error| PatchError::Compression(error.to_string()))
@@ -252,7 +257,10 @@ mod tests {
         block[..4].copy_from_slice(&u32::MAX.to_le_bytes());
         assert_eq!(
             read_block(&block),
-            Err(PatchError::TooLarge(u32::MAX as usize))
+            Err(PatchError::TooLarge {
+                bytes: u32::MAX as usize,
+                limit: LARGEST_BLOCK,
+            })
         );
     }
 

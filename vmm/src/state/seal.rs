@@ -9,7 +9,7 @@ use super::patch::PatchError;
 /// Bytes of the checksum.
 pub(super) const SEAL_BYTES: usize = 4;
 
-/// CRC-32 of a transfer: its blocks in order, then its commit.
+/// CRC-32 of a transfer: its blocks and its rest in order, then its commit.
 #[derive(Debug, Default)]
 pub(super) struct Seal(crc32fast::Hasher);
 
@@ -19,7 +19,7 @@ impl Seal {
         self.0.reset();
     }
 
-    /// The next block.
+    /// The next block, or piece of the rest.
     pub(super) fn add(&mut self, block: &[u8]) {
         self.0.update(block);
     }

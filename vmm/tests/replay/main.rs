@@ -7,6 +7,7 @@ mod guest;
 mod mutation;
 mod transfer;
 mod tsc_copy;
+mod whole;
 mod world;
 
 use std::cell::Cell;

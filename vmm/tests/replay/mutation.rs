@@ -118,7 +118,9 @@ fn value(payload: &mut Payload, dice: &mut Dice) {
             };
         }
         Payload::State(StatePart::Begin) => {}
-        Payload::State(StatePart::Pages(bytes) | StatePart::Commit(bytes)) => {
+        Payload::State(
+            StatePart::Pages(bytes) | StatePart::Rest(bytes) | StatePart::Commit(bytes),
+        ) => {
             if !bytes.is_empty() {
                 let at = dice.roll(bytes.len() as u64) as usize;
                 bytes[at] ^= 1 << dice.roll(8);
