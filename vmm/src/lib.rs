@@ -20,6 +20,7 @@ pub mod cpu;
 pub mod devices;
 pub mod disk;
 pub mod doctor;
+pub mod elsewhere;
 pub mod engine;
 pub mod events;
 pub mod gates;

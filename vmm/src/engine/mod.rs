@@ -88,6 +88,8 @@ pub struct Engine<C> {
     devices: Devices,
     traps: TscTrap,
     role: Role,
+    /// The role before, until the guest has run in this one: it may take long to drop.
+    former: Option<Role>,
     exits: u64,
     /// The last input at this exit came without the time.
     time_passed_untold: bool,
@@ -102,6 +104,7 @@ impl<C: GuestCpu> Engine<C> {
             devices,
             traps,
             role,
+            former: None,
             exits: 0,
             time_passed_untold: false,
             tally: ExitTally::default(),
@@ -174,6 +177,7 @@ impl<C: GuestCpu> Engine<C> {
                 return self.arrive(exits);
             }
             let exit = self.cpu.run()?;
+            self.former = None;
             self.tally.count(ExitKind::of(&exit));
             match exit {
                 Exit::Kicked => {
@@ -426,7 +430,7 @@ impl<C: GuestCpu> Engine<C> {
             let mut moment = Moment::new(point, &mut self.cpu, &mut self.devices);
             match question(&mut *self.role.source, &mut moment) {
                 Err(Interruption::Handover(next)) => {
-                    self.role = *next;
+                    self.former = Some(std::mem::replace(&mut self.role, *next));
                     let offloads = self.devices.offloads();
                     if offloads != Offloads::default() {
                         self.role.gate.submit(Output::Offloads(offloads), None);

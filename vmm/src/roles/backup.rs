@@ -20,6 +20,7 @@ use crate::config::VmConfig;
 use crate::disk::DiskPort;
 use crate::disk::guest_disk::{GuestDisk, Serving};
 use crate::disk::service::DiskCounters;
+use crate::elsewhere::DroppedElsewhere;
 use crate::engine::{Divergence, Ended, EngineError, EventSource, Interruption, Role, Step};
 use crate::events::{Event, Events};
 use crate::gates::{Direct, Suppressed, Unreleased};
@@ -102,7 +103,7 @@ pub fn run_backup(
     let unreleased = Unreleased::default();
     let log = ChannelLog {
         handle: receiver.handle(),
-        receiver,
+        receiver: DroppedElsewhere::new(receiver),
         clock: ClockTrace::default(),
         standing: standing.clone(),
         next: Some(GoLive {
@@ -223,7 +224,7 @@ struct GoLive {
 
 /// The logging channel as the replayer's log.
 struct ChannelLog {
-    receiver: Receiver,
+    receiver: DroppedElsewhere<Receiver>,
     handle: ReceiverHandle,
     clock: ClockTrace,
     standing: Standing,
@@ -345,6 +346,14 @@ impl GoLive {
         for frame in &again {
             self.outlet.perform(frame);
         }
+        (self.went_live)(&self.lanes);
+        let live = LiveInputs::new(clock.go_on(), self.lanes);
+        let recorder = Recorder::new(live, NoLog, Verification::default(), self.memory);
+        let role = Role {
+            source: Box::new(recorder.with_watchdog(watchdog)),
+            gate: Box::new(Direct::new(self.outlet, disk)),
+        };
+        // Last: the guest runs when this is said.
         log::warn!(
             "LIVE in epoch {epoch}, unprotected; {} frames sent again",
             again.len()
@@ -354,12 +363,6 @@ impl GoLive {
             after_loss_ms: lost_at.elapsed().as_millis() as u64,
             resent_frames: again.len(),
         });
-        (self.went_live)(&self.lanes);
-        let live = LiveInputs::new(clock.go_on(), self.lanes);
-        let recorder = Recorder::new(live, NoLog, Verification::default(), self.memory);
-        Ok(Role {
-            source: Box::new(recorder.with_watchdog(watchdog)),
-            gate: Box::new(Direct::new(self.outlet, disk)),
-        })
+        Ok(role)
     }
 }

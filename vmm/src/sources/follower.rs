@@ -77,33 +77,6 @@ impl StateFollower {
         }
     }
 
-    /// Tells the digest of the state that this host goes on with. There is nobody left to compare
-    /// it with; but a replay of the same log comes to the same one.
-    ///
-    /// # Errors
-    /// [`Interruption::Cpu`].
-    pub(super) fn report(&mut self, at: &mut Moment<'_>) -> Step<()> {
-        let (pages, parts) = digest(self.incoming.baseline(), at)?;
-        let mut hash = crc32fast::Hasher::new();
-        for page in &pages {
-            hash.update(&page.page.to_le_bytes());
-            hash.update(&page.digest.to_le_bytes());
-        }
-        for part in &parts.parts {
-            hash.update(&part.to_le_bytes());
-        }
-        for value in parts.registers.fields() {
-            hash.update(&value.to_le_bytes());
-        }
-        log::info!(
-            "going on at {} with state {:08x}, {} pages of it changed since the last digest",
-            at.point,
-            hash.finalize(),
-            pages.len()
-        );
-        Ok(())
-    }
-
     /// A transfer that was not complete will not be any more.
     pub(super) fn abandon(&mut self) {
         self.incoming.abandon();

@@ -84,7 +84,7 @@ impl<S: LogSource> Replayer<S> {
     fn head(&mut self, at: &mut Moment<'_>, doing: &str) -> Step<(Lsn, Place, &Payload)> {
         // Two borrows of the log, because an end needs it mutably again.
         if matches!(self.log.head()?, Head::Ended) {
-            return Err(self.end(at));
+            return Err(self.log.after_end());
         }
         let Head::Entry(lsn, entry) = self.log.head()? else {
             return Err(Interruption::Failed("the log's head vanished".into()));
@@ -107,18 +107,6 @@ impl<S: LogSource> Replayer<S> {
             count(&self.counters.digests);
         }
         Ok((lsn, place, &entry.payload))
-    }
-
-    /// The log ended before the guest did.
-    fn end(&mut self, at: &mut Moment<'_>) -> Interruption {
-        let next = self.log.after_end();
-        if matches!(next, Interruption::Handover(_))
-            && let Some(state) = &mut self.state
-            && let Err(error) = state.report(at)
-        {
-            return error;
-        }
-        next
     }
 
     fn advance(&mut self) {
@@ -196,7 +184,7 @@ impl<S: LogSource> Replayer<S> {
             let next = at.point.exits + 1;
             self.pass_marks(at, DOING)?;
             if matches!(self.log.head()?, Head::Ended) {
-                return Err(self.end(at));
+                return Err(self.log.after_end());
             }
             let Head::Entry(lsn, entry) = self.log.head()? else {
                 return Err(Interruption::Failed("the log's head vanished".into()));

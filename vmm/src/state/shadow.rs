@@ -5,11 +5,12 @@ use vm_memory::mmap::MmapRegionError;
 
 use super::PAGE;
 use super::baseline::IN_MEMORY;
+use crate::elsewhere::DroppedElsewhere;
 
 /// As many pages as guest memory has. They are zero, and take memory once they are written.
 pub(super) struct Shadow {
     /// Nobody else knows of this mapping.
-    mapping: MmapRegion,
+    mapping: DroppedElsewhere<MmapRegion>,
     /// Bytes of it before the first page.
     skew: usize,
     pages: u64,
@@ -27,7 +28,7 @@ impl Shadow {
         let distance = mapping.as_ptr().addr().abs_diff(original.addr()) / PAGE;
         let skew = if distance.is_multiple_of(2) { PAGE } else { 0 };
         Ok(Self {
-            mapping,
+            mapping: DroppedElsewhere::new(mapping),
             skew,
             pages,
         })

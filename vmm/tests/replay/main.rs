@@ -4,6 +4,7 @@ mod apic;
 mod counted;
 mod debugger;
 mod guest;
+mod handover;
 mod mutation;
 mod transfer;
 mod tsc_copy;
@@ -22,7 +23,8 @@ use ftvm_vmm::engine::tally::ExitTally;
 use ftvm_vmm::engine::{Difference, Ended, Engine, EngineError, Role};
 use ftvm_vmm::ram::GuestRam;
 use ftvm_vmm::sources::{
-    BackupReads, Pace, Recorder, Replayer, StateFollower, StateKeeper, Verification, Watchdog,
+    BackupReads, LogSource, Pace, Recorder, Replayer, StateFollower, StateKeeper, Verification,
+    Watchdog,
 };
 use ftvm_vmm::state::Baseline;
 use logging_channel::entry::{
@@ -126,6 +128,10 @@ fn baseline(memory: &GuestRam) -> Baseline {
 }
 
 fn replayer(log: Playback, memory: &GuestRam) -> Replayer<Playback> {
+    replayer_of(log, memory)
+}
+
+fn replayer_of<L: LogSource>(log: L, memory: &GuestRam) -> Replayer<L> {
     let follower = StateFollower::new(baseline(memory), Arc::default());
     Replayer::new(log, memory.clone(), Arc::default()).with_state(follower)
 }
