@@ -6,8 +6,10 @@
 //! between, because what overlaps waits for its answer, and the server lets no earlier connection
 //! of a writer write any more once there is a later one.
 //!
-//! A server that refuses because the epoch is over ("not permitted") is not the guest's business.
-//! This host either wins a new epoch, and sends the request again in that; or it is halted.
+//! A server that refuses a change ("not permitted") is not the guest's business. The connection's
+//! right has ended for good, so another one is opened: it takes over, or the server says why it does
+//! not. If that is because the epoch is over, this host either wins a new one, and sends the request
+//! again in that; or it is halted.
 
 mod wire;
 
@@ -15,20 +17,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use disk_server::nbd::client::ConnectError;
+use disk_server::nbd::protocol::ReplyType;
 use logging_channel::entry::Lsn;
 
 use self::wire::Line;
 use super::inbox::Inbox;
-use super::link::{Link, LinkEvent, Up};
+use super::link::{Link, LinkError, LinkEvent, Up};
 use super::order::{Effect, Order, Ticket};
-
 use super::progress::{LogProgress, ProgressWatch, Reached};
-use super::service::{DiskCounters, DiskSettings};
+use super::service::{DiskCounters, DiskSettings, Serving};
 use super::unflushed::Unflushed;
-use super::{DiskCompletion, DiskError, DiskOp, DiskRequest};
+use super::{DiskCompletion, DiskError, DiskOp, DiskRequest, RefusalNotice, WriterRefused};
 use crate::events::{Event, Events};
 
-/// How exact the time limit of a request is; how often a refused connection is tried again.
+/// How exact the time limit of a request is.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// A message to the disk's thread.
@@ -76,6 +79,7 @@ pub(super) struct Dispatcher {
     told_lost: Option<Instant>,
     /// People know that this host must not write.
     told_refused: bool,
+    notice: RefusalNotice,
     events: Events,
     counters: DiskCounters,
     complete: Box<dyn Fn(DiskCompletion) + Send>,
@@ -86,8 +90,8 @@ impl Dispatcher {
         link: Link,
         log: Option<(Arc<dyn LogProgress>, ProgressWatch)>,
         settings: DiskSettings,
+        serving: Serving,
         events: Events,
-        counters: DiskCounters,
         complete: Box<dyn Fn(DiskCompletion) + Send>,
     ) -> Self {
         Self {
@@ -106,8 +110,9 @@ impl Dispatcher {
             next_look: Instant::now(),
             told_lost: None,
             told_refused: false,
+            notice: serving.refused,
             events,
-            counters,
+            counters: serving.counters,
             complete,
         }
     }
@@ -160,7 +165,18 @@ impl Dispatcher {
                     self.lost(&error.into());
                 }
             }
-            Message::Link(LinkEvent::Failed(error)) => self.lost(&error.into()),
+            Message::Link(LinkEvent::Failed(error)) => {
+                if let LinkError::Connect(ConnectError::Refused {
+                    kind: ReplyType::ErrPolicy,
+                    export,
+                    ..
+                }) = &error
+                    && *export == self.link.target().export_name()
+                {
+                    self.notify_refused(&error.to_string());
+                }
+                self.lost(&error.into());
+            }
             Message::LogMoved | Message::Stop => {}
         }
     }
@@ -221,7 +237,6 @@ impl Dispatcher {
             flags: up.export.flags,
             max_payload: up.export.blocks.max_payload,
             transfers: BTreeMap::new(),
-            refused: false,
         });
     }
 
@@ -234,6 +249,16 @@ impl Dispatcher {
     /// Whatever was under way is not known any more.
     fn forget_line(&mut self) {
         self.order.put_all_back();
+    }
+
+    /// The server does not let this host write, which may mean that another one runs the guest.
+    fn notify_refused(&self, reason: &str) {
+        if let Some(writer) = self.link.target().writer {
+            self.notice.tell(WriterRefused {
+                epoch: writer.epoch,
+                reason: reason.to_owned(),
+            });
+        }
     }
 
     /// Tells people, once.
@@ -351,9 +376,6 @@ impl Dispatcher {
             if now.duration_since(since) >= self.timeout {
                 expired.push(ticket);
             }
-        }
-        if let Some(line) = &mut self.line {
-            line.refused = false; // perhaps it lets us now
         }
         if expired.is_empty() || self.halted {
             return;

@@ -1,7 +1,5 @@
 //! The disk of one guest, from the configuration to its service.
 
-use std::sync::Arc;
-
 use disk_server::nbd::ClientTag;
 use disk_server::nbd::client::{self, ConnectError, Connection};
 use disk_server::nbd::protocol::TransmissionFlags;
@@ -9,9 +7,9 @@ use logging_channel::DiskIdentity;
 
 use super::DiskCompletion;
 use super::link::LinkSettings;
-use super::progress::LogProgress;
 use super::reader::DiskReader;
-use super::service::{DiskCounters, DiskService, DiskSettings};
+pub use super::service::Serving;
+use super::service::{DiskService, DiskSettings};
 use super::target::DiskTarget;
 use super::uri::DiskUri;
 use crate::events::Events;
@@ -60,19 +58,6 @@ pub struct GuestDisk {
     identity: DiskIdentity,
     read_only: bool,
     settings: DiskSettings,
-}
-
-/// Who serves a guest's disk.
-#[derive(Default)]
-pub struct Serving {
-    /// The epoch in which this host runs the guest, if it is one of a pair.
-    pub epoch: Option<u64>,
-    /// The log that changes of the disk wait for, if a backup has it.
-    pub log: Option<Arc<dyn LogProgress>>,
-    /// Whether the backup reads the disk itself.
-    pub backup_reads: bool,
-    /// Counts what the guest does with it.
-    pub counters: DiskCounters,
 }
 
 fn connect(
@@ -230,9 +215,8 @@ impl GuestDisk {
             target,
             self.capacity(),
             settings,
-            serving.log,
+            serving,
             events.clone(),
-            serving.counters,
             complete,
         )
     }

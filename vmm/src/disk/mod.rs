@@ -16,12 +16,14 @@ pub mod order;
 pub mod pieces;
 pub mod progress;
 pub mod reader;
+mod refusal;
 mod request;
 pub mod service;
 pub mod target;
 pub mod unflushed;
 pub mod uri;
 
+pub use refusal::{RefusalNotice, WriterRefused};
 pub use request::{DiskCompletion, DiskError, DiskOp, DiskPort, DiskRequest, ReadWatch};
 pub use request::{SharedDisk, SharedRead, SharedReadError};
 

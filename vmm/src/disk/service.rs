@@ -25,7 +25,7 @@ use super::inbox::{Post, inbox};
 use super::link::{Link, LinkSettings};
 use super::progress::{LogProgress, ProgressWatch};
 use super::target::DiskTarget;
-use super::{DiskCompletion, DiskPort, DiskRequest, ReadWatch};
+use super::{DiskCompletion, DiskPort, DiskRequest, ReadWatch, RefusalNotice};
 use crate::events::Events;
 
 /// How the disk of a guest is served.
@@ -53,6 +53,21 @@ impl Default for DiskSettings {
             backup_reads: false,
         }
     }
+}
+
+/// Who serves a guest's disk, and for whom.
+#[derive(Default)]
+pub struct Serving {
+    /// The epoch in which this host runs the guest, if it is one of a pair.
+    pub epoch: Option<u64>,
+    /// The log that changes of the disk wait for, if a backup has it.
+    pub log: Option<Arc<dyn LogProgress>>,
+    /// Whether the backup reads the disk itself.
+    pub backup_reads: bool,
+    /// Counts what the guest does with it.
+    pub counters: DiskCounters,
+    /// Is told when the server does not let this host write.
+    pub refused: RefusalNotice,
 }
 
 /// What a guest did with its disk.
@@ -117,15 +132,14 @@ struct Handle {
 
 impl DiskService {
     /// Serves a guest from `target`, whose size is `capacity` bytes. Requests with a log entry
-    /// wait for `log`, if there is one. `complete` gets every completion, on the service's thread.
+    /// wait for the log, if there is one. `complete` gets every completion, on the service's thread.
     #[must_use]
     pub fn start(
         target: DiskTarget,
         capacity: u64,
         settings: DiskSettings,
-        log: Option<Arc<dyn LogProgress>>,
+        serving: Serving,
         events: Events,
-        counters: DiskCounters,
         complete: impl Fn(DiskCompletion) + Send + 'static,
     ) -> Self {
         let (post, inbox) = inbox();
@@ -133,19 +147,13 @@ impl DiskService {
         let link = Link::start(target, capacity, settings.link, move |event| {
             from_link.send(Message::Link(event))
         });
-        let log = log.map(|log| {
+        let counters = serving.counters.clone();
+        let log = serving.log.clone().map(|log| {
             let post = post.clone();
             let watch = ProgressWatch::start(log.clone(), move || post.send(Message::LogMoved));
             (log, watch)
         });
-        let dispatcher = Dispatcher::new(
-            link,
-            log,
-            settings,
-            events,
-            counters.clone(),
-            Box::new(complete),
-        );
+        let dispatcher = Dispatcher::new(link, log, settings, serving, events, Box::new(complete));
         thread::Builder::new()
             .name("disk".into())
             .spawn(move || dispatcher.run(&inbox))

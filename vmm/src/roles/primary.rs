@@ -140,6 +140,7 @@ pub fn run_primary(
             log: Some(Arc::new(progress)),
             backup_reads: options.backup_reads,
             counters: meters.disk.clone(),
+            ..Serving::default()
         };
         disk.serve(serving, &guest.host.lanes, events)
     });

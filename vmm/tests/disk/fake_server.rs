@@ -314,6 +314,11 @@ fn reply(
 }
 
 impl FakeServer {
+    /// Another connection than any that is open becomes the writer.
+    pub(crate) fn supersede(&self) {
+        self.state().writer = 0;
+    }
+
     /// Begins a later epoch: connections of earlier ones cannot write any more.
     pub(crate) fn begin_epoch(&self, epoch: u64) {
         let mut state = self.state();

@@ -5,5 +5,6 @@ mod fake_server;
 mod opening;
 mod reading;
 mod real_server;
+mod refusals;
 mod service;
 mod world;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 use ftvm_vmm::disk::link::LinkSettings;
 use ftvm_vmm::disk::progress::{LogProgress, Reached};
-use ftvm_vmm::disk::service::{DiskService, DiskSettings};
+use ftvm_vmm::disk::service::{DiskService, DiskSettings, Serving};
 use ftvm_vmm::disk::target::DiskTarget;
 use ftvm_vmm::disk::{DiskCompletion, DiskError, DiskOp, DiskPort, DiskRequest};
 use ftvm_vmm::events::Events;
@@ -91,15 +91,29 @@ pub(crate) struct Guest {
 
 impl Guest {
     pub(crate) fn new(server: &FakeServer, settings: DiskSettings, log: Option<&Log>) -> Self {
+        let serving = Serving {
+            log: log.map(|log| Arc::new(log.clone()) as Arc<dyn LogProgress>),
+            ..Serving::default()
+        };
+        Self::served(server, settings, log.is_some(), serving)
+    }
+
+    /// A guest of one of a pair (`replicated`), whose disk is served as `serving` says.
+    pub(crate) fn served(
+        server: &FakeServer,
+        settings: DiskSettings,
+        replicated: bool,
+        serving: Serving,
+    ) -> Self {
         let target = DiskTarget {
             server: server.address.clone(),
             export: "disk".into(),
             writer: None,
             client: None,
         };
-        let target = match log {
-            None => target,
-            Some(_) => target.in_epoch("vm", 1),
+        let target = match replicated {
+            false => target,
+            true => target.in_epoch("vm", serving.epoch.unwrap_or(1)),
         };
         let size = server.state().cached.len();
         let (complete, completions) = crossbeam_channel::unbounded();
@@ -107,9 +121,8 @@ impl Guest {
             target,
             size as u64,
             settings,
-            log.map(|log| Arc::new(log.clone()) as Arc<dyn LogProgress>),
+            serving,
             Events::default(),
-            Default::default(),
             move |completion| complete.send(completion).unwrap_or(()),
         );
         Self {

@@ -44,8 +44,6 @@ pub(super) struct Line {
     pub(super) flags: TransmissionFlags,
     pub(super) max_payload: u32,
     pub(super) transfers: BTreeMap<u64, Transfer>,
-    /// The server does not let this connection write (any more).
-    pub(super) refused: bool,
 }
 
 impl Dispatcher {
@@ -54,10 +52,6 @@ impl Dispatcher {
         let Some(mut line) = self.line.take() else {
             return;
         };
-        if line.refused {
-            self.line = Some(line);
-            return;
-        }
         match self.send_on(&mut line) {
             Ok(()) => self.line = Some(line),
             Err(error) => {
@@ -193,7 +187,10 @@ impl Dispatcher {
         };
         match transfer.error {
             Some(ErrorCode::Shutdown) => false,
-            Some(ErrorCode::NotPermitted) => self.refused(line, number, transfer.purpose),
+            Some(ErrorCode::NotPermitted) => {
+                self.refused();
+                false
+            }
             _ => {
                 self.answered(number, transfer);
                 true
@@ -201,25 +198,16 @@ impl Dispatcher {
         }
     }
 
-    /// The server does not let this connection write. `false` if it is of no use any more.
-    fn refused(&mut self, line: &mut Line, number: u64, purpose: Purpose) -> bool {
-        line.refused = true;
+    /// The server does not let this connection write.
+    fn refused(&mut self) {
+        let target = self.link.target();
         if !std::mem::replace(&mut self.told_refused, true) {
             log::warn!(
-                "the disk server does not let this host write to {}: another one has taken the \
-                 guest over, or is about to",
-                self.link.target()
+                "the disk server does not let this connection write to {target} any more: another \
+                 one took over, or the virtual machine that owns the export runs elsewhere"
             );
         }
-        // Does nothing where it was no flush.
-        self.unflushed.flush_answered(number, false);
-        match purpose {
-            Purpose::Guest(ticket) => self.order.put_back(ticket),
-            Purpose::OwnFlush => {}
-            // The repetition begins anew, with the next connection.
-            Purpose::Again(_) => return false,
-        }
-        true
+        self.notify_refused(&format!("{target}: a change was not permitted"));
     }
 
     fn answered(&mut self, number: u64, transfer: Transfer) {
