@@ -6,10 +6,13 @@
 //!     | -------- Hello {identity, host report, run,       |
 //!     |                 UDP port} ----------------------> |  compares
 //!     | <------- Refuse {code, message} ----------------- |  … and closes, or:
-//!     | <------- Welcome {run, session, epoch,            |
+//!     | <------- Welcome {run, session, epoch, holder,    |
 //!     |                   heartbeat, UDP port,            |
 //!     |                   host report} ------------------ |
-//!     | -------- Ready {session} -----------------------> |  the session has begun
+//!     |  does that one hold the epoch?                    |
+//!     | -------- Ready {session} -----------------------> |  is the epoch still mine?
+//!     | <------- Begin {session} ------------------------ |
+//!     |  the session has begun                            |  the session has begun
 //!     | <======= batches, Released ====================== |
 //!     | ======== Acknowledge ===========================> |
 //!     | <~~~~~~~ heartbeats over UDP, both ways ~~~~~~~~> |
@@ -19,13 +22,18 @@
 //! `Ready` is there because a backup may have gone away while its Hello waited in the listener's
 //! backlog: without it, a primary would start with a backup that it loses at once.
 //!
+//! `Begin` is there because `Ready` may be lost on its way: a backup that went by its own Ready would
+//! find the primary silent, and take the guest over, while the primary waits for another backup. A
+//! session has begun for a backup only when the primary can have no other.
+//!
 //! Every handshake message, and the header of a log file, is an *envelope*:
 //!
 //! ```text
 //!   offset  size  field
 //!        0     8  magic "ftvmlink" (handshake) or "ftvm-log" (file)
 //!        8     2  protocol version
-//!       10     2  kind: 1 Hello, 2 Welcome, 3 Refuse, 4 Ready, 5 file header
+//!       10     2  kind: 1 Hello, 2 Welcome, 3 Refuse, 4 Ready, 5 file header,
+//!                6 Begin
 //!       12     4  length of the body, at most 4096
 //!       16     4  CRC-32 of the body
 //!       20     4  CRC-32 of bytes 0 to 19
@@ -54,6 +62,9 @@ pub const MAX_ENVELOPE_BODY: usize = 4096;
 // A Hello has the longest body: a report, an identity with a name of 64 bytes, and a few numbers.
 const _: () = assert!(MAX_REPORT + 256 <= MAX_ENVELOPE_BODY);
 
+/// Longest name of an epoch's holder, in bytes.
+pub const MAX_HOLDER: usize = 128;
+
 /// Longest message of a refusal, in bytes.
 pub const MAX_REFUSAL_MESSAGE: usize = 1024;
 
@@ -66,6 +77,7 @@ pub(crate) mod kind {
     pub(crate) const REFUSE: u16 = 3;
     pub(crate) const READY: u16 = 4;
     pub(crate) const FILE: u16 = 5;
+    pub(crate) const BEGIN: u16 = 6;
 }
 
 /// The header of an envelope, checked.
@@ -196,6 +208,15 @@ pub struct Hello {
     pub udp_port: u16,
 }
 
+/// By which right a primary runs its guest, for the arbiter to confirm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Title {
+    /// The epoch that it holds.
+    pub epoch: u64,
+    /// As whom it holds that: at most [`MAX_HOLDER`] bytes.
+    pub holder: String,
+}
+
 /// The primary's answer to a backup that fits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Welcome {
@@ -203,14 +224,29 @@ pub struct Welcome {
     pub run: u64,
     /// Random number of the session; heartbeats carry it.
     pub session: u64,
-    /// The primary's epoch.
-    pub epoch: u64,
+    /// By which right the primary runs the guest.
+    pub title: Title,
     /// Silence after which either side takes the other for lost.
     pub heartbeat_timeout: Duration,
     /// The UDP port at which the primary expects heartbeats.
     pub udp_port: u16,
     /// What the primary's host can do.
     pub host: HostReport,
+}
+
+impl Title {
+    fn decode(fields: &mut Fields<'_>) -> Result<Self, IdentityError> {
+        let epoch = fields.u64()?;
+        let len = usize::from(fields.u8()?);
+        if len > MAX_HOLDER {
+            return Err(IdentityError::HolderTooLong(len));
+        }
+        let holder = String::from_utf8(fields.bytes(len)?.to_vec());
+        Ok(Self {
+            epoch,
+            holder: holder.map_err(|_| IdentityError::HolderNotUtf8)?,
+        })
+    }
 }
 
 /// Why a primary refuses a backup, for a program.
@@ -306,15 +342,35 @@ pub enum Message {
     Welcome(Welcome),
     /// The primary's answer to one that does not.
     Refuse(Refusal),
-    /// The backup's answer to Welcome: this session has begun.
+    /// The backup's answer to Welcome: it still waits for this session to begin.
     Ready {
         /// The session of the Welcome that this answers.
+        session: u64,
+    },
+    /// The primary's answer to Ready: this session has begun, and it will have no other.
+    Begin {
+        /// The session that begins.
         session: u64,
     },
 }
 
 impl Message {
-    /// The message as it is sent. Fails only for an identity that is not valid.
+    fn kind(&self) -> u16 {
+        match self {
+            Message::Hello(_) => kind::HELLO,
+            Message::Welcome(_) => kind::WELCOME,
+            Message::Refuse(_) => kind::REFUSE,
+            Message::Ready { .. } => kind::READY,
+            Message::Begin { .. } => kind::BEGIN,
+        }
+    }
+
+    /// The error that it is where another message belongs.
+    pub(crate) fn unexpected(&self) -> HandshakeError {
+        HandshakeError::Kind { found: self.kind() }
+    }
+
+    /// The message as it is sent. Fails only for an identity or a holder that is not valid.
     pub fn encode(&self) -> Result<Vec<u8>, IdentityError> {
         self.encode_as_version(PROTOCOL_VERSION)
     }
@@ -323,37 +379,39 @@ impl Message {
     /// of what a peer of another version meets.
     pub fn encode_as_version(&self, version: u16) -> Result<Vec<u8>, IdentityError> {
         let mut body = Vec::new();
-        let kind = match self {
+        match self {
             Message::Hello(hello) => {
                 body.extend_from_slice(&hello.run.to_le_bytes());
                 body.extend_from_slice(&hello.udp_port.to_le_bytes());
                 hello.identity.encode(&mut body)?;
                 hello.host.encode(&mut body);
-                kind::HELLO
             }
             Message::Welcome(welcome) => {
                 body.extend_from_slice(&welcome.run.to_le_bytes());
                 body.extend_from_slice(&welcome.session.to_le_bytes());
-                body.extend_from_slice(&welcome.epoch.to_le_bytes());
+                body.extend_from_slice(&welcome.title.epoch.to_le_bytes());
+                let holder = welcome.title.holder.as_bytes();
+                if holder.len() > MAX_HOLDER {
+                    return Err(IdentityError::HolderTooLong(holder.len()));
+                }
+                body.push(holder.len() as u8);
+                body.extend_from_slice(holder);
                 let ms = u32::try_from(welcome.heartbeat_timeout.as_millis()).unwrap_or(u32::MAX);
                 body.extend_from_slice(&ms.to_le_bytes());
                 body.extend_from_slice(&welcome.udp_port.to_le_bytes());
                 welcome.host.encode(&mut body);
-                kind::WELCOME
             }
             Message::Refuse(refusal) => {
                 let end = refusal.message.floor_char_boundary(MAX_REFUSAL_MESSAGE);
                 body.extend_from_slice(&refusal.code.number().to_le_bytes());
                 body.extend_from_slice(&(end as u16).to_le_bytes());
                 body.extend_from_slice(&refusal.message.as_bytes()[..end]);
-                kind::REFUSE
             }
-            Message::Ready { session } => {
+            Message::Ready { session } | Message::Begin { session } => {
                 body.extend_from_slice(&session.to_le_bytes());
-                kind::READY
             }
-        };
-        Ok(Envelope::seal(LINK_MAGIC, version, kind, &body))
+        }
+        Ok(Envelope::seal(LINK_MAGIC, version, self.kind(), &body))
     }
 
     /// How many bytes a message takes whose first bytes are `start`, at least. A message is whole
@@ -399,7 +457,7 @@ impl Message {
             kind::WELCOME => Message::Welcome(Welcome {
                 run: fields.u64()?,
                 session: fields.u64()?,
-                epoch: fields.u64()?,
+                title: Title::decode(&mut fields)?,
                 heartbeat_timeout: Duration::from_millis(u64::from(fields.u32()?)),
                 udp_port: fields.u16()?,
                 host: HostReport::decode(&mut fields)?,
@@ -411,6 +469,9 @@ impl Message {
                 Message::Refuse(Refusal { code, message })
             }
             kind::READY => Message::Ready {
+                session: fields.u64()?,
+            },
+            kind::BEGIN => Message::Begin {
                 session: fields.u64()?,
             },
             found => return Err(HandshakeError::Kind { found }),

@@ -5,6 +5,7 @@ use std::fmt;
 
 use crate::bytes::{FieldError, Fields};
 use crate::codec::PROTOCOL_VERSION;
+use crate::handshake::MAX_HOLDER;
 use crate::handshake::{Refusal, RefusalCode};
 
 /// Longest name of a VM, in bytes.
@@ -65,6 +66,12 @@ pub enum IdentityError {
     /// Neither with nor without a disk.
     #[error("{0} in place of 0 or 1: whether there is a disk")]
     Disk(u8),
+    /// The name of the epoch's holder is too long.
+    #[error("the holder's name has {0} bytes: at most {MAX_HOLDER} are allowed")]
+    HolderTooLong(usize),
+    /// The name of the epoch's holder is not UTF-8.
+    #[error("the holder's name is not UTF-8")]
+    HolderNotUtf8,
     /// Bytes follow.
     #[error("{0} bytes follow the identity")]
     Trailing(usize),

@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::patient::{CANCEL_TICK, Patient};
-use super::{SessionInfo, at_port};
-use crate::handshake::{HandshakeError, Hello, Message, Refusal, Welcome};
+use super::{Confirmation, SessionInfo, at_port};
+use crate::handshake::{HandshakeError, Hello, Message, Refusal, Title, Welcome};
 use crate::host::HostReport;
 use crate::identity::{Identity, IdentityError};
 use crate::receiver::Receiver;
@@ -21,6 +21,10 @@ const RETRY: Duration = Duration::from_millis(100);
 /// The longest that one attempt to connect may take: packets to a host that is still booting are
 /// lost, and TCP's own pauses between attempts grow.
 const ATTEMPT: Duration = Duration::from_secs(1);
+
+/// The primary asks its arbiter between *Ready* and *Begin*: so many times the time that a peer has
+/// for its part of the handshake.
+const BEGIN_PATIENCE: u32 = 5;
 
 /// Why there is no session with a primary.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +51,14 @@ pub enum ConnectError {
         /// Why.
         refusal: Refusal,
     },
+    /// The primary has not the right to run the guest.
+    #[error("the primary at {address} may not run the guest: {reason}")]
+    NotEntitled {
+        /// Where.
+        address: SocketAddr,
+        /// What this host's arbiter says.
+        reason: String,
+    },
     /// What answered is not a primary of this version.
     #[error("the handshake with {address} failed")]
     Handshake {
@@ -72,8 +84,10 @@ pub enum ConnectError {
 
 impl Receiver {
     /// Connects to the primary at `address`, as the backup of the VM `identity` on a host that can do
-    /// what `host` says. Tries again while nobody listens there, until
-    /// `deadline` or until `cancel` is set.
+    /// what `host` says. Tries again while nobody listens there, or while the session does not begin,
+    /// until `deadline` or until `cancel` is set.
+    ///
+    /// `confirm` asks the arbiter about the right that the primary names.
     pub fn connect(
         address: SocketAddr,
         identity: &Identity,
@@ -81,7 +95,16 @@ impl Receiver {
         settings: &Settings,
         deadline: Instant,
         cancel: &AtomicBool,
+        mut confirm: impl FnMut(&Title) -> Confirmation,
     ) -> Result<Self, ConnectError> {
+        let caller = Caller {
+            address,
+            identity,
+            host,
+            settings,
+            deadline,
+            cancel,
+        };
         let mut last = io::Error::from(io::ErrorKind::TimedOut);
         loop {
             if cancel.load(Ordering::Relaxed) {
@@ -95,9 +118,7 @@ impl Receiver {
                 });
             }
             let attempt = TcpStream::connect_timeout(&address, left.min(ATTEMPT));
-            match attempt
-                .map(|stream| shake_hands(stream, address, identity, host, deadline, cancel))
-            {
+            match attempt.map(|stream| caller.shake_hands(stream, &mut confirm)) {
                 Ok(Ok((stream, udp, info))) => {
                     return Self::start(stream, udp, info, settings.clone())
                         .map_err(|source| ConnectError::Start { address, source });
@@ -119,67 +140,103 @@ impl Receiver {
     }
 }
 
-fn shake_hands(
-    stream: TcpStream,
+/// A backup that looks for its primary.
+#[derive(Clone, Copy)]
+struct Caller<'a> {
     address: SocketAddr,
-    identity: &Identity,
-    host: &HostReport,
+    identity: &'a Identity,
+    host: &'a HostReport,
+    settings: &'a Settings,
     deadline: Instant,
-    cancel: &AtomicBool,
-) -> Result<(TcpStream, UdpSocket, SessionInfo), ConnectError> {
-    let failed = |source| ConnectError::Handshake { address, source };
-    let io_failed = |source| failed(HandshakeError::Io(source));
-    let start_failed = |source| ConnectError::Start { address, source };
+    cancel: &'a AtomicBool,
+}
 
-    let local = stream.local_addr().map_err(io_failed)?;
-    let udp = UdpSocket::bind(at_port(local.ip(), 0)).map_err(start_failed)?;
-    let udp_port = udp.local_addr().map_err(start_failed)?.port();
-    let run = nonce();
-    let hello = Message::Hello(Hello {
-        identity: identity.clone(),
-        host: host.clone(),
-        run,
-        udp_port,
-    });
-    stream.set_nodelay(true).map_err(io_failed)?;
-    (&stream).write_all(&hello.encode()?).map_err(io_failed)?;
+impl Caller<'_> {
+    fn shake_hands(
+        self,
+        stream: TcpStream,
+        confirm: &mut impl FnMut(&Title) -> Confirmation,
+    ) -> Result<(TcpStream, UdpSocket, SessionInfo), ConnectError> {
+        let address = self.address;
+        let failed = |source| ConnectError::Handshake { address, source };
+        let io_failed = |source| failed(HandshakeError::Io(source));
+        let start_failed = |source| ConnectError::Start { address, source };
 
-    // The primary may be listening but not yet be waiting for a backup: this waits with it.
-    let mut patient = Patient {
-        stream: &stream,
-        deadline,
-        cancel,
-    };
-    let Welcome {
-        session,
-        epoch,
-        heartbeat_timeout,
-        udp_port,
-        host: peer_host,
-        ..
-    } = match Message::read_from(&mut patient).map_err(failed)? {
-        Message::Welcome(welcome) if welcome.run != run => {
-            return Err(failed(HandshakeError::OtherRun));
+        let local = stream.local_addr().map_err(io_failed)?;
+        let udp = UdpSocket::bind(at_port(local.ip(), 0)).map_err(start_failed)?;
+        let hello = Hello {
+            identity: self.identity.clone(),
+            host: self.host.clone(),
+            run: nonce(),
+            udp_port: udp.local_addr().map_err(start_failed)?.port(),
+        };
+        let run = hello.run;
+        stream.set_nodelay(true).map_err(io_failed)?;
+        let hello = Message::Hello(hello).encode()?;
+        (&stream).write_all(&hello).map_err(io_failed)?;
+
+        // The primary may be listening but not yet be waiting for a backup: this waits with it.
+        let Welcome {
+            session,
+            title,
+            heartbeat_timeout,
+            udp_port,
+            host: peer_host,
+            ..
+        } = match self.hear(&stream, self.deadline)? {
+            Message::Welcome(welcome) if welcome.run != run => {
+                return Err(failed(HandshakeError::OtherRun));
+            }
+            Message::Welcome(welcome)
+                if !HEARTBEAT_TIMEOUTS.contains(&welcome.heartbeat_timeout) =>
+            {
+                let timeout = welcome.heartbeat_timeout;
+                return Err(failed(HandshakeError::Timeout { timeout }));
+            }
+            Message::Welcome(welcome) => welcome,
+            other => return Err(failed(other.unexpected())),
+        };
+        match confirm(&title) {
+            Confirmation::Held => {}
+            Confirmation::Unknown(reason) => return Err(io_failed(io::Error::other(reason))),
+            Confirmation::NotHeld(reason) => {
+                return Err(ConnectError::NotEntitled { address, reason });
+            }
         }
-        Message::Welcome(welcome) if !HEARTBEAT_TIMEOUTS.contains(&welcome.heartbeat_timeout) => {
-            let timeout = welcome.heartbeat_timeout;
-            return Err(failed(HandshakeError::Timeout { timeout }));
+        udp.connect(at_port(address.ip(), udp_port))
+            .map_err(start_failed)?;
+        let ready = Message::Ready { session };
+        (&stream).write_all(&ready.encode()?).map_err(io_failed)?;
+
+        // Before it begins, the primary may have taken another backup, or none: what is lost now is
+        // no primary of ours.
+        let patience = self.settings.handshake_timeout * BEGIN_PATIENCE;
+        match self.hear(&stream, self.deadline.min(Instant::now() + patience))? {
+            Message::Begin { session: begun } if begun == session => {}
+            other => return Err(failed(other.unexpected())),
         }
-        Message::Welcome(welcome) => welcome,
-        Message::Refuse(refusal) => return Err(ConnectError::Refused { address, refusal }),
-        Message::Hello(_) => return Err(failed(HandshakeError::Kind { found: 1 })),
-        Message::Ready { .. } => return Err(failed(HandshakeError::Kind { found: 4 })),
-    };
-    udp.connect(at_port(address.ip(), udp_port))
-        .map_err(start_failed)?;
-    let ready = Message::Ready { session };
-    (&stream).write_all(&ready.encode()?).map_err(io_failed)?;
-    let info = SessionInfo {
-        session,
-        epoch,
-        heartbeat_timeout,
-        peer: address,
-        peer_host,
-    };
-    Ok((stream, udp, info))
+        let info = SessionInfo {
+            session,
+            epoch: title.epoch,
+            heartbeat_timeout,
+            peer: address,
+            peer_host,
+        };
+        Ok((stream, udp, info))
+    }
+
+    /// The primary's next message, if it is not a refusal.
+    fn hear(self, stream: &TcpStream, deadline: Instant) -> Result<Message, ConnectError> {
+        let address = self.address;
+        let mut patient = Patient {
+            stream,
+            deadline,
+            cancel: self.cancel,
+        };
+        match Message::read_from(&mut patient) {
+            Ok(Message::Refuse(refusal)) => Err(ConnectError::Refused { address, refusal }),
+            Ok(message) => Ok(message),
+            Err(source) => Err(ConnectError::Handshake { address, source }),
+        }
+    }
 }

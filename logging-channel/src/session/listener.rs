@@ -1,7 +1,7 @@
 //! The primary's side of the handshake.
 
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::door::{Door, Visitor};
 use super::patient::{CANCEL_TICK, Patient};
-use super::{SessionInfo, at_port};
-use crate::handshake::{Hello, Message, Refusal, RefusalCode, Welcome};
+use super::{Confirmation, SessionInfo, at_port};
+use crate::handshake::{Hello, Message, Refusal, RefusalCode, Title, Welcome};
 use crate::host::HostReport;
 use crate::identity::Identity;
 use crate::loss::LossReason;
@@ -91,6 +91,9 @@ pub enum AcceptError {
         /// The timeout.
         timeout: Duration,
     },
+    /// This primary must not run the guest any more.
+    #[error("this host may not run the guest any more: {0}")]
+    NotEntitled(String),
     /// Waiting failed.
     #[error("cannot wait for a backup")]
     Io(#[from] io::Error),
@@ -147,14 +150,19 @@ impl Listener {
     /// a reason, which is also logged: another VM, or a host that cannot do what is required, here
     /// or there. `host` says what this host can do.
     ///
+    /// The backup is told `title`, for its own arbiter to confirm. When it is ready, `confirm` asks
+    /// this side's arbiter whether the title still holds: one that was lost meanwhile, perhaps to a
+    /// backup that came before, must not begin. Nothing is given to a backup before.
+    ///
     /// From then on a thread refuses later comers, until the listener is dropped.
     pub fn accept_backup(
         &mut self,
         identity: &Identity,
         host: &HostReport,
-        epoch: u64,
+        title: &Title,
         settings: &Settings,
         cancel: &AtomicBool,
+        mut confirm: impl FnMut() -> Confirmation,
     ) -> Result<Sender, AcceptError> {
         let State::Open(door) = &mut self.state else {
             return Err(AcceptError::NotWaiting);
@@ -177,7 +185,22 @@ impl Listener {
                 continue;
             }
             let peer = visitor.peer;
-            match welcome(visitor, host, &self.udp, epoch, settings, cancel) {
+            let candidate = match welcome(visitor, host, &self.udp, title, settings, cancel) {
+                Ok(candidate) => candidate,
+                Err(error) => {
+                    log::warn!("the backup at {peer} went away: {error}");
+                    continue;
+                }
+            };
+            match confirm() {
+                Confirmation::Held => {}
+                Confirmation::Unknown(reason) => {
+                    log::warn!("the backup at {peer} has to come again: {reason}");
+                    continue;
+                }
+                Confirmation::NotHeld(reason) => return Err(AcceptError::NotEntitled(reason)),
+            }
+            match candidate.begin(settings) {
                 Ok(sender) => break sender,
                 Err(error) => log::warn!("the backup at {peer} went away: {error}"),
             }
@@ -235,15 +258,39 @@ impl Drop for Listener {
     }
 }
 
-/// Tells a backup that it fits, and starts the session when it says that it is still there.
+/// A backup that fits and is still there. Its session has not begun.
+struct Candidate {
+    stream: TcpStream,
+    udp: UdpSocket,
+    info: SessionInfo,
+}
+
+impl Candidate {
+    /// Begins the session. Last of all the backup is told: one that was can take the guest over,
+    /// so nothing must keep this side from going on with it.
+    fn begin(self, settings: &Settings) -> io::Result<Sender> {
+        let begin = Message::Begin {
+            session: self.info.session,
+        };
+        let bytes = begin.encode().map_err(io::Error::other)?;
+        let stream = self.stream.try_clone()?;
+        let sender = Sender::start(self.stream, self.udp, self.info, settings.clone())?;
+        // Nobody else writes to the stream before the first entry. What cannot be written whole is
+        // no message, and is never taken for one.
+        (&stream).write_all(&bytes)?;
+        Ok(sender)
+    }
+}
+
+/// Tells a backup that it fits, and hears whether it is still there.
 fn welcome(
     visitor: Visitor,
     host: &HostReport,
     udp: &UdpSocket,
-    epoch: u64,
+    title: &Title,
     settings: &Settings,
     cancel: &AtomicBool,
-) -> io::Result<Sender> {
+) -> io::Result<Candidate> {
     let Visitor {
         stream,
         peer,
@@ -267,7 +314,7 @@ fn welcome(
     let message = Message::Welcome(Welcome {
         run,
         session,
-        epoch,
+        title: title.clone(),
         heartbeat_timeout: settings.heartbeat_timeout,
         udp_port: udp.local_addr()?.port(),
         host: host.clone(),
@@ -291,12 +338,12 @@ fn welcome(
     udp.connect(at_port(peer.ip(), udp_port))?;
     let info = SessionInfo {
         session,
-        epoch,
+        epoch: title.epoch,
         heartbeat_timeout: settings.heartbeat_timeout,
         peer,
         peer_host,
     };
-    Sender::start(stream, udp, info, settings.clone())
+    Ok(Candidate { stream, udp, info })
 }
 
 /// The thread that refuses later comers.

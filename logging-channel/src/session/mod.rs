@@ -29,6 +29,17 @@ pub struct SessionInfo {
     pub peer_host: HostReport,
 }
 
+/// What the arbiter says of a primary's right to run its guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Confirmation {
+    /// The primary holds its epoch.
+    Held,
+    /// There is no answer now, for this reason.
+    Unknown(String),
+    /// The primary does not hold it, or not any more, for this reason.
+    NotHeld(String),
+}
+
 /// The address of `ip` at `port`.
 fn at_port(ip: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(ip, port)

@@ -1,17 +1,19 @@
 //! How a backup looks for its primary.
 
-use std::io::Write;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use logging_channel::handshake::{HandshakeError, Message, Welcome};
 use logging_channel::receiver::Receiver;
-use logging_channel::session::{ConnectError, Listener};
+use logging_channel::session::{AcceptError, Confirmation, ConnectError, Listener};
 use logging_channel::{Identity, IdentityError};
 
-use crate::peers::{EPOCH, LONG, NEVER, connect, host, identity, listen, localhost, patient};
+use crate::peers::{
+    LONG, NEVER, connect, held, host, identity, listen, localhost, patient, title, trusted,
+};
 
 #[test]
 fn it_waits_for_a_primary_that_starts_later() {
@@ -20,7 +22,7 @@ fn it_waits_for_a_primary_that_starts_later() {
         let backup = scope.spawn(|| connect(address, &identity(), &patient()));
         let mut listener = Listener::bind(address).expect("free again");
         listener
-            .accept_backup(&identity(), &host(), EPOCH, &patient(), &NEVER)
+            .accept_backup(&identity(), &host(), &title(), &patient(), &NEVER, held)
             .expect("a backup");
         backup.join().expect("no panic").expect("a session");
     });
@@ -30,7 +32,15 @@ fn it_waits_for_a_primary_that_starts_later() {
 fn it_gives_up_at_the_deadline_and_says_what_happened_last() {
     let address = listen().local_addr();
     let deadline = Instant::now() + Duration::from_millis(20);
-    match Receiver::connect(address, &identity(), &host(), &patient(), deadline, &NEVER) {
+    match Receiver::connect(
+        address,
+        &identity(),
+        &host(),
+        &patient(),
+        deadline,
+        &NEVER,
+        trusted,
+    ) {
         Err(error @ ConnectError::NoAnswer { .. }) => {
             assert!(error.to_string().contains(&address.to_string()), "{error}");
         }
@@ -44,7 +54,15 @@ fn it_gives_up_at_the_deadline_on_one_who_says_nothing() {
     let address = silent.local_addr().expect("bound");
     let deadline = Instant::now() + Duration::from_millis(20);
     assert!(matches!(
-        Receiver::connect(address, &identity(), &host(), &patient(), deadline, &NEVER),
+        Receiver::connect(
+            address,
+            &identity(),
+            &host(),
+            &patient(),
+            deadline,
+            &NEVER,
+            trusted
+        ),
         Err(ConnectError::NoAnswer { .. })
     ));
 }
@@ -58,7 +76,15 @@ fn its_wait_can_be_cancelled() {
         thread::scope(|scope| {
             let waiting = scope.spawn(|| {
                 let deadline = Instant::now() + LONG;
-                Receiver::connect(address, &identity(), &host(), &patient(), deadline, &cancel)
+                Receiver::connect(
+                    address,
+                    &identity(),
+                    &host(),
+                    &patient(),
+                    deadline,
+                    &cancel,
+                    trusted,
+                )
             });
             cancel.store(true, Ordering::Relaxed);
             assert!(matches!(
@@ -94,7 +120,7 @@ fn welcome() -> Welcome {
     Welcome {
         run: 0,
         session: 1,
-        epoch: 1,
+        title: title(),
         heartbeat_timeout: Duration::from_millis(500),
         udp_port: 1,
         host: host(),
@@ -137,4 +163,114 @@ fn an_identity_that_is_not_valid_is_not_sent() {
         connect(address, &long, &patient()),
         Err(ConnectError::Identity(IdentityError::NameTooLong(65)))
     ));
+}
+
+/// Carries the handshake's messages between a backup and a primary, but loses the first Ready, with
+/// the connection.
+fn lose_the_first_ready(relay: &TcpListener, primary: SocketAddr) {
+    let pass = |from: &mut TcpStream, to: &mut TcpStream| {
+        let message = Message::read_from(from).expect("a message");
+        let _ = to.write_all(&message.encode().expect("valid"));
+    };
+    let (mut backup, _) = relay.accept().expect("a connection");
+    let mut onward = TcpStream::connect(primary).expect("connected");
+    pass(&mut backup, &mut onward);
+    pass(&mut onward, &mut backup);
+    assert!(matches!(
+        Message::read_from(&mut backup).expect("a message"),
+        Message::Ready { .. }
+    ));
+    drop((backup, onward));
+
+    let (mut backup, _) = relay.accept().expect("a connection");
+    let mut onward = TcpStream::connect(primary).expect("connected");
+    pass(&mut backup, &mut onward);
+    pass(&mut onward, &mut backup);
+    pass(&mut backup, &mut onward);
+    pass(&mut onward, &mut backup);
+    // Until the session is over.
+    let _ = backup.read(&mut [0]);
+}
+
+/// A backup that took its own Ready for a beginning would find the primary lost, and take the guest
+/// over from one that still waits for a backup.
+#[test]
+fn a_session_whose_ready_is_lost_has_not_begun() {
+    let mut listener = listen();
+    let primary = listener.local_addr();
+    let relay = TcpListener::bind(localhost()).expect("a free port");
+    let address = relay.local_addr().expect("bound");
+    thread::scope(|scope| {
+        scope.spawn(|| lose_the_first_ready(&relay, primary));
+        let backup = scope.spawn(move || connect(address, &identity(), &patient()));
+        let sender = listener
+            .accept_backup(&identity(), &host(), &title(), &patient(), &NEVER, held)
+            .expect("a backup");
+        let receiver = backup.join().expect("no panic").expect("a session");
+        assert_eq!(receiver.session().session, sender.session().session);
+        assert_eq!(receiver.lost(), None);
+    });
+}
+
+#[test]
+fn it_does_not_follow_a_primary_that_its_arbiter_does_not_know() {
+    let mut listener = listen();
+    let address = listener.local_addr();
+    let cancel = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let accepting = scope.spawn(|| {
+            listener.accept_backup(&identity(), &host(), &title(), &patient(), &cancel, held)
+        });
+        let deadline = Instant::now() + LONG;
+        let told = Receiver::connect(
+            address,
+            &identity(),
+            &host(),
+            &patient(),
+            deadline,
+            &NEVER,
+            |told| {
+                assert_eq!(*told, title());
+                Confirmation::NotHeld("it is hostb's".into())
+            },
+        );
+        match told {
+            Err(error @ ConnectError::NotEntitled { .. }) => {
+                assert!(error.to_string().contains("hostb"), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+        cancel.store(true, Ordering::Relaxed);
+        let accepted = accepting.join().expect("no panic");
+        assert!(matches!(accepted, Err(AcceptError::Cancelled)));
+    });
+}
+
+#[test]
+fn it_asks_its_arbiter_until_there_is_an_answer() {
+    let mut listener = listen();
+    let address = listener.local_addr();
+    thread::scope(|scope| {
+        let backup = scope.spawn(move || {
+            let mut answers = [
+                Confirmation::Unknown("it is down".into()),
+                Confirmation::Held,
+            ]
+            .into_iter();
+            let deadline = Instant::now() + LONG;
+            Receiver::connect(
+                address,
+                &identity(),
+                &host(),
+                &patient(),
+                deadline,
+                &NEVER,
+                |_| answers.next().expect("another question"),
+            )
+        });
+        listener
+            .accept_backup(&identity(), &host(), &title(), &patient(), &NEVER, held)
+            .expect("a backup");
+        backup.join().expect("no panic").expect("a session");
+    });
 }

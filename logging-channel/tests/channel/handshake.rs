@@ -8,7 +8,7 @@ use logging_channel::handshake::{
 };
 use proptest::prelude::*;
 
-use crate::peers::{host, identity};
+use crate::peers::{host, identity, title};
 
 fn messages() -> Vec<Message> {
     vec![
@@ -21,7 +21,7 @@ fn messages() -> Vec<Message> {
         Message::Welcome(Welcome {
             run: 1,
             session: 2,
-            epoch: 3,
+            title: title(),
             heartbeat_timeout: Duration::from_millis(500),
             udp_port: 4,
             host: host(),
@@ -31,6 +31,7 @@ fn messages() -> Vec<Message> {
             message: "another image: start both with the same".into(),
         }),
         Message::Ready { session: 2 },
+        Message::Begin { session: 2 },
     ]
 }
 
@@ -85,11 +86,11 @@ fn the_layout_of_a_refusal_is_fixed_forever() {
     #[rustfmt::skip]
     let expected = [
         b'f', b't', b'v', b'm', b'l', b'i', b'n', b'k',
-        6, 0,
+        7, 0,
         3, 0,
         6, 0, 0, 0,
         0x6d, 0x80, 0xe4, 0xf6,
-        0x2c, 0x77, 0x98, 0x13,
+        0x43, 0x3b, 0x3d, 0x88,
         1, 0, 2, 0, b'n', b'o',
     ];
     assert_eq!(refusal.encode().expect("valid"), expected);
@@ -142,7 +143,7 @@ proptest! {
     /// Right envelope, any body.
     #[test]
     fn any_body_ends_in_a_message_or_an_error(
-        kind in 0u16..6,
+        kind in 0u16..7,
         body in prop::collection::vec(any::<u8>(), 0..300),
     ) {
         let mut bytes = b"ftvmlink".to_vec();

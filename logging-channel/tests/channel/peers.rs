@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use logging_channel::codec::HEADER_LEN;
 use logging_channel::control::Control;
 use logging_channel::entry::{Entry, Lsn};
-use logging_channel::handshake::{Hello, Message, Welcome};
+use logging_channel::handshake::{Hello, Message, Title, Welcome};
 use logging_channel::heartbeat::{Echo, Heartbeat, Role};
 use logging_channel::receiver::{Next, Receiver};
 use logging_channel::sender::Sender;
-use logging_channel::session::{ConnectError, Listener};
+use logging_channel::session::{Confirmation, ConnectError, Listener};
 use logging_channel::{
     ChannelEvent, CheckOutcome, HostCheck, HostReport, Identity, LossReason, Settings,
 };
@@ -24,6 +24,23 @@ pub(crate) const LONG: Duration = Duration::from_secs(30);
 pub(crate) static NEVER: AtomicBool = AtomicBool::new(false);
 
 pub(crate) const EPOCH: u64 = 7;
+
+pub(crate) fn title() -> Title {
+    Title {
+        epoch: EPOCH,
+        holder: "hosta/1f0c".into(),
+    }
+}
+
+/// The arbiter's word for a primary about itself.
+pub(crate) fn held() -> Confirmation {
+    Confirmation::Held
+}
+
+/// The arbiter's word for a backup about its primary.
+pub(crate) fn trusted(_: &Title) -> Confirmation {
+    Confirmation::Held
+}
 
 pub(crate) fn localhost() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, 0).into()
@@ -87,6 +104,7 @@ pub(crate) fn connect(
         settings,
         Instant::now() + LONG,
         &NEVER,
+        trusted,
     )
 }
 
@@ -103,7 +121,7 @@ pub(crate) fn pair(primary: &Settings, backup: &Settings) -> Pair {
     thread::scope(|scope| {
         let receiver = scope.spawn(|| connect(address, &identity(), backup));
         let sender = listener
-            .accept_backup(&identity(), &host(), EPOCH, primary, &NEVER)
+            .accept_backup(&identity(), &host(), &title(), primary, &NEVER, held)
             .expect("a backup");
         Pair {
             sender,
@@ -176,13 +194,18 @@ impl FakeBackup {
                 };
                 tcp.write_all(&ready.encode().expect("valid"))
                     .expect("sent");
+                let session = welcome.session;
+                match Message::read_from(&mut tcp).expect("an answer") {
+                    Message::Begin { session: begun } => assert_eq!(begun, session),
+                    other => panic!("{other:?}"),
+                }
                 udp.connect((address.ip(), welcome.udp_port))
                     .expect("connected");
                 udp.set_read_timeout(Some(LONG)).expect("set");
                 Self { tcp, udp, welcome }
             });
             let sender = listener
-                .accept_backup(&identity(), &host(), EPOCH, settings, &NEVER)
+                .accept_backup(&identity(), &host(), &title(), settings, &NEVER, held)
                 .expect("a backup");
             (backup.join().expect("no panic"), sender)
         })
@@ -241,7 +264,7 @@ impl FakePrimary {
                 let welcome = Message::Welcome(Welcome {
                     run: hello.run,
                     session: 99,
-                    epoch: EPOCH,
+                    title: title(),
                     heartbeat_timeout: timeout,
                     udp_port: udp.local_addr().expect("bound").port(),
                     host: host(),
@@ -252,6 +275,9 @@ impl FakePrimary {
                     Message::read_from(&mut tcp),
                     Ok(Message::Ready { session: 99 })
                 ));
+                let begin = Message::Begin { session: 99 };
+                tcp.write_all(&begin.encode().expect("valid"))
+                    .expect("sent");
                 Self { tcp, udp }
             });
             let receiver = connect(address, &identity(), settings).expect("a session");

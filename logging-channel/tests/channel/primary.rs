@@ -11,12 +11,12 @@ use logging_channel::entry::{Lsn, Payload};
 use logging_channel::handshake::{Hello, Message, Refusal, RefusalCode};
 use logging_channel::receiver::{Next, Receiver};
 use logging_channel::sender::Finish;
-use logging_channel::session::{AcceptError, BindError, ConnectError, Listener};
+use logging_channel::session::{AcceptError, BindError, Confirmation, ConnectError, Listener};
 use logging_channel::{CheckOutcome, DiskIdentity, HostCheck, HostReport, Identity, Settings};
 
 use crate::logs::at;
 use crate::peers::{
-    EPOCH, LONG, NEVER, connect, eventually, host, identity, listen, pair, patient,
+    LONG, NEVER, connect, eventually, held, host, identity, listen, pair, patient, title, trusted,
 };
 
 fn refused(address: SocketAddr, identity: &Identity) -> Refusal {
@@ -36,7 +36,7 @@ fn still_accepts_after(settings: &Settings, others: impl FnOnce(SocketAddr) + Se
             connect(address, &identity(), &patient()).expect("a session")
         });
         let sender = listener
-            .accept_backup(&identity(), &host(), EPOCH, settings, &NEVER)
+            .accept_backup(&identity(), &host(), &title(), settings, &NEVER, held)
             .expect("a backup");
         let mut receiver = backup.join().expect("no panic");
         sender.append_and_flush(at(1, Payload::Progress));
@@ -123,12 +123,18 @@ fn a_backup_on_a_host_that_cannot_is_told_what_and_the_next_is_let_in() {
             (HostReport::default(), "not checked"),
         ] {
             let deadline = Instant::now() + LONG;
-            let refusal =
-                match Receiver::connect(address, &identity(), &unfit, &patient(), deadline, &NEVER)
-                {
-                    Err(ConnectError::Refused { refusal, .. }) => refusal,
-                    other => panic!("{other:?}"),
-                };
+            let refusal = match Receiver::connect(
+                address,
+                &identity(),
+                &unfit,
+                &patient(),
+                deadline,
+                &NEVER,
+                trusted,
+            ) {
+                Err(ConnectError::Refused { refusal, .. }) => refusal,
+                other => panic!("{other:?}"),
+            };
             assert_eq!(refusal.code, RefusalCode::HostUnfit);
             for word in ["\"exits\"", word, "ftvm doctor"] {
                 assert!(refusal.message.contains(word), "{refusal}");
@@ -151,10 +157,18 @@ fn both_sides_learn_what_the_other_host_can_do() {
     thread::scope(|scope| {
         let backup = scope.spawn(|| {
             let deadline = Instant::now() + LONG;
-            Receiver::connect(address, &identity(), &fast, &patient(), deadline, &NEVER)
+            Receiver::connect(
+                address,
+                &identity(),
+                &fast,
+                &patient(),
+                deadline,
+                &NEVER,
+                trusted,
+            )
         });
         let sender = listener
-            .accept_backup(&identity(), &host(), EPOCH, &patient(), &NEVER)
+            .accept_backup(&identity(), &host(), &title(), &patient(), &NEVER, held)
             .expect("a backup");
         let receiver = backup.join().expect("no panic").expect("a session");
         assert_eq!(sender.session().peer_host, fast);
@@ -262,6 +276,62 @@ fn a_backup_that_went_away_during_the_handshake_is_not_taken() {
     });
 }
 
+/// The right was lost while it waited, to whom it had welcomed before.
+#[test]
+fn a_primary_without_the_right_to_run_begins_with_nobody() {
+    let mut listener = listen();
+    let address = listener.local_addr();
+    let gone = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let backup = scope.spawn(|| {
+            Receiver::connect(
+                address,
+                &identity(),
+                &host(),
+                &patient(),
+                Instant::now() + LONG,
+                &gone,
+                trusted,
+            )
+        });
+        let accepted =
+            listener.accept_backup(&identity(), &host(), &title(), &patient(), &NEVER, || {
+                Confirmation::NotHeld("hostb holds epoch 8".into())
+            });
+        match accepted {
+            Err(error @ AcceptError::NotEntitled(_)) => {
+                assert!(error.to_string().contains("hostb"), "{error}");
+            }
+            other => panic!("{other:?}"),
+        }
+        gone.store(true, Ordering::Relaxed);
+        assert!(matches!(
+            backup.join().expect("no panic"),
+            Err(ConnectError::Cancelled)
+        ));
+    });
+}
+
+#[test]
+fn a_primary_that_does_not_know_whether_it_may_run_begins_when_it_does() {
+    let mut listener = listen();
+    let address = listener.local_addr();
+    thread::scope(|scope| {
+        let backup = scope.spawn(move || connect(address, &identity(), &patient()));
+        let mut answers = [
+            Confirmation::Unknown("the arbiter is down".into()),
+            Confirmation::Held,
+        ]
+        .into_iter();
+        listener
+            .accept_backup(&identity(), &host(), &title(), &patient(), &NEVER, || {
+                answers.next().expect("another question")
+            })
+            .expect("a backup");
+        backup.join().expect("no panic").expect("a session");
+    });
+}
+
 #[test]
 fn later_comers_are_told_that_they_are() {
     let pair = pair(&patient(), &patient());
@@ -296,7 +366,7 @@ fn a_primary_that_wants_no_backup_refuses_everyone() {
     let refusal = refused(listener.local_addr(), &identity());
     assert_eq!(refusal.code, RefusalCode::AlreadyRunning);
     assert!(matches!(
-        listener.accept_backup(&identity(), &host(), EPOCH, &patient(), &NEVER),
+        listener.accept_backup(&identity(), &host(), &title(), &patient(), &NEVER, held),
         Err(AcceptError::NotWaiting)
     ));
 }
@@ -317,7 +387,7 @@ fn a_senseless_heartbeat_timeout_is_refused_at_once() {
             ..patient()
         };
         assert!(matches!(
-            listen().accept_backup(&identity(), &host(), EPOCH, &settings, &NEVER),
+            listen().accept_backup(&identity(), &host(), &title(), &settings, &NEVER, held),
             Err(AcceptError::HeartbeatTimeout { .. })
         ));
     }
@@ -335,7 +405,7 @@ fn a_primary_on_every_address_has_heartbeats_from_the_one_that_was_dialled() {
     thread::scope(|scope| {
         let backup = scope.spawn(|| connect(address, &identity(), &settings));
         let sender = listener
-            .accept_backup(&identity(), &host(), EPOCH, &settings, &NEVER)
+            .accept_backup(&identity(), &host(), &title(), &settings, &NEVER, held)
             .expect("a backup");
         let receiver = backup.join().expect("no panic").expect("a session");
         // Only heartbeats carry this: nothing is appended.
@@ -349,8 +419,9 @@ fn waiting_for_a_backup_can_be_cancelled() {
     let mut listener = listen();
     let cancel = AtomicBool::new(false);
     thread::scope(|scope| {
-        let waiting = scope
-            .spawn(|| listener.accept_backup(&identity(), &host(), EPOCH, &patient(), &cancel));
+        let waiting = scope.spawn(|| {
+            listener.accept_backup(&identity(), &host(), &title(), &patient(), &cancel, held)
+        });
         cancel.store(true, Ordering::Relaxed);
         assert!(matches!(
             waiting.join().expect("no panic"),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use logging_channel::session::AcceptError;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -65,6 +66,7 @@ fn status_of(cause: &(dyn Error + 'static)) -> Option<u8> {
         RoleError::Engine(error) => engine(error),
         RoleError::Assembly(error) => assembly(error),
         RoleError::NotLive(_) => Some(DIVERGED),
+        RoleError::Accept(AcceptError::NotEntitled(_)) => Some(LOST),
         _ => None,
     }
 }

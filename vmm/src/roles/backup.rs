@@ -73,6 +73,7 @@ pub fn run_backup(
         &options.channel,
         Instant::now() + options.connect_timeout,
         &AtomicBool::new(false),
+        |title| rights.vouch_for(title),
     )?;
     let epoch = receiver.session().epoch;
     log::info!("{}: backup of {}, epoch {epoch}", vm.name, options.connect);

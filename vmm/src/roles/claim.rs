@@ -6,8 +6,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::RecvTimeoutError;
 
 use disk_server::arbiter::{
-    Arbiter, CallError, Claim, ClaimError, Claimant, NameError, ServerAddress, Settings, VmName,
+    Arbiter, CallError, Claim, ClaimError, Claimant, NameError, Record, ServerAddress, Settings,
+    VmName,
 };
+use logging_channel::handshake::Title;
+use logging_channel::session::Confirmation;
 
 use super::standing::Verdict;
 use crate::events::{Event, Events};
@@ -65,6 +68,49 @@ pub enum ClaimFailure {
     },
 }
 
+/// What `record` says of the right of `me` to run the guest, which it won in `epoch`. Only that
+/// another one won a later epoch, or this one, proves that it is lost.
+pub(super) fn own_right(record: &Record, epoch: u64, me: &Claimant) -> Confirmation {
+    let mine = record.holder.as_ref() == Some(me);
+    if record.epoch < epoch {
+        Confirmation::Unknown(format!(
+            "the disk server is at epoch {}, but this guest already was at epoch {epoch}: its state \
+             was lost or it is the wrong server",
+            record.epoch
+        ))
+    } else if mine {
+        Confirmation::Held
+    } else {
+        Confirmation::NotHeld(belongs(record.epoch, record.holder.as_ref()))
+    }
+}
+
+/// What `record` says of a primary that says that it runs the guest by `title`.
+fn right_of_another(record: &Record, title: &Title) -> Confirmation {
+    let holder = record.holder.as_ref().map(Claimant::as_str);
+    if record.epoch == title.epoch && holder == Some(&title.holder) {
+        return Confirmation::Held;
+    }
+    Confirmation::NotHeld(format!(
+        "it says that {} runs it in epoch {}, but the disk server of this host that {}; both hosts \
+         must name the same disk server, and a primary that another one has replaced must be ended",
+        title.holder,
+        title.epoch,
+        belongs(record.epoch, record.holder.as_ref())
+    ))
+}
+
+/// Who has an epoch, in words.
+pub(super) fn belongs(epoch: u64, holder: Option<&Claimant>) -> String {
+    let holder = holder.map_or("nobody", Claimant::as_str);
+    format!("epoch {epoch} belongs to {holder}")
+}
+
+/// There is no answer.
+fn unknown(error: CallError) -> Confirmation {
+    Confirmation::Unknown(format!("{:#}", anyhow::Error::new(error)))
+}
+
 /// This host's claims for one guest.
 pub(super) struct Rights {
     arbiter: Arbiter,
@@ -87,6 +133,30 @@ impl Rights {
     pub(super) fn check(&self) -> Result<(), ClaimFailure> {
         self.arbiter.read(&self.vm)?;
         Ok(())
+    }
+
+    /// What a backup is told of this host's right to run the guest in `epoch`.
+    pub(super) fn title(&self, epoch: u64) -> Title {
+        Title {
+            epoch,
+            holder: self.claimant.as_str().to_owned(),
+        }
+    }
+
+    /// Whether this host holds `epoch`, as the disk server has it.
+    pub(super) fn confirm(&self, epoch: u64) -> Confirmation {
+        match self.arbiter.read(&self.vm) {
+            Ok(record) => own_right(&record, epoch, &self.claimant),
+            Err(error) => unknown(error),
+        }
+    }
+
+    /// Whether a primary that says so of itself runs the guest.
+    pub(super) fn vouch_for(&self, title: &Title) -> Confirmation {
+        match self.arbiter.read(&self.vm) {
+            Ok(record) => right_of_another(&record, title),
+            Err(error) => unknown(error),
+        }
     }
 
     /// Keeps a connection to the disk server open, so that a claim is one round trip, until an
@@ -145,10 +215,7 @@ impl Rights {
         };
         match self.claim(epoch, &self.claimant, on_wait) {
             Ok(Claim::Won { epoch }) => Verdict::Won { epoch, lost_at },
-            Ok(Claim::Lost { epoch, holder }) => Verdict::Lost(format!(
-                "epoch {epoch} belongs to {}",
-                holder.as_ref().map_or("another host", |h| h.as_str())
-            )),
+            Ok(Claim::Lost { epoch, holder }) => Verdict::Lost(belongs(epoch, holder.as_ref())),
             Err(e) => Verdict::Lost(format!("the disk server refused the claim: {e}")),
         }
     }
@@ -183,5 +250,56 @@ impl Rights {
             .claim(&self.vm, epoch, claimant, &never, |reason| {
                 on_wait(&reason.to_string())
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(epoch: u64, holder: Option<&str>) -> Record {
+        let holder = holder.map(|holder| holder.parse().expect("a claimant"));
+        Record { epoch, holder }
+    }
+
+    #[test]
+    fn only_another_holder_is_proof_of_a_lost_right() {
+        let me: Claimant = "hosta/1".parse().expect("a claimant");
+        let right = |epoch, holder| own_right(&record(epoch, holder), 4, &me);
+        assert_eq!(right(4, Some("hosta/1")), Confirmation::Held);
+        // A claim whose answer was lost.
+        assert_eq!(right(5, Some("hosta/1")), Confirmation::Held);
+        for (epoch, holder) in [(4, "hostb/1"), (5, "hostb/1"), (5, STOPPED), (9, "hosta/2")] {
+            let Confirmation::NotHeld(reason) = right(epoch, Some(holder)) else {
+                panic!("{epoch} {holder}");
+            };
+            assert!(reason.contains(holder), "{reason}");
+        }
+        // A server that lost its state, or the wrong one.
+        for (epoch, holder) in [(0, None), (3, Some("hostb/1")), (3, Some("hosta/1"))] {
+            assert!(matches!(right(epoch, holder), Confirmation::Unknown(_)));
+        }
+    }
+
+    #[test]
+    fn a_backup_follows_only_the_one_that_its_disk_server_names() {
+        let title = Title {
+            epoch: 4,
+            holder: "hosta/1".into(),
+        };
+        let right = |epoch, holder| right_of_another(&record(epoch, holder), &title);
+        assert_eq!(right(4, Some("hosta/1")), Confirmation::Held);
+        for (epoch, holder) in [
+            (0, None),
+            (3, Some("hosta/1")),
+            (4, Some("hostb/1")),
+            (5, Some("hosta/1")),
+            (5, Some("hostb/1")),
+        ] {
+            let Confirmation::NotHeld(reason) = right(epoch, holder) else {
+                panic!("{epoch} {holder:?}");
+            };
+            assert!(reason.contains("same disk server"), "{reason}");
+        }
     }
 }

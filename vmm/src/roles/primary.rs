@@ -85,9 +85,10 @@ pub fn run_primary(
         .accept_backup(
             &guest.identity,
             &guest.host_report,
-            epoch,
+            &rights.title(epoch),
             &options.channel,
             cancel,
+            || rights.confirm(epoch),
         )
         .inspect_err(|_| rights.stopped(epoch))?;
     log::info!(
