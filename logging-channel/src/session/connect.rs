@@ -218,6 +218,7 @@ impl Caller<'_> {
         let info = SessionInfo {
             session,
             epoch: title.epoch,
+            holder: title.holder,
             heartbeat_timeout,
             peer: address,
             peer_host,

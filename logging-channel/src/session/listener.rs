@@ -339,6 +339,7 @@ fn welcome(
     let info = SessionInfo {
         session,
         epoch: title.epoch,
+        holder: title.holder.clone(),
         heartbeat_timeout: settings.heartbeat_timeout,
         peer,
         peer_host,

@@ -21,6 +21,8 @@ pub struct SessionInfo {
     pub session: u64,
     /// The primary's epoch when the session began.
     pub epoch: u64,
+    /// As whom it held that.
+    pub holder: String,
     /// Silence after which either side takes the other for lost.
     pub heartbeat_timeout: Duration,
     /// The peer's end of the TCP connection.

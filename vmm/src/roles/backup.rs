@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use disk_server::arbiter::Claimant;
 use logging_channel::entry::{DiskOutcome, Lsn, Payload};
 use logging_channel::receiver::{Next, Peek, Receiver, ReceiverHandle};
 use logging_channel::{LossReason, Settings};
 
 use super::alone::meters;
-use super::claim::{ArbiterConfig, Rights};
+use super::claim::{ArbiterConfig, ClaimFailure, Rights};
 use super::peer_report::Stops;
-use super::standing::{Standing, Verdict};
-use super::watch::PeerWatch;
+use super::tenure::{Standing, Tenure, Verdict};
 use super::{Halt, NotLive, RoleError, peer_report, stats};
 use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
@@ -88,18 +88,10 @@ pub fn run_backup(
     let meters = meters(&guest);
     let _reporting = stats::report_receiver(events, &receiver.handle(), &meters);
 
-    let standing = Standing::default();
-    let watch = PeerWatch {
-        peer: "primary",
-        lost: receiver.events(),
-        epoch,
-        rights: rights.clone(),
-        standing: standing.clone(),
-        events: events.clone(),
-        halt,
-    };
-    // The guest's thread goes live by itself when it has replayed the rest of the log.
-    watch.start(|_, _, _| {});
+    let holder: Result<Claimant, _> = receiver.session().holder.parse();
+    let held = (epoch, holder.map_err(ClaimFailure::from)?);
+    let tenure = Tenure::follow(rights, held, receiver.events(), events, halt);
+    let standing = tenure.standing();
 
     let unreleased = Unreleased::default();
     let log = ChannelLog {
@@ -139,25 +131,24 @@ pub fn run_backup(
         Some(plan) => Box::new(Sabotage::new(replayer, guest.memory.clone(), plan)),
     };
     let gate = Box::new(Suppressed::keeping(unreleased));
-    let ended = guest
-        .into_engine(Role { source, gate })
-        .run()
-        .map_err(|error| match error {
-            EngineError::Diverged(divergence) => {
-                let unfit = NotLive(divergence);
-                standing.refuse(&unfit.to_string());
-                events.emit(&Event::Refused {
-                    reason: unfit.to_string(),
-                });
-                RoleError::NotLive(unfit)
-            }
-            other => other.into(),
-        })?;
-    let last_epoch = standing.last_epoch(epoch);
-    if last_epoch != epoch {
-        rights.stopped(last_epoch);
+    let mut engine = guest.into_engine(Role { source, gate });
+    let ended = engine.run().map_err(|error| match error {
+        EngineError::Diverged(divergence) => {
+            let unfit = NotLive(divergence);
+            standing.refuse();
+            events.emit(&Event::Refused {
+                reason: unfit.to_string(),
+            });
+            RoleError::NotLive(unfit)
+        }
+        other => other.into(),
+    });
+    // Before the session ends with the engine: that would be taken for the loss of the primary.
+    match ended {
+        Ok(_) => tenure.end(),
+        Err(_) => drop(tenure),
     }
-    Ok(ended)
+    ended
 }
 
 /// The primary's clock as the log shows it, for this host's to go on from.
@@ -283,7 +274,7 @@ impl LogSource for ChannelLog {
             );
         }
         // Only a backup that has replayed everything without a difference may ask for the right to
-        // run. The peer-watch thread asks for the right to run; it waits as long as it takes.
+        // run. The wait for an answer takes as long as it takes.
         self.standing.ready();
         let verdict = loop {
             if let Some(verdict) = self.standing.wait(PATIENCE) {
@@ -297,7 +288,7 @@ impl LogSource for ChannelLog {
         let Some(next) = self.next.take() else {
             return Interruption::Failed("the log ended twice".into());
         };
-        match next.take_over(epoch, lost_at, &self.clock, &self.handle) {
+        match next.take_over(epoch, lost_at, &self.clock, &self.handle, &self.standing) {
             Ok(role) => Interruption::Handover(Box::new(role)),
             Err(error) => Interruption::Failed(error.to_string()),
         }
@@ -329,6 +320,7 @@ impl GoLive {
         lost_at: Instant,
         clock: &ClockTrace,
         receiver: &ReceiverHandle,
+        standing: &Standing,
     ) -> Result<Role, AssemblyError> {
         let watchdog = watchdog(self.latency)?;
         // First: its connection comes about while the rest is done. The server lets nothing of the
@@ -337,6 +329,7 @@ impl GoLive {
             let serving = Serving {
                 epoch: Some(epoch),
                 counters: self.disk_counters,
+                refused: standing.doubted_by_refusals(),
                 ..Serving::default()
             };
             Box::new(disk.serve(serving, &self.lanes, &self.events)) as Box<dyn DiskPort>

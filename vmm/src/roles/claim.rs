@@ -1,25 +1,21 @@
 //! The right to run a guest, as the disk server's test-and-set gives it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-
-use crossbeam_channel::RecvTimeoutError;
+use std::thread;
+use std::time::Duration;
 
 use disk_server::arbiter::{
     Arbiter, CallError, Claim, ClaimError, Claimant, NameError, Record, ServerAddress, Settings,
-    VmName,
+    VmName, WaitReason,
 };
 use logging_channel::handshake::Title;
 use logging_channel::session::Confirmation;
 
-use super::standing::Verdict;
-use crate::events::{Event, Events};
-
-/// How often the connection to the disk server is used so that it stays open.
-const WARM_INTERVAL: Duration = Duration::from_secs(5);
+/// How soon a claim is repeated that the disk server refused.
+const REPEAT: Duration = Duration::from_secs(1);
 
 /// Holder of a guest that ended in order.
-const STOPPED: &str = "stopped";
+pub(super) const STOPPED: &str = "stopped";
 
 /// Where the disk server is and who asks.
 #[derive(Debug, Clone)]
@@ -73,11 +69,7 @@ pub enum ClaimFailure {
 pub(super) fn own_right(record: &Record, epoch: u64, me: &Claimant) -> Confirmation {
     let mine = record.holder.as_ref() == Some(me);
     if record.epoch < epoch {
-        Confirmation::Unknown(format!(
-            "the disk server is at epoch {}, but this guest already was at epoch {epoch}: its state \
-             was lost or it is the wrong server",
-            record.epoch
-        ))
+        Confirmation::Unknown(went_back(record.epoch, epoch))
     } else if mine {
         Confirmation::Held
     } else {
@@ -98,6 +90,14 @@ fn right_of_another(record: &Record, title: &Title) -> Confirmation {
         title.epoch,
         belongs(record.epoch, record.holder.as_ref())
     ))
+}
+
+/// That a server does not know of an epoch, in words.
+pub(super) fn went_back(found: u64, epoch: u64) -> String {
+    format!(
+        "the disk server is at epoch {found}, but this guest already was at epoch {epoch}: its \
+         state was lost or it is the wrong server"
+    )
 }
 
 /// Who has an epoch, in words.
@@ -159,30 +159,8 @@ impl Rights {
         }
     }
 
-    /// Keeps a connection to the disk server open, so that a claim is one round trip, until an
-    /// event comes.
-    pub(super) fn keep_warm_until<T>(&self, event: &crossbeam_channel::Receiver<T>) -> Option<T> {
-        let mut answers = true;
-        loop {
-            match event.recv_timeout(WARM_INTERVAL) {
-                Ok(event) => return Some(event),
-                Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-            let answer = self.arbiter.warm();
-            match &answer {
-                Err(e) if answers => log::warn!(
-                    "the disk server does not answer; a failover would have to wait for it: {e}"
-                ),
-                Ok(()) if !answers => log::info!("the disk server answers again"),
-                _ => {}
-            }
-            answers = answer.is_ok();
-        }
-    }
-
-    /// Claims the right to start the guest. Returns its epoch.
-    pub(super) fn start(&self) -> Result<u64, ClaimFailure> {
+    /// Claims the right to start the guest. Returns its epoch. `cancel` ends a wait for the disk server.
+    pub(super) fn start(&self, cancel: &AtomicBool) -> Result<u64, ClaimFailure> {
         let record = self.arbiter.read(&self.vm)?;
         let holder = record.holder.as_ref().map(|h| h.as_str().to_owned());
         match holder {
@@ -195,7 +173,12 @@ impl Rights {
             }
             _ => {}
         }
-        match self.claim(record.epoch, &self.claimant, |_| {})? {
+        let waits = |reason: &WaitReason| log::warn!("waiting for the disk server: {reason}");
+        let claim = self
+            .arbiter
+            .claim(&self.vm, record.epoch, &self.claimant, cancel, waits)
+            .inspect_err(|_| self.give_back(record.epoch + 1))?;
+        match claim {
             Claim::Won { epoch } => Ok(epoch),
             Claim::Lost { holder, .. } => Err(ClaimFailure::Overtaken {
                 vm: self.vm.as_str().to_owned(),
@@ -204,52 +187,115 @@ impl Rights {
         }
     }
 
-    /// The peer of `epoch` is lost: asks for the right to run alone. Waits for the disk server as
-    /// long as it takes, because without its answer the peer may be the one that runs.
-    pub(super) fn run_alone(&self, epoch: u64, lost_at: Instant, events: &Events) -> Verdict {
-        let on_wait = |reason: &str| {
-            log::warn!("waiting for the disk server before this host may go on: {reason}");
-            events.emit(&Event::Waiting {
-                reason: reason.to_owned(),
-            });
-        };
-        match self.claim(epoch, &self.claimant, on_wait) {
-            Ok(Claim::Won { epoch }) => Verdict::Won { epoch, lost_at },
-            Ok(Claim::Lost { epoch, holder }) => Verdict::Lost(belongs(epoch, holder.as_ref())),
-            Err(e) => Verdict::Lost(format!("the disk server refused the claim: {e}")),
+    /// A claim for `epoch` ended without an answer, and may have been won. Tries once.
+    fn give_back(&self, epoch: u64) {
+        let record = self.arbiter.read(&self.vm);
+        if !record
+            .is_ok_and(|record| own_right(&record, epoch, &self.claimant) == Confirmation::Held)
+        {
+            return;
+        }
+        let once = AtomicBool::new(false);
+        let claimed = self.arbiter.claim(&self.vm, epoch, &stopped(), &once, |_| {
+            once.store(true, Ordering::Relaxed);
+        });
+        if let Err(error) = claimed {
+            log::warn!(
+                "epoch {epoch} may be held by this host, and the next start need --force: {error}"
+            );
         }
     }
 
-    /// The guest ended in order on this host, which ran it in `epoch`.
-    pub(super) fn stopped(&self, epoch: u64) {
-        let stopped: Claimant = STOPPED.parse().expect("the word is a valid claimant");
-        let give_up_after_one_failure = AtomicBool::new(false);
-        let claimed = self.arbiter.claim(
-            &self.vm,
-            epoch,
-            &stopped,
-            &give_up_after_one_failure,
-            |reason| {
-                log::warn!("could not tell the disk server that the guest ended: {reason}");
-                give_up_after_one_failure.store(true, Ordering::Relaxed);
-            },
-        );
-        if let Err(e) = claimed {
-            log::warn!("{e}");
-        }
+    /// Who this host is to the disk server.
+    pub(super) fn claimant(&self) -> &Claimant {
+        &self.claimant
     }
 
+    /// The record, as the disk server has it now.
+    pub(super) fn look(&self) -> Result<Record, CallError> {
+        self.arbiter.read(&self.vm)
+    }
+
+    /// Claims the epoch after `epoch`, which `holder` won, for this host. Waits for an answer as long
+    /// as it takes, because without it the peer may be the one that runs; `on_wait` hears why.
+    pub(super) fn contest(&self, epoch: u64, holder: &Claimant, on_wait: impl Fn(&str)) -> Claim {
+        self.claim(epoch, holder, &self.claimant, on_wait)
+    }
+
+    /// Claims it for nobody: the guest has ended.
+    pub(super) fn stop(&self, epoch: u64, holder: &Claimant, on_wait: impl Fn(&str)) -> Claim {
+        self.claim(epoch, holder, &stopped(), on_wait)
+    }
+
+    /// No error is an outcome: only an answer tells who has the epoch.
     fn claim(
         &self,
         epoch: u64,
+        holder: &Claimant,
         claimant: &Claimant,
-        mut on_wait: impl FnMut(&str),
-    ) -> Result<Claim, ClaimError> {
+        on_wait: impl Fn(&str),
+    ) -> Claim {
         let never = AtomicBool::new(false);
-        self.arbiter
-            .claim(&self.vm, epoch, claimant, &never, |reason| {
-                on_wait(&reason.to_string())
-            })
+        let mut told = String::new();
+        let mut waits = |reason: String| {
+            if told != reason {
+                on_wait(&reason);
+                told = reason;
+            }
+        };
+        loop {
+            let waiting = |reason: &WaitReason| waits(reason.to_string());
+            match self
+                .arbiter
+                .claim(&self.vm, epoch, claimant, &never, waiting)
+            {
+                Ok(claim) => return claim,
+                Err(error) => waits(format!("{:#}", anyhow::Error::new(error))),
+            }
+            loop {
+                thread::sleep(REPEAT);
+                match self.arbiter.read(&self.vm) {
+                    Ok(record) => match repeats(&record, epoch, holder, claimant) {
+                        Repeat::NotYet => {}
+                        Repeat::Now => break,
+                        Repeat::Lost(claim) => return claim,
+                    },
+                    Err(error) => waits(format!("{:#}", anyhow::Error::new(error))),
+                }
+            }
+        }
+    }
+}
+
+fn stopped() -> Claimant {
+    STOPPED.parse().expect("the word is a valid claimant")
+}
+
+/// Whether a claim that was refused is made again.
+#[derive(Debug, PartialEq, Eq)]
+enum Repeat {
+    NotYet,
+    Now,
+    /// It cannot be won any more.
+    Lost(Claim),
+}
+
+/// Whether `claimant` repeats its claim for the epoch after `epoch`, which `holder` won, to a server
+/// that has `record`. A server that knows only an earlier epoch may be the wrong one, or get its state
+/// back. But one where the epochs began anew may come to this one again, in the hands of another.
+fn repeats(record: &Record, epoch: u64, holder: &Claimant, claimant: &Claimant) -> Repeat {
+    let found = record.holder.as_ref();
+    let open = record.epoch == epoch && found == Some(holder);
+    let won = record.epoch == epoch + 1 && found == Some(claimant);
+    if open || won {
+        Repeat::Now
+    } else if record.epoch < epoch {
+        Repeat::NotYet
+    } else {
+        Repeat::Lost(Claim::Lost {
+            epoch: record.epoch,
+            holder: record.holder.clone(),
+        })
     }
 }
 
@@ -278,6 +324,24 @@ mod tests {
         // A server that lost its state, or the wrong one.
         for (epoch, holder) in [(0, None), (3, Some("hostb/1")), (3, Some("hosta/1"))] {
             assert!(matches!(right(epoch, holder), Confirmation::Unknown(_)));
+        }
+    }
+
+    #[test]
+    fn a_server_that_lost_its_state_gives_no_epoch_to_one_of_the_time_before() {
+        let claimant = |name: &str| name.parse::<Claimant>().expect("a claimant");
+        let repeats = |epoch, holder| {
+            let record = record(epoch, holder);
+            repeats(&record, 4, &claimant("hosta/1"), &claimant("hostb/1"))
+        };
+        for (epoch, holder) in [(0, None), (3, Some("hostc/1"))] {
+            assert_eq!(repeats(epoch, holder), Repeat::NotYet);
+        }
+        for (epoch, holder) in [(4, "hosta/1"), (5, "hostb/1")] {
+            assert_eq!(repeats(epoch, Some(holder)), Repeat::Now);
+        }
+        for (epoch, holder) in [(4, "hostc/1"), (5, "hosta/1"), (5, STOPPED), (6, "hostb/1")] {
+            assert!(matches!(repeats(epoch, Some(holder)), Repeat::Lost(_)));
         }
     }
 

@@ -12,9 +12,8 @@ mod peer_report;
 mod primary;
 mod record;
 mod replay;
-mod standing;
 mod stats;
-mod watch;
+mod tenure;
 
 pub use alone::run_alone;
 pub use backup::{BackupOptions, run_backup};

@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use logging_channel::entry::{Entry, Lsn};
 use logging_channel::sender::{Finish, Permit, Release, Sender};
-use logging_channel::session::Listener;
+use logging_channel::session::{AcceptError, Listener};
 use logging_channel::{LossReason, Settings};
 
 use super::claim::{ArbiterConfig, Rights};
 use super::peer_report::Stops;
-use super::standing::{Standing, Verdict};
 use super::stats::Meters;
-use super::watch::PeerWatch;
+use super::tenure::{Standing, Tenure, Verdict};
 use super::{Halt, RoleError, peer_report, stats};
 use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
@@ -66,14 +65,13 @@ pub fn run_primary(
     prepared: impl FnOnce(&Guest),
 ) -> Result<Ended, RoleError> {
     let mut listener = Listener::bind(options.listen)?;
-    let mut guest = Guest::assemble(vm, host, Verification::default())?;
+    let guest = Guest::assemble(vm, host, Verification::default())?;
     let rights = Arc::new(Rights::new(&options.arbiter, &vm.name)?);
     prepared(&guest);
-    let epoch = rights.start()?;
+    let epoch = rights.start(cancel)?;
+    let tenure = Tenure::hold(rights.clone(), epoch, events, halt);
     if let Some(disk) = &guest.disk {
-        disk.require_writer(epoch)
-            .map_err(AssemblyError::from)
-            .inspect_err(|_| rights.stopped(epoch))?;
+        disk.require_writer(epoch).map_err(AssemblyError::from)?;
     }
     log::info!(
         "{}: epoch {epoch}; waiting for a backup at {}",
@@ -90,10 +88,35 @@ pub fn run_primary(
             cancel,
             || rights.confirm(epoch),
         )
-        .inspect_err(|_| rights.stopped(epoch))?;
+        .inspect_err(|error| {
+            if let AcceptError::NotEntitled(reason) = error {
+                let reason = reason.clone();
+                events.emit(&Event::Lost { reason });
+            }
+        })?;
+    tenure.pair_with(sender.events());
+    let standing = tenure.standing();
+    let ended = run_with_backup(guest, &vm.name, options, events, &sender, standing);
+    // Before the session ends with its last handle: that would be taken for the loss of the backup.
+    match ended {
+        Ok(_) => tenure.end(),
+        Err(_) => drop(tenure),
+    }
+    ended
+}
+
+/// Runs the guest to its end, with the backup of this session for as long as there is one.
+fn run_with_backup(
+    mut guest: Guest,
+    name: &str,
+    options: &PrimaryOptions,
+    events: &Events,
+    sender: &Sender,
+    standing: Standing,
+) -> Result<Ended, RoleError> {
+    let epoch = sender.session().epoch;
     log::info!(
-        "{}: primary, with the backup at {}",
-        vm.name,
+        "{name}: primary, with the backup at {}",
         sender.session().peer
     );
     events.emit(&Event::Role {
@@ -109,27 +132,7 @@ pub fn run_primary(
         waits: guest.host.lanes.waits.clone(),
         ..Meters::default()
     };
-    let _reporting = stats::report_sender(events, &sender, &meters);
-
-    let standing = Standing::default();
-    standing.ready();
-    let watch = PeerWatch {
-        peer: "backup",
-        lost: sender.events(),
-        epoch,
-        rights: rights.clone(),
-        standing: standing.clone(),
-        events: events.clone(),
-        halt,
-    };
-    watch.start(|events, epoch, lost_at| {
-        log::warn!("running alone, unprotected, in epoch {epoch}");
-        events.emit(&Event::Live {
-            epoch,
-            after_loss_ms: lost_at.elapsed().as_millis() as u64,
-            resent_frames: 0,
-        });
-    });
+    let _reporting = stats::report_sender(events, sender, &meters);
 
     let disk = guest.disk.take().map(|disk| {
         let progress = ChannelProgress {
@@ -141,7 +144,7 @@ pub fn run_primary(
             log: Some(Arc::new(progress)),
             backup_reads: options.backup_reads,
             counters: meters.disk.clone(),
-            ..Serving::default()
+            refused: standing.doubted_by_refusals(),
         };
         disk.serve(serving, &guest.host.lanes, events)
     });
@@ -160,7 +163,8 @@ pub fn run_primary(
     };
     let live = LiveInputs::new(GuestClock::starting_now(), guest.host.lanes.clone());
     let log = ChannelLog {
-        sender,
+        sender: sender.clone(),
+        standing,
         events: events.clone(),
         never_repair: options.never_repair,
     };
@@ -173,14 +177,13 @@ pub fn run_primary(
         .with_keeper(keeper)
         .with_watchdog(watchdog(options.pace.latency)?);
     let source = Box::new(recorder);
-    let ended = guest.into_engine(Role { source, gate }).run()?;
-    rights.stopped(standing.last_epoch(epoch));
-    Ok(ended)
+    Ok(guest.into_engine(Role { source, gate }).run()?)
 }
 
 /// The logging channel as the recorder's log.
 struct ChannelLog {
     sender: Sender,
+    standing: Standing,
     events: Events,
     never_repair: bool,
 }
@@ -213,10 +216,15 @@ impl LogSink for ChannelLog {
     }
 
     fn finish(&mut self) -> Step<()> {
+        self.standing.guest_ended();
         match self.sender.finish(FINISH_TIMEOUT) {
             Finish::Orderly => log::info!("the backup has the whole log"),
             Finish::TimedOut => log::warn!("the backup did not acknowledge the guest's end"),
             Finish::PeerLost(reason) => log::info!("the guest ended without a backup ({reason})"),
+        }
+        // Before the end of the guest is told, which depends on it.
+        if let Some(reason) = self.sender.lost() {
+            self.standing.session_over(&reason);
         }
         Ok(())
     }

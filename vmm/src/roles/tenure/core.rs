@@ -1,0 +1,304 @@
+//! What a host decides about the epoch of its guest, without clock, thread or connection.
+//!
+//! ```text
+//!   what happens ──take──▶ Core ──▶ effects: tell, go on alone, halt
+//!                           │
+//!                          next ──▶ what to ask the disk server; its answer is the next thing that
+//!                                   happens
+//! ```
+//!
+//! Only one question is open at a time, so what happens meanwhile waits for its answer: the end of
+//! a guest cannot overtake a claim that its host has made.
+
+use disk_server::arbiter::{Claim, Claimant, Record};
+
+use crate::roles::claim::{STOPPED, belongs, went_back};
+
+/// Something that happens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::roles) enum Input {
+    /// A session has begun: from now on the other host may claim the next epoch.
+    Paired,
+    /// The other host is lost, for this reason.
+    PeerLost(String),
+    /// The log ended in order: the other host ends too.
+    LogEnded,
+    /// This host's guest is as it should be: it may go on alone.
+    Ready,
+    /// It is not.
+    Unfit,
+    /// Something says that the epoch may be over: look.
+    Doubt,
+    /// The guest has ended; what is left is to tell the other host.
+    GuestEnded,
+    /// All is done: the guest ended in order.
+    End,
+    /// This host cannot go on with the guest.
+    Abandon,
+    /// What the disk server has.
+    Looked(Record),
+    /// How the claim for the next epoch ended.
+    Contested(Claim),
+    /// How the claim in the name of nobody ended.
+    Stopped(Claim),
+}
+
+/// What is to be asked of the disk server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::roles) enum Task {
+    /// The record: now and then, or soon because there is a doubt.
+    Watch {
+        /// Soon.
+        doubt: bool,
+    },
+    /// The epoch after this one for this host.
+    Contest(u64),
+    /// The epoch after this one for nobody.
+    Stop(u64),
+    /// Nothing any more.
+    Nothing,
+}
+
+/// What follows from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::roles) enum Effect {
+    /// The other host is lost.
+    PeerLost(String),
+    /// This host is the only one that runs the guest, in this epoch.
+    Alone(u64),
+    /// The disk server's answer is none: it does not know of this epoch.
+    Unclear(String),
+    /// This host lost the right to run the guest.
+    Halt(String),
+}
+
+/// The other host of the pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Peer {
+    /// There was none yet.
+    None,
+    Present,
+    Lost,
+    /// It ends with the log.
+    Ended,
+}
+
+/// How the right to run alone stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Contest {
+    None,
+    /// To be claimed.
+    Wanted,
+    /// The claim may be with the disk server: its answer has to be known.
+    Asked,
+    Won,
+}
+
+/// How this host ends with its guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum End {
+    InOrder,
+    Abandoned,
+}
+
+/// What a host knows of the epoch of its guest.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(in crate::roles) struct Core {
+    me: Claimant,
+    /// The epoch in which the guest runs.
+    epoch: u64,
+    /// Who won it.
+    holder: Claimant,
+    peer: Peer,
+    /// Whether this host's guest may go on alone, once that is known.
+    fit: Option<bool>,
+    contest: Contest,
+    doubt: bool,
+    guest_ended: bool,
+    end: Option<End>,
+    /// There is nothing to decide any more.
+    closed: bool,
+}
+
+impl Core {
+    /// A primary that has won `epoch`, and has no backup yet.
+    pub(in crate::roles) fn holding(me: Claimant, epoch: u64) -> Self {
+        Self::new(me.clone(), epoch, me, Peer::None, Some(true))
+    }
+
+    /// The backup of a primary that holds `epoch` as `holder`.
+    pub(in crate::roles) fn following(me: Claimant, epoch: u64, holder: Claimant) -> Self {
+        Self::new(me, epoch, holder, Peer::Present, None)
+    }
+
+    fn new(me: Claimant, epoch: u64, holder: Claimant, peer: Peer, fit: Option<bool>) -> Self {
+        Self {
+            me,
+            epoch,
+            holder,
+            peer,
+            fit,
+            contest: Contest::None,
+            doubt: false,
+            guest_ended: false,
+            end: None,
+            closed: false,
+        }
+    }
+
+    /// Who won the epoch in which the guest runs.
+    pub(in crate::roles) fn holder(&self) -> &Claimant {
+        &self.holder
+    }
+
+    fn holds(&self) -> bool {
+        self.holder == self.me
+    }
+
+    /// What is to be asked now. A claim that was given out counts as made.
+    pub(in crate::roles) fn next(&mut self) -> Task {
+        if self.closed {
+            return Task::Nothing;
+        }
+        match (self.contest, self.end) {
+            (Contest::Wanted | Contest::Asked, _) => {
+                self.contest = Contest::Asked;
+                Task::Contest(self.epoch)
+            }
+            (_, Some(_)) if !self.is_left_to_peer() => Task::Stop(self.epoch),
+            _ => Task::Watch { doubt: self.doubt },
+        }
+    }
+
+    /// Of a guest that ends on both hosts the primary tells, and the backup only where it lost that:
+    /// until it has heard the goodbye, it has to wait for the one or the other.
+    fn is_left_to_peer(&self) -> bool {
+        !self.holds() && self.peer == Peer::Present
+    }
+
+    /// Something happens. Gives what follows from it.
+    pub(in crate::roles) fn take(&mut self, input: Input) -> Option<Effect> {
+        if self.closed {
+            return None;
+        }
+        match input {
+            Input::Paired => self.peer = Peer::Present,
+            Input::PeerLost(reason) => return self.peer_lost(reason),
+            Input::LogEnded if self.peer == Peer::Present => {
+                self.closed = self.end.is_some() && self.is_left_to_peer();
+                self.peer = Peer::Ended;
+            }
+            Input::Ready => {
+                self.fit = Some(true);
+                self.contest_if_due();
+            }
+            Input::Unfit => self.fit = Some(false),
+            Input::Doubt => self.doubt = true,
+            Input::GuestEnded => self.guest_ended = true,
+            Input::End => self.end(End::InOrder),
+            Input::Abandon => self.end(End::Abandoned),
+            Input::Looked(record) => return self.looked(&record),
+            Input::Contested(claim) => return self.contested(claim),
+            Input::Stopped(claim) => return self.stopped(claim),
+            Input::LogEnded => {}
+        }
+        None
+    }
+
+    fn peer_lost(&mut self, reason: String) -> Option<Effect> {
+        if self.peer != Peer::Present {
+            return None;
+        }
+        self.peer = Peer::Lost;
+        if self.end.is_some() {
+            return None; // the guest has ended: nothing is left to go on with
+        }
+        self.contest_if_due();
+        Some(Effect::PeerLost(reason))
+    }
+
+    fn contest_if_due(&mut self) {
+        let due = self.peer == Peer::Lost && self.fit == Some(true) && self.end.is_none();
+        if due && self.contest == Contest::None {
+            self.contest = Contest::Wanted;
+        }
+    }
+
+    fn end(&mut self, end: End) {
+        self.end.get_or_insert(end);
+        match (end, self.contest) {
+            // What was claimed has to be known, to be given back.
+            (_, Contest::Asked | Contest::Won) | (End::InOrder, Contest::Wanted) => {}
+            (End::InOrder, Contest::None) => {
+                self.closed = !self.holds() && self.peer == Peer::Ended;
+            }
+            (End::Abandoned, Contest::None | Contest::Wanted) => {
+                // With a backup it is the backup's turn now, and the epoch has to stay for that.
+                self.contest = Contest::None;
+                let mine_alone = matches!(self.peer, Peer::None | Peer::Ended);
+                self.closed = !(self.holds() && mine_alone);
+            }
+        }
+    }
+
+    fn lost(&mut self, reason: String) -> Option<Effect> {
+        self.closed = true;
+        // One that gives up has its own reason for that.
+        (self.end != Some(End::Abandoned)).then_some(Effect::Halt(reason))
+    }
+
+    fn looked(&mut self, record: &Record) -> Option<Effect> {
+        self.doubt = false;
+        if self.end.is_some() {
+            return None;
+        }
+        let holder = record.holder.as_ref();
+        if record.epoch < self.epoch {
+            return Some(Effect::Unclear(went_back(record.epoch, self.epoch)));
+        }
+        let as_known = record.epoch == self.epoch && holder == Some(&self.holder);
+        let mine = record.epoch > self.epoch && holder == Some(&self.me);
+        // Told by the other host of the pair: then the log ends, or this host finds that one lost.
+        let paired = self.peer != Peer::None && self.contest != Contest::Won;
+        let stopped = record.epoch > self.epoch && is_stopped(holder) && paired;
+        if as_known || mine || stopped {
+            return None;
+        }
+        self.lost(belongs(record.epoch, holder))
+    }
+
+    fn contested(&mut self, claim: Claim) -> Option<Effect> {
+        match claim {
+            Claim::Won { epoch } => {
+                self.epoch = epoch;
+                self.holder = self.me.clone();
+                self.contest = Contest::Won;
+                Some(Effect::Alone(epoch))
+            }
+            // The other host knew of the guest's end, and told.
+            Claim::Lost { holder, .. }
+                if is_stopped(holder.as_ref()) && (self.guest_ended || self.end.is_some()) =>
+            {
+                self.closed = true;
+                None
+            }
+            Claim::Lost { epoch, holder } => self.lost(belongs(epoch, holder.as_ref())),
+        }
+    }
+
+    fn stopped(&mut self, claim: Claim) -> Option<Effect> {
+        match claim {
+            Claim::Lost { epoch, holder } if self.holds() && !is_stopped(holder.as_ref()) => {
+                self.lost(belongs(epoch, holder.as_ref()))
+            }
+            Claim::Won { .. } | Claim::Lost { .. } => {
+                self.closed = true;
+                None
+            }
+        }
+    }
+}
+
+fn is_stopped(holder: Option<&Claimant>) -> bool {
+    holder.is_some_and(|holder| holder.as_str() == STOPPED)
+}

@@ -1,0 +1,388 @@
+//! A host's time with its guest, as the disk server has it: one owner of the epoch, from the claim
+//! or the first word of a primary to the end that is told.
+//!
+//! All decisions are in [`core`]. Here is the thread that asks the disk server for it, and the
+//! handles by which others say what happens and hear what was decided.
+
+mod core;
+#[cfg(test)]
+mod interleavings;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, never, select};
+use disk_server::arbiter::Claimant;
+use logging_channel::{ChannelEvent, LossReason};
+
+use self::core::{Core, Effect, Input, Task};
+use super::Halt;
+use super::claim::Rights;
+use crate::disk::RefusalNotice;
+use crate::events::{Event, Events};
+
+/// How often the record is read: so often a host that was replaced learns of it, and the connection
+/// for a claim stays open.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How soon it is read again where there is a doubt and no answer.
+const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a guest's end waits for the disk server.
+const END_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long an error waits for it.
+const ABANDON_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The right to run alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Won: this host is the only one that runs the guest, in this epoch.
+    Won {
+        /// The epoch.
+        epoch: u64,
+        /// When the peer was found lost.
+        lost_at: Instant,
+    },
+    /// Lost, with the reason for people.
+    Lost(String),
+}
+
+/// A message to the thread.
+#[derive(Debug)]
+enum Message {
+    Happened(Input),
+    /// A session has begun, whose end is announced there.
+    Session(Receiver<ChannelEvent>),
+}
+
+#[derive(Debug, Default)]
+struct Published {
+    verdict: Option<Verdict>,
+    /// Nothing is left to ask.
+    over: bool,
+}
+
+/// What was decided of this host's right, and where others say what happens. A handle.
+#[derive(Debug, Clone)]
+pub(super) struct Standing {
+    published: Arc<(Mutex<Published>, Condvar)>,
+    messages: Sender<Message>,
+}
+
+impl Standing {
+    fn tell(&self, input: Input) {
+        // Fails when there is nothing to decide any more.
+        let _ = self.messages.send(Message::Happened(input));
+    }
+
+    /// This host's guest is as it should be: it may go on alone.
+    pub(super) fn ready(&self) {
+        self.tell(Input::Ready);
+    }
+
+    /// This host's guest is not as it should be: it must not go on alone.
+    pub(super) fn refuse(&self) {
+        self.tell(Input::Unfit);
+    }
+
+    /// The guest has ended; what is left is to tell the other host.
+    pub(super) fn guest_ended(&self) {
+        self.tell(Input::GuestEnded);
+    }
+
+    /// The session is over. Who ends it says so here before the end of the guest.
+    pub(super) fn session_over(&self, reason: &LossReason) {
+        self.tell(over(reason));
+    }
+
+    /// Refusals of the disk are a reason to look whether this host's epoch is over.
+    pub(super) fn doubted_by_refusals(&self) -> RefusalNotice {
+        let standing = self.clone();
+        RefusalNotice::new(move |_| standing.tell(Input::Doubt))
+    }
+
+    /// The verdict, if there is one within `timeout`.
+    pub(super) fn wait(&self, timeout: Duration) -> Option<Verdict> {
+        self.wait_until(timeout, |published| published.verdict.is_some())
+            .0
+    }
+
+    /// The verdict, and whether nothing is left to ask.
+    fn wait_until(
+        &self,
+        timeout: Duration,
+        condition: impl Fn(&Published) -> bool,
+    ) -> (Option<Verdict>, bool) {
+        let (published, changed) = &*self.published;
+        let guard = published.lock().expect("no holder panics");
+        let (guard, _) = changed
+            .wait_timeout_while(guard, timeout, |published| !condition(published))
+            .expect("no holder panics");
+        (guard.verdict.clone(), guard.over)
+    }
+
+    fn publish(&self, change: impl FnOnce(&mut Published)) {
+        let (published, changed) = &*self.published;
+        change(&mut published.lock().expect("no holder panics"));
+        changed.notify_all();
+    }
+}
+
+fn over(reason: &LossReason) -> Input {
+    match reason {
+        LossReason::Orderly => Input::LogEnded,
+        reason => Input::PeerLost(reason.to_string()),
+    }
+}
+
+/// The owner of this host's epoch. Dropped without [`Tenure::end`], it gives the epoch back if
+/// nobody else can go on with the guest.
+pub(super) struct Tenure {
+    standing: Standing,
+    ended: bool,
+}
+
+impl Tenure {
+    /// Of a primary, which has won `epoch`.
+    pub(super) fn hold(rights: Arc<Rights>, epoch: u64, events: &Events, halt: Halt) -> Self {
+        let core = Core::holding(rights.claimant().clone(), epoch);
+        Self::start(rights, core, "backup", LOOK_INTERVAL, events, halt)
+    }
+
+    /// Of the backup of a primary that won `epoch` as `holder`.
+    pub(super) fn follow(
+        rights: Arc<Rights>,
+        (epoch, holder): (u64, Claimant),
+        session: Receiver<ChannelEvent>,
+        events: &Events,
+        halt: Halt,
+    ) -> Self {
+        let core = Core::following(rights.claimant().clone(), epoch, holder);
+        let tenure = Self::start(rights, core, "primary", LOOK_INTERVAL, events, halt);
+        tenure.pair_with(session);
+        tenure
+    }
+
+    fn start(
+        rights: Arc<Rights>,
+        core: Core,
+        peer: &'static str,
+        look_interval: Duration,
+        events: &Events,
+        halt: Halt,
+    ) -> Self {
+        let (messages, inbox) = crossbeam_channel::unbounded();
+        let standing = Standing {
+            published: Arc::default(),
+            messages,
+        };
+        let keeper = Keeper {
+            core,
+            rights,
+            peer,
+            look_interval,
+            events: events.clone(),
+            halt: Some(halt),
+            standing: standing.clone(),
+            session: never(),
+            lost_at: None,
+            answers: true,
+        };
+        thread::Builder::new()
+            .name("epoch".into())
+            .spawn(move || keeper.run(&inbox))
+            .expect("a thread can be started");
+        Self {
+            standing,
+            ended: false,
+        }
+    }
+
+    pub(super) fn standing(&self) -> Standing {
+        self.standing.clone()
+    }
+
+    /// A session has begun, whose end is announced there.
+    pub(super) fn pair_with(&self, session: Receiver<ChannelEvent>) {
+        // Fails when there is nothing to decide any more.
+        let _ = self.standing.messages.send(Message::Session(session));
+    }
+
+    /// The guest ended in order: tells the disk server.
+    pub(super) fn end(mut self) {
+        self.close(Input::End, END_PATIENCE);
+    }
+
+    fn close(&mut self, how: Input, patience: Duration) {
+        self.ended = true;
+        self.standing.tell(how);
+        let (_, over) = self
+            .standing
+            .wait_until(patience, |published| published.over);
+        if !over {
+            log::warn!(
+                "could not tell the disk server that the guest ended: if it has this host as the \
+                 holder still, the next start needs --force"
+            );
+        }
+    }
+}
+
+impl Drop for Tenure {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.close(Input::Abandon, ABANDON_PATIENCE);
+        }
+    }
+}
+
+/// The thread that asks the disk server.
+struct Keeper {
+    core: Core,
+    rights: Arc<Rights>,
+    /// What the other side is, for messages.
+    peer: &'static str,
+    look_interval: Duration,
+    events: Events,
+    halt: Option<Halt>,
+    standing: Standing,
+    /// Where the loss of the other side is announced.
+    session: Receiver<ChannelEvent>,
+    lost_at: Option<Instant>,
+    /// The disk server did, when it was asked last.
+    answers: bool,
+}
+
+impl Keeper {
+    fn run(mut self, inbox: &Receiver<Message>) {
+        let mut next_look = Instant::now() + self.look_interval;
+        loop {
+            // What is known before what is asked.
+            while let Ok(message) = inbox.try_recv() {
+                self.hear(message);
+            }
+            match self.core.next() {
+                Task::Nothing => break,
+                Task::Contest(epoch) => {
+                    let holder = self.core.holder().clone();
+                    let waits = |reason: &str| self.waits(reason);
+                    let claim = self.rights.contest(epoch, &holder, waits);
+                    self.take(Input::Contested(claim));
+                }
+                Task::Stop(epoch) => {
+                    let holder = self.core.holder().clone();
+                    let claim = self.rights.stop(epoch, &holder, |reason| {
+                        log::warn!("the disk server has to hear of the guest's end: {reason}");
+                    });
+                    self.take(Input::Stopped(claim));
+                }
+                Task::Watch { doubt } => {
+                    let now = Instant::now();
+                    if now >= next_look || (doubt && self.answers) {
+                        self.look();
+                        let soon = doubt && !self.answers;
+                        let pause = self.look_interval;
+                        next_look = now
+                            + if soon {
+                                pause.min(DOUBT_INTERVAL)
+                            } else {
+                                pause
+                            };
+                    } else {
+                        self.wait(inbox, next_look - now);
+                    }
+                }
+            }
+        }
+        self.standing.publish(|published| published.over = true);
+    }
+
+    fn wait(&mut self, inbox: &Receiver<Message>, timeout: Duration) {
+        select! {
+            // The inbox ends with its last handle, and that with this thread.
+            recv(inbox) -> message => message.into_iter().for_each(|message| self.hear(message)),
+            recv(self.session) -> event => {
+                self.session = never();
+                if let Ok(ChannelEvent::PeerLost(reason)) = event {
+                    self.take(over(&reason));
+                }
+            }
+            default(timeout) => {}
+        }
+    }
+
+    fn hear(&mut self, message: Message) {
+        match message {
+            Message::Happened(input) => self.take(input),
+            Message::Session(session) => {
+                self.session = session;
+                self.take(Input::Paired);
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        match self.core.take(input) {
+            None => {}
+            Some(Effect::PeerLost(reason)) => {
+                self.lost_at = Some(Instant::now());
+                log::warn!("the {} is lost: {reason}", self.peer);
+                self.events.emit(&Event::PeerLost { reason });
+            }
+            Some(Effect::Alone(epoch)) => {
+                let lost_at = self.lost_at.unwrap_or_else(Instant::now);
+                let verdict = Verdict::Won { epoch, lost_at };
+                self.standing
+                    .publish(|published| published.verdict = Some(verdict));
+                // A backup tells it when its guest's thread is there.
+                if self.peer == "backup" {
+                    log::warn!("running alone, unprotected, in epoch {epoch}");
+                    self.events.emit(&Event::Live {
+                        epoch,
+                        after_loss_ms: lost_at.elapsed().as_millis() as u64,
+                        resent_frames: 0,
+                    });
+                }
+            }
+            Some(Effect::Unclear(reason)) => log::warn!("{reason}"),
+            Some(Effect::Halt(reason)) => {
+                let verdict = Verdict::Lost(reason.clone());
+                self.standing
+                    .publish(|published| published.verdict = Some(verdict));
+                self.events.emit(&Event::Lost {
+                    reason: reason.clone(),
+                });
+                if let Some(halt) = self.halt.take() {
+                    halt(&reason);
+                }
+            }
+        }
+    }
+
+    fn waits(&self, reason: &str) {
+        log::warn!("waiting for the disk server before this host may go on: {reason}");
+        self.events.emit(&Event::Waiting {
+            reason: reason.to_owned(),
+        });
+    }
+
+    /// Reads the record; keeps a connection open by that, so that a claim is one round trip.
+    fn look(&mut self) {
+        let answer = self.rights.look();
+        match &answer {
+            Err(e) if self.answers => log::warn!(
+                "the disk server does not answer; a failover would have to wait for it: {e}"
+            ),
+            Ok(_) if !self.answers => log::info!("the disk server answers again"),
+            _ => {}
+        }
+        self.answers = answer.is_ok();
+        if let Ok(record) = answer {
+            self.take(Input::Looked(record));
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The owner of an epoch, with a real disk server.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use disk_server::arbiter::{Record, ServerAddress};
+use disk_server::server::{Config, Limits, Server, StopHandle};
+use logging_channel::receiver::Receiver as LogReceiver;
+use logging_channel::session::{AcceptError, Confirmation, ConnectError, Listener};
+use logging_channel::{HostReport, Identity, Settings};
+
+use super::super::claim::{ArbiterConfig, STOPPED};
+use super::*;
+
+/// More than anything here takes on a busy machine.
+const LONG: Duration = Duration::from_secs(60);
+static NEVER: AtomicBool = AtomicBool::new(false);
+
+struct DiskServer {
+    address: ServerAddress,
+    stop: StopHandle,
+    serving: Option<JoinHandle<()>>,
+}
+
+impl DiskServer {
+    fn start(folder: &Path) -> Self {
+        let server = Server::bind(Config {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            state: folder.join("state"),
+            nbd: None,
+            limits: Limits::default(),
+        })
+        .unwrap();
+        Self {
+            address: server.local_addr().into(),
+            stop: server.stop_handle(),
+            serving: Some(thread::spawn(move || server.run().unwrap())),
+        }
+    }
+
+    /// Another run of `ftvm`, that is told to start in spite of a holder.
+    fn rights(&self) -> Arc<Rights> {
+        let config = ArbiterConfig {
+            server: self.address.clone(),
+            force: true,
+        };
+        Arc::new(Rights::new(&config, "db").unwrap())
+    }
+
+    fn record(&self) -> (u64, Option<String>) {
+        let Record { epoch, holder } = self.rights().look().unwrap();
+        (epoch, holder.map(String::from))
+    }
+
+    fn is_stopped_at(&self, epoch: u64) -> bool {
+        self.record() == (epoch, Some(STOPPED.to_owned()))
+    }
+}
+
+impl Drop for DiskServer {
+    fn drop(&mut self) {
+        self.stop.stop();
+        if let Some(serving) = self.serving.take() {
+            serving.join().unwrap();
+        }
+    }
+}
+
+/// Halts nobody, and tells why it should.
+fn halt() -> (Halt, mpsc::Receiver<String>) {
+    let (told, halted) = mpsc::channel();
+    let halt = Box::new(move |reason: &str| told.send(reason.to_owned()).unwrap());
+    (halt, halted)
+}
+
+fn session() -> (Sender<ChannelEvent>, Receiver<ChannelEvent>) {
+    crossbeam_channel::bounded(1)
+}
+
+fn lost() -> ChannelEvent {
+    ChannelEvent::PeerLost(LossReason::Closed)
+}
+
+struct Scene {
+    _folder: tempfile::TempDir,
+    server: DiskServer,
+    rights: Arc<Rights>,
+    epoch: u64,
+    tenure: Tenure,
+    halted: mpsc::Receiver<String>,
+}
+
+/// A primary that has won an epoch.
+fn primary() -> Scene {
+    let folder = tempfile::tempdir().unwrap();
+    let server = DiskServer::start(folder.path());
+    let rights = server.rights();
+    let epoch = rights.start(&NEVER).unwrap();
+    let (halt, halted) = halt();
+    Scene {
+        tenure: Tenure::hold(rights.clone(), epoch, &Events::default(), halt),
+        _folder: folder,
+        server,
+        rights,
+        epoch,
+        halted,
+    }
+}
+
+#[test]
+fn a_primary_that_was_replaced_while_it_waits_begins_with_nobody() {
+    let scene = primary();
+    let Scene { rights, epoch, .. } = &scene;
+    let identity = Identity {
+        vm: "db".into(),
+        image: [1; 32],
+        cpu: [2; 32],
+        memory_bytes: 1 << 20,
+        tsc_khz: 1_000_000,
+        disk: None,
+    };
+    let (host, settings) = (HostReport::default(), Settings::default());
+    let title = rights.title(*epoch);
+    // A backup that it welcomed, and that took it for lost.
+    let another = scene.server.rights();
+    let won = another.contest(*epoch, rights.claimant(), |_| {});
+    assert!(matches!(won, disk_server::arbiter::Claim::Won { .. }));
+
+    let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr();
+    let gone = AtomicBool::new(false);
+    thread::scope(|scope| {
+        // The next one, without a question of its own.
+        let next = scope.spawn(|| {
+            let deadline = Instant::now() + LONG;
+            let held = |_: &_| Confirmation::Held;
+            LogReceiver::connect(address, &identity, &host, &settings, deadline, &gone, held)
+        });
+        let accepted = listener.accept_backup(&identity, &host, &title, &settings, &NEVER, || {
+            rights.confirm(*epoch)
+        });
+        match accepted {
+            Err(AcceptError::NotEntitled(reason)) => {
+                assert!(reason.contains(another.claimant().as_str()), "{reason}");
+            }
+            other => panic!("{other:?}"),
+        }
+        gone.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(matches!(next.join().unwrap(), Err(ConnectError::Cancelled)));
+    });
+    // One that asks follows nobody of that time.
+    assert!(matches!(
+        scene.server.rights().vouch_for(&title),
+        Confirmation::NotHeld(_)
+    ));
+}
+
+#[test]
+fn a_refused_write_makes_a_host_look_whether_it_was_replaced() {
+    let scene = primary();
+    let refused = scene.tenure.standing();
+    refused.tell(Input::Doubt);
+    let another = scene.server.rights();
+    another.start(&NEVER).unwrap();
+    // Not before: it holds its epoch.
+    refused.tell(Input::Doubt);
+    let reason = scene.halted.recv_timeout(LONG).unwrap();
+    assert!(reason.contains(another.claimant().as_str()), "{reason}");
+    assert!(matches!(refused.wait(LONG), Some(Verdict::Lost(_))));
+}
+
+/// A primary, a host that went live, and one that lost its backup are all looked at.
+#[test]
+fn a_host_that_was_replaced_learns_of_it_without_a_hint() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = DiskServer::start(folder.path());
+    let rights = server.rights();
+    let epoch = rights.start(&NEVER).unwrap();
+    let (halt, halted) = halt();
+    let core = Core::holding(rights.claimant().clone(), epoch);
+    let pace = Duration::from_millis(10);
+    let tenure = Tenure::start(rights, core, "backup", pace, &Events::default(), halt);
+    let (announce, events) = session();
+    tenure.pair_with(events);
+    announce.send(lost()).unwrap();
+    let verdict = tenure.standing().wait(LONG);
+    assert!(matches!(verdict, Some(Verdict::Won { .. })), "{verdict:?}");
+    assert!(halted.try_recv().is_err());
+
+    server.rights().start(&NEVER).unwrap();
+    halted.recv_timeout(LONG).unwrap();
+}
+
+/// The backup did not acknowledge the end: the claim for what is left, and the end, of one owner.
+#[test]
+fn the_end_of_a_guest_whose_backup_is_lost_is_told_once() {
+    let scene = primary();
+    let (announce, events) = session();
+    scene.tenure.pair_with(events);
+    let standing = scene.tenure.standing();
+    standing.guest_ended();
+    announce.send(lost()).unwrap();
+    standing.session_over(&LossReason::Closed);
+    scene.tenure.end();
+    assert!(scene.server.is_stopped_at(scene.epoch + 2));
+    assert!(scene.halted.try_recv().is_err());
+}
+
+#[test]
+fn an_orderly_end_is_told() {
+    let scene = primary();
+    let (_announce, events) = session();
+    scene.tenure.pair_with(events);
+    scene.tenure.standing().session_over(&LossReason::Orderly);
+    scene.tenure.end();
+    assert!(scene.server.is_stopped_at(scene.epoch + 1));
+}
+
+#[test]
+fn an_error_before_there_is_a_backup_gives_the_epoch_back() {
+    let scene = primary();
+    drop(scene.tenure);
+    assert!(scene.server.is_stopped_at(scene.epoch + 1));
+    assert!(scene.halted.try_recv().is_err());
+}
+
+#[test]
+fn an_error_with_a_backup_leaves_the_guest_to_that() {
+    let scene = primary();
+    let (_announce, events) = session();
+    scene.tenure.pair_with(events);
+
+    let (announce, events) = session();
+    let (halt, halted) = halt();
+    let held = (scene.epoch, scene.rights.claimant().clone());
+    let rights = scene.server.rights();
+    let backup = Tenure::follow(rights.clone(), held, events, &Events::default(), halt);
+    drop(scene.tenure);
+    announce.send(lost()).unwrap();
+    let standing = backup.standing();
+    standing.ready();
+    let verdict = standing.wait(LONG);
+    assert!(matches!(verdict, Some(Verdict::Won { .. })), "{verdict:?}");
+    // It fails in its turn, and there is nobody else.
+    drop(backup);
+    assert!(scene.server.is_stopped_at(scene.epoch + 2));
+    assert!(halted.try_recv().is_err());
+}
+
+/// The log ended with the guest's shutdown, but without a goodbye.
+#[test]
+fn a_backup_tells_of_the_end_where_the_primary_cannot() {
+    let scene = primary();
+    let (announce, events) = session();
+    let (halt, halted) = halt();
+    let held = (scene.epoch, scene.rights.claimant().clone());
+    let rights = scene.server.rights();
+    let backup = Tenure::follow(rights, held, events, &Events::default(), halt);
+    announce.send(lost()).unwrap();
+    backup.end();
+    assert!(scene.server.is_stopped_at(scene.epoch + 1));
+    // The primary was not lost after all: it has nothing else to say.
+    scene.tenure.standing().guest_ended();
+    let (announce, events) = session();
+    scene.tenure.pair_with(events);
+    announce.send(lost()).unwrap();
+    scene.tenure.end();
+    assert!(scene.server.is_stopped_at(scene.epoch + 1));
+    assert!(halted.try_recv().is_err() && scene.halted.try_recv().is_err());
+}
+
+#[test]
+fn a_backup_that_is_unfit_claims_nothing() {
+    let scene = primary();
+    let (announce, events) = session();
+    let (halt, _halted) = halt();
+    let held = (scene.epoch, scene.rights.claimant().clone());
+    let rights = scene.server.rights();
+    let backup = Tenure::follow(rights, held, events, &Events::default(), halt);
+    announce.send(lost()).unwrap();
+    backup.standing().refuse();
+    drop(backup);
+    assert_eq!(scene.server.record().0, scene.epoch);
+}
