@@ -1,6 +1,7 @@
 //! What the primary's threads share, and what each of them does.
 
 mod acks;
+mod peer;
 mod releasing;
 
 use std::io::{self, Write};
@@ -9,16 +10,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
+use self::peer::{Unacknowledged, look_interval};
 use self::releasing::Releasing;
-use super::awaited::Awaited;
 use super::lag::LagMeter;
 use super::lease::Lease;
 use super::outgoing::{Outgoing, Sleep};
-use super::standstill::{Seen, Standstill};
-use super::{Commit, Finish, Permit, SenderStats};
+use super::standstill::Standstill;
+use super::{Commit, Finish, SenderStats};
 use crate::control::Control;
-use crate::entry::{Entry, Lsn, Payload, StatePart};
-use crate::heartbeat::{LastHeard, Monitored, Role};
+use crate::entry::{Entry, Lsn, Payload};
+use crate::heartbeat::LastHeard;
 use crate::lock::unpoisoned;
 use crate::loss::{Loss, LossReason};
 use crate::session::SessionInfo;
@@ -44,8 +45,7 @@ pub(super) struct Shared {
     executed: AtomicU64,
     released: AtomicU64,
     pub(super) releasing: Releasing,
-    /// Outputs whose acknowledgement has not come.
-    awaited: Mutex<Awaited>,
+    unacknowledged: Mutex<Unacknowledged>,
     /// Until when outputs may leave that are acknowledged.
     lease: Mutex<Lease>,
     /// Entry at which the backup differed; 0 when no state is wanted.
@@ -88,7 +88,7 @@ impl Shared {
         let bound = settings.output_timeout();
         let standstill = Standstill::new(bound, look_interval(&settings), now);
         Self {
-            awaited: Mutex::default(),
+            unacknowledged: Mutex::default(),
             lease: Mutex::new(Lease::new(info.heartbeat_timeout, now)),
             held: Mutex::default(),
             repaired: AtomicU64::new(0),
@@ -125,28 +125,6 @@ impl Shared {
 
     pub(super) fn lock_lag(&self) -> MutexGuard<'_, LagMeter> {
         unpoisoned(self.lag.lock())
-    }
-
-    fn lock_awaited(&self) -> MutexGuard<'_, Awaited> {
-        unpoisoned(self.awaited.lock())
-    }
-
-    fn lock_lease(&self) -> MutexGuard<'_, Lease> {
-        unpoisoned(self.lease.lock())
-    }
-
-    /// The guest is held up since `now`, or not any more.
-    fn note_held(&self, since: Option<Instant>) {
-        *unpoisoned(self.held.lock()) = since;
-    }
-
-    /// What may leave now, and until when.
-    pub(super) fn permit(&self) -> Permit {
-        let round_trip = self.round_trip().unwrap_or_default();
-        Permit {
-            up_to: self.acked(),
-            until: Some(self.lock_lease().end(round_trip)),
-        }
     }
 
     /// Ends the session, unless it is over already, and wakes everyone who waits.
@@ -220,10 +198,11 @@ impl Shared {
         self.appended.store(appended.lsn.0, Ordering::Relaxed);
         if let Some(now) = appended.opened {
             self.lock_lag().appended(appended.lsn, now);
+            self.note_batch(appended.lsn, now);
         }
         match &entry.payload {
             // Still under the lock: once it is sent, its acknowledgement may come.
-            Payload::Output(_) => self.lock_awaited().appended(appended.lsn, Instant::now()),
+            Payload::Output(_) => self.note_output(appended.lsn),
             Payload::State(part) => self.note_state(part, appended.lsn),
             _ => {}
         }
@@ -240,17 +219,6 @@ impl Shared {
             self.work.notify_one();
         }
         appended.lsn
-    }
-
-    /// A part of the guest's state is the entry `lsn`.
-    fn note_state(&self, part: &StatePart, lsn: Lsn) {
-        match part {
-            StatePart::Begin => self.repaired.store(u64::MAX, Ordering::Relaxed),
-            StatePart::Commit(_) if self.repaired.load(Ordering::Relaxed) == u64::MAX => {
-                self.repaired.store(lsn.0, Ordering::Relaxed);
-            }
-            StatePart::Commit(_) | StatePart::Pages(_) => {}
-        }
     }
 
     /// Waits until the buffer has room. A quarter of it, so that a full buffer costs a few long
@@ -476,65 +444,4 @@ impl Shared {
             released: lsn(&self.released),
         }
     }
-}
-
-impl Monitored for Shared {
-    const ROLE: Role = Role::Primary;
-
-    fn traffic(&self) -> &LastHeard {
-        &self.traffic
-    }
-
-    fn released(&self) -> Lsn {
-        Lsn(self.released.load(Ordering::Relaxed))
-    }
-
-    fn peer_released(&self, _: Lsn) {}
-
-    fn note_round_trip(&self, estimate: Duration) {
-        let micros = estimate.as_micros().max(1) as u64;
-        self.round_trip.store(micros, Ordering::Relaxed);
-    }
-
-    fn was_heard(&self, sent: Instant) {
-        self.lock_lease().prove(sent);
-    }
-
-    fn look_interval(&self) -> Option<Duration> {
-        Some(look_interval(&self.settings))
-    }
-
-    fn look(&self, now: Instant) {
-        // A backup that stands still reports nothing: time alone must show the lag.
-        let lag = self.lock_lag().lag(now);
-        self.judge_lag(lag);
-        let executed = self.executed();
-        let seen = Seen {
-            awaited: self.lock_awaited().oldest(),
-            held: *unpoisoned(self.held.lock()),
-            acked: self.acked(),
-            appended: Lsn(self.appended.load(Ordering::Relaxed)),
-            executed,
-            repairing: executed.0 < self.repaired.load(Ordering::Relaxed),
-        };
-        let found = unpoisoned(self.standstill.lock()).tick(now, &seen);
-        if let Some(reason) = found {
-            self.lose(reason);
-        }
-    }
-
-    fn silent(&self, for_: Duration) {
-        self.lose(LossReason::Silent { for_ });
-    }
-
-    fn is_over(&self) -> bool {
-        self.loss.is_over()
-    }
-}
-
-/// How often it is looked at whether the backup gets on: often enough for the output timeout to be
-/// exact to a tenth.
-fn look_interval(settings: &Settings) -> Duration {
-    let tenth = settings.output_timeout() / 10;
-    tenth.clamp(Duration::from_millis(1), settings.heartbeat_interval())
 }

@@ -13,7 +13,7 @@
 //! wakes the sending thread only if that sleeps for good, and [`Sender::flush`] writes to the
 //! socket itself as long as the socket takes it without waiting.
 
-mod awaited;
+mod ages;
 mod lag;
 mod lease;
 mod link;

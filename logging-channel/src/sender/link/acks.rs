@@ -85,11 +85,7 @@ impl Shared {
             self.judge_lag(lag.lag(now));
         }
         if latest != before {
-            // Taken out first: what is judged to wait must not be acknowledged already.
-            let proof = self.lock_awaited().acknowledged(Lsn(latest.0));
-            if let Some(appended) = proof {
-                self.lock_lease().prove(appended);
-            }
+            self.take_proof(Lsn(latest.0));
             self.acked.store(latest.0, Ordering::Release);
             // Also what an acknowledgement did not let out that had come too late by itself.
             self.release(self.permit());

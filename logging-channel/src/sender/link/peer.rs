@@ -1,0 +1,145 @@
+//! What the primary knows of its backup: whether it gets on, and until when it has not gone live.
+
+use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::Shared;
+use crate::entry::{Lsn, StatePart};
+use crate::heartbeat::{LastHeard, Monitored, Role};
+use crate::lock::unpoisoned;
+use crate::loss::LossReason;
+use crate::sender::Permit;
+use crate::sender::ages::Ages;
+use crate::sender::lease::Lease;
+use crate::sender::standstill::Seen;
+use crate::settings::Settings;
+
+/// What the backup has not acknowledged.
+#[derive(Debug, Default)]
+pub(super) struct Unacknowledged {
+    /// Outputs: somebody waits for each.
+    outputs: Ages,
+    /// The first entry of each batch: who has received one has not long been without news.
+    batches: Ages,
+}
+
+impl Shared {
+    fn lock_unacknowledged(&self) -> MutexGuard<'_, Unacknowledged> {
+        unpoisoned(self.unacknowledged.lock())
+    }
+
+    fn lock_lease(&self) -> MutexGuard<'_, Lease> {
+        unpoisoned(self.lease.lock())
+    }
+
+    /// A batch begins with the entry `lsn`.
+    pub(super) fn note_batch(&self, lsn: Lsn, now: Instant) {
+        self.lock_unacknowledged().batches.appended(lsn, now);
+    }
+
+    /// The entry `lsn` is an output.
+    pub(super) fn note_output(&self, lsn: Lsn) {
+        let now = Instant::now();
+        self.lock_unacknowledged().outputs.appended(lsn, now);
+    }
+
+    /// A part of the guest's state is the entry `lsn`.
+    pub(super) fn note_state(&self, part: &StatePart, lsn: Lsn) {
+        match part {
+            StatePart::Begin => self.repaired.store(u64::MAX, Ordering::Relaxed),
+            StatePart::Commit(_) if self.repaired.load(Ordering::Relaxed) == u64::MAX => {
+                self.repaired.store(lsn.0, Ordering::Relaxed);
+            }
+            StatePart::Commit(_) | StatePart::Pages(_) => {}
+        }
+    }
+
+    /// The guest is held up since `now`, or not any more.
+    pub(super) fn note_held(&self, since: Option<Instant>) {
+        *unpoisoned(self.held.lock()) = since;
+    }
+
+    /// What may leave now, and until when.
+    pub(in crate::sender) fn permit(&self) -> Permit {
+        let round_trip = self.round_trip().unwrap_or_default();
+        Permit {
+            up_to: self.acked(),
+            until: Some(self.lock_lease().end(round_trip)),
+        }
+    }
+
+    /// The backup has received everything up to `acked`, and all of that was sent after it was
+    /// appended.
+    pub(super) fn take_proof(&self, acked: Lsn) {
+        let appended = {
+            let mut unacknowledged = self.lock_unacknowledged();
+            let output = unacknowledged.outputs.acknowledged(acked);
+            output.max(unacknowledged.batches.acknowledged(acked))
+        };
+        if let Some(appended) = appended {
+            self.lock_lease().prove(appended);
+        }
+    }
+}
+
+impl Monitored for Shared {
+    const ROLE: Role = Role::Primary;
+
+    fn traffic(&self) -> &LastHeard {
+        &self.traffic
+    }
+
+    fn released(&self) -> Lsn {
+        Lsn(self.released.load(Ordering::Relaxed))
+    }
+
+    fn peer_released(&self, _: Lsn) {}
+
+    fn note_round_trip(&self, estimate: Duration) {
+        let micros = estimate.as_micros().max(1) as u64;
+        self.round_trip.store(micros, Ordering::Relaxed);
+    }
+
+    fn was_heard(&self, sent: Instant) {
+        self.lock_lease().prove(sent);
+    }
+
+    fn look_interval(&self) -> Option<Duration> {
+        Some(look_interval(&self.settings))
+    }
+
+    fn look(&self, now: Instant) {
+        // A backup that stands still reports nothing: time alone must show the lag.
+        let lag = self.lock_lag().lag(now);
+        self.judge_lag(lag);
+        let executed = self.executed();
+        let seen = Seen {
+            awaited: self.lock_unacknowledged().outputs.oldest(),
+            held: *unpoisoned(self.held.lock()),
+            acked: self.acked(),
+            appended: Lsn(self.appended.load(Ordering::Relaxed)),
+            executed,
+            repairing: executed.0 < self.repaired.load(Ordering::Relaxed),
+        };
+        let found = unpoisoned(self.standstill.lock()).tick(now, &seen);
+        if let Some(reason) = found {
+            self.lose(reason);
+        }
+    }
+
+    fn silent(&self, for_: Duration) {
+        self.lose(LossReason::Silent { for_ });
+    }
+
+    fn is_over(&self) -> bool {
+        self.loss.is_over()
+    }
+}
+
+/// How often it is looked at whether the backup gets on: often enough for the output timeout to be
+/// exact to a tenth.
+pub(super) fn look_interval(settings: &Settings) -> Duration {
+    let tenth = settings.output_timeout() / 10;
+    tenth.clamp(Duration::from_millis(1), settings.heartbeat_interval())
+}
