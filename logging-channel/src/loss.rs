@@ -26,6 +26,11 @@ pub enum LossReason {
         /// How long nothing moved.
         for_: Duration,
     },
+    /// The disk server does not answer this host, and answers the peer.
+    NoStorage {
+        /// How long it does not.
+        for_: Duration,
+    },
     /// The peer sent what no peer sends.
     Protocol(String),
     /// The log ended in order.
@@ -47,6 +52,11 @@ impl fmt::Display for LossReason {
             LossReason::Standstill { for_ } => write!(
                 f,
                 "the guest was held up for it, and it did not get on for {} ms",
+                for_.as_millis()
+            ),
+            LossReason::NoStorage { for_ } => write!(
+                f,
+                "the disk server answers it, and has not answered this host for {} ms",
                 for_.as_millis()
             ),
             LossReason::Protocol(what) => write!(f, "the peer broke the protocol: {what}"),

@@ -10,7 +10,8 @@
 //!        0     4  magic "FTVH"
 //!        4     2  protocol version
 //!        6     1  sender's role: 1 primary, 2 backup
-//!        7     1  0
+//!        7     1  backup: how long ago the disk server answered it, in tenths of a second, rounded
+//!                 up; 0: never, or too long ago; primary: 0
 //!        8     8  session
 //!       16     8  sequence number, from 1
 //!       24     8  primary: LSN up to which outputs were released; backup: 0
@@ -72,7 +73,13 @@ pub struct Heartbeat {
     pub released: Lsn,
     /// The last one that the sender heard, if any.
     pub echo: Option<Echo>,
+    /// How long ago the disk server answered the sender: to a tenth of a second, rounded up, and
+    /// none that is older than 25 s. `None` from a primary.
+    pub storage: Option<Duration>,
 }
+
+/// What the age of the disk server's answer is counted in.
+const STORAGE_UNIT: Duration = Duration::from_millis(100);
 
 impl Heartbeat {
     /// The datagram.
@@ -85,6 +92,7 @@ impl Heartbeat {
             Role::Primary => 1,
             Role::Backup => 2,
         };
+        out[7] = self.storage.map_or(0, storage_units);
         out[8..16].copy_from_slice(&self.session.to_le_bytes());
         out[16..24].copy_from_slice(&self.sequence.to_le_bytes());
         out[24..32].copy_from_slice(&self.released.0.to_le_bytes());
@@ -109,7 +117,7 @@ impl Heartbeat {
         let mut fields = Fields::new(datagram);
         let mut read = || -> Result<Option<Self>, FieldError> {
             let (magic, version) = (fields.array::<4>()?, fields.u16()?);
-            let (role, zero) = (fields.u8()?, fields.u8()?);
+            let (role, storage) = (fields.u8()?, fields.u8()?);
             let (session, sequence, released) = (fields.u64()?, fields.u64()?, fields.u64()?);
             let (echoed, held) = (fields.u64()?, fields.u32()?);
             let role = match role {
@@ -119,7 +127,6 @@ impl Heartbeat {
             };
             let valid = magic == MAGIC
                 && version == PROTOCOL_VERSION
-                && zero == 0
                 && fields.u32()? == crc32fast::hash(&datagram[..44]);
             Ok(valid.then_some(Self {
                 role,
@@ -130,10 +137,18 @@ impl Heartbeat {
                     sequence: echoed,
                     held: Duration::from_micros(held.into()),
                 }),
+                storage: (storage > 0).then(|| STORAGE_UNIT * storage.into()),
             }))
         };
         read().ok().flatten()
     }
+}
+
+/// An age as a heartbeat has it.
+fn storage_units(age: Duration) -> u8 {
+    let units = age.as_nanos().div_ceil(STORAGE_UNIT.as_nanos()).max(1);
+    // One that is older than can be said is none.
+    units.try_into().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -150,6 +165,7 @@ mod tests {
             released: u64,
             primary: bool,
             echo: Option<(u64, u32)>,
+            storage: u8,
             bit in 0..HEARTBEAT_LEN * 8,
         ) {
             let beat = Heartbeat {
@@ -161,11 +177,20 @@ mod tests {
                     sequence: echoed,
                     held: Duration::from_micros(held.into()),
                 }),
+                storage: (storage > 0).then(|| STORAGE_UNIT * storage.into()),
             };
             let mut bytes = beat.encode();
             prop_assert_eq!(Heartbeat::decode(&bytes), Some(beat));
             bytes[bit / 8] ^= 1 << (bit % 8);
             prop_assert_eq!(Heartbeat::decode(&bytes), None);
+        }
+
+        #[test]
+        fn an_answer_of_the_disk_server_is_told_no_younger_than_it_is(millis in 0u64..40_000) {
+            let age = Duration::from_millis(millis);
+            let told = STORAGE_UNIT * storage_units(age).into();
+            prop_assert!(told.is_zero() == (millis > 25_500));
+            prop_assert!(told.is_zero() || (told >= age && told <= age + STORAGE_UNIT));
         }
 
         #[test]

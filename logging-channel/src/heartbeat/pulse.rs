@@ -52,6 +52,12 @@ pub(crate) trait Monitored: Send + Sync + 'static {
     /// The peer's heartbeat says how far its outputs were released.
     fn peer_released(&self, lsn: Lsn);
 
+    /// How long ago the disk server answered this end, as its heartbeats say.
+    fn storage(&self, now: Instant) -> Option<Duration>;
+
+    /// The peer's heartbeat says when the disk server answered it.
+    fn peer_storage(&self, answered: Instant);
+
     /// What the network takes there and back, as it is estimated now.
     fn note_round_trip(&self, estimate: Duration);
 
@@ -136,6 +142,7 @@ fn beat<M: Monitored>(socket: &UdpSocket, session: u64, timeout: Duration, end: 
                 sequence,
                 released: end.released(),
                 echo: ear.round_trip.echo(now),
+                storage: end.storage(now),
             };
             ear.round_trip.sent(sequence, now);
             // Errors are what a dead peer or network looks like: the detector's business.
@@ -185,6 +192,9 @@ impl<M: Monitored> Ear<'_, M> {
             let now = Instant::now();
             self.detector.heard(now);
             self.end.peer_released(beat.released);
+            if let Some(answered) = beat.storage.and_then(|age| now.checked_sub(age)) {
+                self.end.peer_storage(answered);
+            }
             let echoed = beat
                 .echo
                 .and_then(|echo| self.round_trip.sent_at(echo.sequence));

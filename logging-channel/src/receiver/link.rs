@@ -3,6 +3,7 @@
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use crate::codec::{BatchHeader, HEADER_LEN, LogOrder, MAX_BODY};
 use crate::control::{CONTROL_MAGIC, Control};
 use crate::entry::Lsn;
 use crate::heartbeat::{LastHeard, Monitored, Role};
+use crate::lock::unpoisoned;
 use crate::loss::{Loss, LossReason};
 use crate::session::SessionInfo;
 use crate::settings::Settings;
@@ -46,6 +48,8 @@ pub(super) struct Shared {
     bytes: AtomicU64,
     stalls: AtomicU64,
 
+    /// When the disk server answered this host.
+    pub(super) storage: Mutex<Option<Instant>>,
     traffic: LastHeard,
     /// The replay is gone: nobody waits for what is still to be read.
     closed: AtomicBool,
@@ -68,6 +72,7 @@ impl Shared {
             batches: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
+            storage: Mutex::default(),
             traffic: LastHeard::new(),
             closed: AtomicBool::new(false),
             loss: Loss::new(),
@@ -412,6 +417,13 @@ impl Monitored for Shared {
     fn peer_released(&self, lsn: Lsn) {
         self.released.fetch_max(lsn.0, Ordering::Relaxed);
     }
+
+    fn storage(&self, now: Instant) -> Option<Duration> {
+        let answered = *unpoisoned(self.storage.lock());
+        Some(now.saturating_duration_since(answered?))
+    }
+
+    fn peer_storage(&self, _: Instant) {}
 
     fn note_round_trip(&self, _: Duration) {}
 

@@ -64,6 +64,8 @@ pub(super) struct Shared {
     /// when this is `u64::MAX`.
     repaired: AtomicU64,
     standstill: Mutex<Standstill>,
+    /// When the disk server answered the backup.
+    pub(super) peer_storage: Mutex<Option<Instant>>,
 
     /// Guards nothing: those who wait for acknowledgements, lag or the session's end look at the
     /// atomics.
@@ -93,6 +95,7 @@ impl Shared {
             held: Mutex::default(),
             repaired: AtomicU64::new(0),
             standstill: Mutex::new(standstill),
+            peer_storage: Mutex::default(),
             settings,
             info,
             stream,

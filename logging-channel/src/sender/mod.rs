@@ -32,6 +32,7 @@ use link::Shared;
 use crate::codec::KindCounts;
 use crate::entry::{Entry, Lsn};
 use crate::heartbeat::Beating;
+use crate::lock::unpoisoned;
 use crate::loss::{ChannelEvent, Loss, LossReason};
 use crate::session::SessionInfo;
 use crate::settings::Settings;
@@ -294,6 +295,19 @@ impl Sender {
     /// goodbye. To be called after the last entry was appended.
     pub fn finish(&self, timeout: Duration) -> Finish {
         self.ends.shared.finish(timeout)
+    }
+
+    /// When the disk server answered the backup, as far as heartbeats have told; not later than it
+    /// did.
+    #[must_use]
+    pub fn storage_answered_backup(&self) -> Option<Instant> {
+        *unpoisoned(self.ends.shared.peer_storage.lock())
+    }
+
+    /// Ends the session, because this host does not reach the disk server for so long and the backup
+    /// does.
+    pub fn give_way(&self, for_: Duration) {
+        self.ends.shared.lose(LossReason::NoStorage { for_ });
     }
 
     /// Where the end of the session is announced, exactly once; clones of the receiver share it.

@@ -11,7 +11,7 @@ use logging_channel::heartbeat::Echo;
 use logging_channel::sender::Sender;
 
 use crate::logs::at;
-use crate::peers::{FakeBackup, LONG, announced, eventually, impatient, listen};
+use crate::peers::{FakeBackup, LONG, announced, eventually, impatient, listen, pair};
 
 /// Settings with which a backup that is heard has little time to acknowledge.
 fn impatient_for_progress() -> Settings {
@@ -143,4 +143,21 @@ fn an_acknowledgement_that_may_have_come_long_ago_lets_nothing_out_until_there_i
         sender.permit().holds(Instant::now())
     });
     assert_eq!(sender.lost(), None);
+}
+
+#[test]
+fn the_primary_learns_when_the_disk_server_answered_its_backup() {
+    let pair = pair(&impatient(), &impatient());
+    let sender = &pair.sender;
+    assert_eq!(sender.storage_answered_backup(), None);
+    let answered = Instant::now();
+    pair.receiver.handle().storage_answered(answered);
+    eventually("the primary knows it", || {
+        sender.storage_answered_backup().is_some()
+    });
+    assert!(sender.storage_answered_backup() <= Some(answered));
+    let for_ = Duration::from_secs(2);
+    sender.give_way(for_);
+    assert_eq!(announced(&sender.events()), LossReason::NoStorage { for_ });
+    assert_eq!(announced(&pair.receiver.events()), LossReason::Closed);
 }

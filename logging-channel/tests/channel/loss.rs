@@ -152,6 +152,7 @@ fn what_is_not_of_this_session_proves_nothing() {
                 sequence,
                 released: Lsn(0),
                 echo: None,
+                storage: None,
             }
             .encode(),
         );
@@ -164,6 +165,7 @@ fn what_is_not_of_this_session_proves_nothing() {
                 sequence,
                 released: Lsn(0),
                 echo: None,
+                storage: None,
             }
             .encode(),
         );

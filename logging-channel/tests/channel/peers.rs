@@ -233,6 +233,7 @@ impl FakeBackup {
             sequence,
             released: Lsn(0),
             echo,
+            storage: None,
         };
         let _ = self.udp.send(&beat.encode());
     }

@@ -14,7 +14,7 @@ use super::alone::meters;
 use super::claim::{ArbiterConfig, ClaimFailure, Rights};
 use super::peer_report::Stops;
 use super::tenure::{Standing, Tenure, Verdict};
-use super::{Halt, NotLive, RoleError, peer_report, stats};
+use super::{Halt, NotLive, RoleError, peer_report, stats, storage};
 use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
 use crate::disk::DiskPort;
@@ -93,6 +93,9 @@ pub fn run_backup(
     let tenure = Tenure::follow(rights, held, receiver.events(), events, halt);
     let standing = tenure.standing();
 
+    if guest.disk.is_some() {
+        storage::report(&options.arbiter, receiver.handle());
+    }
     let unreleased = Unreleased::default();
     let log = ChannelLog {
         handle: receiver.handle(),

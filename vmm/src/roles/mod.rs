@@ -13,6 +13,7 @@ mod primary;
 mod record;
 mod replay;
 mod stats;
+mod storage;
 mod tenure;
 
 pub use alone::run_alone;

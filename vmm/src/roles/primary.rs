@@ -14,7 +14,7 @@ use super::claim::{ArbiterConfig, Rights};
 use super::peer_report::Stops;
 use super::stats::Meters;
 use super::tenure::{Standing, Tenure, Verdict};
-use super::{Halt, RoleError, peer_report, stats};
+use super::{Halt, RoleError, peer_report, stats, storage};
 use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
 use crate::disk::DiskPort;
@@ -134,6 +134,10 @@ fn run_with_backup(
     };
     let _reporting = stats::report_sender(events, sender, &meters);
 
+    if guest.disk.is_some() {
+        let bound = options.channel.output_timeout();
+        storage::watch(&options.arbiter, sender.clone(), bound);
+    }
     let disk = guest.disk.take().map(|disk| {
         let progress = ChannelProgress {
             sender: sender.clone(),

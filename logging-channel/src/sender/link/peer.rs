@@ -96,6 +96,15 @@ impl Monitored for Shared {
 
     fn peer_released(&self, _: Lsn) {}
 
+    fn storage(&self, _: Instant) -> Option<Duration> {
+        None
+    }
+
+    fn peer_storage(&self, answered: Instant) {
+        let mut latest = unpoisoned(self.peer_storage.lock());
+        *latest = (*latest).max(Some(answered));
+    }
+
     fn note_round_trip(&self, estimate: Duration) {
         let micros = estimate.as_micros().max(1) as u64;
         self.round_trip.store(micros, Ordering::Relaxed);
