@@ -324,7 +324,9 @@ impl Stage {
             (primary, "the primary, with its backup")
         } else {
             let outcome = one_goes_on(primary, backup, LIMIT)?;
-            assert_eq!(outcome.loser, Exit::Code(3), "{:?}", outcome.loser_told);
+            // 4: it reads the disk late, and the other host has gone on with that by then.
+            let halted = [Exit::Code(3), Exit::Code(4)].contains(&outcome.loser);
+            assert!(halted, "{}: {:?}", outcome.loser, outcome.loser_told);
             assert!(!outcome.loser_told.has("live"), "{:?}", outcome.loser_told);
             let runs = match outcome.first_won {
                 true => "the primary, alone",
