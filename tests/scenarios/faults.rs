@@ -77,7 +77,7 @@ const TCP_CUT: Fault = fault("TCP cut, UDP not", both!(Tcp, "loss 100%"));
 const LARGE_LOST: Fault = fault("packets of 1 KiB and more lost", both!(Large, "loss 100%"));
 
 const FAULTS: [Fault; 20] = [
-    fault("none", &[]),
+    fault("no fault", &[]),
     fault("cut", both!(All, "loss 100%")),
     fault(
         "cut from the primary to the backup",
