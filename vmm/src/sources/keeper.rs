@@ -15,6 +15,10 @@ use crate::state::{Baseline, Capture, Progress, digest};
 /// While the whole state is sent, about one part in this many of the guest's time is spent on it.
 const TRANSFER_SHARE: u32 = 4;
 
+/// It is spent in slices of at most this many times the least one: a guest that made no exit for a
+/// while has something to do when it makes one.
+const LONGEST_SLICE: u32 = 4;
+
 /// Time until a whole state that could not be taken is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -173,18 +177,44 @@ impl StateKeeper {
         }
     }
 
+    /// The guest is halted: its time is free. Whether there was something to do with it.
+    pub(super) fn use_idle_time(
+        &mut self,
+        at: &mut Moment<'_>,
+        log: &mut dyn LogSink,
+    ) -> Step<bool> {
+        let WholeState::Sending { last_slice } = self.whole else {
+            return Ok(false);
+        };
+        if last_slice > Instant::now() {
+            return Ok(false);
+        }
+        self.send_for(at, self.pace.transfer_slice, log)?;
+        Ok(true)
+    }
+
     fn slice(
         &mut self,
         at: &mut Moment<'_>,
         last_slice: Instant,
         log: &mut dyn LogSink,
     ) -> Step<()> {
-        let since = last_slice.elapsed();
-        if since < self.pace.transfer_slice * TRANSFER_SHARE {
+        let least = self.pace.transfer_slice;
+        let share = last_slice.elapsed() / TRANSFER_SHARE;
+        if share < least {
             return Ok(());
         }
+        self.send_for(at, share.min(least * LONGEST_SLICE), log)
+    }
+
+    /// Sends pages for about `share` of time.
+    fn send_for(
+        &mut self,
+        at: &mut Moment<'_>,
+        share: Duration,
+        log: &mut dyn LogSink,
+    ) -> Step<()> {
         let mut bytes = 0;
-        let share = since / TRANSFER_SHARE;
         let point = at.point;
         let progress = self
             .capture

@@ -330,6 +330,11 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
     }
 
     fn wait(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Input> {
+        while let Some(keeper) = &mut self.keeper
+            && self.log.is_replayed()
+            && !self.live.is_ready(appetite)
+            && keeper.use_idle_time(at, &mut self.log)?
+        {}
         let input = self.live.wait(appetite)?;
         self.log_input(at, input)
     }

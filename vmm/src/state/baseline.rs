@@ -114,14 +114,14 @@ impl Baseline {
     pub(super) fn take_change(&mut self, page: u64) -> Option<PagePatch> {
         let content = *self.changed(page)?;
         let patch = PagePatch::between(page, self.before(page), &content);
-        *self.copy.page_mut(page) = content;
+        self.copy.set(page, &content);
         Some(patch)
     }
 
     /// What a page holds now if it changed since then, which becomes part of the baseline.
     pub(super) fn take_changed(&mut self, page: u64) -> Option<[u8; PAGE]> {
         let content = *self.changed(page)?;
-        *self.copy.page_mut(page) = content;
+        self.copy.set(page, &content);
         Some(content)
     }
 
@@ -140,23 +140,24 @@ impl Baseline {
             .expect(IN_MEMORY);
     }
 
-    /// Changes the baseline and guest memory alike.
-    pub(super) fn apply(&mut self, patch: &PagePatch) -> Result<(), PatchError> {
+    /// Changes the baseline alone.
+    pub(super) fn stage(&mut self, patch: &PagePatch) -> Result<(), PatchError> {
         if patch.page >= self.pages {
             return Err(PatchError::OutOfRange { page: patch.page });
         }
-        patch.apply(self.copy.page_mut(patch.page))?;
+        patch.apply(self.copy.page_mut(patch.page))
+    }
+
+    /// Changes the baseline and guest memory alike.
+    pub(super) fn apply(&mut self, patch: &PagePatch) -> Result<(), PatchError> {
+        self.stage(patch)?;
         self.write_back(patch.page);
         Ok(())
     }
 
     /// Forgets everything: both sides begin with zeros. Guest memory is left as it is.
     pub(super) fn forget(&mut self) {
-        for page in 0..self.pages {
-            if *self.before(page) != [0; PAGE] {
-                *self.copy.page_mut(page) = [0; PAGE];
-            }
-        }
+        self.copy.forget();
     }
 }
 

@@ -13,6 +13,10 @@ use crate::engine::{Moment, Step};
 /// Rounds of sending again what the guest changed meanwhile, before it is stopped for the rest.
 const ROUNDS: u32 = 4;
 
+/// So many pages are looked at between two looks at the clock: also pages that have not changed, of
+/// which nothing is sent, take time.
+const AT_A_TIME: u32 = 64;
+
 /// So few changed pages do not need another round.
 const FEW_PAGES: u64 = 256;
 
@@ -92,10 +96,8 @@ impl Capture {
     ) -> Step<()> {
         self.baseline.take_written(at.cpu)?;
         self.baseline.forget();
-        let mut left = self.baseline.no_pages();
-        (0..self.baseline.pages()).for_each(|page| left.insert(page));
         self.whole = Some(Whole {
-            left,
+            left: PageSet::full(self.baseline.pages()),
             round: 1,
             last: self.baseline.pages(),
         });
@@ -118,11 +120,17 @@ impl Capture {
         };
         let since = Instant::now();
         let mut writer = BlockWriter::default();
+        let mut looked_at = 0;
         while let Some(page) = whole.left.take_first() {
+            looked_at += 1;
             if let Some(patch) = self.baseline.take_change(page)
                 && let Some(block) = writer.push(&patch)
             {
                 self.send_block(block, send)?;
+                looked_at = AT_A_TIME;
+            }
+            if looked_at >= AT_A_TIME {
+                looked_at = 0;
                 if since.elapsed() >= share {
                     break;
                 }

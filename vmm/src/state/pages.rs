@@ -1,25 +1,54 @@
 //! Sets of guest pages.
 
 /// A set of guest frame numbers, as a bitmap.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct PageSet {
     words: Vec<u64>,
+    /// No word before this one has a page, so that pages are taken out in linear time.
+    first: usize,
 }
 
 impl PageSet {
     /// The empty set of a memory of `pages` pages.
     #[must_use]
     pub fn empty(pages: u64) -> Self {
-        Self {
-            words: vec![0; pages.div_ceil(64) as usize],
+        let words = vec![0; pages.div_ceil(64) as usize];
+        let first = words.len();
+        Self { words, first }
+    }
+
+    /// All pages of a memory of `pages` pages.
+    #[must_use]
+    pub fn full(pages: u64) -> Self {
+        let mut words = vec![u64::MAX; pages.div_ceil(64) as usize];
+        if let Some(last) = words.last_mut()
+            && !pages.is_multiple_of(64)
+        {
+            *last = (1 << (pages % 64)) - 1;
         }
+        Self { words, first: 0 }
     }
 
     /// Adds a page. Pages beyond the memory are ignored.
     pub fn insert(&mut self, page: u64) {
-        if let Some(word) = self.words.get_mut((page / 64) as usize) {
+        let at = (page / 64) as usize;
+        if let Some(word) = self.words.get_mut(at) {
             *word |= 1 << (page % 64);
+            self.first = self.first.min(at);
         }
+    }
+
+    /// Whether a page is in it.
+    #[must_use]
+    pub fn contains(&self, page: u64) -> bool {
+        let word = self.words.get((page / 64) as usize);
+        word.is_some_and(|word| word >> (page % 64) & 1 != 0)
+    }
+
+    /// Takes all pages out.
+    pub fn clear(&mut self) {
+        self.words.fill(0);
+        self.first = self.words.len();
     }
 
     /// Adds the pages of a bitmap, 64 pages a word, lowest page in the lowest bit, as
@@ -28,6 +57,7 @@ impl PageSet {
         for (word, more) in self.words.iter_mut().zip(bitmap) {
             *word |= more;
         }
+        self.first = 0;
     }
 
     /// How many there are.
@@ -39,12 +69,16 @@ impl PageSet {
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.words.iter().all(|word| *word == 0)
+        self.words[self.first..].iter().all(|word| *word == 0)
     }
 
     /// Takes the lowest page out.
     pub fn take_first(&mut self) -> Option<u64> {
-        let at = self.words.iter().position(|word| *word != 0)?;
+        let rest = &self.words[self.first..];
+        let empty = rest.iter().position(|word| *word != 0);
+        self.first += empty.unwrap_or(rest.len());
+        let at = self.first;
+        empty?;
         let bit = self.words[at].trailing_zeros();
         self.words[at] &= self.words[at] - 1;
         Some(at as u64 * 64 + u64::from(bit))
@@ -86,9 +120,37 @@ mod tests {
             prop_assert_eq!(set.len(), model.len() as u64);
             prop_assert_eq!(set.is_empty(), model.is_empty());
             prop_assert_eq!(set.iter().collect::<Vec<_>>(), Vec::from_iter(model.clone()));
+            for page in 0..320 {
+                prop_assert_eq!(set.contains(page), model.contains(&page));
+            }
             let taken: Vec<u64> = std::iter::from_fn(|| set.take_first()).collect();
             prop_assert_eq!(taken, Vec::from_iter(model));
             prop_assert!(set.is_empty());
+        }
+
+        /// Pages that come in before those that were taken out last.
+        #[test]
+        fn is_a_set_in_any_order(pages in prop::collection::vec((0u64..300, any::<bool>()), 0..50)) {
+            let mut set = PageSet::empty(300);
+            let mut model = BTreeSet::new();
+            for (page, takes) in pages {
+                set.insert(page);
+                model.insert(page);
+                if takes {
+                    prop_assert_eq!(set.take_first(), model.pop_first());
+                }
+                prop_assert_eq!(set.is_empty(), model.is_empty());
+            }
+            set.clear();
+            prop_assert!(set.is_empty() && set.take_first().is_none());
+        }
+    }
+
+    #[test]
+    fn a_full_set_has_every_page() {
+        for pages in [0, 1, 63, 64, 65, 300] {
+            let full = PageSet::full(pages);
+            assert!(full.iter().eq(0..pages), "{pages}");
         }
     }
 

@@ -3,9 +3,11 @@
 use vm_memory::MmapRegion;
 use vm_memory::mmap::MmapRegionError;
 
-use super::PAGE;
 use super::baseline::IN_MEMORY;
+use super::{PAGE, PageSet};
 use crate::elsewhere::DroppedElsewhere;
+
+static ZERO: [u8; PAGE] = [0; PAGE];
 
 /// As many pages as guest memory has. They are zero, and take memory once they are written.
 pub(super) struct Shadow {
@@ -14,6 +16,9 @@ pub(super) struct Shadow {
     /// Bytes of it before the first page.
     skew: usize,
     pages: u64,
+    /// Those that were written. The others are zero, whatever the mapping has there: to make all of
+    /// them zero again must not take long.
+    written: PageSet,
 }
 
 impl Shadow {
@@ -31,6 +36,7 @@ impl Shadow {
             mapping: DroppedElsewhere::new(mapping),
             skew,
             pages,
+            written: PageSet::empty(pages),
         })
     }
 
@@ -40,14 +46,39 @@ impl Shadow {
     }
 
     pub(super) fn page(&self, page: u64) -> &[u8; PAGE] {
+        let offset = self.offset(page);
+        if !self.written.contains(page) {
+            return &ZERO;
+        }
         // SAFETY: the mapping has `pages` pages behind the skew, is readable, and lives as long as
         // `self`; it is written only by `page_mut`, which borrows `self` mutably.
-        unsafe { &*self.mapping.as_ptr().add(self.offset(page)).cast() }
+        unsafe { &*self.mapping.as_ptr().add(offset).cast() }
     }
 
     pub(super) fn page_mut(&mut self, page: u64) -> &mut [u8; PAGE] {
+        let was_written = self.written.contains(page);
+        let content = self.unread(page);
+        if !was_written {
+            *content = ZERO;
+        }
+        content
+    }
+
+    pub(super) fn set(&mut self, page: u64, content: &[u8; PAGE]) {
+        *self.unread(page) = *content;
+    }
+
+    /// The page, to be written by the caller as a whole.
+    fn unread(&mut self, page: u64) -> &mut [u8; PAGE] {
+        let offset = self.offset(page);
+        self.written.insert(page);
         // SAFETY: as in `page`; the mapping is writable, and nobody else knows of it.
-        unsafe { &mut *self.mapping.as_ptr().add(self.offset(page)).cast() }
+        unsafe { &mut *self.mapping.as_ptr().add(offset).cast() }
+    }
+
+    /// Makes all pages zero.
+    pub(super) fn forget(&mut self) {
+        self.written.clear();
     }
 }
 
@@ -62,7 +93,7 @@ mod tests {
         let original = original[aligned..].as_ptr();
         for start in [original, original.wrapping_add(PAGE)] {
             let mut shadow = Shadow::beside(start, 4).expect("four pages");
-            let distance = shadow.page(0).as_ptr().addr().abs_diff(start.addr());
+            let distance = shadow.page_mut(0).as_ptr().addr().abs_diff(start.addr());
             assert_eq!(distance / PAGE % 2, 1);
             for page in 0..4 {
                 assert_eq!(shadow.page(page), &[0; PAGE]);
@@ -71,6 +102,13 @@ mod tests {
             for page in 0..4 {
                 assert_eq!(shadow.page(page), &[page as u8 + 1; PAGE]);
             }
+            shadow.forget();
+            for page in 0..4 {
+                assert_eq!(shadow.page(page), &ZERO);
+            }
+            assert_eq!(shadow.page_mut(1), &ZERO);
+            shadow.set(2, &[9; PAGE]);
+            assert_eq!(shadow.page(2), &[9; PAGE]);
         }
     }
 

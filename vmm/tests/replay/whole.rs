@@ -209,3 +209,22 @@ fn a_transfer_that_cannot_be_used_is_followed_by_another() {
     assert!(replayed.ended.is_ok(), "{:?}", replayed.ended);
     assert_eq!(repaired.get(), 1);
 }
+
+/// Pages of which nothing is to be sent take time as well.
+#[test]
+fn unchanged_pages_end_a_slice() {
+    const PAGES: u64 = (1 << 20) / 4096;
+    let script = Script {
+        main: vec![Op::ReadTsc; 50],
+        ..Script::default()
+    };
+    let log = MemoryLog {
+        state_wanted_after: Some(5),
+        ..MemoryLog::default()
+    };
+    let (recorded, log) = record_to(log, &script, &mut Dice(2), Verification::Digests);
+    assert!(recorded.ended.is_ok(), "{:?}", recorded.ended);
+    let exit_of = |is: fn(&Entry) -> bool| log.iter().find(|e| is(e)).expect("it").point.exits;
+    let exits = exit_of(is_commit) - exit_of(is_begin);
+    assert!(exits >= PAGES / 64, "all of memory within {exits} exits");
+}
