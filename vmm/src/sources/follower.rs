@@ -77,8 +77,14 @@ impl StateFollower {
         }
     }
 
+    /// Whether parts of a transfer came, and its end did not.
+    pub(super) fn is_midway(&self) -> bool {
+        self.incoming.is_midway()
+    }
+
     /// A transfer that was not complete will not be any more.
     pub(super) fn abandon(&mut self) {
+        self.bytes = 0;
         self.incoming.abandon();
     }
 

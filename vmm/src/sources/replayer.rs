@@ -203,12 +203,6 @@ impl<S: LogSource> Replayer<S> {
                     .map(Some)
                     .ok_or_else(|| Interruption::Diverged(Box::new(cut)));
             }
-            if entry.point.exits != next {
-                if let Some(state) = &mut self.state {
-                    state.abandon();
-                }
-                return Ok(None);
-            }
             let point = at.point;
             let failed = |difference| {
                 Interruption::Diverged(Box::new(Divergence {
@@ -217,6 +211,13 @@ impl<S: LogSource> Replayer<S> {
                     difference,
                 }))
             };
+            let is_part = entry.point.exits == next && matches!(entry.payload, Payload::State(_));
+            if !is_part && self.state.as_ref().is_some_and(StateFollower::is_midway) {
+                return Err(failed(Difference::Transfer("its end is missing".into())));
+            }
+            if entry.point.exits != next {
+                return Ok(None);
+            }
             match (&entry.payload, &mut self.state) {
                 (Payload::Counted(stop), _) => {
                     at.cpu.seek(stop).map_err(|error| match error {

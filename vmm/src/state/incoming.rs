@@ -1,9 +1,9 @@
 //! The receiving side of state transfers.
 
-use super::Baseline;
 use super::parts::Pieces;
 use super::patch::{PatchError, read_block};
 use super::seal::Seal;
+use super::{Baseline, PageSet};
 use crate::cpu::CpuError;
 use crate::devices::DeviceStateError;
 use crate::engine::Moment;
@@ -11,9 +11,12 @@ use crate::engine::Moment;
 /// Takes the other side's state over.
 pub struct Incoming {
     baseline: Baseline,
-    /// Blocks of a transfer that is not complete. A delta is applied as a whole or not at all: if
-    /// the primary dies within it, the backup goes on from where it is.
-    blocks: Vec<Vec<u8>>,
+    /// Pages of the baseline that a delta has changed which is not complete. Guest memory follows at
+    /// its end, as a whole or not at all: if the primary dies within it, the backup goes on from
+    /// where it is, and has no use for the baseline any more.
+    staged: PageSet,
+    /// Parts of a transfer came, and its end did not.
+    midway: bool,
     rest: Pieces,
     /// The transfer builds on nothing.
     whole: bool,
@@ -42,8 +45,9 @@ impl Incoming {
     #[must_use]
     pub fn new(baseline: Baseline) -> Self {
         Self {
+            staged: baseline.no_pages(),
+            midway: false,
             baseline,
-            blocks: Vec::new(),
             rest: Pieces::default(),
             whole: false,
             seal: Seal::default(),
@@ -77,12 +81,16 @@ impl Incoming {
     /// [`StateError`].
     pub fn pages(&mut self, block: &[u8]) -> Result<(), StateError> {
         self.seal.add(block);
-        if self.whole {
-            self.apply(block)
-        } else {
-            self.blocks.push(block.to_vec());
-            Ok(())
+        self.midway = true;
+        for patch in read_block(block)? {
+            if self.whole {
+                self.baseline.apply(&patch)?;
+            } else {
+                self.baseline.stage(&patch)?;
+                self.staged.insert(patch.page);
+            }
         }
+        Ok(())
     }
 
     /// A piece of what is not memory.
@@ -91,12 +99,20 @@ impl Incoming {
     /// [`StateError::Patch`].
     pub fn rest(&mut self, piece: &[u8]) -> Result<(), StateError> {
         self.seal.add(piece);
+        self.midway = true;
         Ok(self.rest.add(piece)?)
     }
 
-    /// Forgets what came of a delta that is not completed.
+    /// Whether parts of a transfer came, and its end did not.
+    #[must_use]
+    pub fn is_midway(&self) -> bool {
+        self.midway
+    }
+
+    /// Forgets what came of a transfer. Only another one of the whole state can follow.
     pub fn abandon(&mut self) {
-        self.blocks.clear();
+        self.midway = false;
+        self.staged.clear();
         self.rest.forget();
         self.seal.begin();
     }
@@ -115,26 +131,21 @@ impl Incoming {
         at.cpu.complete_access()?;
         let mut unchanged = self.baseline.no_pages();
         for page in self.baseline.take_written(at.cpu)?.iter() {
-            if !self.baseline.restore(page) {
+            if !self.baseline.restore(page) && !self.staged.contains(page) {
                 unchanged.insert(page);
             }
         }
         at.cpu.found_unchanged(&unchanged);
-        for block in std::mem::take(&mut self.blocks) {
-            self.apply(&block)?;
+        for page in self.staged.iter() {
+            self.baseline.restore(page);
         }
+        self.staged.clear();
         at.cpu.load(&rest.cpu)?;
         if let Some(devices) = &rest.devices {
             at.devices.load(devices)?;
         }
         self.whole = false;
-        Ok(())
-    }
-
-    fn apply(&mut self, block: &[u8]) -> Result<(), StateError> {
-        for patch in read_block(block)? {
-            self.baseline.apply(&patch)?;
-        }
+        self.midway = false;
         Ok(())
     }
 }
