@@ -60,6 +60,11 @@ pub enum Event {
         lsn: u64,
         /// What differs.
         difference: String,
+        /// How often this backup has differed in the last ten minutes.
+        divergences: usize,
+        /// Why, most likely, if that is often.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        likely_cause: Option<String>,
     },
     /// This backup took the primary's whole state over.
     Repaired,
@@ -67,6 +72,13 @@ pub enum Event {
     BackupDiverged {
         /// Log entry at which it showed.
         lsn: u64,
+    },
+    /// The backup differs and cannot take over before it has got the whole state.
+    Unprotected {
+        /// How often it has differed in the last ten minutes.
+        divergences: usize,
+        /// When the transfer begins, in milliseconds: not at once if it differs again and again.
+        repair_in_ms: u64,
     },
     /// The whole state was sent to the backup.
     StateSent,

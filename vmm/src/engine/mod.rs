@@ -21,6 +21,7 @@
 //! or the state there, and a replaying source brings the guest to it
 //! ([`EventSource::kicked`], [`EventSource::depart`]).
 
+mod cause;
 mod moment;
 pub mod source;
 pub mod tally;

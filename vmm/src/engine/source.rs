@@ -198,6 +198,8 @@ pub struct StateDifference {
     pub parts: Vec<&'static str>,
     /// Pages of memory, by guest frame number.
     pub pages: Vec<u64>,
+    /// Whose stack is among them, if one is that the processor uses there.
+    pub stack: Option<&'static str>,
 }
 
 /// So many pages are named in a message.
@@ -223,6 +225,7 @@ impl fmt::Display for StateDifference {
                 "{count} pages of memory at guest-physical {}{more}",
                 named.join(" ")
             ));
+            words.extend(self.stack.map(|stack| format!("{stack} among them")));
         }
         write!(f, "the state differs in {}", words.join(", "))
     }

@@ -28,8 +28,8 @@ use crate::io::Outlet;
 use crate::ram::GuestRam;
 use crate::sources::sabotage::{Plan, Sabotage, SabotagedLog};
 use crate::sources::{
-    GuestClock, Head, Lanes, LiveInputs, LogSource, NoLog, REPLAY_WATCH, Recorder, Replayer,
-    StateFollower, Verification,
+    ClockTrace, Head, Lanes, LiveInputs, LogSource, MANY, NoLog, REPLAY_WATCH, Recorder, Repairs,
+    Replayer, StateFollower, Verification,
 };
 
 /// How long to wait for the next entry before looking around.
@@ -117,6 +117,7 @@ pub fn run_backup(
         }),
         reading: None,
         forgotten: Instant::now(),
+        repairs: Repairs::default(),
         unreleased: unreleased.clone(),
         events: events.clone(),
     };
@@ -152,43 +153,6 @@ pub fn run_backup(
         Err(_) => drop(tenure),
     }
     ended
-}
-
-/// The primary's clock as the log shows it, for this host's to go on from.
-#[derive(Default)]
-struct ClockTrace {
-    /// A value of guest monotonic time, and when it was received: of all of them the one that
-    /// travelled fastest, and so says best how late it is there.
-    monotonic: Option<(Instant, u64)>,
-    wall: Option<u64>,
-}
-
-impl ClockTrace {
-    /// Takes note of an entry received at `arrived`.
-    fn note(&mut self, payload: &Payload, arrived: Instant) {
-        match payload {
-            Payload::Tick(nanos) | Payload::Clock(nanos) | Payload::Tsc(nanos) => {
-                let (at, best) = *self.monotonic.get_or_insert((arrived, *nanos));
-                let expected = best + arrived.saturating_duration_since(at).as_nanos() as u64;
-                if *nanos >= expected {
-                    self.monotonic = Some((arrived, *nanos));
-                }
-            }
-            Payload::WallClock(nanos) => self.wall = Some(*nanos),
-            _ => {}
-        }
-    }
-
-    fn go_on(&self) -> GuestClock {
-        let Some((heard, nanos)) = self.monotonic else {
-            return GuestClock::starting_now();
-        };
-        GuestClock::going_on(
-            heard,
-            Duration::from_nanos(nanos),
-            self.wall.map(Duration::from_nanos),
-        )
-    }
 }
 
 /// Whether the replay of this entry reads the shared disk.
@@ -228,6 +192,7 @@ struct ChannelLog {
     reading: Option<Lsn>,
     unreleased: Unreleased,
     forgotten: Instant,
+    repairs: Repairs,
     events: Events,
 }
 
@@ -302,9 +267,19 @@ impl LogSource for ChannelLog {
             "this backup differs from the primary, {divergence}; it must not go live until the \
              primary has sent it the whole state"
         );
+        let divergences = self.repairs.diverged(Instant::now());
+        let likely_cause = (divergences >= MANY).then(|| divergence.likely_cause());
+        if let Some(cause) = &likely_cause {
+            log::error!(
+                "that is the {divergences}th time in ten minutes; the likely cause is {cause}; the \
+                 primary spaces repairs out, and the pair is not protected in between"
+            );
+        }
         self.events.emit(&Event::Diverged {
             lsn: divergence.lsn.0,
             difference: divergence.to_string(),
+            divergences,
+            likely_cause,
         });
         self.receiver.need_state(divergence.lsn);
         true

@@ -215,6 +215,13 @@ impl LogSink for ChannelLog {
         (!self.never_repair).then_some(lsn)
     }
 
+    fn is_unprotected(&mut self, divergences: usize, wait: Duration) {
+        self.events.emit(&Event::Unprotected {
+            divergences,
+            repair_in_ms: wait.as_millis() as u64,
+        });
+    }
+
     fn state_sent(&mut self) {
         self.events.emit(&Event::StateSent);
     }

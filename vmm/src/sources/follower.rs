@@ -7,7 +7,7 @@ use logging_channel::entry::{Lsn, PageDigest, Registers, StateDigest, StatePart}
 
 use super::pace::StateCounters;
 use crate::engine::{Difference, Divergence, Interruption, Moment, StateDifference, Step};
-use crate::state::{Baseline, Incoming, StateError, digest, part_digests};
+use crate::state::{Baseline, Incoming, PAGE, StateError, digest, part_digests};
 
 /// Follows the guest's state in a log.
 pub struct StateFollower {
@@ -111,6 +111,7 @@ impl StateFollower {
         }
         let names = part_digests(at)?.into_iter().map(|(name, _)| name);
         let same = parts.parts.iter().zip(&last.parts);
+        let pages = different_pages(&logged_pages, &pages);
         let difference = StateDifference {
             registers: different_registers(&last.registers, &parts.registers),
             parts: names
@@ -118,7 +119,8 @@ impl StateFollower {
                 .filter(|(_, (own, logged))| own != logged)
                 .map(|(name, _)| name)
                 .collect(),
-            pages: different_pages(&logged_pages, &pages),
+            stack: stack_among(at, &parts.registers, &pages),
+            pages,
         };
         Err(Interruption::Diverged(Box::new(Divergence {
             point: at.point,
@@ -126,6 +128,19 @@ impl StateFollower {
             difference: Difference::State(Box::new(difference)),
         })))
     }
+}
+
+/// Whose stack is among these pages, if the processor's stack pointer is in one of them.
+fn stack_among(at: &mut Moment<'_>, registers: &Registers, pages: &[u64]) -> Option<&'static str> {
+    const RSP: usize = 6;
+    const KERNEL_HALF: u64 = 1 << 63;
+    let top = at.cpu.translate(registers.gpr[RSP])? / PAGE as u64;
+    let is_there = pages.binary_search(&top).is_ok();
+    is_there.then_some(if registers.rip < KERNEL_HALF {
+        "a program's stack"
+    } else {
+        "the kernel's stack"
+    })
 }
 
 fn different_registers(logged: &Registers, own: &Registers) -> Vec<(&'static str, u64, u64)> {

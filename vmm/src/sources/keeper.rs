@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use logging_channel::codec::MAX_PAGE_DIGESTS;
-use logging_channel::entry::{Entry, ExecutionPoint, Payload, StateDigest, StatePart};
+use logging_channel::entry::{Entry, ExecutionPoint, Lsn, Payload, StateDigest, StatePart};
 
 use super::pace::{NextStop, Pace, StateCounters};
 use super::recorder::LogSink;
+use super::repairs::{MANY, Repairs};
 use crate::engine::{Moment, Step};
 use crate::state::{Baseline, Capture, Progress, digest};
 
@@ -30,11 +31,16 @@ pub struct StateKeeper {
     /// Guest time of the next digest, in nanoseconds.
     next_digest: u64,
     whole: WholeState,
+    repairs: Repairs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WholeState {
     NotWanted,
+    /// Not sent before then.
+    Wanted {
+        not_before: Instant,
+    },
     /// Sent since then, in slices.
     Sending {
         last_slice: Instant,
@@ -72,6 +78,7 @@ impl StateKeeper {
             counters,
             next_digest: pace.digest_interval.as_nanos() as u64,
             whole: WholeState::NotWanted,
+            repairs: Repairs::default(),
         }
     }
 
@@ -82,7 +89,7 @@ impl StateKeeper {
         at: &mut Moment<'_>,
         log: &mut dyn LogSink,
     ) -> Step<Option<NextStop>> {
-        if self.capture.is_whole_under_way() {
+        if self.whole != WholeState::NotWanted {
             // The replay does not follow: nothing to agree on.
             return Ok(Some(self.pace.next_stop(Duration::ZERO)));
         }
@@ -103,14 +110,40 @@ impl StateKeeper {
         Ok(Some(next))
     }
 
+    /// The backup differs at log entry `lsn`: it gets the whole state, at once unless it differs again
+    /// and again.
+    pub(super) fn repair(&mut self, lsn: Lsn, log: &mut dyn LogSink) {
+        let now = Instant::now();
+        let divergences = self.repairs.diverged(now);
+        let wait = self.repairs.wait(now);
+        self.whole = WholeState::Wanted {
+            not_before: now + wait,
+        };
+        if divergences >= MANY {
+            log::warn!(
+                "the backup differs at log entry {lsn}, for the {divergences}th time in ten \
+                 minutes: the pair is NOT PROTECTED, and the backup gets the whole state in {:.1} s, \
+                 so that the guest keeps nine tenths of its time; the backup's log names the likely \
+                 cause",
+                wait.as_secs_f64()
+            );
+        } else {
+            log::warn!("the backup differs at log entry {lsn}: sending it the whole state");
+        }
+        log.is_unprotected(divergences, wait);
+    }
+
     /// Begins to send the whole state.
-    pub(super) fn begin_whole(&mut self, at: &mut Moment<'_>, log: &mut dyn LogSink) -> Step<()> {
+    fn begin_whole(&mut self, at: &mut Moment<'_>, log: &mut dyn LogSink) -> Step<()> {
+        let since = Instant::now();
+        self.repairs.begins(since);
         let mut bytes = 0;
         self.capture
             .begin_whole(at, &mut send(log, at.point, &mut bytes))?;
         self.whole = WholeState::Sending {
             last_slice: Instant::now(),
         };
+        self.repairs.costs(since.elapsed());
         Ok(())
     }
 
@@ -144,6 +177,7 @@ impl StateKeeper {
             return Ok(false);
         }
         self.whole = WholeState::NotWanted;
+        self.repairs.costs(since.elapsed());
         self.counters.transfer_bytes(bytes);
         self.counters.transfer();
         log.state_sent();
@@ -163,6 +197,8 @@ impl StateKeeper {
     ) -> Step<()> {
         match self.whole {
             WholeState::Ready => Ok(()),
+            WholeState::Wanted { not_before } if Instant::now() < not_before => Ok(()),
+            WholeState::Wanted { .. } => self.begin_whole(at, log),
             WholeState::Sending { last_slice } => self.slice(at, last_slice, log),
             WholeState::NotWanted if now >= self.next_digest => self.digest(at, now, log),
             WholeState::NotWanted => Ok(()),
@@ -173,7 +209,7 @@ impl StateKeeper {
     pub(super) fn last_digest(&mut self, at: &mut Moment<'_>, log: &mut dyn LogSink) -> Step<()> {
         match self.whole {
             WholeState::NotWanted => self.digest(at, self.next_digest, log),
-            WholeState::Sending { .. } | WholeState::Ready => Ok(()),
+            WholeState::Wanted { .. } | WholeState::Sending { .. } | WholeState::Ready => Ok(()),
         }
     }
 
@@ -204,7 +240,10 @@ impl StateKeeper {
         if share < least {
             return Ok(());
         }
-        self.send_for(at, share.min(least * LONGEST_SLICE), log)
+        let since = Instant::now();
+        self.send_for(at, share.min(least * LONGEST_SLICE), log)?;
+        self.repairs.costs(since.elapsed());
+        Ok(())
     }
 
     /// Sends pages for about `share` of time.

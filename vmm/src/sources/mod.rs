@@ -2,6 +2,7 @@
 //! [`Replayer`] from a log.
 
 mod clock;
+mod clock_trace;
 mod completion;
 mod follower;
 mod keeper;
@@ -12,12 +13,14 @@ mod overdue;
 mod pace;
 mod place;
 mod recorder;
+mod repairs;
 mod replayer;
 pub mod sabotage;
 mod waits;
 mod watchdog;
 
 pub use clock::{GuestClock, TSC_KHZ};
+pub use clock_trace::ClockTrace;
 pub use follower::StateFollower;
 pub use keeper::StateKeeper;
 pub use live::{Control, Lane, Lanes, LiveInputs, OutsideWorld};
@@ -25,6 +28,7 @@ pub use log_source::{Head, LogSource, ReplayCounters};
 pub use overdue::REPLAY_WATCH;
 pub use pace::{Pace, StateCounters, StateFigures};
 pub use recorder::{BackupReads, LogSink, NoLog, Recorder, Verification};
+pub use repairs::{MANY, Repairs};
 pub use replayer::Replayer;
 pub use waits::Waits;
 pub use watchdog::Watchdog;

@@ -1,5 +1,7 @@
 //! Live inputs that are logged as they are given to the guest.
 
+use std::time::Duration;
+
 use logging_channel::codec::MAX_FRAME;
 use logging_channel::entry::{
     DiskOutcome, Entry, ExecutionPoint, Lsn, OutputMarker, Payload, ShutdownReason,
@@ -49,6 +51,11 @@ pub trait LogSink {
     /// is given out once.
     fn state_wanted(&mut self) -> Option<Lsn> {
         None
+    }
+
+    /// The replay differs, for so many times lately, and gets the whole state after `wait`.
+    fn is_unprotected(&mut self, divergences: usize, wait: Duration) {
+        let _ = (divergences, wait);
     }
 
     /// The whole state was sent.
@@ -228,8 +235,7 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
         let now = self.live.clock(ClockNeed::Monotonic);
         if let Some(keeper) = &mut self.keeper {
             if let Some(lsn) = self.log.state_wanted() {
-                log::warn!("the backup differs at log entry {lsn}: sending it the whole state");
-                keeper.begin_whole(at, &mut self.log)?;
+                keeper.repair(lsn, &mut self.log);
             }
             keeper.keep_up(at, now, &mut self.log)?;
         }
