@@ -1,7 +1,7 @@
 //! A host's time with its guest, as the disk server has it: one owner of the epoch, from the claim
 //! or the first word of a primary to the end that is told.
 //!
-//! All decisions are in [`core`]. Here is the thread that asks the disk server for it, and the
+//! All decisions are in `core.rs`. Here is the thread that asks the disk server for it, and the
 //! handles by which others say what happens and hear what was decided.
 
 mod core;
