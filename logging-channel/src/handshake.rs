@@ -59,8 +59,8 @@ pub const ENVELOPE_LEN: usize = 24;
 /// Longest body of an envelope.
 pub const MAX_ENVELOPE_BODY: usize = 4096;
 
-// A Hello has the longest body: a report, an identity with a name of 64 bytes, and a few numbers.
-const _: () = assert!(MAX_REPORT + 256 <= MAX_ENVELOPE_BODY);
+// A Hello has the longest body: a report, an identity with two names, and a few numbers.
+const _: () = assert!(MAX_REPORT + 512 <= MAX_ENVELOPE_BODY);
 
 /// Longest name of an epoch's holder, in bytes.
 pub const MAX_HOLDER: usize = 128;
@@ -276,6 +276,8 @@ pub enum RefusalCode {
     HostUnfit,
     /// Another disk, or one where the other has none.
     OtherDisk,
+    /// Another disk server decides who may run it.
+    OtherArbiter,
     /// A code of a later version.
     Unknown(u16),
 }
@@ -295,6 +297,7 @@ impl RefusalCode {
             RefusalCode::NotUnderstood => 10,
             RefusalCode::HostUnfit => 11,
             RefusalCode::OtherDisk => 12,
+            RefusalCode::OtherArbiter => 13,
             RefusalCode::Unknown(number) => number,
         }
     }
@@ -313,6 +316,7 @@ impl RefusalCode {
             10 => RefusalCode::NotUnderstood,
             11 => RefusalCode::HostUnfit,
             12 => RefusalCode::OtherDisk,
+            13 => RefusalCode::OtherArbiter,
             other => RefusalCode::Unknown(other),
         }
     }

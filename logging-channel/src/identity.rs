@@ -31,6 +31,9 @@ pub struct Identity {
     pub memory_bytes: u64,
     /// Frequency of the guest's time stamp counter in kHz, at which it goes on after going live.
     pub tsc_khz: u32,
+    /// The number of the disk server that decides who may run it; `None` where nobody is asked, as
+    /// in a recording.
+    pub arbiter: Option<u64>,
     /// The guest's disk; `None` without one.
     pub disk: Option<DiskIdentity>,
 }
@@ -63,6 +66,9 @@ pub enum IdentityError {
     /// The disk's name is not UTF-8.
     #[error("the disk's name is not UTF-8")]
     DiskNameNotUtf8,
+    /// Neither with nor without a disk server.
+    #[error("{0} in place of 0 or 1: whether there is a disk server")]
+    Arbiter(u8),
     /// Neither with nor without a disk.
     #[error("{0} in place of 0 or 1: whether there is a disk")]
     Disk(u8),
@@ -79,7 +85,7 @@ pub enum IdentityError {
 
 impl Identity {
     /// Appends the identity: name length u8, name, image, CPU, memory u64, TSC frequency u32,
-    /// disk u8 (0 none, 1 its capacity u64, name length u8 and name follow).
+    /// disk server u8 (0 none, 1 its number u64 follows), disk u8 (0 none, 1 its capacity u64, name length u8 and name follow).
     pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), IdentityError> {
         if self.vm.len() > MAX_VM_NAME {
             return Err(IdentityError::NameTooLong(self.vm.len()));
@@ -90,6 +96,10 @@ impl Identity {
         out.extend_from_slice(&self.cpu);
         out.extend_from_slice(&self.memory_bytes.to_le_bytes());
         out.extend_from_slice(&self.tsc_khz.to_le_bytes());
+        out.push(u8::from(self.arbiter.is_some()));
+        if let Some(arbiter) = self.arbiter {
+            out.extend_from_slice(&arbiter.to_le_bytes());
+        }
         out.push(u8::from(self.disk.is_some()));
         if let Some(disk) = &self.disk {
             if disk.name.len() > MAX_DISK_NAME {
@@ -114,6 +124,11 @@ impl Identity {
             cpu: fields.array()?,
             memory_bytes: fields.u64()?,
             tsc_khz: fields.u32()?,
+            arbiter: match fields.u8()? {
+                0 => None,
+                1 => Some(fields.u64()?),
+                other => return Err(IdentityError::Arbiter(other)),
+            },
             disk: match fields.u8()? {
                 0 => None,
                 1 => Some(DiskIdentity::decode(fields)?),
@@ -141,6 +156,19 @@ impl Identity {
                 format!(
                     "the backup has another memory size (primary {} bytes, backup {} bytes): start both with the same size",
                     self.memory_bytes, backup.memory_bytes
+                ),
+            );
+        }
+        if self.arbiter != backup.arbiter {
+            let told = |arbiter: Option<u64>| {
+                arbiter.map_or_else(|| "none".to_owned(), |number| format!("{number:016x}"))
+            };
+            return refusal(
+                RefusalCode::OtherArbiter,
+                format!(
+                    "the backup asks another disk server who may run (primary {}, backup {}): start both with the same --disk-server",
+                    told(self.arbiter),
+                    told(backup.arbiter)
                 ),
             );
         }
@@ -249,6 +277,7 @@ mod tests {
             cpu: [0x34; 32],
             memory_bytes: 256 << 20,
             tsc_khz: 2_000_000,
+            arbiter: Some(0xa1),
             disk: disk(1 << 30, "17/a"),
         }
     }
@@ -266,7 +295,7 @@ mod tests {
     #[test]
     fn each_difference_is_named_with_both_values_and_what_to_do() {
         let base = identity();
-        let cases: [(RefusalCode, Identity, [&str; 3]); 9] = [
+        let cases: [(RefusalCode, Identity, [&str; 3]); 11] = [
             (
                 RefusalCode::OtherVm,
                 Identity {
@@ -306,6 +335,23 @@ mod tests {
                     ..base.clone()
                 },
                 ["2000000 kHz", "backup 3 kHz", "same TSC"],
+            ),
+            (
+                RefusalCode::OtherArbiter,
+                Identity {
+                    arbiter: Some(0xb2),
+                    disk: disk(1 << 30, "18/a"),
+                    ..base.clone()
+                },
+                ["00000000000000a1", "00000000000000b2", "same --disk-server"],
+            ),
+            (
+                RefusalCode::OtherArbiter,
+                Identity {
+                    arbiter: None,
+                    ..base.clone()
+                },
+                ["00000000000000a1", "backup none", "same --disk-server"],
             ),
             (
                 RefusalCode::OtherDisk,
@@ -366,6 +412,7 @@ mod tests {
             assert!(Identity::decode(&mut Fields::new(&bytes[..len])).is_err());
         }
         let diskless = Identity {
+            arbiter: None,
             disk: None,
             ..identity()
         };
@@ -376,6 +423,12 @@ mod tests {
         assert_eq!(
             Identity::decode(&mut Fields::new(&bytes)),
             Err(IdentityError::Disk(2))
+        );
+        let before_last = bytes.len() - 2;
+        bytes[before_last] = 3;
+        assert_eq!(
+            Identity::decode(&mut Fields::new(&bytes)),
+            Err(IdentityError::Arbiter(3))
         );
     }
 

@@ -192,6 +192,7 @@ impl Guest {
             cpu: machine.cpu_model().digest(),
             memory_bytes: config.memory_bytes(),
             tsc_khz: TSC_KHZ,
+            arbiter: None,
             disk,
         };
         let devices = Devices::new(&memory, config.mac.0);

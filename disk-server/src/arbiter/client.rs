@@ -7,14 +7,14 @@ use std::io;
 use std::net::SocketAddrV6;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::connection::Connection;
 use super::decision::Record;
 use super::lines::CANCEL_POLL;
-use super::names::{Claimant, VmName};
+use super::names::{Claimant, ServerNumber, VmName};
 use super::protocol::{Request, Response};
 
 /// Where a server is: `host:port`. A name is looked up at every connect; an address needs no
@@ -177,6 +177,15 @@ pub enum CallError {
         /// What it said.
         message: String,
     },
+    /// It is not the server that answered before, whose word alone counts.
+    #[error(
+        "another disk server answers at {address} now than before, or one whose state was made \
+         anew: bring the first one back there, with its state"
+    )]
+    OtherServer {
+        /// The address.
+        address: ServerAddress,
+    },
     /// The caller cancelled.
     #[error("cancelled")]
     Cancelled,
@@ -241,6 +250,8 @@ pub struct Arbiter {
     settings: Settings,
     /// The connection for the next call.
     warm: Mutex<Option<Connection>>,
+    /// Which server answered first.
+    server: OnceLock<Option<ServerNumber>>,
 }
 
 impl Arbiter {
@@ -251,6 +262,7 @@ impl Arbiter {
             address,
             settings,
             warm: Mutex::new(None),
+            server: OnceLock::new(),
         }
     }
 
@@ -294,6 +306,19 @@ impl Arbiter {
             Response::Forgotten {} => Ok(()),
             other => Err(self.unexpected(&other)),
         }
+    }
+
+    /// Which server it is; `None` if it does not say so, because it is an older one. Asks if it was
+    /// not asked yet.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn server(&self) -> Result<Option<ServerNumber>, CallError> {
+        if let Some(server) = self.server.get() {
+            return Ok(*server);
+        }
+        self.warm()?;
+        Ok(self.server.get().copied().flatten())
     }
 
     /// Claims the epoch after `expected` for `claimant`, and *waits* as long as no server answers,
@@ -369,6 +394,13 @@ impl Arbiter {
         let settings = &self.settings;
         let mut connection = Connection::open(&self.address, settings.connect_timeout, cancel)?;
         let response = connection.call(request, settings.answer_timeout, cancel)?;
+        let found = connection.server();
+        let expected = *self.server.get_or_init(|| found);
+        if expected.is_some() && found != expected {
+            return Err(CallError::OtherServer {
+                address: self.address.clone(),
+            });
+        }
         *self.lock_warm() = Some(connection);
         Ok(response)
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::client::{CallError, ServerAddress};
 use super::lines::{LineError, Lines, Patience};
+use super::names::ServerNumber;
 use super::protocol::{ErrorCode, Greeting, Request, Response, SERVICE, VERSION, encode};
 
 /// A connection on which our greeting was sent, and perhaps the server's not read yet.
@@ -15,6 +16,7 @@ pub(crate) struct Connection {
     address: ServerAddress,
     lines: Lines,
     greeted: bool,
+    server: Option<ServerNumber>,
 }
 
 impl Connection {
@@ -50,6 +52,7 @@ impl Connection {
                         address: address.clone(),
                         lines: Lines::new(stream),
                         greeted: false,
+                        server: None,
                     });
                 }
                 Err(error) => last = error,
@@ -78,6 +81,11 @@ impl Connection {
             }
             (answer, _) => answer,
         }
+    }
+
+    /// Which server it is, as its greeting said, which comes with the first answer.
+    pub(crate) fn server(&self) -> Option<ServerNumber> {
+        self.server
     }
 
     fn answer(
@@ -112,6 +120,7 @@ impl Connection {
             });
         }
         self.greeted = true;
+        self.server = greeting.server;
         Ok(())
     }
 

@@ -23,7 +23,7 @@ pub use client::{
     AddressError, Arbiter, CallError, Claim, ClaimError, ServerAddress, Settings, WaitReason,
 };
 pub use decision::{Answer, ClaimRequest, MAX_EPOCH, Record, decide};
-pub use names::{Claimant, NameError, VmName};
+pub use names::{Claimant, NameError, ServerNumber, ServerNumberError, VmName};
 pub use store::{
     ClaimStoreError, Damage, EpochStore, Forgotten, OpenError, ReadStoreError, STATE_FILE,
 };

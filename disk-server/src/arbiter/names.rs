@@ -116,6 +116,51 @@ bounded_name! {
     Claimant, "claimant", 128
 }
 
+/// The number of a disk server: drawn at random when it makes its state, and kept there. As text, 16
+/// lower-case hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct ServerNumber(pub u64);
+
+/// A string that is no [`ServerNumber`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a disk server's number has 16 lower-case hexadecimal digits")]
+pub struct ServerNumberError;
+
+impl FromStr for ServerNumber {
+    type Err = ServerNumberError;
+
+    fn from_str(text: &str) -> Result<Self, ServerNumberError> {
+        let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if text.len() != 16 || !text.bytes().all(digit) {
+            return Err(ServerNumberError);
+        }
+        u64::from_str_radix(text, 16)
+            .map(ServerNumber)
+            .map_err(|_| ServerNumberError)
+    }
+}
+
+impl TryFrom<String> for ServerNumber {
+    type Error = ServerNumberError;
+
+    fn try_from(text: String) -> Result<Self, ServerNumberError> {
+        text.parse()
+    }
+}
+
+impl From<ServerNumber> for String {
+    fn from(number: ServerNumber) -> String {
+        number.to_string()
+    }
+}
+
+impl fmt::Display for ServerNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
 impl Claimant {
     /// A claimant that nobody else has: this host's name and a random nonce.
     ///

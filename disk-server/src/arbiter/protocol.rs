@@ -4,7 +4,8 @@
 //!     client                                        server
 //!       | -- connect ------------------------------> |
 //!       | -- {"ftvm":"arbiter","version":1} -------> |   both greet at once, so that a
-//!       | <------- {"ftvm":"arbiter","version":1} -- |   request may follow without
+//!       | <-- {"ftvm":"arbiter","version":1,       |   request may follow without
+//!       |      "server":S} ------------------------- |
 //!       | -- {"op":"compare_and_set",...} ---------> |   waiting for the other's greeting
 //!       | <--------------- {"answer":"won",...} ---- |   one answer a request, in order
 //!       | -- {"op":"ping"} ------------------------> |
@@ -21,7 +22,8 @@
 //! | `{"op":"ping"}` | `{"answer":"pong"}` |
 //! | anything | `{"answer":"error","code":CODE,"message":TEXT}`, and the connection ends |
 //!
-//! A line has at most [`MAX_LINE`] bytes with its newline. V is a [`VmName`], C and H are
+//! S is the server's number, 16 hexadecimal digits: whose clients must be the same on both hosts of a
+//! pair, and for their disks. A line has at most [`MAX_LINE`] bytes with its newline. V is a [`VmName`], C and H are
 //! [`Claimant`]s, X is an [`ExportName`], N and E are integers up to [`MAX_EPOCH`](super::MAX_EPOCH).
 //!
 //! **Versions.** The greeting's `version` is the version of everything that follows it. A server
@@ -33,7 +35,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::names::{Claimant, VmName};
+use super::names::{Claimant, ServerNumber, VmName};
 use crate::nbd::ExportName;
 
 /// The version that this crate speaks.
@@ -53,15 +55,28 @@ pub struct Greeting {
     pub ftvm: String,
     /// [`VERSION`].
     pub version: u32,
+    /// Which server it is; left out by clients, and by servers before they had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerNumber>,
 }
 
 impl Greeting {
-    /// The greeting of this crate.
+    /// A client's greeting.
     #[must_use]
     pub fn ours() -> Greeting {
         Greeting {
             ftvm: SERVICE.to_owned(),
             version: VERSION,
+            server: None,
+        }
+    }
+
+    /// The greeting of a server.
+    #[must_use]
+    pub fn of(server: ServerNumber) -> Greeting {
+        Greeting {
+            server: Some(server),
+            ..Greeting::ours()
         }
     }
 }
@@ -362,6 +377,17 @@ mod tests {
                 ..
             }
         ));
+    }
+
+    #[test]
+    fn a_server_says_which_one_it_is_and_a_client_does_not() {
+        let line = encode(&Greeting::of(ServerNumber(0xabc)));
+        let with = "{\"ftvm\":\"arbiter\",\"version\":1,\"server\":\"0000000000000abc\"}\n";
+        assert_eq!(line, with.as_bytes());
+        let without = "{\"ftvm\":\"arbiter\",\"version\":1}\n";
+        assert_eq!(encode(&Greeting::ours()), without.as_bytes());
+        let older: Greeting = serde_json::from_str(without).unwrap();
+        assert_eq!(older, Greeting::ours());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::decision::{Answer, ClaimRequest, MAX_EPOCH, Record};
 use super::lines::{LineError, Lines, Patience};
-use super::names::VmName;
+use super::names::{ServerNumber, VmName};
 use super::protocol::{
     ErrorCode, Greeting, PAGE, Request, Response, SERVICE, VERSION, VmRecord, encode,
 };
@@ -28,6 +28,8 @@ pub(crate) struct SessionLimits {
 /// What sessions tell and decide of.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Subject<'a> {
+    /// Which server this is.
+    pub(crate) number: ServerNumber,
     pub(crate) store: &'a FencedStore,
     pub(crate) exports: &'a Exports,
 }
@@ -80,7 +82,7 @@ enum End {
 }
 
 fn converse(lines: &mut Lines, subject: Subject<'_>, limits: SessionLimits) -> End {
-    match greet(lines, limits) {
+    match greet(lines, subject.number, limits) {
         Ok(()) => {}
         Err(end) => return end,
     }
@@ -119,12 +121,12 @@ fn converse(lines: &mut Lines, subject: Subject<'_>, limits: SessionLimits) -> E
 }
 
 /// Exchanges greetings. Ours goes first: a client that speaks another version reads who we are.
-fn greet(lines: &mut Lines, limits: SessionLimits) -> Result<(), End> {
+fn greet(lines: &mut Lines, number: ServerNumber, limits: SessionLimits) -> Result<(), End> {
     let stream = lines.stream();
     stream
         .set_nodelay(true)
         .and_then(|()| stream.set_write_timeout(Some(limits.line)))
-        .and_then(|()| (&*stream).write_all(&encode(&Greeting::ours())))
+        .and_then(|()| (&*stream).write_all(&encode(&Greeting::of(number))))
         .map_err(End::Gone)?;
     let line = lines
         .next(Patience {
@@ -243,7 +245,7 @@ fn not_yet(message: String, reason: NotYet) -> End {
 
 /// Answers what changes nothing.
 fn tell(subject: Subject<'_>, request: Request) -> Result<Response, End> {
-    let Subject { store, exports } = subject;
+    let Subject { store, exports, .. } = subject;
     Ok(match request {
         Request::Read { vm } => {
             let Record { epoch, holder } =

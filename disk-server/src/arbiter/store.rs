@@ -23,7 +23,7 @@ use redb::{
 pub use opening::{Damage, OpenError};
 
 use super::decision::{Answer, ClaimRequest, Record, decide};
-use super::names::{Claimant, VmName};
+use super::names::{Claimant, ServerNumber, VmName};
 use crate::random;
 
 /// The name of the state file in the state directory.
@@ -33,7 +33,7 @@ pub const STATE_FILE: &str = "arbiter.redb";
 const EPOCHS: TableDefinition<'_, &str, (u64, &str)> = TableDefinition::new("epochs");
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const FORMAT_KEY: &str = "format";
-/// A random number, drawn when the first server with disks has the state.
+/// A random number, drawn when the first server has the state.
 const SERVER_KEY: &str = "server";
 const FORMAT: u64 = 1;
 /// The format of a state with a [`FLOOR_KEY`]. Servers that know nothing of it refuse the state,
@@ -110,7 +110,7 @@ impl EpochStore {
     ///
     /// # Errors
     /// See [`ClaimStoreError`].
-    pub fn server_number(&self) -> Result<u64, ClaimStoreError> {
+    pub fn server_number(&self) -> Result<ServerNumber, ClaimStoreError> {
         let mut transaction = self.database.begin_write()?;
         transaction.set_two_phase_commit(true);
         let mut meta = transaction.open_table(META)?;
@@ -118,14 +118,14 @@ impl EpochStore {
         if let Some(known) = known {
             drop(meta);
             transaction.abort()?;
-            return Ok(known);
+            return Ok(ServerNumber(known));
         }
         let drawn = random::nonce().map_err(redb::Error::Io)? as u64;
         meta.insert(SERVER_KEY, drawn)?;
         drop(meta);
         transaction.commit()?;
         self.settle()?;
-        Ok(drawn)
+        Ok(ServerNumber(drawn))
     }
 
     /// Decides a claim. When this returns, the decision is on stable storage.

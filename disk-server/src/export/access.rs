@@ -196,6 +196,11 @@ impl Access {
         self.target.identity()
     }
 
+    /// The number of this start of the server.
+    pub(crate) fn boot(&self) -> u64 {
+        self.target.boot()
+    }
+
     /// Whether it was opened read-only, which does not change any more.
     #[must_use]
     pub fn is_read_only(&self) -> bool {

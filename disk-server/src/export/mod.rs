@@ -11,6 +11,7 @@ mod spec;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::ops::Bound;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -20,6 +21,7 @@ use crate::arbiter::protocol::{ExportRecord, Owner};
 use crate::arbiter::{ClaimStoreError, ReadStoreError, VmName};
 use crate::fence::{Clients, Fence, FencedStore};
 use crate::nbd::ExportName;
+use crate::random;
 use crate::server::{Ending, RunError};
 use crate::storage::{FlushError, Flushed, Storage};
 use counters::Counters;
@@ -111,6 +113,8 @@ pub(crate) struct Fenced {
     export: Export,
     /// What it is called on whatever way it is reached: the server's number, and its name here.
     identity: String,
+    /// Of this start of the server.
+    boot: u64,
     fence: Option<Arc<Fence>>,
     clients: Arc<Clients>,
     counters: Counters,
@@ -132,6 +136,11 @@ impl Fenced {
                 source: error.clone(),
             });
         })
+    }
+
+    /// The number of this start of the server, which no other start has.
+    pub(crate) fn boot(&self) -> u64 {
+        self.boot
     }
 
     /// A line for people who list the exports.
@@ -187,6 +196,8 @@ pub(crate) enum ExportsError {
     Store(#[from] ReadStoreError),
     #[error("cannot draw a number for this server")]
     Number(#[from] ClaimStoreError),
+    #[error("cannot draw a number for this start of the server")]
+    Boot(#[source] io::Error),
 }
 
 impl Exports {
@@ -197,12 +208,14 @@ impl Exports {
         ending: &Ending,
     ) -> Result<Exports, ExportsError> {
         let server = store.server_number()?;
+        let boot = random::nonce().map_err(ExportsError::Boot)? as u64;
         let mut named = BTreeMap::new();
         for export in exports {
             let name = export.name.clone();
             let fence = export.vm.as_ref().map(|vm| store.fence(vm)).transpose()?;
             let fenced = Arc::new(Fenced {
-                identity: format!("{server:016x}/{name}"),
+                identity: format!("{server}/{name}"),
+                boot,
                 export,
                 fence,
                 clients: Arc::default(),

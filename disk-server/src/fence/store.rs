@@ -7,7 +7,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use super::waiting::{Waiting, wait_until};
 use super::{Fence, NotYet, STOPPED, WaitLimit};
 use crate::arbiter::{
-    Answer, ClaimRequest, ClaimStoreError, EpochStore, Forgotten, ReadStoreError, Record, VmName,
+    Answer, ClaimRequest, ClaimStoreError, EpochStore, Forgotten, ReadStoreError, Record,
+    ServerNumber, VmName,
 };
 
 /// An [`EpochStore`] whose wins are answered behind the fence.
@@ -176,7 +177,7 @@ impl FencedStore {
     ///
     /// # Errors
     /// See there.
-    pub fn server_number(&self) -> Result<u64, ClaimStoreError> {
+    pub fn server_number(&self) -> Result<ServerNumber, ClaimStoreError> {
         self.store.server_number()
     }
 

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use super::names::{ExportNameError, RequestedExport};
 use super::protocol::{
-    BASE_ALLOCATION, BlockSize, ClientFlags, DISK_NAME, ExportInfo, ExportRequest, Greeting,
-    HandshakeFlags, Info, InfoType, ListedExport, MetaContext, MetaContextRequest, OptionHeader,
-    OptionReplyHeader, OptionType, ProtocolError, ReplyType, TransmissionFlags,
+    BASE_ALLOCATION, BOOT_NUMBER, BlockSize, ClientFlags, DISK_NAME, ExportInfo, ExportRequest,
+    Greeting, HandshakeFlags, Info, InfoType, ListedExport, MetaContext, MetaContextRequest,
+    OptionHeader, OptionReplyHeader, OptionType, ProtocolError, ReplyType, TransmissionFlags,
 };
 use super::timed::{Incoming, Outgoing};
 use crate::export::{Access, Exports, OpenError};
@@ -256,8 +256,8 @@ impl Negotiation<'_> {
         }
     }
 
-    /// `LIST_META_CONTEXT` and `SET_META_CONTEXT`. What the disk is called can be listed by who asks
-    /// for just that, and not be set: there are no blocks to ask about.
+    /// `LIST_META_CONTEXT` and `SET_META_CONTEXT`. What the disk is called, and the number of this
+    /// start of the server, can be listed by who asks for just that, and not be set: there are no blocks to ask about.
     fn meta_context(&mut self, option: OptionType, data: &[u8]) -> io::Result<Answered> {
         let sets = option == OptionType::SetMetaContext;
         if sets {
@@ -269,12 +269,16 @@ impl Negotiation<'_> {
             Err(error) => return Ok(Err(error)),
         };
         let asks = |query: &String| query == BASE_ALLOCATION || (!sets && query == "base:");
-        if !sets && request.queries.iter().any(|query| query == DISK_NAME) {
-            let context = MetaContext {
-                id: 0,
-                name: format!("{DISK_NAME}={}", access.identity()),
-            };
-            self.reply(option, ReplyType::MetaContext, &context.encode())?;
+        let told = [
+            (DISK_NAME, access.identity().to_owned()),
+            (BOOT_NUMBER, format!("{:016x}", access.boot())),
+        ];
+        for (query, value) in told {
+            if !sets && request.queries.iter().any(|asked| asked == query) {
+                let name = format!("{query}={value}");
+                let context = MetaContext { id: 0, name };
+                self.reply(option, ReplyType::MetaContext, &context.encode())?;
+            }
         }
         let all = !sets && request.queries.is_empty();
         if all || request.queries.iter().any(asks) {

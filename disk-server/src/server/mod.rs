@@ -126,6 +126,7 @@ impl From<ExportsError> for StartError {
             ExportsError::Twice(name) => StartError::SameName(name),
             ExportsError::Store(error) => StartError::Read(error),
             ExportsError::Number(error) => StartError::Number(error),
+            ExportsError::Boot(error) => StartError::Setup(error),
         }
     }
 }
@@ -227,6 +228,7 @@ impl Server {
         let ending = Ending::new(stop.clone());
         // The state first: a client must not connect to a server that then does not start.
         let mut store = FencedStore::new(EpochStore::open(&state)?);
+        let number = store.server_number().map_err(StartError::Number)?;
         let (nbd, exports) = match nbd {
             None => (None, Arc::default()),
             Some(NbdConfig { listen, exports }) => {
@@ -240,7 +242,7 @@ impl Server {
         };
         Ok(Server {
             arbiter: Listener::bind(listen, "--listen", limits.connections)?,
-            arbiter_service: ArbiterService::new(store, exports, &limits, ending.clone()),
+            arbiter_service: ArbiterService::new(number, store, exports, &limits, ending.clone()),
             nbd,
             wake,
             stop,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::accept::Service;
 use super::{Ending, Limits};
+use crate::arbiter::ServerNumber;
 use crate::arbiter::session;
 use crate::export::Exports;
 use crate::fence::FencedStore;
@@ -13,6 +14,7 @@ use crate::nbd::{Budget, session as nbd};
 /// Decides about epochs.
 #[derive(Debug)]
 pub(super) struct ArbiterService {
+    number: ServerNumber,
     store: FencedStore,
     exports: Arc<Exports>,
     limits: session::SessionLimits,
@@ -21,12 +23,14 @@ pub(super) struct ArbiterService {
 
 impl ArbiterService {
     pub(super) fn new(
+        number: ServerNumber,
         store: FencedStore,
         exports: Arc<Exports>,
         limits: &Limits,
         ending: Ending,
     ) -> ArbiterService {
         ArbiterService {
+            number,
             store,
             exports,
             limits: session::SessionLimits {
@@ -46,6 +50,7 @@ impl Service for ArbiterService {
 
     fn serve(&self, stream: TcpStream) {
         let subject = session::Subject {
+            number: self.number,
             store: &self.store,
             exports: &self.exports,
         };

@@ -223,10 +223,12 @@ fn what_clients_do_wrong_stays_theirs() {
     let pipelined =
         hello("{\"op\":\"ping\"}\n{\"op\":\"list\"}\n{\"op\":\"read\",\"vm\":\"db\"}\n");
     let answer = exchange(&mut server.connect(), &pipelined);
+    let number = server.arbiter().server().unwrap().unwrap();
+    let greeting = HELLO.replace("}", &format!(",\"server\":\"{number}\"}}"));
     assert_eq!(
         answer,
         [
-            HELLO,
+            &greeting,
             "{\"answer\":\"pong\"}\n",
             "{\"answer\":\"page\",\"vms\":[],\"more\":false}\n",
             "{\"answer\":\"record\",\"epoch\":0,\"holder\":null}\n"

@@ -43,6 +43,39 @@ fn a_disk_is_called_the_same_on_every_way_and_after_a_restart() {
 }
 
 #[test]
+fn a_boot_number_lasts_as_long_as_the_process() {
+    let directory = tempfile::tempdir().unwrap();
+    let boot = |server: &Process, export: &str| {
+        let address = server.nbd.unwrap().into();
+        let connection = connect_named(&address, export, TIMEOUT).unwrap();
+        connection.boot.expect("our server has one")
+    };
+    let mut server = start(directory.path());
+    let first = boot(&server, "a");
+    assert_eq!(boot(&server, "a"), first);
+    assert_eq!(boot(&server, "b"), first);
+    server.kill();
+    let server = start(directory.path());
+    assert_ne!(boot(&server, "a"), first);
+}
+
+#[test]
+fn the_arbiter_says_that_it_is_the_server_of_the_disks() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut server = start(directory.path());
+    let number = server.arbiter().server().unwrap().expect("it says so");
+    assert_eq!(name(&server, "a"), format!("{number}/a"));
+    server.kill();
+    let server = start(directory.path());
+    assert_eq!(server.arbiter().server().unwrap(), Some(number));
+    // Without disks, too.
+    let other = tempfile::tempdir().unwrap();
+    let other = Process::start("127.0.0.1:0", &other.path().join("state"));
+    let other = other.arbiter().server().unwrap();
+    assert!(other.is_some_and(|other| other != number));
+}
+
+#[test]
 fn two_disks_are_never_called_the_same() {
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let servers = [start(one.path()), start(other.path())];

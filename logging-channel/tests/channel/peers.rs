@@ -53,6 +53,7 @@ pub(crate) fn identity() -> Identity {
         cpu: [0x34; 32],
         memory_bytes: 128 << 20,
         tsc_khz: 2_000_000,
+        arbiter: Some(1),
         disk: None,
     }
 }

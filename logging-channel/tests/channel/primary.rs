@@ -90,6 +90,14 @@ fn a_backup_that_does_not_fit_is_told_why_and_the_next_is_let_in() {
                 "1 kHz",
             ),
             (
+                RefusalCode::OtherArbiter,
+                Identity {
+                    arbiter: Some(2),
+                    ..base.clone()
+                },
+                "--disk-server",
+            ),
+            (
                 RefusalCode::OtherDisk,
                 Identity {
                     disk: Some(DiskIdentity {

@@ -1,5 +1,6 @@
 //! The disk of one guest, from the configuration to its service.
 
+use disk_server::arbiter::ServerNumber;
 use disk_server::nbd::ClientTag;
 use disk_server::nbd::client::{self, ConnectError, Connection};
 use disk_server::nbd::protocol::TransmissionFlags;
@@ -56,6 +57,8 @@ pub struct GuestDisk {
     client: Option<ClientTag>,
     vm: String,
     identity: DiskIdentity,
+    /// Number of the server's start when it was opened, before this guest wrote anything.
+    boot: Option<u64>,
     read_only: bool,
     settings: DiskSettings,
 }
@@ -89,20 +92,20 @@ fn find(
         ..plain.clone()
     };
     match connect(uri, &tagged, settings) {
-        Ok(connection) => Ok((Some(client), connection)),
+        Ok(connection) if connection.name.is_some() => return Ok((Some(client), connection)),
+        // It takes any name.
+        Ok(connection) => connection.requests.disconnect(),
         Err(DiskOpenError::Connect { source, .. })
-            if matches!(*source, ConnectError::NoExport { .. }) =>
-        {
-            let connection = connect(uri, &plain, settings)?;
-            log::warn!(
-                "the server of {uri} is no disk-server, or an older one, and does not tell this \
-                 guest's connections from others: what it has in its queue when a connection is \
-                 lost may still be done after newer writes"
-            );
-            Ok((None, connection))
-        }
-        Err(error) => Err(error),
+            if matches!(*source, ConnectError::NoExport { .. }) => {}
+        Err(error) => return Err(error),
     }
+    let connection = connect(uri, &plain, settings)?;
+    log::warn!(
+        "the server of {uri} is no disk-server, or an older one, and does not tell this guest's \
+         connections from others: what it has in its queue when a connection is lost may still be \
+         done after newer writes, and it keeps no other client from writing"
+    );
+    Ok((None, connection))
 }
 
 impl GuestDisk {
@@ -114,6 +117,7 @@ impl GuestDisk {
         let (client, connection) = find(uri, settings)?;
         let export = connection.export;
         let name = connection.name.unwrap_or_default();
+        let boot = connection.boot;
         connection.requests.disconnect();
         let unsuitable = |what| {
             Err(DiskOpenError::Unsuitable {
@@ -146,6 +150,7 @@ impl GuestDisk {
                 bytes: export.size,
                 name,
             },
+            boot,
             read_only: export.flags.contains(TransmissionFlags::READ_ONLY),
             settings,
         })
@@ -161,6 +166,37 @@ impl GuestDisk {
     #[must_use]
     pub fn identity(&self) -> DiskIdentity {
         self.identity.clone()
+    }
+
+    /// The number of the server's start when this was opened; `None` if it has no such numbers.
+    #[must_use]
+    pub fn boot(&self) -> Option<u64> {
+        self.boot
+    }
+
+    /// Whether the disk server `arbiter`, which decides who runs the guest, keeps all others from
+    /// writing: whether the disk is one of its own.
+    ///
+    /// # Errors
+    /// [`DiskOpenError::Unsuitable`].
+    pub fn require_fenced_by(&self, arbiter: ServerNumber) -> Result<(), DiskOpenError> {
+        let what = match self.identity.name.split_once('/') {
+            Some((server, _)) if server == arbiter.to_string() => return Ok(()),
+            Some((server, _)) => format!(
+                "it is of disk server {server}, but --disk-server is {arbiter}, which cannot keep a \
+                 host from writing that lost the right to run: name the same disk-server for both"
+            ),
+            None => format!(
+                "its server is no disk-server of ftvm, or an older one, and would let a host write \
+                 that lost the right to run: serve the disk from the disk-server that \
+                 --disk-server names, with --nbd-listen and --export NAME=PATH,vm={}",
+                self.vm
+            ),
+        };
+        Err(DiskOpenError::Unsuitable {
+            uri: self.uri.clone(),
+            what,
+        })
     }
 
     /// Whether a guest that is not one of a pair can have it.
@@ -213,7 +249,7 @@ impl GuestDisk {
         };
         DiskService::start(
             target,
-            self.capacity(),
+            self.identity(),
             settings,
             serving,
             events.clone(),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use disk_server::nbd::client::{self, ConnectError, Connection, Export, Reply, Requests};
+use logging_channel::DiskIdentity;
 
 use super::target::DiskTarget;
 
@@ -61,6 +62,19 @@ pub enum LinkError {
         /// Its size now.
         found: u64,
     },
+    /// The export is another disk.
+    #[error(
+        "{target} is another disk now: {found:?} where the guest's is {expected:?}; bring its disk \
+         server back there, with its state"
+    )]
+    Replaced {
+        /// The disk.
+        target: Box<DiskTarget>,
+        /// What its server called it at the guest's start.
+        expected: String,
+        /// What this server calls it.
+        found: String,
+    },
 }
 
 /// What happens on a link.
@@ -83,6 +97,8 @@ pub(super) struct Up {
     pub(super) target: DiskTarget,
     /// What the server said of the export.
     pub(super) export: Export,
+    /// The number of the server's start, if it has one.
+    pub(super) boot: Option<u64>,
     /// The sending half. Dropped, it ends the connection, and the link opens another one.
     pub(super) requests: Requests,
 }
@@ -95,11 +111,11 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Starts the thread, which tells `post` of everything until that returns `false`. `capacity`
-    /// is the size that the disk must have, in bytes.
+    /// Starts the thread, which tells `post` of everything until that returns `false`. `identity`
+    /// is what the disk must be; a name that is empty may be any.
     pub(super) fn start(
         target: DiskTarget,
-        capacity: u64,
+        identity: DiskIdentity,
         settings: LinkSettings,
         post: impl Fn(LinkEvent) -> bool + Send + 'static,
     ) -> Self {
@@ -108,7 +124,7 @@ impl Link {
         let (hurry, pause) = crossbeam_channel::bounded(1);
         let keeper = Keeper {
             target: target.clone(),
-            capacity,
+            identity,
             settings,
             generation: 0,
         };
@@ -138,7 +154,7 @@ fn lock(target: &Mutex<DiskTarget>) -> MutexGuard<'_, DiskTarget> {
 
 struct Keeper {
     target: Arc<Mutex<DiskTarget>>,
-    capacity: u64,
+    identity: DiskIdentity,
     settings: LinkSettings,
     generation: u64,
 }
@@ -171,15 +187,29 @@ impl Keeper {
     fn connect(&self) -> Result<(DiskTarget, Connection), LinkError> {
         let target = lock(&self.target).clone();
         let timeout = self.settings.connect_timeout;
-        let connection = client::connect(&target.server, &target.export_name(), timeout)?;
-        if connection.export.size != self.capacity {
-            return Err(LinkError::Resized {
+        let connection = client::connect_named(&target.server, &target.export_name(), timeout)?;
+        let (size, name) = (connection.export.size, &connection.name);
+        let DiskIdentity {
+            bytes,
+            name: expected,
+        } = &self.identity;
+        let wrong = if size != *bytes {
+            LinkError::Resized {
                 target,
-                expected: self.capacity,
-                found: connection.export.size,
-            });
-        }
-        Ok((target, connection))
+                expected: *bytes,
+                found: size,
+            }
+        } else if !expected.is_empty() && name.as_ref() != Some(expected) {
+            LinkError::Replaced {
+                target: Box::new(target),
+                expected: expected.clone(),
+                found: name.clone().unwrap_or_default(),
+            }
+        } else {
+            return Ok((target, connection));
+        };
+        connection.requests.disconnect();
+        Err(wrong)
     }
 
     /// Hands replies over until the connection ends. `false` when nobody wants them any more.
@@ -195,12 +225,14 @@ impl Keeper {
             export,
             requests,
             mut replies,
+            boot,
             name: _,
         } = connection;
         let up = Up {
             generation,
             target: target.clone(),
             export,
+            boot,
             requests,
         };
         if !post(LinkEvent::Up(Box::new(up))) {

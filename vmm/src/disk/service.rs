@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use logging_channel::DiskIdentity;
 use logging_channel::entry::Lsn;
 
 use super::dispatch::{Dispatcher, Message};
@@ -131,12 +132,12 @@ struct Handle {
 }
 
 impl DiskService {
-    /// Serves a guest from `target`, whose size is `capacity` bytes. Requests with a log entry
+    /// Serves a guest from `target`, which must be the disk `identity`. Requests with a log entry
     /// wait for the log, if there is one. `complete` gets every completion, on the service's thread.
     #[must_use]
     pub fn start(
         target: DiskTarget,
-        capacity: u64,
+        identity: DiskIdentity,
         settings: DiskSettings,
         serving: Serving,
         events: Events,
@@ -144,7 +145,7 @@ impl DiskService {
     ) -> Self {
         let (post, inbox) = inbox();
         let from_link = post.clone();
-        let link = Link::start(target, capacity, settings.link, move |event| {
+        let link = Link::start(target, identity, settings.link, move |event| {
             from_link.send(Message::Link(event))
         });
         let counters = serving.counters.clone();

@@ -14,7 +14,7 @@ use super::alone::meters;
 use super::claim::{ArbiterConfig, ClaimFailure, Rights};
 use super::peer_report::Stops;
 use super::tenure::{Standing, Tenure, Verdict};
-use super::{Halt, NotLive, RoleError, peer_report, stats, storage};
+use super::{Halt, NotLive, RoleError, peer_report, stats, storage, tie_to_server};
 use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
 use crate::disk::DiskPort;
@@ -66,6 +66,7 @@ pub fn run_backup(
     let mut guest = Guest::assemble(vm, host, Verification::default())?;
     let rights = Arc::new(Rights::new(&options.arbiter, &vm.name)?);
     rights.check()?;
+    tie_to_server(&mut guest, &rights)?;
     let receiver = Receiver::connect(
         options.connect,
         &guest.identity,

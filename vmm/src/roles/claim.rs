@@ -5,8 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use disk_server::arbiter::{
-    Arbiter, CallError, Claim, ClaimError, Claimant, NameError, Record, ServerAddress, Settings,
-    VmName, WaitReason,
+    Arbiter, CallError, Claim, ClaimError, Claimant, NameError, Record, ServerAddress,
+    ServerNumber, Settings, VmName, WaitReason,
 };
 use logging_channel::handshake::Title;
 use logging_channel::session::Confirmation;
@@ -41,6 +41,16 @@ pub enum ClaimFailure {
     /// No random number for this host's claims.
     #[error("cannot read /dev/urandom")]
     Nonce(#[source] std::io::Error),
+    /// The disk server does not say which one it is.
+    #[error(
+        "the disk server at {server} does not say which one it is, so that the other host and the \
+         disk cannot be compared with it: it is an older one; install the same version of \
+         disk-server and ftvm everywhere"
+    )]
+    Unnumbered {
+        /// Its address.
+        server: ServerAddress,
+    },
     /// Another host runs the guest.
     #[error(
         "{vm} is run by {holder} (epoch {epoch}), as the disk server has it: stop it there; if \
@@ -133,6 +143,15 @@ impl Rights {
     pub(super) fn check(&self) -> Result<(), ClaimFailure> {
         self.arbiter.read(&self.vm)?;
         Ok(())
+    }
+
+    /// Which disk server decides.
+    pub(super) fn server(&self) -> Result<ServerNumber, ClaimFailure> {
+        self.arbiter
+            .server()?
+            .ok_or_else(|| ClaimFailure::Unnumbered {
+                server: self.arbiter.address().clone(),
+            })
     }
 
     /// What a backup is told of this host's right to run the guest in `epoch`.

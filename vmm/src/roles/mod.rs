@@ -25,7 +25,8 @@ pub use replay::{Inspection, Replayed, run_replay};
 
 use logging_channel::session::{AcceptError, BindError, ConnectError};
 
-use crate::assembly::AssemblyError;
+use self::claim::Rights;
+use crate::assembly::{AssemblyError, Guest};
 use crate::engine::{Divergence, EngineError};
 
 /// Why a replicated run failed.
@@ -62,6 +63,18 @@ pub enum RoleError {
      again, with --force if the disk server still has it as running"
 )]
 pub struct NotLive(Box<Divergence>);
+
+/// Ties the guest of a pair to the disk server that decides who runs it: the other host must ask the
+/// same one, and the guest's disk must be one that it fences.
+fn tie_to_server(guest: &mut Guest, rights: &Rights) -> Result<(), RoleError> {
+    let server = rights.server()?;
+    if let Some(disk) = &guest.disk {
+        disk.require_fenced_by(server)
+            .map_err(AssemblyError::from)?;
+    }
+    guest.identity.arbiter = Some(server.0);
+    Ok(())
+}
 
 /// Ends this process at once, without another output: called when this host has lost the right
 /// to run the guest.

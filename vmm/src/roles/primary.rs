@@ -14,7 +14,7 @@ use super::claim::{ArbiterConfig, Rights};
 use super::peer_report::Stops;
 use super::stats::Meters;
 use super::tenure::{Standing, Tenure, Verdict};
-use super::{Halt, RoleError, peer_report, stats, storage};
+use super::{Halt, RoleError, peer_report, stats, storage, tie_to_server};
 use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
 use crate::disk::DiskPort;
@@ -65,8 +65,9 @@ pub fn run_primary(
     prepared: impl FnOnce(&Guest),
 ) -> Result<Ended, RoleError> {
     let mut listener = Listener::bind(options.listen)?;
-    let guest = Guest::assemble(vm, host, Verification::default())?;
+    let mut guest = Guest::assemble(vm, host, Verification::default())?;
     let rights = Arc::new(Rights::new(&options.arbiter, &vm.name)?);
+    tie_to_server(&mut guest, &rights)?;
     prepared(&guest);
     let epoch = rights.start(cancel)?;
     let tenure = Tenure::hold(rights.clone(), epoch, events, halt);

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use disk_server::arbiter::ServerAddress;
 use disk_server::nbd::protocol::{
-    ChunkFlags, ChunkHeader, ChunkType, Command, ErrorCode, ExportInfo, ExportRequest, Greeting,
-    HandshakeFlags, Info, OptionHeader, OptionReplyHeader, OptionType, ReplyType, RequestHeader,
-    SimpleReply, TransmissionFlags,
+    BOOT_NUMBER, ChunkFlags, ChunkHeader, ChunkType, Command, DISK_NAME, ErrorCode, ExportInfo,
+    ExportRequest, Greeting, HandshakeFlags, Info, MetaContext, OptionHeader, OptionReplyHeader,
+    OptionType, ReplyType, RequestHeader, SimpleReply, TransmissionFlags,
 };
 
 /// What a request left on the disk, in the order in which it was done.
@@ -29,8 +29,10 @@ pub(crate) struct State {
     pub(crate) epoch: u64,
     /// Requests before the next one that is lost with its connection; none is if 0.
     pub(crate) lose_one_in: u64,
-    /// It knows no client tags, as other people's servers do not.
-    pub(crate) foreign: bool,
+    /// Whether it is other people's server.
+    pub(crate) foreign: Foreign,
+    /// The number of its start, which is told.
+    pub(crate) boot: u64,
     /// The names that it was asked for, and has.
     pub(crate) opened: Vec<String>,
     /// Writes fail with this.
@@ -38,6 +40,16 @@ pub(crate) struct State {
     writer: u64,
     connections: Vec<(u64, TcpStream)>,
     random: fastrand::Rng,
+}
+
+/// Servers that tell nothing of themselves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Foreign {
+    No,
+    /// It opens what it has, and knows no tags and epochs.
+    KnowsItsNames,
+    /// It opens its disk under any name.
+    TakesAnyName,
 }
 
 pub(crate) struct FakeServer {
@@ -56,7 +68,8 @@ impl FakeServer {
             closed: false,
             epoch: 1,
             lose_one_in: 0,
-            foreign: false,
+            foreign: Foreign::No,
+            boot: 1,
             opened: Vec::new(),
             failing: None,
             writer: 0,
@@ -88,10 +101,22 @@ impl FakeServer {
         let mut state = self.state();
         state.drop_connections();
         state.cached = state.stable.clone();
+        state.boot += 1;
     }
 }
 
 impl State {
+    /// What it tells of itself and its disk.
+    fn tells(&self) -> Vec<String> {
+        if self.foreign != Foreign::No {
+            return Vec::new();
+        }
+        vec![
+            format!("{DISK_NAME}=0000000000000001/disk"),
+            format!("{BOOT_NUMBER}={:016x}", self.boot),
+        ]
+    }
+
     /// How many are open.
     pub(crate) fn connections(&self) -> usize {
         self.connections.len()
@@ -170,19 +195,26 @@ fn negotiate(shared: &Mutex<State>, number: u64, stream: &mut TcpStream) -> io::
             continue;
         }
         if header.option == OptionType::ListMetaContext {
-            answer(stream, header.option, ReplyType::ErrUnsupported, b"")?;
+            let told = shared.lock().unwrap().tells();
+            for name in told {
+                let context = MetaContext { id: 0, name }.encode();
+                answer(stream, header.option, ReplyType::MetaContext, &context)?;
+            }
+            answer(stream, header.option, ReplyType::Ack, &[])?;
             continue;
         }
         let request = ExportRequest::decode(&data).map_err(io::Error::other)?;
         let mut state = shared.lock().unwrap();
         let epoch = match request.name.rsplit_once(':') {
-            None => state.epoch,
-            Some((_, epoch)) => epoch.parse().map_err(io::Error::other)?,
+            Some((_, epoch)) if state.foreign == Foreign::No => {
+                epoch.parse().map_err(io::Error::other)?
+            }
+            _ => state.epoch,
         };
         if epoch < state.epoch || state.closed {
             return answer(stream, header.option, ReplyType::ErrPolicy, b"epoch over");
         }
-        if state.foreign && request.name.contains("@~") {
+        if state.foreign == Foreign::KnowsItsNames && request.name.contains('@') {
             answer(stream, header.option, ReplyType::ErrUnknown, b"what?")?;
             continue;
         }

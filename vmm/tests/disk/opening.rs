@@ -1,12 +1,13 @@
 //! As whom a guest's disk is opened.
 
+use disk_server::arbiter::ServerNumber;
 use ftvm_vmm::disk::DiskOp;
 use ftvm_vmm::disk::DiskPort as _;
 use ftvm_vmm::disk::DiskRequest;
 use ftvm_vmm::disk::guest_disk::{GuestDisk, Serving};
 use ftvm_vmm::events::Events;
 
-use crate::fake_server::FakeServer;
+use crate::fake_server::{FakeServer, Foreign};
 use crate::world::{PATIENCE, quick};
 
 /// The names under which a guest that runs alone opens its disk, from the first look at it to the
@@ -46,10 +47,41 @@ fn a_guest_that_runs_alone_opens_its_disk_under_one_name_of_its_own() {
 }
 
 #[test]
-fn a_server_that_knows_no_tags_is_good_enough() {
+fn a_server_that_knows_no_tags_is_good_enough_for_a_guest_that_runs_alone() {
+    for foreign in [Foreign::KnowsItsNames, Foreign::TakesAnyName] {
+        let server = FakeServer::start(4096, 2);
+        server.state().foreign = foreign;
+        let mut names = names_opened(&server);
+        names.retain(|name| !name.contains("@~"));
+        assert!(names.len() >= 3);
+        assert!(names.iter().all(|name| name == "disk"), "{names:?}");
+    }
+}
+
+fn open(server: &FakeServer) -> GuestDisk {
+    let uri = format!("nbd://{}/disk", server.address);
+    GuestDisk::open(&uri.parse().unwrap(), "vm", quick()).unwrap()
+}
+
+#[test]
+fn a_pair_takes_no_disk_whose_server_cannot_fence() {
+    for foreign in [Foreign::KnowsItsNames, Foreign::TakesAnyName] {
+        let server = FakeServer::start(4096, 2);
+        server.state().foreign = foreign;
+        let error = open(&server)
+            .require_fenced_by(ServerNumber(1))
+            .unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("--export NAME=PATH,vm=vm"), "{text}");
+    }
+}
+
+#[test]
+fn a_disk_is_fenced_by_the_server_that_it_is_of_and_by_no_other() {
     let server = FakeServer::start(4096, 2);
-    server.state().foreign = true;
-    let names = names_opened(&server);
-    assert!(names.len() >= 3);
-    assert!(names.iter().all(|name| name == "disk"), "{names:?}");
+    let disk = open(&server);
+    disk.require_fenced_by(ServerNumber(1)).unwrap();
+    let error = disk.require_fenced_by(ServerNumber(2)).unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("same disk-server for both"), "{text}");
 }

@@ -11,6 +11,7 @@ use ftvm_vmm::disk::service::{DiskService, DiskSettings, Serving};
 use ftvm_vmm::disk::target::DiskTarget;
 use ftvm_vmm::disk::{DiskCompletion, DiskError, DiskOp, DiskPort, DiskRequest};
 use ftvm_vmm::events::Events;
+use logging_channel::DiskIdentity;
 use logging_channel::entry::Lsn;
 
 use crate::fake_server::FakeServer;
@@ -119,7 +120,10 @@ impl Guest {
         let (complete, completions) = crossbeam_channel::unbounded();
         let service = DiskService::start(
             target,
-            size as u64,
+            DiskIdentity {
+                bytes: size as u64,
+                name: "0000000000000001/disk".into(),
+            },
             settings,
             serving,
             Events::default(),

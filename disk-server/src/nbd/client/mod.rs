@@ -119,6 +119,18 @@ pub enum ConnectError {
     },
 }
 
+impl ConnectError {
+    /// Whether the server waits for another option.
+    fn leaves_the_choice(&self) -> bool {
+        matches!(
+            self,
+            ConnectError::Unsuitable { .. }
+                | ConnectError::NoExport { .. }
+                | ConnectError::Refused { .. }
+        )
+    }
+}
+
 fn said(message: &str) -> String {
     if message.is_empty() {
         String::new()
@@ -135,6 +147,9 @@ pub struct Connection {
     /// What the server calls the disk on whatever way it is reached, if [`connect_named`] asked and
     /// the server has such names.
     pub name: Option<String>,
+    /// Drawn by the server when it started, if [`connect_named`] asked and the server has such a
+    /// number: as long as it is the same, nothing that the server answered is lost.
+    pub boot: Option<u64>,
     /// The sending half.
     pub requests: Requests,
     /// The receiving half.
@@ -154,7 +169,7 @@ pub fn connect(
     open_export(address, export, timeout, false)
 }
 
-/// The same, and asks the server what it calls the disk.
+/// The same, and asks the server what it calls the disk, and for the number of its start.
 ///
 /// # Errors
 /// [`ConnectError`].
@@ -182,7 +197,12 @@ fn open_export(
         export: export.to_owned(),
         source,
     };
-    let agreed = negotiation::Negotiation::new(&stream, address, export, deadline).run(named)?;
+    let mut negotiation = negotiation::Negotiation::new(&stream, address, export, deadline);
+    let agreed = negotiation.run(named).inspect_err(|error| {
+        if error.leaves_the_choice() {
+            negotiation.abort();
+        }
+    })?;
     stream.set_read_timeout(None).map_err(broken)?;
     stream
         .set_write_timeout(Some(SEND_TIMEOUT))
@@ -194,7 +214,8 @@ fn open_export(
     });
     Ok(Connection {
         export: agreed.export,
-        name: agreed.name,
+        name: agreed.told.name,
+        boot: agreed.told.boot,
         requests: Requests::new(stream, line.clone()),
         replies: Replies::new(receiving, line, agreed.structured),
     })

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use super::{ConnectError, Export};
 use crate::arbiter::ServerAddress;
 use crate::nbd::protocol::{
-    BlockSize, ClientFlags, DISK_NAME, ExportInfo, ExportRequest, Greeting, HandshakeFlags, Info,
-    InfoType, MAX_STRING, MetaContext, MetaContextRequest, OptionHeader, OptionReplyHeader,
-    OptionType, ProtocolError, ReplyType,
+    BOOT_NUMBER, BlockSize, ClientFlags, DISK_NAME, ExportInfo, ExportRequest, Greeting,
+    HandshakeFlags, Info, InfoType, MAX_STRING, MetaContext, MetaContextRequest, OptionHeader,
+    OptionReplyHeader, OptionType, ProtocolError, ReplyType,
 };
 
 /// Longest data of a reply to an option: a text and a few numbers.
@@ -21,10 +21,19 @@ const MAX_INFOS: usize = 64;
 /// What was agreed on.
 pub(super) struct Agreed {
     pub(super) export: Export,
-    /// What the server calls the disk.
-    pub(super) name: Option<String>,
+    /// What the server told of itself.
+    pub(super) told: Told,
     /// Whether reads are answered with structured replies.
     pub(super) structured: bool,
+}
+
+/// What our own server tells of itself and the disk.
+#[derive(Default)]
+pub(super) struct Told {
+    /// What it calls the disk.
+    pub(super) name: Option<String>,
+    /// The number of its start.
+    pub(super) boot: Option<u64>,
 }
 
 /// One negotiation.
@@ -50,8 +59,8 @@ impl<'a> Negotiation<'a> {
         }
     }
 
-    /// `named`: asks what the server calls the disk.
-    pub(super) fn run(mut self, named: bool) -> Result<Agreed, ConnectError> {
+    /// `named`: asks what the server calls the disk, and for the number of its start.
+    pub(super) fn run(&mut self, named: bool) -> Result<Agreed, ConnectError> {
         let mut bytes = [0; Greeting::LEN];
         self.read(&mut bytes)?;
         let greeting = Greeting::decode(&bytes).map_err(|e| self.protocol(e))?;
@@ -64,40 +73,47 @@ impl<'a> Negotiation<'a> {
         }
         self.write(&flags.bits().to_be_bytes())?;
         let structured = self.structured_replies()?;
-        let name = if named && structured {
-            self.disk_name()?
+        let told = if named && structured {
+            self.contexts()?
         } else {
-            None
+            Told::default()
         };
         let export = self.go()?;
         Ok(Agreed {
             export,
-            name,
+            told,
             structured,
         })
     }
 
-    /// What the server calls the disk; `None` if it knows no such thing.
-    fn disk_name(&mut self) -> Result<Option<String>, ConnectError> {
+    /// Takes leave of a server from which nothing more is wanted ("Terminating the session").
+    pub(super) fn abort(&mut self) {
+        // Only a courtesy, whose answer nobody waits for.
+        let _ = self.ask(OptionType::Abort, &[]);
+    }
+
+    /// What the server tells of itself, as far as it knows such things.
+    fn contexts(&mut self) -> Result<Told, ConnectError> {
         let request = MetaContextRequest {
             export: self.export.to_owned(),
-            queries: vec![DISK_NAME.to_owned()],
+            queries: vec![DISK_NAME.to_owned(), BOOT_NUMBER.to_owned()],
         };
         self.ask(OptionType::ListMetaContext, &request.encode())?;
-        let mut found = None;
+        let mut told = Told::default();
         for _ in 0..MAX_INFOS {
             let (reply, data) = self.reply(OptionType::ListMetaContext)?;
             match reply {
-                ReplyType::Ack => return Ok(found),
+                ReplyType::Ack => return Ok(told),
                 ReplyType::MetaContext => {
                     let context = MetaContext::decode(&data).map_err(|e| self.protocol(e))?;
-                    let name = context.name.strip_prefix(DISK_NAME);
-                    if let Some(name) = name.and_then(|rest| rest.strip_prefix('=')) {
-                        found = Some(name.to_owned());
+                    match context.name.split_once('=') {
+                        Some((DISK_NAME, name)) => told.name = Some(name.to_owned()),
+                        Some((BOOT_NUMBER, boot)) => told.boot = u64::from_str_radix(boot, 16).ok(),
+                        _ => {}
                     }
                 }
                 // It will say so again, and better, when the export is opened.
-                error if error.is_error() => return Ok(None),
+                error if error.is_error() => return Ok(Told::default()),
                 _ => return Err(self.out_of_place()),
             }
         }

@@ -3,12 +3,16 @@
 use std::io::{self, BufWriter, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Expected, Line};
 use crate::nbd::protocol::{Command, CommandFlags, RequestHeader};
 
 /// Small requests are sent together.
 const BUFFER: usize = 64 * 1024;
+
+/// How long a farewell may take.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Sends requests. They may wait in a buffer until [`Requests::flush_buffer`].
 ///
@@ -138,10 +142,12 @@ impl Requests {
             offset: 0,
             length: 0,
         };
-        // Only a courtesy.
+        // Only a courtesy, for which a server that takes nothing is not waited for.
         let _ = self
-            .writer
-            .write_all(&header.encode())
+            .line
+            .stream
+            .set_write_timeout(Some(FAREWELL))
+            .and_then(|()| self.writer.write_all(&header.encode()))
             .and_then(|()| self.writer.flush());
     }
 }

@@ -278,7 +278,10 @@ fn what_is_wrong_with_a_server_is_told() {
             OptionType::Go,
             ReplyType::ErrUnknown,
             b"no\x1b such",
-        )
+        )?;
+        let farewell = option(stream).expect("it says that it leaves");
+        assert_eq!(farewell, (OptionType::Abort, Vec::new()));
+        drain(stream)
     });
     let text = unknown.to_string();
     assert!(

@@ -53,6 +53,11 @@ pub const BASE_ALLOCATION: &str = "base:allocation";
 /// context that could be set.
 pub const DISK_NAME: &str = "x-ftvm:disk";
 
+/// What our own server lists in the same way: `x-ftvm:boot=NUMBER`, 16 lower-case hexadecimal digits
+/// that were drawn when its process started. As long as it stays the same, the server has lost
+/// nothing that it answered (as the write verifier of NFS: RFC 1813, section 3.3.7).
+pub const BOOT_NUMBER: &str = "x-ftvm:boot";
+
 /// Why bytes are not what they should be. The connection cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {

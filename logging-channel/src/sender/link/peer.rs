@@ -51,7 +51,7 @@ impl Shared {
             StatePart::Commit(_) if self.repaired.load(Ordering::Relaxed) == u64::MAX => {
                 self.repaired.store(lsn.0, Ordering::Relaxed);
             }
-            StatePart::Commit(_) | StatePart::Pages(_) => {}
+            StatePart::Commit(_) | StatePart::Pages(_) | StatePart::Rest(_) => {}
         }
     }
 
