@@ -92,12 +92,12 @@ pub enum Event {
         /// To whom.
         reason: String,
     },
-    /// The guest's disk waits: the disk server does not answer.
+    /// The guest's disk waits: the disk server does not answer, or has no room.
     DiskWaiting {
         /// Why.
         reason: String,
     },
-    /// The disk server answers again.
+    /// The disk server answers again, or has room.
     DiskBack {
         /// Time without it, in milliseconds.
         after_ms: u64,

@@ -13,7 +13,7 @@
 
 mod wire;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,10 +22,13 @@ use disk_server::nbd::protocol::ReplyType;
 use logging_channel::entry::Lsn;
 
 use self::wire::Line;
+use super::complaints::Complaints;
+use super::followed::OwnFlush;
 use super::inbox::Inbox;
 use super::link::{Link, LinkError, LinkEvent, Up};
 use super::order::{Effect, Order, Ticket};
 use super::progress::{LogProgress, ProgressWatch, Reached};
+use super::request::Told;
 use super::service::{DiskCounters, DiskSettings, Serving};
 use super::unflushed::Unflushed;
 use super::{DiskCompletion, DiskError, DiskOp, DiskRequest, RefusalNotice, WriterRefused};
@@ -56,6 +59,51 @@ struct Pending {
     due_since: Option<Instant>,
 }
 
+/// A time without the disk server.
+struct Outage {
+    since: Instant,
+    /// Why, as people were told.
+    reasons: BTreeSet<String>,
+}
+
+impl Outage {
+    /// So many reasons are told of one outage.
+    const REASONS: usize = 8;
+
+    fn begin() -> Self {
+        Self {
+            since: Instant::now(),
+            reasons: BTreeSet::new(),
+        }
+    }
+}
+
+/// Flushes of the service's own.
+#[derive(Default)]
+struct OwnFlushes {
+    /// How many failed one after the other.
+    failed: u32,
+    /// When the next one may go out.
+    not_before: Option<Instant>,
+}
+
+impl OwnFlushes {
+    /// After so many failures, what is kept beyond its bound is given up.
+    const GIVE_UP: u32 = 3;
+
+    fn may_go_out(&self) -> bool {
+        self.not_before.is_none_or(|at| at <= Instant::now())
+    }
+
+    /// Notes a failure; returns how long the next one has to wait.
+    fn fail(&mut self) -> Duration {
+        let pause = Duration::from_secs(1 << self.failed.min(5));
+        self.failed += 1;
+        self.not_before = Some(Instant::now() + pause);
+        pause
+    }
+}
+
 /// The disk's thread.
 pub(super) struct Dispatcher {
     link: Link,
@@ -67,19 +115,23 @@ pub(super) struct Dispatcher {
     halted: bool,
     order: Order,
     unflushed: Unflushed,
-    /// A change that was answered could not be made again: the next flush has to fail.
-    lost_change: bool,
+    own_flush: OwnFlushes,
+    /// The number of the server's start on the last connection.
+    boot: Option<u64>,
     pending: BTreeMap<Ticket, Pending>,
     /// Tickets by the request's id, for reads whose completion is to be logged.
     tickets: BTreeMap<u64, Ticket>,
     next_transfer: u64,
     timeout: Duration,
     next_look: Instant,
-    /// Since when people know that the disk server is lost.
-    told_lost: Option<Instant>,
+    /// What people know of a disk server that is lost.
+    told_lost: Option<Outage>,
+    /// Since when people know that the disk is full.
+    told_full: Option<Instant>,
     /// People know that this host must not write.
     told_refused: bool,
     notice: RefusalNotice,
+    complaints: Complaints,
     events: Events,
     counters: DiskCounters,
     complete: Box<dyn Fn(DiskCompletion) + Send>,
@@ -101,16 +153,19 @@ impl Dispatcher {
             settled: false,
             halted: false,
             order: Order::new(settings.backup_reads),
-            unflushed: Unflushed::default(),
-            lost_change: false,
+            unflushed: serving.unflushed,
+            own_flush: OwnFlushes::default(),
+            boot: None,
             pending: BTreeMap::new(),
             tickets: BTreeMap::new(),
             next_transfer: 0,
             timeout: settings.timeout,
             next_look: Instant::now(),
             told_lost: None,
+            told_full: None,
             told_refused: false,
             notice: serving.refused,
+            complaints: Complaints::default(),
             events,
             counters: serving.counters,
             complete,
@@ -188,7 +243,7 @@ impl Dispatcher {
                 if act(self, &mut line) {
                     self.line = Some(line);
                 } else {
-                    drop(line);
+                    line.requests.disconnect();
                     self.forget_line();
                 }
             }
@@ -222,15 +277,34 @@ impl Dispatcher {
     fn up(&mut self, up: Up) {
         self.forget_line();
         if self.halted || up.target != self.link.target() {
-            return; // dropped, and opened again as whom it should be
+            // It is opened again as whom it should be.
+            return up.requests.disconnect();
         }
-        if let Some(since) = self.told_lost.take() {
+        if let Some(outage) = self.told_lost.take() {
             log::info!("the disk server is back; {} goes on", up.target);
             self.events.emit(&Event::DiskBack {
-                after_ms: since.elapsed().as_millis() as u64,
+                after_ms: outage.since.elapsed().as_millis() as u64,
             });
         }
-        self.unflushed.begin_repeat();
+        if up.boot != self.boot {
+            self.boot = up.boot;
+            self.own_flush = OwnFlushes::default();
+        }
+        let was_lost = self.unflushed.is_lost();
+        let again = self.unflushed.connected(up.boot);
+        if again > 0 {
+            log::info!(
+                "{}: making {again} changes again that were not flushed",
+                up.target
+            );
+        }
+        if self.unflushed.is_lost() && !was_lost {
+            log::error!(
+                "{}: its server started anew, and may have lost changes that this host does not \
+                 know: the guest's next flush fails",
+                up.target
+            );
+        }
         self.line = Some(Line {
             generation: up.generation,
             requests: up.requests,
@@ -238,6 +312,14 @@ impl Dispatcher {
             max_payload: up.export.blocks.max_payload,
             transfers: BTreeMap::new(),
         });
+    }
+
+    /// Ends the connection, if there is one, of a server that is well.
+    fn take_leave(&mut self) {
+        if let Some(line) = self.line.take() {
+            line.requests.disconnect();
+        }
+        self.forget_line();
     }
 
     /// Ends the connection, if there is one.
@@ -261,20 +343,48 @@ impl Dispatcher {
         }
     }
 
-    /// Tells people, once.
+    /// Tells people, once for each reason.
     fn lost(&mut self, error: &anyhow::Error) {
         if self.halted {
             return;
         }
-        if self.told_lost.is_some() {
-            log::debug!("{error:#}");
+        let reason = format!("{error:#}");
+        let outage = self.told_lost.get_or_insert_with(Outage::begin);
+        if outage.reasons.len() == Outage::REASONS || !outage.reasons.insert(reason.clone()) {
+            log::debug!("{reason}");
             return;
         }
-        self.told_lost = Some(Instant::now());
-        log::warn!("the guest's disk has to wait: {error:#}");
-        self.events.emit(&Event::DiskWaiting {
-            reason: format!("{error:#}"),
-        });
+        log::warn!("the guest's disk has to wait: {reason}");
+        self.events.emit(&Event::DiskWaiting { reason });
+    }
+
+    /// Tells people, once.
+    fn full(&mut self) {
+        if self.told_full.is_some() {
+            return;
+        }
+        self.told_full = Some(Instant::now());
+        let reason = format!(
+            "{} is full: make room where the disk server keeps it; what the guest changes waits for \
+             up to {} s",
+            self.link.target(),
+            self.timeout.as_secs()
+        );
+        log::warn!("the guest's disk has to wait: {reason}");
+        self.events.emit(&Event::DiskWaiting { reason });
+    }
+
+    /// A change was made: perhaps there is room again.
+    fn not_full(&mut self) {
+        if self.order.has_paused() {
+            return;
+        }
+        if let Some(since) = self.told_full.take() {
+            log::info!("{} has room again", self.link.target());
+            self.events.emit(&Event::DiskBack {
+                after_ms: since.elapsed().as_millis() as u64,
+            });
+        }
     }
 
     // The log.
@@ -301,14 +411,14 @@ impl Dispatcher {
                     && epoch != writer.epoch
                 {
                     let vm = writer.vm.clone();
-                    self.hang_up();
+                    self.take_leave();
                     self.link.retarget(target.in_epoch(&vm, epoch));
                 }
             }
             Reached::Never => {
                 self.settled = true;
                 self.halted = true;
-                self.hang_up();
+                self.take_leave();
             }
         }
     }
@@ -335,6 +445,13 @@ impl Dispatcher {
         }
     }
 
+    /// Tells the backup of a flush of the service's own.
+    fn log_own_flush(&self, flush: OwnFlush) {
+        if self.log.is_some() && !self.settled {
+            (self.complete)(flush.completion());
+        }
+    }
+
     /// Gives the guest its completion.
     fn finish(&mut self, ticket: Ticket, result: Result<Vec<u8>, DiskError>) {
         let Some(Pending { request, .. }) = self.pending.remove(&ticket) else {
@@ -343,7 +460,16 @@ impl Dispatcher {
         match (&request.op, &result) {
             (DiskOp::Read { .. }, Ok(data)) => self.counters.read(data.len()),
             (DiskOp::Write { data, .. }, Ok(_)) => self.counters.written(data.len()),
-            (_, Err(error)) => log::error!("request {} of the guest's disk: {error:?}", request.id),
+            (op, Err(error)) => {
+                if let Some(others) = self.complaints.admit(Instant::now()) {
+                    log::error!(
+                        "{}: {} failed ({error:?}), request {} of the guest{others}",
+                        self.link.target(),
+                        Told(op),
+                        request.id
+                    );
+                }
+            }
             _ => {}
         }
         // Before the guest can see it: its log entry may come at once.
@@ -377,11 +503,12 @@ impl Dispatcher {
                 expired.push(ticket);
             }
         }
+        self.order.resume();
         if expired.is_empty() || self.halted {
             return;
         }
         log::error!(
-            "{} requests of the guest's disk failed: no answer from {} within {} s",
+            "{} requests of the guest's disk failed: {} did not do them within {} s",
             expired.len(),
             self.link.target(),
             self.timeout.as_secs()

@@ -7,6 +7,7 @@ use disk_server::nbd::protocol::TransmissionFlags;
 use logging_channel::DiskIdentity;
 
 use super::DiskCompletion;
+use super::followed::Followed;
 use super::link::LinkSettings;
 use super::reader::DiskReader;
 pub use super::service::Serving;
@@ -168,10 +169,11 @@ impl GuestDisk {
         self.identity.clone()
     }
 
-    /// The number of the server's start when this was opened; `None` if it has no such numbers.
+    /// The disk for a backup that follows what its guest does with it. To be asked for before the
+    /// guest runs.
     #[must_use]
-    pub fn boot(&self) -> Option<u64> {
-        self.boot
+    pub fn followed(&self) -> Followed {
+        Followed::new(self.boot)
     }
 
     /// Whether the disk server `arbiter`, which decides who runs the guest, keeps all others from

@@ -8,7 +8,9 @@
 //! A live host's port is a [`service::DiskService`]: it has the disk server do the requests, as
 //! their [`order`] allows, over a connection that it opens again whenever it is lost.
 
+mod complaints;
 mod dispatch;
+pub mod followed;
 pub mod guest_disk;
 mod inbox;
 pub mod link;

@@ -105,6 +105,8 @@ enum Stage {
     Waiting,
     /// At the server.
     Out,
+    /// Answered for now: it waits until [`Order::resume`].
+    Paused,
     /// A read that was answered, whose completion the backup has not executed. Its LSN, once it
     /// was logged.
     Held(Option<Lsn>),
@@ -235,7 +237,7 @@ impl Order {
         self.entries
             .iter()
             .filter(|(ticket, entry)| match entry.stage {
-                Stage::Out => true,
+                Stage::Out | Stage::Paused => true,
                 Stage::Waiting => self.free.contains(ticket) && self.is_committed(entry),
                 Stage::Held(_) => false,
             })
@@ -303,20 +305,35 @@ impl Order {
         }
     }
 
-    /// The request is not at the server after all: it may go out again.
-    pub fn put_back(&mut self, ticket: Ticket) {
+    /// The server cannot do the request now: it waits until [`Order::resume`].
+    pub fn pause(&mut self, ticket: Ticket) {
         if let Some(entry) = self.entries.get_mut(&ticket)
             && entry.stage == Stage::Out
         {
-            entry.stage = Stage::Waiting;
-            self.free.insert(ticket);
+            entry.stage = Stage::Paused;
         }
+    }
+
+    /// Whether a request is paused.
+    #[must_use]
+    pub fn has_paused(&self) -> bool {
+        let paused = |entry: &Entry| entry.stage == Stage::Paused;
+        self.entries.values().any(paused)
+    }
+
+    /// Requests that were paused may go out again.
+    pub fn resume(&mut self) {
+        self.back_from(|stage| stage == Stage::Paused);
     }
 
     /// The connection is lost, and with it every answer: what was out may go out again.
     pub fn put_all_back(&mut self) {
+        self.back_from(|stage| matches!(stage, Stage::Out | Stage::Paused));
+    }
+
+    fn back_from(&mut self, there: impl Fn(Stage) -> bool) {
         for (&ticket, entry) in &mut self.entries {
-            if entry.stage == Stage::Out {
+            if there(entry.stage) {
                 entry.stage = Stage::Waiting;
                 self.free.insert(ticket);
             }

@@ -180,7 +180,8 @@ impl SharedDisk for DiskReader {
                     return Ok(data);
                 }
                 Err(error) => {
-                    self.forget();
+                    self.connection = None;
+                    self.begun.clear();
                     if self.told.is_none() {
                         self.told = Some(Instant::now());
                         log::warn!("the backup waits to read {}: {error:#}", self.target);
@@ -193,7 +194,9 @@ impl SharedDisk for DiskReader {
     }
 
     fn forget(&mut self) {
-        self.connection = None;
+        if let Some(connection) = self.connection.take() {
+            connection.requests.disconnect();
+        }
         self.begun.clear();
     }
 }

@@ -1,5 +1,7 @@
 //! Requests to the disk, and their completions.
 
+use std::fmt;
+
 use logging_channel::entry::{Lsn, OutputChannel, OutputMarker};
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +73,25 @@ impl DiskOp {
         match self {
             Self::Write { .. } | Self::Discard { .. } | Self::WriteZeroes { .. } => true,
             Self::Read { .. } | Self::Flush => false,
+        }
+    }
+}
+
+/// What is to be done, for people: without the data.
+pub(super) struct Told<'a>(pub(super) &'a DiskOp);
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.0 {
+            DiskOp::Read { .. } => "a read",
+            DiskOp::Write { .. } => "a write",
+            DiskOp::Flush => "a flush",
+            DiskOp::Discard { .. } => "a discard",
+            DiskOp::WriteZeroes { .. } => "a write of zeroes",
+        };
+        match self.0.range() {
+            Some((offset, len)) => write!(f, "{what} of {len} bytes at {offset}"),
+            None => f.write_str(what),
         }
     }
 }

@@ -26,6 +26,7 @@ use super::inbox::{Post, inbox};
 use super::link::{Link, LinkSettings};
 use super::progress::{LogProgress, ProgressWatch};
 use super::target::DiskTarget;
+use super::unflushed::Unflushed;
 use super::{DiskCompletion, DiskPort, DiskRequest, ReadWatch, RefusalNotice};
 use crate::events::Events;
 
@@ -67,6 +68,8 @@ pub struct Serving {
     pub backup_reads: bool,
     /// Counts what the guest does with it.
     pub counters: DiskCounters,
+    /// What the server may still lose of what an earlier host did, for one that goes live.
+    pub unflushed: Unflushed,
     /// Is told when the server does not let this host write.
     pub refused: RefusalNotice,
 }

@@ -8,8 +8,13 @@
 //! made again on every new connection. (NFS clients do the same with unstable writes: RFC 1813,
 //! section 3.3.21, write verifier.)
 //!
+//! A server that tells the number of its start has lost nothing as long as that stays the same, and
+//! nothing is made again then.
+//!
 //! What is kept is bounded: beyond [`OWN_FLUSH_BYTES`] the service flushes by itself, and beyond
 //! [`FULL_BYTES`] changes wait for that.
+//!
+//! A backup keeps the same ([`super::followed`]) and hands it over when it goes live.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -42,6 +47,13 @@ pub struct Unflushed {
     /// covers.
     flushes: BTreeMap<u64, u64>,
     repeat: Option<Repeat>,
+    /// The number of the server's start under which all of this was made, and whatever a gap is
+    /// of. `None` if that is not known, or a flush failed since.
+    boot: Option<u64>,
+    /// Changes before this place were answered and are not known, and perhaps not flushed.
+    gap: Option<u64>,
+    /// A change was lost and cannot be made again: the guest's next flush has to fail.
+    lost: bool,
 }
 
 /// Changes being made again on a new connection.
@@ -51,6 +63,8 @@ struct Repeat {
     next: u64,
     /// Those at the server.
     out: Vec<(Place, Extent)>,
+    /// The number of the server's start.
+    boot: Option<u64>,
 }
 
 fn cost(request: &DiskRequest) -> u64 {
@@ -62,6 +76,15 @@ fn cost(request: &DiskRequest) -> u64 {
 }
 
 impl Unflushed {
+    /// Nothing yet, on a server whose start has the number `boot`.
+    #[must_use]
+    pub fn under(boot: Option<u64>) -> Self {
+        Self {
+            boot,
+            ..Self::default()
+        }
+    }
+
     /// The server answered this change.
     pub fn answered(&mut self, request: Arc<DiskRequest>) {
         self.bytes += cost(&request);
@@ -77,18 +100,108 @@ impl Unflushed {
         self.flushes.insert(cookie, self.end());
     }
 
-    /// The flush with this cookie was answered, with success or not.
-    pub fn flush_answered(&mut self, cookie: u64, succeeded: bool) {
-        let Some(covered) = self.flushes.remove(&cookie) else {
-            return;
-        };
-        while succeeded && self.first < covered {
+    /// Whether a flush is out under this cookie.
+    #[must_use]
+    pub fn is_flush(&self, cookie: u64) -> bool {
+        self.flushes.contains_key(&cookie)
+    }
+
+    /// The flush with this cookie was answered, with success or not. Returns the number of the last
+    /// change that is forgotten with it.
+    pub fn flush_answered(&mut self, cookie: u64, succeeded: bool) -> Option<u64> {
+        let covered = self.flushes.remove(&cookie)?;
+        if !succeeded {
+            self.distrust();
+            return None;
+        }
+        if self.gap.is_some_and(|gap| gap <= covered) {
+            self.gap = None;
+        }
+        self.forget_before(covered)
+    }
+
+    fn forget_before(&mut self, place: u64) -> Option<u64> {
+        let mut last = None;
+        while self.first < place {
             let Some(request) = self.kept.pop_front() else {
-                return;
+                break;
             };
             self.bytes -= cost(&request);
             self.first += 1;
+            last = Some(request.id);
         }
+        last
+    }
+
+    /// Forgets what was answered up to the change with this number. Returns whether that is kept.
+    fn forget_through(&mut self, id: u64) -> bool {
+        let found = self.kept.iter().position(|request| request.id == id);
+        if let Some(at) = found {
+            self.forget_before(self.first + at as u64 + 1);
+        }
+        found.is_some()
+    }
+
+    /// All is stable that was answered up to the change with this number.
+    pub fn flushed_through(&mut self, id: u64) {
+        if self.forget_through(id) {
+            // It came after the gap, or it would not be kept.
+            self.gap = None;
+        }
+    }
+
+    /// What was answered up to the change with this number may be lost, and is not remembered.
+    pub fn lost_through(&mut self, id: u64) {
+        self.forget_through(id);
+        self.lose();
+    }
+
+    /// Forgets all that is kept, though no flush covers it. Returns the number of the last change.
+    pub fn give_up(&mut self) -> Option<u64> {
+        let last = self.forget_before(self.end());
+        self.lose();
+        last
+    }
+
+    /// A flush failed: the server may have lost what it answered, whatever the number of its start.
+    pub fn distrust(&mut self) {
+        self.boot = None;
+    }
+
+    /// Changes were answered that are not known. What is kept was made before them, and must not be
+    /// made again on top of them.
+    pub fn miss(&mut self) {
+        self.forget_before(self.end());
+        // A place of its own: a flush that was sent before covers up to here, and not this.
+        self.first += 1;
+        self.gap = Some(self.first);
+    }
+
+    /// No flush that was sent by now is of the guest any more.
+    pub fn forget_flushes(&mut self) {
+        self.flushes.clear();
+    }
+
+    /// A change is lost.
+    pub fn lose(&mut self) {
+        self.lost = true;
+    }
+
+    /// Whether a change is lost, which has to be told; it is not said again.
+    pub fn take_lost(&mut self) -> bool {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Whether a change is lost.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.lost
+    }
+
+    /// Bytes that are kept.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Whether the service should flush by itself.
@@ -103,13 +216,30 @@ impl Unflushed {
         self.bytes > FULL_BYTES
     }
 
-    /// There is a new connection: everything kept is to be made again on it.
-    pub fn begin_repeat(&mut self) {
+    /// There is a new connection, to a server whose start has the number `boot`. Unless it is the
+    /// one under which everything was made, all of it is to be made again. Returns how many changes
+    /// that are.
+    pub fn connected(&mut self, boot: Option<u64>) -> usize {
         self.flushes.clear();
-        self.repeat = (!self.kept.is_empty()).then(|| Repeat {
-            next: self.first,
-            out: Vec::new(),
-        });
+        self.repeat = None;
+        if boot.is_some() && boot == self.boot {
+            return 0;
+        }
+        if self.gap.take().is_some() {
+            self.lose();
+        }
+        // Until it has been made again.
+        self.boot = None;
+        if self.kept.is_empty() {
+            self.boot = boot;
+        } else {
+            self.repeat = Some(Repeat {
+                next: self.first,
+                out: Vec::new(),
+                boot,
+            });
+        }
+        self.kept.len()
     }
 
     /// Whether changes are being made again: nothing else may go out meanwhile.
@@ -143,6 +273,7 @@ impl Unflushed {
         if let Some(repeat) = &mut self.repeat {
             repeat.out.retain(|(out, _)| *out != place);
             if repeat.out.is_empty() && repeat.next == end {
+                self.boot = repeat.boot;
                 self.repeat = None;
             }
         }
@@ -165,7 +296,7 @@ mod tests {
 
     /// Makes everything again; returns the ids in the order in which they went out.
     fn repeat_all(unflushed: &mut Unflushed) -> Vec<u64> {
-        unflushed.begin_repeat();
+        unflushed.connected(None);
         let mut ids = Vec::new();
         while unflushed.is_repeating() {
             let mut out = Vec::new();
@@ -214,7 +345,7 @@ mod tests {
         unflushed.answered(write(2, 20, 10));
         unflushed.answered(write(3, 5, 10));
         unflushed.answered(write(4, 0, 40));
-        unflushed.begin_repeat();
+        unflushed.connected(None);
         let mut next = || unflushed.next_repeat().map(|(place, r)| (place, r.id));
         let (first, _) = next().unwrap();
         assert_eq!(next().unwrap().1, 2);
@@ -238,5 +369,61 @@ mod tests {
         assert!(unflushed.is_full());
         unflushed.flush_answered(7, true);
         assert!(!unflushed.is_full() && unflushed.wants_flush());
+    }
+
+    #[test]
+    fn a_server_that_did_not_start_anew_has_lost_nothing() {
+        let mut unflushed = Unflushed::under(Some(1));
+        unflushed.answered(write(1, 0, 10));
+        assert_eq!(unflushed.connected(Some(1)), 0);
+        assert!(!unflushed.is_repeating());
+        assert_eq!(unflushed.connected(Some(2)), 1);
+        // Only what has been made again was made under the new start.
+        assert_eq!(unflushed.connected(Some(2)), 1);
+        let (place, _) = unflushed.next_repeat().unwrap();
+        unflushed.repeated(place);
+        assert_eq!(unflushed.connected(Some(2)), 0);
+        unflushed.flush_sent(1);
+        unflushed.flush_answered(1, false);
+        assert_eq!(unflushed.connected(Some(2)), 1, "a flush failed");
+        assert_eq!(unflushed.connected(None), 1, "it does not say");
+    }
+
+    #[test]
+    fn what_is_not_known_is_missed_only_where_it_may_be_lost() {
+        let with_gap = || {
+            let mut unflushed = Unflushed::under(Some(1));
+            unflushed.answered(write(1, 0, 10));
+            unflushed.flush_sent(100);
+            unflushed.miss();
+            unflushed.answered(write(3, 0, 10));
+            unflushed
+        };
+        let mut same = with_gap();
+        assert_eq!(same.connected(Some(1)), 0);
+        assert!(!same.is_lost());
+        let mut anew = with_gap();
+        assert_eq!(
+            anew.connected(Some(2)),
+            1,
+            "1 must not overwrite what came after it"
+        );
+        assert!(anew.take_lost() && !anew.is_lost());
+        // A flush from before the gap does not cover it; one from after it does, and so does one of
+        // the primary's own that covers what was answered after it.
+        let mut early = with_gap();
+        early.flush_answered(100, true);
+        early.connected(Some(2));
+        assert!(early.is_lost());
+        let mut late = with_gap();
+        late.flush_sent(101);
+        late.flush_answered(101, true);
+        late.connected(Some(2));
+        assert!(!late.is_lost());
+        let mut own = with_gap();
+        own.flushed_through(1);
+        own.flushed_through(3);
+        assert_eq!(own.connected(Some(2)), 0);
+        assert!(!own.is_lost());
     }
 }

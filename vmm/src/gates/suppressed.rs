@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use logging_channel::entry::Lsn;
 
 use crate::devices::Output;
+use crate::disk::followed::Followed;
 use crate::engine::OutputGate;
 
 /// Frames kept at most. The primary reports what it released several times a second; beyond this
@@ -52,6 +53,7 @@ impl Unreleased {
 #[derive(Default)]
 pub struct Suppressed {
     unreleased: Option<Unreleased>,
+    disk: Option<Followed>,
 }
 
 impl Suppressed {
@@ -60,16 +62,32 @@ impl Suppressed {
     pub fn keeping(unreleased: Unreleased) -> Self {
         Self {
             unreleased: Some(unreleased),
+            disk: None,
         }
+    }
+
+    /// The same, which shows requests to the disk to `disk`.
+    #[must_use]
+    pub fn following(mut self, disk: Option<Followed>) -> Self {
+        self.disk = disk;
+        self
     }
 }
 
 impl OutputGate for Suppressed {
     fn submit(&mut self, output: Output, lsn: Option<Lsn>) {
-        if let (Output::Frame(_), Some(lsn)) = (&output, lsn)
-            && let Some(unreleased) = &self.unreleased
-        {
-            unreleased.keep(lsn, output);
+        match (output, lsn) {
+            (Output::Frame(frame), Some(lsn)) => {
+                if let Some(unreleased) = &self.unreleased {
+                    unreleased.keep(lsn, Output::Frame(frame));
+                }
+            }
+            (Output::Disk(request), _) => {
+                if let Some(disk) = &self.disk {
+                    disk.issued(request);
+                }
+            }
+            _ => {}
         }
     }
 }

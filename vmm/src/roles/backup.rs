@@ -18,6 +18,7 @@ use super::{Halt, NotLive, RoleError, peer_report, stats, storage, tie_to_server
 use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
 use crate::disk::DiskPort;
+use crate::disk::followed::Followed;
 use crate::disk::guest_disk::{GuestDisk, Serving};
 use crate::disk::service::DiskCounters;
 use crate::elsewhere::DroppedElsewhere;
@@ -98,6 +99,7 @@ pub fn run_backup(
         storage::report(&options.arbiter, receiver.handle());
     }
     let unreleased = Unreleased::default();
+    let followed = guest.disk.as_ref().map(GuestDisk::followed);
     let log = ChannelLog {
         handle: receiver.handle(),
         receiver: DroppedElsewhere::new(receiver),
@@ -111,7 +113,7 @@ pub fn run_backup(
             mac: guest.mac,
             unreleased: unreleased.clone(),
             latency: options.latency,
-            disk: guest.disk.clone(),
+            disk: guest.disk.clone().zip(followed.clone()),
             disk_counters: meters.disk,
             events: events.clone(),
             went_live: Box::new(went_live),
@@ -120,6 +122,7 @@ pub fn run_backup(
         forgotten: Instant::now(),
         repairs: Repairs::default(),
         unreleased: unreleased.clone(),
+        followed: followed.clone(),
         events: events.clone(),
     };
     let follower = StateFollower::new(guest.baseline()?, meters.state);
@@ -135,7 +138,7 @@ pub fn run_backup(
         None => Box::new(replayer),
         Some(plan) => Box::new(Sabotage::new(replayer, guest.memory.clone(), plan)),
     };
-    let gate = Box::new(Suppressed::keeping(unreleased));
+    let gate = Box::new(Suppressed::keeping(unreleased).following(followed));
     let mut engine = guest.into_engine(Role { source, gate });
     let ended = engine.run().map_err(|error| match error {
         EngineError::Diverged(divergence) => {
@@ -176,7 +179,8 @@ struct GoLive {
     mac: [u8; 6],
     unreleased: Unreleased,
     latency: Duration,
-    disk: Option<GuestDisk>,
+    /// With what the server may still lose of it.
+    disk: Option<(GuestDisk, Followed)>,
     disk_counters: DiskCounters,
     events: Events,
     went_live: Box<dyn FnOnce(&Lanes)>,
@@ -192,6 +196,7 @@ struct ChannelLog {
     /// The entry whose part of the shared disk is being read.
     reading: Option<Lsn>,
     unreleased: Unreleased,
+    followed: Option<Followed>,
     forgotten: Instant,
     repairs: Repairs,
     events: Events,
@@ -222,6 +227,12 @@ impl LogSource for ChannelLog {
             let arrived = self.receiver.arrived();
             self.clock
                 .note(&entry.payload, arrived.unwrap_or_else(Instant::now));
+            if let (Some(disk), Payload::DiskDone { id, outcome }) =
+                (&self.followed, &entry.payload)
+            {
+                let failed = matches!(outcome, DiskOutcome::Failed | DiskOutcome::Unsupported);
+                disk.completed(*id, !failed);
+            }
             if reads_the_disk(&entry.payload) {
                 // The primary lets that part of the disk change when this entry is executed, and
                 // it is not before the disk was read: when the log is looked at again.
@@ -288,6 +299,9 @@ impl LogSource for ChannelLog {
 
     fn is_repaired(&mut self) {
         log::info!("this backup has the primary's state again");
+        if let Some(disk) = &self.followed {
+            disk.repaired();
+        }
         self.events.emit(&Event::Repaired);
     }
 }
@@ -304,11 +318,12 @@ impl GoLive {
         let watchdog = watchdog(self.latency)?;
         // First: its connection comes about while the rest is done. The server lets nothing of the
         // lost epoch write any more.
-        let disk = self.disk.map(|disk| {
+        let disk = self.disk.map(|(disk, followed)| {
             let serving = Serving {
                 epoch: Some(epoch),
                 counters: self.disk_counters,
                 refused: standing.doubted_by_refusals(),
+                unflushed: followed.take(),
                 ..Serving::default()
             };
             Box::new(disk.serve(serving, &self.lanes, &self.events)) as Box<dyn DiskPort>

@@ -150,6 +150,7 @@ fn run_with_backup(
             backup_reads: options.backup_reads,
             counters: meters.disk.clone(),
             refused: standing.doubted_by_refusals(),
+            ..Serving::default()
         };
         disk.serve(serving, &guest.host.lanes, events)
     });

@@ -35,8 +35,14 @@ pub(crate) struct State {
     pub(crate) boot: u64,
     /// The names that it was asked for, and has.
     pub(crate) opened: Vec<String>,
-    /// Writes fail with this.
+    /// Changes fail with this.
     pub(crate) failing: Option<ErrorCode>,
+    /// Flushes fail.
+    pub(crate) cannot_flush: bool,
+    /// How many requests failed because of one of the two.
+    pub(crate) failed: u64,
+    /// Its number, in what it calls its disk.
+    pub(crate) number: u64,
     writer: u64,
     connections: Vec<(u64, TcpStream)>,
     random: fastrand::Rng,
@@ -72,6 +78,9 @@ impl FakeServer {
             boot: 1,
             opened: Vec::new(),
             failing: None,
+            cannot_flush: false,
+            failed: 0,
+            number: 1,
             writer: 0,
             connections: Vec::new(),
             random: fastrand::Rng::with_seed(seed),
@@ -112,7 +121,7 @@ impl State {
             return Vec::new();
         }
         vec![
-            format!("{DISK_NAME}=0000000000000001/disk"),
+            format!("{DISK_NAME}={:016x}/disk", self.number),
             format!("{BOOT_NUMBER}={:016x}", self.boot),
         ]
     }
@@ -306,7 +315,12 @@ impl State {
             return Err(ErrorCode::NotPermitted);
         }
         if modifies && let Some(error) = self.failing {
+            self.failed += 1;
             return Err(error);
+        }
+        if header.command == Command::Flush && self.cannot_flush {
+            self.failed += 1;
+            return Err(ErrorCode::Io);
         }
         self.done
             .push((header.command, header.offset, header.length));

@@ -279,6 +279,21 @@ fn a_disk_of_another_size_is_not_written() {
 }
 
 #[test]
+fn a_disk_of_another_server_is_not_written() {
+    let server = FakeServer::start(SIZE, 1);
+    let mut guest = Guest::new(&server, quick(), None);
+    guest.now(read(1));
+    let opened = server.state().opened.len();
+    server.state().number = 2;
+    server.drop_connections();
+    guest.submit(write(1, 1), None);
+    until("some attempts", || server.state().opened.len() > opened + 2);
+    assert_eq!(server.state().done.len(), 1);
+    server.state().number = 1;
+    guest.settle();
+}
+
+#[test]
 fn a_read_that_the_backup_need_not_do_holds_nothing_up() {
     let server = FakeServer::start(SIZE, 1);
     let log = Log::new();

@@ -106,6 +106,17 @@ impl Guest {
         replicated: bool,
         serving: Serving,
     ) -> Self {
+        Self::telling(server, settings, replicated, serving, &Events::default())
+    }
+
+    /// The same, with events.
+    pub(crate) fn telling(
+        server: &FakeServer,
+        settings: DiskSettings,
+        replicated: bool,
+        serving: Serving,
+        events: &Events,
+    ) -> Self {
         let target = DiskTarget {
             server: server.address.clone(),
             export: "disk".into(),
@@ -126,7 +137,7 @@ impl Guest {
             },
             settings,
             serving,
-            Events::default(),
+            events.clone(),
             move |completion| complete.send(completion).unwrap_or(()),
         );
         Self {

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use disk_server::nbd::client::{Reply, Requests};
 use disk_server::nbd::protocol::{ErrorCode, TransmissionFlags};
 
+use super::super::followed::OwnFlush;
 use super::super::order::{Effect, Ticket};
 use super::super::pieces::{Piece, pieces};
 use super::super::unflushed::Place;
 use super::super::{DiskError, DiskOp, DiskRequest};
-use super::Dispatcher;
+use super::{Dispatcher, OwnFlushes};
 
 /// A transfer's pieces are numbered in the low bits of their cookies.
 const PIECE_BITS: u32 = 16;
@@ -67,7 +69,10 @@ impl Dispatcher {
             self.transfer(line, Purpose::Again(place), request)?;
         }
         if !self.unflushed.is_repeating() {
-            if self.unflushed.wants_flush() {
+            if self.unflushed.is_full() && self.own_flush.failed >= OwnFlushes::GIVE_UP {
+                self.give_up();
+            }
+            if self.unflushed.wants_flush() && self.own_flush.may_go_out() {
                 self.flush(line, Purpose::OwnFlush)?;
             }
             let full = self.unflushed.is_full();
@@ -191,10 +196,59 @@ impl Dispatcher {
                 self.refused();
                 false
             }
+            Some(ErrorCode::NoSpace) if transfer.request.is_some() => self.no_space(&transfer),
+            Some(_) if transfer.request.is_none() => {
+                self.flush_failed(number, transfer.purpose);
+                false
+            }
             _ => {
                 self.answered(number, transfer);
                 true
             }
+        }
+    }
+
+    /// There is no room for a change. `false` if the connection is of no use any more.
+    fn no_space(&mut self, transfer: &Transfer) -> bool {
+        self.full();
+        match transfer.purpose {
+            Purpose::Guest(ticket) => {
+                self.order.pause(ticket);
+                true
+            }
+            // The repetition begins anew, with the next connection.
+            Purpose::Again(_) | Purpose::OwnFlush => false,
+        }
+    }
+
+    /// A flush failed: what it was to cover may be lost at the server, where another flush may
+    /// succeed without it. So all of that is made again, on another connection.
+    fn flush_failed(&mut self, number: u64, purpose: Purpose) {
+        self.unflushed.flush_answered(number, false);
+        let target = self.link.target();
+        match purpose {
+            Purpose::Guest(ticket) => self.finish(ticket, Err(DiskError::Io)),
+            Purpose::OwnFlush | Purpose::Again(_) => {
+                let pause = self.own_flush.fail();
+                log::error!(
+                    "{target}: its server cannot flush what the guest wrote; it is tried again, but \
+                     not within {} s",
+                    pause.as_secs()
+                );
+                self.log_own_flush(OwnFlush::Failed);
+            }
+        }
+    }
+
+    /// No flush succeeds, and no more can be kept.
+    fn give_up(&mut self) {
+        log::error!(
+            "{}: its server cannot flush what the guest wrote, and no more of it can be kept: the \
+             guest's next flush fails",
+            self.link.target()
+        );
+        if let Some(last) = self.unflushed.give_up() {
+            self.log_own_flush(OwnFlush::Lost(last));
         }
     }
 
@@ -218,31 +272,42 @@ impl Dispatcher {
         match transfer.purpose {
             Purpose::Again(place) => {
                 if result.is_err() {
-                    log::error!(
-                        "the disk lost a change that it had taken, and does not take it again: the \
-                         guest's next flush fails"
-                    );
-                    self.lost_change = true;
+                    if let Some(others) = self.complaints.admit(Instant::now()) {
+                        log::error!(
+                            "{} lost a change that it had taken, and does not take it again: the \
+                             guest's next flush fails{others}",
+                            self.link.target()
+                        );
+                    }
+                    self.unflushed.lose();
                 }
                 self.unflushed.repeated(place);
             }
-            Purpose::OwnFlush => self.unflushed.flush_answered(number, result.is_ok()),
-            Purpose::Guest(ticket) => {
-                match &transfer.request {
-                    None => self.unflushed.flush_answered(number, result.is_ok()),
-                    Some(request) if Effect::of(&request.op).modifies() && result.is_ok() => {
-                        self.told_refused = false;
-                        self.unflushed.answered(request.clone());
-                    }
-                    Some(_) => {}
-                }
-                let flush = transfer.request.is_none();
-                if flush && result.is_ok() && std::mem::take(&mut self.lost_change) {
-                    self.finish(ticket, Err(DiskError::Io));
-                } else {
-                    self.finish(ticket, result);
+            Purpose::OwnFlush => {
+                self.own_flush = OwnFlushes::default();
+                if let Some(last) = self.unflushed.flush_answered(number, true) {
+                    self.log_own_flush(OwnFlush::Stable(last));
                 }
             }
+            Purpose::Guest(ticket) => match transfer.request {
+                None => {
+                    self.own_flush = OwnFlushes::default();
+                    self.unflushed.flush_answered(number, true);
+                    let lost = self.unflushed.take_lost();
+                    self.finish(ticket, if lost { Err(DiskError::Io) } else { result });
+                }
+                Some(request) => {
+                    let changed = Effect::of(&request.op).modifies() && result.is_ok();
+                    if changed {
+                        self.told_refused = false;
+                        self.unflushed.answered(request);
+                    }
+                    self.finish(ticket, result);
+                    if changed {
+                        self.not_full();
+                    }
+                }
+            },
         }
     }
 }
