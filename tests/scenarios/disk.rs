@@ -42,6 +42,16 @@ impl Scene {
         guest: fn(&str, &str) -> Guest,
         options: &[&str],
     ) -> Result<Self> {
+        Self::start_on(testbed, None, guest, options)
+    }
+
+    /// As [`Scene::start_guest`], with another program than `disk-server`.
+    fn start_on(
+        testbed: &Testbed,
+        program: Option<&Path>,
+        guest: fn(&str, &str) -> Guest,
+        options: &[&str],
+    ) -> Result<Self> {
         let image = testbed.logs().join("disk.raw");
         let file = File::create(&image).expect("an image");
         file.set_len(MIN_BYTES.next_power_of_two()).expect("a size");
@@ -51,7 +61,7 @@ impl Scene {
             image: image.clone(),
             guest: Some(NAME.to_owned()),
         };
-        let disk_server = DiskServer::start_with(testbed, vec![export])?;
+        let disk_server = DiskServer::start_as(testbed, program, vec![export])?;
         let guest = guest(NAME, &disk_server.uri("data"));
         let mut primary = guest.primary(&a, &disk_server, options)?;
         let backup = guest.backup(&b, &a, &disk_server)?;
@@ -165,6 +175,71 @@ fn the_guest_waits_for_the_disk_server() -> Result<()> {
     scene.everything_is_there();
     testbed.succeed();
     Ok(())
+}
+
+/// When the disk server loses its power, and with it what it did not flush.
+#[derive(Clone, Copy)]
+enum Power {
+    FailsBeforeTheFailover,
+    FailsAfterTheFailover,
+}
+
+/// The guest's flush is under way, and what it wrote before is answered and on no disk, when the
+/// primary dies and the disk server loses its power. The host that goes live makes all of it again
+/// before the flush is answered.
+fn the_power_fails(power: Power, name: &str) -> Result<()> {
+    let testbed = Testbed::new(name)?;
+    let server = Path::new(env!("CARGO_BIN_EXE_volatile-disk-server"));
+    let mut scene = Scene::start_on(&testbed, Some(server), Guest::disk_workers, &[])?;
+    let beside = |ending: &str| scene.image.with_extension(format!("raw.{ending}"));
+    let (hold, cache) = (beside("hold"), beside("cache"));
+    // No flush succeeds any more, and the workers come to where they wait for one.
+    fs::write(&hold, "0").expect("a file");
+    let read = |path: &Path| fs::read(path).expect("an image");
+    let (mut contents, mut alike) = (read(&cache), 0);
+    wait_until("writes that are not flushed, and then none", LIMIT, || {
+        let before = mem::replace(&mut contents, read(&cache));
+        let stands = before == contents && contents != read(&scene.image);
+        alike = if stands { alike + 1 } else { 0 };
+        Ok(alike == 20)
+    })?;
+    match power {
+        Power::FailsAfterTheFailover => {
+            scene.a.kill();
+            scene.backup.wait_for("live", LIMIT)?;
+            scene.disk_server.kill();
+        }
+        Power::FailsBeforeTheFailover => {
+            scene.disk_server.kill();
+            scene.a.kill();
+            scene.backup.wait_for("waiting", LIMIT)?;
+        }
+    }
+    let written = read(&cache);
+    assert!(written != read(&scene.image), "nothing would be lost");
+    // One flush succeeds, and what it left on the disk is looked at before there is more.
+    fs::write(&hold, "1").expect("a file");
+    scene.disk_server.restart(&testbed)?;
+    scene.backup.wait_for("live", LIMIT)?;
+    wait_until("what was written, on the disk", LIMIT, || {
+        Ok(read(&scene.image) == written)
+    })?;
+    fs::remove_file(&hold).expect("it is there");
+    goes_on(&mut scene.backup, "on the other host")?;
+    scene.disk_server.kill();
+    scene.everything_is_there();
+    testbed.succeed();
+    Ok(())
+}
+
+#[test]
+fn what_is_flushed_survives_a_failover_and_then_a_loss_of_power() -> Result<()> {
+    the_power_fails(Power::FailsAfterTheFailover, "disk-power-after")
+}
+
+#[test]
+fn what_is_flushed_survives_a_loss_of_power_and_then_a_failover() -> Result<()> {
+    the_power_fails(Power::FailsBeforeTheFailover, "disk-power-before")
 }
 
 /// A connection to the guest that gives every line back.

@@ -170,7 +170,24 @@ impl Testbed {
     ///
     /// When it was not built or cannot be started.
     pub fn start_disk_server(&self, arguments: &[&str]) -> Result<LocalProcess> {
-        let program = self.layout.program("disk-server")?;
+        self.start_disk_server_as(None, arguments)
+    }
+
+    /// As [`Testbed::start_disk_server`]; a `program` that takes the same arguments is started
+    /// instead.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn start_disk_server_as(
+        &self,
+        program: Option<&Path>,
+        arguments: &[&str],
+    ) -> Result<LocalProcess> {
+        let program = match program {
+            Some(program) => program.to_owned(),
+            None => self.layout.program("disk-server")?,
+        };
         let path = self.logs.join("disk-server.log");
         let failed = |source| Error::File {
             path: path.clone(),

@@ -45,6 +45,8 @@ pub struct DiskServer {
     address: String,
     state: PathBuf,
     exports: Vec<Export>,
+    /// Another program than `disk-server`.
+    program: Option<PathBuf>,
     process: LocalProcess,
 }
 
@@ -64,13 +66,27 @@ impl DiskServer {
     ///
     /// When it cannot be started.
     pub fn start_with(testbed: &Testbed, exports: Vec<Export>) -> Result<Self> {
+        Self::start_as(testbed, None, exports)
+    }
+
+    /// As [`DiskServer::start_with`]; a `program` that takes the same arguments is started instead.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn start_as(
+        testbed: &Testbed,
+        program: Option<&Path>,
+        exports: Vec<Export>,
+    ) -> Result<Self> {
         let address = format!("{}:{PORT}", testbed.disk().address());
         let state = testbed.logs().join("disk-server-state");
-        let process = serve(testbed, &address, &state, &exports)?;
+        let process = serve(testbed, program, &address, &state, &exports)?;
         Ok(Self {
             address,
             state,
             exports,
+            program: program.map(Path::to_owned),
             process,
         })
     }
@@ -87,7 +103,8 @@ impl DiskServer {
     /// When it cannot be started.
     pub fn restart(&mut self, testbed: &Testbed) -> Result<()> {
         self.kill();
-        self.process = serve(testbed, &self.address, &self.state, &self.exports)?;
+        let program = self.program.as_deref();
+        self.process = serve(testbed, program, &self.address, &self.state, &self.exports)?;
         Ok(())
     }
 
@@ -158,6 +175,7 @@ impl DiskServer {
 
 fn serve(
     testbed: &Testbed,
+    program: Option<&Path>,
     address: &str,
     state: &Path,
     exports: &[Export],
@@ -175,7 +193,7 @@ fn serve(
         arguments.extend(["--export".to_owned(), export.argument()]);
     }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let mut process = testbed.start_disk_server(&arguments)?;
+    let mut process = testbed.start_disk_server_as(program, &arguments)?;
     wait_until("the disk server", LIMIT, || {
         if let Some(exit) = process.ended() {
             return Err(Error::Command {
