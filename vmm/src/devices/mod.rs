@@ -147,8 +147,9 @@ impl Devices {
             Input::Typed(bytes) => self.console.typed(&bytes),
             Input::Disk(completion) => {
                 if let Some(disk) = &mut self.disk {
+                    let done = disk.device.done(completion.id);
                     disk.with_device(0, |blk, queues, memory| {
-                        blk.complete(&completion, queues, memory)
+                        blk.complete(done, &completion, queues, memory)
                     });
                     self.collect_requests();
                 }
@@ -250,6 +251,14 @@ impl Devices {
     #[must_use]
     pub fn offloads(&self) -> Offloads {
         self.net.device.offloads()
+    }
+
+    /// The host that requests to the disk were issued on is gone: what the driver has abandoned by a
+    /// reset since is over.
+    pub fn forget_abandoned_requests(&mut self) {
+        if let Some(disk) = &mut self.disk {
+            disk.device.forget_abandoned();
+        }
     }
 
     /// The requests to the disk that left the machine and were not completed, in order, as they

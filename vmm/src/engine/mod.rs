@@ -415,6 +415,7 @@ impl<C: GuestCpu> Engine<C> {
     /// Whether the role before did them is not known: that they are done twice is harmless,
     /// because the guest uses nothing of them before they are completed.
     fn issue_again(&mut self) {
+        self.devices.forget_abandoned_requests();
         for request in self.devices.unfinished() {
             log::info!("issuing disk request {} again", request.id);
             self.role.gate.submit(Output::Disk(request), None);

@@ -25,7 +25,7 @@ use super::virtio::transport::TransportState;
 use super::{Devices, Output};
 
 /// Version of the encoding, counted up with every change of a device's state.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 /// The longest state that is looked at, in bytes. What guests bring about takes some kilobytes,
 /// and 4 MiB with a full backlog of frames that are yet to be cut into segments.

@@ -7,7 +7,7 @@ pub mod transport;
 #[cfg(test)]
 mod tests;
 
-use virtio_queue::{Queue, QueueT};
+use virtio_queue::{DescriptorChain, Queue, QueueT};
 
 use crate::ram::GuestRam;
 
@@ -54,6 +54,35 @@ pub trait VirtioDevice {
     }
     /// The driver reset the device.
     fn reset(&mut self);
+}
+
+/// Takes descriptor chains out of a queue, for one event: no more of them than the queue has
+/// entries, which is all that a driver can have made available. So what a device writes into its own
+/// ring, where a driver has it do that, makes no work without an end.
+struct Chains {
+    left: u16,
+}
+
+impl Chains {
+    fn of(queue: &Queue) -> Self {
+        Self { left: queue.size() }
+    }
+
+    fn next<'m>(
+        &mut self,
+        queue: &mut Queue,
+        memory: &'m GuestRam,
+    ) -> Option<DescriptorChain<&'m GuestRam>> {
+        self.left = self.left.checked_sub(1)?;
+        queue.pop_descriptor_chain(memory)
+    }
+}
+
+/// Whether a chain is longer than the queue that it came from, which no driver may make (section
+/// 2.7.5.3.1). An indirect table could have 65,535 descriptors, and a queue 256 of them: work for a
+/// second, at one exit.
+fn is_too_long(chain: &DescriptorChain<&GuestRam>, queue: &Queue) -> bool {
+    chain.clone().nth(queue.size().into()).is_some()
 }
 
 /// What to tell the transport after work on `queue`; `used` if buffers were used.

@@ -21,9 +21,9 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use virtio_queue::{Queue, QueueT};
 
 use self::chain::{Asked, Chain};
-use self::pending::Pending;
+use self::pending::{Abandoned, Pending};
 use super::transport::QUEUE_SIZE;
-use super::{Notify, VirtioDevice};
+use super::{Chains, Notify, VirtioDevice};
 use crate::disk::order::Extent;
 use crate::disk::{DiskCompletion, DiskError, DiskRequest, MAX_TRANSFER, SECTOR_BYTES, SharedRead};
 use crate::ram::GuestRam;
@@ -39,7 +39,8 @@ const MAX_DISCARD_SECTORS: u32 = 1 << 21;
 const MAX_ZEROES_SECTORS: u32 = 1 << 16;
 
 /// No more is taken out of the queue while requests of so many bytes, or with so many buffers, are
-/// in flight. Bounds the copies of data to be written, and the device's state.
+/// in flight, for a driver that was reset since as well. Bounds the copies of data to be written,
+/// which the host holds until the disk has answered, and the device's state.
 const BYTES_IN_FLIGHT: u64 = 8 << 20;
 const BUFFERS_IN_FLIGHT: usize = 2048;
 
@@ -54,6 +55,9 @@ pub struct Blk {
     /// Number of the last request. Goes on over resets: an answer to a request that a reset made
     /// void is not taken for that to another.
     last_id: u64,
+    /// Issued before the driver reset the device, and not completed: nobody waits for them, but the
+    /// host has their data.
+    abandoned: Vec<Abandoned>,
     /// In the order in which they were issued.
     pending: Vec<Pending>,
     /// Issued in the current event; fetched at its end.
@@ -68,6 +72,7 @@ impl Blk {
         Self {
             capacity: capacity / SECTOR_BYTES * SECTOR_BYTES,
             last_id: 0,
+            abandoned: Vec::new(),
             pending: Vec::new(),
             issued: Vec::new(),
         }
@@ -84,21 +89,24 @@ impl Blk {
         if self.capacity != capacity {
             return Err("the disk has another capacity");
         }
-        let ascending = self.pending.windows(2).all(|two| two[0].id < two[1].id);
-        if !ascending || self.pending.last().is_some_and(|p| p.id > self.last_id) {
+        let abandoned = self.abandoned.iter().map(|request| request.id);
+        let ids: Vec<u64> = abandoned.chain(self.pending.iter().map(|p| p.id)).collect();
+        if !ids.is_sorted_by(|a, b| a < b) || ids.last().is_some_and(|id| *id > self.last_id) {
             return Err("the requests in flight are not in order");
         }
         if self.last_id > LAST_ID {
             return Err("more requests were made than a guest can make");
         }
         // There was room when the last one was issued.
-        let before_last = self
-            .pending
-            .split_last()
-            .map_or(&[][..], |(_, before)| before);
-        if !has_room(before_last) {
+        let had_room = match (self.abandoned.split_last(), self.pending.split_last()) {
+            (_, Some((_, before))) => has_room(&self.abandoned, before),
+            (Some((_, before)), None) => has_room(before, &[]),
+            (None, None) => true,
+        };
+        if !had_room {
             return Err("more is in flight than the device lets be");
         }
+        self.abandoned.iter().try_for_each(Abandoned::check)?;
         self.pending.iter().try_for_each(|p| p.check(capacity))
     }
 
@@ -139,19 +147,44 @@ impl Blk {
         settled
     }
 
-    /// Completes a request. One that does not wait, because the driver reset the device, is
-    /// ignored.
-    pub fn complete(
+    /// The host that requests were issued on is gone, and with it what the driver abandoned. What
+    /// it waits for is issued again ([`Blk::unfinished`]).
+    pub fn forget_abandoned(&mut self) {
+        self.abandoned.clear();
+    }
+
+    /// The disk has done request `id`, whether the driver can hear of it or not. To be followed by
+    /// [`Blk::complete`].
+    pub(in crate::devices) fn done(&mut self, id: u64) -> Done {
+        if let Some(at) = self.pending.iter().position(|p| p.id == id) {
+            return Done(Found::Waits(self.pending.remove(at)));
+        }
+        match self.abandoned.iter().position(|request| request.id == id) {
+            Some(at) => {
+                self.abandoned.remove(at);
+                Done(Found::Abandoned)
+            }
+            None => Done(Found::Nothing),
+        }
+    }
+
+    /// Completes what is `done`. One that does not wait, because the driver reset the device, only
+    /// makes room.
+    pub(in crate::devices) fn complete(
         &mut self,
+        done: Done,
         completion: &DiskCompletion,
         queues: &mut [Queue],
         memory: &GuestRam,
     ) -> Notify {
-        let Some(at) = self.pending.iter().position(|p| p.id == completion.id) else {
-            return Notify::No;
-        };
-        let pending = self.pending.remove(at);
         let queue = &mut queues[0];
+        let pending = match done.0 {
+            Found::Waits(pending) => pending,
+            Found::Abandoned if queue.ready() => {
+                return self.take_requests(queue, memory, false);
+            }
+            Found::Abandoned | Found::Nothing => return Notify::No,
+        };
         let written = match &completion.result {
             Ok(data) if data.len() == pending.expected_data() => {
                 pending.answer.put(data, VIRTIO_BLK_S_OK, memory)
@@ -172,8 +205,9 @@ impl Blk {
         if queue.disable_notification(memory).is_err() {
             return Notify::NeedsReset;
         }
-        while has_room(&self.pending) {
-            let Some(chain) = queue.pop_descriptor_chain(memory) else {
+        let mut chains = Chains::of(queue);
+        while has_room(&self.abandoned, &self.pending) {
+            let Some(chain) = chains.next(queue, memory) else {
                 // The guest stands still, so nothing can have been added meanwhile. What cannot
                 // be taken out of the ring is an index that no ring can have.
                 return match queue.enable_notification(memory) {
@@ -182,6 +216,9 @@ impl Blk {
                 };
             };
             let head = chain.head_index();
+            if super::is_too_long(&chain, queue) {
+                return Notify::NeedsReset;
+            }
             let Some(chain) = Chain::read(chain, memory) else {
                 return Notify::NeedsReset;
             };
@@ -211,11 +248,26 @@ impl Blk {
     }
 }
 
+/// A request that the disk has done.
+#[must_use]
+pub(in crate::devices) struct Done(Found);
+
+enum Found {
+    /// The driver waits for it.
+    Waits(Pending),
+    /// The driver does not wait for it any more.
+    Abandoned,
+    /// There is no such request.
+    Nothing,
+}
+
 /// Whether another request may be taken out of the queue while these are in flight.
-fn has_room(pending: &[Pending]) -> bool {
-    let bytes: u64 = pending.iter().map(Pending::data_bytes).sum();
+fn has_room(abandoned: &[Abandoned], pending: &[Pending]) -> bool {
+    let bytes: u64 = (abandoned.iter().map(|request| request.bytes))
+        .chain(pending.iter().map(Pending::data_bytes))
+        .sum();
     let buffers: usize = pending.iter().map(Pending::buffers).sum();
-    pending.len() < usize::from(QUEUE_SIZE)
+    abandoned.len() + pending.len() < usize::from(QUEUE_SIZE)
         && bytes < BYTES_IN_FLIGHT
         && buffers < BUFFERS_IN_FLIGHT
 }
@@ -266,8 +318,10 @@ impl VirtioDevice for Blk {
     }
 
     /// What is in flight stays so, for the disk: requests to the same places that are issued
-    /// later are done later. But the driver hears nothing of it any more.
+    /// later are done later. But the driver hears nothing of it any more. It goes on taking room:
+    /// a driver that resets the device again and again has no more in flight than another.
     fn reset(&mut self) {
-        self.pending.clear();
+        let abandoned = self.pending.drain(..).map(|p| p.abandon());
+        self.abandoned.extend(abandoned);
     }
 }

@@ -21,6 +21,24 @@ pub(super) struct Pending {
     pub(super) answer: Answer,
 }
 
+/// A request that nobody waits for: the driver reset the device after it was issued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Abandoned {
+    pub(super) id: u64,
+    /// How many bytes of data it moves.
+    pub(super) bytes: u64,
+}
+
+impl Abandoned {
+    /// Whether a guest could have made it; if not, what is wrong.
+    pub(super) fn check(&self) -> Result<(), &'static str> {
+        if self.bytes > u64::from(MAX_TRANSFER) {
+            return Err("a request is longer than requests can be");
+        }
+        Ok(())
+    }
+}
+
 /// [`DiskOp`] without data: that is in guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum PendingOp {
@@ -55,6 +73,14 @@ impl Pending {
             op,
             source,
             answer,
+        }
+    }
+
+    /// The same, when the driver has reset the device.
+    pub(super) fn abandon(self) -> Abandoned {
+        Abandoned {
+            id: self.id,
+            bytes: self.data_bytes(),
         }
     }
 

@@ -19,7 +19,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use self::frame::{Frame, Offloads};
 use self::moderation::Moderation;
-use super::{Notify, VirtioDevice, notification};
+use super::{Chains, Notify, VirtioDevice, is_too_long, notification};
 use crate::ram::GuestRam;
 
 /// The queue of received frames.
@@ -156,7 +156,11 @@ impl Net {
         if queue.disable_notification(memory).is_err() {
             return Notify::NeedsReset;
         }
-        while let Some(chain) = queue.pop_descriptor_chain(memory) {
+        let mut chains = Chains::of(queue);
+        while let Some(chain) = chains.next(queue, memory) {
+            if is_too_long(&chain, queue) {
+                return Notify::NeedsReset;
+            }
             let head = chain.head_index();
             let Ok(mut reader) = chain.reader(memory) else {
                 return Notify::NeedsReset;
@@ -215,8 +219,8 @@ fn paid(comes: bool) -> Notify {
 /// Whether the driver wants to hear of a buffer that was used and that it has not looked at
 /// (`used_event`, virtio 1.2, section 2.7.10).
 fn is_wanted(queue: &Queue, memory: &GuestRam) -> bool {
-    let at = queue.avail_ring() + 4 + 2 * u64::from(queue.size());
     // A ring outside memory stops the device elsewhere.
+    let at = (queue.avail_ring()).wrapping_add(4 + 2 * u64::from(queue.size()));
     let event: u16 = memory.read_obj(GuestAddress(at)).unwrap_or_default();
     let ahead = queue.next_used().wrapping_sub(event).wrapping_sub(1);
     (ahead as i16) >= 0
@@ -232,6 +236,9 @@ fn put(frame: &Frame, mergeable: bool, queue: &mut Queue, memory: &GuestRam) -> 
         let Some(chain) = queue.pop_descriptor_chain(memory) else {
             break;
         };
+        if is_too_long(&chain, queue) {
+            return Delivered::Broken;
+        }
         let head = chain.head_index();
         let Ok(writer) = chain.writer(memory) else {
             return Delivered::Broken;
