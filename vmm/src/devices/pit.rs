@@ -12,6 +12,21 @@ const NANOS_PER_SECOND: u128 = 1_000_000_000;
 /// Guest time that no guest reaches (292 years), in nanoseconds.
 const HORIZON: u64 = u64::MAX / 2;
 
+/// Shortest time between two interrupts of a periodic timer, in nanoseconds of guest time: that of
+/// KVM's own timers (`min_timer_period_us`). Each is an entry of the log and an exit or two, so a
+/// guest with a shorter one would come to nothing else, and its host neither.
+pub(in crate::devices) const SHORTEST_PERIOD: u64 = 200_000;
+
+/// The period of the interrupts of a counter that runs out every `period` (not 0): the shortest
+/// multiple of that which is not below `shortest`. The others are left out, the counter itself runs
+/// as it should.
+pub(in crate::devices) fn bounded_period(period: u64, shortest: u64) -> u64 {
+    period * shortest.div_ceil(period)
+}
+
+/// [`SHORTEST_PERIOD`] in ticks of the input clock.
+const SHORTEST_PERIOD_TICKS: u64 = SHORTEST_PERIOD * FREQUENCY_HZ / 1_000_000_000;
+
 fn ticks_in(nanos: u64) -> u64 {
     (u128::from(nanos) * u128::from(FREQUENCY_HZ) / NANOS_PER_SECOND) as u64
 }
@@ -69,7 +84,7 @@ impl Channel {
             return Err("a counter that was not loaded ran out");
         }
         // Also what keeps next_rise() from overflowing.
-        let last_rise = u128::from(self.reload) * u128::from(self.fired) * NANOS_PER_SECOND
+        let last_rise = u128::from(self.period()) * u128::from(self.fired) * NANOS_PER_SECOND
             / u128::from(FREQUENCY_HZ);
         if u128::from(self.loaded_at).saturating_add(last_rise) > u128::from(HORIZON) {
             return Err("a time that no guest reaches");
@@ -120,21 +135,30 @@ impl Channel {
         }
     }
 
-    /// How often the channel's output has risen since the load.
-    fn rises(&self, now: u64) -> u64 {
-        match self.reload {
-            0 => 0,
-            reload if self.is_periodic() => self.elapsed(now) / reload,
-            reload => u64::from(self.elapsed(now) >= reload),
+    /// Ticks of the input clock from one interrupt to the next.
+    fn period(&self) -> u64 {
+        if self.is_periodic() && self.reload != 0 {
+            bounded_period(self.reload, SHORTEST_PERIOD_TICKS)
+        } else {
+            self.reload
         }
     }
 
-    /// Guest time at which the output rises next.
+    /// How often the channel's output has raised an interrupt since the load.
+    fn rises(&self, now: u64) -> u64 {
+        match self.period() {
+            0 => 0,
+            period if self.is_periodic() => self.elapsed(now) / period,
+            period => u64::from(self.elapsed(now) >= period),
+        }
+    }
+
+    /// Guest time at which the output raises the next interrupt.
     fn next_rise(&self) -> Option<u64> {
         if self.reload == 0 || (!self.is_periodic() && self.fired > 0) {
             return None;
         }
-        Some(self.loaded_at + nanos_for(self.reload * (self.fired + 1)))
+        Some(self.loaded_at + nanos_for(self.period() * (self.fired + 1)))
     }
 
     fn write(&mut self, value: u8, now: u64) {
@@ -401,6 +425,25 @@ mod tests {
             "{next}"
         );
         assert_eq!(pit.check(), Ok(()));
+    }
+
+    /// Otherwise a guest could have an interrupt every 838 ns, and its host would do nothing else.
+    #[test]
+    fn a_short_period_leaves_interrupts_out_and_counts_on() {
+        for (count, period) in [(1, 238), (2, 238), (100, 300), (237, 474), (238, 238)] {
+            let mut pit = program(2, count, 0);
+            for n in 1..5 {
+                let at = pit.next_deadline().expect("running");
+                assert_eq!(at, nanos_for(n * period), "count {count}");
+                pit.advance(at);
+                assert!(pit.take_due() && !pit.take_due());
+            }
+            assert_eq!(pit.check(), Ok(()));
+        }
+        // In the middle of a period, the counter has run out many times.
+        let mut pit = program(2, 100, 0);
+        pit.write(0x43, 0x00, nanos_for(130));
+        assert_eq!((pit.read(0x40, 0), pit.read(0x40, 0)), (70, 0));
     }
 
     #[test]

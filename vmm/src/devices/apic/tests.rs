@@ -29,6 +29,9 @@ fn message(vector: u8) -> Message {
 }
 
 /// Delivers what is pending; the vector.
+/// Of the timer, in nanoseconds.
+const PERIOD: u64 = 1_000_000;
+
 fn take(apic: &mut Apic, memory: &GuestRam) -> Option<u8> {
     apic.settle(memory);
     let vector = apic.pending(memory)?;
@@ -124,30 +127,31 @@ fn a_timer_interrupt_waits_for_the_last_one_and_those_missed_are_forgotten() {
     let mut apic = enabled(&memory);
     write(&mut apic, &memory, DIVIDE, 0b1011);
     write(&mut apic, &memory, LVT_TIMER, 1 << 17 | 0xec);
-    assert!(apic.write(INITIAL_COUNT, 1000, 500, &memory));
-    assert_eq!(apic.next_deadline(), Some(1500));
-    apic.advance(1500);
-    apic.advance(2500);
+    assert!(apic.write(INITIAL_COUNT, PERIOD, 500, &memory));
+    assert_eq!(apic.next_deadline(), Some(500 + PERIOD));
+    apic.advance(500 + PERIOD);
+    apic.advance(500 + 2 * PERIOD);
     for _ in 0..2 {
         assert_eq!(take(&mut apic, &memory), Some(0xec));
         write(&mut apic, &memory, END_OF_INTERRUPT, 0);
     }
     assert_eq!(take(&mut apic, &memory), None);
-    assert_eq!(apic.next_deadline(), Some(3500));
+    assert_eq!(apic.next_deadline(), Some(500 + 3 * PERIOD));
     // Three are missed, and as many left out.
-    apic.advance(6500);
+    apic.advance(500 + 6 * PERIOD);
     assert_eq!(take(&mut apic, &memory), Some(0xec));
     write(&mut apic, &memory, END_OF_INTERRUPT, 0);
     assert_eq!(take(&mut apic, &memory), None);
-    assert_eq!(apic.next_deadline(), Some(10_500));
-    assert_eq!(apic.read(CURRENT_COUNT, 6600), Some(900));
+    assert_eq!(apic.next_deadline(), Some(500 + 10 * PERIOD));
+    let now = 500 + 6 * PERIOD + 100;
+    assert_eq!(apic.read(CURRENT_COUNT, now), Some(PERIOD - 100));
     write(
         &mut apic,
         &memory,
         LVT_TIMER,
         u64::from(MASKED) | 1 << 17 | 0xec,
     );
-    apic.advance(19_500);
+    apic.advance(500 + 19 * PERIOD);
     assert_eq!(take(&mut apic, &memory), None);
 }
 
@@ -157,11 +161,11 @@ fn nothing_is_kept_of_a_timer_that_ran_while_the_apic_was_disabled() {
     let mut apic = Apic::default();
     write(&mut apic, &memory, DIVIDE, 0b1011);
     write(&mut apic, &memory, LVT_TIMER, 1 << 17 | 0xec);
-    write(&mut apic, &memory, INITIAL_COUNT, 1000);
-    apic.advance(5500);
+    write(&mut apic, &memory, INITIAL_COUNT, PERIOD);
+    apic.advance(5 * PERIOD + 500);
     write(&mut apic, &memory, SPURIOUS, 0x1ff);
     assert_eq!(take(&mut apic, &memory), None);
-    apic.advance(6000);
+    apic.advance(6 * PERIOD);
     assert_eq!(take(&mut apic, &memory), Some(0xec));
     assert_eq!(take(&mut apic, &memory), None);
 }

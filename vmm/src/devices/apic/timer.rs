@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::devices::pit::forget_missed;
+use crate::devices::pit::{SHORTEST_PERIOD, bounded_period, forget_missed};
 
 /// Nanoseconds of one tick of the timer's input clock: 1 GHz, before the divisor.
 const NANOS_PER_TICK: u64 = 1;
@@ -46,7 +46,7 @@ pub(super) struct Timer {
     /// Guest time at which the count was started, or seems to have been: see
     /// [`Timer::set_divide`].
     started_at: u64,
-    /// Times that the running count ran out since then.
+    /// Interrupts of the running count since then.
     fired: u64,
     /// Interrupts that were not raised yet.
     due: u64,
@@ -88,12 +88,17 @@ impl Timer {
         NANOS_PER_TICK << ((code + 1) & 0b111)
     }
 
-    /// Nanoseconds from the start to the end of a count.
+    /// Nanoseconds from the start of a count to its interrupt, and between two of them.
     fn period(&self) -> u64 {
-        u64::from(self.initial) * self.count_nanos()
+        let period = u64::from(self.initial) * self.count_nanos();
+        if self.mode == Mode::Periodic && period != 0 {
+            bounded_period(period, SHORTEST_PERIOD)
+        } else {
+            period
+        }
     }
 
-    /// How often the count has run out at guest time `now`.
+    /// How many interrupts of the running count there were up to guest time `now`.
     fn ends(&self, now: u64) -> u64 {
         let elapsed = now.saturating_sub(self.started_at);
         match (self.mode, self.period()) {
@@ -103,7 +108,7 @@ impl Timer {
         }
     }
 
-    /// Guest time at which the count runs out next.
+    /// Guest time of the next interrupt.
     pub(super) fn next_deadline(&self) -> Option<u64> {
         let idle = match self.mode {
             Mode::Stopped => true,
@@ -205,6 +210,10 @@ mod tests {
     use super::*;
     use crate::devices::pit::MOST_LEFT_OUT;
 
+    /// A count with divisor 16, and how long it takes.
+    const COUNT: u32 = 20_000;
+    const PERIOD: u64 = 16 * COUNT as u64;
+
     fn running(mode: Mode, divide: u32, count: u32) -> Timer {
         let mut timer = Timer::default();
         timer.set_mode(mode);
@@ -250,34 +259,59 @@ mod tests {
 
     #[test]
     fn a_periodic_count_begins_anew() {
-        let mut timer = running(Mode::Periodic, 3, 10);
+        let mut timer = running(Mode::Periodic, 3, COUNT);
         for end in 1..100 {
             let at = timer.next_deadline().expect("it runs");
-            assert_eq!(at, 1000 + end * 160);
+            assert_eq!(at, 1000 + end * PERIOD);
             timer.advance(at - 1);
             assert_eq!(taken(&mut timer), 0);
             timer.advance(at + 5);
             assert_eq!(taken(&mut timer), 1);
         }
-        assert_eq!(timer.current_count(1000 + 165), 10);
-        assert_eq!(timer.current_count(1000 + 2 * 160 - 1), 1);
+        assert_eq!(timer.current_count(1000 + PERIOD + 5), COUNT);
+        assert_eq!(timer.current_count(1000 + 2 * PERIOD - 1), 1);
+    }
+
+    /// Otherwise a guest could have an interrupt every nanosecond, and its host would do nothing
+    /// else.
+    #[test]
+    fn a_short_period_leaves_interrupts_out_and_counts_on() {
+        for (count, period) in [
+            (1, SHORTEST_PERIOD),
+            (3, 200_001),
+            (150_000, 300_000),
+            (200_001, 200_001),
+        ] {
+            let mut timer = running(Mode::Periodic, 11, count);
+            for n in 1..5 {
+                let at = timer.next_deadline().expect("it runs");
+                assert_eq!(at, 1000 + n * period, "count {count}");
+                timer.advance(at);
+                assert_eq!(taken(&mut timer), 1);
+            }
+            assert_eq!(timer.check(1 << 17), Ok(()));
+        }
+        let timer = running(Mode::Periodic, 11, 1000);
+        assert_eq!(timer.current_count(1000 + 1300), 700);
+        let at = running(Mode::OneShot, 11, 1).next_deadline();
+        assert_eq!(at, Some(1001), "each costs the guest an exit");
     }
 
     #[test]
     fn missed_ticks_are_one_and_leave_the_guest_time() {
-        let mut timer = running(Mode::Periodic, 3, 10);
+        let mut timer = running(Mode::Periodic, 3, COUNT);
         // Two are missed, and as many left out behind the third.
-        timer.advance(1000 + 3 * 160 + 5);
+        timer.advance(1000 + 3 * PERIOD + 5);
         assert_eq!(taken(&mut timer), 1);
-        assert_eq!(timer.next_deadline(), Some(1000 + 6 * 160));
-        timer.advance(1000 + 6 * 160 - 1);
+        assert_eq!(timer.next_deadline(), Some(1000 + 6 * PERIOD));
+        timer.advance(1000 + 6 * PERIOD - 1);
         assert_eq!(taken(&mut timer), 0);
-        timer.advance(1000 + 2006 * 160);
+        timer.advance(1000 + 2006 * PERIOD);
         assert_eq!(taken(&mut timer), 1);
         let left_out = 2006 + MOST_LEFT_OUT;
         assert_eq!(
             timer.next_deadline(),
-            Some(1000 + (left_out + 1) * 160),
+            Some(1000 + (left_out + 1) * PERIOD),
             "not all that it missed"
         );
         assert_eq!(timer.check(1 << 17), Ok(()));
@@ -307,11 +341,11 @@ mod tests {
 
     #[test]
     fn a_periodic_count_with_another_divisor_keeps_its_next_end() {
-        let mut timer = running(Mode::Periodic, 11, 1000);
-        timer.set_divide(0, 1000 + 50_400);
-        assert_eq!(timer.current_count(51_400), 600);
-        assert_eq!(timer.next_deadline(), Some(51_400 + 1200));
-        timer.advance(51_400 + 1200);
+        let mut timer = running(Mode::Periodic, 11, 1_000_000);
+        timer.set_divide(0, 1000 + 50_400_000);
+        assert_eq!(timer.current_count(50_401_000), 600_000);
+        assert_eq!(timer.next_deadline(), Some(50_401_000 + 1_200_000));
+        timer.advance(50_401_000 + 1_200_000);
         assert_eq!(taken(&mut timer), 1);
         assert_eq!(timer.check(1 << 17), Ok(()));
     }
