@@ -59,13 +59,17 @@ impl Output {
     }
 }
 
-/// Which inputs the machine can take now.
+/// Which inputs the machine can take now. None, by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Appetite {
     /// Guest time of the next timer interrupt.
     pub timer_deadline: Option<u64>,
     /// The network card has room for a frame.
     pub frame: bool,
+    /// Frames get nowhere: they may be dropped, and are no inputs. Nobody has set the card up.
+    pub drops_frames: bool,
     /// The console has room for typed bytes.
     pub typed: bool,
+    /// Completions of requests to the disk are taken.
+    pub disk: bool,
 }

@@ -170,8 +170,10 @@ impl Devices {
             .into_iter()
             .flatten()
             .min(),
-            frame: !self.net.is_running() || self.net.device.has_room(),
+            frame: self.net.is_running() && self.net.device.has_room(),
+            drops_frames: !self.net.is_running(),
             typed: self.console.has_room(),
+            disk: true,
         }
     }
 

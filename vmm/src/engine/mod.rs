@@ -33,8 +33,12 @@ pub use self::source::{Difference, Divergence, EventSource, Interruption, StateD
 use self::tally::{ExitKind, ExitTally};
 use crate::cpu::{CpuError, Exit, GuestCpu, PortAccess};
 use crate::devices::virtio::net::frame::Offloads;
-use crate::devices::{ClockNeed, Devices, Input, Output};
+use crate::devices::{Appetite, ClockNeed, Devices, Input, Output};
 use crate::traps::{Trapped, TscTrap};
+
+/// Inputs that are delivered at one exit at most: about as many as wait for a guest at a time. Others
+/// wait for the next exit, so that the guest gets on however fast they come.
+const MOST_INPUTS: usize = 256;
 
 /// Where outputs go.
 pub trait OutputGate {
@@ -214,7 +218,14 @@ impl<C: GuestCpu> Engine<C> {
     }
 
     fn take_inputs(&mut self) -> Step<()> {
-        while let Some(input) = self.poll()? {
+        for _ in 0..MOST_INPUTS {
+            let Some(input) = self.poll(self.devices.appetite())? else {
+                return Ok(());
+            };
+            self.apply(input)?;
+        }
+        // The source has its say at every exit.
+        while let Some(input) = self.poll(Appetite::default())? {
             self.apply(input)?;
         }
         Ok(())
@@ -282,8 +293,7 @@ impl<C: GuestCpu> Engine<C> {
         self.emit_outputs()
     }
 
-    fn poll(&mut self) -> Step<Option<Input>> {
-        let appetite = self.devices.appetite();
+    fn poll(&mut self, appetite: Appetite) -> Step<Option<Input>> {
         self.ask(|source, at| source.poll(at, &appetite))
     }
 

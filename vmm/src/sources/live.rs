@@ -63,6 +63,12 @@ impl<T> Lane<T> {
         self.bell.ring();
     }
 
+    /// Drops the messages that are there.
+    fn clear(&self) {
+        let there = self.receiver.len();
+        self.receiver.try_iter().take(there).for_each(drop);
+    }
+
     /// Takes the next message, if there is one. What it waited for is noted in `waits`.
     fn take(&self, waits: Option<&Waits>) -> Option<T> {
         let (since, message) = self.receiver.try_recv().ok()?;
@@ -154,8 +160,13 @@ impl OutsideWorld for LiveInputs {
                 return Ok(Some(Input::Tick(now)));
             }
         }
-        if let Some(completion) = self.lanes.disk.take(None) {
+        if appetite.disk
+            && let Some(completion) = self.lanes.disk.take(None)
+        {
             return Ok(Some(Input::Disk(completion)));
+        }
+        if appetite.drops_frames {
+            self.lanes.frames.clear();
         }
         if appetite.frame
             && let Some(frame) = self.lanes.frames.take(Some(&self.lanes.waits))
@@ -174,7 +185,7 @@ impl OutsideWorld for LiveInputs {
         let due = |deadline| self.clock.monotonic_nanos() >= deadline;
         !self.lanes.control.receiver.is_empty()
             || appetite.timer_deadline.is_some_and(due)
-            || !self.lanes.disk.receiver.is_empty()
+            || (appetite.disk && !self.lanes.disk.receiver.is_empty())
             || (appetite.frame && !self.lanes.frames.receiver.is_empty())
             || (appetite.typed && !self.lanes.typed.receiver.is_empty())
     }
@@ -189,5 +200,52 @@ impl OutsideWorld for LiveInputs {
                 .bell
                 .wait(deadline.map(|nanos| self.clock.instant_of(nanos)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Otherwise whoever floods the network fills the log of a guest that has no driver yet, and
+    /// holds it up.
+    #[test]
+    fn frames_for_a_card_that_nobody_set_up_are_no_inputs() {
+        let lanes = Lanes::default();
+        let live = LiveInputs::new(GuestClock::starting_now(), lanes.clone());
+        let frame = || Frame::from(vec![7; 60]);
+        let nobody = Appetite {
+            drops_frames: true,
+            ..Appetite::default()
+        };
+        for _ in 0..300 {
+            lanes.frames.try_push(frame());
+        }
+        assert!(!live.is_ready(&nobody));
+        assert!(matches!(live.poll(&nobody), Ok(None)));
+        let driver = Appetite {
+            frame: true,
+            ..Appetite::default()
+        };
+        assert!(matches!(live.poll(&driver), Ok(None)), "they are gone");
+        lanes.frames.try_push(frame());
+        assert!(matches!(live.poll(&driver), Ok(Some(Input::Frame(_)))));
+    }
+
+    #[test]
+    fn completions_wait_for_a_machine_that_takes_none() {
+        let lanes = Lanes::default();
+        let live = LiveInputs::new(GuestClock::starting_now(), lanes.clone());
+        let result = Ok(Vec::new());
+        lanes.disk.push(DiskCompletion { id: 1, result });
+        let nothing = Appetite::default();
+        assert!(!live.is_ready(&nothing));
+        assert!(matches!(live.poll(&nothing), Ok(None)));
+        let disk = Appetite {
+            disk: true,
+            ..nothing
+        };
+        assert!(live.is_ready(&disk));
+        assert!(matches!(live.poll(&disk), Ok(Some(Input::Disk(_)))));
     }
 }
