@@ -53,6 +53,10 @@ pub struct CounterRead {
     with_aux: bool,
 }
 
+const PAGE_BYTES: u64 = 4096;
+/// Of what #GP leaves on the kernel's stack, what is looked at.
+const FRAME_BYTES: u64 = 24;
+
 /// The frame that #GP leaves on the kernel's stack: error code, RIP, CS.
 #[derive(Debug, Clone, Copy)]
 struct FaultFrame {
@@ -106,8 +110,12 @@ impl TscTrap {
         // By number: RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI.
         const IN_GPR: [usize; 8] = [0, 2, 3, 1, 6, 7, 4, 5];
         let value = registers.gpr[IN_GPR[usize::from(port - CR4_PORT)]];
-        cpu.write_cr4(value | CR4_TSD)?;
-        self.hook(cpu)?;
+        if cpu.write_cr4(value | CR4_TSD)? {
+            self.hook(cpu)?;
+        } else {
+            log::debug!("#GP for a write of {value:#x} to CR4");
+            cpu.raise_general_protection()?;
+        }
         Ok(Trapped::Done)
     }
 
@@ -154,12 +162,12 @@ impl TscTrap {
     /// Address of the #GP handler from the interrupt descriptor table (AMD APM volume 2, figure
     /// 4-24: 64-bit gate).
     fn gp_handler(&self, cpu: &mut dyn GuestCpu) -> Result<Option<u64>, CpuError> {
-        let gate = cpu.idt_base()? + 16 * VECTOR_GP;
+        let gate = cpu.idt_base()?.wrapping_add(16 * VECTOR_GP);
         let word = |cpu: &mut dyn GuestCpu, at: u64| {
             let physical = cpu.translate(at)?;
             self.memory.read_obj::<u64>(GuestAddress(physical)).ok()
         };
-        let (Some(low), Some(high)) = (word(cpu, gate), word(cpu, gate + 8)) else {
+        let (Some(low), Some(high)) = (word(cpu, gate), word(cpu, gate.wrapping_add(8))) else {
             return Ok(None);
         };
         let present = low >> 47 & 1 != 0;
@@ -178,7 +186,7 @@ impl TscTrap {
         // The instruction may cross into another page, so byte by byte.
         let code: Vec<u8> = (0..3)
             .map_while(|n| {
-                let physical = cpu.translate(frame.rip + n)?;
+                let physical = cpu.translate(frame.rip.wrapping_add(n))?;
                 self.memory.read_obj::<u8>(GuestAddress(physical)).ok()
             })
             .collect();
@@ -196,19 +204,15 @@ impl TscTrap {
     }
 
     fn frame(&self, cpu: &mut dyn GuestCpu, registers: &Registers) -> Option<FaultFrame> {
-        let physical = cpu.translate(stack_pointer(registers))?;
+        let stack = stack_pointer(registers);
         // The processor aligns the stack to 16 bytes before it pushes the six words, and the
-        // kernel's entry stacks are whole pages, so the frame lies in one page.
-        let word = |n: u64| {
-            self.memory
-                .read_obj::<u64>(GuestAddress(physical + 8 * n))
-                .ok()
-        };
-        Some(FaultFrame {
-            error: word(0)?,
-            rip: word(1)?,
-            cs: word(2)?,
-        })
+        // kernel's entry stacks are whole pages, so a fault's frame lies in one page.
+        if stack % PAGE_BYTES > PAGE_BYTES - FRAME_BYTES {
+            return None;
+        }
+        let at = GuestAddress(cpu.translate(stack)?);
+        let [error, rip, cs] = self.memory.read_obj::<[u64; 3]>(at).ok()?;
+        Some(FaultFrame { error, rip, cs })
     }
 
     /// Completes a counter read with `value`: the guest goes on behind the instruction.
@@ -225,19 +229,19 @@ impl TscTrap {
         let (Some(frame), Some(iretq)) = (self.frame(cpu, &registers), self.iretq) else {
             return Ok(());
         };
-        let rip_slot = stack_pointer(&registers) + 8;
+        let rip_slot = stack_pointer(&registers).wrapping_add(8);
         if let Some(physical) = cpu.translate(rip_slot) {
             // The frame was read from the same place: it is guest memory.
             let _ = self
                 .memory
-                .write_obj(frame.rip + read.len, GuestAddress(physical));
+                .write_obj(frame.rip.wrapping_add(read.len), GuestAddress(physical));
         }
         registers.gpr[0] = value & 0xffff_ffff;
         registers.gpr[3] = value >> 32;
         if read.with_aux {
             registers.gpr[2] = 0; // processor 0 on node 0, as Linux writes IA32_TSC_AUX
         }
-        registers.gpr[6] += 8; // IRETQ expects no error code
+        registers.gpr[6] = registers.gpr[6].wrapping_add(8); // IRETQ expects no error code
         registers.rip = iretq;
         cpu.set_registers(&registers)
     }
@@ -323,6 +327,51 @@ mod tests {
             let trapped = self.trap.trapped(&mut self.cpu, FAULT_PORT);
             trapped.expect("dealt with")
         }
+    }
+
+    /// Otherwise a guest ends its VMM with a bit that its processor does not have.
+    #[test]
+    fn a_value_that_cr4_does_not_take_is_a_fault() {
+        let mut bench = bench();
+        bench.gate(HANDLER, true);
+        bench.put(HANDLER, &ENDBR64);
+        bench.cpu.cr4_reserved = 1 << 40;
+        let mut registers = Registers::default();
+        registers.gpr[0] = 1 << 40 | 0x6f0;
+        bench.cpu.set_registers(&registers).expect("taken");
+        bench.write_cr4(0);
+        assert_eq!((bench.cpu.cr4, bench.cpu.faults), (0, 1));
+        assert_eq!(bench.bytes(HANDLER), ENDBR64, "nothing else happens");
+    }
+
+    /// Addresses are the guest's. Sums of them wrap, as the processor's do.
+    #[test]
+    fn addresses_at_the_end_of_the_address_space_do_no_harm() {
+        let mut bench = bench();
+        bench.cpu.idt = u64::MAX - 3;
+        bench.write_cr4(0);
+        for stack in [u64::MAX - 7, u64::MAX - 23, 0xffff, 0xffe8, 0xfff0] {
+            let mut registers = Registers::default();
+            registers.gpr[6] = stack;
+            bench.cpu.set_registers(&registers).expect("taken");
+            let trapped = bench.trap.trapped(&mut bench.cpu, FAULT_PORT);
+            assert_eq!(trapped.expect("dealt with"), Trapped::Done);
+            let read = CounterRead {
+                len: 3,
+                with_aux: false,
+            };
+            let answered = bench.trap.answer(&mut bench.cpu, read, 1);
+            answered.expect("dealt with");
+        }
+        // The instruction that faulted is at the end.
+        for (n, word) in (0..).zip([0, u64::MAX, USER_CS]) {
+            bench.put(STACK + 8 * n, &u64::to_le_bytes(word));
+        }
+        let mut registers = Registers::default();
+        registers.gpr[6] = STACK;
+        bench.cpu.set_registers(&registers).expect("taken");
+        let trapped = bench.trap.trapped(&mut bench.cpu, FAULT_PORT);
+        assert_eq!(trapped.expect("dealt with"), Trapped::Done);
     }
 
     #[test]

@@ -304,8 +304,20 @@ impl<P: Steppable, C: EventCounter> GuestCpu for CountingCpu<P, C> {
         self.cpu.set_registers(registers)
     }
 
-    fn write_cr4(&mut self, value: u64) -> Result<(), CpuError> {
+    fn write_cr4(&mut self, value: u64) -> Result<bool, CpuError> {
         self.cpu.write_cr4(value)
+    }
+
+    fn raise_general_protection(&mut self) -> Result<(), CpuError> {
+        self.cpu.raise_general_protection()
+    }
+
+    fn task_priority(&mut self) -> u8 {
+        self.cpu.task_priority()
+    }
+
+    fn set_task_priority(&mut self, class: u8) {
+        self.cpu.set_task_priority(class);
     }
 
     fn idt_base(&mut self) -> Result<u64, CpuError> {

@@ -92,6 +92,12 @@ pub struct FakeCpu {
     tally: Rc<Tally>,
     /// CR4, as written through [`GuestCpu::write_cr4`].
     pub cr4: u64,
+    /// Bits of CR4 that it does not have.
+    pub cr4_reserved: u64,
+    /// Faults that were raised.
+    pub faults: u32,
+    /// CR8.
+    task_priority: u8,
     /// Answer to [`GuestCpu::idt_base`].
     pub idt: u64,
 }
@@ -123,6 +129,9 @@ impl FakeCpu {
             tripwires: Vec::new(),
             tally: Rc::default(),
             cr4: 0,
+            cr4_reserved: 0,
+            faults: 0,
+            task_priority: 0,
             idt: 0,
         };
         cpu.update_place();
@@ -270,6 +279,10 @@ impl FakeCpu {
                 })
             }
             Op::EndInterrupt { word } => self.end_interrupt(word),
+            Op::SetTaskPriority(class) => {
+                let before = std::mem::replace(&mut self.task_priority, class);
+                (class < before).then_some(Exit::TaskPriority)
+            }
             Op::Load { address, len } => {
                 let mut bytes = vec![0; len];
                 let known = self.memory.read_slice(&mut bytes, GuestAddress(address));
@@ -395,9 +408,26 @@ impl GuestCpu for FakeCpu {
         Ok(())
     }
 
-    fn write_cr4(&mut self, value: u64) -> Result<(), CpuError> {
-        self.cr4 = value;
+    fn write_cr4(&mut self, value: u64) -> Result<bool, CpuError> {
+        let taken = value & self.cr4_reserved == 0;
+        if taken {
+            self.cr4 = value;
+        }
+        Ok(taken)
+    }
+
+    fn raise_general_protection(&mut self) -> Result<(), CpuError> {
+        self.faults += 1;
+        self.mix(VECTOR_GP);
         Ok(())
+    }
+
+    fn task_priority(&mut self) -> u8 {
+        self.task_priority
+    }
+
+    fn set_task_priority(&mut self, class: u8) {
+        self.task_priority = class;
     }
 
     fn idt_base(&mut self) -> Result<u64, CpuError> {

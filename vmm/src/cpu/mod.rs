@@ -18,8 +18,8 @@ pub(crate) const RFLAGS_RF: u64 = 1 << 16;
 
 /// Why the processor stopped.
 ///
-/// [`Exit::Io`], [`Exit::Mmio`], [`Exit::Halt`] and [`Exit::Msr`] are *deterministic*: given the
-/// same guest state and the same inputs they come at the same instruction in every run, and their
+/// [`Exit::Io`], [`Exit::Mmio`], [`Exit::Halt`], [`Exit::Msr`] and [`Exit::TaskPriority`] are
+/// *deterministic*: given the same guest state and the same inputs they come at the same instruction in every run, and their
 /// ordinal is the clock of the log. The others depend on the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -47,6 +47,9 @@ pub enum Exit {
         /// The value written, or `None` for a read.
         write: Option<u64>,
     },
+    /// A MOV to CR8 lowered the task priority, with RIP behind it: an interrupt that waited may be
+    /// delivered now. One that raises it makes no exit.
+    TaskPriority,
     /// Triple fault.
     TripleFault,
     /// The host had something to do (a signal, a kick). Not deterministic.
@@ -194,11 +197,25 @@ pub trait GuestCpu: CpuState {
     /// [`CpuError::Hypervisor`] when KVM refuses.
     fn set_registers(&mut self, registers: &Registers) -> Result<(), CpuError>;
 
-    /// Writes CR4, with all that a MOV to CR4 brings about.
+    /// Writes CR4, with all that a MOV to CR4 brings about. `false` if that would be a #GP: the
+    /// processor does not have what the value says, or not here.
     ///
     /// # Errors
-    /// [`CpuError::Hypervisor`] when KVM refuses.
-    fn write_cr4(&mut self, value: u64) -> Result<(), CpuError>;
+    /// [`CpuError::Hypervisor`] when KVM fails.
+    fn write_cr4(&mut self, value: u64) -> Result<bool, CpuError>;
+
+    /// Makes a fault of the last exit, a write to a port by OUT with an immediate operand: the guest
+    /// goes on with a #GP there, error code 0. For an OUT that stands in for another instruction.
+    ///
+    /// # Errors
+    /// [`CpuError`].
+    fn raise_general_protection(&mut self) -> Result<(), CpuError>;
+
+    /// The task priority at the last exit, 0 to 15: CR8.
+    fn task_priority(&mut self) -> u8;
+
+    /// Sets the task priority, 0 to 15.
+    fn set_task_priority(&mut self, class: u8);
 
     /// Linear base address of the interrupt descriptor table.
     ///

@@ -206,6 +206,18 @@ impl Devices {
         self.apic.insist_on_end(&self.memory);
     }
 
+    /// The processor's task priority, 0 to 15 (CR8).
+    #[must_use]
+    pub fn task_priority(&self) -> u8 {
+        self.apic.task_priority_class()
+    }
+
+    /// The guest has set the processor's task priority, 0 to 15, by a write to CR8: it is the same
+    /// register as the local APIC's.
+    pub fn set_task_priority(&mut self, class: u8) {
+        self.apic.set_task_priority_class(class);
+    }
+
     fn external_pending(&self) -> bool {
         self.apic.takes_external() && self.pic.interrupt_pending()
     }

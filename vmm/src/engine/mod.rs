@@ -25,6 +25,8 @@ mod cause;
 mod moment;
 pub mod source;
 pub mod tally;
+#[cfg(test)]
+mod tests;
 
 use logging_channel::entry::{ExecutionPoint, Landmark, Lsn, ShutdownReason};
 
@@ -184,6 +186,10 @@ impl<C: GuestCpu> Engine<C> {
             let exit = self.cpu.run()?;
             self.former = None;
             self.tally.count(ExitKind::of(&exit));
+            if exit != Exit::Kicked {
+                // Not at a place that a replay does not know.
+                self.devices.set_task_priority(self.cpu.task_priority());
+            }
             match exit {
                 Exit::Kicked => {
                     let appetite = self.devices.appetite();
@@ -205,6 +211,7 @@ impl<C: GuestCpu> Engine<C> {
     fn arrive(&mut self, exits: u64) -> Step<Option<ShutdownReason>> {
         self.tally.count(ExitKind::Stop);
         self.exits = exits;
+        self.devices.set_task_priority(self.cpu.task_priority());
         self.cpu.execution_point()?;
         self.ask(|source, at| source.at_exit(at))?;
         self.take_inputs()?;
@@ -249,6 +256,7 @@ impl<C: GuestCpu> Engine<C> {
             }
             Exit::Msr { index, write } => self.msr_access(index, write)?,
             Exit::Halt { .. } => self.devices.halted(),
+            Exit::TaskPriority => {}
             Exit::TripleFault => return Ok(Some(ShutdownReason::TripleFault)),
             Exit::Kicked | Exit::InterruptWindow => unreachable!("not deterministic exits"),
         }
@@ -317,7 +325,7 @@ impl<C: GuestCpu> Engine<C> {
             size,
             count,
         } = access;
-        if write && TscTrap::owns(port) {
+        if write && size == 1 && count == 1 && TscTrap::owns(port) {
             return self.trap(port);
         }
         let need = self.devices.clock_need(port, write);
@@ -387,6 +395,7 @@ impl<C: GuestCpu> Engine<C> {
     /// Injects what can be injected, and asks for the window where it cannot.
     fn prepare_entry(&mut self) -> Step<()> {
         self.devices.settle_interrupts();
+        self.cpu.set_task_priority(self.devices.task_priority());
         if self.devices.interrupt_pending() && self.cpu.ready_for_interrupt() {
             let vector = self.devices.acknowledge_interrupt();
             self.cpu.inject(vector)?;

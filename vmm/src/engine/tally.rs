@@ -112,6 +112,7 @@ impl ExitKind {
             Exit::Mmio { .. } => Self::Mmio,
             Exit::Halt { .. } => Self::Halt,
             Exit::Msr { index, .. } if Apic::owns(*index) => Self::Apic,
+            Exit::TaskPriority => Self::Apic,
             Exit::Msr { .. } => Self::Msr,
             Exit::TripleFault => Self::TripleFault,
             Exit::Kicked => Self::Kicked,

@@ -94,7 +94,7 @@ impl FreeCpu {
     fn look_for_interrupt(&mut self, exit: Option<Exit>) -> Result<(), CpuError> {
         if self.stepped.is_injected() {
             let waits = exit.is_none_or(|exit| exit == Exit::Kicked)
-                && self.cpu_ref().interrupt_on_its_way()?;
+                && self.cpu_ref().event_on_its_way()?;
             self.stepped.set_injected(waits);
         }
         Ok(())
@@ -178,8 +178,20 @@ impl GuestCpu for FreeCpu {
         self.cpu().set_registers(registers)
     }
 
-    fn write_cr4(&mut self, value: u64) -> Result<(), CpuError> {
+    fn write_cr4(&mut self, value: u64) -> Result<bool, CpuError> {
         self.cpu().write_cr4(value)
+    }
+
+    fn raise_general_protection(&mut self) -> Result<(), CpuError> {
+        self.stepped.raise_general_protection()
+    }
+
+    fn task_priority(&mut self) -> u8 {
+        self.cpu().task_priority()
+    }
+
+    fn set_task_priority(&mut self, class: u8) {
+        self.cpu().set_task_priority(class);
     }
 
     fn idt_base(&mut self) -> Result<u64, CpuError> {
@@ -213,8 +225,8 @@ impl CpuState for FreeCpu {
     }
 
     fn load(&mut self, state: &[u8]) -> Result<(), CpuError> {
-        self.stepped.set_injected(false);
-        self.cpu().load(state)
+        // With what is on its way in it: an interrupt may have been injected before it was saved.
+        self.stepped.load(state)
     }
 
     fn part_digests(&mut self) -> Result<Vec<(&'static str, u32)>, CpuError> {

@@ -136,6 +136,8 @@ impl KvmCpu {
             .map_err(failed("set the control registers"))?;
         fd.set_regs(&state.regs)
             .map_err(failed("set the general registers"))?;
+        // The shared page has it too, and that is what KVM takes at the next entry.
+        fd.get_kvm_run().cr8 = state.sregs.cr8;
         fd.set_xcrs(&state.xcrs)
             .map_err(failed("set the extended control registers"))?;
         // SAFETY: KVM reads the 4 KiB of a kvm_xsave, because no guest has dynamically enabled
@@ -156,13 +158,37 @@ impl KvmCpu {
             .map_err(failed("set the pending events"))
     }
 
-    /// Whether an interrupt was injected and not delivered yet.
-    pub(super) fn interrupt_on_its_way(&self) -> Result<bool, CpuError> {
+    /// Has #GP with error code 0 delivered to the instruction at `rip`. Not while an access waits to
+    /// be completed.
+    pub(super) fn inject_general_protection(&mut self, rip: u64) -> Result<(), CpuError> {
+        const VECTOR_GP: u8 = 13;
+        let fd = self.fd();
+        let mut regs = fd
+            .get_regs()
+            .map_err(failed("read the general registers"))?;
+        regs.rip = rip;
+        fd.set_regs(&regs)
+            .map_err(failed("set the general registers"))?;
+        fd.get_kvm_run().s.regs.regs = regs;
+        let mut events = fd
+            .get_vcpu_events()
+            .map_err(failed("read the pending events"))?;
+        events.exception.injected = 1;
+        events.exception.nr = VECTOR_GP;
+        events.exception.has_error_code = 1;
+        events.exception.error_code = 0;
+        // Last: setting registers drops pending exceptions.
+        fd.set_vcpu_events(&events)
+            .map_err(failed("set the pending events"))
+    }
+
+    /// Whether an interrupt or a fault was injected and not delivered yet.
+    pub(super) fn event_on_its_way(&self) -> Result<bool, CpuError> {
         let events = self
             .fd_ref()
             .get_vcpu_events()
             .map_err(failed("read the pending events"))?;
-        Ok(events.interrupt.injected != 0)
+        Ok(events.interrupt.injected != 0 || events.exception.injected != 0)
     }
 
     /// Enters KVM without running the guest: finishes the last exit's access, and brings

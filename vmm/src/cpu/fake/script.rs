@@ -42,6 +42,8 @@ pub enum Op {
         /// Guest-physical address of the word, of 32 bits.
         word: u64,
     },
+    /// Writes CR8.
+    SetTaskPriority(u8),
     /// Loads guest memory.
     Load {
         /// Guest-physical address.

@@ -15,6 +15,7 @@ struct FakeState {
     shadow: bool,
     injected: Option<u8>,
     cr4: u64,
+    task_priority: u8,
 }
 
 impl CpuState for FakeCpu {
@@ -37,6 +38,7 @@ impl CpuState for FakeCpu {
             shadow: self.shadow,
             injected: self.injected,
             cr4: self.cr4,
+            task_priority: self.task_priority,
         };
         Ok(postcard::to_allocvec(&state).expect("a vector takes everything"))
     }
@@ -54,6 +56,7 @@ impl CpuState for FakeCpu {
         self.shadow = state.shadow;
         self.injected = state.injected;
         self.cr4 = state.cr4;
+        self.task_priority = state.task_priority;
         self.held = false;
         self.update_place();
         Ok(())
@@ -62,7 +65,10 @@ impl CpuState for FakeCpu {
     fn part_digests(&mut self) -> Result<Vec<(&'static str, u32)>, CpuError> {
         let flags = u64::from(self.interrupts_on) * RFLAGS_IF;
         Ok(vec![
-            ("control registers", digest(&[self.cr4, self.idt])),
+            (
+                "control registers",
+                digest(&[self.cr4, self.idt, self.task_priority.into()]),
+            ),
             (
                 "interrupts",
                 digest(&[flags, self.interrupted.len() as u64]),

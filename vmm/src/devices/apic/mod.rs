@@ -239,6 +239,19 @@ impl Apic {
         true
     }
 
+    /// The task priority's class, which is CR8 (SDM section 11.8.6).
+    #[must_use]
+    pub fn task_priority_class(&self) -> u8 {
+        self.task_priority >> 4
+    }
+
+    /// Changes it as a write to CR8 does.
+    pub fn set_task_priority_class(&mut self, class: u8) {
+        if class != self.task_priority_class() {
+            self.task_priority = class << 4;
+        }
+    }
+
     /// Interrupts that the processor sends: there is nobody but itself to take them.
     fn send(&mut self, value: u64) {
         self.command = value;

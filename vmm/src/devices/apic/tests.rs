@@ -95,6 +95,23 @@ fn messages_to_others_and_of_other_kinds_are_not_taken() {
     }
 }
 
+/// CR8 and the task priority register are one.
+#[test]
+fn the_processors_task_priority_is_the_apics() {
+    let memory = memory();
+    let mut apic = enabled(&memory);
+    apic.set_task_priority_class(4);
+    apic.deliver(message(0x4f));
+    assert_eq!(take(&mut apic, &memory), None);
+    assert_eq!(apic.read(TASK_PRIORITY, 0), Some(0x40));
+    write(&mut apic, &memory, TASK_PRIORITY, 0x47);
+    assert_eq!(apic.task_priority_class(), 4);
+    apic.set_task_priority_class(4);
+    assert_eq!(apic.read(TASK_PRIORITY, 0), Some(0x47), "as it was");
+    apic.set_task_priority_class(3);
+    assert_eq!(take(&mut apic, &memory), Some(0x4f));
+}
+
 #[test]
 fn nothing_comes_while_it_is_disabled() {
     let memory = memory();

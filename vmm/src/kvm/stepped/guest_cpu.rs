@@ -87,8 +87,22 @@ impl GuestCpu for SteppedCpu {
         self.cpu.set_registers(registers)
     }
 
-    fn write_cr4(&mut self, value: u64) -> Result<(), CpuError> {
+    fn write_cr4(&mut self, value: u64) -> Result<bool, CpuError> {
         self.cpu.write_cr4(value)
+    }
+
+    fn raise_general_protection(&mut self) -> Result<(), CpuError> {
+        self.cpu.raise_general_protection()?;
+        self.injected = true;
+        Ok(())
+    }
+
+    fn task_priority(&mut self) -> u8 {
+        self.cpu.task_priority()
+    }
+
+    fn set_task_priority(&mut self, class: u8) {
+        self.cpu.set_task_priority(class);
     }
 
     fn idt_base(&mut self) -> Result<u64, CpuError> {
@@ -140,8 +154,9 @@ impl CpuState for SteppedCpu {
 
     fn load(&mut self, state: &[u8]) -> Result<(), CpuError> {
         self.restart();
-        self.injected = false;
-        self.cpu.load(state)
+        self.cpu.load(state)?;
+        self.injected = self.cpu.event_on_its_way()?;
+        Ok(())
     }
 
     fn part_digests(&mut self) -> Result<Vec<(&'static str, u32)>, CpuError> {

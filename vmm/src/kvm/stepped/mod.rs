@@ -109,7 +109,7 @@ pub struct SteppedCpu {
     /// And between the last two.
     last_count: u64,
     window_wanted: bool,
-    /// An interrupt is to be delivered before the next instruction.
+    /// An interrupt, or a fault, is to be delivered before the next instruction.
     injected: bool,
     /// Conditional branches executed.
     tally: Rc<Tally>,
