@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use super::watchdog::Watchdog;
 
 /// How long the guest may run without an exit while the log has a later one, unless said
-/// otherwise. A primary stops its guest several times a second.
+/// otherwise. A primary stops its guest once a second of guest time at least, and needs no input for
+/// that: see [`super::Recorder`].
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The watchdog of a replay bites this often.

@@ -20,6 +20,10 @@ use crate::ram::GuestRam;
 /// never far behind in work, even if it is not behind in entries.
 const PROGRESS_NANOS: u64 = 50_000_000;
 
+/// Guest time after which a guest that makes no exit is stopped though no input waits for it, so that
+/// its replay knows that it still gets on ([`super::overdue`]).
+const MOST_SILENCE: u64 = 1_000_000_000;
+
 /// Hashes in one entry: 256 KiB of guest memory per KiB of log.
 const HASHES_PER_ENTRY: u64 = 4096;
 
@@ -246,6 +250,17 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
         Ok(())
     }
 
+    /// Whether the log should have an entry by now. Where the guest is stopped for that, a progress
+    /// mark follows.
+    fn is_silent(&self) -> bool {
+        let since = || {
+            self.live
+                .clock(ClockNeed::Monotonic)
+                .saturating_sub(self.last_entry)
+        };
+        self.log.is_replayed() && since() >= MOST_SILENCE
+    }
+
     fn stopped(&mut self) {
         if let Some(watchdog) = &self.watchdog {
             watchdog.leave();
@@ -301,7 +316,8 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
     fn kicked(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<bool> {
         self.stopped();
         self.log.throttle();
-        Ok(self.live.is_ready(appetite) && self.name_stop(at)?)
+        let is_wanted = self.live.is_ready(appetite) || self.is_silent();
+        Ok(is_wanted && self.name_stop(at)?)
     }
 
     fn at_exit(&mut self, at: &mut Moment<'_>) -> Step<()> {

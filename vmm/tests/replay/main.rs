@@ -6,6 +6,7 @@ mod debugger;
 mod guest;
 mod handover;
 mod mutation;
+mod silence;
 mod transfer;
 mod tsc_copy;
 mod whole;
