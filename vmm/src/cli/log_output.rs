@@ -14,7 +14,7 @@ use crate::io::{self, LAST_WORDS};
 pub(super) fn start() {
     let colours = std::io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
     let env = Env::default()
-        .default_filter_or("info,gdbstub=warn")
+        .default_filter_or("info,gdbstub=warn,virtio_queue=off")
         .default_write_style_or(if colours { "always" } else { "never" });
     Builder::from_env(env)
         .target(Target::Pipe(Box::new(io::stderr().clone())))

@@ -76,6 +76,8 @@ pub struct VirtioPci<D> {
     /// Vector for changes of the configuration.
     config_vector: u16,
     queue_vectors: Vec<u16>,
+    /// People know that the driver breaks the protocol. Not part of the state.
+    told_broken: bool,
 }
 
 impl<D: VirtioDevice> VirtioPci<D> {
@@ -135,6 +137,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
             msix,
             config_vector: NO_VECTOR,
             queue_vectors: vec![NO_VECTOR; D::QUEUES],
+            told_broken: false,
         }
     }
 
@@ -202,7 +205,15 @@ impl<D: VirtioDevice> VirtioPci<D> {
             Notify::No => return,
             Notify::UsedBuffer => (self.queue_vectors[queue], ISR_QUEUE),
             Notify::NeedsReset => {
-                log::warn!("the guest's virtio driver broke the protocol; its device stops");
+                // Once: a guest that does it again and again does not fill the host's log.
+                let level = match std::mem::replace(&mut self.told_broken, true) {
+                    false => log::Level::Warn,
+                    true => log::Level::Debug,
+                };
+                log::log!(
+                    level,
+                    "the guest's virtio driver broke the protocol; its device stops"
+                );
                 self.status |= VIRTIO_CONFIG_S_NEEDS_RESET as u8;
                 (self.config_vector, ISR_CONFIG)
             }

@@ -109,6 +109,7 @@ impl<D: VirtioDevice> VirtioPci<D> {
             msix: state.msix,
             config_vector: state.config_vector,
             queue_vectors: state.queue_vectors,
+            told_broken: self.told_broken,
         })
     }
 }
