@@ -154,6 +154,72 @@ fn a_damaged_state_is_refused() {
     assert_eq!(claim(&server, "db", 0, "a/1"), Claim::Won { epoch: 1 });
 }
 
+/// A small file system, which goes away when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// `None`, and a word to people, where it cannot be had.
+    fn new(test: &str) -> Option<SmallDisk> {
+        let directory = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=20m", "none"])
+            .arg(directory.path())
+            .output();
+        if !mounted.is_ok_and(|output| output.status.success()) {
+            let line = format!("SKIPPED {test}: only root can mount a file system\n");
+            // Not eprintln!, whose output nobody sees when the test passes.
+            std::io::stderr().write_all(line.as_bytes()).unwrap();
+            return None;
+        }
+        Some(SmallDisk(directory))
+    }
+
+    fn remount(&self, how: &str) {
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-o", &format!("remount,{how}")])
+            .arg(self.0.path());
+        assert!(mount.status().unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_told_as_one_and_the_state_is_not_called_damaged() {
+    let Some(disk) = SmallDisk::new("a_full_disk_is_told_as_one") else {
+        return;
+    };
+    let directory = disk.0.path();
+    let state = directory.join("state");
+    let mut server = Process::start("127.0.0.1:0", &state);
+    claim(&server, "db", 0, "a/1");
+    server.kill();
+    let filler = directory.join("filler");
+    let mut file = fs::File::create(&filler).unwrap();
+    while file.write_all(&[1; 4096]).is_ok() {}
+    // Nothing that is written to can be mounted read-only.
+    drop(file);
+    let message = refused("127.0.0.1:0", &state);
+    assert!(!message.contains("damaged"), "{message}");
+    assert!(message.contains("make room"), "{message}");
+    assert!(message.contains("No space left"), "{message}");
+    let message = refused("127.0.0.1:0", &directory.join("new"));
+    assert!(message.contains("No space left"), "{message}");
+    disk.remount("ro");
+    let message = refused("127.0.0.1:0", &state);
+    assert!(message.contains("Read-only file system"), "{message}");
+    assert!(!message.contains("damaged"), "{message}");
+    disk.remount("rw");
+    fs::remove_file(&filler).unwrap();
+    let server = Process::start("127.0.0.1:0", &state);
+    assert_eq!(claim(&server, "db", 0, "a/1"), Claim::Won { epoch: 1 });
+}
+
 #[test]
 fn a_state_directory_that_cannot_be_is_named() {
     let directory = tempfile::tempdir().unwrap();

@@ -38,8 +38,8 @@ pub enum OpenError {
         /// What the system said.
         source: io::Error,
     },
-    /// A new state file could not be made.
-    #[error("cannot make a state file in {}: is the directory writable?", path.display())]
+    /// A new state file, or the lock beside it, could not be made.
+    #[error("cannot make a state file in {}{}", path.display(), hint(source))]
     Create {
         /// The state directory.
         path: PathBuf,
@@ -49,6 +49,15 @@ pub enum OpenError {
     /// The state file is there and cannot be opened.
     #[error("cannot open the state file {} for reading and writing", path.display())]
     Access {
+        /// The state file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The state file is sound as far as it was read, but the disk or file system did not do what
+    /// was asked of it.
+    #[error("cannot use the state file {}{}; nothing is lost, start the server again when that is mended", path.display(), hint(source))]
+    Io {
         /// The state file.
         path: PathBuf,
         /// What the system said.
@@ -69,6 +78,17 @@ pub enum OpenError {
         #[source]
         source: Damage,
     },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ": make room on its file system"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => ": its file system is mounted read-only",
+        io::ErrorKind::PermissionDenied => ": is the directory writable for this user?",
+        _ => "",
+    }
 }
 
 /// What is wrong with a state file.
@@ -138,14 +158,13 @@ impl EpochStore {
         let opened = FileBackend::new(file).and_then(|file| builder().create_with_backend(file));
         let database = opened.map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => OpenError::Locked { path: path.clone() },
-            DatabaseError::Storage(redb::StorageError::Io(source)) => access(&path, source),
-            error => corrupt(&path, Damage::Database(error.into())),
+            error => failed(&path, Damage::Database(error.into())),
         })?;
         let store = EpochStore {
             database,
             _lock: Some(lock),
         };
-        store.check().map_err(|damage| corrupt(&path, damage))?;
+        store.check().map_err(|damage| failed(&path, damage))?;
         Ok(store)
     }
 
@@ -165,6 +184,19 @@ fn access(path: &Path, source: io::Error) -> OpenError {
     OpenError::Access {
         path: path.to_owned(),
         source,
+    }
+}
+
+/// Of a file whose copy in memory was found sound: an error of the system says nothing else about it.
+fn failed(path: &Path, damage: Damage) -> OpenError {
+    let path = path.to_owned();
+    match damage {
+        Damage::Database(redb::Error::Io(source)) => OpenError::Io { path, source },
+        Damage::Database(error @ redb::Error::PreviousIo) => OpenError::Io {
+            path,
+            source: io::Error::other(error),
+        },
+        source => OpenError::Corrupt { path, source },
     }
 }
 
