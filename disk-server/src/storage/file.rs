@@ -5,11 +5,14 @@ use std::io::{self, Seek as _, SeekFrom};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileExt as _, FileTypeExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::unistd::{Whence, lseek};
+use rustix::io::{ReadWriteFlags, preadv2};
 
+use super::regions::Regions;
 use super::{Allocation, Storage, Zeroing};
 
 /// What is written where a file cannot do zeroes by itself, in bytes at a time.
@@ -54,6 +57,10 @@ pub struct FileStorage {
     file: File,
     size: u64,
     is_device: bool,
+    /// Where there is known to be data.
+    data: Regions,
+    /// The file system cannot read without waiting.
+    always_waits: AtomicBool,
 }
 
 impl FileStorage {
@@ -102,6 +109,8 @@ impl FileStorage {
             file,
             size,
             is_device,
+            data: Regions::default(),
+            always_waits: AtomicBool::new(false),
         })
     }
 
@@ -118,6 +127,15 @@ impl FileStorage {
                 Err(error) => Err(error.into()),
             };
         }
+    }
+
+    /// Makes a hole; `Ok(false)` when the file system or device cannot.
+    fn punch(&self, offset: u64, length: u64) -> io::Result<bool> {
+        let done = self.fallocate(PUNCH, offset, length);
+        // Behind it: who looked before must not say later that there is data. Also after an error,
+        // which may have come in the middle.
+        self.data.forget(offset, offset + length);
+        done
     }
 
     fn write_zeroes(&self, mut offset: u64, mut length: u64) -> io::Result<()> {
@@ -159,6 +177,21 @@ impl Storage for FileStorage {
         self.file.read_exact_at(data, offset)
     }
 
+    fn read_at_hand(&self, offset: u64, data: &mut [u8]) -> io::Result<bool> {
+        if self.always_waits.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let buffers = &mut [io::IoSliceMut::new(data)];
+        match preadv2(&self.file, buffers, offset, ReadWriteFlags::NOWAIT) {
+            Ok(read) => Ok(read == data.len()),
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => {
+                self.always_waits.store(true, Ordering::Relaxed);
+                Ok(false)
+            }
+            Err(_) => Ok(false),
+        }
+    }
+
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.file.write_all_at(data, offset)
     }
@@ -167,10 +200,16 @@ impl Storage for FileStorage {
         if length == 0 {
             return Ok(());
         }
-        if how.may_punch && self.fallocate(PUNCH, offset, length)? {
+        if how.may_punch && self.punch(offset, length)? {
             return Ok(());
         }
+        if how.only_if_fast && self.is_device {
+            // The kernel may write zeroes to it, block by block.
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        // Where it is room that was never written, some file systems tell it as a hole.
         if self.fallocate(ZERO, offset, length)? {
+            self.data.forget(offset, offset + length);
             return Ok(());
         }
         if how.only_if_fast {
@@ -181,7 +220,7 @@ impl Storage for FileStorage {
 
     fn discard(&self, offset: u64, length: u64) -> io::Result<()> {
         if length > 0 {
-            self.fallocate(PUNCH, offset, length)?;
+            self.punch(offset, length)?;
         }
         Ok(())
     }
@@ -202,6 +241,16 @@ impl Storage for FileStorage {
         let mut found = Vec::new();
         let mut at = offset;
         while at < end && found.len() < most {
+            if let Some(known) = self.data.end_of(at) {
+                let next = known.min(end);
+                found.push(Allocation {
+                    length: next - at,
+                    hole: false,
+                });
+                at = next;
+                continue;
+            }
+            let looked = self.data.look();
             let data = match self.next(Whence::SeekData, at) {
                 Ok(data) => data.unwrap_or(end).clamp(at, end),
                 // A file system that cannot tell.
@@ -213,6 +262,7 @@ impl Storage for FileStorage {
             } else {
                 // Somebody may have made a hole of it by now: go on by a byte at least.
                 let hole = self.next(Whence::SeekHole, at)?.unwrap_or(end);
+                self.data.learn(looked, at, hole);
                 (hole.clamp(at + 1, end), false)
             };
             found.push(Allocation {
@@ -232,5 +282,44 @@ impl Storage for FileStorage {
         if let Err(error) = posix_fadvise(&self.file, offset, length, advice) {
             log::debug!("cannot prefetch from {}: {error}", self.file.as_raw_fd());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_data_is_looked_for_once() {
+        const MIB: u64 = 1 << 20;
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(4 * MIB).unwrap();
+        let disk = FileStorage::open(image.path(), false).unwrap();
+        disk.write(0, &vec![7; 2 << 20]).unwrap();
+        let holes = |offset: u64, length: u64| {
+            let found = disk.allocations(offset, length, 100).unwrap();
+            assert_eq!(found.iter().map(|a| a.length).sum::<u64>(), length);
+            found
+                .iter()
+                .filter(|a| a.hole)
+                .map(|a| a.length)
+                .sum::<u64>()
+        };
+        assert_eq!(holes(0, 4 * MIB), 2 * MIB);
+        // A hole that another program makes is not seen: nobody looks.
+        let punched = fallocate(image.as_file(), PUNCH, 0, MIB as i64);
+        punched.unwrap();
+        assert_eq!(holes(0, MIB), 0);
+        // Those that are made here are.
+        disk.discard(MIB, MIB / 2).unwrap();
+        assert_eq!(holes(MIB, MIB), MIB / 2);
+        let how = Zeroing {
+            may_punch: true,
+            only_if_fast: true,
+        };
+        disk.zero(MIB + MIB / 2, MIB / 2, how).unwrap();
+        assert_eq!(holes(MIB, MIB), MIB);
+        disk.write(MIB, &[1; 4096]).unwrap();
+        assert_eq!(holes(MIB, MIB), MIB - 4096);
     }
 }

@@ -6,6 +6,7 @@
 
 mod file;
 mod flush;
+mod regions;
 
 use std::fmt;
 use std::io;
@@ -48,6 +49,16 @@ pub trait Storage: fmt::Debug + Send + Sync {
     /// # Errors
     /// Those of the medium.
     fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()>;
+
+    /// The same if it can be done without waiting for the medium. `false`: it cannot, and what is in
+    /// `data` is anything.
+    ///
+    /// # Errors
+    /// Those of the medium.
+    fn read_at_hand(&self, offset: u64, data: &mut [u8]) -> io::Result<bool> {
+        let _ = (offset, data);
+        Ok(false)
+    }
 
     /// Writes `data` from `offset` on.
     ///
