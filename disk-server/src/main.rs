@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use disk_server::arbiter::{Arbiter, ServerAddress, Settings, VmName};
 use disk_server::export::ExportSpec;
+use disk_server::logging::Log;
 use disk_server::server::{Config, Limits, NbdConfig, Server};
 use disk_server::status::Status;
 
@@ -76,11 +77,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
-    match run(Cli::parse()) {
+    let cli = Cli::parse();
+    let log = Log::start();
+    match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("disk-server: {error:#}");
+            log.say(&format!("disk-server: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -137,10 +139,17 @@ fn run_server(args: Serve) -> anyhow::Result<()> {
     if let Some(address) = server.nbd_addr() {
         lines.push_str(&format!("nbd on {address}\n"));
     }
-    let mut out = std::io::stdout();
-    out.write_all(lines.as_bytes())
-        .and_then(|()| out.flush())
-        .context("cannot say where the server listens")?;
+    // In a thread of its own: a pipe that nobody reads keeps nobody from being served.
+    std::thread::Builder::new()
+        .name("announce".to_owned())
+        .spawn(move || {
+            let mut out = std::io::stdout();
+            let said = out.write_all(lines.as_bytes()).and_then(|()| out.flush());
+            if let Err(error) = said {
+                log::warn!("cannot say where the server listens: {error}");
+            }
+        })
+        .context("cannot start a thread")?;
     server.run()?;
     log::info!("ended in order");
     Ok(())

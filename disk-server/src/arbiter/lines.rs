@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -43,16 +44,16 @@ pub(crate) enum LineError {
 /// Splits what a socket delivers into lines of at most [`MAX_LINE`] bytes.
 #[derive(Debug)]
 pub(crate) struct Lines {
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     buffer: Vec<u8>,
     /// How much of the buffer is known to hold no newline.
     searched: usize,
 }
 
 impl Lines {
-    pub(crate) fn new(stream: TcpStream) -> Lines {
+    pub(crate) fn new(stream: impl Into<Arc<TcpStream>>) -> Lines {
         Lines {
-            stream,
+            stream: stream.into(),
             buffer: Vec::new(),
             searched: 0,
         }
@@ -128,7 +129,7 @@ impl Lines {
             .set_read_timeout(Some(limit))
             .map_err(LineError::Io)?;
         let mut chunk = [0_u8; MAX_LINE];
-        match self.stream.read(&mut chunk) {
+        match (&*self.stream).read(&mut chunk) {
             Ok(0) if self.buffer.is_empty() => Err(LineError::Closed),
             Ok(0) => Err(LineError::ClosedInLine),
             Ok(n) => {

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::decision::{Answer, ClaimRequest, MAX_EPOCH, Record};
@@ -13,6 +14,7 @@ use super::protocol::{
 use super::store::{ClaimStoreError, ReadStoreError};
 use crate::export::Exports;
 use crate::fence::{Claimed, FencedStore, ForgetError, NotYet, WaitLimit};
+use crate::logging::{Limited, excerpt};
 
 /// How patient a session is with its client.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +50,7 @@ pub(crate) enum StoreFailure {
 /// # Errors
 /// Only the store's own failure. What a client does wrong ends its session and nothing else.
 pub(crate) fn serve(
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     subject: Subject<'_>,
     limits: SessionLimits,
 ) -> Result<(), StoreFailure> {
@@ -61,7 +63,10 @@ pub(crate) fn serve(
             Ok(())
         }
         End::Refused { code, message } => {
-            log::info!("client {peer:?} refused: {message}");
+            static REFUSED: Limited = Limited::new();
+            if let Some(left_out) = REFUSED.let_through() {
+                log::info!("client {peer:?} refused: {}{left_out}", excerpt(&message));
+            }
             refuse(lines.stream(), code, message);
             Ok(())
         }
@@ -318,7 +323,7 @@ fn refuse(stream: &TcpStream, code: ErrorCode, message: String) {
 }
 
 /// Turns a client away for which there is no session. Never blocks.
-pub(crate) fn turn_away(mut stream: TcpStream, message: &str) {
+pub(crate) fn turn_away(mut stream: &TcpStream, message: &str) {
     let response = Response::Error {
         code: ErrorCode::Busy,
         message: message.to_owned(),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::counters::{Counted, LeftBehind, MOST_LEFT_BEHIND};
 use super::{Exports, Fenced};
 use crate::fence::{Membership, Refusal, Right, WaitLimit};
+use crate::logging::Limited;
 use crate::nbd::{ExportName, RequestedExport};
 use crate::storage::{Allocation, FlushError, Zeroing};
 
@@ -201,6 +202,16 @@ impl Access {
         self.target.boot()
     }
 
+    /// A line for people who ask about the export.
+    pub(crate) fn description(&self) -> String {
+        self.target.description()
+    }
+
+    /// Lets what went wrong with the export into the log, up to a rate.
+    pub(crate) fn complaints(&self) -> &Limited {
+        &self.target.complaints
+    }
+
     /// Whether it was opened read-only, which does not change any more.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
@@ -230,6 +241,16 @@ impl Access {
         self.target.export.storage.storage().read(offset, data)
     }
 
+    /// The same without waiting for the medium; see
+    /// [`Storage::read_at_hand`](crate::storage::Storage::read_at_hand).
+    ///
+    /// # Errors
+    /// The storage's.
+    pub fn read_at_hand(&self, offset: u64, data: &mut [u8]) -> io::Result<bool> {
+        let storage = self.target.export.storage.storage();
+        storage.read_at_hand(offset, data)
+    }
+
     /// Writes `data` from `offset` on.
     ///
     /// # Errors
@@ -255,7 +276,13 @@ impl Access {
     /// See [`ModifyError`]. Some of the range may have been zeroed.
     pub fn zero(&self, offset: u64, length: u64, how: Zeroing) -> Result<(), ModifyError> {
         let storage = self.target.export.storage.storage();
-        in_pieces(offset, length, ZEROES_AT_A_TIME, |at, length| {
+        // What is to be fast is done whole or not at all, and holds nobody up.
+        let most = if how.only_if_fast {
+            u64::MAX
+        } else {
+            ZEROES_AT_A_TIME
+        };
+        in_pieces(offset, length, most, |at, length| {
             self.modify(|| storage.zero(at, length, how))
         })
     }

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use crate::arbiter::protocol::{ExportRecord, Owner};
 use crate::arbiter::{ClaimStoreError, ReadStoreError, VmName};
 use crate::fence::{Clients, Fence, FencedStore};
+use crate::logging::Limited;
 use crate::nbd::ExportName;
 use crate::random;
 use crate::server::{Ending, RunError};
@@ -119,6 +120,8 @@ pub(crate) struct Fenced {
     clients: Arc<Clients>,
     counters: Counters,
     ending: Ending,
+    /// What is told of it in the log.
+    complaints: Limited,
 }
 
 impl Fenced {
@@ -221,6 +224,7 @@ impl Exports {
                 clients: Arc::default(),
                 counters: Counters::default(),
                 ending: ending.clone(),
+                complaints: Limited::new(),
             });
             if named.insert(name.clone(), fenced).is_some() {
                 return Err(ExportsError::Twice(name));
@@ -231,6 +235,12 @@ impl Exports {
 
     pub(crate) fn get(&self, name: &ExportName) -> Option<&Arc<Fenced>> {
         self.0.get(name)
+    }
+
+    /// The export of a server that has just one.
+    pub(crate) fn only(&self) -> Option<&ExportName> {
+        let mut names = self.0.keys();
+        names.next().filter(|_| names.next().is_none())
     }
 
     /// What there is to tell of the exports behind a name, in the order of names.

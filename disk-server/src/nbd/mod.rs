@@ -8,9 +8,10 @@
 //! - [`RequestedExport`] is what a client names: an export, with a tag if it will
 //!   know its own connections again, or an export as its machine's writer.
 //! - The rest is the server's side of a connection: options until an export is chosen, then
-//!   requests, each of which is checked, done by a thread of its own, and answered.
+//!   requests, each of which is checked, done, by a thread of its own if it may have to wait, and
+//!   answered. A connection has memory and threads of its own, and waits for no other one.
 
-mod budget;
+mod buffers;
 pub mod client;
 mod names;
 mod negotiation;
@@ -19,5 +20,4 @@ pub(crate) mod session;
 mod timed;
 mod transmission;
 
-pub(crate) use budget::Budget;
 pub use names::{ClientTag, ExportName, ExportNameError, RequestedExport};

@@ -13,7 +13,10 @@ use crate::random;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExportNameError {
     /// It has no characters.
-    #[error("an export has a name; ask for the list of exports to see them")]
+    #[error(
+        "an export has a name, and only a server's one export can be left unnamed; ask for the list \
+         of exports to see them"
+    )]
     Empty,
     /// It has too many characters.
     #[error("an export's name has at most {} characters", ExportName::MAX_LEN)]
@@ -35,7 +38,7 @@ pub enum ExportNameError {
     /// What should be an epoch is not one.
     #[error("an epoch is a number from 0 to {MAX_EPOCH}, not {found:?}")]
     Epoch {
-        /// What is there instead.
+        /// What is there instead, or the beginning of it.
         found: String,
     },
     /// What should be the name of a virtual machine is not one.
@@ -199,7 +202,7 @@ impl FromStr for RequestedExport {
             .ok()
             .filter(|epoch| digits && *epoch <= MAX_EPOCH)
             .ok_or_else(|| ExportNameError::Epoch {
-                found: epoch.to_owned(),
+                found: epoch[..epoch.floor_char_boundary(24)].to_owned(),
             })?;
         Ok(RequestedExport::Writer {
             export: export.parse()?,

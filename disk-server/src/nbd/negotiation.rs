@@ -1,6 +1,7 @@
 //! The server's side of "Fixed newstyle negotiation": options, until an export is chosen.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::names::{ExportNameError, RequestedExport};
@@ -12,6 +13,7 @@ use super::protocol::{
 use super::timed::{Incoming, Outgoing};
 use crate::export::{Access, Exports, OpenError};
 use crate::fence::{Refusal, WaitLimit};
+use crate::logging::excerpt;
 
 /// The most data of an option: names, and some queries. Larger ones are passed over.
 const MAX_OPTION: u32 = 64 << 10;
@@ -41,7 +43,7 @@ pub(super) enum NegotiationError {
     Protocol(#[from] ProtocolError),
     #[error("the client set flags that do not exist: {0:#x}")]
     Flags(u32),
-    #[error("the client asked for {0:?} in the old way, which has no answer for errors")]
+    #[error("the client asked for {0} in the old way, which has no answer for errors")]
     Refused(String),
 }
 
@@ -91,6 +93,7 @@ pub(super) fn negotiate(
     exports: &Exports,
     limit: WaitLimit<'_>,
     deadline: Instant,
+    ending: &AtomicBool,
 ) -> Result<Agreed, NegotiationError> {
     let flags = HandshakeFlags::FIXED_NEWSTYLE | HandshakeFlags::NO_ZEROES;
     outgoing.send(&Greeting { flags }.encode())?;
@@ -114,8 +117,9 @@ pub(super) fn negotiate(
         }
         data.resize(header.length as usize, 0);
         incoming.read_exact(&mut data, deadline)?;
+        let ends = ending.load(Ordering::Relaxed);
         match header.option {
-            OptionType::ExportName => {
+            OptionType::ExportName if !ends => {
                 let zeroes = !flags.contains(ClientFlags::NO_ZEROES);
                 return negotiation.export_name(&data, zeroes);
             }
@@ -123,6 +127,10 @@ pub(super) fn negotiate(
                 // Clients need not wait for it.
                 let _ = negotiation.reply(header.option, ReplyType::Ack, &[]);
                 return Err(NegotiationError::Left);
+            }
+            option if ends => {
+                let error = OptionError::new(ReplyType::ErrShutdown, "the server is ending");
+                negotiation.refuse(option, &error)?;
             }
             option => match negotiation.answer(option, &data)? {
                 Ok(None) => negotiation.reply(option, ReplyType::Ack, &[])?,
@@ -201,7 +209,10 @@ impl Negotiation<'_> {
         let info = |info: Info| self.reply(option, ReplyType::Info, &info.encode());
         info(Info::Export(self.export_info(&agreed)))?;
         if request.infos.contains(&InfoType::Name) {
-            info(Info::Name(request.name))?;
+            info(Info::Name(agreed.name.to_string()))?;
+        }
+        if request.infos.contains(&InfoType::Description) {
+            info(Info::Description(agreed.access.description()))?;
         }
         if request.infos.contains(&InfoType::BlockSize) {
             info(Info::BlockSize(BlockSize::default()))?;
@@ -212,9 +223,9 @@ impl Negotiation<'_> {
     /// `EXPORT_NAME`, which can only be answered well.
     fn export_name(&self, name: &[u8], zeroes: bool) -> Result<Agreed, NegotiationError> {
         let text = String::from_utf8_lossy(name);
-        let agreed = self
-            .open(&text, OptionType::ExportName)
-            .map_err(|error| NegotiationError::Refused(format!("{text}: {}", error.message)))?;
+        let agreed = self.open(&text, OptionType::ExportName).map_err(|error| {
+            NegotiationError::Refused(format!("{}: {}", excerpt(&text), error.message))
+        })?;
         let mut answer = self.export_info(&agreed).encode().to_vec();
         if zeroes {
             answer.resize(ExportInfo::LEN + ExportInfo::ZEROES, 0);
@@ -224,7 +235,7 @@ impl Negotiation<'_> {
     }
 
     fn open(&self, name: &str, option: OptionType) -> Result<Agreed, OptionError> {
-        let requested: RequestedExport = name.parse()?;
+        let requested = self.requested(name)?;
         let access = match option {
             OptionType::Info => Access::look(self.exports, &requested)?,
             _ => Access::open(self.exports, &requested, self.limit)?,
@@ -235,6 +246,15 @@ impl Negotiation<'_> {
             structured: self.structured,
             block_status: self.context_of.as_deref() == Some(name),
         })
+    }
+
+    /// What a name stands for. The empty one is the default export, which is the only one if there is
+    /// just one, and otherwise none.
+    fn requested(&self, name: &str) -> Result<RequestedExport, OptionError> {
+        match self.exports.only() {
+            Some(only) if name.is_empty() => Ok(RequestedExport::Plain(only.clone())),
+            _ => Ok(name.parse()?),
+        }
     }
 
     fn export_info(&self, agreed: &Agreed) -> ExportInfo {
@@ -303,7 +323,7 @@ impl Negotiation<'_> {
             return Err(OptionError::new(ReplyType::ErrInvalid, message));
         }
         let request = MetaContextRequest::decode(data)?;
-        let access = Access::look(self.exports, &request.export.parse()?)?;
+        let access = Access::look(self.exports, &self.requested(&request.export)?)?;
         Ok((request, access))
     }
 
@@ -317,7 +337,7 @@ impl Negotiation<'_> {
     }
 
     fn refuse(&self, option: OptionType, error: &OptionError) -> io::Result<()> {
-        log::debug!("{option:?} refused: {}", error.message);
+        log::debug!("{option:?} refused: {}", excerpt(&error.message));
         self.reply(option, error.reply, error.message.as_bytes())
     }
 }

@@ -2,18 +2,29 @@
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
-use super::budget::{Budget, Share};
+use super::buffers::{Buffer, Buffers};
 use super::negotiation::{Agreed, NegotiationError, negotiate};
 use super::protocol::{Command, ProtocolError, RequestHeader};
 use super::timed::{Incoming, Outgoing, prepare};
-use super::transmission::{Request, check, memory, perform, refuse};
+use super::transmission::{
+    Failure, PIECE, check, end_write, memory, perform, perform_now, refuse, write_piece,
+};
 use crate::export::Exports;
 use crate::fence::WaitLimit;
+use crate::logging::Limited;
+
+/// Replies to requests that were done at once are sent together, up to so many bytes.
+const SENT_TOGETHER: usize = 64 << 10;
+
+/// Clients that come, and clients that are sent away, are told in the log as often as this lets.
+static COMING: Limited = Limited::new();
+static SENT_AWAY: Limited = Limited::new();
 
 /// How patient sessions are, and how much they do at a time.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +38,8 @@ pub(crate) struct SessionLimits {
     pub(crate) requests: usize,
     /// For writes of others that must have landed before the client's export is open.
     pub(crate) clearing: Duration,
+    /// How much data these have together, in bytes.
+    pub(crate) memory: usize,
 }
 
 /// Why a session ended other than by the client's farewell.
@@ -41,17 +54,24 @@ enum SessionError {
 }
 
 /// Serves one client until it leaves, errs, or is too slow. When this returns, none of its requests
-/// is under way.
-pub(crate) fn serve(stream: &TcpStream, exports: &Exports, budget: &Budget, limits: SessionLimits) {
+/// is under way. From when `ending` is true, requests are refused.
+pub(crate) fn serve(
+    stream: &TcpStream,
+    exports: &Exports,
+    limits: SessionLimits,
+    ending: &AtomicBool,
+) {
     let peer = stream.peer_addr().ok();
-    match converse(stream, exports, budget, limits) {
+    match converse(stream, exports, limits, ending) {
         Ok(()) | Err(SessionError::Negotiation(NegotiationError::Left)) => {
             log::debug!("NBD client {peer:?} left");
         }
         Err(SessionError::Io(error)) => log::debug!("NBD client {peer:?}: {error}"),
         Err(error) => {
-            let error = anyhow::Error::from(error);
-            log::info!("NBD client {peer:?} sent away: {error:#}");
+            if let Some(left_out) = SENT_AWAY.let_through() {
+                let error = anyhow::Error::from(error);
+                log::info!("NBD client {peer:?} sent away: {error:#}{left_out}");
+            }
         }
     }
     let _ = stream.shutdown(Shutdown::Both);
@@ -60,36 +80,30 @@ pub(crate) fn serve(stream: &TcpStream, exports: &Exports, budget: &Budget, limi
 fn converse(
     stream: &TcpStream,
     exports: &Exports,
-    budget: &Budget,
     limits: SessionLimits,
+    ending: &AtomicBool,
 ) -> Result<(), SessionError> {
-    prepare(stream, limits.message)?;
+    prepare(stream, limits.message.min(limits.negotiation))?;
     let mut incoming = Incoming::new(stream);
     let outgoing = Outgoing::new(stream, limits.message);
     let deadline = Instant::now() + limits.negotiation;
     let agreed = {
         let limit = WaitLimit::with(limits.clearing, stream);
-        negotiate(&mut incoming, &outgoing, exports, limit, deadline)?
+        negotiate(&mut incoming, &outgoing, exports, limit, deadline, ending)?
     };
+    let peer = stream.peer_addr().ok();
     if agreed.access.is_multi_conn() {
-        log::debug!(
-            "NBD client {:?} opened {}",
-            stream.peer_addr().ok(),
-            agreed.name
-        );
-    } else {
+        log::debug!("NBD client {peer:?} opened {}", agreed.name);
+    } else if let Some(left_out) = COMING.let_through() {
         // A host that runs a machine: an operator wants to know which it is.
-        log::info!(
-            "NBD client {:?} opened {}",
-            stream.peer_addr().ok(),
-            agreed.name
-        );
+        log::info!("NBD client {peer:?} opened {}{left_out}", agreed.name);
     }
     let session = Session {
         agreed,
         outgoing,
-        budget,
+        buffers: Buffers::new(limits.memory.max(PIECE)),
         limits,
+        ending,
     };
     session.transmit(&mut incoming)
 }
@@ -97,12 +111,13 @@ fn converse(
 struct Session<'a> {
     agreed: Agreed,
     outgoing: Outgoing<'a>,
-    budget: &'a Budget,
+    buffers: Buffers,
     limits: SessionLimits,
+    ending: &'a AtomicBool,
 }
 
-/// A request on its way to a worker, with the memory that it takes.
-type Job<'a> = (Request, Share<'a>);
+/// A request on its way to a worker, with its memory.
+type Job<'a> = (RequestHeader, Buffer<'a>);
 
 impl Session<'_> {
     /// Reads requests and has them done by workers, of which there are as many as are busy at a
@@ -114,8 +129,9 @@ impl Session<'_> {
         let mut leftover = None;
         let result = thread::scope(|scope| {
             let mut workers = 0;
+            let mut replies = Vec::new();
             let result = loop {
-                let job = match self.next(incoming) {
+                let job = match self.next(incoming, &mut replies) {
                     Ok(Some(job)) => job,
                     Ok(None) => break Ok(()),
                     Err(error) => break Err(error),
@@ -160,25 +176,40 @@ impl Session<'_> {
         }
     }
 
-    fn answer(&self, (request, share): Job<'_>) {
-        let reply = perform(&request, &self.agreed);
-        drop(request);
+    fn answer(&self, (header, mut room): Job<'_>) {
         // When the client is gone, the reader finds out as well.
-        let _ = self.outgoing.send(&reply);
-        drop(share);
+        let _ = perform(&header, &mut room, &self.agreed, &self.outgoing);
     }
 
-    /// The next request that is to be done; `None` when the client says farewell, or leaves between
-    /// two requests. Requests that make no sense are answered on the way.
-    fn next(&self, incoming: &mut Incoming<'_>) -> Result<Option<Job<'_>>, SessionError> {
-        while incoming.wait()? {
-            let deadline = Instant::now() + self.limits.message;
+    /// The next request that is to be done by a worker; `None` when the client says farewell, or
+    /// leaves between two requests. What waits for nothing is done on the way, and what makes no
+    /// sense is answered; `replies` are those that were not sent yet.
+    fn next<'a>(
+        &'a self,
+        incoming: &mut Incoming<'_>,
+        replies: &mut Vec<u8>,
+    ) -> Result<Option<Job<'a>>, SessionError> {
+        loop {
+            if !incoming.holds(RequestHeader::LEN) || replies.len() >= SENT_TOGETHER {
+                self.send(replies)?;
+            }
+            if !incoming.wait()? {
+                return Ok(None);
+            }
+            let mut deadline = Instant::now() + self.limits.message;
             let header = RequestHeader::decode(&incoming.read_array(deadline)?)?;
             if header.command == Command::Disconnect {
+                self.send(replies)?;
                 return Ok(None);
             }
             let writes = header.command == Command::Write;
-            if let Err(failure) = check(&header, &self.agreed) {
+            let sense = if self.ending.load(Ordering::Relaxed) {
+                Err(Failure::shutdown())
+            } else {
+                check(&header, &self.agreed)
+            };
+            if let Err(failure) = sense {
+                self.send(replies)?;
                 if writes {
                     // However long it is: it is not kept.
                     incoming.skip(header.length.into(), deadline)?;
@@ -187,16 +218,60 @@ impl Session<'_> {
                     .send(&refuse(&header, &self.agreed, &failure))?;
                 continue;
             }
-            let share = self.budget.take(memory(&header));
-            let mut data = Vec::new();
-            if writes {
-                data.resize(header.length as usize, 0);
-                // Time that was spent waiting for memory is not the client's.
-                incoming.read_exact(&mut data, Instant::now() + self.limits.message)?;
+            if perform_now(&header, &self.agreed, replies) {
+                continue;
             }
-            return Ok(Some((Request { header, data }, share)));
+            self.send(replies)?;
+            if writes && header.length as usize > self.buffers.limit() {
+                self.write_in_pieces(&header, incoming, deadline)?;
+                continue;
+            }
+            let asked = Instant::now();
+            let mut room = self.buffers.take(memory(&header, &self.agreed));
+            if writes {
+                // Time that was spent waiting for memory is not the client's.
+                deadline += asked.elapsed();
+                incoming.read_exact(&mut room[..header.length as usize], deadline)?;
+            }
+            return Ok(Some((header, room)));
         }
-        Ok(None)
+    }
+
+    /// Sends replies that are ready.
+    fn send(&self, replies: &mut Vec<u8>) -> io::Result<()> {
+        if !replies.is_empty() {
+            self.outgoing.send(replies)?;
+            replies.clear();
+        }
+        Ok(())
+    }
+
+    /// Takes a write for which there is no room at once, and does it meanwhile.
+    fn write_in_pieces(
+        &self,
+        header: &RequestHeader,
+        incoming: &mut Incoming<'_>,
+        mut deadline: Instant,
+    ) -> Result<(), SessionError> {
+        let mut room = self.buffers.take(PIECE);
+        let mut written = Ok(());
+        let mut at = header.offset;
+        let mut left = header.length as usize;
+        while left > 0 {
+            let piece = &mut room[..left.min(PIECE)];
+            incoming.read_exact(piece, deadline)?;
+            if written.is_ok() {
+                let began = Instant::now();
+                written = write_piece(at, piece, &self.agreed);
+                // Time that was spent in the storage is not the client's.
+                deadline += began.elapsed();
+            }
+            at += piece.len() as u64;
+            left -= piece.len();
+        }
+        Ok(self
+            .outgoing
+            .send(&end_write(header, written, &self.agreed))?)
     }
 }
 

@@ -1,8 +1,9 @@
-//! Sockets with deadlines: a client that stops in the middle of a message does not hold a thread.
+//! Sockets with deadlines: a client that stops in the middle of a message, or gives and takes a byte
+//! now and then, does not hold a thread.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -11,10 +12,15 @@ use nix::sys::socket::{setsockopt, sockopt};
 const BUFFER: usize = 16 << 10;
 
 /// Makes the kernel find out that a client is gone, and small messages leave at once.
-/// `limit` is for how long the client may take nothing of what it is sent.
+/// `limit` is for how long a message may take.
 pub(super) fn prepare(stream: &TcpStream, limit: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    stream.set_write_timeout(Some(limit))?;
+    // The kernel's timeouts are for one call, and deadlines are looked at between calls. To set
+    // the kernel's to what is left each time would cost a system call for every request.
+    // Zero means "for ever" to the kernel, which counts in microseconds.
+    let call = (limit / 4).max(Duration::from_millis(1));
+    stream.set_read_timeout(Some(call))?;
+    stream.set_write_timeout(Some(call))?;
     setsockopt(stream, sockopt::KeepAlive, &true)?;
     // After a minute of silence, six probes at intervals of ten seconds.
     setsockopt(stream, sockopt::TcpKeepIdle, &60)?;
@@ -26,28 +32,26 @@ pub(super) fn prepare(stream: &TcpStream, limit: Duration) -> io::Result<()> {
 /// What a client sends.
 pub(super) struct Incoming<'a> {
     reader: BufReader<&'a TcpStream>,
-    /// The socket's timeout as it is now.
-    timeout: Option<Duration>,
 }
 
 impl<'a> Incoming<'a> {
     pub(super) fn new(stream: &'a TcpStream) -> Incoming<'a> {
         Incoming {
             reader: BufReader::with_capacity(BUFFER, stream),
-            timeout: None,
         }
+    }
+
+    /// Whether so many bytes are here, and reading them waits for nothing.
+    pub(super) fn holds(&self, bytes: usize) -> bool {
+        self.reader.buffer().len() >= bytes
     }
 
     /// Waits for a message to begin, as long as it takes. False when the client has left.
     pub(super) fn wait(&mut self) -> io::Result<bool> {
-        if !self.reader.buffer().is_empty() {
-            return Ok(true);
-        }
-        self.set_timeout(None)?;
         loop {
             match self.reader.fill_buf() {
                 Ok(bytes) => return Ok(!bytes.is_empty()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_transient(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -56,7 +60,7 @@ impl<'a> Incoming<'a> {
     pub(super) fn read_exact(&mut self, mut data: &mut [u8], deadline: Instant) -> io::Result<()> {
         while !data.is_empty() {
             if self.reader.buffer().is_empty() {
-                self.set_timeout(Some(left(deadline)?))?;
+                look_at(deadline)?;
             }
             match self.reader.read(data) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -84,14 +88,6 @@ impl<'a> Incoming<'a> {
         }
         Ok(())
     }
-
-    fn set_timeout(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        if self.timeout != timeout {
-            self.reader.get_ref().set_read_timeout(timeout)?;
-            self.timeout = timeout;
-        }
-        Ok(())
-    }
 }
 
 /// What a client is sent, by any number of threads.
@@ -114,36 +110,67 @@ impl<'a> Outgoing<'a> {
 
     /// Sends a message whole, or ends the connection.
     pub(super) fn send(&self, message: &[u8]) -> io::Result<()> {
-        let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        self.begin()?.send(message)
+    }
+
+    /// Waits for the messages before, and begins one that is sent in parts.
+    pub(super) fn begin(&self) -> io::Result<Message<'_>> {
+        let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
         if *broken {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let sent = self.write_all(message, Instant::now() + self.limit);
+        Ok(Message {
+            stream: self.stream,
+            left: self.limit,
+            broken,
+        })
+    }
+}
+
+/// A message that is being sent.
+pub(super) struct Message<'a> {
+    stream: &'a TcpStream,
+    /// How long the client may still take for it. Between two parts its time stands still.
+    left: Duration,
+    broken: MutexGuard<'a, bool>,
+}
+
+impl Message<'_> {
+    /// Sends a part, or ends the connection.
+    pub(super) fn send(&mut self, part: &[u8]) -> io::Result<()> {
+        let deadline = Instant::now() + self.left;
+        let sent = self.write_all(part, deadline);
+        self.left = deadline.saturating_duration_since(Instant::now());
         if sent.is_err() {
-            *broken = true;
-            // Wakes the reader too.
-            let _ = self.stream.shutdown(Shutdown::Both);
+            self.break_off();
         }
         sent
     }
 
-    fn write_all(&self, mut message: &[u8], deadline: Instant) -> io::Result<()> {
+    /// Ends the connection: the rest of the message cannot be had.
+    pub(super) fn break_off(&mut self) {
+        *self.broken = true;
+        // Wakes the reader too.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
+    fn write_all(&self, mut part: &[u8], deadline: Instant) -> io::Result<()> {
         let mut stream = self.stream;
-        while !message.is_empty() {
-            match stream.write(message) {
+        while !part.is_empty() {
+            match stream.write(part) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => message = &message[n..],
-                Err(error) if is_transient(&error) => {
-                    left(deadline)?;
-                }
+                Ok(n) if n == part.len() => return Ok(()),
+                Ok(n) => part = &part[n..],
+                Err(error) if is_transient(&error) => {}
                 Err(error) => return Err(error),
             }
+            look_at(deadline)?;
         }
         Ok(())
     }
 }
 
-/// A timeout that passed is looked at once more where the deadline is known.
+/// The kernel's timeout passed, or a signal came: it is for the deadline to say what that means.
 fn is_transient(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -151,14 +178,12 @@ fn is_transient(error: &io::Error) -> bool {
     )
 }
 
-fn left(deadline: Instant) -> io::Result<Duration> {
-    let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        return Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "it stopped in the middle of a message",
-        ));
+fn look_at(deadline: Instant) -> io::Result<()> {
+    if Instant::now() < deadline {
+        return Ok(());
     }
-    // Zero means "for ever" to the kernel, which counts in microseconds.
-    Ok(left.max(Duration::from_millis(1)))
+    Err(io::Error::new(
+        io::ErrorKind::TimedOut,
+        "it stopped in the middle of a message, or was too slow",
+    ))
 }

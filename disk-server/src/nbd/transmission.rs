@@ -4,16 +4,24 @@ use std::io;
 
 use nix::errno::Errno;
 
+use super::buffers::HEADROOM;
 use super::negotiation::{Agreed, BASE_ALLOCATION_ID};
 use super::protocol::{
     ChunkFlags, ChunkHeader, ChunkType, Command, CommandFlags, DEFAULT_MAX_PAYLOAD, ErrorChunk,
     ErrorCode, Extent, ExtentFlags, HoleChunk, RequestHeader, SimpleReply, StatusChunk,
 };
+use super::timed::Outgoing;
 use crate::export::ModifyError;
 use crate::storage::{FlushError, Zeroing};
 
 /// The most data in one request or reply, in bytes.
 pub(super) const MAX_PAYLOAD: u32 = DEFAULT_MAX_PAYLOAD;
+
+/// How much of a read is in one chunk of its reply, in bytes, where it may be cut. What is copied
+/// twice should fit a processor's cache between.
+pub(super) const PIECE: usize = 256 << 10;
+/// Longer reads are never done at once.
+const SHORT: u32 = 32 << 10;
 
 /// Shorter reads are not looked into for holes: two more system calls cost more than they save.
 const LOOK_FOR_HOLES: u32 = 64 << 10;
@@ -24,40 +32,50 @@ const MOST_PIECES: usize = 64;
 /// The most extents of one block status. A client asks on where they end.
 const MOST_EXTENTS: usize = 1024;
 
-/// A request with its data.
-#[derive(Debug)]
-pub(super) struct Request {
-    pub(super) header: RequestHeader,
-    /// Of a write.
-    pub(super) data: Vec<u8>,
-}
-
 /// Why a request failed: a code for the protocol, and a text for people.
 #[derive(Debug)]
 pub(super) struct Failure {
     code: ErrorCode,
     message: String,
+    /// Whether an operator wants to know of it, and of which kind it is then.
+    level: Option<log::Level>,
 }
 
 impl Failure {
+    /// A failure that is the client's.
     fn new(code: ErrorCode, message: impl Into<String>) -> Failure {
         let message = message.into();
-        Failure { code, message }
+        let level = None;
+        Failure {
+            code,
+            message,
+            level,
+        }
+    }
+
+    /// For every request from when the server is told to end.
+    pub(super) fn shutdown() -> Failure {
+        Failure::new(ErrorCode::Shutdown, "the server is ending")
+    }
+
+    fn at(self, level: log::Level) -> Failure {
+        let level = Some(level);
+        Failure { level, ..self }
     }
 }
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        let code = match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) => ErrorCode::NoSpace,
-            _ if error.kind() == io::ErrorKind::Unsupported => ErrorCode::NotSupported,
+        let failure = |code| Failure::new(code, error.to_string());
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) => failure(ErrorCode::NoSpace),
+            _ if error.kind() == io::ErrorKind::Unsupported => {
+                return failure(ErrorCode::NotSupported);
+            }
             // Not EPERM, whatever the system says: that is for connections without the right.
-            _ => ErrorCode::Io,
-        };
-        if code != ErrorCode::NotSupported {
-            log::error!("the storage failed: {error}");
+            _ => failure(ErrorCode::Io),
         }
-        Failure::new(code, error.to_string())
+        .at(log::Level::Error)
     }
 }
 
@@ -65,7 +83,7 @@ impl From<FlushError> for Failure {
     fn from(error: FlushError) -> Self {
         // To a client that repeats what was not flushed it means "ask the next server", and to every
         // other one that the flush failed.
-        Failure::new(ErrorCode::Shutdown, error.to_string())
+        Failure::new(ErrorCode::Shutdown, error.to_string()).at(log::Level::Error)
     }
 }
 
@@ -73,8 +91,9 @@ impl From<ModifyError> for Failure {
     fn from(error: ModifyError) -> Self {
         match error {
             ModifyError::Io(error) => error.into(),
-            ModifyError::ReadOnly | ModifyError::Refused(_) => {
-                Failure::new(ErrorCode::NotPermitted, error.to_string())
+            ModifyError::ReadOnly => Failure::new(ErrorCode::NotPermitted, error.to_string()),
+            ModifyError::Refused(_) => {
+                Failure::new(ErrorCode::NotPermitted, error.to_string()).at(log::Level::Warn)
             }
         }
     }
@@ -138,40 +157,93 @@ pub(super) fn check(header: &RequestHeader, agreed: &Agreed) -> Result<(), Failu
     Ok(())
 }
 
-/// How much memory a request that passed its check takes, in bytes.
-pub(super) fn memory(header: &RequestHeader) -> u64 {
-    let payload = match header.command {
-        Command::Read | Command::Write => header.length,
-        Command::BlockStatus => (MOST_EXTENTS * 8) as u32,
+/// How much memory a request that passed its check needs at once, in bytes, if it can be had.
+pub(super) fn memory(header: &RequestHeader, agreed: &Agreed) -> usize {
+    match header.command {
+        Command::Read if is_cut(header, agreed) => PIECE.min(header.length as usize),
+        Command::Read | Command::Write => header.length as usize,
         _ => 0,
-    };
-    u64::from(payload) + 4096
+    }
 }
 
-/// Does what a request that passed its check asks for. Returns the reply.
-pub(super) fn perform(request: &Request, agreed: &Agreed) -> Vec<u8> {
-    let header = &request.header;
-    let reply = Reply::new(header.cookie, agreed.structured);
+/// Whether a read's reply may consist of several chunks.
+fn is_cut(header: &RequestHeader, agreed: &Agreed) -> bool {
+    agreed.structured && !header.flags.contains(CommandFlags::DF)
+}
+
+/// Does what a request that passed its check asks for, and sends the reply. `room` begins with the
+/// data of a write, and is where a read goes.
+///
+/// # Errors
+/// The client cannot be told any more.
+pub(super) fn perform(
+    header: &RequestHeader,
+    room: &mut [u8],
+    agreed: &Agreed,
+    outgoing: &Outgoing<'_>,
+) -> io::Result<()> {
+    let reply = Reply::to(header, agreed);
     let done = match header.command {
-        Command::Read => return read(header, agreed).unwrap_or_else(|f| reply.failure(&f)),
-        Command::BlockStatus => {
-            return block_status(header, agreed).unwrap_or_else(|f| reply.failure(&f));
+        Command::Read if header.length == 0 => Ok(()),
+        Command::Read if is_cut(header, agreed) => {
+            return read_in_chunks(header, room, agreed, outgoing);
         }
-        _ => modify(request, agreed),
+        Command::Read => return read_in_one(header, room, agreed, outgoing),
+        Command::BlockStatus => {
+            let status = block_status(header, agreed);
+            return outgoing.send(&status.unwrap_or_else(|failure| reply.failure(&failure)));
+        }
+        _ => modify(header, room, agreed),
     };
-    match done {
+    outgoing.send(&match done {
         Ok(()) => reply.done(),
         Err(failure) => reply.failure(&failure),
+    })
+}
+
+/// Does a request at once if that waits for nothing: a short read of what is in memory. Appends the
+/// reply, or nothing.
+pub(super) fn perform_now(header: &RequestHeader, agreed: &Agreed, replies: &mut Vec<u8>) -> bool {
+    let RequestHeader { offset, length, .. } = *header;
+    if header.command != Command::Read || length == 0 || length > SHORT {
+        return false;
     }
+    let before = replies.len();
+    replies.extend(Reply::to(header, agreed).head_of_data(ChunkFlags::DONE, offset, length));
+    let start = replies.len();
+    replies.resize(start + length as usize, 0);
+    // Who does it with time to wait meets the same error.
+    let at_hand = agreed.access.read_at_hand(offset, &mut replies[start..]);
+    if !at_hand.unwrap_or(false) {
+        replies.truncate(before);
+        return false;
+    }
+    true
+}
+
+/// Writes some of a long write.
+pub(super) fn write_piece(offset: u64, data: &[u8], agreed: &Agreed) -> Result<(), Failure> {
+    Ok(agreed.access.write(offset, data)?)
+}
+
+/// What is left to do when a long write was written, or was not. Returns the reply.
+pub(super) fn end_write(
+    header: &RequestHeader,
+    written: Result<(), Failure>,
+    agreed: &Agreed,
+) -> Vec<u8> {
+    let reply = Reply::to(header, agreed);
+    let done = written.and_then(|()| flush_if_forced(header.flags, agreed));
+    done.map_or_else(|failure| reply.failure(&failure), |()| reply.done())
 }
 
 /// The reply to a request that failed its check.
 pub(super) fn refuse(header: &RequestHeader, agreed: &Agreed, failure: &Failure) -> Vec<u8> {
-    Reply::new(header.cookie, agreed.structured).failure(failure)
+    Reply::to(header, agreed).failure(failure)
 }
 
-/// Everything that is answered without data.
-fn modify(request: &Request, agreed: &Agreed) -> Result<(), Failure> {
+/// Everything that is answered without data. `data` begins with that of a write.
+fn modify(header: &RequestHeader, data: &[u8], agreed: &Agreed) -> Result<(), Failure> {
     let access = &agreed.access;
     let RequestHeader {
         flags,
@@ -179,21 +251,21 @@ fn modify(request: &Request, agreed: &Agreed) -> Result<(), Failure> {
         offset,
         length,
         ..
-    } = request.header;
-    let length = u64::from(length);
+    } = *header;
+    let long = u64::from(length);
     match command {
-        Command::Write => access.write(offset, &request.data)?,
+        Command::Write => access.write(offset, &data[..length as usize])?,
         Command::WriteZeroes => {
             let how = Zeroing {
                 may_punch: !flags.contains(CommandFlags::NO_HOLE),
                 only_if_fast: flags.contains(CommandFlags::FAST_ZERO),
             };
-            access.zero(offset, length, how)?;
+            access.zero(offset, long, how)?;
         }
-        Command::Trim => access.discard(offset, length)?,
+        Command::Trim => access.discard(offset, long)?,
         Command::Flush => return Ok(access.flush()?),
         Command::Cache => {
-            access.prefetch(offset, length);
+            access.prefetch(offset, long);
             return Ok(());
         }
         // Answered with data, or not at all.
@@ -201,66 +273,109 @@ fn modify(request: &Request, agreed: &Agreed) -> Result<(), Failure> {
             return Ok(());
         }
     }
+    flush_if_forced(flags, agreed)
+}
+
+fn flush_if_forced(flags: CommandFlags, agreed: &Agreed) -> Result<(), Failure> {
     if flags.contains(CommandFlags::FUA) {
-        access.flush()?;
+        agreed.access.flush()?;
     }
     Ok(())
 }
 
-fn read(header: &RequestHeader, agreed: &Agreed) -> Result<Vec<u8>, Failure> {
-    let RequestHeader {
-        flags,
-        cookie,
-        offset,
-        length,
-        ..
-    } = *header;
-    let reply = Reply::new(cookie, agreed.structured);
-    if !agreed.structured {
-        let mut bytes = reply.done();
-        read_into(&mut bytes, offset, length.into(), agreed)?;
-        return Ok(bytes);
+/// A read whose reply is of one piece. If it is longer than the room for it, a failure behind the
+/// first part ends the connection: the protocol has no other word for it.
+fn read_in_one(
+    header: &RequestHeader,
+    room: &mut [u8],
+    agreed: &Agreed,
+    outgoing: &Outgoing<'_>,
+) -> io::Result<()> {
+    let reply = Reply::to(header, agreed);
+    let head = reply.head_of_data(ChunkFlags::DONE, header.offset, header.length);
+    let most = room.len() - HEADROOM;
+    let mut at = header.offset;
+    let mut left = header.length as usize;
+    let part = left.min(most);
+    room[..head.len()].copy_from_slice(&head);
+    let first = &mut room[..head.len() + part];
+    if let Err(error) = agreed.access.read(at, &mut first[head.len()..]) {
+        return outgoing.send(&reply.failure(&error.into()));
     }
-    if length == 0 {
-        return Ok(reply.done());
-    }
-    let in_pieces = length >= LOOK_FOR_HOLES && !flags.contains(CommandFlags::DF);
-    let mut bytes = Vec::with_capacity(length as usize + 64);
-    let mut at = offset;
-    let end = offset + u64::from(length);
-    let pieces = if in_pieces {
-        pieces_of_read(offset, length.into(), agreed)?
-    } else {
-        vec![(u64::from(length), false)]
-    };
-    for (length, hole) in pieces {
-        let flags = if at + length == end {
-            ChunkFlags::DONE
-        } else {
-            ChunkFlags::empty()
-        };
-        if hole {
-            let hole = HoleChunk {
-                offset: at,
-                length: length as u32,
-            };
-            bytes.extend(reply.chunk(flags, ChunkType::OffsetHole, HoleChunk::LEN));
-            bytes.extend(hole.encode());
-        } else {
-            bytes.extend(reply.chunk(flags, ChunkType::OffsetData, 8 + length as usize));
-            bytes.extend(at.to_be_bytes());
-            read_into(&mut bytes, at, length, agreed)?;
+    let mut message = outgoing.begin()?;
+    message.send(first)?;
+    at += part as u64;
+    left -= part;
+    while left > 0 {
+        let part = &mut room[..left.min(most)];
+        if let Err(error) = agreed.access.read(at, part) {
+            message.break_off();
+            reply.failure(&error.into());
+            return Err(io::ErrorKind::BrokenPipe.into());
         }
-        at += length;
+        message.send(part)?;
+        at += part.len() as u64;
+        left -= part.len();
     }
-    Ok(bytes)
+    Ok(())
 }
 
-/// Appends what is read.
-fn read_into(bytes: &mut Vec<u8>, offset: u64, length: u64, agreed: &Agreed) -> io::Result<()> {
-    let start = bytes.len();
-    bytes.resize(start + length as usize, 0);
-    agreed.access.read(offset, &mut bytes[start..])
+/// A read whose reply may consist of chunks, in which long holes are not sent.
+fn read_in_chunks(
+    header: &RequestHeader,
+    room: &mut [u8],
+    agreed: &Agreed,
+    outgoing: &Outgoing<'_>,
+) -> io::Result<()> {
+    let reply = Reply::to(header, agreed);
+    let mut at = header.offset;
+    let end = at + u64::from(header.length);
+    let pieces = if header.length < LOOK_FOR_HOLES {
+        Ok(vec![(end - at, false)])
+    } else {
+        pieces_of_read(at, end - at, agreed)
+    };
+    let pieces = match pieces {
+        Ok(pieces) => pieces,
+        Err(error) => return outgoing.send(&reply.failure(&error.into())),
+    };
+    let mut filled = 0;
+    for (mut left, hole) in pieces {
+        while left > 0 {
+            if room.len() - filled < HEADROOM + if hole { 0 } else { left.min(4096) as usize } {
+                outgoing.send(&room[..filled])?;
+                filled = 0;
+            }
+            let most = if hole {
+                left
+            } else {
+                left.min((room.len() - filled - HEADROOM) as u64)
+            };
+            let flags = if at + most == end {
+                ChunkFlags::DONE
+            } else {
+                ChunkFlags::empty()
+            };
+            let head = if hole {
+                reply.hole(flags, at, most as u32)
+            } else {
+                reply.head_of_data(flags, at, most as u32)
+            };
+            let data = filled + head.len();
+            if !hole {
+                let part = &mut room[data..data + most as usize];
+                if let Err(error) = agreed.access.read(at, part) {
+                    outgoing.send(&room[..filled])?;
+                    return outgoing.send(&reply.failure(&error.into()));
+                }
+            }
+            room[filled..data].copy_from_slice(&head);
+            filled = data + if hole { 0 } else { most as usize };
+            at += most;
+            left -= most;
+        }
+    }
+    outgoing.send(&room[..filled])
 }
 
 /// Lengths, and whether each is a hole; all of the range.
@@ -284,7 +399,7 @@ fn pieces_of_read(offset: u64, length: u64, agreed: &Agreed) -> io::Result<Vec<(
 }
 
 fn block_status(header: &RequestHeader, agreed: &Agreed) -> Result<Vec<u8>, Failure> {
-    let reply = Reply::new(header.cookie, agreed.structured);
+    let reply = Reply::to(header, agreed);
     if header.length == 0 {
         return Err(Failure::new(ErrorCode::Invalid, "the status of no bytes"));
     }
@@ -318,21 +433,21 @@ fn block_status(header: &RequestHeader, agreed: &Agreed) -> Result<Vec<u8>, Fail
 }
 
 /// Makes the replies to one request.
-struct Reply {
-    cookie: u64,
-    structured: bool,
+struct Reply<'a> {
+    header: &'a RequestHeader,
+    agreed: &'a Agreed,
 }
 
-impl Reply {
-    fn new(cookie: u64, structured: bool) -> Reply {
-        Reply { cookie, structured }
+impl<'a> Reply<'a> {
+    fn to(header: &'a RequestHeader, agreed: &'a Agreed) -> Reply<'a> {
+        Reply { header, agreed }
     }
 
     fn chunk(&self, flags: ChunkFlags, kind: ChunkType, length: usize) -> Vec<u8> {
         let header = ChunkHeader {
             flags,
             kind,
-            cookie: self.cookie,
+            cookie: self.header.cookie,
             length: length as u32,
         };
         header.encode().to_vec()
@@ -340,14 +455,33 @@ impl Reply {
 
     /// Success without data.
     fn done(&self) -> Vec<u8> {
-        if self.structured {
+        if self.agreed.structured {
             return self.chunk(ChunkFlags::DONE, ChunkType::None, 0);
         }
         self.simple(None)
     }
 
+    /// What comes before data that was read; at most [`HEADROOM`] bytes.
+    fn head_of_data(&self, flags: ChunkFlags, offset: u64, length: u32) -> Vec<u8> {
+        if !self.agreed.structured {
+            return self.simple(None);
+        }
+        let mut head = self.chunk(flags, ChunkType::OffsetData, 8 + length as usize);
+        head.extend(offset.to_be_bytes());
+        head
+    }
+
+    /// Zeroes that were read; at most [`HEADROOM`] bytes.
+    fn hole(&self, flags: ChunkFlags, offset: u64, length: u32) -> Vec<u8> {
+        let mut chunk = self.chunk(flags, ChunkType::OffsetHole, HoleChunk::LEN);
+        chunk.extend(HoleChunk { offset, length }.encode());
+        chunk
+    }
+
+    /// The failure, of which the log is told too.
     fn failure(&self, failure: &Failure) -> Vec<u8> {
-        if !self.structured {
+        self.log(failure);
+        if !self.agreed.structured {
             return self.simple(Some(failure.code));
         }
         let error = ErrorChunk {
@@ -361,8 +495,26 @@ impl Reply {
         bytes
     }
 
+    fn log(&self, failure: &Failure) {
+        let Some(level) = failure.level else { return };
+        if let Some(left_out) = self.agreed.access.complaints().let_through() {
+            let RequestHeader {
+                command,
+                offset,
+                length,
+                ..
+            } = self.header;
+            log::log!(
+                level,
+                "export {}: {command:?} of {length} bytes at {offset}: {}{left_out}",
+                self.agreed.name,
+                failure.message
+            );
+        }
+    }
+
     fn simple(&self, error: Option<ErrorCode>) -> Vec<u8> {
-        let cookie = self.cookie;
+        let cookie = self.header.cookie;
         SimpleReply { error, cookie }.encode().to_vec()
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, Read as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::StartError;
 use super::connections::Connections;
+use crate::logging::Limited;
 
 /// How long clients may take to accept their last answers when the server ends.
 const GRACE: Duration = Duration::from_secs(5);
@@ -24,10 +25,13 @@ pub(super) trait Service: fmt::Debug + Sync {
     fn thread_name(&self) -> &'static str;
 
     /// Serves a client until it leaves. Anything may come from it.
-    fn serve(&self, stream: TcpStream);
+    fn serve(&self, stream: Arc<TcpStream>);
+
+    /// The server ends: sessions begin nothing new. What is under way is finished.
+    fn end(&self);
 
     /// Turns a client away for which there is no place. Must not block.
-    fn turn_away(&self, stream: TcpStream);
+    fn turn_away(&self, stream: &TcpStream);
 }
 
 /// A listening socket, and its connections.
@@ -37,8 +41,9 @@ pub(super) struct Listener {
     local: SocketAddr,
     max_connections: usize,
     connections: Connections,
-    /// The last attempt to accept failed, and people know.
-    failing: AtomicBool,
+    /// What is told of it in the log.
+    turned_away: Limited,
+    not_accepted: Limited,
 }
 
 impl Listener {
@@ -59,7 +64,8 @@ impl Listener {
             local,
             max_connections,
             connections: Connections::default(),
-            failing: AtomicBool::new(false),
+            turned_away: Limited::new(),
+            not_accepted: Limited::new(),
         })
     }
 
@@ -71,16 +77,12 @@ impl Listener {
     /// Accepts the connection that waits, if one does.
     fn accept(&self) -> Accepted {
         match self.socket.accept() {
-            Ok((stream, _)) => {
-                self.failing.store(false, Ordering::Relaxed);
-                Accepted::Client(stream)
-            }
+            Ok((stream, _)) => Accepted::Client(stream),
             Err(error) => match kind(&error) {
                 Failure::OfClient => Accepted::Nobody,
                 Failure::Passing => {
-                    // Once, and not ten times a second.
-                    if !self.failing.swap(true, Ordering::Relaxed) {
-                        log::warn!("cannot accept connections for now: {error}");
+                    if let Some(left_out) = self.not_accepted.let_through() {
+                        log::warn!("cannot accept connections for now: {error}{left_out}");
                     }
                     Accepted::NotNow
                 }
@@ -95,21 +97,21 @@ impl Listener {
         scope: &'scope thread::Scope<'scope, '_>,
         stream: TcpStream,
     ) {
-        let registered = stream
-            .set_nonblocking(false)
-            .and_then(|()| stream.try_clone())
-            .map(|clone| self.connections.register(clone, self.max_connections));
-        let place = match registered {
-            Ok(Some(place)) => place,
-            Ok(None) => {
-                log::debug!("{} connections: turned one away", self.max_connections);
-                service.turn_away(stream);
-                return;
+        if let Err(error) = stream.set_nonblocking(false) {
+            dropped(&error);
+            return;
+        }
+        let stream = Arc::new(stream);
+        let Some(place) = self.connections.register(&stream, self.max_connections) else {
+            if let Some(left_out) = self.turned_away.let_through() {
+                log::warn!(
+                    "{}: there are {} connections: turned one away{left_out}",
+                    self.local,
+                    self.max_connections
+                );
             }
-            Err(error) => {
-                log::warn!("dropped a new connection: {error}");
-                return;
-            }
+            service.turn_away(&stream);
+            return;
         };
         let spawned = thread::Builder::new()
             .name(service.thread_name().to_owned())
@@ -120,8 +122,16 @@ impl Listener {
                 drop(place);
             });
         if let Err(error) = spawned {
-            log::warn!("dropped a new connection: no thread for it: {error}");
+            dropped(&error);
         }
+    }
+}
+
+/// A thread could not be had, or the connection was lost already.
+fn dropped(error: &io::Error) {
+    static DROPPED: Limited = Limited::new();
+    if let Some(left_out) = DROPPED.let_through() {
+        log::warn!("dropped a new connection: {error}{left_out}");
     }
 }
 
@@ -141,6 +151,9 @@ pub(super) fn accept_until_woken(
 ) -> io::Result<()> {
     thread::scope(|scope| {
         let result = accept_in(scope, wake, services);
+        for (_, service) in services {
+            service.end();
+        }
         for (listener, _) in services {
             listener.connections.end_all(GRACE);
         }

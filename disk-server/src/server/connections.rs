@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// The open connections.
@@ -14,7 +14,8 @@ pub(super) struct Connections {
 
 #[derive(Debug, Default)]
 struct Open {
-    streams: BTreeMap<u64, TcpStream>,
+    /// Shared with their sessions: a descriptor of their own would halve what there is room for.
+    streams: BTreeMap<u64, Arc<TcpStream>>,
     next: u64,
 }
 
@@ -25,14 +26,14 @@ impl Connections {
     }
 
     /// Takes a connection in; `None` when there are `max` already.
-    pub(super) fn register(&self, stream: TcpStream, max: usize) -> Option<Place<'_>> {
+    pub(super) fn register(&self, stream: &Arc<TcpStream>, max: usize) -> Option<Place<'_>> {
         let mut open = self.lock();
         if open.streams.len() >= max {
             return None;
         }
         let id = open.next;
         open.next += 1;
-        open.streams.insert(id, stream);
+        open.streams.insert(id, Arc::clone(stream));
         Some(Place {
             connections: self,
             id,

@@ -2,6 +2,7 @@
 
 mod accept;
 mod connections;
+mod descriptors;
 mod ending;
 mod services;
 
@@ -63,9 +64,9 @@ pub struct Limits {
     /// How long a claim, or a connection that takes over from another one, waits until writes of
     /// others have landed, before it is told to ask again.
     pub clearing: Duration,
-    /// How much data all NBD requests that are under way may have together, in bytes. At least one
-    /// request always goes on.
-    pub memory: u64,
+    /// How much data the requests of one NBD client that are under way may have together, in bytes.
+    /// It is never less than 256 KiB. Longer requests are done in pieces.
+    pub memory: usize,
 }
 
 impl Default for Limits {
@@ -79,7 +80,7 @@ impl Default for Limits {
             requests: 16,
             // Less than the patience of our own clients.
             clearing: Duration::from_secs(2),
-            memory: 512 << 20,
+            memory: 2 << 20,
         }
     }
 }
@@ -220,8 +221,10 @@ impl Server {
             listen,
             state,
             nbd,
-            limits,
+            mut limits,
         } = config;
+        let disks = nbd.as_ref().map_or(0, |nbd| nbd.exports.len());
+        limits.connections = descriptors::fit(limits.connections, disks);
         let (wake, stop) = UnixStream::pair().map_err(StartError::Setup)?;
         stop.set_nonblocking(true).map_err(StartError::Setup)?;
         let stop = StopHandle(Arc::new(stop));

@@ -2,6 +2,7 @@
 
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::accept::Service;
 use super::{Ending, Limits};
@@ -9,7 +10,7 @@ use crate::arbiter::ServerNumber;
 use crate::arbiter::session;
 use crate::export::Exports;
 use crate::fence::FencedStore;
-use crate::nbd::{Budget, session as nbd};
+use crate::nbd::session as nbd;
 
 /// Decides about epochs.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ impl Service for ArbiterService {
         "arbiter-session"
     }
 
-    fn serve(&self, stream: TcpStream) {
+    fn serve(&self, stream: Arc<TcpStream>) {
         let subject = session::Subject {
             number: self.number,
             store: &self.store,
@@ -59,7 +60,11 @@ impl Service for ArbiterService {
         }
     }
 
-    fn turn_away(&self, stream: TcpStream) {
+    fn end(&self) {
+        // Its sessions end with their connections' readable halves, after the decision under way.
+    }
+
+    fn turn_away(&self, stream: &TcpStream) {
         session::turn_away(stream, "the server has as many connections as it may have");
     }
 }
@@ -68,21 +73,22 @@ impl Service for ArbiterService {
 #[derive(Debug)]
 pub(super) struct NbdService {
     exports: Arc<Exports>,
-    budget: Budget,
     limits: nbd::SessionLimits,
+    ending: AtomicBool,
 }
 
 impl NbdService {
     pub(super) fn new(exports: Arc<Exports>, limits: &Limits) -> NbdService {
         NbdService {
             exports,
-            budget: Budget::new(limits.memory),
             limits: nbd::SessionLimits {
                 negotiation: limits.negotiation,
                 message: limits.message,
                 requests: limits.requests,
                 clearing: limits.clearing,
+                memory: limits.memory,
             },
+            ending: AtomicBool::new(false),
         }
     }
 }
@@ -92,12 +98,15 @@ impl Service for NbdService {
         "nbd-session"
     }
 
-    fn serve(&self, stream: TcpStream) {
-        nbd::serve(&stream, &self.exports, &self.budget, self.limits);
+    fn serve(&self, stream: Arc<TcpStream>) {
+        nbd::serve(&stream, &self.exports, self.limits, &self.ending);
     }
 
-    fn turn_away(&self, stream: TcpStream) {
+    fn end(&self) {
+        self.ending.store(true, Ordering::Relaxed);
+    }
+
+    fn turn_away(&self, _: &TcpStream) {
         // The protocol has no word for it before the greetings: the connection is closed.
-        drop(stream);
     }
 }

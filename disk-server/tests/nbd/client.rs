@@ -198,6 +198,12 @@ impl Client {
         Ok(cookie)
     }
 
+    /// The test sends writes with the cookies from 1 on by itself.
+    pub(crate) fn expect_writes(&mut self, count: u64) {
+        self.pending
+            .extend((1..=count).map(|cookie| (cookie, (Command::Write, 0, 0))));
+    }
+
     /// The next reply, whichever request it is for.
     pub(crate) fn receive(&mut self) -> io::Result<Reply> {
         let mut data = Data::default();

@@ -1,7 +1,7 @@
 //! Storages that do what real ones do rarely, and servers in this process to export them.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
@@ -9,6 +9,8 @@ use disk_server::arbiter::{Arbiter, Settings};
 use disk_server::export::Export;
 use disk_server::server::{Config, Limits, NbdConfig, RunError, Server, StopHandle};
 use disk_server::storage::{Allocation, Storage, Zeroing};
+
+use crate::support::GENEROUS;
 
 /// A server in this process, which ends when dropped.
 pub(crate) struct Local {
@@ -64,6 +66,17 @@ impl Local {
         self.ended()
     }
 
+    /// Tells it to end, and does not wait for it.
+    pub(crate) fn stop(&self) {
+        self.stop.stop();
+    }
+
+    pub(crate) fn connect_to_arbiter(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.arbiter).unwrap();
+        stream.set_read_timeout(Some(GENEROUS)).unwrap();
+        stream
+    }
+
     pub(crate) fn arbiter(&self) -> Arbiter {
         Arbiter::new(self.arbiter.into(), Settings::default())
     }
@@ -78,6 +91,9 @@ impl Drop for Local {
         }
     }
 }
+
+/// Where [`Gated`] is not fast at zeroes any more.
+pub(crate) const FAST: u64 = 40 << 20;
 
 /// A disk in memory whose writes and discards wait at a gate.
 #[derive(Debug, Clone)]
@@ -174,7 +190,10 @@ impl Storage for Gated {
         Ok(())
     }
 
-    fn zero(&self, offset: u64, length: u64, _: Zeroing) -> io::Result<()> {
+    fn zero(&self, offset: u64, length: u64, how: Zeroing) -> io::Result<()> {
+        if how.only_if_fast && offset + length > FAST {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         self.write(offset, &vec![0; usize::try_from(length).unwrap()])
     }
 

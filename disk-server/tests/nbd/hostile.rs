@@ -188,31 +188,6 @@ fn slow_clients_are_sent_away() {
 }
 
 #[test]
-fn little_memory_is_shared_in_turn() {
-    let limits = Limits {
-        memory: 2 << 20,
-        ..Limits::default()
-    };
-    let server = Local::start_with(Gated::new(8 << 20), false, limits);
-    std::thread::scope(|scope| {
-        for n in 0..6_u8 {
-            let address = server.nbd;
-            scope.spawn(move || {
-                let mut client = Client::open(address, "disk");
-                let offset = u64::from(n) << 20;
-                let data = vec![n; 1 << 20];
-                for _ in 0..20 {
-                    client.write(offset, &data).unwrap();
-                    assert!(client.read(offset, 1 << 20).unwrap() == data);
-                }
-                // More than there is in all goes alone.
-                assert_eq!(client.read(0, 8 << 20).unwrap().len(), 8 << 20);
-            });
-        }
-    });
-}
-
-#[test]
 fn too_many_clients_are_turned_away_and_claims_are_not() {
     let directory = tempfile::tempdir().unwrap();
     let server = start(directory.path(), &["--max-connections", "3"]);
@@ -224,6 +199,42 @@ fn too_many_clients_are_turned_away_and_claims_are_not() {
     until("there is room again", || {
         Client::try_open(address, "disk").is_ok()
     });
+}
+
+#[test]
+fn the_usual_limit_of_open_files_is_enough_for_all_clients() {
+    let directory = tempfile::tempdir().unwrap();
+    let limited = |limits: &str, state: &str| {
+        let mut program = std::process::Command::new("sh");
+        program
+            .args(["-c", &format!("ulimit {limits} && exec \"$0\" \"$@\"")])
+            .arg(env!("CARGO_BIN_EXE_disk-server"))
+            .args(["--listen", "127.0.0.1:0", "--nbd-listen", "127.0.0.1:0"])
+            .args([
+                "--state",
+                &directory.path().join(state).display().to_string(),
+            ])
+            .args(["--export", &image(directory.path())])
+            .args(["--max-connections", "60"])
+            .env("RUST_LOG", "error");
+        program
+    };
+    // As a shell or systemd gives it: the soft limit is low, the hard one is not.
+    let server = Process::start_with(&mut limited("-Sn 64", "soft"));
+    let open = |server: &Process| Client::try_open(server.nbd.unwrap(), "disk");
+    let clients: Vec<_> = (0..60).map(|_| open(&server).unwrap().unwrap()).collect();
+    let arbiters: Vec<_> = (0..59).map(|_| server.connect()).collect();
+    assert!(open(&server).is_err(), "one too many is closed");
+    server.arbiter().list().unwrap();
+    drop((server, clients, arbiters));
+    // Where it cannot be raised, fewer are let in, and no further one hangs.
+    let server = Process::start_with(&mut limited("-n 64", "hard"));
+    let mut clients = Vec::new();
+    while let Ok(client) = open(&server) {
+        clients.push(client);
+    }
+    assert!((8..32).contains(&clients.len()), "{}", clients.len());
+    server.arbiter().list().unwrap();
 }
 
 #[test]

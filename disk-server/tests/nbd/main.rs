@@ -8,9 +8,11 @@ mod fencing;
 mod foreign;
 mod hostile;
 mod ledger;
+mod logs;
 mod names;
 mod power;
 mod semantics;
+mod slow;
 mod status;
 #[path = "../support/mod.rs"]
 mod support;

@@ -5,12 +5,13 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use disk_server::nbd::protocol::{
-    BASE_ALLOCATION, Command, CommandFlags, ErrorCode, ExtentFlags, ListedExport,
-    MetaContextRequest, OptionType, ReplyType, TransmissionFlags,
+    BASE_ALLOCATION, Command, CommandFlags, ErrorCode, ExportRequest, ExtentFlags, Info, InfoType,
+    ListedExport, MetaContextRequest, OptionType, ReplyType, TransmissionFlags,
 };
 use tempfile::TempDir;
 
 use crate::client::{Client, Negotiation};
+use crate::disks::{FAST, Gated, Local};
 use crate::support::{Process, command};
 
 const SIZE: u64 = 8 << 20;
@@ -236,6 +237,53 @@ fn options_are_answered_one_by_one() {
     let mut client = client.go("disk").unwrap().unwrap();
     let status = client.plain(Command::BlockStatus, 0, 4096);
     assert_eq!(status.unwrap_err(), ErrorCode::Invalid);
+}
+
+#[test]
+fn an_export_is_described_and_the_only_one_needs_no_name() {
+    let described = |address, name: &str| {
+        let mut client = Negotiation::start(address).unwrap();
+        let request = ExportRequest {
+            name: name.to_owned(),
+            infos: vec![InfoType::Name, InfoType::Description],
+        };
+        let infos = client.option(OptionType::Info, &request.encode()).unwrap();
+        infos.map(|infos| {
+            let info = |(_, data): &(_, Vec<u8>)| Info::decode(data).unwrap();
+            infos.iter().map(info).collect::<Vec<_>>()
+        })
+    };
+    let fixture = Fixture::new(SIZE);
+    let address = fixture.server.nbd.unwrap();
+    let infos = described(address, "ro").unwrap();
+    assert!(infos.contains(&Info::Name("ro".to_owned())), "{infos:?}");
+    let description = Info::Description("read-only".to_owned());
+    assert!(infos.contains(&description), "{infos:?}");
+    let refused = described(address, "").unwrap_err();
+    assert_eq!(refused.reply, ReplyType::ErrUnknown);
+    assert!(refused.message.contains("list"), "{}", refused.message);
+
+    let server = Local::start(Gated::new(1 << 20), false);
+    let infos = described(server.nbd, "").unwrap();
+    assert!(infos.contains(&Info::Name("disk".to_owned())), "{infos:?}");
+    let mut client = Client::open(server.nbd, "");
+    client.write(0, &[1; 512]).unwrap();
+    let status = client.plain(Command::BlockStatus, 0, 512).unwrap();
+    assert_eq!(status.extents.len(), 1);
+}
+
+#[test]
+fn zeroes_that_cannot_be_fast_change_nothing() {
+    let length = FAST + 4096;
+    let server = Local::start(Gated::new(length as usize), false);
+    let mut client = Client::open(server.nbd, "disk");
+    client.write(0, &[7; 4096]).unwrap();
+    let fast = (Command::WriteZeroes, CommandFlags::FAST_ZERO);
+    let slow = client.call(fast, 0, length as u32, &[]).unwrap();
+    assert_eq!(slow.unwrap_err(), ErrorCode::NotSupported);
+    assert_eq!(client.read(0, 4096).unwrap(), [7; 4096]);
+    client.call(fast, 0, FAST as u32, &[]).unwrap().unwrap();
+    assert_eq!(client.read(0, 4096).unwrap(), [0; 4096]);
 }
 
 #[test]
