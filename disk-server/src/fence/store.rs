@@ -20,8 +20,9 @@ pub struct FencedStore {
     left: Condvar,
 }
 
-/// Who writes to the store, which lets one in at a time and has no limit for the others.
-#[derive(Debug, Default)]
+/// Who writes to the store, which lets one in at a time and has no limit for how long the others wait.
+/// There may be many of them: the hosts of all machines, after a failure of their network.
+#[derive(Debug)]
 struct Writer {
     is_in: bool,
     waiting: Waiting,
@@ -83,7 +84,10 @@ impl FencedStore {
         FencedStore {
             store,
             fences: BTreeMap::new(),
-            writer: Mutex::default(),
+            writer: Mutex::new(Writer {
+                is_in: false,
+                waiting: Waiting::unlimited(),
+            }),
             left: Condvar::new(),
         }
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// The most that wait for the same at a time. Who comes then is told to come back at once.
+/// The most that wait for the same disk at a time. Who comes then is told at once to come back.
 const MOST_WAITING: usize = 8;
 
 /// How soon a wait notices that its client has left.
@@ -57,8 +57,30 @@ impl<'a> WaitLimit<'a> {
 }
 
 /// Those who wait for the same.
-#[derive(Debug, Default)]
-pub(super) struct Waiting(usize);
+#[derive(Debug)]
+pub(super) struct Waiting {
+    now: usize,
+    most: usize,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Waiting {
+            now: 0,
+            most: MOST_WAITING,
+        }
+    }
+}
+
+impl Waiting {
+    /// Any number of them.
+    pub(super) fn unlimited() -> Waiting {
+        Waiting {
+            now: 0,
+            most: usize::MAX,
+        }
+    }
+}
 
 /// Waits until something is so. `condvar` is told of every change of it.
 pub(super) fn wait_until<'g, T>(
@@ -71,10 +93,11 @@ pub(super) fn wait_until<'g, T>(
     if is_so(&guard) {
         return Ok(guard);
     }
-    if waiting(&mut guard).0 >= MOST_WAITING {
+    let others = waiting(&mut guard);
+    if others.now >= others.most {
         return Err(NotYet::Crowded);
     }
-    waiting(&mut guard).0 += 1;
+    others.now += 1;
     let started = Instant::now();
     let ended = loop {
         let left = limit.time.saturating_sub(started.elapsed());
@@ -90,7 +113,7 @@ pub(super) fn wait_until<'g, T>(
             break Err(NotYet::Left);
         }
     };
-    waiting(&mut guard).0 -= 1;
+    waiting(&mut guard).now -= 1;
     ended.map(|()| guard)
 }
 
@@ -131,7 +154,7 @@ mod tests {
             let waits: Vec<_> = (0..MOST_WAITING)
                 .map(|_| scope.spawn(|| wait(&gate, WaitLimit::with(GENEROUS, &server))))
                 .collect();
-            while gate.0.lock().unwrap().0.0 < MOST_WAITING {
+            while gate.0.lock().unwrap().0.now < MOST_WAITING {
                 thread::yield_now();
             }
             assert_eq!(wait(&gate, WaitLimit::of(GENEROUS)), Err(NotYet::Crowded));
@@ -142,7 +165,7 @@ mod tests {
                 assert_eq!(waited.join().unwrap(), Err(NotYet::Left));
             }
             let waited = scope.spawn(|| wait(&gate, WaitLimit::of(GENEROUS)));
-            while gate.0.lock().unwrap().0.0 == 0 {
+            while gate.0.lock().unwrap().0.now == 0 {
                 thread::yield_now();
             }
             gate.0.lock().unwrap().1 = true;
@@ -150,6 +173,6 @@ mod tests {
             assert_eq!(waited.join().unwrap(), Ok(()));
         });
         assert_eq!(wait(&gate, short), Ok(()));
-        assert_eq!(gate.0.lock().unwrap().0.0, 0);
+        assert_eq!(gate.0.lock().unwrap().0.now, 0);
     }
 }

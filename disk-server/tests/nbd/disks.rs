@@ -136,6 +136,12 @@ impl Gated {
         self.change(|gate| gate.open = open);
     }
 
+    /// Opens it at the end of a test, also when an assertion fails: a server ends when its requests
+    /// have.
+    pub(crate) fn open_when_dropped(&self) -> OpenWhenDropped {
+        OpenWhenDropped(self.clone())
+    }
+
     /// Lets one more through, and no further ones.
     pub(crate) fn let_one_pass(&self) {
         self.change(|gate| gate.passes += 1);
@@ -169,6 +175,15 @@ impl Gated {
     /// Makes the next flush fail.
     pub(crate) fn fail_next_flush(&self) {
         self.change(|gate| gate.failure = Some(io::ErrorKind::Other));
+    }
+}
+
+/// See [`Gated::open_when_dropped`].
+pub(crate) struct OpenWhenDropped(Gated);
+
+impl Drop for OpenWhenDropped {
+    fn drop(&mut self) {
+        self.0.set_open(true);
     }
 }
 

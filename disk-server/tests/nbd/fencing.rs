@@ -148,6 +148,7 @@ fn a_claim_waits_for_a_piece_of_a_long_request_and_not_for_all_of_it() {
     const SIZE: u32 = 64 << 20;
     let disk = Gated::new(SIZE as usize);
     let server = Local::start(disk.clone(), true);
+    let _open = disk.open_when_dropped();
     let requests = [
         (Command::Trim, SIZE),
         (Command::WriteZeroes, SIZE),
@@ -269,6 +270,7 @@ fn a_claim_behind_a_disk_that_hangs_is_told_to_ask_again() {
         ..Limits::default()
     };
     let server = Local::start_with(disk.clone(), true, limits);
+    let _open = disk.open_when_dropped();
     claim(&server.arbiter(), 1, "a/1");
     let mut old = Client::open(server.nbd, "disk@db:1");
     disk.set_open(false);
@@ -305,6 +307,7 @@ fn a_disk_that_hangs_takes_no_places_of_clients_that_have_left() {
         ..Limits::default()
     };
     let server = Local::start_with(disk.clone(), true, limits);
+    let _open = disk.open_when_dropped();
     claim(&server.arbiter(), 1, "a/1");
     let mut old = Client::open(server.nbd, "disk@db:1");
     disk.set_open(false);
@@ -337,6 +340,7 @@ fn a_disk_that_hangs_takes_no_places_of_clients_that_have_left() {
 fn requests_that_clients_left_in_the_disk_keep_a_bounded_number_of_places() {
     let disk = Gated::new(1 << 20);
     let server = Local::start(disk.clone(), true);
+    let _open = disk.open_when_dropped();
     disk.set_open(false);
     until("no more are let in", || {
         match Client::try_open(server.nbd, "disk").unwrap() {
