@@ -12,7 +12,7 @@ use signal_hook::iterator::Signals;
 use crate::assembly::AssemblyError;
 use crate::doctor::Unfit;
 use crate::engine::EngineError;
-use crate::io::{self, INTERRUPTED, LAST_WORDS, Terminal};
+use crate::io::{self, INTERRUPTED, Terminal};
 use crate::roles::{Halt, RoleError};
 use crate::sources::{Control, Lanes};
 
@@ -26,9 +26,9 @@ const DIVERGED: u8 = 4;
 /// The guest crashed.
 const CRASHED: u8 = 5;
 
-/// How long a host that lost the right to run the guest stays to say so: enough for a reader that reads,
+/// How long a process stays to say why it ends at once: enough for a reader that reads,
 /// and no time for anything else.
-const LAST_WORDS_OF_A_LOSER: Duration = Duration::from_millis(100);
+const LAST_WORDS_IN_A_HURRY: Duration = Duration::from_millis(100);
 
 /// The guest ended in a triple fault.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +87,7 @@ pub(super) fn halt_process() -> Halt {
         io::say(&format!(
             "ftvm: halted: this host lost the right to run the guest: {reason}\n"
         ));
-        end(i32::from(LOST), LAST_WORDS_OF_A_LOSER)
+        end(i32::from(LOST), LAST_WORDS_IN_A_HURRY)
     })
 }
 
@@ -104,7 +104,7 @@ pub(super) fn stop_on_signals(lanes: &Lanes) -> std::io::Result<()> {
     let mut stopping = false;
     on_signals(&[SIGINT, SIGTERM], move || {
         if stopping {
-            end(INTERRUPTED, LAST_WORDS);
+            end(INTERRUPTED, LAST_WORDS_IN_A_HURRY);
         }
         stopping = true;
         lanes.control.try_push(Control::Stop);
