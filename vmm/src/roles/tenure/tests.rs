@@ -120,6 +120,7 @@ fn a_primary_that_was_replaced_while_it_waits_begins_with_nobody() {
         memory_bytes: 1 << 20,
         tsc_khz: 1_000_000,
         disk: None,
+        arbiter: None,
     };
     let (host, settings) = (HostReport::default(), Settings::default());
     let title = rights.title(*epoch);
