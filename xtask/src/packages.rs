@@ -55,9 +55,23 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
         packages.join(" ")
     );
     apt(&["update"])?;
-    let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
-    arguments.extend_from_slice(packages);
-    apt(&arguments)
+    let mut wanted = packages.to_vec();
+    loop {
+        let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
+        arguments.extend_from_slice(&wanted);
+        apt(&arguments)?;
+        // One that was there may have had to go: QEMU's packages of another release exclude each other.
+        let still = missing()?;
+        if still.is_empty() {
+            return Ok(());
+        }
+        ensure!(
+            still != wanted,
+            "`apt-get install` did not install {}",
+            still.join(" ")
+        );
+        wanted = still;
+    }
 }
 
 fn apt(arguments: &[&str]) -> Result<()> {

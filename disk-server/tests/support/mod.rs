@@ -100,7 +100,22 @@ impl Drop for Process {
 
 /// Runs a server that must not start; what it says.
 pub(crate) fn refused(listen: &str, state: &Path) -> String {
-    let Output { status, stderr, .. } = command(listen, state).output().unwrap();
+    let mut child = command(listen, state)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut listening = String::new();
+    // Ends with the process, or with the line that says that it runs.
+    BufReader::new(child.stdout.take().unwrap())
+        .read_line(&mut listening)
+        .unwrap();
+    if !listening.is_empty() {
+        child.kill().unwrap();
+    }
+    let Output { status, stderr, .. } = child.wait_with_output().unwrap();
+    assert_eq!(listening, "", "it starts");
     assert_eq!(status.code(), Some(1), "an error is exit status 1");
     String::from_utf8(stderr).unwrap()
 }
