@@ -10,6 +10,8 @@ use ftvm_vmm::disk::{DiskCompletion, DiskError, DiskOp, DiskRequest, MAX_TRANSFE
 use ftvm_vmm::engine::{EventSource, Interruption, Moment, OutputGate, Step};
 use ftvm_vmm::ram::GuestRam;
 use logging_channel::entry::{Lsn, OutputMarker, ShutdownReason};
+#[cfg(test)]
+use vm_memory::GuestAddress;
 
 use super::new_devices;
 
@@ -37,6 +39,8 @@ pub(crate) struct World {
     pub(crate) typed: VecDeque<Vec<u8>>,
     /// Requests that the disk has yet to do.
     in_flight: Vec<DiskRequest>,
+    /// Number of the last request that the disk got; 0, which none has, before the first.
+    last_request: u64,
     done: VecDeque<DiskCompletion>,
     /// A guest that the host stops is at an exit then.
     pub(crate) stops: bool,
@@ -52,6 +56,7 @@ impl World {
             flood: None,
             typed: VecDeque::new(),
             in_flight: Vec::new(),
+            last_request: 0,
             done: VecDeque::new(),
             stops: false,
         }
@@ -65,8 +70,11 @@ impl World {
     /// The disk does one of its requests, and perhaps badly.
     pub(crate) fn serve(&mut self, which: u8, outcome: u8) {
         if self.in_flight.is_empty() {
-            let result = Ok(Vec::new());
-            self.done.push_back(DiskCompletion { id: 1, result });
+            // All that the disk got is answered: this is an answer that nobody waits for. Not one to
+            // a request yet to come, which no disk gives: the device would take it for the answer,
+            // and the request would then be counted here for ever as one in flight.
+            let (id, result) = (self.last_request, Ok(Vec::new()));
+            self.done.push_back(DiskCompletion { id, result });
             return;
         }
         let which = usize::from(which) % self.in_flight.len();
@@ -195,6 +203,7 @@ impl OutputGate for Gate {
             Output::Console(bytes) => assert!(bytes.len() <= 256),
             Output::Offloads(_) => {}
             Output::Disk(request) => {
+                world.last_request = request.id;
                 world.in_flight.push(request);
                 let data = |request: &DiskRequest| match &request.op {
                     DiskOp::Write { data, .. } => data.len(),
@@ -210,5 +219,24 @@ impl OutputGate for Gate {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn an_idle_disk_answers_no_request_that_is_yet_to_come() {
+    let memory = GuestRam::from_ranges(&[(GuestAddress(0), 4096)]).expect("memory");
+    let world = Rc::new(RefCell::new(World::new(memory)));
+    let mut gate = Gate(world.clone());
+    let answered = || -> Vec<u64> {
+        let mut world = world.borrow_mut();
+        world.serve(0, 3);
+        world.done.drain(..).map(|done| done.id).collect()
+    };
+    for id in 1..=3 {
+        // The device numbers its requests from 1.
+        assert!(answered().iter().all(|early| *early < id));
+        let op = DiskOp::Flush;
+        gate.submit(Output::Disk(DiskRequest { id, op }), None);
+        assert_eq!(answered(), [id]);
     }
 }
