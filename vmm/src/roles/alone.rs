@@ -18,7 +18,7 @@ use crate::sources::{GuestClock, LiveInputs, NoLog, Recorder, Verification};
 /// # Errors
 /// [`RoleError`].
 pub fn run_alone(guest: Guest, latency: Duration, events: &Events) -> Result<Ended, RoleError> {
-    let meters = meters(&guest);
+    let meters = Meters::of(&guest);
     let disk = disk_port(&guest, &meters, events)?;
     let _reporting = report_alone(events, &meters, FileFigures::default());
     guest.host.live.store(true, Ordering::Release);
@@ -29,15 +29,6 @@ pub fn run_alone(guest: Guest, latency: Duration, events: &Events) -> Result<End
         gate: Box::new(Direct::new(guest.host.outlet.clone(), disk)),
     };
     Ok(guest.into_engine(role).run()?)
-}
-
-/// The meters of a guest on this host.
-pub(super) fn meters(guest: &Guest) -> Meters {
-    Meters {
-        exits: guest.host.exits.clone(),
-        waits: guest.host.lanes.waits.clone(),
-        ..Meters::default()
-    }
 }
 
 /// The disk of a guest that has no backup.

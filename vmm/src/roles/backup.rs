@@ -10,9 +10,9 @@ use logging_channel::entry::{DiskOutcome, Lsn, Payload};
 use logging_channel::receiver::{Next, Peek, Receiver, ReceiverHandle};
 use logging_channel::{LossReason, Settings};
 
-use super::alone::meters;
 use super::claim::{ArbiterConfig, ClaimFailure, Rights};
 use super::peer_report::Stops;
+use super::stats::Meters;
 use super::tenure::{Standing, Tenure, Verdict};
 use super::{Halt, NotLive, RoleError, peer_report, stats, storage, tie_to_server};
 use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
@@ -87,7 +87,7 @@ pub fn run_backup(
     if peer_report::compare(events, &guest.host_report, peer_host) == Stops::Counter {
         guest.count_stops()?;
     }
-    let meters = meters(&guest);
+    let meters = Meters::of(&guest);
     let _reporting = stats::report_receiver(events, &receiver.handle(), &meters);
 
     let holder: Result<Claimant, _> = receiver.session().holder.parse();

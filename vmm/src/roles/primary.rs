@@ -128,11 +128,7 @@ fn run_with_backup(
     if peer_report::compare(events, &guest.host_report, peer_host) == Stops::Counter {
         guest.count_stops()?;
     }
-    let meters = Meters {
-        exits: guest.host.exits.clone(),
-        waits: guest.host.lanes.waits.clone(),
-        ..Meters::default()
-    };
+    let meters = Meters::of(&guest);
     let _reporting = stats::report_sender(events, sender, &meters);
 
     if guest.disk.is_some() {

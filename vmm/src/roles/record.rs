@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use logging_channel::entry::{Entry, Lsn};
 use logging_channel::record::RecordWriter;
 
-use super::alone::{disk_port, meters};
-use super::stats::{FileFigures, report_alone};
+use super::alone::disk_port;
+use super::stats::{FileFigures, Meters, report_alone};
 use crate::assembly::{Guest, watchdog};
 use crate::doctor::has_counter;
 use crate::engine::{Ended, Interruption, Role, Step};
@@ -29,7 +29,7 @@ pub fn run_recording(
     if has_counter(&guest.host_report) {
         guest.count_stops()?;
     }
-    let meters = meters(&guest);
+    let meters = Meters::of(&guest);
     let disk = disk_port(&guest, &meters, events)?;
     let keeper = StateKeeper::new(guest.baseline()?, pace, meters.state.clone());
     let writer = RecordWriter::create(path, &guest.identity)?;

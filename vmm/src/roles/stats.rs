@@ -9,6 +9,7 @@ use logging_channel::receiver::ReceiverHandle;
 use logging_channel::sender::Sender;
 use logging_channel::times::TimeFigures;
 
+use crate::assembly::Guest;
 use crate::disk::service::DiskCounters;
 use crate::engine::tally::ExitTally;
 use crate::events::{Event, Events, KindFigures, Stats};
@@ -29,6 +30,17 @@ pub(super) struct Meters {
     pub(super) disk: DiskCounters,
     /// Its state as a whole.
     pub(super) state: Arc<StateCounters>,
+}
+
+impl Meters {
+    /// Those of a guest on this host.
+    pub(super) fn of(guest: &Guest) -> Self {
+        Self {
+            exits: guest.host.exits.clone(),
+            waits: guest.host.lanes.waits.clone(),
+            ..Self::default()
+        }
+    }
 }
 
 /// What is in a log that is a file. A handle.
