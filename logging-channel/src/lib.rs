@@ -18,7 +18,6 @@ pub mod handshake;
 pub mod heartbeat;
 mod host;
 mod identity;
-mod lock;
 mod loss;
 pub mod receiver;
 pub mod record;

@@ -7,7 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 
 use nix::errno::Errno;
@@ -17,6 +17,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, setsid};
+use parking_lot::Mutex;
 
 use crate::protocol::{AGENT_PORT, CHUNK, Exit, Frame, Request, TerminalSize};
 
@@ -144,7 +145,7 @@ fn pump(
 type Group = Arc<Mutex<Option<Pid>>>;
 
 fn signal(group: &Group, signal: Signal) {
-    if let Some(pid) = *group.lock().unwrap_or_else(PoisonError::into_inner) {
+    if let Some(pid) = *group.lock() {
         // The group may have ended by itself.
         let _ = killpg(pid, signal);
     }
@@ -274,7 +275,7 @@ fn start_in_terminal(mut command: Command, size: TerminalSize) -> io::Result<Sta
 }
 
 fn reap(child: &mut Child, group: &Group) -> io::Result<ExitStatus> {
-    let mut group = group.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut group = group.lock();
     let status = child.wait()?;
     *group = None;
     Ok(status)
@@ -296,10 +297,7 @@ fn pump_thread(
     impl Write for &Locked<'_> {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             // Frames are written in one piece.
-            self.0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .write_all(bytes)?;
+            self.0.lock().write_all(bytes)?;
             Ok(bytes.len())
         }
         fn flush(&mut self) -> io::Result<()> {

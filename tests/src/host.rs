@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use guest_images::libraries::{MachineLibraries, closure};
 use nix::sys::signal::Signal;
+use parking_lot::Mutex;
 
 use crate::client::{AgentClient, Output};
 use crate::error::{Error, Result};
@@ -358,7 +359,7 @@ impl Host {
         if !self.machine.shares_the_kernel() {
             return Ok(());
         }
-        let cut = self.cut.lock().unwrap_or_else(PoisonError::into_inner);
+        let cut = self.cut.lock();
         Network::ALL
             .into_iter()
             .filter(|network| !cut.contains(network))
@@ -380,10 +381,7 @@ impl Host {
             network != Network::Management,
             "the management network cannot be cut"
         );
-        self.cut
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(network);
+        self.cut.lock().insert(network);
         self.fabric.link(&self.name, network, false)
     }
 
@@ -393,10 +391,7 @@ impl Host {
     ///
     /// When the link cannot be changed.
     pub fn heal(&self, network: Network) -> Result<()> {
-        self.cut
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&network);
+        self.cut.lock().remove(&network);
         self.fabric.link(&self.name, network, true)
     }
 }

@@ -8,7 +8,9 @@
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::Once;
+
+use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::netns::Namespace;
@@ -126,12 +128,10 @@ static RUNS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 /// the process ends. Processes in them are killed with them.
 pub(crate) fn interrupt_removes(id: &str) {
     static HANDLER: Once = Once::new();
-    RUNS.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(id.to_owned());
+    RUNS.lock().push(id.to_owned());
     HANDLER.call_once(|| {
         let installed = ctrlc::try_set_handler(|| {
-            for id in RUNS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            for id in RUNS.lock().iter() {
                 if let Err(error) = remove_namespaces(id) {
                     eprintln!("{error}");
                 }

@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{ChildStdout, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::network::GUEST;
@@ -141,7 +143,7 @@ impl Pinger {
     /// What became of the pings up to now.
     #[must_use]
     pub fn record(&self) -> PingRecord {
-        lock(&self.record).clone()
+        self.record.lock().clone()
     }
 }
 
@@ -155,13 +157,9 @@ impl Drop for Pinger {
     }
 }
 
-fn lock(record: &Mutex<PingRecord>) -> MutexGuard<'_, PingRecord> {
-    record.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn follow(output: ChildStdout, mut log: File, record: &Mutex<PingRecord>) {
     for line in BufReader::new(output).lines().map_while(|line| line.ok()) {
-        lock(record).line(&line, Instant::now());
+        record.lock().line(&line, Instant::now());
         // The log is for people; what counts is in the record.
         let _ = writeln!(log, "{line}");
     }

@@ -1,8 +1,10 @@
 //! A thread that watches something beside a scenario, and keeps a record of it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+
+use parking_lot::{Mutex, MutexGuard};
 
 /// What a worker's thread and its owner share: the record, and the owner's wishes.
 #[derive(Debug, Default)]
@@ -15,7 +17,7 @@ pub(crate) struct Desk<R> {
 impl<R> Desk<R> {
     /// What was seen up to now.
     pub(crate) fn record(&self) -> MutexGuard<'_, R> {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+        self.record.lock()
     }
 
     /// Whether to begin nothing new, and to look at everything once more.

@@ -6,10 +6,11 @@
 //! while it spins: there a wait costs several hundred `pause` instructions and eight switches to
 //! other threads and back. So messages go through channels, and waiting is done here.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam_utils::sync::{Parker, Unparker};
+use parking_lot::Mutex;
 
 /// A bell that one thread at a time waits for. A handle.
 ///
@@ -41,8 +42,7 @@ impl Bell {
 
     /// Waits for a ring, at most until `deadline`.
     pub fn wait(&self, deadline: Option<Instant>) {
-        // A parker has no state that a panic could leave half done.
-        let parker = self.parker.lock().unwrap_or_else(PoisonError::into_inner);
+        let parker = self.parker.lock();
         match deadline {
             Some(deadline) => parker.park_deadline(deadline),
             None => parker.park(),

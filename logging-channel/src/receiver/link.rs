@@ -3,9 +3,10 @@
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsRawFd;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::ReceiverStats;
 use super::queue::{Queue, Queued};
@@ -13,7 +14,6 @@ use crate::codec::{BatchHeader, HEADER_LEN, LogOrder, MAX_BODY};
 use crate::control::{CONTROL_MAGIC, Control};
 use crate::entry::Lsn;
 use crate::heartbeat::{LastHeard, Monitored, Role};
-use crate::lock::unpoisoned;
 use crate::loss::{Loss, LossReason};
 use crate::session::SessionInfo;
 use crate::settings::Settings;
@@ -419,7 +419,7 @@ impl Monitored for Shared {
     }
 
     fn storage(&self, now: Instant) -> Option<Duration> {
-        let answered = *unpoisoned(self.storage.lock());
+        let answered = *self.storage.lock();
         Some(now.saturating_duration_since(answered?))
     }
 

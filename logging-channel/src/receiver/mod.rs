@@ -26,7 +26,6 @@ use queue::{Queued, Taken};
 
 use crate::entry::{Entry, Lsn};
 use crate::heartbeat::Beating;
-use crate::lock::unpoisoned;
 use crate::loss::{ChannelEvent, LossReason};
 use crate::session::SessionInfo;
 use crate::settings::Settings;
@@ -268,7 +267,7 @@ impl Receiver {
 impl ReceiverHandle {
     /// The disk server answered this host at `at`: heartbeats tell the primary.
     pub fn storage_answered(&self, at: Instant) {
-        *unpoisoned(self.shared.storage.lock()) = Some(at);
+        *self.shared.storage.lock() = Some(at);
     }
 
     /// Every output up to this LSN has left the primary, as far as this side knows. One that goes

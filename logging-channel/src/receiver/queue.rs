@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::mem::size_of;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 use crate::codec::Batch;
 use crate::entry::Entry;
-use crate::lock::unpoisoned;
 
 /// Batches that wait for the replay.
 ///
@@ -78,7 +78,7 @@ impl Queue {
     /// Puts a batch in. The replay does not hear of it before [`Queue::announce`].
     pub(super) fn put(&self, queued: Queued) {
         self.bytes.fetch_add(queued.bytes, Ordering::AcqRel);
-        unpoisoned(self.waiting.lock()).batches.push_back(queued);
+        self.waiting.lock().batches.push_back(queued);
     }
 
     /// Wakes the replay for what was put in.
@@ -88,24 +88,24 @@ impl Queue {
 
     /// Nothing more will be put in.
     pub(super) fn end(&self) {
-        unpoisoned(self.waiting.lock()).ended = true;
+        self.waiting.lock().ended = true;
         self.filled.notify_all();
     }
 
     /// Waits for the replay to consume a good part of what is there, at most `timeout`.
     pub(super) fn wait_for_room(&self, bytes: usize, bound: usize, timeout: Duration) {
-        let mut waiting = unpoisoned(self.waiting.lock());
+        let mut waiting = self.waiting.lock();
         waiting.full = true;
         let full = |_: &mut Waiting| !self.has_room(bytes, bound);
-        let (mut waiting, _) = unpoisoned(self.consumed.wait_timeout_while(waiting, timeout, full));
+        self.consumed.wait_while_for(&mut waiting, full, timeout);
         waiting.full = false;
     }
 
     /// Moves everything into `into`, which is empty; waits for something, at most `timeout`.
     pub(super) fn take_all(&self, into: &mut VecDeque<Queued>, timeout: Duration) -> Taken {
-        let waiting = unpoisoned(self.waiting.lock());
+        let mut waiting = self.waiting.lock();
         let empty = |waiting: &mut Waiting| waiting.batches.is_empty() && !waiting.ended;
-        let (mut waiting, _) = unpoisoned(self.filled.wait_timeout_while(waiting, timeout, empty));
+        self.filled.wait_while_for(&mut waiting, empty, timeout);
         if !waiting.batches.is_empty() {
             std::mem::swap(&mut waiting.batches, into);
             Taken::Batches
@@ -121,7 +121,7 @@ impl Queue {
         let left = self.bytes.fetch_sub(bytes, Ordering::AcqRel) - bytes;
         // Half: the reading thread is woken to read a lot, not for every batch. It looks by itself
         // from time to time, so a wake-up that is not given here costs little.
-        if left <= bound / 2 && unpoisoned(self.waiting.lock()).full {
+        if left <= bound / 2 && self.waiting.lock().full {
             self.consumed.notify_one();
         }
     }

@@ -6,9 +6,11 @@ mod releasing;
 
 use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use self::peer::{Unacknowledged, look_interval};
 use self::releasing::Releasing;
@@ -20,7 +22,6 @@ use super::{Commit, Finish, SenderStats};
 use crate::control::Control;
 use crate::entry::{Entry, Lsn, Payload};
 use crate::heartbeat::LastHeard;
-use crate::lock::unpoisoned;
 use crate::loss::{Loss, LossReason};
 use crate::session::SessionInfo;
 use crate::settings::Settings;
@@ -123,11 +124,11 @@ impl Shared {
     }
 
     fn lock_outgoing(&self) -> MutexGuard<'_, Outgoing> {
-        unpoisoned(self.outgoing.lock())
+        self.outgoing.lock()
     }
 
     pub(super) fn lock_lag(&self) -> MutexGuard<'_, LagMeter> {
-        unpoisoned(self.lag.lock())
+        self.lag.lock()
     }
 
     /// Ends the session, unless it is over already, and wakes everyone who waits.
@@ -144,7 +145,7 @@ impl Shared {
     }
 
     fn announce_progress(&self) {
-        drop(unpoisoned(self.progress.lock()));
+        drop(self.progress.lock());
         self.progressed.notify_all();
     }
 
@@ -152,11 +153,9 @@ impl Shared {
         if until() {
             return;
         }
-        let guard = unpoisoned(self.progress.lock());
-        let waited = self
-            .progressed
-            .wait_timeout_while(guard, timeout, |()| !until());
-        drop(waited);
+        let mut guard = self.progress.lock();
+        self.progressed
+            .wait_while_for(&mut guard, |()| !until(), timeout);
     }
 
     pub(super) fn acked(&self) -> Lsn {
@@ -191,7 +190,7 @@ impl Shared {
     pub(super) fn append(&self, entry: &Entry, wake: bool) -> Lsn {
         let mut outgoing = self.lock_outgoing();
         if outgoing.buffered >= self.settings.send_buffer && !self.loss.is_over() {
-            outgoing = self.stall(outgoing);
+            self.stall(&mut outgoing);
         }
         if self.loss.is_over() {
             return outgoing.drop_entry();
@@ -226,7 +225,7 @@ impl Shared {
 
     /// Waits until the buffer has room. A quarter of it, so that a full buffer costs a few long
     /// waits rather than one at every entry.
-    fn stall<'a>(&'a self, mut outgoing: MutexGuard<'a, Outgoing>) -> MutexGuard<'a, Outgoing> {
+    fn stall(&self, outgoing: &mut MutexGuard<'_, Outgoing>) {
         let since = Instant::now();
         outgoing.stalling = true;
         // The buffer may be full of a batch that is not.
@@ -237,11 +236,10 @@ impl Shared {
             outgoing.buffered > self.refill_mark() && !self.loss.is_over()
         };
         self.note_held(Some(since));
-        outgoing = unpoisoned(self.room.wait_while(outgoing, full));
+        self.room.wait_while(outgoing, full);
         self.note_held(None);
         outgoing.stalling = false;
         outgoing.counters.stalled += since.elapsed();
-        outgoing
     }
 
     fn refill_mark(&self) -> usize {
@@ -257,11 +255,8 @@ impl Shared {
             outgoing.flush = true;
         }
         let done = match self.writer.try_lock() {
-            Ok(mut writer) => self.drain(&mut writer, true, false),
-            Err(TryLockError::Poisoned(poisoned)) => {
-                self.drain(&mut poisoned.into_inner(), true, false)
-            }
-            Err(TryLockError::WouldBlock) => Ok(false),
+            Some(mut writer) => self.drain(&mut writer, true, false),
+            None => Ok(false),
         };
         match done {
             Ok(true) => {}
@@ -311,7 +306,7 @@ impl Shared {
         let mut sent = false;
         while let Some(all) = self.wait_for_work(sent) {
             sent = true;
-            let mut writer = unpoisoned(self.writer.lock());
+            let mut writer = self.writer.lock();
             if self.drain(&mut writer, all, true).is_err() {
                 drop(writer);
                 self.lose(LossReason::Closed);
@@ -348,9 +343,7 @@ impl Shared {
             };
             if let Some(nap) = nap {
                 outgoing.sleep = Sleep::Napping;
-                let (guard, slept) = unpoisoned(self.work.wait_timeout(outgoing, nap));
-                outgoing = guard;
-                if slept.timed_out() {
+                if self.work.wait_for(&mut outgoing, nap).timed_out() {
                     sent = false;
                     if !outgoing.is_empty() {
                         break true;
@@ -358,7 +351,7 @@ impl Shared {
                 }
             } else {
                 outgoing.sleep = Sleep::Deep;
-                outgoing = unpoisoned(self.work.wait(outgoing));
+                self.work.wait(&mut outgoing);
             }
         };
         outgoing.sleep = Sleep::Awake;
@@ -394,7 +387,7 @@ impl Shared {
         }
         self.finishing.store(true, Ordering::Release);
         {
-            let mut writer = unpoisoned(self.writer.lock());
+            let mut writer = self.writer.lock();
             let released = Lsn(self.released.load(Ordering::Relaxed));
             let mut bytes = Control::Released(released).encode().to_vec();
             bytes.extend_from_slice(&Control::Goodbye(last).encode());

@@ -32,7 +32,6 @@ use link::Shared;
 use crate::codec::KindCounts;
 use crate::entry::{Entry, Lsn};
 use crate::heartbeat::Beating;
-use crate::lock::unpoisoned;
 use crate::loss::{ChannelEvent, Loss, LossReason};
 use crate::session::SessionInfo;
 use crate::settings::Settings;
@@ -301,7 +300,7 @@ impl Sender {
     /// did.
     #[must_use]
     pub fn storage_answered_backup(&self) -> Option<Instant> {
-        *unpoisoned(self.ends.shared.peer_storage.lock())
+        *self.ends.shared.peer_storage.lock()
     }
 
     /// Ends the session, because this host does not reach the disk server for so long and the backup

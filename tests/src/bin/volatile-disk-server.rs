@@ -9,7 +9,6 @@ use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::thread;
 use std::time::Duration;
 use std::{env, fs};
@@ -17,6 +16,7 @@ use std::{env, fs};
 use disk_server::export::{Export, ExportSpec};
 use disk_server::server::{Config, Limits, NbdConfig, Server};
 use disk_server::storage::{Allocation, FileStorage, Storage, Zeroing};
+use parking_lot::Mutex;
 
 /// How often the file with the number of flushes is looked at.
 const LOOK: Duration = Duration::from_millis(5);
@@ -77,7 +77,7 @@ impl Storage for Volatile {
     }
 
     fn flush(&self) -> io::Result<()> {
-        let mut flushes = self.flushes.lock().map_err(|_| io::ErrorKind::Other)?;
+        let mut flushes = self.flushes.lock();
         while self.is_held(*flushes) {
             thread::sleep(LOOK);
         }

@@ -6,9 +6,10 @@
 //! down, and through the recovery of the next one's file system and server.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::client::ClientRecord;
 use super::psql::{Psql, PsqlError};
@@ -64,7 +65,7 @@ fn work(desk: &Desk<ClientRecord>, position: &Position, run: u32, earlier: &[Com
     let deadline = Mutex::new(None);
     // The limit for the last request begins when it is known to be the last.
     let give_up = || {
-        let mut deadline = deadline.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut deadline = deadline.lock();
         let last = desk
             .finishing()
             .then(|| *deadline.get_or_insert_with(|| Instant::now() + LAST));

@@ -3,9 +3,10 @@
 
 use std::io;
 use std::net::TcpStream;
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::client::ClientRecord;
 use super::resp::{Connection, RespError};
@@ -98,7 +99,7 @@ fn increments(
     let last = Mutex::new(None);
     while desk.goes_on() {
         let value = connection.increment(KEY, || {
-            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut last = last.lock();
             let since = desk
                 .finishing()
                 .then(|| *last.get_or_insert_with(Instant::now));

@@ -10,7 +10,9 @@
 //! start then. If it is still the same when this host goes live, nothing has been lost.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use super::unflushed::{FULL_BYTES, Unflushed};
 use super::{DiskCompletion, DiskError, DiskOp, DiskRequest};
@@ -81,8 +83,7 @@ impl Followed {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No panic leaves it half changed.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// The guest issued a request.

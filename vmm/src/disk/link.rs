@@ -1,13 +1,14 @@
 //! Keeps a connection to the disk server: opens it, hands its answers over, and opens it again
 //! when it is lost, for as long as it takes.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use disk_server::nbd::client::{self, ConnectError, Connection, Export, Reply, Requests};
 use logging_channel::DiskIdentity;
+use parking_lot::Mutex;
 
 use super::target::DiskTarget;
 
@@ -137,19 +138,14 @@ impl Link {
 
     /// As whom the next connection is opened.
     pub(super) fn target(&self) -> DiskTarget {
-        lock(&self.target).clone()
+        self.target.lock().clone()
     }
 
     /// Opens the next connection as `target`, and without a pause.
     pub(super) fn retarget(&self, target: DiskTarget) {
-        *lock(&self.target) = target;
+        *self.target.lock() = target;
         let _ = self.hurry.try_send(());
     }
-}
-
-fn lock(target: &Mutex<DiskTarget>) -> MutexGuard<'_, DiskTarget> {
-    // It is only ever replaced as a whole.
-    target.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Keeper {
@@ -185,7 +181,7 @@ impl Keeper {
     }
 
     fn connect(&self) -> Result<(DiskTarget, Connection), LinkError> {
-        let target = lock(&self.target).clone();
+        let target = self.target.lock().clone();
         let timeout = self.settings.connect_timeout;
         let connection = client::connect_named(&target.server, &target.export_name(), timeout)?;
         let (size, name) = (connection.export.size, &connection.name);

@@ -8,12 +8,13 @@
 //! would be two more switches for every frame, on hosts that may have one processor.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use logging_channel::entry::Lsn;
 use logging_channel::sender::{Permit, Release};
+use parking_lot::{Condvar, Mutex};
 
 use crate::devices::Output;
 use crate::disk::DiskPort;
@@ -141,16 +142,12 @@ impl<W: CommitWatch> OutputGate for Committed<W> {
 }
 
 impl Outputs {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().expect("no holder panics")
-    }
-
     /// Takes an output; waits while there are too many.
     fn hold(&self, output: Output, lsn: Lsn) {
         let since = Instant::now();
         let full = |w: &mut Waiting| w.held.len() >= WAITING_OUTPUTS && !w.closed;
-        let waiting = self.room.wait_while(self.lock(), full);
-        let mut waiting = waiting.expect("no holder panics");
+        let mut waiting = self.waiting.lock();
+        self.room.wait_while(&mut waiting, full);
         if !waiting.closed {
             waiting.held.push_back(Held { output, lsn, since });
         }
@@ -158,7 +155,7 @@ impl Outputs {
 
     /// Lets out what may leave. Returns the last entry whose output has left, if any has.
     fn release(&self, permit: Permit) -> Option<Lsn> {
-        let _in_order = self.leaving.lock().expect("no holder panics");
+        let _in_order = self.leaving.lock();
         let mut last = None;
         let mut now = Instant::now();
         // Looked at for each: this process may be stopped between any two.
@@ -181,7 +178,7 @@ impl Outputs {
     }
 
     fn next(&self, committed: Lsn) -> Option<Held> {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         if waiting.held.front()?.lsn > committed {
             return None;
         }
@@ -193,7 +190,7 @@ impl Outputs {
 
     /// Nothing may leave any more.
     fn close(&self) {
-        let mut waiting = self.lock();
+        let mut waiting = self.waiting.lock();
         waiting.closed = true;
         waiting.held.clear();
         self.room.notify_one();
@@ -241,36 +238,36 @@ mod tests {
     impl Log {
         fn commit(&self, lsn: u64) {
             self.0.committed.store(lsn, Ordering::SeqCst);
-            let release = self.0.release.lock().unwrap();
+            let release = self.0.release.lock();
             let left = release.as_ref().expect("a gate was made")(self.permit());
-            self.0.released.lock().unwrap().extend(left);
+            self.0.released.lock().extend(left);
         }
 
         fn verdicts(&self) -> Sender<Verdict> {
             let (send, verdicts) = crossbeam_channel::bounded(0);
-            *self.0.verdicts.lock().unwrap() = Some(verdicts);
+            *self.0.verdicts.lock() = Some(verdicts);
             send
         }
     }
 
     impl CommitWatch for Log {
         fn on_commit(&mut self, release: Release) {
-            *self.0.release.lock().unwrap() = Some(release);
+            *self.0.release.lock() = Some(release);
         }
 
         fn permit(&self) -> Permit {
             Permit {
                 up_to: Lsn(self.0.committed.load(Ordering::SeqCst)),
-                until: *self.0.expired.lock().unwrap(),
+                until: *self.0.expired.lock(),
             }
         }
 
         fn released(&self, lsn: Lsn) {
-            self.0.released.lock().unwrap().push(lsn);
+            self.0.released.lock().push(lsn);
         }
 
         fn verdict(&self, _: Duration) -> Verdict {
-            let verdicts = self.0.verdicts.lock().unwrap().clone();
+            let verdicts = self.0.verdicts.lock().clone();
             let verdict = verdicts.map(|verdicts| verdicts.recv());
             match verdict {
                 Some(Ok(Verdict::Alone)) => {
@@ -336,7 +333,7 @@ mod tests {
         assert_eq!(it.shown(), "first ");
         it.log.commit(5);
         assert_eq!(it.shown(), "first second ");
-        assert_eq!(*it.log.0.released.lock().unwrap(), [Lsn(1), Lsn(5)]);
+        assert_eq!(*it.log.0.released.lock(), [Lsn(1), Lsn(5)]);
         it.judge(Verdict::Never);
         // Closed, or about to be: the rest stays where it is.
         assert_eq!(it.shown(), "first second ");
@@ -350,7 +347,7 @@ mod tests {
         it.log.commit(7);
         it.submit("late", 7);
         assert_eq!(it.shown(), "late");
-        assert_eq!(*it.log.0.released.lock().unwrap(), [Lsn(7)]);
+        assert_eq!(*it.log.0.released.lock(), [Lsn(7)]);
     }
 
     #[test]
@@ -359,12 +356,12 @@ mod tests {
         let long_ago = Instant::now();
         thread::sleep(Duration::from_millis(1));
         it.submit("thawed ", 1);
-        *it.log.0.expired.lock().unwrap() = Some(long_ago);
+        *it.log.0.expired.lock() = Some(long_ago);
         it.log.commit(2);
         it.submit("as well", 2);
         assert_eq!(it.shown(), "");
-        assert_eq!(*it.log.0.released.lock().unwrap(), []);
-        *it.log.0.expired.lock().unwrap() = None;
+        assert_eq!(*it.log.0.released.lock(), []);
+        *it.log.0.expired.lock() = None;
         it.judge(Verdict::Open);
         it.judge(Verdict::Open);
         assert_eq!(it.shown(), "thawed as well");

@@ -1,9 +1,10 @@
 //! The gate of a replay: nothing leaves.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use logging_channel::entry::Lsn;
+use parking_lot::Mutex;
 
 use crate::devices::Output;
 use crate::disk::followed::Followed;
@@ -25,7 +26,7 @@ pub struct Unreleased(Arc<Mutex<VecDeque<(Lsn, Output)>>>);
 
 impl Unreleased {
     fn keep(&self, lsn: Lsn, frame: Output) {
-        let mut frames = self.0.lock().expect("no holder panics");
+        let mut frames = self.0.lock();
         if frames.len() == KEPT {
             frames.pop_front();
         }
@@ -34,7 +35,7 @@ impl Unreleased {
 
     /// Forgets frames up to `released`.
     pub fn forget(&self, released: Lsn) {
-        let mut frames = self.0.lock().expect("no holder panics");
+        let mut frames = self.0.lock();
         while frames.front().is_some_and(|(lsn, _)| *lsn <= released) {
             frames.pop_front();
         }
@@ -44,7 +45,7 @@ impl Unreleased {
     #[must_use]
     pub fn take(&self, released: Lsn) -> Vec<Output> {
         self.forget(released);
-        let mut frames = self.0.lock().expect("no holder panics");
+        let mut frames = self.0.lock();
         frames.drain(..).map(|(_, frame)| frame).collect()
     }
 }

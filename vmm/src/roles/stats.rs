@@ -1,6 +1,6 @@
 //! Reports figures several times a second while a guest runs.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -8,6 +8,7 @@ use logging_channel::codec::KindCounts;
 use logging_channel::receiver::ReceiverHandle;
 use logging_channel::sender::Sender;
 use logging_channel::times::TimeFigures;
+use parking_lot::Mutex;
 
 use crate::assembly::Guest;
 use crate::disk::service::DiskCounters;
@@ -50,11 +51,11 @@ pub(super) struct FileFigures(Arc<Mutex<KindCounts>>);
 impl FileFigures {
     /// So much is in it now.
     pub(super) fn set(&self, kinds: KindCounts) {
-        *self.0.lock().expect("no holder panics") = kinds;
+        *self.0.lock() = kinds;
     }
 
     fn get(&self) -> KindCounts {
-        *self.0.lock().expect("no holder panics")
+        *self.0.lock()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use disk_server::nbd::protocol::{
     ExportRequest, Greeting, HandshakeFlags, Info, MetaContext, OptionHeader, OptionReplyHeader,
     OptionType, ReplyType, RequestHeader, SimpleReply, TransmissionFlags,
 };
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// What a request left on the disk, in the order in which it was done.
 pub(crate) type Done = (Command, u64, u32);
@@ -97,7 +98,7 @@ impl FakeServer {
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap()
+        self.state.lock()
     }
 
     /// Ends every connection, with what is under way on it.
@@ -174,7 +175,7 @@ struct Received {
 }
 
 fn serve(shared: &Arc<Mutex<State>>, number: u64, mut stream: TcpStream) -> io::Result<()> {
-    if shared.lock().unwrap().closed {
+    if shared.lock().closed {
         return Ok(());
     }
     negotiate(shared, number, &mut stream)?;
@@ -183,10 +184,10 @@ fn serve(shared: &Arc<Mutex<State>>, number: u64, mut stream: TcpStream) -> io::
     let worker_stream = stream.try_clone()?;
     let worker = thread::spawn(move || work(&worker_state, number, &worker_queue, worker_stream));
     let received = receive(&queue, &mut stream);
-    queue.received.lock().unwrap().complete = true;
+    queue.received.lock().complete = true;
     queue.changed.notify_all();
     let _ = worker.join().unwrap();
-    let mut state = shared.lock().unwrap();
+    let mut state = shared.lock();
     state.connections.retain(|(n, _)| *n != number);
     received
 }
@@ -204,7 +205,7 @@ fn negotiate(shared: &Mutex<State>, number: u64, stream: &mut TcpStream) -> io::
             continue;
         }
         if header.option == OptionType::ListMetaContext {
-            let told = shared.lock().unwrap().tells();
+            let told = shared.lock().tells();
             for name in told {
                 let context = MetaContext { id: 0, name }.encode();
                 answer(stream, header.option, ReplyType::MetaContext, &context)?;
@@ -213,7 +214,7 @@ fn negotiate(shared: &Mutex<State>, number: u64, stream: &mut TcpStream) -> io::
             continue;
         }
         let request = ExportRequest::decode(&data).map_err(io::Error::other)?;
-        let mut state = shared.lock().unwrap();
+        let mut state = shared.lock();
         let epoch = match request.name.rsplit_once(':') {
             Some((_, epoch)) if state.foreign == Foreign::No => {
                 epoch.parse().map_err(io::Error::other)?
@@ -256,7 +257,7 @@ fn receive(queue: &Queue, stream: &mut TcpStream) -> io::Result<()> {
             }
             _ => {}
         }
-        let mut received = queue.received.lock().unwrap();
+        let mut received = queue.received.lock();
         received.requests.push((header, data));
         drop(received);
         queue.changed.notify_all();
@@ -271,14 +272,14 @@ fn work(
     mut stream: TcpStream,
 ) -> io::Result<()> {
     loop {
-        let mut received = queue.received.lock().unwrap();
+        let mut received = queue.received.lock();
         while received.requests.is_empty() && !received.complete {
-            received = queue.changed.wait(received).unwrap();
+            queue.changed.wait(&mut received);
         }
         if received.requests.is_empty() {
             return Ok(());
         }
-        let mut state = shared.lock().unwrap();
+        let mut state = shared.lock();
         let at = state.random.usize(..received.requests.len());
         let (header, data) = received.requests.swap_remove(at);
         drop(received);

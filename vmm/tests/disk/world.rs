@@ -1,7 +1,7 @@
 //! A guest's side of the disk, and a log whose progress a test decides.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -13,6 +13,7 @@ use ftvm_vmm::disk::{DiskCompletion, DiskError, DiskOp, DiskPort, DiskRequest};
 use ftvm_vmm::events::Events;
 use logging_channel::DiskIdentity;
 use logging_channel::entry::Lsn;
+use parking_lot::{Condvar, Mutex};
 
 use crate::fake_server::FakeServer;
 
@@ -49,7 +50,7 @@ impl Log {
     }
 
     pub(crate) fn set(&self, reached: Reached) {
-        self.0.0.lock().unwrap().reached = reached;
+        self.0.0.lock().reached = reached;
         self.0.1.notify_all();
     }
 
@@ -63,11 +64,11 @@ impl Log {
 
 impl LogProgress for Log {
     fn now(&self) -> Reached {
-        self.0.0.lock().unwrap().reached
+        self.0.0.lock().reached
     }
 
     fn wait(&self, timeout: Duration, arrived: &mut dyn FnMut(Lsn, Lsn) -> bool) {
-        let guard = self.0.0.lock().unwrap();
+        let mut guard = self.0.0.lock();
         let waiting = |progress: &mut Progress| match progress.reached {
             Reached::UpTo {
                 committed,
@@ -75,7 +76,7 @@ impl LogProgress for Log {
             } => !arrived(committed, executed),
             _ => false,
         };
-        drop(self.0.1.wait_timeout_while(guard, timeout, waiting));
+        self.0.1.wait_while_for(&mut guard, waiting, timeout);
     }
 }
 

@@ -1,13 +1,13 @@
 //! What the primary knows of its backup: whether it gets on, and until when it has not gone live.
 
-use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+use parking_lot::MutexGuard;
 
 use super::Shared;
 use crate::entry::{Lsn, StatePart};
 use crate::heartbeat::{LastHeard, Monitored, Role};
-use crate::lock::unpoisoned;
 use crate::loss::LossReason;
 use crate::sender::Permit;
 use crate::sender::ages::Ages;
@@ -26,11 +26,11 @@ pub(super) struct Unacknowledged {
 
 impl Shared {
     fn lock_unacknowledged(&self) -> MutexGuard<'_, Unacknowledged> {
-        unpoisoned(self.unacknowledged.lock())
+        self.unacknowledged.lock()
     }
 
     fn lock_lease(&self) -> MutexGuard<'_, Lease> {
-        unpoisoned(self.lease.lock())
+        self.lease.lock()
     }
 
     /// A batch begins with the entry `lsn`.
@@ -57,7 +57,7 @@ impl Shared {
 
     /// The guest is held up since `now`, or not any more.
     pub(super) fn note_held(&self, since: Option<Instant>) {
-        *unpoisoned(self.held.lock()) = since;
+        *self.held.lock() = since;
     }
 
     /// What may leave now, and until when.
@@ -101,7 +101,7 @@ impl Monitored for Shared {
     }
 
     fn peer_storage(&self, answered: Instant) {
-        let mut latest = unpoisoned(self.peer_storage.lock());
+        let mut latest = self.peer_storage.lock();
         *latest = (*latest).max(Some(answered));
     }
 
@@ -125,13 +125,13 @@ impl Monitored for Shared {
         let executed = self.executed();
         let seen = Seen {
             awaited: self.lock_unacknowledged().outputs.oldest(),
-            held: *unpoisoned(self.held.lock()),
+            held: *self.held.lock(),
             acked: self.acked(),
             appended: Lsn(self.appended.load(Ordering::Relaxed)),
             executed,
             repairing: executed.0 < self.repaired.load(Ordering::Relaxed),
         };
-        let found = unpoisoned(self.standstill.lock()).tick(now, &seen);
+        let found = self.standstill.lock().tick(now, &seen);
         if let Some(reason) = found {
             self.lose(reason);
         }

@@ -10,13 +10,14 @@ mod interleavings;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, never, select};
 use disk_server::arbiter::Claimant;
 use logging_channel::{ChannelEvent, LossReason};
+use parking_lot::{Condvar, Mutex};
 
 use self::core::{Core, Effect, Input, Task};
 use super::Halt;
@@ -118,16 +119,14 @@ impl Standing {
         condition: impl Fn(&Published) -> bool,
     ) -> (Option<Verdict>, bool) {
         let (published, changed) = &*self.published;
-        let guard = published.lock().expect("no holder panics");
-        let (guard, _) = changed
-            .wait_timeout_while(guard, timeout, |published| !condition(published))
-            .expect("no holder panics");
+        let mut guard = published.lock();
+        changed.wait_while_for(&mut guard, |published| !condition(published), timeout);
         (guard.verdict.clone(), guard.over)
     }
 
     fn publish(&self, change: impl FnOnce(&mut Published)) {
         let (published, changed) = &*self.published;
-        change(&mut published.lock().expect("no holder panics"));
+        change(&mut published.lock());
         changed.notify_all();
     }
 }
