@@ -16,6 +16,7 @@ pub mod client;
 mod names;
 mod negotiation;
 pub mod protocol;
+mod reply;
 pub(crate) mod session;
 mod timed;
 mod transmission;

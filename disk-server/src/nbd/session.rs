@@ -11,9 +11,10 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use super::buffers::{Buffer, Buffers};
 use super::negotiation::{Agreed, NegotiationError, negotiate};
 use super::protocol::{Command, ProtocolError, RequestHeader};
+use super::reply::Failure;
 use super::timed::{Incoming, Outgoing, prepare};
 use super::transmission::{
-    Failure, PIECE, check, end_write, memory, perform, perform_now, refuse, write_piece,
+    PIECE, check, end_write, memory, perform, perform_now, refuse, write_piece,
 };
 use crate::export::Exports;
 use crate::fence::WaitLimit;

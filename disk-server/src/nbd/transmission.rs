@@ -2,17 +2,16 @@
 
 use std::io;
 
-use nix::errno::Errno;
-
 use super::buffers::HEADROOM;
 use super::negotiation::{Agreed, BASE_ALLOCATION_ID};
 use super::protocol::{
-    ChunkFlags, ChunkHeader, ChunkType, Command, CommandFlags, DEFAULT_MAX_PAYLOAD, ErrorChunk,
-    ErrorCode, Extent, ExtentFlags, HoleChunk, RequestHeader, SimpleReply, StatusChunk,
+    ChunkType, Command, CommandFlags, DEFAULT_MAX_PAYLOAD, ErrorCode, Extent, ExtentFlags,
+    RequestHeader, StatusChunk,
 };
-use super::timed::Outgoing;
+use super::reply::{Failure, Reply};
+use super::timed::{Message, Outgoing};
 use crate::export::ModifyError;
-use crate::storage::{FlushError, Zeroing};
+use crate::storage::Zeroing;
 
 /// The most data in one request or reply, in bytes.
 pub(super) const MAX_PAYLOAD: u32 = DEFAULT_MAX_PAYLOAD;
@@ -31,73 +30,6 @@ const HOLE_WORTH_TELLING: u64 = 16 << 10;
 const MOST_PIECES: usize = 64;
 /// The most extents of one block status. A client asks on where they end.
 const MOST_EXTENTS: usize = 1024;
-
-/// Why a request failed: a code for the protocol, and a text for people.
-#[derive(Debug)]
-pub(super) struct Failure {
-    code: ErrorCode,
-    message: String,
-    /// Whether an operator wants to know of it, and of which kind it is then.
-    level: Option<log::Level>,
-}
-
-impl Failure {
-    /// A failure that is the client's.
-    fn new(code: ErrorCode, message: impl Into<String>) -> Failure {
-        let message = message.into();
-        let level = None;
-        Failure {
-            code,
-            message,
-            level,
-        }
-    }
-
-    /// For every request from when the server is told to end.
-    pub(super) fn shutdown() -> Failure {
-        Failure::new(ErrorCode::Shutdown, "the server is ending")
-    }
-
-    fn at(self, level: log::Level) -> Failure {
-        let level = Some(level);
-        Failure { level, ..self }
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        let failure = |code| Failure::new(code, error.to_string());
-        match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ENOSPC | Errno::EDQUOT | Errno::EFBIG) => failure(ErrorCode::NoSpace),
-            _ if error.kind() == io::ErrorKind::Unsupported => {
-                return failure(ErrorCode::NotSupported);
-            }
-            // Not EPERM, whatever the system says: that is for connections without the right.
-            _ => failure(ErrorCode::Io),
-        }
-        .at(log::Level::Error)
-    }
-}
-
-impl From<FlushError> for Failure {
-    fn from(error: FlushError) -> Self {
-        // To a client that repeats what was not flushed it means "ask the next server", and to every
-        // other one that the flush failed.
-        Failure::new(ErrorCode::Shutdown, error.to_string()).at(log::Level::Error)
-    }
-}
-
-impl From<ModifyError> for Failure {
-    fn from(error: ModifyError) -> Self {
-        match error {
-            ModifyError::Io(error) => error.into(),
-            ModifyError::ReadOnly => Failure::new(ErrorCode::NotPermitted, error.to_string()),
-            ModifyError::Refused(_) => {
-                Failure::new(ErrorCode::NotPermitted, error.to_string()).at(log::Level::Warn)
-            }
-        }
-    }
-}
 
 /// What a command may have besides its number.
 fn flags_of(command: Command) -> CommandFlags {
@@ -185,10 +117,7 @@ pub(super) fn perform(
     let reply = Reply::to(header, agreed);
     let done = match header.command {
         Command::Read if header.length == 0 => Ok(()),
-        Command::Read if is_cut(header, agreed) => {
-            return read_in_chunks(header, room, agreed, outgoing);
-        }
-        Command::Read => return read_in_one(header, room, agreed, outgoing),
+        Command::Read => return read(header, room, agreed, outgoing),
         Command::BlockStatus => {
             let status = block_status(header, agreed);
             return outgoing.send(&status.unwrap_or_else(|failure| reply.failure(&failure)));
@@ -209,7 +138,7 @@ pub(super) fn perform_now(header: &RequestHeader, agreed: &Agreed, replies: &mut
         return false;
     }
     let before = replies.len();
-    replies.extend(Reply::to(header, agreed).head_of_data(ChunkFlags::DONE, offset, length));
+    replies.extend(Reply::to(header, agreed).head_of_data(true, offset, length));
     let start = replies.len();
     replies.resize(start + length as usize, 0);
     // Who does it with time to wait meets the same error.
@@ -283,99 +212,126 @@ fn flush_if_forced(flags: CommandFlags, agreed: &Agreed) -> Result<(), Failure> 
     Ok(())
 }
 
-/// A read whose reply is of one piece. If it is longer than the room for it, a failure behind the
-/// first part ends the connection: the protocol has no other word for it.
-fn read_in_one(
+/// A read. Where its reply may be cut, long holes are not sent, and what the room does not hold at once
+/// goes out in chunks. Elsewhere a failure behind the first part ends the connection: the protocol
+/// has no other word for it.
+fn read(
     header: &RequestHeader,
     room: &mut [u8],
     agreed: &Agreed,
     outgoing: &Outgoing<'_>,
 ) -> io::Result<()> {
     let reply = Reply::to(header, agreed);
-    let head = reply.head_of_data(ChunkFlags::DONE, header.offset, header.length);
-    let most = room.len() - HEADROOM;
+    let cut = is_cut(header, agreed);
     let mut at = header.offset;
-    let mut left = header.length as usize;
-    let part = left.min(most);
-    room[..head.len()].copy_from_slice(&head);
-    let first = &mut room[..head.len() + part];
-    if let Err(error) = agreed.access.read(at, &mut first[head.len()..]) {
-        return outgoing.send(&reply.failure(&error.into()));
-    }
-    let mut message = outgoing.begin()?;
-    message.send(first)?;
-    at += part as u64;
-    left -= part;
-    while left > 0 {
-        let part = &mut room[..left.min(most)];
-        if let Err(error) = agreed.access.read(at, part) {
-            message.break_off();
-            reply.failure(&error.into());
-            return Err(io::ErrorKind::BrokenPipe.into());
+    let length = u64::from(header.length);
+    let end = at + length;
+    let pieces = if cut && header.length >= LOOK_FOR_HOLES {
+        match pieces_of_read(at, length, agreed) {
+            Ok(pieces) => pieces,
+            Err(error) => return outgoing.send(&reply.failure(&error.into())),
         }
-        message.send(part)?;
-        at += part.len() as u64;
-        left -= part.len();
-    }
-    Ok(())
-}
-
-/// A read whose reply may consist of chunks, in which long holes are not sent.
-fn read_in_chunks(
-    header: &RequestHeader,
-    room: &mut [u8],
-    agreed: &Agreed,
-    outgoing: &Outgoing<'_>,
-) -> io::Result<()> {
-    let reply = Reply::to(header, agreed);
-    let mut at = header.offset;
-    let end = at + u64::from(header.length);
-    let pieces = if header.length < LOOK_FOR_HOLES {
-        Ok(vec![(end - at, false)])
     } else {
-        pieces_of_read(at, end - at, agreed)
+        vec![(length, false)]
     };
-    let pieces = match pieces {
-        Ok(pieces) => pieces,
-        Err(error) => return outgoing.send(&reply.failure(&error.into())),
-    };
-    let mut filled = 0;
+    let mut parts = Parts::new(room, outgoing, !cut);
     for (mut left, hole) in pieces {
         while left > 0 {
-            if room.len() - filled < HEADROOM + if hole { 0 } else { left.min(4096) as usize } {
-                outgoing.send(&room[..filled])?;
-                filled = 0;
-            }
-            let most = if hole {
-                left
-            } else {
-                left.min((room.len() - filled - HEADROOM) as u64)
-            };
-            let flags = if at + most == end {
-                ChunkFlags::DONE
-            } else {
-                ChunkFlags::empty()
-            };
+            let wanted = if hole { 0 } else { left };
+            let most = parts.make_room(wanted)?;
+            let length = if hole { left } else { left.min(most) };
             let head = if hole {
-                reply.hole(flags, at, most as u32)
+                reply.hole(at + length == end, at, length as u32)
+            } else if cut {
+                reply.head_of_data(at + length == end, at, length as u32)
+            } else if at == header.offset {
+                reply.head_of_data(true, at, header.length)
             } else {
-                reply.head_of_data(flags, at, most as u32)
+                Vec::new()
             };
-            let data = filled + head.len();
-            if !hole {
-                let part = &mut room[data..data + most as usize];
-                if let Err(error) = agreed.access.read(at, part) {
-                    outgoing.send(&room[..filled])?;
-                    return outgoing.send(&reply.failure(&error.into()));
-                }
+            let data = if hole { 0 } else { length as usize };
+            if let Err(error) = parts.add(&head, data, |data| agreed.access.read(at, data)) {
+                return parts.fail(&reply.failure(&error.into()));
             }
-            room[filled..data].copy_from_slice(&head);
-            filled = data + if hole { 0 } else { most as usize };
-            at += most;
-            left -= most;
+            at += length;
+            left -= length;
         }
     }
-    outgoing.send(&room[..filled])
+    parts.send()
+}
+
+/// A reply that leaves in parts: gathers what fits into the room, and sends it.
+struct Parts<'a> {
+    room: &'a mut [u8],
+    filled: usize,
+    outgoing: &'a Outgoing<'a>,
+    /// Whether the parts are one message, with nothing between them.
+    whole: bool,
+    message: Option<Message<'a>>,
+}
+
+impl<'a> Parts<'a> {
+    fn new(room: &'a mut [u8], outgoing: &'a Outgoing<'a>, whole: bool) -> Parts<'a> {
+        Parts {
+            room,
+            filled: 0,
+            outgoing,
+            whole,
+            message: None,
+        }
+    }
+
+    /// How much data there is room for behind a head. If that is little, and less than `wanted`, what
+    /// was gathered is sent first.
+    fn make_room(&mut self, wanted: u64) -> io::Result<u64> {
+        if self.room.len() - self.filled < HEADROOM + wanted.min(4096) as usize {
+            self.send()?;
+        }
+        Ok((self.room.len() - self.filled - HEADROOM) as u64)
+    }
+
+    /// Adds a head, and so many bytes of data behind it, or nothing where these cannot be had.
+    fn add(
+        &mut self,
+        head: &[u8],
+        length: usize,
+        fill: impl FnOnce(&mut [u8]) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let data = self.filled + head.len();
+        if length > 0 {
+            fill(&mut self.room[data..data + length])?;
+        }
+        self.room[self.filled..data].copy_from_slice(head);
+        self.filled = data + length;
+        Ok(())
+    }
+
+    fn send(&mut self) -> io::Result<()> {
+        let part = &self.room[..std::mem::take(&mut self.filled)];
+        if !self.whole {
+            return self.outgoing.send(part);
+        }
+        match &mut self.message {
+            Some(message) => message.send(part),
+            None => self.message.insert(self.outgoing.begin()?).send(part),
+        }
+    }
+
+    /// Ends with a failure.
+    fn fail(mut self, failure: &[u8]) -> io::Result<()> {
+        match &mut self.message {
+            Some(message) => {
+                message.break_off();
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
+            // Nothing of it left.
+            None if self.whole => self.outgoing.send(failure),
+            None => {
+                self.send()?;
+                self.outgoing.send(failure)
+            }
+        }
+    }
 }
 
 /// Lengths, and whether each is a hole; all of the range.
@@ -426,95 +382,5 @@ fn block_status(header: &RequestHeader, agreed: &Agreed) -> Result<Vec<u8>, Fail
             })
             .collect(),
     };
-    let payload = status.encode();
-    let mut bytes = reply.chunk(ChunkFlags::DONE, ChunkType::BlockStatus, payload.len());
-    bytes.extend(payload);
-    Ok(bytes)
-}
-
-/// Makes the replies to one request.
-struct Reply<'a> {
-    header: &'a RequestHeader,
-    agreed: &'a Agreed,
-}
-
-impl<'a> Reply<'a> {
-    fn to(header: &'a RequestHeader, agreed: &'a Agreed) -> Reply<'a> {
-        Reply { header, agreed }
-    }
-
-    fn chunk(&self, flags: ChunkFlags, kind: ChunkType, length: usize) -> Vec<u8> {
-        let header = ChunkHeader {
-            flags,
-            kind,
-            cookie: self.header.cookie,
-            length: length as u32,
-        };
-        header.encode().to_vec()
-    }
-
-    /// Success without data.
-    fn done(&self) -> Vec<u8> {
-        if self.agreed.structured {
-            return self.chunk(ChunkFlags::DONE, ChunkType::None, 0);
-        }
-        self.simple(None)
-    }
-
-    /// What comes before data that was read; at most [`HEADROOM`] bytes.
-    fn head_of_data(&self, flags: ChunkFlags, offset: u64, length: u32) -> Vec<u8> {
-        if !self.agreed.structured {
-            return self.simple(None);
-        }
-        let mut head = self.chunk(flags, ChunkType::OffsetData, 8 + length as usize);
-        head.extend(offset.to_be_bytes());
-        head
-    }
-
-    /// Zeroes that were read; at most [`HEADROOM`] bytes.
-    fn hole(&self, flags: ChunkFlags, offset: u64, length: u32) -> Vec<u8> {
-        let mut chunk = self.chunk(flags, ChunkType::OffsetHole, HoleChunk::LEN);
-        chunk.extend(HoleChunk { offset, length }.encode());
-        chunk
-    }
-
-    /// The failure, of which the log is told too.
-    fn failure(&self, failure: &Failure) -> Vec<u8> {
-        self.log(failure);
-        if !self.agreed.structured {
-            return self.simple(Some(failure.code));
-        }
-        let error = ErrorChunk {
-            code: failure.code,
-            message: failure.message.clone(),
-            offset: None,
-        };
-        let payload = error.encode();
-        let mut bytes = self.chunk(ChunkFlags::DONE, error.kind(), payload.len());
-        bytes.extend(payload);
-        bytes
-    }
-
-    fn log(&self, failure: &Failure) {
-        let Some(level) = failure.level else { return };
-        if let Some(left_out) = self.agreed.access.complaints().let_through() {
-            let RequestHeader {
-                command,
-                offset,
-                length,
-                ..
-            } = self.header;
-            log::log!(
-                level,
-                "export {}: {command:?} of {length} bytes at {offset}: {}{left_out}",
-                self.agreed.name,
-                failure.message
-            );
-        }
-    }
-
-    fn simple(&self, error: Option<ErrorCode>) -> Vec<u8> {
-        let cookie = self.header.cookie;
-        SimpleReply { error, cookie }.encode().to_vec()
-    }
+    Ok(reply.last_chunk(ChunkType::BlockStatus, &status.encode()))
 }
