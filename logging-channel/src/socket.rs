@@ -1,67 +1,45 @@
 //! The few socket operations that the standard library does not have.
 
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 
 /// Waits until one of `fds` can be read (or has ended or failed), at most `timeout` (`None`:
 /// forever). Returns for each whether it is so; all are `false` after a timeout or a signal.
-pub(crate) fn wait_readable(fds: &[RawFd], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
-    let mut polled: Vec<libc::pollfd> = fds
+pub(crate) fn wait_readable(
+    fds: &[BorrowedFd<'_>],
+    timeout: Option<Duration>,
+) -> io::Result<Vec<bool>> {
+    let mut polled: Vec<PollFd> = fds
         .iter()
-        .map(|&fd| libc::pollfd {
-            fd,
-            events: libc::POLLIN,
-            revents: 0,
-        })
+        .map(|&fd| PollFd::new(fd, PollFlags::POLLIN))
         .collect();
     // Rounded up: a wait that ends early would spin until its time has come.
-    let timeout = timeout.map_or(-1, |t| {
-        i32::try_from(t.as_micros().div_ceil(1000)).unwrap_or(i32::MAX)
+    let timeout = timeout.map_or(PollTimeout::NONE, |t| {
+        PollTimeout::try_from(t.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
     });
-    // SAFETY: `polled` is a valid array of as many elements as are passed, for the whole call.
-    let n = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, timeout) };
-    if n < 0 {
-        let error = io::Error::last_os_error();
-        if error.kind() == io::ErrorKind::Interrupted {
-            return Ok(vec![false; fds.len()]);
-        }
-        return Err(error);
+    match poll(&mut polled, timeout) {
+        Ok(_) => Ok(polled.iter().map(|p| p.any().unwrap_or(true)).collect()),
+        Err(Errno::EINTR) => Ok(vec![false; fds.len()]),
+        Err(error) => Err(error.into()),
     }
-    Ok(polled.iter().map(|p| p.revents != 0).collect())
 }
 
 /// Sends what the socket takes without waiting.
 pub(crate) fn send_now(socket: &impl AsRawFd, bytes: &[u8]) -> io::Result<usize> {
-    // SAFETY: the pointer and the length are those of a valid slice.
-    let n = unsafe {
-        libc::send(
-            socket.as_raw_fd(),
-            bytes.as_ptr().cast(),
-            bytes.len(),
-            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-        )
-    };
-    if n < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(n as usize)
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    Ok(send(socket.as_raw_fd(), bytes, flags)?)
 }
 
 /// Wakes every thread that waits to read from `socket`, for good. Unlike the standard library's,
 /// works for listeners and datagram sockets.
 pub(crate) fn stop_reading(socket: &impl AsRawFd) {
-    // SAFETY: shutdown takes any descriptor; an error means that there is nobody to wake.
-    unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RD) };
-}
-
-/// A random number that no other session has.
-pub(crate) fn nonce() -> u64 {
-    let mut bytes = [0u8; 8];
-    // SAFETY: the pointer and the length are those of a valid array.
-    let n = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
-    assert_eq!(n, 8, "getrandom gives up to 256 bytes at once");
-    u64::from_le_bytes(bytes)
+    // An error means that there is nobody to wake.
+    let _ = shutdown(socket.as_raw_fd(), Shutdown::Read);
 }
 
 /// What is left of a message that a socket did not take at once.

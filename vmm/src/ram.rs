@@ -7,9 +7,10 @@
 //! refuses `get_host_address` in this crate but where KVM is told of the mapping.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::ops::Deref;
-use std::ptr;
 
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 use vm_memory::bitmap::{AtomicBitmap, NewBitmap};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
@@ -20,7 +21,7 @@ use vm_memory::{
 pub type GuestRam = GuestMemoryMmap<AtomicBitmap>;
 
 /// Size of a page in bytes.
-const PAGE: u64 = 4096;
+pub const PAGE: usize = 4096;
 
 /// Size of a huge page in bytes.
 const HUGE_PAGE: usize = 2 << 20;
@@ -43,29 +44,28 @@ pub enum RamError {
 /// # Errors
 /// [`RamError`].
 pub fn allocate(bytes: u64) -> Result<GuestRam, RamError> {
-    const PROT: libc::c_int = libc::PROT_READ | libc::PROT_WRITE;
-    const FLAGS: libc::c_int = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_ANONYMOUS | MapFlags::MAP_NORESERVE;
     let impossible = |why: &dyn ToString| RamError::Size(why.to_string());
     let bytes = usize::try_from(bytes).map_err(|e| impossible(&e))?;
-    let with_slack = bytes.saturating_add(HUGE_PAGE);
+    let with_slack = NonZeroUsize::MIN.saturating_add(bytes.saturating_add(HUGE_PAGE - 1));
     // SAFETY: a new private mapping touches nothing that is there.
-    let start = unsafe { libc::mmap(ptr::null_mut(), with_slack, PROT, FLAGS, -1, 0) };
-    if start == libc::MAP_FAILED {
-        return Err(RamError::Mapping(io::Error::last_os_error()));
-    }
-    let start = start.cast::<u8>();
+    let start = unsafe { mmap_anonymous(None, with_slack, protection, flags) };
+    let start = start
+        .map_err(|error| RamError::Mapping(error.into()))?
+        .cast::<u8>();
     let skipped = start.align_offset(HUGE_PAGE);
     // SAFETY: fewer bytes than a huge page are skipped, and the mapping has that many more.
     let aligned = unsafe { start.add(skipped) };
     // SAFETY: the range lies in the mapping made above. A system without huge pages refuses; then
     // they are small.
-    unsafe { libc::madvise(aligned.cast(), bytes, libc::MADV_HUGEPAGE) };
+    let _ = unsafe { madvise(aligned.cast(), bytes, MmapAdvise::MADV_HUGEPAGE) };
     let builder = MmapRegionBuilder::new_with_bitmap(bytes, AtomicBitmap::with_len(bytes))
-        .with_mmap_prot(PROT)
-        .with_mmap_flags(FLAGS);
+        .with_mmap_prot(protection.bits())
+        .with_mmap_flags(flags.bits());
     // SAFETY: `bytes` bytes from there belong to the mapping made above, with this protection and
     // these flags; nobody else knows of it, and nobody unmaps it.
-    let region = unsafe { builder.with_raw_mmap_pointer(aligned) }
+    let region = unsafe { builder.with_raw_mmap_pointer(aligned.as_ptr()) }
         .build()
         .map_err(|e| impossible(&e))?;
     let region = GuestRegionMmap::new(region, GuestAddress(0))
@@ -78,7 +78,7 @@ pub fn allocate(bytes: u64) -> Result<GuestRam, RamError> {
 pub fn take_written(memory: &GuestRam) -> Vec<u64> {
     let mut written = Vec::new();
     for region in memory.iter() {
-        let first = region.start_addr().0 / PAGE;
+        let first = region.start_addr().0 / PAGE as u64;
         let words = region.deref().bitmap().get_and_reset();
         for (n, word) in (0..).zip(words) {
             let marked = (0..64).filter(|bit| word >> bit & 1 != 0);
@@ -97,6 +97,7 @@ mod tests {
     use super::*;
 
     const PAGES: u64 = 100;
+    const PAGE: u64 = super::PAGE as u64;
 
     fn memory() -> GuestRam {
         GuestRam::from_ranges(&[(GuestAddress(0), (PAGES * PAGE) as usize)]).expect("memory")

@@ -1,10 +1,11 @@
 //! `ftvm` when nobody reads what it says.
 
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, fcntl};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -12,9 +13,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 fn full_pipe() -> (io::PipeReader, io::PipeWriter) {
     const PAGE: usize = 4096;
     let (reader, mut writer) = io::pipe().expect("a pipe");
-    // SAFETY: the descriptor is a pipe, and F_SETPIPE_SZ takes a plain number.
-    let room = unsafe { libc::fcntl(writer.as_raw_fd(), libc::F_SETPIPE_SZ, PAGE as libc::c_int) };
-    assert_eq!(room, PAGE as i32, "{}", io::Error::last_os_error());
+    let room = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PAGE as i32));
+    assert_eq!(room, Ok(PAGE as i32));
     writer.write_all(&[0; PAGE]).expect("there is room");
     (reader, writer)
 }

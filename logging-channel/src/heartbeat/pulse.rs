@@ -7,6 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::libc;
+
 use super::round_trip::RoundTrip;
 use super::{FailureDetector, HEARTBEAT_LEN, Heartbeat, Role, Verdict};
 use crate::entry::Lsn;
@@ -241,10 +244,8 @@ fn raise_priority() {
         return;
     }
     // SAFETY: takes numbers only; 0 means the calling thread.
-    if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -10) } != 0 {
-        log::debug!(
-            "heartbeats run at normal priority: {}",
-            io::Error::last_os_error()
-        );
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -10) };
+    if let Err(error) = Errno::result(result) {
+        log::debug!("heartbeats run at normal priority: {error}");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -250,7 +250,7 @@ impl<'a> Reading<'a> {
             || self.shared.differed.load(Ordering::Relaxed) != 0;
         // What is owed is never later than a report.
         let timeout = (self.until_owed()).or_else(|| behind.then_some(self.report));
-        Ok(wait_readable(&[self.shared.stream.as_raw_fd()], timeout)?[0])
+        Ok(wait_readable(&[self.shared.stream.as_fd()], timeout)?[0])
     }
 
     /// Time until what is owed is acknowledged at the latest.

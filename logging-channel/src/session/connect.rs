@@ -7,13 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::patient::{CANCEL_TICK, Patient};
-use super::{Confirmation, SessionInfo, at_port};
+use super::{Confirmation, SessionInfo, at_port, nonce};
 use crate::handshake::{HandshakeError, Hello, Message, Refusal, Title, Welcome};
 use crate::host::HostReport;
 use crate::identity::{Identity, IdentityError};
 use crate::receiver::Receiver;
 use crate::settings::{HEARTBEAT_TIMEOUTS, Settings};
-use crate::socket::nonce;
 
 /// Pause between two attempts to connect.
 const RETRY: Duration = Duration::from_millis(100);

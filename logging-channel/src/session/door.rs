@@ -3,7 +3,7 @@
 
 use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use crate::handshake::{HandshakeError, Hello, Message, Refusal, RefusalCode};
@@ -72,8 +72,8 @@ impl Door {
             (Some(tick), Some(left)) => Some(tick.min(left)),
             (tick, left) => tick.or(left),
         };
-        let mut fds = vec![self.tcp.as_raw_fd()];
-        fds.extend(self.callers.iter().map(|caller| caller.stream.as_raw_fd()));
+        let mut fds = vec![self.tcp.as_fd()];
+        fds.extend(self.callers.iter().map(|caller| caller.stream.as_fd()));
         let ready = wait_readable(&fds, wait)?;
 
         // Backwards, so that those who go do not shift those who come.

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use super::door::{Door, Visitor};
 use super::patient::{CANCEL_TICK, Patient};
-use super::{Confirmation, SessionInfo, at_port};
+use super::{Confirmation, SessionInfo, at_port, nonce};
 use crate::handshake::{Hello, Message, Refusal, RefusalCode, Title, Welcome};
 use crate::host::HostReport;
 use crate::identity::Identity;
 use crate::loss::LossReason;
 use crate::sender::Sender;
 use crate::settings::{HEARTBEAT_TIMEOUTS, Settings};
-use crate::socket::{nonce, stop_reading};
+use crate::socket::stop_reading;
 
 /// The primary's port for the log, TCP for the log itself and UDP for heartbeats.
 ///

@@ -42,6 +42,11 @@ pub enum Confirmation {
     NotHeld(String),
 }
 
+/// A random number that no other session has.
+fn nonce() -> u64 {
+    getrandom::u64().expect("the system has random numbers")
+}
+
 /// The address of `ip` at `port`.
 fn at_port(ip: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(ip, port)

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 use std::net::TcpStream;
-use std::os::fd::AsRawFd;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,7 @@ impl Read for Patient<'_> {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             let wait = left.min(CANCEL_TICK);
-            if wait_readable(&[self.stream.as_raw_fd()], Some(wait))?[0] {
+            if wait_readable(&[self.stream.as_fd()], Some(wait))?[0] {
                 return self.stream.read(buffer);
             }
         }

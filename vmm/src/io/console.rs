@@ -1,12 +1,14 @@
 //! Where the guest's console goes on this host.
 
 use std::io::{self, IsTerminal, Read};
-use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
+
+use nix::libc;
+use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 
 use super::lossy::{self, AppendedFile, LossyWriter, Lost, Weight};
 use crate::sources::{Control, Lanes};
@@ -112,7 +114,7 @@ impl Terminal {
     /// [`TerminalError::RawMode`].
     pub fn attach(lanes: &Lanes, live: Arc<AtomicBool>) -> Result<Self, TerminalError> {
         if io::stdin().is_terminal() {
-            raw_mode().map_err(TerminalError::RawMode)?;
+            raw_mode().map_err(|error| TerminalError::RawMode(error.into()))?;
             lossy::say("Connected to the guest's console. Ctrl-A x ends it.\r\n");
         }
         let lanes = lanes.clone();
@@ -126,8 +128,7 @@ impl Terminal {
     /// Puts the terminal back as it was. Does nothing if it was not attached.
     pub fn restore() {
         if let Some(cooked) = COOKED.get() {
-            // SAFETY: the descriptor is standard input and the structure came from tcgetattr.
-            unsafe { libc::tcsetattr(io::stdin().as_raw_fd(), libc::TCSANOW, cooked) };
+            let _ = tcsetattr(io::stdin(), SetArg::TCSANOW, &(*cooked).into());
         }
     }
 }
@@ -138,22 +139,11 @@ impl Drop for Terminal {
     }
 }
 
-fn raw_mode() -> io::Result<()> {
-    let fd = io::stdin().as_raw_fd();
-    // SAFETY: all-zero is a valid termios, and tcgetattr only writes to it.
-    let mut settings: libc::termios = unsafe { std::mem::zeroed() };
-    // SAFETY: `settings` outlives the call.
-    if unsafe { libc::tcgetattr(fd, &mut settings) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let _ = COOKED.set(settings);
-    // SAFETY: `settings` was filled by tcgetattr.
-    unsafe { libc::cfmakeraw(&mut settings) };
-    // SAFETY: `settings` is a valid termios.
-    if unsafe { libc::tcsetattr(fd, libc::TCSANOW, &settings) } < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+fn raw_mode() -> nix::Result<()> {
+    let mut settings = tcgetattr(io::stdin())?;
+    let _ = COOKED.set(settings.clone().into());
+    cfmakeraw(&mut settings);
+    tcsetattr(io::stdin(), SetArg::TCSANOW, &settings)
 }
 
 fn read_loop(lanes: &Lanes, live: &AtomicBool) {

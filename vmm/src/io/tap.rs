@@ -62,29 +62,10 @@ impl Tap {
             .write(true)
             .open("/dev/net/tun")
             .map_err(TapError::Open)?;
-        // SAFETY: all-zero is a valid ifreq.
-        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-            *to = from as libc::c_char;
-        }
-        request.ifr_ifru.ifru_flags =
-            (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
-        let attach_error = || TapError::Attach {
+        attach(&file, name).map_err(|error| TapError::Attach {
             name: name.to_owned(),
-            source: io::Error::last_os_error(),
-        };
-        // SAFETY: the descriptor is open, TUNSETIFF takes an ifreq, and `request` outlives the call.
-        if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &mut request) } < 0 {
-            return Err(attach_error());
-        }
-        let header_bytes = HEADER_BYTES as libc::c_int;
-        // SAFETY: the descriptor is open, and TUNSETVNETHDRSZ reads a number that outlives the call.
-        if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETVNETHDRSZ, &header_bytes) } < 0 {
-            return Err(attach_error());
-        }
-        // An interface remembers what the program before it could do, and would leave checksums
-        // and segmentation to a guest that was never asked.
-        set_offloads(&file, Offloads::default()).map_err(|_| attach_error())?;
+            source: error.into(),
+        })?;
         Ok(Self {
             file: Arc::new(file),
             name: name.to_owned(),
@@ -155,6 +136,30 @@ impl Tap {
     }
 }
 
+// Linux, include/uapi/linux/if_tun.h.
+nix::ioctl_write_ptr_bad!(tun_set_interface, libc::TUNSETIFF, libc::ifreq);
+nix::ioctl_write_int!(tun_set_offload, b'T', 208);
+nix::ioctl_write_ptr!(tun_set_header_size, b'T', 216, libc::c_int);
+
+fn attach(file: &File, name: &str) -> nix::Result<()> {
+    let mut request = libc::ifreq {
+        ifr_name: [0; libc::IFNAMSIZ],
+        ifr_ifru: libc::__c_anonymous_ifr_ifru {
+            ifru_flags: (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short,
+        },
+    };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: TUNSETIFF takes an ifreq.
+    unsafe { tun_set_interface(file.as_raw_fd(), &request) }?;
+    // SAFETY: TUNSETVNETHDRSZ reads a number.
+    unsafe { tun_set_header_size(file.as_raw_fd(), &(HEADER_BYTES as libc::c_int)) }?;
+    // An interface remembers what the program before it could do, and would leave checksums and
+    // segmentation to a guest that was never asked.
+    set_offloads(file, Offloads::default())
+}
+
 /// Whether an interface can have this name (Linux, `net/core/dev.c`, `dev_valid_name`). One with '%' is
 /// a pattern there: Linux would make another interface than the one that is named.
 fn is_interface_name(name: &str) -> bool {
@@ -164,8 +169,7 @@ fn is_interface_name(name: &str) -> bool {
 }
 
 /// Tells the system what it may leave to the reader of the interface's frames.
-fn set_offloads(file: &File, offloads: Offloads) -> io::Result<()> {
-    // Linux, include/uapi/linux/if_tun.h.
+fn set_offloads(file: &File, offloads: Offloads) -> nix::Result<()> {
     const TUN_F_CSUM: libc::c_ulong = 1;
     const TUN_F_TSO4: libc::c_ulong = 2;
     const TUN_F_TSO6: libc::c_ulong = 4;
@@ -178,11 +182,8 @@ fn set_offloads(file: &File, offloads: Offloads) -> io::Result<()> {
         .into_iter()
         .filter(|(wanted, _)| *wanted)
         .fold(0, |flags, (_, bit)| flags | bit);
-    // SAFETY: the descriptor is open, and TUNSETOFFLOAD takes a plain number.
-    match unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, flags) } {
-        0.. => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+    // SAFETY: TUNSETOFFLOAD takes a plain number.
+    unsafe { tun_set_offload(file.as_raw_fd(), flags) }.map(drop)
 }
 
 #[cfg(test)]
