@@ -26,6 +26,7 @@ pub mod events;
 pub mod gates;
 pub mod inspect;
 pub mod io;
+mod kick;
 pub mod kvm;
 pub mod ram;
 pub mod roles;

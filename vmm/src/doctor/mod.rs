@@ -14,10 +14,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use logging_channel::HostReport;
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::Killable;
 
 use self::checks::Measured;
 pub use self::report::{Check, Figures, Outcome, Report};
+use crate::kick;
 use crate::kvm::probe::MicroGuest;
 
 /// A micro-guest that makes no exit for this long hangs. The longest takes a millisecond, but a host
@@ -27,8 +28,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const KICK_INTERVAL: Duration = Duration::from_millis(100);
 /// KVM itself hangs when one check takes longer.
 const LOST: Duration = Duration::from_secs(15);
-
-extern "C" fn ignore(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
 
 /// Where checks tell what came of them.
 type Findings = mpsc::Sender<(&'static str, Measured)>;
@@ -59,11 +58,8 @@ fn supervise(probe: impl FnOnce(Findings) + Send + 'static) -> Report {
     let started = Instant::now();
     let mut report = Report::new();
     let (found, results) = mpsc::channel();
-    // Its only purpose is to make KVM_RUN return.
-    let kick = SIGRTMIN();
-    if let Err(e) = register_signal_handler(kick, ignore) {
-        log::warn!("a micro-guest that hangs will hang this check too: {e}");
-    }
+    let warn = |e: &_| log::warn!("a micro-guest that hangs will hang this check too: {e}");
+    let kick = kick::handled_signal().inspect_err(warn).ok();
     let prober = thread::Builder::new()
         .name("doctor".into())
         .spawn(move || probe(found))
@@ -81,7 +77,7 @@ fn supervise(probe: impl FnOnce(Findings) + Send + 'static) -> Report {
                 break;
             }
             Err(RecvTimeoutError::Timeout) => {
-                if let Err(e) = prober.kill(kick) {
+                if let Some(Err(e)) = kick.map(|signal| prober.kill(signal)) {
                     log::debug!("cannot interrupt the micro-guest: {e}");
                 }
             }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
+use crate::kick;
 
 /// How long after a kick that had no effect the next one comes, as a part of the interval. A kick
 /// is lost if it comes between the guest's thread deciding to enter the guest and entering it.
@@ -34,11 +34,12 @@ struct Shared {
     over: AtomicBool,
 }
 
-extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
-
 /// A thread that signals can be sent to.
 #[derive(Clone, Copy)]
-struct Target(libc::pthread_t);
+struct Target {
+    thread: libc::pthread_t,
+    signal: libc::c_int,
+}
 
 // SAFETY: a pthread_t names a thread of the process and may be used by any of them.
 unsafe impl Send for Target {}
@@ -47,7 +48,7 @@ impl Target {
     fn kick(self) {
         // SAFETY: the watchdog is dropped, and its thread joined, on the target thread itself
         // (it is not Send), so the target is alive.
-        unsafe { libc::pthread_kill(self.0, SIGRTMIN()) };
+        unsafe { libc::pthread_kill(self.thread, self.signal) };
     }
 }
 
@@ -57,9 +58,11 @@ impl Watchdog {
     /// # Errors
     /// When the signal cannot be handled or no thread can be started.
     pub fn start(interval: Duration) -> std::io::Result<Self> {
-        register_signal_handler(SIGRTMIN(), nothing)?;
-        // SAFETY: always succeeds.
-        let target = Target(unsafe { libc::pthread_self() });
+        let target = Target {
+            // SAFETY: always succeeds.
+            thread: unsafe { libc::pthread_self() },
+            signal: kick::handled_signal()?,
+        };
         let shared = Arc::new(Shared {
             base: Instant::now(),
             entered: AtomicU64::new(OUT),

@@ -7,12 +7,13 @@ mod probe;
 use std::io;
 use std::os::fd::AsRawFd;
 
+use nix::unistd::gettid;
 use perf_event::events::Raw;
 use perf_event::{Builder, Counter};
-use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 pub use self::probe::{Measured, probe};
 use crate::counter::table::{Microarchitecture, Signature};
+use crate::kick;
 use crate::kvm::MachineError;
 use crate::kvm::probe::ProbeError;
 
@@ -136,8 +137,6 @@ pub struct BranchCounter {
     counter: Counter,
 }
 
-extern "C" fn nothing(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {}
-
 impl BranchCounter {
     /// Opens it for guests that the calling thread runs. It counts from 0.
     ///
@@ -210,13 +209,10 @@ fn kick_on_overflow(counter: &Counter) -> io::Result<()> {
     const F_SETOWN_EX: libc::c_int = 15;
     const F_OWNER_TID: libc::c_int = 0;
 
-    let signal = SIGRTMIN();
-    register_signal_handler(signal, nothing)?;
-    // SAFETY: always succeeds.
-    let id = unsafe { libc::gettid() };
+    let signal = kick::handled_signal()?;
     let owner = Owner {
         kind: F_OWNER_TID,
-        id,
+        id: gettid().as_raw(),
     };
     let fd = counter.as_raw_fd();
     // SAFETY: the descriptor is open; F_SETOWN_EX reads the structure, the others take numbers.
