@@ -116,6 +116,16 @@ pub enum CpuError {
     UnknownExit(String),
 }
 
+impl CpuError {
+    /// What becomes of a system's answer to the attempt to `action`.
+    pub(crate) fn failed_to<E: Into<std::io::Error>>(action: &'static str) -> impl Fn(E) -> Self {
+        move |source| Self::Hypervisor {
+            action,
+            source: source.into(),
+        }
+    }
+}
+
 /// How a stop of the guest is named by a counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Counted {

@@ -1,39 +1,26 @@
 //! What debuggers need, on KVM.
 //!
-//! Places to stop at are marked by an `out dx, al` (0xEE) over the first byte of the instruction
-//! there: its exit comes before anything is changed, with RIP at the byte. This works where
-//! KVM's breakpoints do not (they never fire in an emulated host), and changes nothing that a
-//! guest sees but the byte itself. Outside CPL 0 the instruction faults, so it is for kernel code.
+//! Places to stop at are marked by an [`OutStop`], which changes nothing that a guest sees but the
+//! byte itself.
 
 use kvm_bindings::{kvm_dtable, kvm_segment};
-use vm_memory::{Bytes, GuestAddress};
 
+use super::out_stop::OutStop;
 use super::vcpu::KvmCpu;
 use crate::cpu::debug::{DebugCpu, FloatRegisters, Segment, SystemRegisters, Table};
 use crate::cpu::{CpuError, CpuState, Exit, GuestCpu, PortAccess};
 use crate::ram::GuestRam;
 
-/// The opcode of `out dx, al`.
-const OUT_DX_AL: u8 = 0xee;
-
-/// A marked instruction.
-struct Tripwire {
-    linear: u64,
-    physical: GuestAddress,
-    /// The instruction's own first byte.
-    original: u8,
-}
-
-/// Marked instructions.
+/// Marked instructions, with their linear addresses.
 #[derive(Default)]
-pub(super) struct Tripwires(Vec<Tripwire>);
+pub(super) struct Tripwires(Vec<(u64, OutStop)>);
 
 impl Tripwires {
     /// Whether an exit may be a tripwire's.
     pub(super) fn hold(&self, rip: u64, access: PortAccess) -> bool {
         access.write
             && (access.size, access.count) == (1, 1)
-            && self.0.iter().any(|wire| wire.linear == rip)
+            && self.0.iter().any(|(linear, _)| *linear == rip)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -42,25 +29,16 @@ impl Tripwires {
 
     fn clear(&mut self, memory: &GuestRam) {
         // The last first: two addresses may be the same byte.
-        for wire in self.0.drain(..).rev() {
-            // What the guest has written there meanwhile is its own.
-            if memory.read_obj::<u8>(wire.physical).ok() == Some(OUT_DX_AL) {
-                let restored = memory.write_obj(wire.original, wire.physical);
-                restored.expect("a page of guest memory that was read");
-            }
+        for (_, mut stop) in self.0.drain(..).rev() {
+            stop.lift(memory);
         }
     }
 
-    fn add(&mut self, memory: &GuestRam, linear: u64, physical: GuestAddress) {
-        let Ok(original) = memory.read_obj::<u8>(physical) else {
-            return;
-        };
-        if memory.write_obj(OUT_DX_AL, physical).is_ok() {
-            self.0.push(Tripwire {
-                linear,
-                physical,
-                original,
-            });
+    fn add(&mut self, memory: &GuestRam, linear: u64, physical: u64) {
+        let mut stop = OutStop::at(physical);
+        stop.set(memory);
+        if stop.is_set() {
+            self.0.push((linear, stop));
         }
     }
 }
@@ -74,13 +52,6 @@ impl KvmCpu {
         self.set_registers(&before)?;
         // Registers set in the shared page are taken over with the next entry only.
         self.complete_access()
-    }
-}
-
-fn failed(action: &'static str) -> impl Fn(kvm_ioctls::Error) -> CpuError {
-    move |source| CpuError::Hypervisor {
-        action,
-        source: source.into(),
     }
 }
 
@@ -108,7 +79,7 @@ impl DebugCpu for KvmCpu {
         let s = self
             .fd_ref()
             .get_sregs()
-            .map_err(failed("read the control registers"))?;
+            .map_err(CpuError::failed_to("read the control registers"))?;
         Ok(SystemRegisters {
             cs: segment(&s.cs),
             ss: segment(&s.ss),
@@ -133,7 +104,7 @@ impl DebugCpu for KvmCpu {
         let fpu = self
             .fd_ref()
             .get_fpu()
-            .map_err(failed("read the FPU registers"))?;
+            .map_err(CpuError::failed_to("read the FPU registers"))?;
         Ok(FloatRegisters {
             st: fpu
                 .fpr
@@ -156,7 +127,7 @@ impl DebugCpu for KvmCpu {
         wires.clear(&memory);
         for &linear in addresses {
             if let Some(physical) = self.translate(linear) {
-                wires.add(&memory, linear, GuestAddress(physical));
+                wires.add(&memory, linear, physical);
             }
         }
         *self.tripwires() = wires;

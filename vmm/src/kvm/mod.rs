@@ -9,6 +9,7 @@ pub mod counting;
 mod cpu_model;
 mod debug;
 mod msrs;
+mod out_stop;
 pub mod probe;
 mod state;
 mod step;

@@ -22,6 +22,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::vm::{failed, segment};
 use super::{CpuModel, KvmCpu, Machine, MachineError};
 use crate::cpu::{CpuError, CpuState, Exit, GuestCpu};
+use crate::ram::PAGE;
 
 /// Where the kernel's code starts.
 pub const KERNEL: u64 = 0x1_0000;
@@ -41,8 +42,6 @@ pub const CR4_TSD: u64 = 1 << 2;
 const SYSCALL_ENTRY: u64 = 0x1_2000;
 const HANDLER_PORT: u16 = 0xee;
 const MEMORY: u64 = 2 << 20;
-/// Size of a page in bytes.
-pub const PAGE: usize = 4096;
 /// Number of pages of memory.
 pub const PAGES: u64 = MEMORY / PAGE as u64;
 /// Page tables: the processor writes them too.

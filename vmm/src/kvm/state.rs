@@ -44,13 +44,6 @@ struct VcpuState {
     events: kvm_vcpu_events,
 }
 
-fn failed(action: &'static str) -> impl Fn(kvm_ioctls::Error) -> CpuError {
-    move |source| CpuError::Hypervisor {
-        action,
-        source: source.into(),
-    }
-}
-
 /// The registers of the MSR filter's list that are part of a vCPU's state: those that this host's
 /// KVM gives back as they were set. Of the others, some cannot be written, and two are cut to 32
 /// bits where the processor has no SYSENTER in 64-bit mode and so no use for them (AMD).
@@ -67,7 +60,7 @@ fn is_kept(fd: &VcpuFd, index: u32) -> Result<bool, CpuError> {
     };
     let set = |value| {
         fd.set_msrs(&msr_list(&[(index, value)]))
-            .map_err(failed("set model specific registers"))
+            .map_err(CpuError::failed_to("set model specific registers"))
     };
     if msrs::SYSENTER_ADDRESSES.contains(&index) {
         set(KERNEL_ADDRESS)?;
@@ -95,7 +88,7 @@ pub(super) fn read_msrs(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<(u32, u64)>,
     let mut msrs = msr_list(&wanted);
     let count = fd
         .get_msrs(&mut msrs)
-        .map_err(failed("read model specific registers"))?;
+        .map_err(CpuError::failed_to("read model specific registers"))?;
     let read = &msrs.as_slice()[..count];
     Ok(read.iter().map(|entry| (entry.index, entry.data)).collect())
 }
@@ -107,21 +100,23 @@ impl KvmCpu {
         Ok(VcpuState {
             regs: fd
                 .get_regs()
-                .map_err(failed("read the general registers"))?,
+                .map_err(CpuError::failed_to("read the general registers"))?,
             sregs: fd
                 .get_sregs()
-                .map_err(failed("read the control registers"))?,
-            xsave: fd.get_xsave().map_err(failed("read the FPU state"))?,
+                .map_err(CpuError::failed_to("read the control registers"))?,
+            xsave: fd
+                .get_xsave()
+                .map_err(CpuError::failed_to("read the FPU state"))?,
             xcrs: fd
                 .get_xcrs()
-                .map_err(failed("read the extended control registers"))?,
+                .map_err(CpuError::failed_to("read the extended control registers"))?,
             msrs,
             debug: fd
                 .get_debug_regs()
-                .map_err(failed("read the debug registers"))?,
+                .map_err(CpuError::failed_to("read the debug registers"))?,
             events: fd
                 .get_vcpu_events()
-                .map_err(failed("read the pending events"))?,
+                .map_err(CpuError::failed_to("read the pending events"))?,
         })
     }
 
@@ -133,29 +128,29 @@ impl KvmCpu {
         state.xsave.region[XSTATE_BV] |= LEGACY_STATE;
         let fd = self.fd();
         fd.set_sregs(&state.sregs)
-            .map_err(failed("set the control registers"))?;
+            .map_err(CpuError::failed_to("set the control registers"))?;
         fd.set_regs(&state.regs)
-            .map_err(failed("set the general registers"))?;
+            .map_err(CpuError::failed_to("set the general registers"))?;
         // The shared page has it too, and that is what KVM takes at the next entry.
         fd.get_kvm_run().cr8 = state.sregs.cr8;
         fd.set_xcrs(&state.xcrs)
-            .map_err(failed("set the extended control registers"))?;
+            .map_err(CpuError::failed_to("set the extended control registers"))?;
         // SAFETY: KVM reads the 4 KiB of a kvm_xsave, because no guest has dynamically enabled
         // XSAVE features: the CPU model offers none.
-        unsafe { fd.set_xsave(&state.xsave) }.map_err(failed("set the FPU state"))?;
+        unsafe { fd.set_xsave(&state.xsave) }.map_err(CpuError::failed_to("set the FPU state"))?;
         let written = fd
             .set_msrs(&msrs)
-            .map_err(failed("set model specific registers"))?;
+            .map_err(CpuError::failed_to("set model specific registers"))?;
         if let Some((index, value)) = state.msrs.get(written) {
             return Err(CpuError::State(format!(
                 "KVM refuses to set model specific register {index:#x} to {value:#x}"
             )));
         }
         fd.set_debug_regs(&state.debug)
-            .map_err(failed("set the debug registers"))?;
+            .map_err(CpuError::failed_to("set the debug registers"))?;
         // Last: setting registers drops pending exceptions.
         fd.set_vcpu_events(&state.events)
-            .map_err(failed("set the pending events"))
+            .map_err(CpuError::failed_to("set the pending events"))
     }
 
     /// Has #GP with error code 0 delivered to the instruction at `rip`. Not while an access waits to
@@ -165,21 +160,21 @@ impl KvmCpu {
         let fd = self.fd();
         let mut regs = fd
             .get_regs()
-            .map_err(failed("read the general registers"))?;
+            .map_err(CpuError::failed_to("read the general registers"))?;
         regs.rip = rip;
         fd.set_regs(&regs)
-            .map_err(failed("set the general registers"))?;
+            .map_err(CpuError::failed_to("set the general registers"))?;
         fd.get_kvm_run().s.regs.regs = regs;
         let mut events = fd
             .get_vcpu_events()
-            .map_err(failed("read the pending events"))?;
+            .map_err(CpuError::failed_to("read the pending events"))?;
         events.exception.injected = 1;
         events.exception.nr = VECTOR_GP;
         events.exception.has_error_code = 1;
         events.exception.error_code = 0;
         // Last: setting registers drops pending exceptions.
         fd.set_vcpu_events(&events)
-            .map_err(failed("set the pending events"))
+            .map_err(CpuError::failed_to("set the pending events"))
     }
 
     /// Whether an interrupt or a fault was injected and not delivered yet.
@@ -187,7 +182,7 @@ impl KvmCpu {
         let events = self
             .fd_ref()
             .get_vcpu_events()
-            .map_err(failed("read the pending events"))?;
+            .map_err(CpuError::failed_to("read the pending events"))?;
         Ok(events.interrupt.injected != 0 || events.exception.injected != 0)
     }
 
@@ -213,7 +208,7 @@ impl CpuState for KvmCpu {
         let events = self
             .fd()
             .get_vcpu_events()
-            .map_err(failed("read the pending events"))?;
+            .map_err(CpuError::failed_to("read the pending events"))?;
         Ok(events.exception.injected == 0
             && events.exception.pending == 0
             && events.interrupt.injected == 0

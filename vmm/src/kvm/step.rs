@@ -29,10 +29,7 @@ impl KvmCpu {
     ) -> Result<(), CpuError> {
         self.fd()
             .set_guest_debug(debug)
-            .map_err(|source| CpuError::Hypervisor {
-                action,
-                source: source.into(),
-            })
+            .map_err(CpuError::failed_to(action))
     }
 
     /// Runs with a hardware breakpoint at `rip`. Returns the exit that came in its place, if one

@@ -189,20 +189,16 @@ impl KvmCpu {
     }
 
     fn sregs(&mut self) -> Result<kvm_sregs, CpuError> {
-        self.fd.get_sregs().map_err(|source| CpuError::Hypervisor {
-            action: "read the control registers",
-            source: source.into(),
-        })
+        self.fd
+            .get_sregs()
+            .map_err(CpuError::failed_to("read the control registers"))
     }
 
     /// Replaces segments and control registers.
     pub(super) fn set_control_registers(&mut self, sregs: &kvm_sregs) -> Result<(), CpuError> {
         self.fd
             .set_sregs(sregs)
-            .map_err(|source| CpuError::Hypervisor {
-                action: "set the control registers",
-                source: source.into(),
-            })
+            .map_err(CpuError::failed_to("set the control registers"))
     }
 
     /// No interrupt can be injected before the next exit, which sets the flag anew.
@@ -224,10 +220,7 @@ impl KvmCpu {
                 return Ok(Stop::Exit(Exit::Kicked));
             }
             Err(e) => {
-                return Err(CpuError::Hypervisor {
-                    action: "run the guest",
-                    source: e.into(),
-                });
+                return Err(CpuError::failed_to("run the guest")(e));
             }
         };
         Ok(Stop::Exit(match exit {
@@ -386,10 +379,9 @@ impl GuestCpu for KvmCpu {
         let result =
             unsafe { vmm_sys_util::ioctl::ioctl_with_ref(&self.fd, KVM_INTERRUPT(), &interrupt) };
         if result < 0 {
-            return Err(CpuError::Hypervisor {
-                action: "inject an interrupt",
-                source: io::Error::last_os_error(),
-            });
+            return Err(CpuError::failed_to("inject an interrupt")(
+                io::Error::last_os_error(),
+            ));
         }
         // One at a time: a second KVM_INTERRUPT before the next entry would replace the first
         // without a word, and its line would stay in service for ever.

@@ -38,22 +38,19 @@ pub(super) struct WriteLog {
 impl WriteLog {
     /// Begins to log the guest's writes.
     pub(super) fn start(vm: &VmFd, memory: &GuestRam) -> Result<Self, CpuError> {
-        let failed = |source: kvm_ioctls::Error| CpuError::Hypervisor {
-            action: "log the pages that the guest writes",
-            source: source.into(),
-        };
+        let failed = CpuError::failed_to("log the pages that the guest writes");
         let by_hand = kvm_enable_cap {
             cap: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2,
             // KVM_DIRTY_LOG_MANUAL_PROTECT_ENABLE: reading the log protects nothing.
             args: [1, 0, 0, 0],
             ..Default::default()
         };
-        vm.enable_cap(&by_hand).map_err(failed)?;
+        vm.enable_cap(&by_hand).map_err(&failed)?;
         map_memory(vm, memory, KVM_MEM_LOG_DIRTY_PAGES).map_err(failed)?;
         let bytes = (memory.last_addr().0 + 1) as usize;
         Ok(Self {
             bytes,
-            heat: Heat::new(bytes.div_ceil(crate::state::PAGE)),
+            heat: Heat::new(bytes.div_ceil(crate::ram::PAGE)),
         })
     }
 
@@ -69,10 +66,7 @@ impl WriteLog {
     pub(super) fn take(&mut self, vm: &VmFd, into: &mut PageSet) -> Result<(), CpuError> {
         let mut pages = vm
             .get_dirty_log(MEMORY_SLOT, self.bytes)
-            .map_err(|source| CpuError::Hypervisor {
-                action: "read the dirty log",
-                source: source.into(),
-            })?;
+            .map_err(CpuError::failed_to("read the dirty log"))?;
         into.insert_bitmap(&pages);
         self.heat.choose(&mut pages);
         if pages.iter().all(|word| *word == 0) {
@@ -90,10 +84,9 @@ impl WriteLog {
         // and a bitmap of `num_pages` bits, which both outlive the call.
         match unsafe { vmm_sys_util::ioctl::ioctl_with_ref(vm, KVM_CLEAR_DIRTY_LOG(), &request) } {
             0 => Ok(()),
-            _ => Err(CpuError::Hypervisor {
-                action: "watch pages for writes again",
-                source: std::io::Error::last_os_error(),
-            }),
+            _ => Err(CpuError::failed_to("watch pages for writes again")(
+                std::io::Error::last_os_error(),
+            )),
         }
     }
 }

@@ -1,8 +1,7 @@
 //! Stops at the first instruction of every exception and interrupt handler.
 //!
 //! The processor clears RFLAGS.TF when it delivers an event, so a single step that ends in one
-//! runs on into the handler. A byte of `out dx, al` in place of the handler's first makes it exit
-//! there; it is a privileged instruction of one byte that changes no register. The true byte is
+//! runs on into the handler. An [`OutStop`] at the handler makes it exit there. The true byte is
 //! back whenever the guest executes it, and whenever the VMM may look.
 
 use std::collections::BTreeMap;
@@ -13,44 +12,11 @@ use vm_memory::{Bytes, GuestAddress};
 use super::decode::LONGEST;
 use crate::cpu::GuestCpu;
 use crate::kvm::KvmCpu;
-use crate::ram::GuestRam;
+use crate::kvm::out_stop::OutStop;
+use crate::ram::{GuestRam, PAGE};
 
-/// `out dx, al`.
-const OUT: u8 = 0xee;
 /// Bytes of a gate in 64-bit mode (Intel SDM volume 3, figure 7-8).
 const GATE: usize = 16;
-const PAGE: u64 = 4096;
-
-/// One handler's first byte.
-#[derive(Debug, Clone, Copy)]
-struct Entrance {
-    physical: u64,
-    /// The true byte, while [`OUT`] is in its place.
-    hidden: Option<u8>,
-}
-
-impl Entrance {
-    fn close(&mut self, memory: &GuestRam) {
-        let at = GuestAddress(self.physical);
-        if let Ok(byte) = memory.read_obj::<u8>(at)
-            && self.hidden.is_none()
-            && memory.write_obj(OUT, at).is_ok()
-        {
-            self.hidden = Some(byte);
-        }
-    }
-
-    fn open(&mut self, memory: &GuestRam) {
-        let at = GuestAddress(self.physical);
-        if let Some(byte) = self.hidden.take()
-            // Another byte is the guest's own, written since.
-            && memory.read_obj::<u8>(at).is_ok_and(|now| now == OUT)
-        {
-            let written = memory.write_obj(byte, at);
-            written.expect("the byte was read from there");
-        }
-    }
-}
 
 /// Where a table is.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +35,7 @@ pub(super) struct Entrances {
     parts: Vec<(GuestAddress, usize)>,
     /// The table as it was when the handlers were taken from it.
     table: Vec<u8>,
-    handlers: BTreeMap<u64, Entrance>,
+    handlers: BTreeMap<u64, OutStop>,
 }
 
 impl Entrances {
@@ -78,26 +44,25 @@ impl Entrances {
     pub(super) fn close(&mut self, cpu: &mut KvmCpu, sregs: &kvm_sregs, rip: u64) {
         self.follow_table(cpu, sregs);
         let memory = cpu.memory();
-        for (&linear, entrance) in &mut self.handlers {
+        for (&linear, stop) in &mut self.handlers {
             if linear.wrapping_sub(rip) < LONGEST as u64 {
-                entrance.open(memory);
-            } else if entrance.hidden.is_none() {
-                entrance.close(memory);
+                stop.lift(memory);
+            } else {
+                stop.set(memory);
             }
         }
     }
 
     /// Gives all handlers their own byte back.
     pub(super) fn open(&mut self, memory: &GuestRam) {
-        for entrance in self.handlers.values_mut() {
-            entrance.open(memory);
+        for stop in self.handlers.values_mut() {
+            stop.lift(memory);
         }
     }
 
     /// Whether there is a stop at `rip`.
     pub(super) fn is_closed(&self, rip: u64) -> bool {
-        let entrance = self.handlers.get(&rip);
-        entrance.is_some_and(|entrance| entrance.hidden.is_some())
+        self.handlers.get(&rip).is_some_and(OutStop::is_set)
     }
 
     /// Takes the handlers anew if the table is another one, or was changed.
@@ -118,11 +83,7 @@ impl Entrances {
         self.handlers = table
             .chunks_exact(GATE)
             .filter_map(handler)
-            .filter_map(|linear| {
-                let physical = cpu.translate(linear)?;
-                let hidden = None;
-                Some((linear, Entrance { physical, hidden }))
-            })
+            .filter_map(|linear| Some((linear, OutStop::at(cpu.translate(linear)?))))
             .collect();
         (self.location, self.table) = (location, table);
     }
@@ -156,7 +117,7 @@ fn parts(cpu: &mut KvmCpu, linear: u64, len: usize) -> Vec<(GuestAddress, usize)
         let Some(physical) = cpu.translate(at) else {
             break;
         };
-        let part = (len - done).min((PAGE - at % PAGE) as usize);
+        let part = (len - done).min(PAGE - at as usize % PAGE);
         parts.push((GuestAddress(physical), part));
         done += part;
     }
@@ -190,24 +151,5 @@ mod tests {
         assert_eq!(handler(&gate), None, "not present");
         gate[5] = 0xef;
         assert!(handler(&gate).is_some(), "a trap gate for user mode");
-    }
-
-    #[test]
-    fn a_byte_that_the_guest_wrote_stays() {
-        let memory = GuestRam::from_ranges(&[(GuestAddress(0), 4096)]).expect("memory");
-        let at = GuestAddress(100);
-        let mut entrance = Entrance {
-            physical: 100,
-            hidden: None,
-        };
-        memory.write_obj(7u8, at).expect("inside");
-        entrance.close(&memory);
-        assert_eq!(memory.read_obj::<u8>(at).expect("inside"), OUT);
-        entrance.open(&memory);
-        assert_eq!(memory.read_obj::<u8>(at).expect("inside"), 7);
-        entrance.close(&memory);
-        memory.write_obj(9u8, at).expect("inside");
-        entrance.open(&memory);
-        assert_eq!(memory.read_obj::<u8>(at).expect("inside"), 9);
     }
 }
