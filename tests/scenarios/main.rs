@@ -26,5 +26,6 @@ mod orderly_end;
 mod output_rule;
 mod partition;
 mod record_replay;
+mod recording;
 mod refusals;
 mod replay_tool;

@@ -8,26 +8,13 @@ use std::time::Duration;
 use testbed::workload::Client;
 use testbed::{Exit, Host, Output, Result, Signal, Testbed, wait_until};
 
+use crate::recording::{POWER_OFF, command, run};
+
 const LIMIT: Duration = Duration::from_secs(300);
 /// Variable: how many boots are recorded and replayed. One, unless it is set.
 const ROUNDS_VARIABLE: &str = "FTVM_ROUNDS";
-const WORDS: &str = "quiet mitigations=off ftvm.do=poweroff";
 /// Pages of the guest's 128 MiB.
 const ALL_PAGES: u64 = 32768;
-
-/// `ftvm COMMAND` with the images of the host.
-fn command(host: &Host, command: &str, initrd: &str, words: &str, rest: &[&str]) -> Vec<String> {
-    let (kernel, initrd) = (host.image("vmlinux"), host.image(initrd));
-    let mut argv = vec!["ftvm", command, "--kernel", &kernel, "--initrd", &initrd];
-    argv.extend(["--append", words]);
-    argv.extend_from_slice(rest);
-    argv.into_iter().map(str::to_owned).collect()
-}
-
-fn run(host: &Host, argv: &[String]) -> Result<Output> {
-    let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-    host.run(&argv)
-}
 
 /// What a replay without a difference has compared.
 #[derive(Debug)]
@@ -82,10 +69,10 @@ fn a_boot_is_replayed_without_a_difference() -> Result<()> {
         let record = ["--verify", "--log", "/tmp/boot.log"];
         let recorded = run(
             &host,
-            &command(&host, "record", "tiny.cpio", WORDS, &record),
+            &command(&host, "record", "tiny.cpio", POWER_OFF, &record),
         )?;
         assert!(recorded.exit.success(), "{recorded:?}");
-        let replay = command(&host, "replay", "tiny.cpio", WORDS, &["/tmp/boot.log"]);
+        let replay = command(&host, "replay", "tiny.cpio", POWER_OFF, &["/tmp/boot.log"]);
         Compared::read(&run(&host, &replay)?).everything();
     }
     testbed.succeed();
@@ -160,7 +147,13 @@ impl Recording<'_> {
 fn damaged_logs_are_refused() -> Result<()> {
     let testbed = Testbed::new("damaged-logs")?;
     let host = testbed.start_host("a")?;
-    let argv = command(&host, "record", "tiny.cpio", WORDS, &["--log", "/tmp/log"]);
+    let argv = command(
+        &host,
+        "record",
+        "tiny.cpio",
+        POWER_OFF,
+        &["--log", "/tmp/log"],
+    );
     let recorded = run(&host, &argv)?;
     assert!(recorded.exit.success(), "{recorded:?}");
     let copy = testbed.logs().join("log");
@@ -173,42 +166,53 @@ fn damaged_logs_are_refused() -> Result<()> {
         bytes,
     };
 
-    log.refused("empty", &[], WORDS, "is cut")?;
-    log.refused("not a log", &[b'x'; 4096], WORDS, "is not an ftvm log")?;
-    log.refused("cut in its header", &log.bytes[..40], WORDS, "is cut")?;
+    log.refused("empty", &[], POWER_OFF, "is cut")?;
+    log.refused("not a log", &[b'x'; 4096], POWER_OFF, "is not an ftvm log")?;
+    log.refused("cut in its header", &log.bytes[..40], POWER_OFF, "is cut")?;
     log.refused(
         "cut in the middle",
         &log.bytes[..middle],
-        WORDS,
+        POWER_OFF,
         "the log is cut",
     )?;
     log.refused(
         "without its end mark",
         &log.bytes[..length - 1],
-        WORDS,
+        POWER_OFF,
         "the log is cut",
     )?;
     log.refused(
         "a flip in the magic",
         &log.flipped(0),
-        WORDS,
+        POWER_OFF,
         "is not an ftvm log",
     )?;
-    log.refused("a flip in the header", &log.flipped(40), WORDS, "corrupt")?;
+    log.refused(
+        "a flip in the header",
+        &log.flipped(40),
+        POWER_OFF,
+        "corrupt",
+    )?;
     for at in [length / 8, middle, length - 3] {
         let what = format!("a flip at byte {at} of {length}");
-        log.refused(&what, &log.flipped(at), WORDS, "corrupt")?;
+        log.refused(&what, &log.flipped(at), POWER_OFF, "corrupt")?;
     }
     let longer = [&log.bytes[..], b"more"].concat();
-    log.refused("bytes after the end", &longer, WORDS, "corrupt")?;
+    log.refused("bytes after the end", &longer, POWER_OFF, "corrupt")?;
     let other = "quiet mitigations=off ftvm.do=reboot";
     log.refused("another command line", &log.bytes, other, "another guest")?;
-    let argv = command(&host, "replay", "tiny.cpio", WORDS, &["/tmp/no-such-log"]);
+    let argv = command(
+        &host,
+        "replay",
+        "tiny.cpio",
+        POWER_OFF,
+        &["/tmp/no-such-log"],
+    );
     let missing = run(&host, &argv)?;
     assert_eq!(missing.exit, Exit::Code(1), "{missing:?}");
     assert!(missing.stderr.contains("/tmp/no-such-log"), "{missing:?}");
 
-    let whole = log.replay(&log.bytes, WORDS)?;
+    let whole = log.replay(&log.bytes, POWER_OFF)?;
     assert!(whole.exit.success(), "the whole log is fine: {whole:?}");
     testbed.succeed();
     Ok(())

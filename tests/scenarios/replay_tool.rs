@@ -6,30 +6,25 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use logging_channel::entry::{Payload, Registers};
+use logging_channel::entry::{Payload, Registers, page_hash};
 use logging_channel::record::RecordReader;
 use testbed::{Exit, Host, Network, Output, Result, Testbed};
 
+use crate::recording::{self, POWER_OFF};
+
 const LIMIT: Duration = Duration::from_secs(120);
-const WORDS: &str = "quiet mitigations=off ftvm.do=poweroff";
 const LOG: &str = "/tmp/tool.log";
 /// The exit to stop at: the kernel is up, and has its console still before it.
 const STOP: u64 = 2000;
 const PORT: u16 = 1234;
 const PAGE: usize = 4096;
 
-fn command(host: &Host, command: &str, rest: &[&str]) -> Vec<String> {
-    let (kernel, initrd) = (host.image("vmlinux"), host.image("tiny.cpio"));
-    let mut argv = vec!["ftvm", command, "--kernel", &kernel, "--initrd", &initrd];
-    argv.extend(["--append", WORDS]);
-    argv.extend_from_slice(rest);
-    argv.into_iter().map(str::to_owned).collect()
+fn command(host: &Host, name: &str, rest: &[&str]) -> Vec<String> {
+    recording::command(host, name, "tiny.cpio", POWER_OFF, rest)
 }
 
 fn run(host: &Host, name: &str, rest: &[&str]) -> Result<Output> {
-    let argv = command(host, name, rest);
-    let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
-    host.run(&argv)
+    recording::run(host, &command(host, name, rest))
 }
 
 /// What a verified recording says about its guest.
@@ -83,16 +78,6 @@ impl Recorded {
     }
 }
 
-/// The log's hash of a page.
-fn hash(page: &[u8]) -> u64 {
-    page.as_chunks::<8>()
-        .0
-        .iter()
-        .fold(0x6674_766d, |hash: u64, word| {
-            (hash.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        })
-}
-
 fn record(testbed: &Testbed, host: &Host) -> Result<Recorded> {
     let recorded = run(host, "record", &["--verify", "--log", LOG])?;
     assert!(recorded.exit.success(), "{recorded:?}");
@@ -128,7 +113,10 @@ fn a_replay_stops_where_it_is_told_and_shows_the_guest() -> Result<()> {
     fs::remove_file(&copy).expect("large, and of no use in a kept run");
     assert_eq!(memory.len(), recorded.pages.len() * PAGE);
     let mut pages = memory.chunks_exact(PAGE).zip(&recorded.pages);
-    assert_eq!(pages.position(|(page, logged)| hash(page) != *logged), None);
+    assert_eq!(
+        pages.position(|(page, logged)| page_hash(page) != *logged),
+        None
+    );
 
     let beyond = (recorded.last_exit + 1).to_string();
     let output = run(&host, "replay", &["--until", &beyond, LOG])?;

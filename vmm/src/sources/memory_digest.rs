@@ -1,28 +1,23 @@
 //! Hashes of guest memory, page by page.
 
+use logging_channel::entry;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use crate::ram::GuestRam;
-pub(super) use crate::state::PAGE;
+pub(super) use crate::ram::PAGE;
 
 /// Number of pages of guest memory.
 pub(super) fn pages(memory: &GuestRam) -> u64 {
     (memory.last_addr().0 + 1) / PAGE as u64
 }
 
-/// Hash of page `number`. Every step is a bijection of the state, so a page in which one word
-/// differs never hashes the same.
+/// Hash of page `number`.
 pub(super) fn page_hash(memory: &GuestRam, number: u64) -> u64 {
     let mut page = [0; PAGE];
     memory
         .read_slice(&mut page, GuestAddress(number * PAGE as u64))
         .expect("the page lies in guest memory");
-    page.as_chunks::<8>()
-        .0
-        .iter()
-        .fold(0x6674_766d, |hash: u64, word| {
-            (hash.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        })
+    entry::page_hash(&page)
 }
 
 #[cfg(test)]
