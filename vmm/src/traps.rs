@@ -53,7 +53,7 @@ pub struct CounterRead {
     with_aux: bool,
 }
 
-const PAGE_BYTES: u64 = 4096;
+const PAGE: u64 = crate::ram::PAGE as u64;
 /// Of what #GP leaves on the kernel's stack, what is looked at.
 const FRAME_BYTES: u64 = 24;
 
@@ -207,7 +207,7 @@ impl TscTrap {
         let stack = stack_pointer(registers);
         // The processor aligns the stack to 16 bytes before it pushes the six words, and the
         // kernel's entry stacks are whole pages, so a fault's frame lies in one page.
-        if stack % PAGE_BYTES > PAGE_BYTES - FRAME_BYTES {
+        if stack % PAGE > PAGE - FRAME_BYTES {
             return None;
         }
         let at = GuestAddress(cpu.translate(stack)?);

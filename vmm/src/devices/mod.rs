@@ -40,6 +40,9 @@ use self::virtio::transport::{Place, VirtioPci};
 use crate::disk::{DiskRequest, SharedRead};
 use crate::ram::GuestRam;
 
+/// Guest time that no guest reaches (292 years), in nanoseconds.
+const MAX_GUEST_TIME: u64 = u64::MAX / 2;
+
 const TIMER_LINE: u8 = 0;
 const NET_SLOT: u8 = 1;
 const NET: Place = Place {

@@ -6,11 +6,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::MAX_GUEST_TIME;
+
 /// Input clock of the 8254 in Hz.
 pub const FREQUENCY_HZ: u64 = 1_193_182;
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
-/// Guest time that no guest reaches (292 years), in nanoseconds.
-const HORIZON: u64 = u64::MAX / 2;
 
 /// Shortest time between two interrupts of a periodic timer, in nanoseconds of guest time: that of
 /// KVM's own timers (`min_timer_period_us`). Each is an entry of the log and an exit or two, so a
@@ -86,7 +86,7 @@ impl Channel {
         // Also what keeps next_rise() from overflowing.
         let last_rise = u128::from(self.period()) * u128::from(self.fired) * NANOS_PER_SECOND
             / u128::from(FREQUENCY_HZ);
-        if u128::from(self.loaded_at).saturating_add(last_rise) > u128::from(HORIZON) {
+        if u128::from(self.loaded_at).saturating_add(last_rise) > u128::from(MAX_GUEST_TIME) {
             return Err("a time that no guest reaches");
         }
         Ok(())

@@ -6,7 +6,6 @@ use disk_server::nbd::client::{self, ConnectError, Connection};
 use disk_server::nbd::protocol::TransmissionFlags;
 use logging_channel::DiskIdentity;
 
-use super::DiskCompletion;
 use super::followed::Followed;
 use super::link::LinkSettings;
 use super::reader::DiskReader;
@@ -14,11 +13,9 @@ pub use super::service::Serving;
 use super::service::{DiskService, DiskSettings};
 use super::target::DiskTarget;
 use super::uri::DiskUri;
+use super::{DiskCompletion, SECTOR_BYTES};
 use crate::events::Events;
 use crate::sources::Lanes;
-
-/// The unit in which a guest counts (virtio 1.2, section 5.2.4).
-const SECTOR_BYTES: u64 = 512;
 
 /// Why a disk cannot be a guest's.
 #[derive(Debug, thiserror::Error)]

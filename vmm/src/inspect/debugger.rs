@@ -19,7 +19,7 @@ use crate::cpu::debug::{FloatRegisters, SystemRegisters};
 use crate::cpu::{Exit, GuestCpu};
 use crate::engine::{Interruption, Moment, Step};
 use crate::ram::GuestRam;
-use crate::state::PAGE;
+use crate::ram::PAGE;
 
 /// The registers that a debugger sees.
 pub(super) struct Snapshot {

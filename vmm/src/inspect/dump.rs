@@ -11,7 +11,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use crate::cpu::debug::SystemRegisters;
 use crate::ram::GuestRam;
-use crate::state::PAGE;
+use crate::ram::PAGE;
 
 /// What to show.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use crate::cpu::{CpuError, GuestCpu};
 use crate::ram::GuestRam;
-use crate::state::PAGE;
+use crate::ram::PAGE;
 
 /// The guest as it was where an excursion began.
 pub(super) struct Excursion {

@@ -8,14 +8,12 @@ use disk_server::arbiter::{
     Arbiter, CallError, Claim, ClaimError, Claimant, NameError, Record, ServerAddress,
     ServerNumber, Settings, VmName, WaitReason,
 };
+pub(super) use disk_server::fence::STOPPED;
 use logging_channel::handshake::Title;
 use logging_channel::session::Confirmation;
 
 /// How soon a claim is repeated that the disk server refused.
 const REPEAT: Duration = Duration::from_secs(1);
-
-/// Holder of a guest that ended in order.
-pub(super) const STOPPED: &str = "stopped";
 
 /// Where the disk server is and who asks.
 #[derive(Debug, Clone)]

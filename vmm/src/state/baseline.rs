@@ -6,10 +6,8 @@ use super::PageSet;
 use super::patch::{PagePatch, PatchError};
 use super::shadow::Shadow;
 use crate::cpu::{CpuError, GuestCpu};
+pub use crate::ram::PAGE;
 use crate::ram::{self, GuestRam};
-
-/// Size of a page in bytes.
-pub const PAGE: usize = 4096;
 
 /// A copy of guest memory as both sides had it at the last synchronisation point.
 ///

@@ -5,12 +5,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::devices::MAX_GUEST_TIME;
 use crate::devices::pit::{SHORTEST_PERIOD, bounded_period, forget_missed};
 
 /// Nanoseconds of one tick of the timer's input clock: 1 GHz, before the divisor.
 const NANOS_PER_TICK: u64 = 1;
-/// Guest time that no guest reaches (292 years), in nanoseconds.
-const HORIZON: u64 = u64::MAX / 2;
 /// Bits of the divide configuration register that are there: 0, 1 and 3.
 const DIVIDE_BITS: u32 = 0b1011;
 
@@ -70,12 +69,12 @@ impl Timer {
             return Err("a count that runs out once did so several times");
         }
         // One a nanosecond is the most that a guest gets.
-        if self.due > HORIZON {
+        if self.due > MAX_GUEST_TIME {
             return Err("more interrupts are due than there can be");
         }
         // Also what keeps next_deadline() from overflowing.
         let last = u128::from(self.period()) * u128::from(self.fired);
-        if u128::from(self.started_at).saturating_add(last) > u128::from(HORIZON) {
+        if u128::from(self.started_at).saturating_add(last) > u128::from(MAX_GUEST_TIME) {
             return Err("a time that no guest reaches");
         }
         Ok(())

@@ -6,7 +6,8 @@ use super::stops::stop_computing;
 use super::{Effort, Finding, Measured, load, microseconds, registers, run_to, with_causes};
 use crate::cpu::{CpuState, Registers};
 use crate::doctor::PATIENCE;
-use crate::kvm::probe::{DATA, MicroGuest, PAGE, PAGES, Program, TABLE_PAGES};
+use crate::kvm::probe::{DATA, MicroGuest, PAGES, Program, TABLE_PAGES};
+use crate::ram::PAGE;
 use crate::state::PageSet;
 
 /// Pages that the guest writes first, and those that it writes later. The first of all is written

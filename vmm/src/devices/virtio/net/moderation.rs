@@ -10,6 +10,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::devices::MAX_GUEST_TIME;
+
 /// How long an interrupt is owed, in nanoseconds of guest time: two ticks of Debian's kernel, so
 /// that one of them finds the buffers taken back.
 const PATIENCE: u64 = 10_000_000;
@@ -17,8 +19,6 @@ const PATIENCE: u64 = 10_000_000;
 const MUCH: u32 = 8;
 /// The same when the guest halts.
 const MUCH_WHEN_IDLE: u32 = 2;
-/// Guest time that no guest reaches (292 years), in nanoseconds.
-const HORIZON: u64 = u64::MAX / 2;
 
 /// The interrupts of the transmit queue.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -41,7 +41,7 @@ impl Moderation {
     /// Whether a guest could have brought this about; if not, what is wrong.
     pub(super) fn check(&self) -> Result<(), &'static str> {
         let deadline = self.owed.as_ref().map_or(0, |owed| owed.deadline);
-        if self.time.max(deadline) > HORIZON {
+        if self.time.max(deadline) > MAX_GUEST_TIME {
             return Err("a time that no guest reaches");
         }
         if self.owed.as_ref().is_some_and(|owed| owed.weight >= MUCH) {
