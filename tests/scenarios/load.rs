@@ -6,18 +6,12 @@
 use std::time::Duration;
 
 use guest_images::load::{Load, MEMORY_MIB};
-use testbed::failover::{Failovers, Options, Progress, Run, Status, Verdict};
+use testbed::failover::{Failovers, Options, Run, Verdict};
 use testbed::pair::PATIENCE;
 use testbed::workload::LoadWatcher;
 use testbed::{Exit, GUEST, Result, Signal, Testbed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(300);
-
-struct Quiet;
-
-impl Progress for Quiet {
-    fn update(&mut self, _: &Status) {}
-}
 
 /// One failover under a load.
 fn fail_over(load: Load) -> Result<Run> {
@@ -28,7 +22,7 @@ fn fail_over(load: Load) -> Result<Run> {
         ..Options::default()
     };
     let mut failovers = Failovers::start(&format!("load-{load}"), options)?;
-    let run = failovers.run(&mut Quiet)?;
+    let run = failovers.run(&mut |_| {})?;
     eprintln!("{run:?}");
     assert_eq!(run.verdict, Verdict::Pass, "{:?}", run.reason);
     assert_eq!((run.lost, run.reconnects), (0, 0));

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use testbed::failover::{Progress, State, Status};
+use testbed::failover::{State, Status};
 
 /// How often the line changes.
 const REFRESH: Duration = Duration::from_millis(100);
@@ -40,10 +40,9 @@ impl LiveLine {
     pub(crate) fn print(&self, line: &str) {
         self.bar.suspend(|| eprintln!("{line}"));
     }
-}
 
-impl Progress for LiveLine {
-    fn update(&mut self, status: &Status) {
+    /// Shows how a failover goes.
+    pub(crate) fn update(&mut self, status: &Status) {
         let plain = self.bar.is_hidden();
         let pause = if plain { PLAIN } else { REFRESH };
         if let Some((at, state)) = &self.shown

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::Record;
 use crate::error::Result;
-use crate::failover::{Failovers, Options, Progress, Run, Status};
+use crate::failover::{Failovers, Options, Run};
 
 /// One kill of a primary's host under load, in milliseconds; what did not happen is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,17 +57,10 @@ pub(super) fn measure(
     let mut failovers = Failovers::start("bench-outage", Options::default())?;
     for kill in done + 1..=kills {
         progress(record, kill);
-        let run = failovers.run(&mut Quiet)?;
+        let run = failovers.run(&mut |_| {})?;
         record.outages.push(Outage::from(&run));
     }
     let well = record.outages.iter().all(|outage| outage.reason.is_none());
     failovers.end(well)?;
     Ok(())
-}
-
-/// Nobody looks at what happens within a failover.
-struct Quiet;
-
-impl Progress for Quiet {
-    fn update(&mut self, _: &Status) {}
 }

@@ -4,15 +4,11 @@
 //! frozen, and the client's figures tell what was lost.
 //!
 //! ```no_run
-//! # struct Nobody;
-//! # impl testbed::failover::Progress for Nobody {
-//! #     fn update(&mut self, _: &testbed::failover::Status) {}
-//! # }
 //! # fn main() -> testbed::Result<()> {
 //! use testbed::failover::{Failovers, Options, Verdict};
 //!
 //! let mut failovers = Failovers::start("example", Options::default())?;
-//! let run = failovers.run(&mut Nobody)?;
+//! let run = failovers.run(&mut |_| {})?;
 //! assert_eq!(run.verdict, Verdict::Pass, "{:?}", run.reason);
 //! failovers.end(true)?;
 //! # Ok(())
@@ -34,7 +30,7 @@ use guest_images::load::Load;
 
 use self::disk::Disk;
 pub use self::disk::Fsck;
-pub use self::progress::{Progress, State, Status};
+pub use self::progress::{State, Status};
 pub use self::report::{KillMoment, Report, Run, ServerRestart, Verdict};
 use crate::error::Result;
 use crate::host::Host;

@@ -68,12 +68,6 @@ impl fmt::Display for Status {
     }
 }
 
-/// Somebody who watches.
-pub trait Progress {
-    /// Called many times a second.
-    fn update(&mut self, status: &Status);
-}
-
 /// Over how long a rate is taken.
 const WINDOW: Duration = Duration::from_secs(1);
 

@@ -1,7 +1,7 @@
 //! One failover, from a fresh guest to the verdict.
 
 use super::kill_plan::{KillPlan, ServerPlan};
-use super::progress::{Meter, Progress};
+use super::progress::{Meter, Status};
 use super::report::{Observations, Run};
 use super::scene::{Scene, ServerFault, Trouble};
 use super::{Failovers, Fault, disk};
@@ -14,12 +14,14 @@ impl Failovers {
     /// Boots a fresh guest on both hosts, kills or freezes the primary's host at a random
     /// moment, and tells what the client saw.
     ///
+    /// The `watcher` is told many times a second how it goes.
+    ///
     /// A failover that does not go well is a run with the verdict FAIL.
     ///
     /// # Errors
     ///
     /// When a host does not boot or does not answer.
-    pub fn run(&mut self, progress: &mut dyn Progress) -> Result<Run> {
+    pub fn run(&mut self, watcher: &mut dyn FnMut(&Status)) -> Result<Run> {
         self.runs += 1;
         self.ready_hosts()?;
         let plan = KillPlan::next(&mut self.random, self.boot);
@@ -57,7 +59,7 @@ impl Failovers {
             replies: Meter::default(),
             log: Meter::default(),
             names,
-            progress,
+            watcher,
         };
         let outcome = scene.fail_over(&plan, &mut self.boot, &mut seen);
         let Scene {

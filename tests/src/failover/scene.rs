@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use guest_images::load::Load;
 
 use super::kill_plan::{KillPlan, ServerPlan};
-use super::progress::{Meter, Progress, State, Status};
+use super::progress::{Meter, State, Status};
 use super::report::Observations;
 use super::{Fault, LIMIT, Options};
 use crate::error::Error;
@@ -82,7 +82,7 @@ pub(super) struct Scene<'a> {
     pub(super) replies: Meter,
     pub(super) log: Meter,
     pub(super) names: [String; 2],
-    pub(super) progress: &'a mut dyn Progress,
+    pub(super) watcher: &'a mut dyn FnMut(&Status),
 }
 
 impl Scene<'_> {
@@ -345,6 +345,6 @@ impl Scene<'_> {
             lag_ms: stats.map(|stats| stats.lag_ms),
             log_mbit: bytes.map(|bytes| bytes * 8.0 / 1e6),
         };
-        self.progress.update(&status);
+        (self.watcher)(&status);
     }
 }

@@ -117,7 +117,7 @@ impl Demo {
         let mut runs = Vec::new();
         let mut line = LiveLine::new();
         for number in 1..=self.failovers {
-            match failovers.run(&mut line) {
+            match failovers.run(&mut |status| line.update(status)) {
                 Ok(run) => {
                     line.print(&summary(&run, self.freeze.is_some()));
                     runs.push(run);
