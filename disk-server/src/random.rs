@@ -1,14 +1,13 @@
 //! Random numbers that nobody draws twice.
 
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 
-/// A number from the kernel's random number device.
+/// A number from the kernel's source of randomness.
 ///
 /// # Errors
-/// The device cannot be read.
+/// The system's.
 pub(crate) fn nonce() -> io::Result<u128> {
-    let mut nonce = [0_u8; 16];
-    File::open("/dev/urandom")?.read_exact(&mut nonce)?;
+    let mut nonce = [0; 16];
+    getrandom::fill(&mut nonce)?;
     Ok(u128::from_le_bytes(nonce))
 }

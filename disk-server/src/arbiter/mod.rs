@@ -24,6 +24,4 @@ pub use client::{
 };
 pub use decision::{Answer, ClaimRequest, MAX_EPOCH, Record, decide};
 pub use names::{Claimant, NameError, ServerNumber, ServerNumberError, VmName};
-pub use store::{
-    ClaimStoreError, Damage, EpochStore, Forgotten, OpenError, ReadStoreError, STATE_FILE,
-};
+pub use store::{Damage, EpochStore, Forgotten, OpenError, STATE_FILE, StoreError};

@@ -11,7 +11,7 @@ use super::names::{ServerNumber, VmName};
 use super::protocol::{
     ErrorCode, Greeting, PAGE, Request, Response, SERVICE, VERSION, VmRecord, encode,
 };
-use super::store::{ClaimStoreError, ReadStoreError};
+use super::store::StoreError;
 use crate::export::Exports;
 use crate::fence::{Claimed, FencedStore, ForgetError, NotYet, WaitLimit};
 use crate::logging::{Limited, excerpt};
@@ -30,50 +30,23 @@ pub(crate) struct SessionLimits {
 /// What sessions tell and decide of.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Subject<'a> {
-    /// Which server this is.
-    pub(crate) number: ServerNumber,
     pub(crate) store: &'a FencedStore,
     pub(crate) exports: &'a Exports,
 }
 
-/// Why a session ended the server's trust in its own store.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StoreFailure {
-    #[error(transparent)]
-    Claim(#[from] ClaimStoreError),
-    #[error(transparent)]
-    Read(#[from] ReadStoreError),
-}
-
 /// Serves one client until it leaves, errs, or is idle for too long.
-///
-/// # Errors
-/// Only the store's own failure. What a client does wrong ends its session and nothing else.
-pub(crate) fn serve(
-    stream: Arc<TcpStream>,
-    subject: Subject<'_>,
-    limits: SessionLimits,
-) -> Result<(), StoreFailure> {
+pub(crate) fn serve(stream: Arc<TcpStream>, subject: Subject<'_>, limits: SessionLimits) {
     let peer = stream.peer_addr().ok();
     let mut lines = Lines::new(stream);
     match converse(&mut lines, subject, limits) {
-        End::Left => Ok(()),
-        End::Gone(error) => {
-            log::debug!("client {peer:?}: {error}");
-            Ok(())
-        }
+        End::Left => {}
+        End::Gone(error) => log::debug!("client {peer:?}: {error}"),
         End::Refused { code, message } => {
             static REFUSED: Limited = Limited::new();
             if let Some(left_out) = REFUSED.let_through() {
                 log::info!("client {peer:?} refused: {}{left_out}", excerpt(&message));
             }
             refuse(lines.stream(), code, message);
-            Ok(())
-        }
-        End::Store(failure) => {
-            let message = "the server cannot store decisions; its log says why".to_owned();
-            refuse(lines.stream(), ErrorCode::Storage, message);
-            Err(failure)
         }
     }
 }
@@ -83,11 +56,10 @@ enum End {
     Left,
     Gone(io::Error),
     Refused { code: ErrorCode, message: String },
-    Store(StoreFailure),
 }
 
 fn converse(lines: &mut Lines, subject: Subject<'_>, limits: SessionLimits) -> End {
-    match greet(lines, subject.number, limits) {
+    match greet(lines, subject.store.server_number(), limits) {
         Ok(()) => {}
         Err(end) => return end,
     }
@@ -105,22 +77,12 @@ fn converse(lines: &mut Lines, subject: Subject<'_>, limits: SessionLimits) -> E
             Err(error) => return refused(ErrorCode::Malformed, format!("not a request: {error}")),
         };
         let limit = WaitLimit::with(limits.clearing, lines.stream());
-        let Answered { answer, decided } = respond(subject, request, limit);
-        let sent = match answer {
-            Ok(response) => lines
-                .stream()
-                .write_all(&encode(&response))
-                .map_err(End::Gone),
-            Err(end) => Err(end),
+        let response = match respond(subject, request, limit) {
+            Ok(response) => response,
+            Err(end) => return end,
         };
-        if decided {
-            // Also when the client is gone: the decision is made.
-            if let Err(failure) = subject.store.settle() {
-                return End::Store(failure.into());
-            }
-        }
-        if let Err(end) = sent {
-            return end;
+        if let Err(error) = lines.stream().write_all(&encode(&response)) {
+            return End::Gone(error);
         }
     }
 }
@@ -154,29 +116,32 @@ fn greet(lines: &mut Lines, number: ServerNumber, limits: SessionLimits) -> Resu
     Ok(())
 }
 
-/// What a request came to.
-struct Answered {
-    answer: Result<Response, End>,
-    /// Something was decided, and is to be settled.
-    decided: bool,
-}
-
-fn respond(subject: Subject<'_>, request: Request, limit: WaitLimit<'_>) -> Answered {
-    match request {
+fn respond(subject: Subject<'_>, request: Request, limit: WaitLimit<'_>) -> Result<Response, End> {
+    let Subject { store, exports, .. } = subject;
+    Ok(match request {
         Request::CompareAndSet {
             vm,
             expected_epoch: expected,
             claimant,
-        } => {
-            let request = ClaimRequest { expected, claimant };
-            claim(subject.store, &vm, &request, limit)
+        } => claim(store, &vm, &ClaimRequest { expected, claimant }, limit)?,
+        Request::Forget { vm } => forget(store, &vm, limit)?,
+        Request::Read { vm } => {
+            let Record { epoch, holder } = store.read(&vm);
+            Response::Record { epoch, holder }
         }
-        Request::Forget { vm } => forget(subject.store, &vm, limit),
-        other => Answered {
-            answer: tell(subject, other),
-            decided: false,
-        },
-    }
+        Request::List { after } => {
+            let mut records = store.list(after.as_ref(), PAGE + 1);
+            let more = records.len() > PAGE;
+            records.truncate(PAGE);
+            let vms = records
+                .into_iter()
+                .map(|(vm, Record { epoch, holder })| VmRecord { vm, epoch, holder })
+                .collect();
+            Response::Page { vms, more }
+        }
+        Request::ListExports { after } => Response::exports(exports.records(after.as_ref())),
+        Request::Ping {} => Response::Pong {},
+    })
 }
 
 fn claim(
@@ -184,24 +149,13 @@ fn claim(
     vm: &VmName,
     request: &ClaimRequest,
     limit: WaitLimit<'_>,
-) -> Answered {
+) -> Result<Response, End> {
     let ClaimRequest { expected, claimant } = request;
-    let undecided = |end| Answered {
-        answer: Err(end),
-        decided: false,
-    };
     if *expected >= MAX_EPOCH {
         let message = format!("no epoch follows {expected}; the last is {MAX_EPOCH}");
-        return undecided(refused(ErrorCode::Malformed, message));
+        return Err(refused(ErrorCode::Malformed, message));
     }
-    let (claimed, decided) = match store.claim(vm, request, limit) {
-        Ok(claimed) => claimed,
-        Err(error @ ClaimStoreError::Full) => {
-            return undecided(refused(ErrorCode::Full, error.to_string()));
-        }
-        Err(error) => return undecided(End::Store(error.into())),
-    };
-    let answer = match claimed {
+    match store.claim(vm, request, limit).map_err(not_stored)? {
         Claimed::Answered(Answer::Won { epoch }) => {
             log::info!("{vm}: epoch {epoch} is held by {claimant}");
             Ok(Response::Won { epoch })
@@ -221,23 +175,34 @@ fn claim(
             format!("the claim of {claimant} to {vm} is not decided: {reason}"),
             reason,
         )),
-    };
-    Answered { answer, decided }
+    }
 }
 
-fn forget(store: &FencedStore, vm: &VmName, limit: WaitLimit<'_>) -> Answered {
-    let forgotten = store.forget(vm, limit);
-    let decided = forgotten.is_ok();
-    let answer = match forgotten {
+fn forget(store: &FencedStore, vm: &VmName, limit: WaitLimit<'_>) -> Result<Response, End> {
+    match store.forget(vm, limit) {
         Ok(()) => {
             log::info!("{vm} is forgotten");
             Ok(Response::Forgotten {})
         }
         Err(ForgetError::NotYet(reason)) => Err(not_yet(reason.to_string(), reason)),
-        Err(ForgetError::Store(error)) => Err(End::Store(error.into())),
+        Err(ForgetError::Store(error)) => Err(not_stored(error)),
         Err(error) => Err(refused(ErrorCode::Refused, error.to_string())),
-    };
-    Answered { answer, decided }
+    }
+}
+
+fn not_stored(error: StoreError) -> End {
+    match error {
+        StoreError::Full => refused(ErrorCode::Full, error.to_string()),
+        StoreError::Storage(_) => {
+            static NOT_STORED: Limited = Limited::new();
+            if let Some(left_out) = NOT_STORED.let_through() {
+                let error = anyhow::Error::from(error);
+                log::error!("{error:#}; hosts wait, and ask again{left_out}");
+            }
+            let message = "the server cannot store decisions; its log says why".to_owned();
+            refused(ErrorCode::Storage, message)
+        }
+    }
 }
 
 /// Not an answer of its own kind: to every client, however old, "busy" means to ask again.
@@ -246,38 +211,6 @@ fn not_yet(message: String, reason: NotYet) -> End {
         NotYet::Left => End::Gone(io::Error::new(io::ErrorKind::BrokenPipe, message)),
         NotYet::Slow | NotYet::Crowded => refused(ErrorCode::Busy, message),
     }
-}
-
-/// Answers what changes nothing.
-fn tell(subject: Subject<'_>, request: Request) -> Result<Response, End> {
-    let Subject { store, exports, .. } = subject;
-    Ok(match request {
-        Request::Read { vm } => {
-            let Record { epoch, holder } =
-                store.read(&vm).map_err(|error| End::Store(error.into()))?;
-            Response::Record { epoch, holder }
-        }
-        Request::List { after } => {
-            let mut records = store
-                .list(after.as_ref(), PAGE + 1)
-                .map_err(|error| End::Store(error.into()))?;
-            let more = records.len() > PAGE;
-            records.truncate(PAGE);
-            let vms = records
-                .into_iter()
-                .map(|(vm, Record { epoch, holder })| VmRecord { vm, epoch, holder })
-                .collect();
-            Response::Page { vms, more }
-        }
-        Request::ListExports { after } => Response::exports(exports.records(after.as_ref())),
-        Request::Ping {} => Response::Pong {},
-        Request::CompareAndSet { .. } | Request::Forget { .. } => {
-            return Err(refused(
-                ErrorCode::Malformed,
-                "this changes something".into(),
-            ));
-        }
-    })
 }
 
 fn refused(code: ErrorCode, message: String) -> End {

@@ -1,62 +1,124 @@
-//! The durable store of epochs: a redb database that must never fall back behind an answer.
+//! The durable store of epochs, which never falls back behind an answer.
 //!
-//! Some things are done for that beyond a plain commit:
+//! The records of all machines are a few hundred bytes each, and change when hosts fail. So they are
+//! in memory, and every decision writes all of them to a new file, which takes the place of the old
+//! one:
 //!
-//! - Every commit is *two-phase*. After a crash, redb's one-phase commit falls back to the commit
-//!   before when the newest does not verify. That is right for a torn commit, and wrong for one
-//!   that was answered and rotted later. A two-phase commit is refused as corrupt instead.
-//! - Every decision is *settled* by a second commit, after its answer. A redb file has two commit
-//!   slots and one bit that says which one counts; once both hold the decision, that bit may rot.
-//! - Every open verifies every page and every record before anything is written.
-//! - A state file appears under its name only when it is complete, and an existing one is never
-//!   initialised. An empty or truncated file is an error, not a fresh start at epoch 0.
+//! ```text
+//!     write new ── fsync new ── rename new to its name ── fsync the directory ── answer
+//! ```
+//!
+//! Whenever the power goes, the name stands for the file before or the file behind the decision,
+//! whole, and from the answer on for the latter. An error before the end leaves open which, and is
+//! answered as one: nobody may rely on the decision, and the next attempt begins from the records that
+//! were answered last. It writes another file, so that it need not care what became of the first.
+//!
+//! A checksum covers every byte. An empty, cut or changed file is an error, not a fresh start at epoch
+//! 0: the old contents cannot come back from anywhere.
 
-mod opening;
+mod folder;
+mod format;
+#[cfg(test)]
+mod tests;
 
-use std::fs::File;
+use std::collections::BTreeMap;
+use std::io;
 use std::ops::Bound;
+use std::path::{Path, PathBuf};
 
-use redb::{
-    Database, ReadableDatabase as _, ReadableTable, ReadableTableMetadata, TableDefinition,
-};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
-pub use opening::{Damage, OpenError};
+pub use folder::STATE_FILE;
+pub use format::Damage;
 
 use super::decision::{Answer, ClaimRequest, Record, decide};
 use super::names::{Claimant, ServerNumber, VmName};
 use crate::random;
-
-/// The name of the state file in the state directory.
-pub const STATE_FILE: &str = "arbiter.redb";
-
-/// Virtual machine -> (epoch, holder). A machine that nobody claimed has no row.
-const EPOCHS: TableDefinition<'_, &str, (u64, &str)> = TableDefinition::new("epochs");
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-const FORMAT_KEY: &str = "format";
-/// A random number, drawn when the first server has the state.
-const SERVER_KEY: &str = "server";
-const FORMAT: u64 = 1;
-/// The format of a state with a [`FLOOR_KEY`]. Servers that know nothing of it refuse the state,
-/// instead of letting epochs go back.
-const FORMAT_WITH_FLOOR: u64 = 2;
-/// The highest epoch of the machines that were forgotten. All that have no record begin there, so
-/// that no epoch of a forgotten one is given again when its name comes back.
-const FLOOR_KEY: &str = "floor";
-const COMMITS_KEY: &str = "settling-commits";
+use folder::{Folder, StateFolder};
+use format::Unusable;
 
 /// So that a peer that makes up names cannot fill the disk.
-const MAX_VMS: u64 = 10_000;
+const MAX_VMS: usize = 10_000;
 
-/// Why a claim could not be decided.
+/// Why the state could not be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum ClaimStoreError {
+pub enum OpenError {
+    /// The state directory is missing and could not be made.
+    #[error("cannot make the state directory {}", path.display())]
+    MakeDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A new state file, or the lock beside it, could not be made.
+    #[error("cannot make a state file in {}{}", path.display(), hint(source))]
+    Create {
+        /// The state directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The disk or file system did not do what was asked of it, which says nothing of the state.
+    #[error("cannot use the state file {}{}; nothing is lost, start the server again when that is mended", path.display(), hint(source))]
+    Access {
+        /// The state file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another server has it open.
+    #[error("the state is in use by another disk-server, which holds {}; stop that one first, or give this one its own --state", path.display())]
+    Locked {
+        /// The locked file.
+        path: PathBuf,
+    },
+    /// An earlier version of the server kept its state there.
+    #[error("{} is the state of an earlier version of disk-server, which this one cannot read; see \"The state of an earlier version\" in docs/arbiter.md", path.display())]
+    Earlier {
+        /// The earlier version's file.
+        path: PathBuf,
+    },
+    /// A later version of the server keeps its state there.
+    #[error("the state file {} has version {found} of the format, which this disk-server does not know: start the later one that wrote it", path.display())]
+    Later {
+        /// The state file.
+        path: PathBuf,
+        /// The version of its format.
+        found: u64,
+    },
+    /// The state file is damaged. Epochs could go back if it were used.
+    #[error("the state file {} is damaged and is not used, because epochs could go back; see \"When the state is damaged\" in docs/arbiter.md", path.display())]
+    Corrupt {
+        /// The state file.
+        path: PathBuf,
+        /// What was found.
+        #[source]
+        source: Damage,
+    },
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            ": make room on its file system"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => ": its file system is mounted read-only",
+        io::ErrorKind::PermissionDenied => ": is the directory writable for this user?",
+        _ => "",
+    }
+}
+
+/// Why a decision could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
     /// The store is full.
     #[error("the arbiter already keeps {MAX_VMS} virtual machines, which is its limit")]
     Full,
-    /// The decision could not be read or made durable. The store is to be closed and opened again:
-    /// what is on the disk is unknown until then.
-    #[error("cannot store the decision")]
-    Storage(#[source] Damage),
+    /// The decision could not be made durable, and does not count. It may be tried again.
+    #[error("cannot store the decision{}", hint(.0))]
+    Storage(#[source] io::Error),
 }
 
 /// What became of a record that was to be forgotten.
@@ -70,233 +132,194 @@ pub enum Forgotten {
     Held(Record),
 }
 
-/// Why records could not be read.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot read the records")]
-pub struct ReadStoreError(#[source] Damage);
+/// What must survive the process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    /// A random number, drawn when the first server has the state.
+    server: ServerNumber,
+    /// The highest epoch of the machines that were forgotten. All that have no record begin there, so
+    /// that no epoch of a forgotten one is given again when its name comes back.
+    floor: u64,
+    /// A machine that nobody claimed has none.
+    records: BTreeMap<VmName, Held>,
+}
 
-impl<E: Into<redb::Error>> From<E> for ReadStoreError {
-    fn from(error: E) -> Self {
-        ReadStoreError(Damage::Database(error.into()))
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Held {
+    epoch: u64,
+    holder: Claimant,
+}
+
+impl State {
+    fn record(&self, vm: &VmName) -> Record {
+        self.records.get(vm).cloned().map_or(
+            Record {
+                epoch: self.floor,
+                holder: None,
+            },
+            Record::from,
+        )
     }
 }
 
-impl<E: Into<redb::Error>> From<E> for ClaimStoreError {
-    fn from(error: E) -> Self {
-        ClaimStoreError::Storage(Damage::Database(error.into()))
+impl From<Held> for Record {
+    fn from(Held { epoch, holder }: Held) -> Record {
+        let holder = Some(holder);
+        Record { epoch, holder }
     }
 }
 
-/// The records of all virtual machines, on stable storage. Shared by all connections; redb lets one
-/// writer in at a time, which makes a claim atomic.
+/// The records of all virtual machines, on stable storage. Shared by all connections.
 #[derive(Debug)]
 pub struct EpochStore {
-    database: Database,
-    /// Held as long as the store is open.
-    _lock: Option<File>,
+    /// What was answered last. It changes when the change is on stable storage.
+    state: Mutex<State>,
+    /// One decision at a time, from what it bases on to the disk.
+    folder: Mutex<Box<dyn Folder>>,
 }
 
 impl EpochStore {
-    fn format(&self) -> Result<Option<u64>, ReadStoreError> {
-        let transaction = self.database.begin_read()?;
-        let meta = match transaction.open_table(META) {
-            Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
-            other => other?,
+    /// Opens the state in `directory`, which is made if it is missing, as is the state file in it.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. A damaged state file is refused and left alone.
+    pub fn open(directory: &Path) -> Result<EpochStore, OpenError> {
+        let folder = StateFolder::open(directory)?;
+        EpochStore::load(Box::new(folder), directory)
+    }
+
+    fn load(mut folder: Box<dyn Folder>, directory: &Path) -> Result<EpochStore, OpenError> {
+        let path = directory.join(STATE_FILE);
+        let access = |source| OpenError::Access {
+            path: path.clone(),
+            source,
         };
-        Ok(meta.get(FORMAT_KEY)?.map(|value| value.value()))
+        let state = match folder.read().map_err(access)? {
+            Some(bytes) => {
+                let state = format::decode(&bytes).map_err(|unusable| {
+                    let path = path.clone();
+                    match unusable {
+                        Unusable::Later(found) => OpenError::Later { path, found },
+                        Unusable::Damaged(source) => OpenError::Corrupt { path, source },
+                    }
+                })?;
+                // The process before may have died, and somebody may have copied the file: what is
+                // answered from it is to stay.
+                folder.sync().map_err(access)?;
+                state
+            }
+            None => {
+                let state = fresh(&mut *folder).map_err(|source| OpenError::Create {
+                    path: directory.to_owned(),
+                    source,
+                })?;
+                log::warn!(
+                    "{} is new: all virtual machines are at epoch 0",
+                    path.display()
+                );
+                state
+            }
+        };
+        Ok(EpochStore {
+            state: Mutex::new(state),
+            folder: Mutex::new(folder),
+        })
     }
 
     /// The number of this server, which no other one has: as long as the state is kept, the same.
-    ///
-    /// # Errors
-    /// See [`ClaimStoreError`].
-    pub fn server_number(&self) -> Result<ServerNumber, ClaimStoreError> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_two_phase_commit(true);
-        let mut meta = transaction.open_table(META)?;
-        let known = meta.get(SERVER_KEY)?.map(|row| row.value());
-        if let Some(known) = known {
-            drop(meta);
-            transaction.abort()?;
-            return Ok(ServerNumber(known));
-        }
-        let drawn = random::nonce().map_err(redb::Error::Io)? as u64;
-        meta.insert(SERVER_KEY, drawn)?;
-        drop(meta);
-        transaction.commit()?;
-        self.settle()?;
-        Ok(ServerNumber(drawn))
+    #[must_use]
+    pub fn server_number(&self) -> ServerNumber {
+        self.state.lock().server
     }
 
     /// Decides a claim. When this returns, the decision is on stable storage.
     ///
-    /// The caller answers first and then calls [`EpochStore::settle`] if the decision was new,
-    /// which the second value says.
-    ///
     /// # Errors
-    /// See [`ClaimStoreError`]. Nothing is known of the claim then; it may be repeated.
-    pub fn claim(
-        &self,
-        vm: &VmName,
-        request: &ClaimRequest,
-    ) -> Result<(Answer, bool), ClaimStoreError> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_two_phase_commit(true);
-        let floor = floor(&transaction.open_table(META)?)?;
-        let mut epochs = transaction.open_table(EPOCHS)?;
-        let known = epochs
-            .get(vm.as_str())?
-            .map(|row| record(vm.as_str(), row.value()))
-            .transpose()
-            .map_err(ClaimStoreError::Storage)?;
-        let is_new = known.is_none();
-        let current = known.unwrap_or_else(|| unclaimed(floor));
-        let (answer, new) = decide(&current, request);
-        let Some(new) = new else {
-            drop(epochs);
-            transaction.abort()?;
-            return Ok((answer, false));
-        };
-        if is_new && epochs.len()? >= MAX_VMS {
-            return Err(ClaimStoreError::Full);
-        }
-        epochs.insert(vm.as_str(), (new.epoch, request.claimant.as_str()))?;
-        drop(epochs);
-        transaction.commit()?;
-        Ok((answer, true))
+    /// See [`StoreError`]. The claim may be repeated.
+    pub fn claim(&self, vm: &VmName, request: &ClaimRequest) -> Result<Answer, StoreError> {
+        self.change(|state| {
+            let (answer, new) = decide(&state.record(vm), request);
+            let Some(Record { epoch, .. }) = new else {
+                return Ok((answer, false));
+            };
+            if !state.records.contains_key(vm) && state.records.len() >= MAX_VMS {
+                return Err(StoreError::Full);
+            }
+            let holder = request.claimant.clone();
+            state.records.insert(vm.clone(), Held { epoch, holder });
+            Ok((answer, true))
+        })
     }
 
     /// Removes the record of a machine whose holder is `stopped`. None of its epochs, and none before
     /// them, is ever given again, under whatever name.
     ///
-    /// As after a claim, [`EpochStore::settle`] is to be called when it is done.
-    ///
     /// # Errors
-    /// See [`ClaimStoreError`].
-    pub fn forget(&self, vm: &VmName, stopped: &str) -> Result<Forgotten, ClaimStoreError> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_two_phase_commit(true);
-        let mut meta = transaction.open_table(META)?;
-        let mut epochs = transaction.open_table(EPOCHS)?;
-        let known = epochs
-            .get(vm.as_str())?
-            .map(|row| record(vm.as_str(), row.value()))
-            .transpose()
-            .map_err(ClaimStoreError::Storage)?;
-        let kept = match known {
-            None => Some(Forgotten::Unknown),
-            Some(held) if held.holder.as_ref().is_none_or(|h| h.as_str() != stopped) => {
-                Some(Forgotten::Held(held))
+    /// See [`StoreError`].
+    pub fn forget(&self, vm: &VmName, stopped: &str) -> Result<Forgotten, StoreError> {
+        self.change(|state| {
+            let Some(held) = state.records.get(vm) else {
+                return Ok((Forgotten::Unknown, false));
+            };
+            if held.holder.as_str() != stopped {
+                return Ok((Forgotten::Held(held.clone().into()), false));
             }
-            Some(Record { epoch, .. }) => {
-                let floor = floor(&meta)?.max(epoch);
-                meta.insert(FLOOR_KEY, floor)?;
-                meta.insert(FORMAT_KEY, FORMAT_WITH_FLOOR)?;
-                epochs.remove(vm.as_str())?;
-                None
-            }
-        };
-        drop((meta, epochs));
-        if let Some(kept) = kept {
-            transaction.abort()?;
-            return Ok(kept);
+            state.floor = state.floor.max(held.epoch);
+            state.records.remove(vm);
+            Ok((Forgotten::Done, true))
+        })
+    }
+
+    /// Makes a change, and stores it if there was one.
+    fn change<T>(
+        &self,
+        make: impl FnOnce(&mut State) -> Result<(T, bool), StoreError>,
+    ) -> Result<T, StoreError> {
+        let mut folder = self.folder.lock();
+        let mut state = self.state.lock().clone();
+        let (outcome, changed) = make(&mut state)?;
+        if changed {
+            replace(&mut **folder, &state).map_err(StoreError::Storage)?;
+            *self.state.lock() = state;
         }
-        transaction.commit()?;
-        Ok(Forgotten::Done)
-    }
-
-    /// Commits once more, so that both of the file's commit slots hold the last decision.
-    ///
-    /// # Errors
-    /// See [`ClaimStoreError`]. The decision itself is durable all the same.
-    pub fn settle(&self) -> Result<(), ClaimStoreError> {
-        self.commit_once_more()
-            .map_err(|error| ClaimStoreError::Storage(error.into()))
-    }
-
-    fn commit_once_more(&self) -> Result<(), redb::Error> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_two_phase_commit(true);
-        let mut meta = transaction.open_table(META)?;
-        let commits = meta.get(COMMITS_KEY)?.map_or(0, |row| row.value());
-        meta.insert(COMMITS_KEY, commits.wrapping_add(1))?;
-        drop(meta);
-        transaction.commit()?;
-        Ok(())
+        Ok(outcome)
     }
 
     /// The record of `vm`, without a holder when nobody ever claimed.
-    ///
-    /// # Errors
-    /// See [`ReadStoreError`].
-    pub fn read(&self, vm: &VmName) -> Result<Record, ReadStoreError> {
-        let transaction = self.database.begin_read()?;
-        let floor = floor(&transaction.open_table(META)?)?;
-        let epochs = transaction.open_table(EPOCHS)?;
-        epochs
-            .get(vm.as_str())?
-            .map_or(Ok(unclaimed(floor)), |row| record(vm.as_str(), row.value()))
-            .map_err(ReadStoreError)
+    #[must_use]
+    pub fn read(&self, vm: &VmName) -> Record {
+        self.state.lock().record(vm)
     }
 
     /// At most `limit` records in the order of their names, beginning behind `after`.
-    ///
-    /// # Errors
-    /// See [`ReadStoreError`].
-    pub fn list(
-        &self,
-        after: Option<&VmName>,
-        limit: usize,
-    ) -> Result<Vec<(VmName, Record)>, ReadStoreError> {
-        let transaction = self.database.begin_read()?;
-        let epochs = transaction.open_table(EPOCHS)?;
-        let start = after.map_or(Bound::Unbounded, |vm| Bound::Excluded(vm.as_str()));
-        let mut records = Vec::new();
-        for row in epochs.range::<&str>((start, Bound::Unbounded))?.take(limit) {
-            let (key, value) = row?;
-            let vm = key.value();
-            let record = record(vm, value.value()).map_err(ReadStoreError)?;
-            let vm = vm.parse().map_err(|error| {
-                ReadStoreError(Damage::Record {
-                    vm: vm.to_owned(),
-                    what: format!("{error}"),
-                })
-            })?;
-            records.push((vm, record));
-        }
-        Ok(records)
+    #[must_use]
+    pub fn list(&self, after: Option<&VmName>, limit: usize) -> Vec<(VmName, Record)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.state
+            .lock()
+            .records
+            .range::<VmName, _>((from, Bound::Unbounded))
+            .take(limit)
+            .map(|(vm, held)| (vm.clone(), held.clone().into()))
+            .collect()
     }
 }
 
-/// Where machines without a record begin.
-fn floor(meta: &impl ReadableTable<&'static str, u64>) -> Result<u64, redb::StorageError> {
-    Ok(meta.get(FLOOR_KEY)?.map_or(0, |row| row.value()))
-}
-
-/// The record of a machine that nobody claimed.
-fn unclaimed(floor: u64) -> Record {
-    Record {
-        epoch: floor,
-        holder: None,
-    }
-}
-
-fn record(vm: &str, (epoch, holder): (u64, &str)) -> Result<Record, Damage> {
-    let invalid = |what: String| Damage::Record {
-        vm: vm.to_owned(),
-        what,
+/// Writes the state of a server that never had one.
+fn fresh(folder: &mut dyn Folder) -> io::Result<State> {
+    let state = State {
+        server: ServerNumber(random::nonce()? as u64),
+        floor: 0,
+        records: BTreeMap::new(),
     };
-    if epoch == 0 {
-        return Err(invalid("epoch 0 has no holder".to_owned()));
-    }
-    let holder: Claimant = holder
-        .parse()
-        .map_err(|error| invalid(format!("{error}")))?;
-    Ok(Record {
-        epoch,
-        holder: Some(holder),
-    })
+    replace(folder, &state)?;
+    Ok(state)
 }
 
-#[cfg(test)]
-mod tests;
+fn replace(folder: &mut dyn Folder, state: &State) -> io::Result<()> {
+    folder.write_new(&format::encode(state))?;
+    folder.rename_new()?;
+    folder.sync()
+}

@@ -17,8 +17,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::arbiter::VmName;
 use crate::arbiter::protocol::{ExportRecord, Owner};
-use crate::arbiter::{ClaimStoreError, ReadStoreError, VmName};
 use crate::fence::{Clients, Fence, FencedStore};
 use crate::logging::Limited;
 use crate::nbd::ExportName;
@@ -195,10 +195,6 @@ pub(crate) struct Exports(BTreeMap<ExportName, Arc<Fenced>>);
 pub(crate) enum ExportsError {
     #[error("two exports are called {0}; every --export needs a name of its own")]
     Twice(ExportName),
-    #[error("cannot read the epochs of the exports' machines")]
-    Store(#[from] ReadStoreError),
-    #[error("cannot draw a number for this server")]
-    Number(#[from] ClaimStoreError),
     #[error("cannot draw a number for this start of the server")]
     Boot(#[source] io::Error),
 }
@@ -210,12 +206,12 @@ impl Exports {
         store: &mut FencedStore,
         ending: &Ending,
     ) -> Result<Exports, ExportsError> {
-        let server = store.server_number()?;
+        let server = store.server_number();
         let boot = random::nonce().map_err(ExportsError::Boot)? as u64;
         let mut named = BTreeMap::new();
         for export in exports {
             let name = export.name.clone();
-            let fence = export.vm.as_ref().map(|vm| store.fence(vm)).transpose()?;
+            let fence = export.vm.as_ref().map(|vm| store.fence(vm));
             let fenced = Arc::new(Fenced {
                 identity: format!("{server}/{name}"),
                 boot,

@@ -1,14 +1,12 @@
 //! The store of epochs, with the fences that follow its decisions.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::waiting::{Waiting, wait_until};
 use super::{Fence, NotYet, STOPPED, WaitLimit};
 use crate::arbiter::{
-    Answer, ClaimRequest, ClaimStoreError, EpochStore, Forgotten, ReadStoreError, Record,
-    ServerNumber, VmName,
+    Answer, ClaimRequest, EpochStore, Forgotten, Record, ServerNumber, StoreError, VmName,
 };
 
 /// An [`EpochStore`] whose wins are answered behind the fence.
@@ -57,7 +55,7 @@ pub enum ForgetError {
     NotYet(#[from] NotYet),
     /// The store failed.
     #[error(transparent)]
-    Store(#[from] ClaimStoreError),
+    Store(#[from] StoreError),
 }
 
 /// What a claim came to.
@@ -93,25 +91,14 @@ impl FencedStore {
     }
 
     /// The fence of a machine, which is made where it is missing.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    pub fn fence(&mut self, vm: &VmName) -> Result<Arc<Fence>, ReadStoreError> {
-        let fence = match self.fences.entry(vm.clone()) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                let record = self.store.read(vm)?;
-                entry.insert(Arc::new(Fence::new(vm.clone(), &record)))
-            }
-        };
-        Ok(Arc::clone(fence))
+    pub fn fence(&mut self, vm: &VmName) -> Arc<Fence> {
+        let store = &self.store;
+        let made = || Arc::new(Fence::new(vm.clone(), &store.read(vm)));
+        Arc::clone(self.fences.entry(vm.clone()).or_insert_with(made))
     }
 
     /// Decides a claim. When this returns the answer that it was won, the decision is on stable
     /// storage, and no write of an earlier epoch can land any more.
-    ///
-    /// The second value says whether something was decided, and is to be settled
-    /// ([`FencedStore::settle`]).
     ///
     /// # Errors
     /// See [`EpochStore::claim`].
@@ -120,14 +107,14 @@ impl FencedStore {
         vm: &VmName,
         request: &ClaimRequest,
         limit: WaitLimit<'_>,
-    ) -> Result<(Claimed, bool), ClaimStoreError> {
+    ) -> Result<Claimed, StoreError> {
         let turn = match self.take_turn(limit) {
             Ok(turn) => turn,
-            Err(reason) => return Ok((Claimed::Undecided(reason), false)),
+            Err(reason) => return Ok(Claimed::Undecided(reason)),
         };
-        let (answer, new) = self.store.claim(vm, request)?;
+        let answer = self.store.claim(vm, request)?;
         drop(turn);
-        let claimed = match (answer, self.fences.get(vm)) {
+        Ok(match (answer, self.fences.get(vm)) {
             (Answer::Won { epoch }, Some(fence)) => {
                 match fence.advance(epoch, &request.claimant, limit) {
                     Ok(()) => Claimed::Answered(Answer::Won { epoch }),
@@ -135,8 +122,7 @@ impl FencedStore {
                 }
             }
             (answer, _) => Claimed::Answered(answer),
-        };
-        Ok((claimed, new))
+        })
     }
 
     fn take_turn(&self, limit: WaitLimit<'_>) -> Result<Turn<'_>, NotYet> {
@@ -178,38 +164,20 @@ impl FencedStore {
     }
 
     /// See [`EpochStore::server_number`].
-    ///
-    /// # Errors
-    /// See there.
-    pub fn server_number(&self) -> Result<ServerNumber, ClaimStoreError> {
+    #[must_use]
+    pub fn server_number(&self) -> ServerNumber {
         self.store.server_number()
     }
 
-    /// See [`EpochStore::settle`].
-    ///
-    /// # Errors
-    /// See there.
-    pub fn settle(&self) -> Result<(), ClaimStoreError> {
-        self.store.settle()
-    }
-
     /// See [`EpochStore::read`].
-    ///
-    /// # Errors
-    /// See there.
-    pub fn read(&self, vm: &VmName) -> Result<Record, ReadStoreError> {
+    #[must_use]
+    pub fn read(&self, vm: &VmName) -> Record {
         self.store.read(vm)
     }
 
     /// See [`EpochStore::list`].
-    ///
-    /// # Errors
-    /// See there.
-    pub fn list(
-        &self,
-        after: Option<&VmName>,
-        limit: usize,
-    ) -> Result<Vec<(VmName, Record)>, ReadStoreError> {
+    #[must_use]
+    pub fn list(&self, after: Option<&VmName>, limit: usize) -> Vec<(VmName, Record)> {
         self.store.list(after, limit)
     }
 }

@@ -23,8 +23,8 @@ impl Ending {
     }
 
     /// Ends the server. Only the first failure is told: later ones follow from it, or from the end.
-    pub(crate) fn fail(&self, failure: impl Into<RunError>) {
-        self.lock().get_or_insert_with(|| failure.into());
+    pub(crate) fn fail(&self, failure: RunError) {
+        self.lock().get_or_insert(failure);
         self.0.stop.stop();
     }
 

@@ -13,8 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::arbiter::session::StoreFailure;
-use crate::arbiter::{ClaimStoreError, EpochStore, OpenError, ReadStoreError};
+use crate::arbiter::{EpochStore, OpenError};
 use crate::export::{Export, Exports, ExportsError};
 use crate::fence::FencedStore;
 use crate::nbd::ExportName;
@@ -107,12 +106,6 @@ pub enum StartError {
     /// The state cannot be used.
     #[error("cannot use the state")]
     State(#[from] OpenError),
-    /// The epochs of the exports' machines cannot be read.
-    #[error("cannot use the state")]
-    Read(#[from] ReadStoreError),
-    /// The number of this server cannot be kept.
-    #[error("cannot use the state")]
-    Number(#[source] ClaimStoreError),
     /// Two exports have the same name.
     #[error("two exports are called {0}; every --export needs a name of its own")]
     SameName(ExportName),
@@ -125,8 +118,6 @@ impl From<ExportsError> for StartError {
     fn from(error: ExportsError) -> Self {
         match error {
             ExportsError::Twice(name) => StartError::SameName(name),
-            ExportsError::Store(error) => StartError::Read(error),
-            ExportsError::Number(error) => StartError::Number(error),
             ExportsError::Boot(error) => StartError::Setup(error),
         }
     }
@@ -155,14 +146,6 @@ pub enum RunError {
     /// A listening socket failed.
     #[error("cannot accept connections any more")]
     Accept(#[source] io::Error),
-    /// A decision could not be stored. What is on the disk is unknown until it is opened again.
-    #[error(
-        "the state cannot be written; start the server again when the disk is well (hosts wait)"
-    )]
-    Claim(#[source] ClaimStoreError),
-    /// Records could not be read.
-    #[error("the state cannot be read; start the server again when the disk is well (hosts wait)")]
-    Read(#[source] ReadStoreError),
     /// What clients wrote did not reach the disk. Linux tells so once and drops the data, so that
     /// no later flush can be believed; clients that know this repeat what they wrote to the next
     /// server.
@@ -176,15 +159,6 @@ pub enum RunError {
         /// What the system said.
         source: FlushError,
     },
-}
-
-impl From<StoreFailure> for RunError {
-    fn from(failure: StoreFailure) -> Self {
-        match failure {
-            StoreFailure::Claim(error) => RunError::Claim(error),
-            StoreFailure::Read(error) => RunError::Read(error),
-        }
-    }
 }
 
 /// A server that listens, and does not serve yet.
@@ -231,7 +205,6 @@ impl Server {
         let ending = Ending::new(stop.clone());
         // The state first: a client must not connect to a server that then does not start.
         let mut store = FencedStore::new(EpochStore::open(&state)?);
-        let number = store.server_number().map_err(StartError::Number)?;
         let (nbd, exports) = match nbd {
             None => (None, Arc::default()),
             Some(NbdConfig { listen, exports }) => {
@@ -245,7 +218,7 @@ impl Server {
         };
         Ok(Server {
             arbiter: Listener::bind(listen, "--listen", limits.connections)?,
-            arbiter_service: ArbiterService::new(number, store, exports, &limits, ending.clone()),
+            arbiter_service: ArbiterService::new(store, exports, &limits),
             nbd,
             wake,
             stop,

@@ -4,9 +4,8 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::Limits;
 use super::accept::Service;
-use super::{Ending, Limits};
-use crate::arbiter::ServerNumber;
 use crate::arbiter::session;
 use crate::export::Exports;
 use crate::fence::FencedStore;
@@ -15,23 +14,18 @@ use crate::nbd::session as nbd;
 /// Decides about epochs.
 #[derive(Debug)]
 pub(super) struct ArbiterService {
-    number: ServerNumber,
     store: FencedStore,
     exports: Arc<Exports>,
     limits: session::SessionLimits,
-    ending: Ending,
 }
 
 impl ArbiterService {
     pub(super) fn new(
-        number: ServerNumber,
         store: FencedStore,
         exports: Arc<Exports>,
         limits: &Limits,
-        ending: Ending,
     ) -> ArbiterService {
         ArbiterService {
-            number,
             store,
             exports,
             limits: session::SessionLimits {
@@ -39,7 +33,6 @@ impl ArbiterService {
                 line: limits.line,
                 clearing: limits.clearing,
             },
-            ending,
         }
     }
 }
@@ -51,13 +44,10 @@ impl Service for ArbiterService {
 
     fn serve(&self, stream: Arc<TcpStream>) {
         let subject = session::Subject {
-            number: self.number,
             store: &self.store,
             exports: &self.exports,
         };
-        if let Err(failure) = session::serve(stream, subject, self.limits) {
-            self.ending.fail(failure);
-        }
+        session::serve(stream, subject, self.limits);
     }
 
     fn end(&self) {

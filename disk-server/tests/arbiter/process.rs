@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
-use crate::support::{Process, command, exchange, refused, refused_or_started, until};
+use crate::support::{Process, command, exchange, is_root, refused, refused_by, until};
 use disk_server::arbiter::{CallError, Claim, STATE_FILE};
 use nix::sys::signal::Signal;
 use std::sync::atomic::AtomicBool;
@@ -158,20 +158,12 @@ fn a_damaged_state_is_refused() {
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    /// `None`, and a word to people, where it cannot be had.
-    fn new(test: &str) -> Option<SmallDisk> {
+    fn new() -> SmallDisk {
         let directory = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=20m", "none"])
-            .arg(directory.path())
-            .output();
-        if !mounted.is_ok_and(|output| output.status.success()) {
-            let line = format!("SKIPPED {test}: only root can mount a file system\n");
-            // Not eprintln!, whose output nobody sees when the test passes.
-            std::io::stderr().write_all(line.as_bytes()).unwrap();
-            return None;
-        }
-        Some(SmallDisk(directory))
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=20m", "none"]);
+        assert!(mount.arg(directory.path()).status().unwrap().success());
+        SmallDisk(directory)
     }
 
     fn remount(&self, how: &str) {
@@ -190,26 +182,43 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn a_full_disk_is_told_as_one_and_the_state_is_not_called_damaged() {
-    let Some(disk) = SmallDisk::new("a_full_disk_is_told_as_one") else {
+fn a_full_disk_is_told_as_one_and_waited_for() {
+    if !is_root("a_full_disk_is_told_as_one_and_waited_for") {
         return;
-    };
+    }
+    let disk = SmallDisk::new();
     let directory = disk.0.path();
     let state = directory.join("state");
     let mut server = Process::start("127.0.0.1:0", &state);
     claim(&server, "db", 0, "a/1");
-    server.kill();
     let filler = directory.join("filler");
-    let mut file = fs::File::create(&filler).unwrap();
-    while file.write_all(&[1; 4096]).is_ok() {}
-    // Nothing that is written to can be mounted read-only.
-    drop(file);
-    // Whether the state needs room depends on when it was killed.
-    if let Some(message) = refused_or_started("127.0.0.1:0", &state) {
-        assert!(!message.contains("damaged"), "{message}");
-        assert!(message.contains("make room"), "{message}");
-        assert!(message.contains("No space left"), "{message}");
-    }
+    let fill = || {
+        let mut file = fs::File::create(&filler).unwrap();
+        while file.write_all(&[1; 4096]).is_ok() {}
+    };
+    fill();
+    // A claim waits until there is room. All else goes on, and the server does too.
+    let mut reasons = Vec::new();
+    let vm = "db".parse().unwrap();
+    let won = server.arbiter().claim(
+        &vm,
+        1,
+        &"b/2".parse().unwrap(),
+        &AtomicBool::new(false),
+        |reason| {
+            reasons.push(reason.to_string());
+            assert_eq!(server.arbiter().read(&vm).unwrap().epoch, 1);
+            fs::remove_file(&filler).unwrap();
+        },
+    );
+    assert_eq!(won.unwrap(), Claim::Won { epoch: 2 });
+    assert!(reasons[0].contains("cannot store decisions"), "{reasons:?}");
+    // Nor does a start need room, where there is a state.
+    server.kill();
+    fill();
+    let mut server = Process::start("127.0.0.1:0", &state);
+    assert_eq!(claim(&server, "db", 1, "b/2"), Claim::Won { epoch: 2 });
+    server.kill();
     let message = refused("127.0.0.1:0", &directory.join("new"));
     assert!(message.contains("make room"), "{message}");
     assert!(message.contains("No space left"), "{message}");
@@ -218,9 +227,23 @@ fn a_full_disk_is_told_as_one_and_the_state_is_not_called_damaged() {
     assert!(message.contains("Read-only file system"), "{message}");
     assert!(!message.contains("damaged"), "{message}");
     disk.remount("rw");
-    fs::remove_file(&filler).unwrap();
     let server = Process::start("127.0.0.1:0", &state);
-    assert_eq!(claim(&server, "db", 0, "a/1"), Claim::Won { epoch: 1 });
+    assert_eq!(claim(&server, "db", 1, "b/2"), Claim::Won { epoch: 2 });
+}
+
+#[test]
+fn the_state_of_an_earlier_version_is_refused_and_not_called_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    let earlier = directory.path().join("arbiter.redb");
+    fs::write(&earlier, "redb").unwrap();
+    let message = refused("127.0.0.1:0", directory.path());
+    assert!(
+        message.contains(&earlier.display().to_string()),
+        "{message}"
+    );
+    assert!(message.contains("earlier version"), "{message}");
+    assert!(!message.contains("damaged"), "{message}");
+    assert_eq!(fs::read(&earlier).unwrap(), b"redb", "it was left alone");
 }
 
 #[test]
@@ -236,11 +259,16 @@ fn a_state_directory_that_cannot_be_is_named() {
     let locked = directory.path().join("locked");
     fs::create_dir(&locked).unwrap();
     fs::set_permissions(&locked, fs::Permissions::from_mode(0o555)).unwrap();
-    if nix::unistd::geteuid().is_root() {
-        eprintln!("root writes everywhere: the unwritable directory was not tried");
-        return;
-    }
-    let message = refused("127.0.0.1:0", &locked);
+    let server = command("127.0.0.1:0", &locked);
+    let message = if nix::unistd::geteuid().is_root() {
+        // Root without the right to write everywhere.
+        let mut program = Command::new("setpriv");
+        program.arg("--bounding-set=-dac_override");
+        program.arg(server.get_program()).args(server.get_args());
+        refused_by(&mut program)
+    } else {
+        refused("127.0.0.1:0", &locked)
+    };
     assert!(message.contains("writable"), "{message}");
 }
 

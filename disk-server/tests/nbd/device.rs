@@ -1,9 +1,8 @@
 //! A block device as an export: a loop device, which the kernel makes of a file.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command as Program;
 
 use disk_server::nbd::protocol::{Command, CommandFlags, ErrorCode, ExtentFlags};
@@ -11,7 +10,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::client::Client;
-use crate::support::{Process, command};
+use crate::support::{Process, command, is_root};
 
 const SIZE: u64 = 16 << 20;
 const MIB: u64 = 1 << 20;
@@ -24,26 +23,7 @@ struct Loop {
 }
 
 impl Loop {
-    /// `None`, and a word to people, where this machine has no loop devices to give.
-    fn new(test: &str) -> Option<Loop> {
-        match Loop::try_new() {
-            Ok(device) => Some(device),
-            Err(reason) => {
-                // Not eprintln!, whose output nobody sees when the test passes.
-                let line = format!("SKIPPED {test}, no block device to be had: {reason}\n");
-                io::stderr().write_all(line.as_bytes()).unwrap();
-                None
-            }
-        }
-    }
-
-    fn try_new() -> Result<Loop, String> {
-        if fs::metadata("/proc/self").map_or(true, |process| process.uid() != 0) {
-            return Err("only root can set up loop devices".to_owned());
-        }
-        if !Path::new("/dev/loop-control").exists() {
-            return Err("/dev/loop-control is missing: has the kernel the module loop?".to_owned());
-        }
+    fn new() -> Loop {
         let directory = tempfile::tempdir().unwrap();
         let backing = directory.path().join("backing.img");
         File::create(&backing).unwrap().set_len(SIZE).unwrap();
@@ -51,17 +31,18 @@ impl Loop {
             .args(["--find", "--show"])
             .arg(&backing)
             .output()
-            .map_err(|error| format!("cannot run losetup: {error}"))?;
-        if !output.status.success() {
-            let errors = String::from_utf8_lossy(&output.stderr);
-            return Err(format!("losetup {}: {}", output.status, errors.trim()));
-        }
+            .expect("losetup is needed, of the package mount");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "no block device to be had; has the kernel the module loop? {errors}"
+        );
         let device = String::from_utf8(output.stdout).unwrap();
-        Ok(Loop {
+        Loop {
             device: device.trim().into(),
             backing,
             directory,
-        })
+        }
     }
 
     fn server_command(&self, state: &str) -> Program {
@@ -98,9 +79,10 @@ fn open(server: &Process) -> Client {
 
 #[test]
 fn a_block_device_is_read_and_written_and_keeps_what_was_flushed() {
-    let Some(device) = Loop::new("a_block_device_is_read_and_written") else {
+    if !is_root("a_block_device_is_read_and_written") {
         return;
-    };
+    }
+    let device = Loop::new();
     let mut server = device.start_server();
     let mut client = open(&server);
     // A device has no length in its metadata.
@@ -129,9 +111,10 @@ fn a_block_device_is_read_and_written_and_keeps_what_was_flushed() {
 
 #[test]
 fn a_block_device_zeroes_and_discards() {
-    let Some(device) = Loop::new("a_block_device_zeroes_and_discards") else {
+    if !is_root("a_block_device_zeroes_and_discards") {
         return;
-    };
+    }
+    let device = Loop::new();
     let server = device.start_server();
     let mut client = open(&server);
     let fill = |client: &mut Client| {
@@ -186,9 +169,10 @@ fn a_block_device_zeroes_and_discards() {
 
 #[test]
 fn a_block_device_that_is_in_use_is_refused() {
-    let Some(device) = Loop::new("a_block_device_that_is_in_use_is_refused") else {
+    if !is_root("a_block_device_that_is_in_use_is_refused") {
         return;
-    };
+    }
+    let device = Loop::new();
     let server = device.start_server();
     let refused = |what: &str| {
         let output = device.server_command("other").output().unwrap();

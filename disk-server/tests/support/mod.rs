@@ -100,12 +100,12 @@ impl Drop for Process {
 
 /// Runs a server that must not start; what it says.
 pub(crate) fn refused(listen: &str, state: &Path) -> String {
-    refused_or_started(listen, state).expect("it starts")
+    refused_by(&mut command(listen, state))
 }
 
-/// Runs a server, until it says that it listens or ends with an error; what it says then.
-pub(crate) fn refused_or_started(listen: &str, state: &Path) -> Option<String> {
-    let mut child = command(listen, state)
+/// The same, of a server with further arguments.
+pub(crate) fn refused_by(command: &mut Command) -> String {
+    let mut child = command
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -118,11 +118,23 @@ pub(crate) fn refused_or_started(listen: &str, state: &Path) -> Option<String> {
     if !listening.is_empty() {
         child.kill().unwrap();
         child.wait().unwrap();
-        return None;
+        panic!("it starts: {listening}");
     }
     let Output { status, stderr, .. } = child.wait_with_output().unwrap();
     assert_eq!(status.code(), Some(1), "an error is exit status 1");
-    Some(String::from_utf8(stderr).unwrap())
+    String::from_utf8(stderr).unwrap()
+}
+
+/// Whether this is root, as in the whole suite, for a test that needs it: then nothing else may be
+/// missing. Otherwise tells people that the test did not run.
+pub(crate) fn is_root(test: &str) -> bool {
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root {
+        // Not eprintln!, whose output nobody sees when the test passes.
+        let line = format!("SKIPPED {test}: only root can\n");
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+    }
+    is_root
 }
 
 /// Sends bytes, ends the sending direction, and returns all that the server answers.

@@ -1,31 +1,28 @@
-//! The store against damage and loss of power.
+//! The store against damage, loss of power, and disks that fail.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::fs::{self, File};
+use std::sync::Arc;
 
 use proptest::prelude::*;
-use redb::StorageBackend;
 
-use super::opening::write_format;
 use super::*;
 
 fn vm(n: usize) -> VmName {
     format!("vm{n}").parse().unwrap()
 }
 
+fn try_claim(
+    store: &EpochStore,
+    vm: &VmName,
+    expected: u64,
+    who: &str,
+) -> Result<Answer, StoreError> {
+    let claimant = who.parse().unwrap();
+    store.claim(vm, &ClaimRequest { expected, claimant })
+}
+
 fn claim(store: &EpochStore, vm: &VmName, expected: u64, who: &str) -> Answer {
-    let request = ClaimRequest {
-        expected,
-        claimant: who.parse().unwrap(),
-    };
-    let (answer, new) = store.claim(vm, &request).unwrap();
-    if new {
-        store.settle().unwrap();
-    }
-    answer
+    try_claim(store, vm, expected, who).unwrap()
 }
 
 #[test]
@@ -33,7 +30,8 @@ fn records_survive_closing() {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().join("a/b");
     let store = EpochStore::open(&state).unwrap();
-    assert_eq!(store.read(&vm(1)).unwrap(), Record::default());
+    let number = store.server_number();
+    assert_eq!(store.read(&vm(1)), Record::default());
     assert_eq!(claim(&store, &vm(1), 0, "a"), Answer::Won { epoch: 1 });
     assert!(matches!(
         claim(&store, &vm(1), 0, "b"),
@@ -42,7 +40,8 @@ fn records_survive_closing() {
     assert_eq!(claim(&store, &vm(1), 1, "b"), Answer::Won { epoch: 2 });
     drop(store);
     let store = EpochStore::open(&state).unwrap();
-    let record = store.read(&vm(1)).unwrap();
+    assert_eq!(store.server_number(), number);
+    let record = store.read(&vm(1));
     assert_eq!(record.epoch, 2);
     assert_eq!(record.holder.unwrap().as_str(), "b");
     assert_eq!(claim(&store, &vm(1), 1, "b"), Answer::Won { epoch: 2 });
@@ -52,11 +51,7 @@ fn records_survive_closing() {
 fn no_epoch_of_a_forgotten_machine_is_given_again() {
     let directory = tempfile::tempdir().unwrap();
     let store = EpochStore::open(directory.path()).unwrap();
-    let forget = |store: &EpochStore, n| {
-        let forgotten = store.forget(&vm(n), "stopped").unwrap();
-        store.settle().unwrap();
-        forgotten
-    };
+    let forget = |store: &EpochStore, n| store.forget(&vm(n), "stopped").unwrap();
     for epoch in 0..5 {
         claim(&store, &vm(1), epoch, "a");
     }
@@ -76,7 +71,7 @@ fn no_epoch_of_a_forgotten_machine_is_given_again() {
     assert_eq!(forget(&store, 2), Forgotten::Done);
     drop(store);
     let store = EpochStore::open(directory.path()).unwrap();
-    assert_eq!(store.list(None, 9).unwrap(), []);
+    assert_eq!(store.list(None, 9), []);
     for n in [1, 2, 3] {
         // Hosts of the old one that wake up, or of the new one that have not asked.
         for old in 0..6 {
@@ -86,7 +81,11 @@ fn no_epoch_of_a_forgotten_machine_is_given_again() {
             };
             assert_eq!(claim(&store, &vm(n), old, "a"), lost);
         }
-        assert_eq!(store.read(&vm(n)).unwrap(), unclaimed(6));
+        let unclaimed = Record {
+            epoch: 6,
+            holder: None,
+        };
+        assert_eq!(store.read(&vm(n)), unclaimed);
         assert_eq!(claim(&store, &vm(n), 6, "c"), Answer::Won { epoch: 7 });
     }
 }
@@ -103,21 +102,24 @@ fn a_second_server_is_locked_out() {
 }
 
 #[test]
-fn a_foreign_database_is_refused() {
+fn the_state_of_another_version_is_not_called_damaged() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join(STATE_FILE);
-    drop(Database::create(&path).unwrap());
+    drop(EpochStore::open(directory.path()).unwrap());
+    let later = format!(
+        "ftvm-arbiter 2 {:016x}\n",
+        xxhash_rust::xxh64::xxh64(b"", 2)
+    );
+    fs::write(directory.path().join(STATE_FILE), later).unwrap();
     let error = EpochStore::open(directory.path()).unwrap_err();
     assert!(
-        matches!(
-            error,
-            OpenError::Corrupt {
-                source: Damage::Format { found: None },
-                ..
-            }
-        ),
+        matches!(error, OpenError::Later { found: 2, .. }),
         "{error:?}"
     );
+    // What servers before the first release left, beside whatever.
+    File::create(directory.path().join("arbiter.redb")).unwrap();
+    let error = EpochStore::open(directory.path()).unwrap_err();
+    assert!(matches!(error, OpenError::Earlier { .. }), "{error:?}");
+    assert!(error.to_string().contains("arbiter.redb"), "{error}");
 }
 
 /// A state directory with some history, its records, and the bytes of its file.
@@ -128,222 +130,238 @@ fn history(directory: &Path) -> (Vec<(VmName, Record)>, Vec<u8>) {
             claim(&store, &vm(n), epoch, &format!("host{n}-{epoch}"));
         }
     }
-    let records = store.list(None, usize::MAX).unwrap();
-    drop(store);
+    let records = store.list(None, usize::MAX);
     (records, fs::read(directory.join(STATE_FILE)).unwrap())
 }
 
-/// What opens from these bytes: the records, or why there are none.
-fn open_bytes(bytes: &[u8]) -> Result<Vec<(VmName, Record)>, OpenError> {
-    let directory = tempfile::tempdir().unwrap();
-    fs::write(directory.path().join(STATE_FILE), bytes).unwrap();
-    let store = EpochStore::open(directory.path())?;
-    Ok(store.list(None, usize::MAX).unwrap())
+fn is_refused(bytes: &[u8]) -> bool {
+    matches!(format::decode(bytes), Err(Unusable::Damaged(_)))
 }
 
 #[test]
-fn a_truncated_file_is_refused_and_left_alone() {
+fn every_change_of_the_file_is_found() {
     let directory = tempfile::tempdir().unwrap();
     let (_, bytes) = history(directory.path());
-    for length in [0, 1, 8, 9, 64, 320, 512, 4095, 4096, 8192, bytes.len() / 2] {
-        let error = open_bytes(&bytes[..length]).unwrap_err();
-        assert!(
-            matches!(error, OpenError::Corrupt { .. }),
-            "{length}: {error:?}"
-        );
-    }
-}
-
-#[test]
-fn an_endless_file_is_refused() {
-    let directory = tempfile::tempdir().unwrap();
-    let (_, bytes) = history(directory.path());
-    let path = directory.path().join(STATE_FILE);
-    fs::write(&path, bytes).unwrap();
-    File::options()
-        .write(true)
-        .open(&path)
-        .unwrap()
-        .set_len(1 << 40)
-        .unwrap();
-    let error = EpochStore::open(directory.path()).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            OpenError::Corrupt {
-                source: Damage::Oversize,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
-}
-
-#[test]
-fn no_flipped_bit_of_the_header_loses_a_decision() {
-    let directory = tempfile::tempdir().unwrap();
-    let (records, bytes) = history(directory.path());
-    let mut refused = 0;
-    for bit in 0..320 * 8 {
+    assert!(format::decode(&bytes).is_ok());
+    for bit in 0..bytes.len() * 8 {
         let mut flipped = bytes.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
-        match open_bytes(&flipped) {
-            Ok(found) => assert_eq!(found, records, "bit {bit}"),
-            Err(OpenError::Corrupt { .. }) => refused += 1,
-            Err(other) => panic!("bit {bit}: {other:?}"),
-        }
+        assert!(is_refused(&flipped), "bit {bit}");
     }
-    assert!(refused > 0, "the header is not where this test thinks");
+    for length in 0..bytes.len() {
+        assert!(is_refused(&bytes[..length]), "{length} bytes");
+    }
+    for more in [&b"\0"[..], b"\n", b" ", b"{}"] {
+        assert!(is_refused(&[&bytes, more].concat()), "{more:?} behind it");
+    }
+}
+
+#[test]
+fn a_damaged_file_is_left_alone_and_an_endless_one_is_not_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let (records, bytes) = history(directory.path());
+    let path = directory.path().join(STATE_FILE);
+    fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    let error = EpochStore::open(directory.path()).unwrap_err();
+    assert!(matches!(error, OpenError::Corrupt { .. }), "{error:?}");
+    assert!(fs::read(&path).unwrap() == bytes[..bytes.len() - 1]);
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_len(1 << 40).unwrap();
+    let error = EpochStore::open(directory.path()).unwrap_err();
+    let oversize = |source: &Damage| matches!(source, Damage::Oversize);
+    assert!(
+        matches!(&error, OpenError::Corrupt { source, .. } if oversize(source)),
+        "{error:?}"
+    );
+    fs::write(&path, &bytes).unwrap();
+    let store = EpochStore::open(directory.path()).unwrap();
+    assert_eq!(store.list(None, usize::MAX), records);
+}
+
+#[test]
+fn a_full_store_fits_a_file() {
+    let mut state = State {
+        server: ServerNumber(u64::MAX),
+        floor: super::super::MAX_EPOCH,
+        records: BTreeMap::new(),
+    };
+    for n in 0..MAX_VMS {
+        // The longest names, of characters that JSON escapes.
+        let name = format!("{n:05}{}", "\"".repeat(VmName::MAX_LEN - 5));
+        let held = Held {
+            epoch: super::super::MAX_EPOCH,
+            holder: "\\".repeat(Claimant::MAX_LEN).parse().unwrap(),
+        };
+        state.records.insert(name.parse().unwrap(), held);
+    }
+    assert_eq!(format::decode(&format::encode(&state)).unwrap(), state);
+}
+
+/// A directory of which the power can go, and of which every step can fail.
+#[derive(Debug, Default, Clone)]
+struct FakeFolder(Arc<Mutex<Disk>>);
+
+#[derive(Debug, Default)]
+struct Disk {
+    /// The state file as it is seen.
+    seen: Option<Vec<u8>>,
+    /// What it may be once the power went.
+    after_loss: Vec<Option<Vec<u8>>>,
+    new: Option<Vec<u8>>,
+    /// `after_loss`, after every step.
+    moments: Vec<Vec<Option<Vec<u8>>>>,
+    /// Steps until one fails, and whether it has done its work by then.
+    failure: Option<(usize, bool)>,
+}
+
+impl FakeFolder {
+    fn with<T>(&self, act: impl FnOnce(&mut Disk) -> T) -> T {
+        act(&mut self.0.lock())
+    }
+
+    fn step(&self, act: impl FnOnce(&mut Disk)) -> io::Result<()> {
+        self.with(|disk| {
+            let failure = match &mut disk.failure {
+                Some((0, works)) => Some(*works),
+                Some((left, _)) => {
+                    *left -= 1;
+                    None
+                }
+                None => None,
+            };
+            if failure.is_some() {
+                disk.failure = None;
+            }
+            if failure != Some(false) {
+                act(disk);
+            }
+            disk.moments.push(disk.after_loss.clone());
+            match failure {
+                None => Ok(()),
+                Some(_) => Err(io::Error::other("failed")),
+            }
+        })
+    }
+}
+
+impl Folder for FakeFolder {
+    fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.with(|disk| disk.seen.clone()))
+    }
+
+    fn write_new(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.step(|disk| disk.new = Some(bytes.to_vec()))
+    }
+
+    fn rename_new(&mut self) -> io::Result<()> {
+        self.step(|disk| {
+            disk.seen = disk.new.take();
+            disk.after_loss.push(disk.seen.clone());
+        })
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.step(|disk| disk.after_loss = vec![disk.seen.clone()])
+    }
+}
+
+fn open(folder: &FakeFolder) -> Result<EpochStore, OpenError> {
+    EpochStore::load(Box::new(folder.clone()), Path::new("state"))
+}
+
+/// The epochs that a machine may be in once the power went.
+fn epochs_after_loss(contents: &[Option<Vec<u8>>]) -> Vec<u64> {
+    let epoch = |bytes: &Option<Vec<u8>>| {
+        let bytes = bytes.as_deref().expect("the file never goes away");
+        format::decode(bytes).unwrap().record(&vm(0)).epoch
+    };
+    contents.iter().map(epoch).collect()
+}
+
+#[test]
+fn loss_of_power_at_any_step_loses_no_answered_decision() {
+    let folder = FakeFolder::default();
+    let store = open(&folder).unwrap();
+    let mut begun = folder.with(|disk| std::mem::take(&mut disk.moments).len());
+    assert!(begun > 0);
+    for epoch in 0..8 {
+        assert_eq!(
+            claim(&store, &vm(0), epoch, "a"),
+            Answer::Won { epoch: epoch + 1 }
+        );
+        folder.with(|disk| {
+            begun += disk.moments.len();
+            for moment in disk.moments.drain(..) {
+                for found in epochs_after_loss(&moment) {
+                    assert!(found == epoch || found == epoch + 1, "{found} in {epoch}");
+                }
+            }
+            assert_eq!(epochs_after_loss(&disk.after_loss), [epoch + 1]);
+        });
+    }
+    assert!(begun > 8);
+}
+
+#[test]
+fn a_decision_that_could_not_be_stored_does_not_count_until_it_is_made_again() {
+    for (step, works) in (0..3).flat_map(|step| [(step, false), (step, true)]) {
+        let folder = FakeFolder::default();
+        let store = open(&folder).unwrap();
+        claim(&store, &vm(0), 0, "a");
+        folder.with(|disk| disk.failure = Some((step, works)));
+        let failed = try_claim(&store, &vm(0), 1, "b");
+        assert!(matches!(failed, Err(StoreError::Storage(_))), "{failed:?}");
+        assert_eq!(store.read(&vm(0)).epoch, 1, "step {step}");
+        // Whoever comes next wins, and the first one hears of it.
+        assert_eq!(claim(&store, &vm(0), 1, "c"), Answer::Won { epoch: 2 });
+        assert!(matches!(
+            claim(&store, &vm(0), 1, "b"),
+            Answer::Lost { epoch: 2, .. }
+        ));
+        let lost = folder.with(|disk| std::mem::take(&mut disk.after_loss));
+        for bytes in lost {
+            let holder = format::decode(&bytes.unwrap())
+                .unwrap()
+                .record(&vm(0))
+                .holder;
+            assert_eq!(holder.unwrap().as_str(), "c");
+        }
+        folder.with(|disk| disk.failure = None);
+        assert_eq!(open(&folder).unwrap().read(&vm(0)), store.read(&vm(0)));
+    }
+}
+
+#[test]
+fn nothing_is_answered_from_a_state_that_may_not_stay() {
+    let folder = FakeFolder::default();
+    let store = open(&folder).unwrap();
+    claim(&store, &vm(0), 0, "a");
+    // The process dies between the new name and its safety.
+    folder.with(|disk| disk.failure = Some((2, false)));
+    try_claim(&store, &vm(0), 1, "b").unwrap_err();
+    drop(store);
+    folder.with(|disk| disk.failure = Some((0, false)));
+    let opened = open(&folder);
+    assert!(
+        matches!(opened, Err(OpenError::Access { .. })),
+        "{opened:?}"
+    );
+    let store = open(&folder).unwrap();
+    assert_eq!(claim(&store, &vm(0), 1, "b"), Answer::Won { epoch: 2 });
+    folder.with(|disk| assert_eq!(epochs_after_loss(&disk.after_loss), [2]));
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
     #[test]
-    fn no_damage_loses_a_decision(places in prop::collection::vec((any::<prop::sample::Index>(), 1..=255_u8), 1..8)) {
-        let directory = tempfile::tempdir().unwrap();
-        let (records, mut bytes) = history(directory.path());
-        // Behind the header: several places there at once can name an older commit, and no
-        // store without a second file could tell.
-        let header = 4096;
-        for (place, change) in places {
-            let at = header + place.index(bytes.len() - header);
-            bytes[at] ^= change;
-        }
-        match open_bytes(&bytes) {
-            Ok(found) => prop_assert_eq!(found, records),
-            Err(OpenError::Corrupt { .. }) => {}
-            Err(other) => return Err(TestCaseError::fail(format!("{other:?}"))),
-        }
-    }
-}
-
-/// A disk that keeps what was written and what was synced apart, and can lose power.
-#[derive(Debug, Default, Clone)]
-struct Disk(Arc<Mutex<DiskState>>);
-
-#[derive(Debug, Default)]
-struct DiskState {
-    /// What reads see.
-    cached: Vec<u8>,
-    /// What survives for certain.
-    synced: Vec<u8>,
-    /// What was done since the last sync, and may survive or not.
-    pending: Vec<Change>,
-    /// Every moment at which the power could have gone: synced bytes and pending changes.
-    moments: Vec<(Vec<u8>, Vec<Change>)>,
-}
-
-#[derive(Debug, Clone)]
-enum Change {
-    Length(u64),
-    Write(u64, Vec<u8>),
-}
-
-fn apply(bytes: &mut Vec<u8>, change: &Change) {
-    match change {
-        Change::Length(length) => bytes.resize(usize::try_from(*length).unwrap(), 0),
-        Change::Write(offset, data) => {
-            let offset = usize::try_from(*offset).unwrap();
-            let end = offset + data.len();
-            if bytes.len() < end {
-                bytes.resize(end, 0);
-            }
-            bytes[offset..end].copy_from_slice(data);
-        }
-    }
-}
-
-impl DiskState {
-    fn change(&mut self, change: Change) {
-        apply(&mut self.cached, &change);
-        self.pending.push(change);
-        self.moments
-            .push((self.synced.clone(), self.pending.clone()));
-    }
-}
-
-impl StorageBackend for Disk {
-    fn len(&self) -> io::Result<u64> {
-        Ok(self.0.lock().unwrap().cached.len() as u64)
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let offset = usize::try_from(offset).unwrap();
-        out.copy_from_slice(&self.0.lock().unwrap().cached[offset..offset + out.len()]);
-        Ok(())
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.lock().unwrap().change(Change::Length(len));
-        Ok(())
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        let mut disk = self.0.lock().unwrap();
-        disk.synced = disk.cached.clone();
-        disk.pending.clear();
-        Ok(())
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut disk = self.0.lock().unwrap();
-        disk.change(Change::Write(offset, data.to_vec()));
-        Ok(())
-    }
-}
-
-#[test]
-fn loss_of_power_at_any_write_loses_no_answered_decision() {
-    let disk = Disk::default();
-    let database = Database::builder()
-        .create_with_backend(disk.clone())
-        .unwrap();
-    write_format(&database).unwrap();
-    let store = EpochStore {
-        database,
-        _lock: None,
-    };
-    // For each epoch, how many moments had passed when it was answered.
-    let mut answered: BTreeMap<u64, usize> = BTreeMap::new();
-    let beginning = disk.0.lock().unwrap().moments.len();
-    for epoch in 0..8 {
-        let request = ClaimRequest {
-            expected: epoch,
-            claimant: format!("host{epoch}").parse().unwrap(),
-        };
-        store.claim(&vm(0), &request).unwrap();
-        answered.insert(epoch + 1, disk.0.lock().unwrap().moments.len());
-        store.settle().unwrap();
-    }
-    let moments = std::mem::take(&mut disk.0.lock().unwrap().moments);
-    drop(store);
-
-    let mut random: u64 = 0x9e37_79b9_7f4a_7c15;
-    for (moment, (synced, pending)) in moments.iter().enumerate().skip(beginning) {
-        let must_have = answered
-            .iter()
-            .filter(|(_, at)| **at <= moment)
-            .map(|(epoch, _)| *epoch)
-            .max()
-            .unwrap_or(0);
-        for _ in 0..4 {
-            let mut bytes = synced.clone();
-            for change in pending {
-                random = random
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1);
-                if random >> 63 == 0 || matches!(change, Change::Length(_)) {
-                    apply(&mut bytes, change);
-                }
-            }
-            let records =
-                open_bytes(&bytes).unwrap_or_else(|error| panic!("moment {moment}: {error:?}"));
-            let epoch = records.first().map_or(0, |(_, record)| record.epoch);
-            assert!(
-                epoch == must_have || epoch == must_have + 1,
-                "moment {moment}: epoch {epoch}, answered {must_have}"
-            );
-        }
+    fn whatever_was_written_is_read_again(
+        server: u64,
+        floor in 0..=super::super::MAX_EPOCH,
+        records in prop::collection::btree_map("[!-~]{1,64}", (1..=super::super::MAX_EPOCH, "[!-~]{1,128}"), 0..9),
+    ) {
+        let records = records.into_iter().map(|(vm, (epoch, holder))| {
+            (vm.parse().unwrap(), Held { epoch, holder: holder.parse().unwrap() })
+        });
+        let state = State { server: ServerNumber(server), floor, records: records.collect() };
+        prop_assert_eq!(format::decode(&format::encode(&state)).unwrap(), state);
     }
 }

@@ -1,0 +1,126 @@
+//! The state directory: what is done to the file system, and in which order it is safe.
+
+use std::fmt::Debug;
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::OpenError;
+use super::format::MAX_STATE;
+
+/// The name of the state file in the state directory.
+pub const STATE_FILE: &str = "arbiter.state";
+/// The next one, until it takes its place. One that is left over says nothing.
+const NEW_FILE: &str = "arbiter.state.new";
+/// Locked while a server has the state directory. Its content does not matter.
+const LOCK_FILE: &str = "lock";
+/// What the state was in once, before the first release.
+const EARLIER_FILE: &str = "arbiter.redb";
+
+/// What a store needs of a file system. It stands for one that renames a file as a whole, also when the
+/// power goes.
+pub(super) trait Folder: Debug + Send {
+    /// The content of the state file, or a little more than [`MAX_STATE`] of it; `None` where there is
+    /// none.
+    fn read(&mut self) -> io::Result<Option<Vec<u8>>>;
+
+    /// Writes a new file, in place of one that was left over, and has its content survive.
+    fn write_new(&mut self, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes it the state file.
+    fn rename_new(&mut self) -> io::Result<()>;
+
+    /// Has the state file's content and name survive.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+/// A state directory, locked against other servers.
+#[derive(Debug)]
+pub(super) struct StateFolder {
+    path: PathBuf,
+    directory: File,
+    /// The lock ends with the process, however that ends.
+    _lock: File,
+}
+
+impl StateFolder {
+    pub(super) fn open(path: &Path) -> Result<StateFolder, OpenError> {
+        let made = |source| OpenError::MakeDirectory {
+            path: path.to_owned(),
+            source,
+        };
+        let is_new = !fs::exists(path).map_err(made)?;
+        fs::create_dir_all(path).map_err(made)?;
+        let directory = File::open(path).map_err(made)?;
+        if is_new && let Some(parent) = path.canonicalize().map_err(made)?.parent() {
+            // Its name is as durable as what is in it.
+            File::open(parent)
+                .and_then(|parent| parent.sync_all())
+                .map_err(made)?;
+        }
+        let lock = lock(path)?;
+        let earlier = path.join(EARLIER_FILE);
+        // Also beside a state of ours: who went back to the earlier version may have decided since.
+        if fs::exists(&earlier).map_err(made)? {
+            return Err(OpenError::Earlier { path: earlier });
+        }
+        Ok(StateFolder {
+            path: path.to_owned(),
+            directory,
+            _lock: lock,
+        })
+    }
+
+    fn new_file(&self) -> PathBuf {
+        self.path.join(NEW_FILE)
+    }
+}
+
+fn lock(directory: &Path) -> Result<File, OpenError> {
+    let path = directory.join(LOCK_FILE);
+    let failed = |source| OpenError::Create {
+        path: directory.to_owned(),
+        source,
+    };
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+impl Folder for StateFolder {
+    fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let file = match File::open(self.path.join(STATE_FILE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let mut bytes = Vec::new();
+        file.take(MAX_STATE + 1).read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
+    }
+
+    fn write_new(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(self.new_file())?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    }
+
+    fn rename_new(&mut self) -> io::Result<()> {
+        fs::rename(self.new_file(), self.path.join(STATE_FILE))
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        File::open(self.path.join(STATE_FILE))?.sync_all()?;
+        self.directory.sync_all()
+    }
+}
