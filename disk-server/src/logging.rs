@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 
 /// How many lines wait for whoever reads the log. Further ones are dropped, and counted.
@@ -74,7 +75,7 @@ impl Limited {
     }
 
     fn let_through_at(&self, now: Instant) -> Option<LeftOut> {
-        let mut rate = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rate = self.0.lock();
         let since = *rate.since.get_or_insert(now);
         let more = now.saturating_duration_since(since).as_secs() / Self::EVERY.as_secs();
         if more > 0 {

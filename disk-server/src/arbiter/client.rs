@@ -6,10 +6,12 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddrV6;
 use std::str::FromStr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::connection::Connection;
 use super::decision::Record;
@@ -378,11 +380,11 @@ impl Arbiter {
     /// One call: on the connection at hand, and if that fails at once on a new one. That is safe
     /// for every request, because repeating any of them does no harm.
     fn call(&self, request: &Request, cancel: Option<&AtomicBool>) -> Result<Response, CallError> {
-        let at_hand = self.lock_warm().take();
+        let at_hand = self.warm.lock().take();
         if let Some(mut connection) = at_hand {
             match connection.call(request, self.settings.warm_answer_timeout, cancel) {
                 Ok(response) => {
-                    *self.lock_warm() = Some(connection);
+                    *self.warm.lock() = Some(connection);
                     return Ok(response);
                 }
                 Err(error @ (CallError::Cancelled | CallError::Refused { .. })) => {
@@ -401,12 +403,8 @@ impl Arbiter {
                 address: self.address.clone(),
             });
         }
-        *self.lock_warm() = Some(connection);
+        *self.warm.lock() = Some(connection);
         Ok(response)
-    }
-
-    fn lock_warm(&self) -> MutexGuard<'_, Option<Connection>> {
-        self.warm.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unexpected(&self, response: &Response) -> CallError {

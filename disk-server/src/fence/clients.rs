@@ -13,8 +13,11 @@
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Condvar, Mutex};
+
+use super::barrier::Barrier;
 use super::waiting::{Waiting, wait_until};
 use super::{NotYet, Refusal, WaitLimit};
 use crate::nbd::ClientTag;
@@ -35,22 +38,19 @@ struct State {
     clients: BTreeMap<ClientTag, Client>,
     /// Clients that came in an epoch and have no connection now, the longest away first.
     away: VecDeque<ClientTag>,
-    /// How many connections there have been. They are numbered from 1.
-    connections: u64,
     /// Connections that wait.
     joining: Waiting,
 }
 
 #[derive(Debug, Default)]
 struct Client {
-    /// The number of the newest connection, which may have ended.
-    newest: u64,
+    /// Between the writes of one connection and the next connection: the last time that it was raised
+    /// is the number of the newest one, which may have ended.
+    barrier: Barrier,
     /// The machine's epoch when it came first, if the export has a machine.
     since: Option<u64>,
     /// How many connections it has, with those that were superseded.
     open: usize,
-    /// How many writes of each connection are under way; none is 0.
-    writes: BTreeMap<u64, usize>,
 }
 
 impl Clients {
@@ -66,11 +66,9 @@ impl Clients {
         epoch: Option<u64>,
         limit: WaitLimit<'_>,
     ) -> Result<Membership, NotYet> {
-        let mut state = self.lock();
-        state.connections += 1;
-        let number = state.connections;
+        let mut state = self.state.lock();
         let client = state.clients.entry(tag).or_default();
-        client.newest = number;
+        let number = client.barrier.raise();
         client.open += 1;
         client.since = client.since.or(epoch);
         // From here on it is given back, whatever happens.
@@ -83,29 +81,18 @@ impl Clients {
         state.away.retain(|away| *away != tag);
         let waited = wait_until(
             &self.left,
-            state,
+            &mut state,
             limit,
             |state| &mut state.joining,
-            |state| !state.has_writes_before(tag, number),
+            |state| {
+                let client = state.clients.get(&tag);
+                client.is_none_or(|client| client.barrier.is_clear(number))
+            },
         );
-        // Lets go of the state, which a membership that is given back needs.
-        waited.map(drop)?;
+        // A membership that is given back needs it.
+        drop(state);
+        waited?;
         Ok(membership)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // No panic leaves the state half changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn has_writes_before(&self, tag: ClientTag, number: u64) -> bool {
-        let earliest = self
-            .clients
-            .get(&tag)
-            .and_then(|client| client.writes.first_key_value());
-        earliest.is_some_and(|(earliest, _)| *earliest < number)
     }
 }
 
@@ -131,12 +118,12 @@ impl Membership {
     /// # Errors
     /// The client has a newer connection.
     pub fn enter(&self) -> Result<ClientPermit<'_>, Refusal> {
-        let mut state = self.clients.lock();
+        let mut state = self.clients.state.lock();
         match state.clients.get_mut(&self.tag) {
-            Some(client) if client.newest == self.number => {
-                *client.writes.entry(self.number).or_default() += 1;
-                Ok(ClientPermit(self))
-            }
+            Some(client) if client.barrier.last() == self.number => Ok(ClientPermit {
+                membership: self,
+                entered: client.barrier.enter(),
+            }),
             _ => Err(Refusal::NewerConnection),
         }
     }
@@ -144,7 +131,7 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        let mut state = self.clients.lock();
+        let mut state = self.clients.state.lock();
         let Some(client) = state.clients.get_mut(&self.tag) else {
             return;
         };
@@ -152,7 +139,7 @@ impl Drop for Membership {
         if client.open > 0 {
             return;
         }
-        // Nobody is left who could be refused. A later connection gets a higher number.
+        // Nobody is left who could be refused.
         if client.since.is_some() {
             state.away.push_back(self.tag);
         } else {
@@ -168,26 +155,18 @@ impl Drop for Membership {
 
 /// A modifying request of a client that is under way.
 #[derive(Debug)]
-pub struct ClientPermit<'a>(&'a Membership);
+pub struct ClientPermit<'a> {
+    membership: &'a Membership,
+    entered: u64,
+}
 
 impl Drop for ClientPermit<'_> {
     fn drop(&mut self) {
-        let Membership {
-            clients,
-            tag,
-            number,
-            since: _,
-        } = self.0;
-        let mut state = clients.lock();
-        let Some(client) = state.clients.get_mut(tag) else {
-            return;
-        };
-        if let Some(count) = client.writes.get_mut(number) {
-            *count -= 1;
-            if *count == 0 {
-                client.writes.remove(number);
-                clients.left.notify_all();
-            }
+        let Membership { clients, tag, .. } = self.membership;
+        let mut state = clients.state.lock();
+        let client = state.clients.get_mut(tag);
+        if client.is_some_and(|client| client.barrier.leave(self.entered)) {
+            clients.left.notify_all();
         }
     }
 }
@@ -224,7 +203,10 @@ mod tests {
         let third = join(&clients, TAG, None);
         assert!(third.enter().is_ok());
         drop((first, third, other));
-        assert!(clients.lock().clients.is_empty(), "nobody is kept for ever");
+        assert!(
+            clients.state.lock().clients.is_empty(),
+            "nobody is kept for ever"
+        );
     }
 
     #[test]
@@ -237,7 +219,7 @@ mod tests {
         for number in 100..100 + MOST_AWAY as u64 {
             drop(join(&clients, ClientTag::new(number), Some(5)));
         }
-        assert_eq!(clients.lock().clients.len(), MOST_AWAY);
+        assert_eq!(clients.state.lock().clients.len(), MOST_AWAY);
         assert_eq!(join(&clients, TAG, Some(5)).since(), Some(5));
     }
 
@@ -282,7 +264,7 @@ mod tests {
                             return;
                         }
                         let member = {
-                            let open = open.lock().unwrap();
+                            let open = open.lock();
                             let back = [0, 0, 1, 0, 2, turn][turn % 6] % open.len().max(1);
                             match open.iter().rev().nth(back) {
                                 Some(member) => Arc::clone(member),
@@ -295,15 +277,15 @@ mod tests {
                         for _ in 0..hold {
                             thread::yield_now();
                         }
-                        log.lock().unwrap().push(Step::Landed(member.number));
+                        log.lock().push(Step::Landed(member.number));
                         landed.fetch_add(1, Ordering::SeqCst);
                     }
                 });
             }
             for _ in 0..connections {
                 let member = Arc::new(join(&clients, TAG, None));
-                log.lock().unwrap().push(Step::Joined(member.number));
-                open.lock().unwrap().push(member);
+                log.lock().push(Step::Joined(member.number));
+                open.lock().push(member);
                 // Until somebody wrote: the newest one always may.
                 let before = landed.load(Ordering::SeqCst);
                 while landed.load(Ordering::SeqCst) == before {
@@ -312,7 +294,7 @@ mod tests {
             }
             done.store(true, Ordering::SeqCst);
         });
-        log.into_inner().unwrap()
+        log.into_inner()
     }
 
     proptest! {

@@ -19,16 +19,19 @@
 //! Who waits does so for a limited time, and then asks again. What it has ended stays ended; only the
 //! answer is put off until nothing is under way any more.
 
+mod barrier;
 mod clients;
 mod store;
 mod waiting;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::arbiter::{Claimant, Record, VmName};
 use crate::nbd::ExportName;
+use barrier::Barrier;
 use waiting::{Waiting, wait_until};
 
 pub use clients::{ClientPermit, Clients, Membership};
@@ -139,12 +142,10 @@ struct State {
     runs: bool,
     /// The number of the latest writer connection of each export.
     writers: BTreeMap<ExportName, u64>,
-    /// How often rights were ended.
-    barriers: u64,
-    /// Which one of them began the current epoch.
-    epoch_barrier: u64,
-    /// Permits, by the barrier after which they were given.
-    permits: BTreeMap<u64, usize>,
+    /// Between permits that were given and rights that were ended.
+    barrier: Barrier,
+    /// Which time of it began the current epoch.
+    epoch_began: u64,
     /// Claims that wait.
     claims: Waiting,
     /// Connections of each export that wait to become its writer.
@@ -176,14 +177,14 @@ impl Fence {
     /// The epoch, and whether somebody runs the machine in it.
     #[must_use]
     pub fn epoch(&self) -> (u64, bool) {
-        let state = self.lock();
+        let state = self.state.lock();
         (state.epoch, state.runs)
     }
 
     /// The right of a client that belongs to no epoch; `None` while the machine runs.
     #[must_use]
     pub fn plain(&self) -> Option<Right> {
-        let state = self.lock();
+        let state = self.state.lock();
         let epoch = state.epoch;
         (!state.runs).then_some(Right::Plain { epoch })
     }
@@ -202,16 +203,15 @@ impl Fence {
         holder: &Claimant,
         limit: WaitLimit<'_>,
     ) -> Result<(), NotYet> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         if epoch > state.epoch {
             state.epoch = epoch;
             state.runs = is_running(holder);
             state.writers.clear();
-            state.barriers += 1;
-            state.epoch_barrier = state.barriers;
+            state.epoch_began = state.barrier.raise();
         }
-        let barrier = state.epoch_barrier;
-        self.wait_for_earlier(state, barrier, limit, |state| &mut state.claims)
+        let began = state.epoch_began;
+        self.wait_for_earlier(state, began, limit, |state| &mut state.claims)
     }
 
     /// Makes a connection the writer of an export, in place of the one before. When it has returned
@@ -225,19 +225,15 @@ impl Fence {
         epoch: u64,
         limit: WaitLimit<'_>,
     ) -> Result<Right, Refusal> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         self.check_epoch(&state, epoch)?;
-        state.barriers += 1;
-        let barrier = state.barriers;
-        // Barriers are numbered anyway, so their numbers serve for connections too.
-        state.writers.insert(export.clone(), barrier);
-        self.wait_for_earlier(state, barrier, limit, |state| {
+        // It is numbered anyway, and its numbers serve for connections too.
+        let number = state.barrier.raise();
+        state.writers.insert(export.clone(), number);
+        self.wait_for_earlier(state, number, limit, |state| {
             state.openers.entry(export.clone()).or_default()
         })?;
-        Ok(Right::Writer {
-            epoch,
-            number: barrier,
-        })
+        Ok(Right::Writer { epoch, number })
     }
 
     /// Whether [`Fence::open_writer`] would succeed now.
@@ -245,7 +241,7 @@ impl Fence {
     /// # Errors
     /// Those that it would have.
     pub fn check_writer(&self, epoch: u64) -> Result<(), Refusal> {
-        self.check_epoch(&self.lock(), epoch)
+        self.check_epoch(&self.state.lock(), epoch)
     }
 
     /// Lets a modifying request begin. It is over when the permit is dropped.
@@ -253,7 +249,7 @@ impl Fence {
     /// # Errors
     /// The right has ended.
     pub fn enter(&self, export: &ExportName, right: Right) -> Result<Permit<'_>, Refusal> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         match right {
             Right::Plain { .. } if state.runs => {
                 return Err(Refusal::Running {
@@ -270,11 +266,10 @@ impl Fence {
                 }
             }
         }
-        let barrier = state.barriers;
-        *state.permits.entry(barrier).or_default() += 1;
+        let entered = state.barrier.enter();
         Ok(Permit {
             fence: self,
-            barrier,
+            entered,
         })
     }
 
@@ -316,24 +311,16 @@ impl Fence {
         }
     }
 
-    /// Waits until no permit is left that was given before `barrier`.
+    /// Waits until no permit is left that was given before this time of the barrier.
     fn wait_for_earlier(
         &self,
-        state: MutexGuard<'_, State>,
-        barrier: u64,
+        mut state: MutexGuard<'_, State>,
+        raised: u64,
         limit: WaitLimit<'_>,
         waiting: impl Fn(&mut State) -> &mut Waiting,
     ) -> Result<(), NotYet> {
-        let is_clear = |state: &State| {
-            let earliest = state.permits.first_key_value();
-            earliest.is_none_or(|(earliest, _)| *earliest >= barrier)
-        };
-        wait_until(&self.left, state, limit, waiting, is_clear).map(drop)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // No panic leaves the state half changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let is_clear = |state: &State| state.barrier.is_clear(raised);
+        wait_until(&self.left, &mut state, limit, waiting, is_clear)
     }
 }
 
@@ -344,27 +331,22 @@ fn is_running(holder: &Claimant) -> bool {
 /// A modifying request that is under way.
 pub struct Permit<'a> {
     fence: &'a Fence,
-    barrier: u64,
+    entered: u64,
 }
 
 impl fmt::Debug for Permit<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit")
             .field("vm", &self.fence.vm)
-            .field("barrier", &self.barrier)
+            .field("entered", &self.entered)
             .finish()
     }
 }
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        let mut state = self.fence.lock();
-        if let Some(count) = state.permits.get_mut(&self.barrier) {
-            *count -= 1;
-            if *count == 0 {
-                state.permits.remove(&self.barrier);
-                self.fence.left.notify_all();
-            }
+        if self.fence.state.lock().barrier.leave(self.entered) {
+            self.fence.left.notify_all();
         }
     }
 }

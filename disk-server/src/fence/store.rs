@@ -1,7 +1,9 @@
 //! The store of epochs, with the fences that follow its decisions.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
 
 use super::waiting::{Waiting, wait_until};
 use super::{Fence, NotYet, STOPPED, WaitLimit};
@@ -126,20 +128,16 @@ impl FencedStore {
     }
 
     fn take_turn(&self, limit: WaitLimit<'_>) -> Result<Turn<'_>, NotYet> {
-        let mut writer = wait_until(
+        let mut writer = self.writer.lock();
+        wait_until(
             &self.left,
-            self.lock(),
+            &mut writer,
             limit,
             |writer| &mut writer.waiting,
             |writer| !writer.is_in,
         )?;
         writer.is_in = true;
         Ok(Turn(self))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Writer> {
-        // No panic leaves it half changed.
-        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes the record of a machine that has stopped.
@@ -187,7 +185,7 @@ struct Turn<'a>(&'a FencedStore);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.lock().is_in = false;
+        self.0.writer.lock().is_in = false;
         self.0.left.notify_all();
     }
 }

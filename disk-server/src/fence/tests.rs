@@ -160,7 +160,7 @@ fn run(plan: &Plan) -> Vec<Step> {
                         return;
                     }
                     let right = {
-                        let rights = rights.lock().unwrap();
+                        let rights = rights.lock();
                         // The last ones most, and all of them now and then.
                         let back = [0, 0, 1, 0, 2, turn][turn % 6] % rights.len();
                         rights[rights.len() - 1 - back]
@@ -173,7 +173,7 @@ fn run(plan: &Plan) -> Vec<Step> {
                         Right::Plain { epoch } => Step::PlainLanded { since: epoch },
                         Right::Writer { epoch, number } => Step::Landed { epoch, number },
                     };
-                    log.lock().unwrap().push(step);
+                    log.lock().push(step);
                     landed.fetch_add(1, Ordering::SeqCst);
                     drop(permit);
                 }
@@ -187,14 +187,14 @@ fn run(plan: &Plan) -> Vec<Step> {
             };
             fence.advance(epoch, &holder, GENEROUS).unwrap();
             let won = Step::Won { epoch, runs: *runs };
-            log.lock().unwrap().push(won);
-            rights.lock().unwrap().extend(fence.plain());
+            log.lock().push(won);
+            rights.lock().extend(fence.plain());
             for _ in 0..*connections {
                 if let Ok(right @ Right::Writer { number, .. }) =
                     fence.open_writer(&disk(0), epoch, GENEROUS)
                 {
-                    log.lock().unwrap().push(Step::Opened { number });
-                    rights.lock().unwrap().push(right);
+                    log.lock().push(Step::Opened { number });
+                    rights.lock().push(right);
                 }
                 // Until somebody wrote: one right is always good.
                 let before = landed.load(Ordering::SeqCst);
@@ -205,7 +205,7 @@ fn run(plan: &Plan) -> Vec<Step> {
         }
         done.store(true, Ordering::SeqCst);
     });
-    log.into_inner().unwrap()
+    log.into_inner()
 }
 
 proptest! {

@@ -3,11 +3,11 @@
 
 use std::net::TcpStream;
 use std::os::fd::AsFd as _;
-use std::sync::{Condvar, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use parking_lot::{Condvar, MutexGuard};
 
 /// The most that wait for the same disk at a time. Who comes then is told at once to come back.
 const MOST_WAITING: usize = 8;
@@ -83,17 +83,17 @@ impl Waiting {
 }
 
 /// Waits until something is so. `condvar` is told of every change of it.
-pub(super) fn wait_until<'g, T>(
+pub(super) fn wait_until<T>(
     condvar: &Condvar,
-    mut guard: MutexGuard<'g, T>,
+    guard: &mut MutexGuard<'_, T>,
     limit: WaitLimit<'_>,
     waiting: impl Fn(&mut T) -> &mut Waiting,
     is_so: impl Fn(&T) -> bool,
-) -> Result<MutexGuard<'g, T>, NotYet> {
-    if is_so(&guard) {
-        return Ok(guard);
+) -> Result<(), NotYet> {
+    if is_so(guard) {
+        return Ok(());
     }
-    let others = waiting(&mut guard);
+    let others = waiting(guard);
     if others.now >= others.most {
         return Err(NotYet::Crowded);
     }
@@ -104,17 +104,16 @@ pub(super) fn wait_until<'g, T>(
         if left.is_zero() {
             break Err(NotYet::Slow);
         }
-        let waited = condvar.wait_timeout(guard, left.min(LOOK_INTERVAL));
-        guard = waited.unwrap_or_else(PoisonError::into_inner).0;
-        if is_so(&guard) {
+        condvar.wait_for(guard, left.min(LOOK_INTERVAL));
+        if is_so(guard) {
             break Ok(());
         }
         if limit.client.is_some_and(has_left) {
             break Err(NotYet::Left);
         }
     };
-    waiting(&mut guard).now -= 1;
-    ended.map(|()| guard)
+    waiting(guard).now -= 1;
+    ended
 }
 
 /// Whether the other side has closed the connection, also behind data that nobody has read.
@@ -129,17 +128,23 @@ fn has_left(client: &TcpStream) -> bool {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
-    use std::sync::Mutex;
     use std::thread;
+
+    use parking_lot::Mutex;
 
     use super::*;
 
     const GENEROUS: Duration = Duration::from_secs(60);
 
     fn wait(gate: &(Mutex<(Waiting, bool)>, Condvar), limit: WaitLimit<'_>) -> Result<(), NotYet> {
-        let guard = gate.0.lock().unwrap();
-        let waited = wait_until(&gate.1, guard, limit, |state| &mut state.0, |state| state.1);
-        waited.map(drop)
+        let mut guard = gate.0.lock();
+        wait_until(
+            &gate.1,
+            &mut guard,
+            limit,
+            |state| &mut state.0,
+            |state| state.1,
+        )
     }
 
     #[test]
@@ -154,7 +159,7 @@ mod tests {
             let waits: Vec<_> = (0..MOST_WAITING)
                 .map(|_| scope.spawn(|| wait(&gate, WaitLimit::with(GENEROUS, &server))))
                 .collect();
-            while gate.0.lock().unwrap().0.now < MOST_WAITING {
+            while gate.0.lock().0.now < MOST_WAITING {
                 thread::yield_now();
             }
             assert_eq!(wait(&gate, WaitLimit::of(GENEROUS)), Err(NotYet::Crowded));
@@ -165,14 +170,14 @@ mod tests {
                 assert_eq!(waited.join().unwrap(), Err(NotYet::Left));
             }
             let waited = scope.spawn(|| wait(&gate, WaitLimit::of(GENEROUS)));
-            while gate.0.lock().unwrap().0.now == 0 {
+            while gate.0.lock().0.now == 0 {
                 thread::yield_now();
             }
-            gate.0.lock().unwrap().1 = true;
+            gate.0.lock().1 = true;
             gate.1.notify_all();
             assert_eq!(waited.join().unwrap(), Ok(()));
         });
         assert_eq!(wait(&gate, short), Ok(()));
-        assert_eq!(gate.0.lock().unwrap().0.now, 0);
+        assert_eq!(gate.0.lock().0.now, 0);
     }
 }

@@ -1,7 +1,8 @@
 //! The memory of one connection's requests. No connection ever waits for another one's.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Condvar, Mutex};
 
 /// Room for the head of a reply in front of its data, in bytes.
 pub(super) const HEADROOM: usize = 32;
@@ -50,11 +51,9 @@ impl Buffers {
     /// is anything that this connection had before. For the connection's reader alone.
     pub(super) fn take(&self, bytes: usize) -> Buffer<'_> {
         let bytes = bytes.max(SMALLEST).next_power_of_two().min(self.limit);
-        let state = self.lock();
-        let mut state = self
-            .given_back
-            .wait_while(state, |state| state.free < bytes)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
+        self.given_back
+            .wait_while(&mut state, |state| state.free < bytes);
         state.free -= bytes;
         let size = bytes + HEADROOM;
         let fits = state.idle.iter().position(|idle| idle.len() == size);
@@ -71,11 +70,6 @@ impl Buffers {
             owner: self,
             memory: memory.unwrap_or_else(|| vec![0; size]),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // No panic leaves the state half changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -102,7 +96,7 @@ impl DerefMut for Buffer<'_> {
 
 impl Drop for Buffer<'_> {
     fn drop(&mut self) {
-        let mut state = self.owner.lock();
+        let mut state = self.owner.state.lock();
         let bytes = self.memory.len() - HEADROOM;
         state.free += bytes;
         state.idle_bytes += bytes;
@@ -131,11 +125,11 @@ mod tests {
         });
         let small: Vec<_> = (0..16).map(|_| buffers.take(1)).collect();
         {
-            let state = buffers.lock();
+            let state = buffers.state.lock();
             assert_eq!((state.free, state.idle_bytes), (0, 0));
         }
         drop(small);
-        let state = buffers.lock();
+        let state = buffers.state.lock();
         assert_eq!((state.free, state.idle_bytes), (64 << 10, 64 << 10));
     }
 }

@@ -3,10 +3,10 @@
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
+use parking_lot::{Mutex, MutexGuard};
 
 /// Requests are small; large payloads pass the buffer by.
 const BUFFER: usize = 16 << 10;
@@ -115,7 +115,7 @@ impl<'a> Outgoing<'a> {
 
     /// Waits for the messages before, and begins one that is sent in parts.
     pub(super) fn begin(&self) -> io::Result<Message<'_>> {
-        let broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+        let broken = self.broken.lock();
         if *broken {
             return Err(io::ErrorKind::BrokenPipe.into());
         }

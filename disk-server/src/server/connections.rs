@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
 
 /// The open connections.
 #[derive(Debug, Default)]
@@ -20,14 +22,9 @@ struct Open {
 }
 
 impl Connections {
-    fn lock(&self) -> MutexGuard<'_, Open> {
-        // Nothing is left half done under this lock, so a panic elsewhere does not matter here.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Takes a connection in; `None` when there are `max` already.
     pub(super) fn register(&self, stream: &Arc<TcpStream>, max: usize) -> Option<Place<'_>> {
-        let mut open = self.lock();
+        let mut open = self.open.lock();
         if open.streams.len() >= max {
             return None;
         }
@@ -43,13 +40,11 @@ impl Connections {
     /// Ends all connections: readers see the end of their streams, and what is under way is
     /// finished. Clients that do not take their answers are cut off after `grace`.
     pub(super) fn end_all(&self, grace: Duration) {
-        let open = self.lock();
+        let mut open = self.open.lock();
         // Only the reading half: the answer to a request under way may still leave.
         open.shutdown(Shutdown::Read);
-        let waited = self
-            .left
-            .wait_timeout_while(open, grace, |open| !open.streams.is_empty());
-        let (open, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        self.left
+            .wait_while_for(&mut open, |open| !open.streams.is_empty(), grace);
         open.shutdown(Shutdown::Both);
     }
 }
@@ -72,7 +67,7 @@ pub(super) struct Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.connections.lock().streams.remove(&self.id);
+        self.connections.open.lock().streams.remove(&self.id);
         self.connections.left.notify_all();
     }
 }

@@ -1,6 +1,8 @@
 //! What ends a server before it was told to.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use super::{RunError, StopHandle};
 
@@ -24,17 +26,12 @@ impl Ending {
 
     /// Ends the server. Only the first failure is told: later ones follow from it, or from the end.
     pub(crate) fn fail(&self, failure: RunError) {
-        self.lock().get_or_insert(failure);
+        self.0.first.lock().get_or_insert(failure);
         self.0.stop.stop();
     }
 
     /// The failure, if there was one.
     pub(super) fn take(&self) -> Option<RunError> {
-        self.lock().take()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<RunError>> {
-        // Nothing is left half done under this lock.
-        self.0.first.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.first.lock().take()
     }
 }

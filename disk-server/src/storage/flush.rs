@@ -1,7 +1,8 @@
 //! Flushes that do not forget a failure, and that many clients share.
 
 use std::io;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use parking_lot::{Condvar, Mutex};
 
 use super::Storage;
 
@@ -63,7 +64,7 @@ impl Flushed {
     /// # Errors
     /// [`FlushError`]: this time, or some time before.
     pub fn flush(&self) -> Result<(), FlushError> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         // A flush that already runs may have passed by what this caller wrote.
         let needed = state.started + 1;
         loop {
@@ -74,10 +75,7 @@ impl Flushed {
                 return Ok(());
             }
             if state.running {
-                state = self
-                    .ended
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
+                self.ended.wait(&mut state);
                 continue;
             }
             state.running = true;
@@ -85,7 +83,7 @@ impl Flushed {
             let number = state.started;
             drop(state);
             let result = self.storage.flush();
-            state = self.lock();
+            state = self.state.lock();
             state.running = false;
             match result {
                 Ok(()) => state.done = number,
@@ -98,12 +96,7 @@ impl Flushed {
     /// Whether a flush has failed.
     #[must_use]
     pub fn has_failed(&self) -> bool {
-        self.lock().failed.is_some()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // No panic leaves the state half changed.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().failed.is_some()
     }
 }
 

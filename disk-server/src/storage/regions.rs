@@ -1,7 +1,8 @@
 //! What of a file is known to be data.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::Mutex;
 
 /// So many regions are remembered. A file of more is too fragmented for it to be worth the memory.
 const MOST: usize = 4096;
@@ -29,19 +30,19 @@ pub(super) struct Looked(u64);
 impl Regions {
     /// Where the region ends that a place is in, if it is in one.
     pub(super) fn end_of(&self, at: u64) -> Option<u64> {
-        let state = self.lock();
+        let state = self.0.lock();
         let (_, end) = state.regions.range(..=at).next_back()?;
         (*end > at).then_some(*end)
     }
 
     /// To be called before the file is looked at.
     pub(super) fn look(&self) -> Looked {
-        Looked(self.lock().forgotten)
+        Looked(self.0.lock().forgotten)
     }
 
     /// There is data in a range that is not empty; does nothing if anything was forgotten since `looked`.
     pub(super) fn learn(&self, looked: Looked, mut start: u64, mut end: u64) {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         if state.forgotten != looked.0 || start >= end {
             return;
         }
@@ -60,7 +61,7 @@ impl Regions {
 
     /// There may be holes in a range from now on.
     pub(super) fn forget(&self, start: u64, end: u64) {
-        let mut state = self.lock();
+        let mut state = self.0.lock();
         state.forgotten += 1;
         while let Some((s, e)) = state.last_before(end)
             && e > start
@@ -73,11 +74,6 @@ impl Regions {
                 state.regions.insert(s, start);
             }
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Regions that are lost are looked for again.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
