@@ -26,3 +26,4 @@ mod random;
 pub mod server;
 pub mod status;
 pub mod storage;
+mod stream;

@@ -1,14 +1,14 @@
 //! The client's side of one connection.
 
 use std::io::Write;
-use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::client::{CallError, ServerAddress};
 use super::lines::{LineError, Lines, Patience};
 use super::names::ServerNumber;
 use super::protocol::{ErrorCode, Greeting, Request, Response, SERVICE, VERSION, encode};
+use crate::stream;
 
 /// A connection on which our greeting was sent, and perhaps the server's not read yet.
 #[derive(Debug)]
@@ -29,36 +29,22 @@ impl Connection {
             address: address.clone(),
             source,
         };
-        let mut last = std::io::Error::from(std::io::ErrorKind::NotFound);
-        for target in address.as_str().to_socket_addrs().map_err(unreachable)? {
-            if cancel.is_some_and(|c| c.load(Ordering::Relaxed)) {
-                return Err(CallError::Cancelled);
-            }
-            match TcpStream::connect_timeout(&target, timeout) {
-                // Where nobody listens, the kernel may give our end the very port that we ask
-                // for, and connect it to itself.
-                Ok(stream) if stream.local_addr().ok() == Some(target) => {
-                    last = std::io::ErrorKind::ConnectionRefused.into();
-                }
-                Ok(stream) => {
-                    stream
-                        .set_nodelay(true)
-                        .and_then(|()| stream.set_write_timeout(Some(timeout)))
-                        .map_err(unreachable)?;
-                    // If this fails, the server has closed already, and perhaps said why: that
-                    // is found when its answer is read.
-                    let _ = (&stream).write_all(&encode(&Greeting::ours()));
-                    return Ok(Connection {
-                        address: address.clone(),
-                        lines: Lines::new(stream),
-                        greeted: false,
-                        server: None,
-                    });
-                }
-                Err(error) => last = error,
-            }
+        if cancel.is_some_and(|c| c.load(Ordering::Relaxed)) {
+            return Err(CallError::Cancelled);
         }
-        Err(unreachable(last))
+        let stream = stream::connect(address, Instant::now() + timeout).map_err(unreachable)?;
+        stream
+            .set_write_timeout(Some(timeout))
+            .map_err(unreachable)?;
+        // If this fails, the server has closed already, and perhaps said why: that is found when its
+        // answer is read.
+        let _ = (&stream).write_all(&encode(&Greeting::ours()));
+        Ok(Connection {
+            address: address.clone(),
+            lines: Lines::new(stream),
+            greeted: false,
+            server: None,
+        })
     }
 
     /// Asks, and waits for the answer. After an error the connection is of no more use: an answer

@@ -1,12 +1,13 @@
 //! Bounded lines from a socket, for either side.
 
-use std::io::{self, Read};
+use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::protocol::MAX_LINE;
+use crate::stream;
 
 /// How soon a wait notices that it was cancelled.
 pub(crate) const CANCEL_POLL: Duration = Duration::from_millis(50);
@@ -123,25 +124,16 @@ impl Lines {
 
     /// Reads what there is; false when nothing came in time.
     fn fill(&mut self, limit: Duration) -> Result<bool, LineError> {
-        // A zero timeout means "for ever" to the kernel.
-        let limit = limit.max(Duration::from_millis(1));
-        self.stream
-            .set_read_timeout(Some(limit))
-            .map_err(LineError::Io)?;
         let mut chunk = [0_u8; MAX_LINE];
-        match (&*self.stream).read(&mut chunk) {
+        match stream::read(&self.stream, &mut chunk, Instant::now() + limit) {
             Ok(0) if self.buffer.is_empty() => Err(LineError::Closed),
             Ok(0) => Err(LineError::ClosedInLine),
             Ok(n) => {
                 self.buffer.extend_from_slice(&chunk[..n]);
                 Ok(true)
             }
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock
-                | io::ErrorKind::TimedOut
-                | io::ErrorKind::Interrupted => Ok(false),
-                _ => Err(LineError::Io(error)),
-            },
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(false),
+            Err(error) => Err(LineError::Io(error)),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The server's side of one connection.
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +15,7 @@ use super::store::StoreError;
 use crate::export::Exports;
 use crate::fence::{Claimed, FencedStore, ForgetError, NotYet, WaitLimit};
 use crate::logging::{Limited, excerpt};
+use crate::stream;
 
 /// How patient a session is with its client.
 #[derive(Debug, Clone, Copy)]
@@ -244,11 +245,7 @@ fn refuse(stream: &TcpStream, code: ErrorCode, message: String) {
     let mut chunk = [0_u8; 4096];
     let mut allowance: usize = 1 << 20;
     while allowance > 0 {
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {
-            return;
-        }
-        match stream.read(&mut chunk) {
+        match stream::read(stream, &mut chunk, end) {
             Ok(0) | Err(_) => return,
             Ok(n) => allowance = allowance.saturating_sub(n),
         }

@@ -17,17 +17,19 @@ mod tests;
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Shutdown, TcpStream, ToSocketAddrs};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
+use parking_lot::{Mutex, MutexGuard};
 
 pub use replies::{ReceiveError, Replies, Reply};
 pub use requests::Requests;
 
 use super::protocol::{BlockSize, ProtocolError, ReplyType, TransmissionFlags};
 use crate::arbiter::ServerAddress;
+use crate::stream;
 
 /// How long a server's host may leave what was sent without an acknowledgement of its TCP, or a
 /// probe of a silent connection without an answer, before it counts as lost. A server that is only
@@ -188,10 +190,12 @@ fn open_export(
     named: bool,
 ) -> Result<Connection, ConnectError> {
     let deadline = Instant::now() + timeout;
-    let stream = open(address, deadline).map_err(|source| ConnectError::Unreachable {
-        address: address.clone(),
-        source,
-    })?;
+    let stream = stream::connect(address, deadline)
+        .and_then(|stream| notice_dead_hosts(&stream).map(|()| stream))
+        .map_err(|source| ConnectError::Unreachable {
+            address: address.clone(),
+            source,
+        })?;
     let broken = |source| ConnectError::Broken {
         address: address.clone(),
         export: export.to_owned(),
@@ -219,30 +223,6 @@ fn open_export(
         requests: Requests::new(stream, line.clone()),
         replies: Replies::new(receiving, line, agreed.structured),
     })
-}
-
-fn open(address: &ServerAddress, deadline: Instant) -> io::Result<TcpStream> {
-    let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for target in address.as_str().to_socket_addrs()? {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        match TcpStream::connect_timeout(&target, left) {
-            // Where nobody listens, the kernel may give our end the very port that we ask for, and
-            // connect it to itself.
-            Ok(stream) if stream.local_addr().ok() == Some(target) => {
-                last = io::ErrorKind::ConnectionRefused.into();
-            }
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                notice_dead_hosts(&stream)?;
-                return Ok(stream);
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }
 
 /// Without this, a host that died without a word is noticed after a quarter of an hour, or never
@@ -278,10 +258,7 @@ enum Expected {
 
 impl Line {
     fn under_way(&self) -> MutexGuard<'_, HashMap<u64, Expected>> {
-        // A single insertion or removal cannot be left half done.
-        self.under_way
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.under_way.lock()
     }
 
     /// Wakes both halves, which find the connection ended.

@@ -1,8 +1,8 @@
 //! From the connection to the open export.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::{ConnectError, Export};
 use crate::arbiter::ServerAddress;
@@ -11,6 +11,7 @@ use crate::nbd::protocol::{
     HandshakeFlags, Info, InfoType, MAX_STRING, MetaContext, MetaContextRequest, OptionHeader,
     OptionReplyHeader, OptionType, ProtocolError, ReplyType,
 };
+use crate::stream;
 
 /// Longest data of a reply to an option: a text and a few numbers.
 const MAX_REPLY: u32 = MAX_STRING as u32 + 64;
@@ -241,40 +242,11 @@ impl<'a> Negotiation<'a> {
         }
     }
 
-    fn left(&self) -> io::Result<Duration> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            Err(io::ErrorKind::TimedOut.into())
-        } else {
-            Ok(left)
-        }
+    fn read(&mut self, buffer: &mut [u8]) -> Result<(), ConnectError> {
+        stream::read_exact(self.stream, buffer, self.deadline).map_err(|e| self.broken(e))
     }
 
-    /// Fills `buffer`. A server that sends a byte now and then does not get more time for it.
-    fn read(&mut self, mut buffer: &mut [u8]) -> Result<(), ConnectError> {
-        while !buffer.is_empty() {
-            let read = self
-                .left()
-                .and_then(|left| self.stream.set_read_timeout(Some(left)))
-                .and_then(|()| self.stream.read(buffer));
-            match read {
-                Ok(0) => return Err(self.broken(io::ErrorKind::UnexpectedEof.into())),
-                Ok(n) => buffer = &mut buffer[n..],
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(self.broken(io::ErrorKind::TimedOut.into()));
-                }
-                Err(e) => return Err(self.broken(e)),
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes a few bytes, for which an open connection has room.
     fn write(&mut self, bytes: &[u8]) -> Result<(), ConnectError> {
-        self.left()
-            .and_then(|left| self.stream.set_write_timeout(Some(left)))
-            .and_then(|()| self.stream.write_all(bytes))
-            .map_err(|e| self.broken(e))
+        stream::write_all(self.stream, bytes, self.deadline).map_err(|e| self.broken(e))
     }
 }

@@ -1,0 +1,144 @@
+//! Sockets of either kind of client: connecting, reading and writing until a deadline.
+//!
+//! These set the kernel's timeout to what is left before each call. The server's side of NBD, where a
+//! system call more for every request counts, has [another way](crate::nbd).
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::time::{Duration, Instant};
+
+use crate::arbiter::ServerAddress;
+
+/// Connects to the first of a name's addresses where somebody listens. Each has its share of the time.
+pub(crate) fn connect(address: &ServerAddress, deadline: Instant) -> io::Result<TcpStream> {
+    let targets: Vec<_> = address.as_str().to_socket_addrs()?.collect();
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for (tried, target) in targets.iter().enumerate() {
+        let share = left(deadline)? / (targets.len() - tried) as u32;
+        match TcpStream::connect_timeout(target, share.max(Duration::from_millis(1))) {
+            // Where nobody listens, the kernel may give our end the very port that we ask for, and
+            // connect it to itself.
+            Ok(stream) if stream.local_addr().ok() == Some(*target) => {
+                last = io::ErrorKind::ConnectionRefused.into();
+            }
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+/// Reads what there is, and waits for it if there is nothing; 0 bytes at the end of the stream.
+///
+/// # Errors
+/// [`io::ErrorKind::TimedOut`] at the deadline, and the system's.
+pub(crate) fn read(
+    mut stream: &TcpStream,
+    buffer: &mut [u8],
+    deadline: Instant,
+) -> io::Result<usize> {
+    loop {
+        stream.set_read_timeout(Some(left(deadline)?))?;
+        match stream.read(buffer) {
+            Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// Fills a buffer. Who sends a byte now and then does not get more time for it.
+///
+/// # Errors
+/// See [`read`]; [`io::ErrorKind::UnexpectedEof`].
+pub(crate) fn read_exact(
+    stream: &TcpStream,
+    mut buffer: &mut [u8],
+    deadline: Instant,
+) -> io::Result<()> {
+    while !buffer.is_empty() {
+        match read(stream, buffer, deadline)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => buffer = &mut buffer[n..],
+        }
+    }
+    Ok(())
+}
+
+/// Writes a few bytes, for which an open connection has room.
+///
+/// # Errors
+/// [`io::ErrorKind::TimedOut`] at the deadline, and the system's.
+pub(crate) fn write_all(mut stream: &TcpStream, bytes: &[u8], deadline: Instant) -> io::Result<()> {
+    stream.set_write_timeout(Some(left(deadline)?))?;
+    stream.write_all(bytes).map_err(|error| {
+        if is_timeout(&error) {
+            io::ErrorKind::TimedOut.into()
+        } else {
+            error
+        }
+    })
+}
+
+/// How the kernel says that its timeout passed.
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
+}
+
+/// Never zero, which is "for ever" to the kernel.
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    Ok(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_byte_now_and_then_gains_no_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let generous = Instant::now() + Duration::from_secs(60);
+        let address = listener.local_addr().unwrap().into();
+        let client = connect(&address, generous).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                // Until the other side is gone.
+                while (&server).write_all(&[1]).is_ok() {
+                    thread::yield_now();
+                    let _ = read(&server, &mut [0], Instant::now() + Duration::from_millis(1));
+                }
+            });
+            let mut byte = [0];
+            read_exact(&client, &mut byte, generous).unwrap();
+            assert_eq!(byte, [1]);
+            let deadline = Instant::now() + Duration::from_millis(20);
+            let filled = read_exact(&client, &mut vec![0; 1 << 20], deadline);
+            assert_eq!(filled.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            drop(client);
+        });
+    }
+
+    #[test]
+    fn a_connection_to_itself_is_none() {
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr();
+        let address = closed.unwrap().into();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let refused = connect(&address, deadline).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let passed = connect(&address, Instant::now()).unwrap_err();
+        assert_eq!(passed.kind(), io::ErrorKind::TimedOut);
+    }
+}
