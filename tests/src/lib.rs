@@ -23,7 +23,6 @@
 //! ```
 
 pub mod agent;
-pub mod bench;
 mod client;
 mod disturbance;
 mod error;

@@ -172,7 +172,7 @@ impl HostProcess {
     }
 
     /// How it ended, in words, if it does within `limit`.
-    pub(crate) fn last_word(&mut self, limit: Duration) -> Option<String> {
+    pub fn last_word(&mut self, limit: Duration) -> Option<String> {
         Some(match self.exit(limit)? {
             Ok(exit) => exit.to_string(),
             Err(error) => error.to_string(),

@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use clap::Args;
-use testbed::bench::{
+use benchmark::{
     Axis, Comparison, Configuration, GuestKind, Options, Outcome, Plot, Progress, Record, Sample,
     Workload, run,
 };
+use clap::Args;
 
 use super::setup::{self, Disk};
 use crate::live_line::LiveLine;

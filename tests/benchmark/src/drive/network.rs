@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::{Driver, Rates, address, agent, command, senseless};
-use crate::error::Result;
+use testbed::Result;
 
 /// Starts the server, which stays, and waits until it listens at its usual port, 5201 (0x1451).
 const START: &str = "pidof iperf3 > /dev/null || iperf3 -s -D; \

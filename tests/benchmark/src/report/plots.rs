@@ -5,12 +5,12 @@ use std::error::Error;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use crate::bench::condition::Axis;
-use crate::bench::configuration::Configuration;
-use crate::bench::record::Record;
-use crate::bench::sample::Metric;
-use crate::bench::schedule;
-use crate::bench::workload::Workload;
+use crate::condition::Axis;
+use crate::configuration::Configuration;
+use crate::record::Record;
+use crate::sample::Metric;
+use crate::schedule;
+use crate::workload::Workload;
 
 /// Its size in pixels.
 const SIZE: (u32, u32) = (1000, 420);

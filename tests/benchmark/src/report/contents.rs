@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::{figure, head, line};
-use crate::bench::configuration::Configuration::{self, Alone, Colo, LoggedReads};
-use crate::bench::record::Record;
-use crate::bench::sample::{Figures, HostFigures, Metric, Sample};
-use crate::bench::statistics::{Summary, medians};
-use crate::bench::workload::Workload;
+use crate::configuration::Configuration::{self, Alone, Colo, LoggedReads};
+use crate::record::Record;
+use crate::sample::{Figures, HostFigures, Metric, Sample};
+use crate::statistics::{Summary, medians};
+use crate::workload::Workload;
 
 /// Parts of a figure that are named: the largest ones.
 const NAMED: usize = 5;
@@ -190,10 +190,10 @@ impl Record {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::bench::record::tests::record;
-    use crate::bench::sample::{LogFigures, Outcome, Times, VmmFigures};
+    use crate::record::tests::record;
+    use crate::sample::{LogFigures, Outcome, Times, VmmFigures};
 
-    pub(in crate::bench::report) fn kinds(values: &[(&str, f64)]) -> BTreeMap<String, f64> {
+    pub(in crate::report) fn kinds(values: &[(&str, f64)]) -> BTreeMap<String, f64> {
         let values = values.iter();
         values
             .map(|(kind, value)| (kind.to_string(), *value))

@@ -5,9 +5,9 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
-use crate::network::Position;
-use crate::process::LocalProcess;
+use testbed::LocalProcess;
+use testbed::Position;
+use testbed::{Error, Result};
 
 /// How often it is looked whether the program has ended.
 const LOOK: Duration = Duration::from_millis(5);

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::{figure, head, line};
-use crate::bench::configuration::Configuration;
-use crate::bench::record::Record;
-use crate::bench::sample::Figures;
-use crate::bench::statistics::Summary;
-use crate::bench::workload::Workload;
+use crate::configuration::Configuration;
+use crate::record::Record;
+use crate::sample::Figures;
+use crate::statistics::Summary;
+use crate::workload::Workload;
 
 /// A value, and where it was measured.
 type Value = (Configuration, Workload, f64);

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::error::{Error, Result};
-use crate::host::Host;
-use crate::network::Network;
-use crate::process::HostProcess;
+use testbed::Host;
+use testbed::HostProcess;
+use testbed::Network;
+use testbed::{Error, Result};
 
 /// QEMU's default time between two checkpoints (`x-checkpoint-delay`).
 pub(super) const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(20);

@@ -13,17 +13,17 @@ use super::sample::{HostFigures, VmmFigures};
 use super::schedule::Visit;
 use super::window;
 use super::workload::GuestKind;
-use crate::Signal;
-use crate::error::{Error, Result};
-use crate::host::Host;
-use crate::layout::Layout;
-use crate::machine::HostKind;
-use crate::network::{Network, Position};
-use crate::pair::{DiskServer, Export, Guest, Side};
-use crate::process::HostProcess;
-use crate::sparse;
-use crate::testbed::Testbed;
-use crate::wait::wait_until;
+use testbed::Host;
+use testbed::HostKind;
+use testbed::HostProcess;
+use testbed::Layout;
+use testbed::Signal;
+use testbed::Testbed;
+use testbed::pair::{DiskServer, Export, Guest, Side};
+use testbed::sparse;
+use testbed::wait_until;
+use testbed::{Error, Result};
+use testbed::{Network, Position};
 
 /// For what will never happen.
 const LIMIT: Duration = Duration::from_secs(60);

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::sample::HostFigures;
 use super::window::rates;
-use crate::error::{Error, Result};
-use crate::host::Host;
+use testbed::Host;
+use testbed::{Error, Result};
 
 /// `/proc/PID/stat` counts in these: `sysconf(_SC_CLK_TCK)`, 100 on every Linux with x86-64.
 const TICKS_PER_SECOND: f64 = 100.0;

@@ -8,11 +8,11 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::plots::{Plot, heading};
 use super::{figure, head, line};
-use crate::bench::configuration::Configuration;
-use crate::bench::record::Record;
-use crate::bench::sample::{Figures, Metric, Sample};
-use crate::bench::statistics::medians;
-use crate::bench::workload::Workload;
+use crate::configuration::Configuration;
+use crate::record::Record;
+use crate::sample::{Figures, Metric, Sample};
+use crate::statistics::medians;
+use crate::workload::Workload;
 
 /// What the processor of the host that runs the guest does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -268,8 +268,8 @@ fn stacks(title: &str, rows: &[Row]) -> Result<String, Box<dyn Error>> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::bench::record::tests::record;
-    use crate::bench::sample::{HostFigures, Outcome};
+    use crate::record::tests::record;
+    use crate::sample::{HostFigures, Outcome};
 
     fn with_profiles(mut record: Record, profiles: &[&[(&str, f64)]]) -> Record {
         for (sample, profile) in record.samples.iter_mut().zip(profiles) {
@@ -287,7 +287,7 @@ pub(super) mod tests {
         record
     }
 
-    pub(in crate::bench::report) fn two() -> Record {
+    pub(in crate::report) fn two() -> Record {
         use Configuration::{Alone, LoggedReads};
         with_profiles(
             record(&[

@@ -4,10 +4,10 @@ use std::io::{Read as _, Write as _};
 use std::time::Duration;
 
 use super::{Driver, Rates, address, command, senseless};
-use crate::bench::sample::Latency;
-use crate::bench::workload::Workload;
-use crate::error::Result;
-use crate::network::GUEST;
+use crate::sample::Latency;
+use crate::workload::Workload;
+use testbed::GUEST;
+use testbed::Result;
 
 const PORT: u16 = 6379;
 /// How long an attempt to connect, and a reply, may take.

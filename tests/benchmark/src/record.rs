@@ -338,10 +338,10 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::bench::sample::Figures;
+    use crate::sample::Figures;
 
     /// A record of throughputs: round, configuration, workload, value; a negative one has failed.
-    pub(in crate::bench) fn record(values: &[(u32, Configuration, Workload, f64)]) -> Record {
+    pub(crate) fn record(values: &[(u32, Configuration, Workload, f64)]) -> Record {
         let sample = |&(round, configuration, workload, throughput): &(_, _, _, f64)| Sample {
             round,
             configuration,

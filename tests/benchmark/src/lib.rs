@@ -4,7 +4,7 @@
 //!
 //! ```no_run
 //! # fn main() -> testbed::Result<()> {
-//! use testbed::bench::{Options, run};
+//! use benchmark::{Options, run};
 //!
 //! let record = run(&Options::quick(), None, |progress| eprintln!("{progress}"), |_| ())?;
 //! println!("{}", record.to_markdown(&[]));
@@ -51,7 +51,7 @@ pub use self::workload::{GuestKind, Workload};
 
 use self::drive::Driver;
 use self::stage::{Running, Stage};
-use crate::error::{Error, Result};
+use testbed::{Error, Result};
 
 /// A guest's boot, on an emulated host, on a busy machine.
 const BOOT: Duration = Duration::from_secs(400);

@@ -4,9 +4,9 @@ use std::fs;
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::Host;
-use crate::machine::HostKind;
-use crate::network::Position;
+use testbed::Host;
+use testbed::HostKind;
+use testbed::Position;
 
 /// What the figures depend on. A reader of a report must know it, and a comparison of two records
 /// says where they differ.

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::record::Record;
-use crate::error::Result;
-use crate::failover::{Failovers, Options, Run};
+use testbed::Result;
+use testbed::failover::{Failovers, Options, Run};
 
 /// One kill of a primary's host under load, in milliseconds; what did not happen is none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,9 +7,9 @@ use guest_images::PackageStore;
 use guest_images::error::PackageError;
 
 use super::{Driver, Rates, address, command, senseless};
-use crate::bench::sample::Latency;
-use crate::error::{Error, Result};
-use crate::layout::Layout;
+use crate::sample::Latency;
+use testbed::Layout;
+use testbed::{Error, Result};
 
 /// The database of the image, and its user.
 const DATABASE: &str = "ftvm";

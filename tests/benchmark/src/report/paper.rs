@@ -1,10 +1,10 @@
 //! What the paper says of VMware FT (Scales, Nelson, Venkitachalam: The design of a practical system
 //! for fault-tolerant virtual machines; Operating Systems Review 44(4), 2010), beside our figures.
 
-use crate::bench::configuration::Configuration;
-use crate::bench::record::Record;
-use crate::bench::sample::Metric;
-use crate::bench::workload::Workload;
+use crate::configuration::Configuration;
+use crate::record::Record;
+use crate::sample::Metric;
+use crate::workload::Workload;
 
 /// A figure of the paper, and which of ours stands beside it.
 pub(super) struct Row {

@@ -1,10 +1,10 @@
 //! What the Output Rule leaves of the throughput of a client that waits for its replies.
 
 use super::{figure, head, line};
-use crate::bench::configuration::Configuration::{Alone, LoggedReads};
-use crate::bench::record::Record;
-use crate::bench::sample::Metric;
-use crate::bench::workload::Workload;
+use crate::configuration::Configuration::{Alone, LoggedReads};
+use crate::record::Record;
+use crate::sample::Metric;
+use crate::workload::Workload;
 
 /// A workload of one client, and what would be left of it were replication free but for the
 /// logging network's round trip, for which each reply waits.

@@ -6,10 +6,10 @@ use super::contents::{Miss, Whole, bytes_by_kind};
 use super::missed::Pair;
 use super::network::Limit;
 use super::{figure, head, line};
-use crate::bench::configuration::Configuration::{self, Alone, Colo, LoggedReads, Qemu};
-use crate::bench::record::Record;
-use crate::bench::sample::{Figures, Metric, Sample};
-use crate::bench::workload::Workload;
+use crate::configuration::Configuration::{self, Alone, Colo, LoggedReads, Qemu};
+use crate::record::Record;
+use crate::sample::{Figures, Metric, Sample};
+use crate::workload::Workload;
 
 /// Ticks of Debian's kernel in a second.
 const TICKS: f64 = 250.0;
@@ -309,8 +309,8 @@ fn logged_input(figures: &Figures) -> Option<f64> {
 mod tests {
     use super::super::contents::tests::kinds;
     use super::*;
-    use crate::bench::record::tests::record;
-    use crate::bench::sample::{HostFigures, LogFigures, Outcome, VmmFigures};
+    use crate::record::tests::record;
+    use crate::sample::{HostFigures, LogFigures, Outcome, VmmFigures};
 
     #[test]
     fn targets_are_judged_by_their_bounds() {

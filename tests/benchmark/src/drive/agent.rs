@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use guest_images::agent::{PORT, STATUS};
 
 use super::Driver;
-use crate::error::{Error, Result};
-use crate::network::GUEST;
+use testbed::GUEST;
+use testbed::{Error, Result};
 
 /// How long an attempt to connect may take.
 const CONNECT: Duration = Duration::from_secs(10);

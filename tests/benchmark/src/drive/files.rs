@@ -5,8 +5,8 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::{Driver, Rates, agent, senseless};
-use crate::bench::sample::Latency;
-use crate::error::Result;
+use crate::sample::Latency;
+use testbed::Result;
 
 /// Bytes that `openssl speed` hashes at a time.
 const BLOCK: u32 = 16384;

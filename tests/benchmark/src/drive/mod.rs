@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 use super::sample::Latency;
 use super::workload::{GuestKind, Workload};
-use crate::error::{Error, Result};
-use crate::network::{GUEST, Position};
-use crate::wait::wait_until;
+use testbed::wait_until;
+use testbed::{Error, Result};
+use testbed::{GUEST, Position};
 
 /// Where the guest is, and how it is made to work.
 #[derive(Debug)]

@@ -7,9 +7,9 @@ use plotters::prelude::*;
 
 use super::plots::{Plot, heading};
 use super::{head, line, summary};
-use crate::bench::outage::Outage;
-use crate::bench::record::Record;
-use crate::bench::statistics::Summary;
+use crate::outage::Outage;
+use crate::record::Record;
+use crate::statistics::Summary;
 
 /// A part of an outage.
 type Part = fn(&Outage) -> Option<u64>;
@@ -121,7 +121,7 @@ fn stacks(title: &str, outages: &[Vec<u64>]) -> Result<String, Box<dyn Error>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::record::tests::record;
+    use crate::record::tests::record;
 
     fn outage(parts: [u64; 3]) -> Outage {
         Outage {

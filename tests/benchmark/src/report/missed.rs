@@ -2,10 +2,10 @@
 
 use super::time::{Part, Parts};
 use super::{figure, head, line};
-use crate::bench::configuration::Configuration;
-use crate::bench::record::Record;
-use crate::bench::statistics::{Summary, medians, ratios};
-use crate::bench::workload::Workload;
+use crate::configuration::Configuration;
+use crate::record::Record;
+use crate::statistics::{Summary, medians, ratios};
+use crate::workload::Workload;
 
 /// One configuration that is slower than it should be, and the one that it is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +91,7 @@ impl Record {
 mod tests {
     use super::super::time::tests::two;
     use super::*;
-    use crate::bench::configuration::Configuration::{Alone, LoggedReads, Qemu};
+    use crate::configuration::Configuration::{Alone, LoggedReads, Qemu};
 
     #[test]
     fn what_the_slower_one_does_more_is_told_by_part() {
