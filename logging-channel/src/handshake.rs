@@ -44,7 +44,6 @@
 //! of different versions can always read why they do not fit. All other bodies belong to the
 //! version that the envelope names, and only that version reads them.
 
-use std::fmt;
 use std::io::{self, Read};
 use std::time::Duration;
 
@@ -52,6 +51,8 @@ use crate::bytes::{FieldError, Fields};
 use crate::codec::PROTOCOL_VERSION;
 use crate::host::{HostReport, HostReportError, MAX_REPORT};
 use crate::identity::{Identity, IdentityError};
+pub use crate::identity::{MAX_HOLDER, Title};
+pub use crate::refusal::{MAX_REFUSAL_MESSAGE, Refusal, RefusalCode};
 
 /// Length of an envelope's header.
 pub const ENVELOPE_LEN: usize = 24;
@@ -61,12 +62,6 @@ pub const MAX_ENVELOPE_BODY: usize = 4096;
 
 // A Hello has the longest body: a report, an identity with two names, and a few numbers.
 const _: () = assert!(MAX_REPORT + 512 <= MAX_ENVELOPE_BODY);
-
-/// Longest name of an epoch's holder, in bytes.
-pub const MAX_HOLDER: usize = 128;
-
-/// Longest message of a refusal, in bytes.
-pub const MAX_REFUSAL_MESSAGE: usize = 1024;
 
 pub(crate) const LINK_MAGIC: [u8; 8] = *b"ftvmlink";
 
@@ -208,15 +203,6 @@ pub struct Hello {
     pub udp_port: u16,
 }
 
-/// By which right a primary runs its guest, for the arbiter to confirm.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Title {
-    /// The epoch that it holds.
-    pub epoch: u64,
-    /// As whom it holds that: at most [`MAX_HOLDER`] bytes.
-    pub holder: String,
-}
-
 /// The primary's answer to a backup that fits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Welcome {
@@ -232,109 +218,6 @@ pub struct Welcome {
     pub udp_port: u16,
     /// What the primary's host can do.
     pub host: HostReport,
-}
-
-impl Title {
-    fn decode(fields: &mut Fields<'_>) -> Result<Self, IdentityError> {
-        let epoch = fields.u64()?;
-        let len = usize::from(fields.u8()?);
-        if len > MAX_HOLDER {
-            return Err(IdentityError::HolderTooLong(len));
-        }
-        let holder = String::from_utf8(fields.bytes(len)?.to_vec());
-        Ok(Self {
-            epoch,
-            holder: holder.map_err(|_| IdentityError::HolderNotUtf8)?,
-        })
-    }
-}
-
-/// Why a primary refuses a backup, for a program.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum RefusalCode {
-    /// Another protocol version.
-    OtherVersion,
-    /// Another VM.
-    OtherVm,
-    /// Another guest image.
-    OtherImage,
-    /// Another CPU model.
-    OtherCpu,
-    /// Another memory size.
-    OtherMemorySize,
-    /// Another TSC frequency.
-    OtherClock,
-    /// The primary already has a backup.
-    AlreadyHasBackup,
-    /// The VM already runs, and a backup cannot join a running VM yet.
-    AlreadyRunning,
-    /// The VM is ending.
-    Ending,
-    /// What the peer sent is not a handshake.
-    NotUnderstood,
-    /// Its host lacks what this guest needs.
-    HostUnfit,
-    /// Another disk, or one where the other has none.
-    OtherDisk,
-    /// Another disk server decides who may run it.
-    OtherArbiter,
-    /// A code of a later version.
-    Unknown(u16),
-}
-
-impl RefusalCode {
-    fn number(self) -> u16 {
-        match self {
-            RefusalCode::OtherVersion => 1,
-            RefusalCode::OtherVm => 2,
-            RefusalCode::OtherImage => 3,
-            RefusalCode::OtherCpu => 4,
-            RefusalCode::OtherMemorySize => 5,
-            RefusalCode::OtherClock => 6,
-            RefusalCode::AlreadyHasBackup => 7,
-            RefusalCode::AlreadyRunning => 8,
-            RefusalCode::Ending => 9,
-            RefusalCode::NotUnderstood => 10,
-            RefusalCode::HostUnfit => 11,
-            RefusalCode::OtherDisk => 12,
-            RefusalCode::OtherArbiter => 13,
-            RefusalCode::Unknown(number) => number,
-        }
-    }
-
-    fn from_number(number: u16) -> Self {
-        match number {
-            1 => RefusalCode::OtherVersion,
-            2 => RefusalCode::OtherVm,
-            3 => RefusalCode::OtherImage,
-            4 => RefusalCode::OtherCpu,
-            5 => RefusalCode::OtherMemorySize,
-            6 => RefusalCode::OtherClock,
-            7 => RefusalCode::AlreadyHasBackup,
-            8 => RefusalCode::AlreadyRunning,
-            9 => RefusalCode::Ending,
-            10 => RefusalCode::NotUnderstood,
-            11 => RefusalCode::HostUnfit,
-            12 => RefusalCode::OtherDisk,
-            13 => RefusalCode::OtherArbiter,
-            other => RefusalCode::Unknown(other),
-        }
-    }
-}
-
-/// Why a primary refuses a backup.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    /// For a program.
-    pub code: RefusalCode,
-    /// For a person: what differs, with both values, and what to do.
-    pub message: String,
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
 }
 
 /// A handshake message.
@@ -393,24 +276,13 @@ impl Message {
             Message::Welcome(welcome) => {
                 body.extend_from_slice(&welcome.run.to_le_bytes());
                 body.extend_from_slice(&welcome.session.to_le_bytes());
-                body.extend_from_slice(&welcome.title.epoch.to_le_bytes());
-                let holder = welcome.title.holder.as_bytes();
-                if holder.len() > MAX_HOLDER {
-                    return Err(IdentityError::HolderTooLong(holder.len()));
-                }
-                body.push(holder.len() as u8);
-                body.extend_from_slice(holder);
+                welcome.title.encode(&mut body)?;
                 let ms = u32::try_from(welcome.heartbeat_timeout.as_millis()).unwrap_or(u32::MAX);
                 body.extend_from_slice(&ms.to_le_bytes());
                 body.extend_from_slice(&welcome.udp_port.to_le_bytes());
                 welcome.host.encode(&mut body);
             }
-            Message::Refuse(refusal) => {
-                let end = refusal.message.floor_char_boundary(MAX_REFUSAL_MESSAGE);
-                body.extend_from_slice(&refusal.code.number().to_le_bytes());
-                body.extend_from_slice(&(end as u16).to_le_bytes());
-                body.extend_from_slice(&refusal.message.as_bytes()[..end]);
-            }
+            Message::Refuse(refusal) => refusal.encode(&mut body),
             Message::Ready { session } | Message::Begin { session } => {
                 body.extend_from_slice(&session.to_le_bytes());
             }
@@ -466,12 +338,7 @@ impl Message {
                 udp_port: fields.u16()?,
                 host: HostReport::decode(&mut fields)?,
             }),
-            kind::REFUSE => {
-                let code = RefusalCode::from_number(fields.u16()?);
-                let len = usize::from(fields.u16()?);
-                let message = String::from_utf8_lossy(fields.bytes(len)?).into_owned();
-                Message::Refuse(Refusal { code, message })
-            }
+            kind::REFUSE => Message::Refuse(Refusal::decode(&mut fields)?),
             kind::READY => Message::Ready {
                 session: fields.u64()?,
             },

@@ -10,7 +10,7 @@
 use std::fmt;
 
 use crate::bytes::{FieldError, Fields};
-use crate::handshake::{Refusal, RefusalCode};
+use crate::refusal::{Refusal, RefusalCode};
 
 /// Most checks in a report.
 pub const MAX_CHECKS: usize = 32;

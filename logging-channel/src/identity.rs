@@ -5,14 +5,16 @@ use std::fmt;
 
 use crate::bytes::{FieldError, Fields};
 use crate::codec::PROTOCOL_VERSION;
-use crate::handshake::MAX_HOLDER;
-use crate::handshake::{Refusal, RefusalCode};
+use crate::refusal::{Refusal, RefusalCode};
 
 /// Longest name of a VM, in bytes.
 pub const MAX_VM_NAME: usize = 64;
 
 /// Longest name of a disk, in bytes.
 pub const MAX_DISK_NAME: usize = 128;
+
+/// Longest name of an epoch's holder, in bytes.
+pub const MAX_HOLDER: usize = 128;
 
 /// SHA-256 of something that must be equal on both hosts.
 pub type Digest = [u8; 32];
@@ -235,6 +237,41 @@ impl DiskIdentity {
         let name = std::str::from_utf8(fields.bytes(len)?);
         let name = name.map_err(|_| IdentityError::DiskNameNotUtf8)?.to_owned();
         Ok(Self { bytes, name })
+    }
+}
+
+/// By which right a primary runs its guest, for the arbiter to confirm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Title {
+    /// The epoch that it holds.
+    pub epoch: u64,
+    /// As whom it holds that: at most [`MAX_HOLDER`] bytes.
+    pub holder: String,
+}
+
+impl Title {
+    /// Appends the title: epoch u64, length of the holder's name u8, name.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), IdentityError> {
+        if self.holder.len() > MAX_HOLDER {
+            return Err(IdentityError::HolderTooLong(self.holder.len()));
+        }
+        out.extend_from_slice(&self.epoch.to_le_bytes());
+        out.push(self.holder.len() as u8);
+        out.extend_from_slice(self.holder.as_bytes());
+        Ok(())
+    }
+
+    pub(crate) fn decode(fields: &mut Fields<'_>) -> Result<Self, IdentityError> {
+        let epoch = fields.u64()?;
+        let len = usize::from(fields.u8()?);
+        if len > MAX_HOLDER {
+            return Err(IdentityError::HolderTooLong(len));
+        }
+        let holder = String::from_utf8(fields.bytes(len)?.to_vec());
+        Ok(Self {
+            epoch,
+            holder: holder.map_err(|_| IdentityError::HolderNotUtf8)?,
+        })
     }
 }
 

@@ -21,6 +21,7 @@ mod identity;
 mod loss;
 pub mod receiver;
 pub mod record;
+mod refusal;
 pub mod sender;
 pub mod session;
 mod settings;

@@ -26,11 +26,12 @@
 //! run the same version, and a recording is replayed by the version that made it.
 
 mod entries;
+mod error;
 mod kind;
 mod limits;
 mod state;
 
-pub use entries::{EncodeError, EntryError};
+pub use error::{EncodeError, EntryError};
 pub use kind::{Kind, KindCount, KindCounts};
 pub use limits::{
     MAX_BATCH_ENTRIES, MAX_BODY, MAX_FRAME, MAX_HASHES, MAX_PAGE_DIGESTS, MAX_PART_DIGESTS,

@@ -8,7 +8,7 @@
 //!   part digests  varint count; each: u32
 //! ```
 
-use super::entries::{EncodeError, EntryError};
+use super::error::{EncodeError, EntryError};
 use super::limits::{MAX_PAGE_DIGESTS, MAX_PART_DIGESTS, MAX_STATE_PART};
 use crate::bytes::{Fields, put_varint};
 use crate::entry::{PageDigest, StateDigest, StatePart};
