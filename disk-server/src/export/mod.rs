@@ -27,6 +27,8 @@ use crate::server::{Ending, RunError};
 use crate::storage::{FlushError, Flushed, Storage};
 use counters::Counters;
 
+pub(crate) use counters::LeftBehind;
+
 pub use access::{Access, ModifyError, OpenError};
 pub use spec::{ExportSpec, SpecError};
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use parking_lot::{Condvar, Mutex};
 
 use super::buffers::{Buffer, Buffers};
 use super::negotiation::{Agreed, NegotiationError, negotiate};
@@ -16,7 +16,7 @@ use super::timed::{Incoming, Outgoing, prepare};
 use super::transmission::{
     PIECE, check, end_write, memory, perform, perform_now, refuse, write_piece,
 };
-use crate::export::Exports;
+use crate::export::{Exports, LeftBehind};
 use crate::fence::WaitLimit;
 use crate::logging::Limited;
 
@@ -117,63 +117,99 @@ struct Session<'a> {
     ending: &'a AtomicBool,
 }
 
-/// A request on its way to a worker, with its memory.
+/// A request that is to be done, with its memory.
 type Job<'a> = (RequestHeader, Buffer<'a>);
 
-impl Session<'_> {
-    /// Reads requests and has them done by workers, of which there are as many as are busy at a
-    /// time, and at most [`SessionLimits::requests`].
-    fn transmit(&self, incoming: &mut Incoming<'_>) -> Result<(), SessionError> {
-        // Without room: a request that is handed over is in a worker's hands, and who cannot hand
-        // one over reads no further.
-        let (jobs, queue) = bounded::<Job<'_>>(0);
-        let mut leftover = None;
-        let result = thread::scope(|scope| {
-            let mut workers = 0;
-            let mut replies = Vec::new();
-            let result = loop {
-                let job = match self.next(incoming, &mut replies) {
-                    Ok(Some(job)) => job,
-                    Ok(None) => break Ok(()),
-                    Err(error) => break Err(error),
-                };
-                let Some(job) = offer(&jobs, job) else {
-                    continue;
-                };
-                if workers < self.limits.requests {
-                    let queue = queue.clone();
-                    let spawned = thread::Builder::new()
-                        .name("nbd-request".to_owned())
-                        .spawn_scoped(scope, move || self.work(&queue));
-                    match spawned {
-                        Ok(_) => workers += 1,
-                        Err(error) if workers == 0 => {
-                            log::warn!(
-                                "no thread for requests, which are done one by one: {error}"
-                            );
-                            self.answer(job);
-                            continue;
-                        }
-                        Err(error) => log::warn!("no further thread for requests: {error}"),
-                    }
-                }
-                if jobs.send(job).is_err() {
-                    // Workers leave when the channel is closed, which is below.
-                    break Ok(());
-                }
-            };
-            // Ends the workers, once they are done, which the disk decides.
-            leftover = Some(self.agreed.access.leave_behind());
-            drop(jobs);
-            result
-        });
-        drop(leftover);
-        result
+/// What the threads of a session share. One of them at a time reads; a request that may have to wait is
+/// done by whoever read it, once it has left the reading to another one. So nobody waits for a thread to
+/// wake up where requests come one at a time.
+struct Crew<'a, 'b> {
+    reader: Mutex<Reader<'a, 'b>>,
+    /// Requests under way.
+    under_way: Mutex<usize>,
+    fewer: Condvar,
+}
+
+struct Reader<'a, 'b> {
+    incoming: &'a mut Incoming<'b>,
+    /// To requests that were done at once.
+    replies: Vec<u8>,
+    /// Each of them reads, waits to read, or has a request under way.
+    threads: usize,
+    end: Option<(Result<(), SessionError>, LeftBehind)>,
+}
+
+impl Crew<'_, '_> {
+    /// Waits until so few requests are under way that another one can be, which begins. How many there
+    /// are then.
+    fn begin(&self, most: usize) -> usize {
+        let mut under_way = self.under_way.lock();
+        self.fewer
+            .wait_while(&mut under_way, |under_way| *under_way >= most);
+        *under_way += 1;
+        *under_way
     }
 
-    fn work(&self, queue: &Receiver<Job<'_>>) {
-        for job in queue {
+    fn end(&self) {
+        *self.under_way.lock() -= 1;
+        self.fewer.notify_one();
+    }
+}
+
+impl Session<'_> {
+    /// Does requests with as many threads as are busy at a time, at most [`SessionLimits::requests`], and
+    /// one more that reads.
+    fn transmit(&self, incoming: &mut Incoming<'_>) -> Result<(), SessionError> {
+        let crew = Crew {
+            reader: Mutex::new(Reader {
+                incoming,
+                replies: Vec::new(),
+                threads: 1,
+                end: None,
+            }),
+            under_way: Mutex::new(0),
+            fewer: Condvar::new(),
+        };
+        // Ends when all are done, which the disk decides.
+        thread::scope(|scope| self.work(&crew, scope));
+        let end = crew.reader.into_inner().end;
+        end.map_or(Ok(()), |(result, _leftover)| result)
+    }
+
+    fn work<'scope>(
+        &'scope self,
+        crew: &'scope Crew<'_, '_>,
+        scope: &'scope thread::Scope<'scope, '_>,
+    ) {
+        let most = self.limits.requests.max(1);
+        loop {
+            let mut guard = crew.reader.lock();
+            let reader = &mut *guard;
+            if reader.end.is_some() {
+                return;
+            }
+            let job = match self.next(reader.incoming, &mut reader.replies) {
+                Ok(Some(job)) => job,
+                ended => {
+                    let leftover = self.agreed.access.leave_behind();
+                    reader.end = Some((ended.map(drop), leftover));
+                    return;
+                }
+            };
+            let under_way = crew.begin(most);
+            // Nobody waits to read.
+            if under_way == reader.threads && reader.threads <= most {
+                let spawned = thread::Builder::new()
+                    .name("nbd-request".to_owned())
+                    .spawn_scoped(scope, move || self.work(crew, scope));
+                match spawned {
+                    Ok(_) => reader.threads += 1,
+                    Err(error) => no_thread(&error),
+                }
+            }
+            drop(guard);
             self.answer(job);
+            crew.end();
         }
     }
 
@@ -182,7 +218,7 @@ impl Session<'_> {
         let _ = perform(&header, &mut room, &self.agreed, &self.outgoing);
     }
 
-    /// The next request that is to be done by a worker; `None` when the client says farewell, or
+    /// The next request that may have to wait; `None` when the client says farewell, or
     /// leaves between two requests. What waits for nothing is done on the way, and what makes no
     /// sense is answered; `replies` are those that were not sent yet.
     fn next<'a>(
@@ -276,10 +312,10 @@ impl Session<'_> {
     }
 }
 
-/// Hands a job to a worker that waits for one. The job comes back when there is none.
-fn offer<'a>(jobs: &Sender<Job<'a>>, job: Job<'a>) -> Option<Job<'a>> {
-    match jobs.try_send(job) {
-        Ok(()) => None,
-        Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => Some(job),
+/// It goes on: whoever has a request under way reads when that is done.
+fn no_thread(error: &io::Error) {
+    static NO_THREAD: Limited = Limited::new();
+    if let Some(left_out) = NO_THREAD.let_through() {
+        log::warn!("no further thread for requests: {error}{left_out}");
     }
 }
