@@ -270,11 +270,12 @@ fn a_disk_of_another_size_is_not_written() {
         state.cached.truncate(SIZE / 2);
         state.stable.truncate(SIZE / 2);
     }
+    let opened = server.state().opened.len();
     server.drop_connections();
     guest.submit(write(1, 1), None);
-    std::thread::sleep(Duration::from_millis(50));
-    server.state().cached.resize(SIZE, 0);
+    until("some attempts", || server.state().opened.len() > opened + 2);
     assert_eq!(server.state().done.len(), 1);
+    server.state().cached.resize(SIZE, 0);
     guest.settle();
 }
 
