@@ -13,7 +13,7 @@
 //! | [`export`] | disks with names and owners, and the access of a connection to one |
 //! | [`fence`] | no write of an earlier epoch lands after a later one was won |
 //! | [`storage`] | image files and block devices |
-//! | [`logging`] | a log that nobody waits for, and that nobody can fill |
+//! | [`logging`], [`lossy_writer`] | the log, which nobody can fill; a writer that nobody waits for |
 //! | [`server`] | the process: sockets, connection bounds, start and orderly end |
 //! | [`status`] | what `disk-server status` prints |
 
@@ -21,6 +21,7 @@ pub mod arbiter;
 pub mod export;
 pub mod fence;
 pub mod logging;
+pub mod lossy_writer;
 pub mod nbd;
 mod random;
 pub mod server;

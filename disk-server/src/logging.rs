@@ -1,16 +1,10 @@
-//! A log that nobody waits for, and that no client can fill.
+//! The log, for which nobody waits, and which no client can fill.
 
 use std::fmt;
-use std::io::{self, IsTerminal as _, Write};
-use std::sync::{Arc, OnceLock, mpsc};
-use std::thread;
+use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-
-/// How many lines wait for whoever reads the log. Further ones are dropped, and counted.
-const WAITING: usize = 4096;
 
 /// How long the end of the process waits for the last lines to be taken.
 const LAST_LINES: Duration = Duration::from_secs(2);
@@ -108,101 +102,31 @@ impl fmt::Display for LeftOut {
     }
 }
 
-/// The log of a process, on standard error.
+/// Starts to log what `RUST_LOG` asks for, or everything from the level of information on, on standard
+/// error.
 ///
 /// Who logs does not wait for who reads: a pipe that is full would stop whatever holds a lock, or
 /// decides a claim, at its next line. What the reader does not take is dropped, and told by number
-/// when it reads on.
-#[derive(Debug)]
-pub struct Log {
-    writer: NonBlocking,
-    guard: Option<WorkerGuard>,
+/// at the place. [`end`] is to be called at the end of the process.
+///
+/// # Panics
+/// The process has a log already.
+pub fn start() {
+    let environment = env_logger::Env::default().default_filter_or("info");
+    let mut builder = env_logger::Builder::from_env(environment);
+    if io::stderr().is_terminal() && std::env::var_os("RUST_LOG_STYLE").is_none() {
+        builder.write_style(env_logger::WriteStyle::Always);
+    }
+    builder
+        .target(env_logger::Target::Pipe(Box::new(
+            crate::lossy_writer::stderr().clone(),
+        )))
+        .init();
 }
 
-impl Log {
-    /// Starts to log what `RUST_LOG` asks for, or everything from the level of information on.
-    ///
-    /// # Panics
-    /// The process has a log already.
-    #[must_use]
-    pub fn start() -> Log {
-        let dropped = Arc::new(OnceLock::new());
-        let (writer, guard) = NonBlockingBuilder::default()
-            .buffered_lines_limit(WAITING)
-            .thread_name("log")
-            .finish(Telling {
-                to: io::stderr(),
-                dropped: Arc::clone(&dropped),
-                told: 0,
-            });
-        let _ = dropped.set(writer.error_counter());
-        let environment = env_logger::Env::default().default_filter_or("info");
-        let mut builder = env_logger::Builder::from_env(environment);
-        if io::stderr().is_terminal() && std::env::var_os("RUST_LOG_STYLE").is_none() {
-            builder.write_style(env_logger::WriteStyle::Always);
-        }
-        builder
-            .target(env_logger::Target::Pipe(Box::new(writer.clone())))
-            .init();
-        Log {
-            writer,
-            guard: Some(guard),
-        }
-    }
-
-    /// Writes a line as it is, for whatever level of the log.
-    pub fn say(&self, line: &str) {
-        // Does not fail: what cannot be written is dropped.
-        let _ = self
-            .writer
-            .clone()
-            .write_all(format!("{line}\n").as_bytes());
-    }
-}
-
-impl Drop for Log {
-    fn drop(&mut self) {
-        let (done, is_done) = mpsc::channel();
-        let guard = self.guard.take();
-        // Elsewhere, and with a limit: it may print, and so wait for a reader itself.
-        let ending = thread::Builder::new().spawn(move || {
-            drop(guard);
-            let _ = done.send(());
-        });
-        if ending.is_ok() {
-            let _ = is_done.recv_timeout(LAST_LINES);
-        }
-    }
-}
-
-/// Tells how many lines were dropped before the next one that is not.
-struct Telling<W> {
-    to: W,
-    dropped: Arc<OnceLock<ErrorCounter>>,
-    told: usize,
-}
-
-impl<W: Write> Write for Telling<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.write_all(bytes).map(|()| bytes.len())
-    }
-
-    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let dropped = self.dropped.get().map_or(0, ErrorCounter::dropped_lines);
-        let lost = dropped - self.told;
-        if lost > 0 {
-            self.told = dropped;
-            writeln!(
-                self.to,
-                "{lost} lines of this log were dropped, because nobody read it for a while"
-            )?;
-        }
-        self.to.write_all(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.to.flush()
-    }
+/// Waits until the log is taken, for at most two seconds.
+pub fn end() {
+    crate::lossy_writer::finish(LAST_LINES);
 }
 
 #[cfg(test)]

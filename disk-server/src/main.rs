@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use disk_server::arbiter::{Arbiter, ServerAddress, Settings, VmName};
 use disk_server::export::ExportSpec;
-use disk_server::logging::Log;
+use disk_server::logging;
 use disk_server::server::{Config, Limits, NbdConfig, Server};
 use disk_server::status::Status;
 
@@ -78,14 +78,16 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let log = Log::start();
-    match run(cli) {
+    logging::start();
+    let status = match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            log.say(&format!("disk-server: {error:#}"));
+            disk_server::lossy_writer::say(&format!("disk-server: {error:#}\n"));
             ExitCode::FAILURE
         }
-    }
+    };
+    logging::end();
+    status
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {

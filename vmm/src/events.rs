@@ -11,9 +11,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use disk_server::lossy_writer::{AppendedFile, LossyWriter, Lost, Weight, of_descriptor};
 use serde::Serialize;
-
-use crate::io::{AppendedFile, LossyWriter, Lost, Weight, of_descriptor};
 
 /// Something that happened.
 #[derive(Debug, Clone, Serialize)]

@@ -96,7 +96,8 @@ fn a_log_that_nobody_reads_stops_neither_claims_nor_the_end() {
     let arbiter = server.arbiter();
     let vm = "db".parse().unwrap();
     let claim = |who: &str| {
-        let who = who.parse().unwrap();
+        // So many lines of this length are more than waits for a reader.
+        let who = format!("{who}{}", "x".repeat(100)).parse().unwrap();
         arbiter
             .claim(&vm, 0, &who, &AtomicBool::new(false), |_| {})
             .unwrap();

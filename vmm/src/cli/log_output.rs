@@ -8,7 +8,7 @@ use std::thread;
 
 use env_logger::{Builder, Env, Target};
 
-use crate::io::{self, LAST_WORDS};
+use crate::io::LAST_WORDS;
 
 /// Starts the log, at the level that `RUST_LOG` says.
 pub(super) fn start() {
@@ -17,7 +17,9 @@ pub(super) fn start() {
         .default_filter_or("info,gdbstub=warn,virtio_queue=off")
         .default_write_style_or(if colours { "always" } else { "never" });
     Builder::from_env(env)
-        .target(Target::Pipe(Box::new(io::stderr().clone())))
+        .target(Target::Pipe(Box::new(
+            disk_server::lossy_writer::stderr().clone(),
+        )))
         .init();
     std::panic::set_hook(Box::new(tell_panic));
 }
@@ -28,6 +30,6 @@ fn tell_panic(panic: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let name = thread.name().unwrap_or("without a name");
     let backtrace = Backtrace::capture();
-    io::say(&format!("ftvm: thread {name} {panic}\n{backtrace}\n"));
-    io::finish(LAST_WORDS);
+    disk_server::lossy_writer::say(&format!("ftvm: thread {name} {panic}\n{backtrace}\n"));
+    disk_server::lossy_writer::finish(LAST_WORDS);
 }

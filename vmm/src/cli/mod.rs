@@ -22,7 +22,7 @@ use self::number::number;
 use crate::config::Clock;
 use crate::engine::Ended;
 use crate::events::{Event, Events};
-use crate::io::{self, LAST_WORDS, Terminal};
+use crate::io::{LAST_WORDS, Terminal};
 use crate::roles::{self, ArbiterConfig, BackupOptions, PrimaryOptions};
 use crate::sources::sabotage::{Plan, Target};
 use crate::sources::{Pace, Verification};
@@ -211,13 +211,13 @@ pub fn main() -> ExitCode {
     log_output::start();
     let result = run(&Cli::parse());
     // What the guest wrote is for a terminal as the guest left it.
-    io::finish(LAST_WORDS);
+    disk_server::lossy_writer::finish(LAST_WORDS);
     Terminal::restore();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            io::say(&format!("ftvm: {error:#}\n"));
-            io::finish(LAST_WORDS);
+            disk_server::lossy_writer::say(&format!("ftvm: {error:#}\n"));
+            disk_server::lossy_writer::finish(LAST_WORDS);
             ExitCode::from(outcome::exit_code(&error))
         }
     }

@@ -12,7 +12,7 @@ use signal_hook::iterator::Signals;
 use crate::assembly::AssemblyError;
 use crate::doctor::Unfit;
 use crate::engine::EngineError;
-use crate::io::{self, INTERRUPTED, Terminal};
+use crate::io::{INTERRUPTED, Terminal};
 use crate::roles::{Halt, RoleError};
 use crate::sources::{Control, Lanes};
 
@@ -84,7 +84,7 @@ pub(super) fn cancel_on_signals() -> std::io::Result<Arc<AtomicBool>> {
 /// thread may be anywhere, and nothing of it may leave any more.
 pub(super) fn halt_process() -> Halt {
     Box::new(|reason| {
-        io::say(&format!(
+        disk_server::lossy_writer::say(&format!(
             "ftvm: halted: this host lost the right to run the guest: {reason}\n"
         ));
         end(i32::from(LOST), LAST_WORDS_IN_A_HURRY)
@@ -93,7 +93,7 @@ pub(super) fn halt_process() -> Halt {
 
 /// Ends the process, with what is said and not taken yet, for at most `patience`.
 fn end(status: i32, patience: Duration) -> ! {
-    io::finish(patience);
+    disk_server::lossy_writer::finish(patience);
     Terminal::restore();
     std::process::exit(status)
 }
@@ -113,7 +113,7 @@ pub(super) fn stop_on_signals(lanes: &Lanes) -> std::io::Result<()> {
 
 /// SIGHUP has the files that are appended to opened anew: a log rotation moved them away.
 pub(super) fn reopen_files_on_hangup() -> std::io::Result<()> {
-    on_signals(&[SIGHUP], io::reopen_files)
+    on_signals(&[SIGHUP], disk_server::lossy_writer::reopen_files)
 }
 
 /// Starts a thread that acts at each of these signals.

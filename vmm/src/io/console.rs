@@ -7,10 +7,10 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use disk_server::lossy_writer::{AppendedFile, LossyWriter, Lost, Weight};
 use nix::libc;
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 
-use super::lossy::{self, AppendedFile, LossyWriter, Lost, Weight};
 use crate::sources::{Control, Lanes};
 
 /// Takes the guest's console output.
@@ -52,7 +52,7 @@ impl ConsoleSink {
     pub fn open(to_terminal: bool, log: Option<&Path>) -> Result<Self, TerminalError> {
         let mut places = Vec::new();
         if to_terminal {
-            let out = lossy::of_descriptor(io::stdout());
+            let out = disk_server::lossy_writer::of_descriptor(io::stdout());
             places.push(LossyWriter::start("standard output", gap, out));
         }
         if let Some(path) = log {
@@ -115,7 +115,9 @@ impl Terminal {
     pub fn attach(lanes: &Lanes, live: Arc<AtomicBool>) -> Result<Self, TerminalError> {
         if io::stdin().is_terminal() {
             raw_mode().map_err(|error| TerminalError::RawMode(error.into()))?;
-            lossy::say("Connected to the guest's console. Ctrl-A x ends it.\r\n");
+            disk_server::lossy_writer::say(
+                "Connected to the guest's console. Ctrl-A x ends it.\r\n",
+            );
         }
         let lanes = lanes.clone();
         thread::Builder::new()
@@ -168,7 +170,7 @@ fn read_loop(lanes: &Lanes, live: &AtomicBool) {
                 }
                 (true, b'x') => {
                     // Nothing runs here that could be stopped in order.
-                    lossy::finish(LAST_WORDS);
+                    disk_server::lossy_writer::finish(LAST_WORDS);
                     Terminal::restore();
                     std::process::exit(INTERRUPTED);
                 }

@@ -6,6 +6,10 @@
 //! thread writes it. What is not taken is kept up to a bound; what comes on top of that is lost, and the
 //! reader is told how much, at the place.
 //!
+//! The programs of ftvm have one log each, on [standard error](stderr); what else they write in this way
+//! has a [`LossyWriter`] of its own. At the end of the process, [`finish`] waits for all of them, and not
+//! for long.
+//!
 //! (The crate `tracing-appender` does the same for lines of a log. It bounds their number and not their
 //! size, keeps no room for what matters more, swallows errors, and at its end prints to standard
 //! output, which may be what nobody reads.)
@@ -14,9 +18,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
 
 /// What waits to be written at most, in bytes: a guest's boot several times, or a minute of figures.
 const ROOM: usize = 1 << 20;
@@ -41,7 +47,7 @@ pub fn finish(limit: Duration) {
 /// Opens the files anew that writers of this process append to: somebody moved them away.
 pub fn reopen_files() {
     for writer in all_writers() {
-        writer.0.lock().reopen = true;
+        writer.0.state.lock().reopen = true;
         writer.0.changed.notify_all();
     }
 }
@@ -52,11 +58,16 @@ pub fn say(text: &str) {
 }
 
 /// The process's standard error.
-pub(crate) fn stderr() -> &'static LossyWriter {
+///
+/// # Panics
+/// The process has no descriptor or thread left, at the first call.
+pub fn stderr() -> &'static LossyWriter {
     STDERR.get_or_init(|| {
         let gap = |lost: Lost| {
             let Lost { messages, bytes } = lost;
-            format!("ftvm: {messages} lines of the log, {bytes} bytes, are lost here: nobody read them\n")
+            format!(
+                "{messages} lines of this log, {bytes} bytes, were dropped here: nobody read them\n"
+            )
         };
         LossyWriter::start("standard error", gap, of_descriptor(io::stderr()))
     })
@@ -64,18 +75,20 @@ pub(crate) fn stderr() -> &'static LossyWriter {
 
 /// The file behind a standard stream, without the lock and the buffer that the process's end would
 /// wait for.
-pub(crate) fn of_descriptor(stream: impl AsFd) -> File {
+///
+/// # Panics
+/// The process has no descriptor left.
+pub fn of_descriptor(stream: impl AsFd) -> File {
     let own = stream.as_fd().try_clone_to_owned();
     File::from(own.expect("a descriptor can be duplicated"))
 }
 
 fn all_writers() -> Vec<LossyWriter> {
-    let writers = WRITERS.lock();
-    writers.unwrap_or_else(PoisonError::into_inner).clone()
+    WRITERS.lock().clone()
 }
 
 /// What a [`LossyWriter`] writes to.
-pub(crate) trait Consumer: Write + Send + 'static {
+pub trait Consumer: Write + Send + 'static {
     /// Opens the same place again.
     ///
     /// # Errors
@@ -89,7 +102,7 @@ impl Consumer for File {}
 
 /// A file that is appended to.
 #[derive(Debug)]
-pub(crate) struct AppendedFile {
+pub struct AppendedFile {
     path: PathBuf,
     file: File,
 }
@@ -99,7 +112,7 @@ impl AppendedFile {
     ///
     /// # Errors
     /// The system's.
-    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+    pub fn open(path: &Path) -> io::Result<Self> {
         let path = path.to_owned();
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
         Ok(Self { path, file })
@@ -125,7 +138,7 @@ impl Consumer for AppendedFile {
 
 /// How much it matters that a message is not lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Weight {
+pub enum Weight {
     /// The next one of its kind makes up for it: half of the room is not for these.
     Replaceable,
     /// Nothing makes up for it.
@@ -134,16 +147,16 @@ pub(crate) enum Weight {
 
 /// What there was no room for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Lost {
+pub struct Lost {
     /// Number of messages.
-    pub(crate) messages: u64,
+    pub messages: u64,
     /// Their size.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
 }
 
 /// Somewhere to write without waiting. A handle.
 #[derive(Debug, Clone)]
-pub(crate) struct LossyWriter(Arc<Shared>);
+pub struct LossyWriter(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
@@ -184,7 +197,10 @@ impl State {
 impl LossyWriter {
     /// Starts the thread that writes to `consumer`. `gap` makes the text for a place where something is
     /// missing.
-    pub(crate) fn start(
+    ///
+    /// # Panics
+    /// The process has no thread left.
+    pub fn start(
         name: impl Into<String>,
         gap: fn(Lost) -> String,
         consumer: impl Consumer,
@@ -196,9 +212,7 @@ impl LossyWriter {
             changed: Condvar::new(),
         });
         let writer = Self(shared.clone());
-        let mut writers = WRITERS.lock().unwrap_or_else(PoisonError::into_inner);
-        writers.push(writer.clone());
-        drop(writers);
+        WRITERS.lock().push(writer.clone());
         thread::Builder::new()
             .name("writer".into())
             .spawn(move || shared.run(consumer))
@@ -207,12 +221,12 @@ impl LossyWriter {
     }
 
     /// Has a message written, soon and as a whole, or loses it.
-    pub(crate) fn put(&self, weight: Weight, message: &[u8]) {
+    pub fn put(&self, weight: Weight, message: &[u8]) {
         let room = match weight {
             Weight::Replaceable => ROOM / 2,
             Weight::Matters => ROOM,
         };
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         let gap = self.0.gap_text(&state);
         if state.waiting.len() + gap.len() + message.len() > room {
             state.lost.messages += 1;
@@ -226,13 +240,10 @@ impl LossyWriter {
     }
 
     /// Waits until everything is written, for at most `limit`, and not for a consumer that fails.
-    pub(crate) fn drain(&self, limit: Duration) {
+    pub fn drain(&self, limit: Duration) {
         let busy = |state: &mut State| (state.writing || !state.is_idle()) && !state.failing;
-        let waited = self
-            .0
-            .changed
-            .wait_timeout_while(self.0.lock(), limit, busy);
-        drop(waited);
+        let mut state = self.0.state.lock();
+        self.0.changed.wait_while_for(&mut state, busy, limit);
     }
 }
 
@@ -249,11 +260,6 @@ impl Write for LossyWriter {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change of it is complete before anything can panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn gap_text(&self, state: &State) -> String {
         match state.lost {
             Lost { messages: 0, .. } => String::new(),
@@ -264,9 +270,9 @@ impl Shared {
     fn run(&self, mut consumer: impl Consumer) {
         let mut bytes = Vec::new();
         loop {
+            let mut state = self.state.lock();
             let nothing = |state: &mut State| state.is_idle() && !state.reopen;
-            let waited = self.changed.wait_while(self.lock(), nothing);
-            let mut state = waited.unwrap_or_else(PoisonError::into_inner);
+            self.changed.wait_while(&mut state, nothing);
             let gap = self.gap_text(&state);
             state.tell_gap(&gap);
             bytes.clear();
@@ -274,7 +280,7 @@ impl Shared {
             state.writing = true;
             drop(state);
             self.write_out(&mut consumer, &bytes);
-            self.lock().writing = false;
+            self.state.lock().writing = false;
             self.changed.notify_all();
         }
     }
@@ -283,7 +289,7 @@ impl Shared {
     fn write_out(&self, consumer: &mut impl Consumer, bytes: &[u8]) {
         let mut rest = bytes;
         loop {
-            if std::mem::take(&mut self.lock().reopen)
+            if std::mem::take(&mut self.state.lock().reopen)
                 && let Err(error) = consumer.reopen()
             {
                 log::warn!("{} cannot be opened again: {error}", self.name);
@@ -295,7 +301,7 @@ impl Shared {
                 Ok(0) => self.failed(&io::ErrorKind::WriteZero.into()),
                 Ok(len) => {
                     rest = &rest[len..];
-                    if std::mem::take(&mut self.lock().failing) {
+                    if std::mem::take(&mut self.state.lock().failing) {
                         log::info!("{} can be written again", self.name);
                     }
                 }
@@ -307,7 +313,7 @@ impl Shared {
 
     /// Tells of an error, once, and waits before the next attempt.
     fn failed(&self, error: &io::Error) {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
         // Somebody else made it non-blocking, and it is full: that is no error.
         if error.kind() != io::ErrorKind::WouldBlock && !state.failing {
             state.failing = true;
@@ -317,12 +323,10 @@ impl Shared {
                 "{} cannot be written: {error}; what does not fit into {ROOM} bytes until then is lost",
                 self.name
             );
-            state = self.lock();
+            state = self.state.lock();
         }
-        let waited = self
-            .changed
-            .wait_timeout_while(state, PAUSE, |state| !state.reopen);
-        drop(waited);
+        self.changed
+            .wait_while_for(&mut state, |state| !state.reopen, PAUSE);
     }
 }
 
@@ -419,10 +423,7 @@ mod tests {
                 return Err(kind.into());
             }
             let len = bytes.len().min(3);
-            self.written
-                .lock()
-                .unwrap()
-                .extend_from_slice(&bytes[..len]);
+            self.written.lock().extend_from_slice(&bytes[..len]);
             Ok(len)
         }
 
@@ -452,11 +453,11 @@ mod tests {
         );
         writer.put(Weight::Matters, b"0123456789");
         let begun = Instant::now();
-        while written.lock().unwrap().len() < 10 {
+        while written.lock().len() < 10 {
             writer.drain(LONG);
             assert!(begun.elapsed() < LONG);
         }
-        assert_eq!(*written.lock().unwrap(), b"0123456789");
+        assert_eq!(*written.lock(), b"0123456789");
         assert_eq!(opened.load(Ordering::Relaxed), 0);
     }
 
