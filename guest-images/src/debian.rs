@@ -1,9 +1,9 @@
 //! A disk image with a Debian root file system, for guests with a disk.
 //!
 //! `debian.raw` is an ext4 file system (no partitions) with systemd,
-//! PostgreSQL, fio, a C compiler and an agent ([`crate::agent`]), made of the
-//! Debian packages that this machine's own apt sources have, by `mmdebstrap`; `disk.cpio` ([`crate::images`]) mounts it. It
-//! is the same, bit for bit, whenever the packages are: times are not after one
+//! PostgreSQL, fio, a C compiler and an agent ([`crate::agent`]), made of
+//! pinned Debian packages ([`crate::lock`]) by `mmdebstrap`; `disk.cpio` ([`crate::images`])
+//! mounts it. It is the same, bit for bit, whenever the packages are: times are not after one
 //! fixed day, identifiers are fixed, and what programs take for random is not
 //! (`programs/still.c`).
 //!
@@ -12,7 +12,6 @@
 //! copy. The image has a fixed modification time, and one that was written to is
 //! made again.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -28,6 +27,7 @@ use crate::compiler;
 use crate::error::DiskImageError;
 use crate::files::write_atomically;
 use crate::images::Image;
+use crate::lock::{Pin, Use};
 use crate::packages::PackageStore;
 
 /// The image's name.
@@ -46,8 +46,20 @@ pub const POSTGRES_READY: &str = "ftvm-guest: postgres ready";
 const EPOCH: u64 = 1_767_225_600;
 
 /// Packages that are installed, with what they need.
-const PACKAGES: &str = "systemd-sysv,postgresql,fio,gcc,libc6-dev,python3-minimal,iproute2,\
-                        iputils-ping,procps,kmod,e2fsprogs,util-linux";
+const PACKAGES: [&str; 12] = [
+    "systemd-sysv",
+    "postgresql",
+    "fio",
+    "gcc",
+    "libc6-dev",
+    "python3-minimal",
+    "iproute2",
+    "iputils-ping",
+    "procps",
+    "kmod",
+    "e2fsprogs",
+    "util-linux",
+];
 
 /// Files of packages that are left out: documentation, translations, and
 /// PostgreSQL's compiler for expressions, which it goes without if it is not there.
@@ -94,7 +106,7 @@ const FILES: [(&str, u32, &str); 8] = [
 
 /// What is remembered of an image.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Pin {
+struct Made {
     recipe: String,
     image: Image,
 }
@@ -109,19 +121,19 @@ struct Pin {
 /// e2fsprogs, when a package cannot be had, or a file cannot be written.
 pub fn build(store: &PackageStore, directory: &Path) -> Result<Image, DiskImageError> {
     let path = directory.join(NAME);
-    let pin_path = store.root().join("debian-root.json");
-    let recipe = recipe();
-    if let Some(image) = pinned(&pin_path, &recipe)
+    let made_path = store.root().join("debian-root.json");
+    let recipe = recipe(&store.system(&PACKAGES)?);
+    if let Some(image) = made(&made_path, &recipe)
         && is_untouched(&path)
     {
         return Ok(image);
     }
     log::info!("making {}", path.display());
     let image = make(store, directory)?;
-    let pin = Pin { recipe, image };
-    let bytes = serde_json::to_vec_pretty(&pin).expect("a pin is plain data");
-    write_atomically(&pin_path, &bytes).map_err(|source| file_error(&pin_path, source))?;
-    Ok(pin.image)
+    let made = Made { recipe, image };
+    let bytes = serde_json::to_vec_pretty(&made).expect("plain data");
+    write_atomically(&made_path, &bytes).map_err(|source| file_error(&made_path, source))?;
+    Ok(made.image)
 }
 
 /// Makes the image again, elsewhere, and compares it with the one in
@@ -129,8 +141,7 @@ pub fn build(store: &PackageStore, directory: &Path) -> Result<Image, DiskImageE
 ///
 /// # Errors
 ///
-/// As [`build`]. Other packages than last time give another image; the archive
-/// may have newer ones.
+/// As [`build`].
 pub fn check(store: &PackageStore, directory: &Path) -> Result<(Image, Image), DiskImageError> {
     let first = build(store, directory)?;
     let scratch = scratch(directory)?;
@@ -138,9 +149,9 @@ pub fn check(store: &PackageStore, directory: &Path) -> Result<(Image, Image), D
     Ok((first, second))
 }
 
-fn pinned(path: &Path, recipe: &str) -> Option<Image> {
-    let pin: Pin = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-    (pin.recipe == recipe).then_some(pin.image)
+fn made(path: &Path, recipe: &str) -> Option<Image> {
+    let made: Made = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    (made.recipe == recipe).then_some(made.image)
 }
 
 fn is_untouched(path: &Path) -> bool {
@@ -153,12 +164,18 @@ fn epoch() -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(EPOCH)
 }
 
-/// A digest of everything in this program that the image depends on.
-fn recipe() -> String {
+/// A digest of everything that the image depends on.
+fn recipe(pins: &[Pin]) -> String {
     let mut digest = Sha256::new();
     let lists = [&LEFT_OUT[..], &FILE_SYSTEM[..]].concat();
     let texts = FILES.iter().map(|(_, _, text)| *text);
-    for part in [PACKAGES, STILL].into_iter().chain(lists).chain(texts) {
+    let packages = pins.iter().map(|pin| pin.sha256.as_str());
+    for part in [STILL]
+        .into_iter()
+        .chain(lists)
+        .chain(texts)
+        .chain(packages)
+    {
         digest.update(part.len().to_le_bytes());
         digest.update(part);
     }
@@ -169,9 +186,7 @@ fn recipe() -> String {
 
 fn make(store: &PackageStore, directory: &Path) -> Result<Image, DiskImageError> {
     let archives = store.root().join("debian-root-archives");
-    for needed in [&archives, directory] {
-        fs::create_dir_all(needed).map_err(|source| file_error(needed, source))?;
-    }
+    fs::create_dir_all(directory).map_err(|source| file_error(directory, source))?;
     let scratch = scratch(store.root())?;
     let hooks = scratch.path().join("hooks");
     let root = scratch.path().join("root");
@@ -180,10 +195,10 @@ fn make(store: &PackageStore, directory: &Path) -> Result<Image, DiskImageError>
     let library = compiler::compile_library("still", STILL)?;
     fs::write(&still, library).map_err(|source| file_error(&still, source))?;
 
-    let (suite, sources) = sources(store)?;
-    let list = scratch.path().join("sources.list");
-    fs::write(&list, sources).map_err(|source| file_error(&list, source))?;
-    install(&suite, &list, &hooks, &archives, &root)?;
+    let pins = store.fetch_system(&PACKAGES, &archives)?;
+    let repository = scratch.path().join("repository");
+    make_repository(&pins, &archives, &repository)?;
+    install(&pins, &repository, &hooks, &root)?;
     let made_of = installed(&root)?;
 
     let image = tempfile::Builder::new()
@@ -232,55 +247,50 @@ fn write_hooks(directory: &Path) -> Result<(), DiskImageError> {
     Ok(())
 }
 
-/// This machine's release, and its Debian sources as lines of a `sources.list`.
-fn sources(store: &PackageStore) -> Result<(String, String), DiskImageError> {
-    let targets = || {
-        run(Command::new("apt-get").args([
-            "indextargets",
-            "--format",
-            "$(ORIGIN) $(CODENAME) $(COMPONENT) $(REPO_URI)",
-            "Created-By: Packages",
-        ]))
-    };
-    let mut found = parse_targets(&targets()?);
-    if found.is_none() {
-        // A fresh machine has no lists yet.
-        store.update()?;
-        found = parse_targets(&targets()?);
+/// Makes a repository of pinned packages, which are in `archives`, for apt.
+fn make_repository(pins: &[Pin], archives: &Path, root: &Path) -> Result<(), DiskImageError> {
+    let index = root.join(format!("dists/{}/main/binary-amd64", Use::Disk.release()));
+    let pool = root.join("pool");
+    for directory in [&index, &pool] {
+        fs::create_dir_all(directory).map_err(|source| file_error(directory, source))?;
     }
-    found.ok_or(DiskImageError::NoSources)
-}
-
-fn parse_targets(targets: &str) -> Option<(String, String)> {
-    let mut suites = BTreeSet::new();
-    let mut lines = BTreeSet::new();
-    for target in targets.lines() {
-        let fields: Vec<&str> = target.split(' ').collect();
-        if let ["Debian", codename, "main", uri] = fields[..] {
-            suites.insert(codename);
-            lines.insert(format!("deb {uri} {codename} main\n"));
-        }
+    let mut packages = String::new();
+    for pin in pins {
+        let archive = archives.join(pin.file_name());
+        let copy = pool.join(pin.file_name());
+        let bytes = fs::hard_link(&archive, &copy)
+            .and_then(|()| fs::metadata(&copy))
+            .map_err(|source| file_error(&copy, source))?
+            .len();
+        let control = run(Command::new("dpkg-deb").arg("--field").arg(&archive))?;
+        packages.push_str(&format!(
+            "{control}Filename: pool/{}\nSize: {bytes}\nSHA256: {}\n\n",
+            pin.file_name(),
+            pin.sha256
+        ));
     }
-    // `bookworm`, not `bookworm-security`.
-    let release = suites.into_iter().find(|suite| !suite.contains('-'))?;
-    lines.retain(|line| {
-        line.split(' ')
-            .nth(2)
-            .is_some_and(|suite| suite.starts_with(release))
-    });
-    Some((release.to_owned(), lines.into_iter().collect()))
+    let release = format!(
+        "Suite: {suite}\nCodename: {suite}\nArchitectures: amd64\nComponents: main\n\
+         SHA256:\n {:x} {} main/binary-amd64/Packages\n",
+        Sha256::digest(&packages),
+        packages.len(),
+        suite = Use::Disk.release(),
+    );
+    let release_path = root.join(format!("dists/{}/Release", Use::Disk.release()));
+    for (path, text) in [(index.join("Packages"), packages), (release_path, release)] {
+        fs::write(&path, text).map_err(|source| file_error(&path, source))?;
+    }
+    Ok(())
 }
 
 fn install(
-    suite: &str,
-    list: &Path,
+    pins: &[Pin],
+    repository: &Path,
     hooks: &Path,
-    archives: &Path,
     root: &Path,
 ) -> Result<(), DiskImageError> {
     let hook = |name: &str| format!("{} \"$1\"", quoted(&hooks.join(name)));
-    let cache = "\"$1\"/var/cache/apt/archives";
-    let kept = quoted(archives);
+    let names: Vec<&str> = pins.iter().map(|pin| pin.name.as_str()).collect();
     let mut command = Command::new("mmdebstrap");
     command
         .args([
@@ -288,25 +298,24 @@ fn install(
             "--variant=minbase",
             "--mode=root",
             "--format=directory",
+            "--architectures=amd64",
         ])
-        // The hooks clean up, after they kept the packages' archives.
-        .arg("--skip=cleanup/apt")
-        .arg(format!("--include={PACKAGES}"))
+        .arg(format!("--include={}", names.join(",")))
         .arg("--dpkgopt=force-unsafe-io")
         .arg("--aptopt=APT::Sandbox::User \"root\"")
-        .arg(format!(
-            "--setup-hook=mkdir -p {cache} && find {kept} -name '*.deb' -exec cp -t {cache} {{}} +"
-        ))
         .arg(format!("--essential-hook={}", hook("before.sh")))
-        .arg(format!(
-            "--customize-hook=find {kept} -name '*.deb' -delete && cp {cache}/*.deb {kept}/"
-        ))
         .arg(format!("--customize-hook={}", hook("customize.sh")))
         .env("SOURCE_DATE_EPOCH", EPOCH.to_string());
     for pattern in LEFT_OUT {
         command.arg(format!("--dpkgopt=path-exclude={pattern}"));
     }
-    command.arg(suite).arg(root).arg(list);
+    // The packages' digests were compared: nobody has to sign for them.
+    let source = format!(
+        "deb [trusted=yes] copy:{} {suite} main",
+        repository.display(),
+        suite = Use::Disk.release()
+    );
+    command.arg(Use::Disk.release()).arg(root).arg(source);
     run(&mut command)?;
     Ok(())
 }
@@ -378,28 +387,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_machines_debian_sources_are_used_and_no_others() {
-        let targets = "Debian bookworm main http://a.example/debian/\n\
-                       Debian bookworm contrib http://a.example/debian/\n\
-                       Debian bookworm-updates main http://a.example/debian/\n\
-                       Debian bookworm-security main http://b.example/debian-security/\n\
-                       Someone stable main http://c.example/\n";
-        let (suite, lines) = parse_targets(targets).expect("sources");
-        assert_eq!(suite, "bookworm");
-        assert_eq!(
-            lines,
-            "deb http://a.example/debian/ bookworm main\n\
-             deb http://a.example/debian/ bookworm-updates main\n\
-             deb http://b.example/debian-security/ bookworm-security main\n"
-        );
-        assert_eq!(
-            parse_targets("Someone stable main http://c.example/\n"),
-            None
-        );
-        assert_eq!(parse_targets(""), None);
-    }
-
-    #[test]
     fn an_image_that_was_written_to_is_not_taken() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join(NAME);
@@ -415,9 +402,9 @@ mod tests {
     }
 
     #[test]
-    fn a_pin_of_another_recipe_does_not_count() {
+    fn an_image_of_another_recipe_does_not_count() {
         let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("pin.json");
+        let path = directory.path().join("made.json");
         let image = Image {
             name: NAME.to_owned(),
             bytes: BYTES,
@@ -425,12 +412,24 @@ mod tests {
             made_of: vec!["fio 1".to_owned()],
         };
         let pin = Pin {
-            recipe: recipe(),
+            name: "fio".to_owned(),
+            version: "1".to_owned(),
+            architecture: "amd64".to_owned(),
+            path: "debian/pool/fio.deb".to_owned(),
+            sha256: "1".repeat(64),
+        };
+        let other = Pin {
+            sha256: "2".repeat(64),
+            ..pin.clone()
+        };
+        let [recipe, other] = [pin, other].map(|pin| recipe(&[pin]));
+        let was = Made {
+            recipe: recipe.clone(),
             image: image.clone(),
         };
-        fs::write(&path, serde_json::to_vec(&pin).expect("JSON")).expect("a pin");
-        assert_eq!(pinned(&path, &recipe()), Some(image));
-        assert_eq!(pinned(&path, "another"), None);
+        fs::write(&path, serde_json::to_vec(&was).expect("JSON")).expect("it is remembered");
+        assert_eq!(made(&path, &recipe), Some(image));
+        assert_eq!(made(&path, &other), None);
     }
 
     #[test]

@@ -3,6 +3,16 @@
 use std::io;
 use std::path::PathBuf;
 
+/// A list of pinned packages is not as it should be.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("line {line} of guest-images/packages.lock is not as it should be: `{text}`")]
+pub struct LockError {
+    /// The line, from 1.
+    pub line: usize,
+    /// What it says.
+    pub text: String,
+}
+
 /// A Debian package could not be found, downloaded or unpacked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -26,14 +36,32 @@ pub enum PackageError {
         /// What it printed to standard error.
         stderr: String,
     },
-    /// The package lists do not know the package.
+    /// The package is not among those that are pinned, or the archive has none.
     #[error(
-        "apt does not know package `{name}`: check that `apt-get update` works and that the Debian main archive is configured"
+        "package `{name}` is not in guest-images/packages.lock, or not in Debian's archive: \
+         `cargo xtask images --renew` pins what images are made of"
     )]
     Unknown {
         /// The package's name.
         name: String,
     },
+    /// Pinned files are neither on the mirror nor on snapshot.debian.org.
+    #[error(
+        "cannot get {packages} as pinned in guest-images/packages.lock; if the archive has newer \
+         ones by now, `cargo xtask images --renew` pins those. Tried:{said}"
+    )]
+    Gone {
+        /// Names and versions.
+        packages: String,
+        /// What apt said.
+        said: String,
+    },
+    /// Apt has no Debian archive.
+    #[error("apt has no source with origin Debian and component main: add one to /etc/apt")]
+    NoSources,
+    /// The list of pinned packages is broken.
+    #[error(transparent)]
+    Lock(#[from] LockError),
     /// The package lacks a file that it should have.
     #[error("package {package} {version} has no `{file}`")]
     MissingFile {
@@ -84,17 +112,15 @@ pub enum KernelError {
     },
     /// The payload is compressed in a way that is not supported.
     #[error(
-        "the kernel's payload starts with {magic:02x?}: only LZ4 (legacy frame), as in Debian's cloud kernel, is supported"
+        "the kernel's payload starts with {magic:02x?}: only LZ4 (legacy frame) and zstd, as in Debian's cloud kernels, are supported"
     )]
     Compression {
         /// First four bytes of the payload.
         magic: [u8; 4],
     },
-    /// A block of the payload does not decompress.
-    #[error("the kernel's LZ4 payload is corrupt in block {block}: {reason}")]
+    /// The payload does not decompress.
+    #[error("the kernel's payload is corrupt: {reason}")]
     Corrupt {
-        /// Number of the block, from 0.
-        block: usize,
         /// The decoder's words.
         reason: String,
     },
@@ -132,6 +158,15 @@ pub enum DependencyError {
         /// The parser's words.
         #[source]
         source: object::Error,
+    },
+    /// A compressed module does not decompress.
+    #[error("cannot decompress {path}")]
+    Decompress {
+        /// The file.
+        path: PathBuf,
+        /// The decoder's words.
+        #[source]
+        source: io::Error,
     },
     /// A shared library was not found.
     #[error("{wanted_by} needs `{soname}`, which is not in any place it was looked for")]
@@ -290,19 +325,14 @@ pub enum DiskImageError {
         source: io::Error,
     },
     /// A program failed.
-    #[error(
-        "`{program}` failed; it needs root, room on the disk and the Debian archive:\n{stderr}"
-    )]
+    #[error("`{program}` failed; it needs root, and room on the disk:\n{stderr}")]
     Command {
         /// The program.
         program: String,
         /// What it printed to standard error.
         stderr: String,
     },
-    /// Apt has no Debian archive.
-    #[error("apt has no source with origin Debian and component main: add one to /etc/apt")]
-    NoSources,
-    /// The package lists could not be updated.
+    /// A package could not be had.
     #[error(transparent)]
     Package(#[from] PackageError),
     /// A program of ours could not be compiled.

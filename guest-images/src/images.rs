@@ -16,6 +16,7 @@ use crate::files::{write_atomically, write_if_different};
 use crate::kernel::extract_vmlinux;
 use crate::libraries::{PackageLibraries, add_programs};
 use crate::load;
+use crate::lock::Use;
 use crate::micro::{self, MicroGuest};
 use crate::modules::ModuleTree;
 use crate::packages::{Package, PackageStore};
@@ -40,7 +41,16 @@ impl DebianKernel {
     ///
     /// When the package cannot be had.
     pub fn unpack(store: &PackageStore) -> Result<Self, ImageError> {
-        let package = store.behind("linux-image-cloud-amd64", "linux-image-")?;
+        Self::unpack_of(store, Use::Bookworm)
+    }
+
+    /// As [`DebianKernel::unpack`], of another release.
+    ///
+    /// # Errors
+    ///
+    /// As [`DebianKernel::unpack`].
+    pub fn unpack_of(store: &PackageStore, purpose: Use) -> Result<Self, ImageError> {
+        let package = store.behind_for(purpose, "linux-image-cloud-amd64", "linux-image-")?;
         let release = package.name().trim_start_matches("linux-image-").to_owned();
         Ok(Self { package, release })
     }
@@ -62,14 +72,29 @@ impl DebianKernel {
             .file(&format!("boot/vmlinuz-{}", self.release))?)
     }
 
+    /// The uncompressed kernel.
+    fn vmlinux(&self) -> Result<Contents, ImageError> {
+        let path = self.bzimage()?;
+        let bzimage = fs::read(&path).map_err(|source| ImageError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        let vmlinux =
+            extract_vmlinux(&bzimage).map_err(|source| ImageError::Kernel { path, source })?;
+        Ok(Contents::new(vmlinux, [&self.package]))
+    }
+
     /// The kernel's modules.
     ///
     /// # Errors
     ///
     /// When they cannot be listed.
     pub fn modules(&self) -> Result<ModuleTree, ImageError> {
-        let root = self.package.root().join("lib/modules").join(&self.release);
-        Ok(ModuleTree::scan(&root)?)
+        // Debian 13 has no files in `/lib` any more.
+        let trees = ["lib/modules", "usr/lib/modules"]
+            .map(|directory| self.package.root().join(directory).join(&self.release));
+        let root = trees.iter().find(|root| root.is_dir()).unwrap_or(&trees[0]);
+        Ok(ModuleTree::scan(root)?)
     }
 }
 
@@ -97,6 +122,8 @@ pub struct GuestImages {
 impl GuestImages {
     /// Name of the kernel's ELF file.
     pub const VMLINUX: &str = "vmlinux";
+    /// Name of the ELF file of Debian 13's kernel, which the same initramfs images go with.
+    pub const VMLINUX_DEBIAN_13: &str = "vmlinux-debian13";
     /// Name of the initramfs with Redis.
     pub const REDIS: &str = "redis.cpio";
     /// Name of the initramfs with Redis, loads ([`crate::load`]) and tools ([`crate::agent`]).
@@ -120,7 +147,8 @@ impl GuestImages {
             directory: directory.to_owned(),
             images: Vec::new(),
         };
-        images.add(Self::VMLINUX, ingredients.vmlinux()?)?;
+        images.add(Self::VMLINUX, ingredients.kernel.vmlinux()?)?;
+        images.add(Self::VMLINUX_DEBIAN_13, ingredients.newer.vmlinux()?)?;
         images.add(Self::TINY, ingredients.tiny()?)?;
         images.add(Self::DISK, ingredients.disk()?)?;
         images.add(Self::REDIS, ingredients.redis()?)?;
@@ -214,38 +242,41 @@ impl Contents {
 struct Ingredients<'a> {
     store: &'a PackageStore,
     kernel: DebianKernel,
-    modules: ModuleTree,
+    newer: DebianKernel,
     busybox: Package,
 }
 
 impl<'a> Ingredients<'a> {
     fn unpack(store: &'a PackageStore) -> Result<Self, ImageError> {
-        let kernel = DebianKernel::unpack(store)?;
         Ok(Self {
             store,
-            modules: kernel.modules()?,
-            kernel,
+            kernel: DebianKernel::unpack(store)?,
+            newer: DebianKernel::unpack_of(store, Use::Trixie)?,
             busybox: store.package("busybox-static")?,
         })
     }
 
-    fn vmlinux(&self) -> Result<Contents, ImageError> {
-        let path = self.kernel.bzimage()?;
-        let bzimage = fs::read(&path).map_err(|source| ImageError::Read {
-            path: path.clone(),
-            source,
-        })?;
-        let vmlinux =
-            extract_vmlinux(&bzimage).map_err(|source| ImageError::Kernel { path, source })?;
-        Ok(Contents::new(vmlinux, [&self.kernel.package]))
+    /// What every initramfs is made of.
+    fn packages(&self) -> [&Package; 3] {
+        [&self.kernel.package, &self.newer.package, &self.busybox]
+    }
+
+    /// What an initramfs of ours begins with, and the modules of both kernels.
+    fn base(&self, init: &[u8]) -> Result<Archive, ImageError> {
+        let mut archive = base(&self.busybox, init)?;
+        for kernel in [&self.kernel, &self.newer] {
+            let directory = format!("modules/{}", kernel.release());
+            let modules = kernel.modules()?;
+            modules.add_to(&mut archive, &directory, &GUEST_MODULES)?;
+        }
+        Ok(archive)
     }
 
     fn tiny(&self) -> Result<Contents, ImageError> {
-        let mut tiny = base(&self.busybox, include_bytes!("init/tiny.sh"))?;
-        self.modules.add_to(&mut tiny, "guest", &GUEST_MODULES)?;
+        let mut tiny = self.base(include_bytes!("init/tiny.sh"))?;
         tiny.file("bin/clock", 0o755, clock::program()?);
         tiny.file("bin/disk", 0o755, disk::program()?);
-        let mut contents = Contents::new(tiny.to_bytes(), [&self.kernel.package, &self.busybox]);
+        let mut contents = Contents::new(tiny.to_bytes(), self.packages());
         contents
             .made_of
             .push(format!("cc {}", compiler::version()?));
@@ -253,14 +284,12 @@ impl<'a> Ingredients<'a> {
     }
 
     fn disk(&self) -> Result<Contents, ImageError> {
-        let mut disk = base(&self.busybox, include_bytes!("init/disk.sh"))?;
-        self.modules.add_to(&mut disk, "guest", &GUEST_MODULES)?;
-        let release = self.kernel.release();
-        self.modules.add_tree(&mut disk, release, &GUEST_MODULES)?;
-        Ok(Contents::new(
-            disk.to_bytes(),
-            [&self.kernel.package, &self.busybox],
-        ))
+        let mut disk = self.base(include_bytes!("init/disk.sh"))?;
+        for kernel in [&self.kernel, &self.newer] {
+            let modules = kernel.modules()?;
+            modules.add_tree(&mut disk, kernel.release(), &GUEST_MODULES)?;
+        }
+        Ok(Contents::new(disk.to_bytes(), self.packages()))
     }
 
     fn redis(&self) -> Result<Contents, ImageError> {
@@ -292,8 +321,7 @@ impl<'a> Ingredients<'a> {
         inittab: &str,
         others: &[&str],
     ) -> Result<Contents, ImageError> {
-        let mut redis = base(&self.busybox, include_bytes!("init/redis.sh"))?;
-        self.modules.add_to(&mut redis, "guest", &GUEST_MODULES)?;
+        let mut redis = self.base(include_bytes!("init/redis.sh"))?;
         redis
             .file("etc/inittab", 0o644, inittab)
             .file("etc/redis.conf", 0o644, include_bytes!("init/redis.conf"))
@@ -320,9 +348,7 @@ impl<'a> Ingredients<'a> {
             .collect();
         let mut libraries = PackageLibraries::new(self.store, packages);
         add_programs(&mut redis, &programs, &mut libraries)?;
-        let packages = [&self.kernel.package, &self.busybox]
-            .into_iter()
-            .chain(libraries.packages());
+        let packages = self.packages().into_iter().chain(libraries.packages());
         Ok(Contents::new(redis.to_bytes(), packages))
     }
 }

@@ -10,9 +10,12 @@
 //! 0x24c payload_length u32  with the 4-byte size that the build appends
 //! ```
 //!
-//! Debian's cloud kernel compresses it as an LZ4 *legacy* frame: the magic
-//! number, then blocks of at most 8 MiB, each behind its compressed size,
-//! and at the end (not part of LZ4) the uncompressed size.
+//! Debian 12's cloud kernel compresses it as an LZ4 *legacy* frame: the magic
+//! number, then blocks of at most 8 MiB, each behind its compressed size.
+//! Debian 13's does it with zstd. At the end (not part of either) there is the
+//! uncompressed size.
+
+use std::io::Read as _;
 
 use crate::error::KernelError;
 
@@ -25,13 +28,14 @@ const SECTOR: u64 = 512;
 
 const LZ4_LEGACY_MAGIC: [u8; 4] = 0x184c_2102_u32.to_le_bytes();
 const LZ4_LEGACY_BLOCK: usize = 8 << 20;
+const ZSTD_MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
 
 /// Extracts the uncompressed ELF kernel (`vmlinux`) from a bzImage.
 ///
 /// # Errors
 ///
 /// When the image is truncated, is no bzImage, is compressed otherwise than
-/// with LZ4, or does not decompress to what it promises.
+/// with LZ4 or zstd, or does not decompress to what it promises.
 pub fn extract_vmlinux(bzimage: &[u8]) -> Result<Vec<u8>, KernelError> {
     let payload = payload(bzimage)?;
     let (compressed, trailer) = payload
@@ -42,7 +46,7 @@ pub fn extract_vmlinux(bzimage: &[u8]) -> Result<Vec<u8>, KernelError> {
             len: payload.len() as u64,
         })?;
     let expected = u64::from(u32::from_le_bytes(*trailer));
-    let vmlinux = decompress_legacy_frame(compressed)?;
+    let vmlinux = decompress(compressed)?;
     if vmlinux.len() as u64 != expected {
         return Err(KernelError::Size {
             got: vmlinux.len() as u64,
@@ -96,17 +100,33 @@ fn u32_at(bytes: &[u8], offset: usize) -> u32 {
     ])
 }
 
-fn decompress_legacy_frame(frame: &[u8]) -> Result<Vec<u8>, KernelError> {
-    let Some((magic, mut rest)) = frame.split_first_chunk::<4>() else {
+fn decompress(payload: &[u8]) -> Result<Vec<u8>, KernelError> {
+    let Some((magic, blocks)) = payload.split_first_chunk::<4>() else {
         return Err(KernelError::Truncated {
             what: "the payload's magic number",
             needed: 4,
-            len: frame.len() as u64,
+            len: payload.len() as u64,
         });
     };
-    if *magic != LZ4_LEGACY_MAGIC {
-        return Err(KernelError::Compression { magic: *magic });
+    match *magic {
+        LZ4_LEGACY_MAGIC => decompress_legacy_blocks(blocks),
+        ZSTD_MAGIC => decompress_zstd(payload),
+        magic => Err(KernelError::Compression { magic }),
     }
+}
+
+fn decompress_zstd(frame: &[u8]) -> Result<Vec<u8>, KernelError> {
+    let corrupt = |reason: String| KernelError::Corrupt { reason };
+    let mut decoder = ruzstd::decoding::StreamingDecoder::new(frame)
+        .map_err(|error| corrupt(error.to_string()))?;
+    let mut output = Vec::new();
+    decoder
+        .read_to_end(&mut output)
+        .map_err(|error| corrupt(error.to_string()))?;
+    Ok(output)
+}
+
+fn decompress_legacy_blocks(mut rest: &[u8]) -> Result<Vec<u8>, KernelError> {
     let mut output = Vec::new();
     let mut buffer = vec![0; LZ4_LEGACY_BLOCK];
     for block in 0.. {
@@ -115,13 +135,14 @@ fn decompress_legacy_frame(frame: &[u8]) -> Result<Vec<u8>, KernelError> {
         };
         let size = u32::from_le_bytes(*size) as usize;
         let data = after.get(..size).ok_or_else(|| KernelError::Corrupt {
-            block,
-            reason: format!("it should have {size} bytes, {} are left", after.len()),
+            reason: format!(
+                "block {block} should have {size} bytes, {} are left",
+                after.len()
+            ),
         })?;
         let length = lz4_flex::block::decompress_into(data, &mut buffer).map_err(|error| {
             KernelError::Corrupt {
-                block,
-                reason: error.to_string(),
+                reason: format!("block {block}: {error}"),
             }
         })?;
         output.extend_from_slice(&buffer[..length]);
@@ -143,8 +164,12 @@ mod tests {
             payload.extend_from_slice(&(data.len() as u32).to_le_bytes());
             payload.extend_from_slice(&data);
         }
-        payload.extend_from_slice(&(kernel.len() as u32).to_le_bytes());
+        bzimage_of(payload, kernel.len())
+    }
 
+    /// A bzImage with a compressed payload, of a kernel of so many bytes.
+    fn bzimage_of(mut payload: Vec<u8>, bytes: usize) -> Vec<u8> {
+        payload.extend_from_slice(&(bytes as u32).to_le_bytes());
         let mut image = vec![0; 2 * SECTOR as usize + 16];
         image[SETUP_SECTS] = 1;
         image[HEADER_MAGIC..HEADER_MAGIC + 4].copy_from_slice(b"HdrS");
@@ -166,6 +191,21 @@ mod tests {
     fn the_kernel_comes_out_as_it_went_in() {
         for block in [1000, 65_536, LZ4_LEGACY_BLOCK] {
             assert_eq!(extract_vmlinux(&bzimage(&kernel(), block)), Ok(kernel()));
+        }
+    }
+
+    #[test]
+    fn a_kernel_compressed_with_zstd_comes_out_too() {
+        let level = ruzstd::encoding::CompressionLevel::Fastest;
+        let payload = ruzstd::encoding::compress_to_vec(&kernel()[..], level);
+        let image = bzimage_of(payload, kernel().len());
+        assert_eq!(extract_vmlinux(&image), Ok(kernel()));
+        let payload = image.len() - 8;
+        for at in (2 * SECTOR as usize + 20..payload).step_by(7) {
+            let mut broken = image.clone();
+            broken[at] ^= 0x55;
+            // It may give another kernel of the same size; it does not panic.
+            let _ = extract_vmlinux(&broken);
         }
     }
 

@@ -1,11 +1,12 @@
 //! Guest images for ftvm, made from Debian's own binary packages.
 //!
 //! No kernel is compiled and no binary is kept in the repository: the stock
-//! cloud kernel, busybox and Redis come from the Debian archive, verified by
-//! apt; small programs of our own are compiled when the images are made. Out of
+//! cloud kernels, busybox and Redis come from the Debian archive, pinned by
+//! `packages.lock` ([`lock`]); small programs of our own are compiled when the images are made. Out of
 //! them this crate makes
 //!
-//! * `vmlinux`: the kernel's uncompressed ELF file ([`kernel`]),
+//! * `vmlinux`: the kernel's uncompressed ELF file ([`kernel`]), and `vmlinux-debian13`: that of
+//!   the next release,
 //! * `redis.cpio`: an initramfs with Debian's redis-server,
 //! * `load.cpio`: the same with programs that compute beside it ([`load`]),
 //! * `tiny.cpio`: an initramfs with busybox alone, for quick tests,
@@ -30,11 +31,15 @@ pub mod images;
 pub mod kernel;
 pub mod libraries;
 pub mod load;
+pub mod lock;
 pub mod micro;
+mod mirror;
 pub mod modules;
 pub mod packages;
+mod renewal;
 
 pub use archive::Archive;
 pub use images::{DebianKernel, GuestImages, Image};
+pub use lock::{Lock, Use};
 pub use micro::MicroGuest;
 pub use packages::{Package, PackageStore};

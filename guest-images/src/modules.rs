@@ -1,7 +1,11 @@
 //! Kernel modules and the modules they depend on.
+//!
+//! Some kernels have their modules compressed (`.ko.xz`). They go into an initramfs as they are
+//! loaded, because ftvm rewrites them there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,6 +18,8 @@ use crate::libraries::{read, section};
 pub struct ModuleTree {
     root: PathBuf,
     files: BTreeMap<String, PathBuf>,
+    /// Names of modules that the kernel has in itself.
+    built_in: BTreeSet<String>,
 }
 
 impl ModuleTree {
@@ -35,21 +41,28 @@ impl ModuleTree {
                 let path = entry.path();
                 if entry.file_type().map_err(failed)?.is_dir() {
                     queue.push(path);
-                } else if path.extension().is_some_and(|extension| extension == "ko")
-                    && let Some(stem) = path.file_stem().and_then(|stem| stem.to_str())
-                {
-                    files.insert(canonical(stem), path);
+                } else if let Some(name) = module_name(&path) {
+                    files.insert(name, path);
                 }
             }
         }
+        let list = root.join("modules.builtin");
+        let built_in = match list.is_file() {
+            true => String::from_utf8_lossy(&read(&list)?)
+                .lines()
+                .filter_map(|line| module_name(Path::new(line)))
+                .collect(),
+            false => BTreeSet::new(),
+        };
         Ok(Self {
             root: root.to_owned(),
             files,
+            built_in,
         })
     }
 
     /// The modules `wanted` and all that they need, each after those that it
-    /// needs: the order to load them in.
+    /// needs: the order to load them in. Those that the kernel has in itself are left out.
     ///
     /// # Errors
     ///
@@ -63,7 +76,7 @@ impl ModuleTree {
     }
 
     fn visit(&self, name: &str, order: &mut Vec<(String, PathBuf)>) -> Result<(), DependencyError> {
-        if order.iter().any(|(done, _)| done == name) {
+        if self.built_in.contains(name) || order.iter().any(|(done, _)| done == name) {
             return Ok(());
         }
         let path = self
@@ -73,7 +86,7 @@ impl ModuleTree {
                 module: name.to_owned(),
                 root: self.root.clone(),
             })?;
-        let data = read(path)?;
+        let data = read_module(path)?;
         let info = section(&data, ".modinfo")
             .map_err(|source| DependencyError::Elf {
                 path: path.clone(),
@@ -87,8 +100,8 @@ impl ModuleTree {
         Ok(())
     }
 
-    /// Adds modules and what they need as `modules/<name>.ko`, and the list
-    /// `modules/<list>` with their file names in loading order.
+    /// Adds modules and what they need as `<directory>/<name>.ko`, and the list
+    /// `<directory>/order` with their file names in loading order.
     ///
     /// # Errors
     ///
@@ -96,16 +109,20 @@ impl ModuleTree {
     pub fn add_to(
         &self,
         archive: &mut Archive,
-        list: &str,
+        directory: &str,
         wanted: &[&str],
     ) -> Result<(), DependencyError> {
         let mut names = String::new();
         for (name, path) in self.load_order(wanted)? {
-            archive.file(&format!("modules/{name}.ko"), 0o644, read(&path)?);
+            archive.file(
+                &format!("{directory}/{name}.ko"),
+                0o644,
+                read_module(&path)?,
+            );
             names.push_str(&name);
             names.push_str(".ko\n");
         }
-        archive.file(&format!("modules/{list}"), 0o644, names);
+        archive.file(&format!("{directory}/order"), 0o644, names);
         Ok(())
     }
 
@@ -127,7 +144,8 @@ impl ModuleTree {
         fs::create_dir_all(&directory).map_err(ModuleListError::Temporary)?;
         for (name, path) in self.load_order(wanted)? {
             let file = format!("{name}.ko");
-            fs::write(directory.join(file), read(&path)?).map_err(ModuleListError::Temporary)?;
+            fs::write(directory.join(file), read_module(&path)?)
+                .map_err(ModuleListError::Temporary)?;
         }
         for list in [
             "modules.builtin",
@@ -156,6 +174,29 @@ impl ModuleTree {
     }
 }
 
+/// The name of the module in a file, if it is one.
+fn module_name(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let name = name.strip_suffix(".xz").unwrap_or(name);
+    Some(canonical(name.strip_suffix(".ko")?))
+}
+
+/// A module, decompressed.
+fn read_module(path: &Path) -> Result<Vec<u8>, DependencyError> {
+    let bytes = read(path)?;
+    if path.extension().is_none_or(|extension| extension != "xz") {
+        return Ok(bytes);
+    }
+    let mut module = Vec::new();
+    lzma_rust2::XzReader::new(&bytes[..], false)
+        .read_to_end(&mut module)
+        .map_err(|source| DependencyError::Decompress {
+            path: path.to_owned(),
+            source,
+        })?;
+    Ok(module)
+}
+
 /// Module names differ from their file names in dashes.
 fn canonical(name: &str) -> String {
     name.replace('-', "_")
@@ -182,6 +223,27 @@ mod tests {
         assert_eq!(dependencies(modinfo), ["virtio_ring", "net_failover"]);
         assert!(dependencies(b"license=GPL\0depends=\0").is_empty());
         assert!(dependencies(b"").is_empty());
+    }
+
+    #[test]
+    fn compressed_modules_are_found_and_built_in_ones_left_out() {
+        let names = ["a/virtio-net.ko.xz", "b/old.ko", "b/readme.txt", "c.ko.zst"];
+        let names = names.map(|name| module_name(Path::new(name)));
+        let expected = [Some("virtio_net"), Some("old"), None, None];
+        assert_eq!(names, expected.map(|name| name.map(str::to_owned)));
+
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let list = "kernel/drivers/virtio/virtio_pci.ko\nkernel/drivers/virtio/virtio-ring.ko\n";
+        fs::write(root.path().join("modules.builtin"), list).expect("a list");
+        let tree = ModuleTree::scan(root.path()).expect("a tree");
+        let order = tree.load_order(&["virtio_pci", "virtio-ring"]);
+        assert_eq!(order.expect("nothing to load"), []);
+
+        let broken = root.path().join("broken.ko.xz");
+        fs::write(&broken, b"\xfd7zXZ\0 and then nothing").expect("a file");
+        let tree = ModuleTree::scan(root.path()).expect("a tree");
+        let error = tree.load_order(&["broken"]).expect_err("it is broken");
+        assert!(error.to_string().contains("broken.ko.xz"), "{error}");
     }
 
     #[test]

@@ -1,43 +1,44 @@
-//! Debian packages, downloaded and verified by apt, unpacked below a directory
-//! of our own. Nothing is installed.
+//! Debian packages, as [`crate::lock`] pins them, unpacked below a directory of our own. Nothing is
+//! installed.
 //!
-//! A package that was unpacked once is *pinned* (`<name>.json` next to its
-//! directory), so that later runs give the same images, need no network and
-//! take no time. [`PackageStore::forget`] drops the pins. A run that is
-//! interrupted leaves only temporary directories behind.
+//! What was unpacked once needs no network and takes no time. A run that is interrupted leaves only
+//! temporary directories behind.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use serde::{Deserialize, Serialize};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::error::PackageError;
+use crate::lock::{Lock, Pin, Use};
+use crate::mirror::{Mirror, run};
+use crate::renewal::Lists;
 
 /// Unpacked packages below one directory.
 #[derive(Debug)]
 pub struct PackageStore {
     root: PathBuf,
-    /// Whether the package lists were updated: once is enough.
-    updated: AtomicBool,
+    /// The archive's newest packages are taken in place of the pinned ones.
+    renewal: Option<Renewal>,
+    mirror: OnceLock<Mirror>,
+}
+
+/// The newest packages, and which of them were asked for.
+#[derive(Debug)]
+struct Renewal {
+    bookworm: Lists,
+    trixie: Lists,
+    taken: Mutex<Lock>,
 }
 
 /// One unpacked package.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Package {
     name: String,
-    root: PathBuf,
-    pin: Pin,
-}
-
-/// What is remembered of an unpacked package.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Pin {
     version: String,
-    /// Packages it depends on, alternatives one after the other.
+    root: PathBuf,
     depends: Vec<String>,
 }
 
@@ -47,32 +48,91 @@ impl PackageStore {
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self {
             root: root.into(),
-            updated: AtomicBool::new(false),
+            renewal: None,
+            mirror: OnceLock::new(),
         }
     }
 
-    /// The package called `name`: the pinned version, or the one that apt
-    /// would install, downloaded and unpacked.
+    /// The same, with the newest packages of Debian's archive, as its signed lists name them.
     ///
     /// # Errors
     ///
-    /// When apt does not know the package or cannot download it, or the store
-    /// cannot be written.
+    /// When the lists cannot be had, or the store cannot be written.
+    pub fn renewing(root: impl Into<PathBuf>) -> Result<Self, PackageError> {
+        let store = Self::new(root);
+        let mirror = store.mirror()?;
+        let directory = store.root.join("lists");
+        let lists = |purpose: Use| Lists::update(mirror, purpose.release(), &directory);
+        // A snapshot is made four times a day: of what was new a moment ago, later.
+        let snapshot =
+            run(Command::new("date").args(["-u", "-d", "now + 12 hours", "+%Y%m%dT%H%M%SZ"]))?;
+        let renewal = Renewal {
+            bookworm: lists(Use::Bookworm)?,
+            trixie: lists(Use::Trixie)?,
+            taken: Mutex::new(Lock {
+                snapshot: snapshot.trim().to_owned(),
+                ..Lock::default()
+            }),
+        };
+        Ok(Self {
+            renewal: Some(renewal),
+            ..store
+        })
+    }
+
+    /// The packages that a renewing store was asked for so far.
+    #[must_use]
+    pub fn taken(&self) -> Option<Lock> {
+        let taken = self.renewal.as_ref()?.taken.lock();
+        Some(taken.unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// The package of Debian 12 called `name`, downloaded and unpacked.
+    ///
+    /// # Errors
+    ///
+    /// When it is not pinned or cannot be downloaded, or the store cannot be written.
     pub fn package(&self, name: &str) -> Result<Package, PackageError> {
-        if let Some(package) = self.pinned(name) {
-            return Ok(package);
-        }
-        match self.fetch(name) {
-            // The lists may be missing (a fresh machine) or out of date (the
-            // archive dropped the version that they name).
-            Err(PackageError::Unknown { .. } | PackageError::Command { .. })
-                if !self.updated.swap(true, Ordering::Relaxed) =>
-            {
-                self.update()?;
-                self.fetch(name)
+        self.package_for(Use::Bookworm, name)
+    }
+
+    /// As [`PackageStore::package`], for some use.
+    ///
+    /// # Errors
+    ///
+    /// As [`PackageStore::package`].
+    pub fn package_for(&self, purpose: Use, name: &str) -> Result<Package, PackageError> {
+        let pin = match &self.renewal {
+            Some(renewal) => {
+                let pin = renewal.lists(purpose).newest(name)?;
+                renewal.take(purpose, [&pin]);
+                pin
             }
-            result => result,
+            None => Lock::committed()?
+                .pins
+                .remove(&(purpose, name.to_owned()))
+                .ok_or_else(|| PackageError::Unknown {
+                    name: name.to_owned(),
+                })?,
+        };
+        let root = self.root.join(format!(
+            "{name}_{}_{}",
+            // It would separate entries of a library path.
+            pin.version.replace(':', "%3a"),
+            pin.architecture
+        ));
+        if !root.is_dir() {
+            self.unpack(&pin, &root)?;
         }
+        let control = root.join("DEBIAN/control");
+        let record =
+            fs::read_to_string(&control).map_err(|source| self.store_error(&control, source))?;
+        Ok(Package {
+            name: name.to_owned(),
+            version: pin.version,
+            root,
+            depends: dependencies(&record),
+        })
     }
 
     /// The package that the metapackage `name` depends on and whose name
@@ -83,25 +143,57 @@ impl PackageStore {
     ///
     /// As [`PackageStore::package`]; also when there is no such dependency.
     pub fn behind(&self, name: &str, prefix: &str) -> Result<Package, PackageError> {
-        let meta = self.package(name)?;
+        self.behind_for(Use::Bookworm, name, prefix)
+    }
+
+    /// As [`PackageStore::behind`], for some use.
+    ///
+    /// # Errors
+    ///
+    /// As [`PackageStore::behind`].
+    pub fn behind_for(
+        &self,
+        purpose: Use,
+        name: &str,
+        prefix: &str,
+    ) -> Result<Package, PackageError> {
+        let meta = self.package_for(purpose, name)?;
         let real = meta
             .depends()
             .find(|dependency| dependency.starts_with(prefix))
             .ok_or_else(|| PackageError::Unknown {
                 name: format!("{prefix}…, wanted by {name}"),
             })?;
-        self.package(real)
+        self.package_for(purpose, real)
     }
 
-    /// Has apt update its package lists.
+    /// The packages of the disk image, which has these with all that they need, as files in
+    /// `directory`.
     ///
     /// # Errors
     ///
-    /// When apt cannot.
-    pub fn update(&self) -> Result<(), PackageError> {
-        log::info!("updating the package lists");
-        run(Command::new("apt-get").args(["-q", "update"]))?;
-        Ok(())
+    /// As [`PackageStore::package`].
+    pub fn fetch_system(&self, with: &[&str], directory: &Path) -> Result<Vec<Pin>, PackageError> {
+        let pins = self.system(with)?;
+        fs::create_dir_all(directory).map_err(|source| self.store_error(directory, source))?;
+        self.fetch(&pins.iter().collect::<Vec<_>>(), directory)?;
+        Ok(pins)
+    }
+
+    /// As [`PackageStore::fetch_system`], without the files.
+    ///
+    /// # Errors
+    ///
+    /// When one is not known.
+    pub fn system(&self, with: &[&str]) -> Result<Vec<Pin>, PackageError> {
+        match &self.renewal {
+            Some(renewal) => {
+                let pins = renewal.lists(Use::Disk).system(with)?;
+                renewal.take(Use::Disk, &pins);
+                Ok(pins)
+            }
+            None => Ok(Lock::committed()?.of(Use::Disk).cloned().collect()),
+        }
     }
 
     /// The directory that the store is in.
@@ -110,80 +202,36 @@ impl PackageStore {
         &self.root
     }
 
-    /// Drops every pin: the next call gets the archive's newest versions.
-    ///
-    /// # Errors
-    ///
-    /// When the store cannot be written.
-    pub fn forget(&self) -> Result<(), PackageError> {
-        let entries = match fs::read_dir(&self.root) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(source) => return Err(self.store_error(&self.root, source)),
+    fn mirror(&self) -> Result<&Mirror, PackageError> {
+        if let Some(mirror) = self.mirror.get() {
+            return Ok(mirror);
+        }
+        let mirror = Mirror::configured()?;
+        Ok(self.mirror.get_or_init(|| mirror))
+    }
+
+    fn fetch(&self, pins: &[&Pin], directory: &Path) -> Result<(), PackageError> {
+        let snapshot = match self.taken() {
+            Some(taken) => taken.snapshot,
+            None => Lock::committed()?.snapshot,
         };
-        for entry in entries {
-            let path = entry
-                .map_err(|source| self.store_error(&self.root, source))?
-                .path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "json")
-            {
-                fs::remove_file(&path).map_err(|source| self.store_error(&path, source))?;
-            }
-        }
-        Ok(())
+        self.mirror()?.fetch(pins, &snapshot, directory)
     }
 
-    fn pinned(&self, name: &str) -> Option<Package> {
-        let pin = fs::read(self.pin_path(name)).ok()?;
-        let pin: Pin = serde_json::from_slice(&pin).ok()?;
-        let root = self.directory(name, &pin.version);
-        root.is_dir().then(|| Package {
-            name: name.to_owned(),
-            root,
-            pin,
-        })
-    }
-
-    fn fetch(&self, name: &str) -> Result<Package, PackageError> {
-        let pin = candidate(name)?;
-        let directory = self.directory(name, &pin.version);
-        if !directory.is_dir() {
-            self.unpack(name, &pin.version, &directory)?;
-        }
-        let path = self.pin_path(name);
-        let bytes = serde_json::to_vec_pretty(&pin).expect("a pin is plain data");
-        crate::files::write_atomically(&path, &bytes)
-            .map_err(|source| self.store_error(&path, source))?;
-        Ok(Package {
-            name: name.to_owned(),
-            root: directory,
-            pin,
-        })
-    }
-
-    fn unpack(&self, name: &str, version: &str, target: &Path) -> Result<(), PackageError> {
-        log::info!("downloading {name} {version}");
+    fn unpack(&self, pin: &Pin, target: &Path) -> Result<(), PackageError> {
+        log::info!("downloading {} {}", pin.name, pin.version);
         fs::create_dir_all(&self.root).map_err(|source| self.store_error(&self.root, source))?;
         let scratch = tempfile::Builder::new()
             .prefix(".download-")
             .tempdir_in(&self.root)
             .map_err(|source| self.store_error(&self.root, source))?;
-        // The sandbox user may not enter our directory, and apt would warn of it.
-        run(Command::new("apt-get")
-            .args(["-q", "-o", "APT::Sandbox::User=root", "download"])
-            .arg(format!("{name}={version}"))
-            .current_dir(scratch.path()))?;
-        let archive = fs::read_dir(scratch.path())
-            .and_then(|mut entries| entries.next().transpose())
-            .map_err(|source| self.store_error(scratch.path(), source))?
-            .ok_or_else(|| PackageError::Unknown {
-                name: name.to_owned(),
-            })?
-            .path();
+        self.fetch(&[pin], scratch.path())?;
+        let archive = scratch.path().join(pin.file_name());
         let files = scratch.path().join("files");
-        run(Command::new("dpkg-deb").arg("-x").arg(&archive).arg(&files))?;
+        run(Command::new("dpkg-deb")
+            .arg("--raw-extract")
+            .arg(&archive)
+            .arg(&files))?;
         match fs::rename(&files, target) {
             // Another run of ours was quicker with the same package.
             Err(_) if target.is_dir() => Ok(()),
@@ -191,21 +239,26 @@ impl PackageStore {
         }
     }
 
-    /// Where a version of a package is unpacked. A colon (of an epoch) is
-    /// replaced: it would separate entries of a library path.
-    fn directory(&self, name: &str, version: &str) -> PathBuf {
-        self.root
-            .join(format!("{name}_{}", version.replace(':', "%3a")))
-    }
-
-    fn pin_path(&self, name: &str) -> PathBuf {
-        self.root.join(format!("{name}.json"))
-    }
-
     fn store_error(&self, path: &Path, source: io::Error) -> PackageError {
         PackageError::Store {
             path: path.to_owned(),
             source,
+        }
+    }
+}
+
+impl Renewal {
+    fn lists(&self, purpose: Use) -> &Lists {
+        match purpose {
+            Use::Bookworm | Use::Disk => &self.bookworm,
+            Use::Trixie => &self.trixie,
+        }
+    }
+
+    fn take<'a>(&self, purpose: Use, pins: impl IntoIterator<Item = &'a Pin>) {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        for pin in pins {
+            taken.pins.insert((purpose, pin.name.clone()), pin.clone());
         }
     }
 }
@@ -220,7 +273,7 @@ impl Package {
     /// Its version, in Debian's notation.
     #[must_use]
     pub fn version(&self) -> &str {
-        &self.pin.version
+        &self.version
     }
 
     /// The directory it is unpacked in.
@@ -231,7 +284,7 @@ impl Package {
 
     /// Names of the packages it depends on; of alternatives, all.
     pub fn depends(&self) -> impl Iterator<Item = &str> {
-        self.pin.depends.iter().map(String::as_str)
+        self.depends.iter().map(String::as_str)
     }
 
     /// A file of the package by its path in the file system (without leading
@@ -259,7 +312,7 @@ impl Package {
     pub fn file(&self, path: &str) -> Result<PathBuf, PackageError> {
         self.find(path).ok_or_else(|| PackageError::MissingFile {
             package: self.name.clone(),
-            version: self.pin.version.clone(),
+            version: self.version.clone(),
             file: path.to_owned(),
         })
     }
@@ -279,59 +332,23 @@ fn normalise(path: &Path) -> PathBuf {
     result
 }
 
-/// Asks apt which version it would install.
-fn candidate(name: &str) -> Result<Pin, PackageError> {
-    let unknown = || PackageError::Unknown {
-        name: name.to_owned(),
-    };
-    let record = run(Command::new("apt-cache").args(["show", "--no-all-versions", name])).map_err(
-        |error| match error {
-            PackageError::Command { .. } => unknown(),
-            other => other,
-        },
-    )?;
-    parse_record(&record).ok_or_else(unknown)
-}
-
-/// Version and dependencies out of a package's record.
-fn parse_record(record: &str) -> Option<Pin> {
+/// The packages that a package's control file says it depends on; of alternatives, all.
+fn dependencies(control: &str) -> Vec<String> {
     let field = |name: &str| {
-        record
+        control
             .lines()
             .find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
             .map(str::trim)
     };
     let mut seen = BTreeSet::new();
-    let depends = [field("Pre-Depends"), field("Depends")]
+    [field("Pre-Depends"), field("Depends")]
         .into_iter()
         .flatten()
         .flat_map(|list| list.split([',', '|']))
         .filter_map(|one| one.split([' ', '(', ':']).find(|word| !word.is_empty()))
         .filter(|name| seen.insert(*name))
         .map(str::to_owned)
-        .collect();
-    Some(Pin {
-        version: field("Version")?.to_owned(),
-        depends,
-    })
-}
-
-fn run(command: &mut Command) -> Result<String, PackageError> {
-    let line = format!("{command:?}");
-    let output = command
-        .env("LC_ALL", "C.UTF-8")
-        .output()
-        .map_err(|source| PackageError::Start {
-            command: line.clone(),
-            source,
-        })?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(PackageError::Command {
-        command: line,
-        stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-    })
+        .collect()
 }
 
 #[cfg(test)]
@@ -339,27 +356,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_gives_version_and_dependencies() {
-        let pin = parse_record(
+    fn a_control_file_gives_dependencies() {
+        let depends = dependencies(
             "Package: redis-server\nVersion: 5:7.0.15-1\nPre-Depends: init-system-helpers (>= 1.54~)\n\
              Depends: lsb-base (>= 3.2-14) | sysvinit-utils, redis-tools (= 5:7.0.15-1), python3:any\n",
         );
-        assert_eq!(
-            pin,
-            Some(Pin {
-                version: "5:7.0.15-1".to_owned(),
-                depends: [
-                    "init-system-helpers",
-                    "lsb-base",
-                    "sysvinit-utils",
-                    "redis-tools",
-                    "python3"
-                ]
-                .map(str::to_owned)
-                .to_vec(),
-            })
-        );
-        assert_eq!(parse_record(""), None);
+        let expected = [
+            "init-system-helpers",
+            "lsb-base",
+            "sysvinit-utils",
+            "redis-tools",
+            "python3",
+        ];
+        assert_eq!(depends, expected);
+        assert!(dependencies("").is_empty());
+    }
+
+    #[test]
+    fn a_package_that_is_not_pinned_is_not_fetched() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = PackageStore::new(directory.path());
+        let error = store.package("no-such-package").expect_err("not pinned");
+        assert!(matches!(error, PackageError::Unknown { .. }), "{error}");
+        // What is pinned for one use is not for another.
+        let error = store.package_for(Use::Trixie, "redis-server");
+        assert!(matches!(error, Err(PackageError::Unknown { .. })));
+        assert_eq!(store.taken(), None);
     }
 
     #[test]
@@ -378,11 +400,9 @@ mod tests {
         }
         let package = Package {
             name: "demo".to_owned(),
+            version: "1".to_owned(),
             root,
-            pin: Pin {
-                version: "1".to_owned(),
-                depends: Vec::new(),
-            },
+            depends: Vec::new(),
         };
         for path in [
             "usr/lib/real.so",

@@ -53,7 +53,7 @@ impl HostImage {
         archive.file("etc/inittab", 0o644, include_bytes!("init/inittab"));
         kernel
             .modules()?
-            .add_to(&mut archive, "host", &HOST_MODULES)
+            .add_to(&mut archive, "modules", &HOST_MODULES)
             .map_err(images_error)?;
 
         let mut programs = vec![("usr/bin/host-agent", layout.program("host-agent")?)];

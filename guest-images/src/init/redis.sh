@@ -14,9 +14,11 @@ for word in $words; do
     esac
 done
 
+cd "/modules/$(uname -r)"
 while read -r module; do
-    insmod "/modules/$module"
-done < /modules/guest
+    insmod "$module"
+done < order
+cd /
 
 echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6
 echo 1 > /proc/sys/vm/overcommit_memory

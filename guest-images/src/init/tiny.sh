@@ -24,9 +24,11 @@ for word in $words; do
 done
 
 load_modules() {
+    cd "/modules/$(uname -r)"
     while read -r module; do
-        insmod "/modules/$module"
-    done < /modules/guest
+        insmod "$module"
+    done < order
+    cd /
 }
 
 # Answers on port 7, for ever: every connection gets its bytes back.

@@ -20,7 +20,7 @@ hostname "$name"
 
 while read -r module; do
     insmod "/modules/$module" || echo "ftvm-host: module $module was refused"
-done < /modules/host
+done < /modules/order
 
 # The guest's TAP is bridged to the client network; the host has its own
 # address there on the bridge.

@@ -1,10 +1,11 @@
 //! `cargo xtask images`
 
+use std::fs;
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use guest_images::{GuestImages, Image, PackageStore, debian};
+use guest_images::{GuestImages, Image, Lock, PackageStore, debian};
 
 use crate::steps::Steps;
 use testbed::Layout;
@@ -12,9 +13,9 @@ use testbed::Layout;
 /// Arguments of `cargo xtask images`.
 #[derive(Debug, Args)]
 pub(crate) struct Images {
-    /// Take the archive's newest packages instead of those of the last time.
+    /// Take the archive's newest packages, and pin them in guest-images/packages.lock.
     #[arg(long)]
-    upgrade: bool,
+    renew: bool,
     /// Make every image a second time, and fail if one is not the same.
     #[arg(long)]
     check: bool,
@@ -23,13 +24,19 @@ pub(crate) struct Images {
 impl Images {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let layout = Layout::find();
-        let store = PackageStore::new(layout.packages());
-        if self.upgrade {
-            store.forget()?;
-        }
         let mut steps = Steps::new();
-        let images = make(&mut steps, &layout)?;
-        let disk = make_disk(&mut steps, &layout)?;
+        let store = if self.renew {
+            steps.step("Debian's package lists", || {
+                Ok(PackageStore::renewing(layout.packages())?)
+            })?
+        } else {
+            PackageStore::new(layout.packages())
+        };
+        let images = make(&mut steps, &store, &layout)?;
+        let disk = make_disk(&mut steps, &store, &layout)?;
+        if let Some(lock) = renewed(&mut steps, &store)? {
+            pin(&lock, &layout)?;
+        }
         for image in images.images().iter().chain([&disk]) {
             println!(
                 "{}  {} ({} KiB)",
@@ -57,11 +64,7 @@ impl Images {
                     first.name,
                     first.sha256,
                     second.sha256,
-                    if first.made_of == second.made_of {
-                        "the same packages give different images"
-                    } else {
-                        "the archive has other packages by now; try again with --upgrade"
-                    }
+                    "the same packages give different images"
                 );
             }
             ensure!(differing.is_empty(), "images are not the same every time");
@@ -71,18 +74,50 @@ impl Images {
     }
 }
 
+/// What a renewing store took.
+fn renewed(steps: &mut Steps, store: &PackageStore) -> Result<Option<Lock>> {
+    if store.taken().is_none() {
+        return Ok(None);
+    }
+    // No image has it: the benchmark takes pgbench out of it.
+    steps.step("further packages", || {
+        Ok(store.behind("postgresql", "postgresql-")?)
+    })?;
+    Ok(store.taken())
+}
+
+/// Writes the list of pinned packages, and tells what is new.
+fn pin(lock: &Lock, layout: &Layout) -> Result<()> {
+    let path = layout.root().join("guest-images/packages.lock");
+    let before = fs::read_to_string(&path).unwrap_or_default();
+    let before = Lock::parse(&before).unwrap_or_default();
+    for (key, pin) in &lock.pins {
+        let was = before.pins.get(key);
+        if was.is_none_or(|was| was.sha256 != pin.sha256) {
+            let was = was.map_or("nothing", |was| &was.version);
+            eprintln!("{}: {} {was} → {}", key.0, pin.name, pin.version);
+        }
+    }
+    for (key, pin) in &before.pins {
+        if !lock.pins.contains_key(key) {
+            eprintln!("{}: {} {} → nothing", key.0, pin.name, pin.version);
+        }
+    }
+    fs::write(&path, lock.to_string()).with_context(|| format!("cannot write {}", path.display()))
+}
+
 /// Makes the guest images as one step.
-pub(crate) fn make(steps: &mut Steps, layout: &Layout) -> Result<GuestImages> {
-    let store = PackageStore::new(layout.packages());
+pub(crate) fn make(
+    steps: &mut Steps,
+    store: &PackageStore,
+    layout: &Layout,
+) -> Result<GuestImages> {
     steps.step("guest images", || {
-        Ok(GuestImages::build(&store, &layout.images())?)
+        Ok(GuestImages::build(store, &layout.images())?)
     })
 }
 
 /// Makes the disk image as one step.
-pub(crate) fn make_disk(steps: &mut Steps, layout: &Layout) -> Result<Image> {
-    let store = PackageStore::new(layout.packages());
-    steps.step("disk image", || {
-        Ok(debian::build(&store, &layout.images())?)
-    })
+pub(crate) fn make_disk(steps: &mut Steps, store: &PackageStore, layout: &Layout) -> Result<Image> {
+    steps.step("disk image", || Ok(debian::build(store, &layout.images())?))
 }

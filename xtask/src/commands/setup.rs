@@ -4,6 +4,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
+use guest_images::PackageStore;
 use testbed::{HostImage, Layout, PROGRAMS_VARIABLE};
 
 use super::images;
@@ -57,9 +58,10 @@ pub(crate) fn prepare_for(steps: &mut Steps, disk: Disk) -> Result<()> {
     if std::env::var_os(PROGRAMS_VARIABLE).is_none() {
         steps.step("programs", || build(&layout))?;
     }
-    images::make(steps, &layout)?;
+    let store = PackageStore::new(layout.packages());
+    images::make(steps, &store, &layout)?;
     if disk == Disk::Made {
-        images::make_disk(steps, &layout)?;
+        images::make_disk(steps, &store, &layout)?;
     }
     steps.step("host image", || Ok(HostImage::build(&layout)?))?;
     Ok(())
