@@ -28,6 +28,10 @@ const HOT_AFTER: u8 = 3;
 /// watched again: to compare it so often costs about as much as a fault.
 const PATIENCE: u8 = 12;
 
+/// No more pages are hot at a time, 32 MiB: each stop of the guest looks at all of them, which must
+/// take a small part of the longest one that there may be.
+const MOST_HOT: usize = 8192;
+
 /// The guest's writes, logged by KVM.
 #[derive(Debug)]
 pub(super) struct WriteLog {
@@ -97,6 +101,8 @@ struct Heat {
     pages: Vec<Page>,
     /// Those that are watched since the last time, and were not before.
     watched: Vec<u64>,
+    /// How many are hot.
+    hot: usize,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -110,15 +116,19 @@ struct Page {
 }
 
 impl Page {
-    /// It was named. Whether it is to be watched from now on.
-    fn named(&mut self) -> bool {
-        if self.written < HOT_AFTER {
+    fn is_hot(&self) -> bool {
+        self.written >= HOT_AFTER
+    }
+
+    /// It was named, and may become hot or not. Whether it is to be watched from now on.
+    fn named(&mut self, may_be_hot: bool) -> bool {
+        if self.written < HOT_AFTER && (may_be_hot || self.written + 1 < HOT_AFTER) {
             self.written += 1;
         }
         if !std::mem::take(&mut self.was_unchanged) {
             self.unchanged = 0;
         }
-        self.written < HOT_AFTER
+        !self.is_hot()
     }
 
     /// It had not changed.
@@ -136,13 +146,16 @@ impl Heat {
         Self {
             pages: vec![Page::default(); pages],
             watched: vec![0; pages.div_ceil(64)],
+            hot: 0,
         }
     }
 
     /// The page was named, and had not changed.
     fn cool(&mut self, page: usize) {
         if let Some(page) = self.pages.get_mut(page) {
+            let was_hot = page.is_hot();
             page.cool();
+            self.hot -= usize::from(was_hot && !page.is_hot());
         }
     }
 
@@ -153,8 +166,12 @@ impl Heat {
                 self.pages[64 * at + bit as usize] = Page::default();
             }
             for bit in bits(*named) {
-                let page = self.pages.get_mut(64 * at + bit as usize);
-                if !page.is_none_or(Page::named) {
+                let Some(page) = self.pages.get_mut(64 * at + bit as usize) else {
+                    continue;
+                };
+                let was_hot = page.is_hot();
+                if !page.named(self.hot < MOST_HOT) {
+                    self.hot += usize::from(!was_hot);
                     *named &= !(1 << bit);
                 }
             }
@@ -237,6 +254,34 @@ mod tests {
             }
         }
         assert_eq!(kvm.faults, u32::from(HOT_AFTER));
+    }
+
+    #[test]
+    fn only_so_many_pages_are_looked_at_without_a_reason() {
+        const MORE: usize = MOST_HOT + 64;
+        let mut heat = Heat::new(MORE);
+        let watched = |heat: &mut Heat| {
+            let mut named = vec![u64::MAX; MORE / 64];
+            heat.choose(&mut named);
+            let watched = named.iter().map(|word| word.count_ones() as usize);
+            watched.sum::<usize>()
+        };
+        for _ in 1..HOT_AFTER {
+            assert_eq!(watched(&mut heat), MORE);
+        }
+        for _ in 0..3 {
+            assert_eq!(watched(&mut heat), MORE - MOST_HOT);
+        }
+        for _ in 0..PATIENCE {
+            heat.cool(70);
+        }
+        assert_eq!(heat.hot, MOST_HOT - 1);
+        assert_eq!(
+            watched(&mut heat),
+            MORE - MOST_HOT,
+            "another one is hot now"
+        );
+        assert_eq!(heat.hot, MOST_HOT);
     }
 
     #[test]
