@@ -7,18 +7,12 @@ use std::time::{Duration, Instant};
 use logging_channel::codec::MAX_PAGE_DIGESTS;
 use logging_channel::entry::{Entry, ExecutionPoint, Lsn, Payload, StateDigest, StatePart};
 
+use super::convergence::Convergence;
 use super::pace::{NextStop, Pace, StateCounters};
 use super::recorder::LogSink;
 use super::repairs::{MANY, Repairs};
 use crate::engine::{Moment, Step};
-use crate::state::{Baseline, Capture, Progress, digest};
-
-/// While the whole state is sent, about one part in this many of the guest's time is spent on it.
-const TRANSFER_SHARE: u32 = 4;
-
-/// It is spent in slices of at most this many times the least one: a guest that made no exit for a
-/// while has something to do when it makes one.
-const LONGEST_SLICE: u32 = 4;
+use crate::state::{Baseline, Capture, digest};
 
 /// Time until a whole state that could not be taken is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -31,7 +25,17 @@ pub struct StateKeeper {
     /// Guest time of the next digest, in nanoseconds.
     next_digest: u64,
     whole: WholeState,
+    delta: Option<Delta>,
     repairs: Repairs,
+    /// To be told to the watchdog.
+    next_stop: Option<NextStop>,
+}
+
+/// A delta that took more than one stop so far. An exit makes an end of it.
+struct Delta {
+    convergence: Convergence,
+    /// For how long the guest stood still for it.
+    cost: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,12 +45,13 @@ enum WholeState {
     Wanted {
         not_before: Instant,
     },
-    /// Sent since then, in slices.
+    /// Memory is sent, the last time then.
     Sending {
-        last_slice: Instant,
+        convergence: Convergence,
+        last_stop: Instant,
     },
-    /// Little is left.
-    Ready,
+    /// Memory was sent, as it is until the guest runs on.
+    Ready(Convergence),
 }
 
 /// Appends a part of the state at `point`.
@@ -78,36 +83,70 @@ impl StateKeeper {
             counters,
             next_digest: pace.digest_interval.as_nanos() as u64,
             whole: WholeState::NotWanted,
+            delta: None,
             repairs: Repairs::default(),
+            next_stop: None,
         }
     }
 
-    /// Logs what changed since the last synchronisation point, for the next exit. Returns when to
-    /// stop the guest next; `None` if its state cannot be taken right here.
-    pub(super) fn delta(
-        &mut self,
-        at: &mut Moment<'_>,
-        log: &mut dyn LogSink,
-    ) -> Step<Option<NextStop>> {
+    /// When to stop the guest next, if that is another time than before.
+    pub(super) fn next_stop(&mut self) -> Option<NextStop> {
+        self.next_stop.take()
+    }
+
+    /// Logs what changed since the last synchronisation point, for the next exit, which the place
+    /// becomes where the guest was stopped. `false` if it does not: the guest's state cannot be taken
+    /// right here, or it has changed so much that the guest is to run on for a little while.
+    pub(super) fn delta(&mut self, at: &mut Moment<'_>, log: &mut dyn LogSink) -> Step<bool> {
+        if !at.cpu.at_rest()? {
+            return Ok(false);
+        }
         if self.whole != WholeState::NotWanted {
             // The replay does not follow: nothing to agree on.
-            return Ok(Some(self.pace.next_stop(Duration::ZERO)));
-        }
-        if !at.cpu.at_rest()? {
-            return Ok(None);
+            return Ok(true);
         }
         let since = Instant::now();
+        let mut delta = self.delta.take().unwrap_or(Delta {
+            convergence: Convergence::at_once(),
+            cost: Duration::ZERO,
+        });
         let mut bytes = 0;
-        let point = ExecutionPoint::at_exit(at.point.exits + 1);
-        self.capture.delta(at, &mut send(log, point, &mut bytes))?;
-        let cost = since.elapsed();
-        let next = self.pace.next_stop(cost);
-        self.counters.delta(bytes, cost, next);
+        let time = delta.convergence.stop(&self.pace);
+        let progress = self
+            .capture
+            .send_memory(at, time, &mut send(log, at.point, &mut bytes))?;
+        if progress.is_all {
+            let point = ExecutionPoint::at_exit(at.point.exits + 1);
+            self.capture
+                .commit_delta(at, &mut send(log, point, &mut bytes))?;
+        }
+        self.counters.delta_bytes(bytes);
+        delta.cost += since.elapsed();
         log::debug!(
-            "state delta at {point}: {bytes} bytes in {} us",
-            cost.as_micros()
+            "state delta at {}: {bytes} bytes, {} us so far, complete: {}",
+            at.point,
+            delta.cost.as_micros(),
+            progress.is_all
         );
-        Ok(Some(next))
+        if progress.is_all {
+            let next = self.pace.next_stop(delta.cost);
+            self.counters.delta(delta.cost, next);
+            self.next_stop = Some(next);
+        } else {
+            if let Some(pages) = progress.round {
+                delta.convergence.begin_round(pages);
+            }
+            self.next_stop = Some(NextStop::after(delta.convergence.run(&self.pace)));
+            self.delta = Some(delta);
+        }
+        Ok(progress.is_all)
+    }
+
+    /// The guest made an exit: what waited for the end of a delta does not any more.
+    pub(super) fn at_exit(&mut self) {
+        if let Some(delta) = self.delta.take() {
+            self.next_stop = Some(self.pace.next_stop(delta.cost));
+        }
     }
 
     /// The backup differs at log entry `lsn`: it gets the whole state, at once unless it differs again
@@ -140,16 +179,30 @@ impl StateKeeper {
         let mut bytes = 0;
         self.capture
             .begin_whole(at, &mut send(log, at.point, &mut bytes))?;
-        self.whole = WholeState::Sending {
-            last_slice: Instant::now(),
-        };
+        self.send_again(Convergence::at_leisure(), Instant::now());
         self.repairs.costs(since.elapsed());
         Ok(())
     }
 
+    fn send_again(&mut self, convergence: Convergence, last_stop: Instant) {
+        self.next_stop = Some(NextStop::after(convergence.run(&self.pace)));
+        self.whole = WholeState::Sending {
+            convergence,
+            last_stop,
+        };
+    }
+
     /// Whether [`StateKeeper::commit_whole`] is to be called before the guest goes on.
     pub(super) fn is_whole_ready(&self) -> bool {
-        self.whole == WholeState::Ready
+        matches!(self.whole, WholeState::Ready(_))
+    }
+
+    /// Nobody replays the log any more.
+    pub(super) fn give_up(&mut self) {
+        if self.whole != WholeState::NotWanted {
+            self.whole = WholeState::NotWanted;
+            self.next_stop = Some(self.pace.next_stop(Duration::ZERO));
+        }
     }
 
     /// Sends the rest of the whole state, for the next exit. `false` if that has to wait, and the
@@ -159,6 +212,9 @@ impl StateKeeper {
         at: &mut Moment<'_>,
         log: &mut dyn LogSink,
     ) -> Step<bool> {
+        let WholeState::Ready(convergence) = self.whole else {
+            return Ok(false);
+        };
         let since = Instant::now();
         let mut bytes = 0;
         let point = ExecutionPoint::at_exit(at.point.exits + 1);
@@ -171,20 +227,16 @@ impl StateKeeper {
                  backup gets it later, and is not protected until then",
                 at.point
             );
-            self.whole = WholeState::Sending {
-                last_slice: since + AGAIN,
-            };
+            self.send_again(convergence, since + AGAIN);
             return Ok(false);
         }
         self.whole = WholeState::NotWanted;
+        self.next_stop = Some(self.pace.next_stop(since.elapsed()));
         self.repairs.costs(since.elapsed());
         self.counters.transfer_bytes(bytes);
         self.counters.transfer();
         log.state_sent();
-        log::info!(
-            "the whole state was sent; the guest stood still for {} ms at the end",
-            since.elapsed().as_millis()
-        );
+        log::info!("the whole state was sent");
         Ok(true)
     }
 
@@ -196,10 +248,10 @@ impl StateKeeper {
         log: &mut dyn LogSink,
     ) -> Step<()> {
         match self.whole {
-            WholeState::Ready => Ok(()),
+            WholeState::Ready(_) => Ok(()),
             WholeState::Wanted { not_before } if Instant::now() < not_before => Ok(()),
             WholeState::Wanted { .. } => self.begin_whole(at, log),
-            WholeState::Sending { last_slice } => self.slice(at, last_slice, log),
+            WholeState::Sending { .. } => self.send_if_due(at, log),
             WholeState::NotWanted if now >= self.next_digest => self.digest(at, now, log),
             WholeState::NotWanted => Ok(()),
         }
@@ -209,7 +261,7 @@ impl StateKeeper {
     pub(super) fn last_digest(&mut self, at: &mut Moment<'_>, log: &mut dyn LogSink) -> Step<()> {
         match self.whole {
             WholeState::NotWanted => self.digest(at, self.next_digest, log),
-            WholeState::Wanted { .. } | WholeState::Sending { .. } | WholeState::Ready => Ok(()),
+            WholeState::Wanted { .. } | WholeState::Sending { .. } | WholeState::Ready(_) => Ok(()),
         }
     }
 
@@ -219,52 +271,72 @@ impl StateKeeper {
         at: &mut Moment<'_>,
         log: &mut dyn LogSink,
     ) -> Step<bool> {
-        let WholeState::Sending { last_slice } = self.whole else {
+        let WholeState::Sending {
+            convergence,
+            last_stop,
+        } = self.whole
+        else {
             return Ok(false);
         };
-        if last_slice > Instant::now() {
+        if last_stop > Instant::now() {
             return Ok(false);
         }
-        self.send_for(at, self.pace.transfer_slice, log)?;
+        // An input that comes meanwhile waits for it.
+        let time = Some(self.pace.transfer_slice);
+        self.send_for(at, convergence, time, log)?;
         Ok(true)
     }
 
-    fn slice(
-        &mut self,
-        at: &mut Moment<'_>,
-        last_slice: Instant,
-        log: &mut dyn LogSink,
-    ) -> Step<()> {
-        let least = self.pace.transfer_slice;
-        let share = last_slice.elapsed() / TRANSFER_SHARE;
-        if share < least {
+    /// The host stopped the guest at a place that nothing else makes an exit.
+    pub(super) fn kicked(&mut self, at: &mut Moment<'_>, log: &mut dyn LogSink) -> Step<()> {
+        // It may be the last stop, after which the state is taken.
+        if matches!(self.whole, WholeState::Sending { .. }) && at.cpu.at_rest()? {
+            self.send_if_due(at, log)?;
+        }
+        Ok(())
+    }
+
+    /// Sends memory if the guest has run for long enough since the last time.
+    fn send_if_due(&mut self, at: &mut Moment<'_>, log: &mut dyn LogSink) -> Step<()> {
+        let WholeState::Sending {
+            convergence,
+            last_stop,
+        } = self.whole
+        else {
+            return Ok(());
+        };
+        let since = Instant::now();
+        if since < last_stop + convergence.run(&self.pace) {
             return Ok(());
         }
-        let since = Instant::now();
-        self.send_for(at, share.min(least * LONGEST_SLICE), log)?;
+        let time = convergence.stop(&self.pace);
+        self.send_for(at, convergence, time, log)?;
         self.repairs.costs(since.elapsed());
         Ok(())
     }
 
-    /// Sends pages for about `share` of time.
+    /// Sends memory for about `time`.
     fn send_for(
         &mut self,
         at: &mut Moment<'_>,
-        share: Duration,
+        mut convergence: Convergence,
+        time: Option<Duration>,
         log: &mut dyn LogSink,
     ) -> Step<()> {
         let mut bytes = 0;
         let point = at.point;
         let progress = self
             .capture
-            .continue_whole(at, share, &mut send(log, point, &mut bytes))?;
+            .send_memory(at, time, &mut send(log, point, &mut bytes))?;
         self.counters.transfer_bytes(bytes);
-        self.whole = match progress {
-            Progress::More => WholeState::Sending {
-                last_slice: Instant::now(),
-            },
-            Progress::Ready => WholeState::Ready,
-        };
+        if progress.is_all {
+            self.whole = WholeState::Ready(convergence);
+            return Ok(());
+        }
+        if let Some(pages) = progress.round {
+            convergence.begin_round(pages);
+        }
+        self.send_again(convergence, Instant::now());
         Ok(())
     }
 

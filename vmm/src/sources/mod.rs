@@ -4,6 +4,7 @@
 mod clock;
 mod clock_trace;
 mod completion;
+mod convergence;
 mod follower;
 mod keeper;
 mod live;

@@ -12,9 +12,12 @@ pub struct Pace {
     pub latency: Duration,
     /// Time between two digests.
     pub digest_interval: Duration,
-    /// Least time to spend at once on sending the whole state; about a quarter of the guest's
-    /// time is.
+    /// Time to spend at once on sending the whole state, a quarter of the guest's, unless the guest
+    /// writes too fast for that.
     pub transfer_slice: Duration,
+    /// For how long at most the guest is stopped at once for a transfer of its memory, as long as
+    /// it gets on at all.
+    pub longest_stop: Duration,
 }
 
 impl Default for Pace {
@@ -23,9 +26,15 @@ impl Default for Pace {
             latency: Duration::from_millis(50),
             digest_interval: Duration::from_secs(1),
             transfer_slice: Duration::from_millis(2),
+            longest_stop: LONGEST_STOP,
         }
     }
 }
+
+/// As long as an input waits for a guest that computes, by default: who talks to the guest sees no
+/// more of a transfer than of that. And a quarter of the least time after which TCP sends again
+/// (Linux, TCP_RTO_MIN).
+const LONGEST_STOP: Duration = Duration::from_millis(50);
 
 /// Cheap stops are made more often than the latency asks for, as long as the guest runs this many
 /// times as long as its last state delta took.
@@ -50,6 +59,16 @@ pub struct NextStop {
     /// but not within this time after its last stop. So one expensive stop delays the next, and
     /// not all that come after.
     pub pause: Duration,
+}
+
+impl NextStop {
+    /// After a run of `time`.
+    pub(super) fn after(time: Duration) -> Self {
+        Self {
+            interval: time,
+            pause: Duration::ZERO,
+        }
+    }
 }
 
 impl Pace {
@@ -114,10 +133,14 @@ fn set(value: &AtomicU64, duration: Duration) {
 }
 
 impl StateCounters {
-    /// A delta of `bytes` that held the guest up for `cost`.
-    pub fn delta(&self, bytes: u64, cost: Duration, next: NextStop) {
-        add(&self.deltas, 1);
+    /// Part of a delta.
+    pub fn delta_bytes(&self, bytes: u64) {
         add(&self.delta_bytes, bytes);
+    }
+
+    /// A delta is complete that held the guest up for `cost` in all.
+    pub fn delta(&self, cost: Duration, next: NextStop) {
+        add(&self.deltas, 1);
         set(&self.delta_nanos, cost);
         set(&self.stop_nanos, next.interval.max(next.pause));
     }

@@ -289,13 +289,7 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
         let Some(keeper) = &mut self.keeper else {
             return Ok(false);
         };
-        let Some(next) = keeper.delta(at, &mut self.log)? else {
-            return Ok(false);
-        };
-        if let Some(watchdog) = &self.watchdog {
-            watchdog.set_interval(next.interval, next.pause);
-        }
-        Ok(true)
+        keeper.delta(at, &mut self.log)
     }
 }
 
@@ -308,6 +302,11 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
             return Ok(Some(at.point.exits + 1));
         }
         if let Some(watchdog) = &self.watchdog {
+            if let Some(keeper) = &mut self.keeper
+                && let Some(next) = keeper.next_stop()
+            {
+                watchdog.set_interval(next.interval, next.pause);
+            }
             watchdog.enter();
         }
         Ok(None)
@@ -317,11 +316,24 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
         self.stopped();
         self.log.throttle();
         let is_wanted = self.live.is_ready(appetite) || self.is_silent();
-        Ok(is_wanted && self.name_stop(at)?)
+        if is_wanted && self.name_stop(at)? {
+            return Ok(true);
+        }
+        if let Some(keeper) = &mut self.keeper {
+            if self.log.is_replayed() {
+                keeper.kicked(at, &mut self.log)?;
+            } else {
+                keeper.give_up();
+            }
+        }
+        Ok(false)
     }
 
     fn at_exit(&mut self, at: &mut Moment<'_>) -> Step<()> {
         self.stopped();
+        if let Some(keeper) = &mut self.keeper {
+            keeper.at_exit();
+        }
         self.log.throttle();
         if self.verification == Verification::EveryExit {
             let registers = Box::new(at.registers()?);

@@ -80,8 +80,29 @@ impl<S: LogSource> Replayer<S> {
         self
     }
 
+    /// Takes pages of a delta over that come next in the log: they are sent at any stop of the guest.
+    fn take_pages(&mut self, at: &mut Moment<'_>) -> Step<()> {
+        while let Some(state) = &mut self.state
+            && let Head::Entry(lsn, entry) = self.log.head()?
+            && entry.point.exits == at.point.exits
+            && let Payload::State(part @ StatePart::Pages(_)) = &entry.payload
+        {
+            state.take(at, part).map_err(|error| {
+                let difference = Difference::Transfer(error.to_string());
+                Interruption::Diverged(Box::new(Divergence {
+                    point: at.point,
+                    lsn,
+                    difference,
+                }))
+            })?;
+            self.advance();
+        }
+        Ok(())
+    }
+
     /// The head, where it stands, and its digest compared if it stands here.
     fn head(&mut self, at: &mut Moment<'_>, doing: &str) -> Step<(Lsn, Place, &Payload)> {
+        self.take_pages(at)?;
         // Two borrows of the log, because an end needs it mutably again.
         if matches!(self.log.head()?, Head::Ended) {
             return Err(self.log.after_end());

@@ -9,13 +9,17 @@ use crate::cpu::{CpuError, GuestCpu};
 pub use crate::ram::PAGE;
 use crate::ram::{self, GuestRam};
 
-/// A copy of guest memory as both sides had it at the last synchronisation point.
+/// A copy of guest memory that both sides have: each page as it was at the last synchronisation
+/// point, or as a transfer under way has brought it since.
 ///
 /// Costs as much memory as the guest has written to: pages that are zero are never touched.
 pub struct Baseline {
     memory: GuestRam,
     copy: Shadow,
     pages: u64,
+    /// The pages in which guest memory may differ from the copy, but for those written since
+    /// [`Baseline::suspect_written`].
+    suspects: PageSet,
     /// The next page to look at without a reason.
     scrubbed: u64,
 }
@@ -52,6 +56,7 @@ impl Baseline {
             memory,
             copy,
             pages,
+            suspects: PageSet::empty(pages),
             scrubbed: 0,
         };
         for page in ram::take_written(&baseline.memory) {
@@ -70,22 +75,31 @@ impl Baseline {
         PageSet::empty(self.pages)
     }
 
-    /// The pages written since the last call, by the guest or by the VMM.
-    pub(super) fn take_written(&self, cpu: &mut dyn GuestCpu) -> Result<PageSet, CpuError> {
-        let mut written = self.no_pages();
-        cpu.take_written_pages(&mut written)?;
+    /// Suspects the pages that the guest or the VMM wrote since the last call.
+    pub(super) fn suspect_written(&mut self, cpu: &mut dyn GuestCpu) -> Result<(), CpuError> {
+        cpu.take_written_pages(&mut self.suspects)?;
         for page in ram::take_written(&self.memory) {
-            written.insert(page);
+            self.suspects.insert(page);
         }
-        Ok(written)
+        Ok(())
     }
 
-    /// Pages to be looked at though nobody is known to have written to them.
-    pub(super) fn next_to_scrub(&mut self) -> std::ops::Range<u64> {
+    /// Suspects pages though nobody is known to have written to them: others each time.
+    pub(super) fn suspect_some(&mut self) {
         let first = self.scrubbed;
         let next = (first + self.pages.div_ceil(SCRUB_PARTS)).min(self.pages);
         self.scrubbed = if next == self.pages { 0 } else { next };
-        first..next
+        (first..next).for_each(|page| self.suspects.insert(page));
+    }
+
+    /// How many pages are suspected.
+    pub(super) fn suspects(&self) -> u64 {
+        self.suspects.len()
+    }
+
+    /// The first page that is suspected, which is to be looked at now.
+    pub(super) fn next_suspect(&mut self) -> Option<u64> {
+        self.suspects.take_first()
     }
 
     /// What a page holds now. To be called while the guest stands still.
@@ -97,13 +111,13 @@ impl Baseline {
         unsafe { &*slice.ptr_guard().as_ptr().cast() }
     }
 
-    /// What a page holds now, if that is not what it held at the last synchronisation point.
+    /// What a page holds now, if that is not what the copy has.
     fn changed(&self, page: u64) -> Option<&[u8; PAGE]> {
         let content = self.current(page);
         (content != self.before(page)).then_some(content)
     }
 
-    /// What a page held at the last synchronisation point.
+    /// What the copy has of a page.
     fn before(&self, page: u64) -> &[u8; PAGE] {
         self.copy.page(page)
     }
@@ -123,39 +137,33 @@ impl Baseline {
         Some(content)
     }
 
-    /// Puts guest memory back. Whether it had changed.
-    pub(super) fn restore(&self, page: u64) -> bool {
-        let changed = self.changed(page).is_some();
-        if changed {
-            self.write_back(page);
+    /// Makes guest memory what the copy has, in the first page that is suspected. Returns the page,
+    /// and whether it had to be changed.
+    pub(super) fn restore_next(&mut self) -> Option<(u64, bool)> {
+        let page = self.next_suspect()?;
+        let is_changed = self.changed(page).is_some();
+        if is_changed {
+            self.memory
+                .write_slice(self.before(page), address(page))
+                .expect(IN_MEMORY);
         }
-        changed
+        Some((page, is_changed))
     }
 
-    fn write_back(&self, page: u64) {
-        self.memory
-            .write_slice(self.before(page), address(page))
-            .expect(IN_MEMORY);
-    }
-
-    /// Changes the baseline alone.
+    /// Changes the copy. Guest memory follows with [`Baseline::restore_next`].
     pub(super) fn stage(&mut self, patch: &PagePatch) -> Result<(), PatchError> {
         if patch.page >= self.pages {
             return Err(PatchError::OutOfRange { page: patch.page });
         }
-        patch.apply(self.copy.page_mut(patch.page))
-    }
-
-    /// Changes the baseline and guest memory alike.
-    pub(super) fn apply(&mut self, patch: &PagePatch) -> Result<(), PatchError> {
-        self.stage(patch)?;
-        self.write_back(patch.page);
+        patch.apply(self.copy.page_mut(patch.page))?;
+        self.suspects.insert(patch.page);
         Ok(())
     }
 
     /// Forgets everything: both sides begin with zeros. Guest memory is left as it is.
     pub(super) fn forget(&mut self) {
         self.copy.forget();
+        self.suspects = PageSet::full(self.pages);
     }
 }
 

@@ -4,45 +4,33 @@ use std::time::{Duration, Instant};
 
 use logging_channel::entry::StatePart;
 
+use super::Baseline;
 use super::parts::{LARGEST_DEVICES, PIECE, Rest};
 use super::patch::BlockWriter;
 use super::seal::Seal;
-use super::{Baseline, PageSet};
 use crate::engine::{Moment, Step};
-
-/// Rounds of sending again what the guest changed meanwhile, before it is stopped for the rest.
-const ROUNDS: u32 = 4;
 
 /// So many pages are looked at between two looks at the clock: also pages that have not changed, of
 /// which nothing is sent, take time.
 const AT_A_TIME: u32 = 64;
 
-/// So few changed pages do not need another round.
-const FEW_PAGES: u64 = 256;
-
 /// Takes the guest's state for the other side.
+///
+/// A transfer is memory, in as many stops of the guest as it takes, and then the rest of the state
+/// in the stop in which all of memory was sent. A *delta* builds on the baseline, a transfer of the
+/// *whole* state on nothing.
 pub struct Capture {
     baseline: Baseline,
-    whole: Option<Whole>,
     seal: Seal,
 }
 
-/// A transfer of the whole state under way: memory is sent while the guest runs.
-struct Whole {
-    /// Pages to be sent in this round.
-    left: PageSet,
-    round: u32,
-    /// Pages of the last round.
-    last: u64,
-}
-
-/// What one step of a transfer of the whole state came to.
+/// How far a transfer of memory came in one stop of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Progress {
-    /// There is more to send while the guest runs.
-    More,
-    /// The rest is little: stop the guest and [`Capture::commit_whole`].
-    Ready,
+pub(crate) struct Progress {
+    /// All of memory was sent, as it is while the guest stands still.
+    pub(crate) is_all: bool,
+    /// A round began: all pages of the last one were sent, and so many were written meanwhile.
+    pub(crate) round: Option<u64>,
 }
 
 impl Capture {
@@ -51,7 +39,6 @@ impl Capture {
     pub fn new(baseline: Baseline) -> Self {
         Self {
             baseline,
-            whole: None,
             seal: Seal::default(),
         }
     }
@@ -59,30 +46,6 @@ impl Capture {
     /// The baseline, for digests.
     pub fn baseline(&mut self) -> &mut Baseline {
         &mut self.baseline
-    }
-
-    /// Whether a transfer of the whole state is under way, so that the other side has no state
-    /// that a delta or digest could build on.
-    #[must_use]
-    pub fn is_whole_under_way(&self) -> bool {
-        self.whole.is_some()
-    }
-
-    /// Sends what changed since the last synchronisation point, and the processor. Devices change
-    /// only at exits, which the other side has seen too.
-    ///
-    /// # Errors
-    /// [`Interruption`](crate::engine::Interruption), also of `send`.
-    pub fn delta(
-        &mut self,
-        at: &mut Moment<'_>,
-        send: &mut dyn FnMut(StatePart) -> Step<()>,
-    ) -> Step<()> {
-        let written = self.baseline.take_written(at.cpu)?;
-        let unchanged = self.send_changes(written.iter(), send)?;
-        at.cpu.found_unchanged(&unchanged);
-        let cpu = at.cpu.save()?;
-        self.send_rest(cpu, None, send)
     }
 
     /// Begins a transfer of the whole state, in place of one that may be under way.
@@ -94,44 +57,54 @@ impl Capture {
         at: &mut Moment<'_>,
         send: &mut dyn FnMut(StatePart) -> Step<()>,
     ) -> Step<()> {
-        self.baseline.take_written(at.cpu)?;
+        self.baseline.suspect_written(at.cpu)?;
         self.baseline.forget();
-        self.whole = Some(Whole {
-            left: PageSet::full(self.baseline.pages()),
-            round: 1,
-            last: self.baseline.pages(),
-        });
         self.seal.begin();
         send(StatePart::Begin)
     }
 
-    /// Sends pages of a transfer under way for about `share` of time.
+    /// Sends pages that differ from the baseline, and makes them part of it, for about `time`; without
+    /// a limit, all of them.
     ///
     /// # Errors
     /// [`Interruption`](crate::engine::Interruption), also of `send`.
-    pub(crate) fn continue_whole(
+    pub(crate) fn send_memory(
         &mut self,
         at: &mut Moment<'_>,
-        share: Duration,
+        time: Option<Duration>,
         send: &mut dyn FnMut(StatePart) -> Step<()>,
     ) -> Step<Progress> {
-        let Some(mut whole) = self.whole.take() else {
-            return Ok(Progress::More);
-        };
         let since = Instant::now();
+        let mut progress = Progress {
+            is_all: false,
+            round: None,
+        };
         let mut writer = BlockWriter::default();
+        let mut unchanged = self.baseline.no_pages();
         let mut looked_at = 0;
-        while let Some(page) = whole.left.take_first() {
+        loop {
+            let Some(page) = self.baseline.next_suspect() else {
+                if progress.round.is_some() {
+                    progress.is_all = true;
+                    break;
+                }
+                self.baseline.suspect_written(at.cpu)?;
+                progress.round = Some(self.baseline.suspects());
+                continue;
+            };
             looked_at += 1;
-            if let Some(patch) = self.baseline.take_change(page)
-                && let Some(block) = writer.push(&patch)
-            {
-                self.send_block(block, send)?;
-                looked_at = AT_A_TIME;
+            match self.baseline.take_change(page) {
+                None => unchanged.insert(page),
+                Some(patch) => {
+                    if let Some(block) = writer.push(&patch) {
+                        self.send_block(block, send)?;
+                        looked_at = AT_A_TIME;
+                    }
+                }
             }
             if looked_at >= AT_A_TIME {
                 looked_at = 0;
-                if since.elapsed() >= share {
+                if time.is_some_and(|time| since.elapsed() >= time) {
                     break;
                 }
             }
@@ -139,25 +112,27 @@ impl Capture {
         if let Some(block) = writer.finish() {
             self.send_block(block, send)?;
         }
-        let mut progress = Progress::More;
-        if whole.left.is_empty() {
-            whole.left = self.baseline.take_written(at.cpu)?;
-            let changed = whole.left.len();
-            // Another round is worth its while only as long as rounds get shorter.
-            if changed <= FEW_PAGES || whole.round >= ROUNDS || changed > whole.last / 2 {
-                progress = Progress::Ready;
-            }
-            whole.last = changed;
-            whole.round += 1;
-        }
-        self.whole = Some(whole);
+        at.cpu.found_unchanged(&unchanged);
         Ok(progress)
     }
 
-    /// Sends the rest of the state, devices included, of a guest whose last exit's access is not
-    /// completed yet; it is then. Both sides have the same state. `false` if the devices hold more
-    /// at the moment than a transfer carries: nothing has happened then, and the transfer stays
-    /// under way.
+    /// Completes a delta: all of memory was sent while the guest stands here. Devices change only at
+    /// exits, which the other side has seen too.
+    ///
+    /// # Errors
+    /// [`Interruption`](crate::engine::Interruption), also of `send`.
+    pub fn commit_delta(
+        &mut self,
+        at: &mut Moment<'_>,
+        send: &mut dyn FnMut(StatePart) -> Step<()>,
+    ) -> Step<()> {
+        let cpu = at.cpu.save()?;
+        self.send_rest(cpu, None, send)
+    }
+
+    /// Completes a transfer of the whole state, devices included, of a guest whose last exit's access
+    /// is not completed yet; it is then. `false` if the devices hold more at the moment than a
+    /// transfer carries: nothing has happened then, and the transfer stays under way.
     ///
     /// # Errors
     /// [`Interruption`](crate::engine::Interruption), also of `send`.
@@ -170,39 +145,12 @@ impl Capture {
         if devices.len() > LARGEST_DEVICES {
             return Ok(false);
         }
+        // Inputs may have come since, and the access itself may write to memory.
         at.cpu.complete_access()?;
-        let left = self.whole.take().map(|whole| whole.left);
-        let written = self.baseline.take_written(at.cpu)?;
-        let mut pages = left.unwrap_or_else(|| self.baseline.no_pages());
-        written.iter().for_each(|page| pages.insert(page));
-        self.send_changes(pages.iter(), send)?;
+        self.send_memory(at, None, send)?;
         let cpu = at.cpu.save()?;
         self.send_rest(cpu, Some(devices), send)?;
         Ok(true)
-    }
-
-    /// Sends what changed in these pages. Returns those that did not change.
-    fn send_changes(
-        &mut self,
-        pages: impl Iterator<Item = u64>,
-        send: &mut dyn FnMut(StatePart) -> Step<()>,
-    ) -> Step<PageSet> {
-        let mut writer = BlockWriter::default();
-        let mut unchanged = self.baseline.no_pages();
-        for page in pages {
-            match self.baseline.take_change(page) {
-                None => unchanged.insert(page),
-                Some(patch) => {
-                    if let Some(block) = writer.push(&patch) {
-                        self.send_block(block, send)?;
-                    }
-                }
-            }
-        }
-        if let Some(block) = writer.finish() {
-            self.send_block(block, send)?;
-        }
-        Ok(unchanged)
     }
 
     fn send_block(

@@ -26,12 +26,10 @@ pub fn digest(
     at: &mut Moment<'_>,
 ) -> Step<(Vec<PageDigest>, PartDigests)> {
     let mut pages = Vec::new();
-    let mut suspects = baseline.take_written(at.cpu)?;
-    baseline
-        .next_to_scrub()
-        .for_each(|page| suspects.insert(page));
+    baseline.suspect_written(at.cpu)?;
+    baseline.suspect_some();
     let mut unchanged = baseline.no_pages();
-    for page in suspects.iter() {
+    while let Some(page) = baseline.next_suspect() {
         match baseline.take_changed(page) {
             None => unchanged.insert(page),
             Some(content) => pages.push(PageDigest {

@@ -1,22 +1,19 @@
 //! The receiving side of state transfers.
 
+use super::Baseline;
 use super::parts::Pieces;
 use super::patch::{PatchError, read_block};
 use super::seal::Seal;
-use super::{Baseline, PageSet};
 use crate::cpu::CpuError;
 use crate::devices::DeviceStateError;
 use crate::engine::Moment;
 
 /// Takes the other side's state over.
 pub struct Incoming {
-    baseline: Baseline,
-    /// Pages of the baseline that a delta has changed which is not complete. Guest memory follows at
-    /// its end, as a whole or not at all: if the primary dies within it, the backup goes on from
+    /// What a delta has changed of it that is not complete is not in guest memory: that follows at
+    /// its end, as a whole or not at all. If the primary dies within it, the backup goes on from
     /// where it is, and has no use for the baseline any more.
-    staged: PageSet,
-    /// Parts of a transfer came, and its end did not.
-    midway: bool,
+    baseline: Baseline,
     rest: Pieces,
     /// The transfer builds on nothing.
     whole: bool,
@@ -45,8 +42,6 @@ impl Incoming {
     #[must_use]
     pub fn new(baseline: Baseline) -> Self {
         Self {
-            staged: baseline.no_pages(),
-            midway: false,
             baseline,
             rest: Pieces::default(),
             whole: false,
@@ -67,11 +62,9 @@ impl Incoming {
         self.abandon();
         self.whole = true;
         // Every page with a content is to come, or is zero.
+        self.baseline.suspect_written(at.cpu)?;
         self.baseline.forget();
-        self.baseline.take_written(at.cpu)?;
-        for page in 0..self.baseline.pages() {
-            self.baseline.restore(page);
-        }
+        while self.baseline.restore_next().is_some() {}
         Ok(())
     }
 
@@ -81,14 +74,11 @@ impl Incoming {
     /// [`StateError`].
     pub fn pages(&mut self, block: &[u8]) -> Result<(), StateError> {
         self.seal.add(block);
-        self.midway = true;
         for patch in read_block(block)? {
-            if self.whole {
-                self.baseline.apply(&patch)?;
-            } else {
-                self.baseline.stage(&patch)?;
-                self.staged.insert(patch.page);
-            }
+            self.baseline.stage(&patch)?;
+        }
+        if self.whole {
+            while self.baseline.restore_next().is_some() {}
         }
         Ok(())
     }
@@ -99,20 +89,17 @@ impl Incoming {
     /// [`StateError::Patch`].
     pub fn rest(&mut self, piece: &[u8]) -> Result<(), StateError> {
         self.seal.add(piece);
-        self.midway = true;
         Ok(self.rest.add(piece)?)
     }
 
-    /// Whether parts of a transfer came, and its end did not.
+    /// Whether a piece of what is not memory came: the next one is to follow, or the end.
     #[must_use]
     pub fn is_midway(&self) -> bool {
-        self.midway
+        !self.rest.is_empty()
     }
 
     /// Forgets what came of a transfer. Only another one of the whole state can follow.
     pub fn abandon(&mut self) {
-        self.midway = false;
-        self.staged.clear();
         self.rest.forget();
         self.seal.begin();
     }
@@ -129,23 +116,19 @@ impl Incoming {
         }
         // Before memory is touched, or the access could still write to it.
         at.cpu.complete_access()?;
+        self.baseline.suspect_written(at.cpu)?;
         let mut unchanged = self.baseline.no_pages();
-        for page in self.baseline.take_written(at.cpu)?.iter() {
-            if !self.baseline.restore(page) && !self.staged.contains(page) {
+        while let Some((page, is_changed)) = self.baseline.restore_next() {
+            if !is_changed {
                 unchanged.insert(page);
             }
         }
         at.cpu.found_unchanged(&unchanged);
-        for page in self.staged.iter() {
-            self.baseline.restore(page);
-        }
-        self.staged.clear();
         at.cpu.load(&rest.cpu)?;
         if let Some(devices) = &rest.devices {
             at.devices.load(devices)?;
         }
         self.whole = false;
-        self.midway = false;
         Ok(())
     }
 }

@@ -18,7 +18,10 @@
 //! ```
 //!
 //! A transfer of the *whole* state ([`Capture::begin_whole`]) is the same with a baseline of
-//! zeros, sent while the guest runs, with a delta and the devices at the end.
+//! zeros, and the devices at the end.
+//!
+//! Either is sent in as many stops of the guest as it takes. What was sent belongs to the baseline
+//! of both sides from then on, page by page.
 
 mod baseline;
 mod capture;
@@ -32,7 +35,6 @@ mod shadow;
 
 pub use baseline::{Baseline, NoRoom, PAGE};
 pub use capture::Capture;
-pub(crate) use capture::Progress;
 pub(crate) use digest::part_digests;
 pub use digest::{digest, page_digest};
 pub use incoming::{Incoming, StateError};

@@ -46,6 +46,11 @@ impl Pieces {
         self.0.clear();
     }
 
+    /// Whether none came yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The next piece.
     pub(super) fn add(&mut self, piece: &[u8]) -> Result<(), PatchError> {
         let len = self.0.len() + piece.len();

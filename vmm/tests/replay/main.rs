@@ -7,6 +7,7 @@ mod guest;
 mod handover;
 mod mutation;
 mod silence;
+mod stops;
 mod transfer;
 mod tsc_copy;
 mod whole;
@@ -122,6 +123,7 @@ const PACE: Pace = Pace {
     latency: Duration::from_millis(1),
     digest_interval: Duration::from_micros(300),
     transfer_slice: Duration::ZERO,
+    longest_stop: Duration::ZERO,
 };
 
 fn baseline(memory: &GuestRam) -> Baseline {
