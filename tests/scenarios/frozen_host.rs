@@ -1,13 +1,19 @@
 //! A host stands still for longer than the heartbeat timeout, and wakes up in the belief that no
 //! time has passed: the other one runs the guest, and the one that slept halts. All the while nobody
 //! reads the guest's console on either host.
+//!
+//! A primary falls asleep with replies that wait for their acknowledgements, and finds these when it
+//! wakes up.
 
 use std::time::Duration;
 
 use testbed::pair::{Guest, Pair};
-use testbed::{Exit, Host, HostProcess, Result, Testbed, wait_until};
+use testbed::{Exit, GUEST_MAC, Host, HostProcess, Network, Result, Testbed, Wiretap, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(180);
+/// How long acknowledgements take. Far longer than a host takes for a request and to fall asleep, and
+/// far below the heartbeat timeout, [`testbed::pair::PATIENCE`].
+const UNDER_WAY: Duration = Duration::from_millis(600);
 
 /// Which of the two hosts sleeps.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -17,7 +23,7 @@ enum Sleeper {
 }
 
 /// Makes a FIFO in a host that is full and that nobody reads, as long as the process lives.
-fn unread_fifo(host: &Host, path: &str) -> Result<HostProcess> {
+pub(crate) fn unread_fifo(host: &Host, path: &str) -> Result<HostProcess> {
     let script = format!(
         "[ -p {path} ] || mkfifo {path}; exec 3<>{path}; cat /dev/zero >&3 & echo ready; \
          exec sleep 1000"
@@ -42,9 +48,14 @@ fn one_sleeps(sleeper: Sleeper) -> Result<()> {
         Sleeper::Primary => (&pair.a, pair.primary, pair.backup),
         Sleeper::Backup => (&pair.b, pair.backup, pair.primary),
     };
+    // A reply has left, and the next request is there: its reply leaves when the acknowledgement comes.
+    pair.b.delay(Network::Logging, UNDER_WAY)?;
+    pair.client.goes_on("with late acknowledgements")?;
+    host.check(&["true"])?;
     host.freeze()?;
     awake.wait_for("live", LIMIT)?;
     pair.client.goes_on("of the other host")?;
+    let asleep_speaks = Wiretap::start(&testbed, host, Network::Client, GUEST_MAC)?;
     awake.keep_figures();
     wait_until("figures of a guest that is alone", LIMIT, || {
         Ok(!awake.take_figures().is_empty())
@@ -53,6 +64,18 @@ fn one_sleeps(sleeper: Sleeper) -> Result<()> {
     let (exit, told) = asleep.end(LIMIT)?;
     assert_eq!(exit, Exit::Code(3), "{told:?}");
     assert!(told.has("lost") && !told.has("live"), "{told:?}");
+    assert_eq!(asleep_speaks.frames()?, 0, "frames of the one that slept");
+    let place = testbed.fabric().host_behind(Network::Client, GUEST_MAC)?;
+    let other = if sleeper == Sleeper::Primary {
+        "b"
+    } else {
+        "a"
+    };
+    assert_eq!(
+        place.as_deref(),
+        Some(other),
+        "where the switch has the guest"
+    );
 
     pair.client.goes_on("after the other host woke up")?;
     pair.client.lost_nothing();

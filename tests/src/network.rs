@@ -22,7 +22,7 @@ use std::time::Duration;
 use crate::error::Result;
 use crate::live;
 use crate::machine::HostKind;
-use crate::netns::Namespace;
+use crate::netns::{Namespace, output};
 
 /// One of the networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -277,6 +277,36 @@ impl Fabric {
         let state = if up { "up" } else { "down" };
         self.namespace
             .ip(&format!("link set {} {state}\n", link_name(host, network)))
+    }
+
+    /// The host that a network has a MAC address at: whose frames it has seen come from there last.
+    /// `None` if that is no host, or the address is not known.
+    ///
+    /// # Errors
+    ///
+    /// When the network cannot be asked.
+    pub fn host_behind(&self, network: Network, mac: [u8; 6]) -> Result<Option<String>> {
+        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        let mut bridge = Command::new("bridge");
+        bridge.args([
+            "-n",
+            self.namespace.name(),
+            "fdb",
+            "show",
+            "br",
+            network.name(),
+        ]);
+        let known = output(&mut bridge)?;
+        let line = known.lines().find(|line| line.starts_with(&mac));
+        let port = line.and_then(|line| {
+            line.split_whitespace()
+                .skip_while(|word| *word != "dev")
+                .nth(1)
+        });
+        let suffix = link_name("", network);
+        Ok(port
+            .and_then(|port| port.strip_suffix(&suffix))
+            .map(str::to_owned))
     }
 
     /// Removes all of it.
