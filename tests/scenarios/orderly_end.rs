@@ -1,9 +1,12 @@
-//! A guest that ends in order ends on both hosts, and nobody takes it for a failure.
+//! A guest that ends in order ends on both hosts, and nobody takes it for a failure; one that runs
+//! alone ends although nobody reads what `ftvm` says.
 
 use std::time::Duration;
 
 use testbed::pair::{DiskServer, Guest, Side};
-use testbed::{Exit, Host, Result, Signal, Testbed};
+use testbed::{Exit, Host, Result, Signal, Testbed, wait_until};
+
+use crate::frozen_host::unread_fifo;
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -32,6 +35,37 @@ fn both_end(
     Ok(epoch)
 }
 
+/// SIGHUP has the events go on in a new file, and SIGTERM ends the guest, while nobody reads standard
+/// error.
+fn ends_with_a_full_pipe_after_a_log_rotation(host: &Host) -> Result<()> {
+    let id = std::process::id();
+    let (unread, events) = (format!("/tmp/unread-{id}"), format!("/tmp/events-{id}"));
+    let moved = format!("{events}.1");
+    let _unread = unread_fifo(host, &unread)?;
+    let (kernel, initrd) = (host.image("vmlinux"), host.image("tiny.cpio"));
+    let run = host.spawn(&[
+        "sh",
+        "-c",
+        &format!(
+            "exec ftvm run --kernel {kernel} --initrd {initrd} --append quiet --events {events} \
+             2>{unread}"
+        ),
+    ])?;
+    let tells = |what: &str, file: &str| {
+        let found = host.run(&["grep", "-q", &format!("\"event\":\"{what}\""), file])?;
+        Ok(found.exit.success())
+    };
+    wait_until("figures in the file", LIMIT, || tells("stats", &events))?;
+    host.check(&["mv", &events, &moved])?;
+    run.signal(Signal::SIGHUP)?;
+    wait_until("figures in a new file", LIMIT, || tells("stats", &events))?;
+    run.signal(Signal::SIGTERM)?;
+    assert_eq!(run.wait(LIMIT)?, Exit::Code(0));
+    assert!(tells("ended", &events)? && !tells("ended", &moved)?);
+    host.check(&["rm", &unread, &events, &moved])?;
+    Ok(())
+}
+
 /// The guest powers off; it starts again without force; then the primary is told to end.
 #[test]
 fn both_hosts_end_and_the_guest_starts_again() -> Result<()> {
@@ -54,6 +88,7 @@ fn both_hosts_end_and_the_guest_starts_again() -> Result<()> {
     let second = both_end((primary, backup), "Stopped", &disk_server, (&a, &guest))?;
     assert!(second > first);
 
+    ends_with_a_full_pipe_after_a_log_rotation(&a)?;
     testbed.succeed();
     Ok(())
 }
