@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -24,15 +24,24 @@ const WINDOW: Duration = Duration::from_secs(8);
 /// Where the guest with a disk gives back what it gets.
 const ECHO: u16 = 7;
 
-/// Whose sending is disturbed.
+/// Whose link is disturbed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Primary,
     Backup,
 }
 
+/// Which way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// What the host sends.
+    From(End),
+    /// What it gets.
+    To(End),
+}
+
 /// What is disturbed, and how netem is told to do it.
-type Disturbance = (End, Network, Traffic, &'static str);
+type Disturbance = (Way, Network, Traffic, &'static str);
 
 /// A fault of a network.
 #[derive(Debug, Clone, Copy)]
@@ -47,9 +56,26 @@ struct Fault {
 macro_rules! both {
     ($traffic:ident, $how:literal) => {
         &[
-            (End::Primary, Network::Logging, Traffic::$traffic, $how),
-            (End::Backup, Network::Logging, Traffic::$traffic, $how),
+            (
+                Way::From(End::Primary),
+                Network::Logging,
+                Traffic::$traffic,
+                $how,
+            ),
+            (
+                Way::From(End::Backup),
+                Network::Logging,
+                Traffic::$traffic,
+                $how,
+            ),
         ]
+    };
+}
+
+/// One way of a host's link is cut, or more of them.
+macro_rules! cut {
+    ($network:ident: $($way:ident $end:ident),+) => {
+        &[$((Way::$way(End::$end), Network::$network, Traffic::All, "loss 100%")),+]
     };
 }
 
@@ -76,16 +102,16 @@ const fn with_disk(
 const TCP_CUT: Fault = fault("TCP cut, UDP not", both!(Tcp, "loss 100%"));
 const LARGE_LOST: Fault = fault("packets of 1 KiB and more lost", both!(Large, "loss 100%"));
 
-const FAULTS: [Fault; 20] = [
+const FAULTS: [Fault; 30] = [
     fault("no fault", &[]),
     fault("cut", both!(All, "loss 100%")),
     fault(
         "cut from the primary to the backup",
-        &[(End::Primary, Network::Logging, Traffic::All, "loss 100%")],
+        cut!(Logging: From Primary),
     ),
     fault(
         "cut from the backup to the primary",
-        &[(End::Backup, Network::Logging, Traffic::All, "loss 100%")],
+        cut!(Logging: From Backup),
     ),
     fault("UDP cut, TCP not", both!(Udp, "loss 100%")),
     TCP_CUT,
@@ -106,26 +132,72 @@ const FAULTS: [Fault; 20] = [
     fault("100 ms ± 80 ms late", both!(All, "delay 100ms 80ms")),
     fault(
         "storage network: the primary's link cut, no disk",
-        &[(End::Primary, Network::Storage, Traffic::All, "loss 100%")],
+        cut!(Storage: From Primary, To Primary),
+    ),
+    fault(
+        "storage network: cut from the primary to the disk server, no disk",
+        cut!(Storage: From Primary),
+    ),
+    fault(
+        "storage network: cut from the disk server to the primary, no disk",
+        cut!(Storage: To Primary),
     ),
     fault(
         "storage network: the backup's link cut, no disk",
-        &[(End::Backup, Network::Storage, Traffic::All, "loss 100%")],
+        cut!(Storage: From Backup, To Backup),
+    ),
+    fault(
+        "storage network: cut from the backup to the disk server, no disk",
+        cut!(Storage: From Backup),
+    ),
+    fault(
+        "storage network: cut from the disk server to the backup, no disk",
+        cut!(Storage: To Backup),
     ),
     with_disk(
         "storage network: the primary's link cut, a disk",
         "log",
-        &[(End::Primary, Network::Storage, Traffic::All, "loss 100%")],
+        cut!(Storage: From Primary, To Primary),
+    ),
+    with_disk(
+        "storage network: cut from the primary to the disk server, a disk",
+        "log",
+        cut!(Storage: From Primary),
+    ),
+    with_disk(
+        "storage network: cut from the disk server to the primary, a disk",
+        "log",
+        cut!(Storage: To Primary),
     ),
     with_disk(
         "storage network: the backup's link cut, a disk",
         "log",
-        &[(End::Backup, Network::Storage, Traffic::All, "loss 100%")],
+        cut!(Storage: From Backup, To Backup),
+    ),
+    with_disk(
+        "storage network: cut from the backup to the disk server, a disk",
+        "log",
+        cut!(Storage: From Backup),
+    ),
+    with_disk(
+        "storage network: cut from the disk server to the backup, a disk",
+        "log",
+        cut!(Storage: To Backup),
     ),
     with_disk(
         "storage network: the backup's link cut, `--backup-reads disk`",
         "disk",
-        &[(End::Backup, Network::Storage, Traffic::All, "loss 100%")],
+        cut!(Storage: From Backup, To Backup),
+    ),
+    with_disk(
+        "storage network: cut from the backup to the disk server, `--backup-reads disk`",
+        "disk",
+        cut!(Storage: From Backup),
+    ),
+    with_disk(
+        "storage network: cut from the disk server to the backup, `--backup-reads disk`",
+        "disk",
+        cut!(Storage: To Backup),
     ),
 ];
 
@@ -133,15 +205,19 @@ impl Fault {
     fn strike(&self, a: &Host, b: &Host) -> Result<()> {
         self.disturbances
             .iter()
-            .try_for_each(|&(end, network, traffic, how)| {
-                of(end, a, b).disturb(network, traffic, how)
+            .try_for_each(|&(way, network, traffic, how)| match way {
+                Way::From(end) => of(end, a, b).disturb(network, traffic, how),
+                Way::To(end) => of(end, a, b).disturb_incoming(network, traffic, how),
             })
     }
 
     fn heal(&self, a: &Host, b: &Host) -> Result<()> {
         self.disturbances
             .iter()
-            .try_for_each(|&(end, network, ..)| of(end, a, b).undisturb(network))
+            .try_for_each(|&(way, network, ..)| match way {
+                Way::From(end) => of(end, a, b).undisturb(network),
+                Way::To(end) => of(end, a, b).undisturb_incoming(network),
+            })
     }
 }
 
@@ -155,6 +231,7 @@ fn of<'a>(end: End, a: &'a Host, b: &'a Host) -> &'a Host {
 /// A client of a guest with a disk: it has every line given back.
 struct Echo {
     over: Arc<AtomicBool>,
+    replies: Arc<AtomicU64>,
     thread: JoinHandle<Vec<Instant>>,
 }
 
@@ -172,6 +249,8 @@ impl Echo {
         connection.set_read_timeout(Some(LIMIT)).expect("a limit");
         let over = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&over);
+        let count = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&count);
         let thread = thread::spawn(move || {
             let mut connection = BufReader::new(connection);
             let mut replies = Vec::new();
@@ -183,10 +262,15 @@ impl Echo {
                 connection.read_line(&mut heard).expect("a reply");
                 assert_eq!(heard, line);
                 replies.push(Instant::now());
+                counted.fetch_add(1, Ordering::Relaxed);
             }
             replies
         });
-        Ok(Self { over, thread })
+        Ok(Self {
+            over,
+            replies: count,
+            thread,
+        })
     }
 }
 
@@ -197,6 +281,18 @@ enum User {
 }
 
 impl User {
+    /// Waits for a reply to something said from now on.
+    fn goes_on(&self, what: &str) -> Result<()> {
+        match self {
+            Self::Redis(client) => client.goes_on(what).map(drop),
+            Self::Echo(echo) => {
+                let said = || echo.replies.load(Ordering::Relaxed);
+                let before = said();
+                wait_until(what, LIMIT, || Ok(said() > before + 1))
+            }
+        }
+    }
+
     /// When there were replies. Nothing that was replied to is lost, and the connection is the first.
     fn end(self) -> Vec<Instant> {
         match self {
@@ -308,9 +404,7 @@ impl Stage {
             let alone = [&mut primary, &mut backup].map(|side| side.told().has("live"));
             Ok(struck.elapsed() >= window && (!must || alone.contains(&true)))
         })?;
-        if let User::Redis(client) = &user {
-            client.goes_on("in spite of the fault")?;
-        }
+        user.goes_on("replies in spite of the fault")?;
         let healed = Instant::now();
         fault.heal(&self.a, &self.b)?;
 

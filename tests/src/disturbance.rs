@@ -1,10 +1,13 @@
-//! Disturbances of what a host sends to a network, as its own kernel makes them (`tc`, netem).
+//! Disturbances of what a host sends to a network, as its own kernel makes them (`tc`, netem), and of
+//! what it gets from there, as the kernel at the other end of its link makes them.
 
+use std::process::Command;
 use std::time::Duration;
 
 use crate::error::Result;
 use crate::host::Host;
-use crate::network::Network;
+use crate::netns::output;
+use crate::network::{Network, link_name};
 
 /// Which packets are disturbed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,24 +67,7 @@ impl Host {
     ///
     /// When the host does not answer, or netem does not know that.
     pub fn disturb(&self, network: Network, traffic: Traffic, how: &str) -> Result<()> {
-        let matches = traffic.matches();
-        if matches.is_empty() {
-            return self.tc(&format!("qdisc replace dev {network} root netem {how}"));
-        }
-        // Three bands, and everything in the first one but for what is to be disturbed.
-        let first = "0 ".repeat(16);
-        self.tc(&format!(
-            "qdisc replace dev {network} root handle 1: prio bands 3 priomap {first}"
-        ))?;
-        self.tc(&format!(
-            "qdisc replace dev {network} parent 1:3 handle 3: netem {how}"
-        ))?;
-        for what in matches {
-            self.tc(&format!(
-                "filter add dev {network} parent 1: protocol ip prio 1 u32 match {what} flowid 1:3"
-            ))?;
-        }
-        Ok(())
+        disturb(network.name(), traffic, how, |words| self.tc(words))
     }
 
     /// Ends all disturbances of what the host sends to a network.
@@ -90,14 +76,69 @@ impl Host {
     ///
     /// When the host does not answer, or there was none.
     pub fn undisturb(&self, network: Network) -> Result<()> {
-        self.tc(&format!("qdisc delete dev {network} root"))
+        self.tc(&end(network.name()))
+    }
+
+    /// As [`Host::disturb`], for what the host gets from a network.
+    ///
+    /// # Errors
+    ///
+    /// When the host has no link, or netem does not know that.
+    pub fn disturb_incoming(&self, network: Network, traffic: Traffic, how: &str) -> Result<()> {
+        let link = link_name(self.name(), network);
+        disturb(&link, traffic, how, |words| self.tc_at_the_other_end(words))
+    }
+
+    /// Ends all disturbances of what the host gets from a network.
+    ///
+    /// # Errors
+    ///
+    /// When the host has no link, or there was none.
+    pub fn undisturb_incoming(&self, network: Network) -> Result<()> {
+        self.tc_at_the_other_end(&end(&link_name(self.name(), network)))
     }
 
     fn tc(&self, words: &str) -> Result<()> {
-        let argv: Vec<&str> = ["tc"].into_iter().chain(words.split(' ')).collect();
-        let argv: Vec<&str> = argv.into_iter().filter(|word| !word.is_empty()).collect();
+        let argv: Vec<&str> = ["tc"].into_iter().chain(words.split_whitespace()).collect();
         self.check(&argv).map(drop)
     }
+
+    fn tc_at_the_other_end(&self, words: &str) -> Result<()> {
+        let mut tc = Command::new("tc");
+        tc.args(words.split_whitespace());
+        self.fabric().namespace().adopt(&mut tc)?;
+        output(&mut tc).map(drop)
+    }
+}
+
+/// Disturbs what goes out by an interface.
+fn disturb(
+    interface: &str,
+    traffic: Traffic,
+    how: &str,
+    tc: impl Fn(&str) -> Result<()>,
+) -> Result<()> {
+    let matches = traffic.matches();
+    if matches.is_empty() {
+        return tc(&format!("qdisc replace dev {interface} root netem {how}"));
+    }
+    // Three bands, and everything in the first one but for what is to be disturbed.
+    let first = "0 ".repeat(16);
+    tc(&format!(
+        "qdisc replace dev {interface} root handle 1: prio bands 3 priomap {first}"
+    ))?;
+    tc(&format!(
+        "qdisc replace dev {interface} parent 1:3 handle 3: netem {how}"
+    ))?;
+    matches.iter().try_for_each(|what| {
+        tc(&format!(
+            "filter add dev {interface} parent 1: protocol ip prio 1 u32 match {what} flowid 1:3"
+        ))
+    })
+}
+
+fn end(interface: &str) -> String {
+    format!("qdisc delete dev {interface} root")
 }
 
 #[cfg(test)]

@@ -171,6 +171,10 @@ impl Host {
         self.images.join(name).to_string_lossy().into_owned()
     }
 
+    pub(crate) fn fabric(&self) -> &Fabric {
+        &self.fabric
+    }
+
     pub(crate) fn process(&self) -> ProcessId {
         self.machine.process()
     }
