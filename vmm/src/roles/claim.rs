@@ -12,7 +12,11 @@ pub(super) use disk_server::fence::STOPPED;
 use logging_channel::handshake::Title;
 use logging_channel::session::Confirmation;
 
-/// How soon a claim is repeated that the disk server refused.
+/// How soon a claim that got no answer, or was refused, is tried again. The pause doubles each time,
+/// up to [`REPEAT`].
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+
+/// How soon at the latest.
 const REPEAT: Duration = Duration::from_secs(1);
 
 /// Where the disk server is and who asks.
@@ -245,6 +249,9 @@ impl Rights {
     }
 
     /// No error is an outcome: only an answer tells who has the epoch.
+    ///
+    /// The record is read before each claim. A claim that reaches a server whose answers do not come
+    /// back would be won by a host that cannot know it, and lost by the other one.
     fn claim(
         &self,
         epoch: u64,
@@ -252,7 +259,7 @@ impl Rights {
         claimant: &Claimant,
         on_wait: impl Fn(&str),
     ) -> Claim {
-        let never = AtomicBool::new(false);
+        let once = AtomicBool::new(false);
         let mut told = String::new();
         let mut waits = |reason: String| {
             if told != reason {
@@ -260,26 +267,35 @@ impl Rights {
                 told = reason;
             }
         };
+        let mut pause = FIRST_PAUSE;
         loop {
-            let waiting = |reason: &WaitReason| waits(reason.to_string());
-            match self
-                .arbiter
-                .claim(&self.vm, epoch, claimant, &never, waiting)
-            {
-                Ok(claim) => return claim,
+            match self.arbiter.read(&self.vm) {
+                Ok(record) => match repeats(&record, epoch, holder, claimant) {
+                    Repeat::NotYet => waits(went_back(record.epoch, epoch)),
+                    Repeat::Lost(claim) => return claim,
+                    Repeat::Now => {
+                        once.store(false, Ordering::Relaxed);
+                        let mut reason = None;
+                        let waiting = |why: &WaitReason| {
+                            reason = Some(why.to_string());
+                            once.store(true, Ordering::Relaxed);
+                        };
+                        match self
+                            .arbiter
+                            .claim(&self.vm, epoch, claimant, &once, waiting)
+                        {
+                            Ok(claim) => return claim,
+                            Err(error) => waits(
+                                reason
+                                    .unwrap_or_else(|| format!("{:#}", anyhow::Error::new(error))),
+                            ),
+                        }
+                    }
+                },
                 Err(error) => waits(format!("{:#}", anyhow::Error::new(error))),
             }
-            loop {
-                thread::sleep(REPEAT);
-                match self.arbiter.read(&self.vm) {
-                    Ok(record) => match repeats(&record, epoch, holder, claimant) {
-                        Repeat::NotYet => {}
-                        Repeat::Now => break,
-                        Repeat::Lost(claim) => return claim,
-                    },
-                    Err(error) => waits(format!("{:#}", anyhow::Error::new(error))),
-                }
-            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(REPEAT);
         }
     }
 }
