@@ -36,7 +36,7 @@ enum End {
 enum Way {
     /// What the host sends.
     From(End),
-    /// What it gets.
+    /// What it gets from the disk server, which can only be cut.
     To(End),
 }
 
@@ -207,7 +207,7 @@ impl Fault {
             .iter()
             .try_for_each(|&(way, network, traffic, how)| match way {
                 Way::From(end) => of(end, a, b).disturb(network, traffic, how),
-                Way::To(end) => of(end, a, b).disturb_incoming(network, traffic, how),
+                Way::To(end) => of(end, a, b).deafen_to_disk_server(),
             })
     }
 
@@ -216,7 +216,7 @@ impl Fault {
             .iter()
             .try_for_each(|&(way, network, ..)| match way {
                 Way::From(end) => of(end, a, b).undisturb(network),
-                Way::To(end) => of(end, a, b).undisturb_incoming(network),
+                Way::To(end) => of(end, a, b).hear_disk_server(),
             })
     }
 }

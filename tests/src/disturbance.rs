@@ -1,13 +1,10 @@
-//! Disturbances of what a host sends to a network, as its own kernel makes them (`tc`, netem), and of
-//! what it gets from there, as the kernel at the other end of its link makes them.
+//! Disturbances of what a host sends to a network, as its own kernel makes them (`tc`, netem).
 
-use std::process::Command;
 use std::time::Duration;
 
 use crate::error::Result;
 use crate::host::Host;
-use crate::netns::output;
-use crate::network::{Network, link_name};
+use crate::network::Network;
 
 /// Which packets are disturbed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +64,24 @@ impl Host {
     ///
     /// When the host does not answer, or netem does not know that.
     pub fn disturb(&self, network: Network, traffic: Traffic, how: &str) -> Result<()> {
-        disturb(network.name(), traffic, how, |words| self.tc(words))
+        let matches = traffic.matches();
+        if matches.is_empty() {
+            return self.tc(&format!("qdisc replace dev {network} root netem {how}"));
+        }
+        // Three bands, and everything in the first one but for what is to be disturbed.
+        let first = "0 ".repeat(16);
+        self.tc(&format!(
+            "qdisc replace dev {network} root handle 1: prio bands 3 priomap {first}"
+        ))?;
+        self.tc(&format!(
+            "qdisc replace dev {network} parent 1:3 handle 3: netem {how}"
+        ))?;
+        for what in matches {
+            self.tc(&format!(
+                "filter add dev {network} parent 1: protocol ip prio 1 u32 match {what} flowid 1:3"
+            ))?;
+        }
+        Ok(())
     }
 
     /// Ends all disturbances of what the host sends to a network.
@@ -76,69 +90,41 @@ impl Host {
     ///
     /// When the host does not answer, or there was none.
     pub fn undisturb(&self, network: Network) -> Result<()> {
-        self.tc(&end(network.name()))
+        self.tc(&format!("qdisc delete dev {network} root"))
     }
 
-    /// As [`Host::disturb`], for what the host gets from a network.
+    /// Cuts what the disk server sends to the host, and nothing else: it goes to an address on the
+    /// storage network that nobody has, so that the server notices nothing.
     ///
     /// # Errors
     ///
-    /// When the host has no link, or netem does not know that.
-    pub fn disturb_incoming(&self, network: Network, traffic: Traffic, how: &str) -> Result<()> {
-        let link = link_name(self.name(), network);
-        disturb(&link, traffic, how, |words| self.tc_at_the_other_end(words))
+    /// When the disk server's position is gone.
+    pub fn deafen_to_disk_server(&self) -> Result<()> {
+        const NOBODY: &str = "02:00:00:00:00:01";
+        self.neighbour_of_disk_server(&format!(
+            "replace {} lladdr {NOBODY} nud permanent",
+            self.address(Network::Storage)
+        ))
     }
 
-    /// Ends all disturbances of what the host gets from a network.
+    /// Ends [`Host::deafen_to_disk_server`].
     ///
     /// # Errors
     ///
-    /// When the host has no link, or there was none.
-    pub fn undisturb_incoming(&self, network: Network) -> Result<()> {
-        self.tc_at_the_other_end(&end(&link_name(self.name(), network)))
+    /// When that was not so.
+    pub fn hear_disk_server(&self) -> Result<()> {
+        self.neighbour_of_disk_server(&format!("delete {}", self.address(Network::Storage)))
+    }
+
+    fn neighbour_of_disk_server(&self, words: &str) -> Result<()> {
+        let disk = self.fabric().disk().namespace();
+        disk.ip(&format!("neighbour {words} dev eth0\n"))
     }
 
     fn tc(&self, words: &str) -> Result<()> {
         let argv: Vec<&str> = ["tc"].into_iter().chain(words.split_whitespace()).collect();
         self.check(&argv).map(drop)
     }
-
-    fn tc_at_the_other_end(&self, words: &str) -> Result<()> {
-        let mut tc = Command::new("tc");
-        tc.args(words.split_whitespace());
-        self.fabric().namespace().adopt(&mut tc)?;
-        output(&mut tc).map(drop)
-    }
-}
-
-/// Disturbs what goes out by an interface.
-fn disturb(
-    interface: &str,
-    traffic: Traffic,
-    how: &str,
-    tc: impl Fn(&str) -> Result<()>,
-) -> Result<()> {
-    let matches = traffic.matches();
-    if matches.is_empty() {
-        return tc(&format!("qdisc replace dev {interface} root netem {how}"));
-    }
-    // Three bands, and everything in the first one but for what is to be disturbed.
-    let first = "0 ".repeat(16);
-    tc(&format!(
-        "qdisc replace dev {interface} root handle 1: prio bands 3 priomap {first}"
-    ))?;
-    tc(&format!(
-        "qdisc replace dev {interface} parent 1:3 handle 3: netem {how}"
-    ))?;
-    matches.iter().try_for_each(|what| {
-        tc(&format!(
-            "filter add dev {interface} parent 1: protocol ip prio 1 u32 match {what} flowid 1:3"
-        ))
-    })
-}
-
-fn end(interface: &str) -> String {
-    format!("qdisc delete dev {interface} root")
 }
 
 #[cfg(test)]
