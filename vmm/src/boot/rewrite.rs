@@ -24,11 +24,14 @@
 //! bytes that a relocation will fill are known not to be such an instruction, which has no operand
 //! in memory and no immediate.
 
-use std::ops::Range;
+mod sections;
+#[cfg(test)]
+pub(super) mod tests;
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
-use object::{Object, ObjectKind, ObjectSection, SectionFlags};
+use object::{Object, ObjectKind};
 
+use self::sections::{CodeSection, code_sections, parse};
 use super::disassembly::{Disassembly, Targets};
 use super::{cached_reads, micro_guest};
 
@@ -120,8 +123,6 @@ pub enum RewriteError {
 const MODULE_SECTION: &str = ".gnu.linkonce.this_module";
 /// Ends a file with an appended signature (Linux, `include/linux/module_signature.h`).
 const SIGNATURE_MARK: &[u8] = b"~Module signature appended~\n";
-/// Longest field that a relocation for x86-64 fills, in bytes.
-const LONGEST_FIELD: u64 = 8;
 
 /// Rewrites a kernel, an ELF image, in place. A kernel whose reads cannot be cached gets exact
 /// ones.
@@ -259,82 +260,6 @@ fn apply(image: &mut [u8], patches: &[Patch]) {
     }
 }
 
-struct CodeSection {
-    address: u64,
-    offset: usize,
-    len: usize,
-    /// Bytes that relocations fill, by offset in the section, in order of their starts.
-    fields: Vec<Range<u64>>,
-}
-
-impl CodeSection {
-    /// Whether a relocation fills one of the bytes of `range`.
-    fn is_filled_later(&self, range: Range<usize>) -> bool {
-        let (start, end) = (range.start as u64, range.end as u64);
-        // No field that starts later reaches back, and none is longer than LONGEST_FIELD.
-        let first =
-            (self.fields).partition_point(|f| f.start.saturating_add(LONGEST_FIELD) <= start);
-        (self.fields[first..].iter())
-            .take_while(|field| field.start < end)
-            .any(|field| field.end > start)
-    }
-}
-
-fn parse(image: &[u8]) -> Result<object::File<'_>, RewriteError> {
-    let elf = object::File::parse(image).map_err(|e| RewriteError::NotElf(e.to_string()))?;
-    if elf.architecture() != object::Architecture::X86_64
-        || elf.format() != object::BinaryFormat::Elf
-    {
-        return Err(RewriteError::NotElf("not an ELF file for x86-64".into()));
-    }
-    Ok(elf)
-}
-
-fn code_sections(
-    elf: &object::File<'_>,
-    image_len: usize,
-) -> Result<Vec<CodeSection>, RewriteError> {
-    let mut sections = Vec::new();
-    for section in elf.sections() {
-        let SectionFlags::Elf { sh_flags } = section.flags() else {
-            continue;
-        };
-        if sh_flags & u64::from(object::elf::SHF_EXECINSTR) == 0 {
-            continue;
-        }
-        let Some((offset, len)) = section.file_range() else {
-            continue;
-        };
-        let (offset, len) = (offset as usize, len as usize);
-        if offset.checked_add(len).is_none_or(|end| end > image_len) {
-            return Err(RewriteError::NotElf(
-                "cut: a section lies beyond the end of the file".into(),
-            ));
-        }
-        let mut fields: Vec<Range<u64>> = section
-            .relocations()
-            .map(|(at, relocation)| {
-                let bytes = match u64::from(relocation.size()) / 8 {
-                    0 => LONGEST_FIELD, // a kind that `object` does not know
-                    bytes => bytes.min(LONGEST_FIELD),
-                };
-                at..at.saturating_add(bytes)
-            })
-            .collect();
-        fields.sort_by_key(|field| field.start);
-        sections.push(CodeSection {
-            address: section.address(),
-            offset,
-            len,
-            fields,
-        });
-    }
-    if sections.is_empty() {
-        return Err(RewriteError::NoCode);
-    }
-    Ok(sections)
-}
-
 /// An instruction of interest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
@@ -380,178 +305,4 @@ fn find(disassembly: &mut Disassembly<'_>) -> Vec<(usize, Found)> {
     found.extend(places(&IRETQ).find_map(&mut look));
     found.sort_unstable_by_key(|(place, _)| *place);
     found
-}
-
-#[cfg(test)]
-pub(super) mod tests {
-    use object::write::{Object, Relocation, Symbol, SymbolSection};
-    use object::{RelocationFlags, SectionKind, SymbolFlags, SymbolKind, SymbolScope, elf};
-
-    use super::*;
-
-    /// rdtsc; nop; call with a displacement that is filled later and happens to be 0f 31 0f 31;
-    /// ret
-    pub(crate) const CODE: [u8; 9] = [0x0f, 0x31, 0x90, 0xe8, 0x0f, 0x31, 0x0f, 0x31, 0xc3];
-    /// The same, rewritten.
-    pub(crate) const REWRITTEN: [u8; 9] = [0xe5, 0xec, 0x90, 0xe8, 0x0f, 0x31, 0x0f, 0x31, 0xc3];
-
-    /// A module with `code` in it, with a relocation of four bytes at `field`.
-    fn module_of(code: &[u8], field: u64) -> Object<'static> {
-        let mut module = Object::new(
-            object::BinaryFormat::Elf,
-            object::Architecture::X86_64,
-            object::Endianness::Little,
-        );
-        let own = MODULE_SECTION.as_bytes().to_vec();
-        let own = module.add_section(Vec::new(), own, SectionKind::Data);
-        module.append_section_data(own, &[0; 64], 8);
-        let text = module.add_section(Vec::new(), b".text".to_vec(), SectionKind::Text);
-        module.append_section_data(text, code, 1);
-        let symbol = module.add_symbol(Symbol {
-            name: b"printk".to_vec(),
-            value: 0,
-            size: 0,
-            kind: SymbolKind::Unknown,
-            scope: SymbolScope::Dynamic,
-            weak: false,
-            section: SymbolSection::Undefined,
-            flags: SymbolFlags::None,
-        });
-        let relocation = Relocation {
-            offset: field,
-            symbol,
-            addend: -4,
-            flags: RelocationFlags::Elf {
-                r_type: elf::R_X86_64_PLT32,
-            },
-        };
-        module
-            .add_relocation(text, relocation)
-            .expect("a known kind");
-        module
-    }
-
-    /// A module whose code is [`CODE`].
-    pub(crate) fn module() -> Vec<u8> {
-        module_of(&CODE, 4).write().expect("an object file")
-    }
-
-    #[test]
-    fn a_module_is_rewritten_in_place() {
-        let mut file = module();
-        let len = file.len();
-        let sites = rewrite_module(&mut file).expect("whole").expect("a module");
-        assert_eq!((sites.tsc.len(), file.len()), (1, len));
-        assert!(memchr::memmem::find(&file, &REWRITTEN).is_some());
-        assert!(memchr::memmem::find(&file, &CODE).is_none());
-        assert!(parse(&file).is_ok());
-    }
-
-    #[test]
-    fn bytes_that_a_relocation_fills_are_no_instruction() {
-        // Out of step, the disassembly would see `rdtsc` in the four bytes of a field.
-        for field in [0, 1] {
-            let code = [0x90, 0x0f, 0x31, 0x90, 0x90, 0x90];
-            let before = module_of(&code, field).write().expect("an object file");
-            let mut file = before.clone();
-            let sites = rewrite_module(&mut file).expect("whole").expect("a module");
-            assert_eq!(sites, Sites::default());
-            assert_eq!(file, before);
-        }
-        let code = [0x90, 0x0f, 0x31, 0xe8, 0, 0, 0, 0];
-        let mut file = module_of(&code, 4).write().expect("an object file");
-        let sites = rewrite_module(&mut file).expect("whole").expect("a module");
-        assert_eq!(sites.tsc, [1], "a field behind it is no obstacle");
-    }
-
-    #[test]
-    fn a_changed_module_loses_its_signature_and_no_other_does() {
-        for (code, signed) in [(&CODE[..], false), (&[0x90, 0xc3], true)] {
-            let mut file = module_of(code, 0x1000).write().expect("an object file");
-            file.extend_from_slice(b"signature");
-            file.extend_from_slice(SIGNATURE_MARK);
-            let len = file.len();
-            rewrite_module(&mut file).expect("whole").expect("a module");
-            assert_eq!(file.ends_with(SIGNATURE_MARK), signed);
-            assert_eq!(file.len(), len);
-        }
-    }
-
-    #[test]
-    fn what_is_no_module_is_left_alone() {
-        let mut plain = Object::new(
-            object::BinaryFormat::Elf,
-            object::Architecture::X86_64,
-            object::Endianness::Little,
-        );
-        let text = plain.add_section(Vec::new(), b".text".to_vec(), SectionKind::Text);
-        plain.append_section_data(text, &CODE, 1);
-        for before in [
-            plain.write().expect("an object file"),
-            b"text".to_vec(),
-            vec![],
-        ] {
-            let mut file = before.clone();
-            assert!(matches!(rewrite_module(&mut file), Ok(None)));
-            assert_eq!(file, before);
-        }
-    }
-
-    #[test]
-    fn finds_instructions_not_bytes() {
-        // mov eax, 0x310f; rdtsc; shl rdx, 32; lfence; rdtsc; mov cr4, rdi; iretq;
-        // mov eax, 0xc1010f; vmcall; vmmcall; ret
-        let code = [
-            0xb8, 0x0f, 0x31, 0, 0, 0x0f, 0x31, 0x48, 0xc1, 0xe2, 0x20, 0x0f, 0xae, 0xe8, 0x0f,
-            0x31, 0x0f, 0x22, 0xe7, 0x48, 0xcf, 0xb8, 0x0f, 0x01, 0xc1, 0, 0x0f, 0x01, 0xc1, 0x0f,
-            0x01, 0xd9, 0xc3,
-        ];
-        assert_eq!(
-            find(&mut Disassembly::new(&code, 0xffff_ffff_8100_0000)),
-            [
-                (5, Found::Rdtsc),
-                (14, Found::Rdtsc),
-                (16, Found::MovToCr4(7)),
-                (19, Found::Iretq),
-                (26, Found::Hypercall),
-                (29, Found::Hypercall)
-            ]
-        );
-    }
-
-    #[test]
-    fn hypercalls_of_a_module_exit() {
-        let mut file = module_of(&[0x0f, 0x01, 0xd9, 0xc3], 0x1000)
-            .write()
-            .expect("an object file");
-        let sites = rewrite_module(&mut file).expect("whole").expect("a module");
-        assert_eq!(sites.hypercalls, [0]);
-        assert!(!sites.is_empty());
-        let exit = [OUT_AL, HYPERCALL_PORT as u8, NOP, 0xc3];
-        assert!(memchr::memmem::find(&file, &exit).is_some());
-    }
-
-    #[test]
-    fn gets_into_step_again_after_data() {
-        // An invalid opcode in 64-bit mode (06), then rdtsc.
-        assert_eq!(
-            find(&mut Disassembly::new(
-                &[0x06, 0x06, 0x0f, 0x31, 0xc3],
-                0x1000
-            )),
-            [(2, Found::Rdtsc)]
-        );
-    }
-
-    #[test]
-    fn refuses_what_is_no_elf() {
-        assert!(matches!(
-            rewrite(&mut [], KernelReads::Exact),
-            Err(RewriteError::NotElf(_))
-        ));
-        assert!(matches!(
-            rewrite(&mut [0x7f; 4096], KernelReads::Exact),
-            Err(RewriteError::NotElf(_))
-        ));
-    }
 }

@@ -11,9 +11,10 @@
 //! not. If that is because the epoch is over, this host either wins a new one, and sends the request
 //! again in that; or it is halted.
 
+mod news;
 mod wire;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +22,7 @@ use disk_server::nbd::client::ConnectError;
 use disk_server::nbd::protocol::ReplyType;
 use logging_channel::entry::Lsn;
 
+use self::news::News;
 use self::wire::Line;
 use super::complaints::Complaints;
 use super::followed::OwnFlush;
@@ -32,7 +34,7 @@ use super::request::Told;
 use super::service::{DiskCounters, DiskSettings, Serving};
 use super::unflushed::Unflushed;
 use super::{DiskCompletion, DiskError, DiskOp, DiskRequest, RefusalNotice, WriterRefused};
-use crate::events::{Event, Events};
+use crate::events::Events;
 
 /// How exact the time limit of a request is.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
@@ -57,25 +59,6 @@ struct Pending {
     request: Arc<DiskRequest>,
     /// Since when nobody but the server is waited for.
     due_since: Option<Instant>,
-}
-
-/// A time without the disk server.
-struct Outage {
-    since: Instant,
-    /// Why, as people were told.
-    reasons: BTreeSet<String>,
-}
-
-impl Outage {
-    /// So many reasons are told of one outage.
-    const REASONS: usize = 8;
-
-    fn begin() -> Self {
-        Self {
-            since: Instant::now(),
-            reasons: BTreeSet::new(),
-        }
-    }
 }
 
 /// Flushes of the service's own.
@@ -124,15 +107,9 @@ pub(super) struct Dispatcher {
     next_transfer: u64,
     timeout: Duration,
     next_look: Instant,
-    /// What people know of a disk server that is lost.
-    told_lost: Option<Outage>,
-    /// Since when people know that the disk is full.
-    told_full: Option<Instant>,
-    /// People know that this host must not write.
-    told_refused: bool,
     notice: RefusalNotice,
+    news: News,
     complaints: Complaints,
-    events: Events,
     counters: DiskCounters,
     complete: Box<dyn Fn(DiskCompletion) + Send>,
 }
@@ -161,12 +138,9 @@ impl Dispatcher {
             next_transfer: 0,
             timeout: settings.timeout,
             next_look: Instant::now(),
-            told_lost: None,
-            told_full: None,
-            told_refused: false,
             notice: serving.refused,
+            news: News::new(events),
             complaints: Complaints::default(),
-            events,
             counters: serving.counters,
             complete,
         }
@@ -280,12 +254,7 @@ impl Dispatcher {
             // It is opened again as whom it should be.
             return up.requests.disconnect();
         }
-        if let Some(outage) = self.told_lost.take() {
-            log::info!("the disk server is back; {} goes on", up.target);
-            self.events.emit(&Event::DiskBack {
-                after_ms: outage.since.elapsed().as_millis() as u64,
-            });
-        }
+        self.news.is_back(&up.target);
         if up.boot != self.boot {
             self.boot = up.boot;
             self.own_flush = OwnFlushes::default();
@@ -343,47 +312,10 @@ impl Dispatcher {
         }
     }
 
-    /// Tells people, once for each reason.
+    /// The disk server is out of reach.
     fn lost(&mut self, error: &anyhow::Error) {
-        if self.halted {
-            return;
-        }
-        let reason = format!("{error:#}");
-        let outage = self.told_lost.get_or_insert_with(Outage::begin);
-        if outage.reasons.len() == Outage::REASONS || !outage.reasons.insert(reason.clone()) {
-            log::debug!("{reason}");
-            return;
-        }
-        log::warn!("the guest's disk has to wait: {reason}");
-        self.events.emit(&Event::DiskWaiting { reason });
-    }
-
-    /// Tells people, once.
-    fn full(&mut self) {
-        if self.told_full.is_some() {
-            return;
-        }
-        self.told_full = Some(Instant::now());
-        let reason = format!(
-            "{} is full: make room where the disk server keeps it; what the guest changes waits for \
-             up to {} s",
-            self.link.target(),
-            self.timeout.as_secs()
-        );
-        log::warn!("the guest's disk has to wait: {reason}");
-        self.events.emit(&Event::DiskWaiting { reason });
-    }
-
-    /// A change was made: perhaps there is room again.
-    fn not_full(&mut self) {
-        if self.order.has_paused() {
-            return;
-        }
-        if let Some(since) = self.told_full.take() {
-            log::info!("{} has room again", self.link.target());
-            self.events.emit(&Event::DiskBack {
-                after_ms: since.elapsed().as_millis() as u64,
-            });
+        if !self.halted {
+            self.news.is_lost(error);
         }
     }
 

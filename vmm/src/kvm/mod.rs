@@ -7,6 +7,7 @@
 pub mod branch_counter;
 pub mod counting;
 mod cpu_model;
+mod cr4;
 mod debug;
 mod msrs;
 mod out_stop;

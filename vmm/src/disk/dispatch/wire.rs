@@ -210,7 +210,7 @@ impl Dispatcher {
 
     /// There is no room for a change. `false` if the connection is of no use any more.
     fn no_space(&mut self, transfer: &Transfer) -> bool {
-        self.full();
+        self.news.is_full(&self.link.target(), self.timeout);
         match transfer.purpose {
             Purpose::Guest(ticket) => {
                 self.order.pause(ticket);
@@ -255,12 +255,7 @@ impl Dispatcher {
     /// The server does not let this connection write.
     fn refused(&mut self) {
         let target = self.link.target();
-        if !std::mem::replace(&mut self.told_refused, true) {
-            log::warn!(
-                "the disk server does not let this connection write to {target} any more: another \
-                 one took over, or the virtual machine that owns the export runs elsewhere"
-            );
-        }
+        self.news.is_refused(&target);
         self.notify_refused(&format!("{target}: a change was not permitted"));
     }
 
@@ -299,12 +294,12 @@ impl Dispatcher {
                 Some(request) => {
                     let changed = Effect::of(&request.op).modifies() && result.is_ok();
                     if changed {
-                        self.told_refused = false;
+                        self.news.writes();
                         self.unflushed.answered(request);
                     }
                     self.finish(ticket, result);
-                    if changed {
-                        self.not_full();
+                    if changed && !self.order.has_paused() {
+                        self.news.has_room(&self.link.target());
                     }
                 }
             },
