@@ -165,3 +165,37 @@ const RAX: usize = 0;
 const RBX: usize = 1;
 const RDX: usize = 3;
 const RBP: usize = 7;
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::super::catalogue::CATALOGUE;
+    use super::*;
+
+    /// A hang is blamed on the first check of the report without an outcome.
+    #[test]
+    fn checks_are_made_in_the_order_of_the_report() {
+        let made = RefCell::new(Vec::new());
+        let lacking = CpuModelError::Missing(vec!["aes"]);
+        let goes_on = machine(&Err(MachineError::CpuModel(lacking)), |id, _| {
+            made.borrow_mut().push(id);
+        });
+        assert!(!goes_on);
+        let mut made = made.into_inner();
+        made.extend(MICRO_GUESTS.iter().map(|(id, ..)| *id));
+        let reported: Vec<&str> = CATALOGUE.iter().map(|entry| entry.id).collect();
+        assert_eq!(made, reported);
+
+        let efforts = MICRO_GUESTS.iter().map(|(_, effort, _)| *effort);
+        assert!(
+            efforts.is_sorted(),
+            "what is made before a start comes first"
+        );
+        for (id, effort, _) in &MICRO_GUESTS {
+            let entry = CATALOGUE.iter().find(|entry| entry.id == *id);
+            let required = entry.is_some_and(|entry| entry.required);
+            assert!(!required || *effort == Effort::Needed, "{id} is required");
+        }
+    }
+}
