@@ -1,11 +1,13 @@
 //! The owner of an epoch, with a real disk server.
 
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use disk_server::arbiter::{Record, ServerAddress};
+use disk_server::arbiter::{Claim, Record, ServerAddress};
 use disk_server::server::{Config, Limits, Server, StopHandle};
 use logging_channel::receiver::Receiver as LogReceiver;
 use logging_channel::session::{AcceptError, Confirmation, ConnectError, Listener};
@@ -284,4 +286,90 @@ fn a_backup_that_is_unfit_claims_nothing() {
     backup.standing().refuse();
     drop(backup);
     assert_eq!(scene.server.record().0, scene.epoch);
+}
+
+/// Stands between a host and its disk server, and keeps back what the server says.
+struct OneWay {
+    address: ServerAddress,
+    muted: Arc<AtomicBool>,
+    /// Bytes that came to the server.
+    asked: Arc<AtomicU64>,
+}
+
+impl OneWay {
+    fn to(server: &ServerAddress) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().into();
+        let (muted, asked) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let one_way = Self {
+            address,
+            muted: Arc::clone(&muted),
+            asked: Arc::clone(&asked),
+        };
+        let server = server.as_str().to_owned();
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let (client, server) = (client.unwrap(), TcpStream::connect(&server).unwrap());
+                let answers = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                let (muted, asked) = (Arc::clone(&muted), Arc::clone(&asked));
+                thread::spawn(move || {
+                    pass_on(client, server, |bytes| {
+                        asked.fetch_add(bytes as u64, Ordering::SeqCst);
+                    });
+                });
+                thread::spawn(move || {
+                    pass_on(answers.0, answers.1, |_| {
+                        while muted.load(Ordering::SeqCst) {
+                            thread::sleep(Duration::from_millis(1));
+                        }
+                    });
+                });
+            }
+        });
+        one_way
+    }
+}
+
+/// Passes on what comes, and says how much it was before the next is waited for.
+fn pass_on(mut from: TcpStream, mut to: TcpStream, then: impl Fn(usize)) {
+    let mut bytes = [0; 4096];
+    while let Ok(count @ 1..) = from.read(&mut bytes) {
+        then(0);
+        if to.write_all(&bytes[..count]).is_err() {
+            break;
+        }
+        then(count);
+    }
+    // One of them has gone already, if this fails.
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+#[test]
+fn who_does_not_hear_the_disk_server_does_not_win_unheard() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = DiskServer::start(folder.path());
+    let one_way = OneWay::to(&server.address);
+    let config = ArbiterConfig {
+        server: one_way.address.clone(),
+        force: false,
+    };
+    let primary = Arc::new(Rights::new(&config, "db").unwrap());
+    let epoch = primary.start(&NEVER).unwrap();
+
+    one_way.muted.store(true, Ordering::SeqCst);
+    let before = one_way.asked.load(Ordering::SeqCst);
+    let contest = {
+        let primary = Arc::clone(&primary);
+        thread::spawn(move || primary.contest(epoch, primary.claimant(), |_| {}))
+    };
+    let deadline = Instant::now() + LONG;
+    while one_way.asked.load(Ordering::SeqCst) == before {
+        assert!(Instant::now() < deadline, "it asks");
+        thread::sleep(Duration::from_millis(1));
+    }
+    let backup = server.rights();
+    let won = backup.contest(epoch, primary.claimant(), |_| {});
+    assert_eq!(won, Claim::Won { epoch: epoch + 1 });
+    one_way.muted.store(false, Ordering::SeqCst);
+    assert!(matches!(contest.join().unwrap(), Claim::Lost { .. }));
 }
