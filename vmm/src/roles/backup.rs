@@ -120,6 +120,7 @@ pub fn run_backup(
         }),
         reading: None,
         forgotten: Instant::now(),
+        began: Instant::now(),
         repairs: Repairs::default(),
         unreleased: unreleased.clone(),
         followed: followed.clone(),
@@ -198,6 +199,7 @@ struct ChannelLog {
     unreleased: Unreleased,
     followed: Option<Followed>,
     forgotten: Instant,
+    began: Instant,
     repairs: Repairs,
     events: Events,
 }
@@ -279,7 +281,7 @@ impl LogSource for ChannelLog {
             "this backup differs from the primary, {divergence}; it must not go live until the \
              primary has sent it the whole state"
         );
-        let divergences = self.repairs.diverged(Instant::now());
+        let divergences = self.repairs.diverged(self.began.elapsed());
         let likely_cause = (divergences >= MANY).then(|| divergence.likely_cause());
         if let Some(cause) = &likely_cause {
             log::error!(

@@ -22,8 +22,8 @@ pub struct StateKeeper {
     capture: Capture,
     pace: Pace,
     counters: Arc<StateCounters>,
-    /// Guest time of the next digest, in nanoseconds.
-    next_digest: u64,
+    /// Guest time of the next digest.
+    next_digest: Duration,
     whole: WholeState,
     delta: Option<Delta>,
     repairs: Repairs,
@@ -41,18 +41,21 @@ struct Delta {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WholeState {
     NotWanted,
-    /// Not sent before then.
+    /// Not sent before this guest time.
     Wanted {
-        not_before: Instant,
+        not_before: Duration,
     },
-    /// Memory is sent, the last time then.
+    /// Memory is sent, the last time at this guest time.
     Sending {
         convergence: Convergence,
-        last_stop: Instant,
+        last_stop: Duration,
     },
     /// Memory was sent, as it is until the guest runs on.
     Ready(Convergence),
 }
+
+/// Guest time, which passes while the guest is held up as well.
+pub(super) type Clock<'a> = &'a dyn Fn() -> Duration;
 
 /// Appends a part of the state at `point`.
 fn send<'a>(
@@ -81,7 +84,7 @@ impl StateKeeper {
             capture: Capture::new(baseline),
             pace,
             counters,
-            next_digest: pace.digest_interval.as_nanos() as u64,
+            next_digest: pace.digest_interval,
             whole: WholeState::NotWanted,
             delta: None,
             repairs: Repairs::default(),
@@ -151,8 +154,7 @@ impl StateKeeper {
 
     /// The backup differs at log entry `lsn`: it gets the whole state, at once unless it differs again
     /// and again.
-    pub(super) fn repair(&mut self, lsn: Lsn, log: &mut dyn LogSink) {
-        let now = Instant::now();
+    pub(super) fn repair(&mut self, lsn: Lsn, now: Duration, log: &mut dyn LogSink) {
         let divergences = self.repairs.diverged(now);
         let wait = self.repairs.wait(now);
         self.whole = WholeState::Wanted {
@@ -173,18 +175,24 @@ impl StateKeeper {
     }
 
     /// Begins to send the whole state.
-    fn begin_whole(&mut self, at: &mut Moment<'_>, log: &mut dyn LogSink) -> Step<()> {
-        let since = Instant::now();
+    fn begin_whole(
+        &mut self,
+        at: &mut Moment<'_>,
+        clock: Clock<'_>,
+        log: &mut dyn LogSink,
+    ) -> Step<()> {
+        let since = clock();
         self.repairs.begins(since);
         let mut bytes = 0;
         self.capture
             .begin_whole(at, &mut send(log, at.point, &mut bytes))?;
-        self.send_again(Convergence::at_leisure(), Instant::now());
-        self.repairs.costs(since.elapsed());
+        let now = clock();
+        self.send_again(Convergence::at_leisure(), now);
+        self.repairs.costs(now.saturating_sub(since));
         Ok(())
     }
 
-    fn send_again(&mut self, convergence: Convergence, last_stop: Instant) {
+    fn send_again(&mut self, convergence: Convergence, last_stop: Duration) {
         self.next_stop = Some(NextStop::after(convergence.run(&self.pace)));
         self.whole = WholeState::Sending {
             convergence,
@@ -210,12 +218,13 @@ impl StateKeeper {
     pub(super) fn commit_whole(
         &mut self,
         at: &mut Moment<'_>,
+        clock: Clock<'_>,
         log: &mut dyn LogSink,
     ) -> Step<bool> {
         let WholeState::Ready(convergence) = self.whole else {
             return Ok(false);
         };
-        let since = Instant::now();
+        let since = clock();
         let mut bytes = 0;
         let point = ExecutionPoint::at_exit(at.point.exits + 1);
         let sent = self
@@ -231,8 +240,9 @@ impl StateKeeper {
             return Ok(false);
         }
         self.whole = WholeState::NotWanted;
-        self.next_stop = Some(self.pace.next_stop(since.elapsed()));
-        self.repairs.costs(since.elapsed());
+        let cost = clock().saturating_sub(since);
+        self.next_stop = Some(self.pace.next_stop(cost));
+        self.repairs.costs(cost);
         self.counters.transfer_bytes(bytes);
         self.counters.transfer();
         log.state_sent();
@@ -240,19 +250,19 @@ impl StateKeeper {
         Ok(true)
     }
 
-    /// Does what is due at guest time `now`.
+    /// Does what is due.
     pub(super) fn keep_up(
         &mut self,
         at: &mut Moment<'_>,
-        now: u64,
+        clock: Clock<'_>,
         log: &mut dyn LogSink,
     ) -> Step<()> {
         match self.whole {
             WholeState::Ready(_) => Ok(()),
-            WholeState::Wanted { not_before } if Instant::now() < not_before => Ok(()),
-            WholeState::Wanted { .. } => self.begin_whole(at, log),
-            WholeState::Sending { .. } => self.send_if_due(at, log),
-            WholeState::NotWanted if now >= self.next_digest => self.digest(at, now, log),
+            WholeState::Wanted { not_before } if clock() < not_before => Ok(()),
+            WholeState::Wanted { .. } => self.begin_whole(at, clock, log),
+            WholeState::Sending { .. } => self.send_if_due(at, clock, log),
+            WholeState::NotWanted if clock() >= self.next_digest => self.digest(at, clock(), log),
             WholeState::NotWanted => Ok(()),
         }
     }
@@ -269,6 +279,7 @@ impl StateKeeper {
     pub(super) fn use_idle_time(
         &mut self,
         at: &mut Moment<'_>,
+        clock: Clock<'_>,
         log: &mut dyn LogSink,
     ) -> Step<bool> {
         let WholeState::Sending {
@@ -278,26 +289,36 @@ impl StateKeeper {
         else {
             return Ok(false);
         };
-        if last_stop > Instant::now() {
+        if last_stop > clock() {
             return Ok(false);
         }
         // An input that comes meanwhile waits for it.
         let time = Some(self.pace.transfer_slice);
-        self.send_for(at, convergence, time, log)?;
+        self.send_for(at, convergence, time, clock, log)?;
         Ok(true)
     }
 
     /// The host stopped the guest at a place that nothing else makes an exit.
-    pub(super) fn kicked(&mut self, at: &mut Moment<'_>, log: &mut dyn LogSink) -> Step<()> {
+    pub(super) fn kicked(
+        &mut self,
+        at: &mut Moment<'_>,
+        clock: Clock<'_>,
+        log: &mut dyn LogSink,
+    ) -> Step<()> {
         // It may be the last stop, after which the state is taken.
         if matches!(self.whole, WholeState::Sending { .. }) && at.cpu.at_rest()? {
-            self.send_if_due(at, log)?;
+            self.send_if_due(at, clock, log)?;
         }
         Ok(())
     }
 
     /// Sends memory if the guest has run for long enough since the last time.
-    fn send_if_due(&mut self, at: &mut Moment<'_>, log: &mut dyn LogSink) -> Step<()> {
+    fn send_if_due(
+        &mut self,
+        at: &mut Moment<'_>,
+        clock: Clock<'_>,
+        log: &mut dyn LogSink,
+    ) -> Step<()> {
         let WholeState::Sending {
             convergence,
             last_stop,
@@ -305,13 +326,13 @@ impl StateKeeper {
         else {
             return Ok(());
         };
-        let since = Instant::now();
+        let since = clock();
         if since < last_stop + convergence.run(&self.pace) {
             return Ok(());
         }
         let time = convergence.stop(&self.pace);
-        self.send_for(at, convergence, time, log)?;
-        self.repairs.costs(since.elapsed());
+        self.send_for(at, convergence, time, clock, log)?;
+        self.repairs.costs(clock().saturating_sub(since));
         Ok(())
     }
 
@@ -321,6 +342,7 @@ impl StateKeeper {
         at: &mut Moment<'_>,
         mut convergence: Convergence,
         time: Option<Duration>,
+        clock: Clock<'_>,
         log: &mut dyn LogSink,
     ) -> Step<()> {
         let mut bytes = 0;
@@ -336,11 +358,11 @@ impl StateKeeper {
         if let Some(pages) = progress.round {
             convergence.begin_round(pages);
         }
-        self.send_again(convergence, Instant::now());
+        self.send_again(convergence, clock());
         Ok(())
     }
 
-    fn digest(&mut self, at: &mut Moment<'_>, now: u64, log: &mut dyn LogSink) -> Step<()> {
+    fn digest(&mut self, at: &mut Moment<'_>, now: Duration, log: &mut dyn LogSink) -> Step<()> {
         let since = Instant::now();
         let (pages, parts) = digest(self.capture.baseline(), at)?;
         let chunks = pages.chunks(MAX_PAGE_DIGESTS);
@@ -365,7 +387,7 @@ impl StateKeeper {
             })?;
         }
         let cost = since.elapsed();
-        self.next_digest = now + self.pace.digest_after(cost).as_nanos() as u64;
+        self.next_digest = now + self.pace.digest_after(cost);
         self.counters.digest(cost);
         log::debug!("digest at {}: {} us", at.point, cost.as_micros());
         Ok(())

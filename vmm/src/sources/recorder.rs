@@ -125,6 +125,10 @@ pub struct Recorder<L, W = LiveInputs> {
     backup_reads: BackupReads,
 }
 
+fn guest_time(world: &impl OutsideWorld) -> impl Fn() -> Duration {
+    move || Duration::from_nanos(world.clock(ClockNeed::Monotonic))
+}
+
 impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
     /// Logs `live` to `log`.
     #[must_use]
@@ -239,9 +243,9 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
         let now = self.live.clock(ClockNeed::Monotonic);
         if let Some(keeper) = &mut self.keeper {
             if let Some(lsn) = self.log.state_wanted() {
-                keeper.repair(lsn, &mut self.log);
+                keeper.repair(lsn, Duration::from_nanos(now), &mut self.log);
             }
-            keeper.keep_up(at, now, &mut self.log)?;
+            keeper.keep_up(at, &guest_time(&self.live), &mut self.log)?;
         }
         if now.saturating_sub(self.last_entry) > PROGRESS_NANOS {
             self.last_entry = now;
@@ -297,7 +301,7 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
     fn depart(&mut self, at: &mut Moment<'_>) -> Step<Option<u64>> {
         if let Some(keeper) = &mut self.keeper
             && keeper.is_whole_ready()
-            && keeper.commit_whole(at, &mut self.log)?
+            && keeper.commit_whole(at, &guest_time(&self.live), &mut self.log)?
         {
             return Ok(Some(at.point.exits + 1));
         }
@@ -321,7 +325,7 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
         }
         if let Some(keeper) = &mut self.keeper {
             if self.log.is_replayed() {
-                keeper.kicked(at, &mut self.log)?;
+                keeper.kicked(at, &guest_time(&self.live), &mut self.log)?;
             } else {
                 keeper.give_up();
             }
@@ -367,7 +371,7 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
         while let Some(keeper) = &mut self.keeper
             && self.log.is_replayed()
             && !self.live.is_ready(appetite)
-            && keeper.use_idle_time(at, &mut self.log)?
+            && keeper.use_idle_time(at, &guest_time(&self.live), &mut self.log)?
         {}
         let input = self.live.wait(appetite)?;
         self.log_input(at, input)

@@ -1,7 +1,7 @@
 //! How often a backup that differs is given the whole state.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Divergences are counted over this time.
 const WINDOW: Duration = Duration::from_secs(600);
@@ -12,20 +12,21 @@ pub const MANY: usize = 3;
 /// The guest keeps all but one part in this many of its time.
 const GUEST_SHARE: u32 = 10;
 
-/// Counts divergences, and spaces repairs out once there are many.
+/// Counts divergences, and spaces repairs out once there are many. Time is an argument: since whenever
+/// the caller likes, as long as it is the same.
 #[derive(Debug, Default)]
 pub struct Repairs {
-    divergences: VecDeque<Instant>,
+    divergences: VecDeque<Duration>,
     /// When the last repair began.
-    begun: Option<Instant>,
+    begun: Option<Duration>,
     /// For how long the guest stood still for it.
     cost: Duration,
 }
 
 impl Repairs {
     /// The backup differs at `now`. How often it did lately.
-    pub fn diverged(&mut self, now: Instant) -> usize {
-        let is_old = |at: &Instant| now.saturating_duration_since(*at) > WINDOW;
+    pub fn diverged(&mut self, now: Duration) -> usize {
+        let is_old = |at: &Duration| now.saturating_sub(*at) > WINDOW;
         while self.divergences.front().is_some_and(is_old) {
             self.divergences.pop_front();
         }
@@ -35,17 +36,17 @@ impl Repairs {
 
     /// How long the next repair has to wait from `now` on.
     #[must_use]
-    pub fn wait(&self, now: Instant) -> Duration {
+    pub fn wait(&self, now: Duration) -> Duration {
         match self.begun {
             Some(begun) if self.divergences.len() >= MANY => {
-                (begun + self.cost * GUEST_SHARE).saturating_duration_since(now)
+                (begun + self.cost * GUEST_SHARE).saturating_sub(now)
             }
             _ => Duration::ZERO,
         }
     }
 
     /// A repair begins.
-    pub fn begins(&mut self, now: Instant) {
+    pub fn begins(&mut self, now: Duration) {
         self.begun = Some(now);
         self.cost = Duration::ZERO;
     }
@@ -70,8 +71,7 @@ mod tests {
             steps in prop::collection::vec((1u64..2000, 1u32..8, 0u64..100), 100..150)
         ) {
             let mut repairs = Repairs::default();
-            let begin = Instant::now();
-            let (mut now, mut lost) = (begin, Duration::ZERO);
+            let (mut now, mut lost) = (Duration::ZERO, Duration::ZERO);
             let mut since_third = None;
             for (repair, share, until_it_differs) in steps {
                 let many = repairs.diverged(now) >= MANY;
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn one_now_and_then_is_repaired_at_once() {
         let mut repairs = Repairs::default();
-        let mut now = Instant::now();
+        let mut now = Duration::ZERO;
         for _ in 0..10 {
             assert!(repairs.diverged(now) < MANY);
             assert_eq!(repairs.wait(now), Duration::ZERO);

@@ -7,6 +7,7 @@ mod guest;
 mod handover;
 mod mutation;
 mod silence;
+mod spacing;
 mod stops;
 mod transfer;
 mod tsc_copy;
