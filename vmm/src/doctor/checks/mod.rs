@@ -181,7 +181,7 @@ mod tests {
         let goes_on = machine(&Err(MachineError::CpuModel(lacking)), |id, _| {
             made.borrow_mut().push(id);
         });
-        assert!(!goes_on);
+        assert!(goes_on, "micro-guests tell more");
         let mut made = made.into_inner();
         made.extend(MICRO_GUESTS.iter().map(|(id, ..)| *id));
         let reported: Vec<&str> = CATALOGUE.iter().map(|entry| entry.id).collect();
