@@ -24,4 +24,4 @@ pub use client::{
 };
 pub use decision::{Answer, ClaimRequest, MAX_EPOCH, Record, decide};
 pub use names::{Claimant, NameError, ServerNumber, ServerNumberError, VmName};
-pub use store::{Damage, EpochStore, Forgotten, OpenError, STATE_FILE, StoreError};
+pub use store::{Damage, EpochStore, Forgotten, OpenStateError, STATE_FILE, StoreError};

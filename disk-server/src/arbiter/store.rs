@@ -43,7 +43,7 @@ const MAX_VMS: usize = 10_000;
 
 /// Why the state could not be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum OpenError {
+pub enum OpenStateError {
     /// The state directory is missing and could not be made.
     #[error("cannot make the state directory {}", path.display())]
     MakeDirectory {
@@ -184,15 +184,15 @@ impl EpochStore {
     /// Opens the state in `directory`, which is made if it is missing, as is the state file in it.
     ///
     /// # Errors
-    /// See [`OpenError`]. A damaged state file is refused and left alone.
-    pub fn open(directory: &Path) -> Result<EpochStore, OpenError> {
+    /// See [`OpenStateError`]. A damaged state file is refused and left alone.
+    pub fn open(directory: &Path) -> Result<EpochStore, OpenStateError> {
         let folder = StateFolder::open(directory)?;
         EpochStore::load(Box::new(folder), directory)
     }
 
-    fn load(mut folder: Box<dyn Folder>, directory: &Path) -> Result<EpochStore, OpenError> {
+    fn load(mut folder: Box<dyn Folder>, directory: &Path) -> Result<EpochStore, OpenStateError> {
         let path = directory.join(STATE_FILE);
-        let access = |source| OpenError::Access {
+        let access = |source| OpenStateError::Access {
             path: path.clone(),
             source,
         };
@@ -201,8 +201,8 @@ impl EpochStore {
                 let state = format::decode(&bytes).map_err(|unusable| {
                     let path = path.clone();
                     match unusable {
-                        Unusable::Later(found) => OpenError::Later { path, found },
-                        Unusable::Damaged(source) => OpenError::Corrupt { path, source },
+                        Unusable::Later(found) => OpenStateError::Later { path, found },
+                        Unusable::Damaged(source) => OpenStateError::Corrupt { path, source },
                     }
                 })?;
                 // The process before may have died, and somebody may have copied the file: what is
@@ -211,7 +211,7 @@ impl EpochStore {
                 state
             }
             None => {
-                let state = fresh(&mut *folder).map_err(|source| OpenError::Create {
+                let state = fresh(&mut *folder).map_err(|source| OpenStateError::Create {
                     path: directory.to_owned(),
                     source,
                 })?;

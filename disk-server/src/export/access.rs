@@ -23,7 +23,7 @@ const DISCARDED_AT_A_TIME: u64 = 32 << 20;
 
 /// Why an export cannot be opened.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
+pub enum OpenExportError {
     /// There is no such export.
     #[error("there is no export {0}")]
     Unknown(ExportName),
@@ -80,15 +80,15 @@ impl Access {
     /// What [`Access::open`] would give, without taking over from an earlier connection.
     ///
     /// # Errors
-    /// See [`OpenError`].
+    /// See [`OpenExportError`].
     pub(crate) fn look(
         exports: &Exports,
         requested: &RequestedExport,
-    ) -> Result<Access, OpenError> {
+    ) -> Result<Access, OpenExportError> {
         let name = requested.export();
         let target = exports
             .get(name)
-            .ok_or_else(|| OpenError::Unknown(name.clone()))?;
+            .ok_or_else(|| OpenExportError::Unknown(name.clone()))?;
         let right = match requested {
             RequestedExport::Plain(_) | RequestedExport::Tagged { .. } => {
                 let right = match &target.fence {
@@ -99,12 +99,12 @@ impl Access {
             }
             RequestedExport::Writer { export, vm, epoch } => {
                 let fence = target.fence.as_ref().filter(|fence| fence.vm() == vm);
-                let fence = fence.ok_or_else(|| OpenError::NotTheOwner {
+                let fence = fence.ok_or_else(|| OpenExportError::NotTheOwner {
                     export: export.clone(),
                     vm: vm.to_string(),
                 })?;
                 if target.export.read_only {
-                    return Err(OpenError::ReadOnly(export.clone()));
+                    return Err(OpenExportError::ReadOnly(export.clone()));
                 }
                 fence.check_writer(*epoch)?;
                 // No connection has the number 0, so that this right is good for looking only.
@@ -128,15 +128,15 @@ impl Access {
     /// be.
     ///
     /// # Errors
-    /// See [`OpenError`].
+    /// See [`OpenExportError`].
     pub(crate) fn open(
         exports: &Exports,
         requested: &RequestedExport,
         limit: WaitLimit<'_>,
-    ) -> Result<Access, OpenError> {
+    ) -> Result<Access, OpenExportError> {
         let opened =
             Access::look(exports, requested).and_then(|access| access.join(requested, limit));
-        if let (RequestedExport::Writer { export, .. }, Err(OpenError::Refused(refusal))) =
+        if let (RequestedExport::Writer { export, .. }, Err(OpenExportError::Refused(refusal))) =
             (requested, &opened)
             && !matches!(refusal, Refusal::NotYet(_))
             && let Some(target) = exports.get(export)
@@ -151,9 +151,9 @@ impl Access {
         mut self,
         requested: &RequestedExport,
         limit: WaitLimit<'_>,
-    ) -> Result<Access, OpenError> {
+    ) -> Result<Access, OpenExportError> {
         if self.target.counters.left_behind(self.is_writer()) >= MOST_LEFT_BEHIND {
-            return Err(OpenError::Hangs(self.target.export.name.clone()));
+            return Err(OpenExportError::Hangs(self.target.export.name.clone()));
         }
         match (requested, &self.target.fence) {
             (RequestedExport::Writer { export, epoch, .. }, Some(fence)) => {

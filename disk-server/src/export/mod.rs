@@ -29,7 +29,7 @@ use counters::Counters;
 
 pub(crate) use counters::LeftBehind;
 
-pub use access::{Access, ModifyError, OpenError};
+pub use access::{Access, ModifyError, OpenExportError};
 pub use spec::{ExportSpec, SpecError};
 
 /// The most of a path that is told, in bytes. A line of the arbiter's protocol has to hold it, with

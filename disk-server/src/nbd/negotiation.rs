@@ -11,7 +11,7 @@ use super::protocol::{
     OptionHeader, OptionReplyHeader, OptionType, ProtocolError, ReplyType, TransmissionFlags,
 };
 use super::timed::{Incoming, Outgoing};
-use crate::export::{Access, Exports, OpenError};
+use crate::export::{Access, Exports, OpenExportError};
 use crate::fence::{Refusal, WaitLimit};
 use crate::logging::excerpt;
 
@@ -72,15 +72,17 @@ impl From<ExportNameError> for OptionError {
     }
 }
 
-impl From<OpenError> for OptionError {
-    fn from(error: OpenError) -> Self {
+impl From<OpenExportError> for OptionError {
+    fn from(error: OpenExportError) -> Self {
         let reply = match error {
-            OpenError::Unknown(_) => ReplyType::ErrUnknown,
+            OpenExportError::Unknown(_) => ReplyType::ErrUnknown,
             // The one error that means "later".
-            OpenError::Refused(Refusal::NotYet(_)) | OpenError::Hangs(_) => ReplyType::ErrShutdown,
-            OpenError::NotTheOwner { .. } | OpenError::ReadOnly(_) | OpenError::Refused(_) => {
-                ReplyType::ErrPolicy
+            OpenExportError::Refused(Refusal::NotYet(_)) | OpenExportError::Hangs(_) => {
+                ReplyType::ErrShutdown
             }
+            OpenExportError::NotTheOwner { .. }
+            | OpenExportError::ReadOnly(_)
+            | OpenExportError::Refused(_) => ReplyType::ErrPolicy,
         };
         OptionError::new(reply, error.to_string())
     }

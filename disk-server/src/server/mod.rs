@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::arbiter::{EpochStore, OpenError};
+use crate::arbiter::{EpochStore, OpenStateError};
 use crate::export::{Export, Exports, ExportsError};
 use crate::fence::FencedStore;
 use crate::nbd::ExportName;
@@ -105,7 +105,7 @@ pub enum StartError {
     },
     /// The state cannot be used.
     #[error("cannot use the state")]
-    State(#[from] OpenError),
+    State(#[from] OpenStateError),
     /// Two exports have the same name.
     #[error("two exports are called {0}; every --export needs a name of its own")]
     SameName(ExportName),

@@ -6,7 +6,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::OpenError;
+use super::OpenStateError;
 use super::format::MAX_STATE;
 
 /// The name of the state file in the state directory.
@@ -45,8 +45,8 @@ pub(super) struct StateFolder {
 }
 
 impl StateFolder {
-    pub(super) fn open(path: &Path) -> Result<StateFolder, OpenError> {
-        let made = |source| OpenError::MakeDirectory {
+    pub(super) fn open(path: &Path) -> Result<StateFolder, OpenStateError> {
+        let made = |source| OpenStateError::MakeDirectory {
             path: path.to_owned(),
             source,
         };
@@ -63,7 +63,7 @@ impl StateFolder {
         let earlier = path.join(EARLIER_FILE);
         // Also beside a state of ours: who went back to the earlier version may have decided since.
         if fs::exists(&earlier).map_err(made)? {
-            return Err(OpenError::Earlier { path: earlier });
+            return Err(OpenStateError::Earlier { path: earlier });
         }
         Ok(StateFolder {
             path: path.to_owned(),
@@ -77,9 +77,9 @@ impl StateFolder {
     }
 }
 
-fn lock(directory: &Path) -> Result<File, OpenError> {
+fn lock(directory: &Path) -> Result<File, OpenStateError> {
     let path = directory.join(LOCK_FILE);
-    let failed = |source| OpenError::Create {
+    let failed = |source| OpenStateError::Create {
         path: directory.to_owned(),
         source,
     };
@@ -91,7 +91,7 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
         .map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::Locked { path }),
+        Err(TryLockError::WouldBlock) => Err(OpenStateError::Locked { path }),
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }
 }

@@ -96,7 +96,7 @@ fn a_second_server_is_locked_out() {
     let _first = EpochStore::open(directory.path()).unwrap();
     let second = EpochStore::open(directory.path());
     assert!(
-        matches!(second, Err(OpenError::Locked { .. })),
+        matches!(second, Err(OpenStateError::Locked { .. })),
         "{second:?}"
     );
 }
@@ -112,13 +112,13 @@ fn the_state_of_another_version_is_not_called_damaged() {
     fs::write(directory.path().join(STATE_FILE), later).unwrap();
     let error = EpochStore::open(directory.path()).unwrap_err();
     assert!(
-        matches!(error, OpenError::Later { found: 2, .. }),
+        matches!(error, OpenStateError::Later { found: 2, .. }),
         "{error:?}"
     );
     // What servers before the first release left, beside whatever.
     File::create(directory.path().join("arbiter.redb")).unwrap();
     let error = EpochStore::open(directory.path()).unwrap_err();
-    assert!(matches!(error, OpenError::Earlier { .. }), "{error:?}");
+    assert!(matches!(error, OpenStateError::Earlier { .. }), "{error:?}");
     assert!(error.to_string().contains("arbiter.redb"), "{error}");
 }
 
@@ -163,14 +163,14 @@ fn a_damaged_file_is_left_alone_and_an_endless_one_is_not_read() {
     let path = directory.path().join(STATE_FILE);
     fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
     let error = EpochStore::open(directory.path()).unwrap_err();
-    assert!(matches!(error, OpenError::Corrupt { .. }), "{error:?}");
+    assert!(matches!(error, OpenStateError::Corrupt { .. }), "{error:?}");
     assert!(fs::read(&path).unwrap() == bytes[..bytes.len() - 1]);
     let file = File::options().write(true).open(&path).unwrap();
     file.set_len(1 << 40).unwrap();
     let error = EpochStore::open(directory.path()).unwrap_err();
     let oversize = |source: &Damage| matches!(source, Damage::Oversize);
     assert!(
-        matches!(&error, OpenError::Corrupt { source, .. } if oversize(source)),
+        matches!(&error, OpenStateError::Corrupt { source, .. } if oversize(source)),
         "{error:?}"
     );
     fs::write(&path, &bytes).unwrap();
@@ -265,7 +265,7 @@ impl Folder for FakeFolder {
     }
 }
 
-fn open(folder: &FakeFolder) -> Result<EpochStore, OpenError> {
+fn open(folder: &FakeFolder) -> Result<EpochStore, OpenStateError> {
     EpochStore::load(Box::new(folder.clone()), Path::new("state"))
 }
 
@@ -343,7 +343,7 @@ fn nothing_is_answered_from_a_state_that_may_not_stay() {
     folder.with(|disk| disk.failure = Some((0, false)));
     let opened = open(&folder);
     assert!(
-        matches!(opened, Err(OpenError::Access { .. })),
+        matches!(opened, Err(OpenStateError::Access { .. })),
         "{opened:?}"
     );
     let store = open(&folder).unwrap();
