@@ -377,6 +377,15 @@ pub enum ImageError {
         #[source]
         source: KernelError,
     },
+    /// The images were not made, or by another version.
+    #[error("no guest images are listed in {path}: run `cargo xtask setup`")]
+    NotMade {
+        /// The list.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A file could not be read.
     #[error("cannot read {path}")]
     Read {

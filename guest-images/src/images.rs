@@ -24,6 +24,9 @@ use crate::packages::{Package, PackageStore};
 /// Modules that a guest loads: virtio over PCI.
 const GUEST_MODULES: [&str; 3] = ["virtio_pci", "virtio_net", "virtio_blk"];
 
+/// Tells what the images are.
+const MANIFEST: &str = "manifest.json";
+
 /// What busybox init keeps running in the guests with Redis.
 const INITTAB: &str = include_str!("init/inittab");
 
@@ -165,7 +168,7 @@ impl GuestImages {
             )?;
         }
 
-        let path = directory.join("manifest.json");
+        let path = directory.join(MANIFEST);
         let manifest = serde_json::to_vec_pretty(&images.images).expect("images are plain data");
         write_atomically(&path, &manifest).map_err(|source| ImageError::Write { path, source })?;
         Ok(images)
@@ -189,6 +192,20 @@ impl GuestImages {
         let second = Self::build(store, scratch.path())?;
         let pairs = first.images.into_iter().zip(second.images);
         Ok(pairs.filter(|(first, second)| first != second).collect())
+    }
+
+    /// The images that are in `directory`: they were made before.
+    ///
+    /// # Errors
+    ///
+    /// When they were not.
+    pub fn open(directory: &Path) -> Result<Self, ImageError> {
+        let path = directory.join(MANIFEST);
+        let images = fs::read(&path).and_then(|json| Ok(serde_json::from_slice(&json)?));
+        Ok(Self {
+            directory: directory.to_owned(),
+            images: images.map_err(|source| ImageError::NotMade { path, source })?,
+        })
     }
 
     fn add(&mut self, name: &str, Contents { bytes, made_of }: Contents) -> Result<(), ImageError> {

@@ -11,7 +11,6 @@ const LIMIT: Duration = Duration::from_secs(180);
 #[test]
 fn the_primary_goes_on_alone() -> Result<()> {
     let testbed = Testbed::new("backup-lost")?;
-    let c = testbed.boot_host("c")?;
     let mut pair = Pair::start(&testbed, Guest::redis("alone"))?;
     let first = pair.primary.wait_for("role", LIMIT)?["epoch"].clone();
 
@@ -27,7 +26,7 @@ fn the_primary_goes_on_alone() -> Result<()> {
     assert_eq!(live["epoch"], epoch, "held by {holder}");
     pair.client.goes_on("without a backup")?;
 
-    c.wait_until_up()?;
+    let c = testbed.start_host("c")?;
     let (exit, told) = pair
         .guest
         .backup(&c, &pair.a, &pair.disk_server)?

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use guest_images::GuestImages;
 use guest_images::disk::{self, DiskLine};
-use testbed::{HostImage, Layout, LocalProcess, Result, Testbed, wait_until};
+use guest_images::{DebianKernel, GuestImages, PackageStore};
+use testbed::{Layout, LocalProcess, Result, Testbed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(120);
 
@@ -35,7 +35,7 @@ impl Guest {
 
     fn boot_with(testbed: &Testbed, image: &str, words: &str, more: &[&str]) -> Result<Self> {
         let layout = Layout::find();
-        let kernel = HostImage::build(&layout)?.kernel;
+        let kernel = kernel(&layout);
         let console = testbed.logs().join("guest.log");
         let path = |path: &Path| path.to_string_lossy().into_owned();
         let mut command = testbed.client().command("qemu-system-x86_64")?;
@@ -85,6 +85,13 @@ impl Guest {
                 .is_some())
         })
     }
+}
+
+/// The compressed kernel, as QEMU boots it.
+fn kernel(layout: &Layout) -> PathBuf {
+    let kernel = DebianKernel::unpack(&PackageStore::new(layout.packages()));
+    let path = kernel.and_then(|kernel| kernel.bzimage());
+    path.expect("cargo xtask setup has unpacked it")
 }
 
 #[test]

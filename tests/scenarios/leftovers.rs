@@ -14,7 +14,7 @@ const MARK: &str = "fabric and logs: ";
 #[ignore = "started by the next one"]
 fn victim() -> Result<()> {
     let testbed = Testbed::new("victim")?;
-    let _host = testbed.boot_host("a")?;
+    let _host = testbed.start_host("a")?;
     println!(
         "\n{MARK}{} {}",
         testbed.fabric().namespace().name(),

@@ -15,6 +15,7 @@ mod failover;
 mod faults;
 mod frozen_host;
 mod guest_images;
+mod hosts;
 mod leftovers;
 mod links;
 mod load;

@@ -3,12 +3,14 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::libc;
@@ -16,6 +18,7 @@ use nix::pty::{Winsize, openpty};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::time::{ClockId, clock_settime};
 use nix::unistd::{Pid, setsid};
 use parking_lot::Mutex;
 
@@ -39,6 +42,31 @@ pub fn serve() -> io::Result<()> {
         });
     }
     Ok(())
+}
+
+/// Sets the clock to a time since 1970, and seeds the kernel's random numbers: what a host shares
+/// with others that were restored from the same snapshot.
+///
+/// # Errors
+///
+/// When the kernel refuses it.
+pub fn awaken(time: Duration, seed: &[u8]) -> io::Result<()> {
+    clock_settime(ClockId::CLOCK_REALTIME, time.into())?;
+    // What is written there is mixed in, but is not used before the next reseeding, which may be a
+    // minute away.
+    let mut random = fs::OpenOptions::new().write(true).open("/dev/urandom")?;
+    random.write_all(seed)?;
+    // SAFETY: the request has no argument.
+    unsafe { requests::reseed(random.as_raw_fd()) }?;
+    Ok(())
+}
+
+/// Requests to devices.
+mod requests {
+    nix::ioctl_none! {
+        /// `RNDRESEEDCRNG` of linux/random.h.
+        reseed, b'R', 0x07
+    }
 }
 
 fn handle(connection: &TcpStream) -> io::Result<()> {

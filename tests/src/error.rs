@@ -19,7 +19,7 @@ pub enum Error {
         path: PathBuf,
     },
     /// The host image could not be made.
-    #[error("cannot make the hosts' initramfs")]
+    #[error("cannot make what hosts boot")]
     Image(#[from] guest_images::error::ImageError),
     /// A file could not be read or written.
     #[error("cannot access {path}")]
@@ -69,6 +69,17 @@ pub enum Error {
         host: String,
         /// The end of QEMU's errors and of the serial console.
         output: String,
+    },
+    /// QEMU did not do what it was told.
+    #[error("host {host}: QEMU's monitor; its last words:\n{output}")]
+    Monitor {
+        /// The host.
+        host: String,
+        /// The end of QEMU's errors and of the serial console.
+        output: String,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// A client of the guest got no further.
     #[error("the client got no {what}: {trouble}")]

@@ -45,12 +45,7 @@ impl Host {
             path: plan.logs.to_owned(),
             source,
         })?;
-        let kind = if plan.image.is_some() {
-            HostKind::Qemu
-        } else {
-            HostKind::Namespace
-        };
-        fabric.plug(plan.name, kind)?;
+        fabric.plug(plan.name, plan.kind)?;
         match Machine::start(plan) {
             Ok(machine) => Ok(Self::with(fabric, machine, plan)),
             Err(error) => {
@@ -97,7 +92,7 @@ impl Host {
     /// # Errors
     ///
     /// When its machine ends, or the boot takes too long.
-    pub fn wait_until_up(&self) -> Result<()> {
+    pub(crate) fn wait_until_up(&self) -> Result<()> {
         let deadline = Instant::now() + BOOT;
         while !(self.machine.has_booted() && self.agent.answers(Duration::from_millis(250))) {
             let seen = || self.machine.last_words();

@@ -1,11 +1,13 @@
-//! The initramfs that hosts boot: Debian's cloud kernel's modules, busybox,
-//! `ip` and `tc`, ftvm's own programs, and the guest images.
+//! What hosts boot: Debian's cloud kernel, and an initramfs with its modules, busybox, `ip` and
+//! `tc`, ftvm's own programs, and the guest images.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use guest_images::error::ImageError;
 use guest_images::libraries::{MachineLibraries, add_programs};
-use guest_images::{DebianKernel, GuestImages, PackageStore, files, images};
+use guest_images::{DebianKernel, GuestImages, Package, PackageStore, images};
 
 use crate::error::{Error, Result};
 use crate::layout::Layout;
@@ -26,85 +28,100 @@ const HOST_MODULES: [&str; 10] = [
 
 /// Programs of this machine that hosts need.
 const MACHINE_PROGRAMS: [&str; 2] = ["ip", "tc"];
+/// Programs of the workspace that hosts need.
+const PROGRAMS: [&str; 3] = ["host-agent", "ftvm", "disk-server"];
 
-/// What a host boots.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostImage {
-    /// The compressed kernel.
-    pub kernel: PathBuf,
-    /// The initramfs.
-    pub initrd: PathBuf,
+const INIT: &str = include_str!("init/host.sh");
+const INITTAB: &str = include_str!("init/inittab");
+
+/// What goes into a host, as it is on this machine now.
+#[derive(Debug)]
+pub(crate) struct HostImage {
+    kernel: DebianKernel,
+    busybox: Package,
+    /// Their places in the host, and their files here.
+    programs: Vec<(String, PathBuf)>,
+    guests: Vec<(String, PathBuf)>,
 }
 
 impl HostImage {
-    /// Makes the image from the programs and guest images that are there now.
-    /// A file that is as it should be is not written again.
-    ///
-    /// # Errors
-    ///
-    /// When a package or program is missing, or a file cannot be written.
-    pub fn build(layout: &Layout) -> Result<Self> {
+    /// Finds all of it.
+    pub(crate) fn find(layout: &Layout) -> Result<Self> {
         let store = PackageStore::new(layout.packages());
-        let guests = GuestImages::build(&store, &layout.images())?;
-        let kernel = DebianKernel::unpack(&store)?;
-        let busybox = store.package("busybox-static").map_err(images_error)?;
-
-        let mut archive = images::base(&busybox, include_bytes!("init/host.sh"))?;
-        archive.file("etc/inittab", 0o644, include_bytes!("init/inittab"));
-        kernel
-            .modules()?
-            .add_to(&mut archive, "modules", &HOST_MODULES)
-            .map_err(images_error)?;
-
-        let mut programs = vec![("usr/bin/host-agent", layout.program("host-agent")?)];
-        for (place, name) in [
-            ("usr/bin/ftvm", "ftvm"),
-            ("usr/bin/disk-server", "disk-server"),
-        ] {
-            match layout.program(name) {
-                Ok(path) => programs.push((place, path)),
-                Err(error) => log::warn!("hosts will be without {name}: {error}"),
-            }
+        let guests = GuestImages::open(&layout.images()).map_err(image_error)?;
+        let mut programs = Vec::new();
+        for name in PROGRAMS {
+            programs.push((format!("usr/bin/{name}"), layout.program(name)?));
         }
-        let machine: Vec<(String, PathBuf)> = MACHINE_PROGRAMS
-            .into_iter()
-            .map(|name| Ok((format!("usr/sbin/{name}"), machine_program(name)?)))
-            .collect::<Result<_>>()?;
-        programs.extend(
-            machine
-                .iter()
-                .map(|(place, path)| (place.as_str(), path.clone())),
-        );
-        add_programs(&mut archive, &programs, &mut MachineLibraries).map_err(images_error)?;
-
-        for image in guests.images() {
-            let path = guests.path(&image.name);
-            let contents = fs::read(&path).map_err(|source| file_error(&path, source))?;
-            archive.file(&format!("images/{}", image.name), 0o644, contents);
+        for name in MACHINE_PROGRAMS {
+            programs.push((format!("usr/sbin/{name}"), machine_program(name)?));
         }
-        let initrd = layout.host_initrd();
-        files::write_if_different(&initrd, &archive.to_bytes())
-            .map_err(|source| file_error(&initrd, source))?;
         Ok(Self {
-            kernel: kernel.bzimage()?,
-            initrd,
+            kernel: DebianKernel::unpack(&store).map_err(image_error)?,
+            busybox: store.package("busybox-static").map_err(image_error)?,
+            programs,
+            guests: guests
+                .images()
+                .iter()
+                .map(|image| (format!("images/{}", image.name), guests.path(&image.name)))
+                .collect(),
         })
     }
-}
 
-fn images_error(error: impl Into<guest_images::error::ImageError>) -> Error {
-    Error::Image(error.into())
-}
-
-fn file_error(path: &Path, source: std::io::Error) -> Error {
-    Error::File {
-        path: path.to_owned(),
-        source,
+    /// The compressed kernel.
+    pub(crate) fn kernel(&self) -> Result<PathBuf> {
+        self.kernel.bzimage().map_err(image_error)
     }
+
+    /// A text that is another one when something of it has changed: sizes and times of files, not
+    /// their contents, so that it costs next to nothing.
+    pub(crate) fn stamp(&self) -> Result<String> {
+        let mut stamp = format!("{HOST_MODULES:?}\n{INIT}\n{INITTAB}\n");
+        let packages = [self.kernel()?, self.busybox.root().to_owned()];
+        let files = self.programs.iter().chain(&self.guests);
+        for path in packages.iter().chain(files.map(|(_, path)| path)) {
+            stamp += &file_stamp(path)?;
+        }
+        Ok(stamp)
+    }
+
+    /// Makes the initramfs.
+    pub(crate) fn initramfs(&self) -> Result<Vec<u8>> {
+        let mut archive = images::base(&self.busybox, INIT.as_bytes()).map_err(image_error)?;
+        archive.file("etc/inittab", 0o644, INITTAB);
+        self.kernel
+            .modules()
+            .map_err(image_error)?
+            .add_to(&mut archive, "modules", &HOST_MODULES)
+            .map_err(image_error)?;
+        let programs: Vec<(&str, PathBuf)> = self
+            .programs
+            .iter()
+            .map(|(place, path)| (place.as_str(), path.clone()))
+            .collect();
+        add_programs(&mut archive, &programs, &mut MachineLibraries).map_err(image_error)?;
+        for (place, path) in &self.guests {
+            let contents = fs::read(path).map_err(|source| file_error(path, source))?;
+            archive.file(place, 0o644, contents);
+        }
+        Ok(archive.to_bytes())
+    }
+}
+
+/// Size and time of a file, with its path: a line.
+pub(crate) fn file_stamp(path: &Path) -> Result<String> {
+    let metadata = fs::metadata(path).map_err(|source| file_error(path, source))?;
+    Ok(format!(
+        "{} {} {}.{:09}\n",
+        path.display(),
+        metadata.len(),
+        metadata.mtime(),
+        metadata.mtime_nsec()
+    ))
 }
 
 /// Finds a program of this machine.
-fn machine_program(name: &str) -> Result<PathBuf> {
+pub(crate) fn machine_program(name: &str) -> Result<PathBuf> {
     ["/usr/sbin", "/sbin", "/usr/bin", "/bin"]
         .into_iter()
         .map(|directory| Path::new(directory).join(name))
@@ -113,4 +130,15 @@ fn machine_program(name: &str) -> Result<PathBuf> {
             program: name.to_owned(),
             path: Path::new("/usr/sbin").join(name),
         })
+}
+
+fn image_error(error: impl Into<ImageError>) -> Error {
+    Error::Image(error.into())
+}
+
+fn file_error(path: &Path, source: std::io::Error) -> Error {
+    Error::File {
+        path: path.to_owned(),
+        source,
+    }
 }

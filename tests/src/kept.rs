@@ -10,9 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::image::HostImage;
 use crate::layout::Layout;
-use crate::machine::{HOST_MEMORY_MIB, Plan};
+use crate::machine::{HOST_MEMORY_MIB, HostKind, Plan};
 use crate::network::Fabric;
 use crate::qemu::ProcessId;
 
@@ -59,7 +58,6 @@ impl KeptHosts {
                 host: name.to_owned(),
             });
         }
-        let image = HostImage::build(&self.layout)?;
         self.fabric.ensure()?;
         // Links of a host that was killed from outside.
         let _ = self.fabric.unplug(name);
@@ -67,7 +65,7 @@ impl KeptHosts {
             .find(|number| running.iter().all(|record| record.number != *number))
             .expect("few hosts");
         let logs = self.directory();
-        let host = Host::start(&self.fabric, &self.plan(name, number, Some(&image), &logs))?;
+        let host = Host::start(&self.fabric, &self.plan(name, number, &logs))?;
         let record = Record {
             name: name.to_owned(),
             number,
@@ -110,11 +108,7 @@ impl KeptHosts {
                     process,
                 } = record;
                 let logs = self.directory();
-                Host::attach(
-                    &self.fabric,
-                    process,
-                    &self.plan(&name, number, None, &logs),
-                )
+                Host::attach(&self.fabric, process, &self.plan(&name, number, &logs))
             })
             .collect())
     }
@@ -151,20 +145,14 @@ impl KeptHosts {
         }
     }
 
-    fn plan<'a>(
-        &'a self,
-        name: &'a str,
-        number: u8,
-        image: Option<&'a HostImage>,
-        logs: &'a Path,
-    ) -> Plan<'a> {
+    fn plan<'a>(&'a self, name: &'a str, number: u8, logs: &'a Path) -> Plan<'a> {
         Plan {
+            kind: HostKind::Qemu,
             name,
             number,
             fabric: &self.fabric,
             layout: &self.layout,
             memory_mib: HOST_MEMORY_MIB,
-            image,
             logs,
             stays: true,
         }

@@ -49,10 +49,9 @@ impl Layout {
         self.state("images")
     }
 
-    /// The initramfs of hosts.
-    #[must_use]
-    pub fn host_initrd(&self) -> PathBuf {
-        self.state("host").join("host.cpio")
+    /// What hosts with so much memory are restored from.
+    pub(crate) fn host_snapshot(&self, memory_mib: u32) -> PathBuf {
+        self.state("host").join(format!("{memory_mib}MiB"))
     }
 
     /// Lock files of runs that are alive.

@@ -6,7 +6,6 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 
 use crate::error::Result;
-use crate::image::HostImage;
 use crate::layout::Layout;
 use crate::namespace_machine::NamespaceMachine;
 use crate::network::Fabric;
@@ -55,6 +54,7 @@ pub(crate) const HOST_MEMORY_MIB: u32 = 1024;
 /// What a host is started with.
 #[derive(Debug)]
 pub(crate) struct Plan<'a> {
+    pub(crate) kind: HostKind,
     pub(crate) name: &'a str,
     /// From 1; gives the addresses.
     pub(crate) number: u8,
@@ -62,8 +62,6 @@ pub(crate) struct Plan<'a> {
     pub(crate) layout: &'a Layout,
     /// What a machine has; a namespace has all of this one's.
     pub(crate) memory_mib: u32,
-    /// What a machine boots; a namespace needs none.
-    pub(crate) image: Option<&'a HostImage>,
     /// Where its console and other messages go.
     pub(crate) logs: &'a Path,
     /// Whether it outlives us.
@@ -90,9 +88,9 @@ pub(crate) enum Machine {
 
 impl Machine {
     pub(crate) fn start(plan: &Plan<'_>) -> Result<Self> {
-        match plan.image {
-            Some(image) => Qemu::start(plan, image).map(Self::Qemu),
-            None => NamespaceMachine::start(plan).map(Self::Namespace),
+        match plan.kind {
+            HostKind::Qemu => Qemu::restore(plan).map(Self::Qemu),
+            HostKind::Namespace => NamespaceMachine::start(plan).map(Self::Namespace),
         }
     }
 

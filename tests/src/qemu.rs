@@ -1,20 +1,23 @@
 //! A QEMU process that is a host.
 
 use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::error::{Error, Result};
-use crate::image::HostImage;
 use crate::machine::{Plan, console_log, tail};
 use crate::network::{Network, link_name};
 use crate::process::spawn_bound;
+use crate::qmp::Monitor;
+use crate::snapshot::Snapshot;
 
 /// What identifies a process for good: its number and when it started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,38 +55,133 @@ fn stat(pid: i32) -> Option<(char, u64)> {
     Some((state, fields.nth(18)?.parse().ok()?))
 }
 
+/// What QEMU migrates a host's state with; it is started in the snapshot's directory.
+const SAVE: &str = "exec:cat > state";
+const LOAD: &str = "exec:cat state";
+
+/// How a host uses the file of its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    /// The file is its memory.
+    File,
+    /// It has a copy.
+    Copy,
+}
+
 /// A running QEMU.
 #[derive(Debug)]
 pub(crate) struct Qemu {
     id: ProcessId,
     /// Present when we started it in this process.
     child: Option<Child>,
+    monitor: Option<Monitor>,
     console: PathBuf,
     errors: PathBuf,
 }
 
 impl Qemu {
-    pub(crate) fn start(plan: &Plan<'_>, image: &HostImage) -> Result<Self> {
-        let (console, errors) = (plan.console(), errors_log(plan.logs, plan.name));
-        let stderr = File::create(&errors).map_err(|source| Error::File {
-            path: errors.clone(),
+    /// What a host has, known to give a KVM that runs Linux guests.
+    pub(crate) const HARDWARE: [&str; 10] = [
+        "-machine",
+        "q35,memory-backend=memory",
+        "-accel",
+        "tcg,tb-size=512",
+        "-cpu",
+        "EPYC,+svm,+npt",
+        "-smp",
+        "1",
+        "-nodefaults",
+        "-no-user-config",
+    ];
+
+    /// Boots a host whose memory is a file in `directory`, up to where it waits for its name.
+    pub(crate) fn boot(
+        plan: &Plan<'_>,
+        directory: &Path,
+        kernel: &Path,
+        initramfs: &Path,
+    ) -> Result<Self> {
+        let mut command = command(plan, directory, Memory::File);
+        command
+            .arg("-kernel")
+            .arg(kernel)
+            .arg("-initrd")
+            .arg(initramfs)
+            // Linux gives its timer ten ticks' time to interrupt it, or panics: an emulated
+            // processor that has others beside it may not come to it in time. KVM's guests do not
+            // look either.
+            .args([
+                "-append",
+                "console=ttyS0 quiet mitigations=off no_timer_check panic=-1",
+            ]);
+        Self::launch(plan, command)
+    }
+
+    /// Saves the state of a host that was booted, and ends it.
+    pub(crate) fn save(&mut self, name: &str) -> Result<()> {
+        self.order(name, |monitor| {
+            monitor.migrate("migrate", SAVE)?;
+            monitor.execute("quit", &json!({})).map(drop)
+        })
+    }
+
+    /// Starts a host from the snapshot of its kind, and gives it its name.
+    pub(crate) fn restore(plan: &Plan<'_>) -> Result<Self> {
+        let snapshot = Snapshot::current(plan.layout, plan.memory_mib)?;
+        let mut command = command(plan, snapshot.directory(), Memory::Copy);
+        command.args(["-incoming", "defer"]);
+        let mut qemu = Self::launch(plan, command)?;
+        qemu.order(plan.name, |monitor| {
+            monitor.migrate("migrate-incoming", LOAD)?;
+            // However it was saved.
+            monitor.execute("cont", &json!({})).map(drop)
+        })?;
+        qemu.name(plan).map_err(|source| Error::Monitor {
+            host: plan.name.to_owned(),
+            output: qemu.last_words(),
             source,
         })?;
-        let mut command = command(plan, image, &console);
+        Ok(qemu)
+    }
+
+    /// Tells a restored host who it is: see `init/host.sh`.
+    fn name(&mut self, plan: &Plan<'_>) -> io::Result<()> {
+        let console = self.child.as_mut().and_then(|child| child.stdin.as_mut());
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let seed = std::iter::repeat_with(fastrand::alphanumeric).take(32);
+        writeln!(
+            console.expect("it was started with a pipe"),
+            "{} {} {} {}",
+            plan.name,
+            plan.number,
+            now.as_nanos(),
+            seed.collect::<String>()
+        )
+    }
+
+    fn launch(plan: &Plan<'_>, mut command: Command) -> Result<Self> {
+        let (console, errors) = (plan.console(), errors_log(plan.logs, plan.name));
+        let create = |path: &Path| {
+            File::create(path).map_err(|source| Error::File {
+                path: path.to_owned(),
+                source,
+            })
+        };
         command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(stderr);
+            .stdin(Stdio::piped())
+            .stdout(create(&console)?)
+            .stderr(create(&errors)?);
         plan.fabric.namespace().adopt(&mut command)?;
+        let line = format!("{command:?}");
+        let failed = |source| Error::Start {
+            command: line.clone(),
+            source,
+        };
+        let monitor = Monitor::attach(&mut command).map_err(failed)?;
         let child = if plan.stays {
-            let line = format!("{command:?}");
-            command
-                .process_group(0)
-                .spawn()
-                .map_err(|source| Error::Start {
-                    command: line,
-                    source,
-                })?
+            command.process_group(0).spawn().map_err(failed)?
         } else {
             spawn_bound(command)?
         };
@@ -94,8 +192,23 @@ impl Qemu {
         Ok(Self {
             id,
             child: Some(child),
+            monitor: Some(monitor),
             console,
             errors,
+        })
+    }
+
+    /// Does something with the monitor of a QEMU that we started.
+    fn order<T>(
+        &mut self,
+        name: &str,
+        orders: impl FnOnce(&mut Monitor) -> io::Result<T>,
+    ) -> Result<T> {
+        let monitor = self.monitor.as_mut().expect("we started it");
+        orders(monitor).map_err(|source| Error::Monitor {
+            host: name.to_owned(),
+            output: self.last_words(),
+            source,
         })
     }
 
@@ -104,6 +217,7 @@ impl Qemu {
         Self {
             id,
             child: None,
+            monitor: None,
             console,
             errors,
         }
@@ -113,10 +227,26 @@ impl Qemu {
         self.id
     }
 
+    /// Whether it has booted as far as all hosts are the same.
+    pub(crate) fn waits_for_its_name(&self) -> bool {
+        self.has_said("ftvm-host: waits")
+    }
+
     /// Whether the init script is through. Before, nobody would answer.
     pub(crate) fn has_booted(&self) -> bool {
-        fs::read(&self.console)
-            .is_ok_and(|text| String::from_utf8_lossy(&text).contains("ftvm-host: "))
+        self.has_said("is up")
+    }
+
+    fn has_said(&self, text: &str) -> bool {
+        fs::read(&self.console).is_ok_and(|seen| String::from_utf8_lossy(&seen).contains(text))
+    }
+
+    /// The error that it has ended.
+    pub(crate) fn died(&self, name: &str) -> Error {
+        Error::Died {
+            host: name.to_owned(),
+            output: self.last_words(),
+        }
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -156,45 +286,25 @@ fn errors_log(logs: &Path, name: &str) -> PathBuf {
     logs.join(format!("{name}-qemu.log"))
 }
 
-/// QEMU's command line: known to give a KVM that runs Linux guests.
-fn command(plan: &Plan<'_>, image: &HostImage, console: &Path) -> Command {
+fn command(plan: &Plan<'_>, directory: &Path, memory: Memory) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
+    let share = match memory {
+        Memory::File => "on",
+        Memory::Copy => "off",
+    };
+    let size = plan.memory_mib;
     command
+        .current_dir(directory)
         .args(["-name", plan.name])
-        .args([
-            "-machine",
-            "q35",
-            "-accel",
-            "tcg,tb-size=512",
-            "-cpu",
-            "EPYC,+svm,+npt",
-        ])
-        .args([
-            "-m",
-            &plan.memory_mib.to_string(),
-            "-smp",
-            "1",
-            "-nodefaults",
-            "-no-user-config",
-            "-no-reboot",
-        ])
-        .args([
-            "-display",
-            "none",
-            "-serial",
-            &format!("file:{}", console.display()),
-        ])
-        .arg("-kernel")
-        .arg(&image.kernel)
-        .arg("-initrd")
-        .arg(&image.initrd)
-        .arg("-append")
-        // Linux gives its timer ten ticks' time to interrupt it, or panics: an emulated processor
-        // that has others beside it may not come to it in time. KVM's guests do not look either.
+        .args(Qemu::HARDWARE)
+        .args(["-m", &size.to_string()])
+        .arg("-object")
         .arg(format!(
-            "console=ttyS0 quiet mitigations=off no_timer_check panic=-1 ftvm.host={} ftvm.number={}",
-            plan.name, plan.number
-        ));
+            "memory-backend-file,id=memory,size={size}M,mem-path=memory,share={share}"
+        ))
+        .args(["-no-reboot", "-display", "none"])
+        .args(["-chardev", "stdio,id=console,signal=off"])
+        .args(["-serial", "chardev:console"]);
     for network in Network::ALL {
         let tap = link_name(plan.name, network);
         let mac = network.host_mac(plan.number);

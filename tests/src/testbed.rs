@@ -9,7 +9,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::image::HostImage;
 use crate::layout::Layout;
 use crate::live::Live;
 use crate::machine::{HOST_MEMORY_MIB, HostKind, Plan};
@@ -24,8 +23,8 @@ pub const KEEP_LOGS_VARIABLE: &str = "FTVM_KEEP_LOGS";
 #[derive(Debug)]
 pub struct Testbed {
     layout: Layout,
-    /// What hosts boot, unless they are namespaces.
-    image: Option<HostImage>,
+    /// What hosts are.
+    kind: HostKind,
     /// What emulated hosts have.
     memory_mib: u32,
     fabric: Arc<Fabric>,
@@ -37,7 +36,7 @@ pub struct Testbed {
 }
 
 impl Testbed {
-    /// Makes the networks of a run called `name`, and the image of its hosts.
+    /// Makes the networks of a run called `name`.
     ///
     /// # Errors
     ///
@@ -53,10 +52,6 @@ impl Testbed {
     /// As [`Testbed::new`].
     pub fn with_hosts(name: &str, kind: HostKind) -> Result<Self> {
         let layout = Layout::find();
-        let image = match kind {
-            HostKind::Qemu => Some(HostImage::build(&layout)?),
-            HostKind::Namespace => None,
-        };
         let live = Live::begin(&layout.live())?;
         let stamp = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -70,7 +65,7 @@ impl Testbed {
         let fabric = Arc::new(Fabric::create(live.id())?);
         Ok(Self {
             layout,
-            image,
+            kind,
             memory_mib: HOST_MEMORY_MIB,
             fabric,
             hosts: AtomicU8::new(0),
@@ -113,20 +108,15 @@ impl Testbed {
         Ok(hosts.try_into().expect("one host for each name"))
     }
 
-    /// Starts a host without waiting for it.
-    ///
-    /// # Errors
-    ///
-    /// When QEMU cannot be started.
-    pub fn boot_host(&self, name: &str) -> Result<Host> {
+    fn boot_host(&self, name: &str) -> Result<Host> {
         let number = self.hosts.fetch_add(1, Ordering::Relaxed) + 1;
         let plan = Plan {
+            kind: self.kind,
             name,
             number,
             fabric: &self.fabric,
             layout: &self.layout,
             memory_mib: self.memory_mib,
-            image: self.image.as_ref(),
             logs: &self.logs,
             stays: false,
         };

@@ -198,8 +198,7 @@ impl Failovers {
         }
         for host in [&mut self.primary, &mut self.backup] {
             if !host.is_alive() {
-                *host = self.testbed.boot_host(&successor(host.name()))?;
-                host.wait_until_up()?;
+                *host = self.testbed.start_host(&successor(host.name()))?;
             }
         }
         Ok(())

@@ -1,6 +1,5 @@
 #!/bin/sh
-# Process 1 of a host: mounts, modules, networks; then busybox init keeps the
-# agent running. The kernel command line gives ftvm.host=NAME ftvm.number=N.
+# Process 1 of a host: mounts, modules, networks; then busybox init keeps the agent running.
 /bin/busybox mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
@@ -9,30 +8,37 @@ mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /tmp
 /bin/busybox --install -s /bin
 
-read -r words < /proc/cmdline
-for word in $words; do
-    case $word in
-        ftvm.host=*) name=${word#*=} ;;
-        ftvm.number=*) number=${word#*=} ;;
-    esac
-done
-hostname "$name"
-
 while read -r module; do
     insmod "/modules/$module" || echo "ftvm-host: module $module was refused"
 done < /modules/order
 
-# The guest's TAP is bridged to the client network; the host has its own
-# address there on the bridge.
 echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6
 echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6
-last=$((10 + number))
 /usr/sbin/ip -batch - << BATCH
 link set lo up
 link set eth0 name client
 link set eth1 name logging
 link set eth2 name storage
 link set eth3 name management
+BATCH
+
+# Up to here all hosts are the same, and a snapshot is taken: each one that is restored from it goes
+# on with a name, a number, a time in nanoseconds since 1970, and a seed, that it finds on its
+# console.
+stty -echo
+echo "ftvm-host: waits for its name"
+read -r name number time seed
+host-agent awaken "$time" "$seed" || exit
+hostname "$name"
+last=$((10 + number))
+mac=$(printf '%02x' "$number")
+# The guest's TAP is bridged to the client network; the host has its own address there on the bridge.
+# Both are made here, because they get random addresses.
+/usr/sbin/ip -batch - << BATCH
+link set client address 52:54:00:77:00:$mac
+link set logging address 52:54:00:77:01:$mac
+link set storage address 52:54:00:77:02:$mac
+link set management address 52:54:00:77:03:$mac
 link add br0 type bridge forward_delay 0 mcast_snooping 0
 tuntap add dev tap0 mode tap
 link set client master br0 up

@@ -36,7 +36,7 @@ impl Host {
         if self.keep {
             return self.keep(&mut steps);
         }
-        let testbed = steps.step("networks and host image", || Ok(Testbed::new("host")?))?;
+        let testbed = steps.step("networks", || Ok(Testbed::new("host")?))?;
         let host = steps.step(&format!("host {}", self.name), || {
             Ok(testbed.start_host(&self.name)?)
         })?;

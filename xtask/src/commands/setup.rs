@@ -5,7 +5,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use guest_images::PackageStore;
-use testbed::{HostImage, Layout, PROGRAMS_VARIABLE};
+use testbed::{HostKind, Layout, PROGRAMS_VARIABLE, prepare_hosts};
 
 use super::images;
 use crate::packages;
@@ -63,7 +63,9 @@ pub(crate) fn prepare_for(steps: &mut Steps, disk: Disk) -> Result<()> {
     if disk == Disk::Made {
         images::make_disk(steps, &store, &layout)?;
     }
-    steps.step("host image", || Ok(HostImage::build(&layout)?))?;
+    if HostKind::choose(&layout) == HostKind::Qemu {
+        steps.step("hosts", || Ok(prepare_hosts(&layout)?))?;
+    }
     Ok(())
 }
 

@@ -1,0 +1,42 @@
+//! Hosts are restored from one snapshot: what was the same in all of them and must not be.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use testbed::{Host, HostKind, Result, Testbed};
+
+/// How far a host's clock may be off: what a busy machine needs to read it. The snapshot is older
+/// than that in all runs but the first one.
+const TOLERANCE: Duration = Duration::from_secs(30);
+
+#[test]
+fn hosts_of_one_snapshot_differ() -> Result<()> {
+    let testbed = Testbed::with_hosts("hosts", HostKind::Qemu)?;
+    let [a, b] = testbed.start_hosts(["a", "b"])?;
+    let differ = |what: &[&str]| -> Result<()> {
+        let [a, b] = [a.check(what)?, b.check(what)?];
+        assert_ne!(a, b, "{what:?}");
+        Ok(())
+    };
+    differ(&["hostname"])?;
+    differ(&["head", "-c", "16", "/dev/urandom"])?;
+    for link in ["client", "logging", "storage", "management", "br0", "tap0"] {
+        differ(&["cat", &format!("/sys/class/net/{link}/address")])?;
+    }
+    for host in [&a, &b] {
+        let off = clock(host)?.abs_diff(now());
+        assert!(off < TOLERANCE, "the clock of {} is off", host.name());
+    }
+    testbed.succeed();
+    Ok(())
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("later")
+}
+
+fn clock(host: &Host) -> Result<Duration> {
+    let seconds = host.check(&["date", "+%s"])?;
+    Ok(Duration::from_secs(
+        seconds.trim().parse().expect("seconds"),
+    ))
+}
