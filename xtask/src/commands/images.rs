@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use guest_images::{GuestImages, Image, Lock, PackageStore, debian};
 
+use super::setup::Disk;
 use crate::steps::Steps;
 use testbed::Layout;
 
@@ -106,18 +107,24 @@ fn pin(lock: &Lock, layout: &Layout) -> Result<()> {
     fs::write(&path, lock.to_string()).with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// Makes all of them, without a word.
+pub(crate) fn make_all(layout: &Layout, disk: Disk) -> Result<()> {
+    let store = PackageStore::new(layout.packages());
+    GuestImages::build(&store, &layout.images())?;
+    if disk == Disk::Made {
+        debian::build(&store, &layout.images())?;
+    }
+    Ok(())
+}
+
 /// Makes the guest images as one step.
-pub(crate) fn make(
-    steps: &mut Steps,
-    store: &PackageStore,
-    layout: &Layout,
-) -> Result<GuestImages> {
+fn make(steps: &mut Steps, store: &PackageStore, layout: &Layout) -> Result<GuestImages> {
     steps.step("guest images", || {
         Ok(GuestImages::build(store, &layout.images())?)
     })
 }
 
 /// Makes the disk image as one step.
-pub(crate) fn make_disk(steps: &mut Steps, store: &PackageStore, layout: &Layout) -> Result<Image> {
+fn make_disk(steps: &mut Steps, store: &PackageStore, layout: &Layout) -> Result<Image> {
     steps.step("disk image", || Ok(debian::build(store, &layout.images())?))
 }

@@ -1,10 +1,10 @@
 //! `cargo xtask setup`
 
 use std::process::{Command, ExitCode};
+use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use guest_images::PackageStore;
 use testbed::{HostKind, Layout, PROGRAMS_VARIABLE, prepare_hosts};
 
 use super::images;
@@ -54,15 +54,15 @@ pub(crate) fn prepare_for(steps: &mut Steps, disk: Disk) -> Result<()> {
             packages::install(&missing)
         })?;
     }
-    // Programs from an unusual place are as they are there.
-    if std::env::var_os(PROGRAMS_VARIABLE).is_none() {
-        steps.step("programs", || build(&layout))?;
-    }
-    let store = PackageStore::new(layout.packages());
-    images::make(steps, &store, &layout)?;
-    if disk == Disk::Made {
-        images::make_disk(steps, &store, &layout)?;
-    }
+    // Images are mostly downloaded, and programs are compiled.
+    thread::scope(|scope| {
+        let made = scope.spawn(|| images::make_all(&layout, disk));
+        // Programs from an unusual place are as they are there.
+        if std::env::var_os(PROGRAMS_VARIABLE).is_none() {
+            steps.step("programs", || build(&layout))?;
+        }
+        steps.step("images", || made.join().expect("no panics"))
+    })?;
     if HostKind::choose(&layout) == HostKind::Qemu {
         steps.step("hosts", || Ok(prepare_hosts(&layout)?))?;
     }
