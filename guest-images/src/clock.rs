@@ -27,6 +27,8 @@ pub struct ClockLine {
     pub wall: Duration,
     /// The smallest step between two values up to here; none if there was none.
     pub step: Option<Duration>,
+    /// Reads up to here that gave the value of the one before.
+    pub same: u64,
     /// Values that were below their predecessor.
     pub backwards: u64,
 }
@@ -41,11 +43,13 @@ impl ClockLine {
         let last = seconds(parts.next()?.strip_prefix("last ")?)?;
         let wall = seconds(parts.next()?.strip_prefix("wall ")?)?;
         let step = parts.next()?.strip_prefix("step ")?.parse().ok()?;
+        let same = parts.next()?.strip_prefix("same ")?.parse().ok()?;
         let backwards = parts.next()?.strip_prefix("backwards ")?.parse().ok()?;
         parts.next().is_none().then_some(Self {
             last,
             wall,
             step: (step != u64::MAX).then_some(Duration::from_nanos(step)),
+            same,
             backwards,
         })
     }
@@ -90,13 +94,13 @@ mod tests {
     #[test]
     fn lines_are_read_whole() {
         let line = "clock: 20 reads of monotonic, last 81.733514992, wall 1767225600.250013377, \
-                    step 1117, backwards 2\r\n";
+                    step 1117, same 3, backwards 2\r\n";
         let read = ClockLine::parse(line).expect("a whole line");
         assert_eq!(read.last, Duration::new(81, 733_514_992));
         assert_eq!(read.wall, Duration::new(1_767_225_600, 250_013_377));
         assert_eq!(read.step, Some(Duration::from_nanos(1117)));
-        assert_eq!(read.backwards, 2);
-        for cut in [30, 40, 60, 80, 90] {
+        assert_eq!((read.same, read.backwards), (3, 2));
+        for cut in [30, 40, 60, 80, 90, 100] {
             assert_eq!(ClockLine::parse(&line[..cut]), None, "{}", &line[..cut]);
         }
         let no_step = line.replace("1117", &u64::MAX.to_string());

@@ -2,12 +2,12 @@
  * Reads a clock with clock_gettime(), checks that no value is below the one
  * before, and says so on a line for every so many reads:
  *
- *     clock: 1000 reads of monotonic, last 81.733514992, wall 1767225600.250013377, step 1117, backwards 0
+ *     clock: 1000 reads of monotonic, last 81.733514992, wall 1767225600.250013377, step 1117, same 0, backwards 0
  *
  * `last` is the clock's last value and `wall` CLOCK_REALTIME read right behind
  * it, both in seconds; `step` is the smallest difference between two different
  * values so far, in nanoseconds, which is the resolution as far as a program can
- * see it.
+ * see it; `same` is how many reads so far gave the value of the one before.
  *
  * Usage: clock CLOCK READS [LINES [PAUSE]]
  *     CLOCK  monotonic or realtime
@@ -48,7 +48,7 @@ static int number(const char *text, uint64_t *value)
 int main(int argc, char **argv)
 {
 	uint64_t reads = 0, lines = 1, pause = 0;
-	uint64_t last = 0, step = UINT64_MAX, backwards = 0;
+	uint64_t last = 0, step = UINT64_MAX, same = 0, backwards = 0;
 	clockid_t clock = CLOCK_MONOTONIC;
 
 	if (argc < 3 || argc > 5
@@ -69,15 +69,17 @@ int main(int argc, char **argv)
 
 			if (value < last)
 				backwards++;
-			else if (value > last && last != 0 && value - last < step)
+			else if (value == last)
+				same++;
+			else if (last != 0 && value - last < step)
 				step = value - last;
 			last = value;
 		}
 		wall = now(CLOCK_REALTIME);
 		printf("clock: %" PRIu64 " reads of %s, last %" PRIu64 ".%09" PRIu64
-		       ", wall %" PRIu64 ".%09" PRIu64 ", step %" PRIu64
+		       ", wall %" PRIu64 ".%09" PRIu64 ", step %" PRIu64 ", same %" PRIu64
 		       ", backwards %" PRIu64 "\n", reads, argv[1], last / NANOS, last % NANOS,
-		       wall / NANOS, wall % NANOS, step, backwards);
+		       wall / NANOS, wall % NANOS, step, same, backwards);
 		/* The reader may be gone: it has no more interest. */
 		if (fflush(stdout) != 0)
 			break;
