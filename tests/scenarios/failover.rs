@@ -1,8 +1,9 @@
 //! The main job: a client's one connection survives the loss of the primary's host, under load
 //! and during the guest's boot, and nothing that was acknowledged is lost.
 
-use testbed::failover::{Failovers, Options, Verdict};
+use testbed::failover::{Failovers, Fsck, KillMoment, Options, Verdict};
 use testbed::pair::PATIENCE;
+use testbed::workload::Workload;
 
 /// More rounds than a test run has time for: `FTVM_FAILOVERS=20`.
 const FAILOVERS: u32 = 3;
@@ -14,17 +15,39 @@ fn nothing_acknowledged_is_lost_when_the_primary_dies() -> testbed::Result<()> {
         .and_then(|count| count.parse().ok())
         .unwrap_or(FAILOVERS);
     let options = Options {
-        // With this seed a kill during the boot is among the first four.
         seed: 5,
         heartbeat_timeout: PATIENCE,
         ..Options::default()
     };
     let mut testbed = Failovers::start("failover", options)?;
+    let mut moments = Vec::new();
     for _ in 0..failovers {
         let run = testbed.run(&mut |_| {})?;
         eprintln!("{run:?}");
         assert_eq!(run.verdict, Verdict::Pass, "{:?}", run.reason);
         assert_eq!((run.lost, run.reconnects), (0, 0));
+        moments.extend(run.kill);
     }
+    for moment in [KillMoment::Boot, KillMoment::Load] {
+        assert!(failovers < 2 || moments.contains(&moment), "{moments:?}");
+    }
+    testbed.end(true)
+}
+
+/// PostgreSQL on the shared disk: what was committed is there once, and the file system is well.
+#[test]
+fn nothing_committed_is_lost_when_the_primary_dies() -> testbed::Result<()> {
+    let options = Options {
+        workload: Workload::Postgres,
+        heartbeat_timeout: PATIENCE,
+        ..Options::default()
+    };
+    let mut testbed = Failovers::start("failover-postgres", options)?;
+    let run = testbed.run(&mut |_| {})?;
+    eprintln!("{run:?}");
+    assert_eq!(run.verdict, Verdict::Pass, "{:?}", run.reason);
+    assert_eq!((run.lost, run.duplicates, run.reconnects), (0, 0, 0));
+    assert_eq!(run.fsck, Some(Fsck::Clean));
+    assert!(run.acked > 0);
     testbed.end(true)
 }

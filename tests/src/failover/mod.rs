@@ -186,13 +186,9 @@ impl Failovers {
     }
 
     /// Two hosts without a guest: the one that outlived the last run is the
-    /// primary, and the dead one is replaced.
+    /// primary, and the dead one is replaced. The last guest must end in order.
     fn ready_hosts(&mut self) -> Result<()> {
-        if let Some(survivor) = self.survivor.take()
-            && let Err(error) = survivor.stop()
-        {
-            log::warn!("the last guest was killed: {error}");
-        }
+        self.survivor.take().map_or(Ok(()), Side::stop)?;
         if self.runs > 1 {
             std::mem::swap(&mut self.primary, &mut self.backup);
         }

@@ -24,7 +24,7 @@ impl Failovers {
     pub fn run(&mut self, watcher: &mut dyn FnMut(&Status)) -> Result<Run> {
         self.runs += 1;
         self.ready_hosts()?;
-        let plan = KillPlan::next(&mut self.random, self.boot);
+        let plan = KillPlan::next(&mut self.random, self.runs, self.boot);
         let server_plan = ServerPlan::next(&mut self.server_random);
         let names = [&self.primary, &self.backup].map(|host| host.name().to_owned());
         let mut seen = Observations {

@@ -281,15 +281,20 @@ impl Side {
     ///
     /// # Errors
     ///
-    /// When its host does not answer, or it does not end.
+    /// When its host does not answer, or it does not end, or not with status 0.
     pub fn stop(self) -> Result<()> {
         self.signal(Signal::SIGTERM)?;
         let host = self.host.clone();
-        let (exit, _) = self.end(END)?;
-        if !exit.success() {
-            log::warn!("`ftvm` on host {host}: {exit} at its end");
+        let (exit, told) = self.end(END)?;
+        if exit.success() {
+            return Ok(());
         }
-        Ok(())
+        Err(Error::Failed {
+            host,
+            command: "ftvm".to_owned(),
+            exit,
+            output: told.last_words(),
+        })
     }
 
     /// Waits for its end, and gives its exit status and all that it has told.
