@@ -67,11 +67,20 @@ fn it_gives_up_at_the_deadline_on_one_who_says_nothing() {
     ));
 }
 
+/// Where it is in its wait when it is cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// For the answer of one who says nothing.
+    Answer,
+    /// For somebody to come to an address that refuses.
+    Listener,
+}
+
 #[test]
 fn its_wait_can_be_cancelled() {
-    let silent = TcpListener::bind(localhost()).expect("a free port");
-    let nobody = listen().local_addr();
-    for address in [silent.local_addr().expect("bound"), nobody] {
+    for wait in [Wait::Answer, Wait::Listener] {
+        let listener = TcpListener::bind(localhost()).expect("a free port");
+        let address = listener.local_addr().expect("bound");
         let cancel = AtomicBool::new(false);
         thread::scope(|scope| {
             let waiting = scope.spawn(|| {
@@ -86,11 +95,23 @@ fn its_wait_can_be_cancelled() {
                     trusted,
                 )
             });
+            // It has begun to wait, and goes on with it.
+            let (mut connection, _) = listener.accept().expect("the backup");
+            Message::read_from(&mut connection).expect("its greeting");
+            let silent = match wait {
+                Wait::Answer => Some((connection, listener)),
+                Wait::Listener => {
+                    drop((connection, listener));
+                    None
+                }
+            };
+            assert!(!waiting.is_finished(), "{wait:?}");
             cancel.store(true, Ordering::Relaxed);
             assert!(matches!(
                 waiting.join().expect("no panic"),
                 Err(ConnectError::Cancelled)
             ));
+            drop(silent);
         });
     }
 }
