@@ -8,6 +8,7 @@ mod clock;
 mod commands;
 mod counter;
 mod debian;
+mod debian_13;
 mod disk;
 mod disk_server;
 mod divergence;
