@@ -1,10 +1,13 @@
 //! What ftvm does not take: each is refused with a message that says why, and an exit status; and
-//! a primary that waits for its backup goes on waiting.
+//! a primary that waits for its backup goes on waiting. How guests and processes end, as exit
+//! statuses and events tell it.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use guest_images::{DebianKernel, PackageStore};
+use serde_json::Value;
 use testbed::pair::{DiskServer, Guest, assert_refused, log_address};
 use testbed::{Exit, Host, Layout, Output, Result, Signal, Testbed, wait_until};
 
@@ -61,13 +64,122 @@ fn what_cannot_run_is_refused() -> Result<()> {
     Ok(())
 }
 
+/// What has no room on a host, or is told wrong, is refused before a guest runs; guests that are told
+/// by a file end with the status and the events that are promised.
+#[test]
+fn statuses_and_events_are_as_promised() -> Result<()> {
+    let testbed = Testbed::new("refusals-statuses")?;
+    let host = testbed.start_host("a")?;
+    let (kernel, initrd) = (host.image("vmlinux"), host.image("tiny.cpio"));
+    let configure = |name: &str, words: &str| {
+        let text = format!(
+            "name = \"{name}\"\nkernel = \"{kernel}\"\ninitrd = \"{initrd}\"\n\
+             append = \"quiet mitigations=off ftvm.work=0 {words}\"\n"
+        );
+        let path = testbed.logs().join(format!("{name}.toml"));
+        fs::write(&path, text).expect("a file in the run's directory");
+        host.provide(&path, name)
+    };
+
+    // `--config`, `--events FILE`; a reset, and a crash.
+    let ends = |name: &str, words: &str, status: i32, reason: &str| -> Result<()> {
+        let (config, events) = (configure(name, words)?, format!("/tmp/{name}.events"));
+        let told = host.run(&["ftvm", "run", "--config", &config, "--events", &events])?;
+        assert_eq!(told.exit, Exit::Code(status), "{name}: {told:?}");
+        let events = host.check(&["cat", &events])?;
+        let ended = events
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).expect("an event a line"))
+            .find(|event| event["event"] == "ended");
+        assert_eq!(ended.expect("it tells its end")["reason"], reason);
+        Ok(())
+    };
+    ends("resetting", "ftvm.do=reboot", 0, "Reset")?;
+    ends("crashing", "ftvm.do=reboot reboot=t", 5, "TripleFault")?;
+
+    let config = configure("unusual", "\"\ncolour = \"blue")?;
+    let unknown = host.run(&["ftvm", "run", "--config", &config])?;
+    assert_refused("an unknown key", &unknown, "colour");
+    let missing = host.run(&["ftvm", "run", "--config", "/no/such/file"])?;
+    assert_refused("a missing file", &missing, "/no/such/file");
+
+    // The command line is not understood.
+    let config = configure("patient", "ftvm.do=shell")?;
+    let primary = [
+        "ftvm",
+        "primary",
+        "--config",
+        &config,
+        "--listen",
+        "0.0.0.0:7000",
+    ];
+    for wrong in [
+        ["--max-lag", "0"],
+        ["--max-lag", "x"],
+        ["--disk-timeout", "0"],
+        ["--disk-timeout", "86401"],
+    ] {
+        let server = ["--disk-server", "10.77.2.1:7070"];
+        let refused = host.run(&[&primary[..], &server, &wrong].concat())?;
+        assert_refused("a value out of range", &refused, wrong[0]);
+        assert_eq!(refused.exit, Exit::Code(2), "{wrong:?}: {refused:?}");
+    }
+
+    // No disk server: neither role starts.
+    let nobody = ["--disk-server", "10.77.2.1:7070"];
+    let backup = [
+        "ftvm",
+        "backup",
+        "--config",
+        &config,
+        "--connect",
+        "10.77.1.11:7000",
+    ];
+    for role in [&primary, &backup] {
+        let alone = host.run(&[&role[..], &nobody].concat())?;
+        assert_refused("no disk server", &alone, "10.77.2.1:7070");
+        assert_eq!(alone.exit, Exit::Code(1), "{alone:?}");
+    }
+
+    // No room for a recording, which is useless then; none for events, which a guest does not need.
+    host.check(&["mkdir", "-p", "/tmp/small"])?;
+    host.check(&[
+        "mount",
+        "-t",
+        "tmpfs",
+        "-o",
+        "size=16k",
+        "none",
+        "/tmp/small",
+    ])?;
+    let config = configure("crammed", "ftvm.do=poweroff")?;
+    let record = [
+        "ftvm",
+        "record",
+        "--config",
+        &config,
+        "--log",
+        "/tmp/small/log",
+    ];
+    let recorded = host.run(&record)?;
+    assert_refused("a recording without room", &recorded, "/tmp/small/log");
+    let fill = "rm -f /tmp/small/log; head -c 100000 /dev/zero > /tmp/small/rest; true";
+    host.check(&["sh", "-c", fill])?;
+    let events = ["--events", "/tmp/small/events"];
+    let ran = host.run(&[&["ftvm", "run", "--config", &config][..], &events].concat())?;
+    assert_eq!(ran.exit, Exit::Code(0), "{ran:?}");
+
+    testbed.succeed();
+    Ok(())
+}
+
 /// Whoever comes to the logging port of a waiting primary and is not its backup; a second backup;
-/// a second primary.
+/// a second primary. Then each of the pair is told to end.
 #[test]
 fn a_primary_takes_its_own_backup_only() -> Result<()> {
     let testbed = Testbed::new("refusals-pair")?;
     let host = testbed.start_host("a")?;
-    let disk_server = DiskServer::start(&testbed)?;
+    let mut disk_server = DiskServer::start(&testbed)?;
     let guest = Guest::tiny("picky", "ftvm.do=shell");
     let [address, port] = {
         let log = log_address(&host);
@@ -139,31 +251,54 @@ fn a_primary_takes_its_own_backup_only() -> Result<()> {
 
     // A second primary, while the first one runs, and after both were killed.
     let elsewhere = format!("{address}:7100");
-    let second = |options: &[&str]| guest.primary_at(&host, &disk_server, &elsewhere, options);
-    let refused = |what: &str| -> Result<()> {
-        let (exit, told) = second(&[])?.end(LIMIT)?;
+    let second = |disk_server: &DiskServer, options: &[&str]| {
+        guest.primary_at(&host, disk_server, &elsewhere, options)
+    };
+    let refused = |disk_server: &DiskServer, what: &str| -> Result<()> {
+        let (exit, told) = second(disk_server, &[])?.end(LIMIT)?;
         assert_eq!(exit, Exit::Code(1), "{what}: {told:?}");
         for part in ["picky is run by ", "--force"] {
             assert!(told.errors.contains(part), "{what}: {told:?}");
         }
         Ok(())
     };
-    refused("while it runs")?;
+    refused(&disk_server, "while it runs")?;
     assert!(!primary.has_ended() && !backup.has_ended());
     assert!(!primary.told().has("peer-lost"));
     assert!(!primary.told().errors.contains("panicked"));
-    for side in [primary, backup] {
-        side.signal(Signal::SIGKILL)?;
-        // The first one to go may leave the other one the time to go live; either is killed.
-        let (exit, _) = side.end(LIMIT)?;
-        assert_eq!(exit, Exit::Signal(Signal::SIGKILL as i32));
-    }
-    refused("after it was killed")?;
+    // The backup is told to end, and the primary goes on alone.
+    backup.signal(Signal::SIGTERM)?;
+    let (exit, told) = backup.end(LIMIT)?;
+    assert_eq!(exit, Exit::Signal(Signal::SIGTERM as i32), "{told:?}");
+    primary.wait_for("live", LIMIT)?;
+    // A primary that is told to end, and has nobody to tell of it, ends at once when told again.
+    let (exit, told) = disk_server.paused(|| {
+        wait_until("the end at a second signal", LIMIT, || {
+            let ended = primary.has_ended();
+            if !ended {
+                primary.signal(Signal::SIGTERM)?;
+            }
+            Ok(ended)
+        })?;
+        primary.end(LIMIT)
+    })?;
+    assert_eq!(exit, Exit::Code(130), "{told:?}");
+    refused(&disk_server, "after it was killed")?;
+
     let (before, _) = disk_server.record(&host, "picky")?;
-    let mut forced = second(&["--force"])?;
+    let mut forced = second(&disk_server, &["--force"])?;
     forced.wait_for_error("waiting for a backup", LIMIT)?;
     let (after, _) = disk_server.record(&host, "picky")?;
     assert_eq!(after, before + 1);
+
+    // One that waits gives its right back: the next one needs no force.
+    forced.signal(Signal::SIGTERM)?;
+    let (exit, told) = forced.end(LIMIT)?;
+    assert_eq!(exit, Exit::Code(1), "{told:?}");
+    let (_, holder) = disk_server.record(&host, "picky")?;
+    assert_eq!(holder, "stopped");
+    let mut next = second(&disk_server, &[])?;
+    next.wait_for_error("waiting for a backup", LIMIT)?;
 
     testbed.succeed();
     Ok(())
