@@ -26,8 +26,8 @@ enum Command {
     Demo(commands::demo::Demo),
     /// Say whether this machine's /dev/kvm can run guests, and why not.
     Doctor(commands::doctor::Doctor),
-    /// Replicate a guest under mixed load for a long time, and see that nothing differs or grows.
-    Soak(commands::soak::Soak),
+    /// Do all that is done at random for a long time: failovers, soak, fuzzing, properties.
+    Endure(commands::endure::Endure),
     /// Install what is missing, build everything, make the images.
     Setup(commands::setup::Setup),
     /// Set up, check format, lints and docs, and run all tests.
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         Command::Bench(command) => command.run(),
         Command::Demo(command) => command.run(),
         Command::Doctor(command) => command.run(),
-        Command::Soak(command) => command.run(),
+        Command::Endure(command) => command.run(),
         Command::Setup(command) => command.run(),
         Command::Test(command) => command.run(),
         Command::Images(command) => command.run(),

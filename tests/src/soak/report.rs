@@ -117,6 +117,40 @@ pub struct Report {
     pub samples: Vec<Sample>,
 }
 
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:.1} min, {} differences, {} digests, {} increments, {} load results, {} pings lost",
+            self.minutes,
+            self.differences,
+            self.digests_verified,
+            self.acked,
+            self.load_results,
+            self.pings_lost
+        )?;
+        for (what, distribution) in [
+            ("lag", self.lag_ms),
+            ("wait of an input", self.input_wait_ms),
+            ("ping", self.ping_ms),
+        ] {
+            if let Some(ms) = distribution {
+                write!(f, "; {what} {:.1}, {:.1}, {:.1} ms", ms.p50, ms.p99, ms.max)?;
+            }
+        }
+        if let Some(seconds) = self.throttled_seconds {
+            write!(f, "; held up {seconds:.1} s")?;
+        }
+        for (role, trend) in ["primary", "backup"].into_iter().zip(self.memory) {
+            if let Some(trend) = trend {
+                let (mean, growth) = (trend.mean_kib, trend.kib_per_hour);
+                write!(f, "; {role} {mean:.0} KiB, {growth:+.0} an hour")?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Report {
     /// Judges what was seen:
     ///

@@ -3,10 +3,10 @@
 pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod endure;
 pub(crate) mod exec;
 pub(crate) mod host;
 pub(crate) mod images;
 pub(crate) mod setup;
-pub(crate) mod soak;
 pub(crate) mod stop;
 pub(crate) mod test;
