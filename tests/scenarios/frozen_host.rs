@@ -5,14 +5,14 @@
 //! A primary falls asleep with replies that wait for their acknowledgements, and finds these when it
 //! wakes up.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use testbed::pair::{Guest, Pair};
+use testbed::pair::{Guest, PATIENCE, Pair, Side};
 use testbed::{Exit, GUEST_MAC, Host, HostProcess, Network, Result, Testbed, Wiretap, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(180);
 /// How long acknowledgements take. Far longer than a host takes for a request and to fall asleep, and
-/// far below the heartbeat timeout, [`testbed::pair::PATIENCE`].
+/// far below the heartbeat timeout, [`PATIENCE`].
 const UNDER_WAY: Duration = Duration::from_millis(600);
 
 /// Which of the two hosts sleeps.
@@ -96,4 +96,44 @@ fn a_primary_that_slept_halts() -> Result<()> {
 #[test]
 fn a_backup_that_slept_halts() -> Result<()> {
     one_sleeps(Sleeper::Backup)
+}
+
+/// Both hosts stand still at once, for longer than the heartbeat timeout. Whether they then find
+/// each other or not, the guest goes on, at one place.
+#[test]
+fn two_hosts_that_slept_run_one_guest() -> Result<()> {
+    let testbed = Testbed::new("frozen-hosts")?;
+    let pair = Pair::start(&testbed, Guest::redis("sleepier"))?;
+    pair.a.freeze()?;
+    pair.b.freeze()?;
+    let since = Instant::now();
+    wait_until("an end of their sleep", LIMIT, || {
+        Ok(since.elapsed() > 2 * PATIENCE)
+    })?;
+    pair.a.thaw()?;
+    pair.b.thaw()?;
+    pair.client.goes_on("after both slept")?;
+
+    let mut sides = [pair.primary, pair.backup];
+    let count = |sides: &mut [Side; 2], is_so: fn(&mut Side) -> bool| {
+        let sides = sides.iter_mut().map(is_so);
+        sides.filter(|is_so| *is_so).count()
+    };
+    // Who lost the other asks the disk server; both must know by the end who goes on.
+    wait_until("that they agree who runs the guest", LIMIT, || {
+        let lost = count(&mut sides, |side| side.told().has("peer-lost"));
+        let live = count(&mut sides, |side| side.told().has("live"));
+        Ok(lost == 0 || (live, count(&mut sides, Side::has_ended)) == (1, 1))
+    })?;
+    pair.client.goes_on("once they agreed")?;
+    pair.client.lost_nothing();
+    for mut side in sides {
+        if side.has_ended() {
+            let (exit, told) = side.end(LIMIT)?;
+            assert_eq!(exit, Exit::Code(3), "{told:?}");
+            assert!(!told.has("live"), "{told:?}");
+        }
+    }
+    testbed.succeed();
+    Ok(())
 }
