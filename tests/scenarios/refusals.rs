@@ -162,7 +162,7 @@ fn statuses_and_events_are_as_promised() -> Result<()> {
         "/tmp/small/log",
     ];
     let recorded = host.run(&record)?;
-    assert_refused("a recording without room", &recorded, "/tmp/small/log");
+    assert_refused("a recording without room", &recorded, "No space left");
     let fill = "rm -f /tmp/small/log; head -c 100000 /dev/zero > /tmp/small/rest; true";
     host.check(&["sh", "-c", fill])?;
     let events = ["--events", "/tmp/small/events"];
