@@ -61,11 +61,8 @@ impl Images {
             }
             for (first, second) in &differing {
                 eprintln!(
-                    "{} was {} and is {} now: {}",
-                    first.name,
-                    first.sha256,
-                    second.sha256,
-                    "the same packages give different images"
+                    "{} was {} and is {} now: the same packages give different images",
+                    first.name, first.sha256, second.sha256
                 );
             }
             ensure!(differing.is_empty(), "images are not the same every time");
