@@ -30,12 +30,6 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// A measurement cannot go on from another one.
-    #[error("it was measured elsewhere or otherwise, so nothing can be added to it: {differences}")]
-    OtherRun {
-        /// What is different.
-        differences: String,
-    },
     /// A command on this machine could not be started.
     #[error("cannot start `{command}`: is it installed (`cargo xtask setup`), and are you root?")]
     Start {

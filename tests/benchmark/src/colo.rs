@@ -7,14 +7,10 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-
-use testbed::Host;
-use testbed::HostProcess;
-use testbed::Network;
-use testbed::{Error, Result};
+use testbed::{Error, Host, HostProcess, Network, Result};
 
 /// QEMU's default time between two checkpoints (`x-checkpoint-delay`).
-pub(super) const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(20);
+pub(crate) const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(20);
 /// For what will never happen: an answer, or the first checkpoint.
 const LIMIT: Duration = Duration::from_secs(120);
 /// Between two looks at the state.
@@ -24,7 +20,7 @@ const STATE_PORT: u16 = 9998;
 
 /// The two QEMUs.
 #[derive(Debug)]
-pub(super) struct Colo {
+pub(crate) struct Colo {
     primary: HostProcess,
     secondary: HostProcess,
 }
@@ -83,7 +79,7 @@ impl Colo {
     /// # Errors
     ///
     /// When one of them does not start or does not take a command, or there is no first checkpoint.
-    pub(super) fn start(argv: &[String], [a, b]: [&Host; 2]) -> Result<Self> {
+    pub(crate) fn start(argv: &[String], [a, b]: [&Host; 2]) -> Result<Self> {
         // The secondary gets the frames of the client network from the primary only.
         b.check(&["/usr/sbin/ip", "link", "set", "tap0", "nomaster"])?;
         Self::start_protected(argv, [a, b]).or_else(|error| {
@@ -137,7 +133,7 @@ impl Colo {
     }
 
     /// Why it cannot be measured any more, if so.
-    pub(super) fn trouble(&mut self) -> Option<String> {
+    pub(crate) fn trouble(&mut self) -> Option<String> {
         let sides = [
             ("primary", &mut self.primary),
             ("secondary", &mut self.secondary),
@@ -152,7 +148,7 @@ impl Colo {
     }
 
     /// Its two processes.
-    pub(super) fn into_processes(self) -> [HostProcess; 2] {
+    pub(crate) fn into_processes(self) -> [HostProcess; 2] {
         [self.primary, self.secondary]
     }
 }
@@ -162,7 +158,7 @@ impl Colo {
 /// # Errors
 ///
 /// When the host does not answer.
-pub(super) fn restore(b: &Host) -> Result<()> {
+pub(crate) fn restore(b: &Host) -> Result<()> {
     b.check(&["/usr/sbin/ip", "link", "set", "tap0", "master", "br0"])
         .map(drop)
 }
@@ -181,44 +177,4 @@ fn command(side: &mut HostProcess, name: &str, arguments: &Value) -> Result<Valu
         });
     }
     Ok(answer["return"].take())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    #[test]
-    fn filters_use_channels_that_are_there_and_know_of_the_header() {
-        for options in [primary_options("10.0.0.1"), secondary_options("10.0.0.1")] {
-            let values = |option: &'static str| {
-                let pairs = options.chunks(2).filter(move |pair| pair[0] == option);
-                pairs.map(|pair| pair[1].as_str()).collect::<Vec<_>>()
-            };
-            let field = |value: &str, name: &str| {
-                let mut fields = value.split(',').filter_map(|field| field.split_once('='));
-                fields
-                    .find(|(key, _)| *key == name)
-                    .map(|(_, value)| value.to_owned())
-            };
-            let channels: BTreeSet<String> = values("-chardev")
-                .iter()
-                .filter_map(|value| field(value, "id"))
-                .collect();
-            for object in values("-object") {
-                for end in ["indev", "outdev", "primary_in", "secondary_in"] {
-                    if let Some(channel) = field(object, end) {
-                        assert!(channels.contains(&channel), "{object}");
-                    }
-                }
-                let header = field(object, "vnet_hdr_support");
-                assert_eq!(
-                    header.is_some(),
-                    !object.starts_with("iothread"),
-                    "{object}"
-                );
-            }
-        }
-    }
 }

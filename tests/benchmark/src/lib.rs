@@ -3,26 +3,25 @@
 //! those of pairs that were measured one shortly after the other.
 //!
 //! ```no_run
-//! # fn main() -> testbed::Result<()> {
-//! use benchmark::{Options, run};
+//! # fn main() -> Result<(), benchmark::Error> {
+//! use benchmark::{Options, report, run};
 //!
 //! let record = run(&Options::quick(), None, |progress| eprintln!("{progress}"), |_| ())?;
-//! println!("{}", record.to_markdown(&[]));
+//! println!("{}", report::markdown(&record, &[]));
 //! # Ok(())
 //! # }
 //! ```
 
 mod colo;
-mod compare;
 mod condition;
 mod configuration;
 mod drive;
 mod host_meter;
-mod machine_description;
-mod machine_state;
+mod machine;
+mod metric;
 mod outage;
 mod record;
-mod report;
+pub mod report;
 mod sample;
 mod schedule;
 mod stage;
@@ -34,24 +33,21 @@ use std::fmt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use self::compare::{Change, Comparison};
 pub use self::condition::{Axis, Condition};
-pub use self::configuration::{Configuration, UnknownName};
-pub use self::machine_description::MachineDescription;
-pub use self::machine_state::MachineState;
-pub use self::outage::Outage;
+pub use self::configuration::Configuration;
+pub use self::machine::MachineState;
 pub use self::record::{Record, RecordError};
-pub use self::report::Plot;
 pub use self::sample::{
-    Figures, HostFigures, Latency, LogFigures, Metric, Outcome, Sample, Times, VmmFigures,
+    Figures, HostFigures, Latency, LogFigures, Outcome, Sample, Times, VmmFigures,
 };
-pub use self::schedule::{Estimate, Step, Visit, growth, plan};
-pub use self::statistics::{Counts, Summary, ratios};
 pub use self::workload::{GuestKind, Workload};
 
+use clap::ValueEnum as _;
+
 use self::drive::Driver;
+use self::machine::MachineDescription;
+use self::schedule::Visit;
 use self::stage::{Running, Stage};
-use testbed::{Error, Result};
 
 /// A guest's boot, on an emulated host, on a busy machine.
 const BOOT: Duration = Duration::from_secs(400);
@@ -94,9 +90,9 @@ impl Options {
     pub fn full(rounds: u32) -> Self {
         Self {
             rounds,
-            configurations: Configuration::ALL.to_vec(),
-            workloads: Workload::ALL.to_vec(),
-            growth: Axis::ALL.to_vec(),
+            configurations: Configuration::value_variants().to_vec(),
+            workloads: Workload::value_variants().to_vec(),
+            growth: Axis::value_variants().to_vec(),
             kills: 20,
             window: Duration::from_secs(10),
             colo_window: colo::BETWEEN_CHECKPOINTS * 3,
@@ -107,7 +103,6 @@ impl Options {
     #[must_use]
     pub fn quick() -> Self {
         Self {
-            rounds: 1,
             // Those of the guest without a disk; a GET is a SET as far as a VMM is concerned.
             workloads: vec![
                 Workload::Idle,
@@ -135,47 +130,42 @@ impl Options {
         let is_compared = configuration == Configuration::Colo
             && workload.asks_one_at_a_time()
             && condition.is_usual();
-        if is_compared {
-            self.window.max(self.colo_window)
-        } else {
-            self.window
+        match is_compared {
+            true => self.window.max(self.colo_window),
+            false => self.window,
         }
     }
 }
 
-/// What a guest is made to do, and for how long.
-#[derive(Debug, Clone, Copy)]
-struct Load {
-    workload: Workload,
-    clients: u32,
-    window: Duration,
+/// Why nothing was measured.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The hosts cannot be used.
+    #[error(transparent)]
+    Testbed(#[from] testbed::Error),
+    /// The earlier record cannot be gone on with.
+    #[error(transparent)]
+    Record(#[from] RecordError),
 }
 
 /// Where a run is.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct Progress {
-    /// From 1.
-    pub round: u32,
-    /// Of so many.
-    pub rounds: u32,
-    /// What is done now.
-    pub step: Step,
-    /// How long the rest will take.
-    pub left: Duration,
+    /// What is done now, such as `round 1 of 5, ftvm alone: boot`.
+    pub now: String,
+    /// How long the rest will take, once that can be told.
+    pub left: Option<Duration>,
     /// What was measured just now.
     pub sample: Option<Sample>,
 }
 
 impl fmt::Display for Progress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let minutes = self.left.as_secs_f64() / 60.0;
-        write!(f, "round {} of {}, ", self.round, self.rounds)?;
-        match self.step {
-            Step::Boot(configuration, _) => write!(f, "{configuration}: boot")?,
-            Step::Measure(configuration, workload) => write!(f, "{configuration}: {workload}")?,
-            Step::Kill => write!(f, "a failover")?,
+        f.write_str(&self.now)?;
+        match self.left {
+            Some(left) => write!(f, "; about {:.0} min left", left.as_secs_f64() / 60.0),
+            None => Ok(()),
         }
-        write!(f, "; about {minutes:.1} min left")
     }
 }
 
@@ -186,23 +176,21 @@ impl fmt::Display for Progress {
 ///
 /// # Errors
 ///
-/// When something is not set up, or the hosts do not boot.
+/// When something is not set up, the hosts do not boot, or `earlier` was measured otherwise.
 pub fn run(
     options: &Options,
     earlier: Option<Record>,
     progress: impl FnMut(&Progress),
     mut keep: impl FnMut(&Record),
-) -> Result<Record> {
+) -> Result<Record, Error> {
     let stage = Stage::new(&options.configurations)?;
     let machine = MachineDescription::find(stage.primary(), stage.client());
-    let mut record = Record::new(options, machine, Vec::new());
+    let mut record = Record::new(options, machine, stage::settings());
     if let Some(earlier) = earlier {
-        record = record
-            .resumed(earlier)
-            .map_err(|differences| Error::OtherRun { differences })?;
+        record = record.resumed(earlier)?;
     }
-    let mut visits = plan(options.rounds, &options.configurations, &options.workloads);
-    visits.extend(growth(
+    let mut visits = schedule::plan(options.rounds, &options.configurations, &options.workloads);
+    visits.extend(schedule::growth(
         options.rounds,
         &options.configurations,
         &options.growth,
@@ -217,13 +205,15 @@ pub fn run(
     let mut bench = Bench {
         stage,
         options,
-        estimate: Estimate::new(options.window),
+        left: visits.iter().map(|visit| visit.measurements.len()).sum(),
+        done: 0,
+        began: Instant::now(),
         record,
         progress,
         restless: false,
     };
-    for number in 0..visits.len() {
-        if let Err(error) = bench.visit(&visits[number..]) {
+    for visit in &visits {
+        if let Err(error) = bench.visit(visit) {
             log::warn!("the hosts are started anew: {}", words(&error));
             bench.stage = Stage::new(&options.configurations)?;
         }
@@ -232,26 +222,18 @@ pub fn run(
     let Bench {
         stage,
         mut record,
-        mut estimate,
         mut progress,
         ..
     } = bench;
-    let failed = |sample: &Sample| matches!(sample.outcome, Outcome::Failed { .. });
-    if !record.samples.iter().any(failed) {
+    if record.samples.iter().all(|one| one.failure().is_none()) {
         stage.succeed();
     }
-    let mut began = Instant::now();
-    outage::measure(options.kills, &mut record, |record, kill| {
-        if kill > 1 {
-            keep(record);
-            estimate.note(Step::Kill, began.elapsed());
-        }
-        began = Instant::now();
+    let kills = options.kills;
+    outage::measure(kills, &mut record, |record, kill| {
+        keep(record);
         progress(&Progress {
-            round: kill,
-            rounds: options.kills,
-            step: Step::Kill,
-            left: estimate.kills(options.kills - kill + 1),
+            now: format!("failover {kill} of {kills}"),
+            left: None,
             sample: None,
         });
     })?;
@@ -261,7 +243,10 @@ pub fn run(
 struct Bench<'a, P> {
     stage: Stage,
     options: &'a Options,
-    estimate: Estimate,
+    /// Measurements that are left, and done.
+    left: usize,
+    done: u32,
+    began: Instant,
     record: Record,
     progress: P,
     /// Whether the last measurement was disturbed however often it was made.
@@ -269,90 +254,91 @@ struct Bench<'a, P> {
 }
 
 impl<P: FnMut(&Progress)> Bench<'_, P> {
-    /// Boots the first visit's guest, and measures all that is to be measured in it. A guest that
-    /// could not go on is booted again for the next measurement.
-    fn visit(&mut self, visits: &[Visit]) -> Result<()> {
-        let visit = &visits[0];
-        let steps: Vec<Step> = visit.steps().collect();
-        self.tell(visits, 0, None);
-        if let Some(reason) = self.stage.gap(visit)? {
-            for measurement in &visit.measurements {
-                let reason = reason.clone();
-                let gap = sample(visit, measurement, Outcome::Gap { reason });
-                self.record.add(gap);
-            }
-            return Ok(());
-        }
-        let (mut running, mut last) = (None, None);
-        for (number, measurement) in visit.measurements.iter().enumerate() {
-            let guest = match running.take() {
-                Some(running) => Ok(running),
-                None => {
-                    let began = Instant::now();
-                    let booted = self.boot(visit);
-                    if booted.is_ok() {
-                        self.estimate.note(steps[0], began.elapsed());
-                    }
-                    booted
-                }
-            };
-            self.tell(visits, number + 1, last.take());
-            let outcome = match guest {
-                Err(error) => Outcome::Failed {
-                    reason: format!("the guest did not boot: {}", words(&error)),
+    /// Boots the visit's guest, and measures all that is to be measured in it. A guest that could not
+    /// go on is booted again for the next measurement.
+    fn visit(&mut self, visit: &Visit) -> testbed::Result<()> {
+        let gap = self.stage.gap(visit)?;
+        let mut running = None;
+        for measurement in &visit.measurements {
+            let outcome = match &gap {
+                Some(reason) => Outcome::Gap {
+                    reason: reason.clone(),
                 },
-                Ok(mut guest) => {
-                    let began = Instant::now();
-                    match self.measure(&mut guest, visit.configuration, measurement) {
-                        Ok(figures) => {
-                            self.estimate.note(steps[number + 1], began.elapsed());
-                            running = Some(guest);
-                            Outcome::Measured {
-                                figures: Box::new(figures),
-                            }
-                        }
-                        Err(error) => {
-                            let trouble = guest.trouble();
-                            self.stage.end(guest)?;
-                            Outcome::Failed {
-                                reason: trouble.unwrap_or_else(|| words(&error)),
-                            }
-                        }
+                None => match self.outcome(&mut running, visit, measurement)? {
+                    Ok(figures) => Outcome::Measured {
+                        figures: Box::new(figures),
+                    },
+                    Err(reason) => Outcome::Failed { reason },
+                },
+            };
+            let sample = Sample {
+                round: visit.round,
+                configuration: visit.configuration,
+                workload: measurement.0,
+                condition: measurement.1,
+                outcome,
+            };
+            self.record.samples.push(sample.clone());
+            self.left -= 1;
+            self.done += 1;
+            self.tell(visit, &format!("{}: done", sample.workload), Some(sample));
+        }
+        running.map_or(Ok(()), |guest| self.stage.end(guest))
+    }
+
+    /// What a guest gives that is running, or is booted for it; or why it gives nothing.
+    fn outcome(
+        &mut self,
+        running: &mut Option<Running>,
+        visit: &Visit,
+        measurement: &(Workload, Condition),
+    ) -> testbed::Result<Result<Figures, String>> {
+        let mut guest = match running.take() {
+            Some(guest) => guest,
+            None => {
+                self.tell(visit, "boot", None);
+                match self.boot(visit) {
+                    Ok(guest) => guest,
+                    Err(error) => {
+                        return Ok(Err(format!("the guest did not boot: {}", words(&error))));
                     }
                 }
-            };
-            let made = sample(visit, measurement, outcome);
-            self.record.add(made.clone());
-            last = Some(made);
-        }
-        self.tell(visits, steps.len(), last);
-        match running {
-            Some(running) => self.stage.end(running),
-            None => Ok(()),
+            }
+        };
+        self.tell(visit, measurement.0.title(), None);
+        match self.measure(&mut guest, visit.configuration, measurement) {
+            Ok(figures) => {
+                *running = Some(guest);
+                Ok(Ok(figures))
+            }
+            Err(error) => {
+                let trouble = guest.trouble();
+                self.stage.end(guest)?;
+                Ok(Err(trouble.unwrap_or_else(|| words(&error))))
+            }
         }
     }
 
-    fn boot(&mut self, visit: &Visit) -> Result<Running> {
+    fn boot(&mut self, visit: &Visit) -> testbed::Result<Running> {
         let (limit, starts) = match visit.configuration {
             Configuration::Colo => (COLO_BOOT, COLO_STARTS),
             _ => (BOOT, 1),
         };
         for _ in 1..starts {
             match self.start(visit, limit) {
-                Err(Error::Timeout { .. }) => {}
+                Err(testbed::Error::Timeout { .. }) => {}
                 done => return done,
             }
         }
         self.start(visit, limit)
     }
 
-    fn start(&mut self, visit: &Visit, limit: Duration) -> Result<Running> {
+    fn start(&mut self, visit: &Visit, limit: Duration) -> testbed::Result<Running> {
         let mut running = self.stage.start(visit)?;
-        let waited = self
-            .driver(1, self.options.window)
-            .wait_for_guest(visit.guest, limit, || {
-                self.stage.refuse_trouble(&mut running)
-            });
+        let driver = self.driver(1, self.options.window);
+        let waited = driver.wait_for_guest(visit.guest, limit, || {
+            self.stage.refuse_trouble(&mut running)
+        });
         if let Err(error) = waited {
             self.stage.end(running)?;
             return Err(error);
@@ -361,66 +347,61 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
         Ok(running)
     }
 
+    /// Of several measurements, the one during which others had the least of the machine.
     fn measure(
         &mut self,
         running: &mut Running,
         configuration: Configuration,
         measurement: &(Workload, Condition),
-    ) -> Result<Figures> {
+    ) -> testbed::Result<Figures> {
         let (workload, condition) = measurement;
-        let load = Load {
-            workload: *workload,
-            clients: condition.clients,
-            window: self.options.window(configuration, measurement),
-        };
+        let window = self.options.window(configuration, measurement);
         self.stage.disturb(condition)?;
-        let measured = self.measure_again_if_disturbed(running, &load);
-        self.stage.calm(condition)?;
-        measured
-    }
-
-    /// Of several measurements, the one during which others had the least of the machine.
-    fn measure_again_if_disturbed(
-        &mut self,
-        running: &mut Running,
-        load: &Load,
-    ) -> Result<Figures> {
-        let mut best = self.measure_once(running, load)?;
+        let once = |running: &mut Running| {
+            self.measure_once(running, *workload, self.driver(condition.clients, window))
+        };
+        let mut best = once(running);
         // A machine that others use for longer than that only takes longer.
-        let again = if self.restless { 0 } else { AGAIN };
-        for _ in 0..again {
-            if best.stolen() <= DISTURBED {
+        for _ in 0..if self.restless { 0 } else { AGAIN } {
+            let Ok(figures) = &best else { break };
+            if figures.stolen() <= DISTURBED {
                 break;
             }
-            let again = self.measure_once(running, load)?;
-            if again.stolen() < best.stolen() {
-                best = again;
+            match once(running) {
+                Ok(again) if again.stolen() >= figures.stolen() => {}
+                other => best = other,
             }
         }
-        self.restless = best.stolen() > DISTURBED;
-        Ok(best)
+        let is_disturbed = |figures: &Figures| figures.stolen() > DISTURBED;
+        self.restless = best.as_ref().is_ok_and(is_disturbed);
+        self.stage.calm(condition)?;
+        best
     }
 
-    fn measure_once(&self, running: &mut Running, load: &Load) -> Result<Figures> {
-        let driver = self.driver(load.clients, load.window);
-        let prepared = driver.prepare(load.workload)?;
-        let machine = machine_state::glance();
+    fn measure_once(
+        &self,
+        running: &mut Running,
+        workload: Workload,
+        driver: Driver<'_>,
+    ) -> testbed::Result<Figures> {
+        let prepared = driver.prepare(workload)?;
+        let machine = machine::glance();
         let meters = self.stage.meters(running)?;
         let (before, seen) = if prepared.warm_up().is_zero() {
-            (Stage::read(&meters)?, driver.run(&prepared)?)
+            (Stage::read(&meters), driver.run(&prepared))
         } else {
-            let mut before = None;
-            let seen = thread::scope(|scope| {
-                scope.spawn(|| {
+            thread::scope(|scope| {
+                let before = scope.spawn(|| {
                     thread::sleep(prepared.warm_up());
-                    before = Some(Stage::read(&meters));
+                    Stage::read(&meters)
                 });
-                driver.run(&prepared)
-            });
-            (before.expect("its thread has ended")?, seen?)
+                let seen = driver.run(&prepared);
+                (before.join().expect("it does not panic"), seen)
+            })
         };
+        let (before, seen) = (before?, seen?);
         let after = Stage::read(&meters)?;
-        let machine = machine_state::glance().since(&machine);
+        let machine = machine::glance().since(&machine);
         self.stage.refuse_trouble(running)?;
         let [primary, backup] = Stage::figures(&before, &after);
         Ok(Figures {
@@ -443,33 +424,19 @@ impl<P: FnMut(&Progress)> Bench<'_, P> {
         }
     }
 
-    /// Tells that `done` steps of the first visit are over.
-    fn tell(&mut self, visits: &[Visit], done: usize, sample: Option<Sample>) {
-        let visit = &visits[0];
-        let step = visit.steps().nth(done).or(visit.steps().last());
+    fn tell(&mut self, visit: &Visit, what: &str, sample: Option<Sample>) {
+        let (round, rounds) = (visit.round, self.options.rounds);
+        let each = self.began.elapsed().checked_div(self.done);
         (self.progress)(&Progress {
-            round: visit.round,
-            rounds: self.options.rounds,
-            step: step.expect("a visit has steps"),
-            left: self.estimate.left(visits, done) + self.estimate.kills(self.options.kills),
+            now: format!("round {round} of {rounds}, {}: {what}", visit.configuration),
+            left: each.map(|each| each * self.left as u32),
             sample,
         });
     }
 }
 
-/// What came of a measurement of a visit.
-fn sample(visit: &Visit, measurement: &(Workload, Condition), outcome: Outcome) -> Sample {
-    Sample {
-        round: visit.round,
-        configuration: visit.configuration,
-        workload: measurement.0,
-        condition: measurement.1,
-        outcome,
-    }
-}
-
 /// An error and what it comes from, in one line.
-fn words(error: &Error) -> String {
+fn words(error: &testbed::Error) -> String {
     let mut words = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

@@ -1,29 +1,25 @@
 //! The hosts, and a guest on them under each configuration.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use guest_images::{DebianKernel, GuestImages, PackageStore, agent, debian, load};
-
-use super::colo::{self, Colo};
-use super::condition::Condition;
-use super::configuration::Configuration;
-use super::host_meter::{self, HostMeter, Reading};
-use super::sample::{HostFigures, VmmFigures};
-use super::schedule::Visit;
-use super::window;
-use super::workload::GuestKind;
-use testbed::Host;
-use testbed::HostKind;
-use testbed::HostProcess;
-use testbed::Layout;
-use testbed::Signal;
-use testbed::Testbed;
 use testbed::pair::{DiskServer, Export, Guest, Side};
-use testbed::sparse;
-use testbed::wait_until;
-use testbed::{Error, Result};
-use testbed::{Network, Position};
+use testbed::{
+    Error, Host, HostKind, HostProcess, Layout, Network, Position, Result, Signal, Testbed, sparse,
+    wait_until,
+};
+
+use crate::colo::{self, Colo};
+use crate::condition::Condition;
+use crate::configuration::Configuration;
+use crate::drive::FIO_SEED;
+use crate::host_meter::{self, HostMeter, Reading};
+use crate::sample::{HostFigures, VmmFigures};
+use crate::schedule::Visit;
+use crate::window;
+use crate::workload::GuestKind;
 
 /// For what will never happen.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -38,6 +34,8 @@ const HEARTBEAT_MS: &str = "2000";
 /// 2 GiB takes with its copy and the log of it.
 const LEAST_HOST_MIB: u64 = 1024;
 const MOST_HOST_MIB: u64 = 5120;
+/// A guest under QEMU COLO sends nothing of its own accord: two that do so at other moments differ.
+const COLO_WORDS: &str = "ipv6.disable=1";
 /// Where a recording goes in a host.
 const RECORDING: &str = "/tmp/bench.log";
 /// The Ethernet address that `ftvm` gives a guest: under QEMU it has the same one, so that clients
@@ -55,7 +53,7 @@ const FIRMWARE: [&str; 3] = [
 
 /// Two hosts, the disk server, and what QEMU needs.
 #[derive(Debug)]
-pub(super) struct Stage {
+pub(crate) struct Stage {
     a: Host,
     b: Host,
     disk_server: DiskServer,
@@ -72,7 +70,7 @@ pub(super) struct Stage {
 
 /// A guest under way. It is killed when this value is dropped.
 #[derive(Debug)]
-pub(super) struct Running {
+pub(crate) struct Running {
     vmm: Vmm,
     /// How the command lines of the VMMs begin: of the one that runs the guest, and of its backup.
     commands: [Option<String>; 2],
@@ -98,9 +96,32 @@ fn host_memory_mib(meminfo: &str) -> u32 {
     third.clamp(LEAST_HOST_MIB, MOST_HOST_MIB) as u32
 }
 
+/// What a reader of the figures has to know of how guests are run, by its name.
+pub(crate) fn settings() -> BTreeMap<String, String> {
+    let kills = testbed::failover::Options::default();
+    let words = |guest: Guest| format!("{} {}", guest.words, agent::WORD);
+    [
+        ("guest's kernel parameters", words(Guest::tools(""))),
+        (
+            "those of the guest with a disk",
+            words(Guest::debian("", "")),
+        ),
+        ("those of QEMU COLO's guest, beside", COLO_WORDS.to_owned()),
+        ("heartbeat timeout, ms", HEARTBEAT_MS.to_owned()),
+        (
+            "that of the kills, ms",
+            kills.heartbeat_timeout.as_millis().to_string(),
+        ),
+        ("seed of the kills' moments", kills.seed.to_string()),
+        ("seed of fio", FIO_SEED.to_string()),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
 impl Stage {
     /// Starts hosts and disk server, and installs QEMU if it is to be measured.
-    pub(super) fn new(configurations: &[Configuration]) -> Result<Self> {
+    pub(crate) fn new(configurations: &[Configuration]) -> Result<Self> {
         let layout = Layout::find();
         let memory = host_memory_mib(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default());
         let testbed = Testbed::new("bench")?.with_host_memory(memory);
@@ -147,27 +168,27 @@ impl Stage {
     }
 
     /// Where clients are.
-    pub(super) fn client(&self) -> &Position {
+    pub(crate) fn client(&self) -> &Position {
         self.testbed.client()
     }
 
     /// Where the run's files are.
-    pub(super) fn logs(&self) -> &Path {
+    pub(crate) fn logs(&self) -> &Path {
         self.testbed.logs()
     }
 
     /// The host that runs the guest.
-    pub(super) fn primary(&self) -> &Host {
+    pub(crate) fn primary(&self) -> &Host {
         &self.a
     }
 
     /// Ends a run that went well.
-    pub(super) fn succeed(self) {
+    pub(crate) fn succeed(self) {
         self.testbed.succeed();
     }
 
     /// Begins to boot a guest; the one before must have ended.
-    pub(super) fn start(&mut self, visit: &Visit) -> Result<Running> {
+    pub(crate) fn start(&mut self, visit: &Visit) -> Result<Running> {
         let (configuration, kind) = (visit.configuration, visit.guest);
         // What a start that failed has left holds the network interface.
         for host in [&self.a, &self.b] {
@@ -196,7 +217,7 @@ impl Stage {
                 (Vmm::Qemu(Box::new(process)), [Some(qemu), None])
             }
             Configuration::Colo => {
-                guest.words.push_str(" ipv6.disable=1");
+                guest.words.push_str(&format!(" {COLO_WORDS}"));
                 let argv = self.qemu(&guest, kind, memory, &name);
                 let colo = Colo::start(&argv, [&self.a, &self.b])?;
                 (Vmm::Colo(Box::new(colo)), [Some(qemu.clone()), Some(qemu)])
@@ -287,7 +308,7 @@ impl Stage {
 
     /// Why a guest cannot be measured with its memory on these hosts, if so: the images are unpacked
     /// in it, and where it is recorded or replicated, the host has it twice.
-    pub(super) fn gap(&self, visit: &Visit) -> Result<Option<String>> {
+    pub(crate) fn gap(&self, visit: &Visit) -> Result<Option<String>> {
         let Some(memory) = visit.memory_mib else {
             return Ok(None);
         };
@@ -307,7 +328,7 @@ impl Stage {
     }
 
     /// Makes the network between the hosts as the condition says.
-    pub(super) fn disturb(&self, condition: &Condition) -> Result<()> {
+    pub(crate) fn disturb(&self, condition: &Condition) -> Result<()> {
         for host in [&self.a, &self.b] {
             if condition.delay_ms > 0.0 {
                 // Half of it each way.
@@ -321,7 +342,7 @@ impl Stage {
     }
 
     /// Ends what [`Stage::disturb`] did.
-    pub(super) fn calm(&self, condition: &Condition) -> Result<()> {
+    pub(crate) fn calm(&self, condition: &Condition) -> Result<()> {
         if condition.delay_ms > 0.0 || condition.loss_percent > 0.0 {
             for host in [&self.a, &self.b] {
                 host.undisturb(Network::Logging)?;
@@ -332,7 +353,7 @@ impl Stage {
 
     /// Kills a guest, on both hosts, and waits until nothing of it is left: the next one needs its
     /// network interface.
-    pub(super) fn end(&self, running: Running) -> Result<()> {
+    pub(crate) fn end(&self, running: Running) -> Result<()> {
         running.neighbour.map(kill).transpose()?;
         match running.vmm {
             Vmm::Qemu(process) => kill(*process),
@@ -356,7 +377,7 @@ impl Stage {
     }
 
     /// An error if the guest cannot be measured any more.
-    pub(super) fn refuse_trouble(&self, running: &mut Running) -> Result<()> {
+    pub(crate) fn refuse_trouble(&self, running: &mut Running) -> Result<()> {
         running.trouble().map_or(Ok(()), |reason| {
             Err(Error::Refused {
                 host: self.a.name().to_owned(),
@@ -366,7 +387,7 @@ impl Stage {
     }
 
     /// What reads the counters of the hosts that have a VMM.
-    pub(super) fn meters(&self, running: &Running) -> Result<[Option<HostMeter<'_>>; 2]> {
+    pub(crate) fn meters(&self, running: &Running) -> Result<[Option<HostMeter<'_>>; 2]> {
         let [primary, backup] = &running.commands;
         let meter = |host, command: &Option<String>| {
             let command = command.as_ref();
@@ -378,20 +399,17 @@ impl Stage {
     }
 
     /// Reads the counters of both hosts.
-    pub(super) fn read(meters: &[Option<HostMeter<'_>>; 2]) -> Result<[Option<Reading>; 2]> {
+    pub(crate) fn read(meters: &[Option<HostMeter<'_>>; 2]) -> Result<[Option<Reading>; 2]> {
         let read = |meter: &Option<HostMeter<'_>>| meter.as_ref().map(HostMeter::read).transpose();
         Ok([read(&meters[0])?, read(&meters[1])?])
     }
 
     /// What the hosts tell of the time between two readings.
-    pub(super) fn figures(
+    pub(crate) fn figures(
         before: &[Option<Reading>; 2],
         after: &[Option<Reading>; 2],
     ) -> [Option<HostFigures>; 2] {
-        [0, 1].map(|side| {
-            let (after, before) = (after[side].as_ref()?, before[side].as_ref()?);
-            Some(after.since(before))
-        })
+        [0, 1].map(|side| Some(after[side].as_ref()?.since(before[side].as_ref()?)))
     }
 }
 
@@ -419,7 +437,7 @@ fn alone(mut side: Side, role: &str) -> (Vmm, [Option<String>; 2]) {
 
 impl Running {
     /// Why the guest cannot be measured any more, if so.
-    pub(super) fn trouble(&mut self) -> Option<String> {
+    pub(crate) fn trouble(&mut self) -> Option<String> {
         match &mut self.vmm {
             Vmm::Qemu(process) => process
                 .last_word(Duration::ZERO)
@@ -436,7 +454,7 @@ impl Running {
     }
 
     /// What `ftvm` told of the time between two moments.
-    pub(super) fn figures(&mut self, from: Instant, to: Instant) -> Option<VmmFigures> {
+    pub(crate) fn figures(&mut self, from: Instant, to: Instant) -> Option<VmmFigures> {
         let Vmm::Ftvm { primary, .. } = &mut self.vmm else {
             return None;
         };

@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use serde::Deserialize;
 
-use super::sample::{LogFigures, Times, VmmFigures};
-use super::statistics::{Counts, Summary};
+use crate::sample::{LogFigures, Rates, Times, VmmFigures};
+use crate::statistics::{Summary, quantiles};
 
 /// One `stats` event, as far as it is needed here. Counters are since the guest began to run.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Stats {
+pub(crate) struct Stats {
     guest_seconds: f64,
     log_bytes: u64,
     log_kinds: BTreeMap<String, Kind>,
@@ -31,7 +31,7 @@ struct Kind {
 
 /// The figures between two moments, by the last events that arrived before each of them. `None`
 /// where there are no two of them.
-pub(super) fn figures(
+pub(crate) fn figures(
     lines: &[(Instant, Stats)],
     from: Instant,
     to: Instant,
@@ -44,44 +44,40 @@ pub(super) fn figures(
     if seconds <= 0.0 {
         return None;
     }
-    let news = || window[1..].iter().map(|(_, stats)| stats);
     let times = |of: fn(&Stats) -> &Vec<(u64, u64)>| {
-        let mut counts = Counts::default();
-        news().for_each(|stats| counts.add(of(stats).iter().copied()));
-        times(&counts)
+        let news = window[1..]
+            .iter()
+            .flat_map(|(_, stats)| of(stats).iter().copied());
+        let (count, [p50, p99, max]) = quantiles(news, [0.5, 0.99, 1.0])?;
+        Some(Times {
+            p50,
+            p99,
+            max,
+            count,
+        })
     };
+    let deltas = after.state_deltas.saturating_sub(before.state_deltas);
     Some(VmmFigures {
         log: log(window, before, after, seconds),
         exits_per_second: rates(&before.exits, &after.exits, seconds),
         output_hold: times(|stats| &stats.output_holds_us),
         lag: times(|stats| &stats.lags_us),
         input_wait: times(|stats| &stats.input_waits_us),
-        state_deltas_per_second: after.state_deltas.saturating_sub(before.state_deltas) as f64
-            / seconds,
+        state_deltas_per_second: deltas as f64 / seconds,
     })
 }
 
 /// The growth of counters in a second. Those that did not grow are left out.
-pub(super) fn rates(
+pub(crate) fn rates(
     before: &BTreeMap<String, u64>,
     after: &BTreeMap<String, u64>,
     seconds: f64,
-) -> BTreeMap<String, f64> {
+) -> Rates {
     let grown = |(name, now): (&String, &u64)| {
         let grown = now.saturating_sub(before.get(name).copied().unwrap_or(0));
         (grown > 0).then(|| (name.clone(), grown as f64 / seconds))
     };
     after.iter().filter_map(grown).collect()
-}
-
-fn times(counts: &Counts) -> Option<Times> {
-    let millis = |quantile| Some(counts.quantile(quantile)? as f64 / 1e3);
-    Some(Times {
-        p50: millis(0.5)?,
-        p99: millis(0.99)?,
-        max: millis(1.0)?,
-        count: counts.total(),
-    })
 }
 
 fn log(
@@ -93,24 +89,18 @@ fn log(
     if after.log_bytes == 0 {
         return None;
     }
-    let of = |kinds: &BTreeMap<String, Kind>, what: fn(&Kind) -> u64| -> BTreeMap<String, u64> {
-        let values = kinds.iter().map(|(name, kind)| (name.clone(), what(kind)));
-        values.collect()
+    let grown = |what: fn(&Kind) -> u64| {
+        let of = |stats: &Stats| -> BTreeMap<String, u64> {
+            let kinds = stats.log_kinds.iter();
+            kinds
+                .map(|(name, kind)| (name.clone(), what(kind)))
+                .collect()
+        };
+        rates(&of(before), &of(after), seconds)
     };
-    let entries = rates(
-        &of(&before.log_kinds, |kind| kind.entries),
-        &of(&after.log_kinds, |kind| kind.entries),
-        seconds,
-    );
-    let bytes = rates(
-        &of(&before.log_kinds, |kind| kind.bytes),
-        &of(&after.log_kinds, |kind| kind.bytes),
-        seconds,
-    );
-    let sizes = entries.iter().filter_map(|(name, rate)| {
-        let bytes = bytes.get(name)?;
-        Some((name.clone(), bytes / rate))
-    });
+    let (entries, bytes) = (grown(|kind| kind.entries), grown(|kind| kind.bytes));
+    let sizes = entries.iter();
+    let sizes = sizes.filter_map(|(name, rate)| Some((name.clone(), bytes.get(name)? / rate)));
     let mbit = |from: &Stats, to: &Stats| {
         let bytes = to.log_bytes.saturating_sub(from.log_bytes) as f64;
         bytes * 8.0 / 1e6 / (to.guest_seconds - from.guest_seconds)
@@ -139,15 +129,16 @@ mod tests {
 
     use super::*;
 
-    /// An event each half second: 100 exits, 10 entries of 20 bytes, and a hold of `n` ms.
-    fn lines(start: Instant) -> Vec<(Instant, Stats)> {
+    /// An event each half second: 100 exits, 10 entries of 20 bytes, and a hold of `n` ms; at 5 s a
+    /// burst of a log.
+    fn lines(start: Instant, burst: u64) -> Vec<(Instant, Stats)> {
         let line = |n: u64| {
             let text = format!(
                 r#"{{"event":"stats","guest_seconds":{},"log_bytes":{},
                     "log_kinds":{{"tsc":{{"entries":{},"bytes":{}}},"tick":{{"entries":3,"bytes":9}}}},
                     "exits":{{"halt":{}}},"round_trip_ms":{},"output_holds_us":[[{},1]],"unheard_of":1}}"#,
                 n as f64 / 2.0,
-                n * 1000,
+                n * 1000 + if n >= 10 { burst } else { 0 },
                 n * 10,
                 n * 200,
                 n * 100,
@@ -163,51 +154,36 @@ mod tests {
     #[test]
     fn a_window_has_what_came_between() {
         let start = Instant::now();
-        let lines = lines(start);
+        let lines = lines(start, 0);
         let at = |ms| start + Duration::from_millis(ms);
         let seen = figures(&lines, at(2100), at(6200)).expect("events");
-        assert_eq!(
-            seen.exits_per_second,
-            BTreeMap::from([("halt".to_owned(), 200.0)])
-        );
+        let of = |name: &str, value| Rates::from([(name.to_owned(), value)]);
+        assert_eq!(seen.exits_per_second, of("halt", 200.0));
         let log = seen.log.expect("a log");
         assert_eq!((log.mbit, log.mbit_peak), (0.016, 0.016));
         assert_eq!(log.round_trip_ms, Some(1.0), "0 is none");
-        assert_eq!(
-            log.entries_per_second,
-            BTreeMap::from([("tsc".to_owned(), 20.0)])
-        );
-        assert_eq!(
-            log.bytes_per_entry,
-            BTreeMap::from([("tsc".to_owned(), 20.0)])
-        );
-        // The events at 2.5 s to 6 s.
+        assert_eq!(log.entries_per_second, of("tsc", 20.0));
+        assert_eq!(log.bytes_per_entry, of("tsc", 20.0));
+        // The events at 2.5 s to 6 s, with the three digits that a histogram keeps.
         let hold = seen.output_hold.expect("holds");
-        assert_eq!((hold.count, hold.max, hold.p50), (8, 12.0, 8.0));
+        let near = |value: f64, to: f64| (value / to - 1.0).abs() < 1e-3;
+        assert!(
+            hold.count == 8 && near(hold.max, 12.0) && near(hold.p50, 8.0),
+            "{hold:?}"
+        );
         assert_eq!(seen.lag, None);
+        // Too few events are no figures.
+        assert_eq!(figures(&lines, at(600), at(700)), None);
+        assert_eq!(figures(&lines[5..], at(0), at(900)), None);
     }
 
     #[test]
     fn a_peak_is_that_of_a_second() {
         let start = Instant::now();
-        let mut lines = lines(start);
-        // A burst of a megabyte at 5 s.
-        for (_, stats) in &mut lines[10..] {
-            stats.log_bytes += 1_000_000;
-        }
+        let lines = lines(start, 1_000_000);
         let seen = figures(&lines, start, start + Duration::from_secs(10)).expect("events");
         let log = seen.log.expect("a log");
         assert!((log.mbit - 0.816).abs() < 1e-9, "{log:?}");
         assert!((log.mbit_peak - 8.016).abs() < 1e-9, "{log:?}");
-    }
-
-    #[test]
-    fn too_few_events_are_no_figures() {
-        let start = Instant::now();
-        let lines = lines(start);
-        let at = |ms| start + Duration::from_millis(ms);
-        assert_eq!(figures(&lines, at(600), at(700)), None);
-        assert_eq!(figures(&[], at(600), at(900)), None);
-        assert_eq!(figures(&lines[5..], at(0), at(900)), None);
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use benchmark::{
-    Axis, Comparison, Configuration, GuestKind, Options, Outcome, Plot, Progress, Record, Sample,
-    Workload, run,
+    Axis, Configuration, GuestKind, Options, Outcome, Progress, Record, Sample, Workload, report,
+    run,
 };
 use clap::Args;
 
@@ -32,41 +32,40 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: Option<u64>,
     /// Measure these workloads only, such as `idle,redis-set`.
-    #[arg(long, value_name = "WORKLOADS", value_delimiter = ',')]
+    #[arg(long, value_name = "WORKLOADS", value_delimiter = ',', value_enum)]
     only: Vec<Workload>,
     /// Measure under these configurations only, such as `qemu,alone,logged-reads`.
-    #[arg(long, value_name = "CONFIGURATIONS", value_delimiter = ',')]
+    #[arg(long, value_name = "CONFIGURATIONS", value_delimiter = ',', value_enum)]
     on: Vec<Configuration>,
     /// Measure growth along these, such as `clients,delay` [default: clients, memory, delay, loss;
     /// none with --quick or --only]
-    #[arg(long, value_name = "AXES", value_delimiter = ',')]
+    #[arg(long, value_name = "AXES", value_delimiter = ',', value_enum)]
     growth: Vec<Axis>,
     /// Kill the primary's host so many times, and measure the outages [default: 20; none with
     /// --quick or --only]
     #[arg(long, value_name = "N")]
     kills: Option<u32>,
-    /// Write every sample and the machine's description to a file, as one JSON object.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Go on with a run that was cut short: measure only what the file of `--json` does not have.
-    #[arg(long, requires = "json")]
-    resume: bool,
-    /// Write the report and its plots to a directory, as `report.md` and SVG files.
+    /// Write the report to a directory: `report.json` with every sample, after every guest;
+    /// `report.md` and its plots as SVG at the end. Without it the report is printed.
     #[arg(long, value_name = "DIRECTORY")]
     report: Option<PathBuf>,
-    /// Say what changed since a file of `--json`, beyond the noise.
-    #[arg(long, value_name = "FILE")]
-    compare: Option<PathBuf>,
-    /// Measure nothing: report on this file of `--json`.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "rounds", "seconds", "only", "on", "growth", "kills", "json", "resume"])]
+    /// Go on with a run that was cut short: measure only what the `report.json` of `--report` does
+    /// not have.
+    #[arg(long, requires = "report")]
+    resume: bool,
+    /// Measure nothing: make the report of a `report.json`.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "rounds", "seconds", "only", "on", "growth", "kills", "resume"])]
     from: Option<PathBuf>,
 }
 
 impl Bench {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         // Before anything that takes time: a wrong name is told at once.
-        let old = self.compare.as_deref().map(Record::read).transpose()?;
-        let earlier = self.json.as_deref().filter(|_| self.resume);
+        let file = self
+            .report
+            .as_ref()
+            .map(|directory| directory.join(report::RECORD));
+        let earlier = file.as_deref().filter(|_| self.resume);
         let earlier = earlier.map(Record::read).transpose()?;
         if let Some(directory) = &self.report {
             fs::create_dir_all(directory)
@@ -74,27 +73,17 @@ impl Bench {
         }
         let record = match &self.from {
             Some(path) => Record::read(path)?,
-            None => self.measure(earlier)?,
+            None => self.measure(earlier, file.as_deref())?,
         };
-        if let Some(path) = &self.json {
-            record.write(path)?;
-        }
-        let comparison = old.map(|old| Comparison::of(&old, &record));
-        // Pictures are files: there is no place for them without a directory.
-        let plots = match &self.report {
-            Some(_) => record.plots(),
-            None => Vec::new(),
-        };
-        let mut text = record.to_markdown(&plots);
-        if let Some(comparison) = &comparison {
-            text.push_str(&comparison.to_markdown());
-        }
         match &self.report {
-            Some(directory) => write_report(directory, &text, &plots)?,
-            None => println!("{text}"),
+            Some(directory) => report::write(&record, directory)?,
+            // Pictures are files: there is no place for them without a directory.
+            None => println!("{}", report::markdown(&record, &[])),
         }
-        let is_failed = |sample: &&Sample| matches!(sample.outcome, Outcome::Failed { .. });
-        let failed = record.samples.iter().filter(is_failed);
+        let failed = record
+            .samples
+            .iter()
+            .filter(|sample| sample.failure().is_some());
         Ok(match failed.count() {
             0 => ExitCode::SUCCESS,
             failed => {
@@ -104,7 +93,7 @@ impl Bench {
         })
     }
 
-    fn measure(&self, earlier: Option<Record>) -> Result<Record> {
+    fn measure(&self, earlier: Option<Record>, file: Option<&Path>) -> Result<Record> {
         let options = self.options();
         let chosen = |configuration: &Configuration| {
             let mut workloads = options.workloads.iter();
@@ -129,7 +118,7 @@ impl Bench {
             line.show(&progress.to_string());
         };
         let keep = |record: &Record| {
-            if let Some(path) = &self.json
+            if let Some(path) = file
                 && let Err(error) = record.write(path)
             {
                 eprintln!("{error}");
@@ -166,17 +155,6 @@ impl Bench {
         }
         options
     }
-}
-
-fn write_report(directory: &Path, text: &str, plots: &[Plot]) -> Result<()> {
-    for plot in plots {
-        let path = directory.join(&plot.name);
-        fs::write(&path, &plot.svg).with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    let path = directory.join("report.md");
-    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    eprintln!("report: {}", path.display());
-    Ok(())
 }
 
 /// A measurement, in one line.

@@ -1,25 +1,18 @@
 //! Commands in the guest, by its agent ([`guest_images::agent`]).
 
-use std::io::{ErrorKind, Read as _, Write as _};
-use std::time::{Duration, Instant};
+use std::io::{Read as _, Write as _};
+use std::time::Duration;
 
 use guest_images::agent::{PORT, STATUS};
+use testbed::{Error, GUEST, Result};
 
 use super::Driver;
-use testbed::GUEST;
-use testbed::{Error, Result};
 
 /// How long an attempt to connect may take.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How often a wait for output looks at the time.
-const LOOK: Duration = Duration::from_millis(200);
 
 /// Runs a shell command in the guest to its end, and gives what it prints on standard output and
-/// standard error.
-///
-/// # Errors
-///
-/// When the agent does not answer, or the command fails or does not end in time.
+/// standard error. An error when the agent does not answer in time, or the command fails.
 pub(super) fn run(driver: &Driver<'_>, command: &str) -> Result<String> {
     let text = talk(driver, command).map_err(|error| Error::Client {
         what: format!("answer of the guest's agent to `{command}`"),
@@ -45,24 +38,12 @@ fn answer(text: &str) -> Option<(&str, u32)> {
 }
 
 fn talk(driver: &Driver<'_>, command: &str) -> std::io::Result<String> {
-    let deadline = Instant::now() + driver.limit();
     let mut stream = driver.client.connect(GUEST, PORT, CONNECT)?;
-    stream.set_read_timeout(Some(LOOK))?;
+    stream.set_read_timeout(Some(driver.limit()))?;
     stream.write_all(format!("{command}\n").as_bytes())?;
     let mut bytes = Vec::new();
-    let mut buffer = [0; 16 * 1024];
-    loop {
-        match stream.read(&mut buffer) {
-            Ok(0) => return Ok(String::from_utf8_lossy(&bytes).into_owned()),
-            Ok(length) => bytes.extend_from_slice(&buffer[..length]),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                if Instant::now() > deadline {
-                    return Err(ErrorKind::TimedOut.into());
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
+    stream.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[cfg(test)]

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use guest_images::PackageStore;
 use guest_images::error::PackageError;
+use testbed::{Error, GUEST, Layout, Result};
 
-use super::{Driver, Rates, address, command, senseless};
+use super::{Driver, Rates, command, senseless};
 use crate::sample::Latency;
-use testbed::Layout;
-use testbed::{Error, Result};
+use crate::statistics::quantiles;
 
 /// The database of the image, and its user.
 const DATABASE: &str = "ftvm";
@@ -18,9 +18,9 @@ const USER: &str = "postgres";
 const LOG: &str = "pgbench-transactions";
 
 pub(super) fn answers(driver: &Driver<'_>) -> bool {
-    let address = address();
+    let address = GUEST.to_string();
     let arguments = ["--quiet", "--host", &address, "--timeout", "2"];
-    command::run(driver.client, "pg_isready", &arguments, driver.limit()).is_ok()
+    command::run(driver, "pg_isready", &arguments).is_ok()
 }
 
 /// Makes the tables (scale 1: 100,000 accounts).
@@ -39,23 +39,18 @@ pub(super) fn run(driver: &Driver<'_>) -> Result<Rates> {
         "--no-vacuum", "--client", &clients, "--time", &seconds,
         "--log", "--log-prefix", &prefix,
     ])?;
-    let mut micros = take_transactions(driver.scratch)?;
+    let micros = take_transactions(driver.scratch)?;
     let rate = rate(&text).ok_or_else(|| senseless("pgbench", &text))?;
-    Ok((Some(rate), latency(&mut micros)))
+    Ok((Some(rate), latency(&micros)))
 }
 
 fn pgbench(driver: &Driver<'_>, arguments: &[&str]) -> Result<String> {
-    let address = address();
+    let address = GUEST.to_string();
     let mut all = vec!["--host", &address, "--username", USER];
     all.extend(arguments);
     all.push(DATABASE);
     let program = program().map_err(|error| Error::Image(error.into()))?;
-    command::run(
-        driver.client,
-        &program.to_string_lossy(),
-        &all,
-        driver.limit(),
-    )
+    command::run(driver, &program.to_string_lossy(), &all)
 }
 
 /// `pgbench` itself. Debian has it in the server's package, which is not to be installed on this
@@ -86,35 +81,23 @@ fn take_transactions(directory: &Path) -> Result<Vec<u64>> {
         let name = path.file_name().map(|name| name.to_string_lossy());
         if name.is_some_and(|name| name.starts_with(LOG)) {
             let text = fs::read_to_string(&path).map_err(failed(&path))?;
-            all.extend(text.lines().filter_map(transaction));
+            // `client transaction time script seconds microseconds`
+            let time = |line: &str| line.split(' ').nth(2)?.parse::<u64>().ok();
+            all.extend(text.lines().filter_map(time));
             fs::remove_file(&path).map_err(failed(&path))?;
         }
     }
     Ok(all)
 }
 
-/// The third field of a line: `client transaction time script seconds microseconds`.
-fn transaction(line: &str) -> Option<u64> {
-    line.split(' ').nth(2)?.parse().ok()
-}
-
-fn latency(micros: &mut [u64]) -> Option<Latency> {
-    micros.sort_unstable();
-    let millis = |quantile: f64| {
-        let rank = (quantile * micros.len() as f64).ceil() as usize;
-        micros
-            .get(rank.max(1) - 1)
-            .map(|micros| *micros as f64 / 1e3)
-    };
+fn latency(micros: &[u64]) -> Option<Latency> {
+    let times = micros.iter().map(|micros| (*micros, 1));
+    let (count, [p50, p99, p999]) = quantiles(times, [0.5, 0.99, 0.999])?;
     Some(Latency {
-        p50: millis(0.5)?,
-        p99: millis(0.99)?,
-        // Below that it would be the longest.
-        p999: if micros.len() >= 1000 {
-            millis(0.999)
-        } else {
-            None
-        },
+        p50,
+        p99,
+        // Of fewer it would be the longest.
+        p999: (count >= 1000).then_some(p999),
     })
 }
 
@@ -131,15 +114,11 @@ mod tests {
 
         let directory = tempfile::tempdir().expect("a temporary directory");
         let log = directory.path().join(format!("{LOG}.123"));
-        fs::write(
-            &log,
-            "0 1 2000 0 175 12\n0 2 4000 0 175 13\n0 3 9000 0 175 14\n",
-        )
-        .expect("a log");
-        let mut micros = take_transactions(directory.path()).expect("transactions");
-        let latency = latency(&mut micros).expect("three");
-        assert_eq!((latency.p50, latency.p99, latency.p999), (4.0, 9.0, None));
+        let lines = "0 1 1000 0 175 12\n0 2 1001 0 175 13\n0 3 2000 0 175 14\n";
+        fs::write(&log, lines).expect("a log");
+        let micros = take_transactions(directory.path()).expect("transactions");
+        let latency = latency(&micros).expect("three");
+        assert_eq!((latency.p50, latency.p99, latency.p999), (1.001, 2.0, None));
         assert!(!log.exists());
-        assert_eq!(super::latency(&mut []), None);
     }
 }

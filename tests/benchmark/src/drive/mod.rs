@@ -10,41 +10,43 @@ mod redis;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::sample::Latency;
-use super::workload::{GuestKind, Workload};
-use testbed::wait_until;
-use testbed::{Error, Result};
-use testbed::{GUEST, Position};
+use testbed::{Error, Position, Result, wait_until};
+
+use crate::sample::Latency;
+use crate::workload::{GuestKind, Workload};
+
+/// What fio's random offsets come from.
+pub(crate) const FIO_SEED: u32 = 1;
 
 /// Where the guest is, and how it is made to work.
 #[derive(Debug)]
-pub(super) struct Driver<'a> {
+pub(crate) struct Driver<'a> {
     /// Where clients are.
-    pub(super) client: &'a Position,
+    pub(crate) client: &'a Position,
     /// Where clients may write.
-    pub(super) scratch: &'a Path,
+    pub(crate) scratch: &'a Path,
     /// How long a measurement shall take.
-    pub(super) window: Duration,
+    pub(crate) window: Duration,
     /// Connections at a time, where the workload has requests.
-    pub(super) clients: u32,
+    pub(crate) clients: u32,
 }
 
 /// What was seen.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Seen {
+pub(crate) struct Seen {
     /// In the workload's unit.
-    pub(super) throughput: Option<f64>,
+    pub(crate) throughput: Option<f64>,
     /// Of its requests.
-    pub(super) latency: Option<Latency>,
+    pub(crate) latency: Option<Latency>,
     /// When what counts of it began.
-    pub(super) from: Instant,
+    pub(crate) from: Instant,
     /// When it was over.
-    pub(super) to: Instant,
+    pub(crate) to: Instant,
 }
 
 /// A workload that can begin.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Prepared {
+pub(crate) struct Prepared {
     workload: Workload,
     /// What its preparation found: how many requests fill the window, or how many files there are.
     amount: u64,
@@ -52,7 +54,7 @@ pub(super) struct Prepared {
 
 impl Prepared {
     /// How long the workload runs before it is measured.
-    pub(super) fn warm_up(&self) -> Duration {
+    pub(crate) fn warm_up(&self) -> Duration {
         match self.workload {
             Workload::NetworkReceive | Workload::NetworkTransmit => network::SLOW_START,
             _ => Duration::ZERO,
@@ -66,11 +68,7 @@ type Rates = (Option<f64>, Option<Latency>);
 impl Driver<'_> {
     /// Waits until the guest's services answer. `well` is asked meanwhile, and an error of it ends
     /// the wait.
-    ///
-    /// # Errors
-    ///
-    /// When they do not within `limit`, and those of `well`.
-    pub(super) fn wait_for_guest(
+    pub(crate) fn wait_for_guest(
         &self,
         kind: GuestKind,
         limit: Duration,
@@ -87,11 +85,7 @@ impl Driver<'_> {
 
     /// Does what has to be done before the measurement: makes files, finds out how many requests
     /// fill the window.
-    ///
-    /// # Errors
-    ///
-    /// When a client or the guest fails.
-    pub(super) fn prepare(&self, workload: Workload) -> Result<Prepared> {
+    pub(crate) fn prepare(&self, workload: Workload) -> Result<Prepared> {
         let amount = match workload {
             Workload::Idle | Workload::Compute => 0,
             Workload::RedisSet
@@ -111,11 +105,7 @@ impl Driver<'_> {
     }
 
     /// Makes the guest work for about the window.
-    ///
-    /// # Errors
-    ///
-    /// When a client or the guest fails.
-    pub(super) fn run(&self, prepared: &Prepared) -> Result<Seen> {
+    pub(crate) fn run(&self, prepared: &Prepared) -> Result<Seen> {
         let Prepared { workload, amount } = *prepared;
         let from = Instant::now() + prepared.warm_up();
         let (throughput, latency) = match workload {
@@ -164,9 +154,4 @@ fn senseless(program: &str, text: &str) -> Error {
         command: program.to_owned(),
         stderr: format!("its report is not as expected:\n{text}"),
     }
-}
-
-/// The guest's address, as programs take it.
-fn address() -> String {
-    GUEST.to_string()
 }

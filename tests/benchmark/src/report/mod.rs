@@ -1,451 +1,444 @@
-//! The record for people: tables in Markdown, and plots.
+//! The record for people: `report.md` with tables and plots, what is not met first.
 
-mod breakdown;
-mod contents;
-mod missed;
-mod network;
-mod outages;
+mod goals;
 mod paper;
 mod plots;
-mod targets;
+mod table;
 mod time;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
 
-pub use self::plots::Plot;
-use super::condition::Axis;
-use super::configuration::Configuration;
-use super::machine_state::MachineState;
-use super::record::Record;
-use super::sample::{Metric, Sample};
-use super::schedule;
-use super::statistics::Summary;
-use super::workload::Workload;
+use clap::ValueEnum as _;
 
-/// What a table of one workload has, beside throughput and its ratios.
-const COLUMNS: [Metric; 7] = [
-    Metric::LatencyP50,
-    Metric::LatencyP99,
-    Metric::LatencyP999,
-    Metric::Exits,
-    Metric::ExitsPerOperation,
-    Metric::PrimaryCpu,
-    Metric::BackupCpu,
+pub use self::plots::{Plot, plots};
+use self::table::{Table, cell};
+use crate::condition::Axis;
+use crate::configuration::Configuration::{self, Alone, Beside, LoggedReads, Qemu};
+use crate::machine::MachineState;
+use crate::metric::{self, Metric};
+use crate::outage::Outage;
+use crate::record::{Record, RecordError};
+use crate::sample::Outcome;
+use crate::statistics::{Summary, figure, medians};
+use crate::workload::Workload;
+
+/// Its files' names.
+pub const RECORD: &str = "report.json";
+const TEXT: &str = "report.md";
+
+/// What the table of workloads has, beside throughput and its ratios.
+const COSTS: [Metric; 7] = [
+    metric::LATENCY_P50,
+    metric::LATENCY_P99,
+    metric::LATENCY_P999,
+    metric::EXITS,
+    metric::EXITS_OF_ONE,
+    metric::PRIMARY_CPU,
+    metric::BACKUP_CPU,
 ];
 
 /// What the table of replication has.
-const REPLICATION: [Metric; 12] = [
-    Metric::ChannelMbit,
-    Metric::ChannelBytesPerOperation,
-    Metric::LogMbit,
-    Metric::LogPeak,
-    Metric::Entries,
-    Metric::LogBytesPerOperation,
-    Metric::RoundTrip,
-    Metric::HoldP50,
-    Metric::HoldP99,
-    Metric::LagP50,
-    Metric::LagP99,
-    Metric::LagMax,
+const REPLICATION: [Metric; 10] = [
+    metric::CHANNEL,
+    metric::CHANNEL_BYTES,
+    metric::LOG,
+    metric::LOG_PEAK,
+    metric::ROUND_TRIP,
+    metric::HOLD_P50,
+    metric::HOLD_P99,
+    metric::LAG_P50,
+    metric::LAG_P99,
+    metric::LAG_MAX,
 ];
 
-/// A figure with three digits that say something.
-pub(super) fn figure(value: f64) -> String {
-    let digits = match value.abs() {
-        100.0.. => 0,
-        10.0.. => 1,
-        1.0.. => 2,
-        0.0 => 0,
-        _ => 3,
-    };
-    let text = format!("{value:.digits$}");
-    // Thousands are easier to read with a space.
-    match text.strip_prefix('-').unwrap_or(&text).len() {
-        5.. if digits == 0 => grouped(&text),
-        _ => text,
+/// How many kinds of entries are named that a log consists of.
+const KINDS: usize = 3;
+
+/// Writes record, report and plots to a directory.
+///
+/// # Errors
+///
+/// [`RecordError::File`].
+pub fn write(record: &Record, directory: &Path) -> Result<(), RecordError> {
+    record.write(&directory.join(RECORD))?;
+    let plots = plots(record);
+    let text = markdown(record, &plots);
+    let files = plots.iter().map(|plot| (plot.name.as_str(), &plot.svg));
+    for (name, contents) in files.chain([(TEXT, &text)]) {
+        let path = directory.join(name);
+        fs::write(&path, contents).map_err(|source| RecordError::File { path, source })?;
     }
+    Ok(())
 }
 
-fn grouped(number: &str) -> String {
-    let mut text = String::new();
-    for (place, digit) in number.chars().enumerate() {
-        if place > 0 && (number.len() - place).is_multiple_of(3) && !text.ends_with('-') {
-            text.push('\u{202f}');
-        }
-        text.push(digit);
+/// The report. Plots are shown where they belong, by their files' names.
+#[must_use]
+pub fn markdown(record: &Record, plots: &[Plot]) -> String {
+    let mut text = String::from("# What protection costs\n\n");
+    goals(record, &mut text);
+    conditions(record, &mut text);
+    workloads(record, &mut text);
+    show(&mut text, plots, "throughput");
+    network(record, &mut text);
+    if plots.iter().any(|plot| plot.name == "time.svg") {
+        text.push_str(
+            "## Where the time goes\n\nFor the work that `ftvm` alone does in a second: what the \
+             host that runs the guest does meanwhile. Idle is a host that waits for its client, for \
+             its disk, or for the backup.\n\n",
+        );
+    }
+    show(&mut text, plots, "time");
+    replication(record, &mut text);
+    outages(record, &mut text);
+    show(&mut text, plots, "outages");
+    if plots.iter().any(|plot| plot.name.starts_with("growth")) {
+        text.push_str("## Growth\n\n");
+    }
+    for axis in Axis::value_variants() {
+        show(&mut text, plots, &format!("growth-{}", axis.about().0));
+    }
+    let paper = paper::table(record);
+    if !paper.is_empty() {
+        let _ = write!(
+            text,
+            "## Beside the paper\n\nVMware FT, Scales et al. 2010. Their programs and machines were \
+             others; ours is what comes nearest. Their figures of failover and of QEMU COLO do not \
+             exist.\n\n{paper}"
+        );
     }
     text
 }
 
-/// Median and spread; a single value has no spread.
-fn summary(summary: Option<Summary>) -> String {
-    match summary {
-        None => "–".to_owned(),
-        Some(one) if one.count == 1 => figure(one.median),
-        Some(some) => format!("{} ± {}", figure(some.median), figure(some.spread)),
+fn show(text: &mut String, plots: &[Plot], name: &str) {
+    let file = format!("{name}.svg");
+    if let Some(plot) = plots.iter().find(|plot| plot.name == file) {
+        let _ = writeln!(text, "![{}]({})\n", plot.title, plot.name);
     }
 }
 
-/// A line of a table.
-fn line(text: &mut String, cells: impl IntoIterator<Item = String>) {
-    let cells: Vec<String> = cells.into_iter().collect();
-    let _ = writeln!(text, "| {} |", cells.join(" | "));
-}
-
-/// The head of a table: the first column has words, the others figures.
-fn head(text: &mut String, titles: &[&str]) {
-    line(text, titles.iter().map(|&title| title.to_owned()));
-    let rules = titles.iter().enumerate();
-    line(
+/// What is missed, and what failed.
+fn goals(record: &Record, text: &mut String) {
+    let (missed, all, table) = goals::judge(record);
+    let failed = record.samples.iter();
+    let failed: Vec<_> = failed
+        .filter_map(|sample| Some((sample, sample.failure()?)))
+        .collect();
+    let _ = writeln!(
         text,
-        rules.map(|(column, _)| if column == 0 { "---" } else { "---:" }.to_owned()),
+        "**{missed} of {all} goals are missed; {} of {} measurements failed.** A goal is judged by the \
+         median of its rounds; one figure of a workload is one goal.\n\n{table}",
+        failed.len(),
+        record.samples.len()
     );
-}
-
-/// The plots of these names, as far as there are.
-fn show(text: &mut String, plots: &[Plot], names: &[&str]) {
-    for name in names {
-        let file = format!("{name}.svg");
-        if let Some(plot) = plots.iter().find(|plot| plot.name == file) {
-            let _ = writeln!(text, "![{}]({})\n", plot.title, plot.name);
-        }
-    }
-}
-
-impl Record {
-    /// The report. Plots are shown where they belong, by their files' names.
-    #[must_use]
-    pub fn to_markdown(&self, plots: &[Plot]) -> String {
-        let mut text = String::from("# What protection costs\n\n");
-        self.describe(&mut text);
-        self.target_tables(&mut text);
-        show(&mut text, plots, &["to-alone", "to-qemu"]);
-        for workload in &self.workloads {
-            self.workload_table(&mut text, *workload);
-        }
-        show(&mut text, plots, &["latency", "cpu"]);
-        self.network_limits(&mut text);
-        self.time_table(&mut text);
-        show(&mut text, plots, &["time"]);
-        self.replication_table(&mut text);
-        show(&mut text, plots, &["log", "hold", "lag"]);
-        self.breakdowns(&mut text);
-        self.outage_table(&mut text);
-        show(&mut text, plots, &["outages"]);
-        for axis in Axis::ALL {
-            self.growth_table(&mut text, axis);
-            show(&mut text, plots, &[&format!("growth-{}", axis.name())]);
-        }
-        self.paper_table(&mut text);
-        self.failures(&mut text);
-        text
-    }
-
-    fn describe(&self, text: &mut String) {
+    for (sample, reason) in &failed {
         let _ = writeln!(
             text,
-            "{} {}, {} s each, interleaved. Figures are medians ± the median distance from them; \
-             ratios are those of figures of the same round. A CPU figure is the VMM's processor \
-             time in seconds in a second.\n",
-            self.rounds,
-            if self.rounds == 1 { "round" } else { "rounds" },
-            self.window_seconds
+            "- round {}, {}, {}, failed: {}",
+            sample.round,
+            sample.configuration,
+            sample.workload,
+            reason.replace('\n', "\n  ")
         );
-        if self.colo_window_seconds > self.window_seconds {
-            let _ = writeln!(
-                text,
-                "{} was measured for {} s at a time where it is compared to ftvm: with one request on \
-                 the way.\n",
-                Configuration::Colo,
-                self.colo_window_seconds
-            );
-        }
-        head(text, &["machine", ""]);
-        for (name, value) in self.machine.lines() {
-            line(text, [name.to_owned(), value]);
-        }
-        for (name, value) in self.noise() {
-            line(text, [name.to_owned(), value]);
-        }
+    }
+    if !failed.is_empty() {
         text.push('\n');
     }
+}
 
-    /// How fast the machine was, and how much of it others had.
-    fn noise(&self) -> Vec<(&'static str, String)> {
-        let Some(speed) = self.speed() else {
-            return Vec::new();
-        };
-        let states = || self.machine_states();
-        let slowest = states()
-            .map(|state| state.speed)
-            .fold(speed.median, f64::min);
-        let fastest = states()
-            .map(|state| state.speed)
-            .fold(speed.median, f64::max);
-        let most = states().map(|state| state.stolen).fold(0.0, f64::max);
-        let mean = states().map(|state| state.stolen).sum::<f64>() / speed.count as f64;
-        let [median, slowest, fastest] = [speed.median, slowest, fastest].map(figure);
-        vec![
-            (
-                "its speed meanwhile, steps of a loop in a µs",
-                format!("{median}, from {slowest} to {fastest}"),
-            ),
-            (
-                "taken by others meanwhile (steal)",
-                format!(
-                    "{:.0} % on average, {:.0} % at most",
-                    mean * 100.0,
-                    most * 100.0
-                ),
-            ),
-            (
-                "measurements while others had more than a fifth",
-                states()
-                    .filter(MachineState::is_spoiled)
-                    .count()
-                    .to_string(),
-            ),
-        ]
+fn conditions(record: &Record, text: &mut String) {
+    let _ = writeln!(
+        text,
+        "## How it was measured\n\n{} {}, interleaved. Figures are medians ± the median distance from \
+         them, so with one round there is no ±; ratios are those of figures of the same round. A CPU \
+         figure is the VMM's processor time in seconds in a second. QEMU COLO is measured for longer \
+         where it is compared to `ftvm`: with one request on the way.\n",
+        record.rounds,
+        if record.rounds == 1 {
+            "round"
+        } else {
+            "rounds"
+        },
+    );
+    if record.machine.is_emulated() {
+        text.push_str(
+            "**Hosts are emulated**: this machine's processors interpret theirs, and are shared by \
+             both hosts and the clients. An exit, an interrupt or a frame costs many times what it \
+             costs on hardware, and a busy backup slows its primary down. Compare ratios of this run; \
+             no figure here says how fast `ftvm` is on real machines.\n\n",
+        );
     }
-
-    fn workload_table(&self, text: &mut String, workload: Workload) {
-        let _ = writeln!(text, "## {workload}\n");
-        let seen = |metric: &Metric| {
-            let under = |configuration: &Configuration| {
-                self.summary(*configuration, workload, *metric).is_some()
-            };
-            self.configurations.iter().any(under)
-        };
-        let columns: Vec<Metric> = COLUMNS.into_iter().filter(seen).collect();
-        let throughput = seen(&Metric::Throughput);
-        let mut titles = vec!["guest on"];
-        if throughput {
-            titles.extend([
-                workload.unit(),
-                "to QEMU",
-                "to ftvm alone",
-                "to that with a busy host",
-            ]);
+    let mut table = Table::new(["machine and settings", ""]);
+    for (name, value) in record.machine.lines() {
+        table.row([name.to_owned(), value]);
+    }
+    for (name, value) in record.circumstances() {
+        if !record.machine.lines().any(|(known, _)| known == name) {
+            table.row([name, value]);
         }
-        titles.extend(columns.iter().map(|metric| metric.title()));
-        head(text, &titles);
-        let mut gaps = Vec::new();
-        for configuration in &self.configurations {
-            if let Some(gap) = self.gap(*configuration, workload) {
-                gaps.push((*configuration, gap));
-                let dashes = std::iter::repeat_n("–".to_owned(), titles.len() - 1);
-                let name = format!("{configuration} ({})", gaps.len());
-                line(text, std::iter::once(name).chain(dashes));
+    }
+    noise(record).into_iter().for_each(|row| table.row(row));
+    let _ = write!(text, "{table}");
+}
+
+/// How fast the machine was, and how much of it others had.
+fn noise(record: &Record) -> Vec<[String; 2]> {
+    let states: Vec<MachineState> = record.machine_states().collect();
+    let Some(speed) = Summary::of(states.iter().map(|state| state.speed)) else {
+        return Vec::new();
+    };
+    let speeds = states.iter().map(|state| state.speed);
+    let slowest = figure(speeds.clone().fold(f64::INFINITY, f64::min));
+    let fastest = figure(speeds.fold(0.0, f64::max));
+    let stolen = states.iter().map(|state| state.stolen * 100.0);
+    let mean = stolen.clone().sum::<f64>() / states.len() as f64;
+    let most = stolen.fold(0.0, f64::max);
+    let spoiled = states.iter().filter(|state| state.is_spoiled()).count();
+    [
+        (
+            "its speed meanwhile, steps of a loop in a µs",
+            format!("{}, from {slowest} to {fastest}", figure(speed.median)),
+        ),
+        (
+            "taken by others meanwhile (steal)",
+            format!("{mean:.0} % on average, {most:.0} % at most"),
+        ),
+        (
+            "measurements while others had more than a fifth",
+            spoiled.to_string(),
+        ),
+    ]
+    .map(|(name, value)| [name.to_owned(), value])
+    .to_vec()
+}
+
+/// All workloads under all configurations, and why some are not there.
+fn workloads(record: &Record, text: &mut String) {
+    let head = ["workload", "guest on", "throughput", "to QEMU", "to alone"];
+    let head = head.into_iter().chain(["to alone, other host busy"]);
+    let costs = COSTS.map(|metric| metric.title);
+    let mut table = Table::new(head.chain(costs).chain(["machine's speed, to alone"]));
+    let mut gaps: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for &workload in &record.workloads {
+        for &configuration in &record.configurations {
+            if let Some(gap) = record.gap(configuration, workload) {
+                let names = gaps.entry(format!("{configuration}: {gap}")).or_default();
+                names.push(workload.to_string());
                 continue;
             }
-            let mut cells = vec![configuration.to_string()];
-            if throughput {
-                let metric = Metric::Throughput;
-                cells.push(summary(self.summary(*configuration, workload, metric)));
-                for to in [
-                    Configuration::Qemu,
-                    Configuration::Alone,
-                    Configuration::Beside,
-                ] {
-                    let ratio = self.ratio(*configuration, to, workload, metric);
-                    cells.push(match ratio {
-                        Some(ratio) => format!("{:.2}", ratio.median),
-                        None => "–".to_owned(),
-                    });
-                }
-            }
-            let values = columns
-                .iter()
-                .map(|metric| summary(self.summary(*configuration, workload, *metric)));
-            cells.extend(values);
-            line(text, cells);
-        }
-        text.push('\n');
-        for (number, (configuration, gap)) in gaps.iter().enumerate() {
-            let gap = gap.lines().next().unwrap_or_default();
-            let _ = writeln!(text, "({}) {configuration}: {gap}\n", number + 1);
-        }
-    }
-
-    /// All workloads under all configurations that have a log.
-    fn replication_table(&self, text: &mut String) {
-        text.push_str("## The log, outputs, and the backup\n\n");
-        let mut titles = vec!["workload", "guest on"];
-        titles.extend(REPLICATION.map(Metric::title));
-        head(text, &titles);
-        for workload in &self.workloads {
-            for configuration in &self.configurations {
-                let values =
-                    REPLICATION.map(|metric| self.summary(*configuration, *workload, metric));
-                if values.iter().all(Option::is_none) {
-                    continue;
-                }
-                let names = [workload.to_string(), configuration.to_string()];
-                line(text, names.into_iter().chain(values.map(summary)));
-            }
-        }
-        text.push('\n');
-    }
-
-    /// Throughput and latency along an axis, and the gaps.
-    fn growth_table(&self, text: &mut String, axis: Axis) {
-        let on_it = |sample: &&Sample| axis.value(&sample.condition).is_some();
-        let grown = self.samples.iter().filter(on_it);
-        if grown.clone().all(|sample| sample.condition.is_usual()) {
-            return;
-        }
-        let _ = writeln!(
-            text,
-            "## Growth: {}\n\n{}.\n",
-            axis.title(),
-            schedule::GROWTH
-        );
-        let metrics = [
-            Metric::Throughput,
-            Metric::LatencyP50,
-            Metric::LatencyP99,
-            Metric::HoldP99,
-            Metric::LagP99,
-            Metric::ChannelMbit,
-        ];
-        let mut titles = vec!["guest on", axis.title(), schedule::GROWTH.unit()];
-        titles.extend(metrics[1..].iter().map(|metric| metric.title()));
-        head(text, &titles);
-        for configuration in &self.configurations {
-            for at in axis.values() {
-                let values = metrics.map(|metric| {
-                    let points = self.growth(axis, *configuration, metric);
-                    points
-                        .iter()
-                        .find(|(value, _)| value == at)
-                        .map(|(_, found)| *found)
-                });
-                if values.iter().any(Option::is_some) {
-                    let names = [configuration.to_string(), at.to_string()];
-                    line(text, names.into_iter().chain(values.map(summary)));
-                }
-            }
-        }
-        text.push('\n');
-        for sample in grown {
-            if let super::Outcome::Gap { reason } = &sample.outcome
-                && let Some(at) = axis.value(&sample.condition)
-            {
-                let _ = writeln!(text, "Not {at} with {}: {reason}\n", sample.configuration);
-            }
-        }
-    }
-
-    fn paper_table(&self, text: &mut String) {
-        text.push_str(
-            "## Beside the paper\n\nVMware FT, Scales et al. 2010. Their programs and machines were \
-             others; ours is what comes nearest. Their figures of failover and of QEMU COLO do not \
-             exist.\n\n",
-        );
-        head(text, &["theirs", "", "ours", ""]);
-        for row in paper::ROWS {
-            let ours = row.ours(self).unwrap_or_else(|| {
-                let under = [Configuration::LoggedReads, Configuration::Alone];
-                let mut gaps = under.iter().filter_map(|one| self.gap(*one, row.workload));
-                let gap = gaps.next().unwrap_or("not measured".to_owned());
-                format!("– ({})", gap.lines().next().unwrap_or_default())
-            });
-            let cells = [row.theirs, row.value, row.workload.title(), &ours];
-            line(text, cells.map(str::to_owned));
-        }
-        text.push('\n');
-    }
-
-    fn failures(&self, text: &mut String) {
-        let failed = self
-            .samples
-            .iter()
-            .filter_map(|sample| match &sample.outcome {
-                super::Outcome::Failed { reason } => Some((sample, reason)),
-                super::Outcome::Measured { .. } | super::Outcome::Gap { .. } => None,
-            });
-        let mut any = false;
-        for (sample, reason) in failed {
-            if !any {
-                text.push_str("## What failed\n\n");
-                any = true;
-            }
-            let _ = writeln!(
-                text,
-                "- round {}, {}, {}: {}",
-                sample.round,
-                sample.configuration,
-                sample.workload,
-                reason.replace('\n', "\n  ")
+            let summary = |metric| cell(record.summary(configuration, workload, metric));
+            let to = |to, metric| {
+                let ratio = record.ratio(configuration, to, workload, metric);
+                cell(ratio.filter(|_| to != configuration))
+            };
+            let throughput = metric::THROUGHPUT;
+            let name = match workload.unit() {
+                "" => workload.to_string(),
+                unit => format!("{workload}, {unit}"),
+            };
+            let ratios = [Qemu, Alone, Beside].map(|other| to(other, throughput));
+            table.row(
+                [name, configuration.to_string(), summary(throughput)]
+                    .into_iter()
+                    .chain(ratios)
+                    .chain(COSTS.map(summary))
+                    .chain([to(Alone, metric::SPEED)]),
             );
         }
-        if any {
-            text.push('\n');
+    }
+    let _ = write!(text, "## Workloads\n\n{table}");
+    for (reason, workloads) in gaps {
+        let (workloads, reason) = (workloads.join("; "), reason.replace('\n', " "));
+        let _ = writeln!(text, "- Not measured, {reason} ({workloads})");
+    }
+    for sample in &record.samples {
+        let (configuration, condition) = (sample.configuration, sample.condition);
+        if let Outcome::Gap { reason } = &sample.outcome
+            && let Some(memory) = condition.memory_mib
+        {
+            let _ = writeln!(
+                text,
+                "- Not {memory} MiB of memory, {configuration}: {reason}"
+            );
         }
+    }
+    text.push('\n');
+}
+
+/// What the Output Rule leaves of the throughput of a client that waits for its replies.
+fn network(record: &Record, text: &mut String) {
+    let mut table = Table::new([
+        "workload",
+        "alone, latency p50, ms",
+        "replies waited for",
+        "round trip, ms",
+        "leaves",
+        "measured",
+        "of what it leaves",
+    ]);
+    for &workload in &record.workloads {
+        let row = || {
+            let exchanges = workload.exchanges()?;
+            let latency = record.summary(Alone, workload, metric::LATENCY_P50)?.median;
+            let trip = record
+                .summary(LoggedReads, workload, metric::ROUND_TRIP)?
+                .median;
+            let measured = record.ratio(LoggedReads, Alone, workload, metric::THROUGHPUT)?;
+            let leaves = leaves(latency, exchanges, trip);
+            Some([
+                workload.to_string(),
+                figure(latency),
+                exchanges.to_string(),
+                figure(trip),
+                figure(leaves),
+                measured.to_string(),
+                figure(measured.median / leaves),
+            ])
+        };
+        row().into_iter().for_each(|row| table.row(row));
+    }
+    if !table.is_empty() {
+        let _ = write!(
+            text,
+            "## What the logging network leaves\n\nA client that waits for a reply waits for a round \
+             trip of the logging network as well, because no output leaves before the backup has the \
+             log up to it. Were replication free otherwise, its throughput in proportion to that alone \
+             would be what an operation takes alone, divided by that and the round trips.\n\n{table}"
+        );
+    }
+}
+
+/// The most that replicated throughput can be of that alone: each reply waits for a round trip.
+fn leaves(latency_ms: f64, exchanges: u32, round_trip_ms: f64) -> f64 {
+    latency_ms / (latency_ms + f64::from(exchanges) * round_trip_ms)
+}
+
+/// All workloads under all configurations that have a log or two hosts.
+fn replication(record: &Record, text: &mut String) {
+    let titles = ["workload", "guest on"].into_iter();
+    let titles = titles.chain(REPLICATION.map(|metric| metric.title));
+    let mut table = Table::new(titles.chain(["most of the log, Mbit/s"]));
+    for &workload in &record.workloads {
+        for &configuration in &record.configurations {
+            let values = REPLICATION.map(|one| record.summary(configuration, workload, one));
+            if values.iter().any(Option::is_some) {
+                let names = [workload.to_string(), configuration.to_string()];
+                let kinds = kinds(record, configuration, workload);
+                table.row(names.into_iter().chain(values.map(cell)).chain([kinds]));
+            }
+        }
+    }
+    if !table.is_empty() {
+        let _ = write!(text, "## The log, outputs, and the backup\n\n{table}");
+    }
+}
+
+/// The kinds of entries that a log has most of.
+fn kinds(record: &Record, configuration: Configuration, workload: Workload) -> String {
+    let rounds = record.by_round(configuration, workload, |figures| {
+        let log = figures.log()?;
+        Some(goals::bytes_by_kind(
+            &log.entries_per_second,
+            &log.bytes_per_entry,
+        ))
+    });
+    let rounds: Vec<_> = rounds.into_iter().map(|(_, kinds)| kinds).collect();
+    let mut kinds: Vec<_> = medians(&rounds).into_iter().collect();
+    kinds.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+    let kinds = kinds.into_iter().take(KINDS);
+    let words = kinds.map(|(kind, bytes)| format!("{kind} {}", figure(bytes * 8.0 / 1e6)));
+    words.collect::<Vec<_>>().join("; ")
+}
+
+fn outages(record: &Record, text: &mut String) {
+    text.push_str("## Outage on failover\n\n");
+    if record.outages.is_empty() {
+        text.push_str("No host was killed in this run.\n\n");
+        return;
+    }
+    let failed = record
+        .outages
+        .iter()
+        .filter_map(|outage| outage.reason.as_ref());
+    let lost: u64 = record.outages.iter().map(|outage| outage.lost).sum();
+    let _ = writeln!(
+        text,
+        "{} kills of the primary's host; {} did not go well; {lost} acknowledged requests were \
+         lost.\n",
+        record.outages.len(),
+        failed.clone().count()
+    );
+    let mut table = Table::new(["in milliseconds", "median", "shortest", "longest"]);
+    let all: (&str, fn(&Outage) -> Option<u64>) = ("all of it, as the client sees it", |outage| {
+        outage.outage_ms
+    });
+    let parts = plots::OUTAGE.map(|(part, (name, _))| (name, part));
+    for (name, part) in parts.into_iter().chain([all]) {
+        let values: Vec<u64> = record.outages.iter().filter_map(part).collect();
+        let median = Summary::of(values.iter().map(|value| *value as f64));
+        let [shortest, longest] = [values.iter().min(), values.iter().max()].map(cell);
+        let median = cell(median.map(|one| figure(one.median)));
+        table.row([name.to_owned(), median, shortest, longest]);
+    }
+    let _ = write!(text, "{table}");
+    for reason in failed {
+        let _ = writeln!(text, "- {reason}\n");
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::tests::record;
     use super::*;
+    use crate::record::tests::record;
 
     #[test]
-    fn figures_have_three_digits() {
-        for (value, text) in [
-            (0.0, "0"),
-            (0.01234, "0.012"),
-            (1.2345, "1.23"),
-            (45.67, "45.7"),
-            (456.7, "457"),
-            (4567.0, "4567"),
-            (45678.0, "45\u{202f}678"),
-            (-1_234_567.0, "-1\u{202f}234\u{202f}567"),
+    fn a_report_leads_with_what_is_missed_and_says_why_something_is_not_there() {
+        let mut record = record(&[
+            (1, Qemu, Workload::RedisSet, 400.0),
+            (2, Qemu, Workload::RedisSet, 420.0),
+            (1, Alone, Workload::RedisSet, 190.0),
+            (2, Alone, Workload::RedisSet, 199.0),
+            (1, LoggedReads, Workload::RedisSet, -1.0),
+        ]);
+        record
+            .settings
+            .insert("seed of fio".to_owned(), "1".to_owned());
+        record.outages.push(Outage {
+            reason: Some("it did not come back".to_owned()),
+            ..Outage::default()
+        });
+        let plots = plots(&record);
+        let text = markdown(&record, &plots);
+        let lead = text.lines().nth(2).expect("a lead");
+        assert!(
+            lead.starts_with("**1 of 1 goals are missed; 1 of 5"),
+            "{lead}"
+        );
+        for expected in [
+            "- round 1, ftvm replicated, Redis SET, failed: it fell over",
+            "| Redis SET, requests/s | QEMU with KVM | 410 ± 10.0 | – | 2.11 ± 0.003 |",
+            "| Redis SET, requests/s | ftvm alone | 194 ± 4.50 | 0.474 ± 0.001 | – |",
+            "- Not measured, ftvm replicated: failed: it fell over (Redis SET)",
+            "without a disk",
+            "| seed of fio | 1 |",
+            "1 did not go well",
+            "it did not come back",
         ] {
-            assert_eq!(figure(value), text);
+            assert!(text.contains(expected), "{expected}: {text}");
+        }
+        assert!(!plots.is_empty());
+        for plot in plots {
+            let shown = format!("]({})", plot.name);
+            assert_eq!(text.matches(&shown).count(), 1, "{}", plot.name);
         }
     }
 
     #[test]
-    fn a_report_has_every_row_and_says_why_one_is_empty() {
-        use Configuration::{Alone, LoggedReads, Qemu};
-        let record = record(&[
-            (1, Qemu, Workload::RedisSet, 400.0),
-            (2, Qemu, Workload::RedisSet, 420.0),
-            (1, Alone, Workload::RedisSet, 380.0),
-            (2, Alone, Workload::RedisSet, 399.0),
-            (1, LoggedReads, Workload::RedisSet, -1.0),
-        ]);
-        let text = record.to_markdown(&record.plots());
-        assert!(
-            text.contains("| QEMU with KVM | 410 ± 10.0 | 1.00 | 1.05 |"),
-            "{text}"
-        );
-        assert!(
-            text.contains("| ftvm alone | 390 ± 9.50 | 0.95 | 1.00 |"),
-            "{text}"
-        );
-        assert!(
-            text.contains("ftvm replicated: failed: it fell over"),
-            "{text}"
-        );
-        assert!(text.contains("- round 1, ftvm replicated, Redis SET: it fell over"));
-        assert!(text.contains("without a disk"), "{text}");
-        for plot in record.plots() {
-            let shown = format!("]({})", plot.name);
-            assert_eq!(text.matches(&shown).count(), 1, "{}", plot.name);
-        }
-        for workload in Workload::ALL {
-            assert!(text.contains(&format!("## {workload}\n")));
-        }
-        // Every line of a table has as many cells as its head.
-        let mut cells = None;
-        for line in text.lines() {
-            let count = line.starts_with('|').then(|| line.matches('|').count());
-            if let (Some(before), Some(now)) = (cells, count) {
-                assert_eq!(before, now, "{line}");
-            }
-            cells = count;
-        }
+    fn each_reply_waits_for_a_round_trip() {
+        assert_eq!(leaves(2.0, 1, 2.0), 0.5);
+        assert_eq!(leaves(2.0, 7, 2.0), 0.125);
+        assert_eq!(leaves(2.0, 1, 0.0), 1.0);
     }
 }

@@ -1,26 +1,16 @@
 //! What the paper says of VMware FT (Scales, Nelson, Venkitachalam: The design of a practical system
 //! for fault-tolerant virtual machines; Operating Systems Review 44(4), 2010), beside our figures.
 
-use crate::configuration::Configuration;
+use super::table::{Table, cell};
+use crate::configuration::Configuration::{Alone, DiskReads, LoggedReads};
+use crate::metric;
 use crate::record::Record;
-use crate::sample::Metric;
+use crate::statistics::figure;
 use crate::workload::Workload;
-
-/// A figure of the paper, and which of ours stands beside it.
-pub(super) struct Row {
-    /// What was measured there.
-    pub(super) theirs: &'static str,
-    /// What they found.
-    pub(super) value: &'static str,
-    /// What is nearest to it here.
-    pub(super) workload: Workload,
-    /// Which figure.
-    pub(super) figure: Figure,
-}
 
 /// What of ours is to be compared.
 #[derive(Clone, Copy)]
-pub(super) enum Figure {
+enum Ours {
     /// Throughput replicated, in proportion to `ftvm` alone.
     Ratio,
     /// The log's megabits in a second.
@@ -29,120 +19,54 @@ pub(super) enum Figure {
     LogWithDiskReads,
     /// The longest lag, in milliseconds.
     Lag,
-    /// Throughput replicated, in megabits in a second.
+    /// Throughput replicated, in megabits in a second, and its ratio.
     Network,
 }
 
-/// Tables 1 and 2 of the paper, sections 4.1 to 4.3 and 3.2.
-pub(super) const ROWS: [Row; 14] = [
-    Row {
-        theirs: "SPECjbb2005: FT / not FT",
-        value: "0.98",
-        workload: Workload::Compute,
-        figure: Figure::Ratio,
-    },
-    Row {
-        theirs: "kernel compile: FT / not FT",
-        value: "0.95",
-        workload: Workload::Compile,
-        figure: Figure::Ratio,
-    },
-    Row {
-        theirs: "Oracle Swingbench: FT / not FT",
-        value: "0.99",
-        workload: Workload::Pgbench,
-        figure: Figure::Ratio,
-    },
-    Row {
-        theirs: "MS-SQL DVD Store: FT / not FT",
-        value: "0.94",
-        workload: Workload::RedisSet,
-        figure: Figure::Ratio,
-    },
-    Row {
-        theirs: "SPECjbb2005: log",
-        value: "1.5 Mbit/s",
-        workload: Workload::Compute,
-        figure: Figure::Log,
-    },
-    Row {
-        theirs: "kernel compile: log",
-        value: "3.0 Mbit/s",
-        workload: Workload::Compile,
-        figure: Figure::Log,
-    },
-    Row {
-        theirs: "Oracle Swingbench: log",
-        value: "12 Mbit/s",
-        workload: Workload::Pgbench,
-        figure: Figure::Log,
-    },
-    Row {
-        theirs: "MS-SQL DVD Store: log",
-        value: "18 Mbit/s",
-        workload: Workload::RedisSet,
-        figure: Figure::Log,
-    },
-    Row {
-        theirs: "Oracle Swingbench: log, backup reads the disk",
-        value: "3 Mbit/s",
-        workload: Workload::Pgbench,
-        figure: Figure::LogWithDiskReads,
-    },
-    Row {
-        theirs: "idle: log",
-        value: "0.5 to 1.5 Mbit/s",
-        workload: Workload::Idle,
-        figure: Figure::Log,
-    },
-    Row {
-        theirs: "execution lag",
-        value: "below 100 ms",
-        workload: Workload::RedisSet,
-        figure: Figure::Lag,
-    },
-    Row {
-        theirs: "network receive, 1 Gbit/s log: 940 Mbit/s becomes",
-        value: "604 Mbit/s (0.64)",
-        workload: Workload::NetworkReceive,
-        figure: Figure::Network,
-    },
-    Row {
-        theirs: "network transmit, 1 Gbit/s log: 940 Mbit/s becomes",
-        value: "855 Mbit/s (0.91)",
-        workload: Workload::NetworkTransmit,
-        figure: Figure::Network,
-    },
-    Row {
-        theirs: "network receive, 10 Gbit/s log: 940 Mbit/s becomes",
-        value: "860 Mbit/s (0.91)",
-        workload: Workload::NetworkReceive,
-        figure: Figure::Network,
-    },
+/// Tables 1 and 2 of the paper, sections 4.1 to 4.3 and 3.2: what was measured there and what they
+/// found, and what is nearest to it here.
+#[rustfmt::skip]
+const ROWS: [(&str, &str, Workload, Ours); 14] = [
+    ("SPECjbb2005: FT / not FT", "0.98", Workload::Compute, Ours::Ratio),
+    ("kernel compile: FT / not FT", "0.95", Workload::Compile, Ours::Ratio),
+    ("Oracle Swingbench: FT / not FT", "0.99", Workload::Pgbench, Ours::Ratio),
+    ("MS-SQL DVD Store: FT / not FT", "0.94", Workload::RedisSet, Ours::Ratio),
+    ("SPECjbb2005: log", "1.5 Mbit/s", Workload::Compute, Ours::Log),
+    ("kernel compile: log", "3.0 Mbit/s", Workload::Compile, Ours::Log),
+    ("Oracle Swingbench: log", "12 Mbit/s", Workload::Pgbench, Ours::Log),
+    ("MS-SQL DVD Store: log", "18 Mbit/s", Workload::RedisSet, Ours::Log),
+    ("Oracle Swingbench: log, backup reads the disk", "3 Mbit/s", Workload::Pgbench, Ours::LogWithDiskReads),
+    ("idle: log", "0.5 to 1.5 Mbit/s", Workload::Idle, Ours::Log),
+    ("execution lag", "below 100 ms", Workload::RedisSet, Ours::Lag),
+    ("network receive, 1 Gbit/s log: 940 Mbit/s becomes", "604 Mbit/s (0.64)", Workload::NetworkReceive, Ours::Network),
+    ("network transmit, 1 Gbit/s log: 940 Mbit/s becomes", "855 Mbit/s (0.91)", Workload::NetworkTransmit, Ours::Network),
+    ("network receive, 10 Gbit/s log: 940 Mbit/s becomes", "860 Mbit/s (0.91)", Workload::NetworkReceive, Ours::Network),
 ];
 
-impl Row {
-    /// Our figure, if there is one.
-    pub(super) fn ours(&self, record: &Record) -> Option<String> {
-        use Configuration::{Alone, DiskReads, LoggedReads};
+pub(super) fn table(record: &Record) -> Table {
+    let mut table = Table::new(["theirs", "", "ours", ""]);
+    for (what, theirs, workload, ours) in ROWS {
         let ratio = || {
-            let ratio = record.ratio(LoggedReads, Alone, self.workload, Metric::Throughput)?;
+            let ratio = record.ratio(LoggedReads, Alone, workload, metric::THROUGHPUT)?;
             Some(format!("{:.2}", ratio.median))
         };
         let value = |configuration, metric, unit: &str| {
-            let summary = record.summary(configuration, self.workload, metric)?;
-            Some(format!("{} {unit}", super::figure(summary.median)))
+            let summary = record.summary(configuration, workload, metric)?;
+            Some(format!("{} {unit}", figure(summary.median)))
         };
-        match self.figure {
-            Figure::Ratio => ratio(),
-            Figure::Log => value(LoggedReads, Metric::LogMbit, "Mbit/s"),
-            Figure::LogWithDiskReads => value(DiskReads, Metric::LogMbit, "Mbit/s"),
-            Figure::Lag => value(LoggedReads, Metric::LagMax, "ms at most"),
-            Figure::Network => {
-                let replicated = value(LoggedReads, Metric::Throughput, "Mbit/s")?;
-                let ratio = ratio()?;
-                Some(format!("{replicated} ({ratio})"))
-            }
+        let ours = match ours {
+            Ours::Ratio => ratio(),
+            Ours::Log => value(LoggedReads, metric::LOG, "Mbit/s"),
+            Ours::LogWithDiskReads => value(DiskReads, metric::LOG, "Mbit/s"),
+            Ours::Lag => value(LoggedReads, metric::LAG_MAX, "ms at most"),
+            Ours::Network => value(LoggedReads, metric::THROUGHPUT, "Mbit/s")
+                .zip(ratio())
+                .map(|(mbit, ratio)| format!("{mbit} ({ratio})")),
+        };
+        if ours.is_some() {
+            let names = [what, theirs, workload.title()].map(str::to_owned);
+            table.row(names.into_iter().chain([cell(ours)]));
         }
     }
+    table
 }
