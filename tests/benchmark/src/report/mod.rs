@@ -126,7 +126,7 @@ fn goals(record: &Record, text: &mut String) {
     let failed: Vec<_> = failed
         .filter_map(|sample| Some((sample, sample.failure()?)))
         .collect();
-    let _ = writeln!(
+    let _ = write!(
         text,
         "**{missed} of {all} goals are missed; {} of {} measurements failed.** A goal is judged by the \
          median of its rounds; one figure of a workload is one goal.\n\n{table}",
@@ -371,7 +371,7 @@ fn outages(record: &Record, text: &mut String) {
         failed.clone().count()
     );
     let mut table = Table::new(["in milliseconds", "median", "shortest", "longest"]);
-    let all: (&str, fn(&Outage) -> Option<u64>) = ("all of it, as the client sees it", |outage| {
+    let all: (&str, plots::OutagePart) = ("all of it, as the client sees it", |outage| {
         outage.outage_ms
     });
     let parts = plots::OUTAGE.map(|(part, (name, _))| (name, part));

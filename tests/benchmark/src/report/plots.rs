@@ -65,8 +65,11 @@ const TIME: [(Part, Legend); 8] = [
     (Part::Idle, ("idle", RGBColor(228, 228, 228))),
 ];
 
+/// A part of an outage, in milliseconds.
+pub(super) type OutagePart = fn(&Outage) -> Option<u64>;
+
 /// What an outage consists of, in the order in which it happens.
-pub(super) const OUTAGE: [(fn(&Outage) -> Option<u64>, Legend); 3] = [
+pub(super) const OUTAGE: [(OutagePart, Legend); 3] = [
     (
         |outage| outage.detect_ms,
         ("detection", RGBColor(90, 90, 90)),

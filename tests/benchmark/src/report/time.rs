@@ -98,7 +98,10 @@ mod tests {
     use crate::record::tests::{change, record};
     use crate::sample::{HostFigures, Rates};
 
-    fn of(profiles: &[(Configuration, f64, &[(&str, f64)])]) -> Record {
+    /// A configuration, its throughput, and its profile.
+    type Profile<'a> = (Configuration, f64, &'a [(&'a str, f64)]);
+
+    fn of(profiles: &[Profile<'_>]) -> Record {
         let values = profiles.iter();
         let values = values.map(|(one, rate, _)| (1, *one, Workload::RedisSet, *rate));
         let mut record = record(&values.collect::<Vec<_>>());
