@@ -19,7 +19,6 @@ use crate::condition::Axis;
 use crate::configuration::Configuration::{self, Alone, Beside, LoggedReads, Qemu};
 use crate::machine::MachineState;
 use crate::metric::{self, Metric};
-use crate::outage::Outage;
 use crate::record::{Record, RecordError};
 use crate::sample::Outcome;
 use crate::statistics::{Summary, figure, medians};
@@ -391,6 +390,7 @@ fn outages(record: &Record, text: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outage::Outage;
     use crate::record::tests::record;
 
     #[test]
