@@ -13,7 +13,9 @@ const LIMIT: Duration = Duration::from_secs(180);
 fn one_bit_is_flipped(target: &str) -> Result<String> {
     let testbed = Testbed::new(&format!("divergence-{target}"))?;
     let sabotage = ["--sabotage", target, "--sabotage-after", "20"];
-    let mut pair = Pair::start_with(&testbed, Guest::redis("bent"), &[], &sabotage)?;
+    let hosts = testbed.start_hosts(["a", "b"])?;
+    let guest = Guest::redis("bent").sabotaged(&hosts)?;
+    let mut pair = Pair::start_on(&testbed, hosts, guest, &[], &sabotage)?;
 
     let told = pair.backup.wait_for("diverged", LIMIT)?;
     let difference = told["difference"].as_str().unwrap_or_default().to_owned();
@@ -62,7 +64,7 @@ fn a_backup_that_differs_does_not_go_live() -> Result<()> {
     let testbed = Testbed::new("divergence-failover")?;
     let [mut a, b] = testbed.start_hosts(["a", "b"])?;
     let disk_server = DiskServer::start(&testbed)?;
-    let guest = Guest::redis("unfit");
+    let guest = Guest::redis("unfit").sabotaged([&a, &b])?;
     let _primary = guest.primary(&a, &disk_server, &["--never-repair"])?;
     let options = ["--sabotage", "memory", "--sabotage-after", "20"];
     let mut backup = guest.backup_with(&b, &a, &disk_server, &options)?;

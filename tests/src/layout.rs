@@ -9,6 +9,9 @@ use crate::error::{Error, Result};
 /// `host-agent`, for builds in unusual places.
 pub const PROGRAMS_VARIABLE: &str = "FTVM_PROGRAMS";
 
+/// The program that is `ftvm` with the options that break it on purpose.
+pub const SABOTAGED_FTVM: &str = "sabotaged-ftvm";
+
 /// The directories of a checkout that the testbed and the developer commands
 /// work with. All state is below `.ftvm` and cargo's `target`.
 #[derive(Debug, Clone, PartialEq, Eq)]

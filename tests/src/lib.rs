@@ -56,7 +56,7 @@ pub use disturbance::Traffic;
 pub use error::{Error, Result};
 pub use host::Host;
 pub use kept::KeptHosts;
-pub use layout::{Layout, PROGRAMS_VARIABLE};
+pub use layout::{Layout, PROGRAMS_VARIABLE, SABOTAGED_FTVM};
 pub use machine::{HOSTS_VARIABLE, HostKind};
 pub use netns::Namespace;
 pub use network::{Fabric, GUEST, GUEST_MAC, Network, Position};

@@ -8,6 +8,7 @@ use guest_images::{GuestImages, debian};
 use super::{DiskServer, Side};
 use crate::error::Result;
 use crate::host::Host;
+use crate::layout::{Layout, SABOTAGED_FTVM};
 use crate::network::{GUEST, Network};
 use crate::process::HostProcess;
 
@@ -33,6 +34,8 @@ pub struct Guest {
     pub words: String,
     /// Further options that make it what it is.
     pub options: Vec<String>,
+    /// The `ftvm` that runs it: a name, or a path in the hosts.
+    pub program: String,
 }
 
 impl Guest {
@@ -104,6 +107,7 @@ impl Guest {
             initrd: "tiny.cpio".to_owned(),
             words: format!("quiet mitigations=off {words}"),
             options: Vec::new(),
+            program: "ftvm".to_owned(),
         }
     }
 
@@ -112,6 +116,19 @@ impl Guest {
     pub fn with_disk(mut self, uri: &str) -> Self {
         self.options.extend(["--disk", uri].map(str::to_owned));
         self
+    }
+
+    /// The same guest, run by an `ftvm` that can be told to break itself; the hosts get that.
+    ///
+    /// # Errors
+    ///
+    /// When it was not built, or a host does not answer.
+    pub fn sabotaged<'a>(mut self, hosts: impl IntoIterator<Item = &'a Host>) -> Result<Self> {
+        let program = Layout::find().program(SABOTAGED_FTVM)?;
+        for host in hosts {
+            self.program = host.provide(&program, SABOTAGED_FTVM)?;
+        }
+        Ok(self)
     }
 
     /// Gives it so much memory, in MiB.
@@ -139,7 +156,11 @@ impl Guest {
     ///
     /// When the host does not answer.
     pub fn at_a_console(&self, host: &Host) -> Result<HostProcess> {
-        let mut argv = vec!["ftvm".to_owned(), "run".to_owned(), "--console".to_owned()];
+        let mut argv = vec![
+            self.program.clone(),
+            "run".to_owned(),
+            "--console".to_owned(),
+        ];
         argv.extend(self.images(host));
         argv.extend_from_slice(&self.options);
         host.spawn(&argv.iter().map(String::as_str).collect::<Vec<_>>())
@@ -155,7 +176,7 @@ impl Guest {
     }
 
     fn unreplicated(&self, host: &Host, role: &[&str]) -> Vec<String> {
-        let mut argv = vec!["ftvm".to_owned()];
+        let mut argv = vec![self.program.clone()];
         argv.extend(role.iter().map(|&word| word.to_owned()));
         argv.extend(["--name", &self.name, "--events", "-"].map(str::to_owned));
         argv.extend(self.images(host));
@@ -223,7 +244,7 @@ impl Guest {
     }
 
     fn argv(&self, role: &str, host: &Host, disk: &DiskServer) -> Vec<String> {
-        let mut argv = ["ftvm", role, "--name", &self.name]
+        let mut argv = [&self.program, role, "--name", &self.name]
             .map(str::to_owned)
             .to_vec();
         argv.extend(self.images(host));

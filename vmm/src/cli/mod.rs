@@ -24,6 +24,7 @@ use crate::engine::Ended;
 use crate::events::{Event, Events};
 use crate::io::{LAST_WORDS, Terminal};
 use crate::roles::{self, ArbiterConfig, BackupOptions, PrimaryOptions};
+#[cfg(feature = "sabotage")]
 use crate::sources::sabotage::{Plan, Target};
 use crate::sources::{Pace, Verification};
 
@@ -177,10 +178,12 @@ struct PrimaryArgs {
     #[arg(long)]
     force: bool,
     /// Never send the whole state to a backup that differs, to show what a failover does then.
-    #[arg(long, hide = true)]
+    #[cfg(feature = "sabotage")]
+    #[arg(long)]
     never_repair: bool,
     /// Break the Output Rule, to show what it is for.
-    #[arg(long, hide = true)]
+    #[cfg(feature = "sabotage")]
+    #[arg(long)]
     break_output_rule: bool,
 }
 
@@ -198,10 +201,12 @@ struct BackupArgs {
     connect_timeout: u64,
     /// Flip a bit of this guest's memory, of a register, or of a log entry, to show that it is
     /// found.
-    #[arg(long, hide = true, value_name = "memory|register|entry")]
+    #[cfg(feature = "sabotage")]
+    #[arg(long, value_name = "memory|register|entry")]
     sabotage: Option<Target>,
     /// When to do so, in seconds from the start.
-    #[arg(long, hide = true, value_name = "S", default_value_t = 5, value_parser = number(0..=86_400))]
+    #[cfg(feature = "sabotage")]
+    #[arg(long, value_name = "S", default_value_t = 5, value_parser = number(0..=86_400))]
     sabotage_after: u64,
 }
 
@@ -299,7 +304,9 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
         },
         backup_reads: args.backup_reads == BackupReads::Disk,
         pace: args.digests.pace(&args.guest),
+        #[cfg(feature = "sabotage")]
         never_repair: args.never_repair,
+        #[cfg(feature = "sabotage")]
         break_output_rule: args.break_output_rule,
     };
     let vm = args.guest.vm()?;
@@ -334,6 +341,7 @@ fn backup(args: &BackupArgs) -> anyhow::Result<()> {
         },
         channel: Settings::default(),
         latency: args.guest.latency(),
+        #[cfg(feature = "sabotage")]
         sabotage: args.sabotage.map(|target| Plan {
             target,
             after: Duration::from_secs(args.sabotage_after),
@@ -357,4 +365,26 @@ fn finish(events: &Events, ended: Result<Ended, roles::RoleError>) -> anyhow::Re
     };
     events.emit(&Event::Ended { reason, exits });
     report(ended?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn only_a_build_for_sabotage_can_be_told_to_break_itself() {
+        let cli = Cli::command();
+        for (command, option) in [
+            ("primary", "never-repair"),
+            ("primary", "break-output-rule"),
+            ("backup", "sabotage"),
+            ("backup", "sabotage-after"),
+        ] {
+            let command = cli.find_subcommand(command).expect("it is there");
+            let known = (command.get_arguments()).any(|known| known.get_long() == Some(option));
+            assert_eq!(known, cfg!(feature = "sabotage"), "--{option}");
+        }
+    }
 }

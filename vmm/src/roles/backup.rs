@@ -22,12 +22,13 @@ use crate::disk::followed::Followed;
 use crate::disk::guest_disk::{GuestDisk, Serving};
 use crate::disk::service::DiskCounters;
 use crate::elsewhere::DroppedElsewhere;
-use crate::engine::{Divergence, Ended, EngineError, EventSource, Interruption, Role, Step};
+use crate::engine::{Divergence, Ended, EngineError, Interruption, Role, Step};
 use crate::events::{Event, Events};
 use crate::gates::{Direct, Suppressed, Unreleased};
 use crate::io::Outlet;
 use crate::ram::GuestRam;
-use crate::sources::sabotage::{Plan, Sabotage, SabotagedLog};
+#[cfg(feature = "sabotage")]
+use crate::sources::sabotage::{self, Plan, SabotagedLog};
 use crate::sources::{
     ClockTrace, Head, Lanes, LiveInputs, LogSource, MANY, NoLog, REPLAY_WATCH, Recorder, Repairs,
     Replayer, StateFollower, Verification,
@@ -49,6 +50,7 @@ pub struct BackupOptions {
     /// After going live: how long an input waits for a guest that makes no exits.
     pub latency: Duration,
     /// **Breaks the replay**: for the tests that show that it is found.
+    #[cfg(feature = "sabotage")]
     pub sabotage: Option<Plan>,
 }
 
@@ -127,6 +129,7 @@ pub fn run_backup(
         events: events.clone(),
     };
     let follower = StateFollower::new(guest.baseline()?, meters.state);
+    #[cfg(feature = "sabotage")]
     let log = SabotagedLog::new(log, options.sabotage);
     let mut replayer = Replayer::new(log, guest.memory.clone(), Arc::default());
     if let Some(disk) = &guest.disk {
@@ -135,10 +138,10 @@ pub fn run_backup(
     let replayer = replayer
         .with_state(follower)
         .with_watchdog(watchdog(REPLAY_WATCH)?);
-    let source: Box<dyn EventSource> = match options.sabotage {
-        None => Box::new(replayer),
-        Some(plan) => Box::new(Sabotage::new(replayer, guest.memory.clone(), plan)),
-    };
+    #[cfg(not(feature = "sabotage"))]
+    let source = Box::new(replayer);
+    #[cfg(feature = "sabotage")]
+    let source = sabotage::source(replayer, &guest.memory, options.sabotage);
     let gate = Box::new(Suppressed::keeping(unreleased).following(followed));
     let mut engine = guest.into_engine(Role { source, gate });
     let ended = engine.run().map_err(|error| match error {

@@ -20,10 +20,14 @@ use crate::config::VmConfig;
 use crate::disk::DiskPort;
 use crate::disk::guest_disk::Serving;
 use crate::disk::progress::{LogProgress, Reached};
-use crate::engine::{Ended, OutputGate, Role, Step};
+#[cfg(feature = "sabotage")]
+use crate::engine::OutputGate;
+use crate::engine::{Ended, Role, Step};
 use crate::events::{Event, Events};
+use crate::gates::Committed;
+#[cfg(feature = "sabotage")]
+use crate::gates::Direct;
 use crate::gates::committed::{CommitWatch, Verdict as GateVerdict};
-use crate::gates::{Committed, Direct};
 use crate::sources::{
     BackupReads, GuestClock, LiveInputs, LogSink, Pace, Recorder, StateKeeper, Verification,
 };
@@ -44,9 +48,11 @@ pub struct PrimaryOptions {
     /// How often the guest's state is taken.
     pub pace: Pace,
     /// **Leaves a backup that differs as it is**: for the test of a failover in that window.
+    #[cfg(feature = "sabotage")]
     pub never_repair: bool,
     /// **Breaks the Output Rule**: outputs leave at once. For the test that shows what the rule is
     /// for.
+    #[cfg(feature = "sabotage")]
     pub break_output_rule: bool,
 }
 
@@ -153,21 +159,27 @@ fn run_with_backup(
     let port = disk.clone().map(|disk| Box::new(disk) as Box<dyn DiskPort>);
     guest.host.live.store(true, Ordering::Release);
     let outlet = guest.host.outlet.clone();
+    let watch = ChannelWatch {
+        sender: sender.clone(),
+        standing: standing.clone(),
+    };
+    let holds = meters.holds.clone();
+    let committed = |outlet, port| Box::new(Committed::new(outlet, port, watch, holds));
+    #[cfg(not(feature = "sabotage"))]
+    let gate = committed(outlet, port);
+    #[cfg(feature = "sabotage")]
     let gate: Box<dyn OutputGate> = if options.break_output_rule {
         log::warn!("THE OUTPUT RULE IS BROKEN ON PURPOSE: clients can see what a failover undoes");
         Box::new(Direct::new(outlet, port))
     } else {
-        let watch = ChannelWatch {
-            sender: sender.clone(),
-            standing: standing.clone(),
-        };
-        Box::new(Committed::new(outlet, port, watch, meters.holds.clone()))
+        committed(outlet, port)
     };
     let live = LiveInputs::new(GuestClock::starting_now(), guest.host.lanes.clone());
     let log = ChannelLog {
         sender: sender.clone(),
         standing,
         events: events.clone(),
+        #[cfg(feature = "sabotage")]
         never_repair: options.never_repair,
     };
     let keeper = StateKeeper::new(guest.baseline()?, options.pace, meters.state.clone());
@@ -187,6 +199,7 @@ struct ChannelLog {
     sender: Sender,
     standing: Standing,
     events: Events,
+    #[cfg(feature = "sabotage")]
     never_repair: bool,
 }
 
@@ -210,7 +223,11 @@ impl LogSink for ChannelLog {
     fn state_wanted(&mut self) -> Option<Lsn> {
         let lsn = self.sender.state_wanted()?;
         self.events.emit(&Event::BackupDiverged { lsn: lsn.0 });
-        (!self.never_repair).then_some(lsn)
+        #[cfg(feature = "sabotage")]
+        if self.never_repair {
+            return None;
+        }
+        Some(lsn)
     }
 
     fn is_unprotected(&mut self, divergences: usize, wait: Duration) {

@@ -16,6 +16,7 @@ mod place;
 mod recorder;
 mod repairs;
 mod replayer;
+#[cfg(feature = "sabotage")]
 pub mod sabotage;
 mod waits;
 mod watchdog;

@@ -98,24 +98,30 @@ impl Trigger {
     }
 }
 
+/// `source`, but for `plan`.
+pub fn source(
+    source: impl EventSource + 'static,
+    memory: &GuestRam,
+    plan: Option<Plan>,
+) -> Box<dyn EventSource> {
+    match plan {
+        None => Box::new(source),
+        Some(plan) => Box::new(Sabotage {
+            source,
+            memory: memory.clone(),
+            trigger: Trigger::new(plan),
+        }),
+    }
+}
+
 /// A source that breaks memory or a register of the guest.
-pub struct Sabotage<S> {
+struct Sabotage<S> {
     source: S,
     memory: GuestRam,
     trigger: Trigger,
 }
 
 impl<S> Sabotage<S> {
-    /// `source`, but for `plan`.
-    #[must_use]
-    pub fn new(source: S, memory: GuestRam, plan: Plan) -> Self {
-        Self {
-            source,
-            memory,
-            trigger: Trigger::new(plan),
-        }
-    }
-
     fn break_something(&mut self, at: &mut Moment<'_>) -> Step<()> {
         let target = self.trigger.plan.target;
         match target {

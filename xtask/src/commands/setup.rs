@@ -18,6 +18,16 @@ const PROGRAMS: [(&str, &str); 3] = [
     ("disk-server", "disk-server"),
 ];
 
+/// What builds the `ftvm` that can be told to break itself.
+const SABOTAGED: [&str; 6] = [
+    "--package",
+    "ftvm-vmm",
+    "--features",
+    "sabotage",
+    "--bin",
+    testbed::SABOTAGED_FTVM,
+];
+
 /// Arguments of `cargo xtask setup`.
 #[derive(Debug, Args)]
 pub(crate) struct Setup {}
@@ -70,13 +80,21 @@ pub(crate) fn prepare_for(steps: &mut Steps, disk: Disk) -> Result<()> {
 }
 
 pub(crate) fn build(layout: &Layout) -> Result<()> {
+    let mut released = Vec::new();
+    for (package, program) in PROGRAMS {
+        released.extend(["--package", package, "--bin", program]);
+    }
+    cargo_build(layout, &released)?;
+    // By itself: a feature is that of every program that is built with it.
+    cargo_build(layout, &SABOTAGED)
+}
+
+fn cargo_build(layout: &Layout, arguments: &[&str]) -> Result<()> {
     let mut command = Command::new(env!("CARGO"));
     command
         .current_dir(layout.root())
-        .args(["build", "--quiet", "--release"]);
-    for (package, program) in PROGRAMS {
-        command.args(["--package", package, "--bin", program]);
-    }
+        .args(["build", "--quiet", "--release"])
+        .args(arguments);
     let status = command.status().context("cannot start cargo")?;
     ensure!(status.success(), "the build failed");
     Ok(())

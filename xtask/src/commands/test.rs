@@ -73,6 +73,21 @@ const CHECKS: &[Check] = &[
         None,
     ),
     (
+        "lints of the feature",
+        &[
+            "clippy",
+            "--quiet",
+            "--package",
+            "ftvm-vmm",
+            "--features",
+            "sabotage",
+            "--",
+            "--deny",
+            "warnings",
+        ],
+        None,
+    ),
+    (
         "docs",
         &["doc", "--quiet", "--workspace", "--no-deps"],
         Some(("RUSTDOCFLAGS", "--deny warnings")),
