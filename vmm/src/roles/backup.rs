@@ -102,7 +102,7 @@ pub fn run_backup(
     }
     let unreleased = Unreleased::default();
     let followed = guest.disk.as_ref().map(GuestDisk::followed);
-    let log = ChannelLog {
+    let log = ChannelSource {
         handle: receiver.handle(),
         receiver: DroppedElsewhere::new(receiver),
         clock: ClockTrace::default(),
@@ -191,7 +191,7 @@ struct GoLive {
 }
 
 /// The logging channel as the replayer's log.
-struct ChannelLog {
+struct ChannelSource {
     receiver: DroppedElsewhere<Receiver>,
     handle: ReceiverHandle,
     clock: ClockTrace,
@@ -207,7 +207,7 @@ struct ChannelLog {
     events: Events,
 }
 
-impl LogSource for ChannelLog {
+impl LogSource for ChannelSource {
     fn head(&mut self) -> Step<Head<'_>> {
         if let Some(lsn) = self.reading.take() {
             self.receiver.executed(lsn);

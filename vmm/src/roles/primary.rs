@@ -175,7 +175,7 @@ fn run_with_backup(
         committed(outlet, port)
     };
     let live = LiveInputs::new(GuestClock::starting_now(), guest.host.lanes.clone());
-    let log = ChannelLog {
+    let log = ChannelSink {
         sender: sender.clone(),
         standing,
         events: events.clone(),
@@ -195,7 +195,7 @@ fn run_with_backup(
 }
 
 /// The logging channel as the recorder's log.
-struct ChannelLog {
+struct ChannelSink {
     sender: Sender,
     standing: Standing,
     events: Events,
@@ -203,7 +203,7 @@ struct ChannelLog {
     never_repair: bool,
 }
 
-impl LogSink for ChannelLog {
+impl LogSink for ChannelSink {
     fn append(&mut self, entry: Entry) -> Step<Lsn> {
         Ok(self.sender.append(entry))
     }
