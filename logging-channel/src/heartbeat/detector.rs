@@ -28,7 +28,7 @@ pub struct FailureDetector {
 
 /// What a [`FailureDetector`] thinks of the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Liveness {
     /// It was heard within the timeout.
     Alive,
     /// It was not, but this process was not running either: wait.
@@ -60,15 +60,15 @@ impl FailureDetector {
     }
 
     /// Time has passed. To be called every interval, after the sockets were drained.
-    pub fn tick(&mut self, now: Instant) -> Verdict {
+    pub fn tick(&mut self, now: Instant) -> Liveness {
         let unsure = self.grace.tick(now);
         let silence = now.saturating_duration_since(self.heard);
         if silence < self.timeout {
-            Verdict::Alive
+            Liveness::Alive
         } else if unsure {
-            Verdict::Unsure
+            Liveness::Unsure
         } else {
-            Verdict::Silent { for_: silence }
+            Liveness::Silent { for_: silence }
         }
     }
 }
@@ -95,11 +95,11 @@ mod tests {
     fn silence_for_the_timeout_is_a_loss() {
         let (mut detector, start) = detector();
         for n in 1..5 {
-            assert_eq!(detector.tick(start + INTERVAL * n), Verdict::Alive);
+            assert_eq!(detector.tick(start + INTERVAL * n), Liveness::Alive);
         }
         assert_eq!(
             detector.tick(start + INTERVAL * 5),
-            Verdict::Silent { for_: TIMEOUT }
+            Liveness::Silent { for_: TIMEOUT }
         );
     }
 
@@ -107,19 +107,19 @@ mod tests {
     fn a_frozen_process_listens_for_an_interval_before_it_decides() {
         let (mut detector, start) = detector();
         let woke = start + ms(10_000);
-        assert_eq!(detector.tick(woke), Verdict::Unsure);
+        assert_eq!(detector.tick(woke), Liveness::Unsure);
         detector.heard(woke + ms(30));
-        assert_eq!(detector.tick(woke + INTERVAL), Verdict::Alive);
+        assert_eq!(detector.tick(woke + INTERVAL), Liveness::Alive);
     }
 
     #[test]
     fn a_frozen_process_whose_peer_is_gone_decides_after_that_interval() {
         let (mut detector, start) = detector();
         let woke = start + ms(10_000);
-        assert_eq!(detector.tick(woke), Verdict::Unsure);
+        assert_eq!(detector.tick(woke), Liveness::Unsure);
         assert!(matches!(
             detector.tick(woke + INTERVAL),
-            Verdict::Silent { .. }
+            Liveness::Silent { .. }
         ));
     }
 
@@ -127,8 +127,8 @@ mod tests {
     fn a_process_frozen_for_most_of_the_timeout_does_not_blame_its_peer() {
         let (mut detector, start) = detector();
         detector.heard(start + ms(90));
-        assert_eq!(detector.tick(start + ms(100)), Verdict::Alive);
-        assert_eq!(detector.tick(start + ms(595)), Verdict::Unsure);
+        assert_eq!(detector.tick(start + ms(100)), Liveness::Alive);
+        assert_eq!(detector.tick(start + ms(595)), Liveness::Unsure);
     }
 
     #[test]
@@ -138,7 +138,7 @@ mod tests {
         assert!(
             verdicts
                 .iter()
-                .any(|verdict| matches!(verdict, Verdict::Silent { .. })),
+                .any(|verdict| matches!(verdict, Liveness::Silent { .. })),
             "{verdicts:?}"
         );
     }
@@ -159,7 +159,7 @@ mod tests {
                     detector.heard(now);
                     last_heard = now;
                 }
-                if let Verdict::Silent { for_ } = detector.tick(now) {
+                if let Liveness::Silent { for_ } = detector.tick(now) {
                     prop_assert!(now - last_heard >= TIMEOUT);
                     prop_assert_eq!(for_, now - last_heard);
                     prop_assert!(late <= TIMEOUT);
@@ -183,7 +183,7 @@ mod tests {
                 detector.tick(now);
             }
             let found = (1..=7).any(|n| {
-                matches!(detector.tick(now + INTERVAL * n), Verdict::Silent { .. })
+                matches!(detector.tick(now + INTERVAL * n), Liveness::Silent { .. })
             });
             prop_assert!(found);
         }
@@ -194,7 +194,7 @@ mod tests {
             let (mut detector, start) = detector();
             for (n, jitter) in (1u32..).zip(jitter) {
                 detector.heard(start + INTERVAL * n - ms(phase));
-                prop_assert_eq!(detector.tick(start + INTERVAL * n + ms(jitter)), Verdict::Alive);
+                prop_assert_eq!(detector.tick(start + INTERVAL * n + ms(jitter)), Liveness::Alive);
             }
         }
     }

@@ -27,7 +27,7 @@ mod grace;
 mod pulse;
 mod round_trip;
 
-pub use detector::{FailureDetector, Verdict};
+pub use detector::{FailureDetector, Liveness};
 pub(crate) use grace::Grace;
 pub(crate) use pulse::{Beating, LastHeard, Monitored};
 

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::libc;
 
 use super::round_trip::RoundTrip;
-use super::{FailureDetector, HEARTBEAT_LEN, Heartbeat, Role, Verdict};
+use super::{FailureDetector, HEARTBEAT_LEN, Heartbeat, Liveness, Role};
 use crate::entry::Lsn;
 use crate::settings::heartbeat_interval;
 use crate::socket::stop_reading;
@@ -153,7 +153,7 @@ fn beat<M: Monitored>(socket: &UdpSocket, session: u64, timeout: Duration, end: 
 
             ear.drain(socket);
             ear.detector.heard(end.traffic().get());
-            if let Verdict::Silent { for_ } = ear.detector.tick(now) {
+            if let Liveness::Silent { for_ } = ear.detector.tick(now) {
                 end.silent(for_);
                 return;
             }

@@ -36,12 +36,12 @@ pub trait CommitWatch: Send + 'static {
     fn released(&self, lsn: Lsn);
 
     /// Waits for the verdict on this host's right to run alone, for at most `timeout`.
-    fn verdict(&self, timeout: Duration) -> Verdict;
+    fn outlook(&self, timeout: Duration) -> Outlook;
 }
 
 /// What a [`CommitWatch`] knows of the right to run alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Outlook {
     /// The backup is there, or the right is being asked for.
     Open,
     /// There is no backup, and none is needed: everything is committed.
@@ -200,11 +200,11 @@ impl Outputs {
 /// Deals with what waits when the backup is gone.
 fn await_verdict(outputs: &Outputs, watch: &impl CommitWatch) {
     loop {
-        match watch.verdict(VERDICT_INTERVAL) {
+        match watch.outlook(VERDICT_INTERVAL) {
             // What found its permit expired leaves with the next acknowledgement, if there is one.
-            Verdict::Open => outputs.release_and_tell(watch.permit(), watch),
-            Verdict::Never => return outputs.close(),
-            Verdict::Alone => {
+            Outlook::Open => outputs.release_and_tell(watch.permit(), watch),
+            Outlook::Never => return outputs.close(),
+            Outlook::Alone => {
                 // What is submitted from now on finds everything committed.
                 return outputs.release_and_tell(watch.permit(), watch);
             }
@@ -232,7 +232,7 @@ mod tests {
         released: Mutex<Vec<Lsn>>,
         /// When what is acknowledged may not leave any more.
         expired: Mutex<Option<Instant>>,
-        verdicts: Mutex<Option<Receiver<Verdict>>>,
+        verdicts: Mutex<Option<Receiver<Outlook>>>,
     }
 
     impl Log {
@@ -243,7 +243,7 @@ mod tests {
             self.0.released.lock().extend(left);
         }
 
-        fn verdicts(&self) -> Sender<Verdict> {
+        fn verdicts(&self) -> Sender<Outlook> {
             let (send, verdicts) = crossbeam_channel::bounded(0);
             *self.0.verdicts.lock() = Some(verdicts);
             send
@@ -266,16 +266,16 @@ mod tests {
             self.0.released.lock().push(lsn);
         }
 
-        fn verdict(&self, _: Duration) -> Verdict {
+        fn outlook(&self, _: Duration) -> Outlook {
             let verdicts = self.0.verdicts.lock().clone();
             let verdict = verdicts.map(|verdicts| verdicts.recv());
             match verdict {
-                Some(Ok(Verdict::Alone)) => {
+                Some(Ok(Outlook::Alone)) => {
                     self.0.committed.store(u64::MAX, Ordering::SeqCst);
-                    Verdict::Alone
+                    Outlook::Alone
                 }
                 Some(Ok(verdict)) => verdict,
-                _ => Verdict::Never,
+                _ => Outlook::Never,
             }
         }
     }
@@ -283,7 +283,7 @@ mod tests {
     struct Setup {
         file: tempfile::NamedTempFile,
         log: Log,
-        verdicts: Sender<Verdict>,
+        verdicts: Sender<Outlook>,
         holds: Waits,
         gate: Committed<Log>,
     }
@@ -315,7 +315,7 @@ mod tests {
         }
 
         /// A verdict is taken when the one before has been dealt with.
-        fn judge(&self, verdict: Verdict) {
+        fn judge(&self, verdict: Outlook) {
             self.verdicts.send(verdict).unwrap();
         }
     }
@@ -326,15 +326,15 @@ mod tests {
         it.submit("first ", 1);
         it.submit("second ", 5);
         it.submit("third", 6);
-        it.judge(Verdict::Open);
-        it.judge(Verdict::Open);
+        it.judge(Outlook::Open);
+        it.judge(Outlook::Open);
         assert_eq!(it.shown(), "");
         it.log.commit(4);
         assert_eq!(it.shown(), "first ");
         it.log.commit(5);
         assert_eq!(it.shown(), "first second ");
         assert_eq!(*it.log.0.released.lock(), [Lsn(1), Lsn(5)]);
-        it.judge(Verdict::Never);
+        it.judge(Outlook::Never);
         // Closed, or about to be: the rest stays where it is.
         assert_eq!(it.shown(), "first second ");
         let held: u64 = it.holds.take_recent().iter().map(|(_, count)| count).sum();
@@ -362,8 +362,8 @@ mod tests {
         assert_eq!(it.shown(), "");
         assert_eq!(*it.log.0.released.lock(), []);
         *it.log.0.expired.lock() = None;
-        it.judge(Verdict::Open);
-        it.judge(Verdict::Open);
+        it.judge(Outlook::Open);
+        it.judge(Outlook::Open);
         assert_eq!(it.shown(), "thawed as well");
     }
 
@@ -381,7 +381,7 @@ mod tests {
     fn the_right_to_run_alone_lets_everything_out() {
         let mut it = setup();
         it.submit("before ", 3);
-        it.judge(Verdict::Alone);
+        it.judge(Outlook::Alone);
         let deadline = Instant::now() + Duration::from_secs(60);
         while it.shown() != "before " {
             assert!(Instant::now() < deadline, "shown: {:?}", it.shown());
@@ -398,7 +398,7 @@ mod tests {
             it.submit("x", n + 1);
         }
         let judging = it.verdicts.clone();
-        let judge = thread::spawn(move || judging.send(Verdict::Never));
+        let judge = thread::spawn(move || judging.send(Outlook::Never));
         it.submit("one more", WAITING_OUTPUTS as u64 + 1);
         judge.join().unwrap().unwrap();
         it.log.commit(u64::MAX);

@@ -27,7 +27,7 @@ use crate::events::{Event, Events};
 use crate::gates::Committed;
 #[cfg(feature = "sabotage")]
 use crate::gates::Direct;
-use crate::gates::committed::{CommitWatch, Verdict as GateVerdict};
+use crate::gates::committed::{CommitWatch, Outlook};
 use crate::sources::{
     BackupReads, GuestClock, LiveInputs, LogSink, Pace, Recorder, StateKeeper, Verification,
 };
@@ -268,9 +268,9 @@ impl CommitWatch for ChannelWatch {
     }
 
     fn permit(&self) -> Permit {
-        match self.verdict(Duration::ZERO) {
-            GateVerdict::Alone => Permit::EVERYTHING,
-            GateVerdict::Open | GateVerdict::Never => self.sender.permit(),
+        match self.outlook(Duration::ZERO) {
+            Outlook::Alone => Permit::EVERYTHING,
+            Outlook::Open | Outlook::Never => self.sender.permit(),
         }
     }
 
@@ -278,16 +278,16 @@ impl CommitWatch for ChannelWatch {
         self.sender.released(lsn);
     }
 
-    fn verdict(&self, timeout: Duration) -> GateVerdict {
+    fn outlook(&self, timeout: Duration) -> Outlook {
         if timeout.is_zero() && !self.sender.is_lost() {
-            return GateVerdict::Open;
+            return Outlook::Open;
         }
         // Without a backup the right to run alone commits what is left.
         match self.standing.wait(timeout) {
-            Some(Verdict::Won { .. }) => GateVerdict::Alone,
-            Some(Verdict::Lost(_)) => GateVerdict::Never,
-            None if self.sender.lost() == Some(LossReason::Orderly) => GateVerdict::Alone,
-            None => GateVerdict::Open,
+            Some(Verdict::Won { .. }) => Outlook::Alone,
+            Some(Verdict::Lost(_)) => Outlook::Never,
+            None if self.sender.lost() == Some(LossReason::Orderly) => Outlook::Alone,
+            None => Outlook::Open,
         }
     }
 }
