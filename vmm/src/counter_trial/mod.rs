@@ -29,7 +29,7 @@ use crate::engine::{
 };
 use crate::kvm::MachineError;
 use crate::kvm::probe::MicroGuest;
-use crate::kvm::stepped::{SteppedCpu, Stops};
+use crate::kvm::stepped::{SteppedCpu, StopPlan};
 use crate::ram::GuestRam;
 use crate::sources::{OutsideWorld, Recorder, ReplayCounters, Replayer, Verification};
 use crate::traps::TscTrap;
@@ -160,7 +160,7 @@ impl Trial {
 
     fn record(&self) -> Result<(Vec<Entry>, u64), TrialError> {
         let (least, most) = self.distance;
-        let stops = Stops::Random {
+        let stops = StopPlan::Random {
             dice: Dice(self.seed),
             least,
             most,
@@ -188,7 +188,7 @@ impl Trial {
         entries: Rc<[Entry]>,
         counters: Arc<ReplayCounters>,
     ) -> Result<Result<Ended, EngineError>, TrialError> {
-        let cpu = micro_guest(Stops::Never)?;
+        let cpu = micro_guest(StopPlan::Never)?;
         let replayer = Replayer::new(Playback::of(entries), cpu.memory().clone(), counters);
         self.run_guest(cpu, Box::new(replayer))
     }
@@ -232,7 +232,7 @@ impl Trial {
     }
 }
 
-fn micro_guest(stops: Stops) -> Result<SteppedCpu, MachineError> {
+fn micro_guest(stops: StopPlan) -> Result<SteppedCpu, MachineError> {
     Ok(SteppedCpu::new(unstepped()?.into_cpu(), stops))
 }
 

@@ -4,7 +4,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::{TrialError, guest, micro_guest, unstepped};
 use crate::cpu::{CpuError, Exit, GuestCpu, Registers};
-use crate::kvm::stepped::Stops;
+use crate::kvm::stepped::StopPlan;
 use crate::ram::GuestRam;
 
 /// Exits of each run.
@@ -16,7 +16,7 @@ pub(super) fn compare() -> Result<u64, TrialError> {
     let free = unstepped()?;
     let free_memory = free.memory().clone();
     let expected = registers_at_exits(&mut free.into_cpu(), |_| {})?;
-    let mut counted = micro_guest(Stops::Never)?;
+    let mut counted = micro_guest(StopPlan::Never)?;
     let mut laps = Vec::new();
     let seen = registers_at_exits(&mut counted, |cpu| laps.push(cpu.last_count()))?;
     if let Some(lap) = laps.iter().skip(1).find(|lap| **lap != guest::LAP) {

@@ -4,7 +4,7 @@ use kvm_bindings::{
     KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, kvm_guest_debug,
 };
 
-use super::vcpu::{KvmCpu, Stop};
+use super::vcpu::{KvmCpu, Returned};
 use crate::cpu::{CpuError, Exit};
 
 impl KvmCpu {
@@ -57,10 +57,10 @@ impl KvmCpu {
     }
 }
 
-fn unless_debug_stop(stop: Stop) -> Option<Exit> {
+fn unless_debug_stop(stop: Returned) -> Option<Exit> {
     match stop {
-        Stop::Stepped => None,
-        Stop::Window => Some(Exit::InterruptWindow),
-        Stop::Exit(exit) => Some(exit),
+        Returned::Stepped => None,
+        Returned::Window => Some(Exit::InterruptWindow),
+        Returned::Exit(exit) => Some(exit),
     }
 }

@@ -36,7 +36,7 @@ enum Pending {
 
 /// Why one KVM_RUN returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stop {
+pub(super) enum Returned {
     Exit(Exit),
     /// The interrupt window is open, or nearly.
     Window,
@@ -213,18 +213,18 @@ impl KvmCpu {
 
 impl KvmCpu {
     /// One KVM_RUN.
-    pub(super) fn run_once(&mut self) -> Result<Stop, CpuError> {
+    pub(super) fn run_once(&mut self) -> Result<Returned, CpuError> {
         self.pending = Pending::None;
         let exit = match self.fd.run() {
             Ok(exit) => exit,
             Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {
-                return Ok(Stop::Exit(Exit::Kicked));
+                return Ok(Returned::Exit(Exit::Kicked));
             }
             Err(e) => {
                 return Err(CpuError::failed_to("run the guest")(e));
             }
         };
-        Ok(Stop::Exit(match exit {
+        Ok(Returned::Exit(match exit {
             VcpuExit::IoIn(..) | VcpuExit::IoOut(..) => {
                 // SAFETY: the exit reason is KVM_EXIT_IO, so `io` is the active field.
                 let io = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.io };
@@ -273,8 +273,8 @@ impl KvmCpu {
             VcpuExit::SetTpr => Exit::TaskPriority,
             VcpuExit::Shutdown => Exit::TripleFault,
             VcpuExit::Intr => Exit::Kicked,
-            VcpuExit::IrqWindowOpen => return Ok(Stop::Window),
-            VcpuExit::Debug(_) => return Ok(Stop::Stepped),
+            VcpuExit::IrqWindowOpen => return Ok(Returned::Window),
+            VcpuExit::Debug(_) => return Ok(Returned::Stepped),
             VcpuExit::FailEntry(reason, _) => return Err(CpuError::Entry { reason }),
             VcpuExit::InternalError => return Err(self.internal_error()),
             other => return Err(CpuError::UnknownExit(format!("{other:?}"))),
@@ -291,21 +291,21 @@ impl GuestCpu for KvmCpu {
         // instruction is executed. Where the byte only looks like STI, that moves the window by
         // one instruction, but in every run. Restoring the shadow instead does not help: KVM
         // reports the same place again.
-        while exit == Stop::Window && self.behind_sti() {
+        while exit == Returned::Window && self.behind_sti() {
             self.request_interrupt_window(false);
             self.single_step(true)?;
             exit = self.run_once()?;
             self.single_step(false)?;
             self.request_interrupt_window(true);
-            if exit == Stop::Stepped {
+            if exit == Returned::Stepped {
                 exit = if self.ready_for_interrupt() {
-                    Stop::Window
+                    Returned::Window
                 } else {
                     self.run_once()?
                 };
             }
         }
-        if let Stop::Exit(Exit::Io(access)) = exit
+        if let Returned::Exit(Exit::Io(access)) = exit
             && !self.tripwires.is_empty()
         {
             let rip = self.synced().rip;
@@ -315,9 +315,9 @@ impl GuestCpu for KvmCpu {
             }
         }
         Ok(match exit {
-            Stop::Exit(exit) => exit,
-            Stop::Window => Exit::InterruptWindow,
-            Stop::Stepped => return Err(CpuError::UnknownExit("an unasked debug stop".into())),
+            Returned::Exit(exit) => exit,
+            Returned::Window => Exit::InterruptWindow,
+            Returned::Stepped => return Err(CpuError::UnknownExit("an unasked debug stop".into())),
         })
     }
 

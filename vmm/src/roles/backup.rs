@@ -11,7 +11,7 @@ use logging_channel::receiver::{Next, Peek, Receiver, ReceiverHandle};
 use logging_channel::{LossReason, Settings};
 
 use super::claim::{ArbiterConfig, ClaimFailure, Rights};
-use super::peer_report::Stops;
+use super::peer_report::StopNaming;
 use super::stats::Meters;
 use super::tenure::{Standing, Tenure, Verdict};
 use super::{Halt, NotLive, RoleError, peer_report, stats, storage, tie_to_server};
@@ -86,7 +86,7 @@ pub fn run_backup(
         epoch,
     });
     let peer_host = &receiver.session().peer_host;
-    if peer_report::compare(events, &guest.host_report, peer_host) == Stops::Counter {
+    if peer_report::compare(events, &guest.host_report, peer_host) == StopNaming::Counter {
         guest.count_stops()?;
     }
     let meters = Meters::of(&guest);

@@ -7,14 +7,14 @@ use crate::events::{Event, Events};
 
 /// How a stop of the guest between two exits is named in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stops {
+pub(super) enum StopNaming {
     /// By a performance counter: both hosts have one.
     Counter,
     /// By the state that the primary reached.
     StateDelta,
 }
 
-impl Stops {
+impl StopNaming {
     fn of(here: &HostReport, peer: &HostReport) -> Self {
         if has_counter(here) && has_counter(peer) {
             Self::Counter
@@ -32,13 +32,13 @@ impl Stops {
 }
 
 /// Says where the peer's host differs from this one, and how the pair will work.
-pub(super) fn compare(events: &Events, here: &HostReport, peer: &HostReport) -> Stops {
+pub(super) fn compare(events: &Events, here: &HostReport, peer: &HostReport) -> StopNaming {
     let differences = here.differences(peer);
     for difference in &differences {
         log::info!("the other host differs: {difference}");
     }
-    let stops = Stops::of(here, peer);
-    if stops == Stops::StateDelta && (has_counter(here) || has_counter(peer)) {
+    let stops = StopNaming::of(here, peer);
+    if stops == StopNaming::StateDelta && (has_counter(here) || has_counter(peer)) {
         log::warn!(
             "only {} host has a usable performance counter: the latency of inputs is bounded by \
              state deltas, which cost more",
@@ -80,10 +80,10 @@ mod tests {
     fn stops_are_counted_where_both_hosts_can() {
         let (with, without) = (host(CheckOutcome::Passed), host(CheckOutcome::Failed));
         for (here, there, stops) in [
-            (&with, &with, Stops::Counter),
-            (&with, &without, Stops::StateDelta),
-            (&without, &with, Stops::StateDelta),
-            (&without, &HostReport::default(), Stops::StateDelta),
+            (&with, &with, StopNaming::Counter),
+            (&with, &without, StopNaming::StateDelta),
+            (&without, &with, StopNaming::StateDelta),
+            (&without, &HostReport::default(), StopNaming::StateDelta),
         ] {
             assert_eq!(compare(&Events::default(), here, there), stops);
         }

@@ -11,7 +11,7 @@ use logging_channel::session::{AcceptError, Listener};
 use logging_channel::{LossReason, Settings};
 
 use super::claim::{ArbiterConfig, Rights};
-use super::peer_report::Stops;
+use super::peer_report::StopNaming;
 use super::stats::Meters;
 use super::tenure::{Standing, Tenure, Verdict};
 use super::{Halt, RoleError, peer_report, stats, storage, tie_to_server};
@@ -131,7 +131,7 @@ fn run_with_backup(
         epoch,
     });
     let peer_host = &sender.session().peer_host;
-    if peer_report::compare(events, &guest.host_report, peer_host) == Stops::Counter {
+    if peer_report::compare(events, &guest.host_report, peer_host) == StopNaming::Counter {
         guest.count_stops()?;
     }
     let meters = Meters::of(&guest);

@@ -38,7 +38,7 @@ use vm_memory::{Bytes, GuestAddress};
 use self::decode::{Decoded, Kind, LONGEST, decode};
 use self::entrances::Entrances;
 use super::KvmCpu;
-use super::vcpu::Stop;
+use super::vcpu::Returned;
 use crate::counter::{Ran, Seekable, Tally};
 use crate::cpu::fake::Dice;
 use crate::cpu::{CpuError, Exit, GuestCpu, RFLAGS_RF, RFLAGS_TF, Registers};
@@ -52,7 +52,7 @@ const SKID: u64 = 1;
 
 /// Where the processor is stopped without a reason of its own, for inputs to arrive.
 #[derive(Debug, Clone)]
-pub enum Stops {
+pub enum StopPlan {
     /// Nowhere: only where the host interrupts it.
     Never,
     /// After a random number of counted events since the last stop, again and again.
@@ -66,7 +66,7 @@ pub enum Stops {
     },
 }
 
-impl Stops {
+impl StopPlan {
     fn next(&mut self) -> Option<u64> {
         match self {
             Self::Never => None,
@@ -101,7 +101,7 @@ impl Did {
 pub struct SteppedCpu {
     cpu: KvmCpu,
     entrances: Entrances,
-    stops: Stops,
+    stops: StopPlan,
     /// Counted events up to the next stop.
     left: Option<u64>,
     /// Counted events since the last execution point.
@@ -118,7 +118,7 @@ pub struct SteppedCpu {
 impl SteppedCpu {
     /// Steps `cpu`, and stops it as `stops` says.
     #[must_use]
-    pub fn new(mut cpu: KvmCpu, mut stops: Stops) -> Self {
+    pub fn new(mut cpu: KvmCpu, mut stops: StopPlan) -> Self {
         cpu.sync_control_registers();
         Self {
             left: stops.next(),
@@ -132,7 +132,7 @@ impl SteppedCpu {
         Self {
             cpu,
             entrances: Entrances::default(),
-            stops: Stops::Never,
+            stops: StopPlan::Never,
             left: None,
             count: 0,
             last_count: 0,
@@ -180,8 +180,8 @@ impl SteppedCpu {
     /// Finishes the last exit's access. String instructions make one exit after another.
     pub(super) fn begin(&mut self) -> Result<Option<Exit>, CpuError> {
         Ok(match self.cpu.settle()? {
-            Stop::Exit(Exit::Kicked) | Stop::Stepped | Stop::Window => None,
-            Stop::Exit(exit) => Some(exit),
+            Returned::Exit(Exit::Kicked) | Returned::Stepped | Returned::Window => None,
+            Returned::Exit(exit) => Some(exit),
         })
     }
 
@@ -293,7 +293,7 @@ impl SteppedCpu {
         let stop = self.cpu.run_once()?;
         let rip = self.cpu.rip()?;
         match stop {
-            Stop::Exit(Exit::Io(access)) => {
+            Returned::Exit(Exit::Io(access)) => {
                 let at = rip - u64::from(access.port == QUIRK_PORT && access.size == 1);
                 let handler = [rip, at].into_iter().find(|&rip| self.is_stop(start, rip));
                 let Some(handler) = handler else {
@@ -309,13 +309,13 @@ impl SteppedCpu {
                 self.delivered()
             }
             // The host had something to do between the delivery and the handler.
-            Stop::Exit(Exit::Kicked) if self.is_stop(start, rip) && self.moved(start)? => {
+            Returned::Exit(Exit::Kicked) if self.is_stop(start, rip) && self.moved(start)? => {
                 self.delivered()
             }
             // Or behind an instruction after which there is no debug stop.
-            Stop::Exit(Exit::Kicked) if self.moved(start)? => self.executed(),
-            Stop::Exit(exit) => Ok(Did::Exit(exit)),
-            Stop::Stepped | Stop::Window => self.executed(),
+            Returned::Exit(Exit::Kicked) if self.moved(start)? => self.executed(),
+            Returned::Exit(exit) => Ok(Did::Exit(exit)),
+            Returned::Stepped | Returned::Window => self.executed(),
         }
     }
 
