@@ -59,7 +59,7 @@ struct Place {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pending {
+enum PendingAccess {
     None,
     /// Bytes of `data` to be filled in by the VMM.
     Read(usize),
@@ -82,7 +82,7 @@ pub struct FakeCpu {
     held: bool,
     window_wanted: bool,
     injected: Option<u8>,
-    pending: Pending,
+    pending: PendingAccess,
     data: [u8; 8],
     data_len: usize,
     kicks: Dice,
@@ -122,7 +122,7 @@ impl FakeCpu {
             held: false,
             window_wanted: false,
             injected: None,
-            pending: Pending::None,
+            pending: PendingAccess::None,
             data: [0; 8],
             data_len: 0,
             kicks: Dice(kicks),
@@ -167,15 +167,15 @@ impl FakeCpu {
     }
 
     fn complete(&mut self) {
-        match std::mem::replace(&mut self.pending, Pending::None) {
-            Pending::None => {}
-            Pending::Read(len) => {
+        match std::mem::replace(&mut self.pending, PendingAccess::None) {
+            PendingAccess::None => {}
+            PendingAccess::Read(len) => {
                 let value = u64::from_le_bytes(self.data);
                 self.mix(value ^ (len as u64) << 60);
             }
-            Pending::Tsc(value) => self.mix(value),
-            Pending::Msr(Some(value)) => self.mix(value),
-            Pending::Msr(None) => self.mix(VECTOR_GP),
+            PendingAccess::Tsc(value) => self.mix(value),
+            PendingAccess::Msr(Some(value)) => self.mix(value),
+            PendingAccess::Msr(None) => self.mix(VECTOR_GP),
         }
     }
 
@@ -248,11 +248,11 @@ impl FakeCpu {
                 Some(self.port(port, size, true))
             }
             Op::In { port, size } => {
-                self.pending = Pending::Read(usize::from(size));
+                self.pending = PendingAccess::Read(usize::from(size));
                 Some(self.port(port, size, false))
             }
             Op::ReadTsc => {
-                self.pending = Pending::Read(4);
+                self.pending = PendingAccess::Read(4);
                 Some(self.port(TSC_PORT, 4, false))
             }
             Op::ReadMsr(index) => Some(Exit::Msr { index, write: None }),
@@ -261,7 +261,7 @@ impl FakeCpu {
                 write: Some(value),
             }),
             Op::ReadHole(address) => {
-                self.pending = Pending::Read(8);
+                self.pending = PendingAccess::Read(8);
                 self.data_len = 8;
                 Some(Exit::Mmio {
                     address,
@@ -370,12 +370,12 @@ impl GuestCpu for FakeCpu {
     }
 
     fn finish_tsc(&mut self, value: u64) {
-        self.pending = Pending::Tsc(value);
+        self.pending = PendingAccess::Tsc(value);
     }
 
     fn finish_msr(&mut self, value: Option<u64>) {
         self.held |= value.is_none();
-        self.pending = Pending::Msr(value);
+        self.pending = PendingAccess::Msr(value);
     }
 
     fn ready_for_interrupt(&mut self) -> bool {

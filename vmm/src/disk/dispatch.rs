@@ -55,7 +55,7 @@ pub(super) enum Message {
 }
 
 /// A request of the guest that was not completed, or a read that keeps its place.
-struct Pending {
+struct OpenRequest {
     request: Arc<DiskRequest>,
     /// Since when nobody but the server is waited for.
     due_since: Option<Instant>,
@@ -101,7 +101,7 @@ pub(super) struct Dispatcher {
     own_flush: OwnFlushes,
     /// The number of the server's start on the last connection.
     boot: Option<u64>,
-    pending: BTreeMap<Ticket, Pending>,
+    pending: BTreeMap<Ticket, OpenRequest>,
     /// Tickets by the request's id, for reads whose completion is to be logged.
     tickets: BTreeMap<u64, Ticket>,
     next_transfer: u64,
@@ -239,7 +239,7 @@ impl Dispatcher {
         }
         self.pending.insert(
             ticket,
-            Pending {
+            OpenRequest {
                 request: Arc::new(request),
                 due_since: None,
             },
@@ -386,7 +386,7 @@ impl Dispatcher {
 
     /// Gives the guest its completion.
     fn finish(&mut self, ticket: Ticket, result: Result<Vec<u8>, DiskError>) {
-        let Some(Pending { request, .. }) = self.pending.remove(&ticket) else {
+        let Some(OpenRequest { request, .. }) = self.pending.remove(&ticket) else {
             return;
         };
         match (&request.op, &result) {

@@ -21,7 +21,7 @@ const STI: u8 = 0xfb;
 
 /// Where the bytes of the pending access are.
 #[derive(Clone, Copy)]
-enum Pending {
+enum PendingAccess {
     None,
     /// In the I/O page behind `kvm_run`.
     Port {
@@ -49,7 +49,7 @@ pub struct KvmCpu {
     fd: VcpuFd,
     vm: VmFd,
     memory: GuestRam,
-    pending: Pending,
+    pending: PendingAccess,
     /// Model specific registers that are part of the state.
     msrs: Vec<u32>,
     /// Where a debugger wants it to stop.
@@ -67,7 +67,7 @@ impl KvmCpu {
             fd,
             vm,
             memory,
-            pending: Pending::None,
+            pending: PendingAccess::None,
             msrs,
             tripwires: Tripwires::default(),
             writes: None,
@@ -214,7 +214,7 @@ impl KvmCpu {
 impl KvmCpu {
     /// One KVM_RUN.
     pub(super) fn run_once(&mut self) -> Result<Returned, CpuError> {
-        self.pending = Pending::None;
+        self.pending = PendingAccess::None;
         let exit = match self.fd.run() {
             Ok(exit) => exit,
             Err(e) if matches!(e.errno(), libc::EINTR | libc::EAGAIN) => {
@@ -228,7 +228,7 @@ impl KvmCpu {
             VcpuExit::IoIn(..) | VcpuExit::IoOut(..) => {
                 // SAFETY: the exit reason is KVM_EXIT_IO, so `io` is the active field.
                 let io = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.io };
-                self.pending = Pending::Port {
+                self.pending = PendingAccess::Port {
                     offset: io.data_offset as usize,
                     len: usize::from(io.size) * io.count as usize,
                 };
@@ -241,7 +241,7 @@ impl KvmCpu {
             }
             VcpuExit::MmioRead(address, data) => {
                 let len = data.len();
-                self.pending = Pending::Mmio { len };
+                self.pending = PendingAccess::Mmio { len };
                 self.hold_interrupts();
                 Exit::Mmio {
                     address,
@@ -251,7 +251,7 @@ impl KvmCpu {
             }
             VcpuExit::MmioWrite(address, data) => {
                 let len = data.len();
-                self.pending = Pending::Mmio { len };
+                self.pending = PendingAccess::Mmio { len };
                 self.hold_interrupts();
                 Exit::Mmio {
                     address,
@@ -323,8 +323,8 @@ impl GuestCpu for KvmCpu {
 
     fn io_data(&mut self) -> &mut [u8] {
         match self.pending {
-            Pending::None => &mut [],
-            Pending::Port { offset, len } => {
+            PendingAccess::None => &mut [],
+            PendingAccess::Port { offset, len } => {
                 let run = std::ptr::from_mut(self.fd.get_kvm_run()).cast::<u8>();
                 // SAFETY: KVM maps the I/O data page right behind kvm_run within the same mapping
                 // (its size comes from KVM_GET_VCPU_MMAP_SIZE); data_offset and size * count came
@@ -332,7 +332,7 @@ impl GuestCpu for KvmCpu {
                 // mapping alive and unaliased.
                 unsafe { std::slice::from_raw_parts_mut(run.add(offset), len) }
             }
-            Pending::Mmio { len } => {
+            PendingAccess::Mmio { len } => {
                 // SAFETY: the last exit was KVM_EXIT_MMIO, so `mmio` is the active field.
                 let mmio = unsafe { &mut self.fd.get_kvm_run().__bindgen_anon_1.mmio };
                 &mut mmio.data[..len]

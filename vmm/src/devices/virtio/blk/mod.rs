@@ -21,7 +21,7 @@ use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use virtio_queue::{Queue, QueueT};
 
 use self::chain::{Asked, Chain};
-use self::pending::{Abandoned, Pending};
+use self::pending::{Abandoned, WaitingRequest};
 use super::transport::QUEUE_SIZE;
 use super::{Chains, Notify, VirtioDevice};
 use crate::disk::order::Extent;
@@ -59,7 +59,7 @@ pub struct Blk {
     /// host has their data.
     abandoned: Vec<Abandoned>,
     /// In the order in which they were issued.
-    pending: Vec<Pending>,
+    pending: Vec<WaitingRequest>,
     /// Issued in the current event; fetched at its end.
     #[serde(skip)]
     issued: Vec<DiskRequest>,
@@ -225,7 +225,7 @@ impl Blk {
             let written = match chain.asks(self.capacity, memory) {
                 Asked::Disk(op) => {
                     self.last_id += 1;
-                    let pending = Pending::new(self.last_id, head, &op, chain);
+                    let pending = WaitingRequest::new(self.last_id, head, &op, chain);
                     let id = pending.id;
                     self.pending.push(pending);
                     self.issued.push(DiskRequest { id, op });
@@ -254,7 +254,7 @@ pub(in crate::devices) struct Done(Found);
 
 enum Found {
     /// The driver waits for it.
-    Waits(Pending),
+    Waits(WaitingRequest),
     /// The driver does not wait for it any more.
     Abandoned,
     /// There is no such request.
@@ -262,11 +262,11 @@ enum Found {
 }
 
 /// Whether another request may be taken out of the queue while these are in flight.
-fn has_room(abandoned: &[Abandoned], pending: &[Pending]) -> bool {
+fn has_room(abandoned: &[Abandoned], pending: &[WaitingRequest]) -> bool {
     let bytes: u64 = (abandoned.iter().map(|request| request.bytes))
-        .chain(pending.iter().map(Pending::data_bytes))
+        .chain(pending.iter().map(WaitingRequest::data_bytes))
         .sum();
-    let buffers: usize = pending.iter().map(Pending::buffers).sum();
+    let buffers: usize = pending.iter().map(WaitingRequest::buffers).sum();
     abandoned.len() + pending.len() < usize::from(QUEUE_SIZE)
         && bytes < BYTES_IN_FLIGHT
         && buffers < BUFFERS_IN_FLIGHT

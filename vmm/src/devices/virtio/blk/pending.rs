@@ -11,7 +11,7 @@ use crate::ram::GuestRam;
 
 /// A request that waits for the disk.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Pending {
+pub(super) struct WaitingRequest {
     pub(super) id: u64,
     /// Head of its descriptor chain.
     pub(super) head: u16,
@@ -49,7 +49,7 @@ enum PendingOp {
     WriteZeroes { offset: u64, len: u64, unmap: bool },
 }
 
-impl Pending {
+impl WaitingRequest {
     pub(super) fn new(id: u64, head: u16, op: &DiskOp, chain: Chain) -> Self {
         let (source, mut answer) = chain.into_parts();
         let (op, source) = match *op {
