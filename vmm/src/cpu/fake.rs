@@ -50,7 +50,7 @@ impl Dice {
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct Place {
+struct ScriptPlace {
     /// A handler's vector, or `None` in the main script.
     handler: Option<u8>,
     op: usize,
@@ -71,9 +71,9 @@ enum PendingAccess {
 pub struct FakeCpu {
     script: Script,
     memory: GuestRam,
-    place: Place,
+    place: ScriptPlace,
     /// Where interrupts came, innermost last.
-    interrupted: Vec<Place>,
+    interrupted: Vec<ScriptPlace>,
     registers: Registers,
     interrupts_on: bool,
     /// In the shadow of STI.
@@ -110,7 +110,7 @@ impl FakeCpu {
         let mut cpu = Self {
             script,
             memory,
-            place: Place {
+            place: ScriptPlace {
                 handler: None,
                 op: 0,
                 done: 0,
@@ -184,7 +184,7 @@ impl FakeCpu {
             self.mix(u64::from(vector));
             self.mix(self.address());
             self.interrupted.push(self.place);
-            self.place = Place {
+            self.place = ScriptPlace {
                 handler: Some(vector),
                 op: 0,
                 done: 0,

@@ -36,7 +36,7 @@ use self::power::Power;
 use self::virtio::blk::Blk;
 use self::virtio::net::frame::Offloads;
 use self::virtio::net::{Net, RX, TX};
-use self::virtio::transport::{Place, VirtioPci};
+use self::virtio::transport::{Resources, VirtioPci};
 use crate::disk::{DiskRequest, SharedRead};
 use crate::ram::GuestRam;
 
@@ -45,14 +45,14 @@ const MAX_GUEST_TIME: u64 = u64::MAX / 2;
 
 const TIMER_LINE: u8 = 0;
 const NET_SLOT: u8 = 1;
-const NET: Place = Place {
+const NET: Resources = Resources {
     ports: 0xc000,
     messages: pci::MEMORY_WINDOW.base,
     // A line of the master 8259: its service takes fewer port accesses than the slave's.
     line: 5,
 };
 const DISK_SLOT: u8 = 2;
-const DISK: Place = Place {
+const DISK: Resources = Resources {
     ports: 0xc100,
     messages: pci::MEMORY_WINDOW.base + 0x1000,
     line: 6, // the floppy drive's, which is not there

@@ -31,16 +31,16 @@ pub const FULL_BYTES: u64 = 64 << 20;
 /// What a kept change takes beside its data.
 const OVERHEAD_BYTES: u64 = 256;
 
-/// A change's place among those that were answered.
+/// The number of a change among those that were answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place(u64);
+pub struct AnswerNumber(u64);
 
 /// Answered changes that no flush has covered, and flushes under way.
 #[derive(Debug, Default)]
 pub struct Unflushed {
     /// In the order of their answers.
     kept: VecDeque<Arc<DiskRequest>>,
-    /// Place of the first of them.
+    /// Number of the first of them.
     first: u64,
     bytes: u64,
     /// Flushes at the server, by the cookie on the connection, and the place up to which each
@@ -59,10 +59,10 @@ pub struct Unflushed {
 /// Changes being made again on a new connection.
 #[derive(Debug)]
 struct Repeat {
-    /// Place of the next one to be sent.
+    /// Number of the next one to be sent.
     next: u64,
     /// Those at the server.
-    out: Vec<(Place, Extent)>,
+    out: Vec<(AnswerNumber, Extent)>,
     /// The number of the server's start.
     boot: Option<u64>,
 }
@@ -250,7 +250,7 @@ impl Unflushed {
 
     /// The next change to be made again, if it may go out now: it must not overtake one that it
     /// overlaps.
-    pub fn next_repeat(&mut self) -> Option<(Place, Arc<DiskRequest>)> {
+    pub fn next_repeat(&mut self) -> Option<(AnswerNumber, Arc<DiskRequest>)> {
         let end = self.end();
         let repeat = self.repeat.as_mut()?;
         if repeat.next == end {
@@ -261,14 +261,14 @@ impl Unflushed {
         if repeat.out.iter().any(|(_, out)| out.overlaps(extent)) {
             return None;
         }
-        let place = Place(repeat.next);
+        let place = AnswerNumber(repeat.next);
         repeat.out.push((place, extent));
         repeat.next += 1;
         Some((place, request.clone()))
     }
 
     /// A change was made again.
-    pub fn repeated(&mut self, place: Place) {
+    pub fn repeated(&mut self, place: AnswerNumber) {
         let end = self.end();
         if let Some(repeat) = &mut self.repeat {
             repeat.out.retain(|(out, _)| *out != place);

@@ -8,7 +8,7 @@ use crate::engine::source::describe;
 use crate::engine::{Difference, Divergence, Interruption};
 
 /// What the replayer found at the head of the log, compared with where the guest is.
-pub(super) enum Place {
+pub(super) enum EntryPlace {
     /// The entry belongs to this very point.
     Here,
     /// The entry belongs to a later point.
@@ -16,14 +16,14 @@ pub(super) enum Place {
 }
 
 /// Where `entry` stands, seen from `at`; `None` if the guest is past it.
-pub(super) fn place(at: ExecutionPoint, entry: ExecutionPoint) -> Option<Place> {
+pub(super) fn place(at: ExecutionPoint, entry: ExecutionPoint) -> Option<EntryPlace> {
     if at == entry {
-        return Some(Place::Here);
+        return Some(EntryPlace::Here);
     }
     // At the same exit, a landmark comes after the exit itself. Two landmarks after the same exit
     // that differ cannot be ordered: the caller finds out by asking for one of them.
     let later = entry.exits > at.exits || (entry.exits == at.exits && entry.landmark.is_some());
-    later.then_some(Place::Later)
+    later.then_some(EntryPlace::Later)
 }
 
 pub(super) fn diverged(

@@ -13,7 +13,7 @@ use super::follower::StateFollower;
 use super::log_source::{Head, LogSource, ReplayCounters};
 use super::memory_digest::{self, PAGE};
 use super::overdue::Overdue;
-use super::place::{Place, diverged, input_of, place};
+use super::place::{EntryPlace, diverged, input_of, place};
 use super::watchdog::Watchdog;
 use crate::cpu::SeekError;
 use crate::devices::{Appetite, ClockNeed, Input};
@@ -101,7 +101,7 @@ impl<S: LogSource> Replayer<S> {
     }
 
     /// The head, where it stands, and its digest compared if it stands here.
-    fn head(&mut self, at: &mut Moment<'_>, doing: &str) -> Step<(Lsn, Place, &Payload)> {
+    fn head(&mut self, at: &mut Moment<'_>, doing: &str) -> Step<(Lsn, EntryPlace, &Payload)> {
         self.take_pages(at)?;
         // Two borrows of the log, because an end needs it mutably again.
         if matches!(self.log.head()?, Head::Ended) {
@@ -114,7 +114,7 @@ impl<S: LogSource> Replayer<S> {
         let Some(place) = place else {
             return Err(diverged(at.point, lsn, entry, doing));
         };
-        if matches!(place, Place::Here)
+        if matches!(place, EntryPlace::Here)
             && let Some(logged) = entry.check
         {
             let replayed = at.digest()?;
@@ -139,8 +139,8 @@ impl<S: LogSource> Replayer<S> {
     fn pass_marks(&mut self, at: &mut Moment<'_>, doing: &str) -> Step<()> {
         loop {
             match self.head(at, doing)? {
-                (_, Place::Here, Payload::Progress) => {}
-                (lsn, Place::Here, Payload::Digest(logged)) => {
+                (_, EntryPlace::Here, Payload::Progress) => {}
+                (lsn, EntryPlace::Here, Payload::Digest(logged)) => {
                     let logged = (**logged).clone();
                     if let Some(state) = &mut self.state {
                         state.compare(at, lsn, logged)?;
@@ -278,7 +278,7 @@ impl<S: LogSource> Replayer<S> {
     ) -> Step<(Lsn, T)> {
         self.pass_marks(at, doing)?;
         let (lsn, place, payload) = self.head(at, doing)?;
-        let answer = if matches!(place, Place::Here) {
+        let answer = if matches!(place, EntryPlace::Here) {
             wanted(payload)
         } else {
             None
@@ -306,14 +306,14 @@ impl<S: LogSource> Replayer<S> {
         loop {
             let begun = self.completions.is_begun();
             match self.head(at, doing)? {
-                (_, Place::Here, Payload::DiskData(part)) => {
+                (_, EntryPlace::Here, Payload::DiskData(part)) => {
                     let part = part.clone();
                     if !self.completions.take(&part) {
                         return Err(self.unexpected(at, "more than a read of the disk can be of")?);
                     }
                     self.advance();
                 }
-                (lsn, Place::Here, &Payload::DiskDone { id, outcome }) => {
+                (lsn, EntryPlace::Here, &Payload::DiskDone { id, outcome }) => {
                     let input = self.completions.finish(at, lsn, id, outcome)?;
                     self.advance();
                     return Ok(input);
@@ -440,7 +440,7 @@ impl<S: LogSource> EventSource for Replayer<S> {
         self.counters.exits.store(at.point.exits, Ordering::Relaxed);
         self.overdue.stops();
         let (lsn, logged) = match self.head(at, "an exit")? {
-            (lsn, Place::Here, Payload::Registers(logged)) => (lsn, **logged),
+            (lsn, EntryPlace::Here, Payload::Registers(logged)) => (lsn, **logged),
             _ => return Ok(()),
         };
         let replayed = at.registers()?;
@@ -468,13 +468,15 @@ impl<S: LogSource> EventSource for Replayer<S> {
         const DOING: &str = "the end of an exit";
         self.pass_marks(at, DOING)?;
         match self.head(at, DOING)? {
-            (_, Place::Later, _) => Ok(None),
-            (_, Place::Here, Payload::Shutdown(ShutdownReason::Stopped)) => Err(Interruption::Stop),
+            (_, EntryPlace::Later, _) => Ok(None),
+            (_, EntryPlace::Here, Payload::Shutdown(ShutdownReason::Stopped)) => {
+                Err(Interruption::Stop)
+            }
             // The guest is about to end by itself: the engine sees that next.
-            (_, Place::Here, Payload::Shutdown(_)) => Ok(None),
+            (_, EntryPlace::Here, Payload::Shutdown(_)) => Ok(None),
             // It has slept, and the engine asks next how long.
-            (_, Place::Here, Payload::Tsc(_)) => Ok(None),
-            (_, Place::Here, _) => self.input(at, DOING).map(Some),
+            (_, EntryPlace::Here, Payload::Tsc(_)) => Ok(None),
+            (_, EntryPlace::Here, _) => self.input(at, DOING).map(Some),
         }
     }
 
@@ -482,7 +484,9 @@ impl<S: LogSource> EventSource for Replayer<S> {
         const DOING: &str = "a halt";
         self.pass_marks(at, DOING)?;
         match self.head(at, DOING)? {
-            (_, Place::Here, Payload::Shutdown(ShutdownReason::Stopped)) => Err(Interruption::Stop),
+            (_, EntryPlace::Here, Payload::Shutdown(ShutdownReason::Stopped)) => {
+                Err(Interruption::Stop)
+            }
             _ => self.input(at, DOING),
         }
     }
@@ -494,8 +498,9 @@ impl<S: LogSource> EventSource for Replayer<S> {
             None => "a window with nothing to deliver".into(),
         };
         match (self.head(at, &doing)?, vector) {
-            ((_, Place::Here, Payload::Interrupt(logged)), Some(vector)) if *logged == vector => {}
-            ((_, Place::Here, Payload::Progress), None) => {}
+            ((_, EntryPlace::Here, Payload::Interrupt(logged)), Some(vector))
+                if *logged == vector => {}
+            ((_, EntryPlace::Here, Payload::Progress), None) => {}
             _ => return Err(self.unexpected(at, &doing)?),
         }
         self.advance();

@@ -7,7 +7,7 @@ mod simulated;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 
-use self::simulated::{Events, Habits, Op, Place, Simulated, programs};
+use self::simulated::{Events, Habits, Op, Simulated, TracePlace, programs};
 use super::*;
 use crate::cpu::CountedStop;
 
@@ -69,7 +69,7 @@ fn cases() -> impl Strategy<Value = Case> {
 }
 
 /// The place that is sought, and where it is, if anywhere.
-fn target(case: &Case, trace: &[Place]) -> Option<(CountedStop, Option<u64>)> {
+fn target(case: &Case, trace: &[TracePlace]) -> Option<(CountedStop, Option<u64>)> {
     let index = trace.len() * usize::from(case.at) / 65536;
     let mut name = trace[index].name();
     match case.target {

@@ -81,7 +81,7 @@ pub(super) struct Habits {
 
 /// A place in a program's run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct TracePlace {
     /// Instructions executed: what nobody but the test knows.
     pub(super) ordinal: u64,
     pub(super) count: u64,
@@ -89,7 +89,7 @@ pub(super) struct Place {
     rip: usize,
 }
 
-impl Place {
+impl TracePlace {
     pub(super) fn registers(&self) -> Registers {
         let mut registers = Registers {
             rip: self.rip as u64,
@@ -112,7 +112,7 @@ pub(super) struct Simulated<'a> {
     habits: Habits,
     dice: Dice,
     memory: [u64; WORDS],
-    pub(super) place: Place,
+    pub(super) place: TracePlace,
 }
 
 impl<'a> Simulated<'a> {
@@ -122,7 +122,7 @@ impl<'a> Simulated<'a> {
             habits,
             dice: Dice(habits.seed),
             memory: [5; WORDS],
-            place: Place {
+            place: TracePlace {
                 ordinal: 0,
                 count: 0,
                 gpr: [3; REGISTERS],
@@ -132,7 +132,7 @@ impl<'a> Simulated<'a> {
     }
 
     /// The first places of the run, the last one being at most an exit.
-    pub(super) fn trace(program: &'a [Op], habits: Habits, limit: usize) -> Vec<Place> {
+    pub(super) fn trace(program: &'a [Op], habits: Habits, limit: usize) -> Vec<TracePlace> {
         let mut cpu = Self::new(program, habits);
         let mut places = vec![cpu.place];
         while places.len() < limit && cpu.execute() {
@@ -193,7 +193,7 @@ impl<'a> Simulated<'a> {
     }
 
     /// Runs until `arrived`, or late after `events`, or stopped for no reason.
-    fn run(&mut self, events: u64, arrived: impl Fn(&Place) -> bool) -> Ran<()> {
+    fn run(&mut self, events: u64, arrived: impl Fn(&TracePlace) -> bool) -> Ran<()> {
         let late = self.dice.roll(self.habits.true_skid + 1);
         let overflow = self.place.count + events;
         // The interrupt comes somewhere between two events.

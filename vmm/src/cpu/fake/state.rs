@@ -2,14 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{FakeCpu, Place, RFLAGS_IF};
+use super::{FakeCpu, RFLAGS_IF, ScriptPlace};
 use crate::cpu::{CpuError, CpuState, Registers, digest};
 use crate::state::PageSet;
 
 #[derive(Serialize, Deserialize)]
 struct FakeState {
-    place: Place,
-    interrupted: Vec<Place>,
+    place: ScriptPlace,
+    interrupted: Vec<ScriptPlace>,
     gpr: [u64; 16],
     interrupts_on: bool,
     shadow: bool,

@@ -11,7 +11,7 @@ use disk_server::nbd::protocol::{ErrorCode, TransmissionFlags};
 use super::super::followed::OwnFlush;
 use super::super::order::{Effect, Ticket};
 use super::super::pieces::{Piece, pieces};
-use super::super::unflushed::Place;
+use super::super::unflushed::AnswerNumber;
 use super::super::{DiskError, DiskOp, DiskRequest};
 use super::{Dispatcher, OwnFlushes};
 
@@ -24,7 +24,7 @@ enum Purpose {
     /// A request of the guest.
     Guest(Ticket),
     /// A change that is made again.
-    Again(Place),
+    Again(AnswerNumber),
     /// A flush of the service's own.
     OwnFlush,
 }

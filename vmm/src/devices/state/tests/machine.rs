@@ -8,7 +8,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::disk_driver::{self, Answer, Ask};
 use crate::devices::virtio::net::frame::{Frame, Header};
-use crate::devices::virtio::transport::Place;
+use crate::devices::virtio::transport::Resources;
 use crate::devices::{Appetite, ClockNeed, DISK, Devices, Input, NET, NET_SLOT, Output};
 use crate::disk::DiskRequest;
 use crate::ram::GuestRam;
@@ -427,6 +427,6 @@ impl Machine {
     }
 }
 
-fn place(slot: u8) -> Place {
+fn place(slot: u8) -> Resources {
     if slot == NET_SLOT { NET } else { DISK }
 }

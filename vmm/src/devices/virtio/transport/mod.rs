@@ -48,7 +48,7 @@ const CAP_PCI: u8 = 5;
 
 /// Where the guest finds a function: what firmware would have decided.
 #[derive(Debug, Clone, Copy)]
-pub struct Place {
+pub struct Resources {
     /// First port of the I/O BAR, with [`BAR_BYTES`].
     pub ports: u16,
     /// Guest-physical address of the memory BAR, with [`msix::BAR_BYTES`].
@@ -83,7 +83,7 @@ pub struct VirtioPci<D> {
 impl<D: VirtioDevice> VirtioPci<D> {
     /// Puts `device` behind a function at `place`.
     #[must_use]
-    pub fn new(device: D, memory: GuestRam, place: Place) -> Self {
+    pub fn new(device: D, memory: GuestRam, place: Resources) -> Self {
         let mut config_space = ConfigSpace::new(
             0x1af4,
             0x1040 + D::DEVICE_TYPE,

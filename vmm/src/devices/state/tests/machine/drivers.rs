@@ -6,7 +6,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::super::disk_driver;
 use super::{AVAIL, EOI_WORD, Machine, PARAVIRTUAL_EOI, QUEUE, TABLES, USED};
 use crate::devices::pci::msix::NO_VECTOR;
-use crate::devices::virtio::transport::Place;
+use crate::devices::virtio::transport::Resources;
 use crate::devices::{DISK, DISK_SLOT, NET, NET_SLOT};
 
 /// Vectors of the functions' messages, of the timer, and the register of ends of interrupts.
@@ -24,7 +24,7 @@ fn ring_features(event_idx: bool) -> u32 {
 /// How the driver of a virtio function sets it up.
 struct Driver<'a> {
     slot: u8,
-    place: Place,
+    place: Resources,
     /// The lower half of its features.
     features: u32,
     /// First of its vectors, if it uses messages.
@@ -110,7 +110,7 @@ impl Machine {
 
     /// Sets a virtio function up.
     fn start(&mut self, driver: &Driver<'_>) {
-        let Place {
+        let Resources {
             ports, messages, ..
         } = driver.place;
         for (offset, value) in [(0x10, ports.into()), (0x14, messages), (0x04, 3)] {
