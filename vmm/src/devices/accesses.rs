@@ -116,7 +116,7 @@ impl Devices {
     pub fn read_msr(&mut self, index: u32, clock: u64) -> Option<u64> {
         if Apic::owns(index) {
             // What the guest ended without an exit is over.
-            self.apic.settle(&self.memory);
+            self.apic.look_for_untold_end(&self.memory);
             return self.apic.read(index, clock);
         }
         match index {

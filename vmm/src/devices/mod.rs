@@ -188,8 +188,8 @@ impl Devices {
     }
 
     /// The guest is about to run on, and all that happened at its exit is done.
-    pub fn settle_interrupts(&mut self) {
-        self.apic.settle(&self.memory);
+    pub fn look_for_untold_end(&mut self) {
+        self.apic.look_for_untold_end(&self.memory);
     }
 
     /// Whether an interrupt waits for the processor.

@@ -394,7 +394,7 @@ impl<C: GuestCpu> Engine<C> {
 
     /// Injects what can be injected, and asks for the window where it cannot.
     fn prepare_entry(&mut self) -> Step<()> {
-        self.devices.settle_interrupts();
+        self.devices.look_for_untold_end();
         self.cpu.set_task_priority(self.devices.task_priority());
         if self.devices.interrupt_pending() && self.cpu.ready_for_interrupt() {
             let vector = self.devices.acknowledge_interrupt();

@@ -188,7 +188,7 @@ impl KvmCpu {
 
     /// Enters KVM without running the guest: finishes the last exit's access, and brings
     /// registers and interrupt readiness in the shared page up to date.
-    pub(super) fn settle(&mut self) -> Result<Returned, CpuError> {
+    pub(super) fn enter_without_running(&mut self) -> Result<Returned, CpuError> {
         self.fd().set_kvm_immediate_exit(1);
         let stop = self.run_once();
         self.fd().set_kvm_immediate_exit(0);
@@ -200,7 +200,7 @@ impl CpuState for KvmCpu {
     fn complete_access(&mut self) -> Result<(), CpuError> {
         // A string instruction may need several turns, each an exit that is not answered any
         // more.
-        while self.settle()? != Returned::Exit(Exit::Kicked) {}
+        while self.enter_without_running()? != Returned::Exit(Exit::Kicked) {}
         Ok(())
     }
 

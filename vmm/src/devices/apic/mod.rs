@@ -216,7 +216,7 @@ impl Apic {
             PARAVIRTUAL_EOI => self.set_paravirtual_eoi(value, memory),
             TASK_PRIORITY => self.task_priority = word as u8,
             END_OF_INTERRUPT => {
-                self.settle(memory);
+                self.look_for_untold_end(memory);
                 // If the guest did not look for the bit: it would be taken for the end of another.
                 self.withdraw_eoi(memory);
                 self.in_service.remove_highest();
@@ -345,7 +345,7 @@ impl Apic {
 
     /// The guest is to tell of the end after all.
     pub fn insist_on_end(&mut self, memory: &GuestRam) {
-        self.settle(memory);
+        self.look_for_untold_end(memory);
         self.withdraw_eoi(memory);
     }
 
@@ -366,7 +366,7 @@ impl Apic {
 
     /// Takes the vector of [`Apic::pending`] into service.
     pub fn acknowledge(&mut self, vector: u8, memory: &GuestRam) {
-        self.settle(memory);
+        self.look_for_untold_end(memory);
         self.requested.remove(vector);
         self.in_service.insert(vector);
         self.raise_timer();
@@ -374,7 +374,7 @@ impl Apic {
     }
 
     /// Looks whether the guest has ended an interrupt without an exit.
-    pub fn settle(&mut self, memory: &GuestRam) {
+    pub fn look_for_untold_end(&mut self, memory: &GuestRam) {
         if self.eoi_offered && !self.offer_stands(memory) {
             self.in_service.remove_highest();
             self.eoi_offered = false;
@@ -382,7 +382,7 @@ impl Apic {
     }
 
     fn set_paravirtual_eoi(&mut self, value: u64, memory: &GuestRam) {
-        self.settle(memory);
+        self.look_for_untold_end(memory);
         self.withdraw_eoi(memory);
         self.paravirtual_eoi = value;
     }

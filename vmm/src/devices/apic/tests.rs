@@ -33,7 +33,7 @@ fn message(vector: u8) -> Message {
 const PERIOD: u64 = 1_000_000;
 
 fn take(apic: &mut Apic, memory: &GuestRam) -> Option<u8> {
-    apic.settle(memory);
+    apic.look_for_untold_end(memory);
     let vector = apic.pending(memory)?;
     apic.acknowledge(vector, memory);
     Some(vector)
@@ -268,7 +268,7 @@ fn an_end_by_the_register_is_not_awaited_in_memory_as_well() {
     }
     write(&mut apic, &memory, END_OF_INTERRUPT, 0); // of 0x91, for which the bit is set
     assert_eq!(memory.read_obj::<u32>(at).unwrap(), 0);
-    apic.settle(&memory);
+    apic.look_for_untold_end(&memory);
     assert_eq!(apic.read(IN_SERVICE + 2, 0), Some(2), "0x41 goes on");
     assert_eq!(apic.check(&memory), Ok(()));
 }

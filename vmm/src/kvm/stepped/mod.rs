@@ -179,7 +179,7 @@ impl SteppedCpu {
 
     /// Finishes the last exit's access. String instructions make one exit after another.
     pub(super) fn begin(&mut self) -> Result<Option<Exit>, CpuError> {
-        Ok(match self.cpu.settle()? {
+        Ok(match self.cpu.enter_without_running()? {
             Returned::Exit(Exit::Kicked) | Returned::Stepped | Returned::Window => None,
             Returned::Exit(exit) => Some(exit),
         })

@@ -402,7 +402,7 @@ impl Machine {
             }
             Step::Typed(ref bytes) => self.devices.apply(Input::Typed(bytes.clone())),
             Step::Halt => self.devices.halted(),
-            Step::Enter => self.devices.settle_interrupts(),
+            Step::Enter => self.devices.look_for_untold_end(),
             Step::Acknowledge => {
                 if self.devices.interrupt_pending() {
                     vector = Some(self.devices.acknowledge_interrupt());
