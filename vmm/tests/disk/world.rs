@@ -31,14 +31,9 @@ pub(crate) fn quick() -> DiskSettings {
     }
 }
 
-#[derive(Debug)]
-struct Progress {
-    reached: Reached,
-}
-
 /// A log.
 #[derive(Debug, Clone)]
-pub(crate) struct Log(Arc<(Mutex<Progress>, Condvar)>);
+pub(crate) struct Log(Arc<(Mutex<Reached>, Condvar)>);
 
 impl Log {
     pub(crate) fn new() -> Self {
@@ -46,11 +41,11 @@ impl Log {
             committed: Lsn(0),
             executed: Lsn(0),
         };
-        Self(Arc::new((Mutex::new(Progress { reached }), Condvar::new())))
+        Self(Arc::new((Mutex::new(reached), Condvar::new())))
     }
 
     pub(crate) fn set(&self, reached: Reached) {
-        self.0.0.lock().reached = reached;
+        *self.0.0.lock() = reached;
         self.0.1.notify_all();
     }
 
@@ -64,12 +59,12 @@ impl Log {
 
 impl LogProgress for Log {
     fn now(&self) -> Reached {
-        self.0.0.lock().reached
+        *self.0.0.lock()
     }
 
     fn wait(&self, timeout: Duration, arrived: &mut dyn FnMut(Lsn, Lsn) -> bool) {
         let mut guard = self.0.0.lock();
-        let waiting = |progress: &mut Progress| match progress.reached {
+        let waiting = |reached: &mut Reached| match *reached {
             Reached::UpTo {
                 committed,
                 executed,
