@@ -20,9 +20,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::live;
 use crate::machine::HostKind;
 use crate::netns::{Namespace, output};
+use crate::run_lock;
 
 /// One of the networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -144,7 +144,7 @@ impl Fabric {
     /// Makes the networks of a run; they go when the value is dropped.
     pub(crate) fn create(id: &str) -> Result<Self> {
         let fabric = Self::at(id, true);
-        live::interrupt_removes(id);
+        run_lock::interrupt_removes(id);
         fabric.make()?;
         Ok(fabric)
     }
@@ -169,7 +169,7 @@ impl Fabric {
     }
 
     fn at(id: &str, owned: bool) -> Self {
-        let namespace = |what| Namespace::named(live::namespace_name(id, what));
+        let namespace = |what| Namespace::named(run_lock::namespace_name(id, what));
         Self {
             id: id.to_owned(),
             namespace: namespace("fabric"),
@@ -269,7 +269,7 @@ impl Fabric {
 
     /// The namespace of a host that is one.
     pub(crate) fn host_namespace(&self, host: &str) -> Namespace {
-        Namespace::named(live::namespace_name(&self.id, &format!("host-{host}")))
+        Namespace::named(run_lock::namespace_name(&self.id, &format!("host-{host}")))
     }
 
     /// Cuts or heals a host's link.
@@ -311,7 +311,7 @@ impl Fabric {
 
     /// Removes all of it.
     pub(crate) fn remove(&self) -> Result<()> {
-        live::remove_namespaces(&self.id)
+        run_lock::remove_namespaces(&self.id)
     }
 }
 

@@ -17,13 +17,13 @@ use crate::netns::Namespace;
 
 /// A run's lock.
 #[derive(Debug)]
-pub(crate) struct Live {
+pub(crate) struct RunLock {
     id: String,
     path: PathBuf,
     _lock: File,
 }
 
-impl Live {
+impl RunLock {
     /// Begins a run: cleans up after dead ones, and finds a free identifier.
     pub(crate) fn begin(directory: &Path) -> Result<Self> {
         fs::create_dir_all(directory).map_err(|source| file_error(directory, source))?;
@@ -52,7 +52,7 @@ impl Live {
     }
 }
 
-impl Drop for Live {
+impl Drop for RunLock {
     fn drop(&mut self) {
         // A file that stays is removed by the next run.
         let _ = fs::remove_file(&self.path);

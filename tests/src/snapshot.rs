@@ -19,10 +19,10 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::image::{HostImage, file_stamp, machine_program};
 use crate::layout::Layout;
-use crate::live::Live;
 use crate::machine::{HOST_MEMORY_MIB, HostKind, Plan};
 use crate::network::Fabric;
 use crate::qemu::Qemu;
+use crate::run_lock::RunLock;
 use crate::wait::wait_until;
 
 /// A boot takes 5 to 12 s; on a busy machine it may take much longer.
@@ -107,8 +107,8 @@ fn make(layout: &Layout, image: &HostImage, memory_mib: u32, directory: &Path) -
     let initramfs = directory.join("initramfs");
     fs::write(&initramfs, image.initramfs()?).map_err(|source| file_error(&initramfs, source))?;
 
-    let live = Live::begin(&layout.live())?;
-    let fabric = Fabric::create(live.id())?;
+    let lock = RunLock::begin(&layout.live())?;
+    let fabric = Fabric::create(lock.id())?;
     let plan = Plan {
         kind: HostKind::Qemu,
         name: "host",

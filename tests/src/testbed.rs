@@ -10,10 +10,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::layout::Layout;
-use crate::live::Live;
 use crate::machine::{HOST_MEMORY_MIB, HostKind, Plan};
 use crate::network::{Fabric, Network, Position};
 use crate::process::LocalProcess;
+use crate::run_lock::RunLock;
 
 /// Variable that keeps the logs of successful runs too.
 pub const KEEP_LOGS_VARIABLE: &str = "FTVM_KEEP_LOGS";
@@ -32,7 +32,7 @@ pub struct Testbed {
     logs: PathBuf,
     succeeded: bool,
     // Dropped last: the lock tells others that the rest is in use.
-    _live: Live,
+    _lock: RunLock,
 }
 
 impl Testbed {
@@ -52,17 +52,17 @@ impl Testbed {
     /// As [`Testbed::new`].
     pub fn with_hosts(name: &str, kind: HostKind) -> Result<Self> {
         let layout = Layout::find();
-        let live = Live::begin(&layout.live())?;
+        let lock = RunLock::begin(&layout.live())?;
         let stamp = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
             .as_secs();
-        let logs = layout.runs().join(format!("{name}-{stamp}-{}", live.id()));
+        let logs = layout.runs().join(format!("{name}-{stamp}-{}", lock.id()));
         fs::create_dir_all(&logs).map_err(|source| Error::File {
             path: logs.clone(),
             source,
         })?;
-        let fabric = Arc::new(Fabric::create(live.id())?);
+        let fabric = Arc::new(Fabric::create(lock.id())?);
         Ok(Self {
             layout,
             kind,
@@ -71,7 +71,7 @@ impl Testbed {
             hosts: AtomicU8::new(0),
             logs,
             succeeded: false,
-            _live: live,
+            _lock: lock,
         })
     }
 
