@@ -9,60 +9,15 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
-use logging_channel::entry::Registers;
+use crossbeam_channel::{Receiver, TryRecvError};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::excursion::Excursion;
+use super::request::{Request, Snapshot, Stopped};
 use super::stub::{self, Link};
-use crate::cpu::debug::{FloatRegisters, SystemRegisters};
 use crate::cpu::{Exit, GuestCpu};
 use crate::engine::{Interruption, Moment, Step};
-use crate::ram::GuestRam;
-use crate::ram::PAGE;
-
-/// The registers that a debugger sees.
-pub(super) struct Snapshot {
-    pub(super) general: Registers,
-    pub(super) system: SystemRegisters,
-    pub(super) float: FloatRegisters,
-}
-
-/// What the debugger asks for. The first four only while the guest is stopped.
-pub(super) enum Request {
-    /// Its registers.
-    Registers(Sender<Snapshot>),
-    /// Memory at a linear address, as far as it is mapped.
-    Memory {
-        address: u64,
-        len: usize,
-        reply: Sender<Vec<u8>>,
-    },
-    /// Sets or removes a breakpoint. `false` where none can be.
-    Breakpoint {
-        address: u64,
-        set: bool,
-        reply: Sender<bool>,
-    },
-    /// One instruction.
-    Step,
-    /// Up to a breakpoint or [`Request::Interrupt`].
-    Continue,
-    /// Stop where you are.
-    Interrupt,
-    /// The debugger is gone.
-    Detach,
-    /// The replay is to end.
-    Kill,
-}
-
-/// Why the guest stopped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stopped {
-    Step,
-    Breakpoint,
-    Interrupted,
-}
+use crate::ram::{GuestRam, PAGE};
 
 /// What becomes of the replay.
 pub(super) enum Fate {

@@ -10,6 +10,7 @@ mod dump;
 mod excursion;
 mod inspector;
 mod point;
+mod request;
 mod stub;
 
 pub use debugger::Debugger;

@@ -23,7 +23,7 @@ use gdbstub::target::{Target, TargetError, TargetResult};
 use gdbstub_arch::x86::X86_64_SSE;
 use gdbstub_arch::x86::reg::X86_64CoreRegs;
 
-use super::debugger::{Request, Snapshot, Stopped};
+use super::request::{Request, Snapshot, Stopped};
 
 /// How often the connection is looked at while the guest runs: an interrupt waits this long.
 const LOOK: Duration = Duration::from_millis(20);
