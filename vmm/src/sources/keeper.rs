@@ -8,8 +8,8 @@ use logging_channel::codec::MAX_PAGE_DIGESTS;
 use logging_channel::entry::{Entry, ExecutionPoint, Lsn, Payload, StateDigest, StatePart};
 
 use super::convergence::Convergence;
+use super::log_sink::LogSink;
 use super::pace::{NextStop, Pace, StateCounters};
-use super::recorder::LogSink;
 use super::repairs::{MANY, Repairs};
 use crate::engine::{Moment, Step};
 use crate::state::{Baseline, Capture, digest};

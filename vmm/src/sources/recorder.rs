@@ -1,7 +1,5 @@
 //! Live inputs that are logged as they are given to the guest.
 
-use std::time::Duration;
-
 use logging_channel::codec::MAX_FRAME;
 use logging_channel::entry::{
     DiskOutcome, Entry, ExecutionPoint, Lsn, OutputMarker, Payload, ShutdownReason,
@@ -9,6 +7,7 @@ use logging_channel::entry::{
 
 use super::keeper::StateKeeper;
 use super::live::{LiveInputs, OutsideWorld};
+use super::log_sink::LogSink;
 use super::{Watchdog, memory_digest};
 use crate::cpu::Counted;
 use crate::devices::{Appetite, ClockNeed, Input};
@@ -26,70 +25,6 @@ const MOST_SILENCE: u64 = 1_000_000_000;
 
 /// Hashes in one entry: 256 KiB of guest memory per KiB of log.
 const HASHES_PER_ENTRY: u64 = 4096;
-
-/// Where a log goes.
-pub trait LogSink {
-    /// Appends an entry. May wait for room.
-    ///
-    /// # Errors
-    /// [`crate::engine::Interruption::Failed`] when the log cannot be written.
-    fn append(&mut self, entry: Entry) -> Step<Lsn>;
-
-    /// Something waits for what was appended: send it now.
-    fn flush(&mut self) {}
-
-    /// Called at every exit: may hold the guest up so that a replay can catch up.
-    fn throttle(&mut self) {}
-
-    /// Whether there is a log at all.
-    fn is_kept(&self) -> bool {
-        true
-    }
-
-    /// Whether anybody replays the log. If not, nothing is taken from the guest for it.
-    fn is_replayed(&self) -> bool {
-        true
-    }
-
-    /// The replay asks for the whole state, because its own differed at this entry. Each request
-    /// is given out once.
-    fn state_wanted(&mut self) -> Option<Lsn> {
-        None
-    }
-
-    /// The replay differs, for so many times lately, and gets the whole state after `wait`.
-    fn is_unprotected(&mut self, divergences: usize, wait: Duration) {
-        let _ = (divergences, wait);
-    }
-
-    /// The whole state was sent.
-    fn state_sent(&mut self) {}
-
-    /// The guest ended and everything was appended.
-    ///
-    /// # Errors
-    /// [`crate::engine::Interruption::Failed`] when the log cannot be completed.
-    fn finish(&mut self) -> Step<()> {
-        Ok(())
-    }
-}
-
-/// No log: a guest that runs alone.
-pub struct NoLog;
-
-impl LogSink for NoLog {
-    fn append(&mut self, _: Entry) -> Step<Lsn> {
-        Ok(Lsn::default())
-    }
-
-    fn is_kept(&self) -> bool {
-        false
-    }
-
-    fn is_replayed(&self) -> bool {
-        false
-    }
-}
 
 /// How much a recording lets its replay compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
