@@ -1,47 +1,13 @@
 //! What debuggers need, on KVM.
 //!
-//! Places to stop at are marked by an [`OutStop`], which changes nothing that a guest sees but the
-//! byte itself.
+//! Places to stop at are marked by [tripwires](super::out_stop::Tripwires), which change nothing that
+//! a guest sees but the byte itself.
 
 use kvm_bindings::{kvm_dtable, kvm_segment};
 
-use super::out_stop::OutStop;
 use super::vcpu::KvmCpu;
 use crate::cpu::debug::{DebugCpu, FloatRegisters, Segment, SystemRegisters, Table};
-use crate::cpu::{CpuError, CpuState, Exit, GuestCpu, PortAccess};
-use crate::ram::GuestRam;
-
-/// Marked instructions, with their linear addresses.
-#[derive(Default)]
-pub(super) struct Tripwires(Vec<(u64, OutStop)>);
-
-impl Tripwires {
-    /// Whether an exit may be a tripwire's.
-    pub(super) fn hold(&self, rip: u64, access: PortAccess) -> bool {
-        access.write
-            && (access.size, access.count) == (1, 1)
-            && self.0.iter().any(|(linear, _)| *linear == rip)
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn clear(&mut self, memory: &GuestRam) {
-        // The last first: two addresses may be the same byte.
-        for (_, mut stop) in self.0.drain(..).rev() {
-            stop.lift(memory);
-        }
-    }
-
-    fn add(&mut self, memory: &GuestRam, linear: u64, physical: u64) {
-        let mut stop = OutStop::at(physical);
-        stop.set(memory);
-        if stop.is_set() {
-            self.0.push((linear, stop));
-        }
-    }
-}
+use crate::cpu::{CpuError, CpuState, Exit, GuestCpu};
 
 impl KvmCpu {
     /// The last exit was a tripwire's: the processor stands before the instruction again, and the

@@ -6,7 +6,10 @@
 //! device of ours. KVM does not filter these, but refuses them where the APIC is not its own, and
 //! what it refuses exits as well.
 
-use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
+use kvm_bindings::{Msrs, kvm_msr_entry};
+use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};
+
+use crate::cpu::CpuError;
 
 /// First register and number of registers.
 const DIRECT: &[(u32, u32)] = &[
@@ -43,6 +46,55 @@ pub(super) fn install_filter(vm: &VmFd) -> Result<(), kvm_ioctls::Error> {
         })
         .collect();
     vm.set_msr_filter(MsrFilterDefaultAction::DENY, &ranges)
+}
+
+/// The registers of the MSR filter's list that are part of a vCPU's state: those that this host's
+/// KVM gives back as they were set. Of the others, some cannot be written, and two are cut to 32
+/// bits where the processor has no SYSENTER in 64-bit mode and so no use for them (AMD).
+pub(super) fn known(fd: &VcpuFd) -> Vec<u32> {
+    direct()
+        .filter(|&index| is_kept(fd, index).unwrap_or(false))
+        .collect()
+}
+
+fn is_kept(fd: &VcpuFd, index: u32) -> Result<bool, CpuError> {
+    const KERNEL_ADDRESS: u64 = 0xffff_ffff_8000_0000;
+    let [(_, value)] = read(fd, &[index])?[..] else {
+        return Ok(false);
+    };
+    let set = |value| {
+        fd.set_msrs(&list(&[(index, value)]))
+            .map_err(CpuError::failed_to("set model specific registers"))
+    };
+    if SYSENTER_ADDRESSES.contains(&index) {
+        set(KERNEL_ADDRESS)?;
+        let kept = read(fd, &[index])? == [(index, KERNEL_ADDRESS)];
+        set(value)?;
+        return Ok(kept);
+    }
+    Ok(set(value)? == 1)
+}
+
+pub(super) fn list(values: &[(u32, u64)]) -> Msrs {
+    let entries: Vec<kvm_msr_entry> = values
+        .iter()
+        .map(|&(index, data)| kvm_msr_entry {
+            index,
+            data,
+            ..Default::default()
+        })
+        .collect();
+    Msrs::from_entries(&entries).expect("the list of registers is short")
+}
+
+pub(super) fn read(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<(u32, u64)>, CpuError> {
+    let wanted: Vec<(u32, u64)> = indices.iter().map(|&index| (index, 0)).collect();
+    let mut msrs = list(&wanted);
+    let count = fd
+        .get_msrs(&mut msrs)
+        .map_err(CpuError::failed_to("read model specific registers"))?;
+    let read = &msrs.as_slice()[..count];
+    Ok(read.iter().map(|entry| (entry.index, entry.data)).collect())
 }
 
 #[cfg(test)]

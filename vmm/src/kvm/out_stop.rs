@@ -7,6 +7,7 @@
 
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::cpu::PortAccess;
 use crate::ram::GuestRam;
 
 /// The opcode of `out dx, al`.
@@ -51,6 +52,38 @@ impl OutStop {
         {
             let written = memory.write_obj(byte, self.physical);
             written.expect("the byte was read from there");
+        }
+    }
+}
+
+/// Marked instructions, with their linear addresses.
+#[derive(Default)]
+pub(super) struct Tripwires(Vec<(u64, OutStop)>);
+
+impl Tripwires {
+    /// Whether an exit may be a tripwire's.
+    pub(super) fn hold(&self, rip: u64, access: PortAccess) -> bool {
+        access.write
+            && (access.size, access.count) == (1, 1)
+            && self.0.iter().any(|(linear, _)| *linear == rip)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn clear(&mut self, memory: &GuestRam) {
+        // The last first: two addresses may be the same byte.
+        for (_, mut stop) in self.0.drain(..).rev() {
+            stop.lift(memory);
+        }
+    }
+
+    pub(super) fn add(&mut self, memory: &GuestRam, linear: u64, physical: u64) {
+        let mut stop = OutStop::at(physical);
+        stop.set(memory);
+        if stop.is_set() {
+            self.0.push((linear, stop));
         }
     }
 }

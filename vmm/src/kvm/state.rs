@@ -1,9 +1,6 @@
 //! A vCPU's state as a whole (Linux, Documentation/virt/kvm/api.rst).
 
-use kvm_bindings::{
-    Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
-};
-use kvm_ioctls::VcpuFd;
+use kvm_bindings::{kvm_debugregs, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave};
 use serde::{Deserialize, Serialize};
 
 use super::msrs;
@@ -44,59 +41,10 @@ struct VcpuState {
     events: kvm_vcpu_events,
 }
 
-/// The registers of the MSR filter's list that are part of a vCPU's state: those that this host's
-/// KVM gives back as they were set. Of the others, some cannot be written, and two are cut to 32
-/// bits where the processor has no SYSENTER in 64-bit mode and so no use for them (AMD).
-pub(super) fn known_msrs(fd: &VcpuFd) -> Vec<u32> {
-    msrs::direct()
-        .filter(|&index| is_kept(fd, index).unwrap_or(false))
-        .collect()
-}
-
-fn is_kept(fd: &VcpuFd, index: u32) -> Result<bool, CpuError> {
-    const KERNEL_ADDRESS: u64 = 0xffff_ffff_8000_0000;
-    let [(_, value)] = read_msrs(fd, &[index])?[..] else {
-        return Ok(false);
-    };
-    let set = |value| {
-        fd.set_msrs(&msr_list(&[(index, value)]))
-            .map_err(CpuError::failed_to("set model specific registers"))
-    };
-    if msrs::SYSENTER_ADDRESSES.contains(&index) {
-        set(KERNEL_ADDRESS)?;
-        let kept = read_msrs(fd, &[index])? == [(index, KERNEL_ADDRESS)];
-        set(value)?;
-        return Ok(kept);
-    }
-    Ok(set(value)? == 1)
-}
-
-fn msr_list(values: &[(u32, u64)]) -> Msrs {
-    let entries: Vec<kvm_msr_entry> = values
-        .iter()
-        .map(|&(index, data)| kvm_msr_entry {
-            index,
-            data,
-            ..Default::default()
-        })
-        .collect();
-    Msrs::from_entries(&entries).expect("the list of registers is short")
-}
-
-pub(super) fn read_msrs(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<(u32, u64)>, CpuError> {
-    let wanted: Vec<(u32, u64)> = indices.iter().map(|&index| (index, 0)).collect();
-    let mut msrs = msr_list(&wanted);
-    let count = fd
-        .get_msrs(&mut msrs)
-        .map_err(CpuError::failed_to("read model specific registers"))?;
-    let read = &msrs.as_slice()[..count];
-    Ok(read.iter().map(|entry| (entry.index, entry.data)).collect())
-}
-
 impl KvmCpu {
     fn read_state(&self) -> Result<VcpuState, CpuError> {
         let fd = self.fd_ref();
-        let msrs = read_msrs(fd, self.msrs())?;
+        let msrs = msrs::read(fd, self.msrs())?;
         Ok(VcpuState {
             regs: fd
                 .get_regs()
@@ -121,7 +69,7 @@ impl KvmCpu {
     }
 
     fn write_state(&mut self, mut state: VcpuState) -> Result<(), CpuError> {
-        let msrs = msr_list(&state.msrs);
+        let msrs = msrs::list(&state.msrs);
         // A processor may call a component "initial" that another saved as used with the same
         // content. The content is always there, so let it be used: with the bits clear, another
         // MXCSR came out.

@@ -9,7 +9,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::cr4::allows;
-use super::debug::Tripwires;
+use super::out_stop::Tripwires;
 use super::write_log::WriteLog;
 
 use crate::cpu::{CpuError, CpuState, Exit, GuestCpu, PortAccess, Registers};
@@ -62,7 +62,7 @@ impl KvmCpu {
     pub(super) fn new(mut fd: VcpuFd, vm: VmFd, memory: GuestRam) -> Self {
         // Registers travel in the shared kvm_run page at every exit: no ioctl for a digest.
         fd.get_kvm_run().kvm_valid_regs = u64::from(KVM_SYNC_X86_REGS);
-        let msrs = super::state::known_msrs(&fd);
+        let msrs = super::msrs::known(&fd);
         Self {
             fd,
             vm,

@@ -4,12 +4,12 @@ use std::path::Path;
 
 use kvm_bindings::{
     KVM_API_VERSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_MSR_EXIT_REASON_FILTER,
-    KVM_MSR_EXIT_REASON_INVAL, kvm_enable_cap, kvm_regs, kvm_segment, kvm_userspace_memory_region,
+    KVM_MSR_EXIT_REASON_INVAL, kvm_enable_cap, kvm_regs, kvm_segment,
 };
-use kvm_ioctls::{Cap, Kvm, VmFd};
-use vm_memory::{GuestAddress, GuestMemoryBackend};
+use kvm_ioctls::{Cap, Kvm};
 
 use super::cpu_model::{CpuModel, CpuModelError};
+use super::memory_slot::map_memory;
 use super::vcpu::KvmCpu;
 use crate::boot::EntryState;
 use crate::config::Clock;
@@ -69,34 +69,6 @@ pub enum MachineError {
 
 pub(super) fn failed(action: &'static str) -> impl Fn(kvm_ioctls::Error) -> MachineError {
     move |source| MachineError::Failed { action, source }
-}
-
-/// Slot of guest memory in KVM.
-pub(super) const MEMORY_SLOT: u32 = 0;
-
-/// Tells KVM where guest memory is, or with which `flags` it is mapped from now on.
-pub(super) fn map_memory(
-    vm: &VmFd,
-    memory: &GuestRam,
-    flags: u32,
-) -> Result<(), kvm_ioctls::Error> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "for KVM, whose dirty log tracks what the guest writes"
-    )]
-    let host = memory
-        .get_host_address(GuestAddress(0))
-        .expect("guest memory begins at 0");
-    let region = kvm_userspace_memory_region {
-        slot: MEMORY_SLOT,
-        flags,
-        guest_phys_addr: 0,
-        memory_size: memory.last_addr().0 + 1,
-        userspace_addr: host as u64,
-    };
-    // SAFETY: guest memory is one mapping of this size, and belongs to `memory`, which the KvmCpu
-    // holds as long as its vCPU file, and so the VM, is open.
-    unsafe { vm.set_user_memory_region(region) }
 }
 
 impl Machine {

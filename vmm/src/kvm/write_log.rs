@@ -14,7 +14,7 @@ use kvm_bindings::{
 use kvm_ioctls::VmFd;
 use vm_memory::GuestMemoryBackend;
 
-use super::vm::{MEMORY_SLOT, map_memory};
+use super::memory_slot::{MEMORY_SLOT, map_memory};
 use crate::cpu::CpuError;
 use crate::ram::GuestRam;
 use crate::state::{PageSet, bits};

@@ -9,7 +9,7 @@ use kvm_bindings::{kvm_segment, kvm_sregs};
 use super::decode::Kind;
 use crate::cpu::{CpuError, GuestCpu, RFLAGS_RF, RFLAGS_TF, Registers};
 use crate::kvm::KvmCpu;
-use crate::kvm::state::read_msrs;
+use crate::kvm::msrs;
 use crate::kvm::vm::segment;
 
 const STAR: u32 = 0xc000_0081;
@@ -45,8 +45,8 @@ pub(super) fn execute(
     len: u64,
     mut sregs: kvm_sregs,
 ) -> Result<(), CpuError> {
-    let msrs = read_msrs(cpu.fd_ref(), &[STAR, LSTAR, SFMASK])?;
-    let &[(_, star), (_, lstar), (_, sfmask)] = &msrs[..] else {
+    let values = msrs::read(cpu.fd_ref(), &[STAR, LSTAR, SFMASK])?;
+    let &[(_, star), (_, lstar), (_, sfmask)] = &values[..] else {
         return Err(CpuError::UnknownExit(
             "SYSCALL without its registers".into(),
         ));
