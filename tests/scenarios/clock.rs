@@ -16,9 +16,9 @@ const TOLERANCE: Duration = Duration::from_millis(200);
 /// time from when it sets its clock to when it starts its timer, 48 ms or more with the paravirtual
 /// clock, and 375 ms in one run that may have another reason (docs/clock.md, "Wall clock").
 const WALL_TOLERANCE: Duration = Duration::from_millis(1200);
-/// Every clock has a step that is smaller, the coarse one between two exits that follow each other.
-/// It is of the guest's time: however busy the machine is, some two reads are that near.
-const SMALL_STEP: Duration = Duration::from_millis(4);
+/// A fine clock has smaller steps. They are of the guest's time: however busy the machine is, some
+/// two reads are that near.
+const SMALL_STEP: Duration = Duration::from_millis(1);
 /// Lines that are looked at on each host.
 const LINES: usize = 40;
 
@@ -121,9 +121,11 @@ fn over_a_failover(name: &str, clock: &str, steps: Steps, patience: Duration) ->
         assert_eq!(seen.line.backwards, 0, "{seen:?}");
     }
     for seen in [last, after.last().expect("lines")] {
-        assert_eq!(seen.line.same == 0, steps == Steps::Fine, "{seen:?}");
         let step = seen.line.step.expect("the clock went on");
-        assert!(step < SMALL_STEP, "{seen:?}");
+        match steps {
+            Steps::Fine => assert!(seen.line.same == 0 && step < SMALL_STEP, "{seen:?}"),
+            Steps::Coarse => assert!(seen.line.same > 0, "{seen:?}"),
+        }
     }
     testbed.succeed();
     Ok(())
