@@ -1,5 +1,7 @@
 //! Live inputs that are logged as they are given to the guest.
 
+use std::time::Duration;
+
 use logging_channel::codec::MAX_FRAME;
 use logging_channel::entry::{
     DiskOutcome, Entry, ExecutionPoint, Lsn, OutputMarker, Payload, ShutdownReason,
