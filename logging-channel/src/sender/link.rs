@@ -67,6 +67,8 @@ pub(super) struct Shared {
     standstill: Mutex<Standstill>,
     /// When the disk server answered the backup.
     pub(super) peer_storage: Mutex<Option<Instant>>,
+    /// Since when the disk server that the replay reads does not answer this host.
+    pub(super) storage_silent: Mutex<Option<Instant>>,
 
     /// Guards nothing: those who wait for acknowledgements, lag or the session's end look at the
     /// atomics.
@@ -97,6 +99,7 @@ impl Shared {
             repaired: AtomicU64::new(0),
             standstill: Mutex::new(standstill),
             peer_storage: Mutex::default(),
+            storage_silent: Mutex::default(),
             settings,
             info,
             stream,

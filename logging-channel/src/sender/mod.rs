@@ -303,6 +303,12 @@ impl Sender {
         *self.ends.shared.peer_storage.lock()
     }
 
+    /// Since when the disk server, which the replay reads, does not answer this host; `None` if it
+    /// does. A replay that stands still for that is not lost.
+    pub fn storage_silent(&self, since: Option<Instant>) {
+        *self.ends.shared.storage_silent.lock() = since;
+    }
+
     /// Ends the session, because this host does not reach the disk server for so long and the backup
     /// does.
     pub fn give_way(&self, for_: Duration) {

@@ -22,6 +22,8 @@ pub(super) struct Seen {
     pub(super) executed: Lsn,
     /// It is taking over a transfer of the whole state.
     pub(super) repairing: bool,
+    /// Since when the disk that it reads does not answer this host either.
+    pub(super) disk_silent: Option<Instant>,
 }
 
 /// Decides whether a backup that is heard gets on.
@@ -32,7 +34,9 @@ pub(super) struct Seen {
 ///   does, so only the network or a full buffer can be in the way;
 /// - or the guest is held up, and while it is so, either something of the log has not arrived, or
 ///   the replay makes not one step. How long a step takes is the replay's own affair before its first
-///   one (the guest is being put together), and while it takes over the whole state.
+///   one (the guest is being put together), and while it takes over the whole state. Nor is a disk
+///   that answers neither host: the replay has to wait for it, and after that for as long again,
+///   because what is repeated on a connection without answers is repeated at doubled intervals.
 ///
 /// A process that did not run itself does not decide at once: see [`Grace`].
 #[derive(Debug)]
@@ -41,6 +45,9 @@ pub(super) struct Standstill {
     grace: Grace,
     /// How far the replay was, and since when.
     executed: (Lsn, Instant),
+    disk_silent: Option<Instant>,
+    /// Until when the replay may wait for the disk.
+    excused: Instant,
 }
 
 impl Standstill {
@@ -50,6 +57,8 @@ impl Standstill {
             bound,
             grace: Grace::new(bound, interval, now),
             executed: (Lsn(0), now),
+            disk_silent: None,
+            excused: now,
         }
     }
 
@@ -59,6 +68,10 @@ impl Standstill {
         if seen.executed > self.executed.0 {
             self.executed = (seen.executed, now);
         }
+        if let (Some(since), None) = (self.disk_silent, seen.disk_silent) {
+            self.excused = now + now.saturating_duration_since(since);
+        }
+        self.disk_silent = seen.disk_silent;
         let found = self.find(now, seen);
         if found.is_none() {
             self.grace.news();
@@ -77,10 +90,10 @@ impl Standstill {
         let held = too_long(seen.held)?;
         let for_ = if seen.acked < seen.appended {
             held
-        } else if seen.executed == Lsn(0) || seen.repairing {
+        } else if seen.executed == Lsn(0) || seen.repairing || seen.disk_silent.is_some() {
             return None;
         } else {
-            too_long(Some(self.executed.1))?.min(held)
+            too_long(Some(self.executed.1.max(self.excused)))?.min(held)
         };
         Some(LossReason::Standstill { for_ })
     }
@@ -107,6 +120,7 @@ mod tests {
             acked: Lsn(50),
             executed: Lsn(50),
             repairing: false,
+            disk_silent: None,
         }
     }
 
@@ -198,6 +212,34 @@ mod tests {
             ..behind
         };
         assert_eq!(run(60_000, repaired), None, "the backup is repaired");
+    }
+
+    #[test]
+    fn a_replay_that_waits_for_a_silent_disk_has_time() {
+        // The disk is silent from 1500 to 6500, which is known 500 ms later.
+        let waits = |since: u64| {
+            move |start: Instant, n: u64| Seen {
+                held: (n >= 1500).then_some(start + ms(1500)),
+                executed: Lsn(if n < since { 30 } else { 40 }),
+                disk_silent: (n >= 2000 && n < 7000).then_some(start + ms(1500)),
+                ..all_is_well()
+            }
+        };
+        let goes_on = |start, n| Seen {
+            held: None,
+            ..waits(11_000)(start, n)
+        };
+        let then = |start: Instant, n: u64| {
+            if n < 11_000 {
+                waits(11_000)(start, n)
+            } else {
+                goes_on(start, n)
+            }
+        };
+        assert_eq!(run(60_000, then), None);
+        let (at, found) = run(60_000, waits(60_000)).expect("it never goes on");
+        assert_eq!(at, 7000 + 5500 + 1000);
+        assert!(matches!(found, LossReason::Standstill { .. }), "{found:?}");
     }
 
     #[test]

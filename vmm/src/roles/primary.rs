@@ -139,7 +139,12 @@ fn run_with_backup(
 
     if guest.disk.is_some() {
         let bound = options.channel.output_timeout();
-        storage::watch(&options.arbiter, sender.clone(), bound);
+        storage::watch(
+            &options.arbiter,
+            sender.clone(),
+            bound,
+            options.backup_reads,
+        );
     }
     let disk = guest.disk.take().map(|disk| {
         let progress = ChannelProgress {

@@ -130,6 +130,7 @@ impl Monitored for Shared {
             appended: Lsn(self.appended.load(Ordering::Relaxed)),
             executed,
             repairing: executed.0 < self.repaired.load(Ordering::Relaxed),
+            disk_silent: *self.storage_silent.lock(),
         };
         let found = self.standstill.lock().tick(now, &seen);
         if let Some(reason) = found {
