@@ -8,6 +8,9 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+
 use crate::devices::virtio::net::frame::{self, Frame, HEADER_BYTES, Offloads};
 use crate::sources::Lane;
 
@@ -34,10 +37,19 @@ pub enum TapError {
          '/', ':' and '%'"
     )]
     Name(String),
+    /// There is no interface of this name.
+    #[error(
+        "there is no interface {0}: make it with `ip tuntap add dev {0} mode tap`, put it into the \
+         client network's bridge with `ip link set {0} master BRIDGE`, and `ip link set {0} up`"
+    )]
+    Missing(String),
+    /// The interfaces of this host cannot be listed.
+    #[error("cannot list the interfaces of this host")]
+    List(#[source] io::Error),
     /// The interface cannot be attached.
     #[error(
-        "cannot attach to the TAP interface {name}: make it with `ip tuntap add {name} mode tap`, \
-         and see that no other program uses it"
+        "cannot attach to the interface {name}: see that it is a TAP interface \
+         (`ip -details link show {name}`), that no other program uses it, and run as root"
     )]
     Attach {
         /// Interface name.
@@ -49,13 +61,19 @@ pub enum TapError {
 }
 
 impl Tap {
-    /// Attaches to the interface `name`; makes it where it does not exist.
+    /// Attaches to the interface `name`. One that is down is told in the log.
     ///
     /// # Errors
     /// [`TapError`].
     pub fn open(name: &str) -> Result<Self, TapError> {
         if !is_interface_name(name) {
             return Err(TapError::Name(name.to_owned()));
+        }
+        // Linux would make one that is missing, which is down and leads nowhere.
+        if !is_up(name)? {
+            log::warn!(
+                "the interface {name} is down: the guest has no network until `ip link set {name} up`"
+            );
         }
         let file = OpenOptions::new()
             .read(true)
@@ -168,6 +186,16 @@ fn is_interface_name(name: &str) -> bool {
         && (name.bytes()).all(|byte| byte.is_ascii_graphic() && !b"/:%".contains(&byte))
 }
 
+/// Whether the interface is up.
+fn is_up(name: &str) -> Result<bool, TapError> {
+    // Interfaces without an address are listed as well: each has its hardware's.
+    getifaddrs()
+        .map_err(|error| TapError::List(error.into()))?
+        .find(|interface| interface.interface_name == name)
+        .map(|interface| interface.flags.contains(InterfaceFlags::IFF_UP))
+        .ok_or_else(|| TapError::Missing(name.to_owned()))
+}
+
 /// Tells the system what it may leave to the reader of the interface's frames.
 fn set_offloads(file: &File, offloads: Offloads) -> nix::Result<()> {
     const TUN_F_CSUM: libc::c_ulong = 1;
@@ -208,5 +236,12 @@ mod tests {
             let error = Tap::open(name).expect_err(name);
             assert!(matches!(error, TapError::Name(_)), "{name}: {error}");
         }
+    }
+
+    #[test]
+    fn an_interface_that_is_missing_is_not_made() {
+        let error = Tap::open("ftvm-missing").expect_err("there is none");
+        assert!(matches!(error, TapError::Missing(_)), "{error}");
+        assert!(is_up("lo").is_ok());
     }
 }
