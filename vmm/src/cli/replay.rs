@@ -80,14 +80,14 @@ impl ReplayArgs {
 }
 
 pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
-    let (logged, _) = RecordReader::open(&args.log)?;
+    let (logged, reader) = RecordReader::open(&args.log)?;
     let guest = Guest::assemble_for_replay(
         &args.guest.vm()?,
         &args.guest.host(),
         Verification::EveryExit,
-        logged.disk,
+        logged.disk.clone(),
     )?;
-    let replayed = roles::run_replay(guest, &args.log, &args.inspection())?;
+    let replayed = roles::run_replay(guest, &logged, reader, &args.inspection())?;
     let outcome = outcome(&replayed);
     if args.json {
         log::info!("{outcome}"); // standard output has the object

@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -62,19 +61,19 @@ impl Inspection {
     }
 }
 
-/// Replays the log at `path` and compares everything that it has, up to where `inspection` stops
-/// it.
+/// Replays a log, which was recorded of the VM `logged`, and compares everything that it has, up to
+/// where `inspection` stops it.
 ///
 /// # Errors
 /// When the log is damaged or of another guest, at the first difference, or when the log ends
 /// before the point that is asked for.
 pub fn run_replay(
     mut guest: Guest,
-    path: &Path,
+    logged: &Identity,
+    reader: RecordReader,
     inspection: &Inspection,
 ) -> anyhow::Result<Replayed> {
-    let (identity, reader) = RecordReader::open(path)?;
-    check(&identity, &guest.identity)?;
+    check(logged, &guest.identity)?;
     if has_counter(&guest.host_report) {
         guest.count_stops()?;
     }
