@@ -1,7 +1,9 @@
 //! The primary's open port: takes connections and their Hellos, several at a time, so that a peer
 //! which says nothing, or nonsense, keeps nobody else out.
 
+use std::fmt;
 use std::io::{self, Read};
+use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -18,6 +20,17 @@ const MOST_CALLERS: usize = 32;
 pub(super) struct Door {
     tcp: TcpListener,
     callers: Vec<Caller>,
+    told: Told,
+}
+
+/// What the log was told of callers, who may come at any rate.
+#[derive(Debug, Default)]
+struct Told {
+    /// Since when.
+    since: Option<Instant>,
+    lines: u32,
+    /// Lines that were too many since the last one.
+    left_out: u64,
 }
 
 /// A connection that has not said its Hello, or was refused.
@@ -45,6 +58,7 @@ impl Door {
         Ok(Self {
             tcp,
             callers: Vec::new(),
+            told: Told::default(),
         })
     }
 
@@ -59,10 +73,10 @@ impl Door {
         self.callers.retain(|caller| {
             let stays = caller.deadline > now;
             if !stays && !caller.leaving {
-                log::warn!(
+                self.told.warn(format_args!(
                     "{} connected to the logging port but said nothing",
                     caller.peer
-                );
+                ));
             }
             stays
         });
@@ -90,6 +104,11 @@ impl Door {
         Ok(None)
     }
 
+    /// Warns of something that callers can cause, unless that was done too often lately.
+    pub(super) fn warn(&mut self, what: fmt::Arguments<'_>) {
+        self.told.warn(what);
+    }
+
     fn let_in(&mut self, patience: Duration) {
         match self.tcp.accept() {
             Ok((stream, peer)) => {
@@ -111,7 +130,9 @@ impl Door {
             // The port was closed to end the wait.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
             Err(error) => {
-                log::warn!("cannot take a connection to the logging port: {error}");
+                self.warn(format_args!(
+                    "cannot take a connection to the logging port: {error}"
+                ));
                 // Out of descriptors, most likely: it stays readable, so do not spin.
                 std::thread::sleep(Duration::from_millis(50));
             }
@@ -145,7 +166,7 @@ impl Door {
         refusal: &Refusal,
         patience: Duration,
     ) {
-        log::warn!("refused a backup at {peer}: {refusal}");
+        self.warn(format_args!("refused a backup at {peer}: {refusal}"));
         if let Ok(bytes) = Message::Refuse(refusal.clone()).encode() {
             // Fits the empty buffer of a new connection; if not, the caller sees it closed.
             let _ = send_now(&stream, &bytes);
@@ -160,6 +181,35 @@ impl Door {
                 deadline: Instant::now() + patience,
             });
         }
+    }
+}
+
+impl Told {
+    /// At most so many lines in [`Told::PERIOD`].
+    const MOST: u32 = 10;
+    const PERIOD: Duration = Duration::from_secs(60);
+
+    fn warn(&mut self, what: fmt::Arguments<'_>) {
+        match self.let_through(Instant::now()) {
+            None => {}
+            Some(0) => log::warn!("{what}"),
+            Some(left_out) => log::warn!("{what} ({left_out} more like this before)"),
+        }
+    }
+
+    /// Whether a line may be told, and how many were left out before it.
+    fn let_through(&mut self, now: Instant) -> Option<u64> {
+        let since = *self.since.get_or_insert(now);
+        if now.saturating_duration_since(since) >= Self::PERIOD {
+            self.since = Some(now);
+            self.lines = 0;
+        }
+        if self.lines == Self::MOST {
+            self.left_out += 1;
+            return None;
+        }
+        self.lines += 1;
+        Some(mem::take(&mut self.left_out))
     }
 }
 
@@ -201,5 +251,21 @@ fn misunderstood(why: &dyn std::fmt::Display) -> Refusal {
         message: format!(
             "what the peer sent is not an ftvm handshake ({why}): only an ftvm backup may connect to the logging port"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_cannot_fill_the_log() {
+        let mut told = Told::default();
+        let start = Instant::now();
+        let lines = (0..1000).filter_map(|_| told.let_through(start));
+        assert_eq!(lines.count(), Told::MOST as usize);
+        let later = start + Told::PERIOD;
+        assert_eq!(told.let_through(later), Some(1000 - u64::from(Told::MOST)));
+        assert_eq!(told.let_through(later), Some(0));
     }
 }

@@ -188,21 +188,25 @@ impl Listener {
             let candidate = match welcome(visitor, host, &self.udp, title, settings, cancel) {
                 Ok(candidate) => candidate,
                 Err(error) => {
-                    log::warn!("the backup at {peer} went away: {error}");
+                    door.warn(format_args!("the backup at {peer} went away: {error}"));
                     continue;
                 }
             };
             match confirm() {
                 Confirmation::Held => {}
                 Confirmation::Unknown(reason) => {
-                    log::warn!("the backup at {peer} has to come again: {reason}");
+                    door.warn(format_args!(
+                        "the backup at {peer} has to come again: {reason}"
+                    ));
                     continue;
                 }
                 Confirmation::NotHeld(reason) => return Err(AcceptError::NotEntitled(reason)),
             }
             match candidate.begin(settings) {
                 Ok(sender) => break sender,
-                Err(error) => log::warn!("the backup at {peer} went away: {error}"),
+                Err(error) => {
+                    door.warn(format_args!("the backup at {peer} went away: {error}"));
+                }
             }
         };
         let loss = sender.loss();
