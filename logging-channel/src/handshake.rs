@@ -84,7 +84,8 @@ pub(crate) struct Envelope {
     body_crc: u32,
 }
 
-/// Why bytes are not a handshake message.
+/// Why bytes are not a handshake message, or not a log file's header, which has the same envelope: the
+/// words fit both.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
     /// Not an ftvm peer.
@@ -94,10 +95,10 @@ pub enum HandshakeError {
         found: [u8; 8],
     },
     /// The message was damaged.
-    #[error("a damaged handshake message: a checksum is wrong")]
+    #[error("a checksum is wrong: it was damaged")]
     Checksum,
     /// A body that no version sends.
-    #[error("a handshake message of {0} bytes: at most {MAX_ENVELOPE_BODY} are allowed")]
+    #[error("it announces {0} bytes: at most {MAX_ENVELOPE_BODY} are allowed")]
     TooLong(u32),
     /// A message of another version, which only that version can read.
     #[error(
@@ -108,13 +109,13 @@ pub enum HandshakeError {
         found: u16,
     },
     /// A message that does not belong here.
-    #[error("unexpected handshake message {found}")]
+    #[error("an unexpected message, of kind {found}")]
     Kind {
         /// The kind found.
         found: u16,
     },
     /// The body cannot be read.
-    #[error("a malformed handshake message")]
+    #[error("it is malformed")]
     Body(#[source] IdentityError),
     /// The report of the peer's host cannot be read.
     #[error("a malformed report of the peer's host")]

@@ -118,7 +118,9 @@ fn any_flipped_bit_is_found_and_no_wrong_entry_is_given() {
         fs::write(&path, &bytes).expect("written");
         match read(&path) {
             Read::NotOpened(OpenError::NotALog { .. }) => assert!(bit < 64, "bit {bit}"),
-            Read::NotOpened(OpenError::Corrupt { .. }) => {}
+            Read::NotOpened(OpenError::Corrupt { source, .. }) => {
+                assert!(!source.to_string().contains("handshake"), "{source}");
+            }
             Read::Opened(_, entries, Some(ReadError::Corrupt { offset, last, .. })) => {
                 assert_eq!(entries, log[..entries.len()], "bit {bit}");
                 assert_eq!(last, Lsn(entries.len() as u64));
