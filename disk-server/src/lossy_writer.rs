@@ -17,6 +17,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -89,12 +90,12 @@ fn all_writers() -> Vec<LossyWriter> {
 
 /// What a [`LossyWriter`] writes to.
 pub trait Consumer: Write + Send + 'static {
-    /// Opens the same place again.
+    /// Opens the same place again, and tells whether something else is there now.
     ///
     /// # Errors
     /// The system's; the consumer stays as it is then.
-    fn reopen(&mut self) -> io::Result<()> {
-        Ok(())
+    fn reopen(&mut self) -> io::Result<bool> {
+        Ok(false)
     }
 }
 
@@ -130,9 +131,11 @@ impl Write for AppendedFile {
 }
 
 impl Consumer for AppendedFile {
-    fn reopen(&mut self) -> io::Result<()> {
-        *self = Self::open(&self.path)?;
-        Ok(())
+    fn reopen(&mut self) -> io::Result<bool> {
+        let opened = Self::open(&self.path)?;
+        let (old, new) = (self.file.metadata()?, opened.file.metadata()?);
+        *self = opened;
+        Ok((old.dev(), old.ino()) != (new.dev(), new.ino()))
     }
 }
 
@@ -168,9 +171,51 @@ struct Shared {
     changed: Condvar,
 }
 
+/// Messages, one behind the other.
+#[derive(Debug, Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    /// Where each of them ends.
+    ends: Vec<usize>,
+}
+
+impl Batch {
+    fn push(&mut self, message: &[u8]) {
+        self.bytes.extend_from_slice(message);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+    }
+
+    /// Replaces what is left of a message, of which a part is among the first `written` bytes, by what
+    /// `gap` says of its loss. Returns what is written of the batch.
+    fn give_up_half_message(&mut self, written: usize, gap: fn(Lost) -> String) -> usize {
+        let first = self.ends.partition_point(|end| *end <= written);
+        let start = if first == 0 { 0 } else { self.ends[first - 1] };
+        let Some(&end) = self.ends.get(first).filter(|_| start < written) else {
+            return written;
+        };
+        let text = gap(Lost {
+            messages: 1,
+            bytes: (end - written) as u64,
+        });
+        let rest = std::mem::take(self);
+        let mut from = end;
+        self.push(text.as_bytes());
+        for &to in &rest.ends[first + 1..] {
+            self.push(&rest.bytes[from..to]);
+            from = to;
+        }
+        0
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
-    waiting: Vec<u8>,
+    waiting: Batch,
     /// What was lost behind that.
     lost: Lost,
     /// Something is being written.
@@ -184,12 +229,12 @@ struct State {
 impl State {
     /// Whether there is something for the reader.
     fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.lost == Lost::default()
+        self.waiting.bytes.is_empty() && self.lost == Lost::default()
     }
 
     /// Puts what there is to say about a gap behind what waits.
     fn tell_gap(&mut self, text: &str) {
-        self.waiting.extend_from_slice(text.as_bytes());
+        self.waiting.push(text.as_bytes());
         self.lost = Lost::default();
     }
 }
@@ -228,13 +273,13 @@ impl LossyWriter {
         };
         let mut state = self.0.state.lock();
         let gap = self.0.gap_text(&state);
-        if state.waiting.len() + gap.len() + message.len() > room {
+        if state.waiting.bytes.len() + gap.len() + message.len() > room {
             state.lost.messages += 1;
             state.lost.bytes += message.len() as u64;
             return;
         }
         state.tell_gap(&gap);
-        state.waiting.extend_from_slice(message);
+        state.waiting.push(message);
         drop(state);
         self.0.changed.notify_all();
     }
@@ -268,39 +313,42 @@ impl Shared {
     }
 
     fn run(&self, mut consumer: impl Consumer) {
-        let mut bytes = Vec::new();
+        let mut batch = Batch::default();
         loop {
             let mut state = self.state.lock();
             let nothing = |state: &mut State| state.is_idle() && !state.reopen;
             self.changed.wait_while(&mut state, nothing);
             let gap = self.gap_text(&state);
             state.tell_gap(&gap);
-            bytes.clear();
-            std::mem::swap(&mut bytes, &mut state.waiting);
+            std::mem::swap(&mut batch, &mut state.waiting);
             state.writing = true;
             drop(state);
-            self.write_out(&mut consumer, &bytes);
+            self.write_out(&mut consumer, &mut batch);
+            batch.clear();
             self.state.lock().writing = false;
             self.changed.notify_all();
         }
     }
 
-    /// Writes `bytes`, however long it takes: what fails is tried again where it stopped.
-    fn write_out(&self, consumer: &mut impl Consumer, bytes: &[u8]) {
-        let mut rest = bytes;
+    /// Writes `batch`, however long it takes: what fails is tried again where it stopped, but a new
+    /// file does not begin with the end of a message.
+    fn write_out(&self, consumer: &mut impl Consumer, batch: &mut Batch) {
+        let mut written = 0;
         loop {
-            if std::mem::take(&mut self.state.lock().reopen)
-                && let Err(error) = consumer.reopen()
-            {
-                log::warn!("{} cannot be opened again: {error}", self.name);
+            if std::mem::take(&mut self.state.lock().reopen) {
+                match consumer.reopen() {
+                    Ok(true) => written = batch.give_up_half_message(written, self.gap),
+                    Ok(false) => {}
+                    Err(error) => log::warn!("{} cannot be opened again: {error}", self.name),
+                }
             }
-            if rest.is_empty() {
+            if written == batch.bytes.len() {
                 return;
             }
-            match consumer.write(rest) {
+            match consumer.write(&batch.bytes[written..]) {
                 Ok(0) => self.failed(&io::ErrorKind::WriteZero.into()),
                 Ok(len) => {
-                    rest = &rest[len..];
+                    written += len;
                     if std::mem::take(&mut self.state.lock().failing) {
                         log::info!("{} can be written again", self.name);
                     }
@@ -433,9 +481,9 @@ mod tests {
     }
 
     impl Consumer for Unsteady {
-        fn reopen(&mut self) -> io::Result<()> {
+        fn reopen(&mut self) -> io::Result<bool> {
             self.opened.fetch_add(1, Ordering::Relaxed);
-            Ok(())
+            Ok(true)
         }
     }
 
@@ -459,6 +507,59 @@ mod tests {
         }
         assert_eq!(*written.lock(), b"0123456789");
         assert_eq!(opened.load(Ordering::Relaxed), 0);
+    }
+
+    /// Writes a few bytes, finds its disk full, and has room again once it was opened again.
+    struct Rotated {
+        room: usize,
+        files: Arc<Mutex<Vec<Vec<u8>>>>,
+    }
+
+    impl Write for Rotated {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let len = bytes.len().min(self.room);
+            if len == 0 {
+                reopen_files();
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.room -= len;
+            let mut files = self.files.lock();
+            files.last_mut().unwrap().extend_from_slice(&bytes[..len]);
+            Ok(len)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Consumer for Rotated {
+        fn reopen(&mut self) -> io::Result<bool> {
+            self.room = usize::MAX;
+            self.files.lock().push(Vec::new());
+            Ok(true)
+        }
+    }
+
+    #[test]
+    fn a_new_file_does_not_begin_with_the_end_of_a_message() {
+        let files = Arc::new(Mutex::new(vec![Vec::new()]));
+        let consumer = Rotated {
+            room: 7,
+            files: Arc::clone(&files),
+        };
+        let writer = LossyWriter::start("rotated", gap, consumer);
+        for message in ["one\n", "two two\n", "three\n"] {
+            writer.put(Weight::Matters, message.as_bytes());
+        }
+        let begun = Instant::now();
+        while !files.lock().last().unwrap().ends_with(b"three\n") {
+            writer.drain(LONG);
+            assert!(begun.elapsed() < LONG);
+        }
+        let files = files.lock();
+        assert_eq!(files[0], b"one\ntwo");
+        assert_eq!(files[1], b"[1]three\n");
     }
 
     #[test]
