@@ -12,6 +12,8 @@ use disk_server::export::ExportSpec;
 use disk_server::logging;
 use disk_server::server::{Config, Limits, NbdConfig, Server};
 use disk_server::status::Status;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 /// The disk server of ftvm: decides which host of a replicated virtual machine may run it alone, and
 /// serves the disks that both hosts share.
@@ -135,7 +137,14 @@ fn run_server(args: Serve) -> anyhow::Result<()> {
         },
     })?;
     let stop = server.stop_handle();
-    ctrlc::set_handler(move || stop.stop()).context("cannot handle signals")?;
+    // SIGHUP asks to open the log anew, and standard error has no file to open.
+    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("cannot handle signals")?;
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            (signals.forever().filter(|signal| *signal != SIGHUP)).for_each(|_| stop.stop());
+        })
+        .context("cannot start a thread")?;
     // One line of output for each address, for people and for programs that need the port.
     let mut lines = format!("listening on {}\n", server.local_addr());
     if let Some(address) = server.nbd_addr() {

@@ -78,10 +78,14 @@ impl Process {
         self.child.wait().unwrap();
     }
 
-    /// Sends a signal and tells whether the process ended with status 0.
-    pub(crate) fn end_with(mut self, signal: Signal) -> bool {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).unwrap();
         kill(Pid::from_raw(pid), signal).unwrap();
+    }
+
+    /// Sends a signal and tells whether the process ended with status 0.
+    pub(crate) fn end_with(mut self, signal: Signal) -> bool {
+        self.signal(signal);
         self.child.wait().unwrap().success()
     }
 
