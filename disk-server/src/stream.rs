@@ -31,6 +31,15 @@ pub(crate) fn connect(address: &ServerAddress, deadline: Instant) -> io::Result<
     Err(last)
 }
 
+/// Who is at the other end, for the log.
+pub(crate) fn peer(stream: &TcpStream) -> String {
+    match stream.peer_addr() {
+        Ok(address) => address.to_string(),
+        // The connection ended already.
+        Err(_) => "at an unknown address".to_owned(),
+    }
+}
+
 /// Reads what there is, and waits for it if there is nothing; 0 bytes at the end of the stream.
 ///
 /// # Errors

@@ -37,15 +37,15 @@ pub(crate) struct Subject<'a> {
 
 /// Serves one client until it leaves, errs, or is idle for too long.
 pub(crate) fn serve(stream: Arc<TcpStream>, subject: Subject<'_>, limits: SessionLimits) {
-    let peer = stream.peer_addr().ok();
+    let peer = stream::peer(&stream);
     let mut lines = Lines::new(stream);
     match converse(&mut lines, subject, limits) {
         End::Left => {}
-        End::Gone(error) => log::debug!("client {peer:?}: {error}"),
+        End::Gone(error) => log::debug!("client {peer}: {error}"),
         End::Refused { code, message } => {
             static REFUSED: Limited = Limited::new();
             if let Some(left_out) = REFUSED.let_through() {
-                log::info!("client {peer:?} refused: {}{left_out}", excerpt(&message));
+                log::info!("client {peer} refused: {}{left_out}", excerpt(&message));
             }
             refuse(lines.stream(), code, message);
         }
@@ -156,13 +156,21 @@ fn claim(
         let message = format!("no epoch follows {expected}; the last is {MAX_EPOCH}");
         return Err(refused(ErrorCode::Malformed, message));
     }
+    static WON: Limited = Limited::new();
+    static LOST: Limited = Limited::new();
+    log::debug!("{vm}: {claimant} claims epoch {}", expected + 1);
     match store.claim(vm, request, limit).map_err(not_stored)? {
         Claimed::Answered(Answer::Won { epoch }) => {
-            log::info!("{vm}: epoch {epoch} is held by {claimant}");
+            if let Some(left_out) = WON.let_through() {
+                log::info!("{vm}: epoch {epoch} is held by {claimant}{left_out}");
+            }
             Ok(Response::Won { epoch })
         }
         Claimed::Answered(Answer::Lost { epoch, holder }) => {
-            log::info!("{vm}: {claimant} lost epoch {}, now {epoch}", expected + 1);
+            if let Some(left_out) = LOST.let_through() {
+                let lost = expected + 1;
+                log::info!("{vm}: {claimant} lost epoch {lost}, now {epoch}{left_out}");
+            }
             Ok(Response::Lost { epoch, holder })
         }
         Claimed::NotClear { epoch, reason } => Err(not_yet(
@@ -182,7 +190,10 @@ fn claim(
 fn forget(store: &FencedStore, vm: &VmName, limit: WaitLimit<'_>) -> Result<Response, End> {
     match store.forget(vm, limit) {
         Ok(()) => {
-            log::info!("{vm} is forgotten");
+            static FORGOTTEN: Limited = Limited::new();
+            if let Some(left_out) = FORGOTTEN.let_through() {
+                log::info!("{vm} is forgotten{left_out}");
+            }
             Ok(Response::Forgotten {})
         }
         Err(ForgetError::NotYet(reason)) => Err(not_yet(reason.to_string(), reason)),

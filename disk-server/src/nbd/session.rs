@@ -62,16 +62,16 @@ pub(crate) fn serve(
     limits: SessionLimits,
     ending: &AtomicBool,
 ) {
-    let peer = stream.peer_addr().ok();
+    let peer = crate::stream::peer(stream);
     match converse(stream, exports, limits, ending) {
         Ok(()) | Err(SessionError::Negotiation(NegotiationError::Left)) => {
-            log::debug!("NBD client {peer:?} left");
+            log::debug!("NBD client {peer} left");
         }
-        Err(SessionError::Io(error)) => log::debug!("NBD client {peer:?}: {error}"),
+        Err(SessionError::Io(error)) => log::debug!("NBD client {peer}: {error}"),
         Err(error) => {
             if let Some(left_out) = SENT_AWAY.let_through() {
                 let error = anyhow::Error::from(error);
-                log::info!("NBD client {peer:?} sent away: {error:#}{left_out}");
+                log::info!("NBD client {peer} sent away: {error:#}{left_out}");
             }
         }
     }
@@ -92,12 +92,12 @@ fn converse(
         let limit = WaitLimit::with(limits.clearing, stream);
         negotiate(&mut incoming, &outgoing, exports, limit, deadline, ending)?
     };
-    let peer = stream.peer_addr().ok();
+    let peer = crate::stream::peer(stream);
     if agreed.access.is_multi_conn() {
-        log::debug!("NBD client {peer:?} opened {}", agreed.name);
+        log::debug!("NBD client {peer} opened {}", agreed.name);
     } else if let Some(left_out) = COMING.let_through() {
         // A host that runs a machine: an operator wants to know which it is.
-        log::info!("NBD client {peer:?} opened {}{left_out}", agreed.name);
+        log::info!("NBD client {peer} opened {}{left_out}", agreed.name);
     }
     let session = Session {
         agreed,

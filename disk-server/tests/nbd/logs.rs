@@ -43,11 +43,23 @@ fn what_clients_say_takes_little_room_in_the_log() {
         let greeting = format!("{{\"ftvm\":\"{}\",\"version\":1}}\n", "\\u0000".repeat(500));
         let _ = client.write_all(greeting.as_bytes());
         let _ = client.read_to_end(&mut Vec::new());
+        let who = format!("{n}/{}", "x".repeat(100)).parse().unwrap();
+        (server.arbiter())
+            .claim(
+                &"db".parse().unwrap(),
+                0,
+                &who,
+                &AtomicBool::new(false),
+                |_| {},
+            )
+            .unwrap();
     }
     assert!(server.end_with(Signal::SIGTERM));
     let log = fs::read_to_string(log).unwrap();
     assert!(log.contains("sent away"), "{log}");
     assert!(log.contains("refused"), "{log}");
+    assert!(log.contains("lost epoch 1"), "{log}");
+    assert!(log.contains("client 127.0.0.1:"), "{log}");
     assert!(log.len() < 20_000, "{} bytes: {log}", log.len());
     assert!(log.lines().all(|line| line.len() < 1000), "{log}");
 }
@@ -89,7 +101,9 @@ fn a_log_that_nobody_reads_stops_neither_claims_nor_the_end() {
     // A pipe holds 64 KiB.
     full.write_all(&vec![b'.'; 64 << 10]).unwrap();
     let mut program = server(directory.path(), &[]);
-    program.stderr(full.try_clone().unwrap());
+    program
+        .stderr(full.try_clone().unwrap())
+        .env("RUST_LOG", "debug");
     let server = Process::start_with(&mut program);
     // Only the server has it from here on, so that reading finds its end.
     drop((full, program));
