@@ -86,11 +86,11 @@ fn the_layout_of_a_refusal_is_fixed_forever() {
     #[rustfmt::skip]
     let expected = [
         b'f', b't', b'v', b'm', b'l', b'i', b'n', b'k',
-        7, 0,
+        8, 0,
         3, 0,
         6, 0, 0, 0,
         0x6d, 0x80, 0xe4, 0xf6,
-        0x43, 0x3b, 0x3d, 0x88,
+        0x32, 0xa4, 0xa9, 0xfa,
         1, 0, 2, 0, b'n', b'o',
     ];
     assert_eq!(refusal.encode().expect("valid"), expected);
