@@ -221,7 +221,7 @@ mod tests {
             move |start: Instant, n: u64| Seen {
                 held: (n >= 1500).then_some(start + ms(1500)),
                 executed: Lsn(if n < since { 30 } else { 40 }),
-                disk_silent: (n >= 2000 && n < 7000).then_some(start + ms(1500)),
+                disk_silent: (2000..7000).contains(&n).then_some(start + ms(1500)),
                 ..all_is_well()
             }
         };

@@ -5,7 +5,7 @@
 //! point*, a place where both have the same state. Digests and state transfers are such points.
 //! From one to the next
 //!
-//! - the primary sends what differs from the baseline ([`Capture::delta`]), and the backup goes
+//! - the primary sends what differs from the baseline ([`Capture::commit_delta`]), and the backup goes
 //!   back to the baseline in every page that it wrote itself, and puts the difference on top
 //!   ([`Incoming`]). So the result does not depend on how far the backup's own execution went;
 //! - for a digest, both compare the pages that they wrote with the baseline, and digest those

@@ -1,6 +1,6 @@
 //! Where the last x87 instruction was: FIP, FDP and FOP, which FNSTENV shows.
 //!
-//! AMD processors without CPUID 8000_0008h EBX[2], and emulators, save and restore them only while an
+//! AMD processors without CPUID 8000_0008h EBX bit 2, and emulators, save and restore them only while an
 //! exception is pending (AMD APM volume 2, section 11.4.4). A guest then finds in them what the host
 //! computed at its last exit. Nothing traps FNSTENV, so it can only be found out.
 
