@@ -101,7 +101,8 @@ mod tests {
                 }
                 let work = if is_round { old + left } else { left };
                 let took = (work / self.sent).min(time);
-                left = work - took * self.sent;
+                // A page is sent as a whole, and what is left of a sum is no page.
+                left = (work - took * self.sent + 1e-6).floor();
                 longest = longest.max(took);
                 stopped += took;
                 if is_round && left <= 0.0 {
