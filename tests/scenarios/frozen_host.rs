@@ -55,7 +55,6 @@ fn one_sleeps(sleeper: Sleeper) -> Result<()> {
     host.freeze()?;
     awake.wait_for("live", LIMIT)?;
     pair.client.goes_on("of the other host")?;
-    let asleep_speaks = Wiretap::start(&testbed, host, Network::Client, GUEST_MAC)?;
     awake.keep_figures();
     wait_until("figures of a guest that is alone", LIMIT, || {
         Ok(!awake.take_figures().is_empty())
@@ -64,21 +63,25 @@ fn one_sleeps(sleeper: Sleeper) -> Result<()> {
     let (exit, told) = asleep.end(LIMIT)?;
     assert_eq!(exit, Exit::Code(3), "{told:?}");
     assert!(told.has("lost") && !told.has("live"), "{told:?}");
-    assert_eq!(asleep_speaks.frames()?, 0, "frames of the one that slept");
-    let place = testbed.fabric().host_behind(Network::Client, GUEST_MAC)?;
+    let asleep_speaks = Wiretap::start(&testbed, host, Network::Client, GUEST_MAC)?;
     let other = if sleeper == Sleeper::Primary {
         "b"
     } else {
         "a"
     };
-    assert_eq!(
-        place.as_deref(),
-        Some(other),
-        "where the switch has the guest"
-    );
-
+    // A frame that was in the host's network card when it fell asleep comes out of it when it wakes up,
+    // and the new host speaks again when it hears it.
+    wait_until(
+        "that the switch has the guest at the other host",
+        LIMIT,
+        || {
+            let place = testbed.fabric().host_behind(Network::Client, GUEST_MAC)?;
+            Ok(place.as_deref() == Some(other))
+        },
+    )?;
     pair.client.goes_on("after the other host woke up")?;
     pair.client.lost_nothing();
+    assert_eq!(asleep_speaks.frames()?, 0, "frames of the one that slept");
     assert!(!awake.has_ended());
     pair.a.check(&["rm", &unread])?;
 
