@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::boot::rewrite::KernelReads;
 use crate::disk::uri::DiskUri;
+use crate::rewrite::KernelReads;
 
 /// Command line that every guest gets. The reasons, in order: the console is the 16550; the kernel
 /// is where the rewritten image was linked; that the timer interrupts need not be tried out; the 8042

@@ -4,7 +4,7 @@
 //! every start), and KVM cannot intercept that for user space. With CR4.TSD set, RDTSC and RDTSCP
 //! fault outside the kernel (Intel SDM volume 2B, RDTSC; AMD APM volume 2, section 3.1.3). So:
 //!
-//! - every write of CR4 by the kernel exits ([`crate::boot::rewrite`]), and TSD is added to it;
+//! - every write of CR4 by the kernel exits ([`crate::rewrite`]), and TSD is added to it;
 //! - the NOPs or the ENDBR64 at the start of the kernel's #GP handler are replaced by an OUT.
 //!   At that exit the fault's stack frame is on top of the stack. If the instruction that faulted
 //!   is a counter read in user mode, the VMM supplies the value, moves the frame's RIP past it,
@@ -19,9 +19,9 @@
 use iced_x86::{Decoder, DecoderOptions, Mnemonic};
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::boot::rewrite::{CR4_PORT, HYPERCALL_PORT, Sites};
 use crate::cpu::{CpuError, GuestCpu, Registers};
 use crate::ram::GuestRam;
+use crate::rewrite::{CR4_PORT, HYPERCALL_PORT, Sites};
 use crate::tsc_cache::TscCache;
 
 /// The port that stands for "the #GP handler was entered".
@@ -254,7 +254,7 @@ fn stack_pointer(registers: &Registers) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::fake::{FakeCpu, Script};
+    use crate::fake_cpu::{FakeCpu, Script};
 
     const IDT: u64 = 0x1000;
     const HANDLER: u64 = 0x2000;

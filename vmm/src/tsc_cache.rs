@@ -2,7 +2,7 @@
 //!
 //! A read of the counter is an exit. The kernel reads it far more often than it needs a new value:
 //! at every switch between processes, for every packet and at every system call. So
-//! `boot::cached_reads` makes it read this copy, which the VMM keeps:
+//! `rewrite::cached_reads` makes it read this copy, which the VMM keeps:
 //!
 //! - Whenever the guest gets a time that is in the log, a clock value or a tick, the copy becomes
 //!   that time ([`TscCache::refresh`]). This happens at deterministic exits and depends on the log

@@ -2,7 +2,7 @@
 //!
 //! An initramfs is a row of archives, each a `newc` cpio archive or a compressed one (Linux,
 //! `Documentation/driver-api/early-userspace/buffer-format.rst`). Modules in plain archives are
-//! rewritten in the loaded copy, byte for byte in place ([`super::rewrite::rewrite_module`]).
+//! rewritten in the loaded copy, byte for byte in place ([`rewrite_module`]).
 //! What is compressed cannot be: [`Modules::unseen`] says so. A module in there that reads the
 //! time stamp counter gets the host's, and a backup would diverge.
 
@@ -12,7 +12,7 @@
 
 use std::fmt;
 
-use super::rewrite::rewrite_module;
+use crate::rewrite::rewrite_module;
 
 /// Start of a header that Linux reads, without a checksum and with one.
 const PLAIN: &[u8] = b"070701";
@@ -303,7 +303,7 @@ mod tests {
     use cpio::{NewcBuilder, NewcReader};
 
     use super::*;
-    use crate::boot::rewrite::tests::{CODE, REWRITTEN, module};
+    use crate::rewrite::tests::{CODE, REWRITTEN, module};
 
     /// An archive with these files.
     fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {

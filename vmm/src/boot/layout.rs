@@ -2,7 +2,6 @@
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
-use super::EntryState;
 use crate::ram::GuestRam;
 
 /// Boot parameters.
@@ -28,6 +27,33 @@ const LOW_MEMORY_END: u64 = 0x9_fc00;
 /// Null, unused, 64-bit code at 0x10, data at 0x18: the selectors that the boot protocol names
 /// (__BOOT_CS and __BOOT_DS).
 const GDT_ENTRIES: [u64; 4] = [0, 0, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
+
+/// Processor state at the kernel's entry point.
+#[derive(Debug, Clone, Copy)]
+pub struct EntryState {
+    /// Entry point.
+    pub rip: u64,
+    /// Guest-physical address of the boot parameters ("zero page"), passed in RSI.
+    pub boot_params: u64,
+    /// Initial stack pointer.
+    pub stack: u64,
+    /// Guest-physical address of the GDT.
+    pub gdt_address: u64,
+    /// Limit of the GDT.
+    pub gdt_limit: u16,
+    /// Selector of the 64-bit code segment.
+    pub code_selector: u16,
+    /// Selector of the data segment.
+    pub data_selector: u16,
+    /// CR0.
+    pub cr0: u64,
+    /// CR3: identity map of the first 4 GiB.
+    pub cr3: u64,
+    /// CR4.
+    pub cr4: u64,
+    /// EFER.
+    pub efer: u64,
+}
 
 /// Usable RAM as (address, size).
 pub(super) fn usable_ram(memory_bytes: u64) -> Vec<(u64, u64)> {

@@ -3,17 +3,13 @@
 //! The kernel is an uncompressed ELF (`vmlinux`), entered at its 64-bit entry point
 //! (Linux, `Documentation/arch/x86/boot.rst`, "64-bit Boot Protocol"): no decompressor, no KASLR,
 //! no real mode. Before it is loaded, its time stamp counter reads are rewritten so that they
-//! exit ([`rewrite`]), and those of the modules in the initramfs ([`initramfs`]). The project's
-//! micro-guests are booted in the same way (`micro_guest`).
+//! exit ([`crate::rewrite`]), and those of the modules in the initramfs ([`initramfs`]). The project's
+//! micro-guests are booted in the same way (`rewrite::micro_guest`).
 
 mod acpi;
-mod cached_reads;
-mod disassembly;
 pub mod initramfs;
 mod kernel;
 mod layout;
-mod micro_guest;
-pub mod rewrite;
 
 use std::fs;
 use std::io;
@@ -27,39 +23,13 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 use xxhash_rust::xxh64::xxh64;
 
 use self::kernel::Kernel;
-use self::rewrite::{KernelReads, RewriteError, Sites};
+pub use self::layout::EntryState;
 use crate::config::MEMORY_MIB;
 use crate::ram::GuestRam;
+use crate::rewrite::{self, KernelReads, RewriteError, Sites, micro_guest};
 
 /// Start of the text that every Linux kernel carries and prints first.
 const LINUX_BANNER: &[u8] = b"Linux version ";
-
-/// Processor state at the kernel's entry point.
-#[derive(Debug, Clone, Copy)]
-pub struct EntryState {
-    /// Entry point.
-    pub rip: u64,
-    /// Guest-physical address of the boot parameters ("zero page"), passed in RSI.
-    pub boot_params: u64,
-    /// Initial stack pointer.
-    pub stack: u64,
-    /// Guest-physical address of the GDT.
-    pub gdt_address: u64,
-    /// Limit of the GDT.
-    pub gdt_limit: u16,
-    /// Selector of the 64-bit code segment.
-    pub code_selector: u16,
-    /// Selector of the data segment.
-    pub data_selector: u16,
-    /// CR0.
-    pub cr0: u64,
-    /// CR3: identity map of the first 4 GiB.
-    pub cr3: u64,
-    /// CR4.
-    pub cr4: u64,
-    /// EFER.
-    pub efer: u64,
-}
 
 /// What is booted.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use crate::cpu::{
     Counted, CountedStop, CpuError, CpuState, Exit, GuestCpu, RFLAGS_RF, RFLAGS_TF, Registers,
     SeekError,
 };
-use crate::state::PageSet;
+use crate::ram::PageSet;
 
 /// Instructions that the guest is stepped through at most, on the way to the next counted event.
 /// Code that has none in so many is a loop of plain jumps.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::EventCounter;
 use crate::cpu::CpuError;
-use crate::cpu::fake::Dice;
+use crate::dice::Dice;
 
 /// The events that a processor executes one by one, as it tells them itself, for a
 /// [`TallyCounter`].

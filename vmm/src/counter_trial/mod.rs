@@ -19,11 +19,10 @@ use std::time::Duration;
 use logging_channel::entry::{Entry, Lsn, Payload};
 
 use self::log::{MemoryLog, Playback};
-use crate::boot::rewrite::Sites;
 use crate::counter::{CountingCpu, TallyCounter};
-use crate::cpu::fake::Dice;
 use crate::cpu::{CpuError, GuestCpu};
 use crate::devices::{Appetite, ClockNeed, Devices, Input, Output};
+use crate::dice::Dice;
 use crate::engine::{
     Ended, Engine, EngineError, EventSource, Interruption, OutputGate, Role, Step,
 };
@@ -31,6 +30,7 @@ use crate::kvm::MachineError;
 use crate::kvm::probe::MicroGuest;
 use crate::kvm::stepped::{SteppedCpu, StopPlan};
 use crate::ram::GuestRam;
+use crate::rewrite::Sites;
 use crate::sources::{OutsideWorld, Recorder, ReplayCounters, Replayer, Verification};
 use crate::traps::TscTrap;
 

@@ -1,130 +1,23 @@
 //! The guest's processor, as the engine sees it.
 //!
 //! [`GuestCpu`] hides who executes the instructions. [`crate::kvm`] implements it with KVM;
-//! [`fake`] implements it with a script, so that the engine, recording and replay can be tested
+//! [`crate::fake_cpu`] implements it with a script, so that the engine, recording and replay can be tested
 //! without a hypervisor.
 
 pub mod debug;
-pub mod fake;
+mod error;
+mod exit;
 mod state;
 
 pub use logging_channel::entry::{CountedStop, Registers};
 
+pub use self::error::{CpuError, SeekError};
+pub use self::exit::{Exit, PortAccess};
 pub use self::state::CpuState;
 
 /// RFLAGS.TF and RF, which debugging sets (Intel SDM volume 1, section 3.4.3).
 pub(crate) const RFLAGS_TF: u64 = 1 << 8;
 pub(crate) const RFLAGS_RF: u64 = 1 << 16;
-
-/// Why the processor stopped.
-///
-/// [`Exit::Io`], [`Exit::Mmio`], [`Exit::Halt`], [`Exit::Msr`] and [`Exit::TaskPriority`] are
-/// *deterministic*: given the same guest state and the same inputs they come at the same instruction in every run, and their
-/// ordinal is the clock of the log. The others depend on the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    /// Port I/O. The bytes are in [`GuestCpu::io_data`]: to be read for an output, to be filled
-    /// in for an input.
-    Io(PortAccess),
-    /// Access to guest-physical memory that is not RAM; bytes as for [`Exit::Io`].
-    Mmio {
-        /// Guest-physical address.
-        address: u64,
-        /// Whether the guest writes.
-        write: bool,
-        /// Width in bytes, 1 to 8.
-        len: u8,
-    },
-    /// HLT, with RIP behind it. Reports RFLAGS.IF.
-    Halt {
-        /// Whether an interrupt can end the halt.
-        interruptible: bool,
-    },
-    /// A filtered model specific register. Answer with [`GuestCpu::finish_msr`].
-    Msr {
-        /// Register number.
-        index: u32,
-        /// The value written, or `None` for a read.
-        write: Option<u64>,
-    },
-    /// A MOV to CR8 lowered the task priority, with RIP behind it: an interrupt that waited may be
-    /// delivered now. One that raises it makes no exit.
-    TaskPriority,
-    /// Triple fault.
-    TripleFault,
-    /// The host had something to do (a signal, a kick). Not deterministic.
-    Kicked,
-    /// The guest can take an interrupt now, as asked for with
-    /// [`GuestCpu::request_interrupt_window`]. Not a deterministic exit, but normalised to the
-    /// first instruction boundary where RFLAGS.IF is set outside an interrupt shadow.
-    InterruptWindow,
-}
-
-/// One port I/O exit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PortAccess {
-    /// Port number.
-    pub port: u16,
-    /// Whether the guest writes (OUT) or reads (IN).
-    pub write: bool,
-    /// Width of one access in bytes: 1, 2 or 4.
-    pub size: u8,
-    /// Number of accesses; more than 1 for string instructions with a REP prefix.
-    pub count: u32,
-}
-
-/// Why the processor could not go on. All of these end the virtual machine.
-#[derive(Debug, thiserror::Error)]
-pub enum CpuError {
-    /// The hypervisor refused an operation.
-    #[error("the hypervisor failed to {action}")]
-    Hypervisor {
-        /// What was tried.
-        action: &'static str,
-        /// The system's answer.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The hypervisor could not emulate an instruction of the guest.
-    #[error(
-        "the hypervisor could not emulate the guest's instruction at {rip:#x} \
-         (bytes {bytes:02x?}, suberror {suberror}); run `ftvm doctor` to see whether this host \
-         can carry guests"
-    )]
-    Emulation {
-        /// Guest RIP.
-        rip: u64,
-        /// KVM's internal error number.
-        suberror: u32,
-        /// The instruction's bytes, as far as known.
-        bytes: Vec<u8>,
-    },
-    /// The hardware refused to enter the guest.
-    #[error("the processor refused to enter the guest (hardware reason {reason:#x})")]
-    Entry {
-        /// KVM's hardware_entry_failure_reason.
-        reason: u64,
-    },
-    /// The performance counter failed.
-    #[error("the performance counter that names the guest's stops failed: {0}")]
-    Counter(String),
-    /// A state that another processor saved does not fit this one.
-    #[error("the processor cannot take over the state of the other host's: {0}")]
-    State(String),
-    /// An exit that this VMM does not know.
-    #[error("the hypervisor reported an exit that ftvm does not know: {0}")]
-    UnknownExit(String),
-}
-
-impl CpuError {
-    /// What becomes of a system's answer to the attempt to `action`.
-    pub(crate) fn failed_to<E: Into<std::io::Error>>(action: &'static str) -> impl Fn(E) -> Self {
-        move |source| Self::Hypervisor {
-            action,
-            source: source.into(),
-        }
-    }
-}
 
 /// How a stop of the guest is named by a counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,23 +30,6 @@ pub enum Counted {
     /// It came to an exit on the way to such a place. The next [`GuestCpu::run`] returns that, and
     /// nothing may be done with the processor before.
     Exit,
-}
-
-/// Why a place named by a counter was not reached.
-#[derive(Debug, thiserror::Error)]
-pub enum SeekError {
-    /// This processor has no counter.
-    #[error(
-        "the log names a place by a performance counter, and this host has none that can be used: \
-         `ftvm doctor` says why"
-    )]
-    NoCounter,
-    /// The processor went elsewhere.
-    #[error("{0}")]
-    Missed(String),
-    /// The processor could not go on.
-    #[error(transparent)]
-    Cpu(#[from] CpuError),
 }
 
 /// One virtual processor.

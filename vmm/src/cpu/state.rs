@@ -1,7 +1,7 @@
 //! The processor's state as a whole.
 
-use super::CpuError;
-use crate::state::PageSet;
+use super::error::CpuError;
+use crate::ram::PageSet;
 
 /// State that can be taken from one processor and given to another of the same model.
 pub trait CpuState {

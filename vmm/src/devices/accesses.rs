@@ -7,7 +7,7 @@ use super::power::Power;
 use super::virtio::blk::Blk;
 use super::virtio::transport::VirtioPci;
 use super::{ClockNeed, DISK_SLOT, Devices, NET_SLOT, console, kvm_clock, msr, pm_timer};
-use crate::boot::rewrite::TSC_PORT;
+use crate::rewrite::TSC_PORT;
 
 const KEYBOARD_COMMAND: u16 = 0x64;
 /// No keyboard controller is there, so its status reads as ones, which is how Linux notices, but

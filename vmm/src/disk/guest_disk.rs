@@ -15,7 +15,6 @@ use super::target::DiskTarget;
 use super::uri::DiskUri;
 use super::{DiskCompletion, SECTOR_BYTES};
 use crate::events::Events;
-use crate::sources::Lanes;
 
 /// Why a disk cannot be a guest's.
 #[derive(Debug, thiserror::Error)]
@@ -225,16 +224,9 @@ impl GuestDisk {
         Ok(())
     }
 
-    /// Begins to serve the guest: completions go to `lanes`.
-    #[must_use]
-    pub fn serve(&self, serving: Serving, lanes: &Lanes, events: &Events) -> DiskService {
-        let lane = lanes.disk.clone();
-        self.serve_with(serving, events, move |completion| lane.push(completion))
-    }
-
     /// Begins to serve: `complete` gets the completions, on the service's thread.
     #[must_use]
-    pub fn serve_with(
+    pub fn serve(
         &self,
         serving: Serving,
         events: &Events,

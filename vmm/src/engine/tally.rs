@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::boot::rewrite::TSC_PORT;
 use crate::cpu::{Exit, PortAccess};
 use crate::devices::apic::Apic;
 use crate::devices::pit::Pit;
 use crate::devices::virtio::transport;
 use crate::devices::{PCI_BARS, console, pci, pm_timer};
+use crate::rewrite::TSC_PORT;
 use crate::traps::TscTrap;
 
 /// What an exit was for.

@@ -7,10 +7,10 @@ use logging_channel::entry::OutputMarker;
 use vm_memory::GuestAddress;
 
 use super::*;
-use crate::boot::rewrite::Sites;
-use crate::cpu::fake::{FakeCpu, Op, Script};
 use crate::disk::DiskCompletion;
+use crate::fake_cpu::{FakeCpu, Op, Script};
 use crate::ram::GuestRam;
+use crate::rewrite::Sites;
 
 const HANDLERS: u64 = 0xffff_ffff_8200_0000;
 

@@ -13,7 +13,7 @@ use super::stepped::SteppedCpu;
 use crate::counter::{CountingCpu, EventCounter, Ran, Seekable, Steppable};
 use crate::cpu::debug::DebugCpu;
 use crate::cpu::{CpuError, CpuState, Exit, GuestCpu, RFLAGS_RF, RFLAGS_TF, Registers};
-use crate::state::PageSet;
+use crate::ram::PageSet;
 
 /// KVM's processor, which names stops by a hardware counter once that is switched on.
 pub type HardwareCountingCpu = CountingCpu<FreeCpu, HardwareCounter>;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::msrs;
 use super::vcpu::{KvmCpu, Returned};
 use crate::cpu::{CpuError, CpuState, Exit, digest, fold};
-use crate::state::PageSet;
+use crate::ram::PageSet;
 
 /// The XSAVE area's header begins with XSTATE_BV, which says what is not in its initial
 /// configuration (Intel SDM volume 1, section 13.4.2). In 32-bit words.

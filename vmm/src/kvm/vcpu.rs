@@ -13,8 +13,7 @@ use super::out_stop::Tripwires;
 use super::write_log::WriteLog;
 
 use crate::cpu::{CpuError, CpuState, Exit, GuestCpu, PortAccess, Registers};
-use crate::ram::GuestRam;
-use crate::state::PageSet;
+use crate::ram::{GuestRam, PageSet};
 
 /// The opcode of STI.
 const STI: u8 = 0xfb;

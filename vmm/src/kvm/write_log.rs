@@ -16,8 +16,7 @@ use vm_memory::GuestMemoryBackend;
 
 use super::memory_slot::{MEMORY_SLOT, map_memory};
 use crate::cpu::CpuError;
-use crate::ram::GuestRam;
-use crate::state::{PageSet, bits};
+use crate::ram::{GuestRam, PageSet, bits};
 
 vmm_sys_util::ioctl_iowr_nr!(KVM_CLEAR_DIRTY_LOG, KVMIO, 0xc0, kvm_clear_dirty_log);
 

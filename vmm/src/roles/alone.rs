@@ -45,6 +45,6 @@ pub(super) fn disk_port(
         counters: meters.disk.clone(),
         ..Serving::default()
     };
-    let service = disk.serve(serving, &guest.host.lanes, events);
+    let service = disk.serve(serving, events, guest.host.lanes.disk.pusher());
     Ok(Some(Box::new(service)))
 }

@@ -331,7 +331,8 @@ impl GoLive {
                 unflushed: followed.take(),
                 ..Serving::default()
             };
-            Box::new(disk.serve(serving, &self.lanes, &self.events)) as Box<dyn DiskPort>
+            let completed = self.lanes.disk.pusher();
+            Box::new(disk.serve(serving, &self.events, completed)) as Box<dyn DiskPort>
         });
         self.live.store(true, Ordering::Release);
         self.outlet.announce(self.mac);

@@ -159,7 +159,7 @@ fn run_with_backup(
             refused: standing.doubted_by_refusals(),
             ..Serving::default()
         };
-        disk.serve(serving, &guest.host.lanes, events)
+        disk.serve(serving, events, guest.host.lanes.disk.pusher())
     });
     let port = disk.clone().map(|disk| Box::new(disk) as Box<dyn DiskPort>);
     guest.host.live.store(true, Ordering::Release);

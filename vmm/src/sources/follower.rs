@@ -7,7 +7,8 @@ use logging_channel::entry::{Lsn, PageDigest, Registers, StateDigest, StatePart}
 
 use super::pace::StateCounters;
 use crate::engine::{Difference, Divergence, Interruption, Moment, StateDifference, Step};
-use crate::state::{Baseline, Incoming, PAGE, StateError, digest, part_digests};
+use crate::ram::PAGE;
+use crate::state::{Baseline, Incoming, StateError, digest, part_digests};
 
 /// Follows the guest's state in a log.
 pub struct StateFollower {

@@ -63,6 +63,12 @@ impl<T> Lane<T> {
         self.bell.ring();
     }
 
+    /// [`Lane::push`] for who knows nothing of lanes.
+    pub fn pusher(&self) -> impl Fn(T) + use<T> {
+        let lane = self.clone();
+        move |message| lane.push(message)
+    }
+
     /// Drops the messages that are there.
     fn clear(&self) {
         let there = self.receiver.len();

@@ -3,8 +3,7 @@
 use logging_channel::entry;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
-use crate::ram::GuestRam;
-pub(super) use crate::ram::PAGE;
+use crate::ram::{GuestRam, PAGE};
 
 /// Number of pages of guest memory.
 pub(super) fn pages(memory: &GuestRam) -> u64 {

@@ -11,7 +11,7 @@ use logging_channel::entry::{
 use super::completion::Completions;
 use super::follower::StateFollower;
 use super::log_source::{Head, LogSource, ReplayCounters};
-use super::memory_digest::{self, PAGE};
+use super::memory_digest;
 use super::overdue::Overdue;
 use super::place::{EntryPlace, diverged, input_of, place};
 use super::watchdog::Watchdog;
@@ -20,7 +20,7 @@ use crate::devices::{Appetite, ClockNeed, Input};
 use crate::disk::SharedDisk;
 use crate::engine::source::describe;
 use crate::engine::{Difference, Divergence, EventSource, Interruption, Moment, Step};
-use crate::ram::GuestRam;
+use crate::ram::{GuestRam, PAGE};
 
 /// Replays a log.
 pub struct Replayer<S> {

@@ -2,12 +2,10 @@
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
-use super::PageSet;
 use super::patch::{PagePatch, PatchError};
 use super::shadow::Shadow;
 use crate::cpu::{CpuError, GuestCpu};
-pub use crate::ram::PAGE;
-use crate::ram::{self, GuestRam};
+use crate::ram::{self, GuestRam, PAGE, PageSet};
 
 /// A copy of guest memory that both sides have: each page as it was at the last synchronisation
 /// point, or as a transfer under way has brought it since.
@@ -39,7 +37,7 @@ pub struct NoRoom {
     source: vm_memory::mmap::MmapRegionError,
 }
 
-pub(super) const IN_MEMORY: &str = "a page of guest memory";
+const IN_MEMORY: &str = "a page of guest memory";
 
 impl Baseline {
     /// Memory as it is now, before the guest runs: all that is not zero was written by the VMM.

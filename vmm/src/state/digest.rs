@@ -2,8 +2,9 @@
 
 use logging_channel::entry::{PageDigest, PartDigests};
 
-use super::{Baseline, PAGE};
+use super::Baseline;
 use crate::engine::{Moment, Step};
+use crate::ram::PAGE;
 
 /// Digest of a page. Every step is a bijection of the 64-bit state, so pages that differ in one
 /// word differ before the fold to 32 bits.

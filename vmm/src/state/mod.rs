@@ -27,16 +27,13 @@ mod baseline;
 mod capture;
 mod digest;
 mod incoming;
-mod pages;
 mod parts;
 mod patch;
 mod seal;
 mod shadow;
 
-pub use baseline::{Baseline, NoRoom, PAGE};
+pub use baseline::{Baseline, NoRoom};
 pub use capture::Capture;
 pub(crate) use digest::part_digests;
 pub use digest::{digest, page_digest};
 pub use incoming::{Incoming, StateError};
-pub use pages::PageSet;
-pub(crate) use pages::bits;

@@ -74,7 +74,7 @@ impl Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cpu::fake::Dice;
+    use crate::dice::Dice;
 
     fn rest(bytes: usize) -> Rest {
         let mut dice = Dice(1);

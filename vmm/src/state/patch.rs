@@ -6,7 +6,7 @@
 use logging_channel::codec::MAX_STATE_PART;
 use serde::{Deserialize, Serialize};
 
-use super::PAGE;
+use crate::ram::PAGE;
 
 /// Patches are collected until a block has this many bytes before compression. With the largest
 /// patch on top it fits an entry even if it cannot be compressed.

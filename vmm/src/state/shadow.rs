@@ -3,9 +3,8 @@
 use vm_memory::MmapRegion;
 use vm_memory::mmap::MmapRegionError;
 
-use super::baseline::IN_MEMORY;
-use super::{PAGE, PageSet};
 use crate::elsewhere::DroppedElsewhere;
+use crate::ram::{PAGE, PageSet};
 
 static ZERO: [u8; PAGE] = [0; PAGE];
 
@@ -41,7 +40,7 @@ impl Shadow {
     }
 
     fn offset(&self, page: u64) -> usize {
-        assert!(page < self.pages, "{IN_MEMORY}");
+        assert!(page < self.pages, "a page of guest memory");
         self.skew + page as usize * PAGE
     }
 

@@ -40,7 +40,7 @@ struct Live {
 
 fn serve(disk: &GuestDisk, serving: Serving) -> (DiskService, Receiver<DiskCompletion>) {
     let (complete, completions) = crossbeam_channel::unbounded();
-    let service = disk.serve_with(serving, &Events::default(), move |completion| {
+    let service = disk.serve(serving, &Events::default(), move |completion| {
         complete.send(completion).unwrap_or(());
     });
     (service, completions)

@@ -16,7 +16,7 @@ fn names_opened(server: &FakeServer) -> Vec<String> {
     let uri = format!("nbd://{}/disk", server.address);
     let disk = GuestDisk::open(&uri.parse().unwrap(), "vm", quick()).unwrap();
     let (complete, done) = crossbeam_channel::unbounded();
-    let mut service = disk.serve_with(Serving::default(), &Events::default(), move |completion| {
+    let mut service = disk.serve(Serving::default(), &Events::default(), move |completion| {
         complete.send(completion).unwrap_or(());
     });
     for id in 1..=2 {

@@ -107,7 +107,7 @@ fn an_epoch_that_is_over_writes_nothing_and_its_guest_sees_nothing() {
             log: log.map(|log| Arc::new(log.clone()) as Arc<_>),
             ..Serving::default()
         };
-        let service = disk.serve_with(serving, &Events::default(), move |completion| {
+        let service = disk.serve(serving, &Events::default(), move |completion| {
             complete.send(completion).unwrap_or(());
         });
         (service, done)

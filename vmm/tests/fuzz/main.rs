@@ -3,7 +3,7 @@
 
 mod targets;
 
-use ftvm_vmm::cpu::fake::Dice;
+use ftvm_vmm::dice::Dice;
 
 use self::targets::{Target, run};
 

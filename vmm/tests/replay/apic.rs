@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 
-use ftvm_vmm::cpu::fake::{Dice, Op, Script};
 use ftvm_vmm::devices::Devices;
 use ftvm_vmm::devices::pci::{self, MEMORY_WINDOW};
+use ftvm_vmm::dice::Dice;
 use ftvm_vmm::engine::tally::ExitKind;
+use ftvm_vmm::fake_cpu::{Op, Script};
 use ftvm_vmm::ram::GuestRam;
 use ftvm_vmm::sources::Verification;
 use logging_channel::entry::{Entry, Payload};

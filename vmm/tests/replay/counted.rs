@@ -2,8 +2,8 @@
 //! in its own way.
 
 use ftvm_vmm::counter::{CountingCpu, TallyCounter};
-use ftvm_vmm::cpu::fake::FakeCpu;
 use ftvm_vmm::cpu::{Counted, CpuState, Exit};
+use ftvm_vmm::fake_cpu::FakeCpu;
 
 use super::*;
 use crate::guest::{Deed, engine_of, processor};

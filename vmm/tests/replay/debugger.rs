@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
 
-use ftvm_vmm::cpu::fake::Dice;
+use ftvm_vmm::dice::Dice;
 use ftvm_vmm::engine::Role;
 use ftvm_vmm::inspect::{Debugger, Inspector};
 use ftvm_vmm::sources::Verification;
@@ -18,7 +18,7 @@ use crate::guest::{deeds, script};
 use crate::world::Playback;
 use crate::{record, replayer, run};
 
-/// Where [`ftvm_vmm::cpu::fake`] has its code.
+/// Where [`ftvm_vmm::fake_cpu`] has its code.
 const CODE: u64 = 0xffff_ffff_8100_0000;
 
 /// What a debugger does.

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use ftvm_vmm::boot::rewrite::{Sites, TscCopy};
 use ftvm_vmm::cpu::GuestCpu;
-use ftvm_vmm::cpu::fake::{Dice, FakeCpu, Op, Script};
 use ftvm_vmm::devices::Devices;
+use ftvm_vmm::dice::Dice;
 use ftvm_vmm::engine::{Engine, Role};
+use ftvm_vmm::fake_cpu::{FakeCpu, Op, Script};
 use ftvm_vmm::ram::GuestRam;
+use ftvm_vmm::rewrite::{Sites, TscCopy};
 use ftvm_vmm::traps::TscTrap;
 use ftvm_vmm::tsc_cache;
 use proptest::prelude::*;

@@ -3,9 +3,10 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use ftvm_vmm::cpu::fake::{Dice, Op, Script};
 use ftvm_vmm::devices::{Appetite, ClockNeed, Input};
+use ftvm_vmm::dice::Dice;
 use ftvm_vmm::engine::{EventSource, Interruption, Moment, Role, Step};
+use ftvm_vmm::fake_cpu::{Op, Script};
 use ftvm_vmm::sources::{Head, LogSource};
 use logging_channel::entry::{Lsn, OutputMarker, ShutdownReason};
 

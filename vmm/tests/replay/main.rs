@@ -19,11 +19,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ftvm_vmm::cpu::fake::{Dice, Op, Script};
 use ftvm_vmm::cpu::{GuestCpu, Registers};
 use ftvm_vmm::devices::Output;
+use ftvm_vmm::dice::Dice;
 use ftvm_vmm::engine::tally::ExitTally;
 use ftvm_vmm::engine::{Difference, Ended, Engine, EngineError, Role};
+use ftvm_vmm::fake_cpu::{Op, Script};
 use ftvm_vmm::ram::GuestRam;
 use ftvm_vmm::sources::{
     BackupReads, LogSource, Pace, Recorder, Replayer, StateFollower, StateKeeper, Verification,

@@ -1,6 +1,6 @@
 //! Damage to a log that checksums did not catch.
 
-use ftvm_vmm::cpu::fake::Dice;
+use ftvm_vmm::dice::Dice;
 use logging_channel::entry::{
     DiskOutcome, Entry, ExecutionPoint, Landmark, OutputChannel, Payload, ShutdownReason, StatePart,
 };

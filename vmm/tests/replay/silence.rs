@@ -2,9 +2,10 @@
 
 use std::cell::Cell;
 
-use ftvm_vmm::cpu::fake::{Dice, Op};
 use ftvm_vmm::devices::{Appetite, ClockNeed, Input};
+use ftvm_vmm::dice::Dice;
 use ftvm_vmm::engine::{Interruption, Role, Step};
+use ftvm_vmm::fake_cpu::Op;
 use ftvm_vmm::sources::{OutsideWorld, Recorder, StateKeeper, Verification};
 
 use crate::guest::{Deed, script};

@@ -5,9 +5,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ftvm_vmm::cpu::fake::{Dice, Op, Script};
 use ftvm_vmm::devices::{Appetite, ClockNeed, Input};
+use ftvm_vmm::dice::Dice;
 use ftvm_vmm::engine::{Interruption, Role, Step};
+use ftvm_vmm::fake_cpu::{Op, Script};
 use ftvm_vmm::sources::{LogSink, MANY, OutsideWorld, Recorder, StateKeeper, Verification};
 use logging_channel::entry::{Entry, Lsn, Payload, StatePart};
 

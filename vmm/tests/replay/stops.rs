@@ -4,9 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ftvm_vmm::cpu::fake::{Dice, Op, Script};
 use ftvm_vmm::devices::{Appetite, ClockNeed, Input};
+use ftvm_vmm::dice::Dice;
 use ftvm_vmm::engine::{Interruption, Role, Step};
+use ftvm_vmm::fake_cpu::{Op, Script};
 use ftvm_vmm::sources::{LogSink, OutsideWorld, Recorder, StateKeeper, Verification};
 use logging_channel::entry::{Entry, Lsn, Payload, ShutdownReason, StatePart};
 

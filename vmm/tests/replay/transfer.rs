@@ -1,7 +1,7 @@
 //! Damage to state transfers, which no digest finds afterwards: both sides take what a transfer
 //! left as what they agree on.
 
-use ftvm_vmm::cpu::fake::Dice;
+use ftvm_vmm::dice::Dice;
 use ftvm_vmm::engine::{Difference, EngineError};
 use ftvm_vmm::sources::Verification;
 use logging_channel::entry::{Entry, Payload, StatePart};

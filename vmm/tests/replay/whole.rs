@@ -3,10 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
-use ftvm_vmm::cpu::fake::{Dice, Op, Script};
 use ftvm_vmm::devices::virtio::net::frame::Frame;
 use ftvm_vmm::devices::{Appetite, ClockNeed, Input};
+use ftvm_vmm::dice::Dice;
 use ftvm_vmm::engine::{EngineError, Interruption, Role, Step};
+use ftvm_vmm::fake_cpu::{Op, Script};
 use ftvm_vmm::sources::{OutsideWorld, Recorder, StateKeeper, Verification};
 use logging_channel::codec::MAX_STATE_PART;
 use logging_channel::entry::{Entry, Payload, ShutdownReason, StatePart};

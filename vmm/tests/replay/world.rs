@@ -3,8 +3,8 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use ftvm_vmm::cpu::fake::Dice;
 use ftvm_vmm::devices::{Appetite, ClockNeed, Input, Output};
+use ftvm_vmm::dice::Dice;
 use ftvm_vmm::disk::{
     DiskCompletion, DiskError, DiskOp, DiskRequest, ReadWatch, SharedDisk, SharedRead,
     SharedReadError,

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use crate::counter::{Ran, Seekable};
-use crate::cpu::fake::Dice;
 use crate::cpu::{CountedStop, Registers};
+use crate::dice::Dice;
 
 /// Registers that programs use: RAX, RBX, RCX, RDX.
 const REGISTERS: usize = 4;

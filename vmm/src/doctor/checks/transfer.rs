@@ -7,8 +7,7 @@ use super::{Effort, Finding, Measured, load, microseconds, registers, run_to, wi
 use crate::cpu::{CpuState, Registers};
 use crate::doctor::PATIENCE;
 use crate::kvm::probe::{DATA, MicroGuest, PAGES, Program, TABLE_PAGES};
-use crate::ram::PAGE;
-use crate::state::PageSet;
+use crate::ram::{PAGE, PageSet};
 
 /// Pages that the guest writes first, and those that it writes later. The first of all is written
 /// both times.

@@ -3,7 +3,7 @@
 use super::SteppedCpu;
 use crate::counter::{Ran, Seekable, Steppable, seek};
 use crate::cpu::{Counted, CountedStop, CpuError, CpuState, Exit, GuestCpu, Registers, SeekError};
-use crate::state::PageSet;
+use crate::ram::PageSet;
 
 /// Stops of a search at the same count. Every instruction counts, so that only what the host has
 /// to do at the same time can make several.

@@ -40,8 +40,8 @@ use self::entrances::Entrances;
 use super::KvmCpu;
 use super::vcpu::Returned;
 use crate::counter::{Ran, Seekable, Tally};
-use crate::cpu::fake::Dice;
 use crate::cpu::{CpuError, Exit, GuestCpu, RFLAGS_RF, RFLAGS_TF, Registers};
+use crate::dice::Dice;
 use crate::ram::GuestRam;
 
 const RSP: usize = 6;

@@ -5,8 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use ftvm_vmm::cpu::{CpuError, CpuState, Exit, GuestCpu, PortAccess, Registers};
-use ftvm_vmm::ram::GuestRam;
-use ftvm_vmm::state::PageSet;
+use ftvm_vmm::ram::{GuestRam, PageSet};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::input::Input;

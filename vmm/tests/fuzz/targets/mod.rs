@@ -13,10 +13,10 @@ mod world;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use ftvm_vmm::boot::rewrite::Sites;
 use ftvm_vmm::devices::Devices;
 use ftvm_vmm::engine::{Engine, EngineError, Role};
 use ftvm_vmm::ram::GuestRam;
+use ftvm_vmm::rewrite::Sites;
 use ftvm_vmm::traps::TscTrap;
 use vm_memory::{Bytes, GuestAddress};
 

@@ -1,7 +1,7 @@
 //! Small kernels with counter reads of all kinds.
 
 use super::*;
-use crate::boot::rewrite::{KernelReads, Sites, rewrite};
+use crate::rewrite::{KernelReads, Sites, rewrite};
 
 const TEXT_AT: u64 = 0xffff_ffff_8100_0000;
 const REPLACEMENTS_AT: u64 = 0xffff_ffff_8200_0000;

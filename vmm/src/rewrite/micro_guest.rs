@@ -13,7 +13,7 @@ const KIND: u32 = 1;
 const CONTENTS: &[u8] = b"micro-guest\0";
 
 /// Whether the ELF image carries the note of a micro-guest. An image that cannot be read does not.
-pub(super) fn is_marked(image: &[u8]) -> bool {
+pub(crate) fn is_marked(image: &[u8]) -> bool {
     has_note(image).unwrap_or(false)
 }
 

@@ -6,6 +6,8 @@
 //! pages in the region's bitmap. A host address of guest memory would bypass both, so clippy
 //! refuses `get_host_address` in this crate but where KVM is told of the mapping.
 
+mod pages;
+
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
@@ -16,6 +18,9 @@ use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
     GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
 };
+
+pub use self::pages::PageSet;
+pub(crate) use self::pages::bits;
 
 /// Guest memory whose pages written by the VMM are tracked.
 pub type GuestRam = GuestMemoryMmap<AtomicBitmap>;

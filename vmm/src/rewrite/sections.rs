@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use object::{Object, ObjectSection, SectionFlags};
 
-use super::RewriteError;
+use super::sites::RewriteError;
 
 /// Longest field that a relocation for x86-64 fills, in bytes.
 const LONGEST_FIELD: u64 = 8;

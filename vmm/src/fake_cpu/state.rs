@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{FakeCpu, RFLAGS_IF, ScriptPlace};
 use crate::cpu::{CpuError, CpuState, Registers, digest};
-use crate::state::PageSet;
+use crate::ram::PageSet;
 
 #[derive(Serialize, Deserialize)]
 struct FakeState {

@@ -27,7 +27,7 @@ use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, Object, ObjectSection, SectionFlags};
 
 use super::disassembly::decoder;
-use super::rewrite::{IN_EAX, Patch, RDTSC};
+use super::sites::{IN_EAX, Patch, RDTSC};
 use crate::tsc_cache;
 
 /// Section of the code that is never thrown away.

@@ -16,10 +16,11 @@ use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestAddress};
 
 pub use self::script::{Op, Script};
-use super::{CpuError, Exit, GuestCpu, PortAccess, Registers, digest};
-use crate::boot::rewrite::TSC_PORT;
 use crate::counter::Tally;
+use crate::cpu::{self, CpuError, Exit, GuestCpu, PortAccess, Registers, digest};
+use crate::dice::Dice;
 use crate::ram::GuestRam;
+use crate::rewrite::TSC_PORT;
 
 const RFLAGS_IF: u64 = 1 << 9;
 const VECTOR_GP: u64 = 13;
@@ -33,21 +34,6 @@ const HANDLER_BYTES: u64 = 0x1000;
 const BRANCH: u32 = 3;
 const RAX: usize = 0;
 const RCX: usize = 2;
-
-/// Pseudo-random numbers (SplitMix64).
-#[derive(Debug, Clone)]
-pub struct Dice(pub u64);
-
-impl Dice {
-    /// The next number below `sides`.
-    pub fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ z >> 31) % sides
-    }
-}
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct ScriptPlace {
@@ -446,7 +432,7 @@ impl GuestCpu for FakeCpu {
         Ok(self.registers.rip)
     }
 
-    fn for_debugger(&mut self) -> Option<&mut dyn super::debug::DebugCpu> {
+    fn for_debugger(&mut self) -> Option<&mut dyn cpu::debug::DebugCpu> {
         Some(self)
     }
 }
