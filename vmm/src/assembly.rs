@@ -12,7 +12,7 @@ use crate::config::{Clock, ConfigError, VmConfig};
 use crate::cpu::{CpuError, CpuState};
 use crate::devices::Devices;
 use crate::disk::guest_disk::{DiskOpenError, GuestDisk};
-use crate::disk::service::DiskSettings;
+use crate::disk::serving::DiskSettings;
 use crate::doctor::{self, Unfit};
 use crate::engine::tally::ExitTally;
 use crate::engine::{Engine, Role};

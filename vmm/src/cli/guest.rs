@@ -8,7 +8,7 @@ use clap::Args;
 use super::number::number;
 use crate::assembly::{Guest, HostConfig};
 use crate::config::{Clock, MEMORY_MIB, Mac, VmConfig};
-use crate::disk::service::DiskSettings;
+use crate::disk::serving::DiskSettings;
 use crate::disk::uri::DiskUri;
 use crate::sources::Verification;
 

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use clap::Args;
 use logging_channel::record::RecordReader;
 
-use super::GuestArgs;
+use super::guest::GuestArgs;
 use crate::assembly::Guest;
 use crate::inspect::{Dumps, Format, Point};
 use crate::roles::{self, Inspection, Replayed};

@@ -2,10 +2,13 @@
 
 use std::arch::global_asm;
 use std::ops::Range;
+use std::time::Duration;
 
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::kvm::probe::{DATA, Program};
+use crate::kvm::MachineError;
+use crate::kvm::probe::{DATA, MicroGuest, Program};
+use crate::kvm::stepped::{SteppedCpu, StopPlan};
 use crate::ram::GuestRam;
 
 global_asm!(include_str!("guest.S"));
@@ -75,6 +78,19 @@ pub(super) fn program() -> Program<'static> {
         ),
         cr4: 0,
     }
+}
+
+/// The guest, its instructions counted.
+pub(super) fn micro_guest(stops: StopPlan) -> Result<SteppedCpu, MachineError> {
+    Ok(SteppedCpu::new(unstepped()?.into_cpu(), stops))
+}
+
+/// The guest.
+pub(super) fn unstepped() -> Result<MicroGuest, MachineError> {
+    // Its patience is for those who let it run itself.
+    let mut guest = MicroGuest::new(Duration::MAX)?;
+    guest.load(&program())?;
+    Ok(guest)
 }
 
 #[cfg(test)]

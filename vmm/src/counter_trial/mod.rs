@@ -6,6 +6,7 @@
 //! its replay could be wrong in the same way, so the guest is also run freely and compared with one
 //! whose instructions are counted.
 
+mod error;
 mod guest;
 mod log;
 mod unseen;
@@ -14,20 +15,19 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use logging_channel::entry::{Entry, Lsn, Payload};
 
+pub use self::error::TrialError;
+use self::guest::micro_guest;
 use self::log::{MemoryLog, Playback};
 use crate::counter::{CountingCpu, TallyCounter};
-use crate::cpu::{CpuError, GuestCpu};
+use crate::cpu::GuestCpu;
 use crate::devices::{Appetite, ClockNeed, Devices, Input, Output};
 use crate::dice::Dice;
 use crate::engine::{
     Ended, Engine, EngineError, EventSource, Interruption, OutputGate, Role, Step,
 };
-use crate::kvm::MachineError;
-use crate::kvm::probe::MicroGuest;
 use crate::kvm::stepped::{SteppedCpu, StopPlan};
 use crate::ram::GuestRam;
 use crate::rewrite::Sites;
@@ -86,44 +86,6 @@ pub struct Seen {
     pub pages: u64,
     /// Exits at which the guest was as one that runs freely.
     pub unseen: u64,
-}
-
-/// Why a trial failed.
-#[derive(Debug, thiserror::Error)]
-pub enum TrialError {
-    /// No micro-guest could be made.
-    #[error("this host cannot run the micro-guest")]
-    Machine(#[from] MachineError),
-    /// The processor failed.
-    #[error("the micro-guest's processor cannot go on")]
-    Cpu(#[from] CpuError),
-    /// The guest sees that it is counted.
-    #[error("the guest is not the same when its instructions are counted: {0}")]
-    Visible(String),
-    /// The recording ended before its time.
-    #[error("the micro-guest could not be recorded")]
-    Recording(#[source] EngineError),
-    /// The replay differs, or could not go on.
-    #[error("the replay is not what was recorded")]
-    Replay(#[source] EngineError),
-    /// The guest did not do what it is for.
-    #[error(
-        "the micro-guest counted {ticks} of {interrupts} interrupts, {page_faults} page faults and \
-         {undefined} undefined instructions: this host's KVM does not run it as it should"
-    )]
-    Lost {
-        /// Interrupts that were delivered.
-        interrupts: u64,
-        /// Those that the guest counted.
-        ticks: u64,
-        /// Page faults that it counted.
-        page_faults: u64,
-        /// Undefined instructions that it counted.
-        undefined: u64,
-    },
-    /// A replay of a log that was falsified did not differ.
-    #[error("a stop that was moved by one instruction in the log was not noticed in the replay")]
-    Blind,
 }
 
 impl Trial {
@@ -230,17 +192,6 @@ impl Trial {
             undefined,
         })
     }
-}
-
-fn micro_guest(stops: StopPlan) -> Result<SteppedCpu, MachineError> {
-    Ok(SteppedCpu::new(unstepped()?.into_cpu(), stops))
-}
-
-fn unstepped() -> Result<MicroGuest, MachineError> {
-    // Its patience is for those who let it run itself.
-    let mut guest = MicroGuest::new(Duration::MAX)?;
-    guest.load(&guest::program())?;
-    Ok(guest)
 }
 
 fn engine<C: GuestCpu>(cpu: C, memory: &GuestRam, source: Box<dyn EventSource>) -> Engine<C> {

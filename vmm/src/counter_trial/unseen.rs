@@ -2,7 +2,8 @@
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{TrialError, guest, micro_guest, unstepped};
+use super::error::TrialError;
+use super::guest::{self, micro_guest, unstepped};
 use crate::cpu::{CpuError, Exit, GuestCpu, Registers};
 use crate::kvm::stepped::StopPlan;
 use crate::ram::GuestRam;

@@ -10,6 +10,7 @@ pub mod apic;
 pub mod cmos;
 pub mod console;
 mod exchange;
+mod guest_time;
 pub mod kvm_clock;
 pub mod kvm_features;
 pub mod msr;
@@ -39,9 +40,6 @@ use self::virtio::net::{Net, RX, TX};
 use self::virtio::transport::{Resources, VirtioPci};
 use crate::disk::{DiskRequest, SharedRead};
 use crate::ram::GuestRam;
-
-/// Guest time that no guest reaches (292 years), in nanoseconds.
-const MAX_GUEST_TIME: u64 = u64::MAX / 2;
 
 const TIMER_LINE: u8 = 0;
 const NET_SLOT: u8 = 1;

@@ -6,23 +6,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::MAX_GUEST_TIME;
+use super::guest_time::{MAX_GUEST_TIME, SHORTEST_PERIOD, bounded_period, forget_missed};
 
 /// Input clock of the 8254 in Hz.
 pub const FREQUENCY_HZ: u64 = 1_193_182;
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
-
-/// Shortest time between two interrupts of a periodic timer, in nanoseconds of guest time: that of
-/// KVM's own timers (`min_timer_period_us`). Each is an entry of the log and an exit or two, so a
-/// guest with a shorter one would come to nothing else, and its host neither.
-pub(in crate::devices) const SHORTEST_PERIOD: u64 = 200_000;
-
-/// The period of the interrupts of a counter that runs out every `period` (not 0): the shortest
-/// multiple of that which is not below `shortest`. The others are left out, the counter itself runs
-/// as it should.
-pub(in crate::devices) fn bounded_period(period: u64, shortest: u64) -> u64 {
-    period * shortest.div_ceil(period)
-}
 
 /// [`SHORTEST_PERIOD`] in ticks of the input clock.
 const SHORTEST_PERIOD_TICKS: u64 = SHORTEST_PERIOD * FREQUENCY_HZ / 1_000_000_000;
@@ -223,18 +211,6 @@ impl Channel {
     }
 }
 
-/// Ticks that are left out at a time: a tenth of a second of Linux's.
-pub(in crate::devices) const MOST_LEFT_OUT: u64 = 25;
-
-/// Forgets the ticks that a guest missed: one of those that are `due` is left. So that a guest does
-/// something else than ticks where it is always held up, as many more are left out of those to come,
-/// up to 25, by counting them as `fired`.
-pub(in crate::devices) fn forget_missed(due: &mut u64, fired: &mut u64) {
-    let missed = due.saturating_sub(1);
-    *due -= missed;
-    *fired += missed.min(MOST_LEFT_OUT);
-}
-
 /// The timer.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Pit {
@@ -370,6 +346,7 @@ impl Pit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::devices::guest_time::MOST_LEFT_OUT;
 
     const MS: u64 = 1_000_000;
 

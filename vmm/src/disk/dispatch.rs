@@ -11,7 +11,9 @@
 //! not. If that is because the epoch is over, this host either wins a new one, and sends the request
 //! again in that; or it is halted.
 
+mod line;
 mod news;
+mod own_flushes;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -22,16 +24,18 @@ use disk_server::nbd::client::ConnectError;
 use disk_server::nbd::protocol::ReplyType;
 use logging_channel::entry::Lsn;
 
+use self::line::Line;
 use self::news::News;
-use self::wire::Line;
+use self::own_flushes::OwnFlushes;
 use super::complaints::Complaints;
+use super::counters::DiskCounters;
 use super::followed::OwnFlush;
-use super::inbox::Inbox;
+use super::inbox::{Inbox, Message};
 use super::link::{Link, LinkError, LinkEvent, Up};
 use super::order::{Effect, Order, Ticket};
 use super::progress::{LogProgress, ProgressWatch, Reached};
 use super::request::Told;
-use super::service::{DiskCounters, DiskSettings, Serving};
+use super::serving::{DiskSettings, Serving};
 use super::unflushed::Unflushed;
 use super::{DiskCompletion, DiskError, DiskOp, DiskRequest, RefusalNotice, WriterRefused};
 use crate::events::Events;
@@ -39,52 +43,11 @@ use crate::events::Events;
 /// How exact the time limit of a request is.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// A message to the disk's thread.
-pub(super) enum Message {
-    /// A request, and the log entry that has to be committed before it goes out.
-    Submit(DiskRequest, Option<Lsn>),
-    /// The completion of this request is in the log. The backup is to read the disk itself when it
-    /// executes that entry, if there is an LSN.
-    Logged(u64, Option<Lsn>),
-    /// Something happened on the link.
-    Link(LinkEvent),
-    /// The log has come to where it was wanted.
-    LogMoved,
-    /// Nobody wants the disk any more.
-    Stop,
-}
-
 /// A request of the guest that was not completed, or a read that keeps its place.
 struct OpenRequest {
     request: Arc<DiskRequest>,
     /// Since when nobody but the server is waited for.
     due_since: Option<Instant>,
-}
-
-/// Flushes of the service's own.
-#[derive(Default)]
-struct OwnFlushes {
-    /// How many failed one after the other.
-    failed: u32,
-    /// When the next one may go out.
-    not_before: Option<Instant>,
-}
-
-impl OwnFlushes {
-    /// After so many failures, what is kept beyond its bound is given up.
-    const GIVE_UP: u32 = 3;
-
-    fn may_go_out(&self) -> bool {
-        self.not_before.is_none_or(|at| at <= Instant::now())
-    }
-
-    /// Notes a failure; returns how long the next one has to wait.
-    fn fail(&mut self) -> Duration {
-        let pause = Duration::from_secs(1 << self.failed.min(5));
-        self.failed += 1;
-        self.not_before = Some(Instant::now() + pause);
-        pause
-    }
 }
 
 /// The disk's thread.

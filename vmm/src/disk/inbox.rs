@@ -3,9 +3,26 @@
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use logging_channel::entry::Lsn;
 
-use super::dispatch::Message;
+use super::DiskRequest;
+use super::link::LinkEvent;
 use crate::bell::Bell;
+
+/// A message to the disk's thread.
+pub(super) enum Message {
+    /// A request, and the log entry that has to be committed before it goes out.
+    Submit(DiskRequest, Option<Lsn>),
+    /// The completion of this request is in the log. The backup is to read the disk itself when it
+    /// executes that entry, if there is an LSN.
+    Logged(u64, Option<Lsn>),
+    /// Something happened on the link.
+    Link(LinkEvent),
+    /// The log has come to where it was wanted.
+    LogMoved,
+    /// Nobody wants the disk any more.
+    Stop,
+}
 
 /// Where messages are put. A handle.
 #[derive(Clone)]

@@ -9,6 +9,7 @@
 //! their [`order`] allows, over a connection that it opens again whenever it is lost.
 
 mod complaints;
+pub mod counters;
 mod dispatch;
 pub mod followed;
 pub mod guest_disk;
@@ -21,6 +22,7 @@ pub mod reader;
 mod refusal;
 mod request;
 pub mod service;
+pub mod serving;
 pub mod target;
 pub mod unflushed;
 pub mod uri;

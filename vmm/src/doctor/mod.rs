@@ -16,14 +16,12 @@ use std::time::{Duration, Instant};
 use logging_channel::HostReport;
 use vmm_sys_util::signal::Killable;
 
-use self::checks::Measured;
+pub use self::checks::Effort;
+use self::checks::{Measured, PATIENCE};
 pub use self::report::{Check, Figures, Outcome, Report};
 use crate::kick;
 use crate::kvm::probe::MicroGuest;
 
-/// A micro-guest that makes no exit for this long hangs. The longest takes a millisecond, but a host
-/// whose processors others use as well may stand still for seconds, and can carry guests all the same.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// How often the probing thread is interrupted, so that it can lose its patience.
 const KICK_INTERVAL: Duration = Duration::from_millis(100);
 /// KVM itself hangs when one check takes longer.
@@ -36,15 +34,6 @@ type Findings = mpsc::Sender<(&'static str, Measured)>;
 #[must_use]
 pub fn has_counter(host: &HostReport) -> bool {
     host.passes("counter")
-}
-
-/// How much is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Effort {
-    /// Whether the host can carry guests: before every start of one.
-    Needed,
-    /// Also what it costs, and what guests do without.
-    All,
 }
 
 /// Runs all checks.

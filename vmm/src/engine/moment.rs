@@ -2,8 +2,7 @@
 
 use logging_channel::entry::ExecutionPoint;
 
-use super::Step;
-use crate::cpu::{GuestCpu, Registers};
+use crate::cpu::{CpuError, GuestCpu, Registers};
 use crate::devices::Devices;
 
 /// The guest at an execution point. Registers are fetched only when asked for.
@@ -34,8 +33,8 @@ impl<'a> Moment<'a> {
     /// Digest of the general registers.
     ///
     /// # Errors
-    /// [`super::Interruption::Cpu`].
-    pub fn digest(&mut self) -> Step<u32> {
+    /// [`CpuError`].
+    pub fn digest(&mut self) -> Result<u32, CpuError> {
         if let Some(digest) = self.digest {
             return Ok(digest);
         }
@@ -47,8 +46,8 @@ impl<'a> Moment<'a> {
     /// All general registers.
     ///
     /// # Errors
-    /// [`super::Interruption::Cpu`].
-    pub fn registers(&mut self) -> Step<Registers> {
-        Ok(self.cpu.registers()?)
+    /// [`CpuError`].
+    pub fn registers(&mut self) -> Result<Registers, CpuError> {
+        self.cpu.registers()
     }
 }

@@ -7,7 +7,7 @@ use super::RoleError;
 use super::stats::{FileFigures, Meters, report_alone};
 use crate::assembly::{AssemblyError, Guest, watchdog};
 use crate::disk::DiskPort;
-use crate::disk::guest_disk::Serving;
+use crate::disk::serving::Serving;
 use crate::engine::{Ended, Role};
 use crate::events::Events;
 use crate::gates::Direct;

@@ -18,9 +18,10 @@ use super::{Halt, NotLive, RoleError, peer_report, stats, storage, tie_to_server
 use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
 use crate::disk::DiskPort;
+use crate::disk::counters::DiskCounters;
 use crate::disk::followed::Followed;
-use crate::disk::guest_disk::{GuestDisk, Serving};
-use crate::disk::service::DiskCounters;
+use crate::disk::guest_disk::GuestDisk;
+use crate::disk::serving::Serving;
 use crate::elsewhere::DroppedElsewhere;
 use crate::engine::{Divergence, Ended, EngineError, Interruption, Role, Step};
 use crate::events::{Event, Events};

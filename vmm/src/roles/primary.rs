@@ -18,8 +18,8 @@ use super::{Halt, RoleError, peer_report, stats, storage, tie_to_server};
 use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
 use crate::disk::DiskPort;
-use crate::disk::guest_disk::Serving;
 use crate::disk::progress::{LogProgress, Reached};
+use crate::disk::serving::Serving;
 #[cfg(feature = "sabotage")]
 use crate::engine::OutputGate;
 use crate::engine::{Ended, Role, Step};

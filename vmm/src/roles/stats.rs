@@ -11,7 +11,7 @@ use logging_channel::times::TimeFigures;
 use parking_lot::Mutex;
 
 use crate::assembly::Guest;
-use crate::disk::service::DiskCounters;
+use crate::disk::counters::DiskCounters;
 use crate::engine::tally::ExitTally;
 use crate::events::{Event, Events, KindFigures, Stats};
 use crate::sources::{StateCounters, Waits};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use disk_server::nbd::protocol::ErrorCode;
-use ftvm_vmm::disk::service::{DiskSettings, Serving};
+use ftvm_vmm::disk::serving::{DiskSettings, Serving};
 use ftvm_vmm::disk::unflushed::{FULL_BYTES, OWN_FLUSH_BYTES};
 use ftvm_vmm::disk::{DiskError, DiskOp};
 use ftvm_vmm::events::Events;

@@ -4,7 +4,8 @@ use disk_server::arbiter::ServerNumber;
 use ftvm_vmm::disk::DiskOp;
 use ftvm_vmm::disk::DiskPort as _;
 use ftvm_vmm::disk::DiskRequest;
-use ftvm_vmm::disk::guest_disk::{GuestDisk, Serving};
+use ftvm_vmm::disk::guest_disk::GuestDisk;
+use ftvm_vmm::disk::serving::Serving;
 use ftvm_vmm::events::Events;
 
 use crate::fake_server::{FakeServer, Foreign};

@@ -8,8 +8,9 @@ use std::thread;
 use disk_server::arbiter::{Arbiter, Claim, Settings};
 use disk_server::export::ExportSpec;
 use disk_server::server::{Config, Limits, NbdConfig, Server, StopHandle};
-use ftvm_vmm::disk::guest_disk::{GuestDisk, Serving};
+use ftvm_vmm::disk::guest_disk::GuestDisk;
 use ftvm_vmm::disk::progress::Reached;
+use ftvm_vmm::disk::serving::Serving;
 use ftvm_vmm::disk::{DiskCompletion, DiskOp, DiskPort, DiskRequest, SharedDisk, SharedRead};
 use ftvm_vmm::events::Events;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ftvm_vmm::disk::progress::Reached;
-use ftvm_vmm::disk::service::Serving;
+use ftvm_vmm::disk::serving::Serving;
 use ftvm_vmm::disk::{DiskOp, RefusalNotice};
 
 use crate::fake_server::FakeServer;

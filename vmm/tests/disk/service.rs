@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use disk_server::nbd::protocol::{Command, ErrorCode};
 use ftvm_vmm::disk::progress::Reached;
-use ftvm_vmm::disk::service::DiskSettings;
+use ftvm_vmm::disk::serving::DiskSettings;
 use ftvm_vmm::disk::{DiskError, DiskOp, ReadWatch};
 
 use logging_channel::entry::Lsn;

@@ -5,8 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::devices::MAX_GUEST_TIME;
-use crate::devices::pit::{SHORTEST_PERIOD, bounded_period, forget_missed};
+use crate::devices::guest_time::{MAX_GUEST_TIME, SHORTEST_PERIOD, bounded_period, forget_missed};
 
 /// Nanoseconds of one tick of the timer's input clock: 1 GHz, before the divisor.
 const NANOS_PER_TICK: u64 = 1;
@@ -207,7 +206,7 @@ impl Timer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::devices::pit::MOST_LEFT_OUT;
+    use crate::devices::guest_time::MOST_LEFT_OUT;
 
     /// A count with divisor 16, and how long it takes.
     const COUNT: u32 = 20_000;

@@ -1,52 +1,19 @@
 //! Requests as commands on the wire, and their answers.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use disk_server::nbd::client::{Reply, Requests};
+use disk_server::nbd::client::Reply;
 use disk_server::nbd::protocol::{ErrorCode, TransmissionFlags};
 
 use super::super::followed::OwnFlush;
-use super::super::order::{Effect, Ticket};
-use super::super::pieces::{Piece, pieces};
-use super::super::unflushed::AnswerNumber;
+use super::super::order::Effect;
+use super::super::pieces::pieces;
 use super::super::{DiskError, DiskOp, DiskRequest};
-use super::{Dispatcher, OwnFlushes};
-
-/// A transfer's pieces are numbered in the low bits of their cookies.
-const PIECE_BITS: u32 = 16;
-
-/// What commands on the wire are for.
-#[derive(Clone, Copy)]
-enum Purpose {
-    /// A request of the guest.
-    Guest(Ticket),
-    /// A change that is made again.
-    Again(AnswerNumber),
-    /// A flush of the service's own.
-    OwnFlush,
-}
-
-/// Commands on the wire that are answered together.
-pub(super) struct Transfer {
-    purpose: Purpose,
-    request: Option<Arc<DiskRequest>>,
-    pieces: Vec<Piece>,
-    unanswered: usize,
-    data: Vec<u8>,
-    error: Option<ErrorCode>,
-}
-
-/// A connection.
-pub(super) struct Line {
-    pub(super) generation: u64,
-    pub(super) requests: Requests,
-    pub(super) flags: TransmissionFlags,
-    pub(super) max_payload: u32,
-    pub(super) transfers: BTreeMap<u64, Transfer>,
-}
+use super::Dispatcher;
+use super::line::{Line, PIECE_BITS, Purpose, Transfer};
+use super::own_flushes::OwnFlushes;
 
 impl Dispatcher {
     /// Sends what may go out.
@@ -304,32 +271,6 @@ impl Dispatcher {
                 }
             },
         }
-    }
-}
-
-impl Transfer {
-    fn failed(purpose: Purpose, request: Arc<DiskRequest>) -> Self {
-        Self {
-            purpose,
-            request: Some(request),
-            pieces: Vec::new(),
-            unanswered: 0,
-            data: Vec::new(),
-            error: Some(ErrorCode::Overflow),
-        }
-    }
-
-    /// Puts the data of one of several pieces into its place.
-    fn put(&mut self, piece: usize, data: &[u8]) {
-        let Some(piece) = self.pieces.get(piece) else {
-            return;
-        };
-        if data.is_empty() {
-            return;
-        }
-        let whole = self.pieces.iter().map(|p| p.len as usize).sum();
-        self.data.resize(whole, 0);
-        self.data[piece.range()].copy_from_slice(data);
     }
 }
 

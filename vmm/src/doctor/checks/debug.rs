@@ -1,10 +1,8 @@
 //! Stops between exits, and traps of instructions that do not exit.
 
+use super::super::report::{Finding, with_causes};
+use super::measure::{Effort, Measured, RAX, describe, failed, load, microseconds_each, registers};
 use super::processor::to_user;
-use super::{
-    Effort, Finding, Measured, RAX, describe, failed, load, microseconds_each, registers,
-    with_causes,
-};
 use crate::cpu::Exit;
 use crate::kvm::probe::{CR4_TSD, Event, KERNEL, MicroGuest, Program, USER};
 

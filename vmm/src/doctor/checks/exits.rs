@@ -1,8 +1,8 @@
 //! Exits and interrupts: the clock of the log.
 
-use super::Finding;
-use super::{
-    Effort, Measured, RAX, RDX, describe, failed, load, microseconds_each, run_to, with_causes,
+use super::super::report::{Finding, with_causes};
+use super::measure::{
+    Effort, Measured, RAX, RDX, describe, failed, load, microseconds_each, run_to,
 };
 use crate::cpu::{Exit, GuestCpu};
 use crate::devices::msr;

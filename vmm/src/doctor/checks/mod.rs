@@ -2,23 +2,20 @@
 
 mod debug;
 mod exits;
+mod measure;
 mod processor;
 mod stops;
 mod transfer;
 mod x87;
 
 use std::fs;
-use std::time::Instant;
 
-use crate::cpu::{CpuError, Exit, GuestCpu, Registers};
-use crate::kvm::probe::{Event, MicroGuest, ProbeError, Program};
+pub use self::measure::Effort;
+pub(super) use self::measure::{Measured, PATIENCE};
+use super::report::{Finding, with_causes};
+use crate::kvm::probe::MicroGuest;
 use crate::kvm::{CpuModel, CpuModelError, MachineError};
 
-use super::Effort;
-use super::report::{Finding, with_causes};
-
-/// What came of a check: what was found, or why the host cannot.
-pub(super) type Measured = Result<Finding, String>;
 type MicroGuestCheck = fn(&mut MicroGuest, Effort) -> Measured;
 
 /// The checks that run a micro-guest, with the least effort that includes them.
@@ -96,75 +93,6 @@ fn name(model: &CpuModel) -> String {
         digest[0], digest[1], digest[2], digest[3]
     )
 }
-
-fn failed(error: ProbeError) -> String {
-    match error {
-        ProbeError::Cpu(CpuError::Emulation { rip, bytes, .. }) => {
-            let decoder = iced_x86::Decoder::with_ip(64, &bytes, rip, 0).decode();
-            format!(
-                "KVM cannot execute {:?} ({:02x?})",
-                decoder.mnemonic(),
-                &bytes[..decoder.len().min(bytes.len())]
-            )
-        }
-        other => with_causes(&other),
-    }
-}
-
-fn describe(event: Event) -> String {
-    match event {
-        Event::Exit(Exit::Io(access)) => format!("port {:#x}", access.port),
-        Event::Exit(exit) => format!("{exit:?}"),
-        Event::Vector { vector, rip, cpl } => {
-            let name = match vector {
-                1 => " (#DB)",
-                6 => " (#UD)",
-                8 => " (#DF)",
-                13 => " (#GP)",
-                14 => " (#PF)",
-                _ => "",
-            };
-            format!("exception or interrupt {vector:#x}{name} at {rip:#x}, CPL {cpl}")
-        }
-    }
-}
-
-/// Runs to a write of `port` and returns the registers there.
-fn run_to(guest: &mut MicroGuest, port: u16) -> Result<Registers, String> {
-    match guest.run().map_err(failed)? {
-        Event::Exit(Exit::Io(access)) if access.port == port => registers(guest),
-        other => Err(format!("{} in place of port {port:#x}", describe(other))),
-    }
-}
-
-fn registers(guest: &mut MicroGuest) -> Result<Registers, String> {
-    guest.cpu().registers().map_err(|e| with_causes(&e))
-}
-
-fn load(guest: &mut MicroGuest, program: &Program<'_>) -> Result<(), String> {
-    guest.load(program).map_err(|e| with_causes(&e))
-}
-
-/// How often what costs little is repeated to measure what it costs.
-const REPEATS: u32 = 200;
-
-/// Microseconds that one of [`REPEATS`] goes takes.
-fn microseconds_each(mut go: impl FnMut() -> Result<(), String>) -> Result<f64, String> {
-    let started = Instant::now();
-    for _ in 0..REPEATS {
-        go()?;
-    }
-    Ok(microseconds(started) / f64::from(REPEATS))
-}
-
-fn microseconds(since: Instant) -> f64 {
-    since.elapsed().as_secs_f64() * 1e6
-}
-
-const RAX: usize = 0;
-const RBX: usize = 1;
-const RDX: usize = 3;
-const RBP: usize = 7;
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 //! The processor: 64-bit mode, privilege levels, CPUID.
 
-use super::{Effort, Measured, RAX, RBP, RBX, describe, failed, load, registers, run_to};
+use super::measure::{Effort, Measured, RAX, RBP, RBX, describe, failed, load, registers, run_to};
 use crate::cpu::Exit;
 use crate::kvm::probe::{Event, MicroGuest, Program, USER, USER_CODE, USER_DATA, USER_STACK};
 

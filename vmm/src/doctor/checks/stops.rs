@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::report::with_causes;
-use super::{Effort, Finding, Measured, RAX, failed, load, registers};
+use super::super::report::{Finding, with_causes};
+use super::measure::{Effort, Measured, RAX, failed, load, registers};
 use crate::cpu::{Exit, GuestCpu};
 use crate::kvm::branch_counter;
 use crate::kvm::probe::{MicroGuest, Program};

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
+use super::super::report::{Finding, with_causes};
+use super::measure::{Effort, Measured, PATIENCE, load, microseconds, registers, run_to};
 use super::stops::stop_computing;
-use super::{Effort, Finding, Measured, load, microseconds, registers, run_to, with_causes};
 use crate::cpu::{CpuState, Registers};
-use crate::doctor::PATIENCE;
 use crate::kvm::probe::{DATA, MicroGuest, PAGES, Program, TABLE_PAGES};
 use crate::ram::{PAGE, PageSet};
 

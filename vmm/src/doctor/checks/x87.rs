@@ -6,7 +6,7 @@
 
 use std::arch::asm;
 
-use super::{Effort, Measured, load, run_to};
+use super::measure::{Effort, Measured, load, run_to};
 use crate::kvm::probe::{DATA, KERNEL, MicroGuest, Program};
 
 /// Where FLDPI is in the program.

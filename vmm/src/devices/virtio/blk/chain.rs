@@ -2,15 +2,25 @@
 
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH,
-    VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
+    VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD,
+    VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_T_WRITE_ZEROES,
 };
 use virtio_queue::DescriptorChain;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
-use super::{MAX_DISCARD_SECTORS, MAX_ZEROES_SECTORS, SEG_MAX, SERIAL};
 use crate::disk::{DiskOp, MAX_TRANSFER, SECTOR_BYTES};
 use crate::ram::GuestRam;
+
+/// What VIRTIO_BLK_T_GET_ID says.
+pub(super) const SERIAL: [u8; VIRTIO_BLK_ID_BYTES as usize] = *b"ftvm-shared-disk\0\0\0\0";
+/// Largest buffer, and most buffers, of one request: together [`MAX_TRANSFER`].
+pub(super) const SIZE_MAX: u32 = 8192;
+pub(super) const SEG_MAX: u32 = MAX_TRANSFER / SIZE_MAX;
+/// Most sectors that one discard, or one write of zeroes, may be of: 1 GiB and 32 MiB. The disk
+/// has to write the zeroes if it has no better way.
+pub(super) const MAX_DISCARD_SECTORS: u32 = 1 << 21;
+pub(super) const MAX_ZEROES_SECTORS: u32 = 1 << 16;
 
 /// struct virtio_blk_req up to its data: type u32, reserved u32, sector u64.
 const HEADER_BYTES: u64 = 16;

@@ -14,29 +14,21 @@ mod tests;
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_SEG_MAX,
-    VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_ID_BYTES, VIRTIO_BLK_S_IOERR,
-    VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP,
+    VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK,
+    VIRTIO_BLK_S_UNSUPP,
 };
 use virtio_bindings::virtio_ids::VIRTIO_ID_BLOCK;
 use virtio_queue::{Queue, QueueT};
 
-use self::chain::{Asked, Chain};
+use self::chain::{
+    Asked, Chain, MAX_DISCARD_SECTORS, MAX_ZEROES_SECTORS, SEG_MAX, SERIAL, SIZE_MAX,
+};
 use self::pending::{Abandoned, WaitingRequest};
 use super::transport::QUEUE_SIZE;
 use super::{Chains, Notify, VirtioDevice};
 use crate::disk::order::Extent;
-use crate::disk::{DiskCompletion, DiskError, DiskRequest, MAX_TRANSFER, SECTOR_BYTES, SharedRead};
+use crate::disk::{DiskCompletion, DiskError, DiskRequest, SECTOR_BYTES, SharedRead};
 use crate::ram::GuestRam;
-
-/// What VIRTIO_BLK_T_GET_ID says.
-const SERIAL: [u8; VIRTIO_BLK_ID_BYTES as usize] = *b"ftvm-shared-disk\0\0\0\0";
-/// Largest buffer, and most buffers, of one request: together [`MAX_TRANSFER`].
-const SIZE_MAX: u32 = 8192;
-const SEG_MAX: u32 = MAX_TRANSFER / SIZE_MAX;
-/// Most sectors that one discard, or one write of zeroes, may be of: 1 GiB and 32 MiB. The disk
-/// has to write the zeroes if it has no better way.
-const MAX_DISCARD_SECTORS: u32 = 1 << 21;
-const MAX_ZEROES_SECTORS: u32 = 1 << 16;
 
 /// No more is taken out of the queue while requests of so many bytes, or with so many buffers, are
 /// in flight, for a driver that was reset since as well. Bounds the copies of data to be written,

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::chain::{Answer, Buffer, Chain, MAX_BUFFERS, gather};
-use super::{MAX_DISCARD_SECTORS, MAX_ZEROES_SECTORS};
+use super::chain::{
+    Answer, Buffer, Chain, MAX_BUFFERS, MAX_DISCARD_SECTORS, MAX_ZEROES_SECTORS, gather,
+};
 use crate::devices::virtio::transport::QUEUE_SIZE;
 use crate::disk::order::Extent;
 use crate::disk::{DiskOp, DiskRequest, MAX_TRANSFER, SECTOR_BYTES, SharedRead};

@@ -9,7 +9,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::*;
 use crate::devices::virtio::transport::VirtioPci;
-use crate::disk::DiskOp;
+use crate::disk::{DiskOp, MAX_TRANSFER};
 
 const CAPACITY: u64 = 1 << 30;
 const QUEUE: u16 = 16;

@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::devices::MAX_GUEST_TIME;
+use crate::devices::guest_time::MAX_GUEST_TIME;
 
 /// How long an interrupt is owed, in nanoseconds of guest time: two ticks of Debian's kernel, so
 /// that one of them finds the buffers taken back.
