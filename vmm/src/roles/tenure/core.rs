@@ -7,8 +7,9 @@
 //!                                   happens
 //! ```
 //!
-//! Only one question is open at a time, so what happens meanwhile waits for its answer: the end of
-//! a guest cannot overtake a claim that its host has made.
+//! Only one claim is open at a time, and what happens meanwhile waits for its answer: the end of a
+//! guest cannot overtake a claim that its host has made. A look at the record stops nothing, and is
+//! given up when a claim is to be made: its answer would be older than the claim's.
 
 use disk_server::arbiter::{Claim, Claimant, Record};
 

@@ -18,7 +18,7 @@ fn claimant(host: usize) -> Claimant {
     ["hosta/1", "hostb/2"][host].parse().expect("a claimant")
 }
 
-/// A question that is under way.
+/// A claim that is under way.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Flight {
     task: Task,
@@ -38,6 +38,8 @@ struct Outcome {
 struct Host {
     core: Core,
     flight: Option<Flight>,
+    /// What the server had when the look that is under way was answered: epoch and holder.
+    look: Option<(u64, Option<Claimant>)>,
     /// The process is there.
     alive: bool,
     /// It was told that the other one is lost.
@@ -90,6 +92,7 @@ impl World {
         let host = |core| Host {
             core,
             flight: None,
+            look: None,
             alive: true,
             lost: false,
             guest_ended: false,
@@ -128,8 +131,7 @@ impl World {
             }
             Some(Effect::Halt(reason)) => {
                 it.halted = true;
-                it.alive = false;
-                self.cut |= self.shutdown != Shutdown::Goodbye;
+                self.dies(host);
                 assert!(!reason.is_empty());
                 // Also long ago: an epoch never comes back.
                 let mine = record.holder.as_ref() == Some(&claimant(host));
@@ -201,18 +203,13 @@ impl World {
             None => {
                 let mut asked = self.clone();
                 match asked.hosts[host].core.next() {
-                    Task::Nothing => next.push(self.with(|w| {
-                        // The process ends, and its connections.
-                        w.hosts[host].alive = false;
-                        w.cut |= w.shutdown != Shutdown::Goodbye;
-                    })),
-                    Task::Watch { .. } => {
-                        let record = self.record();
-                        next.push(self.with(|w| w.happens(host, Input::Looked(record))));
-                    }
+                    // The process ends, and its connections.
+                    Task::Nothing => next.push(self.with(|w| w.dies(host))),
+                    Task::Watch { .. } => self.look(host, next),
                     task => {
                         let answer = None;
                         asked.hosts[host].flight = Some(Flight { task, answer });
+                        asked.hosts[host].look = None;
                         next.push(asked);
                     }
                 }
@@ -253,14 +250,21 @@ impl World {
         }
     }
 
-    /// What a process does and suffers. Inputs wait while a question is under way.
+    /// The server answers a look, or a host hears the answer. Much may happen between the two.
+    fn look(&self, host: usize, next: &mut Vec<Self>) {
+        next.push(self.with(|w| match w.hosts[host].look.take() {
+            None => w.hosts[host].look = Some((w.epoch, w.holder.clone())),
+            Some((epoch, holder)) => w.happens(host, Input::Looked(Record { epoch, holder })),
+        }));
+    }
+
+    /// What a process does and suffers. Inputs wait while a claim is under way.
     fn process(&self, host: usize, faults: Faults, next: &mut Vec<Self>) {
         let it = &self.hosts[host];
         if faults.kill && !self.killed {
             next.push(self.with(|w| {
                 w.killed = true;
-                w.hosts[host].alive = false;
-                w.cut |= w.shutdown != Shutdown::Goodbye;
+                w.dies(host);
             }));
         }
         if it.flight.is_some() {
@@ -298,6 +302,12 @@ impl World {
         if it.alone {
             next.push(self.with(|w| w.close(host, Input::End)));
         }
+    }
+
+    fn dies(&mut self, host: usize) {
+        self.hosts[host].alive = false;
+        self.hosts[host].look = None;
+        self.cut |= self.shutdown != Shutdown::Goodbye;
     }
 
     fn loses(&mut self, host: usize) {

@@ -1,12 +1,13 @@
 //! A host's time with its guest, as the disk server has it: one owner of the epoch, from the claim
 //! or the first word of a primary to the end that is told.
 //!
-//! All decisions are in `core.rs`. Here is the thread that asks the disk server for it, and the
-//! handles by which others say what happens and hear what was decided.
+//! All decisions are in `core.rs`. Here is the thread that makes its claims, and the handles by which
+//! others say what happens and hear what was decided.
 
 mod core;
 #[cfg(test)]
 mod interleavings;
+mod looks;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use logging_channel::{ChannelEvent, LossReason};
 use parking_lot::{Condvar, Mutex};
 
 use self::core::{Core, Effect, Input, Task};
+use self::looks::{Answer, Looks};
 use super::Halt;
 use super::claim::Rights;
 use crate::disk::RefusalNotice;
@@ -28,9 +30,6 @@ use crate::events::{Event, Events};
 /// How often the record is read: so often a host that was replaced learns of it, and the connection
 /// for a claim stays open.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-
-/// How soon it is read again where there is a doubt and no answer.
-const DOUBT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a guest's end waits for the disk server.
 const END_PATIENCE: Duration = Duration::from_secs(30);
@@ -181,15 +180,14 @@ impl Tenure {
         };
         let keeper = Keeper {
             core,
+            looks: Looks::start(rights.clone(), look_interval),
             rights,
             peer,
-            look_interval,
             events: events.clone(),
             halt: Some(halt),
             standing: standing.clone(),
             session: never(),
             lost_at: None,
-            answers: true,
         };
         thread::Builder::new()
             .name("epoch".into())
@@ -242,23 +240,20 @@ impl Drop for Tenure {
 /// The thread that asks the disk server.
 struct Keeper {
     core: Core,
+    looks: Looks,
     rights: Arc<Rights>,
     /// What the other side is, for messages.
     peer: &'static str,
-    look_interval: Duration,
     events: Events,
     halt: Option<Halt>,
     standing: Standing,
     /// Where the loss of the other side is announced.
     session: Receiver<ChannelEvent>,
     lost_at: Option<Instant>,
-    /// The disk server did, when it was asked last.
-    answers: bool,
 }
 
 impl Keeper {
     fn run(mut self, inbox: &Receiver<Message>) {
-        let mut next_look = Instant::now() + self.look_interval;
         loop {
             // What is known before what is asked.
             while let Ok(message) = inbox.try_recv() {
@@ -267,12 +262,14 @@ impl Keeper {
             match self.core.next() {
                 Task::Nothing => break,
                 Task::Contest(epoch) => {
+                    self.looks.forget();
                     let holder = self.core.holder().clone();
                     let waits = |reason: &str| self.waits(reason);
                     let claim = self.rights.contest(epoch, &holder, waits);
                     self.take(Input::Contested(claim));
                 }
                 Task::Stop(epoch) => {
+                    self.looks.forget();
                     let holder = self.core.holder().clone();
                     let claim = self.rights.stop(epoch, &holder, |reason| {
                         log::warn!("the disk server has to hear of the guest's end: {reason}");
@@ -280,27 +277,15 @@ impl Keeper {
                     self.take(Input::Stopped(claim));
                 }
                 Task::Watch { doubt } => {
-                    let now = Instant::now();
-                    if now >= next_look || (doubt && self.answers) {
-                        self.look();
-                        let soon = doubt && !self.answers;
-                        let pause = self.look_interval;
-                        next_look = now
-                            + if soon {
-                                pause.min(DOUBT_INTERVAL)
-                            } else {
-                                pause
-                            };
-                    } else {
-                        self.wait(inbox, next_look - now);
-                    }
+                    self.looks.begin_if_due(doubt);
+                    self.wait(inbox, doubt);
                 }
             }
         }
         self.standing.publish(|published| published.over = true);
     }
 
-    fn wait(&mut self, inbox: &Receiver<Message>, timeout: Duration) {
+    fn wait(&mut self, inbox: &Receiver<Message>, doubt: bool) {
         select! {
             // The inbox ends with its last handle, and that with this thread.
             recv(inbox) -> message => message.into_iter().for_each(|message| self.hear(message)),
@@ -310,13 +295,29 @@ impl Keeper {
                     self.take(over(&reason));
                 }
             }
-            default(timeout) => {}
+            recv(self.looks.answer()) -> answer => self.looked(answer.expect("it is sent"), doubt),
+            recv(self.looks.due()) -> _ => {}
+        }
+    }
+
+    fn looked(&mut self, answer: Answer, doubt: bool) {
+        let doubted = self.looks.end(&answer, doubt);
+        if let Ok(record) = answer {
+            self.take(Input::Looked(record));
+        }
+        if doubted {
+            self.take(Input::Doubt);
         }
     }
 
     fn hear(&mut self, message: Message) {
         match message {
-            Message::Happened(input) => self.take(input),
+            Message::Happened(input) => {
+                if input == Input::Doubt {
+                    self.looks.doubt();
+                }
+                self.take(input);
+            }
             Message::Session(session) => {
                 self.session = session;
                 self.take(Input::Paired);
@@ -367,21 +368,5 @@ impl Keeper {
         self.events.emit(&Event::Waiting {
             reason: reason.to_owned(),
         });
-    }
-
-    /// Reads the record; keeps a connection open by that, so that a claim is one round trip.
-    fn look(&mut self) {
-        let answer = self.rights.look();
-        match &answer {
-            Err(e) if self.answers => log::warn!(
-                "the disk server does not answer; a failover would have to wait for it: {e}"
-            ),
-            Ok(_) if !self.answers => log::info!("the disk server answers again"),
-            _ => {}
-        }
-        self.answers = answer.is_ok();
-        if let Ok(record) = answer {
-            self.take(Input::Looked(record));
-        }
     }
 }

@@ -77,6 +77,14 @@ fn halt() -> (Halt, mpsc::Receiver<String>) {
     (halt, halted)
 }
 
+fn wait_until(what: &str, condition: impl Fn() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
 fn session() -> (Sender<ChannelEvent>, Receiver<ChannelEvent>) {
     crossbeam_channel::bounded(1)
 }
@@ -344,6 +352,40 @@ fn pass_on(mut from: TcpStream, mut to: TcpStream, then: impl Fn(usize)) {
     let _ = to.shutdown(Shutdown::Both);
 }
 
+/// How long a disk server is silent, nobody knows.
+#[test]
+fn a_loss_is_told_while_the_disk_server_owes_an_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = DiskServer::start(folder.path());
+    let one_way = OneWay::to(&server.address);
+    let config = ArbiterConfig {
+        server: one_way.address.clone(),
+        force: false,
+    };
+    let rights = Arc::new(Rights::new(&config, "db").unwrap());
+    let epoch = rights.start(&NEVER).unwrap();
+    let told = folder.path().join("events");
+    let events = Events::open(Some(&told)).unwrap();
+    let core = Core::holding(rights.claimant().clone(), epoch);
+    let pace = Duration::from_millis(10);
+    let tenure = Tenure::start(rights, core, "backup", pace, &events, halt().0);
+    let (announce, session) = session();
+    tenure.pair_with(session);
+
+    one_way.muted.store(true, Ordering::SeqCst);
+    let before = one_way.asked.load(Ordering::SeqCst);
+    wait_until("a look", || one_way.asked.load(Ordering::SeqCst) > before);
+    announce.send(lost()).unwrap();
+    wait_until("its loss is told", || {
+        std::fs::read_to_string(&told)
+            .unwrap()
+            .contains("peer-lost")
+    });
+    one_way.muted.store(false, Ordering::SeqCst);
+    let verdict = tenure.standing().wait(LONG);
+    assert!(matches!(verdict, Some(Verdict::Won { .. })), "{verdict:?}");
+}
+
 #[test]
 fn who_does_not_hear_the_disk_server_does_not_win_unheard() {
     let folder = tempfile::tempdir().unwrap();
@@ -362,11 +404,7 @@ fn who_does_not_hear_the_disk_server_does_not_win_unheard() {
         let primary = Arc::clone(&primary);
         thread::spawn(move || primary.contest(epoch, primary.claimant(), |_| {}))
     };
-    let deadline = Instant::now() + LONG;
-    while one_way.asked.load(Ordering::SeqCst) == before {
-        assert!(Instant::now() < deadline, "it asks");
-        thread::sleep(Duration::from_millis(1));
-    }
+    wait_until("it asks", || one_way.asked.load(Ordering::SeqCst) > before);
     let backup = server.rights();
     let won = backup.contest(epoch, primary.claimant(), |_| {});
     assert_eq!(won, Claim::Won { epoch: epoch + 1 });
