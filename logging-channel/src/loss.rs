@@ -21,9 +21,9 @@ pub enum LossReason {
         /// How long it waited.
         for_: Duration,
     },
-    /// The guest was held up too long for a backup that did not get on, whatever heartbeats said.
+    /// The guest was held up too long for a backup that did not catch up, whatever heartbeats said.
     Standstill {
-        /// How long nothing moved.
+        /// How long it was held up.
         for_: Duration,
     },
     /// The disk server does not answer this host, and answers the peer.
@@ -51,7 +51,7 @@ impl fmt::Display for LossReason {
             ),
             LossReason::Standstill { for_ } => write!(
                 f,
-                "the guest was held up for it, and it did not get on for {} ms",
+                "the guest was held up for it, and it did not catch up for {} ms",
                 for_.as_millis()
             ),
             LossReason::NoStorage { for_ } => write!(

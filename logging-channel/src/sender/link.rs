@@ -90,8 +90,7 @@ struct Writer {
 impl Shared {
     pub(super) fn new(stream: TcpStream, info: SessionInfo, settings: Settings) -> Self {
         let now = Instant::now();
-        let bound = settings.output_timeout();
-        let standstill = Standstill::new(bound, look_interval(&settings), now);
+        let standstill = Standstill::new(&settings, look_interval(&settings), now);
         Self {
             unacknowledged: Mutex::default(),
             lease: Mutex::new(Lease::new(info.heartbeat_timeout, now)),

@@ -6,6 +6,13 @@ use std::time::{Duration, Instant};
 use crate::entry::Lsn;
 use crate::heartbeat::Grace;
 use crate::loss::LossReason;
+use crate::settings::Settings;
+
+/// How many times `max_lag` a replay may take to catch up with it, if that is more than the bound.
+const SLOWEST: u32 = 4;
+
+/// How many times as long a backup has for its first step, and to take over the whole state.
+const PREPARATION: u32 = 30;
 
 /// How the backup gets on, as the primary sees it.
 #[derive(Debug, Clone, Copy)]
@@ -32,19 +39,22 @@ pub(super) struct Seen {
 ///
 /// - an output waits for its acknowledgement. The receiving end acknowledges, whatever the replay
 ///   does, so only the network or a full buffer can be in the way;
-/// - or the guest is held up, and while it is so, either something of the log has not arrived, or
-///   the replay makes not one step. How long a step takes is the replay's own affair before its first
-///   one (the guest is being put together), and while it takes over the whole state. Nor is a disk
-///   that answers neither host: the replay has to wait for it, and after that for as long again,
-///   because what is repeated on a connection without answers is repeated at doubled intervals.
+/// - or the guest is held up, and something of the log has not arrived, or the replay has not caught
+///   up. What there is to catch up with is [`Settings::max_lag`] of the guest's time: a replay that
+///   takes [`SLOWEST`] times as long for it does next to nothing, whether it stands or crawls.
+///
+/// The replay has [`PREPARATION`] times as long for its first step (the guest is being put together),
+/// and while it takes over the whole state. And it has to wait for a disk that answers neither host,
+/// after that for as long again, because what is repeated on a connection without answers is repeated
+/// at doubled intervals.
 ///
 /// A process that did not run itself does not decide at once: see [`Grace`].
 #[derive(Debug)]
 pub(super) struct Standstill {
     bound: Duration,
+    /// How long the guest may be held up for a replay that has all of the log.
+    catch_up: Duration,
     grace: Grace,
-    /// How far the replay was, and since when.
-    executed: (Lsn, Instant),
     disk_silent: Option<Instant>,
     /// Until when the replay may wait for the disk.
     excused: Instant,
@@ -52,11 +62,12 @@ pub(super) struct Standstill {
 
 impl Standstill {
     /// A detector that is ticked every `interval`.
-    pub(super) fn new(bound: Duration, interval: Duration, now: Instant) -> Self {
+    pub(super) fn new(settings: &Settings, interval: Duration, now: Instant) -> Self {
+        let bound = settings.output_timeout();
         Self {
             bound,
+            catch_up: bound.max(settings.max_lag.saturating_mul(SLOWEST)),
             grace: Grace::new(bound, interval, now),
-            executed: (Lsn(0), now),
             disk_silent: None,
             excused: now,
         }
@@ -65,9 +76,6 @@ impl Standstill {
     /// Time has passed. Returns why the backup is lost, if it is.
     pub(super) fn tick(&mut self, now: Instant, seen: &Seen) -> Option<LossReason> {
         let unsure = self.grace.tick(now);
-        if seen.executed > self.executed.0 {
-            self.executed = (seen.executed, now);
-        }
         if let (Some(since), None) = (self.disk_silent, seen.disk_silent) {
             self.excused = now + now.saturating_duration_since(since);
         }
@@ -80,22 +88,24 @@ impl Standstill {
     }
 
     fn find(&self, now: Instant, seen: &Seen) -> Option<LossReason> {
-        let too_long = |since: Option<Instant>| {
-            let for_ = now.saturating_duration_since(since?);
-            (for_ >= self.bound).then_some(for_)
+        let beyond = |bound, since: Instant| {
+            let for_ = now.saturating_duration_since(since);
+            (for_ >= bound).then_some(for_)
         };
-        if let Some(for_) = too_long(seen.awaited) {
+        if let Some(for_) = seen.awaited.and_then(|since| beyond(self.bound, since)) {
             return Some(LossReason::Unacknowledged { for_ });
         }
-        let held = too_long(seen.held)?;
-        let for_ = if seen.acked < seen.appended {
-            held
-        } else if seen.executed == Lsn(0) || seen.repairing || seen.disk_silent.is_some() {
+        let held = seen.held?;
+        let (bound, since) = if seen.acked < seen.appended {
+            (self.bound, held)
+        } else if seen.disk_silent.is_some() {
             return None;
+        } else if seen.executed == Lsn(0) || seen.repairing {
+            (self.catch_up.saturating_mul(PREPARATION), held)
         } else {
-            too_long(Some(self.executed.1.max(self.excused)))?.min(held)
+            (self.catch_up, held.max(self.excused))
         };
-        Some(LossReason::Standstill { for_ })
+        beyond(bound, since).map(|for_| LossReason::Standstill { for_ })
     }
 }
 
@@ -112,6 +122,13 @@ mod tests {
         Duration::from_millis(n)
     }
 
+    fn settings() -> Settings {
+        Settings {
+            output_timeout: Some(BOUND),
+            ..Settings::default()
+        }
+    }
+
     fn all_is_well() -> Seen {
         Seen {
             awaited: None,
@@ -126,8 +143,16 @@ mod tests {
 
     /// What is found, tick by tick, when `seen` says what there is to see at a time.
     fn run(until: u64, seen: impl Fn(Instant, u64) -> Seen) -> Option<(u64, LossReason)> {
+        run_with(&settings(), until, seen)
+    }
+
+    fn run_with(
+        settings: &Settings,
+        until: u64,
+        seen: impl Fn(Instant, u64) -> Seen,
+    ) -> Option<(u64, LossReason)> {
         let start = Instant::now();
-        let mut it = Standstill::new(BOUND, INTERVAL, start);
+        let mut it = Standstill::new(settings, INTERVAL, start);
         (0..=until).step_by(100).find_map(|n| {
             let found = it.tick(start + ms(n), &seen(start, n))?;
             Some((n, found))
@@ -173,7 +198,7 @@ mod tests {
     fn a_replay_that_stands_still_while_the_guest_is_held_up_is_a_loss() {
         let found = run(9000, |start, n| Seen {
             held: (n >= 700).then_some(start + ms(700)),
-            executed: Lsn(if n < 2000 { 30 } else { 40 }),
+            executed: Lsn(30),
             ..all_is_well()
         });
         let for_ = BOUND;
@@ -181,37 +206,71 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_replay_is_none() {
+    fn a_replay_that_crawls_while_the_guest_is_held_up_is_a_loss() {
         let found = run(60_000, |start, n| Seen {
             held: Some(start),
             appended: Lsn(1000),
             acked: Lsn(1000),
-            executed: Lsn(1 + n / 900),
+            executed: Lsn(1 + n / 100),
+            ..all_is_well()
+        });
+        let for_ = BOUND;
+        assert_eq!(found, Some((1000, LossReason::Standstill { for_ })));
+    }
+
+    #[test]
+    fn who_may_lag_by_much_may_catch_up_for_long() {
+        let settings = Settings {
+            max_lag: ms(5000),
+            ..settings()
+        };
+        let slow = |start, n| Seen {
+            held: Some(start),
+            appended: Lsn(1000),
+            acked: Lsn(1000),
+            executed: Lsn(1 + n / 100),
+            ..all_is_well()
+        };
+        let for_ = ms(20_000);
+        let found = run_with(&settings, 60_000, slow);
+        assert_eq!(found, Some((20_000, LossReason::Standstill { for_ })));
+    }
+
+    #[test]
+    fn a_guest_that_is_held_up_again_and_again_has_a_slow_backup() {
+        let found = run(60_000, |start, n| Seen {
+            held: (n % 1000 > 0).then(|| start + ms(n / 1000 * 1000)),
+            executed: Lsn(1 + n / 1000),
             ..all_is_well()
         });
         assert_eq!(found, None);
     }
 
     #[test]
-    fn a_guest_that_runs_or_a_backup_that_begins_or_is_repaired_has_time() {
+    fn a_guest_that_runs_has_a_backup_with_time() {
         let behind = Seen {
             executed: Lsn(30),
             ..all_is_well()
         };
-        assert_eq!(run(60_000, |_, _| behind), None, "the guest runs");
-        let held = |start: Instant| Some(start);
+        assert_eq!(run(60_000, |_, _| behind), None);
+    }
+
+    #[test]
+    fn a_backup_that_begins_or_is_repaired_has_more_time_and_an_end_of_it() {
         let begins = |start, _| Seen {
-            held: held(start),
+            held: Some(start),
             executed: Lsn(0),
-            ..behind
+            ..all_is_well()
         };
-        assert_eq!(run(60_000, begins), None, "the backup begins");
         let repaired = |start, _| Seen {
-            held: held(start),
+            held: Some(start),
             repairing: true,
-            ..behind
+            ..all_is_well()
         };
-        assert_eq!(run(60_000, repaired), None, "the backup is repaired");
+        let for_ = BOUND * PREPARATION;
+        let lost = Some((30_000, LossReason::Standstill { for_ }));
+        assert_eq!(run(60_000, begins), lost, "it begins");
+        assert_eq!(run(60_000, repaired), lost, "it is repaired");
     }
 
     #[test]
@@ -245,7 +304,7 @@ mod tests {
     #[test]
     fn a_process_that_did_not_run_reads_what_came_before_it_decides() {
         let start = Instant::now();
-        let mut it = Standstill::new(BOUND, INTERVAL, start);
+        let mut it = Standstill::new(&settings(), INTERVAL, start);
         let awaits = Seen {
             awaited: Some(start),
             acked: Lsn(49),
@@ -265,7 +324,7 @@ mod tests {
             late in prop::collection::vec(0u64..100, 30),
         ) {
             let start = Instant::now();
-            let mut it = Standstill::new(BOUND, INTERVAL, start);
+            let mut it = Standstill::new(&settings(), INTERVAL, start);
             let seen = Seen { awaited: Some(start), acked: Lsn(49), ..all_is_well() };
             let mut found = None;
             for (n, late) in (1u32..).zip(late) {
