@@ -260,8 +260,10 @@ impl Core {
         let as_known = record.epoch == self.epoch && holder == Some(&self.holder);
         let mine = record.epoch > self.epoch && holder == Some(&self.me);
         // Told by the other host of the pair: then the log ends, or this host finds that one lost.
+        // Whoever stopped a later epoch had won one before.
         let paired = self.peer != Peer::None && self.contest != Contest::Won;
-        let stopped = record.epoch > self.epoch && is_stopped(holder) && paired;
+        let next = self.epoch.checked_add(1) == Some(record.epoch);
+        let stopped = next && is_stopped(holder) && paired;
         if as_known || mine || stopped {
             return None;
         }

@@ -182,6 +182,24 @@ fn a_refused_write_makes_a_host_look_whether_it_was_replaced() {
     assert!(matches!(refused.wait(LONG), Some(Verdict::Lost(_))));
 }
 
+/// One that was, by a host that has stopped since, is no less replaced, though it has a session.
+#[test]
+fn a_host_whose_successor_has_stopped_was_replaced() {
+    let scene = primary();
+    let (_announce, events) = session();
+    scene.tenure.pair_with(events);
+    let another = scene.server.rights();
+    let epoch = another.start(&NEVER).unwrap();
+    let (halt, _halted) = halt();
+    drop(Tenure::hold(another, epoch, &Events::default(), halt));
+    assert!(scene.server.is_stopped_at(scene.epoch + 2));
+
+    let standing = scene.tenure.standing();
+    standing.tell(Input::Doubt);
+    scene.halted.recv_timeout(LONG).unwrap();
+    assert!(matches!(standing.wait(LONG), Some(Verdict::Lost(_))));
+}
+
 /// A primary, a host that went live, and one that lost its backup are all looked at.
 #[test]
 fn a_host_that_was_replaced_learns_of_it_without_a_hint() {
