@@ -6,6 +6,9 @@ pub struct PageSet {
     words: Vec<u64>,
     /// No word before this one has a page, so that pages are taken out in linear time.
     first: usize,
+    /// Words that were looked at to take pages out.
+    #[cfg(test)]
+    looked_at: usize,
 }
 
 impl PageSet {
@@ -14,19 +17,26 @@ impl PageSet {
     pub fn empty(pages: u64) -> Self {
         let words = vec![0; pages.div_ceil(64) as usize];
         let first = words.len();
-        Self { words, first }
+        Self {
+            words,
+            first,
+            #[cfg(test)]
+            looked_at: 0,
+        }
     }
 
     /// All pages of a memory of `pages` pages.
     #[must_use]
     pub fn full(pages: u64) -> Self {
-        let mut words = vec![u64::MAX; pages.div_ceil(64) as usize];
-        if let Some(last) = words.last_mut()
+        let mut set = Self::empty(pages);
+        set.words.fill(u64::MAX);
+        set.first = 0;
+        if let Some(last) = set.words.last_mut()
             && !pages.is_multiple_of(64)
         {
             *last = (1 << (pages % 64)) - 1;
         }
-        Self { words, first: 0 }
+        set
     }
 
     /// Adds a page. Pages beyond the memory are ignored.
@@ -75,7 +85,13 @@ impl PageSet {
     /// Takes the lowest page out.
     pub fn take_first(&mut self) -> Option<u64> {
         let rest = &self.words[self.first..];
-        let empty = rest.iter().position(|word| *word != 0);
+        let empty = rest.iter().position(|word| {
+            #[cfg(test)]
+            {
+                self.looked_at += 1;
+            }
+            *word != 0
+        });
         self.first += empty.unwrap_or(rest.len());
         let at = self.first;
         empty?;
@@ -144,6 +160,33 @@ mod tests {
             set.clear();
             prop_assert!(set.is_empty() && set.take_first().is_none());
         }
+    }
+
+    /// Gigabytes are taken out page by page: what was passed over is not looked at again.
+    #[test]
+    fn pages_are_taken_out_in_linear_time() {
+        const PAGES: u64 = 1 << 14;
+        const WORDS: usize = (PAGES / 64) as usize;
+        for (every, taken) in [(1, PAGES as usize), (64, WORDS), (PAGES - 1, 2)] {
+            let mut set = PageSet::empty(PAGES);
+            (0..PAGES)
+                .step_by(every as usize)
+                .for_each(|page| set.insert(page));
+            assert_eq!(std::iter::from_fn(|| set.take_first()).count(), taken);
+            let looked_at = set.looked_at;
+            assert!(
+                looked_at <= WORDS + taken,
+                "{looked_at} words for {taken} pages"
+            );
+            assert!(set.is_empty() && looked_at >= WORDS);
+        }
+        let mut full = PageSet::full(PAGES);
+        while full.take_first().is_some() {}
+        assert!(
+            full.looked_at <= WORDS + PAGES as usize,
+            "{}",
+            full.looked_at
+        );
     }
 
     #[test]
