@@ -84,6 +84,38 @@ fn record_large_frames(log: &MemoryLog, dice: &mut Dice) -> Run {
     })
 }
 
+/// Somebody types more at once than a transfer carries, whatever the machine has room for; nothing else
+/// comes.
+struct LongText {
+    now: Cell<u64>,
+    text: Cell<Vec<u8>>,
+}
+
+impl LongText {
+    /// Time that a look at the clock takes, in nanoseconds.
+    const LOOK: u64 = 1_000_000;
+}
+
+impl OutsideWorld for LongText {
+    fn clock(&self, _: ClockNeed) -> u64 {
+        self.now.set(self.now.get() + Self::LOOK);
+        self.now.get()
+    }
+
+    fn poll(&self, _: &Appetite) -> Step<Option<Input>> {
+        let text = self.text.take();
+        Ok((!text.is_empty()).then_some(Input::Typed(text)))
+    }
+
+    fn is_ready(&self, _: &Appetite) -> bool {
+        false
+    }
+
+    fn wait(&self, _: &Appetite) -> Step<Input> {
+        Err(Interruption::Stop)
+    }
+}
+
 fn state_part(entry: &Entry) -> Option<&StatePart> {
     match &entry.payload {
         Payload::State(part) => Some(part),
@@ -130,6 +162,57 @@ fn is_begin(entry: &Entry) -> bool {
 
 fn is_commit(entry: &Entry) -> bool {
     matches!(state_part(entry), Some(StatePart::Commit(_)))
+}
+
+/// What the devices hold at the moment is more than a transfer carries: the guest runs on, and gets
+/// there when it has taken some of it.
+#[test]
+fn devices_that_hold_too_much_are_transferred_later() {
+    const CONSOLE: u16 = 0x3f8;
+    const CARRIED: usize = 8 << 20;
+    let (port, size) = (CONSOLE, 1);
+    let script = Script {
+        main: vec![Op::In { port, size }; 3000],
+        ..Script::default()
+    };
+    let mut dice = Dice(4);
+    let log = MemoryLog {
+        state_wanted_after: Some(3),
+        ..MemoryLog::default()
+    };
+    let world = LongText {
+        now: Cell::new(0),
+        text: Cell::new(vec![b'x'; CARRIED]),
+    };
+    let recorded = run(&script, &mut dice, |memory, seen| {
+        let recorder = Recorder::new(world, log.clone(), Verification::Digests, memory.clone());
+        let keeper = StateKeeper::new(baseline(memory), PACE, Arc::default());
+        Role {
+            source: Box::new(recorder.with_keeper(keeper)),
+            gate: Box::new(seen),
+        }
+    });
+    assert!(recorded.ended.is_ok(), "{:?}", recorded.ended);
+
+    let mut log = log.entries.take();
+    let places = |is: fn(&Entry) -> bool| -> Vec<u64> {
+        let entries = log.iter().filter(|entry| is(entry));
+        entries.map(|entry| entry.point.exits).collect()
+    };
+    let (begun, committed) = (places(is_begin), places(is_commit));
+    let ([begun], [committed]) = (&begun[..], &committed[..]) else {
+        panic!("one transfer: begun at {begun:?}, committed at {committed:?}");
+    };
+    // It was tried again after a second of the guest's, which looks at the clock at every exit.
+    let seconds = (committed - begun) * LongText::LOOK / 1_000_000_000;
+    assert!(seconds >= 1, "begun at {begun}, committed at {committed}");
+
+    let begin = log.iter().position(is_begin).expect("it was found");
+    log.drain(..begin);
+    let replayed = replay(&script, &mut dice, Playback::with_state(log));
+    assert!(replayed.ended.is_ok(), "{:?}", replayed.ended);
+    assert!(replayed.registers == recorded.registers);
+    assert!(replayed.contents() == recorded.contents());
 }
 
 /// A log with a transfer of the whole state in it, with pages at least: its script, and where the
