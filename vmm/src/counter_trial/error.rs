@@ -16,6 +16,15 @@ pub enum TrialError {
     /// The guest sees that it is counted.
     #[error("the guest is not the same when its instructions are counted: {0}")]
     Visible(String),
+    /// An interrupt that was injected gets lost between two processors.
+    #[error(
+        "an interrupt that was injected when the guest's state was saved does not come first where \
+         that is loaded: the guest stands at {rip:#x} in place of the interrupt's handler"
+    )]
+    Forgotten {
+        /// Where the guest stands.
+        rip: u64,
+    },
     /// The recording ended before its time.
     #[error("the micro-guest could not be recorded")]
     Recording(#[source] EngineError),

@@ -8,6 +8,7 @@
 
 mod error;
 mod guest;
+mod in_flight;
 mod log;
 mod unseen;
 
@@ -96,6 +97,7 @@ impl Trial {
     /// [`TrialError`], with the first difference if there is one.
     pub fn run(&self) -> Result<Seen, TrialError> {
         let unseen = unseen::compare()?;
+        in_flight::check()?;
         let (entries, exits) = self.record()?;
         let entries: Rc<[Entry]> = entries.into();
         let counters = Arc::new(ReplayCounters::default());

@@ -83,6 +83,12 @@ const MSR_LSTAR: u32 = 0xc000_0082;
 const MSR_SFMASK: u32 = 0xc000_0084;
 const RFLAGS_IF: u64 = 1 << 9;
 
+/// Where the handler of `vector` begins.
+#[must_use]
+pub const fn handler(vector: u8) -> u64 {
+    HANDLERS + HANDLER_BYTES * vector as u64
+}
+
 /// A micro-guest's code.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Program<'a> {
@@ -266,7 +272,7 @@ impl MicroGuest {
     pub fn return_from_fault(&mut self) -> Result<(), CpuError> {
         let mut registers = self.cpu.registers()?;
         let vector = registers.rip.wrapping_sub(HANDLERS) / HANDLER_BYTES;
-        registers.rip = HANDLERS + HANDLER_BYTES * vector + HANDLER_IRETQ;
+        registers.rip = handler(vector as u8) + HANDLER_IRETQ;
         registers.gpr[6] += 8; // IRETQ expects no error code
         self.cpu.set_registers(&registers)
     }
@@ -330,7 +336,7 @@ impl MicroGuest {
         self.write(TSS, &[0; 0x68]);
         self.write_word(TSS + 4, KERNEL_STACK);
         for vector in 0..VECTORS {
-            let handler = HANDLERS + HANDLER_BYTES * vector;
+            let handler = handler(vector as u8);
             // out HANDLER_PORT, al; iretq
             self.write(handler, &[0xe6, HANDLER_PORT as u8, 0x48, 0xcf]);
             const INTERRUPT_GATE: u64 = 0x8e << 40;
