@@ -69,6 +69,7 @@ pub(super) struct Dispatcher {
     tickets: BTreeMap<u64, Ticket>,
     next_transfer: u64,
     timeout: Duration,
+    told_after: Duration,
     next_look: Instant,
     notice: RefusalNotice,
     news: News,
@@ -100,6 +101,7 @@ impl Dispatcher {
             tickets: BTreeMap::new(),
             next_transfer: 0,
             timeout: settings.timeout,
+            told_after: settings.told_after,
             next_look: Instant::now(),
             notice: serving.refused,
             news: News::new(events),
@@ -150,6 +152,7 @@ impl Dispatcher {
             Message::Link(LinkEvent::Up(up)) => self.up(*up),
             Message::Link(LinkEvent::Reply(generation, reply)) => {
                 self.on_line(generation, |this, line| this.reply(line, reply));
+                self.look_for_silence(Instant::now());
             }
             Message::Link(LinkEvent::Down(generation, error)) => {
                 if self.line.as_ref().map(|line| line.generation) == Some(generation) {
@@ -275,6 +278,21 @@ impl Dispatcher {
         }
     }
 
+    /// Tells people of a server that has the connection and does not answer, and when it does again.
+    fn look_for_silence(&mut self, now: Instant) {
+        let Some(line) = &self.line else { return };
+        let silent = line
+            .waits_since()
+            .filter(|&since| now.saturating_duration_since(since) >= self.told_after);
+        match silent {
+            Some(since) => self
+                .news
+                .is_silent(&self.link.target(), since, self.told_after),
+            None if self.news.is_out_of_reach() => self.news.is_back(&self.link.target()),
+            None => {}
+        }
+    }
+
     /// The disk server is out of reach.
     fn lost(&mut self, error: &anyhow::Error) {
         if !self.halted {
@@ -388,6 +406,7 @@ impl Dispatcher {
     fn look_at_clock(&mut self) {
         let now = Instant::now();
         self.next_look = now + LOOK_INTERVAL;
+        self.look_for_silence(now);
         let mut expired = Vec::new();
         for ticket in self.order.due() {
             let Some(pending) = self.pending.get_mut(&ticket) else {

@@ -14,6 +14,8 @@ use super::unflushed::Unflushed;
 pub struct DiskSettings {
     /// How long a request is tried before the guest gets an I/O error.
     pub timeout: Duration,
+    /// How long the server may take for a request before people are told.
+    pub told_after: Duration,
     /// How long pauses between attempts to connect are.
     pub link: LinkSettings,
     /// Whether the backup reads the disk itself: then changes of what the guest has read wait
@@ -24,12 +26,16 @@ pub struct DiskSettings {
 impl DiskSettings {
     /// How long a request is tried where nobody said otherwise.
     pub const TIMEOUT: Duration = Duration::from_secs(300);
+    /// Far more than a disk that is well takes, and far less than a guest notices by itself (Linux
+    /// tells of a task that waits for 120 s).
+    const TOLD_AFTER: Duration = Duration::from_secs(5);
 }
 
 impl Default for DiskSettings {
     fn default() -> Self {
         Self {
             timeout: Self::TIMEOUT,
+            told_after: Self::TOLD_AFTER,
             link: LinkSettings::default(),
             backup_reads: false,
         }

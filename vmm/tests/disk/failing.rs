@@ -1,4 +1,4 @@
-//! A disk that is full, or cannot flush.
+//! A disk that is full, or cannot flush, or whose server stands still.
 
 use std::time::Duration;
 
@@ -7,6 +7,7 @@ use ftvm_vmm::disk::serving::{DiskSettings, Serving};
 use ftvm_vmm::disk::unflushed::{FULL_BYTES, OWN_FLUSH_BYTES};
 use ftvm_vmm::disk::{DiskError, DiskOp};
 use ftvm_vmm::events::Events;
+use tempfile::NamedTempFile;
 
 use crate::fake_server::FakeServer;
 use crate::world::{Guest, quick, until};
@@ -27,19 +28,57 @@ fn read() -> DiskOp {
     }
 }
 
+/// Events, and the file that has them.
+fn events() -> (Events, NamedTempFile) {
+    let file = NamedTempFile::new().unwrap();
+    (Events::open(Some(file.path())).unwrap(), file)
+}
+
+fn told(file: &NamedTempFile) -> String {
+    std::fs::read_to_string(file.path()).unwrap()
+}
+
+#[test]
+fn a_server_that_is_connected_and_silent_is_told_and_waited_for() {
+    let server = FakeServer::start(CHUNK, 1);
+    let (events, file) = events();
+    let settings = DiskSettings {
+        told_after: Duration::from_millis(100),
+        ..quick()
+    };
+    let mut guest = Guest::telling(&server, settings, false, Serving::default(), &events);
+    guest.now(write(1));
+    server.state().frozen = true;
+    let waits = guest.submit(read(), None);
+    until("the wait in the events", || {
+        told(&file).contains("disk-waiting")
+    });
+    assert!(told(&file).contains("has not answered"), "{}", told(&file));
+    server.state().frozen = false;
+    assert_eq!(guest.complete(), (waits, Ok(())));
+    until("the end of it in the events", || {
+        told(&file).contains("disk-back")
+    });
+    assert_eq!(told(&file).lines().count(), 2, "{}", told(&file));
+    assert_eq!(
+        server.state().opened.len(),
+        1,
+        "the connection is the first"
+    );
+}
+
 #[test]
 fn a_change_waits_while_the_disk_is_full_and_people_are_told() {
     let server = FakeServer::start(2 * CHUNK, 1);
-    let file = tempfile::NamedTempFile::new().unwrap();
-    let events = Events::open(Some(file.path())).unwrap();
+    let (events, file) = events();
     let mut guest = Guest::telling(&server, quick(), false, Serving::default(), &events);
     server.state().failing = Some(ErrorCode::NoSpace);
     let waits = guest.submit(write(1), None);
     until("another attempt", || server.state().failed >= 2);
-    let told = std::fs::read_to_string(file.path()).unwrap();
+    let full = told(&file);
     assert!(
-        told.contains("disk-waiting") && told.contains("is full"),
-        "{told}"
+        full.contains("disk-waiting") && full.contains("is full"),
+        "{full}"
     );
     // Nothing else waits for it.
     let elsewhere = guest.submit(
@@ -54,9 +93,7 @@ fn a_change_waits_while_the_disk_is_full_and_people_are_told() {
     assert_eq!(guest.complete(), (waits, Ok(())));
     assert!(server.state().cached == guest.model);
     until("the end of it in the events", || {
-        std::fs::read_to_string(file.path())
-            .unwrap()
-            .contains("disk-back")
+        told(&file).contains("disk-back")
     });
 }
 

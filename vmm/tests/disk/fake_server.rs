@@ -36,6 +36,8 @@ pub(crate) struct State {
     pub(crate) boot: u64,
     /// The names that it was asked for, and has.
     pub(crate) opened: Vec<String>,
+    /// It does nothing with what it gets, as a process that stands still.
+    pub(crate) frozen: bool,
     /// Changes fail with this.
     pub(crate) failing: Option<ErrorCode>,
     /// Flushes fail.
@@ -78,6 +80,7 @@ impl FakeServer {
             foreign: Foreign::No,
             boot: 1,
             opened: Vec::new(),
+            frozen: false,
             failing: None,
             cannot_flush: false,
             failed: 0,
@@ -280,6 +283,9 @@ fn work(
             return Ok(());
         }
         let mut state = shared.lock();
+        while state.frozen {
+            MutexGuard::unlocked(&mut state, || thread::sleep(Duration::from_millis(1)));
+        }
         let at = state.random.usize(..received.requests.len());
         let (header, data) = received.requests.swap_remove(at);
         drop(received);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use disk_server::nbd::client::Requests;
 use disk_server::nbd::protocol::{ErrorCode, TransmissionFlags};
@@ -31,6 +32,7 @@ pub(super) struct Transfer {
     pub(super) request: Option<Arc<DiskRequest>>,
     pub(super) pieces: Vec<Piece>,
     pub(super) unanswered: usize,
+    pub(super) sent: Instant,
     pub(super) data: Vec<u8>,
     pub(super) error: Option<ErrorCode>,
 }
@@ -44,6 +46,16 @@ pub(super) struct Line {
     pub(super) transfers: BTreeMap<u64, Transfer>,
 }
 
+impl Line {
+    /// Since when the server has had what the guest has waited for longest.
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        let waits = |transfer: &&Transfer| !matches!(transfer.purpose, Purpose::OwnFlush);
+        // In the order in which they were sent.
+        let oldest = self.transfers.values().find(waits)?;
+        Some(oldest.sent)
+    }
+}
+
 impl Transfer {
     pub(super) fn failed(purpose: Purpose, request: Arc<DiskRequest>) -> Self {
         Self {
@@ -51,6 +63,7 @@ impl Transfer {
             request: Some(request),
             pieces: Vec::new(),
             unanswered: 0,
+            sent: Instant::now(),
             data: Vec::new(),
             error: Some(ErrorCode::Overflow),
         }

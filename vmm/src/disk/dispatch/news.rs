@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::super::target::DiskTarget;
 use crate::events::{Event, Events};
 
-/// A time without the disk server.
+/// A time without the disk server, or without its answers.
 struct Outage {
     since: Instant,
     /// Why, as people were told.
@@ -17,9 +17,9 @@ impl Outage {
     /// So many reasons are told of one outage.
     const REASONS: usize = 8;
 
-    fn begin() -> Self {
+    fn begin(since: Instant) -> Self {
         Self {
-            since: Instant::now(),
+            since,
             reasons: BTreeSet::new(),
         }
     }
@@ -27,7 +27,7 @@ impl Outage {
 
 /// What people know.
 pub(super) struct News {
-    /// Of a disk server that is lost.
+    /// Of a disk server that is lost, or silent.
     outage: Option<Outage>,
     /// Since when they know that the disk is full.
     full: Option<Instant>,
@@ -48,8 +48,22 @@ impl News {
 
     /// The disk server is out of reach. Each reason is told once.
     pub(super) fn is_lost(&mut self, error: &anyhow::Error) {
-        let reason = format!("{error:#}");
-        let outage = self.outage.get_or_insert_with(Outage::begin);
+        self.is_out(format!("{error:#}"), Instant::now());
+    }
+
+    /// The disk server has the connection, and has not answered what it got at `since` and longer
+    /// ago than `limit`.
+    pub(super) fn is_silent(&mut self, target: &DiskTarget, since: Instant, limit: Duration) {
+        let seconds = limit.as_secs_f64();
+        let reason = format!(
+            "{target}: its server is connected and has not answered a request for {seconds} s: it \
+             hangs, or its disk does"
+        );
+        self.is_out(reason, since);
+    }
+
+    fn is_out(&mut self, reason: String, since: Instant) {
+        let outage = self.outage.get_or_insert_with(|| Outage::begin(since));
         if outage.reasons.len() == Outage::REASONS || !outage.reasons.insert(reason.clone()) {
             log::debug!("{reason}");
             return;
@@ -57,7 +71,12 @@ impl News {
         self.waits(reason);
     }
 
-    /// There is a connection.
+    /// Whether people were told that the disk server is lost or silent.
+    pub(super) fn is_out_of_reach(&self) -> bool {
+        self.outage.is_some()
+    }
+
+    /// There is a connection, whose server answers.
     pub(super) fn is_back(&mut self, target: &DiskTarget) {
         if let Some(outage) = self.outage.take() {
             log::info!("the disk server is back; {target} goes on");
