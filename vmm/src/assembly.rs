@@ -20,7 +20,7 @@ use crate::io::{ConsoleSink, Outlet, Tap, TapError, Terminal, TerminalError};
 use crate::kvm::branch_counter::CounterError;
 use crate::kvm::counting::{FreeCpu, HardwareCounter, HardwareCountingCpu};
 use crate::kvm::{Machine, MachineError};
-use crate::ram::GuestRam;
+use crate::ram::{self, GuestRam};
 use crate::sources::{Lanes, TSC_KHZ, Verification, Watchdog};
 use crate::state::{Baseline, NoRoom};
 use crate::traps::TscTrap;
@@ -238,11 +238,24 @@ impl Guest {
         Ok(())
     }
 
-    /// Begins to track what the guest changes, for state transfers and digests.
+    /// Begins to track what the guest changes, for state transfers and digests. Says so if the copy
+    /// of its memory that this takes may come to more than the host has.
     ///
     /// # Errors
     /// [`AssemblyError`].
     pub fn baseline(&mut self) -> Result<Baseline, AssemblyError> {
+        let wanted = 2 * self.identity.memory_bytes;
+        if let Some(left) = ram::left_on_host()
+            && left < wanted
+        {
+            log::warn!(
+                "this host has {} MiB of memory left, and the guest and the copy of its memory may \
+                 come to {} MiB: once that is more than the host has, Linux kills ftvm; make room, \
+                 or give the guest less",
+                left >> 20,
+                wanted >> 20
+            );
+        }
         self.cpu.track_writes()?;
         Ok(Baseline::new(self.memory.clone())?)
     }

@@ -78,6 +78,23 @@ pub fn allocate(bytes: u64) -> Result<GuestRam, RamError> {
     GuestRam::from_regions(vec![region]).map_err(|e| impossible(&e))
 }
 
+/// How many bytes of memory and swap this host has left for programs, if it says so
+/// (proc_meminfo(5)).
+#[must_use]
+pub fn left_on_host() -> Option<u64> {
+    left(&std::fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn left(meminfo: &str) -> Option<u64> {
+    let bytes = |name: &str| {
+        let mut lines = meminfo.lines().map(|line| line.split_whitespace());
+        let mut words = lines.find(|words| words.clone().next() == Some(name))?;
+        let kib: u64 = words.nth(1)?.parse().ok()?;
+        Some(kib << 10)
+    };
+    Some(bytes("MemAvailable:")? + bytes("SwapFree:")?)
+}
+
 /// Numbers of the pages that the VMM wrote since the last call, in ascending order.
 #[must_use]
 pub fn take_written(memory: &GuestRam) -> Vec<u64> {
@@ -157,6 +174,15 @@ mod tests {
         assert_eq!(memory.read_obj::<u64>(last).unwrap(), 0);
         memory.write_obj(7u64, last).unwrap();
         assert_eq!(take_written(&memory), [bytes / PAGE - 1]);
+    }
+
+    #[test]
+    fn what_the_host_has_left_is_memory_and_swap() {
+        let meminfo = "MemTotal: 900 kB\nMemFree: 10 kB\nMemAvailable:     300 kB\nSwapTotal: 9 kB\n\
+                       SwapFree:          5 kB\nHugePages_Total: 0\n";
+        assert_eq!(left(meminfo), Some(305 << 10));
+        assert_eq!(left("MemTotal: 900 kB\n"), None);
+        assert!(left_on_host().is_some_and(|left| left > 0));
     }
 
     #[test]

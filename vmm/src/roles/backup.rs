@@ -68,6 +68,8 @@ pub fn run_backup(
     went_live: impl FnOnce(&Lanes) + 'static,
 ) -> Result<Ended, RoleError> {
     let mut guest = Guest::assemble(vm, host, Verification::default())?;
+    // A host without room for it must not begin a session: the primary's guest would lose its backup.
+    let baseline = guest.baseline()?;
     let rights = Arc::new(Rights::new(&options.arbiter, &vm.name)?);
     rights.check()?;
     tie_to_server(&mut guest, &rights)?;
@@ -129,7 +131,7 @@ pub fn run_backup(
         followed: followed.clone(),
         events: events.clone(),
     };
-    let follower = StateFollower::new(guest.baseline()?, meters.state);
+    let follower = StateFollower::new(baseline, meters.state);
     #[cfg(feature = "sabotage")]
     let log = SabotagedLog::new(log, options.sabotage);
     let mut replayer = Replayer::new(log, guest.memory.clone(), Arc::default());

@@ -31,6 +31,7 @@ use crate::gates::committed::{CommitWatch, Outlook};
 use crate::sources::{
     BackupReads, GuestClock, LiveInputs, LogSink, Pace, Recorder, StateKeeper, Verification,
 };
+use crate::state::Baseline;
 
 /// How long a backup may take to acknowledge the end of an orderly log.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -72,6 +73,8 @@ pub fn run_primary(
 ) -> Result<Ended, RoleError> {
     let mut listener = Listener::bind(options.listen)?;
     let mut guest = Guest::assemble(vm, host, Verification::default())?;
+    // A host without room for it claims nothing, and takes no backup.
+    let baseline = guest.baseline()?;
     let rights = Arc::new(Rights::new(&options.arbiter, &vm.name)?);
     tie_to_server(&mut guest, &rights)?;
     prepared(&guest);
@@ -103,7 +106,9 @@ pub fn run_primary(
         })?;
     tenure.pair_with(sender.events());
     let standing = tenure.standing();
-    let ended = run_with_backup(guest, &vm.name, options, events, &sender, standing);
+    let ended = run_with_backup(
+        guest, baseline, &vm.name, options, events, &sender, standing,
+    );
     // Before the session ends with its last handle: that would be taken for the loss of the backup.
     match ended {
         Ok(_) => tenure.end(),
@@ -115,6 +120,7 @@ pub fn run_primary(
 /// Runs the guest to its end, with the backup of this session for as long as there is one.
 fn run_with_backup(
     mut guest: Guest,
+    baseline: Baseline,
     name: &str,
     options: &PrimaryOptions,
     events: &Events,
@@ -187,7 +193,7 @@ fn run_with_backup(
         #[cfg(feature = "sabotage")]
         never_repair: options.never_repair,
     };
-    let keeper = StateKeeper::new(guest.baseline()?, options.pace, meters.state.clone());
+    let keeper = StateKeeper::new(baseline, options.pace, meters.state.clone());
     let mut recorder = Recorder::new(live, log, Verification::default(), guest.memory.clone());
     if let (true, Some(disk)) = (options.backup_reads, disk) {
         recorder = recorder.with_backup_reads(BackupReads::Disk(Box::new(disk)));
