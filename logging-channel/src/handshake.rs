@@ -8,7 +8,7 @@
 //!     | <------- Refuse {code, message} ----------------- |  … and closes, or:
 //!     | <------- Welcome {run, session, epoch, holder,    |
 //!     |                   heartbeat, UDP port,            |
-//!     |                   host report} ------------------ |
+//!     |                   host report, seed} ------------ |
 //!     |  does that one hold the epoch?                    |
 //!     | -------- Ready {session} -----------------------> |  is the epoch still mine?
 //!     | <------- Begin {session} ------------------------ |
@@ -53,6 +53,7 @@ use crate::host::{HostReport, HostReportError, MAX_REPORT};
 use crate::identity::{Identity, IdentityError};
 pub use crate::identity::{MAX_HOLDER, Title};
 pub use crate::refusal::{MAX_REFUSAL_MESSAGE, Refusal, RefusalCode};
+use crate::seed::Seed;
 
 /// Length of an envelope's header.
 pub const ENVELOPE_LEN: usize = 24;
@@ -219,6 +220,8 @@ pub struct Welcome {
     pub udp_port: u16,
     /// What the primary's host can do.
     pub host: HostReport,
+    /// What the guest's random numbers begin with.
+    pub seed: Seed,
 }
 
 /// A handshake message.
@@ -282,6 +285,7 @@ impl Message {
                 body.extend_from_slice(&ms.to_le_bytes());
                 body.extend_from_slice(&welcome.udp_port.to_le_bytes());
                 welcome.host.encode(&mut body);
+                body.extend_from_slice(welcome.seed.bytes());
             }
             Message::Refuse(refusal) => refusal.encode(&mut body),
             Message::Ready { session } | Message::Begin { session } => {
@@ -338,6 +342,7 @@ impl Message {
                 heartbeat_timeout: Duration::from_millis(u64::from(fields.u32()?)),
                 udp_port: fields.u16()?,
                 host: HostReport::decode(&mut fields)?,
+                seed: fields.array()?.into(),
             }),
             kind::REFUSE => Message::Refuse(Refusal::decode(&mut fields)?),
             kind::READY => Message::Ready {

@@ -22,6 +22,7 @@ mod loss;
 pub mod receiver;
 pub mod record;
 mod refusal;
+mod seed;
 pub mod sender;
 pub mod session;
 mod settings;
@@ -34,4 +35,5 @@ pub use host::{
 };
 pub use identity::{Digest, DiskIdentity, Identity, IdentityError, MAX_DISK_NAME, MAX_VM_NAME};
 pub use loss::{ChannelEvent, LossReason};
+pub use seed::Seed;
 pub use settings::{LEAST_OUTPUT_TIMEOUT, Settings};

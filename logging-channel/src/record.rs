@@ -1,7 +1,7 @@
 //! A log in a file.
 //!
 //! ```text
-//!   envelope "ftvm-log" (see `handshake`), kind 5, body: identity
+//!   envelope "ftvm-log" (see `handshake`), kind 5, body: identity, seed
 //!   batch …                                (see `codec`)
 //!   batch …
 //!   control message Goodbye {last LSN}     (see `control`): the log is complete
@@ -23,6 +23,7 @@ use crate::control::{CONTROL_MAGIC, Control, ControlError};
 use crate::entry::{Entry, Lsn};
 use crate::handshake::{ENVELOPE_LEN, Envelope, HandshakeError, kind};
 use crate::identity::{Identity, IdentityError};
+use crate::seed::Seed;
 
 const FILE_MAGIC: [u8; 8] = *b"ftvm-log";
 
@@ -73,11 +74,17 @@ pub struct RecordWriter {
 }
 
 impl RecordWriter {
-    /// Creates the file, or empties it, and writes its header.
-    pub fn create(path: impl AsRef<Path>, identity: &Identity) -> Result<Self, WriteError> {
+    /// Creates the file, or empties it, and writes its header: whose log it is, and with which
+    /// random numbers that begins.
+    pub fn create(
+        path: impl AsRef<Path>,
+        identity: &Identity,
+        seed: Seed,
+    ) -> Result<Self, WriteError> {
         let path = path.as_ref().to_owned();
         let mut body = Vec::new();
         identity.encode(&mut body)?;
+        body.extend_from_slice(seed.bytes());
         let header = Envelope::seal(FILE_MAGIC, PROTOCOL_VERSION, kind::FILE, &body);
         let created = File::create(&path).and_then(|mut file| {
             file.write_all(&header)?;
@@ -268,6 +275,7 @@ pub struct RecordReader {
     order: LogOrder,
     entries: std::iter::Zip<std::ops::RangeFrom<u64>, std::vec::IntoIter<Entry>>,
     body: Vec<u8>,
+    seed: Seed,
     ended: bool,
 }
 
@@ -312,6 +320,10 @@ impl RecordReader {
         envelope.check_body(&body).map_err(corrupt)?;
         let mut fields = Fields::new(&body);
         let identity = Identity::decode(&mut fields).map_err(|error| corrupt(error.into()))?;
+        let seed = fields
+            .array()
+            .map_err(|error| corrupt(error.into()))?
+            .into();
         if !fields.is_empty() {
             let error = IdentityError::Trailing(fields.remaining());
             return Err(corrupt(error.into()));
@@ -322,9 +334,16 @@ impl RecordReader {
             order: LogOrder::default(),
             entries: (0..).zip(Vec::new()),
             body,
+            seed,
             ended: false,
         };
         Ok((identity, reader))
+    }
+
+    /// What the recorded guest's random numbers began with.
+    #[must_use]
+    pub fn seed(&self) -> Seed {
+        self.seed
     }
 
     /// The last entry of the batches read so far.

@@ -86,6 +86,9 @@ fn debian_boots_from_the_shared_disk_and_leaves_it_clean() -> Result<()> {
     guest.wait_for_line("root on /dev/ttyS0, init is systemd", LIMIT)?;
     guest.write(b"echo \"$(findmnt -no SOURCE,FSTYPE,OPTIONS / | tr -s ' ')\"\n")?;
     guest.wait_for_line("/dev/vda ext4 rw", LIMIT)?;
+    // The seed that it was given counts: nothing waits for random numbers.
+    guest.write(b"dmesg | grep -m 1 -e 'crng init done' -e 'Run /init'\n")?;
+    guest.wait_for_line("random: crng init done", LIMIT)?;
     let postgres = testbed.client().connect(GUEST, POSTGRES, LIMIT);
     let postgres = postgres.expect("a connection to the guest");
     assert_eq!(first_row(postgres, "SHOW fsync"), "on");

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use logging_channel::{DiskIdentity, HostReport, Identity};
+use logging_channel::{DiskIdentity, HostReport, Identity, Seed};
 
-use crate::boot::{BootError, BootImages};
+use crate::boot::{BootError, BootImages, seed};
 use crate::config::{Clock, ConfigError, VmConfig};
 use crate::cpu::{CpuError, CpuState};
 use crate::devices::Devices;
@@ -225,6 +225,15 @@ impl Guest {
             disk: None,
             host: host.with_terminal()?,
         })
+    }
+
+    /// Gives it what its random numbers begin with: on both hosts, and in a replay, the same.
+    ///
+    /// # Errors
+    /// [`AssemblyError::Boot`] if its memory has no room for that.
+    pub fn seed(&self, seed: Seed) -> Result<(), AssemblyError> {
+        let planted = seed::plant(&self.memory, seed.bytes());
+        Ok(planted.map_err(|error| BootError::Load(error.to_string()))?)
     }
 
     /// Names stops between two exits by this host's performance counter. To be called on the thread

@@ -181,6 +181,7 @@ impl Caller<'_> {
             heartbeat_timeout,
             udp_port,
             host: peer_host,
+            seed,
             ..
         } = match self.hear(&stream, self.deadline)? {
             Message::Welcome(welcome) if welcome.run != run => {
@@ -221,6 +222,7 @@ impl Caller<'_> {
             heartbeat_timeout,
             peer: address,
             peer_host,
+            seed,
         };
         Ok((stream, udp, info))
     }

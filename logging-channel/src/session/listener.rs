@@ -14,6 +14,7 @@ use crate::handshake::{Hello, Message, Refusal, RefusalCode, Title, Welcome};
 use crate::host::HostReport;
 use crate::identity::Identity;
 use crate::loss::LossReason;
+use crate::seed::Seed;
 use crate::sender::Sender;
 use crate::settings::{HEARTBEAT_TIMEOUTS, Settings};
 use crate::socket::stop_reading;
@@ -306,7 +307,7 @@ fn welcome(
         host: peer_host,
         ..
     } = hello;
-    let session = nonce();
+    let (session, seed) = (nonce(), Seed::random());
     let local = stream.local_addr()?.ip();
     let udp = if udp.local_addr()?.ip().is_unspecified() {
         // Listening on every address: heartbeats must come from the one that the backup dialled,
@@ -322,6 +323,7 @@ fn welcome(
         heartbeat_timeout: settings.heartbeat_timeout,
         udp_port: udp.local_addr()?.port(),
         host: host.clone(),
+        seed,
     });
     let bytes = message.encode().map_err(io::Error::other)?;
     (&stream).write_all(&bytes)?;
@@ -347,6 +349,7 @@ fn welcome(
         heartbeat_timeout: settings.heartbeat_timeout,
         peer,
         peer_host,
+        seed,
     };
     Ok(Candidate { stream, udp, info })
 }

@@ -10,6 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::host::HostReport;
+use crate::seed::Seed;
 
 pub use connect::ConnectError;
 pub use listener::{AcceptError, BindError, Listener};
@@ -29,6 +30,8 @@ pub struct SessionInfo {
     pub peer: SocketAddr,
     /// What the peer's host can do.
     pub peer_host: HostReport,
+    /// What the guest's random numbers begin with.
+    pub seed: Seed,
 }
 
 /// What the arbiter says of a primary's right to run its guest.

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use logging_channel::codec::PROTOCOL_VERSION;
 use logging_channel::handshake::{HandshakeError, Message, Welcome};
 use logging_channel::receiver::Receiver;
 use logging_channel::session::{AcceptError, Confirmation, ConnectError, Listener};
-use logging_channel::{Identity, IdentityError};
+use logging_channel::{Identity, IdentityError, Seed};
 
 use crate::peers::{
     LONG, NEVER, connect, held, host, identity, listen, localhost, patient, title, trusted,
@@ -137,6 +138,9 @@ fn handshake_error(bytes: Vec<u8>) -> HandshakeError {
     }
 }
 
+/// That of a peer that is newer.
+const NEXT_VERSION: u16 = PROTOCOL_VERSION + 1;
+
 fn welcome() -> Welcome {
     Welcome {
         run: 0,
@@ -145,6 +149,7 @@ fn welcome() -> Welcome {
         heartbeat_timeout: Duration::from_millis(500),
         udp_port: 1,
         host: host(),
+        seed: Seed::random(),
     }
 }
 
@@ -157,8 +162,10 @@ fn it_recognises_one_who_is_no_primary() {
     ));
     let welcome = Message::Welcome(welcome());
     assert!(matches!(
-        handshake_error(welcome.encode_as_version(9).expect("valid")),
-        HandshakeError::OtherVersion { found: 9 }
+        handshake_error(welcome.encode_as_version(NEXT_VERSION).expect("valid")),
+        HandshakeError::OtherVersion {
+            found: NEXT_VERSION
+        }
     ));
     assert!(matches!(
         handshake_error(welcome.encode().expect("valid")),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use logging_channel::Seed;
 use logging_channel::codec::PROTOCOL_VERSION;
 use logging_channel::handshake::{
     HandshakeError, Hello, MAX_REFUSAL_MESSAGE, Message, Refusal, RefusalCode, Welcome,
@@ -25,6 +26,7 @@ fn messages() -> Vec<Message> {
             heartbeat_timeout: Duration::from_millis(500),
             udp_port: 4,
             host: host(),
+            seed: Seed::random(),
         }),
         Message::Refuse(Refusal {
             code: RefusalCode::OtherImage,
@@ -86,11 +88,11 @@ fn the_layout_of_a_refusal_is_fixed_forever() {
     #[rustfmt::skip]
     let expected = [
         b'f', b't', b'v', b'm', b'l', b'i', b'n', b'k',
-        8, 0,
+        9, 0,
         3, 0,
         6, 0, 0, 0,
         0x6d, 0x80, 0xe4, 0xf6,
-        0x32, 0xa4, 0xa9, 0xfa,
+        0x5d, 0xe8, 0x0c, 0x61,
         1, 0, 2, 0, b'n', b'o',
     ];
     assert_eq!(refusal.encode().expect("valid"), expected);

@@ -15,7 +15,7 @@ use logging_channel::receiver::{Next, Receiver};
 use logging_channel::sender::Sender;
 use logging_channel::session::{Confirmation, ConnectError, Listener};
 use logging_channel::{
-    ChannelEvent, CheckOutcome, HostCheck, HostReport, Identity, LossReason, Settings,
+    ChannelEvent, CheckOutcome, HostCheck, HostReport, Identity, LossReason, Seed, Settings,
 };
 
 /// More than anything here takes on a busy machine. Nothing waits for it unless it fails.
@@ -270,6 +270,7 @@ impl FakePrimary {
                     heartbeat_timeout: timeout,
                     udp_port: udp.local_addr().expect("bound").port(),
                     host: host(),
+                    seed: Seed::random(),
                 });
                 tcp.write_all(&welcome.encode().expect("valid"))
                     .expect("sent");

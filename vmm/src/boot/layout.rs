@@ -10,6 +10,8 @@ pub(super) const ZERO_PAGE: u64 = 0x7000;
 pub(super) const COMMAND_LINE: u64 = 0x2_0000;
 /// Room for the command line, with its final NUL (the kernel's COMMAND_LINE_SIZE).
 pub(super) const COMMAND_LINE_BYTES: usize = 2048;
+/// The seed of the guest's random numbers.
+pub(super) const RNG_SEED: u64 = COMMAND_LINE + COMMAND_LINE_BYTES as u64;
 /// ACPI tables: where a BIOS would be, in memory that the kernel is not told to use.
 pub(super) const ACPI_TABLES: u64 = 0xe_0000;
 /// Start of memory above the legacy hole.
@@ -129,6 +131,7 @@ mod tests {
             (PDPT, 0x1000),
             (PD, 0x4000),
             (COMMAND_LINE, COMMAND_LINE_BYTES as u64),
+            (RNG_SEED, 48),
         ];
         for pair in areas.windows(2) {
             assert!(pair[0].0 + pair[0].1 <= pair[1].0);

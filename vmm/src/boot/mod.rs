@@ -10,6 +10,7 @@ mod acpi;
 pub mod initramfs;
 mod kernel;
 mod layout;
+pub mod seed;
 
 use std::fs;
 use std::io;
@@ -209,6 +210,7 @@ impl BootImages {
         params.hdr.header = u32::from_le_bytes(*b"HdrS");
         params.hdr.kernel_alignment = 0x0100_0000;
         params.hdr.cmd_line_ptr = layout::COMMAND_LINE as u32;
+        params.hdr.setup_data = layout::RNG_SEED;
         params.hdr.cmdline_size = layout::COMMAND_LINE_BYTES as u32;
         if !initrd.is_empty() {
             params.hdr.ramdisk_image = initrd_address as u32;

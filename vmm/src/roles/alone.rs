@@ -3,6 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use logging_channel::Seed;
+
 use super::RoleError;
 use super::stats::{FileFigures, Meters, report_alone};
 use crate::assembly::{AssemblyError, Guest, watchdog};
@@ -18,6 +20,7 @@ use crate::sources::{GuestClock, LiveInputs, NoLog, Recorder, Verification};
 /// # Errors
 /// [`RoleError`].
 pub fn run_alone(guest: Guest, latency: Duration, events: &Events) -> Result<Ended, RoleError> {
+    guest.seed(Seed::random())?;
     let meters = Meters::of(&guest);
     let disk = disk_port(&guest, &meters, events)?;
     let _reporting = report_alone(events, &meters, FileFigures::default());

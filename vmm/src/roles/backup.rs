@@ -92,6 +92,7 @@ pub fn run_backup(
     if peer_report::compare(events, &guest.host_report, peer_host) == StopNaming::Counter {
         guest.count_stops()?;
     }
+    guest.seed(receiver.session().seed)?;
     let meters = Meters::of(&guest);
     let _reporting = stats::report_receiver(events, &receiver.handle(), &meters);
 

@@ -140,6 +140,7 @@ fn run_with_backup(
     if peer_report::compare(events, &guest.host_report, peer_host) == StopNaming::Counter {
         guest.count_stops()?;
     }
+    guest.seed(sender.session().seed)?;
     let meters = Meters::of(&guest);
     let _reporting = stats::report_sender(events, sender, &meters);
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
+use logging_channel::Seed;
 use logging_channel::entry::{Entry, Lsn};
 use logging_channel::record::RecordWriter;
 
@@ -29,10 +30,12 @@ pub fn run_recording(
     if has_counter(&guest.host_report) {
         guest.count_stops()?;
     }
+    let seed = Seed::random();
+    guest.seed(seed)?;
     let meters = Meters::of(&guest);
     let disk = disk_port(&guest, &meters, events)?;
     let keeper = StateKeeper::new(guest.baseline()?, pace, meters.state.clone());
-    let writer = RecordWriter::create(path, &guest.identity)?;
+    let writer = RecordWriter::create(path, &guest.identity, seed)?;
     guest.host.live.store(true, Ordering::Release);
     let live = LiveInputs::new(GuestClock::starting_now(), guest.host.lanes.clone());
     let log = FileLog {

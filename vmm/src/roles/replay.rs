@@ -74,6 +74,7 @@ pub fn run_replay(
     inspection: &Inspection,
 ) -> anyhow::Result<Replayed> {
     check(logged, &guest.identity)?;
+    guest.seed(reader.seed())?;
     if has_counter(&guest.host_report) {
         guest.count_stops()?;
     }
