@@ -1,10 +1,23 @@
 //! What makes a replay differ, by what differs.
+//!
+//! | what does it | what it shows in |
+//! | --- | --- |
+//! | a program that executes RDRAND or RDSEED | general registers, the FPU's, memory, and what comes of it |
+//! | a program that reads x87 pointers | memory alone: the instructions that show them store them, and digests of the FPU leave them out |
+//! | accessed and dirty bits that a processor sets when it likes | page tables |
+//! | a host that is broken, or ftvm | anything |
 
 use super::{Difference, Divergence, StateDifference};
 
-const PROGRAM: &str = "a program that uses what differs from host to host or from run to run and \
-     cannot be intercepted: random numbers of the processor (RDRAND, RDSEED), or the x87 pointers \
-     that FNSTENV and FXSAVE store (glibc's fegetenv and swapcontext)";
+const RANDOM: &str = "a program that executes RDRAND or RDSEED, which CPUID hides and nothing \
+     intercepts";
+const X87_POINTERS: &str = "one that reads x87 pointers (FNSTENV, FNSAVE, FXSAVE; in the C library \
+     fegetenv, swapcontext) where `ftvm doctor` fails the check x87_pointers";
+const ESTIMATES: &str = "one whose results are each processor model's own (RSQRTPS, RCPPS, FSIN), if \
+     the hosts' processors are not of the same model";
+const TABLE_BITS: &str = "accessed and dirty bits, which a processor sets when it likes while it \
+     walks nested page tables: without these (`npt=0` for the module kvm_amd, `ept=0` for \
+     kvm_intel) KVM sets them, and guests are slower";
 const HOST: &str = "a host whose processor or memory is faulty, or a fault of ftvm: run `ftvm \
      doctor` on both hosts, look for machine checks in their logs, and test their memory";
 
@@ -14,10 +27,15 @@ impl Divergence {
     pub fn likely_cause(&self) -> String {
         match &self.difference {
             Difference::State(state) => state.likely_cause(),
-            Difference::Register { .. }
-            | Difference::RegisterDigest { .. }
-            | Difference::Event { .. }
-            | Difference::Memory { .. } => format!("{PROGRAM}; or {HOST}"),
+            Difference::Register { .. } | Difference::RegisterDigest { .. } => {
+                format!("a register differs: {RANDOM}; or {ESTIMATES}; or {HOST}")
+            }
+            Difference::Event { .. } => {
+                format!("the guest did something else: {RANDOM}; or {X87_POINTERS}; or {HOST}")
+            }
+            Difference::Memory { .. } => {
+                format!("memory differs: {RANDOM}; or {X87_POINTERS}; or {HOST}")
+            }
             Difference::SharedRead { .. } => {
                 "somebody else writes to the disk, or the hosts do not use the same one".into()
             }
@@ -34,21 +52,39 @@ impl Divergence {
 
 impl StateDifference {
     fn likely_cause(&self) -> String {
-        if self.parts == ["FPU"] && self.registers.is_empty() {
-            return "the FPU alone differs: a program that uses x87 instructions, whose pointers \
-                    some processors leave as the host has them"
-                .into();
+        let (fpu, others): (Vec<&str>, Vec<&str>) =
+            self.parts.iter().partition(|part| **part == "FPU");
+        if !self.pages.is_empty() && self.page_tables == self.pages.len() {
+            return format!("page tables alone differ: {TABLE_BITS}; or {HOST}");
         }
-        if self.parts.is_empty() && !self.pages.is_empty() {
-            let place = self
-                .stack
-                .map_or(String::new(), |stack| format!(" on {stack}"));
-            return format!("memory{place} differs and no device does: {PROGRAM}; or {HOST}");
+        let place = match (self.stack, self.program_pages) {
+            (Some(stack), _) => format!(", {stack} among it,"),
+            (None, 0) => String::new(),
+            (None, _) => " of a program".to_owned(),
+        };
+        match (
+            &others[..],
+            &self.pages[..],
+            self.registers.is_empty() && fpu.is_empty(),
+        ) {
+            // What a program computed cannot be in these before it was in memory or a register.
+            (&[_, ..], [], true) => format!("a part that no program computes with differs: {HOST}"),
+            (_, [], _) => {
+                format!("registers differ and memory does not: {RANDOM}; or {ESTIMATES}; or {HOST}")
+            }
+            (_, _, true) if self.page_tables == 0 => {
+                format!(
+                    "memory{place} differs and no register: {RANDOM}; or {X87_POINTERS}; or {HOST}"
+                )
+            }
+            (_, _, true) => format!(
+                "memory{place} differs and no register, page tables too: {RANDOM}; or \
+                 {X87_POINTERS}; or {TABLE_BITS}; or {HOST}"
+            ),
+            (_, _, false) => {
+                format!("memory{place} and registers differ: {RANDOM}; or {ESTIMATES}; or {HOST}")
+            }
         }
-        if self.parts.iter().any(|part| *part != "FPU") {
-            return HOST.into();
-        }
-        format!("{PROGRAM}; or {HOST}")
     }
 }
 
@@ -58,35 +94,128 @@ mod tests {
 
     use super::*;
 
+    /// The words for a cause, of which a likely one has these and no others.
+    const CAUSES: [&str; 5] = ["RDRAND", "FNSTENV", "RSQRTPS", "npt=0", "faulty"];
+
+    fn is_told_as(difference: Difference, expected: &[&str]) -> String {
+        let told = Divergence {
+            point: ExecutionPoint::at_exit(1),
+            lsn: Lsn(1),
+            difference,
+        }
+        .likely_cause();
+        let named = CAUSES.iter().filter(|cause| told.contains(**cause));
+        assert!(named.eq(expected), "{expected:?}: {told}");
+        told
+    }
+
+    fn state(state: StateDifference, expected: &[&str]) -> String {
+        is_told_as(Difference::State(Box::new(state)), expected)
+    }
+
+    fn nothing() -> StateDifference {
+        StateDifference::default()
+    }
+
+    /// The instructions that show these pointers store them, and digests leave those of the FPU out.
     #[test]
-    fn what_differs_tells_the_cause() {
-        let cause = |state| {
-            Divergence {
-                point: ExecutionPoint::at_exit(1),
-                lsn: Lsn(1),
-                difference: Difference::State(Box::new(state)),
-            }
-            .likely_cause()
-        };
-        let fpu = StateDifference {
-            parts: vec!["FPU"],
-            ..StateDifference::default()
-        };
-        assert!(cause(fpu).contains("x87"));
-        let stack = StateDifference {
-            pages: vec![7],
-            stack: Some("a program's stack"),
-            ..StateDifference::default()
-        };
-        let told = cause(stack);
-        assert!(
-            told.contains("on a program's stack") && told.contains("RDRAND"),
-            "{told}"
+    fn x87_pointers_show_in_memory_alone() {
+        let pages = vec![7, 8];
+        let stack = Some("a program's stack");
+        let told = state(
+            StateDifference {
+                pages: pages.clone(),
+                stack,
+                ..nothing()
+            },
+            &["RDRAND", "FNSTENV", "faulty"],
         );
+        assert!(told.contains("a program's stack"), "{told}");
+        let program_pages = 1;
+        let told = state(
+            StateDifference {
+                pages: pages.clone(),
+                program_pages,
+                ..nothing()
+            },
+            &["RDRAND", "FNSTENV", "faulty"],
+        );
+        assert!(told.contains("of a program"), "{told}");
+
+        let in_registers = ["RDRAND", "RSQRTPS", "faulty"];
+        let parts = vec!["FPU"];
+        state(
+            StateDifference {
+                parts: parts.clone(),
+                ..nothing()
+            },
+            &in_registers,
+        );
+        let registers = vec![("rax", 1, 2)];
+        state(
+            StateDifference {
+                registers: registers.clone(),
+                ..nothing()
+            },
+            &in_registers,
+        );
+        state(
+            StateDifference {
+                registers,
+                pages: pages.clone(),
+                ..nothing()
+            },
+            &in_registers,
+        );
+        state(
+            StateDifference {
+                parts,
+                pages,
+                ..nothing()
+            },
+            &in_registers,
+        );
+        let (name, logged, replayed) = ("rax", 1, 2);
+        is_told_as(
+            Difference::Register {
+                name,
+                logged,
+                replayed,
+            },
+            &in_registers,
+        );
+    }
+
+    #[test]
+    fn page_tables_are_of_the_processor() {
+        let tables = StateDifference {
+            pages: vec![7, 8],
+            page_tables: 2,
+            ..nothing()
+        };
+        state(tables, &["npt=0", "faulty"]);
+        let others = StateDifference {
+            pages: vec![7, 8],
+            page_tables: 1,
+            ..nothing()
+        };
+        state(others, &["RDRAND", "FNSTENV", "npt=0", "faulty"]);
+    }
+
+    #[test]
+    fn a_device_alone_is_of_the_host() {
         let device = StateDifference {
             parts: vec!["pit"],
-            ..StateDifference::default()
+            ..nothing()
         };
-        assert!(cause(device).contains("faulty"));
+        state(device, &["faulty"]);
+        // What a program computed got there by way of memory.
+        let parts = vec!["pit"];
+        let both = StateDifference {
+            parts,
+            pages: vec![7],
+            ..nothing()
+        };
+        state(both, &["RDRAND", "FNSTENV", "faulty"]);
     }
 }

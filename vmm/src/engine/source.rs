@@ -198,6 +198,10 @@ pub struct StateDifference {
     pub parts: Vec<&'static str>,
     /// Pages of memory, by guest frame number.
     pub pages: Vec<u64>,
+    /// How many of them are page tables of the address space there.
+    pub page_tables: usize,
+    /// How many of them are memory of the program there.
+    pub program_pages: usize,
     /// Whose stack is among them, if one is that the processor uses there.
     pub stack: Option<&'static str>,
 }
@@ -225,6 +229,15 @@ impl fmt::Display for StateDifference {
                 "{count} pages of memory at guest-physical {}{more}",
                 named.join(" ")
             ));
+            let kinds = [
+                (self.page_tables, "page tables"),
+                (
+                    self.program_pages,
+                    "memory of the program that is mapped there",
+                ),
+            ];
+            let kinds = kinds.into_iter().filter(|(count, _)| *count > 0);
+            words.extend(kinds.map(|(count, kind)| format!("{count} of them {kind}")));
             words.extend(self.stack.map(|stack| format!("{stack} among them")));
         }
         write!(f, "the state differs in {}", words.join(", "))

@@ -167,6 +167,23 @@ pub fn run_backup(
     ended
 }
 
+/// What is told of the `divergences`th divergence in ten minutes: also why, where it is one of many.
+fn told(divergence: &Divergence, divergences: usize) -> Event {
+    let likely_cause = (divergences >= MANY).then(|| divergence.likely_cause());
+    if let Some(cause) = &likely_cause {
+        log::error!(
+            "that is the {divergences}th time in ten minutes; the likely cause: {cause}; the primary \
+             spaces repairs out, and the pair is not protected in between"
+        );
+    }
+    Event::Diverged {
+        lsn: divergence.lsn.0,
+        difference: divergence.to_string(),
+        divergences,
+        likely_cause,
+    }
+}
+
 /// Whether the replay of this entry reads the shared disk.
 fn reads_the_disk(payload: &Payload) -> bool {
     matches!(
@@ -289,19 +306,7 @@ impl LogSource for ChannelSource {
              primary has sent it the whole state"
         );
         let divergences = self.repairs.diverged(self.began.elapsed());
-        let likely_cause = (divergences >= MANY).then(|| divergence.likely_cause());
-        if let Some(cause) = &likely_cause {
-            log::error!(
-                "that is the {divergences}th time in ten minutes; the likely cause is {cause}; the \
-                 primary spaces repairs out, and the pair is not protected in between"
-            );
-        }
-        self.events.emit(&Event::Diverged {
-            lsn: divergence.lsn.0,
-            difference: divergence.to_string(),
-            divergences,
-            likely_cause,
-        });
+        self.events.emit(&told(divergence, divergences));
         self.receiver.need_state(divergence.lsn);
         true
     }
@@ -362,5 +367,41 @@ impl GoLive {
             resent_frames: again.len(),
         });
         Ok(role)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use logging_channel::entry::ExecutionPoint;
+
+    use super::*;
+    use crate::engine::{Difference, StateDifference};
+
+    /// A host that flips a bit once is no cause that stays.
+    #[test]
+    fn the_third_divergence_names_its_cause() {
+        let divergence = Divergence {
+            point: ExecutionPoint::at_exit(5000),
+            lsn: Lsn(900),
+            difference: Difference::State(Box::new(StateDifference {
+                pages: vec![7],
+                ..StateDifference::default()
+            })),
+        };
+        let mut repairs = Repairs::default();
+        let causes: Vec<Option<String>> = (0..4)
+            .map(|minute| {
+                let count = repairs.diverged(Duration::from_secs(60 * minute));
+                let event = serde_json::to_value(told(&divergence, count)).expect("plain data");
+                assert_eq!(
+                    (&event["event"], &event["lsn"]),
+                    (&"diverged".into(), &900.into())
+                );
+                assert_eq!(event["divergences"], count);
+                event["likely_cause"].as_str().map(str::to_owned)
+            })
+            .collect();
+        let cause = Some(divergence.likely_cause());
+        assert_eq!(causes, [None, None, cause.clone(), cause]);
     }
 }

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use logging_channel::entry::{Lsn, PageDigest, Registers, StateDigest, StatePart};
 
+use super::address_space::AddressSpace;
 use super::pace::StateCounters;
 use crate::engine::{Difference, Divergence, Interruption, Moment, StateDifference, Step};
-use crate::ram::PAGE;
+use crate::ram::{PAGE, PageSet};
 use crate::state::{Baseline, Incoming, StateError, digest, part_digests};
 
 /// Follows the guest's state in a log.
@@ -113,7 +114,11 @@ impl StateFollower {
         let names = part_digests(at)?.into_iter().map(|(name, _)| name);
         let same = parts.parts.iter().zip(&last.parts);
         let pages = different_pages(&logged_pages, &pages);
+        let space = AddressSpace::of(self.incoming.baseline().memory(), parts.registers.cr3);
+        let count = |set: &PageSet| pages.iter().filter(|page| set.contains(**page)).count();
         let difference = StateDifference {
+            page_tables: count(&space.tables),
+            program_pages: count(&space.program),
             registers: different_registers(&last.registers, &parts.registers),
             parts: names
                 .zip(same)

@@ -63,6 +63,12 @@ impl Baseline {
         Ok(baseline)
     }
 
+    /// The guest's memory.
+    #[must_use]
+    pub fn memory(&self) -> &GuestRam {
+        &self.memory
+    }
+
     /// Number of pages of guest memory.
     #[must_use]
     pub fn pages(&self) -> u64 {
