@@ -194,7 +194,7 @@ fn a_change_waits_for_room_where_the_image_is() {
     let told = || fs::read_to_string(&file).unwrap();
     let (complete, done) = crossbeam_channel::unbounded();
     let disk = server.open();
-    let mut service = disk.serve_with(Serving::default(), &events, move |completion| {
+    let mut service = disk.serve(Serving::default(), &events, move |completion| {
         complete.send(completion).unwrap_or(());
     });
     let filler = images.fill();
