@@ -174,14 +174,14 @@ impl StateKeeper {
         log.is_unprotected(divergences, wait);
     }
 
-    /// Begins to send the whole state.
+    /// Begins to send the whole state, at the time `since`.
     fn begin_whole(
         &mut self,
         at: &mut Moment<'_>,
+        since: Duration,
         clock: Clock<'_>,
         log: &mut dyn LogSink,
     ) -> Step<()> {
-        let since = clock();
         self.repairs.begins(since);
         let mut bytes = 0;
         self.capture
@@ -250,19 +250,20 @@ impl StateKeeper {
         Ok(true)
     }
 
-    /// Does what is due.
+    /// Does what is due `now`.
     pub(super) fn keep_up(
         &mut self,
         at: &mut Moment<'_>,
+        now: Duration,
         clock: Clock<'_>,
         log: &mut dyn LogSink,
     ) -> Step<()> {
         match self.whole {
             WholeState::Ready(_) => Ok(()),
-            WholeState::Wanted { not_before } if clock() < not_before => Ok(()),
-            WholeState::Wanted { .. } => self.begin_whole(at, clock, log),
-            WholeState::Sending { .. } => self.send_if_due(at, clock, log),
-            WholeState::NotWanted if clock() >= self.next_digest => self.digest(at, clock(), log),
+            WholeState::Wanted { not_before } if now < not_before => Ok(()),
+            WholeState::Wanted { .. } => self.begin_whole(at, now, clock, log),
+            WholeState::Sending { .. } => self.send_if_due(at, now, clock, log),
+            WholeState::NotWanted if now >= self.next_digest => self.digest(at, now, log),
             WholeState::NotWanted => Ok(()),
         }
     }
@@ -307,15 +308,16 @@ impl StateKeeper {
     ) -> Step<()> {
         // It may be the last stop, after which the state is taken.
         if matches!(self.whole, WholeState::Sending { .. }) && at.cpu.at_rest()? {
-            self.send_if_due(at, clock, log)?;
+            self.send_if_due(at, clock(), clock, log)?;
         }
         Ok(())
     }
 
-    /// Sends memory if the guest has run for long enough since the last time.
+    /// Sends memory if the guest has run for long enough from the last time to `since`.
     fn send_if_due(
         &mut self,
         at: &mut Moment<'_>,
+        since: Duration,
         clock: Clock<'_>,
         log: &mut dyn LogSink,
     ) -> Step<()> {
@@ -326,7 +328,6 @@ impl StateKeeper {
         else {
             return Ok(());
         };
-        let since = clock();
         if since < last_stop + convergence.run(&self.pace) {
             return Ok(());
         }

@@ -179,10 +179,11 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
     fn keep_up(&mut self, at: &mut Moment<'_>) -> Step<()> {
         let now = self.live.clock(ClockNeed::Monotonic);
         if let Some(keeper) = &mut self.keeper {
+            let now = Duration::from_nanos(now);
             if let Some(lsn) = self.log.state_wanted() {
-                keeper.repair(lsn, Duration::from_nanos(now), &mut self.log);
+                keeper.repair(lsn, now, &mut self.log);
             }
-            keeper.keep_up(at, &guest_time(&self.live), &mut self.log)?;
+            keeper.keep_up(at, now, &guest_time(&self.live), &mut self.log)?;
         }
         if now.saturating_sub(self.last_entry) > PROGRESS_NANOS {
             self.last_entry = now;

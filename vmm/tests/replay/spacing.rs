@@ -1,52 +1,23 @@
 //! A backup that differs again as soon as it was repaired.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ftvm_vmm::devices::{Appetite, ClockNeed, Input};
 use ftvm_vmm::dice::Dice;
-use ftvm_vmm::engine::{Interruption, Role, Step};
+use ftvm_vmm::engine::{Role, Step};
 use ftvm_vmm::fake_cpu::{Op, Script};
-use ftvm_vmm::sources::{LogSink, MANY, OutsideWorld, Recorder, StateKeeper, Verification};
+use ftvm_vmm::sources::{LogSink, MANY, Recorder, StateKeeper, Verification};
 use logging_channel::entry::{Entry, Lsn, Payload, StatePart};
 
+use crate::world::Quiet;
 use crate::{PACE, baseline, run};
 
 /// Guest time from one look at the clock to the next.
 const STEP: u64 = 20_000;
 /// How long the guest stands still for each part of its state.
 const PART: u64 = 1_000_000;
-
-/// The only clock that there is. A handle.
-#[derive(Clone, Default)]
-struct Time(Rc<Cell<u64>>);
-
-impl Time {
-    fn pass(&self, nanos: u64) -> u64 {
-        self.0.set(self.0.get() + nanos);
-        self.0.get()
-    }
-}
-
-impl OutsideWorld for Time {
-    fn clock(&self, _: ClockNeed) -> u64 {
-        self.pass(STEP)
-    }
-
-    fn poll(&self, _: &Appetite) -> Step<Option<Input>> {
-        Ok(None)
-    }
-
-    fn is_ready(&self, _: &Appetite) -> bool {
-        false
-    }
-
-    fn wait(&self, _: &Appetite) -> Step<Input> {
-        Err(Interruption::Stop)
-    }
-}
 
 /// When a repair began, and for how long the guest had stood still by then.
 #[derive(Clone, Copy)]
@@ -65,7 +36,7 @@ struct Pair {
 
 /// The log of a primary whose backup differs whenever it has the state.
 struct Hopeless {
-    time: Time,
+    time: Quiet,
     pair: Pair,
     is_wanted: bool,
     parts: u64,
@@ -76,7 +47,7 @@ impl LogSink for Hopeless {
         if let Payload::State(part) = entry.payload {
             if part == StatePart::Begin {
                 self.pair.repairs.borrow_mut().push(Begun {
-                    at: Duration::from_nanos(self.time.0.get()),
+                    at: Duration::from_nanos(self.time.now()),
                     stood_still: Duration::from_nanos(PART * self.parts),
                 });
             }
@@ -109,7 +80,7 @@ fn a_guest_whose_backup_differs_for_ever_keeps_its_time() {
     };
     let pair = Pair::default();
     let ended = run(&script, &mut Dice(4), |memory, seen| {
-        let time = Time::default();
+        let time = Quiet::new(STEP);
         let log = Hopeless {
             time: time.clone(),
             pair: pair.clone(),

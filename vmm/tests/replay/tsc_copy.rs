@@ -1,20 +1,17 @@
 //! The copy of the time stamp counter that a kernel reads.
 
-use std::cell::Cell;
-
-use ftvm_vmm::devices::{Appetite, ClockNeed, Input};
 use ftvm_vmm::dice::Dice;
-use ftvm_vmm::engine::{Role, Step};
+use ftvm_vmm::engine::Role;
 use ftvm_vmm::fake_cpu::Op;
 use ftvm_vmm::ram::GuestRam;
-use ftvm_vmm::sources::{OutsideWorld, Recorder, Verification};
+use ftvm_vmm::sources::{Recorder, Verification};
 use ftvm_vmm::tsc_cache;
 use logging_channel::entry::{Entry, Payload};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::guest::{Deed, TSC_COPY, deeds, script};
-use crate::world::MemoryLog;
+use crate::world::{MemoryLog, Quiet};
 use crate::{record, run};
 
 fn copy(memory: &GuestRam) -> u64 {
@@ -40,34 +37,12 @@ proptest! {
     }
 }
 
-/// A world in which a key is pressed when the guest sleeps, and nothing else happens.
-struct Keys(Cell<u64>);
-
-impl OutsideWorld for Keys {
-    fn clock(&self, _: ClockNeed) -> u64 {
-        self.0.set(self.0.get() + 1000);
-        self.0.get()
-    }
-
-    fn poll(&self, _: &Appetite) -> Step<Option<Input>> {
-        Ok(None)
-    }
-
-    fn is_ready(&self, _: &Appetite) -> bool {
-        false
-    }
-
-    fn wait(&self, _: &Appetite) -> Step<Input> {
-        Ok(Input::Typed(vec![b'k']))
-    }
-}
-
 #[test]
 fn a_guest_that_a_key_woke_is_told_the_time() {
     let script = script(&[Deed::Do(Op::Sti), Deed::Do(Op::Halt)]);
     let log = MemoryLog::default();
     let run = run(&script, &mut Dice(1), |memory, seen| {
-        let world = Keys(Cell::new(0));
+        let world = Quiet::new(1000).with_key(b'k');
         let recorder = Recorder::new(world, log.clone(), Verification::Digests, memory.clone());
         Role {
             source: Box::new(recorder),

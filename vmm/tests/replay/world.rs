@@ -114,6 +114,73 @@ impl OutsideWorld for MadeUpWorld {
     }
 }
 
+/// A world in which nothing happens but that time passes. A handle.
+#[derive(Clone)]
+pub(crate) struct Quiet {
+    now: Rc<Cell<u64>>,
+    /// Guest time from one look at the clock to the next, in nanoseconds.
+    step: u64,
+    /// What the guest is given whenever it sleeps; without, it ends then.
+    key: Option<u8>,
+    /// How often the clock was looked at.
+    pub(crate) looks: Rc<Cell<u64>>,
+    /// How often the host stopped the guest.
+    pub(crate) stops: Rc<Cell<u64>>,
+}
+
+impl Quiet {
+    /// From one look at the clock to the next, `step` nanoseconds pass.
+    pub(crate) fn new(step: u64) -> Self {
+        Self {
+            now: Rc::default(),
+            step,
+            key: None,
+            looks: Rc::default(),
+            stops: Rc::default(),
+        }
+    }
+
+    /// In which `key` is pressed whenever the guest sleeps.
+    pub(crate) fn with_key(self, key: u8) -> Self {
+        Self {
+            key: Some(key),
+            ..self
+        }
+    }
+
+    /// Guest time, in nanoseconds.
+    pub(crate) fn now(&self) -> u64 {
+        self.now.get()
+    }
+
+    /// The guest stands still for `nanos` nanoseconds.
+    pub(crate) fn pass(&self, nanos: u64) {
+        self.now.set(self.now.get() + nanos);
+    }
+}
+
+impl OutsideWorld for Quiet {
+    fn clock(&self, _: ClockNeed) -> u64 {
+        self.looks.set(self.looks.get() + 1);
+        self.pass(self.step);
+        self.now()
+    }
+
+    fn poll(&self, _: &Appetite) -> Step<Option<Input>> {
+        Ok(None)
+    }
+
+    fn is_ready(&self, _: &Appetite) -> bool {
+        self.stops.set(self.stops.get() + 1);
+        false
+    }
+
+    fn wait(&self, _: &Appetite) -> Step<Input> {
+        let key = self.key.ok_or(Interruption::Stop)?;
+        Ok(Input::Typed(vec![key]))
+    }
+}
+
 /// What is on the disk: writes do not show.
 fn contents(offset: u64, len: u32) -> Vec<u8> {
     let bytes = offset..offset + u64::from(len);
