@@ -113,6 +113,18 @@ pub enum Interruption {
     Cpu(CpuError),
 }
 
+impl Interruption {
+    /// The replay at `point` differs from the log entry `lsn`.
+    #[must_use]
+    pub fn diverged(point: ExecutionPoint, lsn: Lsn, difference: Difference) -> Self {
+        Self::Diverged(Box::new(Divergence {
+            point,
+            lsn,
+            difference,
+        }))
+    }
+}
+
 impl From<CpuError> for Interruption {
     fn from(error: CpuError) -> Self {
         Self::Cpu(error)

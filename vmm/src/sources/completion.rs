@@ -4,7 +4,7 @@ use logging_channel::entry::{DiskOutcome, Lsn};
 
 use crate::devices::Input;
 use crate::disk::{DiskCompletion, DiskError, MAX_TRANSFER, SharedDisk, SharedRead};
-use crate::engine::{Difference, Divergence, Interruption, Moment, Step};
+use crate::engine::{Difference, Interruption, Moment, Step};
 
 /// Puts completions together.
 #[derive(Default)]
@@ -83,16 +83,16 @@ impl Completions {
             .map_err(|error| Interruption::Failed(error.to_string()))?;
         let replayed = crc32fast::hash(&data);
         if logged != replayed || data.len() != len as usize {
-            return Err(Interruption::Diverged(Box::new(Divergence {
-                point: at.point,
+            return Err(Interruption::diverged(
+                at.point,
                 lsn,
-                difference: Difference::SharedRead {
+                Difference::SharedRead {
                     offset,
                     len,
                     logged,
                     replayed,
                 },
-            })));
+            ));
         }
         Ok(data)
     }

@@ -7,7 +7,7 @@ use logging_channel::entry::{Lsn, PageDigest, Registers, StateDigest, StatePart}
 
 use super::address_space::AddressSpace;
 use super::pace::StateCounters;
-use crate::engine::{Difference, Divergence, Interruption, Moment, StateDifference, Step};
+use crate::engine::{Difference, Interruption, Moment, StateDifference, Step};
 use crate::ram::{PAGE, PageSet};
 use crate::state::{Baseline, Incoming, StateError, digest, part_digests};
 
@@ -119,7 +119,7 @@ impl StateFollower {
         let difference = StateDifference {
             page_tables: count(&space.tables),
             program_pages: count(&space.program),
-            registers: different_registers(&last.registers, &parts.registers),
+            registers: different_registers(&last.registers, &parts.registers).collect(),
             parts: names
                 .zip(same)
                 .filter(|(_, (own, logged))| own != logged)
@@ -128,11 +128,11 @@ impl StateFollower {
             stack: stack_among(at, &parts.registers, &pages),
             pages,
         };
-        Err(Interruption::Diverged(Box::new(Divergence {
-            point: at.point,
+        Err(Interruption::diverged(
+            at.point,
             lsn,
-            difference: Difference::State(Box::new(difference)),
-        })))
+            Difference::State(Box::new(difference)),
+        ))
     }
 }
 
@@ -149,13 +149,16 @@ fn stack_among(at: &mut Moment<'_>, registers: &Registers, pages: &[u64]) -> Opt
     })
 }
 
-fn different_registers(logged: &Registers, own: &Registers) -> Vec<(&'static str, u64, u64)> {
+/// The registers that differ: name, logged, own.
+pub(super) fn different_registers(
+    logged: &Registers,
+    own: &Registers,
+) -> impl Iterator<Item = (&'static str, u64, u64)> {
     Registers::NAMES
         .into_iter()
         .zip(logged.fields().into_iter().zip(own.fields()))
         .filter(|(_, (logged, own))| logged != own)
         .map(|(name, (logged, own))| (name, logged, own))
-        .collect()
 }
 
 /// Pages that are not in both, or not with the same digest.

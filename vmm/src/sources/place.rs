@@ -5,7 +5,7 @@ use logging_channel::entry::{Entry, ExecutionPoint, Lsn, Payload};
 use crate::devices::Input;
 use crate::devices::virtio::net::frame::Frame;
 use crate::engine::source::describe;
-use crate::engine::{Difference, Divergence, Interruption};
+use crate::engine::{Difference, Interruption};
 
 /// What the replayer found at the head of the log, compared with where the guest is.
 pub(super) enum EntryPlace {
@@ -32,14 +32,14 @@ pub(super) fn diverged(
     entry: &Entry,
     doing: &str,
 ) -> Interruption {
-    Interruption::Diverged(Box::new(Divergence {
+    Interruption::diverged(
         point,
         lsn,
-        difference: Difference::Event {
+        Difference::Event {
             logged: format!("{} at {}", describe(&entry.payload), entry.point),
             replayed: doing.to_owned(),
         },
-    }))
+    )
 }
 
 pub(super) fn input_of(payload: &Payload) -> Option<Input> {

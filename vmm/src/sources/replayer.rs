@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use logging_channel::entry::{
-    ExecutionPoint, Lsn, OutputMarker, Payload, Registers, ShutdownReason, StatePart,
+    ExecutionPoint, Lsn, OutputMarker, Payload, ShutdownReason, StatePart,
 };
 
 use super::completion::Completions;
-use super::follower::StateFollower;
+use super::follower::{StateFollower, different_registers};
 use super::log_source::{Head, LogSource, ReplayCounters};
 use super::memory_digest;
 use super::overdue::Overdue;
@@ -89,11 +89,7 @@ impl<S: LogSource> Replayer<S> {
         {
             state.take(at, part).map_err(|error| {
                 let difference = Difference::Transfer(error.to_string());
-                Interruption::Diverged(Box::new(Divergence {
-                    point: at.point,
-                    lsn,
-                    difference,
-                }))
+                Interruption::diverged(at.point, lsn, difference)
             })?;
             self.advance();
         }
@@ -119,11 +115,11 @@ impl<S: LogSource> Replayer<S> {
         {
             let replayed = at.digest()?;
             if logged != replayed {
-                return Err(Interruption::Diverged(Box::new(Divergence {
-                    point: at.point,
+                return Err(Interruption::diverged(
+                    at.point,
                     lsn,
-                    difference: Difference::RegisterDigest { logged, replayed },
-                })));
+                    Difference::RegisterDigest { logged, replayed },
+                ));
             }
             count(&self.counters.digests);
         }
@@ -225,13 +221,7 @@ impl<S: LogSource> Replayer<S> {
                     .ok_or_else(|| Interruption::Diverged(Box::new(cut)));
             }
             let point = at.point;
-            let failed = |difference| {
-                Interruption::Diverged(Box::new(Divergence {
-                    point,
-                    lsn,
-                    difference,
-                }))
-            };
+            let failed = |difference| Interruption::diverged(point, lsn, difference);
             let is_part = entry.point.exits == next && matches!(entry.payload, Payload::State(_));
             if !is_part && self.state.as_ref().is_some_and(StateFollower::is_midway) {
                 return Err(failed(Difference::Transfer("its end is missing".into())));
@@ -326,32 +316,6 @@ impl<S: LogSource> Replayer<S> {
         }
     }
 
-    fn compare_registers(
-        &self,
-        point: ExecutionPoint,
-        lsn: Lsn,
-        logged: &Registers,
-        replayed: &Registers,
-    ) -> Step<()> {
-        count(&self.counters.registers);
-        if logged == replayed {
-            return Ok(());
-        }
-        let (old, new) = (logged.fields(), replayed.fields());
-        let n = (0..old.len()).find(|n| old[*n] != new[*n]).unwrap_or(0);
-        Err(Interruption::Diverged(Box::new(Divergence {
-            point,
-            lsn,
-            difference: Difference::Register {
-                name: Registers::NAMES[n],
-                logged: old[n],
-                replayed: new[n],
-            },
-        })))
-    }
-}
-
-impl<S: LogSource> Replayer<S> {
     /// Compares guest memory with the hashes that follow the guest's end in a verified recording.
     fn compare_memory(&mut self, point: ExecutionPoint) -> Step<()> {
         let mut first_difference = None;
@@ -374,14 +338,14 @@ impl<S: LogSource> Replayer<S> {
         }
         match first_difference {
             None => Ok(()),
-            Some((lsn, first)) => Err(Interruption::Diverged(Box::new(Divergence {
+            Some((lsn, first)) => Err(Interruption::diverged(
                 point,
                 lsn,
-                difference: Difference::Memory {
+                Difference::Memory {
                     first,
                     pages: different,
                 },
-            }))),
+            )),
         }
     }
 }
@@ -401,13 +365,13 @@ impl<S: LogSource> EventSource for Replayer<S> {
         }
         match self.log.head()? {
             Head::Ended => Ok(false),
-            Head::Entry(lsn, entry) => Err(Interruption::Diverged(Box::new(Divergence {
-                point: at.point,
+            Head::Entry(lsn, entry) => Err(Interruption::diverged(
+                at.point,
                 lsn,
-                difference: Difference::Overdue {
+                Difference::Overdue {
                     logged: format!("{} at {}", describe(&entry.payload), entry.point),
                 },
-            }))),
+            )),
         }
     }
 
@@ -444,7 +408,15 @@ impl<S: LogSource> EventSource for Replayer<S> {
             _ => return Ok(()),
         };
         let replayed = at.registers()?;
-        self.compare_registers(at.point, lsn, &logged, &replayed)?;
+        count(&self.counters.registers);
+        if let Some((name, logged, replayed)) = different_registers(&logged, &replayed).next() {
+            let difference = Difference::Register {
+                name,
+                logged,
+                replayed,
+            };
+            return Err(Interruption::diverged(at.point, lsn, difference));
+        }
         self.advance();
         Ok(())
     }
