@@ -13,6 +13,7 @@ mod memory_slot;
 mod msrs;
 mod out_stop;
 pub mod probe;
+mod registers;
 mod state;
 mod step;
 pub mod stepped;

@@ -10,8 +10,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::cr4::allows;
 use super::out_stop::Tripwires;
+use super::registers;
 use super::write_log::WriteLog;
-
 use crate::cpu::{CpuError, CpuState, Exit, GuestCpu, PortAccess, Registers};
 use crate::ram::{GuestRam, PageSet};
 
@@ -401,48 +401,16 @@ impl GuestCpu for KvmCpu {
         } else {
             self.sregs()?.cr3
         };
-        Ok(Registers {
-            gpr: [
-                r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rsp, r.rbp, r.r8, r.r9, r.r10, r.r11,
-                r.r12, r.r13, r.r14, r.r15,
-            ],
-            rip: r.rip,
-            rflags: r.rflags,
-            cr3,
-        })
+        Ok(registers::from_kvm(&r, cr3))
     }
 
     fn register_digest(&mut self) -> Result<u32, CpuError> {
-        let r = self.synced();
-        Ok(crate::cpu::digest(&[
-            r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rsp, r.rbp, r.r8, r.r9, r.r10, r.r11,
-            r.r12, r.r13, r.r14, r.r15, r.rip, r.rflags,
-        ]))
+        Ok(registers::digest(&self.synced()))
     }
 
     fn set_registers(&mut self, registers: &Registers) -> Result<(), CpuError> {
-        let g = registers.gpr;
         let run = self.fd.get_kvm_run();
-        run.s.regs.regs = kvm_regs {
-            rax: g[0],
-            rbx: g[1],
-            rcx: g[2],
-            rdx: g[3],
-            rsi: g[4],
-            rdi: g[5],
-            rsp: g[6],
-            rbp: g[7],
-            r8: g[8],
-            r9: g[9],
-            r10: g[10],
-            r11: g[11],
-            r12: g[12],
-            r13: g[13],
-            r14: g[14],
-            r15: g[15],
-            rip: registers.rip,
-            rflags: registers.rflags,
-        };
+        run.s.regs.regs = registers::to_kvm(registers);
         run.kvm_dirty_regs |= u64::from(KVM_SYNC_X86_REGS);
         Ok(())
     }

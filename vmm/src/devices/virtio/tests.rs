@@ -116,10 +116,18 @@ fn offer(queue: &MockSplitQueue<'_, GuestRam>, descriptors: &[RawDescriptor]) {
     queue.add_desc_chains(descriptors, 0).expect("in memory");
 }
 
+/// Head and length of the first `n` chains that the device has used.
+fn used(queue: &MockSplitQueue<'_, GuestRam>, n: usize) -> Vec<(u32, u32)> {
+    let at = |n| queue.used().ring().ref_at(n).expect("in the ring").load();
+    (0..n).map(|n| (at(n).id(), at(n).len())).collect()
+}
+
 fn receive(card: &mut VirtioPci<Net>, frame: &[u8]) {
-    card.with_device(RX, |net, queues, memory| {
-        net.receive(frame.to_vec().into(), queues, memory)
-    });
+    receive_frame(card, frame.to_vec().into());
+}
+
+fn receive_frame(card: &mut VirtioPci<Net>, frame: Frame) {
+    card.with_device(RX, |net, queues, memory| net.receive(frame, queues, memory));
 }
 
 fn is_broken(card: &mut VirtioPci<Net>) -> bool {
@@ -194,8 +202,7 @@ fn delivers_frames_in_order() {
     assert!(!card.interrupt(), "reading the ISR acknowledges");
     assert_eq!(rx.used().idx().load(), 2);
     for (n, (byte, len)) in [(1, 60), (2, 70)].into_iter().enumerate() {
-        let used = rx.used().ring().ref_at(n).expect("in the ring").load();
-        assert_eq!((used.id(), used.len()), (n as u32, (HEADER + len) as u32));
+        assert_eq!(used(&rx, 2)[n], (n as u32, (HEADER + len) as u32));
         let mut packet = vec![0; HEADER + len];
         let at = GuestAddress(BUFFERS + 0x1000 * n as u64);
         memory.read_slice(&mut packet, at).expect("in memory");
@@ -242,15 +249,7 @@ fn frame_too_large_for_its_buffer_is_lost() {
     receive(&mut card, &[1; 200]);
     receive(&mut card, &[2; 60]);
     assert!(!is_broken(&mut card));
-    let len = |n| {
-        rx.used()
-            .ring()
-            .ref_at(n)
-            .expect("in the ring")
-            .load()
-            .len()
-    };
-    assert_eq!((len(0), len(1)), (0, 72));
+    assert_eq!(used(&rx, 2), [(0, 0), (1, 72)]);
 }
 
 #[test]

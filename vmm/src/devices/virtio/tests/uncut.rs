@@ -50,9 +50,7 @@ fn an_uncut_frame_lies_in_as_many_buffers_as_it_takes() {
     let buffers = |n: u64| descriptor(BUFFERS + n * u64::from(BUFFER), BUFFER, WRITE, 0);
     offer(&rx, &[buffers(0), buffers(1)]);
     let frame = uncut(2500);
-    card.with_device(RX, |net, queues, memory| {
-        net.receive(frame.clone(), queues, memory)
-    });
+    receive_frame(&mut card, frame.clone());
     assert_eq!(rx.used().idx().load(), 0, "two buffers are too few");
     assert!(!card.interrupt());
 
@@ -67,17 +65,7 @@ fn an_uncut_frame_lies_in_as_many_buffers_as_it_takes() {
     assert_eq!(contents[..10], UNCUT);
     assert_eq!(contents[10..12], [3, 0], "num_buffers");
     assert_eq!(contents[12..], frame.bytes);
-    let lengths: Vec<u32> = (0..3)
-        .map(|n| {
-            rx.used()
-                .ring()
-                .ref_at(n)
-                .expect("in the ring")
-                .load()
-                .len()
-        })
-        .collect();
-    assert_eq!(lengths, [1000, 1000, 512]);
+    assert_eq!(used(&rx, 3), [(0, 1000), (1, 1000), (2, 512)]);
 
     // The fourth one is still there for the next.
     receive(&mut card, &[7; 60]);
@@ -98,7 +86,7 @@ fn a_frame_that_waits_for_buffers_asks_for_them() {
         let buffers = [descriptor(BUFFERS, 1000, WRITE, 0); 2];
         offer(&rx, &buffers[..there]);
         for frame in frames {
-            card.with_device(RX, |net, queues, memory| net.receive(frame, queues, memory));
+            receive_frame(&mut card, frame);
         }
         // The device's wish is behind the used ring's entries.
         let at = rx.used_addr().0 + 4 + 8 * u64::from(QUEUE);
@@ -115,7 +103,7 @@ fn a_frame_larger_than_all_buffers_is_lost_and_those_behind_it_are_not() {
     let small = [descriptor(BUFFERS, 100, WRITE, 0); QUEUE as usize];
     offer(&rx, &small);
     let frame = uncut(2500);
-    card.with_device(RX, |net, queues, memory| net.receive(frame, queues, memory));
+    receive_frame(&mut card, frame);
     assert_eq!(rx.used().idx().load(), QUEUE, "all are given back empty");
     write(&mut card, STATUS, 1, 3 | FEATURES_OK | DRIVER_OK);
     rx.add_desc_chains(&small[..1], 0).expect("in memory");
@@ -130,7 +118,7 @@ fn what_the_guest_did_not_ask_for_does_not_arrive() {
     let [rx, _] = rings(&memory);
     offer(&rx, &[descriptor(BUFFERS, 4096, WRITE, 0)]);
     let frame = uncut(2500);
-    card.with_device(RX, |net, queues, memory| net.receive(frame, queues, memory));
+    receive_frame(&mut card, frame);
     assert_eq!(rx.used().idx().load(), 0);
     assert!(card.device.has_room());
     receive(&mut card, &[7; 60]);

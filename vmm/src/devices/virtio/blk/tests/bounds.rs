@@ -1,6 +1,8 @@
 //! What a driver can have the device hold, and do.
 
-use virtio_bindings::virtio_ring::VRING_DESC_F_INDIRECT;
+use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
+use virtio_queue::desc::RawDescriptor;
+use virtio_queue::desc::split::Descriptor;
 
 use super::*;
 
