@@ -2,18 +2,21 @@
 //! time has passed: the other one runs the guest, and the one that slept halts. All the while nobody
 //! reads the guest's console on either host.
 //!
-//! A primary falls asleep with replies that wait for their acknowledgements, and finds these when it
-//! wakes up.
+//! A primary falls asleep with replies that wait for their acknowledgements. These come when it sleeps,
+//! and it finds them when it wakes up.
 
 use std::time::{Duration, Instant};
 
 use testbed::pair::{Guest, PATIENCE, Pair, Side};
-use testbed::{Exit, GUEST_MAC, Host, HostProcess, Network, Result, Testbed, Wiretap, wait_until};
+use testbed::workload::Client;
+use testbed::{
+    Exit, GUEST_MAC, Host, HostKind, HostProcess, Network, Result, Testbed, Wiretap, wait_until,
+};
 
 const LIMIT: Duration = Duration::from_secs(180);
-/// How long acknowledgements take. Far longer than a host takes for a request and to fall asleep, and
-/// far below the heartbeat timeout, [`PATIENCE`].
-const UNDER_WAY: Duration = Duration::from_millis(600);
+/// How long nothing comes out of a host that has let out everything: far longer than it takes for a
+/// reply, and far below the heartbeat timeout, [`PATIENCE`].
+const QUIET: Duration = Duration::from_millis(500);
 
 /// Which of the two hosts sleeps.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -33,6 +36,38 @@ pub(crate) fn unread_fifo(host: &Host, path: &str) -> Result<HostProcess> {
     Ok(keeper)
 }
 
+/// Freezes both hosts when the guest on `a` has replied to something that `b` has not acknowledged, and
+/// nothing that `b` did acknowledge is in the host `a` any more: what leaves that from now on is what
+/// its `ftvm` lets out later.
+fn freeze_before_acknowledgements(
+    a: &Host,
+    b: &Host,
+    client: &Client,
+    replies: &Wiretap,
+) -> Result<()> {
+    wait_until("a sleep that begins in time", LIMIT, || {
+        client.goes_on("before the sleep")?;
+        let since = Instant::now();
+        b.freeze()?;
+        let mut last = (replies.frames()?, Instant::now());
+        while last.1.elapsed() < QUIET {
+            a.check(&["true"])?;
+            let frames = replies.frames()?;
+            if frames != last.0 {
+                last = (frames, Instant::now());
+            }
+        }
+        a.freeze()?;
+        // Else the one or the other may have found its peer lost.
+        let in_time = since.elapsed() < PATIENCE / 2;
+        if !in_time {
+            a.thaw()?;
+            b.thaw()?;
+        }
+        Ok(in_time)
+    })
+}
+
 fn one_sleeps(sleeper: Sleeper) -> Result<()> {
     let testbed = Testbed::new("frozen-host")?;
     let hosts = testbed.start_hosts(["a", "b"])?;
@@ -42,46 +77,56 @@ fn one_sleeps(sleeper: Sleeper) -> Result<()> {
         unread_fifo(&hosts[1], &unread)?,
     ];
     let log = ["--console-log", &unread];
-    let pair = Pair::start_on(&testbed, hosts, Guest::redis("sleepy"), &log, &log)?;
+    // A guest goes on although the backup does not for a moment.
+    let primary = [&log[..], &["--max-lag", "10000"]].concat();
+    let pair = Pair::start_on(&testbed, hosts, Guest::redis("sleepy"), &primary, &log)?;
 
-    let (host, asleep, mut awake) = match sleeper {
-        Sleeper::Primary => (&pair.a, pair.primary, pair.backup),
-        Sleeper::Backup => (&pair.b, pair.backup, pair.primary),
+    let (host, other, asleep, mut awake) = match sleeper {
+        Sleeper::Primary => (&pair.a, "b", pair.primary, pair.backup),
+        Sleeper::Backup => (&pair.b, "a", pair.backup, pair.primary),
     };
-    // A reply has left, and the next request is there: its reply leaves when the acknowledgement comes.
-    pair.b.delay(Network::Logging, UNDER_WAY)?;
-    pair.client.goes_on("with late acknowledgements")?;
-    host.check(&["true"])?;
-    host.freeze()?;
-    awake.wait_for("live", LIMIT)?;
+    let asleep_speaks = Wiretap::start(&testbed, host, Network::Client, GUEST_MAC)?;
+    let acknowledgements = Wiretap::of_tcp_data(&testbed, &pair.b, Network::Logging)?;
+    match sleeper {
+        Sleeper::Primary => {
+            freeze_before_acknowledgements(&pair.a, &pair.b, &pair.client, &asleep_speaks)?;
+        }
+        Sleeper::Backup => pair.b.freeze()?,
+    }
+    let said = asleep_speaks.frames()?;
+    let acknowledged = acknowledgements.frames()?;
+    if sleeper == Sleeper::Primary {
+        pair.b.thaw()?;
+    }
+    let live = awake.wait_for("live", LIMIT)?;
     pair.client.goes_on("of the other host")?;
     awake.keep_figures();
     wait_until("figures of a guest that is alone", LIMIT, || {
         Ok(!awake.take_figures().is_empty())
     })?;
+    // The link of a host that is a namespace sleeps as well.
+    if sleeper == Sleeper::Primary && host.kind() == HostKind::Qemu {
+        assert!(acknowledgements.frames()? > acknowledged);
+        assert!(live["resent_frames"].as_u64() > Some(0), "{live}");
+    }
+    assert_eq!(asleep_speaks.frames()?, said, "frames of one that sleeps");
     host.thaw()?;
     let (exit, told) = asleep.end(LIMIT)?;
     assert_eq!(exit, Exit::Code(3), "{told:?}");
     assert!(told.has("lost") && !told.has("live"), "{told:?}");
-    let asleep_speaks = Wiretap::start(&testbed, host, Network::Client, GUEST_MAC)?;
-    let other = if sleeper == Sleeper::Primary {
-        "b"
-    } else {
-        "a"
-    };
-    // A frame that was in the host's network card when it fell asleep comes out of it when it wakes up,
-    // and the new host speaks again when it hears it.
-    wait_until(
-        "that the switch has the guest at the other host",
-        LIMIT,
-        || {
-            let place = testbed.fabric().host_behind(Network::Client, GUEST_MAC)?;
-            Ok(place.as_deref() == Some(other))
-        },
-    )?;
     pair.client.goes_on("after the other host woke up")?;
+    let place = testbed.fabric().host_behind(Network::Client, GUEST_MAC)?;
+    assert_eq!(
+        place.as_deref(),
+        Some(other),
+        "where the switch has the guest"
+    );
     pair.client.lost_nothing();
-    assert_eq!(asleep_speaks.frames()?, 0, "frames of the one that slept");
+    assert_eq!(
+        asleep_speaks.frames()?,
+        said,
+        "frames of the one that slept"
+    );
     assert!(!awake.has_ended());
     pair.a.check(&["rm", &unread])?;
 
@@ -89,7 +134,8 @@ fn one_sleeps(sleeper: Sleeper) -> Result<()> {
     Ok(())
 }
 
-/// A frozen primary is replaced, and does not disturb its successor when it wakes up.
+/// A frozen primary is replaced, and does not disturb its successor when it wakes up: it has
+/// acknowledgements then, and lets nothing out.
 #[test]
 fn a_primary_that_slept_halts() -> Result<()> {
     one_sleeps(Sleeper::Primary)

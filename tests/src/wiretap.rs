@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem;
+use std::ops::Range;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 
 use nix::errno::Errno;
@@ -22,10 +23,12 @@ use crate::worker::{Desk, Worker};
 /// How often the thread looks whether anybody is still interested, in milliseconds.
 const LOOK: i64 = 100;
 /// A frame begins with the destination's address, and then has the source's.
-const SOURCE: std::ops::Range<usize> = 6..12;
+const SOURCE: Range<usize> = 6..12;
+/// What is looked at of a frame: its headers.
+const HEADERS: usize = 128;
 
-/// Counts frames that a host sends to a network, by the MAC address that they come from. It looks
-/// at the other end of the host's link (packet(7)), so that nothing in the host has a say in it.
+/// Counts frames that a host sends to a network. It looks at the other end of the host's link
+/// (packet(7)), so that nothing in the host has a say in it.
 #[derive(Debug)]
 pub struct Wiretap {
     what: String,
@@ -40,7 +43,7 @@ struct Seen {
 }
 
 impl Wiretap {
-    /// Begins to count those from `source`.
+    /// Begins to count those that come from the MAC address `source`.
     ///
     /// # Errors
     ///
@@ -51,6 +54,25 @@ impl Wiretap {
         network: Network,
         source: [u8; 6],
     ) -> Result<Self> {
+        let is_from = move |frame: &[u8]| frame.get(SOURCE) == Some(&source);
+        Self::counting(testbed, host, network, is_from)
+    }
+
+    /// Begins to count TCP segments with data.
+    ///
+    /// # Errors
+    ///
+    /// As [`Wiretap::start`].
+    pub fn of_tcp_data(testbed: &Testbed, host: &Host, network: Network) -> Result<Self> {
+        Self::counting(testbed, host, network, has_tcp_data)
+    }
+
+    fn counting(
+        testbed: &Testbed,
+        host: &Host,
+        network: Network,
+        is_meant: impl Fn(&[u8]) -> bool + Send + 'static,
+    ) -> Result<Self> {
         let namespace = testbed.fabric().namespace();
         let link = link_name(host.name(), network);
         let what = format!("a look at {link} in {}", namespace.name());
@@ -60,9 +82,10 @@ impl Wiretap {
             source,
         })?;
         let worker = Worker::start(move |desk: &Desk<Seen>| {
+            let mut headers = [0; HEADERS];
             while desk.goes_on() {
-                match sender(&wire) {
-                    Ok(sender) if sender == Some(source) => desk.record().frames += 1,
+                match next_frame(&wire, &mut headers) {
+                    Ok(frame) if is_meant(frame) => desk.record().frames += 1,
                     Ok(_) => {}
                     Err(error) => {
                         desk.record().trouble = Some(error);
@@ -126,18 +149,58 @@ fn every_frame_of(index: i32) -> LinkAddr {
     address.expect("an address of this family")
 }
 
-/// Who sent the next frame that came out of the host; `None` if there was none for a while, or it
-/// went to the host.
-fn sender(wire: &OwnedFd) -> nix::Result<Option<[u8; 6]>> {
-    let mut frame = [0; SOURCE.end];
-    match recvfrom::<LinkAddr>(wire.as_raw_fd(), &mut frame) {
-        Ok((length, Some(from)))
-            if length == frame.len() && from.pkttype() != libc::PACKET_OUTGOING =>
-        {
-            Ok(frame[SOURCE].try_into().ok())
-        }
+/// The next frame that came out of the host, as far as there is room; an empty one if there was none
+/// for a while, or it went to the host.
+fn next_frame<'a>(wire: &OwnedFd, room: &'a mut [u8]) -> nix::Result<&'a [u8]> {
+    match recvfrom::<LinkAddr>(wire.as_raw_fd(), room) {
+        Ok((length, Some(from))) if from.pkttype() != libc::PACKET_OUTGOING => Ok(&room[..length]),
         // The link of a frozen namespace is down, and comes up again.
-        Ok(_) | Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => Ok(None),
+        Ok(_) | Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => Ok(&[]),
         Err(error) => Err(error),
+    }
+}
+
+/// Whether a frame is a TCP segment over IPv4 that carries data.
+fn has_tcp_data(frame: &[u8]) -> bool {
+    const TCP: u8 = 6;
+    let Some((&[0x08, 0x00], packet)) = frame
+        .get(SOURCE.end..)
+        .and_then(|rest| rest.split_first_chunk())
+    else {
+        return false;
+    };
+    let words = |header: Option<&u8>| header.map(|byte| usize::from(byte & 15) * 4);
+    let data = || {
+        let length = usize::from(u16::from_be_bytes([*packet.get(2)?, *packet.get(3)?]));
+        let ip = words(packet.first())?;
+        let tcp = words(packet.get(ip + 12).map(|byte| byte >> 4).as_ref())?;
+        Some(length > ip + tcp)
+    };
+    packet.get(9) == Some(&TCP) && data().unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_is_what_follows_the_headers() {
+        let segment = |data: u8| {
+            let mut frame = vec![0; 60];
+            frame[12..14].copy_from_slice(&[0x08, 0x00]);
+            frame[14] = 0x45;
+            frame[17] = 20 + 32 + data;
+            frame[23] = 6;
+            frame[14 + 20 + 12] = 8 << 4;
+            frame
+        };
+        assert!(has_tcp_data(&segment(1)));
+        // A short frame is filled up.
+        assert!(!has_tcp_data(&segment(0)));
+        assert!(!has_tcp_data(&segment(1)[..30]));
+        assert!(!has_tcp_data(&[]));
+        let mut udp = segment(1);
+        udp[23] = 17;
+        assert!(!has_tcp_data(&udp));
     }
 }
