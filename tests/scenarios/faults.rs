@@ -5,6 +5,8 @@
 //! ftvm's own timeouts and writes the table in `docs/roles.md`. Without it, those two are tried that
 //! leave everything alive and let the log stand still.
 
+mod kinds;
+
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -16,217 +18,15 @@ use std::time::{Duration, Instant};
 use guest_images::disk::{self, DiskLine, MIN_BYTES, WORKERS};
 use testbed::pair::{DiskServer, Export, Guest, Side, Told, one_goes_on};
 use testbed::workload::Client;
-use testbed::{Exit, GUEST, Host, Network, Result, Testbed, Traffic, wait_until};
+use testbed::{Exit, GUEST, Host, Result, Testbed, wait_until};
+
+use self::kinds::{FAULTS, Fault, LARGE_LOST, Place, TCP_CUT};
 
 const LIMIT: Duration = Duration::from_secs(180);
 /// How long a fault lasts where it is measured.
 const WINDOW: Duration = Duration::from_secs(8);
 /// Where the guest with a disk gives back what it gets.
 const ECHO: u16 = 7;
-
-/// Whose link is disturbed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
-    Primary,
-    Backup,
-}
-
-/// Which way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
-    /// What the host sends.
-    From(End),
-    /// What it gets from the disk server, which can only be cut.
-    To(End),
-}
-
-/// What is disturbed, and how netem is told to do it.
-type Disturbance = (Way, Network, Traffic, &'static str);
-
-/// A fault of a network.
-#[derive(Debug, Clone, Copy)]
-struct Fault {
-    name: &'static str,
-    disturbances: &'static [Disturbance],
-    /// For a guest with a disk: where the backup gets what is read.
-    backup_reads: Option<&'static str>,
-}
-
-/// The disturbance of what both hosts send to the logging network.
-macro_rules! both {
-    ($traffic:ident, $how:literal) => {
-        &[
-            (
-                Way::From(End::Primary),
-                Network::Logging,
-                Traffic::$traffic,
-                $how,
-            ),
-            (
-                Way::From(End::Backup),
-                Network::Logging,
-                Traffic::$traffic,
-                $how,
-            ),
-        ]
-    };
-}
-
-/// One way of a host's link is cut, or more of them.
-macro_rules! cut {
-    ($network:ident: $($way:ident $end:ident),+) => {
-        &[$((Way::$way(End::$end), Network::$network, Traffic::All, "loss 100%")),+]
-    };
-}
-
-const fn fault(name: &'static str, disturbances: &'static [Disturbance]) -> Fault {
-    Fault {
-        name,
-        disturbances,
-        backup_reads: None,
-    }
-}
-
-const fn with_disk(
-    name: &'static str,
-    reads: &'static str,
-    disturbances: &'static [Disturbance],
-) -> Fault {
-    Fault {
-        name,
-        disturbances,
-        backup_reads: Some(reads),
-    }
-}
-
-const TCP_CUT: Fault = fault("TCP cut, UDP not", both!(Tcp, "loss 100%"));
-const LARGE_LOST: Fault = fault("packets of 1 KiB and more lost", both!(Large, "loss 100%"));
-
-const FAULTS: [Fault; 30] = [
-    fault("no fault", &[]),
-    fault("cut", both!(All, "loss 100%")),
-    fault(
-        "cut from the primary to the backup",
-        cut!(Logging: From Primary),
-    ),
-    fault(
-        "cut from the backup to the primary",
-        cut!(Logging: From Backup),
-    ),
-    fault("UDP cut, TCP not", both!(Udp, "loss 100%")),
-    TCP_CUT,
-    LARGE_LOST,
-    fault("10 % lost", both!(All, "loss 10%")),
-    fault("30 % lost", both!(All, "loss 30%")),
-    fault("60 % lost", both!(All, "loss 60%")),
-    fault("5 % damaged", both!(All, "corrupt 5%")),
-    fault("20 % twice", both!(All, "duplicate 20%")),
-    fault(
-        "5 % damaged, 20 % twice",
-        both!(All, "corrupt 5% duplicate 20%"),
-    ),
-    fault(
-        "half of the packets 10 ms late, so that others overtake them",
-        both!(All, "delay 10ms reorder 50%"),
-    ),
-    fault("100 ms ± 80 ms late", both!(All, "delay 100ms 80ms")),
-    fault(
-        "storage network: the primary's link cut, no disk",
-        cut!(Storage: From Primary, To Primary),
-    ),
-    fault(
-        "storage network: cut from the primary to the disk server, no disk",
-        cut!(Storage: From Primary),
-    ),
-    fault(
-        "storage network: cut from the disk server to the primary, no disk",
-        cut!(Storage: To Primary),
-    ),
-    fault(
-        "storage network: the backup's link cut, no disk",
-        cut!(Storage: From Backup, To Backup),
-    ),
-    fault(
-        "storage network: cut from the backup to the disk server, no disk",
-        cut!(Storage: From Backup),
-    ),
-    fault(
-        "storage network: cut from the disk server to the backup, no disk",
-        cut!(Storage: To Backup),
-    ),
-    with_disk(
-        "storage network: the primary's link cut, a disk",
-        "log",
-        cut!(Storage: From Primary, To Primary),
-    ),
-    with_disk(
-        "storage network: cut from the primary to the disk server, a disk",
-        "log",
-        cut!(Storage: From Primary),
-    ),
-    with_disk(
-        "storage network: cut from the disk server to the primary, a disk",
-        "log",
-        cut!(Storage: To Primary),
-    ),
-    with_disk(
-        "storage network: the backup's link cut, a disk",
-        "log",
-        cut!(Storage: From Backup, To Backup),
-    ),
-    with_disk(
-        "storage network: cut from the backup to the disk server, a disk",
-        "log",
-        cut!(Storage: From Backup),
-    ),
-    with_disk(
-        "storage network: cut from the disk server to the backup, a disk",
-        "log",
-        cut!(Storage: To Backup),
-    ),
-    with_disk(
-        "storage network: the backup's link cut, `--backup-reads disk`",
-        "disk",
-        cut!(Storage: From Backup, To Backup),
-    ),
-    with_disk(
-        "storage network: cut from the backup to the disk server, `--backup-reads disk`",
-        "disk",
-        cut!(Storage: From Backup),
-    ),
-    with_disk(
-        "storage network: cut from the disk server to the backup, `--backup-reads disk`",
-        "disk",
-        cut!(Storage: To Backup),
-    ),
-];
-
-impl Fault {
-    fn strike(&self, a: &Host, b: &Host) -> Result<()> {
-        self.disturbances
-            .iter()
-            .try_for_each(|&(way, network, traffic, how)| match way {
-                Way::From(end) => of(end, a, b).disturb(network, traffic, how),
-                Way::To(end) => of(end, a, b).deafen_to_disk_server(),
-            })
-    }
-
-    fn heal(&self, a: &Host, b: &Host) -> Result<()> {
-        self.disturbances
-            .iter()
-            .try_for_each(|&(way, network, ..)| match way {
-                Way::From(end) => of(end, a, b).undisturb(network),
-                Way::To(end) => of(end, a, b).hear_disk_server(),
-            })
-    }
-}
-
-fn of<'a>(end: End, a: &'a Host, b: &'a Host) -> &'a Host {
-    match end {
-        End::Primary => a,
-        End::Backup => b,
-    }
-}
 
 /// A client of a guest with a disk: it has every line given back.
 struct Echo {
@@ -358,6 +158,14 @@ impl Stage {
         })
     }
 
+    fn place(&self) -> Place<'_> {
+        Place {
+            fabric: self.testbed.fabric(),
+            primary: &self.a,
+            backup: &self.b,
+        }
+    }
+
     /// Strikes a guest with a fault that lasts for `window`, and until one host is alone if it `must`.
     fn suffer(
         &mut self,
@@ -398,15 +206,23 @@ impl Stage {
             User::Redis(client)
         };
 
+        let place = self.place();
         let struck = Instant::now();
-        fault.strike(&self.a, &self.b)?;
-        wait_until("the end of the fault", LIMIT, || {
-            let alone = [&mut primary, &mut backup].map(|side| side.told().has("live"));
-            Ok(struck.elapsed() >= window && (!must || alone.contains(&true)))
-        })?;
-        user.goes_on("replies in spite of the fault")?;
-        let healed = Instant::now();
-        fault.heal(&self.a, &self.b)?;
+        let healed = if fault.pulses {
+            fault.strike_again_and_again(&place)?;
+            user.goes_on("replies in spite of the fault")?;
+            Instant::now()
+        } else {
+            fault.strike(&place)?;
+            wait_until("the end of the fault", LIMIT, || {
+                let alone = [&mut primary, &mut backup].map(|side| side.told().has("live"));
+                Ok(struck.elapsed() >= window && (!must || alone.contains(&true)))
+            })?;
+            user.goes_on("replies in spite of the fault")?;
+            let healed = Instant::now();
+            fault.heal(&place)?;
+            healed
+        };
 
         let reason = |side: &mut Side| {
             let lost = side.told().event("peer-lost")?;
@@ -464,32 +280,36 @@ fn wanted(value: &str) -> &'static [Fault] {
     found.unwrap_or_else(|| panic!("FTVM_FAULTS=all or FIRST-LAST, of 1 to {}", FAULTS.len()))
 }
 
-/// Puts a row into the table, in the place of an earlier one of the same fault.
+/// Puts a row into the table, in the place of an earlier one of the same fault. The rows are in the
+/// order of [`FAULTS`].
 fn put_row(table: &Path, fault: &Fault, seen: &Seen) {
     const HEAD: &str = "| fault of a network |";
     let text = fs::read_to_string(table).expect("the page");
+    let lines: Vec<&str> = text.lines().collect();
+    let head = lines.iter().position(|line| line.starts_with(HEAD));
+    let first = head.expect("the table's head") + 2;
+    let rows = lines[first..]
+        .iter()
+        .take_while(|line| line.starts_with('|'));
+    let end = first + rows.count();
     let tenths = seen.gap.as_millis().div_ceil(100);
-    let start = format!("| {} |", fault.name);
-    let row = format!(
-        "{start} {}.{} s | {} | nothing |",
-        tenths / 10,
-        tenths % 10,
-        seen.runs
+    let (seconds, tenth) = (tenths / 10, tenths % 10);
+    let new = format!(
+        "| {} | {seconds}.{tenth} s | {} | nothing |",
+        fault.name, seen.runs
     );
-    let mut lines: Vec<&str> = text.lines().collect();
-    match lines.iter().position(|line| line.starts_with(&start)) {
-        Some(place) => lines[place] = &row,
-        None => {
-            let head = lines.iter().position(|line| line.starts_with(HEAD));
-            let head = head.expect("the table's head");
-            let rows = lines[head..]
-                .iter()
-                .take_while(|line| line.starts_with('|'));
-            let end = head + rows.count();
-            lines.insert(end, &row);
+    let rows = FAULTS.iter().filter_map(|known| {
+        if known.name == fault.name {
+            return Some(&new[..]);
         }
-    }
-    fs::write(table, lines.join("\n") + "\n").expect("the page");
+        let start = format!("| {} |", known.name);
+        let mut rows = lines[first..end].iter().copied();
+        rows.find(|row| row.starts_with(&start))
+    });
+    let before = lines[..first].iter().copied();
+    let after = lines[end..].iter().copied();
+    let page: Vec<&str> = before.chain(rows).chain(after).collect();
+    fs::write(table, page.join("\n") + "\n").expect("the page");
 }
 
 /// Both sides are alive and hear each other, and the log does not get through: the primary finds
@@ -532,7 +352,7 @@ fn measure(faults: &[Fault]) -> Result<()> {
             Err(error) => {
                 failed += 1;
                 eprintln!("{}: {error}", fault.name);
-                let _ = fault.heal(&stage.a, &stage.b);
+                let _ = fault.heal(&stage.place());
             }
         }
     }

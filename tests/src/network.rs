@@ -87,6 +87,9 @@ pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
 /// The guest's MAC address: `ftvm`'s default.
 pub const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0x00, 0xf7, 0x00, 0x01];
 
+/// The disk server's port of the storage network.
+const DISK_PORT: &str = "p-disk";
+
 /// A place outside the hosts: a namespace with one address.
 #[derive(Debug, Clone)]
 pub struct Position {
@@ -201,7 +204,7 @@ impl Fabric {
         ))?;
         for (position, network, port) in [
             (&self.client, Network::Client, "p-client"),
-            (&self.disk, Network::Storage, "p-disk"),
+            (&self.disk, Network::Storage, DISK_PORT),
         ] {
             position.namespace.create()?;
             self.namespace.ip(&format!(
@@ -233,6 +236,38 @@ impl Fabric {
     #[must_use]
     pub fn disk(&self) -> &Position {
         &self.disk
+    }
+
+    /// Cuts the disk server's link to the storage network. Neither it nor a host notices: nothing comes
+    /// or goes.
+    ///
+    /// # Errors
+    ///
+    /// When the link cannot be changed.
+    pub fn cut_disk_server(&self) -> Result<()> {
+        self.port_of_disk_server("0")
+    }
+
+    /// Heals [`Fabric::cut_disk_server`].
+    ///
+    /// # Errors
+    ///
+    /// When the link cannot be changed.
+    pub fn heal_disk_server(&self) -> Result<()> {
+        self.port_of_disk_server("3")
+    }
+
+    /// The state of the bridge's port, as `bridge(8)` numbers them: 0 is disabled, 3 is forwarding.
+    fn port_of_disk_server(&self, state: &str) -> Result<()> {
+        let mut bridge = self.bridge();
+        bridge.args(["link", "set", "dev", DISK_PORT, "state", state]);
+        output(&mut bridge).map(drop)
+    }
+
+    fn bridge(&self) -> Command {
+        let mut bridge = Command::new("bridge");
+        bridge.args(["-n", self.namespace.name()]);
+        bridge
     }
 
     /// Connects a host: TAPs for an emulated machine to open, or the ends of
@@ -287,15 +322,8 @@ impl Fabric {
     /// When the network cannot be asked.
     pub fn host_behind(&self, network: Network, mac: [u8; 6]) -> Result<Option<String>> {
         let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-        let mut bridge = Command::new("bridge");
-        bridge.args([
-            "-n",
-            self.namespace.name(),
-            "fdb",
-            "show",
-            "br",
-            network.name(),
-        ]);
+        let mut bridge = self.bridge();
+        bridge.args(["fdb", "show", "br", network.name()]);
         let known = output(&mut bridge)?;
         let line = known.lines().find(|line| line.starts_with(&mac));
         let port = line.and_then(|line| {
