@@ -120,8 +120,8 @@ impl Modules {
     pub(super) fn log(&self) {
         if self.seen > 0 {
             log::info!(
-                "{} of {} kernel modules in the initramfs read the time stamp counter and were \
-                 rewritten",
+                "{} of {} kernel modules in the initramfs read the time stamp counter or make \
+                 hypercalls, and were rewritten",
                 self.rewritten.len(),
                 self.seen
             );
@@ -131,8 +131,9 @@ impl Modules {
         }
         for unseen in &self.unseen {
             log::warn!(
-                "{unseen}. A module among them that reads the time stamp counter would get this \
-                 host's value, which is not logged: a replay or a backup would diverge there"
+                "{unseen}. A module among them that reads the time stamp counter or makes a hypercall \
+                 would get this host's value, which is not logged: a replay or a backup would diverge \
+                 there"
             );
         }
     }
