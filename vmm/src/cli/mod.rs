@@ -200,14 +200,10 @@ struct BackupArgs {
     #[arg(long, value_name = "S", default_value_t = 60, value_parser = number(0..=31_536_000))]
     connect_timeout: u64,
     /// Flip a bit of this guest's memory, of a register, or of a log entry, to show that it is
-    /// found.
+    /// found: of the next one of these at each SIGUSR1.
     #[cfg(feature = "sabotage")]
-    #[arg(long, value_name = "memory|register|entry")]
-    sabotage: Option<Target>,
-    /// When to do so, in seconds from the start.
-    #[cfg(feature = "sabotage")]
-    #[arg(long, value_name = "S", default_value_t = 5, value_parser = number(0..=86_400))]
-    sabotage_after: u64,
+    #[arg(long, value_name = "memory|register|entry", value_delimiter = ',')]
+    sabotage: Vec<Target>,
 }
 
 /// Runs the command line.
@@ -342,10 +338,10 @@ fn backup(args: &BackupArgs) -> anyhow::Result<()> {
         channel: Settings::default(),
         latency: args.guest.latency(),
         #[cfg(feature = "sabotage")]
-        sabotage: args.sabotage.map(|target| Plan {
-            target,
-            after: Duration::from_secs(args.sabotage_after),
-        }),
+        sabotage: Plan {
+            targets: args.sabotage.clone(),
+            next: outcome::next_on_signal()?,
+        },
     };
     let ended = roles::run_backup(
         &args.guest.vm()?,
@@ -380,7 +376,6 @@ mod tests {
             ("primary", "never-repair"),
             ("primary", "break-output-rule"),
             ("backup", "sabotage"),
-            ("backup", "sabotage-after"),
         ] {
             let command = cli.find_subcommand(command).expect("it is there");
             let known = (command.get_arguments()).any(|known| known.get_long() == Some(option));

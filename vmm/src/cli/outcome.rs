@@ -80,6 +80,14 @@ pub(super) fn cancel_on_signals() -> std::io::Result<Arc<AtomicBool>> {
     Ok(flag)
 }
 
+/// A flag that SIGUSR1 sets.
+#[cfg(feature = "sabotage")]
+pub(super) fn next_on_signal() -> std::io::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(signal_hook::consts::SIGUSR1, flag.clone())?;
+    Ok(flag)
+}
+
 /// Ends the process at once when this host has lost the right to run the guest: the guest's
 /// thread may be anywhere, and nothing of it may leave any more.
 pub(super) fn halt_process() -> Halt {

@@ -29,7 +29,7 @@ use crate::gates::{Direct, Suppressed, Unreleased};
 use crate::io::Outlet;
 use crate::ram::GuestRam;
 #[cfg(feature = "sabotage")]
-use crate::sources::sabotage::{self, Plan, SabotagedLog};
+use crate::sources::sabotage::{Plan, Saboteur};
 use crate::sources::{
     ClockTrace, Head, Lanes, LiveInputs, LogSource, MANY, NoLog, REPLAY_WATCH, Recorder, Repairs,
     Replayer, StateFollower, Verification,
@@ -52,7 +52,7 @@ pub struct BackupOptions {
     pub latency: Duration,
     /// **Breaks the replay**: for the tests that show that it is found.
     #[cfg(feature = "sabotage")]
-    pub sabotage: Option<Plan>,
+    pub sabotage: Plan,
 }
 
 /// Connects to the primary and replays its log; goes live when the primary is lost.
@@ -134,7 +134,9 @@ pub fn run_backup(
     };
     let follower = StateFollower::new(baseline, meters.state);
     #[cfg(feature = "sabotage")]
-    let log = SabotagedLog::new(log, options.sabotage);
+    let saboteur = Saboteur::new(options.sabotage.clone());
+    #[cfg(feature = "sabotage")]
+    let log = saboteur.log(log);
     let mut replayer = Replayer::new(log, guest.memory.clone(), Arc::default());
     if let Some(disk) = &guest.disk {
         replayer = replayer.with_shared_disk(Box::new(disk.reader()));
@@ -145,7 +147,7 @@ pub fn run_backup(
     #[cfg(not(feature = "sabotage"))]
     let source = Box::new(replayer);
     #[cfg(feature = "sabotage")]
-    let source = sabotage::source(replayer, &guest.memory, options.sabotage);
+    let source = Box::new(saboteur.source(replayer, guest.memory.clone()));
     let gate = Box::new(Suppressed::keeping(unreleased).following(followed));
     let mut engine = guest.into_engine(Role { source, gate });
     let ended = engine.run().map_err(|error| match error {

@@ -1,6 +1,11 @@
 //! Breaks a replay on purpose, so that tests can see that it is found.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use logging_channel::entry::{Entry, Lsn, OutputMarker, Payload, ShutdownReason};
@@ -51,89 +56,110 @@ impl FromStr for Target {
     }
 }
 
-/// Breaks one thing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What is broken, one thing after the other: the next one begins when it is asked for, and ends when
+/// it is found.
+#[derive(Debug, Clone, Default)]
 pub struct Plan {
-    /// What.
-    pub target: Target,
-    /// When, from the start of the replay.
-    pub after: Duration,
+    /// In this order.
+    pub targets: Vec<Target>,
+    /// Asks for the next one.
+    pub next: Arc<AtomicBool>,
 }
 
+/// How far a plan is carried out.
 #[derive(Debug)]
-struct Trigger {
-    plan: Plan,
-    started: Instant,
-    done: bool,
+struct Progress {
+    next: Arc<AtomicBool>,
+    to_come: VecDeque<Target>,
+    /// What is being broken, and when a bit of it is flipped.
+    under_way: Option<(Target, Instant)>,
 }
 
-impl Trigger {
+impl Progress {
     fn new(plan: Plan) -> Self {
         Self {
-            plan,
-            started: Instant::now(),
-            done: false,
+            next: plan.next,
+            to_come: plan.targets.into(),
+            under_way: None,
         }
     }
 
-    fn is_due(&self) -> bool {
-        !self.done && self.started.elapsed() >= self.plan.after
+    /// What is being broken.
+    fn target(&mut self) -> Option<Target> {
+        if self.next.swap(false, Ordering::Relaxed) {
+            let next = self.to_come.pop_front();
+            self.under_way = next.map(|target| (target, Instant::now()));
+        }
+        self.under_way.map(|(target, _)| target)
     }
 
-    /// It is due again after this time.
-    fn set(&mut self, after: Duration) {
-        self.plan.after = after;
-        self.started = Instant::now();
-        self.done = false;
-    }
-
-    /// Whether it is time, once.
-    fn pull(&mut self) -> bool {
-        let due = self.is_due();
+    /// Whether it is time to flip a bit of `target`: so once every [`AGAIN`].
+    fn is_due(&mut self, target: Target) -> bool {
+        let now = Instant::now();
+        let due = self.target() == Some(target) && self.under_way.is_some_and(|(_, at)| at <= now);
         if due {
-            self.done = true;
-            log::warn!("a bit is flipped on purpose: {:?}", self.plan.target);
+            log::warn!("a bit is flipped on purpose: {target:?}");
+            self.under_way = Some((target, now + AGAIN));
         }
         due
     }
+
+    fn is_found(&mut self) {
+        self.under_way = None;
+    }
 }
 
-/// `source`, but for `plan`.
-pub fn source(
-    source: impl EventSource + 'static,
-    memory: &GuestRam,
-    plan: Option<Plan>,
-) -> Box<dyn EventSource> {
-    match plan {
-        None => Box::new(source),
-        Some(plan) => Box::new(Sabotage {
+/// Carries out a plan, in the log and in the guest that follows it.
+#[derive(Debug, Clone)]
+pub struct Saboteur(Rc<RefCell<Progress>>);
+
+impl Saboteur {
+    /// One that has not begun.
+    #[must_use]
+    pub fn new(plan: Plan) -> Self {
+        Self(Rc::new(RefCell::new(Progress::new(plan))))
+    }
+
+    /// `log`, with entries that are broken.
+    #[must_use]
+    pub fn log<L: LogSource>(&self, log: L) -> SabotagedLog<L> {
+        SabotagedLog {
+            log,
+            saboteur: self.clone(),
+            broken: None,
+        }
+    }
+
+    /// `source`, which breaks registers and `memory`.
+    #[must_use]
+    pub fn source<S: EventSource>(self, source: S, memory: GuestRam) -> Sabotage<S> {
+        Sabotage {
             source,
-            memory: memory.clone(),
-            trigger: Trigger::new(plan),
-        }),
+            memory,
+            saboteur: self,
+        }
     }
 }
 
 /// A source that breaks memory or a register of the guest.
-struct Sabotage<S> {
+pub struct Sabotage<S> {
     source: S,
     memory: GuestRam,
-    trigger: Trigger,
+    saboteur: Saboteur,
 }
 
 impl<S> Sabotage<S> {
     fn break_something(&mut self, at: &mut Moment<'_>) -> Step<()> {
-        let target = self.trigger.plan.target;
-        match target {
-            Target::Memory if self.trigger.pull() => {
-                self.trigger.set(AGAIN);
+        let mut progress = self.saboteur.0.borrow_mut();
+        match progress.target() {
+            Some(Target::Memory) if progress.is_due(Target::Memory) => {
                 // Set and not flipped: the second time must not take the first one back.
                 let byte: u8 = self.memory.read_obj(VICTIM).unwrap_or_default();
                 self.memory
                     .write_obj(byte | 0x10, VICTIM)
                     .map_err(|error| Interruption::Failed(error.to_string()))
             }
-            Target::Register if self.trigger.is_due() => {
+            Some(Target::Register) => {
                 let mut registers = at.registers()?;
                 registers.gpr[R14] ^= 1 << 3;
                 Ok(at.cpu.set_registers(&registers)?)
@@ -178,7 +204,7 @@ impl<S: EventSource> EventSource for Sabotage<S> {
     }
 
     fn recover(&mut self, at: &mut Moment<'_>, trouble: Interruption) -> Step<u64> {
-        self.trigger.done = true;
+        self.saboteur.0.borrow_mut().is_found();
         self.source.recover(at, trouble)
     }
 
@@ -187,40 +213,22 @@ impl<S: EventSource> EventSource for Sabotage<S> {
     }
 }
 
-/// A log of which an entry is broken.
+/// A log of which entries are broken.
 pub struct SabotagedLog<L> {
     log: L,
-    trigger: Option<Trigger>,
+    saboteur: Saboteur,
     /// The entry at the head of the log, broken.
     broken: Option<(Lsn, Entry)>,
-    /// There was such an entry.
-    was_broken: bool,
-}
-
-impl<L> SabotagedLog<L> {
-    /// `log`, but for `plan`, if it is one for entries.
-    #[must_use]
-    pub fn new(log: L, plan: Option<Plan>) -> Self {
-        let plan = plan.filter(|plan| plan.target == Target::Entry);
-        Self {
-            log,
-            trigger: plan.map(Trigger::new),
-            broken: None,
-            was_broken: false,
-        }
-    }
 }
 
 impl<L: LogSource> LogSource for SabotagedLog<L> {
     fn head(&mut self) -> Step<Head<'_>> {
-        if let Some(trigger) = &mut self.trigger
-            && self.broken.is_none()
+        if self.broken.is_none()
             && let Head::Entry(lsn, entry) = self.log.head()?
             && let Payload::NetRx(frame) = &entry.payload
             && frame.len() > WITH_DATA
-            && trigger.pull()
+            && self.saboteur.0.borrow_mut().is_due(Target::Entry)
         {
-            trigger.set(AGAIN);
             let mut frame = frame.clone();
             let letter = frame.len() - LAST_LETTER;
             frame[letter] ^= 1 << 4;
@@ -229,7 +237,6 @@ impl<L: LogSource> LogSource for SabotagedLog<L> {
                 ..entry.clone()
             };
             self.broken = Some((lsn, entry));
-            self.was_broken = true;
         }
         match &self.broken {
             Some((lsn, entry)) => Ok(Head::Entry(*lsn, entry)),
@@ -247,9 +254,6 @@ impl<L: LogSource> LogSource for SabotagedLog<L> {
     }
 
     fn differs(&mut self, divergence: &Divergence) -> bool {
-        if self.was_broken {
-            self.trigger = None;
-        }
         self.log.differs(divergence)
     }
 
