@@ -6,7 +6,7 @@ use testbed::pair::PATIENCE;
 use testbed::workload::Workload;
 
 /// More rounds than a test run has time for: `FTVM_FAILOVERS=20`.
-const FAILOVERS: u32 = 3;
+const FAILOVERS: u32 = 2;
 
 #[test]
 fn nothing_acknowledged_is_lost_when_the_primary_dies() -> testbed::Result<()> {

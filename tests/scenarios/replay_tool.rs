@@ -87,14 +87,24 @@ fn record(testbed: &Testbed, host: &Host) -> Result<Recorded> {
 }
 
 #[test]
-fn a_replay_stops_where_it_is_told_and_shows_the_guest() -> Result<()> {
+fn a_recording_can_be_looked_into() -> Result<()> {
     let testbed = Testbed::new("replay-tool")?;
     let host = testbed.start_host("a")?;
     let recorded = record(&testbed, &host)?;
+    a_replay_stops_where_it_is_told_and_shows_the_guest(&testbed, &host, &recorded)?;
+    a_debugger_sees_the_recorded_run_and_does_not_disturb_it(&testbed, &host, &recorded)?;
+    testbed.succeed();
+    Ok(())
+}
 
+fn a_replay_stops_where_it_is_told_and_shows_the_guest(
+    testbed: &Testbed,
+    host: &Host,
+    recorded: &Recorded,
+) -> Result<()> {
     let until = STOP.to_string();
     let options = ["--until", &until, "--dump", "regs", "--json", LOG];
-    let output = run(&host, "replay", &options)?;
+    let output = run(host, "replay", &options)?;
     assert!(output.exit.success(), "{output:?}");
     let shown: serde_json::Value = serde_json::from_str(&output.stdout).expect("JSON");
     assert_eq!(shown["exit"], STOP);
@@ -104,7 +114,7 @@ fn a_replay_stops_where_it_is_told_and_shows_the_guest() -> Result<()> {
     }
 
     let options = ["--until", "end", "--dump", "mem=/tmp/memory", LOG];
-    let output = run(&host, "replay", &options)?;
+    let output = run(host, "replay", &options)?;
     assert!(output.exit.success(), "{output:?}");
     assert!(output.stdout.contains("no difference"), "{output:?}");
     let copy = testbed.logs().join("memory");
@@ -119,11 +129,10 @@ fn a_replay_stops_where_it_is_told_and_shows_the_guest() -> Result<()> {
     );
 
     let beyond = (recorded.last_exit + 1).to_string();
-    let output = run(&host, "replay", &["--until", &beyond, LOG])?;
+    let output = run(host, "replay", &["--until", &beyond, LOG])?;
     assert_eq!(output.exit, Exit::Code(1), "{output:?}");
     let end = format!("its last exit is {}", recorded.last_exit);
     assert!(output.stderr.contains(&end), "{output:?}");
-    testbed.succeed();
     Ok(())
 }
 
@@ -143,17 +152,17 @@ fn shown(output: &str, register: &str) -> Vec<u64> {
 
 /// A debugger stops the guest at breakpoints and steps it, sees what the recording has there, can
 /// change nothing, and leaves a replay that is still the recorded run.
-#[test]
-fn a_debugger_sees_the_recorded_run_and_does_not_disturb_it() -> Result<()> {
-    let testbed = Testbed::new("replay-gdb")?;
-    let host = testbed.start_host("a")?;
-    let recorded = record(&testbed, &host)?;
+fn a_debugger_sees_the_recorded_run_and_does_not_disturb_it(
+    testbed: &Testbed,
+    host: &Host,
+    recorded: &Recorded,
+) -> Result<()> {
     let (rip, exits) = recorded.output_instruction();
 
     let address = host.address(Network::Client);
     let listen = format!("{address}:{PORT}");
     let until = STOP.to_string();
-    let argv = command(&host, "replay", &["--until", &until, "--gdb", &listen, LOG]);
+    let argv = command(host, "replay", &["--until", &until, "--gdb", &listen, LOG]);
     let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
     let mut replay = host.spawn(&argv)?;
     replay.wait_for_line("waiting for a debugger", LIMIT)?;
@@ -198,6 +207,5 @@ fn a_debugger_sees_the_recorded_run_and_does_not_disturb_it() -> Result<()> {
 
     replay.wait_for_line("no difference: ", LIMIT)?;
     assert_eq!(replay.wait(LIMIT)?, Exit::Code(0));
-    testbed.succeed();
     Ok(())
 }
