@@ -16,9 +16,6 @@ pub enum Configuration {
     Qemu,
     /// `ftvm run`: nothing is recorded.
     Alone,
-    /// The same, with a program on the other host that computes all the time: what a busy backup
-    /// costs the primary where two hosts share a machine, as emulated ones do.
-    Beside,
     /// `ftvm record`: the log goes to a file.
     Record,
     /// `ftvm primary` and `ftvm backup`; what the guest reads from its disk is in the log.
@@ -31,12 +28,10 @@ pub enum Configuration {
 
 impl Configuration {
     /// Its name in tables.
-    #[must_use]
-    pub fn title(self) -> &'static str {
+    pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Qemu => "QEMU with KVM",
             Self::Alone => "ftvm alone",
-            Self::Beside => "ftvm alone, other host busy",
             Self::Record => "ftvm recording",
             Self::LoggedReads => "ftvm replicated",
             Self::DiskReads => "ftvm replicated, backup reads the disk",
@@ -44,28 +39,20 @@ impl Configuration {
         }
     }
 
-    /// Why a workload is not measured under it, if it is not.
+    /// Whether a workload is measured under it. QEMU COLO has no disk here: both sides would need one
+    /// of their own; and a guest without a disk reads none.
     #[must_use]
-    pub fn gap(self, workload: Workload) -> Option<&'static str> {
-        match (self, workload.guest()) {
-            (Self::Colo, GuestKind::Disk) => {
-                Some("it runs without a disk here: both sides would need one of their own")
-            }
-            (Self::DiskReads, GuestKind::Memory) => {
-                Some("a guest without a disk reads none: the same as ftvm replicated")
-            }
-            _ => None,
+    pub fn has(self, workload: Workload) -> bool {
+        match self {
+            Self::Colo => workload.guest() == GuestKind::Memory,
+            Self::DiskReads => workload.guest() == GuestKind::Disk,
+            _ => true,
         }
     }
 
     /// Whether the guest is on two hosts.
     pub(crate) fn has_two_hosts(self) -> bool {
         matches!(self, Self::LoggedReads | Self::DiskReads | Self::Colo)
-    }
-
-    /// Whether it is `ftvm` in one of its roles.
-    pub(crate) fn is_ftvm(self) -> bool {
-        !matches!(self, Self::Qemu | Self::Colo)
     }
 }
 

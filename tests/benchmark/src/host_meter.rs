@@ -1,15 +1,12 @@
-//! What a host tells of a VMM in it: processor time, and KVM's counters.
-
-use std::collections::BTreeMap;
+//! What a host tells of a VMM in it: processor time, the network, and KVM's counters.
 
 use procfs_core::net::InterfaceDeviceStatus;
 use procfs_core::prelude::*;
 use procfs_core::process::Stat;
-use procfs_core::{ExplicitSystemInfo, KernelStats, Meminfo};
+use procfs_core::{ExplicitSystemInfo, KernelStats};
 use testbed::{Error, Host, Result};
 
-use crate::sample::HostFigures;
-use crate::window::rates;
+use crate::figures::{Figures, growth};
 
 /// `/proc/PID/stat` counts in these: `sysconf(_SC_CLK_TCK)`, 100 on every Linux with x86-64.
 const TICKS_PER_SECOND: u64 = 100;
@@ -17,28 +14,13 @@ const TICKS_PER_SECOND: u64 = 100;
 /// Where KVM has its counters: see `struct kvm_vcpu_stat` in the kernel's `arch/x86/kvm`.
 const KVM: &str = "/sys/kernel/debug/kvm";
 
-/// KVM's counters that say what the guest and the VMM did.
-const COUNTERS: [&str; 9] = [
-    "exits",
-    "io_exits",
-    "mmio_exits",
-    "halt_exits",
-    "irq_exits",
-    "irq_window_exits",
-    "signal_exits",
-    "insn_emulation",
-    "pf_taken",
-];
+/// Those that say what the guest and the VMM did.
+const COUNTERS: &str = "exits io_exits mmio_exits halt_exits irq_exits irq_window_exits \
+     signal_exits insn_emulation pf_taken";
 
 const UPTIME: &str = "/proc/uptime";
 const PROCESSORS: &str = "/proc/stat";
 const INTERFACES: &str = "/proc/net/dev";
-/// Those of the logging network, and of the guest.
-const LOGGING: &str = "logging";
-const GUEST: &str = "tap0";
-
-/// The host's idle time in a profile.
-pub(crate) const IDLE: &str = "host: idle";
 
 /// What readers of `/proc` have to know of the machine.
 pub(crate) fn system() -> ExplicitSystemInfo {
@@ -55,15 +37,8 @@ pub(crate) fn system() -> ExplicitSystemInfo {
 pub(crate) struct Reading {
     /// Seconds since the host's boot.
     seconds: f64,
-    /// Processor time of the VMM so far, in ticks.
-    ticks: u64,
-    /// What the host's processors did so far, in ticks.
-    profile: BTreeMap<String, u64>,
-    /// Bytes sent to the other host and received from it so far.
-    network: u64,
-    /// Bytes and frames so far, by where they went, as the guest sees it.
-    frames: BTreeMap<String, [u64; 2]>,
-    kvm: BTreeMap<String, u64>,
+    /// What grows, by the names of the figures that its growth in a second is.
+    counters: Figures,
 }
 
 /// Makes KVM's counters readable in an emulated host.
@@ -72,12 +47,6 @@ pub(crate) fn prepare(host: &Host) -> Result<()> {
         "[ -d {KVM} ] || mount -t debugfs debugfs /sys/kernel/debug || echo no debugfs here"
     );
     host.check(&["sh", "-c", &script]).map(drop)
-}
-
-/// Memory that can still be given away, in MiB, by `/proc/meminfo`.
-pub(crate) fn available_mib(meminfo: &str) -> u64 {
-    let memory = Meminfo::from_read(meminfo.as_bytes()).ok();
-    memory.and_then(|all| all.mem_available).unwrap_or(0) >> 20
 }
 
 /// Reads the counters of a VMM and its host. What is to be read is known before, and is read in one go:
@@ -110,7 +79,11 @@ impl<'a> HostMeter<'a> {
         let mut paths = vec![UPTIME.to_owned(), PROCESSORS.to_owned()];
         paths.extend(processes);
         paths.push(INTERFACES.to_owned());
-        paths.extend(COUNTERS.map(|counter| format!("{KVM}/{counter}")));
+        paths.extend(
+            COUNTERS
+                .split(' ')
+                .map(|counter| format!("{KVM}/{counter}")),
+        );
         paths.push(UPTIME.to_owned());
         Ok(Self { host, paths })
     }
@@ -126,7 +99,11 @@ impl<'a> HostMeter<'a> {
 }
 
 fn parse(files: &[(String, String)]) -> Option<Reading> {
-    let mut reading = Reading::default();
+    let mut counters = Figures::new();
+    let mut add = |name: &str, amount: f64| {
+        *counters.entry(name.to_owned()).or_default() += amount;
+    };
+    let seconds = |ticks: u64| ticks as f64 / TICKS_PER_SECOND as f64;
     let mut times = Vec::new();
     for (path, text) in files {
         let bytes = text.as_bytes();
@@ -134,88 +111,59 @@ fn parse(files: &[(String, String)]) -> Option<Reading> {
             UPTIME => times.push(text.split(' ').next()?.parse::<f64>().ok()?),
             PROCESSORS => {
                 let cpu = KernelStats::from_read(bytes, &system()).ok()?.total;
-                let idle = cpu.idle + cpu.iowait?;
-                reading.profile.insert(IDLE.to_owned(), idle);
-                let interrupts = cpu.irq? + cpu.softirq?;
-                reading
-                    .profile
-                    .insert("host: interrupts".to_owned(), interrupts);
+                add("time, host: idle", seconds(cpu.idle + cpu.iowait?));
+                add("time, host: interrupts", seconds(cpu.irq? + cpu.softirq?));
             }
-            INTERFACES => reading.add_interfaces(&InterfaceDeviceStatus::from_read(bytes).ok()?),
+            INTERFACES => {
+                let interfaces = InterfaceDeviceStatus::from_read(bytes).ok()?;
+                let megabits = |bytes: u64| bytes as f64 * 8.0 / 1e6;
+                if let Some(logging) = interfaces.0.get("logging") {
+                    let both = logging.recv_bytes + logging.sent_bytes;
+                    add("logging network, Mbit/s", megabits(both));
+                }
+                // As the guest sees it: what the interface receives, the guest has sent.
+                if let Some(tap) = interfaces.0.get("tap0") {
+                    add("sent, Mbit/s", megabits(tap.recv_bytes));
+                    add("sent, frames/s", tap.recv_packets as f64);
+                    add("received, Mbit/s", megabits(tap.sent_bytes));
+                    add("received, frames/s", tap.sent_packets as f64);
+                }
+            }
             path if path.starts_with(KVM) => {
                 let (_, counter) = path.rsplit_once('/')?;
-                let value = text.trim_end().parse().ok()?;
-                reading.kvm.insert(counter.to_owned(), value);
+                add(&format!("KVM, {counter}/s"), text.trim_end().parse().ok()?);
             }
             path => {
                 let stat = Stat::from_read(bytes).ok()?;
-                match path.contains("/task/") {
-                    true => reading.add_thread(&stat),
-                    false => reading.ticks += stat.utime + stat.stime,
+                let (user, system) = (stat.utime, stat.stime);
+                match (path.contains("/task/"), stat.guest_time.unwrap_or(0)) {
+                    (false, _) => add("CPU", seconds(user + system)),
+                    (true, 0) => add(&format!("time, {}", stat.comm), seconds(user + system)),
+                    (true, guest) => {
+                        add("time, guest", seconds(guest));
+                        add(
+                            "time, vCPU thread: VMM",
+                            seconds(user.saturating_sub(guest)),
+                        );
+                        add("time, vCPU thread: kernel", seconds(system));
+                    }
                 }
             }
         }
     }
-    reading.seconds = f64::midpoint(*times.first()?, *times.last()?);
-    Some(reading)
+    Some(Reading {
+        seconds: f64::midpoint(*times.first()?, *times.last()?),
+        counters,
+    })
 }
 
 impl Reading {
-    /// Adds what a thread of the VMM did. The one that runs the guest has three parts.
-    fn add_thread(&mut self, stat: &Stat) {
-        let mut add = |what: &str, ticks: u64| {
-            *self.profile.entry(what.to_owned()).or_default() += ticks;
-        };
-        match stat.guest_time.unwrap_or(0) {
-            0 => add(&stat.comm, stat.utime + stat.stime),
-            guest => {
-                add("guest", guest);
-                add("vCPU thread: VMM", stat.utime.saturating_sub(guest));
-                add("vCPU thread: kernel", stat.stime);
-            }
-        }
-    }
-
-    /// Adds what the interfaces carried; those that the host has.
-    fn add_interfaces(&mut self, interfaces: &InterfaceDeviceStatus) {
-        if let Some(logging) = interfaces.0.get(LOGGING) {
-            self.network = logging.recv_bytes + logging.sent_bytes;
-        }
-        if let Some(guest) = interfaces.0.get(GUEST) {
-            // What the interface receives, the guest has sent.
-            self.frames = [
-                ("sent", [guest.recv_bytes, guest.recv_packets]),
-                ("received", [guest.sent_bytes, guest.sent_packets]),
-            ]
-            .map(|(way, both)| (way.to_owned(), both))
-            .into();
-        }
-    }
-
-    /// What happened since an earlier reading.
-    pub(crate) fn since(&self, before: &Self) -> HostFigures {
+    /// What happened in a second since an earlier reading, on the host of that side.
+    pub(crate) fn since(&self, before: &Self, side: &str) -> Figures {
         let seconds = (self.seconds - before.seconds).max(1e-3);
-        let ticks_in_all = seconds * TICKS_PER_SECOND as f64;
-        let of = |reading: &Self, which: usize| -> BTreeMap<String, u64> {
-            let frames = reading.frames.iter();
-            frames
-                .map(|(way, both)| (way.clone(), both[which]))
-                .collect()
-        };
-        let [bytes, frames] = [0, 1].map(|at| rates(&of(before, at), &of(self, at), seconds));
-        let size = |(way, rate): (&String, &f64)| Some((way.clone(), bytes.get(way)? / rate));
-        HostFigures {
-            bytes_per_frame: frames.iter().filter_map(size).collect(),
-            frames_per_second: frames,
-            profile: rates(&before.profile, &self.profile, ticks_in_all),
-            cpu: self.ticks.saturating_sub(before.ticks) as f64 / ticks_in_all,
-            channel_mbit: self.network.saturating_sub(before.network) as f64 * 8.0 / 1e6 / seconds,
-            kvm_per_second: rates(&before.kvm, &self.kvm, seconds),
-            kvm_gap: self
-                .kvm
-                .is_empty()
-                .then(|| format!("{KVM} cannot be read in the host")),
-        }
+        let all = growth(&before.counters, &self.counters, seconds).into_iter();
+        all.map(|(name, rate)| (format!("{side}: {name}"), rate))
+            .collect()
     }
 }
 
@@ -225,35 +173,29 @@ mod tests {
 
     fn files(uptime: f64, user: u64, exits: u64) -> Vec<(String, String)> {
         let stat = |name: &str, user: u64, system: u64, guest: u64| {
+            let zeros = "0 ".repeat(27);
             format!(
-                "101 ({name}) S 90 0 0 0 -1 138412416 7178 0 0 0 {user} {system} 0 0 20 0 3 0 1371 0 0 0 \
-                 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 {guest} 0 0 0 0 0 0 0 0\n"
+                "101 ({name}) S 90 0 0 0 -1 1 7178 0 0 0 {user} {system} {zeros}{guest} 0 0 0\n"
             )
         };
+        let (logged, sent) = (user * 1000, user * 60);
         let interfaces = format!(
             "Inter-|   Receive  |  Transmit\n face |bytes packets\n\
-             logging: {} 9 0 0 0 0 0 0 500000 7 0 0 0 0 0 0\n    \
-             lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n  \
-             tap0: {} {user} 0 0 0 0 0 0 100 7 0 0 0 0 0 0\n",
-            user * 1000,
-            user * 60,
+             logging: {logged} 9 0 0 0 0 0 0 500000 7 0 0 0 0 0 0\n\
+             tap0: {sent} {user} 0 0 0 0 0 0 100 7 0 0 0 0 0 0\n",
         );
-        let name = "qemu-system (x86)";
+        let processors = format!("cpu  10 0 20 {user} 5 6 7 0 0 0\nctxt 1\nbtime 1\nprocesses 1\n");
         [
             (UPTIME, format!("{:.2} 0.03\n", uptime - 0.5)),
-            (
-                PROCESSORS,
-                format!("cpu  10 0 20 {user} 5 6 7 0 0 0\nctxt 1\nbtime 1\nprocesses 1\n"),
-            ),
-            ("/proc/101/stat", stat(name, user, 277, 9)),
-            ("/proc/101/task/101/stat", stat(name, 0, 277, 0)),
+            (PROCESSORS, processors),
+            ("/proc/101/stat", stat("qemu (x86)", user, 277, 9)),
+            ("/proc/101/task/101/stat", stat("qemu (x86)", 0, 277, 0)),
             (
                 "/proc/101/task/102/stat",
                 stat("CPU 0/KVM", user, 0, user / 2),
             ),
             (INTERFACES, interfaces),
             ("/sys/kernel/debug/kvm/exits", format!("{exits}\n")),
-            ("/sys/kernel/debug/kvm/io_exits", "3461\n".to_owned()),
             (UPTIME, format!("{:.2} 0.03\n", uptime + 0.5)),
         ]
         .map(|(path, text)| (path.to_owned(), text))
@@ -264,30 +206,22 @@ mod tests {
     fn figures_are_the_growth_in_a_second() {
         let before = parse(&files(31.0, 1000, 9000)).expect("a reading");
         let after = parse(&files(41.0, 1500, 9500)).expect("a reading");
-        let figures = after.since(&before);
-        assert!((figures.cpu - 0.5).abs() < 1e-9, "{figures:?}");
-        let share = |what: &str| figures.profile.get(what).copied();
-        assert_eq!(share("guest"), Some(0.25));
-        assert_eq!(share("vCPU thread: VMM"), Some(0.25));
-        assert_eq!(share(IDLE), Some(0.5));
-        assert_eq!(share("qemu-system (x86)"), None, "it did nothing meanwhile");
-        assert_eq!(figures.frames_per_second["sent"], 50.0);
-        assert_eq!(figures.bytes_per_frame["sent"], 60.0);
-        assert_eq!(figures.frames_per_second.get("received"), None);
-        // 500,000 bytes in 10 s.
-        assert!((figures.channel_mbit - 0.4).abs() < 1e-9, "{figures:?}");
-        let exits: BTreeMap<String, f64> = [("exits".to_owned(), 50.0)].into();
-        assert_eq!((figures.kvm_per_second, figures.kvm_gap), (exits, None));
-    }
-
-    #[test]
-    fn no_counters_are_a_gap_and_no_time_is_no_reading() {
-        let mut files = files(31.0, 1, 2);
-        files.retain(|(path, _)| !path.starts_with(KVM));
-        let reading = parse(&files).expect("a reading");
-        assert!(reading.since(&reading).kvm_gap.is_some());
-        files.retain(|(path, _)| path != UPTIME);
-        assert_eq!(parse(&files), None);
-        assert_eq!(parse(&[]), None);
+        let figures = after.since(&before, "primary");
+        for (name, expected) in [
+            ("CPU", 0.5),
+            ("time, guest", 0.25),
+            ("time, vCPU thread: VMM", 0.25),
+            ("time, host: idle", 0.5),
+            ("time, qemu (x86)", 0.0),
+            ("sent, frames/s", 50.0),
+            ("sent, Mbit/s", 0.024),
+            // 500,000 bytes in 10 s.
+            ("logging network, Mbit/s", 0.4),
+            ("KVM, exits/s", 50.0),
+        ] {
+            let found = figures[&format!("primary: {name}")];
+            assert!((found - expected).abs() < 1e-9, "{name}: {figures:?}");
+        }
+        assert_eq!(parse(&[]), None, "without a time");
     }
 }

@@ -1,21 +1,26 @@
 //! How long the guest is away when the primary's host is killed.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use testbed::failover::{Failovers, Options, Run};
 
 use crate::record::Record;
 
-/// One kill of a primary's host under load, in milliseconds; what did not happen is none.
+/// From the kill to the backup's finding it out.
+pub(crate) const DETECTION: &str = "detection";
+/// From there to going live.
+pub(crate) const GO_LIVE: &str = "claim, rest of the log, going live";
+/// From there to the first reply that the client gets.
+pub(crate) const FIRST_REPLY: &str = "from there to the first reply";
+/// From the last reply of the killed host to that; it is not known where the guest was booting.
+pub(crate) const ALL: &str = "all of it, as the client sees it";
+
+/// One kill of a primary's host under load.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Outage {
-    /// From the kill to the backup's finding it out.
-    pub(crate) detect_ms: Option<u64>,
-    /// From there to going live: the claim at the disk server, and the rest of the log.
-    pub(crate) go_live_ms: Option<u64>,
-    /// From there to the first reply that the client gets.
-    pub(crate) first_reply_ms: Option<u64>,
-    /// From the last reply of the killed host to that; none where the guest was booting.
-    pub(crate) outage_ms: Option<u64>,
+    /// Its parts, in milliseconds, by their names; without those that did not happen.
+    pub(crate) millis: BTreeMap<String, u64>,
     /// Requests that were acknowledged and are gone.
     pub(crate) lost: u64,
     /// Why it did not go well, if so.
@@ -25,12 +30,18 @@ pub(crate) struct Outage {
 impl From<&Run> for Outage {
     fn from(run: &Run) -> Self {
         let difference = |to: Option<u64>, from: Option<u64>| Some(to?.saturating_sub(from?));
-        Self {
-            detect_ms: run.detect_ms,
-            go_live_ms: difference(run.live_ms, run.detect_ms),
+        let parts = [
+            (DETECTION, run.detect_ms),
+            (GO_LIVE, difference(run.live_ms, run.detect_ms)),
             // The outage begins at the last reply, which is at most a reply before the kill.
-            first_reply_ms: difference(run.outage_ms, run.live_ms),
-            outage_ms: run.outage_ms,
+            (FIRST_REPLY, difference(run.outage_ms, run.live_ms)),
+            (ALL, run.outage_ms),
+        ];
+        let known = parts
+            .into_iter()
+            .filter_map(|(name, millis)| Some((name.to_owned(), millis?)));
+        Self {
+            millis: known.collect(),
             lost: run.lost,
             reason: run.reason.clone(),
         }

@@ -1,193 +1,200 @@
-//! What is measured: one set of figures for each configuration, workload and round, as `report.json`
-//! has it.
+//! What is measured, and in which order.
 
-use std::collections::BTreeMap;
+use std::fmt;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::condition::Condition;
+use crate::Options;
 use crate::configuration::Configuration;
-use crate::machine::MachineState;
-use crate::workload::Workload;
+use crate::figures::{Figures, THROUGHPUT};
+use crate::workload::{GuestKind, Workload};
 
-/// Figures in a second, by kind.
-pub(crate) type Rates = BTreeMap<String, f64>;
-
-/// One measurement, or why there is none.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Sample {
-    /// From 1.
-    pub round: u32,
-    /// What the guest ran on.
-    pub configuration: Configuration,
-    /// What it did.
-    pub workload: Workload,
-    /// Under which conditions.
-    #[serde(default, skip_serializing_if = "Condition::is_usual")]
-    pub condition: Condition,
-    /// What was seen.
-    #[serde(flatten)]
-    pub outcome: Outcome,
+/// What grows, where growth is measured. Names on the command line and in files are the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Axis {
+    /// The load.
+    Clients,
+    /// The round trip between the hosts.
+    Delay,
+    /// What is lost between them.
+    Loss,
 }
 
-/// How a measurement went.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "outcome", rename_all = "kebab-case")]
-pub enum Outcome {
-    /// Well.
-    Measured {
-        /// What was measured.
-        figures: Box<Figures>,
-    },
-    /// It cannot be made on this machine.
-    Gap {
-        /// Why.
-        reason: String,
-    },
-    /// It failed; the others went on.
-    Failed {
-        /// Why.
-        reason: String,
-    },
-}
-
-/// Latencies, in milliseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Latency {
-    /// Median.
-    pub p50: f64,
-    /// 99th percentile.
-    pub p99: f64,
-    /// 99.9th percentile, where there were enough of them.
-    pub p999: Option<f64>,
-}
-
-/// Times that `ftvm` measures, in milliseconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Times {
-    /// Median.
-    pub p50: f64,
-    /// 99th percentile.
-    pub p99: f64,
-    /// Longest.
-    pub max: f64,
-    /// How many there were.
-    pub count: u64,
-}
-
-/// The log, meanwhile: on the logging channel, or in a file.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct LogFigures {
-    /// Megabits in a second on average.
-    pub mbit: f64,
-    /// Most megabits in one second.
-    pub mbit_peak: f64,
-    /// Entries in a second.
-    pub entries_per_second: Rates,
-    /// Bytes of an entry.
-    pub bytes_per_entry: Rates,
-    /// Round trip between the hosts in milliseconds, as heartbeats had it under this load.
-    #[serde(default)]
-    pub round_trip_ms: Option<f64>,
-}
-
-/// What `ftvm` itself tells.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct VmmFigures {
-    /// The log, if there was one.
-    pub log: Option<LogFigures>,
-    /// Exits of the guest.
-    pub exits_per_second: Rates,
-    /// How long outputs waited for the backup.
-    pub output_hold: Option<Times>,
-    /// How far the backup was behind.
-    pub lag: Option<Times>,
-    /// How long inputs waited for the guest.
-    pub input_wait: Option<Times>,
-    /// State deltas in a second.
-    pub state_deltas_per_second: f64,
-}
-
-/// What a host tells of the VMM that runs in it.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct HostFigures {
-    /// Processor time of the VMM, in seconds in a second.
-    pub cpu: f64,
-    /// What the host's processors did, in seconds in a second: the guest, the parts of the VMM, and
-    /// what is left of the host.
-    pub profile: Rates,
-    /// Frames that the guest sent and received, before they were cut for the wire.
-    pub frames_per_second: Rates,
-    /// Bytes of each.
-    pub bytes_per_frame: Rates,
-    /// Megabits in a second between the two hosts, both ways, with all headers.
-    pub channel_mbit: f64,
-    /// KVM's own counters (`/sys/kernel/debug/kvm`): those of all guests of the host.
-    pub kvm_per_second: Rates,
-    /// Why there are none of these.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kvm_gap: Option<String>,
-}
-
-/// One set of figures.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Figures {
-    /// How long it was measured, in seconds.
-    pub seconds: f64,
-    /// In the workload's unit.
-    pub throughput: Option<f64>,
-    /// Of the workload's requests.
-    pub latency: Option<Latency>,
-    /// What `ftvm` tells.
-    pub vmm: Option<VmmFigures>,
-    /// The host that runs the guest.
-    pub primary: Option<HostFigures>,
-    /// The host of the backup.
-    pub backup: Option<HostFigures>,
-    /// The machine on which hosts and clients run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub machine: Option<MachineState>,
-}
-
-impl Figures {
-    /// The log, if there was one.
-    pub(crate) fn log(&self) -> Option<&LogFigures> {
-        self.vmm.as_ref()?.log.as_ref()
-    }
-
-    /// See [`MachineState::stolen`]; 0 where it is not known.
-    pub(crate) fn stolen(&self) -> f64 {
-        self.machine.map_or(0.0, |machine| machine.stolen)
-    }
-}
-
-impl Sample {
-    /// What was to be measured, and in which round.
-    pub(crate) fn subject(&self) -> (u32, Configuration, Workload, Condition) {
-        (
-            self.round,
-            self.configuration,
-            self.workload,
-            self.condition,
-        )
-    }
-
-    /// What was measured, if it was.
-    #[must_use]
-    pub fn figures(&self) -> Option<&Figures> {
-        match &self.outcome {
-            Outcome::Measured { figures } => Some(figures),
-            Outcome::Gap { .. } | Outcome::Failed { .. } => None,
+impl Axis {
+    /// What it is, with its unit.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Clients => "clients at a time",
+            Self::Delay => "added to the round trip between the hosts, ms",
+            Self::Loss => "lost between the hosts, %",
         }
     }
 
-    /// Why it failed, if it did.
-    #[must_use]
-    pub fn failure(&self) -> Option<&str> {
+    /// Where along it is measured; the first is what all other measurements are made at.
+    pub(crate) fn values(self) -> &'static [f64] {
+        match self {
+            Self::Clients => &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0],
+            Self::Delay => &[0.0, 1.0, 2.0, 5.0, 10.0, 20.0],
+            Self::Loss => &[0.0, 0.1, 0.5, 1.0, 2.0, 5.0],
+        }
+    }
+}
+
+/// What the growth of figures is measured with: many small requests.
+pub(crate) const GROWTH: Workload = Workload::RedisSet;
+
+/// Under what; the others would cost as much time and tell less.
+const GROWTH_ON: [Configuration; 4] = [
+    Configuration::Qemu,
+    Configuration::Alone,
+    Configuration::LoggedReads,
+    Configuration::Colo,
+];
+
+/// What one measurement is of.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Subject {
+    /// From 1.
+    pub round: u32,
+    /// What the guest runs on.
+    pub configuration: Configuration,
+    /// What it does.
+    pub workload: Workload,
+    /// Where along an axis, if it is measured for growth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub growth: Option<(Axis, f64)>,
+}
+
+impl Subject {
+    /// Whether both are measured in the same guest.
+    pub(crate) fn shares_guest_with(&self, other: &Self) -> bool {
+        let guest = |one: &Self| (one.round, one.configuration, one.workload.guest());
+        guest(self) == guest(other)
+    }
+
+    /// How many clients there are at a time.
+    pub(crate) fn clients(&self) -> u32 {
+        match self.growth {
+            Some((Axis::Clients, clients)) => clients as u32,
+            _ => 1,
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "round {}, {}, {}",
+            self.round, self.configuration, self.workload
+        )?;
+        self.growth
+            .map_or(Ok(()), |(axis, at)| write!(f, ", {at} {}", axis.title()))
+    }
+}
+
+/// Everything, interleaved: each round has every configuration, one after the other, with each guest.
+/// The configurations' order is rotated from round to round, so that none of them is always the
+/// first, or always behind the same one. What is between the hosts matters to configurations of two
+/// hosts only.
+pub(crate) fn plan(options: &Options) -> Vec<Subject> {
+    let mut all = Vec::new();
+    for round in 1..=options.rounds {
+        for guest in [GuestKind::Memory, GuestKind::Disk] {
+            let mut order = options.configurations.clone();
+            let turn = (round - 1) as usize % order.len().max(1);
+            order.rotate_left(turn);
+            for configuration in order {
+                let subject = |workload, growth| Subject {
+                    round,
+                    configuration,
+                    workload,
+                    growth,
+                };
+                let workloads = options.workloads.iter().copied();
+                let workloads =
+                    workloads.filter(|one| one.guest() == guest && configuration.has(*one));
+                all.extend(workloads.map(|workload| subject(workload, None)));
+                let grows = |axis: &&Axis| {
+                    GROWTH.guest() == guest
+                        && GROWTH_ON.contains(&configuration)
+                        && (**axis == Axis::Clients || configuration.has_two_hosts())
+                };
+                for axis in options.growth.iter().filter(grows) {
+                    let values = axis.values()[1..].iter();
+                    all.extend(values.map(|at| subject(GROWTH, Some((*axis, *at)))));
+                }
+            }
+        }
+    }
+    all
+}
+
+/// One measurement.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sample {
+    /// What was measured.
+    #[serde(flatten)]
+    pub subject: Subject,
+    /// What came of it: figures, or why it failed; the others went on then.
+    pub outcome: Result<Figures, String>,
+}
+
+impl fmt::Display for Sample {
+    /// In a line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.subject)?;
         match &self.outcome {
-            Outcome::Failed { reason } => Some(reason),
-            Outcome::Measured { .. } | Outcome::Gap { .. } => None,
+            Err(reason) => write!(f, "FAILED: {reason}"),
+            Ok(figures) => match figures.get(THROUGHPUT) {
+                Some(rate) => write!(f, "{rate:.1} {}", self.subject.workload.unit()),
+                None => f.write_str("measured"),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_round_has_everything_once_in_another_order() {
+        let options = Options::full(3);
+        let all = plan(&options);
+        let times = |round, configuration, workload, growth| {
+            let subject = Subject {
+                round,
+                configuration,
+                workload,
+                growth,
+            };
+            all.iter().filter(|one| **one == subject).count()
+        };
+        for &configuration in &options.configurations {
+            for &workload in &options.workloads {
+                let expected = usize::from(configuration.has(workload));
+                let each = [1, 2, 3].map(|round| times(round, configuration, workload, None));
+                assert_eq!(each, [expected; 3], "{configuration} {workload}");
+            }
+        }
+        let first = |round| {
+            all.iter()
+                .find(|one| one.round == round)
+                .map(|one| one.configuration)
+        };
+        assert_ne!(first(1), first(2));
+        // Five configurations each of a guest without a disk, and of one with it.
+        assert_eq!(all.chunk_by(Subject::shares_guest_with).count(), 3 * 10);
+        for &axis in Axis::value_variants() {
+            for &at in &axis.values()[1..] {
+                let grows = |configuration| times(1, configuration, GROWTH, Some((axis, at)));
+                let alone = usize::from(axis == Axis::Clients);
+                assert_eq!(grows(Configuration::LoggedReads), 1);
+                assert_eq!(grows(Configuration::Alone), alone, "it is on one host");
+            }
         }
     }
 }

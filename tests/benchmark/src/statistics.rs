@@ -1,9 +1,6 @@
 //! Medians, spreads, and ratios of pairs.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-
-use hdrhistogram::Histogram;
 
 /// The middle of some values and how far they lie apart. Printed as `median ± spread`.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -11,9 +8,9 @@ pub(crate) struct Summary {
     /// The middle one, or the mean of the two in the middle.
     pub(crate) median: f64,
     /// The median of the distances from the median: half of the values are no farther from it.
-    pub(crate) spread: f64,
+    spread: f64,
     /// How many values there were.
-    pub(crate) count: usize,
+    count: usize,
 }
 
 impl Summary {
@@ -69,56 +66,15 @@ pub(crate) fn ratios(of: &[(u32, f64)], to: &[(u32, f64)]) -> Option<Summary> {
     }))
 }
 
-/// The median of each part of a whole, which was taken apart in every round. What a round has not had
-/// is none of it.
-pub(crate) fn medians<K: Ord + Clone>(rounds: &[BTreeMap<K, f64>]) -> BTreeMap<K, f64> {
-    let parts: BTreeSet<&K> = rounds.iter().flat_map(BTreeMap::keys).collect();
-    let median = |part: &K| {
-        let values = rounds.iter().map(|round| round.get(part).copied());
-        let summary = Summary::of(values.map(Option::unwrap_or_default))?;
-        Some((part.clone(), summary.median))
-    };
-    parts.into_iter().filter_map(median).collect()
-}
-
-/// Of times and how often each occurred, in microseconds: how many there are, and quantiles (0 to 1)
-/// in milliseconds. None if there are no times.
-pub(crate) fn quantiles<const N: usize>(
-    times: impl IntoIterator<Item = (u64, u64)>,
-    quantiles: [f64; N],
-) -> Option<(u64, [f64; N])> {
-    let mut histogram = Histogram::<u64>::new(3).expect("three digits are allowed");
-    for (micros, count) in times {
-        histogram.record_n(micros, count).expect("it grows");
-    }
-    let millis = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
-    (!histogram.is_empty()).then(|| (histogram.len(), quantiles.map(millis)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_a_round_has_not_had_is_none_of_it() {
-        let round = |parts: &[(&'static str, f64)]| parts.iter().copied().collect();
-        let rounds: [BTreeMap<&str, f64>; 3] = [
-            round(&[("often", 2.0), ("once", 9.0)]),
-            round(&[("often", 4.0)]),
-            round(&[("often", 3.0)]),
-        ];
-        assert_eq!(medians(&rounds), round(&[("often", 3.0), ("once", 0.0)]));
-    }
-
-    #[test]
     fn a_median_is_in_the_middle_and_one_outlier_changes_little() {
         assert_eq!(Summary::of([]), None);
         assert_eq!(Summary::of([f64::NAN]), None);
-        let words = |values: &[f64]| {
-            Summary::of(values.iter().copied())
-                .expect("some")
-                .to_string()
-        };
+        let words = |values: &[f64]| Summary::of(values.to_vec()).expect("some").to_string();
         assert_eq!(words(&[4.0, 1.0]), "2.50 ± 1.50");
         assert_eq!(words(&[10.0, 11.0, 9.0, 10.0, 500.0]), "10.0 ± 1.00");
         assert_eq!(words(&[-0.012_34]), "-0.012");

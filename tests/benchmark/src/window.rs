@@ -5,13 +5,16 @@ use std::time::Instant;
 
 use serde::Deserialize;
 
-use crate::sample::{LogFigures, Rates, Times, VmmFigures};
-use crate::statistics::{Summary, quantiles};
+use crate::figures::{
+    Figures, HOLD_P50, HOLD_P99, LAG_MAX, LAG_P50, LAG_P99, LOG, ROUND_TRIP, growth, log_of,
+    own_exits, quantiles,
+};
+use crate::statistics::Summary;
 
 /// One `stats` event, as far as it is needed here. Counters are since the guest began to run.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(crate) struct Stats {
+pub(crate) struct Counters {
     guest_seconds: f64,
     log_bytes: u64,
     log_kinds: BTreeMap<String, Kind>,
@@ -29,98 +32,66 @@ struct Kind {
     bytes: u64,
 }
 
-/// The figures between two moments, by the last events that arrived before each of them. `None`
-/// where there are no two of them.
-pub(crate) fn figures(
-    lines: &[(Instant, Stats)],
-    from: Instant,
-    to: Instant,
-) -> Option<VmmFigures> {
-    let first = lines.iter().rposition(|(at, _)| *at <= from)?;
-    let last = lines.iter().rposition(|(at, _)| *at <= to)?;
-    let window = &lines[first..=last];
-    let (before, after) = (&window.first()?.1, &window.last()?.1);
+fn megabits(bytes: u64) -> f64 {
+    bytes as f64 * 8.0 / 1e6
+}
+
+impl Counters {
+    /// What grows, by the names of the figures that its growth is.
+    fn all(&self) -> Figures {
+        let mut all = Figures::from([("state deltas/s".to_owned(), self.state_deltas as f64)]);
+        all.extend(
+            self.exits
+                .iter()
+                .map(|(kind, count)| (own_exits(kind), *count as f64)),
+        );
+        if self.log_bytes > 0 {
+            all.insert(LOG.to_owned(), megabits(self.log_bytes));
+            for (kind, Kind { entries, bytes }) in &self.log_kinds {
+                all.insert(log_of(kind), megabits(*bytes));
+                all.insert(format!("log entries of {kind}/s"), *entries as f64);
+            }
+        }
+        all
+    }
+}
+
+/// The figures between two moments, by the last events that arrived before each of them. None where
+/// there are no two of them.
+pub(crate) fn figures(lines: &[(Instant, Counters)], from: Instant, to: Instant) -> Figures {
+    let at = |moment: Instant| lines.iter().rposition(|(at, _)| *at <= moment);
+    let Some(window) = at(from)
+        .zip(at(to))
+        .map(|(first, last)| &lines[first..=last])
+    else {
+        return Figures::new();
+    };
+    let (before, after) = (&window[0].1, &window[window.len() - 1].1);
     let seconds = after.guest_seconds - before.guest_seconds;
     if seconds <= 0.0 {
-        return None;
+        return Figures::new();
     }
-    let times = |of: fn(&Stats) -> &Vec<(u64, u64)>| {
-        let news = window[1..]
-            .iter()
-            .flat_map(|(_, stats)| of(stats).iter().copied());
-        let (count, [p50, p99, max]) = quantiles(news, [0.5, 0.99, 1.0])?;
-        Some(Times {
-            p50,
-            p99,
-            max,
-            count,
-        })
-    };
-    let deltas = after.state_deltas.saturating_sub(before.state_deltas);
-    Some(VmmFigures {
-        log: log(window, before, after, seconds),
-        exits_per_second: rates(&before.exits, &after.exits, seconds),
-        output_hold: times(|stats| &stats.output_holds_us),
-        lag: times(|stats| &stats.lags_us),
-        input_wait: times(|stats| &stats.input_waits_us),
-        state_deltas_per_second: deltas as f64 / seconds,
-    })
-}
-
-/// The growth of counters in a second. Those that did not grow are left out.
-pub(crate) fn rates(
-    before: &BTreeMap<String, u64>,
-    after: &BTreeMap<String, u64>,
-    seconds: f64,
-) -> Rates {
-    let grown = |(name, now): (&String, &u64)| {
-        let grown = now.saturating_sub(before.get(name).copied().unwrap_or(0));
-        (grown > 0).then(|| (name.clone(), grown as f64 / seconds))
-    };
-    after.iter().filter_map(grown).collect()
-}
-
-fn log(
-    window: &[(Instant, Stats)],
-    before: &Stats,
-    after: &Stats,
-    seconds: f64,
-) -> Option<LogFigures> {
-    if after.log_bytes == 0 {
-        return None;
+    let mut figures = growth(&before.all(), &after.all(), seconds);
+    let trips = window.iter().map(|(_, counters)| counters.round_trip_ms);
+    if let Some(trips) = Summary::of(trips.filter(|trip| *trip > 0.0)) {
+        figures.insert(ROUND_TRIP.to_owned(), trips.median);
     }
-    let grown = |what: fn(&Kind) -> u64| {
-        let of = |stats: &Stats| -> BTreeMap<String, u64> {
-            let kinds = stats.log_kinds.iter();
-            kinds
-                .map(|(name, kind)| (name.clone(), what(kind)))
-                .collect()
-        };
-        rates(&of(before), &of(after), seconds)
+    let mut add = |names: [&str; 3], of: fn(&Counters) -> &Vec<(u64, u64)>| {
+        let news = window[1..].iter().flat_map(|(_, counters)| of(counters));
+        let values = quantiles(news.copied(), [0.5, 0.99, 1.0]);
+        let values = names.into_iter().zip(values.into_iter().flatten());
+        figures.extend(values.map(|(name, value)| (name.to_owned(), value)));
     };
-    let (entries, bytes) = (grown(|kind| kind.entries), grown(|kind| kind.bytes));
-    let sizes = entries.iter();
-    let sizes = sizes.filter_map(|(name, rate)| Some((name.clone(), bytes.get(name)? / rate)));
-    let mbit = |from: &Stats, to: &Stats| {
-        let bytes = to.log_bytes.saturating_sub(from.log_bytes) as f64;
-        bytes * 8.0 / 1e6 / (to.guest_seconds - from.guest_seconds)
-    };
-    // Over one second at least: what goes out in one burst is no rate of the network.
-    let peaks = window.iter().enumerate().filter_map(|(number, (_, from))| {
-        let mut later = window[number..].iter().map(|(_, to)| to);
-        let to = later.find(|to| to.guest_seconds - from.guest_seconds >= 1.0)?;
-        Some(mbit(from, to))
-    });
-    let average = mbit(before, after);
-    let trips = window.iter().map(|(_, stats)| stats.round_trip_ms);
-    let trips = Summary::of(trips.filter(|trip| *trip > 0.0));
-    Some(LogFigures {
-        mbit: average,
-        round_trip_ms: trips.map(|trips| trips.median),
-        mbit_peak: peaks.fold(average, f64::max),
-        bytes_per_entry: sizes.collect(),
-        entries_per_second: entries,
-    })
+    add([LAG_P50, LAG_P99, LAG_MAX], |one| &one.lags_us);
+    let hold = [HOLD_P50, HOLD_P99, "output hold max, ms"];
+    add(hold, |one| &one.output_holds_us);
+    let wait = [
+        "input wait p50, ms",
+        "input wait p99, ms",
+        "input wait max, ms",
+    ];
+    add(wait, |one| &one.input_waits_us);
+    figures
 }
 
 #[cfg(test)]
@@ -129,24 +100,26 @@ mod tests {
 
     use super::*;
 
-    /// An event each half second: 100 exits, 10 entries of 20 bytes, and a hold of `n` ms; at 5 s a
-    /// burst of a log.
-    fn lines(start: Instant, burst: u64) -> Vec<(Instant, Stats)> {
+    /// An event each half second: 100 exits, 10 entries of 20 bytes, and a hold of `n` ms.
+    fn lines(start: Instant) -> Vec<(Instant, Counters)> {
         let line = |n: u64| {
-            let text = format!(
-                r#"{{"event":"stats","guest_seconds":{},"log_bytes":{},
-                    "log_kinds":{{"tsc":{{"entries":{},"bytes":{}}},"tick":{{"entries":3,"bytes":9}}}},
-                    "exits":{{"halt":{}}},"round_trip_ms":{},"output_holds_us":[[{},1]],"unheard_of":1}}"#,
-                n as f64 / 2.0,
-                n * 1000 + if n >= 10 { burst } else { 0 },
-                n * 10,
-                n * 200,
-                n * 100,
-                n % 2,
-                n * 1000,
-            );
-            let stats = serde_json::from_str(&text).expect("an event");
-            (start + Duration::from_millis(500) * n as u32, stats)
+            let counters = Counters {
+                guest_seconds: n as f64 / 2.0,
+                log_bytes: n * 1000,
+                log_kinds: [(
+                    "tsc".to_owned(),
+                    Kind {
+                        entries: n * 10,
+                        bytes: n * 200,
+                    },
+                )]
+                .into(),
+                exits: [("halt".to_owned(), n * 100)].into(),
+                round_trip_ms: (n % 2) as f64,
+                output_holds_us: vec![(n * 1000, 1)],
+                ..Counters::default()
+            };
+            (start + Duration::from_millis(500) * n as u32, counters)
         };
         (0..=20).map(line).collect()
     }
@@ -154,36 +127,27 @@ mod tests {
     #[test]
     fn a_window_has_what_came_between() {
         let start = Instant::now();
-        let lines = lines(start, 0);
+        let lines = lines(start);
         let at = |ms| start + Duration::from_millis(ms);
-        let seen = figures(&lines, at(2100), at(6200)).expect("events");
-        let of = |name: &str, value| Rates::from([(name.to_owned(), value)]);
-        assert_eq!(seen.exits_per_second, of("halt", 200.0));
-        let log = seen.log.expect("a log");
-        assert_eq!((log.mbit, log.mbit_peak), (0.016, 0.016));
-        assert_eq!(log.round_trip_ms, Some(1.0), "0 is none");
-        assert_eq!(log.entries_per_second, of("tsc", 20.0));
-        assert_eq!(log.bytes_per_entry, of("tsc", 20.0));
+        let seen = figures(&lines, at(2100), at(6200));
         // The events at 2.5 s to 6 s, with the three digits that a histogram keeps.
-        let hold = seen.output_hold.expect("holds");
-        let near = |value: f64, to: f64| (value / to - 1.0).abs() < 1e-3;
-        assert!(
-            hold.count == 8 && near(hold.max, 12.0) && near(hold.p50, 8.0),
-            "{hold:?}"
-        );
-        assert_eq!(seen.lag, None);
+        for (name, expected) in [
+            ("ftvm exits, halt/s", 200.0),
+            (LOG, 0.016),
+            ("log entries of tsc/s", 20.0),
+            ("log of tsc, Mbit/s", 0.0032),
+            (HOLD_P50, 8.0),
+            // 0 is none.
+            (ROUND_TRIP, 1.0),
+        ] {
+            assert!(
+                (seen[name] / expected - 1.0).abs() < 1e-3,
+                "{name}: {seen:?}"
+            );
+        }
+        assert_eq!(seen.get(LAG_P50), None);
         // Too few events are no figures.
-        assert_eq!(figures(&lines, at(600), at(700)), None);
-        assert_eq!(figures(&lines[5..], at(0), at(900)), None);
-    }
-
-    #[test]
-    fn a_peak_is_that_of_a_second() {
-        let start = Instant::now();
-        let lines = lines(start, 1_000_000);
-        let seen = figures(&lines, start, start + Duration::from_secs(10)).expect("events");
-        let log = seen.log.expect("a log");
-        assert!((log.mbit - 0.816).abs() < 1e-9, "{log:?}");
-        assert!((log.mbit_peak - 8.016).abs() < 1e-9, "{log:?}");
+        assert_eq!(figures(&lines, at(600), at(700)), Figures::new());
+        assert_eq!(figures(&lines[5..], at(0), at(900)), Figures::new());
     }
 }

@@ -73,14 +73,12 @@ impl Workload {
     }
 
     /// What it is, in words.
-    #[must_use]
-    pub fn title(self) -> &'static str {
+    pub(crate) fn title(self) -> &'static str {
         self.words().0
     }
 
     /// What its throughput counts.
-    #[must_use]
-    pub fn unit(self) -> &'static str {
+    pub(crate) fn unit(self) -> &'static str {
         self.words().1
     }
 
@@ -100,11 +98,9 @@ impl Workload {
     /// them); nothing where no client waits.
     pub(crate) fn exchanges(self) -> Option<u32> {
         match self {
-            Self::RedisSet | Self::RedisGet | Self::RedisSetPipelined | Self::RedisGetPipelined => {
-                Some(1)
-            }
             // BEGIN, UPDATE, SELECT, UPDATE, UPDATE, INSERT, END, each a query of its own.
             Self::Pgbench => Some(7),
+            one if one.title().starts_with("Redis") => Some(1),
             _ => None,
         }
     }
@@ -113,10 +109,9 @@ impl Workload {
     #[must_use]
     pub fn guest(self) -> GuestKind {
         // Those of the guest without a disk come first.
-        if self < Self::Pgbench {
-            GuestKind::Memory
-        } else {
-            GuestKind::Disk
+        match self < Self::Pgbench {
+            true => GuestKind::Memory,
+            false => GuestKind::Disk,
         }
     }
 }

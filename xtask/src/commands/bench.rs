@@ -6,10 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use benchmark::{
-    Axis, Configuration, GuestKind, Options, Outcome, Progress, Record, Sample, Workload, report,
-    run,
-};
+use benchmark::{Axis, Configuration, GuestKind, Options, Record, Sample, Workload, report, run};
 use clap::Args;
 
 use super::setup::{self, Disk};
@@ -37,7 +34,7 @@ pub(crate) struct Bench {
     /// Measure under these configurations only, such as `qemu,alone,logged-reads`.
     #[arg(long, value_name = "CONFIGURATIONS", value_delimiter = ',', value_enum)]
     on: Vec<Configuration>,
-    /// Measure growth along these, such as `clients,delay` [default: clients, memory, delay, loss;
+    /// Measure growth along these, such as `clients,delay` [default: clients, delay, loss;
     /// none with --quick or --only]
     #[arg(long, value_name = "AXES", value_delimiter = ',', value_enum)]
     growth: Vec<Axis>,
@@ -80,10 +77,7 @@ impl Bench {
             // Pictures are files: there is no place for them without a directory.
             None => println!("{}", report::markdown(&record, &[])),
         }
-        let failed = record
-            .samples
-            .iter()
-            .filter(|sample| sample.failure().is_some());
+        let failed = record.samples.iter().filter(|one| one.outcome.is_err());
         Ok(match failed.count() {
             0 => ExitCode::SUCCESS,
             failed => {
@@ -97,7 +91,7 @@ impl Bench {
         let options = self.options();
         let chosen = |configuration: &Configuration| {
             let mut workloads = options.workloads.iter();
-            workloads.any(|workload| configuration.gap(*workload).is_none())
+            workloads.any(|workload| configuration.has(*workload))
         };
         ensure!(
             options.configurations.iter().any(chosen),
@@ -111,11 +105,11 @@ impl Bench {
         };
         setup::prepare_for(&mut Steps::new(), disk)?;
         let mut line = LiveLine::new();
-        let show = |progress: &Progress| {
-            if let Some(sample) = &progress.sample {
-                line.print(&tell(sample));
+        let show = |now: &str, sample: Option<&Sample>| {
+            if let Some(sample) = sample {
+                line.print(&sample.to_string());
             }
-            line.show(&progress.to_string());
+            line.show(now);
         };
         let keep = |record: &Record| {
             if let Some(path) = file
@@ -154,30 +148,5 @@ impl Bench {
             options.configurations.clone_from(&self.on);
         }
         options
-    }
-}
-
-/// A measurement, in one line.
-fn tell(sample: &Sample) -> String {
-    let what = format!("{}, {}", sample.configuration, sample.workload);
-    match &sample.outcome {
-        Outcome::Failed { reason } => format!("{what}: FAILED: {reason}"),
-        Outcome::Gap { reason } => format!("{what}: not measured: {reason}"),
-        Outcome::Measured { figures } => {
-            let mut text = what;
-            if let Some(rate) = figures.throughput {
-                text.push_str(&format!(": {rate:.1} {}", sample.workload.unit()));
-            }
-            if let Some(latency) = figures.latency {
-                text.push_str(&format!(
-                    ", p50 {:.2} ms, p99 {:.2} ms",
-                    latency.p50, latency.p99
-                ));
-            }
-            if let Some(log) = figures.vmm.as_ref().and_then(|vmm| vmm.log.as_ref()) {
-                text.push_str(&format!(", log {:.2} Mbit/s", log.mbit));
-            }
-            text
-        }
     }
 }

@@ -1,21 +1,18 @@
 //! `pgbench`, on PostgreSQL in the guest.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use guest_images::PackageStore;
 use guest_images::error::PackageError;
 use testbed::{Error, GUEST, Layout, Result};
 
 use super::{Driver, Rates, command, senseless};
-use crate::sample::Latency;
-use crate::statistics::quantiles;
+use crate::figures::quantiles;
 
 /// The database of the image, and its user.
 const DATABASE: &str = "ftvm";
 const USER: &str = "postgres";
-/// How the files begin in which `pgbench` notes every transaction.
-const LOG: &str = "pgbench-transactions";
 
 pub(super) fn answers(driver: &Driver<'_>) -> bool {
     let address = GUEST.to_string();
@@ -29,9 +26,15 @@ pub(super) fn prepare(driver: &Driver<'_>) -> Result<u64> {
 }
 
 pub(super) fn run(driver: &Driver<'_>) -> Result<Rates> {
-    // Of an earlier measurement that failed.
-    take_transactions(driver.scratch)?;
-    let prefix = driver.scratch.join(LOG);
+    // Where `pgbench` notes every transaction, and did at the last measurement.
+    let directory = driver.scratch.join("pgbench");
+    let failed = |source| Error::File {
+        path: directory.clone(),
+        source,
+    };
+    let _ = fs::remove_dir_all(&directory);
+    fs::create_dir(&directory).map_err(failed)?;
+    let prefix = directory.join("transactions");
     let (prefix, seconds) = (prefix.to_string_lossy(), driver.seconds());
     let clients = driver.clients.to_string();
     #[rustfmt::skip]
@@ -39,9 +42,10 @@ pub(super) fn run(driver: &Driver<'_>) -> Result<Rates> {
         "--no-vacuum", "--client", &clients, "--time", &seconds,
         "--log", "--log-prefix", &prefix,
     ])?;
-    let micros = take_transactions(driver.scratch)?;
     let rate = rate(&text).ok_or_else(|| senseless("pgbench", &text))?;
-    Ok((Some(rate), latency(&micros)))
+    let micros = transactions(&directory).map_err(failed)?;
+    let micros = micros.into_iter().map(|micros| (micros, 1));
+    Ok((rate, quantiles(micros, [0.5, 0.99])))
 }
 
 fn pgbench(driver: &Driver<'_>, arguments: &[&str]) -> Result<String> {
@@ -69,36 +73,15 @@ fn rate(text: &str) -> Option<f64> {
     rate.split(' ').next()?.parse().ok()
 }
 
-/// Reads and removes the logs: how long each transaction took, in microseconds.
-fn take_transactions(directory: &Path) -> Result<Vec<u64>> {
-    let failed = |path: &Path| {
-        let path: PathBuf = path.to_owned();
-        move |source| Error::File { path, source }
-    };
+/// How long each transaction took, in microseconds, by the logs in a directory.
+fn transactions(directory: &Path) -> io::Result<Vec<u64>> {
+    // `client transaction time script seconds microseconds`
+    let time = |line: &str| line.split(' ').nth(2)?.parse::<u64>().ok();
     let mut all = Vec::new();
-    for entry in fs::read_dir(directory).map_err(failed(directory))? {
-        let path = entry.map_err(failed(directory))?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy());
-        if name.is_some_and(|name| name.starts_with(LOG)) {
-            let text = fs::read_to_string(&path).map_err(failed(&path))?;
-            // `client transaction time script seconds microseconds`
-            let time = |line: &str| line.split(' ').nth(2)?.parse::<u64>().ok();
-            all.extend(text.lines().filter_map(time));
-            fs::remove_file(&path).map_err(failed(&path))?;
-        }
+    for entry in fs::read_dir(directory)? {
+        all.extend(fs::read_to_string(entry?.path())?.lines().filter_map(time));
     }
     Ok(all)
-}
-
-fn latency(micros: &[u64]) -> Option<Latency> {
-    let times = micros.iter().map(|micros| (*micros, 1));
-    let (count, [p50, p99, p999]) = quantiles(times, [0.5, 0.99, 0.999])?;
-    Some(Latency {
-        p50,
-        p99,
-        // Of fewer it would be the longest.
-        p999: (count >= 1000).then_some(p999),
-    })
 }
 
 #[cfg(test)]
@@ -113,12 +96,9 @@ mod tests {
         assert_eq!(rate("pgbench: error"), None);
 
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let log = directory.path().join(format!("{LOG}.123"));
         let lines = "0 1 1000 0 175 12\n0 2 1001 0 175 13\n0 3 2000 0 175 14\n";
-        fs::write(&log, lines).expect("a log");
-        let micros = take_transactions(directory.path()).expect("transactions");
-        let latency = latency(&micros).expect("three");
-        assert_eq!((latency.p50, latency.p99, latency.p999), (1.001, 2.0, None));
-        assert!(!log.exists());
+        fs::write(directory.path().join("transactions.123"), lines).expect("a log");
+        let micros = transactions(directory.path()).expect("transactions");
+        assert_eq!(micros, [1000, 1001, 2000]);
     }
 }

@@ -6,7 +6,6 @@ use serde_json::Value;
 use testbed::Result;
 
 use super::{Driver, FIO_SEED, Rates, agent, senseless};
-use crate::sample::Latency;
 
 /// Bytes that `openssl speed` hashes at a time.
 const BLOCK: u32 = 16384;
@@ -21,7 +20,7 @@ pub(super) fn compute(driver: &Driver<'_>) -> Result<Rates> {
         format!("openssl speed -elapsed -mr -seconds {seconds} -bytes {BLOCK} sha256 2> /dev/null");
     let text = agent::run(driver, &command)?;
     let rate = hashed(&text).ok_or_else(|| senseless("openssl speed", &text))?;
-    Ok((Some(rate / 1e6), None))
+    Ok((rate / 1e6, None))
 }
 
 /// The line `+F:number:sha256:BYTES-A-SECOND`.
@@ -47,7 +46,7 @@ pub(super) fn prepare_compilation(driver: &Driver<'_>) -> Result<u64> {
 pub(super) fn compile(driver: &Driver<'_>) -> Result<Rates> {
     let began = Instant::now();
     agent::run(driver, "gcc -O2 -c -o /var/tmp/bench.o /var/tmp/bench.c")?;
-    Ok((Some(60.0 / began.elapsed().as_secs_f64()), None))
+    Ok((60.0 / began.elapsed().as_secs_f64(), None))
 }
 
 /// Makes the file, if it is not there.
@@ -67,9 +66,10 @@ pub(super) fn fio(driver: &Driver<'_>, pattern: &str, block: &str) -> Result<Rat
          --output-format=json --rw={pattern} --bs={block}"
     );
     let text = agent::run(driver, &command)?;
-    let side = match pattern.ends_with("read") {
-        true => "read",
-        false => "write",
+    let side = if pattern.ends_with("read") {
+        "read"
+    } else {
+        "write"
     };
     report(&text, side, block).ok_or_else(|| senseless("fio", &text))
 }
@@ -82,16 +82,10 @@ fn report(text: &str, side: &str, block: &str) -> Option<Rates> {
         "4k" => job["iops"].as_f64()?,
         _ => job["bw_bytes"].as_f64()? / 1e6,
     };
-    let millis = |percentile: &str| {
-        let nanos = job["clat_ns"]["percentile"][percentile].as_f64()?;
-        Some(nanos / 1e6)
-    };
-    let latency = Latency {
-        p50: millis("50.000000")?,
-        p99: millis("99.000000")?,
-        p999: millis("99.900000"),
-    };
-    Some((Some(rate), Some(latency)))
+    let nanos = &job["clat_ns"]["percentile"];
+    let millis = |percentile: &str| Some(nanos[percentile].as_f64()? / 1e6);
+    let latency = [millis("50.000000")?, millis("99.000000")?];
+    Some((rate, Some(latency)))
 }
 
 /// Makes the archive, if it is not there, and says how many files it has.
@@ -108,7 +102,7 @@ pub(super) fn untar(driver: &Driver<'_>, files: u64) -> Result<Rates> {
     let began = Instant::now();
     let command = "tar xf /var/tmp/bench.tar -C /var/tmp/untar && sync";
     agent::run(driver, command)?;
-    Ok((Some(files as f64 / began.elapsed().as_secs_f64()), None))
+    Ok((files as f64 / began.elapsed().as_secs_f64(), None))
 }
 
 #[cfg(test)]
@@ -129,11 +123,9 @@ mod tests {
             {"jobs": [{"read": {"bw_bytes": 2000000, "iops": 488.25, "clat_ns": {"percentile":
             {"50.000000": 15007744, "99.000000": 26083328, "99.900000": 33816576}}},
             "write": {"bw_bytes": 0, "iops": 0.0, "clat_ns": {}}}]}"#;
-        let (rate, latency) = report(text, "read", "4k").expect("a report");
-        assert_eq!(rate, Some(488.25));
-        assert_eq!(latency.expect("percentiles").p50, 15.007744);
-        let (rate, _) = report(text, "read", "1M").expect("a report");
-        assert_eq!(rate, Some(2.0));
+        let latency = Some([15.007744, 26.083328]);
+        assert_eq!(report(text, "read", "4k"), Some((488.25, latency)));
+        assert_eq!(report(text, "read", "1M"), Some((2.0, latency)));
         assert_eq!(report(text, "write", "1M"), None);
     }
 }

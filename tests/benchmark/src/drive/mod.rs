@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use testbed::{Error, Position, Result, wait_until};
 
-use crate::sample::Latency;
+use crate::figures::{Figures, LATENCY_P50, LATENCY_P99, THROUGHPUT};
 use crate::workload::{GuestKind, Workload};
 
 /// What fio's random offsets come from.
@@ -25,6 +25,8 @@ pub(crate) struct Driver<'a> {
     pub(crate) client: &'a Position,
     /// Where clients may write.
     pub(crate) scratch: &'a Path,
+    /// What it is to do.
+    pub(crate) workload: Workload,
     /// How long a measurement shall take.
     pub(crate) window: Duration,
     /// Connections at a time, where the workload has requests.
@@ -34,25 +36,37 @@ pub(crate) struct Driver<'a> {
 /// What was seen.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Seen {
-    /// In the workload's unit.
-    pub(crate) throughput: Option<f64>,
-    /// Of its requests.
-    pub(crate) latency: Option<Latency>,
+    /// Throughput and latency.
+    pub(crate) figures: Figures,
     /// When what counts of it began.
     pub(crate) from: Instant,
     /// When it was over.
     pub(crate) to: Instant,
 }
 
-/// A workload that can begin.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Prepared {
-    workload: Workload,
-    /// What its preparation found: how many requests fill the window, or how many files there are.
-    amount: u64,
-}
+/// Of the workload's requests, in milliseconds: median and 99th percentile.
+type Latency = [f64; 2];
 
-impl Prepared {
+/// Throughput in the workload's unit, and latency where there are requests.
+type Rates = (f64, Option<Latency>);
+
+impl Driver<'_> {
+    /// Waits until the guest's services answer. `well` is asked meanwhile, and an error of it ends
+    /// the wait.
+    pub(crate) fn wait_for_guest(
+        &self,
+        limit: Duration,
+        mut well: impl FnMut() -> Result<()>,
+    ) -> Result<()> {
+        wait_until("an answer of the guest's server", limit, || {
+            well()?;
+            Ok(match self.workload.guest() {
+                GuestKind::Memory => redis::answers(self),
+                GuestKind::Disk => database::answers(self),
+            })
+        })
+    }
+
     /// How long the workload runs before it is measured.
     pub(crate) fn warm_up(&self) -> Duration {
         match self.workload {
@@ -60,81 +74,59 @@ impl Prepared {
             _ => Duration::ZERO,
         }
     }
-}
 
-/// Throughput and latency of a workload.
-type Rates = (Option<f64>, Option<Latency>);
-
-impl Driver<'_> {
-    /// Waits until the guest's services answer. `well` is asked meanwhile, and an error of it ends
-    /// the wait.
-    pub(crate) fn wait_for_guest(
-        &self,
-        kind: GuestKind,
-        limit: Duration,
-        mut well: impl FnMut() -> Result<()>,
-    ) -> Result<()> {
-        wait_until("an answer of the guest's server", limit, || {
-            well()?;
-            Ok(match kind {
-                GuestKind::Memory => redis::answers(self),
-                GuestKind::Disk => database::answers(self),
-            })
-        })
-    }
-
-    /// Does what has to be done before the measurement: makes files, finds out how many requests
-    /// fill the window.
-    pub(crate) fn prepare(&self, workload: Workload) -> Result<Prepared> {
-        let amount = match workload {
-            Workload::Idle | Workload::Compute => 0,
-            Workload::RedisSet
-            | Workload::RedisGet
-            | Workload::RedisSetPipelined
-            | Workload::RedisGetPipelined => redis::requests(self, workload)?,
-            Workload::NetworkReceive | Workload::NetworkTransmit => network::prepare(self)?,
-            Workload::Pgbench => database::prepare(self)?,
-            Workload::Compile => files::prepare_compilation(self)?,
+    /// Does what has to be done before the measurement: makes files, finds out how much there is to
+    /// do (how many requests fill the window, how many files there are).
+    pub(crate) fn prepare(&self) -> Result<u64> {
+        match self.workload {
+            Workload::Idle | Workload::Compute => Ok(0),
+            Workload::RedisSet | Workload::RedisGet => redis::requests(self, 1),
+            Workload::RedisSetPipelined | Workload::RedisGetPipelined => {
+                redis::requests(self, redis::PIPELINE)
+            }
+            Workload::NetworkReceive | Workload::NetworkTransmit => network::prepare(self),
+            Workload::Pgbench => database::prepare(self),
+            Workload::Compile => files::prepare_compilation(self),
             Workload::FioRandomRead
             | Workload::FioRandomWrite
             | Workload::FioRead
-            | Workload::FioWrite => files::prepare_fio(self)?,
-            Workload::Untar => files::prepare_untar(self)?,
-        };
-        Ok(Prepared { workload, amount })
+            | Workload::FioWrite => files::prepare_fio(self),
+            Workload::Untar => files::prepare_untar(self),
+        }
     }
 
     /// Makes the guest work for about the window.
-    pub(crate) fn run(&self, prepared: &Prepared) -> Result<Seen> {
-        let Prepared { workload, amount } = *prepared;
-        let from = Instant::now() + prepared.warm_up();
-        let (throughput, latency) = match workload {
+    pub(crate) fn run(&self, amount: u64) -> Result<Seen> {
+        let from = Instant::now() + self.warm_up();
+        let rates = match self.workload {
             Workload::Idle => {
                 // Nobody asks the guest anything.
                 std::thread::sleep(self.window);
-                (None, None)
+                None
             }
-            Workload::RedisSet
-            | Workload::RedisGet
-            | Workload::RedisSetPipelined
-            | Workload::RedisGetPipelined => redis::run(self, workload, amount)?,
-            Workload::NetworkReceive => network::run(self, &[])?,
-            Workload::NetworkTransmit => network::run(self, &["--reverse"])?,
-            Workload::Compute => files::compute(self)?,
-            Workload::Pgbench => database::run(self)?,
-            Workload::Compile => files::compile(self)?,
-            Workload::FioRandomRead => files::fio(self, "randread", "4k")?,
-            Workload::FioRandomWrite => files::fio(self, "randwrite", "4k")?,
-            Workload::FioRead => files::fio(self, "read", "1M")?,
-            Workload::FioWrite => files::fio(self, "write", "1M")?,
-            Workload::Untar => files::untar(self, amount)?,
+            Workload::RedisSet => Some(redis::run(self, "set", 1, amount)?),
+            Workload::RedisGet => Some(redis::run(self, "get", 1, amount)?),
+            Workload::RedisSetPipelined => Some(redis::run(self, "set", redis::PIPELINE, amount)?),
+            Workload::RedisGetPipelined => Some(redis::run(self, "get", redis::PIPELINE, amount)?),
+            Workload::NetworkReceive => Some(network::run(self, &[])?),
+            Workload::NetworkTransmit => Some(network::run(self, &["--reverse"])?),
+            Workload::Compute => Some(files::compute(self)?),
+            Workload::Pgbench => Some(database::run(self)?),
+            Workload::Compile => Some(files::compile(self)?),
+            Workload::FioRandomRead => Some(files::fio(self, "randread", "4k")?),
+            Workload::FioRandomWrite => Some(files::fio(self, "randwrite", "4k")?),
+            Workload::FioRead => Some(files::fio(self, "read", "1M")?),
+            Workload::FioWrite => Some(files::fio(self, "write", "1M")?),
+            Workload::Untar => Some(files::untar(self, amount)?),
         };
-        Ok(Seen {
-            throughput,
-            latency,
-            from,
-            to: Instant::now(),
-        })
+        let to = Instant::now();
+        let mut figures = Figures::new();
+        if let Some((throughput, latency)) = rates {
+            figures.insert(THROUGHPUT.to_owned(), throughput);
+            let names = [LATENCY_P50, LATENCY_P99].map(str::to_owned).into_iter();
+            figures.extend(names.zip(latency.into_iter().flatten()));
+        }
+        Ok(Seen { figures, from, to })
     }
 
     /// For a client that will never end.

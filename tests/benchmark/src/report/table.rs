@@ -22,15 +22,11 @@ impl Table {
         debug_assert_eq!(cells.len(), self.head.len(), "{cells:?}");
         self.rows.push(cells);
     }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.rows.is_empty()
-    }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_empty() {
+        if self.rows.is_empty() {
             return Ok(());
         }
         let rules = ["---"].into_iter().chain(std::iter::repeat("---:"));

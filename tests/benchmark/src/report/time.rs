@@ -1,69 +1,53 @@
 //! Where the time of the same work goes, under each configuration.
 
-use std::collections::BTreeMap;
+use plotters::style::RGBColor;
 
 use crate::configuration::Configuration;
-use crate::host_meter::IDLE;
+use crate::figures::{Figures, THROUGHPUT, TIME};
 use crate::record::Record;
-use crate::sample::Figures;
-use crate::statistics::medians;
+use crate::statistics::Summary;
 use crate::workload::Workload;
 
-/// What the processor of the host that runs the guest does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Part {
-    Guest,
-    Vmm,
-    Kernel,
-    Devices,
-    Log,
-    Interrupts,
-    Rest,
-    Idle,
-}
+/// What the processor of the host that runs the guest does: what it is called, its colour, and the
+/// names that it has in figures. QEMU's main thread has all its devices; the rest is what has no other
+/// name.
+#[rustfmt::skip]
+pub(super) const PARTS: [(&str, RGBColor, &[&str]); 8] = [
+    ("guest", RGBColor(70, 130, 80), &["guest"]),
+    ("VMM on the guest's thread", RGBColor(214, 99, 20), &["vCPU thread: VMM"]),
+    ("kernel on the guest's thread", RGBColor(250, 180, 110), &["vCPU thread: kernel"]),
+    ("network and disk threads", RGBColor(31, 119, 180), &["tap", "disk", "disk-link", "qemu-system-x86"]),
+    ("log and output threads", RGBColor(140, 190, 230),
+        &["log-sender", "log-acks", "output-gate", "disk-log", "heartbeat", "peer-watch"]),
+    ("interrupts", RGBColor(170, 60, 90), &["host: interrupts"]),
+    ("rest of the host", RGBColor(150, 150, 150), &[]),
+    ("idle", RGBColor(228, 228, 228), &["host: idle"]),
+];
+const REST: usize = 6;
+const IDLE: usize = 7;
 
-/// What was done in so many seconds.
-pub(super) type Parts = BTreeMap<Part, f64>;
+/// How many seconds each of them takes.
+pub(super) type Parts = [f64; PARTS.len()];
 
 /// Of one processor no more than this is told in a second: what is read is not read all at once.
 const ONE_PROCESSOR: f64 = 1.05;
 
-impl Part {
-    /// By the name that the profile has.
-    fn of(name: &str) -> Self {
-        match name {
-            "guest" => Self::Guest,
-            "vCPU thread: VMM" => Self::Vmm,
-            "vCPU thread: kernel" => Self::Kernel,
-            // QEMU's main thread has all its devices.
-            "tap" | "disk" | "disk-link" | "qemu-system-x86" => Self::Devices,
-            "log-sender" | "log-acks" | "output-gate" | "disk-log" | "heartbeat" | "peer-watch" => {
-                Self::Log
-            }
-            "host: interrupts" => Self::Interrupts,
-            IDLE => Self::Idle,
-            _ => Self::Rest,
-        }
-    }
-}
-
 /// What the host did in a second. Where it has several processors, those that idle say nothing.
 fn parts(figures: &Figures) -> Option<Parts> {
-    let profile = &figures.primary.as_ref()?.profile;
-    if profile.is_empty() {
-        return None;
+    let mut parts = Parts::default();
+    for (name, share) in figures {
+        if let Some(name) = name.strip_prefix(TIME) {
+            let part = PARTS.iter().position(|(.., names)| names.contains(&name));
+            parts[part.unwrap_or(REST)] += share;
+        }
     }
-    let mut parts = Parts::new();
-    for (name, share) in profile {
-        *parts.entry(Part::of(name)).or_default() += share;
-    }
-    let told: f64 = parts.values().sum();
+    let told: f64 = parts.iter().sum();
     if told > ONE_PROCESSOR {
-        parts.remove(&Part::Idle);
+        parts[IDLE] = 0.0;
     } else {
-        *parts.entry(Part::Rest).or_default() += (1.0 - told).max(0.0);
+        parts[REST] += (1.0 - told).max(0.0);
     }
-    Some(parts)
+    (told > 0.0).then_some(parts)
 }
 
 /// What the host that runs the guest does for the work that `ftvm` alone does in a second, by the
@@ -72,89 +56,47 @@ pub(super) fn of_the_same_work(
     record: &Record,
     configuration: Configuration,
     workload: Workload,
-) -> Parts {
-    let rates = record.by_round(Configuration::Alone, workload, |one| one.throughput);
-    let rates: BTreeMap<u32, f64> = rates.into_iter().collect();
-    let measured = record.by_round(configuration, workload, |figures| {
-        Some((
-            figures.throughput.filter(|rate| *rate > 0.0)?,
-            parts(figures)?,
-        ))
+) -> Option<Parts> {
+    let rate = |figures: &Figures| figures.get(THROUGHPUT).copied().filter(|rate| *rate > 0.0);
+    let alone = record.by_round(Configuration::Alone, workload, rate);
+    let measured = record.by_round(configuration, workload, |one| rate(one).zip(parts(one)));
+    let scaled = measured.into_iter().filter_map(|(round, (rate, parts))| {
+        let (_, alone) = alone.iter().find(|(other, _)| *other == round)?;
+        Some(parts.map(|seconds| seconds * alone / rate))
     });
-    let scaled = measured
-        .into_iter()
-        .filter_map(|(round, (rate, mut parts))| {
-            let scale = rates.get(&round)? / rate;
-            parts.values_mut().for_each(|share| *share *= scale);
-            Some(parts)
-        });
-    medians(&scaled.collect::<Vec<Parts>>())
+    let rounds: Vec<Parts> = scaled.collect();
+    let mut medians = Parts::default();
+    for (part, median) in medians.iter_mut().enumerate() {
+        *median = Summary::of(rounds.iter().map(|parts| parts[part]))?.median;
+    }
+    Some(medians)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::configuration::Configuration::{Alone, LoggedReads};
-    use crate::record::tests::{change, record};
-    use crate::sample::{HostFigures, Rates};
-
-    /// A configuration, its throughput, and its profile.
-    type Profile<'a> = (Configuration, f64, &'a [(&'a str, f64)]);
-
-    fn of(profiles: &[Profile<'_>]) -> Record {
-        let values = profiles.iter();
-        let values = values.map(|(one, rate, _)| (1, *one, Workload::RedisSet, *rate));
-        let mut record = record(&values.collect::<Vec<_>>());
-        for (at, (.., profile)) in profiles.iter().enumerate() {
-            let profile = profile
-                .iter()
-                .map(|(name, share)| (name.to_string(), *share));
-            change(&mut record, at, |figures| {
-                figures.primary = Some(HostFigures {
-                    profile: profile.collect::<Rates>(),
-                    ..HostFigures::default()
-                });
-            });
-        }
-        record
-    }
+    use crate::configuration::Configuration::{Alone, LoggedReads, Qemu};
+    use crate::record::tests::{add, record};
 
     #[test]
     fn what_half_as_fast_takes_twice_the_time() {
-        let record = of(&[
-            (
-                Alone,
-                400.0,
-                &[("guest", 0.5), ("tap", 0.25), (IDLE, 0.125)],
-            ),
-            (
-                LoggedReads,
-                200.0,
-                &[
-                    ("guest", 0.25),
-                    ("log-acks", 0.125),
-                    ("log-sender", 0.125),
-                    (IDLE, 0.5),
-                ],
-            ),
-        ]);
-        let work = |one| of_the_same_work(&record, one, Workload::RedisSet);
-        let alone = work(Alone);
+        let set = Workload::RedisSet;
+        let mut record = record(&[(1, Alone, set, 400.0), (1, LoggedReads, set, 200.0)]);
+        let mut told = |at, name, share| add(&mut record, at, &format!("{TIME}{name}"), share);
+        told(0, "guest", 0.5);
+        told(0, "tap", 0.25);
+        told(0, "host: idle", 0.125);
+        told(1, "guest", 0.25);
+        told(1, "log-acks", 0.125);
+        told(1, "log-sender", 0.125);
+        told(1, "host: idle", 14.5);
+        let work = |one| of_the_same_work(&record, one, set);
         // The rest of the host is what nobody told of.
-        assert_eq!((alone[&Part::Devices], alone[&Part::Rest]), (0.25, 0.125));
-        let replicated = work(LoggedReads);
-        assert_eq!(
-            (replicated[&Part::Guest], replicated[&Part::Log]),
-            (0.5, 0.5)
-        );
-        assert_eq!(replicated.values().sum::<f64>(), 2.0);
-        assert_eq!(work(Configuration::Qemu), Parts::new());
-    }
-
-    #[test]
-    fn processors_that_idle_beside_the_guests_are_left_out() {
-        let record = of(&[(Alone, 40.0, &[("guest", 1.0), (IDLE, 14.9)])]);
-        let parts = of_the_same_work(&record, Alone, Workload::RedisSet);
-        assert_eq!(parts, Parts::from([(Part::Guest, 1.0)]));
+        let alone = [0.5, 0.0, 0.0, 0.25, 0.0, 0.0, 0.125, 0.125];
+        assert_eq!(work(Alone), Some(alone));
+        // Processors that idle beside the guest's are left out.
+        let replicated = [0.5, 0.0, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0];
+        assert_eq!(work(LoggedReads), Some(replicated));
+        assert_eq!(work(Qemu), None);
     }
 }
