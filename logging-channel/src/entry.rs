@@ -6,6 +6,7 @@
 //! therefore never logged.
 
 use std::fmt;
+use std::ops::Range;
 
 use xxhash_rust::xxh64::Xxh64;
 
@@ -181,15 +182,17 @@ pub enum StatePart {
     Commit(Vec<u8>),
 }
 
-/// Digest of the guest's state.
+/// Digest of a part of the guest's state.
 ///
-/// One that covers many pages takes several entries at the same execution point: all but the last
-/// have pages only.
+/// A digest of all of it goes over memory in as many parts as it takes, from the first page to the
+/// last, each at an execution point of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StateDigest {
-    /// Pages that changed since the last digest or state transfer, by ascending number.
+    /// Numbers of the pages that it covers.
+    pub range: Range<u64>,
+    /// Those of them that changed since the last digest or state transfer, by ascending number.
     pub pages: Vec<PageDigest>,
-    /// Processor and devices; only in a digest's last entry.
+    /// Processor and devices; only in the last part.
     pub last: Option<PartDigests>,
 }
 

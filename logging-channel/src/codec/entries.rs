@@ -21,7 +21,7 @@ use super::state;
 use crate::bytes::{FieldError, Fields, put_delta, put_varint};
 use crate::entry::{
     CountedStop, DiskOutcome, Entry, ExecutionPoint, Landmark, OutputChannel, OutputMarker,
-    PartDigests, Payload, Registers, ShutdownReason, StateDigest, StatePart,
+    PartDigests, Payload, Registers, ShutdownReason, StatePart,
 };
 
 const KIND_MASK: u8 = 0x0f;
@@ -140,7 +140,7 @@ impl Context {
             Payload::Shutdown(reason) => out.push(reason_number(*reason)),
             Payload::State(part) => state::write_part(part, out),
             Payload::Digest(digest) => {
-                state::write_pages(&digest.pages, out);
+                state::write_pages(digest, out);
                 match &digest.last {
                     None => out.push(0),
                     Some(last) => {
@@ -260,17 +260,18 @@ impl Context {
             }
             Kind::Shutdown => Payload::Shutdown(read_reason(fields.u8()?)?),
             Kind::State => Payload::State(state::read_part(fields)?),
-            Kind::Digest => Payload::Digest(Box::new(StateDigest {
-                pages: state::read_pages(fields)?,
-                last: match fields.u8()? {
+            Kind::Digest => {
+                let mut digest = state::read_pages(fields)?;
+                digest.last = match fields.u8()? {
                     0 => None,
                     1 => Some(PartDigests {
                         registers: self.read_registers(fields)?,
                         parts: state::read_digests(fields)?,
                     }),
                     other => return Err(EntryError::UnknownPart(other)),
-                },
-            })),
+                };
+                Payload::Digest(Box::new(digest))
+            }
             Kind::Counted => Payload::Counted(Box::new(CountedStop {
                 count: fields.varint()?,
                 registers: self.read_registers(fields)?,

@@ -34,8 +34,8 @@ pub enum EncodeError {
         /// How many parts.
         parts: usize,
     },
-    /// The pages of a digest do not ascend.
-    #[error("the pages of a digest must ascend")]
+    /// The pages of a digest do not ascend, or are not among those that it covers.
+    #[error("the pages of a digest must ascend, within what it covers")]
     UnorderedPages,
     /// The entry lies before the one that precedes it in the log.
     #[error("entry at exit {found} after one at exit {last}: a log is written in execution order")]
@@ -80,8 +80,8 @@ pub enum EntryError {
     /// More digests than [`MAX_PAGE_DIGESTS`] or [`MAX_PART_DIGESTS`].
     #[error("{0} digests in one entry")]
     TooManyDigests(u64),
-    /// The pages of a digest do not ascend, or pass 64 bits.
-    #[error("the pages of a digest do not ascend")]
+    /// The pages of a digest do not ascend, or are not among those that it covers.
+    #[error("the pages of a digest do not ascend, or are not among those that it covers")]
     UnorderedPages,
     /// An output channel that this version does not know.
     #[error("unknown output channel {0}")]

@@ -3,7 +3,8 @@
 //! ```text
 //!   state part    1 byte: 0 begin, 1 pages, 2 commit, 3 rest; then, but for begin, varint length
 //!                 and data
-//!   page digests  varint count; each: varint step from the page before (the first: from 0, later
+//!   page digests  varint first page and number of pages that are covered; varint count; each:
+//!                 varint step from the page before (the first: from the first page covered, later
 //!                 ones at least 1), u32
 //!   part digests  varint count; each: u32
 //! ```
@@ -25,7 +26,14 @@ pub(super) fn admit(digest: &StateDigest) -> Result<(), EncodeError> {
     if pages > MAX_PAGE_DIGESTS || parts > MAX_PART_DIGESTS {
         return Err(EncodeError::LargeDigest { pages, parts });
     }
-    if !digest.pages.is_sorted_by(|a, b| a.page < b.page) {
+    let ascend = digest.pages.is_sorted_by(|a, b| a.page < b.page);
+    let (first, last) = (digest.pages.first(), digest.pages.last());
+    let is_covered = |page: &PageDigest| digest.range.contains(&page.page);
+    if digest.range.start > digest.range.end
+        || !ascend
+        || !first.is_none_or(is_covered)
+        || !last.is_none_or(is_covered)
+    {
         return Err(EncodeError::UnorderedPages);
     }
     Ok(())
@@ -59,9 +67,12 @@ pub(super) fn read_part(fields: &mut Fields<'_>) -> Result<StatePart, EntryError
     Ok(part(fields.bytes(len as usize)?.to_vec()))
 }
 
-pub(super) fn write_pages(pages: &[PageDigest], out: &mut Vec<u8>) {
+pub(super) fn write_pages(digest: &StateDigest, out: &mut Vec<u8>) {
+    let StateDigest { range, pages, .. } = digest;
+    put_varint(out, range.start);
+    put_varint(out, range.end - range.start);
     put_varint(out, pages.len() as u64);
-    let mut last = 0;
+    let mut last = range.start;
     for PageDigest { page, digest } in pages {
         put_varint(out, page - last);
         out.extend_from_slice(&digest.to_le_bytes());
@@ -69,22 +80,31 @@ pub(super) fn write_pages(pages: &[PageDigest], out: &mut Vec<u8>) {
     }
 }
 
-pub(super) fn read_pages(fields: &mut Fields<'_>) -> Result<Vec<PageDigest>, EntryError> {
+/// A digest without its last part.
+pub(super) fn read_pages(fields: &mut Fields<'_>) -> Result<StateDigest, EntryError> {
+    let start = fields.varint()?;
+    let end = start.checked_add(fields.varint()?);
+    let range = start..end.ok_or(EntryError::UnorderedPages)?;
     let count = count(fields, MAX_PAGE_DIGESTS)?;
     let mut pages = Vec::new();
-    let mut last = 0u64;
+    let mut last = start;
     for n in 0..count {
         let step = fields.varint()?;
         if n > 0 && step == 0 {
             return Err(EntryError::UnorderedPages);
         }
-        last = last.checked_add(step).ok_or(EntryError::UnorderedPages)?;
+        let page = last.checked_add(step).filter(|page| range.contains(page));
+        last = page.ok_or(EntryError::UnorderedPages)?;
         pages.push(PageDigest {
             page: last,
             digest: fields.u32()?,
         });
     }
-    Ok(pages)
+    Ok(StateDigest {
+        range,
+        pages,
+        last: None,
+    })
 }
 
 pub(super) fn write_digests(digests: &[u32], out: &mut Vec<u8>) {

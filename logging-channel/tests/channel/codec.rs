@@ -202,12 +202,17 @@ fn unknown_numbers_are_named() {
         EntryError::UnknownPart(4)
     );
     assert_eq!(
-        entry_error(&[Kind::Digest.number(), 0, 2]),
+        entry_error(&[Kind::Digest.number(), 0, 0, 0, 2]),
         EntryError::UnknownPart(2)
     );
     assert_eq!(
-        entry_error(&[Kind::Digest.number(), 2, 1, 0, 0, 0, 0, 0]),
+        entry_error(&[Kind::Digest.number(), 0, 9, 2, 1, 0, 0, 0, 0, 0]),
         EntryError::UnorderedPages
+    );
+    assert_eq!(
+        entry_error(&[Kind::Digest.number(), 3, 1, 1, 1]),
+        EntryError::UnorderedPages,
+        "not covered"
     );
     assert_eq!(entry_error(&[0xc9]), EntryError::ReservedStep(0xc9));
     assert_eq!(
@@ -264,6 +269,7 @@ fn limits_hold_for_writers_too_and_a_refused_entry_leaves_the_batch_as_it_was() 
     let pages = |numbers: &[u64]| {
         let digest = |&page: &u64| PageDigest { page, digest: 7 };
         Payload::Digest(Box::new(StateDigest {
+            range: 3..u64::MAX,
             pages: numbers.iter().map(digest).collect(),
             last: None,
         }))
@@ -272,7 +278,12 @@ fn limits_hold_for_writers_too_and_a_refused_entry_leaves_the_batch_as_it_was() 
         encoder.push(&at(6, pages(&[3, 3]))),
         Err(EncodeError::UnorderedPages)
     );
-    let many: Vec<u64> = (0..=MAX_PAGE_DIGESTS as u64).collect();
+    assert_eq!(
+        encoder.push(&at(6, pages(&[2, 3]))),
+        Err(EncodeError::UnorderedPages),
+        "one that is not covered"
+    );
+    let many: Vec<u64> = (3..=3 + MAX_PAGE_DIGESTS as u64).collect();
     assert!(matches!(
         encoder.push(&at(6, pages(&many))),
         Err(EncodeError::LargeDigest { .. })

@@ -69,9 +69,12 @@ fn registers() -> impl Strategy<Value = Registers> {
 }
 
 fn digest() -> impl Strategy<Value = StateDigest> {
-    let pages = btree_map(any::<u64>(), any::<u32>(), 0..40);
+    let pages = btree_map(0..u64::MAX, any::<u32>(), 0..40);
     let last = option::of((registers(), vec(any::<u32>(), 0..20)));
-    (pages, last).prop_map(|(pages, last)| StateDigest {
+    let more = (0..1000u64, 1..1000u64);
+    (pages, more, last).prop_map(|(pages, (before, behind), last)| StateDigest {
+        range: pages.keys().next().unwrap_or(&7).saturating_sub(before)
+            ..pages.keys().last().unwrap_or(&7).saturating_add(behind),
         pages: pages
             .into_iter()
             .map(|(page, digest)| PageDigest { page, digest })

@@ -65,13 +65,14 @@ impl WriteLog {
     }
 
     /// Adds the pages that the guest wrote since the last call, and some that it writes so often
-    /// that they are not watched. To be called while the guest stands still.
+    /// that they are not watched. Those that are there already, which are to be looked at anyway, are
+    /// not watched for more writes until then. To be called while the guest stands still.
     pub(super) fn take(&mut self, vm: &VmFd, into: &mut PageSet) -> Result<(), CpuError> {
-        let mut pages = vm
+        let named = vm
             .get_dirty_log(MEMORY_SLOT, self.bytes)
             .map_err(CpuError::failed_to("read the dirty log"))?;
-        into.insert_bitmap(&pages);
-        self.heat.choose(&mut pages);
+        let mut pages = self.heat.choose(&named, into.words());
+        into.insert_bitmap(&named);
         if pages.iter().all(|word| *word == 0) {
             return Ok(());
         }
@@ -158,24 +159,29 @@ impl Heat {
         }
     }
 
-    /// Leaves of the pages that KVM names, 64 a word, those that are to be watched again.
-    fn choose(&mut self, named: &mut [u64]) {
-        for (at, (named, watched)) in named.iter_mut().zip(&mut self.watched).enumerate() {
-            for bit in bits(*watched & !*named) {
+    /// Those of the pages that KVM names, 64 a word, that are to be watched again. Pages that wait
+    /// to be looked at since they were named before are left as they are.
+    fn choose(&mut self, named: &[u64], waiting: &[u64]) -> Vec<u64> {
+        let mut chosen = vec![0; named.len()];
+        let words = named.iter().zip(waiting).zip(&mut self.watched);
+        for (at, ((named, waiting), watched)) in words.enumerate() {
+            for bit in bits(*watched & !*named & !*waiting) {
                 self.pages[64 * at + bit as usize] = Page::default();
             }
-            for bit in bits(*named) {
+            for bit in bits(*named & !*waiting) {
                 let Some(page) = self.pages.get_mut(64 * at + bit as usize) else {
                     continue;
                 };
                 let was_hot = page.is_hot();
-                if !page.named(self.hot < MOST_HOT) {
+                if page.named(self.hot < MOST_HOT) {
+                    chosen[at] |= 1 << bit;
+                } else {
                     self.hot += usize::from(!was_hot);
-                    *named &= !(1 << bit);
                 }
             }
-            *watched = *named;
+            *watched = chosen[at] | *watched & *waiting;
         }
+        chosen
     }
 }
 
@@ -209,9 +215,12 @@ mod tests {
         }
 
         fn take(&mut self, heat: &mut Heat) -> Vec<u64> {
+            self.take_beside(heat, &[0; PAGES.div_ceil(64)])
+        }
+
+        fn take_beside(&mut self, heat: &mut Heat, waiting: &[u64]) -> Vec<u64> {
             let named = self.named.clone();
-            let mut watch = named.clone();
-            heat.choose(&mut watch);
+            let watch = heat.choose(&named, waiting);
             for (named, watch) in self.named.iter_mut().zip(watch) {
                 *named &= !watch;
             }
@@ -241,6 +250,61 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// The pages that were named are looked at some of them at a time.
+        #[test]
+        fn no_write_goes_unseen(
+            turns in prop::collection::vec(
+                (prop::collection::vec(0..PAGES, 0..20), 0..PAGES, 0..PAGES), 0..200
+            )
+        ) {
+            let (mut kvm, mut heat) = (Kvm::new(), Heat::new(PAGES));
+            let mut waiting = PageSet::empty(PAGES as u64);
+            let mut unseen = std::collections::BTreeSet::new();
+            for (written, first, end) in turns {
+                for page in written {
+                    kvm.write(page);
+                    unseen.insert(page);
+                }
+                let named = kvm.take_beside(&mut heat, waiting.words());
+                waiting.insert_bitmap(&named);
+                for page in &unseen {
+                    prop_assert!(waiting.contains(*page as u64), "page {}", page);
+                }
+                while let Some(page) = waiting.take_first_in(first as u64..end as u64) {
+                    if !unseen.remove(&(page as usize)) {
+                        heat.cool(page as usize);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_that_waits_makes_no_faults_and_stays_hot() {
+        let (mut kvm, mut heat) = (Kvm::new(), Heat::new(PAGES));
+        let waiting = [0, 1 << (70 % 64)];
+        kvm.write(70);
+        kvm.take(&mut heat);
+        for _ in 0..100 {
+            kvm.write(70);
+            kvm.take_beside(&mut heat, &waiting);
+        }
+        assert_eq!(kvm.faults, 2);
+        assert!(has(&kvm.take(&mut heat), 70));
+        // Found unchanged each time it is looked at, however often it waits in between.
+        for _ in 0..10 {
+            kvm.take(&mut heat);
+        }
+        for _ in 0..PATIENCE {
+            heat.cool(70);
+            kvm.take_beside(&mut heat, &waiting);
+            kvm.take(&mut heat);
+        }
+        kvm.take(&mut heat);
+        assert!(!has(&kvm.take(&mut heat), 70));
+    }
+
     #[test]
     fn a_page_written_all_the_time_makes_few_faults() {
         let (mut kvm, mut heat) = (Kvm::new(), Heat::new(PAGES));
@@ -260,9 +324,8 @@ mod tests {
         const MORE: usize = MOST_HOT + 64;
         let mut heat = Heat::new(MORE);
         let watched = |heat: &mut Heat| {
-            let mut named = vec![u64::MAX; MORE / 64];
-            heat.choose(&mut named);
-            let watched = named.iter().map(|word| word.count_ones() as usize);
+            let watched = heat.choose(&[u64::MAX; MORE / 64], &[0; MORE / 64]);
+            let watched = watched.iter().map(|word| word.count_ones() as usize);
             watched.sum::<usize>()
         };
         for _ in 1..HOT_AFTER {

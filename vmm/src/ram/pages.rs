@@ -1,5 +1,7 @@
 //! Sets of guest pages.
 
+use std::ops::Range;
+
 /// A set of guest frame numbers, as a bitmap.
 #[derive(Debug, Clone)]
 pub struct PageSet {
@@ -84,20 +86,44 @@ impl PageSet {
 
     /// Takes the lowest page out.
     pub fn take_first(&mut self) -> Option<u64> {
-        let rest = &self.words[self.first..];
-        let empty = rest.iter().position(|word| {
+        let found = self.first_from(self.first as u64 * 64);
+        self.first = found.map_or(self.words.len(), |page| (page / 64) as usize);
+        self.remove(found?);
+        found
+    }
+
+    /// Takes the lowest page of `range` out.
+    pub fn take_first_in(&mut self, range: Range<u64>) -> Option<u64> {
+        let found = self
+            .first_from(range.start)
+            .filter(|page| *page < range.end)?;
+        self.remove(found);
+        Some(found)
+    }
+
+    /// The lowest page that is not below `start`.
+    fn first_from(&mut self, start: u64) -> Option<u64> {
+        let at = (start / 64) as usize;
+        let above = u64::MAX << (start % 64);
+        let (word, rest) = self.words.get(at..)?.split_first()?;
+        let words = std::iter::once(word & above).chain(rest.iter().copied());
+        let (at, word) = (at as u64..).zip(words).find(|(_, word)| {
             #[cfg(test)]
             {
                 self.looked_at += 1;
             }
             *word != 0
-        });
-        self.first += empty.unwrap_or(rest.len());
-        let at = self.first;
-        empty?;
-        let bit = self.words[at].trailing_zeros();
-        self.words[at] &= self.words[at] - 1;
-        Some(at as u64 * 64 + u64::from(bit))
+        })?;
+        Some(at * 64 + u64::from(word.trailing_zeros()))
+    }
+
+    fn remove(&mut self, page: u64) {
+        self.words[(page / 64) as usize] &= !(1 << (page % 64));
+    }
+
+    /// As a bitmap, 64 pages a word, lowest page in the lowest bit.
+    pub(crate) fn words(&self) -> &[u64] {
+        &self.words
     }
 
     /// All of them, ascending.
@@ -142,6 +168,22 @@ mod tests {
             let taken: Vec<u64> = std::iter::from_fn(|| set.take_first()).collect();
             prop_assert_eq!(taken, Vec::from_iter(model));
             prop_assert!(set.is_empty());
+        }
+
+        #[test]
+        fn is_a_set_of_which_parts_are_taken(
+            pages in prop::collection::vec(0u64..300, 0..50),
+            ranges in prop::collection::vec((0u64..310, 0u64..310), 0..10),
+        ) {
+            let mut set = PageSet::empty(300);
+            pages.iter().for_each(|page| set.insert(*page));
+            let mut model: BTreeSet<u64> = pages.into_iter().collect();
+            for (start, end) in ranges {
+                let taken: Vec<u64> = std::iter::from_fn(|| set.take_first_in(start..end)).collect();
+                let expected = model.extract_if(start..end.max(start), |_| true);
+                prop_assert_eq!(taken, Vec::from_iter(expected));
+            }
+            prop_assert_eq!(set.take_first(), model.pop_first());
         }
 
         /// Pages that come in before those that were taken out last.

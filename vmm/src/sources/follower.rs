@@ -9,14 +9,12 @@ use super::address_space::AddressSpace;
 use super::pace::StateCounters;
 use crate::engine::{Difference, Interruption, Moment, StateDifference, Step};
 use crate::ram::{PAGE, PageSet};
-use crate::state::{Baseline, Incoming, StateError, digest, part_digests};
+use crate::state::{Baseline, Incoming, StateError, digest, digest_rest, part_digests};
 
 /// Follows the guest's state in a log.
 pub struct StateFollower {
     incoming: Incoming,
     counters: Arc<StateCounters>,
-    /// Pages of a digest whose last entry is still to come.
-    pages: Vec<PageDigest>,
     /// A transfer of the whole state is under way.
     whole: bool,
     bytes: u64,
@@ -29,7 +27,6 @@ impl StateFollower {
         Self {
             incoming: Incoming::new(baseline),
             counters,
-            pages: Vec::new(),
             whole: false,
             bytes: 0,
         }
@@ -49,7 +46,6 @@ impl StateFollower {
             StatePart::Begin => {
                 self.whole = true;
                 self.bytes = 0;
-                self.pages.clear();
                 self.incoming.begin_whole(at)?;
                 Ok(false)
             }
@@ -90,7 +86,7 @@ impl StateFollower {
         self.incoming.abandon();
     }
 
-    /// Compares a digest with the guest's own state, once its last entry is there.
+    /// Compares a part of a digest with the guest's own state.
     ///
     /// # Errors
     /// [`Interruption::Diverged`] names what differs.
@@ -98,34 +94,36 @@ impl StateFollower {
         &mut self,
         at: &mut Moment<'_>,
         lsn: Lsn,
-        logged: StateDigest,
+        logged: &StateDigest,
     ) -> Step<()> {
-        self.pages.extend(logged.pages);
-        let Some(last) = logged.last else {
-            return Ok(());
-        };
         let since = Instant::now();
-        let (pages, parts) = digest(self.incoming.baseline(), at)?;
-        let logged_pages = std::mem::take(&mut self.pages);
-        self.counters.digest(since.elapsed());
-        if pages == logged_pages && parts == last {
+        let range = logged.range.clone();
+        let mut own = digest(self.incoming.baseline(), at, range, None)?;
+        if logged.last.is_some() {
+            own.last = Some(digest_rest(at)?);
+        }
+        self.counters.digest(since.elapsed(), own.last.is_some());
+        if own == *logged {
             return Ok(());
         }
         let names = part_digests(at)?.into_iter().map(|(name, _)| name);
-        let same = parts.parts.iter().zip(&last.parts);
-        let pages = different_pages(&logged_pages, &pages);
-        let space = AddressSpace::of(self.incoming.baseline().memory(), parts.registers.cr3);
+        let rest = |digest: &StateDigest| digest.last.clone().unwrap_or_default();
+        let (own_rest, logged_rest) = (rest(&own), rest(logged));
+        let same = own_rest.parts.iter().zip(&logged_rest.parts);
+        let pages = different_pages(&logged.pages, &own.pages);
+        let root = at.registers()?.cr3;
+        let space = AddressSpace::of(self.incoming.baseline().memory(), root);
         let count = |set: &PageSet| pages.iter().filter(|page| set.contains(**page)).count();
         let difference = StateDifference {
             page_tables: count(&space.tables),
             program_pages: count(&space.program),
-            registers: different_registers(&last.registers, &parts.registers).collect(),
+            registers: different_registers(&logged_rest.registers, &own_rest.registers).collect(),
             parts: names
                 .zip(same)
                 .filter(|(_, (own, logged))| own != logged)
                 .map(|(name, _)| name)
                 .collect(),
-            stack: stack_among(at, &parts.registers, &pages),
+            stack: stack_among(at, &pages)?,
             pages,
         };
         Err(Interruption::diverged(
@@ -137,16 +135,17 @@ impl StateFollower {
 }
 
 /// Whose stack is among these pages, if the processor's stack pointer is in one of them.
-fn stack_among(at: &mut Moment<'_>, registers: &Registers, pages: &[u64]) -> Option<&'static str> {
+fn stack_among(at: &mut Moment<'_>, pages: &[u64]) -> Step<Option<&'static str>> {
     const RSP: usize = 6;
     const KERNEL_HALF: u64 = 1 << 63;
-    let top = at.cpu.translate(registers.gpr[RSP])? / PAGE as u64;
-    let is_there = pages.binary_search(&top).is_ok();
-    is_there.then_some(if registers.rip < KERNEL_HALF {
+    let registers = at.registers()?;
+    let top = at.cpu.translate(registers.gpr[RSP]);
+    let is_there = top.is_some_and(|top| pages.binary_search(&(top / PAGE as u64)).is_ok());
+    Ok(is_there.then_some(if registers.rip < KERNEL_HALF {
         "a program's stack"
     } else {
         "the kernel's stack"
-    })
+    }))
 }
 
 /// The registers that differ: name, logged, own.

@@ -4,15 +4,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use logging_channel::codec::MAX_PAGE_DIGESTS;
-use logging_channel::entry::{Entry, ExecutionPoint, Lsn, Payload, StateDigest, StatePart};
+use logging_channel::entry::{Entry, ExecutionPoint, Lsn, Payload, StatePart};
 
 use super::convergence::Convergence;
 use super::log_sink::LogSink;
 use super::pace::{NextStop, Pace, StateCounters};
 use super::repairs::{MANY, Repairs};
 use crate::engine::{Moment, Step};
-use crate::state::{Baseline, Capture, digest};
+use crate::state::{Baseline, Capture, digest, digest_rest};
 
 /// Time until a whole state that could not be taken is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -22,8 +21,10 @@ pub struct StateKeeper {
     capture: Capture,
     pace: Pace,
     counters: Arc<StateCounters>,
-    /// Guest time of the next digest.
+    /// Guest time of the next part of a digest.
     next_digest: Duration,
+    /// The first page of that part.
+    digested: u64,
     whole: WholeState,
     delta: Option<Delta>,
     repairs: Repairs,
@@ -85,6 +86,7 @@ impl StateKeeper {
             pace,
             counters,
             next_digest: pace.digest_interval,
+            digested: 0,
             whole: WholeState::NotWanted,
             delta: None,
             repairs: Repairs::default(),
@@ -263,16 +265,27 @@ impl StateKeeper {
             WholeState::Wanted { not_before } if now < not_before => Ok(()),
             WholeState::Wanted { .. } => self.begin_whole(at, now, clock, log),
             WholeState::Sending { .. } => self.send_if_due(at, now, clock, log),
-            WholeState::NotWanted if now >= self.next_digest => self.digest(at, now, log),
+            WholeState::NotWanted if now >= self.next_digest => {
+                let cost = self.digest(at, Some(self.pace.transfer_slice), log)?;
+                let is_last = self.digested == 0;
+                self.next_digest = now + self.pace.digest_after(cost, is_last);
+                Ok(())
+            }
             WholeState::NotWanted => Ok(()),
         }
     }
 
     /// The guest ended: one more digest, so that nothing that it did goes without one.
     pub(super) fn last_digest(&mut self, at: &mut Moment<'_>, log: &mut dyn LogSink) -> Step<()> {
-        match self.whole {
-            WholeState::NotWanted => self.digest(at, self.next_digest, log),
-            WholeState::Wanted { .. } | WholeState::Sending { .. } | WholeState::Ready(_) => Ok(()),
+        if self.whole != WholeState::NotWanted {
+            return Ok(());
+        }
+        self.digested = 0;
+        loop {
+            self.digest(at, None, log)?;
+            if self.digested == 0 {
+                return Ok(());
+            }
         }
     }
 
@@ -363,34 +376,31 @@ impl StateKeeper {
         Ok(())
     }
 
-    fn digest(&mut self, at: &mut Moment<'_>, now: Duration, log: &mut dyn LogSink) -> Step<()> {
+    /// The next part of a digest, of as many pages as `time` allows. For how long the guest stood
+    /// still for it.
+    fn digest(
+        &mut self,
+        at: &mut Moment<'_>,
+        time: Option<Duration>,
+        log: &mut dyn LogSink,
+    ) -> Step<Duration> {
         let since = Instant::now();
-        let (pages, parts) = digest(self.capture.baseline(), at)?;
-        let chunks = pages.chunks(MAX_PAGE_DIGESTS);
-        let mut entries: Vec<StateDigest> = chunks
-            .map(|pages| StateDigest {
-                pages: pages.to_vec(),
-                last: None,
-            })
-            .collect();
-        match entries.last_mut() {
-            Some(entry) => entry.last = Some(parts),
-            None => entries.push(StateDigest {
-                pages: Vec::new(),
-                last: Some(parts),
-            }),
+        let baseline = self.capture.baseline();
+        let pages = baseline.pages();
+        let mut part = digest(baseline, at, self.digested..pages, time)?;
+        let is_last = part.range.end == pages;
+        if is_last {
+            part.last = Some(digest_rest(at)?);
         }
-        for entry in entries {
-            log.append(Entry {
-                point: at.point,
-                check: None,
-                payload: Payload::Digest(Box::new(entry)),
-            })?;
-        }
+        self.digested = if is_last { 0 } else { part.range.end };
+        log.append(Entry {
+            point: at.point,
+            check: None,
+            payload: Payload::Digest(Box::new(part)),
+        })?;
         let cost = since.elapsed();
-        self.next_digest = now + self.pace.digest_after(cost);
-        self.counters.digest(cost);
+        self.counters.digest(cost, is_last);
         log::debug!("digest at {}: {} us", at.point, cost.as_micros());
-        Ok(())
+        Ok(cost)
     }
 }

@@ -12,8 +12,8 @@ pub struct Pace {
     pub latency: Duration,
     /// Time between two digests.
     pub digest_interval: Duration,
-    /// Time to spend at once on sending the whole state, a quarter of the guest's, unless the guest
-    /// writes too fast for that.
+    /// Time to spend at once on a digest, and on sending the whole state, a quarter of the guest's,
+    /// unless the guest writes too fast for that.
     pub transfer_slice: Duration,
     /// For how long at most the guest is stopped at once for a transfer of its memory, as long as
     /// it gets on at all.
@@ -47,8 +47,8 @@ const DELTA_SHARE: u32 = 2;
 /// As often as the timer of a guest ticks, and no more often.
 const SHORTEST: Duration = Duration::from_millis(4);
 
-/// As [`DELTA_SHARE`], for digests. Not much more: after one expensive digest, a difference would
-/// stay unnoticed for minutes.
+/// As [`DELTA_SHARE`], for the parts of digests. Not much more: a difference in memory of which much
+/// is written would stay unnoticed for minutes.
 const DIGEST_SHARE: u32 = 20;
 
 /// When a guest that makes no exits is stopped next.
@@ -82,10 +82,15 @@ impl Pace {
         }
     }
 
-    /// Time to the next digest after one that took `cost`.
+    /// Time to the next part of a digest after one that took `cost`, and was the last one or not.
     #[must_use]
-    pub fn digest_after(&self, cost: Duration) -> Duration {
-        self.digest_interval.max(cost * DIGEST_SHARE)
+    pub fn digest_after(&self, cost: Duration, is_last: bool) -> Duration {
+        let pause = cost * DIGEST_SHARE;
+        if is_last {
+            self.digest_interval.max(pause)
+        } else {
+            pause
+        }
     }
 }
 
@@ -116,7 +121,7 @@ pub struct StateFigures {
     pub stop_interval: Duration,
     /// Digests logged or compared.
     pub digests: u64,
-    /// How long the guest stood still for the last one.
+    /// How long the guest stood still for the last part of one.
     pub digest_cost: Duration,
     /// Transfers of the whole state completed.
     pub transfers: u64,
@@ -152,9 +157,9 @@ impl StateCounters {
         set(&self.delta_nanos, cost);
     }
 
-    /// A digest that held the guest up for `cost`.
-    pub fn digest(&self, cost: Duration) {
-        add(&self.digests, 1);
+    /// A part of a digest, the last one or not, that held the guest up for `cost`.
+    pub fn digest(&self, cost: Duration, is_last: bool) {
+        add(&self.digests, is_last.into());
         set(&self.digest_nanos, cost);
     }
 
@@ -203,7 +208,10 @@ mod tests {
         assert_eq!(next(ms(20)), (pace.latency, ms(40)));
         let slow = ms(100);
         assert_eq!(next(slow), (pace.latency, ms(200)));
-        assert_eq!(pace.digest_after(slow), slow * DIGEST_SHARE);
-        assert_eq!(pace.digest_after(Duration::ZERO), pace.digest_interval);
+        for is_last in [false, true] {
+            assert_eq!(pace.digest_after(slow, is_last), slow * DIGEST_SHARE);
+        }
+        assert_eq!(pace.digest_after(ms(1), true), pace.digest_interval);
+        assert_eq!(pace.digest_after(ms(1), false), ms(1) * DIGEST_SHARE);
     }
 }

@@ -139,8 +139,10 @@ impl<S: LogSource> Replayer<S> {
                 (lsn, EntryPlace::Here, Payload::Digest(logged)) => {
                     let logged = (**logged).clone();
                     if let Some(state) = &mut self.state {
-                        state.compare(at, lsn, logged)?;
-                        count(&self.counters.states);
+                        state.compare(at, lsn, &logged)?;
+                        if logged.last.is_some() {
+                            count(&self.counters.states);
+                        }
                     }
                 }
                 _ => return Ok(()),

@@ -1,5 +1,7 @@
 //! Guest memory as it was at the last synchronisation point.
 
+use std::ops::Range;
+
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::patch::{PagePatch, PatchError};
@@ -86,6 +88,11 @@ impl Baseline {
             self.suspects.insert(page);
         }
         Ok(())
+    }
+
+    /// The first page of `range` that is suspected, which is to be looked at now.
+    pub(super) fn next_suspect_in(&mut self, range: Range<u64>) -> Option<u64> {
+        self.suspects.take_first_in(range)
     }
 
     /// Suspects pages though nobody is known to have written to them: others each time.

@@ -4,15 +4,11 @@ use std::time::{Duration, Instant};
 
 use logging_channel::entry::StatePart;
 
-use super::Baseline;
 use super::parts::{LARGEST_DEVICES, PIECE, Rest};
 use super::patch::BlockWriter;
 use super::seal::Seal;
+use super::{AT_A_TIME, Baseline};
 use crate::engine::{Moment, Step};
-
-/// So many pages are looked at between two looks at the clock: also pages that have not changed, of
-/// which nothing is sent, take time.
-const AT_A_TIME: u32 = 64;
 
 /// Takes the guest's state for the other side.
 ///

@@ -1,8 +1,12 @@
 //! Digests of the guest's state.
 
-use logging_channel::entry::{PageDigest, PartDigests};
+use std::ops::Range;
+use std::time::{Duration, Instant};
 
-use super::Baseline;
+use logging_channel::codec::MAX_PAGE_DIGESTS;
+use logging_channel::entry::{PageDigest, PartDigests, StateDigest};
+
+use super::{AT_A_TIME, Baseline};
 use crate::engine::{Moment, Step};
 use crate::ram::PAGE;
 
@@ -14,8 +18,9 @@ pub fn page_digest(content: &[u8; PAGE]) -> u32 {
     crate::cpu::fold(words.iter().map(|word| u64::from_le_bytes(*word)))
 }
 
-/// The guest's state at this moment: pages that changed since the last synchronisation point, and
-/// the rest. This is the next synchronisation point.
+/// The pages of `range` that changed since the last synchronisation point, as far as one entry of the
+/// log holds them and `time` allows, and the pages that were looked at for that. This is their next
+/// synchronisation point: both sides look at the same pages at the same place.
 ///
 /// Beside the pages that are known to have been written, some others are looked at, by turns: one
 /// of those can only differ from the baseline if a fault of the hardware changed it.
@@ -25,27 +30,51 @@ pub fn page_digest(content: &[u8; PAGE]) -> u32 {
 pub fn digest(
     baseline: &mut Baseline,
     at: &mut Moment<'_>,
-) -> Step<(Vec<PageDigest>, PartDigests)> {
-    let mut pages = Vec::new();
+    range: Range<u64>,
+    time: Option<Duration>,
+) -> Step<StateDigest> {
+    let since = Instant::now();
+    let is_late = || time.is_some_and(|time| since.elapsed() >= time);
     baseline.suspect_written(at.cpu)?;
-    baseline.suspect_some();
+    if range.start == 0 {
+        baseline.suspect_some();
+    }
     let mut unchanged = baseline.no_pages();
-    while let Some(page) = baseline.next_suspect() {
+    let mut digest = StateDigest {
+        range,
+        ..StateDigest::default()
+    };
+    let mut rest = digest.range.clone();
+    let mut looked_at = 0;
+    while let Some(page) = baseline.next_suspect_in(rest.clone()) {
+        rest.start = page + 1;
         match baseline.take_changed(page) {
             None => unchanged.insert(page),
-            Some(content) => pages.push(PageDigest {
+            Some(content) => digest.pages.push(PageDigest {
                 page,
                 digest: page_digest(&content),
             }),
         }
+        looked_at += 1;
+        if digest.pages.len() == MAX_PAGE_DIGESTS || looked_at % AT_A_TIME == 0 && is_late() {
+            digest.range.end = rest.start;
+            break;
+        }
     }
     at.cpu.found_unchanged(&unchanged);
+    Ok(digest)
+}
+
+/// The guest's state at this moment, but for its memory.
+///
+/// # Errors
+/// [`crate::engine::Interruption::Cpu`].
+pub(crate) fn digest_rest(at: &mut Moment<'_>) -> Step<PartDigests> {
     let parts = part_digests(at)?.into_iter().map(|(_, digest)| digest);
-    let parts = PartDigests {
+    Ok(PartDigests {
         parts: parts.collect(),
         registers: at.registers()?,
-    };
-    Ok((pages, parts))
+    })
 }
 
 /// Digests of the parts of processor and devices, with their names.

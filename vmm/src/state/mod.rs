@@ -9,7 +9,7 @@
 //!   back to the baseline in every page that it wrote itself, and puts the difference on top
 //!   ([`Incoming`]). So the result does not depend on how far the backup's own execution went;
 //! - for a digest, both compare the pages that they wrote with the baseline, and digest those
-//!   that differ.
+//!   that differ: part by part of memory, each at a place of its own.
 //!
 //! ```text
 //!   synchronisation point n                    n+1
@@ -20,8 +20,8 @@
 //! A transfer of the *whole* state ([`Capture::begin_whole`]) is the same with a baseline of
 //! zeros, and the devices at the end.
 //!
-//! Either is sent in as many stops of the guest as it takes. What was sent belongs to the baseline
-//! of both sides from then on, page by page.
+//! Each of them takes as many stops of the guest as it needs. What was sent or digested belongs to
+//! the baseline of both sides from then on, page by page.
 
 mod baseline;
 mod capture;
@@ -34,6 +34,10 @@ mod shadow;
 
 pub use baseline::{Baseline, NoRoom};
 pub use capture::Capture;
-pub(crate) use digest::part_digests;
 pub use digest::{digest, page_digest};
+pub(crate) use digest::{digest_rest, part_digests};
 pub use incoming::{Incoming, StateError};
+
+/// So many pages are looked at between two looks at the clock: also pages that have not changed, of
+/// which nothing is sent, take time.
+const AT_A_TIME: u32 = 64;

@@ -3,6 +3,7 @@
 mod apic;
 mod counted;
 mod debugger;
+mod digests;
 mod guest;
 mod handover;
 mod mutation;

@@ -131,6 +131,8 @@ fn value(payload: &mut Payload, dice: &mut Dice) {
                 let at = dice.roll(last.parts.len() as u64) as usize;
                 last.parts[at] ^= 1 << dice.roll(32);
             }
+            // A part of memory in which nothing changed.
+            _ if digest.pages.is_empty() => {}
             _ => {
                 let at = dice.roll(digest.pages.len() as u64) as usize;
                 digest.pages[at].digest ^= 1 << dice.roll(32);
