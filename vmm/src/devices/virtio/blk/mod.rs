@@ -89,6 +89,9 @@ impl Blk {
         if self.last_id > LAST_ID {
             return Err("more requests were made than a guest can make");
         }
+        // First: what they are of is added up next.
+        self.abandoned.iter().try_for_each(Abandoned::check)?;
+        self.pending.iter().try_for_each(|p| p.check(capacity))?;
         // There was room when the last one was issued.
         let had_room = match (self.abandoned.split_last(), self.pending.split_last()) {
             (_, Some((_, before))) => has_room(&self.abandoned, before),
@@ -98,8 +101,7 @@ impl Blk {
         if !had_room {
             return Err("more is in flight than the device lets be");
         }
-        self.abandoned.iter().try_for_each(Abandoned::check)?;
-        self.pending.iter().try_for_each(|p| p.check(capacity))
+        Ok(())
     }
 
     /// Takes the requests that were issued, in order.
