@@ -353,6 +353,27 @@ impl Host {
         self.links_follow_the_machine(true)
     }
 
+    /// Stops the host's time as a hypervisor does that suspends a machine: its clocks stand too, so that
+    /// it cannot know when it goes on. A namespace has this machine's clocks, and is frozen.
+    ///
+    /// # Errors
+    ///
+    /// When its machine does not obey.
+    pub fn suspend(&self) -> Result<()> {
+        self.links_follow_the_machine(false)?;
+        self.machine.suspend()
+    }
+
+    /// Lets a suspended host go on.
+    ///
+    /// # Errors
+    ///
+    /// When its machine does not obey.
+    pub fn resume(&self) -> Result<()> {
+        self.machine.resume()?;
+        self.links_follow_the_machine(true)
+    }
+
     /// Takes the links of a machine down whose kernel would keep them alive.
     fn links_follow_the_machine(&self, up: bool) -> Result<()> {
         if !self.machine.shares_the_kernel() {

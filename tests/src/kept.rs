@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::layout::Layout;
-use crate::machine::{HOST_MEMORY_MIB, HostKind, Plan};
+use crate::machine::{HostKind, HostSize, Plan};
 use crate::network::Fabric;
 use crate::qemu::ProcessId;
 
@@ -152,7 +152,7 @@ impl KeptHosts {
             number,
             fabric: &self.fabric,
             layout: &self.layout,
-            memory_mib: HOST_MEMORY_MIB,
+            size: HostSize::USUAL,
             logs,
             stays: true,
         }

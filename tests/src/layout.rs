@@ -4,6 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::machine::HostSize;
 
 /// Variable that names the directory with `ftvm`, `disk-server` and
 /// `host-agent`, for builds in unusual places.
@@ -52,9 +53,14 @@ impl Layout {
         self.state("images")
     }
 
-    /// What hosts with so much memory are restored from.
-    pub(crate) fn host_snapshot(&self, memory_mib: u32) -> PathBuf {
-        self.state("host").join(format!("{memory_mib}MiB"))
+    /// What hosts of this size are restored from.
+    pub(crate) fn host_snapshot(&self, size: HostSize) -> PathBuf {
+        let HostSize {
+            memory_mib,
+            processors,
+        } = size;
+        self.state("host")
+            .join(format!("{memory_mib}MiB-{processors}"))
     }
 
     /// Lock files of runs that are alive.

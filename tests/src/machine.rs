@@ -48,8 +48,20 @@ impl HostKind {
     }
 }
 
-/// What an emulated host has, unless somebody needs more, in MiB.
-pub(crate) const HOST_MEMORY_MIB: u32 = 1024;
+/// What an emulated host has; a namespace has all of this machine's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HostSize {
+    pub(crate) memory_mib: u32,
+    pub(crate) processors: u32,
+}
+
+impl HostSize {
+    /// Unless somebody needs more.
+    pub(crate) const USUAL: Self = Self {
+        memory_mib: 1024,
+        processors: 1,
+    };
+}
 
 /// What a host is started with.
 #[derive(Debug)]
@@ -60,8 +72,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) number: u8,
     pub(crate) fabric: &'a Fabric,
     pub(crate) layout: &'a Layout,
-    /// What a machine has; a namespace has all of this one's.
-    pub(crate) memory_mib: u32,
+    pub(crate) size: HostSize,
     /// Where its console and other messages go.
     pub(crate) logs: &'a Path,
     /// Whether it outlives us.
@@ -133,6 +144,22 @@ impl Machine {
                 Ok(())
             }
             Self::Namespace(machine) => machine.signal(signal),
+        }
+    }
+
+    /// Lets no time pass for it, where that is possible.
+    pub(crate) fn suspend(&self) -> Result<()> {
+        match self {
+            Self::Qemu(qemu) => qemu.stop(),
+            Self::Namespace(machine) => machine.signal(Signal::SIGSTOP),
+        }
+    }
+
+    /// Lets a suspended one go on.
+    pub(crate) fn resume(&self) -> Result<()> {
+        match self {
+            Self::Qemu(qemu) => qemu.cont(),
+            Self::Namespace(machine) => machine.signal(Signal::SIGCONT),
         }
     }
 

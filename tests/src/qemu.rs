@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -74,22 +75,21 @@ pub(crate) struct Qemu {
     id: ProcessId,
     /// Present when we started it in this process.
     child: Option<Child>,
-    monitor: Option<Monitor>,
+    monitor: Option<Mutex<Monitor>>,
+    name: String,
     console: PathBuf,
     errors: PathBuf,
 }
 
 impl Qemu {
     /// What a host has, known to give a KVM that runs Linux guests.
-    pub(crate) const HARDWARE: [&str; 10] = [
+    pub(crate) const HARDWARE: [&str; 8] = [
         "-machine",
         "q35,memory-backend=memory",
         "-accel",
         "tcg,tb-size=512",
         "-cpu",
         "EPYC,+svm,+npt",
-        "-smp",
-        "1",
         "-nodefaults",
         "-no-user-config",
     ];
@@ -118,8 +118,8 @@ impl Qemu {
     }
 
     /// Saves the state of a host that was booted, and ends it.
-    pub(crate) fn save(&mut self, name: &str) -> Result<()> {
-        self.order(name, |monitor| {
+    pub(crate) fn save(&self) -> Result<()> {
+        self.order(|monitor| {
             monitor.migrate("migrate", SAVE)?;
             monitor.execute("quit", &json!({})).map(drop)
         })
@@ -127,16 +127,16 @@ impl Qemu {
 
     /// Starts a host from the snapshot of its kind, and gives it its name.
     pub(crate) fn restore(plan: &Plan<'_>) -> Result<Self> {
-        let snapshot = Snapshot::current(plan.layout, plan.memory_mib)?;
+        let snapshot = Snapshot::current(plan.layout, plan.size)?;
         let mut command = command(plan, snapshot.directory(), Memory::Copy);
         command.args(["-incoming", "defer"]);
         let mut qemu = Self::launch(plan, command)?;
-        qemu.order(plan.name, |monitor| {
+        qemu.order(|monitor| {
             monitor.migrate("migrate-incoming", LOAD)?;
             // However it was saved.
             monitor.execute("cont", &json!({})).map(drop)
         })?;
-        qemu.name(plan).map_err(|source| Error::Monitor {
+        qemu.tell_name(plan).map_err(|source| Error::Monitor {
             host: plan.name.to_owned(),
             output: qemu.last_words(),
             source,
@@ -145,7 +145,7 @@ impl Qemu {
     }
 
     /// Tells a restored host who it is: see `init/host.sh`.
-    fn name(&mut self, plan: &Plan<'_>) -> io::Result<()> {
+    fn tell_name(&mut self, plan: &Plan<'_>) -> io::Result<()> {
         let console = self.child.as_mut().and_then(|child| child.stdin.as_mut());
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -192,21 +192,18 @@ impl Qemu {
         Ok(Self {
             id,
             child: Some(child),
-            monitor: Some(monitor),
+            monitor: Some(Mutex::new(monitor)),
+            name: plan.name.to_owned(),
             console,
             errors,
         })
     }
 
     /// Does something with the monitor of a QEMU that we started.
-    fn order<T>(
-        &mut self,
-        name: &str,
-        orders: impl FnOnce(&mut Monitor) -> io::Result<T>,
-    ) -> Result<T> {
-        let monitor = self.monitor.as_mut().expect("we started it");
-        orders(monitor).map_err(|source| Error::Monitor {
-            host: name.to_owned(),
+    fn order<T>(&self, orders: impl FnOnce(&mut Monitor) -> io::Result<T>) -> Result<T> {
+        let monitor = self.monitor.as_ref().expect("we started it");
+        orders(&mut monitor.lock()).map_err(|source| Error::Monitor {
+            host: self.name.clone(),
             output: self.last_words(),
             source,
         })
@@ -218,6 +215,7 @@ impl Qemu {
             id,
             child: None,
             monitor: None,
+            name: name.to_owned(),
             console,
             errors,
         }
@@ -251,6 +249,16 @@ impl Qemu {
 
     pub(crate) fn signal(&self, signal: Signal) {
         self.id.signal(signal);
+    }
+
+    /// Stops its processors, and the clocks that its machine has.
+    pub(crate) fn stop(&self) -> Result<()> {
+        self.order(|monitor| monitor.execute("stop", &json!({})).map(drop))
+    }
+
+    /// Lets it go on after [`Qemu::stop`].
+    pub(crate) fn cont(&self) -> Result<()> {
+        self.order(|monitor| monitor.execute("cont", &json!({})).map(drop))
     }
 
     /// Kills it and waits until it is gone.
@@ -292,11 +300,12 @@ fn command(plan: &Plan<'_>, directory: &Path, memory: Memory) -> Command {
         Memory::File => "on",
         Memory::Copy => "off",
     };
-    let size = plan.memory_mib;
+    let size = plan.size.memory_mib;
     command
         .current_dir(directory)
         .args(["-name", plan.name])
         .args(Qemu::HARDWARE)
+        .args(["-smp", &plan.size.processors.to_string()])
         .args(["-m", &size.to_string()])
         .arg("-object")
         .arg(format!(

@@ -1,7 +1,7 @@
 //! A host that has booted and waits for its name, as a snapshot: every host of the testbed is
 //! restored from it, in a fraction of the time that a boot takes.
 //!
-//! Below `.ftvm/host`, for each size of memory:
+//! Below `.ftvm/host`, for each size of host:
 //!
 //! ```text
 //! memory    the host's memory; a restored host has a private copy, page by page as it writes
@@ -19,7 +19,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::image::{HostImage, file_stamp, machine_program};
 use crate::layout::Layout;
-use crate::machine::{HOST_MEMORY_MIB, HostKind, Plan};
+use crate::machine::{HostKind, HostSize, Plan};
 use crate::network::Fabric;
 use crate::qemu::Qemu;
 use crate::run_lock::RunLock;
@@ -38,10 +38,10 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// The snapshot of hosts with so much memory. It is made if something that it was made of has
+    /// The snapshot of hosts of this size. It is made if something that it was made of has
     /// changed, which takes as long as a boot.
-    pub(crate) fn current(layout: &Layout, memory_mib: u32) -> Result<Self> {
-        let directory = layout.host_snapshot(memory_mib);
+    pub(crate) fn current(layout: &Layout, size: HostSize) -> Result<Self> {
+        let directory = layout.host_snapshot(size);
         let failed = |source| file_error(&directory, source);
         fs::create_dir_all(&directory).map_err(failed)?;
         let lock = File::create(directory.with_extension("lock")).map_err(failed)?;
@@ -61,7 +61,7 @@ impl Snapshot {
             lock.unlock().map_err(failed)?;
             lock.lock().map_err(failed)?;
             if !is_current() {
-                make(layout, &image, memory_mib, &directory)?;
+                make(layout, &image, size, &directory)?;
                 let path = directory.join("stamp");
                 fs::write(&path, &stamp).map_err(|source| file_error(&path, source))?;
             }
@@ -82,7 +82,7 @@ impl Snapshot {
 ///
 /// When something is not set up (`cargo xtask setup`), we are not root, or it does not boot.
 pub fn prepare_hosts(layout: &Layout) -> Result<()> {
-    Snapshot::current(layout, HOST_MEMORY_MIB).map(drop)
+    Snapshot::current(layout, HostSize::USUAL).map(drop)
 }
 
 /// What makes a snapshot another one. The speed of a host's time stamp counter is this machine's,
@@ -99,7 +99,7 @@ fn stamp(image: &HostImage) -> Result<String> {
     ))
 }
 
-fn make(layout: &Layout, image: &HostImage, memory_mib: u32, directory: &Path) -> Result<()> {
+fn make(layout: &Layout, image: &HostImage, size: HostSize, directory: &Path) -> Result<()> {
     // A host that was restored from an old one goes on with the files that it has open.
     fs::remove_dir_all(directory)
         .and_then(|()| fs::create_dir_all(directory))
@@ -115,7 +115,7 @@ fn make(layout: &Layout, image: &HostImage, memory_mib: u32, directory: &Path) -
         number: 0,
         fabric: &fabric,
         layout,
-        memory_mib,
+        size,
         logs: directory,
         stays: false,
     };
@@ -127,7 +127,7 @@ fn make(layout: &Layout, image: &HostImage, memory_mib: u32, directory: &Path) -
         }
         Ok(qemu.waits_for_its_name())
     })?;
-    qemu.save(plan.name)?;
+    qemu.save()?;
     qemu.kill();
     fs::remove_file(&initramfs).map_err(|source| file_error(&initramfs, source))
 }

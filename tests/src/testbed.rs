@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::layout::Layout;
-use crate::machine::{HOST_MEMORY_MIB, HostKind, Plan};
+use crate::machine::{HostKind, HostSize, Plan};
 use crate::network::{Fabric, Network, Position};
 use crate::process::LocalProcess;
 use crate::run_lock::RunLock;
@@ -25,8 +25,7 @@ pub struct Testbed {
     layout: Layout,
     /// What hosts are.
     kind: HostKind,
-    /// What emulated hosts have.
-    memory_mib: u32,
+    size: HostSize,
     fabric: Arc<Fabric>,
     hosts: AtomicU8,
     logs: PathBuf,
@@ -66,7 +65,7 @@ impl Testbed {
         Ok(Self {
             layout,
             kind,
-            memory_mib: HOST_MEMORY_MIB,
+            size: HostSize::USUAL,
             fabric,
             hosts: AtomicU8::new(0),
             logs,
@@ -79,7 +78,14 @@ impl Testbed {
     /// they use.
     #[must_use]
     pub fn with_host_memory(mut self, memory_mib: u32) -> Self {
-        self.memory_mib = memory_mib;
+        self.size.memory_mib = memory_mib;
+        self
+    }
+
+    /// The same, whose emulated hosts have so many processors.
+    #[must_use]
+    pub fn with_host_processors(mut self, processors: u32) -> Self {
+        self.size.processors = processors;
         self
     }
 
@@ -116,7 +122,7 @@ impl Testbed {
             number,
             fabric: &self.fabric,
             layout: &self.layout,
-            memory_mib: self.memory_mib,
+            size: self.size,
             logs: &self.logs,
             stays: false,
         };
