@@ -4,6 +4,7 @@
 //! hosts on its own networks; the logs of a run stay when it fails.
 
 mod backup_lost;
+mod busy_failover;
 mod clock;
 mod commands;
 mod counter;
