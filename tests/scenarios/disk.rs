@@ -1,5 +1,5 @@
 //! A guest with a shared disk: its workers write, flush, read back and compare all the time. Hosts
-//! and disk server are killed and frozen meanwhile; the guest sees no error, and everything that it
+//! and disk server are killed, frozen and suspended meanwhile; the guest sees no error, and everything that it
 //! flushed is on the disk.
 
 use std::fs::{self, File};
@@ -169,6 +169,31 @@ fn the_guest_waits_for_the_disk_server() -> Result<()> {
     Ok(())
 }
 
+/// The backup dies while the disk server stands still: people are told of both, nobody goes on alone
+/// without its word, and with it the primary does, with its disk.
+#[test]
+fn the_backup_dies_while_the_disk_server_stands_still() -> Result<()> {
+    let testbed = Testbed::new("disk-backup-lost")?;
+    let mut scene = Scene::start(&testbed, &[])?;
+    scene.disk_server.paused(|| {
+        scene.primary.wait_for("disk-waiting", LIMIT)?;
+        for side in [&mut scene.primary, &mut scene.backup] {
+            assert!(!side.told().has("peer-lost"));
+        }
+        scene.b.kill();
+        scene.primary.wait_for("waiting", LIMIT)?;
+        assert!(!scene.primary.told().has("live"), "nobody can allow it");
+        Ok(())
+    })?;
+    scene.primary.wait_for("disk-back", LIMIT)?;
+    scene.primary.wait_for("live", LIMIT)?;
+    goes_on(&mut scene.primary, "without a backup")?;
+    scene.disk_server.kill();
+    scene.everything_is_there();
+    testbed.succeed();
+    Ok(())
+}
+
 /// When the disk server loses its power, and with it what it did not flush.
 #[derive(Clone, Copy)]
 enum Power {
@@ -274,13 +299,13 @@ fn settled(image: &Path) -> Result<Vec<u8>> {
     Ok(contents)
 }
 
-/// A primary that was frozen in the middle of its writes, with a request of a client under way,
-/// wakes up after the failover: it writes nothing and sends nothing, learns that it lost, and
-/// halts. The host that runs the guest by then is frozen meanwhile, so that whatever happens to
-/// the disk is the doing of the one that woke up.
+/// A primary that was suspended in the middle of its writes, with a request of a client under way,
+/// goes on after the failover, and no clock of its host tells it that time has passed: it writes
+/// nothing and sends nothing, learns that it lost, and halts. The host that runs the guest by then is
+/// frozen meanwhile, so that whatever happens to the disk is the doing of the one that was suspended.
 #[test]
-fn a_primary_that_slept_writes_and_sends_nothing() -> Result<()> {
-    let testbed = Testbed::new("disk-frozen")?;
+fn a_primary_that_was_suspended_writes_and_sends_nothing() -> Result<()> {
+    let testbed = Testbed::new("disk-suspended")?;
     let mut scene = Scene::start_guest(&testbed, Guest::answering_disk_workers, &[])?;
     let wire = Wiretap::start(&testbed, &scene.a, Network::Client, GUEST_MAC)?;
     let mut echo = Echo::connect(&testbed)?;
@@ -289,8 +314,8 @@ fn a_primary_that_slept_writes_and_sends_nothing() -> Result<()> {
     assert_ne!(wire.frames()?, 0, "the guest's frames are seen");
 
     // Its answer was the last thing that the guest had to send: nothing is under way in the host.
-    scene.a.freeze()?;
-    // This one, and what TCP repeats of it, waits before the frozen host.
+    scene.a.suspend()?;
+    // This one, and what TCP repeats of it, waits before the suspended host.
     echo.say("asleep");
     scene.backup.wait_for("live", LIMIT)?;
     echo.hears("asleep");
@@ -299,7 +324,7 @@ fn a_primary_that_slept_writes_and_sends_nothing() -> Result<()> {
     scene.b.freeze()?;
     let disk = settled(&scene.image)?;
     let frames = wire.frames()?;
-    scene.a.thaw()?;
+    scene.a.resume()?;
     let (exit, told) = scene.primary.end(LIMIT)?;
     assert_eq!(exit, Exit::Code(3), "{told:?}");
     let lost = told.event("lost").expect("it learns that it lost");
@@ -310,7 +335,7 @@ fn a_primary_that_slept_writes_and_sends_nothing() -> Result<()> {
 
     echo.say("elsewhere");
     echo.hears("elsewhere");
-    goes_on(&mut scene.backup, "after the other host woke up")?;
+    goes_on(&mut scene.backup, "after the other host went on")?;
     assert_eq!(wire.frames()?, frames, "frames of the guest that lost");
     scene.disk_server.kill();
     everything_is_there(&scene.image, [&told, scene.backup.told()]);
