@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use guest_images::{DebianKernel, PackageStore};
 use serde_json::Value;
-use testbed::pair::{DiskServer, Guest, assert_refused, log_address};
+use testbed::pair::{DiskServer, Guest, Side, assert_refused, log_address};
 use testbed::{Exit, Host, Layout, Output, Result, Signal, Testbed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -168,6 +168,7 @@ fn statuses_and_events_are_as_promised() -> Result<()> {
     let events = ["--events", "/tmp/small/events"];
     let ran = host.run(&[&["ftvm", "run", "--config", &config][..], &events].concat())?;
     assert_eq!(ran.exit, Exit::Code(0), "{ran:?}");
+    assert!(ran.stderr.contains("No space left"), "{ran:?}");
 
     testbed.succeed();
     Ok(())
@@ -180,7 +181,22 @@ fn a_primary_takes_its_own_backup_only() -> Result<()> {
     let testbed = Testbed::new("refusals-pair")?;
     let host = testbed.start_host("a")?;
     let mut disk_server = DiskServer::start(&testbed)?;
-    let guest = Guest::tiny("picky", "ftvm.do=shell");
+    let mut guest = Guest::tiny("picky", "ftvm.do=shell");
+    guest.set_memory(1024);
+    // There is room for the guest, and none for the copy of its memory.
+    let mut cramped = guest.clone();
+    let script = testbed.logs().join("cramped-ftvm");
+    let text = format!("#!/bin/sh\nulimit -v {}\nexec ftvm \"$@\"\n", 1792 << 10);
+    fs::write(&script, text).expect("a file in the run's directory");
+    cramped.program = host.provide(&script, "cramped-ftvm")?;
+    host.check(&["chmod", "755", &cramped.program])?;
+    let finds_no_room = |side: Side| -> Result<()> {
+        let (exit, told) = side.end(LIMIT)?;
+        assert_eq!(exit, Exit::Code(1), "{told:?}");
+        let text = "for the copy of guest memory";
+        assert!(told.errors.contains(text), "{told:?}");
+        Ok(())
+    };
     let [address, port] = {
         let log = log_address(&host);
         let (address, port) = log.split_once(':').expect("address and port");
@@ -197,6 +213,11 @@ fn a_primary_takes_its_own_backup_only() -> Result<()> {
     assert_eq!(exit, Exit::Code(1), "{told:?}");
     assert!(told.errors.contains("is in use"), "{told:?}");
     drop(listener);
+
+    // A host without room for a primary.
+    finds_no_room(cramped.primary(&host, &disk_server, &[])?)?;
+    let known = disk_server.record(&host, "picky");
+    assert!(known.is_err(), "it claimed an epoch: {known:?}");
 
     // A primary waits.
     let mut primary = None;
@@ -239,6 +260,7 @@ fn a_primary_takes_its_own_backup_only() -> Result<()> {
         primary.wait_for_error(reason, LIMIT)?;
         primary.wait_for_error("refused a backup", LIMIT)?;
     }
+    finds_no_room(cramped.backup(&host, &host, &disk_server)?)?;
     assert!(!primary.told().has("role"), "it still waits");
 
     // Its own backup, and a second one.
