@@ -17,12 +17,13 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::command::run;
 use crate::compiler;
 use crate::error::DiskImageError;
 use crate::files::write_atomically;
@@ -357,29 +358,6 @@ fn file_error(path: &Path, source: io::Error) -> DiskImageError {
         path: PathBuf::from(path),
         source,
     }
-}
-
-fn run(command: &mut Command) -> Result<String, DiskImageError> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    // Where a Debian user who is not root, or a minimal root, has no sbin in its path.
-    let path = std::env::var("PATH").unwrap_or_default();
-    let output = command
-        .env("LC_ALL", "C.UTF-8")
-        .env("PATH", format!("{path}:/usr/sbin:/sbin"))
-        .env("TZ", "UTC")
-        .stdin(Stdio::null())
-        .output()
-        .map_err(|source| DiskImageError::Start {
-            program: program.clone(),
-            source,
-        })?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(DiskImageError::Command {
-        program,
-        stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-    })
 }
 
 #[cfg(test)]

@@ -13,13 +13,13 @@ pub struct LockError {
     pub text: String,
 }
 
-/// A Debian package could not be found, downloaded or unpacked.
+/// A program that images are made with did not do its work.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum PackageError {
-    /// A command of the package manager could not be started at all.
+pub enum CommandError {
+    /// It could not be started at all.
     #[error(
-        "cannot start `{command}`: ftvm's images are made on Debian, where apt and dpkg are present"
+        "cannot start `{command}`: `cargo xtask setup` installs what images are made with, on Debian"
     )]
     Start {
         /// The command line.
@@ -28,14 +28,23 @@ pub enum PackageError {
         #[source]
         source: io::Error,
     },
-    /// A command of the package manager failed.
+    /// It failed.
     #[error("`{command}` failed: {stderr}")]
-    Command {
+    Failed {
         /// The command line.
         command: String,
         /// What it printed to standard error.
         stderr: String,
     },
+}
+
+/// A Debian package could not be found, downloaded or unpacked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PackageError {
+    /// A command of the package manager did not do its work.
+    #[error(transparent)]
+    Command(#[from] CommandError),
     /// The package is not among those that are pinned, or the archive has none.
     #[error(
         "package `{name}` is not in guest-images/packages.lock, or not in Debian's archive: \
@@ -193,23 +202,9 @@ pub enum DependencyError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MicroGuestError {
-    /// A program of binutils could not be started.
-    #[error("cannot start `{program}`, which makes the micro-guests: install binutils")]
-    Start {
-        /// The program.
-        program: &'static str,
-        /// Why it did not start.
-        #[source]
-        source: io::Error,
-    },
-    /// A program of binutils failed.
-    #[error("`{command}` failed: {stderr}")]
-    Refused {
-        /// The command line.
-        command: String,
-        /// What it printed to standard error.
-        stderr: String,
-    },
+    /// A program of binutils did not do its work.
+    #[error(transparent)]
+    Command(#[from] CommandError),
     /// A file in the directory for temporary files could not be written or read.
     #[error("cannot use the directory for temporary files")]
     Temporary(#[source] io::Error),
@@ -297,12 +292,9 @@ pub enum DiskContentsError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModuleListError {
-    /// `depmod` could not be started.
-    #[error("cannot start `depmod`: install kmod (`cargo xtask setup` does)")]
-    Start(#[source] io::Error),
-    /// `depmod` failed.
-    #[error("`depmod` failed: {0}")]
-    Refused(String),
+    /// `depmod` did not do its work.
+    #[error(transparent)]
+    Command(#[from] CommandError),
     /// A temporary file could not be written or read.
     #[error("cannot use the directory for temporary files")]
     Temporary(#[source] io::Error),
@@ -315,23 +307,9 @@ pub enum ModuleListError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DiskImageError {
-    /// A program could not be started.
-    #[error("cannot start `{program}`: `cargo xtask setup` installs what images are made with")]
-    Start {
-        /// The program.
-        program: String,
-        /// Why it did not start.
-        #[source]
-        source: io::Error,
-    },
-    /// A program failed.
-    #[error("`{program}` failed; it needs root, and room on the disk:\n{stderr}")]
-    Command {
-        /// The program.
-        program: String,
-        /// What it printed to standard error.
-        stderr: String,
-    },
+    /// A program did not do its work: most need root, and room on the disk.
+    #[error("the disk image is made by root, and takes room on the disk")]
+    Command(#[from] CommandError),
     /// A package could not be had.
     #[error(transparent)]
     Package(#[from] PackageError),

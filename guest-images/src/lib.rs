@@ -22,6 +22,7 @@
 pub mod agent;
 pub mod archive;
 pub mod clock;
+mod command;
 pub mod compiler;
 pub mod debian;
 pub mod disk;

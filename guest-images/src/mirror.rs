@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::command::run;
 use crate::error::PackageError;
 use crate::lock::Pin;
 
@@ -157,7 +158,8 @@ fn download(
             .arg(directory.join(pin.file_name()))
             .arg(format!("SHA256:{}", pin.sha256));
     }
-    run(&mut command).map(drop)
+    run(&mut command)?;
+    Ok(())
 }
 
 /// Those whose files are not in `directory`, or not as they should be.
@@ -175,31 +177,6 @@ fn missing<'a>(pins: &[&'a Pin], directory: &Path) -> Result<Vec<&'a Pin>, Packa
         }
     }
     Ok(missing)
-}
-
-/// Runs a command of the package manager, and gives its output.
-pub(crate) fn run(command: &mut Command) -> Result<String, PackageError> {
-    let line = {
-        let line = format!("{command:?}");
-        match line.char_indices().nth(300) {
-            Some((end, _)) => format!("{}…", &line[..end]),
-            None => line,
-        }
-    };
-    let output = command
-        .env("LC_ALL", "C.UTF-8")
-        .output()
-        .map_err(|source| PackageError::Start {
-            command: line.clone(),
-            source,
-        })?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(PackageError::Command {
-        command: line,
-        stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
-    })
 }
 
 #[cfg(test)]

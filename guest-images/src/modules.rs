@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::archive::Archive;
+use crate::command::run;
 use crate::error::{DependencyError, ModuleListError};
 use crate::libraries::{read, section};
 
@@ -155,16 +156,10 @@ impl ModuleTree {
             fs::write(directory.join(list), read(&self.root.join(list))?)
                 .map_err(ModuleListError::Temporary)?;
         }
-        let output = Command::new("/sbin/depmod")
+        run(Command::new("depmod")
             .arg("-b")
             .arg(scratch.path())
-            .arg(release)
-            .output()
-            .map_err(ModuleListError::Start)?;
-        if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            return Err(ModuleListError::Refused(said));
-        }
+            .arg(release))?;
         for entry in fs::read_dir(&directory).map_err(ModuleListError::Temporary)? {
             let path = entry.map_err(ModuleListError::Temporary)?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -11,9 +11,10 @@ use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use crate::command::run;
 use crate::error::PackageError;
 use crate::lock::{Lock, Pin, Use};
-use crate::mirror::{Mirror, run};
+use crate::mirror::Mirror;
 use crate::renewal::Lists;
 
 /// Unpacked packages below one directory.

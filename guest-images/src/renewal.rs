@@ -5,9 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::error::PackageError;
+use crate::command::run;
+use crate::error::{CommandError, PackageError};
 use crate::lock::Pin;
-use crate::mirror::{Mirror, run};
+use crate::mirror::Mirror;
 
 /// The package lists of one release, whatever release this machine has.
 #[derive(Debug)]
@@ -80,13 +81,11 @@ impl Lists {
         let unknown = || PackageError::Unknown {
             name: name.to_owned(),
         };
-        let uris =
-            run(self.apt().args(["download", "--print-uris", name])).map_err(
-                |error| match error {
-                    PackageError::Command { .. } => unknown(),
-                    other => other,
-                },
-            )?;
+        let uris = run(self.apt().args(["download", "--print-uris", name]));
+        let uris = uris.map_err(|error| match error {
+            CommandError::Failed { .. } => unknown(),
+            CommandError::Start { .. } => error.into(),
+        })?;
         self.parse(&uris).pop().ok_or_else(unknown)
     }
 
