@@ -14,16 +14,21 @@
 //! size, keeps no room for what matters more, swallows errors, and at its end prints to standard
 //! output, which may be what nobody reads.)
 
-use std::fs::{File, OpenOptions};
+mod batch;
+mod consumer;
+
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+
+use self::batch::Batch;
+pub use self::batch::Lost;
+pub use self::consumer::{AppendedFile, Consumer};
 
 /// What waits to be written at most, in bytes: a guest's boot several times, or a minute of figures.
 const ROOM: usize = 1 << 20;
@@ -88,57 +93,6 @@ fn all_writers() -> Vec<LossyWriter> {
     WRITERS.lock().clone()
 }
 
-/// What a [`LossyWriter`] writes to.
-pub trait Consumer: Write + Send + 'static {
-    /// Opens the same place again, and tells whether something else is there now.
-    ///
-    /// # Errors
-    /// The system's; the consumer stays as it is then.
-    fn reopen(&mut self) -> io::Result<bool> {
-        Ok(false)
-    }
-}
-
-impl Consumer for File {}
-
-/// A file that is appended to.
-#[derive(Debug)]
-pub struct AppendedFile {
-    path: PathBuf,
-    file: File,
-}
-
-impl AppendedFile {
-    /// Opens the file; makes it where there is none.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let path = path.to_owned();
-        let file = OpenOptions::new().create(true).append(true).open(&path)?;
-        Ok(Self { path, file })
-    }
-}
-
-impl Write for AppendedFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
-    }
-}
-
-impl Consumer for AppendedFile {
-    fn reopen(&mut self) -> io::Result<bool> {
-        let opened = Self::open(&self.path)?;
-        let (old, new) = (self.file.metadata()?, opened.file.metadata()?);
-        *self = opened;
-        Ok((old.dev(), old.ino()) != (new.dev(), new.ino()))
-    }
-}
-
 /// How much it matters that a message is not lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Weight {
@@ -146,15 +100,6 @@ pub enum Weight {
     Replaceable,
     /// Nothing makes up for it.
     Matters,
-}
-
-/// What there was no room for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Lost {
-    /// Number of messages.
-    pub messages: u64,
-    /// Their size.
-    pub bytes: u64,
 }
 
 /// Somewhere to write without waiting. A handle.
@@ -169,48 +114,6 @@ struct Shared {
     gap: fn(Lost) -> String,
     state: Mutex<State>,
     changed: Condvar,
-}
-
-/// Messages, one behind the other.
-#[derive(Debug, Default)]
-struct Batch {
-    bytes: Vec<u8>,
-    /// Where each of them ends.
-    ends: Vec<usize>,
-}
-
-impl Batch {
-    fn push(&mut self, message: &[u8]) {
-        self.bytes.extend_from_slice(message);
-        self.ends.push(self.bytes.len());
-    }
-
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.ends.clear();
-    }
-
-    /// Replaces what is left of a message, of which a part is among the first `written` bytes, by what
-    /// `gap` says of its loss. Returns what is written of the batch.
-    fn give_up_half_message(&mut self, written: usize, gap: fn(Lost) -> String) -> usize {
-        let first = self.ends.partition_point(|end| *end <= written);
-        let start = if first == 0 { 0 } else { self.ends[first - 1] };
-        let Some(&end) = self.ends.get(first).filter(|_| start < written) else {
-            return written;
-        };
-        let text = gap(Lost {
-            messages: 1,
-            bytes: (end - written) as u64,
-        });
-        let rest = std::mem::take(self);
-        let mut from = end;
-        self.push(text.as_bytes());
-        for &to in &rest.ends[first + 1..] {
-            self.push(&rest.bytes[from..to]);
-            from = to;
-        }
-        0
-    }
 }
 
 #[derive(Debug, Default)]
