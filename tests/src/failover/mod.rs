@@ -16,6 +16,7 @@
 //! ```
 
 mod disk;
+mod judge;
 mod kill_plan;
 mod progress;
 mod report;

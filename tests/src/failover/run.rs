@@ -1,8 +1,9 @@
 //! One failover, from a fresh guest to the verdict.
 
+use super::judge::Observations;
 use super::kill_plan::{KillPlan, ServerPlan};
 use super::progress::{Meter, Status};
-use super::report::{Observations, Run};
+use super::report::Run;
 use super::scene::{Scene, ServerFault, Trouble};
 use super::{Failovers, Fault, disk};
 use crate::error::Result;

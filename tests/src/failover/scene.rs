@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use guest_images::load::Load;
 
+use super::judge::Observations;
 use super::kill_plan::{KillPlan, ServerPlan};
 use super::progress::{Meter, State, Status};
-use super::report::Observations;
 use super::{Fault, LIMIT, Options};
 use crate::error::Error;
 use crate::host::Host;
