@@ -22,7 +22,8 @@ pub(super) const PIECE: usize = 256 << 10;
 /// Longer reads are never done at once.
 const SHORT: u32 = 32 << 10;
 
-/// Shorter reads are not looked into for holes: two more system calls cost more than they save.
+/// Shorter reads are not looked into for holes: two more system calls cost more than they save. Nor
+/// are those whose reply is to be in one piece.
 const LOOK_FOR_HOLES: u32 = 64 << 10;
 /// Shorter holes are sent as zeroes.
 const HOLE_WORTH_TELLING: u64 = 16 << 10;

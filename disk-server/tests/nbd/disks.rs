@@ -108,6 +108,8 @@ struct Gate {
     waiting: usize,
     landed: usize,
     flushes: usize,
+    /// How often somebody looked for holes.
+    looks: usize,
     /// What the next flush says.
     failure: Option<io::ErrorKind>,
 }
@@ -121,6 +123,7 @@ impl Gated {
             waiting: 0,
             landed: 0,
             flushes: 0,
+            looks: 0,
             failure: None,
         };
         Gated(Arc::new((Mutex::new(gate), Condvar::new())))
@@ -159,6 +162,11 @@ impl Gated {
 
     pub(crate) fn flushes(&self) -> usize {
         self.change(|gate| gate.flushes)
+    }
+
+    /// How often somebody looked for holes.
+    pub(crate) fn looks(&self) -> usize {
+        self.change(|gate| gate.looks)
     }
 
     fn pass(&self) -> MutexGuard<'_, Gate> {
@@ -225,6 +233,7 @@ impl Storage for Gated {
     }
 
     fn allocations(&self, _: u64, length: u64, _: usize) -> io::Result<Vec<Allocation>> {
+        self.change(|gate| gate.looks += 1);
         let hole = false;
         Ok(vec![Allocation { length, hole }])
     }

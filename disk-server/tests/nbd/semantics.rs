@@ -3,7 +3,9 @@
 use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use disk_server::nbd::client;
 use disk_server::nbd::protocol::{
     BASE_ALLOCATION, Command, CommandFlags, ErrorCode, ExportRequest, ExtentFlags, Info, InfoType,
     ListedExport, MetaContextRequest, OptionType, ReplyType, TransmissionFlags,
@@ -98,6 +100,23 @@ fn data_comes_back_and_holes_stay_holes() {
     client.call(keep, 0, 1 << 20, &[]).unwrap().unwrap();
     assert!(fixture.allocated() >= 1 << 20, "NO_HOLE allocates");
     assert_eq!(fixture.image.metadata().unwrap().len(), SIZE);
+}
+
+#[test]
+fn nobody_looks_for_holes_in_the_reads_of_a_guest() {
+    let disk = Gated::new(2 << 20);
+    let server = Local::start(disk.clone(), false);
+    let (address, patience) = (server.nbd.into(), Duration::from_secs(60));
+    let mut guest = client::connect(&address, "disk", patience).unwrap();
+    for (cookie, length) in [(1, 64 << 10), (2, 1 << 20), (3, 2 << 20)] {
+        guest.requests.read(cookie, 0, length).unwrap();
+        guest.requests.flush_buffer().unwrap();
+        let reply = guest.replies.next_reply().unwrap();
+        assert_eq!(reply.result, Ok(vec![0; length as usize]));
+    }
+    assert_eq!(disk.looks(), 0);
+    Client::open(server.nbd, "disk").read(0, 64 << 10).unwrap();
+    assert_eq!(disk.looks(), 1);
 }
 
 #[test]

@@ -66,7 +66,7 @@ fn connect(
     settings: DiskSettings,
 ) -> Result<Connection, DiskOpenError> {
     let timeout = settings.link.connect_timeout;
-    client::connect_named(&target.server, &target.export_name(), timeout).map_err(|source| {
+    client::connect(&target.server, &target.export_name(), timeout).map_err(|source| {
         DiskOpenError::Connect {
             uri: uri.clone(),
             source: Box::new(source),

@@ -183,7 +183,7 @@ impl Keeper {
     fn connect(&self) -> Result<(DiskTarget, Connection), LinkError> {
         let target = self.target.lock().clone();
         let timeout = self.settings.connect_timeout;
-        let connection = client::connect_named(&target.server, &target.export_name(), timeout)?;
+        let connection = client::connect(&target.server, &target.export_name(), timeout)?;
         let (size, name) = (connection.export.size, &connection.name);
         let DiskIdentity {
             bytes,

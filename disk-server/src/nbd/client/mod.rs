@@ -146,11 +146,10 @@ fn said(message: &str) -> String {
 pub struct Connection {
     /// What it is.
     pub export: Export,
-    /// What the server calls the disk on whatever way it is reached, if [`connect_named`] asked and
-    /// the server has such names.
+    /// What the server calls the disk on whatever way it is reached, if it has such names.
     pub name: Option<String>,
-    /// Drawn by the server when it started, if [`connect_named`] asked and the server has such a
-    /// number: as long as it is the same, nothing that the server answered is lost.
+    /// Drawn by the server when it started, if it has such a number: as long as it is the same,
+    /// nothing that the server answered is lost.
     pub boot: Option<u64>,
     /// The sending half.
     pub requests: Requests,
@@ -168,27 +167,6 @@ pub fn connect(
     export: &str,
     timeout: Duration,
 ) -> Result<Connection, ConnectError> {
-    open_export(address, export, timeout, false)
-}
-
-/// The same, and asks the server what it calls the disk, and for the number of its start.
-///
-/// # Errors
-/// [`ConnectError`].
-pub fn connect_named(
-    address: &ServerAddress,
-    export: &str,
-    timeout: Duration,
-) -> Result<Connection, ConnectError> {
-    open_export(address, export, timeout, true)
-}
-
-fn open_export(
-    address: &ServerAddress,
-    export: &str,
-    timeout: Duration,
-    named: bool,
-) -> Result<Connection, ConnectError> {
     let deadline = Instant::now() + timeout;
     let stream = stream::connect(address, deadline)
         .and_then(|stream| notice_dead_hosts(&stream).map(|()| stream))
@@ -202,7 +180,7 @@ fn open_export(
         source,
     };
     let mut negotiation = negotiation::Negotiation::new(&stream, address, export, deadline);
-    let agreed = negotiation.run(named).inspect_err(|error| {
+    let agreed = negotiation.run().inspect_err(|error| {
         if error.leaves_the_choice() {
             negotiation.abort();
         }
@@ -216,11 +194,12 @@ fn open_export(
         stream: stream.try_clone().map_err(broken)?,
         under_way: Mutex::default(),
     });
+    let read_flags = agreed.read_flags();
     Ok(Connection {
         export: agreed.export,
         name: agreed.told.name,
         boot: agreed.told.boot,
-        requests: Requests::new(stream, line.clone()),
+        requests: Requests::new(stream, line.clone(), read_flags),
         replies: Replies::new(receiving, line, agreed.structured),
     })
 }

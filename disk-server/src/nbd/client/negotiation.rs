@@ -7,9 +7,9 @@ use std::time::Instant;
 use super::{ConnectError, Export};
 use crate::arbiter::ServerAddress;
 use crate::nbd::protocol::{
-    BOOT_NUMBER, BlockSize, ClientFlags, DISK_NAME, ExportInfo, ExportRequest, Greeting,
-    HandshakeFlags, Info, InfoType, MAX_STRING, MetaContext, MetaContextRequest, OptionHeader,
-    OptionReplyHeader, OptionType, ProtocolError, ReplyType,
+    BOOT_NUMBER, BlockSize, ClientFlags, CommandFlags, DISK_NAME, ExportInfo, ExportRequest,
+    Greeting, HandshakeFlags, Info, InfoType, MAX_STRING, MetaContext, MetaContextRequest,
+    OptionHeader, OptionReplyHeader, OptionType, ProtocolError, ReplyType, TransmissionFlags,
 };
 use crate::stream;
 
@@ -26,6 +26,21 @@ pub(super) struct Agreed {
     pub(super) told: Told,
     /// Whether reads are answered with structured replies.
     pub(super) structured: bool,
+}
+
+impl Agreed {
+    /// What every read has: of our own server, that its reply is one piece, for which it looks for no
+    /// holes. That costs a guest more than it saves: where files are in many pieces, or on a file
+    /// system that writes all back before it tells. Another server may refuse long reads in one piece
+    /// (`NBD_CMD_FLAG_DF` in "Command flags").
+    pub(super) fn read_flags(&self) -> CommandFlags {
+        let can = self.structured && self.export.flags.contains(TransmissionFlags::SEND_DF);
+        if can && self.told.name.is_some() {
+            CommandFlags::DF
+        } else {
+            CommandFlags::empty()
+        }
+    }
 }
 
 /// What our own server tells of itself and the disk.
@@ -60,8 +75,7 @@ impl<'a> Negotiation<'a> {
         }
     }
 
-    /// `named`: asks what the server calls the disk, and for the number of its start.
-    pub(super) fn run(&mut self, named: bool) -> Result<Agreed, ConnectError> {
+    pub(super) fn run(&mut self) -> Result<Agreed, ConnectError> {
         let mut bytes = [0; Greeting::LEN];
         self.read(&mut bytes)?;
         let greeting = Greeting::decode(&bytes).map_err(|e| self.protocol(e))?;
@@ -74,7 +88,7 @@ impl<'a> Negotiation<'a> {
         }
         self.write(&flags.bits().to_be_bytes())?;
         let structured = self.structured_replies()?;
-        let told = if named && structured {
+        let told = if structured {
             self.contexts()?
         } else {
             Told::default()

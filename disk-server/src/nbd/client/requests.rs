@@ -22,13 +22,16 @@ const FAREWELL: Duration = Duration::from_millis(500);
 pub struct Requests {
     writer: BufWriter<TcpStream>,
     line: Arc<Line>,
+    /// What every read has.
+    read_flags: CommandFlags,
 }
 
 impl Requests {
-    pub(super) fn new(stream: TcpStream, line: Arc<Line>) -> Self {
+    pub(super) fn new(stream: TcpStream, line: Arc<Line>, read_flags: CommandFlags) -> Self {
         Self {
             writer: BufWriter::with_capacity(BUFFER, stream),
             line,
+            read_flags,
         }
     }
 
@@ -38,14 +41,8 @@ impl Requests {
     /// The connection is lost.
     pub fn read(&mut self, cookie: u64, offset: u64, len: u32) -> io::Result<()> {
         let expected = Expected::Data { offset, len };
-        self.send(
-            cookie,
-            Command::Read,
-            CommandFlags::empty(),
-            offset,
-            len,
-            expected,
-        )
+        let (command, flags) = (Command::Read, self.read_flags);
+        self.send(cookie, command, flags, offset, len, expected)
     }
 
     /// Writes `data`.

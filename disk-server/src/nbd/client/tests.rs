@@ -6,9 +6,9 @@ use std::thread::{self, JoinHandle};
 
 use super::*;
 use crate::nbd::protocol::{
-    ChunkFlags, ChunkHeader, ChunkType, Command, ErrorChunk, ErrorCode, ExportInfo, Greeting,
-    HandshakeFlags, HoleChunk, Info, OptionHeader, OptionReplyHeader, OptionType, RequestHeader,
-    SimpleReply,
+    ChunkFlags, ChunkHeader, ChunkType, Command, CommandFlags, DISK_NAME, ErrorChunk, ErrorCode,
+    ExportInfo, Greeting, HandshakeFlags, HoleChunk, Info, MetaContext, OptionHeader,
+    OptionReplyHeader, OptionType, RequestHeader, SimpleReply,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -62,6 +62,16 @@ fn greet(stream: &mut TcpStream) -> io::Result<()> {
 
 /// A whole negotiation, up to the transmission.
 fn negotiate(stream: &mut TcpStream, structured: bool) -> io::Result<()> {
+    negotiate_as(stream, structured, None, TransmissionFlags::HAS_FLAGS)
+}
+
+/// The same, of a server that may have a name for the disk, and can do something.
+fn negotiate_as(
+    stream: &mut TcpStream,
+    structured: bool,
+    name: Option<&str>,
+    flags: TransmissionFlags,
+) -> io::Result<()> {
     greet(stream)?;
     assert_eq!(option(stream)?.0, OptionType::StructuredReply);
     let reply = if structured {
@@ -70,13 +80,26 @@ fn negotiate(stream: &mut TcpStream, structured: bool) -> io::Result<()> {
         ReplyType::ErrUnsupported
     };
     answer(stream, OptionType::StructuredReply, reply, &[])?;
+    if structured {
+        contexts(stream, name)?;
+    }
     assert_eq!(option(stream)?.0, OptionType::Go);
-    let info = Info::Export(ExportInfo {
-        size: 1 << 20,
-        flags: TransmissionFlags::HAS_FLAGS,
-    });
+    let size = 1 << 20;
+    let info = Info::Export(ExportInfo { size, flags });
     answer(stream, OptionType::Go, ReplyType::Info, &info.encode())?;
     answer(stream, OptionType::Go, ReplyType::Ack, &[])
+}
+
+/// Tells what the disk is called, or nothing.
+fn contexts(stream: &mut TcpStream, name: Option<&str>) -> io::Result<()> {
+    let list = OptionType::ListMetaContext;
+    assert_eq!(option(stream)?.0, list);
+    if let Some(name) = name {
+        let name = format!("{DISK_NAME}={name}");
+        let context = MetaContext { id: 0, name }.encode();
+        answer(stream, list, ReplyType::MetaContext, &context)?;
+    }
+    answer(stream, list, ReplyType::Ack, &[])
 }
 
 fn request(stream: &mut TcpStream) -> io::Result<RequestHeader> {
@@ -199,6 +222,32 @@ fn a_server_without_structured_replies_will_do() {
     serving.join().unwrap().unwrap();
 }
 
+#[test]
+fn our_own_server_is_asked_to_look_for_no_holes() {
+    let plain = TransmissionFlags::HAS_FLAGS;
+    let whole = plain | TransmissionFlags::SEND_DF;
+    for (structured, name, can, expected) in [
+        (true, Some("1/disk"), whole, CommandFlags::DF),
+        (true, Some("1/disk"), plain, CommandFlags::empty()),
+        // Another server may refuse long ones.
+        (true, None, whole, CommandFlags::empty()),
+        (false, None, whole, CommandFlags::empty()),
+    ] {
+        let (address, serving) = server(move |stream| {
+            negotiate_as(stream, structured, name, can)?;
+            assert_eq!(request(stream)?.flags, expected);
+            let write = request(stream)?;
+            assert_eq!(write.flags, CommandFlags::empty());
+            take::<8>(stream).map(|_| ())
+        });
+        let mut connection = connect(&address, "disk", PATIENCE).unwrap();
+        connection.requests.read(1, 0, 1 << 20).unwrap();
+        connection.requests.write(2, 0, &[1; 8]).unwrap();
+        connection.requests.flush_buffer().unwrap();
+        serving.join().unwrap().unwrap();
+    }
+}
+
 /// Sends a read of 8 bytes at 4096 with cookie 1; `script` answers. The error that comes of it.
 fn misled(script: impl FnOnce(&mut TcpStream) -> io::Result<()> + Send + 'static) -> ReceiveError {
     let (address, serving) = server(|stream| {
@@ -271,6 +320,7 @@ fn what_is_wrong_with_a_server_is_told() {
         greet(stream)?;
         option(stream)?;
         answer(stream, OptionType::StructuredReply, ReplyType::Ack, &[])?;
+        contexts(stream, None)?;
         let (_, name) = option(stream)?;
         assert!(name.windows(4).any(|w| w == b"disk"));
         answer(
@@ -306,6 +356,7 @@ fn what_is_wrong_with_a_server_is_told() {
         greet(stream)?;
         option(stream)?;
         answer(stream, OptionType::StructuredReply, ReplyType::Ack, &[])?;
+        contexts(stream, None)?;
         loop {
             answer(stream, OptionType::Go, ReplyType::Info, &[0, 99])?;
         }
