@@ -263,6 +263,6 @@ impl GuestDisk {
     #[must_use]
     pub fn reader(&self) -> DiskReader {
         let link: LinkSettings = self.settings.link;
-        DiskReader::new(self.uri.target(), link)
+        DiskReader::new(self.uri.target(), self.identity(), link)
     }
 }

@@ -78,6 +78,37 @@ pub enum LinkError {
     },
 }
 
+/// Opens a disk, which must be `identity`; a name that is empty may be any.
+pub(super) fn open(
+    target: &DiskTarget,
+    identity: &DiskIdentity,
+    timeout: Duration,
+) -> Result<Connection, LinkError> {
+    let connection = client::connect(&target.server, &target.export_name(), timeout)?;
+    let (size, name) = (connection.export.size, &connection.name);
+    let DiskIdentity {
+        bytes,
+        name: expected,
+    } = identity;
+    let wrong = if size != *bytes {
+        LinkError::Resized {
+            target: target.clone(),
+            expected: *bytes,
+            found: size,
+        }
+    } else if !expected.is_empty() && name.as_ref() != Some(expected) {
+        LinkError::Replaced {
+            target: Box::new(target.clone()),
+            expected: expected.clone(),
+            found: name.clone().unwrap_or_default(),
+        }
+    } else {
+        return Ok(connection);
+    };
+    connection.requests.disconnect();
+    Err(wrong)
+}
+
 /// What happens on a link.
 pub(super) enum LinkEvent {
     /// There is a connection.
@@ -113,7 +144,7 @@ pub(super) struct Link {
 
 impl Link {
     /// Starts the thread, which tells `post` of everything until that returns `false`. `identity`
-    /// is what the disk must be; a name that is empty may be any.
+    /// is what the disk must be, as for [`open`].
     pub(super) fn start(
         target: DiskTarget,
         identity: DiskIdentity,
@@ -182,30 +213,8 @@ impl Keeper {
 
     fn connect(&self) -> Result<(DiskTarget, Connection), LinkError> {
         let target = self.target.lock().clone();
-        let timeout = self.settings.connect_timeout;
-        let connection = client::connect(&target.server, &target.export_name(), timeout)?;
-        let (size, name) = (connection.export.size, &connection.name);
-        let DiskIdentity {
-            bytes,
-            name: expected,
-        } = &self.identity;
-        let wrong = if size != *bytes {
-            LinkError::Resized {
-                target,
-                expected: *bytes,
-                found: size,
-            }
-        } else if !expected.is_empty() && name.as_ref() != Some(expected) {
-            LinkError::Replaced {
-                target: Box::new(target),
-                expected: expected.clone(),
-                found: name.clone().unwrap_or_default(),
-            }
-        } else {
-            return Ok((target, connection));
-        };
-        connection.requests.disconnect();
-        Err(wrong)
+        let connection = open(&target, &self.identity, self.settings.connect_timeout)?;
+        Ok((target, connection))
     }
 
     /// Hands replies over until the connection ends. `false` when nobody wants them any more.

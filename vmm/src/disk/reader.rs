@@ -3,9 +3,10 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use disk_server::nbd::client::{self, Connection, Reply};
+use disk_server::nbd::client::{Connection, Reply};
+use logging_channel::DiskIdentity;
 
-use super::link::LinkSettings;
+use super::link::{self, LinkSettings};
 use super::pieces::{Piece, pieces};
 use super::target::DiskTarget;
 use super::{DiskOp, SharedDisk, SharedRead, SharedReadError};
@@ -21,6 +22,7 @@ use super::{DiskOp, SharedDisk, SharedRead, SharedReadError};
 /// the device has in flight.
 pub struct DiskReader {
     target: DiskTarget,
+    identity: DiskIdentity,
     settings: LinkSettings,
     connection: Option<Connection>,
     /// On this connection, and not asked for yet.
@@ -50,15 +52,17 @@ impl Begun {
 }
 
 impl DiskReader {
-    /// A reader of `target`, which is opened plainly. Nothing is connected yet.
+    /// A reader of `target`, which is opened plainly, and read as long as it is `identity`. Nothing is
+    /// connected yet.
     #[must_use]
-    pub fn new(target: DiskTarget, settings: LinkSettings) -> Self {
+    pub fn new(target: DiskTarget, identity: DiskIdentity, settings: LinkSettings) -> Self {
         Self {
             target: DiskTarget {
                 writer: None,
                 client: None,
                 ..target
             },
+            identity,
             settings,
             connection: None,
             begun: Vec::new(),
@@ -78,11 +82,7 @@ impl DiskReader {
             Some(connection) => connection,
             None => {
                 self.begun.clear();
-                client::connect(
-                    &self.target.server,
-                    &self.target.export_name(),
-                    self.settings.connect_timeout,
-                )?
+                link::open(&self.target, &self.identity, self.settings.connect_timeout)?
             }
         };
         Ok(self.connection.insert(connection))

@@ -125,9 +125,14 @@ impl State {
             return Vec::new();
         }
         vec![
-            format!("{DISK_NAME}={:016x}/disk", self.number),
+            format!("{DISK_NAME}={}", self.disk_name()),
             format!("{BOOT_NUMBER}={:016x}", self.boot),
         ]
+    }
+
+    /// What it calls its disk.
+    pub(crate) fn disk_name(&self) -> String {
+        format!("{:016x}/disk", self.number)
     }
 
     /// How many are open.

@@ -1,12 +1,16 @@
 //! A backup that reads the disk itself.
 
+use std::thread;
+use std::time::{Duration, Instant};
+
 use disk_server::nbd::protocol::Command;
 use ftvm_vmm::disk::reader::DiskReader;
 use ftvm_vmm::disk::target::DiskTarget;
 use ftvm_vmm::disk::{SharedDisk as _, SharedRead};
+use logging_channel::DiskIdentity;
 
 use crate::fake_server::FakeServer;
-use crate::world::quick;
+use crate::world::{PATIENCE, quick};
 
 const READS: u64 = 24;
 const LEN: u32 = 1024;
@@ -24,7 +28,11 @@ fn start(seed: u64) -> (FakeServer, DiskReader) {
         writer: None,
         client: None,
     };
-    (server, DiskReader::new(target, quick().link))
+    let identity = DiskIdentity {
+        bytes: READS * u64::from(LEN),
+        name: server.state().disk_name(),
+    };
+    (server, DiskReader::new(target, identity, quick().link))
 }
 
 fn nth(id: u64) -> SharedRead {
@@ -79,6 +87,28 @@ fn a_lost_connection_loses_no_read() {
             check(&server, &mut reader, read, &left);
         }
     }
+}
+
+/// Another server at its address, or the same one without its state.
+#[test]
+fn another_disk_is_not_read() {
+    let (server, mut reader) = start(4);
+    check(&server, &mut reader, nth(0), &[]);
+    server.state().number = 2;
+    let opened = server.state().opened.len();
+    server.drop_connections();
+    thread::scope(|scope| {
+        let read = scope.spawn(|| reader.read(nth(1), &[]));
+        let deadline = Instant::now() + PATIENCE;
+        while server.state().opened.len() < opened + 3 {
+            assert!(Instant::now() < deadline, "it looks again and again");
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(!read.is_finished());
+        assert_eq!(server.state().done.len(), 1, "nothing else was read");
+        server.state().number = 1;
+        assert!(matches!(read.join(), Ok(Ok(_))));
+    });
 }
 
 #[test]
