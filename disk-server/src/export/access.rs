@@ -207,9 +207,15 @@ impl Access {
         self.target.description()
     }
 
-    /// Lets what went wrong with the export into the log, up to a rate.
-    pub(crate) fn complaints(&self) -> &Limited {
-        &self.target.complaints
+    /// Lets failures of the export's storage into the log, up to a rate.
+    pub(crate) fn failures(&self) -> &Limited {
+        &self.target.failures
+    }
+
+    /// The same for requests without the right. Apart: a host that was replaced can cause any number of
+    /// them, and none of the failures is to be left out for that.
+    pub(crate) fn refusals(&self) -> &Limited {
+        &self.target.refusals
     }
 
     /// Whether it was opened read-only, which does not change any more.

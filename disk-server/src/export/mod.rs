@@ -122,8 +122,9 @@ pub(crate) struct Fenced {
     clients: Arc<Clients>,
     counters: Counters,
     ending: Ending,
-    /// What is told of it in the log.
-    complaints: Limited,
+    /// What is told of it in the log: requests that its storage failed, and those that had no right.
+    failures: Limited,
+    refusals: Limited,
 }
 
 impl Fenced {
@@ -222,7 +223,8 @@ impl Exports {
                 clients: Arc::default(),
                 counters: Counters::default(),
                 ending: ending.clone(),
-                complaints: Limited::new(),
+                failures: Limited::new(),
+                refusals: Limited::new(),
             });
             if named.insert(name.clone(), fenced).is_some() {
                 return Err(ExportsError::Twice(name));

@@ -152,7 +152,12 @@ impl<'a> Reply<'a> {
 
     fn log(&self, failure: &Failure) {
         let Some(level) = failure.level else { return };
-        if let Some(left_out) = self.agreed.access.complaints().let_through() {
+        let access = &self.agreed.access;
+        let limited = match level {
+            log::Level::Error => access.failures(),
+            _ => access.refusals(),
+        };
+        if let Some(left_out) = limited.let_through() {
             let RequestHeader {
                 command,
                 offset,

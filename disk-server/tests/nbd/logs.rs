@@ -94,6 +94,63 @@ fn failures_of_the_storage_name_the_export_and_are_counted_beyond_a_rate() {
 }
 
 #[test]
+fn a_host_that_was_replaced_cannot_fill_the_log_nor_hide_a_failure() {
+    const WRITES: u64 = 300;
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("log");
+    let image = directory.path().join("disk.img");
+    File::create(&image).unwrap().set_len(1 << 20).unwrap();
+    let mut program = command("127.0.0.1:0", &directory.path().join("state"));
+    program
+        .args(["--nbd-listen", "127.0.0.1:0", "--export"])
+        .arg(format!("disk={},vm=db", image.display()))
+        .env("RUST_LOG", "info")
+        .stderr(File::create(&log).unwrap());
+    let server = Process::start_with(&mut program);
+    let arbiter = server.arbiter();
+    let claim = |epoch: u64| {
+        let (vm, who) = ("db".parse().unwrap(), format!("a/{epoch}").parse().unwrap());
+        arbiter
+            .claim(&vm, epoch - 1, &who, &AtomicBool::new(false), |_| {})
+            .unwrap();
+    };
+    let nbd = server.nbd.unwrap();
+    claim(1);
+    let mut old = Client::open(nbd, "disk@db:1");
+    let mut new = Client::open(nbd, "disk@db:1");
+    new.write(0, &[1; 512]).unwrap();
+    let flood = |client: &mut Client| {
+        for _ in 0..WRITES {
+            assert_eq!(client.write(0, &[2; 512]), Err(ErrorCode::NotPermitted));
+        }
+    };
+    // Superseded by a connection of its own host, and by another host.
+    flood(&mut old);
+    claim(2);
+    flood(&mut new);
+    let refused = arbiter.list_exports().unwrap()[0].refused_requests;
+    assert_eq!(refused, 2 * WRITES, "all are counted");
+    // Somebody makes the image shorter.
+    let image = File::options().write(true).open(image).unwrap();
+    image.set_len(0).unwrap();
+    assert_eq!(new.read(0, 4096), Err(ErrorCode::Io));
+    assert!(server.end_with(Signal::SIGTERM));
+    let log = fs::read_to_string(log).unwrap();
+    let told = |kind: &str| -> Vec<&str> {
+        let with = |line: &&str| line.contains(kind) && line.contains("bytes at 0");
+        log.lines().filter(with).collect()
+    };
+    let refusals = told("WARN");
+    assert!((1..50).contains(&refusals.len()), "{log}");
+    let first =
+        "export disk@db:1: Write of 512 bytes at 0: a newer connection of db has taken over";
+    assert!(refusals[0].ends_with(first), "{log}");
+    let failures = told("ERROR");
+    assert_eq!(failures.len(), 1, "{log}");
+    assert!(failures[0].contains("disk@db:1: Read of 4096"), "{log}");
+}
+
+#[test]
 fn a_log_that_nobody_reads_stops_neither_claims_nor_the_end() {
     const CLAIMS: u64 = 6000;
     let directory = tempfile::tempdir().unwrap();
