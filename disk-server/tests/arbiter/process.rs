@@ -5,7 +5,9 @@ use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
-use crate::support::{Process, command, exchange, is_root, refused, refused_by, until};
+use crate::support::{
+    Process, SmallDisk, command, exchange, has_own_mounts, refused, refused_by, until,
+};
 use disk_server::arbiter::{CallError, Claim, STATE_FILE};
 use nix::sys::signal::Signal;
 use std::sync::atomic::AtomicBool;
@@ -159,40 +161,13 @@ fn a_damaged_state_is_refused() {
     assert_eq!(claim(&server, "db", 0, "a/1"), Claim::Won { epoch: 1 });
 }
 
-/// A small file system, which goes away when dropped.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn new() -> SmallDisk {
-        let directory = tempfile::tempdir().unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=20m", "none"]);
-        assert!(mount.arg(directory.path()).status().unwrap().success());
-        SmallDisk(directory)
-    }
-
-    fn remount(&self, how: &str) {
-        let mut mount = Command::new("mount");
-        mount
-            .args(["-o", &format!("remount,{how}")])
-            .arg(self.0.path());
-        assert!(mount.status().unwrap().success());
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
-    }
-}
-
 #[test]
 fn a_full_disk_is_told_as_one_and_waited_for() {
-    if !is_root("a_full_disk_is_told_as_one_and_waited_for") {
+    if !has_own_mounts("process::a_full_disk_is_told_as_one_and_waited_for") {
         return;
     }
-    let disk = SmallDisk::new();
-    let directory = disk.0.path();
+    let disk = SmallDisk::new("20m");
+    let directory = disk.path();
     let state = directory.join("state");
     let mut server = Process::start("127.0.0.1:0", &state);
     claim(&server, "db", 0, "a/1");

@@ -4,6 +4,7 @@
     reason = "several test programs share it, and none uses all"
 )]
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -134,11 +135,88 @@ pub(crate) fn refused_by(command: &mut Command) -> String {
 pub(crate) fn is_root(test: &str) -> bool {
     let is_root = nix::unistd::geteuid().is_root();
     if !is_root {
-        // Not eprintln!, whose output nobody sees when the test passes.
-        let line = format!("SKIPPED {test}: only root can\n");
-        std::io::stderr().write_all(line.as_bytes()).unwrap();
+        skipped(test, "only root can");
     }
     is_root
+}
+
+/// Tells people that a test did not run.
+fn skipped(test: &str, reason: &str) {
+    // Not eprintln!, whose output nobody sees when the test passes.
+    let line = format!("SKIPPED {test}: {reason}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+}
+
+/// Runs a test in a mount namespace of its own, where it may mount what it likes. True in there;
+/// elsewhere the test has run when this returns. `test` is its whole name.
+pub(crate) fn has_own_mounts(test: &str) -> bool {
+    const INSIDE: &str = "DISK_SERVER_TEST_OWN_MOUNTS";
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let is_root = nix::unistd::geteuid().is_root();
+    let isolated = |program: &OsStr| {
+        let mut unshare = Command::new("unshare");
+        if !is_root {
+            unshare.args(["--user", "--map-root-user"]);
+        }
+        unshare.arg("--mount").arg(program);
+        unshare
+    };
+    if !is_root {
+        let folder = tempfile::tempdir().unwrap();
+        let mut probe = isolated("mount".as_ref());
+        probe.args(["-t", "tmpfs", "none"]).arg(folder.path());
+        if !probe.output().is_ok_and(|output| output.status.success()) {
+            skipped(
+                test,
+                "neither root nor allowed to mount in a user namespace",
+            );
+            return false;
+        }
+    }
+    let this = std::env::current_exe().unwrap();
+    let inside = isolated(this.as_os_str())
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, "1")
+        .output()
+        .expect("unshare is needed, of the package util-linux");
+    let said =
+        [inside.stdout, inside.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+    let passed = inside.status.success() && said[0].contains(" 1 passed");
+    assert!(passed, "{}{}", said[0], said[1]);
+    false
+}
+
+/// A small file system, which goes away when dropped. For [`has_own_mounts`].
+pub(crate) struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    pub(crate) fn new(size: &str) -> SmallDisk {
+        let directory = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]);
+        assert!(mount.arg(directory.path()).status().unwrap().success());
+        SmallDisk(directory)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(crate) fn remount(&self, how: &str) {
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-o", &format!("remount,{how}")])
+            .arg(self.0.path());
+        assert!(mount.status().unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0.path()).status();
+    }
 }
 
 /// Sends bytes, ends the sending direction, and returns all that the server answers.
