@@ -12,7 +12,7 @@ use disk_server::export::ExportSpec;
 use disk_server::logging;
 use disk_server::server::{Config, Limits, NbdConfig, Server};
 use disk_server::status::Status;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 /// The disk server of ftvm: decides which host of a replicated virtual machine may run it alone, and
@@ -137,12 +137,18 @@ fn run_server(args: Serve) -> anyhow::Result<()> {
         },
     })?;
     let stop = server.stop_handle();
-    // SIGHUP asks to open the log anew, and standard error has no file to open.
-    let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).context("cannot handle signals")?;
+    // SIGHUP asks to open the log anew, and standard error has no file to open. SIGXFSZ comes with a
+    // write beyond the limit of file sizes (setrlimit(2)), which is no reason to stop all machines: it
+    // fails, and its client is told that there is no room.
+    let mut signals =
+        Signals::new([SIGHUP, SIGINT, SIGTERM, SIGXFSZ]).context("cannot handle signals")?;
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            (signals.forever().filter(|signal| *signal != SIGHUP)).for_each(|_| stop.stop());
+            (signals
+                .forever()
+                .filter(|signal| [SIGINT, SIGTERM].contains(signal)))
+            .for_each(|_| stop.stop());
         })
         .context("cannot start a thread")?;
     // One line of output for each address, for people and for programs that need the port.

@@ -178,3 +178,20 @@ impl<'a> Reply<'a> {
         SimpleReply { error, cookie }.encode().to_vec()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_that_is_missing_is_told_as_that() {
+        let code = |errno: Errno| Failure::from(io::Error::from(errno)).code;
+        for errno in [Errno::ENOSPC, Errno::EDQUOT, Errno::EFBIG] {
+            assert_eq!(code(errno), ErrorCode::NoSpace, "{errno}");
+        }
+        for errno in [Errno::EIO, Errno::EPERM, Errno::EROFS, Errno::ENOMEM] {
+            assert_eq!(code(errno), ErrorCode::Io, "{errno}");
+        }
+        assert_eq!(code(Errno::EOPNOTSUPP), ErrorCode::NotSupported);
+    }
+}

@@ -11,6 +11,7 @@ mod ledger;
 mod logs;
 mod names;
 mod power;
+mod room;
 mod semantics;
 mod slow;
 mod status;
