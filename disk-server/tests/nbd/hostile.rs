@@ -221,20 +221,37 @@ fn the_usual_limit_of_open_files_is_enough_for_all_clients() {
     };
     // As a shell or systemd gives it: the soft limit is low, the hard one is not.
     let server = Process::start_with(&mut limited("-Sn 64", "soft"));
+    let idle = server.descriptors();
+    let one_each = |server: &Process, idle: usize, connections: usize| {
+        until("no descriptor but one for each connection", || {
+            server.descriptors() == idle + connections
+        });
+    };
     let open = |server: &Process| Client::try_open(server.nbd.unwrap(), "disk");
+    let arbiter = |server: &Process| {
+        let mut stream = server.connect();
+        // Its greeting: somebody serves it.
+        stream.read_exact(&mut [0]).unwrap();
+        stream
+    };
     let clients: Vec<_> = (0..60).map(|_| open(&server).unwrap().unwrap()).collect();
-    let arbiters: Vec<_> = (0..59).map(|_| server.connect()).collect();
+    one_each(&server, idle, 60);
+    let arbiters: Vec<_> = (0..59).map(|_| arbiter(&server)).collect();
     assert!(open(&server).is_err(), "one too many is closed");
     server.arbiter().list().unwrap();
+    one_each(&server, idle, 60 + 59);
     drop((server, clients, arbiters));
     // Where it cannot be raised, fewer are let in, and no further one hangs.
     let server = Process::start_with(&mut limited("-n 64", "hard"));
+    let idle = server.descriptors();
     let mut clients = Vec::new();
     while let Ok(client) = open(&server) {
-        clients.push(client);
+        clients.push(client.unwrap());
     }
     assert!((8..32).contains(&clients.len()), "{}", clients.len());
+    let arbiters: Vec<_> = (1..clients.len()).map(|_| arbiter(&server)).collect();
     server.arbiter().list().unwrap();
+    one_each(&server, idle, clients.len() + arbiters.len());
 }
 
 #[test]

@@ -90,6 +90,12 @@ impl Process {
         self.child.wait().unwrap().success()
     }
 
+    /// How many file descriptors it has.
+    pub(crate) fn descriptors(&self) -> usize {
+        let folder = format!("/proc/{}/fd", self.child.id());
+        std::fs::read_dir(folder).unwrap().count()
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.child.try_wait().unwrap().is_none()
     }
