@@ -28,20 +28,20 @@ impl Local {
     }
 
     pub(crate) fn start_with(disk: impl Storage + 'static, owned: bool, limits: Limits) -> Local {
-        let state = tempfile::tempdir().unwrap();
         let vm = owned.then(|| "db".parse().unwrap());
+        let export = Export::new("disk".parse().unwrap(), vm, false, Box::new(disk));
+        Local::export(vec![export], limits)
+    }
+
+    pub(crate) fn export(exports: Vec<Export>, limits: Limits) -> Local {
+        let state = tempfile::tempdir().unwrap();
         let anywhere = "127.0.0.1:0".parse().unwrap();
         let server = Server::bind(Config {
             listen: anywhere,
             state: state.path().to_owned(),
             nbd: Some(NbdConfig {
                 listen: anywhere,
-                exports: vec![Export::new(
-                    "disk".parse().unwrap(),
-                    vm,
-                    false,
-                    Box::new(disk),
-                )],
+                exports,
             }),
             limits,
         })

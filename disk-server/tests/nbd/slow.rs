@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use disk_server::arbiter::Claim;
+use disk_server::export::Export;
 use disk_server::nbd::protocol::{Command, CommandFlags, ErrorCode, RequestHeader};
 use disk_server::server::Limits;
 
@@ -21,6 +23,14 @@ fn patient() -> Limits {
         message: Duration::from_secs(3600),
         ..Limits::default()
     }
+}
+
+/// Wins an epoch of the machine.
+fn claim(server: &Local, epoch: u64) {
+    let (vm, who) = ("db".parse().unwrap(), format!("a/{epoch}").parse().unwrap());
+    let stop = AtomicBool::new(false);
+    let claim = (server.arbiter()).claim(&vm, epoch - 1, &who, &stop, |_| {});
+    assert_eq!(claim.unwrap(), Claim::Won { epoch });
 }
 
 /// Small and large requests of a client that does all as it should.
@@ -64,6 +74,41 @@ fn clients_that_announce_much_and_send_nothing_cost_the_others_nothing() {
         .collect();
     works(&mut Client::open(server.nbd, "disk"));
     drop(announced);
+}
+
+/// A client that asks for much and takes nothing, and one that announces much and sends nothing.
+fn stuck(server: &Local, export: &str) -> [Client; 2] {
+    let [mut takes_nothing, mut sends_nothing] = [(); 2].map(|()| Client::open(server.nbd, export));
+    for flags in [NONE, CommandFlags::DF].into_iter().cycle().take(40) {
+        takes_nothing
+            .send((Command::Read, flags), 0, 32 << 20, &[])
+            .unwrap();
+    }
+    let write = (Command::Write, NONE);
+    sends_nothing.send(write, 0, 32 << 20, &[]).unwrap();
+    [takes_nothing, sends_nothing]
+}
+
+#[test]
+fn the_host_that_runs_a_machine_is_behind_nobody() {
+    let disk = || Box::new(Gated::new(32 * MIB));
+    let (disk_name, other_name) = ("disk".parse().unwrap(), "other".parse().unwrap());
+    let vm = "db".parse().unwrap();
+    let exports = vec![
+        Export::new(disk_name, Some(vm), false, disk()),
+        Export::new(other_name, None, false, disk()),
+    ];
+    let server = Local::export(exports, patient());
+    let mut others: Vec<_> = (0..6).map(|_| stuck(&server, "disk")).collect();
+    others.extend((0..12).map(|_| stuck(&server, "other")));
+    for epoch in 1..=3 {
+        claim(&server, epoch);
+        let writer = format!("disk@db:{epoch}");
+        works(&mut Client::open(server.nbd, &writer));
+        // The host is frozen, or gone: another one takes over, or the same one in a new connection.
+        others.push(stuck(&server, &writer));
+        works(&mut Client::open(server.nbd, &writer));
+    }
 }
 
 #[test]
@@ -124,18 +169,7 @@ fn long_requests_need_little_memory() {
     let disk = Gated::new(8 * MIB);
     let server = Local::start_with(disk.clone(), true, limits);
     let whole: Vec<u8> = (0..8 * MIB).map(|at| (at >> 12) as u8).collect();
-    let claim = |expected: u64| {
-        let (vm, who) = (
-            "db".parse().unwrap(),
-            format!("a/{expected}").parse().unwrap(),
-        );
-        let stop = AtomicBool::new(false);
-        server
-            .arbiter()
-            .claim(&vm, expected, &who, &stop, |_| {})
-            .unwrap();
-    };
-    claim(0);
+    claim(&server, 1);
     let mut client = Client::open(server.nbd, "disk@db:1");
     let flushes = disk.flushes();
     let forced = (Command::Write, CommandFlags::FUA);
@@ -163,7 +197,7 @@ fn long_requests_need_little_memory() {
         }
     });
     // The right ends: nothing of a long write lands, and the connection stays in step.
-    claim(1);
+    claim(&server, 2);
     let landed = disk.landed();
     let refused = client.write(0, &vec![0; 8 * MIB]);
     assert_eq!(refused, Err(ErrorCode::NotPermitted));
