@@ -28,8 +28,13 @@ struct DiskServer {
 
 impl DiskServer {
     fn start(folder: &Path) -> Self {
+        // Clients connect from 127.0.0.1, so that none of them is given its port while it is away.
+        Self::start_at("127.0.0.2:0", folder)
+    }
+
+    fn start_at(address: &str, folder: &Path) -> Self {
         let server = Server::bind(Config {
-            listen: "127.0.0.1:0".parse().unwrap(),
+            listen: address.parse().unwrap(),
             state: folder.join("state"),
             nbd: None,
             limits: Limits::default(),
@@ -94,7 +99,7 @@ fn lost() -> ChannelEvent {
 }
 
 struct Scene {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     server: DiskServer,
     rights: Arc<Rights>,
     epoch: u64,
@@ -111,7 +116,7 @@ fn primary() -> Scene {
     let (halt, halted) = halt();
     Scene {
         tenure: Tenure::hold(rights.clone(), epoch, &Events::default(), halt),
-        _folder: folder,
+        folder,
         server,
         rights,
         epoch,
@@ -312,6 +317,37 @@ fn a_backup_that_is_unfit_claims_nothing() {
     backup.standing().refuse();
     drop(backup);
     assert_eq!(scene.server.record().0, scene.epoch);
+}
+
+/// Ends the connections that come to the address of a server that is away, until there were so many.
+fn turn_away(address: &ServerAddress, connections: usize) {
+    let listener = TcpListener::bind(address.as_str()).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let (deadline, mut came) = (Instant::now() + LONG, 0);
+    while came < connections {
+        assert!(Instant::now() < deadline, "it tries again");
+        match listener.accept() {
+            Ok(_) => came += 1,
+            Err(_) => thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+/// Both a shutdown and an error may come while the disk server is away.
+#[test]
+fn the_end_is_told_to_a_disk_server_that_comes_back() {
+    for in_order in [true, false] {
+        let scene = primary();
+        let Scene { epoch, tenure, .. } = scene;
+        let (folder, address) = (scene.folder, scene.server.address.clone());
+        drop(scene.server);
+        let ended = thread::spawn(move || if in_order { tenure.end() } else { drop(tenure) });
+        turn_away(&address, 3);
+        let server = DiskServer::start_at(address.as_str(), folder.path());
+        ended.join().unwrap();
+        assert!(server.is_stopped_at(epoch + 1), "{in_order}");
+        assert!(scene.halted.try_recv().is_err());
+    }
 }
 
 /// Stands between a host and its disk server, and keeps back what the server says.
