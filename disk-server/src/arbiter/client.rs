@@ -394,15 +394,17 @@ impl Arbiter {
             }
         }
         let settings = &self.settings;
-        let mut connection = Connection::open(&self.address, settings.connect_timeout, cancel)?;
-        let response = connection.call(request, settings.answer_timeout, cancel)?;
+        let (connect, answer) = (settings.connect_timeout, settings.answer_timeout);
+        let mut connection = Connection::open(&self.address, connect, answer, cancel)?;
         let found = connection.server();
         let expected = *self.server.get_or_init(|| found);
         if expected.is_some() && found != expected {
+            // It was not asked: a claim that it granted would be a right that nobody has.
             return Err(CallError::OtherServer {
                 address: self.address.clone(),
             });
         }
+        let response = connection.call(request, answer, cancel)?;
         *self.warm.lock() = Some(connection);
         Ok(response)
     }

@@ -10,19 +10,21 @@ use super::names::ServerNumber;
 use super::protocol::{ErrorCode, Greeting, Request, Response, SERVICE, VERSION, encode};
 use crate::stream;
 
-/// A connection on which our greeting was sent, and perhaps the server's not read yet.
+/// A connection on which greetings were exchanged.
 #[derive(Debug)]
 pub(crate) struct Connection {
     address: ServerAddress,
     lines: Lines,
-    greeted: bool,
     server: Option<ServerNumber>,
 }
 
 impl Connection {
+    /// Connects within `timeout`, and waits for the server's greeting as for an answer: who asks
+    /// something of a server knows first which one it is.
     pub(crate) fn open(
         address: &ServerAddress,
         timeout: Duration,
+        answer_timeout: Duration,
         cancel: Option<&AtomicBool>,
     ) -> Result<Connection, CallError> {
         let unreachable = |source| CallError::Unreachable {
@@ -39,12 +41,13 @@ impl Connection {
         // If this fails, the server has closed already, and perhaps said why: that is found when its
         // answer is read.
         let _ = (&stream).write_all(&encode(&Greeting::ours()));
-        Ok(Connection {
+        let mut connection = Connection {
             address: address.clone(),
             lines: Lines::new(stream),
-            greeted: false,
             server: None,
-        })
+        };
+        connection.read_greeting(answer_timeout, cancel)?;
+        Ok(connection)
     }
 
     /// Asks, and waits for the answer. After an error the connection is of no more use: an answer
@@ -59,7 +62,8 @@ impl Connection {
             return Err(self.not_an_arbiter("it answered what nobody asked"));
         }
         let written = self.lines.stream().write_all(&encode(request));
-        match (self.answer(timeout, cancel), written) {
+        let answer = self.line(timeout, cancel);
+        match (answer.and_then(|line| self.parse_response(&line)), written) {
             // A server that closed before it took our request may have said why: what it said
             // comes first, and our own error only if it said nothing.
             (Err(CallError::Closed { address } | CallError::Lost { address, .. }), Err(source)) => {
@@ -69,30 +73,16 @@ impl Connection {
         }
     }
 
-    /// Which server it is, as its greeting said, which comes with the first answer.
+    /// Which server it is, as its greeting said.
     pub(crate) fn server(&self) -> Option<ServerNumber> {
         self.server
     }
 
-    fn answer(
-        &mut self,
-        timeout: Duration,
-        cancel: Option<&AtomicBool>,
-    ) -> Result<Response, CallError> {
-        self.read_greeting(timeout, cancel)?;
-        let line = self.line(timeout, cancel)?;
-        self.parse_response(&line)
-    }
-
-    /// Reads the server's greeting, once.
     fn read_greeting(
         &mut self,
         timeout: Duration,
         cancel: Option<&AtomicBool>,
     ) -> Result<(), CallError> {
-        if self.greeted {
-            return Ok(());
-        }
         let line = self.line(timeout, cancel)?;
         let Ok(greeting) = serde_json::from_slice::<Greeting>(&line) else {
             // A server without room for us answers an error in place of its greeting.
@@ -105,7 +95,6 @@ impl Connection {
                 theirs: format!("{:?} version {}", greeting.ftvm, greeting.version),
             });
         }
-        self.greeted = true;
         self.server = greeting.server;
         Ok(())
     }

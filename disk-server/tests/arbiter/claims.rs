@@ -194,6 +194,57 @@ fn a_stale_warm_connection_costs_no_claim() {
     assert_eq!(claim.unwrap(), Claim::Won { epoch: 1 });
 }
 
+/// One whose state was made anew, or another one.
+#[test]
+fn another_server_at_the_address_is_not_believed() {
+    let directory = tempfile::tempdir().unwrap();
+    let (state, other) = (directory.path().join("a"), directory.path().join("b"));
+    let server = Process::start(ANEW, &state);
+    let address = server.address.to_string();
+    let at = |state| Reborn {
+        state,
+        address: address.clone(),
+    };
+    let arbiter = server.arbiter();
+    let who = Claimant::generate().unwrap();
+    let claim = |expected, on_wait: &mut dyn FnMut(String)| {
+        let cancel = AtomicBool::new(false);
+        arbiter.claim(&vm(), expected, &who, &cancel, |reason| {
+            on_wait(reason.to_string());
+            cancel.store(true, Ordering::SeqCst);
+        })
+    };
+    assert!(matches!(claim(0, &mut |_| {}), Ok(Claim::Won { epoch: 1 })));
+    drop(server);
+    // What it would say is what a claim for the first epoch of a machine hopes for.
+    let server = at(&other).start();
+    let mut reasons = Vec::new();
+    for expected in [0, 1] {
+        let claim = claim(expected, &mut |reason| reasons.push(reason));
+        assert!(matches!(claim, Err(ClaimError::Cancelled)), "{claim:?}");
+    }
+    for reason in &reasons {
+        assert!(reason.contains("another disk server answers"), "{reason}");
+    }
+    assert_eq!(reasons.len(), 2);
+    for call in [
+        arbiter.read(&vm()).map(drop),
+        arbiter.warm(),
+        arbiter.list().map(drop),
+        arbiter.forget(&vm()),
+    ] {
+        assert!(
+            matches!(call, Err(CallError::OtherServer { .. })),
+            "{call:?}"
+        );
+    }
+    // Nothing was decided there.
+    assert_eq!(server.arbiter().read(&vm()).unwrap().epoch, 0);
+    drop(server);
+    let _server = at(&state).start();
+    assert!(matches!(claim(1, &mut |_| {}), Ok(Claim::Won { epoch: 2 })));
+}
+
 #[test]
 fn a_silent_server_is_no_answer_and_a_claim_can_be_cancelled() {
     // It accepts, in the kernel, and never answers.
@@ -245,13 +296,14 @@ fn an_error_of_a_later_server_is_no_refusal() {
                 r#"{"answer":"won","epoch":1}"#,
             ] {
                 let (mut stream, _) = server.accept().unwrap();
+                let greeting = r#"{"ftvm":"arbiter","version":1}"#;
+                writeln!(stream, "{greeting}").unwrap();
                 let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
                 // The client's greeting and its claim.
                 for _ in 0..2 {
                     lines.next().unwrap().unwrap();
                 }
-                let greeting = r#"{"ftvm":"arbiter","version":1}"#;
-                write!(stream, "{greeting}\n{answer}\n").unwrap();
+                writeln!(stream, "{answer}").unwrap();
             }
         });
         let who = Claimant::generate().unwrap();

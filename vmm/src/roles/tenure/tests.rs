@@ -350,6 +350,44 @@ fn the_end_is_told_to_a_disk_server_that_comes_back() {
     }
 }
 
+/// One whose state was lost knows nothing that a host could believe, until the first one is back.
+#[test]
+fn a_host_does_not_heed_another_disk_server_at_the_address() {
+    let scene = primary();
+    let (rights, epoch) = (&scene.rights, scene.epoch);
+    let address = scene.server.address.clone();
+    drop(scene.server);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = DiskServer::start_at(address.as_str(), elsewhere.path());
+    // There, another one runs the guest in a later epoch.
+    for _ in 0..=epoch {
+        other.rights().start(&NEVER).unwrap();
+    }
+    assert!(matches!(rights.confirm(epoch), Confirmation::Unknown(_)));
+    assert!(matches!(
+        rights.vouch_for(&rights.title(epoch)),
+        Confirmation::Unknown(_)
+    ));
+    scene.tenure.standing().tell(Input::Doubt);
+    let (told, reasons) = mpsc::channel();
+    thread::scope(|scope| {
+        let contest = scope.spawn(move || {
+            let me = rights.claimant();
+            rights.contest(epoch, me, |reason| told.send(reason.to_owned()).unwrap())
+        });
+        let reason = reasons.recv_timeout(LONG).unwrap();
+        assert!(reason.contains("another disk server"), "{reason}");
+        assert!(scene.halted.try_recv().is_err());
+        let before = other.record();
+        drop(other);
+        let _first = DiskServer::start_at(address.as_str(), scene.folder.path());
+        let won = contest.join().unwrap();
+        assert_eq!(won, Claim::Won { epoch: epoch + 1 });
+        assert_eq!(before.0, epoch + 1, "nothing was claimed at the other one");
+        drop(scene.tenure);
+    });
+}
+
 /// Stands between a host and its disk server, and keeps back what the server says.
 struct OneWay {
     address: ServerAddress,
