@@ -7,6 +7,7 @@ use ftvm_vmm::disk::DiskRequest;
 use ftvm_vmm::disk::guest_disk::GuestDisk;
 use ftvm_vmm::disk::serving::Serving;
 use ftvm_vmm::events::Events;
+use parking_lot::Mutex;
 
 use crate::fake_server::{FakeServer, Foreign};
 use crate::world::{PATIENCE, quick};
@@ -56,6 +57,53 @@ fn a_server_that_knows_no_tags_is_good_enough_for_a_guest_that_runs_alone() {
         names.retain(|name| !name.contains("@~"));
         assert!(names.len() >= 3);
         assert!(names.iter().all(|name| name == "disk"), "{names:?}");
+    }
+}
+
+/// Lines of the log that this test program wrote.
+struct Collected(Mutex<Vec<String>>);
+
+static LOG: Collected = Collected(Mutex::new(Vec::new()));
+
+impl log::Log for Collected {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        let line = format!("{} {}", record.level(), record.args());
+        self.0.lock().push(line);
+    }
+
+    fn flush(&self) {}
+}
+
+#[test]
+fn a_guest_that_runs_alone_is_told_that_nothing_is_fenced() {
+    // Fails when another test of this program was first.
+    let _ = log::set_logger(&LOG);
+    log::set_max_level(log::LevelFilter::Warn);
+    for (foreign, warnings) in [
+        (Foreign::No, 0),
+        (Foreign::KnowsItsNames, 1),
+        (Foreign::TakesAnyName, 1),
+    ] {
+        let server = FakeServer::start(4096, 2);
+        server.state().foreign = foreign;
+        open(&server);
+        let log = LOG.0.lock();
+        let of_this = log
+            .iter()
+            .filter(|line| line.contains(server.address.as_str()));
+        let of_this: Vec<_> = of_this.collect();
+        assert_eq!(of_this.len(), warnings, "{of_this:?}");
+        for line in of_this {
+            assert!(line.starts_with("WARN"), "{line}");
+            assert!(
+                line.contains("keeps no other client from writing"),
+                "{line}"
+            );
+        }
     }
 }
 
