@@ -206,6 +206,10 @@ impl Stage {
             User::Redis(client)
         };
 
+        for side in [&mut primary, &mut backup] {
+            let told = side.told();
+            assert!(!told.has("peer-lost"), "without a fault: {told:?}");
+        }
         let place = self.place();
         let struck = Instant::now();
         let healed = if fault.pulses {
