@@ -85,13 +85,12 @@ impl Subject {
 
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "round {}, {}, {}",
-            self.round, self.configuration, self.workload
-        )?;
-        self.growth
-            .map_or(Ok(()), |(axis, at)| write!(f, ", {at} {}", axis.title()))
+        let (round, configuration, workload) = (self.round, self.configuration, self.workload);
+        write!(f, "round {round}, {configuration}, {workload}")?;
+        match self.growth {
+            Some((axis, at)) => write!(f, ", {at} {}", axis.title()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -113,10 +112,9 @@ pub(crate) fn plan(options: &Options) -> Vec<Subject> {
                     workload,
                     growth,
                 };
-                let workloads = options.workloads.iter().copied();
-                let workloads =
-                    workloads.filter(|one| one.guest() == guest && configuration.has(*one));
-                all.extend(workloads.map(|workload| subject(workload, None)));
+                let here = |one: &&Workload| one.guest() == guest && configuration.has(**one);
+                let workloads = options.workloads.iter().filter(here);
+                all.extend(workloads.map(|workload| subject(*workload, None)));
                 let grows = |axis: &&Axis| {
                     GROWTH.guest() == guest
                         && GROWTH_ON.contains(&configuration)

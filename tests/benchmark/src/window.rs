@@ -5,10 +5,7 @@ use std::time::Instant;
 
 use serde::Deserialize;
 
-use crate::figures::{
-    Figures, HOLD_P50, HOLD_P99, LAG_MAX, LAG_P50, LAG_P99, LOG, ROUND_TRIP, growth, log_of,
-    own_exits, quantiles,
-};
+use crate::figures::{Figures, LOG, ROUND_TRIP, growth, log_of, own_exits, quantiles};
 use crate::statistics::Summary;
 
 /// One `stats` event, as far as it is needed here. Counters are since the guest began to run.
@@ -76,21 +73,15 @@ pub(crate) fn figures(lines: &[(Instant, Counters)], from: Instant, to: Instant)
     if let Some(trips) = Summary::of(trips.filter(|trip| *trip > 0.0)) {
         figures.insert(ROUND_TRIP.to_owned(), trips.median);
     }
-    let mut add = |names: [&str; 3], of: fn(&Counters) -> &Vec<(u64, u64)>| {
+    let mut add = |what: &str, of: fn(&Counters) -> &Vec<(u64, u64)>| {
         let news = window[1..].iter().flat_map(|(_, counters)| of(counters));
         let values = quantiles(news.copied(), [0.5, 0.99, 1.0]);
-        let values = names.into_iter().zip(values.into_iter().flatten());
-        figures.extend(values.map(|(name, value)| (name.to_owned(), value)));
+        let names = ["p50", "p99", "max"].map(|which| format!("{what} {which}, ms"));
+        figures.extend(names.into_iter().zip(values.into_iter().flatten()));
     };
-    add([LAG_P50, LAG_P99, LAG_MAX], |one| &one.lags_us);
-    let hold = [HOLD_P50, HOLD_P99, "output hold max, ms"];
-    add(hold, |one| &one.output_holds_us);
-    let wait = [
-        "input wait p50, ms",
-        "input wait p99, ms",
-        "input wait max, ms",
-    ];
-    add(wait, |one| &one.input_waits_us);
+    add("lag", |one| &one.lags_us);
+    add("output hold", |one| &one.output_holds_us);
+    add("input wait", |one| &one.input_waits_us);
     figures
 }
 
@@ -99,6 +90,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::figures::{HOLD_P50, LAG_P50};
 
     /// An event each half second: 100 exits, 10 entries of 20 bytes, and a hold of `n` ms.
     fn lines(start: Instant) -> Vec<(Instant, Counters)> {
