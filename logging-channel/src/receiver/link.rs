@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::ReceiverStats;
 use super::queue::{Queue, Queued};
+use super::stats::ReceiverStats;
 use crate::codec::{BatchHeader, HEADER_LEN, LogOrder, MAX_BODY};
 use crate::control::{CONTROL_MAGIC, Control};
 use crate::entry::Lsn;

@@ -12,6 +12,7 @@
 
 mod link;
 mod queue;
+mod stats;
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 
 use link::Shared;
 use queue::{Queued, Taken};
+pub use stats::ReceiverStats;
 
 use crate::entry::{Entry, Lsn};
 use crate::heartbeat::Beating;
@@ -80,29 +82,6 @@ pub enum Next {
 #[derive(Debug, Clone)]
 pub struct ReceiverHandle {
     shared: Arc<Shared>,
-}
-
-/// What a backup's end did so far.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReceiverStats {
-    /// Entries received.
-    pub entries: u64,
-    /// Bytes of the batches received.
-    pub bytes: u64,
-    /// Batches received.
-    pub batches: u64,
-    /// Bytes, as entries in memory, that wait for the replay.
-    pub queued_bytes: usize,
-    /// How often reading stopped because the queue was full.
-    pub stalls: u64,
-    /// Last entry received.
-    pub received: Lsn,
-    /// Last entry acknowledged as received.
-    pub acked: Lsn,
-    /// Last entry executed, as [`Receiver::executed`] said.
-    pub executed: Lsn,
-    /// Last output that the primary released, as far as this side knows.
-    pub released: Lsn,
 }
 
 impl Receiver {

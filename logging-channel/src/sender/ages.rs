@@ -18,6 +18,15 @@ pub(super) struct Ages {
     samples: VecDeque<(Lsn, Instant)>,
 }
 
+/// What the backup has not acknowledged.
+#[derive(Debug, Default)]
+pub(super) struct Unacknowledged {
+    /// Outputs: somebody waits for each.
+    pub(super) outputs: Ages,
+    /// The first entry of each batch: who has received one has not long been without news.
+    pub(super) batches: Ages,
+}
+
 impl Ages {
     /// The entry `lsn` was appended.
     pub(super) fn appended(&mut self, lsn: Lsn, now: Instant) {

@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use self::peer::{Unacknowledged, look_interval};
 use self::releasing::Releasing;
+use super::ages::Unacknowledged;
 use super::lag::LagMeter;
 use super::lease::Lease;
 use super::outgoing::{Outgoing, Sleep};
-use super::standstill::Standstill;
-use super::{Commit, Finish, SenderStats};
+use super::permit::Permit;
+use super::standstill::{Standstill, look_interval};
+use super::told::{Commit, Finish, SenderStats};
 use crate::control::Control;
 use crate::entry::{Entry, Lsn, Payload};
 use crate::heartbeat::LastHeard;
@@ -409,6 +410,13 @@ impl Shared {
         match self.loss.reason() {
             Some(LossReason::Orderly) | None => Finish::Orderly,
             Some(reason) => Finish::PeerLost(reason.clone()),
+        }
+    }
+
+    /// Lets out what `permit` says.
+    pub(super) fn release(&self, permit: Permit) {
+        if let Some(lsn) = self.releasing.call(permit) {
+            self.note_released(lsn);
         }
     }
 

@@ -18,7 +18,9 @@ mod lag;
 mod lease;
 mod link;
 mod outgoing;
+mod permit;
 mod standstill;
+mod told;
 
 use std::io;
 use std::net::{TcpStream, UdpSocket};
@@ -28,14 +30,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use link::Shared;
+pub use permit::{Permit, Release};
+pub use told::{Commit, Finish, SenderStats};
 
-use crate::codec::KindCounts;
 use crate::entry::{Entry, Lsn};
 use crate::heartbeat::Beating;
 use crate::loss::{ChannelEvent, Loss, LossReason};
 use crate::session::SessionInfo;
 use crate::settings::Settings;
-use crate::times::TimeFigures;
 
 /// The primary's end of a session: a handle that can be cloned and used from any thread.
 ///
@@ -52,94 +54,6 @@ struct Ends {
     /// Stopped, like the threads, when the last handle goes.
     beating: Option<Beating>,
     threads: Vec<JoinHandle<()>>,
-}
-
-/// Which outputs may leave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Permit {
-    /// Those of the entries up to this one.
-    pub up_to: Lsn,
-    /// Not later than this, when the backup may have gone live; `None`: for good.
-    pub until: Option<Instant>,
-}
-
-impl Permit {
-    /// Everything may leave, for good: there is no backup.
-    pub const EVERYTHING: Self = Self {
-        up_to: Lsn(u64::MAX),
-        until: None,
-    };
-
-    /// Whether it still holds.
-    #[must_use]
-    pub fn holds(&self, now: Instant) -> bool {
-        self.until.is_none_or(|until| now <= until)
-    }
-}
-
-/// Lets out what may leave. Returns the last entry whose output has left this host by that, if there
-/// is one ([`Sender::released`]).
-pub type Release = Box<dyn Fn(Permit) -> Option<Lsn> + Send + Sync>;
-
-/// What [`Sender::wait_committed`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Commit {
-    /// The backup has the entry in its memory.
-    Committed,
-    /// Not within the time given.
-    TimedOut,
-    /// It never will: the session is over.
-    PeerLost,
-}
-
-/// How [`Sender::finish`] ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finish {
-    /// The backup has every entry and knows that there are no more.
-    Orderly,
-    /// The backup did not acknowledge the last entry in time. It was cut off without a goodbye.
-    TimedOut,
-    /// The backup was lost before it had every entry.
-    PeerLost(LossReason),
-}
-
-/// What a primary's end did so far.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SenderStats {
-    /// Entries appended.
-    pub entries: u64,
-    /// Those of them that were appended after the backup was lost, and went nowhere.
-    pub dropped: u64,
-    /// Bytes of the batches given to the network.
-    pub bytes: u64,
-    /// Batches given to the network.
-    pub batches: u64,
-    /// Entries and bytes by kind of entry.
-    pub kinds: KindCounts,
-    /// Bytes that wait for the network now.
-    pub buffered: usize,
-    /// How often an append waited for room.
-    pub stalls: u64,
-    /// How long appends waited for room.
-    pub stalled: Duration,
-    /// How often the guest was held up so that the backup could catch up.
-    pub throttles: u64,
-    /// How long.
-    pub throttled: Duration,
-    /// Round trip between the hosts, as heartbeats measure it; `None` before the first.
-    pub round_trip: Option<Duration>,
-    /// Age of the oldest entry that the backup has not executed.
-    pub lag: Duration,
-    /// The backup's lag, over its reports.
-    pub lags: TimeFigures,
-    /// Last entry appended.
-    pub appended: Lsn,
-    /// Last entry in the backup's memory.
-    pub acked: Lsn,
-    /// Last entry that the backup executed.
-    pub executed: Lsn,
-    /// Last output released.
-    pub released: Lsn,
 }
 
 impl Sender {

@@ -33,6 +33,13 @@ pub(super) struct Seen {
     pub(super) disk_silent: Option<Instant>,
 }
 
+/// How often it is looked at whether the backup gets on: often enough for the output timeout to be
+/// exact to a tenth.
+pub(super) fn look_interval(settings: &Settings) -> Duration {
+    let tenth = settings.output_timeout() / 10;
+    tenth.clamp(Duration::from_millis(1), settings.heartbeat_interval())
+}
+
 /// Decides whether a backup that is heard gets on.
 ///
 /// It does not when, for the whole of the bound,

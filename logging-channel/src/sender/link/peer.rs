@@ -9,20 +9,10 @@ use super::Shared;
 use crate::entry::{Lsn, StatePart};
 use crate::heartbeat::{LastHeard, Monitored, Role};
 use crate::loss::LossReason;
-use crate::sender::Permit;
-use crate::sender::ages::Ages;
+use crate::sender::ages::Unacknowledged;
 use crate::sender::lease::Lease;
-use crate::sender::standstill::Seen;
-use crate::settings::Settings;
-
-/// What the backup has not acknowledged.
-#[derive(Debug, Default)]
-pub(super) struct Unacknowledged {
-    /// Outputs: somebody waits for each.
-    outputs: Ages,
-    /// The first entry of each batch: who has received one has not long been without news.
-    batches: Ages,
-}
+use crate::sender::permit::Permit;
+use crate::sender::standstill::{Seen, look_interval};
 
 impl Shared {
     fn lock_unacknowledged(&self) -> MutexGuard<'_, Unacknowledged> {
@@ -145,11 +135,4 @@ impl Monitored for Shared {
     fn is_over(&self) -> bool {
         self.loss.is_over()
     }
-}
-
-/// How often it is looked at whether the backup gets on: often enough for the output timeout to be
-/// exact to a tenth.
-pub(super) fn look_interval(settings: &Settings) -> Duration {
-    let tenth = settings.output_timeout() / 10;
-    tenth.clamp(Duration::from_millis(1), settings.heartbeat_interval())
 }

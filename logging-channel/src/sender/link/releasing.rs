@@ -3,9 +3,8 @@
 use std::fmt;
 use std::sync::OnceLock;
 
-use super::Shared;
 use crate::entry::Lsn;
-use crate::sender::{Permit, Release};
+use crate::sender::permit::{Permit, Release};
 
 /// What to call at an acknowledgement.
 #[derive(Default)]
@@ -16,7 +15,7 @@ impl Releasing {
         let _ = self.0.set(release);
     }
 
-    fn call(&self, permit: Permit) -> Option<Lsn> {
+    pub(super) fn call(&self, permit: Permit) -> Option<Lsn> {
         self.0.get()?(permit)
     }
 }
@@ -25,14 +24,5 @@ impl fmt::Debug for Releasing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let set = self.0.get().is_some();
         f.debug_tuple("Releasing").field(&set).finish()
-    }
-}
-
-impl Shared {
-    /// Lets out what `permit` says.
-    pub(in crate::sender) fn release(&self, permit: Permit) {
-        if let Some(lsn) = self.releasing.call(permit) {
-            self.note_released(lsn);
-        }
     }
 }

@@ -1,0 +1,32 @@
+//! What may leave the primary.
+
+use std::time::Instant;
+
+use crate::entry::Lsn;
+
+/// Which outputs may leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Permit {
+    /// Those of the entries up to this one.
+    pub up_to: Lsn,
+    /// Not later than this, when the backup may have gone live; `None`: for good.
+    pub until: Option<Instant>,
+}
+
+impl Permit {
+    /// Everything may leave, for good: there is no backup.
+    pub const EVERYTHING: Self = Self {
+        up_to: Lsn(u64::MAX),
+        until: None,
+    };
+
+    /// Whether it still holds.
+    #[must_use]
+    pub fn holds(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| now <= until)
+    }
+}
+
+/// Lets out what may leave. Returns the last entry whose output has left this host by that, if there
+/// is one ([`Sender::released`](super::Sender::released)).
+pub type Release = Box<dyn Fn(Permit) -> Option<Lsn> + Send + Sync>;
