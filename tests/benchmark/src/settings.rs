@@ -71,20 +71,17 @@ pub(crate) fn find(options: &Options, host: &Host, client: &Position) -> Setting
     let words = |guest: Guest| Some(format!("{} {}", guest.words, agent::WORD));
     add("guest's kernel parameters", words(Guest::tools("")));
     add(
-        "those of the guest with a disk",
+        "guest's kernel parameters, with a disk",
         words(Guest::debian("", "")),
     );
     add(
-        "those of QEMU COLO's guest, beside",
+        "guest's kernel parameters, QEMU COLO, beside",
         Some(COLO_WORDS.to_owned()),
     );
     add("heartbeat timeout, ms", Some(HEARTBEAT_MS.to_owned()));
     let kills = failover::Options::default();
     let timeout = kills.heartbeat_timeout.as_millis();
-    add(
-        "heartbeat timeout of the kills, ms",
-        Some(timeout.to_string()),
-    );
+    add("heartbeat timeout, kills, ms", Some(timeout.to_string()));
     add("seed of the kills' moments", Some(kills.seed.to_string()));
     add("seed of fio", Some(FIO_SEED.to_string()));
     add(
@@ -92,7 +89,10 @@ pub(crate) fn find(options: &Options, host: &Host, client: &Position) -> Setting
         Some(options.window.as_secs_f64().to_string()),
     );
     let colo = options.colo_window.as_secs_f64();
-    add("one that compares QEMU COLO, s", Some(colo.to_string()));
+    add(
+        "a measurement that compares QEMU COLO, s",
+        Some(colo.to_string()),
+    );
     all
 }
 
