@@ -264,16 +264,8 @@ struct Echo(BufReader<TcpStream>);
 
 impl Echo {
     fn connect(testbed: &Testbed) -> Result<Self> {
-        let mut connection = None;
-        wait_until("a connection to the guest", LIMIT, || {
-            let attempt = testbed
-                .client()
-                .connect(GUEST, ECHO, Duration::from_secs(2));
-            connection = attempt.ok();
-            Ok(connection.is_some())
-        })?;
-        let connection = connection.expect("waited for");
-        connection.set_read_timeout(Some(LIMIT)).expect("a limit");
+        let client = testbed.client();
+        let connection = client.connect_once_it_listens(GUEST, ECHO, LIMIT)?;
         Ok(Self(BufReader::new(connection)))
     }
 

@@ -37,16 +37,8 @@ struct Echo {
 
 impl Echo {
     fn start(testbed: &Testbed) -> Result<Self> {
-        let mut connection = None;
-        wait_until("a connection to the guest", LIMIT, || {
-            let attempt = testbed
-                .client()
-                .connect(GUEST, ECHO, Duration::from_secs(2));
-            connection = attempt.ok();
-            Ok(connection.is_some())
-        })?;
-        let connection = connection.expect("waited for");
-        connection.set_read_timeout(Some(LIMIT)).expect("a limit");
+        let client = testbed.client();
+        let connection = client.connect_once_it_listens(GUEST, ECHO, LIMIT)?;
         let over = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&over);
         let count = Arc::new(AtomicU64::new(0));

@@ -19,10 +19,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::machine::HostKind;
 use crate::netns::{Namespace, output};
 use crate::run_lock;
+use crate::wait::wait_until;
+
+/// How long an attempt to connect may take, of several.
+const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// One of the networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -129,6 +133,35 @@ impl Position {
     pub fn connect(&self, to: Ipv4Addr, port: u16, limit: Duration) -> std::io::Result<TcpStream> {
         self.namespace
             .connect(SocketAddr::new(IpAddr::V4(to), port), limit)
+    }
+
+    /// The same, once something listens there. What is read from the connection has to come within the
+    /// limit, too.
+    ///
+    /// # Errors
+    ///
+    /// When nothing does within the limit.
+    pub fn connect_once_it_listens(
+        &self,
+        to: Ipv4Addr,
+        port: u16,
+        limit: Duration,
+    ) -> Result<TcpStream> {
+        let mut connection = self.connect(to, port, ATTEMPT);
+        wait_until("a connection to a guest's server", limit, || {
+            if connection.is_err() {
+                connection = self.connect(to, port, ATTEMPT);
+            }
+            Ok(connection.is_ok())
+        })?;
+        let limited = connection.and_then(|connection| {
+            connection.set_read_timeout(Some(limit))?;
+            Ok(connection)
+        });
+        limited.map_err(|error| Error::Client {
+            what: "connection to a guest's server".to_owned(),
+            trouble: error.to_string(),
+        })
     }
 }
 
