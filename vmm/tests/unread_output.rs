@@ -1,5 +1,6 @@
-//! `ftvm` when nobody reads what it says.
+//! `ftvm` when nobody takes what it says.
 
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::process::{Command, Stdio};
 use std::thread;
@@ -46,4 +47,26 @@ fn ftvm_ends_although_nobody_reads_its_log_or_its_events() {
     }
     let code = status.map(|status| status.code());
     assert_eq!(code, Some(Some(1)), "the missing kernel is the reason");
+}
+
+#[test]
+fn a_log_that_reaches_the_limit_of_file_sizes_ends_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (log, kernel) = (folder.path().join("log"), folder.path().join("no-kernel"));
+    let status = Command::new("sh")
+        .args(["-c", "ulimit -f 0 && exec \"$0\" \"$@\""])
+        .arg(env!("CARGO_BIN_EXE_ftvm"))
+        .args(["primary", "--listen", "127.0.0.1:0"])
+        .args(["--disk-server", "127.0.0.1:1", "--kernel"])
+        .arg(kernel)
+        .stdin(Stdio::null())
+        .stderr(File::create(&log).expect("a file"))
+        .status()
+        .expect("a shell");
+    assert_eq!(
+        status.code(),
+        Some(1),
+        "the missing kernel is the reason: {status}"
+    );
+    assert_eq!(fs::read(log).expect("a file"), b"", "there was no room");
 }

@@ -210,6 +210,7 @@ struct BackupArgs {
 #[must_use]
 pub fn main() -> ExitCode {
     log_output::start();
+    outcome::survive_file_size_limit();
     let result = run(&Cli::parse());
     // What the guest wrote is for a terminal as the guest left it.
     disk_server::lossy_writer::finish(LAST_WORDS);

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use logging_channel::session::AcceptError;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::assembly::AssemblyError;
@@ -86,6 +86,15 @@ pub(super) fn next_on_signal() -> std::io::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     signal_hook::flag::register(signal_hook::consts::SIGUSR1, flag.clone())?;
     Ok(flag)
+}
+
+/// A write beyond the limit of file sizes (setrlimit(2)) fails like one on a full disk: SIGXFSZ would end
+/// the process, and with it the guest, for a line of its events or its log.
+pub(super) fn survive_file_size_limit() {
+    let unread = Arc::new(AtomicBool::new(false));
+    if let Err(e) = signal_hook::flag::register(SIGXFSZ, unread) {
+        log::warn!("a file that reaches the limit of file sizes ends this process: {e}");
+    }
 }
 
 /// Ends the process at once when this host has lost the right to run the guest: the guest's
