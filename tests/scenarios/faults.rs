@@ -198,6 +198,8 @@ impl Stage {
             User::Redis(client)
         };
 
+        // A gap is what lies between two of them.
+        user.goes_on("replies before the fault")?;
         for side in [&mut primary, &mut backup] {
             let told = side.told();
             assert!(!told.has("peer-lost"), "without a fault: {told:?}");
