@@ -35,13 +35,31 @@ pub(crate) struct Setup {}
 impl Setup {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let mut steps = Steps::new();
-        prepare(&mut steps)?;
+        prepare_tests(&mut steps)?;
         eprintln!("ready after {:.1} s", steps.elapsed().as_secs_f64());
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Makes everything that scenarios and the demo need. Quick when it is there.
+/// Makes everything that scenarios need. Quick when it is there.
+pub(crate) fn prepare_tests(steps: &mut Steps) -> Result<()> {
+    prepare(steps)?;
+    if programs_are_ours() {
+        // By itself: a feature is that of every program that is built with it.
+        let layout = Layout::find();
+        steps.step("ftvm for scenarios that break it", || {
+            cargo_build(&layout, &SABOTAGED)
+        })?;
+    }
+    Ok(())
+}
+
+/// Programs from an unusual place are as they are there.
+fn programs_are_ours() -> bool {
+    std::env::var_os(PROGRAMS_VARIABLE).is_none()
+}
+
+/// Makes everything that the demo needs. Quick when it is there.
 pub(crate) fn prepare(steps: &mut Steps) -> Result<()> {
     prepare_for(steps, Disk::Made)
 }
@@ -67,8 +85,7 @@ pub(crate) fn prepare_for(steps: &mut Steps, disk: Disk) -> Result<()> {
     // Images are mostly downloaded, and programs are compiled.
     thread::scope(|scope| {
         let made = scope.spawn(|| images::make_all(&layout, disk));
-        // Programs from an unusual place are as they are there.
-        if std::env::var_os(PROGRAMS_VARIABLE).is_none() {
+        if programs_are_ours() {
             steps.step("programs", || build(&layout))?;
         }
         steps.step("images", || made.join().expect("no panics"))
@@ -84,9 +101,7 @@ pub(crate) fn build(layout: &Layout) -> Result<()> {
     for (package, program) in PROGRAMS {
         released.extend(["--package", package, "--bin", program]);
     }
-    cargo_build(layout, &released)?;
-    // By itself: a feature is that of every program that is built with it.
-    cargo_build(layout, &SABOTAGED)
+    cargo_build(layout, &released)
 }
 
 fn cargo_build(layout: &Layout, arguments: &[&str]) -> Result<()> {

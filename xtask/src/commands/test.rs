@@ -19,7 +19,7 @@ pub(crate) struct Test {
 impl Test {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let mut steps = Steps::new();
-        setup::prepare(&mut steps)?;
+        setup::prepare_tests(&mut steps)?;
         let layout = Layout::find();
         if self.filter.is_none() {
             for (name, arguments, flags) in CHECKS {
