@@ -242,10 +242,10 @@ fn a_primary_takes_its_own_backup_only() -> Result<()> {
     primary.wait_for_error("is not an ftvm handshake", LIMIT)?;
 
     // Backups of other guests.
-    let other_words = Guest::tiny("picky", "ftvm.do=poweroff");
-    let other_name = Guest::tiny("choosy", "ftvm.do=shell");
-    let mut other_size = guest.clone();
-    other_size.options = ["--memory", "96"].map(str::to_owned).to_vec();
+    let [mut other_words, mut other_name, mut other_size] = [(); 3].map(|()| guest.clone());
+    other_words.words = "quiet mitigations=off ftvm.do=poweroff".to_owned();
+    other_name.name = "choosy".to_owned();
+    other_size.set_memory(96);
     for (other, reason) in [
         (other_words, "another guest image"),
         (other_name, "another VM"),
