@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use testbed::{LocalProcess, Namespace, Result, Testbed, wait_until};
+use testbed::{HostKind, LocalProcess, Namespace, Result, Testbed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const MARK: &str = "fabric and logs: ";
@@ -13,7 +13,8 @@ const MARK: &str = "fabric and logs: ";
 #[test]
 #[ignore = "started by the next one"]
 fn victim() -> Result<()> {
-    let testbed = Testbed::new("victim")?;
+    // One that is a namespace does not run in the fabric.
+    let testbed = Testbed::with_hosts("victim", HostKind::Qemu)?;
     let _host = testbed.start_host("a")?;
     println!(
         "\n{MARK}{} {}",

@@ -34,8 +34,8 @@ fn one_host_outlives_the_other() -> Result<()> {
     assert!(killed.elapsed() < LIMIT / 2, "and nobody waits for them");
     assert!(!b.pings(a_address)?);
 
+    // There is none without a module for the processor, whichever that is.
     b.check(&["test", "-c", "/dev/kvm"])?;
-    assert!(b.check(&["lsmod"])?.contains("kvm_amd"));
 
     testbed.succeed();
     Ok(())

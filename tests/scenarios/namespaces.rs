@@ -3,6 +3,7 @@
 //! Where this machine's KVM can run guests, every scenario runs this way. The
 //! kind itself is tried everywhere, with commands that need no guest.
 
+use std::path::Path;
 use std::time::Duration;
 
 use testbed::{Error, Exit, Host, HostKind, Network, Result, Signal, Testbed, Wiretap, wait_until};
@@ -22,6 +23,8 @@ fn a_namespace_is_a_host() -> Result<()> {
         b.pings(testbed.client().address())
     })?;
     assert!(a.check(&["ip", "-br", "link"])?.contains("tap0"));
+
+    has_all_of_its_own(&a, &b)?;
 
     testbed.cut(&b, Network::Logging)?;
     assert!(!a.pings(b.address(Network::Logging))?);
@@ -58,6 +61,37 @@ fn a_namespace_is_a_host() -> Result<()> {
 
     testbed.succeed();
     Ok(())
+}
+
+/// Neither the other host nor this machine shows in it, and it has the tools of an emulated one.
+fn has_all_of_its_own(host: &Host, other: &Host) -> Result<()> {
+    let _sleeper = other.spawn(&["sleep", "4321"])?;
+    wait_until("the other host's process", LIMIT, || {
+        Ok(other.run(&["pidof", "sleep"])?.exit.success())
+    })?;
+    assert!(!host.run(&["pidof", "sleep"])?.exit.success());
+    other.check(&["sh", "-c", "echo other > /tmp/ftvm-of-the-other-host"])?;
+    assert!(
+        !host
+            .run(&["test", "-e", "/tmp/ftvm-of-the-other-host"])?
+            .exit
+            .success()
+    );
+    assert!(!Path::new("/tmp/ftvm-of-the-other-host").exists());
+    host.check(&[
+        "sh",
+        "-c",
+        "usleep 1 && netstat -tln && nc -h 2>&1 | grep BusyBox",
+    ])?;
+    // What is mounted in it goes with it.
+    host.check(&["mkdir", "/tmp/small"])?;
+    host.check(&["mount", "-t", "tmpfs", "none", "/tmp/small"])?;
+    assert!(!mounts().contains("/tmp/small"));
+    Ok(())
+}
+
+fn mounts() -> String {
+    std::fs::read_to_string("/proc/self/mounts").expect("this machine's mounts")
 }
 
 /// The MAC address under which a host is on the client network.

@@ -204,6 +204,21 @@ impl Host {
         })
     }
 
+    /// Whether the host passes a check of its `ftvm doctor`: what a scenario expects follows from
+    /// that, where hosts may differ.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer, or its doctor does not make this check.
+    pub fn passes(&self, check: &str) -> Result<bool> {
+        // Its exit status is that of the checks which guests need.
+        let report = self.run(&["ftvm", "doctor", "--json"])?.stdout;
+        passes(&report, check).ok_or_else(|| Error::Refused {
+            host: self.name.clone(),
+            reason: format!("no check `{check}` in the doctor's report: {report}"),
+        })
+    }
+
     /// Whether one ping is answered within a second.
     ///
     /// # Errors
@@ -268,8 +283,8 @@ impl Host {
             source,
         };
         let local = local.canonicalize().map_err(failed)?;
-        if self.machine.shares_the_kernel() {
-            // Namespaces share the files as well.
+        if self.machine.shares_the_kernel() && !local.starts_with("/tmp") {
+            // Namespaces share the other files as well.
             return Ok(local.to_string_lossy().into_owned());
         }
         let remote = format!("/tmp/{name}");
@@ -426,5 +441,32 @@ impl Drop for Host {
             // The whole fabric goes soon.
             log::debug!("host {}: its links stay: {error}", self.name);
         }
+    }
+}
+
+/// Whether a check passed, by the doctor's report. `None` if it was not made.
+fn passes(report: &str, check: &str) -> Option<bool> {
+    let report: serde_json::Value = serde_json::from_str(report).ok()?;
+    let mut checks = report["checks"].as_array()?.iter();
+    match checks.find(|made| made["id"] == check)?["outcome"].as_str()? {
+        "pass" => Some(true),
+        "fail" => Some(false),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::passes;
+
+    #[test]
+    fn only_a_check_that_was_made_passed_or_failed() {
+        let report = r#"{"checks": [{"id": "counter", "outcome": "fail"},
+            {"id": "x87_pointers", "outcome": "pass"}, {"id": "kick", "outcome": "skip"}]}"#;
+        assert_eq!(passes(report, "counter"), Some(false));
+        assert_eq!(passes(report, "x87_pointers"), Some(true));
+        assert_eq!(passes(report, "kick"), None);
+        assert_eq!(passes(report, "exits"), None);
+        assert_eq!(passes("no report", "counter"), None);
     }
 }

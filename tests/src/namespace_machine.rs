@@ -1,5 +1,6 @@
 //! A host that is a network namespace of this machine, with the same
-//! interfaces and the same agent as an emulated one.
+//! interfaces, the same agent and the same tools as an emulated one, and with
+//! processes and a `/tmp` of its own.
 
 use std::env;
 use std::fs::File;
@@ -7,14 +8,40 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use guest_images::PackageStore;
+use guest_images::error::ImageError;
 use nix::sys::signal::{Signal, kill};
 
 use crate::error::{Error, Result};
+use crate::layout::Layout;
 use crate::machine::{Plan, tail};
 use crate::netns::Namespace;
 use crate::network::Network;
 use crate::process::LocalProcess;
 use crate::qemu::ProcessId;
+
+/// Where a host has busybox's tools.
+const TOOLS: &str = "/tmp/.tools";
+
+/// Process 1 of a host: it keeps the agent running, and reaps what that leaves. Of this machine's
+/// programs an emulated host has `ip` and `tc`.
+const INIT: &str = r#"
+    set -e
+    mount -t tmpfs tmpfs /tmp
+    mkdir "$0"
+    "$1" --install -s "$0"
+    rm "$0/ip" "$0/tc"
+    "$2" &
+    wait
+"#;
+
+/// The tools of emulated hosts.
+fn busybox(layout: &Layout) -> Result<PathBuf> {
+    let store = PackageStore::new(layout.packages());
+    let package = store.package("busybox-static").map_err(ImageError::from);
+    let file = package.and_then(|package| Ok(package.file("bin/busybox")?));
+    file.map_err(Error::Image)
+}
 
 /// A namespace with an agent in it.
 #[derive(Debug)]
@@ -37,6 +64,7 @@ impl NamespaceMachine {
         };
         let log = File::create(&console).map_err(failed)?;
         let errors = log.try_clone().map_err(failed)?;
+        let busybox = busybox(plan.layout)?;
         let agent = plan.layout.program("host-agent")?;
         // `ftvm` is found by its name, as in an emulated host.
         let mut path = agent
@@ -45,9 +73,15 @@ impl NamespaceMachine {
             .as_os_str()
             .to_owned();
         path.push(":");
+        path.push(TOOLS);
+        path.push(":");
         path.push(env::var_os("PATH").unwrap_or_default());
-        let mut command = Command::new(&agent);
+        let mut command = Command::new("unshare");
         command
+            .args(["--pid", "--mount", "--mount-proc", "--kill-child", "--"])
+            .arg(&busybox)
+            .args(["sh", "-c", INIT, TOOLS])
+            .args([busybox.as_os_str(), agent.as_os_str()])
             .env("PATH", path)
             .stdin(Stdio::null())
             .stdout(log)

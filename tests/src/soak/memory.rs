@@ -19,7 +19,7 @@ pub struct Memory {
 impl Memory {
     /// Reads it from the host's `/proc`.
     pub(super) fn of(host: &Host, role: &str) -> Result<Self> {
-        // By the command line: hosts that are namespaces see each other's processes.
+        // By the command line, in which the other roles are told apart.
         let script = "for process in /proc/[0-9]*; do \
              case $(tr '\\0' ' ' < $process/cmdline 2> /dev/null) in \
              \"ftvm $0 \"*) exec cat $process/smaps ;; \
