@@ -52,13 +52,37 @@ fn what_cannot_run_is_refused() -> Result<()> {
 
     // The rest of the host keeps its /dev.
     let tiny = host.image("tiny.cpio");
-    let script = format!(
-        "mount -t tmpfs none /dev && exec ftvm run --kernel {vmlinux} --initrd {tiny} \
-         --append ftvm.do=poweroff"
-    );
-    let without = host.run(&["unshare", "-m", "sh", "-c", &script])?;
+    let without_kvm = |kernel: &str, initrd: &str, options: &str| {
+        let script = format!(
+            "mount -t tmpfs none /dev && exec ftvm run --kernel {kernel} --initrd {initrd} {options}"
+        );
+        host.run(&["unshare", "-m", "sh", "-c", &script])
+    };
+    let without = without_kvm(&vmlinux, &tiny, "--append ftvm.do=poweroff")?;
     assert_refused("no /dev/kvm", &without, "/dev/kvm");
     assert_eq!(without.exit, Exit::Code(2), "this host cannot run guests");
+
+    // What is wrong with the guest, or with its connections, shows first, also there.
+    let too_long = format!("--append {}", "x".repeat(2048));
+    for (kernel, initrd, options, named) in [
+        ("/no/such/vmlinux", &*tiny, "", "/no/such/vmlinux"),
+        ("/tmp/cut-vmlinux", &tiny, "", "is not a complete"),
+        (&vmlinux, "/no/such/initrd", "", "/no/such/initrd"),
+        (&vmlinux, &tiny, "--memory 32", "give the guest at least"),
+        (&vmlinux, &tiny, &too_long, "Linux takes 2047"),
+        (&vmlinux, &tiny, "--mac 03:00:00:00:00:01", "--mac"),
+        (&vmlinux, &tiny, "--tap nonesuch", "nonesuch"),
+        (
+            &vmlinux,
+            &tiny,
+            "--console-log /no/such/log",
+            "/no/such/log",
+        ),
+    ] {
+        let refused = without_kvm(kernel, initrd, options)?;
+        assert_refused(named, &refused, named);
+        assert!(!refused.stderr.contains("/dev/kvm"), "{refused:?}");
+    }
 
     testbed.succeed();
     Ok(())
