@@ -5,8 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use guest_images::{Archive, DebianKernel, PackageStore};
 use testbed::workload::Client;
-use testbed::{Exit, Host, Output, Result, Signal, Testbed, wait_until};
+use testbed::{Exit, Host, Layout, Output, Result, Signal, Testbed, wait_until};
 
 use crate::recording::{POWER_OFF, command, run};
 
@@ -57,7 +58,29 @@ impl Compared {
     }
 }
 
-/// The whole boot of a guest, to its power-off, is replayed without a difference.
+/// Makes an initramfs in a host: the tiny guest's, before which Debian's `ptp_kvm` is loaded. That
+/// module asks KVM for the host's clock, by a hypercall, as soon as it is loaded.
+fn with_ptp_kvm(testbed: &Testbed, host: &Host) -> Result<String> {
+    const INIT: &str = "#!/bin/sh\n\
+        /bin/busybox mount -t proc proc /proc\n\
+        while read -r module; do insmod \"/ptp/$module\"; done < /ptp/order\n\
+        umount /proc\n\
+        exec /init\n";
+    let kernel = DebianKernel::unpack(&PackageStore::new(Layout::find().packages()))?;
+    let mut archive = Archive::new();
+    let added = (kernel.modules()?).add_to(&mut archive, "ptp", &["ptp_kvm"]);
+    added.expect("the kernel has it as a module");
+    archive.file("ptp/init", 0o755, INIT);
+    let local = testbed.logs().join("ptp.cpio");
+    fs::write(&local, archive.to_bytes()).expect("a file in the run's directory");
+    let (tiny, ptp) = (host.image("tiny.cpio"), host.provide(&local, "ptp.cpio")?);
+    let both = "/tmp/tiny-ptp.cpio";
+    host.check(&["sh", "-c", &format!("cat {tiny} {ptp} > {both}")])?;
+    Ok(both.to_owned())
+}
+
+/// The whole boot of a guest, to its power-off, is replayed without a difference; also where it loads
+/// a module that would read the host's clock past the log.
 #[test]
 fn a_boot_is_replayed_without_a_difference() -> Result<()> {
     let rounds = std::env::var(ROUNDS_VARIABLE).map_or(1, |rounds| {
@@ -65,14 +88,20 @@ fn a_boot_is_replayed_without_a_difference() -> Result<()> {
     });
     let testbed = Testbed::new("replay-boot")?;
     let host = testbed.start_host("a")?;
+    let initrd = with_ptp_kvm(&testbed, &host)?;
+    let words = format!("{POWER_OFF} rdinit=/ptp/init");
     for _ in 0..rounds {
         let record = ["--verify", "--log", "/tmp/boot.log"];
-        let recorded = run(
-            &host,
-            &command(&host, "record", "tiny.cpio", POWER_OFF, &record),
-        )?;
+        let record = [&record[..], &["--console-log", "/tmp/boot.console"]].concat();
+        let recorded = run(&host, &command(&host, "record", &initrd, &words, &record))?;
         assert!(recorded.exit.success(), "{recorded:?}");
-        let replay = command(&host, "replay", "tiny.cpio", POWER_OFF, &["/tmp/boot.log"]);
+        // Where KVM answers, it is loaded, and the guest has a clock of the host's.
+        let console = host.check(&["cat", "/tmp/boot.console"])?;
+        assert!(
+            console.contains("can't insert '/ptp/ptp_kvm.ko'"),
+            "{console}"
+        );
+        let replay = command(&host, "replay", &initrd, &words, &["/tmp/boot.log"]);
         Compared::read(&run(&host, &replay)?).everything();
     }
     testbed.succeed();
