@@ -62,7 +62,7 @@ impl AddressSpace {
                     waiting.push((entry & ADDRESS, level - 1, is_program));
                 } else if is_program {
                     let mapped = 1u64 << (ENTRY_BITS[level] - ENTRY_BITS[0]);
-                    let first = (entry & ADDRESS) / PAGE as u64 & !(mapped - 1);
+                    let first = (entry & ADDRESS) / PAGE as u64 / mapped * mapped;
                     let pages = first..(first + mapped).min(count);
                     looked_at += mapped;
                     pages.for_each(|page| space.program.insert(page));
