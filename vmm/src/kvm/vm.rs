@@ -71,6 +71,19 @@ pub(super) fn failed(action: &'static str) -> impl Fn(kvm_ioctls::Error) -> Mach
     move |source| MachineError::Failed { action, source }
 }
 
+/// Makes something, again where a signal came in between: KVM_CREATE_VM gives up then, and the kick of
+/// a check before this one may come late.
+fn uninterrupted<T>(
+    mut make: impl FnMut() -> Result<T, kvm_ioctls::Error>,
+) -> Result<T, kvm_ioctls::Error> {
+    loop {
+        match make() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            made => return made,
+        }
+    }
+}
+
 impl Machine {
     /// Makes a virtual machine with `memory_bytes` of RAM from guest-physical address 0, whose
     /// processor offers this clock.
@@ -123,9 +136,7 @@ impl Machine {
             source,
         })?;
 
-        let vm = kvm
-            .create_vm()
-            .map_err(failed("create a virtual machine"))?;
+        let vm = uninterrupted(|| kvm.create_vm()).map_err(failed("create a virtual machine"))?;
         vm.set_tss_address(TSS_ADDRESS)
             .map_err(failed("set the TSS address"))?;
         map_memory(&vm, &memory, 0).map_err(failed("map guest memory"))?;
@@ -233,5 +244,22 @@ pub(super) fn segment(selector: u16, kind: u8) -> kvm_segment {
         l: u8::from(code),
         g: 1,
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signal_does_not_keep_a_machine_from_being_made() {
+        let mut answers = [libc::EINTR, libc::EINTR, 0, libc::ENOMEM].into_iter();
+        let mut make = || match answers.next() {
+            Some(0) => Ok("a machine"),
+            other => Err(kvm_ioctls::Error::new(other.expect("asked no more often"))),
+        };
+        assert_eq!(uninterrupted(&mut make), Ok("a machine"));
+        let refused = uninterrupted(&mut make).expect_err("KVM refuses");
+        assert_eq!(refused.errno(), libc::ENOMEM);
     }
 }
