@@ -15,7 +15,7 @@ use crate::recording::{self, POWER_OFF};
 const LIMIT: Duration = Duration::from_secs(120);
 const LOG: &str = "/tmp/tool.log";
 /// The exit to stop at: the kernel is up, and has its console still before it.
-const STOP: u64 = 2000;
+const STOP: u64 = 1000;
 const PORT: u16 = 1234;
 const PAGE: usize = 4096;
 
