@@ -16,7 +16,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use guest_images::disk::{self, DiskLine, MIN_BYTES, WORKERS};
-use testbed::pair::{DiskServer, Export, Guest, Side, Told, one_goes_on};
+use logging_channel::Settings;
+use testbed::pair::{DiskServer, Export, Guest, PATIENCE, Side, Told, one_goes_on};
 use testbed::workload::Client;
 use testbed::{Exit, GUEST, Host, Result, Testbed, wait_until};
 
@@ -25,6 +26,8 @@ use self::kinds::{FAULTS, Fault, LARGE_LOST, Place, TCP_CUT};
 const LIMIT: Duration = Duration::from_secs(180);
 /// How long a fault lasts where it is measured.
 const WINDOW: Duration = Duration::from_secs(8);
+/// No client waits for as many output timeouts, also on a machine that stands still now and then.
+const WORST_STALL: u32 = 5;
 /// Where the guest with a disk gives back what it gets.
 const ECHO: u16 = 7;
 
@@ -159,17 +162,19 @@ impl Stage {
     }
 
     /// Strikes a guest with a fault that lasts for `window`, and until one host is alone if it `must`.
+    /// `timeout` is that of heartbeats.
     fn suffer(
         &mut self,
         fault: &Fault,
-        options: &[&str],
+        timeout: Duration,
         window: Duration,
         must: bool,
     ) -> Result<Seen> {
         self.guests += 1;
         let name = format!("guest-{}", self.guests);
         let image = self.testbed.logs().join(format!("{name}.raw"));
-        let mut options = options.to_vec();
+        let millis = timeout.as_millis().to_string();
+        let mut options = vec!["--heartbeat-timeout", &millis];
         let guest = match fault.backup_reads {
             None => Guest::redis(&name),
             Some(reads) => {
@@ -243,6 +248,11 @@ impl Stage {
             (outcome.winner, runs)
         };
         let gap = longest_gap(&user.end(), struck, healed);
+        let settings = Settings {
+            heartbeat_timeout: timeout,
+            ..Settings::default()
+        };
+        assert!(gap <= WORST_STALL * settings.output_timeout(), "{gap:?}");
         if fault.backup_reads.is_some() {
             let told = winner.told();
             let wrong = |line: &DiskLine| (line.errors, line.wrong) != (0, 0);
@@ -319,7 +329,7 @@ fn a_backup_that_is_heard_and_gets_no_log_is_given_up() -> Result<()> {
     }
     let mut stage = Stage::new("faults")?;
     for fault in [TCP_CUT, LARGE_LOST] {
-        let seen = stage.suffer(&fault, &[], Duration::ZERO, true)?;
+        let seen = stage.suffer(&fault, PATIENCE, Duration::ZERO, true)?;
         assert_eq!(seen.runs, "the primary, alone", "{}", fault.name);
         let reason = seen.reasons[0].as_deref().unwrap_or_default();
         let known = ["an output waited", "the guest was held up"];
@@ -336,10 +346,9 @@ fn measure(faults: &[Fault]) -> Result<()> {
     let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/roles.md");
     let mut stage = Stage::new("faults")?;
     let mut failed = 0;
+    let timeout = Settings::default().heartbeat_timeout;
     for fault in faults {
-        // ftvm's own.
-        let timeout = ["--heartbeat-timeout", "500"];
-        match stage.suffer(fault, &timeout, WINDOW, false) {
+        match stage.suffer(fault, timeout, WINDOW, false) {
             Ok(seen) => {
                 eprintln!(
                     "{}: {:?}, {}, {:?}",
