@@ -44,7 +44,7 @@ impl Crate {
         'renamed: loop {
             let mut module = ModulePath::new();
             for (n, segment) in path.iter().enumerate() {
-                let child = [&module[..], &[segment.clone()]].concat();
+                let child = [&module[..], std::slice::from_ref(segment)].concat();
                 if self.0.contains_key(&child) {
                     module = child;
                 } else if let Some(target) = self.0[&module].names.get(segment) {
@@ -126,7 +126,7 @@ fn read_module(
         let files = [folder.join(format!("{child}.rs")), inside.join("mod.rs")];
         let file = files.iter().find(|file| file.exists());
         let file = file.unwrap_or_else(|| panic!("no file of {}::{child}", name(&path)));
-        let child = [&path[..], &[child.clone()]].concat();
+        let child = [&path[..], std::slice::from_ref(child)].concat();
         read_module(file, &inside, child, modules);
     }
     modules.insert(path, reader.module);
