@@ -23,11 +23,19 @@ use crate::qemu::ProcessId;
 /// Where a host has busybox's tools.
 const TOOLS: &str = "/tmp/.tools";
 
-/// Process 1 of a host: it keeps the agent running, and reaps what that leaves. Of this machine's
-/// programs an emulated host has `ip` and `tc`.
+/// Process 1 of a host: it keeps the agent running, and reaps what that leaves. A checkout in this
+/// machine's `/tmp` stays where it is. Of this machine's programs an emulated host has `ip` and `tc`.
 const INIT: &str = r#"
     set -e
+    exec 3< "$3"
     mount -t tmpfs tmpfs /tmp
+    case "$3" in
+    /tmp/*)
+        mkdir -p "$3"
+        "$1" mount -o bind /proc/self/fd/3 "$3"
+        ;;
+    esac
+    exec 3<&-
     mkdir "$0"
     "$1" --install -s "$0"
     rm "$0/ip" "$0/tc"
@@ -82,6 +90,7 @@ impl NamespaceMachine {
             .arg(&busybox)
             .args(["sh", "-c", INIT, TOOLS])
             .args([busybox.as_os_str(), agent.as_os_str()])
+            .arg(plan.layout.root())
             .env("PATH", path)
             .stdin(Stdio::null())
             .stdout(log)
