@@ -12,13 +12,16 @@ pub struct Settings {
     /// Silence of heartbeats and log alike after which the peer is taken for lost; from 5 ms to an
     /// hour.
     pub heartbeat_timeout: Duration,
-    /// How long an output may wait for its acknowledgement, or a guest that is held up for its
-    /// backup, before the backup is taken for lost although heartbeats come. `None`: twice the
+    /// How long an output may wait for its acknowledgement, or a guest that is held up for the next step
+    /// of its backup, before the backup is taken for lost although heartbeats come. `None`: twice the
     /// heartbeat timeout, and at least [a second](LEAST_OUTPUT_TIMEOUT). The primary's.
     pub output_timeout: Option<Duration>,
     /// How far the backup may be behind before the primary's guest is slowed, beyond the round trip
     /// of the network.
     pub max_lag: Duration,
+    /// How long the guest may run from one entry of the log to the next: the replay takes about as long
+    /// for that step.
+    pub longest_step: Duration,
     /// How long an entry may wait for others to share its batch. What [`flush`] asks for never
     /// waits.
     ///
@@ -49,6 +52,7 @@ impl Default for Settings {
             heartbeat_timeout: Duration::from_millis(500),
             output_timeout: None,
             max_lag: Duration::from_millis(50),
+            longest_step: Duration::from_millis(50),
             linger: Duration::from_millis(10),
             batch_bytes: 32 * 1024,
             send_buffer: 4 * 1024 * 1024,

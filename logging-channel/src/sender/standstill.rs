@@ -8,8 +8,8 @@ use crate::heartbeat::Grace;
 use crate::loss::LossReason;
 use crate::settings::Settings;
 
-/// How many times `max_lag` a replay may take to catch up with it, if that is more than the bound.
-const SLOWEST: u32 = 4;
+/// How many times as long a guest may be held up by a replay that makes steps and does not catch up.
+const CRAWLING: u32 = 4;
 
 /// How many times as long a backup has for its first step, and to take over the whole state.
 const PREPARATION: u32 = 30;
@@ -40,28 +40,41 @@ pub(super) fn look_interval(settings: &Settings) -> Duration {
     tenth.clamp(Duration::from_millis(1), settings.heartbeat_interval())
 }
 
+impl Seen {
+    fn prepares(&self) -> bool {
+        self.executed == Lsn(0) || self.repairing
+    }
+}
+
 /// Decides whether a backup that is heard gets on.
 ///
 /// It does not when, for the whole of the bound,
 ///
 /// - an output waits for its acknowledgement. The receiving end acknowledges, whatever the replay
 ///   does, so only the network or a full buffer can be in the way;
-/// - or the guest is held up, and something of the log has not arrived, or the replay has not caught
-///   up. What there is to catch up with is [`Settings::max_lag`] of the guest's time: a replay that
-///   takes [`SLOWEST`] times as long for it does next to nothing, whether it stands or crawls.
+/// - or the guest is held up, and something of the log has not arrived, or the replay makes not one
+///   step, for which it may take [`Settings::longest_step`] more;
+/// - or it makes steps, and does not catch up with the guest that stands still: then for
+///   [`CRAWLING`] times as long, or times [`Settings::max_lag`].
 ///
-/// The replay has [`PREPARATION`] times as long for its first step (the guest is being put together),
-/// and while it takes over the whole state. And it has to wait for a disk that answers neither host,
-/// after that for as long again, because what is repeated on a connection without answers is repeated
-/// at doubled intervals.
+/// A replay prepares itself for [`PREPARATION`] times the bound at most: before its first step (the
+/// guest is being put together), and while it takes over the whole state. And it has to wait for a disk
+/// that answers neither host, after that for as long again, because what is repeated on a connection
+/// without answers is repeated at doubled intervals.
 ///
 /// A process that did not run itself does not decide at once: see [`Grace`].
 #[derive(Debug)]
 pub(super) struct Standstill {
     bound: Duration,
+    /// How long a step of the replay may take.
+    step: Duration,
     /// How long the guest may be held up for a replay that has all of the log.
     catch_up: Duration,
     grace: Grace,
+    /// How far the replay was, and since when.
+    executed: (Lsn, Instant),
+    /// When it prepared itself last.
+    prepared: Instant,
     disk_silent: Option<Instant>,
     /// Until when the replay may wait for the disk.
     excused: Instant,
@@ -71,10 +84,14 @@ impl Standstill {
     /// A detector that is ticked every `interval`.
     pub(super) fn new(settings: &Settings, interval: Duration, now: Instant) -> Self {
         let bound = settings.output_timeout();
+        let step = bound.saturating_add(settings.longest_step);
         Self {
             bound,
-            catch_up: bound.max(settings.max_lag.saturating_mul(SLOWEST)),
+            step,
+            catch_up: step.max(settings.max_lag).saturating_mul(CRAWLING),
             grace: Grace::new(bound, interval, now),
+            executed: (Lsn(0), now),
+            prepared: now,
             disk_silent: None,
             excused: now,
         }
@@ -83,6 +100,12 @@ impl Standstill {
     /// Time has passed. Returns why the backup is lost, if it is.
     pub(super) fn tick(&mut self, now: Instant, seen: &Seen) -> Option<LossReason> {
         let unsure = self.grace.tick(now);
+        if seen.executed > self.executed.0 {
+            self.executed = (seen.executed, now);
+        }
+        if seen.prepares() {
+            self.prepared = now;
+        }
         if let (Some(since), None) = (self.disk_silent, seen.disk_silent) {
             self.excused = now + now.saturating_duration_since(since);
         }
@@ -103,16 +126,18 @@ impl Standstill {
             return Some(LossReason::Unacknowledged { for_ });
         }
         let held = seen.held?;
-        let (bound, since) = if seen.acked < seen.appended {
-            (self.bound, held)
+        let found = if seen.acked < seen.appended {
+            beyond(self.bound, held)
         } else if seen.disk_silent.is_some() {
-            return None;
-        } else if seen.executed == Lsn(0) || seen.repairing {
-            (self.catch_up.saturating_mul(PREPARATION), held)
+            None
+        } else if seen.prepares() {
+            beyond(self.bound.saturating_mul(PREPARATION), held)
         } else {
-            (self.catch_up, held.max(self.excused))
+            let since = held.max(self.prepared).max(self.excused);
+            let stands = beyond(self.step, since.max(self.executed.1));
+            stands.or_else(|| beyond(self.catch_up, since))
         };
-        beyond(bound, since).map(|for_| LossReason::Standstill { for_ })
+        found.map(|for_| LossReason::Standstill { for_ })
     }
 }
 
@@ -132,6 +157,7 @@ mod tests {
     fn settings() -> Settings {
         Settings {
             output_timeout: Some(BOUND),
+            longest_step: Duration::ZERO,
             ..Settings::default()
         }
     }
@@ -205,7 +231,7 @@ mod tests {
     fn a_replay_that_stands_still_while_the_guest_is_held_up_is_a_loss() {
         let found = run(9000, |start, n| Seen {
             held: (n >= 700).then_some(start + ms(700)),
-            executed: Lsn(30),
+            executed: Lsn(if n < 2000 { 30 } else { 40 }),
             ..all_is_well()
         });
         let for_ = BOUND;
@@ -213,16 +239,35 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_that_crawls_while_the_guest_is_held_up_is_a_loss() {
-        let found = run(60_000, |start, n| Seen {
+    fn a_long_step_is_none() {
+        let settings = Settings {
+            longest_step: ms(3000),
+            ..settings()
+        };
+        let steps = |start, n| Seen {
+            held: (n < 3900).then_some(start),
+            executed: Lsn(if n < 3900 { 30 } else { 50 }),
+            ..all_is_well()
+        };
+        assert_eq!(run_with(&settings, 60_000, steps), None);
+    }
+
+    /// It makes a step before each look, and the guest does not get on.
+    fn crawls(start: Instant, n: u64) -> Seen {
+        Seen {
             held: Some(start),
             appended: Lsn(1000),
             acked: Lsn(1000),
             executed: Lsn(1 + n / 100),
             ..all_is_well()
-        });
-        let for_ = BOUND;
-        assert_eq!(found, Some((1000, LossReason::Standstill { for_ })));
+        }
+    }
+
+    #[test]
+    fn a_replay_that_crawls_while_the_guest_is_held_up_is_a_loss() {
+        let for_ = BOUND * CRAWLING;
+        let lost = Some((4000, LossReason::Standstill { for_ }));
+        assert_eq!(run(60_000, crawls), lost);
     }
 
     #[test]
@@ -231,16 +276,9 @@ mod tests {
             max_lag: ms(5000),
             ..settings()
         };
-        let slow = |start, n| Seen {
-            held: Some(start),
-            appended: Lsn(1000),
-            acked: Lsn(1000),
-            executed: Lsn(1 + n / 100),
-            ..all_is_well()
-        };
         let for_ = ms(20_000);
-        let found = run_with(&settings, 60_000, slow);
-        assert_eq!(found, Some((20_000, LossReason::Standstill { for_ })));
+        let lost = Some((20_000, LossReason::Standstill { for_ }));
+        assert_eq!(run_with(&settings, 60_000, crawls), lost);
     }
 
     #[test]
@@ -276,6 +314,12 @@ mod tests {
         };
         let for_ = BOUND * PREPARATION;
         let lost = Some((30_000, LossReason::Standstill { for_ }));
+        let has_begun = |start, n| Seen {
+            held: (n < 21_000).then_some(start),
+            executed: Lsn(if n < 20_000 { 0 } else { n / 1000 }),
+            ..all_is_well()
+        };
+        assert_eq!(run(60_000, has_begun), None, "it has begun");
         assert_eq!(run(60_000, begins), lost, "it begins");
         assert_eq!(run(60_000, repaired), lost, "it is repaired");
     }

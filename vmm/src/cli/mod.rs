@@ -161,8 +161,8 @@ struct PrimaryArgs {
     #[arg(long, value_name = "MS", default_value_t = 500, value_parser = number(10..=600_000))]
     heartbeat_timeout: u64,
     /// How long an output, or a guest that is held up, may wait for a backup that is heard but does
-    /// not get on, in milliseconds, before the backup is taken for lost. Twice the heartbeat timeout
-    /// and at least 1000 if not given.
+    /// not get on, in milliseconds, before the backup is taken for lost; four times as long for one that
+    /// gets on and does not catch up. Twice the heartbeat timeout and at least 1000 if not given.
     #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=600_000))]
     output_timeout: Option<u64>,
     /// How far the backup may lag before the guest is slowed, in milliseconds, beyond the round trip
@@ -297,6 +297,7 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
             heartbeat_timeout: Duration::from_millis(args.heartbeat_timeout),
             output_timeout: args.output_timeout.map(Duration::from_millis),
             max_lag: Duration::from_millis(args.max_lag),
+            longest_step: args.guest.latency(),
             ..Settings::default()
         },
         backup_reads: args.backup_reads == BackupReads::Disk,
