@@ -8,6 +8,10 @@ use super::DiskOp;
 /// of every block size.
 const LONGEST_DISCARD: u64 = 1 << 31;
 
+/// Longest read in one command. The disk server answers a guest's reads in one chunk each, and of more
+/// than that it could not say that the disk fails at the end.
+const LONGEST_READ: u64 = 2 << 20;
+
 /// A part of a request that fits into one command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
@@ -33,7 +37,11 @@ impl Piece {
 #[must_use]
 pub fn pieces(op: &DiskOp, max_payload: u32) -> Vec<Piece> {
     let (offset, len, longest) = match op {
-        DiskOp::Read { offset, len } => (*offset, u64::from(*len), u64::from(max_payload)),
+        DiskOp::Read { offset, len } => (
+            *offset,
+            u64::from(*len),
+            u64::from(max_payload).min(LONGEST_READ),
+        ),
         DiskOp::Write { offset, data } => (*offset, data.len() as u64, u64::from(max_payload)),
         DiskOp::Flush => (0, 0, 1),
         DiskOp::Discard { offset, len } | DiskOp::WriteZeroes { offset, len, .. } => {
@@ -74,6 +82,17 @@ mod tests {
             [(1000, 1024, 0), (2024, 1024, 1024), (3048, 452, 2048)]
         );
         assert_eq!(cut[2].range(), 2048..2500);
+    }
+
+    #[test]
+    fn long_reads_are_answered_in_chunks_that_can_fail() {
+        let read = DiskOp::Read {
+            offset: 0,
+            len: 5 << 20,
+        };
+        let cut = pieces(&read, 32 << 20);
+        let lengths: Vec<u32> = cut.iter().map(|p| p.len).collect();
+        assert_eq!(lengths, [2 << 20, 2 << 20, 1 << 20]);
     }
 
     #[test]
