@@ -1,10 +1,6 @@
-//! The disk service with the server that it is made for: the fence, the rights of epochs, and an image
-//! whose file system is full.
+//! The disk service with the server that it is made for: the fence, and the rights of epochs.
 
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
@@ -18,7 +14,7 @@ use ftvm_vmm::disk::serving::Serving;
 use ftvm_vmm::disk::{DiskCompletion, DiskOp, DiskPort, DiskRequest, SharedDisk, SharedRead};
 use ftvm_vmm::events::Events;
 
-use crate::world::{Log, PATIENCE, quick, until};
+use crate::world::{Log, quick};
 
 const SIZE: u64 = 1 << 20;
 
@@ -30,10 +26,9 @@ struct RealServer {
 }
 
 impl RealServer {
-    /// A server with an empty image, and its state, in two folders.
-    fn start(images: &Path, state: &Path) -> Self {
-        let image = images.join("disk.raw");
-        File::create(&image).unwrap().set_len(SIZE).unwrap();
+    fn start(folder: &Path) -> Self {
+        let image = folder.join("disk.raw");
+        std::fs::write(&image, vec![0; SIZE as usize]).unwrap();
         let spec: ExportSpec = format!("disk={},vm=db", image.display()).parse().unwrap();
         let nbd = NbdConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
@@ -41,7 +36,7 @@ impl RealServer {
         };
         let server = Server::bind(Config {
             listen: "127.0.0.1:0".parse().unwrap(),
-            state: state.join("state"),
+            state: folder.join("state"),
             nbd: Some(nbd),
             limits: Limits::default(),
         })
@@ -95,7 +90,7 @@ fn write(id: u64, byte: u8) -> DiskRequest {
 #[test]
 fn an_epoch_that_is_over_writes_nothing_and_its_guest_sees_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let server = RealServer::start(folder.path(), folder.path());
+    let server = RealServer::start(folder.path());
     let disk = server.open();
     assert_eq!(disk.capacity(), SIZE);
     let name = disk.identity().name;
@@ -119,7 +114,7 @@ fn an_epoch_that_is_over_writes_nothing_and_its_guest_sees_nothing() {
         (service, done)
     };
     let next = |completions: &crossbeam_channel::Receiver<DiskCompletion>| {
-        let completion = completions.recv_timeout(PATIENCE).unwrap();
+        let completion = completions.recv_timeout(crate::world::PATIENCE).unwrap();
         assert_eq!(completion.result, Ok(Vec::new()));
         completion.id
     };
@@ -151,59 +146,4 @@ fn an_epoch_that_is_over_writes_nothing_and_its_guest_sees_nothing() {
     drop(first);
     assert!(disk.require_writer(1).is_err());
     assert_eq!(found(), [4; 512]);
-}
-
-/// A small file system, which goes away when dropped.
-struct SmallFileSystem(tempfile::TempDir);
-
-impl SmallFileSystem {
-    fn mount() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=128k", "none"]);
-        assert!(mount.arg(folder.path()).status().unwrap().success());
-        Self(folder)
-    }
-
-    /// Takes all of its room, until the file is removed.
-    fn fill(&self) -> PathBuf {
-        let path = self.0.path().join("filler");
-        let mut filler = File::create(&path).unwrap();
-        while filler.write_all(&[1; 4096]).is_ok() {}
-        path
-    }
-}
-
-impl Drop for SmallFileSystem {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
-    }
-}
-
-#[test]
-fn a_change_waits_for_room_where_the_image_is() {
-    if !nix::unistd::geteuid().is_root() {
-        // Not eprintln!, whose output nobody sees when the test passes.
-        let line = b"SKIPPED a_change_waits_for_room_where_the_image_is: only root can mount\n";
-        return std::io::stderr().write_all(line).unwrap();
-    }
-    let (images, state) = (SmallFileSystem::mount(), tempfile::tempdir().unwrap());
-    let server = RealServer::start(images.0.path(), state.path());
-    let file = state.path().join("events");
-    let events = Events::open(Some(&file)).unwrap();
-    let told = || fs::read_to_string(&file).unwrap();
-    let (complete, done) = crossbeam_channel::unbounded();
-    let disk = server.open();
-    let mut service = disk.serve(Serving::default(), &events, move |completion| {
-        complete.send(completion).unwrap_or(());
-    });
-    let filler = images.fill();
-    service.submit(write(1, 1), None);
-    until("the wait in the events", || told().contains("is full"));
-    assert!(done.try_recv().is_err());
-    fs::remove_file(filler).unwrap();
-    assert_eq!(done.recv_timeout(PATIENCE).unwrap().result, Ok(Vec::new()));
-    until("the end of it in the events", || {
-        told().contains("disk-back")
-    });
 }
