@@ -18,6 +18,7 @@
 //! | [`status`] | what `disk-server status` prints |
 
 pub mod arbiter;
+mod ending;
 pub mod export;
 pub mod fence;
 pub mod logging;

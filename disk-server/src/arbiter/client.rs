@@ -3,9 +3,6 @@
 mod listing;
 
 use std::fmt;
-use std::io;
-use std::net::SocketAddrV6;
-use std::str::FromStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -13,61 +10,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::connection::Connection;
+use super::address::ServerAddress;
+use super::connection::{CallError, Connection};
 use super::decision::Record;
 use super::lines::CANCEL_POLL;
 use super::names::{Claimant, ServerNumber, VmName};
 use super::protocol::{Request, Response};
-
-/// Where a server is: `host:port`. A name is looked up at every connect; an address needs no
-/// name server at the very moment when hosts fail, and is to be preferred.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerAddress(String);
-
-impl ServerAddress {
-    /// As `host:port`.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for ServerAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// A string that is no [`ServerAddress`].
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not HOST:PORT, such as 192.0.2.1:7420 or [2001:db8::1]:7420")]
-pub struct AddressError(String);
-
-impl FromStr for ServerAddress {
-    type Err = AddressError;
-
-    fn from_str(text: &str) -> Result<Self, AddressError> {
-        let valid = text.rsplit_once(':').is_some_and(|(host, port)| {
-            let plain = |c: char| !c.is_whitespace() && !c.is_control() && !"[]/:".contains(c);
-            !host.is_empty()
-                && (host.chars().all(plain) || text.parse::<SocketAddrV6>().is_ok())
-                // Alone, `parse` would take a sign.
-                && port.bytes().all(|byte| byte.is_ascii_digit())
-                && port.parse::<u16>().is_ok_and(|port| port != 0)
-        });
-        if valid {
-            Ok(ServerAddress(text.to_owned()))
-        } else {
-            Err(AddressError(text.to_owned()))
-        }
-    }
-}
-
-impl From<std::net::SocketAddr> for ServerAddress {
-    fn from(address: std::net::SocketAddr) -> Self {
-        ServerAddress(address.to_string())
-    }
-}
 
 /// How patient a client is.
 #[derive(Debug, Clone, Copy)]
@@ -112,85 +60,6 @@ pub enum Claim {
         /// Who holds it.
         holder: Option<Claimant>,
     },
-}
-
-/// Why a single call failed.
-#[derive(Debug, thiserror::Error)]
-pub enum CallError {
-    /// No connection came about.
-    #[error("cannot connect to the disk server at {address}")]
-    Unreachable {
-        /// The server.
-        address: ServerAddress,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The connection broke.
-    #[error("lost the connection to the disk server at {address}")]
-    Lost {
-        /// The server.
-        address: ServerAddress,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The server ended the connection without an answer.
-    #[error("the disk server at {address} closed the connection without an answer")]
-    Closed {
-        /// The server.
-        address: ServerAddress,
-    },
-    /// No answer came in time.
-    #[error("the disk server at {address} did not answer within {after:?}")]
-    Silent {
-        /// The server.
-        address: ServerAddress,
-        /// How long it was given.
-        after: Duration,
-    },
-    /// The server says that it cannot answer now.
-    #[error("the disk server at {address} cannot serve now: {message}")]
-    Unable {
-        /// The server.
-        address: ServerAddress,
-        /// What it said.
-        message: String,
-    },
-    /// Something else listens there.
-    #[error("what listens at {address} is not a disk server: {what}")]
-    NotAnArbiter {
-        /// The address.
-        address: ServerAddress,
-        /// How that was seen.
-        what: String,
-    },
-    /// The server speaks another version.
-    #[error("the disk server at {address} speaks another version of the protocol: {theirs}")]
-    Version {
-        /// The server.
-        address: ServerAddress,
-        /// What it said.
-        theirs: String,
-    },
-    /// The server refuses this request and will refuse it again.
-    #[error("the disk server at {address} refuses: {message}")]
-    Refused {
-        /// The server.
-        address: ServerAddress,
-        /// What it said.
-        message: String,
-    },
-    /// It is not the server that answered before, whose word alone counts.
-    #[error(
-        "another disk server answers at {address} now than before, or one whose state was made \
-         anew: bring the first one back there, with its state"
-    )]
-    OtherServer {
-        /// The address.
-        address: ServerAddress,
-    },
-    /// The caller cancelled.
-    #[error("cancelled")]
-    Cancelled,
 }
 
 /// Why a claim ended without an outcome.
@@ -425,34 +294,5 @@ fn sleep_unless(cancel: &AtomicBool, time: Duration) {
             return;
         }
         thread::sleep(left.min(CANCEL_POLL));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_name_a_host_and_a_port() {
-        for good in ["127.0.0.1:1", "host.example:7420", "[::1]:7420"] {
-            assert_eq!(good.parse::<ServerAddress>().unwrap().as_str(), good);
-        }
-        for bad in [
-            "",
-            "host",
-            "host:",
-            ":1",
-            "::1:7420",
-            "host:99999",
-            "host:0",
-            "h:1:2",
-            "host:+7420",
-            "host: 7420",
-            "ho st:7420",
-            "[host]:7420",
-            "[::1:7420",
-        ] {
-            assert!(bad.parse::<ServerAddress>().is_err(), "{bad:?}");
-        }
     }
 }

@@ -1,14 +1,93 @@
 //! The client's side of one connection.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::client::{CallError, ServerAddress};
+use super::address::ServerAddress;
 use super::lines::{LineError, Lines, Patience};
 use super::names::ServerNumber;
 use super::protocol::{ErrorCode, Greeting, Request, Response, SERVICE, VERSION, encode};
 use crate::stream;
+
+/// Why a single call failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// No connection came about.
+    #[error("cannot connect to the disk server at {address}")]
+    Unreachable {
+        /// The server.
+        address: ServerAddress,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The connection broke.
+    #[error("lost the connection to the disk server at {address}")]
+    Lost {
+        /// The server.
+        address: ServerAddress,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The server ended the connection without an answer.
+    #[error("the disk server at {address} closed the connection without an answer")]
+    Closed {
+        /// The server.
+        address: ServerAddress,
+    },
+    /// No answer came in time.
+    #[error("the disk server at {address} did not answer within {after:?}")]
+    Silent {
+        /// The server.
+        address: ServerAddress,
+        /// How long it was given.
+        after: Duration,
+    },
+    /// The server says that it cannot answer now.
+    #[error("the disk server at {address} cannot serve now: {message}")]
+    Unable {
+        /// The server.
+        address: ServerAddress,
+        /// What it said.
+        message: String,
+    },
+    /// Something else listens there.
+    #[error("what listens at {address} is not a disk server: {what}")]
+    NotAnArbiter {
+        /// The address.
+        address: ServerAddress,
+        /// How that was seen.
+        what: String,
+    },
+    /// The server speaks another version.
+    #[error("the disk server at {address} speaks another version of the protocol: {theirs}")]
+    Version {
+        /// The server.
+        address: ServerAddress,
+        /// What it said.
+        theirs: String,
+    },
+    /// The server refuses this request and will refuse it again.
+    #[error("the disk server at {address} refuses: {message}")]
+    Refused {
+        /// The server.
+        address: ServerAddress,
+        /// What it said.
+        message: String,
+    },
+    /// It is not the server that answered before, whose word alone counts.
+    #[error(
+        "another disk server answers at {address} now than before, or one whose state was made \
+         anew: bring the first one back there, with its state"
+    )]
+    OtherServer {
+        /// The address.
+        address: ServerAddress,
+    },
+    /// The caller cancelled.
+    #[error("cancelled")]
+    Cancelled,
+}
 
 /// A connection on which greetings were exchanged.
 #[derive(Debug)]

@@ -10,6 +10,7 @@
 //! - [`protocol`] is the wire format.
 //! - [`Arbiter`] is the client that the virtual machine monitor uses.
 
+mod address;
 mod client;
 mod connection;
 mod decision;
@@ -19,9 +20,9 @@ pub mod protocol;
 pub(crate) mod session;
 mod store;
 
-pub use client::{
-    AddressError, Arbiter, CallError, Claim, ClaimError, ServerAddress, Settings, WaitReason,
-};
+pub use address::{AddressError, ServerAddress};
+pub use client::{Arbiter, Claim, ClaimError, Settings, WaitReason};
+pub use connection::CallError;
 pub use decision::{Answer, ClaimRequest, MAX_EPOCH, Record, decide};
 pub use names::{Claimant, NameError, ServerNumber, ServerNumberError, VmName};
 pub use store::{Damage, EpochStore, Forgotten, OpenStateError, STATE_FILE, StoreError};

@@ -182,7 +182,7 @@ impl Access {
             }
             _ => {}
         }
-        self._counted = Some(Counted::new(&self.target));
+        self._counted = Some(Counted::new(&self.target.counters));
         Ok(self)
     }
 
@@ -236,7 +236,7 @@ impl Access {
 
     /// The client has left. Until the result is dropped, the disk may have requests of it.
     pub(crate) fn leave_behind(&self) -> LeftBehind {
-        LeftBehind::new(&self.target, self.is_writer())
+        LeftBehind::new(&self.target.counters, self.is_writer())
     }
 
     /// Fills `data` from `offset` on.

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Fenced;
-
 /// How many clients may leave requests behind that the disk is not done with. Where it hangs, each
 /// of them keeps a place of a connection for as long, and clients connect anew.
 pub(super) const MOST_LEFT_BEHIND: u64 = 16;
@@ -51,40 +49,39 @@ impl Counters {
 
 /// A connection, which counts until it is dropped.
 #[derive(Debug)]
-pub(super) struct Counted(Arc<Fenced>);
+pub(super) struct Counted(Arc<Counters>);
 
 impl Counted {
-    pub(super) fn new(export: &Arc<Fenced>) -> Counted {
-        let counter = &export.counters.connections;
-        counter.fetch_add(1, Ordering::Relaxed);
-        Counted(Arc::clone(export))
+    pub(super) fn new(counters: &Arc<Counters>) -> Counted {
+        counters.connections.fetch_add(1, Ordering::Relaxed);
+        Counted(Arc::clone(counters))
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.counters.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Requests that a client left behind, which count until it is dropped.
 #[derive(Debug)]
 pub(crate) struct LeftBehind {
-    export: Arc<Fenced>,
+    counters: Arc<Counters>,
     writer: bool,
 }
 
 impl LeftBehind {
-    pub(super) fn new(export: &Arc<Fenced>, writer: bool) -> LeftBehind {
-        export.counters.left_behind[usize::from(writer)].fetch_add(1, Ordering::Relaxed);
-        let export = Arc::clone(export);
-        LeftBehind { export, writer }
+    pub(super) fn new(counters: &Arc<Counters>, writer: bool) -> LeftBehind {
+        counters.left_behind[usize::from(writer)].fetch_add(1, Ordering::Relaxed);
+        let counters = Arc::clone(counters);
+        LeftBehind { counters, writer }
     }
 }
 
 impl Drop for LeftBehind {
     fn drop(&mut self) {
-        let counter = &self.export.counters.left_behind[usize::from(self.writer)];
+        let counter = &self.counters.left_behind[usize::from(self.writer)];
         counter.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -19,11 +19,11 @@ use std::sync::Arc;
 
 use crate::arbiter::VmName;
 use crate::arbiter::protocol::{ExportRecord, Owner};
+use crate::ending::{Ending, RunError};
 use crate::fence::{Clients, Fence, FencedStore};
 use crate::logging::Limited;
 use crate::nbd::ExportName;
 use crate::random;
-use crate::server::{Ending, RunError};
 use crate::storage::{FlushError, Flushed, Storage};
 use counters::Counters;
 
@@ -120,7 +120,7 @@ pub(crate) struct Fenced {
     boot: u64,
     fence: Option<Arc<Fence>>,
     clients: Arc<Clients>,
-    counters: Counters,
+    counters: Arc<Counters>,
     ending: Ending,
     /// What is told of it in the log: requests that its storage failed, and those that had no right.
     failures: Limited,
@@ -221,7 +221,7 @@ impl Exports {
                 export,
                 fence,
                 clients: Arc::default(),
-                counters: Counters::default(),
+                counters: Arc::default(),
                 ending: ending.clone(),
                 failures: Limited::new(),
                 refusals: Limited::new(),

@@ -12,8 +12,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::StartError;
 use super::connections::Connections;
+use super::error::StartError;
 use crate::logging::Limited;
 
 /// How long clients may take to accept their last answers when the server ends.

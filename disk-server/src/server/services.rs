@@ -4,8 +4,8 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::Limits;
 use super::accept::Service;
+use super::config::Limits;
 use crate::arbiter::session;
 use crate::export::Exports;
 use crate::fence::FencedStore;

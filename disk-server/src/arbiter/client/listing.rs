@@ -1,6 +1,7 @@
 //! Lists, which come in pages.
 
-use super::{Arbiter, CallError};
+use super::Arbiter;
+use crate::arbiter::connection::CallError;
 use crate::arbiter::protocol::{ExportRecord, Request, Response, VmRecord};
 
 /// A page: what is in it, and whether there is more.

@@ -6,7 +6,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use super::OpenStateError;
+use super::error::OpenStateError;
 use super::format::MAX_STATE;
 
 /// The name of the state file in the state directory.

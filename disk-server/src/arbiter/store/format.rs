@@ -8,16 +8,61 @@
 //! The first line has the version of the format, and the XXH64 of all that follows it with the version
 //! as its seed, in 16 lower-case hexadecimal digits.
 
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh64::xxh64;
 
-use super::State;
-use crate::arbiter::decision::MAX_EPOCH;
+use crate::arbiter::decision::{MAX_EPOCH, Record};
+use crate::arbiter::names::{Claimant, ServerNumber, VmName};
 
 const MAGIC: &str = "ftvm-arbiter";
 const VERSION: u64 = 1;
 
+/// So that a peer that makes up names cannot fill the disk.
+pub(super) const MAX_VMS: usize = 10_000;
+
 /// Far more than the most virtual machines take, in bytes.
 pub(super) const MAX_STATE: u64 = 16 << 20;
+
+/// What must survive the process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct State {
+    /// A random number, drawn when the first server has the state.
+    pub(super) server: ServerNumber,
+    /// The highest epoch of the machines that were forgotten. All that have no record begin there, so
+    /// that no epoch of a forgotten one is given again when its name comes back.
+    pub(super) floor: u64,
+    /// A machine that nobody claimed has none.
+    pub(super) records: BTreeMap<VmName, Held>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Held {
+    pub(super) epoch: u64,
+    pub(super) holder: Claimant,
+}
+
+impl State {
+    pub(super) fn record(&self, vm: &VmName) -> Record {
+        self.records.get(vm).cloned().map_or(
+            Record {
+                epoch: self.floor,
+                holder: None,
+            },
+            Record::from,
+        )
+    }
+}
+
+impl From<Held> for Record {
+    fn from(Held { epoch, holder }: Held) -> Record {
+        let holder = Some(holder);
+        Record { epoch, holder }
+    }
+}
 
 /// What is wrong with a state file.
 #[derive(Debug, thiserror::Error)]

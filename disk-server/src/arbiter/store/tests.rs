@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::arbiter::Claimant;
 
 fn vm(n: usize) -> VmName {
     format!("vm{n}").parse().unwrap()

@@ -9,27 +9,28 @@
 //! [`ReceiveError`], and nothing that a server says makes this client take more memory than the
 //! requests under way ask for.
 
+mod line;
 mod negotiation;
 mod replies;
 mod requests;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::io;
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
-use parking_lot::{Mutex, MutexGuard};
 
+pub use negotiation::{ConnectError, Export};
 pub use replies::{ReceiveError, Replies, Reply};
 pub use requests::Requests;
 
-use super::protocol::{BlockSize, ProtocolError, ReplyType, TransmissionFlags};
 use crate::arbiter::ServerAddress;
 use crate::stream;
+use line::Line;
+use negotiation::Negotiation;
 
 /// How long a server's host may leave what was sent without an acknowledgement of its TCP, or a
 /// probe of a silent connection without an answer, before it counts as lost. A server that is only
@@ -41,105 +42,6 @@ const PROBE_AFTER_SECONDS: u32 = 3;
 
 /// How long a send may wait for a server that reads nothing.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What a server told of an export.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Export {
-    /// In bytes.
-    pub size: u64,
-    /// What it can do.
-    pub flags: TransmissionFlags,
-    /// What offsets, lengths and payloads have to keep to.
-    pub blocks: BlockSize,
-}
-
-/// Why there is no connection to an export.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// Nobody answers at the address.
-    #[error("cannot connect to the disk server at {address}")]
-    Unreachable {
-        /// The server.
-        address: ServerAddress,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The connection broke, or the time was over, before the export was open.
-    #[error("the disk server at {address} did not open the export {export:?}")]
-    Broken {
-        /// The server.
-        address: ServerAddress,
-        /// What was asked for.
-        export: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// What listens there does not speak NBD as it should.
-    #[error("what listens at {address} is not a usable NBD server")]
-    Protocol {
-        /// The address.
-        address: ServerAddress,
-        /// What is wrong.
-        source: ProtocolError,
-    },
-    /// It speaks NBD, but not the part of it that is needed.
-    #[error("the NBD server at {address} cannot be used: {what}")]
-    Unsuitable {
-        /// The address.
-        address: ServerAddress,
-        /// What is missing.
-        what: &'static str,
-    },
-    /// There is no such export.
-    #[error(
-        "the disk server at {address} has no export {export:?}{}; `nbdinfo --list nbd://{address}` \
-         shows those that it has",
-        said(message)
-    )]
-    NoExport {
-        /// The server.
-        address: ServerAddress,
-        /// What was asked for.
-        export: String,
-        /// What the server said; may be empty.
-        message: String,
-    },
-    /// The server does not want to open it.
-    #[error(
-        "the disk server at {address} refuses the export {export:?} ({kind:?}){}",
-        said(message)
-    )]
-    Refused {
-        /// The server.
-        address: ServerAddress,
-        /// What was asked for.
-        export: String,
-        /// The kind of refusal.
-        kind: ReplyType,
-        /// What the server said; may be empty.
-        message: String,
-    },
-}
-
-impl ConnectError {
-    /// Whether the server waits for another option.
-    fn leaves_the_choice(&self) -> bool {
-        matches!(
-            self,
-            ConnectError::Unsuitable { .. }
-                | ConnectError::NoExport { .. }
-                | ConnectError::Refused { .. }
-        )
-    }
-}
-
-fn said(message: &str) -> String {
-    if message.is_empty() {
-        String::new()
-    } else {
-        format!(": {message}")
-    }
-}
 
 /// An open export.
 #[derive(Debug)]
@@ -179,21 +81,13 @@ pub fn connect(
         export: export.to_owned(),
         source,
     };
-    let mut negotiation = negotiation::Negotiation::new(&stream, address, export, deadline);
-    let agreed = negotiation.run().inspect_err(|error| {
-        if error.leaves_the_choice() {
-            negotiation.abort();
-        }
-    })?;
+    let agreed = Negotiation::new(&stream, address, export, deadline).run()?;
     stream.set_read_timeout(None).map_err(broken)?;
     stream
         .set_write_timeout(Some(SEND_TIMEOUT))
         .map_err(broken)?;
     let receiving = stream.try_clone().map_err(broken)?;
-    let line = Arc::new(Line {
-        stream: stream.try_clone().map_err(broken)?,
-        under_way: Mutex::default(),
-    });
+    let line = Arc::new(Line::new(stream.try_clone().map_err(broken)?));
     let read_flags = agreed.read_flags();
     Ok(Connection {
         export: agreed.export,
@@ -217,32 +111,4 @@ fn notice_dead_hosts(stream: &TcpStream) -> io::Result<()> {
         &(DEAD_HOST.as_millis() as u32),
     )?;
     Ok(())
-}
-
-/// What both halves of a connection know.
-#[derive(Debug)]
-struct Line {
-    stream: TcpStream,
-    under_way: Mutex<HashMap<u64, Expected>>,
-}
-
-/// A request that was sent.
-#[derive(Debug, Clone, Copy)]
-enum Expected {
-    /// A read of so many bytes from there.
-    Data { offset: u64, len: u32 },
-    /// Anything else: no data.
-    Nothing,
-}
-
-impl Line {
-    fn under_way(&self) -> MutexGuard<'_, HashMap<u64, Expected>> {
-        self.under_way.lock()
-    }
-
-    /// Wakes both halves, which find the connection ended.
-    fn close(&self) {
-        // An error means that it is closed already.
-        let _ = self.stream.shutdown(Shutdown::Both);
-    }
 }

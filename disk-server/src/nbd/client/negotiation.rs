@@ -4,7 +4,6 @@ use std::io;
 use std::net::TcpStream;
 use std::time::Instant;
 
-use super::{ConnectError, Export};
 use crate::arbiter::ServerAddress;
 use crate::nbd::protocol::{
     BOOT_NUMBER, BlockSize, ClientFlags, CommandFlags, DISK_NAME, ExportInfo, ExportRequest,
@@ -18,6 +17,105 @@ const MAX_REPLY: u32 = MAX_STRING as u32 + 64;
 
 /// Most pieces of information about one export.
 const MAX_INFOS: usize = 64;
+
+/// What a server told of an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Export {
+    /// In bytes.
+    pub size: u64,
+    /// What it can do.
+    pub flags: TransmissionFlags,
+    /// What offsets, lengths and payloads have to keep to.
+    pub blocks: BlockSize,
+}
+
+/// Why there is no connection to an export.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Nobody answers at the address.
+    #[error("cannot connect to the disk server at {address}")]
+    Unreachable {
+        /// The server.
+        address: ServerAddress,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The connection broke, or the time was over, before the export was open.
+    #[error("the disk server at {address} did not open the export {export:?}")]
+    Broken {
+        /// The server.
+        address: ServerAddress,
+        /// What was asked for.
+        export: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What listens there does not speak NBD as it should.
+    #[error("what listens at {address} is not a usable NBD server")]
+    Protocol {
+        /// The address.
+        address: ServerAddress,
+        /// What is wrong.
+        source: ProtocolError,
+    },
+    /// It speaks NBD, but not the part of it that is needed.
+    #[error("the NBD server at {address} cannot be used: {what}")]
+    Unsuitable {
+        /// The address.
+        address: ServerAddress,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// There is no such export.
+    #[error(
+        "the disk server at {address} has no export {export:?}{}; `nbdinfo --list nbd://{address}` \
+         shows those that it has",
+        said(message)
+    )]
+    NoExport {
+        /// The server.
+        address: ServerAddress,
+        /// What was asked for.
+        export: String,
+        /// What the server said; may be empty.
+        message: String,
+    },
+    /// The server does not want to open it.
+    #[error(
+        "the disk server at {address} refuses the export {export:?} ({kind:?}){}",
+        said(message)
+    )]
+    Refused {
+        /// The server.
+        address: ServerAddress,
+        /// What was asked for.
+        export: String,
+        /// The kind of refusal.
+        kind: ReplyType,
+        /// What the server said; may be empty.
+        message: String,
+    },
+}
+
+impl ConnectError {
+    /// Whether the server waits for another option.
+    fn leaves_the_choice(&self) -> bool {
+        matches!(
+            self,
+            ConnectError::Unsuitable { .. }
+                | ConnectError::NoExport { .. }
+                | ConnectError::Refused { .. }
+        )
+    }
+}
+
+fn said(message: &str) -> String {
+    if message.is_empty() {
+        String::new()
+    } else {
+        format!(": {message}")
+    }
+}
 
 /// What was agreed on.
 pub(super) struct Agreed {
@@ -75,7 +173,16 @@ impl<'a> Negotiation<'a> {
         }
     }
 
-    pub(super) fn run(&mut self) -> Result<Agreed, ConnectError> {
+    /// Opens the export, or takes leave of a server that waits for another choice.
+    pub(super) fn run(mut self) -> Result<Agreed, ConnectError> {
+        self.agree().inspect_err(|error| {
+            if error.leaves_the_choice() {
+                self.abort();
+            }
+        })
+    }
+
+    fn agree(&mut self) -> Result<Agreed, ConnectError> {
         let mut bytes = [0; Greeting::LEN];
         self.read(&mut bytes)?;
         let greeting = Greeting::decode(&bytes).map_err(|e| self.protocol(e))?;
@@ -102,7 +209,7 @@ impl<'a> Negotiation<'a> {
     }
 
     /// Takes leave of a server from which nothing more is wanted ("Terminating the session").
-    pub(super) fn abort(&mut self) {
+    fn abort(&mut self) {
         // Only a courtesy, whose answer nobody waits for.
         let _ = self.ask(OptionType::Abort, &[]);
     }

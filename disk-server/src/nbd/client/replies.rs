@@ -5,7 +5,7 @@ use std::io::{self, BufReader, Read};
 use std::net::TcpStream;
 use std::sync::Arc;
 
-use super::{Expected, Line};
+use super::line::{Expected, Line};
 use crate::nbd::protocol::{
     ChunkFlags, ChunkHeader, ChunkType, ErrorChunk, ErrorCode, HoleChunk, MAX_STRING,
     ProtocolError, ReplyHeader, SimpleReply,

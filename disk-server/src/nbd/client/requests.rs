@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Expected, Line};
+use super::line::{Expected, Line};
 use crate::nbd::protocol::{Command, CommandFlags, RequestHeader};
 
 /// Small requests are sent together.

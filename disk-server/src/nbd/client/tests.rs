@@ -1,14 +1,14 @@
 //! The client against servers that say what a script tells them to.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
 use std::thread::{self, JoinHandle};
 
 use super::*;
 use crate::nbd::protocol::{
     ChunkFlags, ChunkHeader, ChunkType, Command, CommandFlags, DISK_NAME, ErrorChunk, ErrorCode,
     ExportInfo, Greeting, HandshakeFlags, HoleChunk, Info, MetaContext, OptionHeader,
-    OptionReplyHeader, OptionType, RequestHeader, SimpleReply,
+    OptionReplyHeader, OptionType, ReplyType, RequestHeader, SimpleReply, TransmissionFlags,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
