@@ -1,7 +1,7 @@
 //! The main job: a client's one connection survives the loss of the primary's host, under load
 //! and during the guest's boot, and nothing that was acknowledged is lost.
 
-use testbed::failover::{Failovers, Fsck, KillMoment, Options, Verdict};
+use testbed::failover::{Failovers, Fsck, Judgement, KillMoment, Options};
 use testbed::pair::PATIENCE;
 use testbed::workload::Workload;
 
@@ -24,7 +24,7 @@ fn nothing_acknowledged_is_lost_when_the_primary_dies() -> testbed::Result<()> {
     for _ in 0..failovers {
         let run = testbed.run(&mut |_| {})?;
         eprintln!("{run:?}");
-        assert_eq!(run.verdict, Verdict::Pass, "{:?}", run.reason);
+        assert_eq!(run.judgement, Judgement::Pass, "{:?}", run.reason);
         assert_eq!((run.lost, run.reconnects), (0, 0));
         moments.extend(run.kill);
     }
@@ -45,7 +45,7 @@ fn nothing_committed_is_lost_when_the_primary_dies() -> testbed::Result<()> {
     let mut testbed = Failovers::start("failover-postgres", options)?;
     let run = testbed.run(&mut |_| {})?;
     eprintln!("{run:?}");
-    assert_eq!(run.verdict, Verdict::Pass, "{:?}", run.reason);
+    assert_eq!(run.judgement, Judgement::Pass, "{:?}", run.reason);
     assert_eq!((run.lost, run.duplicates, run.reconnects), (0, 0, 0));
     assert_eq!(run.fsck, Some(Fsck::Clean));
     assert!(run.acked > 0);

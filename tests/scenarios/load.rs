@@ -4,7 +4,7 @@
 
 use guest_images::load::Load;
 use testbed::Result;
-use testbed::failover::{Failovers, Options, Verdict};
+use testbed::failover::{Failovers, Judgement, Options};
 use testbed::pair::PATIENCE;
 
 /// One failover under a load.
@@ -18,7 +18,7 @@ fn fail_over(load: Load) -> Result<()> {
     let mut failovers = Failovers::start(&format!("load-{load}"), options)?;
     let run = failovers.run(&mut |_| {})?;
     eprintln!("{run:?}");
-    assert_eq!(run.verdict, Verdict::Pass, "{:?}", run.reason);
+    assert_eq!(run.judgement, Judgement::Pass, "{:?}", run.reason);
     assert_eq!((run.lost, run.reconnects), (0, 0));
     let [before, after] = run.load_results.expect("the load was watched");
     assert!(before > 0 && after > 0, "{before} before, {after} after");

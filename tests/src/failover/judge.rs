@@ -1,9 +1,9 @@
-//! The verdict on a failover: what was seen of it, and what speaks against it.
+//! The judgement of a failover: what was seen of it, and what speaks against it.
 
 use std::time::{Duration, Instant};
 
 use super::disk::Fsck;
-use super::report::{KillMoment, Run, ServerRestart, Verdict};
+use super::report::{Judgement, KillMoment, Run, ServerRestart, millis};
 use crate::pair::Stats;
 use crate::ping::PingRecord;
 use crate::workload::{ClientRecord, LoadRecord};
@@ -86,10 +86,10 @@ impl Run {
                 let after = seen.killed.map_or(0, |killed| load.since(killed));
                 [load.results.len() - after, after]
             }),
-            verdict: if reason.is_none() {
-                Verdict::Pass
+            judgement: if reason.is_none() {
+                Judgement::Pass
             } else {
-                Verdict::Fail
+                Judgement::Fail
             },
             reason,
         }
@@ -199,10 +199,6 @@ fn reason(seen: &Observations, client: &ClientRecord, acked: u64) -> Option<Stri
     None
 }
 
-pub(super) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use guest_images::load::Kind;
@@ -244,7 +240,7 @@ mod tests {
     #[test]
     fn nothing_lost_is_a_pass() {
         let run = judge(&GOOD, 4);
-        assert_eq!(run.verdict, Verdict::Pass, "{:?}", run.reason);
+        assert_eq!(run.judgement, Judgement::Pass, "{:?}", run.reason);
         assert_eq!(
             (run.acked, run.final_counter, run.lost, run.reconnects),
             (4, Some(4), 0, 0)
@@ -254,16 +250,19 @@ mod tests {
         assert_eq!(run.outage_ms, Some(1000));
         assert_eq!(run.detect_ms, Some(550));
         // A request in flight at the end.
-        assert_eq!(judge(&GOOD, 5).verdict, Verdict::Pass);
+        assert_eq!(judge(&GOOD, 5).judgement, Judgement::Pass);
     }
 
     #[test]
     fn losses_and_phantoms_are_failures() {
         let run = judge(&GOOD, 1);
-        assert_eq!((run.verdict, run.lost), (Verdict::Fail, 3));
-        assert_eq!(judge(&GOOD, 6).verdict, Verdict::Fail);
+        assert_eq!((run.judgement, run.lost), (Judgement::Fail, 3));
+        assert_eq!(judge(&GOOD, 6).judgement, Judgement::Fail);
         let silent = judge(&[(980, 1)], 1);
-        assert_eq!((silent.verdict, silent.outage_ms), (Verdict::Fail, None));
+        assert_eq!(
+            (silent.judgement, silent.outage_ms),
+            (Judgement::Fail, None)
+        );
     }
 
     #[test]
@@ -276,18 +275,18 @@ mod tests {
             Run::judge(&observations, &record)
         };
         let good = run(0, 0, Fsck::Clean);
-        assert_eq!(good.verdict, Verdict::Pass, "{:?}", good.reason);
+        assert_eq!(good.judgement, Judgement::Pass, "{:?}", good.reason);
         let json = serde_json::to_value(&good).expect("plain data");
         assert_eq!(
             (&json["fsck"], &json["duplicates"]),
             (&"clean".into(), &0.into())
         );
         let missing = run(2, 0, Fsck::Clean);
-        assert_eq!((missing.verdict, missing.lost), (Verdict::Fail, 2));
+        assert_eq!((missing.judgement, missing.lost), (Judgement::Fail, 2));
         let twice = run(0, 1, Fsck::Clean);
-        assert_eq!((twice.verdict, twice.duplicates), (Verdict::Fail, 1));
+        assert_eq!((twice.judgement, twice.duplicates), (Judgement::Fail, 1));
         let dirty = run(0, 0, Fsck::Dirty("inode 12".to_owned()));
-        assert_eq!(dirty.verdict, Verdict::Fail);
+        assert_eq!(dirty.judgement, Judgement::Fail);
         assert!(
             dirty
                 .reason
@@ -313,7 +312,10 @@ mod tests {
     fn a_second_connection_is_a_failure() {
         let (observations, mut record) = seen(&GOOD, 4);
         record.reconnects = 1;
-        assert_eq!(Run::judge(&observations, &record).verdict, Verdict::Fail);
+        assert_eq!(
+            Run::judge(&observations, &record).judgement,
+            Judgement::Fail
+        );
         let (observations, mut record) = seen(&GOOD, 4);
         record.irregular = Some((7, 3));
         let run = Run::judge(&observations, &record);
@@ -338,12 +340,12 @@ mod tests {
             Run::judge(&observations, &client)
         };
         let good = judge(killed + ms(1), None);
-        assert_eq!(good.verdict, Verdict::Pass, "{:?}", good.reason);
+        assert_eq!(good.judgement, Judgement::Pass, "{:?}", good.reason);
         assert_eq!(good.load_results, Some([0, 1]));
         let silent = judge(killed - ms(1), None);
         assert_eq!(
-            (silent.verdict, silent.load_results),
-            (Verdict::Fail, Some([1, 0]))
+            (silent.judgement, silent.load_results),
+            (Judgement::Fail, Some([1, 0]))
         );
         let wrong = judge(killed + ms(1), Some("load busy 1 gave nonsense"));
         assert_eq!(wrong.reason.as_deref(), Some("load busy 1 gave nonsense"));
@@ -352,18 +354,18 @@ mod tests {
     #[test]
     fn a_kill_during_the_boot_has_no_outage() {
         let run = judge(&[(5000, 1), (5010, 2)], 2);
-        assert_eq!(run.verdict, Verdict::Pass);
+        assert_eq!(run.judgement, Judgement::Pass);
         assert_eq!((run.kill, run.outage_ms), (Some(KillMoment::Boot), None));
     }
 
     #[test]
     fn a_run_without_a_kill_fails() {
         let run = Run::judge(&Observations::default(), &ClientRecord::default());
-        assert_eq!(run.verdict, Verdict::Fail);
+        assert_eq!(run.judgement, Judgement::Fail);
         let options = Options::default();
         let report = Report::new(&options, vec![judge(&GOOD, 4), run]);
-        assert_eq!(report.verdict, Verdict::Fail);
-        assert_eq!(Report::new(&options, vec![]).verdict, Verdict::Fail);
+        assert_eq!(report.judgement, Judgement::Fail);
+        assert_eq!(Report::new(&options, vec![]).judgement, Judgement::Fail);
         let json = serde_json::to_value(&report).expect("plain data");
         assert_eq!(json["verdict"], "FAIL");
         assert_eq!(json["workload"], "redis");

@@ -5,11 +5,11 @@
 //!
 //! ```no_run
 //! # fn main() -> testbed::Result<()> {
-//! use testbed::failover::{Failovers, Options, Verdict};
+//! use testbed::failover::{Failovers, Options, Judgement};
 //!
 //! let mut failovers = Failovers::start("example", Options::default())?;
 //! let run = failovers.run(&mut |_| {})?;
-//! assert_eq!(run.verdict, Verdict::Pass, "{:?}", run.reason);
+//! assert_eq!(run.judgement, Judgement::Pass, "{:?}", run.reason);
 //! failovers.end(true)?;
 //! # Ok(())
 //! # }
@@ -32,7 +32,7 @@ use guest_images::load::Load;
 use self::disk::Disk;
 pub use self::disk::Fsck;
 pub use self::progress::{State, Status};
-pub use self::report::{KillMoment, Report, Run, ServerRestart, Verdict};
+pub use self::report::{Judgement, KillMoment, Report, Run, ServerRestart};
 use crate::error::Result;
 use crate::host::Host;
 use crate::layout::Layout;

@@ -1,22 +1,23 @@
-//! What is told of a failover: its figures, and the verdict on them.
+//! What is told of a failover: its figures, and the judgement of them.
+
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::Options;
 use super::disk::Fsck;
-use super::judge::millis;
 
 /// How it went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
-pub enum Verdict {
+pub enum Judgement {
     /// Nothing was lost, and the connection is still the first one.
     Pass,
     /// Something was lost or broke, or did not happen.
     Fail,
 }
 
-impl std::fmt::Display for Verdict {
+impl std::fmt::Display for Judgement {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {
             Self::Pass => "PASS",
@@ -67,7 +68,8 @@ impl std::fmt::Display for ServerRestart {
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// PASS if every run has it, and there is one.
-    pub verdict: Verdict,
+    #[serde(rename = "verdict")]
+    pub judgement: Judgement,
     /// What serves in the guest.
     pub workload: &'static str,
     /// What happens to the primary's host.
@@ -86,7 +88,11 @@ impl Report {
     pub fn new(options: &Options, runs: Vec<Run>) -> Self {
         let passed = !runs.is_empty() && runs.iter().all(Run::passed);
         Self {
-            verdict: if passed { Verdict::Pass } else { Verdict::Fail },
+            judgement: if passed {
+                Judgement::Pass
+            } else {
+                Judgement::Fail
+            },
             workload: options.workload.name(),
             fault: options.fault.name(),
             seed: options.seed,
@@ -94,6 +100,10 @@ impl Report {
             runs,
         }
     }
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// One failover. What was not measured is none.
@@ -154,7 +164,8 @@ pub struct Run {
     /// after the kill, each as it must be in a run that ends well.
     pub load_results: Option<[usize; 2]>,
     /// How it went.
-    pub verdict: Verdict,
+    #[serde(rename = "verdict")]
+    pub judgement: Judgement,
     /// Why not well.
     pub reason: Option<String>,
 }
@@ -163,6 +174,6 @@ impl Run {
     /// Whether it went well.
     #[must_use]
     pub fn passed(&self) -> bool {
-        self.verdict == Verdict::Pass
+        self.judgement == Judgement::Pass
     }
 }

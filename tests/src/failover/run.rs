@@ -1,4 +1,4 @@
-//! One failover, from a fresh guest to the verdict.
+//! One failover, from a fresh guest to the judgement.
 
 use super::judge::Observations;
 use super::kill_plan::{KillPlan, ServerPlan};
@@ -17,7 +17,7 @@ impl Failovers {
     ///
     /// The `watcher` is told many times a second how it goes.
     ///
-    /// A failover that does not go well is a run with the verdict FAIL.
+    /// A failover that does not go well is a run with the judgement FAIL.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! The figures of a long run, and the verdict on them.
+//! The figures of a long run, and the judgement of them.
 
 use std::fmt;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::memory::{Memory, Trend};
 use super::{MAX_LAG, Observations};
-use crate::failover::Verdict;
+use crate::failover::Judgement;
 use crate::pair::Stats;
 
 /// How things were at one moment.
@@ -78,7 +78,8 @@ impl Distribution {
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// PASS if there is no reason against it.
-    pub verdict: Verdict,
+    #[serde(rename = "verdict")]
+    pub judgement: Judgement,
     /// What was not as it should be.
     pub reasons: Vec<String>,
     /// How long it ran after the guest's boot, in minutes.
@@ -197,9 +198,9 @@ impl Report {
         }
         let millis = |duration: &Duration| duration.as_secs_f64() * 1e3;
         Self {
-            verdict: match reasons.is_empty() {
-                true => Verdict::Pass,
-                false => Verdict::Fail,
+            judgement: match reasons.is_empty() {
+                true => Judgement::Pass,
+                false => Judgement::Fail,
             },
             reasons,
             minutes: duration.as_secs_f64() / 60.0,
@@ -228,7 +229,7 @@ impl Report {
     /// Whether it went well.
     #[must_use]
     pub fn passed(&self) -> bool {
-        self.verdict == Verdict::Pass
+        self.judgement == Judgement::Pass
     }
 }
 

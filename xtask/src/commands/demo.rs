@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use guest_images::load::Load;
 use testbed::GUEST;
-use testbed::failover::{Failovers, Fault, Fsck, KillMoment, Options, Report, Run, Verdict};
+use testbed::failover::{Failovers, Fault, Fsck, Judgement, KillMoment, Options, Report, Run};
 use testbed::workload::Workload;
 
 use super::setup;
@@ -93,14 +93,14 @@ impl Demo {
         let mut report = Report::new(&options, runs);
         if broken.is_some() {
             // A run that could not be made has no figures, but it is no success.
-            report.verdict = Verdict::Fail;
+            report.judgement = Judgement::Fail;
         }
         table(&report);
         if let Some(path) = &self.json {
             write(path, &report)?;
         }
-        println!("{}", report.verdict);
-        let passed = report.verdict == Verdict::Pass;
+        println!("{}", report.judgement);
+        let passed = report.judgement == Judgement::Pass;
         if self.keep {
             wait_for_a_look(&failovers, self.workload)?;
         }
@@ -154,10 +154,10 @@ fn summary(run: &Run, freeze: bool) -> String {
         run.lost,
         run.reconnects,
         or_none(run.final_counter),
-        run.verdict,
+        run.judgement,
     );
     if run.kill.is_none() {
-        line = format!("{}: {}", run.number, run.verdict);
+        line = format!("{}: {}", run.number, run.judgement);
     }
     if let Some(when) = run.disk_server {
         line.push_str(&format!(
@@ -253,7 +253,7 @@ fn table(report: &Report) {
     );
     for run in runs {
         let cells = line(columns.iter().map(|(_, cell)| cell(run)).collect());
-        println!("{cells}  {}", run.verdict);
+        println!("{cells}  {}", run.judgement);
     }
 }
 

@@ -45,7 +45,7 @@ impl Soak {
             std::fs::write(path, json)
                 .with_context(|| format!("cannot write {}", path.display()))?;
         }
-        println!("{}", report.verdict);
+        println!("{}", report.judgement);
         Ok(match report.passed() {
             true => ExitCode::SUCCESS,
             false => ExitCode::FAILURE,
