@@ -2,23 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::io::Read;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use crate::connection::{Alive, Connection, Source};
 use crate::error::{Error, Result};
 use crate::netns::Namespace;
 use crate::process::HostProcess;
 use crate::protocol::{AGENT_PORT, CHUNK, Exit, Frame, Request, TerminalSize};
 
-/// How long a connection to an agent may take, and how often a silent
-/// connection looks whether its host is still there.
+/// How long a connection to an agent may take.
 const CONNECT: Duration = Duration::from_secs(5);
-const POLL: Duration = Duration::from_millis(100);
 
 /// What a command printed and how it ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,22 +30,13 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// Which output a piece came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// Standard output.
-    Stdout,
-    /// Standard error.
-    Stderr,
-}
-
 /// Reaches the agent of one host.
 #[derive(Clone)]
 pub struct AgentClient {
     host: String,
     namespace: Namespace,
     address: Ipv4Addr,
-    alive: Arc<dyn Fn() -> bool + Send + Sync>,
+    alive: Alive,
 }
 
 impl std::fmt::Debug for AgentClient {
@@ -81,33 +71,16 @@ impl AgentClient {
         self.dial(limit).is_ok()
     }
 
-    fn dial(&self, limit: Duration) -> io::Result<Connection> {
-        if !(self.alive)() {
-            return Err(gone());
-        }
+    fn dial(&self, limit: Duration) -> Result<Connection> {
+        let (host, alive) = (self.host.clone(), Arc::clone(&self.alive));
         let address = SocketAddr::new(IpAddr::V4(self.address), AGENT_PORT);
-        let stream = self.namespace.connect(address, limit)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(POLL))?;
-        Ok(Connection {
-            stream: Arc::new(stream),
-            alive: Arc::clone(&self.alive),
-        })
+        Connection::open(host, alive, || self.namespace.connect(address, limit))
     }
 
     fn request(&self, request: Request) -> Result<Connection> {
-        let connection = self.dial(CONNECT).map_err(|source| self.lost(source))?;
-        connection
-            .send(&Frame::Request(request))
-            .map_err(|source| self.lost(source))?;
+        let connection = self.dial(CONNECT)?;
+        connection.send(&Frame::Request(request))?;
         Ok(connection)
-    }
-
-    fn lost(&self, source: io::Error) -> Error {
-        Error::Agent {
-            host: self.host.clone(),
-            source,
-        }
     }
 
     /// Runs a command to its end and gives what it printed to `sink` as it comes.
@@ -122,10 +95,8 @@ impl AgentClient {
         sink: impl FnMut(Source, &[u8]),
     ) -> Result<Exit> {
         let connection = self.start(argv, env, None)?;
-        connection
-            .send(&Frame::EndOfInput)
-            .map_err(|source| self.lost(source))?;
-        self.receive(&connection, sink)
+        connection.send(&Frame::EndOfInput)?;
+        connection.receive(sink)
     }
 
     /// Runs a command to its end.
@@ -160,12 +131,7 @@ impl AgentClient {
         log: Option<File>,
     ) -> Result<HostProcess> {
         let connection = self.start(argv, env, None)?;
-        Ok(HostProcess::follow(
-            self.clone(),
-            argv.join(" "),
-            connection,
-            log,
-        ))
+        Ok(HostProcess::follow(argv.join(" "), connection, log))
     }
 
     /// Runs a command in a terminal of its own to its end. `input` is read on a
@@ -197,7 +163,7 @@ impl AgentClient {
                 }
             }
         });
-        self.receive(&connection, sink)
+        connection.receive(sink)
     }
 
     fn start(
@@ -242,7 +208,7 @@ impl AgentClient {
                 break;
             }
         }
-        self.receive(&connection, |_, _| ()).map(drop)
+        connection.receive(|_, _| ()).map(drop)
     }
 
     /// Copies a file out of the host.
@@ -256,7 +222,7 @@ impl AgentClient {
             path: remote.to_owned(),
         })?;
         let mut contents = Vec::new();
-        self.receive(&connection, |_, bytes| contents.extend_from_slice(bytes))?;
+        connection.receive(|_, bytes| contents.extend_from_slice(bytes))?;
         fs::write(local, contents).map_err(|source| Error::File {
             path: local.to_owned(),
             source,
@@ -272,92 +238,13 @@ impl AgentClient {
     pub fn glance(&self, paths: Vec<String>) -> Result<Vec<(String, String)>> {
         let connection = self.request(Request::Glance { paths })?;
         let mut json = Vec::new();
-        self.receive(&connection, |_, bytes| json.extend_from_slice(bytes))?;
-        serde_json::from_slice(&json).map_err(|error| self.lost(error.into()))
-    }
-
-    /// Reads frames up to the last one.
-    pub(crate) fn receive(
-        &self,
-        connection: &Connection,
-        mut sink: impl FnMut(Source, &[u8]),
-    ) -> Result<Exit> {
-        loop {
-            match Frame::read_from(connection).map_err(|source| self.lost(source))? {
-                Some(Frame::Stdout(bytes)) => sink(Source::Stdout, &bytes),
-                Some(Frame::Stderr(bytes)) => sink(Source::Stderr, &bytes),
-                Some(Frame::Exit(exit)) => return Ok(exit),
-                Some(Frame::Failed(reason)) => {
-                    return Err(Error::Refused {
-                        host: self.host.clone(),
-                        reason,
-                    });
-                }
-                Some(other) => {
-                    let what = format!("the agent sent {other:?}");
-                    return Err(self.lost(io::Error::new(io::ErrorKind::InvalidData, what)));
-                }
-                None => return Err(self.lost(io::ErrorKind::UnexpectedEof.into())),
-            }
-        }
+        connection.receive(|_, bytes| json.extend_from_slice(bytes))?;
+        serde_json::from_slice(&json).map_err(|error| connection.lost(error.into()))
     }
 
     /// The host's name.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
-    }
-}
-
-/// The error of a connection whose host has been killed.
-fn gone() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionAborted, "the host is gone")
-}
-
-/// A connection to an agent, which fails when its host is gone.
-#[derive(Clone)]
-pub(crate) struct Connection {
-    stream: Arc<TcpStream>,
-    alive: Arc<dyn Fn() -> bool + Send + Sync>,
-}
-
-impl Connection {
-    pub(crate) fn send(&self, frame: &Frame) -> io::Result<()> {
-        frame.write_to(&mut &*self.stream)
-    }
-
-    pub(crate) fn close(&self) {
-        // It may be closed already.
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
-    }
-}
-
-impl Read for &Connection {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match (&*self.stream).read(buffer) {
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                    ) =>
-                {
-                    if !(self.alive)() {
-                        return Err(gone());
-                    }
-                }
-                result => return result,
-            }
-        }
-    }
-}
-
-impl Write for &Connection {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        (&*self.stream).write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        (&*self.stream).flush()
     }
 }

@@ -14,8 +14,10 @@ use parking_lot::Mutex;
 
 use crate::client::{AgentClient, Output};
 use crate::error::{Error, Result};
-use crate::machine::{HostKind, Machine, Plan};
+use crate::host_kind::HostKind;
+use crate::machine::Machine;
 use crate::network::{Fabric, Network};
+use crate::plan::Plan;
 use crate::process::HostProcess;
 use crate::qemu::{ProcessId, Qemu};
 

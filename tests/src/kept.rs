@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::host_kind::HostKind;
 use crate::layout::Layout;
-use crate::machine::{HostKind, HostSize, Plan};
 use crate::network::Fabric;
+use crate::plan::{HostSize, Plan};
 use crate::qemu::ProcessId;
 
 /// The hosts that stay, all on the same networks.

@@ -4,7 +4,6 @@ use std::env;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::machine::HostSize;
 
 /// Variable that names the directory with `ftvm`, `disk-server` and
 /// `host-agent`, for builds in unusual places.
@@ -53,14 +52,9 @@ impl Layout {
         self.state("images")
     }
 
-    /// What hosts of this size are restored from.
-    pub(crate) fn host_snapshot(&self, size: HostSize) -> PathBuf {
-        let HostSize {
-            memory_mib,
-            processors,
-        } = size;
+    /// What hosts are restored from.
+    pub(crate) fn host_snapshots(&self) -> PathBuf {
         self.state("host")
-            .join(format!("{memory_mib}MiB-{processors}"))
     }
 
     /// Lock files of runs that are alive.

@@ -24,10 +24,12 @@
 
 pub mod agent;
 mod client;
+mod connection;
 mod disturbance;
 mod error;
 pub mod failover;
 mod host;
+mod host_kind;
 mod image;
 mod kept;
 mod layout;
@@ -37,6 +39,7 @@ mod netns;
 mod network;
 pub mod pair;
 mod ping;
+mod plan;
 mod process;
 pub mod protocol;
 mod qemu;
@@ -51,13 +54,14 @@ mod wiretap;
 mod worker;
 pub mod workload;
 
-pub use client::{AgentClient, Output, Source};
+pub use client::{AgentClient, Output};
+pub use connection::Source;
 pub use disturbance::Traffic;
 pub use error::{Error, Result};
 pub use host::Host;
+pub use host_kind::{HOSTS_VARIABLE, HostKind};
 pub use kept::KeptHosts;
 pub use layout::{Layout, PROGRAMS_VARIABLE, SABOTAGED_FTVM};
-pub use machine::{HOSTS_VARIABLE, HostKind};
 pub use netns::Namespace;
 pub use network::{Fabric, GUEST, GUEST_MAC, Network, Position};
 pub use nix::sys::signal::Signal;

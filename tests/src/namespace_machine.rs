@@ -14,9 +14,9 @@ use nix::sys::signal::{Signal, kill};
 
 use crate::error::{Error, Result};
 use crate::layout::Layout;
-use crate::machine::{Plan, tail};
 use crate::netns::Namespace;
 use crate::network::Network;
+use crate::plan::{Plan, tail};
 use crate::process::LocalProcess;
 use crate::qemu::ProcessId;
 

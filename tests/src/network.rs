@@ -20,7 +20,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::machine::HostKind;
+use crate::host_kind::HostKind;
 use crate::netns::{Namespace, output};
 use crate::run_lock;
 use crate::wait::wait_until;

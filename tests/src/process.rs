@@ -12,7 +12,7 @@ use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::client::{AgentClient, Connection, Source};
+use crate::connection::{Connection, Source};
 use crate::error::{Error, Result};
 use crate::protocol::{Exit, Frame};
 
@@ -30,9 +30,8 @@ pub struct Line {
 /// A command that runs in a host. It is killed when this value is dropped.
 #[derive(Debug)]
 pub struct HostProcess {
-    client: AgentClient,
     command: String,
-    connection: Guard,
+    guard: Guard,
     lines: Receiver<Line>,
     exit: Receiver<Result<Exit>>,
     /// How it ended, once that was looked at.
@@ -64,37 +63,30 @@ impl Drop for Guard {
 }
 
 impl HostProcess {
-    pub(crate) fn follow(
-        client: AgentClient,
-        command: String,
-        connection: Connection,
-        log: Option<File>,
-    ) -> Self {
+    pub(crate) fn follow(command: String, connection: Connection, log: Option<File>) -> Self {
         let (line_sender, lines) = unbounded();
         let (exit_sender, exit) = bounded(1);
         let reader = thread::spawn({
-            let (client, connection) = (client.clone(), connection.clone());
+            let connection = connection.clone();
             move || {
                 let mut splitter = Splitter {
                     lines: line_sender,
                     log,
                     partial: Default::default(),
                 };
-                let result =
-                    client.receive(&connection, |source, bytes| splitter.take(source, bytes));
+                let result = connection.receive(|source, bytes| splitter.take(source, bytes));
                 splitter.finish();
                 // Nobody may be waiting any more.
                 let _ = exit_sender.send(result);
             }
         });
-        let connection = Guard {
+        let guard = Guard {
             connection,
             reader: Some(reader),
         };
         Self {
-            client,
             command,
-            connection,
+            guard,
             lines,
             exit,
             ended: None,
@@ -125,7 +117,7 @@ impl HostProcess {
             what: format!(
                 "`{text}` from `{}` on host {}",
                 self.command,
-                self.client.host()
+                self.guard.connection.host()
             ),
             limit,
             seen: self.seen.join("\n"),
@@ -162,13 +154,7 @@ impl HostProcess {
     }
 
     fn send(&self, frame: &Frame) -> Result<()> {
-        self.connection
-            .connection
-            .send(frame)
-            .map_err(|source| Error::Agent {
-                host: self.client.host().to_owned(),
-                source,
-            })
+        self.guard.connection.send(frame)
     }
 
     /// How it ended, in words, if it does within `limit`.
@@ -201,7 +187,7 @@ impl HostProcess {
                     what: format!(
                         "the end of `{}` on host {}",
                         self.command,
-                        self.client.host()
+                        self.guard.connection.host()
                     ),
                     limit,
                     seen: self

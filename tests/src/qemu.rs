@@ -14,11 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::error::{Error, Result};
-use crate::machine::{Plan, console_log, tail};
 use crate::network::{Network, link_name};
+use crate::plan::{Plan, console_log, tail};
 use crate::process::spawn_bound;
 use crate::qmp::Monitor;
-use crate::snapshot::Snapshot;
 
 /// What identifies a process for good: its number and when it started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,10 +124,9 @@ impl Qemu {
         })
     }
 
-    /// Starts a host from the snapshot of its kind, and gives it its name.
-    pub(crate) fn restore(plan: &Plan<'_>) -> Result<Self> {
-        let snapshot = Snapshot::current(plan.layout, plan.size)?;
-        let mut command = command(plan, snapshot.directory(), Memory::Copy);
+    /// Starts a host from what was saved of one of its size in `directory`, and gives it its name.
+    pub(crate) fn restore(plan: &Plan<'_>, directory: &Path) -> Result<Self> {
+        let mut command = command(plan, directory, Memory::Copy);
         command.args(["-incoming", "defer"]);
         let mut qemu = Self::launch(plan, command)?;
         qemu.order(|monitor| {

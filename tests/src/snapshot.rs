@@ -17,10 +17,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::host_kind::HostKind;
 use crate::image::{HostImage, file_stamp, machine_program};
 use crate::layout::Layout;
-use crate::machine::{HostKind, HostSize, Plan};
 use crate::network::Fabric;
+use crate::plan::{HostSize, Plan};
 use crate::qemu::Qemu;
 use crate::run_lock::RunLock;
 use crate::wait::wait_until;
@@ -41,7 +42,13 @@ impl Snapshot {
     /// The snapshot of hosts of this size. It is made if something that it was made of has
     /// changed, which takes as long as a boot.
     pub(crate) fn current(layout: &Layout, size: HostSize) -> Result<Self> {
-        let directory = layout.host_snapshot(size);
+        let HostSize {
+            memory_mib,
+            processors,
+        } = size;
+        let directory = layout
+            .host_snapshots()
+            .join(format!("{memory_mib}MiB-{processors}"));
         let failed = |source| file_error(&directory, source);
         fs::create_dir_all(&directory).map_err(failed)?;
         let lock = File::create(directory.with_extension("lock")).map_err(failed)?;

@@ -9,9 +9,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::host_kind::HostKind;
 use crate::layout::Layout;
-use crate::machine::{HostKind, HostSize, Plan};
 use crate::network::{Fabric, Network, Position};
+use crate::plan::{HostSize, Plan};
 use crate::process::LocalProcess;
 use crate::run_lock::RunLock;
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::Signal;
-use crate::client::Source;
+use crate::connection::Source;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::process::{HostProcess, Line};

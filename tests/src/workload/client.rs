@@ -2,10 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::postgres::{self, Committed};
-use super::redis;
 use crate::error::{Error, Result};
-use crate::network::Position;
 use crate::wait::wait_until;
 use crate::worker::Worker;
 
@@ -58,24 +55,9 @@ impl ClientRecord {
 
 /// A client at work. It stops when this value is dropped.
 #[derive(Debug)]
-pub struct Client(Worker<ClientRecord>);
+pub struct Client(pub(super) Worker<ClientRecord>);
 
 impl Client {
-    /// Starts to connect to the guest's Redis from `position`, and goes on with increments of a
-    /// counter, as fast as they are answered.
-    #[must_use]
-    pub fn redis(position: &Position) -> Self {
-        Self(redis::start(position.clone()))
-    }
-
-    /// Starts to connect to the guest's PostgreSQL from `position`, and goes on with commits of
-    /// numbered rows, as fast as they are answered. At the end it looks for the rows of earlier
-    /// runs on the same disk as well.
-    #[must_use]
-    pub fn postgres(position: &Position, run: u32, earlier: Vec<Committed>) -> Self {
-        Self(postgres::start(position.clone(), run, earlier))
-    }
-
     /// The number in the newest reply, and 0 before the first one.
     #[must_use]
     pub fn counter(&self) -> u64 {

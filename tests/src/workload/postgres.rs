@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::client::ClientRecord;
+use super::client::{Client, ClientRecord};
 use super::psql::{Psql, PsqlError};
 use crate::network::{GUEST, Position};
 use crate::worker::{Desk, Worker};
@@ -53,9 +53,17 @@ struct Rows {
     highest: u64,
 }
 
-/// Starts to connect from `position`, and goes on with commits.
-pub(super) fn start(position: Position, run: u32, earlier: Vec<Committed>) -> Worker<ClientRecord> {
-    Worker::start(move |desk| work(desk, &position, run, &earlier))
+impl Client {
+    /// Starts to connect to the guest's PostgreSQL from `position`, and goes on with commits of
+    /// numbered rows, as fast as they are answered. At the end it looks for the rows of earlier
+    /// runs on the same disk as well.
+    #[must_use]
+    pub fn postgres(position: &Position, run: u32, earlier: Vec<Committed>) -> Self {
+        let position = position.clone();
+        Self(Worker::start(move |desk| {
+            work(desk, &position, run, &earlier);
+        }))
+    }
 }
 
 fn work(desk: &Desk<ClientRecord>, position: &Position, run: u32, earlier: &[Committed]) {

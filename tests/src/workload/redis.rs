@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::client::ClientRecord;
+use super::client::{Client, ClientRecord};
 use super::resp::{Connection, RespError};
 use crate::network::{GUEST, Position};
 use crate::worker::{Desk, Worker};
@@ -25,9 +25,14 @@ const LOOK: Duration = Duration::from_millis(100);
 /// counter when the first one broke.
 const LAST: Duration = Duration::from_secs(30);
 
-/// Starts to connect from `position`, and goes on with increments.
-pub(super) fn start(position: Position) -> Worker<ClientRecord> {
-    Worker::start(move |desk| work(desk, &position))
+impl Client {
+    /// Starts to connect to the guest's Redis from `position`, and goes on with increments of a
+    /// counter, as fast as they are answered.
+    #[must_use]
+    pub fn redis(position: &Position) -> Self {
+        let position = position.clone();
+        Self(Worker::start(move |desk| work(desk, &position)))
+    }
 }
 
 fn work(desk: &Desk<ClientRecord>, position: &Position) {

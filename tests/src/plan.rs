@@ -1,0 +1,57 @@
+//! What a host is started with, and where it is logged.
+
+use std::path::{Path, PathBuf};
+
+use crate::host_kind::HostKind;
+use crate::layout::Layout;
+use crate::network::Fabric;
+
+/// What an emulated host has; a namespace has all of this machine's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HostSize {
+    pub(crate) memory_mib: u32,
+    pub(crate) processors: u32,
+}
+
+impl HostSize {
+    /// Unless somebody needs more.
+    pub(crate) const USUAL: Self = Self {
+        memory_mib: 1024,
+        processors: 1,
+    };
+}
+
+/// What a host is started with.
+#[derive(Debug)]
+pub(crate) struct Plan<'a> {
+    pub(crate) kind: HostKind,
+    pub(crate) name: &'a str,
+    /// From 1; gives the addresses.
+    pub(crate) number: u8,
+    pub(crate) fabric: &'a Fabric,
+    pub(crate) layout: &'a Layout,
+    pub(crate) size: HostSize,
+    /// Where its console and other messages go.
+    pub(crate) logs: &'a Path,
+    /// Whether it outlives us.
+    pub(crate) stays: bool,
+}
+
+impl Plan<'_> {
+    /// Where the console is logged.
+    pub(crate) fn console(&self) -> PathBuf {
+        console_log(self.logs, self.name)
+    }
+}
+
+pub(crate) fn console_log(logs: &Path, name: &str) -> PathBuf {
+    logs.join(format!("{name}-console.log"))
+}
+
+/// The last lines of a log.
+pub(crate) fn tail(path: &Path) -> String {
+    let text = std::fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(15)..].join("\n")
+}
