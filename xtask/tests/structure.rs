@@ -308,6 +308,7 @@ fn files_import_each_other_in_no_circle() {
         "disk-server",
         "guest-images",
         "tests",
+        "tests/benchmark",
     ] {
         assert_eq!(Crate::read(folder).circle(), None, "{folder}");
     }

@@ -17,6 +17,7 @@ mod configuration;
 mod drive;
 mod figures;
 mod host_meter;
+mod options;
 mod outage;
 mod record;
 pub mod report;
@@ -27,124 +28,27 @@ mod statistics;
 mod window;
 mod workload;
 
-use std::io;
 use std::iter::successors;
-use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use testbed::failover::{self, Failovers};
+
 pub use self::configuration::Configuration;
 pub use self::figures::Figures;
-pub use self::record::Record;
+pub use self::options::Options;
+pub use self::record::{Error, Record};
 pub use self::sample::{Axis, Sample, Subject};
 pub use self::workload::{GuestKind, Workload};
 
-use clap::ValueEnum as _;
-
 use self::drive::Driver;
+use self::outage::Outage;
 use self::stage::{Running, Stage};
 
 /// A guest's boot, on an emulated host, on a busy machine.
 const BOOT: Duration = Duration::from_secs(400);
 /// Between a guest's boot and the first measurement: what init started in the background ends.
 const SETTLE: Duration = Duration::from_secs(2);
-/// What is measured.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Options {
-    /// How often each is measured.
-    pub rounds: u32,
-    /// Under what.
-    pub configurations: Vec<Configuration>,
-    /// What.
-    pub workloads: Vec<Workload>,
-    /// Along what growth is measured.
-    pub growth: Vec<Axis>,
-    /// How often the primary's host is killed.
-    pub kills: u32,
-    /// How long a measurement takes.
-    pub window: Duration,
-    /// How long one takes of those that compare QEMU COLO, with its checkpoints, to `ftvm`.
-    pub colo_window: Duration,
-}
-
-impl Options {
-    /// Everything, in so many rounds.
-    #[must_use]
-    pub fn full(rounds: u32) -> Self {
-        Self {
-            rounds,
-            configurations: Configuration::value_variants().to_vec(),
-            workloads: Workload::value_variants().to_vec(),
-            growth: Axis::value_variants().to_vec(),
-            kills: 20,
-            window: Duration::from_secs(10),
-            colo_window: colo::BETWEEN_CHECKPOINTS * 3,
-        }
-    }
-
-    /// What can be measured in less than ten minutes on emulated hosts.
-    #[must_use]
-    pub fn quick() -> Self {
-        Self {
-            // Those of the guest without a disk; a GET is a SET as far as a VMM is concerned.
-            workloads: vec![
-                Workload::Idle,
-                Workload::RedisSet,
-                Workload::RedisSetPipelined,
-                Workload::NetworkReceive,
-                Workload::NetworkTransmit,
-                Workload::Compute,
-            ],
-            growth: Vec::new(),
-            kills: 0,
-            window: Duration::from_secs(5),
-            colo_window: Duration::ZERO,
-            ..Self::full(1)
-        }
-    }
-
-    /// How long this takes. A guest under QEMU COLO stands still at checkpoints, and what they take
-    /// on the channel counts: where the two are compared, there have to be some.
-    fn window(&self, subject: &Subject) -> Duration {
-        let is_one_at_a_time = subject.workload.asks_one_at_a_time() && subject.growth.is_none();
-        match subject.configuration {
-            Configuration::Colo if is_one_at_a_time => self.window.max(self.colo_window),
-            _ => self.window,
-        }
-    }
-}
-
-/// Why nothing was measured, or there is no record of it.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The hosts cannot be used, or a file.
-    #[error(transparent)]
-    Testbed(#[from] testbed::Error),
-    /// A file is something else than a record.
-    #[error(
-        "{path} is no record of this version of the benchmark, {}: give a `report.json` that it \
-         wrote, or measure again",
-        record::VERSION
-    )]
-    Contents {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: serde_json::Error,
-    },
-    /// The earlier record cannot be gone on with.
-    #[error("it was measured elsewhere or otherwise, so nothing can be added to it: {0}")]
-    Otherwise(String),
-}
-
-impl Error {
-    /// That a file cannot be read or written.
-    fn file(path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        |source| Self::Testbed(testbed::Error::File { path, source })
-    }
-}
 
 /// Measures. What fails is recorded as failed, and the rest goes on.
 ///
@@ -167,7 +71,7 @@ pub fn run(
     if let Some(earlier) = earlier {
         record = record.resumed(earlier)?;
     }
-    let mut subjects = sample::plan(options);
+    let mut subjects = options.subjects();
     subjects.retain(|subject| !record.has(subject));
     let mut bench = Bench {
         stage,
@@ -195,11 +99,33 @@ pub fn run(
         stage.testbed.succeed();
     }
     let kills = options.kills;
-    outage::measure(kills, &mut record, |record, kill| {
+    measure_outages(kills, &mut record, |record, kill| {
         keep(record);
         progress(&format!("failover {kill} of {kills}"), None);
     })?;
     Ok(record)
+}
+
+/// Kills the primary's host until the record has so many outages, at random moments, with the default
+/// heartbeat timeout. Before each kill, `progress` gets the record and the kill's number. A failover
+/// that does not go well is an outage with a reason.
+fn measure_outages(
+    kills: u32,
+    record: &mut Record,
+    mut progress: impl FnMut(&Record, u32),
+) -> testbed::Result<()> {
+    let done = record.outages.len() as u32;
+    if done >= kills {
+        return Ok(());
+    }
+    let mut failovers = Failovers::start("bench-outage", failover::Options::default())?;
+    for kill in done + 1..=kills {
+        progress(record, kill);
+        let run = failovers.run(&mut |_| {})?;
+        record.outages.push(Outage::from(&run));
+    }
+    let well = record.outages.iter().all(|outage| outage.reason.is_none());
+    failovers.end(well)
 }
 
 struct Bench<'a, P> {

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use testbed::failover::{Failovers, Options, Run};
-
-use crate::record::Record;
+use testbed::failover::Run;
 
 /// From the kill to the backup's finding it out.
 pub(crate) const DETECTION: &str = "detection";
@@ -46,26 +44,4 @@ impl From<&Run> for Outage {
             reason: run.reason.clone(),
         }
     }
-}
-
-/// Kills the primary's host until the record has so many outages, at random moments, with the default
-/// heartbeat timeout. Before each kill, `progress` gets the record and the kill's number. A failover
-/// that does not go well is an outage with a reason.
-pub(crate) fn measure(
-    kills: u32,
-    record: &mut Record,
-    mut progress: impl FnMut(&Record, u32),
-) -> testbed::Result<()> {
-    let done = record.outages.len() as u32;
-    if done >= kills {
-        return Ok(());
-    }
-    let mut failovers = Failovers::start("bench-outage", Options::default())?;
-    for kill in done + 1..=kills {
-        progress(record, kill);
-        let run = failovers.run(&mut |_| {})?;
-        record.outages.push(Outage::from(&run));
-    }
-    let well = record.outages.iter().all(|outage| outage.reason.is_none());
-    failovers.end(well)
 }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
 use crate::configuration::Configuration;
 use crate::figures::Figures;
 use crate::outage::Outage;
@@ -17,7 +17,39 @@ use crate::statistics::{Summary, ratios};
 use crate::workload::Workload;
 
 /// The form of the file.
-pub(crate) const VERSION: u32 = 2;
+const VERSION: u32 = 2;
+
+/// Why nothing was measured, or there is no record of it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The hosts cannot be used, or a file.
+    #[error(transparent)]
+    Testbed(#[from] testbed::Error),
+    /// A file is something else than a record.
+    #[error(
+        "{path} is no record of this version of the benchmark, {}: give a `report.json` that it \
+         wrote, or measure again",
+        VERSION
+    )]
+    Contents {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The earlier record cannot be gone on with.
+    #[error("it was measured elsewhere or otherwise, so nothing can be added to it: {0}")]
+    Otherwise(String),
+}
+
+impl Error {
+    /// That a file cannot be read or written.
+    pub(crate) fn file(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        |source| Self::Testbed(testbed::Error::File { path, source })
+    }
+}
 
 /// All that was measured in one go.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,14 +1,13 @@
-//! What is measured, and in which order.
+//! One measurement: what it is of, and what came of it.
 
 use std::fmt;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::Options;
 use crate::configuration::Configuration;
 use crate::figures::{Figures, THROUGHPUT};
-use crate::workload::{GuestKind, Workload};
+use crate::workload::Workload;
 
 /// What grows, where growth is measured. Names on the command line and in files are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -44,14 +43,6 @@ impl Axis {
 
 /// What the growth of figures is measured with: many small requests.
 pub(crate) const GROWTH: Workload = Workload::RedisSet;
-
-/// Under what; the others would cost as much time and tell less.
-const GROWTH_ON: [Configuration; 4] = [
-    Configuration::Qemu,
-    Configuration::Alone,
-    Configuration::LoggedReads,
-    Configuration::Colo,
-];
 
 /// What one measurement is of.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -94,42 +85,6 @@ impl fmt::Display for Subject {
     }
 }
 
-/// Everything, interleaved: each round has every configuration, one after the other, with each guest.
-/// The configurations' order is rotated from round to round, so that none of them is always the
-/// first, or always behind the same one. What is between the hosts matters to configurations of two
-/// hosts only.
-pub(crate) fn plan(options: &Options) -> Vec<Subject> {
-    let mut all = Vec::new();
-    for round in 1..=options.rounds {
-        for guest in [GuestKind::Memory, GuestKind::Disk] {
-            let mut order = options.configurations.clone();
-            let turn = (round - 1) as usize % order.len().max(1);
-            order.rotate_left(turn);
-            for configuration in order {
-                let subject = |workload, growth| Subject {
-                    round,
-                    configuration,
-                    workload,
-                    growth,
-                };
-                let here = |one: &&Workload| one.guest() == guest && configuration.has(**one);
-                let workloads = options.workloads.iter().filter(here);
-                all.extend(workloads.map(|workload| subject(*workload, None)));
-                let grows = |axis: &&Axis| {
-                    GROWTH.guest() == guest
-                        && GROWTH_ON.contains(&configuration)
-                        && (**axis == Axis::Clients || configuration.has_two_hosts())
-                };
-                for axis in options.growth.iter().filter(grows) {
-                    let values = axis.values()[1..].iter();
-                    all.extend(values.map(|at| subject(GROWTH, Some((*axis, *at)))));
-                }
-            }
-        }
-    }
-    all
-}
-
 /// One measurement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Sample {
@@ -150,49 +105,6 @@ impl fmt::Display for Sample {
                 Some(rate) => write!(f, "{rate:.1} {}", self.subject.workload.unit()),
                 None => f.write_str("measured"),
             },
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_round_has_everything_once_in_another_order() {
-        let options = Options::full(3);
-        let all = plan(&options);
-        let times = |round, configuration, workload, growth| {
-            let subject = Subject {
-                round,
-                configuration,
-                workload,
-                growth,
-            };
-            all.iter().filter(|one| **one == subject).count()
-        };
-        for &configuration in &options.configurations {
-            for &workload in &options.workloads {
-                let expected = usize::from(configuration.has(workload));
-                let each = [1, 2, 3].map(|round| times(round, configuration, workload, None));
-                assert_eq!(each, [expected; 3], "{configuration} {workload}");
-            }
-        }
-        let first = |round| {
-            all.iter()
-                .find(|one| one.round == round)
-                .map(|one| one.configuration)
-        };
-        assert_ne!(first(1), first(2));
-        // Five configurations each of a guest without a disk, and of one with it.
-        assert_eq!(all.chunk_by(Subject::shares_guest_with).count(), 3 * 10);
-        for &axis in Axis::value_variants() {
-            for &at in &axis.values()[1..] {
-                let grows = |configuration| times(1, configuration, GROWTH, Some((axis, at)));
-                let alone = usize::from(axis == Axis::Clients);
-                assert_eq!(grows(Configuration::LoggedReads), 1);
-                assert_eq!(grows(Configuration::Alone), alone, "it is on one host");
-            }
         }
     }
 }

@@ -11,9 +11,9 @@ use procfs_core::{CpuInfo, KernelStats, Meminfo};
 use testbed::pair::Guest;
 use testbed::{Host, HostKind, Position, failover};
 
-use crate::Options;
 use crate::drive::FIO_SEED;
 use crate::host_meter::system;
+use crate::options::Options;
 use crate::stage::{COLO_WORDS, HEARTBEAT_MS};
 
 /// By name. What is not known is left out.

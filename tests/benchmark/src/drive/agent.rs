@@ -6,7 +6,7 @@ use std::time::Duration;
 use guest_images::agent::{PORT, STATUS};
 use testbed::{Error, GUEST, Result};
 
-use super::Driver;
+use super::driver::Driver;
 
 /// How long an attempt to connect may take.
 const CONNECT: Duration = Duration::from_secs(10);

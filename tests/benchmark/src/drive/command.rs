@@ -6,7 +6,7 @@ use std::thread;
 
 use testbed::{Error, LocalProcess, Result};
 
-use super::Driver;
+use super::driver::Driver;
 
 /// Runs a client of the guest to its end, and gives its standard output. An error when it cannot be
 /// started, fails, or does not end in time: then it is killed.

@@ -7,7 +7,8 @@ use guest_images::PackageStore;
 use guest_images::error::PackageError;
 use testbed::{Error, GUEST, Layout, Result};
 
-use super::{Driver, Rates, command, senseless};
+use super::command;
+use super::driver::{Driver, Rates, senseless};
 use crate::figures::quantiles;
 
 /// The database of the image, and its user.

@@ -5,7 +5,11 @@ use std::time::Instant;
 use serde_json::Value;
 use testbed::Result;
 
-use super::{Driver, FIO_SEED, Rates, agent, senseless};
+use super::agent;
+use super::driver::{Driver, Rates, senseless};
+
+/// What fio's random offsets come from.
+pub(crate) const FIO_SEED: u32 = 1;
 
 /// Bytes that `openssl speed` hashes at a time.
 const BLOCK: u32 = 16384;

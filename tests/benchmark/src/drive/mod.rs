@@ -3,35 +3,19 @@
 mod agent;
 mod command;
 mod database;
+mod driver;
 mod files;
 mod network;
 mod redis;
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use testbed::{Error, Position, Result, wait_until};
+use testbed::{Result, wait_until};
 
+pub(crate) use self::driver::Driver;
+pub(crate) use self::files::FIO_SEED;
 use crate::figures::{Figures, LATENCY_P50, LATENCY_P99, THROUGHPUT};
 use crate::workload::{GuestKind, Workload};
-
-/// What fio's random offsets come from.
-pub(crate) const FIO_SEED: u32 = 1;
-
-/// Where the guest is, and how it is made to work.
-#[derive(Debug)]
-pub(crate) struct Driver<'a> {
-    /// Where clients are.
-    pub(crate) client: &'a Position,
-    /// Where clients may write.
-    pub(crate) scratch: &'a Path,
-    /// What it is to do.
-    pub(crate) workload: Workload,
-    /// How long a measurement shall take.
-    pub(crate) window: Duration,
-    /// Connections at a time, where the workload has requests.
-    pub(crate) clients: u32,
-}
 
 /// What was seen.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,12 +27,6 @@ pub(crate) struct Seen {
     /// When it was over.
     pub(crate) to: Instant,
 }
-
-/// Of the workload's requests, in milliseconds: median and 99th percentile.
-type Latency = [f64; 2];
-
-/// Throughput in the workload's unit, and latency where there are requests.
-type Rates = (f64, Option<Latency>);
 
 impl Driver<'_> {
     /// Waits until the guest's services answer. `well` is asked meanwhile, and an error of it ends
@@ -127,23 +105,5 @@ impl Driver<'_> {
             figures.extend(names.zip(latency.into_iter().flatten()));
         }
         Ok(Seen { figures, from, to })
-    }
-
-    /// For a client that will never end.
-    fn limit(&self) -> Duration {
-        self.window * 8 + Duration::from_secs(300)
-    }
-
-    /// The window in whole seconds, as programs take it.
-    fn seconds(&self) -> String {
-        self.window.as_secs().max(1).to_string()
-    }
-}
-
-/// The error of a report that cannot be read.
-fn senseless(program: &str, text: &str) -> Error {
-    Error::Command {
-        command: program.to_owned(),
-        stderr: format!("its report is not as expected:\n{text}"),
     }
 }

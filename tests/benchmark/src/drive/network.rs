@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 use testbed::{GUEST, Result};
 
-use super::{Driver, Rates, agent, command, senseless};
+use super::driver::{Driver, Rates, senseless};
+use super::{agent, command};
 
 /// Starts the server, which stays, and waits until it listens at its usual port, 5201 (0x1451).
 const START: &str = "pidof iperf3 > /dev/null || iperf3 -s -D; \

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use testbed::{GUEST, Result};
 
-use super::{Driver, Rates, command, senseless};
+use super::command;
+use super::driver::{Driver, Rates, senseless};
 
 const PORT: u16 = 6379;
 /// How long an attempt to connect may take.

@@ -14,14 +14,13 @@ use clap::ValueEnum as _;
 
 pub use self::plots::{Plot, plots};
 use self::table::{Table, cell};
-use crate::Error;
 use crate::configuration::Configuration::{self, Alone, Qemu};
 use crate::figures::{
     BACKUP_CPU, CHANNEL, CHANNEL_BYTES, EXITS, EXITS_OF_ONE, HOLD_P50, HOLD_P99, LAG_MAX, LAG_P50,
     LAG_P99, LATENCY_P50, LATENCY_P99, LOG, PRIMARY_CPU, ROUND_TRIP, STEAL, THROUGHPUT, log_kind,
 };
 use crate::outage::{ALL, DETECTION, FIRST_REPLY, GO_LIVE};
-use crate::record::Record;
+use crate::record::{Error, Record};
 use crate::sample::{Axis, GROWTH};
 use crate::settings::is_emulated;
 use crate::statistics::{Summary, figure};
