@@ -309,6 +309,7 @@ fn files_import_each_other_in_no_circle() {
         "guest-images",
         "tests",
         "tests/benchmark",
+        "xtask",
     ] {
         assert_eq!(Crate::read(folder).circle(), None, "{folder}");
     }

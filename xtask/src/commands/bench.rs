@@ -9,7 +9,8 @@ use anyhow::{Context as _, Result, ensure};
 use benchmark::{Axis, Configuration, GuestKind, Options, Record, Sample, Workload, report, run};
 use clap::Args;
 
-use super::setup::{self, Disk};
+use super::images::Disk;
+use super::setup;
 use crate::live_line::LiveLine;
 use crate::steps::Steps;
 

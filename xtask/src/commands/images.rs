@@ -7,7 +7,6 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use guest_images::{GuestImages, Image, Lock, PackageStore, debian};
 
-use super::setup::Disk;
 use crate::steps::Steps;
 use testbed::Layout;
 
@@ -102,6 +101,15 @@ fn pin(lock: &Lock, layout: &Layout) -> Result<()> {
         }
     }
     fs::write(&path, lock.to_string()).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Whether the guest's disk image is needed, which takes minutes when it is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Disk {
+    /// It is.
+    Made,
+    /// It is not.
+    LeftOut,
 }
 
 /// Makes all of them, without a word.

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use testbed::{HostKind, Layout, PROGRAMS_VARIABLE, prepare_hosts};
 
-use super::images;
+use super::images::{self, Disk};
 use crate::packages;
 use crate::steps::Steps;
 
@@ -62,15 +62,6 @@ fn programs_are_ours() -> bool {
 /// Makes everything that the demo needs. Quick when it is there.
 pub(crate) fn prepare(steps: &mut Steps) -> Result<()> {
     prepare_for(steps, Disk::Made)
-}
-
-/// Whether the guest's disk image is needed, which takes minutes when it is not there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Disk {
-    /// It is.
-    Made,
-    /// It is not.
-    LeftOut,
 }
 
 /// As [`prepare`], with or without the guest's disk image.
