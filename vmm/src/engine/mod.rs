@@ -28,10 +28,12 @@ pub mod tally;
 #[cfg(test)]
 mod tests;
 
-use logging_channel::entry::{ExecutionPoint, Landmark, Lsn, ShutdownReason};
+use logging_channel::entry::{ExecutionPoint, Landmark, ShutdownReason};
 
 pub use self::moment::Moment;
-pub use self::source::{Difference, Divergence, EventSource, Interruption, StateDifference, Step};
+pub use self::source::{
+    Difference, Divergence, EventSource, Interruption, OutputGate, Role, StateDifference, Step,
+};
 use self::tally::{ExitKind, ExitTally};
 use crate::cpu::{CpuError, Exit, GuestCpu, PortAccess};
 use crate::devices::virtio::net::frame::Offloads;
@@ -41,21 +43,6 @@ use crate::traps::{Trapped, TscTrap};
 /// Inputs that are delivered at one exit at most: about as many as wait for a guest at a time. Others
 /// wait for the next exit, so that the guest gets on however fast they come.
 const MOST_INPUTS: usize = 256;
-
-/// Where outputs go.
-pub trait OutputGate {
-    /// Takes an output. `lsn` is its log entry, if it has one: a request to the disk that changes
-    /// nothing there has none, and neither has one that is issued again.
-    fn submit(&mut self, output: Output, lsn: Option<Lsn>);
-}
-
-/// A source and a gate that belong together.
-pub struct Role {
-    /// Where inputs come from.
-    pub source: Box<dyn EventSource>,
-    /// Where outputs go.
-    pub gate: Box<dyn OutputGate>,
-}
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,12 +1,12 @@
-//! Where a guest's inputs come from.
+//! Where a guest's inputs come from, and where its outputs go.
 
 use std::fmt;
 
 use logging_channel::entry::{ExecutionPoint, Lsn, OutputMarker, Payload, ShutdownReason};
 
-use super::{Moment, Role};
+use super::Moment;
 use crate::cpu::CpuError;
-use crate::devices::{Appetite, ClockNeed, Input};
+use crate::devices::{Appetite, ClockNeed, Input, Output};
 
 /// Answers to the engine's questions, live or from the log.
 ///
@@ -92,6 +92,21 @@ pub trait EventSource {
     /// # Errors
     /// [`Interruption`].
     fn ended(&mut self, at: &mut Moment<'_>, reason: ShutdownReason) -> Step<()>;
+}
+
+/// Where outputs go.
+pub trait OutputGate {
+    /// Takes an output. `lsn` is its log entry, if it has one: a request to the disk that changes
+    /// nothing there has none, and neither has one that is issued again.
+    fn submit(&mut self, output: Output, lsn: Option<Lsn>);
+}
+
+/// A source and a gate that belong together.
+pub struct Role {
+    /// Where inputs come from.
+    pub source: Box<dyn EventSource>,
+    /// Where outputs go.
+    pub gate: Box<dyn OutputGate>,
 }
 
 /// An answer, or why there is none.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use logging_channel::entry::OutputMarker;
+use logging_channel::entry::{Lsn, OutputMarker};
 use vm_memory::GuestAddress;
 
 use super::*;
