@@ -3,7 +3,8 @@
 //!
 //! An import is a `use` declaration, or a path that begins with `crate`, `super`, `self` or a
 //! child's name, outside of `#[cfg(test)]`. One through a re-export is an import from the file that
-//! has the item; the re-export of a descendant by its parent is none.
+//! has the item; the re-export of a descendant by its parent is none, unless the parent has a use for
+//! the item itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -22,6 +23,8 @@ struct Module {
     /// What names from `use` declarations stand for.
     names: BTreeMap<String, ModulePath>,
     imports: Vec<ModulePath>,
+    /// What its paths begin with.
+    mentioned: BTreeSet<String>,
 }
 
 /// The files of a crate, by the modules that they are.
@@ -61,7 +64,10 @@ impl Crate {
     /// The modules that each module imports from.
     fn imports(&self) -> BTreeMap<ModulePath, BTreeSet<ModulePath>> {
         let modules = self.0.iter().map(|(path, module)| {
-            let imported = module.imports.iter().map(|import| self.module_of(import));
+            let mentioned = module.mentioned.iter();
+            let through_names = mentioned.filter_map(|name| module.names.get(name));
+            let imported = module.imports.iter().chain(through_names);
+            let imported = imported.map(|import| self.module_of(import));
             let others = imported.filter(|imported| imported != path);
             (path.clone(), others.collect())
         });
@@ -244,6 +250,7 @@ impl Visit<'_> for Reader {
             .iter()
             .map(|segment| segment.ident.to_string());
         let segments: Vec<String> = segments.collect();
+        self.module.mentioned.insert(segments[0].clone());
         if segments.len() > 1
             && let Some(path) = self.absolute(&segments)
         {
