@@ -68,14 +68,14 @@ pub struct Plan {
 
 /// How far a plan is carried out.
 #[derive(Debug)]
-struct Progress {
+struct PlanProgress {
     next: Arc<AtomicBool>,
     to_come: VecDeque<Target>,
     /// What is being broken, and when a bit of it is flipped.
     under_way: Option<(Target, Instant)>,
 }
 
-impl Progress {
+impl PlanProgress {
     fn new(plan: Plan) -> Self {
         Self {
             next: plan.next,
@@ -111,13 +111,13 @@ impl Progress {
 
 /// Carries out a plan, in the log and in the guest that follows it.
 #[derive(Debug, Clone)]
-pub struct Saboteur(Rc<RefCell<Progress>>);
+pub struct Saboteur(Rc<RefCell<PlanProgress>>);
 
 impl Saboteur {
     /// One that has not begun.
     #[must_use]
     pub fn new(plan: Plan) -> Self {
-        Self(Rc::new(RefCell::new(Progress::new(plan))))
+        Self(Rc::new(RefCell::new(PlanProgress::new(plan))))
     }
 
     /// `log`, with entries that are broken.
