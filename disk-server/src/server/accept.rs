@@ -30,7 +30,7 @@ pub(super) trait Service: fmt::Debug + Sync {
     /// The server ends: sessions begin nothing new. What is under way is finished.
     fn end(&self);
 
-    /// Turns a client away for which there is no place. Must not block.
+    /// Turns a client away for which there is no room. Must not block.
     fn turn_away(&self, stream: &TcpStream);
 }
 
@@ -102,7 +102,7 @@ impl Listener {
             return;
         }
         let stream = Arc::new(stream);
-        let Some(place) = self.connections.register(&stream, self.max_connections) else {
+        let Some(registration) = self.connections.register(&stream, self.max_connections) else {
             if let Some(left_out) = self.turned_away.let_through() {
                 log::warn!(
                     "{}: there are {} connections: turned one away{left_out}",
@@ -117,9 +117,9 @@ impl Listener {
             .name(service.thread_name().to_owned())
             .spawn_scoped(scope, move || {
                 service.serve(stream);
-                // Named, so that the closure owns the whole place and not a field of it: a place
-                // that was given back at once let any number of clients in.
-                drop(place);
+                // Named, so that the closure owns the whole registration and not a field of it: one
+                // that was dropped at once let any number of clients in.
+                drop(registration);
             });
         if let Err(error) = spawned {
             dropped(&error);

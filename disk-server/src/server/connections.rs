@@ -23,7 +23,7 @@ struct Open {
 
 impl Connections {
     /// Takes a connection in; `None` when there are `max` already.
-    pub(super) fn register(&self, stream: &Arc<TcpStream>, max: usize) -> Option<Place<'_>> {
+    pub(super) fn register(&self, stream: &Arc<TcpStream>, max: usize) -> Option<Registration<'_>> {
         let mut open = self.open.lock();
         if open.streams.len() >= max {
             return None;
@@ -31,7 +31,7 @@ impl Connections {
         let id = open.next;
         open.next += 1;
         open.streams.insert(id, Arc::clone(stream));
-        Some(Place {
+        Some(Registration {
             connections: self,
             id,
         })
@@ -58,14 +58,14 @@ impl Open {
     }
 }
 
-/// A connection's place among the open ones, given back when its session ends.
+/// A connection among the open ones, until its session ends.
 #[derive(Debug)]
-pub(super) struct Place<'a> {
+pub(super) struct Registration<'a> {
     connections: &'a Connections,
     id: u64,
 }
 
-impl Drop for Place<'_> {
+impl Drop for Registration<'_> {
     fn drop(&mut self) {
         self.connections.open.lock().streams.remove(&self.id);
         self.connections.left.notify_all();
