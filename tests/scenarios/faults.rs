@@ -21,7 +21,7 @@ use testbed::pair::{DiskServer, Export, Guest, PATIENCE, Side, Told, one_goes_on
 use testbed::workload::Client;
 use testbed::{Exit, GUEST, Host, Result, Testbed, wait_until};
 
-use self::kinds::{FAULTS, Fault, LARGE_LOST, Place, TCP_CUT};
+use self::kinds::{FAULTS, Fault, FaultSite, LARGE_LOST, TCP_CUT};
 
 const LIMIT: Duration = Duration::from_secs(180);
 /// How long a fault lasts where it is measured.
@@ -153,8 +153,8 @@ impl Stage {
         })
     }
 
-    fn place(&self) -> Place<'_> {
-        Place {
+    fn site(&self) -> FaultSite<'_> {
+        FaultSite {
             fabric: self.testbed.fabric(),
             primary: &self.a,
             backup: &self.b,
@@ -209,21 +209,21 @@ impl Stage {
             let told = side.told();
             assert!(!told.has("peer-lost"), "without a fault: {told:?}");
         }
-        let place = self.place();
+        let site = self.site();
         let struck = Instant::now();
         let healed = if fault.pulses {
-            fault.strike_again_and_again(&place)?;
+            fault.strike_again_and_again(&site)?;
             user.goes_on("replies in spite of the fault")?;
             Instant::now()
         } else {
-            fault.strike(&place)?;
+            fault.strike(&site)?;
             wait_until("the end of the fault", LIMIT, || {
                 let alone = [&mut primary, &mut backup].map(|side| side.told().has("live"));
                 Ok(struck.elapsed() >= window && (!must || alone.contains(&true)))
             })?;
             user.goes_on("replies in spite of the fault")?;
             let healed = Instant::now();
-            fault.heal(&place)?;
+            fault.heal(&site)?;
             healed
         };
 
@@ -359,7 +359,7 @@ fn measure(faults: &[Fault]) -> Result<()> {
             Err(error) => {
                 failed += 1;
                 eprintln!("{}: {error}", fault.name);
-                let _ = fault.heal(&stage.place());
+                let _ = fault.heal(&stage.site());
             }
         }
     }

@@ -211,13 +211,13 @@ pub(super) const FAULTS: [Fault; 32] = [
 ];
 
 /// Where faults strike.
-pub(super) struct Place<'a> {
+pub(super) struct FaultSite<'a> {
     pub(super) fabric: &'a Fabric,
     pub(super) primary: &'a Host,
     pub(super) backup: &'a Host,
 }
 
-impl Place<'_> {
+impl FaultSite<'_> {
     fn host(&self, end: End) -> &Host {
         match end {
             End::Primary => self.primary,
@@ -227,32 +227,32 @@ impl Place<'_> {
 }
 
 impl Fault {
-    pub(super) fn strike(&self, place: &Place<'_>) -> Result<()> {
+    pub(super) fn strike(&self, site: &FaultSite<'_>) -> Result<()> {
         self.disturbances
             .iter()
             .try_for_each(|&(way, network, traffic, how)| match way {
-                Way::From(end) => place.host(end).disturb(network, traffic, how),
-                Way::To(end) => place.host(end).deafen_to_disk_server(),
-                Way::DiskServer => place.fabric.cut_disk_server(),
+                Way::From(end) => site.host(end).disturb(network, traffic, how),
+                Way::To(end) => site.host(end).deafen_to_disk_server(),
+                Way::DiskServer => site.fabric.cut_disk_server(),
             })
     }
 
-    pub(super) fn heal(&self, place: &Place<'_>) -> Result<()> {
+    pub(super) fn heal(&self, site: &FaultSite<'_>) -> Result<()> {
         self.disturbances
             .iter()
             .try_for_each(|&(way, network, ..)| match way {
-                Way::From(end) => place.host(end).undisturb(network),
-                Way::To(end) => place.host(end).hear_disk_server(),
-                Way::DiskServer => place.fabric.heal_disk_server(),
+                Way::From(end) => site.host(end).undisturb(network),
+                Way::To(end) => site.host(end).hear_disk_server(),
+                Way::DiskServer => site.fabric.heal_disk_server(),
             })
     }
 
     /// Strikes for as long as its pulses last, one after the other.
-    pub(super) fn strike_again_and_again(&self, place: &Place<'_>) -> Result<()> {
+    pub(super) fn strike_again_and_again(&self, site: &FaultSite<'_>) -> Result<()> {
         for pulse in PULSES.map(Duration::from_millis) {
-            self.strike(place)?;
+            self.strike(site)?;
             pass("a pulse", pulse)?;
-            self.heal(place)?;
+            self.heal(site)?;
             pass("a pause", PAUSE)?;
         }
         Ok(())
