@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::disk::Fsck;
 use super::report::{Judgement, KillMoment, Run, ServerRestart, millis};
-use crate::pair::Stats;
+use crate::pair::ReportedStats;
 use crate::ping::PingRecord;
 use crate::workload::{ClientRecord, LoadRecord};
 
@@ -26,7 +26,7 @@ pub(super) struct Observations {
     /// When the client had a reply of the other host.
     pub(super) resumed: Option<Instant>,
     /// The newest figures before the kill.
-    pub(super) stats: Option<Stats>,
+    pub(super) stats: Option<ReportedStats>,
     /// The pings all the time.
     pub(super) pings: PingRecord,
     /// What was seen of the load, if there is one.

@@ -10,7 +10,7 @@ use super::progress::{Meter, State, Status};
 use super::{Fault, LIMIT, Options};
 use crate::error::Error;
 use crate::host::Host;
-use crate::pair::{DiskServer, Side, Stats};
+use crate::pair::{DiskServer, ReportedStats, Side};
 use crate::protocol::Exit;
 use crate::testbed::Testbed;
 use crate::workload::{Client, LoadWatcher, Workload};
@@ -304,7 +304,7 @@ impl Scene<'_> {
     }
 
     /// The newest figures: the primary's, or the backup's if it has told none.
-    fn stats(&mut self) -> Option<Stats> {
+    fn stats(&mut self) -> Option<ReportedStats> {
         let backup = self.backup.told().stats;
         let primary = self.primary.as_mut().and_then(|side| side.told().stats);
         let seconds = [primary, backup]
@@ -312,7 +312,7 @@ impl Scene<'_> {
             .flatten()
             .map(|stats| stats.guest_seconds)
             .fold(0.0, f64::max);
-        primary.or(backup).map(|stats| Stats {
+        primary.or(backup).map(|stats| ReportedStats {
             guest_seconds: seconds,
             ..stats
         })

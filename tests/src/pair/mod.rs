@@ -25,7 +25,7 @@ mod side;
 
 pub use self::disk_server::{DiskServer, Export};
 pub use self::guest::{Guest, PATIENCE, log_address};
-pub use self::side::{Outcome, Side, Stats, Told, one_goes_on};
+pub use self::side::{Outcome, ReportedStats, Side, Told, one_goes_on};
 use crate::Output;
 use crate::error::Result;
 use crate::host::Host;

@@ -24,7 +24,7 @@ const LAST_WORDS: usize = 12;
 /// Figures that `ftvm` reports several times a second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
-pub struct Stats {
+pub struct ReportedStats {
     /// Seconds since the guest began to run on the host.
     pub guest_seconds: f64,
     /// Log entries so far.
@@ -77,7 +77,7 @@ pub struct Told {
     /// When each of the events arrived.
     arrivals: Vec<Instant>,
     /// Its newest figures.
-    pub stats: Option<Stats>,
+    pub stats: Option<ReportedStats>,
     /// All its figures as they came, once somebody wants them.
     kept: Option<Vec<(Instant, Value)>>,
     /// Lines on its standard output that are no events: the guest's console, with `--console`.
@@ -95,7 +95,7 @@ impl Told {
         }
         match serde_json::from_str(&line.text) {
             Ok(event @ Value::Object(_)) if event["event"] == "stats" => {
-                self.stats = Stats::deserialize(&event).ok().or(self.stats);
+                self.stats = ReportedStats::deserialize(&event).ok().or(self.stats);
                 if let Some(kept) = &mut self.kept {
                     kept.push((line.at, event));
                 }

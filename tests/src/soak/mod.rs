@@ -14,7 +14,7 @@ pub use self::report::{Distribution, Report, Sample};
 use crate::Signal;
 use crate::error::Result;
 use crate::host::Host;
-use crate::pair::{DiskServer, Guest, Side, Stats};
+use crate::pair::{DiskServer, Guest, ReportedStats, Side};
 use crate::ping::Pinger;
 use crate::protocol::Exit;
 use crate::testbed::Testbed;
@@ -52,7 +52,7 @@ struct Observations {
     samples: Vec<Sample>,
     troubles: Vec<String>,
     /// Digests and the like, at the end: of the primary and of the backup.
-    stats: [Option<Stats>; 2],
+    stats: [Option<ReportedStats>; 2],
     differences: usize,
     acked: u64,
     load_results: usize,

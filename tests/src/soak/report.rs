@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::memory::{Memory, Trend};
 use super::{MAX_LAG, Observations};
 use crate::failover::Judgement;
-use crate::pair::Stats;
+use crate::pair::ReportedStats;
 
 /// How things were at one moment.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -20,9 +20,9 @@ pub struct Sample {
     /// Results of the load so far.
     pub load_results: usize,
     /// The primary's figures.
-    pub primary: Option<Stats>,
+    pub primary: Option<ReportedStats>,
     /// The backup's figures.
-    pub backup: Option<Stats>,
+    pub backup: Option<ReportedStats>,
     /// Memory of the primary's and of the backup's `ftvm`.
     pub memory: [Memory; 2],
 }
@@ -239,10 +239,10 @@ mod tests {
 
     /// Two minutes of samples with this lag and this growth of the backup.
     fn seen(lag_ms: f64, kib_per_sample: u64) -> Observations {
-        let stats = Stats {
+        let stats = ReportedStats {
             lag_ms,
             digests: 100,
-            ..Stats::default()
+            ..ReportedStats::default()
         };
         let samples = (0..24)
             .map(|number| Sample {
