@@ -167,13 +167,6 @@ impl<P: Steppable, C: EventCounter> Search<'_, P, C> {
             other => other,
         }
     }
-
-    fn settle(&mut self) -> Result<Settled<Exit>, CpuError> {
-        if let Ran::Exit(exit) = self.unless_window(Ran::Stopped) {
-            return Ok(Settled::Exit(exit));
-        }
-        settle(self, SETTLE_STEPS)
-    }
 }
 
 impl<P: Steppable, C: EventCounter> Seekable for Search<'_, P, C> {
@@ -240,7 +233,11 @@ impl<P: Steppable, C: EventCounter> GuestCpu for CountingCpu<P, C> {
         if self.counting.is_none() || !self.cpu.at_rest()? {
             return Ok(Counted::Unnamed);
         }
-        Ok(match self.search(|search| search.settle()) {
+        let stopped = self.search(|search| match search.unless_window(Ran::Stopped) {
+            Ran::Exit(exit) => Ok(Settled::Exit(exit)),
+            Ran::Stopped => settle(search, SETTLE_STEPS),
+        });
+        Ok(match stopped {
             Some(Ok(Settled::At(stop))) => Counted::At(stop),
             Some(Ok(Settled::Exit(exit))) => {
                 self.pending = Some(exit);

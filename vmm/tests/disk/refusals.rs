@@ -51,6 +51,6 @@ fn who_is_refused_as_the_writer_is_told_so() {
     let opening = notices.recv_timeout(PATIENCE).unwrap();
     assert!(opening.reason.contains("epoch over"), "{opening:?}");
     log.set(Reached::Alone { epoch: Some(2) });
-    guest.settle();
+    guest.complete_all();
     assert!(server.state().cached == guest.model);
 }

@@ -154,7 +154,7 @@ fn a_change_waits_for_its_commit_and_a_read_does_not() {
     let done = |command| server.state().done.iter().any(|d| d.0 == command);
     assert!(!done(Command::Write));
     log.up_to(5, 0);
-    guest.settle();
+    guest.complete_all();
     assert!(done(Command::Write));
 }
 
@@ -176,7 +176,7 @@ fn a_change_of_what_was_read_waits_until_the_backup_has_read_it() {
     assert_eq!(guest.complete(), (elsewhere, Ok(())));
     assert_eq!(server.state().cached[BLOCK as usize], 0);
     log.up_to(8, 7);
-    guest.settle();
+    guest.complete_all();
 
     // Without a backup nobody is waited for.
     let second = guest.submit(read(5), None);
@@ -184,7 +184,7 @@ fn a_change_of_what_was_read_waits_until_the_backup_has_read_it() {
     guest.submit(write(5, 1), Some(10));
     server.begin_epoch(2);
     log.set(Reached::Alone { epoch: Some(2) });
-    guest.settle();
+    guest.complete_all();
     assert!(server.state().cached == guest.model);
 }
 
@@ -246,7 +246,7 @@ fn after_the_time_limit_the_guest_gets_an_error_and_the_disk_goes_on_later() {
     // Its time has not begun: it waits for the backup, not for the disk.
     assert!(guest.open.contains_key(&waits));
     log.up_to(100, 0);
-    guest.settle();
+    guest.complete_all();
 }
 
 #[test]
@@ -276,7 +276,7 @@ fn a_disk_of_another_size_is_not_written() {
     until("some attempts", || server.state().opened.len() > opened + 2);
     assert_eq!(server.state().done.len(), 1);
     server.state().cached.resize(SIZE, 0);
-    guest.settle();
+    guest.complete_all();
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn a_disk_of_another_server_is_not_written() {
     until("some attempts", || server.state().opened.len() > opened + 2);
     assert_eq!(server.state().done.len(), 1);
     server.state().number = 1;
-    guest.settle();
+    guest.complete_all();
 }
 
 #[test]
@@ -307,5 +307,5 @@ fn a_read_that_the_backup_need_not_do_holds_nothing_up() {
     assert_eq!(guest.complete(), (first, Ok(())));
     guest.submit(write(1, 1), None);
     guest.service.completed(first, None);
-    guest.settle();
+    guest.complete_all();
 }

@@ -192,7 +192,7 @@ impl Guest {
     }
 
     /// Completes everything, without an error.
-    pub(crate) fn settle(&mut self) {
+    pub(crate) fn complete_all(&mut self) {
         while !self.open.is_empty() {
             let (id, result) = self.complete();
             assert_eq!(result, Ok(()), "request {id}");
@@ -202,7 +202,7 @@ impl Guest {
     /// A request that completes before this returns.
     pub(crate) fn now(&mut self, op: DiskOp) {
         self.submit(op, None);
-        self.settle();
+        self.complete_all();
     }
 }
 
