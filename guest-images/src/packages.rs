@@ -9,7 +9,9 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
+
+use parking_lot::Mutex;
 
 use crate::command::run;
 use crate::error::PackageError;
@@ -84,8 +86,7 @@ impl PackageStore {
     /// The packages that a renewing store was asked for so far.
     #[must_use]
     pub fn taken(&self) -> Option<Lock> {
-        let taken = self.renewal.as_ref()?.taken.lock();
-        Some(taken.unwrap_or_else(PoisonError::into_inner).clone())
+        Some(self.renewal.as_ref()?.taken.lock().clone())
     }
 
     /// The package of Debian 12 called `name`, downloaded and unpacked.
@@ -257,7 +258,7 @@ impl Renewal {
     }
 
     fn take<'a>(&self, purpose: Use, pins: impl IntoIterator<Item = &'a Pin>) {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.taken.lock();
         for pin in pins {
             taken.pins.insert((purpose, pin.name.clone()), pin.clone());
         }
