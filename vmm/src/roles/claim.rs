@@ -41,7 +41,7 @@ pub enum ClaimFailure {
     #[error(transparent)]
     Name(#[from] NameError),
     /// No random number for this host's claims.
-    #[error("cannot read /dev/urandom")]
+    #[error("the system has no random number for this host's claims")]
     Nonce(#[source] std::io::Error),
     /// The disk server does not say which one it is.
     #[error(
