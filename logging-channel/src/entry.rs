@@ -306,12 +306,35 @@ impl Registers {
     }
 }
 
-/// The hash of a page of memory in [`Payload::MemoryHashes`]. Every step is a bijection of the state,
-/// so a page in which one word differs never hashes the same.
+/// The hash of a page of memory in [`Payload::MemoryHashes`]: [`hash_words`] of what it holds.
 #[must_use]
 pub fn page_hash(page: &[u8]) -> u64 {
     let (words, _) = page.as_chunks::<8>();
-    words.iter().fold(0x6674_766d, |hash: u64, word| {
-        (hash.rotate_left(5) ^ u64::from_le_bytes(*word)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    hash_words(words.iter().map(|word| u64::from_le_bytes(*word)))
+}
+
+/// A hash of words. Every step is a bijection of the state, so sequences in which one word differs
+/// never hash the same.
+pub fn hash_words(words: impl Iterator<Item = u64>) -> u64 {
+    // The odd multiplier is the 64-bit golden ratio, as in Fibonacci hashing.
+    words.fold(0x6674_766d, |hash: u64, word| {
+        (hash.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::page_hash;
+
+    #[test]
+    fn every_bit_of_a_page_counts() {
+        let mut page = [0; 4096];
+        let empty = page_hash(&page);
+        for bit in (0..page.len() * 8).step_by(1013) {
+            page[bit / 8] = 1 << (bit % 8);
+            assert_ne!(page_hash(&page), empty);
+            page[bit / 8] = 0;
+        }
+        assert_eq!(page_hash(&page), empty);
+    }
 }

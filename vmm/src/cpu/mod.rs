@@ -9,6 +9,7 @@ mod error;
 mod exit;
 mod state;
 
+use logging_channel::entry::hash_words;
 pub use logging_channel::entry::{CountedStop, Registers};
 
 pub use self::error::{CpuError, SeekError};
@@ -152,18 +153,18 @@ pub trait GuestCpu: CpuState {
     }
 }
 
-/// Folds register values into 32 bits. Every step is a bijection of the running hash, so one
-/// changed value always changes the 64-bit state; the fold at the end keeps the chance of a
-/// false match at 2^-32. It must be cheap: it is taken for most log entries.
+/// The [hash](hash_words) of register values in 32 bits: see [`fold`]. It must be cheap: it is taken
+/// for most log entries.
 pub(crate) fn digest(values: &[u64]) -> u32 {
-    fold(values.iter().copied())
+    digest_of(values.iter().copied())
 }
 
 /// [`digest`] of any sequence.
-pub(crate) fn fold(values: impl Iterator<Item = u64>) -> u32 {
-    // The odd multiplier is the 64-bit golden ratio, as in Fibonacci hashing.
-    let hash = values.fold(0x6674_766d, |hash: u64, value| {
-        (hash.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-    });
+pub(crate) fn digest_of(values: impl Iterator<Item = u64>) -> u32 {
+    fold(hash_words(values))
+}
+
+/// Folds a hash into 32 bits, which keeps the chance of a false match at 2^-32.
+pub(crate) fn fold(hash: u64) -> u32 {
     (hash >> 32) as u32 ^ hash as u32
 }

@@ -64,5 +64,5 @@ pub(super) fn to_kvm(registers: &Registers) -> kvm_regs {
 
 /// [`cpu::digest`] of all of them.
 pub(super) fn digest(r: &kvm_regs) -> u32 {
-    cpu::fold(gpr(r).into_iter().chain([r.rip, r.rflags]))
+    cpu::digest_of(gpr(r).into_iter().chain([r.rip, r.rflags]))
 }

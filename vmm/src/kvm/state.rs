@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::msrs;
 use super::vcpu::{KvmCpu, Returned};
-use crate::cpu::{CpuError, CpuState, Exit, digest, fold};
+use crate::cpu::{CpuError, CpuState, Exit, digest, digest_of};
 use crate::ram::PageSet;
 
 /// The XSAVE area's header begins with XSTATE_BV, which says what is not in its initial
@@ -211,16 +211,16 @@ impl CpuState for KvmCpu {
         ];
         let debug = &state.debug;
         Ok(vec![
-            ("segments", fold(segments.chain(tables))),
+            ("segments", digest_of(segments.chain(tables))),
             ("control registers", digest(&control)),
-            ("FPU", fold(fpu_contents(&state.xsave))),
+            ("FPU", digest_of(fpu_contents(&state.xsave))),
             (
                 "model specific registers",
-                fold(state.msrs.iter().map(|&(_, value)| value)),
+                digest_of(state.msrs.iter().map(|&(_, value)| value)),
             ),
             (
                 "debug registers",
-                fold(debug.db.iter().copied().chain([debug.dr6, debug.dr7])),
+                digest_of(debug.db.iter().copied().chain([debug.dr6, debug.dr7])),
             ),
         ])
     }
@@ -248,9 +248,9 @@ mod tests {
             let mut xsave = kvm_xsave::default();
             let word = &mut xsave.region[at / 4];
             *word |= 1 << (at % 4 * 8);
-            fold(fpu_contents(&xsave))
+            digest_of(fpu_contents(&xsave))
         };
-        let none = fold(fpu_contents(&kvm_xsave::default()));
+        let none = digest_of(fpu_contents(&kvm_xsave::default()));
         // FOP, FIP, FDP (FXSAVE's layout)
         for at in (6..24).chain([512]) {
             assert_eq!(digest(at), none, "byte {at}");

@@ -16,7 +16,7 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 use vm_memory::bitmap::{AtomicBitmap, NewBitmap};
 use vm_memory::mmap::MmapRegionBuilder;
 use vm_memory::{
-    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
 };
 
 pub use self::pages::PageSet;
@@ -95,6 +95,24 @@ fn left(meminfo: &str) -> Option<u64> {
     Some(bytes("MemAvailable:")? + bytes("SwapFree:")?)
 }
 
+/// Number of pages of guest memory.
+#[must_use]
+pub fn page_count(memory: &GuestRam) -> u64 {
+    (memory.last_addr().0 + 1) / PAGE as u64
+}
+
+/// What page `number` holds.
+///
+/// # Panics
+/// If guest memory has no such page.
+pub(crate) fn page(memory: &GuestRam, number: u64) -> [u8; PAGE] {
+    let mut page = [0; PAGE];
+    memory
+        .read_slice(&mut page, GuestAddress(number * PAGE as u64))
+        .expect("the page lies in guest memory");
+    page
+}
+
 /// Numbers of the pages that the VMM wrote since the last call, in ascending order.
 #[must_use]
 pub fn take_written(memory: &GuestRam) -> Vec<u64> {
@@ -114,7 +132,7 @@ pub fn take_written(memory: &GuestRam) -> Vec<u64> {
 mod tests {
     use std::io::Cursor;
 
-    use vm_memory::{Address, Bytes};
+    use vm_memory::Address;
 
     use super::*;
 

@@ -2,8 +2,7 @@
 
 use vm_memory::{Bytes, GuestAddress};
 
-use super::memory_digest::pages;
-use crate::ram::{GuestRam, PAGE, PageSet};
+use crate::ram::{GuestRam, PAGE, PageSet, page_count};
 
 // An entry of a page table (AMD APM volume 2, section 5.3).
 const PRESENT: u64 = 1 << 0;
@@ -34,7 +33,7 @@ impl AddressSpace {
     /// The one whose page tables, of four levels, begin where CR3 says. What lies outside of memory is
     /// left out.
     pub(super) fn of(memory: &GuestRam, cr3: u64) -> Self {
-        let count = pages(memory);
+        let count = page_count(memory);
         let mut space = Self {
             tables: PageSet::empty(count),
             program: PageSet::empty(count),

@@ -11,7 +11,6 @@ mod keeper;
 mod live;
 mod log_sink;
 mod log_source;
-mod memory_digest;
 mod overdue;
 mod pace;
 mod place;

@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use logging_channel::codec::MAX_FRAME;
 use logging_channel::entry::{
-    DiskOutcome, Entry, ExecutionPoint, Lsn, OutputMarker, Payload, ShutdownReason,
+    DiskOutcome, Entry, ExecutionPoint, Lsn, OutputMarker, Payload, ShutdownReason, page_hash,
 };
 
+use super::Watchdog;
 use super::keeper::StateKeeper;
 use super::live::{LiveInputs, OutsideWorld};
 use super::log_sink::LogSink;
-use super::{Watchdog, memory_digest};
 use crate::cpu::Counted;
 use crate::devices::{Appetite, ClockNeed, Input};
 use crate::disk::{DiskCompletion, DiskError, ReadWatch};
 use crate::engine::{EventSource, Moment, Step};
-use crate::ram::GuestRam;
+use crate::ram::{self, GuestRam};
 
 /// Guest time after which a progress mark is logged when nothing else was, so that a replay is
 /// never far behind in work, even if it is not behind in entries.
@@ -118,10 +118,10 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
     }
 
     fn append_memory_hashes(&mut self, point: ExecutionPoint) -> Step<()> {
-        let pages = memory_digest::pages(&self.memory);
+        let pages = ram::page_count(&self.memory);
         for first_page in (0..pages).step_by(HASHES_PER_ENTRY as usize) {
             let hashes = (first_page..pages.min(first_page + HASHES_PER_ENTRY))
-                .map(|page| memory_digest::page_hash(&self.memory, page))
+                .map(|page| page_hash(&ram::page(&self.memory, page)))
                 .collect();
             self.log.append(Entry {
                 point,

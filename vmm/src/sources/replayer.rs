@@ -5,13 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use logging_channel::entry::{
-    ExecutionPoint, Lsn, OutputMarker, Payload, ShutdownReason, StatePart,
+    ExecutionPoint, Lsn, OutputMarker, Payload, ShutdownReason, StatePart, page_hash,
 };
 
 use super::completion::Completions;
 use super::follower::{StateFollower, different_registers};
 use super::log_source::{Head, LogSource, ReplayCounters};
-use super::memory_digest;
 use super::overdue::Overdue;
 use super::place::{EntryPlace, diverged, input_of, place};
 use super::watchdog::Watchdog;
@@ -20,7 +19,7 @@ use crate::devices::{Appetite, ClockNeed, Input};
 use crate::disk::SharedDisk;
 use crate::engine::source::describe;
 use crate::engine::{Difference, Divergence, EventSource, Interruption, Moment, Step};
-use crate::ram::{GuestRam, PAGE};
+use crate::ram::{self, GuestRam, PAGE};
 
 /// Replays a log.
 pub struct Replayer<S> {
@@ -329,8 +328,8 @@ impl<S: LogSource> Replayer<S> {
             for (n, logged) in (0..).zip(hashes) {
                 let page = first_page.saturating_add(n);
                 count(&self.counters.pages);
-                if page >= memory_digest::pages(&self.memory)
-                    || memory_digest::page_hash(&self.memory, page) != *logged
+                if page >= ram::page_count(&self.memory)
+                    || page_hash(&ram::page(&self.memory, page)) != *logged
                 {
                     different += 1;
                     first_difference.get_or_insert((lsn, page.saturating_mul(PAGE as u64)));

@@ -4,19 +4,11 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use logging_channel::codec::MAX_PAGE_DIGESTS;
-use logging_channel::entry::{PageDigest, PartDigests, StateDigest};
+use logging_channel::entry::{PageDigest, PartDigests, StateDigest, page_hash};
 
 use super::{AT_A_TIME, Baseline};
+use crate::cpu::fold;
 use crate::engine::{Moment, Step};
-use crate::ram::PAGE;
-
-/// Digest of a page. Every step is a bijection of the 64-bit state, so pages that differ in one
-/// word differ before the fold to 32 bits.
-#[must_use]
-pub fn page_digest(content: &[u8; PAGE]) -> u32 {
-    let words = content.as_chunks::<8>().0;
-    crate::cpu::fold(words.iter().map(|word| u64::from_le_bytes(*word)))
-}
 
 /// The pages of `range` that changed since the last synchronisation point, as far as one entry of the
 /// log holds them and `time` allows, and the pages that were looked at for that. This is their next
@@ -52,7 +44,7 @@ pub fn digest(
             None => unchanged.insert(page),
             Some(content) => digest.pages.push(PageDigest {
                 page,
-                digest: page_digest(&content),
+                digest: fold(page_hash(&content)),
             }),
         }
         looked_at += 1;

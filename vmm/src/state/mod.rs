@@ -34,7 +34,7 @@ mod shadow;
 
 pub use baseline::{Baseline, NoRoom};
 pub use capture::Capture;
-pub use digest::{digest, page_digest};
+pub use digest::digest;
 pub(crate) use digest::{digest_rest, part_digests};
 pub use incoming::{Incoming, StateError};
 
