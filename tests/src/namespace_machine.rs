@@ -27,15 +27,14 @@ const TOOLS: &str = "/tmp/.tools";
 /// machine's `/tmp` stays where it is. Of this machine's programs an emulated host has `ip` and `tc`.
 const INIT: &str = r#"
     set -e
-    exec 3< "$3"
-    mount -t tmpfs tmpfs /tmp
+    mount -t tmpfs tmpfs /mnt
     case "$3" in
     /tmp/*)
-        mkdir -p "$3"
-        "$1" mount -o bind /proc/self/fd/3 "$3"
+        mkdir -p "/mnt/${3#/tmp/}"
+        mount --bind "$3" "/mnt/${3#/tmp/}"
         ;;
     esac
-    exec 3<&-
+    mount --move /mnt /tmp
     mkdir "$0"
     "$1" --install -s "$0"
     rm "$0/ip" "$0/tc"
