@@ -7,6 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::sys::prctl;
+use nix::sys::pthread::{Pthread, pthread_self};
 
 use crate::kick;
 
@@ -16,6 +17,9 @@ const AGAIN: u32 = 8;
 
 /// [`Shared::entered`] while the guest is not being run.
 const OUT: u64 = u64::MAX;
+
+/// [`Shared::looks_at`] while the watchdog waits for the guest to be entered.
+const AT_ENTRY: u64 = u64::MAX;
 
 /// Interrupts the thread that it was made on when the guest has run for too long without an exit.
 pub struct Watchdog {
@@ -33,13 +37,16 @@ struct Shared {
     interval: AtomicU64,
     /// When it may be stopped again, in nanoseconds since `base`.
     not_before: AtomicU64,
+    /// When the watchdog looks next by itself, in nanoseconds since `base`; [`AT_ENTRY`] if it does
+    /// not.
+    looks_at: AtomicU64,
     over: AtomicBool,
 }
 
 /// A thread that signals can be sent to.
 #[derive(Clone, Copy)]
 struct Target {
-    thread: libc::pthread_t,
+    thread: Pthread,
     signal: libc::c_int,
 }
 
@@ -61,8 +68,7 @@ impl Watchdog {
     /// When the signal cannot be handled or no thread can be started.
     pub fn start(interval: Duration) -> std::io::Result<Self> {
         let target = Target {
-            // SAFETY: always succeeds.
-            thread: unsafe { libc::pthread_self() },
+            thread: pthread_self(),
             signal: kick::handled_signal()?,
         };
         let shared = Arc::new(Shared {
@@ -70,6 +76,7 @@ impl Watchdog {
             entered: AtomicU64::new(OUT),
             interval: AtomicU64::new(interval.as_nanos() as u64),
             not_before: AtomicU64::new(0),
+            looks_at: AtomicU64::new(AT_ENTRY),
             over: AtomicBool::new(false),
         });
         let own = shared.clone();
@@ -85,8 +92,15 @@ impl Watchdog {
 
     /// The guest is entered now.
     pub fn enter(&self) {
-        let now = self.shared.now();
-        self.shared.entered.store(now, Ordering::Relaxed);
+        let shared = &self.shared;
+        let now = shared.now();
+        // The watchdog says when it looks next, and looks then; this is the other way round, so that
+        // one of the two sees what the other one said.
+        shared.entered.store(now, Ordering::SeqCst);
+        let is_late = shared.looks_at.load(Ordering::SeqCst) > shared.due(now);
+        if is_late && let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
     }
 
     /// The guest made an exit.
@@ -120,43 +134,48 @@ impl Shared {
         self.base.elapsed().as_nanos() as u64
     }
 
+    /// When a guest that was entered at `entered` is to be stopped.
+    fn due(&self, entered: u64) -> u64 {
+        let interval = self.interval.load(Ordering::Relaxed);
+        let not_before = self.not_before.load(Ordering::Relaxed);
+        not_before.max(entered.saturating_add(interval))
+    }
+
     fn watch(&self, target: Target) {
         // Intervals are short while a guest is held up. Without this, Linux adds 50 us to each.
         let _ = prctl::set_timerslack(1);
         while !self.over.load(Ordering::Relaxed) {
-            let interval = self.interval.load(Ordering::Relaxed);
-            let entered = self.entered.load(Ordering::Relaxed);
-            let due = if entered == OUT {
-                interval
-            } else {
-                let not_before = self.not_before.load(Ordering::Relaxed);
-                not_before
-                    .max(entered + interval)
-                    .saturating_sub(self.now())
-            };
-            let pause = if due == 0 {
+            self.looks_at.store(AT_ENTRY, Ordering::SeqCst);
+            let entered = self.entered.load(Ordering::SeqCst);
+            if entered == OUT {
+                thread::park();
+                continue;
+            }
+            let (due, now) = (self.due(entered), self.now());
+            let next = if due <= now {
                 target.kick();
-                interval / u64::from(AGAIN)
+                now + self.interval.load(Ordering::Relaxed) / u64::from(AGAIN)
             } else {
                 due
             };
-            thread::park_timeout(Duration::from_nanos(pause));
+            self.looks_at.store(next, Ordering::SeqCst);
+            thread::park_timeout(Duration::from_nanos(next.saturating_sub(now)));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::time::TimeSpec;
+    use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
+
     use super::*;
 
     /// Sleeps for a minute, or until a signal.
     fn interrupted() -> bool {
-        let minute = libc::timespec {
-            tv_sec: 60,
-            tv_nsec: 0,
-        };
-        // SAFETY: the first argument is a valid timespec, the second may be null.
-        unsafe { libc::nanosleep(&raw const minute, std::ptr::null_mut()) != 0 }
+        let minute = TimeSpec::new(60, 0);
+        let flags = ClockNanosleepFlags::empty();
+        clock_nanosleep(ClockId::CLOCK_MONOTONIC, flags, &minute).is_err()
     }
 
     #[test]
@@ -168,6 +187,39 @@ mod tests {
         watchdog.set_interval(Duration::from_millis(1), Duration::ZERO);
         watchdog.enter();
         assert!(interrupted());
+    }
+
+    fn wait_until_it_looks(watchdog: &Watchdog, is: impl Fn(u64) -> bool) {
+        while !is(watchdog.shared.looks_at.load(Ordering::SeqCst)) {
+            thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_shorter_interval_holds_whatever_it_sleeps_for() {
+        let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+        let watchdog = Watchdog::start(hour).expect("starts");
+        for pause in [Duration::ZERO, hour] {
+            watchdog.set_interval(hour, pause);
+            watchdog.enter();
+            let is_late = |at| at != AT_ENTRY && at > minute.as_nanos() as u64;
+            wait_until_it_looks(&watchdog, is_late);
+            watchdog.leave();
+            watchdog.set_interval(Duration::from_millis(1), Duration::ZERO);
+            watchdog.enter();
+            assert!(interrupted());
+            watchdog.leave();
+        }
+    }
+
+    #[test]
+    fn does_nothing_while_the_guest_is_out() {
+        let watchdog = Watchdog::start(Duration::from_micros(250)).expect("starts");
+        wait_until_it_looks(&watchdog, |at| at == AT_ENTRY);
+        watchdog.enter();
+        assert!(interrupted());
+        watchdog.leave();
+        wait_until_it_looks(&watchdog, |at| at == AT_ENTRY);
     }
 
     #[test]
