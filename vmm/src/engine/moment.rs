@@ -17,7 +17,7 @@ pub struct Moment<'a> {
 }
 
 impl<'a> Moment<'a> {
-    pub(super) fn new(
+    pub(crate) fn new(
         point: ExecutionPoint,
         cpu: &'a mut dyn GuestCpu,
         devices: &'a mut Devices,

@@ -52,7 +52,7 @@ enum WholeState {
         last_stop: Duration,
     },
     /// Memory was sent, as it is until the guest runs on.
-    Ready(Convergence),
+    Ready,
 }
 
 /// Guest time, which passes while the guest is held up as well.
@@ -162,6 +162,8 @@ impl StateKeeper {
         self.whole = WholeState::Wanted {
             not_before: now + wait,
         };
+        // The guest may be held up for a transfer that is of no use any more.
+        self.next_stop = Some(self.pace.next_stop(Duration::ZERO));
         if divergences >= MANY {
             log::warn!(
                 "the backup differs at log entry {lsn}, for the {divergences}th time in ten \
@@ -204,7 +206,7 @@ impl StateKeeper {
 
     /// Whether [`StateKeeper::commit_whole`] is to be called before the guest goes on.
     pub(super) fn is_whole_ready(&self) -> bool {
-        matches!(self.whole, WholeState::Ready(_))
+        self.whole == WholeState::Ready
     }
 
     /// Nobody replays the log any more.
@@ -223,9 +225,9 @@ impl StateKeeper {
         clock: Clock<'_>,
         log: &mut dyn LogSink,
     ) -> Step<bool> {
-        let WholeState::Ready(convergence) = self.whole else {
+        if !self.is_whole_ready() {
             return Ok(false);
-        };
+        }
         let since = clock();
         let mut bytes = 0;
         let point = ExecutionPoint::at_exit(at.point.exits + 1);
@@ -238,7 +240,9 @@ impl StateKeeper {
                  backup gets it later, and is not protected until then",
                 at.point
             );
-            self.send_again(convergence, since + AGAIN);
+            // The guest gets its time back until then, and what it writes is no reason to hold it
+            // up the more when it comes to that.
+            self.send_again(Convergence::at_leisure(), since + AGAIN);
             return Ok(false);
         }
         self.whole = WholeState::NotWanted;
@@ -261,7 +265,7 @@ impl StateKeeper {
         log: &mut dyn LogSink,
     ) -> Step<()> {
         match self.whole {
-            WholeState::Ready(_) => Ok(()),
+            WholeState::Ready => Ok(()),
             WholeState::Wanted { not_before } if now < not_before => Ok(()),
             WholeState::Wanted { .. } => self.begin_whole(at, now, clock, log),
             WholeState::Sending { .. } => self.send_if_due(at, now, clock, log),
@@ -366,7 +370,7 @@ impl StateKeeper {
             .send_memory(at, time, &mut send(log, point, &mut bytes))?;
         self.counters.transfer_bytes(bytes);
         if progress.is_all {
-            self.whole = WholeState::Ready(convergence);
+            self.whole = WholeState::Ready;
             return Ok(());
         }
         if let Some(pages) = progress.round {
@@ -402,5 +406,80 @@ impl StateKeeper {
         self.counters.digest(cost, is_last);
         log::debug!("digest at {}: {} us", at.point, cost.as_micros());
         Ok(cost)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vm_memory::GuestAddress;
+
+    use super::*;
+    use crate::devices::{Devices, Input};
+    use crate::fake_cpu::{FakeCpu, Script};
+    use crate::ram::GuestRam;
+    use crate::sources::log_sink::NoLog;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A guest that stands still, and a keeper that holds it up for as much as one may.
+    struct HeldUp {
+        keeper: StateKeeper,
+        cpu: FakeCpu,
+        devices: Devices,
+    }
+
+    impl HeldUp {
+        fn new() -> Self {
+            let memory = GuestRam::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("memory");
+            let baseline = Baseline::new(memory.clone()).expect("a megabyte");
+            let mut keeper = StateKeeper::new(baseline, Pace::default(), Arc::default());
+            let mut convergence = Convergence::at_once();
+            while convergence.run(&keeper.pace) > Duration::from_micros(250) {
+                convergence.begin_round(100);
+            }
+            keeper.send_again(convergence, Duration::ZERO);
+            let next = keeper.next_stop().expect("another one");
+            assert_eq!(next.interval, Duration::from_micros(250));
+            Self {
+                keeper,
+                cpu: FakeCpu::new(Script::default(), memory.clone(), 0),
+                devices: Devices::new(&memory, [0; 6]),
+            }
+        }
+
+        fn when<T>(&mut self, act: impl FnOnce(&mut StateKeeper, &mut Moment<'_>) -> Step<T>) -> T {
+            let point = ExecutionPoint::at_exit(0);
+            let mut at = Moment::new(point, &mut self.cpu, &mut self.devices);
+            act(&mut self.keeper, &mut at).ok().expect("nothing fails")
+        }
+
+        /// The guest gets its time: it must run to come to what is waited for.
+        fn is_let_go(&mut self) {
+            let next = self.keeper.next_stop().expect("another one");
+            assert!(next.interval >= Duration::from_millis(4), "{next:?}");
+            assert!(next.interval <= self.keeper.pace.latency, "{next:?}");
+        }
+    }
+
+    #[test]
+    fn a_guest_whose_devices_hold_too_much_is_not_held_up() {
+        let mut guest = HeldUp::new();
+        guest.devices.apply(Input::Typed(vec![b'x'; 8 << 20]));
+        // Each time, the guest has run for a second, and memory is complete at once.
+        for now in (1..20).map(|n| SECOND * n * 2) {
+            guest.when(|keeper, at| keeper.keep_up(at, now, &|| now, &mut NoLog));
+            assert!(guest.keeper.is_whole_ready());
+            assert!(!guest.when(|keeper, at| keeper.commit_whole(at, &|| now, &mut NoLog)));
+            guest.is_let_go();
+        }
+    }
+
+    #[test]
+    fn a_guest_whose_next_transfer_has_to_wait_is_not_held_up() {
+        let mut guest = HeldUp::new();
+        for _ in 0..MANY {
+            guest.keeper.repair(Lsn(1), SECOND, &mut NoLog);
+        }
+        guest.is_let_go();
     }
 }
