@@ -6,6 +6,7 @@ mod debugger;
 mod digests;
 mod guest;
 mod handover;
+mod midway;
 mod mutation;
 mod silence;
 mod spacing;

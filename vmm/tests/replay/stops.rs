@@ -1,50 +1,22 @@
 //! How much of a guest's memory is sent while it stands still.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use ftvm_vmm::devices::{Appetite, ClockNeed, Input};
 use ftvm_vmm::dice::Dice;
-use ftvm_vmm::engine::{Interruption, Role, Step};
+use ftvm_vmm::engine::{Role, Step};
 use ftvm_vmm::fake_cpu::{Op, Script};
-use ftvm_vmm::sources::{LogSink, OutsideWorld, Recorder, StateKeeper, Verification};
+use ftvm_vmm::sources::{LogSink, Recorder, StateKeeper, Verification};
 use logging_channel::entry::{Entry, Lsn, Payload, ShutdownReason, StatePart};
 
-use crate::world::{MemoryLog, Playback};
+use crate::world::{MemoryLog, Playback, Quiet};
 use crate::{PACE, Run, baseline, replay, run};
 
 const PAGES: u64 = (1 << 20) / 4096;
 
 /// So many pages are looked at in a stop that is to take no time.
 const AT_A_TIME: usize = 64;
-
-/// Nothing comes but that, for many stops of the guest, something seems to wait for it.
-#[derive(Default)]
-struct Nudges {
-    kicks: Cell<u32>,
-    now: Cell<u64>,
-}
-
-impl OutsideWorld for Nudges {
-    fn clock(&self, _: ClockNeed) -> u64 {
-        self.now.set(self.now.get() + 1000);
-        self.now.get()
-    }
-
-    fn poll(&self, _: &Appetite) -> Step<Option<Input>> {
-        Ok(None)
-    }
-
-    fn is_ready(&self, _: &Appetite) -> bool {
-        let kicks = self.kicks.replace(self.kicks.get() + 1);
-        kicks % 64 >= 32
-    }
-
-    fn wait(&self, _: &Appetite) -> Step<Input> {
-        Err(Interruption::Stop)
-    }
-}
 
 /// A log that knows the guest's stops.
 #[derive(Clone)]
@@ -101,7 +73,7 @@ fn writer() -> Script {
 
 fn record(log: &StopLog, dice: &mut Dice) -> Run {
     let recorded = run(&writer(), dice, |memory, seen| {
-        let world = Nudges::default();
+        let world = Quiet::new(1000).with_nudges();
         let recorder = Recorder::new(world, log.clone(), Verification::Digests, memory.clone());
         let keeper = StateKeeper::new(baseline(memory), PACE, Arc::default());
         Role {
