@@ -12,8 +12,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::libc;
 use nix::pty::{Winsize, openpty};
 use nix::sys::prctl;
 use nix::sys::signal::{Signal, killpg};
@@ -66,6 +64,11 @@ mod requests {
     nix::ioctl_none! {
         /// `RNDRESEEDCRNG` of linux/random.h.
         reseed, b'R', 0x07
+    }
+
+    nix::ioctl_write_int_bad! {
+        /// `TIOCSCTTY` of ioctl_tty(2).
+        set_controlling_terminal, nix::libc::TIOCSCTTY
     }
 }
 
@@ -287,8 +290,8 @@ fn start_in_terminal(mut command: Command, size: TerminalSize) -> io::Result<Sta
     unsafe {
         command.pre_exec(|| {
             setsid()?;
-            // The request takes an integer; descriptor 0 is the terminal.
-            Errno::result(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
+            // Descriptor 0 is the terminal.
+            requests::set_controlling_terminal(0, 0)?;
             Ok(())
         });
     }
