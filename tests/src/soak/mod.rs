@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 use guest_images::load::Load;
 
 pub use self::memory::{Memory, Trend};
+use self::report::Observations;
 pub use self::report::{Distribution, Report, Sample};
 use crate::Signal;
 use crate::error::Result;
 use crate::host::Host;
-use crate::pair::{DiskServer, Guest, ReportedStats, Side};
+use crate::pair::{DiskServer, Guest, Side};
 use crate::ping::Pinger;
 use crate::protocol::Exit;
 use crate::testbed::Testbed;
@@ -31,9 +32,6 @@ const BOOT: Duration = Duration::from_secs(300);
 const END: Duration = Duration::from_secs(60);
 /// From one result of the load to the next.
 const STALLED: Duration = Duration::from_secs(120);
-/// How far the backup may lag, but for one sample in a hundred. Much more than what the guest is slowed
-/// at: a busy machine leaves a host without a processor for longer than that.
-const MAX_LAG: Duration = Duration::from_secs(2);
 /// What must not happen to either side.
 const FAILURES: [&str; 8] = [
     "diverged",
@@ -45,20 +43,6 @@ const FAILURES: [&str; 8] = [
     "lost",
     "ended",
 ];
-
-/// What was seen, before it is judged.
-#[derive(Debug, Default)]
-struct Observations {
-    samples: Vec<Sample>,
-    troubles: Vec<String>,
-    /// Digests and the like, at the end: of the primary and of the backup.
-    stats: [Option<ReportedStats>; 2],
-    differences: usize,
-    acked: u64,
-    load_results: usize,
-    pings: Vec<Duration>,
-    pings_lost: usize,
-}
 
 struct Pair {
     sides: [Side; 2],

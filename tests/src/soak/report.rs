@@ -6,9 +6,26 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::memory::{Memory, Trend};
-use super::{MAX_LAG, Observations};
 use crate::failover::Judgement;
 use crate::pair::ReportedStats;
+
+/// How far the backup may lag, but for one sample in a hundred. Much more than what the guest is slowed
+/// at: a busy machine leaves a host without a processor for longer than that.
+const MAX_LAG: Duration = Duration::from_secs(2);
+
+/// What was seen, before it is judged.
+#[derive(Debug, Default)]
+pub(super) struct Observations {
+    pub(super) samples: Vec<Sample>,
+    pub(super) troubles: Vec<String>,
+    /// Digests and the like, at the end: of the primary and of the backup.
+    pub(super) stats: [Option<ReportedStats>; 2],
+    pub(super) differences: usize,
+    pub(super) acked: u64,
+    pub(super) load_results: usize,
+    pub(super) pings: Vec<Duration>,
+    pub(super) pings_lost: usize,
+}
 
 /// How things were at one moment.
 #[derive(Debug, Clone, Copy, Serialize)]
