@@ -311,7 +311,8 @@ fn print(record: &Record) {
     println!("part         turns  minutes  with findings");
     for part in Part::ALL {
         let turns: Vec<&Turn> = record.of(part).collect();
-        let minutes = turns.iter().map(|turn| turn.seconds).sum::<f64>() / 60.0;
+        // The sum of nothing is -0.
+        let minutes = turns.iter().fold(0.0, |sum, turn| sum + turn.seconds) / 60.0;
         let found = turns.iter().filter(|turn| !turn.findings.is_empty());
         println!(
             "{part:<11}  {:>5}  {minutes:>7.1}  {:>13}",
