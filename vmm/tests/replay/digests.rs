@@ -1,16 +1,14 @@
 //! Digests of much memory.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use ftvm_vmm::dice::Dice;
-use ftvm_vmm::engine::{Difference, EngineError, Role};
+use ftvm_vmm::engine::{Difference, EngineError};
 use ftvm_vmm::fake_cpu::{Op, Script};
-use ftvm_vmm::sources::{Recorder, StateKeeper, Verification};
 use logging_channel::entry::{Entry, Payload, StateDigest};
 
 use crate::world::{MemoryLog, Playback, Quiet};
-use crate::{PACE, baseline, replay, run};
+use crate::{record_in, replay};
 
 const PAGES: u64 = 128;
 const FIRST: u64 = 64;
@@ -35,15 +33,7 @@ fn writer() -> Script {
 
 fn record() -> Vec<Entry> {
     let log = MemoryLog::default();
-    let recorded = run(&writer(), &mut Dice(1), |memory, seen| {
-        let world = Quiet::new(20_000);
-        let recorder = Recorder::new(world, log.clone(), Verification::Digests, memory.clone());
-        let keeper = StateKeeper::new(baseline(memory), PACE, Arc::default());
-        Role {
-            source: Box::new(recorder.with_keeper(keeper)),
-            gate: Box::new(seen),
-        }
-    });
+    let recorded = record_in(Quiet::new(20_000), log.clone(), &writer(), &mut Dice(1));
     assert!(recorded.ended.is_ok(), "{:?}", recorded.ended);
     log.entries.take()
 }

@@ -29,8 +29,8 @@ use ftvm_vmm::engine::{Difference, Ended, Engine, EngineError, Role};
 use ftvm_vmm::fake_cpu::{Op, Script};
 use ftvm_vmm::ram::GuestRam;
 use ftvm_vmm::sources::{
-    BackupReads, LogSource, Pace, Recorder, Replayer, StateFollower, StateKeeper, Verification,
-    Watchdog,
+    BackupReads, LogSink, LogSource, OutsideWorld, Pace, Recorder, Replayer, StateFollower,
+    StateKeeper, Verification, Watchdog,
 };
 use ftvm_vmm::state::Baseline;
 use logging_channel::entry::{
@@ -72,6 +72,23 @@ fn run(script: &Script, kicks: &mut Dice, role: impl FnOnce(&GuestRam, Seen) -> 
     let seen = Seen::default();
     let engine = engine(script, &memory, kicks, role(&memory, seen.clone()));
     finish(engine, memory, &seen)
+}
+
+/// Records the script in this world, with digests and deltas of its state.
+fn record_in(
+    world: impl OutsideWorld + 'static,
+    log: impl LogSink + 'static,
+    script: &Script,
+    kicks: &mut Dice,
+) -> Run {
+    run(script, kicks, |memory, seen| {
+        let recorder = Recorder::new(world, log, Verification::Digests, memory.clone());
+        let keeper = StateKeeper::new(baseline(memory), PACE, Arc::default());
+        Role {
+            source: Box::new(recorder.with_keeper(keeper)),
+            gate: Box::new(seen),
+        }
+    })
 }
 
 fn finish<C: GuestCpu>(engine: Engine<C>, memory: GuestRam, seen: &Seen) -> Run {

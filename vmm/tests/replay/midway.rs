@@ -1,17 +1,15 @@
 //! What comes between two parts of a digest: a delta, the whole state, the end of the log.
 
-use std::sync::Arc;
-
 use ftvm_vmm::dice::Dice;
 use ftvm_vmm::engine::{Difference, Divergence, EngineError, Interruption, Role, Step};
 use ftvm_vmm::fake_cpu::{Op, Script};
 use ftvm_vmm::ram::GuestRam;
-use ftvm_vmm::sources::{Head, LogSink, LogSource, Recorder, StateKeeper, Verification};
+use ftvm_vmm::sources::{Head, LogSink, LogSource, Recorder, Verification};
 use logging_channel::entry::{Entry, Lsn, Payload, StateDigest, StatePart};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::world::{MemoryLog, Playback, Quiet};
-use crate::{PACE, Run, baseline, replay, replayer_of, run};
+use crate::{Run, record_in, replay, replayer_of, run};
 
 const PAGES: u64 = (1 << 20) / 4096;
 
@@ -83,15 +81,12 @@ fn record(asks: bool) -> (Run, Vec<Entry>) {
         log: MemoryLog::default(),
         asks,
     };
-    let recorded = run(&writer(), &mut Dice(31), |memory, seen| {
-        let world = Quiet::new(STEP).with_nudges();
-        let recorder = Recorder::new(world, log.clone(), Verification::Digests, memory.clone());
-        let keeper = StateKeeper::new(baseline(memory), PACE, Arc::default());
-        Role {
-            source: Box::new(recorder.with_keeper(keeper)),
-            gate: Box::new(seen),
-        }
-    });
+    let recorded = record_in(
+        Quiet::new(STEP).with_nudges(),
+        log.clone(),
+        &writer(),
+        &mut Dice(31),
+    );
     assert!(recorded.ended.is_ok(), "{:?}", recorded.ended);
     (recorded, log.log.entries.take())
 }

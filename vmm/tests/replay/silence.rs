@@ -11,7 +11,7 @@ use logging_channel::entry::Payload;
 
 use crate::guest::{Deed, out, script};
 use crate::world::{MemoryLog, Playback, Quiet};
-use crate::{PACE, baseline, replay, run};
+use crate::{PACE, baseline, record_in, replay, run};
 
 /// Its replay takes it for lost after a while without an exit: the log promises that there are some.
 #[test]
@@ -19,15 +19,7 @@ fn the_log_has_a_stop_every_second() {
     let script = script(&[Deed::Do(Op::Compute(100_000))]);
     let log = MemoryLog::default();
     let mut dice = Dice(1);
-    let recorded = run(&script, &mut dice, |memory, seen| {
-        let world = Quiet::new(5_000_000);
-        let recorder = Recorder::new(world, log.clone(), Verification::Digests, memory.clone());
-        let keeper = StateKeeper::new(baseline(memory), PACE, Arc::default());
-        Role {
-            source: Box::new(recorder.with_keeper(keeper)),
-            gate: Box::new(seen),
-        }
-    });
+    let recorded = record_in(Quiet::new(5_000_000), log.clone(), &script, &mut dice);
     let ended = recorded.ended.as_ref().expect("it ends");
     let log = log.entries.take();
     // About 6,000 times the host stopped it, for 5 ms and more.

@@ -2,17 +2,16 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ftvm_vmm::dice::Dice;
-use ftvm_vmm::engine::{Role, Step};
+use ftvm_vmm::engine::Step;
 use ftvm_vmm::fake_cpu::{Op, Script};
-use ftvm_vmm::sources::{LogSink, MANY, Recorder, StateKeeper, Verification};
+use ftvm_vmm::sources::{LogSink, MANY};
 use logging_channel::entry::{Entry, Lsn, Payload, StatePart};
 
+use crate::record_in;
 use crate::world::Quiet;
-use crate::{PACE, baseline, run};
 
 /// Guest time from one look at the clock to the next.
 const STEP: u64 = 20_000;
@@ -79,22 +78,14 @@ fn a_guest_whose_backup_differs_for_ever_keeps_its_time() {
         ..Script::default()
     };
     let pair = Pair::default();
-    let ended = run(&script, &mut Dice(4), |memory, seen| {
-        let time = Quiet::new(STEP);
-        let log = Hopeless {
-            time: time.clone(),
-            pair: pair.clone(),
-            is_wanted: true,
-            parts: 0,
-        };
-        let recorder = Recorder::new(time, log, Verification::Digests, memory.clone());
-        let keeper = StateKeeper::new(baseline(memory), PACE, Arc::default());
-        Role {
-            source: Box::new(recorder.with_keeper(keeper)),
-            gate: Box::new(seen),
-        }
-    })
-    .ended;
+    let time = Quiet::new(STEP);
+    let log = Hopeless {
+        time: time.clone(),
+        pair: pair.clone(),
+        is_wanted: true,
+        parts: 0,
+    };
+    let ended = record_in(time, log, &script, &mut Dice(4)).ended;
     assert!(ended.is_ok(), "{ended:?}");
 
     let repairs = pair.repairs.take();

@@ -2,16 +2,15 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use ftvm_vmm::dice::Dice;
-use ftvm_vmm::engine::{Role, Step};
+use ftvm_vmm::engine::Step;
 use ftvm_vmm::fake_cpu::{Op, Script};
-use ftvm_vmm::sources::{LogSink, Recorder, StateKeeper, Verification};
+use ftvm_vmm::sources::LogSink;
 use logging_channel::entry::{Entry, Lsn, Payload, ShutdownReason, StatePart};
 
 use crate::world::{MemoryLog, Playback, Quiet};
-use crate::{PACE, Run, baseline, replay, run};
+use crate::{Run, record_in, replay};
 
 const PAGES: u64 = (1 << 20) / 4096;
 
@@ -72,15 +71,7 @@ fn writer() -> Script {
 }
 
 fn record(log: &StopLog, dice: &mut Dice) -> Run {
-    let recorded = run(&writer(), dice, |memory, seen| {
-        let world = Quiet::new(1000).with_nudges();
-        let recorder = Recorder::new(world, log.clone(), Verification::Digests, memory.clone());
-        let keeper = StateKeeper::new(baseline(memory), PACE, Arc::default());
-        Role {
-            source: Box::new(recorder.with_keeper(keeper)),
-            gate: Box::new(seen),
-        }
-    });
+    let recorded = record_in(Quiet::new(1000).with_nudges(), log.clone(), &writer(), dice);
     let ended = recorded.ended.as_ref().expect("it runs to its end");
     assert_eq!(ended.reason, ShutdownReason::PowerOff);
     recorded

@@ -1,20 +1,19 @@
 //! Transfers of the whole state: of much state, and cut off.
 
 use std::cell::{Cell, RefCell};
-use std::sync::Arc;
 
 use ftvm_vmm::devices::virtio::net::frame::Frame;
 use ftvm_vmm::devices::{Appetite, ClockNeed, Input};
 use ftvm_vmm::dice::Dice;
 use ftvm_vmm::engine::{EngineError, Interruption, Role, Step};
 use ftvm_vmm::fake_cpu::{Op, Script};
-use ftvm_vmm::sources::{OutsideWorld, Recorder, StateKeeper, Verification};
+use ftvm_vmm::sources::{OutsideWorld, Recorder, Verification};
 use logging_channel::codec::MAX_STATE_PART;
 use logging_channel::entry::{Entry, Payload, ShutdownReason, StatePart};
 
 use crate::guest::{BAR, deeds, out, script};
 use crate::world::{MadeUpWorld, MemoryLog, Playback};
-use crate::{PACE, Run, baseline, record_to, replay, replayer, run};
+use crate::{Run, record_in, record_to, replay, replayer, run};
 
 /// The largest frames that there are come one after the other, and cannot be compressed.
 struct LargeFrames {
@@ -74,14 +73,7 @@ fn record_large_frames(log: &MemoryLog, dice: &mut Dice) -> Run {
         noise: Dice(7).into(),
         now: Cell::new(0),
     };
-    run(&without_buffers(), dice, |memory, seen| {
-        let recorder = Recorder::new(world, log.clone(), Verification::Digests, memory.clone());
-        let keeper = StateKeeper::new(baseline(memory), PACE, Arc::default());
-        Role {
-            source: Box::new(recorder.with_keeper(keeper)),
-            gate: Box::new(seen),
-        }
-    })
+    record_in(world, log.clone(), &without_buffers(), dice)
 }
 
 /// Somebody types more at once than a transfer carries, whatever the machine has room for; nothing else
@@ -184,14 +176,7 @@ fn devices_that_hold_too_much_are_transferred_later() {
         now: Cell::new(0),
         text: Cell::new(vec![b'x'; CARRIED]),
     };
-    let recorded = run(&script, &mut dice, |memory, seen| {
-        let recorder = Recorder::new(world, log.clone(), Verification::Digests, memory.clone());
-        let keeper = StateKeeper::new(baseline(memory), PACE, Arc::default());
-        Role {
-            source: Box::new(recorder.with_keeper(keeper)),
-            gate: Box::new(seen),
-        }
-    });
+    let recorded = record_in(world, log.clone(), &script, &mut dice);
     assert!(recorded.ended.is_ok(), "{:?}", recorded.ended);
 
     let mut log = log.entries.take();

@@ -428,6 +428,15 @@ impl OneWay {
         });
         one_way
     }
+
+    /// A host that reaches the disk server through it.
+    fn rights(&self) -> Arc<Rights> {
+        let config = ArbiterConfig {
+            server: self.address.clone(),
+            force: false,
+        };
+        Arc::new(Rights::new(&config, "db").unwrap())
+    }
 }
 
 /// Passes on what comes, and says how much it was before the next is waited for.
@@ -450,11 +459,7 @@ fn a_loss_is_told_while_the_disk_server_owes_an_answer() {
     let folder = tempfile::tempdir().unwrap();
     let server = DiskServer::start(folder.path());
     let one_way = OneWay::to(&server.address);
-    let config = ArbiterConfig {
-        server: one_way.address.clone(),
-        force: false,
-    };
-    let rights = Arc::new(Rights::new(&config, "db").unwrap());
+    let rights = one_way.rights();
     let epoch = rights.start(&NEVER).unwrap();
     let told = folder.path().join("events");
     let events = Events::open(Some(&told)).unwrap();
@@ -483,11 +488,7 @@ fn who_does_not_hear_the_disk_server_does_not_win_unheard() {
     let folder = tempfile::tempdir().unwrap();
     let server = DiskServer::start(folder.path());
     let one_way = OneWay::to(&server.address);
-    let config = ArbiterConfig {
-        server: one_way.address.clone(),
-        force: false,
-    };
-    let primary = Arc::new(Rights::new(&config, "db").unwrap());
+    let primary = one_way.rights();
     let epoch = primary.start(&NEVER).unwrap();
 
     one_way.muted.store(true, Ordering::SeqCst);
