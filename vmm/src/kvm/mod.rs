@@ -12,6 +12,7 @@ mod debug;
 mod memory_slot;
 mod msrs;
 mod out_stop;
+pub mod paging;
 pub mod probe;
 mod registers;
 mod state;
@@ -22,5 +23,6 @@ mod vm;
 mod write_log;
 
 pub use cpu_model::{CpuModel, CpuModelError};
+pub use paging::Paging;
 pub use vcpu::KvmCpu;
 pub use vm::{Machine, MachineError};

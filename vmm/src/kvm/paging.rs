@@ -1,0 +1,61 @@
+//! Who translates a guest's addresses on this host.
+
+use std::fs;
+use std::path::Path;
+
+/// Who translates a guest's addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paging {
+    /// KVM, by page tables of its own that follow the guest's: it sets the accessed and dirty bits in
+    /// those, at faults that follow from the guest.
+    Shadow,
+    /// The processor, through the guest's page tables and KVM's (EPT, NPT): it sets these bits when its
+    /// TLB makes it look.
+    Nested,
+}
+
+/// Where KVM's modules tell whether they use nested paging: Y, or 1 from older ones.
+const PARAMETERS: [&str; 2] = ["kvm_amd/parameters/npt", "kvm_intel/parameters/ept"];
+
+impl Paging {
+    /// As KVM's module on this host was loaded. Where it does not tell, what is right under either:
+    /// shadow paging.
+    #[must_use]
+    pub fn of_host() -> Self {
+        Self::told_below(Path::new("/sys/module"))
+    }
+
+    fn told_below(modules: &Path) -> Self {
+        let told = PARAMETERS
+            .iter()
+            .find_map(|parameter| fs::read_to_string(modules.join(parameter)).ok());
+        match told.as_deref().map(str::trim) {
+            Some("Y" | "1") => Self::Nested,
+            _ => Self::Shadow,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_modules_parameter_tells() {
+        let modules = tempfile::tempdir().expect("a directory");
+        let told = || Paging::told_below(modules.path());
+        assert_eq!(told(), Paging::Shadow, "nothing tells");
+        for (parameter, value, paging) in [
+            ("kvm_intel/parameters/ept", "Y\n", Paging::Nested),
+            ("kvm_intel/parameters/ept", "N\n", Paging::Shadow),
+            ("kvm_intel/parameters/ept", "1\n", Paging::Nested),
+            ("kvm_amd/parameters/npt", "0\n", Paging::Shadow),
+            ("kvm_amd/parameters/npt", "Y\n", Paging::Nested),
+        ] {
+            let file = modules.path().join(parameter);
+            fs::create_dir_all(file.parent().expect("a parent")).expect("directories");
+            fs::write(&file, value).expect("a file");
+            assert_eq!(told(), paging, "{parameter}: {value}");
+        }
+    }
+}
