@@ -1,8 +1,9 @@
-//! Hosts are restored from one snapshot: what was the same in all of them and must not be.
+//! Hosts are restored from one snapshot: what was the same in all of them and must not be, and what they
+//! can be given instead.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use testbed::{Host, HostKind, Result, Testbed};
+use testbed::{Host, HostKind, Paging, Result, Testbed};
 
 /// How far a host's clock may be off: what a busy machine needs to read it. The snapshot is older
 /// than that in all runs but the first one.
@@ -25,9 +26,21 @@ fn hosts_of_one_snapshot_differ() -> Result<()> {
     for host in [&a, &b] {
         let off = clock(host)?.abs_diff(now());
         assert!(off < TOLERANCE, "the clock of {} is off", host.name());
+        assert_eq!(nested(host)?, "0", "they have shadow paging");
+    }
+    for (paging, npt) in [(Paging::Nested, "1"), (Paging::Shadow, "0")] {
+        a.set_paging(paging)?;
+        assert_eq!(nested(&a)?, npt, "{paging}");
+        a.check(&["test", "-c", "/dev/kvm"])?;
     }
     testbed.succeed();
     Ok(())
+}
+
+/// Whether a host's KVM lets the processor translate guests' addresses.
+fn nested(host: &Host) -> Result<String> {
+    let npt = host.check(&["cat", "/sys/module/kvm_amd/parameters/npt"])?;
+    Ok(npt.trim().replace('N', "0").replace('Y', "1"))
 }
 
 fn now() -> Duration {

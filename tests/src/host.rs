@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::host_kind::HostKind;
 use crate::machine::Machine;
 use crate::network::{Fabric, Network};
+use crate::paging::Paging;
 use crate::plan::Plan;
 use crate::process::HostProcess;
 use crate::qemu::{ProcessId, Qemu};
@@ -89,12 +90,12 @@ impl Host {
         }
     }
 
-    /// Waits until the host has booted and its agent answers.
+    /// Waits until the host has booted and its agent answers, and gives it this paging.
     ///
     /// # Errors
     ///
-    /// When its machine ends, or the boot takes too long.
-    pub(crate) fn wait_until_up(&self) -> Result<()> {
+    /// When its machine ends, or the boot takes too long, and as [`Host::set_paging`].
+    pub(crate) fn wait_until_up(&self, paging: Paging) -> Result<()> {
         let deadline = Instant::now() + BOOT;
         while !(self.machine.has_booted() && self.agent.answers(Duration::from_millis(250))) {
             let seen = || self.machine.last_words();
@@ -114,7 +115,11 @@ impl Host {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Ok(())
+        // All are restored with the default.
+        if paging == Paging::default() {
+            return Ok(());
+        }
+        self.set_paging(paging)
     }
 
     /// Its name.
@@ -219,6 +224,24 @@ impl Host {
             host: self.name.clone(),
             reason: format!("no check `{check}` in the doctor's report: {report}"),
         })
+    }
+
+    /// Gives the host another paging; no guest may run there. A namespace has this machine's.
+    ///
+    /// # Errors
+    ///
+    /// When a guest runs there, the host does not answer, or it is a namespace.
+    pub fn set_paging(&self, paging: Paging) -> Result<()> {
+        if self.machine.shares_the_kernel() {
+            return Err(Error::Refused {
+                host: self.name.clone(),
+                reason: "it is a namespace, and has the paging of this machine".to_owned(),
+            });
+        }
+        self.check(&["rmmod", "kvm_amd"])?;
+        let npt = format!("npt={}", paging.npt());
+        self.check(&["insmod", "/modules/kvm_amd.ko", &npt])
+            .map(drop)
     }
 
     /// Whether one ping is answered within a second.

@@ -13,6 +13,7 @@ use crate::host::Host;
 use crate::host_kind::HostKind;
 use crate::layout::Layout;
 use crate::network::Fabric;
+use crate::paging::Paging;
 use crate::plan::{HostSize, Plan};
 use crate::qemu::ProcessId;
 
@@ -46,13 +47,13 @@ impl KeptHosts {
         &self.fabric
     }
 
-    /// Starts a host and waits until it is up. The networks are made if they are
+    /// Starts a host of this paging and waits until it is up. The networks are made if they are
     /// not there.
     ///
     /// # Errors
     ///
     /// When it runs already or does not boot.
-    pub fn start(&self, name: &str) -> Result<Host> {
+    pub fn start(&self, name: &str, paging: Paging) -> Result<Host> {
         let running = self.records()?;
         if running.iter().any(|record| record.name == name) {
             return Err(Error::HostExists {
@@ -75,7 +76,7 @@ impl KeptHosts {
         let path = self.path(name);
         let json = serde_json::to_vec(&record).expect("a record is plain data");
         files::write_atomically(&path, &json).map_err(|source| Error::File { path, source })?;
-        host.wait_until_up()?;
+        host.wait_until_up(paging)?;
         Ok(host)
     }
 

@@ -12,6 +12,7 @@ use crate::host::Host;
 use crate::host_kind::HostKind;
 use crate::layout::Layout;
 use crate::network::{Fabric, Network, Position};
+use crate::paging::Paging;
 use crate::plan::{HostSize, Plan};
 use crate::process::LocalProcess;
 use crate::run_lock::RunLock;
@@ -27,6 +28,7 @@ pub struct Testbed {
     /// What hosts are.
     kind: HostKind,
     size: HostSize,
+    paging: Paging,
     fabric: Arc<Fabric>,
     hosts: AtomicU8,
     logs: PathBuf,
@@ -67,6 +69,7 @@ impl Testbed {
             layout,
             kind,
             size: HostSize::USUAL,
+            paging: Paging::default(),
             fabric,
             hosts: AtomicU8::new(0),
             logs,
@@ -90,14 +93,20 @@ impl Testbed {
         self
     }
 
+    /// The same, whose emulated hosts have this paging.
+    #[must_use]
+    pub fn with_paging(mut self, paging: Paging) -> Self {
+        self.paging = paging;
+        self
+    }
+
     /// Starts a host and waits until it is up.
     ///
     /// # Errors
     ///
     /// When it does not boot.
     pub fn start_host(&self, name: &str) -> Result<Host> {
-        let host = self.boot_host(name)?;
-        host.wait_until_up()?;
+        let [host] = self.start_hosts([name])?;
         Ok(host)
     }
 
@@ -111,7 +120,9 @@ impl Testbed {
             .into_iter()
             .map(|name| self.boot_host(name))
             .collect::<Result<_>>()?;
-        hosts.iter().try_for_each(Host::wait_until_up)?;
+        for host in &hosts {
+            host.wait_until_up(self.paging)?;
+        }
         Ok(hosts.try_into().expect("one host for each name"))
     }
 

@@ -9,7 +9,10 @@ mount -t tmpfs tmpfs /tmp
 /bin/busybox --install -s /bin
 
 while read -r module; do
-    insmod "/modules/$module" || echo "ftvm-host: module $module was refused"
+    parameters=
+    # Shadow paging, which recording and replication need. `Host::set_paging` loads it anew.
+    [ "$module" = kvm_amd.ko ] && parameters=npt=0
+    insmod "/modules/$module" $parameters || echo "ftvm-host: module $module was refused"
 done < /modules/order
 
 echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
-use testbed::{KeptHosts, Network, Testbed};
+use testbed::{KeptHosts, Network, Paging, Testbed};
 
 use super::exec::{put_all, run};
 use crate::steps::Steps;
@@ -19,6 +19,10 @@ pub(crate) struct Host {
     /// Keep the host up for `cargo xtask exec`.
     #[arg(long)]
     keep: bool,
+    /// How its KVM translates guests' addresses: `shadow`, which recording and replication need, or
+    /// `nested`, as a stock host has it.
+    #[arg(long, value_name = "MODE", default_value_t)]
+    paging: Paging,
     /// Copy a file into the host first.
     #[arg(long, value_name = "LOCAL:REMOTE")]
     put: Vec<String>,
@@ -36,7 +40,9 @@ impl Host {
         if self.keep {
             return self.keep(&mut steps);
         }
-        let testbed = steps.step("networks", || Ok(Testbed::new("host")?))?;
+        let testbed = steps.step("networks", || {
+            Ok(Testbed::new("host")?.with_paging(self.paging))
+        })?;
         let host = steps.step(&format!("host {}", self.name), || {
             Ok(testbed.start_host(&self.name)?)
         })?;
@@ -58,7 +64,7 @@ impl Host {
     fn keep(&self, steps: &mut Steps) -> Result<ExitCode> {
         let kept = KeptHosts::find();
         let host = steps.step(&format!("host {}", self.name), || {
-            Ok(kept.start(&self.name)?)
+            Ok(kept.start(&self.name, self.paging)?)
         })?;
         put_all(&host, &self.put)?;
         let name = &self.name;
