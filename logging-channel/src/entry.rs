@@ -274,6 +274,11 @@ pub enum ShutdownReason {
     Stopped,
 }
 
+/// RFLAGS.TF and RF (Intel SDM volume 1, section 3.4.3).
+pub const RFLAGS_TF: u64 = 1 << 8;
+/// See [`RFLAGS_TF`].
+pub const RFLAGS_RF: u64 = 1 << 16;
+
 /// The guest's general registers and what identifies its address space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Registers {
@@ -303,6 +308,21 @@ impl Registers {
         all[17] = self.rflags;
         all[18] = self.cr3;
         all
+    }
+
+    /// What two runs of a guest have in common: all but RFLAGS.TF and RF.
+    ///
+    /// Debugging sets both, and at an exit RF depends on the host. Intel's processors save it as 1 at
+    /// a violation of nested page tables, which one host has at a place and the other has not, and as
+    /// 0 at an instruction that exits (SDM volume 3, section 28.3.3); AMD's have rules of their own. It
+    /// changes nothing but whether a breakpoint stops the next instruction once more. State transfers
+    /// have both flags as they were.
+    #[must_use]
+    pub fn compared(self) -> Self {
+        Self {
+            rflags: self.rflags & !(RFLAGS_TF | RFLAGS_RF),
+            ..self
+        }
     }
 }
 

@@ -5,10 +5,7 @@
 
 use super::{Ran, Seekable, Settled, seek, settle};
 use crate::cpu::debug::DebugCpu;
-use crate::cpu::{
-    Counted, CountedStop, CpuError, CpuState, Exit, GuestCpu, RFLAGS_RF, RFLAGS_TF, Registers,
-    SeekError,
-};
+use crate::cpu::{Counted, CountedStop, CpuError, CpuState, Exit, GuestCpu, Registers, SeekError};
 use crate::ram::PageSet;
 
 /// Instructions that the guest is stepped through at most, on the way to the next counted event.
@@ -178,9 +175,7 @@ impl<P: Steppable, C: EventCounter> Seekable for Search<'_, P, C> {
     }
 
     fn registers(&mut self) -> Result<Registers, CpuError> {
-        let mut registers = self.cpu.registers()?;
-        registers.rflags &= !(RFLAGS_TF | RFLAGS_RF);
-        Ok(registers)
+        Ok(self.cpu.registers()?.compared())
     }
 
     fn skid(&self) -> u64 {

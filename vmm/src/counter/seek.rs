@@ -22,7 +22,7 @@ pub trait Seekable {
     /// The processor's.
     fn count(&mut self) -> Result<u64, Self::Error>;
 
-    /// General registers, without flags that debugging itself sets (RFLAGS.TF and RF).
+    /// General registers, as they are [compared](Registers::compared).
     ///
     /// # Errors
     /// The processor's.

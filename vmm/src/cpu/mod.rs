@@ -11,14 +11,11 @@ mod state;
 
 use logging_channel::entry::hash_words;
 pub use logging_channel::entry::{CountedStop, Registers};
+pub(crate) use logging_channel::entry::{RFLAGS_RF, RFLAGS_TF};
 
 pub use self::error::{CpuError, SeekError};
 pub use self::exit::{Exit, PortAccess};
 pub use self::state::CpuState;
-
-/// RFLAGS.TF and RF, which debugging sets (Intel SDM volume 1, section 3.4.3).
-pub(crate) const RFLAGS_TF: u64 = 1 << 8;
-pub(crate) const RFLAGS_RF: u64 = 1 << 16;
 
 /// How a stop of the guest is named by a counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,8 +68,7 @@ pub trait GuestCpu: CpuState {
     /// [`CpuError::Hypervisor`] when KVM refuses.
     fn registers(&mut self) -> Result<Registers, CpuError>;
 
-    /// Digest of the general purpose registers, RIP and RFLAGS at the last exit. Cheap: taken
-    /// for most log entries.
+    /// [`register_digest`] of the registers at the last exit. Cheap: taken for most log entries.
     ///
     /// # Errors
     /// [`CpuError::Hypervisor`] when KVM refuses.
@@ -151,6 +147,14 @@ pub trait GuestCpu: CpuState {
     fn for_debugger(&mut self) -> Option<&mut dyn debug::DebugCpu> {
         None
     }
+}
+
+/// Digest of the general purpose registers, RIP and RFLAGS, as they are [compared](Registers::compared).
+pub(crate) fn register_digest(registers: Registers) -> u32 {
+    let Registers {
+        gpr, rip, rflags, ..
+    } = registers.compared();
+    digest_of(gpr.into_iter().chain([rip, rflags]))
 }
 
 /// The [hash](hash_words) of register values in 32 bits: see [`fold`]. It must be cheap: it is taken

@@ -17,7 +17,9 @@ use vm_memory::{Bytes, GuestAddress};
 
 pub use self::script::{Op, Script};
 use crate::counter::Tally;
-use crate::cpu::{self, CpuError, Exit, GuestCpu, PortAccess, Registers, digest};
+use crate::cpu::{
+    self, CpuError, Exit, GuestCpu, PortAccess, RFLAGS_RF, RFLAGS_TF, Registers, register_digest,
+};
 use crate::dice::Dice;
 use crate::ram::GuestRam;
 use crate::rewrite::TSC_PORT;
@@ -72,6 +74,8 @@ pub struct FakeCpu {
     data: [u8; 8],
     data_len: usize,
     kicks: Dice,
+    /// What it reports of flags that no two runs have in common.
+    flags: Dice,
     /// Where a debugger wants it to stop.
     tripwires: Vec<u64>,
     /// What a counter counts.
@@ -89,8 +93,8 @@ pub struct FakeCpu {
 }
 
 impl FakeCpu {
-    /// At the start of `script`. `kicks` seeds where the host interrupts it, which no guest can
-    /// notice.
+    /// At the start of `script`. `kicks` seeds where the host interrupts it and what RFLAGS.TF and RF
+    /// are at its exits, which no guest can notice.
     #[must_use]
     pub fn new(script: Script, memory: GuestRam, kicks: u64) -> Self {
         let mut cpu = Self {
@@ -112,6 +116,7 @@ impl FakeCpu {
             data: [0; 8],
             data_len: 0,
             kicks: Dice(kicks),
+            flags: Dice(!kicks),
             tripwires: Vec::new(),
             tally: Rc::default(),
             cr4: 0,
@@ -141,6 +146,8 @@ impl FakeCpu {
     fn update_place(&mut self) {
         self.registers.rip = self.address();
         self.registers.rflags = 2 | if self.interrupts_on { RFLAGS_IF } else { 0 };
+        // As the host has it.
+        self.registers.rflags |= [0, RFLAGS_RF, RFLAGS_TF][self.flags.roll(3) as usize];
         self.registers.gpr[6] = 0x9000 - 8 * self.interrupted.len() as u64;
     }
 
@@ -386,7 +393,7 @@ impl GuestCpu for FakeCpu {
     }
 
     fn register_digest(&mut self) -> Result<u32, CpuError> {
-        Ok(digest(&self.registers.fields()))
+        Ok(register_digest(self.registers))
     }
 
     fn set_registers(&mut self, registers: &Registers) -> Result<(), CpuError> {

@@ -12,7 +12,7 @@ use super::branch_counter::{BranchCounter, CounterError};
 use super::stepped::SteppedCpu;
 use crate::counter::{CountingCpu, EventCounter, Ran, Seekable, Steppable};
 use crate::cpu::debug::DebugCpu;
-use crate::cpu::{CpuError, CpuState, Exit, GuestCpu, RFLAGS_RF, RFLAGS_TF, Registers};
+use crate::cpu::{CpuError, CpuState, Exit, GuestCpu, Registers};
 use crate::ram::PageSet;
 
 /// KVM's processor, which names stops by a hardware counter once that is switched on.
@@ -126,10 +126,9 @@ impl Steppable for FreeCpu {
         if std::mem::take(&mut self.stepping) {
             self.stepped.end()?;
         }
-        let mut registers = self.cpu().registers()?;
-        if registers.rflags & (RFLAGS_TF | RFLAGS_RF) != 0 {
-            registers.rflags &= !(RFLAGS_TF | RFLAGS_RF);
-            self.cpu().set_registers(&registers)?;
+        let left = self.cpu().registers()?;
+        if left.compared() != left {
+            self.cpu().set_registers(&left.compared())?;
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use kvm_bindings::kvm_regs;
 
-use crate::cpu::{self, Registers};
+use crate::cpu::Registers;
 
 fn gpr(r: &kvm_regs) -> [u64; 16] {
     [
@@ -60,9 +60,4 @@ pub(super) fn to_kvm(registers: &Registers) -> kvm_regs {
         rip: registers.rip,
         rflags: registers.rflags,
     }
-}
-
-/// [`cpu::digest`] of all of them.
-pub(super) fn digest(r: &kvm_regs) -> u32 {
-    cpu::digest_of(gpr(r).into_iter().chain([r.rip, r.rflags]))
 }

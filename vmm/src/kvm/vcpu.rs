@@ -12,7 +12,7 @@ use super::cr4::allows;
 use super::out_stop::Tripwires;
 use super::registers;
 use super::write_log::WriteLog;
-use crate::cpu::{CpuError, CpuState, Exit, GuestCpu, PortAccess, Registers};
+use crate::cpu::{CpuError, CpuState, Exit, GuestCpu, PortAccess, Registers, register_digest};
 use crate::ram::{GuestRam, PageSet};
 
 /// The opcode of STI.
@@ -405,7 +405,7 @@ impl GuestCpu for KvmCpu {
     }
 
     fn register_digest(&mut self) -> Result<u32, CpuError> {
-        Ok(registers::digest(&self.synced()))
+        Ok(register_digest(registers::from_kvm(&self.synced(), 0)))
     }
 
     fn set_registers(&mut self, registers: &Registers) -> Result<(), CpuError> {

@@ -155,7 +155,7 @@ pub(super) fn different_registers(
 ) -> impl Iterator<Item = (&'static str, u64, u64)> {
     Registers::NAMES
         .into_iter()
-        .zip(logged.fields().into_iter().zip(own.fields()))
+        .zip((logged.compared().fields().into_iter()).zip(own.compared().fields()))
         .filter(|(_, (logged, own))| logged != own)
         .map(|(name, (logged, own))| (name, logged, own))
 }

@@ -65,7 +65,7 @@ pub(crate) fn digest_rest(at: &mut Moment<'_>) -> Step<PartDigests> {
     let parts = part_digests(at)?.into_iter().map(|(_, digest)| digest);
     Ok(PartDigests {
         parts: parts.collect(),
-        registers: at.registers()?,
+        registers: at.registers()?.compared(),
     })
 }
 

@@ -95,7 +95,11 @@ fn finish<C: GuestCpu>(engine: Engine<C>, memory: GuestRam, seen: &Seen) -> Run 
     let exits = ExitTally::default();
     let mut engine = engine.with_tally(exits.clone());
     let ended = engine.run();
-    let registers = engine.cpu().registers().expect("a fake processor has them");
+    let registers = engine
+        .cpu()
+        .registers()
+        .expect("a fake processor has them")
+        .compared();
     let outputs = seen.outputs.take();
     Run {
         ended,

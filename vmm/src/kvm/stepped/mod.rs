@@ -40,7 +40,7 @@ use self::entrances::Entrances;
 use super::KvmCpu;
 use super::vcpu::Returned;
 use crate::counter::{Ran, Seekable, Tally};
-use crate::cpu::{CpuError, Exit, GuestCpu, RFLAGS_RF, RFLAGS_TF, Registers};
+use crate::cpu::{CpuError, Exit, GuestCpu, RFLAGS_TF, Registers};
 use crate::dice::Dice;
 use crate::ram::GuestRam;
 
@@ -409,9 +409,7 @@ impl Seekable for SteppedCpu {
     }
 
     fn registers(&mut self) -> Result<Registers, CpuError> {
-        let mut registers = self.cpu.registers()?;
-        registers.rflags &= !(RFLAGS_TF | RFLAGS_RF);
-        Ok(registers)
+        Ok(self.cpu.registers()?.compared())
     }
 
     fn skid(&self) -> u64 {
