@@ -50,7 +50,7 @@ use std::time::Duration;
 use crate::bytes::{FieldError, Fields};
 use crate::codec::PROTOCOL_VERSION;
 use crate::host::{HostReport, HostReportError, MAX_REPORT};
-use crate::identity::{Identity, IdentityError};
+use crate::identity::{Identity, IdentityError, MAX_IDENTITY};
 pub use crate::identity::{MAX_HOLDER, Title};
 pub use crate::refusal::{MAX_REFUSAL_MESSAGE, Refusal, RefusalCode};
 use crate::seed::Seed;
@@ -61,8 +61,8 @@ pub const ENVELOPE_LEN: usize = 24;
 /// Longest body of an envelope.
 pub const MAX_ENVELOPE_BODY: usize = 4096;
 
-// A Hello has the longest body: a report, an identity with two names, and a few numbers.
-const _: () = assert!(MAX_REPORT + 512 <= MAX_ENVELOPE_BODY);
+// The header of a file has the longest body: an identity, a seed, and a report.
+const _: () = assert!(MAX_IDENTITY + 32 + MAX_REPORT <= MAX_ENVELOPE_BODY);
 
 pub(crate) const LINK_MAGIC: [u8; 8] = *b"ftvmlink";
 

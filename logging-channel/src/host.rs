@@ -1,7 +1,7 @@
 //! What a host can do, in short: what its doctor found, for the other host of a pair to compare.
 //!
 //! ```text
-//!   report   count u8, at most 32 checks
+//!   report   count u8, at most 32 checks; results of instructions (see `instructions`)
 //!   check    flags u8: bits 0 and 1: 0 passed, 1 failed, 2 not checked; bit 2: required
 //!            name:     length u8, at most 32, UTF-8
 //!            measured: length u8, at most 64, UTF-8
@@ -10,6 +10,7 @@
 use std::fmt;
 
 use crate::bytes::{FieldError, Fields};
+use crate::instructions::{InstructionResults, InstructionResultsError, MAX_RESULTS};
 use crate::refusal::{Refusal, RefusalCode};
 
 /// Most checks in a report.
@@ -22,7 +23,12 @@ pub const MAX_CHECK_NAME: usize = 32;
 pub const MAX_MEASURED: usize = 64;
 
 /// The longest report.
-pub(crate) const MAX_REPORT: usize = 1 + MAX_CHECKS * (3 + MAX_CHECK_NAME + MAX_MEASURED);
+pub(crate) const MAX_REPORT: usize =
+    1 + MAX_CHECKS * (3 + MAX_CHECK_NAME + MAX_MEASURED) + MAX_RESULTS;
+
+/// What to do where processors do not do the same.
+pub const SAME_PROCESSORS: &str = "use two hosts whose processors have the same model, stepping and microcode, or, where hosts are \
+     virtual machines, give both the same CPU type";
 
 const OUTCOME_BITS: u8 = 0b011;
 const REQUIRED: u8 = 0b100;
@@ -65,6 +71,7 @@ pub struct HostCheck {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct HostReport {
     checks: Vec<HostCheck>,
+    instructions: InstructionResults,
 }
 
 /// Why bytes are not a report.
@@ -85,6 +92,9 @@ pub enum HostReportError {
     /// Flags that this version does not know.
     #[error("unknown flags {0:#04x} of a check")]
     UnknownFlags(u8),
+    /// What instructions came to cannot be read.
+    #[error("malformed results of instructions")]
+    Instructions(#[from] InstructionResultsError),
 }
 
 /// A check with another outcome, or another text, on the other host.
@@ -117,7 +127,23 @@ impl HostReport {
         });
         Self {
             checks: checks.collect(),
+            instructions: InstructionResults::default(),
         }
+    }
+
+    /// The same, with what the table of instructions came to.
+    #[must_use]
+    pub fn with_instructions(self, instructions: InstructionResults) -> Self {
+        Self {
+            instructions,
+            ..self
+        }
+    }
+
+    /// What the table of instructions came to.
+    #[must_use]
+    pub fn instructions(&self) -> &InstructionResults {
+        &self.instructions
     }
 
     /// The checks.
@@ -138,9 +164,14 @@ impl HostReport {
     }
 
     /// Why `backup` cannot be the backup of this host's guest, or `None`: it must pass every check
-    /// that either of the two hosts requires.
+    /// that either of the two hosts requires, and its processor must do the same.
     #[must_use]
     pub fn shortfall(&self, backup: &HostReport) -> Option<Refusal> {
+        self.failed_check(backup)
+            .or_else(|| self.other_processor(backup))
+    }
+
+    fn failed_check(&self, backup: &HostReport) -> Option<Refusal> {
         let required = |report: &'_ HostReport| -> Vec<String> {
             let checks = report.checks.iter().filter(|check| check.required);
             checks.map(|check| check.name.clone()).collect()
@@ -156,6 +187,17 @@ impl HostReport {
                 "the backup's host fails a check that this primary's guest needs, {name:?} \
                  ({seen}): `ftvm doctor` there says how to mend it; install the same version of \
                  ftvm on both hosts"
+            ),
+        })
+    }
+
+    fn other_processor(&self, backup: &HostReport) -> Option<Refusal> {
+        let difference = self.instructions.difference(&backup.instructions)?;
+        Some(Refusal {
+            code: RefusalCode::OtherProcessor,
+            message: format!(
+                "the backup's processor does not do as this primary's (here) does: {difference}; a \
+                 guest that uses them would not be the same on both: {SAME_PROCESSORS}"
             ),
         })
     }
@@ -199,6 +241,7 @@ impl HostReport {
                 out.extend_from_slice(text.as_bytes());
             }
         }
+        self.instructions.encode(out);
     }
 
     pub(crate) fn decode(fields: &mut Fields<'_>) -> Result<Self, HostReportError> {
@@ -226,6 +269,7 @@ impl HostReport {
         });
         Ok(Self {
             checks: checks.collect::<Result<_, _>>()?,
+            instructions: InstructionResults::decode(fields)?,
         })
     }
 }
@@ -264,6 +308,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::instructions::InstructionResult;
 
     fn check(name: &str, outcome: CheckOutcome, required: bool, measured: &str) -> HostCheck {
         HostCheck {
@@ -280,12 +325,17 @@ mod tests {
             check("counter", CheckOutcome::Failed, false, "no PMU"),
             check("halt", CheckOutcome::NotChecked, false, ""),
         ])
+        .with_instructions(results(1))
+    }
+
+    fn results(digest: u32) -> InstructionResults {
+        InstructionResults::new([("RCPPS", InstructionResult::Digest(digest))])
     }
 
     fn with(change: impl FnOnce(&mut Vec<HostCheck>)) -> HostReport {
         let mut checks = report().checks;
         change(&mut checks);
-        HostReport::new(checks)
+        HostReport::new(checks).with_instructions(results(1))
     }
 
     fn encoded(report: &HostReport) -> Vec<u8> {
@@ -340,7 +390,8 @@ mod tests {
     fn a_backup_must_pass_what_either_host_requires() {
         assert_eq!(report().shortfall(&report()), None);
         let none = HostReport::default();
-        assert_eq!(none.shortfall(&report()), None);
+        let idle = HostReport::default().with_instructions(results(1));
+        assert_eq!(idle.shortfall(&report()), None);
 
         let failed = with(|checks| {
             checks[0].outcome = CheckOutcome::Failed;
@@ -355,6 +406,23 @@ mod tests {
         }
         let silent = report().shortfall(&none).expect("unfit");
         assert!(silent.message.contains("not checked"), "{silent}");
+    }
+
+    #[test]
+    fn a_backup_whose_processor_does_otherwise_is_refused_and_the_instruction_named() {
+        let other = report().with_instructions(results(2));
+        let refusal = report().shortfall(&other).expect("another processor");
+        assert_eq!(refusal.code, RefusalCode::OtherProcessor);
+        for word in ["other results of RCPPS;", "stepping and microcode"] {
+            assert!(refusal.message.contains(word), "{word} in {refusal}");
+        }
+        let untried = report().with_instructions(InstructionResults::default());
+        let refusal = report().shortfall(&untried).expect("not compared");
+        assert!(refusal.message.contains("ftvm doctor"), "{refusal}");
+
+        let renamed =
+            with(|checks| checks.push(check("processor", CheckOutcome::Passed, false, "")));
+        assert_eq!(report().shortfall(&renamed), None, "names alone");
     }
 
     #[test]

@@ -16,6 +16,10 @@ pub const MAX_DISK_NAME: usize = 128;
 /// Longest name of an epoch's holder, in bytes.
 pub const MAX_HOLDER: usize = 128;
 
+/// The longest identity: names with their lengths, two digests, numbers.
+pub(crate) const MAX_IDENTITY: usize =
+    (1 + MAX_VM_NAME) + 2 * 32 + 8 + 4 + (1 + 8) + (1 + 8) + (1 + MAX_DISK_NAME);
+
 /// SHA-256 of something that must be equal on both hosts.
 pub type Digest = [u8; 32];
 

@@ -18,6 +18,7 @@ pub mod handshake;
 pub mod heartbeat;
 mod host;
 mod identity;
+mod instructions;
 mod loss;
 pub mod receiver;
 pub mod record;
@@ -31,9 +32,12 @@ pub mod times;
 
 pub use host::{
     CheckOutcome, HostCheck, HostDifference, HostReport, HostReportError, MAX_CHECK_NAME,
-    MAX_CHECKS, MAX_MEASURED,
+    MAX_CHECKS, MAX_MEASURED, SAME_PROCESSORS,
 };
 pub use identity::{Digest, DiskIdentity, Identity, IdentityError, MAX_DISK_NAME, MAX_VM_NAME};
+pub use instructions::{
+    InstructionResult, InstructionResults, InstructionResultsError, MAX_INSTRUCTIONS,
+};
 pub use loss::{ChannelEvent, LossReason};
 pub use seed::Seed;
 pub use settings::{LEAST_OUTPUT_TIMEOUT, Settings};

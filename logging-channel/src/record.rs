@@ -1,7 +1,7 @@
 //! A log in a file.
 //!
 //! ```text
-//!   envelope "ftvm-log" (see `handshake`), kind 5, body: identity, seed
+//!   envelope "ftvm-log" (see `handshake`), kind 5, body: identity, seed, host report
 //!   batch …                                (see `codec`)
 //!   batch …
 //!   control message Goodbye {last LSN}     (see `control`): the log is complete
@@ -22,6 +22,7 @@ use crate::codec::{
 use crate::control::{CONTROL_MAGIC, Control, ControlError};
 use crate::entry::{Entry, Lsn};
 use crate::handshake::{ENVELOPE_LEN, Envelope, HandshakeError, kind};
+use crate::host::HostReport;
 use crate::identity::{Identity, IdentityError};
 use crate::seed::Seed;
 
@@ -74,17 +75,19 @@ pub struct RecordWriter {
 }
 
 impl RecordWriter {
-    /// Creates the file, or empties it, and writes its header: whose log it is, and with which
-    /// random numbers that begins.
+    /// Creates the file, or empties it, and writes its header: whose log it is, with which random
+    /// numbers that begins, and what the host can do that records it.
     pub fn create(
         path: impl AsRef<Path>,
         identity: &Identity,
         seed: Seed,
+        host: &HostReport,
     ) -> Result<Self, WriteError> {
         let path = path.as_ref().to_owned();
         let mut body = Vec::new();
         identity.encode(&mut body)?;
         body.extend_from_slice(seed.bytes());
+        host.encode(&mut body);
         let header = Envelope::seal(FILE_MAGIC, PROTOCOL_VERSION, kind::FILE, &body);
         let created = File::create(&path).and_then(|mut file| {
             file.write_all(&header)?;
@@ -276,6 +279,7 @@ pub struct RecordReader {
     entries: std::iter::Zip<std::ops::RangeFrom<u64>, std::vec::IntoIter<Entry>>,
     body: Vec<u8>,
     seed: Seed,
+    host: HostReport,
     ended: bool,
 }
 
@@ -324,6 +328,7 @@ impl RecordReader {
             .array()
             .map_err(|error| corrupt(error.into()))?
             .into();
+        let host = HostReport::decode(&mut fields).map_err(|error| corrupt(error.into()))?;
         if !fields.is_empty() {
             let error = IdentityError::Trailing(fields.remaining());
             return Err(corrupt(error.into()));
@@ -335,6 +340,7 @@ impl RecordReader {
             entries: (0..).zip(Vec::new()),
             body,
             seed,
+            host,
             ended: false,
         };
         Ok((identity, reader))
@@ -344,6 +350,12 @@ impl RecordReader {
     #[must_use]
     pub fn seed(&self) -> Seed {
         self.seed
+    }
+
+    /// What the host could do that recorded it.
+    #[must_use]
+    pub fn host(&self) -> &HostReport {
+        &self.host
     }
 
     /// The last entry of the batches read so far.

@@ -36,6 +36,8 @@ pub enum RefusalCode {
     OtherDisk,
     /// Another disk server decides who may run it.
     OtherArbiter,
+    /// Its host's processor does otherwise.
+    OtherProcessor,
     /// A code of a later version.
     Unknown(u16),
 }
@@ -56,6 +58,7 @@ impl RefusalCode {
             RefusalCode::HostUnfit => 11,
             RefusalCode::OtherDisk => 12,
             RefusalCode::OtherArbiter => 13,
+            RefusalCode::OtherProcessor => 14,
             RefusalCode::Unknown(number) => number,
         }
     }
@@ -75,6 +78,7 @@ impl RefusalCode {
             11 => RefusalCode::HostUnfit,
             12 => RefusalCode::OtherDisk,
             13 => RefusalCode::OtherArbiter,
+            14 => RefusalCode::OtherProcessor,
             other => RefusalCode::Unknown(other),
         }
     }

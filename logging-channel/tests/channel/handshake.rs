@@ -88,11 +88,11 @@ fn the_layout_of_a_refusal_is_fixed_forever() {
     #[rustfmt::skip]
     let expected = [
         b'f', b't', b'v', b'm', b'l', b'i', b'n', b'k',
-        9, 0,
+        10, 0,
         3, 0,
         6, 0, 0, 0,
         0x6d, 0x80, 0xe4, 0xf6,
-        0x5d, 0xe8, 0x0c, 0x61,
+        0xad, 0x3a, 0x92, 0x16,
         1, 0, 2, 0, b'n', b'o',
     ];
     assert_eq!(refusal.encode().expect("valid"), expected);

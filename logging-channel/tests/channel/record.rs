@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use crate::logs::{frame, log, ticks};
-use crate::peers::identity;
+use crate::peers::{host, identity};
 
 /// Of the recordings.
 const SEED: [u8; 32] = *b"as good a seed as any other one.";
@@ -32,6 +32,7 @@ fn read(path: &Path) -> Read {
         Err(error) => return Read::NotOpened(error),
     };
     assert_eq!(reader.seed().bytes(), &SEED);
+    assert_eq!(reader.host(), &host());
     let mut entries = Vec::new();
     for (n, item) in (1..).zip(reader) {
         match item {
@@ -47,7 +48,8 @@ fn read(path: &Path) -> Read {
 
 /// Writes a log with a batch every `each` entries.
 fn write(path: &Path, log: &[Entry], each: usize) {
-    let mut writer = RecordWriter::create(path, &identity(), SEED.into()).expect("created");
+    let mut writer =
+        RecordWriter::create(path, &identity(), SEED.into(), &host()).expect("created");
     for entries in log.chunks(each) {
         for entry in entries {
             writer.append(entry).expect("appended");
@@ -138,7 +140,8 @@ fn any_flipped_bit_is_found_and_no_wrong_entry_is_given() {
 #[test]
 fn a_recording_that_was_not_finished_is_cut_after_what_it_had() {
     let (_dir, path) = scratch();
-    let mut writer = RecordWriter::create(&path, &identity(), SEED.into()).expect("created");
+    let mut writer =
+        RecordWriter::create(&path, &identity(), SEED.into(), &host()).expect("created");
     for entry in ticks(3) {
         writer.append(&entry).expect("appended");
     }
@@ -218,7 +221,7 @@ fn what_follows_or_contradicts_the_end_mark_is_corruption() {
 fn what_cannot_be_written_is_said() {
     let (dir, path) = scratch();
     assert!(matches!(
-        RecordWriter::create(dir.path(), &identity(), SEED.into()),
+        RecordWriter::create(dir.path(), &identity(), SEED.into(), &host()),
         Err(WriteError::Create { .. })
     ));
     let long = Identity {
@@ -226,10 +229,11 @@ fn what_cannot_be_written_is_said() {
         ..identity()
     };
     assert!(matches!(
-        RecordWriter::create(&path, &long, SEED.into()),
+        RecordWriter::create(&path, &long, SEED.into(), &host()),
         Err(WriteError::Identity(IdentityError::NameTooLong(65)))
     ));
-    let mut writer = RecordWriter::create(&path, &identity(), SEED.into()).expect("created");
+    let mut writer =
+        RecordWriter::create(&path, &identity(), SEED.into(), &host()).expect("created");
     assert!(matches!(
         writer.append(&frame(1, 1 << 17)),
         Err(WriteError::Entry(_))

@@ -30,6 +30,10 @@ const LOST: Duration = Duration::from_secs(15);
 /// Where checks tell what came of them.
 type Findings = mpsc::Sender<(&'static str, Measured)>;
 
+/// The check that says which processor a host has. Where two hosts differ in that alone, their guest
+/// is protected all the same.
+pub const PROCESSOR: &str = "processor";
+
 /// Whether a host has a performance counter that can name a stop of the guest, by its report.
 #[must_use]
 pub fn has_counter(host: &HostReport) -> bool {

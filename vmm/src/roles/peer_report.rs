@@ -1,8 +1,8 @@
-//! The two hosts of a pair compare what they can do.
+//! The two hosts of a pair, or of a recording and its replay, compare what they can do.
 
-use logging_channel::{CheckOutcome, HostReport};
+use logging_channel::{CheckOutcome, HostDifference, HostReport, SAME_PROCESSORS};
 
-use crate::doctor::has_counter;
+use crate::doctor::{PROCESSOR, has_counter};
 use crate::events::{Event, Events};
 
 /// How a stop of the guest between two exits is named in the log.
@@ -31,12 +31,29 @@ impl StopNaming {
     }
 }
 
+/// Says where `other`, which is called `whose`, differs from this host.
+pub(super) fn tell_differences(
+    here: &HostReport,
+    other: &HostReport,
+    whose: &str,
+) -> Vec<HostDifference> {
+    let differences = here.differences(other);
+    for difference in &differences {
+        if difference.name == PROCESSOR {
+            log::warn!(
+                "{whose} has another processor ({difference}): it gave the same results wherever \
+                 they are known to differ, but others were not tried; {SAME_PROCESSORS}"
+            );
+        } else {
+            log::info!("{whose} differs: {difference}");
+        }
+    }
+    differences
+}
+
 /// Says where the peer's host differs from this one, and how the pair will work.
 pub(super) fn compare(events: &Events, here: &HostReport, peer: &HostReport) -> StopNaming {
-    let differences = here.differences(peer);
-    for difference in &differences {
-        log::info!("the other host differs: {difference}");
-    }
+    let differences = tell_differences(here, peer, "the other host");
     let stops = StopNaming::of(here, peer);
     if stops == StopNaming::StateDelta && (has_counter(here) || has_counter(peer)) {
         log::warn!(

@@ -35,7 +35,7 @@ pub fn run_recording(
     let meters = Meters::of(&guest);
     let disk = disk_port(&guest, &meters, events)?;
     let keeper = StateKeeper::new(guest.baseline()?, pace, meters.state.clone());
-    let writer = RecordWriter::create(path, &guest.identity, seed)?;
+    let writer = RecordWriter::create(path, &guest.identity, seed, &guest.host_report)?;
     guest.host.live.store(true, Ordering::Release);
     let live = LiveInputs::new(GuestClock::starting_now(), guest.host.lanes.clone());
     let log = FileLog {

@@ -9,10 +9,11 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::bail;
-use logging_channel::Identity;
 use logging_channel::entry::{Entry, Lsn};
 use logging_channel::record::RecordReader;
+use logging_channel::{HostReport, Identity};
 
+use super::peer_report::tell_differences;
 use crate::assembly::{Guest, watchdog};
 use crate::devices::Output;
 use crate::doctor::has_counter;
@@ -74,6 +75,7 @@ pub fn run_replay(
     inspection: &Inspection,
 ) -> anyhow::Result<Replayed> {
     check(logged, &guest.identity)?;
+    check_host(reader.host(), &guest.host_report)?;
     guest.seed(reader.seed())?;
     if has_counter(&guest.host_report) {
         guest.count_stops()?;
@@ -179,6 +181,20 @@ fn check(logged: &Identity, here: &Identity) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Sees that this host does as the one that recorded the log, and says where it is another one.
+fn check_host(recording: &HostReport, here: &HostReport) -> anyhow::Result<()> {
+    if let Some(difference) = here.instructions().difference(recording.instructions()) {
+        bail!(
+            "this host's processor (here) does not do as that of the host that recorded the log: \
+             {difference}; a guest that uses them would not be the same: replay it on a host whose \
+             processor has the same model, stepping and microcode (where it is a virtual machine, \
+             the same CPU type)"
+        );
+    }
+    tell_differences(here, recording, "the host that recorded the log");
+    Ok(())
+}
+
 /// Shows the console; the network gets nothing.
 struct ConsoleOnly(crate::io::Outlet);
 
@@ -221,5 +237,37 @@ impl LogSource for FileLog {
 
     fn after_end(&mut self) -> Interruption {
         Interruption::Failed("the log ends before the guest does".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use logging_channel::InstructionResult::Digest;
+    use logging_channel::{CheckOutcome, HostCheck, InstructionResults};
+
+    use super::*;
+
+    fn host(processor: &str, rcpps: u32) -> HostReport {
+        let processor = HostCheck {
+            name: "processor".into(),
+            outcome: CheckOutcome::Passed,
+            required: false,
+            measured: processor.into(),
+        };
+        HostReport::new([processor])
+            .with_instructions(InstructionResults::new([("RCPPS", Digest(rcpps))]))
+    }
+
+    #[test]
+    fn a_host_with_other_results_does_not_replay_and_one_of_another_name_does() {
+        let here = host("stepping 1", 1);
+        assert!(check_host(&host("stepping 2", 1), &here).is_ok());
+        for other in [host("stepping 1", 2), HostReport::default()] {
+            let refused = check_host(&other, &here).expect_err("another processor");
+            let words = refused.to_string();
+            assert!(words.contains("this host's processor"), "{words}");
+        }
+        let refused = check_host(&host("stepping 1", 2), &here).expect_err("other results");
+        assert!(refused.to_string().contains("RCPPS"), "{refused}");
     }
 }
