@@ -50,6 +50,16 @@ fn what_cannot_run_is_refused() -> Result<()> {
     let missing = host.run(&argv)?;
     assert_refused("a missing initramfs", &missing, "/no/such/initrd");
 
+    // What breaks it on purpose is in another program.
+    for (role, option) in [
+        ("primary", "--never-repair"),
+        ("primary", "--break-output-rule"),
+        ("backup", "--sabotage"),
+    ] {
+        let unknown = host.run(&["ftvm", role, option])?;
+        assert_refused(option, &unknown, &format!("unexpected argument '{option}'"));
+    }
+
     // The rest of the host keeps its /dev.
     let tiny = host.image("tiny.cpio");
     let without_kvm = |kernel: &str, initrd: &str, options: &str| {

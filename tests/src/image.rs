@@ -10,7 +10,7 @@ use guest_images::libraries::{MachineLibraries, add_programs};
 use guest_images::{DebianKernel, GuestImages, Package, PackageStore, images};
 
 use crate::error::{Error, Result};
-use crate::layout::Layout;
+use crate::layout::{HOST_AGENT, Layout};
 
 /// Modules of a host; what they depend on comes along.
 const HOST_MODULES: [&str; 10] = [
@@ -29,7 +29,7 @@ const HOST_MODULES: [&str; 10] = [
 /// Programs of this machine that hosts need.
 const MACHINE_PROGRAMS: [&str; 2] = ["ip", "tc"];
 /// Programs of the workspace that hosts need.
-const PROGRAMS: [&str; 3] = ["host-agent", "ftvm", "disk-server"];
+const PROGRAMS: [&str; 3] = [HOST_AGENT, "ftvm", "disk-server"];
 
 const INIT: &str = include_str!("init/host.sh");
 const INITTAB: &str = include_str!("init/inittab");

@@ -5,19 +5,28 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Variable that names the directory with `ftvm`, `disk-server` and
-/// `host-agent`, for builds in unusual places.
+/// Variable that names the directory with `ftvm` and `disk-server`, for builds in unusual places.
 pub const PROGRAMS_VARIABLE: &str = "FTVM_PROGRAMS";
 
 /// The program that is `ftvm` with the options that break it on purpose.
 pub const SABOTAGED_FTVM: &str = "sabotaged-ftvm";
+
+/// The program that runs commands in a host; see [`crate::agent`].
+pub const HOST_AGENT: &str = "host-agent";
+
+/// Programs that only tests need. They are built as tests are; what is delivered comes from the release
+/// build, also for tests.
+const OF_TESTS: [&str; 2] = [HOST_AGENT, SABOTAGED_FTVM];
 
 /// The directories of a checkout that the testbed and the developer commands
 /// work with. All state is below `.ftvm` and cargo's `target`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     root: PathBuf,
-    programs: PathBuf,
+    /// Where what is delivered is.
+    delivered: PathBuf,
+    /// Where what only tests need is.
+    of_tests: PathBuf,
 }
 
 impl Layout {
@@ -28,8 +37,14 @@ impl Layout {
             .parent()
             .expect("the crate is in a directory of the checkout")
             .to_owned();
+        let target = env::current_exe()
+            .ok()
+            .and_then(|program| Some(target_directory(&program)?.to_owned()))
+            .unwrap_or_else(|| root.join("target"));
         Self {
-            programs: programs(&root),
+            delivered: env::var_os(PROGRAMS_VARIABLE)
+                .map_or_else(|| target.join("release"), PathBuf::from),
+            of_tests: target.join("debug"),
             root,
         }
     }
@@ -83,7 +98,12 @@ impl Layout {
     ///
     /// When it was not built.
     pub fn program(&self, name: &str) -> Result<PathBuf> {
-        let path = self.programs.join(name);
+        let directory = if OF_TESTS.contains(&name) {
+            &self.of_tests
+        } else {
+            &self.delivered
+        };
+        let path = directory.join(name);
         if path.is_file() {
             return Ok(path);
         }
@@ -94,18 +114,10 @@ impl Layout {
     }
 }
 
-/// Cargo's directory of release builds: next to the profile that we are in.
-fn programs(root: &Path) -> PathBuf {
-    if let Some(directory) = env::var_os(PROGRAMS_VARIABLE) {
-        return directory.into();
-    }
-    env::current_exe()
-        .ok()
-        .and_then(|path| {
-            path.ancestors()
-                .skip(1)
-                .map(|directory| directory.join("release"))
-                .find(|release| release.is_dir())
-        })
-        .unwrap_or_else(|| root.join("target/release"))
+/// Cargo's target directory of a program that cargo built.
+fn target_directory(program: &Path) -> Option<&Path> {
+    program
+        .ancestors()
+        .find(|path| path.ends_with("debug") || path.ends_with("release"))?
+        .parent()
 }

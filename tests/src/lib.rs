@@ -62,7 +62,7 @@ pub use error::{Error, Result};
 pub use host::Host;
 pub use host_kind::{HOSTS_VARIABLE, HostKind};
 pub use kept::KeptHosts;
-pub use layout::{Layout, PROGRAMS_VARIABLE, SABOTAGED_FTVM};
+pub use layout::{HOST_AGENT, Layout, PROGRAMS_VARIABLE, SABOTAGED_FTVM};
 pub use netns::Namespace;
 pub use network::{Fabric, GUEST, GUEST_MAC, Network, Position};
 pub use nix::sys::signal::Signal;

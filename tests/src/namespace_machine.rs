@@ -13,7 +13,7 @@ use guest_images::error::ImageError;
 use nix::sys::signal::{Signal, kill};
 
 use crate::error::{Error, Result};
-use crate::layout::Layout;
+use crate::layout::{HOST_AGENT, Layout};
 use crate::netns::Namespace;
 use crate::network::Network;
 use crate::plan::{Plan, tail};
@@ -72,9 +72,11 @@ impl NamespaceMachine {
         let log = File::create(&console).map_err(failed)?;
         let errors = log.try_clone().map_err(failed)?;
         let busybox = busybox(plan.layout)?;
-        let agent = plan.layout.program("host-agent")?;
+        let agent = plan.layout.program(HOST_AGENT)?;
         // `ftvm` is found by its name, as in an emulated host.
-        let mut path = agent
+        let mut path = plan
+            .layout
+            .program("ftvm")?
             .parent()
             .unwrap_or(Path::new("."))
             .as_os_str()

@@ -3,29 +3,31 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// Prints every step with the time that it took; a spinner turns meanwhile.
+/// Prints every step with the time that it took; a spinner turns meanwhile. Steps of several threads go on
+/// beside each other.
 #[derive(Debug)]
 pub(crate) struct Steps {
     start: Instant,
+    spinners: MultiProgress,
 }
 
 impl Steps {
     pub(crate) fn new() -> Self {
         Self {
             start: Instant::now(),
+            spinners: MultiProgress::new(),
         }
     }
 
     /// Runs one step.
-    pub(crate) fn step<T>(&mut self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub(crate) fn step<T>(&self, name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})");
         let spinner = ProgressBar::new_spinner()
             .with_message(name.to_owned())
-            .with_style(
-                ProgressStyle::with_template("{spinner} {msg} ({elapsed})")
-                    .expect("a valid template"),
-            );
+            .with_style(style.expect("a valid template"));
+        let spinner = self.spinners.add(spinner);
         spinner.enable_steady_tick(Duration::from_millis(200));
         if spinner.is_hidden() {
             eprintln!("… {name}");
@@ -35,7 +37,8 @@ impl Steps {
         spinner.finish_and_clear();
         let took = start.elapsed().as_secs_f64();
         let mark = if result.is_ok() { "✓" } else { "✗" };
-        eprintln!("{mark} {name} ({took:.1} s)");
+        self.spinners
+            .suspend(|| eprintln!("{mark} {name} ({took:.1} s)"));
         result
     }
 

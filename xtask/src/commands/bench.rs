@@ -104,7 +104,7 @@ impl Bench {
             true => Disk::Made,
             false => Disk::LeftOut,
         };
-        setup::prepare_for(&mut Steps::new(), disk)?;
+        setup::prepare_for(&Steps::new(), disk)?;
         let mut line = LiveLine::new();
         let show = |now: &str, sample: Option<&Sample>| {
             if let Some(sample) = sample {

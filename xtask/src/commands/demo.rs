@@ -70,8 +70,8 @@ impl Demo {
             "--load runs beside Redis: it cannot be used with --workload {}",
             self.workload
         );
-        let mut steps = Steps::new();
-        setup::prepare(&mut steps)?;
+        let steps = Steps::new();
+        setup::prepare(&steps)?;
         let options = Options {
             heartbeat_timeout: Duration::from_millis(self.heartbeat_timeout),
             seed: self.seed.unwrap_or_else(|| fastrand::u64(..1_000_000)),

@@ -149,7 +149,7 @@ impl Endure {
         let layout = Layout::find();
         let path = layout.root().join(".ftvm/endure.json");
         let mut record = Record::go_on(fs::read_to_string(&path).ok().as_deref(), self.minutes);
-        setup::prepare(&mut Steps::new())?;
+        setup::prepare(&Steps::new())?;
         if !record.turns.is_empty() {
             let had = record.seconds() / 60.0;
             eprintln!("going on after {had:.0} of {} min", self.minutes);

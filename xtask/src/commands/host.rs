@@ -36,9 +36,9 @@ pub(crate) struct Host {
 
 impl Host {
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        let mut steps = Steps::new();
+        let steps = Steps::new();
         if self.keep {
-            return self.keep(&mut steps);
+            return self.keep(&steps);
         }
         let testbed = steps.step("networks", || {
             Ok(Testbed::new("host")?.with_paging(self.paging))
@@ -61,7 +61,7 @@ impl Host {
         Ok(code)
     }
 
-    fn keep(&self, steps: &mut Steps) -> Result<ExitCode> {
+    fn keep(&self, steps: &Steps) -> Result<ExitCode> {
         let kept = KeptHosts::find();
         let host = steps.step(&format!("host {}", self.name), || {
             Ok(kept.start(&self.name, self.paging)?)

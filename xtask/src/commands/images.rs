@@ -24,7 +24,7 @@ pub(crate) struct Images {
 impl Images {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let layout = Layout::find();
-        let mut steps = Steps::new();
+        let steps = Steps::new();
         let store = if self.renew {
             steps.step("Debian's package lists", || {
                 Ok(PackageStore::renewing(layout.packages())?)
@@ -32,9 +32,9 @@ impl Images {
         } else {
             PackageStore::new(layout.packages())
         };
-        let images = make(&mut steps, &store, &layout)?;
-        let disk = make_disk(&mut steps, &store, &layout)?;
-        if let Some(lock) = renewed(&mut steps, &store)? {
+        let images = make(&steps, &store, &layout)?;
+        let disk = make_disk(&steps, &store, &layout)?;
+        if let Some(lock) = renewed(&steps, &store)? {
             pin(&lock, &layout)?;
         }
         for image in images.images().iter().chain([&disk]) {
@@ -72,7 +72,7 @@ impl Images {
 }
 
 /// What a renewing store took.
-fn renewed(steps: &mut Steps, store: &PackageStore) -> Result<Option<Lock>> {
+fn renewed(steps: &Steps, store: &PackageStore) -> Result<Option<Lock>> {
     if store.taken().is_none() {
         return Ok(None);
     }
@@ -123,13 +123,13 @@ pub(crate) fn make_all(layout: &Layout, disk: Disk) -> Result<()> {
 }
 
 /// Makes the guest images as one step.
-fn make(steps: &mut Steps, store: &PackageStore, layout: &Layout) -> Result<GuestImages> {
+fn make(steps: &Steps, store: &PackageStore, layout: &Layout) -> Result<GuestImages> {
     steps.step("guest images", || {
         Ok(GuestImages::build(store, &layout.images())?)
     })
 }
 
 /// Makes the disk image as one step.
-fn make_disk(steps: &mut Steps, store: &PackageStore, layout: &Layout) -> Result<Image> {
+fn make_disk(steps: &Steps, store: &PackageStore, layout: &Layout) -> Result<Image> {
     steps.step("disk image", || Ok(debian::build(store, &layout.images())?))
 }

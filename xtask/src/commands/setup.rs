@@ -11,22 +11,43 @@ use super::images::{self, Disk};
 use crate::packages;
 use crate::steps::Steps;
 
-/// Workspace packages with programs that hosts run, and the program's name.
-const PROGRAMS: [(&str, &str); 3] = [
-    ("testbed", "host-agent"),
-    ("ftvm-vmm", "ftvm"),
-    ("disk-server", "disk-server"),
+/// What is delivered, as users build it.
+const DELIVERED: [&str; 9] = [
+    "--release",
+    "--package",
+    "ftvm-vmm",
+    "--bin",
+    "ftvm",
+    "--package",
+    "disk-server",
+    "--bin",
+    "disk-server",
 ];
 
-/// What builds the `ftvm` that can be told to break itself.
-const SABOTAGED: [&str; 6] = [
+/// What runs in hosts for us. Together with xtask, from whose build it differs by one link.
+const HOST_AGENT: [&str; 6] = [
+    "--package",
+    "xtask",
+    "--package",
+    "testbed",
+    "--bin",
+    testbed::HOST_AGENT,
+];
+
+/// The `ftvm` that can be told to break itself. With xtask for the same reason.
+const SABOTAGED: [&str; 8] = [
+    "--package",
+    "xtask",
     "--package",
     "ftvm-vmm",
     "--features",
-    "sabotage",
+    SABOTAGE,
     "--bin",
     testbed::SABOTAGED_FTVM,
 ];
+
+/// The feature that everything has which is only for tests.
+pub(super) const SABOTAGE: &str = "ftvm-vmm/sabotage";
 
 /// Arguments of `cargo xtask setup`.
 #[derive(Debug, Args)]
@@ -34,72 +55,67 @@ pub(crate) struct Setup {}
 
 impl Setup {
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        let mut steps = Steps::new();
-        prepare_tests(&mut steps)?;
+        let steps = Steps::new();
+        prepare(&steps)?;
+        let layout = Layout::find();
+        steps.step("ftvm for scenarios that break it", || {
+            cargo_build(&layout, &SABOTAGED)
+        })?;
         eprintln!("ready after {:.1} s", steps.elapsed().as_secs_f64());
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// Makes everything that scenarios need. Quick when it is there.
-pub(crate) fn prepare_tests(steps: &mut Steps) -> Result<()> {
-    prepare(steps)?;
-    if programs_are_ours() {
-        // By itself: a feature is that of every program that is built with it.
-        let layout = Layout::find();
-        steps.step("ftvm for scenarios that break it", || {
-            cargo_build(&layout, &SABOTAGED)
-        })?;
-    }
-    Ok(())
-}
-
-/// Programs from an unusual place are as they are there.
-fn programs_are_ours() -> bool {
-    std::env::var_os(PROGRAMS_VARIABLE).is_none()
-}
-
 /// Makes everything that the demo needs. Quick when it is there.
-pub(crate) fn prepare(steps: &mut Steps) -> Result<()> {
+pub(crate) fn prepare(steps: &Steps) -> Result<()> {
     prepare_for(steps, Disk::Made)
 }
 
 /// As [`prepare`], with or without the guest's disk image.
-pub(crate) fn prepare_for(steps: &mut Steps, disk: Disk) -> Result<()> {
+pub(crate) fn prepare_for(steps: &Steps, disk: Disk) -> Result<()> {
     let layout = Layout::find();
+    prepare_building(steps, &layout)?;
+    build_and_make(steps, &layout, disk)
+}
+
+/// What goes before everything else: packages, and the program for hosts that is built as tests are.
+pub(super) fn prepare_building(steps: &Steps, layout: &Layout) -> Result<()> {
     let missing = packages::missing()?;
     if !missing.is_empty() {
         steps.step(&format!("installing {}", missing.join(", ")), || {
             packages::install(&missing)
         })?;
     }
+    steps.step("host agent", || cargo_build(layout, &HOST_AGENT))
+}
+
+/// Makes programs, images and hosts, without the lock that cargo has for builds of tests.
+pub(super) fn build_and_make(steps: &Steps, layout: &Layout, disk: Disk) -> Result<()> {
     // Images are mostly downloaded, and programs are compiled.
     thread::scope(|scope| {
-        let made = scope.spawn(|| images::make_all(&layout, disk));
-        if programs_are_ours() {
-            steps.step("programs", || build(&layout))?;
-        }
+        let made = scope.spawn(|| images::make_all(layout, disk));
+        steps.step("programs", || build(layout))?;
         steps.step("images", || made.join().expect("no panics"))
     })?;
-    if HostKind::choose(&layout) == HostKind::Qemu {
-        steps.step("hosts", || Ok(prepare_hosts(&layout)?))?;
+    if HostKind::choose(layout) == HostKind::Qemu {
+        steps.step("hosts", || Ok(prepare_hosts(layout)?))?;
     }
     Ok(())
 }
 
+/// Builds what is delivered. Programs from an unusual place are as they are there.
 pub(crate) fn build(layout: &Layout) -> Result<()> {
-    let mut released = Vec::new();
-    for (package, program) in PROGRAMS {
-        released.extend(["--package", package, "--bin", program]);
+    if std::env::var_os(PROGRAMS_VARIABLE).is_some() {
+        return Ok(());
     }
-    cargo_build(layout, &released)
+    cargo_build(layout, &DELIVERED)
 }
 
 fn cargo_build(layout: &Layout, arguments: &[&str]) -> Result<()> {
     let mut command = Command::new(env!("CARGO"));
     command
         .current_dir(layout.root())
-        .args(["build", "--quiet", "--release"])
+        .args(["build", "--quiet"])
         .args(arguments);
     let status = command.status().context("cannot start cargo")?;
     ensure!(status.success(), "the build failed");

@@ -29,7 +29,7 @@ pub(crate) struct Soak {
 
 impl Soak {
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        setup::prepare(&mut Steps::new())?;
+        setup::prepare(&Steps::new())?;
         let mut line = LiveLine::new();
         let duration = Duration::from_secs(60 * self.minutes);
         let heartbeat = Duration::from_millis(self.heartbeat_timeout);

@@ -1,12 +1,14 @@
 //! `cargo xtask test`
 
 use std::process::{Command, ExitCode, Stdio};
+use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use testbed::Layout;
 
-use super::setup;
+use super::images::Disk;
+use super::setup::{self, SABOTAGE};
 use crate::steps::Steps;
 
 /// Arguments of `cargo xtask test`.
@@ -18,24 +20,25 @@ pub(crate) struct Test {
 
 impl Test {
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        let mut steps = Steps::new();
-        setup::prepare_tests(&mut steps)?;
+        let steps = Steps::new();
         let layout = Layout::find();
-        if self.filter.is_none() {
-            for (name, arguments, flags) in CHECKS {
-                steps.step(name, || cargo(&layout, arguments, *flags))?;
-            }
-        }
-        let mut tests = Command::new(env!("CARGO"));
-        tests.current_dir(layout.root());
-        if has_nextest() {
-            tests.args(["nextest", "run", "--workspace"]);
-            tests.args(&self.filter);
+        setup::prepare_building(&steps, &layout)?;
+        let nextest = has_nextest();
+        // Two builds beside each other keep all processors busy: one alone waits for its longest crate.
+        thread::scope(|scope| {
+            let made = scope.spawn(|| setup::build_and_make(&steps, &layout, Disk::Made));
+            let built = self.check_and_build(&steps, &layout, nextest);
+            made.join().expect("no panics").and(built)
+        })?;
+        let mut tests = cargo(&layout, if nextest { NEXTEST } else { TEST });
+        tests.args(&self.filter);
+        if nextest {
+            // Scenarios wait for timeouts now and then, and so do others: one more than processors.
+            let threads = thread::available_parallelism().map_or(1, usize::from) + 1;
+            tests.args(["--test-threads", &threads.to_string()]);
         } else {
             // Scenarios boot whole hosts: one at a time.
-            tests.args(["test", "--workspace", "--no-fail-fast"]);
-            tests.args(&self.filter);
-            tests.args(["--", "--test-threads=1"]);
+            tests.args(["--no-fail-fast", "--", "--test-threads=1"]);
         }
         let status = tests.status().context("cannot start cargo")?;
         eprintln!(
@@ -48,7 +51,31 @@ impl Test {
             ExitCode::FAILURE
         })
     }
+
+    fn check_and_build(&self, steps: &Steps, layout: &Layout, nextest: bool) -> Result<()> {
+        if self.filter.is_none() {
+            for (name, arguments, flags) in CHECKS {
+                let mut check = cargo(layout, arguments);
+                check.envs(*flags);
+                steps.step(name, || succeed(check))?;
+            }
+        }
+        let mut build = cargo(layout, if nextest { NEXTEST } else { TEST });
+        build.arg("--no-run");
+        steps.step("building tests", || succeed(build))
+    }
 }
+
+/// All tests, with the switches that break ftvm on purpose: those are tested too.
+const NEXTEST: &[&str] = &[
+    "nextest",
+    "run",
+    "--cargo-quiet",
+    "--workspace",
+    "--features",
+    SABOTAGE,
+];
+const TEST: &[&str] = &["test", "--workspace", "--features", SABOTAGE];
 
 /// Name, arguments for cargo, and flags in the environment.
 type Check = (
@@ -66,6 +93,8 @@ const CHECKS: &[Check] = &[
             "--quiet",
             "--workspace",
             "--all-targets",
+            "--features",
+            SABOTAGE,
             "--",
             "--deny",
             "warnings",
@@ -73,14 +102,11 @@ const CHECKS: &[Check] = &[
         None,
     ),
     (
-        "lints of the feature",
+        "lints of what is delivered",
         &[
             "clippy",
             "--quiet",
-            "--package",
-            "ftvm-vmm",
-            "--features",
-            "sabotage",
+            "--workspace",
             "--",
             "--deny",
             "warnings",
@@ -94,18 +120,15 @@ const CHECKS: &[Check] = &[
     ),
 ];
 
-fn cargo(layout: &Layout, arguments: &[&str], flags: Option<(&str, &str)>) -> Result<()> {
-    let status = Command::new(env!("CARGO"))
-        .current_dir(layout.root())
-        .args(arguments)
-        .envs(flags)
-        .status()
-        .context("cannot start cargo")?;
-    ensure!(
-        status.success(),
-        "`cargo {}` found something",
-        arguments.join(" ")
-    );
+fn cargo(layout: &Layout, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    command.current_dir(layout.root()).args(arguments);
+    command
+}
+
+fn succeed(mut command: Command) -> Result<()> {
+    let status = command.status().context("cannot start cargo")?;
+    ensure!(status.success(), "{command:?} found something");
     Ok(())
 }
 
