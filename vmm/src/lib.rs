@@ -30,6 +30,7 @@ pub mod inspect;
 pub mod io;
 mod kick;
 pub mod kvm;
+mod page_tables;
 pub mod ram;
 pub mod rewrite;
 pub mod roles;

@@ -3,9 +3,13 @@
 //! [`CountingCpu`] puts a processor and a counter together. It knows neither: [`EventCounter`] and
 //! [`Steppable`] are what it needs of them, so that it is tested with a simulated counter.
 
+use std::ops::Range;
+
 use super::{Ran, Seekable, Settled, seek, settle};
 use crate::cpu::debug::DebugCpu;
-use crate::cpu::{Counted, CountedStop, CpuError, CpuState, Exit, GuestCpu, Registers, SeekError};
+use crate::cpu::{
+    Counted, CountedStop, CpuError, CpuState, Exit, GuestCpu, Look, Registers, SeekError,
+};
 use crate::ram::PageSet;
 
 /// Instructions that the guest is stepped through at most, on the way to the next counted event.
@@ -362,11 +366,15 @@ impl<P: Steppable, C: EventCounter> CpuState for CountingCpu<P, C> {
         self.cpu.track_writes()
     }
 
-    fn take_written_pages(&mut self, into: &mut PageSet) -> Result<(), CpuError> {
-        self.cpu.take_written_pages(into)
+    fn take_written_pages(&mut self, look: Look, into: &mut PageSet) -> Result<(), CpuError> {
+        self.cpu.take_written_pages(look, into)
     }
 
-    fn found_unchanged(&mut self, pages: &PageSet) {
-        self.cpu.found_unchanged(pages);
+    fn looked_at(&mut self, look: Look, range: Range<u64>, unchanged: &PageSet) {
+        self.cpu.looked_at(look, range, unchanged);
+    }
+
+    fn drop_translations(&mut self) -> Result<(), CpuError> {
+        self.cpu.drop_translations()
     }
 }

@@ -15,7 +15,7 @@ pub(crate) use logging_channel::entry::{RFLAGS_RF, RFLAGS_TF};
 
 pub use self::error::{CpuError, SeekError};
 pub use self::exit::{Exit, PortAccess};
-pub use self::state::CpuState;
+pub use self::state::{CpuState, Look};
 
 /// How a stop of the guest is named by a counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -106,7 +106,8 @@ pub trait GuestCpu: CpuState {
     /// [`CpuError::Hypervisor`] when KVM refuses.
     fn idt_base(&mut self) -> Result<u64, CpuError>;
 
-    /// The guest-physical address of a linear one, if it is mapped.
+    /// The guest-physical address of a linear one, if it is mapped. The guest does not notice: no entry
+    /// of its page tables is marked.
     fn translate(&mut self, linear: u64) -> Option<u64>;
 
     /// RIP at the last exit.

@@ -1,7 +1,18 @@
 //! The processor's state as a whole.
 
+use std::ops::Range;
+
 use super::error::CpuError;
 use crate::ram::PageSet;
+
+/// How one looks for what the guest wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// The guest may notice: the other host looks at the same place, or takes over a state after it.
+    Open,
+    /// The guest must not notice: the other host does not look here.
+    Hidden,
+}
 
 /// State that can be taken from one processor and given to another of the same model.
 pub trait CpuState {
@@ -46,14 +57,23 @@ pub trait CpuState {
     /// [`CpuError`].
     fn track_writes(&mut self) -> Result<(), CpuError>;
 
-    /// Adds the pages that the guest wrote since the last call, or since
+    /// Adds the pages that the guest wrote since the last open look, or since
     /// [`CpuState::track_writes`], and maybe others that it writes often: who wants to know whether
     /// a page changed has to look at it.
     ///
     /// # Errors
     /// [`CpuError`].
-    fn take_written_pages(&mut self, into: &mut PageSet) -> Result<(), CpuError>;
+    fn take_written_pages(&mut self, look: Look, into: &mut PageSet) -> Result<(), CpuError>;
 
-    /// These pages were named and had not changed: they are not written as often as it seemed.
-    fn found_unchanged(&mut self, pages: &PageSet);
+    /// Of the pages that were named in such a look, those of `range` have been looked at. Those that are
+    /// `unchanged` are not written as often as it seemed.
+    fn looked_at(&mut self, look: Look, range: Range<u64>, unchanged: &PageSet);
+
+    /// Forgets all that is kept of the guest's page tables beside its memory, and which pages it wrote,
+    /// wherever what it does next could depend on that. Where both hosts' processors have the same state
+    /// and memory, and came there on two ways, they do the same from there on if both do this.
+    ///
+    /// # Errors
+    /// [`CpuError`].
+    fn drop_translations(&mut self) -> Result<(), CpuError>;
 }

@@ -9,6 +9,7 @@ mod counter;
 mod debug;
 mod script;
 mod state;
+mod writes;
 
 use std::rc::Rc;
 
@@ -16,12 +17,14 @@ use serde::{Deserialize, Serialize};
 use vm_memory::{Bytes, GuestAddress};
 
 pub use self::script::{Op, Script};
+use self::writes::Writes;
+pub use self::writes::{Noticed, NoticedAt};
 use crate::counter::Tally;
 use crate::cpu::{
     self, CpuError, Exit, GuestCpu, PortAccess, RFLAGS_RF, RFLAGS_TF, Registers, register_digest,
 };
 use crate::dice::Dice;
-use crate::ram::GuestRam;
+use crate::ram::{GuestRam, page_count};
 use crate::rewrite::TSC_PORT;
 
 const RFLAGS_IF: u64 = 1 << 9;
@@ -80,6 +83,7 @@ pub struct FakeCpu {
     tripwires: Vec<u64>,
     /// What a counter counts.
     tally: Rc<Tally>,
+    writes: Writes,
     /// CR4, as written through [`GuestCpu::write_cr4`].
     pub cr4: u64,
     /// Bits of CR4 that it does not have.
@@ -98,6 +102,7 @@ impl FakeCpu {
     #[must_use]
     pub fn new(script: Script, memory: GuestRam, kicks: u64) -> Self {
         let mut cpu = Self {
+            writes: Writes::new(page_count(&memory)),
             script,
             memory,
             place: ScriptPlace {
@@ -286,6 +291,7 @@ impl FakeCpu {
             Op::Store { address, value } => {
                 let stored = self.memory.write_obj(value, GuestAddress(address));
                 stored.expect("scripts store to guest memory");
+                self.writes.add(address);
                 None
             }
             Op::Sti => {
@@ -316,6 +322,7 @@ impl FakeCpu {
         }
         let cleared = self.memory.write_obj(bits & !1, at);
         cleared.expect("it was read");
+        self.writes.add(word);
         self.mix(1);
         None
     }

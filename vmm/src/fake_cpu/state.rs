@@ -1,9 +1,11 @@
 //! A fake processor's state as a whole.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::{FakeCpu, RFLAGS_IF, ScriptPlace};
-use crate::cpu::{CpuError, CpuState, Registers, digest};
+use crate::cpu::{CpuError, CpuState, Look, Registers, digest};
 use crate::ram::PageSet;
 
 #[derive(Serialize, Deserialize)]
@@ -80,10 +82,17 @@ impl CpuState for FakeCpu {
         Ok(())
     }
 
-    /// Scripts write through the VMM's own view of memory, which is tracked there.
-    fn take_written_pages(&mut self, _: &mut PageSet) -> Result<(), CpuError> {
+    fn take_written_pages(&mut self, look: Look, into: &mut PageSet) -> Result<(), CpuError> {
+        self.writes.take(&self.registers, look, into);
         Ok(())
     }
 
-    fn found_unchanged(&mut self, _: &PageSet) {}
+    fn looked_at(&mut self, look: Look, range: Range<u64>, unchanged: &PageSet) {
+        self.writes.looked_at(look, range, unchanged);
+    }
+
+    fn drop_translations(&mut self) -> Result<(), CpuError> {
+        self.writes.forget(&self.registers);
+        Ok(())
+    }
 }

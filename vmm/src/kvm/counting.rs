@@ -7,12 +7,14 @@
 //! This has not run on real hardware with a counter: what was tested is the wrapper with a
 //! simulated counter, and the single steps.
 
+use std::ops::Range;
+
 use super::KvmCpu;
 use super::branch_counter::{BranchCounter, CounterError};
 use super::stepped::SteppedCpu;
 use crate::counter::{CountingCpu, EventCounter, Ran, Seekable, Steppable};
 use crate::cpu::debug::DebugCpu;
-use crate::cpu::{CpuError, CpuState, Exit, GuestCpu, Registers};
+use crate::cpu::{CpuError, CpuState, Exit, GuestCpu, Look, Registers};
 use crate::ram::PageSet;
 
 /// KVM's processor, which names stops by a hardware counter once that is switched on.
@@ -236,11 +238,15 @@ impl CpuState for FreeCpu {
         self.cpu().track_writes()
     }
 
-    fn take_written_pages(&mut self, into: &mut PageSet) -> Result<(), CpuError> {
-        self.cpu().take_written_pages(into)
+    fn take_written_pages(&mut self, look: Look, into: &mut PageSet) -> Result<(), CpuError> {
+        self.cpu().take_written_pages(look, into)
     }
 
-    fn found_unchanged(&mut self, pages: &PageSet) {
-        self.cpu().found_unchanged(pages);
+    fn looked_at(&mut self, look: Look, range: Range<u64>, unchanged: &PageSet) {
+        self.cpu().looked_at(look, range, unchanged);
+    }
+
+    fn drop_translations(&mut self) -> Result<(), CpuError> {
+        self.cpu().drop_translations()
     }
 }

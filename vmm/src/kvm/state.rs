@@ -1,11 +1,13 @@
 //! A vCPU's state as a whole (Linux, Documentation/virt/kvm/api.rst).
 
+use std::ops::Range;
+
 use kvm_bindings::{kvm_debugregs, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave};
 use serde::{Deserialize, Serialize};
 
 use super::msrs;
 use super::vcpu::{KvmCpu, Returned};
-use crate::cpu::{CpuError, CpuState, Exit, digest, digest_of};
+use crate::cpu::{CpuError, CpuState, Exit, Look, digest, digest_of};
 use crate::ram::PageSet;
 
 /// The XSAVE area's header begins with XSTATE_BV, which says what is not in its initial
@@ -229,12 +231,18 @@ impl CpuState for KvmCpu {
         self.log_writes()
     }
 
-    fn take_written_pages(&mut self, into: &mut PageSet) -> Result<(), CpuError> {
-        self.take_writes(into)
+    fn take_written_pages(&mut self, look: Look, into: &mut PageSet) -> Result<(), CpuError> {
+        self.take_writes(look, into)
     }
 
-    fn found_unchanged(&mut self, pages: &PageSet) {
-        self.cool(pages);
+    fn looked_at(&mut self, look: Look, range: Range<u64>, unchanged: &PageSet) {
+        if let Some(log) = self.write_log() {
+            log.looked_at(look, range, unchanged);
+        }
+    }
+
+    fn drop_translations(&mut self) -> Result<(), CpuError> {
+        self.drop_shadow_pages()
     }
 }
 

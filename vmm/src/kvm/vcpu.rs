@@ -9,10 +9,15 @@ use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::cr4::allows;
+use super::memory_slot;
 use super::out_stop::Tripwires;
+use super::paging::Paging;
 use super::registers;
 use super::write_log::WriteLog;
-use crate::cpu::{CpuError, CpuState, Exit, GuestCpu, PortAccess, Registers, register_digest};
+use crate::cpu::{
+    CpuError, CpuState, Exit, GuestCpu, Look, PortAccess, Registers, register_digest,
+};
+use crate::page_tables;
 use crate::ram::{GuestRam, PageSet};
 
 /// The opcode of STI.
@@ -55,6 +60,7 @@ pub struct KvmCpu {
     tripwires: Tripwires,
     /// Which pages the guest writes, if anybody wants to know.
     writes: Option<WriteLog>,
+    paging: Paging,
 }
 
 impl KvmCpu {
@@ -70,6 +76,7 @@ impl KvmCpu {
             msrs,
             tripwires: Tripwires::default(),
             writes: None,
+            paging: Paging::of_host(),
         }
     }
 
@@ -87,23 +94,35 @@ impl KvmCpu {
 
     /// Begins to log the guest's writes.
     pub(super) fn log_writes(&mut self) -> Result<(), CpuError> {
-        self.writes = Some(WriteLog::start(&self.vm, &self.memory)?);
+        self.writes = Some(WriteLog::start(&self.vm, &self.memory, self.paging)?);
         Ok(())
     }
 
-    /// Adds the pages that the guest wrote since the last call.
+    /// Adds the pages that the guest wrote since the last open look.
     ///
     /// # Panics
     /// If they are not logged.
-    pub(super) fn take_writes(&mut self, into: &mut PageSet) -> Result<(), CpuError> {
+    pub(super) fn take_writes(&mut self, look: Look, into: &mut PageSet) -> Result<(), CpuError> {
         let log = self.writes.as_mut().expect("writes are logged");
-        log.take(&self.vm, into)
+        log.take(&self.vm, look, into)
     }
 
-    /// These pages were among them and had not changed.
-    pub(super) fn cool(&mut self, pages: &PageSet) {
-        if let Some(log) = &mut self.writes {
-            log.cool(pages);
+    /// The log of the guest's writes, if there is one.
+    pub(super) fn write_log(&mut self) -> Option<&mut WriteLog> {
+        self.writes.as_mut()
+    }
+
+    /// Has KVM begin anew with its shadow pages, and with the log of the guest's writes, which
+    /// write-protects them. Under nested paging there are none, and what the log does shows nowhere.
+    pub(super) fn drop_shadow_pages(&mut self) -> Result<(), CpuError> {
+        if self.paging == Paging::Nested {
+            return Ok(());
+        }
+        memory_slot::drop_shadow_pages(&self.vm, &self.memory)
+            .map_err(CpuError::failed_to("drop the shadow pages"))?;
+        match &mut self.writes {
+            Some(log) => log.forget(&self.vm),
+            None => Ok(()),
         }
     }
 
@@ -155,16 +174,8 @@ impl KvmCpu {
         // all bit patterns are valid for it.
         let internal = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal };
         let mut bytes = vec![0; 15];
-        let known = self
-            .fd
-            .translate_gva(rip)
-            .ok()
-            .filter(|t| t.valid != 0)
-            .and_then(|t| {
-                self.memory
-                    .read(&mut bytes, GuestAddress(t.physical_address))
-                    .ok()
-            });
+        let physical = self.translate(rip).map(GuestAddress);
+        let known = physical.and_then(|at| self.memory.read(&mut bytes, at).ok());
         bytes.truncate(known.unwrap_or(0));
         CpuError::Emulation {
             rip,
@@ -179,13 +190,8 @@ impl KvmCpu {
         let Some(before) = self.synced().rip.checked_sub(1) else {
             return false;
         };
-        match self.fd.translate_gva(before) {
-            Ok(t) if t.valid != 0 => self
-                .memory
-                .read_obj::<u8>(GuestAddress(t.physical_address))
-                .is_ok_and(|b| b == STI),
-            _ => false,
-        }
+        let physical = self.translate(before).map(GuestAddress);
+        physical.is_some_and(|at| self.memory.read_obj(at).is_ok_and(|byte: u8| byte == STI))
     }
 
     fn sregs(&mut self) -> Result<kvm_sregs, CpuError> {
@@ -457,8 +463,14 @@ impl GuestCpu for KvmCpu {
     }
 
     fn translate(&mut self, linear: u64) -> Option<u64> {
-        let translation = self.fd.translate_gva(linear).ok()?;
-        (translation.valid != 0).then_some(translation.physical_address)
+        let sregs = self.control_registers().ok()?;
+        let control = page_tables::Control {
+            cr0: sregs.cr0,
+            cr3: sregs.cr3,
+            cr4: sregs.cr4,
+            efer: sregs.efer,
+        };
+        page_tables::translate(&self.memory, control, linear)
     }
 
     fn rip(&mut self) -> Result<u64, CpuError> {

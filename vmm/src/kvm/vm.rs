@@ -9,7 +9,7 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, Kvm};
 
 use super::cpu_model::{CpuModel, CpuModelError};
-use super::memory_slot::map_memory;
+use super::memory_slot::{keep_shadow_pages, map_memory};
 use super::vcpu::KvmCpu;
 use crate::boot::EntryState;
 use crate::config::Clock;
@@ -140,6 +140,7 @@ impl Machine {
         vm.set_tss_address(TSS_ADDRESS)
             .map_err(failed("set the TSS address"))?;
         map_memory(&vm, &memory, 0).map_err(failed("map guest memory"))?;
+        keep_shadow_pages(&vm, &memory).map_err(failed("make room for shadow pages"))?;
         let user_space_msr = kvm_enable_cap {
             cap: Cap::X86UserSpaceMsr as u32,
             args: [

@@ -6,6 +6,7 @@
 //! pages in the region's bitmap. A host address of guest memory would bypass both, so clippy
 //! refuses `get_host_address` in this crate but where KVM is told of the mapping.
 
+mod heat;
 mod pages;
 
 use std::io;
@@ -19,6 +20,7 @@ use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
 };
 
+pub(crate) use self::heat::Heat;
 pub use self::pages::PageSet;
 pub(crate) use self::pages::bits;
 

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use logging_channel::entry::{Lsn, PageDigest, Registers, StateDigest, StatePart};
 
-use super::address_space::AddressSpace;
 use super::pace::StateCounters;
 use crate::engine::{Difference, Interruption, Moment, StateDifference, Step};
+use crate::page_tables::AddressSpace;
 use crate::ram::{PAGE, PageSet};
 use crate::state::{Baseline, Incoming, StateError, digest, digest_rest, part_digests};
 

@@ -10,6 +10,7 @@ use super::convergence::Convergence;
 use super::log_sink::LogSink;
 use super::pace::{NextStop, Pace, StateCounters};
 use super::repairs::{MANY, Repairs};
+use crate::cpu::Look;
 use crate::engine::{Moment, Step};
 use crate::state::{Baseline, Capture, digest, digest_rest};
 
@@ -117,9 +118,12 @@ impl StateKeeper {
         });
         let mut bytes = 0;
         let time = delta.convergence.stop(&self.pace);
-        let progress = self
-            .capture
-            .send_memory(at, time, &mut send(log, at.point, &mut bytes))?;
+        let progress = self.capture.send_memory(
+            at,
+            Look::Hidden,
+            time,
+            &mut send(log, at.point, &mut bytes),
+        )?;
         if progress.is_all {
             let point = ExecutionPoint::at_exit(at.point.exits + 1);
             self.capture
@@ -150,6 +154,7 @@ impl StateKeeper {
     /// The guest made an exit: what waited for the end of a delta does not any more.
     pub(super) fn at_exit(&mut self) {
         if let Some(delta) = self.delta.take() {
+            self.capture.abandon_delta();
             self.next_stop = Some(self.pace.next_stop(delta.cost));
         }
     }
@@ -365,9 +370,9 @@ impl StateKeeper {
     ) -> Step<()> {
         let mut bytes = 0;
         let point = at.point;
-        let progress = self
-            .capture
-            .send_memory(at, time, &mut send(log, point, &mut bytes))?;
+        let progress =
+            self.capture
+                .send_memory(at, Look::Open, time, &mut send(log, point, &mut bytes))?;
         self.counters.transfer_bytes(bytes);
         if progress.is_all {
             self.whole = WholeState::Ready;

@@ -1,7 +1,6 @@
 //! The sources of inputs: [`LiveInputs`] from this host, [`Recorder`] live and logged,
 //! [`Replayer`] from a log.
 
-mod address_space;
 mod clock;
 mod clock_trace;
 mod completion;

@@ -6,7 +6,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::patch::{PagePatch, PatchError};
 use super::shadow::Shadow;
-use crate::cpu::{CpuError, GuestCpu};
+use crate::cpu::{CpuError, GuestCpu, Look};
 use crate::ram::{self, GuestRam, PAGE, PageSet};
 
 /// A copy of guest memory that both sides have: each page as it was at the last synchronisation
@@ -82,8 +82,12 @@ impl Baseline {
     }
 
     /// Suspects the pages that the guest or the VMM wrote since the last call.
-    pub(super) fn suspect_written(&mut self, cpu: &mut dyn GuestCpu) -> Result<(), CpuError> {
-        cpu.take_written_pages(&mut self.suspects)?;
+    pub(super) fn suspect_written(
+        &mut self,
+        cpu: &mut dyn GuestCpu,
+        look: Look,
+    ) -> Result<(), CpuError> {
+        cpu.take_written_pages(look, &mut self.suspects)?;
         for page in ram::take_written(&self.memory) {
             self.suspects.insert(page);
         }
@@ -101,6 +105,11 @@ impl Baseline {
         let next = (first + self.pages.div_ceil(SCRUB_PARTS)).min(self.pages);
         self.scrubbed = if next == self.pages { 0 } else { next };
         (first..next).for_each(|page| self.suspects.insert(page));
+    }
+
+    /// Suspects these pages as well.
+    pub(super) fn suspect(&mut self, pages: &PageSet) {
+        self.suspects.insert_bitmap(pages.words());
     }
 
     /// How many pages are suspected.

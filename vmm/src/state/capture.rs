@@ -8,7 +8,9 @@ use super::parts::{LARGEST_DEVICES, PIECE, Rest};
 use super::patch::BlockWriter;
 use super::seal::Seal;
 use super::{AT_A_TIME, Baseline};
+use crate::cpu::Look;
 use crate::engine::{Moment, Step};
+use crate::ram::PageSet;
 
 /// Takes the guest's state for the other side.
 ///
@@ -18,6 +20,9 @@ use crate::engine::{Moment, Step};
 pub struct Capture {
     baseline: Baseline,
     seal: Seal,
+    /// Pages that were looked at for a delta that is not complete. The other side does not know: it
+    /// looks at them for the next digest, and so does this side.
+    looked_at: PageSet,
 }
 
 /// How far a transfer of memory came in one stop of the guest.
@@ -34,6 +39,7 @@ impl Capture {
     #[must_use]
     pub fn new(baseline: Baseline) -> Self {
         Self {
+            looked_at: baseline.no_pages(),
             baseline,
             seal: Seal::default(),
         }
@@ -53,20 +59,23 @@ impl Capture {
         at: &mut Moment<'_>,
         send: &mut dyn FnMut(StatePart) -> Step<()>,
     ) -> Step<()> {
-        self.baseline.suspect_written(at.cpu)?;
+        self.baseline.suspect_written(at.cpu, Look::Open)?;
         self.baseline.forget();
+        self.looked_at.clear();
         self.seal.begin();
         send(StatePart::Begin)
     }
 
     /// Sends pages that differ from the baseline, and makes them part of it, for about `time`; without
-    /// a limit, all of them.
+    /// a limit, all of them. For a delta the `look` is hidden: the other side's guest may yet come this
+    /// way, and it does not stop here.
     ///
     /// # Errors
     /// [`Interruption`](crate::engine::Interruption), also of `send`.
     pub(crate) fn send_memory(
         &mut self,
         at: &mut Moment<'_>,
+        look: Look,
         time: Option<Duration>,
         send: &mut dyn FnMut(StatePart) -> Step<()>,
     ) -> Step<Progress> {
@@ -78,17 +87,22 @@ impl Capture {
         let mut writer = BlockWriter::default();
         let mut unchanged = self.baseline.no_pages();
         let mut looked_at = 0;
-        loop {
+        let end = loop {
             let Some(page) = self.baseline.next_suspect() else {
                 if progress.round.is_some() {
                     progress.is_all = true;
-                    break;
+                    break self.baseline.pages();
                 }
-                self.baseline.suspect_written(at.cpu)?;
+                at.cpu.looked_at(look, 0..self.baseline.pages(), &unchanged);
+                unchanged.clear();
+                self.baseline.suspect_written(at.cpu, look)?;
                 progress.round = Some(self.baseline.suspects());
                 continue;
             };
             looked_at += 1;
+            if look == Look::Hidden {
+                self.looked_at.insert(page);
+            }
             match self.baseline.take_change(page) {
                 None => unchanged.insert(page),
                 Some(patch) => {
@@ -101,14 +115,14 @@ impl Capture {
             if looked_at >= AT_A_TIME {
                 looked_at = 0;
                 if time.is_some_and(|time| since.elapsed() >= time) {
-                    break;
+                    break page + 1;
                 }
             }
-        }
+        };
         if let Some(block) = writer.finish() {
             self.send_block(block, send)?;
         }
-        at.cpu.found_unchanged(&unchanged);
+        at.cpu.looked_at(look, 0..end, &unchanged);
         Ok(progress)
     }
 
@@ -123,7 +137,15 @@ impl Capture {
         send: &mut dyn FnMut(StatePart) -> Step<()>,
     ) -> Step<()> {
         let cpu = at.cpu.save()?;
+        self.looked_at.clear();
+        at.cpu.drop_translations()?;
         self.send_rest(cpu, None, send)
+    }
+
+    /// A delta comes to nothing: what was sent of it belongs to the baseline all the same.
+    pub(crate) fn abandon_delta(&mut self) {
+        self.baseline.suspect(&self.looked_at);
+        self.looked_at.clear();
     }
 
     /// Completes a transfer of the whole state, devices included, of a guest whose last exit's access
@@ -143,8 +165,9 @@ impl Capture {
         }
         // Inputs may have come since, and the access itself may write to memory.
         at.cpu.complete_access()?;
-        self.send_memory(at, None, send)?;
+        self.send_memory(at, Look::Open, None, send)?;
         let cpu = at.cpu.save()?;
+        at.cpu.drop_translations()?;
         self.send_rest(cpu, Some(devices), send)?;
         Ok(true)
     }

@@ -7,7 +7,7 @@ use logging_channel::codec::MAX_PAGE_DIGESTS;
 use logging_channel::entry::{PageDigest, PartDigests, StateDigest, page_hash};
 
 use super::{AT_A_TIME, Baseline};
-use crate::cpu::fold;
+use crate::cpu::{Look, fold};
 use crate::engine::{Moment, Step};
 
 /// The pages of `range` that changed since the last synchronisation point, as far as one entry of the
@@ -27,7 +27,7 @@ pub fn digest(
 ) -> Step<StateDigest> {
     let since = Instant::now();
     let is_late = || time.is_some_and(|time| since.elapsed() >= time);
-    baseline.suspect_written(at.cpu)?;
+    baseline.suspect_written(at.cpu, Look::Open)?;
     if range.start == 0 {
         baseline.suspect_some();
     }
@@ -53,7 +53,8 @@ pub fn digest(
             break;
         }
     }
-    at.cpu.found_unchanged(&unchanged);
+    at.cpu
+        .looked_at(Look::Open, digest.range.clone(), &unchanged);
     Ok(digest)
 }
 

@@ -4,7 +4,7 @@ use super::Baseline;
 use super::parts::Pieces;
 use super::patch::{PatchError, read_block};
 use super::seal::Seal;
-use crate::cpu::CpuError;
+use crate::cpu::{CpuError, Look};
 use crate::devices::DeviceStateError;
 use crate::engine::Moment;
 
@@ -61,8 +61,9 @@ impl Incoming {
     pub fn begin_whole(&mut self, at: &mut Moment<'_>) -> Result<(), StateError> {
         self.abandon();
         self.whole = true;
-        // Every page with a content is to come, or is zero.
-        self.baseline.suspect_written(at.cpu)?;
+        // Every page with a content is to come, or is zero. What this look and that of the end would
+        // change is dropped there.
+        self.baseline.suspect_written(at.cpu, Look::Hidden)?;
         self.baseline.forget();
         while self.baseline.restore_next().is_some() {}
         Ok(())
@@ -104,7 +105,9 @@ impl Incoming {
         self.seal.begin();
     }
 
-    /// The last piece: the guest is at the transfer's execution point now.
+    /// The last piece: the guest is at the transfer's execution point now. What the processor keeps of
+    /// its page tables is forgotten, as on the other side: it is of a guest that went another way, and
+    /// this VMM wrote to them.
     ///
     /// # Errors
     /// [`StateError`].
@@ -116,15 +119,17 @@ impl Incoming {
         }
         // Before memory is touched, or the access could still write to it.
         at.cpu.complete_access()?;
-        self.baseline.suspect_written(at.cpu)?;
+        self.baseline.suspect_written(at.cpu, Look::Hidden)?;
         let mut unchanged = self.baseline.no_pages();
         while let Some((page, is_changed)) = self.baseline.restore_next() {
             if !is_changed {
                 unchanged.insert(page);
             }
         }
-        at.cpu.found_unchanged(&unchanged);
+        at.cpu
+            .looked_at(Look::Hidden, 0..self.baseline.pages(), &unchanged);
         at.cpu.load(&rest.cpu)?;
+        at.cpu.drop_translations()?;
         if let Some(devices) = &rest.devices {
             at.devices.load(devices)?;
         }

@@ -8,6 +8,7 @@ mod guest;
 mod handover;
 mod midway;
 mod mutation;
+mod shadow_pages;
 mod silence;
 mod spacing;
 mod stops;

@@ -2,15 +2,17 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use ftvm_vmm::dice::Dice;
-use ftvm_vmm::engine::Step;
+use ftvm_vmm::engine::{Role, Step};
 use ftvm_vmm::fake_cpu::{Op, Script};
-use ftvm_vmm::sources::LogSink;
+use ftvm_vmm::sources::{LogSink, Recorder, StateKeeper, Verification};
 use logging_channel::entry::{Entry, Lsn, Payload, ShutdownReason, StatePart};
 
-use crate::world::{MemoryLog, Playback, Quiet};
-use crate::{Run, record_in, replay};
+use crate::guest::{engine_of, memory, processor};
+use crate::world::{MemoryLog, Playback, Quiet, Seen};
+use crate::{PACE, Run, baseline, finish, replay};
 
 const PAGES: u64 = (1 << 20) / 4096;
 
@@ -71,7 +73,19 @@ fn writer() -> Script {
 }
 
 fn record(log: &StopLog, dice: &mut Dice) -> Run {
-    let recorded = record_in(Quiet::new(1000).with_nudges(), log.clone(), &writer(), dice);
+    let memory = memory();
+    // Where a stop in the middle of a delta may not change what is watched, its last one looks at all
+    // that was written since it began.
+    let cpu = processor(&writer(), &memory, dice).under_nested_paging();
+    let world = Quiet::new(1000).with_nudges();
+    let recorder = Recorder::new(world, log.clone(), Verification::Digests, memory.clone());
+    let keeper = StateKeeper::new(baseline(&memory), PACE, Arc::default());
+    let seen = Seen::default();
+    let role = Role {
+        source: Box::new(recorder.with_keeper(keeper)),
+        gate: Box::new(seen.clone()),
+    };
+    let recorded = finish(engine_of(cpu, &memory, role), memory, &seen);
     let ended = recorded.ended.as_ref().expect("it runs to its end");
     assert_eq!(ended.reason, ShutdownReason::PowerOff);
     recorded

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::super::report::{Finding, with_causes};
 use super::measure::{Effort, Measured, PATIENCE, load, microseconds, registers, run_to};
 use super::stops::stop_computing;
-use crate::cpu::{CpuState, Registers};
+use crate::cpu::{CpuState, Look, Registers};
 use crate::kvm::probe::{DATA, MicroGuest, PAGES, Program, TABLE_PAGES};
 use crate::ram::{PAGE, PageSet};
 
@@ -65,7 +65,7 @@ fn written(guest: &mut MicroGuest) -> Result<Vec<u64>, String> {
     let mut pages = PageSet::empty(PAGES);
     guest
         .cpu()
-        .take_written_pages(&mut pages)
+        .take_written_pages(Look::Open, &mut pages)
         .map_err(|e| with_causes(&e))?;
     Ok(pages.iter().filter(|p| !TABLE_PAGES.contains(p)).collect())
 }

@@ -1,8 +1,12 @@
 //! The stepped processor as the engine sees it.
 
+use std::ops::Range;
+
 use super::SteppedCpu;
 use crate::counter::{Ran, Seekable, Steppable, seek};
-use crate::cpu::{Counted, CountedStop, CpuError, CpuState, Exit, GuestCpu, Registers, SeekError};
+use crate::cpu::{
+    Counted, CountedStop, CpuError, CpuState, Exit, GuestCpu, Look, Registers, SeekError,
+};
 use crate::ram::PageSet;
 
 /// Stops of a search at the same count. Every instruction counts, so that only what the host has
@@ -167,11 +171,15 @@ impl CpuState for SteppedCpu {
         self.cpu.track_writes()
     }
 
-    fn take_written_pages(&mut self, into: &mut PageSet) -> Result<(), CpuError> {
-        self.cpu.take_written_pages(into)
+    fn take_written_pages(&mut self, look: Look, into: &mut PageSet) -> Result<(), CpuError> {
+        self.cpu.take_written_pages(look, into)
     }
 
-    fn found_unchanged(&mut self, pages: &PageSet) {
-        self.cpu.found_unchanged(pages);
+    fn looked_at(&mut self, look: Look, range: Range<u64>, unchanged: &PageSet) {
+        self.cpu.looked_at(look, range, unchanged);
+    }
+
+    fn drop_translations(&mut self) -> Result<(), CpuError> {
+        self.cpu.drop_translations()
     }
 }

@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::rc::Rc;
 
-use ftvm_vmm::cpu::{CpuError, CpuState, Exit, GuestCpu, PortAccess, Registers};
+use ftvm_vmm::cpu::{CpuError, CpuState, Exit, GuestCpu, Look, PortAccess, Registers};
 use ftvm_vmm::ram::{GuestRam, PageSet};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -272,9 +273,13 @@ impl CpuState for Guest {
         Ok(())
     }
 
-    fn take_written_pages(&mut self, _: &mut PageSet) -> Result<(), CpuError> {
+    fn take_written_pages(&mut self, _: Look, _: &mut PageSet) -> Result<(), CpuError> {
         Ok(())
     }
 
-    fn found_unchanged(&mut self, _: &PageSet) {}
+    fn looked_at(&mut self, _: Look, _: Range<u64>, _: &PageSet) {}
+
+    fn drop_translations(&mut self) -> Result<(), CpuError> {
+        Ok(())
+    }
 }
