@@ -13,7 +13,7 @@ use crate::cpu::{CpuError, CpuState};
 use crate::devices::Devices;
 use crate::disk::guest_disk::{DiskOpenError, GuestDisk};
 use crate::disk::serving::DiskSettings;
-use crate::doctor::{self, Unfit};
+use crate::doctor::{self, Purpose, Unfit};
 use crate::engine::tally::ExitTally;
 use crate::engine::{Engine, Role};
 use crate::io::{ConsoleSink, Outlet, Tap, TapError, Terminal, TerminalError};
@@ -25,9 +25,11 @@ use crate::sources::{Lanes, TSC_KHZ, Verification, Watchdog};
 use crate::state::{Baseline, NoRoom};
 use crate::traps::TscTrap;
 
-/// How the guest's network and console are connected on this host.
+/// What the guest is for on this host, and how it is connected there.
 #[derive(Debug, Clone, Default)]
 pub struct HostConfig {
+    /// What it is for.
+    pub purpose: Purpose,
     /// TAP interface.
     pub tap: Option<String>,
     /// Attach this process's terminal to the console.
@@ -100,6 +102,7 @@ pub struct Guest {
 struct Parts {
     images: BootImages,
     host: HostSide,
+    purpose: Purpose,
 }
 
 impl Parts {
@@ -114,6 +117,7 @@ impl Parts {
                 config.memory_bytes(),
             )?,
             host: HostSide::connect(host)?,
+            purpose: host.purpose,
         })
     }
 }
@@ -173,8 +177,12 @@ impl Guest {
         verification: Verification,
         disk: Option<DiskIdentity>,
     ) -> Result<Self, AssemblyError> {
-        let Parts { images, host } = parts;
-        let report = doctor::require_fit()?;
+        let Parts {
+            images,
+            host,
+            purpose,
+        } = parts;
+        let report = doctor::require_fit(purpose)?;
         let mut machine = Machine::new(config.memory_bytes(), config.clock)?;
         let entry = images.load(machine.memory())?;
         machine.enter_at(&entry)?;
@@ -220,7 +228,7 @@ impl Guest {
             traps,
             memory,
             identity,
-            host_report: report.for_peer(),
+            host_report: report.for_peer(purpose),
             mac: config.mac.0,
             disk: None,
             host: host.with_terminal()?,

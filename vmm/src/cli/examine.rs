@@ -4,6 +4,7 @@ use clap::Args;
 
 use super::number::number;
 use crate::counter_trial::{self, Counting, Trial};
+use crate::doctor::Purpose;
 use crate::kvm::branch_counter;
 
 #[derive(Args)]
@@ -33,7 +34,10 @@ pub(super) fn doctor(args: &DoctorArgs) -> anyhow::Result<()> {
     } else {
         print!("{report}");
     }
-    Ok(report.verdict()?)
+    let purpose = Purpose::Replication {
+        allow_nested_paging: false,
+    };
+    Ok(report.verdict(purpose)?)
 }
 
 pub(super) fn probe_counter(args: &ProbeCounterArgs) -> anyhow::Result<()> {

@@ -10,7 +10,26 @@ use crate::assembly::{Guest, HostConfig};
 use crate::config::{Clock, MEMORY_MIB, Mac, VmConfig};
 use crate::disk::serving::DiskSettings;
 use crate::disk::uri::DiskUri;
+use crate::doctor::Purpose;
 use crate::sources::Verification;
+
+/// What a guest needs that is replicated, recorded or replayed.
+#[derive(Args)]
+pub(super) struct ReplicationArgs {
+    /// Go on where the processor translates the guest's addresses by itself (nested paging). Both hosts of
+    /// a pair, and a recording's replay, then differ as soon as the guest looks at what the processor
+    /// does by itself, which Linux does when memory gets scarce: see `ftvm doctor`.
+    #[arg(long)]
+    allow_nested_paging: bool,
+}
+
+impl ReplicationArgs {
+    pub(super) fn purpose(&self) -> Purpose {
+        Purpose::Replication {
+            allow_nested_paging: self.allow_nested_paging,
+        }
+    }
+}
 
 /// The guest and its connections on this host.
 #[derive(Args)]
@@ -105,8 +124,9 @@ impl GuestArgs {
         Duration::from_millis(self.latency)
     }
 
-    pub(super) fn host(&self) -> HostConfig {
+    pub(super) fn host(&self, purpose: Purpose) -> HostConfig {
         HostConfig {
+            purpose,
             tap: self.tap.clone(),
             terminal: self.console,
             console_log: self.console_log.clone(),
@@ -117,7 +137,12 @@ impl GuestArgs {
         }
     }
 
-    pub(super) fn assemble(&self, verification: Verification) -> anyhow::Result<Guest> {
-        Ok(Guest::assemble(&self.vm()?, &self.host(), verification)?)
+    pub(super) fn assemble(
+        &self,
+        purpose: Purpose,
+        verification: Verification,
+    ) -> anyhow::Result<Guest> {
+        let host = self.host(purpose);
+        Ok(Guest::assemble(&self.vm()?, &host, verification)?)
     }
 }

@@ -17,9 +17,10 @@ use disk_server::arbiter::ServerAddress;
 use logging_channel::Settings;
 use logging_channel::entry::ShutdownReason;
 
-use self::guest::GuestArgs;
+use self::guest::{GuestArgs, ReplicationArgs};
 use self::number::number;
 use crate::config::Clock;
+use crate::doctor::Purpose;
 use crate::engine::Ended;
 use crate::events::{Event, Events};
 use crate::io::{LAST_WORDS, Terminal};
@@ -52,7 +53,7 @@ enum Command {
     Primary(PrimaryArgs),
     /// Be the backup of a replicated pair; goes live when the primary is lost.
     Backup(BackupArgs),
-    /// Say whether this host can run guests, and why not. Exit status 2 if it cannot.
+    /// Say whether this host can run guests and replicate them, and why not. Exit status 2 if it cannot.
     Doctor(examine::DoctorArgs),
     /// Try out whether this host finds places between two exits again. Measures the performance
     /// counter, if there is one. Then records and replays a micro-guest that gets interrupts after
@@ -95,6 +96,8 @@ struct RecordArgs {
     #[command(flatten)]
     guest: GuestArgs,
     #[command(flatten)]
+    replication: ReplicationArgs,
+    #[command(flatten)]
     events: EventsArgs,
     #[command(flatten)]
     digests: DigestArgs,
@@ -131,6 +134,8 @@ struct PairArgs {
     /// The disk server, which decides who may go on alone.
     #[arg(long, value_name = "HOST:PORT")]
     disk_server: ServerAddress,
+    #[command(flatten)]
+    replication: ReplicationArgs,
     #[command(flatten)]
     events: EventsArgs,
 }
@@ -252,7 +257,9 @@ fn report(ended: Ended) -> anyhow::Result<()> {
 
 fn run_alone(args: &RunArgs) -> anyhow::Result<()> {
     let events = args.events.open(&args.guest)?;
-    let guest = args.guest.assemble(Verification::default())?;
+    let guest = args
+        .guest
+        .assemble(Purpose::Alone, Verification::default())?;
     outcome::stop_on_signals(&guest.host.lanes)?;
     finish(
         &events,
@@ -267,7 +274,8 @@ fn record(args: &RecordArgs) -> anyhow::Result<()> {
         Verification::default()
     };
     let events = args.events.open(&args.guest)?;
-    let guest = args.guest.assemble(verification)?;
+    let purpose = args.replication.purpose();
+    let guest = args.guest.assemble(purpose, verification)?;
     outcome::stop_on_signals(&guest.host.lanes)?;
     let ended = roles::run_recording(
         guest,
@@ -318,7 +326,7 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
     let cancel = outcome::cancel_on_signals()?;
     let ended = roles::run_primary(
         &vm,
-        &args.guest.host(),
+        &args.guest.host(args.pair.replication.purpose()),
         &options,
         &events,
         outcome::halt_process(),
@@ -347,7 +355,7 @@ fn backup(args: &BackupArgs) -> anyhow::Result<()> {
     };
     let ended = roles::run_backup(
         &args.guest.vm()?,
-        &args.guest.host(),
+        &args.guest.host(args.pair.replication.purpose()),
         &options,
         &events,
         outcome::halt_process(),

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use clap::Args;
 use logging_channel::record::RecordReader;
 
-use super::guest::GuestArgs;
+use super::guest::{GuestArgs, ReplicationArgs};
 use crate::assembly::Guest;
 use crate::inspect::{Dumps, Format, Point};
 use crate::roles::{self, Inspection, Replayed};
@@ -17,6 +17,8 @@ use crate::sources::Verification;
 pub(super) struct ReplayArgs {
     #[command(flatten)]
     guest: GuestArgs,
+    #[command(flatten)]
+    replication: ReplicationArgs,
     /// File with the log.
     #[arg(value_name = "FILE")]
     log: PathBuf,
@@ -83,7 +85,7 @@ pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
     let (logged, reader) = RecordReader::open(&args.log)?;
     let guest = Guest::assemble_for_replay(
         &args.guest.vm()?,
-        &args.guest.host(),
+        &args.guest.host(args.replication.purpose()),
         Verification::EveryExit,
         logged.disk.clone(),
     )?;

@@ -1,13 +1,15 @@
 //! Every check, with what it means for a user.
 
+use super::purpose::NeededBy;
+
 /// A check, before it is made.
 pub(super) struct Entry {
     /// Name for programs.
     pub(super) id: &'static str,
     /// Name for people.
     pub(super) title: &'static str,
-    /// Whether guests need it.
-    pub(super) required: bool,
+    /// What needs it.
+    pub(super) needed_by: NeededBy,
     /// What it is needed for, and what it costs.
     pub(super) meaning: &'static str,
     /// What to do when it fails.
@@ -28,49 +30,49 @@ pub(super) const CATALOGUE: &[Entry] = &[
     Entry {
         id: "device",
         title: "/dev/kvm opens",
-        required: true,
+        needed_by: NeededBy::EveryGuest,
         meaning: "guests run on KVM",
         mend: LOAD_KVM,
     },
     Entry {
         id: "api",
         title: "API and capabilities",
-        required: true,
+        needed_by: NeededBy::EveryGuest,
         meaning: "exits and registers are read through them",
         mend: UPGRADE,
     },
     Entry {
         id: "cpu_model",
         title: "CPU model",
-        required: true,
+        needed_by: NeededBy::EveryGuest,
         meaning: "both hosts of a pair must show the guest the same processor",
         mend: CPU_TYPE,
     },
     Entry {
         id: "long_mode",
         title: "64-bit mode",
-        required: true,
+        needed_by: NeededBy::EveryGuest,
         meaning: "guests are 64-bit kernels",
         mend: OTHER_KVM,
     },
     Entry {
         id: "user_mode",
         title: "user mode and system calls",
-        required: true,
+        needed_by: NeededBy::EveryGuest,
         meaning: "without it Linux stops at its first program",
         mend: OTHER_KVM,
     },
     Entry {
         id: "cpuid",
         title: "CPUID is the model's",
-        required: true,
+        needed_by: NeededBy::EveryGuest,
         meaning: "features that cannot be replayed must be hidden from the guest",
         mend: OTHER_KVM,
     },
     Entry {
         id: "exits",
         title: "exits are deterministic",
-        required: true,
+        needed_by: NeededBy::EveryGuest,
         meaning: "their ordinal is the clock of the log; every device access, clock read and \
                   interrupt costs a guest one exit or a few",
         mend: OTHER_KVM,
@@ -78,21 +80,21 @@ pub(super) const CATALOGUE: &[Entry] = &[
     Entry {
         id: "halt",
         title: "HLT exits",
-        required: true,
+        needed_by: NeededBy::EveryGuest,
         meaning: "an idle guest waits for its inputs there, and gets them at once",
         mend: OTHER_KVM,
     },
     Entry {
         id: "interrupts",
         title: "interrupts come in place",
-        required: true,
+        needed_by: NeededBy::EveryGuest,
         meaning: "a replay must deliver each at the instruction where the recording did",
         mend: OTHER_KVM,
     },
     Entry {
         id: "msr_filter",
         title: "MSR accesses exit",
-        required: true,
+        needed_by: NeededBy::EveryGuest,
         meaning: "the time stamp counter's value comes from the log; an access costs a \
                   guest one such exit",
         mend: UPGRADE,
@@ -100,7 +102,7 @@ pub(super) const CATALOGUE: &[Entry] = &[
     Entry {
         id: "single_step",
         title: "single step",
-        required: true,
+        needed_by: NeededBy::EveryGuest,
         meaning: "brings an interrupt window that opened early to its place, for the cost of a \
                   step",
         mend: OTHER_KVM,
@@ -108,7 +110,7 @@ pub(super) const CATALOGUE: &[Entry] = &[
     Entry {
         id: "tsc_trap",
         title: "user-mode RDTSC traps",
-        required: true,
+        needed_by: NeededBy::EveryGuest,
         meaning: "programs read the counter, and a replay must give them the logged value; a read \
                   costs a program one such trap",
         mend: OTHER_KVM,
@@ -116,7 +118,7 @@ pub(super) const CATALOGUE: &[Entry] = &[
     Entry {
         id: "kick",
         title: "a computing guest can be stopped",
-        required: true,
+        needed_by: NeededBy::EveryGuest,
         meaning: "bounds the latency of inputs for a guest that computes without exits; the time \
                   that a stop takes adds to the bound",
         mend: OTHER_KVM,
@@ -124,7 +126,7 @@ pub(super) const CATALOGUE: &[Entry] = &[
     Entry {
         id: "dirty_logging",
         title: "written pages are known",
-        required: true,
+        needed_by: NeededBy::EveryGuest,
         meaning: "state deltas and digests cover the pages that changed; each costs the reading \
                   of the log, and a guest the first write to each page after it",
         mend: OTHER_KVM,
@@ -132,7 +134,7 @@ pub(super) const CATALOGUE: &[Entry] = &[
     Entry {
         id: "state_transfer",
         title: "state goes to another processor",
-        required: true,
+        needed_by: NeededBy::EveryGuest,
         meaning: "a guest stopped between two exits goes on from there on the backup: this keeps \
                   the latency bound, and repairs a backup that differs; the guest stands still \
                   for the saving",
@@ -141,7 +143,7 @@ pub(super) const CATALOGUE: &[Entry] = &[
     Entry {
         id: "counter",
         title: "performance counter",
-        required: false,
+        needed_by: NeededBy::Nothing,
         meaning: "names the place where a computing guest was stopped in few bytes, if both \
                   hosts of a pair have one; without it, the latency bound is kept by state \
                   deltas, at the cost of sending every page that changed",
@@ -150,7 +152,7 @@ pub(super) const CATALOGUE: &[Entry] = &[
     Entry {
         id: "x87_pointers",
         title: "x87 pointers are kept",
-        required: false,
+        needed_by: NeededBy::Nothing,
         meaning: "programs that look at them (FNSTENV: fegetenv and swapcontext of the C library, \
                   and coroutines made of it) must find the same on both hosts; where they are not \
                   kept, such a program makes the backup differ, and each time it is repaired the \
@@ -161,7 +163,7 @@ pub(super) const CATALOGUE: &[Entry] = &[
     Entry {
         id: "hardware_breakpoint",
         title: "hardware breakpoints",
-        required: false,
+        needed_by: NeededBy::Nothing,
         meaning: "would find an execution point without rewriting the guest's code, for \
                   the cost of a stop",
         mend: "nothing to mend: ftvm does without",

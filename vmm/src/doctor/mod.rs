@@ -7,6 +7,7 @@
 
 mod catalogue;
 mod checks;
+mod purpose;
 mod report;
 
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -18,6 +19,7 @@ use vmm_sys_util::signal::Killable;
 
 pub use self::checks::Effort;
 use self::checks::{Measured, PATIENCE};
+pub use self::purpose::{NeededBy, Purpose};
 pub use self::report::{Check, Figures, Outcome, Report};
 use crate::kick;
 use crate::kvm::probe::MicroGuest;
@@ -80,34 +82,45 @@ fn supervise(probe: impl FnOnce(Findings) + Send + 'static) -> Report {
     report
 }
 
-/// This host cannot run guests.
+/// This host cannot carry guests for what they are to be for.
 #[derive(Debug, thiserror::Error)]
-#[error("this host cannot run guests: \"{title}\" failed: {seen} (see `ftvm doctor`)")]
+#[error(
+    "this host cannot {}: \"{title}\" failed: {seen} (see `ftvm doctor`{})",
+    match .needed_by {
+        NeededBy::Replication => "replicate, record or replay guests",
+        _ => "run guests",
+    },
+    if *.id == purpose::PAGING { ", or go on all the same with --allow-nested-paging" } else { "" }
+)]
 pub struct Unfit {
+    id: &'static str,
     title: &'static str,
+    needed_by: NeededBy,
     seen: String,
 }
 
-/// Checks that guests can run here. Returns what was found.
+/// Checks that guests for this can run here. Returns what was found.
 ///
 /// # Errors
-/// [`Unfit`] names the first required check that failed.
-pub fn require_fit() -> Result<Report, Unfit> {
+/// [`Unfit`] names the first check that they need and that failed.
+pub fn require_fit(purpose: Purpose) -> Result<Report, Unfit> {
     let report = examine(Effort::Needed);
     log::debug!("checked this host in {:.0} ms", report.elapsed_ms);
-    report.verdict().map(|()| report)
+    report.verdict(purpose).map(|()| report)
 }
 
 impl Report {
-    /// Whether guests can run here.
+    /// Whether guests for this can run here.
     ///
     /// # Errors
-    /// [`Unfit`] names the first required check that failed.
-    pub fn verdict(&self) -> Result<(), Unfit> {
-        match self.first_failed() {
+    /// [`Unfit`] names the first check that they need and that failed.
+    pub fn verdict(&self, purpose: Purpose) -> Result<(), Unfit> {
+        match self.first_failed(purpose) {
             None => Ok(()),
             Some(check) => Err(Unfit {
+                id: check.id,
                 title: check.title,
+                needed_by: check.needed_by,
                 seen: check.outcome.measured().to_owned(),
             }),
         }
@@ -166,7 +179,7 @@ mod tests {
             let told = found.send(("device", Ok("given up".into())));
             told.expect("the doctor listens");
         });
-        assert!(!report.is_fit());
+        assert!(report.verdict(Purpose::Alone).is_err());
         if MicroGuest::new(PATIENCE).is_ok() {
             assert_eq!(report.checks()[0].outcome.measured(), "given up");
         }

@@ -8,6 +8,7 @@ use logging_channel::{CheckOutcome, HostCheck, HostReport};
 use serde::Serialize;
 
 use super::catalogue::CATALOGUE;
+use super::purpose::{NeededBy, Purpose};
 
 /// Numbers that were measured, by name. The name ends with the unit.
 pub type Figures = BTreeMap<&'static str, f64>;
@@ -68,8 +69,8 @@ pub struct Check {
     pub id: &'static str,
     /// Name for people.
     pub title: &'static str,
-    /// Whether guests need it.
-    pub required: bool,
+    /// What needs it.
+    pub needed_by: NeededBy,
     /// What came of it.
     #[serde(flatten)]
     pub outcome: Outcome,
@@ -84,6 +85,10 @@ pub struct Check {
 impl Check {
     fn passed(&self) -> bool {
         matches!(self.outcome, Outcome::Pass(_))
+    }
+
+    fn is_needed(&self, purpose: Purpose) -> bool {
+        purpose.needs(self.id, self.needed_by)
     }
 }
 
@@ -102,7 +107,7 @@ impl Report {
             .map(|entry| Check {
                 id: entry.id,
                 title: entry.title,
-                required: entry.required,
+                needed_by: entry.needed_by,
                 outcome: Outcome::NotChecked,
                 figures: Figures::new(),
                 meaning: entry.meaning,
@@ -141,21 +146,28 @@ impl Report {
         &self.checks
     }
 
-    /// The first required check that did not pass.
+    /// The first check that guests for this need and that did not pass.
     #[must_use]
-    pub fn first_failed(&self) -> Option<&Check> {
-        self.checks.iter().find(|c| c.required && !c.passed())
+    pub fn first_failed(&self, purpose: Purpose) -> Option<&Check> {
+        let mut needed = self.checks.iter().filter(|check| check.is_needed(purpose));
+        needed.find(|check| !check.passed())
     }
 
-    /// Whether guests can run here.
-    #[must_use]
-    pub fn is_fit(&self) -> bool {
-        self.first_failed().is_none()
+    /// What guests can do here, in a word for programs.
+    fn verdict_name(&self) -> &'static str {
+        let fit = |purpose| self.first_failed(purpose).is_none();
+        if fit(Purpose::REPLICATION) {
+            "fit"
+        } else if fit(Purpose::Alone) {
+            "fit-alone"
+        } else {
+            "unfit"
+        }
     }
 
-    /// What the other host of a pair is told.
+    /// What the other host of a pair is told, of a guest for this, and who replays a recording of it.
     #[must_use]
-    pub fn for_peer(&self) -> HostReport {
+    pub fn for_peer(&self, purpose: Purpose) -> HostReport {
         HostReport::new(self.checks.iter().map(|check| HostCheck {
             name: check.id.to_owned(),
             outcome: match check.outcome {
@@ -163,7 +175,7 @@ impl Report {
                 Outcome::Fail(_) => CheckOutcome::Failed,
                 Outcome::NotChecked => CheckOutcome::NotChecked,
             },
-            required: check.required,
+            required: check.is_needed(purpose),
             measured: check.outcome.measured().to_owned(),
         }))
     }
@@ -177,9 +189,8 @@ impl Report {
             elapsed_ms: f64,
             checks: &'a [Check],
         }
-        let verdict = if self.is_fit() { "fit" } else { "unfit" };
         serde_json::to_string(&Json {
-            verdict,
+            verdict: self.verdict_name(),
             elapsed_ms: self.elapsed_ms,
             checks: &self.checks,
         })
@@ -194,7 +205,7 @@ impl fmt::Display for Report {
         for check in &self.checks {
             let mark = match check.outcome {
                 Outcome::Pass(_) => '✓',
-                Outcome::Fail(_) if check.required => '✗',
+                Outcome::Fail(_) if check.needed_by != NeededBy::Nothing => '✗',
                 Outcome::Fail(_) | Outcome::NotChecked => '-',
             };
             write!(f, "{mark} {:width$}  ", check.title)?;
@@ -210,16 +221,16 @@ impl fmt::Display for Report {
                 )?;
             }
             writeln!(f)?;
-            let kind = if check.required { "needed" } else { "optional" };
+            let kind = check.needed_by.words();
             writeln!(f, "  {:width$}  {kind}: {}", "", check.meaning)?;
             if let Outcome::Fail(_) = check.outcome {
                 writeln!(f, "  {:width$}  mend: {}", "", check.mend)?;
             }
         }
-        let verdict = if self.is_fit() {
-            "Guests can run on this host"
-        } else {
-            "Guests cannot run on this host"
+        let verdict = match self.verdict_name() {
+            "fit" => "Guests can run on this host, and be replicated",
+            "fit-alone" => "Guests can run on this host, but not be replicated or recorded",
+            _ => "Guests cannot run on this host",
         };
         writeln!(f, "{verdict} (checked in {:.0} ms).", self.elapsed_ms)
     }
@@ -272,12 +283,17 @@ mod tests {
     #[test]
     fn required_checks_decide() {
         let mut report = all(&pass());
-        assert!(report.is_fit());
+        let failed = |report: &Report, purpose| report.first_failed(purpose).map(|c| c.id);
+        for purpose in [Purpose::Alone, Purpose::REPLICATION] {
+            assert_eq!(failed(&report, purpose), None);
+            let unseen = failed(&Report::new(), purpose);
+            assert!(unseen.is_some(), "what was not checked is not there");
+        }
         report.record("hardware_breakpoint", Err("none".into()));
-        assert!(report.is_fit(), "an optional check does not");
+        let optional = failed(&report, Purpose::REPLICATION);
+        assert_eq!(optional, None, "an optional check does not");
         report.record("user_mode", Err("stays at CPL 3".into()));
-        assert_eq!(report.first_failed().map(|c| c.id), Some("user_mode"));
-        assert!(!Report::new().is_fit(), "what was not checked is not there");
+        assert_eq!(failed(&report, Purpose::Alone), Some("user_mode"));
     }
 
     #[test]
@@ -316,9 +332,9 @@ mod tests {
         let kick = checks.iter().find(|check| check["id"] == "kick");
         assert_eq!(kick.expect("there")["figures"]["stop_us"], 123.4);
         assert_eq!(
-            report.for_peer().differences(&{
+            report.for_peer(Purpose::REPLICATION).differences(&{
                 report.record("kick", Ok(Finding::from("stops").with("stop_us", 1.0)));
-                report.for_peer()
+                report.for_peer(Purpose::REPLICATION)
             }),
             []
         );
@@ -326,17 +342,23 @@ mod tests {
 
     #[test]
     fn the_peer_is_told_every_check() {
-        let told = all(&pass()).for_peer();
+        let told = all(&pass()).for_peer(Purpose::REPLICATION);
         assert_eq!(told.checks().len(), CATALOGUE.len());
         for entry in CATALOGUE {
             assert!(told.passes(entry.id), "{} is cut", entry.id);
         }
         let mut unfit = all(&pass());
         unfit.record("exits", Err("run 2 differs".into()));
-        assert!(told.shortfall(&unfit.for_peer()).is_some());
+        assert!(
+            told.shortfall(&unfit.for_peer(Purpose::REPLICATION))
+                .is_some()
+        );
         unfit = all(&pass());
         unfit.record("hardware_breakpoint", Err("none".into()));
-        assert!(told.shortfall(&unfit.for_peer()).is_none());
+        assert!(
+            told.shortfall(&unfit.for_peer(Purpose::REPLICATION))
+                .is_none()
+        );
     }
 
     #[test]

@@ -88,5 +88,6 @@ pub(super) fn microseconds(since: Instant) -> f64 {
 
 pub(super) const RAX: usize = 0;
 pub(super) const RBX: usize = 1;
+pub(super) const RCX: usize = 2;
 pub(super) const RDX: usize = 3;
 pub(super) const RBP: usize = 7;

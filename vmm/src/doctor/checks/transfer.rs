@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::super::report::{Finding, with_causes};
-use super::measure::{Effort, Measured, PATIENCE, load, microseconds, registers, run_to};
+use super::measure::{Effort, Measured, PATIENCE, RCX, load, microseconds, registers, run_to};
 use super::stops::stop_computing;
 use crate::cpu::{CpuState, Look, Registers};
 use crate::kvm::probe::{DATA, MicroGuest, PAGES, Program, TABLE_PAGES};
@@ -184,7 +184,6 @@ fn go_on(guest: &mut MicroGuest, state: &[u8], memory: &[u8]) -> Result<(f64, En
 /// Stops the program in its loop, with nothing under way. Returns the round.
 fn stop_in_the_middle(guest: &mut MicroGuest) -> Result<u64, String> {
     const TRIES: usize = 16;
-    const RCX: usize = 2;
     for _ in 0..TRIES {
         stop_computing(guest)?;
         let round = registers(guest)?.gpr[RCX];
