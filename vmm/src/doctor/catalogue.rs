@@ -141,6 +141,22 @@ pub(super) const CATALOGUE: &[Entry] = &[
         mend: OTHER_KVM,
     },
     Entry {
+        id: "paging",
+        title: "shadow paging",
+        needed_by: NeededBy::Replication,
+        meaning: "KVM, and not the processor, translates the guest's addresses and so decides when its \
+                  accessed bits are set and whether a stale translation faults; under nested paging \
+                  that follows from all else on the host, and the backup differs as soon as the guest's \
+                  kernel looks, as Linux does when memory gets scarce. Costs guests more where they start \
+                  many programs",
+        mend: "stop all guests of this host (the module is in use as long as one runs), then `modprobe -r \
+               kvm_intel && modprobe kvm_intel ept=0` (AMD: `modprobe -r kvm_amd && modprobe kvm_amd \
+               npt=0`); for the next start of the host, a line `options kvm_intel ept=0` (AMD: `options \
+               kvm_amd npt=0`) in /etc/modprobe.d/ftvm.conf, and `update-initramfs -u` where the initramfs \
+               loads kvm. It holds for every guest of the host, of other programs too: those get slower, \
+               most with guests inside guests. `--allow-nested-paging` goes on without",
+    },
+    Entry {
         id: "counter",
         title: "performance counter",
         needed_by: NeededBy::Nothing,

@@ -19,7 +19,7 @@ use vmm_sys_util::signal::Killable;
 
 pub use self::checks::Effort;
 use self::checks::{Measured, PATIENCE};
-pub use self::purpose::{NeededBy, Purpose};
+pub use self::purpose::{NeededBy, PAGING, Purpose};
 pub use self::report::{Check, Figures, Outcome, Report};
 use crate::kick;
 use crate::kvm::probe::MicroGuest;
@@ -35,6 +35,17 @@ type Findings = mpsc::Sender<(&'static str, Measured)>;
 /// The check that says which processor a host has. Where two hosts differ in that alone, their guest
 /// is protected all the same.
 pub const PROCESSOR: &str = "processor";
+
+/// What may make a guest differ where a host has nested paging all the same.
+pub const NESTED_PAGING: &str = "nested paging, which --allow-nested-paging let pass: what this host and \
+     the other do by themselves decides when accessed bits of the guest's page tables are set, and its \
+     kernel acts on them";
+
+/// Whether KVM decides on a host what its guest's accessed bits are, by its report.
+#[must_use]
+pub fn has_shadow_paging(host: &HostReport) -> bool {
+    host.passes(PAGING)
+}
 
 /// Whether a host has a performance counter that can name a stop of the guest, by its report.
 #[must_use]
@@ -90,7 +101,7 @@ fn supervise(probe: impl FnOnce(Findings) + Send + 'static) -> Report {
         NeededBy::Replication => "replicate, record or replay guests",
         _ => "run guests",
     },
-    if *.id == purpose::PAGING { ", or go on all the same with --allow-nested-paging" } else { "" }
+    if *.id == PAGING { ", or go on all the same with --allow-nested-paging" } else { "" }
 )]
 pub struct Unfit {
     id: &'static str,
@@ -106,7 +117,15 @@ pub struct Unfit {
 pub fn require_fit(purpose: Purpose) -> Result<Report, Unfit> {
     let report = examine(Effort::Needed);
     log::debug!("checked this host in {:.0} ms", report.elapsed_ms);
-    report.verdict(purpose).map(|()| report)
+    report.verdict(purpose)?;
+    if purpose != Purpose::Alone && !has_shadow_paging(&report.for_peer(purpose)) {
+        log::warn!(
+            "this host has nested paging: a backup, or a replay, differs as soon as the guest's kernel \
+             acts on an accessed bit, as Linux does when memory gets scarce; a backup is repaired then, \
+             and the guest is unprotected until it is (see `ftvm doctor`)"
+        );
+    }
+    Ok(report)
 }
 
 impl Report {

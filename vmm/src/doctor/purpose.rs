@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-/// The check that [`Purpose::Replication`] may do without.
-pub(super) const PAGING: &str = "paging";
+/// The check of how a guest's addresses are translated, which [`Purpose::Replication`] may do without.
+pub const PAGING: &str = "paging";
 
 /// What needs a capability of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

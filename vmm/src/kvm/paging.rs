@@ -22,16 +22,23 @@ impl Paging {
     /// shadow paging.
     #[must_use]
     pub fn of_host() -> Self {
+        Self::told().unwrap_or(Self::Shadow)
+    }
+
+    /// As KVM's module on this host was loaded, if it tells. The doctor tries it out.
+    #[must_use]
+    pub fn told() -> Option<Self> {
         Self::told_below(Path::new("/sys/module"))
     }
 
-    fn told_below(modules: &Path) -> Self {
+    fn told_below(modules: &Path) -> Option<Self> {
         let told = PARAMETERS
             .iter()
             .find_map(|parameter| fs::read_to_string(modules.join(parameter)).ok());
-        match told.as_deref().map(str::trim) {
-            Some("Y" | "1") => Self::Nested,
-            _ => Self::Shadow,
+        match told?.trim() {
+            "Y" | "1" => Some(Self::Nested),
+            "N" | "0" => Some(Self::Shadow),
+            _ => None,
         }
     }
 }
@@ -44,7 +51,7 @@ mod tests {
     fn the_modules_parameter_tells() {
         let modules = tempfile::tempdir().expect("a directory");
         let told = || Paging::told_below(modules.path());
-        assert_eq!(told(), Paging::Shadow, "nothing tells");
+        assert_eq!(told(), None, "nothing tells");
         for (parameter, value, paging) in [
             ("kvm_intel/parameters/ept", "Y\n", Paging::Nested),
             ("kvm_intel/parameters/ept", "N\n", Paging::Shadow),
@@ -55,7 +62,7 @@ mod tests {
             let file = modules.path().join(parameter);
             fs::create_dir_all(file.parent().expect("a parent")).expect("directories");
             fs::write(&file, value).expect("a file");
-            assert_eq!(told(), paging, "{parameter}: {value}");
+            assert_eq!(told(), Some(paging), "{parameter}: {value}");
         }
     }
 }
