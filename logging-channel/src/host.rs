@@ -163,32 +163,33 @@ impl HostReport {
         self.checks.iter().find(|check| check.name == name)
     }
 
-    /// Why `backup` cannot be the backup of this host's guest, or `None`: it must pass every check
-    /// that either of the two hosts requires, and its processor must do the same.
+    /// Why `backup` cannot be the backup of this host's guest, or `None`: both hosts must pass every
+    /// check that either of them requires, and their processors must do the same.
     #[must_use]
     pub fn shortfall(&self, backup: &HostReport) -> Option<Refusal> {
-        self.failed_check(backup)
+        let fails = |whose: &str, needs: &str, place: &str, (name, seen): (&str, &str)| Refusal {
+            code: RefusalCode::HostUnfit,
+            message: format!(
+                "{whose} host fails a check that {needs} needs, {name:?} ({seen}): `ftvm doctor` \
+                 {place} says how to mend it; install the same version of ftvm on both hosts"
+            ),
+        };
+        let there = self.unmet_by(backup).or_else(|| backup.unmet_by(backup));
+        let here = || backup.unmet_by(self).or_else(|| self.unmet_by(self));
+        there
+            .map(|check| fails("the backup's", "this primary's guest", "there", check))
+            .or_else(|| here().map(|check| fails("the primary's", "the backup", "here", check)))
             .or_else(|| self.other_processor(backup))
     }
 
-    fn failed_check(&self, backup: &HostReport) -> Option<Refusal> {
-        let required = |report: &'_ HostReport| -> Vec<String> {
-            let checks = report.checks.iter().filter(|check| check.required);
-            checks.map(|check| check.name.clone()).collect()
-        };
-        let name = required(self)
-            .into_iter()
-            .chain(required(backup))
-            .find(|name| !backup.passes(name))?;
-        let seen = backup.get(&name).map_or("not checked", HostCheck::words);
-        Some(Refusal {
-            code: RefusalCode::HostUnfit,
-            message: format!(
-                "the backup's host fails a check that this primary's guest needs, {name:?} \
-                 ({seen}): `ftvm doctor` there says how to mend it; install the same version of \
-                 ftvm on both hosts"
-            ),
-        })
+    /// The first check that this host requires and the other one does not pass, and what was seen
+    /// there.
+    #[must_use]
+    pub fn unmet_by<'a>(&'a self, other: &'a HostReport) -> Option<(&'a str, &'a str)> {
+        let mut required = self.checks.iter().filter(|check| check.required);
+        let HostCheck { name, .. } = required.find(|check| !other.passes(&check.name))?;
+        let seen = other.get(name).map_or("not checked", HostCheck::words);
+        Some((name, seen))
     }
 
     fn other_processor(&self, backup: &HostReport) -> Option<Refusal> {
@@ -387,11 +388,9 @@ mod tests {
     }
 
     #[test]
-    fn a_backup_must_pass_what_either_host_requires() {
+    fn both_hosts_must_pass_what_either_requires() {
         assert_eq!(report().shortfall(&report()), None);
         let none = HostReport::default();
-        let idle = HostReport::default().with_instructions(results(1));
-        assert_eq!(idle.shortfall(&report()), None);
 
         let failed = with(|checks| {
             checks[0].outcome = CheckOutcome::Failed;
@@ -406,6 +405,17 @@ mod tests {
         }
         let silent = report().shortfall(&none).expect("unfit");
         assert!(silent.message.contains("not checked"), "{silent}");
+
+        // One that goes on without, as its user wants it, with one that does not.
+        let waived = with(|checks| {
+            checks[0].outcome = CheckOutcome::Failed;
+            checks[0].required = false;
+        });
+        assert_eq!(waived.shortfall(&waived), None);
+        let refusal = waived.shortfall(&report()).expect("unfit");
+        assert!(refusal.message.contains("the primary's host"), "{refusal}");
+        let refusal = report().shortfall(&waived).expect("unfit");
+        assert!(refusal.message.contains("the backup's host"), "{refusal}");
     }
 
     #[test]

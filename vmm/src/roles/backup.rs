@@ -11,7 +11,7 @@ use logging_channel::receiver::{Next, Peek, Receiver, ReceiverHandle};
 use logging_channel::{LossReason, Settings};
 
 use super::claim::{ArbiterConfig, ClaimFailure, Rights};
-use super::peer_report::StopNaming;
+use super::peer_report::{StopNaming, have_nested_paging, likely_cause};
 use super::stats::Meters;
 use super::tenure::{Standing, Tenure, Verdict};
 use super::{Halt, NotLive, RoleError, peer_report, stats, storage, tie_to_server};
@@ -92,6 +92,7 @@ pub fn run_backup(
     if peer_report::compare(events, &guest.host_report, peer_host) == StopNaming::Counter {
         guest.count_stops()?;
     }
+    let nested_paging = have_nested_paging(&guest.host_report, peer_host);
     guest.seed(receiver.session().seed)?;
     let meters = Meters::of(&guest);
     let _reporting = stats::report_receiver(events, &receiver.handle(), &meters);
@@ -128,6 +129,7 @@ pub fn run_backup(
         forgotten: Instant::now(),
         began: Instant::now(),
         repairs: Repairs::default(),
+        nested_paging,
         unreleased: unreleased.clone(),
         followed: followed.clone(),
         events: events.clone(),
@@ -169,13 +171,18 @@ pub fn run_backup(
     ended
 }
 
-/// What is told of the `divergences`th divergence in ten minutes: also why, where it is one of many.
-fn told(divergence: &Divergence, divergences: usize) -> Event {
-    let likely_cause = (divergences >= MANY).then(|| divergence.likely_cause());
+/// What is told of the `divergences`th divergence in ten minutes: also why, where it is one of many, or
+/// where that was to be expected.
+fn told(divergence: &Divergence, divergences: usize, nested_paging: bool) -> Event {
+    let many = divergences >= MANY;
+    let likely_cause = (many || nested_paging).then(|| likely_cause(divergence, nested_paging));
     if let Some(cause) = &likely_cause {
+        log::error!("the likely cause: {cause}");
+    }
+    if many {
         log::error!(
-            "that is the {divergences}th time in ten minutes; the likely cause: {cause}; the primary \
-             spaces repairs out, and the pair is not protected in between"
+            "that is the {divergences}th time in ten minutes: the primary spaces repairs out, and the \
+             pair is not protected in between"
         );
     }
     Event::Diverged {
@@ -227,6 +234,8 @@ struct ChannelSource {
     forgotten: Instant,
     began: Instant,
     repairs: Repairs,
+    /// One of the two hosts has it.
+    nested_paging: bool,
     events: Events,
 }
 
@@ -308,7 +317,8 @@ impl LogSource for ChannelSource {
              primary has sent it the whole state"
         );
         let divergences = self.repairs.diverged(self.began.elapsed());
-        self.events.emit(&told(divergence, divergences));
+        self.events
+            .emit(&told(divergence, divergences, self.nested_paging));
         self.receiver.need_state(divergence.lsn);
         true
     }
@@ -394,7 +404,8 @@ mod tests {
         let causes: Vec<Option<String>> = (0..4)
             .map(|minute| {
                 let count = repairs.diverged(Duration::from_secs(60 * minute));
-                let event = serde_json::to_value(told(&divergence, count)).expect("plain data");
+                let event =
+                    serde_json::to_value(told(&divergence, count, false)).expect("plain data");
                 assert_eq!(
                     (&event["event"], &event["lsn"]),
                     (&"diverged".into(), &900.into())
@@ -405,5 +416,10 @@ mod tests {
             .collect();
         let cause = Some(divergence.likely_cause());
         assert_eq!(causes, [None, None, cause.clone(), cause]);
+
+        // Where it was to be expected, so does the first one.
+        let event = serde_json::to_value(told(&divergence, 1, true)).expect("plain data");
+        let cause = event["likely_cause"].as_str().expect("a cause");
+        assert!(cause.starts_with("nested paging"), "{cause}");
     }
 }

@@ -2,7 +2,8 @@
 
 use logging_channel::{CheckOutcome, HostDifference, HostReport, SAME_PROCESSORS};
 
-use crate::doctor::{PROCESSOR, has_counter};
+use crate::doctor::{NESTED_PAGING, PAGING, PROCESSOR, has_counter, has_shadow_paging};
+use crate::engine::Divergence;
 use crate::events::{Event, Events};
 
 /// How a stop of the guest between two exits is named in the log.
@@ -39,7 +40,12 @@ pub(super) fn tell_differences(
 ) -> Vec<HostDifference> {
     let differences = here.differences(other);
     for difference in &differences {
-        if difference.name == PROCESSOR {
+        if difference.name == PAGING {
+            log::warn!(
+                "{whose} translates the guest's addresses in another way ({difference}): the guest will \
+                 differ soon; have both hosts use shadow paging (`ftvm doctor`)"
+            );
+        } else if difference.name == PROCESSOR {
             log::warn!(
                 "{whose} has another processor ({difference}): it gave the same results wherever \
                  they are known to differ, but others were not tried; {SAME_PROCESSORS}"
@@ -49,6 +55,22 @@ pub(super) fn tell_differences(
         }
     }
     differences
+}
+
+/// Whether the two hosts of a pair, or of a recording and its replay, are bound to differ now and then,
+/// as their user allowed.
+pub(super) fn have_nested_paging(here: &HostReport, other: &HostReport) -> bool {
+    !(has_shadow_paging(here) && has_shadow_paging(other))
+}
+
+/// What most likely caused a difference between two such hosts, or two that are not.
+pub(super) fn likely_cause(divergence: &Divergence, nested_paging: bool) -> String {
+    let cause = divergence.likely_cause();
+    if nested_paging {
+        format!("{NESTED_PAGING}; or {cause}")
+    } else {
+        cause
+    }
 }
 
 /// Says where the peer's host differs from this one, and how the pair will work.

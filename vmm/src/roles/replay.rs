@@ -13,11 +13,11 @@ use logging_channel::entry::{Entry, Lsn};
 use logging_channel::record::RecordReader;
 use logging_channel::{HostReport, Identity};
 
-use super::peer_report::tell_differences;
+use super::peer_report::{have_nested_paging, likely_cause, tell_differences};
 use crate::assembly::{Guest, watchdog};
 use crate::devices::Output;
-use crate::doctor::has_counter;
-use crate::engine::{Ended, Interruption, OutputGate, Role, Step};
+use crate::doctor::{PAGING, has_counter};
+use crate::engine::{Ended, EngineError, Interruption, OutputGate, Role, Step};
 use crate::inspect::{Arrival, Debugger, Dumps, Inspector, Point};
 use crate::sources::{
     Head, LogSource, REPLAY_WATCH, ReplayCounters, Replayer, StateCounters, StateFollower,
@@ -76,6 +76,7 @@ pub fn run_replay(
 ) -> anyhow::Result<Replayed> {
     check(logged, &guest.identity)?;
     check_host(reader.host(), &guest.host_report)?;
+    let nested_paging = have_nested_paging(&guest.host_report, reader.host());
     guest.seed(reader.seed())?;
     if has_counter(&guest.host_report) {
         guest.count_stops()?;
@@ -103,7 +104,12 @@ pub fn run_replay(
     let arrival = source.arrival();
     let source = Box::new(source);
     let gate = Box::new(ConsoleOnly(guest.host.outlet.clone().patient()));
-    let ended = guest.into_engine(Role { source, gate }).run()?;
+    let ended = guest.into_engine(Role { source, gate }).run();
+    if let Err(EngineError::Diverged(divergence)) = &ended {
+        let cause = likely_cause(divergence, nested_paging);
+        log::error!("the likely cause of the difference: {cause}");
+    }
+    let ended = ended?;
     let arrival = arrival.get();
     if let Some(point) = inspection.stop()
         && arrival.is_none()
@@ -183,6 +189,17 @@ fn check(logged: &Identity, here: &Identity) -> anyhow::Result<()> {
 
 /// Sees that this host does as the one that recorded the log, and says where it is another one.
 fn check_host(recording: &HostReport, here: &HostReport) -> anyhow::Result<()> {
+    if let Some((check, seen)) = here.unmet_by(recording) {
+        let without = if check == PAGING {
+            "; --allow-nested-paging replays it all the same, up to the first difference"
+        } else {
+            ""
+        };
+        bail!(
+            "the log was recorded on a host that fails a check which a replay needs, {check:?} \
+             ({seen}){without}"
+        );
+    }
     if let Some(difference) = here.instructions().difference(recording.instructions()) {
         bail!(
             "this host's processor (here) does not do as that of the host that recorded the log: \
@@ -256,6 +273,32 @@ mod tests {
         };
         HostReport::new([processor])
             .with_instructions(InstructionResults::new([("RCPPS", Digest(rcpps))]))
+    }
+
+    #[test]
+    fn a_log_of_a_host_with_nested_paging_is_replayed_if_that_is_allowed() {
+        let host = |outcome, required| {
+            let check = HostCheck {
+                name: PAGING.into(),
+                outcome,
+                required,
+                measured: "nested".into(),
+            };
+            HostReport::new([check])
+        };
+        let nested = host(CheckOutcome::Failed, false);
+        let refused = check_host(&nested, &host(CheckOutcome::Passed, true)).expect_err("nested");
+        for word in ["\"paging\" (nested)", "--allow-nested-paging"] {
+            assert!(refused.to_string().contains(word), "{word} in {refused}");
+        }
+        for here in [host(CheckOutcome::Passed, false), nested.clone()] {
+            assert!(check_host(&nested, &here).is_ok(), "{here:?}");
+            assert!(have_nested_paging(&here, &nested));
+        }
+        // Of another host, which needs it itself.
+        let shadow = host(CheckOutcome::Passed, true);
+        assert!(check_host(&shadow, &nested).is_ok());
+        assert!(!have_nested_paging(&shadow, &shadow));
     }
 
     #[test]
