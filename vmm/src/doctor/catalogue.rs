@@ -157,6 +157,19 @@ pub(super) const CATALOGUE: &[Entry] = &[
                most with guests inside guests. `--allow-nested-paging` goes on without",
     },
     Entry {
+        id: "memory",
+        title: "guest memory stays put",
+        needed_by: NeededBy::Nothing,
+        meaning: "when the host takes a page of guest memory away, if only to move it, the guest's next \
+                  access faults once more, which the other host's does not: the backup, or a replay, may \
+                  then differ, and a backup is repaired. ftvm keeps off KSM, NUMA balancing, huge page \
+                  collapse and, where it may lock memory, swapping; not what is named here",
+        mend: "swap: LimitMEMLOCK=infinity in the systemd unit, or run as root. Compaction: `sysctl -w \
+               vm.compact_unevictable_allowed=0`, and a file for it in /etc/sysctl.d. KVM before Linux \
+               6.13 gives translations back when the host's memory gets scarce: leave some free, do not \
+               write to /proc/sys/vm/drop_caches, or use a newer kernel",
+    },
+    Entry {
         id: "counter",
         title: "performance counter",
         needed_by: NeededBy::Nothing,

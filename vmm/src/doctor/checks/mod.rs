@@ -3,6 +3,7 @@
 mod debug;
 mod exits;
 mod measure;
+mod memory;
 mod paging;
 mod processor;
 mod stops;
@@ -20,7 +21,7 @@ use crate::kvm::{CpuModel, CpuModelError, MachineError};
 type MicroGuestCheck = fn(&mut MicroGuest, Effort) -> Measured;
 
 /// The checks that run a micro-guest, with the least effort that includes them.
-pub(super) const MICRO_GUESTS: [(&str, Effort, MicroGuestCheck); 16] = [
+pub(super) const MICRO_GUESTS: [(&str, Effort, MicroGuestCheck); 17] = [
     ("long_mode", Effort::Needed, processor::long_mode),
     ("user_mode", Effort::Needed, processor::user_mode),
     ("cpuid", Effort::Needed, processor::cpuid),
@@ -34,6 +35,7 @@ pub(super) const MICRO_GUESTS: [(&str, Effort, MicroGuestCheck); 16] = [
     ("dirty_logging", Effort::Needed, transfer::dirty_logging),
     ("state_transfer", Effort::Needed, transfer::state_transfer),
     ("paging", Effort::Needed, paging::paging),
+    ("memory", Effort::Needed, memory::memory),
     ("counter", Effort::Needed, stops::counter),
     ("x87_pointers", Effort::Needed, x87::x87_pointers),
     (
