@@ -25,6 +25,7 @@ mod loss_of_a_host;
 mod micro_guests;
 mod namespaces;
 mod nbd_client;
+mod nested_paging;
 mod orderly_end;
 mod output_rule;
 mod partition;

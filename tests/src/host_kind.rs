@@ -19,7 +19,7 @@ pub enum HostKind {
 
 impl HostKind {
     /// What [`HOSTS_VARIABLE`] says; else namespaces where `ftvm doctor` finds
-    /// that this machine can run guests, and QEMU where it cannot.
+    /// that this machine can run guests and replicate them, and QEMU where it cannot.
     #[must_use]
     pub fn choose(layout: &Layout) -> Self {
         match std::env::var(HOSTS_VARIABLE).as_deref() {

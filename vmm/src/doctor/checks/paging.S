@@ -2,6 +2,7 @@
 // Both have a page table of their own for the pages from WINDOW on, and never flush what it says behind a
 // change that is looked at. They do not end. Labels begin at 2: 1b would be a binary number.
 
+    .equ PAGES, 32                  // first: a symbol of one that is not known yet is an address
     .equ PAGE_DIRECTORY, 0x3000
     .equ GO_ON, 0x13000             // set by the host: it is done with the guest that stands still
     .equ TABLE, 0x20000
@@ -10,7 +11,6 @@
     .equ FRAMES, 0x100000
     .equ WINDOW, 0x200000
     .equ WINDOW_END, WINDOW + 0x1000 * PAGES
-    .equ PAGES, 32
     .equ WRITABLE_BIT, 1
     .equ ACCESSED_BIT, 5
 
