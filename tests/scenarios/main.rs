@@ -29,6 +29,7 @@ mod nested_paging;
 mod orderly_end;
 mod output_rule;
 mod partition;
+mod pinned_memory;
 mod record_replay;
 mod recording;
 mod refusals;

@@ -20,7 +20,7 @@ use crate::io::{ConsoleSink, Outlet, Tap, TapError, Terminal, TerminalError};
 use crate::kvm::branch_counter::CounterError;
 use crate::kvm::counting::{FreeCpu, HardwareCounter, HardwareCountingCpu};
 use crate::kvm::{Machine, MachineError};
-use crate::ram::{self, GuestRam};
+use crate::ram::{self, GuestRam, NotEnough, Room};
 use crate::sources::{Lanes, TSC_KHZ, Verification, Watchdog};
 use crate::state::{Baseline, NoRoom};
 use crate::traps::TscTrap;
@@ -64,6 +64,9 @@ pub enum AssemblyError {
     /// The performance counter that this host had is not to be used any more.
     #[error("the performance counter that this host's report names cannot be used")]
     Counter(#[from] CounterError),
+    /// There is less memory than the guest is to have.
+    #[error(transparent)]
+    NotEnough(#[from] NotEnough),
     /// There is no room for the copy of guest memory.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
@@ -255,22 +258,23 @@ impl Guest {
         Ok(())
     }
 
-    /// Begins to track what the guest changes, for state transfers and digests. Says so if the copy
-    /// of its memory that this takes may come to more than the host has.
+    /// Pins the guest's memory and begins to track what the guest changes, for state transfers and
+    /// digests. Says what may still move a page, and if the copy of its memory that this takes may come
+    /// to more than the host has.
     ///
     /// # Errors
     /// [`AssemblyError`].
     pub fn baseline(&mut self) -> Result<Baseline, AssemblyError> {
-        let wanted = 2 * self.identity.memory_bytes;
-        if let Some(left) = ram::left_on_host()
-            && left < wanted
-        {
+        for loose in ram::pin(&self.memory)? {
+            log::warn!("{loose}");
+        }
+        let copy = self.identity.memory_bytes;
+        let room = Room::left();
+        if room.bytes < copy {
             log::warn!(
-                "this host has {} MiB of memory left, and the guest and the copy of its memory may \
-                 come to {} MiB: once that is more than the host has, Linux kills ftvm; make room, \
-                 or give the guest less",
-                left >> 20,
-                wanted >> 20
+                "{room}, and the copy of the guest's memory may come to {} MiB: once that is more than \
+                 there is, Linux kills ftvm; make room, or give the guest less",
+                copy >> 20
             );
         }
         self.cpu.track_writes()?;

@@ -8,6 +8,8 @@
 
 mod heat;
 mod pages;
+mod pinned;
+mod room;
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -23,6 +25,8 @@ use vm_memory::{
 pub(crate) use self::heat::Heat;
 pub use self::pages::PageSet;
 pub(crate) use self::pages::bits;
+pub use self::pinned::{Loose, NotEnough, lock_limit, pin};
+pub(crate) use self::room::Room;
 
 /// Guest memory whose pages written by the VMM are tracked.
 pub type GuestRam = GuestMemoryMmap<AtomicBitmap>;
@@ -78,23 +82,6 @@ pub fn allocate(bytes: u64) -> Result<GuestRam, RamError> {
     let region = GuestRegionMmap::new(region, GuestAddress(0))
         .ok_or_else(|| impossible(&"it does not end"))?;
     GuestRam::from_regions(vec![region]).map_err(|e| impossible(&e))
-}
-
-/// How many bytes of memory and swap this host has left for programs, if it says so
-/// (proc_meminfo(5)).
-#[must_use]
-pub fn left_on_host() -> Option<u64> {
-    left(&std::fs::read_to_string("/proc/meminfo").ok()?)
-}
-
-fn left(meminfo: &str) -> Option<u64> {
-    let bytes = |name: &str| {
-        let mut lines = meminfo.lines().map(|line| line.split_whitespace());
-        let mut words = lines.find(|words| words.clone().next() == Some(name))?;
-        let kib: u64 = words.nth(1)?.parse().ok()?;
-        Some(kib << 10)
-    };
-    Some(bytes("MemAvailable:")? + bytes("SwapFree:")?)
 }
 
 /// Number of pages of guest memory.
@@ -194,15 +181,6 @@ mod tests {
         assert_eq!(memory.read_obj::<u64>(last).unwrap(), 0);
         memory.write_obj(7u64, last).unwrap();
         assert_eq!(take_written(&memory), [bytes / PAGE - 1]);
-    }
-
-    #[test]
-    fn what_the_host_has_left_is_memory_and_swap() {
-        let meminfo = "MemTotal: 900 kB\nMemFree: 10 kB\nMemAvailable:     300 kB\nSwapTotal: 9 kB\n\
-                       SwapFree:          5 kB\nHugePages_Total: 0\n";
-        assert_eq!(left(meminfo), Some(305 << 10));
-        assert_eq!(left("MemTotal: 900 kB\n"), None);
-        assert!(left_on_host().is_some_and(|left| left > 0));
     }
 
     #[test]

@@ -10,12 +10,10 @@
 use std::fs;
 use std::path::Path;
 
-use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
-use nix::unistd::Uid;
-
 use super::measure::{Effort, Measured};
 use crate::config::MEMORY_MIB;
 use crate::kvm::probe::MicroGuest;
+use crate::ram::lock_limit;
 
 /// The first kernel whose KVM does not give shadow pages back when memory gets scarce ("KVM: x86/mmu:
 /// Remove KVM's MMU shrinker").
@@ -39,12 +37,6 @@ fn moves(settings: &Path, lock_limit: Option<u64>) -> Vec<&'static str> {
         moves.push("KVM before Linux 6.13");
     }
     moves
-}
-
-/// How many bytes this process may lock; none if it has no limit.
-fn lock_limit() -> Option<u64> {
-    let (limit, _) = getrlimit(Resource::RLIMIT_MEMLOCK).ok()?;
-    (limit != RLIM_INFINITY && !Uid::effective().is_root()).then_some(limit)
 }
 
 fn judge(moves: &[&str]) -> Measured {
