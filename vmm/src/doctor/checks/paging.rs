@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use super::super::report::with_causes;
 use super::measure::{Effort, Measured, RBX, RCX, describe, failed, load, registers, run_to};
 use super::stops::stop_computing;
-use crate::cpu::{CpuState, Exit};
+use crate::cpu::{CpuState, Exit, Look};
 use crate::kvm::Paging;
 use crate::kvm::probe::{DATA, Event, MicroGuest, PAGES, Program};
 use crate::ram::PageSet;
@@ -157,7 +157,7 @@ fn rounds(guest: &mut MicroGuest) -> Result<Vec<Round>, String> {
 
 fn look_at_writes(guest: &mut MicroGuest) -> Result<(), String> {
     let mut pages = PageSet::empty(PAGES);
-    let taken = guest.cpu().take_written_pages(&mut pages);
+    let taken = guest.cpu().take_written_pages(Look::Open, &mut pages);
     taken.map_err(|e| with_causes(&e))
 }
 
