@@ -121,3 +121,20 @@ fn target_directory(program: &Path) -> Option<&Path> {
         .find(|path| path.ends_with("debug") || path.ends_with("release"))?
         .parent()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_profiles_are_in_one_directory() {
+        for (program, target) in [
+            ("/work/target/debug/xtask", Some("/work/target")),
+            ("/work/target/debug/deps/scenarios-1", Some("/work/target")),
+            ("/work/target/release/xtask", Some("/work/target")),
+            ("/usr/bin/xtask", None),
+        ] {
+            assert_eq!(target_directory(Path::new(program)), target.map(Path::new));
+        }
+    }
+}
