@@ -4,7 +4,8 @@
 //!   offset  size  field
 //!        0     4  magic "FTVC"
 //!        4     2  kind: 1 acknowledge, 2 released, 3 goodbye, 4 need state
-//!        6     2  acknowledge: how long nothing is left to execute, in tenths of milliseconds;
+//!        6     2  acknowledge: how long nothing is left to execute, in tenths of milliseconds
+//!                 need state: 1 if the backup does not find counted stops any more, else 0
 //!                 else 0
 //!        8     8  first LSN:  acknowledge: received   released: released   goodbye: last entry
 //!                             need state: entry that differed
@@ -46,7 +47,12 @@ pub enum Control {
     Goodbye(Lsn),
     /// Backup to primary: its state differed from the log at this entry. It cannot take over
     /// before it has got a transfer of the whole state that begins after this message.
-    NeedState(Lsn),
+    NeedState {
+        /// That entry.
+        differed: Lsn,
+        /// Its performance counter is lost: no entry after that transfer may be a counted stop.
+        uncounted: bool,
+    },
 }
 
 /// Why bytes are not a control message.
@@ -72,7 +78,7 @@ impl Control {
     /// The message as it is sent.
     #[must_use]
     pub fn encode(self) -> [u8; HEADER_LEN] {
-        let (kind, idle, first, second) = match self {
+        let (kind, more, first, second) = match self {
             Control::Acknowledge {
                 received,
                 executed,
@@ -88,12 +94,15 @@ impl Control {
             }
             Control::Released(lsn) => (2, 0, lsn, Lsn(0)),
             Control::Goodbye(last) => (3, 0, last, Lsn(0)),
-            Control::NeedState(lsn) => (4, 0, lsn, Lsn(0)),
+            Control::NeedState {
+                differed,
+                uncounted,
+            } => (4, uncounted.into(), differed, Lsn(0)),
         };
         let mut out = [0; HEADER_LEN];
         out[0..4].copy_from_slice(&CONTROL_MAGIC);
         out[4..6].copy_from_slice(&kind.to_le_bytes());
-        out[6..8].copy_from_slice(&idle.to_le_bytes());
+        out[6..8].copy_from_slice(&more.to_le_bytes());
         out[8..16].copy_from_slice(&first.0.to_le_bytes());
         out[16..24].copy_from_slice(&second.0.to_le_bytes());
         let crc = crc32fast::hash(&out[..24]);
@@ -114,7 +123,7 @@ impl Control {
                 fields.u32()?,
             ))
         };
-        let (magic, kind, idle, first, second, found) =
+        let (magic, kind, more, first, second, found) =
             read().expect("the fields are as long as the message");
         if magic != CONTROL_MAGIC {
             return Err(ControlError::Magic(magic));
@@ -127,11 +136,14 @@ impl Control {
             1 => Ok(Control::Acknowledge {
                 received: first,
                 executed: second,
-                idle: IDLE_UNIT * idle.into(),
+                idle: IDLE_UNIT * more.into(),
             }),
             2 => Ok(Control::Released(first)),
             3 => Ok(Control::Goodbye(first)),
-            4 => Ok(Control::NeedState(first)),
+            4 => Ok(Control::NeedState {
+                differed: first,
+                uncounted: more != 0,
+            }),
             other => Err(ControlError::UnknownKind(other)),
         }
     }
@@ -152,7 +164,7 @@ mod tests {
             let message = match kind {
                 0 => Control::Acknowledge { received: Lsn(a), executed: Lsn(b), idle },
                 1 => Control::Released(Lsn(a)),
-                2 => Control::NeedState(Lsn(a)),
+                2 => Control::NeedState { differed: Lsn(a), uncounted: b % 2 == 1 },
                 _ => Control::Goodbye(Lsn(a)),
             };
             let mut bytes = message.encode();

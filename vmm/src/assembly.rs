@@ -16,6 +16,7 @@ use crate::disk::serving::DiskSettings;
 use crate::doctor::{self, Purpose, Unfit};
 use crate::engine::tally::ExitTally;
 use crate::engine::{Engine, Role};
+use crate::events::{Event, Events};
 use crate::io::{ConsoleSink, Outlet, Tap, TapError, Terminal, TerminalError};
 use crate::kvm::branch_counter::CounterError;
 use crate::kvm::counting::{FreeCpu, HardwareCounter, HardwareCountingCpu};
@@ -247,13 +248,20 @@ impl Guest {
         Ok(planted.map_err(|error| BootError::Load(error.to_string()))?)
     }
 
-    /// Names stops between two exits by this host's performance counter. To be called on the thread
+    /// Names stops between two exits by this host's performance counter, and emits an event if that
+    /// ends. To be called on the thread
     /// that will run the guest, where [`crate::doctor::has_counter`] says that there is one.
     ///
     /// # Errors
     /// [`AssemblyError::Counter`] if it is gone since.
-    pub fn count_stops(&mut self) -> Result<(), AssemblyError> {
+    pub fn count_stops(&mut self, events: &Events) -> Result<(), AssemblyError> {
         self.cpu.count_with(HardwareCounter::open()?)?;
+        let events = events.clone();
+        self.cpu.tell_loss(move |reason| {
+            events.emit(&Event::CounterLost {
+                reason: reason.to_owned(),
+            });
+        });
         log::info!("stops of a computing guest are named by the performance counter");
         Ok(())
     }

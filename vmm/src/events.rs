@@ -34,6 +34,12 @@ pub enum Event {
         /// How a stop between two exits will be named: "counter" or "state-delta".
         stops: &'static str,
     },
+    /// Stops are named by state deltas from now on, because a performance counter is not used any
+    /// more: this host's, or the other's.
+    CounterLost {
+        /// Why.
+        reason: String,
+    },
     /// The other host was lost.
     PeerLost {
         /// Why it is believed so.

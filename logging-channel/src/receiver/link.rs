@@ -44,6 +44,8 @@ pub(super) struct Shared {
     released: AtomicU64,
     /// Entry at which the replay differed and the primary was not told yet; 0 for none.
     pub(super) differed: AtomicU64,
+    /// It finds counted stops no more.
+    pub(super) uncounted: AtomicBool,
     batches: AtomicU64,
     bytes: AtomicU64,
     stalls: AtomicU64,
@@ -69,6 +71,7 @@ impl Shared {
             caught_up: CaughtUp::new(),
             released: AtomicU64::new(0),
             differed: AtomicU64::new(0),
+            uncounted: AtomicBool::new(false),
             batches: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             stalls: AtomicU64::new(0),
@@ -332,7 +335,7 @@ impl<'a> Reading<'a> {
                 "a goodbye after LSN {last}, but the last entry has LSN {}",
                 self.order.last()
             )),
-            Control::Acknowledge { .. } | Control::NeedState(_) => {
+            Control::Acknowledge { .. } | Control::NeedState { .. } => {
                 Err(format!("a primary that sends {control:?}"))
             }
         }
@@ -381,7 +384,10 @@ impl<'a> Reading<'a> {
         }
         let differed = self.shared.differed.swap(0, Ordering::AcqRel);
         if differed != 0 {
-            let message = Control::NeedState(Lsn(differed));
+            let message = Control::NeedState {
+                differed: Lsn(differed),
+                uncounted: self.shared.uncounted.load(Ordering::Relaxed),
+            };
             self.acks.tail.push(message.encode().to_vec());
         }
         if !news {

@@ -186,8 +186,10 @@ impl Receiver {
         self.current.arrived
     }
 
-    /// The replay differed from the log at `lsn`: asks the primary for its whole state.
-    pub fn need_state(&self, lsn: Lsn) {
+    /// The replay differed from the log at `lsn`: asks the primary for its whole state. With
+    /// `uncounted` also that no counted stop follows that, now or ever again.
+    pub fn need_state(&self, lsn: Lsn, uncounted: bool) {
+        self.shared.uncounted.fetch_or(uncounted, Ordering::Relaxed);
         self.shared.differed.store(lsn.0, Ordering::Release);
     }
 

@@ -52,6 +52,8 @@ pub(super) struct Shared {
     lease: Mutex<Lease>,
     /// Entry at which the backup differed; 0 when no state is wanted.
     pub(super) state_wanted: AtomicU64,
+    /// The backup does not find counted stops any more.
+    pub(super) uncounted: AtomicBool,
 
     lag: Mutex<LagMeter>,
     /// The network's round trip in microseconds; 0 while it is not known.
@@ -113,6 +115,7 @@ impl Shared {
             released: AtomicU64::new(0),
             releasing: Releasing::default(),
             state_wanted: AtomicU64::new(0),
+            uncounted: AtomicBool::new(false),
             lag: Mutex::new(LagMeter::new()),
             round_trip: AtomicU64::new(0),
             behind: AtomicBool::new(false),

@@ -204,6 +204,13 @@ impl Sender {
         Some(Lsn(wanted.swap(0, Ordering::AcqRel)))
     }
 
+    /// Whether the backup finds counted stops: not any more once it said that its performance counter
+    /// is lost, before it asked for the state with which [`Sender::state_wanted`] was given.
+    #[must_use]
+    pub fn takes_counts(&self) -> bool {
+        !self.ends.shared.uncounted.load(Ordering::Acquire)
+    }
+
     /// Ends the log in order: sends what is buffered, waits until the backup has it, and says
     /// goodbye. To be called after the last entry was appended.
     pub fn finish(&self, timeout: Duration) -> Finish {

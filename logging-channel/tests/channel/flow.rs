@@ -380,7 +380,7 @@ fn a_backup_that_differs_asks_for_state_once() {
     take(&mut pair.receiver, 0, 2);
     assert!(pair.receiver.arrived().is_some());
     assert_eq!(pair.sender.state_wanted(), None);
-    pair.receiver.need_state(Lsn(2));
+    pair.receiver.need_state(Lsn(2), false);
     let mut wanted = None;
     eventually("the request arrives", || {
         wanted = pair.sender.state_wanted();
@@ -388,5 +388,15 @@ fn a_backup_that_differs_asks_for_state_once() {
     });
     assert_eq!(wanted, Some(Lsn(2)));
     assert_eq!(pair.sender.state_wanted(), None, "given out once");
+    assert!(pair.sender.takes_counts());
+
+    // A counter that is lost does not come back.
+    for uncounted in [true, false] {
+        pair.receiver.need_state(Lsn(2), uncounted);
+        eventually("the request arrives", || {
+            pair.sender.state_wanted().is_some()
+        });
+        assert!(!pair.sender.takes_counts());
+    }
     assert_eq!(pair.sender.lost(), None);
 }

@@ -5,7 +5,8 @@
 
 use std::ops::Range;
 
-use super::{Ran, Seekable, Settled, seek, settle};
+use super::trust::{LATELY, MANY, StepCheck, Trust};
+use super::{Branches, Miss, Ran, Seekable, Settled, Why, seek, settle};
 use crate::cpu::debug::DebugCpu;
 use crate::cpu::{
     Counted, CountedStop, CpuError, CpuState, Exit, GuestCpu, Look, Registers, SeekError,
@@ -61,6 +62,9 @@ pub trait Steppable: GuestCpu {
     /// [`CpuError`].
     fn run_to(&mut self, rip: u64) -> Result<Ran<Exit>, CpuError>;
 
+    /// The conditional branches that it executed in steps so far, as its code says.
+    fn branches(&self) -> Branches;
+
     /// Ends the stepping: the guest is left as if it had run freely to where it stands.
     ///
     /// # Errors
@@ -70,9 +74,18 @@ pub trait Steppable: GuestCpu {
 
 /// A processor whose stops are named by a counter once that is switched on, by
 /// [`CountingCpu::count_with`]. Without one it is the processor that it was made of.
+///
+/// A counter may fail at any time: others take it, it turns out to count what it should not, its
+/// interrupts come too late again and again. That is never the end of the guest: from then on stops
+/// have no name here ([`Counted::Unnamed`]) and none is found ([`SeekError::Lost`]), and state deltas
+/// take over.
 pub struct CountingCpu<P, C> {
     cpu: P,
     counting: Option<Counting<C>>,
+    /// Why it does not count any more.
+    lost: Option<String>,
+    /// Whom that is told.
+    tell: Option<Box<dyn Fn(&str)>>,
     window_wanted: bool,
     /// An exit that the guest came to on the way to a place with a name.
     pending: Option<Exit>,
@@ -84,6 +97,7 @@ struct Counting<C> {
     before: u64,
     /// The count at the last [`CpuState::save`], which a [`CpuState::load`] brings back.
     saved: u64,
+    trust: Trust,
 }
 
 impl<C: EventCounter> Counting<C> {
@@ -104,9 +118,16 @@ impl<P, C> CountingCpu<P, C> {
         Self {
             cpu,
             counting: None,
+            lost: None,
+            tell: None,
             window_wanted: false,
             pending: None,
         }
+    }
+
+    /// Has `tell` told why its counter is not used any more, if it comes to that.
+    pub fn tell_loss(&mut self, tell: impl Fn(&str) + 'static) {
+        self.tell = Some(Box::new(tell));
     }
 
     /// The processor itself.
@@ -127,8 +148,51 @@ impl<P: Steppable, C: EventCounter> CountingCpu<P, C> {
             counter,
             before: 0,
             saved: 0,
+            trust: Trust::default(),
         });
+        self.lost = None;
         Ok(())
+    }
+
+    /// The counter is not to be used any more.
+    fn lose(&mut self, reason: &str) {
+        if self.counting.take().is_none() {
+            return;
+        }
+        log::warn!(
+            "the performance counter is not used any more: {reason}; from now on stops of a computing \
+             guest are named by state deltas, which cost more"
+        );
+        if let Some(tell) = &self.tell {
+            tell(reason);
+        }
+        self.lost = Some(reason.to_owned());
+    }
+
+    /// Does `work` with the counter, if there is one; a failure ends its use.
+    fn with_counter(&mut self, work: impl FnOnce(&mut Counting<C>) -> Result<(), CpuError>) {
+        if let Some(counting) = &mut self.counting
+            && let Err(error) = work(counting)
+        {
+            self.lose(&reason_of(error));
+        }
+    }
+
+    /// What becomes of a place that was not found.
+    fn missed(&mut self, miss: &Miss<Exit>) -> SeekError {
+        let times = match &mut self.counting {
+            Some(counting) => counting.trust.missed(&miss.why),
+            None => MANY,
+        };
+        if times >= MANY {
+            let reason = format!("{times} of the last {LATELY} places were missed; {miss}");
+            self.lose(&reason);
+            return SeekError::Lost(reason);
+        }
+        match miss.why {
+            Why::Overrun { .. } => SeekError::Overrun(miss.to_string()),
+            _ => SeekError::Missed(miss.to_string()),
+        }
     }
 
     /// Does `work` with the processor and its counter, without an interrupt window in its way.
@@ -141,6 +205,7 @@ impl<P: Steppable, C: EventCounter> CountingCpu<P, C> {
             cpu: &mut self.cpu,
             counting,
             window_wanted: self.window_wanted,
+            check: StepCheck::default(),
         };
         search.cpu.request_interrupt_window(false);
         let result = work(&mut search);
@@ -156,6 +221,15 @@ struct Search<'a, P, C> {
     cpu: &'a mut P,
     counting: &'a mut Counting<C>,
     window_wanted: bool,
+    check: StepCheck,
+}
+
+/// What a counter failed with.
+fn reason_of(error: CpuError) -> String {
+    match error {
+        CpuError::Counter(reason) => reason,
+        other => other.to_string(),
+    }
 }
 
 impl<P: Steppable, C: EventCounter> Search<'_, P, C> {
@@ -183,7 +257,7 @@ impl<P: Steppable, C: EventCounter> Seekable for Search<'_, P, C> {
     }
 
     fn skid(&self) -> u64 {
-        self.counting.counter.skid()
+        self.counting.counter.skid() + self.counting.trust.margin()
     }
 
     fn run_for(&mut self, events: u64) -> Result<Ran<Exit>, CpuError> {
@@ -208,8 +282,17 @@ impl<P: Steppable, C: EventCounter> Seekable for Search<'_, P, C> {
     }
 
     fn step(&mut self) -> Result<Ran<Exit>, CpuError> {
+        let before = (self.counting.count()?, self.cpu.branches());
         let ran = self.cpu.step()?;
-        Ok(self.unless_window(ran))
+        if matches!(ran, Ran::Exit(_)) {
+            // Nothing may come between it and who deals with it.
+            return Ok(ran);
+        }
+        let after = (self.counting.count()?, self.cpu.branches());
+        match self.check.step([before.0, after.0], [before.1, after.1]) {
+            None => Ok(self.unless_window(ran)),
+            Some(wrong) => Err(CpuError::Counter(wrong)),
+        }
     }
 }
 
@@ -221,11 +304,12 @@ impl<P: Steppable, C: EventCounter> GuestCpu for CountingCpu<P, C> {
         }
     }
 
-    fn execution_point(&mut self) -> Result<(), CpuError> {
-        match &mut self.counting {
-            Some(counting) => counting.restart_from(0),
-            None => Ok(()),
-        }
+    fn execution_point(&mut self) {
+        self.with_counter(|counting| counting.restart_from(0));
+    }
+
+    fn stop_counting(&mut self, reason: &str) {
+        self.lose(reason);
     }
 
     fn counted_stop(&mut self) -> Result<Counted, CpuError> {
@@ -245,8 +329,7 @@ impl<P: Steppable, C: EventCounter> GuestCpu for CountingCpu<P, C> {
             Some(Ok(Settled::Nowhere)) | None => Counted::Unnamed,
             // The place has another name: the state there.
             Some(Err(error @ CpuError::Counter(_))) => {
-                log::warn!("{error}: from now on stops are named by state deltas");
-                self.counting = None;
+                self.lose(&reason_of(error));
                 Counted::Unnamed
             }
             Some(Err(error)) => {
@@ -257,10 +340,25 @@ impl<P: Steppable, C: EventCounter> GuestCpu for CountingCpu<P, C> {
     }
 
     fn seek(&mut self, stop: &CountedStop) -> Result<(), SeekError> {
-        let Some(sought) = self.search(|search| seek(search, stop, PATIENCE)) else {
-            return Err(SeekError::NoCounter);
-        };
-        sought?.map_err(|miss| SeekError::Missed(miss.to_string()))
+        match self.search(|search| seek(search, stop, PATIENCE)) {
+            None => Err(match &self.lost {
+                Some(reason) => SeekError::Lost(reason.clone()),
+                None => SeekError::NoCounter,
+            }),
+            Some(Ok(Ok(()))) => {
+                if let Some(counting) = &mut self.counting {
+                    counting.trust.found();
+                }
+                Ok(())
+            }
+            Some(Ok(Err(miss))) => Err(self.missed(&miss)),
+            Some(Err(error @ CpuError::Counter(_))) => {
+                let reason = reason_of(error);
+                self.lose(&reason);
+                Err(SeekError::Lost(reason))
+            }
+            Some(Err(error)) => Err(error.into()),
+        }
     }
 
     fn io_data(&mut self) -> &mut [u8] {
@@ -343,19 +441,18 @@ impl<P: Steppable, C: EventCounter> CpuState for CountingCpu<P, C> {
     }
 
     fn save(&mut self) -> Result<Vec<u8>, CpuError> {
-        if let Some(counting) = &mut self.counting {
+        self.with_counter(|counting| {
             counting.saved = counting.count()?;
-        }
+            Ok(())
+        });
         self.cpu.save()
     }
 
     fn load(&mut self, state: &[u8]) -> Result<(), CpuError> {
         self.pending = None;
         self.cpu.load(state)?;
-        match &mut self.counting {
-            Some(counting) => counting.restart_from(counting.saved),
-            None => Ok(()),
-        }
+        self.with_counter(|counting| counting.restart_from(counting.saved));
+        Ok(())
     }
 
     fn part_digests(&mut self) -> Result<Vec<(&'static str, u32)>, CpuError> {

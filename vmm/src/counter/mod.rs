@@ -20,12 +20,16 @@
 //! count, and [`seek`](fn@seek) stops at the first that matches: they are the same one.
 
 mod counting;
+mod faulty;
 mod seek;
 pub mod table;
 mod tally;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 pub use self::counting::{CountingCpu, EventCounter, Steppable};
+pub use self::faulty::{Fault, Faulty};
 pub use self::seek::{Miss, Ran, RegisterDifference, Seekable, Settled, Why, seek, settle};
 pub use self::tally::{Tally, TallyCounter};
+pub use self::trust::Branches;

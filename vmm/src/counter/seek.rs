@@ -65,8 +65,12 @@ pub enum Ran<E> {
 pub enum Why<E> {
     /// The count went past the place's, and nothing matched before.
     Passed,
-    /// The counter stopped the processor later than its skid allows, so the place may be behind.
-    Overshot,
+    /// The counter stopped the processor later than its skid allows, so the place may be behind. It
+    /// may be ahead the next time: some counters are late now and then (AMD's, since Zen).
+    Overrun {
+        /// How many events after it was to.
+        late: u64,
+    },
     /// The processor made an exit before it came to the place.
     Exit(E),
     /// The processor stopped too often with the same count.
@@ -120,9 +124,10 @@ impl<E: fmt::Debug> fmt::Display for Miss<E> {
         let count = self.count;
         match &self.why {
             Why::Passed => write!(f, "the guest went past it, to count {count}")?,
-            Why::Overshot => write!(
+            Why::Overrun { late } => write!(
                 f,
-                "the counter stopped the guest later than its skid allows, at count {count}"
+                "the counter stopped the guest {late} events after it was to, at count {count}, \
+                 which is more than is allowed for"
             )?,
             Why::Exit(exit) => write!(f, "the guest made an exit at count {count}: {exit:?}")?,
             Why::Stuck => write!(f, "the guest stopped too often at count {count}")?,
@@ -210,11 +215,16 @@ pub fn seek<S: Seekable>(
                 cpu.step()?
             }
         };
+        if free > 0 {
+            let now = cpu.count()?;
+            if now >= place.count {
+                break Why::Overrun {
+                    late: now - (count + free),
+                };
+            }
+        }
         if let Ran::Exit(exit) = ran {
             break Why::Exit(exit);
-        }
-        if free > 0 && cpu.count()? >= place.count {
-            break Why::Overshot;
         }
     };
     let found = match nearest {

@@ -22,6 +22,12 @@ impl Tally {
         self.counted.set(self.counted.get() + 1);
     }
 
+    /// How many were.
+    #[must_use]
+    pub fn counted(&self) -> u64 {
+        self.counted.get()
+    }
+
     /// Whether the processor is to be stopped.
     #[must_use]
     pub fn is_due(&self) -> bool {
@@ -51,6 +57,13 @@ impl TallyCounter {
             true_skid,
             dice: Dice(seed),
         }
+    }
+}
+
+/// Nobody is interrupted by a counter that is not there any more.
+impl Drop for TallyCounter {
+    fn drop(&mut self) {
+        self.tally.due.set(None);
     }
 }
 

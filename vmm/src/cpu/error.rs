@@ -1,6 +1,6 @@
 //! Why the processor could not go on.
 
-/// Why the processor could not go on. All of these end the virtual machine.
+/// Why the processor could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum CpuError {
     /// The hypervisor refused an operation.
@@ -32,7 +32,8 @@ pub enum CpuError {
         /// KVM's hardware_entry_failure_reason.
         reason: u64,
     },
-    /// The performance counter failed.
+    /// The performance counter failed. The guest goes on without: see
+    /// [`CountingCpu`](crate::counter::CountingCpu), which this does not leave.
     #[error("the performance counter that names the guest's stops failed: {0}")]
     Counter(String),
     /// A state that another processor saved does not fit this one.
@@ -62,6 +63,12 @@ pub enum SeekError {
          `ftvm doctor` says why"
     )]
     NoCounter,
+    /// This processor's counter is not to be used any more.
+    #[error("{0}")]
+    Lost(String),
+    /// The counter stopped the processor too late, which is no difference of the guest's.
+    #[error("{0}")]
+    Overrun(String),
     /// The processor went elsewhere.
     #[error("{0}")]
     Missed(String),

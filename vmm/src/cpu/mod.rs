@@ -118,12 +118,7 @@ pub trait GuestCpu: CpuState {
 
     /// The place where the processor stands is an execution point, from which a counter of retired
     /// events counts: a deterministic exit, or a place that was made one.
-    ///
-    /// # Errors
-    /// [`CpuError::Counter`].
-    fn execution_point(&mut self) -> Result<(), CpuError> {
-        Ok(())
-    }
+    fn execution_point(&mut self) {}
 
     /// After an [`Exit::Kicked`]: goes on to the next place that a counter of retired events names,
     /// if this processor has one.
@@ -142,6 +137,11 @@ pub trait GuestCpu: CpuState {
     fn seek(&mut self, stop: &CountedStop) -> Result<(), SeekError> {
         let _ = stop;
         Err(SeekError::NoCounter)
+    }
+
+    /// Names no stop by a count any more, for this reason.
+    fn stop_counting(&mut self, reason: &str) {
+        let _ = reason;
     }
 
     /// What a debugger needs, if this processor has it.

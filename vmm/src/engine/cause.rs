@@ -21,6 +21,12 @@ const TABLE_BITS: &str = "accessed and dirty bits, which a processor sets when i
 const HOST: &str = "a host whose processor or memory is faulty, or a fault of ftvm: run `ftvm \
      doctor` on both hosts, look for machine checks in their logs, and test their memory";
 
+const LATE: &str = "the performance counter's interrupt came too late, as those of AMD's processors \
+     do now and then; a replay of a recording is to be made again";
+const COUNTER: &str = "the performance counter of one host was taken away or counts wrongly (the NMI \
+     watchdog or perf, system management interrupts, another kind of core, a virtual machine with a \
+     mediated PMU; `ftvm doctor` tells)";
+
 impl Divergence {
     /// What most likely caused it, in words, if the same guest differs again and again.
     #[must_use]
@@ -43,7 +49,12 @@ impl Divergence {
                 "the hosts do not run the same kernel or the same ftvm, so that one does not take \
                  the other's state; or {HOST}"
             ),
-            Difference::Seek(_) | Difference::Processor(_) | Difference::Overdue { .. } => {
+            Difference::Overrun(_) => format!("the guest does not differ: {LATE}"),
+            Difference::CounterLost(_) => format!("the guest does not differ: {COUNTER}"),
+            Difference::Seek(_) => format!(
+                "the two processors do not count or execute alike: {COUNTER}; or {RANDOM}; or {HOST}"
+            ),
+            Difference::Processor(_) | Difference::Overdue { .. } => {
                 format!("the two processors do not count or execute alike; or {HOST}")
             }
         }

@@ -199,7 +199,7 @@ impl<C: GuestCpu> Engine<C> {
         self.tally.count(ExitKind::Stop);
         self.exits = exits;
         self.devices.set_task_priority(self.cpu.task_priority());
-        self.cpu.execution_point()?;
+        self.cpu.execution_point();
         self.ask(|source, at| source.at_exit(at))?;
         self.take_inputs()?;
         Ok(None)
@@ -229,7 +229,7 @@ impl<C: GuestCpu> Engine<C> {
     fn handle(&mut self, exit: Exit) -> Step<Option<ShutdownReason>> {
         self.exits += 1;
         self.time_passed_untold = false;
-        self.cpu.execution_point()?;
+        self.cpu.execution_point();
         self.ask(|source, at| source.at_exit(at))?;
         match exit {
             Exit::Io(access) => self.port_access(access)?,

@@ -187,6 +187,11 @@ pub enum Difference {
     State(Box<StateDifference>),
     /// The guest was not where the primary stopped it.
     Seek(String),
+    /// The performance counter stopped the guest behind where the primary stopped it. It need not
+    /// differ, but cannot go back.
+    Overrun(String),
+    /// The performance counter that would find where the primary stopped the guest is lost.
+    CounterLost(String),
     /// The processor failed.
     Processor(String),
     /// A state transfer could not be used.
@@ -298,6 +303,14 @@ impl fmt::Display for Divergence {
                 write!(
                     f,
                     "the place where the primary stopped is not reached: {reason}"
+                )
+            }
+            Difference::Overrun(reason) => write!(f, "counter overrun: {reason}"),
+            Difference::CounterLost(reason) => {
+                write!(
+                    f,
+                    "the place where the primary stopped is not found without the performance \
+                     counter, which is not used any more: {reason}"
                 )
             }
             Difference::Processor(reason) => write!(f, "the processor cannot go on: {reason}"),

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::FakeCpu;
-use crate::counter::{Ran, Steppable, Tally};
+use crate::counter::{Branches, Ran, Steppable, Tally};
 use crate::cpu::{CpuError, Exit};
 
 impl FakeCpu {
@@ -40,6 +40,13 @@ impl Steppable for FakeCpu {
         };
         self.update_place();
         Ok(exit.map_or(Ran::Stopped, Ran::Exit))
+    }
+
+    fn branches(&self) -> Branches {
+        Branches {
+            all: self.tally.counted(),
+            unusual: 0,
+        }
     }
 
     fn end_steps(&mut self) -> Result<(), CpuError> {

@@ -12,7 +12,7 @@ use std::ops::Range;
 use super::KvmCpu;
 use super::branch_counter::{BranchCounter, CounterError};
 use super::stepped::SteppedCpu;
-use crate::counter::{CountingCpu, EventCounter, Ran, Seekable, Steppable};
+use crate::counter::{Branches, CountingCpu, EventCounter, Ran, Seekable, Steppable};
 use crate::cpu::debug::DebugCpu;
 use crate::cpu::{CpuError, CpuState, Exit, GuestCpu, Look, Registers};
 use crate::ram::PageSet;
@@ -122,6 +122,10 @@ impl Steppable for FreeCpu {
             None | Some(Exit::Kicked) => Ran::Stopped,
             Some(exit) => Ran::Exit(exit),
         })
+    }
+
+    fn branches(&self) -> Branches {
+        self.stepped.branches()
     }
 
     fn end_steps(&mut self) -> Result<(), CpuError> {

@@ -23,7 +23,7 @@ use crate::disk::followed::Followed;
 use crate::disk::guest_disk::GuestDisk;
 use crate::disk::serving::Serving;
 use crate::elsewhere::DroppedElsewhere;
-use crate::engine::{Divergence, Ended, EngineError, Interruption, Role, Step};
+use crate::engine::{Difference, Divergence, Ended, EngineError, Interruption, Role, Step};
 use crate::events::{Event, Events};
 use crate::gates::{Direct, Suppressed, Unreleased};
 use crate::io::Outlet;
@@ -90,7 +90,7 @@ pub fn run_backup(
     });
     let peer_host = &receiver.session().peer_host;
     if peer_report::compare(events, &guest.host_report, peer_host) == StopNaming::Counter {
-        guest.count_stops()?;
+        guest.count_stops(events)?;
     }
     let nested_paging = have_nested_paging(&guest.host_report, peer_host);
     guest.seed(receiver.session().seed)?;
@@ -312,14 +312,24 @@ impl LogSource for ChannelSource {
     }
 
     fn differs(&mut self, divergence: &Divergence) -> bool {
+        let is_guests = !matches!(
+            divergence.difference,
+            Difference::Overrun(_) | Difference::CounterLost(_)
+        );
         log::error!(
-            "this backup differs from the primary, {divergence}; it must not go live until the \
-             primary has sent it the whole state"
+            "this backup {} the primary, {divergence}; it must not go live until the primary has \
+             sent it the whole state",
+            if is_guests {
+                "differs from"
+            } else {
+                "cannot follow"
+            }
         );
         let divergences = self.repairs.diverged(self.began.elapsed());
         self.events
             .emit(&told(divergence, divergences, self.nested_paging));
-        self.receiver.need_state(divergence.lsn);
+        let uncounted = matches!(divergence.difference, Difference::CounterLost(_));
+        self.receiver.need_state(divergence.lsn, uncounted);
         true
     }
 
@@ -387,7 +397,7 @@ mod tests {
     use logging_channel::entry::ExecutionPoint;
 
     use super::*;
-    use crate::engine::{Difference, StateDifference};
+    use crate::engine::StateDifference;
 
     /// A host that flips a bit once is no cause that stays.
     #[test]

@@ -138,7 +138,7 @@ fn run_with_backup(
     });
     let peer_host = &sender.session().peer_host;
     if peer_report::compare(events, &guest.host_report, peer_host) == StopNaming::Counter {
-        guest.count_stops()?;
+        guest.count_stops(events)?;
     }
     guest.seed(sender.session().seed)?;
     let meters = Meters::of(&guest);
@@ -240,6 +240,10 @@ impl LogSink for ChannelSink {
             return None;
         }
         Some(lsn)
+    }
+
+    fn takes_counts(&self) -> bool {
+        self.sender.takes_counts()
     }
 
     fn is_unprotected(&mut self, divergences: usize, wait: Duration) {

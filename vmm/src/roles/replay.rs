@@ -18,6 +18,7 @@ use crate::assembly::{Guest, watchdog};
 use crate::devices::Output;
 use crate::doctor::{PAGING, has_counter};
 use crate::engine::{Ended, EngineError, Interruption, OutputGate, Role, Step};
+use crate::events::Events;
 use crate::inspect::{Arrival, Debugger, Dumps, Inspector, Point};
 use crate::sources::{
     Head, LogSource, REPLAY_WATCH, ReplayCounters, Replayer, StateCounters, StateFollower,
@@ -79,7 +80,7 @@ pub fn run_replay(
     let nested_paging = have_nested_paging(&guest.host_report, reader.host());
     guest.seed(reader.seed())?;
     if has_counter(&guest.host_report) {
-        guest.count_stops()?;
+        guest.count_stops(&Events::default())?;
     }
     let counters = Arc::new(ReplayCounters::default());
     report_progress(&counters);

@@ -36,6 +36,11 @@ pub trait LogSink {
         None
     }
 
+    /// Whether the replay finds places by a count. Once it does not, it never does again.
+    fn takes_counts(&self) -> bool {
+        true
+    }
+
     /// The replay differs, for so many times lately, and gets the whole state after `wait`.
     fn is_unprotected(&mut self, divergences: usize, wait: Duration) {
         let _ = (divergences, wait);

@@ -214,6 +214,9 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
         if !self.log.is_replayed() {
             return Ok(true);
         }
+        if !self.log.takes_counts() {
+            at.cpu.stop_counting("the other host has lost its own");
+        }
         let point = ExecutionPoint::at_exit(at.point.exits + 1);
         match at.cpu.counted_stop()? {
             Counted::At(stop) => {

@@ -235,6 +235,8 @@ impl<S: LogSource> Replayer<S> {
                     at.cpu.seek(stop).map_err(|error| match error {
                         SeekError::Cpu(error) => Interruption::Cpu(error),
                         SeekError::NoCounter => Interruption::Failed(error.to_string()),
+                        SeekError::Lost(reason) => failed(Difference::CounterLost(reason)),
+                        SeekError::Overrun(reason) => failed(Difference::Overrun(reason)),
                         SeekError::Missed(reason) => failed(Difference::Seek(reason)),
                     })?;
                     self.advance();

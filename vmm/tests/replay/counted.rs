@@ -138,7 +138,7 @@ proptest! {
         match replayed.ended {
             Ok(_) => prop_assert!(replayed.is_like(&recorded) && replayed.contents() == recorded.contents()),
             Err(EngineError::Diverged(divergence)) => {
-                prop_assert!(matches!(divergence.difference, Difference::Seek(_)), "{divergence}");
+                prop_assert!(matches!(divergence.difference, Difference::Overrun(_)), "{divergence}");
             }
             Err(other) => prop_assert!(false, "{other}"),
         }

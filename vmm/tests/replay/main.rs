@@ -2,6 +2,7 @@
 
 mod apic;
 mod counted;
+mod counter_faults;
 mod debugger;
 mod digests;
 mod guest;

@@ -56,8 +56,12 @@ impl Shared {
                     idle = since;
                     (received, executed)
                 }
-                Control::NeedState(at) if at.0 <= self.appended.load(Ordering::Relaxed) => {
-                    self.state_wanted.fetch_max(at.0, Ordering::AcqRel);
+                Control::NeedState {
+                    differed,
+                    uncounted,
+                } if differed.0 <= self.appended.load(Ordering::Relaxed) => {
+                    self.uncounted.fetch_or(uncounted, Ordering::Relaxed);
+                    self.state_wanted.fetch_max(differed.0, Ordering::AcqRel);
                     continue;
                 }
                 other => return Err(format!("a backup that sends {other:?}")),

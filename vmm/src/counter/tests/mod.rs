@@ -124,13 +124,13 @@ fn check(case: &Case, tally: &mut Tally) -> Result<(), TestCaseError> {
         (Ok(()), None) => prop_assert!(false, "found {:?}, which is nowhere", cpu.place),
         (Err(miss), Some(_)) => {
             let late = case.habits.true_skid > case.habits.declared_skid;
-            let noticed = matches!(miss.why, Why::Overshot | Why::Exit(()));
+            let noticed = matches!(miss.why, Why::Overrun { .. } | Why::Exit(()));
             prop_assert!(late && noticed, "missed: {miss}");
             tally.overshot += 1;
         }
         (Err(miss), None) => {
             // What the report says is true: not even the nearest place matched.
-            let exhausted = matches!(miss.why, Why::Exit(()) | Why::Overshot);
+            let exhausted = matches!(miss.why, Why::Exit(()) | Why::Overrun { .. });
             prop_assert!(!miss.differences.is_empty() || exhausted || miss.count != name.count);
             tally.missed += 1;
         }

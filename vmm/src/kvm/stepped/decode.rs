@@ -22,12 +22,21 @@ pub(super) enum Kind {
     PopFlags { offset: u64 },
 }
 
+/// A conditional branch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Branch {
+    /// Jcc.
+    Usual,
+    /// LOOP and JCXZ: see [`Branches`](crate::counter::Branches).
+    Unusual,
+}
+
 /// An instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Decoded {
     pub(super) kind: Kind,
-    /// Whether it is a conditional branch, which counters in hardware count.
-    pub(super) branch: bool,
+    /// Which conditional branch it is, if it is one: counters in hardware count these.
+    pub(super) branch: Option<Branch>,
     /// Length in bytes.
     pub(super) len: u64,
 }
@@ -38,8 +47,18 @@ pub(super) fn decode(code: &[u8], bitness: u32) -> Option<Decoded> {
     let instruction = decoder.decode();
     (!instruction.is_invalid()).then(|| Decoded {
         kind: kind(&instruction),
-        branch: instruction.flow_control() == FlowControl::ConditionalBranch,
+        branch: branch(&instruction),
         len: instruction.len() as u64,
+    })
+}
+
+fn branch(instruction: &Instruction) -> Option<Branch> {
+    (instruction.flow_control() == FlowControl::ConditionalBranch).then(|| {
+        if instruction.is_jcc_short_or_near() {
+            Branch::Usual
+        } else {
+            Branch::Unusual
+        }
     })
 }
 
@@ -86,7 +105,7 @@ mod tests {
             let len = code.len() as u64;
             let mut bytes = code.to_vec();
             bytes.resize(LONGEST, 0x90);
-            let branch = false;
+            let branch = None;
             let expected = Decoded { kind, branch, len };
             assert_eq!(decode(&bytes, 64), Some(expected), "{code:x?}");
         }
@@ -95,12 +114,13 @@ mod tests {
     #[test]
     fn conditional_branches_are_told_from_jumps() {
         for (code, branch) in [
-            (&[0x75, 0xf9][..], true), // jnz
-            (&[0x0f, 0x84, 0, 0, 0, 0], true),
-            (&[0xe2, 0xfe], true),        // loop
-            (&[0xeb, 0xfe], false),       // jmp
-            (&[0xc3], false),             // ret
-            (&[0x0f, 0x44, 0xc1], false), // cmovz
+            (&[0x75, 0xf9][..], Some(Branch::Usual)), // jnz
+            (&[0x0f, 0x84, 0, 0, 0, 0], Some(Branch::Usual)),
+            (&[0xe2, 0xfe], Some(Branch::Unusual)), // loop
+            (&[0xe3, 0xfe], Some(Branch::Unusual)), // jrcxz
+            (&[0xeb, 0xfe], None),                  // jmp
+            (&[0xc3], None),                        // ret
+            (&[0x0f, 0x44, 0xc1], None),            // cmovz
         ] {
             let found = decode(code, 64).map(|instruction| instruction.branch);
             assert_eq!(found, Some(branch), "{code:x?}");

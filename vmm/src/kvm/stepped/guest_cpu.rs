@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::SteppedCpu;
-use crate::counter::{Ran, Seekable, Steppable, seek};
+use crate::counter::{Branches, Ran, Seekable, Steppable, seek};
 use crate::cpu::{
     Counted, CountedStop, CpuError, CpuState, Exit, GuestCpu, Look, Registers, SeekError,
 };
@@ -136,6 +136,10 @@ impl Steppable for SteppedCpu {
             Some(exit) => Ok(Ran::Exit(exit)),
             None => Seekable::run_to(self, rip, u64::MAX - self.count),
         }
+    }
+
+    fn branches(&self) -> Branches {
+        self.branches
     }
 
     fn end_steps(&mut self) -> Result<(), CpuError> {

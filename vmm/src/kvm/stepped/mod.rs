@@ -35,11 +35,11 @@ use std::rc::Rc;
 use kvm_bindings::kvm_sregs;
 use vm_memory::{Bytes, GuestAddress};
 
-use self::decode::{Decoded, Kind, LONGEST, decode};
+use self::decode::{Branch, Decoded, Kind, LONGEST, decode};
 use self::entrances::Entrances;
 use super::KvmCpu;
 use super::vcpu::Returned;
-use crate::counter::{Ran, Seekable, Tally};
+use crate::counter::{Branches, Ran, Seekable, Tally};
 use crate::cpu::{CpuError, Exit, GuestCpu, RFLAGS_TF, Registers};
 use crate::dice::Dice;
 use crate::ram::GuestRam;
@@ -111,8 +111,10 @@ pub struct SteppedCpu {
     window_wanted: bool,
     /// An interrupt, or a fault, is to be delivered before the next instruction.
     injected: bool,
-    /// Conditional branches executed.
+    /// Conditional branches executed, for a counter.
     tally: Rc<Tally>,
+    /// The same.
+    branches: Branches,
 }
 
 impl SteppedCpu {
@@ -139,6 +141,7 @@ impl SteppedCpu {
             window_wanted: false,
             injected: false,
             tally: Rc::default(),
+            branches: Branches::default(),
         }
     }
 
@@ -254,18 +257,27 @@ impl SteppedCpu {
         match (kind, did) {
             (Kind::Shadowing, Did::Executed) => {
                 let exit = self.leave_shadow(next)?;
-                if exit.is_none() && shadowed.is_some_and(|next| next.branch) {
-                    self.tally.count();
+                if exit.is_none() {
+                    self.passed(shadowed.and_then(|next| next.branch));
                 }
                 return Ok(exit);
             }
-            (_, Did::Executed) if branch => self.tally.count(),
+            (_, Did::Executed) if branch.is_some() => self.passed(branch),
             // Not the instruction itself has faulted, but the one that it took along.
             (Kind::Shadowing, Did::Delivered { from }) if from != start.rip => self.counted(1),
             (Kind::PushFlags, Did::Executed) => self.hide_trap_flag(0)?,
             _ => {}
         }
         Ok(did.exit())
+    }
+
+    /// An instruction was executed that is this branch, if it is one.
+    fn passed(&mut self, branch: Option<Branch>) {
+        if let Some(branch) = branch {
+            self.tally.count();
+            self.branches.all += 1;
+            self.branches.unusual += u64::from(branch == Branch::Unusual);
+        }
     }
 
     /// The instruction behind STI or the like, at `next`, if it was not taken along.
