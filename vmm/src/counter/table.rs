@@ -22,11 +22,8 @@ pub enum Vendor {
 /// What else has to be right on a host for the counter to be exact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caveat {
-    /// System management interrupts are counted unless `/sys/devices/cpu/freeze_on_smi` is 1.
+    /// System management interrupts are counted unless `freeze_on_smi` of the unit is 1.
     FreezeOnSmi,
-    /// Some cores are of another kind and have other events: the vCPU's thread must be bound to
-    /// performance cores.
-    Hybrid,
     /// In rare cases the skid is larger than the one given, so every stop must be checked.
     UnboundedSkid,
     /// Speculation of locked instructions ("SpecLockMap") spoils the count. Bit 54 of MSR
@@ -66,7 +63,6 @@ const ZEN_CONDITIONAL: u64 = 0x00d1;
 
 const ZEN: &[Caveat] = &[Caveat::UnboundedSkid, Caveat::SpecLockMap];
 const SMI: &[Caveat] = &[Caveat::FreezeOnSmi];
-const HYBRID: &[Caveat] = &[Caveat::FreezeOnSmi, Caveat::Hybrid];
 
 const fn intel(
     name: &'static str,
@@ -103,7 +99,8 @@ macro_rules! models {
     ($($model:literal),*) => { &[$(($model, $model)),*] };
 }
 
-/// Every microarchitecture whose counter is known to be exact.
+/// Every microarchitecture whose counter is known to be exact. Of hybrid processors it has the
+/// performance cores: the guest's thread stays on them.
 pub const TABLE: &[Microarchitecture] = &[
     intel(
         "Nehalem",
@@ -135,16 +132,24 @@ pub const TABLE: &[Microarchitecture] = &[
     intel("Ice Lake", models![0x6a, 0x6c, 0x7d, 0x7e], COND, 100, SMI),
     intel("Tiger Lake", models![0x8c, 0x8d], COND, 100, SMI),
     intel("Rocket Lake", models![0xa7], COND, 100, SMI),
-    intel("Alder Lake", models![0x97, 0x9a], COND, 125, HYBRID),
-    intel("Raptor Lake", models![0xb7, 0xba, 0xbf], COND, 125, HYBRID),
+    intel("Alder Lake", models![0x97, 0x9a], COND, 125, SMI),
+    intel("Raptor Lake", models![0xb7, 0xba, 0xbf], COND, 125, SMI),
     intel("Sapphire Rapids", models![0x8f], COND, 125, SMI),
     intel("Emerald Rapids", models![0xcf], COND, 125, SMI),
-    intel("Meteor Lake", models![0xaa], COND, 125, HYBRID),
-    intel("Lunar Lake", models![0xbd], COND_EXTENDED, 125, HYBRID),
-    intel("Arrow Lake", models![0xc6], COND_EXTENDED, 125, HYBRID),
+    intel("Granite Rapids", models![0xad, 0xae], COND, 125, SMI),
+    intel("Meteor Lake", models![0xaa], COND, 125, SMI),
+    intel("Lunar Lake", models![0xbd], COND_EXTENDED, 125, SMI),
+    intel(
+        "Arrow Lake",
+        models![0xb5, 0xc5, 0xc6],
+        COND_EXTENDED,
+        125,
+        SMI,
+    ),
     intel("Silvermont", models![0x37, 0x4c, 0x57], JCC, 100, &[]),
     intel("Goldmont", models![0x5c, 0x5f, 0x7a], JCC, 100, &[]),
-    intel("Tremont", models![0x86, 0x96, 0x9c], JCC, 100, &[]),
+    intel("Tremont", models![0x86, 0x96, 0x9c], JCC, 100, SMI),
+    intel("Gracemont", models![0xbe], JCC, 100, SMI),
     zen("Zen", 0x17, &[(0x00, 0x2f)]),
     zen("Zen 2", 0x17, &[(0x30, 0xff)]),
     zen("Zen 3", 0x19, &[(0x00, 0x0f), (0x20, 0x5f)]),
@@ -226,14 +231,16 @@ mod tests {
 
     #[test]
     fn signatures_of_real_processors_are_found() {
-        // Leaf 1 of an i7-920, E5-2690, i7-6700K, Xeon 8480+, i9-14900K; Ryzen 1700, EPYC 7742,
-        // Ryzen 5950X, EPYC 9654, Ryzen 9950X.
+        // Leaf 1 of an i7-920, E5-2690, i7-6700K, Xeon 8480+, i9-14900K, Xeon 6980P, N100; Ryzen 1700,
+        // EPYC 7742, Ryzen 5950X, EPYC 9654, Ryzen 9950X.
         for (eax, expected) in [
             (0x0001_06a5, "Nehalem"),
             (0x0002_06d7, "Sandy Bridge"),
             (0x0005_06e3, "Skylake"),
             (0x0008_06f8, "Sapphire Rapids"),
             (0x000b_0671, "Raptor Lake"),
+            (0x000a_06d1, "Granite Rapids"),
+            (0x000b_06e0, "Gracemont"),
         ] {
             assert_eq!(name(Vendor::Intel, eax), Some(expected), "{eax:#x}");
         }

@@ -10,7 +10,7 @@
 use std::ops::Range;
 
 use super::KvmCpu;
-use super::branch_counter::{BranchCounter, CounterError};
+use super::branch_counter::{BranchCounter, CounterError, NEVER};
 use super::stepped::SteppedCpu;
 use crate::counter::{Branches, CountingCpu, EventCounter, Ran, Seekable, Steppable};
 use crate::cpu::debug::DebugCpu;
@@ -20,9 +20,6 @@ use crate::ram::PageSet;
 /// KVM's processor, which names stops by a hardware counter once that is switched on.
 pub type HardwareCountingCpu = CountingCpu<FreeCpu, HardwareCounter>;
 
-/// Far away: no interrupt.
-const NEVER: u64 = u64::MAX >> 1;
-
 /// A [`BranchCounter`] and its skid.
 pub struct HardwareCounter {
     counter: BranchCounter,
@@ -31,15 +28,19 @@ pub struct HardwareCounter {
 
 impl HardwareCounter {
     /// Finds out whether this host has a counter that can be used, and opens it for guests that the
-    /// calling thread runs. Takes some milliseconds.
+    /// calling thread runs. Takes about a tenth of a second.
     ///
     /// # Errors
     /// [`CounterError`].
     pub fn open() -> Result<Self, CounterError> {
         let measured = super::branch_counter::probe()?;
+        for note in &measured.notes {
+            log::warn!("performance counter: {note}");
+        }
+        let counter = BranchCounter::open(measured.row)?;
         Ok(Self {
-            counter: BranchCounter::open(measured.row)?,
-            skid: measured.skid,
+            skid: measured.skid + counter.late(),
+            counter,
         })
     }
 }

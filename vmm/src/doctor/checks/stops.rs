@@ -67,9 +67,12 @@ pub(super) fn kick(guest: &mut MicroGuest, effort: Effort) -> Measured {
 /// Whether guest-only counting of retired branches works, and how late its interrupts come.
 pub(super) fn counter(_: &mut MicroGuest, _: Effort) -> Measured {
     let found = branch_counter::probe().map_err(|error| with_causes(&error))?;
-    let text = format!(
+    let mut text = format!(
         "conditional branches as on {} are counted exactly, interrupts come up to {} late",
         found.row.name, found.measured_skid
     );
+    for note in &found.notes {
+        text = format!("{text}; {note}");
+    }
     Ok(Finding::from(text).with("skid", found.measured_skid as f64))
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::pmu::Pmu;
 use super::{BranchCounter, CounterError, caveats};
 use crate::counter::table::{Microarchitecture, Signature};
 use crate::cpu::{Exit, GuestCpu};
@@ -9,6 +10,9 @@ use crate::kvm::probe::{Event, MicroGuest, ProbeError, Program};
 
 /// Branches of one measurement.
 const BRANCHES: u32 = 100_000;
+/// Branches of a measurement that takes tens of milliseconds, so that ticks of the host, its NMI watchdog
+/// and other interrupts come in between.
+const MANY_BRANCHES: u32 = 50_000_000;
 /// Distances at which the skid is measured, and the first and the step between them.
 const ROUNDS: u64 = 1000;
 const FIRST: u64 = 500;
@@ -21,7 +25,7 @@ const STEPS: u64 = 300;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A counter that works on this host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Measured {
     /// The processor.
     pub row: &'static Microarchitecture,
@@ -29,10 +33,12 @@ pub struct Measured {
     pub skid: u64,
     /// Largest skid that was seen.
     pub measured_skid: u64,
+    /// What may take it away or spoil a count, and how to mend that.
+    pub notes: Vec<&'static str>,
 }
 
 /// Finds out whether this host has a counter that can be used, and how late its interrupts are.
-/// Takes some milliseconds.
+/// Takes about a tenth of a second.
 ///
 /// # Errors
 /// [`CounterError`] says what is missing or wrong, and how to mend it.
@@ -42,11 +48,12 @@ pub fn probe() -> Result<Measured, CounterError> {
         .microarchitecture()
         .ok_or(CounterError::UnknownProcessor { signature })?;
     let mut counter = BranchCounter::open(row)?;
-    caveats::check(row)?;
+    caveats::check(row, &Pmu::of_this_host()?)?;
     let mut guest = MicroGuest::new(PATIENCE)?;
     for _ in 0..2 {
-        check_exact(&mut guest, &mut counter)?;
+        check_exact(&mut guest, &mut counter, BRANCHES)?;
     }
+    check_exact(&mut guest, &mut counter, MANY_BRANCHES)?;
     check_host(&mut counter)?;
     check_steps(&mut guest, &mut counter)?;
     let mut measured_skid = 0;
@@ -58,6 +65,7 @@ pub fn probe() -> Result<Measured, CounterError> {
         row,
         skid: measured_skid.max(row.skid),
         measured_skid,
+        notes: caveats::notes(row),
     })
 }
 
@@ -96,12 +104,16 @@ fn check(during: &'static str, executed: u64, counted: u64) -> Result<(), Counte
     })
 }
 
-fn check_exact(guest: &mut MicroGuest, counter: &mut BranchCounter) -> Result<(), CounterError> {
-    start(guest, BRANCHES)?;
+fn check_exact(
+    guest: &mut MicroGuest,
+    counter: &mut BranchCounter,
+    branches: u32,
+) -> Result<(), CounterError> {
+    start(guest, branches)?;
     let before = counter.count()?;
     guest.run()?;
     let counted = counter.count()? - before;
-    check("a loop between two exits", u64::from(BRANCHES), counted)
+    check("a loop between two exits", u64::from(branches), counted)
 }
 
 fn check_host(counter: &mut BranchCounter) -> Result<(), CounterError> {
