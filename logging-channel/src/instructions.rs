@@ -90,6 +90,14 @@ impl InstructionResults {
         self.names.iter().copied().zip(self.results.iter().copied())
     }
 
+    /// A digest of all of them.
+    #[must_use]
+    pub fn digest(&self) -> u32 {
+        let mut bytes = Vec::new();
+        self.encode(&mut bytes);
+        crc32fast::hash(&bytes)
+    }
+
     /// In what another host's processor differs, in words; `None` if it does the same.
     #[must_use]
     pub fn difference(&self, there: &Self) -> Option<String> {

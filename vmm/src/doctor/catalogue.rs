@@ -49,6 +49,14 @@ pub(super) const CATALOGUE: &[Entry] = &[
         mend: CPU_TYPE,
     },
     Entry {
+        id: "processor",
+        title: "processor",
+        needed_by: NeededBy::NoGuest,
+        meaning: "both hosts of a pair should have the same, with the same microcode: of what is not \
+                  the same in all processors, ftvm compares only what it tries out",
+        mend: "mount /proc",
+    },
+    Entry {
         id: "long_mode",
         title: "64-bit mode",
         needed_by: NeededBy::EveryGuest,
@@ -188,6 +196,15 @@ pub(super) const CATALOGUE: &[Entry] = &[
                   guest is unprotected for a while",
         mend: "nothing to set: use processors that always save them (AMD from Zen 2 on, Intel), or \
                no such program; any other floating point is not concerned",
+    },
+    Entry {
+        id: "instructions",
+        title: "results of instructions",
+        needed_by: NeededBy::NoGuest,
+        meaning: "undefined flags, approximations, and what the CPU model hides and the processor \
+                  executes all the same: both hosts of a pair must come to the same, or the backup \
+                  is refused",
+        mend: "a processor that does not come to the same twice cannot carry a pair: use another host",
     },
     Entry {
         id: "hardware_breakpoint",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
 
-use logging_channel::{CheckOutcome, HostCheck, HostReport};
+use logging_channel::{CheckOutcome, HostCheck, HostReport, InstructionResult, InstructionResults};
 use serde::Serialize;
 
 use super::catalogue::CATALOGUE;
@@ -20,6 +20,8 @@ pub(super) struct Finding {
     pub(super) text: String,
     /// What may be another in every run.
     pub(super) figures: Figures,
+    /// What a table of instructions came to, if that was tried.
+    pub(super) instructions: InstructionResults,
 }
 
 impl Finding {
@@ -28,6 +30,14 @@ impl Finding {
         self.figures.insert(name, value);
         self
     }
+
+    /// With what a table of instructions came to.
+    pub(super) fn with_instructions(self, instructions: InstructionResults) -> Self {
+        Self {
+            instructions,
+            ..self
+        }
+    }
 }
 
 impl<T: Into<String>> From<T> for Finding {
@@ -35,6 +45,7 @@ impl<T: Into<String>> From<T> for Finding {
         Self {
             text: text.into(),
             figures: Figures::new(),
+            instructions: InstructionResults::default(),
         }
     }
 }
@@ -96,6 +107,7 @@ impl Check {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     checks: Vec<Check>,
+    instructions: InstructionResults,
     /// How long it took.
     pub elapsed_ms: f64,
 }
@@ -116,6 +128,7 @@ impl Report {
             .collect();
         Self {
             checks,
+            instructions: InstructionResults::default(),
             elapsed_ms: 0.0,
         }
     }
@@ -124,9 +137,16 @@ impl Report {
         let check = self.checks.iter_mut().find(|c| c.id == id);
         let check = check.expect("every check is in the catalogue");
         match found {
-            Ok(Finding { text, figures }) => {
+            Ok(Finding {
+                text,
+                figures,
+                instructions,
+            }) => {
                 check.outcome = Outcome::Pass(text);
                 check.figures = figures;
+                if instructions != InstructionResults::default() {
+                    self.instructions = instructions;
+                }
             }
             Err(seen) => check.outcome = Outcome::Fail(seen),
         }
@@ -178,6 +198,7 @@ impl Report {
             required: check.is_needed(purpose),
             measured: check.outcome.measured().to_owned(),
         }))
+        .with_instructions(self.instructions.clone())
     }
 
     /// One JSON object.
@@ -188,11 +209,21 @@ impl Report {
             verdict: &'a str,
             elapsed_ms: f64,
             checks: &'a [Check],
+            /// Digests in hexadecimal; `null` where the processor does not know the instruction.
+            instructions: BTreeMap<&'static str, Option<String>>,
         }
+        let instructions = self
+            .instructions
+            .named()
+            .map(|(name, result)| match result {
+                InstructionResult::Undefined => (name, None),
+                InstructionResult::Digest(digest) => (name, Some(format!("{digest:08x}"))),
+            });
         serde_json::to_string(&Json {
             verdict: self.verdict_name(),
             elapsed_ms: self.elapsed_ms,
             checks: &self.checks,
+            instructions: instructions.collect(),
         })
         .expect("a report is plain data")
     }
@@ -338,6 +369,25 @@ mod tests {
             }),
             []
         );
+    }
+
+    #[test]
+    fn the_peer_and_programs_are_told_what_instructions_came_to() {
+        let results = InstructionResults::new([
+            ("RCPPS", InstructionResult::Digest(0x1a2b)),
+            ("RDSEED", InstructionResult::Undefined),
+        ]);
+        let mut report = all(&pass());
+        let finding = Finding::from("2 tried").with_instructions(results.clone());
+        report.record("instructions", Ok(finding));
+        report.record("hardware_breakpoint", pass());
+        assert_eq!(
+            report.for_peer(Purpose::REPLICATION).instructions(),
+            &results
+        );
+        let json: serde_json::Value = serde_json::from_str(&report.to_json()).expect("JSON");
+        let told = serde_json::json!({"RCPPS": "00001a2b", "RDSEED": null});
+        assert_eq!(json["instructions"], told);
     }
 
     #[test]

@@ -62,13 +62,14 @@ const KERNEL_CODE: u16 = 0x08;
 const KERNEL_DATA: u16 = 0x10;
 const TASK: u16 = 0x30;
 
-/// Null, kernel code and data, 32-bit user code (unused), user data, user code, and a task state
-/// segment of two words: the order that SYSCALL and SYSRET ask for.
+/// Null, kernel code and data, 32-bit kernel code, user data, user code, and a task state segment of
+/// two words. SYSRET goes by this order, and has 32-bit user code in the fourth place, which nothing
+/// here returns to.
 const GDT_ENTRIES: [u64; 8] = [
     0,
     0x00af_9b00_0000_ffff,
     0x00cf_9300_0000_ffff,
-    0x00cf_fb00_0000_ffff,
+    0x00cf_9b00_0000_ffff,
     0x00cf_f300_0000_ffff,
     0x00af_fb00_0000_ffff,
     0x0000_8b00_0000_0067 | TSS << 16,

@@ -2,6 +2,8 @@
 
 mod debug;
 mod exits;
+mod identification;
+mod instructions;
 mod measure;
 mod memory;
 mod paging;
@@ -14,6 +16,7 @@ use std::fs;
 
 pub use self::measure::Effort;
 pub(super) use self::measure::{Measured, PATIENCE};
+use super::PROCESSOR;
 use super::report::{Finding, with_causes};
 use crate::kvm::probe::MicroGuest;
 use crate::kvm::{CpuModel, CpuModelError, MachineError};
@@ -21,7 +24,7 @@ use crate::kvm::{CpuModel, CpuModelError, MachineError};
 type MicroGuestCheck = fn(&mut MicroGuest, Effort) -> Measured;
 
 /// The checks that run a micro-guest, with the least effort that includes them.
-pub(super) const MICRO_GUESTS: [(&str, Effort, MicroGuestCheck); 17] = [
+pub(super) const MICRO_GUESTS: [(&str, Effort, MicroGuestCheck); 18] = [
     ("long_mode", Effort::Needed, processor::long_mode),
     ("user_mode", Effort::Needed, processor::user_mode),
     ("cpuid", Effort::Needed, processor::cpuid),
@@ -38,6 +41,7 @@ pub(super) const MICRO_GUESTS: [(&str, Effort, MicroGuestCheck); 17] = [
     ("memory", Effort::Needed, memory::memory),
     ("counter", Effort::Needed, stops::counter),
     ("x87_pointers", Effort::Needed, x87::x87_pointers),
+    ("instructions", Effort::Needed, instructions::instructions),
     (
         "hardware_breakpoint",
         Effort::All,
@@ -55,6 +59,7 @@ pub(super) fn machine(
             tell("device", Ok(opened()));
             tell("api", Ok("version 12, nothing missing".into()));
             tell("cpu_model", Ok(name(model).into()));
+            tell(PROCESSOR, identification::processor());
             return true;
         }
         Err(error) => error,
@@ -77,6 +82,7 @@ pub(super) fn machine(
     }
     tell("api", Ok("version 12, nothing missing".into()));
     tell("cpu_model", failed);
+    tell(PROCESSOR, identification::processor());
     true
 }
 

@@ -15,6 +15,16 @@ const COMPUTES_AT: u64 = KERNEL + 2;
 const FIP: u64 = 12;
 
 pub(super) fn x87_pointers(guest: &mut MicroGuest, _: Effort) -> Measured {
+    if are_kept(guest)? {
+        Ok("an exit leaves them as they were".into())
+    } else {
+        // Not which: that is another one in every run, and hosts compare these words.
+        Err("after an exit, FNSTENV shows an address of the host".into())
+    }
+}
+
+/// Whether an exit leaves them as they were.
+pub(super) fn are_kept(guest: &mut MicroGuest) -> Result<bool, String> {
     let kernel = [
         0xdb, 0xe3, // fninit
         0xd9, 0xeb, // fldpi
@@ -33,12 +43,7 @@ pub(super) fn x87_pointers(guest: &mut MicroGuest, _: Effort) -> Measured {
     compute();
     run_to(guest, 0x11)?;
     let fip = guest.read_word(DATA + FIP) & 0xffff_ffff;
-    if fip == COMPUTES_AT {
-        Ok("an exit leaves them as they were".into())
-    } else {
-        // Not which: that is another one in every run, and hosts compare these words.
-        Err("after an exit, FNSTENV shows an address of the host".into())
-    }
+    Ok(fip == COMPUTES_AT)
 }
 
 /// Executes x87 instructions on this processor, which leave their address in it.
