@@ -30,6 +30,7 @@ mod orderly_end;
 mod output_rule;
 mod partition;
 mod pinned_memory;
+mod processors;
 mod record_replay;
 mod recording;
 mod refusals;

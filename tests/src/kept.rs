@@ -155,6 +155,7 @@ impl KeptHosts {
             fabric: &self.fabric,
             layout: &self.layout,
             size: HostSize::USUAL,
+            processor: None,
             logs,
             stays: true,
         }

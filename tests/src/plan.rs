@@ -31,6 +31,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) fabric: &'a Fabric,
     pub(crate) layout: &'a Layout,
     pub(crate) size: HostSize,
+    /// In what an emulated host's processor is another one than usual, as QEMU's `-cpu` says it.
+    pub(crate) processor: Option<&'a str>,
     /// Where its console and other messages go.
     pub(crate) logs: &'a Path,
     /// Whether it outlives us.

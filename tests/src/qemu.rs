@@ -81,6 +81,8 @@ pub(crate) struct Qemu {
 }
 
 impl Qemu {
+    const PROCESSOR: &str = "EPYC,+svm,+npt";
+
     /// What a host has, known to give a KVM that runs Linux guests.
     pub(crate) const HARDWARE: [&str; 8] = [
         "-machine",
@@ -88,7 +90,7 @@ impl Qemu {
         "-accel",
         "tcg,tb-size=512",
         "-cpu",
-        "EPYC,+svm,+npt",
+        Self::PROCESSOR,
         "-nodefaults",
         "-no-user-config",
     ];
@@ -303,6 +305,13 @@ fn command(plan: &Plan<'_>, directory: &Path, memory: Memory) -> Command {
         .current_dir(directory)
         .args(["-name", plan.name])
         .args(Qemu::HARDWARE)
+        // QEMU takes the last one. What a snapshot was made with does not matter to the restored host,
+        // but for what its kernel remembers of its boot.
+        .args(
+            plan.processor.iter().flat_map(|features| {
+                ["-cpu".to_owned(), format!("{},{features}", Qemu::PROCESSOR)]
+            }),
+        )
         .args(["-smp", &plan.size.processors.to_string()])
         .args(["-m", &size.to_string()])
         .arg("-object")

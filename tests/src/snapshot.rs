@@ -123,6 +123,7 @@ fn make(layout: &Layout, image: &HostImage, size: HostSize, directory: &Path) ->
         fabric: &fabric,
         layout,
         size,
+        processor: None,
         logs: directory,
         stays: false,
     };

@@ -118,7 +118,7 @@ impl Testbed {
     pub fn start_hosts<const N: usize>(&self, names: [&str; N]) -> Result<[Host; N]> {
         let hosts: Vec<Host> = names
             .into_iter()
-            .map(|name| self.boot_host(name))
+            .map(|name| self.boot_host(name, None))
             .collect::<Result<_>>()?;
         for host in &hosts {
             host.wait_until_up(self.paging)?;
@@ -126,7 +126,19 @@ impl Testbed {
         Ok(hosts.try_into().expect("one host for each name"))
     }
 
-    fn boot_host(&self, name: &str) -> Result<Host> {
+    /// Starts an emulated host whose processor is another one than usual in `features`, as QEMU's
+    /// `-cpu` says it (`stepping=3,-adx`), and waits until it is up.
+    ///
+    /// # Errors
+    ///
+    /// When it does not boot.
+    pub fn start_host_with_processor(&self, name: &str, features: &str) -> Result<Host> {
+        let host = self.boot_host(name, Some(features))?;
+        host.wait_until_up(self.paging)?;
+        Ok(host)
+    }
+
+    fn boot_host(&self, name: &str, processor: Option<&str>) -> Result<Host> {
         let number = self.hosts.fetch_add(1, Ordering::Relaxed) + 1;
         let plan = Plan {
             kind: self.kind,
@@ -135,6 +147,7 @@ impl Testbed {
             fabric: &self.fabric,
             layout: &self.layout,
             size: self.size,
+            processor,
             logs: &self.logs,
             stays: false,
         };

@@ -51,7 +51,7 @@ pub(super) const CATALOGUE: &[Entry] = &[
     Entry {
         id: "processor",
         title: "processor",
-        needed_by: NeededBy::NoGuest,
+        needed_by: NeededBy::Nothing,
         meaning: "both hosts of a pair should have the same, with the same microcode: of what is not \
                   the same in all processors, ftvm compares only what it tries out",
         mend: "mount /proc",
@@ -200,7 +200,7 @@ pub(super) const CATALOGUE: &[Entry] = &[
     Entry {
         id: "instructions",
         title: "results of instructions",
-        needed_by: NeededBy::NoGuest,
+        needed_by: NeededBy::Nothing,
         meaning: "undefined flags, approximations, and what the CPU model hides and the processor \
                   executes all the same: both hosts of a pair must come to the same, or the backup \
                   is refused",
