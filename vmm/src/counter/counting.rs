@@ -85,11 +85,14 @@ pub struct CountingCpu<P, C> {
     /// Why it does not count any more.
     lost: Option<String>,
     /// Whom that is told.
-    tell: Option<Box<dyn Fn(&str)>>,
+    tell: Option<Tell>,
     window_wanted: bool,
     /// An exit that the guest came to on the way to a place with a name.
     pending: Option<Exit>,
 }
+
+/// Tells somebody why a counter is not used any more.
+type Tell = Box<dyn Fn(&str)>;
 
 struct Counting<C> {
     counter: C,
