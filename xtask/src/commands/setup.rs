@@ -24,20 +24,14 @@ const DELIVERED: [&str; 9] = [
     "disk-server",
 ];
 
-/// What runs in hosts for us. Together with xtask, from whose build it differs by one link.
-const HOST_AGENT: [&str; 6] = [
-    "--package",
-    "xtask",
-    "--package",
-    "testbed",
-    "--bin",
-    testbed::HOST_AGENT,
-];
+/// What runs in hosts for us.
+const HOST_AGENT: [&str; 4] = ["--package", "testbed", "--bin", testbed::HOST_AGENT];
 
-/// The `ftvm` that can be told to break itself. With xtask for the same reason.
+/// The `ftvm` that can be told to break itself. Together with the testbed, whose features are those of all
+/// tests: it is compiled once for them and for this.
 const SABOTAGED: [&str; 8] = [
     "--package",
-    "xtask",
+    "testbed",
     "--package",
     "ftvm-vmm",
     "--features",
