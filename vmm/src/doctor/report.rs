@@ -297,6 +297,7 @@ pub(super) fn with_causes(error: &dyn Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::purpose::PAGING;
     use super::*;
 
     fn pass() -> Result<Finding, String> {
@@ -325,6 +326,53 @@ mod tests {
         assert_eq!(optional, None, "an optional check does not");
         report.record("user_mode", Err("stays at CPL 3".into()));
         assert_eq!(failed(&report, Purpose::Alone), Some("user_mode"));
+    }
+
+    #[test]
+    fn nested_paging_keeps_from_replicating_unless_it_is_allowed() {
+        let allowed = Purpose::Replication {
+            allow_nested_paging: true,
+        };
+        let mut report = all(&pass());
+        report.record(PAGING, Err("nested".into()));
+        assert!(report.verdict(Purpose::Alone).is_ok());
+        assert!(report.verdict(allowed).is_ok());
+        let refused = report.verdict(Purpose::REPLICATION).expect_err("nested");
+        let words = refused.to_string();
+        for part in [
+            "cannot replicate, record",
+            "nested",
+            "--allow-nested-paging",
+        ] {
+            assert!(words.contains(part), "{part} in {words}");
+        }
+        let text = report.to_string();
+        for part in [
+            "✗ shadow paging",
+            "needed to replicate and to record",
+            "modprobe kvm_intel ept=0",
+            "but not be replicated or recorded",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        let json: serde_json::Value = serde_json::from_str(&report.to_json()).expect("JSON");
+        assert_eq!(json["verdict"], "fit-alone");
+
+        // A pair needs it allowed on both hosts, also where one of them has shadow paging.
+        let [nested, shadow] = [&report, &all(&pass())].map(|report| {
+            (
+                report.for_peer(Purpose::REPLICATION),
+                report.for_peer(allowed),
+            )
+        });
+        assert!(nested.1.shortfall(&nested.1).is_none());
+        assert!(nested.1.shortfall(&shadow.1).is_none());
+        assert!(nested.1.shortfall(&shadow.0).is_some());
+        assert!(shadow.0.shortfall(&nested.1).is_some());
+
+        // All else is needed as ever.
+        report.record("exits", Err("run 2 differs".into()));
+        assert!(report.verdict(allowed).is_err() && report.verdict(Purpose::Alone).is_err());
     }
 
     #[test]
