@@ -4,8 +4,9 @@
 use std::time::{Duration, Instant};
 
 use super::super::report::{Finding, with_causes};
-use crate::cpu::{CpuError, Exit, GuestCpu, Registers};
-use crate::kvm::probe::{Event, MicroGuest, ProbeError, Program};
+use crate::cpu::{CpuError, CpuState, Exit, GuestCpu, Look, Registers};
+use crate::kvm::probe::{Event, MicroGuest, PAGES, ProbeError, Program};
+use crate::ram::PageSet;
 
 /// A micro-guest that makes no exit for this long hangs. The longest takes a millisecond, but a host
 /// whose processors others use as well may stand still for seconds, and can carry guests all the same.
@@ -64,6 +65,17 @@ pub(super) fn run_to(guest: &mut MicroGuest, port: u16) -> Result<Registers, Str
 
 pub(super) fn registers(guest: &mut MicroGuest) -> Result<Registers, String> {
     guest.cpu().registers().map_err(|e| with_causes(&e))
+}
+
+/// Pages that the guest wrote since the last look.
+pub(super) fn look_at_writes(guest: &mut MicroGuest) -> Result<PageSet, String> {
+    let mut pages = PageSet::empty(PAGES);
+    let cpu = guest.cpu();
+    cpu.take_written_pages(Look::Open, &mut pages)
+        .map_err(|e| with_causes(&e))?;
+    // Or they would be named until they are.
+    cpu.looked_at(Look::Open, 0..PAGES, &PageSet::empty(PAGES));
+    Ok(pages)
 }
 
 pub(super) fn load(guest: &mut MicroGuest, program: &Program<'_>) -> Result<(), String> {

@@ -12,12 +12,13 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::super::report::with_causes;
-use super::measure::{Effort, Measured, RBX, RCX, describe, failed, load, registers, run_to};
+use super::measure::{
+    Effort, Measured, RBX, RCX, describe, failed, load, look_at_writes, registers, run_to,
+};
 use super::stops::stop_computing;
-use crate::cpu::{CpuState, Exit, Look};
+use crate::cpu::{CpuState, Exit};
 use crate::kvm::Paging;
-use crate::kvm::probe::{DATA, Event, MicroGuest, PAGES, Program};
-use crate::ram::PageSet;
+use crate::kvm::probe::{DATA, Event, MicroGuest, Program};
 
 global_asm!(include_str!("paging.S"));
 
@@ -137,7 +138,7 @@ fn rounds(guest: &mut MicroGuest) -> Result<Vec<Round>, String> {
                 Nothing => {}
                 Stop => drop(stop_computing(guest)?),
                 Move => all.iter().for_each(leave_processor),
-                LookAtWrites => look_at_writes(guest)?,
+                LookAtWrites => drop(look_at_writes(guest)?),
             }
             guest.write_word(GO_ON, 1);
         }
@@ -153,12 +154,6 @@ fn rounds(guest: &mut MicroGuest) -> Result<Vec<Round>, String> {
         });
     }
     Ok(rounds)
-}
-
-fn look_at_writes(guest: &mut MicroGuest) -> Result<(), String> {
-    let mut pages = PageSet::empty(PAGES);
-    let taken = guest.cpu().take_written_pages(Look::Open, &mut pages);
-    taken.map_err(|e| with_causes(&e))
 }
 
 /// Goes on on another processor of these, if there is one.

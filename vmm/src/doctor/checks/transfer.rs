@@ -3,11 +3,13 @@
 use std::time::Instant;
 
 use super::super::report::{Finding, with_causes};
-use super::measure::{Effort, Measured, PATIENCE, RCX, load, microseconds, registers, run_to};
+use super::measure::{
+    Effort, Measured, PATIENCE, RCX, load, look_at_writes, microseconds, registers, run_to,
+};
 use super::stops::stop_computing;
-use crate::cpu::{CpuState, Look, Registers};
-use crate::kvm::probe::{DATA, MicroGuest, PAGES, Program, TABLE_PAGES};
-use crate::ram::{PAGE, PageSet};
+use crate::cpu::{CpuState, Registers};
+use crate::kvm::probe::{DATA, MicroGuest, Program, TABLE_PAGES};
+use crate::ram::PAGE;
 
 /// Pages that the guest writes first, and those that it writes later. The first of all is written
 /// both times.
@@ -62,11 +64,7 @@ pub(super) fn dirty_logging(guest: &mut MicroGuest, effort: Effort) -> Measured 
 /// Numbers of the pages that the program wrote since the last call. Page tables are left out: some
 /// processors count walking them as a write.
 fn written(guest: &mut MicroGuest) -> Result<Vec<u64>, String> {
-    let mut pages = PageSet::empty(PAGES);
-    guest
-        .cpu()
-        .take_written_pages(Look::Open, &mut pages)
-        .map_err(|e| with_causes(&e))?;
+    let pages = look_at_writes(guest)?;
     Ok(pages.iter().filter(|p| !TABLE_PAGES.contains(p)).collect())
 }
 
