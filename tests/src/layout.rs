@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Variable that names the directory with `ftvm` and `disk-server`, for builds in unusual places.
+/// Variable that names the directory with `ftvm`, `disk-server` and `sabotaged-ftvm`, for builds in unusual places.
 pub const PROGRAMS_VARIABLE: &str = "FTVM_PROGRAMS";
 
 /// The program that is `ftvm` with the options that break it on purpose.
@@ -16,7 +16,7 @@ pub const HOST_AGENT: &str = "host-agent";
 
 /// Programs that only tests need. They are built as tests are; what is delivered comes from the release
 /// build, also for tests.
-const OF_TESTS: [&str; 2] = [HOST_AGENT, SABOTAGED_FTVM];
+const OF_TESTS: [&str; 1] = [HOST_AGENT];
 
 /// The directories of a checkout that the testbed and the developer commands
 /// work with. All state is below `.ftvm` and cargo's `target`.

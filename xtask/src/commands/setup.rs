@@ -27,13 +27,14 @@ const DELIVERED: [&str; 9] = [
 /// What runs in hosts for us.
 const HOST_AGENT: [&str; 4] = ["--package", "testbed", "--bin", testbed::HOST_AGENT];
 
-/// The `ftvm` that can be told to break itself. Together with the testbed, whose features are those of all
-/// tests: it is compiled once for them and for this.
-const SABOTAGED: [&str; 8] = [
-    "--package",
-    "testbed",
+/// The `ftvm` that can be told to break itself. Optimised, or its scenarios take twice as long; with the
+/// package that the delivered one is built with, or that is compiled again.
+const SABOTAGED: [&str; 9] = [
+    "--release",
     "--package",
     "ftvm-vmm",
+    "--package",
+    "disk-server",
     "--features",
     SABOTAGE,
     "--bin",
@@ -52,9 +53,7 @@ impl Setup {
         let steps = Steps::new();
         prepare(&steps)?;
         let layout = Layout::find();
-        steps.step("ftvm for scenarios that break it", || {
-            cargo_build(&layout, &SABOTAGED)
-        })?;
+        build_sabotaged(&steps, &layout)?;
         eprintln!("ready after {:.1} s", steps.elapsed().as_secs_f64());
         Ok(ExitCode::SUCCESS)
     }
@@ -103,6 +102,17 @@ pub(crate) fn build(layout: &Layout) -> Result<()> {
         return Ok(());
     }
     cargo_build(layout, &DELIVERED)
+}
+
+/// Builds the `ftvm` for scenarios that break it, by itself: a feature is that of every program that is built
+/// with it.
+pub(super) fn build_sabotaged(steps: &Steps, layout: &Layout) -> Result<()> {
+    if std::env::var_os(PROGRAMS_VARIABLE).is_some() {
+        return Ok(());
+    }
+    steps.step("ftvm for scenarios that break it", || {
+        cargo_build(layout, &SABOTAGED)
+    })
 }
 
 fn cargo_build(layout: &Layout, arguments: &[&str]) -> Result<()> {

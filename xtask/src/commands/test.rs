@@ -26,7 +26,10 @@ impl Test {
         let nextest = has_nextest();
         // Two builds beside each other keep all processors busy: one alone waits for its longest crate.
         thread::scope(|scope| {
-            let made = scope.spawn(|| setup::build_and_make(&steps, &layout, Disk::Made));
+            let made = scope.spawn(|| {
+                setup::build_and_make(&steps, &layout, Disk::Made)?;
+                setup::build_sabotaged(&steps, &layout)
+            });
             let built = self.check_and_build(&steps, &layout, nextest);
             made.join().expect("no panics").and(built)
         })?;
