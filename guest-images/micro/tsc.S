@@ -102,6 +102,11 @@ privileged_1:
     TAKE_COUNTER USER_CHECK
     dec r12
     jnz 1b
+    # An invalid opcode on processors without it.
+    mov rsi, -1
+    rdpid rsi
+    test rsi, rsi
+    USER_CHECK z, "RDPID is not on processor 0"
 privileged_2:
     hlt
     jmp across_pages

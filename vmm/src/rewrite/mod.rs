@@ -144,7 +144,7 @@ fn plan(sections: &[CodeSection], code: &mut [Disassembly<'_>]) -> (Sites, Vec<P
             let address = section.address + at as u64;
             let (list, bytes) = match found {
                 Found::Iretq => {
-                    sites.iretq = sites.iretq.or(Some(address));
+                    sites.iretqs.push(address);
                     continue;
                 }
                 Found::Rdtsc => (&mut sites.tsc, IN_EAX.to_vec()),
@@ -169,6 +169,7 @@ fn plan(sections: &[CodeSection], code: &mut [Disassembly<'_>]) -> (Sites, Vec<P
         }
     }
     sites.tsc.sort_unstable();
+    sites.iretqs.sort_unstable();
     (sites, patches)
 }
 
@@ -216,7 +217,7 @@ fn classify(instruction: &Instruction) -> Option<Found> {
     }
 }
 
-/// The instructions of interest in code, by offset, ascending; of IRETQ the first.
+/// The instructions of interest in code, by offset, ascending.
 fn find(disassembly: &mut Disassembly<'_>) -> Vec<(usize, Found)> {
     let code = disassembly.code();
     let mut look = |place: usize| {
@@ -229,7 +230,7 @@ fn find(disassembly: &mut Disassembly<'_>) -> Vec<(usize, Found)> {
     for hypercall in &HYPERCALLS {
         found.extend(places(hypercall).filter_map(&mut look));
     }
-    found.extend(places(&IRETQ).find_map(&mut look));
+    found.extend(places(&IRETQ).filter_map(&mut look));
     found.sort_unstable_by_key(|(place, _)| *place);
     found
 }

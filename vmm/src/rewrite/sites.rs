@@ -22,8 +22,8 @@ pub struct Sites {
     pub cr4: Vec<u64>,
     /// Virtual addresses of hypercalls.
     pub hypercalls: Vec<u64>,
-    /// Virtual address of an IRETQ, left as it is.
-    pub iretq: Option<u64>,
+    /// Virtual addresses of IRETQs, left as they are, ascending.
+    pub iretqs: Vec<u64>,
     /// What the kernel reads in place of the counter, most of the time.
     pub copy: Option<TscCopy>,
 }

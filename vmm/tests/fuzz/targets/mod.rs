@@ -74,7 +74,7 @@ pub(crate) fn run(target: Target, input: &[u8]) {
         devices = devices.with_merged_ticks();
     }
     let sites = Sites {
-        iretq: input.chance(8).then_some(0x3000),
+        iretqs: Vec::from_iter(input.chance(8).then_some(0x3000)),
         ..Sites::default()
     };
     let traps = TscTrap::new(&sites, memory.clone());
