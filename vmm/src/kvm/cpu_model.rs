@@ -4,7 +4,9 @@
 //! show the same processor. It is x86-64-v2 plus AES and PCLMULQDQ. Hidden on purpose, because
 //! their results differ between runs or hosts and cannot be trapped: TSC, RDTSCP, RDRAND, RDSEED,
 //! RDPID, MONITOR/MWAIT, WAITPKG, TSX, PCID, the PMU, XSAVE with its compacting variants (they
-//! store what the processor happens to track). SMEP, SMAP and UMIP are left out because no guest
+//! store what the processor happens to track). Hidden as well are memory type ranges (MTRRs), of which
+//! the registers are KVM's own and change with its version, and the local APIC's TSC deadline
+//! ([`super::msrs`]). SMEP, SMAP and UMIP are left out because no guest
 //! needs them to be correct. Of KVM's paravirtual features the guest sees those that ftvm provides
 //! ([`crate::devices::kvm_features`]).
 //!
@@ -26,7 +28,6 @@ const LEAF1_EDX: &[(u32, &str)] = &[
     (8, "cx8"),
     (9, "apic"),
     (11, "sep"),
-    (12, "mtrr"),
     (13, "pge"),
     (15, "cmov"),
     (16, "pat"),
@@ -254,6 +255,8 @@ mod tests {
             assert_eq!(basic.ecx & (1 << 3), 0, "MONITOR");
             assert_eq!(basic.ecx & (1 << 26 | 1 << 27), 0, "XSAVE, OSXSAVE");
             assert_eq!(basic.ecx & (1 << 30), 0, "RDRAND");
+            assert_eq!(basic.edx & (1 << 12), 0, "MTRR");
+            assert_eq!(basic.ecx & (1 << 24), 0, "TSC deadline");
             assert_eq!(extended.edx & (1 << 27), 0, "RDTSCP");
             assert_eq!(leaf(&model, 7).ebx, 0, "RDSEED, TSX and others");
         }
