@@ -43,6 +43,11 @@ pub enum Exit {
     /// The guest can take an interrupt now, as asked for with
     /// [`GuestCpu::request_interrupt_window`](super::GuestCpu::request_interrupt_window). Not a deterministic exit, but normalised to the
     /// first instruction boundary where RFLAGS.IF is set outside an interrupt shadow.
+    ///
+    /// With a task priority of 15 it opens on Intel's processors, and not on AMD's, whose virtual
+    /// interrupt has priority 15 (APM volume 2, section 15.21.4). Interrupts of the local APIC wait for
+    /// a lower one anyway; those of the 8259, which do not, wait on AMD's for the next deterministic exit
+    /// or stop, of which [`Exit::TaskPriority`] is one. Either way the place follows from the guest.
     InterruptWindow,
 }
 

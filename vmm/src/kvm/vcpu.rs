@@ -15,13 +15,26 @@ use super::paging::Paging;
 use super::registers;
 use super::write_log::WriteLog;
 use crate::cpu::{
-    CpuError, CpuState, Exit, GuestCpu, Look, PortAccess, Registers, register_digest,
+    CpuError, CpuState, Exit, GuestCpu, Look, PortAccess, RFLAGS_TF, Registers, register_digest,
 };
 use crate::page_tables;
 use crate::ram::{GuestRam, PageSet};
 
 /// The opcode of STI.
 const STI: u8 = 0xfb;
+/// An instruction of a compiler's has no more prefixes before its opcode: two for sizes, REP, a
+/// segment's, REX.
+const MOST_PREFIXES: u64 = 6;
+
+/// Whether the instruction with these bytes is INS.
+fn is_string_input(mut code: impl Iterator<Item = u8>) -> bool {
+    let is_prefix = |byte: &u8| {
+        let segment = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65];
+        let size_or_repeat = [0x66, 0x67, 0xf2, 0xf3];
+        segment.contains(byte) || size_or_repeat.contains(byte) || byte & 0xf0 == 0x40
+    };
+    matches!(code.find(|byte| !is_prefix(byte)), Some(0x6c | 0x6d))
+}
 
 /// Where the bytes of the pending access are.
 #[derive(Clone, Copy)]
@@ -31,6 +44,7 @@ enum PendingAccess {
     Port {
         offset: usize,
         len: usize,
+        write: bool,
     },
     /// In `kvm_run.mmio`.
     Mmio {
@@ -194,6 +208,19 @@ impl KvmCpu {
         physical.is_some_and(|at| self.memory.read_obj(at).is_ok_and(|byte: u8| byte == STI))
     }
 
+    /// Whether completing the last exit may raise an exception that no VMM asked for: where the guest
+    /// single-steps itself, and where a string instruction stores what it read.
+    fn may_fault(&mut self) -> bool {
+        let registers = self.synced();
+        let reads_port = matches!(self.pending, PendingAccess::Port { write: false, .. });
+        registers.rflags & RFLAGS_TF != 0
+            || reads_port
+                && is_string_input((0..MOST_PREFIXES).map_while(|n| {
+                    let physical = self.translate(registers.rip.wrapping_add(n))?;
+                    self.memory.read_obj(GuestAddress(physical)).ok()
+                }))
+    }
+
     fn sregs(&mut self) -> Result<kvm_sregs, CpuError> {
         self.fd
             .get_sregs()
@@ -217,6 +244,21 @@ impl KvmCpu {
 }
 
 impl KvmCpu {
+    /// Runs to the next exit or interrupt window.
+    ///
+    /// Where something is being delivered, there is no window, although KVM before Linux 5.14 may say
+    /// so: when the delivery itself made an exit, which is the host's business alone. An interrupt that
+    /// is injected there comes behind the delivery. (Newer ones: `kvm_vcpu_ready_for_interrupt_injection`
+    /// in Linux, `arch/x86/kvm/x86.c`.)
+    fn run_to_exit(&mut self) -> Result<Returned, CpuError> {
+        loop {
+            let returned = self.run_once()?;
+            if returned != Returned::Window || !self.event_on_its_way()? {
+                return Ok(returned);
+            }
+        }
+    }
+
     /// One KVM_RUN.
     pub(super) fn run_once(&mut self) -> Result<Returned, CpuError> {
         self.pending = PendingAccess::None;
@@ -233,13 +275,15 @@ impl KvmCpu {
             VcpuExit::IoIn(..) | VcpuExit::IoOut(..) => {
                 // SAFETY: the exit reason is KVM_EXIT_IO, so `io` is the active field.
                 let io = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.io };
+                let write = u32::from(io.direction) == KVM_EXIT_IO_OUT;
                 self.pending = PendingAccess::Port {
                     offset: io.data_offset as usize,
                     len: usize::from(io.size) * io.count as usize,
+                    write,
                 };
                 Exit::Io(PortAccess {
                     port: io.port,
-                    write: u32::from(io.direction) == KVM_EXIT_IO_OUT,
+                    write,
                     size: io.size,
                     count: io.count,
                 })
@@ -289,7 +333,7 @@ impl KvmCpu {
 
 impl GuestCpu for KvmCpu {
     fn run(&mut self) -> Result<Exit, CpuError> {
-        let mut exit = self.run_once()?;
+        let mut exit = self.run_to_exit()?;
         // A host interrupt that hits the interrupt shadow of STI can make KVM report the window
         // one instruction early (a few in 10,000, seen on kvm_amd under emulation). The place
         // must be the same in every run, so directly behind a byte that looks like STI one more
@@ -306,7 +350,7 @@ impl GuestCpu for KvmCpu {
                 exit = if self.ready_for_interrupt() {
                     Returned::Window
                 } else {
-                    self.run_once()?
+                    self.run_to_exit()?
                 };
             }
         }
@@ -329,7 +373,7 @@ impl GuestCpu for KvmCpu {
     fn io_data(&mut self) -> &mut [u8] {
         match self.pending {
             PendingAccess::None => &mut [],
-            PendingAccess::Port { offset, len } => {
+            PendingAccess::Port { offset, len, .. } => {
                 let run = std::ptr::from_mut(self.fd.get_kvm_run()).cast::<u8>();
                 // SAFETY: KVM maps the I/O data page right behind kvm_run within the same mapping
                 // (its size comes from KVM_GET_VCPU_MMAP_SIZE); data_offset and size * count came
@@ -371,8 +415,13 @@ impl GuestCpu for KvmCpu {
         // Where an instruction in STI's shadow exits, KVM says that no interrupt can be taken; but
         // when a host interrupt has hit the shadow before, it says the opposite (seen once in some
         // thousand). There interrupts always wait for the window, which opens right behind the
-        // instruction either way.
-        ready && !self.behind_sti()
+        // instruction either way. They wait as well where completing the exit may raise an exception
+        // (see `hold_interrupts`), and where something else waits to be delivered: KVM before Linux 5.14
+        // does not look.
+        ready
+            && !self.behind_sti()
+            && !self.may_fault()
+            && self.event_on_its_way().is_ok_and(|waits| !waits)
     }
 
     fn inject(&mut self, vector: u8) -> Result<(), CpuError> {
@@ -479,5 +528,26 @@ impl GuestCpu for KvmCpu {
 
     fn for_debugger(&mut self) -> Option<&mut dyn crate::cpu::debug::DebugCpu> {
         Some(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn string_input_is_told_from_other_reads_of_ports() {
+        for (code, expected) in [
+            (&[0x6c][..], true),
+            (&[0xf3, 0x6d], true),
+            (&[0xf3, 0x66, 0x48, 0x6d], true),
+            (&[0xe4, 0x6c], false), // in al, 0x6c
+            (&[0x66, 0xed], false), // in ax, dx
+            (&[0xf3, 0x6f], false), // rep outsd
+            (&[0xf3], false),
+            (&[], false),
+        ] {
+            assert_eq!(is_string_input(code.iter().copied()), expected, "{code:x?}");
+        }
     }
 }
