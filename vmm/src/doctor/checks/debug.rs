@@ -64,16 +64,59 @@ pub(super) fn tsc_trap(guest: &mut MicroGuest, effort: Effort) -> Measured {
         other => Err(format!("{} in place of a fault", describe(other))),
     };
     fault(guest)?;
-    let mut finding = Finding::from("RDTSC with CR4.TSD faults");
-    if effort == Effort::All {
-        let read_us = microseconds_each(|| {
-            // To itself: the fault comes again.
-            guest.return_from_fault().map_err(|e| with_causes(&e))?;
-            fault(guest)
-        })?;
-        finding = finding.with("read_us", read_us);
+    // With that program still there.
+    let read_us = (effort == Effort::All)
+        .then(|| {
+            microseconds_each(|| {
+                // To itself: the fault comes again.
+                guest.return_from_fault().map_err(|e| with_causes(&e))?;
+                fault(guest)
+            })
+        })
+        .transpose()?;
+    let (rdtscp, rdpid) = (rdtscp(guest)?, rdpid(guest)?);
+    let finding: Finding =
+        format!("RDTSC with CR4.TSD faults, RDTSCP as {rdtscp}; RDPID {rdpid}").into();
+    Ok(match read_us {
+        Some(read_us) => finding.with("read_us", read_us),
+        None => finding,
+    })
+}
+
+/// Loads `instruction` for user mode, where a system call that exits follows it. Returns what comes.
+fn in_user_mode(guest: &mut MicroGuest, instruction: &[u8]) -> Result<Event, String> {
+    let kernel = to_user();
+    load(
+        guest,
+        &Program {
+            kernel: &kernel,
+            user: &[instruction, &[0x0f, 0x05]].concat(), // syscall
+            syscall: &[0xe6, 0x10, 0xeb, 0xfe],           // out 0x10, al; jmp $
+            cr4: CR4_TSD,
+        },
+    )?;
+    guest.run().map_err(failed)
+}
+
+/// How RDTSCP faults, which CPUID hides.
+fn rdtscp(guest: &mut MicroGuest) -> Result<&'static str, String> {
+    match in_user_mode(guest, &[0x0f, 0x01, 0xf9])? {
+        Event::Vector { vector: 13, .. } => Ok("#GP"),
+        Event::Vector { vector: 6, .. } => Ok("#UD"),
+        other => Err(format!("{} in place of a fault of RDTSCP", describe(other))),
     }
-    Ok(finding)
+}
+
+/// What becomes of RDPID, which CPUID hides and nothing intercepts.
+fn rdpid(guest: &mut MicroGuest) -> Result<String, String> {
+    match in_user_mode(guest, &[0xf3, 0x0f, 0xc7, 0xf8])? {
+        Event::Vector { vector: 6, .. } => Ok("is a #UD".into()),
+        Event::Exit(Exit::Io(_)) => match registers(guest)?.gpr[RAX] {
+            0 => Ok("gives 0".into()),
+            host => Ok(format!("gives {host}, the host's, not the guest's 0")),
+        },
+        other => Err(format!("{} in place of RDPID's answer", describe(other))),
+    }
 }
 
 pub(super) fn hardware_breakpoint(guest: &mut MicroGuest, effort: Effort) -> Measured {
