@@ -211,6 +211,23 @@ fn an_endless_loop_without_events_is_given_up() {
     assert_eq!(miss.why, Why::Stuck);
 }
 
+/// A counter of branches has the same value, and RIP stays, at every iteration of a string
+/// instruction: its registers name it.
+#[test]
+fn an_iteration_of_a_string_instruction_is_named_by_its_registers() {
+    let program = [Op::SetCount(8), Op::Rep, Op::Loop(3, 0), Op::Out];
+    let habits = exact(Events::Branches);
+    let trace = Simulated::trace(&program, habits, TRACE);
+    let iterations = &trace[1..9];
+    let twins = |place: &TracePlace| (place.count, place.registers().rip);
+    assert!(iterations.iter().all(|place| twins(place) == (0, 1)));
+    for place in iterations {
+        let mut cpu = Simulated::new(&program, habits);
+        assert_eq!(seek(&mut cpu, &place.name(), 50), Ok(Ok(())));
+        assert_eq!(cpu.place, *place);
+    }
+}
+
 #[test]
 fn a_miss_names_registers_and_values() {
     let program = [Op::SetCount(3), Op::Rep, Op::Loop(3, 0), Op::Out];
