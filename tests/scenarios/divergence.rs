@@ -9,9 +9,14 @@ use testbed::{Exit, Result, Signal, Testbed};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
-/// Bits of the backup are flipped, in this order. A third one would be no accident any more, and its
-/// repair would wait.
-const TARGETS: &str = "memory,entry";
+/// Bits of the backup are flipped, in this order. From the third one on it is no accident any more: its
+/// repair waits, and the cause is named.
+const TARGETS: &str = "memory,entry,window,accessed-bit";
+/// What the causes of the third and the fourth are said to be.
+const CAUSES: [&str; 2] = [
+    "open the interrupt window at other places",
+    "page tables alone differ",
+];
 
 /// What it says of each event of a kind.
 fn each(told: &Told, kind: &str) -> Vec<Value> {
@@ -27,7 +32,7 @@ fn flipped_bits_are_found_and_repaired() -> Result<()> {
     let guest = Guest::redis("bent").sabotaged(&hosts)?;
     let mut pair = Pair::start_on(&testbed, hosts, guest, &[], &["--sabotage", TARGETS])?;
 
-    let mut differences = Vec::new();
+    let (mut differences, mut causes) = (Vec::new(), Vec::new());
     for (before, target) in TARGETS.split(',').enumerate() {
         pair.backup.signal(Signal::SIGUSR1)?;
         let next = |kind| move |told: &Told| each(told, kind).get(before).cloned();
@@ -35,6 +40,7 @@ fn flipped_bits_are_found_and_repaired() -> Result<()> {
         let told = &what("difference");
         let told = pair.backup.wait_until(told, LIMIT, next("diverged"))?;
         differences.push(told["difference"].to_string());
+        causes.extend(told["likely_cause"].as_str().map(str::to_owned));
         let sent = &what("state");
         pair.primary.wait_until(sent, LIMIT, next("state-sent"))?;
         let repaired = &what("repair");
@@ -44,6 +50,10 @@ fn flipped_bits_are_found_and_repaired() -> Result<()> {
     let of_memory = &differences[0];
     assert!(of_memory.contains("1 pages of memory"), "{of_memory}");
     assert!(of_memory.contains("0x9f000"), "{of_memory}");
+    assert_eq!(causes.len(), CAUSES.len(), "{causes:?}");
+    for (told, expected) in causes.iter().zip(CAUSES) {
+        assert!(told.contains(expected), "{told}");
+    }
 
     // The state that was sent is the guest's: it goes on, and has what was acknowledged.
     pair.a.kill();

@@ -204,10 +204,14 @@ struct BackupArgs {
     /// How long to try to reach the primary, in seconds.
     #[arg(long, value_name = "S", default_value_t = 60, value_parser = number(0..=31_536_000))]
     connect_timeout: u64,
-    /// Flip a bit of this guest's memory, of a register, or of a log entry, to show that it is
-    /// found: of the next one of these at each SIGUSR1.
+    /// Flip a bit of this guest's memory, of a register, of a page table, or of a log entry, to show
+    /// that it is found: of the next one of these at each SIGUSR1.
     #[cfg(feature = "sabotage")]
-    #[arg(long, value_name = "memory|register|entry", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "memory|register|accessed-bit|window|entry",
+        value_delimiter = ','
+    )]
     sabotage: Vec<Target>,
 }
 

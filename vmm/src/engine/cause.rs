@@ -5,6 +5,7 @@
 //! | a program that executes RDRAND or RDSEED | general registers, the FPU's, memory, and what comes of it |
 //! | a program that reads x87 pointers | memory alone: the instructions that show them store them, and digests of the FPU leave them out |
 //! | accessed and dirty bits that a processor sets when it likes | page tables |
+//! | a processor or a KVM that opens interrupt windows elsewhere | the place of a window |
 //! | a host that is broken, or ftvm | anything |
 
 use super::{Difference, Divergence, StateDifference};
@@ -18,6 +19,8 @@ const ESTIMATES: &str = "one whose results are each processor model's own (RSQRT
 const TABLE_BITS: &str = "accessed and dirty bits, which a processor sets when it likes while it \
      walks nested page tables: without these (`npt=0` for the module kvm_amd, `ept=0` for \
      kvm_intel) KVM sets them, and guests are slower";
+const WINDOWS: &str = "hosts whose processors or KVMs open the interrupt window at other places: use \
+     the same model and the same kernel on both, and look at the check interrupts of `ftvm doctor`";
 const HOST: &str = "a host whose processor or memory is faulty, or a fault of ftvm: run `ftvm \
      doctor` on both hosts, look for machine checks in their logs, and test their memory";
 
@@ -39,6 +42,10 @@ impl Divergence {
             Difference::Event { .. } => {
                 format!("the guest did something else: {RANDOM}; or {X87_POINTERS}; or {HOST}")
             }
+            Difference::Window { .. } => format!(
+                "an interrupt came somewhere else: {WINDOWS}; or {RANDOM}, which led the guest there; \
+                 or {HOST}"
+            ),
             Difference::Memory { .. } => {
                 format!("memory differs: {RANDOM}; or {X87_POINTERS}; or {HOST}")
             }
@@ -106,7 +113,14 @@ mod tests {
     use super::*;
 
     /// The words for a cause, of which a likely one has these and no others.
-    const CAUSES: [&str; 5] = ["RDRAND", "FNSTENV", "RSQRTPS", "npt=0", "faulty"];
+    const CAUSES: [&str; 6] = [
+        "interrupt window",
+        "RDRAND",
+        "FNSTENV",
+        "RSQRTPS",
+        "npt=0",
+        "faulty",
+    ];
 
     fn is_told_as(difference: Difference, expected: &[&str]) -> String {
         let told = Divergence {
@@ -195,6 +209,13 @@ mod tests {
             },
             &in_registers,
         );
+    }
+
+    #[test]
+    fn a_window_elsewhere_is_of_the_processor() {
+        let (logged, replayed) = (0x1000, 0x1001);
+        let window = Difference::Window { logged, replayed };
+        is_told_as(window, &["interrupt window", "RDRAND", "faulty"]);
     }
 
     #[test]

@@ -183,6 +183,13 @@ pub enum Difference {
         /// What the replay came to.
         replayed: String,
     },
+    /// The interrupt window opened somewhere else behind the same exit.
+    Window {
+        /// RIP there in the log.
+        logged: u64,
+        /// In the replay.
+        replayed: u64,
+    },
     /// A digest of the whole state.
     State(Box<StateDifference>),
     /// The guest was not where the primary stopped it.
@@ -298,6 +305,10 @@ impl fmt::Display for Divergence {
             Difference::Event { logged, replayed } => {
                 write!(f, "the log has {logged}, the replay came to {replayed}")
             }
+            Difference::Window { logged, replayed } => write!(
+                f,
+                "the interrupt window was open at {logged:#x}, and opens at {replayed:#x} in the replay"
+            ),
             Difference::State(difference) => write!(f, "{difference}"),
             Difference::Seek(reason) => {
                 write!(

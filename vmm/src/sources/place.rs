@@ -32,14 +32,18 @@ pub(super) fn diverged(
     entry: &Entry,
     doing: &str,
 ) -> Interruption {
-    Interruption::diverged(
-        point,
-        lsn,
-        Difference::Event {
+    let same_exit = point.exits == entry.point.exits;
+    let difference = match (point.landmark, entry.point.landmark) {
+        (Some(here), Some(logged)) if same_exit && here != logged => Difference::Window {
+            logged: logged.rip,
+            replayed: here.rip,
+        },
+        _ => Difference::Event {
             logged: format!("{} at {}", describe(&entry.payload), entry.point),
             replayed: doing.to_owned(),
         },
-    )
+    };
+    Interruption::diverged(point, lsn, difference)
 }
 
 pub(super) fn input_of(payload: &Payload) -> Option<Input> {

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use logging_channel::entry::{Entry, Lsn, OutputMarker, Payload, ShutdownReason};
-use vm_memory::{Bytes, GuestAddress};
+use logging_channel::entry::{Entry, Landmark, Lsn, OutputMarker, Payload, ShutdownReason};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::log_source::{Head, LogSource};
 use crate::devices::{Appetite, ClockNeed, Input};
+use crate::dice::Dice;
 use crate::engine::{Divergence, EventSource, Interruption, Moment, Step};
 use crate::ram::GuestRam;
 
@@ -25,6 +26,8 @@ const WITH_DATA: usize = 90;
 const LAST_LETTER: usize = 3;
 /// Time between two bits that are flipped.
 const AGAIN: Duration = Duration::from_secs(1);
+/// The address in an entry of a page table (AMD APM volume 2, section 5.3).
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// R14 in the order of [`logging_channel::entry::Registers::gpr`].
 const R14: usize = 14;
 
@@ -37,6 +40,12 @@ pub enum Target {
     /// A bit of a general register: at every exit, as a stuck bit, until it is found. Once may
     /// be without a consequence, if the guest has no use for the register there.
     Register,
+    /// The accessed bit of an entry of the kernel's page tables, which all programs share, every second,
+    /// until it is found: as where processors set it when they like.
+    AccessedBit,
+    /// The place of an interrupt window in the log, every second, until it is found: as where a host
+    /// makes an exit one instruction early.
+    Window,
     /// A bit of a log entry, as if its checksum had not shown it: of a request in a frame, every
     /// second, until it is found. (A guest may have no use for a time, or for the end of a line, and
     /// then nothing differs.)
@@ -50,8 +59,12 @@ impl FromStr for Target {
         match text {
             "memory" => Ok(Self::Memory),
             "register" => Ok(Self::Register),
+            "accessed-bit" => Ok(Self::AccessedBit),
+            "window" => Ok(Self::Window),
             "entry" => Ok(Self::Entry),
-            other => Err(format!("\"{other}\" is none of memory, register, entry")),
+            other => Err(format!(
+                "\"{other}\" is none of memory, register, accessed-bit, window, entry"
+            )),
         }
     }
 }
@@ -137,6 +150,7 @@ impl Saboteur {
             source,
             memory,
             saboteur: self,
+            dice: Dice(0),
         }
     }
 }
@@ -146,6 +160,31 @@ pub struct Sabotage<S> {
     source: S,
     memory: GuestRam,
     saboteur: Saboteur,
+    dice: Dice,
+}
+
+/// Flips the accessed bit of some entry of the kernel's half below the page table at `root`. `None` if
+/// there is none.
+fn flip_accessed_bit(memory: &GuestRam, root: u64, dice: &mut Dice) -> Option<()> {
+    const PRESENT: u64 = 1 << 0;
+    const ACCESSED: u64 = 1 << 5;
+    const LARGE: u64 = 1 << 7;
+    let (mut table, mut from) = (root, 256);
+    loop {
+        let entries: Vec<(GuestAddress, u64)> = (from..512)
+            .map(|n| GuestAddress(table + 8 * n))
+            .filter_map(|at| Some((at, memory.read_obj::<u64>(at).ok()?)))
+            .filter(|(_, entry)| entry & PRESENT != 0)
+            .collect();
+        let chosen = dice.roll(entries.len().max(1) as u64) as usize;
+        let &(at, entry) = entries.get(chosen)?;
+        let is_table = entry & LARGE == 0 && memory.address_in_range(GuestAddress(entry & ADDRESS));
+        if table == root && is_table {
+            (table, from) = (entry & ADDRESS, 0);
+            continue;
+        }
+        return memory.write_obj(entry ^ ACCESSED, at).ok();
+    }
 }
 
 impl<S> Sabotage<S> {
@@ -158,6 +197,14 @@ impl<S> Sabotage<S> {
                 self.memory
                     .write_obj(byte | 0x10, VICTIM)
                     .map_err(|error| Interruption::Failed(error.to_string()))
+            }
+            Some(Target::AccessedBit) if progress.is_due(Target::AccessedBit) => {
+                let root = at.registers()?.cr3 & ADDRESS;
+                let flipped = flip_accessed_bit(&self.memory, root, &mut self.dice);
+                if flipped.is_none() {
+                    log::warn!("no page table was found below {root:#x}");
+                }
+                Ok(())
             }
             Some(Target::Register) => {
                 let mut registers = at.registers()?;
@@ -221,22 +268,36 @@ pub struct SabotagedLog<L> {
     broken: Option<(Lsn, Entry)>,
 }
 
+/// `entry` broken, if it is time for that and it is one that can be.
+fn broken(entry: &Entry, progress: &mut PlanProgress) -> Option<Entry> {
+    match (&entry.payload, entry.point.landmark) {
+        (Payload::NetRx(frame), _) if frame.len() > WITH_DATA && progress.is_due(Target::Entry) => {
+            let mut frame = frame.clone();
+            let letter = frame.len() - LAST_LETTER;
+            frame[letter] ^= 1 << 4;
+            Some(Entry {
+                payload: Payload::NetRx(frame),
+                ..entry.clone()
+            })
+        }
+        (_, Some(Landmark { rip })) if progress.is_due(Target::Window) => {
+            let mut entry = entry.clone();
+            entry.point.landmark = Some(Landmark {
+                rip: rip.wrapping_sub(1),
+            });
+            Some(entry)
+        }
+        _ => None,
+    }
+}
+
 impl<L: LogSource> LogSource for SabotagedLog<L> {
     fn head(&mut self) -> Step<Head<'_>> {
         if self.broken.is_none()
             && let Head::Entry(lsn, entry) = self.log.head()?
-            && let Payload::NetRx(frame) = &entry.payload
-            && frame.len() > WITH_DATA
-            && self.saboteur.0.borrow_mut().is_due(Target::Entry)
         {
-            let mut frame = frame.clone();
-            let letter = frame.len() - LAST_LETTER;
-            frame[letter] ^= 1 << 4;
-            let entry = Entry {
-                payload: Payload::NetRx(frame),
-                ..entry.clone()
-            };
-            self.broken = Some((lsn, entry));
+            let broken = broken(entry, &mut self.saboteur.0.borrow_mut());
+            self.broken = broken.map(|entry| (lsn, entry));
         }
         match &self.broken {
             Some((lsn, entry)) => Ok(Head::Entry(*lsn, entry)),

@@ -16,6 +16,7 @@ mod stops;
 mod transfer;
 mod tsc_copy;
 mod whole;
+mod windows;
 mod world;
 
 use std::cell::Cell;
