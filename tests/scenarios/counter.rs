@@ -34,6 +34,19 @@ fn interrupts_after_any_number_of_instructions_replay() -> Result<()> {
 
     // Named by branches, and found by a counter that stops the guest late.
     assert!(output.contains("stops late: no difference: "), "{output}");
+
+    // Found, named, and survived.
+    for (fault, told) in [
+        ("Overruns(1) at the replayer", "counter overrun"),
+        ("Disappears(60) at the replayer", "taken away"),
+        ("Disappears(60) at the recorder", "taken away"),
+        ("CountsHost(40) at the recorder", "counts more"),
+        ("LosesCounts(40) at the recorder", "loses counts"),
+    ] {
+        let line = output.lines().find(|line| line.contains(fault));
+        let line = line.unwrap_or_else(|| panic!("{fault}: {output}"));
+        assert!(line.contains("survived") && line.contains(told), "{line}");
+    }
     testbed.succeed();
     Ok(())
 }

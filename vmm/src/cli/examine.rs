@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::number::number;
-use crate::counter_trial::{self, Counting, Trial};
+use crate::counter_trial::{self, At, Counting, Trial};
 use crate::doctor::Purpose;
 use crate::kvm::branch_counter;
 
@@ -57,6 +57,16 @@ pub(super) fn probe_counter(args: &ProbeCounterArgs) -> anyhow::Result<()> {
             distance: (counter_trial::HANDLER, args.distance),
         };
         tell_trial(counting, &trial.run()?);
+    }
+    for survived in counter_trial::survive(args.seed)? {
+        let at = match survived.at {
+            At::Recorder => "recorder",
+            At::Replayer => "replayer",
+        };
+        println!(
+            "a counter with a fault, survived: {:?} at the {at}: {}",
+            survived.fault, survived.told
+        );
     }
     Ok(())
 }

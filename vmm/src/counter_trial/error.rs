@@ -1,8 +1,10 @@
 //! Why a trial failed.
 
+use crate::counter::Fault;
 use crate::cpu::CpuError;
 use crate::engine::EngineError;
 use crate::kvm::MachineError;
+use crate::state::NoRoom;
 
 /// Why a trial failed.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +48,12 @@ pub enum TrialError {
         /// Undefined instructions that it counted.
         undefined: u64,
     },
+    /// There is no room for the copy of the guest's memory.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    /// Nobody noticed what was wrong with a counter.
+    #[error("a counter with a fault was not noticed: {0:?}")]
+    Unnoticed(Fault),
     /// A replay of a log that was falsified did not differ.
     #[error("a stop that was moved by one instruction in the log was not noticed in the replay")]
     Blind,

@@ -10,6 +10,7 @@
     .equ USER, 0x11000
     .equ USER_STACK, 0xb000
     .equ DATA, 0x13000              // hash; counts of ticks, page faults, UD2s; strings
+    .equ AGED, DATA + 0x58          // pages to age; accessed bits that were found
     .equ PAGE_TABLE, 0x14000
     .equ COLD_PAGE, 0x18000         // is unmapped again and again
     .equ COLD_ENTRY, PAGE_TABLE + 8 * (COLD_PAGE / 0x1000)
@@ -185,6 +186,18 @@ ftvm_trial_syscall:
     inc r12
     add r12, [DATA + 0x50]
     cli
+    // Ages the pages from the kernel's on, as Linux does, without a flush: who translates addresses
+    // decides which accessed bits are set again. The stops at handlers and the decoding of
+    // instructions look at these pages too.
+    mov ecx, [AGED]
+    jecxz 8f
+    mov edi, PAGE_TABLE + 8 * (KERNEL / 0x1000)
+7:  btr qword ptr [rdi], 5
+    adc qword ptr [AGED + 8], 0
+    add rdi, 8
+    dec ecx
+    jnz 7b
+8:  add r12, [AGED + 8]
     in al, 0x80                     // an exit that nothing answers
     mov qword ptr [COLD_ENTRY], COLD_PAGE | 6
     mov eax, COLD_PAGE

@@ -7,6 +7,7 @@ use std::time::Duration;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::kvm::MachineError;
+use crate::kvm::paging::Paging;
 use crate::kvm::probe::{DATA, MicroGuest, Program};
 use crate::kvm::stepped::{SteppedCpu, StopPlan};
 use crate::ram::GuestRam;
@@ -32,9 +33,26 @@ pub(super) const PORTS: [u16; 5] = [0x20, 0x21, 0x40, 0x43, 0x80];
 /// The port that it reads once a lap.
 pub(super) const LAP_PORT: u16 = 0x80;
 
-/// What is counted from one read of [`LAP_PORT`] to the next: 216 instructions that are no strings,
-/// 24 + 9 + 24 + 7 iterations of those, and the delivery of two exceptions.
-pub(super) const LAP: u64 = 282;
+/// What is counted from one read of [`LAP_PORT`] to the next: 219 instructions that are no strings,
+/// 24 + 9 + 24 + 7 iterations of those, and the delivery of two exceptions; and what ages the pages.
+pub(super) fn lap(paging: Paging) -> u64 {
+    match aged_pages(paging) {
+        0 => 285,
+        pages => 286 + 5 * pages,
+    }
+}
+
+/// Where the guest finds how many pages to age (`AGED` in guest.S).
+const AGED: u64 = DATA + 0x58;
+
+/// Under nested paging the processor's TLB decides which accessed bits are set, and every step of the
+/// guest may change what is in that.
+fn aged_pages(paging: Paging) -> u64 {
+    match paging {
+        Paging::Shadow => 8,
+        Paging::Nested => 0,
+    }
+}
 
 /// What the guest has counted by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +108,7 @@ pub(super) fn unstepped() -> Result<MicroGuest, MachineError> {
     // Its patience is for those who let it run itself.
     let mut guest = MicroGuest::new(Duration::MAX)?;
     guest.load(&program())?;
+    guest.write_word(AGED, aged_pages(Paging::of_host()));
     Ok(guest)
 }
 

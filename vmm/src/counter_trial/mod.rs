@@ -7,6 +7,7 @@
 //! whose instructions are counted.
 
 mod error;
+mod faults;
 mod guest;
 mod in_flight;
 mod log;
@@ -20,6 +21,7 @@ use std::sync::atomic::Ordering;
 use logging_channel::entry::{Entry, Lsn, Payload};
 
 pub use self::error::TrialError;
+pub use self::faults::{At, Survived, survive};
 use self::guest::micro_guest;
 use self::log::{MemoryLog, Playback};
 use crate::counter::{CountingCpu, TallyCounter};
@@ -123,18 +125,8 @@ impl Trial {
     }
 
     fn record(&self) -> Result<(Vec<Entry>, u64), TrialError> {
-        let (least, most) = self.distance;
-        let stops = StopPlan::Random {
-            dice: Dice(self.seed),
-            least,
-            most,
-        };
-        let cpu = micro_guest(stops)?;
-        let world = TimerOnly {
-            now: Cell::new(0),
-            due: Cell::new(false),
-            left: Cell::new(self.interrupts),
-        };
+        let cpu = micro_guest(plan(self.seed, self.distance))?;
+        let world = timer_only(self.interrupts);
         let log = MemoryLog::default();
         let verification = Verification::EveryExit;
         let memory = cpu.memory().clone();
@@ -193,6 +185,22 @@ impl Trial {
             page_faults,
             undefined,
         })
+    }
+}
+
+fn plan(seed: u64, (least, most): (u64, u64)) -> StopPlan {
+    StopPlan::Random {
+        dice: Dice(seed),
+        least,
+        most,
+    }
+}
+
+fn timer_only(interrupts: u64) -> TimerOnly {
+    TimerOnly {
+        now: Cell::new(0),
+        due: Cell::new(false),
+        left: Cell::new(interrupts),
     }
 }
 

@@ -5,6 +5,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::error::TrialError;
 use super::guest::{self, micro_guest, unstepped};
 use crate::cpu::{CpuError, Exit, GuestCpu, Registers};
+use crate::kvm::paging::Paging;
 use crate::kvm::stepped::StopPlan;
 use crate::ram::GuestRam;
 
@@ -20,11 +21,10 @@ pub(super) fn compare() -> Result<u64, TrialError> {
     let mut counted = micro_guest(StopPlan::Never)?;
     let mut laps = Vec::new();
     let seen = registers_at_exits(&mut counted, |cpu| laps.push(cpu.last_count()))?;
-    if let Some(lap) = laps.iter().skip(1).find(|lap| **lap != guest::LAP) {
-        let difference = format!(
-            "{lap} instructions were counted where it has {}",
-            guest::LAP
-        );
+    let paging = Paging::of_host();
+    let expected_lap = guest::lap(paging);
+    if let Some(lap) = laps.iter().skip(1).find(|lap| **lap != expected_lap) {
+        let difference = format!("{lap} instructions were counted where it has {expected_lap}");
         return Err(TrialError::Visible(difference));
     }
     for (exit, (expected, seen)) in (1..).zip(expected.iter().zip(&seen)) {
@@ -37,7 +37,7 @@ pub(super) fn compare() -> Result<u64, TrialError> {
             }
         }
     }
-    match first_different_word(&free_memory, counted.memory()) {
+    match first_different_word(&free_memory, counted.memory(), paging) {
         None => Ok(EXITS as u64),
         Some((address, expected, seen)) => Err(TrialError::Visible(format!(
             "memory at {address:#x} is {seen:#x} in place of {expected:#x}"
@@ -73,13 +73,18 @@ fn registers_at_exits<C: GuestCpu>(
 
 /// Address of the first 64-bit word that differs, and the two values.
 ///
-/// The accessed and dirty bits of page tables are left out: KVM sets some of them when the VMM has
-/// it translate an address, and processors may do it ahead of time.
-fn first_different_word(one: &GuestRam, other: &GuestRam) -> Option<(u64, u64, u64)> {
+/// The accessed and dirty bits of page tables are left out under nested paging: the processor sets them
+/// when its TLB makes it look, and may do so ahead of time.
+fn first_different_word(
+    one: &GuestRam,
+    other: &GuestRam,
+    paging: Paging,
+) -> Option<(u64, u64, u64)> {
     const ACCESSED_DIRTY: u64 = 0x60;
     let word = |memory: &GuestRam, at| {
         let word: u64 = memory.read_obj(GuestAddress(at)).ok()?;
-        let in_table = guest::PAGE_TABLES.iter().any(|pages| pages.contains(&at));
+        let in_table =
+            paging == Paging::Nested && guest::PAGE_TABLES.iter().any(|pages| pages.contains(&at));
         Some(if in_table {
             word & !ACCESSED_DIRTY
         } else {
