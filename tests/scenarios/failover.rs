@@ -4,6 +4,7 @@
 use testbed::failover::{Failovers, Fsck, Judgement, KillMoment, Options};
 use testbed::pair::PATIENCE;
 use testbed::workload::Workload;
+use testbed::{HostKind, Layout, Paging};
 
 /// More rounds than a test run has time for: `FTVM_FAILOVERS=20`.
 const FAILOVERS: u32 = 2;
@@ -31,6 +32,27 @@ fn nothing_acknowledged_is_lost_when_the_primary_dies() -> testbed::Result<()> {
     for moment in [KillMoment::Boot, KillMoment::Load] {
         assert!(failovers < 2 || moments.contains(&moment), "{moments:?}");
     }
+    testbed.end(true)
+}
+
+/// Under nested paging too: what differs is found and repaired.
+#[test]
+fn nothing_acknowledged_is_lost_under_nested_paging() -> testbed::Result<()> {
+    if HostKind::choose(&Layout::find()) == HostKind::Namespace {
+        eprintln!("SKIPPED: namespaces have the paging of this machine");
+        return Ok(());
+    }
+    let options = Options {
+        seed: 5,
+        heartbeat_timeout: PATIENCE,
+        paging: Paging::Nested,
+        ..Options::default()
+    };
+    let mut testbed = Failovers::start("failover-nested", options)?;
+    let run = testbed.run(&mut |_| {})?;
+    eprintln!("{run:?}");
+    assert_eq!(run.judgement, Judgement::Pass, "{:?}", run.reason);
+    assert_eq!((run.lost, run.reconnects), (0, 0));
     testbed.end(true)
 }
 

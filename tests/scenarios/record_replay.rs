@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use guest_images::{Archive, DebianKernel, PackageStore};
 use testbed::workload::Client;
-use testbed::{Exit, Host, Layout, Output, Result, Signal, Testbed, wait_until};
+use testbed::{Exit, Host, HostKind, Layout, Output, Paging, Result, Signal, Testbed, wait_until};
 
 use crate::recording::{POWER_OFF, command, run};
 
@@ -80,7 +80,7 @@ fn with_ptp_kvm(testbed: &Testbed, host: &Host) -> Result<String> {
 }
 
 /// The whole boot of a guest, to its power-off, is replayed without a difference; also where it loads
-/// a module that would read the host's clock past the log.
+/// a module that would read the host's clock past the log, and under nested paging.
 #[test]
 fn a_boot_is_replayed_without_a_difference() -> Result<()> {
     let rounds = std::env::var(ROUNDS_VARIABLE).map_or(1, |rounds| {
@@ -94,21 +94,34 @@ fn a_boot_is_replayed_without_a_difference() -> Result<()> {
     // kernel is mapped.
     let words = format!("{POWER_OFF} rdinit=/ptp/init module_blacklist= pti=on");
     for _ in 0..rounds {
-        let record = ["--verify", "--log", "/tmp/boot.log"];
-        let record = [&record[..], &["--console-log", "/tmp/boot.console"]].concat();
-        let recorded = run(&host, &command(&host, "record", &initrd, &words, &record))?;
-        assert!(recorded.exit.success(), "{recorded:?}");
-        // Where KVM answers, it is loaded, and the guest has a clock of the host's.
-        let console = host.check(&["cat", "/tmp/boot.console"])?;
-        assert!(
-            console.contains("can't insert '/ptp/ptp_kvm.ko'"),
-            "{console}"
-        );
-        let replay = command(&host, "replay", &initrd, &words, &["/tmp/boot.log"]);
-        Compared::read(&run(&host, &replay)?).everything();
+        record_and_replay(&host, &initrd, &words, Paging::Shadow)?;
+    }
+    // A namespace has this machine's paging.
+    if host.kind() == HostKind::Qemu {
+        host.set_paging(Paging::Nested)?;
+        record_and_replay(&host, &initrd, &words, Paging::Nested)?;
     }
     testbed.succeed();
     Ok(())
+}
+
+/// The whole of a guest, on a host with this paging.
+fn record_and_replay(host: &Host, initrd: &str, words: &str, paging: Paging) -> Result<()> {
+    let allow = paging.options();
+    let record = ["--verify", "--log", "/tmp/boot.log"];
+    let record = [&record[..], &["--console-log", "/tmp/boot.console"], allow].concat();
+    let recorded = run(host, &command(host, "record", initrd, words, &record))?;
+    assert!(recorded.exit.success(), "{recorded:?}");
+    // Where KVM answers, it is loaded, and the guest has a clock of the host's.
+    let console = host.check(&["cat", "/tmp/boot.console"])?;
+    assert!(
+        console.contains("can't insert '/ptp/ptp_kvm.ko'"),
+        "{console}"
+    );
+    let replay = [allow, &["/tmp/boot.log"]].concat();
+    let replay = command(host, "replay", initrd, words, &replay);
+    Compared::read(&run(host, &replay)?).everything();
+    host.check(&["rm", "/tmp/boot.console"]).map(drop)
 }
 
 /// A server that clients used, and that was switched off in the middle, is replayed without a

@@ -28,6 +28,15 @@ impl Paging {
         }
     }
 
+    /// What `ftvm` is told to protect a guest on such hosts.
+    #[must_use]
+    pub fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Shadow => &[],
+            Self::Nested => &["--allow-nested-paging"],
+        }
+    }
+
     /// The value of `kvm_amd`'s parameter `npt`.
     pub(crate) fn npt(self) -> u8 {
         match self {

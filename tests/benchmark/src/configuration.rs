@@ -4,6 +4,7 @@ use std::fmt;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use testbed::Paging;
 
 use crate::workload::{GuestKind, Workload};
 
@@ -24,6 +25,10 @@ pub enum Configuration {
     DiskReads,
     /// QEMU with KVM and COLO between the two hosts.
     Colo,
+    /// As [`Configuration::Alone`], on a host with nested paging.
+    AloneNested,
+    /// As [`Configuration::LoggedReads`], on hosts with nested paging: what differs for it is repaired.
+    LoggedReadsNested,
 }
 
 impl Configuration {
@@ -36,6 +41,8 @@ impl Configuration {
             Self::LoggedReads => "ftvm replicated",
             Self::DiskReads => "ftvm replicated, backup reads the disk",
             Self::Colo => "QEMU COLO",
+            Self::AloneNested => "ftvm alone, nested paging",
+            Self::LoggedReadsNested => "ftvm replicated, nested paging",
         }
     }
 
@@ -44,7 +51,7 @@ impl Configuration {
     #[must_use]
     pub fn has(self, workload: Workload) -> bool {
         match self {
-            Self::Colo => workload.guest() == GuestKind::Memory,
+            Self::Colo => workload.guest() == GuestKind::Memory && !workload.is_boot(),
             Self::DiskReads => workload.guest() == GuestKind::Disk,
             _ => true,
         }
@@ -52,7 +59,32 @@ impl Configuration {
 
     /// Whether the guest is on two hosts.
     pub(crate) fn has_two_hosts(self) -> bool {
-        matches!(self, Self::LoggedReads | Self::DiskReads | Self::Colo)
+        matches!(
+            self,
+            Self::LoggedReads | Self::DiskReads | Self::Colo | Self::LoggedReadsNested
+        )
+    }
+
+    /// The paging that its hosts have: QEMU's as its users have it.
+    pub(crate) fn paging(self) -> Paging {
+        match self {
+            Self::Alone | Self::Record | Self::LoggedReads | Self::DiskReads => Paging::Shadow,
+            Self::Qemu | Self::Colo | Self::AloneNested | Self::LoggedReadsNested => Paging::Nested,
+        }
+    }
+
+    /// Whether it is there to be compared to the same under shadow paging.
+    pub(crate) fn compares_paging(self) -> bool {
+        matches!(self, Self::AloneNested | Self::LoggedReadsNested)
+    }
+
+    /// The same under nested paging, if that is measured.
+    pub(crate) fn nested(self) -> Option<Self> {
+        match self {
+            Self::Alone => Some(Self::AloneNested),
+            Self::LoggedReads => Some(Self::LoggedReadsNested),
+            _ => None,
+        }
     }
 }
 

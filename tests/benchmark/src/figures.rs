@@ -1,6 +1,7 @@
 //! Figures by their names, and those that tables, goals and plots ask for.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
@@ -84,6 +85,13 @@ pub(crate) fn quantiles<const N: usize>(
     }
     let millis = |quantile| histogram.value_at_quantile(quantile) as f64 / 1e3;
     (!histogram.is_empty()).then(|| quantiles.map(millis))
+}
+
+/// Of a boot that took so long.
+pub(crate) fn of_boot(boot: Duration) -> Figures {
+    let seconds = boot.as_secs_f64();
+    let figures = [("seconds", seconds), (THROUGHPUT, 60.0 / seconds)];
+    figures.map(|(name, value)| (name.to_owned(), value)).into()
 }
 
 /// Adds what follows from the others. Exits are KVM's, whose count is the same for every VMM; where

@@ -177,6 +177,7 @@ impl<P: FnMut(&str, Option<&Sample>)> Bench<'_, P> {
 
     /// Boots a guest, and waits until its services answer.
     fn boot(&mut self, subject: &Subject) -> testbed::Result<Running> {
+        let began = Instant::now();
         let mut running = self
             .stage
             .start(subject.configuration, subject.workload.guest())?;
@@ -186,11 +187,15 @@ impl<P: FnMut(&str, Option<&Sample>)> Bench<'_, P> {
             self.stage.end(running)?;
             return Err(error);
         }
+        running.boot = began.elapsed();
         thread::sleep(SETTLE);
         Ok(running)
     }
 
     fn measure(&mut self, running: &mut Running, subject: &Subject) -> testbed::Result<Figures> {
+        if subject.workload.is_boot() {
+            return Ok(figures::of_boot(running.boot));
+        }
         self.stage.disturb(subject.growth)?;
         let figures = self.measure_now(running, subject);
         self.stage.calm(subject.growth)?;

@@ -54,6 +54,11 @@ pub(crate) fn find(options: &Options, host: &Host, client: &Position) -> Setting
         HostKind::Namespace => "network namespaces of this machine",
     };
     add(HOSTS, Some(kind.to_owned()));
+    let paging = match host.kind() {
+        HostKind::Qemu => "shadow, but nested for QEMU and where it is named",
+        HostKind::Namespace => "this machine's",
+    };
+    add("hosts' paging", Some(paging.to_owned()));
     add("hosts' kernel", host.check(&["uname", "-r"]).ok());
     // The hosts', and the guests', is their kernels' own.
     add("clients' TCP", client.namespace().congestion_control().ok());

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use guest_images::{DebianKernel, GuestImages, PackageStore, agent, debian, load};
 use testbed::pair::{DiskServer, Export, Guest, Side};
 use testbed::{
-    Error, Host, HostKind, HostProcess, Layout, Network, Result, Signal, Testbed, sparse,
+    Error, Host, HostKind, HostProcess, Layout, Network, Paging, Result, Signal, Testbed, sparse,
     wait_until,
 };
 
@@ -57,6 +57,8 @@ pub(crate) struct Stage {
     /// The compressed kernel, as host `a` has it.
     kernel: String,
     guests: u32,
+    /// What both hosts have now.
+    paging: Paging,
     // Dropped last: the networks of all that.
     pub(crate) testbed: Testbed,
 }
@@ -69,6 +71,8 @@ pub(crate) struct Running {
     /// there is one.
     commands: Vec<String>,
     lines: Vec<(Instant, window::Counters)>,
+    /// How long it took until its services answered.
+    pub(crate) boot: Duration,
 }
 
 #[derive(Debug)]
@@ -94,6 +98,7 @@ impl Stage {
             disk: testbed.logs().join("disk.raw"),
             kernel: String::new(),
             guests: 0,
+            paging: Paging::default(),
             a,
             b,
             testbed,
@@ -139,6 +144,7 @@ impl Stage {
                         .success())
             })?;
         }
+        self.set_paging(configuration)?;
         self.guests += 1;
         let name = format!("bench-{}", self.guests);
         let mut guest = self.guest(configuration, kind, &name)?;
@@ -158,19 +164,25 @@ impl Stage {
                 let colo = Colo::start(&argv, [&self.a, &self.b])?;
                 (Vmm::Colo(Box::new(colo)), vec![qemu.clone(), qemu])
             }
-            Configuration::Alone => (Vmm::Ftvm(vec![guest.alone(&self.a)?]), ftvm("run")),
+            Configuration::Alone | Configuration::AloneNested => {
+                (Vmm::Ftvm(vec![guest.alone(&self.a)?]), ftvm("run"))
+            }
             Configuration::Record => {
                 let side = guest.recording(&self.a, RECORDING)?;
                 (Vmm::Ftvm(vec![side]), ftvm("record"))
             }
-            Configuration::LoggedReads | Configuration::DiskReads => {
+            Configuration::LoggedReads
+            | Configuration::DiskReads
+            | Configuration::LoggedReadsNested => {
                 let reads = match configuration {
                     Configuration::DiskReads => "disk",
                     _ => "log",
                 };
+                let allow = self.paging.options();
                 let options = ["--backup-reads", reads, "--heartbeat-timeout", HEARTBEAT_MS];
+                let options = [&options, allow].concat();
                 let primary = guest.primary(&self.a, &self.disk_server, &options)?;
-                let backup = guest.backup(&self.b, &self.a, &self.disk_server)?;
+                let backup = guest.backup_with(&self.b, &self.a, &self.disk_server, allow)?;
                 let commands = [ftvm("primary"), ftvm("backup")].concat();
                 (Vmm::Ftvm(vec![primary, backup]), commands)
             }
@@ -179,11 +191,26 @@ impl Stage {
             vmm,
             commands,
             lines: Vec::new(),
+            boot: Duration::ZERO,
         };
         if let Vmm::Ftvm(sides) = &mut running.vmm {
             sides[0].keep_figures();
         }
         Ok(running)
+    }
+
+    /// Gives the hosts the paging of a configuration. Namespaces have this machine's, and what is not
+    /// measured under both is measured under that.
+    fn set_paging(&mut self, configuration: Configuration) -> Result<()> {
+        let paging = configuration.paging();
+        let is_given = self.a.kind() == HostKind::Namespace && !configuration.compares_paging();
+        if paging != self.paging && !is_given {
+            for host in [&self.a, &self.b] {
+                host.set_paging(paging)?;
+            }
+            self.paging = paging;
+        }
+        Ok(())
     }
 
     fn guest(

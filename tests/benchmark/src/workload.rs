@@ -18,6 +18,8 @@ pub enum GuestKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Workload {
+    /// Its boot, until Redis answers.
+    Boot,
     /// Nothing: Redis waits.
     Idle,
     /// `redis-benchmark`, SET, one request after the other.
@@ -34,6 +36,8 @@ pub enum Workload {
     NetworkTransmit,
     /// `openssl speed`, SHA-256.
     Compute,
+    /// Debian's boot, until PostgreSQL answers.
+    BootDebian,
     /// `pgbench`, its TPC-B-like transactions.
     Pgbench,
     /// `gcc` compiles a C program.
@@ -48,12 +52,15 @@ pub enum Workload {
     FioWrite,
     /// `tar` unpacks an archive of small files.
     Untar,
+    /// A shell starts one small program after the other.
+    Fork,
 }
 
 impl Workload {
     /// What it is in words, and what its throughput counts in a second; nothing when it is idle.
     fn words(self) -> (&'static str, &'static str) {
         match self {
+            Self::Boot => ("boot, to Redis", "boots/min"),
             Self::Idle => ("idle", ""),
             Self::RedisSet => ("Redis SET", "requests/s"),
             Self::RedisGet => ("Redis GET", "requests/s"),
@@ -62,6 +69,7 @@ impl Workload {
             Self::NetworkReceive => ("network receive (iperf3)", "Mbit/s"),
             Self::NetworkTransmit => ("network transmit (iperf3)", "Mbit/s"),
             Self::Compute => ("compute (openssl speed sha256)", "MB/s"),
+            Self::BootDebian => ("boot of Debian, to PostgreSQL", "boots/min"),
             Self::Pgbench => ("PostgreSQL (pgbench)", "transactions/s"),
             Self::Compile => ("compile (gcc)", "compilations/min"),
             Self::FioRandomRead => ("fio random read, 4 KiB", "requests/s"),
@@ -69,6 +77,7 @@ impl Workload {
             Self::FioRead => ("fio read, 1 MiB", "MB/s"),
             Self::FioWrite => ("fio write, 1 MiB", "MB/s"),
             Self::Untar => ("untar", "files/s"),
+            Self::Fork => ("fork and exec", "programs/s"),
         }
     }
 
@@ -105,11 +114,16 @@ impl Workload {
         }
     }
 
+    /// Whether it is what comes before everything else in a guest.
+    pub(crate) fn is_boot(self) -> bool {
+        matches!(self, Self::Boot | Self::BootDebian)
+    }
+
     /// The guest that it runs in.
     #[must_use]
     pub fn guest(self) -> GuestKind {
         // Those of the guest without a disk come first.
-        match self < Self::Pgbench {
+        match self < Self::BootDebian {
             true => GuestKind::Memory,
             false => GuestKind::Disk,
         }

@@ -36,6 +36,7 @@ pub use self::report::{Judgement, KillMoment, Report, Run, ServerRestart};
 use crate::error::Result;
 use crate::host::Host;
 use crate::layout::Layout;
+use crate::paging::Paging;
 use crate::pair::{DiskServer, Side};
 use crate::testbed::Testbed;
 use crate::wait::wait_until;
@@ -76,6 +77,8 @@ pub struct Options {
     pub seed: u64,
     /// Silence after which a host takes the other for lost.
     pub heartbeat_timeout: Duration,
+    /// The hosts' paging.
+    pub paging: Paging,
     /// Another kernel than the testbed's own.
     pub kernel: Option<PathBuf>,
     /// Another initramfs than the testbed's own.
@@ -95,6 +98,7 @@ impl Default for Options {
         Self {
             seed: 0,
             heartbeat_timeout: Duration::from_millis(500),
+            paging: Paging::default(),
             kernel: None,
             initrd: None,
             workload: Workload::default(),
@@ -134,7 +138,7 @@ impl Failovers {
     ///
     /// When something is not set up, or a host does not boot.
     pub fn start(name: &str, options: Options) -> Result<Self> {
-        let testbed = Testbed::new(name)?;
+        let testbed = Testbed::new(name)?.with_paging(options.paging);
         let disk = match options.workload.has_disk() {
             true => Some(Disk::new(&Layout::find(), testbed.logs())?),
             false => None,

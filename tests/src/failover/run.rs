@@ -152,9 +152,11 @@ impl Failovers {
 
     fn start_pair(&self, guest: &Guest) -> Result<(Side, Side)> {
         let timeout = self.options.heartbeat_timeout.as_millis().to_string();
-        let options = ["--heartbeat-timeout", &timeout];
-        let primary = guest.primary(&self.primary, &self.disk_server, &options)?;
-        let backup = guest.backup(&self.backup, &self.primary, &self.disk_server)?;
+        let allow = self.options.paging.options();
+        let options = [&["--heartbeat-timeout", &timeout], allow].concat();
+        let (primary, backup) = (&self.primary, &self.backup);
+        let primary = guest.primary(primary, &self.disk_server, &options)?;
+        let backup = guest.backup_with(backup, &self.primary, &self.disk_server, allow)?;
         Ok((primary, backup))
     }
 }

@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use guest_images::load::Load;
-use testbed::GUEST;
 use testbed::failover::{Failovers, Fault, Fsck, Judgement, KillMoment, Options, Report, Run};
 use testbed::workload::Workload;
+use testbed::{GUEST, Paging};
 
 use super::setup;
 use crate::live_line::LiveLine;
@@ -75,6 +75,7 @@ impl Demo {
         let options = Options {
             heartbeat_timeout: Duration::from_millis(self.heartbeat_timeout),
             seed: self.seed.unwrap_or_else(|| fastrand::u64(..1_000_000)),
+            paging: Paging::default(),
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),
             workload: self.workload,

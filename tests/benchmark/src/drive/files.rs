@@ -14,6 +14,9 @@ pub(crate) const FIO_SEED: u32 = 1;
 /// Bytes that `openssl speed` hashes at a time.
 const BLOCK: u32 = 16384;
 
+/// Programs that a shell starts.
+const PROGRAMS: u32 = 300;
+
 /// Functions of the program that is compiled, of eleven lines each.
 const FUNCTIONS: u32 = 300;
 
@@ -107,6 +110,14 @@ pub(super) fn untar(driver: &Driver<'_>, files: u64) -> Result<Rates> {
     let command = "tar xf /var/tmp/bench.tar -C /var/tmp/untar && sync";
     agent::run(driver, command)?;
     Ok((files as f64 / began.elapsed().as_secs_f64(), None))
+}
+
+/// Programs started in a second, by a shell that forks for each.
+pub(super) fn fork(driver: &Driver<'_>) -> Result<Rates> {
+    let script = format!("n=0; while [ $n -lt {PROGRAMS} ]; do /bin/true; n=$((n + 1)); done");
+    let began = Instant::now();
+    agent::run(driver, &script)?;
+    Ok((f64::from(PROGRAMS) / began.elapsed().as_secs_f64(), None))
 }
 
 #[cfg(test)]

@@ -57,7 +57,11 @@ impl Driver<'_> {
     /// do (how many requests fill the window, how many files there are).
     pub(crate) fn prepare(&self) -> Result<u64> {
         match self.workload {
-            Workload::Idle | Workload::Compute => Ok(0),
+            Workload::Boot
+            | Workload::BootDebian
+            | Workload::Idle
+            | Workload::Compute
+            | Workload::Fork => Ok(0),
             Workload::RedisSet | Workload::RedisGet => redis::requests(self, 1),
             Workload::RedisSetPipelined | Workload::RedisGetPipelined => {
                 redis::requests(self, redis::PIPELINE)
@@ -77,6 +81,7 @@ impl Driver<'_> {
     pub(crate) fn run(&self, amount: u64) -> Result<Seen> {
         let from = Instant::now() + self.warm_up();
         let rates = match self.workload {
+            Workload::Boot | Workload::BootDebian => unreachable!("that is over"),
             Workload::Idle => {
                 // Nobody asks the guest anything.
                 std::thread::sleep(self.window);
@@ -96,6 +101,7 @@ impl Driver<'_> {
             Workload::FioRead => Some(files::fio(self, "read", "1M")?),
             Workload::FioWrite => Some(files::fio(self, "write", "1M")?),
             Workload::Untar => Some(files::untar(self, amount)?),
+            Workload::Fork => Some(files::fork(self)?),
         };
         let to = Instant::now();
         let mut figures = Figures::new();

@@ -14,7 +14,9 @@ use clap::ValueEnum as _;
 
 pub use self::plots::{Plot, plots};
 use self::table::{Table, cell};
-use crate::configuration::Configuration::{self, Alone, Qemu};
+use crate::configuration::Configuration::{
+    self, Alone, AloneNested, LoggedReads, LoggedReadsNested, Qemu,
+};
 use crate::figures::{
     BACKUP_CPU, CHANNEL, CHANNEL_BYTES, EXITS, EXITS_OF_ONE, HOLD_P50, HOLD_P99, LAG_MAX, LAG_P50,
     LAG_P99, LATENCY_P50, LATENCY_P99, LOG, PRIMARY_CPU, ROUND_TRIP, STEAL, THROUGHPUT, log_kind,
@@ -80,6 +82,10 @@ const NETWORK_LEAVES: &str = "A client that waits for a reply waits for a round 
      leaves is the throughput in proportion to `ftvm` alone, were replication free otherwise: what an \
      operation takes alone, divided by that and the round trips.\n\n";
 
+const PAGING: &str = "Recording and replication need shadow paging, where KVM translates the guest's \
+     addresses and not the processor. What that leaves of the throughput, and what replication leaves \
+     under each:\n\n";
+
 /// How many kinds of entries are named that a log consists of.
 const MOST_KINDS: usize = 3;
 
@@ -130,6 +136,7 @@ pub fn markdown(record: &Record, plots: &[Plot]) -> String {
         NETWORK_LEAVES,
         replication,
     );
+    section("Paging", PAGING, paging(record));
     let outages = outages(record) + &plot("outages.svg");
     section("Outage on failover", "", outages);
     section("Growth", "", growth);
@@ -253,6 +260,31 @@ fn kinds(record: &Record, configuration: Configuration, workload: Workload) -> O
     (!words.is_empty()).then(|| words.join("; "))
 }
 
+/// What shadow paging leaves of throughput, where both were measured.
+fn paging(record: &Record) -> String {
+    let pairs = [Alone, LoggedReads].map(|one| one.nested().map(|nested| (one, nested)));
+    let pairs: Vec<_> = pairs.into_iter().flatten().collect();
+    let titles = pairs
+        .iter()
+        .map(|(one, _)| format!("{one}, shadow / nested"));
+    let by_mode = [(LoggedReads, Alone), (LoggedReadsNested, AloneNested)];
+    let modes = ["shadow", "nested"].map(|mode| format!("replicated / alone, {mode}"));
+    let all = ["workload".to_owned()]
+        .into_iter()
+        .chain(titles)
+        .chain(modes);
+    let mut table = Table::new(all);
+    for workload in record.workloads() {
+        let ratio = |&(one, other): &_| record.ratio(one, other, workload, THROUGHPUT);
+        let shadow: Vec<_> = pairs.iter().map(ratio).collect();
+        if shadow.iter().any(Option::is_some) {
+            let ratios = shadow.into_iter().chain(by_mode.iter().map(ratio));
+            table.row([workload.to_string()].into_iter().chain(ratios.map(cell)));
+        }
+    }
+    table.to_string()
+}
+
 /// How throughput and latency go along an axis, if anything was measured along it.
 fn growth(record: &Record, axis: Axis) -> String {
     let (unit, title) = (GROWTH.unit(), axis.title());
@@ -308,7 +340,6 @@ fn outages(record: &Record) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::configuration::Configuration::LoggedReads;
     use crate::outage::Outage;
     use crate::record::tests::{add, record};
 

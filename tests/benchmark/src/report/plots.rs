@@ -52,6 +52,8 @@ fn legend(configuration: Configuration) -> Legend {
         Configuration::LoggedReads => RGBColor(214, 99, 20),
         Configuration::DiskReads => RGBColor(250, 180, 110),
         Configuration::Colo => RGBColor(170, 60, 90),
+        Configuration::AloneNested => RGBColor(70, 130, 80),
+        Configuration::LoggedReadsNested => RGBColor(150, 190, 150),
     };
     (configuration.title(), colour)
 }
