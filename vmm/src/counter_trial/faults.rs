@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use logging_channel::entry::{Entry, Lsn, Payload};
+use logging_channel::entry::{Entry, Lsn, Payload, StatePart};
 
 use super::guest::micro_guest;
 use super::log::{MemoryLog, Playback};
@@ -25,7 +25,7 @@ use crate::state::Baseline;
 /// there are between most stops.
 const SKID: u64 = 2;
 
-/// After so many counted stops the whole state is sent, as to a backup that asked for it.
+/// After so many stops the whole state is sent, as to a backup that asked for it.
 const STOPS: usize = 20;
 
 /// Stops far enough apart for a counter to be late, and ticks that make a transfer due soon: each is ten
@@ -145,7 +145,11 @@ struct CutLog {
 
 impl LogSink for CutLog {
     fn append(&mut self, entry: Entry) -> Step<Lsn> {
-        if matches!(entry.payload, Payload::Counted(_)) && self.stops < STOPS {
+        let is_stop = matches!(
+            entry.payload,
+            Payload::Counted(_) | Payload::State(StatePart::Commit(_))
+        );
+        if is_stop && self.stops < STOPS {
             self.stops += 1;
         }
         self.log.append(entry)

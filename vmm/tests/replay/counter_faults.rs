@@ -4,6 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
 use ftvm_vmm::counter::{CountingCpu, Fault, Faulty, TallyCounter};
+use ftvm_vmm::cpu::{Counted, CountedStop, SeekError};
 use ftvm_vmm::engine::{Divergence, Interruption, Step};
 use ftvm_vmm::sources::Head;
 
@@ -299,18 +300,33 @@ fn an_overrun_is_repaired_and_counting_goes_on() {
     assert!(last_counted > transfer, "stops have counts again");
 }
 
+/// Places that are missed again and again are taken for the counter's fault, whatever each looks like.
 #[test]
-fn a_counter_that_overruns_again_and_again_is_given_up() {
-    let overruns = pair(&computing(), 4, Fault::None, Fault::Overruns(2));
-    overruns.check().expect("they are equal");
-    named(&overruns.backup.lost, "3 of the last");
-    named(&overruns.primary.lost, "the other host");
-    assert_eq!(overruns.differences.len(), 3, "{:?}", overruns.differences);
-    assert!(matches!(
-        overruns.differences.last(),
-        Some(Difference::CounterLost(_))
-    ));
-    overruns.deltas_took_over();
+fn a_counter_that_misses_again_and_again_is_given_up() {
+    let (script, mut dice) = (script(&computing()), Dice(4));
+    let memory = memory();
+    let cpu = processor(&script, &memory, &mut dice);
+    let counter = TallyCounter::new(cpu.tally(), SKID, SKID, 1);
+    let mut cpu = CountingCpu::new(cpu);
+    cpu.count_with(counter).expect("it begins well");
+    let nowhere = CountedStop {
+        count: 3,
+        registers: Registers {
+            rip: 7,
+            ..Registers::default()
+        },
+    };
+    for _ in 0..2 {
+        let missed = cpu.seek(&nowhere);
+        assert!(matches!(missed, Err(SeekError::Missed(_))), "{missed:?}");
+    }
+    for _ in 0..2 {
+        let Err(SeekError::Lost(reason)) = cpu.seek(&nowhere) else {
+            panic!("it is trusted still");
+        };
+        assert!(reason.contains("3 of the last"), "{reason}");
+    }
+    assert_eq!(cpu.counted_stop().expect("it runs"), Counted::Unnamed);
 }
 
 /// Where the guest is stepped, on the way to every place, what is counted can be compared.
