@@ -305,8 +305,8 @@ fn command(plan: &Plan<'_>, directory: &Path, memory: Memory) -> Command {
         .current_dir(directory)
         .args(["-name", plan.name])
         .args(Qemu::HARDWARE)
-        // QEMU takes the last one. What a snapshot was made with does not matter to the restored host,
-        // but for what its kernel remembers of its boot.
+        // QEMU takes the last one. A restored host's kernel remembers the one that it booted with, and
+        // must not use what this one lacks.
         .args(
             plan.processor.iter().flat_map(|features| {
                 ["-cpu".to_owned(), format!("{},{features}", Qemu::PROCESSOR)]
