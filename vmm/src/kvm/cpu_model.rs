@@ -10,6 +10,11 @@
 //! needs them to be correct. Of KVM's paravirtual features the guest sees those that ftvm provides
 //! ([`crate::devices::kvm_features`]).
 //!
+//! Nothing keeps a program from executing what is hidden: only what CR4 or KVM gates is undefined then
+//! (XGETBV, AVX and all that follows need CR4.OSXSAVE, which KVM refuses without CPUID's XSAVE). The
+//! rest (RDRAND, MOVBE, BMI, ADX, …) does what the processor does. Where two hosts do not do the same,
+//! the doctor's table of instructions finds it (`doctor::checks::instructions`).
+//!
 //! CPUID layouts: AMD APM volume 3, appendix E; Intel SDM volume 2A, CPUID.
 
 use kvm_bindings::{CpuId, kvm_cpuid_entry2};
