@@ -14,9 +14,10 @@ const TICKS_PER_SECOND: u64 = 100;
 /// Where KVM has its counters: see `struct kvm_vcpu_stat` in the kernel's `arch/x86/kvm`.
 const KVM: &str = "/sys/kernel/debug/kvm";
 
-/// Those that say what the guest and the VMM did.
+/// Those that say what the guest and the VMM did; the last ones, what shadow paging takes.
 const COUNTERS: &str = "exits io_exits mmio_exits halt_exits irq_exits irq_window_exits \
-     signal_exits insn_emulation pf_taken";
+     signal_exits insn_emulation pf_taken pf_fixed invlpg tlb_flush mmu_shadow_zapped mmu_pte_write \
+     mmu_flooded mmu_recycled mmu_cache_miss mmu_unsync";
 
 const UPTIME: &str = "/proc/uptime";
 const PROCESSORS: &str = "/proc/stat";
