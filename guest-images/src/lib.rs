@@ -37,6 +37,7 @@ pub mod micro;
 mod mirror;
 pub mod modules;
 pub mod packages;
+pub mod page_pressure;
 mod renewal;
 
 pub use archive::Archive;

@@ -28,6 +28,7 @@ mod nbd_client;
 mod nested_paging;
 mod orderly_end;
 mod output_rule;
+mod page_reclaim;
 mod partition;
 mod pinned_memory;
 mod processors;
