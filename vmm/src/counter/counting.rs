@@ -474,7 +474,7 @@ impl<P: Steppable, C: EventCounter> CpuState for CountingCpu<P, C> {
         self.cpu.looked_at(look, range, unchanged);
     }
 
-    fn drop_translations(&mut self) -> Result<(), CpuError> {
+    fn drop_translations(&mut self) -> Result<bool, CpuError> {
         self.cpu.drop_translations()
     }
 }

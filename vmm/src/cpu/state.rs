@@ -59,7 +59,8 @@ pub trait CpuState {
 
     /// Adds the pages that the guest wrote since the last open look, or since
     /// [`CpuState::track_writes`], and maybe others that it writes often: who wants to know whether
-    /// a page changed has to look at it.
+    /// a page changed has to look at it, and to say so ([`CpuState::looked_at`]): what waits for that is
+    /// not watched for more writes.
     ///
     /// # Errors
     /// [`CpuError`].
@@ -73,7 +74,9 @@ pub trait CpuState {
     /// wherever what it does next could depend on that. Where both hosts' processors have the same state
     /// and memory, and came there on two ways, they do the same from there on if both do this.
     ///
+    /// Returns whether that costs the guest an exit to the hypervisor for each page that it uses again.
+    ///
     /// # Errors
     /// [`CpuError`].
-    fn drop_translations(&mut self) -> Result<(), CpuError>;
+    fn drop_translations(&mut self) -> Result<bool, CpuError>;
 }

@@ -1,9 +1,12 @@
 //! A fake processor's state as a whole.
 
+use std::cell::RefCell;
 use std::ops::Range;
+use std::rc::Rc;
 
 use serde::{Deserialize, Serialize};
 
+use super::writes::NoticedAt;
 use super::{FakeCpu, RFLAGS_IF, ScriptPlace};
 use crate::cpu::{CpuError, CpuState, Look, Registers, digest};
 use crate::ram::PageSet;
@@ -18,6 +21,21 @@ struct FakeState {
     injected: Option<u8>,
     cr4: u64,
     task_priority: u8,
+}
+
+impl FakeCpu {
+    /// The same on a host with nested paging.
+    #[must_use]
+    pub fn under_nested_paging(mut self) -> Self {
+        self.writes.is_shadow_paging = false;
+        self
+    }
+
+    /// What its guest would have noticed of the hypervisor, under shadow paging. A handle.
+    #[must_use]
+    pub fn noticed(&self) -> Rc<RefCell<Vec<NoticedAt>>> {
+        self.writes.noticed.clone()
+    }
 }
 
 impl CpuState for FakeCpu {
@@ -91,8 +109,7 @@ impl CpuState for FakeCpu {
         self.writes.looked_at(look, range, unchanged);
     }
 
-    fn drop_translations(&mut self) -> Result<(), CpuError> {
-        self.writes.forget(&self.registers);
-        Ok(())
+    fn drop_translations(&mut self) -> Result<bool, CpuError> {
+        Ok(self.writes.forget(&self.registers))
     }
 }

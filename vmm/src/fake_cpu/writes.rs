@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::FakeCpu;
 use crate::cpu::{Look, Registers};
 use crate::ram::{Heat, PAGE, PageSet};
 
@@ -24,10 +23,10 @@ pub type NoticedAt = (Registers, Noticed);
 /// The log, and what was done with it.
 pub(super) struct Writes {
     /// Whether its guest notices: if not, a hidden look is as good as an open one.
-    is_shadow_paging: bool,
+    pub(super) is_shadow_paging: bool,
     named: Vec<u64>,
     heat: Heat,
-    noticed: Rc<RefCell<Vec<NoticedAt>>>,
+    pub(super) noticed: Rc<RefCell<Vec<NoticedAt>>>,
 }
 
 impl Writes {
@@ -69,32 +68,18 @@ impl Writes {
         look == Look::Open || !self.is_shadow_paging
     }
 
-    pub(super) fn forget(&mut self, at: &Registers) {
-        if !self.is_shadow_paging {
-            return;
+    /// Whether the guest notices.
+    pub(super) fn forget(&mut self, at: &Registers) -> bool {
+        if self.is_shadow_paging {
+            let noticed = self.noticed.clone();
+            *self = Self::new(64 * self.named.len() as u64);
+            self.noticed = noticed;
+            self.notice(at, Noticed::Dropped);
         }
-        let noticed = self.noticed.clone();
-        *self = Self::new(64 * self.named.len() as u64);
-        self.noticed = noticed;
-        self.notice(at, Noticed::Dropped);
+        self.is_shadow_paging
     }
 
     fn notice(&self, at: &Registers, what: Noticed) {
         self.noticed.borrow_mut().push((*at, what));
-    }
-}
-
-impl FakeCpu {
-    /// The same on a host with nested paging.
-    #[must_use]
-    pub fn under_nested_paging(mut self) -> Self {
-        self.writes.is_shadow_paging = false;
-        self
-    }
-
-    /// What its guest would have noticed of the hypervisor, under shadow paging. A handle.
-    #[must_use]
-    pub fn noticed(&self) -> Rc<RefCell<Vec<NoticedAt>>> {
-        self.writes.noticed.clone()
     }
 }

@@ -251,7 +251,7 @@ impl CpuState for FreeCpu {
         self.cpu().looked_at(look, range, unchanged);
     }
 
-    fn drop_translations(&mut self) -> Result<(), CpuError> {
+    fn drop_translations(&mut self) -> Result<bool, CpuError> {
         self.cpu().drop_translations()
     }
 }

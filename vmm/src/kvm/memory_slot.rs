@@ -69,7 +69,11 @@ pub(super) fn drop_shadow_pages(vm: &VmFd, memory: &GuestRam) -> Result<(), kvm_
 /// Lets KVM keep so many shadow pages that it never has to take one away to make another.
 ///
 /// What it takes away then follows from the guest as all else does, but each costs the guest its faults
-/// again: by default there are 2 % of the number of the guest's pages, at least 64.
+/// again. By default there are 2 % of the number of the guest's pages, 655 in a guest of 128 MiB. Linux
+/// with one program makes 257 there (`mmu_cache_miss` in KVM's debugfs, nothing dropped), and every
+/// process some 20 more: a guest with 30 of them would fill it. As many as pages are never full, because
+/// a shadow page stands for a page table or for 2 MiB, and few pages are page tables; KVM takes memory
+/// only for those that there are. `mmu_recycled` stayed 0.
 pub(super) fn keep_shadow_pages(vm: &VmFd, memory: &GuestRam) -> Result<(), kvm_ioctls::Error> {
     let most = page_count(memory).max(LEAST_SHADOW_PAGES);
     // SAFETY: the descriptor is a virtual machine's, and KVM_SET_NR_MMU_PAGES takes a number.

@@ -46,6 +46,8 @@ const MEMORY: u64 = 2 << 20;
 pub const PAGES: u64 = MEMORY / PAGE as u64;
 /// Page tables: the processor writes them too.
 pub const TABLE_PAGES: std::ops::RangeInclusive<u64> = PML4 >> 12..=PD >> 12;
+/// The page directory's entry for the second 2 MiB of addresses, which are not mapped.
+pub const SECOND_DIRECTORY_ENTRY: u64 = PD + 8;
 const PML4: u64 = 0x1000;
 const PDPT: u64 = 0x2000;
 const PD: u64 = 0x3000;

@@ -6,6 +6,7 @@ use kvm_bindings::{kvm_debugregs, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs
 use serde::{Deserialize, Serialize};
 
 use super::msrs;
+use super::paging::Paging;
 use super::vcpu::{KvmCpu, Returned};
 use crate::cpu::{CpuError, CpuState, Exit, Look, digest, digest_of};
 use crate::ram::PageSet;
@@ -241,8 +242,11 @@ impl CpuState for KvmCpu {
         }
     }
 
-    fn drop_translations(&mut self) -> Result<(), CpuError> {
-        self.drop_shadow_pages()
+    fn drop_translations(&mut self) -> Result<bool, CpuError> {
+        match self.paging() {
+            Paging::Shadow => self.drop_shadow_pages().map(|()| true),
+            Paging::Nested => self.flush_tlb().map(|()| false),
+        }
     }
 }
 

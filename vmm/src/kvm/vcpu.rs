@@ -1,6 +1,7 @@
 //! One virtual processor on KVM.
 
 use std::io;
+use std::time::Instant;
 
 use kvm_bindings::{
     KVM_EXIT_IO_OUT, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_interrupt, kvm_regs, kvm_sregs,
@@ -18,7 +19,7 @@ use crate::cpu::{
     CpuError, CpuState, Exit, GuestCpu, Look, PortAccess, RFLAGS_TF, Registers, register_digest,
 };
 use crate::page_tables;
-use crate::ram::{GuestRam, PageSet};
+use crate::ram::{GuestRam, PAGE, PageSet};
 
 /// The opcode of STI.
 const STI: u8 = 0xfb;
@@ -121,23 +122,43 @@ impl KvmCpu {
         log.take(&self.vm, look, into)
     }
 
+    /// Who translates the guest's addresses.
+    pub(super) fn paging(&self) -> Paging {
+        self.paging
+    }
+
     /// The log of the guest's writes, if there is one.
     pub(super) fn write_log(&mut self) -> Option<&mut WriteLog> {
         self.writes.as_mut()
     }
 
+    /// Has the processor forget its TLB: KVM has it do so where CR3 changes.
+    pub(super) fn flush_tlb(&mut self) -> Result<(), CpuError> {
+        let sregs = self.sregs()?;
+        let elsewhere = kvm_sregs {
+            cr3: sregs.cr3 ^ PAGE as u64,
+            ..sregs
+        };
+        self.set_control_registers(&elsewhere)?;
+        self.set_control_registers(&sregs)
+    }
+
     /// Has KVM begin anew with its shadow pages, and with the log of the guest's writes, which
-    /// write-protects them. Under nested paging there are none, and what the log does shows nowhere.
+    /// write-protects them.
     pub(super) fn drop_shadow_pages(&mut self) -> Result<(), CpuError> {
-        if self.paging == Paging::Nested {
-            return Ok(());
-        }
+        let since = Instant::now();
         memory_slot::drop_shadow_pages(&self.vm, &self.memory)
             .map_err(CpuError::failed_to("drop the shadow pages"))?;
-        match &mut self.writes {
-            Some(log) => log.forget(&self.vm),
-            None => Ok(()),
+        let dropped = since.elapsed();
+        if let Some(log) = &mut self.writes {
+            log.forget(&self.vm)?;
         }
+        log::debug!(
+            "shadow pages dropped in {} us, the write log begun anew after {} us",
+            dropped.as_micros(),
+            since.elapsed().as_micros()
+        );
+        Ok(())
     }
 
     /// What was set in the shared page is not for the next entry any more.

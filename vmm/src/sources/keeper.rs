@@ -124,9 +124,11 @@ impl StateKeeper {
             time,
             &mut send(log, at.point, &mut bytes),
         )?;
+        let mut faults_in = false;
         if progress.is_all {
             let point = ExecutionPoint::at_exit(at.point.exits + 1);
-            self.capture
+            faults_in = self
+                .capture
                 .commit_delta(at, &mut send(log, point, &mut bytes))?;
         }
         self.counters.delta_bytes(bytes);
@@ -138,7 +140,10 @@ impl StateKeeper {
             progress.is_all
         );
         if progress.is_all {
-            let next = self.pace.next_stop(delta.cost);
+            let next = match faults_in {
+                true => self.pace.next_stop_with_faults(delta.cost),
+                false => self.pace.next_stop(delta.cost),
+            };
             self.counters.delta(delta.cost, next);
             self.next_stop = Some(next);
         } else {

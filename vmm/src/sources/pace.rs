@@ -44,6 +44,10 @@ const CHEAP_DELTA_SHARE: u32 = 20;
 /// latency.
 const DELTA_SHARE: u32 = 2;
 
+/// To fault in again the pages that a delta looked at takes the guest about so many times as long as that
+/// delta took.
+const FAULTS_SHARE: u32 = 3;
+
 /// As often as the timer of a guest ticks, and no more often.
 const SHORTEST: Duration = Duration::from_millis(4);
 
@@ -80,6 +84,13 @@ impl Pace {
             interval: cheap.min(self.latency),
             pause: cost * DELTA_SHARE,
         }
+    }
+
+    /// As [`Pace::next_stop`], where the guest spends its next time with faulting in again what the delta
+    /// looked at.
+    #[must_use]
+    pub fn next_stop_with_faults(&self, cost: Duration) -> NextStop {
+        self.next_stop(cost * (1 + FAULTS_SHARE))
     }
 
     /// Time to the next part of a digest after one that took `cost`, and was the last one or not.

@@ -127,7 +127,8 @@ impl Capture {
     }
 
     /// Completes a delta: all of memory was sent while the guest stands here. Devices change only at
-    /// exits, which the other side has seen too.
+    /// exits, which the other side has seen too. Returns whether the guest has to fault its memory in
+    /// again from here on.
     ///
     /// # Errors
     /// [`Interruption`](crate::engine::Interruption), also of `send`.
@@ -135,11 +136,12 @@ impl Capture {
         &mut self,
         at: &mut Moment<'_>,
         send: &mut dyn FnMut(StatePart) -> Step<()>,
-    ) -> Step<()> {
+    ) -> Step<bool> {
         let cpu = at.cpu.save()?;
         self.looked_at.clear();
-        at.cpu.drop_translations()?;
-        self.send_rest(cpu, None, send)
+        let is_faulted_in = at.cpu.drop_translations()?;
+        self.send_rest(cpu, None, send)?;
+        Ok(is_faulted_in)
     }
 
     /// A delta comes to nothing: what was sent of it belongs to the baseline all the same.

@@ -8,7 +8,7 @@ use super::measure::{
 };
 use super::stops::stop_computing;
 use crate::cpu::{CpuState, Registers};
-use crate::kvm::probe::{DATA, MicroGuest, Program, TABLE_PAGES};
+use crate::kvm::probe::{DATA, MicroGuest, Program, SECOND_DIRECTORY_ENTRY, TABLE_PAGES};
 use crate::ram::PAGE;
 
 /// Pages that the guest writes first, and those that it writes later. The first of all is written
@@ -161,11 +161,50 @@ pub(super) fn state_transfer(guest: &mut MicroGuest, effort: Effort) -> Measured
             "after a stop in round {stopped}, {difference} differs at the end"
         ));
     }
+    take_page_tables_over(guest)?;
     let mut finding = Finding::from("a guest stopped anywhere goes on alike, SSE and x87 included");
     if effort == Effort::All {
         finding = finding.with("save_us", save_us).with("load_us", load_us);
     }
     Ok(finding)
+}
+
+/// Changes page tables of the guest behind its back, as where a state is taken over, and has it read
+/// through them.
+fn take_page_tables_over(guest: &mut MicroGuest) -> Result<(), String> {
+    // A table of its own, and two pages, all of which the guest only reads.
+    const SECOND_TABLE: u64 = 0x8_0000;
+    const MAPPED: u64 = 0b111; // for all, writable
+    const WORDS: [(u64, u64); 2] = [(0x9_0000, 1), (0x9_1000, 2)];
+    let kernel = [
+        0x48, 0x8b, 0x04, 0x25, 0x00, 0x00, 0x20, 0x00, // again: mov rax, [0x200000]
+        0xe6, 0x10, // out 0x10, al
+        0xeb, 0xf4, // jmp again
+    ];
+    load(
+        guest,
+        &Program {
+            kernel: &kernel,
+            ..Program::default()
+        },
+    )?;
+    guest.write_word(SECOND_DIRECTORY_ENTRY, SECOND_TABLE | MAPPED);
+    for (page, word) in WORDS {
+        guest.write_word(page, word);
+        guest.write_word(SECOND_TABLE, page | MAPPED);
+        let cpu = guest.cpu();
+        cpu.complete_access().map_err(|e| with_causes(&e))?;
+        cpu.drop_translations().map_err(|e| with_causes(&e))?;
+        let read = run_to(guest, 0x10)?.gpr[0];
+        if read != word {
+            return Err(format!(
+                "the guest reads word {read} where the page tables that were changed lead to word \
+                 {word}: KVM keeps what it had of them"
+            ));
+        }
+    }
+    guest.write_word(SECOND_DIRECTORY_ENTRY, 0);
+    Ok(())
 }
 
 /// Goes on from a saved state. Returns the microseconds that loading took, and the end.

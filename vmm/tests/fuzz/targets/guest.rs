@@ -279,7 +279,7 @@ impl CpuState for Guest {
 
     fn looked_at(&mut self, _: Look, _: Range<u64>, _: &PageSet) {}
 
-    fn drop_translations(&mut self) -> Result<(), CpuError> {
-        Ok(())
+    fn drop_translations(&mut self) -> Result<bool, CpuError> {
+        Ok(false)
     }
 }
