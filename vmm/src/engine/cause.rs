@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | a program that executes RDRAND or RDSEED | general registers, the FPU's, memory, and what comes of it |
 //! | a program that reads x87 pointers | memory alone: the instructions that show them store them, and digests of the FPU leave them out |
-//! | accessed and dirty bits that a processor sets when it likes | page tables |
+//! | accessed and dirty bits that a processor sets when it likes, or KVM because the host took pages away | page tables |
 //! | a processor or a KVM that opens interrupt windows elsewhere | the place of a window |
 //! | a host that is broken, or ftvm | anything |
 
@@ -18,7 +18,8 @@ const ESTIMATES: &str = "one whose results are each processor model's own (RSQRT
      the hosts' processors are not of the same model";
 const TABLE_BITS: &str = "accessed and dirty bits, which a processor sets when it likes while it \
      walks nested page tables: without these (`npt=0` for the module kvm_amd, `ept=0` for \
-     kvm_intel) KVM sets them, and guests are slower";
+     kvm_intel) KVM sets them, and guests are slower; with shadow paging already, a host that took \
+     memory of the guest away and put it back (swapping, KSM, NUMA balancing, compaction)";
 const WINDOWS: &str = "hosts whose processors or KVMs open the interrupt window at other places: use \
      the same model and the same kernel on both, and look at the check interrupts of `ftvm doctor`";
 const HOST: &str = "a host whose processor or memory is faulty, or a fault of ftvm: run `ftvm \
