@@ -19,6 +19,7 @@
 //! serve the testbed too, which makes the initramfs of its hosts with them:
 //! [`packages`], [`archive`], [`libraries`], [`modules`].
 
+pub mod accessed_bits;
 pub mod agent;
 pub mod archive;
 pub mod clock;

@@ -29,6 +29,7 @@ mod nested_paging;
 mod orderly_end;
 mod output_rule;
 mod page_reclaim;
+mod paging;
 mod partition;
 mod pinned_memory;
 mod processors;

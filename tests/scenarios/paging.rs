@@ -1,0 +1,192 @@
+//! Guests that notice what KVM does with their page tables are replayed without a difference under
+//! shadow paging: programs that look at accessed bits, that fill and give back memory, with few stops and
+//! with many of them. Where the host drops KVM's shadow pages by itself, that is found, named and repaired.
+
+use std::fs;
+use std::time::Duration;
+
+use guest_images::{Archive, accessed_bits};
+use testbed::pair::{Guest, Pair};
+use testbed::{Host, HostProcess, Result, Testbed};
+
+use crate::recording::{command, run};
+
+const LIMIT: Duration = Duration::from_secs(180);
+
+/// Process 1 of a guest that runs the command after `ftvm.run=`, with `+` for spaces, twice.
+const INIT: &str = r#"#!/bin/sh
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sysfs /sys
+/bin/busybox mount -t devtmpfs devtmpfs /dev
+/bin/busybox mount -t tmpfs tmpfs /tmp
+read -r words < /proc/cmdline
+for word in $words; do
+    case $word in
+        ftvm.run=*) command=$(echo "${word#*=}" | /bin/busybox tr + ' ') ;;
+    esac
+done
+cd /tmp
+$command
+$command
+/bin/busybox poweroff -f
+"#;
+
+/// Process 1 of a guest that looks at accessed bits all the time, beside what it is for.
+const BESIDE: &str = r#"#!/bin/sh
+(
+    until [ -e /proc/self/clear_refs ]; do /bin/busybox sleep 0.1; done
+    while true; do accessed-bits 10 64 2000; done
+) > /dev/null &
+exec /init
+"#;
+
+/// A guest that looks at its paging, and how it is stopped.
+struct Case {
+    initrd: &'static str,
+    run: &'static str,
+    options: &'static [&'static str],
+    /// State deltas that there are, at least.
+    deltas: u64,
+}
+
+const BITS: &str = "accessed-bits+400+64";
+const CASES: [Case; 3] = [
+    Case {
+        initrd: "tiny.cpio",
+        run: BITS,
+        options: &["--memory", "128", "--latency", "1000"],
+        deltas: 0,
+    },
+    Case {
+        initrd: "tiny.cpio",
+        run: BITS,
+        options: &[
+            "--memory",
+            "128",
+            "--latency",
+            "1",
+            "--digest-interval",
+            "100",
+        ],
+        deltas: 10,
+    },
+    Case {
+        initrd: "load.cpio",
+        run: "/usr/bin/stress-ng+--quiet+--bigheap+1+--timeout+2s",
+        options: &["--memory", "256"],
+        deltas: 1,
+    },
+];
+
+/// Makes an initramfs in a host: another one's, with [`INIT`], [`BESIDE`] and the program in it.
+pub(crate) fn initrd(testbed: &Testbed, host: &Host, base: &str) -> Result<String> {
+    let mut archive = Archive::new();
+    let program = accessed_bits::program().expect("it compiles");
+    archive
+        .file("paging/init", 0o755, INIT)
+        .file("paging/beside", 0o755, BESIDE)
+        .file("bin/accessed-bits", 0o755, program);
+    let local = testbed.logs().join("paging.cpio");
+    fs::write(&local, archive.to_bytes()).expect("a file in the run's directory");
+    let (base, ours) = (host.image(base), host.provide(&local, "paging.cpio")?);
+    let both = "/tmp/guest.cpio";
+    host.check(&["sh", "-c", &format!("cat {base} {ours} > {both}")])?;
+    Ok(both.to_owned())
+}
+
+#[test]
+fn guests_that_look_at_their_paging_are_replayed_without_a_difference() -> Result<()> {
+    let testbed = Testbed::new("paging")?;
+    let host = testbed.start_host("a")?;
+    for case in CASES {
+        let initrd = initrd(&testbed, &host, case.initrd)?;
+        let words = format!(
+            "quiet mitigations=off rdinit=/paging/init ftvm.run={}",
+            case.run
+        );
+        let log = ["--verify", "--log", "/tmp/paging.log"];
+        let record = [case.options, &log, &["--console-log", "/tmp/console"]].concat();
+        host.check(&["rm", "-f", "/tmp/console"])?;
+        let recorded = run(&host, &command(&host, "record", &initrd, &words, &record))?;
+        assert!(recorded.exit.success(), "{}: {recorded:?}", case.run);
+        let console = host.check(&["cat", "/tmp/console"])?;
+        if case.run == BITS {
+            assert_eq!(console.matches("accessed-bits: ").count(), 2, "{console}");
+        }
+        let replay = [&case.options[..2], &["/tmp/paging.log"]].concat();
+        let replayed = run(&host, &command(&host, "replay", &initrd, &words, &replay))?;
+        assert!(replayed.exit.success(), "{}: {replayed:?}", case.run);
+        let line = replayed.stdout.trim();
+        println!("{} {:?}: {line}", case.run, case.options);
+        assert!(line.starts_with("no difference: "), "{replayed:?}");
+        let deltas = line
+            .rsplit("; ")
+            .next()
+            .and_then(|end| end.split(' ').next());
+        let deltas: u64 = deltas.and_then(|n| n.parse().ok()).expect("a number");
+        assert!(deltas >= case.deltas, "{}: {line}", case.run);
+    }
+    testbed.succeed();
+    Ok(())
+}
+
+/// Has a host drop the shadow pages of its guests again and again, until [`stop_dropping`]. It looks
+/// which memory `ftvm` writes (proc(5), `clear_refs`), for which Linux takes all of it out of KVM's
+/// tables, as for NUMA balancing or swapping.
+fn drop_shadow_pages(host: &Host) -> Result<HostProcess> {
+    const AGAIN: &str = "rm -f /tmp/enough
+        until [ -e /tmp/enough ]; do
+            sleep 0.05
+            for ftvm in $(pidof ftvm); do echo 4 > /proc/$ftvm/clear_refs; done
+        done";
+    host.spawn(&["sh", "-c", AGAIN])
+}
+
+fn stop_dropping(host: &Host, dropping: HostProcess) -> Result<()> {
+    host.check(&["touch", "/tmp/enough"])?;
+    dropping.wait(LIMIT).map(drop)
+}
+
+/// In a recording it shows in the replay, which says what it may be.
+#[test]
+fn a_host_that_drops_shadow_pages_is_found_out() -> Result<()> {
+    let testbed = Testbed::new("dropped-shadow-pages")?;
+    let [a, b] = testbed.start_hosts(["a", "b"])?;
+    // Rounds of many digests: one comes before the guest looks.
+    const LONG_ROUNDS: &str = "accessed-bits+10+64+20000";
+    let words = format!("quiet mitigations=off rdinit=/paging/init ftvm.run={LONG_ROUNDS}");
+    let tiny = initrd(&testbed, &a, "tiny.cpio")?;
+    let options = ["--digest-interval", "10", "--log", "/tmp/paging.log"];
+    let dropping = drop_shadow_pages(&a)?;
+    let recorded = run(&a, &command(&a, "record", &tiny, &words, &options))?;
+    stop_dropping(&a, dropping)?;
+    assert!(recorded.exit.success(), "{recorded:?}");
+    let replay = command(&a, "replay", &tiny, &words, &["/tmp/paging.log"]);
+    let replayed = run(&a, &replay)?;
+    println!("{replayed:?}");
+    assert!(!replayed.exit.success(), "{replayed:?}");
+    assert!(replayed.stderr.contains("diverged"), "{replayed:?}");
+    assert!(replayed.stderr.contains("page tables"), "{replayed:?}");
+
+    // A pair repairs it and survives.
+    let mut guest = Guest::redis("dropped");
+    guest.words.push_str(" rdinit=/paging/beside");
+    for host in [&a, &b] {
+        guest.initrd = initrd(&testbed, host, "redis.cpio")?;
+    }
+    let options = ["--digest-interval", "100"];
+    let mut pair = Pair::start_on(&testbed, [a, b], guest, &options, &[])?;
+    let dropping = drop_shadow_pages(&pair.a)?;
+    let told = pair.backup.wait_for("diverged", LIMIT)?;
+    println!("{told}");
+    stop_dropping(&pair.a, dropping)?;
+    pair.primary.wait_for("state-sent", LIMIT)?;
+    pair.backup.wait_for("repaired", LIMIT)?;
+    pair.client.goes_on("after the repair")?;
+    pair.a.kill();
+    pair.backup.wait_for("live", LIMIT)?;
+    pair.client.goes_on("of the repaired backup")?;
+    pair.client.lost_nothing();
+    testbed.succeed();
+    Ok(())
+}
