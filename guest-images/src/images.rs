@@ -14,12 +14,13 @@ use crate::disk;
 use crate::error::ImageError;
 use crate::files::{write_atomically, write_if_different};
 use crate::kernel::extract_vmlinux;
-use crate::libraries::{PackageLibraries, add_programs};
+use crate::libraries::{PackageLibraries, add_programs, read};
 use crate::load;
 use crate::lock::Use;
 use crate::micro::{self, MicroGuest};
 use crate::modules::ModuleTree;
 use crate::packages::{Package, PackageStore};
+use crate::selftest;
 
 /// Modules that a guest loads: virtio over PCI.
 const GUEST_MODULES: [&str; 3] = ["virtio_pci", "virtio_net", "virtio_blk"];
@@ -136,6 +137,8 @@ impl GuestImages {
 
     /// Name of the initramfs that mounts a disk: see [`crate::debian`].
     pub const DISK: &str = "disk.cpio";
+    /// Name of the initramfs of `ftvm selftest`: a mixed load (`programs/mix.c`), and a C compiler.
+    pub const SELFTEST: &str = "selftest.cpio";
 
     /// Makes the images in `directory` from packages of `store`. Files that
     /// are as they should be are not written again.
@@ -156,6 +159,7 @@ impl GuestImages {
         images.add(Self::DISK, ingredients.disk()?)?;
         images.add(Self::REDIS, ingredients.redis()?)?;
         images.add(Self::LOAD, ingredients.load()?)?;
+        images.add(Self::SELFTEST, ingredients.selftest()?)?;
 
         let binutils = micro::binutils()?;
         for guest in MicroGuest::all() {
@@ -324,6 +328,28 @@ impl<'a> Ingredients<'a> {
         let inittab = format!("{INITTAB}::once:/usr/bin/load\n::respawn:/usr/bin/agent-server\n");
         let tools = ["iperf3", "openssl", "stress-ng"];
         let mut contents = self.redis_with(files, &inittab, &tools)?;
+        contents
+            .made_of
+            .push(format!("cc {}", compiler::version()?));
+        Ok(contents)
+    }
+
+    fn selftest(&self) -> Result<Contents, ImageError> {
+        const LIBRARY: &str = "usr/lib/x86_64-linux-gnu/tcc/libtcc1.a";
+        let mut image = self.base(include_bytes!("init/selftest.sh"))?;
+        image.file("bin/mix", 0o755, selftest::program()?).file(
+            "usr/src/compiled.c",
+            0o644,
+            selftest::COMPILED,
+        );
+        let tcc = self.store.package("tcc")?;
+        let library = tcc.file(LIBRARY)?;
+        image.file(LIBRARY, 0o644, read(&library)?);
+        let programs = [("usr/bin/tcc", tcc.file("usr/bin/tcc")?)];
+        let mut libraries = PackageLibraries::new(self.store, vec![tcc]);
+        add_programs(&mut image, &programs, &mut libraries)?;
+        let packages = self.packages().into_iter().chain(libraries.packages());
+        let mut contents = Contents::new(image.to_bytes(), packages);
         contents
             .made_of
             .push(format!("cc {}", compiler::version()?));

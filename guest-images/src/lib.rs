@@ -40,6 +40,7 @@ pub mod modules;
 pub mod packages;
 pub mod page_pressure;
 mod renewal;
+mod selftest;
 
 pub use archive::Archive;
 pub use images::{DebianKernel, GuestImages, Image};
