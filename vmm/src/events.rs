@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use disk_server::lossy_writer::{AppendedFile, LossyWriter, Lost, Weight, of_descriptor};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Something that happened.
 #[derive(Debug, Clone, Serialize)]
@@ -59,7 +59,8 @@ pub enum Event {
         /// Frames sent again because the lost primary may not have sent them.
         resent_frames: usize,
     },
-    /// This backup's guest differs from the primary's. It will not go live before it is repaired.
+    /// This backup's guest differs from the primary's, and will not go live before it is repaired; or a
+    /// replay differs from its recording.
     Diverged {
         /// Log entry at which it showed.
         lsn: u64,
@@ -73,6 +74,8 @@ pub enum Event {
     },
     /// This backup took the primary's whole state over.
     Repaired,
+    /// A replay of a file came to its end, or to where it was to stop, without a difference.
+    Replayed(Compared),
     /// The backup said that its guest differs.
     BackupDiverged {
         /// Log entry at which it showed.
@@ -121,6 +124,38 @@ pub enum Event {
         /// Deterministic exits of the guest.
         exits: u64,
     },
+}
+
+/// What a replay without a difference has compared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compared {
+    /// Deterministic exits of the guest.
+    pub exits: u64,
+    /// Log entries used.
+    pub entries: u64,
+    /// Register digests compared.
+    pub digests: u64,
+    /// Full register sets compared.
+    pub registers: u64,
+    /// Digests of the whole state compared.
+    pub states: u64,
+    /// States taken over from the log.
+    pub deltas: u64,
+    /// Pages of memory compared at the end.
+    pub pages: u64,
+}
+
+impl Compared {
+    /// Adds what another replay has compared.
+    pub fn add(&mut self, other: &Self) {
+        self.exits += other.exits;
+        self.entries += other.entries;
+        self.digests += other.digests;
+        self.registers += other.registers;
+        self.states += other.states;
+        self.deltas += other.deltas;
+        self.pages += other.pages;
+    }
 }
 
 /// How much of the log a kind of entry makes up.

@@ -8,7 +8,7 @@ mod outcome;
 mod replay;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -81,6 +81,10 @@ struct EventsArgs {
 }
 
 impl EventsArgs {
+    fn takes_standard_output(&self) -> bool {
+        self.events.as_deref() == Some(Path::new("-"))
+    }
+
     /// Opens the events of a guest, and has its files opened anew whenever this process is told.
     fn open(&self, guest: &GuestArgs) -> anyhow::Result<Events> {
         let events = Events::open(self.events.as_deref())?;
@@ -287,14 +291,12 @@ fn record(args: &RecordArgs) -> anyhow::Result<()> {
         verification,
         args.digests.pace(&args.guest),
         &events,
-    )?;
-    events.emit(&Event::Ended {
-        reason: format!("{:?}", ended.reason),
-        exits: ended.exits,
-    });
-    let bytes = std::fs::metadata(&args.log).map_or(0, |m| m.len());
-    log::info!("recorded to {}: {bytes} bytes", args.log.display());
-    report(ended)
+    );
+    if ended.is_ok() {
+        let bytes = std::fs::metadata(&args.log).map_or(0, |m| m.len());
+        log::info!("recorded to {}: {bytes} bytes", args.log.display());
+    }
+    finish(&events, ended)
 }
 
 fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
@@ -368,7 +370,11 @@ fn backup(args: &BackupArgs) -> anyhow::Result<()> {
     finish(&events, ended)
 }
 
-fn finish(events: &Events, ended: Result<Ended, roles::RoleError>) -> anyhow::Result<()> {
+fn finish<E>(events: &Events, ended: Result<Ended, E>) -> anyhow::Result<()>
+where
+    E: Into<anyhow::Error>,
+{
+    let ended = ended.map_err(Into::into);
     let (reason, exits) = match &ended {
         Ok(ended) => (format!("{:?}", ended.reason), ended.exits),
         Err(e) => (format!("Failed: {e}"), 0),

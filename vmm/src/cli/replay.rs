@@ -7,6 +7,7 @@ use std::str::FromStr;
 use clap::Args;
 use logging_channel::record::RecordReader;
 
+use super::EventsArgs;
 use super::guest::{GuestArgs, ReplicationArgs};
 use crate::assembly::Guest;
 use crate::inspect::{Dumps, Format, Point};
@@ -19,6 +20,8 @@ pub(super) struct ReplayArgs {
     guest: GuestArgs,
     #[command(flatten)]
     replication: ReplicationArgs,
+    #[command(flatten)]
+    events: EventsArgs,
     /// File with the log.
     #[arg(value_name = "FILE")]
     log: PathBuf,
@@ -82,6 +85,7 @@ impl ReplayArgs {
 }
 
 pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
+    let events = args.events.open(&args.guest)?;
     let (logged, reader) = RecordReader::open(&args.log)?;
     let guest = Guest::assemble_for_replay(
         &args.guest.vm()?,
@@ -89,10 +93,10 @@ pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
         Verification::EveryExit,
         logged.disk.clone(),
     )?;
-    let replayed = roles::run_replay(guest, &logged, reader, &args.inspection())?;
+    let replayed = roles::run_replay(guest, &logged, reader, &args.inspection(), &events)?;
     let outcome = outcome(&replayed);
-    if args.json {
-        log::info!("{outcome}"); // standard output has the object
+    if args.json || args.events.takes_standard_output() {
+        log::info!("{outcome}"); // standard output is for programs
     } else {
         println!("{outcome}");
     }
@@ -100,21 +104,22 @@ pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
 }
 
 fn outcome(replayed: &Replayed) -> String {
-    let compared = format!(
+    let Replayed { compared, arrival } = replayed;
+    let words = format!(
         "no difference: {} exits, {} log entries; compared {} register digests, {} register sets, \
          {} digests of the whole state, {} pages of memory; {} states taken over",
-        replayed.ended.exits,
-        replayed.entries,
-        replayed.digests,
-        replayed.registers,
-        replayed.states,
-        replayed.pages,
-        replayed.deltas
+        compared.exits,
+        compared.entries,
+        compared.digests,
+        compared.registers,
+        compared.states,
+        compared.pages,
+        compared.deltas
     );
-    match replayed.arrival {
-        None => compared,
+    match arrival {
+        None => words,
         Some(arrival) => format!(
-            "stopped at exit {}, before log entry {}, RIP {:#x}\n{compared}",
+            "stopped at exit {}, before log entry {}, RIP {:#x}\n{words}",
             arrival.exits, arrival.next.0, arrival.rip
         ),
     }

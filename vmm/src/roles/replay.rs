@@ -17,30 +17,18 @@ use super::peer_report::{have_nested_paging, likely_cause, tell_differences};
 use crate::assembly::{Guest, watchdog};
 use crate::devices::Output;
 use crate::doctor::{PAGING, has_counter};
-use crate::engine::{Ended, EngineError, Interruption, OutputGate, Role, Step};
-use crate::events::Events;
+use crate::engine::{EngineError, Interruption, OutputGate, Role, Step};
+use crate::events::{Compared, Event, Events};
 use crate::inspect::{Arrival, Debugger, Dumps, Inspector, Point};
 use crate::sources::{
     Head, LogSource, REPLAY_WATCH, ReplayCounters, Replayer, StateCounters, StateFollower,
 };
 
-/// What a replay without a difference has compared.
+/// A replay without a difference.
 #[derive(Debug, Clone, Copy)]
 pub struct Replayed {
-    /// How the guest ended.
-    pub ended: Ended,
-    /// Log entries used.
-    pub entries: u64,
-    /// Register digests compared.
-    pub digests: u64,
-    /// Full register sets compared.
-    pub registers: u64,
-    /// Digests of the whole state compared.
-    pub states: u64,
-    /// States taken over from the log.
-    pub deltas: u64,
-    /// Pages of memory compared at the end.
-    pub pages: u64,
+    /// All that was compared.
+    pub compared: Compared,
     /// Where it was stopped, if a point was given.
     pub arrival: Option<Arrival>,
 }
@@ -64,7 +52,7 @@ impl Inspection {
 }
 
 /// Replays a log, which was recorded of the VM `logged`, and compares everything that it has, up to
-/// where `inspection` stops it.
+/// where `inspection` stops it. Tells `events` what came of it.
 ///
 /// # Errors
 /// When the log is damaged or of another guest, at the first difference, or when the log ends
@@ -74,13 +62,14 @@ pub fn run_replay(
     logged: &Identity,
     reader: RecordReader,
     inspection: &Inspection,
+    events: &Events,
 ) -> anyhow::Result<Replayed> {
     check(logged, &guest.identity)?;
     check_host(reader.host(), &guest.host_report)?;
     let nested_paging = have_nested_paging(&guest.host_report, reader.host());
     guest.seed(reader.seed())?;
     if has_counter(&guest.host_report) {
-        guest.count_stops(&Events::default())?;
+        guest.count_stops(events)?;
     }
     let counters = Arc::new(ReplayCounters::default());
     report_progress(&counters);
@@ -109,6 +98,12 @@ pub fn run_replay(
     if let Err(EngineError::Diverged(divergence)) = &ended {
         let cause = likely_cause(divergence, nested_paging);
         log::error!("the likely cause of the difference: {cause}");
+        events.emit(&Event::Diverged {
+            lsn: divergence.lsn.0,
+            difference: divergence.to_string(),
+            divergences: 1,
+            likely_cause: Some(cause),
+        });
     }
     let ended = ended?;
     let arrival = arrival.get();
@@ -122,16 +117,17 @@ pub fn run_replay(
             next.get().0 - 1
         );
     }
-    Ok(Replayed {
-        ended,
+    let compared = Compared {
+        exits: ended.exits,
         entries: counters.entries.load(Ordering::Relaxed),
         digests: counters.digests.load(Ordering::Relaxed),
         registers: counters.registers.load(Ordering::Relaxed),
         states: counters.states.load(Ordering::Relaxed),
         deltas: states.figures().deltas,
         pages: counters.pages.load(Ordering::Relaxed),
-        arrival,
-    })
+    };
+    events.emit(&Event::Replayed(compared));
+    Ok(Replayed { compared, arrival })
 }
 
 /// Says how far the replay is, every ten seconds.
