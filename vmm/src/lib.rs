@@ -34,6 +34,7 @@ mod page_tables;
 pub mod ram;
 pub mod rewrite;
 pub mod roles;
+pub mod selftest;
 pub mod sources;
 pub mod state;
 pub mod traps;

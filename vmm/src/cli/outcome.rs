@@ -14,6 +14,7 @@ use crate::doctor::Unfit;
 use crate::engine::EngineError;
 use crate::io::{INTERRUPTED, Terminal};
 use crate::roles::{Halt, RoleError};
+use crate::selftest::SelftestError;
 use crate::sources::{Control, Lanes};
 
 /// This host cannot run guests.
@@ -29,6 +30,20 @@ const CRASHED: u8 = 5;
 /// How long a process stays to say why it ends at once: enough for a reader that reads,
 /// and no time for anything else.
 const LAST_WORDS_IN_A_HURRY: Duration = Duration::from_millis(100);
+
+/// What a selftest's report says in full: its last word stays the last.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SelftestFailed {
+    /// A replay differed from its recording.
+    #[error("a replay differs from its recording")]
+    Differs,
+    /// Something else went wrong.
+    #[error("a test guest could not be recorded or replayed")]
+    Failed,
+    /// It was not tried, or not to the end.
+    #[error("this host is not fit: {0}")]
+    Refused(String),
+}
 
 /// The guest ended in a triple fault.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +70,16 @@ fn status_of(cause: &(dyn Error + 'static)) -> Option<u8> {
     }
     if cause.is::<GuestCrashed>() {
         return Some(CRASHED);
+    }
+    if let Some(failed) = cause.downcast_ref() {
+        return match failed {
+            SelftestFailed::Differs => Some(DIVERGED),
+            SelftestFailed::Failed => None,
+            SelftestFailed::Refused(_) => Some(UNFIT),
+        };
+    }
+    if let Some(SelftestError::Interrupted) = cause.downcast_ref() {
+        return u8::try_from(INTERRUPTED).ok();
     }
     if let Some(error) = cause.downcast_ref() {
         return engine(error);
