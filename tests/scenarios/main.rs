@@ -37,3 +37,4 @@ mod record_replay;
 mod recording;
 mod refusals;
 mod replay_tool;
+mod selftest;
