@@ -2,6 +2,10 @@
 
 use super::purpose::NeededBy;
 
+/// The check that says which processor a host has. Where two hosts differ in that alone, their guest
+/// is protected all the same.
+pub const PROCESSOR: &str = "processor";
+
 /// A check, before it is made.
 pub(super) struct Entry {
     /// Name for programs.

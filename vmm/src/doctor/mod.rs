@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use logging_channel::HostReport;
 use vmm_sys_util::signal::Killable;
 
+pub use self::catalogue::PROCESSOR;
 pub use self::checks::Effort;
 use self::checks::{Measured, PATIENCE};
 pub use self::purpose::{NeededBy, PAGING, Purpose};
@@ -31,10 +32,6 @@ const LOST: Duration = Duration::from_secs(15);
 
 /// Where checks tell what came of them.
 type Findings = mpsc::Sender<(&'static str, Measured)>;
-
-/// The check that says which processor a host has. Where two hosts differ in that alone, their guest
-/// is protected all the same.
-pub const PROCESSOR: &str = "processor";
 
 /// What may make a guest differ where a host has nested paging all the same.
 pub const NESTED_PAGING: &str = "nested paging, which --allow-nested-paging let pass: what this host and \

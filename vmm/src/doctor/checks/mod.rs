@@ -16,7 +16,7 @@ use std::fs;
 
 pub use self::measure::Effort;
 pub(super) use self::measure::{Measured, PATIENCE};
-use super::PROCESSOR;
+use super::catalogue::PROCESSOR;
 use super::report::{Finding, with_causes};
 use crate::kvm::probe::MicroGuest;
 use crate::kvm::{CpuModel, CpuModelError, MachineError};
