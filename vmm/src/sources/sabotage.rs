@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use logging_channel::entry::{Entry, Landmark, Lsn, OutputMarker, Payload, ShutdownReason};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::log_source::{Head, LogSource};
 use crate::devices::{Appetite, ClockNeed, Input};
@@ -40,8 +40,8 @@ pub enum Target {
     /// A bit of a general register: at every exit, as a stuck bit, until it is found. Once may
     /// be without a consequence, if the guest has no use for the register there.
     Register,
-    /// The accessed bit of an entry of the kernel's page tables, which all programs share, every second,
-    /// until it is found: as where processors set it when they like.
+    /// The accessed bit of a page of the kernel's, in tables that all programs share, every second, until
+    /// it is found: as where processors set it when they like.
     AccessedBit,
     /// The place of an interrupt window in the log, every second, until it is found: as where a host
     /// makes an exit one instruction early.
@@ -163,28 +163,27 @@ pub struct Sabotage<S> {
     dice: Dice,
 }
 
-/// Flips the accessed bit of some entry of the kernel's half below the page table at `root`. `None` if
-/// there is none.
+/// Flips the accessed bit of some page of the kernel's half below the page table at `root`. `None` if
+/// the way down leads nowhere. (Of a page: the processor soon sets those of whole tables again.)
 fn flip_accessed_bit(memory: &GuestRam, root: u64, dice: &mut Dice) -> Option<()> {
     const PRESENT: u64 = 1 << 0;
     const ACCESSED: u64 = 1 << 5;
     const LARGE: u64 = 1 << 7;
-    let (mut table, mut from) = (root, 256);
-    loop {
-        let entries: Vec<(GuestAddress, u64)> = (from..512)
+    let (mut table, mut first) = (root, 256);
+    for level in (0..4).rev() {
+        let entries: Vec<(GuestAddress, u64)> = (first..512)
             .map(|n| GuestAddress(table + 8 * n))
             .filter_map(|at| Some((at, memory.read_obj::<u64>(at).ok()?)))
             .filter(|(_, entry)| entry & PRESENT != 0)
             .collect();
         let chosen = dice.roll(entries.len().max(1) as u64) as usize;
         let &(at, entry) = entries.get(chosen)?;
-        let is_table = entry & LARGE == 0 && memory.address_in_range(GuestAddress(entry & ADDRESS));
-        if table == root && is_table {
-            (table, from) = (entry & ADDRESS, 0);
-            continue;
+        if level == 0 || entry & LARGE != 0 {
+            return memory.write_obj(entry ^ ACCESSED, at).ok();
         }
-        return memory.write_obj(entry ^ ACCESSED, at).ok();
+        (table, first) = (entry & ADDRESS, 0);
     }
+    None
 }
 
 impl<S> Sabotage<S> {
@@ -202,7 +201,7 @@ impl<S> Sabotage<S> {
                 let root = at.registers()?.cr3 & ADDRESS;
                 let flipped = flip_accessed_bit(&self.memory, root, &mut self.dice);
                 if flipped.is_none() {
-                    log::warn!("no page table was found below {root:#x}");
+                    log::debug!("no page was found below {root:#x}");
                 }
                 Ok(())
             }
