@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use perf_event::Builder;
 use perf_event::events::Raw;
 
-use super::CounterError;
+use super::error::CounterError;
 use super::pmu::Pmu;
 use crate::counter::table::{Caveat, Microarchitecture};
 

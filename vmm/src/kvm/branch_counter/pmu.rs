@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-use super::CounterError;
+use super::error::CounterError;
 
 /// Where Linux lists what can count (Documentation/ABI/testing/sysfs-bus-event_source-devices).
 const SOURCES: &str = "/sys/bus/event_source/devices";
