@@ -219,6 +219,8 @@ mod tests {
         assert_eq!(next(ms(20)), (pace.latency, ms(40)));
         let slow = ms(100);
         assert_eq!(next(slow), (pace.latency, ms(200)));
+        let with_faults = pace.next_stop_with_faults(ms(10));
+        assert_eq!(with_faults, pace.next_stop(ms(10) * (1 + FAULTS_SHARE)));
         for is_last in [false, true] {
             assert_eq!(pace.digest_after(slow, is_last), slow * DIGEST_SHARE);
         }
