@@ -13,8 +13,11 @@ use crate::io::LAST_WORDS;
 /// Starts the log, at the level that `RUST_LOG` says.
 pub(super) fn start() {
     let colours = std::io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
+    // A disk server within this process has a selftest's guest as its only client.
     let env = Env::default()
-        .default_filter_or("info,gdbstub=warn,virtio_queue=off")
+        .default_filter_or(
+            "info,gdbstub=warn,virtio_queue=off,disk_server::nbd=warn,disk_server::arbiter=error",
+        )
         .default_write_style_or(if colours { "always" } else { "never" });
     Builder::from_env(env)
         .target(Target::Pipe(Box::new(

@@ -12,7 +12,7 @@ use crate::selftest::{self, Task, Verdict};
 
 #[derive(Args)]
 pub(super) struct SelftestArgs {
-    /// How long to go on, in minutes; with 0, each kind of guest is tried once and no longer.
+    /// How long to go on, in minutes: a turn of guests is gone through to its end, and one at least.
     #[arg(long, value_name = "N", default_value_t = 10, value_parser = number(0..=10_080))]
     minutes: u64,
     /// Keep all recordings in a new directory, for --replay on another host.
