@@ -99,7 +99,8 @@ fn micro_guest(n: usize) -> TestGuest {
         kernel: format!("micro/{name}.elf"),
         initrd: None,
         words: words.into(),
-        memory_mib: 32,
+        // Some use memory from 32 MiB on.
+        memory_mib: 64,
         swaps: false,
         latency,
         digest_interval,
