@@ -17,7 +17,7 @@ pub enum Noticed {
     Dropped,
 }
 
-/// That, and the registers of the place where it happened.
+/// That, and the registers of the place where it happened, as they are compared.
 pub type NoticedAt = (Registers, Noticed);
 
 /// The log, and what was done with it.
@@ -80,6 +80,6 @@ impl Writes {
     }
 
     fn notice(&self, at: &Registers, what: Noticed) {
-        self.noticed.borrow_mut().push((*at, what));
+        self.noticed.borrow_mut().push((at.compared(), what));
     }
 }
