@@ -20,7 +20,7 @@ const BASE_COMMAND_LINE: &str =
 /// Revision of the machine: what its devices, its MSRs, its rewritten instructions and its rules of
 /// interrupt delivery let a guest observe. To be raised with every change of these: two hosts that
 /// differ in it would diverge, so they refuse each other.
-const MACHINE_REVISION: u32 = 11;
+const MACHINE_REVISION: u32 = 12;
 
 /// Smallest and largest memory of a guest, in MiB.
 pub const MEMORY_MIB: std::ops::RangeInclusive<u64> = 32..=3072;
