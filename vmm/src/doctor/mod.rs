@@ -191,7 +191,7 @@ mod tests {
                 ..Program::default()
             };
             guest.load(&forever).expect("a state like any other");
-            assert!(matches!(guest.run(), Err(ProbeError::Hung(_))));
+            assert!(matches!(guest.run(), Err(ProbeError::Hung { .. })));
             let told = found.send(("device", Ok("given up".into())));
             told.expect("the doctor listens");
         });

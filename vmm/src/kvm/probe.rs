@@ -128,8 +128,13 @@ pub enum ProbeError {
     #[error(transparent)]
     Cpu(#[from] CpuError),
     /// It ran too long without an exit.
-    #[error("the micro-guest made no exit for {} ms", .0.as_millis())]
-    Hung(Duration),
+    #[error("the micro-guest made no exit for {} ms, and is at {rip:#x}", patience.as_millis())]
+    Hung {
+        /// For so long.
+        patience: Duration,
+        /// Where it is by then.
+        rip: u64,
+    },
     /// KVM refused its state.
     #[error(transparent)]
     State(#[from] MachineError),
@@ -222,12 +227,22 @@ impl MicroGuest {
         loop {
             match self.cpu.run()? {
                 Exit::Kicked if started.elapsed() >= self.patience => {
-                    return Err(ProbeError::Hung(self.patience));
+                    return Err(self.hung());
                 }
                 Exit::Kicked => {}
                 Exit::Io(access) if access.port == HANDLER_PORT => return Ok(self.vector()?),
                 exit => return Ok(Event::Exit(exit)),
             }
+        }
+    }
+
+    fn hung(&mut self) -> ProbeError {
+        match self.cpu.rip() {
+            Ok(rip) => ProbeError::Hung {
+                patience: self.patience,
+                rip,
+            },
+            Err(error) => error.into(),
         }
     }
 
@@ -241,7 +256,7 @@ impl MicroGuest {
             match self.cpu.step()? {
                 None => return Ok(self.cpu.rip()?),
                 Some(Exit::Kicked) if started.elapsed() < self.patience => {}
-                Some(Exit::Kicked) => return Err(ProbeError::Hung(self.patience)),
+                Some(Exit::Kicked) => return Err(self.hung()),
                 Some(exit) => {
                     let exit = format!("{exit:?} in place of a debug stop");
                     return Err(CpuError::UnknownExit(exit).into());
@@ -261,7 +276,7 @@ impl MicroGuest {
             match self.cpu.run_to_breakpoint(rip)? {
                 None => return Ok(Some(self.cpu.rip()?)),
                 Some(Exit::Kicked) if started.elapsed() < self.patience => {}
-                Some(Exit::Kicked) => return Err(ProbeError::Hung(self.patience)),
+                Some(Exit::Kicked) => return Err(self.hung()),
                 Some(_) => return Ok(None),
             }
         }
