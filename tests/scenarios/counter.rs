@@ -38,10 +38,10 @@ fn interrupts_after_any_number_of_instructions_replay() -> Result<()> {
     // Found, named, and survived.
     for (fault, told) in [
         ("Overruns(1) at the replayer", "counter overrun"),
-        ("Disappears(60) at the replayer", "taken away"),
-        ("Disappears(60) at the recorder", "taken away"),
-        ("CountsHost(40) at the recorder", "counts more"),
-        ("LosesCounts(40) at the recorder", "loses counts"),
+        ("Disappears(30) at the replayer", "taken away"),
+        ("Disappears(30) at the recorder", "taken away"),
+        ("CountsHost(10) at the recorder", "counts more"),
+        ("LosesCounts(10) at the recorder", "loses counts"),
     ] {
         let line = output.lines().find(|line| line.contains(fault));
         let line = line.unwrap_or_else(|| panic!("{fault}: {output}"));
