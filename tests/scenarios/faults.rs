@@ -7,7 +7,7 @@
 
 mod kinds;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use testbed::workload::Client;
 use testbed::{Exit, GUEST, Host, Result, Testbed, wait_until};
 
 use self::kinds::{FAULTS, Fault, FaultSite, LARGE_LOST, TCP_CUT};
+use crate::table::put_row;
 
 const LIMIT: Duration = Duration::from_secs(180);
 /// How long a fault lasts where it is measured.
@@ -30,6 +31,8 @@ const WINDOW: Duration = Duration::from_secs(8);
 const WORST_STALL: u32 = 5;
 /// Where the guest with a disk gives back what it gets.
 const ECHO: u16 = 7;
+/// Of the table.
+const HEAD: &str = "| fault of a network |";
 
 /// A client of a guest with a disk: it has every line given back.
 struct Echo {
@@ -288,36 +291,14 @@ fn wanted(value: &str) -> &'static [Fault] {
     found.unwrap_or_else(|| panic!("FTVM_FAULTS=all or FIRST-LAST, of 1 to {}", FAULTS.len()))
 }
 
-/// Puts a row into the table, in the place of an earlier one of the same fault. The rows are in the
-/// order of [`FAULTS`].
-fn put_row(table: &Path, fault: &Fault, seen: &Seen) {
-    const HEAD: &str = "| fault of a network |";
-    let text = fs::read_to_string(table).expect("the page");
-    let lines: Vec<&str> = text.lines().collect();
-    let head = lines.iter().position(|line| line.starts_with(HEAD));
-    let first = head.expect("the table's head") + 2;
-    let rows = lines[first..]
-        .iter()
-        .take_while(|line| line.starts_with('|'));
-    let end = first + rows.count();
+/// The row of a fault in the table.
+fn row(fault: &Fault, seen: &Seen) -> String {
     let tenths = seen.gap.as_millis().div_ceil(100);
     let (seconds, tenth) = (tenths / 10, tenths % 10);
-    let new = format!(
+    format!(
         "| {} | {seconds}.{tenth} s | {} | nothing |",
         fault.name, seen.runs
-    );
-    let rows = FAULTS.iter().filter_map(|known| {
-        if known.name == fault.name {
-            return Some(&new[..]);
-        }
-        let start = format!("| {} |", known.name);
-        let mut rows = lines[first..end].iter().copied();
-        rows.find(|row| row.starts_with(&start))
-    });
-    let before = lines[..first].iter().copied();
-    let after = lines[end..].iter().copied();
-    let page: Vec<&str> = before.chain(rows).chain(after).collect();
-    fs::write(table, page.join("\n") + "\n").expect("the page");
+    )
 }
 
 /// Both sides are alive and hear each other, and the log does not get through: the primary finds
@@ -345,6 +326,7 @@ fn a_backup_that_is_heard_and_gets_no_log_is_given_up() -> Result<()> {
 fn measure(faults: &[Fault]) -> Result<()> {
     let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/roles.md");
     let mut stage = Stage::new("faults")?;
+    let names = FAULTS.map(|fault| fault.name);
     let mut failed = 0;
     let timeout = Settings::default().heartbeat_timeout;
     for fault in faults {
@@ -354,7 +336,7 @@ fn measure(faults: &[Fault]) -> Result<()> {
                     "{}: {:?}, {}, {:?}",
                     fault.name, seen.gap, seen.runs, seen.reasons
                 );
-                put_row(&table, fault, &seen);
+                put_row(&table, HEAD, &names, fault.name, &row(fault, &seen));
             }
             Err(error) => {
                 failed += 1;

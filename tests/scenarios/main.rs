@@ -38,3 +38,5 @@ mod recording;
 mod refusals;
 mod replay_tool;
 mod selftest;
+mod stressors;
+mod table;

@@ -9,7 +9,7 @@ use guest_images::{Archive, DebianKernel, PackageStore};
 use testbed::workload::Client;
 use testbed::{Exit, Host, HostKind, Layout, Output, Paging, Result, Signal, Testbed, wait_until};
 
-use crate::recording::{POWER_OFF, command, run};
+use crate::recording::{Compared, POWER_OFF, command, run};
 
 const LIMIT: Duration = Duration::from_secs(300);
 /// Variable: how many boots are recorded and replayed. One, unless it is set.
@@ -17,45 +17,22 @@ const ROUNDS_VARIABLE: &str = "FTVM_ROUNDS";
 /// Pages of the guest's 128 MiB.
 const ALL_PAGES: u64 = 32768;
 
-/// What a replay without a difference has compared.
-#[derive(Debug)]
-struct Compared {
-    exits: u64,
-    registers: u64,
-    digests: u64,
-    pages: u64,
-}
-
-impl Compared {
-    /// Reads "no difference: 1 exits, 2 log entries; compared 3 register digests, 4 register sets,
-    /// 5 digests of the whole state, 6 pages of memory; 7 states taken over".
-    fn read(output: &Output) -> Self {
-        assert!(output.exit.success(), "the replay ended well: {output:?}");
-        let line = output.stdout.trim();
-        assert!(line.starts_with("no difference: "), "{output:?}");
-        let numbers: Vec<u64> = line
-            .split(|c: char| !c.is_ascii_digit())
-            .filter_map(|digits| digits.parse().ok())
-            .collect();
-        let [exits, _, _, registers, digests, pages, _] = numbers[..] else {
-            panic!("{line}");
-        };
-        Self {
-            exits,
-            registers,
-            digests,
-            pages,
-        }
-    }
-
-    fn everything(&self) {
-        assert!(
-            self.registers >= self.exits && self.exits > 1000,
-            "registers at every exit: {self:?}"
-        );
-        assert!(self.digests > 0, "one at the end at least: {self:?}");
-        assert_eq!(self.pages, ALL_PAGES, "all of memory: {self:?}");
-    }
+/// A replay without a difference that compared all there is.
+fn assert_everything(replayed: &Output) {
+    let compared = Compared::read(replayed.exit, replayed.stdout.trim());
+    let Compared {
+        exits,
+        registers,
+        digests,
+        pages,
+        ..
+    } = compared;
+    assert!(
+        registers >= exits && exits > 1000,
+        "registers at every exit: {compared:?}"
+    );
+    assert!(digests > 0, "one at the end at least: {compared:?}");
+    assert_eq!(pages, ALL_PAGES, "all of memory: {compared:?}");
 }
 
 /// Makes an initramfs in a host: the tiny guest's, before which Debian's `ptp_kvm` is loaded. That
@@ -118,7 +95,7 @@ fn record_and_replay(host: &Host, initrd: &str, words: &str, paging: Paging) -> 
     );
     let replay = [allow, &["/tmp/boot.log"]].concat();
     let replay = command(host, "replay", initrd, words, &replay);
-    Compared::read(&run(host, &replay)?).everything();
+    assert_everything(&run(host, &replay)?);
     host.check(&["rm", "/tmp/boot.console"]).map(drop)
 }
 
@@ -146,7 +123,7 @@ fn a_server_with_clients_is_replayed_without_a_difference() -> Result<()> {
     assert_eq!(recording.wait(LIMIT)?, Exit::Code(0));
 
     let replay = command(&host, "replay", "redis.cpio", WORDS, &["/tmp/redis.log"]);
-    Compared::read(&run(&host, &replay)?).everything();
+    assert_everything(&run(&host, &replay)?);
     testbed.succeed();
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `ftvm record` and `ftvm replay` on a host.
 
-use testbed::{Host, Output, Result};
+use testbed::{Exit, Host, Output, Result};
 
 /// Kernel command line of a guest that switches itself off when it is up.
 pub(crate) const POWER_OFF: &str = "quiet mitigations=off ftvm.do=poweroff";
@@ -24,4 +24,43 @@ pub(crate) fn command(
 pub(crate) fn run(host: &Host, argv: &[String]) -> Result<Output> {
     let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
     host.run(&argv)
+}
+
+/// What a replay without a difference has compared.
+#[derive(Debug)]
+pub(crate) struct Compared {
+    pub(crate) exits: u64,
+    pub(crate) registers: u64,
+    /// Of the whole state.
+    pub(crate) digests: u64,
+    /// Of memory at the end.
+    pub(crate) pages: u64,
+    /// State deltas that were taken over.
+    pub(crate) deltas: u64,
+}
+
+impl Compared {
+    /// Reads "no difference: 1 exits, 2 log entries; compared 3 register digests, 4 register sets,
+    /// 5 digests of the whole state, 6 pages of memory; 7 states taken over" out of what a replay
+    /// printed.
+    pub(crate) fn read(exit: Exit, printed: &str) -> Self {
+        assert!(exit.success(), "the replay ended well: {exit}: {printed}");
+        let mut lines = printed.lines();
+        let line = lines.find(|line| line.starts_with("no difference: "));
+        let line = line.unwrap_or_else(|| panic!("nothing of a difference: {printed}"));
+        let numbers: Vec<u64> = line
+            .split(|c: char| !c.is_ascii_digit())
+            .filter_map(|digits| digits.parse().ok())
+            .collect();
+        let [exits, _, _, registers, digests, pages, deltas] = numbers[..] else {
+            panic!("{line}");
+        };
+        Self {
+            exits,
+            registers,
+            digests,
+            pages,
+            deltas,
+        }
+    }
 }
