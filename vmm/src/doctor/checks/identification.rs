@@ -61,9 +61,9 @@ fn name(vendor: &[u8], signature: Signature, microcode: Option<&str>, is_hybrid:
         stepping,
     } = signature;
     let microcode = microcode.unwrap_or("unknown");
-    let hybrid = if is_hybrid { ", hybrid" } else { "" };
+    let hybrid = if is_hybrid { "hybrid " } else { "" };
     format!(
-        "{vendor} family {family} model {model} stepping {stepping}, microcode {microcode}{hybrid}"
+        "{hybrid}{vendor} family {family} model {model} stepping {stepping}, microcode {microcode}"
     )
 }
 
@@ -85,7 +85,7 @@ mod tests {
         let long = name(b"GenuineIntel", lake, Some("0xffffffff"), true);
         assert_eq!(
             long,
-            "Intel family 6 model 191 stepping 2, microcode 0xffffffff, hybrid"
+            "hybrid Intel family 6 model 191 stepping 2, microcode 0xffffffff"
         );
         assert!(long.len() <= MAX_MEASURED, "{}", long.len());
         assert_eq!(microcode("flags\t: fpu\n"), None);
