@@ -125,3 +125,8 @@ pub enum CounterError {
         branches: u64,
     },
 }
+
+/// An error of a call.
+pub(super) fn system(action: &'static str) -> impl Fn(io::Error) -> CounterError {
+    move |source| CounterError::System { action, source }
+}

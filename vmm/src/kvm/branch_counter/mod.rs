@@ -14,6 +14,7 @@ use perf_event::events::Raw;
 use perf_event::{Builder, Counter};
 
 pub use self::error::CounterError;
+use self::error::system;
 use self::pmu::{Pmu, Stay};
 pub use self::probe::{Measured, probe};
 use crate::counter::table::Microarchitecture;
@@ -21,10 +22,6 @@ use crate::kick;
 
 /// Where Linux says who may count what.
 const PARANOID: &str = "/proc/sys/kernel/perf_event_paranoid";
-
-fn system(action: &'static str) -> impl Fn(io::Error) -> CounterError {
-    move |source| CounterError::System { action, source }
-}
 
 /// What an error of `perf_event_open` means (perf_event_open(2), "ERRORS").
 fn refused(error: io::Error, has_pmu: bool) -> CounterError {

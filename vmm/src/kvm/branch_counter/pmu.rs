@@ -82,7 +82,7 @@ impl Pmu {
 }
 
 fn affinity(error: nix::Error) -> CounterError {
-    super::system("bind the guest's thread to performance cores")(error.into())
+    super::error::system("bind the guest's thread to performance cores")(error.into())
 }
 
 fn members(set: &CpuSet) -> impl Iterator<Item = usize> {
