@@ -1,5 +1,6 @@
 //! The `ftvm` command line.
 
+mod events;
 mod examine;
 mod guest;
 mod log_output;
@@ -9,7 +10,7 @@ mod replay;
 mod selftest;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use disk_server::arbiter::ServerAddress;
 use logging_channel::Settings;
 use logging_channel::entry::ShutdownReason;
 
+use self::events::EventsArgs;
 use self::guest::{GuestArgs, ReplicationArgs};
 use self::number::number;
 use crate::config::Clock;
@@ -74,30 +76,6 @@ struct RunArgs {
     guest: GuestArgs,
     #[command(flatten)]
     events: EventsArgs,
-}
-
-/// Where progress goes.
-#[derive(Args)]
-struct EventsArgs {
-    /// Append progress as one JSON object a line to a file, or write it to standard output for "-".
-    /// SIGHUP opens the file anew, and that of --console-log, for a log rotation.
-    #[arg(long, value_name = "FILE")]
-    events: Option<PathBuf>,
-}
-
-impl EventsArgs {
-    fn takes_standard_output(&self) -> bool {
-        self.events.as_deref() == Some(Path::new("-"))
-    }
-
-    /// Opens the events of a guest, and has its files opened anew whenever this process is told.
-    fn open(&self, guest: &GuestArgs) -> anyhow::Result<Events> {
-        let events = Events::open(self.events.as_deref())?;
-        if !guest.is_interactive() {
-            outcome::reopen_files_on_hangup()?;
-        }
-        Ok(events)
-    }
 }
 
 #[derive(Args)]

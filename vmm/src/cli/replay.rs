@@ -7,7 +7,7 @@ use std::str::FromStr;
 use clap::Args;
 use logging_channel::record::RecordReader;
 
-use super::EventsArgs;
+use super::events::EventsArgs;
 use super::guest::{GuestArgs, ReplicationArgs};
 use crate::assembly::Guest;
 use crate::inspect::{Dumps, Format, Point};
