@@ -19,7 +19,7 @@ const PARAMETERS: [&str; 2] = ["kvm_amd/parameters/npt", "kvm_intel/parameters/e
 
 impl Paging {
     /// As KVM's module on this host was loaded. Where it does not tell, what is right under either:
-    /// shadow paging.
+    /// shadow paging. To drop KVM's page tables empties the TLB too, and costs more than to empty it alone.
     #[must_use]
     pub fn of_host() -> Self {
         Self::told().unwrap_or(Self::Shadow)
