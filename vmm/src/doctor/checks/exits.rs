@@ -177,11 +177,7 @@ pub(super) fn interrupts(guest: &mut MicroGuest, _: Effort) -> Measured {
         true => "open",
         false => "closed",
     };
-    Ok(format!(
-        "{windows} windows, {ROUNDS} injections at exits, each in place; with CR8 = 15 the window is \
-         {at_15}"
-    )
-    .into())
+    Ok(format!("{windows} windows, {ROUNDS} injections in place; window at CR8=15 {at_15}").into())
 }
 
 /// Whether an interrupt window opens with a task priority of 15: it does on Intel's processors and not
@@ -270,7 +266,7 @@ pub(super) fn msr_filter(guest: &mut MicroGuest, effort: Effort) -> Measured {
     };
     let deadline = tsc_deadline(guest)?;
     let finding: Finding =
-        format!("RDMSR of IA32_TSC answered; WRMSR of IA32_TSC_DEADLINE {deadline}").into();
+        format!("RDMSR of TSC answered; WRMSR of TSC_DEADLINE {deadline}").into();
     Ok(match access_us {
         Some(access_us) => finding.with("access_us", access_us),
         None => finding,
@@ -278,7 +274,7 @@ pub(super) fn msr_filter(guest: &mut MicroGuest, effort: Effort) -> Measured {
 }
 
 /// What becomes of a write to IA32_TSC_DEADLINE, for which some KVMs have a way of their own
-/// (`crate::kvm`'s list of registers).
+/// (`crate::kvm`'s list of registers): a host may drop it where another's exits.
 fn tsc_deadline(guest: &mut MicroGuest) -> Result<&'static str, String> {
     let kernel = [
         0xb9, 0xe0, 0x06, 0, 0, // mov ecx, IA32_TSC_DEADLINE
@@ -299,7 +295,7 @@ fn tsc_deadline(guest: &mut MicroGuest) -> Result<&'static str, String> {
             index: 0x6e0,
             write: Some(0),
         }) => Ok("exits"),
-        Event::Exit(Exit::Io(_)) => Ok("is dropped by KVM, where other hosts' may exit"),
+        Event::Exit(Exit::Io(_)) => Ok("dropped by KVM"),
         other => Err(format!("{} in place of WRMSR", describe(other))),
     }
 }

@@ -34,16 +34,16 @@ fn moves(settings: &Path, lock_limit: Option<u64>) -> Vec<&'static str> {
         moves.push("compaction");
     }
     if release(&setting("kernel/osrelease")).is_none_or(|it| it < WITHOUT_SHRINKER) {
-        moves.push("KVM before Linux 6.13");
+        moves.push("KVM < 6.13");
     }
     moves
 }
 
 fn judge(moves: &[&str]) -> Measured {
     if moves.is_empty() {
-        Ok("nothing is left that takes it away".into())
+        Ok("nothing is left that moves it".into())
     } else {
-        Err(format!("may be taken away by {}", moves.join(", ")))
+        Err(format!("may be moved by {}", moves.join(", ")))
     }
 }
 
@@ -56,6 +56,8 @@ fn release(text: &str) -> Option<(u32, u32)> {
 
 #[cfg(test)]
 mod tests {
+    use logging_channel::MAX_MEASURED;
+
     use super::*;
 
     #[test]
@@ -77,8 +79,9 @@ mod tests {
         let words = judge(&all).expect_err("much takes it away");
         assert_eq!(
             words,
-            "may be taken away by swap (RLIMIT_MEMLOCK), compaction, KVM before Linux 6.13"
+            "may be moved by swap (RLIMIT_MEMLOCK), compaction, KVM < 6.13"
         );
+        assert!(words.len() <= MAX_MEASURED, "{} bytes", words.len());
         assert!(judge(&[]).is_ok());
     }
 
