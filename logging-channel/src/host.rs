@@ -26,6 +26,9 @@ pub const MAX_MEASURED: usize = 64;
 pub(crate) const MAX_REPORT: usize =
     1 + MAX_CHECKS * (3 + MAX_CHECK_NAME + MAX_MEASURED) + MAX_RESULTS;
 
+/// Name of the check that the users of both hosts may do without, by `--allow-nested-paging`.
+pub const PAGING: &str = "paging";
+
 /// What to do where processors do not do the same.
 pub const SAME_PROCESSORS: &str = "use two hosts whose processors have the same model, stepping and microcode, or, where hosts are \
      virtual machines, give both the same CPU type";
@@ -167,12 +170,18 @@ impl HostReport {
     /// check that either of them requires, and their processors must do the same.
     #[must_use]
     pub fn shortfall(&self, backup: &HostReport) -> Option<Refusal> {
-        let fails = |whose: &str, needs: &str, place: &str, (name, seen): (&str, &str)| Refusal {
-            code: RefusalCode::HostUnfit,
-            message: format!(
-                "{whose} host fails a check that {needs} needs, {name:?} ({seen}): `ftvm doctor` \
-                 {place} says how to mend it; install the same version of ftvm on both hosts"
-            ),
+        let fails = |whose: &str, needs: &str, place: &str, (name, seen): (&str, &str)| {
+            let or_else = match name {
+                PAGING => "or start the primary and the backup both with --allow-nested-paging",
+                _ => "install the same version of ftvm on both hosts",
+            };
+            Refusal {
+                code: RefusalCode::HostUnfit,
+                message: format!(
+                    "{whose} host fails a check that {needs} needs, {name:?} ({seen}): `ftvm doctor` \
+                     {place} says how to mend it; {or_else}"
+                ),
+            }
         };
         let there = self.unmet_by(backup).or_else(|| backup.unmet_by(backup));
         let here = || backup.unmet_by(self).or_else(|| self.unmet_by(self));
@@ -416,6 +425,18 @@ mod tests {
         assert!(refusal.message.contains("the primary's host"), "{refusal}");
         let refusal = report().shortfall(&waived).expect("unfit");
         assert!(refusal.message.contains("the backup's host"), "{refusal}");
+        assert!(!refusal.message.contains("--allow"), "{refusal}");
+
+        let paging = |outcome, required| HostReport::new([check(PAGING, outcome, required, "")]);
+        let (shadow, nested) = (
+            paging(CheckOutcome::Passed, true),
+            paging(CheckOutcome::Failed, false),
+        );
+        for (primary, backup) in [(&shadow, &nested), (&nested, &shadow)] {
+            let refusal = primary.shortfall(backup).expect("unfit");
+            let allow = "both with --allow-nested-paging";
+            assert!(refusal.message.contains(allow), "{refusal}");
+        }
     }
 
     #[test]

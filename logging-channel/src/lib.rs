@@ -32,7 +32,7 @@ pub mod times;
 
 pub use host::{
     CheckOutcome, HostCheck, HostDifference, HostReport, HostReportError, MAX_CHECK_NAME,
-    MAX_CHECKS, MAX_MEASURED, SAME_PROCESSORS,
+    MAX_CHECKS, MAX_MEASURED, PAGING, SAME_PROCESSORS,
 };
 pub use identity::{Digest, DiskIdentity, Identity, IdentityError, MAX_DISK_NAME, MAX_VM_NAME};
 pub use instructions::{

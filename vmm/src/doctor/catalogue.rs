@@ -6,6 +6,9 @@ use super::purpose::NeededBy;
 /// is protected all the same.
 pub const PROCESSOR: &str = "processor";
 
+/// The check that says which kernel a host has, and so which KVM.
+pub const DEVICE: &str = "device";
+
 /// A check, before it is made.
 pub(super) struct Entry {
     /// Name for programs.
@@ -32,7 +35,7 @@ const CPU_TYPE: &str = "use a processor with x86-64-v2 and AES; where the host i
 /// All checks, in the order of examination.
 pub(super) const CATALOGUE: &[Entry] = &[
     Entry {
-        id: "device",
+        id: DEVICE,
         title: "/dev/kvm opens",
         needed_by: NeededBy::EveryGuest,
         meaning: "guests run on KVM",
@@ -165,8 +168,11 @@ pub(super) const CATALOGUE: &[Entry] = &[
                kvm_intel && modprobe kvm_intel ept=0` (AMD: `modprobe -r kvm_amd && modprobe kvm_amd \
                npt=0`); for the next start of the host, a line `options kvm_intel ept=0` (AMD: `options \
                kvm_amd npt=0`) in /etc/modprobe.d/ftvm.conf, and `update-initramfs -u` where the initramfs \
-               loads kvm. It holds for every guest of the host, of other programs too: those get slower, \
-               most with guests inside guests. `--allow-nested-paging` goes on without",
+               loads kvm; where KVM is built into the kernel, `kvm_intel.ept=0` (`kvm_amd.npt=0`) on its \
+               command line. It holds for every guest of the host, of other programs too: those get slower, \
+               most with guests inside guests. Where the module says something else than was found, look \
+               for what else translates there (a hypervisor below) and tell us. `--allow-nested-paging` goes \
+               on without",
     },
     Entry {
         id: "memory",

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use logging_channel::HostReport;
 use vmm_sys_util::signal::Killable;
 
-pub use self::catalogue::PROCESSOR;
+pub use self::catalogue::{DEVICE, PROCESSOR};
 pub use self::checks::Effort;
 use self::checks::{Measured, PATIENCE};
 pub use self::purpose::{NeededBy, PAGING, Purpose};

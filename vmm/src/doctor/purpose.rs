@@ -1,9 +1,8 @@
 //! What a host is examined for: not all guests need all of it.
 
-use serde::Serialize;
-
 /// The check of how a guest's addresses are translated, which [`Purpose::Replication`] may do without.
-pub const PAGING: &str = "paging";
+pub use logging_channel::PAGING;
+use serde::Serialize;
 
 /// What needs a capability of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

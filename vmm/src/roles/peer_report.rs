@@ -2,7 +2,7 @@
 
 use logging_channel::{CheckOutcome, HostDifference, HostReport, SAME_PROCESSORS};
 
-use crate::doctor::{NESTED_PAGING, PAGING, PROCESSOR, has_counter, has_shadow_paging};
+use crate::doctor::{DEVICE, NESTED_PAGING, PAGING, PROCESSOR, has_counter, has_shadow_paging};
 use crate::engine::Divergence;
 use crate::events::{Event, Events};
 
@@ -40,21 +40,34 @@ pub(super) fn tell_differences(
 ) -> Vec<HostDifference> {
     let differences = here.differences(other);
     for difference in &differences {
-        if difference.name == PAGING {
-            log::warn!(
-                "{whose} translates the guest's addresses in another way ({difference}): the guest will \
-                 differ soon; have both hosts use shadow paging (`ftvm doctor`)"
-            );
-        } else if difference.name == PROCESSOR {
-            log::warn!(
-                "{whose} has another processor ({difference}): it gave the same results wherever \
-                 they are known to differ, but others were not tried; {SAME_PROCESSORS}"
-            );
-        } else {
-            log::info!("{whose} differs: {difference}");
+        match meaning(&difference.name, here, other) {
+            Some(meaning) => log::warn!("{whose} {meaning} ({difference})"),
+            None => log::info!("{whose} differs: {difference}"),
         }
     }
     differences
+}
+
+/// What follows from a difference in this check, and what to do, if it may make the guest differ.
+fn meaning(check: &str, here: &HostReport, other: &HostReport) -> Option<String> {
+    match (check, has_shadow_paging(here), has_shadow_paging(other)) {
+        (PAGING, here, other) if here != other => Some(
+            "translates the guest's addresses in another way: the guest will differ soon; have both \
+             hosts use shadow paging, see `ftvm doctor`"
+                .into(),
+        ),
+        // Each kernel has its own rules of when its KVM marks the guest's page tables.
+        (DEVICE, true, true) => Some(
+            "has another kernel, whose KVM may set accessed bits of the guest elsewhere: the guest may \
+             differ now and then; use the same kernel release on both"
+                .into(),
+        ),
+        (PROCESSOR, ..) => Some(format!(
+            "has another processor: it gave the same results wherever they are known to differ, but \
+             others were not tried; {SAME_PROCESSORS}"
+        )),
+        _ => None,
+    }
 }
 
 /// Whether the two hosts of a pair, or of a recording and its replay, are bound to differ now and then,
@@ -126,6 +139,52 @@ mod tests {
         ] {
             assert_eq!(compare(&Events::default(), here, there), stops);
         }
+    }
+
+    fn host_with(name: &str, outcome: CheckOutcome, measured: &str) -> HostReport {
+        let check = |name: &str, outcome, measured: &str| HostCheck {
+            name: name.into(),
+            outcome,
+            required: false,
+            measured: measured.into(),
+        };
+        // Under shadow paging, if that is not what it is about.
+        let paging = check(PAGING, CheckOutcome::Passed, "shadow");
+        let others = (name != PAGING).then_some(paging);
+        HostReport::new([check(name, outcome, measured)].into_iter().chain(others))
+    }
+
+    #[test]
+    fn what_may_make_the_guest_differ_is_told_with_the_mend() {
+        use CheckOutcome::{Failed, Passed};
+        let told = |name, here, other| {
+            let [here, other] = [here, other].map(|(outcome, text)| host_with(name, outcome, text));
+            assert_eq!(tell_differences(&here, &other, "the other host").len(), 1);
+            meaning(name, &here, &other)
+        };
+        let kernel = told(
+            DEVICE,
+            (Passed, "yes, Linux 6.1.0"),
+            (Passed, "yes, Linux 6.12.0"),
+        );
+        let kernel = kernel.expect("KVM's rules may be others");
+        assert!(kernel.contains("same kernel release on both"), "{kernel}");
+        let paging = told(PAGING, (Passed, "shadow"), (Failed, "nested"));
+        assert!(paging.expect("they differ").contains("shadow paging"));
+        // In words alone: neither has it.
+        let contradiction = "nested, although KVM's module says shadow";
+        let both_nested = told(PAGING, (Failed, "nested"), (Failed, contradiction));
+        assert_eq!(both_nested, None);
+        assert!(told(PROCESSOR, (Passed, "AMD 1"), (Passed, "AMD 2")).is_some());
+        assert_eq!(told("halt", (Passed, "3"), (Passed, "4")), None);
+
+        // Where the processor translates, that decides and not the kernel.
+        let nested = |text| {
+            let device = host_with(DEVICE, Passed, text).checks()[0].clone();
+            HostReport::new([device])
+        };
+        let (old, new) = (nested("yes, Linux 6.1.0"), nested("yes, Linux 6.12.0"));
+        assert_eq!(meaning(DEVICE, &old, &new), None);
     }
 
     #[test]
