@@ -87,7 +87,11 @@ pub struct NotEnough {
 /// [`NotEnough`].
 pub fn pin(memory: &GuestRam) -> Result<Vec<Loose>, NotEnough> {
     let wanted = super::page_count(memory) * PAGE as u64;
-    let room = Room::left();
+    let left = || match lock_limit().is_some_and(|limit| limit < wanted) {
+        true => Room::left(),
+        false => Room::left_to_lock(),
+    };
+    let room = left();
     if room.bytes < wanted {
         return Err(NotEnough { wanted, room });
     }
@@ -104,7 +108,7 @@ pub fn pin(memory: &GuestRam) -> Result<Vec<Loose>, NotEnough> {
         };
         let populated = mapping.pin(&mut loose);
         if populated == Err(Errno::ENOMEM) {
-            let room = Room::left();
+            let room = left();
             return Err(NotEnough { wanted, room });
         }
     }

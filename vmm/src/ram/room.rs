@@ -21,9 +21,19 @@ impl Room {
     /// this process is in has less; what is not told is no limit.
     #[must_use]
     pub(crate) fn left() -> Self {
+        Self::with(Some("SwapFree:"))
+    }
+
+    /// The same for what is to be locked: without swap, where that cannot go.
+    #[must_use]
+    pub(crate) fn left_to_lock() -> Self {
+        Self::with(None)
+    }
+
+    fn with(swap: Option<&str>) -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let host = Self {
-            bytes: of_host(&read("/proc/meminfo")).unwrap_or(u64::MAX),
+            bytes: of_host(&read("/proc/meminfo"), swap).unwrap_or(u64::MAX),
             group: None,
         };
         let groups = groups(Path::new(CGROUPS), &read("/proc/self/cgroup"));
@@ -54,14 +64,15 @@ impl fmt::Display for Room {
     }
 }
 
-fn of_host(meminfo: &str) -> Option<u64> {
+/// Of memory, and of what has the name `swap`.
+fn of_host(meminfo: &str, swap: Option<&str>) -> Option<u64> {
     let bytes = |name: &str| {
         let mut lines = meminfo.lines().map(|line| line.split_whitespace());
         let mut words = lines.find(|words| words.clone().next() == Some(name))?;
         let kib: u64 = words.nth(1)?.parse().ok()?;
         Some(kib << 10)
     };
-    Some(bytes("MemAvailable:")? + bytes("SwapFree:")?)
+    Some(bytes("MemAvailable:")? + swap.map_or(Some(0), bytes)?)
 }
 
 /// The directories of the cgroups that a process is in, by its `/proc/PID/cgroup`, innermost first.
@@ -96,8 +107,9 @@ mod tests {
     fn what_the_host_has_left_is_memory_and_swap() {
         let meminfo = "MemTotal: 900 kB\nMemFree: 10 kB\nMemAvailable:     300 kB\nSwapTotal: 9 kB\n\
                        SwapFree:          5 kB\nHugePages_Total: 0\n";
-        assert_eq!(of_host(meminfo), Some(305 << 10));
-        assert_eq!(of_host("MemTotal: 900 kB\n"), None);
+        assert_eq!(of_host(meminfo, Some("SwapFree:")), Some(305 << 10));
+        assert_eq!(of_host(meminfo, None), Some(300 << 10), "locked memory");
+        assert_eq!(of_host("MemTotal: 900 kB\n", None), None);
         assert!(Room::left().bytes > 0);
     }
 
