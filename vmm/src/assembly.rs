@@ -20,7 +20,7 @@ use crate::events::{Event, Events};
 use crate::io::{ConsoleSink, Outlet, Tap, TapError, Terminal, TerminalError};
 use crate::kvm::branch_counter::CounterError;
 use crate::kvm::counting::{FreeCpu, HardwareCounter, HardwareCountingCpu};
-use crate::kvm::{Machine, MachineError};
+use crate::kvm::{Machine, MachineError, Paging, shadow_page_bytes};
 use crate::ram::{self, GuestRam, NotEnough, Room};
 use crate::sources::{Lanes, TSC_KHZ, Verification, Watchdog};
 use crate::state::{Baseline, NoRoom};
@@ -277,12 +277,18 @@ impl Guest {
             log::warn!("{loose}");
         }
         let copy = self.identity.memory_bytes;
+        let tables = match Paging::of_host() {
+            Paging::Shadow => shadow_page_bytes(copy),
+            Paging::Nested => 0,
+        };
         let room = Room::left();
-        if room.bytes < copy {
+        if room.bytes < copy + tables {
             log::warn!(
-                "{room}, and the copy of the guest's memory may come to {} MiB: once that is more than \
-                 there is, Linux kills ftvm; make room, or give the guest less",
-                copy >> 20
+                "{room}, and the copy of the guest's memory may come to {} MiB, KVM's shadow pages to \
+                 {} MiB: once that is more than there is, Linux kills ftvm; make room, or give the guest \
+                 less",
+                copy >> 20,
+                tables >> 20
             );
         }
         self.cpu.track_writes()?;

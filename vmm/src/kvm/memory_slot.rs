@@ -14,8 +14,15 @@ pub(super) const MEMORY_SLOT: u32 = 0;
 /// A slot that is there for no guest: only between two exits.
 const PASSING_SLOT: u32 = 1;
 
-/// KVM takes no fewer (KVM_MIN_ALLOC_MMU_PAGES).
-const LEAST_SHADOW_PAGES: u64 = 64;
+/// Shadow pages that there may be, at least: those of a guest with some 200 small processes.
+const LEAST_SHADOW_PAGES: u64 = 4096;
+
+/// Pages of the guest for one shadow page that there may be.
+const PAGES_FOR_ONE: u64 = 8;
+
+/// Memory of the host that KVM takes for a shadow page: the table itself, and what it keeps of each
+/// entry.
+const SHADOW_PAGE_BYTES: u64 = 2 * PAGE as u64;
 
 /// Guest-physical addresses below this one may be in use: by memory, and by KVM itself for a processor
 /// that cannot run real mode.
@@ -66,21 +73,33 @@ pub(super) fn drop_shadow_pages(vm: &VmFd, memory: &GuestRam) -> Result<(), kvm_
     Ok(())
 }
 
-/// Lets KVM keep so many shadow pages that it never has to take one away to make another.
+/// Lets KVM keep so many shadow pages that in practice it takes none away to make another.
 ///
 /// What it takes away then follows from the guest as all else does, but each costs the guest its faults
-/// again. By default there are 2 % of the number of the guest's pages, 655 in a guest of 128 MiB. Linux
-/// with one program makes 257 there (`mmu_cache_miss` in KVM's debugfs, nothing dropped), and every
-/// process some 20 more: a guest with 30 of them would fill it. As many as pages are never full, because
-/// a shadow page stands for a page table or for 2 MiB, and few pages are page tables; KVM takes memory
-/// only for those that there are. `mmu_recycled` stayed 0.
+/// again: slow, not wrong. By default there are 2 % of the number of the guest's pages, 655 in a guest of
+/// 128 MiB. Linux with one program makes 257 there (`mmu_cache_miss` in KVM's debugfs, nothing dropped),
+/// and every process some 20 more: a guest with 30 of them would fill it. A shadow page stands for a page
+/// table or for 2 MiB, and one page of the guest may have several; an eighth of the pages is far more than
+/// Linux has of them. KVM takes memory only for those that there are, and that bounds what a guest can
+/// make it take ([`shadow_page_bytes`]).
 pub(super) fn keep_shadow_pages(vm: &VmFd, memory: &GuestRam) -> Result<(), kvm_ioctls::Error> {
-    let most = page_count(memory).max(LEAST_SHADOW_PAGES);
+    let most = most_shadow_pages(page_count(memory));
     // SAFETY: the descriptor is a virtual machine's, and KVM_SET_NR_MMU_PAGES takes a number.
     match unsafe { vmm_sys_util::ioctl::ioctl_with_val(vm, KVM_SET_NR_MMU_PAGES(), most) } {
         0 => Ok(()),
         _ => Err(kvm_ioctls::Error::last()),
     }
+}
+
+fn most_shadow_pages(pages: u64) -> u64 {
+    (pages / PAGES_FOR_ONE).max(LEAST_SHADOW_PAGES)
+}
+
+/// How many bytes of the host's memory KVM may take for the shadow pages of a guest with so many of its
+/// own.
+#[must_use]
+pub fn shadow_page_bytes(memory_bytes: u64) -> u64 {
+    SHADOW_PAGE_BYTES * most_shadow_pages(memory_bytes / PAGE as u64)
 }
 
 fn host_address(memory: &GuestRam) -> u64 {
@@ -92,4 +111,16 @@ fn host_address(memory: &GuestRam) -> u64 {
         .get_host_address(GuestAddress(0))
         .expect("guest memory begins at 0");
     host as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shadow_pages_take_a_quarter_of_the_guests_memory_at_most_but_in_small_guests() {
+        assert_eq!(most_shadow_pages(0x8000), 4096, "128 MiB");
+        assert_eq!(shadow_page_bytes(64 << 20), 32 << 20);
+        assert_eq!(shadow_page_bytes(8 << 30), 2 << 30);
+    }
 }

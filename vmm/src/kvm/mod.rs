@@ -23,6 +23,7 @@ mod vm;
 mod write_log;
 
 pub use cpu_model::{CpuModel, CpuModelError};
+pub use memory_slot::shadow_page_bytes;
 pub use paging::Paging;
 pub use vcpu::KvmCpu;
 pub use vm::{Machine, MachineError};
