@@ -14,6 +14,14 @@ pub enum Look {
     Hidden,
 }
 
+impl Look {
+    /// Whether it may change which pages are watched. A guest that the processor translates for (no
+    /// shadow paging) does not notice.
+    pub(crate) fn may_change(self, is_shadow_paging: bool) -> bool {
+        self == Self::Open || !is_shadow_paging
+    }
+}
+
 /// State that can be taken from one processor and given to another of the same model.
 pub trait CpuState {
     /// Finishes the port, MMIO or MSR access of the last exit, so that the processor stands

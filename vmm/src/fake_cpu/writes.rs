@@ -48,7 +48,7 @@ impl Writes {
 
     pub(super) fn take(&mut self, at: &Registers, look: Look, into: &mut PageSet) {
         into.insert_bitmap(&self.named);
-        if !self.may_change(look) {
+        if !look.may_change(self.is_shadow_paging) {
             return;
         }
         let watched = self.heat.choose(&self.named);
@@ -59,13 +59,9 @@ impl Writes {
     }
 
     pub(super) fn looked_at(&mut self, look: Look, range: Range<u64>, unchanged: &PageSet) {
-        if self.may_change(look) {
+        if look.may_change(self.is_shadow_paging) {
             self.heat.looked_at(range, unchanged);
         }
-    }
-
-    fn may_change(&self, look: Look) -> bool {
-        look == Look::Open || !self.is_shadow_paging
     }
 
     /// Whether the guest notices.

@@ -52,9 +52,8 @@ impl WriteLog {
         })
     }
 
-    /// Whether such a look may change what is watched. Under nested paging the guest does not notice.
     fn may_change(&self, look: Look) -> bool {
-        look == Look::Open || self.paging == Paging::Nested
+        look.may_change(self.paging == Paging::Shadow)
     }
 
     /// Of the pages that were named, those of `range` have been looked at, and `unchanged` had not
