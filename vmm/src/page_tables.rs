@@ -76,17 +76,62 @@ pub(crate) fn translate(memory: &GuestRam, control: Control, linear: u64) -> Opt
     if !is_canonical {
         return None;
     }
-    let mut table = control.cr3 & ADDRESS;
+    let index = |_, level: usize| Some(linear >> ENTRY_BITS[level] & (ENTRIES - 1));
+    let leaf = descend(memory, control.cr3 & ADDRESS, top, index)?;
+    Some(leaf.page | linear & offsets(leaf.level))
+}
+
+/// The entry of a page.
+struct Leaf {
+    /// Where it is.
+    #[cfg_attr(not(feature = "sabotage"), expect(dead_code, reason = "for sabotage"))]
+    at: GuestAddress,
+    page: u64,
+    level: usize,
+}
+
+/// Goes down from a table of level `top` to a page, in each table by the entry that `index` gives for it
+/// and its level.
+fn descend(
+    memory: &GuestRam,
+    mut table: u64,
+    top: usize,
+    mut index: impl FnMut(u64, usize) -> Option<u64>,
+) -> Option<Leaf> {
     for level in (0..=top).rev() {
-        let index = linear >> ENTRY_BITS[level] & (ENTRIES - 1);
-        let entry = memory.read_obj(GuestAddress(table + 8 * index)).ok()?;
-        match Entry::of(entry, level) {
+        let at = GuestAddress(table + 8 * index(table, level)?);
+        match Entry::of(memory.read_obj(at).ok()?, level) {
             Entry::Nothing => return None,
             Entry::Table(next) => table = next,
-            Entry::Page(page) => return Some(page | linear & offsets(level)),
+            Entry::Page(page) => return Some(Leaf { at, page, level }),
         }
     }
     None
+}
+
+/// Flips the accessed bit of some page of the kernel's half below CR3's table, as `choose` says: one of so
+/// many. `None` if the way down leads nowhere. (Of a page: the processor soon sets those of whole tables
+/// again.)
+#[cfg(feature = "sabotage")]
+pub(crate) fn flip_accessed_bit(
+    memory: &GuestRam,
+    cr3: u64,
+    mut choose: impl FnMut(u64) -> u64,
+) -> Option<()> {
+    const ACCESSED: u64 = 1 << 5;
+    let some = |table, level| {
+        let first = if level == TOP { ENTRIES / 2 } else { 0 };
+        let is_there = |n: &u64| {
+            let entry = memory.read_obj(GuestAddress(table + 8 * n));
+            entry.is_ok_and(|entry: u64| entry & PRESENT != 0)
+        };
+        let there: Vec<u64> = (first..ENTRIES).filter(is_there).collect();
+        let chosen = choose(there.len().max(1) as u64);
+        there.get(chosen as usize).copied()
+    };
+    let leaf = descend(memory, cr3 & ADDRESS, TOP, some)?;
+    let entry: u64 = memory.read_obj(leaf.at).ok()?;
+    memory.write_obj(entry ^ ACCESSED, leaf.at).ok()
 }
 
 /// So many entries and pages are looked at: a program that has all that a guest can have takes a
@@ -102,8 +147,8 @@ pub(crate) struct AddressSpace {
 }
 
 impl AddressSpace {
-    /// The one whose page tables, of four levels, begin where CR3 says. What lies outside of memory is
-    /// left out.
+    /// The one whose page tables, of four levels, begin where CR3 says: the CPU model has no fifth. What
+    /// lies outside of memory is left out.
     pub(crate) fn of(memory: &GuestRam, cr3: u64) -> Self {
         let count = page_count(memory);
         let mut space = Self {
@@ -267,5 +312,21 @@ mod tests {
         }
         AddressSpace::of(&memory, control.cr3);
         assert_eq!(contents(), before);
+    }
+
+    #[cfg(feature = "sabotage")]
+    #[test]
+    fn the_accessed_bit_of_one_page_of_the_kernels_half_is_flipped() {
+        let (memory, control) = tables();
+        let entry = || {
+            memory
+                .read_obj::<u64>(GuestAddress(0x4000))
+                .expect("memory")
+        };
+        let before = entry();
+        let first = |_| 0;
+        flip_accessed_bit(&memory, control.cr3, first).expect("a way down");
+        assert_eq!(entry(), before ^ 1 << 5);
+        assert_eq!(flip_accessed_bit(&memory, 0x5000, first), None);
     }
 }

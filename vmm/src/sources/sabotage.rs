@@ -15,6 +15,7 @@ use super::log_source::{Head, LogSource};
 use crate::devices::{Appetite, ClockNeed, Input};
 use crate::dice::Dice;
 use crate::engine::{Divergence, EventSource, Interruption, Moment, Step};
+use crate::page_tables::flip_accessed_bit;
 use crate::ram::GuestRam;
 
 /// A byte below 640 KiB that Linux has no use for, so that only a digest can find it changed.
@@ -26,8 +27,6 @@ const WITH_DATA: usize = 90;
 const LAST_LETTER: usize = 3;
 /// Time between two bits that are flipped.
 const AGAIN: Duration = Duration::from_secs(1);
-/// The address in an entry of a page table (AMD APM volume 2, section 5.3).
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// R14 in the order of [`logging_channel::entry::Registers::gpr`].
 const R14: usize = 14;
 
@@ -163,29 +162,6 @@ pub struct Sabotage<S> {
     dice: Dice,
 }
 
-/// Flips the accessed bit of some page of the kernel's half below the page table at `root`. `None` if
-/// the way down leads nowhere. (Of a page: the processor soon sets those of whole tables again.)
-fn flip_accessed_bit(memory: &GuestRam, root: u64, dice: &mut Dice) -> Option<()> {
-    const PRESENT: u64 = 1 << 0;
-    const ACCESSED: u64 = 1 << 5;
-    const LARGE: u64 = 1 << 7;
-    let (mut table, mut first) = (root, 256);
-    for level in (0..4).rev() {
-        let entries: Vec<(GuestAddress, u64)> = (first..512)
-            .map(|n| GuestAddress(table + 8 * n))
-            .filter_map(|at| Some((at, memory.read_obj::<u64>(at).ok()?)))
-            .filter(|(_, entry)| entry & PRESENT != 0)
-            .collect();
-        let chosen = dice.roll(entries.len().max(1) as u64) as usize;
-        let &(at, entry) = entries.get(chosen)?;
-        if level == 0 || entry & LARGE != 0 {
-            return memory.write_obj(entry ^ ACCESSED, at).ok();
-        }
-        (table, first) = (entry & ADDRESS, 0);
-    }
-    None
-}
-
 impl<S> Sabotage<S> {
     fn break_something(&mut self, at: &mut Moment<'_>) -> Step<()> {
         let mut progress = self.saboteur.0.borrow_mut();
@@ -198,10 +174,10 @@ impl<S> Sabotage<S> {
                     .map_err(|error| Interruption::Failed(error.to_string()))
             }
             Some(Target::AccessedBit) if progress.is_due(Target::AccessedBit) => {
-                let root = at.registers()?.cr3 & ADDRESS;
-                let flipped = flip_accessed_bit(&self.memory, root, &mut self.dice);
+                let cr3 = at.registers()?.cr3;
+                let flipped = flip_accessed_bit(&self.memory, cr3, |count| self.dice.roll(count));
                 if flipped.is_none() {
-                    log::debug!("no page was found below {root:#x}");
+                    log::debug!("no page was found below {cr3:#x}");
                 }
                 Ok(())
             }
