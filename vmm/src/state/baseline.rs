@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
+use super::memory_copy::MemoryCopy;
 use super::patch::{PagePatch, PatchError};
-use super::shadow::Shadow;
 use crate::cpu::{CpuError, GuestCpu, Look};
 use crate::ram::{self, GuestRam, PAGE, PageSet};
 
@@ -15,7 +15,7 @@ use crate::ram::{self, GuestRam, PAGE, PageSet};
 /// Costs as much memory as the guest has written to: pages that are zero are never touched.
 pub struct Baseline {
     memory: GuestRam,
-    copy: Shadow,
+    copy: MemoryCopy,
     pages: u64,
     /// The pages in which guest memory may differ from the copy, but for those written since
     /// [`Baseline::suspect_written`].
@@ -50,7 +50,7 @@ impl Baseline {
         let bytes = memory.last_addr().0 + 1;
         let pages = bytes / PAGE as u64;
         let first = memory.get_slice(address(0), PAGE).expect(IN_MEMORY);
-        let copy = Shadow::beside(first.ptr_guard().as_ptr(), pages)
+        let copy = MemoryCopy::beside(first.ptr_guard().as_ptr(), pages)
             .map_err(|source| NoRoom { bytes, source })?;
         let mut baseline = Self {
             memory,

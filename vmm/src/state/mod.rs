@@ -27,10 +27,10 @@ mod baseline;
 mod capture;
 mod digest;
 mod incoming;
+mod memory_copy;
 mod parts;
 mod patch;
 mod seal;
-mod shadow;
 
 pub use baseline::{Baseline, NoRoom};
 pub use capture::Capture;

@@ -9,7 +9,7 @@ use crate::ram::{PAGE, PageSet};
 static ZERO: [u8; PAGE] = [0; PAGE];
 
 /// As many pages as guest memory has. They are zero, and take memory once they are written.
-pub(super) struct Shadow {
+pub(super) struct MemoryCopy {
     /// Nobody else knows of this mapping.
     mapping: DroppedElsewhere<MmapRegion>,
     /// Bytes of it before the first page.
@@ -20,7 +20,7 @@ pub(super) struct Shadow {
     written: PageSet,
 }
 
-impl Shadow {
+impl MemoryCopy {
     /// Pages to be compared with those that begin at `original`.
     ///
     /// The two lie an odd number of pages apart. With a power of two between them, they would use
@@ -91,30 +91,30 @@ mod tests {
         let aligned = original.as_ptr().align_offset(PAGE);
         let original = original[aligned..].as_ptr();
         for start in [original, original.wrapping_add(PAGE)] {
-            let mut shadow = Shadow::beside(start, 4).expect("four pages");
-            let distance = shadow.page_mut(0).as_ptr().addr().abs_diff(start.addr());
+            let mut copy = MemoryCopy::beside(start, 4).expect("four pages");
+            let distance = copy.page_mut(0).as_ptr().addr().abs_diff(start.addr());
             assert_eq!(distance / PAGE % 2, 1);
             for page in 0..4 {
-                assert_eq!(shadow.page(page), &[0; PAGE]);
-                *shadow.page_mut(page) = [page as u8 + 1; PAGE];
+                assert_eq!(copy.page(page), &[0; PAGE]);
+                *copy.page_mut(page) = [page as u8 + 1; PAGE];
             }
             for page in 0..4 {
-                assert_eq!(shadow.page(page), &[page as u8 + 1; PAGE]);
+                assert_eq!(copy.page(page), &[page as u8 + 1; PAGE]);
             }
-            shadow.forget();
+            copy.forget();
             for page in 0..4 {
-                assert_eq!(shadow.page(page), &ZERO);
+                assert_eq!(copy.page(page), &ZERO);
             }
-            assert_eq!(shadow.page_mut(1), &ZERO);
-            shadow.set(2, &[9; PAGE]);
-            assert_eq!(shadow.page(2), &[9; PAGE]);
+            assert_eq!(copy.page_mut(1), &ZERO);
+            copy.set(2, &[9; PAGE]);
+            assert_eq!(copy.page(2), &[9; PAGE]);
         }
     }
 
     #[test]
     #[should_panic(expected = "a page of guest memory")]
     fn there_is_no_page_behind_the_last() {
-        let shadow = Shadow::beside(std::ptr::null(), 4).expect("four pages");
-        let _ = shadow.page(4);
+        let copy = MemoryCopy::beside(std::ptr::null(), 4).expect("four pages");
+        let _ = copy.page(4);
     }
 }
