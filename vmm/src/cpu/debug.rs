@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{CpuError, Exit};
+use super::{CpuError, Exit, GuestCpu};
+use crate::ram::GuestRam;
 
 /// A processor that a debugger can look into.
 pub trait DebugCpu {
@@ -19,6 +20,13 @@ pub trait DebugCpu {
     /// # Errors
     /// [`CpuError::Hypervisor`] when KVM refuses.
     fn float_registers(&mut self) -> Result<FloatRegisters, CpuError>;
+
+    /// A processor of another machine, in this one's state and with this `memory`, a copy of the
+    /// guest's, wherever this one stands with no access pending. What it does changes nothing here.
+    ///
+    /// # Errors
+    /// [`CpuError`].
+    fn twin(&mut self, memory: &GuestRam) -> Result<Box<dyn GuestCpu>, CpuError>;
 
     /// Executes one instruction. Returns the exit that came in its place, if one did.
     ///

@@ -3,8 +3,8 @@
 //!
 //! Nothing that a debugger does changes the replay. Breakpoints stop the replay itself, before
 //! the instruction, with nothing changed. From there, and from an exit, single steps and
-//! everything up to the next exit are an [`Excursion`]; then the guest is put back and does the
-//! same again, undisturbed. The log's digests are compared all the time.
+//! everything up to the next exit are an [`Excursion`] of another machine; then the guest does the
+//! same, undisturbed. The log's digests are compared all the time.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -34,7 +34,7 @@ pub struct Debugger {
     breakpoints: BTreeSet<u64>,
     /// The processor has them.
     armed: bool,
-    /// An excursion was undone: up to the next exit, the guest only does what it did before.
+    /// An excursion is over: up to the next exit, the guest only does what was shown before.
     repeating: bool,
     /// Stop at the next departure.
     stop: Option<Stopped>,
@@ -139,35 +139,45 @@ impl Debugger {
         };
         let requests: Receiver<Request> = link.requests.clone();
         at.cpu.complete_access()?;
-        let mut excursion = None;
+        let mut excursion: Option<Excursion> = None;
         let fate = loop {
-            match requests.recv() {
+            let request = requests.recv();
+            if let Ok(Request::Step) = request
+                && excursion.is_none()
+            {
+                excursion = Excursion::begin(at.cpu, memory)?;
+            }
+            let is_ahead = excursion.is_some();
+            let (cpu, memory): (&mut dyn GuestCpu, _) = match &mut excursion {
+                Some(ahead) => (&mut *ahead.cpu, &ahead.memory),
+                None => (&mut *at.cpu, memory),
+            };
+            match request {
                 // A reply that is not taken any more: the next request says why.
-                Ok(Request::Registers(reply)) => drop(reply.send(snapshot(at)?)),
+                Ok(Request::Registers(reply)) => drop(reply.send(snapshot(cpu)?)),
                 Ok(Request::Memory {
                     address,
                     len,
                     reply,
-                }) => drop(reply.send(read(at.cpu, memory, address, len))),
+                }) => drop(reply.send(read(cpu, memory, address, len))),
                 Ok(Request::Breakpoint {
                     address,
                     set,
                     reply,
-                }) => drop(reply.send(self.set_breakpoint(at.cpu, address, set))),
+                }) => drop(reply.send(self.set_breakpoint(cpu, address, set))),
                 Ok(Request::Interrupt) => {} // it stands already
                 Ok(Request::Step) => {
-                    begin(&mut excursion, at, memory)?;
-                    if !step(at.cpu) {
+                    if !is_ahead || !step(cpu) {
                         self.stop = Some(Stopped::Step);
                         break Fate::GoesOn;
                     }
                     self.report(Stopped::Step);
                 }
                 Ok(Request::Continue) => {
-                    if excursion.is_none() || self.breakpoints.is_empty() {
+                    if !is_ahead || self.breakpoints.is_empty() {
                         break Fate::GoesOn;
                     }
-                    match self.run_ahead(at.cpu, &requests)? {
+                    match self.run_ahead(cpu, &requests)? {
                         Some(stop) => self.report(stop),
                         None => break Fate::GoesOn,
                     }
@@ -177,7 +187,7 @@ impl Debugger {
             }
         };
         if let Some(excursion) = excursion {
-            excursion.undo(at.cpu, memory)?;
+            excursion.end(at.cpu)?;
             self.repeating = true;
         }
         Ok(fate)
@@ -228,13 +238,6 @@ impl Debugger {
     }
 }
 
-fn begin(excursion: &mut Option<Excursion>, at: &mut Moment<'_>, memory: &GuestRam) -> Step<()> {
-    if excursion.is_none() {
-        *excursion = Some(Excursion::begin(at.cpu, memory)?);
-    }
-    Ok(())
-}
-
 /// One instruction. `false` at an exit.
 fn step(cpu: &mut dyn GuestCpu) -> bool {
     let Some(cpu) = cpu.for_debugger() else {
@@ -250,9 +253,9 @@ fn step(cpu: &mut dyn GuestCpu) -> bool {
     }
 }
 
-fn snapshot(at: &mut Moment<'_>) -> Step<Snapshot> {
-    let general = at.registers()?;
-    let (system, float) = match at.cpu.for_debugger() {
+fn snapshot(cpu: &mut dyn GuestCpu) -> Step<Snapshot> {
+    let general = cpu.registers()?;
+    let (system, float) = match cpu.for_debugger() {
         Some(cpu) => (cpu.system_registers()?, cpu.float_registers()?),
         None => Default::default(),
     };

@@ -2,49 +2,70 @@
 //!
 //! A debugger's single steps leave traces in the guest: RFLAGS.TF in what PUSHF saves, in R11
 //! after SYSCALL, in the frames of exceptions. So that a replay stays one, they are done in an
-//! *excursion*: processor and memory are saved, the guest is stepped at will up to its next exit,
-//! and put back. What it did is then done again, undisturbed.
+//! *excursion*: another machine gets a copy of processor and memory, and is stepped at will up to its
+//! next exit. Then it is thrown away, and the guest does the same, undisturbed.
+//!
+//! To put memory back where it was would not do: what KVM keeps of the guest's page tables, and which
+//! pages it knows to be written, would be the excursion's (under shadow paging a guest notices).
 //!
 //! An excursion never goes past an exit, so devices, inputs and the log have no part in it.
 
-use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use std::io;
+
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::cpu::{CpuError, GuestCpu};
-use crate::ram::GuestRam;
-use crate::ram::PAGE;
+use crate::ram::{self, GuestRam, PAGE};
 
-/// The guest as it was where an excursion began.
+/// Another machine, which has run ahead of the guest.
 pub(super) struct Excursion {
-    cpu: Vec<u8>,
-    memory: Vec<u8>,
+    /// Its processor.
+    pub(super) cpu: Box<dyn GuestCpu>,
+    /// Its memory.
+    pub(super) memory: GuestRam,
+    /// The guest's processor, which stands where the excursion began.
+    stands: Vec<u8>,
 }
 
-const IN_MEMORY: &str = "a page of guest memory";
-
 impl Excursion {
-    /// Begins at the place where the processor stands, with no access pending.
-    pub(super) fn begin(cpu: &mut dyn GuestCpu, ram: &GuestRam) -> Result<Self, CpuError> {
-        let mut memory = vec![0; ram.last_addr().0 as usize + 1];
-        ram.read_slice(&mut memory, GuestAddress(0))
-            .expect(IN_MEMORY);
-        Ok(Self {
-            cpu: cpu.save()?,
+    /// Begins at the place where the processor stands, with no access pending. `None` if this processor
+    /// has nothing for debuggers.
+    pub(super) fn begin(
+        cpu: &mut dyn GuestCpu,
+        memory: &GuestRam,
+    ) -> Result<Option<Self>, CpuError> {
+        let stands = cpu.save()?;
+        let Some(cpu) = cpu.for_debugger() else {
+            return Ok(None);
+        };
+        let memory = copy(memory).map_err(CpuError::failed_to("copy the guest's memory"))?;
+        Ok(Some(Self {
+            cpu: cpu.twin(&memory)?,
             memory,
-        })
+            stands,
+        }))
     }
 
-    /// Puts the guest back to where it began.
-    pub(super) fn undo(self, cpu: &mut dyn GuestCpu, ram: &GuestRam) -> Result<(), CpuError> {
-        let mut now = [0; PAGE];
-        for (n, before) in (0..).zip(self.memory.chunks_exact(PAGE)) {
-            let address = GuestAddress(n * PAGE as u64);
-            ram.read_slice(&mut now, address).expect(IN_MEMORY);
-            if now != before {
-                ram.write_slice(before, address).expect(IN_MEMORY);
-            }
-        }
-        // The exit that ended it is answered by nobody.
-        cpu.complete_access()?;
-        cpu.load(&self.cpu)
+    /// Ends: the guest's processor `cpu` goes on.
+    pub(super) fn end(self, cpu: &mut dyn GuestCpu) -> Result<(), CpuError> {
+        drop(self.cpu);
+        // It has not moved, but a counter may have counted what the other one did on this thread: that
+        // comes back with the state. To KVM it is the state that is there, and changes nothing.
+        cpu.load(&self.stands)
     }
+}
+
+/// Memory of the same content. Pages that are zero take none.
+fn copy(memory: &GuestRam) -> io::Result<GuestRam> {
+    let pages = ram::page_count(memory);
+    let bytes = pages as usize * PAGE;
+    let copy = GuestRam::from_ranges(&[(GuestAddress(0), bytes)]).map_err(io::Error::other)?;
+    for number in 0..pages {
+        let page = ram::page(memory, number);
+        if page != [0; PAGE] {
+            let written = copy.write_slice(&page, GuestAddress(number * PAGE as u64));
+            written.expect("the copy is as large");
+        }
+    }
+    Ok(copy)
 }

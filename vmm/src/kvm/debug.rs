@@ -3,11 +3,15 @@
 //! Places to stop at are marked by [tripwires](super::out_stop::Tripwires), which change nothing that
 //! a guest sees but the byte itself.
 
-use kvm_bindings::{kvm_dtable, kvm_segment};
+use std::io;
+
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_dtable, kvm_segment};
 
 use super::vcpu::KvmCpu;
+use super::vm;
 use crate::cpu::debug::{DebugCpu, FloatRegisters, Segment, SystemRegisters, Table};
 use crate::cpu::{CpuError, CpuState, Exit, GuestCpu};
+use crate::ram::GuestRam;
 
 impl KvmCpu {
     /// The last exit was a tripwire's: the processor stands before the instruction again, and the
@@ -81,6 +85,21 @@ impl DebugCpu for KvmCpu {
             xmm: fpu.xmm.map(u128::from_le_bytes),
             mxcsr: fpu.mxcsr,
         })
+    }
+
+    fn twin(&mut self, memory: &GuestRam) -> Result<Box<dyn GuestCpu>, CpuError> {
+        let cpuid = self
+            .fd_ref()
+            .get_cpuid2(KVM_MAX_CPUID_ENTRIES)
+            .map_err(CpuError::failed_to("read the CPU model"))?;
+        let mut twin = vm::Machine::open()
+            .and_then(|kvm| vm::processor(&kvm, &cpuid, memory))
+            .map_err(io::Error::other)
+            .map_err(CpuError::failed_to("make a machine for the debugger"))?;
+        twin.load(&self.save()?)?;
+        let wants_window = self.fd().get_kvm_run().request_interrupt_window != 0;
+        twin.request_interrupt_window(wants_window);
+        Ok(Box::new(twin))
     }
 
     fn step(&mut self) -> Result<Option<Exit>, CpuError> {

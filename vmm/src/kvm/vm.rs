@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use kvm_bindings::{
-    KVM_API_VERSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_MSR_EXIT_REASON_FILTER,
+    CpuId, KVM_API_VERSION, KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, KVM_MSR_EXIT_REASON_FILTER,
     KVM_MSR_EXIT_REASON_INVAL, kvm_enable_cap, kvm_regs, kvm_segment,
 };
 use kvm_ioctls::{Cap, Kvm};
@@ -135,38 +135,8 @@ impl Machine {
             bytes: memory_bytes,
             source,
         })?;
-
-        let vm = uninterrupted(|| kvm.create_vm()).map_err(failed("create a virtual machine"))?;
-        vm.set_tss_address(TSS_ADDRESS)
-            .map_err(failed("set the TSS address"))?;
-        map_memory(&vm, &memory, 0).map_err(failed("map guest memory"))?;
-        keep_shadow_pages(&vm, &memory).map_err(failed("make room for shadow pages"))?;
-        let user_space_msr = kvm_enable_cap {
-            cap: Cap::X86UserSpaceMsr as u32,
-            args: [
-                u64::from(KVM_MSR_EXIT_REASON_FILTER | KVM_MSR_EXIT_REASON_INVAL),
-                0,
-                0,
-                0,
-            ],
-            ..Default::default()
-        };
-        vm.enable_cap(&user_space_msr)
-            .map_err(failed("enable user-space MSR exits"))?;
-        super::msrs::install_filter(&vm).map_err(failed("install the MSR filter"))?;
-
-        let fd = vm.create_vcpu(0).map_err(failed("create the vCPU"))?;
-        fd.set_cpuid2(&model.to_cpuid())
-            .map_err(failed("set the CPU model"))?;
-        // KVM has no local APIC here, but what CPUID says of one follows this register.
-        let mut sregs = fd
-            .get_sregs()
-            .map_err(failed("read the control registers"))?;
-        sregs.apic_base = apic::BASE_VALUE;
-        fd.set_sregs(&sregs)
-            .map_err(failed("set the control registers"))?;
         Ok(Self {
-            cpu: KvmCpu::new(fd, vm, memory.clone()),
+            cpu: processor(kvm, &model.to_cpuid(), &memory)?,
             memory,
             model,
         })
@@ -227,6 +197,43 @@ impl Machine {
         };
         fd.set_regs(&regs).map_err(failed("set the registers"))
     }
+}
+
+/// A processor with this CPU model in a new virtual machine with this memory.
+pub(super) fn processor(
+    kvm: &Kvm,
+    cpuid: &CpuId,
+    memory: &GuestRam,
+) -> Result<KvmCpu, MachineError> {
+    let vm = uninterrupted(|| kvm.create_vm()).map_err(failed("create a virtual machine"))?;
+    vm.set_tss_address(TSS_ADDRESS)
+        .map_err(failed("set the TSS address"))?;
+    map_memory(&vm, memory, 0).map_err(failed("map guest memory"))?;
+    keep_shadow_pages(&vm, memory).map_err(failed("make room for shadow pages"))?;
+    let user_space_msr = kvm_enable_cap {
+        cap: Cap::X86UserSpaceMsr as u32,
+        args: [
+            u64::from(KVM_MSR_EXIT_REASON_FILTER | KVM_MSR_EXIT_REASON_INVAL),
+            0,
+            0,
+            0,
+        ],
+        ..Default::default()
+    };
+    vm.enable_cap(&user_space_msr)
+        .map_err(failed("enable user-space MSR exits"))?;
+    super::msrs::install_filter(&vm).map_err(failed("install the MSR filter"))?;
+
+    let fd = vm.create_vcpu(0).map_err(failed("create the vCPU"))?;
+    fd.set_cpuid2(cpuid).map_err(failed("set the CPU model"))?;
+    // KVM has no local APIC here, but what CPUID says of one follows this register.
+    let mut sregs = fd
+        .get_sregs()
+        .map_err(failed("read the control registers"))?;
+    sregs.apic_base = apic::BASE_VALUE;
+    fd.set_sregs(&sregs)
+        .map_err(failed("set the control registers"))?;
+    Ok(KvmCpu::new(fd, vm, memory.clone()))
 }
 
 /// A flat segment of the kernel, as the GDT of [`crate::boot`] describes it. `kind` is the
