@@ -65,12 +65,15 @@ pub(super) fn drop_shadow_pages(vm: &VmFd, memory: &GuestRam) -> Result<(), kvm_
         memory_size: 0,
         ..page
     };
-    for region in [page, nothing] {
-        // SAFETY: as in `map_memory`; the guest, which could see its first page twice, does not run
-        // before the second copy is gone.
-        unsafe { vm.set_user_memory_region(region) }?;
-    }
-    Ok(())
+    // SAFETY: as in `map_memory`; the guest, which could see its first page twice, does not run before
+    // the second copy is gone.
+    let set = |region| unsafe { vm.set_user_memory_region(region) };
+    set(page)?;
+    set(nothing).inspect_err(|_| {
+        // KVM had no memory to change its list of slots with. It may have some now; else the caller
+        // ends this guest for the error.
+        let _ = set(nothing);
+    })
 }
 
 /// Lets KVM keep so many shadow pages that in practice it takes none away to make another.
