@@ -40,6 +40,8 @@ fn interrupts_after_any_number_of_instructions_replay() -> Result<()> {
         ("Overruns(1) at the replayer", "counter overrun"),
         ("Disappears(30) at the replayer", "taken away"),
         ("Disappears(30) at the recorder", "taken away"),
+        ("Disappears(0) at the replayer", "taken away"),
+        ("Disappears(0) at the recorder", "taken away"),
         ("CountsHost(10) at the recorder", "counts more"),
         ("LosesCounts(10) at the recorder", "loses counts"),
     ] {

@@ -18,7 +18,6 @@ use crate::engine::tally::ExitTally;
 use crate::engine::{Engine, Role};
 use crate::events::{Event, Events};
 use crate::io::{ConsoleSink, Outlet, Tap, TapError, Terminal, TerminalError};
-use crate::kvm::branch_counter::CounterError;
 use crate::kvm::counting::{FreeCpu, HardwareCounter, HardwareCountingCpu};
 use crate::kvm::{Machine, MachineError, Paging, shadow_page_bytes};
 use crate::ram::{self, GuestRam, NotEnough, Room};
@@ -62,9 +61,6 @@ pub enum AssemblyError {
     /// The guest's state cannot be followed.
     #[error(transparent)]
     Tracking(#[from] CpuError),
-    /// The performance counter that this host had is not to be used any more.
-    #[error("the performance counter that this host's report names cannot be used")]
-    Counter(#[from] CounterError),
     /// There is less memory than the guest is to have.
     #[error(transparent)]
     NotEnough(#[from] NotEnough),
@@ -249,21 +245,18 @@ impl Guest {
     }
 
     /// Names stops between two exits by this host's performance counter, and emits an event if that
-    /// ends. To be called on the thread
-    /// that will run the guest, where [`crate::doctor::has_counter`] says that there is one.
-    ///
-    /// # Errors
-    /// [`AssemblyError::Counter`] if it is gone since.
-    pub fn count_stops(&mut self, events: &Events) -> Result<(), AssemblyError> {
-        self.cpu.count_with(HardwareCounter::open()?)?;
+    /// ends, as it does at once if the counter is gone since the doctor looked. To be called on the
+    /// thread that will run the guest, where [`crate::doctor::has_counter`] says that there is one.
+    pub fn count_stops(&mut self, events: &Events) {
         let events = events.clone();
         self.cpu.tell_loss(move |reason| {
             events.emit(&Event::CounterLost {
                 reason: reason.to_owned(),
             });
         });
-        log::info!("stops of a computing guest are named by the performance counter");
-        Ok(())
+        if self.cpu.count_with(HardwareCounter::open()) {
+            log::info!("stops of a computing guest are named by the performance counter");
+        }
     }
 
     /// Pins the guest's memory and begins to track what the guest changes, for state transfers and

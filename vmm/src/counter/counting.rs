@@ -75,7 +75,7 @@ pub trait Steppable: GuestCpu {
 /// A processor whose stops are named by a counter once that is switched on, by
 /// [`CountingCpu::count_with`]. Without one it is the processor that it was made of.
 ///
-/// A counter may fail at any time: others take it, it turns out to count what it should not, its
+/// A counter may fail at any time: others take it, even before it is opened, it turns out to count what it should not, its
 /// interrupts come too late again and again. That is never the end of the guest: from then on stops
 /// have no name here ([`Counted::Unnamed`]) and none is found ([`SeekError::Lost`]), and state deltas
 /// take over.
@@ -140,28 +140,37 @@ impl<P, C> CountingCpu<P, C> {
 }
 
 impl<P: Steppable, C: EventCounter> CountingCpu<P, C> {
-    /// Names stops with `counter` from now on. To be called on the guest's thread at an execution
-    /// point, on both hosts of a pair or on none.
+    /// Names stops with the counter that was `opened` from now on. To be called on the guest's thread at
+    /// an execution point, on both hosts of a pair or on none.
     ///
-    /// # Errors
-    /// [`CpuError::Counter`].
-    pub fn count_with(&mut self, mut counter: C) -> Result<(), CpuError> {
-        counter.restart()?;
-        self.counting = Some(Counting {
-            counter,
-            before: 0,
-            saved: 0,
-            trust: Trust::default(),
-        });
-        self.lost = None;
-        Ok(())
+    /// Whether it counts: a counter that could not be opened, or does not begin, is one that is lost
+    /// from the start. The other host may count on it by then, and hears of it as of any other loss.
+    pub fn count_with(&mut self, opened: Result<C, CpuError>) -> bool {
+        let begun = opened.and_then(|mut counter| counter.restart().map(|()| counter));
+        match begun {
+            Ok(counter) => {
+                self.lost = None;
+                self.counting = Some(Counting {
+                    counter,
+                    before: 0,
+                    saved: 0,
+                    trust: Trust::default(),
+                });
+            }
+            Err(error) => self.go_on_without(&reason_of(error)),
+        }
+        self.counting.is_some()
     }
 
     /// The counter is not to be used any more.
     fn lose(&mut self, reason: &str) {
-        if self.counting.take().is_none() {
-            return;
+        if self.counting.is_some() {
+            self.go_on_without(reason);
         }
+    }
+
+    fn go_on_without(&mut self, reason: &str) {
+        self.counting = None;
         log::warn!(
             "the performance counter is not used any more: {reason}; from now on stops of a computing \
              guest are named by state deltas, which cost more"

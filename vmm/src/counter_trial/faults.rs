@@ -70,9 +70,11 @@ pub fn survive(seed: u64) -> Result<Vec<Survived>, TrialError> {
         (Fault::LosesCounts(10), At::Replayer),
         (Fault::CountsHost(10), At::Replayer),
         (Fault::Disappears(30), At::Replayer),
+        (Fault::Disappears(0), At::Replayer),
         (Fault::LosesCounts(10), At::Recorder),
         (Fault::CountsHost(10), At::Recorder),
         (Fault::Disappears(30), At::Recorder),
+        (Fault::Disappears(0), At::Recorder),
     ];
     faults
         .into_iter()
@@ -135,9 +137,9 @@ fn run(
     let baseline = Baseline::new(memory.clone())?;
     let counter = TallyCounter::new(cpu.tally(), SKID, SKID, seed);
     let mut cpu = CountingCpu::new(cpu);
-    cpu.count_with(Faulty::new(counter, fault, seed))?;
     let lost = told.clone();
     cpu.tell_loss(move |reason| lost.borrow_mut().push(reason.to_owned()));
+    cpu.count_with(Ok(Faulty::new(counter, fault, seed)));
     let ended = engine(cpu, &memory, source(&memory, baseline)).run();
     Ok(ended.map(|_| ()))
 }

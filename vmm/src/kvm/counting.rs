@@ -31,13 +31,13 @@ impl HardwareCounter {
     /// calling thread runs. Takes about a tenth of a second.
     ///
     /// # Errors
-    /// [`CounterError`].
-    pub fn open() -> Result<Self, CounterError> {
-        let measured = super::branch_counter::probe()?;
+    /// [`CpuError::Counter`].
+    pub fn open() -> Result<Self, CpuError> {
+        let measured = super::branch_counter::probe().map_err(failed)?;
         for note in &measured.notes {
             log::warn!("performance counter: {note}");
         }
-        let counter = BranchCounter::open(measured.row)?;
+        let counter = BranchCounter::open(measured.row).map_err(failed)?;
         Ok(Self {
             skid: measured.skid + counter.late(),
             counter,

@@ -90,7 +90,7 @@ pub fn run_backup(
     });
     let peer_host = &receiver.session().peer_host;
     if peer_report::compare(events, &guest.host_report, peer_host) == StopNaming::Counter {
-        guest.count_stops(events)?;
+        guest.count_stops(events);
     }
     let nested_paging = have_nested_paging(&guest.host_report, peer_host);
     guest.seed(receiver.session().seed)?;

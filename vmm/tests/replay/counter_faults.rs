@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
 use ftvm_vmm::counter::{CountingCpu, Fault, Faulty, TallyCounter};
-use ftvm_vmm::cpu::{Counted, CountedStop, SeekError};
+use ftvm_vmm::cpu::{Counted, CountedStop, CpuError, SeekError};
 use ftvm_vmm::engine::{Divergence, Interruption, Step};
 use ftvm_vmm::sources::Head;
 
@@ -129,10 +129,14 @@ fn run_host(
     let counter = TallyCounter::new(cpu.tally(), SKID, SKID, dice.roll(u64::MAX));
     let mut cpu = CountingCpu::new(cpu);
     let counter = Faulty::new(counter, fault, dice.roll(u64::MAX));
-    cpu.count_with(counter).expect("it begins well");
     let lost = Rc::new(Cell::new(None));
     let told = lost.clone();
     cpu.tell_loss(move |reason| told.set(Some(reason.to_owned())));
+    let opened = match fault {
+        Fault::Disappears(0) => Err(CpuError::Counter("others had it first".into())),
+        _ => Ok(counter),
+    };
+    cpu.count_with(opened);
     let seen = Seen::default();
     let engine = engine_of(cpu, &memory, role(&memory, seen.clone()));
     let run = finish(engine, memory, &seen);
@@ -281,6 +285,28 @@ fn deltas_take_over_from_a_counter_that_disappears() {
     backups.deltas_took_over();
 }
 
+/// What was there when the hosts compared what they have, and is gone when the guest is to run.
+#[test]
+fn deltas_name_stops_where_a_counter_cannot_be_opened() {
+    let primaries = pair(&computing(), 2, Fault::Disappears(0), Fault::None);
+    primaries.check().expect("they are equal");
+    named(&primaries.primary.lost, "others had it first");
+    assert_eq!(primaries.differences, [], "the backup sees deltas");
+    assert_eq!(primaries.counted().0, 0);
+    assert!(primaries.deltas().0 > 10);
+
+    let backups = pair(&computing(), 2, Fault::None, Fault::Disappears(0));
+    backups.check().expect("they are equal");
+    named(&backups.backup.lost, "others had it first");
+    named(&backups.primary.lost, "the other host");
+    assert!(
+        matches!(&backups.differences[..], [Difference::CounterLost(_)]),
+        "{:?}",
+        backups.differences
+    );
+    backups.deltas_took_over();
+}
+
 /// The guest that was stopped too late has not diverged; more is allowed for the next time.
 #[test]
 fn an_overrun_is_repaired_and_counting_goes_on() {
@@ -308,7 +334,7 @@ fn a_counter_that_misses_again_and_again_is_given_up() {
     let cpu = processor(&script, &memory, &mut dice);
     let counter = TallyCounter::new(cpu.tally(), SKID, SKID, 1);
     let mut cpu = CountingCpu::new(cpu);
-    cpu.count_with(counter).expect("it begins well");
+    assert!(cpu.count_with(Ok(counter)), "it begins well");
     let nowhere = CountedStop {
         count: 3,
         registers: Registers {
@@ -357,7 +383,7 @@ fn faults() -> impl Strategy<Value = Fault> {
         (1..500u64).prop_map(Fault::Overruns),
         (1..500u64).prop_map(Fault::LosesCounts),
         (1..500u64).prop_map(Fault::CountsHost),
-        (1..3000u64).prop_map(Fault::Disappears),
+        (0..3000u64).prop_map(Fault::Disappears),
     ]
 }
 
