@@ -158,7 +158,8 @@ impl Guest {
     }
 
     /// Puts together the guest of `config` for a replay, with the disk that the log has, if it has
-    /// one: what that held is in the log.
+    /// one: what that held is in the log. The network that `host` has gets nothing of it, and is left
+    /// alone.
     ///
     /// # Errors
     /// [`AssemblyError`].
@@ -168,7 +169,11 @@ impl Guest {
         verification: Verification,
         disk: Option<DiskIdentity>,
     ) -> Result<Self, AssemblyError> {
-        Self::put_together(config, Parts::open(config, host)?, verification, disk)
+        let host = HostConfig {
+            tap: None,
+            ..host.clone()
+        };
+        Self::put_together(config, Parts::open(config, &host)?, verification, disk)
     }
 
     fn put_together(

@@ -40,6 +40,16 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// A replay of a file ended because the performance counter stopped the guest behind a place that
+    /// the log names. That is no difference.
+    CounterOverrun {
+        /// The log entry that names it.
+        lsn: u64,
+        /// By how much, in words.
+        reason: String,
+        /// Whether the replay is begun anew.
+        begun_anew: bool,
+    },
     /// The other host was lost.
     PeerLost {
         /// Why it is believed so.

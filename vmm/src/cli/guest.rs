@@ -124,6 +124,11 @@ impl GuestArgs {
         Duration::from_millis(self.latency)
     }
 
+    /// Whether the guest has this process's terminal.
+    pub(super) fn has_console(&self) -> bool {
+        self.console
+    }
+
     pub(super) fn host(&self, purpose: Purpose) -> HostConfig {
         HostConfig {
             purpose,

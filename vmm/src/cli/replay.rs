@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Args;
-use logging_channel::record::RecordReader;
 
 use super::events::EventsArgs;
 use super::guest::{GuestArgs, ReplicationArgs};
@@ -80,20 +79,20 @@ impl ReplayArgs {
             until: self.until,
             dumps,
             debugger: self.gdb,
+            is_watched: self.gdb.is_some() || self.guest.has_console(),
         }
     }
 }
 
 pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
     let events = args.events.open(&args.guest)?;
-    let (logged, reader) = RecordReader::open(&args.log)?;
-    let guest = Guest::assemble_for_replay(
-        &args.guest.vm()?,
-        &args.guest.host(args.replication.purpose()),
-        Verification::EveryExit,
-        logged.disk.clone(),
-    )?;
-    let replayed = roles::run_replay(guest, &logged, reader, &args.inspection(), &events)?;
+    let assemble = |disk| {
+        let host = args.guest.host(args.replication.purpose());
+        let verification = Verification::EveryExit;
+        let guest = Guest::assemble_for_replay(&args.guest.vm()?, &host, verification, disk)?;
+        Ok(guest)
+    };
+    let replayed = roles::run_replay(&args.log, assemble, &args.inspection(), &events)?;
     let outcome = outcome(&replayed);
     if args.json || args.events.takes_standard_output() {
         log::info!("{outcome}"); // standard output is for programs

@@ -26,7 +26,7 @@ const HOST: &str = "a host whose processor or memory is faulty, or a fault of ft
      doctor` on both hosts, look for machine checks in their logs, and test their memory";
 
 const LATE: &str = "the performance counter's interrupt came too late, as those of AMD's processors \
-     do now and then; a replay of a recording is to be made again";
+     do now and then";
 const COUNTER: &str = "the performance counter of one host was taken away or counts wrongly (the NMI \
      watchdog or perf, system management interrupts, another kind of core, a virtual machine with a \
      mediated PMU; `ftvm doctor` tells)";

@@ -228,6 +228,14 @@ pub enum Difference {
     },
 }
 
+impl Difference {
+    /// Whether it is the performance counter's, and the guest need not differ.
+    #[must_use]
+    pub fn is_of_counter(&self) -> bool {
+        matches!(self, Self::Overrun(_) | Self::CounterLost(_))
+    }
+}
+
 /// What differs in a digest of the whole state.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StateDifference {

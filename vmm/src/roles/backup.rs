@@ -312,17 +312,13 @@ impl LogSource for ChannelSource {
     }
 
     fn differs(&mut self, divergence: &Divergence) -> bool {
-        let is_guests = !matches!(
-            divergence.difference,
-            Difference::Overrun(_) | Difference::CounterLost(_)
-        );
         log::error!(
             "this backup {} the primary, {divergence}; it must not go live until the primary has \
              sent it the whole state",
-            if is_guests {
-                "differs from"
-            } else {
+            if divergence.difference.is_of_counter() {
                 "cannot follow"
+            } else {
+                "differs from"
             }
         );
         let divergences = self.repairs.diverged(self.began.elapsed());

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,13 +12,13 @@ use std::time::Duration;
 use anyhow::bail;
 use logging_channel::entry::{Entry, Lsn};
 use logging_channel::record::RecordReader;
-use logging_channel::{HostReport, Identity};
+use logging_channel::{DiskIdentity, HostReport, Identity};
 
 use super::peer_report::{have_nested_paging, likely_cause, tell_differences};
 use crate::assembly::{Guest, watchdog};
 use crate::devices::Output;
 use crate::doctor::{PAGING, has_counter};
-use crate::engine::{EngineError, Interruption, OutputGate, Role, Step};
+use crate::engine::{Difference, Divergence, EngineError, Interruption, OutputGate, Role, Step};
 use crate::events::{Compared, Event, Events};
 use crate::inspect::{Arrival, Debugger, Dumps, Inspector, Point};
 use crate::sources::{
@@ -33,6 +34,14 @@ pub struct Replayed {
     pub arrival: Option<Arrival>,
 }
 
+/// So often a replay is begun where the performance counter's interrupt comes too late.
+const ATTEMPTS: u32 = 3;
+
+/// A place of the log was not found, through no fault of the guest's: that may be the same or not.
+#[derive(Debug, thiserror::Error)]
+#[error("the replay cannot go on: {0}; {cause}", cause = .0.likely_cause())]
+struct NotFound(Box<Divergence>);
+
 /// What else is to be done with a replay.
 #[derive(Debug, Clone, Default)]
 pub struct Inspection {
@@ -42,6 +51,8 @@ pub struct Inspection {
     pub dumps: Dumps,
     /// Where to wait for a debugger, at the point or else at the start.
     pub debugger: Option<SocketAddr>,
+    /// Somebody looks on, and begins it anew if that is to be.
+    pub is_watched: bool,
 }
 
 impl Inspection {
@@ -51,13 +62,62 @@ impl Inspection {
     }
 }
 
-/// Replays a log, which was recorded of the VM `logged`, and compares everything that it has, up to
-/// where `inspection` stops it. Tells `events` what came of it.
+/// Replays the log in the file `log` with the guest that `assemble` puts together, which has the disk
+/// that it is given, and compares everything that the log has, up to where `inspection` stops it. Tells
+/// `events` what came of it.
+///
+/// Where the performance counter stops the guest too late, the replay is begun anew, with a new guest,
+/// a few times at most.
 ///
 /// # Errors
-/// When the log is damaged or of another guest, at the first difference, or when the log ends
-/// before the point that is asked for.
+/// When the log is damaged or of another guest, at the first difference, when the log ends before the
+/// point that is asked for, or when the performance counter is lost or too late again and again.
 pub fn run_replay(
+    log: &Path,
+    assemble: impl Fn(Option<DiskIdentity>) -> anyhow::Result<Guest>,
+    inspection: &Inspection,
+    events: &Events,
+) -> anyhow::Result<Replayed> {
+    let attempts = if inspection.is_watched { 1 } else { ATTEMPTS };
+    begun_anew(attempts, events, || {
+        let (logged, reader) = RecordReader::open(log)?;
+        let guest = assemble(logged.disk.clone())?;
+        replay_once(guest, &logged, reader, inspection, events)
+    })
+}
+
+/// Makes `attempt`s, `attempts` at most, until one does not end in an overrun of the counter.
+fn begun_anew<T>(
+    attempts: u32,
+    events: &Events,
+    mut attempt: impl FnMut() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let mut left = attempts;
+    loop {
+        left = left.saturating_sub(1);
+        let error = match attempt() {
+            Ok(done) => return Ok(done),
+            Err(error) => error,
+        };
+        let overrun = error
+            .downcast_ref()
+            .filter(|NotFound(at)| matches!(at.difference, Difference::Overrun(_)));
+        let Some(NotFound(at)) = overrun else {
+            return Err(error);
+        };
+        events.emit(&Event::CounterOverrun {
+            lsn: at.lsn.0,
+            reason: at.to_string(),
+            begun_anew: left > 0,
+        });
+        if left == 0 {
+            return Err(error);
+        }
+        log::warn!("{error}; the replay is begun anew, {left} times more at most");
+    }
+}
+
+fn replay_once(
     mut guest: Guest,
     logged: &Identity,
     reader: RecordReader,
@@ -94,18 +154,21 @@ pub fn run_replay(
     let arrival = source.arrival();
     let source = Box::new(source);
     let gate = Box::new(ConsoleOnly(guest.host.outlet.clone().patient()));
-    let ended = guest.into_engine(Role { source, gate }).run();
-    if let Err(EngineError::Diverged(divergence)) = &ended {
-        let cause = likely_cause(divergence, nested_paging);
-        log::error!("the likely cause of the difference: {cause}");
-        events.emit(&Event::Diverged {
-            lsn: divergence.lsn.0,
-            difference: divergence.to_string(),
-            divergences: 1,
-            likely_cause: Some(cause),
-        });
-    }
-    let ended = ended?;
+    let ended = match guest.into_engine(Role { source, gate }).run() {
+        Err(EngineError::Diverged(at)) if at.difference.is_of_counter() => bail!(NotFound(at)),
+        Err(EngineError::Diverged(divergence)) => {
+            let cause = likely_cause(&divergence, nested_paging);
+            log::error!("the likely cause of the difference: {cause}");
+            events.emit(&Event::Diverged {
+                lsn: divergence.lsn.0,
+                difference: divergence.to_string(),
+                divergences: 1,
+                likely_cause: Some(cause),
+            });
+            bail!(EngineError::Diverged(divergence));
+        }
+        ended => ended?,
+    };
     let arrival = arrival.get();
     if let Some(point) = inspection.stop()
         && arrival.is_none()
@@ -257,9 +320,73 @@ impl LogSource for FileLog {
 #[cfg(test)]
 mod tests {
     use logging_channel::InstructionResult::Digest;
+    use logging_channel::entry::ExecutionPoint;
     use logging_channel::{CheckOutcome, HostCheck, InstructionResults};
 
     use super::*;
+
+    fn not_found(difference: Difference) -> anyhow::Error {
+        NotFound(Box::new(Divergence {
+            point: ExecutionPoint::at_exit(70),
+            lsn: Lsn(9),
+            difference,
+        }))
+        .into()
+    }
+
+    /// The guest need not differ; the next time, the interrupt comes in time.
+    #[test]
+    fn a_replay_is_begun_anew_where_the_counter_overran() {
+        let overrun = || not_found(Difference::Overrun("7 events late".into()));
+        for (overruns, attempts, expected) in [(0, 3, 1), (2, 3, 3), (3, 3, 3), (1, 1, 1)] {
+            let file = tempfile::NamedTempFile::new().expect("a file");
+            let events = Events::open(Some(file.path())).expect("a file");
+            let mut made = 0;
+            let result = begun_anew(attempts, &events, || {
+                made += 1;
+                if made > overruns {
+                    Ok(())
+                } else {
+                    Err(overrun())
+                }
+            });
+            assert_eq!(made, expected, "{overruns} overruns");
+            assert_eq!(result.is_ok(), overruns < attempts, "{result:?}");
+            if let Err(error) = result {
+                let words = error.to_string();
+                assert!(words.contains("7 events late"), "{words}");
+                assert!(words.contains("the guest does not differ"), "{words}");
+                assert!(error.chain().all(|cause| !cause.is::<EngineError>()));
+            }
+            events.drain();
+            let told = std::fs::read_to_string(file.path()).expect("lines");
+            let told: Vec<serde_json::Value> = told
+                .lines()
+                .map(|line| serde_json::from_str(line).expect("JSON"))
+                .collect();
+            assert_eq!(told.len() as u32, overruns.min(attempts));
+            for (n, event) in told.iter().enumerate() {
+                assert_eq!(event["event"], "counter-overrun");
+                assert_eq!(event["lsn"], 9);
+                assert_eq!(event["begun_anew"], n as u32 + 1 < attempts);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_else_is_tried_again() {
+        let lost = || not_found(Difference::CounterLost("perf has it".into()));
+        let diverged = || anyhow::Error::msg("another error");
+        for error in [lost, diverged] {
+            let mut made = 0;
+            let result = begun_anew(ATTEMPTS, &Events::default(), || -> anyhow::Result<()> {
+                made += 1;
+                Err(error())
+            });
+            assert!(result.is_err());
+            assert_eq!(made, 1, "{result:?}");
+        }
+    }
 
     fn host(processor: &str, rcpps: u32) -> HostReport {
         let processor = HostCheck {
