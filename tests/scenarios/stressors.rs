@@ -1,5 +1,5 @@
 //! Every stressor of stress-ng that can run in a guest, recorded and replayed: nothing differs but what
-//! runs instructions whose results no log has, and those differ for that reason.
+//! stores x87 pointers, where these are not kept, and that is named as the cause.
 //!
 //! `FTVM_STRESSORS=all`, or names of classes (`FTVM_STRESSORS=cpu,vm`), goes through the stressors class
 //! by class and writes the table in `docs/stressors.md`; those that differ are left out. By its name, a
@@ -22,18 +22,30 @@ use crate::table::put_row;
 /// For a recording or a replay.
 const LIMIT: Duration = Duration::from_secs(300);
 const MEMORY_MIB: &str = "256";
+/// Of a host that keeps the log of many stressors.
+const HOST_MIB: u32 = 2560;
 /// So many run in one guest, which boots for a dozen seconds.
-const IN_ONE_GUEST: usize = 30;
+const IN_ONE_GUEST: usize = 20;
 const LOG: &str = "/tmp/stressors.log";
 const CONSOLE: &str = "/tmp/stressors.console";
 /// Exit status of a replay that differs from its log.
 const DIVERGED: Exit = Exit::Code(4);
 
-/// Those that differ: their names, and words of the reason.
-const DIFFERING: [(&str, &str); 0] = [];
+/// Those that may differ, and what a replay then says of the cause, among others. They call functions of
+/// the C library that store x87 pointers (getcontext, swapcontext, feclearexcept, feraiseexcept), which no
+/// others do; or they execute random bytes.
+const DIFFERING: [(&str, &str); 6] = [
+    ("context", X87_POINTERS),
+    ("fp-error", X87_POINTERS),
+    ("get", X87_POINTERS),
+    ("opcode", "executes RDRAND"),
+    ("sigfpe", X87_POINTERS),
+    ("stackmmap", X87_POINTERS),
+];
+const X87_POINTERS: &str = "reads x87 pointers";
 
-/// What the suite tries: faults and signals, page tables that change, reclaim, floating point.
-const SHARE: [&str; 6] = ["bigheap", "fault", "fork", "mremap", "sigsegv", "vecfp"];
+/// What the suite tries: address spaces that come and go, signals, floating point.
+const SHARE: [&str; 3] = ["fork", "sigsegv", "vecfp"];
 
 /// A host, and what its guests boot from.
 struct Stage {
@@ -61,8 +73,7 @@ struct Outcome {
 }
 
 impl Stage {
-    fn new(name: &str) -> Result<Self> {
-        let testbed = Testbed::new(name)?.with_host_memory(2048);
+    fn new(testbed: Testbed) -> Result<Self> {
         let archive = initramfs()?;
         let local = testbed.logs().join("stressors.cpio");
         fs::write(&local, archive.to_bytes()).expect("a file in the run's directory");
@@ -173,23 +184,35 @@ fn read_console(console: &str) -> Vec<Ran> {
 }
 
 /// What was seen of a class.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Row {
     ran: usize,
     cannot: Vec<String>,
+    /// For the reason that [`DIFFERING`] has.
     differ: Vec<String>,
+    unexplained: Vec<String>,
     exits: u64,
     deltas: u64,
     digests: u64,
 }
 
 impl Row {
-    fn note(&mut self, ran: &[Ran]) {
+    /// Stressors whose guest was compared to its end.
+    fn note(&mut self, ran: &[Ran], compared: &Compared) {
+        self.exits += compared.exits;
+        self.deltas += compared.deltas;
+        self.digests += compared.digests;
+        self.count(ran);
+    }
+
+    fn count(&mut self, ran: &[Ran]) {
         for Ran { name, end, excuse } in ran {
             eprintln!("{name}: {end} {excuse:?}");
-            match excuse {
-                Some(_) => self.cannot.push(name.clone()),
-                None => self.ran += 1,
+            // Of stress-ng: a resource is missing, or a function of processor or kernel.
+            if excuse.is_some() || end.starts_with(['3', '4']) {
+                self.cannot.push(name.clone());
+            } else {
+                self.ran += 1;
             }
         }
     }
@@ -200,11 +223,8 @@ impl Row {
             names => names.join(", "),
         };
         format!(
-            "| {class} | {} | {} | {} | {} | {} | {} |",
+            "| {class} | {} | {} | {} |",
             self.ran,
-            self.exits,
-            self.deltas,
-            self.digests,
             listed(&self.cannot),
             listed(&self.differ),
         )
@@ -214,28 +234,36 @@ impl Row {
 /// Goes through a class. A stressor that differs ends a replay: those behind it run in another guest.
 fn measure(stage: &Stage, names: &[&str]) -> Result<Row> {
     let mut row = Row::default();
-    let known = |name: &str| DIFFERING.iter().any(|(known, _)| *known == name);
-    let (differing, equal): (Vec<&str>, Vec<&str>) = names.iter().partition(|name| known(name));
-    row.differ.extend(differing.iter().map(ToString::to_string));
+    let cause = |name: &str| DIFFERING.iter().find(|(known, _)| *known == name);
+    for (name, cause) in names.iter().filter_map(|name| cause(name)) {
+        let outcome = stage.record_and_replay(&[name])?;
+        match outcome.compared {
+            Ok(compared) => row.note(&outcome.ran, &compared),
+            Err((_, printed)) => {
+                assert!(printed.contains(cause), "{name}: {printed}");
+                row.differ.push((*name).to_owned());
+            }
+        }
+    }
+    let names = names.iter().copied().filter(|name| cause(name).is_none());
+    let equal: Vec<&str> = names.collect();
     let mut left = &equal[..];
     while !left.is_empty() {
         let (mut group, _) = left.split_at(left.len().min(IN_ONE_GUEST));
         let outcome = stage.record_and_replay(group)?;
         // One may have ended the guest.
+        assert!(!outcome.ran.is_empty(), "nothing ran of {group:?}");
         group = &group[..outcome.ran.len()];
         match outcome.compared {
             Ok(compared) => {
                 eprintln!("equal: {group:?} {compared:?}");
-                row.note(&outcome.ran);
-                row.exits += compared.exits;
-                row.deltas += compared.deltas;
-                row.digests += compared.digests;
+                row.note(&outcome.ran, &compared);
             }
             Err((name, printed)) => {
                 eprintln!("DIFFERS: {name}: {printed}");
                 let at = group.iter().position(|known| *known == name).unwrap_or(0);
-                row.note(&outcome.ran[..at]);
-                row.differ.push(format!("{name} (!)"));
+                row.count(&outcome.ran[..at]);
+                row.unexplained.push(name);
                 group = &group[..=at];
             }
         }
@@ -246,8 +274,9 @@ fn measure(stage: &Stage, names: &[&str]) -> Result<Row> {
 
 #[test]
 fn stressors_are_replayed_without_a_difference() -> Result<()> {
-    let stage = Stage::new("stressors")?;
+    let testbed = Testbed::new("stressors")?;
     let Ok(wanted) = std::env::var("FTVM_STRESSORS") else {
+        let stage = Stage::new(testbed)?;
         let outcome = stage.record_and_replay(&SHARE)?;
         let compared = outcome.compared;
         assert!(compared.is_ok(), "{:?}", compared.err());
@@ -258,11 +287,13 @@ fn stressors_are_replayed_without_a_difference() -> Result<()> {
         stage.testbed.succeed();
         return Ok(());
     };
+    let stage = Stage::new(testbed.with_host_memory(HOST_MIB))?;
     let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/stressors.md");
     let classes = stage.classes()?;
     let order: Vec<&str> = classes.iter().map(|(class, _)| &class[..]).collect();
     let all = order.join(",");
     let wanted = if wanted == "all" { all } else { wanted };
+    let mut unexplained = Vec::new();
     for name in wanted.split(',') {
         let Some((class, names)) = classes.iter().find(|(class, _)| class == name) else {
             let outcome = stage.record_and_replay(&[name])?;
@@ -270,10 +301,12 @@ fn stressors_are_replayed_without_a_difference() -> Result<()> {
             continue;
         };
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let row = measure(&stage, &names)?.text(class);
-        eprintln!("{row}");
-        put_row(&table, "| class |", &order, class, &row);
+        let row = measure(&stage, &names)?;
+        eprintln!("{class}: {row:?}");
+        put_row(&table, "| class |", &order, class, &row.text(class));
+        unexplained.extend(row.unexplained);
     }
+    assert!(unexplained.is_empty(), "differ: {unexplained:?}");
     stage.testbed.succeed();
     Ok(())
 }

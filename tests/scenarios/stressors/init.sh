@@ -51,7 +51,7 @@ for name in $stressors; do
     echo "stressor $name"
     chmod 1777 /tmp
     run "$name" stress-ng
-    grep -q 'without root privilege' /run/said \
+    grep -q -e 'without root privilege' -e 'must not run as root' /run/said \
         && run "$name" start-stop-daemon -S -q -c nobody -x /usr/bin/stress-ng --
     rm -rf /tmp/* /dev/shm/*
     pattern=$(echo "$name" | tr - .)
