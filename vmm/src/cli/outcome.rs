@@ -38,7 +38,7 @@ pub(super) enum SelftestFailed {
     #[error("a replay differs from its recording")]
     Differs,
     /// Something else went wrong.
-    #[error("a test guest could not be recorded or replayed")]
+    #[error("a test guest could not be recorded or replayed, or did not do what it is there for")]
     Failed,
     /// It was not tried, or not to the end.
     #[error("this host is not fit: {0}")]

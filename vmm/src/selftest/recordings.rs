@@ -22,7 +22,7 @@ pub enum RecordingsError {
     NotEmpty(PathBuf),
     /// There are none in it.
     #[error("{} has no recordings: make some with `ftvm selftest --record`, and copy all of the directory", .0.display())]
-    Missing(PathBuf, #[source] io::Error),
+    Missing(PathBuf, #[source] Option<io::Error>),
     /// The list of them is not what it should be.
     #[error("{} is not a list of recordings of this version of ftvm", .0.display())]
     Damaged(PathBuf, #[source] serde_json::Error),
@@ -73,10 +73,13 @@ impl Recordings {
     /// Those that are there.
     pub(super) fn open(directory: &Path) -> Result<Self, RecordingsError> {
         let path = directory.join(MANIFEST);
-        let text = fs::read(&path)
-            .map_err(|source| RecordingsError::Missing(directory.to_owned(), source))?;
-        let manifest = serde_json::from_slice(&text)
+        let missing = |source| RecordingsError::Missing(directory.to_owned(), source);
+        let text = fs::read(&path).map_err(|source| missing(Some(source)))?;
+        let manifest: Manifest = serde_json::from_slice(&text)
             .map_err(|source| RecordingsError::Damaged(path, source))?;
+        if manifest.recordings.is_empty() {
+            return Err(missing(None));
+        }
         Ok(Self {
             directory: directory.to_owned(),
             manifest,
@@ -107,5 +110,24 @@ impl Recordings {
         let text = serde_json::to_vec_pretty(&self.manifest).expect("plain data");
         let failed = |source| RecordingsError::Write(self.directory.clone(), source);
         fs::write(self.directory.join(MANIFEST), text).map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::{self, Effort};
+
+    #[test]
+    fn a_directory_without_recordings_is_told_so() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let is_missing = || {
+            let opened = Recordings::open(directory.path());
+            matches!(opened, Err(RecordingsError::Missing(..)))
+        };
+        assert!(is_missing(), "nothing is there");
+        let host = HostFacts::of_this_host(&doctor::examine(Effort::Needed));
+        Recordings::create(directory.path(), host).expect("a list");
+        assert!(is_missing(), "the list is empty");
     }
 }

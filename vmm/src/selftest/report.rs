@@ -40,6 +40,9 @@ pub(super) enum Outcome {
         difference: String,
         /// The most likely cause.
         cause: String,
+        /// What was wrong with the guest when it was recorded, if something was.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        before: Option<String>,
     },
     /// Something else went wrong.
     Failed { what: String },
@@ -85,6 +88,8 @@ pub struct Report {
     total: Total,
     guests: BTreeMap<String, Total>,
     load: Load,
+    /// What the load was to do and did in no round: nothing is known of that.
+    missing: Vec<&'static str>,
     rounds: Vec<RoundReport>,
 }
 
@@ -110,6 +115,7 @@ impl Report {
             total: Total::default(),
             guests: BTreeMap::new(),
             load: Load::new(),
+            missing: load::missing(&Load::new()).collect(),
             rounds: Vec::new(),
         }
     }
@@ -119,12 +125,13 @@ impl Report {
         let guest = self.guests.entry(round.guest.clone()).or_default();
         guest.add(&round.outcome);
         load::add(&mut self.load, &round.load);
+        self.missing = load::missing(&self.load).collect();
         self.rounds.push(round);
-        if self.total.equal == self.total.rounds {
-            self.verdict = Verdict::Pass;
+        self.verdict = if self.total.equal == self.total.rounds && self.missing.is_empty() {
+            Verdict::Pass
         } else {
-            self.verdict = Verdict::Fail;
-        }
+            Verdict::Fail
+        };
     }
 
     /// This host is not fit to be tried.
@@ -168,8 +175,15 @@ impl fmt::Display for RoundReport {
                 "equal: {} exits, {} digests of the state, {} pages",
                 compared.exits, compared.states, compared.pages
             )?,
-            Outcome::Differs { difference, cause } => {
+            Outcome::Differs {
+                difference,
+                cause,
+                before,
+            } => {
                 write!(f, "differs {difference}; most likely: {cause}")?;
+                if let Some(what) = before {
+                    write!(f, "; before that, {what}")?;
+                }
             }
             Outcome::Failed { what } => write!(f, "failed: {what}")?,
         }
@@ -187,8 +201,8 @@ impl fmt::Display for HostFacts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
-            "ftvm {} on Linux {}, {} paging, {} × {}",
-            self.ftvm, self.kernel, self.paging, self.processors, self.processor
+            "ftvm {}, paging: {}, {} × {}",
+            self.ftvm, self.paging, self.processors, self.processor
         )?;
         for check in &self.checks {
             let mark = match (check.passed, check.required) {
@@ -248,8 +262,16 @@ impl fmt::Display for Report {
         for round in self.rounds.iter().filter(wrong) {
             writeln!(f, "{round}")?;
         }
-        if let Some(why) = &self.refused {
-            writeln!(f, "\n{why}")?;
+        match &self.refused {
+            Some(why) => writeln!(f, "\n{why}")?,
+            None if !self.missing.is_empty() => {
+                let missing = self.missing.join(", ");
+                writeln!(
+                    f,
+                    "\nthe load did nothing of: {missing}; try more --minutes"
+                )?;
+            }
+            None => {}
         }
         writeln!(f, "\n{:.1} minutes\n{}", self.seconds / 60.0, self.verdict)
     }
@@ -264,7 +286,9 @@ mod tests {
         RoundReport {
             round: number,
             guest: "linux".into(),
-            load: "mix: forks 5, pswpout 7".into(),
+            load: "mix: forks 5, execs 1, signals 1, faults 1, floats 1, aged 1, compiled 1, reclaimed 1, \
+                   pswpin 1, pswpout 7, wrong 0"
+                .into(),
             recorded_s: Some(1.0),
             replayed_s: Some(2.0),
             outcome,
@@ -297,6 +321,7 @@ mod tests {
             Outcome::Differs {
                 difference: "at exit 7".into(),
                 cause: "dust".into(),
+                before: Some("the guest says `mix: WRONG`".into()),
             },
         ));
         report.add(round(3, equal()));
@@ -304,16 +329,30 @@ mod tests {
         let text = report.to_string();
         assert!(text.ends_with("\nFAIL\n"), "{text}");
         assert!(
-            text.contains("differs at exit 7; most likely: dust"),
+            text.contains("differs at exit 7; most likely: dust; before that, the guest says"),
             "{text}"
         );
-        assert!(text.contains("forks 15, pswpout 21"), "{text}");
+        assert!(text.contains("forks 15, pswpin 3, pswpout 21"), "{text}");
         let json: serde_json::Value = serde_json::from_str(&report.to_json()).expect("JSON");
         assert_eq!(json["verdict"], "FAIL");
         assert_eq!(json["total"]["exits"], 200);
         assert_eq!(json["load"]["pswpout"], 21);
         assert_eq!(json["rounds"][1]["outcome"], "differs");
         assert_eq!(json["rounds"][1]["cause"], "dust");
+    }
+
+    #[test]
+    fn a_load_that_did_not_swap_proves_nothing() {
+        let mut report = report();
+        let mut round = round(1, equal());
+        round.load = round.load.replace("pswpout 7", "pswpout 0");
+        report.add(round);
+        assert_eq!(report.verdict(), Verdict::Fail);
+        assert!(!report.differs());
+        let text = report.to_string();
+        assert!(text.contains("did nothing of: pswpout;"), "{text}");
+        let json: serde_json::Value = serde_json::from_str(&report.to_json()).expect("JSON");
+        assert_eq!(json["missing"], serde_json::json!(["pswpout"]));
     }
 
     #[test]

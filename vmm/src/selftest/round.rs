@@ -86,10 +86,7 @@ impl<'a> Round<'a> {
             Ending::Well(Some(compared)) => Outcome::Equal(compared),
             ending => self.trouble(ending, "the replay", log)?,
         };
-        // What the guest itself found wrong is worse.
-        if self.outcome.is_none() {
-            self.outcome = Some(outcome);
-        }
+        self.outcome = Some(together(self.outcome.take(), outcome));
         Ok(())
     }
 
@@ -110,14 +107,18 @@ impl<'a> Round<'a> {
     fn trouble(&self, ending: Ending, what: &str, log: &Path) -> Result<Outcome, SelftestError> {
         let private = |words: &str| self.workshop.without_paths(words, log);
         Ok(match ending {
-            Ending::Diverged { difference, cause } => Outcome::Differs { difference, cause },
+            Ending::Diverged { difference, cause } => Outcome::Differs {
+                difference: private(&difference),
+                cause: private(&cause),
+                before: None,
+            },
             Ending::Badly(how) => Outcome::Failed {
                 what: format!("{what}: {}", private(&how)),
             },
             Ending::Well(_) => Outcome::Failed {
                 what: format!("{what} says nothing of what it compared"),
             },
-            Ending::Refused(why) => return Err(SelftestError::Refused(why)),
+            Ending::Refused(why) => return Err(SelftestError::Refused(private(&why))),
             Ending::Interrupted => return Err(SelftestError::Interrupted),
         })
     }
@@ -168,6 +169,24 @@ impl<'a> Round<'a> {
     }
 }
 
+/// What came of a round whose replay came to `replayed`; `recorded` is what was wrong before, if something was.
+fn together(recorded: Option<Outcome>, replayed: Outcome) -> Outcome {
+    match (recorded, replayed) {
+        // Both are worth knowing: the difference has a cause, and what was wrong may be its first sign.
+        (
+            Some(Outcome::Failed { what }),
+            Outcome::Differs {
+                difference, cause, ..
+            },
+        ) => Outcome::Differs {
+            difference,
+            cause,
+            before: Some(what),
+        },
+        (recorded, replayed) => recorded.unwrap_or(replayed),
+    }
+}
+
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
@@ -184,6 +203,25 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::events::Compared;
+
+    #[test]
+    fn a_difference_is_told_with_what_was_wrong_before() {
+        let wrong = || Outcome::Failed {
+            what: "the guest says `mix: WRONG page 3`".into(),
+        };
+        let differs = |before| Outcome::Differs {
+            difference: "at exit 7".into(),
+            cause: "dust".into(),
+            before,
+        };
+        let before = Some("the guest says `mix: WRONG page 3`".into());
+        assert_eq!(together(Some(wrong()), differs(None)), differs(before));
+        assert_eq!(together(None, differs(None)), differs(None));
+        let equal = || Outcome::Equal(Compared::default());
+        assert_eq!(together(Some(wrong()), equal()), wrong());
+        assert_eq!(together(None, equal()), equal());
+    }
 
     #[test]
     fn words_are_quoted_for_a_shell() {
