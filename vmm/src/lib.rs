@@ -26,6 +26,7 @@ pub mod engine;
 pub mod events;
 pub mod fake_cpu;
 pub mod gates;
+mod host_kernel;
 pub mod inspect;
 pub mod io;
 mod kick;

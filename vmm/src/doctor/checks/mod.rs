@@ -12,12 +12,11 @@ mod stops;
 mod transfer;
 mod x87;
 
-use std::fs;
-
 pub use self::measure::Effort;
 pub(super) use self::measure::{Measured, PATIENCE};
 use super::catalogue::PROCESSOR;
 use super::report::{Finding, with_causes};
+use crate::host_kernel::Release;
 use crate::kvm::probe::MicroGuest;
 use crate::kvm::{CpuModel, CpuModelError, MachineError};
 
@@ -88,8 +87,7 @@ pub(super) fn machine(
 
 /// With the kernel's release: two hosts may differ because their KVMs do.
 fn opened() -> Finding {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    format!("yes, Linux {}", release.trim()).trim().into()
+    format!("yes, Linux {}", Release::of_host()).trim().into()
 }
 
 fn name(model: &CpuModel) -> String {

@@ -10,6 +10,7 @@ use perf_event::events::Raw;
 use super::error::CounterError;
 use super::pmu::Pmu;
 use crate::counter::table::{Caveat, Microarchitecture};
+use crate::host_kernel::Release;
 
 /// Model specific registers of the first processor (msr(4)). What a firmware or `wrmsr -a` sets is
 /// the same on all.
@@ -24,7 +25,6 @@ const SPEC_LOCK_MAP_COMMITS: u64 = 0x0825;
 const FREEZES_IN_GUESTS: (u32, u32) = (6, 17);
 
 const NMI_WATCHDOG: &str = "/proc/sys/kernel/nmi_watchdog";
-const RELEASE: &str = "/proc/sys/kernel/osrelease";
 const MEDIATED_PMU: [&str; 2] = [
     "/sys/module/kvm_intel/parameters/enable_mediated_pmu",
     "/sys/module/kvm_amd/parameters/enable_mediated_pmu",
@@ -104,9 +104,12 @@ fn msr(index: u64) -> Option<u64> {
 
 /// What does not keep the counter from being used, but may take it away or spoil a count.
 pub(super) fn notes(row: &Microarchitecture) -> Vec<&'static str> {
-    let release = fs::read_to_string(RELEASE).unwrap_or_default();
+    let is_old = || {
+        let release = Release::of_host().numbers();
+        release.is_some_and(|release| release < FREEZES_IN_GUESTS)
+    };
     notes_of(
-        row.caveats.contains(&Caveat::FreezeOnSmi) && is_before(&release, FREEZES_IN_GUESTS),
+        row.caveats.contains(&Caveat::FreezeOnSmi) && is_old(),
         says(NMI_WATCHDOG, &["1"]),
         MEDIATED_PMU.iter().any(|path| says(path, &["Y", "1"])),
     )
@@ -129,17 +132,6 @@ fn notes_of(counts_smis: bool, nmi_watchdog: bool, mediated_pmu: bool) -> Vec<&'
         ),
     ];
     notes.into_iter().flatten().collect()
-}
-
-/// Whether a release as `6.1.0-13-amd64` comes before this one.
-fn is_before(release: &str, (major, minor): (u32, u32)) -> bool {
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map_while(|digits| digits.parse::<u32>().ok());
-    match (numbers.next(), numbers.next()) {
-        (Some(first), Some(second)) => (first, second) < (major, minor),
-        _ => false,
-    }
 }
 
 #[cfg(test)]
@@ -166,19 +158,6 @@ mod tests {
             (notes_of(false, false, true), "enable_mediated_pmu"),
         ] {
             assert!(notes.len() == 1 && notes[0].contains(word), "{notes:?}");
-        }
-    }
-
-    #[test]
-    fn releases_are_compared_by_number() {
-        for (release, before) in [
-            ("6.1.0-13-amd64\n", true),
-            ("6.9.12", true),
-            ("6.17.0-rc3", false),
-            ("7.0", false),
-            ("unknown", false),
-        ] {
-            assert_eq!(is_before(release, (6, 17)), before, "{release}");
         }
     }
 }
