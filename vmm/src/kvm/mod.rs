@@ -9,6 +9,7 @@ pub mod counting;
 mod cpu_model;
 mod cr4;
 mod debug;
+mod interrupts;
 mod memory_slot;
 mod msrs;
 mod out_stop;

@@ -1,11 +1,8 @@
 //! One virtual processor on KVM.
 
-use std::io;
 use std::time::Instant;
 
-use kvm_bindings::{
-    KVM_EXIT_IO_OUT, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_interrupt, kvm_regs, kvm_sregs,
-};
+use kvm_bindings::{KVM_EXIT_IO_OUT, KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_regs, kvm_sregs};
 use kvm_ioctls::{VcpuExit, VcpuFd, VmFd};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -16,26 +13,10 @@ use super::paging::Paging;
 use super::registers;
 use super::write_log::WriteLog;
 use crate::cpu::{
-    CpuError, CpuState, Exit, GuestCpu, Look, PortAccess, RFLAGS_TF, Registers, register_digest,
+    CpuError, CpuState, Exit, GuestCpu, Look, PortAccess, Registers, register_digest,
 };
 use crate::page_tables;
 use crate::ram::{GuestRam, PAGE, PageSet};
-
-/// The opcode of STI.
-const STI: u8 = 0xfb;
-/// An instruction of a compiler's has no more prefixes before its opcode: two for sizes, REP, a
-/// segment's, REX.
-const MOST_PREFIXES: u64 = 6;
-
-/// Whether the instruction with these bytes is INS.
-fn is_string_input(mut code: impl Iterator<Item = u8>) -> bool {
-    let is_prefix = |byte: &u8| {
-        let segment = [0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65];
-        let size_or_repeat = [0x66, 0x67, 0xf2, 0xf3];
-        segment.contains(byte) || size_or_repeat.contains(byte) || byte & 0xf0 == 0x40
-    };
-    matches!(code.find(|byte| !is_prefix(byte)), Some(0x6c | 0x6d))
-}
 
 /// Where the bytes of the pending access are.
 #[derive(Clone, Copy)]
@@ -197,10 +178,16 @@ impl KvmCpu {
         })
     }
 
-    fn synced(&mut self) -> kvm_regs {
+    /// The general registers at the last exit.
+    pub(super) fn synced(&mut self) -> kvm_regs {
         // SAFETY: the union's `regs` is filled by KVM at every exit because KVM_SYNC_X86_REGS is
         // set in kvm_valid_regs; all bit patterns are valid for it.
         unsafe { self.fd.get_kvm_run().s.regs.regs }
+    }
+
+    /// Whether the last exit waits for what a port is to answer.
+    pub(super) fn reads_port(&self) -> bool {
+        matches!(self.pending, PendingAccess::Port { write: false, .. })
     }
 
     fn internal_error(&mut self) -> CpuError {
@@ -219,29 +206,6 @@ impl KvmCpu {
         }
     }
 
-    /// Whether the instruction before RIP may be STI, in which case the window could have been
-    /// reported inside STI's interrupt shadow.
-    fn behind_sti(&mut self) -> bool {
-        let Some(before) = self.synced().rip.checked_sub(1) else {
-            return false;
-        };
-        let physical = self.translate(before).map(GuestAddress);
-        physical.is_some_and(|at| self.memory.read_obj(at).is_ok_and(|byte: u8| byte == STI))
-    }
-
-    /// Whether completing the last exit may raise an exception that no VMM asked for: where the guest
-    /// single-steps itself, and where a string instruction stores what it read.
-    fn may_fault(&mut self) -> bool {
-        let registers = self.synced();
-        let reads_port = matches!(self.pending, PendingAccess::Port { write: false, .. });
-        registers.rflags & RFLAGS_TF != 0
-            || reads_port
-                && is_string_input((0..MOST_PREFIXES).map_while(|n| {
-                    let physical = self.translate(registers.rip.wrapping_add(n))?;
-                    self.memory.read_obj(GuestAddress(physical)).ok()
-                }))
-    }
-
     fn sregs(&mut self) -> Result<kvm_sregs, CpuError> {
         self.fd
             .get_sregs()
@@ -253,14 +217,6 @@ impl KvmCpu {
         self.fd
             .set_sregs(sregs)
             .map_err(CpuError::failed_to("set the control registers"))
-    }
-
-    /// No interrupt can be injected before the next exit, which sets the flag anew.
-    ///
-    /// Used where completing the exit may raise an exception: KVM then delivers the exception and
-    /// forgets an interrupt that was queued beside it (seen with a refused RDMSR, Linux 6.1).
-    fn hold_interrupts(&mut self) {
-        self.fd.get_kvm_run().ready_for_interrupt_injection = 0;
     }
 }
 
@@ -431,38 +387,11 @@ impl GuestCpu for KvmCpu {
     }
 
     fn ready_for_interrupt(&mut self) -> bool {
-        let run = self.fd.get_kvm_run();
-        let ready = run.ready_for_interrupt_injection != 0 && run.if_flag != 0;
-        // Where an instruction in STI's shadow exits, KVM says that no interrupt can be taken; but
-        // when a host interrupt has hit the shadow before, it says the opposite (seen once in some
-        // thousand). There interrupts always wait for the window, which opens right behind the
-        // instruction either way. They wait as well where completing the exit may raise an exception
-        // (see `hold_interrupts`), and where something else waits to be delivered: KVM before Linux 5.14
-        // does not look.
-        ready
-            && !self.behind_sti()
-            && !self.may_fault()
-            && self.event_on_its_way().is_ok_and(|waits| !waits)
+        self.takes_interrupt()
     }
 
     fn inject(&mut self, vector: u8) -> Result<(), CpuError> {
-        // kvm-ioctls has no KVM_INTERRUPT, which only makes sense without an in-kernel irqchip.
-        vmm_sys_util::ioctl_iow_nr!(KVM_INTERRUPT, kvm_bindings::KVMIO, 0x86, kvm_interrupt);
-        let interrupt = kvm_interrupt {
-            irq: u32::from(vector),
-        };
-        // SAFETY: the file descriptor is a vCPU's and KVM only reads the structure.
-        let result =
-            unsafe { vmm_sys_util::ioctl::ioctl_with_ref(&self.fd, KVM_INTERRUPT(), &interrupt) };
-        if result < 0 {
-            return Err(CpuError::failed_to("inject an interrupt")(
-                io::Error::last_os_error(),
-            ));
-        }
-        // One at a time: a second KVM_INTERRUPT before the next entry would replace the first
-        // without a word, and its line would stay in service for ever.
-        self.hold_interrupts();
-        Ok(())
+        self.queue_interrupt(vector)
     }
 
     fn request_interrupt_window(&mut self, wanted: bool) {
@@ -549,26 +478,5 @@ impl GuestCpu for KvmCpu {
 
     fn for_debugger(&mut self) -> Option<&mut dyn crate::cpu::debug::DebugCpu> {
         Some(self)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn string_input_is_told_from_other_reads_of_ports() {
-        for (code, expected) in [
-            (&[0x6c][..], true),
-            (&[0xf3, 0x6d], true),
-            (&[0xf3, 0x66, 0x48, 0x6d], true),
-            (&[0xe4, 0x6c], false), // in al, 0x6c
-            (&[0x66, 0xed], false), // in ax, dx
-            (&[0xf3, 0x6f], false), // rep outsd
-            (&[0xf3], false),
-            (&[], false),
-        ] {
-            assert_eq!(is_string_input(code.iter().copied()), expected, "{code:x?}");
-        }
     }
 }
