@@ -18,7 +18,7 @@ use logging_channel::{InstructionResult, InstructionResults};
 use vm_memory::{Bytes, GuestAddress};
 use xxhash_rust::xxh64::xxh64;
 
-use self::operands::{BLANK, Compared, Operands, RECORD_WORDS, SET_BYTES};
+use self::operands::{BLANK, Operands, RECORD_WORDS, ResultMask, SET_BYTES};
 use self::table::{FORM_BYTES, Instruction, TABLE};
 use super::super::report::{Finding, with_causes};
 use super::measure::{Effort, Measured, RBP, describe, failed, load, registers};
@@ -127,7 +127,7 @@ fn run(guest: &mut MicroGuest, pointers_kept: bool) -> Result<Vec<InstructionRes
     let mut entries = (0..).zip(undefined);
     let results = TABLE.iter().map(|instruction| {
         let forms: Vec<(u64, bool)> = entries.by_ref().take(instruction.forms.len()).collect();
-        if instruction.compared == Compared::Pointers && !pointers_kept {
+        if instruction.compared == ResultMask::Pointers && !pointers_kept {
             return NOT_KEPT;
         }
         if forms.iter().all(|(_, undefined)| *undefined) {
@@ -165,7 +165,7 @@ fn write_plan(guest: &MicroGuest) -> usize {
     for (offset, word) in BLANK {
         guest.write_word(BLANK_IMAGE + offset as u64, word);
     }
-    for (n, compared) in (0..).zip(Compared::ALL) {
+    for (n, compared) in (0..).zip(ResultMask::ALL) {
         write(MASKS + n * MASK_BYTES, &words(&compared.mask()));
     }
     let mut at = OPERANDS;
@@ -186,7 +186,7 @@ fn write_plan(guest: &MicroGuest) -> usize {
     {
         let (_, first, number) = (sets.iter().find(|(which, ..)| which == operands))
             .expect("every kind of operands has sets");
-        let mask = (Compared::ALL.iter().position(|which| which == compared))
+        let mask = (ResultMask::ALL.iter().position(|which| which == compared))
             .expect("every kind of comparison has a mask");
         for _ in *forms {
             let form = (plan.len() / PLAN_WORDS) * FORM_BYTES;
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(forms().len(), number * FORM_BYTES, "a form is too long");
         assert!(PLAN + PLAN_ENTRY * (number as u64 + 1) <= FORMS);
         assert!(FORMS + forms().len() as u64 <= OPERANDS);
-        assert!(MASKS + MASK_BYTES * Compared::ALL.len() as u64 <= PLAN);
+        assert!(MASKS + MASK_BYTES * ResultMask::ALL.len() as u64 <= PLAN);
         let sets: usize = Operands::ALL.iter().map(|o| o.sets().len()).sum();
         assert!(OPERANDS + SET_BYTES * (sets as u64) < 0x20_0000);
         assert!(TABLE.len() <= MAX_INSTRUCTIONS);
@@ -230,7 +230,7 @@ mod tests {
         for operands in Operands::ALL {
             all.extend(format!("{:?}", operands.sets()).bytes());
         }
-        for compared in Compared::ALL {
+        for compared in ResultMask::ALL {
             all.extend(format!("{:?}", compared.mask()).bytes());
         }
         let code = include_str!("driver.S").lines();

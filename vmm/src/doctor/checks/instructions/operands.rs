@@ -41,9 +41,9 @@ pub(super) enum Operands {
     X87Unmasked,
 }
 
-/// What is compared.
+/// Which part of a result is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Compared {
+pub(super) enum ResultMask {
     /// All but the pointers to the last x87 instruction and MXCSR_MASK.
     Results,
     /// These pointers too, where a host keeps them.
@@ -81,7 +81,7 @@ impl Operands {
     }
 }
 
-impl Compared {
+impl ResultMask {
     pub(super) const ALL: [Self; 4] = [
         Self::Results,
         Self::Pointers,

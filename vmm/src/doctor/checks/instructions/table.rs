@@ -9,7 +9,7 @@
 
 use std::arch::global_asm;
 
-use super::operands::{Compared, Operands};
+use super::operands::{Operands, ResultMask};
 
 /// An instruction, in the forms in which it is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub(super) struct Instruction {
     /// Its name.
     pub(super) name: &'static str,
     pub(super) operands: Operands,
-    pub(super) compared: Compared,
+    pub(super) compared: ResultMask,
     /// The forms, in assembler.
     pub(super) forms: &'static [&'static str],
 }
@@ -58,7 +58,7 @@ macro_rules! table {
         pub(super) const TABLE: &[Instruction] = &[$(Instruction {
             name: $name,
             operands: Operands::$operands,
-            compared: Compared::$compared,
+            compared: ResultMask::$compared,
             forms: &[$($form),+],
         }),*];
     };
