@@ -15,6 +15,10 @@
 //! takes. If rounds do not shrink even then, the link carries less than an eightieth of what the guest
 //! writes, 50 MB/s of 4 GB/s, and they never would: the rest goes in one stop.
 //!
+//! A delta's rounds do not shrink under shadow paging: its looks are hidden ([`Look`](crate::cpu::Look)),
+//! so each round has all that was written since the last one that was not. That is given up once before
+//! a stop without a limit (`StateKeeper::delta`).
+//!
 //! The size of a round is that of the pages that are to be looked at, whether the guest wrote them or
 //! not: a stop that is too short to look at all pages that are not watched ends no transfer.
 

@@ -28,6 +28,8 @@ pub struct StateKeeper {
     digested: u64,
     whole: WholeState,
     delta: Option<Delta>,
+    /// A delta was given up, and neither a digest nor another delta came since.
+    gave_up: bool,
     repairs: Repairs,
     /// To be told to the watchdog.
     next_stop: Option<NextStop>,
@@ -90,6 +92,7 @@ impl StateKeeper {
             digested: 0,
             whole: WholeState::NotWanted,
             delta: None,
+            gave_up: false,
             repairs: Repairs::default(),
             next_stop: None,
         }
@@ -103,6 +106,12 @@ impl StateKeeper {
     /// Logs what changed since the last synchronisation point, for the next exit, which the place
     /// becomes where the guest was stopped. `false` if it does not: the guest's state cannot be taken
     /// right here, or it has changed so much that the guest is to run on for a little while.
+    ///
+    /// Under shadow paging each round of a delta is all that was written since the last look that the
+    /// other host shares, and never shrinks. Where that is too much for one stop, the delta is given up
+    /// once: the guest runs on, to an exit in most cases, where inputs get in and a digest is such a
+    /// look. A guest that makes no exit until it is stopped again stands still for as long as it takes:
+    /// without that, nothing would ever get in.
     pub(super) fn delta(&mut self, at: &mut Moment<'_>, log: &mut dyn LogSink) -> Step<bool> {
         if !at.cpu.at_rest()? {
             return Ok(false);
@@ -118,6 +127,17 @@ impl StateKeeper {
         });
         let mut bytes = 0;
         let time = delta.convergence.stop(&self.pace);
+        if time.is_none() && !self.gave_up {
+            log::debug!(
+                "the state delta at {} is given up: too much was written",
+                at.point
+            );
+            self.delta = Some(delta);
+            self.abandon();
+            self.gave_up = true;
+            self.next_digest = Duration::ZERO;
+            return Ok(false);
+        }
         let progress = self.capture.send_memory(
             at,
             Look::Hidden,
@@ -140,6 +160,7 @@ impl StateKeeper {
             progress.is_all
         );
         if progress.is_all {
+            self.gave_up = false;
             let next = match faults_in {
                 true => self.pace.next_stop_with_faults(delta.cost),
                 false => self.pace.next_stop(delta.cost),
@@ -158,6 +179,10 @@ impl StateKeeper {
 
     /// The guest made an exit: what waited for the end of a delta does not any more.
     pub(super) fn at_exit(&mut self) {
+        self.abandon();
+    }
+
+    fn abandon(&mut self) {
         if let Some(delta) = self.delta.take() {
             self.capture.abandon_delta();
             self.next_stop = Some(self.pace.next_stop(delta.cost));
@@ -399,6 +424,7 @@ impl StateKeeper {
         log: &mut dyn LogSink,
     ) -> Step<Duration> {
         let since = Instant::now();
+        self.gave_up = false;
         let baseline = self.capture.baseline();
         let pages = baseline.pages();
         let mut part = digest(baseline, at, self.digested..pages, time)?;
@@ -420,76 +446,4 @@ impl StateKeeper {
 }
 
 #[cfg(test)]
-mod tests {
-    use vm_memory::GuestAddress;
-
-    use super::*;
-    use crate::devices::{Devices, Input};
-    use crate::fake_cpu::{FakeCpu, Script};
-    use crate::ram::GuestRam;
-    use crate::sources::log_sink::NoLog;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    /// A guest that stands still, and a keeper that holds it up for as much as one may.
-    struct HeldUp {
-        keeper: StateKeeper,
-        cpu: FakeCpu,
-        devices: Devices,
-    }
-
-    impl HeldUp {
-        fn new() -> Self {
-            let memory = GuestRam::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("memory");
-            let baseline = Baseline::new(memory.clone()).expect("a megabyte");
-            let mut keeper = StateKeeper::new(baseline, Pace::default(), Arc::default());
-            let mut convergence = Convergence::at_once();
-            while convergence.run(&keeper.pace) > Duration::from_micros(250) {
-                convergence.begin_round(100);
-            }
-            keeper.send_again(convergence, Duration::ZERO);
-            let next = keeper.next_stop().expect("another one");
-            assert_eq!(next.interval, Duration::from_micros(250));
-            Self {
-                keeper,
-                cpu: FakeCpu::new(Script::default(), memory.clone(), 0),
-                devices: Devices::new(&memory, [0; 6]),
-            }
-        }
-
-        fn when<T>(&mut self, act: impl FnOnce(&mut StateKeeper, &mut Moment<'_>) -> Step<T>) -> T {
-            let point = ExecutionPoint::at_exit(0);
-            let mut at = Moment::new(point, &mut self.cpu, &mut self.devices);
-            act(&mut self.keeper, &mut at).ok().expect("nothing fails")
-        }
-
-        /// The guest gets its time: it must run to come to what is waited for.
-        fn is_let_go(&mut self) {
-            let next = self.keeper.next_stop().expect("another one");
-            assert!(next.interval >= Duration::from_millis(4), "{next:?}");
-            assert!(next.interval <= self.keeper.pace.latency, "{next:?}");
-        }
-    }
-
-    #[test]
-    fn a_guest_whose_devices_hold_too_much_is_not_held_up() {
-        let mut guest = HeldUp::new();
-        guest.devices.apply(Input::Typed(vec![b'x'; 8 << 20]));
-        // Each time, the guest has run for a second, and memory is complete at once.
-        for now in (1..20).map(|n| SECOND * n * 2) {
-            guest.when(|keeper, at| keeper.keep_up(at, now, &|| now, &mut NoLog));
-            assert!(guest.keeper.is_whole_ready());
-            assert!(!guest.when(|keeper, at| keeper.commit_whole(at, &|| now, &mut NoLog)));
-            guest.is_let_go();
-        }
-    }
-
-    #[test]
-    fn a_guest_whose_next_transfer_has_to_wait_is_not_held_up() {
-        let mut guest = HeldUp::new();
-        for _ in 0..MANY {
-            guest.keeper.repair(Lsn(1), SECOND, &mut NoLog);
-        }
-        guest.is_let_go();
-    }
-}
+mod tests;
