@@ -4,8 +4,9 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use ftvm_vmm::dice::Dice;
-use ftvm_vmm::engine::{Role, Step};
+use ftvm_vmm::engine::{EventSource, Role, Step};
 use ftvm_vmm::fake_cpu::{Noticed, NoticedAt, Op, Script};
+use ftvm_vmm::ram::GuestRam;
 use ftvm_vmm::sources::{LogSink, OutsideWorld, Recorder, StateKeeper, Verification};
 use logging_channel::entry::{Entry, Lsn, Payload, StatePart};
 use proptest::prelude::*;
@@ -52,7 +53,7 @@ impl LogSink for WatchedLog {
     }
 }
 
-fn record(
+pub(crate) fn record(
     world: impl OutsideWorld + 'static,
     script: &Script,
     dice: &mut Dice,
@@ -83,12 +84,22 @@ fn record(
 }
 
 fn replay(script: &Script, dice: &mut Dice, log: Vec<Entry>) -> (Run, Vec<NoticedAt>) {
+    replay_with(script, dice, |memory| {
+        Box::new(replayer(Playback::with_state(log), memory))
+    })
+}
+
+pub(crate) fn replay_with(
+    script: &Script,
+    dice: &mut Dice,
+    source: impl FnOnce(&GuestRam) -> Box<dyn EventSource>,
+) -> (Run, Vec<NoticedAt>) {
     let memory = memory();
     let seen = Seen::default();
     let cpu = processor(script, &memory, dice);
     let noticed = cpu.noticed();
     let role = Role {
-        source: Box::new(replayer(Playback::with_state(log), &memory)),
+        source: source(&memory),
         gate: Box::new(seen.clone()),
     };
     let run = finish(engine_of(cpu, &memory, role), memory, &seen);
@@ -96,7 +107,7 @@ fn replay(script: &Script, dice: &mut Dice, log: Vec<Entry>) -> (Run, Vec<Notice
 }
 
 /// The first thing that only one of both notices.
-fn first_difference(recorded: &[NoticedAt], replayed: &[NoticedAt]) -> Option<String> {
+pub(crate) fn first_difference(recorded: &[NoticedAt], replayed: &[NoticedAt]) -> Option<String> {
     let len = recorded.len().max(replayed.len());
     let at = (0..len).find(|at| recorded.get(*at) != replayed.get(*at))?;
     let tell = |noticed: &[NoticedAt]| match noticed.get(at) {
@@ -111,7 +122,7 @@ fn first_difference(recorded: &[NoticedAt], replayed: &[NoticedAt]) -> Option<St
 }
 
 /// Deeds, with stores over all of memory between them: more pages than one stop looks at.
-fn writers() -> impl Strategy<Value = Script> {
+pub(crate) fn writers() -> impl Strategy<Value = Script> {
     let store = (0x40u64..0x100, any::<u16>()).prop_map(|(page, value)| {
         let address = page * 4096 + 0xf00;
         Deed::Do(Op::Store { address, value })
