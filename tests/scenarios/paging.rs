@@ -152,6 +152,8 @@ fn a_host_that_drops_shadow_pages_is_found_out() -> Result<()> {
     let replayed = run(&host, &replay)?;
     assert!(!replayed.exit.success(), "{replayed:?}");
     assert!(replayed.stderr.contains("diverged"), "{replayed:?}");
+    // Wherever it shows: the cause is among those that are named.
+    assert!(replayed.stderr.contains("NUMA balancing"), "{replayed:?}");
     testbed.succeed();
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | a program that executes RDRAND or RDSEED | general registers, the FPU's, memory, and what comes of it |
 //! | a program that reads x87 pointers | memory alone: the instructions that show them store them, and digests of the FPU leave them out |
-//! | accessed and dirty bits that a processor sets when it likes, or KVM because the host took pages away | page tables |
+//! | accessed and dirty bits that a processor sets when it likes, or KVM because the host took pages away | page tables, of the program that runs or of another, and what comes of it |
 //! | a processor or a KVM that opens interrupt windows elsewhere | the place of a window |
 //! | a host that is broken, or ftvm | anything |
 
@@ -16,8 +16,9 @@ const X87_POINTERS: &str = "one that reads x87 pointers (FNSTENV, FNSAVE, FXSAVE
      fegetenv, swapcontext) where `ftvm doctor` fails the check x87_pointers";
 const ESTIMATES: &str = "one whose results are each processor model's own (RSQRTPS, RCPPS, FSIN), if \
      the hosts' processors are not of the same model";
-const TABLE_BITS: &str = "accessed and dirty bits, which a processor sets when it likes while it \
-     walks nested page tables: without these (`npt=0` for the module kvm_amd, `ept=0` for \
+const TABLE_BITS: &str = "accessed and dirty bits in page tables, of whatever program, and \
+     what the guest's kernel made of them: a processor sets them when it likes while it walks nested \
+     page tables; without these (`npt=0` for the module kvm_amd, `ept=0` for \
      kvm_intel) KVM sets them, and guests are slower; with shadow paging already, a host that took \
      memory of the guest away and put it back (swapping, KSM, NUMA balancing, compaction)";
 const WINDOWS: &str = "hosts whose processors or KVMs open the interrupt window at other places: use \
@@ -38,17 +39,19 @@ impl Divergence {
         match &self.difference {
             Difference::State(state) => state.likely_cause(),
             Difference::Register { .. } | Difference::RegisterDigest { .. } => {
-                format!("a register differs: {RANDOM}; or {ESTIMATES}; or {HOST}")
+                format!("a register differs: {RANDOM}; or {ESTIMATES}; or {TABLE_BITS}; or {HOST}")
             }
             Difference::Event { .. } => {
-                format!("the guest did something else: {RANDOM}; or {X87_POINTERS}; or {HOST}")
+                format!(
+                    "the guest did something else: {RANDOM}; or {X87_POINTERS}; or {TABLE_BITS}; or {HOST}"
+                )
             }
             Difference::Window { .. } => format!(
                 "an interrupt came somewhere else: {WINDOWS}; or {RANDOM}, which led the guest there; \
-                 or {HOST}"
+                 or {TABLE_BITS}; or {HOST}"
             ),
             Difference::Memory { .. } => {
-                format!("memory differs: {RANDOM}; or {X87_POINTERS}; or {HOST}")
+                format!("memory differs: {RANDOM}; or {X87_POINTERS}; or {TABLE_BITS}; or {HOST}")
             }
             Difference::SharedRead { .. } => {
                 "somebody else writes to the disk, or the hosts do not use the same one".into()
@@ -89,19 +92,19 @@ impl StateDifference {
             // What a program computed cannot be in these before it was in memory or a register.
             (&[_, ..], [], true) => format!("a part that no program computes with differs: {HOST}"),
             (_, [], _) => {
-                format!("registers differ and memory does not: {RANDOM}; or {ESTIMATES}; or {HOST}")
-            }
-            (_, _, true) if self.page_tables == 0 => {
                 format!(
-                    "memory{place} differs and no register: {RANDOM}; or {X87_POINTERS}; or {HOST}"
+                    "registers differ and memory does not: {RANDOM}; or {ESTIMATES}; or {TABLE_BITS}; or {HOST}"
                 )
             }
+            // Page tables of another program than the one that runs are not known as such.
             (_, _, true) => format!(
-                "memory{place} differs and no register, page tables too: {RANDOM}; or \
-                 {X87_POINTERS}; or {TABLE_BITS}; or {HOST}"
+                "memory{place} differs and no register: {RANDOM}; or {X87_POINTERS}; or {TABLE_BITS}; \
+                 or {HOST}"
             ),
             (_, _, false) => {
-                format!("memory{place} and registers differ: {RANDOM}; or {ESTIMATES}; or {HOST}")
+                format!(
+                    "memory{place} and registers differ: {RANDOM}; or {ESTIMATES}; or {TABLE_BITS}; or {HOST}"
+                )
             }
         }
     }
@@ -154,7 +157,7 @@ mod tests {
                 stack,
                 ..nothing()
             },
-            &["RDRAND", "FNSTENV", "faulty"],
+            &["RDRAND", "FNSTENV", "npt=0", "faulty"],
         );
         assert!(told.contains("a program's stack"), "{told}");
         let program_pages = 1;
@@ -164,11 +167,11 @@ mod tests {
                 program_pages,
                 ..nothing()
             },
-            &["RDRAND", "FNSTENV", "faulty"],
+            &["RDRAND", "FNSTENV", "npt=0", "faulty"],
         );
         assert!(told.contains("of a program"), "{told}");
 
-        let in_registers = ["RDRAND", "RSQRTPS", "faulty"];
+        let in_registers = ["RDRAND", "RSQRTPS", "npt=0", "faulty"];
         let parts = vec!["FPU"];
         state(
             StateDifference {
@@ -216,7 +219,7 @@ mod tests {
     fn a_window_elsewhere_is_of_the_processor() {
         let (logged, replayed) = (0x1000, 0x1001);
         let window = Difference::Window { logged, replayed };
-        is_told_as(window, &["interrupt window", "RDRAND", "faulty"]);
+        is_told_as(window, &["interrupt window", "RDRAND", "npt=0", "faulty"]);
     }
 
     #[test]
@@ -249,6 +252,6 @@ mod tests {
             pages: vec![7],
             ..nothing()
         };
-        state(both, &["RDRAND", "FNSTENV", "faulty"]);
+        state(both, &["RDRAND", "FNSTENV", "npt=0", "faulty"]);
     }
 }
