@@ -87,6 +87,7 @@ fn initrd(testbed: &Testbed, host: &Host, base: &str) -> Result<String> {
 fn guests_that_look_at_their_paging_are_replayed_without_a_difference() -> Result<()> {
     let testbed = Testbed::new("paging")?;
     let host = testbed.start_host("a")?;
+    let watching = watch_shadow_pages(&host)?;
     for case in CASES {
         let initrd = initrd(&testbed, &host, case.initrd)?;
         let words = format!(
@@ -115,8 +116,36 @@ fn guests_that_look_at_their_paging_are_replayed_without_a_difference() -> Resul
         let deltas: u64 = deltas.and_then(|n| n.parse().ok()).expect("a number");
         assert!(deltas >= case.deltas, "{}: {line}", case.run);
     }
+    host.check(&["touch", "/tmp/enough"])?;
+    watching.wait(LIMIT)?;
+    let counted = host.check(&["cat", "/tmp/shadow-pages"])?;
+    let most = |column| {
+        let words = counted
+            .lines()
+            .filter_map(|line| line.split(' ').nth(column));
+        words
+            .filter_map(|word| word.parse::<u64>().ok())
+            .max()
+            .expect("KVM counts")
+    };
+    println!("shadow pages: {} made, {} recycled", most(0), most(1));
+    assert!(most(0) > 0, "{counted}");
+    assert_eq!(most(1), 0, "KVM had too few shadow pages: {counted}");
     testbed.succeed();
     Ok(())
+}
+
+/// Has a host write down, again and again until there is `/tmp/enough`, how many shadow pages KVM has made
+/// for the guest that runs, and how many it took away to make others.
+fn watch_shadow_pages(host: &Host) -> Result<HostProcess> {
+    const AGAIN: &str = "kvm=/sys/kernel/debug/kvm
+        [ -d $kvm ] || mount -t debugfs debugfs /sys/kernel/debug
+        rm -f /tmp/enough
+        until [ -e /tmp/enough ]; do
+            echo $(cat $kvm/mmu_cache_miss $kvm/mmu_recycled)
+            sleep 0.1
+        done > /tmp/shadow-pages";
+    host.spawn(&["sh", "-c", AGAIN])
 }
 
 /// Has a host drop the shadow pages of its guests again and again, until [`stop_dropping`]. It looks
