@@ -37,7 +37,7 @@ pub trait DebugCpu {
     /// [`CpuError`] when the guest cannot go on.
     fn step(&mut self) -> Result<Option<Exit>, CpuError>;
 
-    /// Makes [`GuestCpu::run`](super::GuestCpu::run) return [`Exit::Kicked`] before it executes
+    /// Makes [`GuestCpu::run`] return [`Exit::Kicked`] before it executes
     /// one of the instructions at these linear addresses, in place of those of the last call.
     /// Addresses that are not mapped now are left out. Only kernel code stops (CPL 0).
     ///

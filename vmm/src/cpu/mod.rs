@@ -68,7 +68,8 @@ pub trait GuestCpu: CpuState {
     /// [`CpuError::Hypervisor`] when KVM refuses.
     fn registers(&mut self) -> Result<Registers, CpuError>;
 
-    /// [`register_digest`] of the registers at the last exit. Cheap: taken for most log entries.
+    /// Digest of the general registers as they are [compared](Registers::compared), at the last exit.
+    /// Cheap: taken for most log entries.
     ///
     /// # Errors
     /// [`CpuError::Hypervisor`] when KVM refuses.
