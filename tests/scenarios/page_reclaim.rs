@@ -17,7 +17,7 @@ const INIT: &str = "#!/bin/sh\n\
     mount -t devtmpfs devtmpfs /dev\n\
     cd \"/modules/$(uname -r)\"\n\
     while read -r module; do insmod \"$module\"; done < order\n\
-    mkswap /dev/vda && swapon /dev/vda && page-pressure 3 18 60000\n\
+    mkswap /dev/vda && swapon /dev/vda && page-pressure 3 18 6000\n\
     poweroff -f\n";
 
 /// Makes an initramfs in a host: the tiny guest's, with [`INIT`] and the program.
