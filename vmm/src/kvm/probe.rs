@@ -140,6 +140,9 @@ pub enum ProbeError {
     State(#[from] MachineError),
 }
 
+/// So many signals at least are sent to a guest before it is taken for hung.
+const KICKS: u32 = 20;
+
 /// A virtual machine for micro-guests.
 pub struct MicroGuest {
     cpu: KvmCpu,
@@ -224,9 +227,10 @@ impl MicroGuest {
     /// [`ProbeError`].
     pub fn run(&mut self) -> Result<Event, ProbeError> {
         let started = Instant::now();
+        let mut kicks = 0;
         loop {
             match self.cpu.run()? {
-                Exit::Kicked if started.elapsed() >= self.patience => {
+                Exit::Kicked if self.is_out_of_patience(started, &mut kicks) => {
                     return Err(self.hung());
                 }
                 Exit::Kicked => {}
@@ -234,6 +238,12 @@ impl MicroGuest {
                 exit => return Ok(Event::Exit(exit)),
             }
         }
+    }
+
+    /// A signal came, and no exit. Time alone also passes for a guest whose host stands still.
+    fn is_out_of_patience(&self, since: Instant, kicks: &mut u32) -> bool {
+        *kicks += 1;
+        *kicks >= KICKS && since.elapsed() >= self.patience
     }
 
     fn hung(&mut self) -> ProbeError {
@@ -252,10 +262,11 @@ impl MicroGuest {
     /// [`ProbeError`], also when an exit came instead.
     pub fn step(&mut self) -> Result<u64, ProbeError> {
         let started = Instant::now();
+        let mut kicks = 0;
         loop {
             match self.cpu.step()? {
                 None => return Ok(self.cpu.rip()?),
-                Some(Exit::Kicked) if started.elapsed() < self.patience => {}
+                Some(Exit::Kicked) if !self.is_out_of_patience(started, &mut kicks) => {}
                 Some(Exit::Kicked) => return Err(self.hung()),
                 Some(exit) => {
                     let exit = format!("{exit:?} in place of a debug stop");
@@ -272,10 +283,11 @@ impl MicroGuest {
     /// [`ProbeError`].
     pub fn run_to_breakpoint(&mut self, rip: u64) -> Result<Option<u64>, ProbeError> {
         let started = Instant::now();
+        let mut kicks = 0;
         loop {
             match self.cpu.run_to_breakpoint(rip)? {
                 None => return Ok(Some(self.cpu.rip()?)),
-                Some(Exit::Kicked) if started.elapsed() < self.patience => {}
+                Some(Exit::Kicked) if !self.is_out_of_patience(started, &mut kicks) => {}
                 Some(Exit::Kicked) => return Err(self.hung()),
                 Some(_) => return Ok(None),
             }

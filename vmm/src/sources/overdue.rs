@@ -6,8 +6,9 @@ use super::watchdog::Watchdog;
 
 /// How long the guest may run without an exit while the log has a later one, unless said
 /// otherwise. A primary stops its guest once a second of guest time at least, and needs no input for
-/// that: see [`super::Recorder`].
-const PATIENCE: Duration = Duration::from_secs(5);
+/// that: see [`super::Recorder`]. A host whose processors or disks others use may take many times as long
+/// as the primary did, and nobody waits for a replay.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// The watchdog of a replay bites this often.
 pub const REPLAY_WATCH: Duration = Duration::from_secs(1);
