@@ -11,7 +11,7 @@ use crate::cpu::debug::DebugCpu;
 use crate::cpu::{
     Counted, CountedStop, CpuError, CpuState, Exit, GuestCpu, Look, Registers, SeekError,
 };
-use crate::ram::PageSet;
+use crate::ram::{GuestRam, PageSet};
 
 /// Instructions that the guest is stepped through at most, on the way to the next counted event.
 /// Code that has none in so many is a loop of plain jumps.
@@ -436,6 +436,10 @@ impl<P: Steppable, C: EventCounter> GuestCpu for CountingCpu<P, C> {
 
     fn rip(&mut self) -> Result<u64, CpuError> {
         self.cpu.rip()
+    }
+
+    fn twin(&mut self, memory: &GuestRam) -> Result<Option<Box<dyn GuestCpu>>, CpuError> {
+        self.cpu.twin(memory)
     }
 
     fn for_debugger(&mut self) -> Option<&mut dyn DebugCpu> {

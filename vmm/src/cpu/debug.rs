@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{CpuError, Exit, GuestCpu};
-use crate::ram::GuestRam;
+use super::error::CpuError;
+use super::exit::Exit;
 
 /// A processor that a debugger can look into.
 pub trait DebugCpu {
@@ -21,13 +21,6 @@ pub trait DebugCpu {
     /// [`CpuError::Hypervisor`] when KVM refuses.
     fn float_registers(&mut self) -> Result<FloatRegisters, CpuError>;
 
-    /// A processor of another machine, in this one's state and with this `memory`, a copy of the
-    /// guest's, wherever this one stands with no access pending. What it does changes nothing here.
-    ///
-    /// # Errors
-    /// [`CpuError`].
-    fn twin(&mut self, memory: &GuestRam) -> Result<Box<dyn GuestCpu>, CpuError>;
-
     /// Executes one instruction. Returns the exit that came in its place, if one did.
     ///
     /// The guest can notice: an instruction that saves RFLAGS saves RFLAGS.TF set. So this is for
@@ -37,7 +30,7 @@ pub trait DebugCpu {
     /// [`CpuError`] when the guest cannot go on.
     fn step(&mut self) -> Result<Option<Exit>, CpuError>;
 
-    /// Makes [`GuestCpu::run`] return [`Exit::Kicked`] before it executes
+    /// Makes [`GuestCpu::run`](crate::cpu::GuestCpu::run) return [`Exit::Kicked`] before it executes
     /// one of the instructions at these linear addresses, in place of those of the last call.
     /// Addresses that are not mapped now are left out. Only kernel code stops (CPL 0).
     ///

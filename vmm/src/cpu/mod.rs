@@ -16,6 +16,7 @@ pub(crate) use logging_channel::entry::{RFLAGS_RF, RFLAGS_TF};
 pub use self::error::{CpuError, SeekError};
 pub use self::exit::{Exit, PortAccess};
 pub use self::state::{CpuState, Look};
+use crate::ram::GuestRam;
 
 /// How a stop of the guest is named by a counter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,6 +144,17 @@ pub trait GuestCpu: CpuState {
     /// Names no stop by a count any more, for this reason.
     fn stop_counting(&mut self, reason: &str) {
         let _ = reason;
+    }
+
+    /// A processor of another machine, in this one's state and with this `memory`, a copy of the
+    /// guest's, wherever this one stands with no access pending. What it does changes nothing here.
+    /// `None` if this processor has nothing for debuggers.
+    ///
+    /// # Errors
+    /// [`CpuError`].
+    fn twin(&mut self, memory: &GuestRam) -> Result<Option<Box<dyn GuestCpu>>, CpuError> {
+        let _ = memory;
+        Ok(None)
     }
 
     /// What a debugger needs, if this processor has it.

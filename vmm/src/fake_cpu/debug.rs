@@ -2,8 +2,24 @@
 
 use super::FakeCpu;
 use crate::cpu::debug::{DebugCpu, FloatRegisters, SystemRegisters};
-use crate::cpu::{CpuError, CpuState, Exit, GuestCpu};
+use crate::cpu::{CpuError, CpuState, Exit};
 use crate::ram::GuestRam;
+
+impl FakeCpu {
+    /// See [`GuestCpu::twin`](crate::cpu::GuestCpu::twin).
+    pub(super) fn twin_with(&mut self, memory: &GuestRam) -> Result<Self, CpuError> {
+        let mut twin = FakeCpu::new(
+            self.script.clone(),
+            memory.clone(),
+            self.kicks.roll(u64::MAX),
+        );
+        twin.cr4_reserved = self.cr4_reserved;
+        twin.idt = self.idt;
+        twin.window_wanted = self.window_wanted;
+        twin.load(&self.save()?)?;
+        Ok(twin)
+    }
+}
 
 impl DebugCpu for FakeCpu {
     fn system_registers(&mut self) -> Result<SystemRegisters, CpuError> {
@@ -15,19 +31,6 @@ impl DebugCpu for FakeCpu {
 
     fn float_registers(&mut self) -> Result<FloatRegisters, CpuError> {
         Ok(FloatRegisters::default())
-    }
-
-    fn twin(&mut self, memory: &GuestRam) -> Result<Box<dyn GuestCpu>, CpuError> {
-        let mut twin = FakeCpu::new(
-            self.script.clone(),
-            memory.clone(),
-            self.kicks.roll(u64::MAX),
-        );
-        twin.cr4_reserved = self.cr4_reserved;
-        twin.idt = self.idt;
-        twin.window_wanted = self.window_wanted;
-        twin.load(&self.save()?)?;
-        Ok(Box::new(twin))
     }
 
     /// Leaves a trace in the registers, as the trap flag does.

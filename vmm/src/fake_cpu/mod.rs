@@ -446,6 +446,10 @@ impl GuestCpu for FakeCpu {
         Ok(self.registers.rip)
     }
 
+    fn twin(&mut self, memory: &GuestRam) -> Result<Option<Box<dyn GuestCpu>>, CpuError> {
+        Ok(Some(Box::new(self.twin_with(memory)?)))
+    }
+
     fn for_debugger(&mut self) -> Option<&mut dyn cpu::debug::DebugCpu> {
         Some(self)
     }

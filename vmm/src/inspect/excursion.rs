@@ -35,12 +35,10 @@ impl Excursion {
         memory: &GuestRam,
     ) -> Result<Option<Self>, CpuError> {
         let stands = cpu.save()?;
-        let Some(cpu) = cpu.for_debugger() else {
-            return Ok(None);
-        };
         let memory = copy(memory).map_err(CpuError::failed_to("copy the guest's memory"))?;
-        Ok(Some(Self {
-            cpu: cpu.twin(&memory)?,
+        let twin = cpu.twin(&memory)?;
+        Ok(twin.map(|cpu| Self {
+            cpu,
             memory,
             stands,
         }))

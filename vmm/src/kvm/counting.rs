@@ -15,7 +15,7 @@ use super::stepped::SteppedCpu;
 use crate::counter::{Branches, CountingCpu, EventCounter, Ran, Seekable, Steppable};
 use crate::cpu::debug::DebugCpu;
 use crate::cpu::{CpuError, CpuState, Exit, GuestCpu, Look, Registers};
-use crate::ram::PageSet;
+use crate::ram::{GuestRam, PageSet};
 
 /// KVM's processor, which names stops by a hardware counter once that is switched on.
 pub type HardwareCountingCpu = CountingCpu<FreeCpu, HardwareCounter>;
@@ -210,6 +210,10 @@ impl GuestCpu for FreeCpu {
 
     fn rip(&mut self) -> Result<u64, CpuError> {
         self.cpu().rip()
+    }
+
+    fn twin(&mut self, memory: &GuestRam) -> Result<Option<Box<dyn GuestCpu>>, CpuError> {
+        self.cpu().twin(memory)
     }
 
     fn for_debugger(&mut self) -> Option<&mut dyn DebugCpu> {

@@ -44,6 +44,24 @@ fn table(t: &kvm_dtable) -> Table {
     }
 }
 
+impl KvmCpu {
+    /// See [`GuestCpu::twin`].
+    pub(super) fn twin_with(&mut self, memory: &GuestRam) -> Result<Self, CpuError> {
+        let cpuid = self
+            .fd_ref()
+            .get_cpuid2(KVM_MAX_CPUID_ENTRIES)
+            .map_err(CpuError::failed_to("read the CPU model"))?;
+        let mut twin = vm::Machine::open()
+            .and_then(|kvm| vm::processor(&kvm, &cpuid, memory))
+            .map_err(io::Error::other)
+            .map_err(CpuError::failed_to("make a machine for the debugger"))?;
+        twin.load(&self.save()?)?;
+        let wants_window = self.fd().get_kvm_run().request_interrupt_window != 0;
+        twin.request_interrupt_window(wants_window);
+        Ok(twin)
+    }
+}
+
 impl DebugCpu for KvmCpu {
     fn system_registers(&mut self) -> Result<SystemRegisters, CpuError> {
         let s = self
@@ -85,21 +103,6 @@ impl DebugCpu for KvmCpu {
             xmm: fpu.xmm.map(u128::from_le_bytes),
             mxcsr: fpu.mxcsr,
         })
-    }
-
-    fn twin(&mut self, memory: &GuestRam) -> Result<Box<dyn GuestCpu>, CpuError> {
-        let cpuid = self
-            .fd_ref()
-            .get_cpuid2(KVM_MAX_CPUID_ENTRIES)
-            .map_err(CpuError::failed_to("read the CPU model"))?;
-        let mut twin = vm::Machine::open()
-            .and_then(|kvm| vm::processor(&kvm, &cpuid, memory))
-            .map_err(io::Error::other)
-            .map_err(CpuError::failed_to("make a machine for the debugger"))?;
-        twin.load(&self.save()?)?;
-        let wants_window = self.fd().get_kvm_run().request_interrupt_window != 0;
-        twin.request_interrupt_window(wants_window);
-        Ok(Box::new(twin))
     }
 
     fn step(&mut self) -> Result<Option<Exit>, CpuError> {

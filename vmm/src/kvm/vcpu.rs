@@ -476,6 +476,10 @@ impl GuestCpu for KvmCpu {
         Ok(self.synced().rip)
     }
 
+    fn twin(&mut self, memory: &GuestRam) -> Result<Option<Box<dyn GuestCpu>>, CpuError> {
+        Ok(Some(Box::new(self.twin_with(memory)?)))
+    }
+
     fn for_debugger(&mut self) -> Option<&mut dyn crate::cpu::debug::DebugCpu> {
         Some(self)
     }
