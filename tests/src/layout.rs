@@ -129,9 +129,9 @@ mod tests {
     #[test]
     fn all_profiles_are_in_one_directory() {
         for (program, target) in [
-            ("/work/target/debug/xtask", Some("/work/target")),
-            ("/work/target/debug/deps/scenarios-1", Some("/work/target")),
-            ("/work/target/release/xtask", Some("/work/target")),
+            ("/ftvm/target/debug/xtask", Some("/ftvm/target")),
+            ("/ftvm/target/debug/deps/scenarios-1", Some("/ftvm/target")),
+            ("/ftvm/target/release/xtask", Some("/ftvm/target")),
             ("/usr/bin/xtask", None),
         ] {
             assert_eq!(target_directory(Path::new(program)), target.map(Path::new));
