@@ -216,11 +216,11 @@ fn a_primary_takes_its_own_backup_only() -> Result<()> {
     let host = testbed.start_host("a")?;
     let mut disk_server = DiskServer::start(&testbed)?;
     let mut guest = Guest::tiny("picky", "ftvm.do=shell");
-    guest.set_memory(1024);
+    guest.set_memory(96);
     // There is room for the guest, and none for the copy of its memory.
     let mut cramped = guest.clone();
     let script = testbed.logs().join("cramped-ftvm");
-    let text = format!("#!/bin/sh\nulimit -v {}\nexec ftvm \"$@\"\n", 1792 << 10);
+    let text = format!("#!/bin/sh\nulimit -v {}\nexec ftvm \"$@\"\n", 510 << 10);
     fs::write(&script, text).expect("a file in the run's directory");
     cramped.program = host.provide(&script, "cramped-ftvm")?;
     host.check(&["chmod", "755", &cramped.program])?;
@@ -279,7 +279,7 @@ fn a_primary_takes_its_own_backup_only() -> Result<()> {
     let [mut other_words, mut other_name, mut other_size] = [(); 3].map(|()| guest.clone());
     other_words.words = "quiet mitigations=off ftvm.do=poweroff".to_owned();
     other_name.name = "choosy".to_owned();
-    other_size.set_memory(96);
+    other_size.set_memory(80);
     for (other, reason) in [
         (other_words, "another guest image"),
         (other_name, "another VM"),
