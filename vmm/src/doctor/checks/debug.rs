@@ -1,7 +1,9 @@
 //! Stops between exits, and traps of instructions that do not exit.
 
 use super::super::report::{Finding, with_causes};
-use super::measure::{Effort, Measured, RAX, describe, failed, load, microseconds_each, registers};
+use super::measure::{
+    Effort, Measured, RAX, describe, failed, load, load_kernel, microseconds_each, registers,
+};
 use super::processor::to_user;
 use crate::cpu::Exit;
 use crate::kvm::probe::{CR4_TSD, Event, KERNEL, MicroGuest, Program, USER};
@@ -12,13 +14,7 @@ const COUNTING: [u8; 16] = [
 ];
 
 pub(super) fn single_step(guest: &mut MicroGuest, effort: Effort) -> Measured {
-    load(
-        guest,
-        &Program {
-            kernel: &COUNTING,
-            ..Program::default()
-        },
-    )?;
+    load_kernel(guest, &COUNTING)?;
     for step in 1..=8 {
         let rip = guest.step().map_err(failed)?;
         let rax = registers(guest)?.gpr[RAX];
@@ -30,13 +26,7 @@ pub(super) fn single_step(guest: &mut MicroGuest, effort: Effort) -> Measured {
     }
     let mut finding = Finding::from("8 steps, one instruction each");
     if effort == Effort::All {
-        load(
-            guest,
-            &Program {
-                kernel: &[0xeb, 0xfe], // jmp $
-                ..Program::default()
-            },
-        )?;
+        load_kernel(guest, &[0xeb, 0xfe])?; // jmp $
         let step_us = microseconds_each(|| guest.step().map(drop).map_err(failed))?;
         finding = finding.with("step_us", step_us);
     }
@@ -123,13 +113,7 @@ fn rdpid(guest: &mut MicroGuest) -> Result<&'static str, String> {
 pub(super) fn hardware_breakpoint(guest: &mut MicroGuest, effort: Effort) -> Measured {
     let mut kernel = COUNTING.to_vec();
     kernel.extend_from_slice(&[0xe6, 0x10]); // out 0x10, al
-    load(
-        guest,
-        &Program {
-            kernel: &kernel,
-            ..Program::default()
-        },
-    )?;
+    load_kernel(guest, &kernel)?;
     let stop_at = |guest: &mut MicroGuest, at| match guest.run_to_breakpoint(at).map_err(failed)? {
         Some(rip) if rip == at => Ok(()),
         Some(rip) => Err(format!("stopped at {rip:#x}")),
@@ -138,13 +122,7 @@ pub(super) fn hardware_breakpoint(guest: &mut MicroGuest, effort: Effort) -> Mea
     stop_at(guest, KERNEL + 6)?;
     let mut finding = Finding::from("stops before its instruction");
     if effort == Effort::All {
-        load(
-            guest,
-            &Program {
-                kernel: &[0x90, 0x90, 0xeb, 0xfc], // nop; nop; jmp KERNEL
-                ..Program::default()
-            },
-        )?;
+        load_kernel(guest, &[0x90, 0x90, 0xeb, 0xfc])?; // nop; nop; jmp KERNEL
         let mut places = [KERNEL + 1, KERNEL].into_iter().cycle();
         let stop_us = microseconds_each(|| stop_at(guest, places.next().unwrap_or(KERNEL)))?;
         finding = finding.with("stop_us", stop_us);

@@ -2,11 +2,11 @@
 
 use super::super::report::{Finding, with_causes};
 use super::measure::{
-    Effort, Measured, RAX, RDX, describe, failed, load, microseconds_each, run_to,
+    Effort, Measured, RAX, RDX, describe, failed, load_kernel, microseconds_each, run_to,
 };
 use crate::cpu::{Exit, GuestCpu};
 use crate::devices::msr;
-use crate::kvm::probe::{Event, KERNEL, MicroGuest, Program};
+use crate::kvm::probe::{Event, KERNEL, MicroGuest};
 
 pub(super) fn exits(guest: &mut MicroGuest, effort: Effort) -> Measured {
     const RUNS: usize = 3;
@@ -32,13 +32,7 @@ pub(super) fn exits(guest: &mut MicroGuest, effort: Effort) -> Measured {
     ];
     let mut first: Option<Vec<u32>> = None;
     for run in 0..RUNS {
-        load(
-            guest,
-            &Program {
-                kernel: &kernel,
-                ..Program::default()
-            },
-        )?;
+        load_kernel(guest, &kernel)?;
         let mut digests = Vec::new();
         loop {
             let event = guest.run().map_err(failed)?;
@@ -73,25 +67,13 @@ pub(super) fn exits(guest: &mut MicroGuest, effort: Effort) -> Measured {
 
 /// Microseconds from one port access to the next, through the VMM.
 fn exit_cost(guest: &mut MicroGuest) -> Result<f64, String> {
-    load(
-        guest,
-        &Program {
-            kernel: &[0xe6, 0x10, 0xeb, 0xfc], // again: out 0x10, al; jmp again
-            ..Program::default()
-        },
-    )?;
+    load_kernel(guest, &[0xe6, 0x10, 0xeb, 0xfc])?; // again: out 0x10, al; jmp again
     microseconds_each(|| run_to(guest, 0x10).map(drop))
 }
 
 pub(super) fn halt(guest: &mut MicroGuest, _: Effort) -> Measured {
     let kernel = [0xfb, 0xf4, 0xfa, 0xf4]; // sti; hlt; cli; hlt
-    load(
-        guest,
-        &Program {
-            kernel: &kernel,
-            ..Program::default()
-        },
-    )?;
+    load_kernel(guest, &kernel)?;
     for interruptible in [true, false] {
         match guest.run().map_err(failed)? {
             Event::Exit(Exit::Halt { interruptible: i }) if i == interruptible => {}
@@ -135,13 +117,7 @@ pub(super) fn interrupts(guest: &mut MicroGuest, _: Effort) -> Measured {
         0xfa, // 19: cli
         0xeb, 0xea, // 20: jmp 0
     ];
-    load(
-        guest,
-        &Program {
-            kernel: &kernel,
-            ..Program::default()
-        },
-    )?;
+    load_kernel(guest, &kernel)?;
     for _ in 0..ROUNDS {
         for (port, opens_at) in [(0x20, 5), (0x21, 16)] {
             run_to(guest, port)?;
@@ -194,13 +170,7 @@ fn task_priority(guest: &mut MicroGuest) -> Result<bool, String> {
         0x44, 0x0f, 0x22, 0xc0, // 16: mov cr8, rax
         0xe6, 0x21, // 20: out 0x21, al
     ];
-    load(
-        guest,
-        &Program {
-            kernel: &kernel,
-            ..Program::default()
-        },
-    )?;
+    load_kernel(guest, &kernel)?;
     run_to(guest, 0x20)?;
     guest.cpu().request_interrupt_window(true);
     let mut event = guest.run().map_err(failed)?;
@@ -235,13 +205,7 @@ pub(super) fn msr_filter(guest: &mut MicroGuest, effort: Effort) -> Measured {
         0x0f, 0x32, // again: rdmsr
         0xeb, 0xfc, // jmp again
     ];
-    load(
-        guest,
-        &Program {
-            kernel: &kernel,
-            ..Program::default()
-        },
-    )?;
+    load_kernel(guest, &kernel)?;
     let answer = |guest: &mut MicroGuest| match guest.run().map_err(failed)? {
         Event::Exit(Exit::Msr {
             index: msr::TSC,
@@ -283,13 +247,7 @@ fn tsc_deadline(guest: &mut MicroGuest) -> Result<&'static str, String> {
         0x0f, 0x30, // wrmsr
         0xe6, 0x10, // out 0x10, al
     ];
-    load(
-        guest,
-        &Program {
-            kernel: &kernel,
-            ..Program::default()
-        },
-    )?;
+    load_kernel(guest, &kernel)?;
     match guest.run().map_err(failed)? {
         Event::Exit(Exit::Msr {
             index: 0x6e0,

@@ -82,6 +82,17 @@ pub(super) fn load(guest: &mut MicroGuest, program: &Program<'_>) -> Result<(), 
     guest.load(program).map_err(|e| with_causes(&e))
 }
 
+/// Puts code that runs in kernel mode alone at its start.
+pub(super) fn load_kernel(guest: &mut MicroGuest, kernel: &[u8]) -> Result<(), String> {
+    load(
+        guest,
+        &Program {
+            kernel,
+            ..Program::default()
+        },
+    )
+}
+
 /// How often what costs little is repeated to measure what it costs.
 const REPEATS: u32 = 200;
 

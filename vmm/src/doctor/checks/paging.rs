@@ -13,12 +13,12 @@ use nix::unistd::Pid;
 
 use super::super::report::with_causes;
 use super::measure::{
-    Effort, Measured, RBX, RCX, describe, failed, load, look_at_writes, registers, run_to,
+    Effort, Measured, RBX, RCX, describe, failed, load_kernel, look_at_writes, registers, run_to,
 };
 use super::stops::stop_computing;
 use crate::cpu::{CpuState, Exit};
 use crate::kvm::Paging;
-use crate::kvm::probe::{DATA, Event, MicroGuest, Program};
+use crate::kvm::probe::{DATA, Event, MicroGuest};
 
 global_asm!(include_str!("paging.S"));
 
@@ -122,13 +122,7 @@ fn told(found: Paging, module: Option<Paging>) -> Measured {
 fn rounds(guest: &mut MicroGuest) -> Result<Vec<Round>, String> {
     // SAFETY: the symbols are the ends of one range.
     let kernel = unsafe { code(&ftvm_paging_accessed, &ftvm_paging_accessed_end) };
-    load(
-        guest,
-        &Program {
-            kernel,
-            ..Program::default()
-        },
-    )?;
+    load_kernel(guest, kernel)?;
     guest.cpu().track_writes().map_err(|e| with_causes(&e))?;
     let all = sched_getaffinity(Pid::from_raw(0)).ok();
     let mut rounds = Vec::new();
@@ -182,13 +176,7 @@ fn go_on_on(processors: &CpuSet) {
 fn faults(guest: &mut MicroGuest) -> Result<u64, String> {
     // SAFETY: the symbols are the ends of one range.
     let kernel = unsafe { code(&ftvm_paging_raised, &ftvm_paging_raised_end) };
-    load(
-        guest,
-        &Program {
-            kernel,
-            ..Program::default()
-        },
-    )?;
+    load_kernel(guest, kernel)?;
     let mut faults = 0;
     for _ in 0..ROUNDS {
         loop {

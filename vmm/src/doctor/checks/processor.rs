@@ -1,6 +1,8 @@
 //! The processor: 64-bit mode, privilege levels, CPUID.
 
-use super::measure::{Effort, Measured, RAX, RBP, RBX, describe, failed, load, registers, run_to};
+use super::measure::{
+    Effort, Measured, RAX, RBP, RBX, describe, failed, load, load_kernel, registers, run_to,
+};
 use crate::cpu::Exit;
 use crate::kvm::probe::{Event, MicroGuest, Program, USER, USER_CODE, USER_DATA, USER_STACK};
 
@@ -10,13 +12,7 @@ pub(super) fn long_mode(guest: &mut MicroGuest, _: Effort) -> Measured {
         0x48, 0x89, 0xc3, // mov rbx, rax
         0xe6, 0x10, // out 0x10, al
     ];
-    load(
-        guest,
-        &Program {
-            kernel: &kernel,
-            ..Program::default()
-        },
-    )?;
+    load_kernel(guest, &kernel)?;
     let rbx = run_to(guest, 0x10)?.gpr[RBX];
     if rbx == 0x0102_0304_0506_0708 {
         Ok("64-bit registers".into())
@@ -95,13 +91,7 @@ pub(super) fn cpuid(guest: &mut MicroGuest, _: Effort) -> Measured {
         kernel.extend_from_slice(&[0x31, 0xc9, 0x0f, 0xa2]); // xor ecx, ecx; cpuid
         kernel.extend_from_slice(&[0xe6, 0x10]); // out 0x10, al
     }
-    load(
-        guest,
-        &Program {
-            kernel: &kernel,
-            ..Program::default()
-        },
-    )?;
+    load_kernel(guest, &kernel)?;
     for leaf in LEAVES {
         let gpr = run_to(guest, 0x10)?.gpr;
         let seen = [gpr[0] as u32, gpr[1] as u32, gpr[2] as u32, gpr[3] as u32];

@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::super::report::{Finding, with_causes};
-use super::measure::{Effort, Measured, RAX, failed, load, registers};
+use super::measure::{Effort, Measured, RAX, failed, load_kernel, registers};
 use crate::cpu::{Exit, GuestCpu};
 use crate::kvm::branch_counter;
-use crate::kvm::probe::{MicroGuest, Program};
+use crate::kvm::probe::MicroGuest;
 use crate::sources::Watchdog;
 
 /// How long a guest computes before it is stopped.
@@ -29,13 +29,7 @@ pub(super) fn stop_computing(guest: &mut MicroGuest) -> Result<Duration, String>
 
 pub(super) fn kick(guest: &mut MicroGuest, effort: Effort) -> Measured {
     let rounds = if effort == Effort::All { 11 } else { 1 };
-    load(
-        guest,
-        &Program {
-            kernel: &[0x48, 0xff, 0xc0, 0xeb, 0xfb], // again: inc rax; jmp again
-            ..Program::default()
-        },
-    )?;
+    load_kernel(guest, &[0x48, 0xff, 0xc0, 0xeb, 0xfb])?; // again: inc rax; jmp again
     let mut took = Vec::new();
     let mut counted = 0;
     // On a busy host the stop may come before the guest runs at all.

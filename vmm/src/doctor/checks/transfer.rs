@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use super::super::report::{Finding, with_causes};
 use super::measure::{
-    Effort, Measured, PATIENCE, RCX, load, look_at_writes, microseconds, registers, run_to,
+    Effort, Measured, PATIENCE, RCX, load_kernel, look_at_writes, microseconds, registers, run_to,
 };
 use super::stops::stop_computing;
 use crate::cpu::{CpuState, Registers};
-use crate::kvm::probe::{DATA, MicroGuest, Program, SECOND_DIRECTORY_ENTRY, TABLE_PAGES};
+use crate::kvm::probe::{DATA, MicroGuest, SECOND_DIRECTORY_ENTRY, TABLE_PAGES};
 use crate::ram::PAGE;
 
 /// Pages that the guest writes first, and those that it writes later. The first of all is written
@@ -28,13 +28,7 @@ pub(super) fn dirty_logging(guest: &mut MicroGuest, effort: Effort) -> Measured 
         }
         kernel.extend_from_slice(&[0xe6, 0x10]); // out 0x10, al
     }
-    load(
-        guest,
-        &Program {
-            kernel: &kernel,
-            ..Program::default()
-        },
-    )?;
+    load_kernel(guest, &kernel)?;
     let cpu = guest.cpu();
     cpu.track_writes().map_err(|e| with_causes(&e))?;
     // The log begins empty or full, as the kernel likes.
@@ -81,13 +75,7 @@ fn logging_cost(guest: &mut MicroGuest) -> Result<(f64, f64), String> {
         0xe6, 0x10, // out 0x10, al
         0xeb, 0xe6, // jmp again
     ];
-    load(
-        guest,
-        &Program {
-            kernel: &kernel,
-            ..Program::default()
-        },
-    )?;
+    load_kernel(guest, &kernel)?;
     let pass = |guest: &mut MicroGuest| -> Result<f64, String> {
         let started = Instant::now();
         run_to(guest, 0x10)?;
@@ -134,13 +122,7 @@ pub(super) fn state_transfer(guest: &mut MicroGuest, effort: Effort) -> Measured
         0xdb, 0x7f, 0x30, // fstp tbyte [rdi+0x30]
         0xe6, 0x10, // out 0x10, al
     ];
-    load(
-        guest,
-        &Program {
-            kernel: &kernel,
-            ..Program::default()
-        },
-    )?;
+    load_kernel(guest, &kernel)?;
     let stopped = stop_in_the_middle(guest)?;
     let started = Instant::now();
     let state = guest.cpu().save().map_err(|e| with_causes(&e))?;
@@ -181,13 +163,7 @@ fn take_page_tables_over(guest: &mut MicroGuest) -> Result<(), String> {
         0xe6, 0x10, // out 0x10, al
         0xeb, 0xf4, // jmp again
     ];
-    load(
-        guest,
-        &Program {
-            kernel: &kernel,
-            ..Program::default()
-        },
-    )?;
+    load_kernel(guest, &kernel)?;
     guest.write_word(SECOND_DIRECTORY_ENTRY, SECOND_TABLE | MAPPED);
     for (page, word) in WORDS {
         guest.write_word(page, word);

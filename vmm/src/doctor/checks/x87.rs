@@ -6,8 +6,8 @@
 
 use std::arch::asm;
 
-use super::measure::{Effort, Measured, load, run_to};
-use crate::kvm::probe::{DATA, KERNEL, MicroGuest, Program};
+use super::measure::{Effort, Measured, load_kernel, run_to};
+use crate::kvm::probe::{DATA, KERNEL, MicroGuest};
 
 /// Where FLDPI is in the program.
 const COMPUTES_AT: u64 = KERNEL + 2;
@@ -32,13 +32,7 @@ pub(super) fn are_kept(guest: &mut MicroGuest) -> Result<bool, String> {
         0xd9, 0x34, 0x25, 0x00, 0x30, 0x01, 0x00, // fnstenv [DATA]
         0xe6, 0x11, // out 0x11, al
     ];
-    load(
-        guest,
-        &Program {
-            kernel: &kernel,
-            ..Program::default()
-        },
-    )?;
+    load_kernel(guest, &kernel)?;
     run_to(guest, 0x10)?;
     compute();
     run_to(guest, 0x11)?;
