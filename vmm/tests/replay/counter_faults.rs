@@ -255,6 +255,20 @@ fn named(lost: &Option<String>, word: &str) {
     assert!(told.contains(word), "{told}");
 }
 
+/// The backup's counter disappears after so many events, for a reason with these words in it.
+fn a_backup_loses_its_counter(after: u64, reason: &str) {
+    let backups = pair(&computing(), 2, Fault::None, Fault::Disappears(after));
+    backups.check().expect("they are equal");
+    named(&backups.backup.lost, reason);
+    named(&backups.primary.lost, "the other host");
+    assert!(
+        matches!(&backups.differences[..], [Difference::CounterLost(_)]),
+        "{:?}",
+        backups.differences
+    );
+    backups.deltas_took_over();
+}
+
 #[test]
 fn a_pair_with_sound_counters_takes_no_states() {
     let pair = pair(&computing(), 1, Fault::None, Fault::None);
@@ -273,16 +287,7 @@ fn deltas_take_over_from_a_counter_that_disappears() {
     assert_eq!(primaries.differences, [], "the backup sees deltas");
     primaries.deltas_took_over();
 
-    let backups = pair(&computing(), 2, Fault::None, Fault::Disappears(2000));
-    backups.check().expect("they are equal");
-    named(&backups.backup.lost, "taken away");
-    named(&backups.primary.lost, "the other host");
-    assert!(
-        matches!(&backups.differences[..], [Difference::CounterLost(_)]),
-        "{:?}",
-        backups.differences
-    );
-    backups.deltas_took_over();
+    a_backup_loses_its_counter(2000, "taken away");
 }
 
 /// What was there when the hosts compared what they have, and is gone when the guest is to run.
@@ -295,16 +300,7 @@ fn deltas_name_stops_where_a_counter_cannot_be_opened() {
     assert_eq!(primaries.counted().0, 0);
     assert!(primaries.deltas().0 > 10);
 
-    let backups = pair(&computing(), 2, Fault::None, Fault::Disappears(0));
-    backups.check().expect("they are equal");
-    named(&backups.backup.lost, "others had it first");
-    named(&backups.primary.lost, "the other host");
-    assert!(
-        matches!(&backups.differences[..], [Difference::CounterLost(_)]),
-        "{:?}",
-        backups.differences
-    );
-    backups.deltas_took_over();
+    a_backup_loses_its_counter(0, "others had it first");
 }
 
 /// The guest that was stopped too late has not diverged; more is allowed for the next time.
