@@ -8,7 +8,7 @@ use super::measure::{
 };
 use super::stops::stop_computing;
 use crate::cpu::{CpuState, Registers};
-use crate::kvm::probe::{DATA, MicroGuest, SECOND_DIRECTORY_ENTRY, TABLE_PAGES};
+use crate::kvm::probe::{DATA, KERNEL, MicroGuest, SECOND_DIRECTORY_ENTRY, TABLE_PAGES};
 use crate::ram::PAGE;
 
 /// Pages that the guest writes first, and those that it writes later. The first of all is written
@@ -56,10 +56,13 @@ pub(super) fn dirty_logging(guest: &mut MicroGuest, effort: Effort) -> Measured 
 }
 
 /// Numbers of the pages that the program wrote since the last call. Page tables are left out: some
-/// processors count walking them as a write.
+/// processors count walking them as a write. So is the program itself: where the host took a page out
+/// of KVM's tables, KVM may map it writable when it is read, and names it then.
 fn written(guest: &mut MicroGuest) -> Result<Vec<u64>, String> {
+    const PROGRAM: u64 = KERNEL >> 12;
     let pages = look_at_writes(guest)?;
-    Ok(pages.iter().filter(|p| !TABLE_PAGES.contains(p)).collect())
+    let others = pages.iter().filter(|p| !TABLE_PAGES.contains(p));
+    Ok(others.filter(|p| *p != PROGRAM).collect())
 }
 
 /// Microseconds that reading the log takes, and that the first write to a page takes longer than
