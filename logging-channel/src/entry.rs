@@ -126,6 +126,14 @@ pub enum Payload {
     /// Part of a transfer of the guest's state, in place of its execution: the primary stopped at
     /// a place that only its state names, or the backup needs all of it.
     State(StatePart),
+    /// The backup has taken the whole state over, with which its session began: from here on outputs wait
+    /// for it, and it may go on alone. Before, it may not.
+    Protected {
+        /// Guest monotonic time here, in nanoseconds since reset: the backup may not have another value.
+        clock: u64,
+        /// Wall clock here, in nanoseconds since the Unix epoch.
+        wall_clock: u64,
+    },
     /// Digest of the guest's state here, to be compared.
     Digest(Box<StateDigest>),
     /// The primary stopped the guest here, at a place that a counter and its registers name.

@@ -1,10 +1,12 @@
 //! How a session ends, known once and for all.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender};
+use parking_lot::Mutex;
 
 /// Why the peer is gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,15 +80,21 @@ pub(crate) struct Loss {
     reason: OnceLock<LossReason>,
     announce: Sender<ChannelEvent>,
     events: Receiver<ChannelEvent>,
+    /// Gone when it is over.
+    lasting: Mutex<Option<Sender<Infallible>>>,
+    over: Receiver<Infallible>,
 }
 
 impl Loss {
     pub(crate) fn new() -> Self {
         let (announce, events) = crossbeam_channel::bounded(1);
+        let (lasting, over) = crossbeam_channel::bounded(0);
         Self {
             reason: OnceLock::new(),
             announce,
             events,
+            lasting: Mutex::new(Some(lasting)),
+            over,
         }
     }
 
@@ -96,6 +104,7 @@ impl Loss {
         if first {
             // The one event that is ever sent, into a channel that has room for it.
             let _ = self.announce.try_send(ChannelEvent::PeerLost(reason));
+            *self.lasting.lock() = None;
         }
         first
     }
@@ -106,6 +115,11 @@ impl Loss {
 
     pub(crate) fn is_over(&self) -> bool {
         self.reason.get().is_some()
+    }
+
+    /// Waits until it is over.
+    pub(crate) fn wait(&self) {
+        let _ = self.over.recv();
     }
 
     pub(crate) fn events(&self) -> Receiver<ChannelEvent> {

@@ -24,8 +24,8 @@ pub enum RefusalCode {
     OtherClock,
     /// The primary already has a backup.
     AlreadyHasBackup,
-    /// The VM already runs, and a backup cannot join a running VM yet.
-    AlreadyRunning,
+    /// The VM's host cannot take a backup at the moment.
+    NotNow,
     /// The VM is ending.
     Ending,
     /// What the peer sent is not a handshake.
@@ -52,7 +52,7 @@ impl RefusalCode {
             RefusalCode::OtherMemorySize => 5,
             RefusalCode::OtherClock => 6,
             RefusalCode::AlreadyHasBackup => 7,
-            RefusalCode::AlreadyRunning => 8,
+            RefusalCode::NotNow => 8,
             RefusalCode::Ending => 9,
             RefusalCode::NotUnderstood => 10,
             RefusalCode::HostUnfit => 11,
@@ -72,7 +72,7 @@ impl RefusalCode {
             5 => RefusalCode::OtherMemorySize,
             6 => RefusalCode::OtherClock,
             7 => RefusalCode::AlreadyHasBackup,
-            8 => RefusalCode::AlreadyRunning,
+            8 => RefusalCode::NotNow,
             9 => RefusalCode::Ending,
             10 => RefusalCode::NotUnderstood,
             11 => RefusalCode::HostUnfit,

@@ -100,6 +100,37 @@ pub enum Event {
     },
     /// The whole state was sent to the backup.
     StateSent,
+    /// A backup joins: it takes the guest's state over, and the guest is not protected yet.
+    Joining {
+        /// How much of memory was gone through since the last round began.
+        percent: f64,
+        /// Bytes of state sent so far.
+        bytes: u64,
+        /// So many in a second, lately.
+        bytes_per_second: f64,
+        /// Seconds until all is sent, as it looks now.
+        seconds_left: f64,
+    },
+    /// The backup that joined is lost before the guest was protected.
+    JoinCut {
+        /// Why it is believed so.
+        reason: String,
+    },
+    /// A backup that joined has the guest's state: the guest is protected from here on.
+    Protected {
+        /// The epoch.
+        epoch: u64,
+        /// Time since the backup came, in milliseconds.
+        join_ms: u64,
+        /// For how long the guest stood still at the end of the transfer, in milliseconds.
+        pause_ms: u64,
+        /// Bytes of state that were sent.
+        bytes: u64,
+        /// How often memory was gone through.
+        rounds: u64,
+    },
+    /// This backup has all of the guest's state, and goes on with the guest if the primary is lost.
+    Joined,
     /// This backup does not go live, because its guest differs from the primary's.
     Refused {
         /// What differs.

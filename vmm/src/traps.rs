@@ -131,8 +131,6 @@ pub struct TscTrap {
     pub cache: TscCache,
     memory: GuestRam,
     iretqs: Vec<u64>,
-    /// The handlers that were looked at last, in the order of [`FAULTS`].
-    handlers: [Option<u64>; FAULTS.len()],
 }
 
 impl TscTrap {
@@ -143,7 +141,6 @@ impl TscTrap {
             cache: TscCache::new(memory.clone(), sites.copy.map(|copy| copy.address)),
             memory,
             iretqs: sites.iretqs.clone(),
-            handlers: [None; FAULTS.len()],
         }
     }
 
@@ -189,9 +186,6 @@ impl TscTrap {
         let Some(handler) = self.handler(cpu, vector)? else {
             return Ok(());
         };
-        if self.handlers[n].replace(handler) == Some(handler) {
-            return Ok(());
-        }
         let mut code = [0; 15];
         let Some(physical) = cpu.translate(handler) else {
             return Ok(());

@@ -129,6 +129,10 @@ impl Context {
                 out.extend_from_slice(&marker.hash.to_le_bytes());
             }
             Payload::Progress => {}
+            Payload::Protected { clock, wall_clock } => {
+                timed(&mut self.clock, *clock);
+                timed(&mut self.wall_clock, *wall_clock);
+            }
             Payload::Registers(registers) => self.write_registers(registers, out),
             Payload::MemoryHashes { first_page, hashes } => {
                 put_varint(out, *first_page);
@@ -243,6 +247,10 @@ impl Context {
                 })
             }
             Kind::Progress => Payload::Progress,
+            Kind::Protected => Payload::Protected {
+                clock: timed(&mut self.clock)?,
+                wall_clock: timed(&mut self.wall_clock)?,
+            },
             Kind::Registers => Payload::Registers(Box::new(self.read_registers(fields)?)),
             Kind::MemoryHashes => {
                 let first_page = fields.varint()?;

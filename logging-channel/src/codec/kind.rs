@@ -42,11 +42,13 @@ pub enum Kind {
     DiskData = 16,
     /// [`Payload::DiskDone`]
     DiskDone = 17,
+    /// [`Payload::Protected`]
+    Protected = 18,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 18] = [
         Kind::Tsc,
         Kind::Clock,
         Kind::WallClock,
@@ -64,6 +66,7 @@ impl Kind {
         Kind::Counted,
         Kind::DiskData,
         Kind::DiskDone,
+        Kind::Protected,
     ];
 
     /// The kind of an entry that says `payload`.
@@ -87,6 +90,7 @@ impl Kind {
             Payload::Counted(_) => Kind::Counted,
             Payload::DiskData(_) => Kind::DiskData,
             Payload::DiskDone { .. } => Kind::DiskDone,
+            Payload::Protected { .. } => Kind::Protected,
         }
     }
 
@@ -123,6 +127,7 @@ impl Kind {
             Kind::Counted => "counted",
             Kind::DiskData => "disk-data",
             Kind::DiskDone => "disk-done",
+            Kind::Protected => "protected",
         }
     }
 }
@@ -176,6 +181,6 @@ mod tests {
             assert_eq!(Kind::from_number(kind.number()), Some(kind));
         }
         assert_eq!(Kind::from_number(0), None);
-        assert_eq!(Kind::from_number(18), None);
+        assert_eq!(Kind::from_number(19), None);
     }
 }

@@ -64,6 +64,9 @@ pub(super) struct Shared {
     throttled_nanos: AtomicU64,
     /// Since when the guest is held up, for the backup or for room in the buffer.
     held: Mutex<Option<Instant>>,
+    /// The session began with a transfer of the whole state, and does not protect the guest yet: no
+    /// output waits for it.
+    joining: AtomicBool,
     /// The backup takes over the whole state until it has executed this entry, which is yet to come
     /// when this is `u64::MAX`.
     repaired: AtomicU64,
@@ -98,6 +101,7 @@ impl Shared {
             unacknowledged: Mutex::default(),
             lease: Mutex::new(Lease::new(info.heartbeat_timeout, now)),
             held: Mutex::default(),
+            joining: AtomicBool::new(false),
             repaired: AtomicU64::new(0),
             standstill: Mutex::new(standstill),
             peer_storage: Mutex::default(),
@@ -212,6 +216,7 @@ impl Shared {
             // Still under the lock: once it is sent, its acknowledgement may come.
             Payload::Output(_) => self.note_output(appended.lsn),
             Payload::State(part) => self.note_state(part, appended.lsn),
+            Payload::Protected { .. } => self.joining.store(false, Ordering::Relaxed),
             _ => {}
         }
         let wake = match outgoing.sleep {

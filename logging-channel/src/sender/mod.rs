@@ -35,7 +35,7 @@ pub use told::{Commit, Finish, SenderStats};
 
 use crate::entry::{Entry, Lsn};
 use crate::heartbeat::Beating;
-use crate::loss::{ChannelEvent, Loss, LossReason};
+use crate::loss::{ChannelEvent, LossReason};
 use crate::session::SessionInfo;
 use crate::settings::Settings;
 
@@ -248,6 +248,11 @@ impl Sender {
         self.ends.shared.loss.reason().cloned()
     }
 
+    /// Waits until the session is over.
+    pub fn wait_over(&self) {
+        self.ends.shared.loss.wait();
+    }
+
     /// Whether the session is over. Costs one atomic load.
     #[must_use]
     pub fn is_lost(&self) -> bool {
@@ -264,10 +269,6 @@ impl Sender {
     #[must_use]
     pub fn stats(&self) -> SenderStats {
         self.ends.shared.stats()
-    }
-
-    pub(crate) fn loss(&self) -> Arc<Loss> {
-        Arc::clone(&self.ends.shared.loss)
     }
 }
 

@@ -14,11 +14,14 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Everything may leave, for good: there is no backup.
-    pub const EVERYTHING: Self = Self {
-        up_to: Lsn(u64::MAX),
-        until: None,
-    };
+    /// The same for a log in which the session's entries come after `base` others.
+    #[must_use]
+    pub fn after(self, base: u64) -> Self {
+        Self {
+            up_to: Lsn(self.up_to.0.saturating_add(base)),
+            ..self
+        }
+    }
 
     /// Whether it still holds.
     #[must_use]

@@ -2,45 +2,30 @@
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::door::{Door, Visitor};
 use super::patient::{CANCEL_TICK, Patient};
 use super::{Confirmation, SessionInfo, at_port, nonce};
-use crate::handshake::{Hello, Message, Refusal, RefusalCode, Title, Welcome};
+use crate::handshake::{Hello, Message, Refusal, Title, Welcome};
 use crate::host::HostReport;
 use crate::identity::Identity;
-use crate::loss::LossReason;
 use crate::seed::Seed;
 use crate::sender::Sender;
 use crate::settings::{HEARTBEAT_TIMEOUTS, Settings};
-use crate::socket::stop_reading;
 
 /// The primary's port for the log, TCP for the log itself and UDP for heartbeats.
 ///
 /// Bound to one address, it uses the same port number for both. Bound to every address
 /// (`0.0.0.0`), heartbeats use a port of their own, which the handshake tells.
 ///
-/// Once it has a backup, and until it is dropped, it refuses others with a reason.
+/// A guest has one backup at a time: who comes at another time is refused with a reason.
 #[derive(Debug)]
 pub struct Listener {
     address: SocketAddr,
-    tcp: TcpListener,
     udp: UdpSocket,
-    state: State,
-}
-
-#[derive(Debug)]
-enum State {
-    /// Nobody is at the door yet.
-    Open(Door),
-    /// A thread refuses everyone.
-    Closed(Refuser),
-    /// The thread could not be started: callers wait until they give up.
-    Deaf,
+    door: Door,
 }
 
 /// Why the logging port cannot be opened.
@@ -83,9 +68,6 @@ pub enum AcceptError {
     /// The caller gave up.
     #[error("no longer waiting for a backup")]
     Cancelled,
-    /// A backup was accepted before.
-    #[error("this primary has had its backup: a backup cannot join a running VM yet")]
-    NotWaiting,
     /// The heartbeat timeout makes no sense.
     #[error("a heartbeat timeout of {} ms: set one from 5 ms to an hour", timeout.as_millis())]
     HeartbeatTimeout {
@@ -127,12 +109,10 @@ impl Listener {
             let bound = tcp.local_addr().map_err(tcp_error)?;
             match UdpSocket::bind(bound) {
                 Ok(udp) => {
-                    let door = tcp.try_clone().and_then(Door::new).map_err(tcp_error)?;
                     return Ok(Self {
                         address: bound,
-                        tcp,
                         udp,
-                        state: State::Open(door),
+                        door: Door::new(tcp).map_err(tcp_error)?,
                     });
                 }
                 Err(error) if tries > 0 && error.kind() == io::ErrorKind::AddrInUse => {}
@@ -149,51 +129,60 @@ impl Listener {
 
     /// Waits until a backup that fits connects, or until `cancel` is set. Others are refused with
     /// a reason, which is also logged: another VM, or a host that cannot do what is required, here
-    /// or there. `host` says what this host can do.
+    /// or there. `host` says what this host can do. Without `cancel` the wait costs nothing.
     ///
-    /// The backup is told `title`, for its own arbiter to confirm. When it is ready, `confirm` asks
+    /// `title` is asked of each that is for this VM, for its own arbiter to confirm; in place of one it
+    /// says why no backup can be taken now. When the backup is ready, `confirm` asks
     /// this side's arbiter whether the title still holds: one that was lost meanwhile, perhaps to a
     /// backup that came before, must not begin. Nothing is given to a backup before.
     ///
-    /// From then on a thread refuses later comers, until the listener is dropped.
+    /// # Errors
+    /// [`AcceptError`].
     pub fn accept_backup(
         &mut self,
         identity: &Identity,
         host: &HostReport,
-        title: &Title,
+        mut title: impl FnMut() -> Result<Title, Refusal>,
         settings: &Settings,
-        cancel: &AtomicBool,
-        mut confirm: impl FnMut() -> Confirmation,
+        cancel: Option<&AtomicBool>,
+        mut confirm: impl FnMut(&Title) -> Confirmation,
     ) -> Result<Sender, AcceptError> {
-        let State::Open(door) = &mut self.state else {
-            return Err(AcceptError::NotWaiting);
-        };
+        static NEVER: AtomicBool = AtomicBool::new(false);
         let timeout = settings.heartbeat_timeout;
         if !HEARTBEAT_TIMEOUTS.contains(&timeout) {
             return Err(AcceptError::HeartbeatTimeout { timeout });
         }
         let patience = settings.handshake_timeout;
-        let sender = loop {
+        let tick = cancel.map(|_| CANCEL_TICK);
+        let cancel = cancel.unwrap_or(&NEVER);
+        let door = &mut self.door;
+        loop {
             if cancel.load(Ordering::Relaxed) {
                 return Err(AcceptError::Cancelled);
             }
-            let Some(visitor) = door.next(Some(CANCEL_TICK), patience)? else {
+            let Some(visitor) = door.next(tick, patience)? else {
                 continue;
             };
-            let differs = identity.difference(&visitor.hello.identity);
-            if let Some(refusal) = differs.or_else(|| host.shortfall(&visitor.hello.host)) {
-                door.refuse(visitor.stream, visitor.peer, &refusal, patience);
-                continue;
-            }
+            let fits = match identity.difference(&visitor.hello.identity) {
+                Some(differs) => Err(differs),
+                None => title(),
+            };
+            let title = match (fits, host.shortfall(&visitor.hello.host)) {
+                (Ok(title), None) => title,
+                (Err(refusal), _) | (Ok(_), Some(refusal)) => {
+                    door.refuse(visitor.stream, visitor.peer, &refusal, patience);
+                    continue;
+                }
+            };
             let peer = visitor.peer;
-            let candidate = match welcome(visitor, host, &self.udp, title, settings, cancel) {
+            let candidate = match welcome(visitor, host, &self.udp, &title, settings, cancel) {
                 Ok(candidate) => candidate,
                 Err(error) => {
                     door.warn(format_args!("the backup at {peer} went away: {error}"));
                     continue;
                 }
             };
-            match confirm() {
+            match confirm(&title) {
                 Confirmation::Held => {}
                 Confirmation::Unknown(reason) => {
                     door.warn(format_args!(
@@ -204,60 +193,10 @@ impl Listener {
                 Confirmation::NotHeld(reason) => return Err(AcceptError::NotEntitled(reason)),
             }
             match candidate.begin(settings) {
-                Ok(sender) => break sender,
+                Ok(sender) => return Ok(sender),
                 Err(error) => {
                     door.warn(format_args!("the backup at {peer} went away: {error}"));
                 }
-            }
-        };
-        let loss = sender.loss();
-        self.refuse_from_now(identity, settings, move || match loss.reason() {
-            None => (
-                RefusalCode::AlreadyHasBackup,
-                "the primary already has a backup: stop that one first, or start this one for another VM",
-            ),
-            Some(LossReason::Orderly) => (RefusalCode::Ending, ENDING),
-            Some(_) => (RefusalCode::AlreadyRunning, RUNNING),
-        });
-        Ok(sender)
-    }
-
-    /// Waits for no backup: refuses everyone with "already running", until dropped. For a VM that
-    /// starts without a backup.
-    pub fn refuse_all(&mut self, identity: &Identity, settings: &Settings) {
-        self.refuse_from_now(identity, settings, || {
-            (RefusalCode::AlreadyRunning, RUNNING)
-        });
-    }
-
-    fn refuse_from_now(
-        &mut self,
-        identity: &Identity,
-        settings: &Settings,
-        why: impl Fn() -> (RefusalCode, &'static str) + Send + 'static,
-    ) {
-        let state = std::mem::replace(&mut self.state, State::Deaf);
-        let State::Open(door) = state else {
-            self.state = state;
-            return;
-        };
-        match Refuser::start(door, identity.clone(), settings.clone(), why) {
-            Ok(refuser) => self.state = State::Closed(refuser),
-            Err(error) => log::warn!("later backups will not be told that they are: {error}"),
-        }
-    }
-}
-
-const RUNNING: &str = "the VM already runs, and a backup cannot join a running VM yet: start the backup before, or together with, the primary";
-const ENDING: &str = "the VM has ended: start the primary again before its backup";
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        if let State::Closed(refuser) = &mut self.state {
-            refuser.stop.store(true, Ordering::Release);
-            stop_reading(&self.tcp);
-            if let Some(thread) = refuser.thread.take() {
-                let _ = thread.join();
             }
         }
     }
@@ -352,53 +291,4 @@ fn welcome(
         seed,
     };
     Ok(Candidate { stream, udp, info })
-}
-
-/// The thread that refuses later comers.
-#[derive(Debug)]
-struct Refuser {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Refuser {
-    fn start(
-        mut door: Door,
-        identity: Identity,
-        settings: Settings,
-        why: impl Fn() -> (RefusalCode, &'static str) + Send + 'static,
-    ) -> io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let patience = settings.handshake_timeout;
-        let thread = thread::Builder::new()
-            .name("log-refuser".into())
-            .spawn(move || {
-                // Without callers it sleeps until there is one: no cost to a running guest.
-                while !stopped.load(Ordering::Acquire) {
-                    match door.next(None, patience) {
-                        Ok(None) => {}
-                        Ok(Some(visitor)) => {
-                            let differs = identity.difference(&visitor.hello.identity);
-                            let refusal = differs.unwrap_or_else(|| {
-                                let (code, message) = why();
-                                Refusal {
-                                    code,
-                                    message: message.into(),
-                                }
-                            });
-                            door.refuse(visitor.stream, visitor.peer, &refusal, patience);
-                        }
-                        Err(error) => {
-                            log::warn!("later backups will not be told that they are: {error}");
-                            return;
-                        }
-                    }
-                }
-            })?;
-        Ok(Self {
-            stop,
-            thread: Some(thread),
-        })
-    }
 }

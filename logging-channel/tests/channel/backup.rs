@@ -23,7 +23,7 @@ fn it_waits_for_a_primary_that_starts_later() {
         let backup = scope.spawn(|| connect(address, &identity(), &patient()));
         let mut listener = Listener::bind(address).expect("free again");
         listener
-            .accept_backup(&identity(), &host(), &title(), &patient(), &NEVER, held)
+            .accept_backup(&identity(), &host(), || Ok(title()), &patient(), None, held)
             .expect("a backup");
         backup.join().expect("no panic").expect("a session");
     });
@@ -180,9 +180,8 @@ fn it_recognises_one_who_is_no_primary() {
 
 #[test]
 fn an_identity_that_is_not_valid_is_not_sent() {
-    let mut listener = listen();
+    let listener = listen();
     let address = listener.local_addr();
-    listener.refuse_all(&identity(), &patient());
     let long = Identity {
         vm: "x".repeat(65),
         ..identity()
@@ -232,7 +231,7 @@ fn a_session_whose_ready_is_lost_has_not_begun() {
         scope.spawn(|| lose_the_first_ready(&relay, primary));
         let backup = scope.spawn(move || connect(address, &identity(), &patient()));
         let sender = listener
-            .accept_backup(&identity(), &host(), &title(), &patient(), &NEVER, held)
+            .accept_backup(&identity(), &host(), || Ok(title()), &patient(), None, held)
             .expect("a backup");
         let receiver = backup.join().expect("no panic").expect("a session");
         assert_eq!(receiver.session().session, sender.session().session);
@@ -247,7 +246,14 @@ fn it_does_not_follow_a_primary_that_its_arbiter_does_not_know() {
     let cancel = AtomicBool::new(false);
     thread::scope(|scope| {
         let accepting = scope.spawn(|| {
-            listener.accept_backup(&identity(), &host(), &title(), &patient(), &cancel, held)
+            listener.accept_backup(
+                &identity(),
+                &host(),
+                || Ok(title()),
+                &patient(),
+                Some(&cancel),
+                held,
+            )
         });
         let deadline = Instant::now() + LONG;
         let told = Receiver::connect(
@@ -297,7 +303,7 @@ fn it_asks_its_arbiter_until_there_is_an_answer() {
             )
         });
         listener
-            .accept_backup(&identity(), &host(), &title(), &patient(), &NEVER, held)
+            .accept_backup(&identity(), &host(), || Ok(title()), &patient(), None, held)
             .expect("a backup");
         backup.join().expect("no panic").expect("a session");
     });

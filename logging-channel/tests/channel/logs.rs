@@ -38,6 +38,8 @@ pub(crate) fn payload() -> impl Strategy<Value = Payload> {
         (channel, any::<u32>(), any::<u32>())
             .prop_map(|(channel, len, hash)| Payload::Output(OutputMarker { channel, len, hash })),
         Just(Payload::Progress),
+        (any::<u64>(), any::<u64>())
+            .prop_map(|(clock, wall_clock)| Payload::Protected { clock, wall_clock }),
         registers().prop_map(|registers| Payload::Registers(Box::new(registers))),
         (any::<u64>(), vec(any::<u64>(), 0..40))
             .prop_map(|(first_page, hashes)| Payload::MemoryHashes { first_page, hashes }),

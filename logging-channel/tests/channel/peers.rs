@@ -33,7 +33,7 @@ pub(crate) fn title() -> Title {
 }
 
 /// The arbiter's word for a primary about itself.
-pub(crate) fn held() -> Confirmation {
+pub(crate) fn held(_: &Title) -> Confirmation {
     Confirmation::Held
 }
 
@@ -122,7 +122,7 @@ pub(crate) fn pair(primary: &Settings, backup: &Settings) -> Pair {
     thread::scope(|scope| {
         let receiver = scope.spawn(|| connect(address, &identity(), backup));
         let sender = listener
-            .accept_backup(&identity(), &host(), &title(), primary, &NEVER, held)
+            .accept_backup(&identity(), &host(), || Ok(title()), primary, None, held)
             .expect("a backup");
         Pair {
             sender,
@@ -206,7 +206,7 @@ impl FakeBackup {
                 Self { tcp, udp, welcome }
             });
             let sender = listener
-                .accept_backup(&identity(), &host(), &title(), settings, &NEVER, held)
+                .accept_backup(&identity(), &host(), || Ok(title()), settings, None, held)
                 .expect("a backup");
             (backup.join().expect("no panic"), sender)
         })

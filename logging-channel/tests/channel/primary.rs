@@ -36,7 +36,7 @@ fn still_accepts_after(settings: &Settings, others: impl FnOnce(SocketAddr) + Se
             connect(address, &identity(), &patient()).expect("a session")
         });
         let sender = listener
-            .accept_backup(&identity(), &host(), &title(), settings, &NEVER, held)
+            .accept_backup(&identity(), &host(), || Ok(title()), settings, None, held)
             .expect("a backup");
         let mut receiver = backup.join().expect("no panic");
         sender.append_and_flush(at(1, Payload::Progress));
@@ -176,7 +176,7 @@ fn both_sides_learn_what_the_other_host_can_do() {
             )
         });
         let sender = listener
-            .accept_backup(&identity(), &host(), &title(), &patient(), &NEVER, held)
+            .accept_backup(&identity(), &host(), || Ok(title()), &patient(), None, held)
             .expect("a backup");
         let receiver = backup.join().expect("no panic").expect("a session");
         assert_eq!(sender.session().peer_host, fast);
@@ -302,10 +302,14 @@ fn a_primary_without_the_right_to_run_begins_with_nobody() {
                 trusted,
             )
         });
-        let accepted =
-            listener.accept_backup(&identity(), &host(), &title(), &patient(), &NEVER, || {
-                Confirmation::NotHeld("hostb holds epoch 8".into())
-            });
+        let accepted = listener.accept_backup(
+            &identity(),
+            &host(),
+            || Ok(title()),
+            &patient(),
+            None,
+            |_| Confirmation::NotHeld("hostb holds epoch 8".into()),
+        );
         match accepted {
             Err(error @ AcceptError::NotEntitled(_)) => {
                 assert!(error.to_string().contains("hostb"), "{error}");
@@ -332,51 +336,66 @@ fn a_primary_that_does_not_know_whether_it_may_run_begins_when_it_does() {
         ]
         .into_iter();
         listener
-            .accept_backup(&identity(), &host(), &title(), &patient(), &NEVER, || {
-                answers.next().expect("another question")
-            })
+            .accept_backup(
+                &identity(),
+                &host(),
+                || Ok(title()),
+                &patient(),
+                None,
+                |_| answers.next().expect("another question"),
+            )
             .expect("a backup");
         backup.join().expect("no panic").expect("a session");
     });
 }
 
 #[test]
-fn later_comers_are_told_that_they_are() {
-    let pair = pair(&patient(), &patient());
-    let address = pair.listener.local_addr();
-    let refusal = refused(address, &identity());
-    assert_eq!(refusal.code, RefusalCode::AlreadyHasBackup);
-    let other = Identity {
-        vm: "web".into(),
-        ..identity()
-    };
-    assert_eq!(refused(address, &other).code, RefusalCode::OtherVm);
-
-    drop(pair.receiver);
-    eventually("the backup is lost", || pair.sender.lost().is_some());
-    let refusal = refused(address, &identity());
-    assert_eq!(refusal.code, RefusalCode::AlreadyRunning);
-    assert!(refusal.message.contains("cannot join"), "{refusal}");
-}
-
-#[test]
-fn those_who_come_after_the_end_are_told_so() {
-    let pair = pair(&patient(), &patient());
-    assert_eq!(pair.sender.finish(LONG), Finish::Orderly);
-    let refusal = refused(pair.listener.local_addr(), &identity());
-    assert_eq!(refusal.code, RefusalCode::Ending);
-}
-
-#[test]
-fn a_primary_that_wants_no_backup_refuses_everyone() {
+fn a_listener_takes_one_backup_after_another_and_tells_the_others_why_not() {
     let mut listener = listen();
-    listener.refuse_all(&identity(), &patient());
-    let refusal = refused(listener.local_addr(), &identity());
-    assert_eq!(refusal.code, RefusalCode::AlreadyRunning);
-    assert!(matches!(
-        listener.accept_backup(&identity(), &host(), &title(), &patient(), &NEVER, held),
-        Err(AcceptError::NotWaiting)
-    ));
+    let address = listener.local_addr();
+    let (busy, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+    let title = || {
+        if busy.load(Ordering::Relaxed) {
+            return Err(Refusal {
+                code: RefusalCode::AlreadyHasBackup,
+                message: "the primary already has a backup".into(),
+            });
+        }
+        Ok(title())
+    };
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            let backup = scope.spawn(move || connect(address, &identity(), &patient()));
+            let sender = listener
+                .accept_backup(&identity(), &host(), title, &patient(), None, held)
+                .expect("a backup");
+            let receiver = backup.join().expect("no panic").expect("a session");
+
+            busy.store(true, Ordering::Relaxed);
+            stop.store(false, Ordering::Relaxed);
+            let others = scope.spawn(|| {
+                let refusal = refused(address, &identity());
+                assert_eq!(refusal.code, RefusalCode::AlreadyHasBackup);
+                assert!(refusal.message.contains("already has"), "{refusal}");
+                let other = Identity {
+                    vm: "web".into(),
+                    ..identity()
+                };
+                assert_eq!(refused(address, &other).code, RefusalCode::OtherVm);
+                stop.store(true, Ordering::Relaxed);
+            });
+            let accepted =
+                listener.accept_backup(&identity(), &host(), title, &patient(), Some(&stop), held);
+            assert!(matches!(accepted, Err(AcceptError::Cancelled)));
+            others.join().expect("no panic");
+            busy.store(false, Ordering::Relaxed);
+
+            assert!(!sender.is_lost());
+            drop(receiver);
+            sender.wait_over();
+            assert!(sender.is_lost());
+        }
+    });
 }
 
 #[test]
@@ -395,7 +414,7 @@ fn a_senseless_heartbeat_timeout_is_refused_at_once() {
             ..patient()
         };
         assert!(matches!(
-            listen().accept_backup(&identity(), &host(), &title(), &settings, &NEVER, held),
+            listen().accept_backup(&identity(), &host(), || Ok(title()), &settings, None, held),
             Err(AcceptError::HeartbeatTimeout { .. })
         ));
     }
@@ -413,7 +432,7 @@ fn a_primary_on_every_address_has_heartbeats_from_the_one_that_was_dialled() {
     thread::scope(|scope| {
         let backup = scope.spawn(|| connect(address, &identity(), &settings));
         let sender = listener
-            .accept_backup(&identity(), &host(), &title(), &settings, &NEVER, held)
+            .accept_backup(&identity(), &host(), || Ok(title()), &settings, None, held)
             .expect("a backup");
         let receiver = backup.join().expect("no panic").expect("a session");
         // Only heartbeats carry this: nothing is appended.
@@ -428,7 +447,14 @@ fn waiting_for_a_backup_can_be_cancelled() {
     let cancel = AtomicBool::new(false);
     thread::scope(|scope| {
         let waiting = scope.spawn(|| {
-            listener.accept_backup(&identity(), &host(), &title(), &patient(), &cancel, held)
+            listener.accept_backup(
+                &identity(),
+                &host(),
+                || Ok(title()),
+                &patient(),
+                Some(&cancel),
+                held,
+            )
         });
         cancel.store(true, Ordering::Relaxed);
         assert!(matches!(

@@ -207,7 +207,7 @@ impl Guest {
         options: &[&str],
     ) -> Result<Side> {
         let mut argv = self.argv("primary", host, disk);
-        argv.extend(["--listen", log].map(str::to_owned));
+        argv.extend(["--wait-for-backup", "--listen", log].map(str::to_owned));
         if !options.contains(&HEARTBEAT_OPTION) {
             let timeout = PATIENCE.as_millis().to_string();
             argv.extend([HEARTBEAT_OPTION.to_owned(), timeout]);

@@ -9,7 +9,7 @@ mod outcome;
 mod replay;
 mod selftest;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -148,6 +148,10 @@ struct PrimaryArgs {
     /// Address of the logging channel, where the backup connects (TCP, and UDP for heartbeats).
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
+    /// Wait for the backup, and begin with it. Otherwise the guest begins at once and alone, and is
+    /// protected when a backup has joined.
+    #[arg(long)]
+    wait_for_backup: bool,
     /// Silence after which a host takes the other for lost, in milliseconds. Both use the
     /// primary's value.
     #[arg(long, value_name = "MS", default_value_t = 500, value_parser = number(10..=600_000))]
@@ -188,6 +192,10 @@ struct BackupArgs {
     /// Address of the primary's logging channel.
     #[arg(long, value_name = "ADDRESS:PORT")]
     connect: SocketAddr,
+    /// Where this host takes a new backup of the guest when it has gone live; any address, at the
+    /// primary's port, if not given.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
     /// How long to try to reach the primary, in seconds.
     #[arg(long, value_name = "S", default_value_t = 60, value_parser = number(0..=31_536_000))]
     connect_timeout: u64,
@@ -200,6 +208,17 @@ struct BackupArgs {
         value_delimiter = ','
     )]
     sabotage: Vec<Target>,
+}
+
+impl BackupArgs {
+    fn listen(&self) -> SocketAddr {
+        let any: IpAddr = match self.connect {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let unasked = SocketAddr::new(any, self.connect.port());
+        self.listen.unwrap_or(unasked)
+    }
 }
 
 /// Runs the command line.
@@ -300,6 +319,7 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
             longest_step: args.guest.latency(),
             ..Settings::default()
         },
+        wait_for_backup: args.wait_for_backup,
         backup_reads: args.backup_reads == BackupReads::Disk,
         pace: args.digests.pace(&args.guest),
         #[cfg(feature = "sabotage")]
@@ -337,8 +357,15 @@ fn backup(args: &BackupArgs) -> anyhow::Result<()> {
             server: args.pair.disk_server.clone(),
             force: false,
         },
-        channel: Settings::default(),
-        latency: args.guest.latency(),
+        listen: args.listen(),
+        channel: Settings {
+            longest_step: args.guest.latency(),
+            ..Settings::default()
+        },
+        pace: Pace {
+            latency: args.guest.latency(),
+            ..Pace::default()
+        },
         #[cfg(feature = "sabotage")]
         sabotage: Plan {
             targets: args.sabotage.clone(),

@@ -55,8 +55,8 @@ pub(super) struct Dispatcher {
     link: Link,
     line: Option<Line>,
     log: Option<(Arc<dyn LogProgress>, ProgressWatch)>,
-    /// The log says nothing new any more.
-    settled: bool,
+    /// Nothing waits for a backup.
+    alone: bool,
     /// This host lost: nothing goes out.
     halted: bool,
     order: Order,
@@ -91,7 +91,7 @@ impl Dispatcher {
             link,
             line: None,
             log,
-            settled: false,
+            alone: false,
             halted: false,
             order: Order::new(settings.backup_reads),
             unflushed: serving.unflushed,
@@ -304,7 +304,7 @@ impl Dispatcher {
 
     fn look_at_log(&mut self) {
         let Some((log, _)) = &self.log else { return };
-        if self.settled {
+        if self.halted {
             return;
         }
         match log.now() {
@@ -312,13 +312,17 @@ impl Dispatcher {
                 committed,
                 executed,
             } => {
+                if std::mem::take(&mut self.alone) {
+                    self.order.together();
+                }
                 self.order.committed(committed);
                 self.order.executed(executed);
             }
             Reached::Alone { epoch } => {
-                self.settled = true;
-                self.order.alone();
-                self.tickets.clear();
+                if !std::mem::replace(&mut self.alone, true) {
+                    self.order.alone();
+                    self.tickets.clear();
+                }
                 let target = self.link.target();
                 if let (Some(epoch), Some(writer)) = (epoch, &target.writer)
                     && epoch != writer.epoch
@@ -329,7 +333,6 @@ impl Dispatcher {
                 }
             }
             Reached::Never => {
-                self.settled = true;
                 self.halted = true;
                 self.take_leave();
             }
@@ -341,7 +344,8 @@ impl Dispatcher {
         let Some((log, watch)) = &self.log else {
             return false;
         };
-        if self.settled {
+        if self.alone || self.halted {
+            // Until that changes, of which the watch tells.
             return false;
         }
         let (commit, execution) = (self.order.wants_commit(), self.order.wants_executed());
@@ -360,7 +364,7 @@ impl Dispatcher {
 
     /// Tells the backup of a flush of the service's own.
     fn log_own_flush(&self, flush: OwnFlush) {
-        if self.log.is_some() && !self.settled {
+        if self.log.is_some() && !self.alone && !self.halted {
             (self.complete)(flush.completion());
         }
     }

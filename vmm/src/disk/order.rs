@@ -188,7 +188,13 @@ impl Order {
         self.let_go();
     }
 
-    /// There is no backup any more, and this host has the right to run alone.
+    /// There is a backup again. What it reads is in the log: what was read while there was none is
+    /// not known here any more.
+    pub fn together(&mut self) {
+        self.alone = false;
+    }
+
+    /// There is no backup, and this host has the right to run alone.
     pub fn alone(&mut self) {
         self.alone = true;
         self.executed = None;

@@ -20,7 +20,7 @@ pub enum Reached {
         /// Executed.
         executed: Lsn,
     },
-    /// Nothing waits for a backup any more.
+    /// Nothing waits for a backup: there is none. One may come later.
     Alone {
         /// The epoch that this host won, if it had to ask for one.
         epoch: Option<u64>,
@@ -34,8 +34,7 @@ pub trait LogProgress: Send + Sync + 'static {
     /// How far it is.
     fn now(&self) -> Reached;
 
-    /// Waits until `arrived` says so, or `now` says something else than [`Reached::UpTo`], for at
-    /// most `timeout`. `arrived` gets what is acknowledged and what is executed, and is asked at
+    /// Waits until `arrived` says so, or `now` says something of another kind, for at most `timeout`. `arrived` gets what is acknowledged and what is executed, and is asked at
     /// every change of the two.
     fn wait(&self, timeout: Duration, arrived: &mut dyn FnMut(Lsn, Lsn) -> bool);
 }
@@ -100,6 +99,7 @@ impl Drop for ProgressWatch {
 }
 
 fn watch(wants: &Weak<Wants>, progress: &dyn LogProgress, tell: impl Fn() -> bool) {
+    let mut together = true;
     while let Some(wants) = wants.upgrade() {
         let mut arrived = false;
         progress.wait(PATIENCE, &mut |committed, executed| {
@@ -107,11 +107,10 @@ fn watch(wants: &Weak<Wants>, progress: &dyn LogProgress, tell: impl Fn() -> boo
             arrived |= satisfied(&wants.executed, executed);
             arrived || wants.over.load(Ordering::SeqCst)
         });
-        let settled = !matches!(progress.now(), Reached::UpTo { .. });
-        if (arrived || settled) && !tell() {
-            return;
-        }
-        if settled {
+        let now = progress.now();
+        let was_together = together;
+        together = matches!(now, Reached::UpTo { .. });
+        if (arrived || together != was_together) && !tell() || now == Reached::Never {
             return;
         }
     }

@@ -374,6 +374,7 @@ pub fn describe(payload: &Payload) -> String {
             )
         }
         Payload::Progress => "a progress mark".into(),
+        Payload::Protected { .. } => "the begin of protection".into(),
         Payload::Registers(_) => "a register snapshot".into(),
         Payload::MemoryHashes { .. } => "memory hashes".into(),
         Payload::Shutdown(reason) => format!("the guest's end ({reason:?})"),

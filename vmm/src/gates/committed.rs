@@ -28,15 +28,15 @@ pub trait CommitWatch: Send + 'static {
     /// have left.
     fn on_commit(&mut self, release: Release);
 
-    /// What may leave now: what is acknowledged, or everything when this host won the right to run
-    /// alone.
+    /// What may leave now: what is acknowledged, or everything *until now* when this host has the right
+    /// to run alone: a backup may come, and what is submitted then waits for that.
     fn permit(&self) -> Permit;
 
     /// Outputs up to `lsn` have left.
     fn released(&self, lsn: Lsn);
 
-    /// Waits for the verdict on this host's right to run alone, for at most `timeout`.
-    fn outlook(&self, timeout: Duration) -> Outlook;
+    /// Waits for another outlook than `seen`, for at most `timeout`.
+    fn outlook(&self, seen: Outlook, timeout: Duration) -> Outlook;
 }
 
 /// What a [`CommitWatch`] knows of the right to run alone.
@@ -44,7 +44,7 @@ pub trait CommitWatch: Send + 'static {
 pub enum Outlook {
     /// The backup is there, or the right is being asked for.
     Open,
-    /// There is no backup, and none is needed: everything is committed.
+    /// There is no backup: nothing waits for one.
     Alone,
     /// What is not acknowledged never will be.
     Never,
@@ -199,15 +199,14 @@ impl Outputs {
 
 /// Deals with what waits when the backup is gone.
 fn await_verdict(outputs: &Outputs, watch: &impl CommitWatch) {
+    let mut outlook = Outlook::Open;
     loop {
-        match watch.outlook(VERDICT_INTERVAL) {
+        outlook = watch.outlook(outlook, VERDICT_INTERVAL);
+        match outlook {
             // What found its permit expired leaves with the next acknowledgement, if there is one.
-            Outlook::Open => outputs.release_and_tell(watch.permit(), watch),
+            // What is submitted to a host that is alone leaves at once.
+            Outlook::Open | Outlook::Alone => outputs.release_and_tell(watch.permit(), watch),
             Outlook::Never => return outputs.close(),
-            Outlook::Alone => {
-                // What is submitted from now on finds everything committed.
-                return outputs.release_and_tell(watch.permit(), watch);
-            }
         }
     }
 }
@@ -266,7 +265,7 @@ mod tests {
             self.0.released.lock().push(lsn);
         }
 
-        fn outlook(&self, _: Duration) -> Outlook {
+        fn outlook(&self, _: Outlook, _: Duration) -> Outlook {
             let verdicts = self.0.verdicts.lock().clone();
             let verdict = verdicts.map(|verdicts| verdicts.recv());
             match verdict {

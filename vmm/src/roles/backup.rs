@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use disk_server::arbiter::Claimant;
 use logging_channel::entry::{DiskOutcome, Lsn, Payload};
 use logging_channel::receiver::{Next, Peek, Receiver, ReceiverHandle};
+use logging_channel::session::Listener;
 use logging_channel::{LossReason, Settings};
 
 use super::claim::{ArbiterConfig, ClaimFailure, Rights};
 use super::peer_report::{StopNaming, have_nested_paging, likely_cause};
+use super::sessions::{Door, SessionLog, Sessions};
 use super::stats::Meters;
 use super::tenure::{Standing, Tenure, Verdict};
 use super::{Halt, NotLive, RoleError, peer_report, stats, storage, tie_to_server};
@@ -25,15 +27,16 @@ use crate::disk::serving::Serving;
 use crate::elsewhere::DroppedElsewhere;
 use crate::engine::{Difference, Divergence, Ended, EngineError, Interruption, Role, Step};
 use crate::events::{Event, Events};
-use crate::gates::{Direct, Suppressed, Unreleased};
+use crate::gates::{Committed, Suppressed, Unreleased};
 use crate::io::Outlet;
 use crate::ram::GuestRam;
 #[cfg(feature = "sabotage")]
 use crate::sources::sabotage::{Plan, Saboteur};
 use crate::sources::{
-    ClockTrace, Head, Lanes, LiveInputs, LogSource, MANY, NoLog, REPLAY_WATCH, Recorder, Repairs,
-    Replayer, StateFollower, Verification,
+    ClockTrace, Head, Lanes, LiveInputs, LogSource, MANY, Pace, REPLAY_WATCH, Recorder, Repairs,
+    Replayer, StateCounters, StateFollower, StateKeeper, Verification, Waits,
 };
+use crate::state::Baseline;
 
 /// How long to wait for the next entry before looking around.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -48,8 +51,10 @@ pub struct BackupOptions {
     pub arbiter: ArbiterConfig,
     /// The logging channel.
     pub channel: Settings,
-    /// After going live: how long an input waits for a guest that makes no exits.
-    pub latency: Duration,
+    /// Where this host takes a backup when it has gone live.
+    pub listen: SocketAddr,
+    /// How often the guest's state is taken then.
+    pub pace: Pace,
     /// **Breaks the replay**: for the tests that show that it is found.
     #[cfg(feature = "sabotage")]
     pub sabotage: Plan,
@@ -67,6 +72,7 @@ pub fn run_backup(
     halt: Halt,
     went_live: impl FnOnce(&Lanes) + 'static,
 ) -> Result<Ended, RoleError> {
+    let listener = Listener::bind(options.listen)?;
     let mut guest = Guest::assemble(vm, host, Verification::default())?;
     // A host without room for it must not begin a session: the primary's guest would lose its backup.
     let baseline = guest.baseline()?;
@@ -95,18 +101,37 @@ pub fn run_backup(
     let nested_paging = have_nested_paging(&guest.host_report, peer_host);
     guest.seed(receiver.session().seed)?;
     let meters = Meters::of(&guest);
-    let _reporting = stats::report_receiver(events, &receiver.handle(), &meters);
-
     let holder: Result<Claimant, _> = receiver.session().holder.parse();
     let held = (epoch, holder.map_err(ClaimFailure::from)?);
-    let tenure = Tenure::follow(rights, held, receiver.events(), events, halt);
+    let tenure = Tenure::follow(rights.clone(), held, receiver.events(), events, halt);
     let standing = tenure.standing();
+    let look = guest.host.lanes.look.clone();
+    let sessions = Sessions::following(epoch, standing.clone(), look, events);
+    let _reporting = stats::report_receiver(events, &receiver.handle(), &sessions, &meters);
+    let door = Door {
+        identity: guest.identity.clone(),
+        host_report: guest.host_report.clone(),
+        settings: Settings {
+            // As before the failover.
+            heartbeat_timeout: receiver.session().heartbeat_timeout,
+            ..options.channel.clone()
+        },
+        rights,
+        events: events.clone(),
+    };
+    door.keep(listener, sessions.clone());
 
     if guest.disk.is_some() {
         storage::report(&options.arbiter, receiver.handle());
+        let (arbiter, bound) = (options.arbiter.clone(), options.channel.output_timeout());
+        sessions.when_protected(move |sender| {
+            storage::watch(&arbiter, sender.clone(), bound, false);
+        });
     }
     let unreleased = Unreleased::default();
+    let joined = Arc::new(AtomicBool::new(false));
     let followed = guest.disk.as_ref().map(GuestDisk::followed);
+    let receiver_handle = receiver.handle();
     let log = ChannelSource {
         handle: receiver.handle(),
         receiver: DroppedElsewhere::new(receiver),
@@ -119,12 +144,17 @@ pub fn run_backup(
             memory: guest.memory.clone(),
             mac: guest.mac,
             unreleased: unreleased.clone(),
-            latency: options.latency,
+            pace: options.pace,
+            sessions,
+            state: meters.state.clone(),
+            holds: meters.holds.clone(),
             disk: guest.disk.clone().zip(followed.clone()),
             disk_counters: meters.disk,
             events: events.clone(),
             went_live: Box::new(went_live),
         }),
+        baseline: None,
+        joined: joined.clone(),
         reading: None,
         forgotten: Instant::now(),
         began: Instant::now(),
@@ -152,16 +182,21 @@ pub fn run_backup(
     let source = Box::new(saboteur.source(replayer, guest.memory.clone()));
     let gate = Box::new(Suppressed::keeping(unreleased).following(followed));
     let mut engine = guest.into_engine(Role { source, gate });
-    let ended = engine.run().map_err(|error| match error {
-        EngineError::Diverged(divergence) => {
-            let unfit = NotLive(divergence);
-            standing.refuse();
-            events.emit(&Event::Refused {
-                reason: unfit.to_string(),
-            });
-            RoleError::NotLive(unfit)
-        }
-        other => other.into(),
+    let handle = receiver_handle;
+    let ended = engine.run().map_err(|error| {
+        let unfit = match error {
+            _ if !joined.load(Ordering::Relaxed) && handle.lost().is_some() => {
+                let lost = handle.lost().map(|reason| reason.to_string());
+                NotLive::NotJoined(lost.unwrap_or_default())
+            }
+            EngineError::Diverged(divergence) => NotLive::Diverged(divergence),
+            other => return other.into(),
+        };
+        standing.refuse();
+        events.emit(&Event::Refused {
+            reason: unfit.to_string(),
+        });
+        RoleError::NotLive(unfit)
     });
     // Before the session ends with the engine: that would be taken for the loss of the primary.
     match ended {
@@ -212,7 +247,10 @@ struct GoLive {
     memory: GuestRam,
     mac: [u8; 6],
     unreleased: Unreleased,
-    latency: Duration,
+    pace: Pace,
+    sessions: Sessions,
+    state: Arc<StateCounters>,
+    holds: Waits,
     /// With what the server may still lose of it.
     disk: Option<(GuestDisk, Followed)>,
     disk_counters: DiskCounters,
@@ -227,6 +265,10 @@ struct ChannelSource {
     clock: ClockTrace,
     standing: Standing,
     next: Option<GoLive>,
+    /// What this host's guest is compared with, once the log has ended.
+    baseline: Option<Baseline>,
+    /// This host may go on with the guest: it has the state with which the session began.
+    joined: Arc<AtomicBool>,
     /// The entry whose part of the shared disk is being read.
     reading: Option<Lsn>,
     unreleased: Unreleased,
@@ -277,6 +319,11 @@ impl LogSource for ChannelSource {
             } else {
                 self.receiver.executed(lsn);
             }
+            if matches!(entry.payload, Payload::Protected { .. }) {
+                self.joined.store(true, Ordering::Relaxed);
+                log::info!("this host goes on with the guest if the primary is lost");
+                self.events.emit(&Event::Joined);
+            }
             if matches!(entry.payload, Payload::Output(_)) && self.forgotten.elapsed() > PATIENCE {
                 self.unreleased.forget(self.handle.released());
                 self.forgotten = Instant::now();
@@ -290,6 +337,9 @@ impl LogSource for ChannelSource {
                 "the primary ended the log in order, but not the guest".into(),
             );
         }
+        if !self.joined.load(Ordering::Relaxed) {
+            return Interruption::Failed("the log ended before this backup had joined".into());
+        }
         // Only a backup that has replayed everything without a difference may ask for the right to
         // run. The wait for an answer takes as long as it takes.
         self.standing.ready();
@@ -302,13 +352,17 @@ impl LogSource for ChannelSource {
             Verdict::Won { epoch, lost_at } => (epoch, lost_at),
             Verdict::Lost(reason) => return Interruption::Halt(reason),
         };
-        let Some(next) = self.next.take() else {
+        let (Some(next), Some(baseline)) = (self.next.take(), self.baseline.take()) else {
             return Interruption::Failed("the log ended twice".into());
         };
-        match next.take_over(epoch, lost_at, &self.clock, &self.handle, &self.standing) {
+        match next.take_over(baseline, (epoch, lost_at), &self.clock, &self.handle) {
             Ok(role) => Interruption::Handover(Box::new(role)),
             Err(error) => Interruption::Failed(error.to_string()),
         }
+    }
+
+    fn keep_state(&mut self, state: StateFollower) {
+        self.baseline = Some(state.into_baseline());
     }
 
     fn differs(&mut self, divergence: &Divergence) -> bool {
@@ -341,20 +395,22 @@ impl LogSource for ChannelSource {
 impl GoLive {
     fn take_over(
         self,
-        epoch: u64,
-        lost_at: Instant,
+        baseline: Baseline,
+        (epoch, lost_at): (u64, Instant),
         clock: &ClockTrace,
         receiver: &ReceiverHandle,
-        standing: &Standing,
     ) -> Result<Role, AssemblyError> {
-        let watchdog = watchdog(self.latency)?;
+        let watchdog = watchdog(self.pace.latency)?;
+        let sessions = self.sessions;
+        sessions.go_alone(epoch);
         // First: its connection comes about while the rest is done. The server lets nothing of the
         // lost epoch write any more.
         let disk = self.disk.map(|(disk, followed)| {
             let serving = Serving {
                 epoch: Some(epoch),
                 counters: self.disk_counters,
-                refused: standing.doubted_by_refusals(),
+                refused: sessions.standing().doubted_by_refusals(),
+                log: Some(Arc::new(sessions.clone())),
                 unflushed: followed.take(),
                 ..Serving::default()
             };
@@ -369,10 +425,12 @@ impl GoLive {
         }
         (self.went_live)(&self.lanes);
         let live = LiveInputs::new(clock.go_on(), self.lanes);
-        let recorder = Recorder::new(live, NoLog, Verification::default(), self.memory);
+        let log = SessionLog::new(sessions.clone());
+        let keeper = StateKeeper::new(baseline, self.pace, self.state);
+        let recorder = Recorder::new(live, log, Verification::default(), self.memory);
         let role = Role {
-            source: Box::new(recorder.with_watchdog(watchdog)),
-            gate: Box::new(Direct::new(self.outlet, disk)),
+            source: Box::new(recorder.with_keeper(keeper).with_watchdog(watchdog)),
+            gate: Box::new(Committed::new(self.outlet, disk, sessions, self.holds)),
         };
         // Last: the guest runs when this is said.
         log::warn!(

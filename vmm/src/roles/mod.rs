@@ -12,6 +12,7 @@ mod peer_report;
 mod primary;
 mod record;
 mod replay;
+mod sessions;
 mod stats;
 mod storage;
 mod tenure;
@@ -55,14 +56,24 @@ pub enum RoleError {
     NotLive(#[from] NotLive),
 }
 
-/// A backup that differs from the primary, when the primary was lost before it had sent its whole
-/// state.
+/// Why a backup does not go on with the guest of a primary that it lost.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "this host does not go live, because its guest is not the primary's: {0}; start the guest \
-     again, with --force if the disk server still has it as running"
-)]
-pub struct NotLive(Box<Divergence>);
+pub enum NotLive {
+    /// It differs, and the primary was lost before it had sent its whole state.
+    #[error(
+        "this host does not go live, because its guest is not the primary's: {0}; start the guest \
+         again, with --force if the disk server still has it as running"
+    )]
+    Diverged(Box<Divergence>),
+    /// It had not joined.
+    #[error(
+        "this host does not go live: it was joining, and had not all of the guest's state yet, when it \
+         lost the primary ({0}). If the primary still runs, the guest goes on there: start this backup \
+         again. If its host is gone, so is the guest: start it again as a primary, with --force if the \
+         disk server still has it as running"
+    )]
+    NotJoined(String),
+}
 
 /// Ties the guest of a pair to the disk server that decides who runs it: the other host must ask the
 /// same one, and the guest's disk must be one that it fences.

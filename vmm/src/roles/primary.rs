@@ -3,38 +3,30 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use logging_channel::entry::{Entry, Lsn};
-use logging_channel::sender::{Finish, Permit, Release, Sender};
 use logging_channel::session::{AcceptError, Listener};
-use logging_channel::{LossReason, Settings};
+use logging_channel::{Seed, Settings};
 
 use super::claim::{ArbiterConfig, Rights};
-use super::peer_report::StopNaming;
+use super::sessions::{Door, SessionLog, Sessions};
 use super::stats::Meters;
-use super::tenure::{Standing, Tenure, Verdict};
-use super::{Halt, RoleError, peer_report, stats, storage, tie_to_server};
+use super::tenure::Tenure;
+use super::{Halt, RoleError, stats, storage, tie_to_server};
 use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
 use crate::disk::DiskPort;
-use crate::disk::progress::{LogProgress, Reached};
 use crate::disk::serving::Serving;
 #[cfg(feature = "sabotage")]
 use crate::engine::OutputGate;
-use crate::engine::{Ended, Role, Step};
+use crate::engine::{Ended, Role};
 use crate::events::{Event, Events};
 use crate::gates::Committed;
 #[cfg(feature = "sabotage")]
 use crate::gates::Direct;
-use crate::gates::committed::{CommitWatch, Outlook};
 use crate::sources::{
-    BackupReads, GuestClock, LiveInputs, LogSink, Pace, Recorder, StateKeeper, Verification,
+    BackupReads, GuestClock, LiveInputs, Pace, Recorder, StateKeeper, Verification,
 };
 use crate::state::Baseline;
-
-/// How long a backup may take to acknowledge the end of an orderly log.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How this host is the primary.
 pub struct PrimaryOptions {
@@ -44,7 +36,9 @@ pub struct PrimaryOptions {
     pub arbiter: ArbiterConfig,
     /// The logging channel.
     pub channel: Settings,
-    /// Whether the backup reads the guest's disk itself.
+    /// Whether the guest waits for its first backup, and both begin together.
+    pub wait_for_backup: bool,
+    /// Whether the first backup reads the guest's disk itself, if the guest waits for it.
     pub backup_reads: bool,
     /// How often the guest's state is taken.
     pub pace: Pace,
@@ -57,8 +51,8 @@ pub struct PrimaryOptions {
     pub break_output_rule: bool,
 }
 
-/// Waits for a backup, then runs the guest to its end. `cancel` ends the wait; `prepared` is called
-/// before it begins.
+/// Runs the guest to its end: alone until a backup joins, or after it has waited for one. `cancel` ends
+/// the wait; `prepared` is called before it begins.
 ///
 /// # Errors
 /// [`RoleError`].
@@ -83,32 +77,55 @@ pub fn run_primary(
     if let Some(disk) = &guest.disk {
         disk.require_writer(epoch).map_err(AssemblyError::from)?;
     }
-    log::info!(
-        "{}: epoch {epoch}; waiting for a backup at {}",
-        vm.name,
-        listener.local_addr()
-    );
-
-    let sender = listener
-        .accept_backup(
-            &guest.identity,
-            &guest.host_report,
-            &rights.title(epoch),
-            &options.channel,
-            cancel,
-            || rights.confirm(epoch),
-        )
-        .inspect_err(|error| {
-            if let AcceptError::NotEntitled(reason) = error {
-                let reason = reason.clone();
-                events.emit(&Event::Lost { reason });
-            }
-        })?;
-    tenure.pair_with(sender.events());
-    let standing = tenure.standing();
-    let ended = run_with_backup(
-        guest, baseline, &vm.name, options, events, &sender, standing,
-    );
+    let look = guest.host.lanes.look.clone();
+    let sessions = Sessions::alone(epoch, tenure.standing(), look, events);
+    let door = Door {
+        identity: guest.identity.clone(),
+        host_report: guest.host_report.clone(),
+        settings: options.channel.clone(),
+        rights,
+        events: events.clone(),
+    };
+    let address = listener.local_addr();
+    let seed = if options.wait_for_backup {
+        log::info!(
+            "{}: epoch {epoch}; waiting for a backup at {address}",
+            vm.name
+        );
+        let sender = door
+            .accept_first(&mut listener, epoch, cancel)
+            .inspect_err(|error| {
+                if let AcceptError::NotEntitled(reason) = error {
+                    let reason = reason.clone();
+                    events.emit(&Event::Lost { reason });
+                }
+            })?;
+        log::info!(
+            "{}: primary, with the backup at {}",
+            vm.name,
+            sender.session().peer
+        );
+        let counts = door.compare(&sender);
+        if counts {
+            guest.count_stops(events);
+        }
+        let seed = sender.session().seed;
+        sessions.begin_together(sender, counts);
+        seed
+    } else {
+        log::warn!(
+            "{}: epoch {epoch}; running alone, NOT PROTECTED until a backup joins at {address}",
+            vm.name
+        );
+        Seed::random()
+    };
+    events.emit(&Event::Role {
+        role: "primary",
+        epoch,
+    });
+    guest.seed(seed)?;
+    door.keep(listener, sessions.clone());
+    let ended = run_here(guest, baseline, options, events, &sessions);
     // Before the session ends with its last handle: that would be taken for the loss of the backup.
     match ended {
         Ok(_) => tenure.end(),
@@ -117,53 +134,30 @@ pub fn run_primary(
     ended
 }
 
-/// Runs the guest to its end, with the backup of this session for as long as there is one.
-fn run_with_backup(
+/// Runs the guest to its end, with the backup of each session for as long as there is one.
+fn run_here(
     mut guest: Guest,
     baseline: Baseline,
-    name: &str,
     options: &PrimaryOptions,
     events: &Events,
-    sender: &Sender,
-    standing: Standing,
+    sessions: &Sessions,
 ) -> Result<Ended, RoleError> {
-    let epoch = sender.session().epoch;
-    log::info!(
-        "{name}: primary, with the backup at {}",
-        sender.session().peer
-    );
-    events.emit(&Event::Role {
-        role: "primary",
-        epoch,
-    });
-    let peer_host = &sender.session().peer_host;
-    if peer_report::compare(events, &guest.host_report, peer_host) == StopNaming::Counter {
-        guest.count_stops(events);
-    }
-    guest.seed(sender.session().seed)?;
     let meters = Meters::of(&guest);
-    let _reporting = stats::report_sender(events, sender, &meters);
-
+    let _reporting = stats::report_sessions(events, sessions, &meters);
     if guest.disk.is_some() {
-        let bound = options.channel.output_timeout();
-        storage::watch(
-            &options.arbiter,
-            sender.clone(),
-            bound,
-            options.backup_reads,
-        );
+        let (arbiter, bound) = (options.arbiter.clone(), options.channel.output_timeout());
+        let backup_reads = options.backup_reads;
+        sessions.when_protected(move |sender| {
+            storage::watch(&arbiter, sender.clone(), bound, backup_reads);
+        });
     }
     let disk = guest.disk.take().map(|disk| {
-        let progress = ChannelProgress {
-            sender: sender.clone(),
-            standing: standing.clone(),
-        };
         let serving = Serving {
-            epoch: Some(epoch),
-            log: Some(Arc::new(progress)),
+            epoch: Some(sessions.epoch()),
+            log: Some(Arc::new(sessions.clone())),
             backup_reads: options.backup_reads,
             counters: meters.disk.clone(),
-            refused: standing.doubted_by_refusals(),
+            refused: sessions.standing().doubted_by_refusals(),
             ..Serving::default()
         };
         disk.serve(serving, events, guest.host.lanes.disk.pusher())
@@ -171,11 +165,7 @@ fn run_with_backup(
     let port = disk.clone().map(|disk| Box::new(disk) as Box<dyn DiskPort>);
     guest.host.live.store(true, Ordering::Release);
     let outlet = guest.host.outlet.clone();
-    let watch = ChannelWatch {
-        sender: sender.clone(),
-        standing: standing.clone(),
-    };
-    let holds = meters.holds.clone();
+    let (watch, holds) = (sessions.clone(), meters.holds.clone());
     let committed = |outlet, port| Box::new(Committed::new(outlet, port, watch, holds));
     #[cfg(not(feature = "sabotage"))]
     let gate = committed(outlet, port);
@@ -187,13 +177,15 @@ fn run_with_backup(
         committed(outlet, port)
     };
     let live = LiveInputs::new(GuestClock::starting_now(), guest.host.lanes.clone());
-    let log = ChannelSink {
-        sender: sender.clone(),
-        standing,
-        events: events.clone(),
-        #[cfg(feature = "sabotage")]
-        never_repair: options.never_repair,
-    };
+    #[cfg_attr(
+        not(feature = "sabotage"),
+        expect(unused_mut, reason = "the feature sets a field")
+    )]
+    let mut log = SessionLog::new(sessions.clone());
+    #[cfg(feature = "sabotage")]
+    {
+        log.never_repair = options.never_repair;
+    }
     let keeper = StateKeeper::new(baseline, options.pace, meters.state.clone());
     let mut recorder = Recorder::new(live, log, Verification::default(), guest.memory.clone());
     if let (true, Some(disk)) = (options.backup_reads, disk) {
@@ -204,141 +196,4 @@ fn run_with_backup(
         .with_watchdog(watchdog(options.pace.latency)?);
     let source = Box::new(recorder);
     Ok(guest.into_engine(Role { source, gate }).run()?)
-}
-
-/// The logging channel as the recorder's log.
-struct ChannelSink {
-    sender: Sender,
-    standing: Standing,
-    events: Events,
-    #[cfg(feature = "sabotage")]
-    never_repair: bool,
-}
-
-impl LogSink for ChannelSink {
-    fn append(&mut self, entry: Entry) -> Step<Lsn> {
-        Ok(self.sender.append(entry))
-    }
-
-    fn flush(&mut self) {
-        self.sender.flush();
-    }
-
-    fn throttle(&mut self) {
-        self.sender.throttle();
-    }
-
-    fn is_replayed(&self) -> bool {
-        !self.sender.is_lost()
-    }
-
-    fn state_wanted(&mut self) -> Option<Lsn> {
-        let lsn = self.sender.state_wanted()?;
-        self.events.emit(&Event::BackupDiverged { lsn: lsn.0 });
-        #[cfg(feature = "sabotage")]
-        if self.never_repair {
-            return None;
-        }
-        Some(lsn)
-    }
-
-    fn takes_counts(&self) -> bool {
-        self.sender.takes_counts()
-    }
-
-    fn is_unprotected(&mut self, divergences: usize, wait: Duration) {
-        self.events.emit(&Event::Unprotected {
-            divergences,
-            repair_in_ms: wait.as_millis() as u64,
-        });
-    }
-
-    fn state_sent(&mut self) {
-        self.events.emit(&Event::StateSent);
-    }
-
-    fn finish(&mut self) -> Step<()> {
-        self.standing.guest_ended();
-        match self.sender.finish(FINISH_TIMEOUT) {
-            Finish::Orderly => log::info!("the backup has the whole log"),
-            Finish::TimedOut => log::warn!("the backup did not acknowledge the guest's end"),
-            Finish::PeerLost(reason) => log::info!("the guest ended without a backup ({reason})"),
-        }
-        // Before the end of the guest is told, which depends on it.
-        if let Some(reason) = self.sender.lost() {
-            self.standing.session_over(&reason);
-        }
-        Ok(())
-    }
-}
-
-/// How far the backup has acknowledged.
-struct ChannelWatch {
-    sender: Sender,
-    standing: Standing,
-}
-
-impl CommitWatch for ChannelWatch {
-    fn on_commit(&mut self, release: Release) {
-        self.sender.release_with(release);
-    }
-
-    fn permit(&self) -> Permit {
-        match self.outlook(Duration::ZERO) {
-            Outlook::Alone => Permit::EVERYTHING,
-            Outlook::Open | Outlook::Never => self.sender.permit(),
-        }
-    }
-
-    fn released(&self, lsn: Lsn) {
-        self.sender.released(lsn);
-    }
-
-    fn outlook(&self, timeout: Duration) -> Outlook {
-        if timeout.is_zero() && !self.sender.is_lost() {
-            return Outlook::Open;
-        }
-        // Without a backup the right to run alone commits what is left.
-        match self.standing.wait(timeout) {
-            Some(Verdict::Won { .. }) => Outlook::Alone,
-            Some(Verdict::Lost(_)) => Outlook::Never,
-            None if self.sender.lost() == Some(LossReason::Orderly) => Outlook::Alone,
-            None => Outlook::Open,
-        }
-    }
-}
-
-/// How far the backup has acknowledged and executed, for the guest's disk.
-struct ChannelProgress {
-    sender: Sender,
-    standing: Standing,
-}
-
-impl LogProgress for ChannelProgress {
-    fn now(&self) -> Reached {
-        let reached = Reached::UpTo {
-            committed: self.sender.acked(),
-            executed: self.sender.executed(),
-        };
-        if !self.sender.is_lost() {
-            return reached;
-        }
-        // Without a backup, the right to run alone commits what is left.
-        match self.standing.wait(Duration::ZERO) {
-            Some(Verdict::Won { epoch, .. }) => Reached::Alone { epoch: Some(epoch) },
-            Some(Verdict::Lost(_)) => Reached::Never,
-            None if self.sender.lost() == Some(LossReason::Orderly) => {
-                Reached::Alone { epoch: None }
-            }
-            None => reached,
-        }
-    }
-
-    fn wait(&self, timeout: Duration, arrived: &mut dyn FnMut(Lsn, Lsn) -> bool) {
-        if self.sender.is_lost() {
-            self.standing.wait(timeout);
-        } else {
-            self.sender.wait_acknowledged(timeout, arrived);
-        }
-    }
 }

@@ -10,6 +10,7 @@ use logging_channel::sender::Sender;
 use logging_channel::times::TimeFigures;
 use parking_lot::Mutex;
 
+use super::sessions::Sessions;
 use crate::assembly::Guest;
 use crate::disk::counters::DiskCounters;
 use crate::engine::tally::ExitTally;
@@ -158,39 +159,48 @@ fn with_state(stats: Stats, counters: &StateCounters) -> Stats {
     }
 }
 
-/// Reports the figures of a host that began as the primary.
-pub(super) fn report_sender(events: &Events, sender: &Sender, meters: &Meters) -> Reporting {
-    let (sender, meters) = (sender.clone(), meters.clone());
-    every_interval(events, move || {
-        let stats = sender.stats();
-        let [lag_ms_p50, lag_ms_p99, lag_ms_max] = millis_of(stats.lags);
-        // What is said of a backup that is gone is what it was last; now there is none.
-        let now = |figure: f64| if sender.is_lost() { 0.0 } else { figure };
-        let figures = Stats {
-            log_entries: stats.entries,
-            log_bytes: stats.bytes,
-            lag_ms: now(millis(stats.lag)),
-            lag_ms_p50,
-            lag_ms_p99,
-            lag_ms_max,
-            lags_us: sender.take_lags(),
-            round_trip_ms: now(stats.round_trip.map_or(0.0, millis)),
-            stalled_ms: millis(stats.stalled),
-            throttled_ms: millis(stats.throttled),
-            ..meters.figures()
-        };
-        with_kinds(figures, &stats.kinds)
+/// Reports the figures of a guest that runs on this host, and of its session, or the last one.
+pub(super) fn report_sessions(events: &Events, sessions: &Sessions, meters: &Meters) -> Reporting {
+    let (sessions, meters) = (sessions.clone(), meters.clone());
+    every_interval(events, move || match sessions.latest() {
+        Some(sender) => figures_of(&sender, &meters),
+        None => meters.figures(),
     })
 }
 
-/// Reports the figures of a host that began as the backup.
+fn figures_of(sender: &Sender, meters: &Meters) -> Stats {
+    let stats = sender.stats();
+    let [lag_ms_p50, lag_ms_p99, lag_ms_max] = millis_of(stats.lags);
+    // What is said of a backup that is gone is what it was last; now there is none.
+    let now = |figure: f64| if sender.is_lost() { 0.0 } else { figure };
+    let figures = Stats {
+        log_entries: stats.entries,
+        log_bytes: stats.bytes,
+        lag_ms: now(millis(stats.lag)),
+        lag_ms_p50,
+        lag_ms_p99,
+        lag_ms_max,
+        lags_us: sender.take_lags(),
+        round_trip_ms: now(stats.round_trip.map_or(0.0, millis)),
+        stalled_ms: millis(stats.stalled),
+        throttled_ms: millis(stats.throttled),
+        ..meters.figures()
+    };
+    with_kinds(figures, &stats.kinds)
+}
+
+/// Reports the figures of a host that begins as the backup, and of its sessions when it runs the guest.
 pub(super) fn report_receiver(
     events: &Events,
     receiver: &ReceiverHandle,
+    sessions: &Sessions,
     meters: &Meters,
 ) -> Reporting {
-    let (receiver, meters) = (receiver.clone(), meters.clone());
+    let (receiver, meters, sessions) = (receiver.clone(), meters.clone(), sessions.clone());
     every_interval(events, move || {
+        if let Some(sender) = sessions.latest() {
+            return figures_of(&sender, &meters);
+        }
         let stats = receiver.stats();
         Stats {
             log_entries: stats.entries,

@@ -54,6 +54,10 @@ impl ClockTrace {
                 self.wall = Some(*nanos);
                 return;
             }
+            Payload::Protected { clock, wall_clock } => {
+                self.wall = Some(*wall_clock);
+                *clock
+            }
             // The guest's time begins at its first entry, or before.
             _ if self.current.is_none() => 0,
             _ => return,

@@ -32,6 +32,12 @@ impl StateFollower {
         }
     }
 
+    /// What it knows of the guest's memory, for one that does not follow a log any more.
+    #[must_use]
+    pub fn into_baseline(self) -> Baseline {
+        self.incoming.into_baseline()
+    }
+
     /// Takes a part of a transfer. `true` when the transfer is complete: the guest stands at the
     /// part's execution point.
     ///

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use logging_channel::entry::{Entry, ExecutionPoint, Lsn, Payload, StatePart};
 
 use super::convergence::Convergence;
-use super::log_sink::LogSink;
+use super::log_sink::{LogSink, Sent};
 use super::pace::{NextStop, Pace, StateCounters};
 use super::repairs::{MANY, Repairs};
 use crate::cpu::Look;
@@ -31,6 +31,8 @@ pub struct StateKeeper {
     /// A delta was given up, and neither a digest nor another delta came since.
     gave_up: bool,
     repairs: Repairs,
+    /// What was sent of the whole state; the pause is the last stop's.
+    sent: Sent,
     /// To be told to the watchdog.
     next_stop: Option<NextStop>,
 }
@@ -94,6 +96,7 @@ impl StateKeeper {
             delta: None,
             gave_up: false,
             repairs: Repairs::default(),
+            sent: Sent::default(),
             next_stop: None,
         }
     }
@@ -213,6 +216,18 @@ impl StateKeeper {
         log.is_unprotected(divergences, wait);
     }
 
+    /// A replay begins that knows nothing: it gets the whole state, from here on.
+    pub(super) fn join(
+        &mut self,
+        at: &mut Moment<'_>,
+        clock: Clock<'_>,
+        log: &mut dyn LogSink,
+    ) -> Step<()> {
+        self.abandon();
+        self.repairs = Repairs::default();
+        self.begin_whole(at, clock(), clock, log)
+    }
+
     /// Begins to send the whole state, at the time `since`.
     fn begin_whole(
         &mut self,
@@ -222,6 +237,7 @@ impl StateKeeper {
         log: &mut dyn LogSink,
     ) -> Step<()> {
         self.repairs.begins(since);
+        self.sent = Sent::default();
         let mut bytes = 0;
         self.capture
             .begin_whole(at, &mut send(log, at.point, &mut bytes))?;
@@ -286,7 +302,9 @@ impl StateKeeper {
         self.repairs.costs(cost);
         self.counters.transfer_bytes(bytes);
         self.counters.transfer();
-        log.state_sent();
+        self.sent.bytes += bytes;
+        self.sent.pause += cost;
+        log.state_sent(self.sent);
         log::info!("the whole state was sent");
         Ok(true)
     }
@@ -398,12 +416,18 @@ impl StateKeeper {
         clock: Clock<'_>,
         log: &mut dyn LogSink,
     ) -> Step<()> {
-        let mut bytes = 0;
+        let (mut bytes, since) = (0, clock());
         let point = at.point;
         let progress =
             self.capture
                 .send_memory(at, Look::Open, time, &mut send(log, point, &mut bytes))?;
+        let now = clock();
         self.counters.transfer_bytes(bytes);
+        self.sent.bytes += bytes;
+        self.sent.rounds += u64::from(progress.round.is_some());
+        self.sent.pause = now.saturating_sub(since);
+        let baseline = self.capture.baseline();
+        log.state_left(baseline.suspects(), baseline.pages());
         if progress.is_all {
             self.whole = WholeState::Ready;
             return Ok(());
@@ -411,7 +435,7 @@ impl StateKeeper {
         if let Some(pages) = progress.round {
             convergence.begin_round(pages);
         }
-        self.send_again(convergence, clock());
+        self.send_again(convergence, now);
         Ok(())
     }
 

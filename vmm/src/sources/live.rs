@@ -1,5 +1,7 @@
 //! Inputs from this host: its clock, its network, its console, and the disk.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
@@ -85,6 +87,30 @@ impl<T> Lane<T> {
     }
 }
 
+/// Has the guest's thread look around for something that is no input: whether a backup has come, or has
+/// taken the guest's state over. A handle.
+#[derive(Debug, Clone)]
+pub struct LookOut {
+    wanted: Arc<AtomicBool>,
+    bell: Bell,
+}
+
+impl LookOut {
+    /// The guest's thread is to look around.
+    pub fn look(&self) {
+        self.wanted.store(true, Ordering::Release);
+        self.bell.ring();
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed)
+    }
+
+    fn take(&self) -> bool {
+        self.is_wanted() && self.wanted.swap(false, Ordering::Acquire)
+    }
+}
+
 /// The lanes by which I/O threads hand inputs to the guest's thread.
 #[derive(Debug, Clone)]
 pub struct Lanes {
@@ -96,6 +122,8 @@ pub struct Lanes {
     pub disk: Lane<DiskCompletion>,
     /// Requests to the run itself.
     pub control: Lane<Control>,
+    /// For what is none of these.
+    pub look: LookOut,
     /// How long frames and typed bytes waited for the guest.
     pub waits: Waits,
     /// Rung at every message of any of them.
@@ -110,6 +138,10 @@ impl Default for Lanes {
             typed: Lane::bounded(64, &bell),
             disk: Lane::bounded(256, &bell),
             control: Lane::bounded(4, &bell),
+            look: LookOut {
+                wanted: Arc::default(),
+                bell: bell.clone(),
+            },
             waits: Waits::default(),
             bell,
         }
@@ -135,6 +167,14 @@ pub trait OutsideWorld {
     /// # Errors
     /// [`Interruption::Stop`] when asked to.
     fn wait(&self, appetite: &Appetite) -> Step<Input>;
+
+    /// The same, or `None` when something else wants to be looked at.
+    ///
+    /// # Errors
+    /// [`Interruption::Stop`] when asked to.
+    fn wait_or_look(&self, appetite: &Appetite) -> Step<Option<Input>> {
+        self.wait(appetite).map(Some)
+    }
 }
 
 /// The outside world as this host sees it.
@@ -157,6 +197,8 @@ impl OutsideWorld for LiveInputs {
     }
 
     fn poll(&self, appetite: &Appetite) -> Step<Option<Input>> {
+        // Whoever polls looks at everything.
+        self.lanes.look.take();
         if let Some(Control::Stop) = self.lanes.control.take(None) {
             return Err(Interruption::Stop);
         }
@@ -189,7 +231,8 @@ impl OutsideWorld for LiveInputs {
 
     fn is_ready(&self, appetite: &Appetite) -> bool {
         let due = |deadline| self.clock.monotonic_nanos() >= deadline;
-        !self.lanes.control.receiver.is_empty()
+        self.lanes.look.is_wanted()
+            || !self.lanes.control.receiver.is_empty()
             || appetite.timer_deadline.is_some_and(due)
             || (appetite.disk && !self.lanes.disk.receiver.is_empty())
             || (appetite.frame && !self.lanes.frames.receiver.is_empty())
@@ -198,7 +241,17 @@ impl OutsideWorld for LiveInputs {
 
     fn wait(&self, appetite: &Appetite) -> Step<Input> {
         loop {
-            if let Some(input) = self.poll(appetite)? {
+            if let Some(input) = self.wait_or_look(appetite)? {
+                return Ok(input);
+            }
+        }
+    }
+
+    fn wait_or_look(&self, appetite: &Appetite) -> Step<Option<Input>> {
+        loop {
+            let look = self.lanes.look.take();
+            let input = self.poll(appetite)?;
+            if look || input.is_some() {
                 return Ok(input);
             }
             let deadline = appetite.timer_deadline;

@@ -6,6 +6,17 @@ use logging_channel::entry::{Entry, Lsn};
 
 use crate::engine::Step;
 
+/// What sending the whole state came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Bytes of memory and of the rest, as they are in the log.
+    pub bytes: u64,
+    /// How often memory was gone through: what was written in one round is sent in the next.
+    pub rounds: u64,
+    /// For how long the guest stood still at the end.
+    pub pause: Duration,
+}
+
 /// Where a log goes.
 pub trait LogSink {
     /// Appends an entry. May wait for room.
@@ -30,6 +41,18 @@ pub trait LogSink {
         true
     }
 
+    /// A replay begins that knows nothing of the guest: it gets the log from here on, and first of all
+    /// the whole state. Told once of each.
+    fn begins(&mut self) -> bool {
+        false
+    }
+
+    /// The replay has taken over the state with which it began: from here on it may go on with the
+    /// guest, and outputs wait for it. Told once of each, and noted in the log.
+    fn protects(&mut self) -> bool {
+        false
+    }
+
     /// The replay asks for the whole state, because its own differed at this entry. Each request
     /// is given out once.
     fn state_wanted(&mut self) -> Option<Lsn> {
@@ -46,8 +69,15 @@ pub trait LogSink {
         let _ = (divergences, wait);
     }
 
+    /// So many of the guest's pages are to be sent yet.
+    fn state_left(&mut self, left: u64, pages: u64) {
+        let _ = (left, pages);
+    }
+
     /// The whole state was sent.
-    fn state_sent(&mut self) {}
+    fn state_sent(&mut self, sent: Sent) {
+        let _ = sent;
+    }
 
     /// The guest ended and everything was appended.
     ///

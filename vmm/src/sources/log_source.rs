@@ -4,6 +4,7 @@ use std::sync::atomic::AtomicU64;
 
 use logging_channel::entry::{Entry, Lsn};
 
+use super::StateFollower;
 use crate::engine::{Divergence, Interruption, Step};
 
 /// The next entry of a log, or its end.
@@ -28,6 +29,11 @@ pub trait LogSource {
 
     /// The log ended before the guest did: what now?
     fn after_end(&mut self) -> Interruption;
+
+    /// What the replay knew of the guest's state when the log ended, before [`LogSource::after_end`].
+    fn keep_state(&mut self, state: StateFollower) {
+        drop(state);
+    }
 
     /// The replay differs. Whether the log can bring the whole state: if so, the rest of it is
     /// skipped up to a transfer.

@@ -175,8 +175,33 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
         Ok(())
     }
 
+    /// Deals with a replay that begins, and with one that has taken over the state with which it began.
+    fn look_for_replay(&mut self, at: &mut Moment<'_>) -> Step<()> {
+        let Some(keeper) = &mut self.keeper else {
+            return Ok(());
+        };
+        if self.log.begins() {
+            // What was read before is not known to it.
+            self.backup_reads = BackupReads::Log;
+            keeper.join(at, &guest_time(&self.live), &mut self.log)?;
+        }
+        if self.log.protects() {
+            let payload = Payload::Protected {
+                clock: self.live.clock(ClockNeed::Monotonic),
+                wall_clock: self.live.clock(ClockNeed::Wall),
+            };
+            self.append(at, true, payload)?;
+            self.log.flush();
+        }
+        Ok(())
+    }
+
     /// What is due at an exit beside inputs.
     fn keep_up(&mut self, at: &mut Moment<'_>) -> Step<()> {
+        self.look_for_replay(at)?;
+        if !self.log.is_replayed() {
+            return Ok(());
+        }
         let now = self.live.clock(ClockNeed::Monotonic);
         if let Some(keeper) = &mut self.keeper {
             let now = Duration::from_nanos(now);
@@ -240,8 +265,13 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
 
 impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
     fn depart(&mut self, at: &mut Moment<'_>) -> Step<Option<u64>> {
+        if at.point.exits == 0 {
+            // Before anything that a replay could have to go on with.
+            self.look_for_replay(at)?;
+        }
         if let Some(keeper) = &mut self.keeper
             && keeper.is_whole_ready()
+            && self.log.is_replayed()
             && keeper.commit_whole(at, &guest_time(&self.live), &mut self.log)?
         {
             return Ok(Some(at.point.exits + 1));
@@ -302,20 +332,22 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
         if let Some(input) = self.live.poll(appetite)? {
             return self.log_input(at, input).map(Some);
         }
-        if self.log.is_replayed() {
-            self.keep_up(at)?;
-        }
+        self.keep_up(at)?;
         Ok(None)
     }
 
     fn wait(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Input> {
-        while let Some(keeper) = &mut self.keeper
-            && self.log.is_replayed()
-            && !self.live.is_ready(appetite)
-            && keeper.use_idle_time(at, &guest_time(&self.live), &mut self.log)?
-        {}
-        let input = self.live.wait(appetite)?;
-        self.log_input(at, input)
+        loop {
+            self.look_for_replay(at)?;
+            while let Some(keeper) = &mut self.keeper
+                && self.log.is_replayed()
+                && !self.live.is_ready(appetite)
+                && keeper.use_idle_time(at, &guest_time(&self.live), &mut self.log)?
+            {}
+            if let Some(input) = self.live.wait_or_look(appetite)? {
+                return self.log_input(at, input);
+            }
+        }
     }
 
     fn window(&mut self, at: &mut Moment<'_>, vector: Option<u8>) -> Step<()> {

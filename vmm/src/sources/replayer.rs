@@ -100,7 +100,7 @@ impl<S: LogSource> Replayer<S> {
         self.take_pages(at)?;
         // Two borrows of the log, because an end needs it mutably again.
         if matches!(self.log.head()?, Head::Ended) {
-            return Err(self.log.after_end());
+            return Err(self.after_end());
         }
         let Head::Entry(lsn, entry) = self.log.head()? else {
             return Err(Interruption::Failed("the log's head vanished".into()));
@@ -125,6 +125,13 @@ impl<S: LogSource> Replayer<S> {
         Ok((lsn, place, &entry.payload))
     }
 
+    fn after_end(&mut self) -> Interruption {
+        if let Some(state) = self.state.take() {
+            self.log.keep_state(state);
+        }
+        self.log.after_end()
+    }
+
     fn advance(&mut self) {
         count(&self.counters.entries);
         self.log.advance();
@@ -134,7 +141,7 @@ impl<S: LogSource> Replayer<S> {
     fn pass_marks(&mut self, at: &mut Moment<'_>, doing: &str) -> Step<()> {
         loop {
             match self.head(at, doing)? {
-                (_, EntryPlace::Here, Payload::Progress) => {}
+                (_, EntryPlace::Here, Payload::Progress | Payload::Protected { .. }) => {}
                 (lsn, EntryPlace::Here, Payload::Digest(logged)) => {
                     let logged = (**logged).clone();
                     if let Some(state) = &mut self.state {
@@ -202,7 +209,7 @@ impl<S: LogSource> Replayer<S> {
             let next = at.point.exits + 1;
             self.pass_marks(at, DOING)?;
             if matches!(self.log.head()?, Head::Ended) {
-                return Err(self.log.after_end());
+                return Err(self.after_end());
             }
             let Head::Entry(lsn, entry) = self.log.head()? else {
                 return Err(Interruption::Failed("the log's head vanished".into()));

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use logging_channel::entry::{Entry, Landmark, Lsn, OutputMarker, Payload, ShutdownReason};
 use vm_memory::{Bytes, GuestAddress};
 
+use super::StateFollower;
 use super::log_source::{Head, LogSource};
 use crate::devices::{Appetite, ClockNeed, Input};
 use crate::dice::Dice;
@@ -283,6 +284,10 @@ impl<L: LogSource> LogSource for SabotagedLog<L> {
     fn advance(&mut self) {
         self.broken = None;
         self.log.advance();
+    }
+
+    fn keep_state(&mut self, state: StateFollower) {
+        self.log.keep_state(state);
     }
 
     fn after_end(&mut self) -> Interruption {

@@ -112,8 +112,8 @@ impl Baseline {
         self.suspects.insert_bitmap(pages.words());
     }
 
-    /// How many pages are suspected.
-    pub(super) fn suspects(&self) -> u64 {
+    /// How many pages are suspected: a transfer has to look at them yet.
+    pub(crate) fn suspects(&self) -> u64 {
         self.suspects.len()
     }
 

@@ -54,6 +54,12 @@ impl Incoming {
         &mut self.baseline
     }
 
+    /// The baseline, of a guest that follows nobody any more.
+    #[must_use]
+    pub fn into_baseline(self) -> Baseline {
+        self.baseline
+    }
+
     /// A transfer of the whole state begins.
     ///
     /// # Errors

@@ -103,6 +103,10 @@ fn value(payload: &mut Payload, dice: &mut Dice) {
             }
         },
         Payload::Progress => {}
+        Payload::Protected { clock, wall_clock } => match dice.roll(2) {
+            0 => *clock ^= bit,
+            _ => *wall_clock ^= bit,
+        },
         Payload::Registers(registers) => registers.gpr[dice.roll(16) as usize] ^= bit,
         Payload::MemoryHashes { first_page, hashes } => match dice.roll(2) {
             0 => *first_page ^= bit,

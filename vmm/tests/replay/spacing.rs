@@ -7,7 +7,7 @@ use std::time::Duration;
 use ftvm_vmm::dice::Dice;
 use ftvm_vmm::engine::Step;
 use ftvm_vmm::fake_cpu::{Op, Script};
-use ftvm_vmm::sources::{LogSink, MANY};
+use ftvm_vmm::sources::{LogSink, MANY, Sent};
 use logging_channel::entry::{Entry, Lsn, Payload, StatePart};
 
 use crate::record_in;
@@ -64,7 +64,7 @@ impl LogSink for Hopeless {
         self.pair.told.borrow_mut().push((divergences, wait));
     }
 
-    fn state_sent(&mut self) {
+    fn state_sent(&mut self, _: Sent) {
         self.is_wanted = true;
     }
 }

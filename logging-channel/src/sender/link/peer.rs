@@ -30,6 +30,9 @@ impl Shared {
 
     /// The entry `lsn` is an output.
     pub(super) fn note_output(&self, lsn: Lsn) {
+        if self.joining.load(Ordering::Relaxed) {
+            return;
+        }
         let now = Instant::now();
         self.lock_unacknowledged().outputs.appended(lsn, now);
     }
@@ -37,7 +40,12 @@ impl Shared {
     /// A part of the guest's state is the entry `lsn`.
     pub(super) fn note_state(&self, part: &StatePart, lsn: Lsn) {
         match part {
-            StatePart::Begin => self.repaired.store(u64::MAX, Ordering::Relaxed),
+            StatePart::Begin => {
+                self.repaired.store(u64::MAX, Ordering::Relaxed);
+                if lsn == Lsn(1) {
+                    self.joining.store(true, Ordering::Relaxed);
+                }
+            }
             StatePart::Commit(_) if self.repaired.load(Ordering::Relaxed) == u64::MAX => {
                 self.repaired.store(lsn.0, Ordering::Relaxed);
             }

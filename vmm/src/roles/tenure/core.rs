@@ -18,7 +18,8 @@ use crate::roles::claim::{STOPPED, belongs, went_back};
 /// Something that happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::roles) enum Input {
-    /// A session has begun: from now on the other host may claim the next epoch.
+    /// This host's guest is protected by a session: from now on the other host may claim the next
+    /// epoch. A host that went on alone may be paired again.
     Paired,
     /// The other host is lost, for this reason.
     PeerLost(String),
@@ -183,7 +184,12 @@ impl Core {
             return None;
         }
         match input {
-            Input::Paired => self.peer = Peer::Present,
+            Input::Paired => {
+                self.peer = Peer::Present;
+                if self.contest == Contest::Won {
+                    self.contest = Contest::None;
+                }
+            }
             Input::PeerLost(reason) => return self.peer_lost(reason),
             Input::LogEnded if self.peer == Peer::Present => {
                 self.closed = self.end.is_some() && self.is_left_to_peer();

@@ -37,6 +37,9 @@ const END_PATIENCE: Duration = Duration::from_secs(30);
 /// How long an error waits for it.
 const ABANDON_PATIENCE: Duration = Duration::from_secs(5);
 
+/// What the other side of a primary is, for messages.
+const BACKUP: &str = "backup";
+
 /// The right to run alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -61,6 +64,7 @@ enum Message {
 
 #[derive(Debug, Default)]
 struct Published {
+    /// Of the session that was lost last.
     verdict: Option<Verdict>,
     /// Nothing is left to ask.
     over: bool,
@@ -103,6 +107,18 @@ impl Standing {
     pub(super) fn doubted_by_refusals(&self) -> RefusalNotice {
         let standing = self.clone();
         RefusalNotice::new(move |_| standing.tell(Input::Doubt))
+    }
+
+    /// This host's guest is protected by a session, whose end is announced there: there is no verdict
+    /// until it is lost. Said before the other host may hear of it.
+    pub(super) fn pair_with(&self, session: Receiver<ChannelEvent>) {
+        self.publish(|published| {
+            if let Some(Verdict::Won { .. }) = published.verdict {
+                published.verdict = None;
+            }
+        });
+        // Fails when there is nothing to decide any more.
+        let _ = self.messages.send(Message::Session(session));
     }
 
     /// The verdict, if there is one within `timeout`.
@@ -148,7 +164,7 @@ impl Tenure {
     /// Of a primary, which has won `epoch`.
     pub(super) fn hold(rights: Arc<Rights>, epoch: u64, events: &Events, halt: Halt) -> Self {
         let core = Core::holding(rights.claimant().clone(), epoch);
-        Self::start(rights, core, "backup", LOOK_INTERVAL, events, halt)
+        Self::start(rights, core, BACKUP, LOOK_INTERVAL, events, halt)
     }
 
     /// Of the backup of a primary that won `epoch` as `holder`.
@@ -161,7 +177,7 @@ impl Tenure {
     ) -> Self {
         let core = Core::following(rights.claimant().clone(), epoch, holder);
         let tenure = Self::start(rights, core, "primary", LOOK_INTERVAL, events, halt);
-        tenure.pair_with(session);
+        tenure.standing.pair_with(session);
         tenure
     }
 
@@ -201,12 +217,6 @@ impl Tenure {
 
     pub(super) fn standing(&self) -> Standing {
         self.standing.clone()
-    }
-
-    /// A session has begun, whose end is announced there.
-    pub(super) fn pair_with(&self, session: Receiver<ChannelEvent>) {
-        // Fails when there is nothing to decide any more.
-        let _ = self.standing.messages.send(Message::Session(session));
     }
 
     /// The guest ended in order: tells the disk server.
@@ -338,8 +348,9 @@ impl Keeper {
                 let verdict = Verdict::Won { epoch, lost_at };
                 self.standing
                     .publish(|published| published.verdict = Some(verdict));
-                // A backup tells it when its guest's thread is there.
-                if self.peer == "backup" {
+                // A backup tells it when its guest's thread is there. The next host that it loses is a
+                // backup of its own.
+                if std::mem::replace(&mut self.peer, BACKUP) == BACKUP {
                     log::warn!("running alone, unprotected, in epoch {epoch}");
                     self.events.emit(&Event::Live {
                         epoch,

@@ -154,9 +154,14 @@ fn a_primary_that_was_replaced_while_it_waits_begins_with_nobody() {
             let held = |_: &_| Confirmation::Held;
             LogReceiver::connect(address, &identity, &host, &settings, deadline, &gone, held)
         });
-        let accepted = listener.accept_backup(&identity, &host, &title, &settings, &NEVER, || {
-            rights.confirm(*epoch)
-        });
+        let accepted = listener.accept_backup(
+            &identity,
+            &host,
+            || Ok(title.clone()),
+            &settings,
+            None,
+            |_| rights.confirm(*epoch),
+        );
         match accepted {
             Err(AcceptError::NotEntitled(reason)) => {
                 assert!(reason.contains(another.claimant().as_str()), "{reason}");
@@ -192,7 +197,7 @@ fn a_refused_write_makes_a_host_look_whether_it_was_replaced() {
 fn a_host_whose_successor_has_stopped_was_replaced() {
     let scene = primary();
     let (_announce, events) = session();
-    scene.tenure.pair_with(events);
+    scene.tenure.standing().pair_with(events);
     let another = scene.server.rights();
     let epoch = another.start(&NEVER).unwrap();
     let (halt, _halted) = halt();
@@ -215,9 +220,9 @@ fn a_host_that_was_replaced_learns_of_it_without_a_hint() {
     let (halt, halted) = halt();
     let core = Core::holding(rights.claimant().clone(), epoch);
     let pace = Duration::from_millis(10);
-    let tenure = Tenure::start(rights, core, "backup", pace, &Events::default(), halt);
+    let tenure = Tenure::start(rights, core, BACKUP, pace, &Events::default(), halt);
     let (announce, events) = session();
-    tenure.pair_with(events);
+    tenure.standing().pair_with(events);
     announce.send(lost()).unwrap();
     let verdict = tenure.standing().wait(LONG);
     assert!(matches!(verdict, Some(Verdict::Won { .. })), "{verdict:?}");
@@ -227,12 +232,36 @@ fn a_host_that_was_replaced_learns_of_it_without_a_hint() {
     halted.recv_timeout(LONG).unwrap();
 }
 
+/// A guest has many sessions: each loss is a claim of its own, and one of them may be another's.
+#[test]
+fn a_host_that_went_on_alone_is_paired_again() {
+    let scene = primary();
+    let standing = scene.tenure.standing();
+    for loss in 1..=3 {
+        let (announce, events) = session();
+        standing.pair_with(events);
+        assert_eq!(standing.wait(Duration::ZERO), None, "loss {loss}");
+        announce.send(lost()).unwrap();
+        let verdict = standing.wait(LONG);
+        let Some(Verdict::Won { epoch, .. }) = verdict else {
+            panic!("{verdict:?}");
+        };
+        assert_eq!(epoch, scene.epoch + loss);
+    }
+    let (announce, events) = session();
+    standing.pair_with(events);
+    scene.server.rights().start(&NEVER).unwrap();
+    announce.send(lost()).unwrap();
+    assert!(matches!(standing.wait(LONG), Some(Verdict::Lost(_))));
+    scene.halted.recv_timeout(LONG).unwrap();
+}
+
 /// The backup did not acknowledge the end: the claim for what is left, and the end, of one owner.
 #[test]
 fn the_end_of_a_guest_whose_backup_is_lost_is_told_once() {
     let scene = primary();
     let (announce, events) = session();
-    scene.tenure.pair_with(events);
+    scene.tenure.standing().pair_with(events);
     let standing = scene.tenure.standing();
     standing.guest_ended();
     announce.send(lost()).unwrap();
@@ -246,7 +275,7 @@ fn the_end_of_a_guest_whose_backup_is_lost_is_told_once() {
 fn an_orderly_end_is_told() {
     let scene = primary();
     let (_announce, events) = session();
-    scene.tenure.pair_with(events);
+    scene.tenure.standing().pair_with(events);
     scene.tenure.standing().session_over(&LossReason::Orderly);
     scene.tenure.end();
     assert!(scene.server.is_stopped_at(scene.epoch + 1));
@@ -264,7 +293,7 @@ fn an_error_before_there_is_a_backup_gives_the_epoch_back() {
 fn an_error_with_a_backup_leaves_the_guest_to_that() {
     let scene = primary();
     let (_announce, events) = session();
-    scene.tenure.pair_with(events);
+    scene.tenure.standing().pair_with(events);
 
     let (announce, events) = session();
     let (halt, halted) = halt();
@@ -298,7 +327,7 @@ fn a_backup_tells_of_the_end_where_the_primary_cannot() {
     // The primary was not lost after all: it has nothing else to say.
     scene.tenure.standing().guest_ended();
     let (announce, events) = session();
-    scene.tenure.pair_with(events);
+    scene.tenure.standing().pair_with(events);
     announce.send(lost()).unwrap();
     scene.tenure.end();
     assert!(scene.server.is_stopped_at(scene.epoch + 1));
@@ -465,9 +494,9 @@ fn a_loss_is_told_while_the_disk_server_owes_an_answer() {
     let events = Events::open(Some(&told)).unwrap();
     let core = Core::holding(rights.claimant().clone(), epoch);
     let pace = Duration::from_millis(10);
-    let tenure = Tenure::start(rights, core, "backup", pace, &events, halt().0);
+    let tenure = Tenure::start(rights, core, BACKUP, pace, &events, halt().0);
     let (announce, session) = session();
-    tenure.pair_with(session);
+    tenure.standing().pair_with(session);
 
     one_way.muted.store(true, Ordering::SeqCst);
     let before = one_way.asked.load(Ordering::SeqCst);

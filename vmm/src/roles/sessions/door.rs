@@ -1,0 +1,144 @@
+//! Takes backups, one at a time, for as long as the guest runs.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use logging_channel::handshake::{Refusal, RefusalCode};
+use logging_channel::sender::Sender;
+use logging_channel::session::{AcceptError, Listener};
+use logging_channel::{HostReport, Identity, Settings};
+
+use super::{Phase, Sessions};
+use crate::events::{Event, Events};
+use crate::roles::claim::Rights;
+use crate::roles::peer_report::{self, StopNaming};
+
+/// How long one that comes while the last backup's loss is being settled waits for that.
+const SETTLING: Duration = Duration::from_secs(2);
+
+/// What backups need to know of this host and its guest.
+pub(in crate::roles) struct Door {
+    pub(in crate::roles) identity: Identity,
+    pub(in crate::roles) host_report: HostReport,
+    pub(in crate::roles) settings: Settings,
+    pub(in crate::roles) rights: Arc<Rights>,
+    pub(in crate::roles) events: Events,
+}
+
+impl Door {
+    /// Takes a backup whenever the guest has none, on a thread of its own.
+    pub(in crate::roles) fn keep(self, mut listener: Listener, sessions: Sessions) {
+        thread::Builder::new()
+            .name("door".into())
+            .spawn(move || {
+                loop {
+                    match self.accept(&mut listener, &sessions) {
+                        Ok(()) => {}
+                        Err(AcceptError::NotEntitled(reason)) => {
+                            log::warn!("no backup can join any more: {reason}");
+                            return;
+                        }
+                        Err(error) => {
+                            log::warn!("no backup can join: {error}");
+                            thread::sleep(SETTLING);
+                        }
+                    }
+                }
+            })
+            .expect("a thread can be started");
+    }
+
+    /// Waits for the backup with which the guest of `epoch` begins, until `cancel` is set.
+    ///
+    /// # Errors
+    /// [`AcceptError`].
+    pub(in crate::roles) fn accept_first(
+        &self,
+        listener: &mut Listener,
+        epoch: u64,
+        cancel: &AtomicBool,
+    ) -> Result<Sender, AcceptError> {
+        listener.accept_backup(
+            &self.identity,
+            &self.host_report,
+            || Ok(self.rights.title(epoch)),
+            &self.settings,
+            Some(cancel),
+            |title| self.rights.confirm(title.epoch),
+        )
+    }
+
+    /// Compares the backup's host with this one. Whether stops may be named by a count.
+    pub(in crate::roles) fn compare(&self, sender: &Sender) -> bool {
+        let peer = &sender.session().peer_host;
+        peer_report::compare(&self.events, &self.host_report, peer) == StopNaming::Counter
+    }
+
+    fn accept(&self, listener: &mut Listener, sessions: &Sessions) -> Result<(), AcceptError> {
+        let sender = listener.accept_backup(
+            &self.identity,
+            &self.host_report,
+            || sessions.may_join().map(|epoch| self.rights.title(epoch)),
+            &self.settings,
+            None,
+            |title| self.rights.confirm(title.epoch),
+        )?;
+        let counts = self.compare(&sender);
+        self.events.emit(&Event::Joining {
+            percent: 0.0,
+            bytes: 0,
+            bytes_per_second: 0.0,
+            seconds_left: 0.0,
+        });
+        sessions.offer(sender, counts);
+        Ok(())
+    }
+}
+
+impl Sessions {
+    /// Whether a backup may join the guest now: in which epoch.
+    fn may_join(&self) -> Result<u64, Refusal> {
+        let refuse = |code, message: &str| {
+            let message = message.to_owned();
+            Err(Refusal { code, message })
+        };
+        let until = Instant::now() + SETTLING;
+        let mut phase = self.0.phase.lock();
+        loop {
+            let settled = match &phase.0 {
+                Phase::Alone => return Ok(phase.1),
+                Phase::Following => {
+                    return refuse(
+                        RefusalCode::NotNow,
+                        "this host is itself the guest's backup: connect to its primary",
+                    );
+                }
+                Phase::Ended => {
+                    return refuse(
+                        RefusalCode::Ending,
+                        "the VM has ended: start the primary again",
+                    );
+                }
+                Phase::Offered(session) | Phase::Joining(session) | Phase::Protected(session) => {
+                    !session.sender.is_lost()
+                }
+            };
+            if settled {
+                return refuse(
+                    RefusalCode::AlreadyHasBackup,
+                    "the primary already has a backup: stop that one first, or start this one for \
+                     another VM",
+                );
+            }
+            if self.0.changed.wait_until(&mut phase, until).timed_out() {
+                return refuse(
+                    RefusalCode::NotNow,
+                    "the primary lost its backup and is asking the disk server whether it may go on \
+                     alone: try again in a moment",
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The guest's log, as its recorder writes it: to whoever follows it, if anybody does.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use logging_channel::entry::{Entry, Lsn, Payload, StatePart};
+use logging_channel::sender::Finish;
+
+use super::{Join, Phase, Session, Sessions};
+use crate::elsewhere::DroppedElsewhere;
+use crate::engine::Step;
+use crate::events::Event;
+use crate::sources::{LogSink, Sent};
+
+/// How long a backup may take to acknowledge the end of an orderly log.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The guest's log. For its thread.
+pub(in crate::roles) struct SessionLog {
+    sessions: Sessions,
+    current: Option<DroppedElsewhere<Session>>,
+    /// Entries so far.
+    counted: u64,
+    /// The session is to protect the guest, and does not yet.
+    unprotected: bool,
+    /// What was sent for the join.
+    sent: Option<Sent>,
+    /// **Leaves a backup that differs as it is.**
+    #[cfg(feature = "sabotage")]
+    pub(in crate::roles) never_repair: bool,
+}
+
+impl SessionLog {
+    /// The log of the guest that these sessions are of, from its begin on, or from where this host
+    /// goes live.
+    pub(in crate::roles) fn new(sessions: Sessions) -> Self {
+        let current = match sessions.phase() {
+            Phase::Protected(session) => Some(DroppedElsewhere::new(session)),
+            _ => None,
+        };
+        Self {
+            sessions,
+            unprotected: current.is_some(),
+            current,
+            counted: 0,
+            sent: None,
+            #[cfg(feature = "sabotage")]
+            never_repair: false,
+        }
+    }
+
+    /// The session, while its backup is there.
+    fn session(&self) -> Option<&Session> {
+        let session = self.current.as_deref()?;
+        (!session.sender.is_lost()).then_some(session)
+    }
+
+    /// Notes what the backup has to execute before it has the state with which the session began.
+    fn note_state(join: &Join, payload: &Payload, lsn: Lsn) {
+        let order = Ordering::Relaxed;
+        let Payload::State(part) = payload else {
+            return;
+        };
+        match part {
+            // Or another one, if the backup could not take the first.
+            StatePart::Begin => join.commit.store(0, order),
+            StatePart::Pages(block) => {
+                join.bytes.fetch_add(block.len() as u64, order);
+            }
+            StatePart::Commit(_) if join.commit.load(order) == 0 => {
+                join.commit.store(lsn.0, order);
+            }
+            StatePart::Rest(_) | StatePart::Commit(_) => {}
+        }
+    }
+
+    /// From here on outputs wait for this session.
+    fn protect(&self, session: &Session) -> bool {
+        let mut phase = self.sessions.0.phase.lock();
+        match &phase.0 {
+            Phase::Joining(joining) if joining.is(session) => {}
+            // It began together with the guest.
+            Phase::Protected(protecting) => return protecting.is(session),
+            _ => return false,
+        }
+        // In this order: whoever may claim the guest is known before it can hear of it, and an
+        // output that is submitted from now on waits.
+        phase.0 = Phase::Protected(session.clone());
+        self.sessions.standing().pair_with(session.sender.events());
+        self.sessions.0.changed.notify_all();
+        true
+    }
+
+    fn tell_protected(&self, session: &Session, epoch: u64) {
+        let sent = self.sent.unwrap_or_default();
+        let join = session.began.elapsed();
+        log::warn!(
+            "PROTECTED by the backup at {}, {:.1} s after it came: {:.1} MB in {} rounds, the guest \
+             stood still for {:.0} ms at the end",
+            session.sender.session().peer,
+            join.as_secs_f64(),
+            sent.bytes as f64 / 1e6,
+            sent.rounds,
+            sent.pause.as_secs_f64() * 1e3,
+        );
+        self.sessions.0.events.emit(&Event::Protected {
+            epoch,
+            join_ms: join.as_millis() as u64,
+            pause_ms: sent.pause.as_millis() as u64,
+            bytes: sent.bytes,
+            rounds: sent.rounds,
+        });
+    }
+}
+
+impl LogSink for SessionLog {
+    fn append(&mut self, entry: Entry) -> Step<Lsn> {
+        let lsn = match &self.current {
+            None => Lsn(self.counted + 1),
+            Some(session) => {
+                if self.unprotected {
+                    // Its number in the session: no other thread appends.
+                    let lsn = Lsn(self.counted + 1 - session.base);
+                    Self::note_state(&session.join, &entry.payload, lsn);
+                }
+                session.lsn(session.sender.append(entry))
+            }
+        };
+        self.counted = lsn.0;
+        self.sessions.0.counted.store(lsn.0, Ordering::Release);
+        Ok(lsn)
+    }
+
+    fn flush(&mut self) {
+        if let Some(session) = &self.current {
+            session.sender.flush();
+        }
+    }
+
+    fn throttle(&mut self) {
+        // A backup that joins takes its time.
+        if let (false, Some(session)) = (self.unprotected, &self.current) {
+            session.sender.throttle();
+        }
+    }
+
+    fn is_kept(&self) -> bool {
+        self.session().is_some()
+    }
+
+    fn is_replayed(&self) -> bool {
+        self.session().is_some()
+    }
+
+    fn begins(&mut self) -> bool {
+        let shared = &self.sessions.0;
+        if !shared.offered.load(Ordering::Relaxed) || !shared.offered.swap(false, Ordering::Acquire)
+        {
+            return false;
+        }
+        let mut phase = shared.phase.lock();
+        let Phase::Offered(session) = &phase.0 else {
+            return false;
+        };
+        let session = Session {
+            base: self.counted,
+            ..session.clone()
+        };
+        phase.0 = Phase::Joining(session.clone());
+        drop(phase);
+        log::info!(
+            "the backup at {} joins: sending it the whole state",
+            session.sender.session().peer
+        );
+        self.current = Some(DroppedElsewhere::new(session));
+        self.unprotected = true;
+        self.sent = None;
+        true
+    }
+
+    fn protects(&mut self) -> bool {
+        if !self.unprotected {
+            return false;
+        }
+        let Some(session) = self.session() else {
+            return false;
+        };
+        let commit = session.join.commit.load(Ordering::Relaxed);
+        let together = commit == u64::MAX;
+        if !together && (commit == 0 || session.sender.executed().0 < commit) {
+            return false;
+        }
+        if !self.protect(session) {
+            return false;
+        }
+        self.sessions.release_with(session);
+        if let Some(act) = self.sessions.0.protected.get() {
+            act(&session.sender);
+        }
+        if !together {
+            self.tell_protected(session, session.sender.session().epoch);
+        }
+        self.unprotected = false;
+        true
+    }
+
+    fn state_wanted(&mut self) -> Option<Lsn> {
+        let lsn = self.session()?.sender.state_wanted()?;
+        self.sessions
+            .0
+            .events
+            .emit(&Event::BackupDiverged { lsn: lsn.0 });
+        #[cfg(feature = "sabotage")]
+        if self.never_repair {
+            return None;
+        }
+        Some(lsn)
+    }
+
+    fn takes_counts(&self) -> bool {
+        self.session()
+            .is_some_and(|session| session.counts && session.sender.takes_counts())
+    }
+
+    fn is_unprotected(&mut self, divergences: usize, wait: Duration) {
+        self.sessions.0.events.emit(&Event::Unprotected {
+            divergences,
+            repair_in_ms: wait.as_millis() as u64,
+        });
+    }
+
+    fn state_left(&mut self, left: u64, pages: u64) {
+        if let (true, Some(session)) = (self.unprotected, &self.current) {
+            session.join.left.store(left, Ordering::Relaxed);
+            session.join.pages.store(pages, Ordering::Relaxed);
+        }
+    }
+
+    fn state_sent(&mut self, sent: Sent) {
+        self.sent = Some(sent);
+        self.sessions.0.events.emit(&Event::StateSent);
+    }
+
+    fn finish(&mut self) -> Step<()> {
+        let standing = self.sessions.standing();
+        standing.guest_ended();
+        self.sessions.set(Phase::Ended);
+        let Some(session) = &self.current else {
+            log::info!("the guest ended without a backup");
+            return Ok(());
+        };
+        match session.sender.finish(FINISH_TIMEOUT) {
+            Finish::Orderly => log::info!("the backup has the whole log"),
+            Finish::TimedOut => log::warn!("the backup did not acknowledge the guest's end"),
+            Finish::PeerLost(reason) => log::info!("the guest ended without a backup ({reason})"),
+        }
+        // Before the end of the guest is told, which depends on it.
+        if let (false, Some(reason)) = (self.unprotected, session.sender.lost()) {
+            standing.session_over(&reason);
+        }
+        Ok(())
+    }
+}
