@@ -13,7 +13,7 @@ use crate::assembly::AssemblyError;
 use crate::doctor::Unfit;
 use crate::engine::EngineError;
 use crate::io::{INTERRUPTED, Terminal};
-use crate::roles::{Halt, RoleError};
+use crate::roles::{Halt, NotLive, RoleError};
 use crate::selftest::SelftestError;
 use crate::sources::{Control, Lanes};
 
@@ -90,7 +90,7 @@ fn status_of(cause: &(dyn Error + 'static)) -> Option<u8> {
     match cause.downcast_ref()? {
         RoleError::Engine(error) => engine(error),
         RoleError::Assembly(error) => assembly(error),
-        RoleError::NotLive(_) => Some(DIVERGED),
+        RoleError::NotLive(NotLive::Diverged(_)) => Some(DIVERGED),
         RoleError::Accept(AcceptError::NotEntitled(_)) => Some(LOST),
         _ => None,
     }

@@ -185,9 +185,13 @@ pub fn run_backup(
     let handle = receiver_handle;
     let ended = engine.run().map_err(|error| {
         let unfit = match error {
-            _ if !joined.load(Ordering::Relaxed) && handle.lost().is_some() => {
-                let lost = handle.lost().map(|reason| reason.to_string());
-                NotLive::NotJoined(lost.unwrap_or_default())
+            EngineError::Diverged(_) | EngineError::Source(_)
+                if !joined.load(Ordering::Relaxed) =>
+            {
+                match handle.lost() {
+                    Some(LossReason::Orderly) | None => NotLive::Ended,
+                    Some(reason) => NotLive::NotJoined(reason.to_string()),
+                }
             }
             EngineError::Diverged(divergence) => NotLive::Diverged(divergence),
             other => return other.into(),

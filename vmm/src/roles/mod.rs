@@ -73,6 +73,9 @@ pub enum NotLive {
          disk server still has it as running"
     )]
     NotJoined(String),
+    /// The guest ended before it had joined.
+    #[error("the guest ended in order while this backup was joining")]
+    Ended,
 }
 
 /// Ties the guest of a pair to the disk server that decides who runs it: the other host must ask the
