@@ -32,6 +32,7 @@ pub mod io;
 mod kick;
 pub mod kvm;
 mod page_tables;
+pub mod protocol;
 pub mod ram;
 pub mod rewrite;
 pub mod roles;

@@ -1,12 +1,9 @@
 //! A host's time with its guest, as the disk server has it: one owner of the epoch, from the claim
 //! or the first word of a primary to the end that is told.
 //!
-//! All decisions are in `core.rs`. Here is the thread that makes its claims, and the handles by which
+//! All decisions are in [`crate::protocol::epoch`]. Here is the thread that makes its claims, and the handles by which
 //! others say what happens and hear what was decided.
 
-mod core;
-#[cfg(test)]
-mod interleavings;
 mod looks;
 #[cfg(test)]
 mod tests;
@@ -20,12 +17,12 @@ use disk_server::arbiter::Claimant;
 use logging_channel::{ChannelEvent, LossReason};
 use parking_lot::{Condvar, Mutex};
 
-use self::core::{Core, Effect, Input, Task};
 use self::looks::{Answer, Looks};
 use super::Halt;
 use super::claim::Rights;
 use crate::disk::RefusalNotice;
 use crate::events::{Event, Events};
+use crate::protocol::epoch::{Core, Effect, Input, Task};
 
 /// How often the record is read: so often a host that was replaced learns of it, and the connection
 /// for a claim stays open.

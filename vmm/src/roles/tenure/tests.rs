@@ -13,8 +13,9 @@ use logging_channel::receiver::Receiver as LogReceiver;
 use logging_channel::session::{AcceptError, Confirmation, ConnectError, Listener};
 use logging_channel::{HostReport, Identity, Settings};
 
-use super::super::claim::{ArbiterConfig, STOPPED};
+use super::super::claim::ArbiterConfig;
 use super::*;
+use crate::protocol::rights::STOPPED;
 
 /// More than anything here takes on a busy machine.
 const LONG: Duration = Duration::from_secs(60);

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 
 use disk_server::arbiter::{Answer, Claim, ClaimRequest, Claimant, Record, decide};
 
-use super::core::{Core, Effect, Input, Task};
-use crate::roles::claim::STOPPED;
+use super::{Core, Effect, Input, Task};
+use crate::protocol::rights::STOPPED;
 
 /// The epoch in which the pair runs.
 const EPOCH: u64 = 1;

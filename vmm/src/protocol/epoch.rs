@@ -11,13 +11,16 @@
 //! guest cannot overtake a claim that its host has made. A look at the record stops nothing, and is
 //! given up when a claim is to be made: its answer would be older than the claim's.
 
+#[cfg(test)]
+mod interleavings;
+
 use disk_server::arbiter::{Claim, Claimant, Record};
 
-use crate::roles::claim::{STOPPED, belongs, went_back};
+use super::rights::{STOPPED, belongs, went_back};
 
 /// Something that happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::roles) enum Input {
+pub enum Input {
     /// This host's guest is protected by a session: from now on the other host may claim the next
     /// epoch. A host that went on alone may be paired again.
     Paired,
@@ -47,7 +50,7 @@ pub(in crate::roles) enum Input {
 
 /// What is to be asked of the disk server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(in crate::roles) enum Task {
+pub enum Task {
     /// The record: now and then, or soon because there is a doubt.
     Watch {
         /// Soon.
@@ -63,7 +66,7 @@ pub(in crate::roles) enum Task {
 
 /// What follows from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::roles) enum Effect {
+pub enum Effect {
     /// The other host is lost.
     PeerLost(String),
     /// This host is the only one that runs the guest, in this epoch.
@@ -105,7 +108,7 @@ enum End {
 
 /// What a host knows of the epoch of its guest.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(in crate::roles) struct Core {
+pub struct Core {
     me: Claimant,
     /// The epoch in which the guest runs.
     epoch: u64,
@@ -124,12 +127,14 @@ pub(in crate::roles) struct Core {
 
 impl Core {
     /// A primary that has won `epoch`, and has no backup yet.
-    pub(in crate::roles) fn holding(me: Claimant, epoch: u64) -> Self {
+    #[must_use]
+    pub fn holding(me: Claimant, epoch: u64) -> Self {
         Self::new(me.clone(), epoch, me, Peer::None, Some(true))
     }
 
     /// The backup of a primary that holds `epoch` as `holder`.
-    pub(in crate::roles) fn following(me: Claimant, epoch: u64, holder: Claimant) -> Self {
+    #[must_use]
+    pub fn following(me: Claimant, epoch: u64, holder: Claimant) -> Self {
         Self::new(me, epoch, holder, Peer::Present, None)
     }
 
@@ -149,7 +154,8 @@ impl Core {
     }
 
     /// Who won the epoch in which the guest runs.
-    pub(in crate::roles) fn holder(&self) -> &Claimant {
+    #[must_use]
+    pub fn holder(&self) -> &Claimant {
         &self.holder
     }
 
@@ -158,7 +164,7 @@ impl Core {
     }
 
     /// What is to be asked now. A claim that was given out counts as made.
-    pub(in crate::roles) fn next(&mut self) -> Task {
+    pub fn next(&mut self) -> Task {
         if self.closed {
             return Task::Nothing;
         }
@@ -179,7 +185,7 @@ impl Core {
     }
 
     /// Something happens. Gives what follows from it.
-    pub(in crate::roles) fn take(&mut self, input: Input) -> Option<Effect> {
+    pub fn take(&mut self, input: Input) -> Option<Effect> {
         if self.closed {
             return None;
         }
