@@ -6,6 +6,7 @@
 //! - [`session`]: how a primary and its backup find each other and agree that they fit.
 //! - [`sender`], [`receiver`]: the two ends of a running session.
 //! - [`heartbeat`]: how each side learns that it lost the other.
+//! - [`protocol`]: what is decided in all of these, without sockets, threads and clocks.
 //!
 //! Nothing here knows about KVM, devices or roles. `docs/wire-format.md` has all layouts on one
 //! page.
@@ -20,6 +21,7 @@ mod host;
 mod identity;
 mod instructions;
 mod loss;
+pub mod protocol;
 pub mod receiver;
 pub mod record;
 mod refusal;

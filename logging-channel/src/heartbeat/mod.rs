@@ -22,14 +22,15 @@
 //!
 //! Anything else that reaches the port is ignored: it proves nothing about the peer.
 
+mod beating;
 mod detector;
 mod grace;
-mod pulse;
 mod round_trip;
 
+pub(crate) use beating::{Beating, LastHeard, Monitored};
 pub use detector::{FailureDetector, Liveness};
 pub(crate) use grace::Grace;
-pub(crate) use pulse::{Beating, LastHeard, Monitored};
+pub(crate) use round_trip::RoundTrip;
 
 use std::time::Duration;
 

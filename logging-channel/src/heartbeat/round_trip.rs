@@ -19,7 +19,7 @@ const RECENT: usize = 15;
 
 /// One side's estimate of the round trip.
 #[derive(Debug, Default)]
-pub(super) struct RoundTrip {
+pub(crate) struct RoundTrip {
     /// Numbers of own heartbeats, and when they were sent.
     sent: VecDeque<(u64, Instant)>,
     /// The peer's last heartbeat, and when it was heard.
@@ -30,7 +30,7 @@ pub(super) struct RoundTrip {
 
 impl RoundTrip {
     /// What the next heartbeat has to say of the peer's.
-    pub(super) fn echo(&self, now: Instant) -> Option<Echo> {
+    pub(crate) fn echo(&self, now: Instant) -> Option<Echo> {
         let (sequence, at) = self.heard?;
         Some(Echo {
             sequence,
@@ -39,18 +39,18 @@ impl RoundTrip {
     }
 
     /// The own heartbeat `sequence` leaves.
-    pub(super) fn sent(&mut self, sequence: u64, now: Instant) {
+    pub(crate) fn sent(&mut self, sequence: u64, now: Instant) {
         push_bounded(&mut self.sent, (sequence, now), REMEMBERED);
     }
 
     /// When the own heartbeat `sequence` left, if that is remembered.
-    pub(super) fn sent_at(&self, sequence: u64) -> Option<Instant> {
+    pub(crate) fn sent_at(&self, sequence: u64) -> Option<Instant> {
         let found = self.sent.iter().find(|(number, _)| *number == sequence);
         found.map(|&(_, at)| at)
     }
 
     /// The peer's heartbeat `sequence` came. Returns the new estimate if there is one.
-    pub(super) fn heard(
+    pub(crate) fn heard(
         &mut self,
         sequence: u64,
         echo: Option<Echo>,

@@ -15,17 +15,10 @@ use crate::control::{CONTROL_MAGIC, Control};
 use crate::entry::Lsn;
 use crate::heartbeat::{LastHeard, Monitored, Role};
 use crate::loss::{Loss, LossReason};
+use crate::protocol::{BackupEnd, FromPrimary, Heard, REPORT};
 use crate::session::SessionInfo;
 use crate::settings::Settings;
 use crate::socket::{Tail, wait_readable};
-
-/// How long entries that nobody waits for are not acknowledged, for others to come with them, and
-/// how long executed entries wait to be reported while execution moves on.
-const REPORT: Duration = Duration::from_millis(10);
-
-/// The longest that is when nothing moved for a while: an idle guest's replay trails by an entry
-/// all the time, and looking for its progress must not cost more than that.
-const REPORT_IDLE: Duration = Duration::from_millis(40);
 
 /// What is read at once, at least.
 const READ_BYTES: usize = 128 * 1024;
@@ -103,6 +96,11 @@ impl Shared {
         Lsn(self.released.load(Ordering::Relaxed))
     }
 
+    /// The primary says that its outputs up to `lsn` have left.
+    fn note_released(&self, lsn: Lsn) {
+        self.released.fetch_max(lsn.0, Ordering::Relaxed);
+    }
+
     fn executed(&self) -> Lsn {
         Lsn(self.executed.load(Ordering::Relaxed))
     }
@@ -177,25 +175,13 @@ impl CaughtUp {
 struct Reading<'a> {
     shared: &'a Shared,
     order: LogOrder,
-    acks: Acks,
+    /// What the stream did not take of acknowledgements.
+    tail: Tail,
     /// Read from the stream and not yet taken: `start..end`.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// How long to wait for the next report.
-    report: Duration,
-    /// When the first entries came that are not acknowledged.
-    owed: Option<Instant>,
-    /// The primary waits for one of them.
-    awaited: bool,
-}
-
-/// What the primary was told.
-#[derive(Default)]
-struct Acks {
-    tail: Tail,
-    received: Lsn,
-    executed: Lsn,
+    protocol: BackupEnd,
 }
 
 impl<'a> Reading<'a> {
@@ -203,13 +189,11 @@ impl<'a> Reading<'a> {
         Self {
             shared,
             order: LogOrder::default(),
-            acks: Acks::default(),
+            tail: Tail::default(),
             buffer: vec![0; READ_BYTES],
             start: 0,
             end: 0,
-            report: REPORT,
-            owed: None,
-            awaited: false,
+            protocol: BackupEnd::default(),
         }
     }
 
@@ -235,7 +219,7 @@ impl<'a> Reading<'a> {
                 Ok(false) => {
                     // The primary's outputs wait for this, so it comes before the replay, which
                     // takes the processor where there is only one.
-                    if self.awaited || self.until_owed().is_some_and(|left| left.is_zero()) {
+                    if self.protocol.is_due(Instant::now()) {
                         self.acknowledge();
                     }
                     self.shared.queue.announce();
@@ -248,18 +232,9 @@ impl<'a> Reading<'a> {
 
     /// Waits for something to read, or until progress is to be looked at.
     fn wait(&mut self) -> io::Result<bool> {
-        let behind = self.acks.executed < self.order.last()
-            || !self.acks.tail.is_empty()
-            || self.shared.differed.load(Ordering::Relaxed) != 0;
-        // What is owed is never later than a report.
-        let timeout = (self.until_owed()).or_else(|| behind.then_some(self.report));
+        let unsaid = !self.tail.is_empty() || self.shared.differed.load(Ordering::Relaxed) != 0;
+        let timeout = self.protocol.next_report(Instant::now(), unsaid);
         Ok(wait_readable(&[self.shared.stream.as_fd()], timeout)?[0])
-    }
-
-    /// Time until what is owed is acknowledged at the latest.
-    fn until_owed(&self) -> Option<Duration> {
-        let owed = self.owed?;
-        Some(REPORT.saturating_sub(owed.elapsed()))
     }
 
     fn read(&mut self) -> io::Result<usize> {
@@ -291,8 +266,9 @@ impl<'a> Reading<'a> {
             if header[..4] == CONTROL_MAGIC {
                 let control = Control::decode(header).map_err(|error| error.to_string())?;
                 self.start += HEADER_LEN;
-                if self.take_control(control)? {
-                    return Ok(true);
+                match self.protocol.hear(control)? {
+                    FromPrimary::Released(lsn) => self.shared.note_released(lsn),
+                    FromPrimary::End => return Ok(true),
                 }
                 continue;
             }
@@ -315,30 +291,12 @@ impl<'a> Reading<'a> {
             let len = HEADER_LEN + body.len();
             shared.bytes.fetch_add(len as u64, Ordering::Relaxed);
             shared.batches.fetch_add(1, Ordering::Relaxed);
-            let last = self.order.last().0;
-            shared.received.store(last, Ordering::Relaxed);
+            let last = self.order.last();
+            shared.received.store(last.0, Ordering::Relaxed);
             // Only now: while it waited for room, what came before was acknowledged, and not this.
-            self.owed.get_or_insert_with(Instant::now);
-            self.awaited |= awaited;
+            self.protocol.receive(last, awaited, Instant::now());
         }
         Ok(false)
-    }
-
-    fn take_control(&mut self, control: Control) -> Result<bool, String> {
-        match control {
-            Control::Released(lsn) => {
-                self.shared.peer_released(lsn);
-                Ok(false)
-            }
-            Control::Goodbye(last) if last == self.order.last() => Ok(true),
-            Control::Goodbye(last) => Err(format!(
-                "a goodbye after LSN {last}, but the last entry has LSN {}",
-                self.order.last()
-            )),
-            Control::Acknowledge { .. } | Control::NeedState { .. } => {
-                Err(format!("a primary that sends {control:?}"))
-            }
-        }
     }
 
     /// Puts a batch into the queue, without a word to the replay; waits for room.
@@ -361,51 +319,36 @@ impl<'a> Reading<'a> {
 
     /// Tells the primary what was received and executed, if it does not know.
     fn acknowledge(&mut self) {
-        let received = Lsn(self.shared.received.load(Ordering::Relaxed));
-        let executed = self.shared.executed().min(received);
-        let moved = executed > self.acks.executed;
-        let news = moved || received > self.acks.received;
-        self.report = if news {
-            REPORT
-        } else {
-            (self.report * 2).min(REPORT_IDLE)
-        };
-        // If it cannot be said now, then with the next report.
-        self.owed = None;
-        self.awaited = false;
-        // Nothing is acknowledged once this side took the primary for lost: it may go live.
-        if self.shared.loss.is_over() {
-            return;
-        }
+        let shared = self.shared;
         // A socket that does not take this now takes it at the next report, and newer numbers
         // with it. Errors show at the next read.
-        if !matches!(self.acks.tail.send_now(&self.shared.stream), Ok(true)) {
-            return;
-        }
-        let differed = self.shared.differed.swap(0, Ordering::AcqRel);
+        let open = !shared.loss.is_over() && matches!(self.tail.send_now(&shared.stream), Ok(true));
+        let report = self.protocol.report(shared.executed(), open);
+        let differed = match open {
+            true => shared.differed.swap(0, Ordering::AcqRel),
+            false => 0,
+        };
         if differed != 0 {
             let message = Control::NeedState {
                 differed: Lsn(differed),
-                uncounted: self.shared.uncounted.load(Ordering::Relaxed),
+                uncounted: shared.uncounted.load(Ordering::Relaxed),
             };
-            self.acks.tail.push(message.encode().to_vec());
+            self.tail.push(message.encode().to_vec());
         }
-        if !news {
-            if differed != 0 {
-                let _ = self.acks.tail.send_now(&self.shared.stream);
-            }
-            return;
+        if let Some((received, executed)) = report {
+            let message = Control::Acknowledge {
+                received,
+                executed,
+                idle: shared.caught_up.ago(executed),
+            };
+            self.tail.push(message.encode().to_vec());
         }
-        self.acks.executed = executed.max(self.acks.executed);
-        self.acks.received = received;
-        let message = Control::Acknowledge {
-            received,
-            executed: self.acks.executed,
-            idle: self.shared.caught_up.ago(self.acks.executed),
-        };
-        self.acks.tail.push(message.encode().to_vec());
-        let _ = self.acks.tail.send_now(&self.shared.stream);
-        self.shared.acked.store(received.0, Ordering::Relaxed);
+        if !self.tail.is_empty() && open {
+            let _ = self.tail.send_now(&shared.stream);
+        }
+        if let Some((received, _)) = report {
+            shared.acked.store(received.0, Ordering::Relaxed);
+        }
     }
 }
 
@@ -420,20 +363,14 @@ impl Monitored for Shared {
         Lsn(0)
     }
 
-    fn peer_released(&self, lsn: Lsn) {
-        self.released.fetch_max(lsn.0, Ordering::Relaxed);
-    }
-
     fn storage(&self, now: Instant) -> Option<Duration> {
         let answered = *self.storage.lock();
         Some(now.saturating_duration_since(answered?))
     }
 
-    fn peer_storage(&self, _: Instant) {}
-
-    fn note_round_trip(&self, _: Duration) {}
-
-    fn was_heard(&self, _: Instant) {}
+    fn heard(&self, heard: &Heard) {
+        self.note_released(heard.released);
+    }
 
     fn look_interval(&self) -> Option<Duration> {
         None
@@ -443,8 +380,8 @@ impl Monitored for Shared {
     /// primary that finds this end to stand still falls silent.
     fn look(&self, _: Instant) {}
 
-    fn silent(&self, for_: Duration) {
-        self.lose(LossReason::Silent { for_ });
+    fn lose(&self, reason: LossReason) {
+        Shared::lose(self, reason);
     }
 
     fn is_over(&self) -> bool {

@@ -12,18 +12,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+pub use self::releasing::Release;
 use self::releasing::Releasing;
-use super::ages::Unacknowledged;
-use super::lag::LagMeter;
-use super::lease::Lease;
 use super::outgoing::{Outgoing, Sleep};
-use super::permit::Permit;
-use super::standstill::{Standstill, look_interval};
 use super::told::{Commit, Finish, SenderStats};
 use crate::control::Control;
-use crate::entry::{Entry, Lsn, Payload};
+use crate::entry::{Entry, Lsn};
 use crate::heartbeat::LastHeard;
 use crate::loss::{Loss, LossReason};
+use crate::protocol::{self, Permit, PrimaryEnd};
 use crate::session::SessionInfo;
 use crate::settings::Settings;
 use crate::socket::Tail;
@@ -42,39 +39,21 @@ pub(super) struct Shared {
     /// Who holds it writes to the stream. Taken before `outgoing`, never after.
     writer: Mutex<Writer>,
 
-    appended: AtomicU64,
-    pub(super) acked: AtomicU64,
+    /// What is decided. Taken after `outgoing`, never before.
+    end: Mutex<PrimaryEnd>,
+    /// What it knows, for those who look often.
+    acked: AtomicU64,
     executed: AtomicU64,
-    released: AtomicU64,
-    pub(super) releasing: Releasing,
-    unacknowledged: Mutex<Unacknowledged>,
-    /// Until when outputs may leave that are acknowledged.
-    lease: Mutex<Lease>,
-    /// Entry at which the backup differed; 0 when no state is wanted.
-    pub(super) state_wanted: AtomicU64,
+    /// The lag is beyond its bound.
+    pub(super) behind: AtomicBool,
+    /// The backup asks for the whole state.
+    pub(super) state_wanted: AtomicBool,
     /// The backup does not find counted stops any more.
     pub(super) uncounted: AtomicBool,
 
-    lag: Mutex<LagMeter>,
-    /// The network's round trip in microseconds; 0 while it is not known.
-    round_trip: AtomicU64,
-    /// The lag is beyond its bound.
-    pub(super) behind: AtomicBool,
+    pub(super) releasing: Releasing,
     throttles: AtomicU64,
     throttled_nanos: AtomicU64,
-    /// Since when the guest is held up, for the backup or for room in the buffer.
-    held: Mutex<Option<Instant>>,
-    /// The session began with a transfer of the whole state, and does not protect the guest yet: no
-    /// output waits for it.
-    joining: AtomicBool,
-    /// The backup takes over the whole state until it has executed this entry, which is yet to come
-    /// when this is `u64::MAX`.
-    repaired: AtomicU64,
-    standstill: Mutex<Standstill>,
-    /// When the disk server answered the backup.
-    pub(super) peer_storage: Mutex<Option<Instant>>,
-    /// Since when the disk server that the replay reads does not answer this host.
-    pub(super) storage_silent: Mutex<Option<Instant>>,
 
     /// Guards nothing: those who wait for acknowledgements, lag or the session's end look at the
     /// atomics.
@@ -82,7 +61,6 @@ pub(super) struct Shared {
     progressed: Condvar,
 
     traffic: LastHeard,
-    finishing: AtomicBool,
     pub(super) loss: Arc<Loss>,
 }
 
@@ -95,17 +73,8 @@ struct Writer {
 
 impl Shared {
     pub(super) fn new(stream: TcpStream, info: SessionInfo, settings: Settings) -> Self {
-        let now = Instant::now();
-        let standstill = Standstill::new(&settings, look_interval(&settings), now);
+        let end = PrimaryEnd::new(&settings, info.heartbeat_timeout, Instant::now());
         Self {
-            unacknowledged: Mutex::default(),
-            lease: Mutex::new(Lease::new(info.heartbeat_timeout, now)),
-            held: Mutex::default(),
-            joining: AtomicBool::new(false),
-            repaired: AtomicU64::new(0),
-            standstill: Mutex::new(standstill),
-            peer_storage: Mutex::default(),
-            storage_silent: Mutex::default(),
             settings,
             info,
             stream,
@@ -113,22 +82,18 @@ impl Shared {
             room: Condvar::new(),
             work: Condvar::new(),
             writer: Mutex::new(Writer::default()),
-            appended: AtomicU64::new(0),
+            end: Mutex::new(end),
             acked: AtomicU64::new(0),
             executed: AtomicU64::new(0),
-            released: AtomicU64::new(0),
-            releasing: Releasing::default(),
-            state_wanted: AtomicU64::new(0),
-            uncounted: AtomicBool::new(false),
-            lag: Mutex::new(LagMeter::new()),
-            round_trip: AtomicU64::new(0),
             behind: AtomicBool::new(false),
+            state_wanted: AtomicBool::new(false),
+            uncounted: AtomicBool::new(false),
+            releasing: Releasing::default(),
             throttles: AtomicU64::new(0),
             throttled_nanos: AtomicU64::new(0),
             progress: Mutex::new(()),
             progressed: Condvar::new(),
             traffic: LastHeard::new(),
-            finishing: AtomicBool::new(false),
             loss: Arc::new(Loss::new()),
         }
     }
@@ -137,8 +102,8 @@ impl Shared {
         self.outgoing.lock()
     }
 
-    pub(super) fn lock_lag(&self) -> MutexGuard<'_, LagMeter> {
-        self.lag.lock()
+    pub(super) fn lock_end(&self) -> MutexGuard<'_, PrimaryEnd> {
+        self.end.lock()
     }
 
     /// Ends the session, unless it is over already, and wakes everyone who waits.
@@ -176,14 +141,8 @@ impl Shared {
         Lsn(self.executed.load(Ordering::Acquire))
     }
 
-    /// The network's round trip, once it is known.
-    fn round_trip(&self) -> Option<Duration> {
-        let micros = self.round_trip.load(Ordering::Relaxed);
-        (micros > 0).then_some(Duration::from_micros(micros))
-    }
-
     pub(super) fn note_released(&self, lsn: Lsn) {
-        self.released.fetch_max(lsn.0, Ordering::Relaxed);
+        self.lock_end().note_released(lsn);
     }
 
     pub(super) fn wait_committed(&self, lsn: Lsn, timeout: Duration) -> Commit {
@@ -206,19 +165,13 @@ impl Shared {
             return outgoing.drop_entry();
         }
         let appended = outgoing.append(entry, self.settings.batch_limit());
-        // Before the sample below: see `executed`.
-        self.appended.store(appended.lsn.0, Ordering::Relaxed);
-        if let Some(now) = appended.opened {
-            self.lock_lag().appended(appended.lsn, now);
-            self.note_batch(appended.lsn, now);
-        }
-        match &entry.payload {
-            // Still under the lock: once it is sent, its acknowledgement may come.
-            Payload::Output(_) => self.note_output(appended.lsn),
-            Payload::State(part) => self.note_state(part, appended.lsn),
-            Payload::Protected { .. } => self.joining.store(false, Ordering::Relaxed),
-            _ => {}
-        }
+        // Still under the lock: once it is sent, its acknowledgement may come.
+        let now = appended.opened.unwrap_or_else(Instant::now);
+        let noted = protocol::Appended {
+            lsn: appended.lsn,
+            opens_batch: appended.opened.is_some(),
+        };
+        self.lock_end().append(noted, &entry.payload, now);
         let wake = match outgoing.sleep {
             Sleep::Awake => false,
             Sleep::Napping => appended.sealed,
@@ -246,9 +199,9 @@ impl Shared {
         let full = |outgoing: &mut Outgoing| {
             outgoing.buffered > self.refill_mark() && !self.loss.is_over()
         };
-        self.note_held(Some(since));
+        self.lock_end().note_held(Some(since));
         self.room.wait_while(outgoing, full);
-        self.note_held(None);
+        self.lock_end().note_held(None);
         outgoing.stalling = false;
         outgoing.counters.stalled += since.elapsed();
     }
@@ -304,7 +257,7 @@ impl Shared {
                 batch
             };
             let mut bytes = batch.seal();
-            let released = Lsn(self.released.load(Ordering::Relaxed));
+            let released = self.lock_end().released();
             if released > writer.released {
                 writer.released = released;
                 bytes.extend_from_slice(&Control::Released(released).encode());
@@ -374,11 +327,11 @@ impl Shared {
         let since = Instant::now();
         let caught_up = || !self.behind.load(Ordering::Relaxed) || self.loss.is_over();
         self.throttles.fetch_add(1, Ordering::Relaxed);
-        self.note_held(Some(since));
+        self.lock_end().note_held(Some(since));
         while !caught_up() {
             self.wait_progress(Duration::from_secs(1), caught_up);
         }
-        self.note_held(None);
+        self.lock_end().note_held(None);
         self.throttled_nanos
             .fetch_add(since.elapsed().as_nanos() as u64, Ordering::Relaxed);
     }
@@ -386,7 +339,7 @@ impl Shared {
     pub(super) fn finish(&self, timeout: Duration) -> Finish {
         let deadline = Instant::now() + timeout;
         let left = || deadline.saturating_duration_since(Instant::now());
-        let last = Lsn(self.appended.load(Ordering::Relaxed));
+        let last = self.lock_end().appended();
         self.flush();
         match self.wait_committed(last, left()) {
             Commit::Committed => {}
@@ -396,10 +349,13 @@ impl Shared {
                 return Finish::TimedOut;
             }
         }
-        self.finishing.store(true, Ordering::Release);
+        let released = {
+            let mut end = self.lock_end();
+            end.finish();
+            end.released()
+        };
         {
             let mut writer = self.writer.lock();
-            let released = Lsn(self.released.load(Ordering::Relaxed));
             let mut bytes = Control::Released(released).encode().to_vec();
             bytes.extend_from_slice(&Control::Goodbye(last).encode());
             writer.tail.push(bytes);
@@ -433,11 +389,8 @@ impl Shared {
             let outgoing = self.lock_outgoing();
             (outgoing.counters, outgoing.buffered)
         };
-        let (lag, lags) = {
-            let mut meter = self.lock_lag();
-            (meter.lag(Instant::now()), meter.times().figures())
-        };
-        let lsn = |value: &AtomicU64| Lsn(value.load(Ordering::Relaxed));
+        let mut end = self.lock_end();
+        let lags = end.lags().figures();
         SenderStats {
             entries: counters.entries,
             dropped: counters.dropped,
@@ -449,13 +402,13 @@ impl Shared {
             stalled: counters.stalled,
             throttles: self.throttles.load(Ordering::Relaxed),
             throttled: Duration::from_nanos(self.throttled_nanos.load(Ordering::Relaxed)),
-            round_trip: self.round_trip(),
-            lag,
+            round_trip: end.round_trip(),
+            lag: end.lag(Instant::now()),
             lags,
-            appended: lsn(&self.appended),
-            acked: lsn(&self.acked),
-            executed: lsn(&self.executed),
-            released: lsn(&self.released),
+            appended: end.appended(),
+            acked: end.acked(),
+            executed: end.executed(),
+            released: end.released(),
         }
     }
 }

@@ -13,13 +13,8 @@
 //! wakes the sending thread only if that sleeps for good, and [`Sender::flush`] writes to the
 //! socket itself as long as the socket takes it without waiting.
 
-mod ages;
-mod lag;
-mod lease;
 mod link;
 mod outgoing;
-mod permit;
-mod standstill;
 mod told;
 
 use std::io;
@@ -29,13 +24,14 @@ use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+pub use link::Release;
 use link::Shared;
-pub use permit::{Permit, Release};
 pub use told::{Commit, Finish, SenderStats};
 
 use crate::entry::{Entry, Lsn};
 use crate::heartbeat::Beating;
 use crate::loss::{ChannelEvent, LossReason};
+pub use crate::protocol::Permit;
 use crate::session::SessionInfo;
 use crate::settings::Settings;
 
@@ -148,15 +144,14 @@ impl Sender {
     /// Age of the oldest entry that the backup has not executed; zero if it has executed all.
     #[must_use]
     pub fn lag(&self) -> Duration {
-        let shared = &self.ends.shared;
-        shared.lock_lag().lag(Instant::now())
+        self.ends.shared.lock_end().lag(Instant::now())
     }
 
     /// The backup's lag at each of its reports since this was asked last; see
     /// [`Times::take_recent`](crate::times::Times::take_recent).
     #[must_use]
     pub fn take_lags(&self) -> Vec<(u64, u64)> {
-        self.ends.shared.lock_lag().times().take_recent()
+        self.ends.shared.lock_end().lags().take_recent()
     }
 
     /// Holds the guest up while the backup's lag is beyond [`Settings::max_lag`]. For the vCPU's
@@ -197,11 +192,14 @@ impl Sender {
     /// whole state; each request is given out once. Costs one atomic load when there is none.
     #[must_use]
     pub fn state_wanted(&self) -> Option<Lsn> {
-        let wanted = &self.ends.shared.state_wanted;
-        if wanted.load(Ordering::Relaxed) == 0 {
+        let shared = &self.ends.shared;
+        if !shared.state_wanted.load(Ordering::Relaxed) {
             return None;
         }
-        Some(Lsn(wanted.swap(0, Ordering::AcqRel)))
+        let mut end = shared.lock_end();
+        let wanted = end.take_state_wanted();
+        shared.publish(&end);
+        wanted
     }
 
     /// Whether the backup finds counted stops: not any more once it said that its performance counter
@@ -221,13 +219,13 @@ impl Sender {
     /// did.
     #[must_use]
     pub fn storage_answered_backup(&self) -> Option<Instant> {
-        *self.ends.shared.peer_storage.lock()
+        self.ends.shared.lock_end().storage_answered()
     }
 
     /// Since when the disk server, which the replay reads, does not answer this host; `None` if it
     /// does. A replay that stands still for that is not lost.
     pub fn storage_silent(&self, since: Option<Instant>) {
-        *self.ends.shared.storage_silent.lock() = since;
+        self.ends.shared.lock_end().note_storage_silent(since);
     }
 
     /// Ends the session, because this host does not reach the disk server for so long and the backup

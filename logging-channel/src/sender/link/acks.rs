@@ -2,13 +2,13 @@
 
 use std::io::{self, Read};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::Shared;
 use crate::codec::HEADER_LEN;
 use crate::control::Control;
-use crate::entry::Lsn;
 use crate::loss::LossReason;
+use crate::protocol::PrimaryEnd;
 
 impl Shared {
     /// Reads acknowledgements until the session is over.
@@ -31,66 +31,20 @@ impl Shared {
             buffer.copy_within(taken..have, 0);
             have = left;
         }
-        self.lose(if self.finishing.load(Ordering::Acquire) {
-            LossReason::Orderly
-        } else {
-            LossReason::Closed
-        });
+        let reason = self.lock_end().closed();
+        self.lose(reason);
     }
 
     fn take_acks(&self, messages: &[[u8; HEADER_LEN]]) -> Result<(), String> {
-        let before = (
-            self.acked.load(Ordering::Relaxed),
-            self.executed.load(Ordering::Relaxed),
-        );
-        let mut latest = before;
-        let mut idle = Duration::ZERO;
-        for message in messages {
-            let message = Control::decode(message).map_err(|error| error.to_string())?;
-            let (received, executed) = match message {
-                Control::Acknowledge {
-                    received,
-                    executed,
-                    idle: since,
-                } => {
-                    idle = since;
-                    (received, executed)
-                }
-                Control::NeedState {
-                    differed,
-                    uncounted,
-                } if differed.0 <= self.appended.load(Ordering::Relaxed) => {
-                    self.uncounted.fetch_or(uncounted, Ordering::Relaxed);
-                    self.state_wanted.fetch_max(differed.0, Ordering::AcqRel);
-                    continue;
-                }
-                other => return Err(format!("a backup that sends {other:?}")),
-            };
-            if received.0 < latest.0 || executed.0 < latest.1 {
-                return Err("acknowledgements that go back".into());
-            }
-            latest = (received.0, executed.0);
-        }
-        if latest.0 > self.appended.load(Ordering::Relaxed) || latest.1 > latest.0 {
-            return Err("acknowledgement of entries that were not sent".into());
-        }
-        if latest.1 > before.1 {
-            self.executed.store(latest.1, Ordering::Release);
-            // `appended` is read after the lock is taken. An append stores it before it takes the
-            // lock for its sample: so if the meter has the sample, this sees its LSN.
-            let mut lag = self.lock_lag();
-            let appended = Lsn(self.appended.load(Ordering::Relaxed));
-            let now = Instant::now();
-            lag.executed(
-                Lsn(latest.1),
-                appended,
-                now.checked_sub(idle).unwrap_or(now),
-            );
-            self.judge_lag(lag.lag(now));
-        }
-        if latest != before {
-            self.take_proof(Lsn(latest.0));
-            self.acked.store(latest.0, Ordering::Release);
+        let messages: Result<Vec<Control>, _> = messages.iter().map(Control::decode).collect();
+        let messages = messages.map_err(|error| error.to_string())?;
+        let news = {
+            let mut end = self.lock_end();
+            let news = end.hear(messages, Instant::now())?;
+            self.publish(&end);
+            news
+        };
+        if news {
             // Also what an acknowledgement did not let out that had come too late by itself.
             self.release(self.permit());
             self.announce_progress();
@@ -98,10 +52,14 @@ impl Shared {
         Ok(())
     }
 
-    /// Whether the guest is to be held up. What the network takes is not the backup's fault: with it in
-    /// the bound, a guest behind a slow network would be held up all the time.
-    pub(super) fn judge_lag(&self, lag: Duration) {
-        let bound = self.settings.max_lag + self.round_trip().unwrap_or_default();
-        self.behind.store(lag > bound, Ordering::Relaxed);
+    /// Has those who look often see what is known now.
+    pub(in crate::sender) fn publish(&self, end: &PrimaryEnd) {
+        self.executed.store(end.executed().0, Ordering::Release);
+        self.acked.store(end.acked().0, Ordering::Release);
+        self.behind.store(end.is_behind(), Ordering::Relaxed);
+        // Before the request with which it comes.
+        self.uncounted.store(!end.takes_counts(), Ordering::Relaxed);
+        self.state_wanted
+            .store(end.wants_state(), Ordering::Release);
     }
 }

@@ -4,7 +4,11 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use crate::entry::Lsn;
-use crate::sender::permit::{Permit, Release};
+use crate::protocol::Permit;
+
+/// Lets out what may leave. Returns the last entry whose output has left this host by that, if there
+/// is one ([`Sender::released`](crate::sender::Sender::released)).
+pub type Release = Box<dyn Fn(Permit) -> Option<Lsn> + Send + Sync>;
 
 /// What to call at an acknowledgement.
 #[derive(Default)]

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::libc;
 
-use super::round_trip::RoundTrip;
-use super::{FailureDetector, HEARTBEAT_LEN, Heartbeat, Liveness, Role};
+use super::{HEARTBEAT_LEN, Heartbeat, Role};
 use crate::entry::Lsn;
-use crate::settings::heartbeat_interval;
+use crate::loss::LossReason;
+use crate::protocol::{Heard, Pulse};
 use crate::socket::stop_reading;
 
 /// When something was last heard over TCP; written by the thread that reads it.
@@ -52,20 +52,11 @@ pub(crate) trait Monitored: Send + Sync + 'static {
     /// How far outputs were released, as this end's heartbeats say.
     fn released(&self) -> Lsn;
 
-    /// The peer's heartbeat says how far its outputs were released.
-    fn peer_released(&self, lsn: Lsn);
-
     /// How long ago the disk server answered this end, as its heartbeats say.
     fn storage(&self, now: Instant) -> Option<Duration>;
 
-    /// The peer's heartbeat says when the disk server answered it.
-    fn peer_storage(&self, answered: Instant);
-
-    /// What the network takes there and back, as it is estimated now.
-    fn note_round_trip(&self, estimate: Duration);
-
-    /// The peer has heard what this end sent at `sent`.
-    fn was_heard(&self, sent: Instant);
+    /// A heartbeat of the peer's has come.
+    fn heard(&self, heard: &Heard);
 
     /// How often this end looks how its peer gets on, if not at every heartbeat.
     fn look_interval(&self) -> Option<Duration>;
@@ -73,8 +64,8 @@ pub(crate) trait Monitored: Send + Sync + 'static {
     /// Looks how the peer gets on.
     fn look(&self, now: Instant);
 
-    /// The peer is lost.
-    fn silent(&self, for_: Duration);
+    /// The peer is silent: the session is over.
+    fn lose(&self, reason: LossReason);
 
     /// Whether the session is over.
     fn is_over(&self) -> bool;
@@ -117,20 +108,17 @@ impl Drop for Beating {
 
 fn beat<M: Monitored>(socket: &UdpSocket, session: u64, timeout: Duration, end: &M) {
     raise_priority();
-    let interval = heartbeat_interval(timeout);
     let start = Instant::now();
     let mut ear = Ear {
-        session,
-        detector: FailureDetector::new(timeout, interval, start),
-        round_trip: RoundTrip::default(),
+        pulse: Pulse::new(M::ROLE, session, timeout, start),
         datagram: [0; HEARTBEAT_LEN + 1],
         end,
     };
+    let interval = ear.pulse.interval();
     let look_interval = end
         .look_interval()
         .map_or(interval, |own| own.min(interval));
     let (mut next, mut next_look) = (start, start);
-    let mut sequence = 0;
     while !end.is_over() {
         let now = Instant::now();
         if now >= next_look {
@@ -138,24 +126,14 @@ fn beat<M: Monitored>(socket: &UdpSocket, session: u64, timeout: Duration, end: 
             next_look = now + look_interval;
         }
         if now >= next {
-            sequence += 1;
-            let beat = Heartbeat {
-                role: M::ROLE,
-                session,
-                sequence,
-                released: end.released(),
-                echo: ear.round_trip.echo(now),
-                storage: end.storage(now),
-            };
-            ear.round_trip.sent(sequence, now);
+            let beat = ear.pulse.beat(now, end.released(), end.storage(now));
             // Errors are what a dead peer or network looks like: the detector's business.
             let _ = socket.send(&beat.encode());
 
             ear.drain(socket);
-            ear.detector.heard(end.traffic().get());
-            if let Liveness::Silent { for_ } = ear.detector.tick(now) {
-                end.silent(for_);
-                return;
+            ear.pulse.hear_log(end.traffic().get());
+            if let Some(silence) = ear.pulse.tick(now) {
+                return end.lose(silence);
             }
             // From now, not from the last one: a process that was stopped owes no heartbeats.
             next = now + interval;
@@ -176,9 +154,7 @@ fn beat<M: Monitored>(socket: &UdpSocket, session: u64, timeout: Duration, end: 
 
 /// What is made of the peer's heartbeats.
 struct Ear<'a, M> {
-    session: u64,
-    detector: FailureDetector,
-    round_trip: RoundTrip,
+    pulse: Pulse,
     /// One byte more than a heartbeat, so that a longer datagram does not look like one.
     datagram: [u8; HEARTBEAT_LEN + 1],
     end: &'a M,
@@ -188,25 +164,10 @@ impl<M: Monitored> Ear<'_, M> {
     /// Takes the next datagram.
     fn hear(&mut self, socket: &UdpSocket) -> io::Result<()> {
         let len = socket.recv(&mut self.datagram)?;
-        if let Some(beat) = Heartbeat::decode(&self.datagram[..len])
-            && beat.session == self.session
-            && beat.role != M::ROLE
-        {
-            let now = Instant::now();
-            self.detector.heard(now);
-            self.end.peer_released(beat.released);
-            if let Some(answered) = beat.storage.and_then(|age| now.checked_sub(age)) {
-                self.end.peer_storage(answered);
-            }
-            let echoed = beat
-                .echo
-                .and_then(|echo| self.round_trip.sent_at(echo.sequence));
-            if let Some(sent) = echoed {
-                self.end.was_heard(sent);
-            }
-            if let Some(estimate) = self.round_trip.heard(beat.sequence, beat.echo, now) {
-                self.end.note_round_trip(estimate);
-            }
+        let heard = Heartbeat::decode(&self.datagram[..len])
+            .and_then(|beat| self.pulse.hear(&beat, Instant::now()));
+        if let Some(heard) = heard {
+            self.end.heard(&heard);
         }
         Ok(())
     }

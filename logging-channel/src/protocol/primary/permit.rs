@@ -29,7 +29,3 @@ impl Permit {
         self.until.is_none_or(|until| now <= until)
     }
 }
-
-/// Lets out what may leave. Returns the last entry whose output has left this host by that, if there
-/// is one ([`Sender::released`](super::Sender::released)).
-pub type Release = Box<dyn Fn(Permit) -> Option<Lsn> + Send + Sync>;

@@ -27,6 +27,15 @@ pub(super) struct Unacknowledged {
     pub(super) batches: Ages,
 }
 
+impl Unacknowledged {
+    /// Everything up to `lsn` was acknowledged. Returns when the latest entry of that was appended, as
+    /// far as it is remembered.
+    pub(super) fn acknowledged(&mut self, lsn: Lsn) -> Option<Instant> {
+        let output = self.outputs.acknowledged(lsn);
+        output.max(self.batches.acknowledged(lsn))
+    }
+}
+
 impl Ages {
     /// The entry `lsn` was appended.
     pub(super) fn appended(&mut self, lsn: Lsn, now: Instant) {

@@ -1,0 +1,326 @@
+//! The primary's end of a session, as a machine.
+
+mod ages;
+mod lag;
+mod lease;
+mod permit;
+mod standstill;
+
+use std::time::{Duration, Instant};
+
+use self::ages::Unacknowledged;
+use self::lag::LagMeter;
+use self::lease::Lease;
+pub use self::permit::Permit;
+use self::standstill::{Seen, Standstill, look_interval};
+use super::pulse::Heard;
+use crate::control::Control;
+use crate::entry::{Lsn, Payload, StatePart};
+use crate::loss::LossReason;
+use crate::settings::Settings;
+use crate::times::Times;
+
+/// What a primary knows of its session: how far the backup has acknowledged the log and executed it,
+/// what may leave and until when, and whether the backup gets on.
+#[derive(Debug)]
+pub struct PrimaryEnd {
+    max_lag: Duration,
+    look_interval: Duration,
+    appended: Lsn,
+    acked: Lsn,
+    executed: Lsn,
+    released: Lsn,
+    unacknowledged: Unacknowledged,
+    lease: Lease,
+    lag: LagMeter,
+    behind: bool,
+    round_trip: Option<Duration>,
+    /// Since when the guest is held up, for the backup or for room in the buffer.
+    held: Option<Instant>,
+    /// The session began with a transfer of the whole state, and does not protect the guest yet: no
+    /// output waits for it.
+    joining: bool,
+    transfer: Transfer,
+    standstill: Standstill,
+    /// Entry at which the backup differed, if it asked for the state since that was taken.
+    state_wanted: Option<Lsn>,
+    takes_counts: bool,
+    storage_answered: Option<Instant>,
+    storage_silent: Option<Instant>,
+    finishing: bool,
+}
+
+/// A transfer of the whole state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transfer {
+    None,
+    UnderWay,
+    /// Sent with this entry; the backup takes it over when it executes that.
+    Sent(Lsn),
+}
+
+/// What an entry that is appended means to the session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Its number: one more than that of the entry before.
+    pub lsn: Lsn,
+    /// It is the first of a batch, which is sent after it.
+    pub opens_batch: bool,
+}
+
+impl PrimaryEnd {
+    /// Of a session that begins `now`, with the timeout of its heartbeats.
+    #[must_use]
+    pub fn new(settings: &Settings, heartbeat_timeout: Duration, now: Instant) -> Self {
+        let look_interval = look_interval(settings);
+        Self {
+            max_lag: settings.max_lag,
+            look_interval,
+            appended: Lsn(0),
+            acked: Lsn(0),
+            executed: Lsn(0),
+            released: Lsn(0),
+            unacknowledged: Unacknowledged::default(),
+            lease: Lease::new(heartbeat_timeout, now),
+            lag: LagMeter::new(),
+            behind: false,
+            round_trip: None,
+            held: None,
+            joining: false,
+            transfer: Transfer::None,
+            standstill: Standstill::new(settings, look_interval, now),
+            state_wanted: None,
+            takes_counts: true,
+            storage_answered: None,
+            storage_silent: None,
+            finishing: false,
+        }
+    }
+
+    /// How often [`PrimaryEnd::look`] is to be called.
+    #[must_use]
+    pub fn look_interval(&self) -> Duration {
+        self.look_interval
+    }
+
+    /// An entry was appended, and is not sent yet.
+    pub fn append(&mut self, appended: Appended, payload: &Payload, now: Instant) {
+        let Appended { lsn, opens_batch } = appended;
+        self.appended = lsn;
+        if opens_batch {
+            self.lag.appended(lsn, now);
+            self.unacknowledged.batches.appended(lsn, now);
+        }
+        match payload {
+            Payload::Output(_) if !self.joining => {
+                self.unacknowledged.outputs.appended(lsn, now);
+            }
+            Payload::Protected { .. } => self.joining = false,
+            Payload::State(StatePart::Begin) => {
+                self.transfer = Transfer::UnderWay;
+                self.joining |= lsn == Lsn::FIRST;
+            }
+            Payload::State(StatePart::Commit(_)) if self.transfer == Transfer::UnderWay => {
+                self.transfer = Transfer::Sent(lsn);
+            }
+            _ => {}
+        }
+    }
+
+    /// Messages of the backup's come. Says whether they have news.
+    ///
+    /// # Errors
+    /// They are none that a backup sends: in which way.
+    pub fn hear(
+        &mut self,
+        messages: impl IntoIterator<Item = Control>,
+        now: Instant,
+    ) -> Result<bool, String> {
+        let mut latest = (self.acked, self.executed);
+        let mut idle = Duration::ZERO;
+        for message in messages {
+            match message {
+                Control::Acknowledge {
+                    received,
+                    executed,
+                    idle: since,
+                } if received >= latest.0 && executed >= latest.1 => {
+                    (latest, idle) = ((received, executed), since);
+                }
+                Control::Acknowledge { .. } => return Err("acknowledgements that go back".into()),
+                Control::NeedState {
+                    differed,
+                    uncounted,
+                } if differed <= self.appended => {
+                    self.takes_counts &= !uncounted;
+                    self.state_wanted = self.state_wanted.max(Some(differed));
+                }
+                other => return Err(format!("a backup that sends {other:?}")),
+            }
+        }
+        let (acked, executed) = latest;
+        if acked > self.appended || executed > acked {
+            return Err("acknowledgement of entries that were not sent".into());
+        }
+        let news = latest != (self.acked, self.executed);
+        if executed > self.executed {
+            self.executed = executed;
+            let then = now.checked_sub(idle).unwrap_or(now);
+            self.lag.executed(executed, self.appended, then);
+            self.judge_lag(now);
+        }
+        if news {
+            // All of it was sent after it was appended.
+            if let Some(appended) = self.unacknowledged.acknowledged(acked) {
+                self.lease.prove(appended);
+            }
+            self.acked = acked;
+        }
+        Ok(news)
+    }
+
+    /// A heartbeat of the backup's comes.
+    pub fn hear_heartbeat(&mut self, heard: &Heard) {
+        self.storage_answered = self.storage_answered.max(heard.storage);
+        if let Some(sent) = heard.sent {
+            self.lease.prove(sent);
+        }
+        self.round_trip = heard.round_trip.or(self.round_trip);
+    }
+
+    /// What may leave, and until when.
+    #[must_use]
+    pub fn permit(&self) -> Permit {
+        let round_trip = self.round_trip.unwrap_or_default();
+        Permit {
+            up_to: self.acked,
+            until: Some(self.lease.end(round_trip)),
+        }
+    }
+
+    /// Every output up to `lsn` has left.
+    pub fn note_released(&mut self, lsn: Lsn) {
+        self.released = self.released.max(lsn);
+    }
+
+    /// The guest is held up since then, or not any more.
+    pub fn note_held(&mut self, since: Option<Instant>) {
+        self.held = since;
+    }
+
+    /// Since when the disk server that the replay reads does not answer this host.
+    pub fn note_storage_silent(&mut self, since: Option<Instant>) {
+        self.storage_silent = since;
+    }
+
+    /// Looks how the backup gets on. Gives the loss, if it does not.
+    pub fn look(&mut self, now: Instant) -> Option<LossReason> {
+        // A backup that stands still reports nothing: time alone must show the lag.
+        self.judge_lag(now);
+        let seen = Seen {
+            awaited: self.unacknowledged.outputs.oldest(),
+            held: self.held,
+            appended: self.appended,
+            acked: self.acked,
+            executed: self.executed,
+            repairing: match self.transfer {
+                Transfer::None => false,
+                Transfer::UnderWay => true,
+                Transfer::Sent(lsn) => self.executed < lsn,
+            },
+            disk_silent: self.storage_silent,
+        };
+        self.standstill.tick(now, &seen)
+    }
+
+    /// Whether the guest is to be held up. What the network takes is not the backup's fault: with it in
+    /// the bound, a guest behind a slow network would be held up all the time.
+    fn judge_lag(&mut self, now: Instant) {
+        let bound = self.max_lag + self.round_trip.unwrap_or_default();
+        self.behind = self.lag.lag(now) > bound;
+    }
+
+    /// The last word is about to be sent: the backup ends the connection when it has read it.
+    pub fn finish(&mut self) {
+        self.finishing = true;
+    }
+
+    /// The connection has ended.
+    #[must_use]
+    pub fn closed(&self) -> LossReason {
+        match self.finishing {
+            true => LossReason::Orderly,
+            false => LossReason::Closed,
+        }
+    }
+
+    /// The guest is to be held up, because the backup is too far behind.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.behind
+    }
+
+    /// Age of the oldest entry that the backup has not executed.
+    #[must_use]
+    pub fn lag(&self, now: Instant) -> Duration {
+        self.lag.lag(now)
+    }
+
+    /// The lag at each of the backup's reports.
+    pub fn lags(&mut self) -> &mut Times {
+        self.lag.times()
+    }
+
+    /// The entry at which the backup differed, if it asks for the whole state; given out once.
+    pub fn take_state_wanted(&mut self) -> Option<Lsn> {
+        self.state_wanted.take()
+    }
+
+    /// Whether the backup asks for the whole state.
+    #[must_use]
+    pub fn wants_state(&self) -> bool {
+        self.state_wanted.is_some()
+    }
+
+    /// Whether the backup finds counted stops.
+    #[must_use]
+    pub fn takes_counts(&self) -> bool {
+        self.takes_counts
+    }
+
+    /// What the network takes there and back.
+    #[must_use]
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
+    }
+
+    /// When the disk server answered the backup; not later than it did.
+    #[must_use]
+    pub fn storage_answered(&self) -> Option<Instant> {
+        self.storage_answered
+    }
+
+    /// Last entry appended.
+    #[must_use]
+    pub fn appended(&self) -> Lsn {
+        self.appended
+    }
+
+    /// Last entry that the backup has in its memory.
+    #[must_use]
+    pub fn acked(&self) -> Lsn {
+        self.acked
+    }
+
+    /// Last entry that the backup has executed.
+    #[must_use]
+    pub fn executed(&self) -> Lsn {
+        self.executed
+    }
+
+    /// Last entry whose output has left.
+    #[must_use]
+    pub fn released(&self) -> Lsn {
+        self.released
+    }
+}
