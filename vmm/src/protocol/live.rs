@@ -1,0 +1,213 @@
+//! A host that runs the guest: alone, with a backup that joins, or protected by one.
+//!
+//! ```text
+//!             session begins        taken over, said at an exit
+//!   alone ─────────────────▶ joining ─────────────────▶ protected
+//!     ▲                         │                            │ session lost
+//!     ├──────session lost───────┘                            ▼
+//!     └────────────────claim won──────────────────────── contesting
+//! ```
+//!
+//! Entries are numbered through: an entry of the guest is the session's base plus its number in the
+//! session, and while there is no session they are counted and not kept. What is decided while the guest
+//! is alone is decided up to the last entry that there is then, and lets out nothing that comes later.
+
+use logging_channel::entry::Lsn;
+use logging_channel::sender::Permit;
+
+/// How a host stands that runs its guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Standing {
+    /// Outputs leave at once.
+    Alone,
+    /// They still do: a backup takes over the state, which was sent whole with this entry of the
+    /// session, once it was.
+    Joining { sent: Option<Lsn> },
+    /// They leave when the backup has their entries. The guest had so many entries when that began.
+    Protected { since: Lsn },
+    /// They do not leave: the backup may be the one that goes on. What it acknowledged may, as long as it
+    /// cannot have gone live.
+    Contesting { since: Lsn },
+}
+
+/// What a session that is lost means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lost {
+    /// A backup that had not taken over: the guest goes on as before, and nobody claims anything.
+    Join,
+    /// One that may go live: the next epoch has to be claimed before the guest goes on alone.
+    Backup,
+}
+
+/// A host that runs its guest.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Live {
+    /// The guest's entries so far.
+    appended: Lsn,
+    /// Those from before the session.
+    base: Lsn,
+    standing: Standing,
+}
+
+impl Live {
+    /// One whose guest is alone, with so many entries behind it.
+    #[must_use]
+    pub fn alone(appended: Lsn) -> Self {
+        Self {
+            appended,
+            base: appended,
+            standing: Standing::Alone,
+        }
+    }
+
+    /// The guest's entry that is appended now.
+    pub fn append(&mut self) -> Lsn {
+        self.appended = self.appended.next();
+        self.appended
+    }
+
+    /// A session begins: what is appended from now on is its log. Only where the guest is alone.
+    pub fn begin_session(&mut self) {
+        self.base = self.appended;
+        self.standing = Standing::Joining { sent: None };
+    }
+
+    /// The whole state has been sent, with this entry of the session.
+    pub fn state_sent(&mut self, commit: Lsn) {
+        if let Standing::Joining { sent: sent @ None } = &mut self.standing {
+            *sent = Some(commit);
+        }
+    }
+
+    /// The guest is at an exit, and the backup has executed the session's log so far. Says whether
+    /// protection begins here: then the owner of the epoch has to be told, before the backup is by the
+    /// next entry of the log.
+    pub fn at_exit(&mut self, executed: Lsn) -> bool {
+        let Standing::Joining { sent: Some(commit) } = self.standing else {
+            return false;
+        };
+        if executed < commit {
+            return false;
+        }
+        let since = self.appended;
+        self.standing = Standing::Protected { since };
+        true
+    }
+
+    /// The session is lost. Says what that means.
+    pub fn lose_session(&mut self) -> Lost {
+        match self.standing {
+            Standing::Alone | Standing::Joining { .. } => {
+                self.standing = Standing::Alone;
+                Lost::Join
+            }
+            Standing::Protected { since } | Standing::Contesting { since } => {
+                self.standing = Standing::Contesting { since };
+                Lost::Backup
+            }
+        }
+    }
+
+    /// The next epoch was won, or the backup has ended the log with this host.
+    pub fn go_on_alone(&mut self) {
+        self.standing = Standing::Alone;
+    }
+
+    /// What may leave: by the last `session`'s permit, in that one's numbers, or because the guest is
+    /// alone.
+    #[must_use]
+    pub fn permit(&self, session: Option<Permit>) -> Permit {
+        let (Standing::Protected { since } | Standing::Contesting { since }) = self.standing else {
+            return Permit {
+                up_to: self.appended,
+                until: None,
+            };
+        };
+        // Without a session nothing leaves that is later.
+        let before = Permit {
+            up_to: since,
+            until: None,
+        };
+        let committed = session.map(|permit| Permit {
+            up_to: Lsn(self.base.0.saturating_add(permit.up_to.0)),
+            ..permit
+        });
+        committed
+            .filter(|permit| permit.up_to > since)
+            .unwrap_or(before)
+    }
+
+    /// The guest's entries so far.
+    #[must_use]
+    pub fn appended(&self) -> Lsn {
+        self.appended
+    }
+
+    /// Those from before the last session.
+    #[must_use]
+    pub fn base(&self) -> Lsn {
+        self.base
+    }
+
+    /// There is no session.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        self.standing == Standing::Alone
+    }
+
+    /// A backup has the state, and the output rule holds.
+    #[must_use]
+    pub fn is_protected(&self) -> bool {
+        matches!(self.standing, Standing::Protected { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn acked(lsn: u64) -> Option<Permit> {
+        Some(Permit {
+            up_to: Lsn(lsn),
+            until: Some(Instant::now()),
+        })
+    }
+
+    #[test]
+    fn what_is_decided_alone_lets_out_nothing_of_a_session() {
+        let mut host = Live::alone(Lsn(40));
+        host.append();
+        let alone = host.permit(None);
+        assert_eq!((alone.up_to, alone.until), (Lsn(41), None));
+        host.begin_session();
+        let commit = host.append();
+        host.state_sent(Lsn(commit.0 - host.base().0));
+        assert_eq!(host.permit(acked(0)).up_to, Lsn(42), "it joins");
+        assert!(!host.at_exit(Lsn(0)));
+        assert!(host.at_exit(Lsn(1)));
+        let output = host.append();
+        assert!(alone.up_to < output);
+        assert_eq!(host.permit(acked(1)).up_to, Lsn(42));
+        assert_eq!(host.permit(acked(2)).up_to, output);
+        assert!(host.permit(acked(2)).until.is_some());
+    }
+
+    #[test]
+    fn a_join_that_is_cut_is_no_loss_and_one_that_is_over_is() {
+        let mut host = Live::alone(Lsn(0));
+        host.begin_session();
+        assert_eq!(host.lose_session(), Lost::Join);
+        assert!(host.is_alone());
+        host.begin_session();
+        host.append();
+        host.state_sent(Lsn(1));
+        assert!(host.at_exit(Lsn(1)));
+        assert_eq!(host.lose_session(), Lost::Backup);
+        let held = host.append();
+        assert!(host.permit(acked(1)).up_to < held);
+        host.go_on_alone();
+        assert_eq!(host.permit(acked(1)).up_to, held);
+    }
+}
