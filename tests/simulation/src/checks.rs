@@ -1,0 +1,74 @@
+//! What is true at every step, seen by somebody who sees everything.
+
+use std::collections::BTreeMap;
+
+use crate::env::ProcessId;
+use crate::guest::{CLIENTS, Guest, Reply};
+
+/// What was seen.
+#[derive(Debug, Default)]
+pub(crate) struct Checks {
+    /// The promise that was broken first.
+    pub(crate) broken: Option<String>,
+    /// In which epoch the last output left, and from whom.
+    last_out: Option<(u64, ProcessId)>,
+    /// What the guest's life was when it had counted so far, as replies tell.
+    lives: BTreeMap<u64, u64>,
+    /// The last reply that each client has.
+    pub(crate) acknowledged: [Option<Reply>; CLIENTS],
+    pub(crate) outputs: u64,
+    /// How often a backup went live.
+    pub(crate) failovers: u64,
+    /// How often a backup came to protect the guest.
+    pub(crate) joins: u64,
+}
+
+impl Checks {
+    /// A reply leaves the host of a process that takes itself for the one of this epoch.
+    pub(crate) fn leaves(
+        &mut self,
+        from: ProcessId,
+        epoch: u64,
+        reply: &Reply,
+    ) -> Result<(), String> {
+        self.outputs += 1;
+        if let Some((last, by)) = self.last_out {
+            if epoch < last {
+                return Err(format!(
+                    "two run: an output left process {from} in epoch {epoch}, after one of process {by} \
+                     in epoch {last}"
+                ));
+            }
+            if epoch == last && by != from {
+                return Err(format!(
+                    "two run in epoch {epoch}: processes {by} and {from}"
+                ));
+            }
+        }
+        self.last_out = Some((epoch, from));
+        let life = *self.lives.entry(reply.count).or_insert(reply.life);
+        if life != reply.life {
+            return Err(format!(
+                "what the outside saw is undone: at {} the guest lived through something else before",
+                reply.count
+            ));
+        }
+        Ok(())
+    }
+
+    /// A process goes live with this guest.
+    pub(crate) fn goes_live(&self, guest: &Guest) -> Result<(), String> {
+        for reply in self.acknowledged.iter().flatten() {
+            let client = reply.request.client;
+            if guest.counted(client) < reply.request.number {
+                return Err(format!(
+                    "acknowledged and lost: request {} of client {client}; the guest that goes live has \
+                     {}",
+                    reply.request.number,
+                    guest.counted(client)
+                ));
+            }
+        }
+        Ok(())
+    }
+}

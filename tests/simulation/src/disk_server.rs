@@ -1,0 +1,96 @@
+//! The disk server's record: its own decision, and answers that may not come.
+
+use std::time::Duration;
+
+use disk_server::arbiter::{Answer, ClaimRequest, Record, decide};
+
+use crate::env::{Env, Event, ProcessId};
+use crate::faults::HOSTS;
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Question {
+    Read,
+    Claim(ClaimRequest),
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Told {
+    Record(Record),
+    Claim(Answer),
+}
+
+/// Where a question is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It arrives.
+    Comes,
+    /// It is decided, and that is on the disk.
+    Decided,
+}
+
+/// A question on its way.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) by: ProcessId,
+    pub(crate) host: usize,
+    pub(crate) number: u64,
+    pub(crate) question: Question,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct DiskServer {
+    pub(crate) record: Record,
+    /// Each run is another one: what an earlier one had in hand is gone with it.
+    pub(crate) run: u64,
+    pub(crate) down: u32,
+    pub(crate) slow: Duration,
+    /// Ways that take nothing: from a host, and to it.
+    pub(crate) cut: [[u32; 2]; HOSTS],
+}
+
+impl DiskServer {
+    /// A question has got somewhere.
+    pub(crate) fn step(&mut self, asked: Asked, stage: Stage, run: u64, env: &mut Env) {
+        if self.down > 0 {
+            return;
+        }
+        match stage {
+            Stage::Comes => {
+                if self.cut[asked.host][0] > 0 {
+                    return;
+                }
+                let after = env.jitter(Duration::from_micros(300)) + self.slow;
+                let (stage, run) = (Stage::Decided, self.run);
+                env.after(after, Event::Asked { asked, stage, run });
+            }
+            Stage::Decided if run == self.run => {
+                let told = match &asked.question {
+                    Question::Read => Told::Record(self.record.clone()),
+                    Question::Claim(request) => {
+                        let (answer, new) = decide(&self.record, request);
+                        if let Some(new) = new {
+                            env.note(|| format!("disk server: {new:?}"));
+                            self.record = new;
+                        }
+                        Told::Claim(answer)
+                    }
+                };
+                if self.cut[asked.host][1] == 0 {
+                    let after = env.disk_server_latency();
+                    let Asked { by, number, .. } = asked;
+                    env.after(
+                        after,
+                        Event::Told {
+                            to: by,
+                            number,
+                            told,
+                        },
+                    );
+                }
+            }
+            Stage::Decided => {}
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Virtual time, the queue of all that is to happen, chance, and the trace.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+use logging_channel::Settings;
+use logging_channel::heartbeat::Heartbeat;
+
+use crate::Defect;
+use crate::checks::Checks;
+use crate::disk_server::{Asked, Question, Stage, Told};
+use crate::faults::Schedule;
+use crate::guest::{Reply, Request};
+use crate::network::{Item, Network};
+
+/// A run of `ftvm`.
+pub(crate) type ProcessId = usize;
+
+/// Something that happens at its time.
+#[derive(Debug, Clone)]
+pub(crate) enum Event {
+    /// Something comes over a connection.
+    Packet {
+        line: usize,
+        to: usize,
+        item: Item,
+    },
+    /// What a cut connection has kept is sent again.
+    Again {
+        line: usize,
+        to: usize,
+    },
+    Datagram {
+        to: ProcessId,
+        from: usize,
+        beat: Heartbeat,
+    },
+    Timer {
+        of: ProcessId,
+        timer: Timer,
+    },
+    /// A frame comes to all hosts.
+    Frame {
+        host: usize,
+        request: Request,
+    },
+    Reply(Reply),
+    Client(usize),
+    Asked {
+        asked: Asked,
+        stage: Stage,
+        run: u64,
+    },
+    Told {
+        to: ProcessId,
+        number: u64,
+        told: Told,
+    },
+    Fault(usize),
+    Over(End),
+    Boot(usize),
+    Operator,
+}
+
+/// A fault is over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum End {
+    Frozen(ProcessId),
+    /// Between two hosts.
+    Cut(usize, usize),
+    Loss,
+    Latency(Duration),
+    DiskServerDown,
+    DiskServerSlow,
+    DiskServerCut(usize, usize),
+    SlowReplay,
+}
+
+/// What a process does at a time of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Timer {
+    /// An exit of the guest.
+    Exit,
+    /// A heartbeat of this session is due.
+    Beat(u64),
+    /// A look how this session gets on.
+    Look(u64),
+    /// An open batch of this session has waited.
+    Linger(u64),
+    /// A report is due, by this plan.
+    Report(u64),
+    /// A thread that was about to let outputs out runs again.
+    Late,
+    /// The replay's next step.
+    Step,
+    /// All that the socket of a lost session held was read.
+    Drained,
+    /// No answer came to this question.
+    Unanswered(u64),
+    /// The disk server is to be asked again.
+    AskAgain,
+    /// The record is to be looked at.
+    Record,
+    /// The handshake takes too long.
+    Handshake,
+}
+
+#[derive(Debug)]
+struct Queued {
+    at: Duration,
+    number: u64,
+    event: Event,
+}
+
+impl PartialEq for Queued {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
+}
+
+impl Eq for Queued {}
+
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Queued {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+/// What processes have around them.
+#[derive(Debug)]
+pub(crate) struct Env {
+    start: Instant,
+    pub(crate) now: Duration,
+    queue: BinaryHeap<Reverse<Queued>>,
+    number: u64,
+    pub(crate) rng: Rng,
+    pub(crate) settings: Settings,
+    pub(crate) network: Network,
+    pub(crate) to_disk_server: Duration,
+    pub(crate) slow_replay: Duration,
+    pub(crate) checks: Checks,
+    pub(crate) defect: Option<Defect>,
+    trace: Option<Vec<String>>,
+}
+
+impl Env {
+    pub(crate) fn new(schedule: &Schedule, defect: Option<Defect>, trace: bool) -> Self {
+        Self {
+            // The machines count from it, and may look back.
+            start: Instant::now() + Duration::from_secs(24 * 3600),
+            now: Duration::ZERO,
+            queue: BinaryHeap::new(),
+            number: 0,
+            rng: Rng::with_seed(schedule.seed ^ 0x5eed),
+            settings: Settings {
+                heartbeat_timeout: schedule.heartbeat_timeout,
+                ..Settings::default()
+            },
+            network: Network::new(schedule.latency),
+            to_disk_server: schedule.to_disk_server,
+            slow_replay: Duration::ZERO,
+            checks: Checks::default(),
+            defect,
+            trace: trace.then(Vec::new),
+        }
+    }
+
+    /// The time, as the machines have it.
+    pub(crate) fn instant(&self) -> Instant {
+        self.start + self.now
+    }
+
+    pub(crate) fn after(&mut self, time: Duration, event: Event) {
+        self.at(self.now + time, event);
+    }
+
+    pub(crate) fn at(&mut self, at: Duration, event: Event) {
+        self.number += 1;
+        let number = self.number;
+        self.queue.push(Reverse(Queued { at, number, event }));
+    }
+
+    pub(crate) fn timer(&mut self, of: ProcessId, after: Duration, timer: Timer) {
+        // A thread is not woken to the moment.
+        let late = self.jitter(Duration::from_micros(400));
+        self.after(after + late, Event::Timer { of, timer });
+    }
+
+    /// The next event, if there is one until then.
+    pub(crate) fn next(&mut self, until: Duration) -> Option<Event> {
+        let Reverse(next) = self.queue.peek()?;
+        if next.at > until {
+            return None;
+        }
+        let Reverse(next) = self.queue.pop()?;
+        self.now = next.at;
+        Some(next.event)
+    }
+
+    /// A time up to `most`.
+    pub(crate) fn jitter(&mut self, most: Duration) -> Duration {
+        Duration::from_micros(self.rng.u64(..=most.as_micros() as u64))
+    }
+
+    pub(crate) fn disk_server_latency(&mut self) -> Duration {
+        self.to_disk_server + self.jitter(self.to_disk_server / 4)
+    }
+
+    /// Asks the disk server.
+    pub(crate) fn ask(&mut self, by: ProcessId, host: usize, number: u64, question: Question) {
+        let asked = Asked {
+            by,
+            host,
+            number,
+            question,
+        };
+        let (stage, after) = (Stage::Comes, self.disk_server_latency());
+        self.after(
+            after,
+            Event::Asked {
+                asked,
+                stage,
+                run: 0,
+            },
+        );
+    }
+
+    pub(crate) fn has(&self, defect: Defect) -> bool {
+        self.defect == Some(defect)
+    }
+
+    /// A line of the trace, where there is one.
+    pub(crate) fn note(&mut self, line: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            let ms = self.now.as_secs_f64() * 1000.0;
+            trace.push(format!("{ms:>10.3}  {}", line()));
+        }
+    }
+
+    pub(crate) fn take_trace(&mut self) -> Vec<String> {
+        self.trace.take().unwrap_or_default()
+    }
+
+    /// A reply leaves the host of a process that takes itself for the one of this epoch.
+    pub(crate) fn leave(&mut self, from: ProcessId, epoch: u64, reply: Reply) {
+        self.note(|| format!("{from}: out in epoch {epoch}: {reply:?}"));
+        if let Err(what) = self.checks.leaves(from, epoch, &reply) {
+            self.fail(what);
+        }
+        let after = Duration::from_micros(200) + self.jitter(Duration::from_millis(1));
+        self.after(after, Event::Reply(reply));
+    }
+
+    /// A promise was broken.
+    pub(crate) fn fail(&mut self, what: String) {
+        self.note(|| format!("BROKEN: {what}"));
+        self.checks.broken.get_or_insert(what);
+    }
+}

@@ -1,0 +1,132 @@
+//! What happens to the hosts, networks and the disk server in a schedule.
+
+use std::fmt;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+/// Hosts.
+pub(crate) const HOSTS: usize = 3;
+
+/// Whom a fault meets, as things stand then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Who {
+    /// The host that runs the guest.
+    Live,
+    /// One that follows it.
+    Follower,
+    /// Whichever there is.
+    Host(usize),
+}
+
+/// A way between two that takes nothing for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    There,
+    Back,
+    Both,
+}
+
+/// Something that happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The process is killed; its kernel says so to its peers.
+    KillProcess(Who),
+    /// The host loses its power, and boots again.
+    KillHost(Who),
+    /// The same, although it may have the only copy.
+    KillOnlyCopy,
+    Freeze(Who, Duration),
+    Cut(Who, Way, Duration),
+    Loss(u32, Duration),
+    Latency(Duration, Duration),
+    DiskServerDown(Duration),
+    DiskServerSlow(Duration, Duration),
+    DiskServerCut(Who, Way, Duration),
+    SlowReplay(Duration, Duration),
+    /// A bit of the follower's memory flips.
+    Flip,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
+/// A schedule: what is drawn from the seed, and may be left out.
+#[derive(Debug, Clone)]
+pub struct Schedule {
+    /// What delays, losses and loads are drawn from.
+    pub(crate) seed: u64,
+    /// One way between two hosts.
+    pub(crate) latency: Duration,
+    /// One way to the disk server.
+    pub(crate) to_disk_server: Duration,
+    pub(crate) heartbeat_timeout: Duration,
+    pub(crate) faults: Vec<(Duration, Fault)>,
+}
+
+fn ms(range: std::ops::Range<u64>, rng: &mut Rng) -> Duration {
+    Duration::from_millis(rng.u64(range))
+}
+
+impl Schedule {
+    /// The schedule of a seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let latency = match rng.u32(..4) {
+            0 => Duration::from_micros(rng.u64(10_000..60_000)),
+            _ => Duration::from_micros(rng.u64(50..3000)),
+        };
+        let to_disk_server = Duration::from_micros(rng.u64(50..4000));
+        let heartbeat_timeout = ms(100..1000, &mut rng);
+        let number = rng.usize(2..14);
+        let mut at = Duration::from_millis(rng.u64(20..1500));
+        let mut faults = Vec::new();
+        for _ in 0..number {
+            faults.push((at, fault(&mut rng)));
+            // In bursts: what meets something else on its way is what is interesting.
+            at += match rng.u32(..3) {
+                0 => ms(0..40, &mut rng),
+                1 => ms(0..500, &mut rng),
+                _ => ms(300..4000, &mut rng),
+            };
+        }
+        Self {
+            seed,
+            latency,
+            to_disk_server,
+            heartbeat_timeout,
+            faults,
+        }
+    }
+}
+
+fn fault(rng: &mut Rng) -> Fault {
+    let who = match rng.u32(..5) {
+        0..2 => Who::Live,
+        2..4 => Who::Follower,
+        _ => Who::Host(rng.usize(..HOSTS)),
+    };
+    let way = [Way::There, Way::Back, Way::Both][rng.usize(..3)];
+    let long = match rng.bool() {
+        true => ms(20..900, rng),
+        false => ms(500..6000, rng),
+    };
+    match rng.u32(..25) {
+        0..3 => Fault::KillProcess(who),
+        3..6 => Fault::KillHost(who),
+        6 if rng.u32(..3) == 0 => Fault::KillOnlyCopy,
+        6..10 => Fault::Freeze(who, long),
+        10..14 => Fault::Cut(who, way, long),
+        14 => Fault::Loss(rng.u32(10..95), long),
+        15 => Fault::Latency(ms(1..80, rng), long),
+        16 | 17 => Fault::DiskServerDown(long),
+        18 => Fault::DiskServerSlow(ms(5..400, rng), long),
+        19..22 => Fault::DiskServerCut(who, way, long),
+        22 => Fault::SlowReplay(ms(1..60, rng), long),
+        _ => Fault::Flip,
+    }
+}

@@ -1,0 +1,309 @@
+//! A process that follows a primary.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use ftvm_vmm::protocol::follower::{AtEnd, Follower};
+use logging_channel::LossReason;
+use logging_channel::control::Control;
+use logging_channel::entry::Lsn;
+use logging_channel::heartbeat::{Heartbeat, Role};
+use logging_channel::protocol::{BackupEnd, FromPrimary, Pulse};
+
+use crate::Defect;
+use crate::env::{Env, ProcessId, Timer};
+use crate::guest::{Entry, Logged, Replay, Reply};
+use crate::network::Item;
+
+/// How soon all is read that the socket of a lost session holds.
+const DRAIN: Duration = Duration::from_millis(4);
+
+/// What follows a primary.
+#[derive(Debug)]
+pub(crate) struct Following {
+    of: ProcessId,
+    host: usize,
+    pub(crate) line: usize,
+    number: u64,
+    primary: ProcessId,
+    end: BackupEnd,
+    pulse: Pulse,
+    queue: VecDeque<(Lsn, Logged)>,
+    executed: Lsn,
+    follower: Follower,
+    pub(crate) replay: Replay,
+    /// Outputs that the primary may not have let out.
+    unreleased: VecDeque<(Lsn, Reply)>,
+    released: Lsn,
+    differed: Option<Lsn>,
+    /// It was made to differ.
+    pub(crate) flipped: bool,
+    /// The entry was executed that says so.
+    pub(crate) protected: bool,
+    lost: Option<LossReason>,
+    /// Nothing more is read.
+    pub(crate) ended: bool,
+    stepping: bool,
+    /// The latest plan of a report: those before do not count.
+    plan: u64,
+    over: bool,
+}
+
+/// What follows from something that happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Told {
+    PeerLost(String),
+    /// All was replayed.
+    AtEnd(AtEnd),
+}
+
+impl Following {
+    pub(crate) fn new(of: ProcessId, host: usize, line: usize, number: u64, env: &mut Env) -> Self {
+        let now = env.instant();
+        let timeout = env.settings.heartbeat_timeout;
+        env.timer(of, Duration::ZERO, Timer::Beat(number));
+        Self {
+            of,
+            host,
+            line,
+            number,
+            primary: env.network.lines[line].ends[1],
+            end: BackupEnd::default(),
+            pulse: Pulse::new(Role::Backup, number, timeout, now),
+            queue: VecDeque::new(),
+            executed: Lsn(0),
+            follower: Follower::default(),
+            replay: Replay::default(),
+            unreleased: VecDeque::new(),
+            released: Lsn(0),
+            differed: None,
+            flipped: false,
+            protected: false,
+            lost: None,
+            ended: false,
+            stepping: false,
+            plan: 0,
+            over: false,
+        }
+    }
+
+    /// Something comes over the connection.
+    pub(crate) fn hear(&mut self, item: Item, env: &mut Env) -> Vec<Told> {
+        if self.ended {
+            return Vec::new();
+        }
+        let now = env.instant();
+        self.pulse.hear_log(now);
+        match item {
+            Item::Batch(first, entries) => {
+                let awaited = entries.iter().any(|it| it.entry.payload().is_awaited());
+                let lsns = (first.0..).map(Lsn);
+                let last = Lsn(first.0 + entries.len() as u64 - 1);
+                self.queue.extend(lsns.zip(entries));
+                self.end.receive(last, awaited, now);
+                if self.end.is_due(now) {
+                    self.report(env);
+                }
+                self.plan_report(env);
+                self.step_soon(env);
+            }
+            Item::Control(message) => match self.end.hear(message) {
+                Ok(FromPrimary::Released(lsn)) => self.released = self.released.max(lsn),
+                Ok(FromPrimary::End) => return self.lose(LossReason::Orderly, env),
+                Err(what) => {
+                    env.fail(format!("a primary broke the protocol: {what}"));
+                    return self.lose(LossReason::Protocol(what), env);
+                }
+            },
+            Item::Fin | Item::Reset => {
+                let mut told = self.lose(LossReason::Closed, env);
+                told.extend(self.drained(env));
+                return told;
+            }
+            Item::Hello | Item::Welcome { .. } | Item::Ready | Item::Begin => {}
+        }
+        Vec::new()
+    }
+
+    pub(crate) fn hear_beat(&mut self, beat: &Heartbeat, env: &Env) {
+        if let Some(heard) = self.pulse.hear(beat, env.instant()) {
+            self.released = self.released.max(heard.released);
+        }
+    }
+
+    pub(crate) fn beat(&mut self, env: &mut Env) -> Vec<Told> {
+        if self.lost.is_some() {
+            return Vec::new();
+        }
+        let now = env.instant();
+        let beat = self.pulse.beat(now, Lsn(0), None);
+        env.send_beat(self.host, self.primary, beat);
+        env.timer(self.of, self.pulse.interval(), Timer::Beat(self.number));
+        match self.pulse.tick(now) {
+            Some(silence) => self.lose(silence, env),
+            None => Vec::new(),
+        }
+    }
+
+    /// The session is over. What the socket holds is still read.
+    fn lose(&mut self, reason: LossReason, env: &mut Env) -> Vec<Told> {
+        if self.lost.is_some() {
+            return Vec::new();
+        }
+        let of = self.of;
+        env.note(|| format!("{of}: the primary is lost: {reason}"));
+        env.close(self.line, 0);
+        env.timer(self.of, DRAIN, Timer::Drained);
+        let told = reason.to_string();
+        self.lost = Some(reason);
+        let mut told = vec![Told::PeerLost(told)];
+        if env.has(Defect::ClaimBeforeReplay) && self.follower.is_protecting() {
+            self.queue.clear();
+            told.extend(self.at_end(env));
+        }
+        told
+    }
+
+    pub(crate) fn drained(&mut self, env: &mut Env) -> Vec<Told> {
+        self.ended = true;
+        self.step_soon(env);
+        Vec::new()
+    }
+
+    fn report(&mut self, env: &mut Env) {
+        let over = self.lost.is_some() && !env.has(Defect::AcknowledgementAfterLoss);
+        let report = self.end.report(self.executed, !over);
+        if over {
+            return;
+        }
+        if let Some(differed) = self.differed.take() {
+            let message = Control::NeedState {
+                differed,
+                uncounted: false,
+            };
+            env.send(self.line, 1, Item::Control(message));
+        }
+        if let Some((received, executed)) = report {
+            let message = Control::Acknowledge {
+                received,
+                executed,
+                idle: Duration::ZERO,
+            };
+            env.send(self.line, 1, Item::Control(message));
+        }
+    }
+
+    fn plan_report(&mut self, env: &mut Env) {
+        if let Some(after) = self.end.next_report(env.instant(), self.differed.is_some()) {
+            self.plan += 1;
+            env.timer(self.of, after, Timer::Report(self.plan));
+        }
+    }
+
+    pub(crate) fn report_due(&mut self, plan: u64, env: &mut Env) {
+        if self.lost.is_none() && plan == self.plan {
+            self.report(env);
+            self.plan_report(env);
+        }
+    }
+
+    fn step_soon(&mut self, env: &mut Env) {
+        if !std::mem::replace(&mut self.stepping, true) {
+            let slow = env.slow_replay;
+            let after =
+                Duration::from_micros(20) + env.jitter(slow.max(Duration::from_micros(300)));
+            env.timer(self.of, after, Timer::Step);
+        }
+    }
+
+    /// The replay gets on by some entries.
+    pub(crate) fn step(&mut self, env: &mut Env) -> Vec<Told> {
+        self.stepping = false;
+        if self.over {
+            return Vec::new();
+        }
+        let some = env.rng.usize(1..12);
+        for _ in 0..some {
+            let Some((lsn, logged)) = self.queue.pop_front() else {
+                break;
+            };
+            self.execute(lsn, &logged, env);
+            self.executed = lsn;
+        }
+        if !self.queue.is_empty() {
+            self.step_soon(env);
+            return Vec::new();
+        }
+        self.at_end(env)
+    }
+
+    fn execute(&mut self, lsn: Lsn, logged: &Logged, env: &mut Env) {
+        let of = self.of;
+        if !self.follower.executes() {
+            if self.replay.receive(&logged.entry) {
+                env.note(|| format!("{of}: has taken over the state"));
+                self.follower.take_over();
+                self.flipped = false;
+            }
+        } else if !self.replay.execute(logged) {
+            if !self.flipped {
+                env.fail(format!("process {of} differs at LSN {lsn}: {logged:?}"));
+            }
+            env.note(|| format!("{of}: differs at LSN {lsn}"));
+            self.follower.differ();
+            self.differed = Some(lsn);
+            self.plan_report(env);
+        }
+        match &logged.entry {
+            Entry::Protected => {
+                env.note(|| format!("{of}: protects"));
+                self.protected = true;
+                env.checks.joins += 1;
+                self.follower.protect();
+            }
+            Entry::Output(reply) => {
+                self.unreleased.push_back((lsn, *reply));
+                let released = self.released;
+                self.unreleased.retain(|(lsn, _)| *lsn > released);
+            }
+            _ => {}
+        }
+    }
+
+    /// What to do where all of the log was replayed.
+    fn at_end(&mut self, env: &mut Env) -> Vec<Told> {
+        let Some(reason) = self.lost.as_ref().filter(|_| self.queue.is_empty()) else {
+            return Vec::new();
+        };
+        if !self.ended && !env.has(Defect::ClaimBeforeReplay) {
+            return Vec::new();
+        }
+        self.over = true;
+        let found = self.follower.at_end(reason);
+        let found = match found {
+            AtEnd::Discard if self.follower.executes() && env.has(Defect::TargetClaims) => {
+                AtEnd::Claim
+            }
+            AtEnd::Refuse if env.has(Defect::DivergedClaims) => AtEnd::Claim,
+            found => found,
+        };
+        vec![Told::AtEnd(found)]
+    }
+
+    /// A bit of its guest's memory is another one from now on.
+    pub(crate) fn flip(&mut self) {
+        if self.follower.executes() {
+            self.flipped = true;
+            self.replay.guest.memory[0] ^= 1;
+        }
+    }
+
+    /// What goes out when this host goes live: what may not have left, and what the guest has made since.
+    pub(crate) fn outputs(&mut self) -> Vec<Reply> {
+        let released = self.released;
+        let unreleased = self.unreleased.drain(..);
+        let again = unreleased.filter(|(lsn, _)| *lsn > released);
+        let again = again.map(|(_, reply)| reply);
+        again.chain(self.replay.made.drain(..)).collect()
+    }
+}

@@ -1,0 +1,183 @@
+//! Drives the owner of an epoch, as `roles::tenure` and `roles::claim` do: one question to the disk server
+//! at a time, and what happens meanwhile waits for the answer to a claim.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use disk_server::arbiter::{Answer, Claim, ClaimRequest, Claimant};
+use ftvm_vmm::protocol::epoch::{Core, Effect, Input, Task};
+use ftvm_vmm::protocol::rights::{Repeat, STOPPED, repeats};
+
+use crate::disk_server::{Question, Told};
+use crate::env::{Env, ProcessId, Timer};
+
+/// How soon an answer is not waited for any more.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(1000);
+/// How often the record is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// A process's epoch.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    pub(crate) core: Core,
+    me: Claimant,
+    of: ProcessId,
+    host: usize,
+    inbox: VecDeque<Input>,
+    claim: Option<OpenClaim>,
+    /// The look that is under way.
+    look: Option<u64>,
+}
+
+/// A claim whose answer has to be known.
+#[derive(Debug)]
+struct OpenClaim {
+    task: Task,
+    pause: Duration,
+    /// The question that is under way.
+    question: Option<u64>,
+}
+
+impl Keeper {
+    pub(crate) fn new(core: Core, me: Claimant, of: ProcessId, host: usize, env: &mut Env) -> Self {
+        env.timer(of, LOOK, Timer::Record);
+        Self {
+            core,
+            me,
+            of,
+            host,
+            inbox: VecDeque::new(),
+            claim: None,
+            look: None,
+        }
+    }
+
+    /// Something happens. Gives what follows, now or later.
+    pub(crate) fn tell(&mut self, input: Input, env: &mut Env) -> Vec<Effect> {
+        self.inbox.push_back(input);
+        self.drive(env)
+    }
+
+    fn drive(&mut self, env: &mut Env) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        while self.claim.is_none() {
+            while let Some(input) = self.inbox.pop_front() {
+                effects.extend(self.core.take(input));
+            }
+            match self.core.next() {
+                task @ (Task::Contest(_) | Task::Stop(_)) => {
+                    self.look = None;
+                    self.claim = Some(OpenClaim {
+                        task,
+                        pause: FIRST_PAUSE,
+                        question: None,
+                    });
+                    self.ask(Question::Read, env);
+                }
+                Task::Watch { .. } | Task::Nothing => break,
+            }
+        }
+        effects
+    }
+
+    fn ask(&mut self, question: Question, env: &mut Env) {
+        let number = env.rng.u64(..);
+        if let Some(claim) = &mut self.claim {
+            claim.question = Some(number);
+        }
+        env.ask(self.of, self.host, number, question);
+        env.timer(self.of, PATIENCE, Timer::Unanswered(number));
+    }
+
+    /// The record is to be looked at.
+    pub(crate) fn look(&mut self, env: &mut Env) {
+        env.timer(self.of, LOOK, Timer::Record);
+        if self.claim.is_none() && self.look.is_none() {
+            let number = env.rng.u64(..);
+            self.look = Some(number);
+            env.ask(self.of, self.host, number, Question::Read);
+            env.timer(self.of, PATIENCE, Timer::Unanswered(number));
+        }
+    }
+
+    /// An answer has not come.
+    pub(crate) fn unanswered(&mut self, number: u64, env: &mut Env) {
+        if self.look == Some(number) {
+            self.look = None;
+        }
+        if let Some(claim) = &mut self.claim
+            && claim.question == Some(number)
+        {
+            claim.question = None;
+            self.wait(env);
+        }
+    }
+
+    fn wait(&mut self, env: &mut Env) {
+        if let Some(claim) = &mut self.claim {
+            claim.question = None;
+            let pause = claim.pause;
+            claim.pause = (pause * 2).min(LONGEST_PAUSE);
+            env.timer(self.of, pause, Timer::AskAgain);
+        }
+    }
+
+    pub(crate) fn ask_again(&mut self, env: &mut Env) {
+        if self
+            .claim
+            .as_ref()
+            .is_some_and(|claim| claim.question.is_none())
+        {
+            self.ask(Question::Read, env);
+        }
+    }
+
+    /// An answer comes.
+    pub(crate) fn hear(&mut self, number: u64, told: Told, env: &mut Env) -> Vec<Effect> {
+        if self.look == Some(number) {
+            self.look = None;
+            if let Told::Record(record) = told {
+                return self.tell(Input::Looked(record), env);
+            }
+            return Vec::new();
+        }
+        let Some(claim) = &self.claim else {
+            return Vec::new();
+        };
+        if claim.question != Some(number) {
+            return Vec::new();
+        }
+        let task = claim.task;
+        let (Task::Contest(epoch) | Task::Stop(epoch)) = task else {
+            return Vec::new();
+        };
+        let claimant = match task {
+            Task::Contest(_) => self.me.clone(),
+            _ => STOPPED.parse().expect("a claimant"),
+        };
+        let outcome = match told {
+            Told::Record(record) => match repeats(&record, epoch, self.core.holder(), &claimant) {
+                Repeat::NotYet => {
+                    self.wait(env);
+                    return Vec::new();
+                }
+                Repeat::Now => {
+                    let expected = epoch;
+                    self.ask(Question::Claim(ClaimRequest { expected, claimant }), env);
+                    return Vec::new();
+                }
+                Repeat::Lost(claim) => claim,
+            },
+            Told::Claim(Answer::Won { epoch }) => Claim::Won { epoch },
+            Told::Claim(Answer::Lost { epoch, holder }) => Claim::Lost { epoch, holder },
+        };
+        self.claim = None;
+        self.inbox.push_front(match task {
+            Task::Contest(_) => Input::Contested(outcome),
+            _ => Input::Stopped(outcome),
+        });
+        self.drive(env)
+    }
+}

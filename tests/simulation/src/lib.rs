@@ -1,0 +1,166 @@
+//! A seeded simulator of ftvm's protocol.
+//!
+//! Hosts, a network that delays, loses and cuts, a disk server, clients that count, and an operator who
+//! starts backups, all in virtual time and from one queue of events. What decides is the product's own:
+//! [`ftvm_vmm::protocol`], [`logging_channel::protocol`], and the disk server's
+//! [`decide`](::disk_server::arbiter::decide). What is around it here stands for sockets, threads, the
+//! processor and the guest.
+//!
+//! At every step is checked that
+//!
+//! - outputs leave one host at a time, in the order of epochs, and none is undone;
+//! - what a client has the reply to is in every guest that goes live, and no guest ends while a copy of it
+//!   was left alone;
+//! - a backup that does not protect the guest never runs it, nor one that differs;
+//! - copies are equal where the log compares them;
+//! - a guest of which there is a copy answers again, when all faults are over.
+//!
+//! A schedule is drawn from its seed, and is the same every time. One that fails is run again without
+//! one fault after the other, and told with those that it takes.
+
+mod checks;
+mod disk_server;
+mod env;
+mod faults;
+mod follower;
+mod guest;
+mod keeper;
+mod live;
+mod network;
+mod process;
+mod world;
+
+use std::fmt;
+
+pub use faults::Schedule;
+use world::World;
+
+/// A defect that is put into what drives the machines, to see that it is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Defect {
+    /// Outputs do not wait for their acknowledgement.
+    OutputBeforeAcknowledgement,
+    /// An acknowledged output leaves however long ago the backup was heard.
+    PermitWithoutLease,
+    /// What is decided while the guest is alone lets out all that comes later.
+    EverythingMayLeaveAlone,
+    /// A backup claims as soon as it lost its primary.
+    ClaimBeforeReplay,
+    /// A backup that does not protect the guest yet claims.
+    TargetClaims,
+    /// A backup that differs claims.
+    DivergedClaims,
+    /// A backup acknowledges after it took its primary for lost.
+    AcknowledgementAfterLoss,
+}
+
+impl Defect {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::OutputBeforeAcknowledgement,
+        Self::PermitWithoutLease,
+        Self::EverythingMayLeaveAlone,
+        Self::ClaimBeforeReplay,
+        Self::TargetClaims,
+        Self::DivergedClaims,
+        Self::AcknowledgementAfterLoss,
+    ];
+}
+
+/// What was seen of a schedule that kept all promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Seen {
+    /// Outputs that left.
+    pub outputs: u64,
+    /// How often a backup went live.
+    pub failovers: u64,
+    /// How often a backup came to protect the guest.
+    pub joins: u64,
+    /// The guest was gone in the end, with the only host that had it.
+    pub gone: u64,
+}
+
+impl std::ops::AddAssign for Seen {
+    fn add_assign(&mut self, other: Self) {
+        self.outputs += other.outputs;
+        self.failovers += other.failovers;
+        self.joins += other.joins;
+        self.gone += other.gone;
+    }
+}
+
+/// A schedule that broke a promise.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    seed: u64,
+    broken: String,
+    faults: Vec<String>,
+    trace: Vec<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {}: {}", self.seed, self.broken)?;
+        writeln!(f, "with these of its faults:")?;
+        for fault in &self.faults {
+            writeln!(f, "    {fault}")?;
+        }
+        writeln!(f, "what happened, in milliseconds:")?;
+        for line in &self.trace {
+            writeln!(f, "{line}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs the schedule of a seed.
+///
+/// # Errors
+/// It broke a promise.
+pub fn run(seed: u64, defect: Option<Defect>) -> Result<Seen, Box<Failure>> {
+    let schedule = Schedule::new(seed);
+    match tried(&schedule, defect) {
+        Ok(seen) => Ok(seen),
+        Err(_) => Err(Box::new(explained(schedule, defect))),
+    }
+}
+
+fn tried(schedule: &Schedule, defect: Option<Defect>) -> Result<Seen, String> {
+    let mut world = World::new(schedule, defect, false);
+    let left = world.run();
+    let checks = world.env.checks;
+    match checks.broken {
+        Some(broken) => Err(broken),
+        None => Ok(Seen {
+            outputs: checks.outputs,
+            failovers: checks.failovers,
+            joins: checks.joins,
+            gone: u64::from(!left),
+        }),
+    }
+}
+
+/// The failure of a schedule, with as few faults as it takes.
+fn explained(mut schedule: Schedule, defect: Option<Defect>) -> Failure {
+    let mut number = 0;
+    while number < schedule.faults.len() {
+        let mut without = schedule.clone();
+        without.faults.remove(number);
+        if tried(&without, defect).is_err() {
+            schedule = without;
+        } else {
+            number += 1;
+        }
+    }
+    let mut world = World::new(&schedule, defect, true);
+    world.run();
+    let faults = schedule.faults.iter();
+    Failure {
+        seed: schedule.seed,
+        broken: world.env.checks.broken.take().unwrap_or_default(),
+        faults: faults
+            .map(|(at, fault)| format!("{:>8.1} ms  {fault}", at.as_secs_f64() * 1000.0))
+            .collect(),
+        trace: world.env.take_trace(),
+    }
+}

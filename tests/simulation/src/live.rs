@@ -1,0 +1,359 @@
+//! A process that runs the guest.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use ftvm_vmm::protocol::live::{Live, Lost};
+use ftvm_vmm::protocol::outputs::HeldOutputs;
+use logging_channel::LossReason;
+use logging_channel::control::Control;
+use logging_channel::entry::Lsn;
+use logging_channel::heartbeat::{Heartbeat, Role};
+use logging_channel::protocol::{Appended, Permit, PrimaryEnd, Pulse};
+
+use crate::Defect;
+use crate::env::{Env, ProcessId, Timer};
+use crate::guest::{Entry, Guest, Logged, Reply, Request, Transfer};
+use crate::network::Item;
+
+/// The longest time between two exits.
+const EXIT: Duration = Duration::from_millis(8);
+
+/// What runs the guest.
+#[derive(Debug)]
+pub(crate) struct Runner {
+    pub(crate) of: ProcessId,
+    pub(crate) host: usize,
+    pub(crate) epoch: u64,
+    pub(crate) guest: Guest,
+    pub(crate) live: Live,
+    held: HeldOutputs<Reply>,
+    /// Permits of a thread that is late.
+    late: Vec<Permit>,
+    inputs: VecDeque<Request>,
+    pub(crate) session: Option<Session>,
+    /// A session that begins at the next exit.
+    accepted: Option<(usize, u64)>,
+}
+
+/// The session with a backup, or the last one.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) line: usize,
+    pub(crate) number: u64,
+    peer: ProcessId,
+    end: PrimaryEnd,
+    pulse: Pulse,
+    open: Vec<Logged>,
+    next: Lsn,
+    told_released: Lsn,
+    transfer: Option<Transfer>,
+    pub(crate) lost: bool,
+}
+
+/// What an exit, or a loss, means to the owner of the epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Told {
+    Paired,
+    PeerLost(String),
+}
+
+impl Runner {
+    pub(crate) fn new(of: ProcessId, host: usize, epoch: u64, guest: Guest, env: &mut Env) -> Self {
+        env.timer(of, EXIT, Timer::Exit);
+        Self {
+            of,
+            host,
+            epoch,
+            guest,
+            live: Live::alone(Lsn(0)),
+            held: HeldOutputs::default(),
+            late: Vec::new(),
+            inputs: VecDeque::new(),
+            session: None,
+            accepted: None,
+        }
+    }
+
+    /// A backup that may join.
+    pub(crate) fn accept(&mut self, line: usize, number: u64) {
+        self.accepted = Some((line, number));
+    }
+
+    /// The connection of one that has not begun is gone.
+    pub(crate) fn forget(&mut self, line: usize) {
+        self.accepted.take_if(|(accepted, _)| *accepted == line);
+    }
+
+    /// Whether there is room for one.
+    pub(crate) fn is_free(&self) -> bool {
+        self.live.is_alone() && self.accepted.is_none()
+    }
+
+    pub(crate) fn has_session(&self, number: u64) -> bool {
+        let session = self.session.as_ref();
+        session.is_some_and(|session| session.number == number && !session.lost)
+    }
+
+    pub(crate) fn frame(&mut self, request: Request) {
+        if self.inputs.len() < 64 {
+            self.inputs.push_back(request);
+        }
+    }
+
+    /// The guest comes to an exit.
+    pub(crate) fn exit(&mut self, env: &mut Env) -> Option<Told> {
+        let again = Duration::from_micros(500) + env.jitter(EXIT);
+        env.timer(self.of, again, Timer::Exit);
+        if let Some((line, number)) = self.accepted.take() {
+            self.begin_session(line, number, env);
+        }
+        let told = self.protect(env);
+        if let Some(session) = self.session.as_mut().filter(|session| !session.lost) {
+            // The guest stands still until its backup has caught up.
+            let behind = session.end.is_behind();
+            session.end.note_held(behind.then(|| env.instant()));
+            if behind {
+                return told;
+            }
+            if session.end.take_state_wanted().is_some() {
+                env.note(|| "a backup asks for the state".into());
+                session.transfer = Some(Transfer::default());
+                self.append(Entry::Begin, env);
+            }
+        }
+        self.transfer(env);
+        let time = env.now.as_nanos() as u64;
+        self.append(Entry::Tick(time), env);
+        self.guest.tick(time);
+        while let Some(request) = self.inputs.pop_front() {
+            self.append(Entry::Request(request), env);
+            let (reply, page) = self.guest.request(request);
+            if let (Some(page), Some(session)) = (page, &mut self.session)
+                && let Some(transfer) = &mut session.transfer
+            {
+                transfer.wrote(page);
+            }
+            if let Some(reply) = reply {
+                let lsn = self.append(Entry::Output(reply), env);
+                self.flush(env);
+                self.held.hold(lsn, reply);
+                let permit = self.permit(env);
+                // The thread may be late with what it has decided.
+                if env.rng.u32(..8) == 0 {
+                    self.late.push(permit);
+                    let after = env.jitter(Duration::from_millis(6));
+                    env.timer(self.of, after, Timer::Late);
+                } else {
+                    self.release(permit, env);
+                }
+            }
+        }
+        told
+    }
+
+    fn begin_session(&mut self, line: usize, number: u64, env: &mut Env) {
+        let now = env.instant();
+        let timeout = env.settings.heartbeat_timeout;
+        let peer = env.network.lines[line].ends[0];
+        let of = self.of;
+        env.note(|| format!("{of}: process {peer} joins"));
+        let session = Session {
+            line,
+            number,
+            peer,
+            end: PrimaryEnd::new(&env.settings, timeout, now),
+            pulse: Pulse::new(Role::Primary, number, timeout, now),
+            open: Vec::new(),
+            next: Lsn::FIRST,
+            told_released: Lsn(0),
+            transfer: Some(Transfer::default()),
+            lost: false,
+        };
+        env.timer(self.of, Duration::ZERO, Timer::Beat(number));
+        env.timer(self.of, session.end.look_interval(), Timer::Look(number));
+        self.session = Some(session);
+        self.live.begin_session();
+        self.append(Entry::Begin, env);
+    }
+
+    /// Protection may begin here.
+    fn protect(&mut self, env: &mut Env) -> Option<Told> {
+        let session = self.session.as_ref().filter(|session| !session.lost)?;
+        if !self.live.at_exit(session.end.executed()) {
+            return None;
+        }
+        let of = self.of;
+        env.note(|| format!("{of}: protected"));
+        self.append(Entry::Protected, env);
+        self.flush(env);
+        Some(Told::Paired)
+    }
+
+    fn transfer(&mut self, env: &mut Env) {
+        let guest = &self.guest;
+        let session = self.session.as_mut().filter(|session| !session.lost);
+        let Some(session) = session else { return };
+        let Some(transfer) = &mut session.transfer else {
+            return;
+        };
+        let part = transfer.part(guest);
+        let last = matches!(part, Entry::Commit(..));
+        if last {
+            session.transfer = None;
+        }
+        let lsn = self.append(part, env);
+        if last {
+            let sent = Lsn(lsn.0 - self.live.base().0);
+            self.live.state_sent(sent);
+            self.flush(env);
+        }
+    }
+
+    fn append(&mut self, entry: Entry, env: &mut Env) -> Lsn {
+        let lsn = self.live.append();
+        if let Some(session) = self.session.as_mut().filter(|session| !session.lost) {
+            let opens_batch = session.open.is_empty();
+            let appended = Appended {
+                lsn: session.next,
+                opens_batch,
+            };
+            session.next = session.next.next();
+            session
+                .end
+                .append(appended, &entry.payload(), env.instant());
+            session.open.push(Logged {
+                entry,
+                check: self.guest.digest(),
+            });
+            if opens_batch {
+                let linger = env.settings.linger;
+                env.timer(self.of, linger, Timer::Linger(session.number));
+            }
+        }
+        lsn
+    }
+
+    pub(crate) fn flush(&mut self, env: &mut Env) {
+        let Some(session) = self.session.as_mut().filter(|session| !session.lost) else {
+            return;
+        };
+        if session.open.is_empty() {
+            return;
+        }
+        let entries = std::mem::take(&mut session.open);
+        let first = Lsn(session.next.0 - entries.len() as u64);
+        env.send(session.line, 0, Item::Batch(first, entries));
+        let released = session.end.released();
+        if released > session.told_released {
+            session.told_released = released;
+            env.send(session.line, 0, Item::Control(Control::Released(released)));
+        }
+    }
+
+    fn permit(&self, env: &Env) -> Permit {
+        let session = self.session.as_ref().map(|session| session.end.permit());
+        let permit = self.live.permit(session);
+        match env.defect {
+            Some(Defect::PermitWithoutLease) => Permit {
+                until: None,
+                ..permit
+            },
+            Some(Defect::OutputBeforeAcknowledgement) => Permit::EVERYTHING,
+            Some(Defect::EverythingMayLeaveAlone) if permit.until.is_none() => Permit::EVERYTHING,
+            _ => permit,
+        }
+    }
+
+    /// A thread does what it has decided before.
+    pub(crate) fn late(&mut self, env: &mut Env) {
+        for permit in std::mem::take(&mut self.late) {
+            self.release(permit, env);
+        }
+    }
+
+    fn release(&mut self, permit: Permit, env: &mut Env) {
+        let mut last = None;
+        while let Some((lsn, reply)) = self.held.next(permit, env.instant()) {
+            env.leave(self.of, self.epoch, reply);
+            last = Some(lsn);
+        }
+        if let (Some(last), Some(session)) = (last, &mut self.session)
+            && let Some(lsn) = last.0.checked_sub(self.live.base().0)
+        {
+            session.end.note_released(Lsn(lsn));
+        }
+    }
+
+    /// What waits may leave now.
+    pub(crate) fn release_permitted(&mut self, env: &mut Env) {
+        let permit = self.permit(env);
+        self.release(permit, env);
+    }
+
+    pub(crate) fn hear(&mut self, message: Control, env: &mut Env) -> Option<Told> {
+        let now = env.instant();
+        let session = self.session.as_mut().filter(|session| !session.lost)?;
+        session.pulse.hear_log(now);
+        match session.end.hear([message], now) {
+            Ok(true) => self.release_permitted(env),
+            Ok(false) => {}
+            Err(what) => {
+                env.fail(format!("a backup broke the protocol: {what}"));
+                return self.lose(&LossReason::Protocol(what), env);
+            }
+        }
+        None
+    }
+
+    pub(crate) fn hear_beat(&mut self, beat: &Heartbeat, env: &Env) {
+        if let Some(session) = self.session.as_mut().filter(|session| !session.lost)
+            && let Some(heard) = session.pulse.hear(beat, env.instant())
+        {
+            session.end.hear_heartbeat(&heard);
+        }
+    }
+
+    pub(crate) fn beat(&mut self, env: &mut Env) -> Option<Told> {
+        let now = env.instant();
+        let session = self.session.as_mut().filter(|session| !session.lost)?;
+        let beat = session.pulse.beat(now, session.end.released(), None);
+        env.send_beat(self.host, session.peer, beat);
+        let interval = session.pulse.interval();
+        env.timer(self.of, interval, Timer::Beat(session.number));
+        let silence = session.pulse.tick(now)?;
+        self.lose(&silence, env)
+    }
+
+    pub(crate) fn look(&mut self, env: &mut Env) -> Option<Told> {
+        let session = self.session.as_mut().filter(|session| !session.lost)?;
+        env.timer(
+            self.of,
+            session.end.look_interval(),
+            Timer::Look(session.number),
+        );
+        let found = session.end.look(env.instant())?;
+        self.lose(&found, env)
+    }
+
+    /// The session is over.
+    pub(crate) fn lose(&mut self, reason: &LossReason, env: &mut Env) -> Option<Told> {
+        let session = self.session.as_mut().filter(|session| !session.lost)?;
+        session.lost = true;
+        session.transfer = None;
+        env.close(session.line, 1);
+        let of = self.of;
+        env.note(|| format!("{of}: the backup is lost: {reason}"));
+        match self.live.lose_session() {
+            Lost::Join => None,
+            Lost::Backup => Some(Told::PeerLost(reason.to_string())),
+        }
+    }
+
+    /// This host won the next epoch.
+    pub(crate) fn won(&mut self, epoch: u64, env: &mut Env) {
+        self.epoch = epoch;
+        self.live.go_on_alone();
+        self.release_permitted(env);
+    }
+}

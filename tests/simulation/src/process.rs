@@ -1,0 +1,401 @@
+//! A run of `ftvm`: what it is, and what it makes of what happens.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use disk_server::arbiter::Claimant;
+use ftvm_vmm::protocol::epoch::{Core, Effect, Input};
+use ftvm_vmm::protocol::follower::AtEnd;
+use ftvm_vmm::protocol::rights::{own_right, right_of_another};
+use logging_channel::LossReason;
+use logging_channel::handshake::Title;
+use logging_channel::heartbeat::Heartbeat;
+use logging_channel::session::Confirmation;
+
+use crate::disk_server::{Question, Told};
+use crate::env::{Env, Event, ProcessId, Timer};
+use crate::follower::{self, Following};
+use crate::guest::{Guest, Request};
+use crate::keeper::{Keeper, PATIENCE};
+use crate::live::{self, Runner};
+use crate::network::Item;
+
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(2);
+
+/// A process on a host.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pub(crate) id: ProcessId,
+    pub(crate) host: usize,
+    pub(crate) me: Claimant,
+    pub(crate) alive: bool,
+    /// A fault ended it.
+    pub(crate) killed: bool,
+    /// How many faults keep it from running.
+    pub(crate) frozen: u32,
+    /// What happens meanwhile.
+    pub(crate) pending: VecDeque<Event>,
+    keeper: Option<Keeper>,
+    pub(crate) role: Role,
+    /// A backup that this process may take, or the primary that it asked.
+    handshake: Option<Handshake>,
+}
+
+/// What a process does.
+#[derive(Debug)]
+pub(crate) enum Role {
+    Joining,
+    Follows(Box<Following>),
+    Runs(Box<Runner>),
+}
+
+/// A session that is being agreed on.
+#[derive(Debug)]
+struct Handshake {
+    line: usize,
+    session: u64,
+    title: Title,
+    question: Option<u64>,
+}
+
+impl Process {
+    fn new(id: ProcessId, host: usize, role: Role) -> Self {
+        Self {
+            id,
+            host,
+            me: claimant(id, host),
+            alive: true,
+            killed: false,
+            frozen: 0,
+            pending: VecDeque::new(),
+            keeper: None,
+            role,
+            handshake: None,
+        }
+    }
+
+    /// The first one, which has won its epoch.
+    pub(crate) fn primary(id: ProcessId, host: usize, epoch: u64, env: &mut Env) -> Self {
+        let runner = Runner::new(id, host, epoch, Guest::default(), env);
+        let mut it = Self::new(id, host, Role::Runs(Box::new(runner)));
+        let core = Core::holding(it.me.clone(), epoch);
+        it.keeper = Some(Keeper::new(core, it.me.clone(), id, host, env));
+        it
+    }
+
+    /// One that wants to join a host's guest, by this line to it.
+    pub(crate) fn backup(id: ProcessId, host: usize, line: usize, env: &mut Env) -> Self {
+        let mut it = Self::new(id, host, Role::Joining);
+        env.send(line, 1, Item::Hello);
+        env.timer(id, HANDSHAKE, Timer::Handshake);
+        let title = Title {
+            epoch: 0,
+            holder: String::new(),
+        };
+        it.handshake = Some(Handshake {
+            line,
+            session: 0,
+            title,
+            question: None,
+        });
+        it
+    }
+
+    /// Whether the guest goes on as long as this process does.
+    pub(crate) fn is_copy(&self) -> bool {
+        self.alive
+            && match &self.role {
+                Role::Runs(_) => true,
+                Role::Follows(following) => following.protected && !following.flipped,
+                Role::Joining => false,
+            }
+    }
+
+    /// Ends by itself.
+    fn exit(&mut self, why: &str, env: &mut Env) {
+        let id = self.id;
+        env.note(|| format!("{id}: exits: {why}"));
+        self.alive = false;
+    }
+
+    pub(crate) fn frame(&mut self, request: Request) {
+        if let Role::Runs(runner) = &mut self.role {
+            runner.frame(request);
+        }
+    }
+
+    pub(crate) fn hear_beat(&mut self, beat: &Heartbeat, env: &Env) {
+        match &mut self.role {
+            Role::Runs(runner) => runner.hear_beat(beat, env),
+            Role::Follows(following) => following.hear_beat(beat, env),
+            Role::Joining => {}
+        }
+    }
+
+    /// Whether it reads what comes over a line that it has closed.
+    pub(crate) fn drains(&self, line: usize) -> bool {
+        matches!(&self.role, Role::Follows(it) if it.line == line && !it.ended)
+    }
+
+    /// Something comes over a line.
+    pub(crate) fn packet(&mut self, line: usize, item: Item, env: &mut Env) {
+        let gone = matches!(item, Item::Fin | Item::Reset);
+        if gone && self.handshake.take_if(|it| it.line == line).is_some() {
+            if let Role::Joining = self.role {
+                self.exit("was not taken", env);
+            }
+            return;
+        }
+        match (&mut self.role, item) {
+            (Role::Runs(runner), Item::Hello) => {
+                if !runner.is_free() || self.handshake.is_some() {
+                    return env.close(line, 1);
+                }
+                let session = env.rng.u64(1..);
+                let title = Title {
+                    epoch: runner.epoch,
+                    holder: self.me.as_str().to_owned(),
+                };
+                env.send(
+                    line,
+                    0,
+                    Item::Welcome {
+                        session,
+                        title: title.clone(),
+                    },
+                );
+                env.timer(self.id, HANDSHAKE, Timer::Handshake);
+                self.handshake = Some(Handshake {
+                    line,
+                    session,
+                    title,
+                    question: None,
+                });
+            }
+            (Role::Runs(_), Item::Ready) => self.confirm(env),
+            (Role::Joining, Item::Welcome { session, title }) => {
+                if let Some(handshake) = &mut self.handshake {
+                    (handshake.session, handshake.title) = (session, title);
+                    self.confirm(env);
+                }
+            }
+            (Role::Runs(runner), item) => {
+                let session = runner.session.as_ref().filter(|it| it.line == line);
+                match (session.is_some(), item) {
+                    (true, Item::Control(message)) => {
+                        let told = runner.hear(message, env);
+                        self.live_told(told, env);
+                    }
+                    (true, Item::Fin | Item::Reset) => {
+                        let told = runner.lose(&LossReason::Closed, env);
+                        self.live_told(told, env);
+                    }
+                    (false, Item::Fin | Item::Reset) => runner.forget(line),
+                    _ => {}
+                }
+            }
+            (Role::Follows(following), item) if following.line == line => {
+                let told = following.hear(item, env);
+                self.follower_told(told, env);
+            }
+            (Role::Follows(_), Item::Hello) => env.close(line, 1),
+            (Role::Joining, Item::Begin) => {
+                let Some(Handshake { session, title, .. }) = self.handshake.take() else {
+                    return;
+                };
+                let following = Following::new(self.id, self.host, line, session, env);
+                let holder = title.holder.parse().expect("a claimant");
+                let core = Core::following(self.me.clone(), title.epoch, holder);
+                let keeper = Keeper::new(core, self.me.clone(), self.id, self.host, env);
+                self.keeper = Some(keeper);
+                self.role = Role::Follows(Box::new(following));
+            }
+            _ => {}
+        }
+    }
+
+    /// The other side has said what the disk server is asked of now.
+    fn confirm(&mut self, env: &mut Env) {
+        if let Some(handshake) = &mut self.handshake {
+            let number = env.rng.u64(..);
+            handshake.question = Some(number);
+            env.ask(self.id, self.host, number, Question::Read);
+            env.timer(self.id, PATIENCE, Timer::Unanswered(number));
+        }
+    }
+
+    pub(crate) fn told(&mut self, number: u64, told: Told, env: &mut Env) {
+        let asked = self.handshake.take_if(|it| it.question == Some(number));
+        let (Some(mut handshake), Told::Record(record)) = (asked, &told) else {
+            if let Some(keeper) = &mut self.keeper {
+                let effects = keeper.hear(number, told, env);
+                self.follow(effects, env);
+            }
+            return;
+        };
+        handshake.question = None;
+        let line = handshake.line;
+        match &mut self.role {
+            Role::Joining => match right_of_another(record, &handshake.title) {
+                Confirmation::Held => {
+                    env.send(line, 1, Item::Ready);
+                    self.handshake = Some(handshake);
+                }
+                other => {
+                    env.close(line, 0);
+                    self.exit(&format!("{other:?}"), env);
+                }
+            },
+            Role::Runs(runner) => match own_right(record, runner.epoch, &self.me) {
+                Confirmation::Held => {
+                    env.send(line, 0, Item::Begin);
+                    runner.accept(line, handshake.session);
+                }
+                Confirmation::NotHeld(reason) => self.exit(&reason, env),
+                Confirmation::Unknown(_) => {
+                    self.handshake = Some(handshake);
+                    self.confirm(env);
+                }
+            },
+            Role::Follows(_) => {}
+        }
+    }
+
+    pub(crate) fn timer(&mut self, timer: Timer, env: &mut Env) {
+        match timer {
+            Timer::Unanswered(number) => {
+                let mine = |it: &Handshake| it.question == Some(number);
+                if self.handshake.as_ref().is_some_and(mine) {
+                    return self.confirm(env);
+                }
+                if let Some(keeper) = &mut self.keeper {
+                    keeper.unanswered(number, env);
+                }
+            }
+            Timer::AskAgain => {
+                if let Some(keeper) = &mut self.keeper {
+                    keeper.ask_again(env);
+                }
+            }
+            Timer::Record => {
+                if let Some(keeper) = &mut self.keeper {
+                    keeper.look(env);
+                }
+            }
+            Timer::Handshake => {
+                if let Some(handshake) = self.handshake.take() {
+                    match self.role {
+                        Role::Joining => self.exit("no session came about", env),
+                        _ => env.close(handshake.line, 1),
+                    }
+                }
+            }
+            timer => match &mut self.role {
+                Role::Runs(runner) => {
+                    let told = run(runner, timer, env);
+                    self.live_told(told, env);
+                }
+                Role::Follows(following) => {
+                    let told = match timer {
+                        Timer::Beat(_) => following.beat(env),
+                        Timer::Step => following.step(env),
+                        Timer::Drained => following.drained(env),
+                        Timer::Report(plan) => {
+                            following.report_due(plan, env);
+                            Vec::new()
+                        }
+                        _ => Vec::new(),
+                    };
+                    self.follower_told(told, env);
+                }
+                Role::Joining => {}
+            },
+        }
+    }
+
+    fn live_told(&mut self, told: Option<live::Told>, env: &mut Env) {
+        match told {
+            Some(live::Told::Paired) => self.tell(Input::Paired, env),
+            Some(live::Told::PeerLost(reason)) => self.tell(Input::PeerLost(reason), env),
+            None => {}
+        }
+    }
+
+    fn follower_told(&mut self, told: Vec<follower::Told>, env: &mut Env) {
+        for told in told {
+            match told {
+                follower::Told::PeerLost(reason) => self.tell(Input::PeerLost(reason), env),
+                follower::Told::AtEnd(AtEnd::Claim) => self.tell(Input::Ready, env),
+                follower::Told::AtEnd(other) => {
+                    if self.is_copy() {
+                        env.fail(format!("process {} protects, and ends: {other:?}", self.id));
+                    }
+                    self.exit(&format!("{other:?}"), env);
+                }
+            }
+        }
+    }
+
+    fn tell(&mut self, input: Input, env: &mut Env) {
+        if let Some(keeper) = &mut self.keeper {
+            let effects = keeper.tell(input, env);
+            self.follow(effects, env);
+        }
+    }
+
+    fn follow(&mut self, effects: Vec<Effect>, env: &mut Env) {
+        for effect in effects {
+            match effect {
+                Effect::PeerLost(_) | Effect::Unclear(_) => {}
+                Effect::Halt(reason) => self.exit(&reason, env),
+                Effect::Alone(epoch) => self.alone(epoch, env),
+            }
+        }
+    }
+
+    /// This process won an epoch.
+    fn alone(&mut self, epoch: u64, env: &mut Env) {
+        let id = self.id;
+        env.note(|| format!("{id}: alone in epoch {epoch}"));
+        match &mut self.role {
+            Role::Runs(runner) => runner.won(epoch, env),
+            Role::Follows(following) => {
+                if !following.protected {
+                    env.fail(format!(
+                        "process {id} never protected the guest, and runs it"
+                    ));
+                }
+                let outputs = following.outputs();
+                let guest = following.replay.guest.clone();
+                if let Err(what) = env.checks.goes_live(&guest) {
+                    env.fail(what);
+                }
+                env.checks.failovers += 1;
+                for reply in outputs {
+                    env.leave(id, epoch, reply);
+                }
+                let runner = Runner::new(id, self.host, epoch, guest, env);
+                self.role = Role::Runs(Box::new(runner));
+            }
+            Role::Joining => {}
+        }
+    }
+}
+
+fn run(runner: &mut Runner, timer: Timer, env: &mut Env) -> Option<live::Told> {
+    match timer {
+        Timer::Exit => return runner.exit(env),
+        Timer::Beat(session) if runner.has_session(session) => return runner.beat(env),
+        Timer::Look(session) if runner.has_session(session) => return runner.look(env),
+        Timer::Linger(session) if runner.has_session(session) => runner.flush(env),
+        Timer::Late => runner.late(env),
+        _ => {}
+    }
+    None
+}
+
+/// Who a process is to the disk server.
+pub(crate) fn claimant(id: ProcessId, host: usize) -> Claimant {
+    format!("host{host}/{id}").parse().expect("a claimant")
+}

@@ -1,0 +1,482 @@
+//! Everything together: hosts and their processes, the disk server, clients, an operator, and faults.
+
+use std::time::Duration;
+
+use disk_server::arbiter::Record;
+
+use crate::Defect;
+use crate::disk_server::DiskServer;
+use crate::env::{End, Env, Event, ProcessId};
+use crate::faults::{Fault, HOSTS, Schedule, Way, Who};
+use crate::guest::{CLIENTS, Reply, Request};
+use crate::network::Item;
+use crate::process::{Process, Role, claimant};
+
+/// How soon a client asks again.
+const CLIENT_PATIENCE: Duration = Duration::from_millis(60);
+/// How long a guest that has a copy may take to answer when all faults are over.
+const LAST_PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) env: Env,
+    faults: Vec<(Duration, Fault)>,
+    /// Has power.
+    hosts: [bool; HOSTS],
+    processes: Vec<Process>,
+    disk_server: DiskServer,
+}
+
+impl World {
+    pub(crate) fn new(schedule: &Schedule, defect: Option<Defect>, trace: bool) -> Self {
+        let mut env = Env::new(schedule, defect, trace);
+        let disk_server = DiskServer {
+            record: Record {
+                epoch: 1,
+                holder: Some(claimant(0, 0)),
+            },
+            ..DiskServer::default()
+        };
+        let processes = vec![Process::primary(0, 0, 1, &mut env)];
+        for (number, (at, _)) in schedule.faults.iter().enumerate() {
+            env.at(*at, Event::Fault(number));
+        }
+        for client in 0..CLIENTS {
+            env.after(Duration::from_millis(5), Event::Client(client));
+        }
+        env.after(Duration::from_millis(2), Event::Operator);
+        Self {
+            env,
+            faults: schedule.faults.clone(),
+            hosts: [true; HOSTS],
+            processes,
+            disk_server,
+        }
+    }
+
+    /// Runs it to its end. Whether the guest is left then.
+    pub(crate) fn run(&mut self) -> bool {
+        let longest = Duration::from_millis(6500);
+        let last = self.faults.iter().map(|(at, _)| *at).max();
+        let calm = last.unwrap_or_default() + longest;
+        if !self.run_until(calm) {
+            return false;
+        }
+        let wanted = self.acknowledged().map(|number| number + 3);
+        let until = self.env.now + LAST_PATIENCE;
+        while self.env.now < until {
+            let some = self.env.now + Duration::from_millis(200);
+            if !self.run_until(some) {
+                return false;
+            }
+            let acknowledged = self.acknowledged();
+            if acknowledged
+                .iter()
+                .zip(wanted)
+                .all(|(now, then)| *now >= then)
+            {
+                return true;
+            }
+        }
+        self.env.fail(
+            "there is a copy of the guest, nothing is in its way, and it does not answer".into(),
+        );
+        true
+    }
+
+    fn acknowledged(&self) -> [u64; CLIENTS] {
+        let acknowledged = self.env.checks.acknowledged;
+        acknowledged.map(|reply| reply.map_or(0, |reply| reply.request.number))
+    }
+
+    /// Whether the guest is still there and no promise is broken.
+    fn run_until(&mut self, until: Duration) -> bool {
+        while let Some(event) = self.env.next(until) {
+            let watched = self.step(event);
+            self.close_lines();
+            if self.env.checks.broken.is_some() {
+                return false;
+            }
+            if watched && !self.processes.iter().any(Process::is_copy) && !self.may_come() {
+                self.judge_the_end();
+                return false;
+            }
+        }
+        self.env.now = until;
+        true
+    }
+
+    /// A backup has won the guest and not heard of it, or may still win it.
+    fn may_come(&self) -> bool {
+        self.processes.iter().any(|process| {
+            process.alive && matches!(&process.role, Role::Follows(it) if it.protected)
+        })
+    }
+
+    /// Nobody has the guest any more.
+    fn judge_the_end(&mut self) {
+        let holder = self.disk_server.record.holder.clone();
+        let killed = self
+            .processes
+            .iter()
+            .any(|it| Some(&it.me) == holder.as_ref() && it.killed);
+        self.env.note(|| "the guest is gone".into());
+        if !killed {
+            self.env
+                .fail("the guest is gone, and nobody killed the host that runs it".into());
+        }
+    }
+
+    /// The kernel closes what processes that have ended leave behind.
+    fn close_lines(&mut self) {
+        for line in 0..self.env.network.lines.len() {
+            for end in 0..2 {
+                let it = &self.env.network.lines[line];
+                let (process, host) = (&self.processes[it.ends[end]], it.hosts[end]);
+                if it.open[end] && !process.alive && self.hosts[host] {
+                    self.env.close(line, end);
+                }
+            }
+        }
+    }
+
+    /// Something happens. Whether a process may have ended by it.
+    fn step(&mut self, event: Event) -> bool {
+        match event {
+            Event::Packet { line, to, item } => self.packet(line, to, item),
+            Event::Again { line, to } => self.again(line, to),
+            Event::Datagram { to, from, beat } => {
+                let host = self.processes[to].host;
+                if self.env.network.cut[from][host] == 0 {
+                    let again = Event::Datagram { to, from, beat };
+                    if let Some((process, env)) = self.running(to, again) {
+                        process.hear_beat(&beat, env);
+                    }
+                }
+            }
+            Event::Timer { of, timer } => {
+                if let Some((process, env)) = self.running(of, Event::Timer { of, timer }) {
+                    process.timer(timer, env);
+                }
+            }
+            Event::Told { to, number, told } => {
+                let again = Event::Told {
+                    to,
+                    number,
+                    told: told.clone(),
+                };
+                if let Some((process, env)) = self.running(to, again) {
+                    process.told(number, told, env);
+                }
+            }
+            Event::Frame { host, request } => {
+                let on_host = |it: &Process| it.alive && it.host == host;
+                if let Some(id) = self.processes.iter().position(on_host)
+                    && let Some((process, _)) = self.running(id, Event::Frame { host, request })
+                {
+                    process.frame(request);
+                }
+                return false;
+            }
+            Event::Reply(reply) => self.reply(reply),
+            Event::Client(client) => self.client(client),
+            Event::Asked { asked, stage, run } => {
+                self.disk_server.step(asked, stage, run, &mut self.env);
+            }
+            Event::Fault(number) => self.fault(number),
+            Event::Over(end) => self.over(end),
+            Event::Boot(host) => self.hosts[host] = true,
+            Event::Operator => self.operator(),
+        }
+        true
+    }
+
+    /// The process, if it runs; otherwise it finds that when it does.
+    fn running(&mut self, id: ProcessId, event: Event) -> Option<(&mut Process, &mut Env)> {
+        let process = &mut self.processes[id];
+        if !process.alive {
+            return None;
+        }
+        if process.frozen > 0 {
+            process.pending.push_back(event);
+            return None;
+        }
+        Some((process, &mut self.env))
+    }
+
+    fn packet(&mut self, line: usize, to: usize, item: Item) {
+        let it = &self.env.network.lines[line];
+        let (host, id, open) = (it.hosts[to], it.ends[to], it.open[to]);
+        if it.silent[to].is_some_and(|since| self.env.now > since) {
+            return;
+        }
+        let stuck = self.env.network.is_cut(line, to) || !self.hosts[host];
+        let kept = &mut self.env.network.lines[line].kept[to];
+        if stuck || !kept.is_empty() {
+            if kept.is_empty() {
+                let after = self.env.jitter(Duration::from_millis(200));
+                let after = Duration::from_millis(200) + after;
+                self.env.after(after, Event::Again { line, to });
+            }
+            self.env.network.lines[line].kept[to].push_back(item);
+            return;
+        }
+        let process = &self.processes[id];
+        let takes = process.alive && (open || process.drains(line));
+        if !takes {
+            if !matches!(item, Item::Fin | Item::Reset) && self.env.network.lines[line].open[1 - to]
+            {
+                self.env.send(line, 1 - to, Item::Reset);
+            }
+            return;
+        }
+        let again = Event::Packet {
+            line,
+            to,
+            item: item.clone(),
+        };
+        if let Some((process, env)) = self.running(id, again) {
+            process.packet(line, item, env);
+        }
+    }
+
+    /// What did not get through is sent again.
+    fn again(&mut self, line: usize, to: usize) {
+        let host = self.env.network.lines[line].hosts[to];
+        if self.env.network.is_cut(line, to) || !self.hosts[host] {
+            let after = Duration::from_millis(200) + self.env.jitter(Duration::from_millis(600));
+            return self.env.after(after, Event::Again { line, to });
+        }
+        for item in std::mem::take(&mut self.env.network.lines[line].kept[to]) {
+            self.packet(line, to, item);
+        }
+    }
+
+    fn client(&mut self, client: usize) {
+        let counted = self.env.checks.acknowledged[client];
+        let number = counted.map_or(0, |reply| reply.request.number) + 1;
+        let request = Request { client, number };
+        for host in 0..HOSTS {
+            if self.hosts[host] {
+                let after = self.env.jitter(Duration::from_millis(1));
+                self.env.after(after, Event::Frame { host, request });
+            }
+        }
+        let after = CLIENT_PATIENCE + self.env.jitter(CLIENT_PATIENCE);
+        self.env.after(after, Event::Client(client));
+    }
+
+    fn reply(&mut self, reply: Reply) {
+        let Request { client, number } = reply.request;
+        let acknowledged = &mut self.env.checks.acknowledged[client];
+        let counted = acknowledged.map_or(0, |reply| reply.request.number);
+        if number == counted + 1 {
+            *acknowledged = Some(reply);
+            // It has the next one at once, beside the one that is planned.
+            let request = Request {
+                client,
+                number: number + 1,
+            };
+            for host in 0..HOSTS {
+                let after = self.env.jitter(Duration::from_millis(10));
+                self.env.after(after, Event::Frame { host, request });
+            }
+        } else if number > counted {
+            let what = format!(
+                "client {client} has a reply to {number}, and asked for {}",
+                counted + 1
+            );
+            self.env.fail(what);
+        }
+    }
+
+    /// Starts backups where there is room.
+    fn operator(&mut self) {
+        let after = Duration::from_millis(50) + self.env.jitter(Duration::from_millis(400));
+        self.env.after(after, Event::Operator);
+        for host in 0..HOSTS {
+            let busy = self.processes.iter().any(|it| it.alive && it.host == host);
+            if busy || !self.hosts[host] || self.env.rng.u32(..3) == 0 {
+                continue;
+            }
+            let others = self
+                .processes
+                .iter()
+                .filter(|it| it.alive && it.host != host);
+            let runs = |it: &&Process| matches!(it.role, Role::Runs(_));
+            let runs: Vec<ProcessId> = others.filter(runs).map(|it| it.id).collect();
+            if runs.is_empty() {
+                continue;
+            }
+            let primary = runs[self.env.rng.usize(..runs.len())];
+            let id = self.processes.len();
+            let hosts = [host, self.processes[primary].host];
+            let line = self.env.connect([id, primary], hosts);
+            self.processes
+                .push(Process::backup(id, host, line, &mut self.env));
+        }
+    }
+
+    /// Whom a fault meets.
+    fn who(&mut self, who: Who) -> Option<usize> {
+        let role = |it: &&Process| match who {
+            Who::Live => matches!(it.role, Role::Runs(_)),
+            _ => matches!(it.role, Role::Follows(_)),
+        };
+        if let Who::Host(host) = who {
+            return Some(host);
+        }
+        let them: Vec<usize> = (self.processes.iter().filter(|it| it.alive))
+            .filter(role)
+            .map(|it| it.host)
+            .collect();
+        match them.is_empty() {
+            true => None,
+            false => Some(them[self.env.rng.usize(..them.len())]),
+        }
+    }
+
+    fn on(&self, host: usize) -> Option<ProcessId> {
+        self.processes
+            .iter()
+            .position(|it| it.alive && it.host == host)
+    }
+
+    fn over_after(&mut self, time: Duration, end: End) {
+        self.env.after(time, Event::Over(end));
+    }
+
+    fn fault(&mut self, number: usize) {
+        let fault = self.faults[number].1;
+        self.env.note(|| format!("FAULT {fault}"));
+        match fault {
+            Fault::KillProcess(who) | Fault::KillHost(who) => {
+                let Some(host) = self.who(who) else { return };
+                let others = (self.processes.iter()).any(|it| it.is_copy() && it.host != host);
+                if others || self.on(host).is_none_or(|id| !self.processes[id].is_copy()) {
+                    self.kill(host, matches!(fault, Fault::KillHost(_)));
+                }
+            }
+            Fault::KillOnlyCopy => {
+                if let Some(host) = self.who(Who::Live) {
+                    self.kill(host, true);
+                }
+            }
+            Fault::Freeze(who, time) => {
+                if let Some(id) = self.who(who).and_then(|host| self.on(host)) {
+                    self.env.note(|| format!("{id} is frozen"));
+                    self.processes[id].frozen += 1;
+                    self.over_after(time, End::Frozen(id));
+                }
+            }
+            Fault::Cut(who, way, time) => {
+                let Some(host) = self.who(who) else { return };
+                let other = (host + self.env.rng.usize(1..HOSTS)) % HOSTS;
+                for (way_too, from, to) in [(Way::There, host, other), (Way::Back, other, host)] {
+                    if way == Way::Both || way == way_too {
+                        self.env
+                            .note(|| format!("host {from} does not reach host {to}"));
+                        self.env.network.cut[from][to] += 1;
+                        self.over_after(time, End::Cut(from, to));
+                    }
+                }
+            }
+            Fault::Loss(percent, time) => {
+                self.env.network.loss = percent;
+                self.over_after(time, End::Loss);
+            }
+            Fault::Latency(more, time) => {
+                self.env.network.latency += more;
+                self.over_after(time, End::Latency(more));
+            }
+            Fault::DiskServerDown(time) => {
+                self.disk_server.down += 1;
+                self.disk_server.run += 1;
+                self.over_after(time, End::DiskServerDown);
+            }
+            Fault::DiskServerSlow(slow, time) => {
+                self.disk_server.slow = slow;
+                self.over_after(time, End::DiskServerSlow);
+            }
+            Fault::DiskServerCut(who, way, time) => {
+                let Some(host) = self.who(who) else { return };
+                for (way_too, index) in [(Way::There, 0), (Way::Back, 1)] {
+                    if way == Way::Both || way == way_too {
+                        self.disk_server.cut[host][index] += 1;
+                        self.over_after(time, End::DiskServerCut(host, index));
+                    }
+                }
+            }
+            Fault::SlowReplay(slow, time) => {
+                self.env.slow_replay = slow;
+                self.over_after(time, End::SlowReplay);
+            }
+            Fault::Flip => {
+                if let Some(id) = self.who(Who::Follower).and_then(|host| self.on(host))
+                    && let Role::Follows(following) = &mut self.processes[id].role
+                {
+                    following.flip();
+                }
+            }
+        }
+    }
+
+    fn kill(&mut self, host: usize, with_host: bool) {
+        self.env
+            .note(|| format!("host {host}: killed, its power too: {with_host}"));
+        let until = self.env.now + self.env.jitter(self.env.network.latency * 2);
+        for line in &mut self.env.network.lines {
+            if let Some(end) = (0..2).find(|end| with_host && line.hosts[*end] == host)
+                && line.open[end]
+            {
+                // Some of what was on its way gets through.
+                line.silent[1 - end].get_or_insert(until);
+                line.open[end] = false;
+            }
+        }
+        if let Some(id) = self.on(host) {
+            self.processes[id].alive = false;
+            self.processes[id].killed = true;
+        }
+        if with_host {
+            self.hosts[host] = false;
+            let after = Duration::from_millis(300) + self.env.jitter(Duration::from_secs(3));
+            self.env.after(after, Event::Boot(host));
+        }
+    }
+
+    fn over(&mut self, end: End) {
+        match end {
+            End::Frozen(id) => self.thaw(id),
+            End::Cut(from, to) => self.env.network.cut[from][to] -= 1,
+            End::Loss => self.env.network.loss = 0,
+            End::Latency(more) => self.env.network.latency -= more,
+            End::DiskServerDown => self.disk_server.down -= 1,
+            End::DiskServerSlow => self.disk_server.slow = Duration::ZERO,
+            End::DiskServerCut(host, index) => self.disk_server.cut[host][index] -= 1,
+            End::SlowReplay => self.env.slow_replay = Duration::ZERO,
+        }
+    }
+
+    /// A process runs again. Its threads find what came meanwhile, in any order but that of a stream.
+    fn thaw(&mut self, id: ProcessId) {
+        let process = &mut self.processes[id];
+        process.frozen -= 1;
+        if process.frozen > 0 {
+            return;
+        }
+        self.env.note(|| format!("{id} runs again"));
+        for event in std::mem::take(&mut process.pending).into_iter().rev() {
+            let after = self.env.jitter(Duration::from_millis(2));
+            let Event::Packet { line, to, item } = event else {
+                self.env.after(after, event);
+                continue;
+            };
+            let kept = &mut self.env.network.lines[line].kept[to];
+            if kept.is_empty() {
+                self.env.after(after, Event::Again { line, to });
+            }
+            self.env.network.lines[line].kept[to].push_front(item);
+        }
+    }
+}
