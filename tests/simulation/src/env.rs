@@ -147,6 +147,8 @@ pub(crate) struct Env {
     pub(crate) to_disk_server: Duration,
     pub(crate) slow_replay: Duration,
     pub(crate) checks: Checks,
+    /// A process has ended.
+    pub(crate) ended: bool,
     pub(crate) defect: Option<Defect>,
     trace: Option<Vec<String>>,
 }
@@ -168,6 +170,7 @@ impl Env {
             to_disk_server: schedule.to_disk_server,
             slow_replay: Duration::ZERO,
             checks: Checks::default(),
+            ended: false,
             defect,
             trace: trace.then(Vec::new),
         }

@@ -115,18 +115,18 @@ fn fault(rng: &mut Rng) -> Fault {
         true => ms(20..900, rng),
         false => ms(500..6000, rng),
     };
-    match rng.u32(..25) {
-        0..3 => Fault::KillProcess(who),
-        3..6 => Fault::KillHost(who),
-        6 if rng.u32(..3) == 0 => Fault::KillOnlyCopy,
-        6..10 => Fault::Freeze(who, long),
-        10..14 => Fault::Cut(who, way, long),
-        14 => Fault::Loss(rng.u32(10..95), long),
-        15 => Fault::Latency(ms(1..80, rng), long),
-        16 | 17 => Fault::DiskServerDown(long),
-        18 => Fault::DiskServerSlow(ms(5..400, rng), long),
-        19..22 => Fault::DiskServerCut(who, way, long),
-        22 => Fault::SlowReplay(ms(1..60, rng), long),
+    match rng.u32(..32) {
+        0..4 => Fault::KillProcess(who),
+        4..10 => Fault::KillHost(who),
+        10 if rng.u32(..4) == 0 => Fault::KillOnlyCopy,
+        10..15 => Fault::Freeze(who, long),
+        15..20 => Fault::Cut(who, way, long),
+        20 => Fault::Loss(rng.u32(10..95), long),
+        21 => Fault::Latency(ms(1..80, rng), long),
+        22 | 23 => Fault::DiskServerDown(long),
+        24 => Fault::DiskServerSlow(ms(5..400, rng), long),
+        25..28 => Fault::DiskServerCut(who, way, long),
+        28 => Fault::SlowReplay(ms(1..60, rng), long),
         _ => Fault::Flip,
     }
 }

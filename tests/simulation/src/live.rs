@@ -17,7 +17,7 @@ use crate::guest::{Entry, Guest, Logged, Reply, Request, Transfer};
 use crate::network::Item;
 
 /// The longest time between two exits.
-const EXIT: Duration = Duration::from_millis(8);
+const EXIT: Duration = Duration::from_millis(12);
 
 /// What runs the guest.
 #[derive(Debug)]
@@ -140,9 +140,9 @@ impl Runner {
                 self.held.hold(lsn, reply);
                 let permit = self.permit(env);
                 // The thread may be late with what it has decided.
-                if env.rng.u32(..8) == 0 {
+                if env.rng.u32(..4) == 0 {
                     self.late.push(permit);
-                    let after = env.jitter(Duration::from_millis(6));
+                    let after = env.jitter(Duration::from_millis(10));
                     env.timer(self.of, after, Timer::Late);
                 } else {
                     self.release(permit, env);

@@ -117,6 +117,7 @@ impl Process {
         let id = self.id;
         env.note(|| format!("{id}: exits: {why}"));
         self.alive = false;
+        env.ended = true;
     }
 
     pub(crate) fn frame(&mut self, request: Request) {

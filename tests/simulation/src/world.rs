@@ -92,12 +92,15 @@ impl World {
     /// Whether the guest is still there and no promise is broken.
     fn run_until(&mut self, until: Duration) -> bool {
         while let Some(event) = self.env.next(until) {
-            let watched = self.step(event);
-            self.close_lines();
+            self.step(event);
+            let ended = std::mem::take(&mut self.env.ended);
+            if ended {
+                self.close_lines();
+            }
             if self.env.checks.broken.is_some() {
                 return false;
             }
-            if watched && !self.processes.iter().any(Process::is_copy) && !self.may_come() {
+            if ended && !self.processes.iter().any(Process::is_copy) && !self.may_come() {
                 self.judge_the_end();
                 return false;
             }
@@ -140,8 +143,7 @@ impl World {
         }
     }
 
-    /// Something happens. Whether a process may have ended by it.
-    fn step(&mut self, event: Event) -> bool {
+    fn step(&mut self, event: Event) {
         match event {
             Event::Packet { line, to, item } => self.packet(line, to, item),
             Event::Again { line, to } => self.again(line, to),
@@ -176,7 +178,6 @@ impl World {
                 {
                     process.frame(request);
                 }
-                return false;
             }
             Event::Reply(reply) => self.reply(reply),
             Event::Client(client) => self.client(client),
@@ -188,7 +189,6 @@ impl World {
             Event::Boot(host) => self.hosts[host] = true,
             Event::Operator => self.operator(),
         }
-        true
     }
 
     /// The process, if it runs; otherwise it finds that when it does.
@@ -278,7 +278,7 @@ impl World {
                 number: number + 1,
             };
             for host in 0..HOSTS {
-                let after = self.env.jitter(Duration::from_millis(10));
+                let after = self.env.jitter(Duration::from_millis(30));
                 self.env.after(after, Event::Frame { host, request });
             }
         } else if number > counted {
@@ -437,6 +437,7 @@ impl World {
         if let Some(id) = self.on(host) {
             self.processes[id].alive = false;
             self.processes[id].killed = true;
+            self.env.ended = true;
         }
         if with_host {
             self.hosts[host] = false;
