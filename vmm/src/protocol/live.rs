@@ -72,7 +72,15 @@ impl Live {
         self.standing = Standing::Joining { sent: None };
     }
 
-    /// The whole state has been sent, with this entry of the session.
+    /// The whole state is being sent, perhaps because the backup could not use it the last time.
+    pub fn state_begun(&mut self) {
+        if let Standing::Joining { sent } = &mut self.standing {
+            *sent = None;
+        }
+    }
+
+    /// The whole state has been sent, with this entry of the session. Entry 0 is of a backup that begins
+    /// together with the guest.
     pub fn state_sent(&mut self, commit: Lsn) {
         if let Standing::Joining { sent: sent @ None } = &mut self.standing {
             *sent = Some(commit);
@@ -153,6 +161,12 @@ impl Live {
     #[must_use]
     pub fn is_alone(&self) -> bool {
         self.standing == Standing::Alone
+    }
+
+    /// A session has begun, and its backup has not got the state.
+    #[must_use]
+    pub fn is_joining(&self) -> bool {
+        matches!(self.standing, Standing::Joining { .. })
     }
 
     /// A backup has the state, and the output rule holds.

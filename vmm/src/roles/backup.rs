@@ -1,6 +1,8 @@
 //! The backup: replays the primary's log one entry behind, and goes live when the primary is lost.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -29,6 +31,7 @@ use crate::engine::{Difference, Divergence, Ended, EngineError, Interruption, Ro
 use crate::events::{Event, Events};
 use crate::gates::{Committed, Suppressed, Unreleased};
 use crate::io::Outlet;
+use crate::protocol::follower::{AtEnd, Follower};
 use crate::ram::GuestRam;
 #[cfg(feature = "sabotage")]
 use crate::sources::sabotage::{Plan, Saboteur};
@@ -129,7 +132,9 @@ pub fn run_backup(
         });
     }
     let unreleased = Unreleased::default();
-    let joined = Arc::new(AtomicBool::new(false));
+    let protocol = Rc::new(RefCell::new(Follower::default()));
+    // As it boots, until a transfer brings another.
+    protocol.borrow_mut().take_over();
     let followed = guest.disk.as_ref().map(GuestDisk::followed);
     let receiver_handle = receiver.handle();
     let log = ChannelSource {
@@ -154,7 +159,7 @@ pub fn run_backup(
             went_live: Box::new(went_live),
         }),
         baseline: None,
-        joined: joined.clone(),
+        protocol: protocol.clone(),
         reading: None,
         forgotten: Instant::now(),
         began: Instant::now(),
@@ -186,7 +191,7 @@ pub fn run_backup(
     let ended = engine.run().map_err(|error| {
         let unfit = match error {
             EngineError::Diverged(_) | EngineError::Source(_)
-                if !joined.load(Ordering::Relaxed) =>
+                if !protocol.borrow().is_protecting() =>
             {
                 match handle.lost() {
                     Some(LossReason::Orderly) | None => NotLive::Ended,
@@ -271,8 +276,8 @@ struct ChannelSource {
     next: Option<GoLive>,
     /// What this host's guest is compared with, once the log has ended.
     baseline: Option<Baseline>,
-    /// This host may go on with the guest: it has the state with which the session began.
-    joined: Arc<AtomicBool>,
+    /// Whether this host may go on with the guest.
+    protocol: Rc<RefCell<Follower>>,
     /// The entry whose part of the shared disk is being read.
     reading: Option<Lsn>,
     unreleased: Unreleased,
@@ -324,7 +329,7 @@ impl LogSource for ChannelSource {
                 self.receiver.executed(lsn);
             }
             if matches!(entry.payload, Payload::Protected { .. }) {
-                self.joined.store(true, Ordering::Relaxed);
+                self.protocol.borrow_mut().protect();
                 log::info!("this host goes on with the guest if the primary is lost");
                 self.events.emit(&Event::Joined);
             }
@@ -336,13 +341,13 @@ impl LogSource for ChannelSource {
     }
 
     fn after_end(&mut self) -> Interruption {
-        if self.receiver.lost() == Some(LossReason::Orderly) {
-            return Interruption::Failed(
-                "the primary ended the log in order, but not the guest".into(),
-            );
-        }
-        if !self.joined.load(Ordering::Relaxed) {
-            return Interruption::Failed("the log ended before this backup had joined".into());
+        let reason = self.receiver.lost().unwrap_or(LossReason::Closed);
+        let failed = |reason: &str| Interruption::Failed(reason.into());
+        match self.protocol.borrow().at_end(&reason) {
+            AtEnd::Claim => {}
+            AtEnd::Discard => return failed("the log ended before this backup had joined"),
+            AtEnd::Refuse => return failed("the log ended while this backup differed"),
+            AtEnd::End => return failed("the primary ended the log in order, but not the guest"),
         }
         // Only a backup that has replayed everything without a difference may ask for the right to
         // run. The wait for an answer takes as long as it takes.
@@ -383,12 +388,14 @@ impl LogSource for ChannelSource {
         self.events
             .emit(&told(divergence, divergences, self.nested_paging));
         let uncounted = matches!(divergence.difference, Difference::CounterLost(_));
+        self.protocol.borrow_mut().differ();
         self.receiver.need_state(divergence.lsn, uncounted);
         true
     }
 
     fn is_repaired(&mut self) {
-        log::info!("this backup has the primary's state again");
+        log::info!("this backup has the primary's state");
+        self.protocol.borrow_mut().take_over();
         if let Some(disk) = &self.followed {
             disk.repaired();
         }

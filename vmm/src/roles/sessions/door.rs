@@ -10,7 +10,7 @@ use logging_channel::sender::Sender;
 use logging_channel::session::{AcceptError, Listener};
 use logging_channel::{HostReport, Identity, Settings};
 
-use super::{Phase, Sessions};
+use super::{Sessions, Stage};
 use crate::events::{Event, Events};
 use crate::roles::claim::Rights;
 use crate::roles::peer_report::{self, StopNaming};
@@ -105,34 +105,39 @@ impl Sessions {
             Err(Refusal { code, message })
         };
         let until = Instant::now() + SETTLING;
-        let mut phase = self.0.phase.lock();
+        let mut state = self.0.state.lock();
         loop {
-            let settled = match &phase.0 {
-                Phase::Alone => return Ok(phase.1),
-                Phase::Following => {
+            match state.stage {
+                Stage::Following => {
                     return refuse(
                         RefusalCode::NotNow,
                         "this host is itself the guest's backup: connect to its primary",
                     );
                 }
-                Phase::Ended => {
+                Stage::Ended => {
                     return refuse(
                         RefusalCode::Ending,
                         "the VM has ended: start the primary again",
                     );
                 }
-                Phase::Offered(session) | Phase::Joining(session) | Phase::Protected(session) => {
-                    !session.sender.is_lost()
-                }
-            };
-            if settled {
-                return refuse(
-                    RefusalCode::AlreadyHasBackup,
-                    "the primary already has a backup: stop that one first, or start this one for \
-                     another VM",
-                );
+                Stage::Running | Stage::Lost => {}
             }
-            if self.0.changed.wait_until(&mut phase, until).timed_out() {
+            let session = state.offered.as_ref().or(state.session.as_ref());
+            match session {
+                None => return Ok(state.epoch),
+                Some(_) if state.offered.is_none() && state.live.is_alone() => {
+                    return Ok(state.epoch);
+                }
+                Some(session) if !session.sender.is_lost() => {
+                    return refuse(
+                        RefusalCode::AlreadyHasBackup,
+                        "the primary already has a backup: stop that one first, or start this one \
+                         for another VM",
+                    );
+                }
+                Some(_) => {}
+            }
+            if self.0.changed.wait_until(&mut state, until).timed_out() {
                 return refuse(
                     RefusalCode::NotNow,
                     "the primary lost its backup and is asking the disk server whether it may go on \

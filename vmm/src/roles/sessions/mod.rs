@@ -7,12 +7,9 @@
 //!     └───────────it is lost, and this host won the next epoch────────────┘
 //! ```
 //!
-//! The guest's log is one, over all sessions: an entry's number is that of its session added to those
-//! of all before. So what was decided of outputs in one phase says nothing of those in another: a host
-//! that is alone lets out what was submitted *until now*, and no more.
-//!
-//! A backup that is lost while it joins changes nothing: it has not got the entry
-//! [`Payload::Protected`], without which no backup goes live. At most one backup of an epoch has.
+//! All decisions are in [`crate::protocol::live`]. Here is what they are made of: the sessions
+//! themselves, the guest's thread as it comes to its exits, and a thread for each session that sees it to
+//! its end.
 
 mod door;
 mod sink;
@@ -25,13 +22,14 @@ use std::time::{Duration, Instant};
 
 use logging_channel::LossReason;
 use logging_channel::entry::Lsn;
-use logging_channel::sender::{Permit, Release, Sender};
+use logging_channel::sender::{Release, Sender};
 use parking_lot::{Condvar, Mutex};
 
 pub(super) use self::door::Door;
 pub(super) use self::sink::SessionLog;
 use super::tenure::{Standing, Verdict};
 use crate::events::{Event, Events};
+use crate::protocol::live::{Live, Lost};
 use crate::sources::LookOut;
 
 /// What is done with each session that protects the guest from then on.
@@ -40,25 +38,25 @@ type WhenProtected = Box<dyn Fn(&Sender) + Send + Sync>;
 /// How often is told how a join gets on.
 const TELL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How often is looked whether a verdict came that nothing announces.
+/// How often is looked for a verdict.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// One backup's time with this host.
 #[derive(Debug, Clone)]
 struct Session {
     sender: Sender,
-    /// Entries of the guest's log before the first one of this session.
-    base: u64,
     began: Instant,
     /// Stops may be named by a count.
     counts: bool,
+    /// It began together with the guest.
+    together: bool,
     join: Arc<Join>,
 }
 
-/// How a join gets on.
+/// How a join gets on, for people.
 #[derive(Debug, Default)]
 struct Join {
-    /// The entry that completes the state with which the session began, in the session; 0: not yet.
+    /// The entry that completes the state with which the session began; 0: not yet.
     commit: AtomicU64,
     bytes: AtomicU64,
     /// Pages that are to be sent yet, of how many.
@@ -67,36 +65,44 @@ struct Join {
 }
 
 impl Session {
+    fn new(sender: Sender, counts: bool, together: bool) -> Self {
+        Self {
+            sender,
+            began: Instant::now(),
+            counts,
+            together,
+            join: Arc::default(),
+        }
+    }
+
     fn is(&self, other: &Self) -> bool {
         self.sender.session().session == other.sender.session().session
     }
+}
 
-    /// What may leave of what the guest's log has, as the backup has it.
-    fn permit(&self) -> Permit {
-        self.sender.permit().after(self.base)
-    }
-
-    /// The number of an entry in the guest's log.
-    fn lsn(&self, in_session: Lsn) -> Lsn {
-        Lsn(in_session.0.saturating_add(self.base))
-    }
+/// Whether the guest runs on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// This host is the backup of another.
+    Following,
+    Running,
+    /// This host lost the right to run it.
+    Lost,
+    /// The guest has ended.
+    Ended,
 }
 
 /// How the guest stands on this host.
-#[derive(Debug, Clone)]
-enum Phase {
-    /// This host is the backup of another.
-    Following,
-    /// The guest runs, and nobody follows it.
-    Alone,
-    /// A backup has come. The guest's thread has not seen it yet.
-    Offered(Session),
-    /// It takes the guest's state over.
-    Joining(Session),
-    /// It has. Or it had, and is lost, and the right to run alone is being asked for.
-    Protected(Session),
-    /// The guest has ended.
-    Ended,
+#[derive(Debug)]
+struct State {
+    stage: Stage,
+    /// In which it runs.
+    epoch: u64,
+    live: Live,
+    /// The session, or the last one.
+    session: Option<Session>,
+    /// One that the guest's thread has not seen yet.
+    offered: Option<Session>,
 }
 
 /// A guest's sessions on this host. A handle.
@@ -104,32 +110,32 @@ enum Phase {
 pub(super) struct Sessions(Arc<Shared>);
 
 struct Shared {
-    phase: Mutex<(Phase, u64)>,
+    state: Mutex<State>,
     changed: Condvar,
-    /// Entries of the guest's log so far.
-    counted: AtomicU64,
-    /// There is a phase that the guest's thread has to look at.
+    /// There is an offer.
     offered: AtomicBool,
-    /// The last session's, for figures.
-    latest: Mutex<Option<Sender>>,
     release: OnceLock<Release>,
     protected: OnceLock<WhenProtected>,
-    standing: OnceLock<Standing>,
+    standing: Standing,
     look: LookOut,
     events: Events,
 }
 
 impl Sessions {
-    fn new(phase: Phase, epoch: u64, look: LookOut, events: &Events) -> Self {
+    fn new(stage: Stage, epoch: u64, standing: Standing, look: LookOut, events: &Events) -> Self {
         Self(Arc::new(Shared {
-            phase: Mutex::new((phase, epoch)),
+            state: Mutex::new(State {
+                stage,
+                epoch,
+                live: Live::alone(Lsn(0)),
+                session: None,
+                offered: None,
+            }),
             changed: Condvar::new(),
-            counted: AtomicU64::new(0),
             offered: AtomicBool::new(false),
-            latest: Mutex::default(),
             release: OnceLock::new(),
             protected: OnceLock::new(),
-            standing: OnceLock::new(),
+            standing,
             look,
             events: events.clone(),
         }))
@@ -137,9 +143,7 @@ impl Sessions {
 
     /// Of a host that won `epoch` and runs the guest alone.
     pub(super) fn alone(epoch: u64, standing: Standing, look: LookOut, events: &Events) -> Self {
-        let sessions = Self::new(Phase::Alone, epoch, look, events);
-        let _ = sessions.0.standing.set(standing);
-        sessions
+        Self::new(Stage::Running, epoch, standing, look, events)
     }
 
     /// Of a host that is the backup of another, in `epoch`.
@@ -149,54 +153,51 @@ impl Sessions {
         look: LookOut,
         events: &Events,
     ) -> Self {
-        let sessions = Self::alone(epoch, standing, look, events);
-        sessions.set(Phase::Following);
-        sessions
+        Self::new(Stage::Following, epoch, standing, look, events)
     }
 
     /// This host has won `epoch`, and runs the guest alone.
     pub(super) fn go_alone(&self, epoch: u64) {
-        *self.0.phase.lock() = (Phase::Alone, epoch);
-        self.0.changed.notify_all();
+        self.change(|state| {
+            state.stage = Stage::Running;
+            state.epoch = epoch;
+            state.live.go_on_alone();
+        });
+        // What waited for the backup.
+        if let Some(release) = self.0.release.get() {
+            release(self.permit_of(&self.0.state.lock()));
+        }
     }
 
-    /// The guest has not run yet, and the backup `sender` begins together with it.
+    /// The guest has not run yet, and this backup begins together with it.
     pub(super) fn begin_together(&self, sender: Sender, counts: bool) {
-        let session = self.session(sender, counts);
-        session.join.commit.store(u64::MAX, Ordering::Relaxed);
-        self.standing().pair_with(session.sender.events());
-        self.set(Phase::Protected(session.clone()));
+        let session = Session::new(sender, counts, true);
+        self.change(|state| {
+            state.live.begin_session();
+            state.live.state_sent(Lsn(0));
+            state.session = Some(session.clone());
+        });
         self.attend(session);
     }
 
     /// A backup has come, to join the guest.
     fn offer(&self, sender: Sender, counts: bool) {
-        let session = self.session(sender, counts);
-        self.set(Phase::Offered(session.clone()));
+        let session = Session::new(sender, counts, false);
+        self.change(|state| state.offered = Some(session.clone()));
         self.0.offered.store(true, Ordering::Release);
         self.0.look.look();
         self.attend(session);
     }
 
-    fn session(&self, sender: Sender, counts: bool) -> Session {
-        *self.0.latest.lock() = Some(sender.clone());
-        Session {
-            sender,
-            base: 0,
-            began: Instant::now(),
-            counts,
-            join: Arc::default(),
-        }
-    }
-
     /// The channel to the backup, or to the last one.
     pub(super) fn latest(&self) -> Option<Sender> {
-        self.0.latest.lock().clone()
+        let state = self.0.state.lock();
+        state.session.as_ref().map(|session| session.sender.clone())
     }
 
     /// The epoch in which the guest runs here.
     pub(super) fn epoch(&self) -> u64 {
-        self.0.phase.lock().1
+        self.0.state.lock().epoch
     }
 
     /// Has `act` called with each session that protects the guest from then on.
@@ -205,31 +206,23 @@ impl Sessions {
     }
 
     pub(super) fn standing(&self) -> &Standing {
-        self.0.standing.get().expect("it is given at once")
+        &self.0.standing
     }
 
-    fn phase(&self) -> Phase {
-        self.0.phase.lock().0.clone()
-    }
-
-    fn set(&self, phase: Phase) {
-        self.0.phase.lock().0 = phase;
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let changed = change(&mut self.0.state.lock());
         self.0.changed.notify_all();
-    }
-
-    /// Entries of the guest's log so far: whoever is alone has no need to wait for one of them.
-    fn counted(&self) -> Lsn {
-        Lsn(self.0.counted.load(Ordering::Acquire))
+        changed
     }
 
     /// A session's acknowledgements open the gate from now on.
-    fn release_with(&self, session: &Session) {
+    fn release_with(&self, session: &Session, base: Lsn) {
         // The session must not keep itself alive: it ends with its last handle.
-        let (shared, base) = (Arc::downgrade(&self.0), session.base);
+        let shared = Arc::downgrade(&self.0);
         session.sender.release_with(Box::new(move |permit| {
             let shared = shared.upgrade()?;
-            let left = shared.release.get()?(permit.after(base));
-            left.map(|lsn| Lsn(lsn.0.saturating_sub(base)))
+            let left = shared.release.get()?(permit.after(base.0));
+            left.map(|lsn| Lsn(lsn.0.saturating_sub(base.0)))
         }));
     }
 
@@ -238,37 +231,39 @@ impl Sessions {
         let sessions = self.clone();
         thread::Builder::new()
             .name("session".into())
-            .spawn(move || sessions.see_through(session))
+            .spawn(move || {
+                sessions.watch_join(&session);
+                session.sender.wait_over();
+                sessions.lost(&session);
+            })
             .expect("a thread can be started");
     }
 
-    fn see_through(&self, session: Session) {
-        self.watch_join(&session);
-        session.sender.wait_over();
-        let cut = {
-            let mut phase = self.0.phase.lock();
-            let joins = matches!(&phase.0, Phase::Offered(s) | Phase::Joining(s) if s.is(&session));
-            if joins {
-                phase.0 = Phase::Alone;
-                self.0.changed.notify_all();
-            }
-            joins
-        };
+    fn lost(&self, session: &Session) {
         let reason = session.sender.lost();
-        if cut {
+        let lost = self.change(|state| {
+            if state
+                .offered
+                .take_if(|offered| offered.is(session))
+                .is_some()
+            {
+                return Lost::Join;
+            }
+            state.live.lose_session()
+        });
+        if lost == Lost::Join {
             let reason = reason.map_or_else(String::new, |reason| reason.to_string());
             log::warn!("the backup that was joining is lost: {reason}; the guest is NOT PROTECTED");
-            self.0.events.emit(&Event::JoinCut { reason });
-            return;
+            return self.0.events.emit(&Event::JoinCut { reason });
         }
         if reason == Some(LossReason::Orderly) {
-            return;
+            return self.change(|state| state.live.go_on_alone());
         }
         // What the right to run alone depends on.
         loop {
-            match self.standing().wait(LOOK_INTERVAL) {
+            match self.0.standing.wait(LOOK_INTERVAL) {
                 Some(Verdict::Won { epoch, .. }) => return self.go_alone(epoch),
-                Some(Verdict::Lost(_)) => return,
+                Some(Verdict::Lost(_)) => return self.change(|state| state.stage = Stage::Lost),
                 None => {}
             }
         }
@@ -278,11 +273,7 @@ impl Sessions {
     fn watch_join(&self, session: &Session) {
         let join = &session.join;
         let mut sent = 0;
-        loop {
-            match self.phase() {
-                Phase::Offered(s) | Phase::Joining(s) if s.is(session) => {}
-                _ => return,
-            }
+        while !session.together && self.is_joining(session) && !session.sender.is_lost() {
             let mut taken_over = false;
             session
                 .sender
@@ -291,20 +282,25 @@ impl Sessions {
                     taken_over = commit > 0 && executed.0 >= commit;
                     taken_over
                 });
-            if session.sender.is_lost() {
-                return;
-            }
             if taken_over {
                 self.0.look.look();
-                // It may be halted, or compute: it comes here at once, as a rule.
-                let mut phase = self.0.phase.lock();
-                let _ = self.0.changed.wait_for(&mut phase, LOOK_INTERVAL);
+                let mut state = self.0.state.lock();
+                let joins = |state: &mut State| state.live.is_joining();
+                let changed = &self.0.changed;
+                changed.wait_while_for(&mut state, joins, LOOK_INTERVAL);
                 continue;
             }
             let bytes = join.bytes.load(Ordering::Relaxed);
             self.tell_progress(session, bytes - sent);
             sent = bytes;
         }
+    }
+
+    /// Whether it joins, or is about to.
+    fn is_joining(&self, session: &Session) -> bool {
+        let state = self.0.state.lock();
+        let is = |other: &Option<Session>| other.as_ref().is_some_and(|other| other.is(session));
+        is(&state.offered) || is(&state.session) && state.live.is_joining()
     }
 
     fn tell_progress(&self, session: &Session, lately: u64) {

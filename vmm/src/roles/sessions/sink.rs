@@ -6,7 +6,7 @@ use std::time::Duration;
 use logging_channel::entry::{Entry, Lsn, Payload, StatePart};
 use logging_channel::sender::Finish;
 
-use super::{Join, Phase, Session, Sessions};
+use super::{Join, Session, Sessions, Stage, State};
 use crate::elsewhere::DroppedElsewhere;
 use crate::engine::Step;
 use crate::events::Event;
@@ -19,8 +19,6 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
 pub(in crate::roles) struct SessionLog {
     sessions: Sessions,
     current: Option<DroppedElsewhere<Session>>,
-    /// Entries so far.
-    counted: u64,
     /// The session is to protect the guest, and does not yet.
     unprotected: bool,
     /// What was sent for the join.
@@ -34,15 +32,11 @@ impl SessionLog {
     /// The log of the guest that these sessions are of, from its begin on, or from where this host
     /// goes live.
     pub(in crate::roles) fn new(sessions: Sessions) -> Self {
-        let current = match sessions.phase() {
-            Phase::Protected(session) => Some(DroppedElsewhere::new(session)),
-            _ => None,
-        };
+        let current = sessions.0.state.lock().session.clone();
         Self {
             sessions,
             unprotected: current.is_some(),
-            current,
-            counted: 0,
+            current: current.map(DroppedElsewhere::new),
             sent: None,
             #[cfg(feature = "sabotage")]
             never_repair: false,
@@ -56,39 +50,22 @@ impl SessionLog {
     }
 
     /// Notes what the backup has to execute before it has the state with which the session began.
-    fn note_state(join: &Join, payload: &Payload, lsn: Lsn) {
-        let order = Ordering::Relaxed;
-        let Payload::State(part) = payload else {
-            return;
-        };
+    fn note_state(state: &mut State, join: &Join, part: &StatePart) {
         match part {
-            // Or another one, if the backup could not take the first.
-            StatePart::Begin => join.commit.store(0, order),
-            StatePart::Pages(block) => {
-                join.bytes.fetch_add(block.len() as u64, order);
+            StatePart::Begin => {
+                state.live.state_begun();
+                join.commit.store(0, Ordering::Relaxed);
             }
-            StatePart::Commit(_) if join.commit.load(order) == 0 => {
-                join.commit.store(lsn.0, order);
+            StatePart::Pages(block) => {
+                join.bytes.fetch_add(block.len() as u64, Ordering::Relaxed);
+            }
+            StatePart::Commit(_) if join.commit.load(Ordering::Relaxed) == 0 => {
+                let lsn = state.live.appended().0 - state.live.base().0;
+                state.live.state_sent(Lsn(lsn));
+                join.commit.store(lsn, Ordering::Relaxed);
             }
             StatePart::Rest(_) | StatePart::Commit(_) => {}
         }
-    }
-
-    /// From here on outputs wait for this session.
-    fn protect(&self, session: &Session) -> bool {
-        let mut phase = self.sessions.0.phase.lock();
-        match &phase.0 {
-            Phase::Joining(joining) if joining.is(session) => {}
-            // It began together with the guest.
-            Phase::Protected(protecting) => return protecting.is(session),
-            _ => return false,
-        }
-        // In this order: whoever may claim the guest is known before it can hear of it, and an
-        // output that is submitted from now on waits.
-        phase.0 = Phase::Protected(session.clone());
-        self.sessions.standing().pair_with(session.sender.events());
-        self.sessions.0.changed.notify_all();
-        true
     }
 
     fn tell_protected(&self, session: &Session, epoch: u64) {
@@ -115,19 +92,19 @@ impl SessionLog {
 
 impl LogSink for SessionLog {
     fn append(&mut self, entry: Entry) -> Step<Lsn> {
-        let lsn = match &self.current {
-            None => Lsn(self.counted + 1),
-            Some(session) => {
-                if self.unprotected {
-                    // Its number in the session: no other thread appends.
-                    let lsn = Lsn(self.counted + 1 - session.base);
-                    Self::note_state(&session.join, &entry.payload, lsn);
-                }
-                session.lsn(session.sender.append(entry))
+        let lsn = {
+            let mut state = self.sessions.0.state.lock();
+            let lsn = state.live.append();
+            if let (true, Some(session), Payload::State(part)) =
+                (self.unprotected, &self.current, &entry.payload)
+            {
+                Self::note_state(&mut state, &session.join, part);
             }
+            lsn
         };
-        self.counted = lsn.0;
-        self.sessions.0.counted.store(lsn.0, Ordering::Release);
+        if let Some(session) = &self.current {
+            session.sender.append(entry);
+        }
         Ok(lsn)
     }
 
@@ -158,16 +135,15 @@ impl LogSink for SessionLog {
         {
             return false;
         }
-        let mut phase = shared.phase.lock();
-        let Phase::Offered(session) = &phase.0 else {
-            return false;
+        let session = self.sessions.change(|state| {
+            let session = state.offered.take()?;
+            state.live.begin_session();
+            state.session = Some(session.clone());
+            Some(session)
+        });
+        let Some(session) = session else {
+            return false; // it has gone again
         };
-        let session = Session {
-            base: self.counted,
-            ..session.clone()
-        };
-        phase.0 = Phase::Joining(session.clone());
-        drop(phase);
         log::info!(
             "the backup at {} joins: sending it the whole state",
             session.sender.session().peer
@@ -185,19 +161,21 @@ impl LogSink for SessionLog {
         let Some(session) = self.session() else {
             return false;
         };
-        let commit = session.join.commit.load(Ordering::Relaxed);
-        let together = commit == u64::MAX;
-        if !together && (commit == 0 || session.sender.executed().0 < commit) {
+        // In this order: an output that is submitted from now on waits, and whoever may claim the
+        // guest is known before the backup can hear that it may.
+        let executed = session.sender.executed();
+        let base = self.sessions.change(|state| {
+            (state.live.is_joining() && state.live.at_exit(executed)).then(|| state.live.base())
+        });
+        let Some(base) = base else {
             return false;
-        }
-        if !self.protect(session) {
-            return false;
-        }
-        self.sessions.release_with(session);
+        };
+        self.sessions.standing().pair_with(session.sender.events());
+        self.sessions.release_with(session, base);
         if let Some(act) = self.sessions.0.protected.get() {
             act(&session.sender);
         }
-        if !together {
+        if !session.together {
             self.tell_protected(session, session.sender.session().epoch);
         }
         self.unprotected = false;
@@ -244,7 +222,7 @@ impl LogSink for SessionLog {
     fn finish(&mut self) -> Step<()> {
         let standing = self.sessions.standing();
         standing.guest_ended();
-        self.sessions.set(Phase::Ended);
+        self.sessions.change(|state| state.stage = Stage::Ended);
         let Some(session) = &self.current else {
             log::info!("the guest ended without a backup");
             return Ok(());

@@ -1,37 +1,34 @@
 //! How far the guest's log is committed, for the gate and for the disk.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use logging_channel::LossReason;
 use logging_channel::entry::Lsn;
 use logging_channel::sender::{Permit, Release};
 
-use super::{Phase, Session, Sessions};
+use super::{Sessions, Stage, State};
 use crate::disk::progress::{LogProgress, Reached};
 use crate::gates::committed::{CommitWatch, Outlook};
-use crate::roles::tenure::Verdict;
 
-impl Sessions {
-    /// The session that outputs wait for; otherwise what is known of the right to run alone.
-    fn waits_for(&self, timeout: Duration) -> Result<Session, Outlook> {
-        let Phase::Protected(session) = self.phase() else {
-            return Err(Outlook::Alone);
-        };
-        if !session.sender.is_lost() && timeout.is_zero() {
-            return Ok(session);
-        }
-        match self.standing().wait(timeout) {
-            Some(Verdict::Won { .. }) => Err(Outlook::Alone),
-            Some(Verdict::Lost(_)) => Err(Outlook::Never),
-            None if session.sender.lost() == Some(LossReason::Orderly) => Err(Outlook::Alone),
-            None => Ok(session),
-        }
+impl State {
+    fn waits_for_backup(&self) -> bool {
+        !self.live.is_alone() && !self.live.is_joining()
     }
 
-    /// Waits for another phase, for at most `timeout`.
-    fn wait_changed(&self, timeout: Duration) {
-        let mut phase = self.0.phase.lock();
-        let _ = self.0.changed.wait_for(&mut phase, timeout);
+    fn outlook(&self) -> Outlook {
+        match self.stage {
+            Stage::Lost => Outlook::Never,
+            _ if self.waits_for_backup() => Outlook::Open,
+            _ => Outlook::Alone,
+        }
+    }
+}
+
+impl Sessions {
+    pub(super) fn permit_of(&self, state: &State) -> Permit {
+        let session = state.session.as_ref();
+        state
+            .live
+            .permit(session.map(|session| session.sender.permit()))
     }
 }
 
@@ -41,67 +38,65 @@ impl CommitWatch for Sessions {
     }
 
     fn permit(&self) -> Permit {
-        // Before the phase is looked at: what is submitted in a later one is not counted.
-        let up_to = self.counted();
-        match self.waits_for(Duration::ZERO) {
-            Ok(session) => session.permit(),
-            Err(Outlook::Alone) => Permit { up_to, until: None },
-            Err(Outlook::Open | Outlook::Never) => Permit {
-                up_to: Lsn(0),
-                until: None,
-            },
-        }
+        self.permit_of(&self.0.state.lock())
     }
 
     fn released(&self, lsn: Lsn) {
-        if let Phase::Protected(session) = self.phase()
-            && lsn.0 > session.base
+        let state = self.0.state.lock();
+        let base = state.live.base();
+        if let Some(session) = &state.session
+            && lsn > base
         {
-            session.sender.released(Lsn(lsn.0 - session.base));
+            session.sender.released(Lsn(lsn.0 - base.0));
         }
     }
 
     fn outlook(&self, seen: Outlook, timeout: Duration) -> Outlook {
-        match self.waits_for(timeout) {
-            Ok(_) => Outlook::Open,
-            Err(Outlook::Alone) => {
-                if seen == Outlook::Alone {
-                    self.wait_changed(timeout);
-                }
-                Outlook::Alone
-            }
-            Err(outlook) => outlook,
-        }
+        let mut state = self.0.state.lock();
+        let same = |state: &mut State| state.outlook() == seen;
+        self.0.changed.wait_while_for(&mut state, same, timeout);
+        state.outlook()
     }
 }
 
 impl LogProgress for Sessions {
     fn now(&self) -> Reached {
-        match self.waits_for(Duration::ZERO) {
-            Ok(session) => Reached::UpTo {
-                committed: session.lsn(session.sender.acked()),
-                executed: session.lsn(session.sender.executed()),
-            },
-            Err(Outlook::Never) => Reached::Never,
-            Err(Outlook::Open | Outlook::Alone) => Reached::Alone {
-                epoch: Some(self.epoch()),
+        let state = self.0.state.lock();
+        match (state.outlook(), &state.session) {
+            (Outlook::Never, _) => Reached::Never,
+            (Outlook::Open, Some(session)) => {
+                let base = state.live.base().0;
+                Reached::UpTo {
+                    committed: Lsn(session.sender.acked().0 + base),
+                    executed: Lsn(session.sender.executed().0 + base),
+                }
+            }
+            (Outlook::Open | Outlook::Alone, _) => Reached::Alone {
+                epoch: Some(state.epoch),
             },
         }
     }
 
     fn wait(&self, timeout: Duration, arrived: &mut dyn FnMut(Lsn, Lsn) -> bool) {
-        match self.phase() {
-            Phase::Protected(session) if !session.sender.is_lost() => {
-                session
-                    .sender
-                    .wait_acknowledged(timeout, |acked, executed| {
-                        arrived(session.lsn(acked), session.lsn(executed))
-                    });
+        let deadline = Instant::now() + timeout;
+        let (session, base) = {
+            let mut state = self.0.state.lock();
+            let session = state.session.clone();
+            match session.filter(|session| !session.sender.is_lost()) {
+                Some(session) if state.waits_for_backup() => (session, state.live.base().0),
+                _ => {
+                    let outlook = state.outlook();
+                    let same = |state: &mut State| state.outlook() == outlook;
+                    let changed = &self.0.changed;
+                    changed.wait_while_until(&mut state, same, deadline);
+                    return;
+                }
             }
-            Phase::Protected(_) => {
-                self.standing().wait(timeout);
-            }
-            _ => self.wait_changed(timeout),
-        }
+        };
+        session
+            .sender
+            .wait_acknowledged(timeout, |acked, executed| {
+                arrived(Lsn(acked.0 + base), Lsn(executed.0 + base))
+            });
     }
 }
