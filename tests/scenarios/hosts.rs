@@ -3,7 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use testbed::{Host, HostKind, Paging, Result, Testbed};
+use testbed::{Host, HostKind, Network, Paging, Result, Testbed};
 
 /// How far a host's clock may be off: what a busy machine needs to read it. The snapshot is older
 /// than that in all runs but the first one.
@@ -12,7 +12,7 @@ const TOLERANCE: Duration = Duration::from_secs(30);
 #[test]
 fn hosts_of_one_snapshot_differ() -> Result<()> {
     let testbed = Testbed::with_hosts("hosts", HostKind::Qemu)?;
-    let [a, b] = testbed.start_hosts(["a", "b"])?;
+    let [mut a, b] = testbed.start_hosts(["a", "b"])?;
     let differ = |what: &[&str]| -> Result<()> {
         let [a, b] = [a.check(what)?, b.check(what)?];
         assert_ne!(a, b, "{what:?}");
@@ -33,6 +33,18 @@ fn hosts_of_one_snapshot_differ() -> Result<()> {
         assert_eq!(nested(&a)?, npt, "{paging}");
         a.check(&["test", "-c", "/dev/kvm"])?;
     }
+
+    // A host that was killed comes back where it was, and has forgotten everything.
+    let forgotten = "/tmp/forgotten";
+    a.check(&["touch", forgotten])?;
+    let address = a.address(Network::Logging);
+    a.kill();
+    assert!(!b.pings(address)?);
+    testbed.boot_again(&mut a)?;
+    assert_eq!(a.check(&["hostname"])?.trim(), "a");
+    assert_eq!(a.address(Network::Logging), address);
+    assert!(b.pings(address)?);
+    assert!(!a.run(&["test", "-e", forgotten])?.exit.success());
     testbed.succeed();
     Ok(())
 }

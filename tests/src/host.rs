@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,6 +37,8 @@ pub struct Host {
     images: PathBuf,
     logs: PathBuf,
     commands: AtomicU32,
+    /// How often it has been booted.
+    boots: u32,
     /// Links that are cut, for thawing not to heal them.
     cut: Mutex<BTreeSet<Network>>,
     stays: bool,
@@ -65,13 +68,6 @@ impl Host {
     }
 
     fn with(fabric: &Arc<Fabric>, machine: Machine, plan: &Plan<'_>) -> Self {
-        let process = machine.process();
-        let agent = AgentClient::new(
-            plan.name,
-            fabric.namespace().clone(),
-            Network::Management.host_address(plan.number),
-            move || process.alive(),
-        );
         let images = match machine {
             Machine::Qemu(_) => PathBuf::from("/images"),
             Machine::Namespace(_) => plan.layout.images(),
@@ -80,14 +76,38 @@ impl Host {
             name: plan.name.to_owned(),
             number: plan.number,
             fabric: Arc::clone(fabric),
+            agent: agent_of(&machine, plan),
             machine,
-            agent,
             images,
             logs: plan.logs.to_owned(),
             commands: AtomicU32::new(0),
+            boots: 1,
             cut: Mutex::new(BTreeSet::new()),
             stays: plan.stays,
         }
+    }
+
+    /// Starts the machine of a dead host anew, as [`Host::start`] does it. Nothing is left of what it
+    /// had in its memory.
+    pub(crate) fn start_again(&mut self, plan: &Plan<'_>) -> Result<()> {
+        // Its links, and what it has of a namespace, may be half alive.
+        self.kill();
+        self.fabric.unplug(&self.name)?;
+        for path in plan.own_logs() {
+            let aside = path.with_extension(format!("{}.log", self.boots));
+            match fs::rename(&path, &aside) {
+                Err(source) if source.kind() != ErrorKind::NotFound => {
+                    return Err(Error::File { path, source });
+                }
+                _ => {}
+            }
+        }
+        self.fabric.plug(&self.name, plan.kind)?;
+        self.machine = Machine::start(plan)?;
+        self.agent = agent_of(&self.machine, plan);
+        self.boots += 1;
+        self.cut.lock().clear();
+        Ok(())
     }
 
     /// Waits until the host has booted and its agent answers, and gives it this paging.
@@ -467,6 +487,17 @@ impl Drop for Host {
             log::debug!("host {}: its links stay: {error}", self.name);
         }
     }
+}
+
+/// Reaches the agent of a machine.
+fn agent_of(machine: &Machine, plan: &Plan<'_>) -> AgentClient {
+    let process = machine.process();
+    AgentClient::new(
+        plan.name,
+        plan.fabric.namespace().clone(),
+        Network::Management.host_address(plan.number),
+        move || process.alive(),
+    )
 }
 
 /// Whether a check passed, by the doctor's report. `None` if it was not made.

@@ -44,10 +44,20 @@ impl Plan<'_> {
     pub(crate) fn console(&self) -> PathBuf {
         console_log(self.logs, self.name)
     }
+
+    /// The host's own logs: its console, and what QEMU says if it is one.
+    pub(crate) fn own_logs(&self) -> [PathBuf; 2] {
+        [self.console(), errors_log(self.logs, self.name)]
+    }
 }
 
 pub(crate) fn console_log(logs: &Path, name: &str) -> PathBuf {
     logs.join(format!("{name}-console.log"))
+}
+
+/// Where QEMU's own messages go.
+pub(crate) fn errors_log(logs: &Path, name: &str) -> PathBuf {
+    logs.join(format!("{name}-qemu.log"))
 }
 
 /// The last lines of a log.

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::network::{Network, link_name};
-use crate::plan::{Plan, console_log, tail};
+use crate::plan::{Plan, console_log, errors_log, tail};
 use crate::process::spawn_bound;
 use crate::qmp::Monitor;
 
@@ -162,7 +162,7 @@ impl Qemu {
     }
 
     fn launch(plan: &Plan<'_>, mut command: Command) -> Result<Self> {
-        let (console, errors) = (plan.console(), errors_log(plan.logs, plan.name));
+        let [console, errors] = plan.own_logs();
         let create = |path: &Path| {
             File::create(path).map_err(|source| Error::File {
                 path: path.to_owned(),
@@ -287,11 +287,6 @@ impl Qemu {
     pub(crate) fn last_words(&self) -> String {
         format!("{}\n{}", tail(&self.errors), tail(&self.console))
     }
-}
-
-/// Where QEMU's own messages go.
-fn errors_log(logs: &Path, name: &str) -> PathBuf {
-    logs.join(format!("{name}-qemu.log"))
 }
 
 fn command(plan: &Plan<'_>, directory: &Path, memory: Memory) -> Command {

@@ -138,9 +138,25 @@ impl Testbed {
         Ok(host)
     }
 
+    /// Boots a dead host again and waits until it is up: the same name and addresses, and nothing left
+    /// of what was in it.
+    ///
+    /// # Errors
+    ///
+    /// When it does not boot.
+    pub fn boot_again(&self, host: &mut Host) -> Result<()> {
+        let name = host.name().to_owned();
+        host.start_again(&self.plan(&name, host.number(), None))?;
+        host.wait_until_up(self.paging)
+    }
+
     fn boot_host(&self, name: &str, processor: Option<&str>) -> Result<Host> {
         let number = self.hosts.fetch_add(1, Ordering::Relaxed) + 1;
-        let plan = Plan {
+        Host::start(&self.fabric, &self.plan(name, number, processor))
+    }
+
+    fn plan<'a>(&'a self, name: &'a str, number: u8, processor: Option<&'a str>) -> Plan<'a> {
+        Plan {
             kind: self.kind,
             name,
             number,
@@ -150,8 +166,7 @@ impl Testbed {
             processor,
             logs: &self.logs,
             stays: false,
-        };
-        Host::start(&self.fabric, &plan)
+        }
     }
 
     /// Cuts a host's link; see [`Host::cut`].
