@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use testbed::failover::{State, Status};
+use testbed::failover::{State, Status, Watcher};
 
 /// How often the line changes.
 const REFRESH: Duration = Duration::from_millis(100);
@@ -40,9 +40,10 @@ impl LiveLine {
     pub(crate) fn print(&self, line: &str) {
         self.bar.suspend(|| eprintln!("{line}"));
     }
+}
 
-    /// Shows how a failover goes.
-    pub(crate) fn update(&mut self, status: &Status) {
+impl Watcher for LiveLine {
+    fn status(&mut self, status: &Status) {
         let plain = self.bar.is_hidden();
         let pause = if plain { PLAIN } else { REFRESH };
         if let Some((at, state)) = &self.shown

@@ -121,7 +121,7 @@ fn measure_outages(
     let mut failovers = Failovers::start("bench-outage", failover::Options::default())?;
     for kill in done + 1..=kills {
         progress(record, kill);
-        let run = failovers.run(&mut |_| {})?;
+        let run = failovers.run(&mut ())?;
         record.outages.push(Outage::from(&run));
     }
     let well = record.outages.iter().all(|outage| outage.reason.is_none());

@@ -40,7 +40,7 @@ impl From<&Run> for Outage {
             .filter_map(|(name, millis)| Some((name.to_owned(), millis?)));
         Self {
             millis: known.collect(),
-            lost: run.lost,
+            lost: run.lost.unwrap_or(0),
             reason: run.reason.clone(),
         }
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::disk::Fsck;
 use super::report::{Judgement, KillMoment, Run, ServerRestart, millis};
-use crate::pair::ReportedStats;
+use crate::pair::{Joined, ReportedStats};
 use crate::ping::PingRecord;
 use crate::workload::{ClientRecord, LoadRecord};
 
@@ -12,13 +12,14 @@ use crate::workload::{ClientRecord, LoadRecord};
 #[derive(Debug, Clone, Default)]
 pub(super) struct Observations {
     pub(super) number: u32,
+    /// The host that was killed, and the one that went on.
     pub(super) hosts: [String; 2],
+    /// When the guest's run before this one was over, if there was one.
+    pub(super) begin: Option<Instant>,
     /// The moment of the kill, or of the freezing.
     pub(super) killed: Option<Instant>,
     /// When the disk server was restarted.
     pub(super) server_restarted: Option<Instant>,
-    /// What is on the disk.
-    pub(super) fsck: Option<Fsck>,
     /// When the other host's report of the loss arrived.
     pub(super) noticed: Option<Instant>,
     /// When its report of going live arrived.
@@ -27,27 +28,51 @@ pub(super) struct Observations {
     pub(super) resumed: Option<Instant>,
     /// The newest figures before the kill.
     pub(super) stats: Option<ReportedStats>,
-    /// The pings all the time.
-    pub(super) pings: PingRecord,
-    /// What was seen of the load, if there is one.
-    pub(super) load: Option<LoadRecord>,
-    /// The client got no further than this.
+    /// When the report of its protection by a new backup arrived, and what the join took.
+    pub(super) protected: Option<(Instant, Joined)>,
+    /// Joins before that whose backup's host was killed in the middle.
+    pub(super) joins_cut: u32,
+    /// When the run was over.
+    pub(super) end: Option<Instant>,
+    /// The run got no further than this.
     pub(super) trouble: Option<String>,
+}
+
+/// What goes on beside all failovers of a guest.
+#[derive(Debug)]
+pub(super) struct Beside<'a> {
+    pub(super) client: &'a ClientRecord,
+    pub(super) pings: &'a PingRecord,
+    /// What was seen of the load, if there is one.
+    pub(super) load: Option<&'a LoadRecord>,
+    /// The guest's end, if it has come.
+    pub(super) end: Option<&'a End>,
+}
+
+/// What was looked at when a guest's last failover was over.
+#[derive(Debug, Default)]
+pub(super) struct End {
+    /// What is on the disk.
+    pub(super) fsck: Option<Fsck>,
 }
 
 impl Run {
     /// Judges what was seen.
-    pub(super) fn judge(seen: &Observations, client: &ClientRecord) -> Self {
+    pub(super) fn judge(seen: &Observations, beside: &Beside<'_>) -> Self {
+        let Beside { client, end, .. } = beside;
         let acked = client.acked();
-        let lost = client
-            .final_counter
-            .map_or(0, |counter| acked.saturating_sub(counter))
-            .max(client.missing);
-        let reason = reason(seen, client, acked);
-        let pings = Pings::outside_the_outage(seen);
+        let reason = reason(seen, beside, acked);
+        let pings = Pings::outside_the_outage(seen, beside.pings);
+        let [killed, live_on] = seen.hosts.clone();
+        let since_kill = |moment: Option<Instant>| {
+            let time = moment?.saturating_duration_since(seen.killed?);
+            Some(millis(time))
+        };
+        let joined = seen.protected.map(|(_, joined)| joined).unwrap_or_default();
         Self {
             number: seen.number,
-            hosts: seen.hosts.clone(),
+            killed,
+            live_on,
             kill: seen.killed.map(|killed| kill_moment(killed, client)),
             disk_server: seen.server_restarted.map(|at| {
                 match seen.killed.is_some_and(|killed| killed <= at) {
@@ -56,23 +81,25 @@ impl Run {
                 }
             }),
             acked,
-            final_counter: client.final_counter,
-            lost,
-            duplicates: client.duplicates,
-            fsck: seen.fsck.clone(),
+            final_counter: end.and(client.final_counter),
+            lost: end.map(|_| {
+                let counter = client.final_counter;
+                counter
+                    .map_or(0, |counter| acked.saturating_sub(counter))
+                    .max(client.missing)
+            }),
+            duplicates: end.map(|_| client.duplicates),
+            fsck: end.and_then(|end| end.fsck.clone()),
             reconnects: client.reconnects,
-            outage_ms: seen
-                .killed
-                .and_then(|killed| outage(killed, client))
-                .map(millis),
-            detect_ms: seen
-                .killed
-                .zip(seen.noticed)
-                .map(|(killed, noticed)| millis(noticed.saturating_duration_since(killed))),
-            live_ms: seen
-                .killed
-                .zip(seen.live)
-                .map(|(killed, live)| millis(live.saturating_duration_since(killed))),
+            outage_ms: outage(seen, client).map(millis),
+            detect_ms: since_kill(seen.noticed),
+            live_ms: since_kill(seen.live),
+            unprotected_ms: since_kill(seen.protected.map(|(at, _)| at)),
+            join_ms: joined.join_ms,
+            pause_ms: joined.pause_ms,
+            transfer_bytes: joined.bytes,
+            rounds: joined.rounds,
+            joins_cut: seen.joins_cut,
             log_bytes: seen.stats.map(|stats| stats.log_bytes),
             log_entries: seen.stats.map(|stats| stats.log_entries),
             guest_seconds: seen.stats.map(|stats| stats.guest_seconds),
@@ -82,9 +109,12 @@ impl Run {
             pings_lost: pings.lost,
             state_deltas: seen.stats.map(|stats| stats.state_deltas),
             state_delta_bytes: seen.stats.map(|stats| stats.state_delta_bytes),
-            load_results: seen.load.as_ref().map(|load| {
+            load_results: beside.load.map(|load| {
+                let run = seen
+                    .begin
+                    .map_or(load.results.len(), |begin| load.since(begin));
                 let after = seen.killed.map_or(0, |killed| load.since(killed));
-                [load.results.len() - after, after]
+                [run.saturating_sub(after), after]
             }),
             judgement: if reason.is_none() {
                 Judgement::Pass
@@ -104,23 +134,22 @@ struct Pings {
 }
 
 impl Pings {
-    fn outside_the_outage(seen: &Observations) -> Self {
-        let Some(up) = seen.pings.first_answer() else {
+    fn outside_the_outage(seen: &Observations, record: &PingRecord) -> Self {
+        let Some(up) = record.first_answer() else {
             return Self::default();
         };
-        let end = Instant::now();
+        let begin = seen.begin.map_or(up, |begin| begin.max(up));
+        let end = seen.end.unwrap_or_else(Instant::now);
         let mut pings = Self::default();
         for (from, to) in [
-            (Some(up), seen.killed.or(Some(end))),
+            (Some(begin), seen.killed.or(Some(end))),
             (seen.resumed, Some(end)),
         ] {
             let (Some(from), Some(to)) = (from, to) else {
                 continue;
             };
-            pings.max = pings
-                .max
-                .max(seen.pings.answers(from, to).into_iter().max());
-            pings.lost += seen.pings.lost(from, to);
+            pings.max = pings.max.max(record.answers(from, to).into_iter().max());
+            pings.lost += record.lost(from, to);
         }
         pings
     }
@@ -133,21 +162,25 @@ fn kill_moment(killed: Instant, client: &ClientRecord) -> KillMoment {
     }
 }
 
-/// The longest silence that ended after the kill. A reply that the killed host
-/// had sent just before may arrive just after the kill; the silence comes then.
-fn outage(killed: Instant, client: &ClientRecord) -> Option<Duration> {
+/// The longest silence that ended after the kill, and not after the first reply of the other host. A
+/// reply that the killed host had sent just before may arrive just after the kill; the silence comes
+/// then.
+fn outage(seen: &Observations, client: &ClientRecord) -> Option<Duration> {
+    let killed = seen.killed?;
     if kill_moment(killed, client) == KillMoment::Boot {
         return None;
     }
+    let ends = |at: Instant| at >= killed && seen.resumed.is_none_or(|resumed| at <= resumed);
     client
         .replies
         .windows(2)
-        .filter(|pair| pair[1].0 >= killed)
+        .filter(|pair| ends(pair[1].0))
         .map(|pair| pair[1].0 - pair[0].0)
         .max()
 }
 
-fn reason(seen: &Observations, client: &ClientRecord, acked: u64) -> Option<String> {
+fn reason(seen: &Observations, beside: &Beside<'_>, acked: u64) -> Option<String> {
+    let client = beside.client;
     if let Some((value, expected)) = client.irregular {
         return Some(format!(
             "a request was answered with {value} instead of {expected}"
@@ -156,7 +189,7 @@ fn reason(seen: &Observations, client: &ClientRecord, acked: u64) -> Option<Stri
     if let Some(trouble) = seen.trouble.as_ref().or(client.trouble.as_ref()) {
         return Some(trouble.clone());
     }
-    if let Some(load) = &seen.load
+    if let Some(load) = beside.load
         && let Some(trouble) = load.wrong.as_ref().or(load.trouble.as_ref())
     {
         return Some(trouble.clone());
@@ -167,36 +200,44 @@ fn reason(seen: &Observations, client: &ClientRecord, acked: u64) -> Option<Stri
     let Some(killed) = seen.killed else {
         return Some("no host was killed".to_owned());
     };
-    match client.final_counter {
-        None => return Some("what the server has at the end is not known".to_owned()),
-        // One more is a request in flight.
-        Some(counter) if counter == acked || counter == acked + 1 => {}
-        Some(counter) => {
-            return Some(format!(
-                "{acked} requests were acknowledged, and the server has come to {counter}"
-            ));
-        }
-    }
-    if (client.missing, client.duplicates) != (0, 0) {
-        return Some(format!(
-            "of the acknowledged rows, {} are missing; {} are there once more",
-            client.missing, client.duplicates
-        ));
-    }
-    if let Some(Fsck::Dirty(found)) = &seen.fsck {
-        return Some(format!("the file system is not clean: {found}"));
+    if let Some(end) = beside.end
+        && let Some(reason) = end.reason(client, acked)
+    {
+        return Some(reason);
     }
     if client.replies.last().is_none_or(|(at, _)| *at < killed) {
         return Some("nothing was acknowledged after the kill".to_owned());
     }
-    if seen
-        .load
-        .as_ref()
-        .is_some_and(|load| load.since(killed) == 0)
-    {
+    if beside.load.is_some_and(|load| load.since(killed) == 0) {
         return Some("the load gave no result after the kill".to_owned());
     }
     None
+}
+
+impl End {
+    /// What speaks against what the server has.
+    fn reason(&self, client: &ClientRecord, acked: u64) -> Option<String> {
+        match client.final_counter {
+            None => return Some("what the server has at the end is not known".to_owned()),
+            // One more is a request in flight.
+            Some(counter) if counter == acked || counter == acked + 1 => {}
+            Some(counter) => {
+                return Some(format!(
+                    "{acked} requests were acknowledged, and the server has come to {counter}"
+                ));
+            }
+        }
+        if (client.missing, client.duplicates) != (0, 0) {
+            return Some(format!(
+                "of the acknowledged rows, {} are missing; {} are there once more",
+                client.missing, client.duplicates
+            ));
+        }
+        if let Some(Fsck::Dirty(found)) = &self.fsck {
+            return Some(format!("the file system is not clean: {found}"));
+        }
+        None
+    }
 }
 
 #[cfg(test)]
@@ -232,7 +273,18 @@ mod tests {
 
     fn judge(replies: &[(u64, u64)], final_counter: u64) -> Run {
         let (observations, record) = seen(replies, final_counter);
-        Run::judge(&observations, &record)
+        judge_with(&observations, &record, &End::default())
+    }
+
+    /// At the guest's end.
+    fn judge_with(seen: &Observations, client: &ClientRecord, end: &End) -> Run {
+        let beside = Beside {
+            client,
+            pings: &PingRecord::default(),
+            load: None,
+            end: Some(end),
+        };
+        Run::judge(seen, &beside)
     }
 
     const GOOD: [(u64, u64); 4] = [(980, 1), (1001, 2), (2001, 3), (2020, 4)];
@@ -243,7 +295,7 @@ mod tests {
         assert_eq!(run.judgement, Judgement::Pass, "{:?}", run.reason);
         assert_eq!(
             (run.acked, run.final_counter, run.lost, run.reconnects),
-            (4, Some(4), 0, 0)
+            (4, Some(4), Some(0), 0)
         );
         assert_eq!(run.kill, Some(KillMoment::Load));
         // The reply on its way at the kill does not shorten the outage.
@@ -256,7 +308,7 @@ mod tests {
     #[test]
     fn losses_and_phantoms_are_failures() {
         let run = judge(&GOOD, 1);
-        assert_eq!((run.judgement, run.lost), (Judgement::Fail, 3));
+        assert_eq!((run.judgement, run.lost), (Judgement::Fail, Some(3)));
         assert_eq!(judge(&GOOD, 6).judgement, Judgement::Fail);
         let silent = judge(&[(980, 1)], 1);
         assert_eq!(
@@ -268,11 +320,10 @@ mod tests {
     #[test]
     fn rows_and_the_disk_are_looked_at() {
         let run = |missing, duplicates, fsck| {
-            let (mut observations, mut record) = seen(&GOOD, 4);
-            observations.fsck = Some(fsck);
+            let (observations, mut record) = seen(&GOOD, 4);
             record.missing = missing;
             record.duplicates = duplicates;
-            Run::judge(&observations, &record)
+            judge_with(&observations, &record, &End { fsck: Some(fsck) })
         };
         let good = run(0, 0, Fsck::Clean);
         assert_eq!(good.judgement, Judgement::Pass, "{:?}", good.reason);
@@ -282,9 +333,15 @@ mod tests {
             (&"clean".into(), &0.into())
         );
         let missing = run(2, 0, Fsck::Clean);
-        assert_eq!((missing.judgement, missing.lost), (Judgement::Fail, 2));
+        assert_eq!(
+            (missing.judgement, missing.lost),
+            (Judgement::Fail, Some(2))
+        );
         let twice = run(0, 1, Fsck::Clean);
-        assert_eq!((twice.judgement, twice.duplicates), (Judgement::Fail, 1));
+        assert_eq!(
+            (twice.judgement, twice.duplicates),
+            (Judgement::Fail, Some(1))
+        );
         let dirty = run(0, 0, Fsck::Dirty("inode 12".to_owned()));
         assert_eq!(dirty.judgement, Judgement::Fail);
         assert!(
@@ -297,14 +354,15 @@ mod tests {
     #[test]
     fn a_restart_of_the_disk_server_is_before_or_after_the_kill() {
         let (mut observations, record) = seen(&GOOD, 4);
-        assert_eq!(Run::judge(&observations, &record).disk_server, None);
+        let judged = |seen: &Observations| judge_with(seen, &record, &End::default());
+        assert_eq!(judged(&observations).disk_server, None);
         let killed = observations.killed.expect("it was");
         for (at, when) in [
             (killed - ms(1), ServerRestart::Before),
             (killed + ms(1), ServerRestart::After),
         ] {
             observations.server_restarted = Some(at);
-            assert_eq!(Run::judge(&observations, &record).disk_server, Some(when));
+            assert_eq!(judged(&observations).disk_server, Some(when));
         }
     }
 
@@ -312,13 +370,11 @@ mod tests {
     fn a_second_connection_is_a_failure() {
         let (observations, mut record) = seen(&GOOD, 4);
         record.reconnects = 1;
-        assert_eq!(
-            Run::judge(&observations, &record).judgement,
-            Judgement::Fail
-        );
+        let run = judge_with(&observations, &record, &End::default());
+        assert_eq!(run.judgement, Judgement::Fail);
         let (observations, mut record) = seen(&GOOD, 4);
         record.irregular = Some((7, 3));
-        let run = Run::judge(&observations, &record);
+        let run = judge_with(&observations, &record, &End::default());
         assert!(run.reason.is_some_and(|reason| reason.contains('7')));
     }
 
@@ -332,12 +388,13 @@ mod tests {
                 wrong: wrong.map(str::to_owned),
                 trouble: None,
             };
-            let load = Some(load);
-            let observations = Observations {
-                load,
-                ..observations.clone()
+            let beside = Beside {
+                client: &client,
+                pings: &PingRecord::default(),
+                load: Some(&load),
+                end: Some(&End::default()),
             };
-            Run::judge(&observations, &client)
+            Run::judge(&observations, &beside)
         };
         let good = judge(killed + ms(1), None);
         assert_eq!(good.judgement, Judgement::Pass, "{:?}", good.reason);
@@ -359,17 +416,67 @@ mod tests {
     }
 
     #[test]
+    fn what_the_server_has_is_known_at_the_guests_end() {
+        // A second failover, with an outage of its own.
+        let replies = [&GOOD[..], &[(5000, 5), (5010, 6)]].concat();
+        let (mut observations, mut record) = seen(&replies, 6);
+        let at = |millis| {
+            observations
+                .killed
+                .map(|killed| killed + ms(millis) - ms(1000))
+        };
+        let (resumed, protected, killed) = (at(2001), at(3000), at(3500));
+        observations.resumed = resumed;
+        observations.protected = protected.map(|at| (at, Joined::default()));
+        record.final_counter = None;
+        let beside = Beside {
+            client: &record,
+            pings: &PingRecord::default(),
+            load: None,
+            end: None,
+        };
+        let first = Run::judge(&observations, &beside);
+        assert_eq!(first.judgement, Judgement::Pass, "{:?}", first.reason);
+        assert_eq!(
+            (first.outage_ms, first.unprotected_ms),
+            (Some(1000), Some(2000))
+        );
+        assert_eq!((first.lost, first.duplicates), (None, None));
+        let second = Observations {
+            begin: protected,
+            killed,
+            ..Observations::default()
+        };
+        let second = judge_with(&second, &record, &End::default());
+        assert_eq!((second.judgement, second.lost), (Judgement::Fail, Some(0)));
+        assert_eq!(second.outage_ms, Some(2980));
+        record.final_counter = Some(3);
+        let lost = judge(&replies, 3);
+        let report = Report::new(
+            &Options::default(),
+            vec![vec![first, lost], vec![judge(&GOOD, 4)]],
+        );
+        assert_eq!((report.acked, report.lost), (10, 3));
+        assert_eq!(report.judgement, Judgement::Fail);
+    }
+
+    #[test]
     fn a_run_without_a_kill_fails() {
-        let run = Run::judge(&Observations::default(), &ClientRecord::default());
+        let run = judge_with(
+            &Observations::default(),
+            &ClientRecord::default(),
+            &End::default(),
+        );
         assert_eq!(run.judgement, Judgement::Fail);
         let options = Options::default();
-        let report = Report::new(&options, vec![judge(&GOOD, 4), run]);
+        let report = Report::new(&options, vec![vec![judge(&GOOD, 4)], vec![run]]);
         assert_eq!(report.judgement, Judgement::Fail);
         assert_eq!(Report::new(&options, vec![]).judgement, Judgement::Fail);
         let json = serde_json::to_value(&report).expect("plain data");
         assert_eq!(json["verdict"], "FAIL");
         assert_eq!(json["workload"], "redis");
         assert_eq!(json["fault"], "kill");
+        assert_eq!((&json["acked"], &json["lost"]), (&4.into(), &0.into()));
         assert_eq!(json["runs"][0]["kill"], "load");
         assert_eq!(json["runs"][1]["outage_ms"], serde_json::Value::Null);
     }

@@ -1,4 +1,4 @@
-//! When the host and the disk server are killed: at random, but repeatably so.
+//! When hosts and the disk server are killed: at random, but repeatably so.
 
 use std::time::Duration;
 
@@ -9,7 +9,61 @@ const BOOT_KILLS: u32 = 3;
 /// No kill is so late in the boot that it might be over: one that is quicker than the last one.
 const BOOT_PART: f64 = 0.9;
 
-/// The moments of one run.
+/// The disk server's moments are drawn apart, so that a seed means the same kills with and without
+/// that fault.
+const SERVER_SEED: u64 = 0x6469_736b;
+/// Those of the joins as well.
+const JOIN_SEED: u64 = 0x6a6f_696e;
+
+/// The moments of one run after the other.
+#[derive(Debug)]
+pub(super) struct Plans {
+    kills: Rng,
+    server: Rng,
+    joins: Rng,
+    /// Runs that have a plan.
+    pub(super) runs: u32,
+    /// How long the guest's last undisturbed boot took.
+    pub(super) boot: Option<Duration>,
+}
+
+/// All moments of one run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan {
+    /// The run, from 1.
+    pub(super) number: u32,
+    pub(super) kill: KillPlan,
+    /// When the disk server is killed, and how long it is down.
+    pub(super) server: (ServerPlan, Duration),
+    /// How far the first join may come before its host is killed, in percent.
+    pub(super) cut: Option<f64>,
+}
+
+impl Plans {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            kills: Rng::with_seed(seed),
+            server: Rng::with_seed(seed ^ SERVER_SEED),
+            joins: Rng::with_seed(seed ^ JOIN_SEED),
+            runs: 0,
+            boot: None,
+        }
+    }
+
+    /// The plan of the next run: one of a guest that boots, or one of a guest that has booted.
+    pub(super) fn next(&mut self, boots: bool) -> Plan {
+        self.runs += 1;
+        let boot = self.boot.filter(|_| boots);
+        Plan {
+            number: self.runs,
+            kill: KillPlan::next(&mut self.kills, self.runs, boot),
+            server: ServerPlan::next(&mut self.server),
+            cut: next_cut(&mut self.joins, self.runs),
+        }
+    }
+}
+
+/// The moments of one kill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct KillPlan {
     /// After both hosts have the guest running, whether it has booted or not.
@@ -62,6 +116,18 @@ impl ServerPlan {
     }
 }
 
+/// From this run on the host that joins is killed, too: who watches has seen how joins go by then.
+const FIRST_CUT: u32 = 3;
+/// No join is cut so late that it might be complete: one that is nearer to its end, in percent.
+const CUT_PERCENT: f64 = 70.0;
+
+/// How far the first join of run `number` may come before its host is killed, in percent; none if it
+/// is left alone.
+fn next_cut(random: &mut Rng, number: u32) -> Option<f64> {
+    let percent = CUT_PERCENT * random.f64();
+    (number >= FIRST_CUT).then_some(percent)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +154,18 @@ mod tests {
         }
         let unknown = KillPlan::next(&mut Rng::with_seed(7), 2, None);
         assert_eq!(unknown.after_start, None);
+    }
+
+    #[test]
+    fn joins_are_cut_from_the_third_run_on() {
+        let mut random = Rng::with_seed(7);
+        let cuts: Vec<_> = (1..=30).map(|run| next_cut(&mut random, run)).collect();
+        assert_eq!(cuts[..2], [None, None]);
+        assert!(
+            cuts[2..]
+                .iter()
+                .all(|cut| cut.is_some_and(|percent| percent < 100.0))
+        );
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! Failovers: a guest is replicated from one host to another, a client has its
 //! requests answered over one connection (increments of a counter in Redis, or
 //! commits in PostgreSQL on the shared disk), the primary's host is killed or
-//! frozen, and the client's figures tell what was lost.
+//! frozen, and the client's figures tell what was lost. Then the guest ends, or
+//! the host that was killed boots again and joins, and the other one is killed.
 //!
 //! ```no_run
 //! # fn main() -> testbed::Result<()> {
 //! use testbed::failover::{Failovers, Options, Judgement};
 //!
 //! let mut failovers = Failovers::start("example", Options::default())?;
-//! let run = failovers.run(&mut |_| {})?;
+//! let run = failovers.run(&mut ())?;
 //! assert_eq!(run.judgement, Judgement::Pass, "{:?}", run.reason);
 //! failovers.end(true)?;
 //! # Ok(())
@@ -16,37 +17,35 @@
 //! ```
 
 mod disk;
+mod join;
 mod judge;
 mod kill_plan;
+mod life;
 mod progress;
 mod report;
-mod run;
 mod scene;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use fastrand::Rng;
 use guest_images::load::Load;
 
 use self::disk::Disk;
 pub use self::disk::Fsck;
-pub use self::progress::{State, Status};
+use self::kill_plan::Plans;
+pub use self::progress::{State, Status, Watcher};
 pub use self::report::{Judgement, KillMoment, Report, Run, ServerRestart};
 use crate::error::Result;
 use crate::host::Host;
 use crate::layout::Layout;
 use crate::paging::Paging;
-use crate::pair::{DiskServer, Side};
+use crate::pair::{DiskServer, Guest, Side};
 use crate::testbed::Testbed;
 use crate::wait::wait_until;
 use crate::workload::Workload;
 
 /// For what will never happen.
 const LIMIT: Duration = Duration::from_secs(120);
-/// The disk server's moments are drawn apart, so that a seed means the same kills with and without
-/// that fault.
-const SERVER_SEED: u64 = 0x6469_736b;
 
 /// What happens to the primary's host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -109,21 +108,32 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// Puts those of the guest's images that are not the testbed's own into a host. They have the same
+    /// path in all hosts.
+    fn provide_images(&self, host: &Host, guest: &mut Guest) -> Result<()> {
+        if let Some(kernel) = &self.kernel {
+            guest.kernel = host.provide(kernel, "vmlinux")?;
+        }
+        if let Some(initrd) = &self.initrd {
+            guest.initrd = host.provide(initrd, "initrd")?;
+        }
+        Ok(())
+    }
+}
+
 /// A testbed with two hosts and the disk server, for one failover after the
-/// other. The host that was killed is replaced, and the other one is the next
+/// other. The host that was killed boots again, and the other one is the next
 /// primary.
 #[derive(Debug)]
 pub struct Failovers {
     options: Options,
-    random: Rng,
-    server_random: Rng,
-    runs: u32,
-    /// How long the guest's last undisturbed boot took.
-    boot: Option<Duration>,
-    /// Runs the last guest.
-    survivor: Option<Side>,
-    primary: Host,
-    backup: Host,
+    plans: Plans,
+    /// Runs the last guest, and its backup if it has one.
+    running: Option<(Side, Option<Side>)>,
+    hosts: [Host; 2],
+    /// Which of them is the next primary.
+    primary: usize,
     disk_server: DiskServer,
     /// The guest's, if it has one.
     disk: Option<Disk>,
@@ -144,20 +154,17 @@ impl Failovers {
             false => None,
         };
         let disk_server = DiskServer::start(&testbed)?;
-        let [primary, backup] = testbed.start_hosts(["a", "b"])?;
+        let hosts = testbed.start_hosts(["a", "b"])?;
         wait_until("the disk server's answer", LIMIT, || {
             let status = ["disk-server", "status", "--server", disk_server.address()];
-            Ok(primary.run(&status)?.exit.success())
+            Ok(hosts[0].run(&status)?.exit.success())
         })?;
         Ok(Self {
-            random: Rng::with_seed(options.seed),
-            server_random: Rng::with_seed(options.seed ^ SERVER_SEED),
+            plans: Plans::new(options.seed),
             options,
-            runs: 0,
-            boot: None,
-            survivor: None,
-            primary,
-            backup,
+            running: None,
+            hosts,
+            primary: 0,
             disk_server,
             disk,
             testbed,
@@ -172,9 +179,7 @@ impl Failovers {
 
     /// The hosts that are up.
     pub fn hosts(&self) -> impl Iterator<Item = &Host> {
-        [&self.primary, &self.backup]
-            .into_iter()
-            .filter(|host| host.is_alive())
+        self.hosts.iter().filter(|host| host.is_alive())
     }
 
     /// Ends the guest and the hosts. Logs stay if it did not go well.
@@ -183,44 +188,30 @@ impl Failovers {
     ///
     /// When the guest's host does not answer.
     pub fn end(mut self, well: bool) -> Result<()> {
-        let stopped = self.survivor.take().map_or(Ok(()), Side::stop);
+        let stopped = self.end_the_guest();
         if well && stopped.is_ok() {
             self.testbed.succeed();
         }
         stopped
     }
 
-    /// Two hosts without a guest: the one that outlived the last run is the
-    /// primary, and the dead one is replaced. The last guest must end in order.
+    /// The last guest must end in order, on all hosts that have it.
+    fn end_the_guest(&mut self) -> Result<()> {
+        let Some((primary, backup)) = self.running.take() else {
+            return Ok(());
+        };
+        primary.stop()?;
+        backup.map_or(Ok(()), Side::ends_in_order)
+    }
+
+    /// Two hosts without a guest.
     fn ready_hosts(&mut self) -> Result<()> {
-        self.survivor.take().map_or(Ok(()), Side::stop)?;
-        if self.runs > 1 {
-            std::mem::swap(&mut self.primary, &mut self.backup);
-        }
-        for host in [&mut self.primary, &mut self.backup] {
+        self.end_the_guest()?;
+        for host in &mut self.hosts {
             if !host.is_alive() {
-                *host = self.testbed.start_host(&successor(host.name()))?;
+                self.testbed.boot_again(host)?;
             }
         }
         Ok(())
-    }
-}
-
-/// The name of the host that takes a dead one's place: logs are called after it.
-fn successor(name: &str) -> String {
-    let letters = name.trim_end_matches(|last: char| last.is_ascii_digit());
-    let number: u32 = name[letters.len()..].parse().unwrap_or(1);
-    format!("{letters}{}", number + 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts_are_replaced_by_hosts_of_other_names() {
-        assert_eq!(successor("a"), "a2");
-        assert_eq!(successor("a2"), "a3");
-        assert_eq!(successor("b99"), "b100");
     }
 }

@@ -4,6 +4,21 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::report::Run;
+use crate::pair::JoinProgress;
+
+/// Somebody who watches.
+pub trait Watcher {
+    /// Is told many times a second how it goes.
+    fn status(&mut self, _status: &Status) {}
+
+    /// Is told what became of a failover when it is over.
+    fn run(&mut self, _run: &Run) {}
+}
+
+/// Nobody watches.
+impl Watcher for () {}
+
 /// What is going on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
@@ -19,6 +34,12 @@ pub enum State {
     Frozen(String),
     /// The other host serves.
     Live,
+    /// The other host serves, and this one boots.
+    Returning(String),
+    /// A backup joins on this host.
+    Joining(String),
+    /// This host was killed in the middle of that.
+    JoinCut(String),
 }
 
 /// How it goes at this moment.
@@ -42,6 +63,8 @@ pub struct Status {
     pub lag_ms: Option<f64>,
     /// Megabits of log in a second, while there is a backup.
     pub log_mbit: Option<f64>,
+    /// How far the join is, while a backup joins and that is known.
+    pub join: Option<JoinProgress>,
 }
 
 impl fmt::Display for Status {
@@ -64,6 +87,12 @@ impl fmt::Display for Status {
             State::Killed(host) => write!(f, "    killed {host}, waiting"),
             State::Frozen(host) => write!(f, "    froze {host}, waiting"),
             State::Live => write!(f, "    live on {}", self.host),
+            State::Returning(host) => write!(f, "    {host} boots again"),
+            State::JoinCut(host) => write!(f, "    killed {host} in its join"),
+            State::Joining(host) => match &self.join {
+                None => write!(f, "    {host} joins"),
+                Some(join) => write!(f, "    {join}"),
+            },
         }
     }
 }
@@ -98,6 +127,32 @@ impl Meter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_join_is_shown() {
+        let mut status = Status {
+            run: 3,
+            role: "alone",
+            host: "b".to_owned(),
+            state: State::Joining("a".to_owned()),
+            counts: "counter",
+            counter: 1104,
+            rate: 148.2,
+            lag_ms: None,
+            log_mbit: None,
+            join: None,
+        };
+        let alone = "alone on b    counter 1104    148/s    ";
+        assert_eq!(status.to_string(), format!("{alone}a joins"));
+        status.join = Some(JoinProgress {
+            percent: 43.0,
+            bytes: 12_000_000,
+            bytes_per_second: 8e6,
+            seconds_left: Some(2.0),
+        });
+        let join = "joining: 43 %, 12 MB sent, 8 MB/s, 2 s left";
+        assert_eq!(status.to_string(), format!("{alone}{join}"));
+    }
 
     #[test]
     fn a_rate_is_that_of_the_last_second() {

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use guest_images::load::Load;
 
 use super::judge::Observations;
-use super::kill_plan::{KillPlan, ServerPlan};
-use super::progress::{Meter, State, Status};
+use super::kill_plan::{KillPlan, Plans, ServerPlan};
+use super::progress::{Meter, State, Status, Watcher};
 use super::{Fault, LIMIT, Options};
 use crate::error::Error;
 use crate::host::Host;
-use crate::pair::{DiskServer, ReportedStats, Side};
+use crate::pair::{DiskServer, Guest, ReportedStats, Side, Told};
 use crate::protocol::Exit;
 use crate::testbed::Testbed;
 use crate::workload::{Client, LoadWatcher, Workload};
@@ -39,7 +39,7 @@ impl From<Error> for Trouble {
     }
 }
 
-type Outcome = Result<(), Trouble>;
+pub(super) type Outcome = Result<(), Trouble>;
 
 /// The disk server's fault of a run.
 pub(super) struct ServerFault {
@@ -65,35 +65,36 @@ impl ServerFault {
     }
 }
 
-/// What a run works with.
+/// What the failovers of a guest work with.
 pub(super) struct Scene<'a> {
+    /// The run.
     pub(super) number: u32,
     pub(super) options: &'a Options,
     pub(super) testbed: &'a Testbed,
-    /// The primary's host.
-    pub(super) host: &'a mut Host,
+    pub(super) plans: &'a mut Plans,
+    pub(super) hosts: &'a mut [Host; 2],
+    /// On which host the guest runs, as far as is known.
+    pub(super) primary: usize,
+    /// What runs on each host.
+    pub(super) sides: [Option<Side>; 2],
+    /// How many events each had told when the guest had its backup; none if it has none.
+    pub(super) protected: Option<[usize; 2]>,
+    /// How many events the process that runs the guest had told before the newest join.
+    pub(super) before_join: usize,
+    pub(super) guest: Guest,
     pub(super) disk_server: &'a mut DiskServer,
     pub(super) server_fault: Option<ServerFault>,
-    /// The primary, until its host is killed or frozen.
-    pub(super) primary: Option<Side>,
-    pub(super) backup: Side,
     pub(super) client: Client,
     pub(super) load: Option<LoadWatcher>,
     pub(super) replies: Meter,
     pub(super) log: Meter,
-    pub(super) names: [String; 2],
-    pub(super) watcher: &'a mut dyn FnMut(&Status),
+    pub(super) watcher: &'a mut dyn Watcher,
 }
 
 impl Scene<'_> {
-    /// The whole run, from two processes that begin to replicate a guest. `boot` is how long the
-    /// guest's boot took, if it was not disturbed.
-    pub(super) fn fail_over(
-        &mut self,
-        plan: &KillPlan,
-        boot: &mut Option<Duration>,
-        seen: &mut Observations,
-    ) -> Outcome {
+    /// From two processes that begin to replicate a guest to the client's first reply, or to the kill
+    /// if that comes before.
+    pub(super) fn boot(&mut self, plan: &KillPlan) -> Outcome {
         self.wait("primary and backup", LIMIT, &State::Starting, |scene| {
             scene.both_run()
         })?;
@@ -109,38 +110,46 @@ impl Scene<'_> {
                     .is_some_and(|after| started.elapsed() >= after)
         })?;
         if let Some((first, _)) = self.client.first_reply() {
-            *boot = Some(first.saturating_duration_since(started));
-            if plan.after_start.is_none() {
-                let state = State::Replicated;
-                self.wait("the load's first result", LIMIT, &state, |scene| {
-                    scene.load.as_ref().is_none_or(|load| load.results() > 0)
-                })?;
-                let since = Instant::now();
-                self.schedule(since, plan.after_reply);
-                self.wait("the kill", LIMIT, &state, |_| {
-                    since.elapsed() >= plan.after_reply
-                })?;
-            }
+            self.plans.boot = Some(first.saturating_duration_since(started));
+        }
+        Ok(())
+    }
+
+    /// From a guest with a backup to the client's replies of that.
+    pub(super) fn fail_over(&mut self, plan: &KillPlan, seen: &mut Observations) -> Outcome {
+        let had_replies = self.client.first_reply().is_some();
+        if had_replies && plan.after_start.is_none() {
+            let state = State::Replicated;
+            self.wait("the load's first result", LIMIT, &state, |scene| {
+                scene.load.as_ref().is_none_or(|load| load.results() > 0)
+            })?;
+            let since = Instant::now();
+            self.schedule(since, plan.after_reply);
+            self.wait("the kill", LIMIT, &state, |_| {
+                since.elapsed() >= plan.after_reply
+            })?;
         }
 
         seen.stats = self.stats();
-        let had_replies = self.client.first_reply().is_some();
+        let [victim, _] = self.names();
         let killed = Instant::now();
         let asleep = self.strike()?;
         seen.killed = Some(killed);
-        let name = self.host.name().to_owned();
         let state = match asleep {
-            None => State::Killed(name),
-            Some(_) => State::Frozen(name),
+            None => State::Killed(victim),
+            Some(_) => State::Frozen(victim),
         };
-        let limit = if had_replies { FAILOVER } else { limit };
+        let limit = match had_replies {
+            true => FAILOVER,
+            false => self.options.workload.boot(),
+        };
         let live = self.wait("the backup's going live", FAILOVER, &state, |scene| {
-            scene.backup.told().has("live")
+            scene.told().has("live")
         });
-        seen.noticed = self.backup.told().when("peer-lost");
-        seen.live = self.backup.told().when("live");
+        seen.noticed = self.told().when("peer-lost");
+        seen.live = self.told().when("live");
         live?;
-        let live = self.backup.told().when("live").unwrap_or(killed);
+        let live = seen.live.unwrap_or(killed);
         self.wait("a reply of the other host", limit, &state, |scene| {
             scene.client.last_reply().is_some_and(|(at, _)| at > live)
         })?;
@@ -178,9 +187,13 @@ impl Scene<'_> {
         })
     }
 
-    /// What happens to the primary's host. A frozen one is given back, to be woken up later.
+    /// What happens to the primary's host: the other one is to run the guest. What runs on a frozen
+    /// one is given back, to be woken up later.
     fn strike(&mut self) -> Result<Option<Side>, Trouble> {
-        let primary = self.primary.take();
+        let victim = self.primary;
+        let side = self.sides[victim].take();
+        self.protected = None;
+        self.primary = self.other();
         if let Some(fault) = &mut self.server_fault
             && let ServerPlan::After(after) = fault.plan
         {
@@ -188,12 +201,12 @@ impl Scene<'_> {
         }
         match self.options.fault {
             Fault::Kill => {
-                self.host.kill();
+                self.hosts[victim].kill();
                 Ok(None)
             }
             Fault::Freeze(_) => {
-                self.host.freeze()?;
-                Ok(primary)
+                self.hosts[victim].freeze()?;
+                Ok(side)
             }
         }
     }
@@ -207,7 +220,7 @@ impl Scene<'_> {
         self.wait("the awakening", limit, &State::Live, |_| {
             since.elapsed() >= time
         })?;
-        self.host.thaw()?;
+        self.hosts[self.other()].thaw()?;
         self.wait("the end of the one that slept", LIMIT, &State::Live, |_| {
             asleep.has_ended()
         })?;
@@ -252,7 +265,7 @@ impl Scene<'_> {
     }
 
     /// Waits for a condition while both sides and the client are well.
-    fn wait(
+    pub(super) fn wait(
         &mut self,
         what: &str,
         limit: Duration,
@@ -275,12 +288,14 @@ impl Scene<'_> {
     }
 
     fn check(&mut self) -> Outcome {
-        let replicated = self.primary.is_some();
-        for side in self.primary.iter_mut().chain([&mut self.backup]) {
+        for (which, side) in self.sides.iter_mut().enumerate() {
+            let Some(side) = side else { continue };
             if let Some(trouble) = side.trouble() {
                 return Err(Trouble(trouble));
             }
-            if replicated && let Some(lost) = side.told().event("peer-lost") {
+            if let Some(seen) = self.protected
+                && let Some((_, lost)) = side.told().after(seen[which], "peer-lost").next()
+            {
                 let reason = &lost["reason"];
                 return Err(Trouble(format!(
                     "a host was lost before the kill: {reason}"
@@ -297,16 +312,35 @@ impl Scene<'_> {
     }
 
     fn both_run(&mut self) -> bool {
-        self.primary
+        self.sides
             .iter_mut()
-            .chain([&mut self.backup])
+            .flatten()
             .all(|side| side.told().has("role"))
+    }
+
+    /// The host on which the guest does not run.
+    pub(super) fn other(&self) -> usize {
+        1 - self.primary
+    }
+
+    /// The host on which the guest runs, and the other one.
+    pub(super) fn names(&self) -> [String; 2] {
+        [self.primary, self.other()].map(|which| self.hosts[which].name().to_owned())
+    }
+
+    /// What the process has told that runs the guest.
+    pub(super) fn told(&mut self) -> &Told {
+        let side = self.sides[self.primary].as_mut();
+        side.expect("its host is not killed").told()
     }
 
     /// The newest figures: the primary's, or the backup's if it has told none.
     fn stats(&mut self) -> Option<ReportedStats> {
-        let backup = self.backup.told().stats;
-        let primary = self.primary.as_mut().and_then(|side| side.told().stats);
+        let [primary, backup] = [self.primary, self.other()].map(|which| {
+            self.sides[which]
+                .as_mut()
+                .and_then(|side| side.told().stats)
+        });
         let seconds = [primary, backup]
             .iter()
             .flatten()
@@ -318,23 +352,24 @@ impl Scene<'_> {
         })
     }
 
-    fn show(&mut self, state: &State) {
+    pub(super) fn show(&mut self, state: &State) {
         let now = Instant::now();
         let counter = self.client.counter();
-        let stats = match self.primary {
+        let stats = match self.protected {
             Some(_) => self.stats(),
             None => None,
         };
         let bytes = stats.map(|stats| self.log.count(now, stats.log_bytes));
-        let (role, host) = match state {
-            State::Live => ("alone", &self.names[1]),
-            State::Killed(_) | State::Frozen(_) => ("backup", &self.names[1]),
-            _ => ("primary", &self.names[0]),
+        let role = match state {
+            State::Starting | State::Booting | State::Replicated => "primary",
+            State::Killed(_) | State::Frozen(_) => "backup",
+            State::Live | State::Returning(_) | State::Joining(_) | State::JoinCut(_) => "alone",
         };
+        let [host, _] = self.names();
         let status = Status {
             run: self.number,
             role,
-            host: host.clone(),
+            host,
             state: state.clone(),
             counts: match self.options.workload {
                 Workload::Redis => "counter",
@@ -344,7 +379,11 @@ impl Scene<'_> {
             rate: self.replies.count(now, counter),
             lag_ms: stats.map(|stats| stats.lag_ms),
             log_mbit: bytes.map(|bytes| bytes * 8.0 / 1e6),
+            join: match state {
+                State::Joining(_) => self.join_progress(),
+                _ => None,
+            },
         };
-        (self.watcher)(&status);
+        self.watcher.status(&status);
     }
 }

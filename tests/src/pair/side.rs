@@ -100,27 +100,39 @@ impl Told {
                     kept.push((line.at, event));
                 }
             }
-            Ok(event @ Value::Object(_)) => {
-                self.events.push(event);
-                self.arrivals.push(line.at);
-            }
+            Ok(event @ Value::Object(_)) => self.take(event, line.at),
             _ => self.console.push(line.clone()),
         }
+    }
+
+    /// Takes in an event that is no figures.
+    pub(super) fn take(&mut self, event: Value, at: Instant) {
+        self.events.push(event);
+        self.arrivals.push(at);
+    }
+
+    /// The events of a kind after the first `seen` events of any, and when each of them arrived.
+    pub fn after<'a>(
+        &'a self,
+        seen: usize,
+        kind: &str,
+    ) -> impl Iterator<Item = (Instant, &'a Value)> {
+        let events = self.arrivals.iter().copied().zip(&self.events);
+        events
+            .skip(seen)
+            .filter(move |(_, event)| event["event"] == kind)
     }
 
     /// The first event of a kind.
     #[must_use]
     pub fn event(&self, kind: &str) -> Option<&Value> {
-        self.events.iter().find(|event| event["event"] == kind)
+        self.after(0, kind).next().map(|(_, event)| event)
     }
 
     /// When the first event of a kind arrived.
     #[must_use]
     pub fn when(&self, kind: &str) -> Option<Instant> {
-        let mut events = self.events.iter().zip(&self.arrivals);
-        events
-            .find(|(event, _)| event["event"] == kind)
-            .map(|(_, at)| *at)
+        self.after(0, kind).next().map(|(at, _)| at)
     }
 
     /// The end of its standard error, a line each.
@@ -284,6 +296,15 @@ impl Side {
     /// When its host does not answer, or it does not end, or not with status 0.
     pub fn stop(self) -> Result<()> {
         self.signal(Signal::SIGTERM)?;
+        self.ends_in_order()
+    }
+
+    /// Waits for its end, because its guest ends in order; it is killed if it does not end.
+    ///
+    /// # Errors
+    ///
+    /// When its host does not answer, or it does not end, or not with status 0.
+    pub fn ends_in_order(self) -> Result<()> {
         let host = self.host.clone();
         let (exit, told) = self.end(END)?;
         if exit.success() {

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use parking_lot::MutexGuard;
+
 use crate::error::{Error, Result};
 use crate::wait::wait_until;
 use crate::worker::Worker;
@@ -67,19 +69,24 @@ impl Client {
     /// The first reply.
     #[must_use]
     pub fn first_reply(&self) -> Option<(Instant, u64)> {
-        self.0.record().replies.first().copied()
+        self.record().replies.first().copied()
     }
 
     /// The newest reply.
     #[must_use]
     pub fn last_reply(&self) -> Option<(Instant, u64)> {
-        self.0.record().replies.last().copied()
+        self.record().replies.last().copied()
+    }
+
+    /// What was seen up to now.
+    pub(crate) fn record(&self) -> MutexGuard<'_, ClientRecord> {
+        self.0.record()
     }
 
     /// What went wrong, if something did.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        self.0.record().trouble.clone()
+        self.record().trouble.clone()
     }
 
     /// Waits until some replies more have come; `when` tells what was before.
@@ -88,7 +95,7 @@ impl Client {
     ///
     /// When the client is in trouble, or nothing comes.
     pub fn goes_on(&self, when: &str) -> Result<()> {
-        let count = || self.0.record().replies.len();
+        let count = || self.record().replies.len();
         let before = count();
         let what = format!("replies {when}");
         wait_until(&what, LIMIT, || match self.trouble() {

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use guest_images::load::{Kind, Load, TscLine};
+use parking_lot::MutexGuard;
 
 use super::redis::connect;
 use super::resp::{Connection, RespError};
@@ -82,22 +83,27 @@ impl LoadWatcher {
         }))
     }
 
+    /// What was seen up to now.
+    pub(crate) fn record(&self) -> MutexGuard<'_, LoadRecord> {
+        self.0.record()
+    }
+
     /// How many results were seen.
     #[must_use]
     pub fn results(&self) -> usize {
-        self.0.record().results.len()
+        self.record().results.len()
     }
 
     /// How many results were seen since a moment.
     #[must_use]
     pub fn since(&self, moment: Instant) -> usize {
-        self.0.record().since(moment)
+        self.record().since(moment)
     }
 
     /// What went wrong, if something did: with a result, or with the watching.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        let record = self.0.record();
+        let record = self.record();
         record.wrong.clone().or_else(|| record.trouble.clone())
     }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use guest_images::load::Load;
-use testbed::failover::{Failovers, Fault, Fsck, Judgement, KillMoment, Options, Report, Run};
+use testbed::failover::{
+    Failovers, Fault, Fsck, Judgement, KillMoment, Options, Report, Run, Status, Watcher,
+};
 use testbed::workload::Workload;
 use testbed::{GUEST, Paging};
 
@@ -27,6 +29,11 @@ pub(crate) struct Demo {
     /// kills are during the guest's boot.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     failovers: u32,
+    /// How many failovers of one guest, with one client connection for all of them: after each, the
+    /// killed host boots again, and a backup joins there. From the third one on, the host of a backup
+    /// that joins is killed too, once in the middle of its join.
+    #[arg(long, value_name = "N", conflicts_with = "failovers", value_parser = clap::value_parser!(u32).range(1..=100))]
+    successive: Option<u32>,
     /// Silence after which a host takes the other for lost, in milliseconds. To be raised if the
     /// machine has other work to do meanwhile.
     #[arg(long, value_name = "MS", default_value_t = 500)]
@@ -90,8 +97,8 @@ impl Demo {
             Ok(Failovers::start("demo", options.clone())?)
         })?;
 
-        let (runs, broken) = self.all(&mut failovers);
-        let mut report = Report::new(&options, runs);
+        let (guests, broken) = self.all(&mut failovers);
+        let mut report = Report::new(&options, guests);
         if broken.is_some() {
             // A run that could not be made has no figures, but it is no success.
             report.judgement = Judgement::Fail;
@@ -99,6 +106,9 @@ impl Demo {
         table(&report);
         if let Some(path) = &self.json {
             write(path, &report)?;
+        }
+        if report.runs.len() > 1 {
+            println!("{}", totals(&report));
         }
         println!("{}", report.judgement);
         let passed = report.judgement == Judgement::Pass;
@@ -113,24 +123,49 @@ impl Demo {
         }
     }
 
-    /// The runs that could be made, and what stopped them, if anything did.
-    fn all(&self, failovers: &mut Failovers) -> (Vec<Run>, Option<anyhow::Error>) {
-        let mut runs = Vec::new();
-        let mut line = LiveLine::new();
-        for number in 1..=self.failovers {
-            match failovers.run(&mut |status| line.update(status)) {
-                Ok(run) => {
-                    line.print(&summary(&run, self.freeze.is_some()));
-                    runs.push(run);
-                }
+    /// The runs that could be made, guest by guest, and what stopped them, if anything did.
+    fn all(&self, failovers: &mut Failovers) -> (Vec<Vec<Run>>, Option<anyhow::Error>) {
+        let mut show = Show {
+            line: LiveLine::new(),
+            freeze: self.freeze.is_some(),
+        };
+        let lives = match self.successive {
+            Some(_) => 1,
+            None => self.failovers,
+        };
+        let mut guests = Vec::new();
+        for number in 1..=lives {
+            let runs = match self.successive {
+                Some(failovers_of_one) => failovers.successive(failovers_of_one, &mut show),
+                None => failovers.run(&mut show).map(|run| vec![run]),
+            };
+            match runs {
+                Ok(runs) => guests.push(runs),
                 Err(error) => {
                     let error = anyhow::Error::new(error)
-                        .context(format!("failover {number} could not be made"));
-                    return (runs, Some(error));
+                        .context(format!("guest {number} could not be started"));
+                    return (guests, Some(error));
                 }
             }
         }
-        (runs, None)
+        (guests, None)
+    }
+}
+
+/// Shows how it goes.
+struct Show {
+    line: LiveLine,
+    /// Whether hosts are frozen in place of killed.
+    freeze: bool,
+}
+
+impl Watcher for Show {
+    fn status(&mut self, status: &Status) {
+        self.line.status(status);
+    }
+
+    fn run(&mut self, run: &Run) {
+        self.line.print(&summary(run, self.freeze));
     }
 }
 
@@ -139,34 +174,46 @@ fn or_none<T: ToString>(value: Option<T>) -> String {
 }
 
 fn summary(run: &Run, freeze: bool) -> String {
-    let [victim, survivor] = &run.hosts;
+    let (victim, survivor) = (&run.killed, &run.live_on);
     let when = match run.kill {
         Some(KillMoment::Boot) => "during the boot",
-        Some(KillMoment::Load) => "under load",
-        None => "not",
+        Some(KillMoment::Load) | None => "under load",
     };
     let what = if freeze { "frozen" } else { "killed" };
-    let mut line = format!(
-        "{}: {victim} {what} {when}, {survivor} went on    outage {} ms    acknowledged {}    \
-         lost {}    reconnects {}    counter {}    {}",
-        run.number,
-        or_none(run.outage_ms),
-        run.acked,
-        run.lost,
-        run.reconnects,
-        or_none(run.final_counter),
-        run.judgement,
-    );
-    if run.kill.is_none() {
-        line = format!("{}: {}", run.number, run.judgement);
+    let mut line = match run.kill {
+        None => format!("{}: ", run.number),
+        Some(_) => format!(
+            "{}: {victim} {what} {when}, {survivor} went on    outage {} ms    acknowledged {}    ",
+            run.number,
+            or_none(run.outage_ms),
+            run.acked,
+        ),
+    };
+    if let Some(lost) = run.lost.filter(|_| run.kill.is_some()) {
+        line.push_str(&format!(
+            "lost {lost}    reconnects {}    counter {}    ",
+            run.reconnects,
+            or_none(run.final_counter),
+        ));
     }
+    line.push_str(&run.judgement.to_string());
     if let Some(when) = run.disk_server {
         line.push_str(&format!(
             "\n   disk server killed {when} that, and restarted"
         ));
     }
-    if let Some(fsck) = &run.fsck {
-        let duplicates = run.duplicates;
+    if let Some(unprotected) = run.unprotected_ms {
+        line.push_str(&format!(
+            "\n   {victim} joined: protected again after {unprotected} ms    join {} ms    pause {} ms    \
+             sent {} KiB    rounds {}    joins cut {}",
+            or_none(run.join_ms),
+            or_none(run.pause_ms),
+            or_none(run.transfer_bytes.map(|bytes| bytes / 1024)),
+            or_none(run.rounds),
+            run.joins_cut,
+        ));
+    }
+    if let Some((fsck, duplicates)) = run.fsck.as_ref().zip(run.duplicates) {
         line.push_str(&format!(
             "\n   duplicates {duplicates}    file system {fsck}"
         ));
@@ -182,6 +229,21 @@ fn summary(run: &Run, freeze: bool) -> String {
     line
 }
 
+/// What became of all that was acknowledged.
+fn totals(report: &Report) -> String {
+    let mut line = format!(
+        "acknowledged {}    lost {}    reconnects {}",
+        report.acked, report.lost, report.reconnects
+    );
+    if let Some(fsck) = &report.fsck {
+        let duplicates = report.duplicates;
+        line.push_str(&format!(
+            "    duplicates {duplicates}    file system {fsck}"
+        ));
+    }
+    line
+}
+
 /// A column of the table: its title, which is as wide as it is, and what a run has there.
 type Column = (&'static str, fn(&Run) -> String);
 
@@ -191,9 +253,30 @@ const COLUMNS: &[Column] = &[
     ("outage ms", |run| or_none(run.outage_ms)),
     ("detect ms", |run| or_none(run.detect_ms)),
     ("   acked", |run| run.acked.to_string()),
+];
+
+/// What is known at a guest's end.
+const END_COLUMNS: &[Column] = &[
     (" counter", |run| or_none(run.final_counter)),
-    (" lost", |run| run.lost.to_string()),
+    (" lost", |run| or_none(run.lost)),
     ("reconn", |run| run.reconnects.to_string()),
+];
+
+/// Those of runs with a new backup.
+const JOIN_COLUMNS: &[Column] = &[
+    ("killed", |run| run.killed.clone()),
+    ("unprotected ms", |run| or_none(run.unprotected_ms)),
+    ("join ms", |run| or_none(run.join_ms)),
+    ("pause ms", |run| or_none(run.pause_ms)),
+    (" sent KiB", |run| {
+        or_none(run.transfer_bytes.map(|bytes| bytes / 1024))
+    }),
+    ("rounds", |run| or_none(run.rounds)),
+    ("cut", |run| run.joins_cut.to_string()),
+];
+
+/// What replication took, and how the guest answered meanwhile.
+const REPLICATION_COLUMNS: &[Column] = &[
     ("  log KiB", |run| {
         or_none(run.log_bytes.map(|bytes| bytes / 1024))
     }),
@@ -213,7 +296,7 @@ const COLUMNS: &[Column] = &[
 
 /// Those of a guest with a disk.
 const DISK_COLUMNS: &[Column] = &[
-    ("dup", |run| run.duplicates.to_string()),
+    ("dup", |run| or_none(run.duplicates)),
     (" fsck", |run| match &run.fsck {
         Some(Fsck::Clean) => "clean".to_owned(),
         Some(Fsck::Dirty(_)) => "dirty".to_owned(),
@@ -229,8 +312,13 @@ fn in_digits<const DIGITS: usize>(value: Option<f64>) -> String {
 
 fn table(report: &Report) {
     let runs = &report.runs;
-    let mut columns = COLUMNS.to_vec();
-    if runs.iter().any(|run| run.fsck.is_some()) {
+    // Of joins, what they took; what replication took is in the JSON then.
+    let joins = runs.iter().any(|run| run.unprotected_ms.is_some());
+    let mut columns = match joins {
+        true => [COLUMNS, JOIN_COLUMNS].concat(),
+        false => [COLUMNS, END_COLUMNS, REPLICATION_COLUMNS].concat(),
+    };
+    if !joins && runs.iter().any(|run| run.fsck.is_some()) {
         columns.extend(DISK_COLUMNS);
     }
     if runs.iter().any(|run| run.disk_server.is_some()) {

@@ -238,7 +238,7 @@ impl Endure {
             let mut findings = Vec::new();
             let mut line = LiveLine::new();
             for _ in 0..FAILOVERS {
-                let run = failovers.run(&mut |status| line.update(status))?;
+                let run = failovers.run(&mut line)?;
                 if !run.passed() {
                     let reason = run.reason.unwrap_or_default();
                     findings.push(format!("failover {}: {reason}", run.number));
