@@ -18,6 +18,7 @@ mod faults;
 mod frozen_host;
 mod guest_images;
 mod hosts;
+mod joining;
 mod leftovers;
 mod links;
 mod load;

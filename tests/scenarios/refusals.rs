@@ -301,7 +301,10 @@ fn a_primary_takes_its_own_backup_only() -> Result<()> {
     let mut backup = guest.backup(&host, &host, &disk_server)?;
     primary.wait_for("role", LIMIT)?;
     backup.wait_for("role", LIMIT)?;
-    let (exit, told) = guest.backup(&host, &host, &disk_server)?.end(LIMIT)?;
+    let elsewhere = ["--listen", "127.0.0.1:7002"];
+    let (exit, told) = guest
+        .backup_with(&host, &host, &disk_server, &elsewhere)?
+        .end(LIMIT)?;
     assert_eq!(exit, Exit::Code(1), "{told:?}");
     assert!(told.errors.contains("already has a backup"), "{told:?}");
 

@@ -14,12 +14,17 @@ use crate::process::HostProcess;
 
 /// Where a primary listens for its backup.
 const LOG_PORT: u16 = 7000;
+/// Where a backup does on its primary's own host, once it has gone live.
+const SECOND_LOG_PORT: u16 = 7001;
 
 /// How long hosts wait for one another unless a scenario says how long: longer than `ftvm` does by
 /// itself, because they are emulated. Where the machine's processors are somebody else's for half a
 /// second, nobody is lost.
 pub const PATIENCE: Duration = Duration::from_secs(3);
 const HEARTBEAT_OPTION: &str = "--heartbeat-timeout";
+const LISTEN_OPTION: &str = "--listen";
+/// The guest is protected from its first instruction on.
+const WAIT_OPTION: &str = "--wait-for-backup";
 
 /// A guest that can be replicated.
 #[derive(Debug, Clone)]
@@ -184,8 +189,8 @@ impl Guest {
         argv
     }
 
-    /// Starts `ftvm primary` on a host, with further options. Without a heartbeat timeout among
-    /// them it is [`PATIENCE`].
+    /// Starts `ftvm primary` on a host, with further options; it waits for its backup. Without a
+    /// heartbeat timeout among them it is [`PATIENCE`].
     ///
     /// # Errors
     ///
@@ -206,8 +211,32 @@ impl Guest {
         log: &str,
         options: &[&str],
     ) -> Result<Side> {
+        self.start_primary(host, disk, log, &[&[WAIT_OPTION], options].concat())
+    }
+
+    /// As [`Guest::primary`]; the guest starts at once, alone, and a backup may join.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer.
+    pub fn primary_at_once(
+        &self,
+        host: &Host,
+        disk: &DiskServer,
+        options: &[&str],
+    ) -> Result<Side> {
+        self.start_primary(host, disk, &log_address(host), options)
+    }
+
+    fn start_primary(
+        &self,
+        host: &Host,
+        disk: &DiskServer,
+        log: &str,
+        options: &[&str],
+    ) -> Result<Side> {
         let mut argv = self.argv("primary", host, disk);
-        argv.extend(["--wait-for-backup", "--listen", log].map(str::to_owned));
+        argv.extend([LISTEN_OPTION, log].map(str::to_owned));
         if !options.contains(&HEARTBEAT_OPTION) {
             let timeout = PATIENCE.as_millis().to_string();
             argv.extend([HEARTBEAT_OPTION.to_owned(), timeout]);
@@ -239,6 +268,10 @@ impl Guest {
     ) -> Result<Side> {
         let mut argv = self.argv("backup", host, disk);
         argv.extend(["--connect", &log_address(primary)].map(str::to_owned));
+        if host.name() == primary.name() && !options.contains(&LISTEN_OPTION) {
+            let listen = format!("{}:{SECOND_LOG_PORT}", host.address(Network::Logging));
+            argv.extend([LISTEN_OPTION.to_owned(), listen]);
+        }
         argv.extend(options.iter().map(|&option| option.to_owned()));
         Side::start(host, &argv)
     }
