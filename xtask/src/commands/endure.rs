@@ -20,7 +20,7 @@ use super::setup;
 use crate::live_line::LiveLine;
 use crate::steps::Steps;
 
-/// Failovers on one pair of hosts: enough for one during the guest's boot.
+/// Failovers on one pair of hosts: enough for one during the guest's boot, or for a join that is cut.
 const FAILOVERS: u32 = 3;
 /// A soak is worth less the shorter it is; what it finds about memory takes this long.
 const SOAK: Duration = Duration::from_secs(15 * 60);
@@ -232,18 +232,27 @@ impl Endure {
                 "--workload postgres --restart-disk-server "
             }
         };
-        let what = format!("{what}--failovers {FAILOVERS} --seed {seed}");
+        // All of them with a fresh guest each, then all with one guest for all.
+        let successive = before / 6 % 2 == 1;
+        let how = if successive {
+            "successive"
+        } else {
+            "failovers"
+        };
+        let what = format!("{what}--{how} {FAILOVERS} --seed {seed}");
         let run = || {
             let mut failovers = Failovers::start("endure", options)?;
-            let mut findings = Vec::new();
             let mut line = LiveLine::new();
-            for _ in 0..FAILOVERS {
-                let run = failovers.run(&mut line)?;
-                if !run.passed() {
-                    let reason = run.reason.unwrap_or_default();
-                    findings.push(format!("failover {}: {reason}", run.number));
-                }
-            }
+            let runs = match successive {
+                true => failovers.successive(FAILOVERS, &mut line)?,
+                false => (0..FAILOVERS)
+                    .map(|_| failovers.run(&mut line))
+                    .collect::<testbed::Result<_>>()?,
+            };
+            let findings: Vec<String> = runs
+                .into_iter()
+                .filter_map(|run| Some(format!("failover {}: {}", run.number, run.reason?)))
+                .collect();
             failovers.end(findings.is_empty())?;
             Ok(findings)
         };
