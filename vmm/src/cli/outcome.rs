@@ -51,7 +51,7 @@ pub(super) enum SelftestFailed {
 pub(super) struct GuestCrashed;
 
 /// The exit status for an error: 2 when this host cannot run guests, 3 when the right to run was
-/// lost, 4 for a divergence, 5 when the guest crashed, else 1.
+/// lost, 4 for a divergence and for a backup that had not joined, 5 when the guest crashed, else 1.
 pub(super) fn exit_code(error: &anyhow::Error) -> u8 {
     error.chain().find_map(status_of).unwrap_or(1)
 }
@@ -90,7 +90,7 @@ fn status_of(cause: &(dyn Error + 'static)) -> Option<u8> {
     match cause.downcast_ref()? {
         RoleError::Engine(error) => engine(error),
         RoleError::Assembly(error) => assembly(error),
-        RoleError::NotLive(NotLive::Diverged(_)) => Some(DIVERGED),
+        RoleError::NotLive(NotLive::Diverged(_) | NotLive::NotJoined(_)) => Some(DIVERGED),
         RoleError::Accept(AcceptError::NotEntitled(_)) => Some(LOST),
         _ => None,
     }

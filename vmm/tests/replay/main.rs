@@ -7,6 +7,7 @@ mod debugger;
 mod digests;
 mod guest;
 mod handover;
+mod joining;
 mod midway;
 mod mutation;
 mod shadow_pages;
@@ -467,7 +468,11 @@ fn random_guests_meet_every_kind_of_entry() {
     let mut kinds = std::collections::BTreeSet::new();
     for _ in 0..200 {
         let deeds = deeds().new_tree(&mut runner).expect("a guest").current();
-        let (_, log) = record(&script(&deeds), &mut dice, Verification::EveryExit);
+        let log = MemoryLog {
+            joined_after: Some(5),
+            ..MemoryLog::default()
+        };
+        let (_, log) = record_to(log, &script(&deeds), &mut dice, Verification::EveryExit);
         kinds.extend(log.iter().map(|e| Kind::of(&e.payload).number()));
     }
     let missing: Vec<_> = Kind::ALL

@@ -11,7 +11,7 @@ use ftvm_vmm::disk::{
 };
 use ftvm_vmm::engine::{Divergence, Interruption, OutputGate, Role, Step};
 use ftvm_vmm::sources::{Head, LogSink, LogSource, OutsideWorld};
-use logging_channel::entry::{Entry, Lsn};
+use logging_channel::entry::{Entry, Lsn, Payload, StatePart};
 
 /// Time passes and inputs arrive by the throw of dice.
 pub(crate) struct MadeUpWorld {
@@ -233,6 +233,10 @@ pub(crate) struct MemoryLog {
     pub(crate) entries: Rc<RefCell<Vec<Entry>>>,
     /// The whole state is asked for when there are this many entries.
     pub(crate) state_wanted_after: Option<usize>,
+    /// A replay that knows nothing begins when there are this many.
+    pub(crate) joined_after: Option<usize>,
+    /// It has not taken the state over, which is the last of so many in the log.
+    pub(crate) joining: Option<usize>,
 }
 
 impl LogSink for MemoryLog {
@@ -240,6 +244,27 @@ impl LogSink for MemoryLog {
         let mut entries = self.entries.borrow_mut();
         entries.push(entry);
         Ok(Lsn(entries.len() as u64))
+    }
+
+    fn begins(&mut self) -> bool {
+        let len = self.entries.borrow().len();
+        let begins = self.joined_after.take_if(|after| len >= *after).is_some();
+        if begins {
+            self.joining = Some(len);
+        }
+        begins
+    }
+
+    fn protects(&mut self) -> bool {
+        let Some(begin) = self.joining else {
+            return false;
+        };
+        let commit = |e: &Entry| matches!(e.payload, Payload::State(StatePart::Commit(_)));
+        let complete = self.entries.borrow()[begin..].iter().any(commit);
+        if complete {
+            self.joining = None;
+        }
+        complete
     }
 
     fn state_wanted(&mut self) -> Option<Lsn> {
