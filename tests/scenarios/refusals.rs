@@ -217,8 +217,9 @@ fn a_primary_takes_its_own_backup_only() -> Result<()> {
     let mut disk_server = DiskServer::start(&testbed)?;
     let mut guest = Guest::tiny("picky", "ftvm.do=shell");
     guest.set_memory(96);
-    // There is room for the guest, and none for the copy of its memory.
+    // There is room for ftvm, and none for the guest's memory.
     let mut cramped = guest.clone();
+    cramped.set_memory(3072);
     let script = testbed.logs().join("cramped-ftvm");
     let text = format!("#!/bin/sh\nulimit -v {}\nexec ftvm \"$@\"\n", 510 << 10);
     fs::write(&script, text).expect("a file in the run's directory");
@@ -227,7 +228,7 @@ fn a_primary_takes_its_own_backup_only() -> Result<()> {
     let finds_no_room = |side: Side| -> Result<()> {
         let (exit, told) = side.end(LIMIT)?;
         assert_eq!(exit, Exit::Code(1), "{told:?}");
-        let text = "for the copy of guest memory";
+        let text = "guest memory: the system refuses it";
         assert!(told.errors.contains(text), "{told:?}");
         Ok(())
     };

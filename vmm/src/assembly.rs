@@ -64,7 +64,7 @@ pub enum AssemblyError {
     /// There is less memory than the guest is to have.
     #[error(transparent)]
     NotEnough(#[from] NotEnough),
-    /// There is no room for the copy of guest memory.
+    /// There is no room for what state transfers and digests keep of guest memory.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
     /// The guest cannot be stopped when it makes no exits.
@@ -265,8 +265,8 @@ impl Guest {
     }
 
     /// Pins the guest's memory and begins to track what the guest changes, for state transfers and
-    /// digests. Says what may still move a page, and if the copy of its memory that this takes may come
-    /// to more than the host has.
+    /// digests. Says what may still move a page, and if what this keeps of its memory may come to more
+    /// than the host has.
     ///
     /// # Errors
     /// [`AssemblyError`].
@@ -274,18 +274,19 @@ impl Guest {
         for loose in ram::pin(&self.memory)? {
             log::warn!("{loose}");
         }
-        let copy = self.identity.memory_bytes;
+        let memory = self.identity.memory_bytes;
+        let kept = Baseline::most_bytes(memory);
         let tables = match Paging::of_host() {
-            Paging::Shadow => shadow_page_bytes(copy),
+            Paging::Shadow => shadow_page_bytes(memory),
             Paging::Nested => 0,
         };
         let room = Room::left();
-        if room.bytes < copy + tables {
+        if room.bytes < kept + tables {
             log::warn!(
-                "{room}, and the copy of the guest's memory may come to {} MiB, KVM's shadow pages to \
+                "{room}, and what is kept of the guest's memory may come to {} MiB, KVM's shadow pages to \
                  {} MiB: once that is more than there is, Linux kills ftvm; make room, or give the guest \
                  less",
-                copy >> 20,
+                kept >> 20,
                 tables >> 20
             );
         }

@@ -48,7 +48,7 @@ pub enum TrialError {
         /// Undefined instructions that it counted.
         undefined: u64,
     },
-    /// There is no room for the copy of the guest's memory.
+    /// There is no room for what is kept of the guest's memory.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
     /// Nobody noticed what was wrong with a counter.

@@ -17,11 +17,8 @@ pub struct Moment<'a> {
 }
 
 impl<'a> Moment<'a> {
-    pub(crate) fn new(
-        point: ExecutionPoint,
-        cpu: &'a mut dyn GuestCpu,
-        devices: &'a mut Devices,
-    ) -> Self {
+    /// Of a guest that stands at `point`.
+    pub fn new(point: ExecutionPoint, cpu: &'a mut dyn GuestCpu, devices: &'a mut Devices) -> Self {
         Self {
             point,
             cpu,

@@ -117,6 +117,13 @@ impl PageSet {
         Some(at * 64 + u64::from(word.trailing_zeros()))
     }
 
+    /// Takes the pages of another set out.
+    pub fn remove_all(&mut self, other: &Self) {
+        for (word, less) in self.words.iter_mut().zip(&other.words) {
+            *word &= !less;
+        }
+    }
+
     fn remove(&mut self, page: u64) {
         self.words[(page / 64) as usize] &= !(1 << (page % 64));
     }
@@ -184,6 +191,22 @@ mod tests {
                 prop_assert_eq!(taken, Vec::from_iter(expected));
             }
             prop_assert_eq!(set.take_first(), model.pop_first());
+        }
+
+        #[test]
+        fn is_a_set_of_which_another_is_taken(
+            pages in prop::collection::btree_set(0u64..300, 0..50),
+            others in prop::collection::btree_set(0u64..300, 0..50),
+        ) {
+            let mut sets = [&pages, &others].map(|pages| {
+                let mut set = PageSet::empty(300);
+                pages.iter().for_each(|page| set.insert(*page));
+                set
+            });
+            let [set, other] = &mut sets;
+            set.remove_all(other);
+            let left: Vec<u64> = std::iter::from_fn(|| set.take_first()).collect();
+            prop_assert_eq!(left, Vec::from_iter(pages.difference(&others).copied()));
         }
 
         /// Pages that come in before those that were taken out last.

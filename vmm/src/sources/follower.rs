@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use logging_channel::entry::{Lsn, PageDigest, Registers, StateDigest, StatePart};
+use logging_channel::entry::{ExecutionPoint, Lsn, PageDigest, Registers, StateDigest, StatePart};
 
 use super::pace::StateCounters;
 use crate::engine::{Difference, Interruption, Moment, StateDifference, Step};
@@ -38,16 +38,19 @@ impl StateFollower {
         self.incoming.into_baseline()
     }
 
-    /// Takes a part of a transfer. `true` when the transfer is complete: the guest stands at the
-    /// part's execution point.
+    /// Takes a part of a transfer, at this place in the log. `true` when the transfer is complete: the
+    /// guest stands there.
     ///
     /// # Errors
     /// [`StateError`].
     pub(super) fn take(
         &mut self,
         at: &mut Moment<'_>,
+        place: ExecutionPoint,
         part: &StatePart,
     ) -> Result<bool, StateError> {
+        // The last parts have the exit that the place becomes.
+        let before = place.exits.saturating_sub(1);
         match part {
             StatePart::Begin => {
                 self.whole = true;
@@ -57,18 +60,18 @@ impl StateFollower {
             }
             StatePart::Pages(block) => {
                 self.bytes += block.len() as u64;
-                self.incoming.pages(block)?;
+                self.incoming.pages(place.exits, block)?;
                 Ok(false)
             }
             StatePart::Rest(piece) => {
                 self.bytes += piece.len() as u64;
-                self.incoming.rest(piece)?;
+                self.incoming.rest(before, piece)?;
                 Ok(false)
             }
             StatePart::Commit(last) => {
                 let since = Instant::now();
                 self.bytes += last.len() as u64;
-                self.incoming.commit(at, last)?;
+                self.incoming.commit(at, before, last)?;
                 let bytes = std::mem::take(&mut self.bytes);
                 if std::mem::take(&mut self.whole) {
                     self.counters.transfer_bytes(bytes);

@@ -10,7 +10,6 @@ use super::convergence::Convergence;
 use super::log_sink::{LogSink, Sent};
 use super::pace::{NextStop, Pace, StateCounters};
 use super::repairs::{MANY, Repairs};
-use crate::cpu::Look;
 use crate::engine::{Moment, Step};
 use crate::state::{Baseline, Capture, digest, digest_rest};
 
@@ -141,12 +140,9 @@ impl StateKeeper {
             self.next_digest = Duration::ZERO;
             return Ok(false);
         }
-        let progress = self.capture.send_memory(
-            at,
-            Look::Hidden,
-            time,
-            &mut send(log, at.point, &mut bytes),
-        )?;
+        let progress =
+            self.capture
+                .send_delta_memory(at, time, &mut send(log, at.point, &mut bytes))?;
         let mut faults_in = false;
         if progress.is_all {
             let point = ExecutionPoint::at_exit(at.point.exits + 1);
@@ -420,7 +416,7 @@ impl StateKeeper {
         let point = at.point;
         let progress =
             self.capture
-                .send_memory(at, Look::Open, time, &mut send(log, point, &mut bytes))?;
+                .send_whole_memory(at, time, &mut send(log, point, &mut bytes))?;
         let now = clock();
         self.counters.transfer_bytes(bytes);
         self.sent.bytes += bytes;

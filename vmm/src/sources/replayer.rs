@@ -86,7 +86,7 @@ impl<S: LogSource> Replayer<S> {
             && entry.point.exits == at.point.exits
             && let Payload::State(part @ StatePart::Pages(_)) = &entry.payload
         {
-            state.take(at, part).map_err(|error| {
+            state.take(at, entry.point, part).map_err(|error| {
                 let difference = Difference::Transfer(error.to_string());
                 Interruption::diverged(at.point, lsn, difference)
             })?;
@@ -173,7 +173,7 @@ impl<S: LogSource> Replayer<S> {
                         begun = true;
                         self.completions.forget();
                         let exits = entry.point.exits;
-                        match state.take(at, part) {
+                        match state.take(at, entry.point, part) {
                             Ok(complete) => complete.then_some(exits),
                             Err(error) => {
                                 // Another one may be better.
@@ -252,7 +252,7 @@ impl<S: LogSource> Replayer<S> {
                 (Payload::State(part), Some(state)) => {
                     let exits = entry.point.exits;
                     let complete = state
-                        .take(at, part)
+                        .take(at, entry.point, part)
                         .map_err(|error| failed(Difference::Transfer(error.to_string())))?;
                     self.advance();
                     if complete {

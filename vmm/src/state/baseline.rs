@@ -3,23 +3,29 @@
 use std::ops::Range;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+use xxhash_rust::xxh64::xxh64;
 
-use super::memory_copy::MemoryCopy;
-use super::patch::{PagePatch, PatchError};
+use super::page_cache::PageCache;
+use super::patch::{Base, PagePatch, PatchError};
 use crate::cpu::{CpuError, GuestCpu, Look};
 use crate::ram::{self, GuestRam, PAGE, PageSet};
 
-/// A copy of guest memory that both sides have: each page as it was at the last synchronisation
-/// point, or as a transfer under way has brought it since.
+/// What both sides know of each page as it was at the last synchronisation point, or as a transfer
+/// under way has brought it since: a hash of all pages, and what some of them held.
 ///
-/// Costs as much memory as the guest has written to: pages that are zero are never touched.
+/// Costs a fifteenth of the guest's memory ([`Baseline::most_bytes`]).
 pub struct Baseline {
     memory: GuestRam,
-    copy: MemoryCopy,
+    hashes: Vec<u64>,
+    cache: PageCache,
     pages: u64,
-    /// The pages in which guest memory may differ from the copy, but for those written since
+    /// The pages in which guest memory may differ from the baseline, but for those written since
     /// [`Baseline::suspect_written`].
     suspects: PageSet,
+    transfer: Transfer,
+    /// The pages that the other side has as they are here, whatever its guest did, until another transfer
+    /// begins: those that the present one brought, or all if it builds on zeros.
+    settled: PageSet,
     /// The next page to look at without a reason.
     scrubbed: u64,
 }
@@ -27,19 +33,41 @@ pub struct Baseline {
 /// All of memory is looked at once in this many digests: some ten minutes.
 const SCRUB_PARTS: u64 = 512;
 
-/// There is not enough memory for the copy.
+static ZERO: [u8; PAGE] = [0; PAGE];
+
+/// What a transfer builds on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transfer {
+    /// Nothing.
+    Whole,
+    /// The other side's guest, which stands at this exit.
+    Delta(u64),
+}
+
+/// There is not enough memory for what is kept of the guest's.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot allocate {bytes} bytes for the copy of guest memory that state transfers and digests \
-     need"
-)]
+#[error("cannot allocate {bytes} bytes for what state transfers and digests keep of guest memory")]
 pub struct NoRoom {
     bytes: u64,
     #[source]
-    source: vm_memory::mmap::MmapRegionError,
+    source: std::collections::TryReserveError,
+}
+
+/// What became of a page since the last synchronisation point.
+pub(super) struct Change {
+    /// Whether it is another now.
+    pub(super) is_other: bool,
+    /// What the other side needs to have it.
+    pub(super) patch: Option<PagePatch>,
 }
 
 const IN_MEMORY: &str = "a page of guest memory";
+
+/// The hash of a page: of natural contents no two are the same. A guest that makes two of them takes its
+/// own protection away, and nobody else's.
+fn hash(content: &[u8; PAGE]) -> u64 {
+    xxh64(content, 0)
+}
 
 impl Baseline {
     /// Memory as it is now, before the guest runs: all that is not zero was written by the VMM.
@@ -47,22 +75,36 @@ impl Baseline {
     /// # Errors
     /// [`NoRoom`].
     pub fn new(memory: GuestRam) -> Result<Self, NoRoom> {
-        let bytes = memory.last_addr().0 + 1;
-        let pages = bytes / PAGE as u64;
-        let first = memory.get_slice(address(0), PAGE).expect(IN_MEMORY);
-        let copy = MemoryCopy::beside(first.ptr_guard().as_ptr(), pages)
-            .map_err(|source| NoRoom { bytes, source })?;
+        let pages = ram::page_count(&memory);
+        let no_room = |source| NoRoom {
+            bytes: Self::most_bytes(pages * PAGE as u64),
+            source,
+        };
+        let mut hashes = Vec::new();
+        hashes.try_reserve_exact(pages as usize).map_err(no_room)?;
+        hashes.resize(pages as usize, hash(&ZERO));
         let mut baseline = Self {
+            hashes,
+            cache: PageCache::new(pages).map_err(no_room)?,
             memory,
-            copy,
             pages,
             suspects: PageSet::empty(pages),
+            transfer: Transfer::Whole,
+            settled: PageSet::empty(pages),
             scrubbed: 0,
         };
         for page in ram::take_written(&baseline.memory) {
             baseline.take_changed(page);
         }
         Ok(baseline)
+    }
+
+    /// How many bytes it may come to for a guest with so many, but for some pages.
+    #[must_use]
+    pub fn most_bytes(memory_bytes: u64) -> u64 {
+        // A hash for each page, and three page sets: two here, one of whoever has it.
+        let pages = memory_bytes / PAGE as u64;
+        pages * size_of::<u64>() as u64 + 3 * pages / 8 + PageCache::most_bytes(pages)
     }
 
     /// The guest's memory.
@@ -131,59 +173,125 @@ impl Baseline {
         unsafe { &*slice.ptr_guard().as_ptr().cast() }
     }
 
-    /// What a page holds now, if that is not what the copy has.
-    fn changed(&self, page: u64) -> Option<&[u8; PAGE]> {
+    /// Begins a transfer that builds on nothing: both sides have zeros, which guest memory need not be.
+    pub(super) fn begin_whole(&mut self) {
+        self.hashes.fill(hash(&ZERO));
+        self.cache.forget();
+        self.suspects = PageSet::full(self.pages);
+        self.transfer = Transfer::Whole;
+        self.settled = PageSet::full(self.pages);
+    }
+
+    /// Begins a delta to a guest that stands at the exit `exits`, or goes on with it. Whether it is another
+    /// than before: what that one brought, and did not complete, the other side's guest has left behind.
+    pub(super) fn begin_delta(&mut self, exits: u64) -> bool {
+        let is_new = self.transfer != Transfer::Delta(exits);
+        if is_new {
+            self.transfer = Transfer::Delta(exits);
+            self.settled.clear();
+            self.cache.begin_transfer();
+        }
+        is_new
+    }
+
+    /// What became of a page, for the present transfer, which has it then.
+    ///
+    /// The other side's guest may have changed a page that is what it was, and is now. So each that was
+    /// written is in a delta once: what its guest did not write, it has.
+    pub(super) fn take_change(&mut self, page: u64) -> Change {
+        let content = *self.current(page);
+        let hash = hash(&content);
+        let is_other = hash != self.hashes[page as usize];
+        let patch = (is_other || !self.settled.contains(page)).then(|| {
+            let (base, before) = match self.cache.get(page) {
+                Some(before) => (Base::Cached, before),
+                None => (Base::Zeros, &ZERO),
+            };
+            PagePatch::between(page, base, before, &content)
+        });
+        if patch.is_some() {
+            self.settle(page, &content, hash);
+        }
+        Change { is_other, patch }
+    }
+
+    /// The present transfer brings this page.
+    fn settle(&mut self, page: u64, content: &[u8; PAGE], hash: u64) {
+        self.hashes[page as usize] = hash;
+        if self.cache.get(page).is_some() {
+            self.cache.change(page, content);
+        } else if !self.settled.contains(page) {
+            self.cache.keep(page, content);
+        }
+        self.settled.insert(page);
+    }
+
+    /// The hash of a page that changed since then, as it is part of the baseline now.
+    pub(super) fn take_changed(&mut self, page: u64) -> Option<u64> {
         let content = self.current(page);
-        (content != self.before(page)).then_some(content)
+        let hash = hash(content);
+        if hash == self.hashes[page as usize] {
+            return None;
+        }
+        if self.cache.get(page).is_some() {
+            let content = *content;
+            self.cache.refresh(page, &content);
+        }
+        self.hashes[page as usize] = hash;
+        Some(hash)
     }
 
-    /// What the copy has of a page.
-    fn before(&self, page: u64) -> &[u8; PAGE] {
-        self.copy.page(page)
+    /// Takes a page of the present transfer over, but not into guest memory. What it holds if the cache
+    /// does not keep that.
+    pub(super) fn stage(&mut self, patch: &PagePatch) -> Result<Option<[u8; PAGE]>, PatchError> {
+        let page = patch.page;
+        if page >= self.pages {
+            return Err(PatchError::OutOfRange { page });
+        }
+        let mut content = match (patch.base, self.cache.get(page)) {
+            (Base::Cached, Some(before)) => *before,
+            (Base::Zeros, None) => ZERO,
+            _ => return Err(PatchError::Base { page }),
+        };
+        patch.apply(&mut content)?;
+        self.settle(page, &content, hash(&content));
+        self.suspects.insert(page);
+        Ok(self.cache.get(page).is_none().then_some(content))
     }
 
-    /// The change of a page since then, which becomes part of the baseline.
-    pub(super) fn take_change(&mut self, page: u64) -> Option<PagePatch> {
-        let content = *self.changed(page)?;
-        let patch = PagePatch::between(page, self.before(page), &content);
-        self.copy.set(page, &content);
-        Some(patch)
+    /// The pages that the present transfer brought, or all if it builds on nothing.
+    pub(super) fn settled(&self) -> &PageSet {
+        &self.settled
     }
 
-    /// What a page holds now if it changed since then, which becomes part of the baseline.
-    pub(super) fn take_changed(&mut self, page: u64) -> Option<[u8; PAGE]> {
-        let content = *self.changed(page)?;
-        self.copy.set(page, &content);
-        Some(content)
+    /// What the cache keeps of a page.
+    pub(super) fn cached(&self, page: u64) -> Option<&[u8; PAGE]> {
+        self.cache.get(page)
     }
 
-    /// Makes guest memory what the copy has, in the first page that is suspected. Returns the page,
-    /// and whether it had to be changed.
-    pub(super) fn restore_next(&mut self) -> Option<(u64, bool)> {
-        let page = self.next_suspect()?;
-        let is_changed = self.changed(page).is_some();
-        if is_changed {
+    /// Makes this the content of a page of guest memory. Whether that changed it.
+    pub(super) fn put(&self, page: u64, content: &[u8; PAGE]) -> bool {
+        let is_other = self.current(page) != content;
+        if is_other {
             self.memory
-                .write_slice(self.before(page), address(page))
+                .write_slice(content, address(page))
                 .expect(IN_MEMORY);
         }
-        Some((page, is_changed))
+        is_other
     }
 
-    /// Changes the copy. Guest memory follows with [`Baseline::restore_next`].
-    pub(super) fn stage(&mut self, patch: &PagePatch) -> Result<(), PatchError> {
-        if patch.page >= self.pages {
-            return Err(PatchError::OutOfRange { page: patch.page });
+    /// Makes all of guest memory zero.
+    pub(super) fn clear_memory(&self) {
+        for page in 0..self.pages {
+            self.put(page, &ZERO);
         }
-        patch.apply(self.copy.page_mut(patch.page))?;
-        self.suspects.insert(patch.page);
-        Ok(())
     }
 
-    /// Forgets everything: both sides begin with zeros. Guest memory is left as it is.
-    pub(super) fn forget(&mut self) {
-        self.copy.forget();
-        self.suspects = PageSet::full(self.pages);
+    /// Guest memory has what the present transfer brought: what was written there until now is no reason to
+    /// look at it.
+    pub(super) fn trust_settled(&mut self) {
+        let _ = ram::take_written(&self.memory);
+        self.suspects.remove_all(&self.settled);
     }
 }
 

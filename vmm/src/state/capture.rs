@@ -15,8 +15,8 @@ use crate::ram::PageSet;
 /// Takes the guest's state for the other side.
 ///
 /// A transfer is memory, in as many stops of the guest as it takes, and then the rest of the state
-/// in the stop in which all of memory was sent. A *delta* builds on the baseline, a transfer of the
-/// *whole* state on nothing.
+/// in the stop in which all of memory was sent. A *delta* builds on the guest of the other side, a
+/// transfer of the *whole* state on nothing.
 pub struct Capture {
     baseline: Baseline,
     seal: Seal,
@@ -27,11 +27,11 @@ pub struct Capture {
 
 /// How far a transfer of memory came in one stop of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Progress {
+pub struct Progress {
     /// All of memory was sent, as it is while the guest stands still.
-    pub(crate) is_all: bool,
+    pub is_all: bool,
     /// A round began: all pages of the last one were sent, and so many were written meanwhile.
-    pub(crate) round: Option<u64>,
+    pub round: Option<u64>,
 }
 
 impl Capture {
@@ -60,19 +60,44 @@ impl Capture {
         send: &mut dyn FnMut(StatePart) -> Step<()>,
     ) -> Step<()> {
         self.baseline.suspect_written(at.cpu, Look::Open)?;
-        self.baseline.forget();
+        self.baseline.begin_whole();
         self.looked_at.clear();
         self.seal.begin();
         send(StatePart::Begin)
     }
 
-    /// Sends pages that differ from the baseline, and makes them part of it, for about `time`; without
-    /// a limit, all of them. For a delta the `look` is hidden: the other side's guest may yet come this
-    /// way, and it does not stop here.
+    /// Sends pages of a delta, as [`Capture::send_whole_memory`]. The look is hidden: the other side's
+    /// guest may yet come this way, and it does not stop here.
     ///
     /// # Errors
     /// [`Interruption`](crate::engine::Interruption), also of `send`.
-    pub(crate) fn send_memory(
+    pub fn send_delta_memory(
+        &mut self,
+        at: &mut Moment<'_>,
+        time: Option<Duration>,
+        send: &mut dyn FnMut(StatePart) -> Step<()>,
+    ) -> Step<Progress> {
+        if self.baseline.begin_delta(at.point.exits) {
+            self.seal.begin_delta(at.point.exits);
+        }
+        self.send_memory(at, Look::Hidden, time, send)
+    }
+
+    /// Sends pages that the other side does not have as they are, and makes them part of the baseline,
+    /// for about `time`; without a limit, all of them.
+    ///
+    /// # Errors
+    /// [`Interruption`](crate::engine::Interruption), also of `send`.
+    pub fn send_whole_memory(
+        &mut self,
+        at: &mut Moment<'_>,
+        time: Option<Duration>,
+        send: &mut dyn FnMut(StatePart) -> Step<()>,
+    ) -> Step<Progress> {
+        self.send_memory(at, Look::Open, time, send)
+    }
+
+    fn send_memory(
         &mut self,
         at: &mut Moment<'_>,
         look: Look,
@@ -103,14 +128,15 @@ impl Capture {
             if look == Look::Hidden {
                 self.looked_at.insert(page);
             }
-            match self.baseline.take_change(page) {
-                None => unchanged.insert(page),
-                Some(patch) => {
-                    if let Some(block) = writer.push(&patch) {
-                        self.send_block(block, send)?;
-                        looked_at = AT_A_TIME;
-                    }
-                }
+            let change = self.baseline.take_change(page);
+            if !change.is_other {
+                unchanged.insert(page);
+            }
+            if let Some(patch) = change.patch
+                && let Some(block) = writer.push(&patch)
+            {
+                self.send_block(block, send)?;
+                looked_at = AT_A_TIME;
             }
             if looked_at >= AT_A_TIME {
                 looked_at = 0;
@@ -144,8 +170,9 @@ impl Capture {
         Ok(is_faulted_in)
     }
 
-    /// A delta comes to nothing: what was sent of it belongs to the baseline all the same.
-    pub(crate) fn abandon_delta(&mut self) {
+    /// A delta comes to nothing: what was sent of it belongs to the baseline all the same, and the guest
+    /// of the other side may have something else there.
+    pub fn abandon_delta(&mut self) {
         self.baseline.suspect(&self.looked_at);
         self.looked_at.clear();
     }
@@ -167,7 +194,7 @@ impl Capture {
         }
         // Inputs may have come since, and the access itself may write to memory.
         at.cpu.complete_access()?;
-        self.send_memory(at, Look::Open, None, send)?;
+        self.send_whole_memory(at, None, send)?;
         let cpu = at.cpu.save()?;
         at.cpu.drop_translations()?;
         self.send_rest(cpu, Some(devices), send)?;

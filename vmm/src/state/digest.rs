@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use logging_channel::codec::MAX_PAGE_DIGESTS;
-use logging_channel::entry::{PageDigest, PartDigests, StateDigest, page_hash};
+use logging_channel::entry::{PageDigest, PartDigests, StateDigest};
 
 use super::{AT_A_TIME, Baseline};
 use crate::cpu::{Look, fold};
@@ -42,9 +42,9 @@ pub fn digest(
         rest.start = page + 1;
         match baseline.take_changed(page) {
             None => unchanged.insert(page),
-            Some(content) => digest.pages.push(PageDigest {
+            Some(hash) => digest.pages.push(PageDigest {
                 page,
-                digest: fold(page_hash(&content)),
+                digest: fold(hash),
             }),
         }
         looked_at += 1;

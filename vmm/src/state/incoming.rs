@@ -1,5 +1,7 @@
 //! The receiving side of state transfers.
 
+use std::collections::BTreeMap;
+
 use super::Baseline;
 use super::parts::Pieces;
 use super::patch::{PatchError, read_block};
@@ -7,13 +9,17 @@ use super::seal::Seal;
 use crate::cpu::{CpuError, Look};
 use crate::devices::DeviceStateError;
 use crate::engine::Moment;
+use crate::ram::PAGE;
 
 /// Takes the other side's state over.
+///
+/// A transfer of the whole state goes into guest memory as it comes. A delta does at its end, as a whole or
+/// not at all: if the primary dies within it, the backup goes on from where it is. Until then its pages are
+/// in the baseline's cache, or aside.
 pub struct Incoming {
-    /// What a delta has changed of it that is not complete is not in guest memory: that follows at
-    /// its end, as a whole or not at all. If the primary dies within it, the backup goes on from
-    /// where it is, and has no use for the baseline any more.
     baseline: Baseline,
+    /// Pages of the present delta that the cache does not keep.
+    aside: BTreeMap<u64, Box<[u8; PAGE]>>,
     rest: Pieces,
     /// The transfer builds on nothing.
     whole: bool,
@@ -43,6 +49,7 @@ impl Incoming {
     pub fn new(baseline: Baseline) -> Self {
         Self {
             baseline,
+            aside: BTreeMap::new(),
             rest: Pieces::default(),
             whole: false,
             seal: Seal::default(),
@@ -54,12 +61,6 @@ impl Incoming {
         &mut self.baseline
     }
 
-    /// The baseline, of a guest that follows nobody any more.
-    #[must_use]
-    pub fn into_baseline(self) -> Baseline {
-        self.baseline
-    }
-
     /// A transfer of the whole state begins.
     ///
     /// # Errors
@@ -67,34 +68,48 @@ impl Incoming {
     pub fn begin_whole(&mut self, at: &mut Moment<'_>) -> Result<(), StateError> {
         self.abandon();
         self.whole = true;
-        // Every page with a content is to come, or is zero. What this look and that of the end would
-        // change is dropped there.
-        self.baseline.suspect_written(at.cpu, Look::Hidden)?;
-        self.baseline.forget();
-        while self.baseline.restore_next().is_some() {}
+        // Before memory is touched, or the access could still write to it.
+        at.cpu.complete_access()?;
+        // Every page with a content is to come, or is zero.
+        self.baseline.begin_whole();
+        self.baseline.clear_memory();
         Ok(())
     }
 
-    /// A block of changed memory.
+    /// A part of a transfer comes. If that is a delta, its guest has made `exits` exits, and what came of one
+    /// to another place is of no use any more.
+    fn begin_delta(&mut self, exits: u64) {
+        if !self.whole && self.baseline.begin_delta(exits) {
+            self.aside.clear();
+            self.seal.begin_delta(exits);
+        }
+    }
+
+    /// A block of memory that changed after so many exits.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn pages(&mut self, block: &[u8]) -> Result<(), StateError> {
+    pub fn pages(&mut self, exits: u64, block: &[u8]) -> Result<(), StateError> {
+        self.begin_delta(exits);
         self.seal.add(block);
         for patch in read_block(block)? {
-            self.baseline.stage(&patch)?;
-        }
-        if self.whole {
-            while self.baseline.restore_next().is_some() {}
+            if let Some(content) = self.baseline.stage(&patch)? {
+                if self.whole {
+                    self.baseline.put(patch.page, &content);
+                } else {
+                    self.aside.insert(patch.page, Box::new(content));
+                }
+            }
         }
         Ok(())
     }
 
-    /// A piece of what is not memory.
+    /// A piece of what is not memory, after so many exits.
     ///
     /// # Errors
     /// [`StateError::Patch`].
-    pub fn rest(&mut self, piece: &[u8]) -> Result<(), StateError> {
+    pub fn rest(&mut self, exits: u64, piece: &[u8]) -> Result<(), StateError> {
+        self.begin_delta(exits);
         self.seal.add(piece);
         Ok(self.rest.add(piece)?)
     }
@@ -107,39 +122,66 @@ impl Incoming {
 
     /// Forgets what came of a transfer. Only another one of the whole state can follow.
     pub fn abandon(&mut self) {
+        self.aside.clear();
         self.rest.forget();
         self.seal.begin();
     }
 
-    /// The last piece: the guest is at the transfer's execution point now. What the processor keeps of
+    /// What both sides know of guest memory: for digests, and for a role that comes after this one.
+    #[must_use]
+    pub fn into_baseline(self) -> Baseline {
+        self.baseline
+    }
+
+    /// The last piece, after so many exits: the guest is at the next one now. What the processor keeps of
     /// its page tables is forgotten, as on the other side: it is of a guest that went another way, and
     /// this VMM wrote to them.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn commit(&mut self, at: &mut Moment<'_>, last: &[u8]) -> Result<(), StateError> {
+    pub fn commit(
+        &mut self,
+        at: &mut Moment<'_>,
+        exits: u64,
+        last: &[u8],
+    ) -> Result<(), StateError> {
+        self.begin_delta(exits);
         self.rest.add(self.seal.open(last)?)?;
         let rest = self.rest.unpack()?;
         if self.whole && rest.devices.is_none() {
             return Err(StateError::NoDevices);
         }
-        // Before memory is touched, or the access could still write to it.
-        at.cpu.complete_access()?;
-        self.baseline.suspect_written(at.cpu, Look::Hidden)?;
-        let mut unchanged = self.baseline.no_pages();
-        while let Some((page, is_changed)) = self.baseline.restore_next() {
-            if !is_changed {
-                unchanged.insert(page);
-            }
+        if !self.whole {
+            // Before memory is touched, or the access could still write to it.
+            at.cpu.complete_access()?;
         }
-        at.cpu
-            .looked_at(Look::Hidden, 0..self.baseline.pages(), &unchanged);
+        self.take_memory(at)?;
         at.cpu.load(&rest.cpu)?;
         at.cpu.drop_translations()?;
         if let Some(devices) = &rest.devices {
             at.devices.load(devices)?;
         }
         self.whole = false;
+        Ok(())
+    }
+
+    /// Makes guest memory what the other side's is. What only this guest wrote is left as it is: a digest
+    /// finds the difference.
+    fn take_memory(&mut self, at: &mut Moment<'_>) -> Result<(), StateError> {
+        self.baseline.suspect_written(at.cpu, Look::Hidden)?;
+        let mut unchanged = self.baseline.no_pages();
+        if !self.whole {
+            for page in self.baseline.settled().iter() {
+                let aside = self.aside.remove(&page);
+                let content = aside.as_deref().or(self.baseline.cached(page));
+                if !self.baseline.put(page, content.expect("it was staged")) {
+                    unchanged.insert(page);
+                }
+            }
+        }
+        at.cpu
+            .looked_at(Look::Hidden, 0..self.baseline.pages(), &unchanged);
+        self.baseline.trust_settled();
         Ok(())
     }
 }

@@ -1,24 +1,24 @@
 //! The guest's state as a whole: transferred where execution cannot be followed, and digested to
 //! see that both sides have the same.
 //!
-//! Both sides keep a [`Baseline`]: a copy of guest memory as it was at the last *synchronisation
+//! Both sides keep a [`Baseline`]: a hash of each page as it was at the last *synchronisation
 //! point*, a place where both have the same state. Digests and state transfers are such points.
 //! From one to the next
 //!
-//! - the primary sends what differs from the baseline ([`Capture::commit_delta`]), and the backup goes
-//!   back to the baseline in every page that it wrote itself, and puts the difference on top
-//!   ([`Incoming`]). So the result does not depend on how far the backup's own execution went;
-//! - for a digest, both compare the pages that they wrote with the baseline, and digest those
-//!   that differ: part by part of memory, each at a place of its own.
+//! - the primary sends each page that was written ([`Capture::commit_delta`]), and the backup, which
+//!   stands where the primary's last exit was, takes them over ([`Incoming`]). For pages that are sent
+//!   again and again, both keep copies of the last ones (`page_cache`), and only what differs is sent;
+//! - for a digest, both hash the pages that they wrote, and compare those that changed: part by part of
+//!   memory, each at a place of its own.
 //!
 //! ```text
 //!   synchronisation point n                    n+1
-//!   primary   ──┬── runs ──── exit E ── runs ──┬── stopped here: delta to n
-//!   backup    ──┴── replays ─ exit E           └── pages back to n, plus delta
+//!   primary   ──┬── runs ──── exit E ── runs ──┬── stopped here: all that was written since n
+//!   backup    ──┴── replays ─ exit E           └── these pages on top
 //! ```
 //!
-//! A transfer of the *whole* state ([`Capture::begin_whole`]) is the same with a baseline of
-//! zeros, and the devices at the end.
+//! A transfer of the *whole* state ([`Capture::begin_whole`]) builds on zeros in place of a guest, and has
+//! the devices at the end.
 //!
 //! Each of them takes as many stops of the guest as it needs. What was sent or digested belongs to
 //! the baseline of both sides from then on, page by page.
@@ -27,13 +27,13 @@ mod baseline;
 mod capture;
 mod digest;
 mod incoming;
-mod memory_copy;
+mod page_cache;
 mod parts;
 mod patch;
 mod seal;
 
 pub use baseline::{Baseline, NoRoom};
-pub use capture::Capture;
+pub use capture::{Capture, Progress};
 pub use digest::digest;
 pub(crate) use digest::{digest_rest, part_digests};
 pub use incoming::{Incoming, StateError};

@@ -1,7 +1,7 @@
 //! Changed parts of pages, and how they are packed.
 //!
-//! A block is a list of [`PagePatch`]es (postcard), compressed as one LZ4 block behind its
-//! length. Blocks are independent of each other; one fits an entry of the log.
+//! A block is a list of [`PagePatch`]es (postcard), each with the step from the page before, compressed as
+//! one LZ4 block behind its length. Blocks are independent of each other; one fits an entry of the log.
 
 use logging_channel::codec::MAX_STATE_PART;
 use serde::{Deserialize, Serialize};
@@ -24,13 +24,24 @@ const _: () = assert!(LARGEST_BLOCK + LARGEST_BLOCK / 100 + 64 < MAX_STATE_PART)
 /// Runs of changed bytes closer than this are one run: each run costs a few bytes.
 const GAP: usize = 8;
 
-/// Changed parts of one page.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Changed parts of one page; none if it has to become what it builds on.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct PagePatch {
     /// Guest frame number.
     pub(super) page: u64,
+    /// What it is a change of.
+    pub(super) base: Base,
     /// Ascending, within the page.
     pub(super) runs: Vec<Run>,
+}
+
+/// What a patch builds on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Base {
+    /// A page of zeros.
+    Zeros,
+    /// What both sides have cached of the page.
+    Cached,
 }
 
 /// Bytes that are now these.
@@ -70,6 +81,12 @@ pub enum PatchError {
     /// It is not a list of patches.
     #[error("a block of changed memory is damaged: {0}")]
     Malformed(String),
+    /// It builds on something else than this side has.
+    #[error("a changed part of page {page:#x} builds on what this side has not kept of it")]
+    Base {
+        /// Guest frame number.
+        page: u64,
+    },
     /// A patch lies outside of guest memory or of its page.
     #[error("a changed part of page {page:#x} lies outside of it or of guest memory")]
     OutOfRange {
@@ -79,8 +96,8 @@ pub enum PatchError {
 }
 
 impl PagePatch {
-    /// What turns `old` into `new`.
-    pub(super) fn between(page: u64, old: &[u8; PAGE], new: &[u8; PAGE]) -> Self {
+    /// What turns `old`, which is the `base`, into `new`.
+    pub(super) fn between(page: u64, base: Base, old: &[u8; PAGE], new: &[u8; PAGE]) -> Self {
         let mut ranges: Vec<(usize, usize)> = Vec::new();
         let words = old.as_chunks::<8>().0.iter().zip(new.as_chunks::<8>().0);
         for (word, (old, new)) in words.enumerate() {
@@ -101,6 +118,7 @@ impl PagePatch {
         });
         Self {
             page,
+            base,
             runs: runs.collect(),
         }
     }
@@ -123,13 +141,21 @@ impl PagePatch {
 #[derive(Debug, Default)]
 pub(super) struct BlockWriter {
     open: Vec<u8>,
+    /// The page of the last patch in it.
+    last: u64,
 }
+
+/// A patch in a block: the step from the last one's page, what it builds on, and its runs.
+type Packed<R> = (i64, Base, R);
 
 impl BlockWriter {
     /// Adds a patch. Returns a block when one is full.
     pub(super) fn push(&mut self, patch: &PagePatch) -> Option<Vec<u8>> {
         let open = std::mem::take(&mut self.open);
-        self.open = postcard::to_extend(patch, open).expect("a vector takes everything");
+        let step = patch.page.wrapping_sub(self.last).cast_signed();
+        let packed: Packed<&[Run]> = (step, patch.base, &patch.runs);
+        self.open = postcard::to_extend(&packed, open).expect("a vector takes everything");
+        self.last = patch.page;
         if self.open.len() < BLOCK_BYTES {
             return None;
         }
@@ -142,7 +168,7 @@ impl BlockWriter {
             return None;
         }
         let block = lz4_flex::block::compress_prepend_size(&self.open);
-        self.open.clear();
+        *self = Self::default();
         Some(block)
     }
 }
@@ -152,10 +178,13 @@ pub(super) fn read_block(block: &[u8]) -> Result<Vec<PagePatch>, PatchError> {
     let raw = unpack(block, LARGEST_BLOCK)?;
     let mut rest = raw.as_slice();
     let mut patches = Vec::new();
+    let mut page = 0u64;
     while !rest.is_empty() {
-        let (patch, tail) = postcard::take_from_bytes(rest)
+        let (packed, tail) = postcard::take_from_bytes::<Packed<Vec<Run>>>(rest)
             .map_err(|error| PatchError::Malformed(error.to_string()))?;
-        patches.push(patch);
+        let (step, base, runs) = packed;
+        page = page.wrapping_add_signed(step);
+        patches.push(PagePatch { page, base, runs });
         rest = tail;
     }
     Ok(patches)
@@ -177,10 +206,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::dice::Dice;
 
+    /// One byte in `share` is not zero.
     fn page() -> impl Strategy<Value = Box<[u8; PAGE]>> {
-        let byte = prop_oneof![4 => Just(0u8), 1 => any::<u8>()];
-        prop::collection::vec(byte, PAGE).prop_map(|v| v.try_into().expect("a page"))
+        (any::<u64>(), 1u64..9).prop_map(|(seed, share)| {
+            let mut dice = Dice(seed);
+            let bytes = (0..PAGE).map(|_| dice.roll(256 * share));
+            let bytes: Vec<u8> = bytes.map(|n| if n < 256 { n as u8 } else { 0 }).collect();
+            bytes.try_into().expect("a page")
+        })
     }
 
     fn changes() -> impl Strategy<Value = Vec<(usize, Vec<u8>)>> {
@@ -196,7 +231,7 @@ mod tests {
                 let end = PAGE.min(at + bytes.len());
                 new[at..end].copy_from_slice(&bytes[..end - at]);
             }
-            let patch = PagePatch::between(7, &old, &new);
+            let patch = PagePatch::between(7, Base::Cached, &old, &new);
             prop_assert!(patch.runs.is_sorted_by_key(|run| run.at));
             prop_assert_eq!(patch.runs.is_empty(), old == new);
             let mut made = old.clone();
@@ -209,7 +244,7 @@ mod tests {
             let zero = [0; PAGE];
             let patches: Vec<PagePatch> = (0..)
                 .zip(&pages)
-                .map(|(n, page)| PagePatch::between(n, &zero, page))
+                .map(|(n, page)| PagePatch::between(n, Base::Zeros, &zero, page))
                 .collect();
             let mut writer = BlockWriter::default();
             let mut blocks: Vec<Vec<u8>> =
@@ -246,9 +281,11 @@ mod tests {
                 0
             };
         }
-        let patch = PagePatch::between(u64::MAX, &old, &new);
+        let patch = PagePatch::between(u64::MAX, Base::Zeros, &old, &new);
         assert_eq!(patch.runs.len(), PAGE / 16);
-        assert!(postcard::to_allocvec(&patch).expect("packs").len() < LARGEST_PATCH);
+        let mut writer = BlockWriter::default();
+        assert!(writer.push(&patch).is_none());
+        assert!(writer.open.len() < LARGEST_PATCH);
     }
 
     #[test]
@@ -268,6 +305,7 @@ mod tests {
     fn runs_outside_the_page_are_refused() {
         let patch = PagePatch {
             page: 3,
+            base: Base::Zeros,
             runs: vec![Run {
                 at: PAGE as u16 - 1,
                 bytes: vec![1, 2],

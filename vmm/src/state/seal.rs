@@ -9,24 +9,37 @@ use super::patch::PatchError;
 /// Bytes of the checksum.
 pub(super) const SEAL_BYTES: usize = 4;
 
-/// CRC-32 of a transfer: its blocks and its rest in order, then its commit.
+/// CRC-32 of a transfer: its blocks and its rest in order, then its commit. Where deltas came to nothing
+/// before, it is over these too, each behind its place: both sides keep what they brought.
 #[derive(Debug, Default)]
-pub(super) struct Seal(crc32fast::Hasher);
+pub(super) struct Seal {
+    hasher: crc32fast::Hasher,
+    /// Where a delta began of which nothing came yet: if nothing does, the other side knows nothing of it.
+    begun_at: Option<u64>,
+}
 
 impl Seal {
-    /// Forgets the blocks so far: another transfer begins.
+    /// Forgets the blocks so far: a transfer begins that builds on nothing.
     pub(super) fn begin(&mut self) {
-        self.0.reset();
+        *self = Self::default();
+    }
+
+    /// A delta begins, to a guest that stands at the exit `exits`.
+    pub(super) fn begin_delta(&mut self, exits: u64) {
+        self.begun_at = Some(exits);
     }
 
     /// The next block, or piece of the rest.
     pub(super) fn add(&mut self, block: &[u8]) {
-        self.0.update(block);
+        if let Some(exits) = self.begun_at.take() {
+            self.hasher.update(&exits.to_le_bytes());
+        }
+        self.hasher.update(block);
     }
 
     fn finish(&mut self, rest: &[u8]) -> u32 {
-        self.0.update(rest);
-        std::mem::take(&mut self.0).finalize()
+        self.add(rest);
+        std::mem::take(&mut self.hasher).finalize()
     }
 
     /// The commit with `rest`, the checksum before it. Another transfer begins.
@@ -85,6 +98,29 @@ mod tests {
             assert!(!opens(&[b"one", b"two"], &other), "byte {at} of the commit");
             assert!(!opens(&[b"one", b"two"], &commit[..at]), "{at} bytes of it");
         }
+    }
+
+    /// Both sides keep what a delta brought that came to nothing, and that it did.
+    #[test]
+    fn deltas_have_their_places() {
+        let sealed = |deltas: &[(u64, &[&[u8]])]| {
+            let mut seal = Seal::default();
+            for (exits, blocks) in deltas {
+                seal.begin_delta(*exits);
+                blocks.iter().for_each(|block| seal.add(block));
+            }
+            seal.close(b"rest")
+        };
+        let commit = sealed(&[(3, &[b"one"]), (5, &[b"two"])]);
+        assert_ne!(commit, sealed(&[(5, &[b"two"])]), "one delta less");
+        assert_ne!(commit, sealed(&[(5, &[b"one", b"two"])]), "one delta");
+        assert_ne!(
+            commit,
+            sealed(&[(3, &[b"one"]), (4, &[b"two"])]),
+            "elsewhere"
+        );
+        let unseen = sealed(&[(2, &[]), (3, &[b"one"]), (4, &[]), (5, &[b"two"])]);
+        assert_eq!(commit, unseen, "deltas of which nothing was sent");
     }
 
     #[test]

@@ -52,7 +52,7 @@ fn pages_of(block: &[u8]) -> usize {
     let mut pages = 0;
     while !rest.is_empty() {
         let (_, tail) =
-            postcard::take_from_bytes::<(u64, Vec<(u16, Vec<u8>)>)>(rest).expect("a patch");
+            postcard::take_from_bytes::<(i64, u8, Vec<(u16, Vec<u8>)>)>(rest).expect("a patch");
         rest = tail;
         pages += 1;
     }
