@@ -30,6 +30,12 @@ impl Room {
         Self::with(None)
     }
 
+    /// So much, of a host.
+    #[cfg(test)]
+    pub(crate) fn of(bytes: u64) -> Self {
+        Self { bytes, group: None }
+    }
+
     fn with(swap: Option<&str>) -> Self {
         let read = |path| fs::read_to_string(path).unwrap_or_default();
         let host = Self {

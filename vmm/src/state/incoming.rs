@@ -1,15 +1,13 @@
 //! The receiving side of state transfers.
 
-use std::collections::BTreeMap;
-
 use super::Baseline;
+use super::aside::Aside;
 use super::parts::Pieces;
 use super::patch::{PatchError, read_block};
 use super::seal::Seal;
 use crate::cpu::{CpuError, Look};
 use crate::devices::DeviceStateError;
 use crate::engine::Moment;
-use crate::ram::PAGE;
 
 /// Takes the other side's state over.
 ///
@@ -19,7 +17,7 @@ use crate::ram::PAGE;
 pub struct Incoming {
     baseline: Baseline,
     /// Pages of the present delta that the cache does not keep.
-    aside: BTreeMap<u64, Box<[u8; PAGE]>>,
+    aside: Aside,
     rest: Pieces,
     /// The transfer builds on nothing.
     whole: bool,
@@ -38,6 +36,14 @@ pub enum StateError {
     /// The devices do not take it.
     #[error("the devices do not take the state")]
     Devices(#[from] DeviceStateError),
+    /// A program wrote to much memory without an exit. The whole state does not have to wait aside.
+    #[error("a state delta has more than {mib} MiB that must wait for its end, and {room}")]
+    NoRoom {
+        /// How much came.
+        mib: usize,
+        /// How much more there is room for.
+        room: String,
+    },
     /// A transfer of the whole state has no devices.
     #[error("a transfer of the whole state came without the devices")]
     NoDevices,
@@ -49,7 +55,7 @@ impl Incoming {
     pub fn new(baseline: Baseline) -> Self {
         Self {
             baseline,
-            aside: BTreeMap::new(),
+            aside: Aside::default(),
             rest: Pieces::default(),
             whole: false,
             seal: Seal::default(),
@@ -97,7 +103,7 @@ impl Incoming {
                 if self.whole {
                     self.baseline.put(patch.page, &content);
                 } else {
-                    self.aside.insert(patch.page, Box::new(content));
+                    self.aside.put(patch.page, &content)?;
                 }
             }
         }
@@ -172,8 +178,7 @@ impl Incoming {
         let mut unchanged = self.baseline.no_pages();
         if !self.whole {
             for page in self.baseline.settled().iter() {
-                let aside = self.aside.remove(&page);
-                let content = aside.as_deref().or(self.baseline.cached(page));
+                let content = self.aside.get(page).or(self.baseline.cached(page));
                 if !self.baseline.put(page, content.expect("it was staged")) {
                     unchanged.insert(page);
                 }
@@ -181,6 +186,7 @@ impl Incoming {
         }
         at.cpu
             .looked_at(Look::Hidden, 0..self.baseline.pages(), &unchanged);
+        self.aside.clear();
         self.baseline.trust_settled();
         Ok(())
     }

@@ -23,6 +23,7 @@
 //! Each of them takes as many stops of the guest as it needs. What was sent or digested belongs to
 //! the baseline of both sides from then on, page by page.
 
+mod aside;
 mod baseline;
 mod capture;
 mod digest;
