@@ -161,16 +161,20 @@ impl LogSink for SessionLog {
         let Some(session) = self.session() else {
             return false;
         };
-        // In this order: an output that is submitted from now on waits, and whoever may claim the
-        // guest is known before the backup can hear that it may.
+        // At once: an output that is submitted from now on waits, and the owner of the epoch knows who
+        // may claim the next one, before the backup can hear that it may.
         let executed = session.sender.executed();
         let base = self.sessions.change(|state| {
-            (state.live.is_joining() && state.live.at_exit(executed)).then(|| state.live.base())
+            if !state.live.at_exit(executed) {
+                return None;
+            }
+            let standing = self.sessions.standing();
+            standing.pair_with(session.sender.events());
+            Some(state.live.base())
         });
         let Some(base) = base else {
             return false;
         };
-        self.sessions.standing().pair_with(session.sender.events());
         self.sessions.release_with(session, base);
         if let Some(act) = self.sessions.0.protected.get() {
             act(&session.sender);
