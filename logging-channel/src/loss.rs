@@ -23,6 +23,11 @@ pub enum LossReason {
         /// How long it waited.
         for_: Duration,
     },
+    /// The peer is heard, and was not known in time to hear: acknowledged outputs could not leave.
+    Late {
+        /// How long they could not.
+        for_: Duration,
+    },
     /// The guest was held up too long for a backup that did not catch up, whatever heartbeats said.
     Standstill {
         /// How long it was held up.
@@ -49,6 +54,12 @@ impl fmt::Display for LossReason {
             LossReason::Unacknowledged { for_ } => write!(
                 f,
                 "an output waited {} ms for its acknowledgement",
+                for_.as_millis()
+            ),
+            LossReason::Late { for_ } => write!(
+                f,
+                "for {} ms it was known too late that it hears this host: the network's round trip has to \
+                 be well below --heartbeat-timeout",
                 for_.as_millis()
             ),
             LossReason::Standstill { for_ } => write!(

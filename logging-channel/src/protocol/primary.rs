@@ -191,10 +191,9 @@ impl PrimaryEnd {
     /// What may leave, and until when.
     #[must_use]
     pub fn permit(&self) -> Permit {
-        let round_trip = self.round_trip.unwrap_or_default();
         Permit {
             up_to: self.acked,
-            until: Some(self.lease.end(round_trip)),
+            until: Some(self.lease.end()),
         }
     }
 
@@ -229,6 +228,7 @@ impl PrimaryEnd {
                 Transfer::Sent(lsn) => self.executed < lsn,
             },
             disk_silent: self.storage_silent,
+            proven_until: (!self.joining).then(|| self.lease.end()),
         };
         self.standstill.tick(now, &seen)
     }
@@ -322,5 +322,25 @@ impl PrimaryEnd {
     #[must_use]
     pub fn released(&self) -> Lsn {
         self.released
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It may have heard at once what was sent then, and nothing since.
+    #[test]
+    fn no_permit_outlives_the_silence_after_which_the_backup_goes_live() {
+        let (start, timeout) = (Instant::now(), Duration::from_millis(500));
+        let sent = start + Duration::from_millis(100);
+        let mut end = PrimaryEnd::new(&Settings::default(), timeout, start);
+        end.hear_heartbeat(&Heard {
+            released: Lsn(0),
+            storage: None,
+            sent: Some(sent),
+            round_trip: Some(Duration::from_millis(200)),
+        });
+        assert_eq!(end.permit().until, Some(sent + timeout));
     }
 }

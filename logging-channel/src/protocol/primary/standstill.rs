@@ -31,6 +31,8 @@ pub(super) struct Seen {
     pub(super) repairing: bool,
     /// Since when the disk that it reads does not answer this host either.
     pub(super) disk_silent: Option<Instant>,
+    /// Until when outputs may leave that are acknowledged, if any has to wait for the backup.
+    pub(super) proven_until: Option<Instant>,
 }
 
 /// How often it is looked at whether the backup gets on: often enough for the output timeout to be
@@ -50,7 +52,9 @@ impl Seen {
 ///
 /// It does not when, for the whole of the bound,
 ///
-/// - an output waits for its acknowledgement. The receiving end acknowledges, whatever the replay
+/// - outputs could not leave, because it was known too late of everything that this host sent that the
+///   backup had heard it: the network is too slow for the heartbeat timeout;
+/// - or an output waits for its acknowledgement. The receiving end acknowledges, whatever the replay
 ///   does, so only the network or a full buffer can be in the way;
 /// - or the guest is held up, and something of the log has not arrived, or the replay makes not one
 ///   step, for which it may take [`Settings::longest_step`] more;
@@ -125,6 +129,9 @@ impl Standstill {
         if let Some(for_) = seen.awaited.and_then(|since| beyond(self.bound, since)) {
             return Some(LossReason::Unacknowledged { for_ });
         }
+        if let Some(for_) = seen.proven_until.and_then(|end| beyond(self.bound, end)) {
+            return Some(LossReason::Late { for_ });
+        }
         let held = seen.held?;
         let found = if seen.acked < seen.appended {
             beyond(self.bound, held)
@@ -171,6 +178,7 @@ mod tests {
             executed: Lsn(50),
             repairing: false,
             disk_silent: None,
+            proven_until: None,
         }
     }
 
@@ -201,6 +209,18 @@ mod tests {
         });
         let for_ = BOUND;
         assert_eq!(found, Some((1200, LossReason::Unacknowledged { for_ })));
+    }
+
+    #[test]
+    fn a_network_that_takes_as_long_as_the_timeout_is_a_loss_and_not_a_guest_that_nobody_hears() {
+        let proven = |start, n: u64, late| Seen {
+            proven_until: Some(start + ms(n.saturating_sub(late))),
+            ..all_is_well()
+        };
+        assert_eq!(run(60_000, |start, n| proven(start, n, 900)), None);
+        let for_ = BOUND;
+        let lost = Some((1000, LossReason::Late { for_ }));
+        assert_eq!(run(60_000, |start, n| proven(start, n, 1000)), lost);
     }
 
     #[test]
