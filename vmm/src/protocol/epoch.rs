@@ -3,7 +3,7 @@
 //! ```text
 //!   what happens ──take──▶ Core ──▶ effects: tell, go on alone, halt
 //!                           │
-//!                          next ──▶ what to ask the disk server; its answer is the next thing that
+//!                          task ──▶ what to ask the disk server; its answer is the next thing that
 //!                                   happens
 //! ```
 //!
@@ -164,7 +164,7 @@ impl Core {
     }
 
     /// What is to be asked now. A claim that was given out counts as made.
-    pub fn next(&mut self) -> Task {
+    pub fn task(&mut self) -> Task {
         if self.closed {
             return Task::Nothing;
         }

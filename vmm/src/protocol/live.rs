@@ -136,10 +136,7 @@ impl Live {
             up_to: since,
             until: None,
         };
-        let committed = session.map(|permit| Permit {
-            up_to: Lsn(self.base.0.saturating_add(permit.up_to.0)),
-            ..permit
-        });
+        let committed = session.map(|permit| permit.after(self.base.0));
         committed
             .filter(|permit| permit.up_to > since)
             .unwrap_or(before)

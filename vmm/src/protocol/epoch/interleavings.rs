@@ -202,7 +202,7 @@ impl World {
         match &self.hosts[host].flight {
             None => {
                 let mut asked = self.clone();
-                match asked.hosts[host].core.next() {
+                match asked.hosts[host].core.task() {
                     // The process ends, and its connections.
                     Task::Nothing => next.push(self.with(|w| w.dies(host))),
                     Task::Watch { .. } => self.look(host, next),

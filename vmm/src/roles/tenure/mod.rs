@@ -266,7 +266,7 @@ impl Keeper {
             while let Ok(message) = inbox.try_recv() {
                 self.hear(message);
             }
-            match self.core.next() {
+            match self.core.task() {
                 Task::Nothing => break,
                 Task::Contest(epoch) => {
                     self.looks.forget();
