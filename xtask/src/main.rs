@@ -30,6 +30,8 @@ enum Command {
     Endure(commands::endure::Endure),
     /// Install what is missing, build everything, make the images.
     Setup(commands::setup::Setup),
+    /// Try the protocol of the hosts in simulated schedules of faults, each of a seed.
+    Simulate(commands::simulate::Simulate),
     /// Set up, check format, lints and docs, and run all tests.
     Test(commands::test::Test),
     /// Make the guest images and print their digests.
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         Command::Doctor(command) => command.run(),
         Command::Endure(command) => command.run(),
         Command::Setup(command) => command.run(),
+        Command::Simulate(command) => command.run(),
         Command::Test(command) => command.run(),
         Command::Images(command) => command.run(),
         Command::Host(command) => command.run(),

@@ -316,6 +316,7 @@ fn files_import_each_other_in_no_circle() {
         "guest-images",
         "tests",
         "tests/benchmark",
+        "tests/simulation",
         "xtask",
     ] {
         assert_eq!(Crate::read(folder).circle(), None, "{folder}");

@@ -77,7 +77,7 @@ impl Schedule {
     pub fn new(seed: u64) -> Self {
         let mut rng = Rng::with_seed(seed);
         let latency = match rng.u32(..4) {
-            0 => Duration::from_micros(rng.u64(10_000..60_000)),
+            0 => Duration::from_micros(rng.u64(10_000..120_000)),
             _ => Duration::from_micros(rng.u64(50..3000)),
         };
         let to_disk_server = Duration::from_micros(rng.u64(50..4000));

@@ -89,7 +89,7 @@ impl Following {
 
     /// Something comes over the connection.
     pub(crate) fn hear(&mut self, item: Item, env: &mut Env) -> Vec<Told> {
-        if self.ended {
+        if self.ended && !env.has(Defect::AcknowledgementAfterLoss) {
             return Vec::new();
         }
         let now = env.instant();
@@ -99,7 +99,9 @@ impl Following {
                 let awaited = entries.iter().any(|it| it.entry.payload().is_awaited());
                 let lsns = (first.0..).map(Lsn);
                 let last = Lsn(first.0 + entries.len() as u64 - 1);
-                self.queue.extend(lsns.zip(entries));
+                if !self.over {
+                    self.queue.extend(lsns.zip(entries));
+                }
                 self.end.receive(last, awaited, now);
                 if self.end.is_due(now) {
                     self.report(env);
@@ -152,7 +154,9 @@ impl Following {
         }
         let of = self.of;
         env.note(|| format!("{of}: the primary is lost: {reason}"));
-        env.close(self.line, 0);
+        if !env.has(Defect::AcknowledgementAfterLoss) {
+            env.close(self.line, 0);
+        }
         env.timer(self.of, DRAIN, Timer::Drained);
         let told = reason.to_string();
         self.lost = Some(reason);

@@ -75,7 +75,10 @@ impl Entry {
             Self::Begin => Payload::State(StatePart::Begin),
             Self::Page(..) => Payload::State(StatePart::Pages(Vec::new())),
             Self::Commit(..) => Payload::State(StatePart::Commit(Vec::new())),
-            Self::Protected => Payload::Progress,
+            Self::Protected => Payload::Protected {
+                clock: 0,
+                wall_clock: 0,
+            },
         }
     }
 }

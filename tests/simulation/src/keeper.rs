@@ -66,7 +66,7 @@ impl Keeper {
             while let Some(input) = self.inbox.pop_front() {
                 effects.extend(self.core.take(input));
             }
-            match self.core.next() {
+            match self.core.task() {
                 task @ (Task::Contest(_) | Task::Stop(_)) => {
                     self.look = None;
                     self.claim = Some(OpenClaim {

@@ -42,6 +42,8 @@ pub enum Defect {
     OutputBeforeAcknowledgement,
     /// An acknowledged output leaves however long ago the backup was heard.
     PermitWithoutLease,
+    /// An acknowledged output leaves for as much longer as the network takes there and back.
+    PermitForARoundTripMore,
     /// What is decided while the guest is alone lets out all that comes later.
     EverythingMayLeaveAlone,
     /// A backup claims as soon as it lost its primary.
@@ -56,9 +58,10 @@ pub enum Defect {
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::OutputBeforeAcknowledgement,
         Self::PermitWithoutLease,
+        Self::PermitForARoundTripMore,
         Self::EverythingMayLeaveAlone,
         Self::ClaimBeforeReplay,
         Self::TargetClaims,
@@ -96,6 +99,20 @@ pub struct Failure {
     broken: String,
     faults: Vec<String>,
     trace: Vec<String>,
+}
+
+impl Failure {
+    /// The seed of the schedule.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The promise that was broken.
+    #[must_use]
+    pub fn broken(&self) -> &str {
+        &self.broken
+    }
 }
 
 impl fmt::Display for Failure {

@@ -259,8 +259,14 @@ impl Runner {
                 until: None,
                 ..permit
             },
-            Some(Defect::OutputBeforeAcknowledgement) => Permit::EVERYTHING,
-            Some(Defect::EverythingMayLeaveAlone) if permit.until.is_none() => Permit::EVERYTHING,
+            Some(Defect::PermitForARoundTripMore) => {
+                let end = self.session.as_ref().map(|session| &session.end);
+                let more = end.and_then(PrimaryEnd::round_trip).unwrap_or_default();
+                let until = permit.until.map(|until| until + more);
+                Permit { until, ..permit }
+            }
+            Some(Defect::OutputBeforeAcknowledgement) => EVERYTHING,
+            Some(Defect::EverythingMayLeaveAlone) if permit.until.is_none() => EVERYTHING,
             _ => permit,
         }
     }
@@ -357,3 +363,9 @@ impl Runner {
         self.release_permitted(env);
     }
 }
+
+/// What no permit is.
+const EVERYTHING: Permit = Permit {
+    up_to: Lsn(u64::MAX),
+    until: None,
+};

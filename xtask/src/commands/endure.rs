@@ -16,7 +16,7 @@ use testbed::failover::{Failovers, Fault, Options};
 use testbed::soak::soak;
 use testbed::workload::Workload;
 
-use super::setup;
+use super::{setup, simulate};
 use crate::live_line::LiveLine;
 use crate::steps::Steps;
 
@@ -30,6 +30,8 @@ const FUZZ: Duration = Duration::from_secs(2 * 60);
 const CASES: u32 = 2000;
 /// The fuzz targets of `vmm/fuzz`.
 const TARGETS: [&str; 7] = ["apic", "blk", "net", "pci", "pit", "traps", "uart"];
+/// Simulated schedules: some minutes.
+const SCHEDULES: u64 = 50_000;
 /// Lines of what a command printed last that are kept as a finding.
 const LAST_WORDS: usize = 20;
 
@@ -60,18 +62,26 @@ enum Part {
     Fuzz,
     /// Unit, property and protocol tests, with more and other cases.
     Properties,
+    /// The protocol of the hosts is tried in simulated schedules of faults.
+    Simulation,
 }
 
 impl Part {
-    const ALL: [Self; 4] = [Self::Failovers, Self::Soak, Self::Fuzz, Self::Properties];
+    const ALL: [Self; 5] = [
+        Self::Failovers,
+        Self::Soak,
+        Self::Fuzz,
+        Self::Properties,
+        Self::Simulation,
+    ];
 
     /// Its share of the time.
     fn weight(self) -> f64 {
         match self {
-            Self::Failovers => 4.0,
+            Self::Failovers => 3.0,
             Self::Soak => 3.0,
             Self::Fuzz => 2.0,
-            Self::Properties => 1.0,
+            Self::Properties | Self::Simulation => 1.0,
         }
     }
 }
@@ -83,6 +93,7 @@ impl fmt::Display for Part {
             Self::Soak => "soak",
             Self::Fuzz => "fuzz",
             Self::Properties => "properties",
+            Self::Simulation => "simulation",
         })
     }
 }
@@ -192,6 +203,10 @@ impl Endure {
                 fuzz(layout, target, seed, record.left().min(FUZZ))
             }
             Part::Properties => properties(layout),
+            Part::Simulation => (
+                format!("--schedules {SCHEDULES} --seed {seed}"),
+                findings(simulate::command(layout, SCHEDULES, seed)),
+            ),
         };
         Turn {
             part,
@@ -371,7 +386,7 @@ mod tests {
             record.turns.push(turn(part, 100.0));
         }
         let turns = Part::ALL.map(|part| record.of(part).count());
-        assert_eq!(turns, [240, 180, 120, 60]);
+        assert_eq!(turns, [180, 180, 120, 60, 60]);
         assert_eq!(record.next(&[Part::Fuzz]), Part::Fuzz);
     }
 }

@@ -8,5 +8,6 @@ pub(crate) mod exec;
 pub(crate) mod host;
 pub(crate) mod images;
 pub(crate) mod setup;
+pub(crate) mod simulate;
 pub(crate) mod stop;
 pub(crate) mod test;

@@ -1,0 +1,77 @@
+//! Runs schedules, each of a seed: `cargo xtask simulate`.
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use clap::Parser;
+use simulation::{Failure, Seen, run};
+
+/// Tries the protocol of two hosts, their networks, the disk server and clients in simulated schedules.
+#[derive(Debug, Parser)]
+struct Simulate {
+    /// How many schedules.
+    #[arg(long, value_name = "N", default_value_t = 2000)]
+    schedules: u64,
+    /// The seed of the first one; the others have the next ones.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    seed: u64,
+}
+
+fn main() -> ExitCode {
+    let Simulate { schedules, seed } = Simulate::parse();
+    let start = Instant::now();
+    let next = AtomicU64::new(0);
+    let seen: Mutex<(Seen, Vec<Box<Failure>>)> = Mutex::default();
+    let work = || {
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let mine = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if number >= schedules || !mine.1.is_empty() {
+                return;
+            }
+            drop(mine);
+            let found = run(seed.wrapping_add(number), None);
+            let mut all = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            match found {
+                Ok(one) => all.0 += one,
+                Err(failure) => all.1.push(failure),
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    let (seen, failures) = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+    for failure in &failures {
+        println!("{failure}");
+    }
+    println!(
+        "{} of {schedules} schedules in {:.1} s: {} failovers, {} joins, {} outputs; in {} the only copy of \
+         the guest was killed",
+        next.into_inner().min(schedules),
+        start.elapsed().as_secs_f64(),
+        seen.failovers,
+        seen.joins,
+        seen.outputs,
+        seen.gone
+    );
+    match failures.first() {
+        None => {
+            println!("PASS");
+            ExitCode::SUCCESS
+        }
+        Some(failure) => {
+            eprintln!(
+                "FAIL, again with --schedules 1 --seed {}: {}",
+                failure.seed(),
+                failure.broken()
+            );
+            ExitCode::FAILURE
+        }
+    }
+}
