@@ -10,7 +10,6 @@ use logging_channel::codec::PROTOCOL_VERSION;
 use logging_channel::entry::{Lsn, Payload};
 use logging_channel::handshake::{Hello, Message, Refusal, RefusalCode};
 use logging_channel::receiver::{Next, Receiver};
-use logging_channel::sender::Finish;
 use logging_channel::session::{AcceptError, BindError, Confirmation, ConnectError, Listener};
 use logging_channel::{CheckOutcome, DiskIdentity, HostCheck, HostReport, Identity, Settings};
 
