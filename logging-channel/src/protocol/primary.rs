@@ -115,7 +115,10 @@ impl PrimaryEnd {
             Payload::Output(_) if !self.joining => {
                 self.unacknowledged.outputs.appended(lsn, now);
             }
-            Payload::Protected { .. } => self.joining = false,
+            Payload::Protected { .. } => {
+                self.joining = false;
+                self.lease.begin(now);
+            }
             Payload::State(StatePart::Begin) => {
                 self.transfer = Transfer::UnderWay;
                 self.joining |= lsn == Lsn::FIRST;
@@ -172,7 +175,7 @@ impl PrimaryEnd {
         if news {
             // All of it was sent after it was appended.
             if let Some(appended) = self.unacknowledged.acknowledged(acked) {
-                self.lease.prove(appended);
+                self.lease.prove(appended, now);
             }
             self.acked = acked;
         }
@@ -180,10 +183,10 @@ impl PrimaryEnd {
     }
 
     /// A heartbeat of the backup's comes.
-    pub fn hear_heartbeat(&mut self, heard: &Heard) {
+    pub fn hear_heartbeat(&mut self, heard: &Heard, now: Instant) {
         self.storage_answered = self.storage_answered.max(heard.storage);
         if let Some(sent) = heard.sent {
-            self.lease.prove(sent);
+            self.lease.prove(sent, now);
         }
         self.round_trip = heard.round_trip.or(self.round_trip);
     }
@@ -228,7 +231,7 @@ impl PrimaryEnd {
                 Transfer::Sent(lsn) => self.executed < lsn,
             },
             disk_silent: self.storage_silent,
-            proven_until: (!self.joining).then(|| self.lease.end()),
+            proven_until: (!self.joining).then(|| self.lease.held()),
         };
         self.standstill.tick(now, &seen)
     }
@@ -335,12 +338,14 @@ mod tests {
         let (start, timeout) = (Instant::now(), Duration::from_millis(500));
         let sent = start + Duration::from_millis(100);
         let mut end = PrimaryEnd::new(&Settings::default(), timeout, start);
-        end.hear_heartbeat(&Heard {
+        let round_trip = Duration::from_millis(200);
+        let heard = Heard {
             released: Lsn(0),
             storage: None,
             sent: Some(sent),
-            round_trip: Some(Duration::from_millis(200)),
-        });
+            round_trip: Some(round_trip),
+        };
+        end.hear_heartbeat(&heard, sent + round_trip);
         assert_eq!(end.permit().until, Some(sent + timeout));
     }
 }

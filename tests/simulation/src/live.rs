@@ -316,7 +316,7 @@ impl Runner {
         if let Some(session) = self.session.as_mut().filter(|session| !session.lost)
             && let Some(heard) = session.pulse.hear(beat, env.instant())
         {
-            session.end.hear_heartbeat(&heard);
+            session.end.hear_heartbeat(&heard, env.instant());
         }
     }
 

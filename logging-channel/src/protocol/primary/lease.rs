@@ -15,17 +15,36 @@ pub(super) struct Lease {
     term: Duration,
     /// When the latest was sent of what the backup is known to have received.
     proof: Instant,
+    /// Until when it held at the latest. Not for proof that is older than the term when it comes.
+    held: Instant,
 }
 
 impl Lease {
     /// A lease that is proven `now`, with the heartbeat timeout as its term.
     pub(super) fn new(term: Duration, now: Instant) -> Self {
-        Self { term, proof: now }
+        Self {
+            term,
+            proof: now,
+            held: now + term,
+        }
     }
 
-    /// The backup received what was sent at `sent`.
-    pub(super) fn prove(&mut self, sent: Instant) {
+    /// The backup received what was sent at `sent`, as is known `now`.
+    pub(super) fn prove(&mut self, sent: Instant, now: Instant) {
         self.proof = self.proof.max(sent);
+        if self.end() >= now {
+            self.held = self.end();
+        }
+    }
+
+    /// Outputs wait for it from now on, and not before.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.held = self.held.max(now);
+    }
+
+    /// Until when it held at the latest, or will: outputs could leave until then.
+    pub(super) fn held(&self) -> Instant {
+        self.held
     }
 
     /// When it ends. What the network takes adds nothing: the backup may have heard at once what was
@@ -50,8 +69,22 @@ mod tests {
         let start = Instant::now();
         let mut lease = Lease::new(TERM, start);
         assert_eq!(lease.end(), start + TERM);
-        lease.prove(start + ms(300));
-        lease.prove(start + ms(100));
+        lease.prove(start + ms(300), start + ms(310));
+        lease.prove(start + ms(100), start + ms(320));
         assert_eq!(lease.end(), start + ms(300) + TERM);
+    }
+
+    #[test]
+    fn proof_that_comes_too_late_prolongs_nothing() {
+        let start = Instant::now();
+        let mut lease = Lease::new(TERM, start);
+        for n in 1..100u32 {
+            let sent = start + ms(100) * n;
+            lease.prove(sent, sent + TERM + ms(1));
+        }
+        assert_eq!(lease.held(), start + TERM);
+        let sent = start + ms(20_000);
+        lease.prove(sent, sent + TERM);
+        assert_eq!(lease.held(), sent + TERM);
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct Seen {
     pub(super) repairing: bool,
     /// Since when the disk that it reads does not answer this host either.
     pub(super) disk_silent: Option<Instant>,
-    /// Until when outputs may leave that are acknowledged, if any has to wait for the backup.
+    /// Until when acknowledged outputs could leave, or can, if they wait for the backup.
     pub(super) proven_until: Option<Instant>,
 }
 

@@ -31,7 +31,7 @@ impl Monitored for Shared {
     }
 
     fn heard(&self, heard: &Heard) {
-        self.lock_end().hear_heartbeat(heard);
+        self.lock_end().hear_heartbeat(heard, Instant::now());
     }
 
     fn look_interval(&self) -> Option<Duration> {
