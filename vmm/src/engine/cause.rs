@@ -57,8 +57,8 @@ impl Divergence {
                 "somebody else writes to the disk, or the hosts do not use the same one".into()
             }
             Difference::Transfer(_) => format!(
-                "the hosts do not run the same kernel or the same ftvm, so that one does not take \
-                 the other's state; or {HOST}"
+                "the backup's host has too little memory left, if it says so; or the hosts do not run the \
+                 same kernel or the same ftvm, so that one does not take the other's state; or {HOST}"
             ),
             Difference::Overrun(_) => format!("the guest does not differ: {LATE}"),
             Difference::CounterLost(_) => format!("the guest does not differ: {COUNTER}"),
