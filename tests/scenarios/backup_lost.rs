@@ -37,7 +37,7 @@ fn the_primary_goes_on_alone() -> Result<()> {
     let testbed = Testbed::with_hosts("backup-lost", HostKind::Qemu)?;
     let [a, b] = testbed.start_hosts(["a", "b"])?;
     let disk_server = DiskServer::start(&testbed)?;
-    let guest = Guest::redis("alone");
+    let guest = Guest::redis("alone").quick();
     let pipe = format!("/tmp/ftvm-unheard-{}", std::process::id());
     let _full = unread_fifo(&a, &pipe)?;
     let primary = unheard(&guest, &a, &pipe)?.primary(&a, &disk_server, &[])?;

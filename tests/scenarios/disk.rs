@@ -62,7 +62,7 @@ impl Scene {
             guest: Some(NAME.to_owned()),
         };
         let disk_server = DiskServer::start_as(testbed, program, vec![export])?;
-        let guest = guest(NAME, &disk_server.uri("data"));
+        let guest = guest(NAME, &disk_server.uri("data")).quick();
         let mut primary = guest.primary(&a, &disk_server, options)?;
         let backup = guest.backup(&b, &a, &disk_server)?;
         goes_on(&mut primary, "at first")?;

@@ -179,7 +179,7 @@ impl Stage {
         let millis = timeout.as_millis().to_string();
         let mut options = vec!["--heartbeat-timeout", &millis];
         let guest = match fault.backup_reads {
-            None => Guest::redis(&name),
+            None => Guest::redis(&name).quick(),
             Some(reads) => {
                 options.extend(["--backup-reads", reads]);
                 let file = File::create(&image).expect("an image");
@@ -190,7 +190,7 @@ impl Stage {
                     guest: Some(name.clone()),
                 };
                 self.disk_server.offer(&self.testbed, vec![export])?;
-                Guest::answering_disk_workers(&name, &self.disk_server.uri(&name))
+                Guest::answering_disk_workers(&name, &self.disk_server.uri(&name)).quick()
             }
         };
         let mut primary = guest.primary(&self.a, &self.disk_server, &options)?;

@@ -79,7 +79,13 @@ fn one_sleeps(sleeper: Sleeper) -> Result<()> {
     let log = ["--console-log", &unread];
     // A guest goes on although the backup does not for a moment.
     let primary = [&log[..], &["--max-lag", "10000"]].concat();
-    let pair = Pair::start_on(&testbed, hosts, Guest::redis("sleepy"), &primary, &log)?;
+    let pair = Pair::start_on(
+        &testbed,
+        hosts,
+        Guest::redis("sleepy").quick(),
+        &primary,
+        &log,
+    )?;
 
     let (host, other, asleep, mut awake) = match sleeper {
         Sleeper::Primary => (&pair.a, "b", pair.primary, pair.backup),
@@ -152,7 +158,7 @@ fn a_backup_that_slept_halts() -> Result<()> {
 #[test]
 fn two_hosts_that_slept_run_one_guest() -> Result<()> {
     let testbed = Testbed::new("frozen-hosts")?;
-    let pair = Pair::start(&testbed, Guest::redis("sleepier"))?;
+    let pair = Pair::start(&testbed, Guest::redis("sleepier").quick())?;
     pair.a.freeze()?;
     pair.b.freeze()?;
     let since = Instant::now();

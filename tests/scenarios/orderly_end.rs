@@ -73,7 +73,7 @@ fn both_hosts_end_and_the_guest_starts_again() -> Result<()> {
     let [a, b] = testbed.start_hosts(["a", "b"])?;
     let disk_server = DiskServer::start(&testbed)?;
 
-    let guest = Guest::tiny("orderly", "ftvm.do=poweroff");
+    let guest = Guest::tiny("orderly", "ftvm.do=poweroff").quick();
     let primary = guest.primary(&a, &disk_server, &[])?;
     let backup = guest.backup(&b, &a, &disk_server)?;
     let first = both_end((primary, backup), "PowerOff", &disk_server, (&a, &guest))?;

@@ -28,7 +28,7 @@ struct Counters {
 fn kill_the_primary(testbed: &Testbed, options: &[&str], increments: u64) -> Result<Counters> {
     let [mut a, b] = testbed.start_hosts(["a", "b"])?;
     let disk_server = DiskServer::start(testbed)?;
-    let mut guest = Guest::redis("counter");
+    let mut guest = Guest::redis("counter").quick();
     if !options.is_empty() {
         guest = guest.sabotaged([&a, &b])?;
     }

@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 
 use guest_images::{Archive, page_pressure};
-use testbed::pair::{DiskServer, Export};
+use testbed::pair::{DiskServer, Export, QUICK};
 use testbed::{Host, Result, Testbed};
 
 use crate::recording::{command, run};
@@ -52,7 +52,7 @@ fn page_reclaim_with_swap_is_replayed_without_a_difference() -> Result<()> {
     let disk_server = DiskServer::start_with(&testbed, vec![export])?;
     let host = testbed.start_host("a")?;
     let initrd = initrd(&testbed, &host)?;
-    let words = "quiet mitigations=off rdinit=/pressure/init";
+    let words = &format!("quiet mitigations=off rdinit=/pressure/init {QUICK}");
 
     let uri = disk_server.uri("swap");
     let log = ["--verify", "--log", "/tmp/pressure.log"];

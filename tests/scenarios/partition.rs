@@ -15,7 +15,7 @@ const SILENCE: Duration = Duration::from_secs(3);
 #[test]
 fn of_two_hosts_that_lose_each_other_one_goes_on() -> Result<()> {
     let testbed = Testbed::new("partition")?;
-    let pair = Pair::start(&testbed, Guest::redis("split"))?;
+    let pair = Pair::start(&testbed, Guest::redis("split").quick())?;
 
     testbed.cut(&pair.b, Network::Logging)?;
     let mut outcome = one_goes_on(pair.primary, pair.backup, LIMIT)?;
@@ -43,7 +43,7 @@ fn of_two_hosts_that_lose_each_other_one_goes_on() -> Result<()> {
 #[test]
 fn without_the_disk_server_both_hosts_wait() -> Result<()> {
     let testbed = Testbed::new("partition-arbiter-down")?;
-    let mut pair = Pair::start(&testbed, Guest::redis("split"))?;
+    let mut pair = Pair::start(&testbed, Guest::redis("split").quick())?;
 
     pair.disk_server.kill();
     pair.client.goes_on("without a disk server")?;
@@ -80,7 +80,7 @@ fn without_the_disk_server_both_hosts_wait() -> Result<()> {
 #[test]
 fn a_host_without_the_disk_server_waits_while_the_other_goes_on() -> Result<()> {
     let testbed = Testbed::new("partition-isolated")?;
-    let mut pair = Pair::start(&testbed, Guest::redis("split"))?;
+    let mut pair = Pair::start(&testbed, Guest::redis("split").quick())?;
 
     testbed.cut(&pair.a, Network::Storage)?;
     testbed.cut(&pair.a, Network::Logging)?;

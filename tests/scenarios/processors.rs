@@ -29,7 +29,7 @@ fn another_name_is_a_warning_and_other_results_are_refused() -> Result<()> {
     // What a kernel, once booted, does not miss.
     let without = testbed.start_host_with_processor("c", "-adx,-sse4a")?;
     let disk_server = DiskServer::start(&testbed)?;
-    let guest = Guest::tiny("processors", "ftvm.do=poweroff");
+    let guest = Guest::tiny("processors", "ftvm.do=poweroff").quick();
 
     let [here, there] = [told(&a)?, told(&without)?];
     for name in ["ADCX", "ADOX", "EXTRQ"] {

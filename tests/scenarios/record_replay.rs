@@ -9,7 +9,7 @@ use guest_images::{Archive, DebianKernel, PackageStore};
 use testbed::workload::Client;
 use testbed::{Exit, Host, HostKind, Layout, Output, Paging, Result, Signal, Testbed, wait_until};
 
-use crate::recording::{Compared, POWER_OFF, command, run};
+use crate::recording::{Compared, POWER_OFF, command, quick_power_off, run};
 
 const LIMIT: Duration = Duration::from_secs(300);
 /// Variable: how many boots are recorded and replayed. One, unless it is set.
@@ -166,13 +166,14 @@ impl Recording<'_> {
 /// Whatever happened to a log, its replay says so: what a reader finds of each bit is tested with it.
 #[test]
 fn damaged_logs_are_refused() -> Result<()> {
+    let power_off = &quick_power_off();
     let testbed = Testbed::new("damaged-logs")?;
     let host = testbed.start_host("a")?;
     let argv = command(
         &host,
         "record",
         "tiny.cpio",
-        POWER_OFF,
+        power_off,
         &["--log", "/tmp/log"],
     );
     let recorded = run(&host, &argv)?;
@@ -187,31 +188,31 @@ fn damaged_logs_are_refused() -> Result<()> {
         bytes,
     };
 
-    log.refused("empty", &[], POWER_OFF, "is cut")?;
-    log.refused("not a log", &[b'x'; 4096], POWER_OFF, "is not an ftvm log")?;
-    log.refused("cut in its header", &log.bytes[..40], POWER_OFF, "is cut")?;
+    log.refused("empty", &[], power_off, "is cut")?;
+    log.refused("not a log", &[b'x'; 4096], power_off, "is not an ftvm log")?;
+    log.refused("cut in its header", &log.bytes[..40], power_off, "is cut")?;
     log.refused(
         "cut in the middle",
         &log.bytes[..middle],
-        POWER_OFF,
+        power_off,
         "the log is cut",
     )?;
     log.refused(
         "a flip in the magic",
         &log.flipped(0),
-        POWER_OFF,
+        power_off,
         "is not an ftvm log",
     )?;
     log.refused(
         "a flip in the header",
         &log.flipped(40),
-        POWER_OFF,
+        power_off,
         "corrupt",
     )?;
     log.refused(
         "a flip in an entry",
         &log.flipped(middle / 4),
-        POWER_OFF,
+        power_off,
         "corrupt",
     )?;
     let other = "quiet mitigations=off ftvm.do=reboot";
@@ -220,7 +221,7 @@ fn damaged_logs_are_refused() -> Result<()> {
         &host,
         "replay",
         "tiny.cpio",
-        POWER_OFF,
+        power_off,
         &["/tmp/no-such-log"],
     );
     let missing = run(&host, &argv)?;

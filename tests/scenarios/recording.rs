@@ -1,9 +1,15 @@
 //! `ftvm record` and `ftvm replay` on a host.
 
+use testbed::pair::QUICK;
 use testbed::{Exit, Host, Output, Result};
 
 /// Kernel command line of a guest that switches itself off when it is up.
 pub(crate) const POWER_OFF: &str = "quiet mitigations=off ftvm.do=poweroff";
+
+/// The same, for scenarios that are not about the boot ([`QUICK`]).
+pub(crate) fn quick_power_off() -> String {
+    format!("{POWER_OFF} {QUICK}")
+}
 
 /// `ftvm COMMAND` with images of the host.
 pub(crate) fn command(

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use guest_images::{DebianKernel, PackageStore};
 use serde_json::Value;
-use testbed::pair::{DiskServer, Guest, Side, assert_refused, log_address};
+use testbed::pair::{DiskServer, Guest, QUICK, Side, assert_refused, log_address};
 use testbed::{Exit, Host, Layout, Output, Result, Signal, Testbed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -108,7 +108,7 @@ fn statuses_and_events_are_as_promised() -> Result<()> {
     let configure = |name: &str, words: &str| {
         let text = format!(
             "name = \"{name}\"\nkernel = \"{kernel}\"\ninitrd = \"{initrd}\"\n\
-             append = \"quiet mitigations=off ftvm.work=0 {words}\"\n"
+             append = \"quiet mitigations=off {QUICK} ftvm.work=0 {words}\"\n"
         );
         let path = testbed.logs().join(format!("{name}.toml"));
         fs::write(&path, text).expect("a file in the run's directory");
@@ -215,7 +215,7 @@ fn a_primary_takes_its_own_backup_only() -> Result<()> {
     let testbed = Testbed::new("refusals-pair")?;
     let host = testbed.start_host("a")?;
     let mut disk_server = DiskServer::start(&testbed)?;
-    let mut guest = Guest::tiny("picky", "ftvm.do=shell");
+    let mut guest = Guest::tiny("picky", "ftvm.do=shell").quick();
     guest.set_memory(96);
     // There is room for ftvm, and none for the guest's memory.
     let mut cramped = guest.clone();

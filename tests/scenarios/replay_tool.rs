@@ -10,7 +10,7 @@ use logging_channel::entry::{Payload, Registers, page_hash};
 use logging_channel::record::RecordReader;
 use testbed::{Exit, Host, Network, Output, Result, Testbed};
 
-use crate::recording::{self, POWER_OFF};
+use crate::recording::{self, quick_power_off};
 
 const LIMIT: Duration = Duration::from_secs(120);
 const LOG: &str = "/tmp/tool.log";
@@ -18,9 +18,12 @@ const LOG: &str = "/tmp/tool.log";
 const STOP: u64 = 1000;
 const PORT: u16 = 1234;
 const PAGE: usize = 4096;
+/// All of it is taken out of the host, and looked at.
+const MEMORY_MIB: &str = "80";
 
 fn command(host: &Host, name: &str, rest: &[&str]) -> Vec<String> {
-    recording::command(host, name, "tiny.cpio", POWER_OFF, rest)
+    let rest = [&["--memory", MEMORY_MIB], rest].concat();
+    recording::command(host, name, "tiny.cpio", &quick_power_off(), &rest)
 }
 
 fn run(host: &Host, name: &str, rest: &[&str]) -> Result<Output> {

@@ -26,6 +26,15 @@ const LISTEN_OPTION: &str = "--listen";
 /// The guest is protected from its first instruction on.
 const WAIT_OPTION: &str = "--wait-for-backup";
 
+/// Words with which a stock kernel leaves out what makes most of the work of its boot in an emulated host:
+///
+/// - `noreplace-smp`: on one processor it takes some 8,800 lock prefixes out of its code, each under page
+///   tables of its own (`text_poke`): two loads of CR3 and a page fault, half of all exits that a boot
+///   makes inside KVM under shadow paging.
+/// - `nolapic_timer`: it finds out how fast that timer is by awaiting 26 ticks in a loop without an exit.
+///   Each ends in a state delta, and waits for the latency bound: a third of a replicated boot.
+pub const QUICK: &str = "noreplace-smp nolapic_timer";
+
 /// A guest that can be replicated.
 #[derive(Debug, Clone)]
 pub struct Guest {
@@ -114,6 +123,13 @@ impl Guest {
             options: Vec::new(),
             program: "ftvm".to_owned(),
         }
+    }
+
+    /// The same guest, for a scenario that is not about its boot ([`QUICK`]).
+    #[must_use]
+    pub fn quick(mut self) -> Self {
+        self.words = format!("{} {QUICK}", self.words);
+        self
     }
 
     /// The same guest with a disk: an image of the disk server.
