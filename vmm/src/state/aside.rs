@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::StateError;
+use super::error::StateError;
 use crate::ram::{PAGE, Room};
 
 /// Whether there is room for more is looked at once in so many pages: 16 MiB.

@@ -27,6 +27,7 @@ mod aside;
 mod baseline;
 mod capture;
 mod digest;
+mod error;
 mod incoming;
 mod page_cache;
 mod parts;
@@ -37,7 +38,8 @@ pub use baseline::{Baseline, NoRoom};
 pub use capture::{Capture, Progress};
 pub use digest::digest;
 pub(crate) use digest::{digest_rest, part_digests};
-pub use incoming::{Incoming, StateError};
+pub use error::StateError;
+pub use incoming::Incoming;
 
 /// So many pages are looked at between two looks at the clock: also pages that have not changed, of
 /// which nothing is sent, take time.
