@@ -7,7 +7,6 @@
 //! Outputs leave on the thread that reads the acknowledgement. Handing each to another thread
 //! would be two more switches for every frame, on hosts that may have one processor.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,6 +19,7 @@ use crate::devices::Output;
 use crate::disk::DiskPort;
 use crate::engine::OutputGate;
 use crate::io::Outlet;
+use crate::protocol::outputs::HeldOutputs;
 use crate::sources::Waits;
 
 /// How far the log is committed.
@@ -56,13 +56,6 @@ const WAITING_OUTPUTS: usize = 4096;
 /// How often the verdict is looked for that no commit announces.
 const VERDICT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// An output that waits.
-struct Held {
-    output: Output,
-    lsn: Lsn,
-    since: Instant,
-}
-
 /// The gate's end in the guest's thread.
 pub struct Committed<W> {
     outputs: Arc<Outputs>,
@@ -72,19 +65,13 @@ pub struct Committed<W> {
 
 /// Outputs that wait, in order.
 struct Outputs {
-    waiting: Mutex<Waiting>,
+    /// Each since when.
+    waiting: Mutex<HeldOutputs<(Output, Instant)>>,
     room: Condvar,
     /// Who holds it lets outputs out, so that they leave in order. Taken before `waiting`.
     leaving: Mutex<()>,
     outlet: Outlet,
     holds: Waits,
-}
-
-#[derive(Default)]
-struct Waiting {
-    held: VecDeque<Held>,
-    /// Nothing may leave any more.
-    closed: bool,
 }
 
 impl<W: CommitWatch + Sync> Committed<W> {
@@ -145,12 +132,10 @@ impl Outputs {
     /// Takes an output; waits while there are too many.
     fn hold(&self, output: Output, lsn: Lsn) {
         let since = Instant::now();
-        let full = |w: &mut Waiting| w.held.len() >= WAITING_OUTPUTS && !w.closed;
+        let full = |w: &mut HeldOutputs<_>| w.len() >= WAITING_OUTPUTS && !w.is_closed();
         let mut waiting = self.waiting.lock();
         self.room.wait_while(&mut waiting, full);
-        if !waiting.closed {
-            waiting.held.push_back(Held { output, lsn, since });
-        }
+        waiting.hold(lsn, (output, since));
     }
 
     /// Lets out what may leave. Returns the last entry whose output has left, if any has.
@@ -158,10 +143,7 @@ impl Outputs {
         let _in_order = self.leaving.lock();
         let mut last = None;
         let mut now = Instant::now();
-        // Looked at for each: this process may be stopped between any two.
-        while permit.holds(now)
-            && let Some(Held { output, lsn, since }) = self.next(permit.up_to)
-        {
+        while let Some((lsn, (output, since))) = self.next(permit, now) {
             self.outlet.perform(&output);
             now = Instant::now();
             self.holds.note(now.saturating_duration_since(since));
@@ -177,22 +159,19 @@ impl Outputs {
         }
     }
 
-    fn next(&self, committed: Lsn) -> Option<Held> {
+    fn next(&self, permit: Permit, now: Instant) -> Option<(Lsn, (Output, Instant))> {
         let mut waiting = self.waiting.lock();
-        if waiting.held.front()?.lsn > committed {
-            return None;
-        }
-        if waiting.held.len() == WAITING_OUTPUTS {
+        let full = waiting.len() == WAITING_OUTPUTS;
+        let next = waiting.next(permit, now)?;
+        if full {
             self.room.notify_one();
         }
-        waiting.held.pop_front()
+        Some(next)
     }
 
     /// Nothing may leave any more.
     fn close(&self) {
-        let mut waiting = self.waiting.lock();
-        waiting.closed = true;
-        waiting.held.clear();
+        self.waiting.lock().close();
         self.room.notify_one();
     }
 }

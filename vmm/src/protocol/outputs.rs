@@ -46,6 +46,12 @@ impl<T> HeldOutputs<T> {
         self.held.clear();
     }
 
+    /// Nothing leaves any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// How many wait.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -56,5 +62,37 @@ impl<T> HeldOutputs<T> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn outputs_leave_in_order_by_a_permit_that_holds() {
+        let now = Instant::now();
+        let mut held = HeldOutputs::default();
+        held.hold(Lsn(3), "first");
+        // Without an entry of its own.
+        held.hold(Lsn(0), "second");
+        let permit = |up_to, until| Permit {
+            up_to: Lsn(up_to),
+            until,
+        };
+        assert_eq!(held.next(permit(2, None), now), None);
+        let late = Some(now - Duration::from_millis(1));
+        assert_eq!(held.next(permit(3, late), now), None);
+        assert_eq!(
+            held.next(permit(3, Some(now)), now),
+            Some((Lsn(3), "first"))
+        );
+        assert_eq!(held.next(permit(3, None), now), Some((Lsn(0), "second")));
+        held.hold(Lsn(4), "third");
+        held.close();
+        held.hold(Lsn(5), "fourth");
+        assert_eq!(held.next(permit(9, None), now), None);
     }
 }
