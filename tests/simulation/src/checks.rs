@@ -21,6 +21,8 @@ pub(crate) struct Checks {
     pub(crate) failovers: u64,
     /// How often a backup came to protect the guest.
     pub(crate) joins: u64,
+    /// How often one was lost before.
+    pub(crate) joins_cut: u64,
 }
 
 impl Checks {

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+/// How long a host takes to boot, at most.
+pub(crate) const BOOT: Duration = Duration::from_millis(3300);
 /// Hosts.
 pub(crate) const HOSTS: usize = 3;
 
@@ -46,6 +48,43 @@ pub(crate) enum Fault {
     SlowReplay(Duration, Duration),
     /// A bit of the follower's memory flips.
     Flip,
+}
+
+impl Fault {
+    /// How long it lasts.
+    pub(crate) fn duration(self) -> Duration {
+        match self {
+            Self::KillProcess(_) | Self::Flip => Duration::ZERO,
+            Self::KillHost(_) | Self::KillOnlyCopy => BOOT,
+            Self::Freeze(_, time)
+            | Self::Cut(_, _, time)
+            | Self::Loss(_, time)
+            | Self::Latency(_, time)
+            | Self::DiskServerDown(time)
+            | Self::DiskServerSlow(_, time)
+            | Self::DiskServerCut(_, _, time)
+            | Self::SlowReplay(_, time) => time,
+        }
+    }
+
+    /// What is tried at every moment of a join.
+    pub(crate) fn at_moments() -> impl Iterator<Item = Self> {
+        let ways = [Way::There, Way::Back, Way::Both];
+        let (short, long) = (Duration::from_millis(300), Duration::from_secs(3));
+        [
+            Self::KillOnlyCopy,
+            Self::KillHost(Who::Follower),
+            Self::KillProcess(Who::Live),
+            Self::KillProcess(Who::Follower),
+            Self::Freeze(Who::Live, short),
+            Self::Freeze(Who::Live, long),
+            Self::Freeze(Who::Follower, long),
+            Self::Flip,
+            Self::DiskServerDown(long),
+        ]
+        .into_iter()
+        .chain(ways.map(|way| Self::Cut(Who::Follower, way, long)))
+    }
 }
 
 impl fmt::Display for Fault {
@@ -100,6 +139,16 @@ impl Schedule {
             to_disk_server,
             heartbeat_timeout,
             faults,
+        }
+    }
+}
+
+impl Schedule {
+    /// The same with other faults.
+    pub(crate) fn with(&self, faults: Vec<(Duration, Fault)>) -> Self {
+        Self {
+            faults,
+            ..self.clone()
         }
     }
 }

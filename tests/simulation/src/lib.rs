@@ -33,6 +33,7 @@ mod world;
 use std::fmt;
 
 pub use faults::Schedule;
+use faults::{Fault, Who};
 use world::World;
 
 /// A defect that is put into what drives the machines, to see that it is found.
@@ -79,6 +80,8 @@ pub struct Seen {
     pub failovers: u64,
     /// How often a backup came to protect the guest.
     pub joins: u64,
+    /// How often one was lost before.
+    pub joins_cut: u64,
     /// The guest was gone in the end, with the only host that had it.
     pub gone: u64,
 }
@@ -88,6 +91,7 @@ impl std::ops::AddAssign for Seen {
         self.outputs += other.outputs;
         self.failovers += other.failovers;
         self.joins += other.joins;
+        self.joins_cut += other.joins_cut;
         self.gone += other.gone;
     }
 }
@@ -142,6 +146,35 @@ pub fn run(seed: u64, defect: Option<Defect>) -> Result<Seen, Box<Failure>> {
     }
 }
 
+/// Runs a calm schedule of a seed with each fault at every `step`th moment of its first join, and of the
+/// failover and the join after it.
+///
+/// # Errors
+/// One of them broke a promise.
+pub fn run_moments(seed: u64, step: usize) -> Result<Seen, Box<Failure>> {
+    let calm = Schedule::new(seed).with(Vec::new());
+    let first = World::new(&calm, None, false).moments(1);
+    let protected = first.last().copied().unwrap_or_default();
+    let kill = (protected, Fault::KillHost(Who::Live));
+    let second = World::new(&calm.with(vec![kill]), None, false).moments(2);
+    let second = second.into_iter().filter(|at| *at > protected);
+    let first = first.into_iter().map(|at| (Vec::new(), at));
+    let moments = first.chain(second.map(|at| (vec![kill], at)));
+    let mut seen = Seen::default();
+    for (before, at) in moments.step_by(step) {
+        for fault in Fault::at_moments() {
+            let mut faults = before.clone();
+            faults.push((at, fault));
+            let schedule = calm.with(faults);
+            match tried(&schedule, None) {
+                Ok(one) => seen += one,
+                Err(_) => return Err(Box::new(explained(schedule, None))),
+            }
+        }
+    }
+    Ok(seen)
+}
+
 fn tried(schedule: &Schedule, defect: Option<Defect>) -> Result<Seen, String> {
     let mut world = World::new(schedule, defect, false);
     let left = world.run();
@@ -152,6 +185,7 @@ fn tried(schedule: &Schedule, defect: Option<Defect>) -> Result<Seen, String> {
             outputs: checks.outputs,
             failovers: checks.failovers,
             joins: checks.joins,
+            joins_cut: checks.joins_cut,
             gone: u64::from(!left),
         }),
     }

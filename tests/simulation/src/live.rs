@@ -119,6 +119,7 @@ impl Runner {
             if session.end.take_state_wanted().is_some() {
                 env.note(|| "a backup asks for the state".into());
                 session.transfer = Some(Transfer::default());
+                self.live.state_begun();
                 self.append(Entry::Begin, env);
             }
         }
@@ -351,7 +352,10 @@ impl Runner {
         let of = self.of;
         env.note(|| format!("{of}: the backup is lost: {reason}"));
         match self.live.lose_session() {
-            Lost::Join => None,
+            Lost::Join => {
+                env.checks.joins_cut += 1;
+                None
+            }
             Lost::Backup => Some(Told::PeerLost(reason.to_string())),
         }
     }

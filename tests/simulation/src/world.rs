@@ -7,7 +7,7 @@ use disk_server::arbiter::Record;
 use crate::Defect;
 use crate::disk_server::DiskServer;
 use crate::env::{End, Env, Event, ProcessId};
-use crate::faults::{Fault, HOSTS, Schedule, Way, Who};
+use crate::faults::{BOOT, Fault, HOSTS, Schedule, Way, Who};
 use crate::guest::{CLIENTS, Reply, Request};
 use crate::network::Item;
 use crate::process::{Process, Role, claimant};
@@ -56,9 +56,8 @@ impl World {
 
     /// Runs it to its end. Whether the guest is left then.
     pub(crate) fn run(&mut self) -> bool {
-        let longest = Duration::from_millis(6500);
-        let last = self.faults.iter().map(|(at, _)| *at).max();
-        let calm = last.unwrap_or_default() + longest;
+        let over = self.faults.iter().map(|(at, fault)| *at + fault.duration());
+        let calm = over.max().unwrap_or_default() + Duration::from_millis(200);
         if !self.run_until(calm) {
             return false;
         }
@@ -84,6 +83,24 @@ impl World {
         true
     }
 
+    /// When something happens, until a backup has come to protect the guest so often, and shortly after.
+    pub(crate) fn moments(&mut self, joins: u64) -> Vec<Duration> {
+        const AFTER: usize = 40;
+        let limit = Duration::from_secs(60);
+        let mut moments = Vec::new();
+        let mut left = AFTER;
+        while left > 0
+            && let Some(event) = self.env.next(limit)
+        {
+            self.step(event);
+            self.close_lines();
+            moments.push(self.env.now);
+            left -= usize::from(self.env.checks.joins >= joins);
+        }
+        moments.dedup();
+        moments
+    }
+
     fn acknowledged(&self) -> [u64; CLIENTS] {
         let acknowledged = self.env.checks.acknowledged;
         acknowledged.map(|reply| reply.map_or(0, |reply| reply.request.number))
@@ -93,10 +110,8 @@ impl World {
     fn run_until(&mut self, until: Duration) -> bool {
         while let Some(event) = self.env.next(until) {
             self.step(event);
-            let ended = std::mem::take(&mut self.env.ended);
-            if ended {
-                self.close_lines();
-            }
+            let ended = self.env.ended;
+            self.close_lines();
             if self.env.checks.broken.is_some() {
                 return false;
             }
@@ -132,6 +147,9 @@ impl World {
 
     /// The kernel closes what processes that have ended leave behind.
     fn close_lines(&mut self) {
+        if !std::mem::take(&mut self.env.ended) {
+            return;
+        }
         for line in 0..self.env.network.lines.len() {
             for end in 0..2 {
                 let it = &self.env.network.lines[line];
@@ -441,7 +459,8 @@ impl World {
         }
         if with_host {
             self.hosts[host] = false;
-            let after = Duration::from_millis(300) + self.env.jitter(Duration::from_secs(3));
+            let least = Duration::from_millis(300);
+            let after = least + self.env.jitter(BOOT - least);
             self.env.after(after, Event::Boot(host));
         }
     }

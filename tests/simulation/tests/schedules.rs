@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use simulation::{Defect, Seen, run};
+use simulation::{Defect, Seen, run, run_moments};
 
 #[test]
 fn schedules_keep_all_promises() {
@@ -12,6 +12,16 @@ fn schedules_keep_all_promises() {
     }
     // They are about something.
     assert!(seen.failovers > 100 && seen.joins > 300, "{seen:?}");
+}
+
+#[test]
+fn a_join_may_be_cut_at_every_moment() {
+    let mut seen = Seen::default();
+    for seed in [1, 2] {
+        seen += run_moments(seed, 5).unwrap_or_else(|failure| panic!("{failure}"));
+    }
+    println!("{seen:?}");
+    assert!(seen.joins_cut > 200 && seen.gone > 50, "{seen:?}");
 }
 
 #[test]
