@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::env::ProcessId;
 use crate::guest::{CLIENTS, Guest, Reply};
+use crate::message::ProcessId;
 
 /// What was seen.
 #[derive(Debug, Default)]

@@ -2,42 +2,12 @@
 
 use std::time::Duration;
 
-use disk_server::arbiter::{Answer, ClaimRequest, Record, decide};
+use disk_server::arbiter::{Record, decide};
 
-use crate::env::{Env, Event, ProcessId};
+use crate::env::Env;
+use crate::event::Event;
 use crate::faults::HOSTS;
-
-/// What is asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Question {
-    Read,
-    Claim(ClaimRequest),
-}
-
-/// What is answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Told {
-    Record(Record),
-    Claim(Answer),
-}
-
-/// Where a question is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// It arrives.
-    Comes,
-    /// It is decided, and that is on the disk.
-    Decided,
-}
-
-/// A question on its way.
-#[derive(Debug, Clone)]
-pub(crate) struct Asked {
-    pub(crate) by: ProcessId,
-    pub(crate) host: usize,
-    pub(crate) number: u64,
-    pub(crate) question: Question,
-}
+use crate::message::{Asked, Question, Stage, Told};
 
 #[derive(Debug, Default)]
 pub(crate) struct DiskServer {

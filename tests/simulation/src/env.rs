@@ -8,104 +8,13 @@ use fastrand::Rng;
 use logging_channel::Settings;
 use logging_channel::heartbeat::Heartbeat;
 
-use crate::Defect;
 use crate::checks::Checks;
-use crate::disk_server::{Asked, Question, Stage, Told};
+use crate::defect::Defect;
+use crate::event::{Event, Timer};
 use crate::faults::Schedule;
-use crate::guest::{Reply, Request};
-use crate::network::{Item, Network};
-
-/// A run of `ftvm`.
-pub(crate) type ProcessId = usize;
-
-/// Something that happens at its time.
-#[derive(Debug, Clone)]
-pub(crate) enum Event {
-    /// Something comes over a connection.
-    Packet {
-        line: usize,
-        to: usize,
-        item: Item,
-    },
-    /// What a cut connection has kept is sent again.
-    Again {
-        line: usize,
-        to: usize,
-    },
-    Datagram {
-        to: ProcessId,
-        from: usize,
-        beat: Heartbeat,
-    },
-    Timer {
-        of: ProcessId,
-        timer: Timer,
-    },
-    /// A frame comes to all hosts.
-    Frame {
-        host: usize,
-        request: Request,
-    },
-    Reply(Reply),
-    Client(usize),
-    Asked {
-        asked: Asked,
-        stage: Stage,
-        run: u64,
-    },
-    Told {
-        to: ProcessId,
-        number: u64,
-        told: Told,
-    },
-    Fault(usize),
-    Over(End),
-    Boot(usize),
-    Operator,
-}
-
-/// A fault is over.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum End {
-    Frozen(ProcessId),
-    /// Between two hosts.
-    Cut(usize, usize),
-    Loss,
-    Latency(Duration),
-    DiskServerDown,
-    DiskServerSlow,
-    DiskServerCut(usize, usize),
-    SlowReplay,
-}
-
-/// What a process does at a time of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Timer {
-    /// An exit of the guest.
-    Exit,
-    /// A heartbeat of this session is due.
-    Beat(u64),
-    /// A look how this session gets on.
-    Look(u64),
-    /// An open batch of this session has waited.
-    Linger(u64),
-    /// A report is due, by this plan.
-    Report(u64),
-    /// A thread that was about to let outputs out runs again.
-    Late,
-    /// The replay's next step.
-    Step,
-    /// All that the socket of a lost session held was read.
-    Drained,
-    /// No answer came to this question.
-    Unanswered(u64),
-    /// The disk server is to be asked again.
-    AskAgain,
-    /// The record is to be looked at.
-    Record,
-    /// The handshake takes too long.
-    Handshake,
-}
+use crate::guest::Reply;
+use crate::message::{Asked, Item, ProcessId, Question, Stage};
+use crate::network::{Line, Network};
 
 #[derive(Debug)]
 struct Queued {
@@ -234,6 +143,37 @@ impl Env {
                 run: 0,
             },
         );
+    }
+
+    pub(crate) fn connect(&mut self, ends: [ProcessId; 2], hosts: [usize; 2]) -> usize {
+        self.network.lines.push(Line::new(ends, hosts));
+        self.network.lines.len() - 1
+    }
+
+    /// Sends to an end of a line, behind what was sent before.
+    pub(crate) fn send(&mut self, line: usize, to: usize, item: Item) {
+        let latency = self.network.latency;
+        let at = self.now + latency + self.jitter(latency / 2);
+        let last = &mut self.network.lines[line].last[to];
+        let at = at.max(*last);
+        *last = at;
+        self.at(at, Event::Packet { line, to, item });
+    }
+
+    /// An end is closed by its process, or by the kernel of one that is gone.
+    pub(crate) fn close(&mut self, line: usize, end: usize) {
+        if std::mem::replace(&mut self.network.lines[line].open[end], false) {
+            self.send(line, 1 - end, Item::Fin);
+        }
+    }
+
+    pub(crate) fn send_beat(&mut self, from: usize, to: ProcessId, beat: Heartbeat) {
+        let lost = self.rng.u32(..100) < self.network.loss;
+        if !lost {
+            let latency = self.network.latency;
+            let after = latency + self.jitter(latency);
+            self.after(after, Event::Datagram { to, from, beat });
+        }
     }
 
     pub(crate) fn has(&self, defect: Defect) -> bool {

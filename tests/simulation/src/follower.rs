@@ -10,10 +10,11 @@ use logging_channel::entry::Lsn;
 use logging_channel::heartbeat::{Heartbeat, Role};
 use logging_channel::protocol::{BackupEnd, FromPrimary, Pulse};
 
-use crate::Defect;
-use crate::env::{Env, ProcessId, Timer};
+use crate::defect::Defect;
+use crate::env::Env;
+use crate::event::Timer;
 use crate::guest::{Entry, Logged, Replay, Reply};
-use crate::network::Item;
+use crate::message::{Item, ProcessId};
 
 /// How soon all is read that the socket of a lost session holds.
 const DRAIN: Duration = Duration::from_millis(4);

@@ -8,8 +8,9 @@ use disk_server::arbiter::{Answer, Claim, ClaimRequest, Claimant};
 use ftvm_vmm::protocol::epoch::{Core, Effect, Input, Task};
 use ftvm_vmm::protocol::rights::{Repeat, STOPPED, repeats};
 
-use crate::disk_server::{Question, Told};
-use crate::env::{Env, ProcessId, Timer};
+use crate::env::Env;
+use crate::event::Timer;
+use crate::message::{ProcessId, Question, Told};
 
 /// How soon an answer is not waited for any more.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(1000);

@@ -11,10 +11,11 @@ use logging_channel::entry::Lsn;
 use logging_channel::heartbeat::{Heartbeat, Role};
 use logging_channel::protocol::{Appended, Permit, PrimaryEnd, Pulse};
 
-use crate::Defect;
-use crate::env::{Env, ProcessId, Timer};
+use crate::defect::Defect;
+use crate::env::Env;
+use crate::event::Timer;
 use crate::guest::{Entry, Guest, Logged, Reply, Request, Transfer};
-use crate::network::Item;
+use crate::message::{Item, ProcessId};
 
 /// The longest time between two exits.
 const EXIT: Duration = Duration::from_millis(12);

@@ -12,13 +12,13 @@ use logging_channel::handshake::Title;
 use logging_channel::heartbeat::Heartbeat;
 use logging_channel::session::Confirmation;
 
-use crate::disk_server::{Question, Told};
-use crate::env::{Env, Event, ProcessId, Timer};
+use crate::env::Env;
+use crate::event::{Event, Timer};
 use crate::follower::{self, Following};
 use crate::guest::{Guest, Request};
 use crate::keeper::{Keeper, PATIENCE};
 use crate::live::{self, Runner};
-use crate::network::Item;
+use crate::message::{Item, ProcessId, Question, Told};
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(2);

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use disk_server::arbiter::Record;
 
-use crate::Defect;
+use crate::defect::Defect;
 use crate::disk_server::DiskServer;
-use crate::env::{End, Env, Event, ProcessId};
+use crate::env::Env;
+use crate::event::{End, Event};
 use crate::faults::{BOOT, Fault, HOSTS, Schedule, Way, Who};
 use crate::guest::{CLIENTS, Reply, Request};
-use crate::network::Item;
+use crate::message::{Item, ProcessId};
 use crate::process::{Process, Role, claimant};
 
 /// How soon a client asks again.

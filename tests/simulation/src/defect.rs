@@ -1,0 +1,36 @@
+//! What is broken on purpose.
+
+/// A defect that is put into what drives the machines, to see that it is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Defect {
+    /// Outputs do not wait for their acknowledgement.
+    OutputBeforeAcknowledgement,
+    /// An acknowledged output leaves however long ago the backup was heard.
+    PermitWithoutLease,
+    /// An acknowledged output leaves for as much longer as the network takes there and back.
+    PermitForARoundTripMore,
+    /// What is decided while the guest is alone lets out all that comes later.
+    EverythingMayLeaveAlone,
+    /// A backup claims as soon as it lost its primary.
+    ClaimBeforeReplay,
+    /// A backup that does not protect the guest yet claims.
+    TargetClaims,
+    /// A backup that differs claims.
+    DivergedClaims,
+    /// A backup acknowledges after it took its primary for lost.
+    AcknowledgementAfterLoss,
+}
+
+impl Defect {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::OutputBeforeAcknowledgement,
+        Self::PermitWithoutLease,
+        Self::PermitForARoundTripMore,
+        Self::EverythingMayLeaveAlone,
+        Self::ClaimBeforeReplay,
+        Self::TargetClaims,
+        Self::DivergedClaims,
+        Self::AcknowledgementAfterLoss,
+    ];
+}

@@ -1,0 +1,61 @@
+//! What processes say to each other and to the disk server.
+
+use disk_server::arbiter::{Answer, ClaimRequest, Record};
+use logging_channel::control::Control;
+use logging_channel::entry::Lsn;
+use logging_channel::handshake::Title;
+
+use crate::guest::Logged;
+
+/// A run of `ftvm`.
+pub(crate) type ProcessId = usize;
+
+/// What a stream carries.
+#[derive(Debug, Clone)]
+pub(crate) enum Item {
+    Hello,
+    Welcome {
+        session: u64,
+        title: Title,
+    },
+    Ready,
+    Begin,
+    Batch(Lsn, Vec<Logged>),
+    Control(Control),
+    /// The other end was closed.
+    Fin,
+    /// There is no other end.
+    Reset,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Question {
+    Read,
+    Claim(ClaimRequest),
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Told {
+    Record(Record),
+    Claim(Answer),
+}
+
+/// Where a question is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// It arrives.
+    Comes,
+    /// It is decided, and that is on the disk.
+    Decided,
+}
+
+/// A question on its way.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) by: ProcessId,
+    pub(crate) host: usize,
+    pub(crate) number: u64,
+    pub(crate) question: Question,
+}
