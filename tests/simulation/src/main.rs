@@ -7,9 +7,14 @@ use std::thread;
 use std::time::Instant;
 
 use clap::Parser;
-use simulation::{Failure, Seen, run};
+use simulation::{Failure, Seen, run, run_moments};
 
-/// Tries the protocol of two hosts, their networks, the disk server and clients in simulated schedules.
+/// So many schedules have one beside them in which everything is tried at every moment of two joins.
+const MOMENTS: u64 = 1000;
+/// At every one of so many.
+const STEP: usize = 3;
+
+/// Tries the protocol of hosts, their networks, the disk server and clients in simulated schedules.
 #[derive(Debug, Parser)]
 struct Simulate {
     /// How many schedules.
@@ -33,7 +38,13 @@ fn main() -> ExitCode {
                 return;
             }
             drop(mine);
-            let found = run(seed.wrapping_add(number), None);
+            let seed = seed.wrapping_add(number);
+            let found = run(seed, None).and_then(|mut seen| {
+                if number.is_multiple_of(MOMENTS) {
+                    seen += run_moments(seed, STEP)?;
+                }
+                Ok(seen)
+            });
             let mut all = seen.lock().unwrap_or_else(PoisonError::into_inner);
             match found {
                 Ok(one) => all.0 += one,
