@@ -93,8 +93,12 @@ impl Baseline {
             settled: PageSet::empty(pages),
             scrubbed: 0,
         };
+        // A kernel that starts changes a few bytes in most of its pages.
         for page in ram::take_written(&baseline.memory) {
-            baseline.take_changed(page);
+            if baseline.take_changed(page).is_some() {
+                let content = *baseline.current(page);
+                baseline.cache.keep(page, &content);
+            }
         }
         Ok(baseline)
     }

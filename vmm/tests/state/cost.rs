@@ -84,6 +84,44 @@ fn both_hosts_need_little_more_than_the_memory_of_the_guest() {
     );
 }
 
+/// What was there before the guest began, and what deltas had, both hosts know.
+#[test]
+fn few_bytes_are_sent_of_a_page_of_which_few_changed() {
+    const WRITTEN: u64 = 400;
+    let initial = |page| (page < WRITTEN).then(|| noise(&mut Dice(page)));
+    let mut pair = Pair::new(16 * 2 * WRITTEN, &initial, false);
+    let mut turn = 0..;
+    let mut sends = |pair: &mut Pair, pages: std::ops::Range<u64>| {
+        let at = 8 * turn.next().expect("any number of turns");
+        for page in pages.clone() {
+            pair.primary.write(page, at, &[at as u8 + 1; 8]);
+        }
+        let sent = pair.sent;
+        assert!(pair.delta(None));
+        pair.exits += 1;
+        (pair.sent - sent) / (pages.end - pages.start)
+    };
+    for _ in 0..3 {
+        let bytes = sends(&mut pair, 0..WRITTEN);
+        assert!(bytes < 40, "{bytes} bytes a page");
+    }
+    // Others take their places in time.
+    let others = 8 * WRITTEN..10 * WRITTEN;
+    for page in others.clone() {
+        let content = noise(&mut Dice(page));
+        pair.primary.write(page, 0, &content);
+        pair.backup.write(page, 0, &content);
+    }
+    pair.exit();
+    pair.digest(0, None);
+    assert!(sends(&mut pair, others.clone()) > PAGE as u64 / 4);
+    for _ in 0..10 {
+        sends(&mut pair, others.clone());
+    }
+    let bytes = sends(&mut pair, others);
+    assert!(bytes < 40, "{bytes} bytes a page");
+}
+
 /// Bytes of a delta, and times, for guests that write to so many pages between two deltas.
 #[test]
 #[ignore = "measures, and fails in no case"]
