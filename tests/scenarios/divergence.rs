@@ -12,6 +12,9 @@ const LIMIT: Duration = Duration::from_secs(180);
 /// Bits of the backup are flipped, in this order. From the third one on it is no accident any more: its
 /// repair waits, and the cause is named.
 const TARGETS: &str = "memory,entry,window,accessed-bit";
+/// A digest comes between two flips of a bit, which follow one another in a second: the second one makes
+/// good what the first one did.
+const DIGESTS_MS: &str = "100";
 /// What the causes of the third and the fourth are said to be.
 const CAUSES: [&str; 2] = [
     "open the interrupt window at other places",
@@ -29,8 +32,9 @@ fn each(told: &Told, kind: &str) -> Vec<Value> {
 fn flipped_bits_are_found_and_repaired() -> Result<()> {
     let testbed = Testbed::new("divergence")?;
     let hosts = testbed.start_hosts(["a", "b"])?;
-    let guest = Guest::redis("bent").sabotaged(&hosts)?;
-    let mut pair = Pair::start_on(&testbed, hosts, guest, &[], &["--sabotage", TARGETS])?;
+    let guest = Guest::redis("bent").quick().sabotaged(&hosts)?;
+    let (primary, backup) = (["--digest-interval", DIGESTS_MS], ["--sabotage", TARGETS]);
+    let mut pair = Pair::start_on(&testbed, hosts, guest, &primary, &backup)?;
 
     let (mut differences, mut causes) = (Vec::new(), Vec::new());
     for (before, target) in TARGETS.split(',').enumerate() {
@@ -75,7 +79,8 @@ fn a_backup_that_differs_does_not_go_live() -> Result<()> {
     let testbed = Testbed::new("divergence-failover")?;
     let [mut a, b] = testbed.start_hosts(["a", "b"])?;
     let disk_server = DiskServer::start(&testbed)?;
-    let guest = Guest::tiny("unfit", "ftvm.do=shell").sabotaged([&a, &b])?;
+    let guest = Guest::tiny("unfit", "ftvm.do=shell").quick();
+    let guest = guest.sabotaged([&a, &b])?;
     let _primary = guest.primary(&a, &disk_server, &["--never-repair"])?;
     let mut backup = guest.backup_with(&b, &a, &disk_server, &["--sabotage", "register"])?;
     backup.wait_for("role", LIMIT)?;
