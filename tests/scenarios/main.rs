@@ -39,5 +39,6 @@ mod recording;
 mod refusals;
 mod replay_tool;
 mod selftest;
+mod shadow_pages;
 mod stressors;
 mod table;

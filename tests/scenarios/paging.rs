@@ -1,14 +1,16 @@
 //! Guests that notice what KVM does with their page tables are replayed without a difference under
-//! shadow paging: programs that look at accessed bits, that fill and give back memory, with few stops and
-//! with many of them. Where the host drops KVM's shadow pages by itself, that is found.
+//! shadow paging: programs that look at accessed bits, with few stops and with many of them (`stressors` has
+//! one that fills and gives back memory). Where the host drops KVM's shadow pages by itself, that is found.
 
 use std::fs;
 use std::time::Duration;
 
 use guest_images::{Archive, accessed_bits};
+use testbed::pair::QUICK;
 use testbed::{Host, HostProcess, Result, Testbed};
 
 use crate::recording::{command, run};
+use crate::shadow_pages::ShadowPages;
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -30,26 +32,29 @@ $command
 /bin/busybox poweroff -f
 "#;
 
-/// A guest that looks at its paging, and how it is stopped.
+/// How a guest is stopped that looks at its paging.
 struct Case {
-    initrd: &'static str,
-    run: &'static str,
+    words: &'static str,
     options: &'static [&'static str],
     /// State deltas that there are, at least.
     deltas: u64,
 }
 
-const BITS: &str = "accessed-bits+400+64";
-const CASES: [Case; 3] = [
+/// The guest's command line, with further words.
+fn words(further: &str) -> String {
+    format!("quiet mitigations=off {further} rdinit=/paging/init ftvm.run=accessed-bits+400+64")
+}
+
+const CASES: [Case; 2] = [
+    // Its timer would be found out with a stop a second.
     Case {
-        initrd: "tiny.cpio",
-        run: BITS,
+        words: QUICK,
         options: &["--memory", "128", "--latency", "1000"],
         deltas: 0,
     },
+    // Most stops are those in which it finds out how fast its timer is.
     Case {
-        initrd: "tiny.cpio",
-        run: BITS,
+        words: "",
         options: &[
             "--memory",
             "128",
@@ -60,16 +65,10 @@ const CASES: [Case; 3] = [
         ],
         deltas: 10,
     },
-    Case {
-        initrd: "load.cpio",
-        run: "/usr/bin/stress-ng+--quiet+--bigheap+1+--timeout+2s",
-        options: &["--memory", "256"],
-        deltas: 1,
-    },
 ];
 
-/// Makes an initramfs in a host: another one's, with [`INIT`] and the program in it.
-fn initrd(testbed: &Testbed, host: &Host, base: &str) -> Result<String> {
+/// Makes an initramfs in a host: the tiny guest's, with [`INIT`] and the program in it.
+fn initrd(testbed: &Testbed, host: &Host) -> Result<String> {
     let mut archive = Archive::new();
     let program = accessed_bits::program().expect("it compiles");
     archive
@@ -77,7 +76,10 @@ fn initrd(testbed: &Testbed, host: &Host, base: &str) -> Result<String> {
         .file("bin/accessed-bits", 0o755, program);
     let local = testbed.logs().join("paging.cpio");
     fs::write(&local, archive.to_bytes()).expect("a file in the run's directory");
-    let (base, ours) = (host.image(base), host.provide(&local, "paging.cpio")?);
+    let (base, ours) = (
+        host.image("tiny.cpio"),
+        host.provide(&local, "paging.cpio")?,
+    );
     let both = "/tmp/guest.cpio";
     host.check(&["sh", "-c", &format!("cat {base} {ours} > {both}")])?;
     Ok(both.to_owned())
@@ -87,65 +89,33 @@ fn initrd(testbed: &Testbed, host: &Host, base: &str) -> Result<String> {
 fn guests_that_look_at_their_paging_are_replayed_without_a_difference() -> Result<()> {
     let testbed = Testbed::new("paging")?;
     let host = testbed.start_host("a")?;
-    let watching = watch_shadow_pages(&host)?;
+    let watching = ShadowPages::watch(&host)?;
+    let initrd = initrd(&testbed, &host)?;
     for case in CASES {
-        let initrd = initrd(&testbed, &host, case.initrd)?;
-        let words = format!(
-            "quiet mitigations=off rdinit=/paging/init ftvm.run={}",
-            case.run
-        );
+        let words = words(case.words);
         let log = ["--verify", "--log", "/tmp/paging.log"];
         let record = [case.options, &log, &["--console-log", "/tmp/console"]].concat();
         host.check(&["rm", "-f", "/tmp/console"])?;
         let recorded = run(&host, &command(&host, "record", &initrd, &words, &record))?;
-        assert!(recorded.exit.success(), "{}: {recorded:?}", case.run);
+        assert!(recorded.exit.success(), "{recorded:?}");
         let console = host.check(&["cat", "/tmp/console"])?;
-        if case.run == BITS {
-            assert_eq!(console.matches("accessed-bits: ").count(), 2, "{console}");
-        }
+        assert_eq!(console.matches("accessed-bits: ").count(), 2, "{console}");
         let replay = [&case.options[..2], &["/tmp/paging.log"]].concat();
         let replayed = run(&host, &command(&host, "replay", &initrd, &words, &replay))?;
-        assert!(replayed.exit.success(), "{}: {replayed:?}", case.run);
+        assert!(replayed.exit.success(), "{replayed:?}");
         let line = replayed.stdout.trim();
-        println!("{} {:?}: {line}", case.run, case.options);
+        println!("{:?}: {line}", case.options);
         assert!(line.starts_with("no difference: "), "{replayed:?}");
         let deltas = line
             .rsplit("; ")
             .next()
             .and_then(|end| end.split(' ').next());
         let deltas: u64 = deltas.and_then(|n| n.parse().ok()).expect("a number");
-        assert!(deltas >= case.deltas, "{}: {line}", case.run);
+        assert!(deltas >= case.deltas, "{line}");
     }
-    host.check(&["touch", "/tmp/enough"])?;
-    watching.wait(LIMIT)?;
-    let counted = host.check(&["cat", "/tmp/shadow-pages"])?;
-    let most = |column| {
-        let words = counted
-            .lines()
-            .filter_map(|line| line.split(' ').nth(column));
-        words
-            .filter_map(|word| word.parse::<u64>().ok())
-            .max()
-            .expect("KVM counts")
-    };
-    println!("shadow pages: {} made, {} recycled", most(0), most(1));
-    assert!(most(0) > 0, "{counted}");
-    assert_eq!(most(1), 0, "KVM had too few shadow pages: {counted}");
+    watching.were_enough()?;
     testbed.succeed();
     Ok(())
-}
-
-/// Has a host write down, again and again until there is `/tmp/enough`, how many shadow pages KVM has made
-/// for the guest that runs, and how many it took away to make others.
-fn watch_shadow_pages(host: &Host) -> Result<HostProcess> {
-    const AGAIN: &str = "kvm=/sys/kernel/debug/kvm
-        [ -d $kvm ] || mount -t debugfs debugfs /sys/kernel/debug
-        rm -f /tmp/enough
-        until [ -e /tmp/enough ]; do
-            echo $(cat $kvm/mmu_cache_miss $kvm/mmu_recycled)
-            sleep 0.1
-        done > /tmp/shadow-pages";
-    host.spawn(&["sh", "-c", AGAIN])
 }
 
 /// Has a host drop the shadow pages of its guests again and again, until [`stop_dropping`]. It looks
@@ -170,8 +140,8 @@ fn stop_dropping(host: &Host, dropping: HostProcess) -> Result<()> {
 fn a_host_that_drops_shadow_pages_is_found_out() -> Result<()> {
     let testbed = Testbed::new("dropped-shadow-pages")?;
     let host = testbed.start_host("a")?;
-    let words = format!("quiet mitigations=off rdinit=/paging/init ftvm.run={BITS}");
-    let initrd = initrd(&testbed, &host, "tiny.cpio")?;
+    let words = words(QUICK);
+    let initrd = initrd(&testbed, &host)?;
     let options = ["--digest-interval", "10", "--log", "/tmp/paging.log"];
     let dropping = drop_shadow_pages(&host)?;
     let recorded = run(&host, &command(&host, "record", &initrd, &words, &options))?;

@@ -14,9 +14,11 @@ use std::time::Duration;
 use guest_images::error::ImageError;
 use guest_images::libraries::{PackageLibraries, add_programs};
 use guest_images::{Archive, PackageStore, images};
+use testbed::pair::QUICK;
 use testbed::{Exit, Host, Layout, Result, Testbed};
 
 use crate::recording::{Compared, command};
+use crate::shadow_pages::ShadowPages;
 use crate::table::put_row;
 
 /// For a recording or a replay.
@@ -44,8 +46,9 @@ const DIFFERING: [(&str, &str); 6] = [
 ];
 const X87_POINTERS: &str = "reads x87 pointers";
 
-/// What the suite tries: address spaces that come and go, signals, floating point.
-const SHARE: [&str; 3] = ["fork", "sigsegv", "vecfp"];
+/// What the suite tries: address spaces that come and go, signals, floating point, and memory that is filled
+/// and given back.
+const SHARE: [&str; 5] = ["fork", "sigsegv", "vecfp", "bigheap", "bigheap"];
 
 /// A host, and what its guests boot from.
 struct Stage {
@@ -88,7 +91,7 @@ impl Stage {
 
     /// Runs `ftvm` to its end. Gives how that was, all it printed, and the guest's console.
     fn ftvm(&self, name: &str, names: &str, rest: &[&str]) -> Result<(Exit, String, String)> {
-        let words = format!("quiet loglevel=0 mitigations=off stressors={names}");
+        let words = format!("quiet loglevel=0 mitigations=off {QUICK} stressors={names}");
         let options = ["--memory", MEMORY_MIB, "--console-log", CONSOLE];
         let options = [&options[..], rest].concat();
         let argv = command(&self.host, name, &self.initrd, &words, &options);
@@ -277,9 +280,13 @@ fn stressors_are_replayed_without_a_difference() -> Result<()> {
     let testbed = Testbed::new("stressors")?;
     let Ok(wanted) = std::env::var("FTVM_STRESSORS") else {
         let stage = Stage::new(testbed)?;
+        let shadow_pages = ShadowPages::watch(&stage.host)?;
         let outcome = stage.record_and_replay(&SHARE)?;
-        let compared = outcome.compared;
-        assert!(compared.is_ok(), "{:?}", compared.err());
+        match outcome.compared {
+            Ok(compared) => assert!(compared.deltas > 0, "{compared:?}"),
+            Err(differs) => panic!("{differs:?}"),
+        }
+        shadow_pages.were_enough()?;
         for ran in &outcome.ran {
             assert!(ran.end.starts_with("0 ") && ran.excuse.is_none(), "{ran:?}");
         }
