@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use guest_images::GuestImages;
-use testbed::pair::{Guest, Pair};
+use testbed::pair::{Guest, Pair, QUICK};
 use testbed::{GUEST, Result, Testbed};
 
 const LIMIT: Duration = Duration::from_secs(180);
@@ -33,7 +33,7 @@ fn it_replays_and_survives_the_loss_of_its_host() -> Result<()> {
 
     let mut guest = Guest::redis("newer");
     guest.kernel = GuestImages::VMLINUX_DEBIAN_13.to_owned();
-    guest.words = format!("quiet ftvm.ip={GUEST}/24");
+    guest.words = format!("quiet ftvm.ip={GUEST}/24 {QUICK}");
     let mut pair = Pair::start_on(&testbed, hosts, guest, &[], &[])?;
     pair.a.kill();
     pair.backup.wait_for("live", LIMIT)?;

@@ -15,8 +15,9 @@ const ROUNDS_VARIABLE: &str = "FTVM_ROUNDS";
 const LOG: &str = "/tmp/micro.log";
 const RECORDED_CONSOLE: &str = "/tmp/micro.recorded";
 const REPLAYED_CONSOLE: &str = "/tmp/micro.replayed";
-/// Pages of the guest's 128 MiB.
-const ALL_PAGES: &str = " 32768 pages of memory";
+/// They use memory up to 48 MiB, and all of it is copied, hashed and compared.
+const MEMORY_MIB: &str = "64";
+const ALL_PAGES: &str = " 16384 pages of memory";
 /// Exit status of a replay that differs from its log.
 const DIVERGED: Exit = Exit::Code(4);
 
@@ -88,7 +89,8 @@ fn take_console(host: &Host, path: &str) -> Result<String> {
 fn try_guest(host: &Host, trial: &Trial) -> Result<Option<String>> {
     let guest = trial.guest;
     let image = host.image(&guest.image());
-    let kernel = ["--kernel", &image, "--append", trial.words, "--console-log"];
+    let kernel = ["--kernel", &image, "--append", trial.words];
+    let kernel = [&kernel[..], &["--memory", MEMORY_MIB, "--console-log"]].concat();
     let record = [
         &["record", "--verify", "--log", LOG][..],
         &kernel,
