@@ -59,6 +59,7 @@ pub(crate) enum End {
     Frozen(ProcessId),
     /// Between two hosts.
     Cut(usize, usize),
+    CutStreams(usize, usize),
     Loss,
     Latency(Duration),
     DiskServerDown,

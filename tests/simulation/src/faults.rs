@@ -40,6 +40,8 @@ pub(crate) enum Fault {
     KillOnlyCopy,
     Freeze(Who, Duration),
     Cut(Who, Way, Duration),
+    /// Heartbeats get through, and the log does not.
+    CutStreams(Who, Way, Duration),
     Loss(u32, Duration),
     Latency(Duration, Duration),
     DiskServerDown(Duration),
@@ -58,6 +60,7 @@ impl Fault {
             Self::KillHost(_) | Self::KillOnlyCopy => BOOT,
             Self::Freeze(_, time)
             | Self::Cut(_, _, time)
+            | Self::CutStreams(_, _, time)
             | Self::Loss(_, time)
             | Self::Latency(_, time)
             | Self::DiskServerDown(time)
@@ -84,6 +87,7 @@ impl Fault {
         ]
         .into_iter()
         .chain(ways.map(|way| Self::Cut(Who::Follower, way, long)))
+        .chain(ways.map(|way| Self::CutStreams(Who::Follower, way, long)))
     }
 }
 
@@ -169,11 +173,12 @@ fn fault(rng: &mut Rng) -> Fault {
         4..10 => Fault::KillHost(who),
         10 if rng.u32(..4) == 0 => Fault::KillOnlyCopy,
         10..15 => Fault::Freeze(who, long),
-        15..20 => Fault::Cut(who, way, long),
+        15..18 => Fault::Cut(who, way, long),
+        18 | 19 => Fault::CutStreams(who, way, long),
         20 => Fault::Loss(rng.u32(10..95), long),
         21 => Fault::Latency(ms(1..80, rng), long),
         22 | 23 => Fault::DiskServerDown(long),
-        24 => Fault::DiskServerSlow(ms(5..400, rng), long),
+        24 => Fault::DiskServerSlow(ms(5..3000, rng), long),
         25..28 => Fault::DiskServerCut(who, way, long),
         28 => Fault::SlowReplay(ms(1..60, rng), long),
         _ => Fault::Flip,

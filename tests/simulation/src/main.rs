@@ -12,7 +12,7 @@ use simulation::{Failure, Seen, run, run_moments};
 /// So many schedules have one beside them in which everything is tried at every moment of two joins.
 const MOMENTS: u64 = 1000;
 /// At every one of so many.
-const STEP: usize = 3;
+const STEP: usize = 5;
 
 /// Tries the protocol of hosts, their networks, the disk server and clients in simulated schedules.
 #[derive(Debug, Parser)]

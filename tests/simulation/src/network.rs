@@ -42,6 +42,8 @@ pub(crate) struct Network {
     pub(crate) loss: u32,
     /// Ways from host to host that take nothing.
     pub(crate) cut: [[u32; HOSTS]; HOSTS],
+    /// Those that take datagrams only.
+    pub(crate) stuck: [[u32; HOSTS]; HOSTS],
 }
 
 impl Network {
@@ -51,12 +53,14 @@ impl Network {
             latency,
             loss: 0,
             cut: [[0; HOSTS]; HOSTS],
+            stuck: [[0; HOSTS]; HOSTS],
         }
     }
 
     /// Whether a line takes nothing to an end.
     pub(crate) fn is_cut(&self, line: usize, to: usize) -> bool {
         let hosts = self.lines[line].hosts;
-        self.cut[hosts[1 - to]][hosts[to]] > 0
+        let (from, to) = (hosts[1 - to], hosts[to]);
+        self.cut[from][to] + self.stuck[from][to] > 0
     }
 }
