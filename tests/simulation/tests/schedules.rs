@@ -18,10 +18,9 @@ fn schedules_keep_all_promises() {
 fn a_join_may_be_cut_at_every_moment() {
     let mut seen = Seen::default();
     for seed in [1, 2] {
-        seen += run_moments(seed, 5).unwrap_or_else(|failure| panic!("{failure}"));
+        seen += run_moments(seed, 11).unwrap_or_else(|failure| panic!("{failure}"));
     }
-    println!("{seen:?}");
-    assert!(seen.joins_cut > 200 && seen.gone > 50, "{seen:?}");
+    assert!(seen.joins_cut > 100 && seen.gone > 20, "{seen:?}");
 }
 
 #[test]
