@@ -103,21 +103,22 @@ impl PrimaryEnd {
         self.look_interval
     }
 
-    /// An entry was appended, and is not sent yet.
-    pub fn append(&mut self, appended: Appended, payload: &Payload, now: Instant) {
+    /// An entry was appended, and is not sent yet. The time is asked for only where it matters.
+    pub fn append(&mut self, appended: Appended, payload: &Payload, now: impl Fn() -> Instant) {
         let Appended { lsn, opens_batch } = appended;
         self.appended = lsn;
         if opens_batch {
+            let now = now();
             self.lag.appended(lsn, now);
             self.unacknowledged.batches.appended(lsn, now);
         }
         match payload {
             Payload::Output(_) if !self.joining => {
-                self.unacknowledged.outputs.appended(lsn, now);
+                self.unacknowledged.outputs.appended(lsn, now());
             }
             Payload::Protected { .. } => {
                 self.joining = false;
-                self.lease.begin(now);
+                self.lease.begin(now());
             }
             Payload::State(StatePart::Begin) => {
                 self.transfer = Transfer::UnderWay;

@@ -166,7 +166,7 @@ impl Shared {
         }
         let appended = outgoing.append(entry, self.settings.batch_limit());
         // Still under the lock: once it is sent, its acknowledgement may come.
-        let now = appended.opened.unwrap_or_else(Instant::now);
+        let now = || appended.opened.unwrap_or_else(Instant::now);
         let noted = protocol::Appended {
             lsn: appended.lsn,
             opens_batch: appended.opened.is_some(),

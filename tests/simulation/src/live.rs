@@ -216,14 +216,13 @@ impl Runner {
         let lsn = self.live.append();
         if let Some(session) = self.session.as_mut().filter(|session| !session.lost) {
             let opens_batch = session.open.is_empty();
+            let now = env.instant();
             let appended = Appended {
                 lsn: session.next,
                 opens_batch,
             };
             session.next = session.next.next();
-            session
-                .end
-                .append(appended, &entry.payload(), env.instant());
+            session.end.append(appended, &entry.payload(), || now);
             session.open.push(Logged {
                 entry,
                 check: self.guest.digest(),
