@@ -32,6 +32,8 @@ pub(crate) struct Following {
     queue: VecDeque<(Lsn, Logged)>,
     executed: Lsn,
     follower: Follower,
+    /// A transfer of the whole state is under way.
+    receives: bool,
     pub(crate) replay: Replay,
     /// Outputs that the primary may not have let out.
     unreleased: VecDeque<(Lsn, Reply)>,
@@ -63,6 +65,9 @@ impl Following {
         let now = env.instant();
         let timeout = env.settings.heartbeat_timeout;
         env.timer(of, Duration::ZERO, Timer::Beat(number));
+        // Of a guest that begins with it, this is all there is.
+        let mut follower = Follower::default();
+        follower.take_over();
         Self {
             of,
             host,
@@ -73,7 +78,8 @@ impl Following {
             pulse: Pulse::new(Role::Backup, number, timeout, now),
             queue: VecDeque::new(),
             executed: Lsn(0),
-            follower: Follower::default(),
+            follower,
+            receives: false,
             replay: Replay::default(),
             unreleased: VecDeque::new(),
             released: Lsn(0),
@@ -244,10 +250,12 @@ impl Following {
 
     fn execute(&mut self, lsn: Lsn, logged: &Logged, env: &mut Env) {
         let of = self.of;
-        if !self.follower.executes() {
+        self.receives |= logged.entry == Entry::Begin;
+        if self.receives || !self.follower.executes() {
             if self.replay.receive(&logged.entry) {
                 env.note(|| format!("{of}: has taken over the state"));
                 self.follower.take_over();
+                self.receives = false;
                 self.flipped = false;
             }
         } else if !self.replay.execute(logged) {
@@ -286,9 +294,7 @@ impl Following {
         self.over = true;
         let found = self.follower.at_end(reason);
         let found = match found {
-            AtEnd::Discard if self.follower.executes() && env.has(Defect::TargetClaims) => {
-                AtEnd::Claim
-            }
+            AtEnd::Discard if env.has(Defect::TargetClaims) => AtEnd::Claim,
             AtEnd::Refuse if env.has(Defect::DivergedClaims) => AtEnd::Claim,
             found => found,
         };
@@ -297,7 +303,7 @@ impl Following {
 
     /// A bit of its guest's memory is another one from now on.
     pub(crate) fn flip(&mut self) {
-        if self.follower.executes() {
+        if self.follower.executes() && !self.receives {
             self.flipped = true;
             self.replay.guest.memory[0] ^= 1;
         }

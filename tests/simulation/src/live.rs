@@ -33,6 +33,8 @@ pub(crate) struct Runner {
     late: Vec<Permit>,
     inputs: VecDeque<Request>,
     pub(crate) session: Option<Session>,
+    /// The guest begins with its first backup.
+    pub(crate) waits: bool,
     /// A session that begins at the next exit.
     accepted: Option<(usize, u64)>,
 }
@@ -72,6 +74,7 @@ impl Runner {
             late: Vec::new(),
             inputs: VecDeque::new(),
             session: None,
+            waits: false,
             accepted: None,
         }
     }
@@ -106,8 +109,10 @@ impl Runner {
     pub(crate) fn exit(&mut self, env: &mut Env) -> Option<Told> {
         let again = Duration::from_micros(500) + env.jitter(EXIT);
         env.timer(self.of, again, Timer::Exit);
-        if let Some((line, number)) = self.accepted.take() {
-            self.begin_session(line, number, env);
+        match self.accepted.take() {
+            Some((line, number)) => self.begin_session(line, number, env),
+            None if self.waits => return None,
+            None => {}
         }
         let told = self.protect(env);
         if let Some(session) = self.session.as_mut().filter(|session| !session.lost) {
@@ -169,14 +174,18 @@ impl Runner {
             open: Vec::new(),
             next: Lsn::FIRST,
             told_released: Lsn(0),
-            transfer: Some(Transfer::default()),
+            transfer: (!self.waits).then(Transfer::default),
             lost: false,
         };
         env.timer(self.of, Duration::ZERO, Timer::Beat(number));
         env.timer(self.of, session.end.look_interval(), Timer::Look(number));
         self.session = Some(session);
         self.live.begin_session();
-        self.append(Entry::Begin, env);
+        if std::mem::take(&mut self.waits) {
+            self.live.state_sent(Lsn(0));
+        } else {
+            self.append(Entry::Begin, env);
+        }
     }
 
     /// Protection may begin here.
