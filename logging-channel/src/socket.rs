@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
+use nix::sys::socket::{MsgFlags, send};
 
 /// Waits until one of `fds` can be read (or has ended or failed), at most `timeout` (`None`:
 /// forever). Returns for each whether it is so; all are `false` after a timeout or a signal.
@@ -33,13 +33,6 @@ pub(crate) fn wait_readable(
 pub(crate) fn send_now(socket: &impl AsRawFd, bytes: &[u8]) -> io::Result<usize> {
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     Ok(send(socket.as_raw_fd(), bytes, flags)?)
-}
-
-/// Wakes every thread that waits to read from `socket`, for good. Unlike the standard library's,
-/// works for listeners and datagram sockets.
-pub(crate) fn stop_reading(socket: &impl AsRawFd) {
-    // An error means that there is nobody to wake.
-    let _ = shutdown(socket.as_raw_fd(), Shutdown::Read);
 }
 
 /// What is left of a message that a socket did not take at once.

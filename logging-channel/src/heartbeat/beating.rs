@@ -1,7 +1,8 @@
 //! The thread that sends and hears heartbeats.
 
-use std::io;
+use std::io::{self, PipeReader, PipeWriter};
 use std::net::UdpSocket;
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -14,7 +15,7 @@ use super::{HEARTBEAT_LEN, Heartbeat, Role};
 use crate::entry::Lsn;
 use crate::loss::LossReason;
 use crate::protocol::{Heard, Pulse};
-use crate::socket::stop_reading;
+use crate::socket::wait_readable;
 
 /// When something was last heard over TCP; written by the thread that reads it.
 #[derive(Debug)]
@@ -71,10 +72,12 @@ pub(crate) trait Monitored: Send + Sync + 'static {
     fn is_over(&self) -> bool;
 }
 
-/// A running heartbeat thread. Stops when dropped.
+/// A running heartbeat thread. Stops when dropped. The socket is left as it is: the sessions of a
+/// listener have one for all of them.
 #[derive(Debug)]
 pub(crate) struct Beating {
-    socket: UdpSocket,
+    /// Closed to wake the thread.
+    stop: Option<PipeWriter>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -86,12 +89,13 @@ impl Beating {
         timeout: Duration,
         end: Arc<M>,
     ) -> io::Result<Self> {
-        let own = socket.try_clone()?;
+        socket.set_nonblocking(true)?;
+        let (stopped, stop) = io::pipe()?;
         let thread = thread::Builder::new()
             .name("heartbeat".into())
-            .spawn(move || beat(&own, session, timeout, &*end))?;
+            .spawn(move || beat(&socket, &stopped, session, timeout, &*end))?;
         Ok(Self {
-            socket,
+            stop: Some(stop),
             thread: Some(thread),
         })
     }
@@ -99,14 +103,20 @@ impl Beating {
 
 impl Drop for Beating {
     fn drop(&mut self) {
-        stop_reading(&self.socket);
+        self.stop = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-fn beat<M: Monitored>(socket: &UdpSocket, session: u64, timeout: Duration, end: &M) {
+fn beat<M: Monitored>(
+    socket: &UdpSocket,
+    stopped: &PipeReader,
+    session: u64,
+    timeout: Duration,
+    end: &M,
+) {
     raise_priority();
     let start = Instant::now();
     let mut ear = Ear {
@@ -141,13 +151,16 @@ fn beat<M: Monitored>(socket: &UdpSocket, session: u64, timeout: Duration, end: 
         let wait = next
             .min(next_look)
             .saturating_duration_since(Instant::now());
-        let _ = socket.set_read_timeout(Some(wait.max(Duration::from_millis(1))));
-        match ear.hear(socket) {
-            Ok(()) => {}
-            Err(error) if is_timeout(&error) => {}
+        let wait = wait.max(Duration::from_millis(1));
+        let heard = match wait_readable(&[socket.as_fd(), stopped.as_fd()], Some(wait)).as_deref() {
+            Ok([_, true]) => return,
+            Ok([false, _]) => true,
+            _ => ear.drain(socket),
+        };
+        if !heard {
             // An unreachable port or network, which says nothing that silence does not. The pause
             // is there because this thread may run before all others: it must not spin.
-            Err(_) => thread::sleep(wait.min(Duration::from_millis(5))),
+            thread::sleep(wait.min(Duration::from_millis(5)));
         }
     }
 }
@@ -172,29 +185,20 @@ impl<M: Monitored> Ear<'_, M> {
         Ok(())
     }
 
-    /// Takes everything that waits in the socket.
-    fn drain(&mut self, socket: &UdpSocket) {
+    /// Takes everything that waits in the socket. Whether there was a datagram.
+    fn drain(&mut self, socket: &UdpSocket) -> bool {
         // More than a sane peer can have sent: a flood must not keep the detector from deciding.
         const MOST: usize = 1024;
-        if socket.set_nonblocking(true).is_err() {
-            return;
-        }
+        let mut any = false;
         for _ in 0..MOST {
             match self.hear(socket) {
-                Ok(()) => {}
+                Ok(()) => any = true,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
                 Err(_) => break,
             }
         }
-        let _ = socket.set_nonblocking(false);
+        any
     }
-}
-
-fn is_timeout(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
-    )
 }
 
 /// Asks for the thread to run soon after it is woken, so that a busy host is not taken for dead.
@@ -208,5 +212,61 @@ fn raise_priority() {
     let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -10) };
     if let Err(error) = Errno::result(result) {
         log::debug!("heartbeats run at normal priority: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    /// A primary that hears nobody.
+    struct Alone(LastHeard);
+
+    impl Monitored for Alone {
+        const ROLE: Role = Role::Primary;
+
+        fn traffic(&self) -> &LastHeard {
+            &self.0
+        }
+
+        fn released(&self) -> Lsn {
+            Lsn(0)
+        }
+
+        fn storage(&self, _: Instant) -> Option<Duration> {
+            None
+        }
+
+        fn heard(&self, _: &Heard) {}
+
+        fn look_interval(&self) -> Option<Duration> {
+            None
+        }
+
+        fn look(&self, _: Instant) {}
+
+        fn lose(&self, _: LossReason) {}
+
+        fn is_over(&self) -> bool {
+            false
+        }
+    }
+
+    /// One that is shut for reading tells at once, and for ever, that nothing came: the next session's
+    /// thread, which runs before all others, would not let go of the processor.
+    #[test]
+    fn the_next_session_finds_its_socket_open() {
+        let bind = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a socket");
+        let (socket, peer) = (bind(), bind());
+        socket
+            .connect(peer.local_addr().expect("its address"))
+            .expect("UDP has no handshake");
+        let next = socket.try_clone().expect("another handle");
+        let (hour, end) = (Duration::from_secs(3600), Arc::new(Alone(LastHeard::new())));
+        drop(Beating::start(socket, 1, hour, end).expect("a thread"));
+        let nothing = next.recv(&mut [0]).map_err(|error| error.kind());
+        assert_eq!(nothing, Err(io::ErrorKind::WouldBlock));
     }
 }
