@@ -46,6 +46,7 @@ fn nothing_acknowledged_is_lost_under_nested_paging() -> testbed::Result<()> {
         seed: 5,
         heartbeat_timeout: PATIENCE,
         paging: Paging::Nested,
+        quick_boot: true,
         ..Options::default()
     };
     let mut testbed = Failovers::start("failover-nested", options)?;
@@ -61,6 +62,7 @@ fn nothing_acknowledged_is_lost_under_nested_paging() -> testbed::Result<()> {
 fn nothing_committed_is_lost_when_the_primary_dies() -> testbed::Result<()> {
     let options = Options {
         workload: Workload::Postgres,
+        quick_boot: true,
         heartbeat_timeout: PATIENCE,
         ..Options::default()
     };

@@ -25,6 +25,7 @@ fn one_connection_outlives_host_after_host() -> Result<()> {
     let options = Options {
         seed: 5,
         heartbeat_timeout: PATIENCE,
+        quick_boot: true,
         ..Options::default()
     };
     let mut testbed = Failovers::start("joining", options)?;
@@ -50,7 +51,7 @@ fn a_guest_that_was_started_alone_gets_a_backup() -> Result<()> {
     let testbed = Testbed::new("joining-alone")?;
     let [mut a, mut b] = testbed.start_hosts(["a", "b"])?;
     let disk_server = DiskServer::start(&testbed)?;
-    let guest = Guest::redis("joined");
+    let guest = Guest::redis("joined").quick();
     let mut primary = guest.primary_at_once(&a, &disk_server, &[])?;
     let client = Client::redis(testbed.client());
     client.goes_on("of a guest without a backup")?;

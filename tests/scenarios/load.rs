@@ -12,6 +12,8 @@ fn fail_over(load: Load) -> Result<()> {
     let options = Options {
         seed: 3,
         load: Some(load),
+        // A stock boot is that of the other load, whose timer interrupts programs.
+        quick_boot: load == Load::Tsc,
         heartbeat_timeout: PATIENCE,
         ..Options::default()
     };

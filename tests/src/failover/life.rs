@@ -163,6 +163,9 @@ impl Failovers {
             (None, None) => Guest::redis(&name),
             (None, Some(load)) => Guest::load(&name, load),
         };
+        if self.options.quick_boot {
+            guest = guest.quick();
+        }
         for host in &self.hosts {
             self.options.provide_images(host, &mut guest)?;
         }

@@ -90,6 +90,8 @@ pub struct Options {
     pub fault: Fault,
     /// Whether the disk server is killed and started again in each run, before or after that.
     pub restart_disk_server: bool,
+    /// Whether the guest leaves the longest parts of its boot out ([`Guest::quick`]).
+    pub quick_boot: bool,
 }
 
 impl Default for Options {
@@ -104,6 +106,7 @@ impl Default for Options {
             load: None,
             fault: Fault::default(),
             restart_disk_server: false,
+            quick_boot: false,
         }
     }
 }

@@ -91,6 +91,7 @@ impl Demo {
                 Fault::Freeze(Duration::from_secs(seconds))
             }),
             restart_disk_server: self.restart_disk_server,
+            quick_boot: false,
         };
         eprintln!("seed {}", options.seed);
         let mut failovers = steps.step("hosts a and b, disk server", || {
