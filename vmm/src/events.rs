@@ -108,15 +108,16 @@ pub enum Event {
         bytes: u64,
         /// So many in a second, lately.
         bytes_per_second: f64,
-        /// Seconds until all is sent, as it looks now.
-        seconds_left: f64,
+        /// Seconds until all is sent, as it looks now; not before something was.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        seconds_left: Option<f64>,
     },
     /// The backup that joined is lost before the guest was protected.
     JoinCut {
         /// Why it is believed so.
         reason: String,
     },
-    /// A backup that joined has the guest's state: the guest is protected from here on.
+    /// The backup has the guest's state, and knows that it protects the guest from here on.
     Protected {
         /// The epoch.
         epoch: u64,

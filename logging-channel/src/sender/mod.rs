@@ -202,6 +202,18 @@ impl Sender {
         wanted
     }
 
+    /// Whether the backup asks for the whole state: then it has no use for what it executed last.
+    #[must_use]
+    pub fn wants_state(&self) -> bool {
+        self.ends.shared.state_wanted.load(Ordering::Acquire)
+    }
+
+    /// Whether the buffer is less than half full: who sends much, and can wait, waits for that.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.ends.shared.has_room()
+    }
+
     /// Whether the backup finds counted stops: not any more once it said that its performance counter
     /// is lost, before it asked for the state with which [`Sender::state_wanted`] was given.
     #[must_use]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::patient::{CANCEL_TICK, Patient};
 use super::{Confirmation, SessionInfo, at_port, nonce};
-use crate::handshake::{HandshakeError, Hello, Message, Refusal, Title, Welcome};
+use crate::handshake::{HandshakeError, Hello, Message, Refusal, RefusalCode, Title, Welcome};
 use crate::host::HostReport;
 use crate::identity::{Identity, IdentityError};
 use crate::receiver::Receiver;
@@ -127,6 +127,12 @@ impl Receiver {
                     source: HandshakeError::Io(source),
                     ..
                 })) if !cancel.load(Ordering::Relaxed) => last = source,
+                // It settles something first.
+                Ok(Err(ConnectError::Refused { refusal, .. }))
+                    if refusal.code == RefusalCode::NotNow && Instant::now() < deadline =>
+                {
+                    last = io::Error::other(refusal.to_string());
+                }
                 Ok(Err(error)) if cancel.load(Ordering::Relaxed) => {
                     log::debug!("{error}");
                     return Err(ConnectError::Cancelled);

@@ -33,7 +33,7 @@ pub struct Listener {
 pub enum BindError {
     /// Another program has it.
     #[error(
-        "{protocol} port {address} is in use: stop the program that has it (`ss -tulpn` names it) or choose another logging port"
+        "{protocol} port {address} is in use: stop the program that has it (`ss -tulpn` names it) or choose another logging port (`--listen`)"
     )]
     InUse {
         /// The address.

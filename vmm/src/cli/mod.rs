@@ -9,7 +9,7 @@ mod outcome;
 mod replay;
 mod selftest;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -192,8 +192,8 @@ struct BackupArgs {
     /// Address of the primary's logging channel.
     #[arg(long, value_name = "ADDRESS:PORT")]
     connect: SocketAddr,
-    /// Where this host takes a new backup of the guest when it has gone live; any address, at the
-    /// primary's port, if not given.
+    /// Where this host takes a new backup of the guest when it has gone live; if not given, at its
+    /// address towards the primary, and the same port.
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<SocketAddr>,
     /// How long to try to reach the primary, in seconds.
@@ -212,12 +212,19 @@ struct BackupArgs {
 
 impl BackupArgs {
     fn listen(&self) -> SocketAddr {
-        let any: IpAddr = match self.connect {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let unasked = SocketAddr::new(any, self.connect.port());
-        self.listen.unwrap_or(unasked)
+        self.listen.unwrap_or_else(|| {
+            let any: IpAddr = match self.connect {
+                SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            // Nothing is sent: this asks for the route.
+            let towards = UdpSocket::bind((any, 0)).and_then(|socket| {
+                socket
+                    .connect(self.connect)
+                    .and_then(|()| socket.local_addr())
+            });
+            SocketAddr::new(towards.map_or(any, |own| own.ip()), self.connect.port())
+        })
     }
 }
 

@@ -311,7 +311,9 @@ impl Dispatcher {
             Reached::UpTo {
                 committed,
                 executed,
+                epoch,
             } => {
+                self.go_to(epoch);
                 if std::mem::take(&mut self.alone) {
                     self.order.together();
                 }
@@ -323,19 +325,24 @@ impl Dispatcher {
                     self.order.alone();
                     self.tickets.clear();
                 }
-                let target = self.link.target();
-                if let (Some(epoch), Some(writer)) = (epoch, &target.writer)
-                    && epoch != writer.epoch
-                {
-                    let vm = writer.vm.clone();
-                    self.take_leave();
-                    self.link.retarget(target.in_epoch(&vm, epoch));
-                }
+                self.go_to(epoch);
             }
             Reached::Never => {
                 self.halted = true;
                 self.take_leave();
             }
+        }
+    }
+
+    /// This host runs the guest in `epoch` now: as the writer of another one it may not write any more.
+    fn go_to(&mut self, epoch: Option<u64>) {
+        let target = self.link.target();
+        if let (Some(epoch), Some(writer)) = (epoch, &target.writer)
+            && epoch != writer.epoch
+        {
+            let vm = writer.vm.clone();
+            self.take_leave();
+            self.link.retarget(target.in_epoch(&vm, epoch));
         }
     }
 
@@ -354,6 +361,7 @@ impl Dispatcher {
             Reached::UpTo {
                 committed,
                 executed,
+                ..
             } => {
                 commit.is_some_and(|lsn| lsn <= committed)
                     || execution.is_some_and(|lsn| lsn <= executed)

@@ -19,6 +19,8 @@ pub enum Reached {
         committed: Lsn,
         /// Executed.
         executed: Lsn,
+        /// The epoch in which this host runs the guest, if it is one of a pair.
+        epoch: Option<u64>,
     },
     /// Nothing waits for a backup: there is none. One may come later.
     Alone {

@@ -32,6 +32,9 @@ pub trait CommitWatch: Send + 'static {
     /// to run alone: a backup may come, and what is submitted then waits for that.
     fn permit(&self) -> Permit;
 
+    /// The last entry of the log: what has none of its own waits for that.
+    fn latest(&self) -> Lsn;
+
     /// Outputs up to `lsn` have left.
     fn released(&self, lsn: Lsn);
 
@@ -111,12 +114,18 @@ impl<W: CommitWatch + Sync> Committed<W> {
 impl<W: CommitWatch> OutputGate for Committed<W> {
     fn submit(&mut self, output: Output, lsn: Option<Lsn>) {
         match output {
-            Output::Disk(request) => super::to_disk(&mut self.disk, request, lsn),
+            Output::Disk(request) => {
+                let lsn = match request.op.modifies() {
+                    true => lsn.or_else(|| Some(self.watch.latest())),
+                    false => lsn,
+                };
+                super::to_disk(&mut self.disk, request, lsn);
+            }
             // Nobody sees it.
             Output::Offloads(_) => self.outputs.outlet.perform(&output),
             output => {
                 // What has no entry waits for what was sent before it.
-                let lsn = lsn.unwrap_or_default();
+                let lsn = lsn.unwrap_or_else(|| self.watch.latest());
                 self.outputs.hold(output, lsn);
                 // Its commit may have come before it was held: nobody else will look again.
                 let permit = self.watch.permit();
@@ -205,6 +214,7 @@ mod tests {
 
     #[derive(Default)]
     struct LogState {
+        latest: AtomicU64,
         committed: AtomicU64,
         release: Mutex<Option<Release>>,
         released: Mutex<Vec<Lsn>>,
@@ -238,6 +248,10 @@ mod tests {
                 up_to: Lsn(self.0.committed.load(Ordering::SeqCst)),
                 until: *self.0.expired.lock(),
             }
+        }
+
+        fn latest(&self) -> Lsn {
+            Lsn(self.0.latest.load(Ordering::SeqCst))
         }
 
         fn released(&self, lsn: Lsn) {
@@ -349,10 +363,14 @@ mod tests {
     fn what_has_no_entry_does_not_overtake() {
         let mut it = setup();
         it.submit("first ", 3);
-        it.gate.submit(Output::Console(b"second".into()), None);
+        it.gate.submit(Output::Console(b"second ".into()), None);
         assert_eq!(it.shown(), "");
+        it.log.0.latest.store(4, Ordering::SeqCst);
+        it.gate.submit(Output::Console(b"third".into()), None);
         it.log.commit(3);
-        assert_eq!(it.shown(), "first second");
+        assert_eq!(it.shown(), "first second ");
+        it.log.commit(4);
+        assert_eq!(it.shown(), "first second third");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The backup: replays the primary's log one entry behind, and goes live when the primary is lost.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -122,17 +122,19 @@ pub fn run_backup(
         rights,
         events: events.clone(),
     };
+    let bound = door.settings.output_timeout();
     door.keep(listener, sessions.clone());
 
     if guest.disk.is_some() {
         storage::report(&options.arbiter, receiver.handle());
-        let (arbiter, bound) = (options.arbiter.clone(), options.channel.output_timeout());
+        let arbiter = options.arbiter.clone();
         sessions.when_protected(move |sender| {
             storage::watch(&arbiter, sender.clone(), bound, false);
         });
     }
     let unreleased = Unreleased::default();
     let protocol = Rc::new(RefCell::new(Follower::default()));
+    let cut = Rc::new(Cell::new(false));
     // As it boots, until a transfer brings another.
     protocol.borrow_mut().take_over();
     let followed = guest.disk.as_ref().map(GuestDisk::followed);
@@ -160,6 +162,7 @@ pub fn run_backup(
         }),
         baseline: None,
         protocol: protocol.clone(),
+        cut: cut.clone(),
         reading: None,
         forgotten: Instant::now(),
         began: Instant::now(),
@@ -190,14 +193,10 @@ pub fn run_backup(
     let handle = receiver_handle;
     let ended = engine.run().map_err(|error| {
         let unfit = match error {
-            EngineError::Diverged(_) | EngineError::Source(_)
-                if !protocol.borrow().is_protecting() =>
-            {
-                match handle.lost() {
-                    Some(LossReason::Orderly) | None => NotLive::Ended,
-                    Some(reason) => NotLive::NotJoined(reason.to_string()),
-                }
-            }
+            EngineError::Diverged(_) | EngineError::Source(_) if cut.get() => match handle.lost() {
+                Some(LossReason::Orderly) | None => NotLive::Ended,
+                Some(reason) => NotLive::NotJoined(reason.to_string()),
+            },
             EngineError::Diverged(divergence) => NotLive::Diverged(divergence),
             other => return other.into(),
         };
@@ -278,6 +277,8 @@ struct ChannelSource {
     baseline: Option<Baseline>,
     /// Whether this host may go on with the guest.
     protocol: Rc<RefCell<Follower>>,
+    /// The log, or the guest, ended before this host had joined.
+    cut: Rc<Cell<bool>>,
     /// The entry whose part of the shared disk is being read.
     reading: Option<Lsn>,
     unreleased: Unreleased,
@@ -345,7 +346,10 @@ impl LogSource for ChannelSource {
         let failed = |reason: &str| Interruption::Failed(reason.into());
         match self.protocol.borrow().at_end(&reason) {
             AtEnd::Claim => {}
-            AtEnd::Discard => return failed("the log ended before this backup had joined"),
+            AtEnd::Discard => {
+                self.cut.set(true);
+                return failed("the log ended before this backup had joined");
+            }
             AtEnd::Refuse => return failed("the log ended while this backup differed"),
             AtEnd::End => return failed("the primary ended the log in order, but not the guest"),
         }
@@ -375,6 +379,10 @@ impl LogSource for ChannelSource {
     }
 
     fn differs(&mut self, divergence: &Divergence) -> bool {
+        if !self.protocol.borrow().is_protecting() && self.is_over() {
+            self.cut.set(true);
+            return false;
+        }
         log::error!(
             "this backup {} the primary, {divergence}; it must not go live until the primary has \
              sent it the whole state",
@@ -400,6 +408,17 @@ impl LogSource for ChannelSource {
             disk.repaired();
         }
         self.events.emit(&Event::Repaired);
+    }
+}
+
+impl ChannelSource {
+    /// Nothing more comes for a backup that joins.
+    fn is_over(&mut self) -> bool {
+        match self.receiver.peek(Duration::ZERO) {
+            Peek::Ended(_) => true,
+            Peek::Entry(_, entry) => matches!(entry.payload, Payload::Shutdown(_)),
+            Peek::TimedOut => false,
+        }
     }
 }
 

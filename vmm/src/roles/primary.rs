@@ -16,6 +16,7 @@ use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
 use crate::disk::DiskPort;
 use crate::disk::serving::Serving;
+use crate::doctor::has_counter;
 #[cfg(feature = "sabotage")]
 use crate::engine::OutputGate;
 use crate::engine::{Ended, Role};
@@ -113,6 +114,9 @@ pub fn run_primary(
         sessions.begin_together(sender, counts);
         seed
     } else {
+        if has_counter(&guest.host_report) {
+            guest.count_stops(events);
+        }
         log::warn!(
             "{}: epoch {epoch}; running alone, NOT PROTECTED until a backup joins at {address}",
             vm.name

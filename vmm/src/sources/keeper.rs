@@ -356,7 +356,7 @@ impl StateKeeper {
         else {
             return Ok(false);
         };
-        if last_stop > clock() {
+        if last_stop > clock() || !log.has_room() {
             return Ok(false);
         }
         // An input that comes meanwhile waits for it.
@@ -394,7 +394,7 @@ impl StateKeeper {
         else {
             return Ok(());
         };
-        if since < last_stop + convergence.run(&self.pace) {
+        if since < last_stop + convergence.run(&self.pace) || !log.has_room() {
             return Ok(());
         }
         let time = convergence.stop(&self.pace);

@@ -189,16 +189,9 @@ impl LiveInputs {
     pub fn new(clock: GuestClock, lanes: Lanes) -> Self {
         Self { clock, lanes }
     }
-}
 
-impl OutsideWorld for LiveInputs {
-    fn clock(&self, need: ClockNeed) -> u64 {
-        self.clock.read(need)
-    }
-
-    fn poll(&self, appetite: &Appetite) -> Step<Option<Input>> {
-        // Whoever polls looks at everything.
-        self.lanes.look.take();
+    /// The next input.
+    fn take(&self, appetite: &Appetite) -> Step<Option<Input>> {
         if let Some(Control::Stop) = self.lanes.control.take(None) {
             return Err(Interruption::Stop);
         }
@@ -228,6 +221,18 @@ impl OutsideWorld for LiveInputs {
         }
         Ok(None)
     }
+}
+
+impl OutsideWorld for LiveInputs {
+    fn clock(&self, need: ClockNeed) -> u64 {
+        self.clock.read(need)
+    }
+
+    fn poll(&self, appetite: &Appetite) -> Step<Option<Input>> {
+        // Whoever polls looks at everything.
+        self.lanes.look.take();
+        self.take(appetite)
+    }
 
     fn is_ready(&self, appetite: &Appetite) -> bool {
         let due = |deadline| self.clock.monotonic_nanos() >= deadline;
@@ -250,7 +255,7 @@ impl OutsideWorld for LiveInputs {
     fn wait_or_look(&self, appetite: &Appetite) -> Step<Option<Input>> {
         loop {
             let look = self.lanes.look.take();
-            let input = self.poll(appetite)?;
+            let input = self.take(appetite)?;
             if look || input.is_some() {
                 return Ok(input);
             }

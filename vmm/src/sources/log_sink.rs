@@ -69,6 +69,12 @@ pub trait LogSink {
         let _ = (divergences, wait);
     }
 
+    /// Whether there is room for the guest's memory. What can wait waits for that, so that the guest need
+    /// not.
+    fn has_room(&self) -> bool {
+        true
+    }
+
     /// So many of the guest's pages are to be sent yet.
     fn state_left(&mut self, left: u64, pages: u64) {
         let _ = (left, pages);

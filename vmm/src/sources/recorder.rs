@@ -240,7 +240,8 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
             return Ok(true);
         }
         if !self.log.takes_counts() {
-            at.cpu.stop_counting("the other host has lost its own");
+            at.cpu
+                .stop_counting("the other host has none that can be used");
         }
         let point = ExecutionPoint::at_exit(at.point.exits + 1);
         match at.cpu.counted_stop()? {

@@ -41,6 +41,7 @@ impl Log {
         let reached = Reached::UpTo {
             committed: Lsn(0),
             executed: Lsn(0),
+            epoch: None,
         };
         Self(Arc::new((Mutex::new(reached), Condvar::new())))
     }
@@ -54,6 +55,7 @@ impl Log {
         self.set(Reached::UpTo {
             committed: Lsn(committed),
             executed: Lsn(executed),
+            epoch: None,
         });
     }
 }
@@ -69,6 +71,7 @@ impl LogProgress for Log {
             Reached::UpTo {
                 committed,
                 executed,
+                ..
             } => !arrived(committed, executed),
             _ => false,
         };

@@ -54,12 +54,13 @@ impl Shared {
 
     /// Has those who look often see what is known now.
     pub(in crate::sender) fn publish(&self, end: &PrimaryEnd) {
-        self.executed.store(end.executed().0, Ordering::Release);
-        self.acked.store(end.acked().0, Ordering::Release);
-        self.behind.store(end.is_behind(), Ordering::Relaxed);
-        // Before the request with which it comes.
+        // Before the request with which it comes, and that before what was executed with it: who sees
+        // the latter knows that it was of no use.
         self.uncounted.store(!end.takes_counts(), Ordering::Relaxed);
         self.state_wanted
             .store(end.wants_state(), Ordering::Release);
+        self.executed.store(end.executed().0, Ordering::Release);
+        self.acked.store(end.acked().0, Ordering::Release);
+        self.behind.store(end.is_behind(), Ordering::Relaxed);
     }
 }

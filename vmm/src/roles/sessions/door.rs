@@ -90,7 +90,7 @@ impl Door {
             percent: 0.0,
             bytes: 0,
             bytes_per_second: 0.0,
-            seconds_left: 0.0,
+            seconds_left: None,
         });
         sessions.offer(sender, counts);
         Ok(())
@@ -111,7 +111,8 @@ impl Sessions {
                 Stage::Following => {
                     return refuse(
                         RefusalCode::NotNow,
-                        "this host is itself the guest's backup: connect to its primary",
+                        "this host is itself the guest's backup: connect to its primary, or wait until \
+                         this one has gone live",
                     );
                 }
                 Stage::Ended => {

@@ -13,6 +13,8 @@
 
 mod door;
 mod sink;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,7 +32,7 @@ pub(super) use self::sink::SessionLog;
 use super::tenure::{Standing, Verdict};
 use crate::events::{Event, Events};
 use crate::protocol::live::{Live, Lost};
-use crate::sources::LookOut;
+use crate::sources::{LookOut, Sent};
 
 /// What is done with each session that protects the guest from then on.
 type WhenProtected = Box<dyn Fn(&Sender) + Send + Sync>;
@@ -62,6 +64,11 @@ struct Join {
     /// Pages that are to be sent yet, of how many.
     left: AtomicU64,
     pages: AtomicU64,
+    /// Pages wait for room in the buffer.
+    starves: AtomicBool,
+    /// The entry that tells the backup that it protects the guest; 0: not yet.
+    protected: AtomicU64,
+    sent: Mutex<Sent>,
 }
 
 impl Session {
@@ -165,7 +172,8 @@ impl Sessions {
         });
         // What waited for the backup.
         if let Some(release) = self.0.release.get() {
-            release(self.permit_of(&self.0.state.lock()));
+            let permit = self.permit_of(&self.0.state.lock());
+            release(permit);
         }
     }
 
@@ -233,6 +241,7 @@ impl Sessions {
             .name("session".into())
             .spawn(move || {
                 sessions.watch_join(&session);
+                sessions.tell_protected(&session);
                 session.sender.wait_over();
                 sessions.lost(&session);
             })
@@ -278,6 +287,9 @@ impl Sessions {
             session
                 .sender
                 .wait_acknowledged(TELL_INTERVAL, |_, executed| {
+                    if join.starves.load(Ordering::Relaxed) && session.sender.has_room() {
+                        self.0.look.look();
+                    }
                     let commit = join.commit.load(Ordering::Relaxed);
                     taken_over = commit > 0 && executed.0 >= commit;
                     taken_over
@@ -296,6 +308,42 @@ impl Sessions {
         }
     }
 
+    /// Tells that the guest is protected, once the backup knows.
+    fn tell_protected(&self, session: &Session) {
+        let join = &session.join;
+        let mut known = false;
+        while !known && !session.sender.is_lost() {
+            session.sender.wait_acknowledged(LOOK_INTERVAL, |acked, _| {
+                let entry = join.protected.load(Ordering::Acquire);
+                known = entry > 0 && acked.0 >= entry;
+                known
+            });
+        }
+        if !known {
+            return;
+        }
+        let (took, sent) = (session.began.elapsed(), *join.sent.lock());
+        let peer = session.sender.session().peer;
+        match session.together {
+            true => log::info!("protected by the backup at {peer}"),
+            false => log::warn!(
+                "PROTECTED by the backup at {peer}, {:.1} s after it came: {:.1} MB in {} rounds, the \
+                 guest stood still for {:.0} ms at the end",
+                took.as_secs_f64(),
+                sent.bytes as f64 / 1e6,
+                sent.rounds,
+                sent.pause.as_secs_f64() * 1e3,
+            ),
+        }
+        self.0.events.emit(&Event::Protected {
+            epoch: session.sender.session().epoch,
+            join_ms: took.as_millis() as u64,
+            pause_ms: sent.pause.as_millis() as u64,
+            bytes: sent.bytes,
+            rounds: sent.rounds,
+        });
+    }
+
     /// Whether it joins, or is about to.
     fn is_joining(&self, session: &Session) -> bool {
         let state = self.0.state.lock();
@@ -310,12 +358,15 @@ impl Sessions {
             join.pages.load(Ordering::Relaxed),
         );
         let done = pages.saturating_sub(left) as f64 / pages.max(1) as f64;
-        let seconds = session.began.elapsed().as_secs_f64();
-        let (percent, seconds_left) = (100.0 * done, seconds * (1.0 - done) / done.max(0.01));
+        let percent = 100.0 * done;
         let bytes = join.bytes.load(Ordering::Relaxed);
         let bytes_per_second = lately as f64 / TELL_INTERVAL.as_secs_f64();
+        // As many bytes a page as until now.
+        let to_come = bytes as f64 / pages.saturating_sub(left).max(1) as f64 * left as f64;
+        let seconds_left = (lately > 0).then(|| to_come / bytes_per_second);
+        let left = seconds_left.map_or_else(String::new, |s| format!(", {s:.0} s left"));
         log::info!(
-            "joining: {percent:.0} %, {:.1} MB sent, {:.1} MB/s, {seconds_left:.0} s left",
+            "joining: {percent:.0} %, {:.1} MB sent, {:.1} MB/s{left}",
             bytes as f64 / 1e6,
             bytes_per_second / 1e6
         );

@@ -15,6 +15,9 @@ use crate::sources::{LogSink, Sent};
 /// How long a backup may take to acknowledge the end of an orderly log.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The same for one that joins.
+const JOIN_FINISH_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The guest's log. For its thread.
 pub(in crate::roles) struct SessionLog {
     sessions: Sessions,
@@ -67,27 +70,6 @@ impl SessionLog {
             StatePart::Rest(_) | StatePart::Commit(_) => {}
         }
     }
-
-    fn tell_protected(&self, session: &Session, epoch: u64) {
-        let sent = self.sent.unwrap_or_default();
-        let join = session.began.elapsed();
-        log::warn!(
-            "PROTECTED by the backup at {}, {:.1} s after it came: {:.1} MB in {} rounds, the guest \
-             stood still for {:.0} ms at the end",
-            session.sender.session().peer,
-            join.as_secs_f64(),
-            sent.bytes as f64 / 1e6,
-            sent.rounds,
-            sent.pause.as_secs_f64() * 1e3,
-        );
-        self.sessions.0.events.emit(&Event::Protected {
-            epoch,
-            join_ms: join.as_millis() as u64,
-            pause_ms: sent.pause.as_millis() as u64,
-            bytes: sent.bytes,
-            rounds: sent.rounds,
-        });
-    }
 }
 
 impl LogSink for SessionLog {
@@ -122,7 +104,9 @@ impl LogSink for SessionLog {
     }
 
     fn is_kept(&self) -> bool {
-        self.session().is_some()
+        // Also while it is asked whether this host may go on alone: outputs wait for that, each by its
+        // entry.
+        self.current.is_some() && !self.sessions.0.state.lock().live.is_alone()
     }
 
     fn is_replayed(&self) -> bool {
@@ -164,6 +148,9 @@ impl LogSink for SessionLog {
         // At once: an output that is submitted from now on waits, and the owner of the epoch knows who
         // may claim the next one, before the backup can hear that it may.
         let executed = session.sender.executed();
+        if session.sender.wants_state() {
+            return false; // it could not use what it executed
+        }
         let base = self.sessions.change(|state| {
             if !state.live.at_exit(executed) {
                 return None;
@@ -179,15 +166,21 @@ impl LogSink for SessionLog {
         if let Some(act) = self.sessions.0.protected.get() {
             act(&session.sender);
         }
-        if !session.together {
-            self.tell_protected(session, session.sender.session().epoch);
-        }
+        *session.join.sent.lock() = self.sent.unwrap_or_default();
+        // The entry that follows.
+        let entry = self.sessions.0.state.lock().live.appended().0 + 1 - base.0;
+        session.join.protected.store(entry, Ordering::Release);
         self.unprotected = false;
         true
     }
 
     fn state_wanted(&mut self) -> Option<Lsn> {
-        let lsn = self.session()?.sender.state_wanted()?;
+        let session = self.session()?;
+        let lsn = session.sender.state_wanted()?;
+        if self.unprotected {
+            session.join.commit.store(0, Ordering::Relaxed);
+            self.sessions.change(|state| state.live.state_begun());
+        }
         self.sessions
             .0
             .events
@@ -201,7 +194,7 @@ impl LogSink for SessionLog {
 
     fn takes_counts(&self) -> bool {
         self.session()
-            .is_some_and(|session| session.counts && session.sender.takes_counts())
+            .is_none_or(|session| session.counts && session.sender.takes_counts())
     }
 
     fn is_unprotected(&mut self, divergences: usize, wait: Duration) {
@@ -209,6 +202,15 @@ impl LogSink for SessionLog {
             divergences,
             repair_in_ms: wait.as_millis() as u64,
         });
+    }
+
+    fn has_room(&self) -> bool {
+        let Some(session) = &self.current else {
+            return true;
+        };
+        let has_room = session.sender.has_room();
+        session.join.starves.store(!has_room, Ordering::Relaxed);
+        has_room
     }
 
     fn state_left(&mut self, left: u64, pages: u64) {
@@ -231,7 +233,12 @@ impl LogSink for SessionLog {
             log::info!("the guest ended without a backup");
             return Ok(());
         };
-        match session.sender.finish(FINISH_TIMEOUT) {
+        // One that joins has nothing of what it would acknowledge.
+        let timeout = match self.unprotected {
+            true => JOIN_FINISH_TIMEOUT,
+            false => FINISH_TIMEOUT,
+        };
+        match session.sender.finish(timeout) {
             Finish::Orderly => log::info!("the backup has the whole log"),
             Finish::TimedOut => log::warn!("the backup did not acknowledge the guest's end"),
             Finish::PeerLost(reason) => log::info!("the guest ended without a backup ({reason})"),

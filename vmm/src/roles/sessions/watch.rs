@@ -41,6 +41,10 @@ impl CommitWatch for Sessions {
         self.permit_of(&self.0.state.lock())
     }
 
+    fn latest(&self) -> Lsn {
+        self.0.state.lock().live.appended()
+    }
+
     fn released(&self, lsn: Lsn) {
         let state = self.0.state.lock();
         let base = state.live.base();
@@ -69,6 +73,7 @@ impl LogProgress for Sessions {
                 Reached::UpTo {
                     committed: Lsn(session.sender.acked().0 + base),
                     executed: Lsn(session.sender.executed().0 + base),
+                    epoch: Some(state.epoch),
                 }
             }
             (Outlook::Open | Outlook::Alone, _) => Reached::Alone {

@@ -6,7 +6,7 @@
 
 mod looks;
 #[cfg(test)]
-mod tests;
+pub(in crate::roles) mod tests;
 
 use std::sync::Arc;
 use std::thread;

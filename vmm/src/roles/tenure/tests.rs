@@ -21,8 +21,8 @@ use crate::protocol::rights::STOPPED;
 const LONG: Duration = Duration::from_secs(60);
 static NEVER: AtomicBool = AtomicBool::new(false);
 
-struct DiskServer {
-    address: ServerAddress,
+pub(in crate::roles) struct DiskServer {
+    pub(in crate::roles) address: ServerAddress,
     stop: StopHandle,
     serving: Option<JoinHandle<()>>,
 }
@@ -33,7 +33,7 @@ impl DiskServer {
         Self::start_at("127.0.0.2:0", folder)
     }
 
-    fn start_at(address: &str, folder: &Path) -> Self {
+    pub(in crate::roles) fn start_at(address: &str, folder: &Path) -> Self {
         let server = Server::bind(Config {
             listen: address.parse().unwrap(),
             state: folder.join("state"),
@@ -83,7 +83,7 @@ fn halt() -> (Halt, mpsc::Receiver<String>) {
     (halt, halted)
 }
 
-fn wait_until(what: &str, condition: impl Fn() -> bool) {
+pub(in crate::roles) fn wait_until(what: &str, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + LONG;
     while !condition() {
         assert!(Instant::now() < deadline, "{what}");
@@ -99,17 +99,17 @@ fn lost() -> ChannelEvent {
     ChannelEvent::PeerLost(LossReason::Closed)
 }
 
-struct Scene {
-    folder: tempfile::TempDir,
-    server: DiskServer,
-    rights: Arc<Rights>,
-    epoch: u64,
-    tenure: Tenure,
+pub(in crate::roles) struct Scene {
+    pub(in crate::roles) folder: tempfile::TempDir,
+    pub(in crate::roles) server: DiskServer,
+    pub(in crate::roles) rights: Arc<Rights>,
+    pub(in crate::roles) epoch: u64,
+    pub(in crate::roles) tenure: Tenure,
     halted: mpsc::Receiver<String>,
 }
 
 /// A primary that has won an epoch.
-fn primary() -> Scene {
+pub(in crate::roles) fn primary() -> Scene {
     let folder = tempfile::tempdir().unwrap();
     let server = DiskServer::start(folder.path());
     let rights = server.rights();

@@ -1,0 +1,123 @@
+//! Sessions that are lost, with a real logging channel and a real disk server.
+
+use std::fs;
+
+use logging_channel::entry::{Entry, ExecutionPoint, Payload};
+use logging_channel::receiver::Receiver;
+use logging_channel::session::{Confirmation, Listener};
+use logging_channel::{HostReport, Identity, Settings};
+
+use super::*;
+use crate::devices::Output;
+use crate::engine::OutputGate as _;
+use crate::gates::Committed;
+use crate::io::{ConsoleSink, Outlet};
+use crate::roles::tenure::tests::{DiskServer, Scene, primary, wait_until};
+use crate::sources::{Lanes, LogSink as _, Waits};
+
+/// A session of the scene's primary.
+fn session(scene: &Scene) -> (Sender, Receiver) {
+    let identity = Identity {
+        vm: "db".into(),
+        image: [1; 32],
+        cpu: [2; 32],
+        memory_bytes: 1 << 20,
+        tsc_khz: 1_000_000,
+        disk: None,
+        arbiter: None,
+    };
+    let (host, settings) = (HostReport::default(), Settings::default());
+    let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr();
+    let title = || Ok(scene.rights.title(scene.epoch));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    thread::scope(|scope| {
+        let backup = scope.spawn(|| {
+            let never = AtomicBool::new(false);
+            let held = |_: &_| Confirmation::Held;
+            Receiver::connect(address, &identity, &host, &settings, deadline, &never, held)
+        });
+        let held = |_: &_| Confirmation::Held;
+        let accepted = listener.accept_backup(&identity, &host, title, &settings, None, held);
+        (accepted.unwrap(), backup.join().unwrap().unwrap())
+    })
+}
+
+fn entry(payload: Payload) -> Entry {
+    Entry {
+        point: ExecutionPoint::at_exit(1),
+        check: None,
+        payload,
+    }
+}
+
+/// The backup may be the one that goes on: no output may leave because its host calls nothing an entry.
+#[test]
+fn outputs_wait_while_it_is_asked_who_goes_on() {
+    let scene = primary();
+    let standing = scene.tenure.standing();
+    let look = Lanes::default().look;
+    let sessions = Sessions::alone(scene.epoch, standing, look, &Events::default());
+    let (sender, receiver) = session(&scene);
+    sessions.begin_together(sender.clone(), false);
+    let mut log = SessionLog::new(sessions.clone());
+    let shown = tempfile::NamedTempFile::new().unwrap();
+    let console = ConsoleSink::open(false, Some(shown.path())).unwrap();
+    let outlet = Outlet::new(None, console).patient();
+    let mut gate = Committed::new(outlet, None, sessions.clone(), Waits::default());
+    let mut submit = |text: &str, lsn| gate.submit(Output::Console(text.into()), lsn);
+    let has = || fs::read_to_string(shown.path()).unwrap();
+
+    submit("before ", None);
+    assert_eq!(has(), "before ", "nobody has to know of it");
+    assert!(log.protects() && !log.protects());
+    let protected = Payload::Protected {
+        clock: 1,
+        wall_clock: 2,
+    };
+    assert!(log.append(entry(protected)).is_ok());
+
+    let Scene { folder, server, .. } = &scene;
+    let (address, folder) = (server.address.clone(), folder.path().to_owned());
+    let Scene { server, tenure, .. } = scene;
+    drop(server);
+    drop(receiver);
+    sender.wait_over();
+    assert!(log.is_kept() && !log.is_replayed());
+    let lsn = log.append(entry(Payload::Progress)).ok();
+    submit("held ", lsn);
+    submit("as well ", None);
+    assert_eq!(has(), "before ");
+
+    let server = DiskServer::start_at(address.as_str(), &folder);
+    wait_until("it goes on alone", || has() == "before held as well ");
+    assert!(!log.is_kept());
+    submit("after", None);
+    assert_eq!(has(), "before held as well after");
+    tenure.end();
+    drop(server);
+}
+
+/// A backup that joins and is lost is none that was lost.
+#[test]
+fn a_join_that_is_cut_claims_nothing() {
+    let scene = primary();
+    let standing = scene.tenure.standing();
+    let look = Lanes::default().look;
+    let sessions = Sessions::alone(scene.epoch, standing.clone(), look, &Events::default());
+    let mut log = SessionLog::new(sessions.clone());
+    for _ in 0..2 {
+        let (sender, receiver) = session(&scene);
+        sessions.offer(sender.clone(), false);
+        assert!(log.begins() && !log.begins());
+        assert!(log.is_kept() && log.is_replayed() && !log.protects());
+        drop(receiver);
+        sender.wait_over();
+        let alone = || sessions.0.state.lock().live.is_alone();
+        wait_until("it is alone again", alone);
+        assert!(!log.is_kept() && !log.protects());
+    }
+    assert_eq!(sessions.epoch(), scene.epoch);
+    assert_eq!(standing.wait(Duration::ZERO), None, "nothing was asked");
+    scene.tenure.end();
+}
