@@ -22,6 +22,12 @@ const LONGEST: usize = 15;
 const BACK: [usize; 3] = [64, 256, 1024];
 /// How far from its end a jump with a displacement of a byte goes.
 const SHORT: u64 = 128;
+/// Opcode of a call with a displacement of four bytes.
+const CALL: u8 = 0xe8;
+/// Opcode of a jump with one.
+const JUMP: u8 = 0xe9;
+/// First byte of opcodes that have two, as those of conditional jumps with a displacement of four.
+const TWO_BYTES: u8 = 0x0f;
 /// Opcode of XBEGIN, the one jump that can have a displacement of two bytes.
 const XBEGIN: [u8; 2] = [0xc7, 0xf8];
 
@@ -148,16 +154,20 @@ impl<'a> Disassembly<'a> {
     pub(super) fn jumps_to(&mut self, targets: &Targets) -> Vec<u64> {
         // In the encoding of each, the displacement from its end comes last, and before that the
         // opcode.
-        let mut ends = BTreeSet::from([5]); // a jump at the very beginning
-        for (place, bytes) in self.code.windows(2 + 4).enumerate() {
-            let (opcode, displacement) = bytes.split_at(2);
-            // First, because of millions of places few are left.
-            if !is_opcode_of_near_jump(opcode) {
+        let mut ends = BTreeSet::new();
+        for at in memchr::memchr3_iter(CALL, JUMP, TWO_BYTES, self.code) {
+            let opcode = match self.code[at..] {
+                [TWO_BYTES, 0x80..=0x8f, ..] => 2,
+                [TWO_BYTES, ..] => continue,
+                _ => 1,
+            };
+            let Some(displacement) = self.code[at + opcode..].first_chunk() else {
                 continue;
-            }
-            let displacement = i32::from_le_bytes(displacement.try_into().expect("four bytes"));
-            let end = place + bytes.len();
+            };
+            let displacement = i32::from_le_bytes(*displacement);
+            let end = at + opcode + 4;
             let end_address = self.address.wrapping_add(end as u64);
+            // First, because of a million places few are left.
             if targets.contains(end_address.wrapping_add_signed(displacement.into())) {
                 ends.insert(end);
             }
@@ -178,7 +188,7 @@ impl<'a> Disassembly<'a> {
             }));
         }
         let xbegins = memchr::memmem::find_iter(self.code, &XBEGIN);
-        ends.extend(xbegins.map(|at| at + XBEGIN.len() + 2));
+        ends.extend(xbegins.flat_map(|at| [2, 4].map(|bytes| at + XBEGIN.len() + bytes)));
 
         let is_jump = |instruction: &Instruction| {
             let target = instruction.near_branch_target(); // 0: it is no jump
@@ -205,11 +215,6 @@ impl<'a> Disassembly<'a> {
 /// Decodes `code`, whose first byte is at `address`.
 pub(super) fn decoder(code: &[u8], address: u64) -> Decoder<'_> {
     Decoder::with_ip(64, code, address, DecoderOptions::NONE)
-}
-
-/// Whether these bytes end with the opcode of a jump or call with a displacement of four bytes.
-fn is_opcode_of_near_jump(bytes: &[u8]) -> bool {
-    matches!(bytes, [.., 0xe8 | 0xe9] | [.., 0x0f, 0x80..=0x8f]) || bytes.ends_with(&XBEGIN)
 }
 
 /// Whether this byte is the opcode of a jump with a displacement of one byte.
