@@ -220,17 +220,19 @@ impl PrimaryEnd {
     pub fn look(&mut self, now: Instant) -> Option<LossReason> {
         // A backup that stands still reports nothing: time alone must show the lag.
         self.judge_lag(now);
+        let sent = match self.transfer {
+            Transfer::Sent(lsn) => self.executed < lsn,
+            Transfer::None | Transfer::UnderWay => false,
+        };
         let seen = Seen {
             awaited: self.unacknowledged.outputs.oldest(),
             held: self.held,
             appended: self.appended,
             acked: self.acked,
             executed: self.executed,
-            repairing: match self.transfer {
-                Transfer::None => false,
-                Transfer::UnderWay => true,
-                Transfer::Sent(lsn) => self.executed < lsn,
-            },
+            repairing: sent || self.transfer == Transfer::UnderWay,
+            joining: self.joining,
+            sent,
             disk_silent: self.storage_silent,
             proven_until: (!self.joining).then(|| self.lease.held()),
         };

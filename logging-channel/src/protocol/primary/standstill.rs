@@ -29,6 +29,10 @@ pub(super) struct Seen {
     pub(super) executed: Lsn,
     /// It is taking over a transfer of the whole state.
     pub(super) repairing: bool,
+    /// It does not protect the guest yet: nothing waits for it.
+    pub(super) joining: bool,
+    /// All of a transfer was sent that it has not taken over.
+    pub(super) sent: bool,
     /// Since when the disk that it reads does not answer this host either.
     pub(super) disk_silent: Option<Instant>,
     /// Until when acknowledged outputs could leave, or can, if they wait for the backup.
@@ -66,6 +70,9 @@ impl Seen {
 /// that answers neither host, after that for as long again, because what is repeated on a connection
 /// without answers is repeated at doubled intervals.
 ///
+/// One that joins holds nothing up, and keeps every other backup out. It has as long for each step that
+/// there is to make, and to take over the state once all of it was sent, whether the guest waits or not.
+///
 /// A process that did not run itself does not decide at once: see [`Grace`].
 #[derive(Debug)]
 pub(super) struct Standstill {
@@ -79,6 +86,10 @@ pub(super) struct Standstill {
     executed: (Lsn, Instant),
     /// When it prepared itself last.
     prepared: Instant,
+    /// When one that joins got on last, or had nothing to do.
+    joined: Instant,
+    /// All of the state had been sent at the last look.
+    sent: bool,
     disk_silent: Option<Instant>,
     /// Until when the replay may wait for the disk.
     excused: Instant,
@@ -96,6 +107,8 @@ impl Standstill {
             grace: Grace::new(bound, interval, now),
             executed: (Lsn(0), now),
             prepared: now,
+            joined: now,
+            sent: false,
             disk_silent: None,
             excused: now,
         }
@@ -104,8 +117,15 @@ impl Standstill {
     /// Time has passed. Returns why the backup is lost, if it is.
     pub(super) fn tick(&mut self, now: Instant, seen: &Seen) -> Option<LossReason> {
         let unsure = self.grace.tick(now);
-        if seen.executed > self.executed.0 {
+        let steps = seen.executed > self.executed.0;
+        if steps {
             self.executed = (seen.executed, now);
+        }
+        let all_sent = seen.sent && !self.sent;
+        self.sent = seen.sent;
+        let has_all = seen.executed >= seen.appended;
+        if !seen.joining || has_all || all_sent || (steps && !seen.sent) {
+            self.joined = now;
         }
         if seen.prepares() {
             self.prepared = now;
@@ -132,13 +152,20 @@ impl Standstill {
         if let Some(for_) = seen.proven_until.and_then(|end| beyond(self.bound, end)) {
             return Some(LossReason::Late { for_ });
         }
+        let preparation = self.bound.saturating_mul(PREPARATION);
+        if seen.joining
+            && seen.disk_silent.is_none()
+            && let Some(for_) = beyond(preparation, self.joined.max(self.excused))
+        {
+            return Some(LossReason::Standstill { for_ });
+        }
         let held = seen.held?;
         let found = if seen.acked < seen.appended {
             beyond(self.bound, held)
         } else if seen.disk_silent.is_some() {
             None
         } else if seen.prepares() {
-            beyond(self.bound.saturating_mul(PREPARATION), held)
+            beyond(preparation, held)
         } else {
             let since = held.max(self.prepared).max(self.excused);
             let stands = beyond(self.step, since.max(self.executed.1));
@@ -177,6 +204,8 @@ mod tests {
             acked: Lsn(50),
             executed: Lsn(50),
             repairing: false,
+            joining: false,
+            sent: false,
             disk_silent: None,
             proven_until: None,
         }
@@ -342,6 +371,51 @@ mod tests {
         assert_eq!(run(60_000, has_begun), None, "it has begun");
         assert_eq!(run(60_000, begins), lost, "it begins");
         assert_eq!(run(60_000, repaired), lost, "it is repaired");
+    }
+
+    #[test]
+    fn a_target_that_hangs_is_a_loss_though_the_guest_runs() {
+        let for_ = BOUND * PREPARATION;
+        // It hangs from the fifth second on, in the transfer or behind it.
+        let hangs = |_, n: u64| Seen {
+            joining: true,
+            repairing: true,
+            appended: Lsn(1000 + n),
+            acked: Lsn(1000 + n),
+            executed: Lsn(n.min(5000)),
+            ..all_is_well()
+        };
+        let lost = Some((35_000, LossReason::Standstill { for_ }));
+        assert_eq!(run(60_000, hangs), lost);
+        // It makes steps, and has all of the state from the fifth second on.
+        let crawls = |start, n: u64| Seen {
+            executed: Lsn(n),
+            sent: n >= 5000,
+            ..hangs(start, n)
+        };
+        let lost = Some((35_000, LossReason::Standstill { for_ }));
+        assert_eq!(run(60_000, crawls), lost);
+    }
+
+    #[test]
+    fn a_target_that_gets_on_has_as_long_as_its_transfer_takes() {
+        let gets_on = |start, n: u64| Seen {
+            joining: true,
+            repairing: n < 300_000,
+            sent: (280_000..300_000).contains(&n),
+            held: Some(start + ms(n / 1000 * 1000)),
+            appended: Lsn(1000 + n),
+            acked: Lsn(1000 + n),
+            executed: Lsn(n / 20_000 * 20_000),
+            ..all_is_well()
+        };
+        assert_eq!(run(400_000, gets_on), None);
+        // It has all of the log, and the guest is halted before the exit at which it would protect it.
+        let waits = |_, _| Seen {
+            joining: true,
+            ..all_is_well()
+        };
+        assert_eq!(run(400_000, waits), None);
     }
 
     #[test]
