@@ -177,11 +177,29 @@ impl Baseline {
         unsafe { &*slice.ptr_guard().as_ptr().cast() }
     }
 
-    /// Begins a transfer that builds on nothing: both sides have zeros, which guest memory need not be.
+    /// Begins to send what builds on nothing: both sides have zeros, which guest memory need not be.
     pub(super) fn begin_whole(&mut self) {
+        self.build_on_zeros();
+        self.suspects = PageSet::full(self.pages);
+    }
+
+    /// Begins to receive that: makes guest memory zero. What was written there is suspected by now
+    /// ([`Baseline::suspect_written`]). Pages that are known to be zero are left alone: to read all of a
+    /// large memory takes longer than the other side waits.
+    pub(super) fn begin_whole_on_zeros(&mut self) {
+        let zero = hash(&ZERO);
+        for (page, hash) in (0..).zip(&self.hashes) {
+            if *hash != zero || self.suspects.contains(page) {
+                self.put(page, &ZERO);
+            }
+        }
+        self.build_on_zeros();
+        self.suspects.clear();
+    }
+
+    fn build_on_zeros(&mut self) {
         self.hashes.fill(hash(&ZERO));
         self.cache.forget();
-        self.suspects = PageSet::full(self.pages);
         self.transfer = Transfer::Whole;
         self.settled = PageSet::full(self.pages);
     }
@@ -282,13 +300,6 @@ impl Baseline {
                 .expect(IN_MEMORY);
         }
         is_other
-    }
-
-    /// Makes all of guest memory zero.
-    pub(super) fn clear_memory(&self) {
-        for page in 0..self.pages {
-            self.put(page, &ZERO);
-        }
     }
 
     /// Guest memory has what the present transfer brought: what was written there until now is no reason to

@@ -52,8 +52,8 @@ impl Incoming {
         // Before memory is touched, or the access could still write to it.
         at.cpu.complete_access()?;
         // Every page with a content is to come, or is zero.
-        self.baseline.begin_whole();
-        self.baseline.clear_memory();
+        self.baseline.suspect_written(at.cpu, Look::Hidden)?;
+        self.baseline.begin_whole_on_zeros();
         Ok(())
     }
 

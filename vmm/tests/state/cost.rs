@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use ftvm_vmm::dice::Dice;
-use ftvm_vmm::ram::PAGE;
+use ftvm_vmm::ram::{self, GuestRam, PAGE};
 use nix::time::{ClockId, clock_gettime};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use crate::Pair;
 
@@ -24,6 +25,24 @@ fn resident() -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
     kib.expect("a number of kilobytes") << 10
+}
+
+/// How many pages of a guest's memory are mapped: those that were read or written, and what the system
+/// gives with them.
+fn mapped(memory: &GuestRam) -> usize {
+    let bytes = ram::page_count(memory) as usize * PAGE;
+    let slice = memory.get_slice(GuestAddress(0), bytes).expect("all of it");
+    let mut pages = vec![0u8; bytes / PAGE];
+    // SAFETY: the system writes one byte for each page of the slice, and reads nothing of it.
+    let result = unsafe {
+        libc::mincore(
+            slice.ptr_guard_mut().as_ptr().cast(),
+            bytes,
+            pages.as_mut_ptr(),
+        )
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    pages.iter().filter(|page| *page & 1 != 0).count()
 }
 
 /// How long this thread had a processor.
@@ -169,4 +188,23 @@ fn what_deltas_cost() {
         (cpu_time() - since)
     );
     println!("{} MiB in all", resident() >> 20);
+}
+
+/// Its primary waits for it to take what is sent, and not for long: a guest may have much memory.
+#[test]
+fn a_guest_that_just_booted_is_made_zero_without_a_look_at_all_of_its_memory() {
+    let few = 16;
+    let kernel = |page| (page < few).then_some([7; PAGE]);
+    let mut pair = Pair::new(PAGES, &kernel, false);
+    // Again and again, as after a transfer that came to nothing.
+    for _ in 0..2 {
+        let begun = pair.incoming.begin_whole(&mut pair.backup.at(0));
+        begun.expect("nothing fails");
+        let mapped = mapped(&pair.backup.memory) as u64;
+        assert!(
+            (few..PAGES / 16).contains(&mapped),
+            "{mapped} of {PAGES} pages"
+        );
+        assert!((0..few).all(|page| pair.backup.page(page) == [0; PAGE]));
+    }
 }
