@@ -14,6 +14,7 @@
 mod line;
 mod news;
 mod own_flushes;
+mod telling;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -27,9 +28,9 @@ use logging_channel::entry::Lsn;
 use self::line::Line;
 use self::news::News;
 use self::own_flushes::OwnFlushes;
+use self::telling::BackupView;
 use super::complaints::Complaints;
 use super::counters::DiskCounters;
-use super::followed::OwnFlush;
 use super::inbox::{Inbox, Message};
 use super::link::{Link, LinkError, LinkEvent, Up};
 use super::order::{Effect, Order, Ticket};
@@ -62,6 +63,8 @@ pub(super) struct Dispatcher {
     order: Order,
     unflushed: Unflushed,
     own_flush: OwnFlushes,
+    /// What the backup knows of what the server may lose.
+    backup_view: BackupView,
     /// The number of the server's start on the last connection.
     boot: Option<u64>,
     pending: BTreeMap<Ticket, OpenRequest>,
@@ -96,6 +99,7 @@ impl Dispatcher {
             order: Order::new(settings.backup_reads),
             unflushed: serving.unflushed,
             own_flush: OwnFlushes::default(),
+            backup_view: BackupView::default(),
             boot: None,
             pending: BTreeMap::new(),
             tickets: BTreeMap::new(),
@@ -132,6 +136,7 @@ impl Dispatcher {
                 self.look_at_log();
                 self.send();
             }
+            self.tell_backup();
         }
     }
 
@@ -313,9 +318,11 @@ impl Dispatcher {
                 executed,
                 epoch,
             } => {
-                self.go_to(epoch);
-                if std::mem::take(&mut self.alone) {
+                let moved = self.go_to(epoch);
+                if std::mem::take(&mut self.alone) || moved {
                     self.order.together();
+                    // Another backup, which knows nothing.
+                    self.backup_view = BackupView::default();
                 }
                 self.order.committed(committed);
                 self.order.executed(executed);
@@ -335,7 +342,8 @@ impl Dispatcher {
     }
 
     /// This host runs the guest in `epoch` now: as the writer of another one it may not write any more.
-    fn go_to(&mut self, epoch: Option<u64>) {
+    /// Says whether it was another one so far.
+    fn go_to(&mut self, epoch: Option<u64>) -> bool {
         let target = self.link.target();
         if let (Some(epoch), Some(writer)) = (epoch, &target.writer)
             && epoch != writer.epoch
@@ -343,7 +351,9 @@ impl Dispatcher {
             let vm = writer.vm.clone();
             self.take_leave();
             self.link.retarget(target.in_epoch(&vm, epoch));
+            return true;
         }
+        false
     }
 
     /// Says what requests wait for. `true` if some of it has come already.
@@ -367,13 +377,6 @@ impl Dispatcher {
                     || execution.is_some_and(|lsn| lsn <= executed)
             }
             Reached::Alone { .. } | Reached::Never => true,
-        }
-    }
-
-    /// Tells the backup of a flush of the service's own.
-    fn log_own_flush(&self, flush: OwnFlush) {
-        if self.log.is_some() && !self.alone && !self.halted {
-            (self.complete)(flush.completion());
         }
     }
 

@@ -4,42 +4,58 @@
 //! When a request is replayed it was issued; when its completion is, the server had answered it
 //! before. So what the guest's flush covers here is some of what it covered there, in the same
 //! order, and what is kept is at least what the primary had to keep: a little more, which does no
-//! harm. The primary's own flushes are in the log under numbers that no request has ([`OwnFlush`]).
+//! harm. What the primary alone knows is in the log under numbers that no request has
+//! ([`DiskNotice`]).
 //!
-//! A backup opens the disk before the guest's first change, and reads the number of the server's
-//! start then. If it is still the same when this host goes live, nothing has been lost.
+//! A backup that is there from the guest's begin opens the disk before the first change, and reads the
+//! number of the server's start then. If it is still the same when this host goes live, nothing has
+//! been lost. One that joins later does not know what the server had lost by then, and takes
+//! everything for lost that came before, until the primary has told it since which start the server
+//! has that.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::unflushed::{FULL_BYTES, Unflushed};
+use super::unflushed::{BOOT_BITS, FULL_BYTES, Unflushed};
 use super::{DiskCompletion, DiskError, DiskOp, DiskRequest};
 
-/// A flush of the primary's own in the log.
+/// What the log says of the disk that is no completion of a request: what the primary alone knows of
+/// the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OwnFlush {
-    /// All is stable that was answered up to the completion of this request.
+pub enum DiskNotice {
+    /// The primary flushed by itself: all is stable that was answered up to the completion of this
+    /// request.
     Stable(u64),
-    /// It failed.
-    Failed,
+    /// Whatever no flush has covered is at the server as it is since the start with this number, of
+    /// which these are the lower 62 bits.
+    Since(u64),
+    /// The server may have lost what no flush has covered, and has not been given all of it again.
+    Doubt,
     /// What was answered up to the completion of this request may be lost, and the primary does not
     /// remember it any more.
-    Lost(u64),
+    GivenUp(u64),
+    /// A change is lost: the guest's next flush fails.
+    Lost,
 }
 
-impl OwnFlush {
+impl DiskNotice {
     /// Set in the number of a completion that is none of a request; those do not reach it.
     const MARK: u64 = 1 << 63;
+
+    /// Set where the rest of the number is none of a request.
+    const NO_REQUEST: u64 = 1 << 62;
 
     /// As a completion, which the guest does not wait for.
     #[must_use]
     pub fn completion(self) -> DiskCompletion {
         let (id, result) = match self {
             Self::Stable(id) => (id, Ok(Vec::new())),
-            Self::Failed => (0, Err(DiskError::Io)),
-            Self::Lost(id) => (id, Err(DiskError::Io)),
+            Self::Since(boot) => (Self::NO_REQUEST | boot & BOOT_BITS, Ok(Vec::new())),
+            Self::Doubt => (0, Err(DiskError::Io)),
+            Self::GivenUp(id) => (id, Err(DiskError::Io)),
+            Self::Lost => (Self::NO_REQUEST, Err(DiskError::Io)),
         };
         DiskCompletion {
             id: Self::MARK | id,
@@ -47,16 +63,19 @@ impl OwnFlush {
         }
     }
 
-    /// What a completion says, if it is of such a flush.
+    /// What a completion says, if it is none of a request.
     #[must_use]
     pub fn of(id: u64, succeeded: bool) -> Option<Self> {
         if id & Self::MARK == 0 {
             return None;
         }
-        Some(match (succeeded, id & !Self::MARK) {
-            (true, request) => Self::Stable(request),
-            (false, 0) => Self::Failed,
-            (false, request) => Self::Lost(request),
+        let of_request = id & Self::NO_REQUEST == 0;
+        Some(match (succeeded, of_request, id & BOOT_BITS) {
+            (true, true, request) => Self::Stable(request),
+            (true, false, boot) => Self::Since(boot),
+            (false, true, 0) => Self::Doubt,
+            (false, true, request) => Self::GivenUp(request),
+            (false, false, _) => Self::Lost,
         })
     }
 }
@@ -99,11 +118,14 @@ impl Followed {
     /// The log has the completion of the request with this number.
     pub fn completed(&self, id: u64, succeeded: bool) {
         let State { open, unflushed } = &mut *self.lock();
-        match OwnFlush::of(id, succeeded) {
-            Some(OwnFlush::Stable(id)) => return unflushed.flushed_through(id),
-            Some(OwnFlush::Failed) => return unflushed.distrust(),
-            Some(OwnFlush::Lost(id)) => return unflushed.lost_through(id),
-            None => {}
+        if let Some(notice) = DiskNotice::of(id, succeeded) {
+            return match notice {
+                DiskNotice::Stable(id) => unflushed.flushed_through(id),
+                DiskNotice::Since(boot) => unflushed.trust(boot),
+                DiskNotice::Doubt => unflushed.distrust(),
+                DiskNotice::GivenUp(id) => unflushed.lost_through(id),
+                DiskNotice::Lost => unflushed.lose(),
+            };
         }
         if unflushed.is_flush(id) {
             unflushed.flush_answered(id, succeeded);
@@ -133,6 +155,13 @@ impl Followed {
         open.clear();
         unflushed.forget_flushes();
         unflushed.miss();
+    }
+
+    /// The guest was given the state of a primary's that had gone on without this host: what the server
+    /// lost in that time is not known here.
+    pub fn joined(&self) {
+        self.repaired();
+        self.lock().unflushed.distrust();
     }
 
     /// What the server may still lose, for the service of the host that goes live. Requests without
@@ -187,14 +216,21 @@ mod tests {
     }
 
     #[test]
-    fn own_flushes_survive_the_log() {
-        for flush in [OwnFlush::Stable(7), OwnFlush::Failed, OwnFlush::Lost(7)] {
-            let completion = flush.completion();
-            let back = OwnFlush::of(completion.id, completion.result.is_ok());
-            assert_eq!(back, Some(flush));
+    fn notices_survive_the_log() {
+        for notice in [
+            DiskNotice::Stable(7),
+            DiskNotice::Since(0),
+            DiskNotice::Since(u64::MAX >> 2),
+            DiskNotice::Doubt,
+            DiskNotice::GivenUp(7),
+            DiskNotice::Lost,
+        ] {
+            let completion = notice.completion();
+            let back = DiskNotice::of(completion.id, completion.result.is_ok());
+            assert_eq!(back, Some(notice));
         }
-        assert_eq!(OwnFlush::of(7, true), None);
-        assert_eq!(OwnFlush::of(u64::MAX / 2, false), None);
+        assert_eq!(DiskNotice::of(7, true), None);
+        assert_eq!(DiskNotice::of(u64::MAX / 2, false), None);
     }
 
     #[test]
@@ -213,13 +249,13 @@ mod tests {
     #[test]
     fn what_the_primary_flushed_by_itself_is_forgotten() {
         let followed = following(1..=4);
-        let own = |flush: OwnFlush| {
-            let completion = flush.completion();
+        let own = |notice: DiskNotice| {
+            let completion = notice.completion();
             followed.completed(completion.id, completion.result.is_ok());
         };
-        own(OwnFlush::Stable(2));
-        own(OwnFlush::Stable(1));
-        own(OwnFlush::Failed);
+        own(DiskNotice::Stable(2));
+        own(DiskNotice::Stable(1));
+        own(DiskNotice::Doubt);
         assert_eq!(again(&followed), (vec![3, 4], false));
     }
 
@@ -227,7 +263,7 @@ mod tests {
     fn what_the_primary_lost_is_told_by_one_of_the_two_hosts() {
         let lost = || {
             let followed = following(1..=4);
-            let completion = OwnFlush::Lost(3).completion();
+            let completion = DiskNotice::GivenUp(3).completion();
             followed.completed(completion.id, completion.result.is_ok());
             followed.issued(flush(5));
             followed

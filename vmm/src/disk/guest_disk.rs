@@ -165,8 +165,8 @@ impl GuestDisk {
         self.identity.clone()
     }
 
-    /// The disk for a backup that follows what its guest does with it. To be asked for before the
-    /// guest runs.
+    /// The disk for a backup that follows what its guest does with it, from the guest's begin on unless
+    /// it is said that it [joined](Followed::joined) later.
     #[must_use]
     pub fn followed(&self) -> Followed {
         Followed::new(self.boot)

@@ -28,6 +28,10 @@ pub const OWN_FLUSH_BYTES: u64 = 32 << 20;
 /// Kept data beyond which no further change goes out before a flush was answered.
 pub const FULL_BYTES: u64 = 64 << 20;
 
+/// What is compared of the number of a server's start, which is random: as much as the log has room
+/// for ([`super::followed`]).
+pub const BOOT_BITS: u64 = (1 << 62) - 1;
+
 /// What a kept change takes beside its data.
 const OVERHEAD_BYTES: u64 = 256;
 
@@ -80,7 +84,7 @@ impl Unflushed {
     #[must_use]
     pub fn under(boot: Option<u64>) -> Self {
         Self {
-            boot,
+            boot: boot.map(|number| number & BOOT_BITS),
             ..Self::default()
         }
     }
@@ -168,6 +172,24 @@ impl Unflushed {
         self.boot = None;
     }
 
+    /// All that no flush has covered is at the server as it is since this start.
+    pub fn trust(&mut self, boot: u64) {
+        self.boot = Some(boot & BOOT_BITS);
+    }
+
+    /// The number of the server's start since which it has all that no flush has covered, if that is
+    /// known.
+    #[must_use]
+    pub fn boot(&self) -> Option<u64> {
+        self.boot
+    }
+
+    /// Whether no change was answered that a flush has not covered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty() && self.gap.is_none()
+    }
+
     /// Changes were answered that are not known. What is kept was made before them, and must not be
     /// made again on top of them.
     pub fn miss(&mut self) {
@@ -222,6 +244,7 @@ impl Unflushed {
     pub fn connected(&mut self, boot: Option<u64>) -> usize {
         self.flushes.clear();
         self.repeat = None;
+        let boot = boot.map(|number| number & BOOT_BITS);
         if boot.is_some() && boot == self.boot {
             return 0;
         }

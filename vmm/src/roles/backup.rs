@@ -403,9 +403,12 @@ impl LogSource for ChannelSource {
 
     fn is_repaired(&mut self) {
         log::info!("this backup has the primary's state");
-        self.protocol.borrow_mut().take_over();
-        if let Some(disk) = &self.followed {
-            disk.repaired();
+        let mut protocol = self.protocol.borrow_mut();
+        protocol.take_over();
+        match &self.followed {
+            Some(disk) if protocol.is_protecting() => disk.repaired(),
+            Some(disk) => disk.joined(),
+            None => {}
         }
         self.events.emit(&Event::Repaired);
     }

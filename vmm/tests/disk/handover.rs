@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use crossbeam_channel::Receiver;
-use disk_server::nbd::protocol::Command;
+use disk_server::nbd::protocol::{Command, ErrorCode};
 use ftvm_vmm::devices::Output;
-use ftvm_vmm::disk::followed::Followed;
+use ftvm_vmm::disk::followed::{DiskNotice, Followed};
 use ftvm_vmm::disk::guest_disk::GuestDisk;
+use ftvm_vmm::disk::progress::Reached;
 use ftvm_vmm::disk::service::DiskService;
 use ftvm_vmm::disk::serving::Serving;
 use ftvm_vmm::disk::unflushed::OWN_FLUSH_BYTES;
@@ -17,7 +18,7 @@ use ftvm_vmm::events::Events;
 use ftvm_vmm::gates::{Suppressed, Unreleased};
 
 use crate::fake_server::FakeServer;
-use crate::world::{Log, PATIENCE, quick};
+use crate::world::{Log, PATIENCE, quick, until};
 
 const BLOCK: usize = 512;
 const SIZE: usize = 64 * BLOCK;
@@ -25,6 +26,7 @@ const SIZE: usize = 64 * BLOCK;
 /// A primary, and the backup that hears of all that its guest does with the disk.
 struct Pair {
     server: FakeServer,
+    log: Log,
     disk: GuestDisk,
     primary: DiskService,
     completions: Receiver<DiskCompletion>,
@@ -54,16 +56,30 @@ fn write(block: usize, byte: u8) -> DiskOp {
     }
 }
 
+fn open(server: &FakeServer) -> GuestDisk {
+    let uri = format!("nbd://{}/disk", server.address);
+    GuestDisk::open(&uri.parse().unwrap(), "vm", quick()).unwrap()
+}
+
 impl Pair {
     fn start(size: usize) -> Self {
+        Self::begin(size, Log::new())
+    }
+
+    /// A primary whose guest is alone. What is followed is of no use before a backup joins.
+    fn alone() -> Self {
+        let log = Log::new();
+        log.set(Reached::Alone { epoch: Some(1) });
+        Self::begin(SIZE, log)
+    }
+
+    fn begin(size: usize, log: Log) -> Self {
         let server = FakeServer::start(size, 1);
-        let uri = format!("nbd://{}/disk", server.address);
         // Each host opens it for itself, before the guest runs.
-        let open = || GuestDisk::open(&uri.parse().unwrap(), "vm", quick()).unwrap();
-        let (primaries, disk) = (open(), open());
+        let (primaries, disk) = (open(&server), open(&server));
         let serving = Serving {
             epoch: Some(1),
-            log: Some(Arc::new(Log::new())),
+            log: Some(Arc::new(log.clone())),
             ..Serving::default()
         };
         let (primary, completions) = serve(&primaries, serving);
@@ -71,6 +87,7 @@ impl Pair {
         let gate = Suppressed::keeping(Unreleased::default()).following(Some(followed.clone()));
         Self {
             server,
+            log,
             disk,
             primary,
             completions,
@@ -78,6 +95,16 @@ impl Pair {
             followed,
             next: 0,
         }
+    }
+
+    /// A backup starts, takes over the state, and protects the guest.
+    fn join(&mut self) {
+        self.disk = open(&self.server);
+        self.followed = self.disk.followed();
+        self.gate =
+            Suppressed::keeping(Unreleased::default()).following(Some(self.followed.clone()));
+        self.followed.joined();
+        self.log.up_to(0, 0);
     }
 
     /// Has the guest make a request, on both hosts.
@@ -88,12 +115,27 @@ impl Pair {
         self.primary.submit(request, None);
     }
 
-    /// Waits for a completion, which both hosts see.
-    fn complete(&mut self) -> DiskCompletion {
+    /// Waits for what the log has next of the disk, which both hosts see.
+    fn hear(&mut self) -> (DiskCompletion, Option<DiskNotice>) {
         let completion = self.completions.recv_timeout(PATIENCE).unwrap();
-        self.followed
-            .completed(completion.id, completion.result.is_ok());
-        completion
+        let succeeded = completion.result.is_ok();
+        self.followed.completed(completion.id, succeeded);
+        let notice = DiskNotice::of(completion.id, succeeded);
+        (completion, notice)
+    }
+
+    /// Waits for a completion.
+    fn complete(&mut self) -> DiskCompletion {
+        loop {
+            if let (completion, None) = self.hear() {
+                return completion;
+            }
+        }
+    }
+
+    /// Waits until the backup was told this.
+    fn told(&mut self, what: DiskNotice) {
+        while self.hear().1 != Some(what) {}
     }
 
     fn now(&mut self, op: DiskOp) {
@@ -206,7 +248,66 @@ fn what_the_primary_flushed_by_itself_the_backup_forgets() {
         pair.now(DiskOp::Write { offset: 0, data });
     }
     // Of the flush, which no request asked for.
-    let own = pair.complete();
-    assert!(own.id > writes, "{own:?}");
+    while !matches!(pair.hear(), (_, Some(DiskNotice::Stable(_)))) {}
     assert_eq!(pair.followed.take().bytes(), 0);
+}
+
+#[test]
+fn what_the_primary_knows_to_be_lost_a_backup_that_joins_learns() {
+    let mut pair = Pair::alone();
+    pair.now(write(1, 1));
+    pair.server.state().failing = Some(ErrorCode::Io);
+    pair.server.lose_power();
+    until("that it cannot be made again", || {
+        pair.server.state().failed > 0
+    });
+    pair.server.state().failing = None;
+    // The guest flushes nothing before the primary dies.
+    pair.join();
+    pair.told(DiskNotice::Lost);
+    let (_server, mut live) = pair.fail_over();
+    assert_eq!(live.now(DiskOp::Flush), Err(DiskError::Io));
+    assert_eq!(live.now(DiskOp::Flush), Ok(Vec::new()));
+}
+
+/// Its connection is idle, and the server's host came back without a word.
+#[test]
+fn a_loss_from_before_the_join_that_the_primary_has_not_seen_is_told_by_the_next_flush() {
+    let mut pair = Pair::alone();
+    pair.now(write(1, 1));
+    {
+        let mut server = pair.server.state();
+        server.cached = server.stable.clone();
+        server.boot = 2;
+    }
+    pair.join();
+    pair.told(DiskNotice::Since(1));
+    let (_server, mut live) = pair.fail_over();
+    assert_eq!(live.now(DiskOp::Flush), Err(DiskError::Io));
+}
+
+#[test]
+fn before_it_was_told_anything_a_backup_that_joined_takes_what_came_before_for_lost() {
+    let mut pair = Pair::alone();
+    pair.now(write(1, 1));
+    pair.join();
+    let (_server, mut live) = pair.fail_over();
+    assert_eq!(live.now(DiskOp::Flush), Err(DiskError::Io));
+}
+
+#[test]
+fn what_was_made_again_before_or_after_a_join_is_not_lost() {
+    let mut pair = Pair::alone();
+    pair.now(write(1, 1));
+    pair.server.lose_power();
+    pair.now(write(2, 2));
+    pair.join();
+    pair.told(DiskNotice::Since(2));
+    pair.now(write(3, 3));
+    pair.server.lose_power();
+    pair.told(DiskNotice::Since(3));
+    let (server, mut live) = pair.fail_over();
+    live.now(DiskOp::Flush).unwrap();
+    let stable = server.state().stable.clone();
+    assert_eq!([1, 2, 3].map(|n| block(&stable, n)), [1, 2, 3]);
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
+use ftvm_vmm::disk::followed::DiskNotice;
 use ftvm_vmm::disk::link::LinkSettings;
 use ftvm_vmm::disk::progress::{LogProgress, Reached};
 use ftvm_vmm::disk::service::DiskService;
@@ -173,12 +174,17 @@ impl Guest {
 
     /// Waits for one completion; checks that it was open, and a read's data.
     pub(crate) fn complete(&mut self) -> (u64, Result<(), DiskError>) {
-        let completion = self.completions.recv_timeout(PATIENCE);
-        self.check(completion.expect("a request is not completed"))
+        loop {
+            let completion = self.completions.recv_timeout(PATIENCE);
+            let completion = completion.expect("a request is not completed");
+            if is_of_request(&completion) {
+                return self.check(completion);
+            }
+        }
     }
 
     pub(crate) fn try_complete(&mut self) -> Option<(u64, Result<(), DiskError>)> {
-        let completion = self.completions.try_recv().ok()?;
+        let completion = self.completions.try_iter().find(is_of_request)?;
         Some(self.check(completion))
     }
 
@@ -207,6 +213,11 @@ impl Guest {
         self.submit(op, None);
         self.complete_all();
     }
+}
+
+/// Whether it is not what the service tells the backup beside.
+pub(crate) fn is_of_request(completion: &DiskCompletion) -> bool {
+    DiskNotice::of(completion.id, completion.result.is_ok()).is_none()
 }
 
 /// Waits until something is so.

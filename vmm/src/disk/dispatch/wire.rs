@@ -7,7 +7,7 @@ use std::time::Instant;
 use disk_server::nbd::client::Reply;
 use disk_server::nbd::protocol::{ErrorCode, TransmissionFlags};
 
-use super::super::followed::OwnFlush;
+use super::super::followed::DiskNotice;
 use super::super::order::Effect;
 use super::super::pieces::pieces;
 use super::super::{DiskError, DiskOp, DiskRequest};
@@ -204,7 +204,6 @@ impl Dispatcher {
                      not within {} s",
                     pause.as_secs()
                 );
-                self.log_own_flush(OwnFlush::Failed);
             }
         }
     }
@@ -217,7 +216,7 @@ impl Dispatcher {
             self.link.target()
         );
         if let Some(last) = self.unflushed.give_up() {
-            self.log_own_flush(OwnFlush::Lost(last));
+            self.log_notice(DiskNotice::GivenUp(last));
         }
     }
 
@@ -250,7 +249,7 @@ impl Dispatcher {
             Purpose::OwnFlush => {
                 self.own_flush = OwnFlushes::default();
                 if let Some(last) = self.unflushed.flush_answered(number, true) {
-                    self.log_own_flush(OwnFlush::Stable(last));
+                    self.log_notice(DiskNotice::Stable(last));
                 }
             }
             Purpose::Guest(ticket) => match transfer.request {
