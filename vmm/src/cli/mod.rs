@@ -115,7 +115,7 @@ impl DigestArgs {
     }
 }
 
-/// What both hosts of a pair need.
+/// What both hosts of a pair need. A backup goes by the bounds and intervals when it has gone live.
 #[derive(Args)]
 struct PairArgs {
     /// The disk server, which decides who may go on alone.
@@ -125,6 +125,29 @@ struct PairArgs {
     replication: ReplicationArgs,
     #[command(flatten)]
     events: EventsArgs,
+    #[command(flatten)]
+    digests: DigestArgs,
+    /// How long an output, or a guest that is held up, may wait for a backup that is heard but does
+    /// not get on, in milliseconds, before the backup is taken for lost; four times as long for one that
+    /// gets on and does not catch up. Twice the heartbeat timeout and at least 1000 if not given.
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=600_000))]
+    output_timeout: Option<u64>,
+    /// How far the backup may lag before the guest is slowed, in milliseconds, beyond the round trip
+    /// of the logging network.
+    #[arg(long, value_name = "MS", default_value_t = 50, value_parser = number(1..=600_000))]
+    max_lag: u64,
+}
+
+impl PairArgs {
+    /// How a host protects the guest while it runs it, but for the heartbeat timeout.
+    fn channel(&self, guest: &GuestArgs) -> Settings {
+        Settings {
+            output_timeout: self.output_timeout.map(Duration::from_millis),
+            max_lag: Duration::from_millis(self.max_lag),
+            longest_step: guest.latency(),
+            ..Settings::default()
+        }
+    }
 }
 
 /// Where a backup gets what the guest reads from its disk.
@@ -143,8 +166,6 @@ struct PrimaryArgs {
     guest: GuestArgs,
     #[command(flatten)]
     pair: PairArgs,
-    #[command(flatten)]
-    digests: DigestArgs,
     /// Address of the logging channel, where the backup connects (TCP, and UDP for heartbeats).
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
@@ -156,15 +177,6 @@ struct PrimaryArgs {
     /// primary's value.
     #[arg(long, value_name = "MS", default_value_t = 500, value_parser = number(10..=600_000))]
     heartbeat_timeout: u64,
-    /// How long an output, or a guest that is held up, may wait for a backup that is heard but does
-    /// not get on, in milliseconds, before the backup is taken for lost; four times as long for one that
-    /// gets on and does not catch up. Twice the heartbeat timeout and at least 1000 if not given.
-    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(10..=600_000))]
-    output_timeout: Option<u64>,
-    /// How far the backup may lag before the guest is slowed, in milliseconds, beyond the round trip
-    /// of the logging network.
-    #[arg(long, value_name = "MS", default_value_t = 50, value_parser = number(1..=600_000))]
-    max_lag: u64,
     /// Where the backup gets what the guest reads from its disk: from the log, or from the disk
     /// itself, which spares the logging network and delays writes of what was just read.
     #[arg(long, value_enum, default_value_t)]
@@ -321,14 +333,11 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
         },
         channel: Settings {
             heartbeat_timeout: Duration::from_millis(args.heartbeat_timeout),
-            output_timeout: args.output_timeout.map(Duration::from_millis),
-            max_lag: Duration::from_millis(args.max_lag),
-            longest_step: args.guest.latency(),
-            ..Settings::default()
+            ..args.pair.channel(&args.guest)
         },
         wait_for_backup: args.wait_for_backup,
         backup_reads: args.backup_reads == BackupReads::Disk,
-        pace: args.digests.pace(&args.guest),
+        pace: args.pair.digests.pace(&args.guest),
         #[cfg(feature = "sabotage")]
         never_repair: args.never_repair,
         #[cfg(feature = "sabotage")]
@@ -365,14 +374,8 @@ fn backup(args: &BackupArgs) -> anyhow::Result<()> {
             force: false,
         },
         listen: args.listen(),
-        channel: Settings {
-            longest_step: args.guest.latency(),
-            ..Settings::default()
-        },
-        pace: Pace {
-            latency: args.guest.latency(),
-            ..Pace::default()
-        },
+        channel: args.pair.channel(&args.guest),
+        pace: args.pair.digests.pace(&args.guest),
         #[cfg(feature = "sabotage")]
         sabotage: Plan {
             targets: args.sabotage.clone(),
@@ -408,6 +411,31 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn a_backup_is_told_how_to_protect_the_guest_when_it_has_gone_live() {
+        let common = "--memory 64 --kernel k --disk-server d:7420 --max-lag 300 --output-timeout 9000 \
+                      --digest-interval 5000";
+        let channel_and_pace = |own: &str| {
+            let line = format!("ftvm {own} {common}");
+            match Cli::parse_from(line.split_whitespace()).command {
+                Command::Primary(PrimaryArgs { guest, pair, .. })
+                | Command::Backup(BackupArgs { guest, pair, .. }) => {
+                    (pair.channel(&guest), pair.digests.pace(&guest))
+                }
+                _ => unreachable!("another command"),
+            }
+        };
+        for own in [
+            "primary --listen 10.0.0.1:7421",
+            "backup --connect 10.0.0.1:7421",
+        ] {
+            let (channel, pace) = channel_and_pace(own);
+            assert_eq!(channel.output_timeout(), Duration::from_secs(9));
+            assert_eq!(channel.max_lag, Duration::from_millis(300));
+            assert_eq!(pace.digest_interval, Duration::from_secs(5));
+        }
+    }
 
     #[test]
     fn only_a_build_for_sabotage_can_be_told_to_break_itself() {
