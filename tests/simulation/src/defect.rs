@@ -11,6 +11,10 @@ pub enum Defect {
     PermitForARoundTripMore,
     /// What is decided while the guest is alone lets out all that comes later.
     EverythingMayLeaveAlone,
+    /// Outputs have no entry to wait for as soon as the backup is lost.
+    NoEntryWhileContesting,
+    /// A backup protects the guest that could not use the state, and has said so.
+    ProtectedWithoutState,
     /// A backup claims as soon as it lost its primary.
     ClaimBeforeReplay,
     /// A backup that does not protect the guest yet claims.
@@ -23,11 +27,13 @@ pub enum Defect {
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::OutputBeforeAcknowledgement,
         Self::PermitWithoutLease,
         Self::PermitForARoundTripMore,
         Self::EverythingMayLeaveAlone,
+        Self::NoEntryWhileContesting,
+        Self::ProtectedWithoutState,
         Self::ClaimBeforeReplay,
         Self::TargetClaims,
         Self::DivergedClaims,

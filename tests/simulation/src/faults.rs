@@ -42,6 +42,8 @@ pub(crate) enum Fault {
     Cut(Who, Way, Duration),
     /// Heartbeats get through, and the log does not.
     CutStreams(Who, Way, Duration),
+    /// The host that runs the guest does not reach its disk, and gives way to its backup.
+    GiveWay(Duration),
     Loss(u32, Duration),
     Latency(Duration, Duration),
     DiskServerDown(Duration),
@@ -61,6 +63,7 @@ impl Fault {
             Self::Freeze(_, time)
             | Self::Cut(_, _, time)
             | Self::CutStreams(_, _, time)
+            | Self::GiveWay(time)
             | Self::Loss(_, time)
             | Self::Latency(_, time)
             | Self::DiskServerDown(time)
@@ -82,6 +85,7 @@ impl Fault {
             Self::Freeze(Who::Live, short),
             Self::Freeze(Who::Live, long),
             Self::Freeze(Who::Follower, long),
+            Self::GiveWay(long),
             Self::Flip,
             Self::DiskServerDown(long),
         ]
@@ -168,7 +172,7 @@ fn fault(rng: &mut Rng) -> Fault {
         true => ms(20..900, rng),
         false => ms(500..6000, rng),
     };
-    match rng.u32(..32) {
+    match rng.u32(..34) {
         0..4 => Fault::KillProcess(who),
         4..10 => Fault::KillHost(who),
         10 if rng.u32(..4) == 0 => Fault::KillOnlyCopy,
@@ -181,6 +185,7 @@ fn fault(rng: &mut Rng) -> Fault {
         24 => Fault::DiskServerSlow(ms(5..3000, rng), long),
         25..28 => Fault::DiskServerCut(who, way, long),
         28 => Fault::SlowReplay(ms(1..60, rng), long),
+        29 | 30 => Fault::GiveWay(long),
         _ => Fault::Flip,
     }
 }

@@ -34,6 +34,10 @@ pub(crate) struct Following {
     follower: Follower,
     /// A transfer of the whole state is under way.
     receives: bool,
+    /// What came of it is damaged.
+    spoiled: bool,
+    /// The last one has not been taken over.
+    lacks_state: bool,
     pub(crate) replay: Replay,
     /// Outputs that the primary may not have let out.
     unreleased: VecDeque<(Lsn, Reply)>,
@@ -80,6 +84,8 @@ impl Following {
             executed: Lsn(0),
             follower,
             receives: false,
+            spoiled: false,
+            lacks_state: false,
             replay: Replay::default(),
             unreleased: VecDeque::new(),
             released: Lsn(0),
@@ -250,12 +256,19 @@ impl Following {
 
     fn execute(&mut self, lsn: Lsn, logged: &Logged, env: &mut Env) {
         let of = self.of;
-        self.receives |= logged.entry == Entry::Begin;
+        if logged.entry == Entry::Begin {
+            (self.receives, self.spoiled, self.lacks_state) = (true, false, true);
+        }
         if self.receives || !self.follower.executes() {
-            if self.replay.receive(&logged.entry) {
+            let is_end = matches!(logged.entry, Entry::Commit(..));
+            if is_end && self.spoiled {
+                env.note(|| format!("{of}: cannot use the state that it got with LSN {lsn}"));
+                self.receives = false;
+                self.differs(lsn, env);
+            } else if self.replay.receive(&logged.entry) {
                 env.note(|| format!("{of}: has taken over the state"));
                 self.follower.take_over();
-                self.receives = false;
+                (self.receives, self.lacks_state) = (false, false);
                 self.flipped = false;
             }
         } else if !self.replay.execute(logged) {
@@ -263,13 +276,16 @@ impl Following {
                 env.fail(format!("process {of} differs at LSN {lsn}: {logged:?}"));
             }
             env.note(|| format!("{of}: differs at LSN {lsn}"));
-            self.follower.differ();
-            self.differed = Some(lsn);
-            self.plan_report(env);
+            self.differs(lsn, env);
         }
         match &logged.entry {
             Entry::Protected => {
                 env.note(|| format!("{of}: protects"));
+                if self.lacks_state {
+                    env.fail(format!(
+                        "process {of} protects a guest whose state it lacks"
+                    ));
+                }
                 self.protected = true;
                 env.checks.joins += 1;
                 self.follower.protect();
@@ -281,6 +297,13 @@ impl Following {
             }
             _ => {}
         }
+    }
+
+    /// It needs the whole state.
+    fn differs(&mut self, lsn: Lsn, env: &mut Env) {
+        self.follower.differ();
+        self.differed = Some(lsn);
+        self.plan_report(env);
     }
 
     /// What to do where all of the log was replayed.
@@ -303,7 +326,9 @@ impl Following {
 
     /// A bit of its guest's memory is another one from now on.
     pub(crate) fn flip(&mut self) {
-        if self.follower.executes() && !self.receives {
+        if self.receives {
+            self.spoiled = true;
+        } else if self.follower.executes() {
             self.flipped = true;
             self.replay.guest.memory[0] ^= 1;
         }

@@ -142,8 +142,7 @@ impl Runner {
                 transfer.wrote(page);
             }
             if let Some(reply) = reply {
-                let lsn = self.append(Entry::Output(reply), env);
-                self.flush(env);
+                let lsn = self.output(reply, env);
                 self.held.hold(lsn, reply);
                 let permit = self.permit(env);
                 // The thread may be late with what it has decided.
@@ -157,6 +156,20 @@ impl Runner {
             }
         }
         told
+    }
+
+    /// The entry that an output waits for: the last one, where there is nobody to log it for.
+    fn output(&mut self, reply: Reply, env: &mut Env) -> Lsn {
+        let lost = self.session.as_ref().is_none_or(|session| session.lost);
+        if lost && env.has(Defect::NoEntryWhileContesting) {
+            return Lsn(0);
+        }
+        if self.live.is_alone() {
+            return self.live.appended();
+        }
+        let lsn = self.append(Entry::Output(reply), env);
+        self.flush(env);
+        lsn
     }
 
     fn begin_session(&mut self, line: usize, number: u64, env: &mut Env) {
@@ -191,6 +204,10 @@ impl Runner {
     /// Protection may begin here.
     fn protect(&mut self, env: &mut Env) -> Option<Told> {
         let session = self.session.as_ref().filter(|session| !session.lost)?;
+        // What it executed may be an end of the transfer that it could not use.
+        if session.end.wants_state() && !env.has(Defect::ProtectedWithoutState) {
+            return None;
+        }
         if !self.live.at_exit(session.end.executed()) {
             return None;
         }

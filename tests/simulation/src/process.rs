@@ -316,6 +316,17 @@ impl Process {
         }
     }
 
+    /// Its disk answers its backup, and not this host.
+    pub(crate) fn give_way(&mut self, env: &mut Env) {
+        if let Role::Runs(runner) = &mut self.role
+            && runner.live.is_protected()
+        {
+            let for_ = env.settings.output_timeout();
+            let told = runner.lose(&LossReason::NoStorage { for_ }, env);
+            self.live_told(told, env);
+        }
+    }
+
     fn live_told(&mut self, told: Option<live::Told>, env: &mut Env) {
         match told {
             Some(live::Told::Paired) => self.tell(Input::Paired, env),

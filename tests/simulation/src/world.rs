@@ -412,6 +412,18 @@ impl World {
                     self.over_after(time, end);
                 }
             }
+            Fault::GiveWay(time) => {
+                let Some(host) = self.who(Who::Live) else {
+                    return;
+                };
+                for way in 0..2 {
+                    self.disk_server.cut[host][way] += 1;
+                    self.over_after(time, End::DiskServerCut(host, way));
+                }
+                if let Some(id) = self.on(host).filter(|id| self.processes[*id].frozen == 0) {
+                    self.processes[id].give_way(&mut self.env);
+                }
+            }
             Fault::Loss(percent, time) => {
                 self.env.network.loss = percent;
                 self.over_after(time, End::Loss);
