@@ -63,6 +63,8 @@ fn a_backup_that_is_heard_but_acknowledges_no_output_is_lost() {
 fn a_backup_that_is_heard_but_does_not_get_on_while_the_guest_is_held_up_is_lost() {
     let settings = Settings {
         max_lag: Duration::from_millis(1),
+        // Not so late that the network is blamed, however late the guest's thread is.
+        heartbeat_timeout: Duration::from_secs(3),
         ..impatient_for_progress()
     };
     let (mut backup, sender) = FakeBackup::join(&mut listen(), &settings);
