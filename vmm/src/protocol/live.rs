@@ -165,6 +165,12 @@ impl Live {
     pub fn is_joining(&self) -> bool {
         matches!(self.standing, Standing::Joining { .. })
     }
+
+    /// A backup has the state, and the output rule holds.
+    #[must_use]
+    pub fn is_protected(&self) -> bool {
+        matches!(self.standing, Standing::Protected { .. })
+    }
 }
 
 #[cfg(test)]
