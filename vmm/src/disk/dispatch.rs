@@ -31,6 +31,7 @@ use self::own_flushes::OwnFlushes;
 use self::telling::BackupView;
 use super::complaints::Complaints;
 use super::counters::DiskCounters;
+use super::followed::DiskNotice;
 use super::inbox::{Inbox, Message};
 use super::link::{Link, LinkError, LinkEvent, Up};
 use super::order::{Effect, Order, Ticket};
@@ -378,6 +379,26 @@ impl Dispatcher {
             }
             Reached::Alone { .. } | Reached::Never => true,
         }
+    }
+
+    /// Tells the backup what it cannot know by itself.
+    fn tell_backup(&mut self) {
+        if self.is_followed() {
+            for notice in self.backup_view.news(&self.unflushed).into_iter().flatten() {
+                (self.complete)(notice.completion());
+            }
+        }
+    }
+
+    /// Tells the backup of changes that need not be kept any more.
+    fn log_notice(&self, notice: DiskNotice) {
+        if self.is_followed() {
+            (self.complete)(notice.completion());
+        }
+    }
+
+    fn is_followed(&self) -> bool {
+        self.log.is_some() && !self.alone && !self.halted
     }
 
     /// Gives the guest its completion.

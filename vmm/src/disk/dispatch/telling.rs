@@ -2,7 +2,6 @@
 
 use super::super::followed::DiskNotice;
 use super::super::unflushed::Unflushed;
-use super::Dispatcher;
 
 /// What the backup knows by now. As long as this host and it are together it is told of every change.
 #[derive(Default)]
@@ -15,7 +14,7 @@ pub(super) struct BackupView {
 
 impl BackupView {
     /// What is new. Nothing that a backup knows depends on the order of the two.
-    fn news(&mut self, unflushed: &Unflushed) -> [Option<DiskNotice>; 2] {
+    pub(super) fn news(&mut self, unflushed: &Unflushed) -> [Option<DiskNotice>; 2] {
         let lost = unflushed.is_lost();
         let was_lost = std::mem::replace(&mut self.lost, lost);
         let boot = unflushed.boot();
@@ -26,27 +25,5 @@ impl BackupView {
             boot.map_or(DiskNotice::Doubt, DiskNotice::Since)
         });
         [(lost && !was_lost).then_some(DiskNotice::Lost), since]
-    }
-}
-
-impl Dispatcher {
-    /// Tells the backup what it cannot know by itself.
-    pub(super) fn tell_backup(&mut self) {
-        if self.is_followed() {
-            for notice in self.backup_view.news(&self.unflushed).into_iter().flatten() {
-                (self.complete)(notice.completion());
-            }
-        }
-    }
-
-    /// Tells the backup of changes that need not be kept any more.
-    pub(super) fn log_notice(&self, notice: DiskNotice) {
-        if self.is_followed() {
-            (self.complete)(notice.completion());
-        }
-    }
-
-    fn is_followed(&self) -> bool {
-        self.log.is_some() && !self.alone && !self.halted
     }
 }
