@@ -94,7 +94,7 @@ pub fn run_primary(
             vm.name
         );
         let sender = door
-            .accept_first(&mut listener, epoch, cancel)
+            .accept(&mut listener, &sessions, Some(cancel))
             .inspect_err(|error| {
                 if let AcceptError::NotEntitled(reason) = error {
                     let reason = reason.clone();

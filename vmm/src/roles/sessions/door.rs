@@ -34,8 +34,8 @@ impl Door {
             .name("door".into())
             .spawn(move || {
                 loop {
-                    match self.accept(&mut listener, &sessions) {
-                        Ok(()) => {}
+                    match self.accept(&mut listener, &sessions, None) {
+                        Ok(sender) => self.offer(sender, &sessions),
                         Err(AcceptError::NotEntitled(reason)) => {
                             log::warn!("no backup can join any more: {reason}");
                             return;
@@ -50,22 +50,22 @@ impl Door {
             .expect("a thread can be started");
     }
 
-    /// Waits for the backup with which the guest of `epoch` begins, until `cancel` is set.
+    /// Waits for a backup while the guest has none, until `cancel` is set.
     ///
     /// # Errors
     /// [`AcceptError`].
-    pub(in crate::roles) fn accept_first(
+    pub(in crate::roles) fn accept(
         &self,
         listener: &mut Listener,
-        epoch: u64,
-        cancel: &AtomicBool,
+        sessions: &Sessions,
+        cancel: Option<&AtomicBool>,
     ) -> Result<Sender, AcceptError> {
         listener.accept_backup(
             &self.identity,
             &self.host_report,
-            || Ok(self.rights.title(epoch)),
+            || sessions.may_join().map(|epoch| self.rights.title(epoch)),
             &self.settings,
-            Some(cancel),
+            cancel,
             |title| self.rights.confirm(title.epoch),
         )
     }
@@ -76,15 +76,7 @@ impl Door {
         peer_report::compare(&self.events, &self.host_report, peer) == StopNaming::Counter
     }
 
-    fn accept(&self, listener: &mut Listener, sessions: &Sessions) -> Result<(), AcceptError> {
-        let sender = listener.accept_backup(
-            &self.identity,
-            &self.host_report,
-            || sessions.may_join().map(|epoch| self.rights.title(epoch)),
-            &self.settings,
-            None,
-            |title| self.rights.confirm(title.epoch),
-        )?;
+    fn offer(&self, sender: Sender, sessions: &Sessions) {
         let counts = self.compare(&sender);
         self.events.emit(&Event::Joining {
             percent: 0.0,
@@ -93,7 +85,6 @@ impl Door {
             seconds_left: None,
         });
         sessions.offer(sender, counts);
-        Ok(())
     }
 }
 

@@ -24,8 +24,6 @@ pub(in crate::roles) struct SessionLog {
     current: Option<DroppedElsewhere<Session>>,
     /// The session is to protect the guest, and does not yet.
     unprotected: bool,
-    /// What was sent for the join.
-    sent: Option<Sent>,
     /// **Leaves a backup that differs as it is.**
     #[cfg(feature = "sabotage")]
     pub(in crate::roles) never_repair: bool,
@@ -40,7 +38,6 @@ impl SessionLog {
             sessions,
             unprotected: current.is_some(),
             current: current.map(DroppedElsewhere::new),
-            sent: None,
             #[cfg(feature = "sabotage")]
             never_repair: false,
         }
@@ -134,7 +131,6 @@ impl LogSink for SessionLog {
         );
         self.current = Some(DroppedElsewhere::new(session));
         self.unprotected = true;
-        self.sent = None;
         true
     }
 
@@ -166,7 +162,6 @@ impl LogSink for SessionLog {
         if let Some(act) = self.sessions.0.protected.get() {
             act(&session.sender);
         }
-        *session.join.sent.lock() = self.sent.unwrap_or_default();
         // The entry that follows.
         let entry = self.sessions.0.state.lock().live.appended().0 + 1 - base.0;
         session.join.protected.store(entry, Ordering::Release);
@@ -221,7 +216,9 @@ impl LogSink for SessionLog {
     }
 
     fn state_sent(&mut self, sent: Sent) {
-        self.sent = Some(sent);
+        if let (true, Some(session)) = (self.unprotected, &self.current) {
+            *session.join.sent.lock() = sent;
+        }
         self.sessions.0.events.emit(&Event::StateSent);
     }
 

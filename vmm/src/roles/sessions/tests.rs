@@ -5,27 +5,19 @@ use std::fs;
 use logging_channel::entry::{Entry, ExecutionPoint, Payload};
 use logging_channel::receiver::Receiver;
 use logging_channel::session::{Confirmation, Listener};
-use logging_channel::{HostReport, Identity, Settings};
+use logging_channel::{HostReport, Settings};
 
 use super::*;
 use crate::devices::Output;
 use crate::engine::OutputGate as _;
 use crate::gates::Committed;
 use crate::io::{ConsoleSink, Outlet};
-use crate::roles::tenure::tests::{DiskServer, Scene, primary, wait_until};
+use crate::roles::tenure::tests::{DiskServer, Scene, identity, primary, wait_until};
 use crate::sources::{Lanes, LogSink as _, Waits};
 
 /// A session of the scene's primary.
 fn session(scene: &Scene) -> (Sender, Receiver) {
-    let identity = Identity {
-        vm: "db".into(),
-        image: [1; 32],
-        cpu: [2; 32],
-        memory_bytes: 1 << 20,
-        tsc_khz: 1_000_000,
-        disk: None,
-        arbiter: None,
-    };
+    let identity = identity();
     let (host, settings) = (HostReport::default(), Settings::default());
     let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr();

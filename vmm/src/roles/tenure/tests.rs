@@ -108,6 +108,19 @@ pub(in crate::roles) struct Scene {
     halted: mpsc::Receiver<String>,
 }
 
+/// The guest of the tests.
+pub(in crate::roles) fn identity() -> Identity {
+    Identity {
+        vm: "db".into(),
+        image: [1; 32],
+        cpu: [2; 32],
+        memory_bytes: 1 << 20,
+        tsc_khz: 1_000_000,
+        disk: None,
+        arbiter: None,
+    }
+}
+
 /// A primary that has won an epoch.
 pub(in crate::roles) fn primary() -> Scene {
     let folder = tempfile::tempdir().unwrap();
@@ -129,15 +142,7 @@ pub(in crate::roles) fn primary() -> Scene {
 fn a_primary_that_was_replaced_while_it_waits_begins_with_nobody() {
     let scene = primary();
     let Scene { rights, epoch, .. } = &scene;
-    let identity = Identity {
-        vm: "db".into(),
-        image: [1; 32],
-        cpu: [2; 32],
-        memory_bytes: 1 << 20,
-        tsc_khz: 1_000_000,
-        disk: None,
-        arbiter: None,
-    };
+    let identity = identity();
     let (host, settings) = (HostReport::default(), Settings::default());
     let title = rights.title(*epoch);
     // A backup that it welcomed, and that took it for lost.
