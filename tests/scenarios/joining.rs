@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use testbed::failover::{Failovers, Judgement, Options};
+use testbed::joins::{self, Joins, Kind, Outcome};
 use testbed::pair::{DiskServer, Guest, PATIENCE};
 use testbed::workload::Client;
 use testbed::{Exit, Result, Testbed};
@@ -107,4 +108,21 @@ fn a_guest_that_was_started_alone_gets_a_backup() -> Result<()> {
 
     testbed.succeed();
     Ok(())
+}
+
+/// Joins are cut off at random moments: never a half state, never an old one, and nothing lost where a copy
+/// is left. `cargo xtask endure --only joins` makes many, of more kinds.
+#[test]
+fn joins_that_are_cut_off_leave_one_guest() -> Result<()> {
+    let options = joins::Options {
+        seed: 1,
+        ..joins::Options::default()
+    };
+    let mut joins = Joins::start("joins-cut", options)?;
+    for kind in Kind::SHARE {
+        let cut = joins.cut(kind)?;
+        eprintln!("{cut}");
+        assert!(kind.is_of_source() || cut.outcome != Outcome::Gone);
+    }
+    joins.end()
 }

@@ -13,6 +13,7 @@ use guest_images::load::Load;
 use serde::{Deserialize, Serialize};
 use testbed::Layout;
 use testbed::failover::{Failovers, Fault, Options};
+use testbed::joins::{self, Joins, Kind};
 use testbed::soak::soak;
 use testbed::workload::Workload;
 
@@ -22,6 +23,8 @@ use crate::steps::Steps;
 
 /// Failovers on one pair of hosts: enough for one during the guest's boot, or for a join that is cut.
 const FAILOVERS: u32 = 3;
+/// Joins that are cut off on one pair of hosts.
+const CUTS: usize = 20;
 /// A soak is worth less the shorter it is; what it finds about memory takes this long.
 const SOAK: Duration = Duration::from_secs(15 * 60);
 /// One fuzz target.
@@ -56,6 +59,8 @@ pub(crate) struct Endure {
 enum Part {
     /// Hosts are killed and frozen, in the guest's boot too, under loads and with a disk.
     Failovers,
+    /// Backups that join are cut off, with or without the guest that they join.
+    Joins,
     /// A guest is replicated under mixed load, and nothing is done to it.
     Soak,
     /// What a guest can reach is given made-up input.
@@ -67,8 +72,9 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Failovers,
+        Self::Joins,
         Self::Soak,
         Self::Fuzz,
         Self::Properties,
@@ -80,7 +86,7 @@ impl Part {
         match self {
             Self::Failovers => 3.0,
             Self::Soak => 3.0,
-            Self::Fuzz => 2.0,
+            Self::Fuzz | Self::Joins => 2.0,
             Self::Properties | Self::Simulation => 1.0,
         }
     }
@@ -90,6 +96,7 @@ impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Failovers => "failovers",
+            Self::Joins => "joins",
             Self::Soak => "soak",
             Self::Fuzz => "fuzz",
             Self::Properties => "properties",
@@ -197,6 +204,7 @@ impl Endure {
         let start = Instant::now();
         let (what, found) = match part {
             Part::Failovers => self.failovers(before, seed),
+            Part::Joins => self.joins(seed),
             Part::Soak => self.soak(record.left().min(SOAK)),
             Part::Fuzz => {
                 let target = TARGETS[before % TARGETS.len()];
@@ -272,6 +280,33 @@ impl Endure {
             Ok(findings)
         };
         (what, run())
+    }
+
+    /// Cuts of all kinds, in an order of the seed; those that may end the guest come last.
+    fn joins(&self, seed: u64) -> (String, Result<Vec<String>>) {
+        let mut cuts = Vec::new();
+        let line = LiveLine::new();
+        let mut run = || {
+            let mut joins = Joins::start(
+                "endure-joins",
+                joins::Options {
+                    seed,
+                    heartbeat_timeout: Duration::from_millis(self.heartbeat_timeout),
+                    ..joins::Options::default()
+                },
+            )?;
+            for kind in Kind::some(CUTS, seed) {
+                let cut = joins.cut(kind)?;
+                line.print(&cut.to_string());
+                cuts.push(cut);
+            }
+            joins.end()
+        };
+        let found = run();
+        drop(line);
+        let told: Vec<String> = cuts.iter().map(ToString::to_string).collect();
+        let what = format!("{} cuts, seed {seed}: {}", told.len(), told.join("; "));
+        (what, found.map(|()| Vec::new()).map_err(Into::into))
     }
 
     fn soak(&self, duration: Duration) -> (String, Result<Vec<String>>) {
@@ -386,7 +421,7 @@ mod tests {
             record.turns.push(turn(part, 100.0));
         }
         let turns = Part::ALL.map(|part| record.of(part).count());
-        assert_eq!(turns, [180, 180, 120, 60, 60]);
+        assert_eq!(turns, [150, 100, 150, 100, 50, 50]);
         assert_eq!(record.next(&[Part::Fuzz]), Part::Fuzz);
     }
 }

@@ -1,0 +1,353 @@
+//! One join that is cut off, and what is looked at then.
+
+use std::time::{Duration, Instant};
+
+use super::kind::{Cut, Kind, Outcome};
+use super::life::Life;
+use super::{Joins, LIMIT};
+use crate::Signal;
+use crate::error::{Error, Result};
+use crate::host_kind::HostKind;
+use crate::network::Network;
+use crate::pair::{Guest, Side, Told};
+use crate::protocol::Exit;
+use crate::wait::wait_until;
+
+/// Moments are drawn from so many times a join: some come when it is complete.
+const LATEST: f64 = 1.1;
+/// A link is cut, and the disk server gone, for up to so many heartbeat timeouts.
+const LONGEST_HOLD: f64 = 2.5;
+/// For how long a backup tries to reach a primary that may be gone.
+const CONNECT: &str = "20";
+/// ftvm's exit status when a backup has not begun.
+const NOT_BEGUN: Exit = Exit::Code(1);
+/// When another host won the guest.
+const LOST: Exit = Exit::Code(3);
+/// When a backup is not fit to go on with it.
+const UNFIT: Exit = Exit::Code(4);
+
+/// A cgroup of the host, whose memory is what makes the host run out of it.
+const CONFINE: &str = "\
+    set -e
+    cgroup=/sys/fs/cgroup
+    [ -e $cgroup/cgroup.procs ] || mount -t cgroup2 none $cgroup
+    echo +memory > $cgroup/cgroup.subtree_control
+    mkdir -p $cgroup/confined
+    echo max > $cgroup/confined/memory.max
+    echo '#!/bin/sh' > /tmp/confined-ftvm
+    echo \"echo \\$\\$ > $cgroup/confined/cgroup.procs; exec ftvm \\\"\\$@\\\"\" >> /tmp/confined-ftvm
+    chmod +x /tmp/confined-ftvm";
+const CONFINED: &str = "/tmp/confined-ftvm";
+const SQUEEZE: &str = "echo 1M > /sys/fs/cgroup/confined/memory.max";
+
+/// Ends something that disturbs the two hosts.
+type Mend = fn(&mut Joins) -> Result<()>;
+
+/// How it stands with the two of them when nothing changes any more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Settled {
+    /// The guest runs where it ran, without a backup.
+    Alone,
+    /// With one.
+    Protected,
+    /// It runs where the backup was.
+    TookOver,
+    /// It runs nowhere.
+    Gone,
+}
+
+impl Joins {
+    /// A backup joins, and that is cut off by this at a random moment. What must not be is an error.
+    ///
+    /// # Errors
+    ///
+    /// When the guest does not go on where it should, the client lost something, one that had not
+    /// joined ran the guest, or a host, the disk server or the guest cannot be started again.
+    pub fn cut(&mut self, kind: Kind) -> Result<Cut> {
+        let part = LATEST * self.random.f64();
+        let hold = self.options.heartbeat_timeout;
+        let hold = hold.mul_f64(LONGEST_HOLD * self.random.f64());
+        let mut life = self.life()?;
+        let seen = life.side.told().events.len();
+        let before = self.record(&life.guest)?;
+
+        let start = Instant::now();
+        let mut target = self.start_target(&life.guest, kind)?;
+        wait_until("the moment of a cut", LIMIT, || {
+            Ok(start.elapsed() >= self.took.mul_f64(part))
+        })?;
+        let percent = life.side.told().joining(seen).map(|join| join.percent);
+        let mend = self.strike(kind, &life.side, &target)?;
+        if let Some(mend) = mend {
+            let held = Instant::now();
+            wait_until("the end of a disturbance", LIMIT, || {
+                Ok(held.elapsed() >= hold)
+            })?;
+            mend(self)?;
+        }
+        let settled = self.settle(kind, &mut life.side, &mut target, seen)?;
+        let outcome = self.judge(settled, kind, life, target, (seen, before))?;
+        if !self.hosts.iter().all(|host| host.is_alive()) {
+            for host in &mut self.hosts {
+                if !host.is_alive() {
+                    self.testbed.boot_again(host)?;
+                }
+            }
+        }
+        Ok(Cut {
+            kind,
+            part,
+            percent,
+            outcome,
+        })
+    }
+
+    fn start_target(&self, guest: &Guest, kind: Kind) -> Result<Side> {
+        let [source, target] = [self.on, self.other()].map(|which| &self.hosts[which]);
+        let mut guest = guest.clone();
+        if kind == Kind::TargetOutOfMemory && target.kind() == HostKind::Qemu {
+            target.check(&["sh", "-c", CONFINE])?;
+            guest.program = CONFINED.to_owned();
+        }
+        let options = ["--connect-timeout", CONNECT];
+        guest.backup_with(target, source, &self.disk_server, &options)
+    }
+
+    /// Does it. What is to be called to end it, if it is not for good.
+    fn strike(&mut self, kind: Kind, source: &Side, target: &Side) -> Result<Option<Mend>> {
+        let other = self.other();
+        match kind {
+            Kind::TargetKilled => target.signal(Signal::SIGKILL)?,
+            Kind::TargetOutOfMemory => match self.hosts[other].kind() {
+                HostKind::Qemu => self.hosts[other].check(&["sh", "-c", SQUEEZE]).map(drop)?,
+                // The memory of this machine is not to be played with.
+                HostKind::Namespace => target.signal(Signal::SIGKILL)?,
+            },
+            Kind::TargetHostKilled => self.hosts[other].kill(),
+            Kind::SourceKilled => source.signal(Signal::SIGKILL)?,
+            Kind::SourceHostKilled => self.hosts[self.on].kill(),
+            Kind::LinkCut => {
+                self.hosts[other].cut(Network::Logging)?;
+                return Ok(Some(|joins| {
+                    joins.hosts[joins.other()].heal(Network::Logging)
+                }));
+            }
+            Kind::LinkCutFromTarget => {
+                self.hosts[other].lose(Network::Logging, 1.0)?;
+                return Ok(Some(|joins| {
+                    joins.hosts[joins.other()].undisturb(Network::Logging)
+                }));
+            }
+            Kind::LinkCutToTarget => {
+                self.hosts[self.on].lose(Network::Logging, 1.0)?;
+                return Ok(Some(|joins| {
+                    joins.hosts[joins.on].undisturb(Network::Logging)
+                }));
+            }
+            Kind::DiskServerGone => {
+                self.disk_server.kill();
+                return Ok(Some(|joins| joins.disk_server.restart(&joins.testbed)));
+            }
+            Kind::DiskServerRestarted => self.disk_server.restart(&self.testbed)?,
+        }
+        Ok(None)
+    }
+
+    /// Waits until nothing changes any more: the join is complete, or one of the two has ended, and the
+    /// other one knows.
+    fn settle(
+        &self,
+        kind: Kind,
+        source: &mut Side,
+        target: &mut Side,
+        seen: usize,
+    ) -> Result<Settled> {
+        // A loss that has begun is found within so long.
+        let calm = 2 * self.options.heartbeat_timeout;
+        let deadline = Instant::now() + LIMIT;
+        let mut protected_since = None;
+        loop {
+            let ended = [source.has_ended(), target.has_ended()];
+            let told = source.told();
+            let newest = newest(told, seen);
+            let is_protected = newest == Some("protected") && target.told().has("joined");
+            match ended {
+                [true, false] if target.told().has("live") => return Ok(Settled::TookOver),
+                [true, true] => return Ok(Settled::Gone),
+                [false, true] if matches!(newest, None | Some("join-cut" | "live")) => {
+                    return Ok(Settled::Alone);
+                }
+                [false, false] if is_protected => {
+                    let since = *protected_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= calm || is_harmless(kind) {
+                        return Ok(Settled::Protected);
+                    }
+                }
+                _ => protected_since = None,
+            }
+            if Instant::now() > deadline {
+                return Err(Error::Timeout {
+                    what: format!("an end of a join that was cut by: {kind}"),
+                    limit: LIMIT,
+                    seen: format!("source: {:?}\ntarget: {:?}", source.told(), target.told()),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Whether that is as it should be: the source had told of `seen` events, and `before` is who could
+    /// run the guest then.
+    fn judge(
+        &mut self,
+        settled: Settled,
+        kind: Kind,
+        mut life: Life,
+        target: Side,
+        (seen, before): (usize, (u64, String)),
+    ) -> Result<Outcome> {
+        let wrong = |what: &str, told: &dyn std::fmt::Debug| {
+            Err(Error::Wrong {
+                what: format!("{kind}: {what}"),
+                seen: format!("{told:?}"),
+            })
+        };
+        let epoch = before.0;
+        let differs = |told: &Told| told.has("diverged") || told.has("backup-diverged");
+        if differs(life.side.told()) {
+            return wrong("a backup differed", life.side.told());
+        }
+        match settled {
+            Settled::Protected => {
+                life.goes_on("of a guest whose backup joined in spite of a disturbance")?;
+                self.is_run_by(&life.guest, epoch, self.on)?;
+                self.fail_over(life, target)?;
+                Ok(Outcome::Protected)
+            }
+            Settled::TookOver => {
+                let (exit, told) = match kind {
+                    Kind::SourceHostKilled => (None, None),
+                    _ => life
+                        .side
+                        .end(LIMIT)
+                        .map(|(exit, told)| (Some(exit), Some(told)))?,
+                };
+                let expected = match kind {
+                    Kind::SourceHostKilled => None,
+                    Kind::SourceKilled => Some(Exit::Signal(Signal::SIGKILL as i32)),
+                    _ => Some(LOST),
+                };
+                if exit != expected {
+                    return wrong("the source ended otherwise", &(exit, told));
+                }
+                life.side = target;
+                self.on = self.other();
+                if !life.side.told().has("joined") || differs(life.side.told()) {
+                    return wrong("a backup went live that must not", life.side.told());
+                }
+                life.goes_on("of a backup that took over")?;
+                self.is_run_by(&life.guest, epoch + 1, self.on)?;
+                self.life = Some(life);
+                Ok(Outcome::TookOver)
+            }
+            Settled::Alone => {
+                let claimed = newest(life.side.told(), seen) == Some("live");
+                let end = self.end_of_target(kind, target)?;
+                if !end.is_as_it_should(kind, claimed) {
+                    return wrong("the target ended otherwise", &end);
+                }
+                life.goes_on("of a guest whose backup was lost in its join")?;
+                match claimed {
+                    true => self.is_run_by(&life.guest, epoch + 1, self.on)?,
+                    false if self.record(&life.guest)? != before => {
+                        return wrong("somebody claimed an epoch", &self.record(&life.guest)?);
+                    }
+                    false => {}
+                }
+                self.life = Some(life);
+                Ok(match claimed {
+                    true => Outcome::BackupLost,
+                    false => Outcome::Discarded,
+                })
+            }
+            Settled::Gone if !kind.is_of_source() => wrong("both ended", life.side.told()),
+            Settled::Gone => {
+                let end = self.end_of_target(kind, target)?;
+                let words = ["it was joining", "so is the guest"];
+                let says_why = words.iter().all(|words| end.told.errors.contains(words));
+                let is_right = match end.exit {
+                    Some(UNFIT) => says_why && end.told.has("refused"),
+                    Some(NOT_BEGUN) => !end.told.has("role"),
+                    _ => false,
+                };
+                if !is_right || end.told.has("live") || end.told.errors.contains("panicked") {
+                    return wrong("the target ended otherwise", &end);
+                }
+                if life
+                    .client
+                    .record()
+                    .loss()
+                    .is_some_and(|loss| loss.contains("reply"))
+                {
+                    return wrong("the client", &life.client.record().loss());
+                }
+                let _ = life.client.abandon();
+                if self.record(&life.guest)? != before {
+                    return wrong("somebody claimed an epoch", &self.record(&life.guest)?);
+                }
+                Ok(Outcome::Gone)
+            }
+        }
+    }
+
+    fn end_of_target(&self, kind: Kind, mut target: Side) -> Result<End> {
+        if kind == Kind::TargetHostKilled {
+            let told = target.told().clone();
+            return Ok(End { exit: None, told });
+        }
+        let (exit, told) = target.end(LIMIT)?;
+        Ok(End {
+            exit: Some(exit),
+            told,
+        })
+    }
+}
+
+/// How one that joined ended.
+#[derive(Debug)]
+struct End {
+    /// None of one whose host was killed.
+    exit: Option<Exit>,
+    told: Told,
+}
+
+impl End {
+    /// The source runs the guest; it `claimed` it if this one protected that.
+    fn is_as_it_should(&self, kind: Kind, claimed: bool) -> bool {
+        let killed = Exit::Signal(Signal::SIGKILL as i32);
+        let is_expected = match self.exit {
+            None => true,
+            Some(exit) if exit == killed => kind.is_of_target(),
+            Some(UNFIT) => !claimed && self.told.errors.contains("it was joining"),
+            Some(LOST) => claimed,
+            Some(NOT_BEGUN) => !self.told.has("role"),
+            Some(_) => false,
+        };
+        let knows = !self.told.has("live") && (claimed || !self.told.has("joined"));
+        is_expected && knows && !self.told.errors.contains("panicked")
+    }
+}
+
+/// What a source told last of a backup, after its first `seen` events.
+fn newest(told: &Told, seen: usize) -> Option<&str> {
+    const KINDS: [&str; 5] = ["joining", "join-cut", "protected", "peer-lost", "live"];
+    told.events[seen..]
+        .iter()
+        .filter_map(|event| event["event"].as_str())
+        .rfind(|kind| KINDS.contains(kind))
+}
+
+/// Whether a pair that is protected stays so.
+fn is_harmless(kind: Kind) -> bool {
+    matches!(kind, Kind::DiskServerGone | Kind::DiskServerRestarted)
+}

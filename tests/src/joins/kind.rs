@@ -1,0 +1,153 @@
+//! What joins are cut off by.
+
+use std::fmt;
+
+use fastrand::Rng;
+use serde::Serialize;
+
+/// What happens in the middle of a join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The process that joins is killed.
+    TargetKilled,
+    /// Its host has no memory for it any more, and kills it.
+    TargetOutOfMemory,
+    /// Its host dies.
+    TargetHostKilled,
+    /// The logging network between the two is cut, for a while that may be too short to matter.
+    LinkCut,
+    /// Nothing that the one which joins sends there arrives.
+    LinkCutFromTarget,
+    /// Nothing that it is sent arrives.
+    LinkCutToTarget,
+    /// The disk server is killed, and is away for a while.
+    DiskServerGone,
+    /// The disk server is killed and started again at once.
+    DiskServerRestarted,
+    /// The process that runs the guest is killed.
+    SourceKilled,
+    /// Its host dies.
+    SourceHostKilled,
+}
+
+impl Kind {
+    /// One of each sort, the last of which may end the guest.
+    pub const SHARE: [Self; 6] = [
+        Self::TargetKilled,
+        Self::LinkCutFromTarget,
+        Self::DiskServerRestarted,
+        Self::TargetOutOfMemory,
+        Self::LinkCut,
+        Self::SourceKilled,
+    ];
+
+    /// All of them, those that may end the guest last.
+    pub const ALL: [Self; 10] = [
+        Self::TargetKilled,
+        Self::TargetOutOfMemory,
+        Self::TargetHostKilled,
+        Self::LinkCut,
+        Self::LinkCutFromTarget,
+        Self::LinkCutToTarget,
+        Self::DiskServerGone,
+        Self::DiskServerRestarted,
+        Self::SourceKilled,
+        Self::SourceHostKilled,
+    ];
+
+    /// So many of them, each as often as any other, in an order of this seed; those that may end the guest
+    /// last.
+    #[must_use]
+    pub fn some(count: usize, seed: u64) -> Vec<Self> {
+        let mut kinds: Vec<Self> = Self::ALL.into_iter().cycle().take(count).collect();
+        Rng::with_seed(seed).shuffle(&mut kinds);
+        kinds.sort_by_key(|kind| kind.is_of_source());
+        kinds
+    }
+
+    /// Whether it is the only copy of the guest that dies.
+    #[must_use]
+    pub fn is_of_source(self) -> bool {
+        matches!(self, Self::SourceKilled | Self::SourceHostKilled)
+    }
+
+    /// Whether it is the copy that joins.
+    pub(super) fn is_of_target(self) -> bool {
+        matches!(
+            self,
+            Self::TargetKilled | Self::TargetOutOfMemory | Self::TargetHostKilled
+        )
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::TargetKilled => "target killed",
+            Self::TargetOutOfMemory => "target out of memory",
+            Self::TargetHostKilled => "target's host killed",
+            Self::LinkCut => "link cut both ways",
+            Self::LinkCutFromTarget => "link cut from the target",
+            Self::LinkCutToTarget => "link cut to the target",
+            Self::DiskServerGone => "disk server gone",
+            Self::DiskServerRestarted => "disk server restarted",
+            Self::SourceKilled => "source killed",
+            Self::SourceHostKilled => "source's host killed",
+        })
+    }
+}
+
+/// What a cut came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// The guest goes on alone where it ran, and the one that joined is discarded.
+    Discarded,
+    /// The join was complete in spite of it, or before it.
+    Protected,
+    /// It was complete, the backup was lost, and the guest goes on alone where it ran.
+    BackupLost,
+    /// It was complete, and the guest goes on on the host that had joined.
+    TookOver,
+    /// The only copy of the guest is gone, and the one that joined never ran it.
+    Gone,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Discarded => "discarded",
+            Self::Protected => "protected",
+            Self::BackupLost => "protected, and lost",
+            Self::TookOver => "protected, and took over",
+            Self::Gone => "the guest is gone",
+        })
+    }
+}
+
+/// A join that was cut off, or was to be.
+#[derive(Debug, Clone, Serialize)]
+pub struct Cut {
+    /// By what.
+    pub kind: Kind,
+    /// When, as a part of the time that an undisturbed join takes, from the start of the process that
+    /// joins.
+    pub part: f64,
+    /// How far it was then: percent of memory that had been gone through in the present round, as the
+    /// source had told last; none if it had not told of that join.
+    pub percent: Option<f64>,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} at {:.2} (", self.kind, self.part)?;
+        match self.percent {
+            Some(percent) => write!(f, "{percent:.0} %")?,
+            None => f.write_str("not begun")?,
+        }
+        write!(f, "): {}", self.outcome)
+    }
+}
