@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::kind::{Cut, Kind, Outcome};
+use super::kind::{Cut, Kind, Moment, Outcome};
 use super::life::Life;
 use super::{Joins, LIMIT};
 use crate::Signal;
@@ -13,12 +13,10 @@ use crate::pair::{Guest, Side, Told};
 use crate::protocol::Exit;
 use crate::wait::wait_until;
 
-/// Moments are drawn from so many times a join: some come when it is complete.
-const LATEST: f64 = 1.1;
 /// A link is cut, and the disk server gone, for up to so many heartbeat timeouts.
-const LONGEST_HOLD: f64 = 2.5;
+const LONGEST_HOLD: f64 = 2.0;
 /// For how long a backup tries to reach a primary that may be gone.
-const CONNECT: &str = "20";
+const CONNECT: &str = "6";
 /// ftvm's exit status when a backup has not begun.
 const NOT_BEGUN: Exit = Exit::Code(1);
 /// When another host won the guest.
@@ -57,14 +55,13 @@ enum Settled {
 }
 
 impl Joins {
-    /// A backup joins, and that is cut off by this at a random moment. What must not be is an error.
+    /// A backup joins, and that is cut off. What must not be is an error.
     ///
     /// # Errors
     ///
     /// When the guest does not go on where it should, the client lost something, one that had not
     /// joined ran the guest, or a host, the disk server or the guest cannot be started again.
-    pub fn cut(&mut self, kind: Kind) -> Result<Cut> {
-        let part = LATEST * self.random.f64();
+    pub fn cut(&mut self, kind: Kind, moment: Moment) -> Result<Cut> {
         let hold = self.options.heartbeat_timeout;
         let hold = hold.mul_f64(LONGEST_HOLD * self.random.f64());
         let mut life = self.life()?;
@@ -74,7 +71,15 @@ impl Joins {
         let start = Instant::now();
         let mut target = self.start_target(&life.guest, kind)?;
         wait_until("the moment of a cut", LIMIT, || {
-            Ok(start.elapsed() >= self.took.mul_f64(part))
+            let told = life.side.told();
+            Ok(match moment {
+                Moment::Part(part) => start.elapsed() >= self.took.mul_f64(part),
+                Moment::Told(percent) => {
+                    told.joining(seen)
+                        .is_some_and(|join| join.percent >= percent)
+                        || told.joined(seen).is_some()
+                }
+            })
         })?;
         let percent = life.side.told().joining(seen).map(|join| join.percent);
         let mend = self.strike(kind, &life.side, &target)?;
@@ -87,16 +92,14 @@ impl Joins {
         }
         let settled = self.settle(kind, &mut life.side, &mut target, seen)?;
         let outcome = self.judge(settled, kind, life, target, (seen, before))?;
-        if !self.hosts.iter().all(|host| host.is_alive()) {
-            for host in &mut self.hosts {
-                if !host.is_alive() {
-                    self.testbed.boot_again(host)?;
-                }
+        for host in &mut self.hosts {
+            if !host.is_alive() {
+                self.testbed.boot_again(host)?;
             }
         }
         Ok(Cut {
             kind,
-            part,
+            moment,
             percent,
             outcome,
         })

@@ -32,14 +32,14 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// One of each sort, the last of which may end the guest.
-    pub const SHARE: [Self; 6] = [
-        Self::TargetKilled,
-        Self::LinkCutFromTarget,
-        Self::DiskServerRestarted,
-        Self::TargetOutOfMemory,
-        Self::LinkCut,
-        Self::SourceKilled,
+    /// One of each sort, each at so many percent. The last one may end the guest.
+    pub const SHARE: [(f64, Self); 6] = [
+        (60.0, Self::TargetKilled),
+        (10.0, Self::LinkCutFromTarget),
+        (30.0, Self::DiskServerRestarted),
+        (80.0, Self::TargetOutOfMemory),
+        (50.0, Self::LinkCut),
+        (0.0, Self::SourceKilled),
     ];
 
     /// All of them, those that may end the guest last.
@@ -56,13 +56,11 @@ impl Kind {
         Self::SourceHostKilled,
     ];
 
-    /// So many of them, each as often as any other, in an order of this seed; those that may end the guest
-    /// last.
+    /// So many of them, each as often as any other, in an order of this seed.
     #[must_use]
     pub fn some(count: usize, seed: u64) -> Vec<Self> {
         let mut kinds: Vec<Self> = Self::ALL.into_iter().cycle().take(count).collect();
         Rng::with_seed(seed).shuffle(&mut kinds);
-        kinds.sort_by_key(|kind| kind.is_of_source());
         kinds
     }
 
@@ -126,14 +124,44 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// When a join is cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Moment {
+    /// When so large a part has passed of the time that an undisturbed join takes, from the start of the
+    /// process that joins.
+    Part(f64),
+    /// When the source has told of that join that it is so far, in percent.
+    Told(f64),
+}
+
+impl Moment {
+    /// Some come when the join is complete.
+    const LATEST: f64 = 1.1;
+
+    /// Any.
+    #[must_use]
+    pub fn any(random: &mut Rng) -> Self {
+        Self::Part(Self::LATEST * random.f64())
+    }
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Part(part) => write!(f, "at {part:.2} of its time"),
+            Self::Told(percent) => write!(f, "at {percent:.0} %"),
+        }
+    }
+}
+
 /// A join that was cut off, or was to be.
 #[derive(Debug, Clone, Serialize)]
 pub struct Cut {
     /// By what.
     pub kind: Kind,
-    /// When, as a part of the time that an undisturbed join takes, from the start of the process that
-    /// joins.
-    pub part: f64,
+    /// When that was to be.
+    pub moment: Moment,
     /// How far it was then: percent of memory that had been gone through in the present round, as the
     /// source had told last; none if it had not told of that join.
     pub percent: Option<f64>,
@@ -143,7 +171,7 @@ pub struct Cut {
 
 impl fmt::Display for Cut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} at {:.2} (", self.kind, self.part)?;
+        write!(f, "{} {} (", self.kind, self.moment)?;
         match self.percent {
             Some(percent) => write!(f, "{percent:.0} %")?,
             None => f.write_str("not begun")?,

@@ -3,11 +3,12 @@
 //!
 //! ```no_run
 //! # fn main() -> testbed::Result<()> {
-//! use testbed::joins::{Joins, Kind, Options};
+//! use testbed::joins::{Joins, Kind, Moment, Options};
 //!
 //! let mut joins = Joins::start("example", Options::default())?;
-//! for kind in Kind::SHARE {
-//!     println!("{}", joins.cut(kind)?);
+//! println!("{}", joins.join_and_fail_over()?);
+//! for kind in Kind::ALL {
+//!     println!("{}", joins.cut(kind, Moment::Told(50.0))?);
 //! }
 //! joins.end()?;
 //! # Ok(())
@@ -23,7 +24,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use guest_images::load::Load;
 
-pub use self::kind::{Cut, Kind, Outcome};
+pub use self::kind::{Cut, Kind, Moment, Outcome};
+pub use self::life::Complete;
 use self::life::Life;
 use crate::error::Result;
 use crate::host::Host;
@@ -33,15 +35,22 @@ use crate::testbed::Testbed;
 /// For what will never happen.
 const LIMIT: Duration = Duration::from_secs(300);
 
+/// As long as a join takes where nothing is known of that.
+const UNKNOWN: Duration = Duration::from_secs(5);
+/// What an emulated host has beside the guest's memory, in MiB.
+const FOR_THE_HOST: u32 = 1024;
+
 /// How joins are made.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where the random moments come from.
+    /// Where it comes from how long disturbances last.
     pub seed: u64,
     /// Silence after which a host takes the other for lost.
     pub heartbeat_timeout: Duration,
     /// What computes in the guest beside Redis.
     pub load: Option<Load>,
+    /// The guest's memory, if it is to have another size than usual. Emulated hosts have 1 GiB more.
+    pub memory_mib: Option<u32>,
 }
 
 impl Default for Options {
@@ -50,6 +59,7 @@ impl Default for Options {
             seed: 0,
             heartbeat_timeout: PATIENCE,
             load: None,
+            memory_mib: None,
         }
     }
 }
@@ -74,35 +84,36 @@ pub struct Joins {
 }
 
 impl Joins {
-    /// Starts hosts, disk server, and the guest; a first join and a failover show how long a join takes.
+    /// Starts hosts and disk server.
     ///
     /// # Errors
     ///
-    /// When something is not set up, or a host or the guest does not boot.
+    /// When something is not set up, or a host does not boot.
     pub fn start(name: &str, options: Options) -> Result<Self> {
-        let testbed = Testbed::new(name)?;
+        let mut testbed = Testbed::new(name)?;
+        if let Some(mib) = options.memory_mib {
+            testbed = testbed.with_host_memory(mib + FOR_THE_HOST);
+        }
         let hosts = testbed.start_hosts(["a", "b"])?;
         let disk_server = DiskServer::start(&testbed)?;
-        let mut joins = Self {
+        Ok(Self {
             random: Rng::with_seed(options.seed),
             options,
             life: None,
             lives: 0,
-            took: Duration::ZERO,
+            took: UNKNOWN,
             disk_server,
             hosts,
             on: 0,
             testbed,
-        };
-        joins.join_and_fail_over()?;
-        Ok(joins)
+        })
     }
 
-    /// What is told last: the client must have lost nothing.
+    /// Ends the guest and the hosts.
     ///
     /// # Errors
     ///
-    /// When it did.
+    /// When the client lost something, or the guest does not end in order.
     pub fn end(mut self) -> Result<()> {
         if let Some(life) = self.life.take() {
             life.end()?;

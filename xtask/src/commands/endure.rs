@@ -13,7 +13,7 @@ use guest_images::load::Load;
 use serde::{Deserialize, Serialize};
 use testbed::Layout;
 use testbed::failover::{Failovers, Fault, Options};
-use testbed::joins::{self, Joins, Kind};
+use testbed::joins::{self, Joins, Kind, Moment};
 use testbed::soak::soak;
 use testbed::workload::Workload;
 
@@ -23,8 +23,14 @@ use crate::steps::Steps;
 
 /// Failovers on one pair of hosts: enough for one during the guest's boot, or for a join that is cut.
 const FAILOVERS: u32 = 3;
+/// Turns of joins that differ.
+const JOINS_TURNS: usize = 4;
 /// Joins that are cut off on one pair of hosts.
 const CUTS: usize = 20;
+/// Joins under load that are complete.
+const JOINS: usize = 10;
+/// As much as a guest may have.
+const LARGE_MIB: u32 = 3072;
 /// A soak is worth less the shorter it is; what it finds about memory takes this long.
 const SOAK: Duration = Duration::from_secs(15 * 60);
 /// One fuzz target.
@@ -59,7 +65,7 @@ pub(crate) struct Endure {
 enum Part {
     /// Hosts are killed and frozen, in the guest's boot too, under loads and with a disk.
     Failovers,
-    /// Backups that join are cut off, with or without the guest that they join.
+    /// Backups join: they are cut off, with or without the guest that they join, or compared with it.
     Joins,
     /// A guest is replicated under mixed load, and nothing is done to it.
     Soak,
@@ -204,7 +210,7 @@ impl Endure {
         let start = Instant::now();
         let (what, found) = match part {
             Part::Failovers => self.failovers(before, seed),
-            Part::Joins => self.joins(seed),
+            Part::Joins => self.joins(before, seed),
             Part::Soak => self.soak(record.left().min(SOAK)),
             Part::Fuzz => {
                 let target = TARGETS[before % TARGETS.len()];
@@ -282,31 +288,52 @@ impl Endure {
         (what, run())
     }
 
-    /// Cuts of all kinds, in an order of the seed; those that may end the guest come last.
-    fn joins(&self, seed: u64) -> (String, Result<Vec<String>>) {
-        let mut cuts = Vec::new();
+    /// In turns: joins that are cut off, joins under load, and one of a large guest.
+    fn joins(&self, before: usize, seed: u64) -> (String, Result<Vec<String>>) {
+        let mut options = joins::Options {
+            seed,
+            heartbeat_timeout: Duration::from_millis(self.heartbeat_timeout),
+            ..joins::Options::default()
+        };
+        let (kinds, complete) = match before % JOINS_TURNS {
+            1 => {
+                options.load = Some(Load::Mixed);
+                (Vec::new(), JOINS)
+            }
+            2 => {
+                options.memory_mib = Some(LARGE_MIB);
+                (Vec::new(), 1)
+            }
+            _ => (Kind::some(CUTS, seed), 1),
+        };
+        let mut told = vec![match (options.load, options.memory_mib) {
+            (Some(load), _) => format!("under {load}"),
+            (_, Some(mib)) => format!("of a guest with {mib} MiB"),
+            _ => format!("cut off, seed {seed}"),
+        }];
         let line = LiveLine::new();
-        let mut run = || {
-            let mut joins = Joins::start(
-                "endure-joins",
-                joins::Options {
-                    seed,
-                    heartbeat_timeout: Duration::from_millis(self.heartbeat_timeout),
-                    ..joins::Options::default()
-                },
-            )?;
-            for kind in Kind::some(CUTS, seed) {
-                let cut = joins.cut(kind)?;
-                line.print(&cut.to_string());
-                cuts.push(cut);
+        let mut tell = |what: String| {
+            line.print(&what);
+            told.push(what);
+        };
+        let run = || {
+            let mut joins = Joins::start("endure-joins", options)?;
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (last, first): (Vec<Kind>, Vec<Kind>) =
+                kinds.into_iter().partition(|kind| kind.is_of_source());
+            for kind in first {
+                tell(joins.cut(kind, Moment::any(&mut random))?.to_string());
+            }
+            for _ in 0..complete {
+                tell(joins.join_and_fail_over()?.to_string());
+            }
+            for kind in last {
+                tell(joins.cut(kind, Moment::any(&mut random))?.to_string());
             }
             joins.end()
         };
-        let found = run();
-        drop(line);
-        let told: Vec<String> = cuts.iter().map(ToString::to_string).collect();
-        let what = format!("{} cuts, seed {seed}: {}", told.len(), told.join("; "));
-        (what, found.map(|()| Vec::new()).map_err(Into::into))
+        let found = run().map(|()| Vec::new()).map_err(anyhow::Error::from);
+        (told.join("; "), found)
     }
 
     fn soak(&self, duration: Duration) -> (String, Result<Vec<String>>) {
