@@ -42,8 +42,7 @@ impl Kind {
         (0.0, Self::SourceKilled),
     ];
 
-    /// All of them, those that may end the guest last.
-    pub const ALL: [Self; 10] = [
+    const ALL: [Self; 10] = [
         Self::TargetKilled,
         Self::TargetOutOfMemory,
         Self::TargetHostKilled,
@@ -56,11 +55,12 @@ impl Kind {
         Self::SourceHostKilled,
     ];
 
-    /// So many of them, each as often as any other, in an order of this seed.
+    /// One of each kind in an order of this seed; those that may end the guest last.
     #[must_use]
-    pub fn some(count: usize, seed: u64) -> Vec<Self> {
-        let mut kinds: Vec<Self> = Self::ALL.into_iter().cycle().take(count).collect();
+    pub fn all(seed: u64) -> Vec<Self> {
+        let mut kinds = Self::ALL.to_vec();
         Rng::with_seed(seed).shuffle(&mut kinds);
+        kinds.sort_by_key(|kind| kind.is_of_source());
         kinds
     }
 

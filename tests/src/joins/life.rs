@@ -161,6 +161,15 @@ impl Joins {
             Memory::of(source)?.resident_kib,
             Memory::of(target)?.resident_kib,
         ];
+        let most = |mib: u32| u64::from(mib) * 1024 * 11 / 10;
+        if let Some(most) = self.options.memory_mib.map(most)
+            && resident_kib.iter().any(|kib| *kib > most)
+        {
+            return Err(Error::Wrong {
+                what: format!("more than {most} KiB in memory"),
+                seen: format!("source and target: {resident_kib:?} KiB"),
+            });
+        }
         self.fail_over(life, backup)?;
         Ok(Complete {
             took: self.took,

@@ -7,7 +7,7 @@
 //!
 //! let mut joins = Joins::start("example", Options::default())?;
 //! println!("{}", joins.join_and_fail_over()?);
-//! for kind in Kind::ALL {
+//! for kind in Kind::all(7) {
 //!     println!("{}", joins.cut(kind, Moment::Told(50.0))?);
 //! }
 //! joins.end()?;

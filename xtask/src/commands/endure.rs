@@ -25,8 +25,6 @@ use crate::steps::Steps;
 const FAILOVERS: u32 = 3;
 /// Turns of joins that differ.
 const JOINS_TURNS: usize = 4;
-/// Joins that are cut off on one pair of hosts.
-const CUTS: usize = 20;
 /// Joins under load that are complete.
 const JOINS: usize = 10;
 /// As much as a guest may have.
@@ -304,7 +302,7 @@ impl Endure {
                 options.memory_mib = Some(LARGE_MIB);
                 (Vec::new(), 1)
             }
-            _ => (Kind::some(CUTS, seed), 1),
+            _ => (Kind::all(seed), 1),
         };
         let mut told = vec![match (options.load, options.memory_mib) {
             (Some(load), _) => format!("under {load}"),
@@ -319,16 +317,16 @@ impl Endure {
         let run = || {
             let mut joins = Joins::start("endure-joins", options)?;
             let mut random = fastrand::Rng::with_seed(seed);
-            let (last, first): (Vec<Kind>, Vec<Kind>) =
-                kinds.into_iter().partition(|kind| kind.is_of_source());
-            for kind in first {
-                tell(joins.cut(kind, Moment::any(&mut random))?.to_string());
-            }
             for _ in 0..complete {
                 tell(joins.join_and_fail_over()?.to_string());
             }
-            for kind in last {
-                tell(joins.cut(kind, Moment::any(&mut random))?.to_string());
+            for same in kinds.chunk_by(|a, b| a.is_of_source() == b.is_of_source()) {
+                for kind in same {
+                    tell(joins.cut(*kind, Moment::any(&mut random))?.to_string());
+                }
+                if !same[0].is_of_source() {
+                    tell(joins.join_and_fail_over()?.to_string());
+                }
             }
             joins.end()
         };
