@@ -39,6 +39,9 @@ const CASES: u32 = 2000;
 const TARGETS: [&str; 7] = ["apic", "blk", "net", "pci", "pit", "traps", "uart"];
 /// Simulated schedules: some minutes.
 const SCHEDULES: u64 = 50_000;
+/// What a turn counts for at least, in its part's share: one that fails at once would be made again and
+/// again, and nothing else.
+const LEAST_SECONDS: f64 = 60.0;
 /// Lines of what a command printed last that are kept as a finding.
 const LAST_WORDS: usize = 20;
 
@@ -144,8 +147,10 @@ impl Record {
 
     /// The part that has had the least of its share.
     fn next(&self, among: &[Part]) -> Part {
-        let had =
-            |part: &Part| self.of(*part).map(|turn| turn.seconds).sum::<f64>() / part.weight();
+        let had = |part: &Part| {
+            let turns = self.of(*part).map(|turn| turn.seconds.max(LEAST_SECONDS));
+            turns.sum::<f64>() / part.weight()
+        };
         *among
             .iter()
             .min_by(|a, b| had(a).total_cmp(&had(b)))
@@ -448,5 +453,18 @@ mod tests {
         let turns = Part::ALL.map(|part| record.of(part).count());
         assert_eq!(turns, [150, 100, 150, 100, 50, 50]);
         assert_eq!(record.next(&[Part::Fuzz]), Part::Fuzz);
+    }
+
+    #[test]
+    fn a_part_that_fails_at_once_keeps_no_other_from_its_turns() {
+        let mut record = Record::go_on(None, 1000);
+        let parts = [Part::Soak, Part::Fuzz];
+        while record.of(Part::Soak).count() < 3 {
+            let part = record.next(&parts);
+            record
+                .turns
+                .push(turn(part, if part == Part::Fuzz { 0.1 } else { 600.0 }));
+            assert!(record.turns.len() < 100, "nothing but fuzz");
+        }
     }
 }
