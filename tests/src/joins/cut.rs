@@ -1,5 +1,6 @@
 //! One join that is cut off, and what is looked at then.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::kind::{Cut, Kind, Moment, Outcome};
@@ -17,6 +18,7 @@ use crate::wait::wait_until;
 const LONGEST_HOLD: f64 = 2.0;
 /// For how long a backup tries to reach a primary that may be gone.
 const CONNECT: &str = "6";
+const KILLED: Exit = Exit::Signal(Signal::SIGKILL as i32);
 /// ftvm's exit status when a backup has not begun.
 const NOT_BEGUN: Exit = Exit::Code(1);
 /// When another host won the guest.
@@ -209,17 +211,10 @@ impl Joins {
         target: Side,
         (seen, before): (usize, (u64, String)),
     ) -> Result<Outcome> {
-        let wrong = |what: &str, told: &dyn std::fmt::Debug| {
-            Err(Error::Wrong {
-                what: format!("{kind}: {what}"),
-                seen: format!("{told:?}"),
-            })
-        };
-        let epoch = before.0;
-        let differs = |told: &Told| told.has("diverged") || told.has("backup-diverged");
         if differs(life.side.told()) {
-            return wrong("a backup differed", life.side.told());
+            return wrong(kind, "a backup differed", life.side.told());
         }
+        let epoch = before.0;
         match settled {
             Settled::Protected => {
                 life.goes_on("of a guest whose backup joined in spite of a disturbance")?;
@@ -228,44 +223,19 @@ impl Joins {
                 Ok(Outcome::Protected)
             }
             Settled::TookOver => {
-                let (exit, told) = match kind {
-                    Kind::SourceHostKilled => (None, None),
-                    _ => life
-                        .side
-                        .end(LIMIT)
-                        .map(|(exit, told)| (Some(exit), Some(told)))?,
-                };
-                let expected = match kind {
-                    Kind::SourceHostKilled => None,
-                    Kind::SourceKilled => Some(Exit::Signal(Signal::SIGKILL as i32)),
-                    _ => Some(LOST),
-                };
-                if exit != expected {
-                    return wrong("the source ended otherwise", &(exit, told));
-                }
-                life.side = target;
-                self.on = self.other();
-                if !life.side.told().has("joined") || differs(life.side.told()) {
-                    return wrong("a backup went live that must not", life.side.told());
-                }
-                life.goes_on("of a backup that took over")?;
-                self.is_run_by(&life.guest, epoch + 1, self.on)?;
-                self.life = Some(life);
+                self.took_over(kind, life, target, epoch)?;
                 Ok(Outcome::TookOver)
             }
             Settled::Alone => {
                 let claimed = newest(life.side.told(), seen) == Some("live");
-                let end = self.end_of_target(kind, target)?;
+                let end = End::of(kind, target)?;
                 if !end.is_as_it_should(kind, claimed) {
-                    return wrong("the target ended otherwise", &end);
+                    return wrong(kind, "the target ended otherwise", &end);
                 }
                 life.goes_on("of a guest whose backup was lost in its join")?;
                 match claimed {
                     true => self.is_run_by(&life.guest, epoch + 1, self.on)?,
-                    false if self.record(&life.guest)? != before => {
-                        return wrong("somebody claimed an epoch", &self.record(&life.guest)?);
-                    }
-                    false => {}
+                    false => self.is_unclaimed(kind, &life, &before)?,
                 }
                 self.life = Some(life);
                 Ok(match claimed {
@@ -273,47 +243,90 @@ impl Joins {
                     false => Outcome::Discarded,
                 })
             }
-            Settled::Gone if !kind.is_of_source() => wrong("both ended", life.side.told()),
+            Settled::Gone if !kind.is_of_source() => wrong(kind, "both ended", life.side.told()),
             Settled::Gone => {
-                let end = self.end_of_target(kind, target)?;
-                let words = ["it was joining", "so is the guest"];
-                let says_why = words.iter().all(|words| end.told.errors.contains(words));
-                let is_right = match end.exit {
-                    Some(UNFIT) => says_why && end.told.has("refused"),
-                    Some(NOT_BEGUN) => !end.told.has("role"),
-                    _ => false,
-                };
-                if !is_right || end.told.has("live") || end.told.errors.contains("panicked") {
-                    return wrong("the target ended otherwise", &end);
-                }
-                if life
-                    .client
-                    .record()
-                    .loss()
-                    .is_some_and(|loss| loss.contains("reply"))
-                {
-                    return wrong("the client", &life.client.record().loss());
-                }
-                let _ = life.client.abandon();
-                if self.record(&life.guest)? != before {
-                    return wrong("somebody claimed an epoch", &self.record(&life.guest)?);
-                }
+                self.is_gone(kind, life, &End::of(kind, target)?, &before)?;
                 Ok(Outcome::Gone)
             }
         }
     }
 
-    fn end_of_target(&self, kind: Kind, mut target: Side) -> Result<End> {
-        if kind == Kind::TargetHostKilled {
-            let told = target.told().clone();
-            return Ok(End { exit: None, told });
+    /// The guest goes on where its backup was.
+    fn took_over(
+        &mut self,
+        kind: Kind,
+        mut life: Life,
+        mut target: Side,
+        epoch: u64,
+    ) -> Result<()> {
+        let expected = match kind {
+            Kind::SourceHostKilled => None,
+            Kind::SourceKilled => Some(KILLED),
+            _ => Some(LOST),
+        };
+        if let Some(expected) = expected {
+            let (exit, told) = life.side.end(LIMIT)?;
+            if exit != expected {
+                return wrong(kind, "the source ended otherwise", &(exit, told));
+            }
         }
-        let (exit, told) = target.end(LIMIT)?;
-        Ok(End {
-            exit: Some(exit),
-            told,
-        })
+        if !target.told().has("joined") || differs(target.told()) {
+            return wrong(kind, "a backup went live that must not", target.told());
+        }
+        life.side = target;
+        self.on = self.other();
+        life.goes_on("of a backup that took over")?;
+        self.is_run_by(&life.guest, epoch + 1, self.on)?;
+        self.life = Some(life);
+        Ok(())
     }
+
+    /// The guest runs nowhere, and everybody says so.
+    fn is_gone(&self, kind: Kind, life: Life, end: &End, before: &(u64, String)) -> Result<()> {
+        let words = ["it was joining", "so is the guest"];
+        let says_why = words.iter().all(|words| end.told.errors.contains(words));
+        let is_right = match end.exit {
+            Some(UNFIT) => says_why && end.told.has("refused"),
+            Some(NOT_BEGUN) => !end.told.has("role"),
+            _ => false,
+        };
+        if !is_right || end.told.has("live") || end.told.errors.contains("panicked") {
+            return wrong(kind, "the target ended otherwise", end);
+        }
+        self.is_unclaimed(kind, &life, before)?;
+        let seen = life.client.abandon();
+        if seen.irregular.is_some() {
+            return wrong(kind, "the client had a wrong reply", &seen.irregular);
+        }
+        // Nobody starts it anew by mistake.
+        let host = &self.hosts[self.other()];
+        let primary = life.guest.primary_at_once(host, &self.disk_server, &[])?;
+        let (exit, told) = primary.end(LIMIT)?;
+        match exit == NOT_BEGUN && told.errors.contains("start again with --force") {
+            true => Ok(()),
+            false => wrong(kind, "a primary started in its place", &(exit, told)),
+        }
+    }
+
+    /// Who may run the guest is the same as before.
+    fn is_unclaimed(&self, kind: Kind, life: &Life, before: &(u64, String)) -> Result<()> {
+        let now = self.record(&life.guest)?;
+        match now == *before {
+            true => Ok(()),
+            false => wrong(kind, "somebody claimed an epoch", &(before, now)),
+        }
+    }
+}
+
+fn wrong<T>(kind: Kind, what: &str, seen: &dyn fmt::Debug) -> Result<T> {
+    Err(Error::Wrong {
+        what: format!("{kind}: {what}"),
+        seen: format!("{seen:?}"),
+    })
+}
+
+fn differs(told: &Told) -> bool {
+    told.has("diverged") || told.has("backup-diverged")
 }
 
 /// How one that joined ended.
@@ -325,12 +338,21 @@ struct End {
 }
 
 impl End {
+    fn of(kind: Kind, mut target: Side) -> Result<Self> {
+        if kind == Kind::TargetHostKilled {
+            let told = target.told().clone();
+            return Ok(Self { exit: None, told });
+        }
+        let (exit, told) = target.end(LIMIT)?;
+        let exit = Some(exit);
+        Ok(Self { exit, told })
+    }
+
     /// The source runs the guest; it `claimed` it if this one protected that.
     fn is_as_it_should(&self, kind: Kind, claimed: bool) -> bool {
-        let killed = Exit::Signal(Signal::SIGKILL as i32);
         let is_expected = match self.exit {
             None => true,
-            Some(exit) if exit == killed => kind.is_of_target(),
+            Some(KILLED) => kind.is_of_target(),
             Some(UNFIT) => !claimed && self.told.errors.contains("it was joining"),
             Some(LOST) => claimed,
             Some(NOT_BEGUN) => !self.told.has("role"),
