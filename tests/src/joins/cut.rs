@@ -168,7 +168,7 @@ impl Joins {
         seen: usize,
     ) -> Result<Settled> {
         // A loss that has begun is found within so long.
-        let calm = 2 * self.options.heartbeat_timeout;
+        let calm = self.options.heartbeat_timeout;
         let deadline = Instant::now() + LIMIT;
         let mut protected_since = None;
         loop {
