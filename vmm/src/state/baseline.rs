@@ -7,6 +7,7 @@ use xxhash_rust::xxh64::xxh64;
 
 use super::page_cache::PageCache;
 use super::patch::{Base, PagePatch, PatchError};
+use super::streams::Hashes;
 use crate::cpu::{CpuError, GuestCpu, Look};
 use crate::ram::{self, GuestRam, PAGE, PageSet};
 
@@ -16,7 +17,7 @@ use crate::ram::{self, GuestRam, PAGE, PageSet};
 /// Costs a fifteenth of the guest's memory ([`Baseline::most_bytes`]).
 pub struct Baseline {
     memory: GuestRam,
-    hashes: Vec<u64>,
+    hashes: Hashes,
     cache: PageCache,
     pages: u64,
     /// The pages in which guest memory may differ from the baseline, but for those written since
@@ -37,7 +38,7 @@ const SCRUB_PARTS: u64 = 512;
 /// The first time after a transfer of the whole state, which may have got a page wrong.
 const FIRST_SCRUB_PARTS: u64 = 16;
 
-static ZERO: [u8; PAGE] = [0; PAGE];
+pub(super) static ZERO: [u8; PAGE] = [0; PAGE];
 
 /// What a transfer builds on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,11 +66,11 @@ pub(super) struct Change {
     pub(super) patch: Option<PagePatch>,
 }
 
-const IN_MEMORY: &str = "a page of guest memory";
+pub(super) const IN_MEMORY: &str = "a page of guest memory";
 
 /// The hash of a page: of natural contents no two are the same. A guest that makes two of them takes its
 /// own protection away, and nobody else's.
-fn hash(content: &[u8; PAGE]) -> u64 {
+pub(super) fn hash(content: &[u8; PAGE]) -> u64 {
     xxh64(content, 0)
 }
 
@@ -84,11 +85,8 @@ impl Baseline {
             bytes: Self::most_bytes(pages * PAGE as u64),
             source,
         };
-        let mut hashes = Vec::new();
-        hashes.try_reserve_exact(pages as usize).map_err(no_room)?;
-        hashes.resize(pages as usize, hash(&ZERO));
         let mut baseline = Self {
-            hashes,
+            hashes: Hashes::of_zeros(pages).map_err(no_room)?,
             cache: PageCache::new(pages).map_err(no_room)?,
             memory,
             pages,
@@ -186,10 +184,21 @@ impl Baseline {
         unsafe { &*slice.ptr_guard().as_ptr().cast() }
     }
 
-    /// Begins to send what builds on nothing: both sides have zeros, which guest memory need not be.
+    /// Begins to send what builds on nothing: both sides have zeros, which guest memory need not be. All
+    /// of memory is to be sent.
     pub(super) fn begin_whole(&mut self) {
         self.build_on_zeros();
-        self.suspects = PageSet::full(self.pages);
+        self.suspects.clear();
+    }
+
+    /// The pages that are suspected, which somebody else looks at now.
+    pub(super) fn take_suspects(&mut self) -> PageSet {
+        std::mem::replace(&mut self.suspects, PageSet::empty(self.pages))
+    }
+
+    /// The hashes, for those who send or take memory beside the log.
+    pub(super) fn hashes(&self) -> Hashes {
+        self.hashes.clone()
     }
 
     /// Begins to receive that: makes guest memory zero. What was written there is suspected by now
@@ -197,8 +206,8 @@ impl Baseline {
     /// large memory takes longer than the other side waits.
     pub(super) fn begin_whole_on_zeros(&mut self) {
         let zero = hash(&ZERO);
-        for (page, hash) in (0..).zip(&self.hashes) {
-            if *hash != zero || self.suspects.contains(page) {
+        for page in 0..self.pages {
+            if self.hashes.get(page) != zero || self.suspects.contains(page) {
                 self.put(page, &ZERO);
             }
         }
@@ -207,7 +216,7 @@ impl Baseline {
     }
 
     fn build_on_zeros(&mut self) {
-        self.hashes.fill(hash(&ZERO));
+        self.hashes.forget();
         self.cache.forget();
         self.transfer = Transfer::Whole;
         self.settled = PageSet::full(self.pages);
@@ -234,7 +243,7 @@ impl Baseline {
     pub(super) fn take_change(&mut self, page: u64) -> Change {
         let content = *self.current(page);
         let hash = hash(&content);
-        let is_other = hash != self.hashes[page as usize];
+        let is_other = hash != self.hashes.get(page);
         let patch = (is_other || !self.settled.contains(page)).then(|| {
             let (base, before) = match self.cache.get(page) {
                 Some(before) => (Base::Cached, before),
@@ -250,7 +259,7 @@ impl Baseline {
 
     /// The present transfer brings this page.
     fn settle(&mut self, page: u64, content: &[u8; PAGE], hash: u64) {
-        self.hashes[page as usize] = hash;
+        self.hashes.set(page, hash);
         if self.cache.get(page).is_some() {
             self.cache.change(page, content);
         } else if !self.settled.contains(page) {
@@ -263,14 +272,14 @@ impl Baseline {
     pub(super) fn take_changed(&mut self, page: u64) -> Option<u64> {
         let content = self.current(page);
         let hash = hash(content);
-        if hash == self.hashes[page as usize] {
+        if hash == self.hashes.get(page) {
             return None;
         }
         if self.cache.get(page).is_some() {
             let content = *content;
             self.cache.refresh(page, &content);
         }
-        self.hashes[page as usize] = hash;
+        self.hashes.set(page, hash);
         Some(hash)
     }
 
