@@ -29,10 +29,14 @@ pub struct Baseline {
     settled: PageSet,
     /// The next page to look at without a reason.
     scrubbed: u64,
+    /// In how many digests all of memory is looked at once.
+    scrub_parts: u64,
 }
 
 /// All of memory is looked at once in this many digests: some ten minutes.
 const SCRUB_PARTS: u64 = 512;
+/// The first time after a transfer of the whole state, which may have got a page wrong.
+const FIRST_SCRUB_PARTS: u64 = 16;
 
 pub(super) static ZERO: [u8; PAGE] = [0; PAGE];
 
@@ -90,6 +94,7 @@ impl Baseline {
             transfer: Transfer::Whole,
             settled: PageSet::empty(pages),
             scrubbed: 0,
+            scrub_parts: SCRUB_PARTS,
         };
         // A kernel that starts changes a few bytes in most of its pages.
         for page in ram::take_written(&baseline.memory) {
@@ -146,8 +151,12 @@ impl Baseline {
     /// Suspects pages though nobody is known to have written to them: others each time.
     pub(super) fn suspect_some(&mut self) {
         let first = self.scrubbed;
-        let next = (first + self.pages.div_ceil(SCRUB_PARTS)).min(self.pages);
-        self.scrubbed = if next == self.pages { 0 } else { next };
+        let next = (first + self.pages.div_ceil(self.scrub_parts)).min(self.pages);
+        self.scrubbed = next;
+        if next == self.pages {
+            self.scrubbed = 0;
+            self.scrub_parts = SCRUB_PARTS;
+        }
         (first..next).for_each(|page| self.suspects.insert(page));
     }
 
@@ -211,6 +220,8 @@ impl Baseline {
         self.cache.forget();
         self.transfer = Transfer::Whole;
         self.settled = PageSet::full(self.pages);
+        self.scrubbed = 0;
+        self.scrub_parts = FIRST_SCRUB_PARTS;
     }
 
     /// Begins a delta to a guest that stands at the exit `exits`, or goes on with it. Whether it is another
@@ -321,4 +332,41 @@ impl Baseline {
 
 fn address(page: u64) -> GuestAddress {
     GuestAddress(page * PAGE as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So many digests look at all of memory, and how many pages each of the next looks at.
+    fn scrub(baseline: &mut Baseline) -> (u64, u64) {
+        let mut looked_at = baseline.no_pages();
+        let mut digests = 0;
+        let mut part = |baseline: &mut Baseline| {
+            baseline.suspect_some();
+            let pages: Vec<u64> = std::iter::from_fn(|| baseline.next_suspect()).collect();
+            pages.iter().for_each(|page| looked_at.insert(*page));
+            (pages.len() as u64, looked_at.len())
+        };
+        while part(baseline).1 < baseline.pages() {
+            digests += 1;
+        }
+        (digests + 1, part(baseline).0)
+    }
+
+    /// Otherwise a page that a join got wrong stays unnoticed for ten minutes.
+    #[test]
+    fn all_of_memory_is_looked_at_soon_after_a_transfer_and_then_by_and_by() {
+        let ram = ram::allocate(4096 * PAGE as u64).expect("memory");
+        let mut baseline = Baseline::new(ram).expect("memory");
+        let by_and_by = (SCRUB_PARTS, 4096 / SCRUB_PARTS);
+        assert_eq!(scrub(&mut baseline), by_and_by);
+        baseline.begin_whole_on_zeros();
+        baseline.suspects.clear();
+        assert_eq!(
+            scrub(&mut baseline),
+            (FIRST_SCRUB_PARTS, 4096 / SCRUB_PARTS)
+        );
+        assert_eq!(scrub(&mut baseline), by_and_by);
+    }
 }
