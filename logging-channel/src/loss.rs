@@ -38,6 +38,8 @@ pub enum LossReason {
         /// How long it does not.
         for_: Duration,
     },
+    /// It does not take the guest's memory, for this reason.
+    Memory(String),
     /// The peer sent what no peer sends.
     Protocol(String),
     /// The log ended in order.
@@ -72,6 +74,7 @@ impl fmt::Display for LossReason {
                 "the disk server answers it, and has not answered this host for {} ms",
                 for_.as_millis()
             ),
+            LossReason::Memory(why) => write!(f, "the guest's memory could not be sent: {why}"),
             LossReason::Protocol(what) => write!(f, "the peer broke the protocol: {what}"),
             LossReason::Orderly => f.write_str("the log ended in order"),
         }

@@ -20,6 +20,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use crate::bytes::Fields;
 use crate::loss::LossReason;
@@ -30,6 +31,10 @@ const HEADER_LEN: usize = 12;
 
 /// Most bytes of a block.
 pub const MAX_BLOCK: usize = 256 * 1024;
+
+/// How long a backup may take nothing of a stream: it makes the memory of a large guest zero, or is about to
+/// hear that a transfer begins.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Most memory streams of a session.
 pub const MOST_STREAMS: u8 = 16;
@@ -43,8 +48,9 @@ pub struct MemoryStream {
 }
 
 impl MemoryStream {
-    pub(crate) fn new(stream: TcpStream, session: Arc<sender::Shared>) -> Self {
-        Self { stream, session }
+    pub(crate) fn new(stream: TcpStream, session: Arc<sender::Shared>) -> io::Result<Self> {
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self { stream, session })
     }
 
     /// Sends a block of a transfer; waits while the network is full.
@@ -60,7 +66,16 @@ impl MemoryStream {
         let written = self.stream.write_all(&header);
         written
             .and_then(|()| self.stream.write_all(block))
-            .inspect_err(|_| self.session.lose(LossReason::Closed))
+            .inspect_err(|error| self.session.lose(LossReason::Memory(why(error))))
+    }
+}
+
+fn why(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            format!("it took nothing for {} s", PATIENCE.as_secs())
+        }
+        _ => error.to_string(),
     }
 }
 

@@ -216,8 +216,7 @@ impl Sender {
     /// [`io::Error`], if the host has no room for more open files.
     pub fn memory_streams(&self) -> io::Result<Vec<MemoryStream>> {
         let shared = &self.ends.shared;
-        let end =
-            |stream: &TcpStream| Ok(MemoryStream::new(stream.try_clone()?, Arc::clone(shared)));
+        let end = |stream: &TcpStream| MemoryStream::new(stream.try_clone()?, Arc::clone(shared));
         shared.memory.iter().map(end).collect()
     }
 
