@@ -101,13 +101,12 @@ fn heartbeats_alone_keep_a_backup() {
     for n in 1..=10 {
         let beat = backup.hear();
         assert_eq!((beat.session, beat.sequence), (session, n));
-        backup.beat(session, n);
+        let (sequence, held) = (n, Duration::ZERO);
+        backup.beat_with(session, n, Some(Echo { sequence, held }));
         assert_eq!(sender.lost(), None);
     }
-    assert!(matches!(
-        announced(&sender.events()),
-        LossReason::Silent { .. }
-    ));
+    let reason = announced(&sender.events());
+    assert!(matches!(reason, LossReason::Silent { .. }), "{reason:?}");
 }
 
 #[test]
