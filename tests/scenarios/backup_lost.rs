@@ -45,7 +45,7 @@ fn the_primary_goes_on_alone() -> Result<()> {
     let _full = unread_fifo(&a, &pipe)?;
     let primary = unheard(&guest, &a, &pipe)?.primary(&a, &disk_server, &[])?;
     let backup = guest.backup(&b, &a, &disk_server)?;
-    let client = Client::redis(testbed.client());
+    let client = Client::redis_with_pauses(testbed.client());
     client.goes_on("after the boot")?;
     let mut pair = Pair {
         client,

@@ -201,7 +201,7 @@ impl Stage {
             }
             User::Echo(Echo::start(&self.testbed)?)
         } else {
-            let client = Client::redis(self.testbed.client());
+            let client = Client::redis_with_pauses(self.testbed.client());
             client.goes_on("after the boot")?;
             User::Redis(client)
         };

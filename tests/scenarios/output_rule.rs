@@ -35,7 +35,7 @@ fn kill_the_primary(testbed: &Testbed, options: &[&str], increments: u64) -> Res
     let primary = guest.primary(&a, &disk_server, options)?;
     let mut backup = guest.backup(&b, &a, &disk_server)?;
 
-    let client = Client::redis(testbed.client());
+    let client = Client::redis_with_pauses(testbed.client());
     wait_until("replies", LIMIT, || Ok(client.counter() > 20))?;
     a.delay(Network::Logging, DELAY)?;
     let before = client.counter();
@@ -62,7 +62,7 @@ fn kill_the_primary(testbed: &Testbed, options: &[&str], increments: u64) -> Res
     }
     // The guest on the other host does not know this connection's last segments: it is stuck.
     let record = client.abandon();
-    let second = Client::redis(testbed.client());
+    let second = Client::redis_with_pauses(testbed.client());
     wait_until("a reply over a new connection", LIMIT, || {
         Ok(second.first_reply().is_some())
     })?;

@@ -31,7 +31,7 @@ printf '[Manager]\nShowStatus=no\nLogTarget=journal\n' > "$root/etc/systemd/syst
 for unit in \
     apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
     e2scrub_all.timer e2scrub_reap.service fstrim.timer systemd-tmpfiles-clean.timer \
-    getty@tty1.service systemd-pstore.service systemd-update-utmp.service \
+    getty@tty1.service getty-static.service systemd-pstore.service systemd-update-utmp.service \
     systemd-update-utmp-runlevel.service systemd-sysusers.service systemd-modules-load.service \
     systemd-ask-password-console.path systemd-ask-password-wall.path \
     modprobe@.service dev-hugepages.mount sys-kernel-debug.mount sys-kernel-tracing.mount \
@@ -64,6 +64,22 @@ END
 unshare --pid --fork --mount-proc="$root/proc" \
     setarch -R chroot "$root" sh /tmp/cluster.sh > /dev/null
 rm "$root/tmp/cluster.sh" "$root/tmp/still.so"
+# Debian's unit starts the server with a program in Perl, which takes as much time as the server itself.
+mkdir -p "$root/etc/systemd/system/postgresql@.service.d"
+cat > "$root/etc/systemd/system/postgresql@.service.d/ftvm.conf" << END
+[Service]
+Type=notify
+User=postgres
+PIDFile=
+ExecStart=
+ExecStart=/usr/lib/postgresql/$version/bin/postgres -D /var/lib/postgresql/%I \
+    -c config_file=/etc/postgresql/%I/postgresql.conf
+ExecStop=
+ExecReload=
+ExecReload=/bin/kill -HUP \$MAINPID
+KillMode=mixed
+KillSignal=SIGINT
+END
 echo 'host all all samenet trust' >> "$root/etc/postgresql/$version/main/pg_hba.conf"
 
 # What would differ, and what nobody reads.

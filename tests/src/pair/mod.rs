@@ -38,7 +38,7 @@ use crate::workload::Client;
 /// A guest with Redis on two hosts, and its client.
 #[derive(Debug)]
 pub struct Pair {
-    /// The client, which has had replies.
+    /// The client, with pauses, which has had replies.
     pub client: Client,
     /// On `a`.
     pub primary: Side,
@@ -95,7 +95,7 @@ impl Pair {
         let disk_server = DiskServer::start(testbed)?;
         let primary = guest.primary(&a, &disk_server, primary)?;
         let backup = guest.backup_with(&b, &a, &disk_server, backup)?;
-        let client = Client::redis(testbed.client());
+        let client = Client::redis_with_pauses(testbed.client());
         client.goes_on("after the boot")?;
         Ok(Self {
             client,

@@ -1,5 +1,5 @@
 //! The client: increments a counter in the guest's Redis over one TCP
-//! connection, request by request, as fast as it can.
+//! connection, request by request, as fast as it can or with pauses.
 
 use std::io;
 use std::net::TcpStream;
@@ -19,6 +19,9 @@ const KEY: &str = "counter";
 const ATTEMPT: Duration = Duration::from_secs(2);
 /// Time between attempts: a port where nobody listens yet refuses at once.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Between a reply and the next request of a client that leaves the hosts their time: some three times
+/// what a request takes.
+const REST: Duration = Duration::from_millis(25);
 /// How often a wait for a reply looks whether it shall go on.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long the last request may take, and a second connection to read the
@@ -30,16 +33,27 @@ impl Client {
     /// counter, as fast as they are answered.
     #[must_use]
     pub fn redis(position: &Position) -> Self {
+        Self::redis_with(position, Duration::ZERO)
+    }
+
+    /// As [`Client::redis`], with a pause after each reply. A client that asks without one keeps a
+    /// processor busy on both hosts of a pair, whatever a scenario waits for.
+    #[must_use]
+    pub fn redis_with_pauses(position: &Position) -> Self {
+        Self::redis_with(position, REST)
+    }
+
+    fn redis_with(position: &Position, pause: Duration) -> Self {
         let position = position.clone();
-        Self(Worker::start(move |desk| work(desk, &position)))
+        Self(Worker::start(move |desk| work(desk, &position, pause)))
     }
 }
 
-fn work(desk: &Desk<ClientRecord>, position: &Position) {
+fn work(desk: &Desk<ClientRecord>, position: &Position, pause: Duration) {
     let Some(mut connection) = connect(position, || desk.goes_on()) else {
         return;
     };
-    if let Err(error) = increments(desk, &mut connection) {
+    if let Err(error) = increments(desk, &mut connection, pause) {
         if desk.abandoned() {
             return;
         }
@@ -99,6 +113,7 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
 fn increments(
     desk: &Desk<ClientRecord>,
     connection: &mut Connection<TcpStream>,
+    pause: Duration,
 ) -> Result<(), RespError> {
     // The limit for the last request begins when it is known to be the last.
     let last = Mutex::new(None);
@@ -111,6 +126,7 @@ fn increments(
             desk.abandoned() || since.is_some_and(|since| since.elapsed() > LAST)
         })?;
         desk.record().reply(Instant::now(), value);
+        thread::sleep(pause);
     }
     Ok(())
 }
