@@ -80,6 +80,7 @@ impl Joins {
                     told.joining(seen)
                         .is_some_and(|join| join.percent >= percent)
                         || told.joined(seen).is_some()
+                        || target.has_ended()
                 }
             })
         })?;

@@ -138,8 +138,8 @@ impl Joins {
             .record(host.unwrap_or(&self.hosts[0]), &guest.name)
     }
 
-    /// A backup joins and is not disturbed. All of both hosts' state is compared, which must be equal;
-    /// then the process that runs the guest is killed, and the backup goes on.
+    /// A backup joins and is not disturbed. All of both hosts' state is compared, which must be equal (not
+    /// of a large guest: an emulated host takes minutes for that); then the process that runs the guest is killed, and the backup goes on.
     ///
     /// # Errors
     ///
@@ -156,7 +156,9 @@ impl Joins {
             .wait_until("event `protected`", LIMIT, |told| told.joined(seen))?;
         self.took = start.elapsed();
         life.goes_on("of a guest with a backup")?;
-        self.compare(&mut life, &mut backup)?;
+        if self.options.memory_mib.is_none() {
+            self.compare(&mut life, &mut backup)?;
+        }
         let resident_kib = [
             Memory::of(source)?.resident_kib,
             Memory::of(target)?.resident_kib,

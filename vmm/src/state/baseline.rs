@@ -35,8 +35,10 @@ pub struct Baseline {
 
 /// All of memory is looked at once in this many digests: some ten minutes.
 const SCRUB_PARTS: u64 = 512;
-/// The first time after a transfer of the whole state, which may have got a page wrong.
+/// The first time after a transfer of the whole state, which may have got a page wrong, in so many,
 const FIRST_SCRUB_PARTS: u64 = 16;
+/// or in as many as it takes if none looks at more than so many pages.
+const FIRST_SCRUB_PAGES: u64 = 4096;
 
 pub(super) static ZERO: [u8; PAGE] = [0; PAGE];
 
@@ -221,7 +223,7 @@ impl Baseline {
         self.transfer = Transfer::Whole;
         self.settled = PageSet::full(self.pages);
         self.scrubbed = 0;
-        self.scrub_parts = FIRST_SCRUB_PARTS;
+        self.scrub_parts = (self.pages / FIRST_SCRUB_PAGES).max(FIRST_SCRUB_PARTS);
     }
 
     /// Begins a delta to a guest that stands at the exit `exits`, or goes on with it. Whether it is another
