@@ -425,4 +425,56 @@ mod tests {
             assert_eq!(text.matches(&shown).count(), 1, "{}", plot.name);
         }
     }
+
+    #[test]
+    fn a_join_is_beside_a_migration_of_a_guest_of_the_same_size() {
+        use Configuration::Joining;
+        let idle = Workload::Idle;
+        let set = Workload::RedisSet;
+        let mut record = record(&[
+            (1, Joining, idle, 0.0),
+            (1, Migration, idle, 0.0),
+            (1, Joining, set, 0.0),
+            (1, Migration, set, 0.0),
+        ]);
+        for at in [2, 3] {
+            record.samples[at].subject.growth = Some((Axis::Memory, 1024.0));
+        }
+        for (at, [pause, time, sent, not_zero]) in [
+            [30.0, 2.0, 48.0, 0.0],
+            [120.0, 1.0, 90.0, 80.0],
+            [300.0, 2.0, 90.0, 0.0],
+            [150.0, 2.0, 90.0, 80.0],
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let figures = record.samples[at].outcome.as_mut().expect("measured");
+            figures.clear();
+            for (name, value) in [
+                (PAUSE, pause),
+                (TIME, time),
+                (SENT, sent),
+                (NOT_ZERO, not_zero),
+            ] {
+                if value > 0.0 {
+                    figures.insert(name.to_owned(), value);
+                }
+            }
+        }
+        add(&mut record, 2, KEPT, 0.8);
+        let text = markdown(&record, &[]);
+        for expected in [
+            "**2 of 6 goals are missed",
+            "migration: at most 1.00 | 1 of 2 | Redis SET, 1024 MiB **2.00** |",
+            "migration: at most 1.50 | 1 of 2 | idle **2.00** |",
+            "not zero, as QEMU counts them: at most 1.10 | 1 of 1 |",
+            "while a backup joins: at least 0.700 | 1 of 1 |",
+            "A guest with 256 MiB:\n\n| workload | guest on | pause, ms |",
+            "| idle | ftvm, a backup joins | 30.0 | 0.250 | 2.00 | 2.00 | 48.0 | – |",
+            "| Redis SET | QEMU, live migration | 150 | – | 2.00 | – | 90.0 | 80.0 |",
+        ] {
+            assert!(text.contains(expected), "{expected}: {text}");
+        }
+    }
 }
