@@ -177,12 +177,14 @@ pub enum DiskOutcome {
 /// Part of a transfer of the guest's state. The contents are the VMM's: this crate carries them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StatePart {
-    /// A transfer of the whole state begins: what follows does not build on what the backup has.
-    /// Without it, a transfer is a delta to the last point at which both sides had the same
-    /// state.
-    Begin,
-    /// Changed memory.
+    /// A transfer of the whole state begins, with this number: what follows does not build on what the
+    /// backup has, and its memory comes over the session's memory streams. Without it, a transfer is a
+    /// delta to the last point at which both sides had the same state.
+    Begin(u32),
+    /// Memory that changed, of a delta.
     Pages(Vec<u8>),
+    /// All memory of a transfer of the whole state was sent, in so many blocks.
+    Memory(u64),
     /// What is not memory, as far as it does not fit the commit.
     Rest(Vec<u8>),
     /// The end of the rest of the state. The transfer is complete, and the guest is at this

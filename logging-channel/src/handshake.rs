@@ -8,12 +8,14 @@
 //!     | <------- Refuse {code, message} ----------------- |  … and closes, or:
 //!     | <------- Welcome {run, session, epoch, holder,    |
 //!     |                   heartbeat, UDP port,            |
-//!     |                   host report, seed} ------------ |
+//!     |                   memory streams, host report} -- |
 //!     |  does that one hold the epoch?                    |
+//!     | -------- TCP connect, Memory {session, number},   |
+//!     |          for each memory stream ----------------> |
 //!     | -------- Ready {session} -----------------------> |  is the epoch still mine?
 //!     | <------- Begin {session} ------------------------ |
 //!     |  the session has begun                            |  the session has begun
-//!     | <======= batches, Released ====================== |
+//!     | <======= batches, Released; blocks of memory ==== |
 //!     | ======== Acknowledge ===========================> |
 //!     | <~~~~~~~ heartbeats over UDP, both ways ~~~~~~~~> |
 //!     | <------- Goodbye -------------------------------- |  the log ended in order
@@ -33,7 +35,7 @@
 //!        0     8  magic "ftvmlink" (handshake) or "ftvm-log" (file)
 //!        8     2  protocol version
 //!       10     2  kind: 1 Hello, 2 Welcome, 3 Refuse, 4 Ready, 5 file header,
-//!                6 Begin
+//!                6 Begin, 7 Memory
 //!       12     4  length of the body, at most 4096
 //!       16     4  CRC-32 of the body
 //!       20     4  CRC-32 of bytes 0 to 19
@@ -53,7 +55,6 @@ use crate::host::{HostReport, HostReportError, MAX_REPORT};
 use crate::identity::{Identity, IdentityError, MAX_IDENTITY};
 pub use crate::identity::{MAX_HOLDER, Title};
 pub use crate::refusal::{MAX_REFUSAL_MESSAGE, Refusal, RefusalCode};
-use crate::seed::Seed;
 
 /// Length of an envelope's header.
 pub const ENVELOPE_LEN: usize = 24;
@@ -74,6 +75,7 @@ pub(crate) mod kind {
     pub(crate) const READY: u16 = 4;
     pub(crate) const FILE: u16 = 5;
     pub(crate) const BEGIN: u16 = 6;
+    pub(crate) const MEMORY: u16 = 7;
 }
 
 /// The header of an envelope, checked.
@@ -218,10 +220,10 @@ pub struct Welcome {
     pub heartbeat_timeout: Duration,
     /// The UDP port at which the primary expects heartbeats.
     pub udp_port: u16,
+    /// How many memory streams the backup is to open.
+    pub streams: u8,
     /// What the primary's host can do.
     pub host: HostReport,
-    /// What the guest's random numbers begin with.
-    pub seed: Seed,
 }
 
 /// A handshake message.
@@ -233,6 +235,13 @@ pub enum Message {
     Welcome(Welcome),
     /// The primary's answer to one that does not.
     Refuse(Refusal),
+    /// The first message of a memory stream, which the backup opens.
+    Memory {
+        /// The session of the Welcome that asks for it.
+        session: u64,
+        /// Which of them, from 0.
+        number: u8,
+    },
     /// The backup's answer to Welcome: it still waits for this session to begin.
     Ready {
         /// The session of the Welcome that this answers.
@@ -253,6 +262,7 @@ impl Message {
             Message::Refuse(_) => kind::REFUSE,
             Message::Ready { .. } => kind::READY,
             Message::Begin { .. } => kind::BEGIN,
+            Message::Memory { .. } => kind::MEMORY,
         }
     }
 
@@ -284,12 +294,16 @@ impl Message {
                 let ms = u32::try_from(welcome.heartbeat_timeout.as_millis()).unwrap_or(u32::MAX);
                 body.extend_from_slice(&ms.to_le_bytes());
                 body.extend_from_slice(&welcome.udp_port.to_le_bytes());
+                body.push(welcome.streams);
                 welcome.host.encode(&mut body);
-                body.extend_from_slice(welcome.seed.bytes());
             }
             Message::Refuse(refusal) => refusal.encode(&mut body),
             Message::Ready { session } | Message::Begin { session } => {
                 body.extend_from_slice(&session.to_le_bytes());
+            }
+            Message::Memory { session, number } => {
+                body.extend_from_slice(&session.to_le_bytes());
+                body.push(*number);
             }
         }
         Ok(Envelope::seal(LINK_MAGIC, version, self.kind(), &body))
@@ -341,8 +355,8 @@ impl Message {
                 title: Title::decode(&mut fields)?,
                 heartbeat_timeout: Duration::from_millis(u64::from(fields.u32()?)),
                 udp_port: fields.u16()?,
+                streams: fields.u8()?,
                 host: HostReport::decode(&mut fields)?,
-                seed: fields.array()?.into(),
             }),
             kind::REFUSE => Message::Refuse(Refusal::decode(&mut fields)?),
             kind::READY => Message::Ready {
@@ -350,6 +364,10 @@ impl Message {
             },
             kind::BEGIN => Message::Begin {
                 session: fields.u64()?,
+            },
+            kind::MEMORY => Message::Memory {
+                session: fields.u64()?,
+                number: fields.u8()?,
             },
             found => return Err(HandshakeError::Kind { found }),
         };

@@ -21,6 +21,7 @@ mod host;
 mod identity;
 mod instructions;
 mod loss;
+pub mod memory;
 pub mod protocol;
 pub mod receiver;
 pub mod record;

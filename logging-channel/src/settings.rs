@@ -1,6 +1,7 @@
 //! What a user can set about the channel.
 
 use std::ops::RangeInclusive;
+use std::thread;
 use std::time::Duration;
 
 use crate::codec::MAX_BODY;
@@ -34,6 +35,9 @@ pub struct Settings {
     /// Bytes, as entries in memory, that wait for the replay on the backup before it stops reading
     /// from the network.
     pub receive_buffer: usize,
+    /// How many connections carry guest memory to the backup, besides the log's: at most 16. The
+    /// primary's.
+    pub memory_streams: u8,
     /// How long a peer may take for its part of the handshake.
     pub handshake_timeout: Duration,
 }
@@ -57,6 +61,7 @@ impl Default for Settings {
             batch_bytes: 32 * 1024,
             send_buffer: 4 * 1024 * 1024,
             receive_buffer: 32 * 1024 * 1024,
+            memory_streams: memory_streams(),
             handshake_timeout: Duration::from_secs(2),
         }
     }
@@ -80,6 +85,12 @@ impl Settings {
     pub(crate) fn batch_limit(&self) -> usize {
         self.batch_bytes.clamp(1, MAX_BODY / 2)
     }
+}
+
+/// One for two processors: the guest has one of its own, and one thread fills some 10 Gbit/s.
+fn memory_streams() -> u8 {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    (processors / 2).clamp(1, 4) as u8
 }
 
 /// Five heartbeats in a timeout: four of them may be lost in a row.

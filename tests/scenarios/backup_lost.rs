@@ -1,16 +1,19 @@
 //! The backup's host dies: the primary claims the right to run alone and goes on, though nobody reads
-//! its events and its log. A backup on a third host joins, and goes on with the guest when the primary's
-//! host dies. Before that, the hosts' clocks jump, and nobody minds.
+//! its events and its log. A backup on a third host joins, yet another one is refused, and the one that
+//! joined goes on with the guest when the primary's host dies. Before that, the hosts' clocks jump, and
+//! nobody minds.
 
 use std::time::Duration;
 
 use testbed::pair::{DiskServer, Guest, Pair};
 use testbed::workload::Client;
-use testbed::{Host, HostKind, Result, Testbed, wait_until};
+use testbed::{Exit, Host, HostKind, Result, Testbed, wait_until};
 
 use crate::frozen_host::unread_fifo;
 
 const LIMIT: Duration = Duration::from_secs(180);
+/// ftvm's exit status when a host is not taken as the backup.
+const REFUSED: Exit = Exit::Code(1);
 
 /// Sets a host's wall clock forth by so many seconds, or back.
 fn jump(host: &Host, seconds: i64) -> Result<()> {
@@ -78,6 +81,26 @@ fn the_primary_goes_on_alone() -> Result<()> {
     third.wait_for("joined", LIMIT)?;
     assert_eq!(record(&pair)?, (epoch + 1, primary));
     pair.client.goes_on("with another backup")?;
+
+    // The network interface and the port are those of the one that joined.
+    let mut fourth = pair.guest.clone();
+    fourth
+        .options
+        .retain(|option| !["--tap", "tap0"].contains(&option.as_str()));
+    let (exit, told) = fourth
+        .backup_with(
+            &c,
+            &pair.a,
+            &pair.disk_server,
+            &["--listen", "0.0.0.0:7001"],
+        )?
+        .end(LIMIT)?;
+    assert_eq!(exit, REFUSED, "{told:?}");
+    for words in ["refuses this backup", "already has a backup"] {
+        assert!(told.errors.contains(words), "{words}: {told:?}");
+    }
+    pair.client.goes_on("after the refusal")?;
+    assert!(!third.has_ended());
     assert!(!pair.primary.has_ended());
     let told = pair.primary.told();
     assert!(told.events.is_empty() && told.errors.is_empty(), "{told:?}");

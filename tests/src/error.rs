@@ -93,6 +93,14 @@ pub enum Error {
         /// What was seen instead.
         seen: String,
     },
+    /// Something that was tested is not as it should be.
+    #[error("{what}; seen:\n{seen}")]
+    Wrong {
+        /// What is not.
+        what: String,
+        /// What shows it.
+        seen: String,
+    },
     /// The connection to a host's agent failed.
     #[error("host {host} does not answer")]
     Agent {

@@ -31,6 +31,7 @@ pub mod failover;
 mod host;
 mod host_kind;
 mod image;
+pub mod joins;
 mod kept;
 mod layout;
 mod machine;

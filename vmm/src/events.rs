@@ -112,6 +112,14 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         seconds_left: Option<f64>,
     },
+    /// A transfer of the whole state does not come to an end: the guest writes more than the network takes.
+    /// It goes on, and is told again.
+    DoesNotConverge {
+        /// What the guest writes, as far as it would have to be sent.
+        guest_bytes_per_second: u64,
+        /// What the network takes, or as much as it is allowed.
+        bytes_per_second: u64,
+    },
     /// The backup that joined is lost before the guest was protected.
     JoinCut {
         /// Why it is believed so.

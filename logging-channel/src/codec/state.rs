@@ -1,8 +1,9 @@
 //! The contents of state transfers and digests, written and read.
 //!
 //! ```text
-//!   state part    1 byte: 0 begin, 1 pages, 2 commit, 3 rest; then, but for begin, varint length
-//!                 and data
+//!   state part    1 byte: 0 begin, 1 pages, 2 commit, 3 rest, 4 memory; then
+//!                 begin: u32 number of the transfer; memory: varint number of its blocks;
+//!                 others: varint length and data
 //!   page digests  varint first page and number of pages that are covered; varint count; each:
 //!                 varint step from the page before (the first: from the first page covered, later
 //!                 ones at least 1), u32
@@ -18,6 +19,7 @@ const BEGIN: u8 = 0;
 const PAGES: u8 = 1;
 const COMMIT: u8 = 2;
 const REST: u8 = 3;
+const MEMORY: u8 = 4;
 
 /// Whether `digest` fits an entry.
 pub(super) fn admit(digest: &StateDigest) -> Result<(), EncodeError> {
@@ -41,7 +43,14 @@ pub(super) fn admit(digest: &StateDigest) -> Result<(), EncodeError> {
 
 pub(super) fn write_part(part: &StatePart, out: &mut Vec<u8>) {
     let (number, data) = match part {
-        StatePart::Begin => return out.push(BEGIN),
+        StatePart::Begin(transfer) => {
+            out.push(BEGIN);
+            return out.extend_from_slice(&transfer.to_le_bytes());
+        }
+        StatePart::Memory(blocks) => {
+            out.push(MEMORY);
+            return put_varint(out, *blocks);
+        }
         StatePart::Pages(data) => (PAGES, data),
         StatePart::Rest(data) => (REST, data),
         StatePart::Commit(data) => (COMMIT, data),
@@ -54,7 +63,8 @@ pub(super) fn write_part(part: &StatePart, out: &mut Vec<u8>) {
 pub(super) fn read_part(fields: &mut Fields<'_>) -> Result<StatePart, EntryError> {
     let number = fields.u8()?;
     let part = match number {
-        BEGIN => return Ok(StatePart::Begin),
+        BEGIN => return Ok(StatePart::Begin(fields.u32()?)),
+        MEMORY => return Ok(StatePart::Memory(fields.varint()?)),
         PAGES => StatePart::Pages,
         REST => StatePart::Rest,
         COMMIT => StatePart::Commit,

@@ -120,7 +120,7 @@ impl PrimaryEnd {
                 self.joining = false;
                 self.lease.begin(now());
             }
-            Payload::State(StatePart::Begin) => {
+            Payload::State(StatePart::Begin(_)) => {
                 self.transfer = Transfer::UnderWay;
                 self.joining |= lsn == Lsn::FIRST;
             }

@@ -28,6 +28,7 @@ pub(super) struct Shared {
     settings: Settings,
     pub(super) info: SessionInfo,
     stream: TcpStream,
+    pub(super) memory: Vec<TcpStream>,
     pub(super) queue: Queue,
 
     received: AtomicU64,
@@ -52,11 +53,17 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(stream: TcpStream, info: SessionInfo, settings: Settings) -> Self {
+    pub(super) fn new(
+        stream: TcpStream,
+        memory: Vec<TcpStream>,
+        info: SessionInfo,
+        settings: Settings,
+    ) -> Self {
         Self {
             settings,
             info,
             stream,
+            memory,
             queue: Queue::default(),
             received: AtomicU64::new(0),
             acked: AtomicU64::new(0),
@@ -79,7 +86,9 @@ impl Shared {
     /// socket holds.
     fn lose(&self, reason: LossReason) {
         self.loss.declare(reason);
-        let _ = self.stream.shutdown(Shutdown::Both);
+        for stream in self.memory.iter().chain([&self.stream]) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 
     /// The replay is gone.

@@ -16,7 +16,7 @@ mod stats;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{TcpStream, UdpSocket};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
@@ -29,7 +29,8 @@ pub use stats::ReceiverStats;
 use crate::entry::{Entry, Lsn};
 use crate::heartbeat::Beating;
 use crate::loss::{ChannelEvent, LossReason};
-use crate::session::SessionInfo;
+use crate::memory::{self, TakeBlocks};
+use crate::session::{Connected, SessionInfo};
 use crate::settings::Settings;
 
 /// The backup's end of a session: gives out the log's entries in order, each once.
@@ -86,14 +87,15 @@ pub struct ReceiverHandle {
 
 impl Receiver {
     /// Starts the threads of a session whose handshake is done.
-    pub(crate) fn start(
-        stream: TcpStream,
-        udp: UdpSocket,
-        info: SessionInfo,
-        settings: Settings,
-    ) -> io::Result<Self> {
+    pub(crate) fn start(connected: Connected, settings: Settings) -> io::Result<Self> {
+        let Connected {
+            stream,
+            memory,
+            udp,
+            info,
+        } = connected;
         let (session, timeout) = (info.session, info.heartbeat_timeout);
-        let shared = Arc::new(Shared::new(stream, info, settings));
+        let shared = Arc::new(Shared::new(stream, memory, info, settings));
         let mut receiver = Self {
             shared: Arc::clone(&shared),
             batches: VecDeque::new(),
@@ -246,6 +248,16 @@ impl Receiver {
 }
 
 impl ReceiverHandle {
+    /// Has the guest memory that comes beside the log given to `taker`, on threads of its own. To be
+    /// called once.
+    ///
+    /// # Errors
+    /// [`io::Error`], if the host has no room for them.
+    pub fn read_memory(&self, taker: &Arc<dyn TakeBlocks>) -> io::Result<()> {
+        let streams = self.shared.memory.iter().map(TcpStream::try_clone);
+        memory::read(streams.collect::<io::Result<_>>()?, taker)
+    }
+
     /// The disk server answered this host at `at`: heartbeats tell the primary.
     pub fn storage_answered(&self, at: Instant) {
         *self.shared.storage.lock() = Some(at);

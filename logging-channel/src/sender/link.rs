@@ -26,10 +26,11 @@ use crate::settings::Settings;
 use crate::socket::Tail;
 
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(crate) struct Shared {
     settings: Settings,
     pub(super) info: SessionInfo,
     stream: TcpStream,
+    pub(super) memory: Vec<TcpStream>,
 
     outgoing: Mutex<Outgoing>,
     /// The buffer has room again.
@@ -72,12 +73,18 @@ struct Writer {
 }
 
 impl Shared {
-    pub(super) fn new(stream: TcpStream, info: SessionInfo, settings: Settings) -> Self {
+    pub(super) fn new(
+        stream: TcpStream,
+        memory: Vec<TcpStream>,
+        info: SessionInfo,
+        settings: Settings,
+    ) -> Self {
         let end = PrimaryEnd::new(&settings, info.heartbeat_timeout, Instant::now());
         Self {
             settings,
             info,
             stream,
+            memory,
             outgoing: Mutex::new(Outgoing::new()),
             room: Condvar::new(),
             work: Condvar::new(),
@@ -107,10 +114,12 @@ impl Shared {
     }
 
     /// Ends the session, unless it is over already, and wakes everyone who waits.
-    pub(super) fn lose(&self, reason: LossReason) {
+    pub(crate) fn lose(&self, reason: LossReason) {
         self.loss.declare(reason);
-        // Wakes the threads in the stream's calls.
-        let _ = self.stream.shutdown(Shutdown::Both);
+        // Wakes the threads in the streams' calls.
+        for stream in self.memory.iter().chain([&self.stream]) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
         // Whoever is between looking at `loss` and waiting holds the lock: after it was taken
         // once, they either wait or will see it.
         drop(self.lock_outgoing());
@@ -204,10 +213,6 @@ impl Shared {
         self.lock_end().note_held(None);
         outgoing.stalling = false;
         outgoing.counters.stalled += since.elapsed();
-    }
-
-    pub(super) fn has_room(&self) -> bool {
-        self.lock_outgoing().buffered < self.settings.send_buffer / 2
     }
 
     fn refill_mark(&self) -> usize {

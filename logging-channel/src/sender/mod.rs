@@ -25,12 +25,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 pub use link::Release;
-use link::Shared;
+pub(crate) use link::Shared;
 pub use told::{Commit, Finish, SenderStats};
 
 use crate::entry::{Entry, Lsn};
 use crate::heartbeat::Beating;
 use crate::loss::{ChannelEvent, LossReason};
+use crate::memory::MemoryStream;
 pub use crate::protocol::Permit;
 use crate::session::SessionInfo;
 use crate::settings::Settings;
@@ -56,13 +57,14 @@ impl Sender {
     /// Starts the threads of a session whose handshake is done.
     pub(crate) fn start(
         stream: TcpStream,
+        memory: Vec<TcpStream>,
         udp: UdpSocket,
         info: SessionInfo,
         settings: Settings,
     ) -> io::Result<Self> {
         let timeout = info.heartbeat_timeout;
         let session = info.session;
-        let shared = Arc::new(Shared::new(stream, info, settings));
+        let shared = Arc::new(Shared::new(stream, memory, info, settings));
         let mut ends = Ends {
             shared: Arc::clone(&shared),
             beating: None,
@@ -208,10 +210,15 @@ impl Sender {
         self.ends.shared.state_wanted.load(Ordering::Acquire)
     }
 
-    /// Whether the buffer is less than half full: who sends much, and can wait, waits for that.
-    #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.ends.shared.has_room()
+    /// The streams that carry guest memory to the backup. For one user at a time.
+    ///
+    /// # Errors
+    /// [`io::Error`], if the host has no room for more open files.
+    pub fn memory_streams(&self) -> io::Result<Vec<MemoryStream>> {
+        let shared = &self.ends.shared;
+        let end =
+            |stream: &TcpStream| Ok(MemoryStream::new(stream.try_clone()?, Arc::clone(shared)));
+        shared.memory.iter().map(end).collect()
     }
 
     /// Whether the backup finds counted stops: not any more once it said that its performance counter

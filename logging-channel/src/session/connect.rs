@@ -11,6 +11,7 @@ use super::{Confirmation, SessionInfo, at_port, nonce};
 use crate::handshake::{HandshakeError, Hello, Message, Refusal, RefusalCode, Title, Welcome};
 use crate::host::HostReport;
 use crate::identity::{Identity, IdentityError};
+use crate::memory::MOST_STREAMS;
 use crate::receiver::Receiver;
 use crate::settings::{HEARTBEAT_TIMEOUTS, Settings};
 
@@ -118,8 +119,8 @@ impl Receiver {
             }
             let attempt = TcpStream::connect_timeout(&address, left.min(ATTEMPT));
             match attempt.map(|stream| caller.shake_hands(stream, &mut confirm)) {
-                Ok(Ok((stream, udp, info))) => {
-                    return Self::start(stream, udp, info, settings.clone())
+                Ok(Ok(connected)) => {
+                    return Self::start(connected, settings.clone())
                         .map_err(|source| ConnectError::Start { address, source });
                 }
                 // The primary ended, or was not accepting backups when it closed this one.
@@ -145,6 +146,15 @@ impl Receiver {
     }
 }
 
+/// What connects a backup with its primary.
+pub(crate) struct Connected {
+    pub(crate) stream: TcpStream,
+    /// Its memory streams.
+    pub(crate) memory: Vec<TcpStream>,
+    pub(crate) udp: UdpSocket,
+    pub(crate) info: SessionInfo,
+}
+
 /// A backup that looks for its primary.
 #[derive(Clone, Copy)]
 struct Caller<'a> {
@@ -161,7 +171,7 @@ impl Caller<'_> {
         self,
         stream: TcpStream,
         confirm: &mut impl FnMut(&Title) -> Confirmation,
-    ) -> Result<(TcpStream, UdpSocket, SessionInfo), ConnectError> {
+    ) -> Result<Connected, ConnectError> {
         let address = self.address;
         let failed = |source| ConnectError::Handshake { address, source };
         let io_failed = |source| failed(HandshakeError::Io(source));
@@ -187,7 +197,7 @@ impl Caller<'_> {
             heartbeat_timeout,
             udp_port,
             host: peer_host,
-            seed,
+            streams,
             ..
         } = match self.hear(&stream, self.deadline)? {
             Message::Welcome(welcome) if welcome.run != run => {
@@ -211,6 +221,7 @@ impl Caller<'_> {
         }
         udp.connect(at_port(address.ip(), udp_port))
             .map_err(start_failed)?;
+        let memory = self.open_streams(session, streams)?;
         let ready = Message::Ready { session };
         (&stream).write_all(&ready.encode()?).map_err(io_failed)?;
 
@@ -228,9 +239,38 @@ impl Caller<'_> {
             heartbeat_timeout,
             peer: address,
             peer_host,
-            seed,
         };
-        Ok((stream, udp, info))
+        Ok(Connected {
+            stream,
+            memory,
+            udp,
+            info,
+        })
+    }
+
+    fn open_streams(self, session: u64, count: u8) -> Result<Vec<TcpStream>, ConnectError> {
+        if count > MOST_STREAMS {
+            let message = Message::Memory {
+                session,
+                number: count,
+            };
+            let source = message.unexpected();
+            return Err(ConnectError::Handshake {
+                address: self.address,
+                source,
+            });
+        }
+        let open = |number| {
+            let mut stream = TcpStream::connect_timeout(&self.address, ATTEMPT)?;
+            let message = Message::Memory { session, number };
+            stream.write_all(&message.encode().map_err(io::Error::other)?)?;
+            Ok(stream)
+        };
+        let opened: io::Result<Vec<TcpStream>> = (0..count).map(open).collect();
+        opened.map_err(|error| ConnectError::Handshake {
+            address: self.address,
+            source: HandshakeError::Io(error),
+        })
     }
 
     /// The primary's next message, if it is not a refusal.

@@ -1,13 +1,16 @@
 //! The primary's open port: takes connections and their Hellos, several at a time, so that a peer
 //! which says nothing, or nonsense, keeps nobody else out.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, Read};
 use std::mem;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use super::patient::CANCEL_TICK;
 use crate::handshake::{HandshakeError, Hello, Message, Refusal, RefusalCode};
 use crate::identity::version_difference;
 use crate::socket::{send_now, wait_readable};
@@ -20,6 +23,8 @@ const MOST_CALLERS: usize = 32;
 pub(super) struct Door {
     tcp: TcpListener,
     callers: Vec<Caller>,
+    /// Backups that came while another's memory streams were waited for.
+    waiting: VecDeque<Visitor>,
     told: Told,
 }
 
@@ -45,11 +50,29 @@ struct Caller {
     deadline: Instant,
 }
 
+/// A first message that was understood.
+enum Said {
+    Hello(Box<Hello>),
+    Memory { session: u64, number: u8 },
+}
+
 /// A backup whose Hello was understood.
+#[derive(Debug)]
 pub(super) struct Visitor {
     pub(super) stream: TcpStream,
     pub(super) peer: SocketAddr,
-    pub(super) hello: Hello,
+    pub(super) hello: Box<Hello>,
+}
+
+/// Who says what it has come for.
+enum Visit {
+    Backup(Visitor),
+    Memory {
+        stream: TcpStream,
+        peer: SocketAddr,
+        session: u64,
+        number: u8,
+    },
 }
 
 impl Door {
@@ -58,6 +81,7 @@ impl Door {
         Ok(Self {
             tcp,
             callers: Vec::new(),
+            waiting: VecDeque::new(),
             told: Told::default(),
         })
     }
@@ -69,6 +93,52 @@ impl Door {
         tick: Option<Duration>,
         patience: Duration,
     ) -> io::Result<Option<Visitor>> {
+        if let Some(visitor) = self.waiting.pop_front() {
+            return Ok(Some(visitor));
+        }
+        match self.visit(tick, patience)? {
+            Some(Visit::Backup(visitor)) => Ok(Some(visitor)),
+            Some(Visit::Memory { stream, peer, .. }) => {
+                self.refuse(stream, peer, &no_such_session(), patience);
+                Ok(None)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Waits for the memory streams of a session, `count` of them, at most `patience`.
+    pub(super) fn streams(
+        &mut self,
+        session: u64,
+        count: u8,
+        cancel: &AtomicBool,
+        patience: Duration,
+    ) -> io::Result<Vec<TcpStream>> {
+        let deadline = Instant::now() + patience;
+        let mut streams: Vec<Option<TcpStream>> = (0..count).map(|_| None).collect();
+        while streams.iter().any(Option::is_none) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || cancel.load(Ordering::Relaxed) {
+                return Err(io::Error::other("it did not open its memory streams"));
+            }
+            match self.visit(Some(left.min(CANCEL_TICK)), patience)? {
+                None => {}
+                Some(Visit::Backup(visitor)) => self.waiting.push_back(visitor),
+                Some(Visit::Memory {
+                    stream,
+                    peer,
+                    session: wanted,
+                    number,
+                }) => match streams.get_mut(usize::from(number)) {
+                    Some(place @ None) if wanted == session => *place = Some(stream),
+                    _ => self.refuse(stream, peer, &no_such_session(), patience),
+                },
+            }
+        }
+        Ok(streams.into_iter().flatten().collect())
+    }
+
+    fn visit(&mut self, tick: Option<Duration>, patience: Duration) -> io::Result<Option<Visit>> {
         let now = Instant::now();
         self.callers.retain(|caller| {
             let stays = caller.deadline > now;
@@ -93,9 +163,9 @@ impl Door {
         // Backwards, so that those who go do not shift those who come.
         for n in (0..self.callers.len()).rev() {
             if ready[n + 1]
-                && let Some(visitor) = self.listen_to(n, patience)
+                && let Some(visit) = self.listen_to(n, patience)
             {
-                return Ok(Some(visitor));
+                return Ok(Some(visit));
             }
         }
         if ready[0] {
@@ -140,16 +210,25 @@ impl Door {
     }
 
     /// Reads what caller `n` says. It stays unless it is through or gone.
-    fn listen_to(&mut self, n: usize, patience: Duration) -> Option<Visitor> {
+    fn listen_to(&mut self, n: usize, patience: Duration) -> Option<Visit> {
         let mut caller = self.callers.swap_remove(n);
         match caller.listen() {
             Ok(None) => self.callers.push(caller),
-            Ok(Some(hello)) => {
+            Ok(Some(said)) => {
                 let _ = caller.stream.set_nonblocking(false);
-                return Some(Visitor {
-                    stream: caller.stream,
-                    peer: caller.peer,
-                    hello,
+                let Caller { stream, peer, .. } = caller;
+                return Some(match said {
+                    Said::Hello(hello) => Visit::Backup(Visitor {
+                        stream,
+                        peer,
+                        hello,
+                    }),
+                    Said::Memory { session, number } => Visit::Memory {
+                        stream,
+                        peer,
+                        session,
+                        number,
+                    },
                 });
             }
             Err(None) => {}
@@ -215,7 +294,7 @@ impl Told {
 
 impl Caller {
     /// Reads what there is. `Err`: it goes, refused or not.
-    fn listen(&mut self) -> Result<Option<Hello>, Option<Refusal>> {
+    fn listen(&mut self) -> Result<Option<Said>, Option<Refusal>> {
         let mut buffer = [0; 512];
         loop {
             let n = match self.stream.read(&mut buffer) {
@@ -236,12 +315,22 @@ impl Caller {
                 continue;
             }
             return match Message::decode(&self.said) {
-                Ok(Message::Hello(hello)) => Ok(Some(hello)),
+                Ok(Message::Hello(hello)) => Ok(Some(Said::Hello(Box::new(hello)))),
+                Ok(Message::Memory { session, number }) => {
+                    Ok(Some(Said::Memory { session, number }))
+                }
                 Ok(_) => Err(Some(misunderstood(&"the first message must be a Hello"))),
                 Err(HandshakeError::OtherVersion { found }) => Err(version_difference(found)),
                 Err(error) => Err(Some(misunderstood(&error))),
             };
         }
+    }
+}
+
+fn no_such_session() -> Refusal {
+    Refusal {
+        code: RefusalCode::NotUnderstood,
+        message: "no session waits for this memory stream: start the backup again".into(),
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Confirmation, SessionInfo, at_port, nonce};
 use crate::handshake::{Hello, Message, Refusal, Title, Welcome};
 use crate::host::HostReport;
 use crate::identity::Identity;
-use crate::seed::Seed;
+use crate::memory::MOST_STREAMS;
 use crate::sender::Sender;
 use crate::settings::{HEARTBEAT_TIMEOUTS, Settings};
 
@@ -175,7 +175,8 @@ impl Listener {
                 }
             };
             let peer = visitor.peer;
-            let candidate = match welcome(visitor, host, &self.udp, &title, settings, cancel) {
+            let candidate = match welcome(visitor, door, host, &self.udp, &title, settings, cancel)
+            {
                 Ok(candidate) => candidate,
                 Err(error) => {
                     door.warn(format_args!("the backup at {peer} went away: {error}"));
@@ -205,6 +206,7 @@ impl Listener {
 /// A backup that fits and is still there. Its session has not begun.
 struct Candidate {
     stream: TcpStream,
+    memory: Vec<TcpStream>,
     udp: UdpSocket,
     info: SessionInfo,
 }
@@ -218,7 +220,13 @@ impl Candidate {
         };
         let bytes = begin.encode().map_err(io::Error::other)?;
         let stream = self.stream.try_clone()?;
-        let sender = Sender::start(self.stream, self.udp, self.info, settings.clone())?;
+        let sender = Sender::start(
+            self.stream,
+            self.memory,
+            self.udp,
+            self.info,
+            settings.clone(),
+        )?;
         // Nobody else writes to the stream before the first entry. What cannot be written whole is
         // no message, and is never taken for one.
         (&stream).write_all(&bytes)?;
@@ -229,6 +237,7 @@ impl Candidate {
 /// Tells a backup that it fits, and hears whether it is still there.
 fn welcome(
     visitor: Visitor,
+    door: &mut Door,
     host: &HostReport,
     udp: &UdpSocket,
     title: &Title,
@@ -245,8 +254,9 @@ fn welcome(
         udp_port,
         host: peer_host,
         ..
-    } = hello;
-    let (session, seed) = (nonce(), Seed::random());
+    } = *hello;
+    let session = nonce();
+    let streams = settings.memory_streams.min(MOST_STREAMS);
     let local = stream.local_addr()?.ip();
     let udp = if udp.local_addr()?.ip().is_unspecified() {
         // Listening on every address: heartbeats must come from the one that the backup dialled,
@@ -261,8 +271,8 @@ fn welcome(
         title: title.clone(),
         heartbeat_timeout: settings.heartbeat_timeout,
         udp_port: udp.local_addr()?.port(),
+        streams,
         host: host.clone(),
-        seed,
     });
     let bytes = message.encode().map_err(io::Error::other)?;
     (&stream).write_all(&bytes)?;
@@ -280,6 +290,7 @@ fn welcome(
         }
     }
     stream.set_nodelay(true)?;
+    let memory = door.streams(session, streams, cancel, settings.handshake_timeout)?;
     udp.connect(at_port(peer.ip(), udp_port))?;
     let info = SessionInfo {
         session,
@@ -288,7 +299,11 @@ fn welcome(
         heartbeat_timeout: settings.heartbeat_timeout,
         peer,
         peer_host,
-        seed,
     };
-    Ok(Candidate { stream, udp, info })
+    Ok(Candidate {
+        stream,
+        memory,
+        udp,
+        info,
+    })
 }

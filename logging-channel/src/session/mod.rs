@@ -10,9 +10,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::host::HostReport;
-use crate::seed::Seed;
 
 pub use connect::ConnectError;
+pub(crate) use connect::Connected;
 pub use listener::{AcceptError, BindError, Listener};
 
 /// What both sides agreed on in the handshake.
@@ -30,8 +30,6 @@ pub struct SessionInfo {
     pub peer: SocketAddr,
     /// What the peer's host can do.
     pub peer_host: HostReport,
-    /// What the guest's random numbers begin with.
-    pub seed: Seed,
 }
 
 /// What the arbiter says of a primary's right to run its guest.

@@ -10,7 +10,7 @@ use logging_channel::codec::PROTOCOL_VERSION;
 use logging_channel::handshake::{HandshakeError, Message, Welcome};
 use logging_channel::receiver::Receiver;
 use logging_channel::session::{AcceptError, Confirmation, ConnectError, Listener};
-use logging_channel::{Identity, IdentityError, Seed};
+use logging_channel::{Identity, IdentityError, Settings};
 
 use crate::peers::{
     LONG, NEVER, connect, held, host, identity, listen, localhost, patient, title, trusted,
@@ -149,7 +149,7 @@ fn welcome() -> Welcome {
         heartbeat_timeout: Duration::from_millis(500),
         udp_port: 1,
         host: host(),
-        seed: Seed::random(),
+        streams: 0,
     }
 }
 
@@ -223,6 +223,11 @@ fn lose_the_first_ready(relay: &TcpListener, primary: SocketAddr) {
 /// over from one that still waits for a backup.
 #[test]
 fn a_session_whose_ready_is_lost_has_not_begun() {
+    let settings = Settings {
+        // The relay takes one connection at a time.
+        memory_streams: 0,
+        ..patient()
+    };
     let mut listener = listen();
     let primary = listener.local_addr();
     let relay = TcpListener::bind(localhost()).expect("a free port");
@@ -231,7 +236,7 @@ fn a_session_whose_ready_is_lost_has_not_begun() {
         scope.spawn(|| lose_the_first_ready(&relay, primary));
         let backup = scope.spawn(move || connect(address, &identity(), &patient()));
         let sender = listener
-            .accept_backup(&identity(), &host(), || Ok(title()), &patient(), None, held)
+            .accept_backup(&identity(), &host(), || Ok(title()), &settings, None, held)
             .expect("a backup");
         let receiver = backup.join().expect("no panic").expect("a session");
         assert_eq!(receiver.session().session, sender.session().session);

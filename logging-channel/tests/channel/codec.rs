@@ -198,8 +198,8 @@ fn unknown_numbers_are_named() {
         EntryError::UnknownOutcome(9)
     );
     assert_eq!(
-        entry_error(&[Kind::State.number(), 4]),
-        EntryError::UnknownPart(4)
+        entry_error(&[Kind::State.number(), 5]),
+        EntryError::UnknownPart(5)
     );
     assert_eq!(
         entry_error(&[Kind::Digest.number(), 0, 0, 0, 2]),

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use logging_channel::Seed;
 use logging_channel::codec::PROTOCOL_VERSION;
 use logging_channel::handshake::{
     HandshakeError, Hello, MAX_REFUSAL_MESSAGE, Message, Refusal, RefusalCode, Welcome,
@@ -26,7 +25,7 @@ fn messages() -> Vec<Message> {
             heartbeat_timeout: Duration::from_millis(500),
             udp_port: 4,
             host: host(),
-            seed: Seed::random(),
+            streams: 0,
         }),
         Message::Refuse(Refusal {
             code: RefusalCode::OtherImage,
@@ -34,6 +33,10 @@ fn messages() -> Vec<Message> {
         }),
         Message::Ready { session: 2 },
         Message::Begin { session: 2 },
+        Message::Memory {
+            session: 2,
+            number: 1,
+        },
     ]
 }
 

@@ -44,7 +44,8 @@ pub(crate) fn payload() -> impl Strategy<Value = Payload> {
         (any::<u64>(), vec(any::<u64>(), 0..40))
             .prop_map(|(first_page, hashes)| Payload::MemoryHashes { first_page, hashes }),
         reason.prop_map(Payload::Shutdown),
-        Just(Payload::State(StatePart::Begin)),
+        any::<u32>().prop_map(|transfer| Payload::State(StatePart::Begin(transfer))),
+        any::<u64>().prop_map(|blocks| Payload::State(StatePart::Memory(blocks))),
         vec(any::<u8>(), 0..200).prop_map(|data| Payload::State(StatePart::Pages(data))),
         vec(any::<u8>(), 0..200).prop_map(|data| Payload::State(StatePart::Rest(data))),
         vec(any::<u8>(), 0..200).prop_map(|data| Payload::State(StatePart::Commit(data))),

@@ -7,6 +7,7 @@ mod getting_on;
 mod handshake;
 mod logs;
 mod loss;
+mod memory;
 mod peers;
 mod primary;
 mod record;

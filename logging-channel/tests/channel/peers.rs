@@ -15,7 +15,7 @@ use logging_channel::receiver::{Next, Receiver};
 use logging_channel::sender::Sender;
 use logging_channel::session::{Confirmation, ConnectError, Listener};
 use logging_channel::{
-    ChannelEvent, CheckOutcome, HostCheck, HostReport, Identity, LossReason, Seed, Settings,
+    ChannelEvent, CheckOutcome, HostCheck, HostReport, Identity, LossReason, Settings,
 };
 
 /// More than anything here takes on a busy machine. Nothing waits for it unless it fails.
@@ -165,6 +165,7 @@ pub(crate) fn announced(events: &crossbeam_channel::Receiver<ChannelEvent>) -> L
 /// A backup made by hand.
 pub(crate) struct FakeBackup {
     pub(crate) tcp: TcpStream,
+    pub(crate) memory: Vec<TcpStream>,
     pub(crate) udp: UdpSocket,
     pub(crate) welcome: Welcome,
 }
@@ -175,6 +176,7 @@ impl FakeBackup {
         let address = listener.local_addr();
         thread::scope(|scope| {
             let backup = scope.spawn(move || {
+                let mut memory = Vec::new();
                 let udp = UdpSocket::bind(localhost()).expect("a free port");
                 let hello = Message::Hello(Hello {
                     identity: identity(),
@@ -190,6 +192,15 @@ impl FakeBackup {
                     other => panic!("{other:?}"),
                 };
                 assert_eq!(welcome.run, 42);
+                for number in 0..welcome.streams {
+                    let session = welcome.session;
+                    let hello = Message::Memory { session, number };
+                    let mut stream = TcpStream::connect(address).expect("connected");
+                    stream
+                        .write_all(&hello.encode().expect("valid"))
+                        .expect("sent");
+                    memory.push(stream);
+                }
                 let ready = Message::Ready {
                     session: welcome.session,
                 };
@@ -203,7 +214,12 @@ impl FakeBackup {
                 udp.connect((address.ip(), welcome.udp_port))
                     .expect("connected");
                 udp.set_read_timeout(Some(LONG)).expect("set");
-                Self { tcp, udp, welcome }
+                Self {
+                    tcp,
+                    memory,
+                    udp,
+                    welcome,
+                }
             });
             let sender = listener
                 .accept_backup(&identity(), &host(), || Ok(title()), settings, None, held)
@@ -214,6 +230,26 @@ impl FakeBackup {
 
     pub(crate) fn say(&mut self, control: Control) {
         self.tcp.write_all(&control.encode()).expect("sent");
+    }
+
+    /// A connection that says Hello and Ready, and opens no memory streams.
+    pub(crate) fn lazy(address: SocketAddr) -> TcpStream {
+        let hello = Message::Hello(Hello {
+            identity: identity(),
+            host: host(),
+            run: 43,
+            udp_port: 1,
+        });
+        let mut tcp = TcpStream::connect(address).expect("connected");
+        tcp.write_all(&hello.encode().expect("valid"))
+            .expect("sent");
+        let Ok(Message::Welcome(Welcome { session, .. })) = Message::read_from(&mut tcp) else {
+            panic!("no welcome");
+        };
+        let ready = Message::Ready { session };
+        tcp.write_all(&ready.encode().expect("valid"))
+            .expect("sent");
+        tcp
     }
 
     /// The primary's next heartbeat.
@@ -270,7 +306,7 @@ impl FakePrimary {
                     heartbeat_timeout: timeout,
                     udp_port: udp.local_addr().expect("bound").port(),
                     host: host(),
-                    seed: Seed::random(),
+                    streams: 0,
                 });
                 tcp.write_all(&welcome.encode().expect("valid"))
                     .expect("sent");

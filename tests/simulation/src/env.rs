@@ -56,7 +56,7 @@ pub(crate) struct Env {
     pub(crate) to_disk_server: Duration,
     pub(crate) slow_replay: Duration,
     /// The first guest waits for its backup.
-    pub(crate) together: bool,
+    pub(crate) waits_for_backup: bool,
     pub(crate) checks: Checks,
     /// A process has ended.
     pub(crate) ended: bool,
@@ -80,7 +80,7 @@ impl Env {
             network: Network::new(schedule.latency),
             to_disk_server: schedule.to_disk_server,
             slow_replay: Duration::ZERO,
-            together: schedule.seed % 4 == 3,
+            waits_for_backup: schedule.seed % 4 == 3,
             checks: Checks::default(),
             ended: false,
             defect,

@@ -69,9 +69,6 @@ impl Following {
         let now = env.instant();
         let timeout = env.settings.heartbeat_timeout;
         env.timer(of, Duration::ZERO, Timer::Beat(number));
-        // Of a guest that begins with it, this is all there is.
-        let mut follower = Follower::default();
-        follower.take_over();
         Self {
             of,
             host,
@@ -82,7 +79,7 @@ impl Following {
             pulse: Pulse::new(Role::Backup, number, timeout, now),
             queue: VecDeque::new(),
             executed: Lsn(0),
-            follower,
+            follower: Follower::default(),
             receives: false,
             spoiled: false,
             lacks_state: false,

@@ -72,7 +72,7 @@ impl Entry {
             Self::Request(_) => Payload::NetRx(Vec::new()),
             Self::Tick(time) => Payload::Tick(*time),
             Self::Output(_) => Payload::Output(OutputMarker::new(OutputChannel::Net, 0, &[])),
-            Self::Begin => Payload::State(StatePart::Begin),
+            Self::Begin => Payload::State(StatePart::Begin(0)),
             Self::Page(..) => Payload::State(StatePart::Pages(Vec::new())),
             Self::Commit(..) => Payload::State(StatePart::Commit(Vec::new())),
             Self::Protected => Payload::Protected {

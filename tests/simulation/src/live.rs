@@ -109,12 +109,11 @@ impl Runner {
     pub(crate) fn exit(&mut self, env: &mut Env) -> Option<Told> {
         let again = Duration::from_micros(500) + env.jitter(EXIT);
         env.timer(self.of, again, Timer::Exit);
-        match self.accepted.take() {
-            Some((line, number)) => self.begin_session(line, number, env),
-            None if self.waits => return None,
-            None => {}
+        if let Some((line, number)) = self.accepted.take() {
+            self.begin_session(line, number, env);
         }
         let told = self.protect(env);
+        self.waits &= told.is_none();
         if let Some(session) = self.session.as_mut().filter(|session| !session.lost) {
             // The guest stands still until its backup has caught up.
             let behind = session.end.is_behind();
@@ -130,6 +129,9 @@ impl Runner {
             }
         }
         self.transfer(env);
+        if self.waits {
+            return told;
+        }
         let time = env.now.as_nanos() as u64;
         self.append(Entry::Tick(time), env);
         self.guest.tick(time);
@@ -187,18 +189,14 @@ impl Runner {
             open: Vec::new(),
             next: Lsn::FIRST,
             told_released: Lsn(0),
-            transfer: (!self.waits).then(Transfer::default),
+            transfer: Some(Transfer::default()),
             lost: false,
         };
         env.timer(self.of, Duration::ZERO, Timer::Beat(number));
         env.timer(self.of, session.end.look_interval(), Timer::Look(number));
         self.session = Some(session);
         self.live.begin_session();
-        if std::mem::take(&mut self.waits) {
-            self.live.state_sent(Lsn(0));
-        } else {
-            self.append(Entry::Begin, env);
-        }
+        self.append(Entry::Begin, env);
     }
 
     /// Protection may begin here.

@@ -78,7 +78,7 @@ impl Process {
     /// The first one, which has won its epoch.
     pub(crate) fn primary(id: ProcessId, host: usize, epoch: u64, env: &mut Env) -> Self {
         let mut runner = Runner::new(id, host, epoch, Guest::default(), env);
-        runner.waits = env.together;
+        runner.waits = env.waits_for_backup;
         let mut it = Self::new(id, host, Role::Runs(Box::new(runner)));
         let core = Core::holding(it.me.clone(), epoch);
         it.keeper = Some(Keeper::new(core, it.me.clone(), id, host, env));

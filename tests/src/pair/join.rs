@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Told;
 
@@ -21,7 +21,7 @@ pub struct JoinProgress {
 }
 
 /// What a join took: the event `protected`. What is not told is none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default)]
 pub struct Joined {
     /// From the moment that the backup came to its protection.

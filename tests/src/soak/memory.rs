@@ -18,16 +18,16 @@ pub struct Memory {
 
 impl Memory {
     /// Reads it from the host's `/proc`.
-    pub(super) fn of(host: &Host, role: &str) -> Result<Self> {
-        // By the command line, in which the other roles are told apart.
+    pub(crate) fn of(host: &Host) -> Result<Self> {
+        // By the command line: its other threads and programs of that name are none of it.
         let script = "for process in /proc/[0-9]*; do \
              case $(tr '\\0' ' ' < $process/cmdline 2> /dev/null) in \
-             \"ftvm $0 \"*) exec cat $process/smaps ;; \
-             esac; done; echo \"no ftvm $0\" >&2; exit 1";
-        let smaps = host.check(&["sh", "-c", script, role])?;
+             \"ftvm primary \"* | \"ftvm backup \"*) exec cat $process/smaps ;; \
+             esac; done; echo \"no ftvm of a pair\" >&2; exit 1";
+        let smaps = host.check(&["sh", "-c", script])?;
         Self::parse(&smaps).ok_or_else(|| Error::Refused {
             host: host.name().to_owned(),
-            reason: format!("no mapping in the smaps of ftvm {role}:\n{smaps}"),
+            reason: format!("no mapping in the smaps of ftvm:\n{smaps}"),
         })
     }
 

@@ -141,10 +141,7 @@ impl Pair {
             load_results: self.load.results(),
             primary: primary.told().stats,
             backup: backup.told().stats,
-            memory: [
-                Memory::of(hosts[0], "primary")?,
-                Memory::of(hosts[1], "backup")?,
-            ],
+            memory: [Memory::of(hosts[0])?, Memory::of(hosts[1])?],
         })
     }
 

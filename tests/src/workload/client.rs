@@ -45,6 +45,15 @@ impl ClientRecord {
             .unwrap_or(0)
     }
 
+    /// What shows already that the connection broke or something was lost, if anything does.
+    pub(crate) fn loss(&self) -> Option<String> {
+        let broken = (self.reconnects > 0).then(|| format!("{} reconnects", self.reconnects));
+        let irregular = self
+            .irregular
+            .map(|(got, expected)| format!("the reply {got} in place of {expected}"));
+        self.trouble.clone().or(broken).or(irregular)
+    }
+
     /// Takes in a reply.
     pub(super) fn reply(&mut self, at: Instant, value: u64) {
         let expected = self.replies.last().map_or(0, |(_, value)| *value) + 1;

@@ -30,7 +30,7 @@ use crate::io::{LAST_WORDS, Terminal};
 use crate::roles::{self, ArbiterConfig, BackupOptions, PrimaryOptions};
 #[cfg(feature = "sabotage")]
 use crate::sources::sabotage::{Plan, Target};
-use crate::sources::{Pace, Verification};
+use crate::sources::{Pace, TransferPace, Verification};
 
 /// From this heartbeat timeout on, a failover may take longer than Linux can tell from the ACPI power
 /// management timer: half of its 24 bits, at 3.58 MHz.
@@ -136,6 +136,16 @@ struct PairArgs {
     /// of the logging network.
     #[arg(long, value_name = "MS", default_value_t = 50, value_parser = number(1..=600_000))]
     max_lag: u64,
+    /// For how long the guest may stand still at the end of a backup's join, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 100, value_parser = number(1..=600_000))]
+    max_pause: u64,
+    /// How much of the logging network a join may take, in MB/s. As much as there is if not given.
+    #[arg(long, value_name = "MB/S", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    transfer_limit: Option<u64>,
+    /// Slow the guest down while a backup joins if it writes faster than the network takes, which may
+    /// never come to an end otherwise.
+    #[arg(long)]
+    throttle_guest: bool,
 }
 
 impl PairArgs {
@@ -146,6 +156,18 @@ impl PairArgs {
             max_lag: Duration::from_millis(self.max_lag),
             longest_step: guest.latency(),
             ..Settings::default()
+        }
+    }
+
+    /// How often the guest's state is taken, and what that may cost.
+    fn pace(&self, guest: &GuestArgs) -> Pace {
+        Pace {
+            transfer: TransferPace {
+                max_pause: Duration::from_millis(self.max_pause),
+                limit: self.transfer_limit.map(|mb| mb * 1_000_000),
+                throttles: self.throttle_guest,
+            },
+            ..self.digests.pace(guest)
         }
     }
 }
@@ -169,8 +191,8 @@ struct PrimaryArgs {
     /// Address of the logging channel, where the backup connects (TCP, and UDP for heartbeats).
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
-    /// Wait for the backup, and begin with it. Otherwise the guest begins at once and alone, and is
-    /// protected when a backup has joined.
+    /// Keep the guest from its first instruction until a backup has joined. Otherwise it begins at once and
+    /// alone, and is protected when one has.
     #[arg(long)]
     wait_for_backup: bool,
     /// Silence after which a host takes the other for lost, in milliseconds. Both use the
@@ -337,7 +359,7 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
         },
         wait_for_backup: args.wait_for_backup,
         backup_reads: args.backup_reads == BackupReads::Disk,
-        pace: args.pair.digests.pace(&args.guest),
+        pace: args.pair.pace(&args.guest),
         #[cfg(feature = "sabotage")]
         never_repair: args.never_repair,
         #[cfg(feature = "sabotage")]
@@ -375,7 +397,7 @@ fn backup(args: &BackupArgs) -> anyhow::Result<()> {
         },
         listen: args.listen(),
         channel: args.pair.channel(&args.guest),
-        pace: args.pair.digests.pace(&args.guest),
+        pace: args.pair.pace(&args.guest),
         #[cfg(feature = "sabotage")]
         sabotage: Plan {
             targets: args.sabotage.clone(),
@@ -415,13 +437,13 @@ mod tests {
     #[test]
     fn a_backup_is_told_how_to_protect_the_guest_when_it_has_gone_live() {
         let common = "--memory 64 --kernel k --disk-server d:7420 --max-lag 300 --output-timeout 9000 \
-                      --digest-interval 5000";
+                      --digest-interval 5000 --max-pause 250 --transfer-limit 30";
         let channel_and_pace = |own: &str| {
             let line = format!("ftvm {own} {common}");
             match Cli::parse_from(line.split_whitespace()).command {
                 Command::Primary(PrimaryArgs { guest, pair, .. })
                 | Command::Backup(BackupArgs { guest, pair, .. }) => {
-                    (pair.channel(&guest), pair.digests.pace(&guest))
+                    (pair.channel(&guest), pair.pace(&guest))
                 }
                 _ => unreachable!("another command"),
             }
@@ -434,6 +456,8 @@ mod tests {
             assert_eq!(channel.output_timeout(), Duration::from_secs(9));
             assert_eq!(channel.max_lag, Duration::from_millis(300));
             assert_eq!(pace.digest_interval, Duration::from_secs(5));
+            assert_eq!(pace.transfer.max_pause, Duration::from_millis(250));
+            assert_eq!(pace.transfer.limit, Some(30_000_000));
         }
     }
 

@@ -17,7 +17,7 @@ use crate::kvm::stepped::StopPlan;
 use crate::ram::GuestRam;
 use crate::sources::{
     Head, LogSink, LogSource, Pace, Recorder, ReplayCounters, Replayer, StateFollower, StateKeeper,
-    Verification,
+    TransferPace, Verification,
 };
 use crate::state::Baseline;
 
@@ -35,7 +35,8 @@ const INTERRUPTS: u64 = 30;
 const PACE: Pace = Pace {
     latency: Duration::from_millis(50),
     digest_interval: Duration::from_millis(200),
-    transfer_slice: Duration::from_millis(20),
+    digest_slice: Duration::from_millis(20),
+    transfer: TransferPace::DEFAULT,
     longest_stop: Duration::from_millis(100),
 };
 

@@ -79,6 +79,8 @@ pub struct Devices {
     /// What was told last of what the guest can receive.
     offloads: Offloads,
     reset_requested: bool,
+    /// The guest is halted, until an interrupt comes.
+    is_halted: bool,
     /// What leaves the machine and was not fetched yet, in order.
     outputs: VecDeque<Output>,
 }
@@ -103,6 +105,7 @@ impl Devices {
             merges_ticks: false,
             offloads: Offloads::default(),
             reset_requested: false,
+            is_halted: false,
             outputs: VecDeque::new(),
         }
     }
@@ -180,9 +183,21 @@ impl Devices {
 
     /// The guest halted: what waited for more output is handed on, and what it may wait for comes.
     pub fn halted(&mut self) {
+        self.is_halted = true;
         self.collect_console(true);
         self.net.with_device(TX, |net, _, _| net.idle());
         self.update_lines();
+    }
+
+    /// Whether the guest is halted: it runs on when an interrupt is pending.
+    #[must_use]
+    pub fn is_halted(&self) -> bool {
+        self.is_halted
+    }
+
+    /// An interrupt is pending for a guest that was halted.
+    pub fn woke(&mut self) {
+        self.is_halted = false;
     }
 
     /// The guest is about to run on, and all that happened at its exit is done.

@@ -33,6 +33,7 @@ use logging_channel::entry::{ExecutionPoint, Landmark, ShutdownReason};
 pub use self::moment::Moment;
 pub use self::source::{
     Difference, Divergence, EventSource, Interruption, OutputGate, Role, StateDifference, Step,
+    Waited,
 };
 use self::tally::{ExitKind, ExitTally};
 use crate::cpu::{CpuError, Exit, GuestCpu, PortAccess};
@@ -194,15 +195,23 @@ impl<C: GuestCpu> Engine<C> {
         }
     }
 
-    /// The guest stands at exit `exits` without having made one.
+    /// The guest stands at exit `exits` without having made one. It may be halted there.
     fn arrive(&mut self, exits: u64) -> Step<Option<ShutdownReason>> {
+        self.stand_at(exits)?;
+        if self.devices.is_halted() {
+            self.sleep()?;
+        }
+        Ok(None)
+    }
+
+    fn stand_at(&mut self, exits: u64) -> Step<()> {
         self.tally.count(ExitKind::Stop);
         self.exits = exits;
+        self.time_passed_untold = false;
         self.devices.set_task_priority(self.cpu.task_priority());
         self.cpu.execution_point();
         self.ask(|source, at| source.at_exit(at))?;
-        self.take_inputs()?;
-        Ok(None)
+        self.take_inputs()
     }
 
     fn recover(&mut self, trouble: Interruption) -> Step<u64> {
@@ -268,9 +277,12 @@ impl<C: GuestCpu> Engine<C> {
     fn sleep(&mut self) -> Step<()> {
         while !self.devices.interrupt_pending() {
             let appetite = self.devices.appetite();
-            let input = self.ask(|source, at| source.wait(at, &appetite))?;
-            self.apply(input)?;
+            match self.ask(|source, at| source.wait(at, &appetite))? {
+                Waited::Input(input) => self.apply(input)?,
+                Waited::Arrived(exits) => self.stand_at(exits)?,
+            }
         }
+        self.devices.woke();
         if self.time_passed_untold && self.traps.cache.is_read() {
             // It may have slept long, and the kernel measures that. An entry costs less than the
             // exit at which it would ask.

@@ -8,6 +8,15 @@ use super::Moment;
 use crate::cpu::CpuError;
 use crate::devices::{Appetite, ClockNeed, Input, Output};
 
+/// What a halted guest waited for.
+#[derive(Debug)]
+pub enum Waited {
+    /// An input.
+    Input(Input),
+    /// The guest stands at this exit now, as at one that it made, and is halted still.
+    Arrived(u64),
+}
+
 /// Answers to the engine's questions, live or from the log.
 ///
 /// Each question comes with the [`Moment`] it is asked at. A live source decides and, where it
@@ -32,11 +41,12 @@ pub trait EventSource {
     /// [`Interruption`].
     fn poll(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Option<Input>>;
 
-    /// The guest is halted: waits for the next input.
+    /// The guest is halted: waits for the next input. Or the place becomes an exit, with the state that the
+    /// guest has here.
     ///
     /// # Errors
     /// [`Interruption`].
-    fn wait(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Input>;
+    fn wait(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Waited>;
 
     /// An interrupt window opened, at a landmark. The interrupt `vector` is being delivered there,
     /// or there is none to be delivered. The devices change in both cases, so that a replay must

@@ -50,7 +50,7 @@ impl EventSource for Busy {
         Ok(Some(Input::Disk(DiskCompletion { id: 7, result })))
     }
 
-    fn wait(&mut self, _: &mut Moment<'_>, _: &Appetite) -> Step<Input> {
+    fn wait(&mut self, _: &mut Moment<'_>, _: &Appetite) -> Step<Waited> {
         Err(Interruption::Stop)
     }
 

@@ -12,7 +12,7 @@ use super::dump::{self, Dumps, Format, RegisterDump};
 use super::point::Point;
 use crate::cpu::debug::SystemRegisters;
 use crate::devices::{Appetite, ClockNeed, Input};
-use crate::engine::{EventSource, Interruption, Moment, Step};
+use crate::engine::{EventSource, Interruption, Moment, Step, Waited};
 use crate::ram::GuestRam;
 
 /// Where a replay was stopped.
@@ -179,7 +179,7 @@ impl<S: EventSource> EventSource for Inspector<S> {
         self.inner.poll(at, appetite)
     }
 
-    fn wait(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Input> {
+    fn wait(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Waited> {
         self.inner.wait(at, appetite)
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use disk_server::arbiter::Claimant;
 use logging_channel::entry::{DiskOutcome, Lsn, Payload};
 use logging_channel::receiver::{Next, Peek, Receiver, ReceiverHandle};
-use logging_channel::session::Listener;
+use logging_channel::session::{ConnectError, Listener};
 use logging_channel::{LossReason, Settings};
 
 use super::claim::{ArbiterConfig, ClaimFailure, Rights};
@@ -102,7 +102,6 @@ pub fn run_backup(
         guest.count_stops(events);
     }
     let nested_paging = have_nested_paging(&guest.host_report, peer_host);
-    guest.seed(receiver.session().seed)?;
     let meters = Meters::of(&guest);
     let holder: Result<Claimant, _> = receiver.session().holder.parse();
     let held = (epoch, holder.map_err(ClaimFailure::from)?);
@@ -135,8 +134,6 @@ pub fn run_backup(
     let unreleased = Unreleased::default();
     let protocol = Rc::new(RefCell::new(Follower::default()));
     let cut = Rc::new(Cell::new(false));
-    // As it boots, until a transfer brings another.
-    protocol.borrow_mut().take_over();
     let followed = guest.disk.as_ref().map(GuestDisk::followed);
     let receiver_handle = receiver.handle();
     let log = ChannelSource {
@@ -173,6 +170,10 @@ pub fn run_backup(
         events: events.clone(),
     };
     let follower = StateFollower::new(baseline, meters.state);
+    let address = options.connect;
+    receiver_handle
+        .read_memory(&follower.memory_taker().as_taker())
+        .map_err(|source| ConnectError::Start { address, source })?;
     #[cfg(feature = "sabotage")]
     let saboteur = Saboteur::new(options.sabotage.clone());
     #[cfg(feature = "sabotage")]

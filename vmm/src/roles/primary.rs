@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use logging_channel::session::{AcceptError, Listener};
+use logging_channel::session::Listener;
 use logging_channel::{Seed, Settings};
 
 use super::claim::{ArbiterConfig, Rights};
@@ -37,7 +37,7 @@ pub struct PrimaryOptions {
     pub arbiter: ArbiterConfig,
     /// The logging channel.
     pub channel: Settings,
-    /// Whether the guest waits for its first backup, and both begin together.
+    /// Whether the guest waits for a backup with its first instruction.
     pub wait_for_backup: bool,
     /// Whether the first backup reads the guest's disk itself, if the guest waits for it.
     pub backup_reads: bool,
@@ -53,7 +53,7 @@ pub struct PrimaryOptions {
 }
 
 /// Runs the guest to its end: alone until a backup joins, or after it has waited for one. `cancel` ends
-/// the wait; `prepared` is called before it begins.
+/// a wait for the disk server; `prepared` is called before it begins.
 ///
 /// # Errors
 /// [`RoleError`].
@@ -66,7 +66,7 @@ pub fn run_primary(
     cancel: &AtomicBool,
     prepared: impl FnOnce(&Guest),
 ) -> Result<Ended, RoleError> {
-    let mut listener = Listener::bind(options.listen)?;
+    let listener = Listener::bind(options.listen)?;
     let mut guest = Guest::assemble(vm, host, Verification::default())?;
     // A host without room for it claims nothing, and takes no backup.
     let baseline = guest.baseline()?;
@@ -88,46 +88,25 @@ pub fn run_primary(
         events: events.clone(),
     };
     let address = listener.local_addr();
-    let seed = if options.wait_for_backup {
+    if options.wait_for_backup {
         log::info!(
             "{}: epoch {epoch}; waiting for a backup at {address}",
             vm.name
         );
-        let sender = door
-            .accept(&mut listener, &sessions, Some(cancel))
-            .inspect_err(|error| {
-                if let AcceptError::NotEntitled(reason) = error {
-                    let reason = reason.clone();
-                    events.emit(&Event::Lost { reason });
-                }
-            })?;
-        log::info!(
-            "{}: primary, with the backup at {}",
-            vm.name,
-            sender.session().peer
-        );
-        let counts = door.compare(&sender);
-        if counts {
-            guest.count_stops(events);
-        }
-        let seed = sender.session().seed;
-        sessions.begin_together(sender, counts);
-        seed
     } else {
-        if has_counter(&guest.host_report) {
-            guest.count_stops(events);
-        }
         log::warn!(
             "{}: epoch {epoch}; running alone, NOT PROTECTED until a backup joins at {address}",
             vm.name
         );
-        Seed::random()
-    };
+    }
+    if has_counter(&guest.host_report) {
+        guest.count_stops(events);
+    }
     events.emit(&Event::Role {
         role: "primary",
         epoch,
     });
-    guest.seed(seed)?;
+    guest.seed(Seed::random())?;
     door.keep(listener, sessions.clone());
     let ended = run_here(guest, baseline, options, events, &sessions);
     // Before the session ends with its last handle: that would be taken for the loss of the backup.
@@ -195,9 +174,12 @@ fn run_here(
     if let (true, Some(disk)) = (options.backup_reads, disk) {
         recorder = recorder.with_backup_reads(BackupReads::Disk(Box::new(disk)));
     }
-    let recorder = recorder
+    recorder = recorder
         .with_keeper(keeper)
         .with_watchdog(watchdog(options.pace.latency)?);
+    if options.wait_for_backup {
+        recorder = recorder.waiting_for_protection();
+    }
     let source = Box::new(recorder);
     Ok(guest.into_engine(Role { source, gate }).run()?)
 }

@@ -9,7 +9,9 @@ use super::pace::StateCounters;
 use crate::engine::{Difference, Interruption, Moment, StateDifference, Step};
 use crate::page_tables::AddressSpace;
 use crate::ram::{PAGE, PageSet};
-use crate::state::{Baseline, Incoming, StateError, digest, digest_rest, part_digests};
+use crate::state::{
+    Baseline, Incoming, MemoryTaker, StateError, digest, digest_rest, part_digests,
+};
 
 /// Follows the guest's state in a log.
 pub struct StateFollower {
@@ -32,6 +34,12 @@ impl StateFollower {
         }
     }
 
+    /// Who takes guest memory that comes beside the log.
+    #[must_use]
+    pub fn memory_taker(&self) -> Arc<MemoryTaker> {
+        self.incoming.memory_taker()
+    }
+
     /// What it knows of the guest's memory, for one that does not follow a log any more.
     #[must_use]
     pub fn into_baseline(self) -> Baseline {
@@ -52,15 +60,19 @@ impl StateFollower {
         // The last parts have the exit that the place becomes.
         let before = place.exits.saturating_sub(1);
         match part {
-            StatePart::Begin => {
+            StatePart::Begin(transfer) => {
                 self.whole = true;
                 self.bytes = 0;
-                self.incoming.begin_whole(at)?;
+                self.incoming.begin_whole(at, *transfer)?;
                 Ok(false)
             }
             StatePart::Pages(block) => {
                 self.bytes += block.len() as u64;
                 self.incoming.pages(place.exits, block)?;
+                Ok(false)
+            }
+            StatePart::Memory(blocks) => {
+                self.incoming.complete_memory(*blocks)?;
                 Ok(false)
             }
             StatePart::Rest(piece) => {

@@ -1,10 +1,12 @@
 //! Where a recorder's log goes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use logging_channel::entry::{Entry, Lsn};
 
 use crate::engine::Step;
+use crate::state::{Progress, SendBlocks};
 
 /// What sending the whole state came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -69,15 +71,25 @@ pub trait LogSink {
         let _ = (divergences, wait);
     }
 
-    /// Whether there is room for the guest's memory. What can wait waits for that, so that the guest need
-    /// not.
-    fn has_room(&self) -> bool {
-        true
+    /// Where the guest's memory goes to the replay that begins.
+    fn memory_streams(&mut self) -> Vec<Box<dyn SendBlocks>> {
+        Vec::new()
     }
 
-    /// So many of the guest's pages are to be sent yet.
-    fn state_left(&mut self, left: u64, pages: u64) {
-        let _ = (left, pages);
+    /// Has the guest's thread look around, from another one.
+    fn waker(&self) -> Box<dyn Fn() + Send + Sync> {
+        Box::new(|| {})
+    }
+
+    /// The guest's memory is sent, as this says.
+    fn memory_is_sent(&mut self, progress: Arc<Progress>) {
+        let _ = progress;
+    }
+
+    /// A transfer of the whole state does not come to an end: the guest writes, and the network takes, so
+    /// many bytes a second.
+    fn does_not_converge(&mut self, guest: u64, network: u64) {
+        let _ = (guest, network);
     }
 
     /// The whole state was sent.

@@ -29,7 +29,7 @@ pub use live::{Control, Lane, Lanes, LiveInputs, LookOut, OutsideWorld};
 pub use log_sink::{LogSink, NoLog, Sent};
 pub use log_source::{Head, LogSource, ReplayCounters};
 pub use overdue::REPLAY_WATCH;
-pub use pace::{Pace, StateCounters, StateFigures};
+pub use pace::{Pace, StateCounters, StateFigures, TransferPace};
 pub use recorder::{BackupReads, Recorder, Verification};
 pub use repairs::{MANY, Repairs};
 pub use replayer::Replayer;

@@ -12,12 +12,32 @@ pub struct Pace {
     pub latency: Duration,
     /// Time between two digests.
     pub digest_interval: Duration,
-    /// Time to spend at once on a digest, and on sending the whole state, a quarter of the guest's,
-    /// unless the guest writes too fast for that.
-    pub transfer_slice: Duration,
-    /// For how long at most the guest is stopped at once for a transfer of its memory, as long as
-    /// it gets on at all.
+    /// Time to spend at once on a digest.
+    pub digest_slice: Duration,
+    /// For how long at most the guest is stopped at once for a state delta, as long as it gets on at all.
     pub longest_stop: Duration,
+    /// What a transfer of the whole state may take.
+    pub transfer: TransferPace,
+}
+
+/// What a transfer of the whole state may take of the guest's time and of the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TransferPace {
+    /// For how long the guest may stand still at its end.
+    pub max_pause: Duration,
+    /// Bytes a second; `None` is as many as the network takes.
+    pub limit: Option<u64>,
+    /// Whether a guest that writes faster than the network takes is slowed down.
+    pub throttles: bool,
+}
+
+impl TransferPace {
+    /// As long as nobody asks for anything else.
+    pub const DEFAULT: Self = Self {
+        max_pause: Duration::from_millis(100),
+        limit: None,
+        throttles: false,
+    };
 }
 
 impl Default for Pace {
@@ -25,8 +45,9 @@ impl Default for Pace {
         Self {
             latency: Duration::from_millis(50),
             digest_interval: Duration::from_secs(1),
-            transfer_slice: Duration::from_millis(2),
+            digest_slice: Duration::from_millis(2),
             longest_stop: LONGEST_STOP,
+            transfer: TransferPace::DEFAULT,
         }
     }
 }

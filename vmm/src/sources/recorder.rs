@@ -14,7 +14,7 @@ use super::log_sink::LogSink;
 use crate::cpu::Counted;
 use crate::devices::{Appetite, ClockNeed, Input};
 use crate::disk::{DiskCompletion, DiskError, ReadWatch};
-use crate::engine::{EventSource, Moment, Step};
+use crate::engine::{EventSource, Moment, Step, Waited};
 use crate::ram::{self, GuestRam};
 
 /// Guest time after which a progress mark is logged when nothing else was, so that a replay is
@@ -60,6 +60,7 @@ pub struct Recorder<L, W = LiveInputs> {
     keeper: Option<StateKeeper>,
     watchdog: Option<Watchdog>,
     backup_reads: BackupReads,
+    waits_for_protection: bool,
 }
 
 fn guest_time(world: &impl OutsideWorld) -> impl Fn() -> Duration {
@@ -79,6 +80,7 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
             keeper: None,
             watchdog: None,
             backup_reads: BackupReads::default(),
+            waits_for_protection: false,
         }
     }
 
@@ -94,6 +96,13 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
     #[must_use]
     pub fn with_watchdog(mut self, watchdog: Watchdog) -> Self {
         self.watchdog = Some(watchdog);
+        self
+    }
+
+    /// Keeps the guest from its first instruction until a replay protects it.
+    #[must_use]
+    pub fn waiting_for_protection(mut self) -> Self {
+        self.waits_for_protection = true;
         self
     }
 
@@ -175,17 +184,19 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
         Ok(())
     }
 
-    /// Deals with a replay that begins, and with one that has taken over the state with which it began.
-    fn look_for_replay(&mut self, at: &mut Moment<'_>) -> Step<()> {
+    /// Deals with a replay that begins, and with one that has taken over the state with which it began:
+    /// whether one has just now.
+    fn look_for_replay(&mut self, at: &mut Moment<'_>) -> Step<bool> {
         let Some(keeper) = &mut self.keeper else {
-            return Ok(());
+            return Ok(false);
         };
         if self.log.begins() {
             // What was read before is not known to it.
             self.backup_reads = BackupReads::Log;
             keeper.join(at, &guest_time(&self.live), &mut self.log)?;
         }
-        if self.log.protects() {
+        let protects = self.log.protects();
+        if protects {
             let payload = Payload::Protected {
                 clock: self.live.clock(ClockNeed::Monotonic),
                 wall_clock: self.live.clock(ClockNeed::Wall),
@@ -193,13 +204,49 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
             self.append(at, true, payload)?;
             self.log.flush();
         }
-        Ok(())
+        Ok(protects)
+    }
+
+    /// The guest stands still: goes on with what a replay that begins needs of it. The exit at which the
+    /// replay gets it, which the place becomes, once everything was sent.
+    fn use_idle_time(&mut self, at: &mut Moment<'_>) -> Step<Option<u64>> {
+        let Some(keeper) = &mut self.keeper else {
+            return Ok(None);
+        };
+        if !self.log.is_replayed() {
+            return Ok(None);
+        }
+        let clock = guest_time(&self.live);
+        if let Some(lsn) = self.log.state_wanted() {
+            keeper.repair(lsn, clock(), &mut self.log);
+        }
+        keeper.use_idle_time(at, &clock, &mut self.log)?;
+        let sent = keeper.commit_whole(at, &clock, &mut self.log)?;
+        Ok(sent.then_some(at.point.exits + 1))
+    }
+
+    /// Keeps the guest from its first instruction until a replay protects it. The exit at which the replay
+    /// gets the guest.
+    fn wait_for_protection(&mut self, at: &mut Moment<'_>) -> Step<Option<u64>> {
+        while self.waits_for_protection {
+            if self.look_for_replay(at)? {
+                self.waits_for_protection = false;
+            } else if let Some(exits) = self.use_idle_time(at)? {
+                return Ok(Some(exits));
+            } else {
+                self.live.wait_or_look(&Appetite::default())?;
+            }
+        }
+        Ok(None)
     }
 
     /// What is due at an exit beside inputs.
     fn keep_up(&mut self, at: &mut Moment<'_>) -> Step<()> {
         self.look_for_replay(at)?;
         if !self.log.is_replayed() {
+            if let Some(keeper) = &mut self.keeper {
+                keeper.give_up();
+            }
             return Ok(());
         }
         let now = self.live.clock(ClockNeed::Monotonic);
@@ -270,8 +317,10 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
             // Before anything that a replay could have to go on with.
             self.look_for_replay(at)?;
         }
+        if let Some(exits) = self.wait_for_protection(at)? {
+            return Ok(Some(exits));
+        }
         if let Some(keeper) = &mut self.keeper
-            && keeper.is_whole_ready()
             && self.log.is_replayed()
             && keeper.commit_whole(at, &guest_time(&self.live), &mut self.log)?
         {
@@ -337,16 +386,14 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
         Ok(None)
     }
 
-    fn wait(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Input> {
+    fn wait(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Waited> {
         loop {
             self.look_for_replay(at)?;
-            while let Some(keeper) = &mut self.keeper
-                && self.log.is_replayed()
-                && !self.live.is_ready(appetite)
-                && keeper.use_idle_time(at, &guest_time(&self.live), &mut self.log)?
-            {}
+            if let Some(exits) = self.use_idle_time(at)? {
+                return Ok(Waited::Arrived(exits));
+            }
             if let Some(input) = self.live.wait_or_look(appetite)? {
-                return self.log_input(at, input);
+                return self.log_input(at, input).map(Waited::Input);
             }
         }
     }

@@ -18,7 +18,7 @@ use crate::cpu::SeekError;
 use crate::devices::{Appetite, ClockNeed, Input};
 use crate::disk::SharedDisk;
 use crate::engine::source::describe;
-use crate::engine::{Difference, Divergence, EventSource, Interruption, Moment, Step};
+use crate::engine::{Difference, Divergence, EventSource, Interruption, Moment, Step, Waited};
 use crate::ram::{self, GuestRam, PAGE};
 
 /// Replays a log.
@@ -169,7 +169,7 @@ impl<S: LogSource> Replayer<S> {
                 Head::Ended => return Ok(None),
                 Head::Entry(lsn, entry) => match &entry.payload {
                     Payload::Shutdown(_) => return Ok(None),
-                    Payload::State(part) if begun || *part == StatePart::Begin => {
+                    Payload::State(part) if begun || matches!(part, StatePart::Begin(_)) => {
                         begun = true;
                         self.completions.forget();
                         let exits = entry.point.exits;
@@ -214,7 +214,8 @@ impl<S: LogSource> Replayer<S> {
             let Head::Entry(lsn, entry) = self.log.head()? else {
                 return Err(Interruption::Failed("the log's head vanished".into()));
             };
-            if entry.payload == Payload::State(StatePart::Begin) && self.state.is_some() {
+            if matches!(entry.payload, Payload::State(StatePart::Begin(_))) && self.state.is_some()
+            {
                 // Its memory is the transfer's from here on, and no guest's before the end of that.
                 let cut = Divergence {
                     point: at.point,
@@ -462,14 +463,14 @@ impl<S: LogSource> EventSource for Replayer<S> {
         }
     }
 
-    fn wait(&mut self, at: &mut Moment<'_>, _: &Appetite) -> Step<Input> {
+    fn wait(&mut self, at: &mut Moment<'_>, _: &Appetite) -> Step<Waited> {
         const DOING: &str = "a halt";
         self.pass_marks(at, DOING)?;
         match self.head(at, DOING)? {
             (_, EntryPlace::Here, Payload::Shutdown(ShutdownReason::Stopped)) => {
                 Err(Interruption::Stop)
             }
-            _ => self.input(at, DOING),
+            _ => self.input(at, DOING).map(Waited::Input),
         }
     }
 

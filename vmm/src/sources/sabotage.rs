@@ -15,7 +15,7 @@ use super::StateFollower;
 use super::log_source::{Head, LogSource};
 use crate::devices::{Appetite, ClockNeed, Input};
 use crate::dice::Dice;
-use crate::engine::{Divergence, EventSource, Interruption, Moment, Step};
+use crate::engine::{Divergence, EventSource, Interruption, Moment, Step, Waited};
 use crate::page_tables::flip_accessed_bit;
 use crate::ram::GuestRam;
 
@@ -215,7 +215,7 @@ impl<S: EventSource> EventSource for Sabotage<S> {
         self.source.poll(at, appetite)
     }
 
-    fn wait(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Input> {
+    fn wait(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Waited> {
         self.source.wait(at, appetite)
     }
 

@@ -7,6 +7,7 @@ use xxhash_rust::xxh64::xxh64;
 
 use super::page_cache::PageCache;
 use super::patch::{Base, PagePatch, PatchError};
+use super::streams::Hashes;
 use crate::cpu::{CpuError, GuestCpu, Look};
 use crate::ram::{self, GuestRam, PAGE, PageSet};
 
@@ -16,7 +17,7 @@ use crate::ram::{self, GuestRam, PAGE, PageSet};
 /// Costs a fifteenth of the guest's memory ([`Baseline::most_bytes`]).
 pub struct Baseline {
     memory: GuestRam,
-    hashes: Vec<u64>,
+    hashes: Hashes,
     cache: PageCache,
     pages: u64,
     /// The pages in which guest memory may differ from the baseline, but for those written since
@@ -28,12 +29,16 @@ pub struct Baseline {
     settled: PageSet,
     /// The next page to look at without a reason.
     scrubbed: u64,
+    /// In how many digests all of memory is looked at once.
+    scrub_parts: u64,
 }
 
 /// All of memory is looked at once in this many digests: some ten minutes.
 const SCRUB_PARTS: u64 = 512;
+/// The first time after a transfer of the whole state, which may have got a page wrong.
+const FIRST_SCRUB_PARTS: u64 = 16;
 
-static ZERO: [u8; PAGE] = [0; PAGE];
+pub(super) static ZERO: [u8; PAGE] = [0; PAGE];
 
 /// What a transfer builds on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,11 +66,11 @@ pub(super) struct Change {
     pub(super) patch: Option<PagePatch>,
 }
 
-const IN_MEMORY: &str = "a page of guest memory";
+pub(super) const IN_MEMORY: &str = "a page of guest memory";
 
 /// The hash of a page: of natural contents no two are the same. A guest that makes two of them takes its
 /// own protection away, and nobody else's.
-fn hash(content: &[u8; PAGE]) -> u64 {
+pub(super) fn hash(content: &[u8; PAGE]) -> u64 {
     xxh64(content, 0)
 }
 
@@ -80,11 +85,8 @@ impl Baseline {
             bytes: Self::most_bytes(pages * PAGE as u64),
             source,
         };
-        let mut hashes = Vec::new();
-        hashes.try_reserve_exact(pages as usize).map_err(no_room)?;
-        hashes.resize(pages as usize, hash(&ZERO));
         let mut baseline = Self {
-            hashes,
+            hashes: Hashes::of_zeros(pages).map_err(no_room)?,
             cache: PageCache::new(pages).map_err(no_room)?,
             memory,
             pages,
@@ -92,6 +94,7 @@ impl Baseline {
             transfer: Transfer::Whole,
             settled: PageSet::empty(pages),
             scrubbed: 0,
+            scrub_parts: SCRUB_PARTS,
         };
         // A kernel that starts changes a few bytes in most of its pages.
         for page in ram::take_written(&baseline.memory) {
@@ -148,8 +151,12 @@ impl Baseline {
     /// Suspects pages though nobody is known to have written to them: others each time.
     pub(super) fn suspect_some(&mut self) {
         let first = self.scrubbed;
-        let next = (first + self.pages.div_ceil(SCRUB_PARTS)).min(self.pages);
-        self.scrubbed = if next == self.pages { 0 } else { next };
+        let next = (first + self.pages.div_ceil(self.scrub_parts)).min(self.pages);
+        self.scrubbed = next;
+        if next == self.pages {
+            self.scrubbed = 0;
+            self.scrub_parts = SCRUB_PARTS;
+        }
         (first..next).for_each(|page| self.suspects.insert(page));
     }
 
@@ -177,10 +184,21 @@ impl Baseline {
         unsafe { &*slice.ptr_guard().as_ptr().cast() }
     }
 
-    /// Begins to send what builds on nothing: both sides have zeros, which guest memory need not be.
+    /// Begins to send what builds on nothing: both sides have zeros, which guest memory need not be. All
+    /// of memory is to be sent.
     pub(super) fn begin_whole(&mut self) {
         self.build_on_zeros();
-        self.suspects = PageSet::full(self.pages);
+        self.suspects.clear();
+    }
+
+    /// The pages that are suspected, which somebody else looks at now.
+    pub(super) fn take_suspects(&mut self) -> PageSet {
+        std::mem::replace(&mut self.suspects, PageSet::empty(self.pages))
+    }
+
+    /// The hashes, for those who send or take memory beside the log.
+    pub(super) fn hashes(&self) -> Hashes {
+        self.hashes.clone()
     }
 
     /// Begins to receive that: makes guest memory zero. What was written there is suspected by now
@@ -188,8 +206,8 @@ impl Baseline {
     /// large memory takes longer than the other side waits.
     pub(super) fn begin_whole_on_zeros(&mut self) {
         let zero = hash(&ZERO);
-        for (page, hash) in (0..).zip(&self.hashes) {
-            if *hash != zero || self.suspects.contains(page) {
+        for page in 0..self.pages {
+            if self.hashes.get(page) != zero || self.suspects.contains(page) {
                 self.put(page, &ZERO);
             }
         }
@@ -198,10 +216,12 @@ impl Baseline {
     }
 
     fn build_on_zeros(&mut self) {
-        self.hashes.fill(hash(&ZERO));
+        self.hashes.forget();
         self.cache.forget();
         self.transfer = Transfer::Whole;
         self.settled = PageSet::full(self.pages);
+        self.scrubbed = 0;
+        self.scrub_parts = FIRST_SCRUB_PARTS;
     }
 
     /// Begins a delta to a guest that stands at the exit `exits`, or goes on with it. Whether it is another
@@ -223,7 +243,7 @@ impl Baseline {
     pub(super) fn take_change(&mut self, page: u64) -> Change {
         let content = *self.current(page);
         let hash = hash(&content);
-        let is_other = hash != self.hashes[page as usize];
+        let is_other = hash != self.hashes.get(page);
         let patch = (is_other || !self.settled.contains(page)).then(|| {
             let (base, before) = match self.cache.get(page) {
                 Some(before) => (Base::Cached, before),
@@ -239,7 +259,7 @@ impl Baseline {
 
     /// The present transfer brings this page.
     fn settle(&mut self, page: u64, content: &[u8; PAGE], hash: u64) {
-        self.hashes[page as usize] = hash;
+        self.hashes.set(page, hash);
         if self.cache.get(page).is_some() {
             self.cache.change(page, content);
         } else if !self.settled.contains(page) {
@@ -252,14 +272,14 @@ impl Baseline {
     pub(super) fn take_changed(&mut self, page: u64) -> Option<u64> {
         let content = self.current(page);
         let hash = hash(content);
-        if hash == self.hashes[page as usize] {
+        if hash == self.hashes.get(page) {
             return None;
         }
         if self.cache.get(page).is_some() {
             let content = *content;
             self.cache.refresh(page, &content);
         }
-        self.hashes[page as usize] = hash;
+        self.hashes.set(page, hash);
         Some(hash)
     }
 
@@ -312,4 +332,41 @@ impl Baseline {
 
 fn address(page: u64) -> GuestAddress {
     GuestAddress(page * PAGE as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So many digests look at all of memory, and how many pages each of the next looks at.
+    fn scrub(baseline: &mut Baseline) -> (u64, u64) {
+        let mut looked_at = baseline.no_pages();
+        let mut digests = 0;
+        let mut part = |baseline: &mut Baseline| {
+            baseline.suspect_some();
+            let pages: Vec<u64> = std::iter::from_fn(|| baseline.next_suspect()).collect();
+            pages.iter().for_each(|page| looked_at.insert(*page));
+            (pages.len() as u64, looked_at.len())
+        };
+        while part(baseline).1 < baseline.pages() {
+            digests += 1;
+        }
+        (digests + 1, part(baseline).0)
+    }
+
+    /// Otherwise a page that a join got wrong stays unnoticed for ten minutes.
+    #[test]
+    fn all_of_memory_is_looked_at_soon_after_a_transfer_and_then_by_and_by() {
+        let ram = ram::allocate(4096 * PAGE as u64).expect("memory");
+        let mut baseline = Baseline::new(ram).expect("memory");
+        let by_and_by = (SCRUB_PARTS, 4096 / SCRUB_PARTS);
+        assert_eq!(scrub(&mut baseline), by_and_by);
+        baseline.begin_whole_on_zeros();
+        baseline.suspects.clear();
+        assert_eq!(
+            scrub(&mut baseline),
+            (FIRST_SCRUB_PARTS, 4096 / SCRUB_PARTS)
+        );
+        assert_eq!(scrub(&mut baseline), by_and_by);
+    }
 }

@@ -7,6 +7,7 @@ use logging_channel::entry::StatePart;
 use super::parts::{LARGEST_DEVICES, PIECE, Rest};
 use super::patch::BlockWriter;
 use super::seal::Seal;
+use super::streams::MemorySender;
 use super::{AT_A_TIME, Baseline};
 use crate::cpu::Look;
 use crate::engine::{Moment, Step};
@@ -14,9 +15,9 @@ use crate::ram::PageSet;
 
 /// Takes the guest's state for the other side.
 ///
-/// A transfer is memory, in as many stops of the guest as it takes, and then the rest of the state
-/// in the stop in which all of memory was sent. A *delta* builds on the guest of the other side, a
-/// transfer of the *whole* state on nothing.
+/// A transfer is memory, and then the rest of the state in the stop in which the last of memory is sent. A
+/// *delta* builds on the guest of the other side, and sends memory in as many stops of the guest as that
+/// takes. A transfer of the *whole* state builds on nothing, and its memory is sent beside the guest.
 pub struct Capture {
     baseline: Baseline,
     seal: Seal,
@@ -25,13 +26,25 @@ pub struct Capture {
     looked_at: PageSet,
 }
 
-/// How far a transfer of memory came in one stop of the guest.
+/// How far a delta came in one stop of the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
+pub struct Stop {
     /// All of memory was sent, as it is while the guest stands still.
     pub is_all: bool,
     /// A round began: all pages of the last one were sent, and so many were written meanwhile.
     pub round: Option<u64>,
+}
+
+/// What became of the end of a transfer of the whole state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Committed {
+    /// It was sent.
+    Sent,
+    /// The devices hold more at the moment than a transfer carries: nothing has happened, and the
+    /// transfer stays under way.
+    NotNow,
+    /// Nobody takes memory any more.
+    Never,
 }
 
 impl Capture {
@@ -50,24 +63,45 @@ impl Capture {
         &mut self.baseline
     }
 
-    /// Begins a transfer of the whole state, in place of one that may be under way.
+    /// Begins a transfer of the whole state, in place of one that may be under way: all of memory is due.
     ///
     /// # Errors
     /// [`Interruption`](crate::engine::Interruption), also of `send`.
     pub fn begin_whole(
         &mut self,
         at: &mut Moment<'_>,
+        transfer: u32,
+        memory: &MemorySender,
         send: &mut dyn FnMut(StatePart) -> Step<()>,
     ) -> Step<()> {
         self.baseline.suspect_written(at.cpu, Look::Open)?;
-        self.baseline.begin_whole();
         self.looked_at.clear();
         self.seal.begin();
-        send(StatePart::Begin)
+        send(StatePart::Begin(transfer))?;
+        memory.begin(transfer, || self.baseline.begin_whole());
+        Ok(())
     }
 
-    /// Sends pages of a delta, as [`Capture::send_whole_memory`]. The look is hidden: the other side's
-    /// guest may yet come this way, and it does not stop here.
+    /// The round that memory is in is over, and of its pages these were `unchanged`. How many were written
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// [`Interruption`](crate::engine::Interruption).
+    pub fn end_round(&mut self, at: &mut Moment<'_>, unchanged: &PageSet) -> Step<u64> {
+        let pages = self.baseline.pages();
+        at.cpu.looked_at(Look::Open, 0..pages, unchanged);
+        self.baseline.suspect_written(at.cpu, Look::Open)?;
+        Ok(self.baseline.suspects())
+    }
+
+    /// The next round: of the pages that were written during the last one.
+    pub fn begin_round(&mut self, memory: &MemorySender) {
+        memory.round(self.baseline.take_suspects());
+    }
+
+    /// Sends pages of a delta that the other side does not have as they are, and makes them part of the
+    /// baseline, for about `time`; without a limit, all of them. The look is hidden: the other side's guest
+    /// may yet come this way, and it does not stop here.
     ///
     /// # Errors
     /// [`Interruption`](crate::engine::Interruption), also of `send`.
@@ -76,36 +110,13 @@ impl Capture {
         at: &mut Moment<'_>,
         time: Option<Duration>,
         send: &mut dyn FnMut(StatePart) -> Step<()>,
-    ) -> Step<Progress> {
+    ) -> Step<Stop> {
         if self.baseline.begin_delta(at.point.exits) {
             self.seal.begin_delta(at.point.exits);
         }
-        self.send_memory(at, Look::Hidden, time, send)
-    }
-
-    /// Sends pages that the other side does not have as they are, and makes them part of the baseline,
-    /// for about `time`; without a limit, all of them.
-    ///
-    /// # Errors
-    /// [`Interruption`](crate::engine::Interruption), also of `send`.
-    pub fn send_whole_memory(
-        &mut self,
-        at: &mut Moment<'_>,
-        time: Option<Duration>,
-        send: &mut dyn FnMut(StatePart) -> Step<()>,
-    ) -> Step<Progress> {
-        self.send_memory(at, Look::Open, time, send)
-    }
-
-    fn send_memory(
-        &mut self,
-        at: &mut Moment<'_>,
-        look: Look,
-        time: Option<Duration>,
-        send: &mut dyn FnMut(StatePart) -> Step<()>,
-    ) -> Step<Progress> {
+        let look = Look::Hidden;
         let since = Instant::now();
-        let mut progress = Progress {
+        let mut progress = Stop {
             is_all: false,
             round: None,
         };
@@ -125,9 +136,7 @@ impl Capture {
                 continue;
             };
             looked_at += 1;
-            if look == Look::Hidden {
-                self.looked_at.insert(page);
-            }
+            self.looked_at.insert(page);
             let change = self.baseline.take_change(page);
             if !change.is_other {
                 unchanged.insert(page);
@@ -178,27 +187,32 @@ impl Capture {
     }
 
     /// Completes a transfer of the whole state, devices included, of a guest whose last exit's access
-    /// is not completed yet; it is then. `false` if the devices hold more at the moment than a
-    /// transfer carries: nothing has happened then, and the transfer stays under way.
+    /// is not completed yet; it is then. The last round has to be over.
     ///
     /// # Errors
     /// [`Interruption`](crate::engine::Interruption), also of `send`.
     pub fn commit_whole(
         &mut self,
         at: &mut Moment<'_>,
+        memory: &MemorySender,
         send: &mut dyn FnMut(StatePart) -> Step<()>,
-    ) -> Step<bool> {
+    ) -> Step<Committed> {
         let devices = at.devices.save();
         if devices.len() > LARGEST_DEVICES {
-            return Ok(false);
+            return Ok(Committed::NotNow);
         }
         // Inputs may have come since, and the access itself may write to memory.
         at.cpu.complete_access()?;
-        self.send_whole_memory(at, None, send)?;
+        self.baseline.suspect_written(at.cpu, Look::Open)?;
+        self.begin_round(memory);
+        let Some(blocks) = memory.wait() else {
+            return Ok(Committed::Never);
+        };
+        send(StatePart::Memory(blocks))?;
         let cpu = at.cpu.save()?;
         at.cpu.drop_translations()?;
         self.send_rest(cpu, Some(devices), send)?;
-        Ok(true)
+        Ok(Committed::Sent)
     }
 
     fn send_block(

@@ -24,6 +24,9 @@ pub enum StateError {
         /// How much more there is room for.
         room: String,
     },
+    /// Guest memory did not come beside the log as it should.
+    #[error("guest memory did not come: {0}")]
+    Memory(String),
     /// A transfer of the whole state has no devices.
     #[error("a transfer of the whole state came without the devices")]
     NoDevices,

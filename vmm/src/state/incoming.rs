@@ -1,17 +1,20 @@
 //! The receiving side of state transfers.
 
-use super::Baseline;
+use std::sync::Arc;
+
 use super::aside::Aside;
 use super::error::StateError;
 use super::parts::Pieces;
-use super::patch::read_block;
+use super::patch::{PatchError, read_block};
 use super::seal::Seal;
+use super::{Baseline, MemoryTaker};
 use crate::cpu::Look;
 use crate::engine::Moment;
 
 /// Takes the other side's state over.
 ///
-/// A transfer of the whole state goes into guest memory as it comes. A delta does at its end, as a whole or
+/// The memory of a transfer of the whole state comes beside the log, and goes into guest memory as it comes
+/// ([`MemoryTaker`]). That of a delta does at its end, as a whole or
 /// not at all: if the primary dies within it, the backup goes on from where it is. Until then its pages are
 /// in the baseline's cache, or aside.
 pub struct Incoming {
@@ -22,6 +25,8 @@ pub struct Incoming {
     /// The transfer builds on nothing.
     whole: bool,
     seal: Seal,
+    /// Takes memory that comes beside the log.
+    memory: Arc<MemoryTaker>,
 }
 
 impl Incoming {
@@ -29,6 +34,7 @@ impl Incoming {
     #[must_use]
     pub fn new(baseline: Baseline) -> Self {
         Self {
+            memory: Arc::new(MemoryTaker::new(&baseline)),
             baseline,
             aside: Aside::default(),
             rest: Pieces::default(),
@@ -42,11 +48,17 @@ impl Incoming {
         &mut self.baseline
     }
 
-    /// A transfer of the whole state begins.
+    /// Who takes memory that comes beside the log.
+    #[must_use]
+    pub fn memory_taker(&self) -> Arc<MemoryTaker> {
+        Arc::clone(&self.memory)
+    }
+
+    /// The transfer of the whole state with this number begins.
     ///
     /// # Errors
     /// [`StateError`].
-    pub fn begin_whole(&mut self, at: &mut Moment<'_>) -> Result<(), StateError> {
+    pub fn begin_whole(&mut self, at: &mut Moment<'_>, transfer: u32) -> Result<(), StateError> {
         self.abandon();
         self.whole = true;
         // Before memory is touched, or the access could still write to it.
@@ -54,7 +66,16 @@ impl Incoming {
         // Every page with a content is to come, or is zero.
         self.baseline.suspect_written(at.cpu, Look::Hidden)?;
         self.baseline.begin_whole_on_zeros();
+        self.memory.open(transfer);
         Ok(())
+    }
+
+    /// All of the memory of a transfer of the whole state was sent, in so many blocks: waits for them.
+    ///
+    /// # Errors
+    /// [`StateError::Memory`].
+    pub fn complete_memory(&mut self, blocks: u64) -> Result<(), StateError> {
+        self.memory.complete(blocks)
     }
 
     /// A part of a transfer comes. If that is a delta, its guest has made `exits` exits, and what came of one
@@ -71,15 +92,15 @@ impl Incoming {
     /// # Errors
     /// [`StateError`].
     pub fn pages(&mut self, exits: u64, block: &[u8]) -> Result<(), StateError> {
+        if self.whole {
+            let reason = "memory of the whole state is in the log".into();
+            return Err(PatchError::Malformed(reason).into());
+        }
         self.begin_delta(exits);
         self.seal.add(block);
         for patch in read_block(block)? {
             if let Some(content) = self.baseline.stage(&patch)? {
-                if self.whole {
-                    self.baseline.put(patch.page, &content);
-                } else {
-                    self.aside.put(patch.page, &content)?;
-                }
+                self.aside.put(patch.page, &content)?;
             }
         }
         Ok(())
@@ -103,6 +124,7 @@ impl Incoming {
 
     /// Forgets what came of a transfer. Only another one of the whole state can follow.
     pub fn abandon(&mut self) {
+        self.memory.close();
         self.aside.clear();
         self.rest.forget();
         self.seal.begin();
@@ -111,6 +133,7 @@ impl Incoming {
     /// What both sides know of guest memory: for digests, and for a role that comes after this one.
     #[must_use]
     pub fn into_baseline(self) -> Baseline {
+        self.memory.end();
         self.baseline
     }
 

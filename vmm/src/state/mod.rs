@@ -17,11 +17,12 @@
 //!   backup    ──┴── replays ─ exit E           └── these pages on top
 //! ```
 //!
-//! A transfer of the *whole* state ([`Capture::begin_whole`]) builds on zeros in place of a guest, and has
-//! the devices at the end.
-//!
 //! Each of them takes as many stops of the guest as it needs. What was sent or digested belongs to
 //! the baseline of both sides from then on, page by page.
+//!
+//! A transfer of the *whole* state ([`Capture::begin_whole`]) builds on zeros in place of a guest. Its memory
+//! goes beside the log, while the guest runs ([`MemorySender`], [`MemoryTaker`]); what is not memory, devices
+//! included, comes at the end.
 
 mod aside;
 mod baseline;
@@ -33,13 +34,15 @@ mod page_cache;
 mod parts;
 mod patch;
 mod seal;
+mod streams;
 
 pub use baseline::{Baseline, NoRoom};
-pub use capture::{Capture, Progress};
+pub use capture::{Capture, Committed, Stop};
 pub use digest::digest;
 pub(crate) use digest::{digest_rest, part_digests};
 pub use error::StateError;
 pub use incoming::Incoming;
+pub use streams::{Limit, MemorySender, MemoryTaker, Progress, Round, SendBlocks};
 
 /// So many pages are looked at between two looks at the clock: also pages that have not changed, of
 /// which nothing is sent, take time.

@@ -81,6 +81,12 @@ pub enum PatchError {
     /// It is not a list of patches.
     #[error("a block of changed memory is damaged: {0}")]
     Malformed(String),
+    /// A page is not what was sent.
+    #[error("page {page:#x} came damaged")]
+    Page {
+        /// Guest frame number.
+        page: u64,
+    },
     /// It builds on something else than this side has.
     #[error("a changed part of page {page:#x} builds on what this side has not kept of it")]
     Base {

@@ -118,7 +118,7 @@ proptest! {
             let is = |e: &Entry| matches!(&e.payload, Payload::State(part) if wanted(part));
             log.iter().rposition(is)
         };
-        let begin = part(|part| *part == StatePart::Begin);
+        let begin = part(|part| matches!(part, StatePart::Begin(_)));
         prop_assume!(begin <= part(|part| matches!(part, StatePart::Commit(_))));
         let replayed = replay_counted(&script, &mut dice, there, Playback::with_state(log));
         prop_assert!(replayed.ended.is_ok(), "{:?}", replayed.ended);

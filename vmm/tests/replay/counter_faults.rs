@@ -1,5 +1,6 @@
 //! Counters that fail while a pair runs: found, named and survived.
 
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
@@ -7,6 +8,8 @@ use ftvm_vmm::counter::{CountingCpu, Fault, Faulty, TallyCounter};
 use ftvm_vmm::cpu::{Counted, CountedStop, CpuError, SeekError};
 use ftvm_vmm::engine::{Divergence, Interruption, Step};
 use ftvm_vmm::sources::Head;
+use ftvm_vmm::state::{MemoryTaker, SendBlocks};
+use logging_channel::memory::TakeBlocks as _;
 
 use super::*;
 use crate::guest::{Deed, engine_of, processor};
@@ -25,6 +28,8 @@ struct Wire {
     backup_is_gone: bool,
     state_wanted: Option<Lsn>,
     uncounted: bool,
+    /// Takes memory that comes beside the log.
+    memory: Option<Arc<MemoryTaker>>,
     /// What the backup found.
     differences: Vec<Difference>,
 }
@@ -67,6 +72,20 @@ impl LogSink for Session {
 
     fn takes_counts(&self) -> bool {
         !self.wire().uncounted
+    }
+
+    fn memory_streams(&mut self) -> Vec<Box<dyn SendBlocks>> {
+        vec![Box::new(self.clone())]
+    }
+}
+
+impl SendBlocks for Session {
+    fn send(&mut self, transfer: u32, block: &[u8]) -> io::Result<()> {
+        let wire = self.wait(|wire| wire.backup_is_gone || wire.memory.is_some());
+        let taker = wire.memory.clone();
+        drop(wire);
+        let taker = taker.ok_or(io::ErrorKind::BrokenPipe)?;
+        taker.take(transfer, block).map_err(io::Error::other)
     }
 }
 
@@ -165,8 +184,11 @@ fn pair(deeds: &[Deed], seed: u64, primary: Fault, backup: Fault) -> Pair {
                     session: session.clone(),
                     head: None,
                 };
+                let follower = follower(memory);
+                session.change(|wire| wire.memory = Some(follower.memory_taker()));
+                let replayer = Replayer::new(log, memory.clone(), Arc::default());
                 Role {
-                    source: Box::new(replayer_of(log, memory)),
+                    source: Box::new(replayer.with_state(follower)),
                     gate: Box::new(seen),
                 }
             });

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use ftvm_vmm::devices::{Appetite, ClockNeed, Input};
 use ftvm_vmm::dice::Dice;
-use ftvm_vmm::engine::{EventSource, Interruption, Moment, Role, Step};
+use ftvm_vmm::engine::{EventSource, Interruption, Moment, Role, Step, Waited};
 use ftvm_vmm::fake_cpu::{Op, Script};
 use ftvm_vmm::sources::{Head, LogSource};
 use logging_channel::entry::{Lsn, OutputMarker, ShutdownReason};
@@ -60,7 +60,7 @@ impl EventSource for Onwards {
         Ok(None)
     }
 
-    fn wait(&mut self, _: &mut Moment<'_>, _: &Appetite) -> Step<Input> {
+    fn wait(&mut self, _: &mut Moment<'_>, _: &Appetite) -> Step<Waited> {
         Err(Interruption::Stop)
     }
 

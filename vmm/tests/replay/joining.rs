@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn is_begin(entry: &Entry) -> bool {
-    entry.payload == Payload::State(StatePart::Begin)
+    matches!(entry.payload, Payload::State(StatePart::Begin(_)))
 }
 
 fn is_protected(entry: &Entry) -> bool {

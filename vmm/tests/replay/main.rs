@@ -34,7 +34,7 @@ use ftvm_vmm::fake_cpu::{Op, Script};
 use ftvm_vmm::ram::GuestRam;
 use ftvm_vmm::sources::{
     BackupReads, LogSink, LogSource, OutsideWorld, Pace, Recorder, Replayer, StateFollower,
-    StateKeeper, Verification, Watchdog,
+    StateKeeper, TransferPace, Verification, Watchdog,
 };
 use ftvm_vmm::state::Baseline;
 use logging_channel::entry::{
@@ -151,8 +151,9 @@ fn record_with(
 const PACE: Pace = Pace {
     latency: Duration::from_millis(1),
     digest_interval: Duration::from_micros(300),
-    transfer_slice: Duration::ZERO,
+    digest_slice: Duration::ZERO,
     longest_stop: Duration::ZERO,
+    transfer: TransferPace::DEFAULT,
 };
 
 fn baseline(memory: &GuestRam) -> Baseline {
@@ -160,12 +161,18 @@ fn baseline(memory: &GuestRam) -> Baseline {
 }
 
 fn replayer(log: Playback, memory: &GuestRam) -> Replayer<Playback> {
-    replayer_of(log, memory)
+    let follower = follower(memory);
+    let log = log.giving_memory_to(follower.memory_taker());
+    Replayer::new(log, memory.clone(), Arc::default()).with_state(follower)
 }
 
+fn follower(memory: &GuestRam) -> StateFollower {
+    StateFollower::new(baseline(memory), Arc::default())
+}
+
+/// Of a log in which memory of a transfer of the whole state does not come.
 fn replayer_of<L: LogSource>(log: L, memory: &GuestRam) -> Replayer<L> {
-    let follower = StateFollower::new(baseline(memory), Arc::default());
-    Replayer::new(log, memory.clone(), Arc::default()).with_state(follower)
+    Replayer::new(log, memory.clone(), Arc::default()).with_state(follower(memory))
 }
 
 fn replay(script: &Script, dice: &mut Dice, log: Playback) -> Run {
@@ -223,7 +230,7 @@ proptest! {
         let log = MemoryLog { state_wanted_after: Some(after), ..MemoryLog::default() };
         let (recorded, log) = record_to(log, &script, &mut dice, Verification::Digests);
         prop_assert!(recorded.ended.is_ok(), "{:?}", recorded.ended);
-        let begin = log.iter().position(|e| e.payload == Payload::State(StatePart::Begin));
+        let begin = log.iter().position(|e| matches!(e.payload, Payload::State(StatePart::Begin(_))));
         let commit = |e: &Entry| matches!(e.payload, Payload::State(StatePart::Commit(_)));
         let complete = begin.is_some_and(|begin| log[begin..].iter().any(commit));
         prop_assume!(complete);

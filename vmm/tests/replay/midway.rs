@@ -1,15 +1,18 @@
 //! What comes between two parts of a digest: a delta, the whole state, the end of the log.
 
+use std::sync::Arc;
+
 use ftvm_vmm::dice::Dice;
 use ftvm_vmm::engine::{Difference, Divergence, EngineError, Interruption, Role, Step};
 use ftvm_vmm::fake_cpu::{Op, Script};
 use ftvm_vmm::ram::GuestRam;
-use ftvm_vmm::sources::{Head, LogSink, LogSource, Recorder, Verification};
+use ftvm_vmm::sources::{Head, LogSink, LogSource, Recorder, Replayer, Verification};
+use ftvm_vmm::state::SendBlocks;
 use logging_channel::entry::{Entry, Lsn, Payload, StateDigest, StatePart};
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::world::{MemoryLog, Playback, Quiet};
-use crate::{Run, record_in, replay, replayer_of, run};
+use crate::{Run, follower, record_in, replay, replayer, run};
 
 const PAGES: u64 = (1 << 20) / 4096;
 
@@ -73,6 +76,10 @@ impl LogSink for MidwayLog {
         let wanted = self.asks && is_midway(&entries);
         self.asks &= !wanted;
         wanted.then_some(Lsn(entries.len() as u64))
+    }
+
+    fn memory_streams(&mut self) -> Vec<Box<dyn SendBlocks>> {
+        self.log.memory_streams()
     }
 }
 
@@ -140,14 +147,17 @@ impl LogSource for Fault {
 /// The replay of `log` with a change of `page` after so many entries finds that.
 fn finds(log: &[Entry], entries: usize, page: u64) {
     let replayed = run(&writer(), &mut Dice(32), |memory, seen| {
+        let follower = follower(memory);
+        let playback = Playback::with_state(log.to_vec());
         let fault = Fault {
-            log: Playback::with_state(log.to_vec()),
+            log: playback.giving_memory_to(follower.memory_taker()),
             memory: memory.clone(),
             entries,
             page,
         };
+        let replayer = Replayer::new(fault, memory.clone(), Arc::default());
         Role {
-            source: Box::new(replayer_of(fault, memory)),
+            source: Box::new(replayer.with_state(follower)),
             gate: Box::new(seen),
         }
     });
@@ -185,7 +195,7 @@ fn a_digest_goes_on_after_a_delta() {
 #[test]
 fn a_digest_goes_on_after_a_transfer_of_the_whole_state() {
     let (recorded, log) = record(true);
-    let begin = |entry: &Entry| entry.payload == Payload::State(StatePart::Begin);
+    let begin = |entry: &Entry| matches!(entry.payload, Payload::State(StatePart::Begin(_)));
     let begin = log.iter().position(begin).expect("it was asked for");
     assert!(is_midway(&log[..begin]));
     let first = log[begin..].iter().position(is_commit).expect("its end") + begin;
@@ -225,7 +235,7 @@ fn the_log_ends_within_a_digest() {
             }
         });
         Role {
-            source: Box::new(replayer_of(playback, memory)),
+            source: Box::new(replayer(playback, memory)),
             gate: Box::new(seen),
         }
     });

@@ -121,7 +121,8 @@ fn value(payload: &mut Payload, dice: &mut Dice) {
                 _ => ShutdownReason::PowerOff,
             };
         }
-        Payload::State(StatePart::Begin) => {}
+        Payload::State(StatePart::Begin(number)) => *number ^= 1 << dice.roll(32),
+        Payload::State(StatePart::Memory(blocks)) => *blocks ^= bit,
         Payload::State(
             StatePart::Pages(bytes) | StatePart::Rest(bytes) | StatePart::Commit(bytes),
         ) => {

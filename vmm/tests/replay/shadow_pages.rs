@@ -8,6 +8,7 @@ use ftvm_vmm::engine::{EventSource, Role, Step};
 use ftvm_vmm::fake_cpu::{Noticed, NoticedAt, Op, Script};
 use ftvm_vmm::ram::GuestRam;
 use ftvm_vmm::sources::{LogSink, OutsideWorld, Recorder, StateKeeper, Verification};
+use ftvm_vmm::state::SendBlocks;
 use logging_channel::entry::{Entry, Lsn, Payload, StatePart};
 use proptest::prelude::*;
 
@@ -30,7 +31,7 @@ struct WatchedLog {
 impl LogSink for WatchedLog {
     fn append(&mut self, entry: Entry) -> Step<Lsn> {
         match &entry.payload {
-            Payload::State(StatePart::Begin) => {
+            Payload::State(StatePart::Begin(_)) => {
                 // With the look that it begins with.
                 let before = self.noticed.borrow().len() - 1;
                 self.begun.replace(Some(before));
@@ -50,6 +51,10 @@ impl LogSink for WatchedLog {
 
     fn state_wanted(&mut self) -> Option<Lsn> {
         self.log.state_wanted()
+    }
+
+    fn memory_streams(&mut self) -> Vec<Box<dyn SendBlocks>> {
+        self.log.memory_streams()
     }
 }
 
@@ -124,7 +129,7 @@ pub(crate) fn first_difference(recorded: &[NoticedAt], replayed: &[NoticedAt]) -
 fn ends_within_a_transfer(log: &[Entry]) -> bool {
     log.iter()
         .fold(false, |is_within, entry| match entry.payload {
-            Payload::State(StatePart::Begin) => true,
+            Payload::State(StatePart::Begin(_)) => true,
             Payload::State(StatePart::Commit(_)) => false,
             _ => is_within,
         })

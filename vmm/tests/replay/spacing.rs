@@ -8,10 +8,11 @@ use ftvm_vmm::dice::Dice;
 use ftvm_vmm::engine::Step;
 use ftvm_vmm::fake_cpu::{Op, Script};
 use ftvm_vmm::sources::{LogSink, MANY, Sent};
+use ftvm_vmm::state::SendBlocks;
 use logging_channel::entry::{Entry, Lsn, Payload, StatePart};
 
 use crate::record_in;
-use crate::world::Quiet;
+use crate::world::{MemoryLog, Quiet};
 
 /// Guest time from one look at the clock to the next.
 const STEP: u64 = 20_000;
@@ -44,7 +45,7 @@ struct Hopeless {
 impl LogSink for Hopeless {
     fn append(&mut self, entry: Entry) -> Step<Lsn> {
         if let Payload::State(part) = entry.payload {
-            if part == StatePart::Begin {
+            if matches!(part, StatePart::Begin(_)) {
                 self.pair.repairs.borrow_mut().push(Begun {
                     at: Duration::from_nanos(self.time.now()),
                     stood_still: Duration::from_nanos(PART * self.parts),
@@ -62,6 +63,10 @@ impl LogSink for Hopeless {
 
     fn is_unprotected(&mut self, divergences: usize, wait: Duration) {
         self.pair.told.borrow_mut().push((divergences, wait));
+    }
+
+    fn memory_streams(&mut self) -> Vec<Box<dyn SendBlocks>> {
+        MemoryLog::default().memory_streams()
     }
 
     fn state_sent(&mut self, _: Sent) {

@@ -1,7 +1,9 @@
 //! A made-up outside world, logs in memory, and a gate that remembers.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use ftvm_vmm::devices::{Appetite, ClockNeed, Input, Output};
 use ftvm_vmm::dice::Dice;
@@ -11,7 +13,10 @@ use ftvm_vmm::disk::{
 };
 use ftvm_vmm::engine::{Divergence, Interruption, OutputGate, Role, Step};
 use ftvm_vmm::sources::{Head, LogSink, LogSource, OutsideWorld};
+use ftvm_vmm::state::{MemoryTaker, SendBlocks};
 use logging_channel::entry::{Entry, Lsn, Payload, StatePart};
+use logging_channel::memory::TakeBlocks as _;
+use parking_lot::Mutex;
 
 /// Time passes and inputs arrive by the throw of dice.
 pub(crate) struct MadeUpWorld {
@@ -218,7 +223,7 @@ impl SharedDisk for Shared {
 
 /// Counts the reads that the backup has to do. A handle.
 #[derive(Clone, Default)]
-pub(crate) struct SharedReads(pub(crate) std::sync::Arc<parking_lot::Mutex<Vec<(u64, Lsn)>>>);
+pub(crate) struct SharedReads(pub(crate) Arc<Mutex<Vec<(u64, Lsn)>>>);
 
 impl ReadWatch for SharedReads {
     fn completed(&mut self, id: u64, shared: Option<Lsn>) {
@@ -227,10 +232,27 @@ impl ReadWatch for SharedReads {
     }
 }
 
-/// A log in memory. A handle.
+/// Memory of a transfer of the whole state that was sent, and is not in the log yet.
+#[derive(Clone, Default)]
+pub(crate) struct Blocks(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl SendBlocks for Blocks {
+    fn send(&mut self, _: u32, block: &[u8]) -> io::Result<()> {
+        self.0.lock().push(block.to_vec());
+        Ok(())
+    }
+
+    fn may_wait(&self) -> bool {
+        false
+    }
+}
+
+/// A log in memory. Before the part that says how many blocks of memory were sent, it has them, as if they
+/// were a delta's: [`Playback`] gives them to whoever takes memory. A handle.
 #[derive(Clone, Default)]
 pub(crate) struct MemoryLog {
     pub(crate) entries: Rc<RefCell<Vec<Entry>>>,
+    pub(crate) blocks: Blocks,
     /// The whole state is asked for when there are this many entries.
     pub(crate) state_wanted_after: Option<usize>,
     /// A replay that knows nothing begins when there are this many.
@@ -242,8 +264,23 @@ pub(crate) struct MemoryLog {
 impl LogSink for MemoryLog {
     fn append(&mut self, entry: Entry) -> Step<Lsn> {
         let mut entries = self.entries.borrow_mut();
+        match entry.payload {
+            Payload::State(StatePart::Begin(_)) => self.blocks.0.lock().clear(),
+            Payload::State(StatePart::Memory(_)) => {
+                let blocks = std::mem::take(&mut *self.blocks.0.lock());
+                entries.extend(blocks.into_iter().map(|block| Entry {
+                    payload: Payload::State(StatePart::Pages(block)),
+                    ..entry.clone()
+                }));
+            }
+            _ => {}
+        }
         entries.push(entry);
         Ok(Lsn(entries.len() as u64))
+    }
+
+    fn memory_streams(&mut self) -> Vec<Box<dyn SendBlocks>> {
+        vec![Box::new(self.blocks.clone())]
     }
 
     fn begins(&mut self) -> bool {
@@ -278,6 +315,10 @@ impl LogSink for MemoryLog {
 pub(crate) struct Playback {
     entries: Vec<Entry>,
     next: usize,
+    /// Takes the memory of this transfer of the whole state.
+    memory: Option<Arc<MemoryTaker>>,
+    /// With the blocks that it was given.
+    transfer: Option<(u32, u64)>,
     /// Whether a replay that differs may wait for the whole state.
     repairs: bool,
     /// How often it did.
@@ -292,9 +333,38 @@ impl Playback {
         Self {
             entries,
             next: 0,
+            memory: None,
+            transfer: None,
             repairs: false,
             repaired: Rc::default(),
             successor: None,
+        }
+    }
+
+    /// With memory of transfers of the whole state for `taker`.
+    pub(crate) fn giving_memory_to(mut self, taker: Arc<MemoryTaker>) -> Self {
+        self.memory = Some(taker);
+        self
+    }
+
+    /// Gives the memory that comes next to who takes it.
+    fn give_memory(&mut self) {
+        while let (Some((transfer, given)), Some(taker)) = (&mut self.transfer, &self.memory)
+            && let Some(entry) = self.entries.get(self.next)
+        {
+            match &entry.payload {
+                Payload::State(StatePart::Pages(block)) => {
+                    if let Err(reason) = taker.take(*transfer, block) {
+                        taker.ended(reason);
+                    }
+                    *given += 1;
+                    self.next += 1;
+                }
+                Payload::State(StatePart::Memory(blocks)) if blocks > given => {
+                    return taker.ended("it is short".into());
+                }
+                _ => return,
+            }
         }
     }
 
@@ -320,6 +390,7 @@ impl Playback {
 
 impl LogSource for Playback {
     fn head(&mut self) -> Step<Head<'_>> {
+        self.give_memory();
         Ok(match self.entries.get(self.next) {
             Some(entry) => Head::Entry(Lsn(self.next as u64 + 1), entry),
             None => Head::Ended,
@@ -327,6 +398,13 @@ impl LogSource for Playback {
     }
 
     fn advance(&mut self) {
+        match self.entries[self.next].payload {
+            Payload::State(StatePart::Begin(transfer)) => {
+                self.transfer = Some((transfer, 0));
+            }
+            Payload::State(StatePart::Memory(_)) => self.transfer = None,
+            _ => {}
+        }
         self.next += 1;
     }
 

@@ -88,12 +88,8 @@ fn both_hosts_need_little_more_than_the_memory_of_the_guest() {
     }
     most = most.max(resident());
     // and by a transfer of the whole state.
-    pair.send(|capture, at, send| capture.begin_whole(at, send));
-    while !pair.send(|capture, at, send| {
-        let sent = capture.send_whole_memory(at, Some(Duration::ZERO), send);
-        Ok(sent?.is_all)
-    }) {}
-    assert!(pair.send(|capture, at, send| capture.commit_whole(at, send)));
+    pair.begin_whole();
+    pair.commit_whole();
     most = most.max(resident());
     let guests = 2 * PAGES * PAGE as u64;
     let kept = (most - before).saturating_sub(guests);
@@ -197,8 +193,8 @@ fn a_guest_that_just_booted_is_made_zero_without_a_look_at_all_of_its_memory() {
     let kernel = |page| (page < few).then_some([7; PAGE]);
     let mut pair = Pair::new(PAGES, &kernel, false);
     // Again and again, as after a transfer that came to nothing.
-    for _ in 0..2 {
-        let begun = pair.incoming.begin_whole(&mut pair.backup.at(0));
+    for transfer in 1..3 {
+        let begun = pair.incoming.begin_whole(&mut pair.backup.at(0), transfer);
         begun.expect("nothing fails");
         let mapped = mapped(&pair.backup.memory) as u64;
         assert!(

@@ -3,14 +3,19 @@
 mod cost;
 mod model;
 
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ftvm_vmm::devices::Devices;
 use ftvm_vmm::engine::{Moment, Step};
 use ftvm_vmm::fake_cpu::{FakeCpu, Script};
 use ftvm_vmm::ram::{GuestRam, PAGE, allocate};
-use ftvm_vmm::state::{Baseline, Capture, Incoming, digest};
+use ftvm_vmm::state::{
+    Baseline, Capture, Committed, Incoming, MemorySender, MemoryTaker, SendBlocks, digest,
+};
 use logging_channel::entry::{ExecutionPoint, StateDigest, StatePart};
+use logging_channel::memory::TakeBlocks as _;
 use vm_memory::{Bytes, GuestAddress};
 
 /// A guest that does nothing by itself.
@@ -61,10 +66,21 @@ impl Guest {
     }
 }
 
+/// Memory goes straight from the one to the other.
+struct Stream(Arc<MemoryTaker>);
+
+impl SendBlocks for Stream {
+    fn send(&mut self, transfer: u32, block: &[u8]) -> io::Result<()> {
+        self.0.take(transfer, block).map_err(io::Error::other)
+    }
+}
+
 /// Two of them, and what goes from one to the other.
 struct Pair {
     primary: Guest,
     capture: Capture,
+    memory: MemorySender,
+    transfers: u32,
     backup: Guest,
     incoming: Incoming,
     /// The exits that the backup's guest made, and the primary's at least.
@@ -81,9 +97,15 @@ impl Pair {
     fn new(pages: u64, memory: &dyn Fn(u64) -> Option<[u8; PAGE]>, nested_paging: bool) -> Self {
         let [primary, backup] = [0; 2].map(|_| Guest::new(pages, memory, nested_paging));
         let baseline = |guest: &Guest| Baseline::new(guest.memory.clone()).expect("some memory");
+        let mut capture = Capture::new(baseline(&primary));
+        let incoming = Incoming::new(baseline(&backup));
+        let stream = |_| Box::new(Stream(incoming.memory_taker())) as Box<dyn SendBlocks>;
+        let streams = (0..3).map(stream).collect();
         Self {
-            capture: Capture::new(baseline(&primary)),
-            incoming: Incoming::new(baseline(&backup)),
+            memory: MemorySender::start(capture.baseline(), streams, None, Box::new(|| {})),
+            transfers: 0,
+            capture,
+            incoming,
             primary,
             backup,
             exits: 0,
@@ -96,6 +118,7 @@ impl Pair {
         &mut self,
         act: impl FnOnce(
             &mut Capture,
+            &MemorySender,
             &mut Moment<'_>,
             &mut dyn FnMut(StatePart) -> Step<()>,
         ) -> Step<T>,
@@ -104,7 +127,10 @@ impl Pair {
         let (backup, incoming, sent) = (&mut self.backup, &mut self.incoming, &mut self.sent);
         let mut take = |part: StatePart| {
             let taken = match &part {
-                StatePart::Begin => incoming.begin_whole(&mut backup.at(exits)),
+                StatePart::Begin(transfer) => {
+                    incoming.begin_whole(&mut backup.at(exits), *transfer)
+                }
+                StatePart::Memory(blocks) => incoming.complete_memory(*blocks),
                 StatePart::Pages(block) => incoming.pages(exits, block),
                 StatePart::Rest(piece) => incoming.rest(exits, piece),
                 StatePart::Commit(last) => incoming.commit(&mut backup.at(exits), exits, last),
@@ -117,6 +143,7 @@ impl Pair {
         };
         done(act(
             &mut self.capture,
+            &self.memory,
             &mut self.primary.at(exits),
             &mut take,
         ))
@@ -124,13 +151,39 @@ impl Pair {
 
     /// A stop of the primary for a delta, which looks at 64 pages, or at all. Whether it is complete then.
     fn delta(&mut self, time: Option<Duration>) -> bool {
-        self.send(|capture, at, send| {
+        self.send(|capture, _, at, send| {
             let is_all = capture.send_delta_memory(at, time, send)?.is_all;
             if is_all {
                 capture.commit_delta(at, send)?;
             }
             Ok(is_all)
         })
+    }
+
+    /// A transfer of the whole state begins.
+    fn begin_whole(&mut self) {
+        self.transfers += 1;
+        let transfer = self.transfers;
+        self.send(|capture, memory, at, send| capture.begin_whole(at, transfer, memory, send));
+    }
+
+    /// The round of its memory is over. How many pages were written meanwhile, which are the next round's.
+    fn round(&mut self) -> u64 {
+        self.memory.wait().expect("somebody takes it");
+        let (_, unchanged) = self.memory.finished().expect("it is over");
+        self.send(|capture, memory, at, _| {
+            let written = capture.end_round(at, &unchanged)?;
+            capture.begin_round(memory);
+            Ok(written)
+        })
+    }
+
+    /// It ends.
+    fn commit_whole(&mut self) {
+        self.memory.wait().expect("somebody takes it");
+        let committed =
+            self.send(|capture, memory, at, send| capture.commit_whole(at, memory, send));
+        assert_eq!(committed, Committed::Sent);
     }
 
     /// Both guests make an exit.

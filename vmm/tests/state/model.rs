@@ -143,19 +143,13 @@ impl Model {
                 for page in pages {
                     self.pair.backup.write(page, 7, &[9; 100]);
                 }
-                self.pair
-                    .send(|capture, at, send| capture.begin_whole(at, send));
-                let mut writes = writes.chunks(10);
-                while !self.pair.send(|capture, at, send| {
-                    let sent = capture.send_whole_memory(at, Some(Duration::ZERO), send);
-                    Ok(sent?.is_all)
-                }) {
-                    self.write_ahead(writes.next().unwrap_or_default().to_vec());
+                self.pair.begin_whole();
+                // The guest writes what is being sent.
+                for writes in writes.chunks(10) {
+                    self.write_ahead(writes.to_vec());
+                    self.pair.round();
                 }
-                assert!(
-                    self.pair
-                        .send(|capture, at, send| capture.commit_whole(at, send))
-                );
+                self.pair.commit_whole();
                 self.arrive();
             }
         }

@@ -13,6 +13,7 @@ use guest_images::load::Load;
 use serde::{Deserialize, Serialize};
 use testbed::Layout;
 use testbed::failover::{Failovers, Fault, Options};
+use testbed::joins::{self, Joins, Kind, Moment};
 use testbed::soak::soak;
 use testbed::workload::Workload;
 
@@ -22,6 +23,12 @@ use crate::steps::Steps;
 
 /// Failovers on one pair of hosts: enough for one during the guest's boot, or for a join that is cut.
 const FAILOVERS: u32 = 3;
+/// Turns of joins that differ.
+const JOINS_TURNS: usize = 4;
+/// Joins under load that are complete.
+const JOINS: usize = 10;
+/// As much as a guest may have.
+const LARGE_MIB: u32 = 3072;
 /// A soak is worth less the shorter it is; what it finds about memory takes this long.
 const SOAK: Duration = Duration::from_secs(15 * 60);
 /// One fuzz target.
@@ -32,6 +39,9 @@ const CASES: u32 = 2000;
 const TARGETS: [&str; 7] = ["apic", "blk", "net", "pci", "pit", "traps", "uart"];
 /// Simulated schedules: some minutes.
 const SCHEDULES: u64 = 50_000;
+/// What a turn counts for at least, in its part's share: one that fails at once would be made again and
+/// again, and nothing else.
+const LEAST_SECONDS: f64 = 60.0;
 /// Lines of what a command printed last that are kept as a finding.
 const LAST_WORDS: usize = 20;
 
@@ -56,6 +66,8 @@ pub(crate) struct Endure {
 enum Part {
     /// Hosts are killed and frozen, in the guest's boot too, under loads and with a disk.
     Failovers,
+    /// Backups join: they are cut off, with or without the guest that they join, or compared with it.
+    Joins,
     /// A guest is replicated under mixed load, and nothing is done to it.
     Soak,
     /// What a guest can reach is given made-up input.
@@ -67,8 +79,9 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Failovers,
+        Self::Joins,
         Self::Soak,
         Self::Fuzz,
         Self::Properties,
@@ -80,7 +93,7 @@ impl Part {
         match self {
             Self::Failovers => 3.0,
             Self::Soak => 3.0,
-            Self::Fuzz => 2.0,
+            Self::Fuzz | Self::Joins => 2.0,
             Self::Properties | Self::Simulation => 1.0,
         }
     }
@@ -90,6 +103,7 @@ impl fmt::Display for Part {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Failovers => "failovers",
+            Self::Joins => "joins",
             Self::Soak => "soak",
             Self::Fuzz => "fuzz",
             Self::Properties => "properties",
@@ -133,8 +147,10 @@ impl Record {
 
     /// The part that has had the least of its share.
     fn next(&self, among: &[Part]) -> Part {
-        let had =
-            |part: &Part| self.of(*part).map(|turn| turn.seconds).sum::<f64>() / part.weight();
+        let had = |part: &Part| {
+            let turns = self.of(*part).map(|turn| turn.seconds.max(LEAST_SECONDS));
+            turns.sum::<f64>() / part.weight()
+        };
         *among
             .iter()
             .min_by(|a, b| had(a).total_cmp(&had(b)))
@@ -197,6 +213,7 @@ impl Endure {
         let start = Instant::now();
         let (what, found) = match part {
             Part::Failovers => self.failovers(before, seed),
+            Part::Joins => self.joins(before, seed),
             Part::Soak => self.soak(record.left().min(SOAK)),
             Part::Fuzz => {
                 let target = TARGETS[before % TARGETS.len()];
@@ -272,6 +289,54 @@ impl Endure {
             Ok(findings)
         };
         (what, run())
+    }
+
+    /// In turns: joins that are cut off, joins under load, and one of a large guest.
+    fn joins(&self, before: usize, seed: u64) -> (String, Result<Vec<String>>) {
+        let mut options = joins::Options {
+            seed,
+            heartbeat_timeout: Duration::from_millis(self.heartbeat_timeout),
+            ..joins::Options::default()
+        };
+        let (kinds, complete) = match before % JOINS_TURNS {
+            1 => {
+                options.load = Some(Load::Mixed);
+                (Vec::new(), JOINS)
+            }
+            2 => {
+                options.memory_mib = Some(LARGE_MIB);
+                (Vec::new(), 1)
+            }
+            _ => (Kind::all(seed), 1),
+        };
+        let mut told = vec![match (options.load, options.memory_mib) {
+            (Some(load), _) => format!("under {load}"),
+            (_, Some(mib)) => format!("of a guest with {mib} MiB"),
+            _ => format!("cut off, seed {seed}"),
+        }];
+        let line = LiveLine::new();
+        let mut tell = |what: String| {
+            line.print(&what);
+            told.push(what);
+        };
+        let run = || {
+            let mut joins = Joins::start("endure-joins", options)?;
+            let mut random = fastrand::Rng::with_seed(seed);
+            for _ in 0..complete {
+                tell(joins.join_and_fail_over()?.to_string());
+            }
+            for same in kinds.chunk_by(|a, b| a.is_of_source() == b.is_of_source()) {
+                for kind in same {
+                    tell(joins.cut(*kind, Moment::any(&mut random))?.to_string());
+                }
+                if !same[0].is_of_source() {
+                    tell(joins.join_and_fail_over()?.to_string());
+                }
+            }
+            joins.end()
+        };
+        let found = run().map(|()| Vec::new()).map_err(anyhow::Error::from);
+        (told.join("; "), found)
     }
 
     fn soak(&self, duration: Duration) -> (String, Result<Vec<String>>) {
@@ -386,7 +451,20 @@ mod tests {
             record.turns.push(turn(part, 100.0));
         }
         let turns = Part::ALL.map(|part| record.of(part).count());
-        assert_eq!(turns, [180, 180, 120, 60, 60]);
+        assert_eq!(turns, [150, 100, 150, 100, 50, 50]);
         assert_eq!(record.next(&[Part::Fuzz]), Part::Fuzz);
+    }
+
+    #[test]
+    fn a_part_that_fails_at_once_keeps_no_other_from_its_turns() {
+        let mut record = Record::go_on(None, 1000);
+        let parts = [Part::Soak, Part::Fuzz];
+        while record.of(Part::Soak).count() < 3 {
+            let part = record.next(&parts);
+            record
+                .turns
+                .push(turn(part, if part == Part::Fuzz { 0.1 } else { 600.0 }));
+            assert!(record.turns.len() < 100, "nothing but fuzz");
+        }
     }
 }

@@ -25,7 +25,7 @@ use super::virtio::transport::TransportState;
 use super::{Devices, Output};
 
 /// Version of the encoding, counted up with every change of a device's state.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 /// The longest state that is looked at, in bytes. What guests bring about takes some kilobytes,
 /// and 4 MiB with a full backlog of frames that are yet to be cut into segments.
@@ -44,6 +44,7 @@ struct DevicesState {
     net: NetState,
     disk: Option<DiskState>,
     reset_requested: bool,
+    is_halted: bool,
     outputs: VecDeque<Output>,
 }
 
@@ -170,6 +171,7 @@ impl Devices {
             offloads: net.device.offloads(),
             net,
             reset_requested: state.reset_requested,
+            is_halted: state.is_halted,
             outputs: state.outputs,
         };
         Ok(())
@@ -218,6 +220,7 @@ impl Devices {
                 blk: disk.device.clone(),
             }),
             reset_requested: self.reset_requested,
+            is_halted: self.is_halted,
             outputs: self.outputs.clone(),
         }
     }

@@ -1,7 +1,6 @@
 //! Takes backups, one at a time, for as long as the guest runs.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,10 +33,12 @@ impl Door {
             .name("door".into())
             .spawn(move || {
                 loop {
-                    match self.accept(&mut listener, &sessions, None) {
+                    match self.accept(&mut listener, &sessions) {
                         Ok(sender) => self.offer(sender, &sessions),
                         Err(AcceptError::NotEntitled(reason)) => {
                             log::warn!("no backup can join any more: {reason}");
+                            // A guest that waits for a backup is not to wait for ever.
+                            sessions.standing().doubt();
                             return;
                         }
                         Err(error) => {
@@ -50,34 +51,23 @@ impl Door {
             .expect("a thread can be started");
     }
 
-    /// Waits for a backup while the guest has none, until `cancel` is set.
-    ///
-    /// # Errors
-    /// [`AcceptError`].
-    pub(in crate::roles) fn accept(
-        &self,
-        listener: &mut Listener,
-        sessions: &Sessions,
-        cancel: Option<&AtomicBool>,
-    ) -> Result<Sender, AcceptError> {
+    /// Waits for a backup while the guest has none.
+    fn accept(&self, listener: &mut Listener, sessions: &Sessions) -> Result<Sender, AcceptError> {
         listener.accept_backup(
             &self.identity,
             &self.host_report,
             || sessions.may_join().map(|epoch| self.rights.title(epoch)),
             &self.settings,
-            cancel,
+            None,
             |title| self.rights.confirm(title.epoch),
         )
     }
 
-    /// Compares the backup's host with this one. Whether stops may be named by a count.
-    pub(in crate::roles) fn compare(&self, sender: &Sender) -> bool {
-        let peer = &sender.session().peer_host;
-        peer_report::compare(&self.events, &self.host_report, peer) == StopNaming::Counter
-    }
-
     fn offer(&self, sender: Sender, sessions: &Sessions) {
-        let counts = self.compare(&sender);
+        let peer = &sender.session().peer_host;
+        // Whether stops may be named by a count.
+        let naming = peer_report::compare(&self.events, &self.host_report, peer);
+        let counts = naming == StopNaming::Counter;
         self.events.emit(&Event::Joining {
             percent: 0.0,
             bytes: 0,

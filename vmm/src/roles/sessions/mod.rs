@@ -33,6 +33,7 @@ use super::tenure::{Standing, Verdict};
 use crate::events::{Event, Events};
 use crate::protocol::live::{Live, Lost};
 use crate::sources::{LookOut, Sent};
+use crate::state::Progress;
 
 /// What is done with each session that protects the guest from then on.
 type WhenProtected = Box<dyn Fn(&Sender) + Send + Sync>;
@@ -50,8 +51,6 @@ struct Session {
     began: Instant,
     /// Stops may be named by a count.
     counts: bool,
-    /// It began together with the guest.
-    together: bool,
     join: Arc<Join>,
 }
 
@@ -60,24 +59,19 @@ struct Session {
 struct Join {
     /// The entry that completes the state with which the session began; 0: not yet.
     commit: AtomicU64,
-    bytes: AtomicU64,
-    /// Pages that are to be sent yet, of how many.
-    left: AtomicU64,
-    pages: AtomicU64,
-    /// Pages wait for room in the buffer.
-    starves: AtomicBool,
+    /// How its memory is sent, once that has begun.
+    memory: OnceLock<Arc<Progress>>,
     /// The entry that tells the backup that it protects the guest; 0: not yet.
     protected: AtomicU64,
     sent: Mutex<Sent>,
 }
 
 impl Session {
-    fn new(sender: Sender, counts: bool, together: bool) -> Self {
+    fn new(sender: Sender, counts: bool) -> Self {
         Self {
             sender,
             began: Instant::now(),
             counts,
-            together,
             join: Arc::default(),
         }
     }
@@ -177,20 +171,9 @@ impl Sessions {
         }
     }
 
-    /// The guest has not run yet, and this backup begins together with it.
-    pub(super) fn begin_together(&self, sender: Sender, counts: bool) {
-        let session = Session::new(sender, counts, true);
-        self.change(|state| {
-            state.live.begin_session();
-            state.live.state_sent(Lsn(0));
-            state.session = Some(session.clone());
-        });
-        self.attend(session);
-    }
-
     /// A backup has come, to join the guest.
     fn offer(&self, sender: Sender, counts: bool) {
-        let session = Session::new(sender, counts, false);
+        let session = Session::new(sender, counts);
         self.change(|state| state.offered = Some(session.clone()));
         self.0.offered.store(true, Ordering::Release);
         self.0.look.look();
@@ -282,14 +265,11 @@ impl Sessions {
     fn watch_join(&self, session: &Session) {
         let join = &session.join;
         let mut sent = 0;
-        while !session.together && self.is_joining(session) && !session.sender.is_lost() {
+        while self.is_joining(session) && !session.sender.is_lost() {
             let mut taken_over = false;
             session
                 .sender
                 .wait_acknowledged(TELL_INTERVAL, |_, executed| {
-                    if join.starves.load(Ordering::Relaxed) && session.sender.has_room() {
-                        self.0.look.look();
-                    }
                     let commit = join.commit.load(Ordering::Relaxed);
                     taken_over = commit > 0 && executed.0 >= commit;
                     taken_over
@@ -302,9 +282,11 @@ impl Sessions {
                 changed.wait_while_for(&mut state, joins, LOOK_INTERVAL);
                 continue;
             }
-            let bytes = join.bytes.load(Ordering::Relaxed);
-            self.tell_progress(session, bytes - sent);
-            sent = bytes;
+            if let Some(memory) = join.memory.get() {
+                let bytes = memory.bytes();
+                self.tell_progress(memory, bytes.saturating_sub(sent));
+                sent = bytes;
+            }
         }
     }
 
@@ -324,17 +306,14 @@ impl Sessions {
         }
         let (took, sent) = (session.began.elapsed(), *join.sent.lock());
         let peer = session.sender.session().peer;
-        match session.together {
-            true => log::info!("protected by the backup at {peer}"),
-            false => log::warn!(
-                "PROTECTED by the backup at {peer}, {:.1} s after it came: {:.1} MB in {} rounds, the \
-                 guest stood still for {:.0} ms at the end",
-                took.as_secs_f64(),
-                sent.bytes as f64 / 1e6,
-                sent.rounds,
-                sent.pause.as_secs_f64() * 1e3,
-            ),
-        }
+        log::warn!(
+            "PROTECTED by the backup at {peer}, {:.1} s after it came: {:.1} MB in {} rounds, the guest \
+             stood still for {:.0} ms at the end",
+            took.as_secs_f64(),
+            sent.bytes as f64 / 1e6,
+            sent.rounds,
+            sent.pause.as_secs_f64() * 1e3,
+        );
         self.0.events.emit(&Event::Protected {
             epoch: session.sender.session().epoch,
             join_ms: took.as_millis() as u64,
@@ -351,15 +330,11 @@ impl Sessions {
         is(&state.offered) || is(&state.session) && state.live.is_joining()
     }
 
-    fn tell_progress(&self, session: &Session, lately: u64) {
-        let join = &session.join;
-        let (left, pages) = (
-            join.left.load(Ordering::Relaxed),
-            join.pages.load(Ordering::Relaxed),
-        );
+    fn tell_progress(&self, memory: &Progress, lately: u64) {
+        let (left, pages) = memory.left();
         let done = pages.saturating_sub(left) as f64 / pages.max(1) as f64;
         let percent = 100.0 * done;
-        let bytes = join.bytes.load(Ordering::Relaxed);
+        let bytes = memory.bytes();
         let bytes_per_second = lately as f64 / TELL_INTERVAL.as_secs_f64();
         // As many bytes a page as until now.
         let to_come = bytes as f64 / pages.saturating_sub(left).max(1) as f64 * left as f64;

@@ -1,5 +1,6 @@
 //! The guest's log, as its recorder writes it: to whoever follows it, if anybody does.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use crate::elsewhere::DroppedElsewhere;
 use crate::engine::Step;
 use crate::events::Event;
 use crate::sources::{LogSink, Sent};
+use crate::state::{Progress, SendBlocks};
 
 /// How long a backup may take to acknowledge the end of an orderly log.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -52,19 +54,16 @@ impl SessionLog {
     /// Notes what the backup has to execute before it has the state with which the session began.
     fn note_state(state: &mut State, join: &Join, part: &StatePart) {
         match part {
-            StatePart::Begin => {
+            StatePart::Begin(_) => {
                 state.live.state_begun();
                 join.commit.store(0, Ordering::Relaxed);
-            }
-            StatePart::Pages(block) => {
-                join.bytes.fetch_add(block.len() as u64, Ordering::Relaxed);
             }
             StatePart::Commit(_) if join.commit.load(Ordering::Relaxed) == 0 => {
                 let lsn = state.live.appended().0 - state.live.base().0;
                 state.live.state_sent(Lsn(lsn));
                 join.commit.store(lsn, Ordering::Relaxed);
             }
-            StatePart::Rest(_) | StatePart::Commit(_) => {}
+            _ => {}
         }
     }
 }
@@ -199,20 +198,45 @@ impl LogSink for SessionLog {
         });
     }
 
-    fn has_room(&self) -> bool {
+    fn memory_streams(&mut self) -> Vec<Box<dyn SendBlocks>> {
         let Some(session) = &self.current else {
-            return true;
+            return Vec::new();
         };
-        let has_room = session.sender.has_room();
-        session.join.starves.store(!has_room, Ordering::Relaxed);
-        has_room
+        match session.sender.memory_streams() {
+            Ok(streams) => {
+                let boxed = |stream| Box::new(stream) as Box<dyn SendBlocks>;
+                streams.into_iter().map(boxed).collect()
+            }
+            Err(error) => {
+                log::error!("this host cannot send the guest's memory: {error}");
+                Vec::new()
+            }
+        }
     }
 
-    fn state_left(&mut self, left: u64, pages: u64) {
-        if let (true, Some(session)) = (self.unprotected, &self.current) {
-            session.join.left.store(left, Ordering::Relaxed);
-            session.join.pages.store(pages, Ordering::Relaxed);
+    fn waker(&self) -> Box<dyn Fn() + Send + Sync> {
+        let look = self.sessions.0.look.clone();
+        Box::new(move || look.look())
+    }
+
+    fn memory_is_sent(&mut self, progress: Arc<Progress>) {
+        if let Some(session) = &self.current {
+            let _ = session.join.memory.set(progress);
         }
+    }
+
+    fn does_not_converge(&mut self, guest: u64, network: u64) {
+        log::warn!(
+            "the transfer of the guest's state does not converge: the guest writes {:.1} MB/s, the network \
+             takes {:.1}: give it a faster logging network, let the guest stand still for longer \
+             (--max-pause), or be slowed down (--throttle-guest)",
+            guest as f64 / 1e6,
+            network as f64 / 1e6,
+        );
+        self.sessions.0.events.emit(&Event::DoesNotConverge {
+            guest_bytes_per_second: guest,
+            bytes_per_second: network,
+        });
     }
 
     fn state_sent(&mut self, sent: Sent) {

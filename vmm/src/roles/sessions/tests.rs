@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use logging_channel::entry::{Entry, ExecutionPoint, Payload};
+use logging_channel::entry::{Entry, ExecutionPoint, Payload, StatePart};
 use logging_channel::receiver::Receiver;
 use logging_channel::session::{Confirmation, Listener};
 use logging_channel::{HostReport, Settings};
@@ -51,8 +51,17 @@ fn outputs_wait_while_it_is_asked_who_goes_on() {
     let look = Lanes::default().look;
     let sessions = Sessions::alone(scene.epoch, standing, look, &Events::default());
     let (sender, receiver) = session(&scene);
-    sessions.begin_together(sender.clone(), false);
+    sessions.offer(sender.clone(), false);
     let mut log = SessionLog::new(sessions.clone());
+    assert!(log.begins());
+    for part in [
+        StatePart::Begin(1),
+        StatePart::Memory(0),
+        StatePart::Commit(Vec::new()),
+    ] {
+        assert!(log.append(entry(Payload::State(part))).is_ok());
+    }
+    log.flush();
     let shown = tempfile::NamedTempFile::new().unwrap();
     let console = ConsoleSink::open(false, Some(shown.path())).unwrap();
     let outlet = Outlet::new(None, console).patient();
@@ -62,7 +71,11 @@ fn outputs_wait_while_it_is_asked_who_goes_on() {
 
     submit("before ", None);
     assert_eq!(has(), "before ", "nobody has to know of it");
-    assert!(log.protects() && !log.protects());
+    assert!(!log.protects(), "it has not taken the state over");
+    receiver.executed(Lsn(3));
+    wait_until("it is heard of", || sender.executed() == Lsn(3));
+    assert!(log.protects());
+    assert!(!log.protects());
     let protected = Payload::Protected {
         clock: 1,
         wall_clock: 2,

@@ -100,6 +100,11 @@ impl Standing {
         self.tell(over(reason));
     }
 
+    /// There is a reason to look whether this host's epoch is over.
+    pub(super) fn doubt(&self) {
+        self.tell(Input::Doubt);
+    }
+
     /// Refusals of the disk are a reason to look whether this host's epoch is over.
     pub(super) fn doubted_by_refusals(&self) -> RefusalNotice {
         let standing = self.clone();

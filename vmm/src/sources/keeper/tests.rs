@@ -1,3 +1,6 @@
+use std::io;
+
+use logging_channel::entry::Lsn;
 use vm_memory::GuestAddress;
 
 use super::*;
@@ -6,33 +9,54 @@ use crate::devices::{Devices, Input};
 use crate::fake_cpu::{FakeCpu, Op, Script};
 use crate::ram::GuestRam;
 use crate::sources::log_sink::NoLog;
+use crate::sources::repairs::MANY;
+use crate::state::SendBlocks;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A guest that stands still, and a keeper that holds it up for as much as one may.
-struct HeldUp {
+/// Takes memory, and has nobody who reads it.
+struct Nowhere;
+
+impl SendBlocks for Nowhere {
+    fn send(&mut self, _: u32, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn may_wait(&self) -> bool {
+        false
+    }
+}
+
+impl LogSink for Nowhere {
+    fn append(&mut self, _: Entry) -> Step<Lsn> {
+        Ok(Lsn::default())
+    }
+
+    fn memory_streams(&mut self) -> Vec<Box<dyn SendBlocks>> {
+        vec![Box::new(Self)]
+    }
+}
+
+/// A guest that stands still, and a keeper that looks at it often for a transfer of its state.
+struct LookedAt {
     keeper: StateKeeper,
     cpu: FakeCpu,
     devices: Devices,
 }
 
-impl HeldUp {
+impl LookedAt {
     fn new() -> Self {
         let memory = GuestRam::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("memory");
         let baseline = Baseline::new(memory.clone()).expect("a megabyte");
-        let mut keeper = StateKeeper::new(baseline, Pace::default(), Arc::default());
-        let mut convergence = Convergence::at_once();
-        while convergence.run(&keeper.pace) > Duration::from_micros(250) {
-            convergence.begin_round(100);
-        }
-        keeper.send_again(convergence, Duration::ZERO);
-        let next = keeper.next_stop().expect("another one");
-        assert_eq!(next.interval, Duration::from_micros(250));
-        Self {
-            keeper,
+        let mut guest = Self {
+            keeper: StateKeeper::new(baseline, Pace::default(), Arc::default()),
             cpu: FakeCpu::new(Script::default(), memory.clone(), 0),
             devices: Devices::new(&memory, [0; 6]),
-        }
+        };
+        guest.when(|keeper, at| keeper.join(at, &|| Duration::ZERO, &mut Nowhere));
+        let next = guest.keeper.next_stop().expect("another one");
+        assert_eq!(next.interval, Duration::from_millis(10));
+        guest
     }
 
     fn when<T>(&mut self, act: impl FnOnce(&mut StateKeeper, &mut Moment<'_>) -> Step<T>) -> T {
@@ -41,34 +65,44 @@ impl HeldUp {
         act(&mut self.keeper, &mut at).ok().expect("nothing fails")
     }
 
-    /// The guest gets its time: it must run to come to what is waited for.
+    /// It runs for as long as always.
     fn is_let_go(&mut self) {
         let next = self.keeper.next_stop().expect("another one");
-        assert!(next.interval >= Duration::from_millis(4), "{next:?}");
-        assert!(next.interval <= self.keeper.pace.latency, "{next:?}");
+        assert_eq!(next, self.keeper.pace.next_stop(Duration::ZERO));
     }
 }
 
 #[test]
 fn a_guest_whose_devices_hold_too_much_is_not_held_up() {
-    let mut guest = HeldUp::new();
+    let mut guest = LookedAt::new();
     guest.devices.apply(Input::Typed(vec![b'x'; 8 << 20]));
-    // Each time, the guest has run for a second, and memory is complete at once.
+    // Each time, the guest has run for a second.
     for now in (1..20).map(|n| SECOND * n * 2) {
-        guest.when(|keeper, at| keeper.keep_up(at, now, &|| now, &mut NoLog));
-        assert!(guest.keeper.is_whole_ready());
-        assert!(!guest.when(|keeper, at| keeper.commit_whole(at, &|| now, &mut NoLog)));
+        guest.when(|keeper, at| keeper.keep_up(at, now, &|| now, &mut Nowhere));
+        assert!(!guest.when(|keeper, at| keeper.commit_whole(at, &|| now, &mut Nowhere)));
         guest.is_let_go();
+        assert!(!guest.when(|keeper, at| keeper.commit_whole(at, &|| now, &mut Nowhere)));
+        assert_eq!(guest.keeper.next_stop(), None, "it is not tried at once");
     }
 }
 
 #[test]
 fn a_guest_whose_next_transfer_has_to_wait_is_not_held_up() {
-    let mut guest = HeldUp::new();
+    let mut guest = LookedAt::new();
     for _ in 0..MANY {
-        guest.keeper.repair(Lsn(1), SECOND, &mut NoLog);
+        guest.keeper.repair(Lsn(1), SECOND, &mut Nowhere);
     }
     guest.is_let_go();
+}
+
+/// Whoever reads the log no more takes no memory either.
+#[test]
+fn a_transfer_that_nobody_takes_is_given_up() {
+    let mut guest = LookedAt::new();
+    guest.keeper.give_up();
+    guest.when(|keeper, at| keeper.join(at, &|| SECOND, &mut NoLog));
+    guest.when(|keeper, at| keeper.keep_up(at, SECOND, &|| SECOND, &mut NoLog));
+    assert!(!guest.when(|keeper, at| keeper.commit_whole(at, &|| SECOND, &mut NoLog)));
 }
 
 /// A guest that has written to all of its memory, goes on writing, and makes no exit.
@@ -92,7 +126,6 @@ impl Writer {
         };
         let pace = Pace {
             // Each stop looks at as little as it can.
-            transfer_slice: Duration::ZERO,
             longest_stop: Duration::ZERO,
             ..Pace::default()
         };

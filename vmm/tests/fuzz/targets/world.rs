@@ -7,7 +7,7 @@ use std::rc::Rc;
 use ftvm_vmm::devices::virtio::net::frame::{Frame, MAX_BYTES};
 use ftvm_vmm::devices::{Appetite, ClockNeed, Devices, Input, Output};
 use ftvm_vmm::disk::{DiskCompletion, DiskError, DiskOp, DiskRequest, MAX_TRANSFER};
-use ftvm_vmm::engine::{EventSource, Interruption, Moment, OutputGate, Step};
+use ftvm_vmm::engine::{EventSource, Interruption, Moment, OutputGate, Step, Waited};
 use ftvm_vmm::ram::GuestRam;
 use logging_channel::entry::{Lsn, OutputMarker, ShutdownReason};
 #[cfg(test)]
@@ -161,7 +161,7 @@ impl EventSource for Source {
         Ok(self.0.borrow_mut().next(appetite))
     }
 
-    fn wait(&mut self, _: &mut Moment<'_>, appetite: &Appetite) -> Step<Input> {
+    fn wait(&mut self, _: &mut Moment<'_>, appetite: &Appetite) -> Step<Waited> {
         let mut world = self.0.borrow_mut();
         if let Some(deadline) = appetite.timer_deadline {
             world.now = world.now.max(deadline);
@@ -169,7 +169,8 @@ impl EventSource for Source {
         if world.at_this_exit > MOST_WHILE_HALTED {
             return Err(Interruption::Stop); // it may sleep for ever
         }
-        world.next(appetite).ok_or(Interruption::Stop)
+        let input = world.next(appetite).ok_or(Interruption::Stop)?;
+        Ok(Waited::Input(input))
     }
 
     fn window(&mut self, _: &mut Moment<'_>, _: Option<u8>) -> Step<()> {

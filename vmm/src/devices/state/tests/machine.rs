@@ -158,6 +158,7 @@ pub(super) struct Seen {
     appetite: Appetite,
     reset: bool,
     off: bool,
+    halted: bool,
     cmos_needs: Option<ClockNeed>,
 }
 
@@ -406,6 +407,7 @@ impl Machine {
             Step::Acknowledge => {
                 if self.devices.interrupt_pending() {
                     vector = Some(self.devices.acknowledge_interrupt());
+                    self.devices.woke();
                 }
             }
             Step::TakeOutputs => {
@@ -422,6 +424,7 @@ impl Machine {
             appetite: self.devices.appetite(),
             reset: self.devices.reset_requested(),
             off: self.devices.is_off(),
+            halted: self.devices.is_halted(),
             cmos_needs: self.devices.clock_need(0x71, false),
         }
     }

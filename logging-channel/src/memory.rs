@@ -1,0 +1,154 @@
+//! Memory streams: the connections that carry guest memory to a backup, beside the log.
+//!
+//! A transfer of the whole state is mostly memory, of which nothing has to come at a certain place of the
+//! log. It goes over TCP connections of its own, so that it delays neither an entry nor an
+//! acknowledgement, and threads of their own write and read it. The log says which transfer begins
+//! ([`StatePart::Begin`](crate::entry::StatePart)) and how many blocks it has in all
+//! ([`StatePart::Memory`](crate::entry::StatePart)).
+//!
+//! ```text
+//!   offset  size  field
+//!        0     4  number of the transfer
+//!        4     4  length of the block, at most MAX_BLOCK
+//!        8     4  CRC-32 of bytes 0 to 7
+//!       12     …  block
+//! ```
+//!
+//! A block has its own checksums: this crate only carries it.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::thread;
+
+use crate::bytes::Fields;
+use crate::loss::LossReason;
+use crate::sender;
+
+/// Length of the header of a block.
+const HEADER_LEN: usize = 12;
+
+/// Most bytes of a block.
+pub const MAX_BLOCK: usize = 256 * 1024;
+
+/// Most memory streams of a session.
+pub const MOST_STREAMS: u8 = 16;
+
+/// The primary's end of a memory stream. Blocks of one stream arrive in order; those of different streams
+/// do not.
+#[derive(Debug)]
+pub struct MemoryStream {
+    stream: TcpStream,
+    session: Arc<sender::Shared>,
+}
+
+impl MemoryStream {
+    pub(crate) fn new(stream: TcpStream, session: Arc<sender::Shared>) -> Self {
+        Self { stream, session }
+    }
+
+    /// Sends a block of a transfer; waits while the network is full.
+    ///
+    /// # Errors
+    /// The session is over; it is from then on.
+    ///
+    /// # Panics
+    /// If the block is longer than [`MAX_BLOCK`].
+    pub fn send(&mut self, transfer: u32, block: &[u8]) -> io::Result<()> {
+        assert!(block.len() <= MAX_BLOCK, "no block is that long");
+        let header = header(transfer, block.len() as u32);
+        let written = self.stream.write_all(&header);
+        written
+            .and_then(|()| self.stream.write_all(block))
+            .inspect_err(|_| self.session.lose(LossReason::Closed))
+    }
+}
+
+fn header(transfer: u32, len: u32) -> [u8; HEADER_LEN] {
+    let mut header = [0; HEADER_LEN];
+    header[..4].copy_from_slice(&transfer.to_le_bytes());
+    header[4..8].copy_from_slice(&len.to_le_bytes());
+    let crc = crc32fast::hash(&header[..8]);
+    header[8..].copy_from_slice(&crc.to_le_bytes());
+    header
+}
+
+/// Takes the blocks that come over memory streams: several at a time, each on the thread of its stream.
+pub trait TakeBlocks: Send + Sync {
+    /// Takes a block of a transfer; may wait until the log has come to that one's begin.
+    ///
+    /// # Errors
+    /// It cannot be used, or none is wanted any more: the stream is read no further.
+    fn take(&self, transfer: u32, block: &[u8]) -> Result<(), String>;
+
+    /// A stream has ended, for this reason.
+    fn ended(&self, reason: String);
+}
+
+/// Has the blocks of a session given to `taker`, until its streams end.
+pub(crate) fn read(streams: Vec<TcpStream>, taker: &Arc<dyn TakeBlocks>) -> io::Result<()> {
+    for mut stream in streams {
+        let taker = Arc::clone(taker);
+        thread::Builder::new()
+            .name("memory".into())
+            .spawn(move || {
+                let end = loop {
+                    match read_block(&mut stream) {
+                        Ok((transfer, block)) => {
+                            if let Err(reason) = taker.take(transfer, &block) {
+                                break reason;
+                            }
+                        }
+                        Err(error) => break error.to_string(),
+                    }
+                };
+                // The primary is not to wait for one that does not read.
+                let _ = stream.shutdown(Shutdown::Both);
+                taker.ended(end);
+            })?;
+    }
+    Ok(())
+}
+
+fn read_block(stream: &mut impl Read) -> io::Result<(u32, Vec<u8>)> {
+    let nonsense = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
+    let mut header = [0; HEADER_LEN];
+    stream.read_exact(&mut header)?;
+    let mut fields = Fields::new(&header);
+    let mut field = || fields.u32().map_err(io::Error::other);
+    let (transfer, len, crc) = (field()?, field()?, field()?);
+    if crc != crc32fast::hash(&header[..8]) {
+        return Err(nonsense("the header of a block of memory is damaged"));
+    }
+    if len as usize > MAX_BLOCK {
+        return Err(nonsense("a block of memory is longer than any may be"));
+    }
+    let mut block = vec![0; len as usize];
+    stream.read_exact(&mut block)?;
+    Ok((transfer, block))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// TCP's own checksum lets one damaged segment in some ten million through.
+    #[test]
+    fn every_flipped_bit_of_a_header_is_found() {
+        let good = [&header(7, 6)[..], b"memory"].concat();
+        let read = |bytes: &[u8]| read_block(&mut &bytes[..]);
+        assert_eq!(read(&good).expect("whole"), (7, b"memory".to_vec()));
+        for bit in 0..HEADER_LEN * 8 {
+            let mut bad = good.clone();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            read(&bad).expect_err("it is damaged");
+        }
+        read(&good[..good.len() - 1]).expect_err("it is cut off");
+    }
+
+    #[test]
+    fn a_block_without_bounds_is_refused_before_room_is_made_for_it() {
+        let error = read_block(&mut &header(7, u32::MAX)[..]).expect_err("too long");
+        assert!(error.to_string().contains("longer"), "{error}");
+    }
+}

@@ -1,0 +1,223 @@
+//! How the memory of a transfer comes to an end: in *rounds*, of what was written during the one before,
+//! until the rest is sent in less time than the guest may stand still for.
+
+use std::time::Duration;
+
+use crate::ram::PAGE;
+use crate::sources::pace::TransferPace;
+use crate::state::Round;
+
+/// So many rounds have to bring half of what was left.
+const PATIENCE: u32 = 4;
+
+/// Time between two words about that.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
+
+/// Of the pages of a round, at least one in so many is taken to be sent in the next.
+const LEAST_SHARE: f64 = 0.125;
+
+/// Fewer pages say nothing of the speed.
+const SAMPLE: u64 = 64;
+
+/// A guest that is slowed down runs and stands still once in this time.
+const PERIOD: Duration = Duration::from_millis(40);
+
+/// At most 31 parts of 32 of it are taken from the guest.
+const MOST_LEVELS: u32 = 5;
+
+/// What comes after a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// The rest fits the pause.
+    Stop,
+    /// Another round.
+    Round,
+    /// Another round, which is to be told: the guest writes, and the network takes, so many bytes a second.
+    DoesNotConverge { guest: u64, network: u64 },
+}
+
+/// The rounds of a transfer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rounds {
+    pace: TransferPace,
+    /// Pages a second that were sent.
+    speed: Option<f64>,
+    /// Rounds so far.
+    count: u32,
+    /// Half of so many pages are to be left,
+    from: u64,
+    /// and so many rounds did not bring that.
+    stuck: u32,
+    /// The guest runs one part in 2^level of its time.
+    level: u32,
+    told: Option<Duration>,
+}
+
+impl Rounds {
+    pub(super) fn new(pace: TransferPace) -> Self {
+        Self {
+            pace,
+            speed: None,
+            count: 0,
+            from: u64::MAX,
+            stuck: 0,
+            level: 0,
+            told: None,
+        }
+    }
+
+    /// Rounds so far.
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// `round` is over, and so many pages were written in the `time` since it began, until `now`.
+    pub(super) fn over(
+        &mut self,
+        round: &Round,
+        written: u64,
+        time: Duration,
+        now: Duration,
+    ) -> Next {
+        self.count += 1;
+        if round.sent >= SAMPLE || self.speed.is_none() {
+            self.speed = Some(round.sent as f64 / round.took.as_secs_f64().max(1e-6));
+        }
+        // The first one had all of memory, most of which may be zero.
+        let share = match self.count {
+            1 => 1.0,
+            _ => (round.sent as f64 / round.looked_at.max(1) as f64).max(LEAST_SHARE),
+        };
+        let to_send = written as f64 * share;
+        let speed = self.speed.unwrap_or_default();
+        if to_send <= speed * self.pace.max_pause.as_secs_f64() || written == 0 {
+            return Next::Stop;
+        }
+        if written <= self.from / 2 {
+            self.from = written;
+            self.stuck = 0;
+            return Next::Round;
+        }
+        self.stuck += 1;
+        if self.stuck < PATIENCE {
+            return Next::Round;
+        }
+        self.stuck = 0;
+        if self.pace.throttles && self.level < MOST_LEVELS {
+            self.level += 1;
+            self.from = written;
+        }
+        let guest = to_send / time.as_secs_f64().max(1e-6);
+        if guest < speed || self.told.is_some_and(|told| now < told + TELL_AGAIN) {
+            return Next::Round;
+        }
+        self.told = Some(now);
+        let bytes = |pages| (pages * PAGE as f64) as u64;
+        Next::DoesNotConverge {
+            guest: bytes(guest),
+            network: bytes(speed),
+        }
+    }
+
+    /// For how long the guest runs, and then stands still, if it is slowed down.
+    pub(super) fn throttle(&self) -> Option<(Duration, Duration)> {
+        let run = PERIOD / (1 << self.level);
+        (self.level > 0).then(|| (run, PERIOD - run))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Milliseconds that a guest stands still at the end, and what was told, of a transfer over a link that
+    /// takes `speed` pages a millisecond, of a guest that writes to `hot` pages, `writes` a millisecond.
+    fn transfer(
+        rounds: &mut Rounds,
+        (pages, hot): (u64, u64),
+        writes: f64,
+        speed: f64,
+    ) -> (Option<f64>, u32) {
+        let (mut due, mut now, mut told) = (pages, Duration::ZERO, 0);
+        for _ in 0..200 {
+            let took = due as f64 / speed;
+            let runs = match rounds.throttle() {
+                None => 1.0,
+                Some((run, hold)) => run.as_secs_f64() / (run + hold).as_secs_f64(),
+            };
+            let written = ((writes * runs * took) as u64).min(hot);
+            let time = Duration::from_secs_f64(took / 1e3);
+            now += time;
+            let round = Round {
+                looked_at: due,
+                sent: due,
+                bytes: 0,
+                took: time,
+            };
+            match rounds.over(&round, written, time, now) {
+                Next::Stop => return (Some(written as f64 / speed), told),
+                Next::Round => {}
+                Next::DoesNotConverge { .. } => told += 1,
+            }
+            due = written;
+        }
+        (None, told)
+    }
+
+    fn of(throttles: bool) -> Rounds {
+        Rounds::new(TransferPace {
+            throttles,
+            ..TransferPace::DEFAULT
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_guest_that_writes_less_than_the_network_takes_stands_still_for_no_longer_than_it_may(
+            pages in 1u64..1 << 20,
+            speed in 1.0..1000.0,
+            ratio in 0.0..0.95,
+            throttles in any::<bool>(),
+        ) {
+            let mut rounds = of(throttles);
+            let (pause, told) = transfer(&mut rounds, (pages, pages), ratio * speed, speed);
+            prop_assert!(pause.is_some_and(|pause| pause <= 100.0 + 1e-6), "{pause:?}");
+            prop_assert_eq!(told, 0);
+        }
+
+        #[test]
+        fn one_that_writes_faster_is_slowed_down_only_if_that_is_asked_for(
+            speed in 1.0..1000.0,
+            ratio in 1.5..10.0,
+        ) {
+            let pages = 1 << 24;
+            let mut rounds = of(false);
+            let (pause, told) = transfer(&mut rounds, (pages, pages), ratio * speed, speed);
+            prop_assert!(pause.is_none() && told > 0);
+            let mut rounds = of(true);
+            let (pause, _) = transfer(&mut rounds, (pages, pages), ratio * speed, speed);
+            prop_assert!(pause.is_some_and(|pause| pause <= 100.0 + 1e-6), "{pause:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_told_what_the_guest_writes_and_what_the_network_takes() {
+        let mut rounds = of(false);
+        let round = Round {
+            looked_at: 10_000,
+            sent: 10_000,
+            bytes: 0,
+            took: Duration::from_secs(1),
+        };
+        let second = Duration::from_secs(1);
+        let words: Vec<Next> = (1..=30)
+            .map(|n| rounds.over(&round, 20_000, second, second * n))
+            .filter(|next| *next != Next::Round)
+            .collect();
+        let (guest, network) = (20_000 * 4096, 10_000 * 4096);
+        assert_eq!(words[0], Next::DoesNotConverge { guest, network });
+        assert_eq!(words.len(), 3, "and not all the time");
+    }
+}
