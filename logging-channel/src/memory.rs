@@ -16,7 +16,7 @@
 //!
 //! A block has its own checksums: this crate only carries it.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::thread;
@@ -63,9 +63,7 @@ impl MemoryStream {
     pub fn send(&mut self, transfer: u32, block: &[u8]) -> io::Result<()> {
         assert!(block.len() <= MAX_BLOCK, "no block is that long");
         let header = header(transfer, block.len() as u32);
-        let written = self.stream.write_all(&header);
-        written
-            .and_then(|()| self.stream.write_all(block))
+        write(&mut self.stream, &header, block)
             .inspect_err(|error| self.session.lose(LossReason::Memory(why(error))))
     }
 }
@@ -77,6 +75,23 @@ fn why(error: &io::Error) -> String {
         }
         _ => error.to_string(),
     }
+}
+
+/// Writes all of both, with one system call and in one segment if they fit.
+fn write(stream: &mut impl Write, header: &[u8], block: &[u8]) -> io::Result<()> {
+    let written = loop {
+        match stream.write_vectored(&[IoSlice::new(header), IoSlice::new(block)]) {
+            Ok(written) => break written,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    };
+    let (of_header, of_block) = (
+        written.min(header.len()),
+        written.saturating_sub(header.len()),
+    );
+    stream.write_all(&header[of_header..])?;
+    stream.write_all(&block[of_block..])
 }
 
 fn header(transfer: u32, len: u32) -> [u8; HEADER_LEN] {
@@ -107,10 +122,11 @@ pub(crate) fn read(streams: Vec<TcpStream>, taker: &Arc<dyn TakeBlocks>) -> io::
         thread::Builder::new()
             .name("memory".into())
             .spawn(move || {
+                let mut room = vec![0; MAX_BLOCK];
                 let end = loop {
-                    match read_block(&mut stream) {
+                    match read_block(&mut stream, &mut room) {
                         Ok((transfer, block)) => {
-                            if let Err(reason) = taker.take(transfer, &block) {
+                            if let Err(reason) = taker.take(transfer, block) {
                                 break reason;
                             }
                         }
@@ -125,7 +141,8 @@ pub(crate) fn read(streams: Vec<TcpStream>, taker: &Arc<dyn TakeBlocks>) -> io::
     Ok(())
 }
 
-fn read_block(stream: &mut impl Read) -> io::Result<(u32, Vec<u8>)> {
+/// A block, which is read into the `room` for the longest one.
+fn read_block<'a>(stream: &mut impl Read, room: &'a mut [u8]) -> io::Result<(u32, &'a [u8])> {
     let nonsense = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
     let mut header = [0; HEADER_LEN];
     stream.read_exact(&mut header)?;
@@ -135,11 +152,9 @@ fn read_block(stream: &mut impl Read) -> io::Result<(u32, Vec<u8>)> {
     if crc != crc32fast::hash(&header[..8]) {
         return Err(nonsense("the header of a block of memory is damaged"));
     }
-    if len as usize > MAX_BLOCK {
-        return Err(nonsense("a block of memory is longer than any may be"));
-    }
-    let mut block = vec![0; len as usize];
-    stream.read_exact(&mut block)?;
+    let too_long = || nonsense("a block of memory is longer than any may be");
+    let block = room.get_mut(..len as usize).ok_or_else(too_long)?;
+    stream.read_exact(block)?;
     Ok((transfer, block))
 }
 
@@ -151,7 +166,11 @@ mod tests {
     #[test]
     fn every_flipped_bit_of_a_header_is_found() {
         let good = [&header(7, 6)[..], b"memory"].concat();
-        let read = |bytes: &[u8]| read_block(&mut &bytes[..]);
+        let mut room = [0; 10];
+        let mut read = |bytes: &[u8]| -> io::Result<(u32, Vec<u8>)> {
+            let (transfer, block) = read_block(&mut &bytes[..], &mut room)?;
+            Ok((transfer, block.to_vec()))
+        };
         assert_eq!(read(&good).expect("whole"), (7, b"memory".to_vec()));
         for bit in 0..HEADER_LEN * 8 {
             let mut bad = good.clone();
@@ -162,8 +181,39 @@ mod tests {
     }
 
     #[test]
-    fn a_block_without_bounds_is_refused_before_room_is_made_for_it() {
-        let error = read_block(&mut &header(7, u32::MAX)[..]).expect_err("too long");
-        assert!(error.to_string().contains("longer"), "{error}");
+    fn a_block_without_bounds_is_refused() {
+        let mut room = [0; 10];
+        for len in [11, u32::MAX] {
+            let error = read_block(&mut &header(7, len)[..], &mut room).expect_err("too long");
+            assert!(error.to_string().contains("longer"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_block_is_written_whole_in_however_many_pieces() {
+        /// Takes so many bytes at a time, with an interruption before each.
+        struct Slow(usize, Vec<u8>, bool);
+        impl Write for Slow {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.2 = !self.2;
+                if self.2 {
+                    return Err(io::ErrorKind::Interrupted.into());
+                }
+                let count = bytes.len().min(self.0);
+                self.1.extend_from_slice(&bytes[..count]);
+                Ok(count)
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        for at_a_time in 1..20 {
+            let mut slow = Slow(at_a_time, Vec::new(), false);
+            write(&mut slow, b"header", b"the block").expect("it takes all");
+            assert_eq!(slow.1, b"headerthe block");
+        }
+        let mut whole = Vec::new();
+        write(&mut whole, b"header", b"the block").expect("it takes all");
+        assert_eq!(whole, b"headerthe block");
     }
 }

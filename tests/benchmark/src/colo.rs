@@ -6,8 +6,10 @@
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use testbed::{Error, Host, HostProcess, Network, Result, wait_until};
+
+use crate::qmp;
 
 /// QEMU's default time between two checkpoints (`x-checkpoint-delay`).
 pub(crate) const BETWEEN_CHECKPOINTS: Duration = Duration::from_secs(20);
@@ -70,7 +72,7 @@ impl Colo {
                 .iter()
                 .map(String::as_str)
                 .chain(own.split_whitespace());
-            host.spawn(&all.chain(["-qmp", "stdio"]).collect::<Vec<_>>())
+            host.spawn(&all.chain(qmp::OPTIONS).collect::<Vec<_>>())
         };
         let mut colo = Self {
             primary: spawn(a, PRIMARY)?,
@@ -79,14 +81,13 @@ impl Colo {
         let protect = json!([{ "capability": "x-colo", "state": true }]);
         let protect = json!({ "capabilities": protect });
         for side in [&mut colo.secondary, &mut colo.primary] {
-            side.wait_for_line("\"QMP\"", LIMIT)?;
-            command(side, "qmp_capabilities", &json!({}))?;
-            command(side, "migrate-set-capabilities", &protect)?;
+            qmp::greet(side)?;
+            qmp::execute(side, "migrate-set-capabilities", &protect)?;
         }
         let uri = format!("tcp:{}:{STATE_PORT}", b.address(Network::Logging));
-        command(&mut colo.primary, "migrate", &json!({ "uri": uri }))?;
+        qmp::execute(&mut colo.primary, "migrate", &json!({ "uri": uri }))?;
         wait_until("the protection of the guest by QEMU COLO", LIMIT, || {
-            let state = command(&mut colo.primary, "query-migrate", &json!({}))?;
+            let state = qmp::execute(&mut colo.primary, "query-migrate", &json!({}))?;
             match state["status"].as_str() {
                 Some("colo") => Ok(true),
                 Some("failed" | "cancelled" | "completed") => Err(Error::Refused {
@@ -109,7 +110,7 @@ impl Colo {
                 return Some(format!("QEMU COLO's {name} ended: {exit}"));
             }
         }
-        let state = command(&mut self.primary, "query-colo-status", &json!({})).ok()?;
+        let state = qmp::execute(&mut self.primary, "query-colo-status", &json!({})).ok()?;
         (state["mode"] != "primary").then(|| format!("QEMU COLO does not protect: {state}"))
     }
 
@@ -123,20 +124,4 @@ impl Colo {
 pub(crate) fn restore(b: &Host) -> Result<()> {
     b.check(&["/usr/sbin/ip", "link", "set", "tap0", "master", "br0"])
         .map(drop)
-}
-
-/// Sends a command (QEMU's machine protocol), and gives its answer.
-fn command(side: &mut HostProcess, name: &str, arguments: &Value) -> Result<Value> {
-    let request = json!({ "execute": name, "arguments": arguments, "id": name });
-    side.write(format!("{request}\n").as_bytes())?;
-    let id = format!("\"id\": \"{name}\"");
-    let line = side.wait_for_line(&id, LIMIT)?;
-    let mut answer: Value = serde_json::from_str(&line.text).unwrap_or_default();
-    if answer["return"].is_null() {
-        return Err(Error::Command {
-            command: request.to_string(),
-            stderr: line.text,
-        });
-    }
-    Ok(answer["return"].take())
 }

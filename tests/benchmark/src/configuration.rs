@@ -29,6 +29,10 @@ pub enum Configuration {
     AloneNested,
     /// As [`Configuration::LoggedReads`], on hosts with nested paging: what differs for it is repaired.
     LoggedReadsNested,
+    /// `ftvm primary`, alone, until a backup joins.
+    Joining,
+    /// QEMU with KVM, migrated live to the other host.
+    Migration,
 }
 
 impl Configuration {
@@ -43,6 +47,8 @@ impl Configuration {
             Self::Colo => "QEMU COLO",
             Self::AloneNested => "ftvm alone, nested paging",
             Self::LoggedReadsNested => "ftvm replicated, nested paging",
+            Self::Joining => "ftvm, a backup joins",
+            Self::Migration => "QEMU, live migration",
         }
     }
 
@@ -53,23 +59,39 @@ impl Configuration {
         match self {
             Self::Colo => workload.guest() == GuestKind::Memory && !workload.is_boot(),
             Self::DiskReads => workload.guest() == GuestKind::Disk,
+            Self::Joining | Self::Migration => workload.goes_on(),
             _ => true,
         }
+    }
+
+    /// Whether what is measured is how the guest's whole state gets to the other host.
+    pub(crate) fn transfers(self) -> bool {
+        matches!(self, Self::Joining | Self::Migration)
     }
 
     /// Whether the guest is on two hosts.
     pub(crate) fn has_two_hosts(self) -> bool {
         matches!(
             self,
-            Self::LoggedReads | Self::DiskReads | Self::Colo | Self::LoggedReadsNested
+            Self::LoggedReads
+                | Self::DiskReads
+                | Self::Colo
+                | Self::LoggedReadsNested
+                | Self::Joining
         )
     }
 
     /// The paging that its hosts have: QEMU's as its users have it.
     pub(crate) fn paging(self) -> Paging {
         match self {
-            Self::Alone | Self::Record | Self::LoggedReads | Self::DiskReads => Paging::Shadow,
-            Self::Qemu | Self::Colo | Self::AloneNested | Self::LoggedReadsNested => Paging::Nested,
+            Self::Alone | Self::Record | Self::LoggedReads | Self::DiskReads | Self::Joining => {
+                Paging::Shadow
+            }
+            Self::Qemu
+            | Self::Colo
+            | Self::AloneNested
+            | Self::LoggedReadsNested
+            | Self::Migration => Paging::Nested,
         }
     }
 

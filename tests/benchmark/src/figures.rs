@@ -42,8 +42,25 @@ pub(crate) const RECEIVED: &str = "primary: received, Mbit/s";
 /// Part of the machine's processors that others had meanwhile, as far as it is told.
 pub(crate) const STEAL: &str = "steal";
 
+/// Of a transfer of the guest's whole state to the other host: for how long the guest stood still.
+pub(crate) const PAUSE: &str = "pause, ms";
+/// How long all of it took.
+pub(crate) const TIME: &str = "time, s";
+/// What was sent.
+pub(crate) const SENT: &str = "sent, MB";
+/// Pages of the guest's memory that were not zero, as the sender saw them.
+pub(crate) const NOT_ZERO: &str = "not zero, MB";
+/// How often memory was gone through.
+pub(crate) const ROUNDS: &str = "rounds";
+/// Throughput before.
+pub(crate) const BEFORE: &str = "before, operations/s";
+/// Throughput meanwhile, in proportion to that before.
+pub(crate) const KEPT: &str = "client keeps";
+/// The longest time meanwhile from one reply to the next.
+pub(crate) const LONGEST_WAIT: &str = "longest wait, ms";
+
 /// How the name begins of what the processors of the guest's host did.
-pub(crate) const TIME: &str = "primary: time, ";
+pub(crate) const PROCESSORS: &str = "primary: time, ";
 
 /// Exits as KVM counts them, and how the names of those begin that `ftvm` counts.
 const KVM_EXITS: &str = "primary: KVM, exits/s";

@@ -19,12 +19,14 @@ mod figures;
 mod host_meter;
 mod options;
 mod outage;
+mod qmp;
 mod record;
 pub mod report;
 mod sample;
 mod settings;
 mod stage;
 mod statistics;
+mod transfer;
 mod window;
 mod workload;
 
@@ -41,9 +43,10 @@ pub use self::record::{Error, Record};
 pub use self::sample::{Axis, Sample, Subject};
 pub use self::workload::{GuestKind, Workload};
 
-use self::drive::Driver;
+use self::drive::{Driver, Load};
 use self::outage::Outage;
 use self::stage::{Running, Stage};
+use self::transfer::Transfer;
 
 /// A guest's boot, on an emulated host, on a busy machine.
 const BOOT: Duration = Duration::from_secs(400);
@@ -178,9 +181,7 @@ impl<P: FnMut(&str, Option<&Sample>)> Bench<'_, P> {
     /// Boots a guest, and waits until its services answer.
     fn boot(&mut self, subject: &Subject) -> testbed::Result<Running> {
         let began = Instant::now();
-        let mut running = self
-            .stage
-            .start(subject.configuration, subject.workload.guest())?;
+        let mut running = self.stage.start(subject)?;
         let driver = self.driver(subject);
         let waited = driver.wait_for_guest(BOOT, || self.stage.refuse_trouble(&mut running));
         if let Err(error) = waited {
@@ -195,6 +196,9 @@ impl<P: FnMut(&str, Option<&Sample>)> Bench<'_, P> {
     fn measure(&mut self, running: &mut Running, subject: &Subject) -> testbed::Result<Figures> {
         if subject.workload.is_boot() {
             return Ok(figures::of_boot(running.boot));
+        }
+        if subject.configuration.transfers() {
+            return self.measure_transfer(running, subject);
         }
         self.stage.disturb(subject.growth)?;
         let figures = self.measure_now(running, subject);
@@ -236,6 +240,39 @@ impl<P: FnMut(&str, Option<&Sample>)> Bench<'_, P> {
             figures.extend(after.since(before, side));
         }
         figures::derive(subject.configuration, subject.workload, &mut figures);
+        Ok(figures)
+    }
+
+    /// What a client sees before the guest's state is transferred, and meanwhile.
+    fn measure_transfer(
+        &self,
+        running: &mut Running,
+        subject: &Subject,
+    ) -> testbed::Result<Figures> {
+        let driver = self.driver(subject);
+        let load = Load::start(&driver)?;
+        thread::sleep(driver.window);
+        let Transfer {
+            from,
+            to,
+            mut figures,
+        } = self.stage.transfer(running)?;
+        // What was under way at the end gets done.
+        thread::sleep(SETTLE);
+        let times = load.end()?;
+        let before = drive::rate(&times, from - driver.window, from);
+        let meanwhile = drive::rate(&times, from, to);
+        let kept = before
+            .zip(meanwhile)
+            .map(|(before, meanwhile)| meanwhile / before);
+        let wait = drive::longest_wait(&times, from, to).map(|wait| wait.as_secs_f64() * 1e3);
+        for (name, value) in [
+            (figures::BEFORE, before),
+            (figures::KEPT, kept),
+            (figures::LONGEST_WAIT, wait),
+        ] {
+            figures.extend(value.map(|value| (name.to_owned(), value)));
+        }
         Ok(figures)
     }
 

@@ -55,7 +55,7 @@ impl Options {
     #[must_use]
     pub fn quick() -> Self {
         let full = Self::full(1);
-        let is_quick = |one: &Configuration| !one.compares_paging();
+        let is_quick = |one: &Configuration| !one.compares_paging() && !one.transfers();
         Self {
             configurations: full
                 .configurations
@@ -110,15 +110,24 @@ impl Options {
                     };
                     let here = |one: &&Workload| one.guest() == guest && configuration.has(**one);
                     let workloads = self.workloads.iter().filter(here);
-                    all.extend(workloads.map(|workload| subject(*workload, None)));
-                    let grows = |axis: &&Axis| {
-                        GROWTH.guest() == guest
+                    let workloads: Vec<Workload> = workloads.copied().collect();
+                    all.extend(workloads.iter().map(|one| subject(*one, None)));
+                    let growing = |axis| -> Vec<Workload> {
+                        let of_clients = GROWTH.guest() == guest
                             && GROWTH_ON.contains(&configuration)
-                            && (**axis == Axis::Clients || configuration.has_two_hosts())
+                            && (axis == Axis::Clients || configuration.has_two_hosts());
+                        match axis {
+                            Axis::Memory if configuration.transfers() => workloads.clone(),
+                            Axis::Clients | Axis::Delay | Axis::Loss if of_clients => vec![GROWTH],
+                            _ => Vec::new(),
+                        }
                     };
-                    for axis in self.growth.iter().filter(grows) {
-                        let values = axis.values()[1..].iter();
-                        all.extend(values.map(|at| subject(GROWTH, Some((*axis, *at)))));
+                    for &axis in &self.growth {
+                        let workloads = growing(axis);
+                        for &at in &axis.values()[1..] {
+                            let growth = Some((axis, at));
+                            all.extend(workloads.iter().map(|one| subject(*one, growth)));
+                        }
                     }
                 }
             }
@@ -157,14 +166,21 @@ mod tests {
                 .map(|one| one.configuration)
         };
         assert_ne!(first(1), first(2));
-        // Seven configurations each of a guest without a disk, and of one with it.
-        assert_eq!(all.chunk_by(Subject::shares_guest_with).count(), 3 * 14);
+        // Seven configurations each of a guest without a disk, and of one with it; and two of each of
+        // these with both sizes of memory.
+        let guests = all.chunk_by(Subject::shares_guest_with).count();
+        assert_eq!(guests, 3 * (14 + 8));
         for &axis in Axis::value_variants() {
             for &at in &axis.values()[1..] {
                 let grows = |configuration| times(1, configuration, GROWTH, Some((axis, at)));
-                let alone = usize::from(axis == Axis::Clients);
-                assert_eq!(grows(Configuration::LoggedReads), 1);
+                let is = |known: bool| usize::from(known);
+                let memory = axis == Axis::Memory;
+                assert_eq!(grows(Configuration::LoggedReads), is(!memory));
+                let alone = is(axis == Axis::Clients);
                 assert_eq!(grows(Configuration::Alone), alone, "it is on one host");
+                for transfers in [Configuration::Joining, Configuration::Migration] {
+                    assert_eq!(grows(transfers), is(memory));
+                }
             }
         }
     }

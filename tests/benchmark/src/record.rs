@@ -124,6 +124,17 @@ impl Record {
         fs::write(path, bytes).map_err(Error::file(path))
     }
 
+    /// What was measured at this place of an axis, as if it were everywhere else.
+    pub(crate) fn at(&self, growth: Option<(Axis, f64)>) -> Self {
+        let mut there = self.clone();
+        there.samples.retain(|one| one.subject.growth == growth);
+        there
+            .samples
+            .iter_mut()
+            .for_each(|one| one.subject.growth = None);
+        there
+    }
+
     /// How many rounds there were.
     pub(crate) fn rounds(&self) -> u32 {
         let rounds = self.samples.iter().map(|sample| sample.subject.round);

@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::configuration::Configuration;
-use crate::figures::{Figures, THROUGHPUT};
+use crate::figures::{Figures, PAUSE, THROUGHPUT, TIME};
 use crate::workload::Workload;
 
 /// What grows, where growth is measured. Names on the command line and in files are the same.
@@ -19,6 +19,8 @@ pub enum Axis {
     Delay,
     /// What is lost between them.
     Loss,
+    /// The guest's memory, which has to get to the other host.
+    Memory,
 }
 
 impl Axis {
@@ -28,6 +30,7 @@ impl Axis {
             Self::Clients => "clients at a time",
             Self::Delay => "added to the round trip between the hosts, ms",
             Self::Loss => "lost between the hosts, %",
+            Self::Memory => "MiB of memory",
         }
     }
 
@@ -37,6 +40,7 @@ impl Axis {
             Self::Clients => &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0],
             Self::Delay => &[0.0, 1.0, 2.0, 5.0, 10.0, 20.0],
             Self::Loss => &[0.0, 0.1, 0.5, 1.0, 2.0, 5.0],
+            Self::Memory => &[256.0, 1024.0],
         }
     }
 }
@@ -61,8 +65,19 @@ pub struct Subject {
 impl Subject {
     /// Whether both are measured in the same guest.
     pub(crate) fn shares_guest_with(&self, other: &Self) -> bool {
-        let guest = |one: &Self| (one.round, one.configuration, one.workload.guest());
+        let guest = |one: &Self| {
+            let kind = one.workload.guest();
+            (one.round, one.configuration, kind, one.memory_mib())
+        };
         guest(self) == guest(other)
+    }
+
+    /// Memory of the guest, if it is not what a guest of its kind has.
+    pub(crate) fn memory_mib(&self) -> Option<u32> {
+        match self.growth {
+            Some((Axis::Memory, mib)) => Some(mib as u32),
+            _ => None,
+        }
     }
 
     /// How many clients there are at a time.
@@ -101,10 +116,14 @@ impl fmt::Display for Sample {
         write!(f, "{}: ", self.subject)?;
         match &self.outcome {
             Err(reason) => write!(f, "FAILED: {reason}"),
-            Ok(figures) => match figures.get(THROUGHPUT) {
-                Some(rate) => write!(f, "{rate:.1} {}", self.subject.workload.unit()),
-                None => f.write_str("measured"),
-            },
+            Ok(figures) => {
+                let value = |name| figures.get(name).copied();
+                match (value(THROUGHPUT), value(PAUSE).zip(value(TIME))) {
+                    (Some(rate), _) => write!(f, "{rate:.1} {}", self.subject.workload.unit()),
+                    (None, Some((pause, time))) => write!(f, "{time:.1} s, pause {pause:.0} ms"),
+                    (None, None) => f.write_str("measured"),
+                }
+            }
         }
     }
 }

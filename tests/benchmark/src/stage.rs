@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use guest_images::{DebianKernel, GuestImages, PackageStore, agent, debian, load};
+use guest_images::{DebianKernel, PackageStore, agent, debian, load};
 use testbed::pair::{DiskServer, Export, Guest, Side};
 use testbed::{
     Error, Host, HostKind, HostProcess, Layout, Network, Paging, Result, Signal, Testbed, sparse,
@@ -14,7 +14,8 @@ use crate::colo::{self, Colo};
 use crate::configuration::Configuration;
 use crate::figures::Figures;
 use crate::host_meter::{self, HostMeter, Reading};
-use crate::sample::Axis;
+use crate::sample::{Axis, Subject};
+use crate::transfer::{Joining, Migration, Transfer};
 use crate::window;
 use crate::workload::GuestKind;
 
@@ -81,6 +82,8 @@ enum Vmm {
     Colo(Box<Colo>),
     /// The one that runs the guest, and its backup if there is one.
     Ftvm(Vec<Side>),
+    Joining(Box<Joining>),
+    Migration(Box<Migration>),
 }
 
 impl Stage {
@@ -103,8 +106,10 @@ impl Stage {
             b,
             testbed,
         };
-        let is_qemu =
-            |one: &Configuration| matches!(one, Configuration::Qemu | Configuration::Colo);
+        let is_qemu = |one: &Configuration| {
+            use Configuration::{Colo, Migration, Qemu};
+            matches!(one, Qemu | Colo | Migration)
+        };
         if configurations.iter().any(is_qemu) {
             stage.install_qemu(&layout)?;
         }
@@ -129,11 +134,8 @@ impl Stage {
     }
 
     /// Begins to boot a guest; the one before must have ended.
-    pub(crate) fn start(
-        &mut self,
-        configuration: Configuration,
-        kind: GuestKind,
-    ) -> Result<Running> {
+    pub(crate) fn start(&mut self, subject: &Subject) -> Result<Running> {
+        let (configuration, kind) = (subject.configuration, subject.workload.guest());
         // What a start that failed has left holds the network interface.
         for host in [&self.a, &self.b] {
             wait_until("the end of the last guest", LIMIT, || {
@@ -149,18 +151,25 @@ impl Stage {
         let name = format!("bench-{}", self.guests);
         let mut guest = self.guest(configuration, kind, &name)?;
         guest.words = format!("{} {}", guest.words, agent::WORD);
+        let usual = match kind {
+            GuestKind::Memory => load::MEMORY_MIB,
+            GuestKind::Disk => debian::MEMORY_MIB,
+        };
+        let memory = subject.memory_mib().unwrap_or(usual);
+        guest.set_memory(memory);
+        let qemu_argv = |stage: &Self, guest: &Guest| stage.qemu(guest, kind, &name, memory);
         let qemu = format!("qemu-system-x86_64 -name {name}");
         let ftvm = |role: &str| vec![format!("ftvm {role}")];
         let (vmm, commands) = match configuration {
             Configuration::Qemu => {
-                let argv = [self.qemu(&guest, kind, &name), vec!["-serial".to_owned()]].concat();
+                let argv = [qemu_argv(self, &guest), vec!["-serial".to_owned()]].concat();
                 let argv = argv.iter().map(String::as_str).chain(["stdio"]);
                 let process = self.a.spawn(&argv.collect::<Vec<_>>())?;
                 (Vmm::Qemu(Box::new(process)), vec![qemu])
             }
             Configuration::Colo => {
                 guest.words.push_str(&format!(" {COLO_WORDS}"));
-                let argv = self.qemu(&guest, kind, &name);
+                let argv = qemu_argv(self, &guest);
                 let colo = Colo::start(&argv, [&self.a, &self.b])?;
                 (Vmm::Colo(Box::new(colo)), vec![qemu.clone(), qemu])
             }
@@ -185,6 +194,14 @@ impl Stage {
                 let backup = guest.backup_with(&self.b, &self.a, &self.disk_server, allow)?;
                 let commands = [ftvm("primary"), ftvm("backup")].concat();
                 (Vmm::Ftvm(vec![primary, backup]), commands)
+            }
+            Configuration::Joining => {
+                let joining = Joining::start(guest, &self.a, &self.disk_server)?;
+                (Vmm::Joining(Box::new(joining)), ftvm("primary"))
+            }
+            Configuration::Migration => {
+                let migration = Migration::start(qemu_argv(self, &guest), &self.a)?;
+                (Vmm::Migration(Box::new(migration)), vec![qemu])
             }
         };
         let mut running = Running {
@@ -236,12 +253,8 @@ impl Stage {
 
     /// QEMU's options for the guest: the same kernel, initramfs, words, memory and disk as under
     /// `ftvm`, and those of QEMU's own devices that do the same.
-    fn qemu(&self, guest: &Guest, kind: GuestKind, name: &str) -> Vec<String> {
-        let (initrd, memory) = match kind {
-            GuestKind::Memory => (GuestImages::LOAD, load::MEMORY_MIB),
-            GuestKind::Disk => (GuestImages::DISK, debian::MEMORY_MIB),
-        };
-        let (initrd, memory) = (self.a.image(initrd), memory.to_string());
+    fn qemu(&self, guest: &Guest, kind: GuestKind, name: &str, memory: u32) -> Vec<String> {
+        let (initrd, memory) = (self.a.image(&guest.initrd), memory.to_string());
         let words = format!("console=ttyS0 {}", guest.words);
         let card = format!("virtio-net-pci,netdev=client,mac={MAC},romfile=");
         let drive = format!(
@@ -272,7 +285,7 @@ impl Stage {
                     host.delay(Network::Logging, Duration::from_secs_f64(millis / 2e3))?;
                 }
                 Some((Axis::Loss, percent)) => host.lose(Network::Logging, percent / 100.0)?,
-                Some((Axis::Clients, _)) | None => {}
+                Some((Axis::Clients | Axis::Memory, _)) | None => {}
             }
         }
         Ok(())
@@ -288,6 +301,16 @@ impl Stage {
         Ok(())
     }
 
+    /// Has the guest's whole state get to the other host.
+    pub(crate) fn transfer(&self, running: &mut Running) -> Result<Transfer> {
+        let hosts = [&self.a, &self.b];
+        match &mut running.vmm {
+            Vmm::Joining(joining) => joining.join(hosts, &self.disk_server),
+            Vmm::Migration(migration) => migration.migrate(hosts),
+            _ => unreachable!("no other configuration transfers it"),
+        }
+    }
+
     /// Kills a guest, on both hosts, and waits until nothing of it is left: the next one needs its
     /// network interface.
     pub(crate) fn end(&self, running: Running) -> Result<()> {
@@ -299,6 +322,11 @@ impl Stage {
                 kill(secondary)?;
                 kill(primary)?;
                 colo::restore(&self.b)
+            }
+            Vmm::Migration(migration) => kill(migration.process),
+            Vmm::Joining(joining) => {
+                joining.primary.signal(Signal::SIGKILL)?;
+                joining.primary.end(LIMIT).map(drop)
             }
             Vmm::Ftvm(sides) => {
                 // The backup first: it is not to go live.
@@ -336,6 +364,12 @@ impl Stage {
     }
 }
 
+/// Why a QEMU cannot be measured any more, if so.
+fn ended(process: &mut HostProcess) -> Option<String> {
+    let exit = process.last_word(Duration::ZERO)?;
+    Some(format!("QEMU ended: {exit}"))
+}
+
 fn kill(process: HostProcess) -> Result<()> {
     process.signal(Signal::SIGKILL)?;
     process.wait(LIMIT).map(drop)
@@ -345,9 +379,9 @@ impl Running {
     /// Why the guest cannot be measured any more, if so.
     pub(crate) fn trouble(&mut self) -> Option<String> {
         match &mut self.vmm {
-            Vmm::Qemu(process) => process
-                .last_word(Duration::ZERO)
-                .map(|exit| format!("QEMU ended: {exit}")),
+            Vmm::Qemu(process) => ended(process),
+            Vmm::Migration(migration) => ended(&mut migration.process),
+            Vmm::Joining(joining) => joining.primary.trouble(),
             Vmm::Colo(colo) => colo.trouble(),
             Vmm::Ftvm(sides) => sides.iter_mut().find_map(Side::trouble).or_else(|| {
                 let lost = sides[0].told().event("peer-lost")?;

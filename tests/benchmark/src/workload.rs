@@ -114,6 +114,12 @@ impl Workload {
         }
     }
 
+    /// Whether it can go on while the guest's state is on its way to another host: nothing, a client
+    /// that waits for each reply, and a program that writes to much memory.
+    pub(crate) fn goes_on(self) -> bool {
+        matches!(self, Self::Idle | Self::RedisSet | Self::Compile)
+    }
+
     /// Whether it is what comes before everything else in a guest.
     pub(crate) fn is_boot(self) -> bool {
         matches!(self, Self::Boot | Self::BootDebian)

@@ -14,6 +14,7 @@ mod room;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 use vm_memory::bitmap::{AtomicBitmap, NewBitmap};
@@ -100,6 +101,24 @@ pub(crate) fn page(memory: &GuestRam, number: u64) -> [u8; PAGE] {
         .read_slice(&mut page, GuestAddress(number * PAGE as u64))
         .expect("the page lies in guest memory");
     page
+}
+
+/// Whether page `number` holds nothing but zeros, while the guest may write to it.
+///
+/// # Panics
+/// If guest memory has no such page.
+pub(crate) fn is_zero(memory: &GuestRam, number: u64) -> bool {
+    type Words = [AtomicU64; PAGE / size_of::<u64>()];
+    let slice = memory.get_slice(GuestAddress(number * PAGE as u64), PAGE);
+    let guard = slice.expect("the page lies in guest memory").ptr_guard();
+    // SAFETY: the slice is as long as a page and aligned as one, and guest memory is mapped as long as
+    // `memory` is. Others may write to it, as they may to atomic numbers.
+    let words: &Words = unsafe { &*guard.as_ptr().cast() };
+    let bits = |some: &[AtomicU64]| {
+        some.iter()
+            .fold(0, |bits, word| bits | word.load(Ordering::Relaxed))
+    };
+    words.chunks(16).all(|some| bits(some) == 0)
 }
 
 /// Numbers of the pages that the VMM wrote since the last call, in ascending order.
@@ -189,8 +208,25 @@ mod tests {
     }
 
     #[test]
+    fn a_page_is_zero_if_every_byte_is() {
+        let memory = memory();
+        for at in [0, 7, 127, 128, 2049, PAGE - 1] {
+            assert!(is_zero(&memory, 70));
+            memory.write_obj(1u8, GuestAddress(70 * PAGE + at)).unwrap();
+            assert!(!is_zero(&memory, 70), "byte {at}");
+            memory.write_obj(0u8, GuestAddress(70 * PAGE + at)).unwrap();
+        }
+        memory
+            .write_slice(&[1], GuestAddress(69 * PAGE + PAGE - 1))
+            .unwrap();
+        memory.write_slice(&[1], GuestAddress(71 * PAGE)).unwrap();
+        assert!(is_zero(&memory, 70), "what is beside it is not");
+    }
+
+    #[test]
     fn reading_marks_nothing() {
         let memory = memory();
+        assert!(is_zero(&memory, 1));
         memory.read_obj::<u64>(GuestAddress(PAGE)).unwrap();
         memory.read_slice(&mut [0; 9], GuestAddress(0)).unwrap();
         assert!(take_written(&memory).is_empty());

@@ -1,6 +1,7 @@
 //! Commands in the guest, by its agent ([`guest_images::agent`]).
 
 use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use guest_images::agent::{PORT, STATUS};
@@ -14,10 +15,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// Runs a shell command in the guest to its end, and gives what it prints on standard output and
 /// standard error. An error when the agent does not answer in time, or the command fails.
 pub(super) fn run(driver: &Driver<'_>, command: &str) -> Result<String> {
-    let text = talk(driver, command).map_err(|error| Error::Client {
-        what: format!("answer of the guest's agent to `{command}`"),
-        trouble: error.to_string(),
-    })?;
+    let text = talk(driver, command).map_err(|error| silent(command, &error))?;
     match answer(&text) {
         Some((output, "0")) => Ok(output.to_owned()),
         // Its status, if it has one, is at the end.
@@ -33,10 +31,28 @@ fn answer(text: &str) -> Option<(&str, &str)> {
     text.trim_end().rsplit_once(STATUS)
 }
 
-fn talk(driver: &Driver<'_>, command: &str) -> std::io::Result<String> {
+/// Starts a shell command in the guest, and gives what its output comes from.
+pub(super) fn start(driver: &Driver<'_>, command: &str) -> Result<TcpStream> {
+    ask(driver, command).map_err(|error| silent(command, &error))
+}
+
+fn ask(driver: &Driver<'_>, command: &str) -> std::io::Result<TcpStream> {
     let mut stream = driver.client.connect(GUEST, PORT, CONNECT)?;
     stream.set_read_timeout(Some(driver.limit()))?;
     stream.write_all(format!("{command}\n").as_bytes())?;
+    Ok(stream)
+}
+
+/// The error of a command that was not answered.
+pub(super) fn silent(command: &str, error: &std::io::Error) -> Error {
+    Error::Client {
+        what: format!("answer of the guest's agent to `{command}`"),
+        trouble: error.to_string(),
+    }
+}
+
+fn talk(driver: &Driver<'_>, command: &str) -> std::io::Result<String> {
+    let mut stream = ask(driver, command)?;
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())

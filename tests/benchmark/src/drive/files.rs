@@ -18,7 +18,7 @@ const BLOCK: u32 = 16384;
 const PROGRAMS: u32 = 300;
 
 /// Functions of the program that is compiled, of eleven lines each.
-const FUNCTIONS: u32 = 300;
+pub(super) const FUNCTIONS: u32 = 300;
 
 /// Megabytes hashed in a second, as `openssl speed` finds by the guest's own clock.
 pub(super) fn compute(driver: &Driver<'_>) -> Result<Rates> {
@@ -36,8 +36,11 @@ fn hashed(text: &str) -> Option<f64> {
     line.rsplit(':').next()?.trim().parse().ok()
 }
 
-/// Writes the program.
-pub(super) fn prepare_compilation(driver: &Driver<'_>) -> Result<u64> {
+/// What compiles the program.
+pub(super) const COMPILER: &str = "gcc -O2 -c -o /var/tmp/bench.o /var/tmp/bench.c";
+
+/// Writes the program, of so many functions.
+pub(super) fn prepare_compilation(driver: &Driver<'_>, functions: u32) -> Result<u64> {
     let script = "n=0; while [ $n -lt COUNT ]; do \
          printf 'static int f%d(int *a, int n)\\n{\\n    int sum = %d;\\n    \
          for (int i = 0; i < n; i++) {\\n        if (a[i] %% 3)\\n            sum += a[i] * i;\\n        \
@@ -45,14 +48,14 @@ pub(super) fn prepare_compilation(driver: &Driver<'_>) -> Result<u64> {
          n=$((n + 1)); done > /var/tmp/bench.c; \
          { echo 'int all(int *a, int n) { int s = 0;'; n=0; while [ $n -lt COUNT ]; do \
          echo \"s += f$n(a, n);\"; n=$((n + 1)); done; echo 'return s; }'; } >> /var/tmp/bench.c";
-    let script = script.replace("COUNT", &FUNCTIONS.to_string());
+    let script = script.replace("COUNT", &functions.to_string());
     agent::run(driver, &script).map(|_| 0)
 }
 
 /// Compilations in a minute: of one.
 pub(super) fn compile(driver: &Driver<'_>) -> Result<Rates> {
     let began = Instant::now();
-    agent::run(driver, "gcc -O2 -c -o /var/tmp/bench.o /var/tmp/bench.c")?;
+    agent::run(driver, COMPILER)?;
     Ok((60.0 / began.elapsed().as_secs_f64(), None))
 }
 

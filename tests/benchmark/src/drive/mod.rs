@@ -6,6 +6,7 @@ mod database;
 mod driver;
 mod files;
 mod network;
+mod ongoing;
 mod redis;
 
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use testbed::{Result, wait_until};
 
 pub(crate) use self::driver::Driver;
 pub(crate) use self::files::FIO_SEED;
+pub(crate) use self::ongoing::{Load, longest_wait, rate};
 use crate::figures::{Figures, LATENCY_P50, LATENCY_P99, THROUGHPUT};
 use crate::workload::{GuestKind, Workload};
 
@@ -68,7 +70,7 @@ impl Driver<'_> {
             }
             Workload::NetworkReceive | Workload::NetworkTransmit => network::prepare(self),
             Workload::Pgbench => database::prepare(self),
-            Workload::Compile => files::prepare_compilation(self),
+            Workload::Compile => files::prepare_compilation(self, files::FUNCTIONS),
             Workload::FioRandomRead
             | Workload::FioRandomWrite
             | Workload::FioRead

@@ -1,13 +1,13 @@
 //! What `ftvm` is to reach, and whether it did.
 
-use super::table::Table;
-use crate::configuration::Configuration::{Alone, Colo, LoggedReads, Qemu};
+use super::{memory_sizes, table::Table};
+use crate::configuration::Configuration::{Alone, Colo, Joining, LoggedReads, Migration, Qemu};
 use crate::figures::{
-    CHANNEL_BYTES, EXITS, EXITS_OF_ONE, Figures, HOLD_P50, LAG_P99, LATENCY_P50, LOG, RECEIVED,
-    ROUND_TRIP, THROUGHPUT, log_of,
+    CHANNEL_BYTES, EXITS, EXITS_OF_ONE, Figures, HOLD_P50, KEPT, LAG_P99, LATENCY_P50, LOG,
+    NOT_ZERO, PAUSE, RECEIVED, ROUND_TRIP, SENT, THROUGHPUT, TIME, log_of,
 };
 use crate::record::Record;
-use crate::statistics::{Summary, figure};
+use crate::statistics::{Summary, figure, ratios};
 use crate::workload::Workload;
 
 /// Ticks of Debian's kernel in a second.
@@ -25,7 +25,7 @@ type Of = fn(&Record, Workload) -> Option<Summary>;
 /// All of them, for every workload that has the figure. Where a bound depends on what was measured,
 /// the figure is in proportion to it, round by round.
 #[rustfmt::skip]
-const GOALS: [(&str, Bound, Of); 10] = [
+const GOALS: [(&str, Bound, Of); 14] = [
     ("throughput, replicated / alone", AtLeast(0.95), |r, w| r.ratio(LoggedReads, Alone, w, THROUGHPUT)),
     ("throughput, alone / QEMU", AtLeast(0.9), |r, w| r.ratio(Alone, Qemu, w, THROUGHPUT)),
     ("log / (1.1 × what came in from network and disk + 0.2 Mbit/s)", AtMost(1.0), log_to_input),
@@ -36,6 +36,10 @@ const GOALS: [(&str, Bound, Of); 10] = [
     ("requests/s, replicated / COLO", AtLeast(3.0), |r, w| to_colo(r, w, THROUGHPUT)),
     ("latency p50, replicated / COLO", AtMost(0.5), |r, w| to_colo(r, w, LATENCY_P50)),
     ("channel bytes a request, replicated / COLO", AtMost(0.1), |r, w| to_colo(r, w, CHANNEL_BYTES)),
+    ("pause of a join / of QEMU's migration", AtMost(1.0), |r, w| r.ratio(Joining, Migration, w, PAUSE)),
+    ("time of a join / of QEMU's migration", AtMost(1.5), |r, w| r.ratio(Joining, Migration, w, TIME)),
+    ("sent for a join / pages that are not zero, as QEMU counts them", AtMost(1.1), sent_to_not_zero),
+    ("throughput kept while a backup joins", AtLeast(0.7), |r, w| r.summary(Joining, w, KEPT)),
 ];
 
 /// What came in is what the guest receives, not what the log makes of it; of the disk, what the log
@@ -48,6 +52,13 @@ fn log_to_input(record: &Record, workload: Workload) -> Option<Summary> {
         };
         Some(figures.get(LOG)? / (1.1 * came_in + 0.2))
     })
+}
+
+/// Of an idle guest: what is written meanwhile is sent again. What is zero, QEMU tells of the same guest.
+fn sent_to_not_zero(record: &Record, workload: Workload) -> Option<Summary> {
+    let values = |one, name| record.by_round(one, workload, |figures| figures.get(name).copied());
+    let ratio = ratios(&values(Joining, SENT), &values(Migration, NOT_ZERO));
+    ratio.filter(|_| workload == Workload::Idle)
 }
 
 fn hold_to_round_trip(record: &Record, workload: Workload) -> Option<Summary> {
@@ -85,15 +96,22 @@ fn to_colo(record: &Record, workload: Workload, name: &str) -> Option<Summary> {
 pub(super) fn judge(record: &Record) -> (usize, usize, Table) {
     let (mut missed_in_all, mut all) = (0, 0);
     let mut rows = Vec::new();
+    let records = memory_sizes().map(|(mib, growth)| {
+        let beside = growth.map_or(String::new(), |_| format!(", {mib} MiB"));
+        (record.at(growth), beside)
+    });
+    let records: Vec<_> = records.collect();
     for (what, bound, of) in &GOALS {
         let mut measured = Vec::new();
-        for workload in record.workloads() {
-            if let Some(summary) = of(record, workload) {
-                let excess = match bound {
-                    AtLeast(bound) => bound / summary.median,
-                    AtMost(bound) => summary.median / bound,
-                };
-                measured.push((excess, workload, summary));
+        for (record, beside) in &records {
+            for workload in record.workloads() {
+                if let Some(summary) = of(record, workload) {
+                    let excess = match bound {
+                        AtLeast(bound) => bound / summary.median,
+                        AtMost(bound) => summary.median / bound,
+                    };
+                    measured.push((excess, format!("{workload}{beside}"), summary));
+                }
             }
         }
         measured.sort_by(|(a, ..), (b, ..)| b.total_cmp(a));

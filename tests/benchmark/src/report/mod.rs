@@ -15,11 +15,12 @@ use clap::ValueEnum as _;
 pub use self::plots::{Plot, plots};
 use self::table::{Table, cell};
 use crate::configuration::Configuration::{
-    self, Alone, AloneNested, LoggedReads, LoggedReadsNested, Qemu,
+    self, Alone, AloneNested, LoggedReads, LoggedReadsNested, Migration, Qemu,
 };
 use crate::figures::{
-    BACKUP_CPU, CHANNEL, CHANNEL_BYTES, EXITS, EXITS_OF_ONE, HOLD_P50, HOLD_P99, LAG_MAX, LAG_P50,
-    LAG_P99, LATENCY_P50, LATENCY_P99, LOG, PRIMARY_CPU, ROUND_TRIP, STEAL, THROUGHPUT, log_kind,
+    BACKUP_CPU, BEFORE, CHANNEL, CHANNEL_BYTES, EXITS, EXITS_OF_ONE, HOLD_P50, HOLD_P99, KEPT,
+    LAG_MAX, LAG_P50, LAG_P99, LATENCY_P50, LATENCY_P99, LOG, LONGEST_WAIT, NOT_ZERO, PAUSE,
+    PRIMARY_CPU, ROUND_TRIP, ROUNDS, SENT, STEAL, THROUGHPUT, TIME, log_kind,
 };
 use crate::outage::{ALL, DETECTION, FIRST_REPLY, GO_LIVE};
 use crate::record::{Error, Record};
@@ -36,8 +37,8 @@ const TEXT: &str = "report.md";
 enum Column {
     /// The figure of this name.
     Figure(&'static str),
-    /// How its throughput is in proportion to that under another configuration.
-    Ratio(&'static str, Configuration),
+    /// How a figure is in proportion to that under another configuration.
+    Ratio(&'static str, Configuration, &'static str),
     /// What the Output Rule leaves of the throughput of a client that waits for its replies, in
     /// proportion to that of `ftvm` alone.
     Leaves,
@@ -48,8 +49,8 @@ use Column::{Figure, Kinds, Leaves, Ratio};
 
 const WORKLOADS: [Column; 9] = [
     Figure(THROUGHPUT),
-    Ratio("to QEMU", Qemu),
-    Ratio("to alone", Alone),
+    Ratio("to QEMU", Qemu, THROUGHPUT),
+    Ratio("to alone", Alone, THROUGHPUT),
     Figure(LATENCY_P50),
     Figure(LATENCY_P99),
     Figure(EXITS),
@@ -72,6 +73,19 @@ const REPLICATION: [Column; 11] = [
     Kinds,
 ];
 
+const TRANSFERS: [Column; 10] = [
+    Figure(PAUSE),
+    Ratio("to QEMU", Migration, PAUSE),
+    Figure(TIME),
+    Ratio("to QEMU", Migration, TIME),
+    Figure(SENT),
+    Figure(NOT_ZERO),
+    Figure(ROUNDS),
+    Figure(BEFORE),
+    Figure(KEPT),
+    Figure(LONGEST_WAIT),
+];
+
 /// What stands before some of the tables and plots.
 const WITHOUT_DISK: &str = "QEMU COLO is measured without a disk: both sides would need one of their \
      own. A guest without a disk is not measured twice where only the backup's reads differ.\n\n";
@@ -85,6 +99,11 @@ const NETWORK_LEAVES: &str = "A client that waits for a reply waits for a round 
 const PAGING: &str = "Recording and replication need shadow paging, where KVM translates the guest's \
      addresses and not the processor. What that leaves of the throughput, and what replication leaves \
      under each:\n\n";
+
+const JOINING: &str = "How the whole state of a guest that runs gets to the other host: a backup joins it, or \
+     QEMU migrates it live, without a limit of bandwidth and with its default of 300 ms for the pause. \
+     The pause and the time are what each of them tells. The guest is idle, or has a client of Redis that \
+     waits for each reply, or compiles a small program again and again.\n\n";
 
 /// How many kinds of entries are named that a log consists of.
 const MOST_KINDS: usize = 3;
@@ -136,6 +155,7 @@ pub fn markdown(record: &Record, plots: &[Plot]) -> String {
         NETWORK_LEAVES,
         replication,
     );
+    section("Joining", JOINING, transfers(record));
     section("Paging", PAGING, paging(record));
     let outages = outages(record) + &plot("outages.svg");
     section("Outage on failover", "", outages);
@@ -205,7 +225,7 @@ fn conditions(record: &Record) -> String {
 /// A row for each workload under each configuration of which one of the columns says something.
 fn grid(record: &Record, columns: &[Column], name: fn(Workload) -> String) -> String {
     let titles = columns.iter().map(|column| match column {
-        Figure(title) | Ratio(title, _) => *title,
+        Figure(title) | Ratio(title, ..) => *title,
         Leaves => "the network leaves",
         Kinds => "most of the log, Mbit/s",
     });
@@ -217,8 +237,8 @@ fn grid(record: &Record, columns: &[Column], name: fn(Workload) -> String) -> St
                     let summary = record.summary(configuration, workload, name);
                     summary.map(|one| one.to_string())
                 }
-                Ratio(_, to) => {
-                    let ratio = record.ratio(configuration, to, workload, THROUGHPUT);
+                Ratio(_, to, name) => {
+                    let ratio = record.ratio(configuration, to, workload, name);
                     let other = ratio.filter(|_| to != configuration);
                     other.map(|one| one.to_string())
                 }
@@ -283,6 +303,24 @@ fn paging(record: &Record) -> String {
         }
     }
     table.to_string()
+}
+
+/// What was measured of transfers, for each size of the guest's memory.
+fn transfers(record: &Record) -> String {
+    let tables = memory_sizes().map(|(mib, growth)| {
+        let table = grid(&record.at(growth), &TRANSFERS, |one| one.to_string());
+        match table.is_empty() {
+            true => table,
+            false => format!("A guest with {mib} MiB:\n\n{table}"),
+        }
+    });
+    tables.collect()
+}
+
+/// The sizes of a guest's memory, in MiB, and where on the axis each of them is.
+fn memory_sizes() -> impl Iterator<Item = (f64, Option<(Axis, f64)>)> {
+    let sizes = Axis::Memory.values().iter().enumerate();
+    sizes.map(|(number, &mib)| (mib, (number > 0).then_some((Axis::Memory, mib))))
 }
 
 /// How throughput and latency go along an axis, if anything was measured along it.
@@ -385,6 +423,58 @@ mod tests {
         for plot in plots {
             let shown = format!("]({})", plot.name);
             assert_eq!(text.matches(&shown).count(), 1, "{}", plot.name);
+        }
+    }
+
+    #[test]
+    fn a_join_is_beside_a_migration_of_a_guest_of_the_same_size() {
+        use Configuration::Joining;
+        let idle = Workload::Idle;
+        let set = Workload::RedisSet;
+        let mut record = record(&[
+            (1, Joining, idle, 0.0),
+            (1, Migration, idle, 0.0),
+            (1, Joining, set, 0.0),
+            (1, Migration, set, 0.0),
+        ]);
+        for at in [2, 3] {
+            record.samples[at].subject.growth = Some((Axis::Memory, 1024.0));
+        }
+        for (at, [pause, time, sent, not_zero]) in [
+            [30.0, 2.0, 48.0, 0.0],
+            [120.0, 1.0, 90.0, 80.0],
+            [300.0, 2.0, 90.0, 0.0],
+            [150.0, 2.0, 90.0, 80.0],
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let figures = record.samples[at].outcome.as_mut().expect("measured");
+            figures.clear();
+            for (name, value) in [
+                (PAUSE, pause),
+                (TIME, time),
+                (SENT, sent),
+                (NOT_ZERO, not_zero),
+            ] {
+                if value > 0.0 {
+                    figures.insert(name.to_owned(), value);
+                }
+            }
+        }
+        add(&mut record, 2, KEPT, 0.8);
+        let text = markdown(&record, &[]);
+        for expected in [
+            "**2 of 6 goals are missed",
+            "migration: at most 1.00 | 1 of 2 | Redis SET, 1024 MiB **2.00** |",
+            "migration: at most 1.50 | 1 of 2 | idle **2.00** |",
+            "not zero, as QEMU counts them: at most 1.10 | 1 of 1 |",
+            "while a backup joins: at least 0.700 | 1 of 1 |",
+            "A guest with 256 MiB:\n\n| workload | guest on | pause, ms |",
+            "| idle | ftvm, a backup joins | 30.0 | 0.250 | 2.00 | 2.00 | 48.0 | – |",
+            "| Redis SET | QEMU, live migration | 150 | – | 2.00 | – | 90.0 | 80.0 |",
+        ] {
+            assert!(text.contains(expected), "{expected}: {text}");
         }
     }
 }

@@ -54,6 +54,8 @@ fn legend(configuration: Configuration) -> Legend {
         Configuration::Colo => RGBColor(170, 60, 90),
         Configuration::AloneNested => RGBColor(70, 130, 80),
         Configuration::LoggedReadsNested => RGBColor(150, 190, 150),
+        // They have no throughput of their own, and so no bars.
+        Configuration::Joining | Configuration::Migration => RGBColor(228, 228, 228),
     };
     (configuration.title(), colour)
 }
@@ -61,7 +63,9 @@ fn legend(configuration: Configuration) -> Legend {
 /// All plots for which something was measured.
 #[must_use]
 pub fn plots(record: &Record) -> Vec<Plot> {
-    let configurations: Vec<_> = record.configurations().into_iter().map(legend).collect();
+    let configurations = record.configurations().into_iter();
+    let configurations = configurations.filter(|one| !one.transfers());
+    let configurations: Vec<_> = configurations.map(legend).collect();
     let parts = PARTS.map(|(name, colour, _)| (name, colour));
     let mut plots = Vec::new();
     let mut plot = |name, title, legend: &[Legend], row, bars: Vec<Bar>| {

@@ -3,7 +3,7 @@
 use plotters::style::RGBColor;
 
 use crate::configuration::Configuration;
-use crate::figures::{Figures, THROUGHPUT, TIME};
+use crate::figures::{Figures, PROCESSORS, THROUGHPUT};
 use crate::record::Record;
 use crate::statistics::Summary;
 use crate::workload::Workload;
@@ -36,7 +36,7 @@ const ONE_PROCESSOR: f64 = 1.05;
 fn parts(figures: &Figures) -> Option<Parts> {
     let mut parts = Parts::default();
     for (name, share) in figures {
-        if let Some(name) = name.strip_prefix(TIME) {
+        if let Some(name) = name.strip_prefix(PROCESSORS) {
             let part = PARTS.iter().position(|(.., names)| names.contains(&name));
             parts[part.unwrap_or(REST)] += share;
         }
@@ -82,7 +82,8 @@ mod tests {
     fn what_half_as_fast_takes_twice_the_time() {
         let set = Workload::RedisSet;
         let mut record = record(&[(1, Alone, set, 400.0), (1, LoggedReads, set, 200.0)]);
-        let mut told = |at, name, share| add(&mut record, at, &format!("{TIME}{name}"), share);
+        let mut told =
+            |at, name, share| add(&mut record, at, &format!("{PROCESSORS}{name}"), share);
         told(0, "guest", 0.5);
         told(0, "tap", 0.25);
         told(0, "host: idle", 0.125);

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!   1 byte   0: the body as it is; 1: compressed, as one LZ4 block behind its length
-//!   body     u64 hash of the table; the table: u64 guest frame number, u64 hash, for each page; then
-//!            the contents, a page each
+//!   body     the contents, a page each; the table: u64 guest frame number, u64 hash, for each page; then
+//!            u64 hash of the table
 //! ```
 //!
 //! Whoever takes a page hashes it anyway, to know it later: the hash in the block says whether it is what
 //! was read on the other host.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
 use logging_channel::memory::MAX_BLOCK;
@@ -33,38 +34,69 @@ const _: () = assert!(LARGEST_BODY + LARGEST_BODY / 100 + 64 < MAX_BLOCK);
 const PLAIN: u8 = 0;
 const PACKED: u8 = 1;
 
-/// Pages for a block.
-#[derive(Debug, Default)]
+/// Pages for a block, which are put together where they are sent from.
+#[derive(Debug)]
 pub(super) struct Body {
     /// Guest frame numbers and hashes.
     pub(super) pages: Vec<(u64, u64)>,
-    contents: Vec<u8>,
+    /// The block: [`PLAIN`], and the contents of the pages.
+    block: Box<[u8]>,
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Self {
+            pages: Vec::with_capacity(MOST_PAGES),
+            block: vec![PLAIN; 1 + LARGEST_BODY].into(),
+        }
+    }
 }
 
 impl Body {
-    pub(super) fn push(&mut self, page: u64, hash: u64, content: &[u8; PAGE]) {
-        self.pages.push((page, hash));
-        self.contents.extend_from_slice(content);
+    /// Adds a page with the content that `read` puts into its place, unless the other side has it, whose
+    /// page has the hash `theirs`. Whether it was added.
+    ///
+    /// # Panics
+    /// If it has [`MOST_PAGES`].
+    pub(super) fn push(
+        &mut self,
+        page: u64,
+        theirs: u64,
+        read: impl FnOnce(&mut [u8; PAGE]),
+    ) -> bool {
+        assert!(self.pages.len() < MOST_PAGES, "the block is full");
+        let end = self.end();
+        let content = self.block[end..].first_chunk_mut();
+        let content = content.expect("there is room for that many");
+        read(content);
+        let hash = hash(content);
+        let is_other = hash != theirs;
+        if is_other {
+            self.pages.push((page, hash));
+        }
+        is_other
     }
 
     pub(super) fn clear(&mut self) {
         self.pages.clear();
-        self.contents.clear();
     }
 
-    fn plain(&self) -> Vec<u8> {
-        let len = 1 + HASH + self.pages.len() * (ENTRY + PAGE);
-        let mut block = Vec::with_capacity(len);
-        block.push(PLAIN);
-        block.extend_from_slice(&[0; HASH]);
-        for (page, hash) in &self.pages {
-            block.extend_from_slice(&page.to_le_bytes());
-            block.extend_from_slice(&hash.to_le_bytes());
+    /// Where the contents end.
+    fn end(&self) -> usize {
+        1 + self.pages.len() * PAGE
+    }
+
+    fn plain(&mut self) -> &[u8] {
+        let table = self.end()..self.end() + self.pages.len() * ENTRY;
+        let (numbers, _) = self.block[table.clone()].as_chunks_mut::<8>();
+        let values = self.pages.iter().flat_map(|&(page, hash)| [page, hash]);
+        for (bytes, value) in numbers.iter_mut().zip(values) {
+            *bytes = value.to_le_bytes();
         }
-        let hash = xxh64(&block[1 + HASH..], 0);
-        block[1..=HASH].copy_from_slice(&hash.to_le_bytes());
-        block.extend_from_slice(&self.contents);
-        block
+        let hash = xxh64(&self.block[table.clone()], 0);
+        let end = table.end + HASH;
+        self.block[table.end..end].copy_from_slice(&hash.to_le_bytes());
+        &self.block[..end]
     }
 }
 
@@ -91,24 +123,24 @@ impl Packer {
     const SAMPLE: u32 = 64;
 
     /// The block of `body`.
-    pub(super) fn block(&mut self, body: &Body) -> Vec<u8> {
+    pub(super) fn block<'a>(&mut self, body: &'a mut Body) -> Cow<'a, [u8]> {
         let plain = body.plain();
         let is_sample = self.blocks.is_multiple_of(Self::SAMPLE);
         self.blocks = self.blocks.wrapping_add(1);
         // Clearly faster, or a network that is shared with the log would get the processor's work.
         let pays = self.packing + self.ratio * self.sending < self.sending / 1.5;
         if !is_sample && !pays {
-            return plain;
+            return plain.into();
         }
         let since = Instant::now();
-        let packed = pack(&plain);
+        let packed = pack(plain);
         let bytes = plain.len() as f64;
         blend(&mut self.packing, since.elapsed().as_nanos() as f64 / bytes);
         blend(&mut self.ratio, packed.len() as f64 / bytes);
         if packed.len() < plain.len() {
-            packed
+            packed.into()
         } else {
-            plain
+            plain.into()
         }
     }
 
@@ -146,13 +178,13 @@ pub(super) fn read(
         _ => return Err(malformed("it is packed in no known way")),
     };
     let short = || malformed("it is cut off");
-    let (sent, rest) = body.split_first_chunk::<HASH>().ok_or_else(short)?;
+    let (rest, sent) = body.split_last_chunk::<HASH>().ok_or_else(short)?;
     let count = rest.len() / (ENTRY + PAGE);
-    let (table, contents) = rest.split_at_checked(count * ENTRY).ok_or_else(short)?;
-    let (contents, tail) = contents.as_chunks::<PAGE>();
-    if contents.len() != count || !tail.is_empty() {
+    let (contents, table) = rest.split_at_checked(count * PAGE).ok_or_else(short)?;
+    if table.len() != count * ENTRY {
         return Err(short());
     }
+    let (contents, _) = contents.as_chunks::<PAGE>();
     if xxh64(table, 0) != u64::from_le_bytes(*sent) {
         return Err(malformed("its table is damaged"));
     }
@@ -178,7 +210,9 @@ mod tests {
         for (page, byte) in pages {
             let mut content = [0; PAGE];
             content[..2000].fill(*byte);
-            body.push(*page, hash(&content), &content);
+            let theirs = !hash(&content);
+            assert!(body.push(*page, theirs, |room| *room = content));
+            assert!(!body.push(*page, !theirs, |room| *room = content));
         }
         body
     }
@@ -195,10 +229,11 @@ mod tests {
     proptest! {
         #[test]
         fn blocks_carry_pages(pages in prop::collection::vec(any::<(u64, u8)>(), 0..MOST_PAGES)) {
-            let plain = body(&pages).plain();
-            let packed = pack(&plain);
+            let mut body = body(&pages);
+            let plain = body.plain();
+            let packed = pack(plain);
             prop_assert!(plain.len() <= MAX_BLOCK && packed.len() <= MAX_BLOCK);
-            prop_assert_eq!(&read_all(&plain).expect("a block"), &pages);
+            prop_assert_eq!(&read_all(plain).expect("a block"), &pages);
             prop_assert_eq!(&read_all(&packed).expect("a block"), &pages);
         }
 
@@ -209,8 +244,9 @@ mod tests {
             at: prop::sample::Index,
             bit in 0u8..8,
         ) {
-            let plain = body(&pages).plain();
-            let mut block = if packed { pack(&plain) } else { plain };
+            let mut body = body(&pages);
+            let plain = body.plain();
+            let mut block = if packed { pack(plain) } else { plain.to_vec() };
             let at = at.index(block.len());
             block[at] ^= 1 << bit;
             // A bit of what LZ4 leaves open makes no difference.
@@ -228,11 +264,12 @@ mod tests {
 
     #[test]
     fn blocks_are_packed_where_the_network_is_slow() {
-        let body = body(&[(1, 7), (2, 8), (3, 9)]);
+        let mut body = body(&[(1, 7), (2, 8), (3, 9)]);
+        let plain = body.plain().len();
         let mut packer = Packer::default();
         let mut sizes = |nanos_a_byte: u64| -> Vec<usize> {
             let send = |_| {
-                let block = packer.block(&body);
+                let block = packer.block(&mut body);
                 packer.sent(
                     block.len(),
                     Duration::from_nanos(nanos_a_byte * block.len() as u64),
@@ -241,7 +278,6 @@ mod tests {
             };
             (0..Packer::SAMPLE as usize).map(send).collect()
         };
-        let plain = body.plain().len();
         let few = |sizes: Vec<usize>| sizes.iter().filter(|size| **size < plain).count();
         assert!(few(sizes(0)) <= 1);
         let slow = sizes(10_000);

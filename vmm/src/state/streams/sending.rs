@@ -13,7 +13,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::block::{Body, MOST_PAGES, Packer};
 use super::{Hashes, Limit};
-use crate::ram::{GuestRam, PAGE, PageSet};
+use crate::ram::{self, GuestRam, PAGE, PageSet};
 use crate::state::Baseline;
 use crate::state::baseline::{IN_MEMORY, ZERO, hash};
 
@@ -347,17 +347,19 @@ impl Shared {
         let Workshop { body, packer } = workshop;
         body.clear();
         let mut outcome = Outcome::default();
-        let mut content = ZERO;
+        let zero = hash(&ZERO);
         for &page in &part.pages {
-            self.memory
-                .read_slice(&mut content, GuestAddress(page * PAGE as u64))
-                .expect(IN_MEMORY);
-            let hash = hash(&content);
-            if hash == self.hashes.get(page) {
+            let theirs = self.hashes.get(page);
+            // Most of a guest's memory is zero, and that is seen sooner than a hash is made.
+            let is_same = theirs == zero && ram::is_zero(&self.memory, page);
+            let read = |content: &mut [u8; PAGE]| {
+                self.memory
+                    .read_slice(content, GuestAddress(page * PAGE as u64))
+                    .expect(IN_MEMORY);
+            };
+            if is_same || !body.push(page, theirs, read) {
                 outcome.unchanged.push(page);
-                continue;
             }
-            body.push(page, hash, &content);
         }
         if body.pages.is_empty() {
             return Ok(outcome);
