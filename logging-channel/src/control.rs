@@ -3,12 +3,13 @@
 //! ```text
 //!   offset  size  field
 //!        0     4  magic "FTVC"
-//!        4     2  kind: 1 acknowledge, 2 released, 3 goodbye, 4 need state
+//!        4     2  kind: 1 acknowledge, 2 released, 3 goodbye, 4 need state, 5 renew, 6 used
 //!        6     2  acknowledge: how long nothing is left to execute, in tenths of milliseconds
 //!                 need state: 1 if the backup does not find counted stops any more, else 0
 //!                 else 0
 //!        8     8  first LSN:  acknowledge: received   released: released   goodbye: last entry
-//!                             need state: entry that differed
+//!                             need state: entry that differed   renew: 0
+//!                             used: microseconds
 //!       16     8  second LSN: acknowledge: executed   else 0
 //!       24     4  CRC-32 of bytes 0 to 23
 //! ```
@@ -53,6 +54,12 @@ pub enum Control {
         /// Its performance counter is lost: no entry after that transfer may be a counted stop.
         uncounted: bool,
     },
+    /// Cold backup to primary: there is much to replay by now, and a transfer of the whole state would
+    /// spare that. What it has is as good as before.
+    Renew,
+    /// Primary to cold backup: the guest has used so much of a processor until what comes next was
+    /// logged. To a microsecond.
+    Used(Duration),
 }
 
 /// Why bytes are not a control message.
@@ -98,6 +105,8 @@ impl Control {
                 differed,
                 uncounted,
             } => (4, uncounted.into(), differed, Lsn(0)),
+            Control::Renew => (5, 0, Lsn(0), Lsn(0)),
+            Control::Used(used) => (6, 0, Lsn(used.as_micros() as u64), Lsn(0)),
         };
         let mut out = [0; HEADER_LEN];
         out[0..4].copy_from_slice(&CONTROL_MAGIC);
@@ -144,6 +153,8 @@ impl Control {
                 differed: first,
                 uncounted: more != 0,
             }),
+            5 => Ok(Control::Renew),
+            6 => Ok(Control::Used(Duration::from_micros(first.0))),
             other => Err(ControlError::UnknownKind(other)),
         }
     }
@@ -158,13 +169,15 @@ mod tests {
     proptest! {
         #[test]
         fn messages_survive_and_flipped_bits_do_not(
-            a: u64, b: u64, units: u16, kind in 0..4, bit in 0..224usize
+            a: u64, b: u64, units: u16, kind in 0..6, bit in 0..224usize
         ) {
             let idle = IDLE_UNIT * units.into();
             let message = match kind {
                 0 => Control::Acknowledge { received: Lsn(a), executed: Lsn(b), idle },
                 1 => Control::Released(Lsn(a)),
                 2 => Control::NeedState { differed: Lsn(a), uncounted: b % 2 == 1 },
+                3 => Control::Renew,
+                4 => Control::Used(Duration::from_micros(a)),
                 _ => Control::Goodbye(Lsn(a)),
             };
             let mut bytes = message.encode();

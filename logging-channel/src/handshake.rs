@@ -4,7 +4,7 @@
 //!   backup                                             primary
 //!     | -------- TCP connect ---------------------------> |  listening
 //!     | -------- Hello {identity, host report, run,       |
-//!     |                 UDP port} ----------------------> |  compares
+//!     |                 UDP port, standby} -------------> |  compares
 //!     | <------- Refuse {code, message} ----------------- |  … and closes, or:
 //!     | <------- Welcome {run, session, epoch, holder,    |
 //!     |                   heartbeat, UDP port,            |
@@ -194,6 +194,16 @@ impl Envelope {
     }
 }
 
+/// What a backup does with the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Standby {
+    /// It executes it.
+    #[default]
+    Hot,
+    /// It keeps it, and executes it when the primary is lost. What it keeps it says to be executed.
+    Cold,
+}
+
 /// The backup's first message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hello {
@@ -205,6 +215,8 @@ pub struct Hello {
     pub run: u64,
     /// The UDP port at which the backup expects heartbeats.
     pub udp_port: u16,
+    /// What it does with the log.
+    pub standby: Standby,
 }
 
 /// The primary's answer to a backup that fits.
@@ -284,6 +296,7 @@ impl Message {
             Message::Hello(hello) => {
                 body.extend_from_slice(&hello.run.to_le_bytes());
                 body.extend_from_slice(&hello.udp_port.to_le_bytes());
+                body.push((hello.standby == Standby::Cold).into());
                 hello.identity.encode(&mut body)?;
                 hello.host.encode(&mut body);
             }
@@ -346,6 +359,10 @@ impl Message {
             kind::HELLO => Message::Hello(Hello {
                 run: fields.u64()?,
                 udp_port: fields.u16()?,
+                standby: match fields.u8()? {
+                    0 => Standby::Hot,
+                    _ => Standby::Cold,
+                },
                 identity: Identity::decode(&mut fields)?,
                 host: HostReport::decode(&mut fields)?,
             }),

@@ -5,6 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::codec::MAX_BODY;
+use crate::handshake::Standby;
+use crate::receiver::Keep;
 
 /// Settings of the channel. Both sides have their own, but for the heartbeat timeout, which the
 /// primary's decide for both.
@@ -40,6 +42,8 @@ pub struct Settings {
     pub memory_streams: u8,
     /// How long a peer may take for its part of the handshake.
     pub handshake_timeout: Duration,
+    /// The backup is cold: it only keeps the log. The backup's.
+    pub keep: Option<Keep>,
 }
 
 /// Heartbeat timeouts that make sense. With less, a host's own scheduling looks like a loss.
@@ -63,6 +67,7 @@ impl Default for Settings {
             receive_buffer: 32 * 1024 * 1024,
             memory_streams: memory_streams(),
             handshake_timeout: Duration::from_secs(2),
+            keep: None,
         }
     }
 }
@@ -79,6 +84,14 @@ impl Settings {
     pub fn output_timeout(&self) -> Duration {
         let unasked = || (self.heartbeat_timeout * 2).max(LEAST_OUTPUT_TIMEOUT);
         self.output_timeout.unwrap_or_else(unasked)
+    }
+
+    /// What the backup does with the log.
+    pub(crate) fn standby(&self) -> Standby {
+        match self.keep {
+            Some(_) => Standby::Cold,
+            None => Standby::Hot,
+        }
     }
 
     /// A batch must be sent before it cannot take another entry.

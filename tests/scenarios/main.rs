@@ -6,6 +6,7 @@
 mod backup_lost;
 mod busy_failover;
 mod clock;
+mod cold;
 mod commands;
 mod counter;
 mod debian;

@@ -137,9 +137,29 @@ pub enum Event {
         bytes: u64,
         /// How often memory was gone through.
         rounds: u64,
+        /// What the backup does with the log: "hot" or "cold".
+        standby: &'static str,
     },
     /// This backup has all of the guest's state, and goes on with the guest if the primary is lost.
     Joined,
+    /// This cold backup has got the whole state anew, and has less to replay.
+    Renewed {
+        /// Bytes of the state.
+        state_bytes: u64,
+        /// Bytes of log that are not needed any more.
+        log_bytes: u64,
+    },
+    /// This cold backup replays what it has kept, because the primary is lost or it is to be hot.
+    Replaying {
+        /// Bytes of the state.
+        state_bytes: u64,
+        /// Bytes of log since then.
+        log_bytes: u64,
+        /// How long that takes, about, in milliseconds.
+        replay_ms: u64,
+    },
+    /// This backup was cold, has replayed what it has kept, and executes the log from here on.
+    Hot,
     /// This backup does not go live, because its guest differs from the primary's.
     Refused {
         /// What differs.
@@ -297,6 +317,20 @@ pub struct Stats {
     pub transfers: u64,
     /// Their size in the log.
     pub transfer_bytes: u64,
+    /// What a cold backup keeps; left out of others.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<KeptFigures>,
+}
+
+/// What a cold backup keeps.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct KeptFigures {
+    /// Bytes of the guest's state.
+    pub kept_state_bytes: u64,
+    /// Bytes of log since then.
+    pub kept_log_bytes: u64,
+    /// How long it takes to replay that, about, in milliseconds.
+    pub replay_ms: f64,
 }
 
 #[derive(Serialize)]

@@ -64,8 +64,11 @@ pub(super) fn admit(payload: &Payload) -> Result<(), EncodeError> {
         }
         Payload::State(
             StatePart::Pages(data) | StatePart::Rest(data) | StatePart::Commit(data),
+        )
+        | Payload::Renewal(
+            StatePart::Pages(data) | StatePart::Rest(data) | StatePart::Commit(data),
         ) if data.len() > MAX_STATE_PART => Err(EncodeError::TooLong {
-            kind: Kind::State,
+            kind: Kind::of(payload),
             len: data.len(),
         }),
         Payload::Digest(digest) => state::admit(digest),
@@ -142,7 +145,7 @@ impl Context {
                 }
             }
             Payload::Shutdown(reason) => out.push(reason_number(*reason)),
-            Payload::State(part) => state::write_part(part, out),
+            Payload::State(part) | Payload::Renewal(part) => state::write_part(part, out),
             Payload::Digest(digest) => {
                 state::write_pages(digest, out);
                 match &digest.last {
@@ -268,6 +271,7 @@ impl Context {
             }
             Kind::Shutdown => Payload::Shutdown(read_reason(fields.u8()?)?),
             Kind::State => Payload::State(state::read_part(fields)?),
+            Kind::Renewal => Payload::Renewal(state::read_part(fields)?),
             Kind::Digest => {
                 let mut digest = state::read_pages(fields)?;
                 digest.last = match fields.u8()? {

@@ -44,11 +44,13 @@ pub enum Kind {
     DiskDone = 17,
     /// [`Payload::Protected`]
     Protected = 18,
+    /// [`Payload::Renewal`]
+    Renewal = 19,
 }
 
 impl Kind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 19] = [
         Kind::Tsc,
         Kind::Clock,
         Kind::WallClock,
@@ -67,6 +69,7 @@ impl Kind {
         Kind::DiskData,
         Kind::DiskDone,
         Kind::Protected,
+        Kind::Renewal,
     ];
 
     /// The kind of an entry that says `payload`.
@@ -91,6 +94,7 @@ impl Kind {
             Payload::DiskData(_) => Kind::DiskData,
             Payload::DiskDone { .. } => Kind::DiskDone,
             Payload::Protected { .. } => Kind::Protected,
+            Payload::Renewal(_) => Kind::Renewal,
         }
     }
 
@@ -128,6 +132,7 @@ impl Kind {
             Kind::DiskData => "disk-data",
             Kind::DiskDone => "disk-done",
             Kind::Protected => "protected",
+            Kind::Renewal => "renewal",
         }
     }
 }
@@ -181,6 +186,6 @@ mod tests {
             assert_eq!(Kind::from_number(kind.number()), Some(kind));
         }
         assert_eq!(Kind::from_number(0), None);
-        assert_eq!(Kind::from_number(19), None);
+        assert_eq!(Kind::from_number(20), None);
     }
 }

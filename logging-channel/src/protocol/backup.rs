@@ -38,6 +38,8 @@ struct Told {
 pub enum FromPrimary {
     /// Its outputs up to this entry have left.
     Released(Lsn),
+    /// Its guest has used so much of a processor.
+    Used(Duration),
     /// The log has ended in order.
     End,
 }
@@ -70,12 +72,13 @@ impl BackupEnd {
     pub fn hear(&self, message: Control) -> Result<FromPrimary, String> {
         match message {
             Control::Released(lsn) => Ok(FromPrimary::Released(lsn)),
+            Control::Used(used) => Ok(FromPrimary::Used(used)),
             Control::Goodbye(last) if last == self.received => Ok(FromPrimary::End),
             Control::Goodbye(last) => Err(format!(
                 "a goodbye after LSN {last}, but the last entry has LSN {}",
                 self.received
             )),
-            Control::Acknowledge { .. } | Control::NeedState { .. } => {
+            Control::Acknowledge { .. } | Control::NeedState { .. } | Control::Renew => {
                 Err(format!("a primary that sends {message:?}"))
             }
         }

@@ -44,6 +44,8 @@ pub struct PrimaryEnd {
     standstill: Standstill,
     /// Entry at which the backup differed, if it asked for the state since that was taken.
     state_wanted: Option<Lsn>,
+    /// The backup asks for the state, though it has all that it needs.
+    renewal_wanted: bool,
     takes_counts: bool,
     storage_answered: Option<Instant>,
     storage_silent: Option<Instant>,
@@ -90,6 +92,7 @@ impl PrimaryEnd {
             transfer: Transfer::None,
             standstill: Standstill::new(settings, look_interval, now),
             state_wanted: None,
+            renewal_wanted: false,
             takes_counts: true,
             storage_answered: None,
             storage_silent: None,
@@ -159,6 +162,7 @@ impl PrimaryEnd {
                     self.takes_counts &= !uncounted;
                     self.state_wanted = self.state_wanted.max(Some(differed));
                 }
+                Control::Renew => self.renewal_wanted = true,
                 other => return Err(format!("a backup that sends {other:?}")),
             }
         }
@@ -286,6 +290,17 @@ impl PrimaryEnd {
     #[must_use]
     pub fn wants_state(&self) -> bool {
         self.state_wanted.is_some()
+    }
+
+    /// Whether a backup that has all that it needs asks for the state; given out once.
+    pub fn take_renewal_wanted(&mut self) -> bool {
+        std::mem::take(&mut self.renewal_wanted)
+    }
+
+    /// Whether it does.
+    #[must_use]
+    pub fn wants_renewal(&self) -> bool {
+        self.renewal_wanted
     }
 
     /// Whether the backup finds counted stops.

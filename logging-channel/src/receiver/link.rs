@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::keeping::Keeping;
 use super::queue::{Queue, Queued};
 use super::stats::ReceiverStats;
 use crate::codec::{BatchHeader, HEADER_LEN, LogOrder, MAX_BODY};
@@ -30,6 +31,8 @@ pub(super) struct Shared {
     stream: TcpStream,
     pub(super) memory: Vec<TcpStream>,
     pub(super) queue: Queue,
+    /// Of a cold backup.
+    pub(super) keeping: Option<Keeping>,
 
     received: AtomicU64,
     acked: AtomicU64,
@@ -58,6 +61,7 @@ impl Shared {
         memory: Vec<TcpStream>,
         info: SessionInfo,
         settings: Settings,
+        keeping: Option<Keeping>,
     ) -> Self {
         Self {
             settings,
@@ -65,6 +69,7 @@ impl Shared {
             stream,
             memory,
             queue: Queue::default(),
+            keeping,
             received: AtomicU64::new(0),
             acked: AtomicU64::new(0),
             executed: AtomicU64::new(0),
@@ -84,7 +89,7 @@ impl Shared {
 
     /// Ends the session, unless it is over already. The reading thread still takes what the
     /// socket holds.
-    fn lose(&self, reason: LossReason) {
+    pub(super) fn lose(&self, reason: LossReason) {
         self.loss.declare(reason);
         for stream in self.memory.iter().chain([&self.stream]) {
             let _ = stream.shutdown(Shutdown::Both);
@@ -208,10 +213,12 @@ impl<'a> Reading<'a> {
 
     fn run(&mut self) -> LossReason {
         loop {
-            let read = match self.wait().and_then(|ready| match ready {
+            let read = self.wait().and_then(|ready| match ready {
                 true => self.read().map(Some),
                 false => Ok(None),
-            }) {
+            });
+            self.look_at_kept();
+            let read = match read {
                 // Nothing to read: only progress to report.
                 Ok(None) => {
                     self.acknowledge();
@@ -243,7 +250,26 @@ impl<'a> Reading<'a> {
     fn wait(&mut self) -> io::Result<bool> {
         let unsaid = !self.tail.is_empty() || self.shared.differed.load(Ordering::Relaxed) != 0;
         let timeout = self.protocol.next_report(Instant::now(), unsaid);
-        Ok(wait_readable(&[self.shared.stream.as_fd()], timeout)?[0])
+        let stream = self.shared.stream.as_fd();
+        let Some(keeping) = &self.shared.keeping else {
+            return Ok(wait_readable(&[stream], timeout)?[0]);
+        };
+        let ready = wait_readable(&[stream, keeping.wake()], timeout)?;
+        if ready[1] {
+            keeping.woke();
+        }
+        Ok(ready[0])
+    }
+
+    /// What a cold backup has on its disk is received: where that matters, only then.
+    fn look_at_kept(&mut self) {
+        let Some(keeping) = &self.shared.keeping else {
+            return;
+        };
+        let received = keeping.acknowledgeable(self.order.last());
+        if received > self.protocol.received() {
+            self.protocol.receive(received, true, Instant::now());
+        }
     }
 
     fn read(&mut self) -> io::Result<usize> {
@@ -277,6 +303,11 @@ impl<'a> Reading<'a> {
                 self.start += HEADER_LEN;
                 match self.protocol.hear(control)? {
                     FromPrimary::Released(lsn) => self.shared.note_released(lsn),
+                    FromPrimary::Used(used) => {
+                        if let Some(keeping) = &self.shared.keeping {
+                            keeping.note_used(used);
+                        }
+                    }
                     FromPrimary::End => return Ok(true),
                 }
                 continue;
@@ -292,18 +323,23 @@ impl<'a> Reading<'a> {
             self.order
                 .admit(&batch)
                 .map_err(|error| error.to_string())?;
+            let shared = self.shared;
+            let whole = &self.buffer[self.start..body.end];
+            let record = shared.keeping.as_ref().map(|keeping| keeping.record(whole));
             self.start = body.end;
             let awaited = (batch.entries.iter()).any(|entry| entry.payload.is_awaited());
-            self.put(Queued::new(batch, body.len()));
+            self.put(Queued::new(batch, body.len(), record.unwrap_or_default()));
 
-            let shared = self.shared;
             let len = HEADER_LEN + body.len();
             shared.bytes.fetch_add(len as u64, Ordering::Relaxed);
             shared.batches.fetch_add(1, Ordering::Relaxed);
             let last = self.order.last();
             shared.received.store(last.0, Ordering::Relaxed);
             // Only now: while it waited for room, what came before was acknowledged, and not this.
-            self.protocol.receive(last, awaited, Instant::now());
+            let keeping = shared.keeping.as_ref();
+            if keeping.is_none_or(|keeping| keeping.acknowledgeable(last) == last) {
+                self.protocol.receive(last, awaited, Instant::now());
+            }
         }
         Ok(false)
     }
@@ -318,6 +354,7 @@ impl<'a> Reading<'a> {
                 && !shared.closed.load(Ordering::Acquire)
             {
                 // What is in the queue already is acknowledged before this waits.
+                self.look_at_kept();
                 self.acknowledge();
                 shared.queue.announce();
                 shared.queue.wait_for_room(queued.bytes, bound, REPORT);
@@ -343,6 +380,9 @@ impl<'a> Reading<'a> {
                 uncounted: shared.uncounted.load(Ordering::Relaxed),
             };
             self.tail.push(message.encode().to_vec());
+        }
+        if open && shared.keeping.as_ref().is_some_and(Keeping::asks) {
+            self.tail.push(Control::Renew.encode().to_vec());
         }
         if let Some((received, executed)) = report {
             let message = Control::Acknowledge {

@@ -10,8 +10,11 @@
 //! When the queue is full it stops reading, TCP pushes back, the primary's buffer fills and its
 //! guest waits.
 
+mod keeping;
 mod link;
+mod memory;
 mod queue;
+mod spool;
 mod stats;
 
 use std::collections::VecDeque;
@@ -22,16 +25,24 @@ use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+pub(crate) use keeping::Keeping;
+pub use keeping::Kept;
+use keeping::{KeptNext, Stage};
 use link::Shared;
+use memory::MemoryKeeper;
 use queue::{Queued, Taken};
+pub use spool::{Ended, Generation, Keep, Notice, SpoolError};
 pub use stats::ReceiverStats;
 
 use crate::entry::{Entry, Lsn};
 use crate::heartbeat::Beating;
 use crate::loss::{ChannelEvent, LossReason};
-use crate::memory::{self, TakeBlocks};
+use crate::memory::{self as streams, TakeBlocks};
 use crate::session::{Connected, SessionInfo};
 use crate::settings::Settings;
+
+/// How soon is looked again for what is being kept.
+const LATER: Duration = Duration::from_millis(5);
 
 /// The backup's end of a session: gives out the log's entries in order, each once.
 ///
@@ -43,8 +54,10 @@ pub struct Receiver {
     /// Taken from the queue, not consumed.
     batches: VecDeque<Queued>,
     current: Current,
+    /// Of a cold backup, as long as it does not read what comes as it comes.
+    stage: Option<Stage>,
     beating: Option<Beating>,
-    reading: Option<JoinHandle<()>>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 /// The batch that is being consumed.
@@ -66,6 +79,8 @@ pub enum Peek<'a> {
     TimedOut,
     /// There is none and there will be none: every entry that came was consumed.
     Ended(LossReason),
+    /// What a cold backup has kept cannot be read back, for this reason.
+    Damaged(String),
 }
 
 /// What [`Receiver::next`] took from the log.
@@ -77,6 +92,15 @@ pub enum Next {
     TimedOut,
     /// There is none and there will be none: every entry that came was consumed.
     Ended(LossReason),
+    /// What a cold backup has kept cannot be read back, for this reason.
+    Damaged(String),
+}
+
+/// Why there is no next entry.
+enum Missing {
+    Yet,
+    Ended(LossReason),
+    Damaged(String),
 }
 
 /// The backup's end of a session, for the threads that do not replay.
@@ -87,7 +111,11 @@ pub struct ReceiverHandle {
 
 impl Receiver {
     /// Starts the threads of a session whose handshake is done.
-    pub(crate) fn start(connected: Connected, settings: Settings) -> io::Result<Self> {
+    pub(crate) fn start(
+        connected: Connected,
+        settings: Settings,
+        keeping: Option<Keeping>,
+    ) -> io::Result<Self> {
         let Connected {
             stream,
             memory,
@@ -95,31 +123,46 @@ impl Receiver {
             info,
         } = connected;
         let (session, timeout) = (info.session, info.heartbeat_timeout);
-        let shared = Arc::new(Shared::new(stream, memory, info, settings));
+        let stage = keeping.is_some().then_some(Stage::Held);
+        let shared = Arc::new(Shared::new(stream, memory, info, settings, keeping));
         let mut receiver = Self {
             shared: Arc::clone(&shared),
             batches: VecDeque::new(),
             current: Current::default(),
+            stage,
             beating: None,
-            reading: None,
+            threads: Vec::new(),
         };
         receiver.beating = Some(Beating::start(udp, session, timeout, Arc::clone(&shared))?);
-        receiver.reading = Some(
-            thread::Builder::new()
-                .name("log-receiver".into())
-                .spawn(move || shared.read_loop())?,
-        );
+        if shared.keeping.is_some() {
+            let own = Arc::clone(&shared);
+            receiver.thread("log-keeper", move || {
+                if let Some(keeping) = &own.keeping {
+                    keeping.keep_loop(&own);
+                }
+            })?;
+            let taker: Arc<dyn TakeBlocks> = Arc::new(MemoryKeeper(Arc::clone(&shared)));
+            receiver.handle().read_memory(&taker)?;
+        }
+        receiver.thread("log-receiver", move || shared.read_loop())?;
         Ok(receiver)
+    }
+
+    fn thread(&mut self, name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let named = thread::Builder::new().name(name.into());
+        self.threads.push(named.spawn(run)?);
+        Ok(())
     }
 
     /// Looks at the next entry without consuming it; waits for it, at most `timeout`.
     ///
     /// Takes a lock only when the entries at hand are used up.
     pub fn peek(&mut self, timeout: Duration) -> Peek<'_> {
-        if let Some(end) = self.refill(timeout) {
-            return match end {
-                Some(reason) => Peek::Ended(reason),
-                None => Peek::TimedOut,
+        if let Some(missing) = self.refill(timeout) {
+            return match missing {
+                Missing::Yet => Peek::TimedOut,
+                Missing::Ended(reason) => Peek::Ended(reason),
+                Missing::Damaged(how) => Peek::Damaged(how),
             };
         }
         match self.current.entries.as_slice().first() {
@@ -130,10 +173,11 @@ impl Receiver {
 
     /// Consumes the next entry; waits for it, at most `timeout`.
     pub fn next(&mut self, timeout: Duration) -> Next {
-        if let Some(end) = self.refill(timeout) {
-            return match end {
-                Some(reason) => Next::Ended(reason),
-                None => Next::TimedOut,
+        if let Some(missing) = self.refill(timeout) {
+            return match missing {
+                Missing::Yet => Next::TimedOut,
+                Missing::Ended(reason) => Next::Ended(reason),
+                Missing::Damaged(how) => Next::Damaged(how),
             };
         }
         match self.current.entries.next() {
@@ -146,21 +190,25 @@ impl Receiver {
         }
     }
 
-    /// Makes the next entry the first of `current`. Otherwise says why there is none: `None` for
-    /// no reason but time.
-    fn refill(&mut self, timeout: Duration) -> Option<Option<LossReason>> {
+    /// Makes the next entry the first of `current`. Otherwise says why there is none.
+    fn refill(&mut self, timeout: Duration) -> Option<Missing> {
         while self.current.entries.as_slice().is_empty() {
             let used = std::mem::take(&mut self.current.bytes);
             if used > 0 {
                 self.shared.consumed(used);
             }
+            if self.batches.is_empty()
+                && let Some(missing) = self.refill_from_spool(timeout)
+            {
+                return Some(missing);
+            }
             if self.batches.is_empty() {
                 match self.shared.queue.take_all(&mut self.batches, timeout) {
                     Taken::Batches => {}
-                    Taken::TimedOut => return Some(None),
+                    Taken::TimedOut => return Some(Missing::Yet),
                     Taken::Ended => {
                         let reason = self.shared.loss.reason().cloned();
-                        return Some(Some(reason.unwrap_or(LossReason::Closed)));
+                        return Some(Missing::Ended(reason.unwrap_or(LossReason::Closed)));
                     }
                 }
             }
@@ -168,6 +216,7 @@ impl Receiver {
                 batch,
                 bytes,
                 arrived,
+                ..
             }) = self.batches.pop_front()
             {
                 self.current = Current {
@@ -179,6 +228,52 @@ impl Receiver {
             }
         }
         None
+    }
+
+    /// The next batch that a cold backup has kept.
+    fn refill_from_spool(&mut self, timeout: Duration) -> Option<Missing> {
+        let (Some(stage), Some(keeping)) = (&mut self.stage, &self.shared.keeping) else {
+            return None;
+        };
+        let Stage::Reading(reader) = stage else {
+            thread::sleep(timeout);
+            return Some(Missing::Yet);
+        };
+        match keeping.next(reader) {
+            Ok(KeptNext::Batch(queued)) => self.batches.push_back(queued),
+            Ok(KeptNext::Later) => {
+                thread::sleep(timeout.min(LATER));
+                return Some(Missing::Yet);
+            }
+            Ok(KeptNext::InQueue) => self.stage = None,
+            Err(how) => return Some(Missing::Damaged(how)),
+        }
+        None
+    }
+
+    /// A replay begins, with guest memory for `taker`. That of a cold backup is of what it has kept, from the
+    /// last complete state on: until then there is no entry. The rest follows as it comes. To be called
+    /// once.
+    ///
+    /// # Errors
+    /// What was kept cannot be read back, or the host has no room for threads: for this reason.
+    pub fn begin_replay(&mut self, taker: Arc<dyn TakeBlocks>) -> Result<(), String> {
+        match &mut self.stage {
+            Some(stage) => {
+                *stage = Stage::Reading(Keeping::read(&self.shared, taker)?);
+                Ok(())
+            }
+            None => {
+                let begun = self.handle().read_memory(&taker);
+                begun.map_err(|error| error.to_string())
+            }
+        }
+    }
+
+    /// Whether this is a cold backup that has not replayed what it has kept.
+    #[must_use]
+    pub fn is_cold(&self) -> bool {
+        self.stage.is_some()
     }
 
     /// When the entry that [`Receiver::peek`] or [`Receiver::next`] gave last was received, which
@@ -203,6 +298,9 @@ impl Receiver {
     /// next one is there: the primary's [`throttle`](crate::sender::Sender::throttle) may hold the
     /// guest until the last entry is executed, and then there is no next one.
     pub fn executed(&self, lsn: Lsn) {
+        if self.is_cold() {
+            return; // what is kept counts
+        }
         let at_hand = self.current.entries.as_slice();
         let nothing_left = at_hand.is_empty() && self.batches.is_empty();
         self.shared.note_executed(lsn, nothing_left);
@@ -255,7 +353,7 @@ impl ReceiverHandle {
     /// [`io::Error`], if the host has no room for them.
     pub fn read_memory(&self, taker: &Arc<dyn TakeBlocks>) -> io::Result<()> {
         let streams = self.shared.memory.iter().map(TcpStream::try_clone);
-        memory::read(streams.collect::<io::Result<_>>()?, taker)
+        streams::read(streams.collect::<io::Result<_>>()?, taker)
     }
 
     /// The disk server answered this host at `at`: heartbeats tell the primary.
@@ -294,13 +392,20 @@ impl ReceiverHandle {
     pub fn stats(&self) -> ReceiverStats {
         self.shared.stats()
     }
+
+    /// What this cold backup has kept; `None` if it is none. With a timeout, waits so long at most for
+    /// that to change.
+    #[must_use]
+    pub fn kept(&self, timeout: Duration) -> Option<Kept> {
+        Some(self.shared.keeping.as_ref()?.kept(timeout))
+    }
 }
 
 impl Drop for Receiver {
     fn drop(&mut self) {
         self.shared.close();
         self.beating = None;
-        if let Some(thread) = self.reading.take() {
+        for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }

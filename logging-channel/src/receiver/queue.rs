@@ -40,16 +40,29 @@ pub(super) struct Queued {
     pub(super) bytes: usize,
     /// When it was received.
     pub(super) arrived: Instant,
+    /// What a cold backup keeps of it; otherwise nothing.
+    pub(super) record: Vec<u8>,
 }
 
 impl Queued {
     /// `body` is the encoded length: about what the entries' data takes beside themselves.
-    pub(super) fn new(batch: Batch, body: usize) -> Self {
-        let bytes = body + batch.entries.len() * size_of::<Entry>();
+    pub(super) fn new(batch: Batch, body: usize, record: Vec<u8>) -> Self {
+        let bytes = body + record.len() + batch.entries.len() * size_of::<Entry>();
         Self {
             batch,
             bytes,
             arrived: Instant::now(),
+            record,
+        }
+    }
+
+    /// One that was kept since it had arrived. It takes no room of the queue's.
+    pub(super) fn read(batch: Batch, arrived: Instant) -> Self {
+        Self {
+            batch,
+            bytes: 0,
+            arrived,
+            record: Vec::new(),
         }
     }
 }
@@ -81,9 +94,10 @@ impl Queue {
         self.waiting.lock().batches.push_back(queued);
     }
 
-    /// Wakes the replay for what was put in.
+    /// Wakes the replay for what was put in. All who wait: of a cold backup, another thread may be about to
+    /// leave it to the replay.
     pub(super) fn announce(&self) {
-        self.filled.notify_one();
+        self.filled.notify_all();
     }
 
     /// Nothing more will be put in.
@@ -99,6 +113,23 @@ impl Queue {
         let full = |_: &mut Waiting| !self.has_room(bytes, bound);
         self.consumed.wait_while_for(&mut waiting, full, timeout);
         waiting.full = false;
+    }
+
+    /// Waits for something, at most `timeout`.
+    pub(super) fn wait(&self, timeout: Duration) -> Taken {
+        let mut waiting = self.waiting.lock();
+        let empty = |waiting: &mut Waiting| waiting.batches.is_empty() && !waiting.ended;
+        self.filled.wait_while_for(&mut waiting, empty, timeout);
+        match (waiting.ended, waiting.batches.is_empty()) {
+            (true, _) => Taken::Ended,
+            (false, false) => Taken::Batches,
+            (false, true) => Taken::TimedOut,
+        }
+    }
+
+    /// Takes the first batch, if there is one.
+    pub(super) fn take_one(&self) -> Option<Queued> {
+        self.waiting.lock().batches.pop_front()
     }
 
     /// Moves everything into `into`, which is empty; waits for something, at most `timeout`.

@@ -4,10 +4,11 @@ mod acks;
 mod peer;
 mod releasing;
 
+use std::fmt;
 use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -24,6 +25,9 @@ use crate::protocol::{self, Permit, PrimaryEnd};
 use crate::session::SessionInfo;
 use crate::settings::Settings;
 use crate::socket::Tail;
+
+/// How often a cold backup is told how much of a processor the guest has used.
+const USED_STEP: Duration = Duration::from_millis(20);
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -49,8 +53,12 @@ pub(crate) struct Shared {
     pub(super) behind: AtomicBool,
     /// The backup asks for the whole state.
     pub(super) state_wanted: AtomicBool,
+    /// A cold backup asks for it.
+    pub(super) renewal_wanted: AtomicBool,
     /// The backup does not find counted stops any more.
     pub(super) uncounted: AtomicBool,
+    /// What a cold backup is told of the guest.
+    pub(super) used: OnceLock<Used>,
 
     pub(super) releasing: Releasing,
     throttles: AtomicU64,
@@ -70,6 +78,16 @@ struct Writer {
     tail: Tail,
     /// What the backup was last told.
     released: Lsn,
+    used: Duration,
+}
+
+/// How much of a processor the guest has used.
+pub(super) struct Used(pub(super) Box<dyn Fn() -> Duration + Send + Sync>);
+
+impl fmt::Debug for Used {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Used")
+    }
 }
 
 impl Shared {
@@ -94,7 +112,9 @@ impl Shared {
             executed: AtomicU64::new(0),
             behind: AtomicBool::new(false),
             state_wanted: AtomicBool::new(false),
+            renewal_wanted: AtomicBool::new(false),
             uncounted: AtomicBool::new(false),
+            used: OnceLock::new(),
             releasing: Releasing::default(),
             throttles: AtomicU64::new(0),
             throttled_nanos: AtomicU64::new(0),
@@ -215,6 +235,10 @@ impl Shared {
         outgoing.counters.stalled += since.elapsed();
     }
 
+    pub(super) fn has_room(&self) -> bool {
+        self.lock_outgoing().buffered < self.settings.send_buffer / 2
+    }
+
     fn refill_mark(&self) -> usize {
         self.settings.send_buffer / 4 * 3
     }
@@ -270,6 +294,13 @@ impl Shared {
             if released > writer.released {
                 writer.released = released;
                 bytes.extend_from_slice(&Control::Released(released).encode());
+            }
+            if let Some(Used(used)) = self.used.get() {
+                let used = used();
+                if used >= writer.used + USED_STEP {
+                    writer.used = used;
+                    bytes.extend_from_slice(&Control::Used(used).encode());
+                }
             }
             writer.tail.push(bytes);
         }

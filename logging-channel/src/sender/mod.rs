@@ -28,7 +28,9 @@ pub use link::Release;
 pub(crate) use link::Shared;
 pub use told::{Commit, Finish, SenderStats};
 
+use self::link::Used;
 use crate::entry::{Entry, Lsn};
+use crate::handshake::Standby;
 use crate::heartbeat::Beating;
 use crate::loss::{ChannelEvent, LossReason};
 use crate::memory::MemoryStream;
@@ -208,6 +210,35 @@ impl Sender {
     #[must_use]
     pub fn wants_state(&self) -> bool {
         self.ends.shared.state_wanted.load(Ordering::Acquire)
+    }
+
+    /// Whether a cold backup asks for the whole state, so that it has less to replay; each request is
+    /// given out once. Costs one atomic load when there is none.
+    #[must_use]
+    pub fn renewal_wanted(&self) -> bool {
+        let shared = &self.ends.shared;
+        if !shared.renewal_wanted.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut end = shared.lock_end();
+        let wanted = end.take_renewal_wanted();
+        shared.publish(&end);
+        wanted
+    }
+
+    /// Has a cold backup told how much of a processor the guest has used, as `used` says. Only the first
+    /// call counts.
+    pub fn meter_with(&self, used: impl Fn() -> Duration + Send + Sync + 'static) {
+        let shared = &self.ends.shared;
+        if shared.info.standby == Standby::Cold {
+            let _ = shared.used.set(Used(Box::new(used)));
+        }
+    }
+
+    /// Whether the buffer is less than half full: who sends much, and can wait, waits for that.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.ends.shared.has_room()
     }
 
     /// The streams that carry guest memory to the backup. For one user at a time.

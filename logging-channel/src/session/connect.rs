@@ -12,7 +12,7 @@ use crate::handshake::{HandshakeError, Hello, Message, Refusal, RefusalCode, Tit
 use crate::host::HostReport;
 use crate::identity::{Identity, IdentityError};
 use crate::memory::MOST_STREAMS;
-use crate::receiver::Receiver;
+use crate::receiver::{Keeping, Receiver, SpoolError};
 use crate::settings::{HEARTBEAT_TIMEOUTS, Settings};
 
 /// Pause between two attempts to connect.
@@ -71,6 +71,9 @@ pub enum ConnectError {
     /// The VM's identity is not valid.
     #[error("the VM's identity is not valid")]
     Identity(#[from] IdentityError),
+    /// A cold backup has no place for what it keeps.
+    #[error(transparent)]
+    Keep(#[from] SpoolError),
     /// This host cannot take part.
     #[error("cannot start the session with {address}")]
     Start {
@@ -105,6 +108,7 @@ impl Receiver {
             deadline,
             cancel,
         };
+        let mut keeping = settings.keep.as_ref().map(Keeping::open).transpose()?;
         let mut last = io::Error::from(io::ErrorKind::TimedOut);
         loop {
             if cancel.load(Ordering::Relaxed) {
@@ -120,7 +124,7 @@ impl Receiver {
             let attempt = TcpStream::connect_timeout(&address, left.min(ATTEMPT));
             match attempt.map(|stream| caller.shake_hands(stream, &mut confirm)) {
                 Ok(Ok(connected)) => {
-                    return Self::start(connected, settings.clone())
+                    return Self::start(connected, settings.clone(), keeping.take())
                         .map_err(|source| ConnectError::Start { address, source });
                 }
                 // The primary ended, or was not accepting backups when it closed this one.
@@ -184,6 +188,7 @@ impl Caller<'_> {
             host: self.host.clone(),
             run: nonce(),
             udp_port: udp.local_addr().map_err(start_failed)?.port(),
+            standby: self.settings.standby(),
         };
         let run = hello.run;
         stream.set_nodelay(true).map_err(io_failed)?;
@@ -239,6 +244,7 @@ impl Caller<'_> {
             heartbeat_timeout,
             peer: address,
             peer_host,
+            standby: self.settings.standby(),
         };
         Ok(Connected {
             stream,

@@ -253,6 +253,7 @@ fn welcome(
         run,
         udp_port,
         host: peer_host,
+        standby,
         ..
     } = *hello;
     let session = nonce();
@@ -299,6 +300,7 @@ fn welcome(
         heartbeat_timeout: settings.heartbeat_timeout,
         peer,
         peer_host,
+        standby,
     };
     Ok(Candidate {
         stream,

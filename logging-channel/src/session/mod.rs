@@ -9,6 +9,7 @@ mod patient;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use crate::handshake::Standby;
 use crate::host::HostReport;
 
 pub use connect::ConnectError;
@@ -30,6 +31,8 @@ pub struct SessionInfo {
     pub peer: SocketAddr,
     /// What the peer's host can do.
     pub peer_host: HostReport,
+    /// What the backup does with the log.
+    pub standby: Standby,
 }
 
 /// What the arbiter says of a primary's right to run its guest.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use logging_channel::codec::PROTOCOL_VERSION;
 use logging_channel::handshake::{
-    HandshakeError, Hello, MAX_REFUSAL_MESSAGE, Message, Refusal, RefusalCode, Welcome,
+    HandshakeError, Hello, MAX_REFUSAL_MESSAGE, Message, Refusal, RefusalCode, Standby, Welcome,
 };
 use proptest::prelude::*;
 
@@ -17,6 +17,7 @@ fn messages() -> Vec<Message> {
             host: host(),
             run: 1,
             udp_port: 2,
+            standby: Standby::Cold,
         }),
         Message::Welcome(Welcome {
             run: 1,

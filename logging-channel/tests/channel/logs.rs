@@ -46,6 +46,8 @@ pub(crate) fn payload() -> impl Strategy<Value = Payload> {
         reason.prop_map(Payload::Shutdown),
         any::<u32>().prop_map(|transfer| Payload::State(StatePart::Begin(transfer))),
         any::<u64>().prop_map(|blocks| Payload::State(StatePart::Memory(blocks))),
+        any::<u32>().prop_map(|transfer| Payload::Renewal(StatePart::Begin(transfer))),
+        vec(any::<u8>(), 0..200).prop_map(|data| Payload::Renewal(StatePart::Commit(data))),
         vec(any::<u8>(), 0..200).prop_map(|data| Payload::State(StatePart::Pages(data))),
         vec(any::<u8>(), 0..200).prop_map(|data| Payload::State(StatePart::Rest(data))),
         vec(any::<u8>(), 0..200).prop_map(|data| Payload::State(StatePart::Commit(data))),

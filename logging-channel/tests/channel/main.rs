@@ -2,6 +2,7 @@
 
 mod backup;
 mod codec;
+mod cold;
 mod flow;
 mod getting_on;
 mod handshake;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use logging_channel::codec::HEADER_LEN;
 use logging_channel::control::Control;
 use logging_channel::entry::{Entry, Lsn};
-use logging_channel::handshake::{Hello, Message, Title, Welcome};
+use logging_channel::handshake::{Hello, Message, Standby, Title, Welcome};
 use logging_channel::heartbeat::{Echo, Heartbeat, Role};
 use logging_channel::receiver::{Next, Receiver};
 use logging_channel::sender::Sender;
@@ -183,6 +183,7 @@ impl FakeBackup {
                     host: host(),
                     run: 42,
                     udp_port: udp.local_addr().expect("bound").port(),
+                    standby: Standby::Hot,
                 });
                 let mut tcp = TcpStream::connect(address).expect("connected");
                 tcp.write_all(&hello.encode().expect("valid"))
@@ -239,6 +240,7 @@ impl FakeBackup {
             host: host(),
             run: 43,
             udp_port: 1,
+            standby: Standby::Hot,
         });
         let mut tcp = TcpStream::connect(address).expect("connected");
         tcp.write_all(&hello.encode().expect("valid"))

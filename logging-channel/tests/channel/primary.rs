@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use logging_channel::codec::PROTOCOL_VERSION;
 use logging_channel::entry::{Lsn, Payload};
-use logging_channel::handshake::{Hello, Message, Refusal, RefusalCode};
+use logging_channel::handshake::{Hello, Message, Refusal, RefusalCode, Standby};
 use logging_channel::receiver::{Next, Receiver};
 use logging_channel::session::{AcceptError, BindError, Confirmation, ConnectError, Listener};
 use logging_channel::{CheckOutcome, DiskIdentity, HostCheck, HostReport, Identity, Settings};
@@ -191,6 +191,7 @@ fn a_peer_of_another_version_can_read_why_it_is_refused() {
             host: host(),
             run: 1,
             udp_port: 1,
+            standby: Standby::Hot,
         });
         let mut peer = TcpStream::connect(address).expect("connected");
         let bytes = hello
@@ -276,6 +277,7 @@ fn a_backup_that_went_away_during_the_handshake_is_not_taken() {
             host: host(),
             run: 1,
             udp_port: 1,
+            standby: Standby::Hot,
         });
         let mut gone = TcpStream::connect(address).expect("connected");
         gone.write_all(&hello.encode().expect("valid"))

@@ -57,6 +57,8 @@ pub(crate) struct Env {
     pub(crate) slow_replay: Duration,
     /// The first guest waits for its backup.
     pub(crate) waits_for_backup: bool,
+    /// Backups keep the log, and execute it when the primary is lost.
+    pub(crate) cold: bool,
     pub(crate) checks: Checks,
     /// A process has ended.
     pub(crate) ended: bool,
@@ -81,6 +83,7 @@ impl Env {
             to_disk_server: schedule.to_disk_server,
             slow_replay: Duration::ZERO,
             waits_for_backup: schedule.seed % 4 == 3,
+            cold: schedule.seed % 8 >= 6,
             checks: Checks::default(),
             ended: false,
             defect,

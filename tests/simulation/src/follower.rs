@@ -51,6 +51,8 @@ pub(crate) struct Following {
     /// Nothing more is read.
     pub(crate) ended: bool,
     stepping: bool,
+    /// It only keeps the log.
+    cold: bool,
     /// The latest plan of a report: those before do not count.
     plan: u64,
     over: bool,
@@ -92,6 +94,7 @@ impl Following {
             lost: None,
             ended: false,
             stepping: false,
+            cold: env.cold,
             plan: 0,
             over: false,
         }
@@ -121,6 +124,7 @@ impl Following {
             }
             Item::Control(message) => match self.end.hear(message) {
                 Ok(FromPrimary::Released(lsn)) => self.released = self.released.max(lsn),
+                Ok(FromPrimary::Used(_)) => {}
                 Ok(FromPrimary::End) => return self.lose(LossReason::Orderly, env),
                 Err(what) => {
                     env.fail(format!("a primary broke the protocol: {what}"));
@@ -236,6 +240,10 @@ impl Following {
         if self.over {
             return Vec::new();
         }
+        if self.cold && !self.ended {
+            self.keep(env);
+            return Vec::new();
+        }
         let some = env.rng.usize(1..12);
         for _ in 0..some {
             let Some((lsn, logged)) = self.queue.pop_front() else {
@@ -249,6 +257,21 @@ impl Following {
             return Vec::new();
         }
         self.at_end(env)
+    }
+
+    /// What it keeps it says to be executed.
+    fn keep(&mut self, env: &mut Env) {
+        let of = self.of;
+        let protects = |(_, logged): &(Lsn, Logged)| logged.entry == Entry::Protected;
+        if !self.protected && self.queue.iter().any(protects) {
+            env.note(|| format!("{of}: protects, cold"));
+            self.protected = true;
+            env.checks.joins += 1;
+            self.follower.protect();
+        }
+        if let Some((last, _)) = self.queue.back() {
+            self.executed = *last;
+        }
     }
 
     fn execute(&mut self, lsn: Lsn, logged: &Logged, env: &mut Env) {
@@ -283,8 +306,7 @@ impl Following {
                         "process {of} protects a guest whose state it lacks"
                     ));
                 }
-                self.protected = true;
-                env.checks.joins += 1;
+                env.checks.joins += u64::from(!std::mem::replace(&mut self.protected, true));
                 self.follower.protect();
             }
             Entry::Output(reply) => {
@@ -323,6 +345,9 @@ impl Following {
 
     /// A bit of its guest's memory is another one from now on.
     pub(crate) fn flip(&mut self) {
+        if self.cold && !self.ended {
+            return; // its guest is not there
+        }
         if self.receives {
             self.spoiled = true;
         } else if self.follower.executes() {

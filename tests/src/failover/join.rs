@@ -73,10 +73,10 @@ impl Scene<'_> {
         }
         self.before_join = self.told().events.len();
         let [primary, backup] = [self.primary, joiner].map(|which| &self.hosts[which]);
-        let options = self.options.paging.options();
+        let options = self.options.backup();
         let side = self
             .guest
-            .backup_with(backup, primary, self.disk_server, options)?;
+            .backup_with(backup, primary, self.disk_server, &options)?;
         self.sides[joiner] = Some(side);
         Ok(())
     }

@@ -22,6 +22,8 @@ pub(super) struct Observations {
     pub(super) server_restarted: Option<Instant>,
     /// When the other host's report of the loss arrived.
     pub(super) noticed: Option<Instant>,
+    /// How long the replay of a cold backup was to take, as that said when it began.
+    pub(super) replay: Option<Duration>,
     /// When its report of going live arrived.
     pub(super) live: Option<Instant>,
     /// When the client had a reply of the other host.
@@ -92,6 +94,10 @@ impl Run {
             fsck: end.and_then(|end| end.fsck.clone()),
             reconnects: client.reconnects,
             outage_ms: outage(seen, client).map(millis),
+            predicted_ms: seen
+                .replay
+                .zip(seen.noticed)
+                .and_then(|(replay, noticed)| since_kill(Some(noticed + replay))),
             detect_ms: since_kill(seen.noticed),
             live_ms: since_kill(seen.live),
             unprotected_ms: since_kill(seen.protected.map(|(at, _)| at)),

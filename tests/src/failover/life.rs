@@ -177,12 +177,13 @@ impl Failovers {
         let timeout = self.options.heartbeat_timeout.as_millis().to_string();
         let allow = self.options.paging.options();
         let options = [&["--heartbeat-timeout", &timeout], allow].concat();
+        let own = self.options.backup();
         let [primary, backup] = [self.primary, 1 - self.primary];
         let host = |which: usize| &self.hosts[which];
         let mut sides = [None, None];
         sides[primary] = Some(guest.primary(host(primary), &self.disk_server, &options)?);
         sides[backup] =
-            Some(guest.backup_with(host(backup), host(primary), &self.disk_server, allow)?);
+            Some(guest.backup_with(host(backup), host(primary), &self.disk_server, &own)?);
         Ok(sides)
     }
 }

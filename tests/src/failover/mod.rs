@@ -69,6 +69,35 @@ impl Fault {
     }
 }
 
+/// What the backup does with the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Standby {
+    /// It executes it.
+    #[default]
+    Hot,
+    /// It keeps it, and executes it when the primary is lost.
+    Cold,
+}
+
+impl Standby {
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hot => "hot",
+            Self::Cold => "cold",
+        }
+    }
+
+    /// A backup's options.
+    fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Hot => &[],
+            Self::Cold => &["--cold", "/tmp/cold", "--cold-replay", "10"],
+        }
+    }
+}
+
 /// What failovers are made with.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -86,6 +115,8 @@ pub struct Options {
     pub workload: Workload,
     /// What computes in the guest beside Redis.
     pub load: Option<Load>,
+    /// What the backup does with the log.
+    pub standby: Standby,
     /// What happens to the primary's host.
     pub fault: Fault,
     /// Whether the disk server is killed and started again in each run, before or after that.
@@ -104,6 +135,7 @@ impl Default for Options {
             initrd: None,
             workload: Workload::default(),
             load: None,
+            standby: Standby::default(),
             fault: Fault::default(),
             restart_disk_server: false,
             quick_boot: false,
@@ -112,6 +144,11 @@ impl Default for Options {
 }
 
 impl Options {
+    /// The backup's own.
+    fn backup(&self) -> Vec<&'static str> {
+        [self.paging.options(), self.standby.options()].concat()
+    }
+
     /// Puts those of the guest's images that are not the testbed's own into a host. They have the same
     /// path in all hosts.
     fn provide_images(&self, host: &Host, guest: &mut Guest) -> Result<()> {

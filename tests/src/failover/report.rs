@@ -73,6 +73,8 @@ pub struct Report {
     pub judgement: Judgement,
     /// What serves in the guest.
     pub workload: &'static str,
+    /// What the backups do with the log.
+    pub standby: &'static str,
     /// What happens to the primary's host.
     pub fault: &'static str,
     /// What the random moments came from.
@@ -103,6 +105,7 @@ impl Report {
         let mut report = Self {
             judgement: Judgement::Fail,
             workload: options.workload.name(),
+            standby: options.standby.name(),
             fault: options.fault.name(),
             seed: options.seed,
             heartbeat_timeout_ms: millis(options.heartbeat_timeout),
@@ -155,6 +158,9 @@ pub struct Run {
     pub reconnects: u32,
     /// From the last reply of the killed host to the first one of the other.
     pub outage_ms: Option<u64>,
+    /// How long the outage by a cold backup was to be, as that said when it found the loss, by what the
+    /// guest had used of its processor.
+    pub predicted_ms: Option<u64>,
     /// From the kill to the other host's finding it out.
     pub detect_ms: Option<u64>,
     /// From the kill to the other host's going live.

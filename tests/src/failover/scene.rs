@@ -7,7 +7,7 @@ use guest_images::load::Load;
 use super::judge::Observations;
 use super::kill_plan::{KillPlan, Plans, ServerPlan};
 use super::progress::{Meter, State, Status, Watcher};
-use super::{Fault, LIMIT, Options};
+use super::{Fault, LIMIT, Options, Standby};
 use crate::error::Error;
 use crate::host::Host;
 use crate::pair::{DiskServer, Guest, ReportedStats, Side, Told};
@@ -19,6 +19,8 @@ use crate::workload::{Client, LoadWatcher, Workload};
 const POLL: Duration = Duration::from_millis(10);
 /// From the kill to the first reply.
 const FAILOVER: Duration = Duration::from_secs(60);
+/// The same for a cold backup, which has a replay before it.
+const COLD_FAILOVER: Duration = Duration::from_secs(300);
 /// From one result of a load to the next.
 const LOAD: Duration = Duration::from_secs(120);
 /// ftvm's exit status when it lost the right to run the guest.
@@ -139,13 +141,22 @@ impl Scene<'_> {
             None => State::Killed(victim),
             Some(_) => State::Frozen(victim),
         };
+        let failover = match self.options.standby {
+            Standby::Hot => FAILOVER,
+            Standby::Cold => COLD_FAILOVER,
+        };
         let limit = match had_replies {
-            true => FAILOVER,
+            true => failover,
             false => self.options.workload.boot(),
         };
-        let live = self.wait("the backup's going live", FAILOVER, &state, |scene| {
+        let live = self.wait("the backup's going live", failover, &state, |scene| {
             scene.told().has("live")
         });
+        let replay = self
+            .told()
+            .event("replaying")
+            .map(|event| &event["replay_ms"]);
+        seen.replay = replay.and_then(|ms| ms.as_u64()).map(Duration::from_millis);
         seen.noticed = self.told().when("peer-lost");
         seen.live = self.told().when("live");
         live?;

@@ -18,6 +18,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use disk_server::arbiter::ServerAddress;
 use logging_channel::Settings;
 use logging_channel::entry::ShutdownReason;
+use logging_channel::receiver::Keep;
 
 use self::events::EventsArgs;
 use self::guest::{GuestArgs, ReplicationArgs};
@@ -35,6 +36,9 @@ use crate::sources::{Pace, TransferPace, Verification};
 /// From this heartbeat timeout on, a failover may take longer than Linux can tell from the ACPI power
 /// management timer: half of its 24 bits, at 3.58 MHz.
 const PM_TIMER_FAILOVER: Duration = Duration::from_secs(2);
+
+/// A cold backup asks for the guest's state anew when the log since then has so many bytes.
+const MOST_LOG: u64 = 1 << 30;
 
 /// A fault-tolerant virtual machine hypervisor.
 #[derive(Parser)]
@@ -233,6 +237,8 @@ struct BackupArgs {
     /// How long to try to reach the primary, in seconds.
     #[arg(long, value_name = "S", default_value_t = 60, value_parser = number(0..=31_536_000))]
     connect_timeout: u64,
+    #[command(flatten)]
+    cold: ColdArgs,
     /// Flip a bit of this guest's memory, of a register, of a page table, or of a log entry, to show
     /// that it is found: of the next one of these at each SIGUSR1.
     #[cfg(feature = "sabotage")]
@@ -242,6 +248,35 @@ struct BackupArgs {
         value_delimiter = ','
     )]
     sabotage: Vec<Target>,
+}
+
+/// A backup that executes nothing.
+#[derive(Args)]
+struct ColdArgs {
+    /// Be a cold backup: keep the guest's state and its log in this directory, and execute that only
+    /// when the primary is lost, or on SIGUSR2, after which this is a hot backup. It costs little of a
+    /// processor and none of the guest's memory until then, and a failover takes as long as the replay.
+    /// The directory needs room for twice the guest's memory, and for the log.
+    #[arg(long, value_name = "DIRECTORY")]
+    cold: Option<PathBuf>,
+    /// Acknowledge what is on the disk, and not what is in memory: outputs wait for the disk.
+    #[arg(long, requires = "cold")]
+    cold_durable: bool,
+    /// How long the replay of the log may take before the cold backup asks for the guest's state anew,
+    /// in seconds, as the guest's use of its processor says; or when the log has 1 GiB.
+    #[arg(long, value_name = "S", requires = "cold", default_value_t = 60, value_parser = number(1..=86_400))]
+    cold_replay: u64,
+}
+
+impl ColdArgs {
+    fn keep(&self) -> Option<Keep> {
+        Some(Keep {
+            directory: self.cold.clone()?,
+            durable: self.cold_durable,
+            most_replay: Duration::from_secs(self.cold_replay),
+            most_log: MOST_LOG,
+        })
+    }
 }
 
 impl BackupArgs {
@@ -396,8 +431,12 @@ fn backup(args: &BackupArgs) -> anyhow::Result<()> {
             force: false,
         },
         listen: args.listen(),
-        channel: args.pair.channel(&args.guest),
+        channel: Settings {
+            keep: args.cold.keep(),
+            ..args.pair.channel(&args.guest)
+        },
         pace: args.pair.pace(&args.guest),
+        turn_hot: outcome::turn_hot_on_signal()?,
         #[cfg(feature = "sabotage")]
         sabotage: Plan {
             targets: args.sabotage.clone(),

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use logging_channel::session::AcceptError;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::assembly::AssemblyError;
@@ -90,7 +90,8 @@ fn status_of(cause: &(dyn Error + 'static)) -> Option<u8> {
     match cause.downcast_ref()? {
         RoleError::Engine(error) => engine(error),
         RoleError::Assembly(error) => assembly(error),
-        RoleError::NotLive(NotLive::Diverged(_) | NotLive::NotJoined(_)) => Some(DIVERGED),
+        RoleError::NotLive(NotLive::Ended) => None,
+        RoleError::NotLive(_) => Some(DIVERGED),
         RoleError::Accept(AcceptError::NotEntitled(_)) => Some(LOST),
         _ => None,
     }
@@ -102,6 +103,13 @@ pub(super) fn cancel_on_signals() -> std::io::Result<Arc<AtomicBool>> {
     for signal in [SIGINT, SIGTERM] {
         signal_hook::flag::register(signal, flag.clone())?;
     }
+    Ok(flag)
+}
+
+/// A flag that SIGUSR2 sets.
+pub(super) fn turn_hot_on_signal() -> std::io::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGUSR2, flag.clone())?;
     Ok(flag)
 }
 

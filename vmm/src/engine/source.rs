@@ -389,6 +389,7 @@ pub fn describe(payload: &Payload) -> String {
         Payload::MemoryHashes { .. } => "memory hashes".into(),
         Payload::Shutdown(reason) => format!("the guest's end ({reason:?})"),
         Payload::State(_) => "a state transfer".into(),
+        Payload::Renewal(_) => "a state transfer for a cold backup".into(),
         Payload::Digest(_) => "a digest of the state".into(),
         Payload::Counted(stop) => format!("a stop after {} counted events", stop.count),
         Payload::DiskData(bytes) => format!("data of the disk ({} bytes)", bytes.len()),

@@ -73,6 +73,13 @@ pub enum NotLive {
          disk server still has it as running"
     )]
     NotJoined(String),
+    /// It could not keep what it had to, or cannot read it.
+    #[error(
+        "this host does not go live: {0}. If the primary still runs, the guest goes on there: start this \
+         backup again. If its host is gone, so is the guest: start it again as a primary, with --force if \
+         the disk server still has it as running"
+    )]
+    NotKept(String),
     /// The guest ended before it had joined.
     #[error("the guest ended in order while this backup was joining")]
     Ended,

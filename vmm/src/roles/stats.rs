@@ -14,7 +14,7 @@ use super::sessions::Sessions;
 use crate::assembly::Guest;
 use crate::disk::counters::DiskCounters;
 use crate::engine::tally::ExitTally;
-use crate::events::{Event, Events, KindFigures, Stats};
+use crate::events::{Event, Events, KeptFigures, KindFigures, Stats};
 use crate::sources::{StateCounters, Waits};
 
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -202,9 +202,15 @@ pub(super) fn report_receiver(
             return figures_of(&sender, &meters);
         }
         let stats = receiver.stats();
+        let kept = receiver.kept(Duration::ZERO);
         Stats {
             log_entries: stats.entries,
             log_bytes: stats.bytes,
+            kept: kept.map(|kept| KeptFigures {
+                kept_state_bytes: kept.generation.state_bytes,
+                kept_log_bytes: kept.generation.log_bytes,
+                replay_ms: millis(kept.replay),
+            }),
             ..meters.figures()
         }
     })

@@ -255,6 +255,9 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
             if let Some(lsn) = self.log.state_wanted() {
                 keeper.repair(lsn, now, &mut self.log);
             }
+            if self.log.renewal_wanted() {
+                keeper.renew(at, now, &mut self.log)?;
+            }
             keeper.keep_up(at, now, &guest_time(&self.live), &mut self.log)?;
         }
         if now.saturating_sub(self.last_entry) > PROGRESS_NANOS {
@@ -323,6 +326,12 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
         if let Some(keeper) = &mut self.keeper
             && self.log.is_replayed()
             && keeper.commit_whole(at, &guest_time(&self.live), &mut self.log)?
+        {
+            return Ok(Some(at.point.exits + 1));
+        }
+        if let Some(keeper) = &mut self.keeper
+            && self.log.is_replayed()
+            && keeper.commit_renewal(at, &mut self.log)?
         {
             return Ok(Some(at.point.exits + 1));
         }

@@ -29,6 +29,34 @@ pub struct Replayer<S> {
     state: Option<StateFollower>,
     completions: Completions,
     overdue: Overdue,
+    /// No entry was used yet.
+    is_new: bool,
+}
+
+/// Which transfer of the whole state is to be taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Whole {
+    /// One in the place of the guest's execution.
+    InPlace,
+    /// One beside it, with which a log begins of which the part before is gone.
+    Beside,
+}
+
+impl Whole {
+    /// The part of it that an entry is.
+    fn part(self, payload: &Payload) -> Option<&StatePart> {
+        match (self, payload) {
+            (Self::InPlace, Payload::State(part)) | (Self::Beside, Payload::Renewal(part)) => {
+                Some(part)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether a transfer of the whole state beside the log begins.
+fn is_begin_beside(payload: &Payload) -> bool {
+    matches!(payload, Payload::Renewal(StatePart::Begin(_)))
 }
 
 fn count(counter: &AtomicU64) {
@@ -46,6 +74,7 @@ impl<S: LogSource> Replayer<S> {
             state: None,
             completions: Completions::default(),
             overdue: Overdue::default(),
+            is_new: true,
         }
     }
 
@@ -79,13 +108,22 @@ impl<S: LogSource> Replayer<S> {
         self
     }
 
-    /// Takes pages of a delta over that come next in the log: they are sent at any stop of the guest.
+    /// Takes pages of a delta over that come next in the log: they are sent at any stop of the guest. So is
+    /// the state beside the log, which is passed over.
     fn take_pages(&mut self, at: &mut Moment<'_>) -> Step<()> {
         while let Some(state) = &mut self.state
             && let Head::Entry(lsn, entry) = self.log.head()?
             && entry.point.exits == at.point.exits
-            && let Payload::State(part @ StatePart::Pages(_)) = &entry.payload
+            && !(self.is_new && is_begin_beside(&entry.payload))
         {
+            let part = match &entry.payload {
+                Payload::State(part @ StatePart::Pages(_)) => part,
+                Payload::Renewal(StatePart::Begin(_) | StatePart::Pages(_)) => {
+                    self.advance();
+                    continue;
+                }
+                _ => break,
+            };
             state.take(at, entry.point, part).map_err(|error| {
                 let difference = Difference::Transfer(error.to_string());
                 Interruption::diverged(at.point, lsn, difference)
@@ -133,6 +171,7 @@ impl<S: LogSource> Replayer<S> {
     }
 
     fn advance(&mut self) {
+        self.is_new = false;
         count(&self.counters.entries);
         self.log.advance();
     }
@@ -159,7 +198,7 @@ impl<S: LogSource> Replayer<S> {
 
     /// Takes a transfer of the whole state over; everything else in the log up to its end is of
     /// no use. Returns the exit at which the guest stands then, or `None` if the log ends first.
-    fn take_whole(&mut self, at: &mut Moment<'_>) -> Step<Option<u64>> {
+    fn take_whole(&mut self, at: &mut Moment<'_>, whole: Whole) -> Step<Option<u64>> {
         let Some(state) = &mut self.state else {
             return Ok(None);
         };
@@ -167,13 +206,17 @@ impl<S: LogSource> Replayer<S> {
         loop {
             let complete = match self.log.head()? {
                 Head::Ended => return Ok(None),
-                Head::Entry(lsn, entry) => match &entry.payload {
-                    Payload::Shutdown(_) => return Ok(None),
-                    Payload::State(part) if begun || matches!(part, StatePart::Begin(_)) => {
+                Head::Entry(lsn, entry) => match whole.part(&entry.payload) {
+                    _ if matches!(entry.payload, Payload::Shutdown(_)) => return Ok(None),
+                    Some(part) if begun || matches!(part, StatePart::Begin(_)) => {
                         begun = true;
                         self.completions.forget();
                         let exits = entry.point.exits;
-                        match state.take(at, entry.point, part) {
+                        let taken = match whole {
+                            Whole::InPlace => state.take(at, entry.point, part),
+                            Whole::Beside => state.take_beside(at, entry.point, part),
+                        };
+                        match taken {
                             Ok(complete) => complete.then_some(exits),
                             Err(error) => {
                                 // Another one may be better.
@@ -194,6 +237,7 @@ impl<S: LogSource> Replayer<S> {
                     _ => None,
                 },
             };
+            self.is_new = false;
             self.log.advance();
             if complete.is_some() {
                 self.log.is_repaired();
@@ -214,8 +258,12 @@ impl<S: LogSource> Replayer<S> {
             let Head::Entry(lsn, entry) = self.log.head()? else {
                 return Err(Interruption::Failed("the log's head vanished".into()));
             };
-            if matches!(entry.payload, Payload::State(StatePart::Begin(_))) && self.state.is_some()
-            {
+            let whole = match &entry.payload {
+                Payload::State(StatePart::Begin(_)) => Some(Whole::InPlace),
+                payload if self.is_new && is_begin_beside(payload) => Some(Whole::Beside),
+                _ => None,
+            };
+            if let (Some(whole), Some(_)) = (whole, &self.state) {
                 // Its memory is the transfer's from here on, and no guest's before the end of that.
                 let cut = Divergence {
                     point: at.point,
@@ -224,7 +272,7 @@ impl<S: LogSource> Replayer<S> {
                         "the log ends within a transfer of the whole state".into(),
                     ),
                 };
-                let taken = self.take_whole(at)?;
+                let taken = self.take_whole(at, whole)?;
                 return taken
                     .map(Some)
                     .ok_or_else(|| Interruption::Diverged(Box::new(cut)));
@@ -260,7 +308,19 @@ impl<S: LogSource> Replayer<S> {
                         return Ok(Some(exits));
                     }
                 }
-                (Payload::State(_), None) => {
+                (Payload::Renewal(part), Some(state)) => {
+                    let is_end = matches!(part, StatePart::Commit(_));
+                    if is_end {
+                        state
+                            .pass_renewal(at)
+                            .map_err(|error| failed(Difference::Transfer(error.to_string())))?;
+                    }
+                    self.advance();
+                    if is_end {
+                        return Ok(Some(next));
+                    }
+                }
+                (Payload::State(_) | Payload::Renewal(_), None) => {
                     return Err(Interruption::Failed(
                         "the log has state transfers, and this replay takes none".into(),
                     ));
@@ -405,7 +465,7 @@ impl<S: LogSource> EventSource for Replayer<S> {
         if !self.log.differs(&divergence) {
             return Err(Interruption::Diverged(divergence));
         }
-        match self.take_whole(at)? {
+        match self.take_whole(at, Whole::InPlace)? {
             Some(exits) => Ok(exits),
             None => Err(Interruption::Diverged(divergence)),
         }

@@ -23,6 +23,8 @@ pub struct Baseline {
     /// The pages in which guest memory may differ from the baseline, but for those written since
     /// [`Baseline::suspect_written`].
     suspects: PageSet,
+    /// The pages that were written since somebody took them, if anybody does.
+    watched: Option<PageSet>,
     transfer: Transfer,
     /// The pages that the other side has as they are here, whatever its guest did, until another transfer
     /// begins: those that the present one brought, or all if it builds on zeros.
@@ -93,6 +95,7 @@ impl Baseline {
             memory,
             pages,
             suspects: PageSet::empty(pages),
+            watched: None,
             transfer: Transfer::Whole,
             settled: PageSet::empty(pages),
             scrubbed: 0,
@@ -138,10 +141,57 @@ impl Baseline {
         cpu: &mut dyn GuestCpu,
         look: Look,
     ) -> Result<(), CpuError> {
-        cpu.take_written_pages(look, &mut self.suspects)?;
-        for page in ram::take_written(&self.memory) {
-            self.suspects.insert(page);
+        let Some(watched) = &mut self.watched else {
+            return take_written(&self.memory, cpu, look, &mut self.suspects);
+        };
+        let mut written = PageSet::empty(self.pages);
+        take_written(&self.memory, cpu, look, &mut written)?;
+        watched.insert_bitmap(written.words());
+        self.suspects.insert_bitmap(written.words());
+        Ok(())
+    }
+
+    /// Notes what is written from now on, also for [`Baseline::take_watched`].
+    pub(super) fn watch_writes(&mut self) {
+        self.watched = Some(self.no_pages());
+    }
+
+    /// Ends that.
+    pub(super) fn watch_no_writes(&mut self) {
+        self.watched = None;
+    }
+
+    /// Moves the pages that were found to be written since the last call.
+    pub(super) fn take_watched(&mut self, into: &mut PageSet) {
+        if let Some(watched) = &mut self.watched {
+            into.insert_bitmap(watched.words());
+            watched.clear();
         }
+    }
+
+    /// What a page holds now, and its hash. To be called while the guest stands still.
+    pub(super) fn look_at(&self, page: u64) -> (&[u8; PAGE], u64) {
+        let content = self.current(page);
+        (content, hash(content))
+    }
+
+    /// The hash of a page of zeros.
+    pub(super) fn hash_of_zeros() -> u64 {
+        hash(&ZERO)
+    }
+
+    /// Both sides have all of memory as it is here, and nothing else. What the processor keeps of its page
+    /// tables is forgotten.
+    pub(super) fn agree(&mut self, cpu: &mut dyn GuestCpu) -> Result<(), CpuError> {
+        self.suspect_written(cpu, Look::Hidden)?;
+        while let Some(page) = self.suspects.take_first() {
+            self.hashes.set(page, hash(self.current(page)));
+        }
+        cpu.looked_at(Look::Hidden, 0..self.pages, &PageSet::empty(self.pages));
+        self.cache.forget();
+        self.transfer = Transfer::Whole;
+        self.settled = PageSet::full(self.pages);
+        cpu.drop_translations()?;
         Ok(())
     }
 
@@ -330,6 +380,20 @@ impl Baseline {
         let _ = ram::take_written(&self.memory);
         self.suspects.remove_all(&self.settled);
     }
+}
+
+/// Adds the pages that the guest or the VMM wrote.
+fn take_written(
+    memory: &GuestRam,
+    cpu: &mut dyn GuestCpu,
+    look: Look,
+    into: &mut PageSet,
+) -> Result<(), CpuError> {
+    cpu.take_written_pages(look, into)?;
+    for page in ram::take_written(memory) {
+        into.insert(page);
+    }
+    Ok(())
 }
 
 fn address(page: u64) -> GuestAddress {

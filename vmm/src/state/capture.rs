@@ -1,9 +1,12 @@
 //! The sending side of state transfers.
 
+mod renewal;
+
 use std::time::{Duration, Instant};
 
 use logging_channel::entry::StatePart;
 
+use self::renewal::Renewal;
 use super::parts::{LARGEST_DEVICES, PIECE, Rest};
 use super::patch::BlockWriter;
 use super::seal::Seal;
@@ -24,10 +27,12 @@ pub struct Capture {
     /// Pages that were looked at for a delta that is not complete. The other side does not know: it
     /// looks at them for the next digest, and so does this side.
     looked_at: PageSet,
+    /// The whole state is sent beside the log.
+    renewal: Option<Renewal>,
 }
 
 /// How far a delta came in one stop of the guest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stop {
     /// All of memory was sent, as it is while the guest stands still.
     pub is_all: bool,
@@ -55,6 +60,7 @@ impl Capture {
             looked_at: baseline.no_pages(),
             baseline,
             seal: Seal::default(),
+            renewal: None,
         }
     }
 
@@ -74,6 +80,7 @@ impl Capture {
         memory: &MemorySender,
         send: &mut dyn FnMut(StatePart) -> Step<()>,
     ) -> Step<()> {
+        self.abandon_renewal();
         self.baseline.suspect_written(at.cpu, Look::Open)?;
         self.looked_at.clear();
         self.seal.begin();
@@ -175,7 +182,7 @@ impl Capture {
         let cpu = at.cpu.save()?;
         self.looked_at.clear();
         let is_faulted_in = at.cpu.drop_translations()?;
-        self.send_rest(cpu, None, send)?;
+        send_rest(&mut self.seal, cpu, None, send)?;
         Ok(is_faulted_in)
     }
 
@@ -211,7 +218,7 @@ impl Capture {
         send(StatePart::Memory(blocks))?;
         let cpu = at.cpu.save()?;
         at.cpu.drop_translations()?;
-        self.send_rest(cpu, Some(devices), send)?;
+        send_rest(&mut self.seal, cpu, Some(devices), send)?;
         Ok(Committed::Sent)
     }
 
@@ -223,21 +230,22 @@ impl Capture {
         self.seal.add(&block);
         send(StatePart::Pages(block))
     }
+}
 
-    fn send_rest(
-        &mut self,
-        cpu: Vec<u8>,
-        devices: Option<Vec<u8>>,
-        send: &mut dyn FnMut(StatePart) -> Step<()>,
-    ) -> Step<()> {
-        let devices = devices.map(Into::into);
-        let packed = Rest { cpu, devices }.pack();
-        let mut pieces = packed.chunks(PIECE);
-        let last = pieces.next_back().unwrap_or_default();
-        for piece in pieces {
-            self.seal.add(piece);
-            send(StatePart::Rest(piece.to_vec()))?;
-        }
-        send(StatePart::Commit(self.seal.close(last)))
+/// Sends what is not memory, and with it the end of the transfer.
+fn send_rest(
+    seal: &mut Seal,
+    cpu: Vec<u8>,
+    devices: Option<Vec<u8>>,
+    send: &mut dyn FnMut(StatePart) -> Step<()>,
+) -> Step<()> {
+    let devices = devices.map(Into::into);
+    let packed = Rest { cpu, devices }.pack();
+    let mut pieces = packed.chunks(PIECE);
+    let last = pieces.next_back().unwrap_or_default();
+    for piece in pieces {
+        seal.add(piece);
+        send(StatePart::Rest(piece.to_vec()))?;
     }
+    send(StatePart::Commit(seal.close(last)))
 }

@@ -10,6 +10,7 @@ mod handover;
 mod joining;
 mod midway;
 mod mutation;
+mod renewal;
 mod shadow_pages;
 mod silence;
 mod spacing;
@@ -477,6 +478,7 @@ fn random_guests_meet_every_kind_of_entry() {
         let deeds = deeds().new_tree(&mut runner).expect("a guest").current();
         let log = MemoryLog {
             joined_after: Some(5),
+            renewal_wanted_after: Some(30),
             ..MemoryLog::default()
         };
         let (_, log) = record_to(log, &script(&deeds), &mut dice, Verification::EveryExit);

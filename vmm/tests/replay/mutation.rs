@@ -121,9 +121,16 @@ fn value(payload: &mut Payload, dice: &mut Dice) {
                 _ => ShutdownReason::PowerOff,
             };
         }
-        Payload::State(StatePart::Begin(number)) => *number ^= 1 << dice.roll(32),
-        Payload::State(StatePart::Memory(blocks)) => *blocks ^= bit,
+        Payload::State(StatePart::Begin(number)) | Payload::Renewal(StatePart::Begin(number)) => {
+            *number ^= 1 << dice.roll(32);
+        }
+        Payload::State(StatePart::Memory(blocks)) | Payload::Renewal(StatePart::Memory(blocks)) => {
+            *blocks ^= bit;
+        }
         Payload::State(
+            StatePart::Pages(bytes) | StatePart::Rest(bytes) | StatePart::Commit(bytes),
+        )
+        | Payload::Renewal(
             StatePart::Pages(bytes) | StatePart::Rest(bytes) | StatePart::Commit(bytes),
         ) => {
             if !bytes.is_empty() {

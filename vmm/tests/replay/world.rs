@@ -255,6 +255,8 @@ pub(crate) struct MemoryLog {
     pub(crate) blocks: Blocks,
     /// The whole state is asked for when there are this many entries.
     pub(crate) state_wanted_after: Option<usize>,
+    /// The whole state is asked for beside the log when there are this many entries.
+    pub(crate) renewal_wanted_after: Option<usize>,
     /// A replay that knows nothing begins when there are this many.
     pub(crate) joined_after: Option<usize>,
     /// It has not taken the state over, which is the last of so many in the log.
@@ -308,6 +310,12 @@ impl LogSink for MemoryLog {
         let len = self.entries.borrow().len();
         self.state_wanted_after.take_if(|after| len >= *after)?;
         Some(Lsn(len as u64))
+    }
+
+    fn renewal_wanted(&mut self) -> bool {
+        let len = self.entries.borrow().len();
+        let wanted = self.renewal_wanted_after.take_if(|after| len >= *after);
+        wanted.is_some()
     }
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use guest_images::load::Load;
 use testbed::failover::{
-    Failovers, Fault, Fsck, Judgement, KillMoment, Options, Report, Run, Status, Watcher,
+    Failovers, Fault, Fsck, Judgement, KillMoment, Options, Report, Run, Standby, Status, Watcher,
 };
 use testbed::workload::Workload;
 use testbed::{GUEST, Paging};
@@ -34,6 +34,10 @@ pub(crate) struct Demo {
     /// that joins is killed too, once in the middle of its join.
     #[arg(long, value_name = "N", conflicts_with = "failovers", value_parser = clap::value_parser!(u32).range(1..=100))]
     successive: Option<u32>,
+    /// What the backups do with the log: hot ones execute it, cold ones keep it and execute it when the
+    /// primary is lost.
+    #[arg(long, value_name = "hot|cold", default_value = "hot", value_parser = standby)]
+    standby: Standby,
     /// Silence after which a host takes the other for lost, in milliseconds. To be raised if the
     /// machine has other work to do meanwhile.
     #[arg(long, value_name = "MS", default_value_t = 500)]
@@ -87,6 +91,7 @@ impl Demo {
             initrd: self.initrd.clone(),
             workload: self.workload,
             load: self.load,
+            standby: self.standby,
             fault: self.freeze.map_or(Fault::Kill, |seconds| {
                 Fault::Freeze(Duration::from_secs(seconds))
             }),
@@ -153,6 +158,12 @@ impl Demo {
     }
 }
 
+fn standby(name: &str) -> Result<Standby> {
+    let all = [Standby::Hot, Standby::Cold];
+    let found = all.into_iter().find(|standby| standby.name() == name);
+    found.context("a backup is hot or cold")
+}
+
 /// Shows how it goes.
 struct Show {
     line: LiveLine,
@@ -198,6 +209,12 @@ fn summary(run: &Run, freeze: bool) -> String {
         ));
     }
     line.push_str(&run.judgement.to_string());
+    if let Some(predicted) = run.predicted_ms {
+        line.push_str(&format!(
+            "\n   a cold backup: live after {} ms, predicted {predicted} ms",
+            or_none(run.live_ms)
+        ));
+    }
     if let Some(when) = run.disk_server {
         line.push_str(&format!(
             "\n   disk server killed {when} that, and restarted"

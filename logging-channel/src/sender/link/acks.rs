@@ -59,6 +59,8 @@ impl Shared {
         self.uncounted.store(!end.takes_counts(), Ordering::Relaxed);
         self.state_wanted
             .store(end.wants_state(), Ordering::Release);
+        self.renewal_wanted
+            .store(end.wants_renewal(), Ordering::Relaxed);
         self.executed.store(end.executed().0, Ordering::Release);
         self.acked.store(end.acked().0, Ordering::Release);
         self.behind.store(end.is_behind(), Ordering::Relaxed);

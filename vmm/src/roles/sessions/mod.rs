@@ -15,6 +15,7 @@ mod door;
 mod sink;
 #[cfg(test)]
 mod tests;
+mod thread_clock;
 mod watch;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use logging_channel::LossReason;
 use logging_channel::entry::Lsn;
+use logging_channel::handshake::Standby;
 use logging_channel::sender::{Release, Sender};
 use parking_lot::{Condvar, Mutex};
 
@@ -320,6 +322,10 @@ impl Sessions {
             pause_ms: sent.pause.as_millis() as u64,
             bytes: sent.bytes,
             rounds: sent.rounds,
+            standby: match session.sender.session().standby {
+                Standby::Hot => "hot",
+                Standby::Cold => "cold",
+            },
         });
     }
 

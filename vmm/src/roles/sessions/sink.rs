@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use logging_channel::entry::{Entry, Lsn, Payload, StatePart};
-use logging_channel::sender::Finish;
+use logging_channel::sender::{Finish, Sender};
 
+use super::thread_clock::ThreadClock;
 use super::{Join, Session, Sessions, Stage, State};
 use crate::elsewhere::DroppedElsewhere;
 use crate::engine::Step;
@@ -19,6 +20,15 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The same for one that joins.
 const JOIN_FINISH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Has a cold backup told how much of a processor this thread uses from now on, which is the guest's.
+fn meter(sender: &Sender) {
+    let Ok(clock) = ThreadClock::of_this_thread() else {
+        return log::warn!("a cold backup cannot be told how long its replay would take");
+    };
+    let before = clock.read();
+    sender.meter_with(move || clock.read().saturating_sub(before));
+}
 
 /// The guest's log. For its thread.
 pub(in crate::roles) struct SessionLog {
@@ -36,6 +46,9 @@ impl SessionLog {
     /// goes live.
     pub(in crate::roles) fn new(sessions: Sessions) -> Self {
         let current = sessions.0.state.lock().session.clone();
+        if let Some(session) = &current {
+            meter(&session.sender);
+        }
         Self {
             sessions,
             unprotected: current.is_some(),
@@ -128,6 +141,7 @@ impl LogSink for SessionLog {
             "the backup at {} joins: sending it the whole state",
             session.sender.session().peer
         );
+        meter(&session.sender);
         self.current = Some(DroppedElsewhere::new(session));
         self.unprotected = true;
         true
@@ -184,6 +198,16 @@ impl LogSink for SessionLog {
             return None;
         }
         Some(lsn)
+    }
+
+    fn renewal_wanted(&mut self) -> bool {
+        let session = self.session();
+        session.is_some_and(|session| session.sender.renewal_wanted())
+    }
+
+    fn has_room(&self) -> bool {
+        let session = self.session();
+        session.is_none_or(|session| session.sender.has_room())
     }
 
     fn takes_counts(&self) -> bool {

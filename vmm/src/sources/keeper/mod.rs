@@ -1,6 +1,7 @@
 //! Takes the guest's state for the log: deltas where a stop has no other name, digests at
 //! intervals, and the whole of it ([`whole`]) for a replay that begins, or that asks for it.
 
+mod renewing;
 mod rounds;
 mod whole;
 
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use logging_channel::entry::{Entry, ExecutionPoint, Payload, StatePart};
 
+use self::renewing::Renewing;
 use self::whole::Whole;
 use super::convergence::Convergence;
 use super::log_sink::LogSink;
@@ -26,6 +28,8 @@ pub struct StateKeeper {
     /// The first page of that part.
     digested: u64,
     whole: Whole,
+    /// The whole state is sent beside the log.
+    renewing: Option<Renewing>,
     delta: Option<Delta>,
     /// A delta was given up, and neither a digest nor another delta came since.
     gave_up: bool,
@@ -73,6 +77,7 @@ impl StateKeeper {
             next_digest: pace.digest_interval,
             digested: 0,
             whole: Whole::new(&pace),
+            renewing: None,
             delta: None,
             gave_up: false,
             next_stop: None,
@@ -182,8 +187,9 @@ impl StateKeeper {
             let cost = self.digest(at, Some(self.pace.digest_slice), log)?;
             let is_last = self.digested == 0;
             self.next_digest = now + self.pace.digest_after(cost, is_last);
+            return Ok(());
         }
-        Ok(())
+        self.renew_if_due(at, now, log)
     }
 
     /// The guest ended: one more digest, so that nothing that it did goes without one.

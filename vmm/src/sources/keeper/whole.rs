@@ -116,6 +116,7 @@ impl StateKeeper {
         clock: Clock<'_>,
         log: &mut dyn LogSink,
     ) -> Step<()> {
+        self.renewing = None;
         let whole = &mut self.whole;
         let baseline = self.capture.baseline();
         let memory = whole.memory.get_or_insert_with(|| {
@@ -145,6 +146,7 @@ impl StateKeeper {
 
     /// Nobody replays the log any more.
     pub(in crate::sources) fn give_up(&mut self) {
+        self.give_renewal_up();
         self.whole.memory = None;
         if self.whole.is_wanted() {
             self.whole.stage = Stage::NotWanted;
@@ -159,7 +161,8 @@ impl StateKeeper {
         clock: Clock<'_>,
         log: &mut dyn LogSink,
     ) -> Step<()> {
-        self.go_on_with_whole(at, clock(), clock, log)
+        self.go_on_with_whole(at, clock(), clock, log)?;
+        self.renew_in_idle_time(at, clock(), log)
     }
 
     /// The host stopped the guest at a place that nothing else makes an exit.

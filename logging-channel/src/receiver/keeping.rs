@@ -1,0 +1,336 @@
+//! A cold backup: a thread that puts what comes on the disk, until somebody replays it.
+//!
+//! ```text
+//!   reading thread ──▶ queue ──▶ keeping thread ──▶ spool ──▶ replay, once it begins
+//!                        └───────────────────────────────────▶ replay, once it has read all of the spool
+//! ```
+
+use std::error::Error;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use parking_lot::{Condvar, Mutex};
+
+use super::link::Shared;
+use super::memory::KeptMemory;
+use super::queue::{Queued, Taken};
+use super::spool::{
+    Ended, Generation, Keep, MemoryFile, Notice, Spool, SpoolError, SpoolReader, record,
+};
+use crate::entry::Lsn;
+use crate::loss::LossReason;
+use crate::memory::TakeBlocks;
+
+/// How long the thread sleeps when nothing comes.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// How fast a state is taken over, about: bytes in a second, on a slow disk.
+const STATE_BYTES_PER_SECOND: f64 = 200e6;
+
+/// What a cold backup has kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kept {
+    /// What a replay begins from, and how much there is.
+    pub generation: Generation,
+    /// How long it takes until this host can go live, about.
+    pub replay: Duration,
+    /// The primary has told that this host protects the guest.
+    pub is_protecting: bool,
+    /// What the primary has told of the disk.
+    pub notices: Vec<Notice>,
+    /// The guest has ended on the primary.
+    pub ended: Option<Ended>,
+    /// The session is over, and all that came is kept.
+    pub is_over: bool,
+    /// It cannot be kept, or read back.
+    pub failure: Option<String>,
+}
+
+/// What the threads of a cold backup share.
+#[derive(Debug)]
+pub(crate) struct Keeping {
+    keep: Keep,
+    opened: Instant,
+    pub(super) memory: KeptMemory,
+    state: Mutex<State>,
+    /// The state has changed.
+    changed: Condvar,
+    /// Last entry that is kept; with [`Keep::durable`], on the disk.
+    kept: AtomicU64,
+    /// What is acknowledged does not depend on that: the replay has what comes.
+    is_direct: AtomicBool,
+    /// What the primary's guest has used of a processor, in microseconds.
+    used: AtomicU64,
+    /// The primary is to be asked for the state.
+    asks: AtomicBool,
+    /// Wakes the reading thread.
+    wake: EventFd,
+}
+
+#[derive(Debug)]
+struct State {
+    spool: Spool,
+    /// The primary was asked for another state than the one that begins here.
+    asked: Option<Lsn>,
+    /// The replay has read all of the spool, and takes what comes.
+    is_read: bool,
+    /// A batch was taken from the queue, and is not kept yet.
+    is_busy: bool,
+    is_over: bool,
+    failure: Option<String>,
+}
+
+/// What comes next of what a cold backup keeps.
+pub(super) enum KeptNext {
+    Batch(Queued),
+    /// It will be there soon.
+    Later,
+    /// It is in the queue, like all that follows.
+    InQueue,
+}
+
+/// What the next entry of a cold backup is read from.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// Nothing: it is only kept.
+    Held,
+    /// The disk.
+    Reading(SpoolReader),
+}
+
+impl Keeping {
+    pub(crate) fn open(keep: &Keep) -> Result<Self, SpoolError> {
+        let failed = |error: nix::Error| SpoolError::Directory {
+            path: keep.directory.clone(),
+            source: error.into(),
+        };
+        let spool = Spool::open(keep)?;
+        let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
+        Ok(Self {
+            opened: spool.opened(),
+            memory: KeptMemory::default(),
+            state: Mutex::new(State {
+                spool,
+                asked: None,
+                is_read: false,
+                is_busy: false,
+                is_over: false,
+                failure: None,
+            }),
+            keep: keep.clone(),
+            changed: Condvar::new(),
+            kept: AtomicU64::new(0),
+            is_direct: AtomicBool::new(!keep.durable),
+            used: AtomicU64::new(0),
+            asks: AtomicBool::new(false),
+            wake: EventFd::from_flags(flags).map_err(failed)?,
+        })
+    }
+
+    /// A batch as it came, to be kept.
+    pub(super) fn record(&self, batch: &[u8]) -> Vec<u8> {
+        record(self.opened.elapsed(), batch)
+    }
+
+    /// Of the entries up to `received`, those that may be acknowledged.
+    pub(super) fn acknowledgeable(&self, received: Lsn) -> Lsn {
+        match self.is_direct.load(Ordering::Acquire) {
+            true => received,
+            false => Lsn(self.kept.load(Ordering::Acquire)),
+        }
+    }
+
+    /// Can be read when the reading thread has something to look at.
+    pub(super) fn wake(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    /// It has looked.
+    pub(super) fn woke(&self) {
+        let _ = self.wake.read();
+    }
+
+    /// The primary's guest has used so much of a processor.
+    pub(super) fn note_used(&self, used: Duration) {
+        self.used.store(used.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// Whether the primary is to be asked for the state; told once.
+    pub(super) fn asks(&self) -> bool {
+        self.asks.swap(false, Ordering::AcqRel)
+    }
+
+    /// Keeps what comes until the session is over, or the replay has read all of it.
+    pub(super) fn keep_loop(&self, shared: &Shared) {
+        let mut is_over = false;
+        while !is_over {
+            is_over = shared.queue.wait(PATIENCE) == Taken::Ended;
+            let kept = self.keep_all(shared);
+            match kept {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => {
+                    let text = self.note_failure(&error);
+                    shared.lose(LossReason::NotKept(text));
+                    break;
+                }
+            }
+            if !self.is_direct.load(Ordering::Relaxed) || self.asks.load(Ordering::Relaxed) {
+                let _ = self.wake.write(1);
+            }
+            self.changed.notify_all();
+        }
+        self.state.lock().is_over = true;
+        self.changed.notify_all();
+    }
+
+    /// Keeps what there is. `false` when that is not to be kept any more.
+    fn keep_all(&self, shared: &Shared) -> Result<bool, SpoolError> {
+        let mut is_new = false;
+        loop {
+            let (queued, memory) = {
+                let mut state = self.state.lock();
+                // Under the lock: the replay takes what comes from the queue once it has read the spool.
+                if state.is_read {
+                    return Ok(false);
+                }
+                let Some(queued) = shared.queue.take_one() else {
+                    break;
+                };
+                state.is_busy = true;
+                let memory = state.spool.generations().memory_before(&queued.batch);
+                (queued, memory)
+            };
+            let came = memory.is_none_or(|(transfer, blocks)| self.memory.wait(transfer, blocks));
+            let mut state = self.state.lock();
+            state.is_busy = false;
+            let used = Duration::from_micros(self.used.load(Ordering::Relaxed));
+            state.spool.put(&queued.batch, &queued.record, used)?;
+            if !came {
+                state.spool.give_up();
+            }
+            shared.consumed(queued.bytes);
+            is_new = true;
+        }
+        if is_new {
+            let mut state = self.state.lock();
+            if self.keep.durable {
+                self.memory.sync()?;
+                state.spool.sync()?;
+            }
+            self.memory.forget_but(&state.spool);
+            let last = state.spool.generations().last();
+            self.kept.store(last.0, Ordering::Release);
+            shared.note_executed(last, true);
+            self.look_for_bounds(&mut state);
+        }
+        Ok(true)
+    }
+
+    /// Asks for the state when there is too much to replay.
+    fn look_for_bounds(&self, state: &mut State) {
+        let (begin, is_due) = {
+            let generations = state.spool.generations();
+            let complete = generations.complete();
+            let is_much = complete.log_bytes > self.keep.most_log
+                || generations.replay() > self.keep.most_replay;
+            let is_due = is_much && generations.is_protecting() && !generations.is_renewed();
+            (complete.begin, is_due)
+        };
+        if is_due && state.asked != Some(begin) {
+            state.asked = Some(begin);
+            self.asks.store(true, Ordering::Release);
+        }
+    }
+
+    /// What is kept. With a timeout, waits for a change.
+    pub(super) fn kept(&self, timeout: Duration) -> Kept {
+        let mut state = self.state.lock();
+        if !timeout.is_zero() {
+            self.changed.wait_for(&mut state, timeout);
+        }
+        let generations = state.spool.generations();
+        let mut generation = *generations.complete();
+        if generation.memory.is_some() {
+            generation.state_bytes += self.memory.bytes();
+        }
+        let state_time = generation.state_bytes as f64 / STATE_BYTES_PER_SECOND;
+        Kept {
+            generation,
+            replay: generations.replay() + Duration::from_secs_f64(state_time),
+            is_protecting: generations.is_protecting(),
+            notices: generations.notices().to_vec(),
+            ended: generations.ended(),
+            is_over: state.is_over,
+            failure: state.failure.clone(),
+        }
+    }
+
+    /// A replay begins, from the last generation on. Its memory, and all that comes later, is for `taker`.
+    pub(super) fn read(
+        shared: &Arc<Shared>,
+        taker: Arc<dyn TakeBlocks>,
+    ) -> Result<SpoolReader, String> {
+        let keeping = shared.keeping.as_ref().expect("a cold backup");
+        let mut state = keeping.state.lock();
+        let begun = state.spool.read().and_then(|reader| {
+            let memory = match state.spool.generations().complete().memory {
+                Some((transfer, blocks)) => {
+                    Some((transfer, state.spool.read_memory(transfer, blocks)?))
+                }
+                None => None,
+            };
+            Ok((reader, memory))
+        });
+        match begun {
+            Ok((reader, memory)) => {
+                drop(state);
+                KeptMemory::give(shared, memory, taker);
+                Ok(reader)
+            }
+            Err(error) => Err(Self::fail(&mut state, &error)),
+        }
+    }
+
+    /// The next batch that is kept. If all were read, what comes is in the queue from now on.
+    pub(super) fn next(&self, reader: &mut SpoolReader) -> Result<KeptNext, String> {
+        let mut state = self.state.lock();
+        match state.spool.next(reader) {
+            Ok(Some((arrived, batch))) => Ok(KeptNext::Batch(Queued::read(batch, arrived))),
+            Ok(None) if state.is_busy => Ok(KeptNext::Later),
+            Ok(None) => {
+                state.is_read = true;
+                self.is_direct.store(true, Ordering::Release);
+                let _ = self.wake.write(1);
+                Ok(KeptNext::InQueue)
+            }
+            Err(error) => Err(Self::fail(&mut state, &error)),
+        }
+    }
+
+    /// Opens the file for the memory of a transfer.
+    pub(super) fn memory_file(&self, transfer: u32) -> Result<MemoryFile, SpoolError> {
+        self.keep.memory(transfer)
+    }
+
+    /// What is kept cannot be kept any longer, or read.
+    pub(super) fn note_failure(&self, error: &SpoolError) -> String {
+        Self::fail(&mut self.state.lock(), error)
+    }
+
+    fn fail(state: &mut State, error: &SpoolError) -> String {
+        let text = in_full(error);
+        state.failure = Some(text.clone());
+        text
+    }
+}
+
+/// An error with its causes.
+fn in_full(error: &dyn Error) -> String {
+    let causes = std::iter::successors(Some(error), |&error| error.source());
+    let texts: Vec<String> = causes.map(ToString::to_string).collect();
+    texts.join(": ")
+}

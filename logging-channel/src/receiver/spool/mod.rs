@@ -1,0 +1,249 @@
+//! What a cold backup keeps on its disk: the guest's whole state as it was sent last, and the log
+//! since then.
+//!
+//! ```text
+//!   DIRECTORY/lock            held by the process that uses the directory
+//!   DIRECTORY/ftvm-log-<n>    segments of the log, one after the other (see `segment.rs`)
+//!   DIRECTORY/ftvm-memory-<n> the memory of a transfer of the whole state (see `memory.rs`)
+//! ```
+//!
+//! Each transfer of the whole state begins a segment. What a replay begins with, a *generation*, is the
+//! last transfer that is complete, and all that follows it: while the next one comes, the generation before
+//! it goes on, through that one's segment. When the next one is complete, the segments before it go.
+
+mod folder;
+mod generation;
+mod memory;
+mod segment;
+
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use self::folder::Folder;
+use self::generation::Generations;
+pub use self::generation::{Ended, Generation, Notice};
+pub(super) use self::memory::{MemoryFile, MemoryReader};
+pub(super) use self::segment::record;
+use self::segment::{Segment, SegmentReader};
+use crate::codec::{Batch, DecodeError};
+use crate::entry::Lsn;
+
+/// How a cold backup keeps what it gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keep {
+    /// In this directory, which is its own.
+    pub directory: PathBuf,
+    /// What is acknowledged is on the disk, and not only in memory.
+    pub durable: bool,
+    /// The state is asked for anew when the replay of the log would take longer than this,
+    pub most_replay: Duration,
+    /// or the log since the state is larger than so many bytes.
+    pub most_log: u64,
+}
+
+impl Keep {
+    /// The memory of a transfer comes.
+    pub(super) fn memory(&self, transfer: u32) -> Result<MemoryFile, SpoolError> {
+        MemoryFile::create(folder::memory(&self.directory, transfer))
+    }
+}
+
+/// Why what a cold backup keeps cannot be kept, or read back.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// The directory cannot be used.
+    #[error("cannot use {path} for what a cold backup keeps: give a directory that can be written")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process uses it.
+    #[error("{path} is in use by another cold backup: give each a directory of its own")]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A file cannot be written.
+    #[error(
+        "cannot write {path}: a cold backup needs room for twice the guest's memory, and for its log"
+    )]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {path} at byte {offset}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A file has something else than what was written.
+    #[error("{path} is damaged at byte {offset}: look after that disk")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// How.
+        #[source]
+        source: DecodeError,
+    },
+}
+
+/// What a cold backup keeps. Written batch by batch, and read from the last generation on by whoever
+/// replays it.
+#[derive(Debug)]
+pub(super) struct Spool {
+    folder: Folder,
+    opened: Instant,
+    /// The oldest segment that is there.
+    oldest: u64,
+    newest: u64,
+    segment: Segment,
+    generations: Generations,
+    /// What takes another's place has to be on the disk first.
+    durable: bool,
+    /// Somebody reads: nothing is deleted any more.
+    is_read: bool,
+}
+
+/// A place in a [`Spool`].
+#[derive(Debug)]
+pub(super) struct SpoolReader {
+    segment: u64,
+    file: SegmentReader,
+    begin: Lsn,
+}
+
+impl Spool {
+    /// Takes the directory, and deletes what an earlier process left there.
+    pub(super) fn open(keep: &Keep) -> Result<Self, SpoolError> {
+        let folder = Folder::open(&keep.directory)?;
+        let segment = Segment::create(folder.segment(0))?;
+        Ok(Self {
+            folder,
+            opened: Instant::now(),
+            oldest: 0,
+            newest: 0,
+            segment,
+            generations: Generations::default(),
+            durable: keep.durable,
+            is_read: false,
+        })
+    }
+
+    /// When the directory was opened: what comes is kept with the time since then.
+    pub(super) fn opened(&self) -> Instant {
+        self.opened
+    }
+
+    /// Keeps a batch that came when the primary's guest had used so much of a processor.
+    pub(super) fn put(
+        &mut self,
+        batch: &Batch,
+        record: &[u8],
+        used: Duration,
+    ) -> Result<(), SpoolError> {
+        if Generations::begins(batch) {
+            self.newest += 1;
+            self.segment = Segment::create(self.folder.segment(self.newest))?;
+        }
+        self.segment.put(record)?;
+        let complete = self
+            .generations
+            .take(batch, record.len() as u64, self.newest, used);
+        if complete && !self.is_read {
+            if self.durable {
+                self.sync()?;
+            }
+            self.forget_before(self.generations.complete().segment);
+        }
+        Ok(())
+    }
+
+    /// Reads the memory of a transfer.
+    pub(super) fn read_memory(
+        &self,
+        transfer: u32,
+        blocks: u64,
+    ) -> Result<MemoryReader, SpoolError> {
+        MemoryReader::open(self.folder.memory(transfer), blocks)
+    }
+
+    /// The memory of a transfer is not needed any more.
+    pub(super) fn forget_memory(&self, transfer: u32) {
+        Folder::delete(&self.folder.memory(transfer));
+    }
+
+    /// Waits until all of it is on the disk.
+    pub(super) fn sync(&mut self) -> Result<(), SpoolError> {
+        self.segment.sync()
+    }
+
+    fn forget_before(&mut self, segment: u64) {
+        for old in self.oldest..segment {
+            Folder::delete(&self.folder.segment(old));
+        }
+        self.oldest = segment;
+    }
+
+    /// What is kept.
+    pub(super) fn generations(&self) -> &Generations {
+        &self.generations
+    }
+
+    /// The transfer that is under way will not be complete.
+    pub(super) fn give_up(&mut self) {
+        self.generations.give_up();
+    }
+
+    /// A reader from the last generation on.
+    pub(super) fn read(&mut self) -> Result<SpoolReader, SpoolError> {
+        self.is_read = true;
+        let from = self.generations.complete();
+        Ok(SpoolReader {
+            segment: from.segment,
+            file: SegmentReader::open(self.folder.segment(from.segment))?,
+            begin: from.begin,
+        })
+    }
+
+    /// The next batch, and when it had come; none if all that is kept was read.
+    pub(super) fn next(
+        &self,
+        reader: &mut SpoolReader,
+    ) -> Result<Option<(Instant, Batch)>, SpoolError> {
+        loop {
+            if reader.segment == self.newest && reader.file.offset() == self.segment.bytes() {
+                return Ok(None);
+            }
+            let Some((arrived, mut batch)) = reader.file.next()? else {
+                if reader.segment == self.newest {
+                    return Err(reader.file.is_cut());
+                }
+                reader.segment += 1;
+                reader.file = SegmentReader::open(self.folder.segment(reader.segment))?;
+                continue;
+            };
+            let before = reader.begin.0.saturating_sub(batch.first.0);
+            if before >= batch.entries.len() as u64 {
+                continue;
+            }
+            batch.entries.drain(..before as usize);
+            batch.first = Lsn(batch.first.0 + before);
+            return Ok(Some((self.opened + arrived, batch)));
+        }
+    }
+}

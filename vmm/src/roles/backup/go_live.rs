@@ -1,0 +1,97 @@
+//! A backup goes live.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use logging_channel::receiver::ReceiverHandle;
+
+use crate::assembly::{AssemblyError, watchdog};
+use crate::disk::DiskPort;
+use crate::disk::counters::DiskCounters;
+use crate::disk::followed::Followed;
+use crate::disk::guest_disk::GuestDisk;
+use crate::disk::serving::Serving;
+use crate::engine::Role;
+use crate::events::{Event, Events};
+use crate::gates::{Committed, Unreleased};
+use crate::io::Outlet;
+use crate::ram::GuestRam;
+use crate::roles::sessions::{SessionLog, Sessions};
+use crate::sources::{
+    ClockTrace, Lanes, LiveInputs, Pace, Recorder, StateCounters, StateKeeper, Verification, Waits,
+};
+use crate::state::Baseline;
+
+/// What going live needs.
+pub(super) struct GoLive {
+    pub(super) live: Arc<AtomicBool>,
+    pub(super) lanes: Lanes,
+    pub(super) outlet: Outlet,
+    pub(super) memory: GuestRam,
+    pub(super) mac: [u8; 6],
+    pub(super) unreleased: Unreleased,
+    pub(super) pace: Pace,
+    pub(super) sessions: Sessions,
+    pub(super) state: Arc<StateCounters>,
+    pub(super) holds: Waits,
+    /// With what the server may still lose of it.
+    pub(super) disk: Option<(GuestDisk, Followed)>,
+    pub(super) disk_counters: DiskCounters,
+    pub(super) events: Events,
+    pub(super) went_live: Box<dyn FnOnce(&Lanes)>,
+}
+
+impl GoLive {
+    pub(super) fn take_over(
+        self,
+        baseline: Baseline,
+        (epoch, lost_at): (u64, Instant),
+        clock: &ClockTrace,
+        receiver: &ReceiverHandle,
+    ) -> Result<Role, AssemblyError> {
+        let watchdog = watchdog(self.pace.latency)?;
+        let sessions = self.sessions;
+        sessions.go_alone(epoch);
+        // First: its connection comes about while the rest is done. The server lets nothing of the
+        // lost epoch write any more.
+        let disk = self.disk.map(|(disk, followed)| {
+            let serving = Serving {
+                epoch: Some(epoch),
+                counters: self.disk_counters,
+                refused: sessions.standing().doubted_by_refusals(),
+                log: Some(Arc::new(sessions.clone())),
+                unflushed: followed.take(),
+                ..Serving::default()
+            };
+            let completed = self.lanes.disk.pusher();
+            Box::new(disk.serve(serving, &self.events, completed)) as Box<dyn DiskPort>
+        });
+        self.live.store(true, Ordering::Release);
+        self.outlet.announce(self.mac);
+        let again = self.unreleased.take(receiver.released());
+        for frame in &again {
+            self.outlet.perform(frame);
+        }
+        (self.went_live)(&self.lanes);
+        let live = LiveInputs::new(clock.go_on(), self.lanes);
+        let log = SessionLog::new(sessions.clone());
+        let keeper = StateKeeper::new(baseline, self.pace, self.state);
+        let recorder = Recorder::new(live, log, Verification::default(), self.memory);
+        let role = Role {
+            source: Box::new(recorder.with_keeper(keeper).with_watchdog(watchdog)),
+            gate: Box::new(Committed::new(self.outlet, disk, sessions, self.holds)),
+        };
+        // Last: the guest runs when this is said.
+        log::warn!(
+            "LIVE in epoch {epoch}, unprotected; {} frames sent again",
+            again.len()
+        );
+        self.events.emit(&Event::Live {
+            epoch,
+            after_loss_ms: lost_at.elapsed().as_millis() as u64,
+            resent_frames: again.len(),
+        });
+        Ok(role)
+    }
+}

@@ -1,0 +1,245 @@
+//! The backup: replays the primary's log one entry behind, and goes live when the primary is lost.
+
+mod cold;
+mod go_live;
+mod source;
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use disk_server::arbiter::Claimant;
+use logging_channel::receiver::Receiver;
+use logging_channel::session::Listener;
+use logging_channel::{LossReason, Settings};
+
+use self::cold::{Cold, Then};
+use self::go_live::GoLive;
+use self::source::ChannelSource;
+use super::claim::{ArbiterConfig, ClaimFailure, Rights};
+use super::peer_report::{StopNaming, have_nested_paging};
+use super::sessions::{Door, Sessions};
+use super::stats::Meters;
+use super::tenure::Tenure;
+use super::{Halt, NotLive, RoleError, peer_report, stats, storage, tie_to_server};
+use crate::assembly::{Guest, HostConfig, watchdog};
+use crate::config::VmConfig;
+use crate::disk::guest_disk::GuestDisk;
+use crate::elsewhere::DroppedElsewhere;
+use crate::engine::{Ended, EngineError, Role};
+use crate::events::{Event, Events};
+use crate::gates::{Suppressed, Unreleased};
+use crate::protocol::follower::Follower;
+#[cfg(feature = "sabotage")]
+use crate::sources::sabotage::{Plan, Saboteur};
+use crate::sources::{
+    ClockTrace, Lanes, Pace, REPLAY_WATCH, Repairs, Replayer, StateFollower, Verification,
+};
+
+/// How this host is the backup.
+pub struct BackupOptions {
+    /// Where the primary listens.
+    pub connect: SocketAddr,
+    /// How long to try.
+    pub connect_timeout: Duration,
+    /// The disk server.
+    pub arbiter: ArbiterConfig,
+    /// The logging channel.
+    pub channel: Settings,
+    /// Where this host takes a backup when it has gone live.
+    pub listen: SocketAddr,
+    /// How often the guest's state is taken then.
+    pub pace: Pace,
+    /// Set when a cold backup ([`Settings::keep`]) is to execute the log from then on.
+    pub turn_hot: Arc<AtomicBool>,
+    /// **Breaks the replay**: for the tests that show that it is found.
+    #[cfg(feature = "sabotage")]
+    pub sabotage: Plan,
+}
+
+/// Connects to the primary and replays its log; goes live when the primary is lost.
+///
+/// # Errors
+/// [`RoleError`].
+pub fn run_backup(
+    vm: &VmConfig,
+    host: &HostConfig,
+    options: &BackupOptions,
+    events: &Events,
+    halt: Halt,
+    went_live: impl FnOnce(&Lanes) + 'static,
+) -> Result<Ended, RoleError> {
+    let listener = Listener::bind(options.listen)?;
+    let mut guest = Guest::assemble(vm, host, Verification::default())?;
+    let is_cold = options.channel.keep.is_some();
+    // A host without room for it must not begin a session: the primary's guest would lose its backup. A
+    // cold one takes it when it needs it.
+    let baseline = match is_cold {
+        false => Some(guest.baseline()?),
+        true => None,
+    };
+    let rights = Arc::new(Rights::new(&options.arbiter, &vm.name)?);
+    rights.check()?;
+    tie_to_server(&mut guest, &rights)?;
+    let mut receiver = Receiver::connect(
+        options.connect,
+        &guest.identity,
+        &guest.host_report,
+        &options.channel,
+        Instant::now() + options.connect_timeout,
+        &AtomicBool::new(false),
+        |title| rights.vouch_for(title),
+    )?;
+    let epoch = receiver.session().epoch;
+    let kind = if is_cold { "cold backup" } else { "backup" };
+    log::info!("{}: {kind} of {}, epoch {epoch}", vm.name, options.connect);
+    events.emit(&Event::Role {
+        role: "backup",
+        epoch,
+    });
+    let peer_host = &receiver.session().peer_host;
+    if peer_report::compare(events, &guest.host_report, peer_host) == StopNaming::Counter {
+        guest.count_stops(events);
+    }
+    let nested_paging = have_nested_paging(&guest.host_report, peer_host);
+    let meters = Meters::of(&guest);
+    let holder: Result<Claimant, _> = receiver.session().holder.parse();
+    let held = (epoch, holder.map_err(ClaimFailure::from)?);
+    let tenure = Tenure::follow(rights.clone(), held, receiver.events(), events, halt);
+    let standing = tenure.standing();
+    let look = guest.host.lanes.look.clone();
+    let sessions = Sessions::following(epoch, standing.clone(), look, events);
+    let _reporting = stats::report_receiver(events, &receiver.handle(), &sessions, &meters);
+    let door = Door {
+        identity: guest.identity.clone(),
+        host_report: guest.host_report.clone(),
+        settings: Settings {
+            // As before the failover.
+            heartbeat_timeout: receiver.session().heartbeat_timeout,
+            keep: None,
+            ..options.channel.clone()
+        },
+        rights,
+        events: events.clone(),
+    };
+    let bound = door.settings.output_timeout();
+    door.keep(listener, sessions.clone());
+
+    if guest.disk.is_some() {
+        storage::report(&options.arbiter, receiver.handle());
+        let arbiter = options.arbiter.clone();
+        sessions.when_protected(move |sender| {
+            storage::watch(&arbiter, sender.clone(), bound, false);
+        });
+    }
+    let refuse = |unfit: NotLive| {
+        standing.refuse();
+        events.emit(&Event::Refused {
+            reason: unfit.to_string(),
+        });
+        RoleError::NotLive(unfit)
+    };
+    let followed = guest.disk.as_ref().map(GuestDisk::followed);
+    let unreleased = Unreleased::default();
+    let mut protocol = Follower::default();
+    let baseline = match baseline {
+        Some(baseline) => baseline,
+        None => {
+            let then = Cold::new(events, &options.turn_hot).hold(&receiver);
+            match (then.map_err(&refuse)?, &followed) {
+                (Then::Ended(ended), _) => {
+                    tenure.end();
+                    return Ok(ended);
+                }
+                (Then::Replay(kept), Some(disk)) => Cold::tell_disk(&kept, disk),
+                (Then::Replay(_), None) => {}
+            }
+            // Its log tells that, before the part that is replayed.
+            protocol.protect();
+            guest.baseline()?
+        }
+    };
+    let protocol = Rc::new(RefCell::new(protocol));
+    let cut = Rc::new(Cell::new(false));
+    let receiver_handle = receiver.handle();
+    let follower = StateFollower::new(baseline, meters.state.clone());
+    receiver
+        .begin_replay(follower.memory_taker().as_taker())
+        .map_err(|reason| refuse(NotLive::NotKept(reason)))?;
+    let log = ChannelSource {
+        handle: receiver.handle(),
+        receiver: DroppedElsewhere::new(receiver),
+        clock: ClockTrace::default(),
+        standing: standing.clone(),
+        next: Some(GoLive {
+            live: guest.host.live.clone(),
+            lanes: guest.host.lanes.clone(),
+            outlet: guest.host.outlet.clone(),
+            memory: guest.memory.clone(),
+            mac: guest.mac,
+            unreleased: unreleased.clone(),
+            pace: options.pace,
+            sessions,
+            state: meters.state.clone(),
+            holds: meters.holds.clone(),
+            disk: guest.disk.clone().zip(followed.clone()),
+            disk_counters: meters.disk,
+            events: events.clone(),
+            went_live: Box::new(went_live),
+        }),
+        baseline: None,
+        is_cold,
+        protocol: protocol.clone(),
+        cut: cut.clone(),
+        reading: None,
+        forgotten: Instant::now(),
+        began: Instant::now(),
+        repairs: Repairs::default(),
+        nested_paging,
+        unreleased: unreleased.clone(),
+        followed: followed.clone(),
+        events: events.clone(),
+    };
+    #[cfg(feature = "sabotage")]
+    let saboteur = Saboteur::new(options.sabotage.clone());
+    #[cfg(feature = "sabotage")]
+    let log = saboteur.log(log);
+    let mut replayer = Replayer::new(log, guest.memory.clone(), Arc::default());
+    if let Some(disk) = &guest.disk {
+        replayer = replayer.with_shared_disk(Box::new(disk.reader()));
+    }
+    let replayer = replayer
+        .with_state(follower)
+        .with_watchdog(watchdog(REPLAY_WATCH)?);
+    #[cfg(not(feature = "sabotage"))]
+    let source = Box::new(replayer);
+    #[cfg(feature = "sabotage")]
+    let source = Box::new(saboteur.source(replayer, guest.memory.clone()));
+    let gate = Box::new(Suppressed::keeping(unreleased).following(followed));
+    let mut engine = guest.into_engine(Role { source, gate });
+    let handle = receiver_handle;
+    let ended = engine.run().map_err(|error| {
+        let failure = handle.kept(Duration::ZERO).and_then(|kept| kept.failure);
+        let unfit = match error {
+            EngineError::Diverged(_) | EngineError::Source(_) if failure.is_some() => {
+                NotLive::NotKept(failure.unwrap_or_default())
+            }
+            EngineError::Diverged(_) | EngineError::Source(_) if cut.get() => match handle.lost() {
+                Some(LossReason::Orderly) | None => NotLive::Ended,
+                Some(reason) => NotLive::NotJoined(reason.to_string()),
+            },
+            EngineError::Diverged(divergence) => NotLive::Diverged(divergence),
+            other => return other.into(),
+        };
+        refuse(unfit)
+    });
+    // Before the session ends with the engine: that would be taken for the loss of the primary.
+    match ended {
+        Ok(_) => tenure.end(),
+        Err(_) => drop(tenure),
+    }
+    ended
+}
