@@ -35,7 +35,38 @@ pub enum AtEnd {
     End,
 }
 
+/// What a cold backup does next, which only keeps the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WhileCold {
+    /// It goes on with that.
+    Keep,
+    /// It executes what it has kept, up to the end of the log, or for as long as that goes on.
+    Replay,
+    /// It ends: this host never protected the guest.
+    Discard,
+    /// It ends: so has the guest.
+    End,
+}
+
 impl Follower {
+    /// This backup has kept all that has come, and has executed nothing: for a reason its session has ended,
+    /// or not, as has the guest. It may be asked to execute the log from now on.
+    #[must_use]
+    pub fn while_cold(
+        &self,
+        over: Option<&LossReason>,
+        guest_ended: bool,
+        turn_hot: bool,
+    ) -> WhileCold {
+        match (over, self.protected) {
+            (None, true) if turn_hot => WhileCold::Replay,
+            (None, _) => WhileCold::Keep,
+            (Some(_), false) => WhileCold::Discard,
+            (Some(_), true) if guest_ended => WhileCold::End,
+            (Some(_), true) => WhileCold::Replay,
+        }
+    }
+
     /// The transfer of the whole state was taken over.
     pub fn take_over(&mut self) {
         self.state = State::Complete;
@@ -92,5 +123,18 @@ mod tests {
         it.take_over();
         assert_eq!(it.at_end(&LossReason::Closed), AtEnd::Claim);
         assert_eq!(it.at_end(&LossReason::Orderly), AtEnd::End);
+    }
+
+    #[test]
+    fn a_cold_backup_replays_what_it_protects() {
+        let closed = Some(&LossReason::Closed);
+        let mut it = Follower::default();
+        assert_eq!(it.while_cold(None, false, true), WhileCold::Keep);
+        assert_eq!(it.while_cold(closed, false, false), WhileCold::Discard);
+        it.protect();
+        assert_eq!(it.while_cold(None, true, false), WhileCold::Keep);
+        assert_eq!(it.while_cold(None, false, true), WhileCold::Replay);
+        assert_eq!(it.while_cold(closed, false, false), WhileCold::Replay);
+        assert_eq!(it.while_cold(closed, true, false), WhileCold::End);
     }
 }

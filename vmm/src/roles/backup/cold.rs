@@ -10,6 +10,7 @@ use logging_channel::receiver::{Generation, Kept, Receiver};
 use crate::disk::followed::Followed;
 use crate::engine::Ended;
 use crate::events::{Event, Events};
+use crate::protocol::follower::{Follower, WhileCold};
 use crate::roles::NotLive;
 
 /// How long to wait for news before looking around.
@@ -46,31 +47,39 @@ impl<'a> Cold<'a> {
     ///
     /// # Errors
     /// [`NotLive`]: there is no guest to go on with.
-    pub(super) fn hold(mut self, receiver: &Receiver) -> Result<Then, NotLive> {
+    pub(super) fn hold(
+        mut self,
+        receiver: &Receiver,
+        protocol: &mut Follower,
+    ) -> Result<Then, NotLive> {
         let handle = receiver.handle();
         loop {
             let kept = handle.kept(PATIENCE).expect("a cold backup keeps the log");
             self.tell(&kept);
+            if kept.is_protecting {
+                protocol.protect();
+            }
             if let Some(failure) = kept.failure {
                 return Err(NotLive::NotKept(failure));
             }
-            let is_wanted = self.turn_hot.load(Ordering::Relaxed);
-            match (kept.is_over, kept.is_protecting) {
-                (false, true) if is_wanted => log::info!("this backup turns hot"),
-                (false, _) => continue,
-                (true, false) => {
-                    return Err(match handle.lost() {
+            let lost = handle.lost();
+            let over = lost.as_ref().filter(|_| kept.is_over);
+            let turn_hot = self.turn_hot.load(Ordering::Relaxed);
+            match protocol.while_cold(over, kept.ended.is_some(), turn_hot) {
+                WhileCold::Keep => continue,
+                WhileCold::Replay => {}
+                WhileCold::Discard => {
+                    return Err(match lost {
                         Some(LossReason::Orderly) | None => NotLive::Ended,
                         Some(reason) => NotLive::NotJoined(reason.to_string()),
                     });
                 }
-                (true, true) => {
-                    if let Some(ended) = kept.ended {
-                        return Ok(Then::Ended(Ended {
-                            reason: ended.reason,
-                            exits: ended.exits,
-                        }));
-                    }
+                WhileCold::End => {
+                    let ended = kept.ended.expect("it has ended");
+                    return Ok(Then::Ended(Ended {
+                        reason: ended.reason,
+                        exits: ended.exits,
+                    }));
                 }
             }
             let Generation {
@@ -204,7 +213,7 @@ mod tests {
         thread::scope(|scope| {
             let held = scope.spawn(|| {
                 let never = AtomicBool::new(false);
-                Cold::new(&events, &never).hold(&receiver)
+                Cold::new(&events, &never).hold(&receiver, &mut Follower::default())
             });
             for entry in entries {
                 append(&sender, entry.clone());
@@ -250,7 +259,7 @@ mod tests {
         let (events, hot) = (Events::default(), AtomicBool::new(true));
         append(&sender, Payload::Progress);
         append(&sender, PROTECTED);
-        let then = Cold::new(&events, &hot).hold(&receiver);
+        let then = Cold::new(&events, &hot).hold(&receiver, &mut Follower::default());
         assert!(matches!(then, Ok(Then::Replay(kept)) if !kept.is_over));
     }
 }

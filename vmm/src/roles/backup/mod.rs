@@ -148,7 +148,7 @@ pub fn run_backup(
     let baseline = match baseline {
         Some(baseline) => baseline,
         None => {
-            let then = Cold::new(events, &options.turn_hot).hold(&receiver);
+            let then = Cold::new(events, &options.turn_hot).hold(&receiver, &mut protocol);
             match (then.map_err(&refuse)?, &followed) {
                 (Then::Ended(ended), _) => {
                     tenure.end();
@@ -157,8 +157,6 @@ pub fn run_backup(
                 (Then::Replay(kept), Some(disk)) => Cold::tell_disk(&kept, disk),
                 (Then::Replay(_), None) => {}
             }
-            // Its log tells that, before the part that is replayed.
-            protocol.protect();
             guest.baseline()?
         }
     };
