@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use ftvm_vmm::protocol::follower::{AtEnd, Follower};
+use ftvm_vmm::protocol::follower::{AtEnd, Follower, WhileCold};
 use logging_channel::LossReason;
 use logging_channel::control::Control;
 use logging_channel::entry::Lsn;
@@ -240,9 +240,14 @@ impl Following {
         if self.over {
             return Vec::new();
         }
-        if self.cold && !self.ended {
+        if self.cold {
             self.keep(env);
-            return Vec::new();
+            let over = self.lost.as_ref().filter(|_| self.ended);
+            match self.follower.while_cold(over, false, false) {
+                WhileCold::Keep => return Vec::new(),
+                WhileCold::Replay => self.cold = false,
+                WhileCold::Discard | WhileCold::End => self.queue.clear(),
+            }
         }
         let some = env.rng.usize(1..12);
         for _ in 0..some {
@@ -345,7 +350,7 @@ impl Following {
 
     /// A bit of its guest's memory is another one from now on.
     pub(crate) fn flip(&mut self) {
-        if self.cold && !self.ended {
+        if self.cold {
             return; // its guest is not there
         }
         if self.receives {
