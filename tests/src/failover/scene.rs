@@ -322,11 +322,9 @@ impl Scene<'_> {
         }
     }
 
+    /// Whether the guest runs, which it does not before its backup has joined.
     fn both_run(&mut self) -> bool {
-        self.sides
-            .iter_mut()
-            .flatten()
-            .all(|side| side.told().has("role"))
+        self.told().has("protected")
     }
 
     /// The host on which the guest does not run.
