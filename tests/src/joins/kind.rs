@@ -179,3 +179,37 @@ impl fmt::Display for Cut {
         write!(f, "): {}", self.outcome)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_its_turn_and_the_guest_ends_last() {
+        let kinds = Kind::all(7);
+        assert_ne!(kinds, Kind::all(8));
+        assert_eq!(kinds.len(), Kind::ALL.len());
+        assert!(Kind::ALL.iter().all(|kind| kinds.contains(kind)));
+        assert!(kinds.is_sorted_by_key(|kind| kind.is_of_source()));
+    }
+
+    #[test]
+    fn a_cut_is_told_in_a_line() {
+        let mut cut = Cut {
+            kind: Kind::LinkCut,
+            moment: Moment::Part(0.55),
+            percent: Some(27.2),
+            outcome: Outcome::Discarded,
+        };
+        assert_eq!(
+            cut.to_string(),
+            "link cut both ways at 0.55 of its time (27 %): discarded"
+        );
+        cut.moment = Moment::Told(60.0);
+        cut.percent = None;
+        assert_eq!(
+            cut.to_string(),
+            "link cut both ways at 60 % (not begun): discarded"
+        );
+    }
+}
