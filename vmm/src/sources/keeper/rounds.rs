@@ -19,6 +19,13 @@ const LEAST_SHARE: f64 = 0.125;
 /// Fewer pages say nothing of the speed.
 const SAMPLE: u64 = 64;
 
+/// The guest's thread gives the threads that send, which are behind it, at most so many times the processor
+/// that they had, when it stands still.
+const FASTER_IN_PAUSE: f64 = 4.0;
+
+/// A rest that takes this part of the pause is not worth another round.
+const SMALL_SHARE: f64 = 0.125;
+
 /// A guest that is slowed down runs and stands still once in this time.
 const PERIOD: Duration = Duration::from_millis(40);
 
@@ -40,10 +47,14 @@ pub(super) enum Next {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rounds {
     pace: TransferPace,
-    /// Pages a second that were sent.
+    /// Pages a second that were sent of late,
     speed: Option<f64>,
+    /// and at best.
+    best: f64,
     /// Rounds so far.
     count: u32,
+    /// So many pages fitted the pause.
+    fitted: Option<u64>,
     /// Half of so many pages are to be left,
     from: u64,
     /// and so many rounds did not bring that.
@@ -58,6 +69,8 @@ impl Rounds {
         Self {
             pace,
             speed: None,
+            best: 0.0,
+            fitted: None,
             count: 0,
             from: u64::MAX,
             stuck: 0,
@@ -81,7 +94,9 @@ impl Rounds {
     ) -> Next {
         self.count += 1;
         if round.sent >= SAMPLE || self.speed.is_none() {
-            self.speed = Some(round.sent as f64 / round.took.as_secs_f64().max(1e-6));
+            let speed = round.sent as f64 / round.took.as_secs_f64().max(1e-6);
+            self.speed = Some(speed);
+            self.best = self.best.max(speed);
         }
         // The first one had all of memory, most of which may be zero.
         let share = match self.count {
@@ -90,8 +105,17 @@ impl Rounds {
         };
         let to_send = written as f64 * share;
         let speed = self.speed.unwrap_or_default();
-        if to_send <= speed * self.pace.max_pause.as_secs_f64() || written == 0 {
-            return Next::Stop;
+        // A busy guest slows a short round down that waits for its processor. It does not, when it stands.
+        let in_pause = self.best.min(speed * FASTER_IN_PAUSE);
+        let fits = in_pause * self.pace.max_pause.as_secs_f64();
+        if to_send <= fits {
+            let is_small = to_send <= fits * SMALL_SHARE;
+            if is_small || self.fitted.is_some_and(|before| written > before / 2) {
+                return Next::Stop;
+            }
+            // A short round makes the pause shorter yet.
+            self.fitted = Some(written);
+            return Next::Round;
         }
         if written <= self.from / 2 {
             self.from = written;
@@ -200,6 +224,52 @@ mod tests {
             let (pause, _) = transfer(&mut rounds, (pages, pages), ratio * speed, speed);
             prop_assert!(pause.is_some_and(|pause| pause <= 100.0 + 1e-6), "{pause:?}");
         }
+    }
+
+    fn round(sent: u64, millis: u64) -> Round {
+        Round {
+            looked_at: sent,
+            sent,
+            bytes: 0,
+            took: Duration::from_millis(millis),
+        }
+    }
+
+    fn next(rounds: &mut Rounds, round: &Round, written: u64) -> Next {
+        rounds.over(round, written, round.took, Duration::ZERO)
+    }
+
+    #[test]
+    fn short_rounds_that_wait_for_the_processor_make_no_network_slow() {
+        let mut rounds = of(false);
+        assert_eq!(next(&mut rounds, &round(10_000, 1000), 2000), Next::Round);
+        assert_eq!(next(&mut rounds, &round(2000, 800), 900), Next::Round);
+        assert_eq!(next(&mut rounds, &round(900, 360), 900), Next::Stop);
+        // But one that has become slow is.
+        let mut rounds = of(false);
+        assert_eq!(next(&mut rounds, &round(10_000, 1000), 2000), Next::Round);
+        for _ in 0..10 {
+            assert_ne!(next(&mut rounds, &round(900, 900), 900), Next::Stop);
+        }
+    }
+
+    #[test]
+    fn a_pause_that_another_round_makes_much_shorter_waits_for_it() {
+        let mut rounds = of(false);
+        assert_eq!(next(&mut rounds, &round(10_000, 1000), 800), Next::Round);
+        assert_eq!(next(&mut rounds, &round(800, 80), 300), Next::Round);
+        assert_eq!(
+            next(&mut rounds, &round(300, 30), 120),
+            Next::Stop,
+            "little"
+        );
+        let mut rounds = of(false);
+        assert_eq!(next(&mut rounds, &round(10_000, 1000), 800), Next::Round);
+        assert_eq!(
+            next(&mut rounds, &round(800, 80), 500),
+            Next::Stop,
+            "no half"
+        );
     }
 
     #[test]
