@@ -223,10 +223,14 @@ impl Fabric {
 
     fn make(&self) -> Result<()> {
         self.namespace.create()?;
+        // With an address of its own, or it would have that of one of its ports: another one whenever a host
+        // comes or goes, and the other host would speak to the old one for minutes.
         let bridges: String = Network::ALL
             .map(|network| {
+                let [.., subnet, host] = network.address(1).octets();
                 format!(
-                    "link add {network} type bridge forward_delay 0 mcast_snooping 0\n\
+                    "link add {network} address 02:77:00:00:{subnet:02x}:{host:02x} \
+                     type bridge forward_delay 0 mcast_snooping 0\n\
                      link set {network} addrgenmode none up\n"
                 )
             })
