@@ -212,7 +212,8 @@ impl LogSource for ChannelSource {
             Some(disk) => disk.joined(),
             None => {}
         }
-        if !self.is_cold {
+        // One that joins says so when it protects the guest.
+        if protocol.is_protecting() && !self.is_cold {
             self.events.emit(&Event::Repaired);
         }
     }

@@ -266,8 +266,9 @@ impl LogSink for SessionLog {
     fn state_sent(&mut self, sent: Sent) {
         if let (true, Some(session)) = (self.unprotected, &self.current) {
             *session.join.sent.lock() = sent;
+        } else {
+            self.sessions.0.events.emit(&Event::StateSent);
         }
-        self.sessions.0.events.emit(&Event::StateSent);
     }
 
     fn finish(&mut self) -> Step<()> {
