@@ -83,7 +83,8 @@ fn both_hosts_end_and_the_guest_starts_again() -> Result<()> {
     let mut backup = guest.backup(&a, &b, &disk_server)?;
     let role = primary.wait_for("role", LIMIT)?;
     assert!(role["epoch"].as_u64() > Some(first), "{role}");
-    backup.wait_for("role", LIMIT)?;
+    primary.wait_for("protected", LIMIT)?;
+    backup.wait_for("joined", LIMIT)?;
     primary.signal(Signal::SIGTERM)?;
     let second = both_end((primary, backup), "Stopped", &disk_server, (&a, &guest))?;
     assert!(second > first);

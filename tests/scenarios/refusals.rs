@@ -296,12 +296,12 @@ fn a_primary_takes_its_own_backup_only() -> Result<()> {
         primary.wait_for_error("refused a backup", LIMIT)?;
     }
     finds_no_room(cramped.backup(&host, &host, &disk_server)?)?;
-    assert!(!primary.told().has("role"), "it still waits");
+    assert!(!primary.told().has("protected"), "it still waits");
 
     // Its own backup, and a second one.
     let mut backup = guest.backup(&host, &host, &disk_server)?;
-    primary.wait_for("role", LIMIT)?;
-    backup.wait_for("role", LIMIT)?;
+    primary.wait_for("protected", LIMIT)?;
+    backup.wait_for("joined", LIMIT)?;
     let elsewhere = ["--listen", "127.0.0.1:7002"];
     let (exit, told) = guest
         .backup_with(&host, &host, &disk_server, &elsewhere)?

@@ -301,6 +301,8 @@ impl Keeping {
         match state.spool.next(reader) {
             Ok(Some((arrived, batch))) => Ok(KeptNext::Batch(Queued::read(batch, arrived))),
             Ok(None) if state.is_busy => Ok(KeptNext::Later),
+            // What could not be kept comes next, and is gone.
+            Ok(None) if state.failure.is_some() => Err(state.failure.clone().unwrap_or_default()),
             Ok(None) => {
                 state.is_read = true;
                 self.is_direct.store(true, Ordering::Release);

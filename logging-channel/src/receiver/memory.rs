@@ -37,11 +37,12 @@ impl std::fmt::Debug for KeptMemory {
 }
 
 impl KeptMemory {
-    /// Waits until so many blocks of a transfer are there. `false` if they do not come.
+    /// Waits until so many blocks of a transfer are there, or until it is the replay that waits for them.
+    /// `false` if they do not come.
     pub(super) fn wait(&self, transfer: u32, blocks: u64) -> bool {
         let has = |state: &State| {
             let file = state.files.get(&transfer);
-            file.map_or(0, MemoryFile::blocks) >= blocks
+            file.map_or(0, MemoryFile::blocks) >= blocks || state.taker.is_some()
         };
         let mut state = self.state.lock();
         let lacks = |state: &mut State| !has(state) && state.over.is_none();
@@ -93,6 +94,7 @@ impl KeptMemory {
             let mut state = keeping.memory.state.lock();
             state.taker = Some(taker.clone());
             state.is_given = kept.is_none();
+            keeping.memory.changed.notify_all();
         }
         let Some((transfer, mut reader)) = kept else {
             return;

@@ -283,6 +283,12 @@ impl Sender {
         self.ends.shared.lose(LossReason::NoStorage { for_ });
     }
 
+    /// Ends the session, because this host cannot send the guest's memory.
+    pub fn lose_memory(&self, why: &io::Error) {
+        let reason = LossReason::Memory(why.to_string());
+        self.ends.shared.lose(reason);
+    }
+
     /// Where the end of the session is announced, exactly once; clones of the receiver share it.
     #[must_use]
     pub fn events(&self) -> crossbeam_channel::Receiver<ChannelEvent> {

@@ -10,6 +10,8 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt};
+
 use super::patient::CANCEL_TICK;
 use crate::handshake::{HandshakeError, Hello, Message, Refusal, RefusalCode};
 use crate::identity::version_difference;
@@ -130,7 +132,10 @@ impl Door {
                     session: wanted,
                     number,
                 }) => match streams.get_mut(usize::from(number)) {
-                    Some(place @ None) if wanted == session => *place = Some(stream),
+                    Some(place @ None) if wanted == session => {
+                        keep_alive(&stream)?;
+                        *place = Some(stream);
+                    }
                     _ => self.refuse(stream, peer, &no_such_session(), patience),
                 },
             }
@@ -325,6 +330,15 @@ impl Caller {
             };
         }
     }
+}
+
+/// Nothing is sent over a memory stream for as long as no state is: whatever is in between is not to forget it.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    const SECONDS: u32 = 30;
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &SECONDS)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &SECONDS)?;
+    Ok(())
 }
 
 fn no_such_session() -> Refusal {

@@ -1,11 +1,14 @@
 //! Trials with a counter that has a fault: it is noticed, and the guest goes on.
 
 use std::cell::RefCell;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use logging_channel::entry::{Entry, Lsn, Payload, StatePart};
+use logging_channel::memory::TakeBlocks as _;
+use parking_lot::Mutex;
 
 use super::guest::micro_guest;
 use super::log::{MemoryLog, Playback};
@@ -19,7 +22,7 @@ use crate::sources::{
     Head, LogSink, LogSource, Pace, Recorder, ReplayCounters, Replayer, StateFollower, StateKeeper,
     TransferPace, Verification,
 };
-use crate::state::Baseline;
+use crate::state::{Baseline, MemoryTaker, SendBlocks};
 
 /// By how many branches the counter stops the guest too late at most, where it has no fault: fewer than
 /// there are between most stops.
@@ -92,8 +95,10 @@ fn one(fault: Fault, at: At, seed: u64) -> Result<String, TrialError> {
         At::Replayer => (Fault::None, fault),
     };
     let told = Rc::new(RefCell::new(Vec::new()));
+    let memory_sent = Blocks::default();
     let log = CutLog {
         log: MemoryLog::default(),
+        memory: memory_sent.clone(),
         stops: 0,
         is_replay_sound: at == At::Recorder,
     };
@@ -111,13 +116,15 @@ fn one(fault: Fault, at: At, seed: u64) -> Result<String, TrialError> {
         told.borrow_mut().clear();
     }
 
-    let log = Repairing {
-        log: Playback::of(entries.take().into()),
-        told: told.clone(),
-    };
     let replayed = run(StopPlan::Never, there, seed, &told, |memory, baseline| {
         let counters = Arc::new(ReplayCounters::default());
         let follower = StateFollower::new(baseline, Arc::default());
+        let log = Repairing {
+            log: Playback::of(entries.take().into()),
+            memory: memory_sent,
+            taker: follower.memory_taker(),
+            told: told.clone(),
+        };
         Box::new(Replayer::new(log, memory.clone(), counters).with_state(follower))
     })?;
     replayed.map_err(TrialError::Replay)?;
@@ -149,6 +156,7 @@ fn run(
 /// not sound.
 struct CutLog {
     log: MemoryLog,
+    memory: Blocks,
     stops: usize,
     is_replay_sound: bool,
 }
@@ -176,11 +184,32 @@ impl LogSink for CutLog {
     fn takes_counts(&self) -> bool {
         self.is_replay_sound || self.stops <= STOPS
     }
+
+    fn memory_streams(&mut self) -> Vec<Box<dyn SendBlocks>> {
+        vec![Box::new(self.memory.clone())]
+    }
+}
+
+/// The memory of the whole state, on its way beside the log.
+#[derive(Clone, Default)]
+struct Blocks(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl SendBlocks for Blocks {
+    fn send(&mut self, _: u32, block: &[u8]) -> io::Result<()> {
+        self.0.lock().push(block.to_vec());
+        Ok(())
+    }
+
+    fn may_wait(&self) -> bool {
+        false
+    }
 }
 
 /// In which a replay that differs finds the whole state.
 struct Repairing {
     log: Playback,
+    memory: Blocks,
+    taker: Arc<MemoryTaker>,
     told: Rc<RefCell<Vec<String>>>,
 }
 
@@ -190,6 +219,15 @@ impl LogSource for Repairing {
     }
 
     fn advance(&mut self) {
+        if let Ok(Head::Entry(_, entry)) = self.log.head()
+            && let Payload::State(StatePart::Begin(transfer)) = entry.payload
+        {
+            for block in self.memory.0.lock().drain(..) {
+                if let Err(reason) = self.taker.take(transfer, &block) {
+                    self.taker.ended(reason);
+                }
+            }
+        }
         self.log.advance();
     }
 

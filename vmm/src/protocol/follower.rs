@@ -100,6 +100,8 @@ impl Follower {
         match (reason, self.protected, self.state) {
             (LossReason::Orderly, ..) => AtEnd::End,
             (_, false, _) => AtEnd::Discard,
+            // It has not all that it acknowledged.
+            (LossReason::NotKept(_), true, _) => AtEnd::Refuse,
             (_, true, State::Complete) => AtEnd::Claim,
             (_, true, State::Incomplete | State::Differs) => AtEnd::Refuse,
         }
@@ -123,6 +125,8 @@ mod tests {
         it.take_over();
         assert_eq!(it.at_end(&LossReason::Closed), AtEnd::Claim);
         assert_eq!(it.at_end(&LossReason::Orderly), AtEnd::End);
+        let full = LossReason::NotKept("the disk is full".into());
+        assert_eq!(it.at_end(&full), AtEnd::Refuse);
     }
 
     #[test]

@@ -197,6 +197,7 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
         }
         let protects = self.log.protects();
         if protects {
+            self.waits_for_protection = false;
             let payload = Payload::Protected {
                 clock: self.live.clock(ClockNeed::Monotonic),
                 wall_clock: self.live.clock(ClockNeed::Wall),
@@ -209,7 +210,7 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
 
     /// The guest stands still: goes on with what a replay that begins needs of it. The exit at which the
     /// replay gets it, which the place becomes, once everything was sent.
-    fn use_idle_time(&mut self, at: &mut Moment<'_>) -> Step<Option<u64>> {
+    fn use_idle_time(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Option<u64>> {
         let Some(keeper) = &mut self.keeper else {
             return Ok(None);
         };
@@ -220,7 +221,8 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
         if let Some(lsn) = self.log.state_wanted() {
             keeper.repair(lsn, clock(), &mut self.log);
         }
-        keeper.use_idle_time(at, &clock, &mut self.log)?;
+        // An input that comes meanwhile waits for a slice of it.
+        while keeper.use_idle_time(at, &clock, &mut self.log)? && !self.live.is_ready(appetite) {}
         let sent = keeper.commit_whole(at, &clock, &mut self.log)?;
         Ok(sent.then_some(at.point.exits + 1))
     }
@@ -230,12 +232,13 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
     fn wait_for_protection(&mut self, at: &mut Moment<'_>) -> Step<Option<u64>> {
         while self.waits_for_protection {
             if self.look_for_replay(at)? {
-                self.waits_for_protection = false;
-            } else if let Some(exits) = self.use_idle_time(at)? {
-                return Ok(Some(exits));
-            } else {
-                self.live.wait_or_look(&Appetite::default())?;
+                break;
             }
+            let nothing = Appetite::default();
+            if let Some(exits) = self.use_idle_time(at, &nothing)? {
+                return Ok(Some(exits));
+            }
+            self.live.wait_or_look(&nothing)?;
         }
         Ok(None)
     }
@@ -398,7 +401,7 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
     fn wait(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Waited> {
         loop {
             self.look_for_replay(at)?;
-            if let Some(exits) = self.use_idle_time(at)? {
+            if let Some(exits) = self.use_idle_time(at, appetite)? {
                 return Ok(Waited::Arrived(exits));
             }
             if let Some(input) = self.live.wait_or_look(appetite)? {

@@ -10,7 +10,7 @@ use self::renewal::Renewal;
 use super::parts::{LARGEST_DEVICES, PIECE, Rest};
 use super::patch::BlockWriter;
 use super::seal::Seal;
-use super::streams::MemorySender;
+use super::streams::{MemorySender, Waited};
 use super::{AT_A_TIME, Baseline};
 use crate::cpu::Look;
 use crate::engine::{Moment, Step};
@@ -48,6 +48,8 @@ pub enum Committed {
     /// The devices hold more at the moment than a transfer carries: nothing has happened, and the
     /// transfer stays under way.
     NotNow,
+    /// The last of memory takes longer than the guest may stand still: it is another round.
+    Late,
     /// Nobody takes memory any more.
     Never,
 }
@@ -81,7 +83,7 @@ impl Capture {
         send: &mut dyn FnMut(StatePart) -> Step<()>,
     ) -> Step<()> {
         self.abandon_renewal();
-        self.baseline.suspect_written(at.cpu, Look::Open)?;
+        self.baseline.suspect_written(at.cpu, Look::Hidden)?;
         self.looked_at.clear();
         self.seal.begin();
         send(StatePart::Begin(transfer))?;
@@ -89,15 +91,16 @@ impl Capture {
         Ok(())
     }
 
-    /// The round that memory is in is over, and of its pages these were `unchanged`. How many were written
-    /// meanwhile.
+    /// The round that memory is in is over, and of its pages these were `unchanged`. How many may have been
+    /// written meanwhile. Where the guest notices an open look, nobody follows it, and the end of the transfer
+    /// has both hosts begin anew.
     ///
     /// # Errors
     /// [`Interruption`](crate::engine::Interruption).
-    pub fn end_round(&mut self, at: &mut Moment<'_>, unchanged: &PageSet) -> Step<u64> {
+    pub fn end_round(&mut self, at: &mut Moment<'_>, look: Look, unchanged: &PageSet) -> Step<u64> {
         let pages = self.baseline.pages();
-        at.cpu.looked_at(Look::Open, 0..pages, unchanged);
-        self.baseline.suspect_written(at.cpu, Look::Open)?;
+        at.cpu.looked_at(look, 0..pages, unchanged);
+        self.baseline.suspect_written(at.cpu, look)?;
         Ok(self.baseline.suspects())
     }
 
@@ -194,13 +197,16 @@ impl Capture {
     }
 
     /// Completes a transfer of the whole state, devices included, of a guest whose last exit's access
-    /// is not completed yet; it is then. The last round has to be over.
+    /// is not completed yet; it is then. The last round has to be over. Waits for the rest of memory for
+    /// `time` at most.
     ///
     /// # Errors
     /// [`Interruption`](crate::engine::Interruption), also of `send`.
     pub fn commit_whole(
         &mut self,
         at: &mut Moment<'_>,
+        look: Look,
+        time: Duration,
         memory: &MemorySender,
         send: &mut dyn FnMut(StatePart) -> Step<()>,
     ) -> Step<Committed> {
@@ -210,10 +216,12 @@ impl Capture {
         }
         // Inputs may have come since, and the access itself may write to memory.
         at.cpu.complete_access()?;
-        self.baseline.suspect_written(at.cpu, Look::Open)?;
+        self.baseline.suspect_written(at.cpu, look)?;
         self.begin_round(memory);
-        let Some(blocks) = memory.wait() else {
-            return Ok(Committed::Never);
+        let blocks = match memory.wait(time) {
+            Waited::Sent { blocks } => blocks,
+            Waited::Late => return Ok(Committed::Late),
+            Waited::Over => return Ok(Committed::Never),
         };
         send(StatePart::Memory(blocks))?;
         let cpu = at.cpu.save()?;

@@ -32,8 +32,7 @@ impl LogSink for WatchedLog {
     fn append(&mut self, entry: Entry) -> Step<Lsn> {
         match &entry.payload {
             Payload::State(StatePart::Begin(_)) => {
-                // With the look that it begins with.
-                let before = self.noticed.borrow().len() - 1;
+                let before = self.noticed.borrow().len();
                 self.begun.replace(Some(before));
             }
             Payload::State(StatePart::Commit(_)) => {

@@ -7,16 +7,20 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ftvm_vmm::cpu::Look;
 use ftvm_vmm::devices::Devices;
 use ftvm_vmm::engine::{Moment, Step};
 use ftvm_vmm::fake_cpu::{FakeCpu, Script};
 use ftvm_vmm::ram::{GuestRam, PAGE, allocate};
 use ftvm_vmm::state::{
-    Baseline, Capture, Committed, Incoming, MemorySender, MemoryTaker, SendBlocks, digest,
+    Baseline, Capture, Committed, Incoming, MemorySender, MemoryTaker, SendBlocks, Waited, digest,
 };
 use logging_channel::entry::{ExecutionPoint, StateDigest, StatePart};
 use logging_channel::memory::TakeBlocks as _;
 use vm_memory::{Bytes, GuestAddress};
+
+/// How long something may take that takes no time.
+const LONG: Duration = Duration::from_secs(60);
 
 /// A guest that does nothing by itself.
 struct Guest {
@@ -167,12 +171,21 @@ impl Pair {
         self.send(|capture, memory, at, send| capture.begin_whole(at, transfer, memory, send));
     }
 
+    /// One transfer watches pages, and the next does not.
+    fn look(&self) -> Look {
+        match self.transfers % 2 {
+            0 => Look::Open,
+            _ => Look::Hidden,
+        }
+    }
+
     /// The round of its memory is over. How many pages were written meanwhile, which are the next round's.
     fn round(&mut self) -> u64 {
-        self.memory.wait().expect("somebody takes it");
+        let look = self.look();
+        assert!(matches!(self.memory.wait(LONG), Waited::Sent { .. }));
         let (_, unchanged) = self.memory.finished().expect("it is over");
         self.send(|capture, memory, at, _| {
-            let written = capture.end_round(at, &unchanged)?;
+            let written = capture.end_round(at, look, &unchanged)?;
             capture.begin_round(memory);
             Ok(written)
         })
@@ -180,9 +193,10 @@ impl Pair {
 
     /// It ends.
     fn commit_whole(&mut self) {
-        self.memory.wait().expect("somebody takes it");
-        let committed =
-            self.send(|capture, memory, at, send| capture.commit_whole(at, memory, send));
+        let look = self.look();
+        assert!(matches!(self.memory.wait(LONG), Waited::Sent { .. }));
+        let committed = self
+            .send(|capture, memory, at, send| capture.commit_whole(at, look, LONG, memory, send));
         assert_eq!(committed, Committed::Sent);
     }
 

@@ -232,7 +232,7 @@ impl LogSink for SessionLog {
                 streams.into_iter().map(boxed).collect()
             }
             Err(error) => {
-                log::error!("this host cannot send the guest's memory: {error}");
+                session.sender.lose_memory(&error);
                 Vec::new()
             }
         }

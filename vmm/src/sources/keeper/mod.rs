@@ -3,6 +3,7 @@
 
 mod renewing;
 mod rounds;
+mod stages;
 mod whole;
 
 use std::sync::Arc;
@@ -10,8 +11,7 @@ use std::time::{Duration, Instant};
 
 use logging_channel::entry::{Entry, ExecutionPoint, Payload, StatePart};
 
-use self::renewing::Renewing;
-use self::whole::Whole;
+use self::stages::{Renewing, Whole};
 use super::convergence::Convergence;
 use super::log_sink::LogSink;
 use super::pace::{NextStop, Pace, StateCounters};

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use logging_channel::entry::{Entry, ExecutionPoint, Payload, StatePart};
 
 use super::StateKeeper;
+use super::stages::Renewing;
 use crate::engine::{Moment, Step};
 use crate::sources::log_sink::{LogSink, Sent};
 
@@ -16,30 +17,6 @@ const GUEST_SHARE: u32 = 3;
 
 /// A stop is at most 2^4 times as long as the first ones.
 const LONGEST: u32 = 4;
-
-/// The whole state is sent beside the log: the guest is not stopped for it but at its exits.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Renewing {
-    /// Not before this guest time.
-    next: Duration,
-    /// All of memory was sent, as it is until the guest runs on.
-    is_ready: bool,
-    /// How often a round was not half as large as the one before.
-    level: u32,
-    /// Pages of the last round.
-    round: u64,
-    /// Pages that were looked at, and how long that took.
-    looked_at: (u64, Duration),
-    sent: Sent,
-}
-
-impl Renewing {
-    /// Whether so many pages are looked at within `pause`.
-    fn fits(&self, pages: u64, pause: Duration) -> bool {
-        let (looked_at, took) = self.looked_at;
-        looked_at > 0 && took.as_secs_f64() * pages as f64 <= pause.as_secs_f64() * looked_at as f64
-    }
-}
 
 /// Appends a part of the state beside the log at `point`.
 fn send<'a>(
@@ -135,24 +112,23 @@ impl StateKeeper {
         Ok(())
     }
 
-    /// Sends memory while the guest is halted, for as long as the log has room for it.
+    /// Sends some memory while the guest is halted. Whether there is more, and room for it.
     pub(super) fn renew_in_idle_time(
         &mut self,
         at: &mut Moment<'_>,
         now: Duration,
         log: &mut dyn LogSink,
-    ) -> Step<()> {
-        while let Some(renewing) = self.renewing.as_mut()
-            && !renewing.is_ready
-            && log.has_room()
-        {
-            renewing.next = now;
-            self.renew_if_due(at, now, log)?;
-            if self.whole.is_wanted() {
-                break;
-            }
-        }
-        Ok(())
+    ) -> Step<bool> {
+        let Some(renewing) = self.renewing.as_mut() else {
+            return Ok(false);
+        };
+        renewing.next = now;
+        self.renew_if_due(at, now, log)?;
+        let is_underway = self
+            .renewing
+            .as_ref()
+            .is_some_and(|renewing| !renewing.is_ready);
+        Ok(is_underway && !self.whole.is_wanted() && log.has_room())
     }
 
     /// Completes it before the guest goes on from the exit at which all of memory was sent. Whether it was

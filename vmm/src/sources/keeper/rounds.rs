@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use crate::cpu::Look;
 use crate::ram::PAGE;
 use crate::sources::pace::TransferPace;
 use crate::state::Round;
@@ -12,9 +13,6 @@ const PATIENCE: u32 = 4;
 
 /// Time between two words about that.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
-
-/// Of the pages of a round, at least one in so many is taken to be sent in the next.
-const LEAST_SHARE: f64 = 0.125;
 
 /// Fewer pages say nothing of the speed.
 const SAMPLE: u64 = 64;
@@ -47,7 +45,10 @@ pub(super) enum Next {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rounds {
     pace: TransferPace,
-    /// Pages a second that were sent of late,
+    /// Which pages were written is known from one round to the next. Until then, each round looks at all
+    /// that the guest has written since anybody asked.
+    watches: bool,
+    /// Pages a second that were looked at, and sent where they had changed: of late,
     speed: Option<f64>,
     /// and at best.
     best: f64,
@@ -68,6 +69,7 @@ impl Rounds {
     pub(super) fn new(pace: TransferPace) -> Self {
         Self {
             pace,
+            watches: false,
             speed: None,
             best: 0.0,
             fitted: None,
@@ -76,6 +78,19 @@ impl Rounds {
             stuck: 0,
             level: 0,
             told: None,
+        }
+    }
+
+    /// How to look for what was written.
+    ///
+    /// To watch a page for writes costs the guest an exit inside KVM at its next write to each, which takes a
+    /// guest with much memory in use most of its time for a while. To look at a page that has not changed
+    /// costs some part of what it takes to send it, and not the guest. So pages are not watched as long as all
+    /// that it may have written can be looked at in the pause.
+    pub(super) fn look(&self) -> Look {
+        match self.watches {
+            true => Look::Open,
+            false => Look::Hidden,
         }
     }
 
@@ -93,28 +108,33 @@ impl Rounds {
         now: Duration,
     ) -> Next {
         self.count += 1;
-        if round.sent >= SAMPLE || self.speed.is_none() {
-            let speed = round.sent as f64 / round.took.as_secs_f64().max(1e-6);
+        // The first one had all of memory, most of which may be zero.
+        let pages = match self.count {
+            1 => round.sent,
+            _ => round.looked_at,
+        };
+        if pages >= SAMPLE || self.speed.is_none() {
+            let speed = pages as f64 / round.took.as_secs_f64().max(1e-6);
             self.speed = Some(speed);
             self.best = self.best.max(speed);
         }
-        // The first one had all of memory, most of which may be zero.
-        let share = match self.count {
-            1 => 1.0,
-            _ => (round.sent as f64 / round.looked_at.max(1) as f64).max(LEAST_SHARE),
-        };
-        let to_send = written as f64 * share;
+        let left = written as f64;
         let speed = self.speed.unwrap_or_default();
         // A busy guest slows a short round down that waits for its processor. It does not, when it stands.
         let in_pause = self.best.min(speed * FASTER_IN_PAUSE);
         let fits = in_pause * self.pace.max_pause.as_secs_f64();
-        if to_send <= fits {
-            let is_small = to_send <= fits * SMALL_SHARE;
+        if left <= fits {
+            let is_small = left <= fits * SMALL_SHARE;
             if is_small || self.fitted.is_some_and(|before| written > before / 2) {
                 return Next::Stop;
             }
             // A short round makes the pause shorter yet.
             self.fitted = Some(written);
+            return Next::Round;
+        }
+        if !self.watches && self.count > 1 && round.sent < round.looked_at / 2 {
+            // They are too many to look at, and most have not changed.
+            (self.watches, self.speed, self.best) = (true, None, 0.0);
             return Next::Round;
         }
         if written <= self.from / 2 {
@@ -131,7 +151,8 @@ impl Rounds {
             self.level += 1;
             self.from = written;
         }
-        let guest = to_send / time.as_secs_f64().max(1e-6);
+        let changed = round.sent as f64 / round.looked_at.max(1) as f64;
+        let guest = left * changed / time.as_secs_f64().max(1e-6);
         if guest < speed || self.told.is_some_and(|told| now < told + TELL_AGAIN) {
             return Next::Round;
         }
@@ -269,6 +290,101 @@ mod tests {
             next(&mut rounds, &round(800, 80), 500),
             Next::Stop,
             "no half"
+        );
+    }
+
+    /// A guest that has written to much of its memory, and writes to few pages now.
+    #[test]
+    fn pages_are_watched_only_if_they_are_too_many_to_look_at() {
+        let second = Duration::from_secs(1);
+        let mut rounds = of(false);
+        // Looked at in 40 ms, which fits.
+        assert_eq!(
+            rounds.over(
+                &Round {
+                    looked_at: 60_000,
+                    ..round(40_000, 2000)
+                },
+                40_000,
+                second,
+                second
+            ),
+            Next::Round
+        );
+        assert_eq!(
+            rounds.over(
+                &Round {
+                    looked_at: 40_000,
+                    ..round(100, 40)
+                },
+                40_000,
+                second,
+                second
+            ),
+            Next::Round
+        );
+        assert_eq!(
+            rounds.over(
+                &Round {
+                    looked_at: 40_000,
+                    ..round(100, 40)
+                },
+                40_000,
+                second,
+                second
+            ),
+            Next::Stop
+        );
+        assert_eq!(rounds.look(), Look::Hidden);
+        // In 4 s.
+        let mut rounds = of(false);
+        rounds.over(
+            &Round {
+                looked_at: 6_000_000,
+                ..round(4_000_000, 200_000)
+            },
+            4_000_000,
+            second,
+            second,
+        );
+        assert_eq!(rounds.look(), Look::Hidden);
+        assert_eq!(
+            rounds.over(
+                &Round {
+                    looked_at: 4_000_000,
+                    ..round(100, 4000)
+                },
+                4_000_000,
+                second,
+                second
+            ),
+            Next::Round
+        );
+        assert_eq!(rounds.look(), Look::Open);
+        // That look names them all once more, and the next one those that were written.
+        assert_eq!(
+            rounds.over(
+                &Round {
+                    looked_at: 4_000_000,
+                    ..round(100, 4000)
+                },
+                4_000_000,
+                second,
+                second
+            ),
+            Next::Round
+        );
+        assert_eq!(
+            rounds.over(
+                &Round {
+                    looked_at: 4_000_000,
+                    ..round(100, 4000)
+                },
+                100,
+                second,
+                second
+            ),
+            Next::Stop
         );
     }
 

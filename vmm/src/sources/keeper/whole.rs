@@ -6,68 +6,22 @@ use std::time::Duration;
 use logging_channel::entry::{ExecutionPoint, Lsn};
 
 use super::rounds::{Next, Rounds};
+use super::stages::Stage;
 use super::{Clock, StateKeeper, send};
 use crate::engine::{Moment, Step};
 use crate::sources::log_sink::{LogSink, Sent};
-use crate::sources::pace::{NextStop, Pace};
+use crate::sources::pace::NextStop;
 use crate::sources::repairs::{MANY, Repairs};
 use crate::state::{Committed, Limit, MemorySender};
 
 /// Time until a whole state that could not be taken is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// The guest never stands still for longer than so many times what was asked for.
+const MOST_PAUSES: u32 = 10;
+
 /// How often a guest that makes no exits is stopped to see how far its memory is sent.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
-
-/// The transfers of the whole state.
-pub(super) struct Whole {
-    stage: Stage,
-    /// Sends memory to the replay that there is.
-    memory: Option<MemorySender>,
-    /// Number of the last transfer.
-    transfer: u32,
-    rounds: Rounds,
-    /// When the round began.
-    round_began: Duration,
-    /// When a guest that is slowed down began to run.
-    ran_since: Duration,
-    sent: Sent,
-    repairs: Repairs,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    NotWanted,
-    /// Not sent before this guest time.
-    Wanted {
-        not_before: Duration,
-    },
-    /// Memory is sent.
-    Sending,
-    /// The rest fits the pause. Not sent before this guest time.
-    Ready {
-        not_before: Duration,
-    },
-}
-
-impl Whole {
-    pub(super) fn new(pace: &Pace) -> Self {
-        Self {
-            stage: Stage::NotWanted,
-            memory: None,
-            transfer: 0,
-            rounds: Rounds::new(pace.transfer),
-            round_began: Duration::ZERO,
-            ran_since: Duration::ZERO,
-            sent: Sent::default(),
-            repairs: Repairs::default(),
-        }
-    }
-
-    pub(super) fn is_wanted(&self) -> bool {
-        self.stage != Stage::NotWanted
-    }
-}
 
 impl StateKeeper {
     /// The backup differs at log entry `lsn`: it gets the whole state, at once unless it differs again
@@ -154,13 +108,14 @@ impl StateKeeper {
         }
     }
 
-    /// The guest is halted, or has not run yet: goes on with a transfer that is under way.
+    /// The guest is halted, or has not run yet: goes on with a transfer that is under way. Whether there is
+    /// more to do at once.
     pub(in crate::sources) fn use_idle_time(
         &mut self,
         at: &mut Moment<'_>,
         clock: Clock<'_>,
         log: &mut dyn LogSink,
-    ) -> Step<()> {
+    ) -> Step<bool> {
         self.go_on_with_whole(at, clock(), clock, log)?;
         self.renew_in_idle_time(at, clock(), log)
     }
@@ -214,7 +169,9 @@ impl StateKeeper {
         let Some((round, unchanged)) = memory.finished() else {
             return Ok(());
         };
-        let written = self.capture.end_round(at, &unchanged)?;
+        let written = self
+            .capture
+            .end_round(at, whole.rounds.look(), &unchanged)?;
         let time = now.saturating_sub(whole.round_began);
         let next = whole.rounds.over(&round, written, time, now);
         log::debug!(
@@ -275,11 +232,24 @@ impl StateKeeper {
         }
         let mut bytes = 0;
         let point = ExecutionPoint::at_exit(at.point.exits + 1);
-        let committed = self
-            .capture
-            .commit_whole(at, memory, &mut send(log, point, &mut bytes))?;
+        let committed = self.capture.commit_whole(
+            at,
+            self.whole.rounds.look(),
+            self.pace.transfer.max_pause * MOST_PAUSES,
+            memory,
+            &mut send(log, point, &mut bytes),
+        )?;
         match committed {
             Committed::Sent => {}
+            Committed::Late => {
+                log::warn!(
+                    "the last of the guest's memory is not taken as fast as what came before: the guest runs \
+                     on, and the backup gets it later"
+                );
+                self.whole.round_began = since;
+                self.send_on();
+                return Ok(false);
+            }
             Committed::Never => {
                 self.give_up();
                 return Ok(false);

@@ -10,7 +10,7 @@ mod sending;
 mod taking;
 
 pub use limit::Limit;
-pub use sending::{MemorySender, Progress, Round, SendBlocks};
+pub use sending::{MemorySender, Progress, Round, SendBlocks, Waited};
 pub use taking::MemoryTaker;
 
 use std::sync::Arc;

@@ -79,6 +79,20 @@ pub struct Round {
     pub took: Duration,
 }
 
+/// What became of a round that was waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waited {
+    /// It is over; the transfer has so many blocks until now.
+    Sent {
+        /// How many.
+        blocks: u64,
+    },
+    /// It goes on.
+    Late,
+    /// Nobody takes memory any more.
+    Over,
+}
+
 /// Sends guest memory to the other side, on threads of its own.
 ///
 /// Threads read memory while the guest writes to it. A page may be sent torn: then it was written since
@@ -227,14 +241,19 @@ impl MemorySender {
         })
     }
 
-    /// Waits until the round is over. The number of the transfer's blocks, or `None` when nobody takes
-    /// them any more.
+    /// Waits until the round is over, for `time` at most.
     #[must_use]
-    pub fn wait(&self) -> Option<u64> {
+    pub fn wait(&self, time: Duration) -> Waited {
         let mut state = self.shared.state.lock();
         let sending = |state: &mut State| state.left > 0 && !state.over;
-        self.shared.done.wait_while(&mut state, sending);
-        (!state.over).then_some(state.blocks)
+        self.shared.done.wait_while_for(&mut state, sending, time);
+        match (state.over, state.left) {
+            (true, _) => Waited::Over,
+            (false, 0) => Waited::Sent {
+                blocks: state.blocks,
+            },
+            _ => Waited::Late,
+        }
     }
 }
 
@@ -377,8 +396,9 @@ impl Shared {
 
     fn note(&self, part: &Part, workshop: &Workshop, outcome: &Outcome) {
         let mut state = self.state.lock();
-        if state.transfer != part.transfer {
-            return; // another one began: the other side throws it away
+        // Another one began: the other side throws it away. Or another session did, which has these hashes now.
+        if state.over || state.transfer != part.transfer {
+            return;
         }
         let sent = &workshop.body.pages;
         for &(page, hash) in sent {

@@ -13,6 +13,9 @@ use crate::state::Baseline;
 
 const PAGES: u64 = 4096;
 
+/// How long something may take that takes no time.
+const LONG: Duration = Duration::from_secs(60);
+
 fn memory() -> (GuestRam, Baseline) {
     let memory = allocate(PAGES * PAGE as u64).expect("16 MiB");
     let baseline = Baseline::new(memory.clone()).expect("16 MiB");
@@ -86,11 +89,14 @@ impl Bench {
     /// Lets blocks go until the round is over. How many the transfer has.
     fn finish(&self) -> u64 {
         thread::scope(|scope| {
-            let over = scope.spawn(|| self.sender.wait());
+            let over = scope.spawn(|| self.sender.wait(LONG));
             while !over.is_finished() {
                 let _ = self.go.send_timeout((), Duration::from_millis(1));
             }
-            over.join().expect("no panic").expect("it is taken")
+            match over.join().expect("no panic") {
+                Waited::Sent { blocks } => blocks,
+                other => panic!("{other:?}"),
+            }
         })
     }
 }
@@ -130,6 +136,41 @@ fn a_transfer_that_begins_in_the_middle_of_another_sends_all_of_memory() {
     let blocks = bench.finish();
     bench.taker.complete(blocks).expect("all of it");
     assert!(first_bytes(&bench.taken) == first_bytes(&bench.memory));
+}
+
+/// The hashes are the next session's by then, which must not find that a page was sent to it.
+#[test]
+fn what_is_sent_at_the_end_of_a_session_does_not_count_in_the_next() {
+    let bench = Bench::new(1);
+    write(&bench.memory, 5, 7);
+    let hashes = bench.hashes.clone();
+    let zeros = hashes.get(5);
+    bench.begin(1);
+    bench.taker.open(1);
+    bench.comes.recv().expect("a block");
+    let Bench {
+        sender, go, taker, ..
+    } = bench;
+    drop(sender);
+    hashes.forget();
+    go.send(()).expect("it is sent");
+    // Its thread has ended when it has let go of who takes its blocks.
+    let mut others = Arc::strong_count(&taker);
+    while others > 1 {
+        thread::yield_now();
+        others = Arc::strong_count(&taker);
+    }
+    assert_eq!(hashes.get(5), zeros);
+}
+
+#[test]
+fn a_round_that_takes_long_is_not_waited_for() {
+    let bench = Bench::new(1);
+    write(&bench.memory, 5, 7);
+    bench.begin(1);
+    bench.taker.open(1);
+    assert_eq!(bench.sender.wait(Duration::from_millis(1)), Waited::Late);
+    bench.finish();
 }
 
 #[test]
@@ -173,7 +214,7 @@ fn nobody_waits_for_those_who_take_no_memory_any_more() {
     bench.begin(1);
     bench.comes.recv().expect("a block");
     drop(bench.go);
-    assert_eq!(bench.sender.wait(), None);
+    assert_eq!(bench.sender.wait(LONG), Waited::Over);
     assert!(bench.sender.finished().is_none());
     bench.woken.recv().expect("it is told");
 
