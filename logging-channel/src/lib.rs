@@ -43,4 +43,4 @@ pub use instructions::{
 };
 pub use loss::{ChannelEvent, LossReason};
 pub use seed::Seed;
-pub use settings::{LEAST_OUTPUT_TIMEOUT, Settings};
+pub use settings::{Keep, LEAST_OUTPUT_TIMEOUT, Settings};

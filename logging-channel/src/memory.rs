@@ -16,6 +16,7 @@
 //!
 //! A block has its own checksums: this crate only carries it.
 
+use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -24,7 +25,6 @@ use std::time::Duration;
 
 use crate::bytes::Fields;
 use crate::loss::LossReason;
-use crate::sender;
 
 /// Length of the header of a block.
 const HEADER_LEN: usize = 12;
@@ -41,16 +41,26 @@ pub const MOST_STREAMS: u8 = 16;
 
 /// The primary's end of a memory stream. Blocks of one stream arrive in order; those of different streams
 /// do not.
-#[derive(Debug)]
 pub struct MemoryStream {
     stream: TcpStream,
-    session: Arc<sender::Shared>,
+    /// Ends the session.
+    lose: Box<dyn Fn(LossReason) + Send>,
+}
+
+impl fmt::Debug for MemoryStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("MemoryStream").field(&self.stream).finish()
+    }
 }
 
 impl MemoryStream {
-    pub(crate) fn new(stream: TcpStream, session: Arc<sender::Shared>) -> io::Result<Self> {
+    pub(crate) fn new(
+        stream: TcpStream,
+        lose: impl Fn(LossReason) + Send + 'static,
+    ) -> io::Result<Self> {
         stream.set_write_timeout(Some(PATIENCE))?;
-        Ok(Self { stream, session })
+        let lose = Box::new(lose);
+        Ok(Self { stream, lose })
     }
 
     /// Sends a block of a transfer; waits while the network is full.
@@ -64,7 +74,7 @@ impl MemoryStream {
         assert!(block.len() <= MAX_BLOCK, "no block is that long");
         let header = header(transfer, block.len() as u32);
         write(&mut self.stream, &header, block)
-            .inspect_err(|error| self.session.lose(LossReason::Memory(why(error))))
+            .inspect_err(|error| (self.lose)(LossReason::Memory(why(error))))
     }
 }
 

@@ -1,12 +1,12 @@
 //! What a user can set about the channel.
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use crate::codec::MAX_BODY;
 use crate::handshake::Standby;
-use crate::receiver::Keep;
 
 /// Settings of the channel. Both sides have their own, but for the heartbeat timeout, which the
 /// primary's decide for both.
@@ -44,6 +44,19 @@ pub struct Settings {
     pub handshake_timeout: Duration,
     /// The backup is cold: it only keeps the log. The backup's.
     pub keep: Option<Keep>,
+}
+
+/// How a cold backup keeps what it gets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keep {
+    /// In this directory, which is its own.
+    pub directory: PathBuf,
+    /// What is acknowledged is on the disk, and not only in memory.
+    pub durable: bool,
+    /// The state is asked for anew when the replay of the log would take longer than this,
+    pub most_replay: Duration,
+    /// or the log since the state is larger than so many bytes.
+    pub most_log: u64,
 }
 
 /// Heartbeat timeouts that make sense. With less, a host's own scheduling looks like a loss.

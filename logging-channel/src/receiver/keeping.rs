@@ -14,15 +14,13 @@ use std::time::{Duration, Instant};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::{Condvar, Mutex};
 
-use super::link::Shared;
 use super::memory::KeptMemory;
-use super::queue::{Queued, Taken};
-use super::spool::{
-    Ended, Generation, Keep, MemoryFile, Notice, Spool, SpoolError, SpoolReader, record,
-};
+use super::queue::{Queue, Queued, Taken};
+use super::spool::{Ended, Generation, Notice, Spool, SpoolError, SpoolReader, record};
 use crate::entry::Lsn;
 use crate::loss::LossReason;
 use crate::memory::TakeBlocks;
+use crate::settings::Keep;
 
 /// How long the thread sleeps when nothing comes.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -49,12 +47,24 @@ pub struct Kept {
     pub failure: Option<String>,
 }
 
+/// What a cold backup keeps comes from here.
+pub(super) trait Link {
+    /// What came.
+    fn queue(&self) -> &Queue;
+    /// So many bytes of that were kept.
+    fn consumed(&self, bytes: usize);
+    /// See [`Receiver::executed`](super::Receiver::executed).
+    fn note_executed(&self, lsn: Lsn, nothing_left: bool);
+    /// Ends the session.
+    fn lose(&self, reason: LossReason);
+}
+
 /// What the threads of a cold backup share.
 #[derive(Debug)]
 pub(crate) struct Keeping {
     keep: Keep,
     opened: Instant,
-    pub(super) memory: KeptMemory,
+    memory: Arc<KeptMemory>,
     state: Mutex<State>,
     /// The state has changed.
     changed: Condvar,
@@ -111,7 +121,7 @@ impl Keeping {
         let flags = EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC;
         Ok(Self {
             opened: spool.opened(),
-            memory: KeptMemory::default(),
+            memory: Arc::new(KeptMemory::new(keep)),
             state: Mutex::new(State {
                 spool,
                 asked: None,
@@ -164,17 +174,17 @@ impl Keeping {
     }
 
     /// Keeps what comes until the session is over, or the replay has read all of it.
-    pub(super) fn keep_loop(&self, shared: &Shared) {
+    pub(super) fn keep_loop(&self, link: &impl Link) {
         let mut is_over = false;
         while !is_over {
-            is_over = shared.queue.wait(PATIENCE) == Taken::Ended;
-            let kept = self.keep_all(shared);
+            is_over = link.queue().wait(PATIENCE) == Taken::Ended;
+            let kept = self.keep_all(link);
             match kept {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => {
                     let text = self.note_failure(&error);
-                    shared.lose(LossReason::NotKept(text));
+                    link.lose(LossReason::NotKept(text));
                     break;
                 }
             }
@@ -188,7 +198,7 @@ impl Keeping {
     }
 
     /// Keeps what there is. `false` when that is not to be kept any more.
-    fn keep_all(&self, shared: &Shared) -> Result<bool, SpoolError> {
+    fn keep_all(&self, link: &impl Link) -> Result<bool, SpoolError> {
         let mut is_new = false;
         loop {
             let (queued, memory) = {
@@ -197,7 +207,7 @@ impl Keeping {
                 if state.is_read {
                     return Ok(false);
                 }
-                let Some(queued) = shared.queue.take_one() else {
+                let Some(queued) = link.queue().take_one() else {
                     break;
                 };
                 state.is_busy = true;
@@ -212,7 +222,7 @@ impl Keeping {
             if !came {
                 state.spool.give_up();
             }
-            shared.consumed(queued.bytes);
+            link.consumed(queued.bytes);
             is_new = true;
         }
         if is_new {
@@ -224,7 +234,7 @@ impl Keeping {
             self.memory.forget_but(&state.spool);
             let last = state.spool.generations().last();
             self.kept.store(last.0, Ordering::Release);
-            shared.note_executed(last, true);
+            link.note_executed(last, true);
             self.look_for_bounds(&mut state);
         }
         Ok(true)
@@ -271,11 +281,10 @@ impl Keeping {
 
     /// A replay begins, from the last generation on. Its memory, and all that comes later, is for `taker`.
     pub(super) fn read(
-        shared: &Arc<Shared>,
+        self: &Arc<Self>,
         taker: Arc<dyn TakeBlocks>,
     ) -> Result<SpoolReader, String> {
-        let keeping = shared.keeping.as_ref().expect("a cold backup");
-        let mut state = keeping.state.lock();
+        let mut state = self.state.lock();
         let begun = state.spool.read().and_then(|reader| {
             let memory = match state.spool.generations().complete().memory {
                 Some((transfer, blocks)) => {
@@ -288,7 +297,9 @@ impl Keeping {
         match begun {
             Ok((reader, memory)) => {
                 drop(state);
-                KeptMemory::give(shared, memory, taker);
+                let own = Arc::clone(self);
+                self.memory
+                    .give(memory, taker, move |error| own.note_failure(error));
                 Ok(reader)
             }
             Err(error) => Err(Self::fail(&mut state, &error)),
@@ -313,9 +324,9 @@ impl Keeping {
         }
     }
 
-    /// Opens the file for the memory of a transfer.
-    pub(super) fn memory_file(&self, transfer: u32) -> Result<MemoryFile, SpoolError> {
-        self.keep.memory(transfer)
+    /// The memory that is kept.
+    pub(super) fn memory(&self) -> Arc<KeptMemory> {
+        Arc::clone(&self.memory)
     }
 
     /// What is kept cannot be kept any longer, or read.

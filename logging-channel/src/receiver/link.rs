@@ -3,12 +3,13 @@
 use std::io::{self, Read};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::keeping::Keeping;
+use super::keeping::{Keeping, Link};
 use super::queue::{Queue, Queued};
 use super::stats::ReceiverStats;
 use crate::codec::{BatchHeader, HEADER_LEN, LogOrder, MAX_BODY};
@@ -32,7 +33,7 @@ pub(super) struct Shared {
     pub(super) memory: Vec<TcpStream>,
     pub(super) queue: Queue,
     /// Of a cold backup.
-    pub(super) keeping: Option<Keeping>,
+    pub(super) keeping: Option<Arc<Keeping>>,
 
     received: AtomicU64,
     acked: AtomicU64,
@@ -61,7 +62,7 @@ impl Shared {
         memory: Vec<TcpStream>,
         info: SessionInfo,
         settings: Settings,
-        keeping: Option<Keeping>,
+        keeping: Option<Arc<Keeping>>,
     ) -> Self {
         Self {
             settings,
@@ -148,6 +149,24 @@ impl Shared {
         let reason = Reading::new(self).run();
         self.lose(reason);
         self.queue.end();
+    }
+}
+
+impl Link for Shared {
+    fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    fn consumed(&self, bytes: usize) {
+        self.consumed(bytes);
+    }
+
+    fn note_executed(&self, lsn: Lsn, nothing_left: bool) {
+        self.note_executed(lsn, nothing_left);
+    }
+
+    fn lose(&self, reason: LossReason) {
+        self.lose(reason);
     }
 }
 
@@ -381,7 +400,12 @@ impl<'a> Reading<'a> {
             };
             self.tail.push(message.encode().to_vec());
         }
-        if open && shared.keeping.as_ref().is_some_and(Keeping::asks) {
+        if open
+            && shared
+                .keeping
+                .as_ref()
+                .is_some_and(|keeping| keeping.asks())
+        {
             self.tail.push(Control::Renew.encode().to_vec());
         }
         if let Some((received, executed)) = report {

@@ -6,14 +6,13 @@ use std::thread;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::link::Shared;
-use super::spool::{MemoryFile, MemoryReader, Spool, SpoolError};
-use crate::loss::LossReason;
+use super::spool::{MemoryFile, MemoryReader, Spool, SpoolError, memory_file};
 use crate::memory::TakeBlocks;
+use crate::settings::Keep;
 
 /// The memory that comes beside the log: on the disk until a replay begins, and to the replay then.
-#[derive(Default)]
 pub(super) struct KeptMemory {
+    keep: Keep,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -37,6 +36,14 @@ impl std::fmt::Debug for KeptMemory {
 }
 
 impl KeptMemory {
+    pub(super) fn new(keep: &Keep) -> Self {
+        Self {
+            keep: keep.clone(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
     /// Waits until so many blocks of a transfer are there, or until it is the replay that waits for them.
     /// `false` if they do not come.
     pub(super) fn wait(&self, transfer: u32, blocks: u64) -> bool {
@@ -85,23 +92,22 @@ impl KeptMemory {
 
     /// Gives what there is of a transfer to `taker`, and what comes from now on.
     pub(super) fn give(
-        shared: &Arc<Shared>,
+        self: &Arc<Self>,
         kept: Option<(u32, MemoryReader)>,
         taker: Arc<dyn TakeBlocks>,
+        fail: impl Fn(&SpoolError) -> String + Send + 'static,
     ) {
-        let keeping = shared.keeping.as_ref().expect("a cold backup");
         {
-            let mut state = keeping.memory.state.lock();
+            let mut state = self.state.lock();
             state.taker = Some(taker.clone());
             state.is_given = kept.is_none();
-            keeping.memory.changed.notify_all();
+            self.changed.notify_all();
         }
         let Some((transfer, mut reader)) = kept else {
             return;
         };
-        let own = Arc::clone(shared);
+        let own = Arc::clone(self);
         let run = move || {
-            let keeping = own.keeping.as_ref().expect("a cold backup");
             let end = loop {
                 match reader.next() {
                     Ok(Some(block)) => {
@@ -110,10 +116,10 @@ impl KeptMemory {
                         }
                     }
                     Ok(None) => break None,
-                    Err(error) => break Some(keeping.note_failure(&error)),
+                    Err(error) => break Some(fail(&error)),
                 }
             };
-            let mut state = keeping.memory.state.lock();
+            let mut state = own.state.lock();
             state.is_given = true;
             if let Some(reason) = end.or(state.over.take()) {
                 drop(state);
@@ -128,12 +134,15 @@ impl KeptMemory {
 }
 
 /// Takes what comes over the memory streams of a cold backup.
-pub(super) struct MemoryKeeper(pub(super) Arc<Shared>);
+pub(super) struct MemoryKeeper {
+    pub(super) memory: Arc<KeptMemory>,
+    /// It cannot be kept, which ends the session. Says why.
+    pub(super) fail: Box<dyn Fn(&SpoolError) -> String + Send + Sync>,
+}
 
 impl TakeBlocks for MemoryKeeper {
     fn take(&self, transfer: u32, block: &[u8]) -> Result<(), String> {
-        let keeping = self.0.keeping.as_ref().expect("a cold backup");
-        let memory = &keeping.memory;
+        let memory = &self.memory;
         let mut state = memory.state.lock();
         if let Some(taker) = state.taker.clone() {
             drop(state);
@@ -145,22 +154,17 @@ impl TakeBlocks for MemoryKeeper {
         let State { files, .. } = &mut *state;
         let kept = match files.entry(transfer) {
             std::collections::btree_map::Entry::Occupied(file) => file.into_mut().put(block),
-            std::collections::btree_map::Entry::Vacant(entry) => keeping
-                .memory_file(transfer)
-                .and_then(|file| entry.insert(file).put(block)),
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                memory_file(&memory.keep, transfer).and_then(|file| entry.insert(file).put(block))
+            }
         };
         drop(state);
         memory.changed.notify_all();
-        kept.map_err(|error| {
-            let text = keeping.note_failure(&error);
-            self.0.lose(LossReason::NotKept(text.clone()));
-            text
-        })
+        kept.map_err(|error| (self.fail)(&error))
     }
 
     fn ended(&self, reason: String) {
-        let keeping = self.0.keeping.as_ref().expect("a cold backup");
-        let mut state = keeping.memory.state.lock();
+        let mut state = self.memory.state.lock();
         match state.taker.clone().filter(|_| state.is_given) {
             Some(taker) => {
                 drop(state);
@@ -168,7 +172,7 @@ impl TakeBlocks for MemoryKeeper {
             }
             None => {
                 state.over.get_or_insert(reason);
-                keeping.memory.changed.notify_all();
+                self.memory.changed.notify_all();
             }
         }
     }

@@ -19,7 +19,7 @@ mod stats;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::TcpStream;
+use std::net::{TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
@@ -31,14 +31,14 @@ use keeping::{KeptNext, Stage};
 use link::Shared;
 use memory::MemoryKeeper;
 use queue::{Queued, Taken};
-pub use spool::{Ended, Generation, Keep, Notice, SpoolError};
+pub use spool::{Ended, Generation, Notice, SpoolError};
 pub use stats::ReceiverStats;
 
 use crate::entry::{Entry, Lsn};
 use crate::heartbeat::Beating;
 use crate::loss::{ChannelEvent, LossReason};
 use crate::memory::{self as streams, TakeBlocks};
-use crate::session::{Connected, SessionInfo};
+use crate::session::SessionInfo;
 use crate::settings::Settings;
 
 /// How soon is looked again for what is being kept.
@@ -109,6 +109,15 @@ pub struct ReceiverHandle {
     shared: Arc<Shared>,
 }
 
+/// What connects a backup with its primary.
+pub(crate) struct Connected {
+    pub(crate) stream: TcpStream,
+    /// Its memory streams.
+    pub(crate) memory: Vec<TcpStream>,
+    pub(crate) udp: UdpSocket,
+    pub(crate) info: SessionInfo,
+}
+
 impl Receiver {
     /// Starts the threads of a session whose handshake is done.
     pub(crate) fn start(
@@ -124,7 +133,13 @@ impl Receiver {
         } = connected;
         let (session, timeout) = (info.session, info.heartbeat_timeout);
         let stage = keeping.is_some().then_some(Stage::Held);
-        let shared = Arc::new(Shared::new(stream, memory, info, settings, keeping));
+        let shared = Arc::new(Shared::new(
+            stream,
+            memory,
+            info,
+            settings,
+            keeping.map(Arc::new),
+        ));
         let mut receiver = Self {
             shared: Arc::clone(&shared),
             batches: VecDeque::new(),
@@ -134,14 +149,18 @@ impl Receiver {
             threads: Vec::new(),
         };
         receiver.beating = Some(Beating::start(udp, session, timeout, Arc::clone(&shared))?);
-        if shared.keeping.is_some() {
-            let own = Arc::clone(&shared);
-            receiver.thread("log-keeper", move || {
-                if let Some(keeping) = &own.keeping {
-                    keeping.keep_loop(&own);
-                }
-            })?;
-            let taker: Arc<dyn TakeBlocks> = Arc::new(MemoryKeeper(Arc::clone(&shared)));
+        if let Some(keeping) = &shared.keeping {
+            let (own, link) = (Arc::clone(keeping), Arc::clone(&shared));
+            receiver.thread("log-keeper", move || own.keep_loop(&*link))?;
+            let (own, link) = (Arc::clone(keeping), Arc::clone(&shared));
+            let taker: Arc<dyn TakeBlocks> = Arc::new(MemoryKeeper {
+                memory: keeping.memory(),
+                fail: Box::new(move |error| {
+                    let text = own.note_failure(error);
+                    link.lose(LossReason::NotKept(text.clone()));
+                    text
+                }),
+            });
             receiver.handle().read_memory(&taker)?;
         }
         receiver.thread("log-receiver", move || shared.read_loop())?;
@@ -258,12 +277,12 @@ impl Receiver {
     /// # Errors
     /// What was kept cannot be read back, or the host has no room for threads: for this reason.
     pub fn begin_replay(&mut self, taker: Arc<dyn TakeBlocks>) -> Result<(), String> {
-        match &mut self.stage {
-            Some(stage) => {
-                *stage = Stage::Reading(Keeping::read(&self.shared, taker)?);
+        match (&mut self.stage, &self.shared.keeping) {
+            (Some(stage), Some(keeping)) => {
+                *stage = Stage::Reading(keeping.read(taker)?);
                 Ok(())
             }
-            None => {
+            _ => {
                 let begun = self.handle().read_memory(&taker);
                 begun.map_err(|error| error.to_string())
             }

@@ -25,7 +25,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 pub use link::Release;
-pub(crate) use link::Shared;
+use link::Shared;
 pub use told::{Commit, Finish, SenderStats};
 
 use self::link::Used;
@@ -247,7 +247,10 @@ impl Sender {
     /// [`io::Error`], if the host has no room for more open files.
     pub fn memory_streams(&self) -> io::Result<Vec<MemoryStream>> {
         let shared = &self.ends.shared;
-        let end = |stream: &TcpStream| MemoryStream::new(stream.try_clone()?, Arc::clone(shared));
+        let end = |stream: &TcpStream| {
+            let session = Arc::clone(shared);
+            MemoryStream::new(stream.try_clone()?, move |reason| session.lose(reason))
+        };
         shared.memory.iter().map(end).collect()
     }
 

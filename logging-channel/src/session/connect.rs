@@ -12,7 +12,7 @@ use crate::handshake::{HandshakeError, Hello, Message, Refusal, RefusalCode, Tit
 use crate::host::HostReport;
 use crate::identity::{Identity, IdentityError};
 use crate::memory::MOST_STREAMS;
-use crate::receiver::{Keeping, Receiver, SpoolError};
+use crate::receiver::{Connected, Keeping, Receiver, SpoolError};
 use crate::settings::{HEARTBEAT_TIMEOUTS, Settings};
 
 /// Pause between two attempts to connect.
@@ -148,15 +148,6 @@ impl Receiver {
             thread::sleep(RETRY.min(CANCEL_TICK));
         }
     }
-}
-
-/// What connects a backup with its primary.
-pub(crate) struct Connected {
-    pub(crate) stream: TcpStream,
-    /// Its memory streams.
-    pub(crate) memory: Vec<TcpStream>,
-    pub(crate) udp: UdpSocket,
-    pub(crate) info: SessionInfo,
 }
 
 /// A backup that looks for its primary.

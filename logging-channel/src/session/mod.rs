@@ -13,7 +13,6 @@ use crate::handshake::Standby;
 use crate::host::HostReport;
 
 pub use connect::ConnectError;
-pub(crate) use connect::Connected;
 pub use listener::{AcceptError, BindError, Listener};
 
 /// What both sides agreed on in the handshake.

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use logging_channel::Keep;
 use logging_channel::entry::{Entry, ExecutionPoint, Lsn, Payload, StatePart};
 use logging_channel::memory::TakeBlocks;
-use logging_channel::receiver::{Keep, Next, Peek, Receiver, SpoolError};
+use logging_channel::receiver::{Next, Peek, Receiver, SpoolError};
 use logging_channel::sender::{Commit, Finish};
 use logging_channel::session::ConnectError;
 use logging_channel::{LossReason, Settings};

@@ -16,9 +16,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use disk_server::arbiter::ServerAddress;
-use logging_channel::Settings;
 use logging_channel::entry::ShutdownReason;
-use logging_channel::receiver::Keep;
+use logging_channel::{Keep, Settings};
 
 use self::events::EventsArgs;
 use self::guest::{GuestArgs, ReplicationArgs};

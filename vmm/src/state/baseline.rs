@@ -3,11 +3,10 @@
 use std::ops::Range;
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
-use xxhash_rust::xxh64::xxh64;
 
+use super::hashes::{Hashes, IN_MEMORY, ZERO, hash};
 use super::page_cache::PageCache;
 use super::patch::{Base, PagePatch, PatchError};
-use super::streams::Hashes;
 use crate::cpu::{CpuError, GuestCpu, Look};
 use crate::ram::{self, GuestRam, PAGE, PageSet};
 
@@ -42,8 +41,6 @@ const FIRST_SCRUB_PARTS: u64 = 16;
 /// or in as many as it takes if none looks at more than so many pages.
 const FIRST_SCRUB_PAGES: u64 = 4096;
 
-pub(super) static ZERO: [u8; PAGE] = [0; PAGE];
-
 /// What a transfer builds on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Transfer {
@@ -68,14 +65,6 @@ pub(super) struct Change {
     pub(super) is_other: bool,
     /// What the other side needs to have it.
     pub(super) patch: Option<PagePatch>,
-}
-
-pub(super) const IN_MEMORY: &str = "a page of guest memory";
-
-/// The hash of a page: of natural contents no two are the same. A guest that makes two of them takes its
-/// own protection away, and nobody else's.
-pub(super) fn hash(content: &[u8; PAGE]) -> u64 {
-    xxh64(content, 0)
 }
 
 impl Baseline {

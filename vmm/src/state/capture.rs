@@ -1,12 +1,15 @@
 //! The sending side of state transfers.
 
+mod beside;
 mod renewal;
+mod stop;
 
 use std::time::{Duration, Instant};
 
 use logging_channel::entry::StatePart;
 
 use self::renewal::Renewal;
+pub use self::stop::Stop;
 use super::parts::{LARGEST_DEVICES, PIECE, Rest};
 use super::patch::BlockWriter;
 use super::seal::Seal;
@@ -29,15 +32,6 @@ pub struct Capture {
     looked_at: PageSet,
     /// The whole state is sent beside the log.
     renewal: Option<Renewal>,
-}
-
-/// How far a delta came in one stop of the guest.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stop {
-    /// All of memory was sent, as it is while the guest stands still.
-    pub is_all: bool,
-    /// A round began: all pages of the last one were sent, and so many were written meanwhile.
-    pub round: Option<u64>,
 }
 
 /// What became of the end of a transfer of the whole state.

@@ -29,6 +29,7 @@ mod baseline;
 mod capture;
 mod digest;
 mod error;
+mod hashes;
 mod incoming;
 mod page_cache;
 mod parts;

@@ -4,7 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::SpoolError;
+use super::error::SpoolError;
 
 const SEGMENT: &str = "ftvm-log-";
 const MEMORY: &str = "ftvm-memory-";

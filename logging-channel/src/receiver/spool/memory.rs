@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::PathBuf;
 
-use super::SpoolError;
+use super::error::SpoolError;
 use crate::memory::MAX_BLOCK;
 
 const HEADER_LEN: usize = 8;

@@ -11,95 +11,28 @@
 //! last transfer that is complete, and all that follows it: while the next one comes, the generation before
 //! it goes on, through that one's segment. When the next one is complete, the segments before it go.
 
+mod error;
 mod folder;
 mod generation;
 mod memory;
 mod segment;
 
-use std::io;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+pub use self::error::SpoolError;
 use self::folder::Folder;
 use self::generation::Generations;
 pub use self::generation::{Ended, Generation, Notice};
 pub(super) use self::memory::{MemoryFile, MemoryReader};
 pub(super) use self::segment::record;
 use self::segment::{Segment, SegmentReader};
-use crate::codec::{Batch, DecodeError};
+use crate::codec::Batch;
 use crate::entry::Lsn;
+use crate::settings::Keep;
 
-/// How a cold backup keeps what it gets.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Keep {
-    /// In this directory, which is its own.
-    pub directory: PathBuf,
-    /// What is acknowledged is on the disk, and not only in memory.
-    pub durable: bool,
-    /// The state is asked for anew when the replay of the log would take longer than this,
-    pub most_replay: Duration,
-    /// or the log since the state is larger than so many bytes.
-    pub most_log: u64,
-}
-
-impl Keep {
-    /// The memory of a transfer comes.
-    pub(super) fn memory(&self, transfer: u32) -> Result<MemoryFile, SpoolError> {
-        MemoryFile::create(folder::memory(&self.directory, transfer))
-    }
-}
-
-/// Why what a cold backup keeps cannot be kept, or read back.
-#[derive(Debug, thiserror::Error)]
-pub enum SpoolError {
-    /// The directory cannot be used.
-    #[error("cannot use {path} for what a cold backup keeps: give a directory that can be written")]
-    Directory {
-        /// The directory.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Another process uses it.
-    #[error("{path} is in use by another cold backup: give each a directory of its own")]
-    InUse {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// A file cannot be written.
-    #[error(
-        "cannot write {path}: a cold backup needs room for twice the guest's memory, and for its log"
-    )]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// A file cannot be read.
-    #[error("cannot read {path} at byte {offset}")]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Where.
-        offset: u64,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// A file has something else than what was written.
-    #[error("{path} is damaged at byte {offset}: look after that disk")]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// Where.
-        offset: u64,
-        /// How.
-        #[source]
-        source: DecodeError,
-    },
+/// The file for the memory of a transfer.
+pub(super) fn memory_file(keep: &Keep, transfer: u32) -> Result<MemoryFile, SpoolError> {
+    MemoryFile::create(folder::memory(&keep.directory, transfer))
 }
 
 /// What a cold backup keeps. Written batch by batch, and read from the last generation on by whoever

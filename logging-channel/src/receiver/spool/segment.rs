@@ -13,7 +13,7 @@ use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::SpoolError;
+use super::error::SpoolError;
 use crate::codec::{Batch, BatchHeader, DecodeError, HEADER_LEN};
 
 const STAMP_LEN: usize = 12;

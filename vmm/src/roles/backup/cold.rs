@@ -142,9 +142,9 @@ mod tests {
     use std::thread;
     use std::time::Instant;
 
+    use logging_channel::Keep;
     use logging_channel::entry::{Entry, ExecutionPoint, Payload, ShutdownReason};
     use logging_channel::handshake::Title;
-    use logging_channel::receiver::Keep;
     use logging_channel::sender::{Finish, Sender};
     use logging_channel::session::{Confirmation, Listener};
     use logging_channel::{HostReport, Settings};

@@ -16,7 +16,7 @@ use logging_channel::memory::MAX_BLOCK;
 use xxhash_rust::xxh64::xxh64;
 
 use crate::ram::PAGE;
-use crate::state::baseline::hash;
+use crate::state::hashes::hash;
 use crate::state::patch::PatchError;
 
 /// Most pages of a block.

@@ -11,11 +11,12 @@ use logging_channel::memory::MemoryStream;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use vm_memory::{Bytes, GuestAddress};
 
+use super::Limit;
 use super::block::{Body, MOST_PAGES, Packer};
-use super::{Hashes, Limit};
 use crate::ram::{self, GuestRam, PAGE, PageSet};
 use crate::state::Baseline;
-use crate::state::baseline::{IN_MEMORY, ZERO, hash};
+use crate::state::hashes::Hashes;
+use crate::state::hashes::{IN_MEMORY, ZERO, hash};
 
 /// Pages that belong to the same stream one after the other: 2 MiB, a large page.
 const STRIPE: u64 = 512;

@@ -6,11 +6,12 @@ use logging_channel::memory::TakeBlocks;
 use parking_lot::{Condvar, Mutex};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{Hashes, block};
+use super::block;
 use crate::ram::{GuestRam, PAGE};
 use crate::state::Baseline;
-use crate::state::baseline::IN_MEMORY;
 use crate::state::error::StateError;
+use crate::state::hashes::Hashes;
+use crate::state::hashes::IN_MEMORY;
 use crate::state::patch::PatchError;
 
 /// Puts guest memory where it belongs, while the log has its transfer open. The guest does not run then,

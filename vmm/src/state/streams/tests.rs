@@ -10,6 +10,7 @@ use vm_memory::{Bytes, GuestAddress};
 use super::*;
 use crate::ram::{GuestRam, PAGE, PageSet, allocate};
 use crate::state::Baseline;
+use crate::state::hashes::Hashes;
 
 const PAGES: u64 = 4096;
 
