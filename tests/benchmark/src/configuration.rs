@@ -8,6 +8,10 @@ use testbed::Paging;
 
 use crate::workload::{GuestKind, Workload};
 
+/// A host is taken for lost after this silence. Longer than the default: nothing is to fail over
+/// because of the machine's other work, and what is measured does not depend on it.
+pub(crate) const HEARTBEAT_MS: &str = "2000";
+
 /// What the guest runs on, in the order of the tables. Names on the command line and in files are
 /// the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]

@@ -11,10 +11,11 @@ use procfs_core::{CpuInfo, KernelStats, Meminfo};
 use testbed::pair::Guest;
 use testbed::{Host, HostKind, Position, failover};
 
+use crate::configuration::HEARTBEAT_MS;
 use crate::drive::FIO_SEED;
 use crate::host_meter::system;
 use crate::options::Options;
-use crate::stage::{COLO_WORDS, HEARTBEAT_MS};
+use crate::stage::COLO_WORDS;
 
 /// By name. What is not known is left out.
 pub(crate) type Settings = BTreeMap<String, String>;

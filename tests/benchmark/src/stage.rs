@@ -11,7 +11,7 @@ use testbed::{
 };
 
 use crate::colo::{self, Colo};
-use crate::configuration::Configuration;
+use crate::configuration::{Configuration, HEARTBEAT_MS};
 use crate::figures::Figures;
 use crate::host_meter::{self, HostMeter, Reading};
 use crate::sample::{Axis, Subject};
@@ -23,9 +23,6 @@ use crate::workload::GuestKind;
 const LIMIT: Duration = Duration::from_secs(60);
 /// The disk's name at the disk server.
 const EXPORT: &str = "root";
-/// A host is taken for lost after this silence. Longer than the default: nothing is to fail over
-/// because of the machine's other work, and what is measured does not depend on it.
-pub(crate) const HEARTBEAT_MS: &str = "2000";
 /// What emulated hosts have of memory, of which they take what they use: a guest, its copy, and the
 /// longest recording.
 const HOST_MIB: u32 = 4096;

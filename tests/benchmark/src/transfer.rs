@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use testbed::pair::{DiskServer, Guest, Side};
 use testbed::{Error, Host, HostProcess, Network, Result, Signal, wait_until};
 
+use crate::configuration::HEARTBEAT_MS;
 use crate::figures::{Figures, NOT_ZERO, PAUSE, ROUNDS, SENT, TIME};
 use crate::qmp;
-use crate::stage::HEARTBEAT_MS;
 
 /// For what will never happen.
 const LIMIT: Duration = Duration::from_secs(300);

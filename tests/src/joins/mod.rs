@@ -15,6 +15,7 @@
 //! # }
 //! ```
 
+mod complete;
 mod cut;
 mod kind;
 mod life;

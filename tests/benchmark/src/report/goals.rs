@@ -1,12 +1,13 @@
 //! What `ftvm` is to reach, and whether it did.
 
-use super::{memory_sizes, table::Table};
+use super::table::Table;
 use crate::configuration::Configuration::{Alone, Colo, Joining, LoggedReads, Migration, Qemu};
 use crate::figures::{
     CHANNEL_BYTES, EXITS, EXITS_OF_ONE, Figures, HOLD_P50, KEPT, LAG_P99, LATENCY_P50, LOG,
     NOT_ZERO, PAUSE, RECEIVED, ROUND_TRIP, SENT, THROUGHPUT, TIME, log_of,
 };
 use crate::record::Record;
+use crate::sample::Axis;
 use crate::statistics::{Summary, figure, ratios};
 use crate::workload::Workload;
 
@@ -135,6 +136,12 @@ pub(super) fn judge(record: &Record) -> (usize, usize, Table) {
     let mut table = Table::new(["goal", "met by", "missed by"]);
     rows.into_iter().for_each(|(_, cells)| table.row(cells));
     (missed_in_all, all, table)
+}
+
+/// The sizes of a guest's memory, in MiB, and where on the axis each of them is.
+pub(super) fn memory_sizes() -> impl Iterator<Item = (f64, Option<(Axis, f64)>)> {
+    let sizes = Axis::Memory.values().iter().enumerate();
+    sizes.map(|(number, &mib)| (mib, (number > 0).then_some((Axis::Memory, mib))))
 }
 
 #[cfg(test)]

@@ -307,7 +307,7 @@ fn paging(record: &Record) -> String {
 
 /// What was measured of transfers, for each size of the guest's memory.
 fn transfers(record: &Record) -> String {
-    let tables = memory_sizes().map(|(mib, growth)| {
+    let tables = goals::memory_sizes().map(|(mib, growth)| {
         let table = grid(&record.at(growth), &TRANSFERS, |one| one.to_string());
         match table.is_empty() {
             true => table,
@@ -315,12 +315,6 @@ fn transfers(record: &Record) -> String {
         }
     });
     tables.collect()
-}
-
-/// The sizes of a guest's memory, in MiB, and where on the axis each of them is.
-fn memory_sizes() -> impl Iterator<Item = (f64, Option<(Axis, f64)>)> {
-    let sizes = Axis::Memory.values().iter().enumerate();
-    sizes.map(|(number, &mib)| (mib, (number > 0).then_some((Axis::Memory, mib))))
 }
 
 /// How throughput and latency go along an axis, if anything was measured along it.
