@@ -9,10 +9,11 @@
 //! ```
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Read};
 use std::path::PathBuf;
 
 use super::error::SpoolError;
+use super::written::Written;
 use crate::memory::MAX_BLOCK;
 
 const HEADER_LEN: usize = 8;
@@ -27,31 +28,14 @@ fn checksum(len: [u8; 4], block: &[u8]) -> u32 {
 /// The memory of a transfer that comes.
 #[derive(Debug)]
 pub(in crate::receiver) struct MemoryFile {
-    file: File,
-    path: PathBuf,
+    file: Written,
     blocks: u64,
-    bytes: u64,
 }
 
 impl MemoryFile {
     pub(super) fn create(path: PathBuf) -> Result<Self, SpoolError> {
-        match File::create_new(&path) {
-            Ok(file) => Ok(Self {
-                file,
-                path,
-                blocks: 0,
-                bytes: 0,
-            }),
-            Err(source) => Err(SpoolError::Write { path, source }),
-        }
-    }
-
-    fn failed(&self) -> impl Fn(io::Error) -> SpoolError {
-        let path = self.path.clone();
-        move |source| SpoolError::Write {
-            path: path.clone(),
-            source,
-        }
+        let file = Written::create(path)?;
+        Ok(Self { file, blocks: 0 })
     }
 
     /// Keeps a block.
@@ -61,14 +45,13 @@ impl MemoryFile {
         record.extend_from_slice(&len);
         record.extend_from_slice(&checksum(len, block).to_le_bytes());
         record.extend_from_slice(block);
-        self.file.write_all(&record).map_err(self.failed())?;
+        self.file.put(&record)?;
         self.blocks += 1;
-        self.bytes += record.len() as u64;
         Ok(())
     }
 
     pub(in crate::receiver) fn sync(&self) -> Result<(), SpoolError> {
-        self.file.sync_data().map_err(self.failed())
+        self.file.sync()
     }
 
     /// How many blocks it has.
@@ -78,7 +61,7 @@ impl MemoryFile {
 
     /// How long it is.
     pub(in crate::receiver) fn bytes(&self) -> u64 {
-        self.bytes
+        self.file.bytes()
     }
 }
 

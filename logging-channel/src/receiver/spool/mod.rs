@@ -16,6 +16,7 @@ mod folder;
 mod generation;
 mod memory;
 mod segment;
+mod written;
 
 use std::time::{Duration, Instant};
 
@@ -24,8 +25,9 @@ use self::folder::Folder;
 use self::generation::Generations;
 pub use self::generation::{Ended, Generation, Notice};
 pub(super) use self::memory::{MemoryFile, MemoryReader};
+use self::segment::SegmentReader;
 pub(super) use self::segment::record;
-use self::segment::{Segment, SegmentReader};
+use self::written::Written;
 use crate::codec::Batch;
 use crate::entry::Lsn;
 use crate::settings::Keep;
@@ -44,7 +46,7 @@ pub(super) struct Spool {
     /// The oldest segment that is there.
     oldest: u64,
     newest: u64,
-    segment: Segment,
+    segment: Written,
     generations: Generations,
     /// What takes another's place has to be on the disk first.
     durable: bool,
@@ -64,7 +66,7 @@ impl Spool {
     /// Takes the directory, and deletes what an earlier process left there.
     pub(super) fn open(keep: &Keep) -> Result<Self, SpoolError> {
         let folder = Folder::open(&keep.directory)?;
-        let segment = Segment::create(folder.segment(0))?;
+        let segment = Written::create(folder.segment(0))?;
         Ok(Self {
             folder,
             opened: Instant::now(),
@@ -91,7 +93,7 @@ impl Spool {
     ) -> Result<(), SpoolError> {
         if Generations::begins(batch) {
             self.newest += 1;
-            self.segment = Segment::create(self.folder.segment(self.newest))?;
+            self.segment = Written::create(self.folder.segment(self.newest))?;
         }
         self.segment.put(record)?;
         let complete = self

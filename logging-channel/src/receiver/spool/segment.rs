@@ -9,7 +9,7 @@
 //! ```
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::io::{self, BufRead as _, BufReader, Read};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,50 +25,6 @@ pub(in crate::receiver) fn record(arrived: Duration, batch: &[u8]) -> Vec<u8> {
     record.extend_from_slice(&crc32fast::hash(&record).to_le_bytes());
     record.extend_from_slice(batch);
     record
-}
-
-/// A segment that is written.
-#[derive(Debug)]
-pub(super) struct Segment {
-    file: File,
-    path: PathBuf,
-    bytes: u64,
-}
-
-impl Segment {
-    pub(super) fn create(path: PathBuf) -> Result<Self, SpoolError> {
-        match File::create_new(&path) {
-            Ok(file) => Ok(Self {
-                file,
-                path,
-                bytes: 0,
-            }),
-            Err(source) => Err(SpoolError::Write { path, source }),
-        }
-    }
-
-    fn failed(&self) -> impl Fn(io::Error) -> SpoolError {
-        let path = self.path.clone();
-        move |source| SpoolError::Write {
-            path: path.clone(),
-            source,
-        }
-    }
-
-    pub(super) fn put(&mut self, record: &[u8]) -> Result<(), SpoolError> {
-        self.file.write_all(record).map_err(self.failed())?;
-        self.bytes += record.len() as u64;
-        Ok(())
-    }
-
-    pub(super) fn sync(&mut self) -> Result<(), SpoolError> {
-        self.file.sync_data().map_err(self.failed())
-    }
-
-    /// How long it is.
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
-    }
 }
 
 /// A segment that is read.

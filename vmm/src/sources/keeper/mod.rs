@@ -47,11 +47,12 @@ struct Delta {
 /// Guest time, which passes while the guest is held up as well.
 pub(super) type Clock<'a> = &'a dyn Fn() -> Duration;
 
-/// Appends a part of the state at `point`.
+/// Appends parts of the state at `point`, each as a `payload`.
 fn send<'a>(
     log: &'a mut dyn LogSink,
     point: ExecutionPoint,
     bytes: &'a mut u64,
+    payload: fn(StatePart) -> Payload,
 ) -> impl FnMut(StatePart) -> Step<()> + 'a {
     move |part| {
         if let StatePart::Pages(data) | StatePart::Rest(data) | StatePart::Commit(data) = &part {
@@ -60,7 +61,7 @@ fn send<'a>(
         log.append(Entry {
             point,
             check: None,
-            payload: Payload::State(part),
+            payload: payload(part),
         })
         .map(|_| ())
     }
@@ -124,15 +125,17 @@ impl StateKeeper {
             self.next_digest = Duration::ZERO;
             return Ok(false);
         }
-        let progress =
-            self.capture
-                .send_delta_memory(at, time, &mut send(log, at.point, &mut bytes))?;
+        let progress = self.capture.send_delta_memory(
+            at,
+            time,
+            &mut send(log, at.point, &mut bytes, Payload::State),
+        )?;
         let mut faults_in = false;
         if progress.is_all {
             let point = ExecutionPoint::at_exit(at.point.exits + 1);
             faults_in = self
                 .capture
-                .commit_delta(at, &mut send(log, point, &mut bytes))?;
+                .commit_delta(at, &mut send(log, point, &mut bytes, Payload::State))?;
         }
         self.counters.delta_bytes(bytes);
         delta.cost += since.elapsed();

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use logging_channel::entry::{Entry, ExecutionPoint, Payload, StatePart};
+use logging_channel::entry::{ExecutionPoint, Payload};
 
-use super::StateKeeper;
 use super::stages::Renewing;
+use super::{StateKeeper, send};
 use crate::engine::{Moment, Step};
 use crate::sources::log_sink::{LogSink, Sent};
 
@@ -17,25 +17,6 @@ const GUEST_SHARE: u32 = 3;
 
 /// A stop is at most 2^4 times as long as the first ones.
 const LONGEST: u32 = 4;
-
-/// Appends a part of the state beside the log at `point`.
-fn send<'a>(
-    log: &'a mut dyn LogSink,
-    point: ExecutionPoint,
-    bytes: &'a mut u64,
-) -> impl FnMut(StatePart) -> Step<()> + 'a {
-    move |part| {
-        if let StatePart::Pages(data) | StatePart::Rest(data) | StatePart::Commit(data) = &part {
-            *bytes += data.len() as u64;
-        }
-        log.append(Entry {
-            point,
-            check: None,
-            payload: Payload::Renewal(part),
-        })
-        .map(|_| ())
-    }
-}
 
 impl StateKeeper {
     /// The backup keeps the log, and asks for the whole state beside it.
@@ -51,7 +32,7 @@ impl StateKeeper {
         log::info!("the cold backup has much to replay: sending it the whole state anew");
         let mut bytes = 0;
         self.capture
-            .begin_renewal(&mut send(log, at.point, &mut bytes))?;
+            .begin_renewal(&mut send(log, at.point, &mut bytes, Payload::Renewal))?;
         self.renewing = Some(Renewing {
             next: now,
             is_ready: false,
@@ -88,9 +69,11 @@ impl StateKeeper {
         let slice = self.pace.digest_slice * (1 << renewing.level.min(LONGEST));
         let time = (!renewing.fits(left, self.pace.transfer.max_pause)).then_some(slice);
         let mut bytes = 0;
-        let progress =
-            self.capture
-                .send_renewal_memory(at, time, &mut send(log, at.point, &mut bytes))?;
+        let progress = self.capture.send_renewal_memory(
+            at,
+            time,
+            &mut send(log, at.point, &mut bytes, Payload::Renewal),
+        )?;
         let took = since.elapsed();
         self.counters.transfer_bytes(bytes);
         renewing.sent.bytes += bytes;
@@ -146,7 +129,7 @@ impl StateKeeper {
         let point = ExecutionPoint::at_exit(at.point.exits + 1);
         let committed = self
             .capture
-            .commit_renewal(at, &mut send(log, point, &mut bytes))?;
+            .commit_renewal(at, &mut send(log, point, &mut bytes, Payload::Renewal))?;
         if !committed {
             renewing.is_ready = false;
             renewing.next += AGAIN;

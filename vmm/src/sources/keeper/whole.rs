@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use logging_channel::entry::{ExecutionPoint, Lsn};
+use logging_channel::entry::{ExecutionPoint, Lsn, Payload};
 
 use super::rounds::{Next, Rounds};
 use super::stages::Stage;
@@ -84,7 +84,7 @@ impl StateKeeper {
         whole.rounds = Rounds::new(self.pace.transfer);
         (whole.round_began, whole.ran_since) = (now, now);
         let mut bytes = 0;
-        let mut send = send(log, at.point, &mut bytes);
+        let mut send = send(log, at.point, &mut bytes, Payload::State);
         self.capture
             .begin_whole(at, whole.transfer, memory, &mut send)?;
         whole.repairs.costs(clock().saturating_sub(now));
@@ -237,7 +237,7 @@ impl StateKeeper {
             self.whole.rounds.look(),
             self.pace.transfer.max_pause * MOST_PAUSES,
             memory,
-            &mut send(log, point, &mut bytes),
+            &mut send(log, point, &mut bytes, Payload::State),
         )?;
         match committed {
             Committed::Sent => {}
