@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::arbiter::Claimant;
 use crate::arbiter::protocol::{ExportRecord, VmRecord};
 
 /// What a server knows.
@@ -45,11 +46,22 @@ fn machines(records: &[VmRecord]) -> String {
     }
     let width = records.iter().map(|r| r.vm.as_str().len()).max();
     let width = width.unwrap_or(0).max(2);
-    let mut table = format!("{:<width$}  {:>8}  HOLDER\n", "VM", "EPOCH");
-    for VmRecord { vm, epoch, holder } in records {
-        let holder = holder.as_ref().map_or("-", |holder| holder.as_str());
+    let name = |who: &Option<Claimant>| who.as_ref().map_or("-", Claimant::as_str).to_owned();
+    let holders = records.iter().map(|it| name(&it.record.holder).len()).max();
+    let holders = holders.unwrap_or(0).max(6);
+    let mut table = format!(
+        "{:<width$}  {:>8}  {:<holders$}  BACKUP\n",
+        "VM", "EPOCH", "HOLDER"
+    );
+    for VmRecord { vm, record } in records {
+        let (epoch, holder, backup) = (record.epoch, name(&record.holder), name(&record.backup));
+        let joins = record.backup.is_some() && !record.acknowledged;
+        let joins = if joins { " (joins)" } else { "" };
         // Writing to a string does not fail.
-        let _ = writeln!(table, "{vm:<width$}  {epoch:>8}  {holder}");
+        let _ = writeln!(
+            table,
+            "{vm:<width$}  {epoch:>8}  {holder:<holders$}  {backup}{joins}"
+        );
     }
     table
 }
@@ -88,19 +100,20 @@ fn exports(records: &[ExportRecord]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arbiter::Record;
     use crate::arbiter::protocol::Owner;
 
     fn record(vm: &str, epoch: u64, holder: &str) -> VmRecord {
         VmRecord {
             vm: vm.parse().unwrap(),
-            epoch,
-            holder: Some(holder.parse().unwrap()),
+            record: Record::held(epoch, holder.parse().unwrap()),
         }
     }
 
     #[test]
     fn columns_line_up() {
-        let vms = vec![record("db", 3, "a/1"), record("webserver", 12, "b/2")];
+        let mut vms = vec![record("db", 3, "a/1"), record("webserver", 12, "hostb/2")];
+        vms[0].record.backup = Some("b/2".parse().unwrap());
         let export = ExportRecord {
             name: "db".parse().unwrap(),
             path: Some("/srv/db.img".to_owned()),
@@ -127,9 +140,9 @@ mod tests {
             exports: vec![export, tools],
         };
         let expected = "\
-VM            EPOCH  HOLDER
-db                3  a/1
-webserver        12  b/2
+VM            EPOCH  HOLDER   BACKUP
+db                3  a/1      b/2 (joins)
+webserver        12  hostb/2  -
 
 EXPORT               BYTES  VM     EPOCH  CLIENTS  REFUSED     AWAY  PATH
 db              2147483648  db         3        2       17        1  /srv/db.img

@@ -12,8 +12,8 @@
 //!     |  does that one hold the epoch?                    |
 //!     | -------- TCP connect, Memory {session, number},   |
 //!     |          for each memory stream ----------------> |
-//!     | -------- Ready {session} -----------------------> |  is the epoch still mine?
-//!     | <------- Begin {session} ------------------------ |
+//!     | -------- Ready {session, claimant} -------------> |  takes it into the next epoch
+//!     | <------- Begin {session, epoch} ----------------- |
 //!     |  the session has begun                            |  the session has begun
 //!     | <======= batches, Released; blocks of memory ==== |
 //!     | ======== Acknowledge ===========================> |
@@ -52,7 +52,7 @@ use std::time::Duration;
 use crate::bytes::{FieldError, Fields};
 use crate::codec::PROTOCOL_VERSION;
 use crate::host::{HostReport, HostReportError, MAX_REPORT};
-use crate::identity::{Identity, IdentityError, MAX_IDENTITY};
+use crate::identity::{Identity, IdentityError, MAX_IDENTITY, decode_claimant, encode_claimant};
 pub use crate::identity::{MAX_HOLDER, Title};
 pub use crate::refusal::{MAX_REFUSAL_MESSAGE, Refusal, RefusalCode};
 
@@ -258,11 +258,15 @@ pub enum Message {
     Ready {
         /// The session of the Welcome that this answers.
         session: u64,
+        /// Who the backup is to the arbiter.
+        claimant: String,
     },
     /// The primary's answer to Ready: this session has begun, and it will have no other.
     Begin {
         /// The session that begins.
         session: u64,
+        /// The primary's epoch with this backup.
+        epoch: u64,
     },
 }
 
@@ -311,8 +315,13 @@ impl Message {
                 welcome.host.encode(&mut body);
             }
             Message::Refuse(refusal) => refusal.encode(&mut body),
-            Message::Ready { session } | Message::Begin { session } => {
+            Message::Ready { session, claimant } => {
                 body.extend_from_slice(&session.to_le_bytes());
+                encode_claimant(claimant, &mut body)?;
+            }
+            Message::Begin { session, epoch } => {
+                body.extend_from_slice(&session.to_le_bytes());
+                body.extend_from_slice(&epoch.to_le_bytes());
             }
             Message::Memory { session, number } => {
                 body.extend_from_slice(&session.to_le_bytes());
@@ -378,9 +387,11 @@ impl Message {
             kind::REFUSE => Message::Refuse(Refusal::decode(&mut fields)?),
             kind::READY => Message::Ready {
                 session: fields.u64()?,
+                claimant: decode_claimant(&mut fields)?,
             },
             kind::BEGIN => Message::Begin {
                 session: fields.u64()?,
+                epoch: fields.u64()?,
             },
             kind::MEMORY => Message::Memory {
                 session: fields.u64()?,

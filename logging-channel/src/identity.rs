@@ -256,27 +256,35 @@ pub struct Title {
 impl Title {
     /// Appends the title: epoch u64, length of the holder's name u8, name.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) -> Result<(), IdentityError> {
-        if self.holder.len() > MAX_HOLDER {
-            return Err(IdentityError::HolderTooLong(self.holder.len()));
-        }
         out.extend_from_slice(&self.epoch.to_le_bytes());
-        out.push(self.holder.len() as u8);
-        out.extend_from_slice(self.holder.as_bytes());
-        Ok(())
+        encode_claimant(&self.holder, out)
     }
 
     pub(crate) fn decode(fields: &mut Fields<'_>) -> Result<Self, IdentityError> {
-        let epoch = fields.u64()?;
-        let len = usize::from(fields.u8()?);
-        if len > MAX_HOLDER {
-            return Err(IdentityError::HolderTooLong(len));
-        }
-        let holder = String::from_utf8(fields.bytes(len)?.to_vec());
         Ok(Self {
-            epoch,
-            holder: holder.map_err(|_| IdentityError::HolderNotUtf8)?,
+            epoch: fields.u64()?,
+            holder: decode_claimant(fields)?,
         })
     }
+}
+
+/// Appends who somebody is to the arbiter: length of the name u8, name.
+pub(crate) fn encode_claimant(claimant: &str, out: &mut Vec<u8>) -> Result<(), IdentityError> {
+    if claimant.len() > MAX_HOLDER {
+        return Err(IdentityError::HolderTooLong(claimant.len()));
+    }
+    out.push(claimant.len() as u8);
+    out.extend_from_slice(claimant.as_bytes());
+    Ok(())
+}
+
+pub(crate) fn decode_claimant(fields: &mut Fields<'_>) -> Result<String, IdentityError> {
+    let len = usize::from(fields.u8()?);
+    if len > MAX_HOLDER {
+        return Err(IdentityError::HolderTooLong(len));
+    }
+    let claimant = String::from_utf8(fields.bytes(len)?.to_vec());
+    claimant.map_err(|_| IdentityError::HolderNotUtf8)
 }
 
 /// A disk, in words.

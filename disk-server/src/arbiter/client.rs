@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use super::address::ServerAddress;
 use super::connection::{CallError, Connection};
-use super::decision::Record;
+use super::decision::{Next, Record};
 use super::lines::CANCEL_POLL;
 use super::names::{Claimant, ServerNumber, VmName};
 use super::protocol::{Request, Response};
@@ -162,7 +162,29 @@ impl Arbiter {
     /// See [`CallError`].
     pub fn read(&self, vm: &VmName) -> Result<Record, CallError> {
         match self.call(&Request::Read { vm: vm.clone() }, None)? {
-            Response::Record { epoch, holder } => Ok(Record { epoch, holder }),
+            Response::Record(record) => Ok(record),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Says as `holder` that the backup of the view `epoch` of `vm` has taken over the guest's state. The
+    /// record, which has that if that still is the view. To be repeated where it failed.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn acknowledge(
+        &self,
+        vm: &VmName,
+        epoch: u64,
+        holder: &Claimant,
+    ) -> Result<Record, CallError> {
+        let request = Request::Acknowledge {
+            vm: vm.clone(),
+            epoch,
+            holder: holder.clone(),
+        };
+        match self.call(&request, None)? {
+            Response::Record(record) => Ok(record),
             other => Err(self.unexpected(&other)),
         }
     }
@@ -192,8 +214,8 @@ impl Arbiter {
         Ok(self.server.get().copied().flatten())
     }
 
-    /// Claims the epoch after `expected` for `claimant`, and *waits* as long as no server answers,
-    /// for only the arbiter knows whether the peer went live.
+    /// Claims the epoch after `expected` as `claimant`, for what `next` says, and *waits* as long as no
+    /// server answers, for only the arbiter knows whether the peer went live.
     ///
     /// `on_wait` hears why it waits, each time that the reason changes. `cancel` ends the wait
     /// within about the connect timeout.
@@ -204,7 +226,7 @@ impl Arbiter {
         &self,
         vm: &VmName,
         expected: u64,
-        claimant: &Claimant,
+        (claimant, next): (&Claimant, Next),
         cancel: &AtomicBool,
         mut on_wait: impl FnMut(&WaitReason),
     ) -> Result<Claim, ClaimError> {
@@ -212,6 +234,7 @@ impl Arbiter {
             vm: vm.clone(),
             expected_epoch: expected,
             claimant: claimant.clone(),
+            next,
         };
         let mut told = None;
         let mut pause = self.settings.first_pause;

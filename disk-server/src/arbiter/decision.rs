@@ -1,19 +1,85 @@
 //! The decision itself: a pure function, so that it can be tested to exhaustion.
 
+use serde::{Deserialize, Serialize};
+
 use super::names::Claimant;
 
 /// The highest epoch: the largest integer that every JSON reader keeps exact. At one failover a
 /// second it lasts 285 million years.
 pub const MAX_EPOCH: u64 = (1 << 53) - 1;
 
-/// What the arbiter knows of one virtual machine.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// The claimant that stands for nobody: a virtual machine that ended in order.
+pub const STOPPED: &str = "stopped";
+
+/// What the arbiter knows of one virtual machine: its *view*, whose number is the epoch. Who is primary
+/// holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Record {
     /// The current epoch. When nobody ever claimed: 0, or the highest one of the machines that were
     /// forgotten.
     pub epoch: u64,
     /// Who won the current epoch; `None` exactly when nobody ever claimed.
     pub holder: Option<Claimant>,
+    /// Whom the holder took as its backup with this epoch.
+    #[serde(default)]
+    pub backup: Option<Claimant>,
+    /// The holder has said that its backup has taken over the guest's state: from then on that one may
+    /// claim the next epoch. `false` where there is no backup.
+    #[serde(default)]
+    pub acknowledged: bool,
+}
+
+impl Record {
+    /// That somebody won an epoch, and has no backup.
+    #[must_use]
+    pub fn held(epoch: u64, holder: Claimant) -> Self {
+        Self {
+            epoch,
+            holder: Some(holder),
+            ..Self::default()
+        }
+    }
+
+    /// Whether nobody runs the machine, which ended in order.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.holder.as_ref().is_some_and(Claimant::is_stopped)
+    }
+
+    /// Whether it is what `request` asks for.
+    fn is_granted(&self, request: &ClaimRequest) -> bool {
+        let wanted = request.wanted();
+        self.epoch == wanted.epoch && self.holder == wanted.holder && self.backup == wanted.backup
+    }
+
+    /// Whether somebody belongs to this view: its primary, or the backup that has taken over. The
+    /// primary of the next view is one of the two.
+    fn has_member(&self, claimant: &Claimant) -> bool {
+        let is = |member: &Option<Claimant>| member.as_ref() == Some(claimant);
+        is(&self.holder) || self.acknowledged && is(&self.backup)
+    }
+}
+
+impl Claimant {
+    /// Whether it stands for nobody.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.as_str() == STOPPED
+    }
+}
+
+/// What a claimant wants the next epoch for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Next {
+    /// To start the machine, which runs nowhere as far as the claimant knows. No view is its predecessor.
+    Start,
+    /// To run it alone.
+    Alone,
+    /// To run it with a backup, which has not got its state.
+    With(Claimant),
+    /// For nobody: it ended in order.
+    Stopped,
 }
 
 /// A request to move the epoch from `expected` to `expected + 1`.
@@ -23,6 +89,31 @@ pub struct ClaimRequest {
     pub expected: u64,
     /// Who asks.
     pub claimant: Claimant,
+    /// For what.
+    pub next: Next,
+}
+
+impl ClaimRequest {
+    /// Who is to hold the epoch.
+    #[must_use]
+    pub fn holder(&self) -> Claimant {
+        match self.next {
+            Next::Start | Next::Alone | Next::With(_) => self.claimant.clone(),
+            Next::Stopped => STOPPED.parse().expect("the word is a valid claimant"),
+        }
+    }
+
+    /// The record that it asks for.
+    fn wanted(&self) -> Record {
+        let backup = match &self.next {
+            Next::With(backup) => Some(backup.clone()),
+            _ => None,
+        };
+        Record {
+            backup,
+            ..Record::held(self.expected.saturating_add(1), self.holder())
+        }
+    }
 }
 
 /// What the arbiter answers to a [`ClaimRequest`].
@@ -33,7 +124,8 @@ pub enum Answer {
         /// The epoch won.
         epoch: u64,
     },
-    /// The epoch is not the expected one, and the claimant does not hold the next one.
+    /// The epoch is not the expected one, and the claimant does not hold the next one. Or it is, and
+    /// the claimant does not belong to its view.
     Lost {
         /// The current epoch.
         epoch: u64,
@@ -45,6 +137,9 @@ pub enum Answer {
 /// Decides a request: the answer, and the new record where there is one. The new record must be on
 /// stable storage before the answer is given.
 ///
+/// Only the primary of the current view, and its backup once that has taken over, can have the next one;
+/// except that a machine may be started.
+///
 /// A claimant that repeats a claim it has won gets the same answer again: it may never have seen
 /// the first one. Once the epoch moved on, the same request loses, as it must.
 #[must_use]
@@ -54,17 +149,28 @@ pub fn decide(current: &Record, request: &ClaimRequest) -> (Answer, Option<Recor
         // here; without that, losing is the safe answer.
         return (lost(current), None);
     };
-    if current.epoch == request.expected {
-        let record = Record {
-            epoch: next,
-            holder: Some(request.claimant.clone()),
-        };
-        return (Answer::Won { epoch: next }, Some(record));
-    }
-    if current.epoch == next && current.holder.as_ref() == Some(&request.claimant) {
+    if current.is_granted(request) {
         return (Answer::Won { epoch: next }, None);
     }
+    let may = request.next == Next::Start || current.has_member(&request.claimant);
+    if current.epoch == request.expected && may && !request.claimant.is_stopped() {
+        return (Answer::Won { epoch: next }, Some(request.wanted()));
+    }
     (lost(current), None)
+}
+
+/// The holder of `epoch` says that the backup of that view has taken over the guest's state. The new
+/// record, if that changes anything, which must be on stable storage before it is told.
+#[must_use]
+pub fn acknowledge(current: &Record, epoch: u64, holder: &Claimant) -> Option<Record> {
+    let due = current.epoch == epoch
+        && current.holder.as_ref() == Some(holder)
+        && current.backup.is_some()
+        && !current.acknowledged;
+    due.then(|| Record {
+        acknowledged: true,
+        ..current.clone()
+    })
 }
 
 fn lost(current: &Record) -> Answer {
@@ -85,17 +191,69 @@ mod tests {
     }
 
     fn request(expected: u64, n: usize) -> ClaimRequest {
+        asks(expected, n, Next::Start)
+    }
+
+    fn asks(expected: u64, n: usize, next: Next) -> ClaimRequest {
         ClaimRequest {
             expected,
             claimant: claimant(n),
+            next,
         }
     }
 
     fn record(epoch: u64, n: usize) -> Record {
-        Record {
-            epoch,
-            holder: Some(claimant(n)),
+        Record::held(epoch, claimant(n))
+    }
+
+    #[test]
+    fn the_next_primary_was_primary_or_had_taken_over() {
+        let with = asks(1, 1, Next::With(claimant(2)));
+        let (answer, joining) = decide(&record(1, 1), &with);
+        assert_eq!(answer, Answer::Won { epoch: 2 });
+        let joining = joining.unwrap();
+        assert_eq!(joining.backup, Some(claimant(2)));
+        assert_eq!(decide(&joining, &with).0, answer, "again");
+
+        let lost = |record: &Record, n, next| {
+            matches!(
+                decide(record, &asks(2, n, next)).0,
+                Answer::Lost { epoch: 2, .. }
+            )
+        };
+        for n in [2, 3] {
+            for next in [Next::Alone, Next::Stopped, Next::With(claimant(3))] {
+                assert!(lost(&joining, n, next.clone()), "{n} {next:?}");
+            }
         }
+        assert!(!lost(&joining, 1, Next::Alone) && !lost(&joining, 1, Next::Stopped));
+
+        for (epoch, holder) in [(1, 1), (3, 1), (2, 2), (2, 3)] {
+            assert_eq!(acknowledge(&joining, epoch, &claimant(holder)), None);
+        }
+        let joined = acknowledge(&joining, 2, &claimant(1)).unwrap();
+        assert_eq!(acknowledge(&joined, 2, &claimant(1)), None, "it is already");
+        assert!(!lost(&joined, 2, Next::Alone) && !lost(&joined, 1, Next::Alone));
+        assert!(lost(&joined, 3, Next::Alone));
+        // Whoever goes on alone leaves the other one behind.
+        let (_, alone) = decide(&joined, &asks(2, 2, Next::Alone));
+        let alone = alone.unwrap();
+        assert_eq!(alone, record(3, 2));
+        assert_eq!(acknowledge(&alone, 3, &claimant(2)), None);
+        let (answer, _) = decide(&alone, &asks(3, 1, Next::Alone));
+        assert!(matches!(answer, Answer::Lost { epoch: 3, .. }));
+    }
+
+    #[test]
+    fn nobody_claims_for_himself_in_the_name_of_nobody() {
+        let claimant: Claimant = STOPPED.parse().unwrap();
+        let stopped = Record::held(4, claimant.clone());
+        let request = ClaimRequest {
+            expected: 4,
+            claimant,
+            next: Next::Alone,
+        };
+        assert!(matches!(decide(&stopped, &request).0, Answer::Lost { .. }));
     }
 
     #[test]
@@ -153,13 +311,16 @@ mod tests {
     struct Step {
         who: usize,
         /// Where the claimant's idea of the epoch comes from.
-        view: View,
+        idea: Idea,
+        next: Next,
+        /// The holder says first that its backup has taken over.
+        acknowledges: bool,
         deliveries: usize,
         answer_arrives: bool,
     }
 
     #[derive(Debug, Clone, Copy)]
-    enum View {
+    enum Idea {
         /// It asks for the epoch after the last one that it heard of.
         Own,
         /// It sends its previous request once more: a packet held back in the network.
@@ -169,15 +330,23 @@ mod tests {
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        let view = prop_oneof![
-            4 => Just(View::Own),
-            2 => Just(View::Stale),
-            1 => (0..12_u64).prop_map(View::Wild),
+        let idea = prop_oneof![
+            4 => Just(Idea::Own),
+            2 => Just(Idea::Stale),
+            1 => (0..12_u64).prop_map(Idea::Wild),
         ];
-        (0..4_usize, view, 1..4_usize, any::<bool>()).prop_map(
-            |(who, view, deliveries, answer_arrives)| Step {
+        let next = prop_oneof![
+            1 => Just(Next::Start),
+            3 => Just(Next::Alone),
+            4 => (0..4_usize).prop_map(|n| Next::With(claimant(n))),
+        ];
+        let coins = (any::<bool>(), any::<bool>());
+        (0..4_usize, idea, next, 1..4_usize, coins).prop_map(
+            |(who, idea, next, deliveries, (acknowledges, answer_arrives))| Step {
                 who,
-                view,
+                idea,
+                next,
+                acknowledges,
                 deliveries,
                 answer_arrives,
             },
@@ -195,11 +364,20 @@ mod tests {
             let mut winners: BTreeMap<u64, Claimant> = BTreeMap::new();
             for step in steps {
                 let stale = last[step.who].clone();
-                let claim = match (step.view, stale) {
-                    (View::Stale, Some(stale)) => stale,
-                    (View::Wild(expected), _) => request(expected, step.who),
-                    (View::Own | View::Stale, _) => request(heard[step.who], step.who),
+                let expected = match step.idea {
+                    Idea::Wild(expected) => expected,
+                    Idea::Own | Idea::Stale => heard[step.who],
                 };
+                let claim = match (step.idea, stale) {
+                    (Idea::Stale, Some(stale)) => stale,
+                    _ => asks(expected, step.who, step.next),
+                };
+                if step.acknowledges
+                    && let Some(holder) = current.holder.clone()
+                    && let Some(new) = acknowledge(&current, current.epoch, &holder)
+                {
+                    current = new;
+                }
                 last[step.who] = Some(claim.clone());
                 let mut first_answer = None;
                 for _ in 0..step.deliveries {
@@ -208,6 +386,14 @@ mod tests {
                     if let Some(new) = new {
                         prop_assert_eq!(new.epoch, before.epoch + 1, "an epoch moves on by one");
                         prop_assert_eq!(new.holder.as_ref(), Some(&claim.claimant));
+                        let was = |member: &Option<Claimant>| *member == new.holder;
+                        prop_assert!(
+                            claim.next == Next::Start
+                                || was(&before.holder)
+                                || was(&before.backup) && before.acknowledged,
+                            "the primary of a view was in the one before"
+                        );
+                        prop_assert!(!new.acknowledged);
                         current = new;
                     }
                     match &answer {

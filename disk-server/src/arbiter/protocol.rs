@@ -3,8 +3,8 @@
 //! ```text
 //!     client                                        server
 //!       | -- connect ------------------------------> |
-//!       | -- {"ftvm":"arbiter","version":1} -------> |   both greet at once, so that a
-//!       | <-- {"ftvm":"arbiter","version":1,       |   request may follow without
+//!       | -- {"ftvm":"arbiter","version":2} -------> |   both greet at once, so that a
+//!       | <-- {"ftvm":"arbiter","version":2,       |   request may follow without
 //!       |      "server":S} ------------------------- |
 //!       | -- {"op":"compare_and_set",...} ---------> |   waiting for the other's greeting
 //!       | <--------------- {"answer":"won",...} ---- |   one answer a request, in order
@@ -14,17 +14,18 @@
 //!
 //! | request | answers |
 //! | --- | --- |
-//! | `{"op":"compare_and_set","vm":V,"expected_epoch":N,"claimant":C}` | `{"answer":"won","epoch":N+1}` or `{"answer":"lost","epoch":E,"holder":H}` |
-//! | `{"op":"read","vm":V}` | `{"answer":"record","epoch":E,"holder":H}`; holder null: never claimed |
+//! | `{"op":"compare_and_set","vm":V,"expected_epoch":N,"claimant":C,"next":X}` | `{"answer":"won","epoch":N+1}` or `{"answer":"lost","epoch":E,"holder":H}` |
+//! | `{"op":"acknowledge","vm":V,"epoch":N,"holder":H}` | as to `read` |
+//! | `{"op":"read","vm":V}` | `{"answer":"record","epoch":E,"holder":H,"backup":B,"acknowledged":A}`; holder null: never claimed |
 //! | `{"op":"forget","vm":V}` | `{"answer":"forgotten"}`: V has no record any more |
-//! | `{"op":"list","after":V}` (`after` may be left out) | `{"answer":"page","vms":[{"vm":V,"epoch":E,"holder":H},...],"more":B}` |
-//! | `{"op":"list_exports","after":X}` (`after` may be left out) | `{"answer":"exports","exports":[...],"more":B}`, each as [`ExportRecord`] |
+//! | `{"op":"list","after":V}` (`after` may be left out) | `{"answer":"page","vms":[{"vm":V,"epoch":E,"holder":H,"backup":B,"acknowledged":A},...],"more":M}` |
+//! | `{"op":"list_exports","after":E}` (`after` may be left out) | `{"answer":"exports","exports":[...],"more":M}`, each as [`ExportRecord`] |
 //! | `{"op":"ping"}` | `{"answer":"pong"}` |
 //! | anything | `{"answer":"error","code":CODE,"message":TEXT}`, and the connection ends |
 //!
 //! S is the server's number, 16 hexadecimal digits: whose clients must be the same on both hosts of a
-//! pair, and for their disks. A line has at most [`MAX_LINE`] bytes with its newline. V is a [`VmName`], C and H are
-//! [`Claimant`]s, X is an [`ExportName`], N and E are integers up to [`MAX_EPOCH`](super::MAX_EPOCH).
+//! pair, and for their disks. A line has at most [`MAX_LINE`] bytes with its newline. V is a [`VmName`], C, H and B are
+//! [`Claimant`]s, N and E are integers up to [`MAX_EPOCH`](super::MAX_EPOCH).
 //!
 //! **Versions.** The greeting's `version` is the version of everything that follows it. A server
 //! that does not speak the client's version answers the error `version` and acts on nothing that
@@ -35,18 +36,19 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::decision::{Next, Record};
 use super::names::{Claimant, ServerNumber, VmName};
 use crate::nbd::ExportName;
 
 /// The version that this crate speaks.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// What the greeting's `ftvm` field says.
 pub const SERVICE: &str = "arbiter";
 /// The most bytes of a line, with its newline.
 pub const MAX_LINE: usize = 4096;
 /// The most virtual machines in one `page` answer: what fits into a line when all names are as
 /// long as can be and consist of characters that JSON escapes.
-pub const PAGE: usize = 8;
+pub const PAGE: usize = 5;
 
 /// The first line of either side.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +95,17 @@ pub enum Request {
         expected_epoch: u64,
         /// Who asks.
         claimant: Claimant,
+        /// For what.
+        next: Next,
+    },
+    /// Note that the backup of this view has taken over, and tell the record.
+    Acknowledge {
+        /// Whose view.
+        vm: VmName,
+        /// Its number.
+        epoch: u64,
+        /// Who holds it.
+        holder: Claimant,
     },
     /// Tell the record of `vm`.
     Read {
@@ -136,14 +149,9 @@ pub enum Response {
         /// Who holds it.
         holder: Option<Claimant>,
     },
-    /// The record of the machine asked for.
-    Record {
-        /// The current epoch.
-        epoch: u64,
-        /// Who holds it; nobody when the machine was never claimed. To be its holder is no win:
-        /// writes of an earlier epoch may be under way until a claim is answered.
-        holder: Option<Claimant>,
-    },
+    /// The record of the machine asked for: nobody holds one that was never claimed. To be its holder is
+    /// no win: writes of an earlier epoch may be under way until a claim is answered.
+    Record(Record),
     /// The machine has no record any more.
     Forgotten {},
     /// Some records.
@@ -176,10 +184,9 @@ pub enum Response {
 pub struct VmRecord {
     /// Whose record.
     pub vm: VmName,
-    /// The current epoch.
-    pub epoch: u64,
-    /// Who holds it.
-    pub holder: Option<Claimant>,
+    /// What is known of it.
+    #[serde(flatten)]
+    pub record: Record,
 }
 
 /// One export in a [`Response::Exports`].
@@ -291,15 +298,27 @@ mod tests {
         "[!-~]{1,128}".prop_map(|name| name.parse().unwrap())
     }
 
+    fn next() -> impl Strategy<Value = Next> {
+        prop_oneof![
+            Just(Next::Start),
+            Just(Next::Alone),
+            claimant().prop_map(Next::With),
+            Just(Next::Stopped),
+        ]
+    }
+
     fn request() -> impl Strategy<Value = Request> {
         prop_oneof![
-            (vm(), 0..super::super::MAX_EPOCH, claimant()).prop_map(
-                |(vm, expected_epoch, claimant)| Request::CompareAndSet {
+            (vm(), 0..super::super::MAX_EPOCH, claimant(), next()).prop_map(
+                |(vm, expected_epoch, claimant, next)| Request::CompareAndSet {
                     vm,
                     expected_epoch,
-                    claimant
+                    claimant,
+                    next,
                 }
             ),
+            (vm(), 0..=super::super::MAX_EPOCH, claimant())
+                .prop_map(|(vm, epoch, holder)| Request::Acknowledge { vm, epoch, holder }),
             vm().prop_map(|vm| Request::Read { vm }),
             vm().prop_map(|vm| Request::Forget { vm }),
             prop::option::of(vm()).prop_map(|after| Request::List { after }),
@@ -331,13 +350,14 @@ mod tests {
     #[test]
     fn the_documented_forms_are_the_real_ones() {
         let request: Request = serde_json::from_str(
-            r#"{"op":"compare_and_set","vm":"db","expected_epoch":4,"claimant":"a/1"}"#,
+            r#"{"op":"compare_and_set","vm":"db","expected_epoch":4,"claimant":"a/1","next":{"with":"b/2"}}"#,
         )
         .unwrap();
         assert!(matches!(
             request,
             Request::CompareAndSet {
                 expected_epoch: 4,
+                next: Next::With(_),
                 ..
             }
         ));
@@ -355,8 +375,10 @@ mod tests {
             r#"{"op":"read","vm":"a b"}"#,
             r#"{"op":"read"}"#,
             r#"{"op":"ping","x":1}"#,
-            r#"{"op":"compare_and_set","vm":"db","expected_epoch":-1,"claimant":"a/1"}"#,
-            r#"{"op":"compare_and_set","vm":"db","expected_epoch":1.5,"claimant":"a/1"}"#,
+            r#"{"op":"compare_and_set","vm":"db","expected_epoch":1,"claimant":"a/1"}"#,
+            r#"{"op":"compare_and_set","vm":"db","expected_epoch":1,"claimant":"a/1","next":"both"}"#,
+            r#"{"op":"compare_and_set","vm":"db","expected_epoch":-1,"claimant":"a/1","next":"alone"}"#,
+            r#"{"op":"compare_and_set","vm":"db","expected_epoch":1.5,"claimant":"a/1","next":"alone"}"#,
         ] {
             assert!(serde_json::from_str::<Request>(bad).is_err(), "{bad}");
         }
@@ -369,6 +391,13 @@ mod tests {
             b"{\"answer\":\"lost\",\"epoch\":0,\"holder\":null}\n"
         );
         assert_eq!(encode(&Response::Pong {}), b"{\"answer\":\"pong\"}\n");
+        let record = Response::Record(Record {
+            backup: Some("b/2".parse().unwrap()),
+            ..Record::held(4, "a/1".parse().unwrap())
+        });
+        let line = "{\"answer\":\"record\",\"epoch\":4,\"holder\":\"a/1\",\"backup\":\"b/2\",\
+                    \"acknowledged\":false}\n";
+        assert_eq!(String::from_utf8(encode(&record)).unwrap(), line);
         let later = r#"{"answer":"error","code":"moon_phase","message":"m","more":1}"#;
         assert!(matches!(
             serde_json::from_str::<Response>(later).unwrap(),
@@ -382,9 +411,9 @@ mod tests {
     #[test]
     fn a_server_says_which_one_it_is_and_a_client_does_not() {
         let line = encode(&Greeting::of(ServerNumber(0xabc)));
-        let with = "{\"ftvm\":\"arbiter\",\"version\":1,\"server\":\"0000000000000abc\"}\n";
+        let with = "{\"ftvm\":\"arbiter\",\"version\":2,\"server\":\"0000000000000abc\"}\n";
         assert_eq!(line, with.as_bytes());
-        let without = "{\"ftvm\":\"arbiter\",\"version\":1}\n";
+        let without = "{\"ftvm\":\"arbiter\",\"version\":2}\n";
         assert_eq!(encode(&Greeting::ours()), without.as_bytes());
         let older: Greeting = serde_json::from_str(without).unwrap();
         assert_eq!(older, Greeting::ours());
@@ -394,8 +423,13 @@ mod tests {
     fn a_full_page_fits_into_a_line() {
         let worst = VmRecord {
             vm: "\"".repeat(VmName::MAX_LEN).parse().unwrap(),
-            epoch: super::super::MAX_EPOCH,
-            holder: Some("\\".repeat(Claimant::MAX_LEN).parse().unwrap()),
+            record: Record {
+                backup: Some("\\".repeat(Claimant::MAX_LEN).parse().unwrap()),
+                ..Record::held(
+                    super::super::MAX_EPOCH,
+                    "\\".repeat(Claimant::MAX_LEN).parse().unwrap(),
+                )
+            },
         };
         let page = Response::Page {
             vms: vec![worst; PAGE],

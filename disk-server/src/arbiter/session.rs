@@ -5,7 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::decision::{Answer, ClaimRequest, MAX_EPOCH, Record};
+use super::decision::{Answer, ClaimRequest, MAX_EPOCH};
 use super::lines::{LineError, Lines, Patience};
 use super::names::{ServerNumber, VmName};
 use super::protocol::{
@@ -124,19 +124,31 @@ fn respond(subject: Subject<'_>, request: Request, limit: WaitLimit<'_>) -> Resu
             vm,
             expected_epoch: expected,
             claimant,
-        } => claim(store, &vm, &ClaimRequest { expected, claimant }, limit)?,
-        Request::Forget { vm } => forget(store, &vm, limit)?,
-        Request::Read { vm } => {
-            let Record { epoch, holder } = store.read(&vm);
-            Response::Record { epoch, holder }
+            next,
+        } => {
+            let request = ClaimRequest {
+                expected,
+                claimant,
+                next,
+            };
+            claim(store, &vm, &request, limit)?
         }
+        Request::Acknowledge { vm, epoch, holder } => {
+            let noted = store.acknowledge(&vm, (epoch, &holder), limit);
+            match noted.map_err(not_stored)? {
+                Ok(record) => Response::Record(record),
+                Err(reason) => return Err(not_yet(reason.to_string(), reason)),
+            }
+        }
+        Request::Forget { vm } => forget(store, &vm, limit)?,
+        Request::Read { vm } => Response::Record(store.read(&vm)),
         Request::List { after } => {
             let mut records = store.list(after.as_ref(), PAGE + 1);
             let more = records.len() > PAGE;
             records.truncate(PAGE);
             let vms = records
                 .into_iter()
-                .map(|(vm, Record { epoch, holder })| VmRecord { vm, epoch, holder })
+                .map(|(vm, record)| VmRecord { vm, record })
                 .collect();
             Response::Page { vms, more }
         }
@@ -151,7 +163,9 @@ fn claim(
     request: &ClaimRequest,
     limit: WaitLimit<'_>,
 ) -> Result<Response, End> {
-    let ClaimRequest { expected, claimant } = request;
+    let ClaimRequest {
+        expected, claimant, ..
+    } = request;
     if *expected >= MAX_EPOCH {
         let message = format!("no epoch follows {expected}; the last is {MAX_EPOCH}");
         return Err(refused(ErrorCode::Malformed, message));

@@ -33,11 +33,11 @@ pub use error::{OpenStateError, StoreError};
 pub use folder::STATE_FILE;
 pub use format::Damage;
 
-use super::decision::{Answer, ClaimRequest, Record, decide};
-use super::names::{ServerNumber, VmName};
+use super::decision::{Answer, ClaimRequest, Record, acknowledge, decide};
+use super::names::{Claimant, ServerNumber, VmName};
 use crate::random;
 use folder::{Folder, StateFolder};
-use format::{Held, MAX_VMS, State, Unusable};
+use format::{MAX_VMS, State, Unusable};
 
 /// What became of a record that was to be forgotten.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,30 +120,52 @@ impl EpochStore {
     pub fn claim(&self, vm: &VmName, request: &ClaimRequest) -> Result<Answer, StoreError> {
         self.change(|state| {
             let (answer, new) = decide(&state.record(vm), request);
-            let Some(Record { epoch, .. }) = new else {
+            let Some(new) = new else {
                 return Ok((answer, false));
             };
             if !state.records.contains_key(vm) && state.records.len() >= MAX_VMS {
                 return Err(StoreError::Full);
             }
-            let holder = request.claimant.clone();
-            state.records.insert(vm.clone(), Held { epoch, holder });
+            state.records.insert(vm.clone(), new);
             Ok((answer, true))
         })
     }
 
-    /// Removes the record of a machine whose holder is `stopped`. None of its epochs, and none before
+    /// Notes that the backup of the view `epoch` of `holder` has taken over, unless that is not the view
+    /// any more. The record, which is on stable storage.
+    ///
+    /// # Errors
+    /// See [`StoreError`]. It may be repeated.
+    pub fn acknowledge(
+        &self,
+        vm: &VmName,
+        epoch: u64,
+        holder: &Claimant,
+    ) -> Result<Record, StoreError> {
+        self.change(|state| {
+            let current = state.record(vm);
+            match acknowledge(&current, epoch, holder) {
+                Some(new) => {
+                    state.records.insert(vm.clone(), new.clone());
+                    Ok((new, true))
+                }
+                None => Ok((current, false)),
+            }
+        })
+    }
+
+    /// Removes the record of a machine that has stopped. None of its epochs, and none before
     /// them, is ever given again, under whatever name.
     ///
     /// # Errors
     /// See [`StoreError`].
-    pub fn forget(&self, vm: &VmName, stopped: &str) -> Result<Forgotten, StoreError> {
+    pub fn forget(&self, vm: &VmName) -> Result<Forgotten, StoreError> {
         self.change(|state| {
             let Some(held) = state.records.get(vm) else {
                 return Ok((Forgotten::Unknown, false));
             };
-            if held.holder.as_str() != stopped {
-                return Ok((Forgotten::Held(held.clone().into()), false));
+            if !held.is_stopped() {
+                return Ok((Forgotten::Held(held.clone()), false));
             }
             state.floor = state.floor.max(held.epoch);
             state.records.remove(vm);
@@ -181,7 +203,7 @@ impl EpochStore {
             .records
             .range::<VmName, _>((from, Bound::Unbounded))
             .take(limit)
-            .map(|(vm, held)| (vm.clone(), held.clone().into()))
+            .map(|(vm, held)| (vm.clone(), held.clone()))
             .collect()
     }
 }

@@ -38,9 +38,6 @@ pub use clients::{ClientPermit, Clients, Membership};
 pub use store::{Claimed, FencedStore, ForgetError};
 pub use waiting::{NotYet, WaitLimit};
 
-/// The claimant that stands for nobody: a virtual machine that ended in order.
-pub const STOPPED: &str = "stopped";
-
 /// Why a connection may not write, or not be opened for writing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -135,21 +132,31 @@ pub struct Fence {
     left: Condvar,
 }
 
+/// How it stands with the machine's epoch.
 #[derive(Debug, Default)]
 struct State {
     epoch: u64,
-    /// Somebody holds the epoch, and has not stopped.
-    runs: bool,
+    /// Who holds it.
+    holder: Option<Claimant>,
+    /// Since which epoch, as far as this server has seen: with each of its backups it moves on.
+    held_since: u64,
     /// The number of the latest writer connection of each export.
     writers: BTreeMap<ExportName, u64>,
     /// Between permits that were given and rights that were ended.
     barrier: Barrier,
-    /// Which time of it began the current epoch.
-    epoch_began: u64,
+    /// Which time of it began the holder's time.
+    began: u64,
     /// Claims that wait.
     claims: Waiting,
     /// Connections of each export that wait to become its writer.
     openers: BTreeMap<ExportName, Waiting>,
+}
+
+impl State {
+    /// Somebody runs the machine.
+    fn runs(&self) -> bool {
+        self.holder.as_ref().is_some_and(|it| !it.is_stopped())
+    }
 }
 
 impl Fence {
@@ -158,7 +165,8 @@ impl Fence {
     pub fn new(vm: VmName, record: &Record) -> Fence {
         let state = State {
             epoch: record.epoch,
-            runs: record.holder.as_ref().is_some_and(is_running),
+            held_since: record.epoch,
+            holder: record.holder.clone(),
             ..State::default()
         };
         Fence {
@@ -178,7 +186,7 @@ impl Fence {
     #[must_use]
     pub fn epoch(&self) -> (u64, bool) {
         let state = self.state.lock();
-        (state.epoch, state.runs)
+        (state.epoch, state.runs())
     }
 
     /// The right of a client that belongs to no epoch; `None` while the machine runs.
@@ -186,11 +194,11 @@ impl Fence {
     pub fn plain(&self) -> Option<Right> {
         let state = self.state.lock();
         let epoch = state.epoch;
-        (!state.runs).then_some(Right::Plain { epoch })
+        (!state.runs()).then_some(Right::Plain { epoch })
     }
 
-    /// Ends the rights of all epochs before this one. When it has returned well, no write of theirs
-    /// is under way, and none will be.
+    /// Ends the rights of all who held epochs before this one. When it has returned well, no write of
+    /// theirs is under way, and none will be. A holder that moves on, with a backup or without, writes on.
     ///
     /// To be called before *every* answer that says that the epoch was won, also a repeated one:
     /// the first call may still be waiting. A call for a past epoch changes nothing.
@@ -206,11 +214,14 @@ impl Fence {
         let mut state = self.state.lock();
         if epoch > state.epoch {
             state.epoch = epoch;
-            state.runs = is_running(holder);
-            state.writers.clear();
-            state.epoch_began = state.barrier.raise();
+            if !state.runs() || state.holder.as_ref() != Some(holder) {
+                state.holder = Some(holder.clone());
+                state.held_since = epoch;
+                state.writers.clear();
+                state.began = state.barrier.raise();
+            }
         }
-        let began = state.epoch_began;
+        let began = state.began;
         self.wait_for_earlier(state, began, limit, |state| &mut state.claims)
     }
 
@@ -251,7 +262,7 @@ impl Fence {
     pub fn enter(&self, export: &ExportName, right: Right) -> Result<Permit<'_>, Refusal> {
         let mut state = self.state.lock();
         match right {
-            Right::Plain { .. } if state.runs => {
+            Right::Plain { .. } if state.runs() => {
                 return Err(Refusal::Running {
                     vm: self.vm.clone(),
                 });
@@ -289,7 +300,7 @@ impl Fence {
     fn check_epoch(&self, state: &State, held: u64) -> Result<(), Refusal> {
         let vm = || self.vm.clone();
         let current = state.epoch;
-        if held < current {
+        if held < state.held_since {
             Err(Refusal::Over {
                 vm: vm(),
                 held,
@@ -301,7 +312,7 @@ impl Fence {
                 held,
                 current,
             })
-        } else if !state.runs {
+        } else if !state.runs() {
             Err(Refusal::NotRunning {
                 vm: vm(),
                 epoch: current,
@@ -322,10 +333,6 @@ impl Fence {
         let is_clear = |state: &State| state.barrier.is_clear(raised);
         wait_until(&self.left, &mut state, limit, waiting, is_clear)
     }
-}
-
-fn is_running(holder: &Claimant) -> bool {
-    holder.as_str() != STOPPED
 }
 
 /// A modifying request that is under way.

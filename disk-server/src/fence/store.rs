@@ -6,9 +6,9 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 
 use super::waiting::{Waiting, wait_until};
-use super::{Fence, NotYet, STOPPED, WaitLimit};
+use super::{Fence, NotYet, WaitLimit};
 use crate::arbiter::{
-    Answer, ClaimRequest, EpochStore, Forgotten, Record, ServerNumber, StoreError, VmName,
+    Answer, ClaimRequest, Claimant, EpochStore, Forgotten, Record, ServerNumber, StoreError, VmName,
 };
 
 /// An [`EpochStore`] whose wins are answered behind the fence.
@@ -118,13 +118,31 @@ impl FencedStore {
         drop(turn);
         Ok(match (answer, self.fences.get(vm)) {
             (Answer::Won { epoch }, Some(fence)) => {
-                match fence.advance(epoch, &request.claimant, limit) {
+                let holder = request.holder();
+                match fence.advance(epoch, &holder, limit) {
                     Ok(()) => Claimed::Answered(Answer::Won { epoch }),
                     Err(reason) => Claimed::NotClear { epoch, reason },
                 }
             }
             (answer, _) => Claimed::Answered(answer),
         })
+    }
+
+    /// Notes that the backup of a view has taken over, and tells the record, which is on stable storage.
+    ///
+    /// # Errors
+    /// See [`EpochStore::acknowledge`], and [`NotYet`].
+    pub fn acknowledge(
+        &self,
+        vm: &VmName,
+        (epoch, holder): (u64, &Claimant),
+        limit: WaitLimit<'_>,
+    ) -> Result<Result<Record, NotYet>, StoreError> {
+        let _turn = match self.take_turn(limit) {
+            Ok(turn) => turn,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        self.store.acknowledge(vm, epoch, holder).map(Ok)
     }
 
     fn take_turn(&self, limit: WaitLimit<'_>) -> Result<Turn<'_>, NotYet> {
@@ -150,10 +168,10 @@ impl FencedStore {
             return Err(ForgetError::Exported(vm.clone()));
         }
         let _turn = self.take_turn(limit)?;
-        match self.store.forget(vm, STOPPED)? {
+        match self.store.forget(vm)? {
             Forgotten::Done => Ok(()),
             Forgotten::Unknown => Err(ForgetError::Unknown(vm.clone())),
-            Forgotten::Held(Record { epoch, holder }) => Err(ForgetError::Held {
+            Forgotten::Held(Record { epoch, holder, .. }) => Err(ForgetError::Held {
                 vm: vm.clone(),
                 epoch,
                 holder: holder.map_or_else(|| "nobody".to_owned(), |h| h.as_str().to_owned()),

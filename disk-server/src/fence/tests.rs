@@ -5,6 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::arbiter::STOPPED;
 
 const GENEROUS: WaitLimit<'_> = WaitLimit::of(Duration::from_secs(60));
 
@@ -181,7 +182,7 @@ fn run(plan: &Plan) -> Vec<Step> {
         }
         for (epoch, (runs, connections)) in (1..).zip(&plan.epochs) {
             let holder = if *runs {
-                host()
+                format!("host/{epoch}").parse().unwrap()
             } else {
                 STOPPED.parse().unwrap()
             };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::support::{Process, SetWhenDropped, until};
 use disk_server::arbiter::{
-    Arbiter, CallError, Claim, ClaimError, Claimant, ServerAddress, Settings, VmName,
+    Arbiter, CallError, Claim, ClaimError, Claimant, Next, ServerAddress, Settings, VmName,
 };
 
 fn vm() -> VmName {
@@ -55,7 +55,10 @@ fn contend(arbiter: &Arbiter, who: &Claimant, ledger: &Ledger, wanted: impl Fn()
     let mut epoch = 0;
     while wanted() {
         let known = ledger.last();
-        match arbiter.claim(&vm(), epoch, who, &cancel, |_| ()).unwrap() {
+        match arbiter
+            .claim(&vm(), epoch, (who, Next::Start), &cancel, |_| ())
+            .unwrap()
+        {
             Claim::Won { epoch: won } => {
                 assert_eq!(won, epoch + 1);
                 ledger.won(won, who);
@@ -158,9 +161,15 @@ fn a_claim_waits_for_a_server_and_says_so() {
     let claim = thread::scope(|scope| {
         let claim = scope.spawn(|| {
             let who = Claimant::generate().unwrap();
-            arbiter.claim(&vm(), 0, &who, &AtomicBool::new(false), |reason| {
-                reasons.lock().unwrap().push(reason.to_string());
-            })
+            arbiter.claim(
+                &vm(),
+                0,
+                (&who, Next::Start),
+                &AtomicBool::new(false),
+                |reason| {
+                    reasons.lock().unwrap().push(reason.to_string());
+                },
+            )
         });
         until("the claim waits", || !reasons.lock().unwrap().is_empty());
         let _server = Process::start(&address.to_string(), directory.path());
@@ -188,9 +197,13 @@ fn a_stale_warm_connection_costs_no_claim() {
     drop(server);
     let _server = reborn.start();
     let who = Claimant::generate().unwrap();
-    let claim = arbiter.claim(&vm(), 0, &who, &AtomicBool::new(false), |reason| {
-        panic!("it waited: {reason}")
-    });
+    let claim = arbiter.claim(
+        &vm(),
+        0,
+        (&who, Next::Start),
+        &AtomicBool::new(false),
+        |reason| panic!("it waited: {reason}"),
+    );
     assert_eq!(claim.unwrap(), Claim::Won { epoch: 1 });
 }
 
@@ -209,7 +222,7 @@ fn another_server_at_the_address_is_not_believed() {
     let who = Claimant::generate().unwrap();
     let claim = |expected, on_wait: &mut dyn FnMut(String)| {
         let cancel = AtomicBool::new(false);
-        arbiter.claim(&vm(), expected, &who, &cancel, |reason| {
+        arbiter.claim(&vm(), expected, (&who, Next::Start), &cancel, |reason| {
             on_wait(reason.to_string());
             cancel.store(true, Ordering::SeqCst);
         })
@@ -257,7 +270,7 @@ fn a_silent_server_is_no_answer_and_a_claim_can_be_cancelled() {
     assert!(matches!(arbiter.read(&vm()), Err(CallError::Silent { .. })));
     let cancel = AtomicBool::new(false);
     let who = Claimant::generate().unwrap();
-    let claim = arbiter.claim(&vm(), 0, &who, &cancel, |_| {
+    let claim = arbiter.claim(&vm(), 0, (&who, Next::Start), &cancel, |_| {
         cancel.store(true, Ordering::SeqCst);
     });
     assert!(matches!(claim, Err(ClaimError::Cancelled)), "{claim:?}");
@@ -296,7 +309,7 @@ fn an_error_of_a_later_server_is_no_refusal() {
                 r#"{"answer":"won","epoch":1}"#,
             ] {
                 let (mut stream, _) = server.accept().unwrap();
-                let greeting = r#"{"ftvm":"arbiter","version":1}"#;
+                let greeting = r#"{"ftvm":"arbiter","version":2}"#;
                 writeln!(stream, "{greeting}").unwrap();
                 let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
                 // The client's greeting and its claim.
@@ -308,9 +321,15 @@ fn an_error_of_a_later_server_is_no_refusal() {
         });
         let who = Claimant::generate().unwrap();
         let arbiter = Arbiter::new(address.into(), Settings::default());
-        let claim = arbiter.claim(&vm(), 0, &who, &AtomicBool::new(false), |reason| {
-            reasons.lock().unwrap().push(reason.to_string());
-        });
+        let claim = arbiter.claim(
+            &vm(),
+            0,
+            (&who, Next::Start),
+            &AtomicBool::new(false),
+            |reason| {
+                reasons.lock().unwrap().push(reason.to_string());
+            },
+        );
         if claim.is_err() {
             // The server of this test waits for the next attempt.
             drop(std::net::TcpStream::connect(address));
@@ -327,9 +346,13 @@ fn a_server_that_lost_its_state_wins_nobody_anything() {
     let directory = tempfile::tempdir().unwrap();
     let server = Process::start("127.0.0.1:0", directory.path());
     let who = Claimant::generate().unwrap();
-    let claim = server
-        .arbiter()
-        .claim(&vm(), 5, &who, &AtomicBool::new(false), |_| ());
+    let claim = server.arbiter().claim(
+        &vm(),
+        5,
+        (&who, Next::Start),
+        &AtomicBool::new(false),
+        |_| (),
+    );
     assert!(
         matches!(
             claim,

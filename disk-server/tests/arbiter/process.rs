@@ -8,19 +8,20 @@ use std::process::Command;
 use crate::support::{
     Process, SmallDisk, command, exchange, has_own_mounts, refused, refused_by, until,
 };
-use disk_server::arbiter::{CallError, Claim, STATE_FILE};
+use disk_server::arbiter::{CallError, Claim, Next, STATE_FILE};
 use nix::sys::signal::Signal;
 use std::sync::atomic::AtomicBool;
 
-const HELLO: &str = "{\"ftvm\":\"arbiter\",\"version\":1}\n";
+const HELLO: &str = "{\"ftvm\":\"arbiter\",\"version\":2}\n";
 
 fn claim(server: &Process, vm: &str, expected: u64, who: &str) -> Claim {
+    let (vm, who) = (vm.parse().unwrap(), who.parse().unwrap());
     server
         .arbiter()
         .claim(
-            &vm.parse().unwrap(),
+            &vm,
             expected,
-            &who.parse().unwrap(),
+            (&who, Next::Start),
             &AtomicBool::new(false),
             |reason| eprintln!("waiting: {reason}"),
         )
@@ -78,7 +79,7 @@ fn the_status_table_has_every_machine() {
     assert_eq!(table.lines().count(), 21, "{table}");
     let row = table.lines().find(|row| row.starts_with("vm07")).unwrap();
     let columns: Vec<_> = row.split_whitespace().collect();
-    assert_eq!(columns, ["vm07", "2", "b/2"]);
+    assert_eq!(columns, ["vm07", "2", "b/2", "-"]);
 }
 
 #[test]
@@ -108,7 +109,12 @@ fn a_machine_that_is_done_with_can_be_forgotten() {
     claim(&server, "db", 0, "a/1");
     let held = forget("db").unwrap_err();
     assert!(held.contains("a/1 runs db in epoch 1"), "{held}");
-    claim(&server, "db", 1, "stopped");
+    let (vm, holder) = ("db".parse().unwrap(), "a/1".parse().unwrap());
+    let stop = (&holder, Next::Stopped);
+    let stopped = server
+        .arbiter()
+        .claim(&vm, 1, stop, &AtomicBool::new(false), |_| {});
+    assert_eq!(stopped.unwrap(), Claim::Won { epoch: 2 });
     forget("db").unwrap();
     assert!(server.arbiter().list().unwrap().is_empty());
     // A host that starts it again asks first, as always.
@@ -183,7 +189,7 @@ fn a_full_disk_is_told_as_one_and_waited_for() {
     let won = server.arbiter().claim(
         &vm,
         1,
-        &"b/2".parse().unwrap(),
+        (&"b/2".parse().unwrap(), Next::Start),
         &AtomicBool::new(false),
         |reason| {
             reasons.push(reason.to_string());
@@ -280,13 +286,13 @@ fn what_clients_do_wrong_stays_theirs() {
         (
             hello(
                 "{\"op\":\"compare_and_set\",\"vm\":\"db\",\"expected_epoch\":9007199254740991,\
-                 \"claimant\":\"a\"}\n",
+                 \"claimant\":\"a\",\"next\":\"start\"}\n",
             ),
             "no epoch follows",
         ),
         (
             hello(
-                "{\"op\":\"compare_and_set\",\"vm\":\"d b\",\"expected_epoch\":0,\"claimant\":\"a\"}\n",
+                "{\"op\":\"compare_and_set\",\"vm\":\"d b\",\"expected_epoch\":0,\"claimant\":\"a\",\"next\":\"start\"}\n",
             ),
             "VM name",
         ),
@@ -308,7 +314,7 @@ fn what_clients_do_wrong_stays_theirs() {
             &greeting,
             "{\"answer\":\"pong\"}\n",
             "{\"answer\":\"page\",\"vms\":[],\"more\":false}\n",
-            "{\"answer\":\"record\",\"epoch\":0,\"holder\":null}\n"
+            "{\"answer\":\"record\",\"epoch\":0,\"holder\":null,\"backup\":null,\"acknowledged\":false}\n"
         ]
         .concat()
     );
@@ -324,7 +330,7 @@ fn clients_that_vanish_and_too_many_clients_do_not_matter() {
     for n in 0..50_u64 {
         let mut stream = server.connect();
         let request = format!(
-            "{HELLO}{{\"op\":\"compare_and_set\",\"vm\":\"v{n}\",\"expected_epoch\":0,\"claimant\":\"a\"}}\n"
+            "{HELLO}{{\"op\":\"compare_and_set\",\"vm\":\"v{n}\",\"expected_epoch\":0,\"claimant\":\"a\",\"next\":\"start\"}}\n"
         );
         let cut = usize::try_from(n).unwrap() * request.len() / 49;
         // The server may be full, and have closed it.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use disk_server::arbiter::{Arbiter, Claim, Settings, VmName};
+use disk_server::arbiter::{Arbiter, Claim, Next, Settings, VmName};
 use fastrand::Rng;
 
 use crate::client::Client;
@@ -22,7 +22,7 @@ fn contend(arbiter: &Arbiter, won: &Mutex<u64>, done: &AtomicBool) {
     let who = "host/1".parse().unwrap();
     let mut epoch = 0;
     while !done.load(Ordering::SeqCst) {
-        match arbiter.claim(&vm, epoch, &who, done, |_| ()) {
+        match arbiter.claim(&vm, epoch, (&who, Next::Start), done, |_| ()) {
             Ok(Claim::Won { epoch: now }) => {
                 assert_eq!(now, epoch + 1, "an epoch was passed over or given twice");
                 epoch = now;

@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use disk_server::arbiter::{Arbiter, Claim, VmName};
-use disk_server::fence::STOPPED;
+use disk_server::arbiter::{Arbiter, Claim, Next, STOPPED, VmName};
 use disk_server::nbd::ClientTag;
 use disk_server::nbd::protocol::{Command, CommandFlags, ErrorCode, ReplyType, TransmissionFlags};
 use disk_server::server::Limits;
@@ -24,10 +23,14 @@ fn vm() -> VmName {
 }
 
 fn claim(arbiter: &Arbiter, epoch: u64, who: &str) {
+    let who = match who {
+        STOPPED => (arbiter.read(&vm()).unwrap().holder.unwrap(), Next::Stopped),
+        who => (who.parse().unwrap(), Next::Start),
+    };
     let claimed = arbiter.claim(
         &vm(),
         epoch - 1,
-        &who.parse().unwrap(),
+        (&who.0, who.1),
         &AtomicBool::new(false),
         |reason| eprintln!("waiting: {reason}"),
     );
@@ -40,6 +43,35 @@ fn refused(server: &Local, export: &str) -> String {
     };
     assert_eq!(refused.reply, ReplyType::ErrPolicy, "{}", refused.message);
     refused.message
+}
+
+/// Its disk is not out of reach for a moment where a backup joins, or is lost.
+#[test]
+fn a_holder_that_moves_on_writes_on() {
+    let server = Local::start(Gated::new(1 << 20), true);
+    claim(&server.arbiter(), 1, "a/1");
+    let mut writer = Client::open(server.nbd, "disk@db:1");
+    let a = "a/1".parse().unwrap();
+    for (epoch, next) in [(1, Next::With("b/2".parse().unwrap())), (2, Next::Alone)] {
+        let never = AtomicBool::new(false);
+        let claimed = server
+            .arbiter()
+            .claim(&vm(), epoch, (&a, next), &never, |_| {});
+        assert_eq!(claimed.unwrap(), Claim::Won { epoch: epoch + 1 });
+        writer.write(0, &[1; 512]).unwrap();
+    }
+    // In the name of any of them, but not of one that is to come.
+    for epoch in [2, 3] {
+        Client::open(server.nbd, &format!("disk@db:{epoch}"))
+            .write(0, &[2; 512])
+            .unwrap();
+    }
+    assert!(Client::try_open(server.nbd, "disk@db:4").unwrap().is_err());
+    claim(&server.arbiter(), 4, "b/2");
+    for epoch in 1..=3 {
+        let old = format!("disk@db:{epoch}");
+        assert!(Client::try_open(server.nbd, &old).unwrap().is_err());
+    }
 }
 
 #[test]
@@ -254,12 +286,12 @@ fn a_client_with_a_tag_does_not_outlive_a_run_of_the_machine() {
 }
 
 /// What the arbiter's protocol says first.
-const HELLO: &str = "{\"ftvm\":\"arbiter\",\"version\":1}\n";
+const HELLO: &str = "{\"ftvm\":\"arbiter\",\"version\":2}\n";
 
 fn claim_line(epoch: u64, who: &str) -> String {
     let expected = epoch - 1;
     format!(
-        "{HELLO}{{\"op\":\"compare_and_set\",\"vm\":\"db\",\"expected_epoch\":{expected},\"claimant\":\"{who}\"}}\n"
+        "{HELLO}{{\"op\":\"compare_and_set\",\"vm\":\"db\",\"expected_epoch\":{expected},\"claimant\":\"{who}\",\"next\":\"start\"}}\n"
     )
 }
 

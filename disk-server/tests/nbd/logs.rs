@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command as Program;
 use std::sync::atomic::AtomicBool;
 
+use disk_server::arbiter::Next;
 use disk_server::nbd::protocol::{ErrorCode, OptionType};
 use nix::sys::signal::Signal;
 
@@ -48,7 +49,7 @@ fn what_clients_say_takes_little_room_in_the_log() {
             .claim(
                 &"db".parse().unwrap(),
                 0,
-                &who,
+                (&who, Next::Start),
                 &AtomicBool::new(false),
                 |_| {},
             )
@@ -111,7 +112,13 @@ fn a_host_that_was_replaced_cannot_fill_the_log_nor_hide_a_failure() {
     let claim = |epoch: u64| {
         let (vm, who) = ("db".parse().unwrap(), format!("a/{epoch}").parse().unwrap());
         arbiter
-            .claim(&vm, epoch - 1, &who, &AtomicBool::new(false), |_| {})
+            .claim(
+                &vm,
+                epoch - 1,
+                (&who, Next::Start),
+                &AtomicBool::new(false),
+                |_| {},
+            )
             .unwrap();
     };
     let nbd = server.nbd.unwrap();
@@ -170,7 +177,7 @@ fn a_log_that_nobody_reads_stops_neither_claims_nor_the_end() {
         // So many lines of this length are more than waits for a reader.
         let who = format!("{who}{}", "x".repeat(100)).parse().unwrap();
         arbiter
-            .claim(&vm, 0, &who, &AtomicBool::new(false), |_| {})
+            .claim(&vm, 0, (&who, Next::Start), &AtomicBool::new(false), |_| {})
             .unwrap();
     };
     claim("a/1");

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use disk_server::arbiter::Claim;
+use disk_server::arbiter::{Claim, Next};
 use disk_server::export::Export;
 use disk_server::nbd::protocol::{Command, CommandFlags, ErrorCode, RequestHeader};
 use disk_server::server::Limits;
@@ -29,7 +29,7 @@ fn patient() -> Limits {
 fn claim(server: &Local, epoch: u64) {
     let (vm, who) = ("db".parse().unwrap(), format!("a/{epoch}").parse().unwrap());
     let stop = AtomicBool::new(false);
-    let claim = (server.arbiter()).claim(&vm, epoch - 1, &who, &stop, |_| {});
+    let claim = (server.arbiter()).claim(&vm, epoch - 1, (&who, Next::Start), &stop, |_| {});
     assert_eq!(claim.unwrap(), Claim::Won { epoch });
 }
 

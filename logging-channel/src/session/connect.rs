@@ -87,13 +87,13 @@ pub enum ConnectError {
 
 impl Receiver {
     /// Connects to the primary at `address`, as the backup of the VM `identity` on a host that can do
-    /// what `host` says. Tries again while nobody listens there, or while the session does not begin,
+    /// what `host` says, and that is `claimant` to the arbiter. Tries again while nobody listens there, or while the session does not begin,
     /// until `deadline` or until `cancel` is set.
     ///
     /// `confirm` asks the arbiter about the right that the primary names.
     pub fn connect(
         address: SocketAddr,
-        identity: &Identity,
+        (identity, claimant): (&Identity, &str),
         host: &HostReport,
         settings: &Settings,
         deadline: Instant,
@@ -103,6 +103,7 @@ impl Receiver {
         let caller = Caller {
             address,
             identity,
+            claimant,
             host,
             settings,
             deadline,
@@ -155,6 +156,7 @@ impl Receiver {
 struct Caller<'a> {
     address: SocketAddr,
     identity: &'a Identity,
+    claimant: &'a str,
     host: &'a HostReport,
     settings: &'a Settings,
     deadline: Instant,
@@ -218,19 +220,25 @@ impl Caller<'_> {
         udp.connect(at_port(address.ip(), udp_port))
             .map_err(start_failed)?;
         let memory = self.open_streams(session, streams)?;
-        let ready = Message::Ready { session };
+        let ready = Message::Ready {
+            session,
+            claimant: self.claimant.to_owned(),
+        };
         (&stream).write_all(&ready.encode()?).map_err(io_failed)?;
 
         // Before it begins, the primary may have taken another backup, or none: what is lost now is
         // no primary of ours.
         let patience = self.settings.handshake_timeout * BEGIN_PATIENCE;
-        match self.hear(&stream, self.deadline.min(Instant::now() + patience))? {
-            Message::Begin { session: begun } if begun == session => {}
+        let epoch = match self.hear(&stream, self.deadline.min(Instant::now() + patience))? {
+            Message::Begin {
+                session: begun,
+                epoch,
+            } if begun == session => epoch,
             other => return Err(failed(other.unexpected())),
-        }
+        };
         let info = SessionInfo {
             session,
-            epoch: title.epoch,
+            epoch,
             holder: title.holder,
             heartbeat_timeout,
             peer: address,

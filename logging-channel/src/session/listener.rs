@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::door::{Door, Visitor};
 use super::patient::{CANCEL_TICK, Patient};
-use super::{Confirmation, SessionInfo, at_port, nonce};
+use super::{Admission, SessionInfo, at_port, nonce};
 use crate::handshake::{Hello, Message, Refusal, Title, Welcome};
 use crate::host::HostReport;
 use crate::identity::Identity;
@@ -132,9 +132,10 @@ impl Listener {
     /// or there. `host` says what this host can do. Without `cancel` the wait costs nothing.
     ///
     /// `title` is asked of each that is for this VM, for its own arbiter to confirm; in place of one it
-    /// says why no backup can be taken now. When the backup is ready, `confirm` asks
-    /// this side's arbiter whether the title still holds: one that was lost meanwhile, perhaps to a
-    /// backup that came before, must not begin. Nothing is given to a backup before.
+    /// says why no backup can be taken now. When the backup is ready, `admit` has this side's arbiter
+    /// move to an epoch with that backup, which is told who that is: a primary that has lost its right
+    /// meanwhile, perhaps to a backup that came before, must not begin. Nothing is given to a backup
+    /// before.
     ///
     /// # Errors
     /// [`AcceptError`].
@@ -145,7 +146,7 @@ impl Listener {
         mut title: impl FnMut() -> Result<Title, Refusal>,
         settings: &Settings,
         cancel: Option<&AtomicBool>,
-        mut confirm: impl FnMut(&Title) -> Confirmation,
+        mut admit: impl FnMut(&str) -> Admission,
     ) -> Result<Sender, AcceptError> {
         static NEVER: AtomicBool = AtomicBool::new(false);
         let timeout = settings.heartbeat_timeout;
@@ -175,23 +176,23 @@ impl Listener {
                 }
             };
             let peer = visitor.peer;
-            let candidate = match welcome(visitor, door, host, &self.udp, &title, settings, cancel)
-            {
-                Ok(candidate) => candidate,
-                Err(error) => {
-                    door.warn(format_args!("the backup at {peer} went away: {error}"));
-                    continue;
-                }
-            };
-            match confirm(&title) {
-                Confirmation::Held => {}
-                Confirmation::Unknown(reason) => {
+            let mut candidate =
+                match welcome(visitor, door, host, &self.udp, &title, settings, cancel) {
+                    Ok(candidate) => candidate,
+                    Err(error) => {
+                        door.warn(format_args!("the backup at {peer} went away: {error}"));
+                        continue;
+                    }
+                };
+            match admit(&candidate.claimant) {
+                Admission::Admitted(epoch) => candidate.info.epoch = epoch,
+                Admission::NotNow(reason) => {
                     door.warn(format_args!(
                         "the backup at {peer} has to come again: {reason}"
                     ));
                     continue;
                 }
-                Confirmation::NotHeld(reason) => return Err(AcceptError::NotEntitled(reason)),
+                Admission::NotEntitled(reason) => return Err(AcceptError::NotEntitled(reason)),
             }
             match candidate.begin(settings) {
                 Ok(sender) => return Ok(sender),
@@ -209,6 +210,8 @@ struct Candidate {
     memory: Vec<TcpStream>,
     udp: UdpSocket,
     info: SessionInfo,
+    /// Who it is to the arbiter.
+    claimant: String,
 }
 
 impl Candidate {
@@ -217,6 +220,7 @@ impl Candidate {
     fn begin(self, settings: &Settings) -> io::Result<Sender> {
         let begin = Message::Begin {
             session: self.info.session,
+            epoch: self.info.epoch,
         };
         let bytes = begin.encode().map_err(io::Error::other)?;
         let stream = self.stream.try_clone()?;
@@ -282,14 +286,17 @@ fn welcome(
         deadline: Instant::now() + settings.handshake_timeout,
         cancel,
     };
-    match Message::read_from(&mut patient).map_err(io::Error::other)? {
-        Message::Ready { session: echoed } if echoed == session => {}
+    let claimant = match Message::read_from(&mut patient).map_err(io::Error::other)? {
+        Message::Ready {
+            session: echoed,
+            claimant,
+        } if echoed == session => claimant,
         other => {
             return Err(io::Error::other(format!(
                 "it answered the welcome with {other:?}"
             )));
         }
-    }
+    };
     stream.set_nodelay(true)?;
     let memory = door.streams(session, streams, cancel, settings.handshake_timeout)?;
     udp.connect(at_port(peer.ip(), udp_port))?;
@@ -307,5 +314,6 @@ fn welcome(
         memory,
         udp,
         info,
+        claimant,
     })
 }

@@ -20,7 +20,7 @@ pub use listener::{AcceptError, BindError, Listener};
 pub struct SessionInfo {
     /// Random number of this session.
     pub session: u64,
-    /// The primary's epoch when the session began.
+    /// The primary's epoch with this backup.
     pub epoch: u64,
     /// As whom it held that.
     pub holder: String,
@@ -43,6 +43,17 @@ pub enum Confirmation {
     Unknown(String),
     /// The primary does not hold it, or not any more, for this reason.
     NotHeld(String),
+}
+
+/// What a primary's arbiter says of a backup that has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// The primary has this epoch, with the backup.
+    Admitted(u64),
+    /// It has not, for this reason: the backup is to come again.
+    NotNow(String),
+    /// The primary may not run the guest any more, for this reason.
+    NotEntitled(String),
 }
 
 /// A random number that no other session has.

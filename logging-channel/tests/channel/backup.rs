@@ -13,7 +13,7 @@ use logging_channel::session::{AcceptError, Confirmation, ConnectError, Listener
 use logging_channel::{Identity, IdentityError, Settings};
 
 use crate::peers::{
-    LONG, NEVER, connect, held, host, identity, listen, localhost, patient, title, trusted,
+    BACKUP, LONG, NEVER, connect, held, host, identity, listen, localhost, patient, title, trusted,
 };
 
 #[test]
@@ -35,7 +35,7 @@ fn it_gives_up_at_the_deadline_and_says_what_happened_last() {
     let deadline = Instant::now() + Duration::from_millis(20);
     match Receiver::connect(
         address,
-        &identity(),
+        (&identity(), BACKUP),
         &host(),
         &patient(),
         deadline,
@@ -57,7 +57,7 @@ fn it_gives_up_at_the_deadline_on_one_who_says_nothing() {
     assert!(matches!(
         Receiver::connect(
             address,
-            &identity(),
+            (&identity(), BACKUP),
             &host(),
             &patient(),
             deadline,
@@ -88,7 +88,7 @@ fn its_wait_can_be_cancelled() {
                 let deadline = Instant::now() + LONG;
                 Receiver::connect(
                     address,
-                    &identity(),
+                    (&identity(), BACKUP),
                     &host(),
                     &patient(),
                     deadline,
@@ -171,7 +171,10 @@ fn it_recognises_one_who_is_no_primary() {
         handshake_error(welcome.encode().expect("valid")),
         HandshakeError::OtherRun
     ));
-    let ready = Message::Ready { session: 1 };
+    let ready = Message::Ready {
+        session: 1,
+        claimant: BACKUP.into(),
+    };
     assert!(matches!(
         handshake_error(ready.encode().expect("valid")),
         HandshakeError::Kind { .. }
@@ -263,7 +266,7 @@ fn it_does_not_follow_a_primary_that_its_arbiter_does_not_know() {
         let deadline = Instant::now() + LONG;
         let told = Receiver::connect(
             address,
-            &identity(),
+            (&identity(), BACKUP),
             &host(),
             &patient(),
             deadline,
@@ -299,7 +302,7 @@ fn it_asks_its_arbiter_until_there_is_an_answer() {
             let deadline = Instant::now() + LONG;
             Receiver::connect(
                 address,
-                &identity(),
+                (&identity(), BACKUP),
                 &host(),
                 &patient(),
                 deadline,

@@ -40,7 +40,7 @@ fn both_ends_know_the_session() {
     let pair = pair(&patient(), &patient());
     let (primary, backup) = (pair.sender.session(), pair.receiver.session());
     assert_eq!(primary.session, backup.session);
-    assert_eq!((primary.epoch, backup.epoch), (EPOCH, EPOCH));
+    assert_eq!((primary.epoch, backup.epoch), (EPOCH + 1, EPOCH + 1));
     assert_eq!(backup.heartbeat_timeout, patient().heartbeat_timeout);
     assert_eq!(backup.peer, pair.listener.local_addr());
 }

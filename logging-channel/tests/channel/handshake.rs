@@ -32,8 +32,14 @@ fn messages() -> Vec<Message> {
             code: RefusalCode::OtherImage,
             message: "another image: start both with the same".into(),
         }),
-        Message::Ready { session: 2 },
-        Message::Begin { session: 2 },
+        Message::Ready {
+            session: 2,
+            claimant: "hostb/77aa".into(),
+        },
+        Message::Begin {
+            session: 2,
+            epoch: 9,
+        },
         Message::Memory {
             session: 2,
             number: 1,
@@ -92,11 +98,11 @@ fn the_layout_of_a_refusal_is_fixed_forever() {
     #[rustfmt::skip]
     let expected = [
         b'f', b't', b'v', b'm', b'l', b'i', b'n', b'k',
-        10, 0,
+        11, 0,
         3, 0,
         6, 0, 0, 0,
         0x6d, 0x80, 0xe4, 0xf6,
-        0xad, 0x3a, 0x92, 0x16,
+        0xc2, 0x76, 0x37, 0x8d,
         1, 0, 2, 0, b'n', b'o',
     ];
     assert_eq!(refusal.encode().expect("valid"), expected);

@@ -13,7 +13,7 @@ use logging_channel::handshake::{Hello, Message, Standby, Title, Welcome};
 use logging_channel::heartbeat::{Echo, Heartbeat, Role};
 use logging_channel::receiver::{Next, Receiver};
 use logging_channel::sender::Sender;
-use logging_channel::session::{Confirmation, ConnectError, Listener};
+use logging_channel::session::{Admission, Confirmation, ConnectError, Listener};
 use logging_channel::{
     ChannelEvent, CheckOutcome, HostCheck, HostReport, Identity, LossReason, Settings,
 };
@@ -25,6 +25,9 @@ pub(crate) static NEVER: AtomicBool = AtomicBool::new(false);
 
 pub(crate) const EPOCH: u64 = 7;
 
+/// Who the backup is to the arbiter.
+pub(crate) const BACKUP: &str = "hostb/77aa";
+
 pub(crate) fn title() -> Title {
     Title {
         epoch: EPOCH,
@@ -33,8 +36,9 @@ pub(crate) fn title() -> Title {
 }
 
 /// The arbiter's word for a primary about itself.
-pub(crate) fn held(_: &Title) -> Confirmation {
-    Confirmation::Held
+pub(crate) fn held(backup: &str) -> Admission {
+    assert!(!backup.is_empty());
+    Admission::Admitted(EPOCH + 1)
 }
 
 /// The arbiter's word for a backup about its primary.
@@ -100,7 +104,7 @@ pub(crate) fn connect(
 ) -> Result<Receiver, ConnectError> {
     Receiver::connect(
         address,
-        identity,
+        (identity, BACKUP),
         &host(),
         settings,
         Instant::now() + LONG,
@@ -204,12 +208,13 @@ impl FakeBackup {
                 }
                 let ready = Message::Ready {
                     session: welcome.session,
+                    claimant: BACKUP.into(),
                 };
                 tcp.write_all(&ready.encode().expect("valid"))
                     .expect("sent");
                 let session = welcome.session;
                 match Message::read_from(&mut tcp).expect("an answer") {
-                    Message::Begin { session: begun } => assert_eq!(begun, session),
+                    Message::Begin { session: begun, .. } => assert_eq!(begun, session),
                     other => panic!("{other:?}"),
                 }
                 udp.connect((address.ip(), welcome.udp_port))
@@ -248,7 +253,10 @@ impl FakeBackup {
         let Ok(Message::Welcome(Welcome { session, .. })) = Message::read_from(&mut tcp) else {
             panic!("no welcome");
         };
-        let ready = Message::Ready { session };
+        let ready = Message::Ready {
+            session,
+            claimant: BACKUP.into(),
+        };
         tcp.write_all(&ready.encode().expect("valid"))
             .expect("sent");
         tcp
@@ -314,9 +322,12 @@ impl FakePrimary {
                     .expect("sent");
                 assert!(matches!(
                     Message::read_from(&mut tcp),
-                    Ok(Message::Ready { session: 99 })
+                    Ok(Message::Ready { session: 99, .. })
                 ));
-                let begin = Message::Begin { session: 99 };
+                let begin = Message::Begin {
+                    session: 99,
+                    epoch: EPOCH + 1,
+                };
                 tcp.write_all(&begin.encode().expect("valid"))
                     .expect("sent");
                 Self { tcp, udp }

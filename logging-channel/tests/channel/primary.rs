@@ -10,12 +10,13 @@ use logging_channel::codec::PROTOCOL_VERSION;
 use logging_channel::entry::{Lsn, Payload};
 use logging_channel::handshake::{Hello, Message, Refusal, RefusalCode, Standby};
 use logging_channel::receiver::{Next, Receiver};
-use logging_channel::session::{AcceptError, BindError, Confirmation, ConnectError, Listener};
+use logging_channel::session::{AcceptError, Admission, BindError, ConnectError, Listener};
 use logging_channel::{CheckOutcome, DiskIdentity, HostCheck, HostReport, Identity, Settings};
 
 use crate::logs::at;
 use crate::peers::{
-    LONG, NEVER, connect, eventually, held, host, identity, listen, pair, patient, title, trusted,
+    BACKUP, LONG, NEVER, connect, eventually, held, host, identity, listen, pair, patient, title,
+    trusted,
 };
 
 fn refused(address: SocketAddr, identity: &Identity) -> Refusal {
@@ -132,7 +133,7 @@ fn a_backup_on_a_host_that_cannot_is_told_what_and_the_next_is_let_in() {
             let deadline = Instant::now() + LONG;
             let refusal = match Receiver::connect(
                 address,
-                &identity(),
+                (&identity(), BACKUP),
                 &unfit,
                 &patient(),
                 deadline,
@@ -166,7 +167,7 @@ fn both_sides_learn_what_the_other_host_can_do() {
             let deadline = Instant::now() + LONG;
             Receiver::connect(
                 address,
-                &identity(),
+                (&identity(), BACKUP),
                 &fast,
                 &patient(),
                 deadline,
@@ -227,7 +228,10 @@ fn nonsense_is_refused_and_the_next_is_let_in() {
             }
         }
         // Damaged on its way: a checksum tells.
-        let hello = Message::Ready { session: 1 };
+        let hello = Message::Ready {
+            session: 1,
+            claimant: BACKUP.into(),
+        };
         let mut peer = TcpStream::connect(address).expect("connected");
         peer.write_all(&hello.encode().expect("valid"))
             .expect("sent");
@@ -295,7 +299,7 @@ fn a_primary_without_the_right_to_run_begins_with_nobody() {
         let backup = scope.spawn(|| {
             Receiver::connect(
                 address,
-                &identity(),
+                (&identity(), BACKUP),
                 &host(),
                 &patient(),
                 Instant::now() + LONG,
@@ -309,7 +313,7 @@ fn a_primary_without_the_right_to_run_begins_with_nobody() {
             || Ok(title()),
             &patient(),
             None,
-            |_| Confirmation::NotHeld("hostb holds epoch 8".into()),
+            |_| Admission::NotEntitled("hostb holds epoch 8".into()),
         );
         match accepted {
             Err(error @ AcceptError::NotEntitled(_)) => {
@@ -332,8 +336,8 @@ fn a_primary_that_does_not_know_whether_it_may_run_begins_when_it_does() {
     thread::scope(|scope| {
         let backup = scope.spawn(move || connect(address, &identity(), &patient()));
         let mut answers = [
-            Confirmation::Unknown("the arbiter is down".into()),
-            Confirmation::Held,
+            Admission::NotNow("the arbiter is down".into()),
+            Admission::Admitted(8),
         ]
         .into_iter();
         listener

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use disk_server::arbiter::{Record, decide};
+use disk_server::arbiter::{Record, acknowledge, decide};
 
 use crate::env::Env;
 use crate::event::Event;
@@ -38,6 +38,12 @@ impl DiskServer {
             Stage::Decided if run == self.run => {
                 let told = match &asked.question {
                     Question::Read => Told::Record(self.record.clone()),
+                    Question::Acknowledge { epoch, holder } => {
+                        if let Some(new) = acknowledge(&self.record, *epoch, holder) {
+                            self.record = new;
+                        }
+                        Told::Record(self.record.clone())
+                    }
                     Question::Claim(request) => {
                         let (answer, new) = decide(&self.record, request);
                         if let Some(new) = new {

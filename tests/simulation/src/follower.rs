@@ -136,7 +136,7 @@ impl Following {
                 told.extend(self.drained(env));
                 return told;
             }
-            Item::Hello | Item::Welcome { .. } | Item::Ready | Item::Begin => {}
+            Item::Hello | Item::Welcome { .. } | Item::Ready(_) | Item::Begin(_) => {}
         }
         Vec::new()
     }

@@ -4,9 +4,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use disk_server::arbiter::{Answer, Claim, ClaimRequest, Claimant};
+use disk_server::arbiter::{Answer, Claim, ClaimRequest, Claimant, Next};
 use ftvm_vmm::protocol::epoch::{Core, Effect, Input, Task};
-use ftvm_vmm::protocol::rights::{Repeat, STOPPED, repeats};
+use ftvm_vmm::protocol::rights::{Repeat, repeats};
 
 use crate::env::Env;
 use crate::event::Timer;
@@ -35,7 +35,9 @@ pub(crate) struct Keeper {
 /// A claim whose answer has to be known.
 #[derive(Debug)]
 struct OpenClaim {
-    task: Task,
+    epoch: u64,
+    /// What it is claimed for; nothing where only a backup that has taken over is told of.
+    next: Option<Next>,
     pause: Duration,
     /// The question that is under way.
     question: Option<u64>,
@@ -68,19 +70,33 @@ impl Keeper {
                 effects.extend(self.core.take(input));
             }
             match self.core.task() {
-                task @ (Task::Contest(_) | Task::Stop(_)) => {
-                    self.look = None;
-                    self.claim = Some(OpenClaim {
-                        task,
-                        pause: FIRST_PAUSE,
-                        question: None,
-                    });
+                Task::Claim { epoch, next } => {
+                    self.open(epoch, Some(next));
                     self.ask(Question::Read, env);
+                }
+                Task::Acknowledge(epoch) => {
+                    self.open(epoch, None);
+                    self.acknowledge(epoch, env);
                 }
                 Task::Watch { .. } | Task::Nothing => break,
             }
         }
         effects
+    }
+
+    fn open(&mut self, epoch: u64, next: Option<Next>) {
+        self.look = None;
+        self.claim = Some(OpenClaim {
+            epoch,
+            next,
+            pause: FIRST_PAUSE,
+            question: None,
+        });
+    }
+
+    fn acknowledge(&mut self, epoch: u64, env: &mut Env) {
+        let holder = self.me.clone();
+        self.ask(Question::Acknowledge { epoch, holder }, env);
     }
 
     fn ask(&mut self, question: Question, env: &mut Env) {
@@ -126,12 +142,15 @@ impl Keeper {
     }
 
     pub(crate) fn ask_again(&mut self, env: &mut Env) {
-        if self
-            .claim
-            .as_ref()
-            .is_some_and(|claim| claim.question.is_none())
-        {
-            self.ask(Question::Read, env);
+        match &self.claim {
+            Some(OpenClaim {
+                question: None,
+                epoch,
+                next: None,
+                ..
+            }) => self.acknowledge(*epoch, env),
+            Some(OpenClaim { question: None, .. }) => self.ask(Question::Read, env),
+            _ => {}
         }
     }
 
@@ -150,23 +169,28 @@ impl Keeper {
         if claim.question != Some(number) {
             return Vec::new();
         }
-        let task = claim.task;
-        let (Task::Contest(epoch) | Task::Stop(epoch)) = task else {
-            return Vec::new();
-        };
-        let claimant = match task {
-            Task::Contest(_) => self.me.clone(),
-            _ => STOPPED.parse().expect("a claimant"),
+        let (epoch, me) = (claim.epoch, self.me.clone());
+        let Some(next) = claim.next.clone() else {
+            self.claim = None;
+            if let Told::Record(record) = told {
+                self.inbox.push_front(Input::Acknowledged(record));
+            }
+            return self.drive(env);
         };
         let outcome = match told {
-            Told::Record(record) => match repeats(&record, epoch, self.core.holder(), &claimant) {
+            Told::Record(record) => match repeats(&record, (epoch, self.core.holder()), &me, &next)
+            {
                 Repeat::NotYet => {
                     self.wait(env);
                     return Vec::new();
                 }
                 Repeat::Now => {
-                    let expected = epoch;
-                    self.ask(Question::Claim(ClaimRequest { expected, claimant }), env);
+                    let request = ClaimRequest {
+                        expected: epoch,
+                        claimant: me,
+                        next,
+                    };
+                    self.ask(Question::Claim(request), env);
                     return Vec::new();
                 }
                 Repeat::Lost(claim) => claim,
@@ -175,10 +199,7 @@ impl Keeper {
             Told::Claim(Answer::Lost { epoch, holder }) => Claim::Lost { epoch, holder },
         };
         self.claim = None;
-        self.inbox.push_front(match task {
-            Task::Contest(_) => Input::Contested(outcome),
-            _ => Input::Stopped(outcome),
-        });
+        self.inbox.push_front(Input::Claimed(outcome));
         self.drive(env)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use ftvm_vmm::protocol::live::{Live, Lost};
+use ftvm_vmm::protocol::live::{AtExit, Live, Lost};
 use ftvm_vmm::protocol::outputs::HeldOutputs;
 use logging_channel::LossReason;
 use logging_channel::control::Control;
@@ -57,6 +57,7 @@ pub(crate) struct Session {
 /// What an exit, or a loss, means to the owner of the epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Told {
+    TakenOver,
     Paired,
     PeerLost(String),
 }
@@ -113,7 +114,7 @@ impl Runner {
             self.begin_session(line, number, env);
         }
         let told = self.protect(env);
-        self.waits &= told.is_none();
+        self.waits &= told != Some(Told::Paired);
         if let Some(session) = self.session.as_mut().filter(|session| !session.lost) {
             // The guest stands still until its backup has caught up.
             let behind = session.end.is_behind();
@@ -206,8 +207,10 @@ impl Runner {
         if session.end.wants_state() && !env.has(Defect::ProtectedWithoutState) {
             return None;
         }
-        if !self.live.at_exit(session.end.executed()) {
-            return None;
+        match self.live.at_exit(session.end.executed()) {
+            AtExit::Nothing => return None,
+            AtExit::TakenOver => return Some(Told::TakenOver),
+            AtExit::Protected => {}
         }
         let of = self.of;
         env.note(|| format!("{of}: protected"));

@@ -1,6 +1,6 @@
 //! What processes say to each other and to the disk server.
 
-use disk_server::arbiter::{Answer, ClaimRequest, Record};
+use disk_server::arbiter::{Answer, ClaimRequest, Claimant, Record};
 use logging_channel::control::Control;
 use logging_channel::entry::Lsn;
 use logging_channel::handshake::Title;
@@ -18,8 +18,9 @@ pub(crate) enum Item {
         session: u64,
         title: Title,
     },
-    Ready,
-    Begin,
+    Ready(Claimant),
+    /// With the epoch.
+    Begin(u64),
     Batch(Lsn, Vec<Logged>),
     Control(Control),
     /// The other end was closed.
@@ -33,6 +34,7 @@ pub(crate) enum Item {
 pub(crate) enum Question {
     Read,
     Claim(ClaimRequest),
+    Acknowledge { epoch: u64, holder: Claimant },
 }
 
 /// What is answered.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use disk_server::arbiter::Claimant;
 use ftvm_vmm::protocol::epoch::{Core, Effect, Input};
 use ftvm_vmm::protocol::follower::AtEnd;
-use ftvm_vmm::protocol::rights::{own_right, right_of_another};
+use ftvm_vmm::protocol::rights::right_of_another;
 use logging_channel::LossReason;
 use logging_channel::handshake::Title;
 use logging_channel::heartbeat::Heartbeat;
@@ -57,6 +57,8 @@ struct Handshake {
     session: u64,
     title: Title,
     question: Option<u64>,
+    /// The backup that waits for the next epoch.
+    backup: Option<Claimant>,
 }
 
 impl Process {
@@ -99,6 +101,7 @@ impl Process {
             session: 0,
             title,
             question: None,
+            backup: None,
         });
         it
     }
@@ -173,9 +176,15 @@ impl Process {
                     session,
                     title,
                     question: None,
+                    backup: None,
                 });
             }
-            (Role::Runs(_), Item::Ready) => self.confirm(env),
+            (Role::Runs(_), Item::Ready(backup)) => {
+                if let Some(handshake) = &mut self.handshake {
+                    handshake.backup = Some(backup.clone());
+                    self.tell(Input::Joins(backup), env);
+                }
+            }
             (Role::Joining, Item::Welcome { session, title }) => {
                 if let Some(handshake) = &mut self.handshake {
                     (handshake.session, handshake.title) = (session, title);
@@ -202,13 +211,13 @@ impl Process {
                 self.follower_told(told, env);
             }
             (Role::Follows(_), Item::Hello) => env.close(line, 1),
-            (Role::Joining, Item::Begin) => {
+            (Role::Joining, Item::Begin(epoch)) => {
                 let Some(Handshake { session, title, .. }) = self.handshake.take() else {
                     return;
                 };
                 let following = Following::new(self.id, self.host, line, session, env);
                 let holder = title.holder.parse().expect("a claimant");
-                let core = Core::following(self.me.clone(), title.epoch, holder);
+                let core = Core::following(self.me.clone(), epoch, holder);
                 let keeper = Keeper::new(core, self.me.clone(), self.id, self.host, env);
                 self.keeper = Some(keeper);
                 self.role = Role::Follows(Box::new(following));
@@ -241,7 +250,7 @@ impl Process {
         match &mut self.role {
             Role::Joining => match right_of_another(record, &handshake.title) {
                 Confirmation::Held => {
-                    env.send(line, 1, Item::Ready);
+                    env.send(line, 1, Item::Ready(self.me.clone()));
                     self.handshake = Some(handshake);
                 }
                 other => {
@@ -249,18 +258,7 @@ impl Process {
                     self.exit(&format!("{other:?}"), env);
                 }
             },
-            Role::Runs(runner) => match own_right(record, runner.epoch, &self.me) {
-                Confirmation::Held => {
-                    env.send(line, 0, Item::Begin);
-                    runner.accept(line, handshake.session);
-                }
-                Confirmation::NotHeld(reason) => self.exit(&reason, env),
-                Confirmation::Unknown(_) => {
-                    self.handshake = Some(handshake);
-                    self.confirm(env);
-                }
-            },
-            Role::Follows(_) => {}
+            Role::Runs(_) | Role::Follows(_) => {}
         }
     }
 
@@ -329,6 +327,7 @@ impl Process {
 
     fn live_told(&mut self, told: Option<live::Told>, env: &mut Env) {
         match told {
+            Some(live::Told::TakenOver) => self.tell(Input::TakenOver, env),
             Some(live::Told::Paired) => self.tell(Input::Paired, env),
             Some(live::Told::PeerLost(reason)) => self.tell(Input::PeerLost(reason), env),
             None => {}
@@ -363,7 +362,26 @@ impl Process {
                 Effect::PeerLost(_) | Effect::Unclear(_) => {}
                 Effect::Halt(reason) => self.exit(&reason, env),
                 Effect::Alone(epoch) => self.alone(epoch, env),
+                Effect::Admitted(epoch, backup) => self.admitted(epoch, &backup, env),
+                Effect::Acknowledged(_) => {
+                    if let Role::Runs(runner) = &mut self.role {
+                        runner.live.acknowledged();
+                    }
+                }
             }
+        }
+    }
+
+    /// The backup that is there, or has been, belongs to the epoch.
+    fn admitted(&mut self, epoch: u64, backup: &Claimant, env: &mut Env) {
+        let Role::Runs(runner) = &mut self.role else {
+            return;
+        };
+        runner.epoch = epoch;
+        let waits = |it: &mut Handshake| it.backup.as_ref() == Some(backup);
+        if let Some(handshake) = self.handshake.take_if(waits) {
+            env.send(handshake.line, 0, Item::Begin(epoch));
+            runner.accept(handshake.line, handshake.session);
         }
     }
 

@@ -32,10 +32,7 @@ impl World {
     pub(crate) fn new(schedule: &Schedule, defect: Option<Defect>, trace: bool) -> Self {
         let mut env = Env::new(schedule, defect, trace);
         let disk_server = DiskServer {
-            record: Record {
-                epoch: 1,
-                holder: Some(claimant(0, 0)),
-            },
+            record: Record::held(1, claimant(0, 0)),
             ..DiskServer::default()
         };
         let processes = vec![Process::primary(0, 0, 1, &mut env)];

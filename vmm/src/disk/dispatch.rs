@@ -342,15 +342,15 @@ impl Dispatcher {
         }
     }
 
-    /// This host runs the guest in `epoch` now: as the writer of another one it may not write any more.
-    /// Says whether it was another one so far.
+    /// This host runs the guest in `epoch` now, and is its writer when it connects the next time: the
+    /// connection that it has serves for all epochs that a host holds one after the other. Says whether it
+    /// was another one so far.
     fn go_to(&mut self, epoch: Option<u64>) -> bool {
         let target = self.link.target();
         if let (Some(epoch), Some(writer)) = (epoch, &target.writer)
             && epoch != writer.epoch
         {
             let vm = writer.vm.clone();
-            self.take_leave();
             self.link.retarget(target.in_epoch(&vm, epoch));
             return true;
         }

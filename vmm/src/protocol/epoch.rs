@@ -14,13 +14,19 @@
 #[cfg(test)]
 mod interleavings;
 
-use disk_server::arbiter::{Claim, Claimant, Record};
+use disk_server::arbiter::{Claim, Claimant, Next, Record};
 
-use super::rights::{STOPPED, belongs, went_back};
+use super::rights::{belongs, went_back};
 
 /// Something that happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
+    /// A backup is there, and is to be taken into the next epoch. Only where the guest has none.
+    Joins(Claimant),
+    /// That backup has taken over the guest's state.
+    TakenOver,
+    /// What the disk server has since it was told so.
+    Acknowledged(Record),
     /// This host's guest is protected by a session: from now on the other host may claim the next
     /// epoch. A host that went on alone may be paired again.
     Paired,
@@ -42,24 +48,27 @@ pub enum Input {
     Abandon,
     /// What the disk server has.
     Looked(Record),
-    /// How the claim for the next epoch ended.
-    Contested(Claim),
-    /// How the claim in the name of nobody ended.
-    Stopped(Claim),
+    /// How the claim that was to be made ended.
+    Claimed(Claim),
 }
 
 /// What is to be asked of the disk server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Task {
     /// The record: now and then, or soon because there is a doubt.
     Watch {
         /// Soon.
         doubt: bool,
     },
-    /// The epoch after this one for this host.
-    Contest(u64),
-    /// The epoch after this one for nobody.
-    Stop(u64),
+    /// The epoch after this one, for this.
+    Claim {
+        /// This one.
+        epoch: u64,
+        /// To run the guest alone or with a backup, or for nobody.
+        next: Next,
+    },
+    /// That it notes that the backup of this epoch has taken over.
+    Acknowledge(u64),
     /// Nothing any more.
     Nothing,
 }
@@ -69,6 +78,10 @@ pub enum Task {
 pub enum Effect {
     /// The other host is lost.
     PeerLost(String),
+    /// This host has this epoch now, with this backup.
+    Admitted(u64, Claimant),
+    /// The backup of this epoch may be told that it protects the guest: it can claim the next one.
+    Acknowledged(u64),
     /// This host is the only one that runs the guest, in this epoch.
     Alone(u64),
     /// The disk server's answer is none: it does not know of this epoch.
@@ -99,6 +112,21 @@ enum Contest {
     Won,
 }
 
+/// How far it is with the backup that joins.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Join {
+    /// There is none, or it is done.
+    None,
+    /// It is to be admitted.
+    Wanted(Claimant),
+    /// The claim may be with the disk server: its answer has to be known.
+    Asked(Claimant),
+    /// It belongs to the epoch.
+    Admitted,
+    /// It has taken over, and the disk server is to know.
+    TakenOver,
+}
+
 /// How this host ends with its guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum End {
@@ -118,6 +146,7 @@ pub struct Core {
     /// Whether this host's guest may go on alone, once that is known.
     fit: Option<bool>,
     contest: Contest,
+    join: Join,
     doubt: bool,
     guest_ended: bool,
     end: Option<End>,
@@ -146,6 +175,7 @@ impl Core {
             peer,
             fit,
             contest: Contest::None,
+            join: Join::None,
             doubt: false,
             guest_ended: false,
             end: None,
@@ -153,7 +183,13 @@ impl Core {
         }
     }
 
-    /// Who won the epoch in which the guest runs.
+    /// The epoch in which the guest runs.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Who won it.
     #[must_use]
     pub fn holder(&self) -> &Claimant {
         &self.holder
@@ -168,14 +204,25 @@ impl Core {
         if self.closed {
             return Task::Nothing;
         }
-        match (self.contest, self.end) {
-            (Contest::Wanted | Contest::Asked, _) => {
+        match (self.contest, &self.join, self.end) {
+            (Contest::Wanted | Contest::Asked, ..) => {
                 self.contest = Contest::Asked;
-                Task::Contest(self.epoch)
+                self.claim(Next::Alone)
             }
-            (_, Some(_)) if !self.is_left_to_peer() => Task::Stop(self.epoch),
+            (_, Join::Wanted(backup), None) | (_, Join::Asked(backup), _) => {
+                let backup = backup.clone();
+                self.join = Join::Asked(backup.clone());
+                self.claim(Next::With(backup))
+            }
+            (_, _, Some(_)) if !self.is_left_to_peer() => self.claim(Next::Stopped),
+            (_, Join::TakenOver, None) => Task::Acknowledge(self.epoch),
             _ => Task::Watch { doubt: self.doubt },
         }
+    }
+
+    fn claim(&self, next: Next) -> Task {
+        let epoch = self.epoch;
+        Task::Claim { epoch, next }
     }
 
     /// Of a guest that ends on both hosts the primary tells, and the backup only where it lost that:
@@ -190,6 +237,13 @@ impl Core {
             return None;
         }
         match input {
+            Input::Joins(backup) => self.joins(backup),
+            Input::TakenOver => {
+                if self.join == Join::Admitted {
+                    self.join = Join::TakenOver;
+                }
+            }
+            Input::Acknowledged(record) => return self.acknowledged(&record),
             Input::Paired => {
                 self.peer = Peer::Present;
                 if self.contest == Contest::Won {
@@ -211,11 +265,48 @@ impl Core {
             Input::End => self.end(End::InOrder),
             Input::Abandon => self.end(End::Abandoned),
             Input::Looked(record) => return self.looked(&record),
-            Input::Contested(claim) => return self.contested(claim),
-            Input::Stopped(claim) => return self.stopped(claim),
+            Input::Claimed(claim) => return self.claimed(claim),
             Input::LogEnded => {}
         }
         None
+    }
+
+    /// One at a time: the claim with another one has to be answered before.
+    fn joins(&mut self, backup: Claimant) {
+        let alone = self.holds() && self.peer != Peer::Present && self.end.is_none();
+        let asked = matches!(self.join, Join::Asked(_));
+        if alone && !asked && matches!(self.contest, Contest::None | Contest::Won) {
+            self.join = Join::Wanted(backup);
+        }
+    }
+
+    fn claimed(&mut self, claim: Claim) -> Option<Effect> {
+        if self.contest == Contest::Asked {
+            return self.contested(claim);
+        }
+        match std::mem::replace(&mut self.join, Join::None) {
+            Join::Asked(backup) => self.admitted(claim, backup),
+            _ => self.stopped(claim),
+        }
+    }
+
+    fn admitted(&mut self, claim: Claim, backup: Claimant) -> Option<Effect> {
+        match claim {
+            Claim::Won { epoch } => {
+                self.epoch = epoch;
+                self.join = Join::Admitted;
+                Some(Effect::Admitted(epoch, backup))
+            }
+            Claim::Lost { epoch, holder } => self.lost(belongs(epoch, holder.as_ref())),
+        }
+    }
+
+    fn acknowledged(&mut self, record: &Record) -> Option<Effect> {
+        if record.epoch == self.epoch && record.acknowledged && self.join == Join::TakenOver {
+            self.join = Join::None;
+            return Some(Effect::Acknowledged(self.epoch));
+        }
+        self.looked(record)
     }
 
     fn peer_lost(&mut self, reason: String) -> Option<Effect> {
@@ -245,6 +336,7 @@ impl Core {
             (End::InOrder, Contest::None) => {
                 self.closed = !self.holds() && self.peer == Peer::Ended;
             }
+            (End::Abandoned, Contest::None) if matches!(self.join, Join::Asked(_)) => {}
             (End::Abandoned, Contest::None | Contest::Wanted) => {
                 // With a backup it is the backup's turn now, and the epoch has to stay for that.
                 self.contest = Contest::None;
@@ -315,5 +407,5 @@ impl Core {
 }
 
 fn is_stopped(holder: Option<&Claimant>) -> bool {
-    holder.is_some_and(|holder| holder.as_str() == STOPPED)
+    holder.is_some_and(Claimant::is_stopped)
 }

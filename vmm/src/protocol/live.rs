@@ -1,7 +1,8 @@
 //! A host that runs the guest: alone, with a backup that joins, or protected by one.
 //!
 //! ```text
-//!             session begins        taken over, said at an exit
+//!             session begins        taken over, which the disk
+//!                                   server knows, said at an exit
 //!   alone ─────────────────▶ joining ─────────────────▶ protected
 //!     ▲                         │                            │ session lost
 //!     ├──────session lost───────┘                            ▼
@@ -22,12 +23,35 @@ enum Standing {
     Alone,
     /// They still do: a backup takes over the state, which was sent whole with this entry of the
     /// session, once it was.
-    Joining { sent: Option<Lsn> },
+    Joining { sent: Option<Lsn>, taken: Taken },
     /// They leave when the backup has their entries. The guest had so many entries when that began.
     Protected { since: Lsn },
     /// They do not leave: the backup may be the one that goes on. What it acknowledged may, as long as it
     /// cannot have gone live.
     Contesting { since: Lsn },
+}
+
+/// What is known of a backup that takes over the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Taken {
+    /// Nothing yet.
+    No,
+    /// It has, and the disk server is told.
+    Told,
+    /// The disk server knows.
+    Known,
+}
+
+/// What an exit is to the backup that joins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AtExit {
+    /// Nothing.
+    Nothing,
+    /// It has taken over: the owner of the epoch has the disk server know.
+    TakenOver,
+    /// Protection begins here: the owner of the epoch has to be told, before the backup is by the next
+    /// entry of the log.
+    Protected,
 }
 
 /// What a session that is lost means.
@@ -69,12 +93,15 @@ impl Live {
     /// A session begins: what is appended from now on is its log. Only where the guest is alone.
     pub fn begin_session(&mut self) {
         self.base = self.appended;
-        self.standing = Standing::Joining { sent: None };
+        self.standing = Standing::Joining {
+            sent: None,
+            taken: Taken::No,
+        };
     }
 
     /// The whole state is being sent, perhaps because the backup could not use it the last time.
     pub fn state_begun(&mut self) {
-        if let Standing::Joining { sent } = &mut self.standing {
+        if let Standing::Joining { sent, .. } = &mut self.standing {
             *sent = None;
         }
     }
@@ -82,24 +109,49 @@ impl Live {
     /// The whole state has been sent, with this entry of the session. Entry 0 is of a backup that begins
     /// together with the guest.
     pub fn state_sent(&mut self, commit: Lsn) {
-        if let Standing::Joining { sent: sent @ None } = &mut self.standing {
+        if let Standing::Joining {
+            sent: sent @ None, ..
+        } = &mut self.standing
+        {
             *sent = Some(commit);
         }
     }
 
-    /// The guest is at an exit, and the backup has executed the session's log so far. Says whether
-    /// protection begins here: then the owner of the epoch has to be told, before the backup is by the
-    /// next entry of the log.
-    pub fn at_exit(&mut self, executed: Lsn) -> bool {
-        let Standing::Joining { sent: Some(commit) } = self.standing else {
-            return false;
+    /// The guest is at an exit, and the backup has executed the session's log so far.
+    pub fn at_exit(&mut self, executed: Lsn) -> AtExit {
+        let Standing::Joining {
+            sent: Some(commit),
+            taken,
+        } = &mut self.standing
+        else {
+            return AtExit::Nothing;
         };
-        if executed < commit {
-            return false;
+        if executed < *commit {
+            return AtExit::Nothing;
         }
-        let since = self.appended;
-        self.standing = Standing::Protected { since };
-        true
+        match taken {
+            Taken::No => {
+                *taken = Taken::Told;
+                AtExit::TakenOver
+            }
+            Taken::Told => AtExit::Nothing,
+            Taken::Known => {
+                let since = self.appended;
+                self.standing = Standing::Protected { since };
+                AtExit::Protected
+            }
+        }
+    }
+
+    /// The disk server knows that the backup that joins has taken over.
+    pub fn acknowledged(&mut self) {
+        if let Standing::Joining {
+            taken: taken @ Taken::Told,
+            ..
+        } = &mut self.standing
+        {
+            *taken = Taken::Known;
+        }
     }
 
     /// The session is lost. Says what that means.
@@ -196,8 +248,12 @@ mod tests {
         let commit = host.append();
         host.state_sent(Lsn(commit.0 - host.base().0));
         assert_eq!(host.permit(acked(0)).up_to, Lsn(42), "it joins");
-        assert!(!host.at_exit(Lsn(0)));
-        assert!(host.at_exit(Lsn(1)));
+        assert_eq!(host.at_exit(Lsn(0)), AtExit::Nothing);
+        host.acknowledged();
+        assert_eq!(host.at_exit(Lsn(1)), AtExit::TakenOver);
+        assert_eq!(host.at_exit(Lsn(1)), AtExit::Nothing, "nobody knows that");
+        host.acknowledged();
+        assert_eq!(host.at_exit(Lsn(1)), AtExit::Protected);
         let output = host.append();
         assert!(alone.up_to < output);
         assert_eq!(host.permit(acked(1)).up_to, Lsn(42));
@@ -214,7 +270,14 @@ mod tests {
         host.begin_session();
         host.append();
         host.state_sent(Lsn(1));
-        assert!(host.at_exit(Lsn(1)));
+        assert_eq!(host.at_exit(Lsn(1)), AtExit::TakenOver);
+        // It could not use it after all, and gets it once more.
+        host.state_begun();
+        host.acknowledged();
+        host.append();
+        host.state_sent(Lsn(2));
+        assert_eq!(host.at_exit(Lsn(1)), AtExit::Nothing);
+        assert_eq!(host.at_exit(Lsn(2)), AtExit::Protected);
         assert_eq!(host.lose_session(), Lost::Backup);
         let held = host.append();
         assert!(host.permit(acked(1)).up_to < held);

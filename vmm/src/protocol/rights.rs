@@ -1,7 +1,6 @@
 //! What a record of the disk server says of the right to run a guest.
 
-use disk_server::arbiter::{Claim, Claimant, Record};
-pub use disk_server::fence::STOPPED;
+use disk_server::arbiter::{Claim, Claimant, Next, Record};
 use logging_channel::handshake::Title;
 use logging_channel::session::Confirmation;
 
@@ -62,14 +61,23 @@ pub enum Repeat {
     Lost(Claim),
 }
 
-/// Whether `claimant` repeats its claim for the epoch after `epoch`, which `holder` won, to a server
-/// that has `record`. A server that knows only an earlier epoch may be the wrong one, or get its state
+/// Whether `claimant` repeats its claim for the epoch after `epoch`, which `holder` won, for `next`, to a
+/// server that has `record`. A server that knows only an earlier epoch may be the wrong one, or get its state
 /// back. But one where the epochs began anew may come to this one again, in the hands of another.
 #[must_use]
-pub fn repeats(record: &Record, epoch: u64, holder: &Claimant, claimant: &Claimant) -> Repeat {
+pub fn repeats(
+    record: &Record,
+    (epoch, holder): (u64, &Claimant),
+    claimant: &Claimant,
+    next: &Next,
+) -> Repeat {
     let found = record.holder.as_ref();
     let open = record.epoch == epoch && found == Some(holder);
-    let won = record.epoch == epoch + 1 && found == Some(claimant);
+    let mine = match next {
+        Next::Stopped => record.is_stopped(),
+        Next::Start | Next::Alone | Next::With(_) => found == Some(claimant),
+    };
+    let won = record.epoch == epoch + 1 && mine;
     if open || won {
         Repeat::Now
     } else if record.epoch < epoch {
@@ -84,11 +92,17 @@ pub fn repeats(record: &Record, epoch: u64, holder: &Claimant, claimant: &Claima
 
 #[cfg(test)]
 mod tests {
+    use disk_server::arbiter::STOPPED;
+
     use super::*;
 
     fn record(epoch: u64, holder: Option<&str>) -> Record {
         let holder = holder.map(|holder| holder.parse().expect("a claimant"));
-        Record { epoch, holder }
+        Record {
+            epoch,
+            holder,
+            ..Record::default()
+        }
     }
 
     #[test]
@@ -115,7 +129,8 @@ mod tests {
         let claimant = |name: &str| name.parse::<Claimant>().expect("a claimant");
         let repeats = |epoch, holder| {
             let record = record(epoch, holder);
-            repeats(&record, 4, &claimant("hosta/1"), &claimant("hostb/1"))
+            let (a, b) = (claimant("hosta/1"), claimant("hostb/1"));
+            repeats(&record, (4, &a), &b, &Next::Alone)
         };
         for (epoch, holder) in [(0, None), (3, Some("hostc/1"))] {
             assert_eq!(repeats(epoch, holder), Repeat::NotYet);

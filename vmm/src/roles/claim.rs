@@ -5,13 +5,13 @@ use std::thread;
 use std::time::Duration;
 
 use disk_server::arbiter::{
-    Arbiter, CallError, Claim, ClaimError, Claimant, NameError, Record, ServerAddress,
+    Arbiter, CallError, Claim, ClaimError, Claimant, NameError, Next, Record, ServerAddress,
     ServerNumber, Settings, VmName, WaitReason,
 };
 use logging_channel::handshake::Title;
 use logging_channel::session::Confirmation;
 
-use crate::protocol::rights::{Repeat, STOPPED, own_right, repeats, right_of_another, went_back};
+use crate::protocol::rights::{Repeat, own_right, repeats, right_of_another, went_back};
 
 /// How soon a claim that got no answer, or was refused, is tried again. The pause doubles each time,
 /// up to [`REPEAT`].
@@ -77,11 +77,6 @@ pub enum ClaimFailure {
     },
 }
 
-/// There is no answer.
-fn unknown(error: CallError) -> Confirmation {
-    Confirmation::Unknown(format!("{:#}", anyhow::Error::new(error)))
-}
-
 /// This host's claims for one guest.
 pub(super) struct Rights {
     arbiter: Arbiter,
@@ -123,40 +118,37 @@ impl Rights {
         }
     }
 
-    /// Whether this host holds `epoch`, as the disk server has it.
-    pub(super) fn confirm(&self, epoch: u64) -> Confirmation {
-        match self.arbiter.read(&self.vm) {
-            Ok(record) => own_right(&record, epoch, &self.claimant),
-            Err(error) => unknown(error),
-        }
-    }
-
     /// Whether a primary that says so of itself runs the guest.
     pub(super) fn vouch_for(&self, title: &Title) -> Confirmation {
         match self.arbiter.read(&self.vm) {
             Ok(record) => right_of_another(&record, title),
-            Err(error) => unknown(error),
+            Err(error) => Confirmation::Unknown(format!("{:#}", anyhow::Error::new(error))),
         }
     }
 
     /// Claims the right to start the guest. Returns its epoch. `cancel` ends a wait for the disk server.
     pub(super) fn start(&self, cancel: &AtomicBool) -> Result<u64, ClaimFailure> {
         let record = self.arbiter.read(&self.vm)?;
-        let holder = record.holder.as_ref().map(|h| h.as_str().to_owned());
-        match holder {
-            Some(holder) if holder != STOPPED && !self.force => {
-                return Err(ClaimFailure::Running {
-                    vm: self.vm.as_str().to_owned(),
-                    holder,
-                    epoch: record.epoch,
-                });
-            }
-            _ => {}
+        if let Some(holder) = &record.holder
+            && !holder.is_stopped()
+            && !self.force
+        {
+            return Err(ClaimFailure::Running {
+                vm: self.vm.as_str().to_owned(),
+                holder: holder.as_str().to_owned(),
+                epoch: record.epoch,
+            });
         }
         let waits = |reason: &WaitReason| log::warn!("waiting for the disk server: {reason}");
         let claim = self
             .arbiter
-            .claim(&self.vm, record.epoch, &self.claimant, cancel, waits)
+            .claim(
+                &self.vm,
+                record.epoch,
+                (&self.claimant, Next::Start),
+                cancel,
+                waits,
+            )
             .inspect_err(|_| self.give_back(record.epoch + 1))?;
         match claim {
             Claim::Won { epoch } => Ok(epoch),
@@ -176,7 +168,8 @@ impl Rights {
             return;
         }
         let once = AtomicBool::new(false);
-        let claimed = self.arbiter.claim(&self.vm, epoch, &stopped(), &once, |_| {
+        let stop = (&self.claimant, Next::Stopped);
+        let claimed = self.arbiter.claim(&self.vm, epoch, stop, &once, |_| {
             once.store(true, Ordering::Relaxed);
         });
         if let Err(error) = claimed {
@@ -196,28 +189,25 @@ impl Rights {
         self.arbiter.read(&self.vm)
     }
 
-    /// Claims the epoch after `epoch`, which `holder` won, for this host. Waits for an answer as long
-    /// as it takes, because without it the peer may be the one that runs; `on_wait` hears why.
-    pub(super) fn contest(&self, epoch: u64, holder: &Claimant, on_wait: impl Fn(&str)) -> Claim {
-        self.claim(epoch, holder, &self.claimant, on_wait)
+    /// Has the disk server know that the backup of `epoch` has taken over.
+    pub(super) fn acknowledge(&self, epoch: u64) -> Result<Record, CallError> {
+        self.arbiter.acknowledge(&self.vm, epoch, &self.claimant)
     }
 
-    /// Claims it for nobody: the guest has ended.
-    pub(super) fn stop(&self, epoch: u64, holder: &Claimant, on_wait: impl Fn(&str)) -> Claim {
-        self.claim(epoch, holder, &stopped(), on_wait)
-    }
-
+    /// Claims the epoch after `epoch`, which `holder` won, for `next`. Waits for an answer as long as it
+    /// takes, because without it the peer may be the one that runs; `on_wait` hears why.
+    ///
     /// No error is an outcome: only an answer tells who has the epoch.
     ///
     /// The record is read before each claim. A claim that reaches a server whose answers do not come
     /// back would be won by a host that cannot know it, and lost by the other one.
-    fn claim(
+    pub(super) fn claim(
         &self,
-        epoch: u64,
-        holder: &Claimant,
-        claimant: &Claimant,
+        (epoch, holder): (u64, &Claimant),
+        next: &Next,
         on_wait: impl Fn(&str),
     ) -> Claim {
+        let me = &self.claimant;
         let once = AtomicBool::new(false);
         let mut told = String::new();
         let mut waits = |reason: String| {
@@ -229,7 +219,7 @@ impl Rights {
         let mut pause = FIRST_PAUSE;
         loop {
             match self.arbiter.read(&self.vm) {
-                Ok(record) => match repeats(&record, epoch, holder, claimant) {
+                Ok(record) => match repeats(&record, (epoch, holder), me, next) {
                     Repeat::NotYet => waits(went_back(record.epoch, epoch)),
                     Repeat::Lost(claim) => return claim,
                     Repeat::Now => {
@@ -239,10 +229,8 @@ impl Rights {
                             reason = Some(why.to_string());
                             once.store(true, Ordering::Relaxed);
                         };
-                        match self
-                            .arbiter
-                            .claim(&self.vm, epoch, claimant, &once, waiting)
-                        {
+                        let asked = (me, next.clone());
+                        match self.arbiter.claim(&self.vm, epoch, asked, &once, waiting) {
                             Ok(claim) => return claim,
                             Err(error) => waits(
                                 reason
@@ -257,8 +245,4 @@ impl Rights {
             pause = (pause * 2).min(REPEAT);
         }
     }
-}
-
-fn stopped() -> Claimant {
-    STOPPED.parse().expect("the word is a valid claimant")
 }

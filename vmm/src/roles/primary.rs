@@ -79,7 +79,7 @@ pub fn run_primary(
         disk.require_writer(epoch).map_err(AssemblyError::from)?;
     }
     let look = guest.host.lanes.look.clone();
-    let sessions = Sessions::alone(epoch, tenure.standing(), look, events);
+    let sessions = Sessions::alone(tenure.standing(), look, events);
     let door = Door {
         identity: guest.identity.clone(),
         host_report: guest.host_report.clone(),

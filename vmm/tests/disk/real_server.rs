@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
-use disk_server::arbiter::{Arbiter, Claim, Settings};
+use disk_server::arbiter::{Arbiter, Claim, Next, Settings};
 use disk_server::export::ExportSpec;
 use disk_server::server::{Config, Limits, NbdConfig, Server, StopHandle};
 use ftvm_vmm::disk::guest_disk::GuestDisk;
@@ -57,7 +57,7 @@ impl RealServer {
         let claim = self.arbiter.claim(
             &"db".parse().unwrap(),
             expected,
-            &claimant.parse().unwrap(),
+            (&claimant.parse().unwrap(), Next::Start),
             &AtomicBool::new(false),
             |_| {},
         );

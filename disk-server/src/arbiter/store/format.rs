@@ -1,8 +1,8 @@
 //! The bytes of a state file.
 //!
 //! ```text
-//!     ftvm-arbiter 1 d1a54c7e21f6b093
-//!     {"server":"5f21c07d9be3a846","floor":0,"records":{"db":{"epoch":3,"holder":"hostA/1f0c"}}}
+//!     ftvm-arbiter 2 d1a54c7e21f6b093
+//!     {"server":"5f21c07d9be3a846","floor":0,"records":{"db":{"epoch":3,"holder":"hostA/1f0c","backup":"hostB/77aa","acknowledged":true}}}
 //! ```
 //!
 //! The first line has the version of the format, and the XXH64 of all that follows it with the version
@@ -14,10 +14,12 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh64::xxh64;
 
 use crate::arbiter::decision::{MAX_EPOCH, Record};
-use crate::arbiter::names::{Claimant, ServerNumber, VmName};
+use crate::arbiter::names::{ServerNumber, VmName};
 
 const MAGIC: &str = "ftvm-arbiter";
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
+/// Records had no backups then.
+const WITHOUT_BACKUPS: u64 = 1;
 
 /// So that a peer that makes up names cannot fill the disk.
 pub(super) const MAX_VMS: usize = 10_000;
@@ -35,32 +37,15 @@ pub(super) struct State {
     /// that no epoch of a forgotten one is given again when its name comes back.
     pub(super) floor: u64,
     /// A machine that nobody claimed has none.
-    pub(super) records: BTreeMap<VmName, Held>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Held {
-    pub(super) epoch: u64,
-    pub(super) holder: Claimant,
+    pub(super) records: BTreeMap<VmName, Record>,
 }
 
 impl State {
     pub(super) fn record(&self, vm: &VmName) -> Record {
-        self.records.get(vm).cloned().map_or(
-            Record {
-                epoch: self.floor,
-                holder: None,
-            },
-            Record::from,
-        )
-    }
-}
-
-impl From<Held> for Record {
-    fn from(Held { epoch, holder }: Held) -> Record {
-        let holder = Some(holder);
-        Record { epoch, holder }
+        self.records.get(vm).cloned().unwrap_or_else(|| Record {
+            epoch: self.floor,
+            ..Record::default()
+        })
     }
 }
 
@@ -115,14 +100,22 @@ pub(super) fn decode(bytes: &[u8]) -> Result<State, Unusable> {
     }
     let end = bytes.iter().position(|byte| *byte == b'\n');
     let (line, body) = bytes.split_at(end.map_or(bytes.len(), |end| end + 1));
-    if line != first_line(VERSION, body).as_bytes() {
+    let ours = [VERSION, WITHOUT_BACKUPS];
+    if !ours
+        .iter()
+        .any(|version| line == first_line(*version, body).as_bytes())
+    {
         return Err(complaint(line, body));
     }
     let state: State =
         serde_json::from_slice(body).map_err(|error| Damage::Content(error.to_string()))?;
     let epochs = state.records.values().map(|held| held.epoch);
-    if epochs.clone().any(|epoch| epoch == 0) {
-        return Err(Damage::Content("epoch 0 has no holder".to_owned()).into());
+    if state
+        .records
+        .values()
+        .any(|it| it.epoch == 0 || it.holder.is_none())
+    {
+        return Err(Damage::Content("a record has no holder".to_owned()).into());
     }
     if let Some(epoch) = epochs.chain([state.floor]).find(|epoch| *epoch > MAX_EPOCH) {
         return Err(Damage::Content(format!("epoch {epoch} is beyond the last")).into());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::arbiter::Claimant;
+use crate::arbiter::{Claimant, Next, STOPPED};
 
 fn vm(n: usize) -> VmName {
     format!("vm{n}").parse().unwrap()
@@ -18,8 +18,17 @@ fn try_claim(
     expected: u64,
     who: &str,
 ) -> Result<Answer, StoreError> {
-    let claimant = who.parse().unwrap();
-    store.claim(vm, &ClaimRequest { expected, claimant })
+    let holder = || store.read(vm).holder.unwrap();
+    let (claimant, next) = match who {
+        STOPPED => (holder(), Next::Stopped),
+        who => (who.parse().unwrap(), Next::Start),
+    };
+    let request = ClaimRequest {
+        expected,
+        claimant,
+        next,
+    };
+    store.claim(vm, &request)
 }
 
 fn claim(store: &EpochStore, vm: &VmName, expected: u64, who: &str) -> Answer {
@@ -38,21 +47,29 @@ fn records_survive_closing() {
         claim(&store, &vm(1), 0, "b"),
         Answer::Lost { epoch: 1, .. }
     ));
-    assert_eq!(claim(&store, &vm(1), 1, "b"), Answer::Won { epoch: 2 });
+    let holder: Claimant = "a".parse().unwrap();
+    let takes_a_backup = ClaimRequest {
+        expected: 1,
+        claimant: holder.clone(),
+        next: Next::With("b".parse().unwrap()),
+    };
+    let won = Ok(Answer::Won { epoch: 2 });
+    assert_eq!(store.claim(&vm(1), &takes_a_backup).map_err(|_| ()), won);
+    let acknowledged = store.acknowledge(&vm(1), 2, &holder).unwrap();
+    assert!(acknowledged.acknowledged);
     drop(store);
     let store = EpochStore::open(&state).unwrap();
     assert_eq!(store.server_number(), number);
-    let record = store.read(&vm(1));
-    assert_eq!(record.epoch, 2);
-    assert_eq!(record.holder.unwrap().as_str(), "b");
-    assert_eq!(claim(&store, &vm(1), 1, "b"), Answer::Won { epoch: 2 });
+    assert_eq!(store.read(&vm(1)), acknowledged);
+    assert_eq!(store.claim(&vm(1), &takes_a_backup).map_err(|_| ()), won);
+    assert_eq!(store.read(&vm(1)), acknowledged);
 }
 
 #[test]
 fn no_epoch_of_a_forgotten_machine_is_given_again() {
     let directory = tempfile::tempdir().unwrap();
     let store = EpochStore::open(directory.path()).unwrap();
-    let forget = |store: &EpochStore, n| store.forget(&vm(n), "stopped").unwrap();
+    let forget = |store: &EpochStore, n| store.forget(&vm(n)).unwrap();
     for epoch in 0..5 {
         claim(&store, &vm(1), epoch, "a");
     }
@@ -84,7 +101,7 @@ fn no_epoch_of_a_forgotten_machine_is_given_again() {
         }
         let unclaimed = Record {
             epoch: 6,
-            holder: None,
+            ..Record::default()
         };
         assert_eq!(store.read(&vm(n)), unclaimed);
         assert_eq!(claim(&store, &vm(n), 6, "c"), Answer::Won { epoch: 7 });
@@ -107,13 +124,13 @@ fn the_state_of_another_version_is_not_called_damaged() {
     let directory = tempfile::tempdir().unwrap();
     drop(EpochStore::open(directory.path()).unwrap());
     let later = format!(
-        "ftvm-arbiter 2 {:016x}\n",
-        xxhash_rust::xxh64::xxh64(b"", 2)
+        "ftvm-arbiter 3 {:016x}\n",
+        xxhash_rust::xxh64::xxh64(b"", 3)
     );
     fs::write(directory.path().join(STATE_FILE), later).unwrap();
     let error = EpochStore::open(directory.path()).unwrap_err();
     assert!(
-        matches!(error, OpenStateError::Later { found: 2, .. }),
+        matches!(error, OpenStateError::Later { found: 3, .. }),
         "{error:?}"
     );
     // What servers before the first release left, beside whatever.
@@ -189,11 +206,12 @@ fn a_full_store_fits_a_file() {
     for n in 0..MAX_VMS {
         // The longest names, of characters that JSON escapes.
         let name = format!("{n:05}{}", "\"".repeat(VmName::MAX_LEN - 5));
-        let held = Held {
-            epoch: super::super::MAX_EPOCH,
-            holder: "\\".repeat(Claimant::MAX_LEN).parse().unwrap(),
+        let host: Claimant = "\\".repeat(Claimant::MAX_LEN).parse().unwrap();
+        let record = Record {
+            backup: Some(host.clone()),
+            ..Record::held(super::super::MAX_EPOCH, host)
         };
-        state.records.insert(name.parse().unwrap(), held);
+        state.records.insert(name.parse().unwrap(), record);
     }
     assert_eq!(format::decode(&format::encode(&state)).unwrap(), state);
 }
@@ -352,16 +370,36 @@ fn nothing_is_answered_from_a_state_that_may_not_stay() {
     folder.with(|disk| assert_eq!(epochs_after_loss(&disk.after_loss), [2]));
 }
 
+fn record() -> impl Strategy<Value = Record> {
+    let name = || "[!-~]{1,128}".prop_map(|name| name.parse().unwrap());
+    let backup = prop::option::of(name());
+    let record = (1..=super::super::MAX_EPOCH, name(), backup, any::<bool>());
+    record.prop_map(|(epoch, holder, backup, acknowledged)| Record {
+        acknowledged: acknowledged && backup.is_some(),
+        backup,
+        ..Record::held(epoch, holder)
+    })
+}
+
+/// What the first releases wrote.
+#[test]
+fn a_state_without_backups_is_read() {
+    let body = "{\"server\":\"5f21c07d9be3a846\",\"floor\":7,\
+                \"records\":{\"db\":{\"epoch\":3,\"holder\":\"hostA/1f0c\"}}}\n";
+    let hash = xxhash_rust::xxh64::xxh64(body.as_bytes(), 1);
+    let state = format::decode(format!("ftvm-arbiter 1 {hash:016x}\n{body}").as_bytes()).unwrap();
+    let record = Record::held(3, "hostA/1f0c".parse().unwrap());
+    assert_eq!(state.record(&"db".parse().unwrap()), record);
+}
+
 proptest! {
     #[test]
     fn whatever_was_written_is_read_again(
         server: u64,
         floor in 0..=super::super::MAX_EPOCH,
-        records in prop::collection::btree_map("[!-~]{1,64}", (1..=super::super::MAX_EPOCH, "[!-~]{1,128}"), 0..9),
+        records in prop::collection::btree_map("[!-~]{1,64}", record(), 0..9),
     ) {
-        let records = records.into_iter().map(|(vm, (epoch, holder))| {
-            (vm.parse().unwrap(), Held { epoch, holder: holder.parse().unwrap() })
-        });
+        let records = records.into_iter().map(|(vm, record)| (vm.parse().unwrap(), record));
         let state = State { server: ServerNumber(server), floor, records: records.collect() };
         prop_assert_eq!(format::decode(&format::encode(&state)).unwrap(), state);
     }

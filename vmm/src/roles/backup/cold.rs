@@ -146,7 +146,7 @@ mod tests {
     use logging_channel::entry::{Entry, ExecutionPoint, Payload, ShutdownReason};
     use logging_channel::handshake::Title;
     use logging_channel::sender::{Finish, Sender};
-    use logging_channel::session::{Confirmation, Listener};
+    use logging_channel::session::{Admission, Confirmation, Listener};
     use logging_channel::{HostReport, Settings};
     use tempfile::TempDir;
 
@@ -189,9 +189,10 @@ mod tests {
             let backup = scope.spawn(|| {
                 let never = AtomicBool::new(false);
                 let held = |_: &_| Confirmation::Held;
-                Receiver::connect(address, &identity, &host, &cold, deadline, &never, held)
+                let me = (&identity, "b/1");
+                Receiver::connect(address, me, &host, &cold, deadline, &never, held)
             });
-            let held = |_: &_| Confirmation::Held;
+            let held = |_: &_| Admission::Admitted(2);
             let accepted = listener.accept_backup(&identity, &host, title, &settings, None, held);
             (accepted.unwrap(), backup.join().unwrap().unwrap())
         })

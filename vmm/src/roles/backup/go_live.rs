@@ -52,7 +52,7 @@ impl GoLive {
     ) -> Result<Role, AssemblyError> {
         let watchdog = watchdog(self.pace.latency)?;
         let sessions = self.sessions;
-        sessions.go_alone(epoch);
+        sessions.go_alone();
         // First: its connection comes about while the rest is done. The server lets nothing of the
         // lost epoch write any more.
         let disk = self.disk.map(|(disk, followed)| {

@@ -86,7 +86,7 @@ pub fn run_backup(
     tie_to_server(&mut guest, &rights)?;
     let mut receiver = Receiver::connect(
         options.connect,
-        &guest.identity,
+        (&guest.identity, rights.claimant().as_str()),
         &guest.host_report,
         &options.channel,
         Instant::now() + options.connect_timeout,
@@ -111,7 +111,7 @@ pub fn run_backup(
     let tenure = Tenure::follow(rights.clone(), held, receiver.events(), events, halt);
     let standing = tenure.standing();
     let look = guest.host.lanes.look.clone();
-    let sessions = Sessions::following(epoch, standing.clone(), look, events);
+    let sessions = Sessions::following(standing.clone(), look, events);
     let _reporting = stats::report_receiver(events, &receiver.handle(), &sessions, &meters);
     let door = Door {
         identity: guest.identity.clone(),

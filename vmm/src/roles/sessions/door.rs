@@ -4,15 +4,20 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use disk_server::arbiter::Claimant;
 use logging_channel::handshake::{Refusal, RefusalCode};
 use logging_channel::sender::Sender;
-use logging_channel::session::{AcceptError, Listener};
+use logging_channel::session::{AcceptError, Admission, Listener};
 use logging_channel::{HostReport, Identity, Settings};
 
 use super::{Sessions, Stage};
 use crate::events::{Event, Events};
 use crate::roles::claim::Rights;
 use crate::roles::peer_report::{self, StopNaming};
+use crate::roles::tenure::Verdict;
+
+/// How long a backup waits for the disk server, which gives this host the next epoch with it.
+const ADMISSION: Duration = Duration::from_secs(5);
 
 /// How long one that comes while the last backup's loss is being settled waits for that.
 const SETTLING: Duration = Duration::from_secs(2);
@@ -59,7 +64,7 @@ impl Door {
             || sessions.may_join().map(|epoch| self.rights.title(epoch)),
             &self.settings,
             None,
-            |title| self.rights.confirm(title.epoch),
+            |backup| sessions.admit(backup),
         )
     }
 
@@ -79,6 +84,22 @@ impl Door {
 }
 
 impl Sessions {
+    /// Takes a backup into the next epoch: which that is.
+    pub(in crate::roles) fn admit(&self, backup: &str) -> Admission {
+        let backup: Claimant = match backup.parse() {
+            Ok(backup) => backup,
+            Err(error) => return Admission::NotNow(format!("it has no name of a host: {error}")),
+        };
+        let standing = self.standing();
+        match standing.admit(backup, ADMISSION) {
+            Some(epoch) => Admission::Admitted(epoch),
+            None => match standing.wait(Duration::ZERO) {
+                Some(Verdict::Lost(reason)) => Admission::NotEntitled(reason),
+                _ => Admission::NotNow("the disk server does not answer".into()),
+            },
+        }
+    }
+
     /// Whether a backup may join the guest now: in which epoch.
     fn may_join(&self) -> Result<u64, Refusal> {
         let refuse = |code, message: &str| {
@@ -106,9 +127,9 @@ impl Sessions {
             }
             let session = state.offered.as_ref().or(state.session.as_ref());
             match session {
-                None => return Ok(state.epoch),
+                None => return Ok(self.epoch()),
                 Some(_) if state.offered.is_none() && state.live.is_alone() => {
-                    return Ok(state.epoch);
+                    return Ok(self.epoch());
                 }
                 Some(session) if !session.sender.is_lost() => {
                     return refuse(

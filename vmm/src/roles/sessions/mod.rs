@@ -99,8 +99,6 @@ enum Stage {
 #[derive(Debug)]
 struct State {
     stage: Stage,
-    /// In which it runs.
-    epoch: u64,
     live: Live,
     /// The session, or the last one.
     session: Option<Session>,
@@ -125,11 +123,10 @@ struct Shared {
 }
 
 impl Sessions {
-    fn new(stage: Stage, epoch: u64, standing: Standing, look: LookOut, events: &Events) -> Self {
+    fn new(stage: Stage, standing: Standing, look: LookOut, events: &Events) -> Self {
         Self(Arc::new(Shared {
             state: Mutex::new(State {
                 stage,
-                epoch,
                 live: Live::alone(Lsn(0)),
                 session: None,
                 offered: None,
@@ -144,26 +141,20 @@ impl Sessions {
         }))
     }
 
-    /// Of a host that won `epoch` and runs the guest alone.
-    pub(super) fn alone(epoch: u64, standing: Standing, look: LookOut, events: &Events) -> Self {
-        Self::new(Stage::Running, epoch, standing, look, events)
+    /// Of a host that won an epoch and runs the guest alone.
+    pub(super) fn alone(standing: Standing, look: LookOut, events: &Events) -> Self {
+        Self::new(Stage::Running, standing, look, events)
     }
 
-    /// Of a host that is the backup of another, in `epoch`.
-    pub(super) fn following(
-        epoch: u64,
-        standing: Standing,
-        look: LookOut,
-        events: &Events,
-    ) -> Self {
-        Self::new(Stage::Following, epoch, standing, look, events)
+    /// Of a host that is the backup of another.
+    pub(super) fn following(standing: Standing, look: LookOut, events: &Events) -> Self {
+        Self::new(Stage::Following, standing, look, events)
     }
 
-    /// This host has won `epoch`, and runs the guest alone.
-    pub(super) fn go_alone(&self, epoch: u64) {
+    /// This host has won the next epoch, and runs the guest alone.
+    pub(super) fn go_alone(&self) {
         self.change(|state| {
             state.stage = Stage::Running;
-            state.epoch = epoch;
             state.live.go_on_alone();
         });
         // What waited for the backup.
@@ -190,7 +181,7 @@ impl Sessions {
 
     /// The epoch in which the guest runs here.
     pub(super) fn epoch(&self) -> u64 {
-        self.0.state.lock().epoch
+        self.0.standing.epoch()
     }
 
     /// Has `act` called with each session that protects the guest from then on.
@@ -256,7 +247,7 @@ impl Sessions {
         // What the right to run alone depends on.
         loop {
             match self.0.standing.wait(LOOK_INTERVAL) {
-                Some(Verdict::Won { epoch, .. }) => return self.go_alone(epoch),
+                Some(Verdict::Won { .. }) => return self.go_alone(),
                 Some(Verdict::Lost(_)) => return self.change(|state| state.stage = Stage::Lost),
                 None => {}
             }
@@ -277,6 +268,11 @@ impl Sessions {
                     taken_over
                 });
             if taken_over {
+                self.0.look.look();
+                let epoch = session.sender.session().epoch;
+                if !self.0.standing.is_acknowledged(epoch, LOOK_INTERVAL) {
+                    continue;
+                }
                 self.0.look.look();
                 let mut state = self.0.state.lock();
                 let joins = |state: &mut State| state.live.is_joining();

@@ -12,6 +12,7 @@ use super::{Join, Session, Sessions, Stage, State};
 use crate::elsewhere::DroppedElsewhere;
 use crate::engine::Step;
 use crate::events::Event;
+use crate::protocol::live::AtExit;
 use crate::sources::{LogSink, Sent};
 use crate::state::{Progress, SendBlocks};
 
@@ -160,13 +161,23 @@ impl LogSink for SessionLog {
         if session.sender.wants_state() {
             return false; // it could not use what it executed
         }
+        let standing = self.sessions.standing();
+        let known = standing.is_acknowledged(session.sender.session().epoch, Duration::ZERO);
         let base = self.sessions.change(|state| {
-            if !state.live.at_exit(executed) {
-                return None;
+            if known {
+                state.live.acknowledged();
             }
-            let standing = self.sessions.standing();
-            standing.pair_with(session.sender.events());
-            Some(state.live.base())
+            match state.live.at_exit(executed) {
+                AtExit::Nothing => None,
+                AtExit::TakenOver => {
+                    standing.taken_over();
+                    None
+                }
+                AtExit::Protected => {
+                    standing.pair_with(session.sender.events());
+                    Some(state.live.base())
+                }
+            }
         });
         let Some(base) = base else {
             return false;

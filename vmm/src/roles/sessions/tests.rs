@@ -4,7 +4,7 @@ use std::fs;
 
 use logging_channel::entry::{Entry, ExecutionPoint, Payload, StatePart};
 use logging_channel::receiver::Receiver;
-use logging_channel::session::{Confirmation, Listener};
+use logging_channel::session::{Admission, Confirmation, Listener};
 use logging_channel::{HostReport, Settings};
 
 use super::*;
@@ -27,10 +27,15 @@ fn session(scene: &Scene) -> (Sender, Receiver) {
         let backup = scope.spawn(|| {
             let never = AtomicBool::new(false);
             let held = |_: &_| Confirmation::Held;
-            Receiver::connect(address, &identity, &host, &settings, deadline, &never, held)
+            let me = (&identity, "hostb/2");
+            Receiver::connect(address, me, &host, &settings, deadline, &never, held)
         });
-        let held = |_: &_| Confirmation::Held;
-        let accepted = listener.accept_backup(&identity, &host, title, &settings, None, held);
+        let standing = scene.tenure.standing();
+        let admit = |backup: &str| {
+            let epoch = standing.admit(backup.parse().unwrap(), Duration::from_secs(60));
+            Admission::Admitted(epoch.unwrap())
+        };
+        let accepted = listener.accept_backup(&identity, &host, title, &settings, None, admit);
         (accepted.unwrap(), backup.join().unwrap().unwrap())
     })
 }
@@ -49,7 +54,7 @@ fn outputs_wait_while_it_is_asked_who_goes_on() {
     let scene = primary();
     let standing = scene.tenure.standing();
     let look = Lanes::default().look;
-    let sessions = Sessions::alone(scene.epoch, standing, look, &Events::default());
+    let sessions = Sessions::alone(standing, look, &Events::default());
     let (sender, receiver) = session(&scene);
     sessions.offer(sender.clone(), false);
     let mut log = SessionLog::new(sessions.clone());
@@ -74,6 +79,12 @@ fn outputs_wait_while_it_is_asked_who_goes_on() {
     assert!(!log.protects(), "it has not taken the state over");
     receiver.executed(Lsn(3));
     wait_until("it is heard of", || sender.executed() == Lsn(3));
+    assert!(!log.protects(), "the disk server does not know of it");
+    let known = || {
+        let standing = scene.tenure.standing();
+        standing.is_acknowledged(scene.epoch + 1, Duration::ZERO)
+    };
+    wait_until("the disk server knows of it", known);
     assert!(log.protects());
     assert!(!log.protects());
     let protected = Payload::Protected {
@@ -105,11 +116,11 @@ fn outputs_wait_while_it_is_asked_who_goes_on() {
 
 /// A backup that joins and is lost is none that was lost.
 #[test]
-fn a_join_that_is_cut_claims_nothing() {
+fn a_join_that_is_cut_is_no_loss() {
     let scene = primary();
     let standing = scene.tenure.standing();
     let look = Lanes::default().look;
-    let sessions = Sessions::alone(scene.epoch, standing.clone(), look, &Events::default());
+    let sessions = Sessions::alone(standing.clone(), look, &Events::default());
     let mut log = SessionLog::new(sessions.clone());
     for _ in 0..2 {
         let (sender, receiver) = session(&scene);
@@ -122,7 +133,7 @@ fn a_join_that_is_cut_claims_nothing() {
         wait_until("it is alone again", alone);
         assert!(!log.is_kept() && !log.protects());
     }
-    assert_eq!(sessions.epoch(), scene.epoch);
+    assert_eq!(sessions.epoch(), scene.epoch + 2, "each had one of its own");
     assert_eq!(standing.wait(Duration::ZERO), None, "nothing was asked");
     scene.tenure.end();
 }

@@ -73,11 +73,11 @@ impl LogProgress for Sessions {
                 Reached::UpTo {
                     committed: Lsn(session.sender.acked().0 + base),
                     executed: Lsn(session.sender.executed().0 + base),
-                    epoch: Some(state.epoch),
+                    epoch: Some(self.epoch()),
                 }
             }
             (Outlook::Open | Outlook::Alone, _) => Reached::Alone {
-                epoch: Some(state.epoch),
+                epoch: Some(self.epoch()),
             },
         }
     }

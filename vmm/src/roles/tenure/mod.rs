@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, never, select};
-use disk_server::arbiter::Claimant;
+use disk_server::arbiter::{Claimant, Next};
 use logging_channel::{ChannelEvent, LossReason};
 use parking_lot::{Condvar, Mutex};
 
@@ -27,6 +27,9 @@ use crate::protocol::epoch::{Core, Effect, Input, Task};
 /// How often the record is read: so often a host that was replaced learns of it, and the connection
 /// for a claim stays open.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How soon the disk server is told again that a backup has joined.
+const REPEAT: Duration = Duration::from_millis(500);
 
 /// How long a guest's end waits for the disk server.
 const END_PATIENCE: Duration = Duration::from_secs(30);
@@ -63,6 +66,12 @@ enum Message {
 struct Published {
     /// Of the session that was lost last.
     verdict: Option<Verdict>,
+    /// In which the guest runs.
+    epoch: u64,
+    /// The backup that came last, and the epoch to which it belongs.
+    admitted: Option<(u64, Claimant)>,
+    /// The backup of this epoch has taken over, which the disk server knows.
+    acknowledged: Option<u64>,
     /// Nothing is left to ask.
     over: bool,
 }
@@ -109,6 +118,41 @@ impl Standing {
     pub(super) fn doubted_by_refusals(&self) -> RefusalNotice {
         let standing = self.clone();
         RefusalNotice::new(move |_| standing.tell(Input::Doubt))
+    }
+
+    /// Has the disk server give this host the next epoch, with a backup that has come: which it is. `None`
+    /// if that is not known within `timeout`; a later answer holds for nobody.
+    pub(super) fn admit(&self, backup: Claimant, timeout: Duration) -> Option<u64> {
+        self.publish(|published| published.admitted = None);
+        self.tell(Input::Joins(backup.clone()));
+        let admitted = |it: &Published| {
+            let (epoch, who) = it.admitted.as_ref()?;
+            (*who == backup).then_some(*epoch)
+        };
+        let (published, changed) = &*self.published;
+        let mut guard = published.lock();
+        let waits = |it: &mut Published| admitted(it).is_none() && !it.over;
+        changed.wait_while_for(&mut guard, waits, timeout);
+        admitted(&guard)
+    }
+
+    /// The epoch in which the guest runs.
+    pub(super) fn epoch(&self) -> u64 {
+        self.published.0.lock().epoch
+    }
+
+    /// The backup of this host's epoch has taken over the guest's state: the disk server is to know.
+    pub(super) fn taken_over(&self) {
+        self.tell(Input::TakenOver);
+    }
+
+    /// Whether it knows that of the backup of `epoch`; waits for it for up to `timeout`.
+    pub(super) fn is_acknowledged(&self, epoch: u64, timeout: Duration) -> bool {
+        let (published, changed) = &*self.published;
+        let mut guard = published.lock();
+        let waits = |it: &mut Published| it.acknowledged != Some(epoch) && !it.over;
+        changed.wait_while_for(&mut guard, waits, timeout);
+        guard.acknowledged == Some(epoch)
     }
 
     /// This host's guest is protected by a session, whose end is announced there: there is no verdict
@@ -192,8 +236,12 @@ impl Tenure {
         halt: Halt,
     ) -> Self {
         let (messages, inbox) = crossbeam_channel::unbounded();
+        let published = Published {
+            epoch: core.epoch(),
+            ..Published::default()
+        };
         let standing = Standing {
-            published: Arc::default(),
+            published: Arc::new((Mutex::new(published), Condvar::new())),
             messages,
         };
         let keeper = Keeper {
@@ -273,20 +321,26 @@ impl Keeper {
             }
             match self.core.task() {
                 Task::Nothing => break,
-                Task::Contest(epoch) => {
+                Task::Claim { epoch, next } => {
                     self.looks.forget();
-                    let holder = self.core.holder().clone();
-                    let waits = |reason: &str| self.waits(reason);
-                    let claim = self.rights.contest(epoch, &holder, waits);
-                    self.take(Input::Contested(claim));
+                    let held = (epoch, self.core.holder().clone());
+                    let waits = |reason: &str| self.waits(&next, reason);
+                    let claim = self.rights.claim((held.0, &held.1), &next, waits);
+                    self.take(Input::Claimed(claim));
                 }
-                Task::Stop(epoch) => {
+                Task::Acknowledge(epoch) => {
                     self.looks.forget();
-                    let holder = self.core.holder().clone();
-                    let claim = self.rights.stop(epoch, &holder, |reason| {
-                        log::warn!("the disk server has to hear of the guest's end: {reason}");
-                    });
-                    self.take(Input::Stopped(claim));
+                    match self.rights.acknowledge(epoch) {
+                        Ok(record) => self.take(Input::Acknowledged(record)),
+                        Err(error) => {
+                            let error = anyhow::Error::new(error);
+                            log::warn!(
+                                "the disk server has to hear that a backup has joined: {error:#}"
+                            );
+                            let message = inbox.recv_timeout(REPEAT);
+                            message.into_iter().for_each(|message| self.hear(message));
+                        }
+                    }
                 }
                 Task::Watch { doubt } => {
                     self.looks.begin_if_due(doubt);
@@ -345,11 +399,21 @@ impl Keeper {
                 log::warn!("the {} is lost: {reason}", self.peer);
                 self.events.emit(&Event::PeerLost { reason });
             }
+            Some(Effect::Admitted(epoch, backup)) => self.standing.publish(|published| {
+                published.epoch = epoch;
+                published.admitted = Some((epoch, backup));
+            }),
+            Some(Effect::Acknowledged(epoch)) => {
+                self.standing
+                    .publish(|published| published.acknowledged = Some(epoch));
+            }
             Some(Effect::Alone(epoch)) => {
                 let lost_at = self.lost_at.unwrap_or_else(Instant::now);
                 let verdict = Verdict::Won { epoch, lost_at };
-                self.standing
-                    .publish(|published| published.verdict = Some(verdict));
+                self.standing.publish(|published| {
+                    published.epoch = epoch;
+                    published.verdict = Some(verdict);
+                });
                 // A backup tells it when its guest's thread is there. The next host that it loses is a
                 // backup of its own.
                 if std::mem::replace(&mut self.peer, BACKUP) == BACKUP {
@@ -376,7 +440,17 @@ impl Keeper {
         }
     }
 
-    fn waits(&self, reason: &str) {
+    fn waits(&self, next: &Next, reason: &str) {
+        match next {
+            Next::With(_) => log::warn!("a backup has to wait for the disk server: {reason}"),
+            Next::Stopped => {
+                log::warn!("the disk server has to hear of the guest's end: {reason}");
+            }
+            Next::Start | Next::Alone => {}
+        }
+        if *next != Next::Alone {
+            return;
+        }
         log::warn!("waiting for the disk server before this host may go on: {reason}");
         self.events.emit(&Event::Waiting {
             reason: reason.to_owned(),

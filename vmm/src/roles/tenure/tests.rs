@@ -7,15 +7,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use disk_server::arbiter::{Claim, Record, ServerAddress};
+use disk_server::arbiter::{Claim, Record, STOPPED, ServerAddress};
 use disk_server::server::{Config, Limits, Server, StopHandle};
 use logging_channel::receiver::Receiver as LogReceiver;
 use logging_channel::session::{AcceptError, Confirmation, ConnectError, Listener};
 use logging_channel::{HostReport, Identity, Settings};
 
 use super::super::claim::ArbiterConfig;
+use super::super::sessions::Sessions;
 use super::*;
-use crate::protocol::rights::STOPPED;
+use crate::sources::Lanes;
 
 /// More than anything here takes on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
@@ -58,7 +59,7 @@ impl DiskServer {
     }
 
     fn record(&self) -> (u64, Option<String>) {
-        let Record { epoch, holder } = self.rights().look().unwrap();
+        let Record { epoch, holder, .. } = self.rights().look().unwrap();
         (epoch, holder.map(String::from))
     }
 
@@ -138,6 +139,18 @@ pub(in crate::roles) fn primary() -> Scene {
     }
 }
 
+impl Scene {
+    /// A backup that has taken over, as the disk server knows: who it is, and the epoch.
+    fn backup(&self) -> (Arc<Rights>, u64) {
+        let backup = self.server.rights();
+        let standing = self.tenure.standing();
+        let epoch = standing.admit(backup.claimant().clone(), LONG).unwrap();
+        standing.taken_over();
+        assert!(standing.is_acknowledged(epoch, LONG));
+        (backup, epoch)
+    }
+}
+
 #[test]
 fn a_primary_that_was_replaced_while_it_waits_begins_with_nobody() {
     let scene = primary();
@@ -145,20 +158,21 @@ fn a_primary_that_was_replaced_while_it_waits_begins_with_nobody() {
     let identity = identity();
     let (host, settings) = (HostReport::default(), Settings::default());
     let title = rights.title(*epoch);
-    // A backup that it welcomed, and that took it for lost.
     let another = scene.server.rights();
-    let won = another.contest(*epoch, rights.claimant(), |_| {});
-    assert!(matches!(won, disk_server::arbiter::Claim::Won { .. }));
+    another.start(&NEVER).unwrap();
 
+    let standing = scene.tenure.standing();
+    let sessions = Sessions::alone(standing, Lanes::default().look, &Events::default());
     let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr();
     let gone = AtomicBool::new(false);
     thread::scope(|scope| {
-        // The next one, without a question of its own.
+        // A backup without a question of its own.
         let next = scope.spawn(|| {
             let deadline = Instant::now() + LONG;
             let held = |_: &_| Confirmation::Held;
-            LogReceiver::connect(address, &identity, &host, &settings, deadline, &gone, held)
+            let me = (&identity, "hostb/2");
+            LogReceiver::connect(address, me, &host, &settings, deadline, &gone, held)
         });
         let accepted = listener.accept_backup(
             &identity,
@@ -166,7 +180,7 @@ fn a_primary_that_was_replaced_while_it_waits_begins_with_nobody() {
             || Ok(title.clone()),
             &settings,
             None,
-            |_| rights.confirm(*epoch),
+            |backup| sessions.admit(backup),
         );
         match accepted {
             Err(AcceptError::NotEntitled(reason)) => {
@@ -182,6 +196,32 @@ fn a_primary_that_was_replaced_while_it_waits_begins_with_nobody() {
         scene.server.rights().vouch_for(&title),
         Confirmation::NotHeld(_)
     ));
+}
+
+/// A backup that was left behind claims, and one that has not taken over.
+#[test]
+fn only_the_backup_that_has_taken_over_can_claim() {
+    let scene = primary();
+    let standing = scene.tenure.standing();
+    let (left, epoch) = scene.backup();
+    let joining = scene.server.rights();
+    let next = standing.admit(joining.claimant().clone(), LONG).unwrap();
+    assert_eq!((epoch, next), (scene.epoch + 1, scene.epoch + 2));
+    let holder = scene.rights.claimant();
+    let lost = |rights: &Rights, epoch| {
+        let claim = rights.claim((epoch, holder), &Next::Alone, |_| {});
+        assert!(matches!(claim, Claim::Lost { .. }), "{claim:?}");
+    };
+    for epoch in [epoch, next] {
+        lost(&left, epoch);
+        lost(&joining, epoch);
+    }
+    assert_eq!(scene.server.record().0, next);
+    standing.taken_over();
+    assert!(standing.is_acknowledged(next, LONG));
+    lost(&left, next);
+    let won = joining.claim((next, holder), &Next::Alone, |_| {});
+    assert_eq!(won, Claim::Won { epoch: next + 1 });
 }
 
 #[test]
@@ -298,13 +338,13 @@ fn an_error_before_there_is_a_backup_gives_the_epoch_back() {
 #[test]
 fn an_error_with_a_backup_leaves_the_guest_to_that() {
     let scene = primary();
+    let (rights, epoch) = scene.backup();
     let (_announce, events) = session();
     scene.tenure.standing().pair_with(events);
 
     let (announce, events) = session();
     let (halt, halted) = halt();
-    let held = (scene.epoch, scene.rights.claimant().clone());
-    let rights = scene.server.rights();
+    let held = (epoch, scene.rights.claimant().clone());
     let backup = Tenure::follow(rights.clone(), held, events, &Events::default(), halt);
     drop(scene.tenure);
     announce.send(lost()).unwrap();
@@ -314,7 +354,7 @@ fn an_error_with_a_backup_leaves_the_guest_to_that() {
     assert!(matches!(verdict, Some(Verdict::Won { .. })), "{verdict:?}");
     // It fails in its turn, and there is nobody else.
     drop(backup);
-    assert!(scene.server.is_stopped_at(scene.epoch + 2));
+    assert!(scene.server.is_stopped_at(epoch + 2));
     assert!(halted.try_recv().is_err());
 }
 
@@ -322,21 +362,21 @@ fn an_error_with_a_backup_leaves_the_guest_to_that() {
 #[test]
 fn a_backup_tells_of_the_end_where_the_primary_cannot() {
     let scene = primary();
+    let (rights, epoch) = scene.backup();
     let (announce, events) = session();
     let (halt, halted) = halt();
-    let held = (scene.epoch, scene.rights.claimant().clone());
-    let rights = scene.server.rights();
+    let held = (epoch, scene.rights.claimant().clone());
     let backup = Tenure::follow(rights, held, events, &Events::default(), halt);
     announce.send(lost()).unwrap();
     backup.end();
-    assert!(scene.server.is_stopped_at(scene.epoch + 1));
+    assert!(scene.server.is_stopped_at(epoch + 1));
     // The primary was not lost after all: it has nothing else to say.
     scene.tenure.standing().guest_ended();
     let (announce, events) = session();
     scene.tenure.standing().pair_with(events);
     announce.send(lost()).unwrap();
     scene.tenure.end();
-    assert!(scene.server.is_stopped_at(scene.epoch + 1));
+    assert!(scene.server.is_stopped_at(epoch + 1));
     assert!(halted.try_recv().is_err() && scene.halted.try_recv().is_err());
 }
 
@@ -345,13 +385,13 @@ fn a_backup_that_is_unfit_claims_nothing() {
     let scene = primary();
     let (announce, events) = session();
     let (halt, _halted) = halt();
-    let held = (scene.epoch, scene.rights.claimant().clone());
-    let rights = scene.server.rights();
+    let (rights, epoch) = scene.backup();
+    let held = (epoch, scene.rights.claimant().clone());
     let backup = Tenure::follow(rights, held, events, &Events::default(), halt);
     announce.send(lost()).unwrap();
     backup.standing().refuse();
     drop(backup);
-    assert_eq!(scene.server.record().0, scene.epoch);
+    assert_eq!(scene.server.record().0, epoch);
 }
 
 /// Ends the connections that come to the address of a server that is away, until there were so many.
@@ -398,7 +438,6 @@ fn a_host_does_not_heed_another_disk_server_at_the_address() {
     for _ in 0..=epoch {
         other.rights().start(&NEVER).unwrap();
     }
-    assert!(matches!(rights.confirm(epoch), Confirmation::Unknown(_)));
     assert!(matches!(
         rights.vouch_for(&rights.title(epoch)),
         Confirmation::Unknown(_)
@@ -408,7 +447,8 @@ fn a_host_does_not_heed_another_disk_server_at_the_address() {
     thread::scope(|scope| {
         let contest = scope.spawn(move || {
             let me = rights.claimant();
-            rights.contest(epoch, me, |reason| told.send(reason.to_owned()).unwrap())
+            let waits = |reason: &str| told.send(reason.to_owned()).unwrap();
+            rights.claim((epoch, me), &Next::Alone, waits)
         });
         let reason = reasons.recv_timeout(LONG).unwrap();
         assert!(reason.contains("another disk server"), "{reason}");
@@ -530,12 +570,14 @@ fn who_does_not_hear_the_disk_server_does_not_win_unheard() {
     let before = one_way.asked.load(Ordering::SeqCst);
     let contest = {
         let primary = Arc::clone(&primary);
-        thread::spawn(move || primary.contest(epoch, primary.claimant(), |_| {}))
+        thread::spawn(move || {
+            let me = primary.claimant();
+            primary.claim((epoch, me), &Next::Alone, |_| {})
+        })
     };
     wait_until("it asks", || one_way.asked.load(Ordering::SeqCst) > before);
-    let backup = server.rights();
-    let won = backup.contest(epoch, primary.claimant(), |_| {});
-    assert_eq!(won, Claim::Won { epoch: epoch + 1 });
+    let another = server.rights();
+    assert_eq!(another.start(&NEVER).unwrap(), epoch + 1);
     one_way.muted.store(false, Ordering::SeqCst);
     assert!(matches!(contest.join().unwrap(), Claim::Lost { .. }));
 }
