@@ -131,7 +131,7 @@ fn run_here(
         let (arbiter, bound) = (options.arbiter.clone(), options.channel.output_timeout());
         let backup_reads = options.backup_reads;
         sessions.when_protected(move |sender| {
-            storage::watch(&arbiter, sender.clone(), bound, backup_reads);
+            storage::watch(&arbiter, sender.clone(), bound, backup_reads)
         });
     }
     let disk = guest.disk.take().map(|disk| {

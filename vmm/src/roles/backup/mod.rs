@@ -129,10 +129,10 @@ pub fn run_backup(
     door.keep(listener, sessions.clone());
 
     if guest.disk.is_some() {
-        storage::report(&options.arbiter, receiver.handle());
+        storage::report(&options.arbiter, receiver.handle()).map_err(RoleError::Thread)?;
         let arbiter = options.arbiter.clone();
         sessions.when_protected(move |sender| {
-            storage::watch(&arbiter, sender.clone(), bound, false);
+            storage::watch(&arbiter, sender.clone(), bound, false)
         });
     }
     let refuse = |unfit: NotLive| {

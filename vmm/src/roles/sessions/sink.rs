@@ -1,5 +1,6 @@
 //! The guest's log, as its recorder writes it: to whoever follows it, if anybody does.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -172,8 +173,10 @@ impl LogSink for SessionLog {
             return false;
         };
         self.sessions.release_with(session, base);
-        if let Some(act) = self.sessions.0.protected.get() {
-            act(&session.sender);
+        if let Some(act) = self.sessions.0.protected.get()
+            && let Err(error) = act(&session.sender)
+        {
+            session.give_up(&error);
         }
         // The entry that follows.
         let entry = self.sessions.0.state.lock().live.appended().0 + 1 - base.0;
@@ -232,9 +235,15 @@ impl LogSink for SessionLog {
                 streams.into_iter().map(boxed).collect()
             }
             Err(error) => {
-                session.sender.lose_memory(&error);
+                self.lose_replay(&error);
                 Vec::new()
             }
+        }
+    }
+
+    fn lose_replay(&mut self, why: &io::Error) {
+        if let Some(session) = &self.current {
+            session.give_up(why);
         }
     }
 
