@@ -192,10 +192,10 @@ impl LogSink for SessionLog {
             session.join.commit.store(0, Ordering::Relaxed);
             self.sessions.change(|state| state.live.state_begun());
         }
-        self.sessions
-            .0
-            .events
-            .emit(&Event::BackupDiverged { lsn: lsn.0 });
+        if !self.unprotected {
+            let diverged = Event::BackupDiverged { lsn: lsn.0 };
+            self.sessions.0.events.emit(&diverged);
+        }
         #[cfg(feature = "sabotage")]
         if self.never_repair {
             return None;
@@ -219,10 +219,13 @@ impl LogSink for SessionLog {
     }
 
     fn is_unprotected(&mut self, divergences: usize, wait: Duration) {
-        self.sessions.0.events.emit(&Event::Unprotected {
-            divergences,
-            repair_in_ms: wait.as_millis() as u64,
-        });
+        // One that joins protected nothing before.
+        if !self.unprotected {
+            self.sessions.0.events.emit(&Event::Unprotected {
+                divergences,
+                repair_in_ms: wait.as_millis() as u64,
+            });
+        }
     }
 
     fn memory_streams(&mut self) -> Vec<Box<dyn SendBlocks>> {

@@ -44,7 +44,7 @@ impl StateKeeper {
                 wait.as_secs_f64()
             );
         } else {
-            log::warn!("the backup differs at log entry {lsn}: sending it the whole state");
+            log::warn!("the backup cannot go on at log entry {lsn}: sending it the whole state");
         }
         log.is_unprotected(divergences, wait);
     }
