@@ -192,7 +192,7 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
             ..args.pair.channel(&args.guest)
         },
         wait_for_backup: args.wait_for_backup,
-        backup_reads: args.backup_reads == BackupReads::Disk,
+        backup_reads: args.pair.backup_reads == BackupReads::Disk,
         pace: args.pair.pace(&args.guest),
         #[cfg(feature = "sabotage")]
         never_repair: args.never_repair,
@@ -235,6 +235,7 @@ fn backup(args: &BackupArgs) -> anyhow::Result<()> {
             ..args.pair.channel(&args.guest)
         },
         pace: args.pair.pace(&args.guest),
+        backup_reads: args.pair.backup_reads == BackupReads::Disk,
         turn_hot: outcome::turn_hot_on_signal()?,
         #[cfg(feature = "sabotage")]
         sabotage: Plan {
@@ -275,12 +276,13 @@ mod tests {
     #[test]
     fn a_backup_is_told_how_to_protect_the_guest_when_it_has_gone_live() {
         let common = "--memory 64 --kernel k --disk-server d:7420 --max-lag 300 --output-timeout 9000 \
-                      --digest-interval 5000 --max-pause 250 --transfer-limit 30";
+                      --digest-interval 5000 --max-pause 250 --transfer-limit 30 --backup-reads disk";
         let channel_and_pace = |own: &str| {
             let line = format!("ftvm {own} {common}");
             match Cli::parse_from(line.split_whitespace()).command {
                 Command::Primary(PrimaryArgs { guest, pair, .. })
                 | Command::Backup(BackupArgs { guest, pair, .. }) => {
+                    assert!(pair.backup_reads == BackupReads::Disk);
                     (pair.channel(&guest), pair.pace(&guest))
                 }
                 _ => unreachable!("another command"),

@@ -67,6 +67,11 @@ pub(super) struct PairArgs {
     /// never come to an end otherwise.
     #[arg(long)]
     pub(super) throttle_guest: bool,
+    /// Where the backup gets what the guest reads from its disk: from the log, or from the disk
+    /// itself, which spares the logging network and delays writes of what was just read. A cold backup
+    /// gets it from the log.
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) backup_reads: BackupReads,
 }
 
 impl PairArgs {
@@ -120,10 +125,6 @@ pub(super) struct PrimaryArgs {
     /// primary's value.
     #[arg(long, value_name = "MS", default_value_t = 500, value_parser = number(10..=600_000))]
     pub(super) heartbeat_timeout: u64,
-    /// Where the backup gets what the guest reads from its disk: from the log, or from the disk
-    /// itself, which spares the logging network and delays writes of what was just read.
-    #[arg(long, value_enum, default_value_t)]
-    pub(super) backup_reads: BackupReads,
     /// Start even if the disk server says that another host runs this guest. Only when that host
     /// is certainly gone.
     #[arg(long)]

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use disk_server::arbiter::{Arbiter, Settings};
+use logging_channel::handshake::Standby;
 use logging_channel::receiver::ReceiverHandle;
 use logging_channel::sender::Sender;
 
@@ -98,7 +99,7 @@ pub(super) fn report(config: &ArbiterConfig, backup: ReceiverHandle) -> io::Resu
 }
 
 /// Has the primary give way when the disk server has not answered it for `bound`, but its backup.
-/// Where the backup reads the disk (`backup_reads`), its replay has to wait for a server that answers
+/// Where backups read the disk (`backup_reads`), the replay has to wait for a server that answers
 /// nobody: it is not lost for that.
 ///
 /// # Errors
@@ -110,6 +111,7 @@ pub(super) fn watch(
     backup_reads: bool,
 ) -> io::Result<()> {
     let mut reach = Reach::new(bound);
+    let backup_reads = backup_reads && primary.session().standby == Standby::Hot;
     // An old connection, and a new one: a server that fell silent is found out within half of the
     // bound, before anybody takes the backup for lost.
     take_turns(config, bound / 4, move |answers| {

@@ -49,13 +49,15 @@ impl MadeUpWorld {
         }
         let any = self.roll(waiting) as usize;
         let DiskRequest { id, op } = self.asked.borrow_mut().remove(any);
+        let is_read = matches!(op, DiskOp::Read { .. });
         let result = match (self.roll(8), op) {
             (0, _) => Err(DiskError::Io),
             (1, _) => Err(DiskError::Unsupported),
             (_, DiskOp::Read { offset, len }) => Ok(contents(offset, len)),
             _ => Ok(Vec::new()),
         };
-        Some(Input::Disk(DiskCompletion { id, result }))
+        let held = is_read && result.is_ok() && !id.is_multiple_of(4);
+        Some(Input::Disk(DiskCompletion { id, result, held }))
     }
 
     fn roll(&self, sides: u64) -> u64 {
@@ -220,7 +222,7 @@ impl SharedDisk for Shared {
     }
 }
 
-/// Counts the reads that the backup has to do. A handle.
+/// Remembers the reads that the replay has to do. A handle.
 #[derive(Clone, Default)]
 pub(crate) struct SharedReads(pub(crate) Arc<Mutex<Vec<(u64, Lsn)>>>);
 
