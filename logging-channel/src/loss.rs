@@ -40,6 +40,8 @@ pub enum LossReason {
     },
     /// It does not take the guest's memory, for this reason.
     Memory(String),
+    /// This primary cannot serve it, for this reason.
+    Unserved(String),
     /// This cold backup cannot keep the log.
     NotKept(String),
     /// The peer sent what no peer sends.
@@ -77,6 +79,7 @@ impl fmt::Display for LossReason {
                 for_.as_millis()
             ),
             LossReason::Memory(why) => write!(f, "the guest's memory could not be sent: {why}"),
+            LossReason::Unserved(why) => write!(f, "it cannot be served: {why}"),
             LossReason::NotKept(why) => write!(f, "this backup cannot keep the log: {why}"),
             LossReason::Protocol(what) => write!(f, "the peer broke the protocol: {what}"),
             LossReason::Orderly => f.write_str("the log ended in order"),

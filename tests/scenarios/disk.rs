@@ -25,6 +25,7 @@ struct Scene {
     primary: Side,
     backup: Side,
     disk_server: DiskServer,
+    guest: Guest,
     a: Host,
     b: Host,
     image: PathBuf,
@@ -64,12 +65,13 @@ impl Scene {
         let disk_server = DiskServer::start_as(testbed, program, vec![export])?;
         let guest = guest(NAME, &disk_server.uri("data")).quick();
         let mut primary = guest.primary(&a, &disk_server, options)?;
-        let backup = guest.backup(&b, &a, &disk_server)?;
+        let backup = guest.backup_with(&b, &a, &disk_server, options)?;
         goes_on(&mut primary, "at first")?;
         Ok(Self {
             primary,
             backup,
             disk_server,
+            guest,
             a,
             b,
             image,
@@ -130,15 +132,30 @@ fn goes_on(side: &mut Side, when: &str) -> Result<()> {
     Ok(())
 }
 
+/// Waits until some more reads were left to the backup.
+fn leaves_reads(side: &mut Side) -> Result<()> {
+    let left = |told: &Told| told.stats.map_or(0, |stats| stats.disk_shared_reads);
+    let before = left(side.told());
+    side.wait_until("reads of the backup's", LIMIT, |told| {
+        (left(told) > before).then_some(())
+    })
+}
+
 /// The primary dies with requests under way: the backup, which has read what was read itself, issues
-/// them again, and goes on.
+/// them again, and goes on. So does one that joins then, on the same host.
 #[test]
 fn a_disk_survives_its_primary_with_reads_of_the_backup() -> Result<()> {
     let testbed = Testbed::new("disk-reads")?;
     let mut scene = Scene::start(&testbed, &["--backup-reads", "disk"])?;
+    leaves_reads(&mut scene.primary)?;
     scene.a.kill();
     scene.backup.wait_for("live", LIMIT)?;
     goes_on(&mut scene.backup, "on the other host")?;
+    let mut second = scene.guest.backup(&scene.b, &scene.b, &scene.disk_server)?;
+    scene.backup.wait_for("protected", LIMIT)?;
+    leaves_reads(&mut scene.backup)?;
+    goes_on(&mut scene.backup, "with another backup")?;
+    assert!(!second.told().has("diverged"), "{:?}", second.told());
     scene.disk_server.kill();
     scene.everything_is_there();
     testbed.succeed();

@@ -2,7 +2,7 @@
 //! heartbeats say, the guest does not wait for long, one host runs it afterwards, and nothing is lost.
 //!
 //! `FTVM_FAULTS=all`, or `FTVM_FAULTS=FIRST-LAST` by their numbers, goes through the faults with
-//! ftvm's own timeouts and writes the table in `docs/roles.md`. Without it, those two are tried that
+//! ftvm's own timeouts and writes the table in `docs/failures.md`. Without it, those two are tried that
 //! leave everything alive and let the log stand still.
 
 mod kinds;
@@ -324,7 +324,7 @@ fn a_backup_that_is_heard_and_gets_no_log_is_given_up() -> Result<()> {
 }
 
 fn measure(faults: &[Fault]) -> Result<()> {
-    let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/roles.md");
+    let table = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/failures.md");
     let mut stage = Stage::new("faults")?;
     let names = FAULTS.map(|fault| fault.name);
     let mut failed = 0;

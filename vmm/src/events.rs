@@ -309,6 +309,8 @@ pub struct Stats {
     pub disk_reads: u64,
     /// Their bytes.
     pub disk_read_bytes: u64,
+    /// Reads that the log leaves to the backup.
+    pub disk_shared_reads: u64,
     /// Writes of the guest's disk that were answered.
     pub disk_writes: u64,
     /// Their bytes.

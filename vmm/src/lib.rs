@@ -39,5 +39,6 @@ pub mod roles;
 pub mod selftest;
 pub mod sources;
 pub mod state;
+mod threads;
 pub mod traps;
 pub mod tsc_cache;

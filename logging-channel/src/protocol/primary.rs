@@ -1,6 +1,7 @@
 //! The primary's end of a session, as a machine.
 
 mod ages;
+mod catch_up;
 mod lag;
 mod lease;
 mod permit;
@@ -9,6 +10,7 @@ mod standstill;
 use std::time::{Duration, Instant};
 
 use self::ages::Unacknowledged;
+use self::catch_up::CatchUp;
 use self::lag::LagMeter;
 use self::lease::Lease;
 pub use self::permit::Permit;
@@ -33,6 +35,8 @@ pub struct PrimaryEnd {
     unacknowledged: Unacknowledged,
     lease: Lease,
     lag: LagMeter,
+    /// Since the backup has taken the whole state over, until it has caught up.
+    catch_up: Option<CatchUp>,
     behind: bool,
     round_trip: Option<Duration>,
     /// Since when the guest is held up, for the backup or for room in the buffer.
@@ -85,6 +89,7 @@ impl PrimaryEnd {
             unacknowledged: Unacknowledged::default(),
             lease: Lease::new(heartbeat_timeout, now),
             lag: LagMeter::new(),
+            catch_up: None,
             behind: false,
             round_trip: None,
             held: None,
@@ -175,6 +180,11 @@ impl PrimaryEnd {
             self.executed = executed;
             let then = now.checked_sub(idle).unwrap_or(now);
             self.lag.executed(executed, self.appended, then);
+            if matches!(self.transfer, Transfer::Sent(lsn) if executed >= lsn) {
+                self.transfer = Transfer::None;
+                let lag = self.lag.lag(now);
+                self.catch_up = Some(CatchUp::new(self.appended, executed, lag, now));
+            }
             self.judge_lag(now);
         }
         if news {
@@ -224,19 +234,15 @@ impl PrimaryEnd {
     pub fn look(&mut self, now: Instant) -> Option<LossReason> {
         // A backup that stands still reports nothing: time alone must show the lag.
         self.judge_lag(now);
-        let sent = match self.transfer {
-            Transfer::Sent(lsn) => self.executed < lsn,
-            Transfer::None | Transfer::UnderWay => false,
-        };
         let seen = Seen {
             awaited: self.unacknowledged.outputs.oldest(),
             held: self.held,
             appended: self.appended,
             acked: self.acked,
             executed: self.executed,
-            repairing: sent || self.transfer == Transfer::UnderWay,
+            repairing: self.transfer != Transfer::None,
             joining: self.joining,
-            sent,
+            sent: matches!(self.transfer, Transfer::Sent(_)),
             disk_silent: self.storage_silent,
             proven_until: (!self.joining).then(|| self.lease.held()),
         };
@@ -244,10 +250,16 @@ impl PrimaryEnd {
     }
 
     /// Whether the guest is to be held up. What the network takes is not the backup's fault: with it in
-    /// the bound, a guest behind a slow network would be held up all the time.
+    /// the bound, a guest behind a slow network would be held up all the time. And a backup that takes the
+    /// whole state over can execute nothing.
     fn judge_lag(&mut self, now: Instant) {
         let bound = self.max_lag + self.round_trip.unwrap_or_default();
-        self.behind = self.lag.lag(now) > bound;
+        let lags = self.lag.lag(now) > bound && self.transfer == Transfer::None;
+        if !lags && self.transfer == Transfer::None {
+            self.catch_up = None;
+        }
+        let allowed = |it: CatchUp| it.allows(self.appended, self.executed, now);
+        self.behind = lags && !self.catch_up.is_some_and(allowed);
     }
 
     /// The last word is about to be sent: the backup ends the connection when it has read it.
@@ -350,13 +362,126 @@ impl PrimaryEnd {
 mod tests {
     use super::*;
 
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    /// A guest with a session, and a backup that executes as fast as the guest runs.
+    struct Race {
+        end: PrimaryEnd,
+        start: Instant,
+        at: u64,
+        /// Entries that the backup has executed, in parts of an entry.
+        executed: f64,
+        /// For how long the guest was held up, at most and in all.
+        longest: u64,
+        held: u64,
+        holds: u64,
+    }
+
+    impl Race {
+        fn new() -> Self {
+            let start = Instant::now();
+            Self {
+                end: PrimaryEnd::new(&Settings::default(), ms(500), start),
+                start,
+                at: 0,
+                executed: 0.0,
+                longest: 0,
+                held: 0,
+                holds: 0,
+            }
+        }
+
+        fn append(&mut self, payload: &Payload) {
+            let appended = Appended {
+                lsn: self.end.appended().next(),
+                opens_batch: true,
+            };
+            let now = self.start + ms(self.at);
+            self.end.append(appended, payload, || now);
+        }
+
+        /// For so many milliseconds, the guest appends an entry in each unless it is held up, and the
+        /// backup executes `speed` entries.
+        fn run(&mut self, millis: u64, speed: f64) {
+            for _ in 0..millis {
+                self.at += 1;
+                if self.end.is_behind() {
+                    self.holds += 1;
+                    self.held += 1;
+                    self.longest = self.longest.max(self.holds);
+                } else {
+                    self.holds = 0;
+                    self.append(&Payload::Progress);
+                }
+                let appended = self.end.appended();
+                self.executed = (self.executed + speed).min(appended.0 as f64);
+                let now = self.start + ms(self.at);
+                if self.at.is_multiple_of(10) {
+                    let message = Control::Acknowledge {
+                        received: appended,
+                        executed: Lsn(self.executed as u64),
+                        idle: Duration::ZERO,
+                    };
+                    self.end.hear([message], now).expect("a backup's");
+                }
+                self.end.look(now);
+            }
+        }
+
+        fn lag(&self) -> Duration {
+            self.end.lag(self.start + ms(self.at))
+        }
+    }
+
+    /// It takes two seconds to take the state over: no reason for the guest to stand still for as long.
+    #[test]
+    fn a_guest_is_slowed_down_for_a_backup_that_has_joined_and_not_stopped() {
+        for protects in [true, false] {
+            let mut race = Race::new();
+            if !protects {
+                // It did before, and is repaired.
+                race.append(&Payload::Progress);
+                race.run(100, 1.0);
+            }
+            race.append(&Payload::State(StatePart::Begin(1)));
+            race.run(100, 1.0);
+            race.append(&Payload::State(StatePart::Commit(Vec::new())));
+            race.run(2000, 0.0);
+            assert!(!protects || race.held == 0, "nothing is protected");
+            race.append(&Payload::Protected {
+                clock: 0,
+                wall_clock: 0,
+            });
+            race.run(6000, 1.0);
+            assert!(race.longest <= 20, "{} ms", race.longest);
+            assert!(race.held <= 2500, "{} ms", race.held);
+            assert!(
+                race.lag() <= Settings::default().max_lag,
+                "{:?}",
+                race.lag()
+            );
+        }
+    }
+
+    #[test]
+    fn a_guest_waits_for_a_backup_that_joined_and_never_catches_up() {
+        let mut race = Race::new();
+        race.append(&Payload::State(StatePart::Begin(1)));
+        race.append(&Payload::State(StatePart::Commit(Vec::new())));
+        race.run(1000, 0.0);
+        race.run(10_000, 0.1);
+        assert!(race.longest > 1000, "{} ms", race.longest);
+    }
+
     /// It may have heard at once what was sent then, and nothing since.
     #[test]
     fn no_permit_outlives_the_silence_after_which_the_backup_goes_live() {
         let (start, timeout) = (Instant::now(), Duration::from_millis(500));
-        let sent = start + Duration::from_millis(100);
+        let sent = start + ms(100);
         let mut end = PrimaryEnd::new(&Settings::default(), timeout, start);
-        let round_trip = Duration::from_millis(200);
+        let round_trip = ms(200);
         let heard = Heard {
             released: Lsn(0),
             storage: None,

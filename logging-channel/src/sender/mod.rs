@@ -286,10 +286,9 @@ impl Sender {
         self.ends.shared.lose(LossReason::NoStorage { for_ });
     }
 
-    /// Ends the session, because this host cannot send the guest's memory.
-    pub fn lose_memory(&self, why: &io::Error) {
-        let reason = LossReason::Memory(why.to_string());
-        self.ends.shared.lose(reason);
+    /// Ends the session, because this host cannot serve it, for this reason.
+    pub fn give_up(&self, why: String) {
+        self.ends.shared.lose(LossReason::Unserved(why));
     }
 
     /// Where the end of the session is announced, exactly once; clones of the receiver share it.

@@ -1,22 +1,21 @@
 //! Who a primary lets in, and what it tells the others.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use logging_channel::codec::PROTOCOL_VERSION;
-use logging_channel::entry::{Lsn, Payload};
+use logging_channel::entry::Payload;
 use logging_channel::handshake::{Hello, Message, Refusal, RefusalCode, Standby};
 use logging_channel::receiver::{Next, Receiver};
-use logging_channel::session::{AcceptError, Admission, BindError, ConnectError, Listener};
+use logging_channel::session::{AcceptError, Admission, ConnectError};
 use logging_channel::{CheckOutcome, DiskIdentity, HostCheck, HostReport, Identity, Settings};
 
 use crate::logs::at;
 use crate::peers::{
-    BACKUP, LONG, NEVER, connect, eventually, held, host, identity, listen, pair, patient, title,
-    trusted,
+    BACKUP, LONG, NEVER, connect, held, host, identity, listen, patient, title, trusted,
 };
 
 fn refused(address: SocketAddr, identity: &Identity) -> Refusal {
@@ -404,14 +403,6 @@ fn a_listener_takes_one_backup_after_another_and_tells_the_others_why_not() {
 }
 
 #[test]
-fn a_session_outlives_its_listener() {
-    let mut pair = pair(&patient(), &patient());
-    drop(pair.listener);
-    pair.sender.append_and_flush(at(1, Payload::Progress));
-    assert!(matches!(pair.receiver.next(LONG), Next::Entry(..)));
-}
-
-#[test]
 fn a_senseless_heartbeat_timeout_is_refused_at_once() {
     for timeout in [Duration::ZERO, Duration::from_secs(1_000_000)] {
         let settings = Settings {
@@ -423,95 +414,4 @@ fn a_senseless_heartbeat_timeout_is_refused_at_once() {
             Err(AcceptError::HeartbeatTimeout { .. })
         ));
     }
-}
-
-#[test]
-fn a_primary_on_every_address_has_heartbeats_from_the_one_that_was_dialled() {
-    let mut listener = Listener::bind("0.0.0.0:0".parse().expect("an address")).expect("bound");
-    // 127.0.0.2 is this host too, and not what routing would choose to answer 127.0.0.1 from.
-    let address = (Ipv4Addr::new(127, 0, 0, 2), listener.local_addr().port()).into();
-    let settings = Settings {
-        heartbeat_timeout: Duration::from_secs(2),
-        ..patient()
-    };
-    thread::scope(|scope| {
-        let backup = scope.spawn(|| connect(address, &identity(), &settings));
-        let sender = listener
-            .accept_backup(&identity(), &host(), || Ok(title()), &settings, None, held)
-            .expect("a backup");
-        let receiver = backup.join().expect("no panic").expect("a session");
-        // Only heartbeats carry this: nothing is appended.
-        sender.released(Lsn(5));
-        eventually("a heartbeat comes", || receiver.released() == Lsn(5));
-    });
-}
-
-#[test]
-fn waiting_for_a_backup_can_be_cancelled() {
-    let mut listener = listen();
-    let cancel = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let waiting = scope.spawn(|| {
-            listener.accept_backup(
-                &identity(),
-                &host(),
-                || Ok(title()),
-                &patient(),
-                Some(&cancel),
-                held,
-            )
-        });
-        cancel.store(true, Ordering::Relaxed);
-        assert!(matches!(
-            waiting.join().expect("no panic"),
-            Err(AcceptError::Cancelled)
-        ));
-    });
-}
-
-#[test]
-fn a_port_in_use_is_named() {
-    let first = listen();
-    match Listener::bind(first.local_addr()) {
-        Err(
-            error @ BindError::InUse {
-                protocol: "TCP", ..
-            },
-        ) => {
-            let message = error.to_string();
-            let port = first.local_addr().to_string();
-            assert!(
-                message.contains(&port) && message.contains("choose another"),
-                "{message}"
-            );
-        }
-        other => panic!("{other:?}"),
-    }
-    // The log's port is free, the heartbeats' is not.
-    let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
-    assert!(matches!(
-        Listener::bind(udp.local_addr().expect("bound")),
-        Err(BindError::InUse {
-            protocol: "UDP",
-            ..
-        })
-    ));
-}
-
-#[test]
-fn an_address_of_another_host_is_named() {
-    // TEST-NET-1: nobody's.
-    let address = "192.0.2.1:0".parse().expect("an address");
-    assert!(matches!(
-        Listener::bind(address),
-        Err(BindError::NotOurs { .. })
-    ));
-}
-
-#[test]
-fn a_dropped_listener_frees_its_port() {
-    let pair = pair(&patient(), &patient());
-    let address = pair.listener.local_addr();
-    drop(pair);
-    TcpListener::bind(address).expect("free again");
 }

@@ -1,5 +1,7 @@
 //! Everything together: hosts and their processes, the disk server, clients, an operator, and faults.
 
+mod strikes;
+
 use std::time::Duration;
 
 use disk_server::arbiter::Record;
@@ -7,8 +9,8 @@ use disk_server::arbiter::Record;
 use crate::defect::Defect;
 use crate::disk_server::DiskServer;
 use crate::env::Env;
-use crate::event::{End, Event};
-use crate::faults::{BOOT, Fault, HOSTS, Schedule, Way, Who};
+use crate::event::Event;
+use crate::faults::{Fault, HOSTS, Schedule};
 use crate::guest::{CLIENTS, Reply, Request};
 use crate::message::{Item, ProcessId};
 use crate::process::{Process, Role, claimant};
@@ -334,192 +336,6 @@ impl World {
             let line = self.env.connect([id, primary], hosts);
             self.processes
                 .push(Process::backup(id, host, line, &mut self.env));
-        }
-    }
-
-    /// Whom a fault meets.
-    fn who(&mut self, who: Who) -> Option<usize> {
-        let role = |it: &&Process| match who {
-            Who::Live => matches!(it.role, Role::Runs(_)),
-            _ => matches!(it.role, Role::Follows(_)),
-        };
-        if let Who::Host(host) = who {
-            return Some(host);
-        }
-        let them: Vec<usize> = (self.processes.iter().filter(|it| it.alive))
-            .filter(role)
-            .map(|it| it.host)
-            .collect();
-        match them.is_empty() {
-            true => None,
-            false => Some(them[self.env.rng.usize(..them.len())]),
-        }
-    }
-
-    fn on(&self, host: usize) -> Option<ProcessId> {
-        self.processes
-            .iter()
-            .position(|it| it.alive && it.host == host)
-    }
-
-    fn over_after(&mut self, time: Duration, end: End) {
-        self.env.after(time, Event::Over(end));
-    }
-
-    fn fault(&mut self, number: usize) {
-        let fault = self.faults[number].1;
-        self.env.note(|| format!("FAULT {fault}"));
-        match fault {
-            Fault::KillProcess(who) | Fault::KillHost(who) => {
-                let Some(host) = self.who(who) else { return };
-                let others = (self.processes.iter()).any(|it| it.is_copy() && it.host != host);
-                if others || self.on(host).is_none_or(|id| !self.processes[id].is_copy()) {
-                    self.kill(host, matches!(fault, Fault::KillHost(_)));
-                }
-            }
-            Fault::KillOnlyCopy => {
-                if let Some(host) = self.who(Who::Live) {
-                    self.kill(host, true);
-                }
-            }
-            Fault::Freeze(who, time) => {
-                if let Some(id) = self.who(who).and_then(|host| self.on(host)) {
-                    self.env.note(|| format!("{id} is frozen"));
-                    self.processes[id].frozen += 1;
-                    self.over_after(time, End::Frozen(id));
-                }
-            }
-            Fault::Cut(who, way, time) | Fault::CutStreams(who, way, time) => {
-                let Some(host) = self.who(who) else { return };
-                let other = (host + self.env.rng.usize(1..HOSTS)) % HOSTS;
-                for (way_too, from, to) in [(Way::There, host, other), (Way::Back, other, host)] {
-                    if way != Way::Both && way != way_too {
-                        continue;
-                    }
-                    self.env
-                        .note(|| format!("host {from} does not reach host {to}"));
-                    let network = &mut self.env.network;
-                    let end = if let Fault::Cut(..) = fault {
-                        network.cut[from][to] += 1;
-                        End::Cut(from, to)
-                    } else {
-                        network.stuck[from][to] += 1;
-                        End::CutStreams(from, to)
-                    };
-                    self.over_after(time, end);
-                }
-            }
-            Fault::GiveWay(time) => {
-                let Some(host) = self.who(Who::Live) else {
-                    return;
-                };
-                for way in 0..2 {
-                    self.disk_server.cut[host][way] += 1;
-                    self.over_after(time, End::DiskServerCut(host, way));
-                }
-                if let Some(id) = self.on(host).filter(|id| self.processes[*id].frozen == 0) {
-                    self.processes[id].give_way(&mut self.env);
-                }
-            }
-            Fault::Loss(percent, time) => {
-                self.env.network.loss = percent;
-                self.over_after(time, End::Loss);
-            }
-            Fault::Latency(more, time) => {
-                self.env.network.latency += more;
-                self.over_after(time, End::Latency(more));
-            }
-            Fault::DiskServerDown(time) => {
-                self.disk_server.down += 1;
-                self.disk_server.run += 1;
-                self.over_after(time, End::DiskServerDown);
-            }
-            Fault::DiskServerSlow(slow, time) => {
-                self.disk_server.slow = slow;
-                self.over_after(time, End::DiskServerSlow);
-            }
-            Fault::DiskServerCut(who, way, time) => {
-                let Some(host) = self.who(who) else { return };
-                for (way_too, index) in [(Way::There, 0), (Way::Back, 1)] {
-                    if way == Way::Both || way == way_too {
-                        self.disk_server.cut[host][index] += 1;
-                        self.over_after(time, End::DiskServerCut(host, index));
-                    }
-                }
-            }
-            Fault::SlowReplay(slow, time) => {
-                self.env.slow_replay = slow;
-                self.over_after(time, End::SlowReplay);
-            }
-            Fault::Flip => {
-                if let Some(id) = self.who(Who::Follower).and_then(|host| self.on(host))
-                    && let Role::Follows(following) = &mut self.processes[id].role
-                {
-                    following.flip();
-                }
-            }
-        }
-    }
-
-    fn kill(&mut self, host: usize, with_host: bool) {
-        self.env
-            .note(|| format!("host {host}: killed, its power too: {with_host}"));
-        let until = self.env.now + self.env.jitter(self.env.network.latency * 2);
-        for line in &mut self.env.network.lines {
-            if let Some(end) = (0..2).find(|end| with_host && line.hosts[*end] == host)
-                && line.open[end]
-            {
-                // Some of what was on its way gets through.
-                line.silent[1 - end].get_or_insert(until);
-                line.open[end] = false;
-            }
-        }
-        if let Some(id) = self.on(host) {
-            self.processes[id].alive = false;
-            self.processes[id].killed = true;
-            self.env.ended = true;
-        }
-        if with_host {
-            self.hosts[host] = false;
-            let least = Duration::from_millis(300);
-            let after = least + self.env.jitter(BOOT - least);
-            self.env.after(after, Event::Boot(host));
-        }
-    }
-
-    fn over(&mut self, end: End) {
-        match end {
-            End::Frozen(id) => self.thaw(id),
-            End::Cut(from, to) => self.env.network.cut[from][to] -= 1,
-            End::CutStreams(from, to) => self.env.network.stuck[from][to] -= 1,
-            End::Loss => self.env.network.loss = 0,
-            End::Latency(more) => self.env.network.latency -= more,
-            End::DiskServerDown => self.disk_server.down -= 1,
-            End::DiskServerSlow => self.disk_server.slow = Duration::ZERO,
-            End::DiskServerCut(host, index) => self.disk_server.cut[host][index] -= 1,
-            End::SlowReplay => self.env.slow_replay = Duration::ZERO,
-        }
-    }
-
-    /// A process runs again. Its threads find what came meanwhile, in any order but that of a stream.
-    fn thaw(&mut self, id: ProcessId) {
-        let process = &mut self.processes[id];
-        process.frozen -= 1;
-        if process.frozen > 0 {
-            return;
-        }
-        self.env.note(|| format!("{id} runs again"));
-        for event in std::mem::take(&mut process.pending).into_iter().rev() {
-            let after = self.env.jitter(Duration::from_millis(2));
-            let Event::Packet { line, to, item } = event else {
-                self.env.after(after, event);
-                continue;
-            };
-            let kept = &mut self.env.network.lines[line].kept[to];
-            if kept.is_empty() {
-                self.env.after(after, Event::Again { line, to });
-            }
-            self.env.network.lines[line].kept[to].push_front(item);
         }
     }
 }

@@ -57,6 +57,8 @@ pub struct ReportedStats {
     pub digests: u64,
     /// Whole states transferred so far.
     pub transfers: u64,
+    /// Reads of the guest's disk that were left to the backup so far.
+    pub disk_shared_reads: u64,
 }
 
 /// `ftvm` on a host, as primary or backup, and what it has told. It is killed

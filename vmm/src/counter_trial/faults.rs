@@ -1,14 +1,12 @@
 //! Trials with a counter that has a fault: it is noticed, and the guest goes on.
 
 use std::cell::RefCell;
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use logging_channel::entry::{Entry, Lsn, Payload, StatePart};
 use logging_channel::memory::TakeBlocks as _;
-use parking_lot::Mutex;
 
 use super::guest::micro_guest;
 use super::log::{MemoryLog, Playback};
@@ -22,7 +20,7 @@ use crate::sources::{
     Head, LogSink, LogSource, Pace, Recorder, ReplayCounters, Replayer, StateFollower, StateKeeper,
     TransferPace, Verification,
 };
-use crate::state::{Baseline, MemoryTaker, SendBlocks};
+use crate::state::{Baseline, KeptBlocks, MemoryTaker, SendBlocks};
 
 /// By how many branches the counter stops the guest too late at most, where it has no fault: fewer than
 /// there are between most stops.
@@ -95,7 +93,7 @@ fn one(fault: Fault, at: At, seed: u64) -> Result<String, TrialError> {
         At::Replayer => (Fault::None, fault),
     };
     let told = Rc::new(RefCell::new(Vec::new()));
-    let memory_sent = Blocks::default();
+    let memory_sent = KeptBlocks::default();
     let log = CutLog {
         log: MemoryLog::default(),
         memory: memory_sent.clone(),
@@ -156,7 +154,7 @@ fn run(
 /// not sound.
 struct CutLog {
     log: MemoryLog,
-    memory: Blocks,
+    memory: KeptBlocks,
     stops: usize,
     is_replay_sound: bool,
 }
@@ -190,25 +188,10 @@ impl LogSink for CutLog {
     }
 }
 
-/// The memory of the whole state, on its way beside the log.
-#[derive(Clone, Default)]
-struct Blocks(Arc<Mutex<Vec<Vec<u8>>>>);
-
-impl SendBlocks for Blocks {
-    fn send(&mut self, _: u32, block: &[u8]) -> io::Result<()> {
-        self.0.lock().push(block.to_vec());
-        Ok(())
-    }
-
-    fn may_wait(&self) -> bool {
-        false
-    }
-}
-
 /// In which a replay that differs finds the whole state.
 struct Repairing {
     log: Playback,
-    memory: Blocks,
+    memory: KeptBlocks,
     taker: Arc<MemoryTaker>,
     told: Rc<RefCell<Vec<String>>>,
 }
@@ -222,7 +205,7 @@ impl LogSource for Repairing {
         if let Ok(Head::Entry(_, entry)) = self.log.head()
             && let Payload::State(StatePart::Begin(transfer)) = entry.payload
         {
-            for block in self.memory.0.lock().drain(..) {
+            for block in self.memory.take() {
                 if let Err(reason) = self.taker.take(transfer, &block) {
                     self.taker.ended(reason);
                 }

@@ -307,6 +307,13 @@ impl Devices {
         unfinished
     }
 
+    /// Number of the last request to the disk; 0 before the first, and without a disk.
+    #[must_use]
+    pub fn last_request(&self) -> u64 {
+        let disk = self.disk.as_ref();
+        disk.map_or(0, |disk| disk.device.last_request())
+    }
+
     /// The reads of the disk that wait and that no change overlaps that was issued before them and
     /// is not completed, in order. Such a change may or may not be on the disk yet.
     #[must_use]

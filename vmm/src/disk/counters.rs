@@ -10,6 +10,8 @@ pub struct DiskFigures {
     pub reads: u64,
     /// Bytes that were read.
     pub read_bytes: u64,
+    /// Reads that the log leaves to a backup, which does them itself.
+    pub shared_reads: u64,
     /// Writes that were answered.
     pub writes: u64,
     /// Bytes that were written.
@@ -20,6 +22,7 @@ pub struct DiskFigures {
 struct Counted {
     reads: AtomicU64,
     read_bytes: AtomicU64,
+    shared_reads: AtomicU64,
     writes: AtomicU64,
     written_bytes: AtomicU64,
 }
@@ -32,6 +35,10 @@ impl DiskCounters {
     pub(super) fn read(&self, bytes: usize) {
         self.0.reads.fetch_add(1, Ordering::Relaxed);
         self.0.read_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn shared(&self) {
+        self.0.shared_reads.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn written(&self, bytes: usize) {
@@ -47,6 +54,7 @@ impl DiskCounters {
         DiskFigures {
             reads: self.0.reads.load(Ordering::Relaxed),
             read_bytes: self.0.read_bytes.load(Ordering::Relaxed),
+            shared_reads: self.0.shared_reads.load(Ordering::Relaxed),
             writes: self.0.writes.load(Ordering::Relaxed),
             written_bytes: self.0.written_bytes.load(Ordering::Relaxed),
         }

@@ -57,8 +57,10 @@ pub(super) struct Dispatcher {
     link: Link,
     line: Option<Line>,
     log: Option<(Arc<dyn LogProgress>, ProgressWatch)>,
-    /// Nothing waits for a backup.
-    alone: bool,
+    /// The session for whose backup requests wait, if there is one.
+    session: Option<Lsn>,
+    /// A backup that executes the log reads the disk itself.
+    backup_reads: bool,
     /// This host lost: nothing goes out.
     halted: bool,
     order: Order,
@@ -69,7 +71,7 @@ pub(super) struct Dispatcher {
     /// The number of the server's start on the last connection.
     boot: Option<u64>,
     pending: BTreeMap<Ticket, OpenRequest>,
-    /// Tickets by the request's id, for reads whose completion is to be logged.
+    /// Tickets by the request's id, for reads that are held until their completion is logged.
     tickets: BTreeMap<u64, Ticket>,
     next_transfer: u64,
     timeout: Duration,
@@ -95,9 +97,10 @@ impl Dispatcher {
             link,
             line: None,
             log,
-            alone: false,
+            session: None,
+            backup_reads: serving.backup_reads,
             halted: false,
-            order: Order::new(settings.backup_reads),
+            order: Order::default(),
             unflushed: serving.unflushed,
             own_flush: OwnFlushes::default(),
             backup_view: BackupView::default(),
@@ -151,7 +154,10 @@ impl Dispatcher {
         match message {
             Message::Submit(request, commit) => self.submit(request, commit),
             Message::Logged(id, shared) => match (self.tickets.remove(&id), shared) {
-                (Some(ticket), Some(lsn)) => self.order.logged(ticket, lsn),
+                (Some(ticket), Some(lsn)) => {
+                    self.counters.shared();
+                    self.order.logged(ticket, lsn);
+                }
                 (Some(ticket), None) => self.order.let_go_of(ticket),
                 (None, _) => {}
             },
@@ -203,7 +209,7 @@ impl Dispatcher {
         if effect != Effect::Flushes && extent.start == extent.end {
             // The protocol leaves open what a request for nothing means.
             let (id, result) = (request.id, Ok(Vec::new()));
-            return (self.complete)(DiskCompletion { id, result });
+            return (self.complete)(DiskCompletion::new(id, result));
         }
         let ticket = self.order.submit(effect, commit);
         if self.pending.is_empty() {
@@ -315,24 +321,25 @@ impl Dispatcher {
         }
         match log.now() {
             Reached::UpTo {
+                session,
                 committed,
                 executed,
                 epoch,
             } => {
-                let moved = self.go_to(epoch);
-                if std::mem::take(&mut self.alone) || moved {
-                    self.order.together();
+                self.go_to(epoch);
+                if self.session.replace(session) != Some(session) {
+                    self.order.together(self.backup_reads && executed.is_some());
+                    self.tickets.clear();
                     // Another backup, which knows nothing.
                     self.backup_view = BackupView::default();
                 }
                 self.order.committed(committed);
-                self.order.executed(executed);
+                self.order.executed(executed.unwrap_or_default());
             }
             Reached::Alone { epoch } => {
-                if !std::mem::replace(&mut self.alone, true) {
-                    self.order.alone();
-                    self.tickets.clear();
-                }
+                self.session = None;
+                self.order.alone();
+                self.tickets.clear();
                 self.go_to(epoch);
             }
             Reached::Never => {
@@ -343,18 +350,15 @@ impl Dispatcher {
     }
 
     /// This host runs the guest in `epoch` now, and is its writer when it connects the next time: the
-    /// connection that it has serves for all epochs that a host holds one after the other. Says whether it
-    /// was another one so far.
-    fn go_to(&mut self, epoch: Option<u64>) -> bool {
+    /// connection that it has serves for all epochs that a host holds one after the other.
+    fn go_to(&mut self, epoch: Option<u64>) {
         let target = self.link.target();
         if let (Some(epoch), Some(writer)) = (epoch, &target.writer)
             && epoch != writer.epoch
         {
             let vm = writer.vm.clone();
             self.link.retarget(target.in_epoch(&vm, epoch));
-            return true;
         }
-        false
     }
 
     /// Says what requests wait for. `true` if some of it has come already.
@@ -362,7 +366,7 @@ impl Dispatcher {
         let Some((log, watch)) = &self.log else {
             return false;
         };
-        if self.alone || self.halted {
+        if self.session.is_none() || self.halted {
             // Until that changes, of which the watch tells.
             return false;
         }
@@ -370,12 +374,14 @@ impl Dispatcher {
         watch.want(commit, execution);
         match log.now() {
             Reached::UpTo {
+                session,
                 committed,
                 executed,
                 ..
             } => {
-                commit.is_some_and(|lsn| lsn <= committed)
-                    || execution.is_some_and(|lsn| lsn <= executed)
+                self.session != Some(session)
+                    || commit.is_some_and(|lsn| lsn <= committed)
+                    || execution.is_some_and(|lsn| executed >= Some(lsn))
             }
             Reached::Alone { .. } | Reached::Never => true,
         }
@@ -398,7 +404,7 @@ impl Dispatcher {
     }
 
     fn is_followed(&self) -> bool {
-        self.log.is_some() && !self.alone && !self.halted
+        self.session.is_some() && !self.halted
     }
 
     /// Gives the guest its completion.
@@ -423,18 +429,16 @@ impl Dispatcher {
         }
         // Before the guest can see it: its log entry may come at once.
         self.order.answered(ticket);
-        if self.order.holds(ticket) {
-            if result.is_ok() {
-                self.tickets.insert(request.id, ticket);
-            } else {
-                // The error is in the log: the backup reads nothing.
-                self.order.let_go_of(ticket);
-            }
+        let id = request.id;
+        if result.is_err() {
+            // The error is in the log: the backup reads nothing.
+            self.order.let_go_of(ticket);
         }
-        (self.complete)(DiskCompletion {
-            id: request.id,
-            result,
-        });
+        let held = self.order.holds(ticket);
+        if held {
+            self.tickets.insert(id, ticket);
+        }
+        (self.complete)(DiskCompletion { id, result, held });
     }
 
     // Time.

@@ -57,10 +57,7 @@ impl DiskNotice {
             Self::GivenUp(id) => (id, Err(DiskError::Io)),
             Self::Lost => (Self::NO_REQUEST, Err(DiskError::Io)),
         };
-        DiskCompletion {
-            id: Self::MARK | id,
-            result,
-        }
+        DiskCompletion::new(Self::MARK | id, result)
     }
 
     /// What a completion says, if it is none of a request.

@@ -234,14 +234,10 @@ impl GuestDisk {
     ) -> DiskService {
         let target = self.target(serving.epoch);
         log::info!("the guest's disk is {target}, {} bytes", self.capacity());
-        let settings = DiskSettings {
-            backup_reads: serving.backup_reads,
-            ..self.settings
-        };
         DiskService::start(
             target,
             self.identity(),
-            settings,
+            self.settings,
             serving,
             events.clone(),
             complete,

@@ -10,6 +10,9 @@
 //!   what the primary's guest found. Such a read keeps its place here until then.
 //!
 //! Nothing else makes a request wait, so that all others are under way together.
+//!
+//! Backups come and go. What was read for one of them is held until that one is gone; for the next one it
+//! is not, whatever it is told of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -138,15 +141,6 @@ pub struct Order {
 }
 
 impl Order {
-    /// An empty order. With `backup_reads`, the backup reads the disk itself.
-    #[must_use]
-    pub fn new(backup_reads: bool) -> Self {
-        Self {
-            executed: backup_reads.then(Lsn::default),
-            ..Self::default()
-        }
-    }
-
     /// Takes a request that may go out when `commit` is committed.
     pub fn submit(&mut self, effect: Effect, commit: Option<Lsn>) -> Ticket {
         let ticket = Ticket(self.next);
@@ -188,10 +182,12 @@ impl Order {
         self.let_go();
     }
 
-    /// There is a backup again. What it reads is in the log: what was read while there was none is
-    /// not known here any more.
-    pub fn together(&mut self) {
+    /// A session with a backup begins. With `backup_reads`, that one reads the disk itself: what is
+    /// answered from now on.
+    pub fn together(&mut self, backup_reads: bool) {
+        self.alone();
         self.alone = false;
+        self.executed = backup_reads.then(Lsn::default);
     }
 
     /// There is no backup, and this host has the right to run alone.

@@ -15,10 +15,12 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub enum Reached {
     /// The backup has acknowledged, and has executed, everything up to these entries.
     UpTo {
+        /// Which of the guest's sessions this is: so many entries the guest had before it.
+        session: Lsn,
         /// Acknowledged.
         committed: Lsn,
-        /// Executed.
-        executed: Lsn,
+        /// Executed; by a backup that only keeps the log, nothing.
+        executed: Option<Lsn>,
         /// The epoch in which this host runs the guest, if it is one of a pair.
         epoch: Option<u64>,
     },
@@ -101,7 +103,7 @@ impl Drop for ProgressWatch {
 }
 
 fn watch(wants: &Weak<Wants>, progress: &dyn LogProgress, tell: impl Fn() -> bool) {
-    let mut together = true;
+    let mut session = None;
     while let Some(wants) = wants.upgrade() {
         let mut arrived = false;
         progress.wait(PATIENCE, &mut |committed, executed| {
@@ -110,9 +112,12 @@ fn watch(wants: &Weak<Wants>, progress: &dyn LogProgress, tell: impl Fn() -> boo
             arrived || wants.over.load(Ordering::SeqCst)
         });
         let now = progress.now();
-        let was_together = together;
-        together = matches!(now, Reached::UpTo { .. });
-        if (arrived || together != was_together) && !tell() || now == Reached::Never {
+        let before = session;
+        session = match now {
+            Reached::UpTo { session, .. } => Some(session),
+            Reached::Alone { .. } | Reached::Never => None,
+        };
+        if (arrived || session != before) && !tell() || now == Reached::Never {
             return;
         }
     }

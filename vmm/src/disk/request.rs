@@ -127,6 +127,18 @@ pub struct DiskCompletion {
     pub id: u64,
     /// What was read, as long as was asked for; empty for everything but reads.
     pub result: Result<Vec<u8>, DiskError>,
+    /// What was read stays on the disk as it was found until the [`ReadWatch`] hears of it: a backup
+    /// can read it there as well.
+    pub held: bool,
+}
+
+impl DiskCompletion {
+    /// Of a request that only the log can tell a backup of.
+    #[must_use]
+    pub fn new(id: u64, result: Result<Vec<u8>, DiskError>) -> Self {
+        let held = false;
+        Self { id, result, held }
+    }
 }
 
 /// Why a request was not done, as far as the guest can be told (virtio 1.2, section 5.2.6).
@@ -153,9 +165,8 @@ pub trait DiskPort: Send {
 /// Follows which reads the log tells a backup to do itself: the parts of the disk that these
 /// are of must not change before the backup has executed their entries.
 pub trait ReadWatch: Send {
-    /// The completion of a request was logged. `shared` is the LSN of its entry if the backup is
-    /// to read the disk; `None` if it need not (data or an error is in the log, it was no read,
-    /// or the guest does not wait for it any more).
+    /// The completion of a read that is [held](DiskCompletion::held) was logged. `shared` is the LSN
+    /// of its entry if the backup is to read the disk; `None` if the data is in the log.
     fn completed(&mut self, id: u64, shared: Option<Lsn>);
 }
 

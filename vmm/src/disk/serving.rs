@@ -18,9 +18,6 @@ pub struct DiskSettings {
     pub told_after: Duration,
     /// How long pauses between attempts to connect are.
     pub link: LinkSettings,
-    /// Whether the backup reads the disk itself: then changes of what the guest has read wait
-    /// until the backup has executed that.
-    pub backup_reads: bool,
 }
 
 impl DiskSettings {
@@ -37,7 +34,6 @@ impl Default for DiskSettings {
             timeout: Self::TIMEOUT,
             told_after: Self::TOLD_AFTER,
             link: LinkSettings::default(),
-            backup_reads: false,
         }
     }
 }
@@ -49,7 +45,8 @@ pub struct Serving {
     pub epoch: Option<u64>,
     /// The log that changes of the disk wait for, if a backup has it.
     pub log: Option<Arc<dyn LogProgress>>,
-    /// Whether the backup reads the disk itself.
+    /// Whether backups that execute the log read the disk themselves: then changes of what the guest
+    /// has read wait until the backup has executed that.
     pub backup_reads: bool,
     /// Counts what the guest does with it.
     pub counters: DiskCounters,

@@ -47,7 +47,7 @@ impl EventSource for Busy {
         }
         *self.asked.borrow_mut().inputs.last_mut().expect("an exit") += 1;
         let result = Ok(Vec::new());
-        Ok(Some(Input::Disk(DiskCompletion { id: 7, result })))
+        Ok(Some(Input::Disk(DiskCompletion::new(7, result))))
     }
 
     fn wait(&mut self, _: &mut Moment<'_>, _: &Appetite) -> Step<Waited> {

@@ -48,6 +48,9 @@ pub enum RoleError {
     /// The disk server did not give what was asked.
     #[error(transparent)]
     Claim(#[from] ClaimFailure),
+    /// The host has no thread for it.
+    #[error(transparent)]
+    Thread(std::io::Error),
     /// The guest failed.
     #[error(transparent)]
     Engine(#[from] EngineError),

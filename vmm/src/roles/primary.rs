@@ -24,9 +24,7 @@ use crate::events::{Event, Events};
 use crate::gates::Committed;
 #[cfg(feature = "sabotage")]
 use crate::gates::Direct;
-use crate::sources::{
-    BackupReads, GuestClock, LiveInputs, Pace, Recorder, StateKeeper, Verification,
-};
+use crate::sources::{GuestClock, LiveInputs, Pace, Recorder, StateKeeper, Verification};
 use crate::state::Baseline;
 
 /// How this host is the primary.
@@ -39,7 +37,7 @@ pub struct PrimaryOptions {
     pub channel: Settings,
     /// Whether the guest waits for a backup with its first instruction.
     pub wait_for_backup: bool,
-    /// Whether the first backup reads the guest's disk itself, if the guest waits for it.
+    /// Whether backups that execute the log read the guest's disk themselves.
     pub backup_reads: bool,
     /// How often the guest's state is taken.
     pub pace: Pace,
@@ -131,7 +129,7 @@ fn run_here(
         let (arbiter, bound) = (options.arbiter.clone(), options.channel.output_timeout());
         let backup_reads = options.backup_reads;
         sessions.when_protected(move |sender| {
-            storage::watch(&arbiter, sender.clone(), bound, backup_reads);
+            storage::watch(&arbiter, sender.clone(), bound, backup_reads)
         });
     }
     let disk = guest.disk.take().map(|disk| {
@@ -172,7 +170,7 @@ fn run_here(
     let keeper = StateKeeper::new(baseline, options.pace, meters.state.clone());
     let mut recorder = Recorder::new(live, log, Verification::default(), guest.memory.clone());
     if let (true, Some(disk)) = (options.backup_reads, disk) {
-        recorder = recorder.with_backup_reads(BackupReads::Disk(Box::new(disk)));
+        recorder = recorder.with_shared_reads(Box::new(disk));
     }
     recorder = recorder
         .with_keeper(keeper)

@@ -111,6 +111,7 @@ impl Meters {
         let stats = Stats {
             disk_reads: disk.reads,
             disk_read_bytes: disk.read_bytes,
+            disk_shared_reads: disk.shared_reads,
             disk_writes: disk.writes,
             disk_written_bytes: disk.written_bytes,
             input_wait_ms_p50,

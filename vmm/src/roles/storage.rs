@@ -5,14 +5,17 @@
 //! well after the server fell silent here, and the server does not answer a question either that was
 //! asked after the primary knew of it.
 
+use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use disk_server::arbiter::{Arbiter, Settings};
+use logging_channel::handshake::Standby;
 use logging_channel::receiver::ReceiverHandle;
 use logging_channel::sender::Sender;
 
 use super::claim::ArbiterConfig;
+use crate::threads;
 
 /// How often a host looks whether the disk server answers.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -65,7 +68,7 @@ fn take_turns(
     config: &ArbiterConfig,
     patience: Duration,
     mut turn: impl FnMut(&dyn Fn() -> bool) -> bool + Send + 'static,
-) {
+) -> io::Result<()> {
     let settings = Settings {
         connect_timeout: patience,
         answer_timeout: patience,
@@ -78,28 +81,37 @@ fn take_turns(
             thread::sleep(INTERVAL);
         }
     };
-    thread::Builder::new()
-        .name("storage-watch".into())
-        .spawn(turns)
-        .expect("a thread can be started");
+    threads::start("storage-watch", turns).map(drop)
 }
 
 /// Has the backup's heartbeats tell when the disk server answered it.
-pub(super) fn report(config: &ArbiterConfig, backup: ReceiverHandle) {
+///
+/// # Errors
+/// The host has no thread for that.
+pub(super) fn report(config: &ArbiterConfig, backup: ReceiverHandle) -> io::Result<()> {
     take_turns(config, INTERVAL * 2, move |answers| {
         let asked = Instant::now();
         if answers() {
             backup.storage_answered(asked);
         }
         backup.lost().is_none()
-    });
+    })
 }
 
 /// Has the primary give way when the disk server has not answered it for `bound`, but its backup.
-/// Where the backup reads the disk (`backup_reads`), its replay has to wait for a server that answers
+/// Where backups read the disk (`backup_reads`), the replay has to wait for a server that answers
 /// nobody: it is not lost for that.
-pub(super) fn watch(config: &ArbiterConfig, primary: Sender, bound: Duration, backup_reads: bool) {
+///
+/// # Errors
+/// The host has no thread for that.
+pub(super) fn watch(
+    config: &ArbiterConfig,
+    primary: Sender,
+    bound: Duration,
+    backup_reads: bool,
+) -> io::Result<()> {
     let mut reach = Reach::new(bound);
+    let backup_reads = backup_reads && primary.session().standby == Standby::Hot;
     // An old connection, and a new one: a server that fell silent is found out within half of the
     // bound, before anybody takes the backup for lost.
     take_turns(config, bound / 4, move |answers| {
@@ -115,7 +127,7 @@ pub(super) fn watch(config: &ArbiterConfig, primary: Sender, bound: Duration, ba
             primary.storage_silent(reach.silent);
         }
         !primary.is_lost()
-    });
+    })
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ impl Completions {
             DiskOutcome::Failed => Err(DiskError::Io),
             DiskOutcome::Unsupported => Err(DiskError::Unsupported),
         };
-        Ok(Input::Disk(DiskCompletion { id, result }))
+        Ok(Input::Disk(DiskCompletion::new(id, result)))
     }
 
     fn read_shared(

@@ -301,7 +301,7 @@ mod tests {
         let lanes = Lanes::default();
         let live = LiveInputs::new(GuestClock::starting_now(), lanes.clone());
         let result = Ok(Vec::new());
-        lanes.disk.push(DiskCompletion { id: 1, result });
+        lanes.disk.push(DiskCompletion::new(1, result));
         let nothing = Appetite::default();
         assert!(!live.is_ready(&nothing));
         assert!(matches!(live.poll(&nothing), Ok(None)));

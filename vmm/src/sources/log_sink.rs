@@ -1,5 +1,6 @@
 //! Where a recorder's log goes.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,6 +86,11 @@ pub trait LogSink {
     /// Where the guest's memory goes to the replay that begins.
     fn memory_streams(&mut self) -> Vec<Box<dyn SendBlocks>> {
         Vec::new()
+    }
+
+    /// The guest's memory cannot be sent to the replay, which is lost with that.
+    fn lose_replay(&mut self, why: &io::Error) {
+        let _ = why;
     }
 
     /// Has the guest's thread look around, from another one.

@@ -30,7 +30,7 @@ pub use log_sink::{LogSink, NoLog, Sent};
 pub use log_source::{Head, LogSource, ReplayCounters};
 pub use overdue::REPLAY_WATCH;
 pub use pace::{Pace, StateCounters, StateFigures, TransferPace};
-pub use recorder::{BackupReads, Recorder, Verification};
+pub use recorder::{Recorder, Verification};
 pub use repairs::{MANY, Repairs};
 pub use replayer::Replayer;
 pub use waits::Waits;

@@ -38,17 +38,6 @@ pub enum Verification {
     EveryExit,
 }
 
-/// Where a backup gets what the guest read from its disk.
-#[derive(Default)]
-pub enum BackupReads {
-    /// From the log.
-    #[default]
-    Log,
-    /// From the shared disk. Changes of what was read have to wait for the backup: the watch hears
-    /// of every completion.
-    Disk(Box<dyn ReadWatch>),
-}
-
 /// Live inputs, logged.
 pub struct Recorder<L, W = LiveInputs> {
     live: W,
@@ -59,8 +48,16 @@ pub struct Recorder<L, W = LiveInputs> {
     last_entry: u64,
     keeper: Option<StateKeeper>,
     watchdog: Option<Watchdog>,
-    backup_reads: BackupReads,
+    shared_reads: Option<SharedReads>,
     waits_for_protection: bool,
+}
+
+/// Reads of the disk that a replay does itself.
+struct SharedReads {
+    watch: Box<dyn ReadWatch>,
+    /// The last request that was made before the replay began: what is said of it may be what was said
+    /// for the one before.
+    before: u64,
 }
 
 fn guest_time(world: &impl OutsideWorld) -> impl Fn() -> Duration {
@@ -79,7 +76,7 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
             last_entry: 0,
             keeper: None,
             watchdog: None,
-            backup_reads: BackupReads::default(),
+            shared_reads: None,
             waits_for_protection: false,
         }
     }
@@ -106,10 +103,12 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
         self
     }
 
-    /// Says where the backup gets what is read from the disk; from the log, unless this is called.
+    /// Leaves what the guest read from its disk to the replay, where the disk holds it for that: `watch`
+    /// hears of each such read.
     #[must_use]
-    pub fn with_backup_reads(mut self, backup_reads: BackupReads) -> Self {
-        self.backup_reads = backup_reads;
+    pub fn with_shared_reads(mut self, watch: Box<dyn ReadWatch>) -> Self {
+        let before = 0;
+        self.shared_reads = Some(SharedReads { watch, before });
         self
     }
 
@@ -163,13 +162,15 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
     /// Logs a completion: what was read, in parts, or its checksum; then how it went.
     fn log_completion(&mut self, at: &mut Moment<'_>, completion: &DiskCompletion) -> Step<()> {
         let id = completion.id;
-        let outcome = match (&completion.result, &self.backup_reads) {
-            (Err(DiskError::Io), _) => DiskOutcome::Failed,
-            (Err(DiskError::Unsupported), _) => DiskOutcome::Unsupported,
-            (Ok(data), BackupReads::Disk(_)) if !data.is_empty() => DiskOutcome::Shared {
+        let shared = self.shared_reads.as_ref();
+        let is_shared = completion.held && shared.is_some_and(|reads| id > reads.before);
+        let outcome = match &completion.result {
+            Err(DiskError::Io) => DiskOutcome::Failed,
+            Err(DiskError::Unsupported) => DiskOutcome::Unsupported,
+            Ok(data) if is_shared => DiskOutcome::Shared {
                 crc: crc32fast::hash(data),
             },
-            (Ok(data), _) => {
+            Ok(data) => {
                 for part in data.chunks(MAX_FRAME) {
                     self.append(at, false, Payload::DiskData(part.to_vec()))?;
                 }
@@ -177,9 +178,8 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
             }
         };
         let lsn = self.append(at, true, Payload::DiskDone { id, outcome })?;
-        if let BackupReads::Disk(watch) = &mut self.backup_reads {
-            let shared = matches!(outcome, DiskOutcome::Shared { .. });
-            watch.completed(id, shared.then_some(lsn));
+        if let (true, Some(reads)) = (completion.held, &mut self.shared_reads) {
+            reads.watch.completed(id, is_shared.then_some(lsn));
         }
         Ok(())
     }
@@ -191,8 +191,9 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
             return Ok(false);
         };
         if self.log.begins() {
-            // What was read before is not known to it.
-            self.backup_reads = BackupReads::Log;
+            if let Some(reads) = &mut self.shared_reads {
+                reads.before = at.devices.last_request();
+            }
             keeper.join(at, &guest_time(&self.live), &mut self.log)?;
         }
         let protects = self.log.protects();

@@ -1,25 +1,25 @@
 //! Inputs from a log, with every difference reported.
 
+mod entries;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use logging_channel::entry::{
-    ExecutionPoint, Lsn, OutputMarker, Payload, ShutdownReason, StatePart, page_hash,
-};
+use logging_channel::entry::{Lsn, OutputMarker, Payload, ShutdownReason, StatePart};
 
 use super::completion::Completions;
 use super::follower::{StateFollower, different_registers};
 use super::log_source::{Head, LogSource, ReplayCounters};
 use super::overdue::Overdue;
-use super::place::{EntryPlace, diverged, input_of, place};
+use super::place::EntryPlace;
 use super::watchdog::Watchdog;
 use crate::cpu::SeekError;
 use crate::devices::{Appetite, ClockNeed, Input};
 use crate::disk::SharedDisk;
 use crate::engine::source::describe;
 use crate::engine::{Difference, Divergence, EventSource, Interruption, Moment, Step, Waited};
-use crate::ram::{self, GuestRam, PAGE};
+use crate::ram::GuestRam;
 
 /// Replays a log.
 pub struct Replayer<S> {
@@ -133,36 +133,6 @@ impl<S: LogSource> Replayer<S> {
         Ok(())
     }
 
-    /// The head, where it stands, and its digest compared if it stands here.
-    fn head(&mut self, at: &mut Moment<'_>, doing: &str) -> Step<(Lsn, EntryPlace, &Payload)> {
-        self.take_pages(at)?;
-        // Two borrows of the log, because an end needs it mutably again.
-        if matches!(self.log.head()?, Head::Ended) {
-            return Err(self.after_end());
-        }
-        let Head::Entry(lsn, entry) = self.log.head()? else {
-            return Err(Interruption::Failed("the log's head vanished".into()));
-        };
-        let place = place(at.point, entry.point);
-        let Some(place) = place else {
-            return Err(diverged(at.point, lsn, entry, doing));
-        };
-        if matches!(place, EntryPlace::Here)
-            && let Some(logged) = entry.check
-        {
-            let replayed = at.digest()?;
-            if logged != replayed {
-                return Err(Interruption::diverged(
-                    at.point,
-                    lsn,
-                    Difference::RegisterDigest { logged, replayed },
-                ));
-            }
-            count(&self.counters.digests);
-        }
-        Ok((lsn, place, &entry.payload))
-    }
-
     fn after_end(&mut self) -> Interruption {
         if let Some(state) = self.state.take() {
             self.log.keep_state(state);
@@ -174,26 +144,6 @@ impl<S: LogSource> Replayer<S> {
         self.is_new = false;
         count(&self.counters.entries);
         self.log.advance();
-    }
-
-    /// Uses up progress marks and digests that were reached.
-    fn pass_marks(&mut self, at: &mut Moment<'_>, doing: &str) -> Step<()> {
-        loop {
-            match self.head(at, doing)? {
-                (_, EntryPlace::Here, Payload::Progress | Payload::Protected { .. }) => {}
-                (lsn, EntryPlace::Here, Payload::Digest(logged)) => {
-                    let logged = (**logged).clone();
-                    if let Some(state) = &mut self.state {
-                        state.compare(at, lsn, &logged)?;
-                        if logged.last.is_some() {
-                            count(&self.counters.states);
-                        }
-                    }
-                }
-                _ => return Ok(()),
-            }
-            self.advance();
-        }
     }
 
     /// Takes a transfer of the whole state over; everything else in the log up to its end is of
@@ -327,96 +277,6 @@ impl<S: LogSource> Replayer<S> {
                 }
                 _ => return Ok(None),
             }
-        }
-    }
-
-    /// The head's payload if it belongs here and `wanted` takes it; a divergence otherwise.
-    fn expect<T>(
-        &mut self,
-        at: &mut Moment<'_>,
-        doing: &str,
-        wanted: impl FnOnce(&Payload) -> Option<T>,
-    ) -> Step<(Lsn, T)> {
-        self.pass_marks(at, doing)?;
-        let (lsn, place, payload) = self.head(at, doing)?;
-        let answer = if matches!(place, EntryPlace::Here) {
-            wanted(payload)
-        } else {
-            None
-        };
-        match answer {
-            Some(answer) => {
-                self.advance();
-                Ok((lsn, answer))
-            }
-            None => Err(self.unexpected(at, doing)?),
-        }
-    }
-
-    /// The divergence that the head is something else than what the guest came to.
-    fn unexpected(&mut self, at: &Moment<'_>, doing: &str) -> Step<Interruption> {
-        match self.log.head()? {
-            Head::Entry(lsn, entry) => Ok(diverged(at.point, lsn, entry, doing)),
-            Head::Ended => Err(Interruption::Failed("the log's head vanished".into())),
-        }
-    }
-
-    /// The input at the head of the log; a divergence if none is there, here.
-    fn input(&mut self, at: &mut Moment<'_>, doing: &str) -> Step<Input> {
-        self.completions.begin();
-        loop {
-            let begun = self.completions.is_begun();
-            match self.head(at, doing)? {
-                (_, EntryPlace::Here, Payload::DiskData(part)) => {
-                    let part = part.clone();
-                    if !self.completions.take(&part) {
-                        return Err(self.unexpected(at, "more than a read of the disk can be of")?);
-                    }
-                    self.advance();
-                }
-                (lsn, EntryPlace::Here, &Payload::DiskDone { id, outcome }) => {
-                    let input = self.completions.finish(at, lsn, id, outcome)?;
-                    self.advance();
-                    return Ok(input);
-                }
-                _ if begun => {
-                    return Err(self.unexpected(at, "the rest of what was read from the disk")?);
-                }
-                _ => return self.expect(at, doing, input_of).map(|(_, input)| input),
-            }
-        }
-    }
-
-    /// Compares guest memory with the hashes that follow the guest's end in a verified recording.
-    fn compare_memory(&mut self, point: ExecutionPoint) -> Step<()> {
-        let mut first_difference = None;
-        let mut different = 0;
-        while let Head::Entry(lsn, entry) = self.log.head()? {
-            let Payload::MemoryHashes { first_page, hashes } = &entry.payload else {
-                return Err(diverged(point, lsn, entry, "the guest's end"));
-            };
-            for (n, logged) in (0..).zip(hashes) {
-                let page = first_page.saturating_add(n);
-                count(&self.counters.pages);
-                if page >= ram::page_count(&self.memory)
-                    || page_hash(&ram::page(&self.memory, page)) != *logged
-                {
-                    different += 1;
-                    first_difference.get_or_insert((lsn, page.saturating_mul(PAGE as u64)));
-                }
-            }
-            self.advance();
-        }
-        match first_difference {
-            None => Ok(()),
-            Some((lsn, first)) => Err(Interruption::diverged(
-                point,
-                lsn,
-                Difference::Memory {
-                    first,
-                    pages: different,
-                },
-            )),
         }
     }
 }

@@ -43,7 +43,9 @@ pub use digest::digest;
 pub(crate) use digest::{digest_rest, part_digests};
 pub use error::StateError;
 pub use incoming::Incoming;
-pub use streams::{Limit, MemorySender, MemoryTaker, Progress, Round, SendBlocks, Waited};
+pub use streams::{
+    KeptBlocks, Limit, MemorySender, MemoryTaker, Progress, Round, SendBlocks, Waited,
+};
 
 /// So many pages are looked at between two looks at the clock: also pages that have not changed, of
 /// which nothing is sent, take time.

@@ -63,11 +63,10 @@ fn chaos(seed: u64) {
     let server = FakeServer::start(SIZE, seed);
     server.state().lose_one_in = 150;
     let log = Log::new();
-    let settings = DiskSettings {
-        backup_reads: seed.is_multiple_of(2),
-        ..quick()
+    let mut guest = match seed.is_multiple_of(2) {
+        true => Guest::shared(&server, &log),
+        false => Guest::new(&server, quick(), Some(&log)),
     };
-    let mut guest = Guest::new(&server, settings, Some(&log));
     let mut random = fastrand::Rng::with_seed(seed);
     let (mut lsn, mut committed, mut executed) = (0, 0, 0);
     for _ in 0..1000 {
@@ -162,13 +161,10 @@ fn a_change_waits_for_its_commit_and_a_read_does_not() {
 fn a_change_of_what_was_read_waits_until_the_backup_has_read_it() {
     let server = FakeServer::start(SIZE, 1);
     let log = Log::new();
-    let settings = DiskSettings {
-        backup_reads: true,
-        ..quick()
-    };
-    let mut guest = Guest::new(&server, settings, Some(&log));
+    let mut guest = Guest::shared(&server, &log);
     let first = guest.submit(read(1), None);
     assert_eq!(guest.complete(), (first, Ok(())));
+    assert_eq!(guest.held, [first]);
     guest.service.completed(first, Some(Lsn(7)));
     guest.submit(write(1, 1), Some(8));
     log.up_to(8, 6);
@@ -186,6 +182,42 @@ fn a_change_of_what_was_read_waits_until_the_backup_has_read_it() {
     log.set(Reached::Alone { epoch: Some(2) });
     guest.complete_all();
     assert!(server.state().cached == guest.model);
+}
+
+#[test]
+fn what_was_read_is_held_for_the_backup_of_the_session() {
+    let server = FakeServer::start(SIZE, 1);
+    let log = Log::new();
+    log.set(Reached::Alone { epoch: None });
+    let mut guest = Guest::shared(&server, &log);
+    let read_now = |guest: &mut Guest, block| {
+        let id = guest.submit(read(block), None);
+        assert_eq!(guest.complete(), (id, Ok(())));
+        guest.held.contains(&id).then_some(id)
+    };
+    assert_eq!(read_now(&mut guest, 1), None, "there is no backup");
+    log.in_session(10, 10, Some(10));
+    let held = read_now(&mut guest, 2).expect("for the first one");
+    guest.service.completed(held, Some(Lsn(11)));
+    until("the first one's read", || {
+        guest.service.counters().figures().shared_reads == 1
+    });
+    // Another one comes, before this thread has seen that the first one is gone.
+    log.in_session(20, 20, Some(20));
+    guest.now(write(2, 7));
+    let held = read_now(&mut guest, 3).expect("for the second one");
+    guest.service.completed(held, Some(Lsn(22)));
+    guest.submit(write(3, 7), Some(21));
+    log.in_session(20, 22, Some(21));
+    let elsewhere = guest.submit(write(4, 7), Some(22));
+    assert_eq!(guest.complete(), (elsewhere, Ok(())));
+    log.in_session(20, 22, Some(22));
+    guest.complete_all();
+    // One that only keeps the log reads nothing.
+    log.in_session(30, 30, None);
+    assert_eq!(read_now(&mut guest, 5), None);
+    guest.now(write(5, 7));
+    assert_eq!(guest.service.counters().figures().shared_reads, 2);
 }
 
 #[test]
@@ -298,11 +330,7 @@ fn a_disk_of_another_server_is_not_written() {
 fn a_read_that_the_backup_need_not_do_holds_nothing_up() {
     let server = FakeServer::start(SIZE, 1);
     let log = Log::new();
-    let settings = DiskSettings {
-        backup_reads: true,
-        ..quick()
-    };
-    let mut guest = Guest::new(&server, settings, Some(&log));
+    let mut guest = Guest::shared(&server, &log);
     let first = guest.submit(read(1), None);
     assert_eq!(guest.complete(), (first, Ok(())));
     guest.submit(write(1, 1), None);

@@ -39,12 +39,10 @@ pub(crate) struct Log(Arc<(Mutex<Reached>, Condvar)>);
 
 impl Log {
     pub(crate) fn new() -> Self {
-        let reached = Reached::UpTo {
-            committed: Lsn(0),
-            executed: Lsn(0),
-            epoch: None,
-        };
-        Self(Arc::new((Mutex::new(reached), Condvar::new())))
+        let reached = Reached::Alone { epoch: None };
+        let log = Self(Arc::new((Mutex::new(reached), Condvar::new())));
+        log.up_to(0, 0);
+        log
     }
 
     pub(crate) fn set(&self, reached: Reached) {
@@ -53,9 +51,16 @@ impl Log {
     }
 
     pub(crate) fn up_to(&self, committed: u64, executed: u64) {
+        self.in_session(0, committed, Some(executed));
+    }
+
+    /// In the session that began after so many entries. A backup that only keeps the log has not
+    /// `executed` any.
+    pub(crate) fn in_session(&self, session: u64, committed: u64, executed: Option<u64>) {
         self.set(Reached::UpTo {
+            session: Lsn(session),
             committed: Lsn(committed),
-            executed: Lsn(executed),
+            executed: executed.map(Lsn),
             epoch: None,
         });
     }
@@ -73,7 +78,7 @@ impl LogProgress for Log {
                 committed,
                 executed,
                 ..
-            } => !arrived(committed, executed),
+            } => !arrived(committed, executed.unwrap_or_default()),
             _ => false,
         };
         self.0.1.wait_while_for(&mut guard, waiting, timeout);
@@ -88,6 +93,8 @@ pub(crate) struct Guest {
     pub(crate) model: Vec<u8>,
     /// Requests without a completion: what a read must find.
     pub(crate) open: BTreeMap<u64, Option<Vec<u8>>>,
+    /// Reads that are held for a backup.
+    pub(crate) held: Vec<u64>,
     next: u64,
 }
 
@@ -98,6 +105,16 @@ impl Guest {
             ..Serving::default()
         };
         Self::served(server, settings, log.is_some(), serving)
+    }
+
+    /// A guest whose backup reads the disk itself.
+    pub(crate) fn shared(server: &FakeServer, log: &Log) -> Self {
+        let serving = Serving {
+            log: Some(Arc::new(log.clone())),
+            backup_reads: true,
+            ..Serving::default()
+        };
+        Self::served(server, quick(), true, serving)
     }
 
     /// A guest of one of a pair (`replicated`), whose disk is served as `serving` says.
@@ -146,6 +163,7 @@ impl Guest {
             completions,
             model: vec![0; size],
             open: BTreeMap::new(),
+            held: Vec::new(),
             next: 0,
         }
     }
@@ -189,7 +207,8 @@ impl Guest {
     }
 
     fn check(&mut self, completion: DiskCompletion) -> (u64, Result<(), DiskError>) {
-        let DiskCompletion { id, result } = completion;
+        let DiskCompletion { id, result, held } = completion;
+        self.held.extend(held.then_some(id));
         let expected = self.open.remove(&id).expect("completed once");
         let result = result.map(|data| {
             assert!(

@@ -9,6 +9,7 @@ use ftvm_vmm::cpu::{Counted, CountedStop, CpuError, SeekError};
 use ftvm_vmm::engine::{Divergence, Interruption, Step};
 use ftvm_vmm::sources::Head;
 use ftvm_vmm::state::{MemoryTaker, SendBlocks};
+use logging_channel::entry::Lsn;
 use logging_channel::memory::TakeBlocks as _;
 
 use super::*;

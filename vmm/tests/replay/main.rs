@@ -12,6 +12,7 @@ mod midway;
 mod mutation;
 mod renewal;
 mod shadow_pages;
+mod shared_reads;
 mod silence;
 mod spacing;
 mod stops;
@@ -34,21 +35,17 @@ use ftvm_vmm::engine::{Difference, Ended, Engine, EngineError, Role};
 use ftvm_vmm::fake_cpu::{Op, Script};
 use ftvm_vmm::ram::GuestRam;
 use ftvm_vmm::sources::{
-    BackupReads, LogSink, LogSource, OutsideWorld, Pace, Recorder, Replayer, StateFollower,
-    StateKeeper, TransferPace, Verification, Watchdog,
+    LogSink, LogSource, OutsideWorld, Pace, Recorder, Replayer, StateFollower, StateKeeper,
+    TransferPace, Verification, Watchdog,
 };
 use ftvm_vmm::state::Baseline;
-use logging_channel::entry::{
-    DiskOutcome, Entry, ExecutionPoint, Lsn, Payload, ShutdownReason, StatePart,
-};
+use logging_channel::entry::{Entry, ExecutionPoint, Payload, ShutdownReason, StatePart};
 use proptest::prelude::*;
-use proptest::strategy::ValueTree as _;
-use proptest::test_runner::TestRunner;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::guest::{deeds, engine, memory, script};
 use crate::mutation::mutate;
-use crate::world::{MadeUpWorld, MemoryLog, Playback, Seen, Shared, SharedReads};
+use crate::world::{MadeUpWorld, MemoryLog, Playback, Seen, SharedReads};
 
 /// What one run left behind.
 struct Run {
@@ -125,7 +122,7 @@ fn record_to(
     dice: &mut Dice,
     verification: Verification,
 ) -> (Run, Vec<Entry>) {
-    record_with(log, script, dice, verification, BackupReads::Log)
+    record_with(log, script, dice, verification, None)
 }
 
 fn record_with(
@@ -133,15 +130,18 @@ fn record_with(
     script: &Script,
     dice: &mut Dice,
     verification: Verification,
-    reads: BackupReads,
+    reads: Option<SharedReads>,
 ) -> (Run, Vec<Entry>) {
     let world = MadeUpWorld::new(dice.roll(u64::MAX), 0);
     let run = run(script, dice, |memory, seen| {
         let world = world.with_disk_of(&seen);
-        let recorder = Recorder::new(world, log.clone(), verification, memory.clone());
+        let mut recorder = Recorder::new(world, log.clone(), verification, memory.clone());
+        if let Some(reads) = reads {
+            recorder = recorder.with_shared_reads(Box::new(reads));
+        }
         let keeper = StateKeeper::new(baseline(memory), PACE, Arc::default());
         Role {
-            source: Box::new(recorder.with_keeper(keeper).with_backup_reads(reads)),
+            source: Box::new(recorder.with_keeper(keeper)),
             gate: Box::new(seen),
         }
     });
@@ -311,43 +311,6 @@ proptest! {
         prop_assert!(again.is_like(&survivor));
     }
 
-    /// What the log leaves to the backup is read from the disk; that another disk is there is
-    /// found.
-    #[test]
-    fn a_backup_can_read_the_disk_itself(deeds in deeds(), seed: u64) {
-        let (script, mut dice) = (script(&deeds), Dice(seed));
-        let reads = SharedReads::default();
-        let to_disk = BackupReads::Disk(Box::new(reads.clone()));
-        let log = MemoryLog::default();
-        let (recorded, log) =
-            record_with(log, &script, &mut dice, Verification::Digests, to_disk);
-        prop_assert!(recorded.ended.is_ok(), "{:?}", recorded.ended);
-        prop_assert!(!log.iter().any(|entry| matches!(entry.payload, Payload::DiskData(_))));
-        let shared: Vec<(u64, Lsn)> = (1..).zip(&log).filter_map(shared_read).collect();
-        prop_assert_eq!(&*reads.0.lock(), &shared);
-
-        let mut replay_from = |differs| run(&script, &mut dice, |memory, seen| Role {
-            source: Box::new(
-                replayer(Playback::new(log.clone()), memory)
-                    .with_shared_disk(Box::new(Shared { differs, most_ahead: Rc::default() })),
-            ),
-            gate: Box::new(seen),
-        });
-        let replayed = replay_from(false);
-        prop_assert!(replayed.ended.is_ok(), "{:?}", replayed.ended);
-        prop_assert!(replayed.is_like(&recorded));
-        prop_assert!(replayed.contents() == recorded.contents());
-
-        match replay_from(true).ended {
-            Err(EngineError::Diverged(divergence)) => {
-                let found = matches!(divergence.difference, Difference::SharedRead { .. });
-                prop_assert!(found, "{}", divergence);
-                prop_assert_eq!(divergence.lsn, shared[0].1);
-            }
-            ended => prop_assert!(ended.is_ok() && shared.is_empty(), "{:?}", ended),
-        }
-    }
-
     #[test]
     fn a_cut_log_is_reported(deeds in deeds(), seed: u64, cut: prop::sample::Index) {
         let (script, mut dice) = (script(&deeds), Dice(seed));
@@ -356,38 +319,6 @@ proptest! {
         let replayed = replay(&script, &mut dice, Playback::new(log));
         prop_assert!(matches!(replayed.ended, Err(EngineError::Source(_))), "{:?}", replayed.ended);
     }
-}
-
-/// A guest that has several reads under way tells the backup's disk of all of them.
-#[test]
-fn reads_that_come_next_are_known_ahead() {
-    let mut runner = TestRunner::deterministic();
-    let most_ahead = Rc::new(Cell::new(0));
-    for seed in 0..64 {
-        let deeds = deeds().new_tree(&mut runner).expect("deeds").current();
-        let (script, mut dice) = (script(&deeds), Dice(seed));
-        let to_disk = BackupReads::Disk(Box::new(SharedReads::default()));
-        let verification = Verification::Digests;
-        let (_, log) = record_with(
-            MemoryLog::default(),
-            &script,
-            &mut dice,
-            verification,
-            to_disk,
-        );
-        let shared = Shared {
-            differs: false,
-            most_ahead: most_ahead.clone(),
-        };
-        let replayed = run(&script, &mut dice, |memory, seen| Role {
-            source: Box::new(
-                replayer(Playback::new(log), memory).with_shared_disk(Box::new(shared)),
-            ),
-            gate: Box::new(seen),
-        });
-        assert!(replayed.ended.is_ok(), "{:?}", replayed.ended);
-    }
-    assert!(most_ahead.get() > 0, "no guest had two reads under way");
 }
 
 /// A guest that runs on and on, where the log has an exit to come.
@@ -432,17 +363,6 @@ fn is_incomplete(entry: &Entry) -> bool {
 fn completed(entry: &Entry) -> Option<u64> {
     match entry.payload {
         Payload::DiskDone { id, .. } => Some(id),
-        _ => None,
-    }
-}
-
-/// The read that an entry leaves to the backup, and the entry's LSN.
-fn shared_read((lsn, entry): (u64, &Entry)) -> Option<(u64, Lsn)> {
-    match entry.payload {
-        Payload::DiskDone {
-            id,
-            outcome: DiskOutcome::Shared { .. },
-        } => Some((id, Lsn(lsn))),
         _ => None,
     }
 }

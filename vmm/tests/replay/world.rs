@@ -1,7 +1,6 @@
 //! A made-up outside world, logs in memory, and a gate that remembers.
 
 use std::cell::{Cell, RefCell};
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use ftvm_vmm::disk::{
 };
 use ftvm_vmm::engine::{Divergence, Interruption, OutputGate, Role, Step};
 use ftvm_vmm::sources::{Head, LogSink, LogSource, OutsideWorld};
-use ftvm_vmm::state::{MemoryTaker, SendBlocks};
+use ftvm_vmm::state::{KeptBlocks, MemoryTaker, SendBlocks};
 use logging_channel::entry::{Entry, Lsn, Payload, StatePart};
 use logging_channel::memory::TakeBlocks as _;
 use parking_lot::Mutex;
@@ -50,13 +49,15 @@ impl MadeUpWorld {
         }
         let any = self.roll(waiting) as usize;
         let DiskRequest { id, op } = self.asked.borrow_mut().remove(any);
+        let is_read = matches!(op, DiskOp::Read { .. });
         let result = match (self.roll(8), op) {
             (0, _) => Err(DiskError::Io),
             (1, _) => Err(DiskError::Unsupported),
             (_, DiskOp::Read { offset, len }) => Ok(contents(offset, len)),
             _ => Ok(Vec::new()),
         };
-        Some(Input::Disk(DiskCompletion { id, result }))
+        let held = is_read && result.is_ok() && !id.is_multiple_of(4);
+        Some(Input::Disk(DiskCompletion { id, result, held }))
     }
 
     fn roll(&self, sides: u64) -> u64 {
@@ -221,7 +222,7 @@ impl SharedDisk for Shared {
     }
 }
 
-/// Counts the reads that the backup has to do. A handle.
+/// Remembers the reads that the replay has to do. A handle.
 #[derive(Clone, Default)]
 pub(crate) struct SharedReads(pub(crate) Arc<Mutex<Vec<(u64, Lsn)>>>);
 
@@ -232,27 +233,13 @@ impl ReadWatch for SharedReads {
     }
 }
 
-/// Memory of a transfer of the whole state that was sent, and is not in the log yet.
-#[derive(Clone, Default)]
-pub(crate) struct Blocks(Arc<Mutex<Vec<Vec<u8>>>>);
-
-impl SendBlocks for Blocks {
-    fn send(&mut self, _: u32, block: &[u8]) -> io::Result<()> {
-        self.0.lock().push(block.to_vec());
-        Ok(())
-    }
-
-    fn may_wait(&self) -> bool {
-        false
-    }
-}
-
 /// A log in memory. Before the part that says how many blocks of memory were sent, it has them, as if they
 /// were a delta's: [`Playback`] gives them to whoever takes memory. A handle.
 #[derive(Clone, Default)]
 pub(crate) struct MemoryLog {
     pub(crate) entries: Rc<RefCell<Vec<Entry>>>,
-    pub(crate) blocks: Blocks,
+    /// Memory that was sent, and is not in the log yet.
+    pub(crate) blocks: KeptBlocks,
     /// The whole state is asked for when there are this many entries.
     pub(crate) state_wanted_after: Option<usize>,
     /// The whole state is asked for beside the log when there are this many entries.
@@ -267,10 +254,10 @@ impl LogSink for MemoryLog {
     fn append(&mut self, entry: Entry) -> Step<Lsn> {
         let mut entries = self.entries.borrow_mut();
         match entry.payload {
-            Payload::State(StatePart::Begin(_)) => self.blocks.0.lock().clear(),
+            Payload::State(StatePart::Begin(_)) => drop(self.blocks.take()),
             Payload::State(StatePart::Memory(_)) => {
-                let blocks = std::mem::take(&mut *self.blocks.0.lock());
-                entries.extend(blocks.into_iter().map(|block| Entry {
+                let blocks = self.blocks.take().into_iter();
+                entries.extend(blocks.map(|block| Entry {
                     payload: Payload::State(StatePart::Pages(block)),
                     ..entry.clone()
                 }));

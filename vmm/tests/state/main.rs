@@ -106,7 +106,8 @@ impl Pair {
         let stream = |_| Box::new(Stream(incoming.memory_taker())) as Box<dyn SendBlocks>;
         let streams = (0..3).map(stream).collect();
         Self {
-            memory: MemorySender::start(capture.baseline(), streams, None, Box::new(|| {})),
+            memory: MemorySender::start(capture.baseline(), streams, None, Box::new(|| {}))
+                .expect("it needs no thread"),
             transfers: 0,
             capture,
             incoming,

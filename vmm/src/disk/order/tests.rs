@@ -20,6 +20,10 @@ enum Do {
     /// The guest takes one of the answers to reads, and it is logged.
     Log(usize),
     Disconnect,
+    /// The backup is lost, and this host goes on alone.
+    GoAlone,
+    /// Another one comes, which reads the disk itself or not.
+    Begin(bool),
 }
 
 fn effect() -> impl Strategy<Value = Effect> {
@@ -39,6 +43,8 @@ fn step() -> impl Strategy<Value = Do> {
         2 => (0..4u64).prop_map(Do::Execute),
         3 => any::<usize>().prop_map(Do::Log),
         1 => Just(Do::Disconnect),
+        1 => Just(Do::GoAlone),
+        1 => any::<bool>().prop_map(Do::Begin),
     ]
 }
 
@@ -49,6 +55,8 @@ struct Known {
     commit: Option<Lsn>,
     out: bool,
     answered: bool,
+    /// A read that the backup is to do as well, if it is logged as such.
+    held: bool,
     /// A read's completion in the log.
     logged: Option<Lsn>,
 }
@@ -56,6 +64,8 @@ struct Known {
 #[derive(Debug)]
 struct World {
     order: Order,
+    /// There is no backup.
+    alone: bool,
     backup_reads: bool,
     known: Vec<Known>,
     appended: u64,
@@ -65,8 +75,11 @@ struct World {
 
 impl World {
     fn new(backup_reads: bool) -> Self {
+        let mut order = Order::default();
+        order.together(backup_reads);
         Self {
-            order: Order::new(backup_reads),
+            order,
+            alone: false,
             backup_reads,
             known: Vec::new(),
             appended: 0,
@@ -83,7 +96,7 @@ impl World {
     /// Why request `n` must not go out now, by looking at all the others.
     fn obstacle(&self, n: usize) -> Option<String> {
         let this = &self.known[n];
-        if this.commit.is_some_and(|lsn| lsn.0 > self.committed) {
+        if !self.alone && this.commit.is_some_and(|lsn| lsn.0 > self.committed) {
             return Some("not committed".into());
         }
         self.known[..n].iter().enumerate().find_map(|(m, earlier)| {
@@ -96,7 +109,7 @@ impl World {
                 ) => a.start < b.end && b.start < a.end,
             };
             let executed = earlier.logged.is_some_and(|lsn| lsn.0 <= self.executed);
-            let held = self.backup_reads && !earlier.effect.modifies() && !executed;
+            let held = earlier.held && !executed;
             (conflict && (!earlier.answered || held)).then(|| format!("behind {m}"))
         })
     }
@@ -131,7 +144,16 @@ impl World {
     fn answer(&mut self, n: usize) {
         self.known[n].out = false;
         self.known[n].answered = true;
+        let is_read = matches!(self.known[n].effect, Effect::Reads(_));
+        self.known[n].held = is_read && self.backup_reads && !self.alone;
         self.order.answered(Ticket(n as u64));
+    }
+
+    /// What was read for the backup is not held any more.
+    fn let_go(&mut self) {
+        for known in &mut self.known {
+            known.held = false;
+        }
     }
 
     fn log(&mut self, n: usize) {
@@ -141,9 +163,7 @@ impl World {
     }
 
     fn step(&mut self, step: Do) -> Result<(), TestCaseError> {
-        let unlogged_read = |known: &Known| {
-            known.answered && known.logged.is_none() && matches!(known.effect, Effect::Reads(_))
-        };
+        let unlogged_read = |known: &Known| known.held && known.logged.is_none();
         match step {
             Do::Submit(effect) => {
                 let commit = effect.modifies().then(|| self.append());
@@ -154,6 +174,7 @@ impl World {
                     commit,
                     out: false,
                     answered: false,
+                    held: false,
                     logged: None,
                 });
             }
@@ -181,6 +202,20 @@ impl World {
                     known.out = false;
                 }
             }
+            Do::GoAlone => {
+                self.order.alone();
+                self.alone = true;
+                self.let_go();
+            }
+            Do::Begin(backup_reads) => {
+                self.order.together(backup_reads);
+                (self.alone, self.backup_reads) = (false, backup_reads);
+                self.let_go();
+                // It has the state with all that was done before.
+                (self.committed, self.executed) = (self.appended, self.appended);
+                self.order.committed(Lsn(self.committed));
+                self.order.executed(Lsn(self.executed));
+            }
         }
         self.send()
     }
@@ -191,7 +226,7 @@ impl World {
             let mut moved = false;
             while let Some(n) = self.pick(0, |known| known.out) {
                 self.answer(n);
-                if matches!(self.known[n].effect, Effect::Reads(_)) {
+                if self.known[n].held {
                     self.log(n);
                 }
                 moved = true;
@@ -229,11 +264,7 @@ proptest! {
             world.step(step)?;
         }
         let unlogged: Vec<usize> = (0..world.known.len())
-            .filter(|&n| {
-                let known = &world.known[n];
-                let read = matches!(known.effect, Effect::Reads(_));
-                read && known.answered && known.logged.is_none()
-            })
+            .filter(|&n| world.known[n].held && world.known[n].logged.is_none())
             .collect();
         for n in unlogged {
             world.log(n);
@@ -250,10 +281,7 @@ proptest! {
         for step in steps {
             world.step(step)?;
         }
-        world.order.alone();
-        world.backup_reads = false;
-        world.committed = u64::MAX;
-        world.send()?;
+        world.step(Do::GoAlone)?;
         prop_assert_eq!(world.order.wants_commit(), None);
         prop_assert_eq!(world.order.wants_executed(), None);
         world.finish()?;
@@ -270,7 +298,7 @@ fn read(start: u64, len: u64) -> Effect {
 
 #[test]
 fn a_read_waits_for_no_commit_but_for_that_of_a_write_before_it() {
-    let mut order = Order::new(false);
+    let mut order = Order::default();
     let first = order.submit(write(0, 8), Some(Lsn(1)));
     let behind = order.submit(read(4, 8), None);
     let elsewhere = order.submit(read(8, 8), None);
@@ -285,7 +313,8 @@ fn a_read_waits_for_no_commit_but_for_that_of_a_write_before_it() {
 
 #[test]
 fn a_read_that_the_backup_need_not_do_holds_nothing_up() {
-    let mut order = Order::new(true);
+    let mut order = Order::default();
+    order.together(true);
     let first = order.submit(read(0, 8), None);
     let second = order.submit(write(0, 8), None);
     assert_eq!(order.next(|_| true), Some(first));
@@ -298,7 +327,7 @@ fn a_read_that_the_backup_need_not_do_holds_nothing_up() {
 
 #[test]
 fn requests_without_room_let_others_pass() {
-    let mut order = Order::new(false);
+    let mut order = Order::default();
     order.submit(write(0, 8), None);
     let other = order.submit(read(8, 8), None);
     assert_eq!(order.next(|effect| !effect.modifies()), Some(other));

@@ -37,6 +37,8 @@ pub(super) struct GoLive {
     pub(super) holds: Waits,
     /// With what the server may still lose of it.
     pub(super) disk: Option<(GuestDisk, Followed)>,
+    /// Backups read it themselves.
+    pub(super) backup_reads: bool,
     pub(super) disk_counters: DiskCounters,
     pub(super) events: Events,
     pub(super) went_live: Box<dyn FnOnce(&Lanes)>,
@@ -62,11 +64,11 @@ impl GoLive {
                 refused: sessions.standing().doubted_by_refusals(),
                 log: Some(Arc::new(sessions.clone())),
                 unflushed: followed.take(),
-                ..Serving::default()
+                backup_reads: self.backup_reads,
             };
-            let completed = self.lanes.disk.pusher();
-            Box::new(disk.serve(serving, &self.events, completed)) as Box<dyn DiskPort>
+            disk.serve(serving, &self.events, self.lanes.disk.pusher())
         });
+        let port = disk.clone().map(|disk| Box::new(disk) as Box<dyn DiskPort>);
         self.live.store(true, Ordering::Release);
         self.outlet.announce(self.mac);
         let again = self.unreleased.take(receiver.released());
@@ -77,10 +79,13 @@ impl GoLive {
         let live = LiveInputs::new(clock.go_on(), self.lanes);
         let log = SessionLog::new(sessions.clone());
         let keeper = StateKeeper::new(baseline, self.pace, self.state);
-        let recorder = Recorder::new(live, log, Verification::default(), self.memory);
+        let mut recorder = Recorder::new(live, log, Verification::default(), self.memory);
+        if let (true, Some(disk)) = (self.backup_reads, disk) {
+            recorder = recorder.with_shared_reads(Box::new(disk));
+        }
         let role = Role {
             source: Box::new(recorder.with_keeper(keeper).with_watchdog(watchdog)),
-            gate: Box::new(Committed::new(self.outlet, disk, sessions, self.holds)),
+            gate: Box::new(Committed::new(self.outlet, port, sessions, self.holds)),
         };
         // Last: the guest runs when this is said.
         log::warn!(

@@ -53,6 +53,8 @@ pub struct BackupOptions {
     pub listen: SocketAddr,
     /// How often the guest's state is taken then.
     pub pace: Pace,
+    /// Whether its backups that execute the log read the guest's disk themselves then.
+    pub backup_reads: bool,
     /// Set when a cold backup ([`Settings::keep`]) is to execute the log from then on.
     pub turn_hot: Arc<AtomicBool>,
     /// **Breaks the replay**: for the tests that show that it is found.
@@ -129,10 +131,11 @@ pub fn run_backup(
     door.keep(listener, sessions.clone());
 
     if guest.disk.is_some() {
-        storage::report(&options.arbiter, receiver.handle());
+        storage::report(&options.arbiter, receiver.handle()).map_err(RoleError::Thread)?;
         let arbiter = options.arbiter.clone();
+        let backup_reads = options.backup_reads;
         sessions.when_protected(move |sender| {
-            storage::watch(&arbiter, sender.clone(), bound, false);
+            storage::watch(&arbiter, sender.clone(), bound, backup_reads)
         });
     }
     let refuse = |unfit: NotLive| {
@@ -184,6 +187,7 @@ pub fn run_backup(
             state: meters.state.clone(),
             holds: meters.holds.clone(),
             disk: guest.disk.clone().zip(followed.clone()),
+            backup_reads: options.backup_reads,
             disk_counters: meters.disk,
             events: events.clone(),
             went_live: Box::new(went_live),

@@ -185,6 +185,14 @@ impl LogSource for ChannelSource {
             self.cut.set(true);
             return false;
         }
+        if !self.protocol.borrow().executes() {
+            // It has no guest that could differ: it did not get one.
+            log::warn!(
+                "the state that came is of no use, {divergence}: asking the primary for it again"
+            );
+            self.receiver.need_state(divergence.lsn, false);
+            return true;
+        }
         log::error!(
             "this backup {} the primary, {divergence}; it must not go live until the primary has \
              sent it the whole state",
@@ -232,10 +240,79 @@ impl ChannelSource {
 
 #[cfg(test)]
 mod tests {
-    use logging_channel::entry::ExecutionPoint;
+    use std::fs;
+
+    use logging_channel::entry::{ExecutionPoint, StatePart};
 
     use super::*;
     use crate::engine::StateDifference;
+    use crate::roles::sessions::tests::{entry, session};
+    use crate::roles::tenure::tests::{primary, wait_until};
+
+    /// What of a log, of which this was to be executed, differs.
+    fn divergence(difference: Difference) -> Divergence {
+        Divergence {
+            point: ExecutionPoint::at_exit(1),
+            lsn: Lsn(2),
+            difference,
+        }
+    }
+
+    #[test]
+    fn a_state_that_does_not_come_is_no_divergence() {
+        let scene = primary();
+        let (sender, receiver) = session(&scene);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events");
+        let events = Events::open(Some(&path)).unwrap();
+        let told = || {
+            events.drain();
+            fs::read_to_string(&path).unwrap()
+        };
+        let mut source = ChannelSource {
+            handle: receiver.handle(),
+            receiver: DroppedElsewhere::new(receiver),
+            clock: ClockTrace::default(),
+            standing: scene.tenure.standing(),
+            next: None,
+            baseline: None,
+            is_cold: false,
+            protocol: Rc::default(),
+            cut: Rc::default(),
+            reading: None,
+            unreleased: Unreleased::default(),
+            followed: None,
+            forgotten: Instant::now(),
+            began: Instant::now(),
+            repairs: Repairs::default(),
+            nested_paging: false,
+            events: events.clone(),
+        };
+        for part in [StatePart::Begin(1), StatePart::Memory(1)] {
+            sender.append_and_flush(entry(Payload::State(part)));
+        }
+        assert!(matches!(source.head(), Ok(Head::Entry(Lsn(1), _))));
+        source.advance();
+        assert!(matches!(source.head(), Ok(Head::Entry(Lsn(2), _))));
+        // The stream of memory has ended, and the log has not yet.
+        let lost = || divergence(Difference::Transfer("no memory comes".into()));
+        assert!(source.differs(&lost()));
+        wait_until("it is asked for again", || sender.wants_state());
+        assert_eq!(told(), "");
+
+        // One that has it all, and executes something else.
+        source.protocol.borrow_mut().take_over();
+        let event = Difference::Seek("it is elsewhere".into());
+        assert!(source.differs(&divergence(event)));
+        assert_eq!(told().matches("\"diverged\"").count(), 1);
+        source.advance();
+        drop(sender);
+        assert!(matches!(source.head(), Ok(Head::Ended)));
+        assert!(!source.differs(&lost()));
+        assert!(source.cut.get(), "it had not joined");
+        assert_eq!(told().matches("\"diverged\"").count(), 1);
+        scene.tenure.end();
+    }
 
     /// A host that flips a bit once is no cause that stays.
     #[test]

@@ -14,13 +14,13 @@
 mod door;
 mod sink;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod thread_clock;
 mod watch;
 
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use logging_channel::LossReason;
@@ -36,9 +36,10 @@ use crate::events::{Event, Events};
 use crate::protocol::live::{Live, Lost};
 use crate::sources::{LookOut, Sent};
 use crate::state::Progress;
+use crate::threads;
 
 /// What is done with each session that protects the guest from then on.
-type WhenProtected = Box<dyn Fn(&Sender) + Send + Sync>;
+type WhenProtected = Box<dyn Fn(&Sender) -> io::Result<()> + Send + Sync>;
 
 /// How often is told how a join gets on.
 const TELL_INTERVAL: Duration = Duration::from_millis(500);
@@ -80,6 +81,15 @@ impl Session {
 
     fn is(&self, other: &Self) -> bool {
         self.sender.session().session == other.sender.session().session
+    }
+
+    /// Ends it, because this host cannot serve it.
+    fn give_up(&self, why: &io::Error) {
+        log::error!(
+            "the backup at {} is given up: {why}",
+            self.sender.session().peer
+        );
+        self.sender.give_up(why.to_string());
     }
 }
 
@@ -168,9 +178,12 @@ impl Sessions {
     fn offer(&self, sender: Sender, counts: bool) {
         let session = Session::new(sender, counts);
         self.change(|state| state.offered = Some(session.clone()));
+        if let Err(error) = self.attend(session.clone()) {
+            session.give_up(&error);
+            return self.lost(&session);
+        }
         self.0.offered.store(true, Ordering::Release);
         self.0.look.look();
-        self.attend(session);
     }
 
     /// The channel to the backup, or to the last one.
@@ -184,8 +197,12 @@ impl Sessions {
         self.0.standing.epoch()
     }
 
-    /// Has `act` called with each session that protects the guest from then on.
-    pub(super) fn when_protected(&self, act: impl Fn(&Sender) + Send + Sync + 'static) {
+    /// Has `act` called with each session that protects the guest from then on. One for which that fails
+    /// is given up.
+    pub(super) fn when_protected(
+        &self,
+        act: impl Fn(&Sender) -> io::Result<()> + Send + Sync + 'static,
+    ) {
         let _ = self.0.protected.set(Box::new(act));
     }
 
@@ -211,17 +228,15 @@ impl Sessions {
     }
 
     /// Sees a session to its end, on a thread of its own.
-    fn attend(&self, session: Session) {
+    fn attend(&self, session: Session) -> io::Result<()> {
         let sessions = self.clone();
-        thread::Builder::new()
-            .name("session".into())
-            .spawn(move || {
-                sessions.watch_join(&session);
-                sessions.tell_protected(&session);
-                session.sender.wait_over();
-                sessions.lost(&session);
-            })
-            .expect("a thread can be started");
+        let attend = move || {
+            sessions.watch_join(&session);
+            sessions.tell_protected(&session);
+            session.sender.wait_over();
+            sessions.lost(&session);
+        };
+        threads::start("session", attend).map(drop)
     }
 
     fn lost(&self, session: &Session) {

@@ -1,5 +1,6 @@
 //! The guest's log, as its recorder writes it: to whoever follows it, if anybody does.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -183,8 +184,10 @@ impl LogSink for SessionLog {
             return false;
         };
         self.sessions.release_with(session, base);
-        if let Some(act) = self.sessions.0.protected.get() {
-            act(&session.sender);
+        if let Some(act) = self.sessions.0.protected.get()
+            && let Err(error) = act(&session.sender)
+        {
+            session.give_up(&error);
         }
         // The entry that follows.
         let entry = self.sessions.0.state.lock().live.appended().0 + 1 - base.0;
@@ -200,10 +203,10 @@ impl LogSink for SessionLog {
             session.join.commit.store(0, Ordering::Relaxed);
             self.sessions.change(|state| state.live.state_begun());
         }
-        self.sessions
-            .0
-            .events
-            .emit(&Event::BackupDiverged { lsn: lsn.0 });
+        if !self.unprotected {
+            let diverged = Event::BackupDiverged { lsn: lsn.0 };
+            self.sessions.0.events.emit(&diverged);
+        }
         #[cfg(feature = "sabotage")]
         if self.never_repair {
             return None;
@@ -227,10 +230,13 @@ impl LogSink for SessionLog {
     }
 
     fn is_unprotected(&mut self, divergences: usize, wait: Duration) {
-        self.sessions.0.events.emit(&Event::Unprotected {
-            divergences,
-            repair_in_ms: wait.as_millis() as u64,
-        });
+        // One that joins protected nothing before.
+        if !self.unprotected {
+            self.sessions.0.events.emit(&Event::Unprotected {
+                divergences,
+                repair_in_ms: wait.as_millis() as u64,
+            });
+        }
     }
 
     fn memory_streams(&mut self) -> Vec<Box<dyn SendBlocks>> {
@@ -243,9 +249,15 @@ impl LogSink for SessionLog {
                 streams.into_iter().map(boxed).collect()
             }
             Err(error) => {
-                session.sender.lose_memory(&error);
+                self.lose_replay(&error);
                 Vec::new()
             }
+        }
+    }
+
+    fn lose_replay(&mut self, why: &io::Error) {
+        if let Some(session) = &self.current {
+            session.give_up(why);
         }
     }
 

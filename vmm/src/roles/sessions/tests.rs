@@ -1,6 +1,6 @@
 //! Sessions that are lost, with a real logging channel and a real disk server.
 
-use std::fs;
+use std::{fs, thread};
 
 use logging_channel::entry::{Entry, ExecutionPoint, Payload, StatePart};
 use logging_channel::receiver::Receiver;
@@ -14,9 +14,10 @@ use crate::gates::Committed;
 use crate::io::{ConsoleSink, Outlet};
 use crate::roles::tenure::tests::{DiskServer, Scene, identity, primary, wait_until};
 use crate::sources::{Lanes, LogSink as _, Waits};
+use crate::threads::LEFT;
 
 /// A session of the scene's primary.
-fn session(scene: &Scene) -> (Sender, Receiver) {
+pub(in crate::roles) fn session(scene: &Scene) -> (Sender, Receiver) {
     let identity = identity();
     let (host, settings) = (HostReport::default(), Settings::default());
     let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
@@ -40,7 +41,7 @@ fn session(scene: &Scene) -> (Sender, Receiver) {
     })
 }
 
-fn entry(payload: Payload) -> Entry {
+pub(in crate::roles) fn entry(payload: Payload) -> Entry {
     Entry {
         point: ExecutionPoint::at_exit(1),
         check: None,
@@ -112,6 +113,42 @@ fn outputs_wait_while_it_is_asked_who_goes_on() {
     assert_eq!(has(), "before held as well after");
     tenure.end();
     drop(server);
+}
+
+/// It says so, and the guest goes on without a backup.
+#[test]
+fn a_host_without_threads_takes_no_backup() {
+    let scene = primary();
+    let folder = tempfile::tempdir().unwrap();
+    let told = folder.path().join("events");
+    let events = Events::open(Some(&told)).unwrap();
+    let look = Lanes::default().look;
+    let sessions = Sessions::alone(scene.tenure.standing(), look, &events);
+    let mut log = SessionLog::new(sessions.clone());
+    let (sender, _receiver) = session(&scene);
+    LEFT.set(0);
+    sessions.offer(sender.clone(), false);
+    LEFT.set(u32::MAX);
+    assert!(matches!(sender.lost(), Some(LossReason::Unserved(_))));
+    assert!(!log.begins() && !log.is_kept());
+    events.drain();
+    let told = fs::read_to_string(told).unwrap();
+    assert!(
+        told.contains("join-cut") && told.contains("thread"),
+        "{told}"
+    );
+
+    // Nor one whose memory it could not send, and the next one may come.
+    let (sender, _receiver) = session(&scene);
+    sessions.offer(sender.clone(), false);
+    assert!(log.begins());
+    log.lose_replay(&io::Error::other("no thread"));
+    assert!(!log.is_replayed());
+    sender.wait_over();
+    let alone = || sessions.0.state.lock().live.is_alone();
+    wait_until("it is alone again", alone);
+    assert!(!log.is_kept());
+    scene.tenure.end();
 }
 
 /// A backup that joins and is lost is none that was lost.

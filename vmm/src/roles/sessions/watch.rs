@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use logging_channel::entry::Lsn;
+use logging_channel::handshake::Standby;
 use logging_channel::sender::{Permit, Release};
 
 use super::{Sessions, Stage, State};
@@ -69,10 +70,13 @@ impl LogProgress for Sessions {
         match (state.outlook(), &state.session) {
             (Outlook::Never, _) => Reached::Never,
             (Outlook::Open, Some(session)) => {
-                let base = state.live.base().0;
+                let base = state.live.base();
+                let of_guest = |lsn: Lsn| Lsn(lsn.0 + base.0);
+                let executes = session.sender.session().standby == Standby::Hot;
                 Reached::UpTo {
-                    committed: Lsn(session.sender.acked().0 + base),
-                    executed: Lsn(session.sender.executed().0 + base),
+                    session: base,
+                    committed: of_guest(session.sender.acked()),
+                    executed: executes.then(|| of_guest(session.sender.executed())),
                     epoch: Some(self.epoch()),
                 }
             }

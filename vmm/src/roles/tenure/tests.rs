@@ -1,9 +1,10 @@
 //! The owner of an epoch, with a real disk server.
 
-use std::io::{Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream};
+mod one_way;
+
+use std::net::TcpListener;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
@@ -13,6 +14,7 @@ use logging_channel::receiver::Receiver as LogReceiver;
 use logging_channel::session::{AcceptError, Confirmation, ConnectError, Listener};
 use logging_channel::{HostReport, Identity, Settings};
 
+use self::one_way::OneWay;
 use super::super::claim::ArbiterConfig;
 use super::super::sessions::Sessions;
 use super::*;
@@ -188,7 +190,7 @@ fn a_primary_that_was_replaced_while_it_waits_begins_with_nobody() {
             }
             other => panic!("{other:?}"),
         }
-        gone.store(true, std::sync::atomic::Ordering::Relaxed);
+        gone.store(true, Ordering::Relaxed);
         assert!(matches!(next.join().unwrap(), Err(ConnectError::Cancelled)));
     });
     // One that asks follows nobody of that time.
@@ -461,71 +463,6 @@ fn a_host_does_not_heed_another_disk_server_at_the_address() {
         assert_eq!(before.0, epoch + 1, "nothing was claimed at the other one");
         drop(scene.tenure);
     });
-}
-
-/// Stands between a host and its disk server, and keeps back what the server says.
-struct OneWay {
-    address: ServerAddress,
-    muted: Arc<AtomicBool>,
-    /// Bytes that came to the server.
-    asked: Arc<AtomicU64>,
-}
-
-impl OneWay {
-    fn to(server: &ServerAddress) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().into();
-        let (muted, asked) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let one_way = Self {
-            address,
-            muted: Arc::clone(&muted),
-            asked: Arc::clone(&asked),
-        };
-        let server = server.as_str().to_owned();
-        thread::spawn(move || {
-            for client in listener.incoming() {
-                let (client, server) = (client.unwrap(), TcpStream::connect(&server).unwrap());
-                let answers = (server.try_clone().unwrap(), client.try_clone().unwrap());
-                let (muted, asked) = (Arc::clone(&muted), Arc::clone(&asked));
-                thread::spawn(move || {
-                    pass_on(client, server, |bytes| {
-                        asked.fetch_add(bytes as u64, Ordering::SeqCst);
-                    });
-                });
-                thread::spawn(move || {
-                    pass_on(answers.0, answers.1, |_| {
-                        while muted.load(Ordering::SeqCst) {
-                            thread::sleep(Duration::from_millis(1));
-                        }
-                    });
-                });
-            }
-        });
-        one_way
-    }
-
-    /// A host that reaches the disk server through it.
-    fn rights(&self) -> Arc<Rights> {
-        let config = ArbiterConfig {
-            server: self.address.clone(),
-            force: false,
-        };
-        Arc::new(Rights::new(&config, "db").unwrap())
-    }
-}
-
-/// Passes on what comes, and says how much it was before the next is waited for.
-fn pass_on(mut from: TcpStream, mut to: TcpStream, then: impl Fn(usize)) {
-    let mut bytes = [0; 4096];
-    while let Ok(count @ 1..) = from.read(&mut bytes) {
-        then(0);
-        if to.write_all(&bytes[..count]).is_err() {
-            break;
-        }
-        then(count);
-    }
-    // One of them has gone already, if this fails.
-    let _ = to.shutdown(Shutdown::Both);
 }
 
 /// How long a disk server is silent, nobody knows.

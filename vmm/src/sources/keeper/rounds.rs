@@ -296,96 +296,35 @@ mod tests {
     /// A guest that has written to much of its memory, and writes to few pages now.
     #[test]
     fn pages_are_watched_only_if_they_are_too_many_to_look_at() {
-        let second = Duration::from_secs(1);
-        let mut rounds = of(false);
+        let looked_at = |pages, sent, millis| Round {
+            looked_at: pages,
+            ..round(sent, millis)
+        };
+        // Each row is a round of these pages, of which so many were sent in so many milliseconds, and
+        // how many were written meanwhile.
+        let check = |rows: &[((u64, u64, u64), u64, Next, Look)]| {
+            let mut rounds = of(false);
+            for &((pages, sent, millis), written, expected, look) in rows {
+                let round = looked_at(pages, sent, millis);
+                assert_eq!(next(&mut rounds, &round, written), expected, "{round:?}");
+                assert_eq!(rounds.look(), look, "{round:?}");
+            }
+        };
         // Looked at in 40 ms, which fits.
-        assert_eq!(
-            rounds.over(
-                &Round {
-                    looked_at: 60_000,
-                    ..round(40_000, 2000)
-                },
-                40_000,
-                second,
-                second
-            ),
-            Next::Round
-        );
-        assert_eq!(
-            rounds.over(
-                &Round {
-                    looked_at: 40_000,
-                    ..round(100, 40)
-                },
-                40_000,
-                second,
-                second
-            ),
-            Next::Round
-        );
-        assert_eq!(
-            rounds.over(
-                &Round {
-                    looked_at: 40_000,
-                    ..round(100, 40)
-                },
-                40_000,
-                second,
-                second
-            ),
-            Next::Stop
-        );
-        assert_eq!(rounds.look(), Look::Hidden);
-        // In 4 s.
-        let mut rounds = of(false);
-        rounds.over(
-            &Round {
-                looked_at: 6_000_000,
-                ..round(4_000_000, 200_000)
-            },
-            4_000_000,
-            second,
-            second,
-        );
-        assert_eq!(rounds.look(), Look::Hidden);
-        assert_eq!(
-            rounds.over(
-                &Round {
-                    looked_at: 4_000_000,
-                    ..round(100, 4000)
-                },
-                4_000_000,
-                second,
-                second
-            ),
-            Next::Round
-        );
-        assert_eq!(rounds.look(), Look::Open);
-        // That look names them all once more, and the next one those that were written.
-        assert_eq!(
-            rounds.over(
-                &Round {
-                    looked_at: 4_000_000,
-                    ..round(100, 4000)
-                },
-                4_000_000,
-                second,
-                second
-            ),
-            Next::Round
-        );
-        assert_eq!(
-            rounds.over(
-                &Round {
-                    looked_at: 4_000_000,
-                    ..round(100, 4000)
-                },
-                100,
-                second,
-                second
-            ),
-            Next::Stop
-        );
+        check(&[
+            ((60_000, 40_000, 2000), 40_000, Next::Round, Look::Hidden),
+            ((40_000, 100, 40), 40_000, Next::Round, Look::Hidden),
+            ((40_000, 100, 40), 40_000, Next::Stop, Look::Hidden),
+        ]);
+        // In 4 s. The look that begins to watch names them all once more, and the next one those that were
+        // written.
+        let (many, all) = (4_000_000, 6_000_000);
+        check(&[
+            ((all, many, 200_000), many, Next::Round, Look::Hidden),
+            ((many, 100, 4000), many, Next::Round, Look::Open),
+            ((many, 100, 4000), many, Next::Round, Look::Open),
+            ((many, 100, 4000), 100, Next::Stop, Look::Open),
+        ]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::ram::GuestRam;
 use crate::sources::log_sink::NoLog;
 use crate::sources::repairs::MANY;
 use crate::state::SendBlocks;
+use crate::threads::LEFT;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -34,6 +35,31 @@ impl LogSink for Nowhere {
 
     fn memory_streams(&mut self) -> Vec<Box<dyn SendBlocks>> {
         vec![Box::new(Self)]
+    }
+}
+
+/// Takes memory on a thread.
+struct OnThreads {
+    lost: bool,
+}
+
+impl SendBlocks for OnThreads {
+    fn send(&mut self, _: u32, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl LogSink for OnThreads {
+    fn append(&mut self, _: Entry) -> Step<Lsn> {
+        Ok(Lsn::default())
+    }
+
+    fn memory_streams(&mut self) -> Vec<Box<dyn SendBlocks>> {
+        vec![Box::new(Self { lost: false })]
+    }
+
+    fn lose_replay(&mut self, _: &io::Error) {
+        self.lost = true;
     }
 }
 
@@ -103,6 +129,19 @@ fn a_transfer_that_nobody_takes_is_given_up() {
     guest.when(|keeper, at| keeper.join(at, &|| SECOND, &mut NoLog));
     guest.when(|keeper, at| keeper.keep_up(at, SECOND, &|| SECOND, &mut NoLog));
     assert!(!guest.when(|keeper, at| keeper.commit_whole(at, &|| SECOND, &mut NoLog)));
+}
+
+/// The replay is lost, and the guest runs on.
+#[test]
+fn a_host_without_threads_begins_no_transfer() {
+    let mut guest = LookedAt::new();
+    guest.keeper.give_up();
+    let mut log = OnThreads { lost: false };
+    LEFT.set(0);
+    guest.when(|keeper, at| keeper.join(at, &|| SECOND, &mut log));
+    LEFT.set(u32::MAX);
+    assert!(log.lost);
+    assert!(!guest.when(|keeper, at| keeper.commit_whole(at, &|| SECOND, &mut log)));
 }
 
 /// A guest that has written to all of its memory, goes on writing, and makes no exit.

@@ -44,7 +44,7 @@ impl StateKeeper {
                 wait.as_secs_f64()
             );
         } else {
-            log::warn!("the backup differs at log entry {lsn}: sending it the whole state");
+            log::warn!("the backup cannot go on at log entry {lsn}: sending it the whole state");
         }
         log.is_unprotected(divergences, wait);
     }
@@ -72,11 +72,20 @@ impl StateKeeper {
     ) -> Step<()> {
         self.renewing = None;
         let whole = &mut self.whole;
-        let baseline = self.capture.baseline();
-        let memory = whole.memory.get_or_insert_with(|| {
-            let limit = self.pace.transfer.limit.map(Limit::new);
-            MemorySender::start(baseline, log.memory_streams(), limit, log.waker())
-        });
+        let memory = match &whole.memory {
+            Some(memory) => memory,
+            None => {
+                let limit = self.pace.transfer.limit.map(Limit::new);
+                let (streams, wake) = (log.memory_streams(), log.waker());
+                match MemorySender::start(self.capture.baseline(), streams, limit, wake) {
+                    Ok(memory) => whole.memory.insert(memory),
+                    Err(error) => {
+                        log.lose_replay(&error);
+                        return Ok(());
+                    }
+                }
+            }
+        };
         log.memory_is_sent(memory.progress());
         whole.repairs.begins(now);
         whole.transfer += 1;

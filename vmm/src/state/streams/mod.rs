@@ -5,10 +5,12 @@
 //! Each page belongs to one stream, so that what is sent of it later arrives later.
 
 mod block;
+mod kept;
 mod limit;
 mod sending;
 mod taking;
 
+pub use kept::KeptBlocks;
 pub use limit::Limit;
 pub use sending::{MemorySender, Progress, Round, SendBlocks, Waited};
 pub use taking::MemoryTaker;

@@ -4,7 +4,6 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use logging_channel::memory::MemoryStream;
@@ -17,6 +16,7 @@ use crate::ram::{self, GuestRam, PAGE, PageSet};
 use crate::state::Baseline;
 use crate::state::hashes::Hashes;
 use crate::state::hashes::{IN_MEMORY, ZERO, hash};
+use crate::threads;
 
 /// Pages that belong to the same stream one after the other: 2 MiB, a large page.
 const STRIPE: u64 = 512;
@@ -160,13 +160,15 @@ struct Workshop {
 impl MemorySender {
     /// Threads that send the memory of `baseline` over `streams`, and have `wake` called when a round is
     /// over. Nothing is sent before [`MemorySender::begin`].
-    #[must_use]
+    ///
+    /// # Errors
+    /// The host has no threads for that.
     pub fn start(
         baseline: &Baseline,
         streams: Vec<Box<dyn SendBlocks>>,
         limit: Option<Limit>,
         wake: Box<dyn Fn() + Send + Sync>,
-    ) -> Self {
+    ) -> io::Result<Self> {
         let pages = baseline.pages();
         let shared = Arc::new(Shared {
             memory: baseline.memory().clone(),
@@ -191,18 +193,17 @@ impl MemorySender {
             wake,
         });
         shared.progress.pages.store(pages, Ordering::Relaxed);
+        // Ends those that were started, when another one cannot be.
+        let sender = Self { shared };
         if streams.iter().all(|stream| !stream.may_wait()) {
-            *shared.instant.lock() = streams;
-            return Self { shared };
+            *sender.shared.instant.lock() = streams;
+            return Ok(sender);
         }
         for (n, stream) in (0..).zip(streams) {
-            let shared = Arc::clone(&shared);
-            thread::Builder::new()
-                .name("memory".into())
-                .spawn(move || shared.run(n, stream))
-                .expect("a thread can be started");
+            let shared = Arc::clone(&sender.shared);
+            threads::start("memory", move || shared.run(n, stream))?;
         }
-        Self { shared }
+        Ok(sender)
     }
 
     /// How the transfers get on.

@@ -11,6 +11,7 @@ use super::*;
 use crate::ram::{GuestRam, PAGE, PageSet, allocate};
 use crate::state::Baseline;
 use crate::state::hashes::Hashes;
+use crate::threads::LEFT;
 
 const PAGES: u64 = 4096;
 
@@ -72,7 +73,7 @@ impl Bench {
         let streams = (0..streams).map(stream).collect();
         let wake = Box::new(move || wake.send(()).expect("somebody listens"));
         Self {
-            sender: MemorySender::start(&baseline, streams, None, wake),
+            sender: MemorySender::start(&baseline, streams, None, wake).expect("threads"),
             hashes: baseline.hashes(),
             memory,
             taken,
@@ -239,6 +240,26 @@ fn memory_that_cannot_be_the_guests_is_refused() {
     bench.taker.open(1);
     bench.taker.take(1, b"nonsense").expect_err("no block");
     bench.taker.complete(1).expect_err("not all of it came");
+}
+
+#[test]
+fn a_host_with_too_few_threads_sends_nothing() {
+    let (_, baseline) = memory();
+    let (come, comes) = unbounded::<u32>();
+    let stream = |_| {
+        let (comes, go) = (come.clone(), bounded(0).1);
+        let to = Arc::new(MemoryTaker::new(&baseline));
+        Box::new(Gated { to, comes, go }) as Box<dyn SendBlocks>
+    };
+    let streams = (0..2).map(stream).collect();
+    drop(come);
+    LEFT.set(1);
+    let started = MemorySender::start(&baseline, streams, None, Box::new(|| {}));
+    LEFT.set(u32::MAX);
+    let error = started.err().expect("it has one thread");
+    assert!(error.to_string().contains("TasksMax"), "{error}");
+    // The one that was there has ended with its stream.
+    comes.recv_timeout(LONG).expect_err("nothing is sent");
 }
 
 #[test]

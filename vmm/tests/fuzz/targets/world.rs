@@ -74,7 +74,7 @@ impl World {
             // a request yet to come, which no disk gives: the device would take it for the answer,
             // and the request would then be counted here for ever as one in flight.
             let (id, result) = (self.last_request, Ok(Vec::new()));
-            self.done.push_back(DiskCompletion { id, result });
+            self.done.push_back(DiskCompletion::new(id, result));
             return;
         }
         let which = usize::from(which) % self.in_flight.len();
@@ -86,7 +86,7 @@ impl World {
             (_, DiskOp::Read { len, .. }) => Ok(vec![outcome; len as usize]),
             _ => Ok(Vec::new()),
         };
-        self.done.push_back(DiskCompletion { id, result });
+        self.done.push_back(DiskCompletion::new(id, result));
     }
 
     fn count(&mut self, what: &str) {

@@ -130,10 +130,7 @@ pub(super) fn completion(request: &DiskRequest, answer: &Answer) -> DiskCompleti
         Answer::Short => Ok(vec![0; len / 2]),
         Answer::Failed(error) => Err(error),
     };
-    DiskCompletion {
-        id: request.id,
-        result,
-    }
+    DiskCompletion::new(request.id, result)
 }
 
 const IN: u32 = 0;

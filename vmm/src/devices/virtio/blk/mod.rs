@@ -123,9 +123,19 @@ impl Blk {
         self.pending.iter().find(|p| p.id == id)?.shared_read()
     }
 
-    /// The reads that wait and that no earlier change overlaps that waits as well, in order.
+    /// Number of the last request.
+    #[must_use]
+    pub fn last_request(&self) -> u64 {
+        self.last_id
+    }
+
+    /// The reads that wait and that no earlier change overlaps that waits as well, in order. None while
+    /// the disk has something that the driver abandoned, which may be a change of anything.
     #[must_use]
     pub fn settled_reads(&self) -> Vec<SharedRead> {
+        if !self.abandoned.is_empty() {
+            return Vec::new();
+        }
         let mut changes: Vec<Extent> = Vec::new();
         let mut settled = Vec::new();
         for pending in &self.pending {

@@ -96,6 +96,21 @@ fn reads_are_settled_that_no_earlier_change_overlaps() {
     assert_eq!(settled(&guest), [1, 3, 4]);
 }
 
+/// It may be a change, and what it overlaps is not remembered.
+#[test]
+fn no_read_is_settled_while_the_disk_has_what_a_reset_abandoned() {
+    let mut guest = Setup::new(false);
+    guest.add(OUT, 4, &[(DATA, 512)]);
+    guest.notify();
+    guest.restart();
+    guest.add(IN, 4, &[(DATA, 512)]);
+    guest.notify();
+    let settled = |guest: &Setup| guest.disk.device.settled_reads().len();
+    assert_eq!(settled(&guest), 0);
+    guest.complete(1, Ok(Vec::new()));
+    assert_eq!(settled(&guest), 1);
+}
+
 #[test]
 fn flush_discard_and_zeroes_are_passed_on() {
     let mut guest = Setup::new(false);

@@ -160,7 +160,7 @@ impl Setup {
         id: u64,
         result: Result<Vec<u8>, DiskError>,
     ) -> Vec<DiskRequest> {
-        let completion = DiskCompletion { id, result };
+        let completion = DiskCompletion::new(id, result);
         let done = self.disk.device.done(id);
         self.disk.with_device(0, |blk, queues, memory| {
             blk.complete(done, &completion, queues, memory)
