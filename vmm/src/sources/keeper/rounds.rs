@@ -302,7 +302,8 @@ mod tests {
         };
         // Each row is a round of these pages, of which so many were sent in so many milliseconds, and
         // how many were written meanwhile.
-        let check = |rows: &[((u64, u64, u64), u64, Next, Look)]| {
+        type Row = ((u64, u64, u64), u64, Next, Look);
+        let check = |rows: &[Row]| {
             let mut rounds = of(false);
             for &((pages, sent, millis), written, expected, look) in rows {
                 let round = looked_at(pages, sent, millis);
