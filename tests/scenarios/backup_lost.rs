@@ -79,7 +79,7 @@ fn the_primary_goes_on_alone() -> Result<()> {
     let c = testbed.start_host("c")?;
     let mut third = pair.guest.backup(&c, &pair.a, &pair.disk_server)?;
     third.wait_for("joined", LIMIT)?;
-    assert_eq!(record(&pair)?, (epoch + 1, primary));
+    assert_eq!(record(&pair)?, (epoch + 2, primary));
     pair.client.goes_on("with another backup")?;
 
     // The network interface and the port are those of the one that joined.

@@ -134,21 +134,21 @@ impl Joins {
         life.side = backup;
         self.on = self.other();
         life.goes_on("of the backup")?;
-        self.is_run_by(&life.guest, epoch + 1, self.on)?;
+        self.is_run_by(&life.guest, epoch, self.on)?;
         self.life = Some(life);
         Ok(())
     }
 
-    /// The guest is in this epoch, which this host won.
+    /// The guest is in an epoch after this one, which this host won.
     pub(super) fn is_run_by(&self, guest: &Guest, epoch: u64, host: usize) -> Result<()> {
         let (now, holder) = self.record(guest)?;
         let name = self.hosts[host].name();
         let is_held = holder.split('/').next() == Some(name);
-        if now == epoch && is_held {
+        if now > epoch && is_held {
             return Ok(());
         }
         Err(Error::Wrong {
-            what: format!("{} is not run by {name} in epoch {epoch}", guest.name),
+            what: format!("{} is not run by {name} after epoch {epoch}", guest.name),
             seen: format!("epoch {now}, {holder}"),
         })
     }

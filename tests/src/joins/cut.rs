@@ -235,7 +235,7 @@ impl Joins {
                 }
                 life.goes_on("of a guest whose backup was lost in its join")?;
                 match claimed {
-                    true => self.is_run_by(&life.guest, epoch + 1, self.on)?,
+                    true => self.is_run_by(&life.guest, epoch, self.on)?,
                     false => self.is_unclaimed(kind, &life, &before)?,
                 }
                 self.life = Some(life);
@@ -277,7 +277,7 @@ impl Joins {
         life.side = target;
         self.on = self.other();
         life.goes_on("of a backup that took over")?;
-        self.is_run_by(&life.guest, epoch + 1, self.on)?;
+        self.is_run_by(&life.guest, epoch, self.on)?;
         self.life = Some(life);
         Ok(())
     }
@@ -309,10 +309,10 @@ impl Joins {
         }
     }
 
-    /// Who may run the guest is the same as before.
+    /// Who may run the guest is the same as before, perhaps in an epoch that it has since taken with a backup.
     fn is_unclaimed(&self, kind: Kind, life: &Life, before: &(u64, String)) -> Result<()> {
         let now = self.record(&life.guest)?;
-        match now == *before {
+        match now.0 >= before.0 && now.1 == before.1 {
             true => Ok(()),
             false => wrong(kind, "somebody claimed an epoch", &(before, now)),
         }

@@ -161,7 +161,7 @@ impl DiskServer {
             .lines()
             .map(|line| line.split_whitespace().collect::<Vec<_>>())
             .find_map(|words| match words[..] {
-                [name, epoch, holder] if name == vm => {
+                [name, epoch, holder, ..] if name == vm => {
                     Some((epoch.parse().ok()?, holder.to_owned()))
                 }
                 _ => None,
