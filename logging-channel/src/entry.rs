@@ -126,8 +126,9 @@ pub enum Payload {
     /// Part of a transfer of the guest's state, in place of its execution: the primary stopped at
     /// a place that only its state names, or the backup needs all of it.
     State(StatePart),
-    /// Part of a transfer of the guest's whole state, beside its execution: a backup that only keeps the
-    /// log has less to execute from there on. Who follows the log passes over it.
+    /// Part of the end of a renewal, a transfer of the guest's whole state beside its execution: a backup that
+    /// only keeps the log has less to execute from there on. All parts are at one place of the log, one behind
+    /// the other. Who follows the log passes over them.
     Renewal(StatePart),
     /// The backup has taken the whole state over, with which its session began: from here on outputs wait
     /// for it, and it may go on alone. Before, it may not.

@@ -32,12 +32,38 @@ const HEADER_LEN: usize = 12;
 /// Most bytes of a block.
 pub const MAX_BLOCK: usize = 256 * 1024;
 
+/// Bytes of a page of guest memory.
+pub const PAGE: usize = 4096;
+
+/// Takes a page: its number, and what it holds.
+pub type PutPage<'a> = &'a mut dyn FnMut(u64, &[u8; PAGE]) -> Result<(), String>;
+
+/// Gives the pages of a block, for whoever keeps them.
+pub type ReadBlock = fn(block: &[u8], put: PutPage<'_>) -> Result<(), String>;
+
 /// How long a backup may take nothing of a stream: it makes the memory of a large guest zero, or is about to
 /// hear that a transfer begins.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Most memory streams of a session.
 pub const MOST_STREAMS: u8 = 16;
+
+/// Number of the transfer after `last`. That of a renewal, beside a log that is followed meanwhile, is odd,
+/// and others are even: a backup that has turned hot throws its memory away, and can tell before its replay
+/// has come to its place in the log.
+#[must_use]
+pub fn next_transfer(last: u32, is_renewal: bool) -> u32 {
+    match is_renewal {
+        true => (last + 1) | 1,
+        false => (last + 2) & !1,
+    }
+}
+
+/// Whether the transfer with this number is a renewal.
+#[must_use]
+pub fn is_renewal(transfer: u32) -> bool {
+    transfer % 2 == 1
+}
 
 /// The primary's end of a memory stream. Blocks of one stream arrive in order; those of different streams
 /// do not.
@@ -125,6 +151,20 @@ pub trait TakeBlocks: Send + Sync {
     fn ended(&self, reason: String);
 }
 
+/// Takes guest memory for a replay.
+pub trait TakeMemory: TakeBlocks {
+    /// Takes all of the memory of a transfer, as `read` gives it, from where it was kept: pages that it does not
+    /// give are zero. Waits until the log has come to that one's begin.
+    ///
+    /// # Errors
+    /// As [`TakeBlocks::take`], and those of `read`.
+    fn take_all(
+        &self,
+        transfer: u32,
+        read: &dyn Fn(PutPage<'_>) -> Result<(), String>,
+    ) -> Result<(), String>;
+}
+
 /// Has the blocks of a session given to `taker`, until its streams end.
 pub(crate) fn read(streams: Vec<TcpStream>, taker: &Arc<dyn TakeBlocks>) -> io::Result<()> {
     for mut stream in streams {
@@ -171,6 +211,18 @@ fn read_block<'a>(stream: &mut impl Read, room: &'a mut [u8]) -> io::Result<(u32
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn transfers_are_numbered_upwards_and_tell_what_they_are() {
+        let mut last = 0;
+        for bits in 0u32..1 << 10 {
+            let is_renewal_next = bits.count_ones() % 3 == 0;
+            let next = next_transfer(last, is_renewal_next);
+            assert!(next > last && next <= last + 2);
+            assert_eq!(is_renewal(next), is_renewal_next);
+            last = next;
+        }
+    }
 
     /// TCP's own checksum lets one damaged segment in some ten million through.
     #[test]

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use crate::codec::MAX_BODY;
 use crate::handshake::Standby;
+use crate::memory::ReadBlock;
 
 /// Settings of the channel. Both sides have their own, but for the heartbeat timeout, which the
 /// primary's decide for both.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Silence of heartbeats and log alike after which the peer is taken for lost; from 5 ms to an
     /// hour.
@@ -47,7 +48,7 @@ pub struct Settings {
 }
 
 /// How a cold backup keeps what it gets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Keep {
     /// In this directory, which is its own.
     pub directory: PathBuf,
@@ -57,6 +58,8 @@ pub struct Keep {
     pub most_replay: Duration,
     /// or the log since the state is larger than so many bytes.
     pub most_log: u64,
+    /// What is in the blocks of guest memory that come.
+    pub read_block: ReadBlock,
 }
 
 /// Heartbeat timeouts that make sense. With less, a host's own scheduling looks like a loss.

@@ -16,14 +16,18 @@ use parking_lot::{Condvar, Mutex};
 
 use super::memory::KeptMemory;
 use super::queue::{Queue, Queued, Taken};
-use super::spool::{Ended, Generation, Notice, Spool, SpoolError, SpoolReader, record};
+use super::spool::{ClockEntry, Ended, Generation, Notice, Spool, SpoolError, SpoolReader, record};
 use crate::entry::Lsn;
 use crate::loss::LossReason;
-use crate::memory::TakeBlocks;
+use crate::memory::TakeMemory;
 use crate::settings::Keep;
 
 /// How long the thread sleeps when nothing comes.
 const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Bytes, and time, after which is said what was kept of many that wait.
+const AT_ONCE: usize = 1 << 20;
+const TIME_AT_ONCE: Duration = Duration::from_millis(10);
 
 /// How fast a state is taken over, about: bytes in a second, on a slow disk.
 const STATE_BYTES_PER_SECOND: f64 = 200e6;
@@ -39,6 +43,8 @@ pub struct Kept {
     pub is_protecting: bool,
     /// What the primary has told of the disk.
     pub notices: Vec<Notice>,
+    /// What the primary has told last of the guest's clocks.
+    pub clocks: Vec<ClockEntry>,
     /// The guest has ended on the primary.
     pub ended: Option<Ended>,
     /// The session is over, and all that came is kept.
@@ -188,9 +194,6 @@ impl Keeping {
                     break;
                 }
             }
-            if !self.is_direct.load(Ordering::Relaxed) || self.asks.load(Ordering::Relaxed) {
-                let _ = self.wake.write(1);
-            }
             self.changed.notify_all();
         }
         self.state.lock().is_over = true;
@@ -199,16 +202,37 @@ impl Keeping {
 
     /// Keeps what there is. `false` when that is not to be kept any more.
     fn keep_all(&self, link: &impl Link) -> Result<bool, SpoolError> {
-        let mut is_new = false;
         loop {
+            let (kept, is_all) = match self.keep_some(link)? {
+                Some(kept) => kept,
+                None => return Ok(false),
+            };
+            self.complete()?;
+            if kept {
+                self.publish(link, is_all)?;
+            }
+            self.forget();
+            if is_all {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Keeps what there is, but not so much at once that the primary would take this host for one that does not
+    /// get on. Whether there was something, and whether that was all; nothing when it is not to be kept any
+    /// more.
+    fn keep_some(&self, link: &impl Link) -> Result<Option<(bool, bool)>, SpoolError> {
+        let begun = Instant::now();
+        let mut bytes = 0;
+        while bytes < AT_ONCE && begun.elapsed() < TIME_AT_ONCE {
             let (queued, memory) = {
                 let mut state = self.state.lock();
                 // Under the lock: the replay takes what comes from the queue once it has read the spool.
                 if state.is_read {
-                    return Ok(false);
+                    return Ok(None);
                 }
                 let Some(queued) = link.queue().take_one() else {
-                    break;
+                    return Ok(Some((bytes > 0, true)));
                 };
                 state.is_busy = true;
                 let memory = state.spool.generations().memory_before(&queued.batch);
@@ -218,26 +242,58 @@ impl Keeping {
             let mut state = self.state.lock();
             state.is_busy = false;
             let used = Duration::from_micros(self.used.load(Ordering::Relaxed));
-            state.spool.put(&queued.batch, &queued.record, used)?;
+            let Queued {
+                batch,
+                record,
+                arrived,
+                ..
+            } = &queued;
+            state.spool.put(batch, record, *arrived, used)?;
             if !came {
                 state.spool.give_up();
             }
             link.consumed(queued.bytes);
-            is_new = true;
+            bytes += queued.record.len();
         }
-        if is_new {
-            let mut state = self.state.lock();
+        Ok(Some((true, false)))
+    }
+
+    /// The state whose last part has come is complete, if its memory is there.
+    fn complete(&self) -> Result<(), SpoolError> {
+        let ending = self.state.lock().spool.generations().ending();
+        let Some((transfer, blocks)) = ending else {
+            return Ok(());
+        };
+        if self.memory.has(transfer, blocks) {
             if self.keep.durable {
-                self.memory.sync()?;
-                state.spool.sync()?;
+                self.memory.sync(transfer)?;
             }
-            self.memory.forget_but(&state.spool);
-            let last = state.spool.generations().last();
-            self.kept.store(last.0, Ordering::Release);
-            link.note_executed(last, true);
-            self.look_for_bounds(&mut state);
+            self.state.lock().spool.complete()?;
         }
-        Ok(true)
+        Ok(())
+    }
+
+    /// What is kept counts: it is acknowledged, or executed.
+    fn publish(&self, link: &impl Link, is_all: bool) -> Result<(), SpoolError> {
+        let mut state = self.state.lock();
+        if self.keep.durable {
+            state.spool.sync()?;
+        }
+        let last = state.spool.generations().last();
+        self.kept.store(last.0, Ordering::Release);
+        link.note_executed(last, is_all);
+        self.look_for_bounds(&mut state);
+        if !self.is_direct.load(Ordering::Relaxed) || self.asks.load(Ordering::Relaxed) {
+            let _ = self.wake.write(1);
+        }
+        Ok(())
+    }
+
+    /// What no replay needs goes.
+    fn forget(&self) {
+        let mut state = self.state.lock();
+        state.spool.forget();
+        self.memory.forget_but(&state.spool);
     }
 
     /// Asks for the state when there is too much to replay.
@@ -247,7 +303,7 @@ impl Keeping {
             let complete = generations.complete();
             let is_much = complete.log_bytes > self.keep.most_log
                 || generations.replay() > self.keep.most_replay;
-            let is_due = is_much && generations.is_protecting() && !generations.is_renewed();
+            let is_due = is_much && generations.is_protecting();
             (complete.begin, is_due)
         };
         if is_due && state.asked != Some(begin) {
@@ -264,15 +320,14 @@ impl Keeping {
         }
         let generations = state.spool.generations();
         let mut generation = *generations.complete();
-        if generation.memory.is_some() {
-            generation.state_bytes += self.memory.bytes();
-        }
+        generation.state_bytes += self.memory.bytes(generation.memory.0);
         let state_time = generation.state_bytes as f64 / STATE_BYTES_PER_SECOND;
         Kept {
             generation,
             replay: generations.replay() + Duration::from_secs_f64(state_time),
             is_protecting: generations.is_protecting(),
             notices: generations.notices().to_vec(),
+            clocks: generations.clocks().cloned().collect(),
             ended: generations.ended(),
             is_over: state.is_over,
             failure: state.failure.clone(),
@@ -282,24 +337,16 @@ impl Keeping {
     /// A replay begins, from the last generation on. Its memory, and all that comes later, is for `taker`.
     pub(super) fn read(
         self: &Arc<Self>,
-        taker: Arc<dyn TakeBlocks>,
+        taker: Arc<dyn TakeMemory>,
     ) -> Result<SpoolReader, String> {
         let mut state = self.state.lock();
-        let begun = state.spool.read().and_then(|reader| {
-            let memory = match state.spool.generations().complete().memory {
-                Some((transfer, blocks)) => {
-                    Some((transfer, state.spool.read_memory(transfer, blocks)?))
-                }
-                None => None,
-            };
-            Ok((reader, memory))
-        });
-        match begun {
-            Ok((reader, memory)) => {
+        let (transfer, _) = state.spool.generations().complete().memory;
+        match state.spool.read() {
+            Ok(reader) => {
                 drop(state);
                 let own = Arc::clone(self);
                 self.memory
-                    .give(memory, taker, move |error| own.note_failure(error));
+                    .give(transfer, taker, move |error| own.note_failure(error));
                 Ok(reader)
             }
             Err(error) => Err(Self::fail(&mut state, &error)),
@@ -347,3 +394,6 @@ fn in_full(error: &dyn Error) -> String {
     let texts: Vec<String> = causes.map(ToString::to_string).collect();
     texts.join(": ")
 }
+
+#[cfg(test)]
+mod tests;

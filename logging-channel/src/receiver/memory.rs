@@ -6,8 +6,8 @@ use std::thread;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::spool::{MemoryFile, MemoryReader, Spool, SpoolError, memory_file};
-use crate::memory::TakeBlocks;
+use super::spool::{MemoryFile, Spool, SpoolError, memory_file};
+use crate::memory::{PutPage, TakeBlocks, TakeMemory, is_renewal};
 use crate::settings::Keep;
 
 /// The memory that comes beside the log: on the disk until a replay begins, and to the replay then.
@@ -19,14 +19,21 @@ pub(super) struct KeptMemory {
 
 #[derive(Default)]
 struct State {
-    files: BTreeMap<u32, MemoryFile>,
+    files: BTreeMap<u32, Arc<MemoryFile>>,
     /// No transfer before this one is wanted.
     first: u32,
-    taker: Option<Arc<dyn TakeBlocks>>,
+    taker: Option<Arc<dyn TakeMemory>>,
     /// What is on the disk is given to it.
     is_given: bool,
     /// Streams have ended, for this reason.
     over: Option<String>,
+}
+
+impl State {
+    fn has(&self, transfer: u32, blocks: u64) -> bool {
+        let file = self.files.get(&transfer);
+        file.map_or(0, |file| file.blocks()) >= blocks
+    }
 }
 
 impl std::fmt::Debug for KeptMemory {
@@ -47,78 +54,74 @@ impl KeptMemory {
     /// Waits until so many blocks of a transfer are there, or until it is the replay that waits for them.
     /// `false` if they do not come.
     pub(super) fn wait(&self, transfer: u32, blocks: u64) -> bool {
-        let has = |state: &State| {
-            let file = state.files.get(&transfer);
-            file.map_or(0, MemoryFile::blocks) >= blocks || state.taker.is_some()
-        };
+        let has = |state: &State| state.has(transfer, blocks) || state.taker.is_some();
         let mut state = self.state.lock();
         let lacks = |state: &mut State| !has(state) && state.over.is_none();
         self.changed.wait_while(&mut state, lacks);
         has(&state)
     }
 
-    /// Waits until all of it is on the disk.
-    pub(super) fn sync(&self) -> Result<(), SpoolError> {
-        self.state
-            .lock()
-            .files
-            .values()
-            .try_for_each(MemoryFile::sync)
+    /// Whether so many blocks of a transfer are there.
+    pub(super) fn has(&self, transfer: u32, blocks: u64) -> bool {
+        self.state.lock().has(transfer, blocks)
     }
 
-    /// How many bytes there are.
-    pub(super) fn bytes(&self) -> u64 {
-        self.state
-            .lock()
-            .files
-            .values()
-            .map(MemoryFile::bytes)
-            .sum()
+    fn file(&self, transfer: u32) -> Option<Arc<MemoryFile>> {
+        self.state.lock().files.get(&transfer).cloned()
+    }
+
+    /// Waits until a transfer is on the disk.
+    pub(super) fn sync(&self, transfer: u32) -> Result<(), SpoolError> {
+        let file = self.file(transfer);
+        file.map_or(Ok(()), |file| file.sync())
+    }
+
+    /// How many bytes there are of a transfer.
+    pub(super) fn bytes(&self, transfer: u32) -> u64 {
+        self.file(transfer).map_or(0, |file| file.bytes())
     }
 
     /// Forgets what no replay needs that begins with a state that is complete, or may be.
     pub(super) fn forget_but(&self, spool: &Spool) {
-        let needed = spool.generations().first_memory();
-        let mut state = self.state.lock();
-        if state.taker.is_some() {
-            return;
-        }
-        state.first = needed;
-        let later = state.files.split_off(&needed);
-        let old = std::mem::replace(&mut state.files, later);
+        let needed = spool.generations().complete().memory.0;
+        let old = {
+            let mut state = self.state.lock();
+            if state.taker.is_some() {
+                return;
+            }
+            state.first = needed;
+            let later = state.files.split_off(&needed);
+            std::mem::replace(&mut state.files, later)
+        };
         old.keys()
             .for_each(|transfer| spool.forget_memory(*transfer));
     }
 
-    /// Gives what there is of a transfer to `taker`, and what comes from now on.
+    /// Gives the memory of a transfer that is complete to `taker`, and what comes from now on.
     pub(super) fn give(
         self: &Arc<Self>,
-        kept: Option<(u32, MemoryReader)>,
-        taker: Arc<dyn TakeBlocks>,
+        transfer: u32,
+        taker: Arc<dyn TakeMemory>,
         fail: impl Fn(&SpoolError) -> String + Send + 'static,
     ) {
-        {
+        let kept = {
             let mut state = self.state.lock();
+            let kept = state.files.get(&transfer).cloned();
             state.taker = Some(taker.clone());
             state.is_given = kept.is_none();
             self.changed.notify_all();
-        }
-        let Some((transfer, mut reader)) = kept else {
+            kept
+        };
+        let Some(file) = kept else {
             return;
         };
         let own = Arc::clone(self);
         let run = move || {
-            let end = loop {
-                match reader.next() {
-                    Ok(Some(block)) => {
-                        if let Err(reason) = taker.take(transfer, &block) {
-                            break Some(reason);
-                        }
-                    }
-                    Ok(None) => break None,
-                    Err(error) => break Some(fail(&error)),
-                }
+            let read = |put: PutPage<'_>| match file.read(put) {
+                Ok(put) => put,
+                Err(error) => Err(fail(&error)),
             };
+            let end = taker.take_all(transfer, &read).err();
             let mut state = own.state.lock();
             state.is_given = true;
             if let Some(reason) = end.or(state.over.take()) {
@@ -140,26 +143,38 @@ pub(super) struct MemoryKeeper {
     pub(super) fail: Box<dyn Fn(&SpoolError) -> String + Send + Sync>,
 }
 
-impl TakeBlocks for MemoryKeeper {
-    fn take(&self, transfer: u32, block: &[u8]) -> Result<(), String> {
+impl MemoryKeeper {
+    /// The file of a transfer, unless nobody wants that.
+    fn file(&self, transfer: u32) -> Result<Option<Arc<MemoryFile>>, SpoolError> {
         let memory = &self.memory;
         let mut state = memory.state.lock();
-        if let Some(taker) = state.taker.clone() {
-            drop(state);
-            return taker.take(transfer, block);
-        }
         if transfer < state.first {
-            return Ok(());
+            return Ok(None);
         }
-        let State { files, .. } = &mut *state;
-        let kept = match files.entry(transfer) {
-            std::collections::btree_map::Entry::Occupied(file) => file.into_mut().put(block),
-            std::collections::btree_map::Entry::Vacant(entry) => {
-                memory_file(&memory.keep, transfer).and_then(|file| entry.insert(file).put(block))
-            }
-        };
-        drop(state);
-        memory.changed.notify_all();
+        if let Some(file) = state.files.get(&transfer) {
+            return Ok(Some(Arc::clone(file)));
+        }
+        let file = Arc::new(memory_file(&memory.keep, transfer)?);
+        state.files.insert(transfer, Arc::clone(&file));
+        Ok(Some(file))
+    }
+}
+
+impl TakeBlocks for MemoryKeeper {
+    fn take(&self, transfer: u32, block: &[u8]) -> Result<(), String> {
+        let taker = self.memory.state.lock().taker.clone();
+        match taker {
+            // The replay follows the log through it.
+            Some(_) if is_renewal(transfer) => return Ok(()),
+            Some(taker) => return taker.take(transfer, block),
+            None => {}
+        }
+        let kept = self
+            .file(transfer)
+            .and_then(|file| file.map_or(Ok(()), |file| file.put(block)));
+        // Behind whoever looks, and is about to wait.
+        drop(self.memory.state.lock());
+        self.memory.changed.notify_all();
         kept.map_err(|error| (self.fail)(&error))
     }
 

@@ -31,13 +31,13 @@ use keeping::{KeptNext, Stage};
 use link::Shared;
 use memory::MemoryKeeper;
 use queue::{Queued, Taken};
-pub use spool::{Ended, Generation, Notice, SpoolError};
+pub use spool::{ClockEntry, Ended, Generation, Notice, SpoolError};
 pub use stats::ReceiverStats;
 
 use crate::entry::{Entry, Lsn};
 use crate::heartbeat::Beating;
 use crate::loss::{ChannelEvent, LossReason};
-use crate::memory::{self as streams, TakeBlocks};
+use crate::memory::{self as streams, TakeBlocks, TakeMemory};
 use crate::session::SessionInfo;
 use crate::settings::Settings;
 
@@ -276,13 +276,14 @@ impl Receiver {
     ///
     /// # Errors
     /// What was kept cannot be read back, or the host has no room for threads: for this reason.
-    pub fn begin_replay(&mut self, taker: Arc<dyn TakeBlocks>) -> Result<(), String> {
+    pub fn begin_replay(&mut self, taker: Arc<dyn TakeMemory>) -> Result<(), String> {
         match (&mut self.stage, &self.shared.keeping) {
             (Some(stage), Some(keeping)) => {
                 *stage = Stage::Reading(keeping.read(taker)?);
                 Ok(())
             }
             _ => {
+                let taker: Arc<dyn TakeBlocks> = taker;
                 let begun = self.handle().read_memory(&taker);
                 begun.map_err(|error| error.to_string())
             }

@@ -235,10 +235,6 @@ impl Shared {
         outgoing.counters.stalled += since.elapsed();
     }
 
-    pub(super) fn has_room(&self) -> bool {
-        self.lock_outgoing().buffered < self.settings.send_buffer / 2
-    }
-
     fn refill_mark(&self) -> usize {
         self.settings.send_buffer / 4 * 3
     }

@@ -235,12 +235,6 @@ impl Sender {
         }
     }
 
-    /// Whether the buffer is less than half full: who sends much, and can wait, waits for that.
-    #[must_use]
-    pub fn has_room(&self) -> bool {
-        self.ends.shared.has_room()
-    }
-
     /// The streams that carry guest memory to the backup. For one user at a time.
     ///
     /// # Errors

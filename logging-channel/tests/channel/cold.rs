@@ -1,5 +1,6 @@
 //! A cold backup: what it keeps, when it acknowledges that, and what comes of it when it is replayed.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use logging_channel::Keep;
 use logging_channel::entry::{Entry, ExecutionPoint, Lsn, Payload, StatePart};
-use logging_channel::memory::TakeBlocks;
+use logging_channel::memory::{PAGE, PutPage, TakeBlocks, TakeMemory, next_transfer};
 use logging_channel::receiver::{Next, Peek, Receiver, SpoolError};
 use logging_channel::sender::{Commit, Finish};
 use logging_channel::session::ConnectError;
@@ -24,6 +25,7 @@ fn cold(directory: &Path, durable: bool) -> Settings {
             durable,
             most_replay: Duration::from_secs(600),
             most_log: 20_000,
+            read_block,
         }),
         ..patient()
     }
@@ -37,23 +39,57 @@ fn entry(exits: u64, payload: Payload) -> Entry {
     }
 }
 
-/// Memory that came.
+/// Pages of memory, by the last byte of their numbers, and what fills each.
+type Pages = BTreeMap<u8, u8>;
+
+fn block(pages: &[(u8, u8)]) -> Vec<u8> {
+    pages
+        .iter()
+        .flat_map(|&(page, fill)| [page, fill])
+        .collect()
+}
+
+fn read_block(block: &[u8], put: PutPage<'_>) -> Result<(), String> {
+    let (pages, _) = block.as_chunks::<2>();
+    let mut pages = pages.iter();
+    pages.try_for_each(|[page, fill]| put((*page).into(), &[*fill; PAGE]))
+}
+
+/// Memory that came, of each transfer.
 #[derive(Default)]
-struct Memory(Mutex<Vec<(u32, Vec<u8>)>>);
+struct Memory(Mutex<BTreeMap<u32, Pages>>);
 
 impl Memory {
     fn new() -> Arc<Self> {
         Arc::default()
     }
+
+    fn put(&self, transfer: u32) -> impl FnMut(u64, &[u8; PAGE]) -> Result<(), String> {
+        move |page, content| {
+            let mut memory = self.0.lock();
+            let pages = memory.entry(transfer).or_default();
+            pages.insert(page as u8, content[0]);
+            Ok(())
+        }
+    }
 }
 
 impl TakeBlocks for Memory {
     fn take(&self, transfer: u32, block: &[u8]) -> Result<(), String> {
-        self.0.lock().push((transfer, block.to_vec()));
-        Ok(())
+        read_block(block, &mut self.put(transfer))
     }
 
     fn ended(&self, _: String) {}
+}
+
+impl TakeMemory for Memory {
+    fn take_all(
+        &self,
+        transfer: u32,
+        read: &dyn Fn(PutPage<'_>) -> Result<(), String>,
+    ) -> Result<(), String> {
+        read(&mut self.put(transfer))
+    }
 }
 
 const PROTECTED: Payload = Payload::Protected {
@@ -80,12 +116,16 @@ fn kept(receiver: &Receiver) -> logging_channel::receiver::Kept {
     kept.expect("it is cold")
 }
 
-fn segments(directory: &Path) -> usize {
+fn files(directory: &Path, kind: &str) -> usize {
     let files = fs::read_dir(directory).expect("a directory");
     let names = files.map(|file| file.expect("a file").file_name());
     names
-        .filter(|name| name.to_string_lossy().starts_with("ftvm-log-"))
+        .filter(|name| name.to_string_lossy().starts_with(kind))
         .count()
+}
+
+fn segments(directory: &Path) -> usize {
+    files(directory, "ftvm-log-")
 }
 
 #[test]
@@ -135,31 +175,52 @@ fn a_replay_begins_with_the_last_state_that_is_complete() {
     eventually("it asks", || pair.sender.renewal_wanted());
     assert!(!pair.sender.renewal_wanted(), "once");
     let renewal = |exit, part| entry(exit, Payload::Renewal(part));
+    let mut streams = pair.sender.memory_streams().expect("room");
+    let transfer = next_transfer(2, true);
+    streams[0]
+        .send(transfer, &block(&[(1, 1), (2, 2)]))
+        .expect("sent");
     append(&pair, frames(33, 1));
-    append(&pair, [renewal(34, StatePart::Begin(1))]);
+    append(
+        &pair,
+        [
+            renewal(34, StatePart::Begin(transfer)),
+            renewal(34, StatePart::Memory(2)),
+            renewal(34, StatePart::Commit(vec![3])),
+        ],
+    );
     append(&pair, [part(35, StatePart::Commit(vec![2]))]); // a delta's
-    append(&pair, frames(35, 1));
-    eventually("all is kept", || pair.sender.executed() == Lsn(37));
+    append(&pair, frames(36, 1));
+    // A part of its memory is on its way: what is kept counts as ever.
+    eventually("all is kept", || pair.sender.acked() == Lsn(39));
+    eventually("that counts", || pair.sender.executed() == Lsn(39));
     assert!(kept(&pair.receiver).generation.log_bytes > 30_000);
     assert_eq!(segments(directory.path()), 2);
 
-    append(&pair, [renewal(36, StatePart::Commit(vec![3]))]);
-    append(&pair, frames(36, 1));
-    eventually("all is kept", || pair.sender.acked() == Lsn(39));
+    streams[0].send(transfer, &block(&[(2, 3)])).expect("sent");
+    eventually("it takes the old one's place", || {
+        segments(directory.path()) == 1
+    });
     let now = kept(&pair.receiver);
     assert!(now.generation.log_bytes < 3000, "{now:?}");
     assert!(
-        now.generation.state_bytes > 0 && now.is_protecting,
+        now.generation.state_bytes > 2 * PAGE as u64 && now.is_protecting,
         "{now:?}"
     );
-    assert_eq!(segments(directory.path()), 1);
 
-    drop(pair.sender);
+    drop((pair.sender, streams));
     eventually("all is over", || kept(&pair.receiver).is_over);
-    pair.receiver.begin_replay(Memory::new()).expect("readable");
+    let memory = Memory::new();
+    pair.receiver
+        .begin_replay(memory.clone())
+        .expect("readable");
     let replayed = take(&mut pair.receiver, 34, 5);
-    assert_eq!(replayed[0], renewal(34, StatePart::Begin(1)));
+    assert_eq!(replayed[0], renewal(34, StatePart::Begin(transfer)));
     assert_eq!(replayed[4], frames(36, 1)[0]);
+    let pages = BTreeMap::from([(1, 1), (2, 3)]);
+    eventually("its memory comes", || {
+        *memory.0.lock() == BTreeMap::from([(transfer, pages.clone())])
+    });
     assert!(matches!(
         pair.receiver.next(LONG),
         Next::Ended(LossReason::Closed)
@@ -175,17 +236,77 @@ fn a_replay_begins_with_the_last_state_that_is_complete() {
 fn a_state_that_does_not_come_to_its_end_leaves_the_one_before() {
     let directory = TempDir::new().expect("a directory");
     let mut pair = pair(&patient(), &cold(directory.path(), false));
+    let renewal = |part| entry(2, Payload::Renewal(part));
     let log = [
         entry(1, PROTECTED),
-        entry(2, Payload::Renewal(StatePart::Begin(1))),
-        entry(2, Payload::Renewal(StatePart::Pages(vec![0; 100]))),
+        renewal(StatePart::Begin(1)),
+        renewal(StatePart::Memory(2)),
+        renewal(StatePart::Commit(vec![1])),
         entry(3, Payload::Tick(1)),
     ];
+    let mut streams = pair.sender.memory_streams().expect("room");
+    streams[0].send(1, &block(&[(1, 1)])).expect("sent");
     append(&pair, log.clone());
-    eventually("all is kept", || pair.sender.executed() == Lsn(4));
-    drop(pair.sender);
-    pair.receiver.begin_replay(Memory::new()).expect("readable");
-    assert_eq!(take(&mut pair.receiver, 0, 4), log);
+    eventually("all is kept", || pair.sender.executed() == Lsn(5));
+    let memory = Memory::new();
+    pair.receiver
+        .begin_replay(memory.clone())
+        .expect("readable");
+    assert_eq!(take(&mut pair.receiver, 0, 5), log);
+    // Who follows the log through it has no use for the rest, and does not wait for it.
+    for _ in 0..100 {
+        streams[0].send(1, &block(&[(2, 2)])).expect("sent");
+    }
+    streams[0].send(2, &block(&[(3, 3)])).expect("sent");
+    let repair = BTreeMap::from([(2, BTreeMap::from([(3, 3)]))]);
+    eventually("what comes later is taken", || *memory.0.lock() == repair);
+}
+
+/// A guest that goes on writing has its pages sent again and again, and no more is kept of them.
+#[test]
+fn memory_takes_no_more_room_than_the_guest_has() {
+    let directory = TempDir::new().expect("a directory");
+    let pair = pair(&patient(), &cold(directory.path(), false));
+    let mut streams = pair.sender.memory_streams().expect("room");
+    for round in 0..200 {
+        let pages: Vec<(u8, u8)> = (0..16).map(|page| (page, round)).collect();
+        streams[0].send(2, &block(&pages)).expect("sent");
+    }
+    let part = |exit, part| entry(exit, Payload::State(part));
+    let log = [
+        part(1, StatePart::Begin(2)),
+        part(1, StatePart::Memory(200)),
+        part(1, StatePart::Commit(vec![1])),
+    ];
+    append(&pair, log);
+    eventually("all is kept", || pair.sender.executed() == Lsn(3));
+    let path = directory.path().join("ftvm-memory-2");
+    assert_eq!(fs::metadata(path).expect("kept").len(), 16 * PAGE as u64);
+}
+
+/// The replay begins behind what the log said of the guest's clocks.
+#[test]
+fn the_clocks_of_the_log_before_the_state_are_known() {
+    let directory = TempDir::new().expect("a directory");
+    let pair = pair(&patient(), &cold(directory.path(), false));
+    let renewal = |part| entry(5, Payload::Renewal(part));
+    let log = [
+        entry(1, PROTECTED),
+        entry(2, Payload::WallClock(77)),
+        entry(3, Payload::Clock(8)),
+        entry(4, Payload::Tick(9)),
+        renewal(StatePart::Begin(1)),
+        renewal(StatePart::Commit(vec![1])),
+    ];
+    append(&pair, log);
+    eventually("all is kept", || pair.sender.executed() == Lsn(6));
+    let now = kept(&pair.receiver);
+    assert_eq!(now.generation.log_bytes, 0, "{now:?}");
+    let clocks: Vec<Payload> = now.clocks.into_iter().map(|(_, payload)| payload).collect();
+    assert_eq!(
+        clocks,
+        [PROTECTED, Payload::Tick(9), Payload::WallClock(77)]
+    );
 }
 
 #[test]
@@ -323,7 +444,7 @@ fn memory_beside_the_log_is_kept_with_its_state() {
     let mut pair = pair(&patient(), &cold(directory.path(), true));
     let part = |exit, part| entry(exit, Payload::State(part));
     let mut streams = pair.sender.memory_streams().expect("room");
-    append(&pair, [part(1, StatePart::Begin(3))]);
+    append(&pair, [part(1, StatePart::Begin(4))]);
     append(
         &pair,
         [
@@ -331,15 +452,16 @@ fn memory_beside_the_log_is_kept_with_its_state() {
             part(2, StatePart::Commit(vec![1])),
         ],
     );
-    let mut sent: Vec<(u32, Vec<u8>)> = (0..20).map(|n| (3, vec![n; 1000])).collect();
+    let sent: Pages = (0..20).map(|n| (n * 3, n + 1)).collect();
     let all = streams.len();
-    for (n, (transfer, block)) in sent.iter().enumerate() {
+    for (n, (page, fill)) in sent.iter().enumerate() {
         assert!(pair.sender.executed() <= Lsn(1), "its memory is not there");
-        streams[n % all].send(*transfer, block).expect("sent");
+        let block = block(&[(*page, *fill)]);
+        streams[n % all].send(4, &block).expect("sent");
     }
     append(&pair, [entry(2, PROTECTED)]);
     eventually("all is kept", || pair.sender.executed() == Lsn(4));
-    assert!(kept(&pair.receiver).generation.state_bytes > 20_000);
+    assert!(kept(&pair.receiver).generation.state_bytes > 20 * PAGE as u64);
     drop((pair.sender, streams));
     eventually("all is over", || kept(&pair.receiver).is_over);
 
@@ -348,11 +470,8 @@ fn memory_beside_the_log_is_kept_with_its_state() {
         .begin_replay(memory.clone())
         .expect("readable");
     take(&mut pair.receiver, 0, 4);
-    eventually("its memory comes", || memory.0.lock().len() == 20);
-    let mut came = std::mem::take(&mut *memory.0.lock());
-    sent.sort();
-    came.sort();
-    assert_eq!(came, sent);
+    let all = BTreeMap::from([(4, sent)]);
+    eventually("its memory comes", || *memory.0.lock() == all);
 }
 
 /// Then it is no state.
@@ -363,7 +482,7 @@ fn memory_that_does_not_come_leaves_no_state() {
     let part = |exit, part| entry(exit, Payload::State(part));
     let mut streams = pair.sender.memory_streams().expect("room");
     append(&pair, [part(1, StatePart::Begin(1))]);
-    streams[0].send(1, b"one").expect("sent");
+    streams[0].send(1, &block(&[(1, 1)])).expect("sent");
     append(&pair, [part(1, StatePart::Memory(2))]);
     append(&pair, [part(2, StatePart::Commit(vec![1]))]);
     drop((pair.sender, streams));

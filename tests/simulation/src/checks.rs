@@ -23,6 +23,10 @@ pub(crate) struct Checks {
     pub(crate) joins: u64,
     /// How often one was lost before.
     pub(crate) joins_cut: u64,
+    /// How often a cold backup got the state anew.
+    pub(crate) renewals: u64,
+    /// How often one went on with the state before, while another one came.
+    pub(crate) renewals_cut: u64,
 }
 
 impl Checks {

@@ -23,11 +23,13 @@ pub enum Defect {
     DivergedClaims,
     /// A backup acknowledges after it took its primary for lost.
     AcknowledgementAfterLoss,
+    /// A cold backup gives its log away for a state whose memory has not come.
+    RenewedWithoutMemory,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::OutputBeforeAcknowledgement,
         Self::PermitWithoutLease,
         Self::PermitForARoundTripMore,
@@ -38,5 +40,6 @@ impl Defect {
         Self::TargetClaims,
         Self::DivergedClaims,
         Self::AcknowledgementAfterLoss,
+        Self::RenewedWithoutMemory,
     ];
 }

@@ -13,11 +13,17 @@ use logging_channel::protocol::{BackupEnd, FromPrimary, Pulse};
 use crate::defect::Defect;
 use crate::env::Env;
 use crate::event::Timer;
-use crate::guest::{Entry, Logged, Replay, Reply};
+use crate::guest::{Entry, Kept, Logged, MemoryPart, Replay, Reply};
 use crate::message::{Item, ProcessId};
 
 /// How soon all is read that the socket of a lost session holds.
 const DRAIN: Duration = Duration::from_millis(4);
+
+/// A cold backup asks for the state anew after one in so many looks,
+const RENEWS: u32 = 12;
+
+/// and its memory comes up to so much later than the log.
+const MEMORY_LATE: Duration = Duration::from_millis(30);
 
 /// What follows a primary.
 #[derive(Debug)]
@@ -53,6 +59,11 @@ pub(crate) struct Following {
     stepping: bool,
     /// It only keeps the log.
     cold: bool,
+    /// It has asked for the state anew.
+    asked: bool,
+    kept: Kept,
+    /// Memory of that on its way, and when it is there.
+    memory: VecDeque<(Duration, MemoryPart)>,
     /// The latest plan of a report: those before do not count.
     plan: u64,
     over: bool,
@@ -95,6 +106,9 @@ impl Following {
             ended: false,
             stepping: false,
             cold: env.cold,
+            asked: false,
+            kept: Kept::default(),
+            memory: VecDeque::new(),
             plan: 0,
             over: false,
         }
@@ -121,6 +135,11 @@ impl Following {
                 }
                 self.plan_report(env);
                 self.step_soon(env);
+            }
+            Item::Memory(part) => {
+                let due = env.now + env.jitter(MEMORY_LATE);
+                let last = self.memory.back().map_or(due, |(last, _)| *last);
+                self.memory.push_back((due.max(last), part));
             }
             Item::Control(message) => match self.end.hear(message) {
                 Ok(FromPrimary::Released(lsn)) => self.released = self.released.max(lsn),
@@ -245,7 +264,10 @@ impl Following {
             let over = self.lost.as_ref().filter(|_| self.ended);
             match self.follower.while_cold(over, false, false) {
                 WhileCold::Keep => return Vec::new(),
-                WhileCold::Replay => self.cold = false,
+                WhileCold::Replay => {
+                    self.cold = false;
+                    env.checks.renewals_cut += u64::from(self.asked);
+                }
                 WhileCold::Discard | WhileCold::End => self.queue.clear(),
             }
         }
@@ -276,6 +298,40 @@ impl Following {
         }
         if let Some((last, _)) = self.queue.back() {
             self.executed = *last;
+        }
+        if !self.ended {
+            while let Some((_, part)) = self.memory.pop_front_if(|(due, _)| *due <= env.now) {
+                self.kept.take(part);
+            }
+        }
+        self.renew(env);
+    }
+
+    /// A state that has come, with its memory, takes the place of the log before; more of it may be asked for.
+    fn renew(&mut self, env: &mut Env) {
+        let early = env.has(Defect::RenewedWithoutMemory);
+        let state = self
+            .queue
+            .iter()
+            .enumerate()
+            .rev()
+            .find_map(|(at, (_, logged))| match &logged.entry {
+                Entry::Renewed(rest, renewal) if early || self.kept.has(*renewal) => {
+                    Some((at, self.kept.guest(rest)))
+                }
+                _ => None,
+            });
+        if let Some((at, guest)) = state {
+            self.queue.drain(..=at);
+            self.replay.guest = guest;
+            self.follower.take_over();
+            self.asked = false;
+            env.checks.renewals += 1;
+        }
+        let is_due = self.protected && !self.asked && self.lost.is_none();
+        if is_due && env.rng.u32(..RENEWS) == 0 {
+            self.asked = true;
+            env.send(self.line, 1, Item::Control(Control::Renew));
         }
     }
 

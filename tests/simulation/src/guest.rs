@@ -55,6 +55,8 @@ pub(crate) enum Entry {
     Page(usize, u64),
     /// What is not memory, and pages that were written since they were sent.
     Commit(Box<Rest>, Vec<(usize, u64)>),
+    /// The end of a renewal, and how many parts of memory it has.
+    Renewed(Box<Rest>, Renewal),
     Protected,
 }
 
@@ -75,6 +77,7 @@ impl Entry {
             Self::Begin => Payload::State(StatePart::Begin(0)),
             Self::Page(..) => Payload::State(StatePart::Pages(Vec::new())),
             Self::Commit(..) => Payload::State(StatePart::Commit(Vec::new())),
+            Self::Renewed(..) => Payload::Renewal(StatePart::Commit(Vec::new())),
             Self::Protected => Payload::Protected {
                 clock: 0,
                 wall_clock: 0,
@@ -154,6 +157,92 @@ impl Transfer {
     }
 }
 
+/// A renewal, by its number, and how many parts of its memory there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Renewal {
+    pub(crate) number: u64,
+    pub(crate) parts: usize,
+}
+
+/// A page of a renewal: which, and what it holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MemoryPart {
+    renewal: u64,
+    page: usize,
+    word: u64,
+}
+
+/// A renewal that is sent.
+#[derive(Debug, Default)]
+pub(crate) struct Renewing {
+    of: Renewal,
+    transfer: Transfer,
+}
+
+impl Renewing {
+    pub(crate) fn new(number: u64) -> Self {
+        Self {
+            of: Renewal { number, parts: 0 },
+            transfer: Transfer::default(),
+        }
+    }
+
+    pub(crate) fn wrote(&mut self, page: usize) {
+        self.transfer.wrote(page);
+    }
+
+    /// What is sent next beside the log, and the end, in the log, if that is all.
+    pub(crate) fn next(&mut self, guest: &Guest) -> (Vec<MemoryPart>, Option<Entry>) {
+        let (pages, rest) = match self.transfer.part(guest) {
+            Entry::Commit(rest, written) => (written, Some(rest)),
+            Entry::Page(page, word) => (vec![(page, word)], None),
+            other => unreachable!("{other:?} is no part of a transfer"),
+        };
+        self.of.parts += pages.len();
+        let renewal = self.of.number;
+        let part = |(page, word)| MemoryPart {
+            renewal,
+            page,
+            word,
+        };
+        let end = rest.map(|rest| Entry::Renewed(rest, self.of));
+        (pages.into_iter().map(part).collect(), end)
+    }
+}
+
+/// What has come of a renewal.
+#[derive(Debug, Default)]
+pub(crate) struct Kept {
+    has: Renewal,
+    memory: [u64; PAGES],
+}
+
+impl Kept {
+    pub(crate) fn take(&mut self, part: MemoryPart) {
+        if self.has.number != part.renewal {
+            self.has = Renewal {
+                number: part.renewal,
+                parts: 0,
+            };
+        }
+        self.memory[part.page] = part.word;
+        self.has.parts += 1;
+    }
+
+    /// Whether all memory of this one is there.
+    pub(crate) fn has(&self, renewal: Renewal) -> bool {
+        self.has == renewal
+    }
+
+    /// The guest with this rest.
+    pub(crate) fn guest(&self, rest: &Rest) -> Guest {
+        Guest {
+            rest: rest.clone(),
+            memory: self.memory,
+        }
+    }
+}
+
 /// What a guest made of entries that are executed again, to be compared.
 #[derive(Debug, Default)]
 pub(crate) struct Replay {
@@ -174,7 +263,11 @@ impl Replay {
             Entry::Request(request) => self.made.extend(self.guest.request(*request).0),
             Entry::Tick(time) => self.guest.tick(*time),
             Entry::Output(reply) => return self.made.pop_front() == Some(*reply),
-            Entry::Begin | Entry::Page(..) | Entry::Commit(..) | Entry::Protected => {}
+            Entry::Begin
+            | Entry::Page(..)
+            | Entry::Commit(..)
+            | Entry::Renewed(..)
+            | Entry::Protected => {}
         }
         true
     }

@@ -51,6 +51,10 @@ pub struct Seen {
     pub joins: u64,
     /// How often one was lost before.
     pub joins_cut: u64,
+    /// How often a cold backup got the state anew.
+    pub renewals: u64,
+    /// How often one went on with the state before, while another one came.
+    pub renewals_cut: u64,
     /// The guest was gone in the end, with the only host that had it.
     pub gone: u64,
 }
@@ -61,6 +65,8 @@ impl std::ops::AddAssign for Seen {
         self.failovers += other.failovers;
         self.joins += other.joins;
         self.joins_cut += other.joins_cut;
+        self.renewals += other.renewals;
+        self.renewals_cut += other.renewals_cut;
         self.gone += other.gone;
     }
 }
@@ -155,6 +161,8 @@ fn tried(schedule: &Schedule, defect: Option<Defect>) -> Result<Seen, String> {
             failovers: checks.failovers,
             joins: checks.joins,
             joins_cut: checks.joins_cut,
+            renewals: checks.renewals,
+            renewals_cut: checks.renewals_cut,
             gone: u64::from(!left),
         }),
     }

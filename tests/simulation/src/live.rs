@@ -14,7 +14,7 @@ use logging_channel::protocol::{Appended, Permit, PrimaryEnd, Pulse};
 use crate::defect::Defect;
 use crate::env::Env;
 use crate::event::Timer;
-use crate::guest::{Entry, Guest, Logged, Reply, Request, Transfer};
+use crate::guest::{Entry, Guest, Logged, Renewing, Reply, Request, Transfer};
 use crate::message::{Item, ProcessId};
 
 /// The longest time between two exits.
@@ -51,6 +51,7 @@ pub(crate) struct Session {
     next: Lsn,
     told_released: Lsn,
     transfer: Option<Transfer>,
+    renewing: Option<Renewing>,
     pub(crate) lost: bool,
 }
 
@@ -125,11 +126,13 @@ impl Runner {
             if session.end.take_state_wanted().is_some() {
                 env.note(|| "a backup asks for the state".into());
                 session.transfer = Some(Transfer::default());
+                session.renewing = None;
                 self.live.state_begun();
                 self.append(Entry::Begin, env);
             }
         }
         self.transfer(env);
+        self.renew(env);
         if self.waits {
             return told;
         }
@@ -139,10 +142,13 @@ impl Runner {
         while let Some(request) = self.inputs.pop_front() {
             self.append(Entry::Request(request), env);
             let (reply, page) = self.guest.request(request);
-            if let (Some(page), Some(session)) = (page, &mut self.session)
-                && let Some(transfer) = &mut session.transfer
-            {
-                transfer.wrote(page);
+            if let (Some(page), Some(session)) = (page, &mut self.session) {
+                if let Some(transfer) = &mut session.transfer {
+                    transfer.wrote(page);
+                }
+                if let Some(renewing) = &mut session.renewing {
+                    renewing.wrote(page);
+                }
             }
             if let Some(reply) = reply {
                 let lsn = self.output(reply, env);
@@ -191,6 +197,7 @@ impl Runner {
             next: Lsn::FIRST,
             told_released: Lsn(0),
             transfer: Some(Transfer::default()),
+            renewing: None,
             lost: false,
         };
         env.timer(self.of, Duration::ZERO, Timer::Beat(number));
@@ -235,6 +242,28 @@ impl Runner {
         if last {
             let sent = Lsn(lsn.0 - self.live.base().0);
             self.live.state_sent(sent);
+            self.flush(env);
+        }
+    }
+
+    /// Sends the state to a backup that has too much of the log, and goes on with that.
+    fn renew(&mut self, env: &mut Env) {
+        let session = self.session.as_mut().filter(|session| !session.lost);
+        let Some(session) = session else { return };
+        if session.end.take_renewal_wanted() && session.transfer.is_none() {
+            session.renewing = Some(Renewing::new(env.rng.u64(..)));
+        }
+        let Some(renewing) = &mut session.renewing else {
+            return;
+        };
+        let (memory, end) = renewing.next(&self.guest);
+        let line = session.line;
+        for part in memory {
+            env.send(line, 0, Item::Memory(part));
+        }
+        if let Some(end) = end {
+            session.renewing = None;
+            self.append(end, env);
             self.flush(env);
         }
     }
@@ -375,6 +404,7 @@ impl Runner {
         let session = self.session.as_mut().filter(|session| !session.lost)?;
         session.lost = true;
         session.transfer = None;
+        session.renewing = None;
         env.close(session.line, 1);
         let of = self.of;
         env.note(|| format!("{of}: the backup is lost: {reason}"));

@@ -62,13 +62,15 @@ fn main() -> ExitCode {
         println!("{failure}");
     }
     println!(
-        "{} of {schedules} schedules in {:.1} s: {} failovers, {} joins and {} that were cut, {} outputs; in {} \
-         the only copy of the guest was killed",
+        "{} of {schedules} schedules in {:.1} s: {} failovers, {} joins and {} that were cut, {} renewals \
+         and {} that were cut, {} outputs; in {} the only copy of the guest was killed",
         next.into_inner().min(schedules),
         start.elapsed().as_secs_f64(),
         seen.failovers,
         seen.joins,
         seen.joins_cut,
+        seen.renewals,
+        seen.renewals_cut,
         seen.outputs,
         seen.gone
     );

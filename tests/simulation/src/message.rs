@@ -5,7 +5,7 @@ use logging_channel::control::Control;
 use logging_channel::entry::Lsn;
 use logging_channel::handshake::Title;
 
-use crate::guest::Logged;
+use crate::guest::{Logged, MemoryPart};
 
 /// A run of `ftvm`.
 pub(crate) type ProcessId = usize;
@@ -22,6 +22,8 @@ pub(crate) enum Item {
     /// With the epoch.
     Begin(u64),
     Batch(Lsn, Vec<Logged>),
+    /// Comes beside the log.
+    Memory(MemoryPart),
     Control(Control),
     /// The other end was closed.
     Fin,

@@ -12,6 +12,7 @@ fn schedules_keep_all_promises() {
     }
     // They are about something.
     assert!(seen.failovers > 100 && seen.joins > 300, "{seen:?}");
+    assert!(seen.renewals > 50 && seen.renewals_cut > 10, "{seen:?}");
 }
 
 #[test]

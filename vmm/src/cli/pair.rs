@@ -193,6 +193,7 @@ impl ColdArgs {
             durable: self.cold_durable,
             most_replay: Duration::from_secs(self.cold_replay),
             most_log: MOST_LOG,
+            read_block: crate::state::read_block,
         })
     }
 }

@@ -31,16 +31,16 @@ impl GuestClock {
     }
 
     /// A clock that goes on where another host's stopped: at `heard`, this host received the
-    /// guest's monotonic time `monotonic`; `wall` is the last wall clock value given to the
-    /// guest, if any.
+    /// guest's monotonic time `monotonic`; its wall clock showed `wall` then, or is not known to have
+    /// shown more.
     #[must_use]
-    pub fn going_on(heard: Instant, monotonic: Duration, wall: Option<Duration>) -> Self {
+    pub fn going_on(heard: Instant, monotonic: Duration, wall: Duration) -> Self {
         let wall_at_heard = host_wall_clock().saturating_sub(heard.elapsed());
         Self {
             started: heard,
             monotonic,
             // This host's wall clock may be behind the other's; the guest's must not go back.
-            wall: wall_at_heard.max(wall.unwrap_or_default()),
+            wall: wall_at_heard.max(wall),
         }
     }
 
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn goes_on_from_the_last_value() {
         let far_future = Duration::from_secs(10_000_000_000);
-        let clock = GuestClock::going_on(Instant::now(), Duration::from_secs(77), Some(far_future));
+        let clock = GuestClock::going_on(Instant::now(), Duration::from_secs(77), far_future);
         assert!(clock.read(ClockNeed::Monotonic) >= 77_000_000_000);
         assert!(clock.read(ClockNeed::Wall) >= nanos(far_future));
         let at = clock.instant_of(80_000_000_000);

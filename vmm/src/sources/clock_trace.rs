@@ -42,7 +42,10 @@ pub struct ClockTrace {
     current: Option<(Instant, Sample)>,
     /// The best one of the window before.
     before: Option<Sample>,
-    wall: Option<u64>,
+    /// The last wall clock value that the guest got,
+    wall: u64,
+    /// and how far that clock is ahead of its monotonic one, which stays as long as the host does.
+    ahead: Option<u64>,
 }
 
 impl ClockTrace {
@@ -51,11 +54,11 @@ impl ClockTrace {
         let nanos = match payload {
             Payload::Tick(nanos) | Payload::Clock(nanos) | Payload::Tsc(nanos) => *nanos,
             Payload::WallClock(nanos) => {
-                self.wall = Some(*nanos);
+                self.wall = *nanos;
                 return;
             }
             Payload::Protected { clock, wall_clock } => {
-                self.wall = Some(*wall_clock);
+                self.ahead = Some(wall_clock.saturating_sub(*clock));
                 *clock
             }
             // The guest's time begins at its first entry, or before.
@@ -85,7 +88,12 @@ impl ClockTrace {
             None => current,
         };
         let monotonic = Duration::from_nanos(nanos);
-        GuestClock::going_on(arrived, monotonic, self.wall.map(Duration::from_nanos))
+        let wall = self.ahead.map_or(0, |ahead| nanos.saturating_add(ahead));
+        GuestClock::going_on(
+            arrived,
+            monotonic,
+            Duration::from_nanos(wall.max(self.wall)),
+        )
     }
 }
 
@@ -138,6 +146,25 @@ mod tests {
         assert!(shown(&trace) >= 7 * SECOND);
         trace.note(&Payload::Clock(9 * SECOND), Instant::now());
         assert!(shown(&trace) >= 9 * SECOND);
+    }
+
+    /// This host's wall clock is years behind, and the guest asked for its own long ago.
+    #[test]
+    fn the_wall_clock_does_not_go_back() {
+        const LATER: u64 = 10_000_000_000 * SECOND;
+        let mut trace = ClockTrace::default();
+        let now = Instant::now();
+        let wall = |trace: &ClockTrace| trace.go_on().read(ClockNeed::Wall);
+        let both = Payload::Protected {
+            clock: 50 * SECOND,
+            wall_clock: LATER,
+        };
+        trace.note(&both, now);
+        assert!(wall(&trace) >= LATER);
+        trace.note(&Payload::WallClock(LATER + SECOND), now);
+        assert!(wall(&trace) >= LATER + SECOND);
+        trace.note(&Payload::Tick(3650 * SECOND), now);
+        assert!(wall(&trace) >= LATER + 3600 * SECOND);
     }
 
     proptest! {

@@ -96,26 +96,7 @@ impl StateFollower {
         }
     }
 
-    /// As [`StateFollower::take`], of a transfer of the whole state of which all is in the log.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub(super) fn take_beside(
-        &mut self,
-        at: &mut Moment<'_>,
-        place: ExecutionPoint,
-        part: &StatePart,
-    ) -> Result<bool, StateError> {
-        if let StatePart::Begin(_) = part {
-            self.whole = true;
-            self.bytes = 0;
-            self.incoming.begin_beside(at)?;
-            return Ok(false);
-        }
-        self.take(at, place, part)
-    }
-
-    /// A transfer of the whole state beside the log has come to its end, which this guest has followed.
+    /// A renewal has come to its end, which this guest has followed.
     ///
     /// # Errors
     /// [`StateError`].

@@ -62,7 +62,7 @@ pub trait LogSink {
         None
     }
 
-    /// Who keeps the log, to replay it later, asks for the whole state beside it, so as to have less of it.
+    /// Who keeps the log, to replay it later, asks for the whole state (a renewal), so as to have less of it.
     /// Each request is given out once.
     fn renewal_wanted(&mut self) -> bool {
         false
@@ -76,11 +76,6 @@ pub trait LogSink {
     /// The replay differs, for so many times lately, and gets the whole state after `wait`.
     fn is_unprotected(&mut self, divergences: usize, wait: Duration) {
         let _ = (divergences, wait);
-    }
-
-    /// Whether there is room for a state beside the log, which can wait, so that the guest need not.
-    fn has_room(&self) -> bool {
-        true
     }
 
     /// Where the guest's memory goes to the replay that begins.

@@ -211,7 +211,7 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
 
     /// The guest stands still: goes on with what a replay that begins needs of it. The exit at which the
     /// replay gets it, which the place becomes, once everything was sent.
-    fn use_idle_time(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Option<u64>> {
+    fn use_idle_time(&mut self, at: &mut Moment<'_>) -> Step<Option<u64>> {
         let Some(keeper) = &mut self.keeper else {
             return Ok(None);
         };
@@ -222,9 +222,10 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
         if let Some(lsn) = self.log.state_wanted() {
             keeper.repair(lsn, clock(), &mut self.log);
         }
-        // An input that comes meanwhile waits for a slice of it.
-        while keeper.use_idle_time(at, &clock, &mut self.log)? && !self.live.is_ready(appetite) {}
-        let sent = keeper.commit_whole(at, &clock, &mut self.log)?;
+        if self.log.renewal_wanted() {
+            keeper.renew(at, &clock, &mut self.log)?;
+        }
+        let sent = keeper.use_idle_time(at, &clock, &mut self.log)?;
         Ok(sent.then_some(at.point.exits + 1))
     }
 
@@ -236,7 +237,7 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
                 break;
             }
             let nothing = Appetite::default();
-            if let Some(exits) = self.use_idle_time(at, &nothing)? {
+            if let Some(exits) = self.use_idle_time(at)? {
                 return Ok(Some(exits));
             }
             self.live.wait_or_look(&nothing)?;
@@ -260,7 +261,7 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
                 keeper.repair(lsn, now, &mut self.log);
             }
             if self.log.renewal_wanted() {
-                keeper.renew(at, now, &mut self.log)?;
+                keeper.renew(at, &guest_time(&self.live), &mut self.log)?;
             }
             keeper.keep_up(at, now, &guest_time(&self.live), &mut self.log)?;
         }
@@ -329,13 +330,7 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
         }
         if let Some(keeper) = &mut self.keeper
             && self.log.is_replayed()
-            && keeper.commit_whole(at, &guest_time(&self.live), &mut self.log)?
-        {
-            return Ok(Some(at.point.exits + 1));
-        }
-        if let Some(keeper) = &mut self.keeper
-            && self.log.is_replayed()
-            && keeper.commit_renewal(at, &mut self.log)?
+            && keeper.departs(at, &guest_time(&self.live), &mut self.log)?
         {
             return Ok(Some(at.point.exits + 1));
         }
@@ -402,7 +397,7 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
     fn wait(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<Waited> {
         loop {
             self.look_for_replay(at)?;
-            if let Some(exits) = self.use_idle_time(at, appetite)? {
+            if let Some(exits) = self.use_idle_time(at)? {
                 return Ok(Waited::Arrived(exits));
             }
             if let Some(input) = self.live.wait_or_look(appetite)? {

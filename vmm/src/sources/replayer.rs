@@ -38,25 +38,20 @@ pub struct Replayer<S> {
 enum Whole {
     /// One in the place of the guest's execution.
     InPlace,
-    /// One beside it, with which a log begins of which the part before is gone.
-    Beside,
+    /// A renewal, with which a log begins of which the part before is gone.
+    Renewal,
 }
 
 impl Whole {
     /// The part of it that an entry is.
     fn part(self, payload: &Payload) -> Option<&StatePart> {
         match (self, payload) {
-            (Self::InPlace, Payload::State(part)) | (Self::Beside, Payload::Renewal(part)) => {
+            (Self::InPlace, Payload::State(part)) | (Self::Renewal, Payload::Renewal(part)) => {
                 Some(part)
             }
             _ => None,
         }
     }
-}
-
-/// Whether a transfer of the whole state beside the log begins.
-fn is_begin_beside(payload: &Payload) -> bool {
-    matches!(payload, Payload::Renewal(StatePart::Begin(_)))
 }
 
 fn count(counter: &AtomicU64) {
@@ -108,22 +103,13 @@ impl<S: LogSource> Replayer<S> {
         self
     }
 
-    /// Takes pages of a delta over that come next in the log: they are sent at any stop of the guest. So is
-    /// the state beside the log, which is passed over.
+    /// Takes pages of a delta over that come next in the log: they are sent at any stop of the guest.
     fn take_pages(&mut self, at: &mut Moment<'_>) -> Step<()> {
         while let Some(state) = &mut self.state
             && let Head::Entry(lsn, entry) = self.log.head()?
             && entry.point.exits == at.point.exits
-            && !(self.is_new && is_begin_beside(&entry.payload))
+            && let Payload::State(part @ StatePart::Pages(_)) = &entry.payload
         {
-            let part = match &entry.payload {
-                Payload::State(part @ StatePart::Pages(_)) => part,
-                Payload::Renewal(StatePart::Begin(_) | StatePart::Pages(_)) => {
-                    self.advance();
-                    continue;
-                }
-                _ => break,
-            };
             state.take(at, entry.point, part).map_err(|error| {
                 let difference = Difference::Transfer(error.to_string());
                 Interruption::diverged(at.point, lsn, difference)
@@ -148,7 +134,7 @@ impl<S: LogSource> Replayer<S> {
 
     /// Takes a transfer of the whole state over; everything else in the log up to its end is of
     /// no use. Returns the exit at which the guest stands then, or `None` if the log ends first.
-    fn take_whole(&mut self, at: &mut Moment<'_>, whole: Whole) -> Step<Option<u64>> {
+    fn take_whole(&mut self, at: &mut Moment<'_>, mut whole: Whole) -> Step<Option<u64>> {
         let Some(state) = &mut self.state else {
             return Ok(None);
         };
@@ -162,11 +148,7 @@ impl<S: LogSource> Replayer<S> {
                         begun = true;
                         self.completions.forget();
                         let exits = entry.point.exits;
-                        let taken = match whole {
-                            Whole::InPlace => state.take(at, entry.point, part),
-                            Whole::Beside => state.take_beside(at, entry.point, part),
-                        };
-                        match taken {
+                        match state.take(at, entry.point, part) {
                             Ok(complete) => complete.then_some(exits),
                             Err(error) => {
                                 // Another one may be better.
@@ -176,6 +158,7 @@ impl<S: LogSource> Replayer<S> {
                                     difference: Difference::Transfer(error.to_string()),
                                 };
                                 begun = false;
+                                whole = Whole::InPlace;
                                 state.abandon();
                                 if !self.log.differs(&divergence) {
                                     return Err(Interruption::Diverged(Box::new(divergence)));
@@ -210,7 +193,7 @@ impl<S: LogSource> Replayer<S> {
             };
             let whole = match &entry.payload {
                 Payload::State(StatePart::Begin(_)) => Some(Whole::InPlace),
-                payload if self.is_new && is_begin_beside(payload) => Some(Whole::Beside),
+                Payload::Renewal(StatePart::Begin(_)) if self.is_new => Some(Whole::Renewal),
                 _ => None,
             };
             if let (Some(whole), Some(_)) = (whole, &self.state) {

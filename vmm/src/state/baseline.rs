@@ -22,7 +22,7 @@ pub struct Baseline {
     /// The pages in which guest memory may differ from the baseline, but for those written since
     /// [`Baseline::suspect_written`].
     suspects: PageSet,
-    /// The pages that were written since somebody took them, if anybody does.
+    /// The pages that were written since a transfer beside the baseline looked at them, if there is one.
     watched: Option<PageSet>,
     transfer: Transfer,
     /// The pages that the other side has as they are here, whatever its guest did, until another transfer
@@ -140,33 +140,36 @@ impl Baseline {
         Ok(())
     }
 
-    /// Notes what is written from now on, also for [`Baseline::take_watched`].
-    pub(super) fn watch_writes(&mut self) {
+    /// Begins to send what builds on nothing, beside what both sides know of each page, which goes on: all of
+    /// memory is to be sent. The hashes are those of what is sent of it.
+    pub(super) fn begin_beside(&mut self) -> Result<Hashes, NoRoom> {
+        let hashes = Hashes::of_zeros(self.pages).map_err(|source| NoRoom {
+            bytes: self.pages * size_of::<u64>() as u64,
+            source,
+        })?;
         self.watched = Some(self.no_pages());
+        Ok(hashes)
     }
 
-    /// Ends that.
-    pub(super) fn watch_no_writes(&mut self) {
+    /// That has come to its end, or to nothing.
+    pub(super) fn end_beside(&mut self) {
         self.watched = None;
     }
 
-    /// Moves the pages that were found to be written since the last call.
-    pub(super) fn take_watched(&mut self, into: &mut PageSet) {
-        if let Some(watched) = &mut self.watched {
-            into.insert_bitmap(watched.words());
-            watched.clear();
-        }
+    /// How many pages a transfer of the whole state has to look at yet.
+    pub(super) fn due(&self) -> u64 {
+        self.watched.as_ref().unwrap_or(&self.suspects).len()
     }
 
-    /// What a page holds now, and its hash. To be called while the guest stands still.
-    pub(super) fn look_at(&self, page: u64) -> (&[u8; PAGE], u64) {
-        let content = self.current(page);
-        (content, hash(content))
+    /// Those pages, which somebody else looks at now.
+    pub(super) fn take_due(&mut self) -> PageSet {
+        let due = self.watched.as_mut().unwrap_or(&mut self.suspects);
+        std::mem::replace(due, PageSet::empty(self.pages))
     }
 
-    /// The hash of a page of zeros.
-    pub(super) fn hash_of_zeros() -> u64 {
-        hash(&ZERO)
+    /// The other side has these pages, of a transfer beside the baseline.
+    pub(super) fn adopt(&mut self, hashes: Hashes) {
+        self.hashes = hashes;
     }
 
     /// Both sides have all of memory as it is here, and nothing else. What the processor keeps of its page
@@ -206,7 +209,7 @@ impl Baseline {
         self.suspects.insert_bitmap(pages.words());
     }
 
-    /// How many pages are suspected: a transfer has to look at them yet.
+    /// How many pages are suspected.
     pub(crate) fn suspects(&self) -> u64 {
         self.suspects.len()
     }
@@ -230,11 +233,6 @@ impl Baseline {
     pub(super) fn begin_whole(&mut self) {
         self.build_on_zeros();
         self.suspects.clear();
-    }
-
-    /// The pages that are suspected, which somebody else looks at now.
-    pub(super) fn take_suspects(&mut self) -> PageSet {
-        std::mem::replace(&mut self.suspects, PageSet::empty(self.pages))
     }
 
     /// The hashes, for those who send or take memory beside the log.

@@ -1,20 +1,17 @@
 //! The sending side of state transfers.
 
-mod beside;
-mod renewal;
 mod stop;
 
 use std::time::{Duration, Instant};
 
 use logging_channel::entry::StatePart;
 
-use self::renewal::Renewal;
 pub use self::stop::Stop;
 use super::parts::{LARGEST_DEVICES, PIECE, Rest};
 use super::patch::BlockWriter;
 use super::seal::Seal;
 use super::streams::{MemorySender, Waited};
-use super::{AT_A_TIME, Baseline};
+use super::{AT_A_TIME, Baseline, NoRoom};
 use crate::cpu::Look;
 use crate::engine::{Moment, Step};
 use crate::ram::PageSet;
@@ -23,15 +20,16 @@ use crate::ram::PageSet;
 ///
 /// A transfer is memory, and then the rest of the state in the stop in which the last of memory is sent. A
 /// *delta* builds on the guest of the other side, and sends memory in as many stops of the guest as that
-/// takes. A transfer of the *whole* state builds on nothing, and its memory is sent beside the guest.
+/// takes. A transfer of the *whole* state builds on nothing, and its memory is sent beside the guest: in the
+/// place of the log, or as a *renewal* beside it.
 pub struct Capture {
     baseline: Baseline,
     seal: Seal,
     /// Pages that were looked at for a delta that is not complete. The other side does not know: it
     /// looks at them for the next digest, and so does this side.
     looked_at: PageSet,
-    /// The whole state is sent beside the log.
-    renewal: Option<Renewal>,
+    /// Number of the transfer of the whole state that is under way beside the log.
+    renewal: Option<u32>,
 }
 
 /// What became of the end of a transfer of the whole state.
@@ -79,10 +77,37 @@ impl Capture {
         self.abandon_renewal();
         self.baseline.suspect_written(at.cpu, Look::Hidden)?;
         self.looked_at.clear();
-        self.seal.begin();
         send(StatePart::Begin(transfer))?;
-        memory.begin(transfer, || self.baseline.begin_whole());
+        memory.begin(transfer, || {
+            self.baseline.begin_whole();
+            self.baseline.hashes()
+        });
         Ok(())
+    }
+
+    /// Begins a *renewal*: a transfer of the whole state beside the log, for whoever keeps that and would have
+    /// less of it. The log is followed meanwhile, by deltas and digests too, as it would be without. So only
+    /// the end is in it, and looks are hidden.
+    ///
+    /// # Errors
+    /// [`Interruption`](crate::engine::Interruption).
+    pub fn begin_renewal(
+        &mut self,
+        at: &mut Moment<'_>,
+        transfer: u32,
+        memory: &MemorySender,
+    ) -> Step<Result<(), NoRoom>> {
+        self.baseline.suspect_written(at.cpu, Look::Hidden)?;
+        Ok(self.baseline.begin_beside().map(|hashes| {
+            self.renewal = Some(transfer);
+            memory.begin(transfer, || hashes);
+        }))
+    }
+
+    /// A renewal comes to nothing.
+    pub fn abandon_renewal(&mut self) {
+        self.renewal = None;
+        self.baseline.end_beside();
     }
 
     /// The round that memory is in is over, and of its pages these were `unchanged`. How many may have been
@@ -92,15 +117,18 @@ impl Capture {
     /// # Errors
     /// [`Interruption`](crate::engine::Interruption).
     pub fn end_round(&mut self, at: &mut Moment<'_>, look: Look, unchanged: &PageSet) -> Step<u64> {
-        let pages = self.baseline.pages();
-        at.cpu.looked_at(look, 0..pages, unchanged);
+        if self.renewal.is_none() {
+            // Otherwise others look at them as well.
+            let pages = self.baseline.pages();
+            at.cpu.looked_at(look, 0..pages, unchanged);
+        }
         self.baseline.suspect_written(at.cpu, look)?;
-        Ok(self.baseline.suspects())
+        Ok(self.baseline.due())
     }
 
     /// The next round: of the pages that were written during the last one.
     pub fn begin_round(&mut self, memory: &MemorySender) {
-        memory.round(self.baseline.take_suspects());
+        memory.round(self.baseline.take_due());
     }
 
     /// Sends pages of a delta that the other side does not have as they are, and makes them part of the
@@ -192,7 +220,8 @@ impl Capture {
 
     /// Completes a transfer of the whole state, devices included, of a guest whose last exit's access
     /// is not completed yet; it is then. The last round has to be over. Waits for the rest of memory for
-    /// `time` at most.
+    /// `time` at most. The end of a renewal is a synchronisation point, for who takes it over and for who
+    /// follows the log through it.
     ///
     /// # Errors
     /// [`Interruption`](crate::engine::Interruption), also of `send`.
@@ -217,9 +246,25 @@ impl Capture {
             Waited::Late => return Ok(Committed::Late),
             Waited::Over => return Ok(Committed::Never),
         };
+        let renewal = self.renewal.take();
+        if let Some(transfer) = renewal {
+            send(StatePart::Begin(transfer))?;
+        }
         send(StatePart::Memory(blocks))?;
         let cpu = at.cpu.save()?;
-        at.cpu.drop_translations()?;
+        match renewal {
+            Some(_) => {
+                self.baseline.end_beside();
+                self.baseline.adopt(memory.hashes());
+                self.baseline.agree(at.cpu)?;
+                // Who takes the state over knows nothing of a delta that came to nothing.
+                self.looked_at.clear();
+            }
+            None => {
+                at.cpu.drop_translations()?;
+            }
+        }
+        self.seal.begin();
         send_rest(&mut self.seal, cpu, Some(devices), send)?;
         Ok(Committed::Sent)
     }

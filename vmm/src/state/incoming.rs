@@ -22,10 +22,8 @@ pub struct Incoming {
     /// Pages of the present delta that the cache does not keep.
     aside: Aside,
     rest: Pieces,
-    /// The transfer builds on nothing,
+    /// The transfer builds on nothing.
     whole: bool,
-    /// and has its memory in the log.
-    beside: bool,
     seal: Seal,
     /// Takes memory that comes beside the log.
     memory: Arc<MemoryTaker>,
@@ -41,7 +39,6 @@ impl Incoming {
             aside: Aside::default(),
             rest: Pieces::default(),
             whole: false,
-            beside: false,
             seal: Seal::default(),
         }
     }
@@ -62,23 +59,6 @@ impl Incoming {
     /// # Errors
     /// [`StateError`].
     pub fn begin_whole(&mut self, at: &mut Moment<'_>, transfer: u32) -> Result<(), StateError> {
-        self.begin_on_zeros(at)?;
-        self.beside = false;
-        self.memory.open(transfer);
-        Ok(())
-    }
-
-    /// A transfer of the whole state begins of which all is in the log.
-    ///
-    /// # Errors
-    /// [`StateError`].
-    pub fn begin_beside(&mut self, at: &mut Moment<'_>) -> Result<(), StateError> {
-        self.begin_on_zeros(at)?;
-        self.beside = true;
-        Ok(())
-    }
-
-    fn begin_on_zeros(&mut self, at: &mut Moment<'_>) -> Result<(), StateError> {
         self.abandon();
         self.whole = true;
         // Before memory is touched, or the access could still write to it.
@@ -86,6 +66,7 @@ impl Incoming {
         // Every page with a content is to come, or is zero.
         self.baseline.suspect_written(at.cpu, Look::Hidden)?;
         self.baseline.begin_whole_on_zeros();
+        self.memory.open(transfer);
         Ok(())
     }
 
@@ -111,7 +92,7 @@ impl Incoming {
     /// # Errors
     /// [`StateError`].
     pub fn pages(&mut self, exits: u64, block: &[u8]) -> Result<(), StateError> {
-        if self.whole && !self.beside {
+        if self.whole {
             let reason = "memory of the whole state is in the log".into();
             return Err(PatchError::Malformed(reason).into());
         }
@@ -119,11 +100,7 @@ impl Incoming {
         self.seal.add(block);
         for patch in read_block(block)? {
             if let Some(content) = self.baseline.stage(&patch)? {
-                if self.whole {
-                    self.baseline.put(patch.page, &content);
-                } else {
-                    self.aside.put(patch.page, &content)?;
-                }
+                self.aside.put(patch.page, &content)?;
             }
         }
         Ok(())
@@ -192,8 +169,8 @@ impl Incoming {
         Ok(())
     }
 
-    /// The log comes to the end of a transfer of the whole state beside it, and this guest has followed the
-    /// log until there: the state is its own.
+    /// The log comes to the end of a renewal, and this guest has followed the log until there: the state is
+    /// its own.
     ///
     /// # Errors
     /// [`StateError`].

@@ -22,7 +22,9 @@
 //!
 //! A transfer of the *whole* state ([`Capture::begin_whole`]) builds on zeros in place of a guest. Its memory
 //! goes beside the log, while the guest runs ([`MemorySender`], [`MemoryTaker`]); what is not memory, devices
-//! included, comes at the end.
+//! included, comes at the end. It takes the place of the log, or is a *renewal*
+//! ([`Capture::begin_renewal`]): then deltas and digests go on, with the baseline, and whoever follows them
+//! passes over its end.
 
 mod aside;
 mod baseline;
@@ -44,7 +46,7 @@ pub(crate) use digest::{digest_rest, part_digests};
 pub use error::StateError;
 pub use incoming::Incoming;
 pub use streams::{
-    KeptBlocks, Limit, MemorySender, MemoryTaker, Progress, Round, SendBlocks, Waited,
+    KeptBlocks, Limit, MemorySender, MemoryTaker, Progress, Round, SendBlocks, Waited, read_block,
 };
 
 /// So many pages are looked at between two looks at the clock: also pages that have not changed, of

@@ -110,7 +110,7 @@ proptest! {
         bit: prop::sample::Index,
     ) {
         let mut dice = Dice(seed);
-        let (_, mut log, _) = record_renewed(&script, &mut dice, after);
+        let (recorded, mut log, _) = record_renewed(&script, &mut dice, after);
         let Some(commit) = log.iter().position(is_commit) else {
             return Err(TestCaseError::reject("it ended within"));
         };
@@ -129,6 +129,10 @@ proptest! {
         parts[part][at / 8] ^= 1 << (at % 8);
         log.drain(..begin);
         let replayed = replay(&script, &mut dice, Playback::new(log));
-        prop_assert!(replayed.ended.is_err(), "{:?}", replayed.ended);
+        // A bit of what LZ4 leaves open makes no difference.
+        if replayed.ended.is_ok() {
+            prop_assert!(replayed.registers == recorded.registers);
+            prop_assert!(replayed.contents() == recorded.contents());
+        }
     }
 }

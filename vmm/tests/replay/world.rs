@@ -255,10 +255,14 @@ impl LogSink for MemoryLog {
         let mut entries = self.entries.borrow_mut();
         match entry.payload {
             Payload::State(StatePart::Begin(_)) => drop(self.blocks.take()),
-            Payload::State(StatePart::Memory(_)) => {
+            Payload::State(StatePart::Memory(_)) | Payload::Renewal(StatePart::Memory(_)) => {
                 let blocks = self.blocks.take().into_iter();
+                let payload = match entry.payload {
+                    Payload::Renewal(_) => Payload::Renewal,
+                    _ => Payload::State,
+                };
                 entries.extend(blocks.map(|block| Entry {
-                    payload: Payload::State(StatePart::Pages(block)),
+                    payload: payload(StatePart::Pages(block)),
                     ..entry.clone()
                 }));
             }
@@ -348,14 +352,18 @@ impl Playback {
             && let Some(entry) = self.entries.get(self.next)
         {
             match &entry.payload {
-                Payload::State(StatePart::Pages(block)) => {
+                Payload::State(StatePart::Pages(block))
+                | Payload::Renewal(StatePart::Pages(block)) => {
                     if let Err(reason) = taker.take(*transfer, block) {
                         taker.ended(reason);
                     }
                     *given += 1;
                     self.next += 1;
                 }
-                Payload::State(StatePart::Memory(blocks)) if blocks > given => {
+                Payload::State(StatePart::Memory(blocks))
+                | Payload::Renewal(StatePart::Memory(blocks))
+                    if blocks > given =>
+                {
                     return taker.ended("it is short".into());
                 }
                 _ => return,
@@ -397,7 +405,13 @@ impl LogSource for Playback {
             Payload::State(StatePart::Begin(transfer)) => {
                 self.transfer = Some((transfer, 0));
             }
-            Payload::State(StatePart::Memory(_)) => self.transfer = None,
+            // Who does not begin with it passes over its memory as well.
+            Payload::Renewal(StatePart::Begin(transfer)) if self.next == 0 => {
+                self.transfer = Some((transfer, 0));
+            }
+            Payload::State(StatePart::Memory(_)) | Payload::Renewal(StatePart::Memory(_)) => {
+                self.transfer = None;
+            }
             _ => {}
         }
         self.next += 1;

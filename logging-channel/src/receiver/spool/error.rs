@@ -34,6 +34,12 @@ pub enum SpoolError {
         #[source]
         source: io::Error,
     },
+    /// Guest memory that came is not what was sent.
+    #[error("guest memory that came cannot be used: {reason}")]
+    Memory {
+        /// Why.
+        reason: String,
+    },
     /// A file cannot be read.
     #[error("cannot read {path} at byte {offset}")]
     Read {

@@ -1,6 +1,6 @@
 //! From where what a cold backup keeps can be replayed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::codec::Batch;
 use crate::entry::{DiskOutcome, Lsn, Payload, ShutdownReason, StatePart};
@@ -19,7 +19,7 @@ pub struct Generation {
     /// What the primary's guest had used of a processor at the state's end.
     used: Duration,
     /// The transfer whose memory came beside the log, and how many blocks that has.
-    pub(in crate::receiver) memory: Option<(u32, u64)>,
+    pub(in crate::receiver) memory: (u32, u64),
 }
 
 impl Generation {
@@ -48,19 +48,52 @@ enum Transfer {
     Renewal,
 }
 
+/// A transfer that is not complete.
+#[derive(Debug)]
+struct Coming {
+    transfer: Transfer,
+    generation: Generation,
+    /// Its last part is kept; its memory may not be.
+    has_end: bool,
+}
+
+/// Where and when a batch is kept.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) segment: u64,
+    /// What it takes there.
+    pub(super) bytes: u64,
+    pub(super) arrived: Instant,
+    /// What the primary's guest had used of a processor.
+    pub(super) used: Duration,
+}
+
+/// An entry that tells the guest's clocks, and when it came.
+pub type ClockEntry = (Instant, Payload);
+
+/// Which of the entries that tell the guest's clocks one is, if it is one: those that tell it together, those
+/// of its monotonic time, or of its wall clock.
+fn clock_of(payload: &Payload) -> Option<usize> {
+    match payload {
+        Payload::Protected { .. } => Some(0),
+        Payload::Tick(_) | Payload::Clock(_) | Payload::Tsc(_) => Some(1),
+        Payload::WallClock(_) => Some(2),
+        _ => None,
+    }
+}
+
 /// What the parts of a log that are kept can be replayed from.
 #[derive(Debug)]
 pub(in crate::receiver) struct Generations {
     complete: Generation,
-    coming: Option<(Transfer, Generation)>,
+    coming: Option<Coming>,
     /// What the primary's guest had used of a processor when the last batch came.
     used: Duration,
     last: Lsn,
     is_protecting: bool,
     ended: Option<Ended>,
     notices: Vec<Notice>,
-    /// Number of the last transfer whose memory comes beside the log.
-    latest: u32,
+    clocks: [Option<ClockEntry>; 3],
 }
 
 /// The completion of a request to the disk whose number no request has: what the primary knows of the
@@ -86,7 +119,7 @@ impl Default for Generations {
                 state_bytes: 0,
                 log_bytes: 0,
                 used: Duration::ZERO,
-                memory: None,
+                memory: (0, 0),
             },
             coming: None,
             used: Duration::ZERO,
@@ -94,7 +127,7 @@ impl Default for Generations {
             is_protecting: false,
             ended: None,
             notices: Vec::new(),
-            latest: 0,
+            clocks: Default::default(),
         }
     }
 }
@@ -115,46 +148,16 @@ impl Generations {
         batch.entries.iter().any(|entry| is_begin(&entry.payload))
     }
 
-    /// Takes a batch of so many bytes in, which is in this segment. Whether a transfer of the whole state
-    /// has ended in it: nothing before that one is needed any more.
-    pub(super) fn take(&mut self, batch: &Batch, bytes: u64, segment: u64, used: Duration) -> bool {
-        let mut is_complete = false;
+    /// Takes a batch in.
+    pub(super) fn take(&mut self, batch: &Batch, place: &Place) {
+        let bytes = place.bytes;
+        let had_end = self.coming.as_ref().is_some_and(|coming| coming.has_end);
         for (lsn, entry) in (batch.first.0..).map(Lsn).zip(&batch.entries) {
-            match (part(&entry.payload), &self.coming) {
-                (Some((transfer, StatePart::Begin(number))), _) => {
-                    let begun = Generation {
-                        segment,
-                        begin: lsn,
-                        state_bytes: 0,
-                        log_bytes: 0,
-                        used,
-                        memory: (transfer == Transfer::State).then_some((*number, 0)),
-                    };
-                    self.latest = begun.memory.map_or(self.latest, |(number, _)| number);
-                    self.coming = Some((transfer, begun));
-                }
-                (Some((_, StatePart::Memory(count))), _) => {
-                    if let Some((
-                        Transfer::State,
-                        Generation {
-                            memory: Some((_, blocks)),
-                            ..
-                        },
-                    )) = &mut self.coming
-                    {
-                        *blocks = *count;
-                    }
-                }
-                (Some((transfer, StatePart::Commit(_))), Some((of, coming))) if transfer == *of => {
-                    self.complete = Generation {
-                        state_bytes: coming.state_bytes + bytes,
-                        used,
-                        ..*coming
-                    };
-                    self.coming = None;
-                    is_complete = true;
-                }
-                _ => {}
+            if let Some((transfer, part)) = part(&entry.payload) {
+                self.take_part(lsn, transfer, part, place);
+            }
+            if let Some(clock) = clock_of(&entry.payload) {
+                self.clocks[clock] = Some((place.arrived, entry.payload.clone()));
             }
             match entry.payload {
                 Payload::DiskDone { id, outcome } if id >= NOTICES => {
@@ -171,24 +174,50 @@ impl Generations {
                 _ => {}
             }
         }
-        if !is_complete {
-            self.complete.log_bytes += bytes;
+        self.complete.log_bytes += bytes;
+        if let Some(Coming { generation, .. }) = &mut self.coming {
+            match had_end {
+                true => generation.log_bytes += bytes,
+                false => generation.state_bytes += bytes,
+            }
         }
-        if let Some((_, coming)) = &mut self.coming {
-            coming.state_bytes += bytes;
-        }
-        self.used = used;
+        self.used = place.used;
         self.last = batch.last();
-        is_complete
+    }
+
+    fn take_part(&mut self, lsn: Lsn, transfer: Transfer, part: &StatePart, place: &Place) {
+        if let StatePart::Begin(number) = part {
+            self.coming = Some(Coming {
+                transfer,
+                has_end: false,
+                generation: Generation {
+                    segment: place.segment,
+                    begin: lsn,
+                    state_bytes: 0,
+                    log_bytes: 0,
+                    used: place.used,
+                    memory: (*number, 0),
+                },
+            });
+            return;
+        }
+        let Some(coming) = self.coming.as_mut().filter(|it| it.transfer == transfer) else {
+            return;
+        };
+        match part {
+            StatePart::Memory(count) => coming.generation.memory.1 = *count,
+            StatePart::Commit(_) if !coming.has_end => {
+                coming.has_end = true;
+                coming.generation.used = place.used;
+            }
+            _ => {}
+        }
     }
 
     /// Memory that has to have come before this batch is kept, of the transfer that is under way, or begins
-    /// in it: the transfer, and how many blocks.
+    /// in it: the transfer, and how many blocks. A renewal's can come later.
     pub(in crate::receiver) fn memory_before(&self, batch: &Batch) -> Option<(u32, u64)> {
-        let mut coming = self
-            .coming
-            .as_ref()
-            .and_then(|(_, coming)| Some(coming.memory?.0));
+        let mut coming = self.coming.as_ref().map(|it| it.generation.memory.0);
         let mut needed = None;
         for entry in &batch.entries {
             match &entry.payload {
@@ -202,15 +231,16 @@ impl Generations {
         needed
     }
 
-    /// The first transfer whose memory may be needed.
-    pub(in crate::receiver) fn first_memory(&self) -> u32 {
-        let coming = self.coming.as_ref().map(|(_, coming)| coming);
-        let of = |generation: &Generation| Some(generation.memory?.0);
-        match (of(&self.complete), coming.and_then(of)) {
-            (Some(complete), _) => complete,
-            // What was complete has none: the one that comes is the first, or one of later.
-            (None, Some(coming)) => coming,
-            (None, None) => self.latest + 1,
+    /// The transfer whose last part has come, and how many blocks its memory has.
+    pub(in crate::receiver) fn ending(&self) -> Option<(u32, u64)> {
+        let coming = self.coming.as_ref().filter(|coming| coming.has_end);
+        Some(coming?.generation.memory)
+    }
+
+    /// That one is complete.
+    pub(super) fn end(&mut self) {
+        if let Some(coming) = self.coming.take() {
+            self.complete = coming.generation;
         }
     }
 
@@ -222,11 +252,6 @@ impl Generations {
     /// What a replay begins from.
     pub(in crate::receiver) fn complete(&self) -> &Generation {
         &self.complete
-    }
-
-    /// Whether another one is under way.
-    pub(in crate::receiver) fn is_renewed(&self) -> bool {
-        self.coming.is_some()
     }
 
     /// What the guest has used of a processor since the state: what the replay takes, about.
@@ -247,6 +272,11 @@ impl Generations {
     /// The log has told that the guest has ended.
     pub(in crate::receiver) fn ended(&self) -> Option<Ended> {
         self.ended
+    }
+
+    /// The newest entry of each kind that tells the guest's clocks.
+    pub(in crate::receiver) fn clocks(&self) -> impl Iterator<Item = &ClockEntry> {
+        self.clocks.iter().flatten()
     }
 
     /// The newest notice of each kind, in the log's order.

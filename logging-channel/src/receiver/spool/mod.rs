@@ -9,7 +9,8 @@
 //!
 //! Each transfer of the whole state begins a segment. What a replay begins with, a *generation*, is the
 //! last transfer that is complete, and all that follows it: while the next one comes, the generation before
-//! it goes on, through that one's segment. When the next one is complete, the segments before it go.
+//! it goes on, through that one's segment. When the next one is complete, with its memory, and on the disk where
+//! that is asked for, the segments and the memory before it go.
 
 mod error;
 mod folder;
@@ -22,19 +23,21 @@ use std::time::{Duration, Instant};
 
 pub use self::error::SpoolError;
 use self::folder::Folder;
-use self::generation::Generations;
-pub use self::generation::{Ended, Generation, Notice};
-pub(super) use self::memory::{MemoryFile, MemoryReader};
+pub use self::generation::{ClockEntry, Ended, Generation, Notice};
+use self::generation::{Generations, Place};
+pub(super) use self::memory::MemoryFile;
 use self::segment::SegmentReader;
 pub(super) use self::segment::record;
 use self::written::Written;
 use crate::codec::Batch;
 use crate::entry::Lsn;
+use crate::memory::is_renewal;
 use crate::settings::Keep;
 
-/// The file for the memory of a transfer.
+/// The file for the memory of a transfer. While a renewal comes, the log has to get to the same disk in time.
 pub(super) fn memory_file(keep: &Keep, transfer: u32) -> Result<MemoryFile, SpoolError> {
-    MemoryFile::create(folder::memory(&keep.directory, transfer))
+    let path = folder::memory(&keep.directory, transfer);
+    MemoryFile::create(path, keep.read_block, keep.durable || is_renewal(transfer))
 }
 
 /// What a cold backup keeps. Written batch by batch, and read from the last generation on by whoever
@@ -84,37 +87,49 @@ impl Spool {
         self.opened
     }
 
-    /// Keeps a batch that came when the primary's guest had used so much of a processor.
+    /// Keeps a batch that came at `arrived`, when the primary's guest had used so much of a processor.
     pub(super) fn put(
         &mut self,
         batch: &Batch,
         record: &[u8],
+        arrived: Instant,
         used: Duration,
     ) -> Result<(), SpoolError> {
         if Generations::begins(batch) {
+            if self.durable {
+                self.sync()?;
+            }
             self.newest += 1;
             self.segment = Written::create(self.folder.segment(self.newest))?;
         }
         self.segment.put(record)?;
-        let complete = self
-            .generations
-            .take(batch, record.len() as u64, self.newest, used);
-        if complete && !self.is_read {
-            if self.durable {
-                self.sync()?;
-            }
-            self.forget_before(self.generations.complete().segment);
-        }
+        let place = Place {
+            segment: self.newest,
+            bytes: record.len() as u64,
+            arrived,
+            used,
+        };
+        self.generations.take(batch, &place);
         Ok(())
     }
 
-    /// Reads the memory of a transfer.
-    pub(super) fn read_memory(
-        &self,
-        transfer: u32,
-        blocks: u64,
-    ) -> Result<MemoryReader, SpoolError> {
-        MemoryReader::open(self.folder.memory(transfer), blocks)
+    /// The memory of the transfer whose end has come is there, and on the disk where that is asked for: the
+    /// state is complete.
+    pub(super) fn complete(&mut self) -> Result<(), SpoolError> {
+        if self.durable {
+            self.sync()?;
+        }
+        self.generations.end();
+        Ok(())
+    }
+
+    /// Deletes the log that no replay needs.
+    pub(super) fn forget(&mut self) {
+        let segment = self.generations.complete().segment;
+        if !self.is_read {
+            (self.oldest..segment).for_each(|old| Folder::delete(&self.folder.segment(old)));
+            self.oldest = segment;
+        }
     }
 
     /// The memory of a transfer is not needed any more.
@@ -125,13 +140,6 @@ impl Spool {
     /// Waits until all of it is on the disk.
     pub(super) fn sync(&mut self) -> Result<(), SpoolError> {
         self.segment.sync()
-    }
-
-    fn forget_before(&mut self, segment: u64) {
-        for old in self.oldest..segment {
-            Folder::delete(&self.folder.segment(old));
-        }
-        self.oldest = segment;
     }
 
     /// What is kept.

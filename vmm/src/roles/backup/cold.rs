@@ -12,6 +12,7 @@ use crate::engine::Ended;
 use crate::events::{Event, Events};
 use crate::protocol::follower::{Follower, WhileCold};
 use crate::roles::NotLive;
+use crate::sources::ClockTrace;
 
 /// How long to wait for news before looking around.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -102,7 +103,17 @@ impl<'a> Cold<'a> {
         }
     }
 
-    /// What a replay that begins behind a part of the log has to know of that.
+    /// What a replay that begins behind a part of the log has to know of that: of the guest's clocks, which must
+    /// not go back if the log has no later word of them,
+    pub(super) fn clocks(kept: &Kept) -> ClockTrace {
+        let mut trace = ClockTrace::default();
+        for (arrived, payload) in &kept.clocks {
+            trace.note(payload, *arrived);
+        }
+        trace
+    }
+
+    /// and of the disk.
     pub(super) fn tell_disk(kept: &Kept, disk: &Followed) {
         disk.joined();
         for (id, outcome) in &kept.notices {
@@ -171,6 +182,7 @@ mod tests {
             durable: false,
             most_replay: LONG,
             most_log: 1 << 20,
+            read_block: crate::state::read_block,
         });
         let cold = Settings {
             keep,

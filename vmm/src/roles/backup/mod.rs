@@ -148,17 +148,22 @@ pub fn run_backup(
     let followed = guest.disk.as_ref().map(GuestDisk::followed);
     let unreleased = Unreleased::default();
     let mut protocol = Follower::default();
+    let mut clock = ClockTrace::default();
     let baseline = match baseline {
         Some(baseline) => baseline,
         None => {
             let then = Cold::new(events, &options.turn_hot).hold(&receiver, &mut protocol);
-            match (then.map_err(&refuse)?, &followed) {
-                (Then::Ended(ended), _) => {
+            match then.map_err(&refuse)? {
+                Then::Ended(ended) => {
                     tenure.end();
                     return Ok(ended);
                 }
-                (Then::Replay(kept), Some(disk)) => Cold::tell_disk(&kept, disk),
-                (Then::Replay(_), None) => {}
+                Then::Replay(kept) => {
+                    clock = Cold::clocks(&kept);
+                    if let Some(disk) = &followed {
+                        Cold::tell_disk(&kept, disk);
+                    }
+                }
             }
             guest.baseline()?
         }
@@ -173,7 +178,7 @@ pub fn run_backup(
     let log = ChannelSource {
         handle: receiver.handle(),
         receiver: DroppedElsewhere::new(receiver),
-        clock: ClockTrace::default(),
+        clock,
         standing: standing.clone(),
         next: Some(GoLive {
             live: guest.host.live.clone(),

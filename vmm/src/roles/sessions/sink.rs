@@ -219,11 +219,6 @@ impl LogSink for SessionLog {
         session.is_some_and(|session| session.sender.renewal_wanted())
     }
 
-    fn has_room(&self) -> bool {
-        let session = self.session();
-        session.is_none_or(|session| session.sender.has_room())
-    }
-
     fn takes_counts(&self) -> bool {
         self.session()
             .is_none_or(|session| session.counts && session.sender.takes_counts())

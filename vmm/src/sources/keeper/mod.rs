@@ -1,7 +1,6 @@
 //! Takes the guest's state for the log: deltas where a stop has no other name, digests at
 //! intervals, and the whole of it ([`whole`]) for a replay that begins, or that asks for it.
 
-mod renewing;
 mod rounds;
 mod stages;
 mod whole;
@@ -11,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use logging_channel::entry::{Entry, ExecutionPoint, Payload, StatePart};
 
-use self::stages::{Renewing, Whole};
+use self::stages::Whole;
 use super::convergence::Convergence;
 use super::log_sink::LogSink;
 use super::pace::{NextStop, Pace, StateCounters};
@@ -28,8 +27,8 @@ pub struct StateKeeper {
     /// The first page of that part.
     digested: u64,
     whole: Whole,
-    /// The whole state is sent beside the log.
-    renewing: Option<Renewing>,
+    /// The guest has not run on from its last exit.
+    is_at_exit: bool,
     delta: Option<Delta>,
     /// A delta was given up, and neither a digest nor another delta came since.
     gave_up: bool,
@@ -78,7 +77,7 @@ impl StateKeeper {
             next_digest: pace.digest_interval,
             digested: 0,
             whole: Whole::new(&pace),
-            renewing: None,
+            is_at_exit: false,
             delta: None,
             gave_up: false,
             next_stop: None,
@@ -103,7 +102,7 @@ impl StateKeeper {
         if !at.cpu.at_rest()? {
             return Ok(false);
         }
-        if self.whole.is_wanted() {
+        if self.whole.replaces_log() {
             // The replay does not follow: nothing to agree on.
             return Ok(true);
         }
@@ -165,6 +164,7 @@ impl StateKeeper {
 
     /// The guest made an exit: what waited for the end of a delta does not any more.
     pub(super) fn at_exit(&mut self) {
+        self.is_at_exit = true;
         self.abandon();
     }
 
@@ -183,21 +183,18 @@ impl StateKeeper {
         clock: Clock<'_>,
         log: &mut dyn LogSink,
     ) -> Step<()> {
-        if self.whole.is_wanted() {
-            return self.go_on_with_whole(at, now, clock, log);
-        }
-        if now >= self.next_digest {
+        self.go_on_with_whole(at, now, clock, log)?;
+        if !self.whole.replaces_log() && now >= self.next_digest {
             let cost = self.digest(at, Some(self.pace.digest_slice), log)?;
             let is_last = self.digested == 0;
             self.next_digest = now + self.pace.digest_after(cost, is_last);
-            return Ok(());
         }
-        self.renew_if_due(at, now, log)
+        Ok(())
     }
 
     /// The guest ended: one more digest, so that nothing that it did goes without one.
     pub(super) fn last_digest(&mut self, at: &mut Moment<'_>, log: &mut dyn LogSink) -> Step<()> {
-        if self.whole.is_wanted() {
+        if self.whole.replaces_log() {
             return Ok(());
         }
         self.digested = 0;

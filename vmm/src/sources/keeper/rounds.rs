@@ -45,6 +45,8 @@ pub(super) enum Next {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rounds {
     pace: TransferPace,
+    /// The guest may notice that pages are watched.
+    may_watch: bool,
     /// Which pages were written is known from one round to the next. Until then, each round looks at all
     /// that the guest has written since anybody asked.
     watches: bool,
@@ -69,6 +71,7 @@ impl Rounds {
     pub(super) fn new(pace: TransferPace) -> Self {
         Self {
             pace,
+            may_watch: true,
             watches: false,
             speed: None,
             best: 0.0,
@@ -78,6 +81,14 @@ impl Rounds {
             stuck: 0,
             level: 0,
             told: None,
+        }
+    }
+
+    /// In which pages are never watched, because the guest is followed meanwhile.
+    pub(super) fn hidden(self) -> Self {
+        Self {
+            may_watch: false,
+            ..self
         }
     }
 
@@ -132,7 +143,8 @@ impl Rounds {
             self.fitted = Some(written);
             return Next::Round;
         }
-        if !self.watches && self.count > 1 && round.sent < round.looked_at / 2 {
+        let finds_few = self.count > 1 && round.sent < round.looked_at / 2;
+        if self.may_watch && !self.watches && finds_few {
             // They are too many to look at, and most have not changed.
             (self.watches, self.speed, self.best) = (true, None, 0.0);
             return Next::Round;
@@ -326,6 +338,19 @@ mod tests {
             ((many, 100, 4000), many, Next::Round, Look::Open),
             ((many, 100, 4000), 100, Next::Stop, Look::Open),
         ]);
+    }
+
+    #[test]
+    fn pages_of_a_guest_that_is_followed_are_never_watched() {
+        let mut rounds = of(false).hidden();
+        for _ in 0..20 {
+            let round = Round {
+                looked_at: 4_000_000,
+                ..round(100, 4000)
+            };
+            assert_eq!(next(&mut rounds, &round, 4_000_000), Next::Round);
+            assert_eq!(rounds.look(), Look::Hidden);
+        }
     }
 
     #[test]

@@ -1,5 +1,4 @@
-//! How far the transfers of the whole state are: of the one that takes the place of the log, and of the one
-//! beside it.
+//! How far a transfer of the whole state is, and for whom it is.
 
 use std::time::Duration;
 
@@ -12,6 +11,7 @@ use crate::state::MemorySender;
 /// The transfers of the whole state.
 pub(super) struct Whole {
     pub(super) stage: Stage,
+    pub(super) purpose: Purpose,
     /// Sends memory to the replay that there is.
     pub(super) memory: Option<MemorySender>,
     /// Number of the last transfer.
@@ -40,10 +40,21 @@ pub(super) enum Stage {
     },
 }
 
+/// For whom a transfer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A replay that begins, or differs: nobody follows the log before the transfer's end.
+    Replay,
+    /// Whoever keeps the log, and would have less of it. It is followed all the time: its end is at an exit,
+    /// and nothing before may be noticed by the guest.
+    Renewal,
+}
+
 impl Whole {
     pub(super) fn new(pace: &Pace) -> Self {
         Self {
             stage: Stage::NotWanted,
+            purpose: Purpose::Replay,
             memory: None,
             transfer: 0,
             rounds: Rounds::new(pace.transfer),
@@ -54,31 +65,25 @@ impl Whole {
         }
     }
 
+    /// One is wanted, or under way.
     pub(super) fn is_wanted(&self) -> bool {
         self.stage != Stage::NotWanted
     }
-}
 
-/// The whole state is sent beside the log: the guest is not stopped for it but at its exits.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Renewing {
-    /// Not before this guest time.
-    pub(super) next: Duration,
-    /// All of memory was sent, as it is until the guest runs on.
-    pub(super) is_ready: bool,
-    /// How often a round was not half as large as the one before.
-    pub(super) level: u32,
-    /// Pages of the last round.
-    pub(super) round: u64,
-    /// Pages that were looked at, and how long that took.
-    pub(super) looked_at: (u64, Duration),
-    pub(super) sent: Sent,
-}
+    /// The guest stood still for one.
+    pub(super) fn costs(&mut self, time: Duration) {
+        if self.purpose == Purpose::Replay {
+            self.repairs.costs(time);
+        }
+    }
 
-impl Renewing {
-    /// Whether so many pages are looked at within `pause`.
-    pub(super) fn fits(&self, pages: u64, pause: Duration) -> bool {
-        let (looked_at, took) = self.looked_at;
-        looked_at > 0 && took.as_secs_f64() * pages as f64 <= pause.as_secs_f64() * looked_at as f64
+    /// Nobody follows the log until the end of one.
+    pub(super) fn replaces_log(&self) -> bool {
+        self.is_wanted() && self.purpose == Purpose::Replay
+    }
+
+    /// One is wanted, or under way, beside a log that is followed.
+    pub(super) fn is_renewal(&self) -> bool {
+        self.is_wanted() && self.purpose == Purpose::Renewal
     }
 }

@@ -121,6 +121,31 @@ fn a_guest_whose_next_transfer_has_to_wait_is_not_held_up() {
     guest.is_let_go();
 }
 
+/// Who follows the log knows no other place, and follows it until there.
+#[test]
+fn a_renewal_ends_at_an_exit() {
+    let mut guest = LookedAt::new();
+    let goes_on = |guest: &mut LookedAt, exits: bool| {
+        (0..20).any(|_| {
+            if exits {
+                guest.keeper.at_exit();
+            }
+            guest.when(|keeper, at| keeper.keep_up(at, SECOND, &|| SECOND, &mut Nowhere));
+            guest.when(|keeper, at| keeper.kicked(at, &|| SECOND, &mut Nowhere));
+            assert!(guest.keeper.whole.is_wanted());
+            guest.when(|keeper, at| keeper.departs(at, &|| SECOND, &mut Nowhere))
+        })
+    };
+    assert!(goes_on(&mut guest, false), "it has joined");
+    assert!(!guest.keeper.whole.is_wanted());
+    guest.when(|keeper, at| keeper.renew(at, &|| SECOND, &mut Nowhere));
+    assert!(!guest.keeper.whole.replaces_log(), "the log is followed");
+    assert!(!goes_on(&mut guest, false), "it has made no exit");
+    guest.when(|keeper, at| keeper.use_idle_time(at, &|| SECOND, &mut Nowhere));
+    assert!(goes_on(&mut guest, true));
+    assert!(!guest.keeper.whole.is_wanted());
+}
+
 /// Whoever reads the log no more takes no memory either.
 #[test]
 fn a_transfer_that_nobody_takes_is_given_up() {

@@ -1,12 +1,14 @@
-//! Transfers of the whole state: for a replay that begins, and for one that differs.
+//! Transfers of the whole state: for a replay that begins, for one that differs, and for whoever keeps the
+//! log and has too much of it.
 
 use std::thread;
 use std::time::Duration;
 
 use logging_channel::entry::{ExecutionPoint, Lsn, Payload};
+use logging_channel::memory::next_transfer;
 
 use super::rounds::{Next, Rounds};
-use super::stages::Stage;
+use super::stages::{Purpose, Stage};
 use super::{Clock, StateKeeper, send};
 use crate::engine::{Moment, Step};
 use crate::sources::log_sink::{LogSink, Sent};
@@ -30,6 +32,7 @@ impl StateKeeper {
         let repairs = &mut self.whole.repairs;
         let divergences = repairs.diverged(now);
         let wait = repairs.wait(now);
+        self.whole.purpose = Purpose::Replay;
         self.whole.stage = Stage::Wanted {
             not_before: now + wait,
         };
@@ -59,6 +62,22 @@ impl StateKeeper {
         self.abandon();
         self.whole.repairs = Repairs::default();
         self.whole.memory = None;
+        self.whole.purpose = Purpose::Replay;
+        self.begin_whole(at, clock(), clock, log)
+    }
+
+    /// Whoever keeps the log has too much of it, and asks for the whole state.
+    pub(in crate::sources) fn renew(
+        &mut self,
+        at: &mut Moment<'_>,
+        clock: Clock<'_>,
+        log: &mut dyn LogSink,
+    ) -> Step<()> {
+        if self.whole.is_wanted() {
+            return Ok(());
+        }
+        log::info!("the cold backup has much to replay: sending it the whole state anew");
+        self.whole.purpose = Purpose::Renewal;
         self.begin_whole(at, clock(), clock, log)
     }
 
@@ -70,7 +89,6 @@ impl StateKeeper {
         clock: Clock<'_>,
         log: &mut dyn LogSink,
     ) -> Step<()> {
-        self.renewing = None;
         let whole = &mut self.whole;
         let memory = match &whole.memory {
             Some(memory) => memory,
@@ -87,16 +105,25 @@ impl StateKeeper {
             }
         };
         log.memory_is_sent(memory.progress());
-        whole.repairs.begins(now);
-        whole.transfer += 1;
+        let is_renewal = whole.purpose == Purpose::Renewal;
+        whole.transfer = next_transfer(whole.transfer, is_renewal);
         whole.sent = Sent::default();
         whole.rounds = Rounds::new(self.pace.transfer);
         (whole.round_began, whole.ran_since) = (now, now);
-        let mut bytes = 0;
-        let mut send = send(log, at.point, &mut bytes, Payload::State);
-        self.capture
-            .begin_whole(at, whole.transfer, memory, &mut send)?;
-        whole.repairs.costs(clock().saturating_sub(now));
+        if is_renewal {
+            whole.rounds = whole.rounds.hidden();
+            if let Err(error) = self.capture.begin_renewal(at, whole.transfer, memory)? {
+                log::error!("the cold backup does not get the state anew: {error}");
+                return Ok(());
+            }
+        } else {
+            let mut bytes = 0;
+            let mut send = send(log, at.point, &mut bytes, Payload::State);
+            whole.repairs.begins(now);
+            self.capture
+                .begin_whole(at, whole.transfer, memory, &mut send)?;
+            whole.repairs.costs(clock().saturating_sub(now));
+        }
         self.send_on();
         Ok(())
     }
@@ -104,12 +131,16 @@ impl StateKeeper {
     fn send_on(&mut self) {
         self.whole.stage = Stage::Sending;
         let run = self.whole.rounds.throttle().map(|(run, _)| run);
-        self.next_stop = Some(NextStop::after(run.unwrap_or(LOOK_INTERVAL)));
+        // The end of a renewal needs an exit, and is none.
+        let look = (!self.whole.is_renewal()).then_some(LOOK_INTERVAL);
+        if let Some(time) = run.or(look) {
+            self.next_stop = Some(NextStop::after(time));
+        }
     }
 
     /// Nobody replays the log any more.
     pub(in crate::sources) fn give_up(&mut self) {
-        self.give_renewal_up();
+        self.capture.abandon_renewal();
         self.whole.memory = None;
         if self.whole.is_wanted() {
             self.whole.stage = Stage::NotWanted;
@@ -117,8 +148,9 @@ impl StateKeeper {
         }
     }
 
-    /// The guest is halted, or has not run yet: goes on with a transfer that is under way. Whether there is
-    /// more to do at once.
+    /// The guest is halted, or has not run yet: goes on with a transfer that is under way. Whether it was
+    /// completed: the guest stands at the next exit then. A renewal is not: whoever follows the log is halted as
+    /// well.
     pub(in crate::sources) fn use_idle_time(
         &mut self,
         at: &mut Moment<'_>,
@@ -126,7 +158,24 @@ impl StateKeeper {
         log: &mut dyn LogSink,
     ) -> Step<bool> {
         self.go_on_with_whole(at, clock(), clock, log)?;
-        self.renew_in_idle_time(at, clock(), log)
+        if self.whole.is_renewal() {
+            return Ok(false);
+        }
+        self.commit_whole(at, clock, log)
+    }
+
+    /// The guest is about to run on. Whether a transfer was completed: the guest stands at the next exit then.
+    pub(in crate::sources) fn departs(
+        &mut self,
+        at: &mut Moment<'_>,
+        clock: Clock<'_>,
+        log: &mut dyn LogSink,
+    ) -> Step<bool> {
+        let is_at_exit = std::mem::take(&mut self.is_at_exit);
+        if self.whole.is_renewal() && !is_at_exit {
+            return Ok(false);
+        }
+        self.commit_whole(at, clock, log)
     }
 
     /// The host stopped the guest at a place that nothing else makes an exit.
@@ -136,8 +185,10 @@ impl StateKeeper {
         clock: Clock<'_>,
         log: &mut dyn LogSink,
     ) -> Step<()> {
-        // It may be the last stop, after which the state is taken.
-        if self.whole.stage == Stage::Sending && at.cpu.at_rest()? {
+        if self.whole.is_renewal() {
+            self.throttle(clock(), clock);
+        } else if self.whole.stage == Stage::Sending && at.cpu.at_rest()? {
+            // It may be the last stop, after which the state is taken.
             self.go_on_with_whole(at, clock(), clock, log)?;
         }
         Ok(())
@@ -204,6 +255,11 @@ impl StateKeeper {
         }
         whole.round_began = now;
         self.capture.begin_round(memory);
+        if whole.is_renewal() {
+            // Under shadow paging each round has all that was written since both hosts looked last: which is
+            // for a digest.
+            self.next_digest = self.next_digest.min(now);
+        }
         self.send_on();
         Ok(())
     }
@@ -218,14 +274,14 @@ impl StateKeeper {
             && now >= whole.ran_since + run
         {
             thread::sleep(hold);
-            whole.repairs.costs(hold);
+            whole.costs(hold);
             whole.ran_since = clock();
         }
     }
 
     /// Sends the rest of the whole state, for the next exit, if all but that was sent. `false` if not, or
     /// if that has to wait: the guest goes on from where it is.
-    pub(in crate::sources) fn commit_whole(
+    pub(super) fn commit_whole(
         &mut self,
         at: &mut Moment<'_>,
         clock: Clock<'_>,
@@ -241,12 +297,16 @@ impl StateKeeper {
         }
         let mut bytes = 0;
         let point = ExecutionPoint::at_exit(at.point.exits + 1);
+        let payload = match self.whole.purpose {
+            Purpose::Replay => Payload::State,
+            Purpose::Renewal => Payload::Renewal,
+        };
         let committed = self.capture.commit_whole(
             at,
             self.whole.rounds.look(),
             self.pace.transfer.max_pause * MOST_PAUSES,
             memory,
-            &mut send(log, point, &mut bytes, Payload::State),
+            &mut send(log, point, &mut bytes, payload),
         )?;
         match committed {
             Committed::Sent => {}
@@ -265,9 +325,13 @@ impl StateKeeper {
             }
             Committed::NotNow => {
                 log::warn!(
-                    "the devices hold more at {} than a transfer of the whole state carries: the \
-                     backup gets it later, and is not protected until then",
-                    at.point
+                    "the devices hold more at {} than a transfer of the whole state carries: the backup gets \
+                     it later{}",
+                    at.point,
+                    match self.whole.purpose {
+                        Purpose::Replay => ", and the guest is not protected until then",
+                        Purpose::Renewal => "",
+                    }
                 );
                 self.whole.stage = Stage::Ready {
                     not_before: since + AGAIN,
@@ -279,8 +343,8 @@ impl StateKeeper {
         bytes += memory.progress().bytes();
         let whole = &mut self.whole;
         let pause = clock().saturating_sub(since);
+        whole.costs(pause);
         whole.stage = Stage::NotWanted;
-        whole.repairs.costs(pause);
         whole.sent = Sent {
             bytes,
             rounds: u64::from(whole.rounds.count()),
@@ -289,8 +353,14 @@ impl StateKeeper {
         self.next_stop = Some(self.pace.next_stop(pause));
         self.counters.transfer_bytes(bytes);
         self.counters.transfer();
+        log.flush();
         log.state_sent(whole.sent);
-        log::info!("the whole state was sent");
+        log::info!(
+            "the whole state was sent: {:.1} MB in {} rounds, and the guest stood still for {:.0} ms at the end",
+            bytes as f64 / 1e6,
+            whole.sent.rounds,
+            pause.as_secs_f64() * 1e3
+        );
         Ok(true)
     }
 }

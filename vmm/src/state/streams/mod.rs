@@ -13,7 +13,7 @@ mod taking;
 pub use kept::KeptBlocks;
 pub use limit::Limit;
 pub use sending::{MemorySender, Progress, Round, SendBlocks, Waited};
-pub use taking::MemoryTaker;
+pub use taking::{MemoryTaker, read_block};
 
 #[cfg(test)]
 mod tests;

@@ -104,7 +104,6 @@ pub struct MemorySender {
 
 struct Shared {
     memory: GuestRam,
-    hashes: Hashes,
     pages: u64,
     streams: u64,
     /// Streams that need no thread.
@@ -123,6 +122,8 @@ struct Shared {
 struct State {
     /// 0 before the first.
     transfer: u32,
+    /// What the other side has of each page, of the transfer.
+    hashes: Hashes,
     due: PageSet,
     /// Pages of the round that are due or being sent.
     left: u64,
@@ -139,6 +140,7 @@ struct State {
 /// A thread's pages.
 struct Part {
     transfer: u32,
+    hashes: Hashes,
     pages: Vec<u64>,
 }
 
@@ -172,12 +174,12 @@ impl MemorySender {
         let pages = baseline.pages();
         let shared = Arc::new(Shared {
             memory: baseline.memory().clone(),
-            hashes: baseline.hashes(),
             pages,
             streams: streams.len() as u64,
             instant: Mutex::default(),
             state: Mutex::new(State {
                 transfer: 0,
+                hashes: baseline.hashes(),
                 due: PageSet::empty(pages),
                 left: 0,
                 blocks: 0,
@@ -212,17 +214,22 @@ impl MemorySender {
         Arc::clone(&self.shared.progress)
     }
 
-    /// Begins a transfer in place of one that may be under way: all of memory is due. `reset` makes the
-    /// baseline what the other side begins with.
-    pub fn begin(&self, transfer: u32, reset: impl FnOnce()) {
+    /// Begins a transfer in place of one that may be under way: all of memory is due. `hashes` gives those
+    /// of what the other side begins with.
+    pub(in crate::state) fn begin(&self, transfer: u32, hashes: impl FnOnce() -> Hashes) {
         let mut state = self.shared.state.lock();
-        reset();
+        state.hashes = hashes();
         state.transfer = transfer;
         state.blocks = 0;
         state.left = 0;
         self.shared.progress.bytes.store(0, Ordering::Relaxed);
         self.shared
             .begin_round(state, PageSet::full(self.shared.pages));
+    }
+
+    /// The hashes of what was sent of each page in the transfer.
+    pub(in crate::state) fn hashes(&self) -> Hashes {
+        self.shared.state.lock().hashes.clone()
     }
 
     /// Begins the next round, of these pages, once the last one is over.
@@ -337,6 +344,7 @@ impl Shared {
         *page = pages.last()? + 1;
         Some(Part {
             transfer: state.transfer,
+            hashes: state.hashes.clone(),
             pages,
         })
     }
@@ -370,7 +378,7 @@ impl Shared {
         let mut outcome = Outcome::default();
         let zero = hash(&ZERO);
         for &page in &part.pages {
-            let theirs = self.hashes.get(page);
+            let theirs = part.hashes.get(page);
             // Most of a guest's memory is zero, and that is seen sooner than a hash is made.
             let is_same = theirs == zero && ram::is_zero(&self.memory, page);
             let read = |content: &mut [u8; PAGE]| {
@@ -404,7 +412,7 @@ impl Shared {
         }
         let sent = &workshop.body.pages;
         for &(page, hash) in sent {
-            self.hashes.set(page, hash);
+            part.hashes.set(page, hash);
         }
         for &page in &outcome.unchanged {
             state.unchanged.insert(page);

@@ -85,7 +85,10 @@ impl Bench {
     }
 
     fn begin(&self, transfer: u32) {
-        self.sender.begin(transfer, || self.hashes.forget());
+        self.sender.begin(transfer, || {
+            self.hashes.forget();
+            self.hashes.clone()
+        });
     }
 
     /// Lets blocks go until the round is over. How many the transfer has.
