@@ -112,7 +112,7 @@ impl Failovers {
             server_fault: None,
             client: match &self.disk {
                 Some(disk) => Client::postgres(position, first, disk.committed().to_vec()),
-                None => Client::redis(position),
+                None => Client::redis_that(self.options.client_rests, position),
             },
             load: self
                 .options

@@ -123,6 +123,8 @@ pub struct Options {
     pub restart_disk_server: bool,
     /// Whether the guest leaves the longest parts of its boot out ([`Guest::quick`]).
     pub quick_boot: bool,
+    /// Whether a client of Redis rests after each reply (`Client::redis_with_pauses`).
+    pub client_rests: bool,
 }
 
 impl Default for Options {
@@ -139,6 +141,7 @@ impl Default for Options {
             fault: Fault::default(),
             restart_disk_server: false,
             quick_boot: false,
+            client_rests: false,
         }
     }
 }
