@@ -22,6 +22,7 @@ const ECHO: u16 = 7;
 
 /// The guest on both hosts, with its disk.
 struct Scene {
+    guest: Guest,
     primary: Side,
     backup: Side,
     disk_server: DiskServer,
@@ -68,6 +69,7 @@ impl Scene {
         let backup = guest.backup_with(&b, &a, &disk_server, options)?;
         goes_on(&mut primary, "at first")?;
         Ok(Self {
+            guest,
             primary,
             backup,
             disk_server,
@@ -156,55 +158,6 @@ fn a_disk_survives_its_primary_with_reads_of_the_backup() -> Result<()> {
     leaves_reads(&mut scene.backup)?;
     goes_on(&mut scene.backup, "with another backup")?;
     assert!(!second.told().has("diverged"), "{:?}", second.told());
-    scene.disk_server.kill();
-    scene.everything_is_there();
-    testbed.succeed();
-    Ok(())
-}
-
-/// The disk server is killed under load and comes back; then it is killed again, and the primary
-/// dies before it is back.
-#[test]
-fn the_guest_waits_for_the_disk_server() -> Result<()> {
-    let testbed = Testbed::new("disk-server-lost")?;
-    let mut scene = Scene::start(&testbed, &[])?;
-    for round in 1..=2 {
-        scene.disk_server.kill();
-        scene.disk_server.restart(&testbed)?;
-        goes_on(&mut scene.primary, &format!("after restart {round}"))?;
-    }
-    scene.disk_server.kill();
-    scene.a.kill();
-    scene.backup.wait_for("waiting", LIMIT)?;
-    assert!(!scene.backup.told().has("live"), "nobody can allow it");
-    scene.disk_server.restart(&testbed)?;
-    scene.backup.wait_for("live", LIMIT)?;
-    goes_on(&mut scene.backup, "on the other host")?;
-    scene.disk_server.kill();
-    scene.everything_is_there();
-    testbed.succeed();
-    Ok(())
-}
-
-/// The backup dies while the disk server stands still: people are told of both, nobody goes on alone
-/// without its word, and with it the primary does, with its disk.
-#[test]
-fn the_backup_dies_while_the_disk_server_stands_still() -> Result<()> {
-    let testbed = Testbed::new("disk-backup-lost")?;
-    let mut scene = Scene::start(&testbed, &[])?;
-    scene.disk_server.paused(|| {
-        scene.primary.wait_for("disk-waiting", LIMIT)?;
-        for side in [&mut scene.primary, &mut scene.backup] {
-            assert!(!side.told().has("peer-lost"));
-        }
-        scene.b.kill();
-        scene.primary.wait_for("waiting", LIMIT)?;
-        assert!(!scene.primary.told().has("live"), "nobody can allow it");
-        Ok(())
-    })?;
-    scene.primary.wait_for("disk-back", LIMIT)?;
-    scene.primary.wait_for("live", LIMIT)?;
-    goes_on(&mut scene.primary, "without a backup")?;
     scene.disk_server.kill();
     scene.everything_is_there();
     testbed.succeed();
@@ -308,16 +261,28 @@ fn settled(image: &Path) -> Result<Vec<u8>> {
     Ok(contents)
 }
 
+/// One guest goes through one loss after the other, and a new backup joins in between.
+#[test]
+fn a_guest_keeps_its_disk_whatever_is_lost() -> Result<()> {
+    let testbed = Testbed::new("disk-losses")?;
+    let scene = Scene::start_guest(&testbed, Guest::answering_disk_workers, &[])?;
+    let scene = a_primary_that_was_suspended_writes_and_sends_nothing(&testbed, scene)?;
+    let scene = the_backup_dies_while_the_disk_server_stands_still(&testbed, scene)?;
+    the_guest_waits_for_the_disk_server(&testbed, scene)?;
+    testbed.succeed();
+    Ok(())
+}
+
 /// A primary that was suspended in the middle of its writes, with a request of a client under way,
 /// goes on after the failover, and no clock of its host tells it that time has passed: it writes
 /// nothing and sends nothing, learns that it lost, and halts. The host that runs the guest by then is
 /// frozen meanwhile, so that whatever happens to the disk is the doing of the one that was suspended.
-#[test]
-fn a_primary_that_was_suspended_writes_and_sends_nothing() -> Result<()> {
-    let testbed = Testbed::new("disk-suspended")?;
-    let mut scene = Scene::start_guest(&testbed, Guest::answering_disk_workers, &[])?;
-    let wire = Wiretap::start(&testbed, &scene.a, Network::Client, GUEST_MAC)?;
-    let mut echo = Echo::connect(&testbed)?;
+fn a_primary_that_was_suspended_writes_and_sends_nothing(
+    testbed: &Testbed,
+    mut scene: Scene,
+) -> Result<Scene> {
+    let wire = Wiretap::start(testbed, &scene.a, Network::Client, GUEST_MAC)?;
+    let mut echo = Echo::connect(testbed)?;
     echo.say("awake");
     echo.hears("awake");
     assert_ne!(wire.frames()?, 0, "the guest's frames are seen");
@@ -344,10 +309,71 @@ fn a_primary_that_was_suspended_writes_and_sends_nothing() -> Result<()> {
 
     echo.say("elsewhere");
     echo.hears("elsewhere");
-    goes_on(&mut scene.backup, "after the other host went on")?;
+    let mut primary = scene.backup;
+    goes_on(&mut primary, "after the other host went on")?;
     assert_eq!(wire.frames()?, frames, "frames of the guest that lost");
+    scene.disk_server.paused(|| {
+        everything_is_there(&scene.image, [&told, primary.told()]);
+        Ok(())
+    })?;
+
+    let [a, b] = [scene.b, scene.a];
+    let backup = (scene.guest).join(&b, (&a, &mut primary), &scene.disk_server, &[])?;
+    Ok(Scene {
+        primary,
+        backup,
+        a,
+        b,
+        ..scene
+    })
+}
+
+/// The backup dies while the disk server stands still: people are told of both, nobody goes on alone
+/// without its word, and with it the primary does, with its disk.
+fn the_backup_dies_while_the_disk_server_stands_still(
+    testbed: &Testbed,
+    mut scene: Scene,
+) -> Result<Scene> {
+    scene.disk_server.paused(|| {
+        scene.primary.wait_for("disk-waiting", LIMIT)?;
+        for side in [&mut scene.primary, &mut scene.backup] {
+            assert!(!side.told().has("peer-lost"));
+        }
+        scene.b.kill();
+        scene.primary.wait_for("waiting", LIMIT)?;
+        assert!(!scene.primary.told().has("live"), "nobody can allow it");
+        Ok(())
+    })?;
+    scene.primary.wait_for("disk-back", LIMIT)?;
+    scene.primary.wait_for("live", LIMIT)?;
+    goes_on(&mut scene.primary, "without a backup")?;
+    scene.disk_server.paused(|| {
+        everything_is_there(&scene.image, [scene.primary.told(), scene.backup.told()]);
+        Ok(())
+    })?;
+
+    testbed.boot_again(&mut scene.b)?;
+    let on = (&scene.a, &mut scene.primary);
+    scene.backup = (scene.guest).join(&scene.b, on, &scene.disk_server, &[])?;
+    Ok(scene)
+}
+
+/// The disk server is killed under load and comes back; then it is killed again, and the primary
+/// dies before it is back.
+fn the_guest_waits_for_the_disk_server(testbed: &Testbed, mut scene: Scene) -> Result<()> {
+    for round in 1..=2 {
+        scene.disk_server.kill();
+        scene.disk_server.restart(testbed)?;
+        goes_on(&mut scene.primary, &format!("after restart {round}"))?;
+    }
     scene.disk_server.kill();
-    everything_is_there(&scene.image, [&told, scene.backup.told()]);
-    testbed.succeed();
+    scene.a.kill();
+    scene.backup.wait_for("waiting", LIMIT)?;
+    assert!(!scene.backup.told().has("live"), "nobody can allow it");
+    scene.disk_server.restart(testbed)?;
+    scene.backup.wait_for("live", LIMIT)?;
+    goes_on(&mut scene.backup, "on the other host")?;
+    scene.disk_server.kill();
+    scene.everything_is_there();
     Ok(())
 }

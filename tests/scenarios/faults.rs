@@ -9,7 +9,7 @@ mod kinds;
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -125,7 +125,7 @@ fn longest_gap(replies: &[Instant], struck: Instant, healed: Instant) -> Duratio
     gaps.max().unwrap_or_default()
 }
 
-/// Hosts on which one guest after the other is disturbed.
+/// Hosts on which guests are disturbed.
 struct Stage {
     testbed: Testbed,
     a: Host,
@@ -134,12 +134,44 @@ struct Stage {
     guests: u32,
 }
 
+/// A guest on both hosts, and its user.
+struct Subject {
+    guest: Guest,
+    /// Of a guest with a disk.
+    image: PathBuf,
+    primary: Side,
+    backup: Side,
+    user: User,
+}
+
 /// How a guest got over a fault.
 struct Seen {
-    gap: Duration,
+    struck: Instant,
+    healed: Instant,
     runs: &'static str,
     /// Why the primary took its backup for lost, and the reverse.
     reasons: [Option<String>; 2],
+}
+
+impl Seen {
+    /// How long the guest's user waited, who had these replies. `timeout` is that of heartbeats.
+    fn gap(&self, replies: &[Instant], timeout: Duration) -> Duration {
+        let gap = longest_gap(replies, self.struck, self.healed);
+        let settings = Settings {
+            heartbeat_timeout: timeout,
+            ..Settings::default()
+        };
+        assert!(gap <= WORST_STALL * settings.output_timeout(), "{gap:?}");
+        gap
+    }
+}
+
+/// A guest after a fault.
+struct Survivor {
+    guest: Guest,
+    image: PathBuf,
+    side: Side,
+    user: User,
 }
 
 impl Stage {
@@ -164,15 +196,8 @@ impl Stage {
         }
     }
 
-    /// Strikes a guest with a fault that lasts for `window`, and until one host is alone if it `must`.
-    /// `timeout` is that of heartbeats.
-    fn suffer(
-        &mut self,
-        fault: &Fault,
-        timeout: Duration,
-        window: Duration,
-        must: bool,
-    ) -> Result<Seen> {
+    /// Boots a guest for this fault on both hosts. `timeout` is that of heartbeats.
+    fn boot(&mut self, fault: &Fault, timeout: Duration) -> Result<Subject> {
         self.guests += 1;
         let name = format!("guest-{}", self.guests);
         let image = self.testbed.logs().join(format!("{name}.raw"));
@@ -194,7 +219,7 @@ impl Stage {
             }
         };
         let mut primary = guest.primary(&self.a, &self.disk_server, &options)?;
-        let mut backup = guest.backup(&self.b, &self.a, &self.disk_server)?;
+        let backup = guest.backup(&self.b, &self.a, &self.disk_server)?;
         let user = if fault.backup_reads.is_some() {
             for worker in 0..WORKERS {
                 primary.wait_until("laps", LIMIT, |told| (lap(told, worker) > 1).then_some(()))?;
@@ -205,7 +230,48 @@ impl Stage {
             client.goes_on("after the boot")?;
             User::Redis(client)
         };
+        Ok(Subject {
+            guest,
+            image,
+            primary,
+            backup,
+            user,
+        })
+    }
 
+    /// Gives a guest that the primary runs alone a backup again.
+    fn protect(&self, survivor: Survivor) -> Result<Subject> {
+        let Survivor {
+            guest,
+            image,
+            side: mut primary,
+            user,
+        } = survivor;
+        let backup = guest.join(&self.b, (&self.a, &mut primary), &self.disk_server, &[])?;
+        Ok(Subject {
+            guest,
+            image,
+            primary,
+            backup,
+            user,
+        })
+    }
+
+    /// Strikes a guest with a fault that lasts for `window`, and until one host is alone if it `must`.
+    fn suffer(
+        &self,
+        fault: &Fault,
+        subject: Subject,
+        window: Duration,
+        must: bool,
+    ) -> Result<(Survivor, Seen)> {
+        let Subject {
+            guest,
+            image,
+            mut primary,
+            mut backup,
+            user,
+        } = subject;
         // A gap is what lies between two of them.
         user.goes_on("replies before the fault")?;
         for side in [&mut primary, &mut backup] {
@@ -235,7 +301,7 @@ impl Stage {
             Some(lost["reason"].as_str().unwrap_or_default().to_owned())
         };
         let reasons = [reason(&mut primary), reason(&mut backup)];
-        let (mut winner, runs) = if reasons.iter().all(Option::is_none) {
+        let (side, runs) = if reasons.iter().all(Option::is_none) {
             assert!(!primary.has_ended() && !backup.has_ended());
             (primary, "the primary, with its backup")
         } else {
@@ -250,14 +316,33 @@ impl Stage {
             };
             (outcome.winner, runs)
         };
-        let gap = longest_gap(&user.end(), struck, healed);
-        let settings = Settings {
-            heartbeat_timeout: timeout,
-            ..Settings::default()
+        let survivor = Survivor {
+            guest,
+            image,
+            side,
+            user,
         };
-        assert!(gap <= WORST_STALL * settings.output_timeout(), "{gap:?}");
-        if fault.backup_reads.is_some() {
-            let told = winner.told();
+        let seen = Seen {
+            struck,
+            healed,
+            runs,
+            reasons,
+        };
+        Ok((survivor, seen))
+    }
+
+    /// Ends a guest, which must have lost nothing, and gives the replies that its user had.
+    fn end(&mut self, survivor: Survivor) -> Result<Vec<Instant>> {
+        let Survivor {
+            image,
+            mut side,
+            user,
+            ..
+        } = survivor;
+        let has_disk = matches!(user, User::Echo(_));
+        let replies = user.end();
+        if has_disk {
+            let told = side.told();
             let wrong = |line: &DiskLine| (line.errors, line.wrong) != (0, 0);
             let lines = told
                 .console
@@ -273,8 +358,16 @@ impl Stage {
                 Ok(())
             })?;
         }
-        winner.stop()?;
-        Ok(Seen { gap, runs, reasons })
+        side.stop()?;
+        Ok(replies)
+    }
+
+    /// Strikes a guest of its own with a fault: what was seen, and how long its user waited.
+    fn measure(&mut self, fault: &Fault, timeout: Duration) -> Result<(Seen, Duration)> {
+        let subject = self.boot(fault, timeout)?;
+        let (survivor, seen) = self.suffer(fault, subject, WINDOW, false)?;
+        let gap = seen.gap(&self.end(survivor)?, timeout);
+        Ok((seen, gap))
     }
 }
 
@@ -292,8 +385,8 @@ fn wanted(value: &str) -> &'static [Fault] {
 }
 
 /// The row of a fault in the table.
-fn row(fault: &Fault, seen: &Seen) -> String {
-    let tenths = seen.gap.as_millis().div_ceil(100);
+fn row(fault: &Fault, seen: &Seen, gap: Duration) -> String {
+    let tenths = gap.as_millis().div_ceil(100);
     let (seconds, tenth) = (tenths / 10, tenths % 10);
     format!(
         "| {} | {seconds}.{tenth} s | {} | nothing |",
@@ -309,18 +402,26 @@ fn a_backup_that_is_heard_and_gets_no_log_is_given_up() -> Result<()> {
         return measure(wanted(&value));
     }
     let mut stage = Stage::new("faults")?;
-    for fault in [TCP_CUT, LARGE_LOST] {
-        let seen = stage.suffer(&fault, PATIENCE, Duration::ZERO, true)?;
-        assert_eq!(seen.runs, "the primary, alone", "{}", fault.name);
-        let reason = seen.reasons[0].as_deref().unwrap_or_default();
-        let known = ["an output waited", "the guest was held up"];
-        assert!(
-            known.iter().any(|known| reason.starts_with(known)),
-            "{reason}"
-        );
+    let subject = stage.boot(&TCP_CUT, PATIENCE)?;
+    let (survivor, tcp_cut) = stage.suffer(&TCP_CUT, subject, Duration::ZERO, true)?;
+    is_given_up(&TCP_CUT, &tcp_cut);
+    let subject = stage.protect(survivor)?;
+    let (survivor, large_lost) = stage.suffer(&LARGE_LOST, subject, Duration::ZERO, true)?;
+    is_given_up(&LARGE_LOST, &large_lost);
+    let replies = stage.end(survivor)?;
+    for seen in [tcp_cut, large_lost] {
+        seen.gap(&replies, PATIENCE);
     }
     stage.testbed.succeed();
     Ok(())
+}
+
+fn is_given_up(fault: &Fault, seen: &Seen) {
+    assert_eq!(seen.runs, "the primary, alone", "{}", fault.name);
+    let reason = seen.reasons[0].as_deref().unwrap_or_default();
+    let known = ["an output waited", "the guest was held up"];
+    let is_known = known.iter().any(|known| reason.starts_with(known));
+    assert!(is_known, "{}: {reason}", fault.name);
 }
 
 fn measure(faults: &[Fault]) -> Result<()> {
@@ -330,13 +431,10 @@ fn measure(faults: &[Fault]) -> Result<()> {
     let mut failed = 0;
     let timeout = Settings::default().heartbeat_timeout;
     for fault in faults {
-        match stage.suffer(fault, timeout, WINDOW, false) {
-            Ok(seen) => {
-                eprintln!(
-                    "{}: {:?}, {}, {:?}",
-                    fault.name, seen.gap, seen.runs, seen.reasons
-                );
-                put_row(&table, HEAD, &names, fault.name, &row(fault, &seen));
+        match stage.measure(fault, timeout) {
+            Ok((seen, gap)) => {
+                eprintln!("{}: {gap:?}, {}, {:?}", fault.name, seen.runs, seen.reasons);
+                put_row(&table, HEAD, &names, fault.name, &row(fault, &seen, gap));
             }
             Err(error) => {
                 failed += 1;

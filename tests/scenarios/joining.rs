@@ -19,6 +19,7 @@ fn one_connection_outlives_host_after_host() -> Result<()> {
         seed: 5,
         heartbeat_timeout: PATIENCE,
         quick_boot: true,
+        client_rests: true,
         ..Options::default()
     };
     let mut testbed = Failovers::start("joining", options)?;
@@ -44,6 +45,7 @@ fn one_connection_outlives_host_after_host() -> Result<()> {
 fn joins_that_are_cut_off_leave_one_guest() -> Result<()> {
     let options = joins::Options {
         seed: 1,
+        client_rests: true,
         ..joins::Options::default()
     };
     let mut joins = Joins::start("joins-cut", options)?;

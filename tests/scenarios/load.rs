@@ -14,6 +14,8 @@ fn fail_over(load: Load) -> Result<()> {
         load: Some(load),
         // A stock boot is that of the other load, whose timer interrupts programs.
         quick_boot: load == Load::Tsc,
+        // The guest's time is the load's.
+        client_rests: true,
         heartbeat_timeout: PATIENCE,
         ..Options::default()
     };

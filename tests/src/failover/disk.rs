@@ -97,6 +97,11 @@ impl Disk {
         sparse::copy(&self.original, &self.image)
     }
 
+    /// Looks for damage of a file system that is not in use any more.
+    pub(super) fn as_it_is(&self) -> Result<Fsck> {
+        look(&self.image)
+    }
+
     /// Looks for damage of the file system as it is at this moment, in use.
     ///
     /// A file system in use is never clean as it stands: changes are in its journal only, and the
@@ -124,6 +129,11 @@ fn e2fsck(image: &Path) -> Result<Fsck> {
         let found = format!("e2fsck -p: status {status}: {output}");
         return Ok(Fsck::Dirty(found));
     }
+    look(image)
+}
+
+/// Looks at everything, and mends nothing.
+fn look(image: &Path) -> Result<Fsck> {
     let (status, output) = run(Command::new("e2fsck").args(["-f", "-n"]).arg(image))?;
     Ok(match status {
         CLEAN => Fsck::Clean,

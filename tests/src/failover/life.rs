@@ -112,7 +112,7 @@ impl Failovers {
             server_fault: None,
             client: match &self.disk {
                 Some(disk) => Client::postgres(position, first, disk.committed().to_vec()),
-                None => Client::redis(position),
+                None => Client::redis_that(self.options.client_rests, position),
             },
             load: self
                 .options
@@ -158,7 +158,9 @@ impl Failovers {
             (Some(disk), _) => {
                 let exports = vec![disk.export(&name)];
                 self.disk_server.offer(&self.testbed, exports)?;
-                Guest::debian(&name, &self.disk_server.uri(disk::EXPORT))
+                let mut guest = Guest::debian(&name, &self.disk_server.uri(disk::EXPORT));
+                guest.options.push("--console".to_owned());
+                guest
             }
             (None, None) => Guest::redis(&name),
             (None, Some(load)) => Guest::load(&name, load),

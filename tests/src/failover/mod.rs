@@ -35,7 +35,7 @@ pub use self::disk::Fsck;
 use self::kill_plan::Plans;
 pub use self::progress::{State, Status, Watcher};
 pub use self::report::{Judgement, KillMoment, Report, Run, ServerRestart};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::layout::Layout;
 use crate::paging::Paging;
@@ -123,6 +123,8 @@ pub struct Options {
     pub restart_disk_server: bool,
     /// Whether the guest leaves the longest parts of its boot out ([`Guest::quick`]).
     pub quick_boot: bool,
+    /// Whether a client of Redis rests after each reply (`Client::redis_with_pauses`).
+    pub client_rests: bool,
 }
 
 impl Default for Options {
@@ -139,6 +141,7 @@ impl Default for Options {
             fault: Fault::default(),
             restart_disk_server: false,
             quick_boot: false,
+            client_rests: false,
         }
     }
 }
@@ -220,6 +223,39 @@ impl Failovers {
     /// The hosts that are up.
     pub fn hosts(&self) -> impl Iterator<Item = &Host> {
         self.hosts.iter().filter(|host| host.is_alive())
+    }
+
+    /// What runs the guest of the last run, which went well. One with a disk has its console there.
+    pub fn survivor(&mut self) -> Option<&mut Side> {
+        self.running.as_mut().map(|(primary, _)| primary)
+    }
+
+    /// Waits until the guest, which has a disk, has switched itself off, and looks at the file system:
+    /// nothing has mended it meanwhile. Ends the hosts. Logs stay if it is not clean.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such guest, it does not end, or not with status 0.
+    pub fn ends_by_itself(mut self) -> Result<Fsck> {
+        let (Some((primary, _)), Some(disk)) = (self.running.take(), &self.disk) else {
+            return Err(Error::Wrong {
+                what: "a guest with a disk".to_owned(),
+                seen: "none".to_owned(),
+            });
+        };
+        let (exit, told) = primary.end(LIMIT)?;
+        if !exit.success() {
+            return Err(Error::Wrong {
+                what: format!("the guest's end: {exit}"),
+                seen: format!("{:?}{}", told.events, told.last_words()),
+            });
+        }
+        self.disk_server.kill();
+        let found = disk.as_it_is()?;
+        if found == Fsck::Clean {
+            self.testbed.succeed();
+        }
+        Ok(found)
     }
 
     /// Ends the guest and the hosts. Logs stay if it did not go well.

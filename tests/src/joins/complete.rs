@@ -42,7 +42,7 @@ impl Joins {
                 &self.disk_server,
                 &["--heartbeat-timeout", &timeout],
             )?,
-            client: Client::redis(client),
+            client: Client::redis_that(self.options.client_rests, client),
             load: self
                 .options
                 .load

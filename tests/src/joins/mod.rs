@@ -52,6 +52,8 @@ pub struct Options {
     pub load: Option<Load>,
     /// The guest's memory, if it is to have another size than usual. Emulated hosts have 1 GiB more.
     pub memory_mib: Option<u32>,
+    /// Whether the client rests after each reply (`Client::redis_with_pauses`).
+    pub client_rests: bool,
 }
 
 impl Default for Options {
@@ -61,6 +63,7 @@ impl Default for Options {
             heartbeat_timeout: PATIENCE,
             load: None,
             memory_mib: None,
+            client_rests: false,
         }
     }
 }

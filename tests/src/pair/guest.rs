@@ -10,7 +10,6 @@ use crate::error::Result;
 use crate::host::Host;
 use crate::layout::{Layout, SABOTAGED_FTVM};
 use crate::network::{GUEST, Network};
-use crate::process::HostProcess;
 
 /// Where a primary listens for its backup.
 const LOG_PORT: u16 = 7000;
@@ -21,6 +20,8 @@ const SECOND_LOG_PORT: u16 = 7001;
 /// itself, because they are emulated. Where the machine's processors are somebody else's for half a
 /// second, nobody is lost.
 pub const PATIENCE: Duration = Duration::from_secs(3);
+/// All of the guest's memory goes over an emulated network.
+const JOIN: Duration = Duration::from_secs(180);
 const HEARTBEAT_OPTION: &str = "--heartbeat-timeout";
 const LISTEN_OPTION: &str = "--listen";
 /// The guest is protected from its first instruction on.
@@ -33,7 +34,10 @@ const WAIT_OPTION: &str = "--wait-for-backup";
 ///   makes inside KVM under shadow paging.
 /// - `nolapic_timer`: it finds out how fast that timer is by awaiting 26 ticks in a loop without an exit.
 ///   Each ends in a state delta, and waits for the latency bound: a third of a replicated boot.
-pub const QUICK: &str = "noreplace-smp nolapic_timer";
+/// - `cryptomgr.notests` and the initcalls: it tests its cryptography, loads the certificate that its
+///   modules are signed with, and makes files for kprobes: a fourth of what is left up to process 1.
+pub const QUICK: &str = "noreplace-smp nolapic_timer cryptomgr.notests \
+    initcall_blacklist=crypto_kdf108_init,load_system_certificate_list,init_kprobe_trace";
 
 /// A guest that can be replicated.
 #[derive(Debug, Clone)]
@@ -170,23 +174,6 @@ impl Guest {
         Side::start(host, &self.unreplicated(host, &["run"]))
     }
 
-    /// Starts `ftvm run` on a host with a console at its standard input and output, in place of
-    /// events.
-    ///
-    /// # Errors
-    ///
-    /// When the host does not answer.
-    pub fn at_a_console(&self, host: &Host) -> Result<HostProcess> {
-        let mut argv = vec![
-            self.program.clone(),
-            "run".to_owned(),
-            "--console".to_owned(),
-        ];
-        argv.extend(self.images(host));
-        argv.extend_from_slice(&self.options);
-        host.spawn(&argv.iter().map(String::as_str).collect::<Vec<_>>())
-    }
-
     /// Starts `ftvm record` on a host: the guest without a backup, its log in a file there.
     ///
     /// # Errors
@@ -290,6 +277,26 @@ impl Guest {
         }
         argv.extend(options.iter().map(|&option| option.to_owned()));
         Side::start(host, &argv)
+    }
+
+    /// Starts `ftvm backup` on a host for a guest that runs, alone, on that of `primary`, and waits until
+    /// it protects the guest. What the primary told before is forgotten.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer, or the backup does not join.
+    pub fn join(
+        &self,
+        host: &Host,
+        (on, primary): (&Host, &mut Side),
+        disk: &DiskServer,
+        options: &[&str],
+    ) -> Result<Side> {
+        primary.forget_events();
+        let mut backup = self.backup_with(host, on, disk, options)?;
+        primary.wait_for("protected", JOIN)?;
+        backup.wait_for("joined", JOIN)?;
+        Ok(backup)
     }
 
     fn argv(&self, role: &str, host: &Host, disk: &DiskServer) -> Vec<String> {

@@ -180,6 +180,34 @@ impl Side {
         }
     }
 
+    /// Forgets the events that it has told up to now: those that are looked for are others.
+    pub fn forget_events(&mut self) {
+        self.look();
+        self.told.events.clear();
+        self.told.arrivals.clear();
+    }
+
+    /// Types a line at the guest's console, with `--console`.
+    ///
+    /// # Errors
+    ///
+    /// When its host does not answer.
+    pub fn type_line(&self, line: &str) -> Result<()> {
+        self.process.write(format!("{line}\n").as_bytes())
+    }
+
+    /// Waits until a line with a text has come from the guest's console, with `--console`.
+    ///
+    /// # Errors
+    ///
+    /// When it ends or `limit` passes before.
+    pub fn wait_for_console(&mut self, text: &str, limit: Duration) -> Result<()> {
+        self.wait_until(&format!("`{text}` at the console"), limit, |told| {
+            let mut lines = told.console.iter();
+            lines.any(|line| line.text.contains(text)).then_some(())
+        })
+    }
+
     /// Keeps all its figures from now on, for [`Side::take_figures`].
     pub fn keep_figures(&mut self) {
         self.told.kept.get_or_insert_default();

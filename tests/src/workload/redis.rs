@@ -33,17 +33,19 @@ impl Client {
     /// counter, as fast as they are answered.
     #[must_use]
     pub fn redis(position: &Position) -> Self {
-        Self::redis_with(position, Duration::ZERO)
+        Self::redis_that(false, position)
     }
 
     /// As [`Client::redis`], with a pause after each reply. A client that asks without one keeps a
     /// processor busy on both hosts of a pair, whatever a scenario waits for.
     #[must_use]
     pub fn redis_with_pauses(position: &Position) -> Self {
-        Self::redis_with(position, REST)
+        Self::redis_that(true, position)
     }
 
-    fn redis_with(position: &Position, pause: Duration) -> Self {
+    /// As [`Client::redis_with_pauses`] if it `rests`, and else as [`Client::redis`].
+    pub(crate) fn redis_that(rests: bool, position: &Position) -> Self {
+        let pause = if rests { REST } else { Duration::ZERO };
         let position = position.clone();
         Self(Worker::start(move |desk| work(desk, &position, pause)))
     }

@@ -97,6 +97,7 @@ impl Demo {
             }),
             restart_disk_server: self.restart_disk_server,
             quick_boot: false,
+            client_rests: false,
         };
         eprintln!("seed {}", options.seed);
         let mut failovers = steps.step("hosts a and b, disk server", || {
