@@ -345,8 +345,10 @@ impl Keeping {
             Ok(reader) => {
                 drop(state);
                 let own = Arc::clone(self);
-                self.memory
+                let given = self
+                    .memory
                     .give(transfer, taker, move |error| own.note_failure(error));
+                given.map_err(|error| format!("no thread for the guest's memory: {error}"))?;
                 Ok(reader)
             }
             Err(error) => Err(Self::fail(&mut state, &error)),

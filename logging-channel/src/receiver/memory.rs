@@ -1,6 +1,7 @@
 //! The memory that comes beside the log, of a cold backup.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::thread;
 
@@ -98,12 +99,15 @@ impl KeptMemory {
     }
 
     /// Gives the memory of a transfer that is complete to `taker`, and what comes from now on.
+    ///
+    /// # Errors
+    /// [`io::Error`], if the host has no room for a thread.
     pub(super) fn give(
         self: &Arc<Self>,
         transfer: u32,
         taker: Arc<dyn TakeMemory>,
         fail: impl Fn(&SpoolError) -> String + Send + 'static,
-    ) {
+    ) -> io::Result<()> {
         let kept = {
             let mut state = self.state.lock();
             let kept = state.files.get(&transfer).cloned();
@@ -113,7 +117,7 @@ impl KeptMemory {
             kept
         };
         let Some(file) = kept else {
-            return;
+            return Ok(());
         };
         let own = Arc::clone(self);
         let run = move || {
@@ -131,8 +135,8 @@ impl KeptMemory {
         };
         thread::Builder::new()
             .name("kept-memory".into())
-            .spawn(run)
-            .expect("a thread can be started");
+            .spawn(run)?;
+        Ok(())
     }
 }
 
