@@ -19,6 +19,10 @@ use crate::cpu::Look;
 use crate::engine::{Moment, Step};
 use crate::ram::PageSet;
 
+/// How a transfer of the whole state looks for what the guest writes. The guest may notice: nobody follows it,
+/// and the end of the transfer has both hosts begin anew.
+const TRANSFER: Look = Look::Open;
+
 /// Takes the guest's state for the other side.
 ///
 /// A transfer is memory, and then the rest of the state in the stop in which the last of memory is sent. A
@@ -77,24 +81,24 @@ impl Capture {
         send: &mut dyn FnMut(StatePart) -> Step<()>,
     ) -> Step<()> {
         self.abandon_renewal();
-        self.baseline.suspect_written(at.cpu, Look::Hidden)?;
         self.looked_at.clear();
         self.seal.begin();
         send(StatePart::Begin(transfer))?;
+        // Nobody follows the guest any more.
+        self.baseline.suspect_written(at.cpu, TRANSFER)?;
         memory.begin(transfer, || self.baseline.begin_whole());
         Ok(())
     }
 
     /// The round that memory is in is over, and of its pages these were `unchanged`. How many may have been
-    /// written meanwhile. Where the guest notices an open look, nobody follows it, and the end of the transfer
-    /// has both hosts begin anew.
+    /// written meanwhile.
     ///
     /// # Errors
     /// [`Interruption`](crate::engine::Interruption).
-    pub fn end_round(&mut self, at: &mut Moment<'_>, look: Look, unchanged: &PageSet) -> Step<u64> {
+    pub fn end_round(&mut self, at: &mut Moment<'_>, unchanged: &PageSet) -> Step<u64> {
         let pages = self.baseline.pages();
-        at.cpu.looked_at(look, 0..pages, unchanged);
-        self.baseline.suspect_written(at.cpu, look)?;
+        at.cpu.looked_at(TRANSFER, 0..pages, unchanged);
+        self.baseline.suspect_written(at.cpu, TRANSFER)?;
         Ok(self.baseline.suspects())
     }
 
@@ -199,7 +203,6 @@ impl Capture {
     pub fn commit_whole(
         &mut self,
         at: &mut Moment<'_>,
-        look: Look,
         time: Duration,
         memory: &MemorySender,
         send: &mut dyn FnMut(StatePart) -> Step<()>,
@@ -210,7 +213,7 @@ impl Capture {
         }
         // Inputs may have come since, and the access itself may write to memory.
         at.cpu.complete_access()?;
-        self.baseline.suspect_written(at.cpu, look)?;
+        self.baseline.suspect_written(at.cpu, TRANSFER)?;
         self.begin_round(memory);
         let blocks = match memory.wait(time) {
             Waited::Sent { blocks } => blocks,

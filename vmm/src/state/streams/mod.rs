@@ -6,6 +6,7 @@
 
 mod block;
 mod limit;
+mod own_time;
 mod sending;
 mod taking;
 
