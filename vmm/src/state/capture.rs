@@ -16,6 +16,10 @@ use crate::cpu::Look;
 use crate::engine::{Moment, Step};
 use crate::ram::PageSet;
 
+/// How a transfer of the whole state looks for what the guest writes, unless it is a renewal. The guest may
+/// notice: nobody follows it, and the end of the transfer has both hosts begin anew.
+const TRANSFER: Look = Look::Open;
+
 /// Takes the guest's state for the other side.
 ///
 /// A transfer is memory, and then the rest of the state in the stop in which the last of memory is sent. A
@@ -75,9 +79,10 @@ impl Capture {
         send: &mut dyn FnMut(StatePart) -> Step<()>,
     ) -> Step<()> {
         self.abandon_renewal();
-        self.baseline.suspect_written(at.cpu, Look::Hidden)?;
         self.looked_at.clear();
         send(StatePart::Begin(transfer))?;
+        // Nobody follows the guest any more.
+        self.baseline.suspect_written(at.cpu, TRANSFER)?;
         memory.begin(transfer, || {
             self.baseline.begin_whole();
             self.baseline.hashes()
@@ -111,18 +116,17 @@ impl Capture {
     }
 
     /// The round that memory is in is over, and of its pages these were `unchanged`. How many may have been
-    /// written meanwhile. Where the guest notices an open look, nobody follows it, and the end of the transfer
-    /// has both hosts begin anew.
+    /// written meanwhile.
     ///
     /// # Errors
     /// [`Interruption`](crate::engine::Interruption).
-    pub fn end_round(&mut self, at: &mut Moment<'_>, look: Look, unchanged: &PageSet) -> Step<u64> {
+    pub fn end_round(&mut self, at: &mut Moment<'_>, unchanged: &PageSet) -> Step<u64> {
         if self.renewal.is_none() {
             // Otherwise others look at them as well.
             let pages = self.baseline.pages();
-            at.cpu.looked_at(look, 0..pages, unchanged);
+            at.cpu.looked_at(TRANSFER, 0..pages, unchanged);
         }
-        self.baseline.suspect_written(at.cpu, look)?;
+        self.baseline.suspect_written(at.cpu, self.look())?;
         Ok(self.baseline.due())
     }
 
@@ -228,7 +232,6 @@ impl Capture {
     pub fn commit_whole(
         &mut self,
         at: &mut Moment<'_>,
-        look: Look,
         time: Duration,
         memory: &MemorySender,
         send: &mut dyn FnMut(StatePart) -> Step<()>,
@@ -239,7 +242,7 @@ impl Capture {
         }
         // Inputs may have come since, and the access itself may write to memory.
         at.cpu.complete_access()?;
-        self.baseline.suspect_written(at.cpu, look)?;
+        self.baseline.suspect_written(at.cpu, self.look())?;
         self.begin_round(memory);
         let blocks = match memory.wait(time) {
             Waited::Sent { blocks } => blocks,
@@ -267,6 +270,14 @@ impl Capture {
         self.seal.begin();
         send_rest(&mut self.seal, cpu, Some(devices), send)?;
         Ok(Committed::Sent)
+    }
+
+    /// How the transfer of the whole state that is under way looks for what the guest writes.
+    fn look(&self) -> Look {
+        match self.renewal {
+            Some(_) => Look::Hidden,
+            None => TRANSFER,
+        }
     }
 
     fn send_block(

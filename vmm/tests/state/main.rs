@@ -7,7 +7,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ftvm_vmm::cpu::Look;
 use ftvm_vmm::devices::Devices;
 use ftvm_vmm::engine::{Moment, Step};
 use ftvm_vmm::fake_cpu::{FakeCpu, Script};
@@ -172,21 +171,12 @@ impl Pair {
         self.send(|capture, memory, at, send| capture.begin_whole(at, transfer, memory, send));
     }
 
-    /// One transfer watches pages, and the next does not.
-    fn look(&self) -> Look {
-        match self.transfers % 2 {
-            0 => Look::Open,
-            _ => Look::Hidden,
-        }
-    }
-
     /// The round of its memory is over. How many pages were written meanwhile, which are the next round's.
     fn round(&mut self) -> u64 {
-        let look = self.look();
         assert!(matches!(self.memory.wait(LONG), Waited::Sent { .. }));
         let (_, unchanged) = self.memory.finished().expect("it is over");
         self.send(|capture, memory, at, _| {
-            let written = capture.end_round(at, look, &unchanged)?;
+            let written = capture.end_round(at, &unchanged)?;
             capture.begin_round(memory);
             Ok(written)
         })
@@ -194,10 +184,9 @@ impl Pair {
 
     /// It ends.
     fn commit_whole(&mut self) {
-        let look = self.look();
         assert!(matches!(self.memory.wait(LONG), Waited::Sent { .. }));
-        let committed = self
-            .send(|capture, memory, at, send| capture.commit_whole(at, look, LONG, memory, send));
+        let committed =
+            self.send(|capture, memory, at, send| capture.commit_whole(at, LONG, memory, send));
         assert_eq!(committed, Committed::Sent);
     }
 

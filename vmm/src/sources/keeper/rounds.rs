@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use crate::cpu::Look;
 use crate::ram::PAGE;
 use crate::sources::pace::TransferPace;
 use crate::state::Round;
@@ -14,12 +13,8 @@ const PATIENCE: u32 = 4;
 /// Time between two words about that.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
 
-/// Fewer pages say nothing of the speed.
+/// Fewer pages say nothing of the time that one takes.
 const SAMPLE: u64 = 64;
-
-/// The guest's thread gives the threads that send, which are behind it, at most so many times the processor
-/// that they had, when it stands still.
-const FASTER_IN_PAUSE: f64 = 4.0;
 
 /// A rest that takes this part of the pause is not worth another round.
 const SMALL_SHARE: f64 = 0.125;
@@ -45,15 +40,10 @@ pub(super) enum Next {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rounds {
     pace: TransferPace,
-    /// The guest may notice that pages are watched.
-    may_watch: bool,
-    /// Which pages were written is known from one round to the next. Until then, each round looks at all
-    /// that the guest has written since anybody asked.
-    watches: bool,
-    /// Pages a second that were looked at, and sent where they had changed: of late,
-    speed: Option<f64>,
-    /// and at best.
-    best: f64,
+    /// Seconds that it takes to look at a page, of late,
+    looking: Option<f64>,
+    /// and to send one: of a host that has nothing else to do, as while the guest stands still.
+    sending: Option<f64>,
     /// Rounds so far.
     count: u32,
     /// So many pages fitted the pause.
@@ -71,37 +61,14 @@ impl Rounds {
     pub(super) fn new(pace: TransferPace) -> Self {
         Self {
             pace,
-            may_watch: true,
-            watches: false,
-            speed: None,
-            best: 0.0,
+            looking: None,
+            sending: None,
             fitted: None,
             count: 0,
             from: u64::MAX,
             stuck: 0,
             level: 0,
             told: None,
-        }
-    }
-
-    /// In which pages are never watched, because the guest is followed meanwhile.
-    pub(super) fn hidden(self) -> Self {
-        Self {
-            may_watch: false,
-            ..self
-        }
-    }
-
-    /// How to look for what was written.
-    ///
-    /// To watch a page for writes costs the guest an exit inside KVM at its next write to each, which takes a
-    /// guest with much memory in use most of its time for a while. To look at a page that has not changed
-    /// costs some part of what it takes to send it, and not the guest. So pages are not watched as long as all
-    /// that it may have written can be looked at in the pause.
-    pub(super) fn look(&self) -> Look {
-        match self.watches {
-            true => Look::Open,
-            false => Look::Hidden,
         }
     }
 
@@ -119,34 +86,18 @@ impl Rounds {
         now: Duration,
     ) -> Next {
         self.count += 1;
-        // The first one had all of memory, most of which may be zero.
-        let pages = match self.count {
-            1 => round.sent,
-            _ => round.looked_at,
-        };
-        if pages >= SAMPLE || self.speed.is_none() {
-            let speed = pages as f64 / round.took.as_secs_f64().max(1e-6);
-            self.speed = Some(speed);
-            self.best = self.best.max(speed);
-        }
-        let left = written as f64;
-        let speed = self.speed.unwrap_or_default();
-        // A busy guest slows a short round down that waits for its processor. It does not, when it stands.
-        let in_pause = self.best.min(speed * FASTER_IN_PAUSE);
-        let fits = in_pause * self.pace.max_pause.as_secs_f64();
-        if left <= fits {
-            let is_small = left <= fits * SMALL_SHARE;
+        learn(&mut self.looking, round.looking, round.looked_at);
+        learn(&mut self.sending, round.sending, round.sent);
+        // If all of them have changed.
+        let page = self.looking.unwrap_or_default() + self.sending.unwrap_or_default();
+        let (pause, longest) = (page * written as f64, self.pace.max_pause.as_secs_f64());
+        if pause <= longest {
+            let is_small = pause <= longest * SMALL_SHARE;
             if is_small || self.fitted.is_some_and(|before| written > before / 2) {
                 return Next::Stop;
             }
             // A short round makes the pause shorter yet.
             self.fitted = Some(written);
-            return Next::Round;
-        }
-        let finds_few = self.count > 1 && round.sent < round.looked_at / 2;
-        if self.may_watch && !self.watches && finds_few {
-            // They are too many to look at, and most have not changed.
-            (self.watches, self.speed, self.best) = (true, None, 0.0);
             return Next::Round;
         }
         if written <= self.from / 2 {
@@ -163,16 +114,16 @@ impl Rounds {
             self.level += 1;
             self.from = written;
         }
-        let changed = round.sent as f64 / round.looked_at.max(1) as f64;
-        let guest = left * changed / time.as_secs_f64().max(1e-6);
-        if guest < speed || self.told.is_some_and(|told| now < told + TELL_AGAIN) {
+        if written < round.looked_at || self.told.is_some_and(|told| now < told + TELL_AGAIN) {
             return Next::Round;
         }
         self.told = Some(now);
-        let bytes = |pages| (pages * PAGE as f64) as u64;
+        let changed = round.sent as f64 / round.looked_at.max(1) as f64;
+        let seconds = time.as_secs_f64().max(1e-6);
+        let bytes = |pages: f64| (pages * PAGE as f64 / seconds) as u64;
         Next::DoesNotConverge {
-            guest: bytes(guest),
-            network: bytes(speed),
+            guest: bytes(written as f64 * changed),
+            network: bytes(round.sent as f64),
         }
     }
 
@@ -180,6 +131,13 @@ impl Rounds {
     pub(super) fn throttle(&self) -> Option<(Duration, Duration)> {
         let run = PERIOD / (1 << self.level);
         (self.level > 0).then(|| (run, PERIOD - run))
+    }
+}
+
+/// Makes that so many pages took so long what one takes.
+fn learn(page: &mut Option<f64>, took: Duration, pages: u64) {
+    if pages >= SAMPLE || pages > 0 && page.is_none() {
+        *page = Some(took.as_secs_f64() / pages as f64);
     }
 }
 
@@ -210,8 +168,8 @@ mod tests {
             let round = Round {
                 looked_at: due,
                 sent: due,
-                bytes: 0,
-                took: time,
+                sending: time,
+                ..Round::default()
             };
             match rounds.over(&round, written, time, now) {
                 Next::Stop => return (Some(written as f64 / speed), told),
@@ -263,27 +221,42 @@ mod tests {
         Round {
             looked_at: sent,
             sent,
-            bytes: 0,
-            took: Duration::from_millis(millis),
+            sending: Duration::from_millis(millis),
+            ..Round::default()
         }
     }
 
     fn next(rounds: &mut Rounds, round: &Round, written: u64) -> Next {
-        rounds.over(round, written, round.took, Duration::ZERO)
+        rounds.over(round, written, round.sending, Duration::ZERO)
     }
 
+    /// All that it was made of before was looked at, and most of it had not changed: that was quick, and what
+    /// is left has.
     #[test]
-    fn short_rounds_that_wait_for_the_processor_make_no_network_slow() {
+    fn a_rest_that_has_changed_takes_longer_than_pages_that_had_not() {
+        let relook = Round {
+            looked_at: 40_000,
+            looking: Duration::from_millis(40),
+            ..round(100, 10)
+        };
         let mut rounds = of(false);
-        assert_eq!(next(&mut rounds, &round(10_000, 1000), 2000), Next::Round);
-        assert_eq!(next(&mut rounds, &round(2000, 800), 900), Next::Round);
-        assert_eq!(next(&mut rounds, &round(900, 360), 900), Next::Stop);
-        // But one that has become slow is.
+        assert_eq!(next(&mut rounds, &round(40_000, 4000), 40_000), Next::Round);
+        assert_eq!(next(&mut rounds, &relook, 10_000), Next::Round);
         let mut rounds = of(false);
-        assert_eq!(next(&mut rounds, &round(10_000, 1000), 2000), Next::Round);
-        for _ in 0..10 {
-            assert_ne!(next(&mut rounds, &round(900, 900), 900), Next::Stop);
-        }
+        assert_eq!(next(&mut rounds, &round(40_000, 4000), 40_000), Next::Round);
+        assert_eq!(next(&mut rounds, &relook, 100), Next::Stop);
+    }
+
+    /// Its first round had next to nothing to send, and says what that takes.
+    #[test]
+    fn most_of_a_guests_memory_may_be_zeros() {
+        let mut rounds = of(false);
+        let first = Round {
+            looked_at: 16_000_000,
+            looking: Duration::from_secs(16),
+            ..round(100, 1)
+        };
+        assert_eq!(next(&mut rounds, &first, 1000), Next::Stop);
     }
 
     #[test]
@@ -305,63 +278,10 @@ mod tests {
         );
     }
 
-    /// A guest that has written to much of its memory, and writes to few pages now.
-    #[test]
-    fn pages_are_watched_only_if_they_are_too_many_to_look_at() {
-        let looked_at = |pages, sent, millis| Round {
-            looked_at: pages,
-            ..round(sent, millis)
-        };
-        // Each row is a round of these pages, of which so many were sent in so many milliseconds, and
-        // how many were written meanwhile.
-        type Row = ((u64, u64, u64), u64, Next, Look);
-        let check = |rows: &[Row]| {
-            let mut rounds = of(false);
-            for &((pages, sent, millis), written, expected, look) in rows {
-                let round = looked_at(pages, sent, millis);
-                assert_eq!(next(&mut rounds, &round, written), expected, "{round:?}");
-                assert_eq!(rounds.look(), look, "{round:?}");
-            }
-        };
-        // Looked at in 40 ms, which fits.
-        check(&[
-            ((60_000, 40_000, 2000), 40_000, Next::Round, Look::Hidden),
-            ((40_000, 100, 40), 40_000, Next::Round, Look::Hidden),
-            ((40_000, 100, 40), 40_000, Next::Stop, Look::Hidden),
-        ]);
-        // In 4 s. The look that begins to watch names them all once more, and the next one those that were
-        // written.
-        let (many, all) = (4_000_000, 6_000_000);
-        check(&[
-            ((all, many, 200_000), many, Next::Round, Look::Hidden),
-            ((many, 100, 4000), many, Next::Round, Look::Open),
-            ((many, 100, 4000), many, Next::Round, Look::Open),
-            ((many, 100, 4000), 100, Next::Stop, Look::Open),
-        ]);
-    }
-
-    #[test]
-    fn pages_of_a_guest_that_is_followed_are_never_watched() {
-        let mut rounds = of(false).hidden();
-        for _ in 0..20 {
-            let round = Round {
-                looked_at: 4_000_000,
-                ..round(100, 4000)
-            };
-            assert_eq!(next(&mut rounds, &round, 4_000_000), Next::Round);
-            assert_eq!(rounds.look(), Look::Hidden);
-        }
-    }
-
     #[test]
     fn it_is_told_what_the_guest_writes_and_what_the_network_takes() {
         let mut rounds = of(false);
-        let round = Round {
-            looked_at: 10_000,
-            sent: 10_000,
-            bytes: 0,
-            took: Duration::from_secs(1),
-        };
+        let round = round(10_000, 1000);
         let second = Duration::from_secs(1);
         let words: Vec<Next> = (1..=30)
             .map(|n| rounds.over(&round, 20_000, second, second * n))

@@ -7,7 +7,7 @@ use super::*;
 use crate::cpu::{Exit, GuestCpu};
 use crate::devices::{Devices, Input};
 use crate::fake_cpu::{FakeCpu, Op, Script};
-use crate::ram::GuestRam;
+use crate::ram::{GuestRam, PageSet};
 use crate::sources::log_sink::NoLog;
 use crate::sources::repairs::MANY;
 use crate::state::SendBlocks;
@@ -279,4 +279,23 @@ fn a_guest_without_exits_is_stopped_for_as_long_as_a_delta_takes() {
 #[test]
 fn a_delta_converges_under_nested_paging() {
     assert!(Writer::new(FakeCpu::under_nested_paging).delta());
+}
+
+/// What it had written before is in the first round, and only once: the guest's own writes tell the rest,
+/// whoever translates for it.
+#[test]
+fn a_transfer_looks_again_only_at_what_was_written_since_it_began() {
+    for cpu in [|cpu| cpu, FakeCpu::under_nested_paging] {
+        let mut guest = Writer::new(cpu);
+        let point = ExecutionPoint::at_exit(0);
+        let mut at = Moment::new(point, &mut guest.cpu, &mut guest.devices);
+        let joined = guest.keeper.join(&mut at, &|| SECOND, &mut Nowhere);
+        joined.ok().expect("nothing fails");
+        guest.runs(4);
+        let mut at = Moment::new(point, &mut guest.cpu, &mut guest.devices);
+        let capture = &mut guest.keeper.capture;
+        let written = capture.end_round(&mut at, &PageSet::empty(256));
+        let written = written.ok().expect("nothing fails");
+        assert!((1..=16).contains(&written), "{written} pages of 256");
+    }
 }

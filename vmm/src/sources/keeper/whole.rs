@@ -111,7 +111,6 @@ impl StateKeeper {
         whole.rounds = Rounds::new(self.pace.transfer);
         (whole.round_began, whole.ran_since) = (now, now);
         if is_renewal {
-            whole.rounds = whole.rounds.hidden();
             if let Err(error) = self.capture.begin_renewal(at, whole.transfer, memory)? {
                 log::error!("the cold backup does not get the state anew: {error}");
                 return Ok(());
@@ -229,19 +228,19 @@ impl StateKeeper {
         let Some((round, unchanged)) = memory.finished() else {
             return Ok(());
         };
-        let written = self
-            .capture
-            .end_round(at, whole.rounds.look(), &unchanged)?;
+        let written = self.capture.end_round(at, &unchanged)?;
         let time = now.saturating_sub(whole.round_began);
         let next = whole.rounds.over(&round, written, time, now);
         log::debug!(
-            "round {}: {} pages looked at, {} sent, {} bytes, {:.3} s; {written} were written \
-             meanwhile: {next:?}",
+            "round {}: {} pages looked at, {} sent, {} bytes, {:.3} s, of which it took {:.3} s to look at \
+             them and {:.3} s to send them; {written} were written meanwhile: {next:?}",
             whole.rounds.count(),
             round.looked_at,
             round.sent,
             round.bytes,
-            round.took.as_secs_f64(),
+            time.as_secs_f64(),
+            round.looking.as_secs_f64(),
+            round.sending.as_secs_f64(),
         );
         match next {
             Next::Stop => {
@@ -303,7 +302,6 @@ impl StateKeeper {
         };
         let committed = self.capture.commit_whole(
             at,
-            self.whole.rounds.look(),
             self.pace.transfer.max_pause * MOST_PAUSES,
             memory,
             &mut send(log, point, &mut bytes, payload),

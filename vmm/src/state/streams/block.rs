@@ -10,11 +10,12 @@
 //! was read on the other host.
 
 use std::borrow::Cow;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use logging_channel::memory::MAX_BLOCK;
 use xxhash_rust::xxh64::xxh64;
 
+use super::own_time::OwnTime;
 use crate::ram::PAGE;
 use crate::state::hashes::hash;
 use crate::state::patch::PatchError;
@@ -77,8 +78,8 @@ impl Body {
         is_other
     }
 
-    pub(super) fn clear(&mut self) {
-        self.pages.clear();
+    pub(super) fn is_full(&self) -> bool {
+        self.pages.len() == MOST_PAGES
     }
 
     /// Where the contents end.
@@ -108,10 +109,13 @@ fn pack(plain: &[u8]) -> Vec<u8> {
 
 /// Packs blocks where the network is what takes the time: where it takes them as they are faster than they
 /// are packed, nobody waits for this host's processor.
+///
+/// How long the thread waits for its processor is no matter: a guest that leaves it little of that would have
+/// it do more work, and leave the guest less.
 #[derive(Debug, Default)]
 pub(super) struct Packer {
     blocks: u32,
-    /// Nanoseconds for a byte: to send it, and to pack it. Mean values, of late.
+    /// Nanoseconds of the thread's own time for a byte: to send it, and to pack it. Mean values, of late.
     sending: f64,
     packing: f64,
     /// Packed bytes for each.
@@ -119,25 +123,30 @@ pub(super) struct Packer {
 }
 
 impl Packer {
-    /// Every so many blocks one is packed, to see what that would bring.
-    const SAMPLE: u32 = 64;
+    /// Of every so many blocks the beginning is packed, to see what that would bring,
+    const EVERY: u32 = 32;
+    /// and this much of it.
+    const SAMPLE: usize = 4 * PAGE;
 
-    /// The block of `body`.
-    pub(super) fn block<'a>(&mut self, body: &'a mut Body) -> Cow<'a, [u8]> {
+    /// The block of `body`, in the time of this clock.
+    pub(super) fn block<'a>(&mut self, body: &'a mut Body, clock: &OwnTime) -> Cow<'a, [u8]> {
         let plain = body.plain();
-        let is_sample = self.blocks.is_multiple_of(Self::SAMPLE);
+        let is_sample = self.blocks.is_multiple_of(Self::EVERY);
         self.blocks = self.blocks.wrapping_add(1);
         // Clearly faster, or a network that is shared with the log would get the processor's work.
         let pays = self.packing + self.ratio * self.sending < self.sending / 1.5;
-        if !is_sample && !pays {
-            return plain.into();
-        }
-        let since = Instant::now();
-        let packed = pack(plain);
-        let bytes = plain.len() as f64;
-        blend(&mut self.packing, since.elapsed().as_nanos() as f64 / bytes);
+        let some = match (pays, is_sample) {
+            (true, _) => plain,
+            (false, true) => &plain[..plain.len().min(Self::SAMPLE)],
+            (false, false) => return plain.into(),
+        };
+        let since = clock.now();
+        let packed = pack(some);
+        let took = clock.now().saturating_sub(since);
+        let bytes = some.len() as f64;
+        blend(&mut self.packing, took.as_nanos() as f64 / bytes);
         blend(&mut self.ratio, packed.len() as f64 / bytes);
-        if packed.len() < plain.len() {
+        if pays && packed.len() < plain.len() {
             packed.into()
         } else {
             plain.into()
@@ -266,17 +275,17 @@ mod tests {
     fn blocks_are_packed_where_the_network_is_slow() {
         let mut body = body(&[(1, 7), (2, 8), (3, 9)]);
         let plain = body.plain().len();
-        let mut packer = Packer::default();
+        let (mut packer, clock) = (Packer::default(), OwnTime::of_this_thread());
         let mut sizes = |nanos_a_byte: u64| -> Vec<usize> {
             let send = |_| {
-                let block = packer.block(&mut body);
+                let block = packer.block(&mut body, &clock);
                 packer.sent(
                     block.len(),
                     Duration::from_nanos(nanos_a_byte * block.len() as u64),
                 );
                 block.len()
             };
-            (0..Packer::SAMPLE as usize).map(send).collect()
+            (0..64).map(send).collect()
         };
         let few = |sizes: Vec<usize>| sizes.iter().filter(|size| **size < plain).count();
         assert!(few(sizes(0)) <= 1);

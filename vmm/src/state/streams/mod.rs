@@ -7,6 +7,7 @@
 mod block;
 mod kept;
 mod limit;
+mod own_time;
 mod sending;
 mod taking;
 
