@@ -1,6 +1,6 @@
 //! Joins that are not disturbed, and the failovers after them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::life::{Complete, Life};
 use super::{Joins, LIMIT};
@@ -85,6 +85,10 @@ impl Joins {
         if self.options.memory_mib.is_none() {
             self.compare(&mut life, &mut backup)?;
         }
+        // Of this session.
+        let held_ms = |told: &Told| told.stats.map(|stats| stats.throttled_ms);
+        let held_ms = held_ms(life.side.told()).unwrap_or_default();
+        let longest_gap = life.client.record().longest_gap(start);
         let resident_kib = [
             Memory::of(source)?.resident_kib,
             Memory::of(target)?.resident_kib,
@@ -102,6 +106,8 @@ impl Joins {
         Ok(Complete {
             took: self.took,
             joined,
+            held: Duration::from_secs_f64(held_ms / 1e3),
+            longest_gap,
             resident_kib,
         })
     }

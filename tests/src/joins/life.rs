@@ -63,6 +63,10 @@ pub struct Complete {
     pub took: Duration,
     /// What the source told of it.
     pub joined: Joined,
+    /// For how long the guest was held up until its backup had caught up.
+    pub held: Duration,
+    /// The longest time without a reply from the start of the process that joined on.
+    pub longest_gap: Duration,
     /// What the two processes had in memory then, in KiB: of the source and of the target.
     pub resident_kib: [u64; 2],
 }
@@ -72,11 +76,14 @@ impl fmt::Display for Complete {
         let [source, target] = self.resident_kib.map(|kib| kib / 1024);
         write!(
             f,
-            "joined in {:.1} s: {} KiB, {} rounds, {} ms of pause; in memory: {source} and {target} MiB",
+            "joined in {:.1} s: {} KiB, {} rounds, {} ms of pause, held up for {} ms, {} ms without a reply \
+             at most; in memory: {source} and {target} MiB",
             self.took.as_secs_f64(),
             self.joined.bytes.unwrap_or(0) / 1024,
             self.joined.rounds.unwrap_or(0),
             self.joined.pause_ms.unwrap_or(0),
+            self.held.as_millis(),
+            self.longest_gap.as_millis(),
         )
     }
 }

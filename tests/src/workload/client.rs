@@ -35,6 +35,15 @@ pub struct ClientRecord {
 }
 
 impl ClientRecord {
+    /// The longest time from one reply to the next since then.
+    #[must_use]
+    pub fn longest_gap(&self, since: Instant) -> Duration {
+        let replies = self.replies.iter().map(|&(at, _)| at);
+        let replies: Vec<Instant> = replies.filter(|at| *at >= since).collect();
+        let gaps = replies.windows(2).map(|pair| pair[1] - pair[0]);
+        gaps.max().unwrap_or_default()
+    }
+
     /// The highest number that was acknowledged.
     #[must_use]
     pub fn acked(&self) -> u64 {

@@ -2,10 +2,11 @@
 //! somebody else speaks with its address, which a host does that had it before and does not know yet
 //! that it lost. Switches believe the last who spoke.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use crate::threads;
 
 /// When the address is announced again, counted from the first time. Close together at first, because
 /// one may be lost; over seconds, because a switch may be busy with the failure that was the cause.
@@ -88,10 +89,10 @@ impl Announcer {
         announce(&frame);
         let schedule = Schedule::new(Instant::now());
         let (heard, hears) = crossbeam_channel::bounded(1);
-        thread::Builder::new()
-            .name("announce".into())
-            .spawn(move || run(schedule, &hears, || announce(&frame)))
-            .expect("a thread can be started");
+        let again = move || run(schedule, &hears, || announce(&frame));
+        if let Err(error) = threads::start("announce", again) {
+            log::warn!("the network is told only once where the guest is: {error}");
+        }
         Self { mac, heard }
     }
 
