@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use testbed::pair::{Guest, Pair, one_goes_on};
+use testbed::pair::{Boot, Guest, Pair, one_goes_on};
 use testbed::{GUEST, HostKind, Result, Testbed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(180);
@@ -153,7 +153,8 @@ fn nothing_of_several_connections_is_lost() -> Result<()> {
     let testbed = Testbed::with_hosts("busy-failover", HostKind::Qemu)?.with_host_processors(2);
     // ftvm's own.
     let timeout = ["--heartbeat-timeout", "500"];
-    let mut pair = Pair::start_with(&testbed, Guest::redis("busy"), &timeout, &[])?;
+    let guest = Guest::redis("busy").boots(Boot::QuickWithTimer);
+    let mut pair = Pair::start_with(&testbed, guest, &timeout, &[])?;
     for host in [&pair.a, &pair.b] {
         assert_eq!(host.check(&["nproc"])?.trim(), "2");
     }

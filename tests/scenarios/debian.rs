@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use testbed::Result;
 use testbed::failover::{Failovers, Fsck, Judgement, Options};
-use testbed::pair::PATIENCE;
+use testbed::pair::{Boot, PATIENCE};
 use testbed::workload::Workload;
 
 /// What takes a second in a machine takes many in an emulated host.
@@ -33,7 +33,7 @@ const ASKED: [[&str; 2]; 3] = [
 fn it_loses_nothing_when_the_primary_dies_and_leaves_its_disk_clean() -> Result<()> {
     let options = Options {
         workload: Workload::Postgres,
-        quick_boot: true,
+        boot: Boot::Quick,
         heartbeat_timeout: PATIENCE,
         ..Options::default()
     };

@@ -2,7 +2,7 @@
 //! and during the guest's boot, and nothing that was acknowledged is lost.
 
 use testbed::failover::{Failovers, Judgement, KillMoment, Options};
-use testbed::pair::PATIENCE;
+use testbed::pair::{Boot, PATIENCE};
 use testbed::{HostKind, Layout, Paging};
 
 /// More rounds than a test run has time for: `FTVM_FAILOVERS=20`.
@@ -45,7 +45,7 @@ fn nothing_acknowledged_is_lost_under_nested_paging() -> testbed::Result<()> {
         seed: 5,
         heartbeat_timeout: PATIENCE,
         paging: Paging::Nested,
-        quick_boot: true,
+        boot: Boot::Quick,
         ..Options::default()
     };
     let mut testbed = Failovers::start("failover-nested", options)?;

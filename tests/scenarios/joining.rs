@@ -3,7 +3,7 @@
 use testbed::Result;
 use testbed::failover::{Failovers, Judgement, Options};
 use testbed::joins::{self, Joins, Kind, Moment, Outcome};
-use testbed::pair::PATIENCE;
+use testbed::pair::{Boot, PATIENCE};
 
 /// More than a test run has time for: `FTVM_SUCCESSIVE=10`.
 const SUCCESSIVE: u32 = 3;
@@ -18,7 +18,7 @@ fn one_connection_outlives_host_after_host() -> Result<()> {
     let options = Options {
         seed: 5,
         heartbeat_timeout: PATIENCE,
-        quick_boot: true,
+        boot: Boot::Quick,
         client_rests: true,
         ..Options::default()
     };

@@ -154,7 +154,7 @@ impl Failovers {
     /// A guest of its own, with its images where the hosts find them.
     fn guest(&mut self, number: u32) -> Result<Guest> {
         let name = format!("demo-{number}");
-        let mut guest = match (&self.disk, self.options.load) {
+        let guest = match (&self.disk, self.options.load) {
             (Some(disk), _) => {
                 let exports = vec![disk.export(&name)];
                 self.disk_server.offer(&self.testbed, exports)?;
@@ -165,9 +165,7 @@ impl Failovers {
             (None, None) => Guest::redis(&name),
             (None, Some(load)) => Guest::load(&name, load),
         };
-        if self.options.quick_boot {
-            guest = guest.quick();
-        }
+        let mut guest = guest.boots(self.options.boot);
         for host in &self.hosts {
             self.options.provide_images(host, &mut guest)?;
         }

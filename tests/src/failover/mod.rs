@@ -39,7 +39,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::layout::Layout;
 use crate::paging::Paging;
-use crate::pair::{DiskServer, Guest, Side};
+use crate::pair::{Boot, DiskServer, Guest, Side};
 use crate::testbed::Testbed;
 use crate::wait::wait_until;
 use crate::workload::Workload;
@@ -121,8 +121,8 @@ pub struct Options {
     pub fault: Fault,
     /// Whether the disk server is killed and started again in each run, before or after that.
     pub restart_disk_server: bool,
-    /// Whether the guest leaves the longest parts of its boot out ([`Guest::quick`]).
-    pub quick_boot: bool,
+    /// What the guest does at its boot.
+    pub boot: Boot,
     /// Whether a client of Redis rests after each reply (`Client::redis_with_pauses`).
     pub client_rests: bool,
 }
@@ -140,7 +140,7 @@ impl Default for Options {
             standby: Standby::default(),
             fault: Fault::default(),
             restart_disk_server: false,
-            quick_boot: false,
+            boot: Boot::default(),
             client_rests: false,
         }
     }

@@ -27,17 +27,38 @@ const LISTEN_OPTION: &str = "--listen";
 /// The guest is protected from its first instruction on.
 const WAIT_OPTION: &str = "--wait-for-backup";
 
-/// Words with which a stock kernel leaves out what makes most of the work of its boot in an emulated host:
+/// Words with which a stock kernel leaves out work of its boot that takes long in an emulated host, and
+/// whose results a guest does not miss:
 ///
 /// - `noreplace-smp`: on one processor it takes some 8,800 lock prefixes out of its code, each under page
 ///   tables of its own (`text_poke`): two loads of CR3 and a page fault, half of all exits that a boot
 ///   makes inside KVM under shadow paging.
-/// - `nolapic_timer`: it finds out how fast that timer is by awaiting 26 ticks in a loop without an exit.
-///   Each ends in a state delta, and waits for the latency bound: a third of a replicated boot.
 /// - `cryptomgr.notests` and the initcalls: it tests its cryptography, loads the certificate that its
 ///   modules are signed with, and makes files for kprobes: a fourth of what is left up to process 1.
-pub const QUICK: &str = "noreplace-smp nolapic_timer cryptomgr.notests \
-    initcall_blacklist=crypto_kdf108_init,load_system_certificate_list,init_kprobe_trace";
+macro_rules! quick_with_timer {
+    () => {
+        "noreplace-smp cryptomgr.notests \
+         initcall_blacklist=crypto_kdf108_init,load_system_certificate_list,init_kprobe_trace"
+    };
+}
+const QUICK_WITH_TIMER: &str = quick_with_timer!();
+
+/// The words of [`Boot::Quick`].
+pub const QUICK: &str = concat!(quick_with_timer!(), " nolapic_timer");
+
+/// What a guest does at its boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Boot {
+    /// All that a stock kernel does.
+    #[default]
+    Stock,
+    /// Not what makes most of its work in an emulated host, and does not show later.
+    QuickWithTimer,
+    /// The same, and it does not use the local APIC's timer. It would find out how fast that is by
+    /// awaiting 26 ticks in a loop without an exit; each ends in a state delta, and waits for the latency
+    /// bound: a third of a replicated boot.
+    Quick,
+}
 
 /// A guest that can be replicated.
 #[derive(Debug, Clone)]
@@ -129,10 +150,21 @@ impl Guest {
         }
     }
 
-    /// The same guest, for a scenario that is not about its boot ([`QUICK`]).
+    /// The same guest, for a scenario that is not about its boot ([`Boot::Quick`]).
     #[must_use]
-    pub fn quick(mut self) -> Self {
-        self.words = format!("{} {QUICK}", self.words);
+    pub fn quick(self) -> Self {
+        self.boots(Boot::Quick)
+    }
+
+    /// The same guest with such a boot.
+    #[must_use]
+    pub fn boots(mut self, boot: Boot) -> Self {
+        let words = match boot {
+            Boot::Stock => return self,
+            Boot::QuickWithTimer => QUICK_WITH_TIMER,
+            Boot::Quick => QUICK,
+        };
+        self.words = format!("{} {words}", self.words);
         self
     }
 

@@ -25,7 +25,7 @@ mod join;
 mod side;
 
 pub use self::disk_server::{DiskServer, Export};
-pub use self::guest::{Guest, PATIENCE, QUICK, log_address};
+pub use self::guest::{Boot, Guest, PATIENCE, QUICK, log_address};
 pub use self::join::{JoinProgress, Joined};
 pub use self::side::{Outcome, ReportedStats, Side, Told, one_goes_on};
 use crate::Output;

@@ -11,6 +11,7 @@ use guest_images::load::Load;
 use testbed::failover::{
     Failovers, Fault, Fsck, Judgement, KillMoment, Options, Report, Run, Standby, Status, Watcher,
 };
+use testbed::pair::Boot;
 use testbed::workload::Workload;
 use testbed::{GUEST, Paging};
 
@@ -96,7 +97,7 @@ impl Demo {
                 Fault::Freeze(Duration::from_secs(seconds))
             }),
             restart_disk_server: self.restart_disk_server,
-            quick_boot: false,
+            boot: Boot::Stock,
             client_rests: false,
         };
         eprintln!("seed {}", options.seed);

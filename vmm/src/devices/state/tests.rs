@@ -376,47 +376,23 @@ fn no_field_of_the_state_can_be_left_out() {
         let full = json(&machine);
         let memory = machine.clone_without_devices();
         let expected: Vec<Seen> = rest.iter().map(|step| machine.take(step)).collect();
-        let is_missed = |paths: &[String]| {
-            let mut state = full.clone();
-            for path in paths {
-                let cleared = fresh.pointer(path).expect("a field of this");
-                let field = state.pointer_mut(path);
-                *field.expect("the same fields in every state") = cleared.clone();
+        unnoticed.retain(|path| {
+            let cleared = fresh.pointer(path).expect("a field of this");
+            if full.pointer(path) == Some(cleared) {
+                return true;
             }
+            let mut state = full.clone();
+            let field = state.pointer_mut(path);
+            *field.expect("the same fields in every state") = cleared.clone();
             let mut lacking = memory.clone_without_devices();
-            // The other fields may not allow it.
-            lacking.devices.load(&saved(state)).ok()?;
-            let mut steps = rest.iter().zip(&expected);
-            let is_same = steps.all(|(step, seen)| lacking.take(step) == *seen)
-                && lacking.contents() == machine.contents();
-            Some(!is_same)
-        };
-        let cleared = |path: &&String| full.pointer(path) != fresh.pointer(path);
-        let paths: Vec<String> = unnoticed.iter().filter(cleared).cloned().collect();
-        let mut missed = Vec::new();
-        find_missed(&paths, &is_missed, &mut missed);
-        unnoticed.retain(|path| !missed.contains(path));
+            if lacking.devices.load(&saved(state)).is_err() {
+                return true; // the other fields do not allow it
+            }
+            rest.iter()
+                .zip(&expected)
+                .all(|(step, seen)| lacking.take(step) == *seen)
+                && lacking.contents() == machine.contents()
+        });
     }
     panic!("nobody notices that these are missing: {unnoticed:#?}");
-}
-
-/// Finds those of `paths` each of which alone is missed, by halves: in most runs most are not.
-/// `is_missed` tells it of several at a time, if they can be left out.
-fn find_missed(
-    paths: &[String],
-    is_missed: &dyn Fn(&[String]) -> Option<bool>,
-    missed: &mut Vec<String>,
-) {
-    if paths.is_empty() {
-        return;
-    }
-    match (is_missed(paths), paths) {
-        (Some(false), _) | (None, [_]) => {}
-        (Some(true), [path]) => missed.push(path.clone()),
-        _ => {
-            let (some, others) = paths.split_at(paths.len() / 2);
-            find_missed(some, is_missed, missed);
-            find_missed(others, is_missed, missed);
-        }
-    }
 }
