@@ -69,7 +69,7 @@ impl Claimant {
 }
 
 /// What a claimant wants the next epoch for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Next {
     /// To start the machine, which runs nowhere as far as the claimant knows. No view is its predecessor.

@@ -1,7 +1,7 @@
 //! What is broken on purpose.
 
 /// A defect that is put into what drives the machines, to see that it is found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Defect {
     /// Outputs do not wait for their acknowledgement.
     OutputBeforeAcknowledgement,
@@ -25,11 +25,14 @@ pub enum Defect {
     AcknowledgementAfterLoss,
     /// A cold backup gives its log away for a state whose memory has not come.
     RenewedWithoutMemory,
+    /// The disk server gives the next epoch to whoever asks for it, and a backup that does not protect the
+    /// guest does.
+    AnybodyClaims,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::OutputBeforeAcknowledgement,
         Self::PermitWithoutLease,
         Self::PermitForARoundTripMore,
@@ -41,5 +44,6 @@ impl Defect {
         Self::DivergedClaims,
         Self::AcknowledgementAfterLoss,
         Self::RenewedWithoutMemory,
+        Self::AnybodyClaims,
     ];
 }

@@ -31,11 +31,13 @@ mod live;
 mod message;
 mod network;
 mod process;
+mod search;
 mod world;
 
 use std::fmt;
 
 pub use defect::Defect;
+pub use search::{Bounds, Broken, Searched, search};
 pub use faults::Schedule;
 use faults::{Fault, Who};
 use world::World;

@@ -53,7 +53,7 @@ pub enum Input {
 }
 
 /// What is to be asked of the disk server.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Task {
     /// The record: now and then, or soon because there is a doubt.
     Watch {
