@@ -46,4 +46,14 @@ impl Defect {
         Self::RenewedWithoutMemory,
         Self::AnybodyClaims,
     ];
+
+    /// Those that do not depend on how long something takes, and are none of what a search leaves out.
+    pub const WITHOUT_TIME: [Self; 6] = [
+        Self::OutputBeforeAcknowledgement,
+        Self::PermitWithoutLease,
+        Self::EverythingMayLeaveAlone,
+        Self::NoEntryWhileContesting,
+        Self::TargetClaims,
+        Self::AnybodyClaims,
+    ];
 }

@@ -2,12 +2,24 @@
 
 use std::time::Duration;
 
-use disk_server::arbiter::{Record, acknowledge, decide};
+use disk_server::arbiter::{Answer, ClaimRequest, Record, acknowledge, decide};
 
+use crate::defect::Defect;
 use crate::env::Env;
 use crate::event::Event;
 use crate::faults::HOSTS;
 use crate::message::{Asked, Question, Stage, Told};
+
+/// **Decides for whoever asks first.**
+pub(crate) fn to_anybody(record: &Record, request: &ClaimRequest) -> (Answer, Option<Record>) {
+    let (answer, new) = decide(record, request);
+    if new.is_some() || record.epoch != request.expected {
+        return (answer, new);
+    }
+    let epoch = record.epoch + 1;
+    let new = Record::held(epoch, request.holder());
+    (Answer::Won { epoch }, Some(new))
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct DiskServer {
@@ -45,7 +57,10 @@ impl DiskServer {
                         Told::Record(self.record.clone())
                     }
                     Question::Claim(request) => {
-                        let (answer, new) = decide(&self.record, request);
+                        let (answer, new) = match env.has(Defect::AnybodyClaims) {
+                            true => to_anybody(&self.record, request),
+                            false => decide(&self.record, request),
+                        };
                         if let Some(new) = new {
                             env.note(|| format!("disk server: {new:?}"));
                             self.record = new;

@@ -397,7 +397,9 @@ impl Following {
         self.over = true;
         let found = self.follower.at_end(reason);
         let found = match found {
-            AtEnd::Discard if env.has(Defect::TargetClaims) => AtEnd::Claim,
+            AtEnd::Discard if env.has(Defect::TargetClaims) || env.has(Defect::AnybodyClaims) => {
+                AtEnd::Claim
+            }
             AtEnd::Refuse if env.has(Defect::DivergedClaims) => AtEnd::Claim,
             found => found,
         };

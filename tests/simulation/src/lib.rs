@@ -37,9 +37,9 @@ mod world;
 use std::fmt;
 
 pub use defect::Defect;
-pub use search::{Bounds, Broken, Searched, search};
 pub use faults::Schedule;
 use faults::{Fault, Who};
+pub use search::{Bounds, Broken, Searched, search};
 use world::World;
 
 /// What was seen of a schedule that kept all promises.

@@ -123,7 +123,8 @@ impl Runner {
             if behind {
                 return told;
             }
-            if session.end.take_state_wanted().is_some() {
+            let heeds = !env.has(Defect::ProtectedWithoutState);
+            if heeds && session.end.take_state_wanted().is_some() {
                 env.note(|| "a backup asks for the state".into());
                 session.transfer = Some(Transfer::default());
                 session.renewing = None;

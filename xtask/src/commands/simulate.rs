@@ -15,11 +15,19 @@ pub(crate) struct Simulate {
     /// The seed of the first one; the others have the next ones.
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
+    /// In place of schedules, everything that can happen to two hosts, and to three, up to some kills
+    /// and cuts; then the same with what is broken on purpose.
+    #[arg(long, conflicts_with_all = ["schedules", "seed"])]
+    search: bool,
 }
 
 impl Simulate {
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        let mut command = command(&Layout::find(), self.schedules, self.seed);
+        let layout = Layout::find();
+        let mut command = match self.search {
+            true => simulator(&layout, &["--search".to_owned()]),
+            false => command(&layout, self.schedules, self.seed),
+        };
         let status = command.status().context("cannot start cargo")?;
         Ok(match status.success() {
             true => ExitCode::SUCCESS,
@@ -28,13 +36,21 @@ impl Simulate {
     }
 }
 
-/// Runs the simulator: a program of its own, so that nobody else has to build what it simulates.
+/// Runs schedules.
 pub(super) fn command(layout: &Layout, schedules: u64, seed: u64) -> Command {
+    let (schedules, seed) = (schedules.to_string(), seed.to_string());
+    simulator(
+        layout,
+        &["--schedules".into(), schedules, "--seed".into(), seed],
+    )
+}
+
+/// The simulator: a program of its own, so that nobody else has to build what it simulates.
+fn simulator(layout: &Layout, arguments: &[String]) -> Command {
     let mut command = Command::new(env!("CARGO"));
     command
         .current_dir(layout.root())
         .args(["run", "--quiet", "--release", "-p", "simulation", "--"])
-        .args(["--schedules", &schedules.to_string()])
-        .args(["--seed", &seed.to_string()]);
+        .args(arguments);
     command
 }
