@@ -7,6 +7,7 @@
 //! how long something takes is for schedules: here a backup that takes its primary for lost does that when
 //! that one's lease is over.
 
+mod bounds;
 mod host;
 mod moves;
 mod world;
@@ -16,42 +17,10 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+pub use self::bounds::Bounds;
+use self::moves::Step;
 use self::world::World;
 use crate::defect::Defect;
-
-/// How much may happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Bounds {
-    /// Hosts, of which the first one runs the guest.
-    pub hosts: usize,
-    /// Requests of the client.
-    pub requests: usize,
-    /// How often a backup is started.
-    pub backups: u8,
-    /// How often a host is killed.
-    pub kills: u8,
-    /// How often the connection between two hosts is cut.
-    pub cuts: u8,
-}
-
-impl Bounds {
-    /// A failover, a join and a second failover of two hosts, with a cut link.
-    pub const TWO_HOSTS: Self = Self {
-        hosts: 2,
-        requests: 2,
-        backups: 2,
-        kills: 2,
-        cuts: 1,
-    };
-
-    /// The same of three, without the cut.
-    pub const THREE_HOSTS: Self = Self {
-        hosts: 3,
-        requests: 1,
-        cuts: 0,
-        ..Self::TWO_HOSTS
-    };
-}
 
 /// What was searched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -86,9 +55,6 @@ impl fmt::Display for Broken {
         Ok(())
     }
 }
-
-/// What happens, and to which host.
-type Step = (&'static str, usize);
 
 /// Looks at everything that can happen, the shortest first.
 ///

@@ -2,9 +2,11 @@
 
 use ftvm_vmm::protocol::epoch::{Input, Task};
 
-use super::Step;
 use super::host::Process;
 use super::world::World;
+
+/// What happens, and to which host.
+pub(super) type Step = (&'static str, usize);
 
 /// Takes what may happen, to which host, and what it changes.
 type Push<'a> = dyn FnMut(&'static str, usize, &dyn Fn(&mut World)) + 'a;

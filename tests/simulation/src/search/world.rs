@@ -12,7 +12,7 @@ use logging_channel::LossReason;
 use logging_channel::entry::Lsn;
 use logging_channel::sender::Permit;
 
-use super::Bounds;
+use super::bounds::Bounds;
 use super::host::{Entry, Follows, Guest, Host, Owner, Process, Runs, Session, claimant};
 use crate::defect::Defect;
 
