@@ -251,6 +251,12 @@ impl Keeping {
             state.spool.put(batch, record, *arrived, used)?;
             if !came {
                 state.spool.give_up();
+                drop(state);
+                // It cannot protect the guest, and must not say that it has what the log ends with.
+                link.lose(LossReason::Memory(
+                    "not all of it has come over its memory streams".into(),
+                ));
+                return Ok(Some((false, true)));
             }
             link.consumed(queued.bytes);
             bytes += queued.record.len();
@@ -343,8 +349,8 @@ impl Keeping {
         let (transfer, _) = state.spool.generations().complete().memory;
         match state.spool.read() {
             Ok(reader) => {
-                drop(state);
                 let own = Arc::clone(self);
+                // Under the lock: a renewal that is complete would forget that memory.
                 let given = self
                     .memory
                     .give(transfer, taker, move |error| own.note_failure(error));

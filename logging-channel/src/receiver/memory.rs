@@ -117,6 +117,10 @@ impl KeptMemory {
             kept
         };
         let Some(file) = kept else {
+            let over = self.state.lock().over.take();
+            if let Some(reason) = over {
+                taker.ended(reason);
+            }
             return Ok(());
         };
         let own = Arc::clone(self);

@@ -77,6 +77,9 @@ pub enum AcceptError {
     /// This primary must not run the guest any more.
     #[error("this host may not run the guest any more: {0}")]
     NotEntitled(String),
+    /// A session cannot begin.
+    #[error("this host cannot serve a backup: {0}")]
+    Begin(#[source] io::Error),
     /// Waiting failed.
     #[error("cannot wait for a backup")]
     Io(#[from] io::Error),
@@ -194,7 +197,8 @@ impl Listener {
                 }
                 Admission::NotEntitled(reason) => return Err(AcceptError::NotEntitled(reason)),
             }
-            match candidate.begin(settings) {
+            // Not at once again on a host that cannot: each attempt is an epoch.
+            match candidate.begin(settings).map_err(AcceptError::Begin)? {
                 Ok(sender) => return Ok(sender),
                 Err(error) => {
                     door.warn(format_args!("the backup at {peer} went away: {error}"));
@@ -216,8 +220,8 @@ struct Candidate {
 
 impl Candidate {
     /// Begins the session. Last of all the backup is told: one that was can take the guest over,
-    /// so nothing must keep this side from going on with it.
-    fn begin(self, settings: &Settings) -> io::Result<Sender> {
+    /// so nothing must keep this side from going on with it. The inner error is that the backup has gone.
+    fn begin(self, settings: &Settings) -> io::Result<io::Result<Sender>> {
         let begin = Message::Begin {
             session: self.info.session,
             epoch: self.info.epoch,
@@ -233,8 +237,7 @@ impl Candidate {
         )?;
         // Nobody else writes to the stream before the first entry. What cannot be written whole is
         // no message, and is never taken for one.
-        (&stream).write_all(&bytes)?;
-        Ok(sender)
+        Ok((&stream).write_all(&bytes).map(|()| sender))
     }
 }
 

@@ -122,7 +122,7 @@ enum Join {
     /// The claim may be with the disk server: its answer has to be known.
     Asked(Claimant),
     /// It belongs to the epoch.
-    Admitted,
+    Admitted(Claimant),
     /// It has taken over, and the disk server is to know.
     TakenOver,
 }
@@ -237,9 +237,9 @@ impl Core {
             return None;
         }
         match input {
-            Input::Joins(backup) => self.joins(backup),
+            Input::Joins(backup) => return self.joins(backup),
             Input::TakenOver => {
-                if self.join == Join::Admitted {
+                if let Join::Admitted(_) = self.join {
                     self.join = Join::TakenOver;
                 }
             }
@@ -271,13 +271,18 @@ impl Core {
         None
     }
 
-    /// One at a time: the claim with another one has to be answered before.
-    fn joins(&mut self, backup: Claimant) {
+    /// One at a time: the claim with another one has to be answered before. One that was admitted, and has
+    /// not heard of it, belongs to the epoch already.
+    fn joins(&mut self, backup: Claimant) -> Option<Effect> {
+        if self.join == Join::Admitted(backup.clone()) {
+            return Some(Effect::Admitted(self.epoch, backup));
+        }
         let alone = self.holds() && self.peer != Peer::Present && self.end.is_none();
         let asked = matches!(self.join, Join::Asked(_));
         if alone && !asked && matches!(self.contest, Contest::None | Contest::Won) {
             self.join = Join::Wanted(backup);
         }
+        None
     }
 
     fn claimed(&mut self, claim: Claim) -> Option<Effect> {
@@ -294,7 +299,7 @@ impl Core {
         match claim {
             Claim::Won { epoch } => {
                 self.epoch = epoch;
-                self.join = Join::Admitted;
+                self.join = Join::Admitted(backup.clone());
                 Some(Effect::Admitted(epoch, backup))
             }
             Claim::Lost { epoch, holder } => self.lost(belongs(epoch, holder.as_ref())),

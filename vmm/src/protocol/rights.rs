@@ -25,6 +25,12 @@ pub fn right_of_another(record: &Record, title: &Title) -> Confirmation {
     if record.epoch == title.epoch && holder == Some(&title.holder) {
         return Confirmation::Held;
     }
+    if record.epoch > title.epoch && holder == Some(&title.holder) {
+        return Confirmation::Unknown(format!(
+            "{} moves on from epoch {} to {}",
+            title.holder, title.epoch, record.epoch
+        ));
+    }
     Confirmation::NotHeld(format!(
         "it says that {} runs it in epoch {}, but the disk server of this host that {}; both hosts \
          must name the same disk server, and a primary that another one has replaced must be ended",
@@ -151,11 +157,13 @@ mod tests {
         };
         let right = |epoch, holder| right_of_another(&record(epoch, holder), &title);
         assert_eq!(right(4, Some("hosta/1")), Confirmation::Held);
+        // It has taken a backup, and has not heard of that.
+        let moves = right(5, Some("hosta/1"));
+        assert!(matches!(moves, Confirmation::Unknown(_)), "{moves:?}");
         for (epoch, holder) in [
             (0, None),
             (3, Some("hosta/1")),
             (4, Some("hostb/1")),
-            (5, Some("hosta/1")),
             (5, Some("hostb/1")),
         ] {
             let Confirmation::NotHeld(reason) = right(epoch, holder) else {

@@ -43,7 +43,7 @@ pub struct ClockTrace {
     /// The best one of the window before.
     before: Option<Sample>,
     /// The last wall clock value that the guest got,
-    wall: u64,
+    wall: Option<Sample>,
     /// and how far that clock is ahead of its monotonic one, which stays as long as the host does.
     ahead: Option<u64>,
 }
@@ -54,7 +54,8 @@ impl ClockTrace {
         let nanos = match payload {
             Payload::Tick(nanos) | Payload::Clock(nanos) | Payload::Tsc(nanos) => *nanos,
             Payload::WallClock(nanos) => {
-                self.wall = *nanos;
+                let nanos = *nanos;
+                self.wall = Some(Sample { arrived, nanos });
                 return;
             }
             Payload::Protected { clock, wall_clock } => {
@@ -89,11 +90,12 @@ impl ClockTrace {
         };
         let monotonic = Duration::from_nanos(nanos);
         let wall = self.ahead.map_or(0, |ahead| nanos.saturating_add(ahead));
-        GuestClock::going_on(
-            arrived,
-            monotonic,
-            Duration::from_nanos(wall.max(self.wall)),
-        )
+        // What the guest got shows at least what it was then.
+        let got = self.wall.map_or(0, |got| {
+            let later = got.arrived.saturating_duration_since(arrived).as_nanos();
+            got.at(arrived).saturating_sub(later as u64)
+        });
+        GuestClock::going_on(arrived, monotonic, Duration::from_nanos(wall.max(got)))
     }
 }
 

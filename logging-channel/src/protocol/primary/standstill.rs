@@ -47,6 +47,11 @@ pub(super) fn look_interval(settings: &Settings) -> Duration {
 }
 
 impl Seen {
+    /// It gets the whole state, or is to.
+    fn takes_over(&self) -> bool {
+        self.joining || self.repairing
+    }
+
     fn prepares(&self) -> bool {
         self.executed == Lsn(0) || self.repairing
     }
@@ -70,8 +75,9 @@ impl Seen {
 /// that answers neither host, after that for as long again, because what is repeated on a connection
 /// without answers is repeated at doubled intervals.
 ///
-/// One that joins holds nothing up, and keeps every other backup out. It has as long for each step that
-/// there is to make, and to take over the state once all of it was sent, whether the guest waits or not.
+/// One that joins, or is repaired, holds nothing up, and keeps every other backup out. It has as long for each
+/// step that there is to make, and to take over the state once all of it was sent, whether the guest waits or
+/// not.
 ///
 /// A process that did not run itself does not decide at once: see [`Grace`].
 #[derive(Debug)]
@@ -86,7 +92,7 @@ pub(super) struct Standstill {
     executed: (Lsn, Instant),
     /// When it prepared itself last.
     prepared: Instant,
-    /// When one that joins got on last, or had nothing to do.
+    /// When one that takes the whole state over got on last, or had nothing to do.
     joined: Instant,
     /// All of the state had been sent at the last look.
     sent: bool,
@@ -124,7 +130,7 @@ impl Standstill {
         let all_sent = seen.sent && !self.sent;
         self.sent = seen.sent;
         let has_all = seen.executed >= seen.appended;
-        if !seen.joining || has_all || all_sent || (steps && !seen.sent) {
+        if !seen.takes_over() || has_all || all_sent || (steps && !seen.sent) {
             self.joined = now;
         }
         if seen.prepares() {
@@ -153,7 +159,7 @@ impl Standstill {
             return Some(LossReason::Late { for_ });
         }
         let preparation = self.bound.saturating_mul(PREPARATION);
-        if seen.joining
+        if seen.takes_over()
             && seen.disk_silent.is_none()
             && let Some(for_) = beyond(preparation, self.joined.max(self.excused))
         {

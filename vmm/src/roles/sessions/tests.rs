@@ -28,7 +28,10 @@ pub(in crate::roles) fn session(scene: &Scene) -> (Sender, Receiver) {
         let backup = scope.spawn(|| {
             let never = AtomicBool::new(false);
             let held = |_: &_| Confirmation::Held;
-            let me = (&identity, "hostb/2");
+            // Each is another run.
+            static RUNS: AtomicU64 = AtomicU64::new(0);
+            let me = format!("hostb/{}", RUNS.fetch_add(1, Ordering::Relaxed));
+            let me = (&identity, me.as_str());
             Receiver::connect(address, me, &host, &settings, deadline, &never, held)
         });
         let standing = scene.tenure.standing();

@@ -58,6 +58,8 @@ pub(super) enum Verdict {
 #[derive(Debug)]
 enum Message {
     Happened(Input),
+    /// A backup has come, by this question.
+    Joins(Claimant, u64),
     /// A session has begun, whose end is announced there.
     Session(Receiver<ChannelEvent>),
 }
@@ -68,8 +70,10 @@ struct Published {
     verdict: Option<Verdict>,
     /// In which the guest runs.
     epoch: u64,
-    /// The backup that came last, and the epoch to which it belongs.
-    admitted: Option<(u64, Claimant)>,
+    /// The backup that was admitted last, the epoch to which it belongs, and the question that was heard last.
+    admitted: Option<(u64, Claimant, u64)>,
+    /// How often it was asked for a backup.
+    asked: u64,
     /// The backup of this epoch has taken over, which the disk server knows.
     acknowledged: Option<u64>,
     /// Nothing is left to ask.
@@ -123,11 +127,17 @@ impl Standing {
     /// Has the disk server give this host the next epoch, with a backup that has come: which it is. `None`
     /// if that is not known within `timeout`; a later answer holds for nobody.
     pub(super) fn admit(&self, backup: Claimant, timeout: Duration) -> Option<u64> {
-        self.publish(|published| published.admitted = None);
-        self.tell(Input::Joins(backup.clone()));
+        let mut question = 0;
+        self.publish(|published| {
+            published.asked += 1;
+            question = published.asked;
+        });
+        // Fails when there is nothing to decide any more.
+        let _ = (self.messages).send(Message::Joins(backup.clone(), question));
+        // An answer to an earlier question may be followed by one to this, in a later epoch.
         let admitted = |it: &Published| {
-            let (epoch, who) = it.admitted.as_ref()?;
-            (*who == backup).then_some(*epoch)
+            let (epoch, who, heard) = it.admitted.as_ref()?;
+            (*who == backup && *heard == question).then_some(*epoch)
         };
         let (published, changed) = &*self.published;
         let mut guard = published.lock();
@@ -254,6 +264,7 @@ impl Tenure {
             standing: standing.clone(),
             session: never(),
             lost_at: None,
+            question: 0,
         };
         thread::Builder::new()
             .name("epoch".into())
@@ -310,6 +321,8 @@ struct Keeper {
     /// Where the loss of the other side is announced.
     session: Receiver<ChannelEvent>,
     lost_at: Option<Instant>,
+    /// The last question of a backup that was heard.
+    question: u64,
 }
 
 impl Keeper {
@@ -337,9 +350,11 @@ impl Keeper {
                             log::warn!(
                                 "the disk server has to hear that a backup has joined: {error:#}"
                             );
-                            let message = inbox.recv_timeout(REPEAT);
-                            message.into_iter().for_each(|message| self.hear(message));
                         }
+                    }
+                    if let Task::Acknowledge(_) = self.core.task() {
+                        let message = inbox.recv_timeout(REPEAT);
+                        message.into_iter().for_each(|message| self.hear(message));
                     }
                 }
                 Task::Watch { doubt } => {
@@ -384,6 +399,10 @@ impl Keeper {
                 }
                 self.take(input);
             }
+            Message::Joins(backup, question) => {
+                self.question = question;
+                self.take(Input::Joins(backup));
+            }
             Message::Session(session) => {
                 self.session = session;
                 self.take(Input::Paired);
@@ -401,7 +420,7 @@ impl Keeper {
             }
             Some(Effect::Admitted(epoch, backup)) => self.standing.publish(|published| {
                 published.epoch = epoch;
-                published.admitted = Some((epoch, backup));
+                published.admitted = Some((epoch, backup, self.question));
             }),
             Some(Effect::Acknowledged(epoch)) => {
                 self.standing

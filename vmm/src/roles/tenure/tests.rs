@@ -200,6 +200,19 @@ fn a_primary_that_was_replaced_while_it_waits_begins_with_nobody() {
     ));
 }
 
+/// It has not heard of its admission.
+#[test]
+fn a_backup_that_comes_again_stays_in_its_epoch() {
+    let scene = primary();
+    let standing = scene.tenure.standing();
+    let (one, other) = (scene.server.rights(), scene.server.rights());
+    let admit = |rights: &Arc<Rights>| standing.admit(rights.claimant().clone(), LONG);
+    let epochs = [&one, &one, &other, &one].map(admit);
+    let next = |n| Some(scene.epoch + n);
+    assert_eq!(epochs, [next(1), next(1), next(2), next(3)]);
+    assert_eq!(standing.epoch(), scene.epoch + 3);
+}
+
 /// A backup that was left behind claims, and one that has not taken over.
 #[test]
 fn only_the_backup_that_has_taken_over_can_claim() {

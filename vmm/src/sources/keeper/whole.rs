@@ -19,6 +19,9 @@ use crate::state::{Committed, Limit, MemorySender};
 /// Time until a whole state that could not be taken is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// The same where this host has no room for it.
+const NO_ROOM: Duration = Duration::from_secs(60);
+
 /// The guest never stands still for longer than so many times what was asked for.
 const MOST_PAUSES: u32 = 10;
 
@@ -112,7 +115,10 @@ impl StateKeeper {
         (whole.round_began, whole.ran_since) = (now, now);
         if is_renewal {
             if let Err(error) = self.capture.begin_renewal(at, whole.transfer, memory)? {
-                log::error!("the cold backup does not get the state anew: {error}");
+                log::error!("the cold backup does not get the state anew yet: {error}");
+                whole.stage = Stage::Wanted {
+                    not_before: now + NO_ROOM,
+                };
                 return Ok(());
             }
         } else {

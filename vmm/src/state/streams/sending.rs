@@ -180,7 +180,7 @@ impl Workshop {
 
 impl MemorySender {
     /// Threads that send the memory of `baseline` over `streams`, and have `wake` called when a round is
-    /// over. Nothing is sent before [`MemorySender::begin`].
+    /// over. Nothing is sent before the first transfer begins.
     ///
     /// # Errors
     /// The host has no threads for that.
