@@ -25,11 +25,9 @@ impl Bounds {
         cuts: 1,
     };
 
-    /// The same of three, without the cut.
+    /// The same of three.
     pub const THREE_HOSTS: Self = Self {
         hosts: 3,
-        requests: 1,
-        cuts: 0,
         ..Self::TWO_HOSTS
     };
 }
