@@ -13,7 +13,8 @@ use logging_channel::session::{AcceptError, Confirmation, ConnectError, Listener
 use logging_channel::{Identity, IdentityError, Settings};
 
 use crate::peers::{
-    BACKUP, LONG, NEVER, connect, held, host, identity, listen, localhost, patient, title, trusted,
+    BACKUP, LONG, NEVER, accept, connect, host, identity, listen, localhost, patient, title,
+    trusted,
 };
 
 #[test]
@@ -22,9 +23,7 @@ fn it_waits_for_a_primary_that_starts_later() {
     thread::scope(|scope| {
         let backup = scope.spawn(|| connect(address, &identity(), &patient()));
         let mut listener = Listener::bind(address).expect("free again");
-        listener
-            .accept_backup(&identity(), &host(), || Ok(title()), &patient(), None, held)
-            .expect("a backup");
+        accept(&mut listener, &patient(), None).expect("a backup");
         backup.join().expect("no panic").expect("a session");
     });
 }
@@ -238,9 +237,7 @@ fn a_session_whose_ready_is_lost_has_not_begun() {
     thread::scope(|scope| {
         scope.spawn(|| lose_the_first_ready(&relay, primary));
         let backup = scope.spawn(move || connect(address, &identity(), &patient()));
-        let sender = listener
-            .accept_backup(&identity(), &host(), || Ok(title()), &settings, None, held)
-            .expect("a backup");
+        let sender = accept(&mut listener, &settings, None).expect("a backup");
         let receiver = backup.join().expect("no panic").expect("a session");
         assert_eq!(receiver.session().session, sender.session().session);
         assert_eq!(receiver.lost(), None);
@@ -253,16 +250,7 @@ fn it_does_not_follow_a_primary_that_its_arbiter_does_not_know() {
     let address = listener.local_addr();
     let cancel = AtomicBool::new(false);
     thread::scope(|scope| {
-        let accepting = scope.spawn(|| {
-            listener.accept_backup(
-                &identity(),
-                &host(),
-                || Ok(title()),
-                &patient(),
-                Some(&cancel),
-                held,
-            )
-        });
+        let accepting = scope.spawn(|| accept(&mut listener, &patient(), Some(&cancel)));
         let deadline = Instant::now() + LONG;
         let told = Receiver::connect(
             address,
@@ -310,9 +298,7 @@ fn it_asks_its_arbiter_until_there_is_an_answer() {
                 |_| answers.next().expect("another question"),
             )
         });
-        listener
-            .accept_backup(&identity(), &host(), || Ok(title()), &patient(), None, held)
-            .expect("a backup");
+        accept(&mut listener, &patient(), None).expect("a backup");
         backup.join().expect("no panic").expect("a session");
     });
 }

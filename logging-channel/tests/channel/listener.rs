@@ -11,7 +11,7 @@ use logging_channel::receiver::Next;
 use logging_channel::session::{AcceptError, BindError, Listener};
 
 use crate::logs::at;
-use crate::peers::{LONG, connect, eventually, held, host, identity, listen, pair, patient, title};
+use crate::peers::{LONG, accept, connect, eventually, identity, listen, pair, patient};
 
 #[test]
 fn a_session_outlives_its_listener() {
@@ -32,9 +32,7 @@ fn a_primary_on_every_address_has_heartbeats_from_the_one_that_was_dialled() {
     };
     thread::scope(|scope| {
         let backup = scope.spawn(|| connect(address, &identity(), &settings));
-        let sender = listener
-            .accept_backup(&identity(), &host(), || Ok(title()), &settings, None, held)
-            .expect("a backup");
+        let sender = accept(&mut listener, &settings, None).expect("a backup");
         let receiver = backup.join().expect("no panic").expect("a session");
         // Only heartbeats carry this: nothing is appended.
         sender.released(Lsn(5));
@@ -47,16 +45,7 @@ fn waiting_for_a_backup_can_be_cancelled() {
     let mut listener = listen();
     let cancel = AtomicBool::new(false);
     thread::scope(|scope| {
-        let waiting = scope.spawn(|| {
-            listener.accept_backup(
-                &identity(),
-                &host(),
-                || Ok(title()),
-                &patient(),
-                Some(&cancel),
-                held,
-            )
-        });
+        let waiting = scope.spawn(|| accept(&mut listener, &patient(), Some(&cancel)));
         cancel.store(true, Ordering::Relaxed);
         assert!(matches!(
             waiting.join().expect("no panic"),

@@ -12,8 +12,7 @@ use logging_channel::memory::TakeBlocks;
 use logging_channel::{LossReason, Settings};
 
 use crate::peers::{
-    FakeBackup, LONG, Pair, announced, connect, eventually, held, host, identity, listen, pair,
-    patient, title,
+    FakeBackup, LONG, Pair, accept, announced, connect, eventually, identity, listen, pair, patient,
 };
 
 /// Says what came, and how the streams ended.
@@ -141,9 +140,7 @@ fn a_stream_for_no_session_is_refused_and_a_backup_without_streams_is_not_waited
             let _lazy = FakeBackup::lazy(address);
             connect(address, &identity(), &patient()).expect("a session")
         });
-        let sender = listener
-            .accept_backup(&identity(), &host(), || Ok(title()), &settings, None, held)
-            .expect("a backup");
+        let sender = accept(&mut listener, &settings, None).expect("a backup");
         let receiver = backup.join().expect("no panic");
         assert_eq!(sender.session().session, receiver.session().session);
     });

@@ -13,7 +13,7 @@ use logging_channel::handshake::{Hello, Message, Standby, Title, Welcome};
 use logging_channel::heartbeat::{Echo, Heartbeat, Role};
 use logging_channel::receiver::{Next, Receiver};
 use logging_channel::sender::Sender;
-use logging_channel::session::{Admission, Confirmation, ConnectError, Listener};
+use logging_channel::session::{AcceptError, Admission, Confirmation, ConnectError, Listener};
 use logging_channel::{
     ChannelEvent, CheckOutcome, HostCheck, HostReport, Identity, LossReason, Settings,
 };
@@ -39,6 +39,16 @@ pub(crate) fn title() -> Title {
 pub(crate) fn held(backup: &str) -> Admission {
     assert!(!backup.is_empty());
     Admission::Admitted(EPOCH + 1)
+}
+
+/// Waits for a backup of the VM of the tests.
+pub(crate) fn accept(
+    listener: &mut Listener,
+    settings: &Settings,
+    cancel: Option<&AtomicBool>,
+) -> Result<Sender, AcceptError> {
+    let title = || Ok(title());
+    listener.accept_backup(&identity(), &host(), title, settings, cancel, held)
 }
 
 /// The arbiter's word for a backup about its primary.
@@ -125,9 +135,7 @@ pub(crate) fn pair(primary: &Settings, backup: &Settings) -> Pair {
     let address = listener.local_addr();
     thread::scope(|scope| {
         let receiver = scope.spawn(|| connect(address, &identity(), backup));
-        let sender = listener
-            .accept_backup(&identity(), &host(), || Ok(title()), primary, None, held)
-            .expect("a backup");
+        let sender = accept(&mut listener, primary, None).expect("a backup");
         Pair {
             sender,
             receiver: receiver.join().expect("no panic").expect("a session"),
@@ -227,9 +235,7 @@ impl FakeBackup {
                     welcome,
                 }
             });
-            let sender = listener
-                .accept_backup(&identity(), &host(), || Ok(title()), settings, None, held)
-                .expect("a backup");
+            let sender = accept(listener, settings, None).expect("a backup");
             (backup.join().expect("no panic"), sender)
         })
     }

@@ -15,7 +15,7 @@ use logging_channel::{CheckOutcome, DiskIdentity, HostCheck, HostReport, Identit
 
 use crate::logs::at;
 use crate::peers::{
-    BACKUP, LONG, NEVER, connect, held, host, identity, listen, patient, title, trusted,
+    BACKUP, LONG, NEVER, accept, connect, held, host, identity, listen, patient, title, trusted,
 };
 
 fn refused(address: SocketAddr, identity: &Identity) -> Refusal {
@@ -34,9 +34,7 @@ fn still_accepts_after(settings: &Settings, others: impl FnOnce(SocketAddr) + Se
             others(address);
             connect(address, &identity(), &patient()).expect("a session")
         });
-        let sender = listener
-            .accept_backup(&identity(), &host(), || Ok(title()), settings, None, held)
-            .expect("a backup");
+        let sender = accept(&mut listener, settings, None).expect("a backup");
         let mut receiver = backup.join().expect("no panic");
         sender.append_and_flush(at(1, Payload::Progress));
         assert!(matches!(receiver.next(LONG), Next::Entry(..)));
@@ -174,9 +172,7 @@ fn both_sides_learn_what_the_other_host_can_do() {
                 trusted,
             )
         });
-        let sender = listener
-            .accept_backup(&identity(), &host(), || Ok(title()), &patient(), None, held)
-            .expect("a backup");
+        let sender = accept(&mut listener, &patient(), None).expect("a backup");
         let receiver = backup.join().expect("no panic").expect("a session");
         assert_eq!(sender.session().peer_host, fast);
         assert_eq!(receiver.session().peer_host, host());
@@ -410,7 +406,7 @@ fn a_senseless_heartbeat_timeout_is_refused_at_once() {
             ..patient()
         };
         assert!(matches!(
-            listen().accept_backup(&identity(), &host(), || Ok(title()), &settings, None, held),
+            accept(&mut listen(), &settings, None),
             Err(AcceptError::HeartbeatTimeout { .. })
         ));
     }
