@@ -160,7 +160,8 @@ impl Standing {
     pub(super) fn is_acknowledged(&self, epoch: u64, timeout: Duration) -> bool {
         let (published, changed) = &*self.published;
         let mut guard = published.lock();
-        let waits = |it: &mut Published| it.acknowledged != Some(epoch) && !it.over;
+        // Also where nothing is left to ask: who waits looks again, and is not to do that all the time.
+        let waits = |it: &mut Published| it.acknowledged != Some(epoch);
         changed.wait_while_for(&mut guard, waits, timeout);
         guard.acknowledged == Some(epoch)
     }
