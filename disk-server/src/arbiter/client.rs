@@ -46,7 +46,7 @@ impl Default for Settings {
 }
 
 /// The outcome of a claim.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Claim {
     /// This claimant, and nobody else, holds `epoch`: go live.
     Won {

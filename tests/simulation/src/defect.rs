@@ -28,10 +28,28 @@ pub enum Defect {
     /// The disk server gives the next epoch to whoever asks for it, and a backup that does not protect the
     /// guest does.
     AnybodyClaims,
+    /// The disk server answers before it has written its decision.
+    AnswerBeforeWrite,
+    /// A primary begins a session before the disk server has given it the next view with that backup.
+    SessionBeforeAdmission,
+    /// A primary takes a state for taken over that its backup has received.
+    TakenOverBeforeExecution,
+    /// The state that a backup gets is that of the moment at which its session began.
+    StateTakenEarly,
+    /// A look at the record is heard after a claim that was made since.
+    LookOlderThanClaim,
+    /// No host looks at the record by itself.
+    NeverLooks,
+    /// Nobody tells the disk server of the guest's end.
+    EndUntold,
+    /// A primary takes what comes of an earlier session for a sign of life of its backup.
+    LifeOfAnotherSession,
+    /// The view service does not know who has taken over.
+    ProposesMembers,
 }
 
 impl Defect {
-    /// All of them.
+    /// Those that schedules find.
     pub const ALL: [Self; 12] = [
         Self::OutputBeforeAcknowledgement,
         Self::PermitWithoutLease,
@@ -44,16 +62,6 @@ impl Defect {
         Self::DivergedClaims,
         Self::AcknowledgementAfterLoss,
         Self::RenewedWithoutMemory,
-        Self::AnybodyClaims,
-    ];
-
-    /// Those that do not depend on how long something takes, and are none of what a search leaves out.
-    pub const WITHOUT_TIME: [Self; 6] = [
-        Self::OutputBeforeAcknowledgement,
-        Self::PermitWithoutLease,
-        Self::EverythingMayLeaveAlone,
-        Self::NoEntryWhileContesting,
-        Self::TargetClaims,
         Self::AnybodyClaims,
     ];
 }

@@ -31,6 +31,7 @@ mod live;
 mod message;
 mod network;
 mod process;
+mod rule;
 mod search;
 mod world;
 
@@ -39,7 +40,8 @@ use std::fmt;
 pub use defect::Defect;
 pub use faults::Schedule;
 use faults::{Fault, Who};
-pub use search::{Bounds, Broken, Searched, search};
+pub use rule::Rule;
+pub use search::{Bounds, Broken, Searched, VARIANTS, Variant, search};
 use world::World;
 
 /// What was seen of a schedule that kept all promises.

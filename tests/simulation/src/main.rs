@@ -1,5 +1,7 @@
 //! Runs schedules, each of a seed: `cargo xtask simulate`.
 
+mod searching;
+
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -7,7 +9,7 @@ use std::thread;
 use std::time::Instant;
 
 use clap::Parser;
-use simulation::{Bounds, Defect, Failure, Seen, run, run_moments, search};
+use simulation::{Failure, Seen, run, run_moments};
 
 /// So many schedules have one beside them in which everything is tried at every moment of two joins.
 const MOMENTS: u64 = 1000;
@@ -23,53 +25,10 @@ struct Simulate {
     /// The seed of the first one; the others have the next ones.
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// In place of schedules, everything that can happen to two hosts, and to three; then the same with
-    /// what is broken on purpose.
+    /// In place of schedules, everything that can happen to two hosts, and to three, within bounds; then the
+    /// same with what is broken on purpose.
     #[arg(long, conflicts_with_all = ["schedules", "seed"])]
     search: bool,
-}
-
-/// Looks at everything that can happen within bounds.
-fn search_all() -> ExitCode {
-    println!("hosts  requests  backups  kills  cuts     states  depth  failovers  seconds");
-    for bounds in [Bounds::TWO_HOSTS, Bounds::THREE_HOSTS] {
-        let start = Instant::now();
-        let searched = match search(bounds, None) {
-            Ok(searched) => searched,
-            Err(broken) => {
-                eprintln!("FAIL: {broken}");
-                return ExitCode::FAILURE;
-            }
-        };
-        println!(
-            "{:>5}  {:>8}  {:>7}  {:>5}  {:>4}  {:>9}  {:>5}  {:>9}  {:>7.1}",
-            bounds.hosts,
-            bounds.requests,
-            bounds.backups,
-            bounds.kills,
-            bounds.cuts,
-            searched.states,
-            searched.depth,
-            searched.failovers,
-            start.elapsed().as_secs_f64()
-        );
-    }
-    for defect in Defect::WITHOUT_TIME {
-        let start = Instant::now();
-        let Err(broken) = search(Bounds::TWO_HOSTS, Some(defect)) else {
-            eprintln!("FAIL: {defect:?} is not found");
-            return ExitCode::FAILURE;
-        };
-        println!(
-            "{defect:?}: {}, in {} steps, after {} states and {:.1} s",
-            broken.what,
-            broken.steps.len(),
-            broken.states,
-            start.elapsed().as_secs_f64()
-        );
-    }
-    println!("PASS");
-    ExitCode::SUCCESS
 }
 
 fn main() -> ExitCode {
@@ -79,7 +38,7 @@ fn main() -> ExitCode {
         search,
     } = Simulate::parse();
     if search {
-        return search_all();
+        return searching::all();
     }
     let start = Instant::now();
     let next = AtomicU64::new(0);

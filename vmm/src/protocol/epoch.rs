@@ -19,7 +19,7 @@ use disk_server::arbiter::{Claim, Claimant, Next, Record};
 use super::rights::{belongs, went_back};
 
 /// Something that happens.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Input {
     /// A backup is there, and is to be taken into the next epoch. Only where the guest has none.
     Joins(Claimant),

@@ -3,31 +3,135 @@
 /// How much may happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Bounds {
-    /// Hosts, of which the first one runs the guest.
+    /// What they are called.
+    pub name: &'static str,
+    /// Hosts: so many processes at a time.
     pub hosts: usize,
-    /// Requests of the client.
+    /// Requests of the client, each after the reply to the one before.
     pub requests: usize,
     /// How often a backup is started.
     pub backups: u8,
-    /// How often a host is killed.
+    /// How often a process is killed.
     pub kills: u8,
-    /// How often the connection between two hosts is cut.
+    /// How often the two hosts of a session stop hearing each other.
     pub cuts: u8,
+    /// A thread may let out replies later than it has decided on it.
+    pub late_threads: bool,
+    /// The disk server's answers are late, and are heard when others were given since.
+    pub late_answers: bool,
+    /// A backup executes later than it acknowledges.
+    pub lag: bool,
+    /// How often a backup differs, or cannot use the state that it got.
+    pub differences: u8,
+    /// Backups are cold, and ask for the state anew so often.
+    pub cold: Option<u8>,
+    /// The guest may end in order.
+    pub ends: bool,
+    /// How often a host gives up.
+    pub abandons: u8,
+    /// Somebody may start the guest with `--force`.
+    pub force: bool,
+    /// How often the disk server dies, and starts again with what is on its disk.
+    pub crashes: u8,
+    /// Backups are idle hosts, to which the view service proposes the primary; so often all pings stay
+    /// away until their hosts count as dead.
+    pub silences: Option<u8>,
 }
 
 impl Bounds {
-    /// A failover, a join and a second failover of two hosts, with a cut link.
-    pub const TWO_HOSTS: Self = Self {
+    const NONE: Self = Self {
+        name: "",
         hosts: 2,
+        requests: 1,
+        backups: 1,
+        kills: 1,
+        cuts: 1,
+        late_threads: false,
+        late_answers: false,
+        lag: false,
+        differences: 0,
+        cold: None,
+        ends: false,
+        abandons: 0,
+        force: false,
+        crashes: 0,
+        silences: None,
+    };
+
+    /// A failover, a join and a second failover of two hosts, with a link that fails.
+    pub const FAILOVERS: Self = Self {
+        name: "failovers",
         requests: 2,
         backups: 2,
         kills: 2,
-        cuts: 1,
+        late_threads: true,
+        crashes: 1,
+        ..Self::NONE
     };
 
-    /// The same of three.
-    pub const THREE_HOSTS: Self = Self {
-        hosts: 3,
-        ..Self::TWO_HOSTS
+    /// Backups that lag and differ.
+    pub const DIFFERENCES: Self = Self {
+        name: "differences",
+        requests: 2,
+        lag: true,
+        differences: 2,
+        ..Self::NONE
     };
+
+    /// Cold backups.
+    pub const COLD: Self = Self {
+        name: "cold backups",
+        requests: 2,
+        backups: 2,
+        cold: Some(1),
+        ..Self::NONE
+    };
+
+    /// A guest that ends, hosts that give up, answers that come late.
+    pub const ENDS: Self = Self {
+        name: "ends",
+        late_answers: true,
+        ends: true,
+        abandons: 1,
+        crashes: 1,
+        ..Self::NONE
+    };
+
+    /// A guest that is started once more by force.
+    pub const FORCE: Self = Self {
+        name: "force",
+        late_answers: true,
+        ends: true,
+        force: true,
+        ..Self::NONE
+    };
+
+    /// Idle hosts, and the view service.
+    pub const SERVICE: Self = Self {
+        name: "view service",
+        hosts: 3,
+        requests: 0,
+        backups: 2,
+        crashes: 1,
+        silences: Some(1),
+        ..Self::NONE
+    };
+
+    /// Two hosts: seconds.
+    pub const TWO_HOSTS: [Self; 5] = [
+        Self::FAILOVERS,
+        Self::DIFFERENCES,
+        Self::COLD,
+        Self::ENDS,
+        Self::FORCE,
+    ];
+
+    /// Three hosts: a minute.
+    pub const THREE_HOSTS: [Self; 2] = [
+        Self {
+            hosts: 3,
+            ..Self::FAILOVERS
+        },
+        Self::SERVICE,
+    ];
 }

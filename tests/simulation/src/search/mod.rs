@@ -6,40 +6,50 @@
 //! what it has decided before. So are the orders of all that hosts do, within [`Bounds`]. What depends on
 //! how long something takes is for schedules: here a backup that takes its primary for lost does that when
 //! that one's lease is over.
+//!
+//! Each state is judged by what led to it, against the five rules ([`Rule`]). And from each the system must
+//! be able to settle without another fault: so nothing waits for ever, and nothing goes round in circles.
 
 mod bounds;
-mod host;
+mod graph;
+mod guest;
 mod moves;
+mod outlook;
+mod process;
+mod server;
+mod service;
+mod session;
+mod variants;
 mod world;
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 pub use self::bounds::Bounds;
+use self::graph::{Graph, Node};
 use self::moves::Step;
+pub use self::variants::{VARIANTS, Variant};
 use self::world::World;
 use crate::defect::Defect;
+use crate::rule::Rule;
 
 /// What was searched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Searched {
     /// States.
     pub states: usize,
-    /// The most that happened, one thing after the other.
+    /// The most that happened, one thing after the other, in the shortest way to a state.
     pub depth: usize,
-    /// The most failovers in one of them.
+    /// The most failovers on a way.
     pub failovers: u8,
-    /// States in which nothing can happen any more.
-    pub ends: usize,
 }
 
 /// A rule that was broken, and how it came to that.
 #[derive(Debug, Clone)]
 pub struct Broken {
     /// The rule.
-    pub what: String,
+    pub rule: Rule,
+    /// What broke it.
+    pub what: &'static str,
     /// What happened before, in order.
     pub steps: Vec<String>,
     /// States until then.
@@ -48,7 +58,8 @@ pub struct Broken {
 
 impl fmt::Display for Broken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} ({} states)", self.what, self.states)?;
+        let Self { rule, what, .. } = self;
+        writeln!(f, "{rule}: {what} ({} states)", self.states)?;
         for step in &self.steps {
             writeln!(f, "    {step}")?;
         }
@@ -62,68 +73,55 @@ impl fmt::Display for Broken {
 /// A rule is broken.
 pub fn search(bounds: Bounds, defect: Option<Defect>) -> Result<Searched, Box<Broken>> {
     let first = World::new(bounds, defect);
-    // Where each state came from.
-    let mut seen: HashMap<u64, (u64, Step)> = HashMap::from([(print(&first), (0, ("", 0)))]);
-    let mut open = vec![first];
+    let mut graph = Graph::default();
+    let (number, _) = graph.find(&first, 0, 0);
+    let mut open = vec![(number, first.clone())];
     let mut searched = Searched::default();
     while !open.is_empty() {
         let mut next = Vec::new();
-        for world in &open {
-            let from = print(world);
-            let successors = world.successors();
-            if successors.is_empty() {
-                searched.ends += 1;
-            }
-            let stuck = successors
-                .is_empty()
-                .then(|| world.judge_the_end())
-                .flatten();
-            if let Some(what) = stuck {
-                return Err(broken(what, &seen, from, None));
-            }
-            for (step, world) in successors {
-                if let Some(what) = world.broken() {
-                    return Err(broken(what.to_owned(), &seen, from, Some(step)));
+        for (from, world) in open {
+            let mut leads = Vec::new();
+            for (nth, (step, world)) in world.successors().into_iter().enumerate() {
+                if let Some((rule, what)) = world.broken {
+                    let (mut steps, _) = graph.way(first, from);
+                    steps.push(step);
+                    return Err(broken(rule, what, &steps, graph.len()));
                 }
-                if let Entry::Vacant(place) = seen.entry(print(&world)) {
-                    place.insert((from, step));
-                    searched.failovers = searched.failovers.max(world.failovers());
-                    next.push(world);
+                let (number, is_new) = graph.find(&world, from, nth);
+                if !step.fault {
+                    leads.push(number);
+                }
+                if is_new {
+                    searched.failovers = searched.failovers.max(world.happened.failovers);
+                    next.push((number, world));
                 }
             }
+            graph.leads(leads.into_iter());
         }
         searched.depth += usize::from(!next.is_empty());
         open = next;
     }
-    searched.states = seen.len();
+    if let Some(stuck) = graph.stuck() {
+        return Err(gets_nowhere(&graph, first, stuck));
+    }
+    searched.states = graph.len();
     Ok(searched)
 }
 
-fn print(world: &World) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    world.hash(&mut hasher);
-    hasher.finish()
+fn gets_nowhere(graph: &Graph, first: World, stuck: Node) -> Box<Broken> {
+    let (steps, world) = graph.way(first, stuck);
+    broken(Rule::Progress, world.judge_the_end(), &steps, graph.len())
 }
 
-fn broken(
-    what: String,
-    seen: &HashMap<u64, (u64, Step)>,
-    mut at: u64,
-    last: Option<Step>,
-) -> Box<Broken> {
-    let mut steps: Vec<Step> = last.into_iter().collect();
-    while let Some((from, step)) = seen.get(&at)
-        && *from != 0
-    {
-        steps.push(*step);
-        at = *from;
-    }
-    let steps = steps.into_iter().rev();
+fn broken(rule: Rule, what: &'static str, steps: &[Step], states: usize) -> Box<Broken> {
+    let tell = |step: &Step| match step.run {
+        Some(run) => format!("run {run} {}", step.what),
+        None => step.what.to_owned(),
+    };
     Box::new(Broken {
+        rule,
         what,
-        steps: steps
-            .map(|(what, host)| format!("host {host}: {what}"))
-            .collect(),
-        states: seen.len(),
+        steps: steps.iter().map(tell).collect(),
+        states,
     })
 }

@@ -1,117 +1,354 @@
 //! All that may happen next.
 
+use disk_server::arbiter;
 use ftvm_vmm::protocol::epoch::{Input, Task};
 
-use super::host::Process;
+use super::process::{Closing, Entry, Follows, Process, Role, Run, Runs};
 use super::world::World;
+use crate::defect::Defect;
 
-/// What happens, and to which host.
-pub(super) type Step = (&'static str, usize);
+/// What happens, and to which run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Step {
+    pub(super) what: &'static str,
+    pub(super) run: Option<Run>,
+    /// It need not happen: nothing that has to get on may depend on it.
+    pub(super) fault: bool,
+}
 
-/// Takes what may happen, to which host, and what it changes.
-type Push<'a> = dyn FnMut(&'static str, usize, &dyn Fn(&mut World)) + 'a;
+/// States that may be next.
+struct Next<'a> {
+    world: &'a World,
+    found: Vec<(Step, World)>,
+}
+
+impl Next<'_> {
+    fn push(&mut self, what: &'static str, run: Run, change: impl FnOnce(&mut World)) {
+        self.add(what, Some(run), false, change);
+    }
+
+    fn fault(&mut self, what: &'static str, run: Run, change: impl FnOnce(&mut World)) {
+        self.add(what, Some(run), true, change);
+    }
+
+    fn add(
+        &mut self,
+        what: &'static str,
+        run: Option<Run>,
+        fault: bool,
+        change: impl FnOnce(&mut World),
+    ) {
+        let mut world = self.world.clone();
+        change(&mut world);
+        world.forget();
+        if world != *self.world {
+            self.found.push((Step { what, run, fault }, world));
+        }
+    }
+}
 
 impl World {
     /// All that may be next.
     pub(super) fn successors(&self) -> Vec<(Step, Self)> {
-        let mut next = Vec::new();
-        let mut push = |what, host, change: &dyn Fn(&mut Self)| {
-            let mut world = self.clone();
-            change(&mut world);
-            if world != *self {
-                next.push(((what, host), world));
-            }
+        let mut next = Next {
+            world: self,
+            found: Vec::new(),
         };
-        for host in 0..self.hosts.len() {
-            match &self.hosts[host].process {
-                Process::Off => {
-                    if self.backups < self.bounds.backups
-                        && let Some(of) = self.free_primary()
-                    {
-                        push("starts as a backup", host, &|w| w.start(host, of));
+        for process in &self.processes {
+            match &process.role {
+                Role::Idle { told, .. } => {
+                    if let Some(told) = told {
+                        let run = process.run;
+                        next.fault("does what is proposed", run, |w| w.connect(run, told));
+                        next.fault("does not hear a proposal", run, |w| w.forget_told(run));
                     }
                 }
-                Process::Waits(of, run) => {
-                    if self.hosts[*of].run != *run || self.runner(*of).is_none() {
-                        push("gives up", host, &|w| w.hosts[host].process = Process::Off);
-                    }
-                }
-                Process::Follows(it) => {
-                    if !it.over && !it.log.is_empty() {
-                        push("gets an entry", host, &|w| w.receive(host));
-                    }
-                    if !it.cut && self.is_current(host) {
-                        push("acknowledges", host, &|w| w.acknowledged(host));
-                    }
-                    if !it.over && (it.cut || !self.is_current(host)) {
-                        for got in 0..=it.log.len() {
-                            push("takes its primary for lost", host, &|w| {
-                                w.lose_primary(host, got);
-                            });
-                        }
-                    }
-                    if !it.cut && self.is_current(host) && self.cuts < self.bounds.cuts {
-                        push("is cut off", host, &|w| {
-                            w.cuts += 1;
-                            w.follows(host).cut = true;
-                        });
-                    }
-                }
-                Process::Runs(it) => {
-                    if it.guest.len() == self.replied.len() && it.guest.len() < self.bounds.requests
-                    {
-                        push("counts a request", host, &|w| w.count(host));
-                    }
-                    push("comes to an exit", host, &|w| w.exit(host));
-                    push("decides what may leave", host, &|w| w.decide(host));
-                    push("lets replies out", host, &|w| w.release(host));
-                    if let Some(session) = &it.session
-                        && !session.lost
-                        && !self.reaches(session.with)
-                    {
-                        push("takes its backup for lost", host, &|w| w.lose_backup(host));
-                    }
-                }
+                Role::Waits { of, .. } => self.waiting(process, *of, &mut next),
+                Role::Follows(it) => self.following(process, it, &mut next),
+                Role::Runs(it) => self.running(process, it, &mut next),
             }
-            if !matches!(self.hosts[host].process, Process::Off) && self.kills < self.bounds.kills {
-                push("is killed", host, &|w| w.kill(host));
+            self.asking(process, &mut next);
+            let run = process.run;
+            if self.happened.kills < self.bounds.kills {
+                next.fault("is killed", run, |w| w.kill(run));
             }
-            self.questions(host, &mut push);
+            if self.happened.abandons < self.bounds.abandons
+                && process.owner.is_some()
+                && process.closing.is_none()
+            {
+                next.fault("cannot go on with the guest", run, |w| w.abandon(run));
+            }
         }
-        for (host, run, task) in &self.asked {
-            push("has asked, which comes late", *host, &|w| {
-                w.answer(*host, *run, task);
-            });
-        }
-        next
+        self.operator(&mut next);
+        self.disk_server(&mut next);
+        self.view_service(&mut next);
+        next.found
     }
 
-    /// What a host asks the disk server, and hears.
-    fn questions(&self, host: usize, push: &mut Push<'_>) {
-        let mut asking = self.hosts[host].clone();
-        let run = asking.run;
-        let Some(owner) = asking.owner() else { return };
-        if let Some(task) = owner.asked.clone() {
-            push("hears the disk server", host, &|w| {
-                let heard = w.answer(host, run, &task);
-                if let Some(owner) = w.hosts[host].owner() {
-                    owner.asked = None;
+    /// Who starts backups, and the guest anew.
+    fn operator(&self, next: &mut Next<'_>) {
+        let free = self.processes.len() < self.bounds.hosts;
+        let starts = free && self.happened.backups < self.bounds.backups;
+        if starts && self.service.is_some() {
+            next.add("an idle host starts", None, true, Self::start_idle);
+        } else if starts {
+            for it in &self.processes {
+                if it.runs().is_some_and(|it| it.live.is_alone()) && self.is_confirmed(it.run) {
+                    next.fault("is given a backup", it.run, |w| w.start(it.run));
                 }
-                w.tell(host, heard);
+            }
+        }
+        if self.bounds.force && !self.happened.forced {
+            next.add(
+                "the guest is started anew by force",
+                None,
+                true,
+                Self::force,
+            );
+        }
+    }
+
+    fn waiting(&self, process: &Process, of: Run, next: &mut Next<'_>) {
+        let run = process.run;
+        let asks = self.process(of).and_then(|it| it.owner.as_ref());
+        let asks = asks.is_some_and(|it| it.claims() || !it.inbox.is_empty());
+        if process.is_let_in_by(of) && asks {
+            next.push("is sent away for now", run, |w| w.send_away(run));
+        } else if process.is_let_in_by(of) {
+            next.push("asks to join once more", run, |w| w.comes(run, of));
+        } else if self.lets_in(of) && self.is_confirmed(of) {
+            next.push("asks to join", run, |w| w.comes(run, of));
+        }
+        let primary = self.runner(of);
+        if primary.is_none_or(|it| !it.live.is_alone() || it.ended) || !self.is_confirmed(of) {
+            next.push("gives up", run, |w| w.give_up(run));
+        }
+    }
+
+    fn following(&self, process: &Process, it: &Follows, next: &mut Next<'_>) {
+        let run = process.run;
+        let reads = !it.over || self.has(Defect::AcknowledgementAfterLoss);
+        let gone = process.closing == Some(Closing::GivesUp);
+        if reads && !gone && !it.log.is_empty() {
+            next.push("gets an entry", run, |w| w.receive(run));
+        }
+        if !it.over && (it.silent || !self.is_served(run)) {
+            next.push("takes its primary for lost", run, |w| w.lose_primary(run));
+        }
+        if !it.over && !it.silent && self.is_served(run) && self.happened.cuts < self.bounds.cuts {
+            next.fault("and its primary do not hear each other", run, |w| {
+                w.happened.cuts += 1;
+                w.follows(run).silent = true;
             });
+        }
+        if process.closing.is_some() {
             return;
         }
-        match owner.core.task() {
-            Task::Watch { .. } => push("looks at the record", host, &|w| {
-                w.tell(host, Input::Looked(w.record.clone()));
-            }),
-            Task::Nothing => push("ends", host, &|w| w.hosts[host].process = Process::Off),
-            task => push("asks the disk server", host, &|w| {
-                w.asked.insert((host, run, task.clone()));
-                if let Some(owner) = w.hosts[host].owner() {
+        if it.cold {
+            return self.keeping(run, it, next);
+        }
+        if !it.queue.is_empty() {
+            next.push("executes an entry", run, |w| w.execute(run, false));
+        }
+        let differs = self.happened.differences < self.bounds.differences;
+        if differs
+            && let Some(entry) = it.queue.first()
+            && (it.follower.executes() && *entry != Entry::Shutdown
+                || matches!(entry, Entry::State(_)))
+        {
+            next.fault("differs", run, |w| w.execute(run, true));
+        }
+        if it.over && it.queue.is_empty() && self.claims_nothing(process) {
+            next.push("has replayed all", run, |w| w.at_end(run));
+        }
+    }
+
+    /// It has not said yet that it is ready.
+    fn claims_nothing(&self, process: &Process) -> bool {
+        process
+            .owner
+            .as_ref()
+            .is_some_and(|it| it.asked.is_none() && it.inbox.is_empty())
+    }
+
+    /// A cold backup.
+    fn keeping(&self, run: Run, it: &Follows, next: &mut Next<'_>) {
+        if it.over {
+            next.push("replays what it has kept", run, |w| w.replay(run, false));
+        } else if it.follower.is_protecting() {
+            next.fault("turns hot", run, |w| w.replay(run, true));
+        }
+        let renewed = |it: &Entry| matches!(it, Entry::Renewed(_));
+        let comes = it.queue.iter().chain(&it.log).any(renewed);
+        if comes && !it.memory && !it.over {
+            next.push("gets the memory of the state anew", run, |w| {
+                w.follows(run).memory = true;
+            });
+        }
+        let complete = it.memory || self.has(Defect::RenewedWithoutMemory);
+        if complete && it.queue.iter().any(renewed) {
+            next.push("goes by the state anew", run, |w| w.renew(run));
+        }
+        let allowed = self.bounds.cold.unwrap_or(0);
+        if it.follower.is_protecting() && !it.over && self.happened.renewals < allowed {
+            next.fault("asks for the state anew", run, |w| w.ask_renewal(run));
+        }
+    }
+
+    fn running(&self, process: &Process, it: &Runs, next: &mut Next<'_>) {
+        let run = process.run;
+        let works = process.closing.is_none() && !it.ended;
+        if works {
+            if it.guest.len() == self.replied.len() && it.guest.len() < self.bounds.requests {
+                next.push("counts a request", run, |w| w.count(run));
+            }
+            if let Some(session) = it.session() {
+                next.push("comes to an exit", run, |w| w.exit(run));
+                if session.transfer {
+                    next.push("sends the state", run, |w| w.send_state(run));
+                }
+                if session.heard.renew {
+                    next.push("sends the state anew", run, |w| w.send_renewal(run));
+                }
+            }
+            if self.bounds.ends && !self.happened.ended {
+                next.fault("comes to its guest's end", run, |w| w.end_guest(run));
+            }
+        }
+        if process.closing.is_none() && self.has_ended(run) {
+            next.push("takes leave", run, |w| w.finish(run));
+        }
+        if it.decided.is_some() {
+            next.push("lets out what was decided on", run, |w| w.release(run));
+        } else if !it.held.is_empty() {
+            next.push("lets replies out", run, |w| {
+                w.decide_leave(run);
+                w.release(run);
+            });
+        }
+        if self.bounds.late_threads
+            && (!it.held.is_empty() || self.has(Defect::EverythingMayLeaveAlone))
+        {
+            next.push("decides what may leave", run, |w| w.decide_leave(run));
+        }
+        if let Some(session) = it.session() {
+            // The run's first session was that of view 2.
+            if self.has(Defect::LifeOfAnotherSession) && session.view > 2 {
+                next.fault("hears the backup before", run, |w| w.revive(run));
+            }
+            if session.heard != session.coming {
+                next.push("hears its backup", run, |w| w.hear_report(run));
+            }
+            let backup = self.follower(session.with);
+            if backup.is_none_or(|it| it.silent || it.over || it.of != run) {
+                next.push("takes its backup for lost", run, |w| w.lose_backup(run));
+            }
+        }
+    }
+
+    /// What a run asks the disk server, and hears.
+    fn asking(&self, process: &Process, next: &mut Next<'_>) {
+        let run = process.run;
+        let Some(owner) = &process.owner else { return };
+        let task = owner.core.clone().task();
+        let asked = owner.asked.as_ref();
+        if let Some(asked) = asked.filter(|it| owner.claims() || **it == task) {
+            return match &owner.answer {
+                Some(answer) => next.push("hears the disk server", run, |w| {
+                    w.hear(run, answer.clone());
+                }),
+                None if self.bounds.late_answers => {
+                    next.push("is answered", run, |w| {
+                        let answer = w.read_and_decide(run, asked);
+                        if let Some(owner) = w.owner(run) {
+                            owner.answer = answer;
+                        }
+                    });
+                }
+                None => next.push("hears the disk server", run, |w| {
+                    if let Some(answer) = w.read_and_decide(run, asked) {
+                        w.hear(run, answer);
+                    }
+                }),
+            };
+        }
+        match task {
+            Task::Watch { .. } => self.looking(run, owner.look.is_some(), next),
+            Task::Nothing => next.push("ends", run, |w| w.remove(run)),
+            Task::Claim {
+                next: arbiter::Next::Stopped,
+                ..
+            } if self.has(Defect::EndUntold) => next.push("ends", run, |w| w.remove(run)),
+            task => next.push("asks the disk server", run, |w| {
+                w.server.asked.insert((run, task));
+                let late = w.has(Defect::LookOlderThanClaim);
+                if let Some(owner) = w.owner(run) {
                     owner.asked = Some(owner.core.task());
+                    owner.answer = None;
+                    if !late {
+                        owner.look = None;
+                    }
                 }
             }),
+        }
+    }
+
+    fn looking(&self, run: Run, is_answered: bool, next: &mut Next<'_>) {
+        if self.has(Defect::NeverLooks) {
+            return;
+        }
+        if !self.bounds.late_answers {
+            return next.push("looks at the record", run, |w| {
+                w.tell(run, Input::Looked(w.server.record.clone()));
+            });
+        }
+        if is_answered {
+            next.push("hears what the record was", run, |w| {
+                let look = w.owner(run).and_then(|it| it.look.take());
+                if let Some(record) = look {
+                    w.tell(run, Input::Looked(record));
+                }
+            });
+        } else {
+            next.push("is told the record", run, |w| {
+                let record = w.server.record.clone();
+                if let Some(owner) = w.owner(run) {
+                    owner.look = Some(record);
+                }
+            });
+        }
+    }
+
+    /// What comes to the disk server late, or again; and its end.
+    fn disk_server(&self, next: &mut Next<'_>) {
+        for (run, task) in &self.server.asked {
+            next.fault("has asked, which comes late", *run, |w| {
+                w.decide(*run, task);
+            });
+        }
+        if self.happened.crashes < self.bounds.crashes && self.can_lose() {
+            next.add(
+                "the disk server dies and starts again",
+                None,
+                true,
+                Self::crash,
+            );
+        }
+    }
+
+    /// Hosts ping, or do not.
+    fn view_service(&self, next: &mut Next<'_>) {
+        let Some(silences) = self.bounds.silences else {
+            return;
+        };
+        for process in self.processes.iter().filter(|it| self.may_ping(it)) {
+            next.fault("pings", process.run, |w| w.ping(process.run));
+        }
+        for ping in self.late_pings() {
+            next.add("a ping comes late", None, true, |w| w.late_ping(ping));
+        }
+        if self.happened.silences < silences {
+            next.add("all pings stay away", None, true, Self::silence);
         }
     }
 }
