@@ -13,7 +13,7 @@ use super::protocol::{
 };
 use super::store::StoreError;
 use crate::export::Exports;
-use crate::fence::{Claimed, FencedStore, ForgetError, NotYet, WaitLimit};
+use crate::fence::{AcknowledgeError, Claimed, FencedStore, ForgetError, NotYet, WaitLimit};
 use crate::logging::{Limited, excerpt};
 use crate::stream;
 
@@ -134,10 +134,12 @@ fn respond(subject: Subject<'_>, request: Request, limit: WaitLimit<'_>) -> Resu
             claim(store, &vm, &request, limit)?
         }
         Request::Acknowledge { vm, epoch, holder } => {
-            let noted = store.acknowledge(&vm, (epoch, &holder), limit);
-            match noted.map_err(not_stored)? {
+            match store.acknowledge(&vm, (epoch, &holder), limit) {
                 Ok(record) => Response::Record(record),
-                Err(reason) => return Err(not_yet(reason.to_string(), reason)),
+                Err(AcknowledgeError::NotYet(reason)) => {
+                    return Err(not_yet(reason.to_string(), reason));
+                }
+                Err(AcknowledgeError::Store(error)) => return Err(not_stored(error)),
             }
         }
         Request::Forget { vm } => forget(store, &vm, limit)?,

@@ -35,7 +35,7 @@ use barrier::Barrier;
 use waiting::{Waiting, wait_until};
 
 pub use clients::{ClientPermit, Clients, Membership};
-pub use store::{Claimed, FencedStore, ForgetError};
+pub use store::{AcknowledgeError, Claimed, FencedStore, ForgetError};
 pub use waiting::{NotYet, WaitLimit};
 
 /// Why a connection may not write, or not be opened for writing.
