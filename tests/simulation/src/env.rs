@@ -201,13 +201,13 @@ impl Env {
     }
 
     /// A reply leaves the host of a process that takes itself for the one of this epoch.
-    pub(crate) fn leave(&mut self, from: ProcessId, epoch: u64, reply: Reply) {
+    pub(crate) fn leave(&mut self, from: ProcessId, host: usize, epoch: u64, reply: Reply) {
         self.note(|| format!("{from}: out in epoch {epoch}: {reply:?}"));
         if let Err(what) = self.checks.leaves(from, epoch, &reply) {
             self.fail(what);
         }
         let after = Duration::from_micros(200) + self.jitter(Duration::from_millis(1));
-        self.after(after, Event::Reply(reply));
+        self.after(after, Event::Reply { host, reply });
     }
 
     /// A promise was broken.

@@ -35,7 +35,11 @@ pub(crate) enum Event {
         host: usize,
         request: Request,
     },
-    Reply(Reply),
+    /// A reply of a host's guest comes to the client.
+    Reply {
+        host: usize,
+        reply: Reply,
+    },
     Client(usize),
     Asked {
         asked: Asked,

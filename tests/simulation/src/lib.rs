@@ -28,8 +28,10 @@ mod follower;
 mod guest;
 mod keeper;
 mod live;
+mod matrix;
 mod message;
 mod network;
+mod place;
 mod process;
 mod search;
 mod world;
@@ -39,6 +41,7 @@ use std::fmt;
 pub use defect::Defect;
 pub use faults::Schedule;
 use faults::{Fault, Who};
+pub use matrix::Matrix;
 pub use search::{Bounds, Broken, Searched, search};
 use world::World;
 

@@ -404,7 +404,7 @@ impl Process {
                 }
                 env.checks.failovers += 1;
                 for reply in outputs {
-                    env.leave(id, epoch, reply);
+                    env.leave(id, self.host, epoch, reply);
                 }
                 let runner = Runner::new(id, self.host, epoch, guest, env);
                 self.role = Role::Runs(Box::new(runner));

@@ -1,5 +1,6 @@
 //! Everything together: hosts and their processes, the disk server, clients, an operator, and faults.
 
+mod chosen;
 mod strikes;
 
 use std::time::Duration;
@@ -14,6 +15,8 @@ use crate::faults::{Fault, HOSTS, Schedule};
 use crate::guest::{CLIENTS, Reply, Request};
 use crate::message::{Item, ProcessId};
 use crate::process::{Process, Role, claimant};
+
+pub(crate) use chosen::{Standing, Trouble};
 
 /// How soon a client asks again.
 const CLIENT_PATIENCE: Duration = Duration::from_millis(60);
@@ -32,26 +35,40 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(schedule: &Schedule, defect: Option<Defect>, trace: bool) -> Self {
-        let mut env = Env::new(schedule, defect, trace);
+        let env = Env::new(schedule, defect, trace);
+        let mut world = Self::around(env, schedule.faults.clone());
+        for (number, (at, _)) in schedule.faults.iter().enumerate() {
+            world.env.at(*at, Event::Fault(number));
+        }
+        (0..CLIENTS).for_each(|client| world.start_client(client));
+        world.start_operator();
+        world
+    }
+
+    /// A guest that runs alone, and nothing else yet.
+    fn around(mut env: Env, faults: Vec<(Duration, Fault)>) -> Self {
         let disk_server = DiskServer {
             record: Record::held(1, claimant(0, 0)),
             ..DiskServer::default()
         };
         let processes = vec![Process::primary(0, 0, 1, &mut env)];
-        for (number, (at, _)) in schedule.faults.iter().enumerate() {
-            env.at(*at, Event::Fault(number));
-        }
-        for client in 0..CLIENTS {
-            env.after(Duration::from_millis(5), Event::Client(client));
-        }
-        env.after(Duration::from_millis(2), Event::Operator);
         Self {
             env,
-            faults: schedule.faults.clone(),
+            faults,
             hosts: [true; HOSTS],
             processes,
             disk_server,
         }
+    }
+
+    fn start_client(&mut self, client: usize) {
+        let after = Duration::from_millis(5);
+        self.env.after(after, Event::Client(client));
+    }
+
+    fn start_operator(&mut self) {
+        let after = Duration::from_millis(2);
+        self.env.after(after, Event::Operator);
     }
 
     /// Runs it to its end. Whether the guest is left then.
@@ -105,13 +122,14 @@ impl World {
         moments
     }
 
-    fn acknowledged(&self) -> [u64; CLIENTS] {
+    /// The last request that each client has the reply to.
+    pub(crate) fn acknowledged(&self) -> [u64; CLIENTS] {
         let acknowledged = self.env.checks.acknowledged;
         acknowledged.map(|reply| reply.map_or(0, |reply| reply.request.number))
     }
 
     /// Whether the guest is still there and no promise is broken.
-    fn run_until(&mut self, until: Duration) -> bool {
+    pub(crate) fn run_until(&mut self, until: Duration) -> bool {
         while let Some(event) = self.env.next(until) {
             self.step(event);
             let ended = self.env.ended;
@@ -195,13 +213,18 @@ impl World {
             }
             Event::Frame { host, request } => {
                 let on_host = |it: &Process| it.alive && it.host == host;
-                if let Some(id) = self.processes.iter().position(on_host)
+                if self.env.network.clients_cut[host][0] == 0
+                    && let Some(id) = self.processes.iter().position(on_host)
                     && let Some((process, _)) = self.running(id, Event::Frame { host, request })
                 {
                     process.frame(request);
                 }
             }
-            Event::Reply(reply) => self.reply(reply),
+            Event::Reply { host, reply } => {
+                if self.env.network.clients_cut[host][1] == 0 {
+                    self.reply(reply);
+                }
+            }
             Event::Client(client) => self.client(client),
             Event::Asked { asked, stage, run } => {
                 self.disk_server.step(asked, stage, run, &mut self.env);
@@ -331,11 +354,16 @@ impl World {
                 continue;
             }
             let primary = runs[self.env.rng.usize(..runs.len())];
-            let id = self.processes.len();
-            let hosts = [host, self.processes[primary].host];
-            let line = self.env.connect([id, primary], hosts);
-            self.processes
-                .push(Process::backup(id, host, line, &mut self.env));
+            self.start_backup(host, primary);
         }
+    }
+
+    /// A process begins on a host that wants to join a primary's guest.
+    fn start_backup(&mut self, host: usize, primary: ProcessId) {
+        let id = self.processes.len();
+        let hosts = [host, self.processes[primary].host];
+        let line = self.env.connect([id, primary], hosts);
+        self.processes
+            .push(Process::backup(id, host, line, &mut self.env));
     }
 }
