@@ -31,6 +31,7 @@ mod live;
 mod matrix;
 mod message;
 mod network;
+mod pinger;
 mod place;
 mod process;
 mod search;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use disk_server::arbiter::Claimant;
+use disk_server::views::{self, Declined, Proposal, Text};
 use ftvm_vmm::protocol::epoch::{Core, Effect, Input};
 use ftvm_vmm::protocol::follower::AtEnd;
 use ftvm_vmm::protocol::rights::right_of_another;
@@ -19,6 +20,7 @@ use crate::guest::{Guest, Request};
 use crate::keeper::{Keeper, PATIENCE};
 use crate::live::{self, Runner};
 use crate::message::{Item, ProcessId, Question, Told};
+use crate::pinger::{self, Pinger};
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(2);
@@ -37,6 +39,7 @@ pub(crate) struct Process {
     /// What happens meanwhile.
     pub(crate) pending: VecDeque<Event>,
     keeper: Option<Keeper>,
+    pinger: Pinger,
     pub(crate) role: Role,
     /// A backup that this process may take, or the primary that it asked.
     handshake: Option<Handshake>,
@@ -45,7 +48,14 @@ pub(crate) struct Process {
 /// What a process does.
 #[derive(Debug)]
 pub(crate) enum Role {
-    Joining,
+    /// Waits to be a backup.
+    Idle {
+        declined: Option<Declined>,
+    },
+    /// Connects to a primary: that of this view, if it was proposed.
+    Joining {
+        view: Option<u64>,
+    },
     Follows(Box<Following>),
     Runs(Box<Runner>),
 }
@@ -62,11 +72,13 @@ struct Handshake {
 }
 
 impl Process {
-    fn new(id: ProcessId, host: usize, role: Role) -> Self {
+    fn new(id: ProcessId, host: usize, role: Role, env: &mut Env) -> Self {
+        let me = claimant(id, host);
         Self {
             id,
             host,
-            me: claimant(id, host),
+            pinger: Pinger::new(me.clone(), id, host, env),
+            me,
             alive: true,
             killed: false,
             frozen: 0,
@@ -81,7 +93,7 @@ impl Process {
     pub(crate) fn primary(id: ProcessId, host: usize, epoch: u64, env: &mut Env) -> Self {
         let mut runner = Runner::new(id, host, epoch, Guest::default(), env);
         runner.waits = env.waits_for_backup;
-        let mut it = Self::new(id, host, Role::Runs(Box::new(runner)));
+        let mut it = Self::new(id, host, Role::Runs(Box::new(runner)), env);
         let core = Core::holding(it.me.clone(), epoch);
         it.keeper = Some(Keeper::new(core, it.me.clone(), id, host, env));
         it
@@ -89,21 +101,84 @@ impl Process {
 
     /// One that wants to join a host's guest, by this line to it.
     pub(crate) fn backup(id: ProcessId, host: usize, line: usize, env: &mut Env) -> Self {
-        let mut it = Self::new(id, host, Role::Joining);
+        let mut it = Self::new(id, host, Role::Joining { view: None }, env);
+        it.hello(line, env);
+        it
+    }
+
+    /// One that waits to be a backup.
+    pub(crate) fn idle(id: ProcessId, host: usize, env: &mut Env) -> Self {
+        Self::new(id, host, Role::Idle { declined: None }, env)
+    }
+
+    /// The view service proposes a primary to an idle host.
+    fn proposed(&mut self, proposal: &Proposal, env: &mut Env) {
+        let view = proposal.view;
+        match &self.role {
+            Role::Idle { declined } if declined.as_ref().is_none_or(|it| it.view != view) => {}
+            _ => return,
+        }
+        let (primary, of) = pinger::primary(proposal);
+        let id = self.id;
+        env.note(|| format!("{id}: joins process {primary}, as was proposed in view {view}"));
+        let line = env.connect([id, primary], [self.host, of]);
+        self.role = Role::Joining { view: Some(view) };
+        self.hello(line, env);
+    }
+
+    fn hello(&mut self, line: usize, env: &mut Env) {
         env.send(line, 1, Item::Hello);
-        env.timer(id, HANDSHAKE, Timer::Handshake);
+        env.timer(self.id, HANDSHAKE, Timer::Handshake(line));
         let title = Title {
             epoch: 0,
             holder: String::new(),
         };
-        it.handshake = Some(Handshake {
+        self.handshake = Some(Handshake {
             line,
             session: 0,
             title,
             question: None,
             backup: None,
         });
-        it
+    }
+
+    /// No session came about. One that was told by the view service to connect says so, and waits on.
+    fn not_taken(&mut self, why: &str, env: &mut Env) {
+        match self.role {
+            Role::Joining { view: Some(view) } => {
+                let id = self.id;
+                env.note(|| format!("{id}: declines: {why}"));
+                let reason = Text::cut(why);
+                self.role = Role::Idle {
+                    declined: Some(Declined { view, reason }),
+                };
+            }
+            Role::Joining { view: None } => self.exit(why, env),
+            _ => {}
+        }
+    }
+
+    /// What it says of itself to the view service.
+    fn says(&self) -> Option<views::Role> {
+        let vm = pinger::vm();
+        Some(match &self.role {
+            Role::Idle { declined } => views::Role::Idle {
+                vm,
+                declined: declined.clone(),
+            },
+            Role::Joining { view: Some(_) } => views::Role::Idle { vm, declined: None },
+            Role::Joining { view: None } => return None,
+            Role::Follows(_) => views::Role::Backup {
+                vm,
+                epoch: self.keeper.as_ref()?.core.epoch(),
+            },
+            Role::Runs(runner) => views::Role::Primary {
+                vm,
+                epoch: runner.epoch,
+                wants: (runner.is_free() && self.handshake.is_none())
+                    .then(|| pinger::wanted(self.host)),
+            },
+        })
     }
 
     /// Whether the guest goes on as long as this process does.
@@ -112,7 +187,7 @@ impl Process {
             && match &self.role {
                 Role::Runs(_) => true,
                 Role::Follows(following) => following.protected && !following.flipped,
-                Role::Joining => false,
+                Role::Idle { .. } | Role::Joining { .. } => false,
             }
     }
 
@@ -134,7 +209,7 @@ impl Process {
         match &mut self.role {
             Role::Runs(runner) => runner.hear_beat(beat, env),
             Role::Follows(following) => following.hear_beat(beat, env),
-            Role::Joining => {}
+            Role::Idle { .. } | Role::Joining { .. } => {}
         }
     }
 
@@ -147,10 +222,7 @@ impl Process {
     pub(crate) fn packet(&mut self, line: usize, item: Item, env: &mut Env) {
         let gone = matches!(item, Item::Fin | Item::Reset);
         if gone && self.handshake.take_if(|it| it.line == line).is_some() {
-            if let Role::Joining = self.role {
-                self.exit("was not taken", env);
-            }
-            return;
+            return self.not_taken("was not taken", env);
         }
         match (&mut self.role, item) {
             (Role::Runs(runner), Item::Hello) => {
@@ -170,7 +242,7 @@ impl Process {
                         title: title.clone(),
                     },
                 );
-                env.timer(self.id, HANDSHAKE, Timer::Handshake);
+                env.timer(self.id, HANDSHAKE, Timer::Handshake(line));
                 self.handshake = Some(Handshake {
                     line,
                     session,
@@ -185,7 +257,7 @@ impl Process {
                     self.tell(Input::Joins(backup), env);
                 }
             }
-            (Role::Joining, Item::Welcome { session, title }) => {
+            (Role::Joining { .. }, Item::Welcome { session, title }) => {
                 if let Some(handshake) = &mut self.handshake {
                     (handshake.session, handshake.title) = (session, title);
                     self.confirm(env);
@@ -211,7 +283,7 @@ impl Process {
                 self.follower_told(told, env);
             }
             (Role::Follows(_), Item::Hello) => env.close(line, 1),
-            (Role::Joining, Item::Begin(epoch)) => {
+            (Role::Joining { .. }, Item::Begin(epoch)) => {
                 let Some(Handshake { session, title, .. }) = self.handshake.take() else {
                     return;
                 };
@@ -237,6 +309,13 @@ impl Process {
     }
 
     pub(crate) fn told(&mut self, number: u64, told: Told, env: &mut Env) {
+        if let Told::Pinged(proposal) = &told {
+            let answered = self.pinger.is_answered(number);
+            if let Some(proposal) = proposal.as_ref().filter(|_| answered) {
+                self.proposed(proposal, env);
+            }
+            return;
+        }
         let asked = self.handshake.take_if(|it| it.question == Some(number));
         let (Some(mut handshake), Told::Record(record)) = (asked, &told) else {
             if let Some(keeper) = &mut self.keeper {
@@ -248,17 +327,17 @@ impl Process {
         handshake.question = None;
         let line = handshake.line;
         match &mut self.role {
-            Role::Joining => match right_of_another(record, &handshake.title) {
+            Role::Joining { .. } => match right_of_another(record, &handshake.title) {
                 Confirmation::Held => {
                     env.send(line, 1, Item::Ready(self.me.clone()));
                     self.handshake = Some(handshake);
                 }
                 other => {
                     env.close(line, 0);
-                    self.exit(&format!("{other:?}"), env);
+                    self.not_taken(&format!("{other:?}"), env);
                 }
             },
-            Role::Runs(_) | Role::Follows(_) => {}
+            Role::Idle { .. } | Role::Runs(_) | Role::Follows(_) => {}
         }
     }
 
@@ -283,13 +362,20 @@ impl Process {
                     keeper.look(env);
                 }
             }
-            Timer::Handshake => {
-                if let Some(handshake) = self.handshake.take() {
+            Timer::Handshake(line) => {
+                if self.handshake.take_if(|it| it.line == line).is_some() {
                     match self.role {
-                        Role::Joining => self.exit("no session came about", env),
-                        _ => env.close(handshake.line, 1),
+                        Role::Joining { .. } => {
+                            env.close(line, 0);
+                            self.not_taken("no session came about", env);
+                        }
+                        _ => env.close(line, 1),
                     }
                 }
+            }
+            Timer::Ping => {
+                let role = self.says();
+                self.pinger.ping(role, env);
             }
             timer => match &mut self.role {
                 Role::Runs(runner) => {
@@ -309,7 +395,7 @@ impl Process {
                     };
                     self.follower_told(told, env);
                 }
-                Role::Joining => {}
+                Role::Idle { .. } | Role::Joining { .. } => {}
             },
         }
     }
@@ -409,7 +495,7 @@ impl Process {
                 let runner = Runner::new(id, self.host, epoch, guest, env);
                 self.role = Role::Runs(Box::new(runner));
             }
-            Role::Joining => {}
+            Role::Idle { .. } | Role::Joining { .. } => {}
         }
     }
 }

@@ -6,6 +6,7 @@ mod strikes;
 use std::time::Duration;
 
 use disk_server::arbiter::Record;
+use disk_server::views::PING_INTERVAL;
 
 use crate::defect::Defect;
 use crate::disk_server::DiskServer;
@@ -31,6 +32,8 @@ pub(crate) struct World {
     hosts: [bool; HOSTS],
     processes: Vec<Process>,
     disk_server: DiskServer,
+    /// The operator does not leave it to the view service who becomes whose backup.
+    connects: bool,
 }
 
 impl World {
@@ -47,10 +50,7 @@ impl World {
 
     /// A guest that runs alone, and nothing else yet.
     fn around(mut env: Env, faults: Vec<(Duration, Fault)>) -> Self {
-        let disk_server = DiskServer {
-            record: Record::held(1, claimant(0, 0)),
-            ..DiskServer::default()
-        };
+        let disk_server = DiskServer::new(Record::held(1, claimant(0, 0)));
         let processes = vec![Process::primary(0, 0, 1, &mut env)];
         Self {
             env,
@@ -58,6 +58,7 @@ impl World {
             hosts: [true; HOSTS],
             processes,
             disk_server,
+            connects: true,
         }
     }
 
@@ -69,6 +70,7 @@ impl World {
     fn start_operator(&mut self) {
         let after = Duration::from_millis(2);
         self.env.after(after, Event::Operator);
+        self.env.after(PING_INTERVAL, Event::Interval);
     }
 
     /// Runs it to its end. Whether the guest is left then.
@@ -233,6 +235,7 @@ impl World {
             Event::Over(end) => self.over(end),
             Event::Boot(host) => self.hosts[host] = true,
             Event::Operator => self.operator(),
+            Event::Interval => self.disk_server.interval(&mut self.env),
         }
     }
 
@@ -335,13 +338,18 @@ impl World {
         }
     }
 
-    /// Starts backups where there is room.
+    /// Starts backups, and hosts that wait to be one, where there is room.
     fn operator(&mut self) {
         let after = Duration::from_millis(50) + self.env.jitter(Duration::from_millis(400));
         self.env.after(after, Event::Operator);
         for host in 0..HOSTS {
             let busy = self.processes.iter().any(|it| it.alive && it.host == host);
             if busy || !self.hosts[host] || self.env.rng.u32(..3) == 0 {
+                continue;
+            }
+            if !self.connects || self.env.rng.bool() {
+                let id = self.processes.len();
+                self.processes.push(Process::idle(id, host, &mut self.env));
                 continue;
             }
             let others = self

@@ -46,6 +46,7 @@ impl World {
         };
         let mut world = Self::around(Env::new(&schedule, None, false), Vec::new());
         world.start_client(0);
+        world.connects = false;
         world.start_backup(1, 0);
         world.start_operator();
         world
@@ -56,10 +57,7 @@ impl World {
             Trouble::Cut(from, to) => *self.way(from, to) += 1,
             Trouble::Crash(place) => match place.host() {
                 Some(host) => self.fell(host, true),
-                None => {
-                    self.disk_server.down += 1;
-                    self.disk_server.run += 1;
-                }
+                None => self.disk_server.crash(),
             },
             Trouble::Freeze(place) => {
                 let process = place.host().and_then(|host| self.on(host));

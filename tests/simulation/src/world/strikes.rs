@@ -102,8 +102,7 @@ impl World {
                 self.over_after(time, End::Latency(more));
             }
             Fault::DiskServerDown(time) => {
-                self.disk_server.down += 1;
-                self.disk_server.run += 1;
+                self.disk_server.crash();
                 self.over_after(time, End::DiskServerDown);
             }
             Fault::DiskServerSlow(slow, time) => {
