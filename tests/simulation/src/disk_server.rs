@@ -78,7 +78,8 @@ impl DiskServer {
                 let told = match &asked.question {
                     Question::Ping(ping) => {
                         let record = |_: &_| self.record.clone();
-                        Told::Pinged(self.views.ping(ping, address(asked.host), record))
+                        let proposal = self.views.ping(ping, address(asked.host), record);
+                        Told::Pinged(self.record.clone(), proposal)
                     }
                     Question::Read => Told::Record(self.record.clone()),
                     Question::Acknowledge { epoch, holder } => {

@@ -47,7 +47,7 @@ pub(crate) enum Told {
     Record(Record),
     Claim(Answer),
     /// A ping was heard; perhaps something is proposed.
-    Pinged(Option<Proposal>),
+    Pinged(Record, Option<Proposal>),
 }
 
 /// Where a question is.

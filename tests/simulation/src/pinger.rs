@@ -1,9 +1,10 @@
-//! What a process says to the view service once in a while, and what it hears of it.
+//! Tells the view service what a process does, as `roles::pinging` does.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use disk_server::arbiter::{Claimant, VmName};
+use disk_server::arbiter::{Claimant, Record, VmName};
 use disk_server::views::{Capabilities, PING_INTERVAL, Paging, Ping, Proposal, Role, Text, Wanted};
+use ftvm_vmm::protocol::pings::Pings;
 
 use crate::env::Env;
 use crate::event::Timer;
@@ -15,13 +16,11 @@ const PORT: u16 = 7000;
 /// A process's pings.
 #[derive(Debug)]
 pub(crate) struct Pinger {
-    me: Claimant,
     of: ProcessId,
     host: usize,
-    /// Of the last ping.
-    number: u64,
-    /// The one that is not answered yet.
-    asked: Option<u64>,
+    pings: Pings,
+    /// The last one, and its question, while that is not answered.
+    asked: Option<(u64, Ping)>,
 }
 
 impl Pinger {
@@ -29,33 +28,43 @@ impl Pinger {
         let first = env.jitter(PING_INTERVAL / 10);
         env.timer(of, first, Timer::Ping);
         Self {
-            me,
             of,
             host,
-            number: 0,
+            pings: Pings::new(me),
             asked: None,
         }
+    }
+
+    /// What an idle host says.
+    pub(crate) fn idle(&self) -> Role {
+        self.pings.idle(vm())
     }
 
     /// It is time for one, from a process that has something to say.
     pub(crate) fn ping(&mut self, role: Option<Role>, env: &mut Env) {
         env.timer(self.of, PING_INTERVAL, Timer::Ping);
         let Some(role) = role else { return };
-        self.number += 1;
-        let ping = Ping {
-            host: self.me.clone(),
-            number: self.number,
-            carries: carries(),
-            role,
-        };
-        let asked = env.rng.u64(..);
-        self.asked = Some(asked);
-        env.ask(self.of, self.host, asked, Question::Ping(Box::new(ping)));
+        let ping = self.pings.next(carries(), role);
+        let number = env.rng.u64(..);
+        self.asked = Some((number, ping.clone()));
+        let question = Question::Ping(Box::new(ping));
+        env.ask(self.of, self.host, number, question);
     }
 
-    /// Whether the last ping is answered by this.
-    pub(crate) fn is_answered(&mut self, number: u64) -> bool {
-        self.asked.take_if(|asked| *asked == number).is_some()
+    /// An answer: what is to be tried now.
+    pub(crate) fn hear(
+        &mut self,
+        number: u64,
+        record: &Record,
+        proposal: Option<Proposal>,
+    ) -> Option<Proposal> {
+        let (_, ping) = self.asked.take_if(|(asked, _)| *asked == number)?;
+        self.pings.answered(&ping, record, proposal)
+    }
+
+    /// What was tried came to nothing.
+    pub(crate) fn decline(&mut self, why: &str) {
+        self.pings.decline(why);
     }
 }
 
@@ -94,7 +103,8 @@ pub(crate) fn primary(proposal: &Proposal) -> (ProcessId, usize) {
     let IpAddr::V4(address) = proposal.address.ip() else {
         panic!("{proposal:?} is of no host");
     };
-    let (_, process) = (proposal.primary.as_str().rsplit_once('/')).expect("a claimant");
+    let claimant = proposal.primary.as_str();
+    let (_, process) = claimant.rsplit_once('/').expect("a claimant");
     let [.., host] = address.octets();
     (process.parse().expect("a process"), usize::from(host))
 }

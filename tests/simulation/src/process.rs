@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use disk_server::arbiter::Claimant;
-use disk_server::views::{self, Declined, Proposal, Text};
+use disk_server::views::{self, Proposal};
 use ftvm_vmm::protocol::epoch::{Core, Effect, Input};
 use ftvm_vmm::protocol::follower::AtEnd;
 use ftvm_vmm::protocol::rights::right_of_another;
@@ -49,12 +49,10 @@ pub(crate) struct Process {
 #[derive(Debug)]
 pub(crate) enum Role {
     /// Waits to be a backup.
-    Idle {
-        declined: Option<Declined>,
-    },
-    /// Connects to a primary: that of this view, if it was proposed.
+    Idle,
+    /// Connects to a primary, because that was proposed, or somebody wants it.
     Joining {
-        view: Option<u64>,
+        proposed: bool,
     },
     Follows(Box<Following>),
     Runs(Box<Runner>),
@@ -101,28 +99,23 @@ impl Process {
 
     /// One that wants to join a host's guest, by this line to it.
     pub(crate) fn backup(id: ProcessId, host: usize, line: usize, env: &mut Env) -> Self {
-        let mut it = Self::new(id, host, Role::Joining { view: None }, env);
+        let mut it = Self::new(id, host, Role::Joining { proposed: false }, env);
         it.hello(line, env);
         it
     }
 
     /// One that waits to be a backup.
     pub(crate) fn idle(id: ProcessId, host: usize, env: &mut Env) -> Self {
-        Self::new(id, host, Role::Idle { declined: None }, env)
+        Self::new(id, host, Role::Idle, env)
     }
 
     /// The view service proposes a primary to an idle host.
-    fn proposed(&mut self, proposal: &Proposal, env: &mut Env) {
-        let view = proposal.view;
-        match &self.role {
-            Role::Idle { declined } if declined.as_ref().is_none_or(|it| it.view != view) => {}
-            _ => return,
-        }
+    fn try_out(&mut self, proposal: &Proposal, env: &mut Env) {
         let (primary, of) = pinger::primary(proposal);
-        let id = self.id;
+        let (id, view) = (self.id, proposal.view);
         env.note(|| format!("{id}: joins process {primary}, as was proposed in view {view}"));
         let line = env.connect([id, primary], [self.host, of]);
-        self.role = Role::Joining { view: Some(view) };
+        self.role = Role::Joining { proposed: true };
         self.hello(line, env);
     }
 
@@ -142,18 +135,16 @@ impl Process {
         });
     }
 
-    /// No session came about. One that was told by the view service to connect says so, and waits on.
+    /// No session came about. One that tried what was proposed says so, and waits on.
     fn not_taken(&mut self, why: &str, env: &mut Env) {
         match self.role {
-            Role::Joining { view: Some(view) } => {
+            Role::Joining { proposed: true } => {
                 let id = self.id;
                 env.note(|| format!("{id}: declines: {why}"));
-                let reason = Text::cut(why);
-                self.role = Role::Idle {
-                    declined: Some(Declined { view, reason }),
-                };
+                self.pinger.decline(why);
+                self.role = Role::Idle;
             }
-            Role::Joining { view: None } => self.exit(why, env),
+            Role::Joining { proposed: false } => self.exit(why, env),
             _ => {}
         }
     }
@@ -162,12 +153,8 @@ impl Process {
     fn says(&self) -> Option<views::Role> {
         let vm = pinger::vm();
         Some(match &self.role {
-            Role::Idle { declined } => views::Role::Idle {
-                vm,
-                declined: declined.clone(),
-            },
-            Role::Joining { view: Some(_) } => views::Role::Idle { vm, declined: None },
-            Role::Joining { view: None } => return None,
+            Role::Idle | Role::Joining { proposed: true } => self.pinger.idle(),
+            Role::Joining { proposed: false } => return None,
             Role::Follows(_) => views::Role::Backup {
                 vm,
                 epoch: self.keeper.as_ref()?.core.epoch(),
@@ -187,7 +174,7 @@ impl Process {
             && match &self.role {
                 Role::Runs(_) => true,
                 Role::Follows(following) => following.protected && !following.flipped,
-                Role::Idle { .. } | Role::Joining { .. } => false,
+                Role::Idle | Role::Joining { .. } => false,
             }
     }
 
@@ -209,7 +196,7 @@ impl Process {
         match &mut self.role {
             Role::Runs(runner) => runner.hear_beat(beat, env),
             Role::Follows(following) => following.hear_beat(beat, env),
-            Role::Idle { .. } | Role::Joining { .. } => {}
+            Role::Idle | Role::Joining { .. } => {}
         }
     }
 
@@ -309,12 +296,9 @@ impl Process {
     }
 
     pub(crate) fn told(&mut self, number: u64, told: Told, env: &mut Env) {
-        if let Told::Pinged(proposal) = &told {
-            let answered = self.pinger.is_answered(number);
-            if let Some(proposal) = proposal.as_ref().filter(|_| answered) {
-                self.proposed(proposal, env);
-            }
-            return;
+        if let Told::Pinged(record, proposal) = told {
+            let tried = self.pinger.hear(number, &record, proposal);
+            return tried.iter().for_each(|it| self.try_out(it, env));
         }
         let asked = self.handshake.take_if(|it| it.question == Some(number));
         let (Some(mut handshake), Told::Record(record)) = (asked, &told) else {
@@ -337,7 +321,7 @@ impl Process {
                     self.not_taken(&format!("{other:?}"), env);
                 }
             },
-            Role::Idle { .. } | Role::Runs(_) | Role::Follows(_) => {}
+            Role::Idle | Role::Runs(_) | Role::Follows(_) => {}
         }
     }
 
@@ -395,7 +379,7 @@ impl Process {
                     };
                     self.follower_told(told, env);
                 }
-                Role::Idle { .. } | Role::Joining { .. } => {}
+                Role::Idle | Role::Joining { .. } => {}
             },
         }
     }
@@ -495,7 +479,7 @@ impl Process {
                 let runner = Runner::new(id, self.host, epoch, guest, env);
                 self.role = Role::Runs(Box::new(runner));
             }
-            Role::Idle { .. } | Role::Joining { .. } => {}
+            Role::Idle | Role::Joining { .. } => {}
         }
     }
 }

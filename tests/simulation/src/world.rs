@@ -32,8 +32,18 @@ pub(crate) struct World {
     hosts: [bool; HOSTS],
     processes: Vec<Process>,
     disk_server: DiskServer,
-    /// The operator does not leave it to the view service who becomes whose backup.
-    connects: bool,
+    operator: Operator,
+}
+
+/// Who says whose backup a host becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operator {
+    /// The operator, who starts a backup with its primary's address.
+    Connects,
+    /// The view service: the operator starts it, and it waits.
+    Waits,
+    /// The one or the other.
+    Either,
 }
 
 impl World {
@@ -44,7 +54,11 @@ impl World {
             world.env.at(*at, Event::Fault(number));
         }
         (0..CLIENTS).for_each(|client| world.start_client(client));
-        world.start_operator();
+        world.start_operator(match schedule.seed % 5 {
+            3 => Operator::Waits,
+            4 => Operator::Either,
+            _ => Operator::Connects,
+        });
         world
     }
 
@@ -58,7 +72,7 @@ impl World {
             hosts: [true; HOSTS],
             processes,
             disk_server,
-            connects: true,
+            operator: Operator::Connects,
         }
     }
 
@@ -67,7 +81,8 @@ impl World {
         self.env.after(after, Event::Client(client));
     }
 
-    fn start_operator(&mut self) {
+    fn start_operator(&mut self, operator: Operator) {
+        self.operator = operator;
         let after = Duration::from_millis(2);
         self.env.after(after, Event::Operator);
         self.env.after(PING_INTERVAL, Event::Interval);
@@ -87,18 +102,17 @@ impl World {
             if !self.run_until(some) {
                 return false;
             }
-            let acknowledged = self.acknowledged();
-            if acknowledged
-                .iter()
-                .zip(wanted)
-                .all(|(now, then)| *now >= then)
-            {
+            let mut acknowledged = self.acknowledged().into_iter().zip(wanted);
+            let answers = acknowledged.all(|(now, then)| now >= then);
+            if answers && (self.is_protected() || !self.env.may_protect) {
                 return true;
             }
         }
-        self.env.fail(
-            "there is a copy of the guest, nothing is in its way, and it does not answer".into(),
-        );
+        let what = match self.is_protected() {
+            true => "there is a copy of the guest, nothing is in its way, and it does not answer",
+            false => "nothing is in the way of backups, and none protects the guest",
+        };
+        self.env.fail(what.into());
         true
     }
 
@@ -347,7 +361,12 @@ impl World {
             if busy || !self.hosts[host] || self.env.rng.u32(..3) == 0 {
                 continue;
             }
-            if !self.connects || self.env.rng.bool() {
+            let waits = match self.operator {
+                Operator::Connects => false,
+                Operator::Waits => true,
+                Operator::Either => self.env.rng.bool(),
+            };
+            if waits {
                 let id = self.processes.len();
                 self.processes.push(Process::idle(id, host, &mut self.env));
                 continue;

@@ -134,7 +134,7 @@ impl Watch {
             self.last_reply = now;
         }
         self.seen.silence = self.seen.silence.max(now - self.last_reply);
-        if !self.is_protected() {
+        if !self.world.is_protected() {
             self.unprotected_at = Some(now);
         }
         let (outputs, from) = self.world.outputs();
@@ -145,11 +145,6 @@ impl Watch {
                 self.seen.answered.extend(from);
             }
         }
-    }
-
-    fn is_protected(&self) -> bool {
-        let standing = self.world.standing();
-        standing.is_some_and(|standing| standing.backup.is_some())
     }
 
     /// Something goes wrong, stays so, and is healed.
@@ -199,13 +194,13 @@ impl Watch {
         }
         let healed = self.world.env.now;
         let wanted = self.acknowledged + 3;
-        while self.acknowledged < wanted || !self.is_protected() {
+        while self.acknowledged < wanted || !self.world.is_protected() {
             if self.world.env.now > healed + BOUND {
                 let standing = self.world.standing();
                 return Err(format!("a minute after it was healed: {standing:?}"));
             }
             self.pass(TICK)?;
-            if !self.is_protected() {
+            if !self.world.is_protected() {
                 self.seen.again = self.world.env.now - healed;
             }
             if self.gone {

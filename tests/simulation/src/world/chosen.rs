@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use logging_channel::Settings;
 
-use super::World;
+use super::{Operator, World};
 use crate::env::Env;
 use crate::event::Event;
 use crate::faults::Schedule;
@@ -46,9 +46,8 @@ impl World {
         };
         let mut world = Self::around(Env::new(&schedule, None, false), Vec::new());
         world.start_client(0);
-        world.connects = false;
         world.start_backup(1, 0);
-        world.start_operator();
+        world.start_operator(Operator::Waits);
         world
     }
 
@@ -111,6 +110,12 @@ impl World {
             on: Place::HOSTS[process.host],
             backup: backup.filter(|it| it.alive).map(|it| Place::HOSTS[it.host]),
         })
+    }
+
+    /// Whether the guest runs and has a backup.
+    pub(crate) fn is_protected(&self) -> bool {
+        let standing = self.standing();
+        standing.is_some_and(|standing| standing.backup.is_some())
     }
 
     /// What the first client's count is, in the guest that runs on this host.
