@@ -55,6 +55,8 @@ pub(crate) struct Env {
     pub(crate) network: Network,
     pub(crate) to_disk_server: Duration,
     pub(crate) slow_replay: Duration,
+    /// Backups come to protect the guest.
+    pub(crate) may_protect: bool,
     /// The first guest waits for its backup.
     pub(crate) waits_for_backup: bool,
     /// Backups keep the log, and execute it when the primary is lost.
@@ -64,6 +66,11 @@ pub(crate) struct Env {
     pub(crate) ended: bool,
     pub(crate) defect: Option<Defect>,
     trace: Option<Vec<String>>,
+}
+
+/// Over a network that is slower than the timeout no backup ever protects a guest.
+fn may_protect(schedule: &Schedule) -> bool {
+    schedule.heartbeat_timeout > schedule.latency * 4
 }
 
 impl Env {
@@ -82,9 +89,8 @@ impl Env {
             network: Network::new(schedule.latency),
             to_disk_server: schedule.to_disk_server,
             slow_replay: Duration::ZERO,
-            // Over a network that is slower than the timeout none ever comes.
-            waits_for_backup: schedule.seed % 4 == 3
-                && schedule.heartbeat_timeout > schedule.latency * 4,
+            waits_for_backup: schedule.seed % 4 == 3 && may_protect(schedule),
+            may_protect: may_protect(schedule),
             cold: schedule.seed % 8 >= 6,
             checks: Checks::default(),
             ended: false,
@@ -201,13 +207,13 @@ impl Env {
     }
 
     /// A reply leaves the host of a process that takes itself for the one of this epoch.
-    pub(crate) fn leave(&mut self, from: ProcessId, epoch: u64, reply: Reply) {
+    pub(crate) fn leave(&mut self, from: ProcessId, host: usize, epoch: u64, reply: Reply) {
         self.note(|| format!("{from}: out in epoch {epoch}: {reply:?}"));
         if let Err(what) = self.checks.leaves(from, epoch, &reply) {
             self.fail(what);
         }
         let after = Duration::from_micros(200) + self.jitter(Duration::from_millis(1));
-        self.after(after, Event::Reply(reply));
+        self.after(after, Event::Reply { host, reply });
     }
 
     /// A promise was broken.

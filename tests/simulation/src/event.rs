@@ -35,7 +35,11 @@ pub(crate) enum Event {
         host: usize,
         request: Request,
     },
-    Reply(Reply),
+    /// A reply of a host's guest comes to the client.
+    Reply {
+        host: usize,
+        reply: Reply,
+    },
     Client(usize),
     Asked {
         asked: Asked,
@@ -51,6 +55,8 @@ pub(crate) enum Event {
     Over(End),
     Boot(usize),
     Operator,
+    /// The view service counts another interval.
+    Interval,
 }
 
 /// A fault is over.
@@ -93,6 +99,8 @@ pub(crate) enum Timer {
     AskAgain,
     /// The record is to be looked at.
     Record,
-    /// The handshake takes too long.
-    Handshake,
+    /// The handshake over this line takes too long.
+    Handshake(usize),
+    /// A ping is due.
+    Ping,
 }
