@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use disk_server::arbiter::Claimant;
+use ftvm_vmm::disk::unflushed::Unflushed;
 use ftvm_vmm::protocol::epoch::{Core, Effect, Input};
 use ftvm_vmm::protocol::follower::AtEnd;
 use ftvm_vmm::protocol::rights::right_of_another;
@@ -12,6 +13,8 @@ use logging_channel::handshake::Title;
 use logging_channel::heartbeat::Heartbeat;
 use logging_channel::session::Confirmation;
 
+use crate::disk::client::Client;
+use crate::disk::wire::Item as DiskItem;
 use crate::env::Env;
 use crate::event::{Event, Timer};
 use crate::follower::{self, Following};
@@ -79,7 +82,9 @@ impl Process {
 
     /// The first one, which has won its epoch.
     pub(crate) fn primary(id: ProcessId, host: usize, epoch: u64, env: &mut Env) -> Self {
-        let mut runner = Runner::new(id, host, epoch, Guest::default(), env);
+        let me = claimant(id, host);
+        let disk = Client::new((id, host, me), epoch, Unflushed::default(), env);
+        let mut runner = Runner::new((id, host), epoch, Guest::default(), disk, env);
         runner.waits = env.waits_for_backup;
         let mut it = Self::new(id, host, Role::Runs(Box::new(runner)));
         let core = Core::holding(it.me.clone(), epoch);
@@ -223,6 +228,15 @@ impl Process {
                 self.role = Role::Follows(Box::new(following));
             }
             _ => {}
+        }
+    }
+
+    /// Something comes over a connection to the disk.
+    pub(crate) fn hear_disk(&mut self, wire: usize, item: DiskItem, env: &mut Env) {
+        if let Role::Runs(runner) = &mut self.role
+            && runner.hear_disk(wire, item, env)
+        {
+            self.tell(Input::Doubt, env);
         }
     }
 
@@ -406,7 +420,11 @@ impl Process {
                 for reply in outputs {
                     env.leave(id, epoch, reply);
                 }
-                let runner = Runner::new(id, self.host, epoch, guest, env);
+                let unflushed = following.followed.take();
+                let me = (id, self.host, self.me.clone());
+                let disk = Client::new(me, epoch, unflushed, env);
+                let runner = Runner::new((id, self.host), epoch, guest, disk, env);
+                env.disk_changed = true;
                 self.role = Role::Runs(Box::new(runner));
             }
             Role::Joining => {}
@@ -421,6 +439,7 @@ fn run(runner: &mut Runner, timer: Timer, env: &mut Env) -> Option<live::Told> {
         Timer::Look(session) if runner.has_session(session) => return runner.look(env),
         Timer::Linger(session) if runner.has_session(session) => runner.flush(env),
         Timer::Late => runner.late(env),
+        Timer::DiskConnect(_) | Timer::DiskLook => runner.disk_timer(timer, env),
         _ => {}
     }
     None

@@ -52,17 +52,18 @@ impl Dispatcher {
         events: Events,
         complete: Box<dyn Fn(DiskCompletion) + Send>,
     ) -> Self {
-        let Serving {
+        let epoch = link.target().writer.map(|writer| writer.epoch);
+        let scheduler = Scheduler::new(
             epoch,
-            unflushed,
-            backup_reads,
-            ..
-        } = serving;
+            serving.unflushed,
+            serving.backup_reads,
+            settings.timeout,
+        );
         Self {
             link,
             line: None,
             log,
-            scheduler: Scheduler::new(epoch, unflushed, backup_reads, settings.timeout),
+            scheduler,
             timeout: settings.timeout,
             told_after: settings.told_after,
             next_look: Instant::now(),
