@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use logging_channel::heartbeat::Heartbeat;
 
+use crate::disk::wire::Item as DiskItem;
 use crate::guest::{Reply, Request};
 use crate::message::{Asked, Item, ProcessId, Stage, Told};
 
@@ -51,6 +52,18 @@ pub(crate) enum Event {
         number: u64,
         told: Told,
     },
+    /// Something comes over a connection to the disk.
+    Disk {
+        wire: usize,
+        item: DiskItem,
+    },
+    /// What a cut one has kept is sent again.
+    DiskAgain {
+        wire: usize,
+        to_server: bool,
+    },
+    /// A worker of the disk server gets on.
+    DiskWork(u64),
     Fault(usize),
     Over(End),
     Boot(usize),
@@ -63,12 +76,15 @@ pub(crate) enum Event {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum End {
     Frozen(ProcessId),
+    /// A host is not suspended any more.
+    Suspended(usize),
     /// Between two hosts.
     Cut(usize, usize),
     CutStreams(usize, usize),
     Loss,
     Latency(Duration),
     DiskServerDown,
+    DiskServerPower,
     DiskServerSlow,
     DiskServerCut(usize, usize),
     SlowReplay,
@@ -97,6 +113,10 @@ pub(crate) enum Timer {
     Unanswered(u64),
     /// The disk server is to be asked again.
     AskAgain,
+    /// The connection to the disk is due, or was, by this plan.
+    DiskConnect(u64),
+    /// A look which requests to the disk take too long.
+    DiskLook,
     /// The record is to be looked at.
     Record,
     /// The handshake over this line takes too long.

@@ -19,7 +19,9 @@
 //! one fault after the other, and told with those that it takes.
 
 mod checks;
+mod clock;
 mod defect;
+mod disk;
 mod disk_server;
 mod env;
 mod event;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use disk_server::arbiter::Claimant;
 use disk_server::views::{self, Proposal};
+use ftvm_vmm::disk::unflushed::Unflushed;
 use ftvm_vmm::protocol::epoch::{Core, Effect, Input};
 use ftvm_vmm::protocol::follower::AtEnd;
 use ftvm_vmm::protocol::rights::right_of_another;
@@ -13,6 +14,8 @@ use logging_channel::handshake::Title;
 use logging_channel::heartbeat::Heartbeat;
 use logging_channel::session::Confirmation;
 
+use crate::disk::client::Client;
+use crate::disk::wire::Item as DiskItem;
 use crate::env::Env;
 use crate::event::{Event, Timer};
 use crate::follower::{self, Following};
@@ -89,7 +92,9 @@ impl Process {
 
     /// The first one, which has won its epoch.
     pub(crate) fn primary(id: ProcessId, host: usize, epoch: u64, env: &mut Env) -> Self {
-        let mut runner = Runner::new(id, host, epoch, Guest::default(), env);
+        let me = claimant(id, host);
+        let disk = Client::new((id, host, me), epoch, Unflushed::default(), env);
+        let mut runner = Runner::new((id, host), epoch, Guest::default(), disk, env);
         runner.waits = env.waits_for_backup;
         let mut it = Self::new(id, host, Role::Runs(Box::new(runner)), env);
         let core = Core::holding(it.me.clone(), epoch);
@@ -285,6 +290,15 @@ impl Process {
         }
     }
 
+    /// Something comes over a connection to the disk.
+    pub(crate) fn hear_disk(&mut self, wire: usize, item: DiskItem, env: &mut Env) {
+        if let Role::Runs(runner) = &mut self.role
+            && runner.hear_disk(wire, item, env)
+        {
+            self.tell(Input::Doubt, env);
+        }
+    }
+
     /// The other side has said what the disk server is asked of now.
     fn confirm(&mut self, env: &mut Env) {
         if let Some(handshake) = &mut self.handshake {
@@ -476,7 +490,11 @@ impl Process {
                 for reply in outputs {
                     env.leave(id, self.host, epoch, reply);
                 }
-                let runner = Runner::new(id, self.host, epoch, guest, env);
+                let unflushed = following.followed.take();
+                let me = (id, self.host, self.me.clone());
+                let disk = Client::new(me, epoch, unflushed, env);
+                let runner = Runner::new((id, self.host), epoch, guest, disk, env);
+                env.disk_changed = true;
                 self.role = Role::Runs(Box::new(runner));
             }
             Role::Idle | Role::Joining { .. } => {}
@@ -491,6 +509,7 @@ fn run(runner: &mut Runner, timer: Timer, env: &mut Env) -> Option<live::Told> {
         Timer::Look(session) if runner.has_session(session) => return runner.look(env),
         Timer::Linger(session) if runner.has_session(session) => runner.flush(env),
         Timer::Late => runner.late(env),
+        Timer::DiskConnect(_) | Timer::DiskLook => runner.disk_timer(timer, env),
         _ => {}
     }
     None

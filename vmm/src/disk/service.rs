@@ -11,7 +11,7 @@
 //! ```
 //!
 //! The guest's thread never waits for the disk. What a request waits for is in
-//! [`super::order`]; what happens when the connection is lost, in `dispatch.rs`.
+//! [`super::order`]; what happens when the connection is lost, in [`super::scheduler`].
 
 use std::sync::Arc;
 
