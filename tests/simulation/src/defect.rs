@@ -28,6 +28,16 @@ pub enum Defect {
     /// The disk server gives the next epoch to whoever asks for it, and a backup that does not protect the
     /// guest does.
     AnybodyClaims,
+    /// A claim is answered while writes of an earlier epoch are under way.
+    FenceDoesNotWait,
+    /// Whoever has opened the disk writes it.
+    FenceLetsAnybodyIn,
+    /// A host that goes live does not issue again what its guest waits for.
+    InFlightForgotten,
+    /// What was answered and not flushed is not made again after the disk server's power cut.
+    UnflushedForgotten,
+    /// A flush is answered before it is done.
+    FlushAnsweredEarly,
     /// The disk server answers before it has written its decision.
     AnswerBeforeWrite,
     /// A primary begins a session before the disk server has given it the next view with that backup.
@@ -49,8 +59,8 @@ pub enum Defect {
 }
 
 impl Defect {
-    /// Those that schedules find.
-    pub const ALL: [Self; 12] = [
+    /// Those that schedules find. The search has [`VARIANTS`](crate::VARIANTS).
+    pub const ALL: [Self; 17] = [
         Self::OutputBeforeAcknowledgement,
         Self::PermitWithoutLease,
         Self::PermitForARoundTripMore,
@@ -63,5 +73,10 @@ impl Defect {
         Self::AcknowledgementAfterLoss,
         Self::RenewedWithoutMemory,
         Self::AnybodyClaims,
+        Self::FenceDoesNotWait,
+        Self::FenceLetsAnybodyIn,
+        Self::InFlightForgotten,
+        Self::UnflushedForgotten,
+        Self::FlushAnsweredEarly,
     ];
 }

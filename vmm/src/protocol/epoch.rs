@@ -11,9 +11,6 @@
 //! guest cannot overtake a claim that its host has made. A look at the record stops nothing, and is
 //! given up when a claim is to be made: its answer would be older than the claim's.
 
-#[cfg(test)]
-mod interleavings;
-
 use disk_server::arbiter::{Claim, Claimant, Next, Record};
 
 use super::rights::{belongs, went_back};

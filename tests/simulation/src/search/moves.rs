@@ -2,8 +2,10 @@
 
 use disk_server::arbiter;
 use ftvm_vmm::protocol::epoch::{Input, Task};
+use ftvm_vmm::protocol::live::AtExit;
+use logging_channel::entry::Lsn;
 
-use super::process::{Closing, Entry, Follows, Process, Role, Run, Runs};
+use super::process::{Closing, Entry, Follows, Owner, Process, Role, Run, Runs};
 use super::world::World;
 use crate::defect::Defect;
 
@@ -203,7 +205,11 @@ impl World {
                 next.push("counts a request", run, |w| w.count(run));
             }
             if let Some(session) = it.session() {
-                next.push("comes to an exit", run, |w| w.exit(run));
+                let executed = Lsn(session.heard.received);
+                if session.heard.needs_state || it.live.clone().at_exit(executed) != AtExit::Nothing
+                {
+                    next.push("comes to an exit", run, |w| w.exit(run));
+                }
                 if session.transfer {
                     next.push("sends the state", run, |w| w.send_state(run));
                 }
@@ -273,7 +279,7 @@ impl World {
             };
         }
         match task {
-            Task::Watch { .. } => self.looking(run, owner.look.is_some(), next),
+            Task::Watch { .. } => self.looking(run, owner, next),
             Task::Nothing => next.push("ends", run, |w| w.remove(run)),
             Task::Claim {
                 next: arbiter::Next::Stopped,
@@ -293,16 +299,20 @@ impl World {
         }
     }
 
-    fn looking(&self, run: Run, is_answered: bool, next: &mut Next<'_>) {
+    fn looking(&self, run: Run, owner: &Owner, next: &mut Next<'_>) {
         if self.has(Defect::NeverLooks) {
             return;
         }
         if !self.bounds.late_answers {
-            return next.push("looks at the record", run, |w| {
-                w.tell(run, Input::Looked(w.server.record.clone()));
-            });
+            let mut core = owner.core.clone();
+            let looked = Input::Looked(self.server.record.clone());
+            let effect = core.take(looked.clone());
+            if effect.is_some() || core != owner.core {
+                next.push("looks at the record", run, |w| w.tell(run, looked));
+            }
+            return;
         }
-        if is_answered {
+        if owner.look.is_some() {
             next.push("hears what the record was", run, |w| {
                 let look = w.owner(run).and_then(|it| it.look.take());
                 if let Some(record) = look {
@@ -321,7 +331,8 @@ impl World {
 
     /// What comes to the disk server late, or again; and its end.
     fn disk_server(&self, next: &mut Next<'_>) {
-        for (run, task) in &self.server.asked {
+        let asked = self.server.asked.iter();
+        for (run, task) in asked.filter(|(run, task)| self.would_change(*run, task)) {
             next.fault("has asked, which comes late", *run, |w| {
                 w.decide(*run, task);
             });

@@ -13,6 +13,7 @@ use super::process::{Closing, Process, Role, Run, Runs, claimant};
 use super::service::Service;
 use super::world::World;
 use crate::defect::Defect;
+use crate::disk_server::to_anybody;
 use crate::rule::Rule;
 
 /// The disk server, and what is on its way there.
@@ -60,23 +61,40 @@ pub(super) fn operator() -> Claimant {
     "operator/1".parse().expect("a claimant")
 }
 
+fn request(run: Run, epoch: u64, next: &Next) -> ClaimRequest {
+    ClaimRequest {
+        expected: epoch,
+        claimant: claimant(run),
+        next: next.clone(),
+    }
+}
+
 impl World {
+    fn decided(&self, request: &ClaimRequest) -> (Answer, Option<Record>) {
+        match self.has(Defect::AnybodyClaims) {
+            true => to_anybody(&self.server.record, request),
+            false => decide(&self.server.record, request),
+        }
+    }
+
+    /// Whether what a run asks would change anything now.
+    pub(super) fn would_change(&self, run: Run, task: &Task) -> bool {
+        match task {
+            Task::Claim { epoch, next } => self.decided(&request(run, *epoch, next)).1.is_some(),
+            Task::Acknowledge(epoch) => {
+                acknowledge(&self.server.record, *epoch, &claimant(run)).is_some()
+            }
+            Task::Watch { .. } | Task::Nothing => false,
+        }
+    }
+
     /// The disk server decides what a run asks. Gives the answer, unless there is none: then it is asked
     /// again.
     pub(super) fn decide(&mut self, run: Run, task: &Task) -> Option<Input> {
-        let me = claimant(run);
         match task {
             Task::Claim { epoch, next } => {
-                let request = ClaimRequest {
-                    expected: *epoch,
-                    claimant: me,
-                    next: next.clone(),
-                };
-                let record = &self.server.record;
-                let (answer, new) = match self.has(Defect::AnybodyClaims) {
-                    true => crate::disk_server::to_anybody(record, &request),
-                    false => decide(record, &request),
-                };
+                let request = request(run, *epoch, next);
+                let (answer, new) = self.decided(&request);
                 if let Some(new) = new {
                     self.move_on(&request, new);
                 }
@@ -86,7 +104,7 @@ impl World {
                 }))
             }
             Task::Acknowledge(epoch) => {
-                if let Some(new) = acknowledge(&self.server.record, *epoch, &me) {
+                if let Some(new) = acknowledge(&self.server.record, *epoch, &claimant(run)) {
                     self.write(new);
                 }
                 Some(Input::Acknowledged(self.server.record.clone()))
