@@ -15,7 +15,7 @@ use super::protocol::{
 };
 use super::store::StoreError;
 use crate::export::Exports;
-use crate::fence::{Claimed, FencedStore, ForgetError, NotYet, WaitLimit};
+use crate::fence::{AcknowledgeError, Claimed, FencedStore, ForgetError, NotYet, WaitLimit};
 use crate::logging::{Limited, excerpt};
 use crate::stream;
 use crate::views::Views;
@@ -151,10 +151,12 @@ fn respond(
             claim(store, &vm, &request, limit)?
         }
         Request::Acknowledge { vm, epoch, holder } => {
-            let noted = store.acknowledge(&vm, (epoch, &holder), limit);
-            match noted.map_err(not_stored)? {
+            match store.acknowledge(&vm, (epoch, &holder), limit) {
                 Ok(record) => Response::Record(record),
-                Err(reason) => return Err(not_yet(reason.to_string(), reason)),
+                Err(AcknowledgeError::NotYet(reason)) => {
+                    return Err(not_yet(reason.to_string(), reason));
+                }
+                Err(AcknowledgeError::Store(error)) => return Err(not_stored(error)),
             }
         }
         Request::Forget { vm } => forget(store, &vm, limit)?,

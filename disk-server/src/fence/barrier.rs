@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 ///               raise ················ waits ·······┘
 ///                      c ──────────────────────────────── leaves
 /// ```
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(super) struct Barrier {
     /// How often it was raised, and so the number of the last time.
     raised: u64,

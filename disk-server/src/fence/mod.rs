@@ -21,6 +21,8 @@
 
 mod barrier;
 mod clients;
+mod refusal;
+mod rights;
 mod store;
 mod waiting;
 
@@ -31,100 +33,15 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::arbiter::{Claimant, Record, VmName};
 use crate::nbd::ExportName;
-use barrier::Barrier;
 use waiting::{Waiting, wait_until};
 
 pub use clients::{ClientPermit, Clients, Membership};
-pub use store::{Claimed, FencedStore, ForgetError};
+pub use refusal::Refusal;
+pub use rights::{Earlier, Entered, Right, Rights};
+pub use store::{AcknowledgeError, Claimed, FencedStore, ForgetError};
 pub use waiting::{NotYet, WaitLimit};
 
-/// Why a connection may not write, or not be opened for writing.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// Somebody has moved on to a later epoch.
-    #[error("epoch {held} of {vm} is over, it is in epoch {current} now")]
-    Over {
-        /// Whose epoch.
-        vm: VmName,
-        /// The client's.
-        held: u64,
-        /// The current one.
-        current: u64,
-    },
-    /// The epoch has not been.
-    #[error(
-        "{vm} is in epoch {current}, epoch {held} was never claimed here: is this the right disk server, and has it its state?"
-    )]
-    Future {
-        /// Whose epoch.
-        vm: VmName,
-        /// The client's.
-        held: u64,
-        /// The current one.
-        current: u64,
-    },
-    /// Nobody runs the machine in the current epoch.
-    #[error("{vm} does not run: nobody holds its epoch {epoch}")]
-    NotRunning {
-        /// Whose epoch.
-        vm: VmName,
-        /// The current one.
-        epoch: u64,
-    },
-    /// The host of the machine has connected anew.
-    #[error("a newer connection of {vm} has taken over")]
-    Superseded {
-        /// The machine.
-        vm: VmName,
-    },
-    /// The client has connected anew.
-    #[error("a newer connection of this client has taken over")]
-    NewerConnection,
-    /// Writes of earlier connections are under way. They can be told from others already, so that
-    /// asking again does no harm.
-    #[error("writes of an earlier connection are under way: {0}")]
-    NotYet(#[from] NotYet),
-    /// A machine runs on the export.
-    #[error("{vm} runs on it: only the host that runs it may write")]
-    Running {
-        /// The machine.
-        vm: VmName,
-    },
-    /// A machine has run on the export since the client came, and what the client knows of the
-    /// export's content is from before.
-    #[error(
-        "{vm} has been started since this client came, in epoch {since}, and is in epoch {current} \
-         now: what the client remembers of the disk may be old. Start the client afresh"
-    )]
-    HasRun {
-        /// The machine.
-        vm: VmName,
-        /// Its epoch when the client came.
-        since: u64,
-        /// The current one.
-        current: u64,
-    },
-}
-
-/// What a connection bases its writes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Right {
-    /// That the machine does not run, and has not run since.
-    Plain {
-        /// The epoch in which the right was given. A client may keep what it has read: after the
-        /// machine ran, it would write that back over what the machine has written.
-        epoch: u64,
-    },
-    /// That it is the latest connection of the machine's epoch.
-    Writer {
-        /// The epoch.
-        epoch: u64,
-        /// The connection's number, from [`Fence::open_writer`].
-        number: u64,
-    },
-}
-
-/// Who may write to the disks of one virtual machine.
+/// Who may write to the disks of one virtual machine: its [`Rights`], for threads that write and wait.
 #[derive(Debug)]
 pub struct Fence {
     vm: VmName,
@@ -132,31 +49,13 @@ pub struct Fence {
     left: Condvar,
 }
 
-/// How it stands with the machine's epoch.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    epoch: u64,
-    /// Who holds it.
-    holder: Option<Claimant>,
-    /// Since which epoch, as far as this server has seen: with each of its backups it moves on.
-    held_since: u64,
-    /// The number of the latest writer connection of each export.
-    writers: BTreeMap<ExportName, u64>,
-    /// Between permits that were given and rights that were ended.
-    barrier: Barrier,
-    /// Which time of it began the holder's time.
-    began: u64,
+    rights: Rights,
     /// Claims that wait.
     claims: Waiting,
     /// Connections of each export that wait to become its writer.
     openers: BTreeMap<ExportName, Waiting>,
-}
-
-impl State {
-    /// Somebody runs the machine.
-    fn runs(&self) -> bool {
-        self.holder.as_ref().is_some_and(|it| !it.is_stopped())
-    }
 }
 
 impl Fence {
@@ -164,10 +63,9 @@ impl Fence {
     #[must_use]
     pub fn new(vm: VmName, record: &Record) -> Fence {
         let state = State {
-            epoch: record.epoch,
-            held_since: record.epoch,
-            holder: record.holder.clone(),
-            ..State::default()
+            rights: Rights::new(vm.clone(), record),
+            claims: Waiting::default(),
+            openers: BTreeMap::new(),
         };
         Fence {
             vm,
@@ -182,19 +80,16 @@ impl Fence {
         &self.vm
     }
 
-    /// The epoch, and whether somebody runs the machine in it.
+    /// See [`Rights::epoch`].
     #[must_use]
     pub fn epoch(&self) -> (u64, bool) {
-        let state = self.state.lock();
-        (state.epoch, state.runs())
+        self.state.lock().rights.epoch()
     }
 
-    /// The right of a client that belongs to no epoch; `None` while the machine runs.
+    /// See [`Rights::plain`].
     #[must_use]
     pub fn plain(&self) -> Option<Right> {
-        let state = self.state.lock();
-        let epoch = state.epoch;
-        (!state.runs()).then_some(Right::Plain { epoch })
+        self.state.lock().rights.plain()
     }
 
     /// Ends the rights of all who held epochs before this one. When it has returned well, no write of
@@ -212,17 +107,8 @@ impl Fence {
         limit: WaitLimit<'_>,
     ) -> Result<(), NotYet> {
         let mut state = self.state.lock();
-        if epoch > state.epoch {
-            state.epoch = epoch;
-            if !state.runs() || state.holder.as_ref() != Some(holder) {
-                state.holder = Some(holder.clone());
-                state.held_since = epoch;
-                state.writers.clear();
-                state.began = state.barrier.raise();
-            }
-        }
-        let began = state.began;
-        self.wait_for_earlier(state, began, limit, |state| &mut state.claims)
+        let earlier = state.rights.advance(epoch, holder);
+        self.wait_for(state, earlier, limit, |state| &mut state.claims)
     }
 
     /// Makes a connection the writer of an export, in place of the one before. When it has returned
@@ -237,22 +123,19 @@ impl Fence {
         limit: WaitLimit<'_>,
     ) -> Result<Right, Refusal> {
         let mut state = self.state.lock();
-        self.check_epoch(&state, epoch)?;
-        // It is numbered anyway, and its numbers serve for connections too.
-        let number = state.barrier.raise();
-        state.writers.insert(export.clone(), number);
-        self.wait_for_earlier(state, number, limit, |state| {
+        let (right, earlier) = state.rights.open_writer(export, epoch)?;
+        self.wait_for(state, earlier, limit, |state| {
             state.openers.entry(export.clone()).or_default()
         })?;
-        Ok(Right::Writer { epoch, number })
+        Ok(right)
     }
 
-    /// Whether [`Fence::open_writer`] would succeed now.
+    /// See [`Rights::check_writer`].
     ///
     /// # Errors
-    /// Those that it would have.
+    /// Those that [`Fence::open_writer`] would have.
     pub fn check_writer(&self, epoch: u64) -> Result<(), Refusal> {
-        self.check_epoch(&self.state.lock(), epoch)
+        self.state.lock().rights.check_writer(epoch)
     }
 
     /// Lets a modifying request begin. It is over when the permit is dropped.
@@ -260,85 +143,35 @@ impl Fence {
     /// # Errors
     /// The right has ended.
     pub fn enter(&self, export: &ExportName, right: Right) -> Result<Permit<'_>, Refusal> {
-        let mut state = self.state.lock();
-        match right {
-            Right::Plain { .. } if state.runs() => {
-                return Err(Refusal::Running {
-                    vm: self.vm.clone(),
-                });
-            }
-            Right::Plain { epoch } => self.check_since(epoch, state.epoch)?,
-            Right::Writer { epoch, number } => {
-                self.check_epoch(&state, epoch)?;
-                if state.writers.get(export) != Some(&number) {
-                    return Err(Refusal::Superseded {
-                        vm: self.vm.clone(),
-                    });
-                }
-            }
-        }
-        let entered = state.barrier.enter();
+        let entered = self.state.lock().rights.enter(export, right)?;
         Ok(Permit {
             fence: self,
             entered,
         })
     }
 
-    /// Whether a client that came in epoch `since` may write in a later one, `current`, though it
-    /// belongs to neither.
+    /// See [`Rights::check_since`].
     pub(crate) fn check_since(&self, since: u64, current: u64) -> Result<(), Refusal> {
-        if since == current {
-            return Ok(());
-        }
-        Err(Refusal::HasRun {
-            vm: self.vm.clone(),
-            since,
-            current,
-        })
+        self.state.lock().rights.check_since(since, current)
     }
 
-    fn check_epoch(&self, state: &State, held: u64) -> Result<(), Refusal> {
-        let vm = || self.vm.clone();
-        let current = state.epoch;
-        if held < state.held_since {
-            Err(Refusal::Over {
-                vm: vm(),
-                held,
-                current,
-            })
-        } else if held > current {
-            Err(Refusal::Future {
-                vm: vm(),
-                held,
-                current,
-            })
-        } else if !state.runs() {
-            Err(Refusal::NotRunning {
-                vm: vm(),
-                epoch: current,
-            })
-        } else {
-            Ok(())
-        }
-    }
-
-    /// Waits until no permit is left that was given before this time of the barrier.
-    fn wait_for_earlier(
+    /// Waits until none of these is under way.
+    fn wait_for(
         &self,
         mut state: MutexGuard<'_, State>,
-        raised: u64,
+        earlier: Earlier,
         limit: WaitLimit<'_>,
         waiting: impl Fn(&mut State) -> &mut Waiting,
     ) -> Result<(), NotYet> {
-        let is_clear = |state: &State| state.barrier.is_clear(raised);
-        wait_until(&self.left, &mut state, limit, waiting, is_clear)
+        let is_over = |state: &State| state.rights.is_over(earlier);
+        wait_until(&self.left, &mut state, limit, waiting, is_over)
     }
 }
 
 /// A modifying request that is under way.
 pub struct Permit<'a> {
     fence: &'a Fence,
-    entered: u64,
+    entered: Entered,
 }
 
 impl fmt::Debug for Permit<'_> {
@@ -352,7 +185,7 @@ impl fmt::Debug for Permit<'_> {
 
 impl Drop for Permit<'_> {
     fn drop(&mut self) {
-        if self.fence.state.lock().barrier.leave(self.entered) {
+        if self.fence.state.lock().rights.leave(self.entered) {
             self.fence.left.notify_all();
         }
     }

@@ -1,6 +1,6 @@
 //! What is true at every step, seen by somebody who sees everything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::guest::{CLIENTS, Guest, Reply};
 use crate::message::ProcessId;
@@ -11,9 +11,11 @@ pub(crate) struct Checks {
     /// The promise that was broken first.
     pub(crate) broken: Option<String>,
     /// In which epoch the last output left, and from whom.
-    last_out: Option<(u64, ProcessId)>,
+    pub(crate) last_out: Option<(u64, ProcessId)>,
     /// What the guest's life was when it had counted so far, as replies tell.
     lives: BTreeMap<u64, u64>,
+    /// Processes whose clocks have stood: no look at a clock tells them that a lease is over.
+    pub(crate) suspended: BTreeSet<ProcessId>,
     /// The last reply that each client has.
     pub(crate) acknowledged: [Option<Reply>; CLIENTS],
     pub(crate) outputs: u64,
@@ -39,6 +41,15 @@ impl Checks {
     ) -> Result<(), String> {
         self.outputs += 1;
         if let Some((last, by)) = self.last_out {
+            if epoch < last && self.suspended.contains(&from) {
+                // It was acknowledged: the same has left the host that went live.
+                return match self.lives.get(&reply.count) {
+                    Some(life) if *life == reply.life => Ok(()),
+                    _ => Err(format!(
+                        "a host that was suspended lets out what did not leave before: {reply:?}"
+                    )),
+                };
+            }
             if epoch < last {
                 return Err(format!(
                     "two run: an output left process {from} in epoch {epoch}, after one of process {by} \

@@ -28,11 +28,21 @@ pub enum Defect {
     /// The disk server gives the next epoch to whoever asks for it, and a backup that does not protect the
     /// guest does.
     AnybodyClaims,
+    /// A claim is answered while writes of an earlier epoch are under way.
+    FenceDoesNotWait,
+    /// Whoever has opened the disk writes it.
+    FenceLetsAnybodyIn,
+    /// A host that goes live does not issue again what its guest waits for.
+    InFlightForgotten,
+    /// What was answered and not flushed is not made again after the disk server's power cut.
+    UnflushedForgotten,
+    /// A flush is answered before it is done.
+    FlushAnsweredEarly,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 17] = [
         Self::OutputBeforeAcknowledgement,
         Self::PermitWithoutLease,
         Self::PermitForARoundTripMore,
@@ -45,6 +55,11 @@ impl Defect {
         Self::AcknowledgementAfterLoss,
         Self::RenewedWithoutMemory,
         Self::AnybodyClaims,
+        Self::FenceDoesNotWait,
+        Self::FenceLetsAnybodyIn,
+        Self::InFlightForgotten,
+        Self::UnflushedForgotten,
+        Self::FlushAnsweredEarly,
     ];
 
     /// Those that do not depend on how long something takes, and are none of what a search leaves out.

@@ -9,9 +9,11 @@ use logging_channel::Settings;
 use logging_channel::heartbeat::Heartbeat;
 
 use crate::checks::Checks;
+use crate::clock::Clock;
 use crate::defect::Defect;
+use crate::disk::wire::{Item as DiskItem, Wire};
 use crate::event::{Event, Timer};
-use crate::faults::Schedule;
+use crate::faults::{HOSTS, Schedule};
 use crate::guest::Reply;
 use crate::message::{Asked, Item, ProcessId, Question, Stage};
 use crate::network::{Line, Network};
@@ -53,8 +55,18 @@ pub(crate) struct Env {
     pub(crate) rng: Rng,
     pub(crate) settings: Settings,
     pub(crate) network: Network,
+    /// Each host's.
+    pub(crate) clocks: [Clock; HOSTS],
+    /// Connections to the disk, also those that are over.
+    pub(crate) wires: Vec<Wire>,
+    /// What the disk holds has changed, or what it has to hold.
+    pub(crate) disk_changed: bool,
+    /// What a process read that its guest has not written.
+    pub(crate) wrong_read: Option<(ProcessId, String)>,
     pub(crate) to_disk_server: Duration,
     pub(crate) slow_replay: Duration,
+    /// Backups come to protect the guest.
+    pub(crate) may_protect: bool,
     /// The first guest waits for its backup.
     pub(crate) waits_for_backup: bool,
     /// Backups keep the log, and execute it when the primary is lost.
@@ -64,6 +76,11 @@ pub(crate) struct Env {
     pub(crate) ended: bool,
     pub(crate) defect: Option<Defect>,
     trace: Option<Vec<String>>,
+}
+
+/// Over a network that is slower than the timeout no backup ever protects a guest.
+fn may_protect(schedule: &Schedule) -> bool {
+    schedule.heartbeat_timeout > schedule.latency * 4
 }
 
 impl Env {
@@ -80,11 +97,14 @@ impl Env {
                 ..Settings::default()
             },
             network: Network::new(schedule.latency),
+            clocks: Default::default(),
+            wires: Vec::new(),
+            disk_changed: false,
+            wrong_read: None,
             to_disk_server: schedule.to_disk_server,
             slow_replay: Duration::ZERO,
-            // Over a network that is slower than the timeout none ever comes.
-            waits_for_backup: schedule.seed % 4 == 3
-                && schedule.heartbeat_timeout > schedule.latency * 4,
+            waits_for_backup: schedule.seed % 4 == 3 && may_protect(schedule),
+            may_protect: may_protect(schedule),
             cold: schedule.seed % 8 >= 6,
             checks: Checks::default(),
             ended: false,
@@ -93,9 +113,14 @@ impl Env {
         }
     }
 
-    /// The time, as the machines have it.
-    pub(crate) fn instant(&self) -> Instant {
-        self.start + self.now
+    /// The time, as the machines of a host have it.
+    pub(crate) fn instant(&self, host: usize) -> Instant {
+        self.start + self.clocks[host].shows(self.now)
+    }
+
+    /// The wall clock of a host, in nanoseconds.
+    pub(crate) fn wall(&self, host: usize) -> u64 {
+        self.clocks[host].wall(self.now)
     }
 
     pub(crate) fn after(&mut self, time: Duration, event: Event) {
@@ -168,6 +193,20 @@ impl Env {
         self.at(at, Event::Packet { line, to, item });
     }
 
+    pub(crate) fn open_wire(&mut self, wire: Wire) -> usize {
+        self.wires.push(wire);
+        self.wires.len() - 1
+    }
+
+    /// Sends over a connection to the disk, behind what was sent before.
+    pub(crate) fn send_disk(&mut self, wire: usize, item: DiskItem) {
+        let at = self.now + self.disk_server_latency();
+        let last = &mut self.wires[wire].way(item.is_to_server()).last;
+        let at = at.max(*last);
+        *last = at;
+        self.at(at, Event::Disk { wire, item });
+    }
+
     /// An end is closed by its process, or by the kernel of one that is gone.
     pub(crate) fn close(&mut self, line: usize, end: usize) {
         if std::mem::replace(&mut self.network.lines[line].open[end], false) {
@@ -201,13 +240,13 @@ impl Env {
     }
 
     /// A reply leaves the host of a process that takes itself for the one of this epoch.
-    pub(crate) fn leave(&mut self, from: ProcessId, epoch: u64, reply: Reply) {
+    pub(crate) fn leave(&mut self, from: ProcessId, host: usize, epoch: u64, reply: Reply) {
         self.note(|| format!("{from}: out in epoch {epoch}: {reply:?}"));
         if let Err(what) = self.checks.leaves(from, epoch, &reply) {
             self.fail(what);
         }
         let after = Duration::from_micros(200) + self.jitter(Duration::from_millis(1));
-        self.after(after, Event::Reply(reply));
+        self.after(after, Event::Reply { host, reply });
     }
 
     /// A promise was broken.

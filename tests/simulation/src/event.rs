@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use logging_channel::heartbeat::Heartbeat;
 
+use crate::disk::wire::Item as DiskItem;
 use crate::guest::{Reply, Request};
 use crate::message::{Asked, Item, ProcessId, Stage, Told};
 
@@ -35,7 +36,11 @@ pub(crate) enum Event {
         host: usize,
         request: Request,
     },
-    Reply(Reply),
+    /// A reply of a host's guest comes to the client.
+    Reply {
+        host: usize,
+        reply: Reply,
+    },
     Client(usize),
     Asked {
         asked: Asked,
@@ -47,22 +52,39 @@ pub(crate) enum Event {
         number: u64,
         told: Told,
     },
+    /// Something comes over a connection to the disk.
+    Disk {
+        wire: usize,
+        item: DiskItem,
+    },
+    /// What a cut one has kept is sent again.
+    DiskAgain {
+        wire: usize,
+        to_server: bool,
+    },
+    /// A worker of the disk server gets on.
+    DiskWork(u64),
     Fault(usize),
     Over(End),
     Boot(usize),
     Operator,
+    /// The view service counts another interval.
+    Interval,
 }
 
 /// A fault is over.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum End {
     Frozen(ProcessId),
+    /// A host is not suspended any more.
+    Suspended(usize),
     /// Between two hosts.
     Cut(usize, usize),
     CutStreams(usize, usize),
     Loss,
     Latency(Duration),
     DiskServerDown,
+    DiskServerPower,
     DiskServerSlow,
     DiskServerCut(usize, usize),
     SlowReplay,
@@ -91,8 +113,14 @@ pub(crate) enum Timer {
     Unanswered(u64),
     /// The disk server is to be asked again.
     AskAgain,
+    /// The connection to the disk is due, or was, by this plan.
+    DiskConnect(u64),
+    /// A look which requests to the disk take too long.
+    DiskLook,
     /// The record is to be looked at.
     Record,
-    /// The handshake takes too long.
-    Handshake,
+    /// The handshake over this line takes too long.
+    Handshake(usize),
+    /// A ping is due.
+    Ping,
 }

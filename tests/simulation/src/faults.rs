@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use crate::clock::DRIFT_PPM;
+
 /// How long a host takes to boot, at most.
 pub(crate) const BOOT: Duration = Duration::from_millis(3300);
 /// Hosts.
@@ -39,6 +41,12 @@ pub(crate) enum Fault {
     /// The same, although it may have the only copy.
     KillOnlyCopy,
     Freeze(Who, Duration),
+    /// The host stands still, and its clocks with it.
+    Suspend(Who, Duration),
+    /// The host's wall clock is set, by so many milliseconds.
+    ClockJump(Who, i64),
+    /// The host's clocks go at another rate from then on, by so many parts in a million.
+    ClockDrift(Who, i64),
     Cut(Who, Way, Duration),
     /// Heartbeats get through, and the log does not.
     CutStreams(Who, Way, Duration),
@@ -46,7 +54,12 @@ pub(crate) enum Fault {
     GiveWay(Duration),
     Loss(u32, Duration),
     Latency(Duration, Duration),
+    /// Its process is killed, and started again after that time.
     DiskServerDown(Duration),
+    /// Its machine loses its power.
+    DiskServerPower(Duration),
+    /// So many requests fail that come to the disk within a time.
+    DiskError(u32, Duration),
     DiskServerSlow(Duration, Duration),
     DiskServerCut(Who, Way, Duration),
     SlowReplay(Duration, Duration),
@@ -58,15 +71,20 @@ impl Fault {
     /// How long it lasts.
     pub(crate) fn duration(self) -> Duration {
         match self {
-            Self::KillProcess(_) | Self::Flip => Duration::ZERO,
+            Self::KillProcess(_) | Self::Flip | Self::ClockJump(..) | Self::ClockDrift(..) => {
+                Duration::ZERO
+            }
             Self::KillHost(_) | Self::KillOnlyCopy => BOOT,
             Self::Freeze(_, time)
+            | Self::Suspend(_, time)
             | Self::Cut(_, _, time)
             | Self::CutStreams(_, _, time)
             | Self::GiveWay(time)
             | Self::Loss(_, time)
             | Self::Latency(_, time)
             | Self::DiskServerDown(time)
+            | Self::DiskServerPower(time)
+            | Self::DiskError(_, time)
             | Self::DiskServerSlow(_, time)
             | Self::DiskServerCut(_, _, time)
             | Self::SlowReplay(_, time) => time,
@@ -88,6 +106,7 @@ impl Fault {
             Self::GiveWay(long),
             Self::Flip,
             Self::DiskServerDown(long),
+            Self::DiskServerPower(long),
         ]
         .into_iter()
         .chain(ways.map(|way| Self::Cut(Who::Follower, way, long)))
@@ -172,7 +191,7 @@ fn fault(rng: &mut Rng) -> Fault {
         true => ms(20..900, rng),
         false => ms(500..6000, rng),
     };
-    match rng.u32(..34) {
+    match rng.u32(..44) {
         0..4 => Fault::KillProcess(who),
         4..10 => Fault::KillHost(who),
         10 if rng.u32(..4) == 0 => Fault::KillOnlyCopy,
@@ -186,6 +205,11 @@ fn fault(rng: &mut Rng) -> Fault {
         25..28 => Fault::DiskServerCut(who, way, long),
         28 => Fault::SlowReplay(ms(1..60, rng), long),
         29 | 30 => Fault::GiveWay(long),
+        31 | 32 => Fault::DiskServerPower(long),
+        33..36 => Fault::DiskError(rng.u32(1..20), long),
+        36 => Fault::Suspend(who, long),
+        37 => Fault::ClockJump(who, rng.i64(-5000..5000)),
+        38..40 => Fault::ClockDrift(who, rng.i64(-DRIFT_PPM..=DRIFT_PPM)),
         _ => Fault::Flip,
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use ftvm_vmm::disk::followed::{DiskNotice, Followed};
 use ftvm_vmm::protocol::follower::{AtEnd, Follower, WhileCold};
 use logging_channel::LossReason;
 use logging_channel::control::Control;
@@ -45,6 +46,10 @@ pub(crate) struct Following {
     /// The last one has not been taken over.
     lacks_state: bool,
     pub(crate) replay: Replay,
+    /// What the disk server may lose.
+    pub(crate) followed: Followed,
+    /// What a cold backup was told of it beside the guest's requests.
+    notices: Vec<(u64, bool)>,
     /// Outputs that the primary may not have let out.
     unreleased: VecDeque<(Lsn, Reply)>,
     released: Lsn,
@@ -79,7 +84,7 @@ pub(crate) enum Told {
 
 impl Following {
     pub(crate) fn new(of: ProcessId, host: usize, line: usize, number: u64, env: &mut Env) -> Self {
-        let now = env.instant();
+        let now = env.instant(host);
         let timeout = env.settings.heartbeat_timeout;
         env.timer(of, Duration::ZERO, Timer::Beat(number));
         Self {
@@ -97,6 +102,8 @@ impl Following {
             spoiled: false,
             lacks_state: false,
             replay: Replay::default(),
+            followed: Followed::new(None),
+            notices: Vec::new(),
             unreleased: VecDeque::new(),
             released: Lsn(0),
             differed: None,
@@ -119,13 +126,20 @@ impl Following {
         if self.ended && !env.has(Defect::AcknowledgementAfterLoss) {
             return Vec::new();
         }
-        let now = env.instant();
+        let now = env.instant(self.host);
         self.pulse.hear_log(now);
         match item {
             Item::Batch(first, entries) => {
                 let awaited = entries.iter().any(|it| it.entry.payload().is_awaited());
                 let lsns = (first.0..).map(Lsn);
                 let last = Lsn(first.0 + entries.len() as u64 - 1);
+                let notices = entries.iter().filter_map(|it| match &it.entry {
+                    Entry::DiskDone(id, result) => {
+                        DiskNotice::of(*id, result.is_ok()).map(|_| (*id, result.is_ok()))
+                    }
+                    _ => None,
+                });
+                self.notices.extend(notices.filter(|_| self.cold));
                 if !self.over {
                     self.queue.extend(lsns.zip(entries));
                 }
@@ -161,7 +175,7 @@ impl Following {
     }
 
     pub(crate) fn hear_beat(&mut self, beat: &Heartbeat, env: &Env) {
-        if let Some(heard) = self.pulse.hear(beat, env.instant()) {
+        if let Some(heard) = self.pulse.hear(beat, env.instant(self.host)) {
             self.released = self.released.max(heard.released);
         }
     }
@@ -170,7 +184,7 @@ impl Following {
         if self.lost.is_some() {
             return Vec::new();
         }
-        let now = env.instant();
+        let now = env.instant(self.host);
         let beat = self.pulse.beat(now, Lsn(0), None);
         env.send_beat(self.host, self.primary, beat);
         env.timer(self.of, self.pulse.interval(), Timer::Beat(self.number));
@@ -231,7 +245,10 @@ impl Following {
     }
 
     fn plan_report(&mut self, env: &mut Env) {
-        if let Some(after) = self.end.next_report(env.instant(), self.differed.is_some()) {
+        if let Some(after) = self
+            .end
+            .next_report(env.instant(self.host), self.differed.is_some())
+        {
             self.plan += 1;
             env.timer(self.of, after, Timer::Report(self.plan));
         }
@@ -266,6 +283,10 @@ impl Following {
                 WhileCold::Keep => return Vec::new(),
                 WhileCold::Replay => {
                     self.cold = false;
+                    self.followed.joined();
+                    for (id, succeeded) in self.notices.drain(..) {
+                        self.followed.completed(id, succeeded);
+                    }
                     env.checks.renewals_cut += u64::from(self.asked);
                 }
                 WhileCold::Discard | WhileCold::End => self.queue.clear(),
@@ -337,6 +358,9 @@ impl Following {
 
     fn execute(&mut self, lsn: Lsn, logged: &Logged, env: &mut Env) {
         let of = self.of;
+        if let Entry::DiskDone(id, result) = &logged.entry {
+            self.followed.completed(*id, result.is_ok());
+        }
         if logged.entry == Entry::Begin {
             (self.receives, self.spoiled, self.lacks_state) = (true, false, true);
         }
@@ -349,6 +373,10 @@ impl Following {
             } else if self.replay.receive(&logged.entry) {
                 env.note(|| format!("{of}: has taken over the state"));
                 self.follower.take_over();
+                match self.follower.is_protecting() {
+                    true => self.followed.repaired(),
+                    false => self.followed.joined(),
+                }
                 (self.receives, self.lacks_state) = (false, false);
                 self.flipped = false;
             }
@@ -358,6 +386,9 @@ impl Following {
             }
             env.note(|| format!("{of}: differs at LSN {lsn}"));
             self.differs(lsn, env);
+        }
+        for request in self.replay.asked.drain(..) {
+            self.followed.issued(request);
         }
         match &logged.entry {
             Entry::Protected => {

@@ -3,7 +3,10 @@
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use logging_channel::entry::{OutputChannel, OutputMarker, Payload, StatePart};
+use ftvm_vmm::disk::{DiskError, DiskRequest};
+use logging_channel::entry::{DiskOutcome, OutputChannel, OutputMarker, Payload, StatePart};
+
+use crate::disk::guest::GuestDisk;
 
 /// Clients of the guest.
 pub(crate) const CLIENTS: usize = 2;
@@ -42,6 +45,7 @@ pub(crate) struct Rest {
     life: u64,
     clock: u64,
     last: [Option<Reply>; CLIENTS],
+    pub(crate) disk: GuestDisk,
 }
 
 /// What an entry of the log says.
@@ -51,6 +55,10 @@ pub(crate) enum Entry {
     /// The clock, which the guest could not reproduce by itself.
     Tick(u64),
     Output(Reply),
+    /// A change of the disk.
+    Change(DiskRequest),
+    /// The completion of a request to the disk, or what only the primary knows of it.
+    DiskDone(u64, Result<Vec<u8>, DiskError>),
     Begin,
     Page(usize, u64),
     /// What is not memory, and pages that were written since they were sent.
@@ -74,6 +82,11 @@ impl Entry {
             Self::Request(_) => Payload::NetRx(Vec::new()),
             Self::Tick(time) => Payload::Tick(*time),
             Self::Output(_) => Payload::Output(OutputMarker::new(OutputChannel::Net, 0, &[])),
+            Self::Change(_) => Payload::Output(OutputMarker::new(OutputChannel::Disk, 0, &[])),
+            Self::DiskDone(id, _) => Payload::DiskDone {
+                id: *id,
+                outcome: DiskOutcome::Done,
+            },
             Self::Begin => Payload::State(StatePart::Begin(0)),
             Self::Page(..) => Payload::State(StatePart::Pages(Vec::new())),
             Self::Commit(..) => Payload::State(StatePart::Commit(Vec::new())),
@@ -98,9 +111,31 @@ impl Guest {
         self.rest.last[client].map_or(0, |reply| reply.request.number)
     }
 
-    pub(crate) fn tick(&mut self, clock: u64) {
+    /// The clock shows this, which it has not shown before. Gives what the guest asks of its disk.
+    pub(crate) fn tick(&mut self, clock: u64) -> Option<DiskRequest> {
         self.rest.clock = clock;
         self.live(clock);
+        match self.rest.life % 4 {
+            0 => self.rest.disk.ask(self.rest.life),
+            _ => None,
+        }
+    }
+
+    /// What the clock shows at the earliest.
+    pub(crate) fn clock(&self) -> u64 {
+        self.rest.clock
+    }
+
+    /// The disk has done a request, or not. Says what is wrong with what was read.
+    pub(crate) fn disk_done(
+        &mut self,
+        id: u64,
+        result: &Result<Vec<u8>, DiskError>,
+    ) -> Option<String> {
+        let mut hasher = DefaultHasher::new();
+        (id, result).hash(&mut hasher);
+        self.live(hasher.finish());
+        self.rest.disk.complete(id, result)
     }
 
     /// Takes a request: what the guest answers, and the page that it has written.
@@ -249,6 +284,10 @@ pub(crate) struct Replay {
     pub(crate) guest: Guest,
     /// Replies that the log has to confirm.
     pub(crate) made: VecDeque<Reply>,
+    /// Changes of the disk that the log has to confirm.
+    changes: VecDeque<DiskRequest>,
+    /// What the guest has asked of its disk.
+    pub(crate) asked: Vec<DiskRequest>,
     /// What was received of a transfer.
     staged: [Option<u64>; PAGES],
 }
@@ -261,7 +300,14 @@ impl Replay {
         }
         match &logged.entry {
             Entry::Request(request) => self.made.extend(self.guest.request(*request).0),
-            Entry::Tick(time) => self.guest.tick(*time),
+            Entry::Tick(time) => {
+                let asked = self.guest.tick(*time);
+                let change = asked.as_ref().filter(|request| request.op.modifies());
+                self.changes.extend(change.cloned());
+                self.asked.extend(asked);
+            }
+            Entry::Change(request) => return self.changes.pop_front().as_ref() == Some(request),
+            Entry::DiskDone(id, result) => drop(self.guest.disk_done(*id, result)),
             Entry::Output(reply) => return self.made.pop_front() == Some(*reply),
             Entry::Begin
             | Entry::Page(..)
@@ -287,6 +333,7 @@ impl Replay {
                 self.guest.rest = (**rest).clone();
                 self.guest.memory = memory.try_into().expect("as many");
                 self.made.clear();
+                self.changes.clear();
                 return true;
             }
             _ => {}

@@ -78,7 +78,13 @@ impl Keeper {
                     self.open(epoch, None);
                     self.acknowledge(epoch, env);
                 }
-                Task::Watch { .. } | Task::Nothing => break,
+                Task::Watch { doubt } => {
+                    if doubt {
+                        self.look_now(env);
+                    }
+                    break;
+                }
+                Task::Nothing => break,
             }
         }
         effects
@@ -111,6 +117,10 @@ impl Keeper {
     /// The record is to be looked at.
     pub(crate) fn look(&mut self, env: &mut Env) {
         env.timer(self.of, LOOK, Timer::Record);
+        self.look_now(env);
+    }
+
+    fn look_now(&mut self, env: &mut Env) {
         if self.claim.is_none() && self.look.is_none() {
             let number = env.rng.u64(..);
             self.look = Some(number);
@@ -195,6 +205,7 @@ impl Keeper {
                 }
                 Repeat::Lost(claim) => claim,
             },
+            Told::Pinged(..) => return Vec::new(),
             Told::Claim(Answer::Won { epoch }) => Claim::Won { epoch },
             Told::Claim(Answer::Lost { epoch, holder }) => Claim::Lost { epoch, holder },
         };

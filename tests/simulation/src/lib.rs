@@ -19,7 +19,9 @@
 //! one fault after the other, and told with those that it takes.
 
 mod checks;
+mod clock;
 mod defect;
+mod disk;
 mod disk_server;
 mod env;
 mod event;
@@ -28,8 +30,11 @@ mod follower;
 mod guest;
 mod keeper;
 mod live;
+mod matrix;
 mod message;
 mod network;
+mod pinger;
+mod place;
 mod process;
 mod search;
 mod world;
@@ -39,6 +44,7 @@ use std::fmt;
 pub use defect::Defect;
 pub use faults::Schedule;
 use faults::{Fault, Who};
+pub use matrix::Matrix;
 pub use search::{Bounds, Broken, Searched, search};
 use world::World;
 

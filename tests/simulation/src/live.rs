@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use ftvm_vmm::disk::DiskRequest;
+use ftvm_vmm::disk::progress::Reached;
 use ftvm_vmm::protocol::live::{AtExit, Live, Lost};
 use ftvm_vmm::protocol::outputs::HeldOutputs;
 use logging_channel::LossReason;
@@ -12,6 +14,9 @@ use logging_channel::heartbeat::{Heartbeat, Role};
 use logging_channel::protocol::{Appended, Permit, PrimaryEnd, Pulse};
 
 use crate::defect::Defect;
+use crate::disk::client::Client;
+use crate::disk::guest::described;
+use crate::disk::wire::Item as DiskItem;
 use crate::env::Env;
 use crate::event::Timer;
 use crate::guest::{Entry, Guest, Logged, Renewing, Reply, Request, Transfer};
@@ -32,6 +37,7 @@ pub(crate) struct Runner {
     /// Permits of a thread that is late.
     late: Vec<Permit>,
     inputs: VecDeque<Request>,
+    disk: Client,
     pub(crate) session: Option<Session>,
     /// The guest begins with its first backup.
     pub(crate) waits: bool,
@@ -64,9 +70,16 @@ pub(crate) enum Told {
 }
 
 impl Runner {
-    pub(crate) fn new(of: ProcessId, host: usize, epoch: u64, guest: Guest, env: &mut Env) -> Self {
+    /// A guest that goes on, in an epoch that was won, with this disk.
+    pub(crate) fn new(
+        (of, host): (ProcessId, usize),
+        epoch: u64,
+        guest: Guest,
+        disk: Client,
+        env: &mut Env,
+    ) -> Self {
         env.timer(of, EXIT, Timer::Exit);
-        Self {
+        let mut it = Self {
             of,
             host,
             epoch,
@@ -75,10 +88,20 @@ impl Runner {
             held: HeldOutputs::default(),
             late: Vec::new(),
             inputs: VecDeque::new(),
+            disk,
             session: None,
             waits: false,
             accepted: None,
+        };
+        // Nothing that was asked for before has an entry that it waits for.
+        if !env.has(Defect::InFlightForgotten) {
+            let unfinished: Vec<_> = it.guest.rest.disk.unfinished().collect();
+            for request in unfinished {
+                env.note(|| format!("{of}: asks its disk again: {}", described(&request)));
+                it.disk.submit(request, None, env);
+            }
         }
+        it
     }
 
     /// A backup that may join.
@@ -94,6 +117,14 @@ impl Runner {
     /// Whether there is room for one.
     pub(crate) fn is_free(&self) -> bool {
         self.live.is_alone() && self.accepted.is_none()
+    }
+
+    /// The process that protects the guest.
+    pub(crate) fn protected_by(&self) -> Option<ProcessId> {
+        let session = self.session.as_ref().filter(|session| !session.lost);
+        session
+            .filter(|_| self.live.is_protected())
+            .map(|session| session.peer)
     }
 
     pub(crate) fn has_session(&self, number: u64) -> bool {
@@ -119,7 +150,9 @@ impl Runner {
         if let Some(session) = self.session.as_mut().filter(|session| !session.lost) {
             // The guest stands still until its backup has caught up.
             let behind = session.end.is_behind();
-            session.end.note_held(behind.then(|| env.instant()));
+            session
+                .end
+                .note_held(behind.then(|| env.instant(self.host)));
             if behind {
                 return told;
             }
@@ -137,9 +170,13 @@ impl Runner {
         if self.waits {
             return told;
         }
-        let time = env.now.as_nanos() as u64;
+        self.disk_done(env);
+        let time = env.wall(self.host).max(self.guest.clock());
         self.append(Entry::Tick(time), env);
-        self.guest.tick(time);
+        if let Some(request) = self.guest.tick(time) {
+            self.ask_disk(request, env);
+        }
+        self.disk_moves(env);
         while let Some(request) = self.inputs.pop_front() {
             self.append(Entry::Request(request), env);
             let (reply, page) = self.guest.request(request);
@@ -168,6 +205,68 @@ impl Runner {
         told
     }
 
+    // The disk.
+
+    /// The guest asks for something.
+    fn ask_disk(&mut self, request: DiskRequest, env: &mut Env) {
+        let of = self.of;
+        env.note(|| format!("{of}: asks its disk: {}", described(&request)));
+        let commit = request.op.modifies().then(|| {
+            let lsn = self.append(Entry::Change(request.clone()), env);
+            self.flush(env);
+            lsn
+        });
+        self.disk.submit(request, commit, env);
+    }
+
+    /// The guest gets what is done.
+    fn disk_done(&mut self, env: &mut Env) {
+        while let Some(done) = self.disk.done.pop_front() {
+            let (id, result) = (done.completion.id, done.completion.result);
+            let (of, well) = (self.of, result.is_ok());
+            env.note(|| format!("{of}: its disk has done {id:#x}: {well}"));
+            self.append(Entry::DiskDone(id, result.clone()), env);
+            let wrong = self.guest.disk_done(id, &result);
+            if let Some(wrong) = wrong.filter(|_| !done.is_excused) {
+                // A host that was replaced reads what another one wrote, and lets nothing out.
+                env.wrong_read = Some((self.of, wrong));
+            }
+            env.disk_changed = true;
+        }
+    }
+
+    /// The disk hears how far the log has come.
+    pub(crate) fn disk_moves(&mut self, env: &mut Env) {
+        let epoch = Some(self.epoch);
+        let waits = !self.live.is_alone() && !self.live.is_joining();
+        let reached = match self.session.as_ref().filter(|_| waits) {
+            Some(session) => {
+                let base = self.live.base();
+                let of_guest = |lsn: Lsn| Lsn(lsn.0 + base.0);
+                Reached::UpTo {
+                    session: base,
+                    committed: of_guest(session.end.acked()),
+                    executed: (!env.cold).then(|| of_guest(session.end.executed())),
+                    epoch,
+                }
+            }
+            None => Reached::Alone { epoch },
+        };
+        self.disk.reached(reached, env);
+    }
+
+    /// Something comes from the disk server. Whether that makes this host doubt its right.
+    pub(crate) fn hear_disk(&mut self, wire: usize, item: DiskItem, env: &mut Env) -> bool {
+        self.disk.hear(wire, item, env)
+    }
+
+    pub(crate) fn disk_timer(&mut self, timer: Timer, env: &mut Env) {
+        match timer {
+            Timer::DiskConnect(plan) => self.disk.connect_due(plan, env),
+            _ => self.disk.look(env),
+        }
+    }
+
     /// The entry that an output waits for: the last one, where there is nobody to log it for.
     fn output(&mut self, reply: Reply, env: &mut Env) -> Lsn {
         let lost = self.session.as_ref().is_none_or(|session| session.lost);
@@ -183,7 +282,7 @@ impl Runner {
     }
 
     fn begin_session(&mut self, line: usize, number: u64, env: &mut Env) {
-        let now = env.instant();
+        let now = env.instant(self.host);
         let timeout = env.settings.heartbeat_timeout;
         let peer = env.network.lines[line].ends[0];
         let of = self.of;
@@ -273,7 +372,7 @@ impl Runner {
         let lsn = self.live.append();
         if let Some(session) = self.session.as_mut().filter(|session| !session.lost) {
             let opens_batch = session.open.is_empty();
-            let now = env.instant();
+            let now = env.instant(self.host);
             let appended = Appended {
                 lsn: session.next,
                 opens_batch,
@@ -338,8 +437,8 @@ impl Runner {
 
     fn release(&mut self, permit: Permit, env: &mut Env) {
         let mut last = None;
-        while let Some((lsn, reply)) = self.held.next(permit, env.instant()) {
-            env.leave(self.of, self.epoch, reply);
+        while let Some((lsn, reply)) = self.held.next(permit, env.instant(self.host)) {
+            env.leave(self.of, self.host, self.epoch, reply);
             last = Some(lsn);
         }
         if let (Some(last), Some(session)) = (last, &mut self.session)
@@ -356,11 +455,14 @@ impl Runner {
     }
 
     pub(crate) fn hear(&mut self, message: Control, env: &mut Env) -> Option<Told> {
-        let now = env.instant();
+        let now = env.instant(self.host);
         let session = self.session.as_mut().filter(|session| !session.lost)?;
         session.pulse.hear_log(now);
         match session.end.hear([message], now) {
-            Ok(true) => self.release_permitted(env),
+            Ok(true) => {
+                self.release_permitted(env);
+                self.disk_moves(env);
+            }
             Ok(false) => {}
             Err(what) => {
                 env.fail(format!("a backup broke the protocol: {what}"));
@@ -371,15 +473,16 @@ impl Runner {
     }
 
     pub(crate) fn hear_beat(&mut self, beat: &Heartbeat, env: &Env) {
+        let now = env.instant(self.host);
         if let Some(session) = self.session.as_mut().filter(|session| !session.lost)
-            && let Some(heard) = session.pulse.hear(beat, env.instant())
+            && let Some(heard) = session.pulse.hear(beat, now)
         {
-            session.end.hear_heartbeat(&heard, env.instant());
+            session.end.hear_heartbeat(&heard, now);
         }
     }
 
     pub(crate) fn beat(&mut self, env: &mut Env) -> Option<Told> {
-        let now = env.instant();
+        let now = env.instant(self.host);
         let session = self.session.as_mut().filter(|session| !session.lost)?;
         let beat = session.pulse.beat(now, session.end.released(), None);
         env.send_beat(self.host, session.peer, beat);
@@ -396,7 +499,7 @@ impl Runner {
             session.end.look_interval(),
             Timer::Look(session.number),
         );
-        let found = session.end.look(env.instant())?;
+        let found = session.end.look(env.instant(self.host))?;
         self.lose(&found, env)
     }
 
@@ -423,6 +526,7 @@ impl Runner {
         self.epoch = epoch;
         self.live.go_on_alone();
         self.release_permitted(env);
+        self.disk_moves(env);
     }
 }
 

@@ -1,19 +1,25 @@
 //! Everything together: hosts and their processes, the disk server, clients, an operator, and faults.
 
+mod chosen;
 mod strikes;
 
 use std::time::Duration;
 
 use disk_server::arbiter::Record;
+use disk_server::views::PING_INTERVAL;
 
 use crate::defect::Defect;
+use crate::disk::guest::SECTORS;
+use crate::disk::wire::Item as DiskItem;
 use crate::disk_server::DiskServer;
 use crate::env::Env;
 use crate::event::Event;
 use crate::faults::{Fault, HOSTS, Schedule};
-use crate::guest::{CLIENTS, Reply, Request};
+use crate::guest::{CLIENTS, Guest, Reply, Request};
 use crate::message::{Item, ProcessId};
 use crate::process::{Process, Role, claimant};
+
+pub(crate) use chosen::{Standing, Trouble};
 
 /// How soon a client asks again.
 const CLIENT_PATIENCE: Duration = Duration::from_millis(60);
@@ -28,30 +34,60 @@ pub(crate) struct World {
     hosts: [bool; HOSTS],
     processes: Vec<Process>,
     disk_server: DiskServer,
+    operator: Operator,
+}
+
+/// Who says whose backup a host becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operator {
+    /// The operator, who starts a backup with its primary's address.
+    Connects,
+    /// The view service: the operator starts it, and it waits.
+    Waits,
+    /// The one or the other.
+    Either,
 }
 
 impl World {
     pub(crate) fn new(schedule: &Schedule, defect: Option<Defect>, trace: bool) -> Self {
-        let mut env = Env::new(schedule, defect, trace);
-        let disk_server = DiskServer {
-            record: Record::held(1, claimant(0, 0)),
-            ..DiskServer::default()
-        };
-        let processes = vec![Process::primary(0, 0, 1, &mut env)];
+        let env = Env::new(schedule, defect, trace);
+        let mut world = Self::around(env, schedule.faults.clone());
         for (number, (at, _)) in schedule.faults.iter().enumerate() {
-            env.at(*at, Event::Fault(number));
+            world.env.at(*at, Event::Fault(number));
         }
-        for client in 0..CLIENTS {
-            env.after(Duration::from_millis(5), Event::Client(client));
-        }
-        env.after(Duration::from_millis(2), Event::Operator);
+        (0..CLIENTS).for_each(|client| world.start_client(client));
+        world.start_operator(match schedule.seed % 5 {
+            3 => Operator::Waits,
+            4 => Operator::Either,
+            _ => Operator::Connects,
+        });
+        world
+    }
+
+    /// A guest that runs alone, and nothing else yet.
+    fn around(mut env: Env, faults: Vec<(Duration, Fault)>) -> Self {
+        let disk_server = DiskServer::new(Record::held(1, claimant(0, 0)));
+        let processes = vec![Process::primary(0, 0, 1, &mut env)];
         Self {
             env,
-            faults: schedule.faults.clone(),
+            faults,
             hosts: [true; HOSTS],
             processes,
             disk_server,
+            operator: Operator::Connects,
         }
+    }
+
+    fn start_client(&mut self, client: usize) {
+        let after = Duration::from_millis(5);
+        self.env.after(after, Event::Client(client));
+    }
+
+    fn start_operator(&mut self, operator: Operator) {
+        self.operator = operator;
+        let after = Duration::from_millis(2);
+        self.env.after(after, Event::Operator);
+        self.env.after(PING_INTERVAL, Event::Interval);
     }
 
     /// Runs it to its end. Whether the guest is left then.
@@ -62,24 +98,29 @@ impl World {
             return false;
         }
         let wanted = self.acknowledged().map(|number| number + 3);
+        let asked = self.guest().map_or(0, |guest| guest.rest.disk.asked().0);
         let until = self.env.now + LAST_PATIENCE;
         while self.env.now < until {
             let some = self.env.now + Duration::from_millis(200);
             if !self.run_until(some) {
                 return false;
             }
-            let acknowledged = self.acknowledged();
-            if acknowledged
-                .iter()
-                .zip(wanted)
-                .all(|(now, then)| *now >= then)
-            {
+            let mut acknowledged = self.acknowledged().into_iter().zip(wanted);
+            let answers = acknowledged.all(|(now, then)| now >= then);
+            let done = |guest: &Guest| guest.rest.disk.asked().1 > asked;
+            let disk_answers = self.guest().is_none_or(done);
+            if answers && disk_answers && (self.is_protected() || !self.env.may_protect) {
                 return true;
             }
         }
-        self.env.fail(
-            "there is a copy of the guest, nothing is in its way, and it does not answer".into(),
-        );
+        let what = match self.is_protected() {
+            true => {
+                "there is a copy of the guest, nothing is in its way, and it does not answer, or its \
+                 disk does not"
+            }
+            false => "nothing is in the way of backups, and none protects the guest",
+        };
+        self.env.fail(what.into());
         true
     }
 
@@ -105,17 +146,21 @@ impl World {
         moments
     }
 
-    fn acknowledged(&self) -> [u64; CLIENTS] {
+    /// The last request that each client has the reply to.
+    pub(crate) fn acknowledged(&self) -> [u64; CLIENTS] {
         let acknowledged = self.env.checks.acknowledged;
         acknowledged.map(|reply| reply.map_or(0, |reply| reply.request.number))
     }
 
     /// Whether the guest is still there and no promise is broken.
-    fn run_until(&mut self, until: Duration) -> bool {
+    pub(crate) fn run_until(&mut self, until: Duration) -> bool {
         while let Some(event) = self.env.next(until) {
             self.step(event);
             let ended = self.env.ended;
             self.close_lines();
+            if std::mem::take(&mut self.env.disk_changed) {
+                self.check_disk();
+            }
             if self.env.checks.broken.is_some() {
                 return false;
             }
@@ -126,6 +171,45 @@ impl World {
         }
         self.env.now = until;
         true
+    }
+
+    fn check_disk(&mut self) {
+        let wrong = self.env.wrong_read.take();
+        let holder = self.disk_server.record.holder.as_ref();
+        let wrong = wrong.filter(|(of, _)| holder == Some(&self.processes[*of].me));
+        let wrong = wrong.map(|(of, wrong)| format!("process {of}: {wrong}"));
+        if let Some(what) = wrong.or_else(|| self.disk_lost()) {
+            self.env.fail(what);
+        }
+    }
+
+    /// The guest that runs by the disk server's record.
+    fn guest(&self) -> Option<&Guest> {
+        let holder = self.disk_server.record.holder.as_ref();
+        self.processes
+            .iter()
+            .rev()
+            .find_map(|process| match &process.role {
+                Role::Runs(runner) if process.alive && Some(&process.me) == holder => {
+                    Some(&runner.guest)
+                }
+                _ => None,
+            })
+    }
+
+    /// What the disk has lost that its guest has flushed, or would lose with its power.
+    fn disk_lost(&self) -> Option<String> {
+        let disk = &self.guest()?.rest.disk;
+        (0..SECTORS).find_map(|sector| {
+            let stable = disk.stable(sector);
+            let mut may_be = self.disk_server.disk.medium.may_be(sector);
+            let older = may_be.find(|content| content.id < stable)?;
+            Some(format!(
+                "flushed and lost: sector {sector} may be of request {} when the power fails, and \
+                 {stable} is stable for the guest",
+                older.id
+            ))
+        })
     }
 
     /// A backup has won the guest and not heard of it, or may still win it.
@@ -195,21 +279,30 @@ impl World {
             }
             Event::Frame { host, request } => {
                 let on_host = |it: &Process| it.alive && it.host == host;
-                if let Some(id) = self.processes.iter().position(on_host)
+                if self.env.network.clients_cut[host][0] == 0
+                    && let Some(id) = self.processes.iter().position(on_host)
                     && let Some((process, _)) = self.running(id, Event::Frame { host, request })
                 {
                     process.frame(request);
                 }
             }
-            Event::Reply(reply) => self.reply(reply),
+            Event::Reply { host, reply } => {
+                if self.env.network.clients_cut[host][1] == 0 {
+                    self.reply(reply);
+                }
+            }
             Event::Client(client) => self.client(client),
             Event::Asked { asked, stage, run } => {
                 self.disk_server.step(asked, stage, run, &mut self.env);
             }
+            Event::Disk { wire, item } => self.disk_packet(wire, item),
+            Event::DiskAgain { wire, to_server } => self.disk_again(wire, to_server),
+            Event::DiskWork(work) => self.disk_server.work(work, &mut self.env),
             Event::Fault(number) => self.fault(number),
             Event::Over(end) => self.over(end),
             Event::Boot(host) => self.hosts[host] = true,
             Event::Operator => self.operator(),
+            Event::Interval => self.disk_server.interval(&mut self.env),
         }
     }
 
@@ -274,6 +367,55 @@ impl World {
         }
     }
 
+    /// Something comes over a connection to the disk.
+    fn disk_packet(&mut self, wire: usize, item: DiskItem) {
+        let it = &self.env.wires[wire];
+        let (of, host, to_server) = (it.of, it.host, item.is_to_server());
+        let is_stuck = self.disk_way_is_stuck(host, to_server);
+        let kept = &mut self.env.wires[wire].way(to_server).kept;
+        if is_stuck || !kept.is_empty() {
+            let first = kept.is_empty();
+            kept.push_back(item);
+            if first {
+                self.plan_disk_again(wire, to_server);
+            }
+        } else if to_server {
+            self.disk_server.hear_disk(wire, item, &mut self.env);
+        } else {
+            let again = Event::Disk {
+                wire,
+                item: item.clone(),
+            };
+            if let Some((process, env)) = self.running(of, again) {
+                process.hear_disk(wire, item, env);
+            }
+        }
+    }
+
+    fn disk_way_is_stuck(&self, host: usize, to_server: bool) -> bool {
+        let cut = self.disk_server.cut[host][usize::from(!to_server)] > 0;
+        cut || self.disk_server.is_off() || !(to_server || self.hosts[host])
+    }
+
+    fn plan_disk_again(&mut self, wire: usize, to_server: bool) {
+        let after = Duration::from_millis(200) + self.env.jitter(Duration::from_millis(600));
+        self.env.after(after, Event::DiskAgain { wire, to_server });
+    }
+
+    fn disk_again(&mut self, wire: usize, to_server: bool) {
+        let it = &mut self.env.wires[wire];
+        if it.is_dead {
+            return;
+        }
+        let host = it.host;
+        if self.disk_way_is_stuck(host, to_server) {
+            return self.plan_disk_again(wire, to_server);
+        }
+        for item in std::mem::take(&mut self.env.wires[wire].way(to_server).kept) {
+            self.disk_packet(wire, item);
+        }
+    }
+
     fn client(&mut self, client: usize) {
         let counted = self.env.checks.acknowledged[client];
         let number = counted.map_or(0, |reply| reply.request.number) + 1;
@@ -312,13 +454,23 @@ impl World {
         }
     }
 
-    /// Starts backups where there is room.
+    /// Starts backups, and hosts that wait to be one, where there is room.
     fn operator(&mut self) {
         let after = Duration::from_millis(50) + self.env.jitter(Duration::from_millis(400));
         self.env.after(after, Event::Operator);
         for host in 0..HOSTS {
             let busy = self.processes.iter().any(|it| it.alive && it.host == host);
             if busy || !self.hosts[host] || self.env.rng.u32(..3) == 0 {
+                continue;
+            }
+            let waits = match self.operator {
+                Operator::Connects => false,
+                Operator::Waits => true,
+                Operator::Either => self.env.rng.bool(),
+            };
+            if waits {
+                let id = self.processes.len();
+                self.processes.push(Process::idle(id, host, &mut self.env));
                 continue;
             }
             let others = self
@@ -331,11 +483,16 @@ impl World {
                 continue;
             }
             let primary = runs[self.env.rng.usize(..runs.len())];
-            let id = self.processes.len();
-            let hosts = [host, self.processes[primary].host];
-            let line = self.env.connect([id, primary], hosts);
-            self.processes
-                .push(Process::backup(id, host, line, &mut self.env));
+            self.start_backup(host, primary);
         }
+    }
+
+    /// A process begins on a host that wants to join a primary's guest.
+    fn start_backup(&mut self, host: usize, primary: ProcessId) {
+        let id = self.processes.len();
+        let hosts = [host, self.processes[primary].host];
+        let line = self.env.connect([id, primary], hosts);
+        self.processes
+            .push(Process::backup(id, host, line, &mut self.env));
     }
 }

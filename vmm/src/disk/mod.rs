@@ -6,7 +6,8 @@
 //! execution point.
 //!
 //! A live host's port is a [`service::DiskService`]: it has the disk server do the requests, as
-//! their [`order`] allows, over a connection that it opens again whenever it is lost.
+//! their [`order`] allows, over a connection that it opens again whenever it is lost. What it decides is in
+//! the [`scheduler`].
 
 mod complaints;
 pub mod counters;
@@ -21,6 +22,7 @@ pub mod progress;
 pub mod reader;
 mod refusal;
 mod request;
+pub mod scheduler;
 pub mod service;
 pub mod serving;
 pub mod target;

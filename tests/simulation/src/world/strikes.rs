@@ -28,7 +28,7 @@ impl World {
         }
     }
 
-    fn on(&self, host: usize) -> Option<ProcessId> {
+    pub(super) fn on(&self, host: usize) -> Option<ProcessId> {
         self.processes
             .iter()
             .position(|it| it.alive && it.host == host)
@@ -102,9 +102,36 @@ impl World {
                 self.over_after(time, End::Latency(more));
             }
             Fault::DiskServerDown(time) => {
-                self.disk_server.down += 1;
-                self.disk_server.run += 1;
+                self.disk_server.crash(false, &mut self.env);
                 self.over_after(time, End::DiskServerDown);
+            }
+            Fault::DiskServerPower(time) => {
+                self.disk_server.crash(true, &mut self.env);
+                self.over_after(time, End::DiskServerPower);
+            }
+            Fault::DiskError(number, time) => {
+                self.disk_server.disk.fail(number, self.env.now + time);
+            }
+            Fault::Suspend(who, time) => {
+                let Some(host) = self.who(who) else { return };
+                if let Some(id) = self.on(host) {
+                    self.env.note(|| format!("{id} is suspended"));
+                    self.processes[id].frozen += 1;
+                    self.env.checks.suspended.insert(id);
+                    self.over_after(time, End::Frozen(id));
+                }
+                self.env.clocks[host].stop(self.env.now);
+                self.over_after(time, End::Suspended(host));
+            }
+            Fault::ClockJump(who, ms) => {
+                if let Some(host) = self.who(who) {
+                    self.env.clocks[host].set(ms);
+                }
+            }
+            Fault::ClockDrift(who, ppm) => {
+                if let Some(host) = self.who(who) {
+                    self.env.clocks[host].drift(ppm, self.env.now);
+                }
             }
             Fault::DiskServerSlow(slow, time) => {
                 self.disk_server.slow = slow;
@@ -134,6 +161,16 @@ impl World {
     }
 
     fn kill(&mut self, host: usize, with_host: bool) {
+        self.fell(host, with_host);
+        if with_host {
+            let least = Duration::from_millis(300);
+            let after = least + self.env.jitter(BOOT - least);
+            self.env.after(after, Event::Boot(host));
+        }
+    }
+
+    /// Ends what runs on a host, and the host with it: then nobody says so to its peers.
+    pub(super) fn fell(&mut self, host: usize, with_host: bool) {
         self.env
             .note(|| format!("host {host}: killed, its power too: {with_host}"));
         let until = self.env.now + self.env.jitter(self.env.network.latency * 2);
@@ -146,6 +183,10 @@ impl World {
                 line.open[end] = false;
             }
         }
+        if with_host {
+            let wires = self.env.wires.iter_mut();
+            (wires.filter(|wire| wire.host == host)).for_each(|wire| wire.is_dead = true);
+        }
         if let Some(id) = self.on(host) {
             self.processes[id].alive = false;
             self.processes[id].killed = true;
@@ -153,9 +194,6 @@ impl World {
         }
         if with_host {
             self.hosts[host] = false;
-            let least = Duration::from_millis(300);
-            let after = least + self.env.jitter(BOOT - least);
-            self.env.after(after, Event::Boot(host));
         }
     }
 
@@ -166,7 +204,9 @@ impl World {
             End::CutStreams(from, to) => self.env.network.stuck[from][to] -= 1,
             End::Loss => self.env.network.loss = 0,
             End::Latency(more) => self.env.network.latency -= more,
-            End::DiskServerDown => self.disk_server.down -= 1,
+            End::DiskServerDown => self.disk_server.start(false, &mut self.env),
+            End::DiskServerPower => self.disk_server.start(true, &mut self.env),
+            End::Suspended(host) => self.env.clocks[host].go(self.env.now),
             End::DiskServerSlow => self.disk_server.slow = Duration::ZERO,
             End::DiskServerCut(host, index) => self.disk_server.cut[host][index] -= 1,
             End::SlowReplay => self.env.slow_replay = Duration::ZERO,
@@ -174,7 +214,7 @@ impl World {
     }
 
     /// A process runs again. Its threads find what came meanwhile, in any order but that of a stream.
-    fn thaw(&mut self, id: ProcessId) {
+    pub(super) fn thaw(&mut self, id: ProcessId) {
         let process = &mut self.processes[id];
         process.frozen -= 1;
         if process.frozen > 0 {
@@ -183,15 +223,22 @@ impl World {
         self.env.note(|| format!("{id} runs again"));
         for event in std::mem::take(&mut process.pending).into_iter().rev() {
             let after = self.env.jitter(Duration::from_millis(2));
-            let Event::Packet { line, to, item } = event else {
-                self.env.after(after, event);
-                continue;
-            };
-            let kept = &mut self.env.network.lines[line].kept[to];
-            if kept.is_empty() {
-                self.env.after(after, Event::Again { line, to });
+            match event {
+                Event::Packet { line, to, item } => {
+                    if self.env.network.lines[line].kept[to].is_empty() {
+                        self.env.after(after, Event::Again { line, to });
+                    }
+                    self.env.network.lines[line].kept[to].push_front(item);
+                }
+                Event::Disk { wire, item } => {
+                    if self.env.wires[wire].to_client.kept.is_empty() {
+                        let to_server = false;
+                        self.env.after(after, Event::DiskAgain { wire, to_server });
+                    }
+                    self.env.wires[wire].to_client.kept.push_front(item);
+                }
+                event => self.env.after(after, event),
             }
-            self.env.network.lines[line].kept[to].push_front(item);
         }
     }
 }

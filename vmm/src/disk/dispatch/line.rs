@@ -1,40 +1,25 @@
 //! A connection, and what is under way on it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Instant;
 
-use disk_server::nbd::client::Requests;
+use disk_server::nbd::client::{Export, Reply, Requests};
 use disk_server::nbd::protocol::{ErrorCode, TransmissionFlags};
 
-use super::super::DiskRequest;
-use super::super::order::Ticket;
 use super::super::pieces::Piece;
-use super::super::unflushed::AnswerNumber;
 
 /// A transfer's pieces are numbered in the low bits of their cookies.
 pub(super) const PIECE_BITS: u32 = 16;
 
-/// What commands on the wire are for.
-#[derive(Clone, Copy)]
-pub(super) enum Purpose {
-    /// A request of the guest.
-    Guest(Ticket),
-    /// A change that is made again.
-    Again(AnswerNumber),
-    /// A flush of the service's own.
-    OwnFlush,
-}
-
-/// Commands on the wire that are answered together.
+/// A command on the wire, in pieces that are answered together.
 pub(super) struct Transfer {
-    pub(super) purpose: Purpose,
-    pub(super) request: Option<Arc<DiskRequest>>,
-    pub(super) pieces: Vec<Piece>,
-    pub(super) unanswered: usize,
-    pub(super) sent: Instant,
-    pub(super) data: Vec<u8>,
-    pub(super) error: Option<ErrorCode>,
+    /// The guest waits for it.
+    waited_for: bool,
+    pieces: Vec<Piece>,
+    unanswered: usize,
+    sent: Instant,
+    data: Vec<u8>,
+    error: Option<ErrorCode>,
 }
 
 /// A connection.
@@ -47,30 +32,59 @@ pub(super) struct Line {
 }
 
 impl Line {
+    pub(super) fn new(generation: u64, requests: Requests, export: &Export) -> Self {
+        Self {
+            generation,
+            requests,
+            flags: export.flags,
+            max_payload: export.blocks.max_payload,
+            transfers: BTreeMap::new(),
+        }
+    }
+
+    /// Takes an answer. Gives that of the whole command, when it has come.
+    pub(super) fn reply(&mut self, reply: Reply) -> Option<(u64, Result<Vec<u8>, ErrorCode>)> {
+        let number = reply.cookie >> PIECE_BITS;
+        let transfer = self.transfers.get_mut(&number)?;
+        transfer.unanswered -= 1;
+        match reply.result {
+            Err(error) => transfer.error = Some(transfer.error.unwrap_or(error)),
+            Ok(data) if transfer.pieces.len() <= 1 => transfer.data = data,
+            Ok(data) => {
+                let piece = (reply.cookie & ((1 << PIECE_BITS) - 1)) as usize;
+                transfer.put(piece, &data);
+            }
+        }
+        if transfer.unanswered > 0 {
+            return None;
+        }
+        let transfer = self.transfers.remove(&number)?;
+        let result = transfer.error.map_or(Ok(transfer.data), Err);
+        Some((number, result))
+    }
+
     /// Since when the server has had what the guest has waited for longest.
     pub(super) fn waits_since(&self) -> Option<Instant> {
-        let waits = |transfer: &&Transfer| !matches!(transfer.purpose, Purpose::OwnFlush);
         // In the order in which they were sent.
-        let oldest = self.transfers.values().find(waits)?;
+        let oldest = self.transfers.values().find(|it| it.waited_for)?;
         Some(oldest.sent)
     }
 }
 
 impl Transfer {
-    pub(super) fn failed(purpose: Purpose, request: Arc<DiskRequest>) -> Self {
+    pub(super) fn new(pieces: Vec<Piece>, waited_for: bool) -> Self {
         Self {
-            purpose,
-            request: Some(request),
-            pieces: Vec::new(),
-            unanswered: 0,
+            waited_for,
+            unanswered: pieces.len(),
+            pieces,
             sent: Instant::now(),
             data: Vec::new(),
-            error: Some(ErrorCode::Overflow),
+            error: None,
         }
     }
 
     /// Puts the data of one of several pieces into its place.
-    pub(super) fn put(&mut self, piece: usize, data: &[u8]) {
+    fn put(&mut self, piece: usize, data: &[u8]) {
         let Some(piece) = self.pieces.get(piece) else {
             return;
         };

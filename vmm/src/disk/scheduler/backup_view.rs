@@ -1,10 +1,10 @@
 //! What the backup is told of what the server may lose.
 
-use super::super::followed::DiskNotice;
-use super::super::unflushed::Unflushed;
+use crate::disk::followed::DiskNotice;
+use crate::disk::unflushed::Unflushed;
 
 /// What the backup knows by now. As long as this host and it are together it is told of every change.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct BackupView {
     /// The number of the start since which the server has what no flush has covered, or that it is
     /// not known.
