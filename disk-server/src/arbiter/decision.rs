@@ -245,6 +245,23 @@ mod tests {
     }
 
     #[test]
+    fn a_backup_of_an_older_view_is_refused_with_the_number_of_the_present_one() {
+        // Host 2 was the backup of view 2, slept, and host 3 took its place in view 4.
+        let present = Record {
+            backup: Some(claimant(3)),
+            acknowledged: true,
+            ..record(4, 1)
+        };
+        for (expected, next) in [(2, Next::Alone), (3, Next::Alone), (4, Next::Alone)] {
+            let (answer, new) = decide(&present, &asks(expected, 2, next));
+            let holder = Some(claimant(1));
+            assert_eq!(answer, Answer::Lost { epoch: 4, holder });
+            assert_eq!(new, None);
+        }
+        assert_eq!(acknowledge(&present, 2, &claimant(1)), None);
+    }
+
+    #[test]
     fn nobody_claims_for_himself_in_the_name_of_nobody() {
         let claimant: Claimant = STOPPED.parse().unwrap();
         let stopped = Record::held(4, claimant.clone());

@@ -156,19 +156,22 @@ impl Views {
     }
 
     /// A host pings, from this address; `record` is what the arbiter has of a guest. The answer: what is
-    /// proposed to the host. An old ping changes nothing, and is answered by nothing.
+    /// proposed to the host. A ping that is older than the last changes nothing, and is answered by nothing; one
+    /// that is repeated, because its answer was lost, has the same answer again.
     pub fn ping(
         &mut self,
         ping: &Ping,
         from: IpAddr,
         record: impl Fn(&VmName) -> Record,
     ) -> Option<Proposal> {
-        if !self.note(ping, from) {
+        self.note(ping, from);
+        let last = self.hosts.get(&ping.host)?;
+        if last.ping.number != ping.number {
             return None;
         }
-        let vm = ping.role.vm();
-        self.propose(vm, &record(vm));
-        let standing = self.proposals.get(vm)?;
+        let vm = last.ping.role.vm().clone();
+        self.propose(&vm, &record(&vm));
+        let standing = self.proposals.get(&vm)?;
         (standing.host == ping.host).then(|| standing.proposal.clone())
     }
 
@@ -197,47 +200,41 @@ impl Views {
         })
     }
 
-    /// Takes a ping in, unless it is an old one, or there is no room for another host.
-    fn note(&mut self, ping: &Ping, from: IpAddr) -> bool {
-        let known = self.hosts.get_mut(&ping.host);
-        let Some(host) = known else {
-            if self.hosts.len() >= MAX_HOSTS && !self.forget_one() {
-                return false;
+    /// Takes a ping in, unless there is a later one, or no room for another host.
+    fn note(&mut self, ping: &Ping, from: IpAddr) {
+        let Some(host) = self.hosts.get_mut(&ping.host) else {
+            if self.hosts.len() < MAX_HOSTS || self.forget_one() {
+                let host = Host {
+                    ping: ping.clone(),
+                    from,
+                    missed: 0,
+                    declined: None,
+                };
+                self.hosts.insert(ping.host.clone(), host);
             }
-            let host = Host {
-                ping: ping.clone(),
-                from,
-                missed: 0,
-                declined: None,
-            };
-            self.hosts.insert(ping.host.clone(), host);
-            return true;
+            return;
         };
         if ping.number <= host.ping.number {
-            return false;
+            return;
         }
         let before = std::mem::replace(&mut host.ping, ping.clone());
         host.from = from;
         host.missed = 0;
         let vm = before.role.vm();
-        let Some(standing) = self.proposals.get(vm) else {
-            return true;
+        let proposed = self.proposals.get(vm);
+        let Some(standing) = proposed.filter(|standing| standing.host == ping.host) else {
+            return;
         };
-        if standing.host != ping.host {
-            return true;
-        }
-        let declined = match &ping.role {
-            Role::Idle { vm: now, declined } if now == vm => declined.as_ref(),
-            _ => {
-                self.proposals.remove(vm);
-                return true;
+        match &ping.role {
+            Role::Idle { vm: now, declined } if now == vm => {
+                let view = standing.proposal.view;
+                if let Some(declined) = declined.as_ref().filter(|it| it.view == view) {
+                    host.pass_over(declined.reason.clone());
+                    self.proposals.remove(vm);
+                }
             }
-        };
-        if let Some(declined) = declined.filter(|it| it.view == standing.proposal.view) {
-            host.pass_over(declined.reason.clone());
-            self.proposals.remove(vm);
+            _ => drop(self.proposals.remove(vm)),
         }
-        true
     }
 
     /// Makes room by forgetting the one that has been dead for longest.

@@ -229,10 +229,14 @@ fn an_old_ping_changes_nothing() {
     let mut place = Place::running();
     place.ping("hosta", primary(1, true));
     assert!(place.ping("hostb", idle()).is_some());
+    place.ping("hosta", primary(1, true));
+    let proposal = place.ping("hostb", idle()).unwrap();
     let before = place.views.clone();
     place.send("hosta", 1, primary(1, false));
-    place.send("hostb", 1, Role::Backup { vm: vm(), epoch: 1 });
-    assert_eq!(place.send("hostb", 0, declines(1)), None);
+    assert_eq!(place.send("hostb", 1, declines(1)), None);
+    let backup = Role::Backup { vm: vm(), epoch: 1 };
+    assert_eq!(place.send("hostb", 1, backup), None);
+    assert_eq!(place.send("hostb", 2, idle()), Some(proposal), "repeated");
     assert_eq!(place.views, before);
 }
 
@@ -434,9 +438,9 @@ proptest! {
                     *record = Record::held(record.epoch % 3 + 1, claimant(holder));
                 }
             }
-            let told = place.send(names[who], number, role.clone());
-            if let Some(told) = told {
-                let waits = matches!(&role, Role::Idle { vm, .. } if *vm == told.vm);
+            if let Some(told) = place.send(names[who], number, role) {
+                let role = &place.hosts()[names[who]].role;
+                let waits = matches!(role, Role::Idle { vm, .. } if *vm == told.vm);
                 prop_assert!(waits);
                 let record = &place.records[&told.vm];
                 prop_assert_eq!(record.epoch, told.view);

@@ -304,7 +304,7 @@ fn what_clients_do_wrong_stays_theirs() {
         assert!(server.is_running(), "after {shown:?}");
     }
     let pipelined =
-        hello("{\"op\":\"ping\"}\n{\"op\":\"list\"}\n{\"op\":\"read\",\"vm\":\"db\"}\n");
+        hello("{\"op\":\"echo\"}\n{\"op\":\"list\"}\n{\"op\":\"read\",\"vm\":\"db\"}\n");
     let answer = exchange(&mut server.connect(), &pipelined);
     let number = server.arbiter().server().unwrap().unwrap();
     let greeting = HELLO.replace("}", &format!(",\"server\":\"{number}\"}}"));
@@ -312,7 +312,7 @@ fn what_clients_do_wrong_stays_theirs() {
         answer,
         [
             &greeting,
-            "{\"answer\":\"pong\"}\n",
+            "{\"answer\":\"echo\"}\n",
             "{\"answer\":\"page\",\"vms\":[],\"more\":false}\n",
             "{\"answer\":\"record\",\"epoch\":0,\"holder\":null,\"backup\":null,\"acknowledged\":false}\n"
         ]

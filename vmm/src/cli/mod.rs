@@ -303,6 +303,21 @@ mod tests {
     }
 
     #[test]
+    fn a_backup_that_is_told_no_primary_is_idle() {
+        let line = "ftvm backup --kernel k --disk-server d:7420";
+        let parse = |more: &str| Cli::try_parse_from(format!("{line} {more}").split_whitespace());
+        let Ok(Cli {
+            command: Command::Backup(args),
+        }) = parse("")
+        else {
+            panic!("another command, or none");
+        };
+        assert!(args.connect.is_none() && args.listen.is_none());
+        assert!(parse("--connect-timeout 5").is_err(), "to connect where?");
+        assert!(parse("--connect-timeout 5 --connect 10.0.0.1:7421").is_ok());
+    }
+
+    #[test]
     fn only_a_build_for_sabotage_can_be_told_to_break_itself() {
         let cli = Cli::command();
         for (command, option) in [

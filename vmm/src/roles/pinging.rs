@@ -193,3 +193,71 @@ fn ping_until_dropped(shared: &Weak<Shared>, arbiter: &Arbiter) {
         thread::sleep(PING_INTERVAL);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use disk_server::views::HostRecord;
+
+    use super::*;
+    use crate::events::Events;
+    use crate::roles::sessions::tests::session;
+    use crate::roles::tenure::tests::{primary, wait_until};
+    use crate::sources::Lanes;
+
+    /// With a real disk server: an idle host is proposed while the guest is alone, and not once a backup is
+    /// there.
+    #[test]
+    fn an_idle_host_is_proposed_to_a_guest_that_is_alone() {
+        let scene = primary();
+        let (look, events) = (Lanes::default().look, Events::default());
+        let sessions = Sessions::alone(scene.tenure.standing(), look, &events);
+        let config = ArbiterConfig {
+            server: scene.server.address.clone(),
+            force: false,
+        };
+        let needs = Capabilities {
+            memory_mib: 1,
+            processor: Text::cut("a processor"),
+            instructions: 1,
+            paging: Paging::Shadow,
+            exports: BTreeSet::new(),
+        };
+        let wanted = Wanted {
+            address: "0.0.0.0:7421".parse().unwrap(),
+            needs: needs.clone(),
+        };
+        let rights = Rights::new(&config, "db").unwrap();
+        let idle = Pinging::idle(&config, &rights, needs).unwrap();
+        let _member = Pinging::of_member(&config, &scene.rights, &sessions, wanted).unwrap();
+        let proposal = idle.proposal();
+        assert_eq!(proposal.view, scene.epoch);
+        assert_eq!(&proposal.primary, scene.rights.claimant());
+        assert_eq!(proposal.address, "127.0.0.1:7421".parse().unwrap());
+
+        let arbiter = Arbiter::new(config.server, Settings::default());
+        let host = |name: &Rights| -> HostRecord {
+            let hosts = arbiter.list_hosts().unwrap();
+            let found = hosts.into_iter().find(|it| it.host == *name.claimant());
+            found.expect("it pings")
+        };
+        assert!(host(&rights).proposed);
+        idle.decline("the network is down");
+        wait_until("the service hears of that", || {
+            let unfit = host(&rights).unfit;
+            unfit.is_some_and(|unfit| unfit.to_string().contains("the network is down"))
+        });
+
+        let (sender, _receiver) = session(&scene);
+        sessions.offer(sender, false);
+        wait_until("a backup is there", || {
+            let epoch = scene.epoch + 1;
+            let vm = scene.rights.vm().clone();
+            let wants = None;
+            host(&scene.rights).role == Role::Primary { vm, epoch, wants }
+        });
+        assert_eq!(host(&rights).unfit, None);
+        scene.tenure.end();
+    }
+}

@@ -5,10 +5,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use disk_server::views::{MISSED_PINGS, PING_INTERVAL};
+use logging_channel::Settings;
 use logging_channel::receiver::Receiver;
 use logging_channel::session::Listener;
 
-use super::BackupOptions;
 use crate::assembly::Guest;
 use crate::events::{Event, Events};
 use crate::roles::RoleError;
@@ -22,9 +22,9 @@ const PROPOSED: Duration = PING_INTERVAL.saturating_mul(MISSED_PINGS);
 /// A host on its way to be the backup of a guest.
 pub(super) struct Applicant<'a> {
     pub(super) guest: &'a mut Guest,
-    pub(super) options: &'a BackupOptions,
+    pub(super) channel: &'a Settings,
     pub(super) rights: &'a Rights,
-    /// Where it takes backups when it has gone live, if that is open already.
+    /// Where it takes backups when it has gone live. If not told, that is opened when there is a primary.
     pub(super) listener: Option<Listener>,
     /// A hot backup's: it takes the guest's memory.
     pub(super) baseline: Option<Baseline>,
@@ -42,14 +42,14 @@ impl Applicant<'_> {
         }
         // A host without room for it must not begin a session: the primary's guest would lose its backup. A
         // cold one takes it when it needs it.
-        if self.options.channel.keep.is_none() && self.baseline.is_none() {
+        if self.channel.keep.is_none() && self.baseline.is_none() {
             self.baseline = Some(self.guest.baseline()?);
         }
         let receiver = Receiver::connect(
             address,
             (&self.guest.identity, self.rights.claimant().as_str()),
             &self.guest.host_report,
-            &self.options.channel,
+            self.channel,
             Instant::now() + patience,
             &AtomicBool::new(false),
             |title| self.rights.vouch_for(title),
@@ -60,6 +60,7 @@ impl Applicant<'_> {
     /// Waits for a proposal that leads to a session.
     pub(super) fn wait(&mut self, pinging: &Pinging, events: &Events) -> Receiver {
         let vm = self.guest.identity.vm.clone();
+        let told_where = self.listener.is_some();
         log::info!("{vm}: idle, until the disk server proposes this host to a primary");
         loop {
             let proposal = pinging.proposal();
@@ -83,7 +84,7 @@ impl Applicant<'_> {
                 "{vm}: not the backup of {}, and idle again: {error:#}",
                 proposal.primary
             );
-            if self.options.listen.is_none() {
+            if !told_where {
                 // The next primary may be on the way to another network.
                 self.listener = None;
             }

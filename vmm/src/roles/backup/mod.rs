@@ -88,7 +88,7 @@ pub fn run_backup(
     let needs = needs(&guest, vm);
     let mut applicant = Applicant {
         guest: &mut guest,
-        options,
+        channel: &options.channel,
         rights: &rights,
         listener,
         baseline: None,

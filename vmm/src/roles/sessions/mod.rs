@@ -182,7 +182,7 @@ impl Sessions {
     }
 
     /// A backup has come, to join the guest.
-    fn offer(&self, sender: Sender, counts: bool) {
+    pub(super) fn offer(&self, sender: Sender, counts: bool) {
         let session = Session::new(sender, counts);
         self.change(|state| state.offered = Some(session.clone()));
         if let Err(error) = self.attend(session.clone()) {

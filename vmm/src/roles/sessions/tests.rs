@@ -109,6 +109,11 @@ fn outputs_wait_while_it_is_asked_who_goes_on() {
     submit("as well ", None);
     assert_eq!(has(), "before ");
 
+    assert_eq!(
+        sessions.wants_backup(),
+        Some(false),
+        "it is asked who goes on"
+    );
     let server = DiskServer::start_at(address.as_str(), &folder);
     wait_until("it goes on alone", || has() == "before held as well ");
     assert!(!log.is_kept());
@@ -163,9 +168,12 @@ fn a_join_that_is_cut_is_no_loss() {
     let sessions = Sessions::alone(standing.clone(), look, &Events::default());
     let mut log = SessionLog::new(sessions.clone());
     for _ in 0..2 {
+        assert_eq!(sessions.wants_backup(), Some(true));
         let (sender, receiver) = session(&scene);
         sessions.offer(sender.clone(), false);
+        assert_eq!(sessions.wants_backup(), Some(false), "one is there");
         assert!(log.begins() && !log.begins());
+        assert_eq!(sessions.wants_backup(), Some(false), "it joins");
         assert!(log.is_kept() && log.is_replayed() && !log.protects());
         drop(receiver);
         sender.wait_over();
@@ -173,6 +181,7 @@ fn a_join_that_is_cut_is_no_loss() {
         wait_until("it is alone again", alone);
         assert!(!log.is_kept() && !log.protects());
     }
+    assert_eq!(sessions.wants_backup(), Some(true));
     assert_eq!(sessions.epoch(), scene.epoch + 2, "each had one of its own");
     assert_eq!(standing.wait(Duration::ZERO), None, "nothing was asked");
     scene.tenure.end();

@@ -239,6 +239,26 @@ fn only_the_backup_that_has_taken_over_can_claim() {
     assert_eq!(won, Claim::Won { epoch: next + 1 });
 }
 
+/// It slept, and another one took its place: it is told of which view, and never runs.
+#[test]
+fn a_backup_of_an_older_view_is_refused_with_the_number_of_the_present_one() {
+    let scene = primary();
+    let (asleep, epoch) = scene.backup();
+    let (_, present) = scene.backup();
+    let held = (epoch, scene.rights.claimant().clone());
+    let (halt, halted) = halt();
+    let (announce, events) = session();
+    let tenure = Tenure::follow(asleep, held, events, &Events::default(), halt);
+    announce.send(lost()).unwrap();
+    tenure.standing().ready();
+    let reason = halted.recv_timeout(LONG).unwrap();
+    let told = format!("epoch {present} belongs to {}", scene.rights.claimant());
+    assert_eq!(reason, told);
+    let verdict = tenure.standing().wait(LONG);
+    assert_eq!(verdict, Some(Verdict::Lost(told)));
+    assert_eq!(scene.server.record().0, present);
+}
+
 #[test]
 fn a_refused_write_makes_a_host_look_whether_it_was_replaced() {
     let scene = primary();
