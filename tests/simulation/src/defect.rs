@@ -36,13 +36,15 @@ pub enum Defect {
     InFlightForgotten,
     /// What was answered and not flushed is not made again after the disk server's power cut.
     UnflushedForgotten,
+    /// A host that goes live does not know what was answered and not flushed.
+    UnflushedLeftBehind,
     /// A flush is answered before it is done.
     FlushAnsweredEarly,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::OutputBeforeAcknowledgement,
         Self::PermitWithoutLease,
         Self::PermitForARoundTripMore,
@@ -59,6 +61,7 @@ impl Defect {
         Self::FenceLetsAnybodyIn,
         Self::InFlightForgotten,
         Self::UnflushedForgotten,
+        Self::UnflushedLeftBehind,
         Self::FlushAnsweredEarly,
     ];
 

@@ -5,6 +5,7 @@ use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use ftvm_vmm::disk::serving::DiskSettings;
 use logging_channel::Settings;
 use logging_channel::heartbeat::Heartbeat;
 
@@ -65,6 +66,8 @@ pub(crate) struct Env {
     pub(crate) wrong_read: Option<(ProcessId, String)>,
     pub(crate) to_disk_server: Duration,
     pub(crate) slow_replay: Duration,
+    /// How long a request to the disk is tried.
+    pub(crate) disk_timeout: Duration,
     /// The first guest waits for its backup.
     pub(crate) waits_for_backup: bool,
     /// Backups keep the log, and execute it when the primary is lost.
@@ -96,6 +99,10 @@ impl Env {
             wrong_read: None,
             to_disk_server: schedule.to_disk_server,
             slow_replay: Duration::ZERO,
+            disk_timeout: match schedule.seed % 5 {
+                0 => Duration::from_secs(3),
+                _ => DiskSettings::TIMEOUT,
+            },
             // Over a network that is slower than the timeout none ever comes.
             waits_for_backup: schedule.seed % 4 == 3
                 && schedule.heartbeat_timeout > schedule.latency * 4,

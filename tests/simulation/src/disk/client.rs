@@ -8,7 +8,6 @@ use disk_server::arbiter::Claimant;
 use ftvm_vmm::disk::link::LinkSettings;
 use ftvm_vmm::disk::progress::Reached;
 use ftvm_vmm::disk::scheduler::{Command, Effect, Incident, Scheduler};
-use ftvm_vmm::disk::serving::DiskSettings;
 use ftvm_vmm::disk::unflushed::Unflushed;
 use ftvm_vmm::disk::{DiskCompletion, DiskRequest};
 use logging_channel::entry::Lsn;
@@ -57,7 +56,7 @@ impl Client {
         unflushed: Unflushed,
         env: &mut Env,
     ) -> Self {
-        let timeout = DiskSettings::TIMEOUT;
+        let timeout = env.disk_timeout;
         let mut it = Self {
             of,
             host,

@@ -84,8 +84,10 @@ pub(crate) struct GuestDisk {
     done: [u64; SECTORS],
     /// and the last that is stable.
     stable: [u64; SECTORS],
-    /// Writes that may not have been done, or were done and lost.
-    doubtful: BTreeSet<u64>,
+    /// Writes that failed: they may have been done, in part too.
+    failed: BTreeSet<u64>,
+    /// A flush failed: what was asked for up to here, and is not stable, may be lost.
+    lost: u64,
 }
 
 impl GuestDisk {
@@ -137,7 +139,7 @@ impl GuestDisk {
                 for (sector, (found, expects)) in (first..).zip(found.zip(expects)) {
                     // A write that was asked for later, and before this was done, may be done first.
                     let is_later = found > id && found <= self.last;
-                    if found != expects && !is_later && !self.doubtful.contains(&expects) {
+                    if found != expects && !is_later && !self.may_lack(sector, expects) {
                         return Some(format!(
                             "the guest reads back what it did not write: in sector {sector} is \
                              {found}, and {expects} was written last"
@@ -152,7 +154,7 @@ impl GuestDisk {
                 }
             }
             (Open::Write { .. }, Err(_)) => {
-                self.doubtful.insert(id);
+                self.failed.insert(id);
             }
             (Open::Flush { covers }, Ok(_)) => {
                 for (stable, covered) in self.stable.iter_mut().zip(covers) {
@@ -161,9 +163,7 @@ impl GuestDisk {
             }
             // What was written since the last one may be lost.
             (Open::Flush { .. }, Err(_)) => {
-                let lost = self.holds.iter().zip(self.stable);
-                let lost = lost.filter(|(holds, stable)| *holds != stable);
-                self.doubtful.extend(lost.map(|(holds, _)| *holds));
+                self.lost = self.last;
                 self.done = self.stable;
                 // It is told once: others that it has asked for by now say nothing of that.
                 for open in self.open.values_mut() {
@@ -174,6 +174,11 @@ impl GuestDisk {
             }
         }
         None
+    }
+
+    /// Whether it may be that a write is not in a sector.
+    fn may_lack(&self, sector: usize, id: u64) -> bool {
+        self.failed.contains(&id) || id <= self.lost && id != self.stable[sector]
     }
 
     /// The oldest write that a sector may hold whatever happens to the disk.
