@@ -38,13 +38,15 @@ pub enum Defect {
     UnflushedForgotten,
     /// A host that goes live does not know what was answered and not flushed.
     UnflushedLeftBehind,
+    /// What a backup reads itself is not held for it.
+    ReadsNotHeld,
     /// A flush is answered before it is done.
     FlushAnsweredEarly,
 }
 
 impl Defect {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::OutputBeforeAcknowledgement,
         Self::PermitWithoutLease,
         Self::PermitForARoundTripMore,
@@ -62,6 +64,7 @@ impl Defect {
         Self::InFlightForgotten,
         Self::UnflushedForgotten,
         Self::UnflushedLeftBehind,
+        Self::ReadsNotHeld,
         Self::FlushAnsweredEarly,
     ];
 

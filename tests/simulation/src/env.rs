@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -66,6 +67,12 @@ pub(crate) struct Env {
     pub(crate) wrong_read: Option<(ProcessId, String)>,
     pub(crate) to_disk_server: Duration,
     pub(crate) slow_replay: Duration,
+    /// Backups that execute the log read the disk themselves.
+    pub(crate) backup_reads: bool,
+    /// The disk has lost something: what was read there may not be there any more.
+    pub(crate) disk_has_lost: bool,
+    /// What backups have to find there.
+    pub(crate) shared_reads: Vec<(ProcessId, Range<usize>, Vec<u8>)>,
     /// How long a request to the disk is tried.
     pub(crate) disk_timeout: Duration,
     /// The first guest waits for its backup.
@@ -99,6 +106,9 @@ impl Env {
             wrong_read: None,
             to_disk_server: schedule.to_disk_server,
             slow_replay: Duration::ZERO,
+            backup_reads: schedule.seed % 8 < 3,
+            disk_has_lost: false,
+            shared_reads: Vec::new(),
             disk_timeout: match schedule.seed % 5 {
                 0 => Duration::from_secs(3),
                 _ => DiskSettings::TIMEOUT,

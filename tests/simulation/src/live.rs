@@ -36,6 +36,8 @@ pub(crate) struct Runner {
     late: Vec<Permit>,
     inputs: VecDeque<Request>,
     disk: Client,
+    /// The guest's last request to its disk before the session.
+    asked_before: u64,
     pub(crate) session: Option<Session>,
     /// The guest begins with its first backup.
     pub(crate) waits: bool,
@@ -87,6 +89,7 @@ impl Runner {
             late: Vec::new(),
             inputs: VecDeque::new(),
             disk,
+            asked_before: 0,
             session: None,
             waits: false,
             accepted: None,
@@ -227,6 +230,7 @@ impl Runner {
         env.timer(self.of, session.end.look_interval(), Timer::Look(number));
         self.session = Some(session);
         self.live.begin_session();
+        self.asked_before = self.guest.rest.disk.asked().0;
         self.append(Entry::Begin, env);
     }
 

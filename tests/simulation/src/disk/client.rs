@@ -61,7 +61,7 @@ impl Client {
             of,
             host,
             me,
-            scheduler: Scheduler::new(Some(epoch), unflushed, false, timeout),
+            scheduler: Scheduler::new(Some(epoch), unflushed, env.backup_reads, timeout),
             epoch,
             wire: None,
             opens: epoch,
@@ -76,6 +76,12 @@ impl Client {
 
     pub(crate) fn submit(&mut self, request: DiskRequest, commit: Option<Lsn>, env: &mut Env) {
         self.scheduler.submit(request, commit);
+        self.perform(env);
+    }
+
+    /// The completion of a read that is held is in the log: there, if the backup is to read.
+    pub(crate) fn logged(&mut self, id: u64, shared: Option<Lsn>, env: &mut Env) {
+        self.scheduler.logged(id, shared);
         self.perform(env);
     }
 

@@ -2,6 +2,7 @@
 //! own to some sectors, flushes, and reads what it wrote.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use ftvm_vmm::disk::{DiskError, DiskOp, DiskRequest};
 
@@ -43,7 +44,7 @@ impl Content {
 }
 
 /// The sectors that a request is for; all for a flush.
-pub(crate) fn sectors(op: &DiskOp) -> std::ops::Range<usize> {
+pub(crate) fn sectors(op: &DiskOp) -> Range<usize> {
     match op.range() {
         Some((offset, len)) => {
             let first = offset as usize / SECTOR;
@@ -125,6 +126,14 @@ impl GuestDisk {
     pub(crate) fn asked(&self) -> (u64, u64) {
         let first = self.open.keys().next();
         (self.last, first.copied().unwrap_or(self.last + 1))
+    }
+
+    /// The sectors that an open request reads.
+    pub(crate) fn reads(&self, id: u64) -> Option<Range<usize>> {
+        match self.open.get(&id)? {
+            Open::Read { first, expects } => Some(*first..*first + expects.len()),
+            Open::Write { .. } | Open::Flush { .. } => None,
+        }
     }
 
     /// A completion comes. Says what is wrong with what was read.

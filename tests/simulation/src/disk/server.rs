@@ -114,7 +114,7 @@ impl Disk {
         }
         if with_power {
             self.medium.lose_power(&mut env.rng);
-            env.disk_changed = true;
+            (env.disk_changed, env.disk_has_lost) = (true, true);
         }
         let opening = std::mem::take(&mut self.waiters).into_iter();
         let opening = opening.filter_map(|(_, _, waiter)| match waiter {
@@ -255,7 +255,7 @@ impl Disk {
             (DiskOp::Flush, true) => {
                 env.note(|| "disk server: a flush fails, and it ends".into());
                 self.medium.fail_flush(&mut env.rng);
-                env.disk_changed = true;
+                (env.disk_changed, env.disk_has_lost) = (true, true);
                 return true;
             }
             (_, true) => Err(ErrorCode::Io),

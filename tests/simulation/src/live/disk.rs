@@ -5,6 +5,7 @@ use ftvm_vmm::disk::progress::Reached;
 use logging_channel::entry::Lsn;
 
 use super::Runner;
+use crate::defect::Defect;
 use crate::disk::guest::described;
 use crate::disk::wire::Item;
 use crate::env::Env;
@@ -41,7 +42,20 @@ impl Runner {
             let (id, result) = (done.completion.id, done.completion.result);
             let (of, well) = (self.of, result.is_ok());
             env.note(|| format!("{of}: its disk has done {id:#x}: {well}"));
-            self.append(Entry::DiskDone(id, result.clone()), env);
+            let is_held = done.completion.held;
+            match &result {
+                Ok(data) if is_held && id > self.asked_before => {
+                    let lsn = self.append(Entry::DiskShared(id, data.clone()), env);
+                    let until = (!env.has(Defect::ReadsNotHeld)).then_some(lsn);
+                    self.disk.logged(id, until, env);
+                }
+                _ => {
+                    self.append(Entry::DiskDone(id, result.clone()), env);
+                    if is_held {
+                        self.disk.logged(id, None, env);
+                    }
+                }
+            }
             let wrong = self.guest.disk_done(id, &result);
             if let Some(wrong) = wrong.filter(|_| !done.is_excused) {
                 // A host that was replaced reads what another one wrote, and lets nothing out.

@@ -1,13 +1,15 @@
 //! The way to the disk, and what the disk must hold.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use super::World;
-use crate::disk::guest::SECTORS;
+use crate::disk::guest::{Content, SECTORS};
 use crate::disk::wire::Item;
 use crate::event::Event;
 use crate::guest::Guest;
-use crate::process::{Process, Role};
+use crate::message::ProcessId;
+use crate::process::Role;
 
 impl World {
     pub(super) fn check_disk(&mut self) {
@@ -15,9 +17,27 @@ impl World {
         let holder = self.disk_server.record.holder.as_ref();
         let wrong = wrong.filter(|(of, _)| holder == Some(&self.processes[*of].me));
         let wrong = wrong.map(|(of, wrong)| format!("process {of}: {wrong}"));
-        if let Some(what) = wrong.or_else(|| self.disk_lost()) {
+        let shared = std::mem::take(&mut self.env.shared_reads);
+        let shared = shared.into_iter().find_map(|read| self.differs(read));
+        if let Some(what) = wrong.or(shared).or_else(|| self.disk_lost()) {
             self.env.fail(what);
         }
+    }
+
+    /// What is wrong with what a backup reads, which may go on with the guest.
+    fn differs(&self, (of, sectors, data): (ProcessId, Range<usize>, Vec<u8>)) -> Option<String> {
+        let me = &self.processes[of].me;
+        if self.env.disk_has_lost || self.disk_server.record.backup.as_ref() != Some(me) {
+            return None;
+        }
+        let medium = &self.disk_server.disk.medium;
+        let differ = sectors.zip(Content::all_of(&data));
+        let mut differ = differ.filter(|(sector, content)| medium.read(*sector) != *content);
+        let (sector, content) = differ.next()?;
+        Some(format!(
+            "process {of} reads the disk itself, and sector {sector} is not of request {} any more",
+            content.id
+        ))
     }
 
     /// The guest that runs by the disk server's record.
