@@ -36,6 +36,10 @@ pub enum Defect {
     InFlightForgotten,
     /// What was answered and not flushed is not made again after the disk server's power cut.
     UnflushedForgotten,
+    /// A host that goes live does not know what was answered and not flushed.
+    UnflushedLeftBehind,
+    /// What a backup reads itself is not held for it.
+    ReadsNotHeld,
     /// A flush is answered before it is done.
     FlushAnsweredEarly,
     /// The disk server answers before it has written its decision.
@@ -60,7 +64,7 @@ pub enum Defect {
 
 impl Defect {
     /// Those that schedules find. The search has [`VARIANTS`](crate::VARIANTS).
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::OutputBeforeAcknowledgement,
         Self::PermitWithoutLease,
         Self::PermitForARoundTripMore,
@@ -77,6 +81,8 @@ impl Defect {
         Self::FenceLetsAnybodyIn,
         Self::InFlightForgotten,
         Self::UnflushedForgotten,
+        Self::UnflushedLeftBehind,
+        Self::ReadsNotHeld,
         Self::FlushAnsweredEarly,
     ];
 }

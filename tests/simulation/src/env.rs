@@ -2,9 +2,11 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use ftvm_vmm::disk::serving::DiskSettings;
 use logging_channel::Settings;
 use logging_channel::heartbeat::Heartbeat;
 
@@ -67,6 +69,14 @@ pub(crate) struct Env {
     pub(crate) slow_replay: Duration,
     /// Backups come to protect the guest.
     pub(crate) may_protect: bool,
+    /// Backups that execute the log read the disk themselves.
+    pub(crate) backup_reads: bool,
+    /// The disk has lost something: what was read there may not be there any more.
+    pub(crate) disk_has_lost: bool,
+    /// What backups have to find there.
+    pub(crate) shared_reads: Vec<(ProcessId, Range<usize>, Vec<u8>)>,
+    /// How long a request to the disk is tried.
+    pub(crate) disk_timeout: Duration,
     /// The first guest waits for its backup.
     pub(crate) waits_for_backup: bool,
     /// Backups keep the log, and execute it when the primary is lost.
@@ -103,6 +113,13 @@ impl Env {
             wrong_read: None,
             to_disk_server: schedule.to_disk_server,
             slow_replay: Duration::ZERO,
+            backup_reads: schedule.seed % 8 < 3,
+            disk_has_lost: false,
+            shared_reads: Vec::new(),
+            disk_timeout: match schedule.seed % 5 {
+                0 => Duration::from_secs(3),
+                _ => DiskSettings::TIMEOUT,
+            },
             waits_for_backup: schedule.seed % 4 == 3 && may_protect(schedule),
             may_protect: may_protect(schedule),
             cold: schedule.seed % 8 >= 6,

@@ -9,6 +9,8 @@ use crate::clock::DRIFT_PPM;
 
 /// How long a host takes to boot, at most.
 pub(crate) const BOOT: Duration = Duration::from_millis(3300);
+/// What lasts is not made shorter than that.
+const SHORTEST: Duration = Duration::from_millis(10);
 /// Hosts.
 pub(crate) const HOSTS: usize = 3;
 
@@ -60,6 +62,8 @@ pub(crate) enum Fault {
     DiskServerPower(Duration),
     /// So many requests fail that come to the disk within a time.
     DiskError(u32, Duration),
+    /// There is no room for what is written.
+    DiskFull(Duration),
     DiskServerSlow(Duration, Duration),
     DiskServerCut(Who, Way, Duration),
     SlowReplay(Duration, Duration),
@@ -85,10 +89,38 @@ impl Fault {
             | Self::DiskServerDown(time)
             | Self::DiskServerPower(time)
             | Self::DiskError(_, time)
+            | Self::DiskFull(time)
             | Self::DiskServerSlow(_, time)
             | Self::DiskServerCut(_, _, time)
             | Self::SlowReplay(_, time) => time,
         }
+    }
+
+    /// The same for half as long, if it lasts.
+    pub(crate) fn shorter(mut self) -> Option<Self> {
+        match &mut self {
+            Self::KillProcess(_)
+            | Self::KillHost(_)
+            | Self::KillOnlyCopy
+            | Self::Flip
+            | Self::ClockJump(..)
+            | Self::ClockDrift(..) => return None,
+            Self::Freeze(_, time)
+            | Self::Suspend(_, time)
+            | Self::Cut(_, _, time)
+            | Self::CutStreams(_, _, time)
+            | Self::GiveWay(time)
+            | Self::Loss(_, time)
+            | Self::Latency(_, time)
+            | Self::DiskServerDown(time)
+            | Self::DiskServerPower(time)
+            | Self::DiskError(_, time)
+            | Self::DiskFull(time)
+            | Self::DiskServerSlow(_, time)
+            | Self::DiskServerCut(_, _, time)
+            | Self::SlowReplay(_, time) => *time /= 2,
+        }
+        (self.duration() >= SHORTEST).then_some(self)
     }
 
     /// What is tried at every moment of a join.
@@ -191,7 +223,7 @@ fn fault(rng: &mut Rng) -> Fault {
         true => ms(20..900, rng),
         false => ms(500..6000, rng),
     };
-    match rng.u32(..44) {
+    match rng.u32(..45) {
         0..4 => Fault::KillProcess(who),
         4..10 => Fault::KillHost(who),
         10 if rng.u32(..4) == 0 => Fault::KillOnlyCopy,
@@ -207,6 +239,7 @@ fn fault(rng: &mut Rng) -> Fault {
         29 | 30 => Fault::GiveWay(long),
         31 | 32 => Fault::DiskServerPower(long),
         33..36 => Fault::DiskError(rng.u32(1..20), long),
+        44 => Fault::DiskFull(long),
         36 => Fault::Suspend(who, long),
         37 => Fault::ClockJump(who, rng.i64(-5000..5000)),
         38..40 => Fault::ClockDrift(who, rng.i64(-DRIFT_PPM..=DRIFT_PPM)),

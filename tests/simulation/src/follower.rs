@@ -359,8 +359,10 @@ impl Following {
 
     fn execute(&mut self, lsn: Lsn, logged: &Logged, env: &mut Env) {
         let of = self.of;
-        if let Entry::DiskDone(id, result) = &logged.entry {
-            self.followed.completed(*id, result.is_ok());
+        match &logged.entry {
+            Entry::DiskDone(id, result) => self.followed.completed(*id, result.is_ok()),
+            Entry::DiskShared(id, _) => self.followed.completed(*id, true),
+            _ => {}
         }
         if logged.entry == Entry::Begin {
             (self.receives, self.spoiled, self.lacks_state) = (true, false, true);
@@ -390,6 +392,10 @@ impl Following {
             }
             env.note(|| format!("{of}: differs at LSN {lsn}"));
             self.differs(lsn, env);
+        }
+        for (sectors, data) in self.replay.reads.drain(..) {
+            env.shared_reads.push((of, sectors, data));
+            env.disk_changed = true;
         }
         for request in self.replay.asked.drain(..) {
             self.followed.issued(request);

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
 
 use ftvm_vmm::disk::{DiskError, DiskRequest};
 use logging_channel::entry::{DiskOutcome, OutputChannel, OutputMarker, Payload, StatePart};
@@ -59,6 +60,8 @@ pub(crate) enum Entry {
     Change(DiskRequest),
     /// The completion of a request to the disk, or what only the primary knows of it.
     DiskDone(u64, Result<Vec<u8>, DiskError>),
+    /// The same of a read that the backup does itself, which has to find this.
+    DiskShared(u64, Vec<u8>),
     Begin,
     Page(usize, u64),
     /// What is not memory, and pages that were written since they were sent.
@@ -86,6 +89,10 @@ impl Entry {
             Self::DiskDone(id, _) => Payload::DiskDone {
                 id: *id,
                 outcome: DiskOutcome::Done,
+            },
+            Self::DiskShared(id, _) => Payload::DiskDone {
+                id: *id,
+                outcome: DiskOutcome::Shared { crc: 0 },
             },
             Self::Begin => Payload::State(StatePart::Begin(0)),
             Self::Page(..) => Payload::State(StatePart::Pages(Vec::new())),
@@ -286,6 +293,8 @@ pub(crate) struct Replay {
     pub(crate) made: VecDeque<Reply>,
     /// Changes of the disk that the log has to confirm.
     changes: VecDeque<DiskRequest>,
+    /// What it reads from the disk by itself: where, and what it has to find.
+    pub(crate) reads: Vec<(Range<usize>, Vec<u8>)>,
     /// What the guest has asked of its disk.
     pub(crate) asked: Vec<DiskRequest>,
     /// What was received of a transfer.
@@ -308,6 +317,11 @@ impl Replay {
             }
             Entry::Change(request) => return self.changes.pop_front().as_ref() == Some(request),
             Entry::DiskDone(id, result) => drop(self.guest.disk_done(*id, result)),
+            Entry::DiskShared(id, data) => {
+                let sectors = self.guest.rest.disk.reads(*id);
+                self.reads.extend(sectors.map(|it| (it, data.clone())));
+                self.guest.disk_done(*id, &Ok(data.clone()));
+            }
             Entry::Output(reply) => return self.made.pop_front() == Some(*reply),
             Entry::Begin
             | Entry::Page(..)

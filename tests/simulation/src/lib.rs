@@ -1,9 +1,9 @@
 //! A seeded simulator of ftvm's protocol.
 //!
-//! Hosts, a network that delays, loses and cuts, a disk server, clients that count, and an operator who
+//! Hosts, a network that delays, loses and cuts, a disk server, a disk with a cache, clients that count, and an operator who
 //! starts backups, all in virtual time and from one queue of events. What decides is the product's own:
-//! [`ftvm_vmm::protocol`], [`logging_channel::protocol`], and the disk server's
-//! [`decide`](::disk_server::arbiter::decide). What is around it here stands for sockets, threads, the
+//! [`ftvm_vmm::protocol`], [`ftvm_vmm::disk::scheduler`], [`logging_channel::protocol`], and the disk server's
+//! [`decide`](::disk_server::arbiter::decide) and [`Rights`](::disk_server::fence::Rights). What is around it here stands for sockets, threads, the
 //! processor and the guest.
 //!
 //! At every step is checked that
@@ -13,10 +13,12 @@
 //!   was left alone;
 //! - a backup that does not protect the guest never runs it, nor one that differs;
 //! - copies are equal where the log compares them;
+//! - who is not primary writes no disk: nothing of an earlier epoch after a later one was answered;
+//! - whatever power cut may come, the disk keeps what its guest has flushed, and a guest reads what it wrote;
 //! - a guest of which there is a copy answers again, when all faults are over.
 //!
 //! A schedule is drawn from its seed, and is the same every time. One that fails is run again without
-//! one fault after the other, and told with those that it takes.
+//! one fault after the other, and with shorter ones, and told with those that it takes.
 
 mod checks;
 mod clock;
@@ -178,7 +180,7 @@ fn tried(schedule: &Schedule, defect: Option<Defect>) -> Result<Seen, String> {
     }
 }
 
-/// The failure of a schedule, with as few faults as it takes.
+/// The failure of a schedule, with as few faults as it takes, and as short ones.
 fn explained(mut schedule: Schedule, defect: Option<Defect>) -> Failure {
     let mut number = 0;
     while number < schedule.faults.len() {
@@ -188,6 +190,16 @@ fn explained(mut schedule: Schedule, defect: Option<Defect>) -> Failure {
             schedule = without;
         } else {
             number += 1;
+        }
+    }
+    for number in 0..schedule.faults.len() {
+        while let Some(fault) = schedule.faults[number].1.shorter() {
+            let mut shorter = schedule.clone();
+            shorter.faults[number].1 = fault;
+            if tried(&shorter, defect).is_ok() {
+                break;
+            }
+            schedule = shorter;
         }
     }
     let mut world = World::new(&schedule, defect, true);

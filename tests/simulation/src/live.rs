@@ -1,10 +1,10 @@
 //! A process that runs the guest.
 
+mod disk;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use ftvm_vmm::disk::DiskRequest;
-use ftvm_vmm::disk::progress::Reached;
 use ftvm_vmm::protocol::live::{AtExit, Live, Lost};
 use ftvm_vmm::protocol::outputs::HeldOutputs;
 use logging_channel::LossReason;
@@ -15,8 +15,6 @@ use logging_channel::protocol::{Appended, Permit, PrimaryEnd, Pulse};
 
 use crate::defect::Defect;
 use crate::disk::client::Client;
-use crate::disk::guest::described;
-use crate::disk::wire::Item as DiskItem;
 use crate::env::Env;
 use crate::event::Timer;
 use crate::guest::{Entry, Guest, Logged, Renewing, Reply, Request, Transfer};
@@ -38,6 +36,8 @@ pub(crate) struct Runner {
     late: Vec<Permit>,
     inputs: VecDeque<Request>,
     disk: Client,
+    /// The guest's last request to its disk before the session.
+    asked_before: u64,
     pub(crate) session: Option<Session>,
     /// The guest begins with its first backup.
     pub(crate) waits: bool,
@@ -89,17 +89,13 @@ impl Runner {
             late: Vec::new(),
             inputs: VecDeque::new(),
             disk,
+            asked_before: 0,
             session: None,
             waits: false,
             accepted: None,
         };
-        // Nothing that was asked for before has an entry that it waits for.
         if !env.has(Defect::InFlightForgotten) {
-            let unfinished: Vec<_> = it.guest.rest.disk.unfinished().collect();
-            for request in unfinished {
-                env.note(|| format!("{of}: asks its disk again: {}", described(&request)));
-                it.disk.submit(request, None, env);
-            }
+            it.ask_disk_again(env);
         }
         it
     }
@@ -205,68 +201,6 @@ impl Runner {
         told
     }
 
-    // The disk.
-
-    /// The guest asks for something.
-    fn ask_disk(&mut self, request: DiskRequest, env: &mut Env) {
-        let of = self.of;
-        env.note(|| format!("{of}: asks its disk: {}", described(&request)));
-        let commit = request.op.modifies().then(|| {
-            let lsn = self.append(Entry::Change(request.clone()), env);
-            self.flush(env);
-            lsn
-        });
-        self.disk.submit(request, commit, env);
-    }
-
-    /// The guest gets what is done.
-    fn disk_done(&mut self, env: &mut Env) {
-        while let Some(done) = self.disk.done.pop_front() {
-            let (id, result) = (done.completion.id, done.completion.result);
-            let (of, well) = (self.of, result.is_ok());
-            env.note(|| format!("{of}: its disk has done {id:#x}: {well}"));
-            self.append(Entry::DiskDone(id, result.clone()), env);
-            let wrong = self.guest.disk_done(id, &result);
-            if let Some(wrong) = wrong.filter(|_| !done.is_excused) {
-                // A host that was replaced reads what another one wrote, and lets nothing out.
-                env.wrong_read = Some((self.of, wrong));
-            }
-            env.disk_changed = true;
-        }
-    }
-
-    /// The disk hears how far the log has come.
-    pub(crate) fn disk_moves(&mut self, env: &mut Env) {
-        let epoch = Some(self.epoch);
-        let waits = !self.live.is_alone() && !self.live.is_joining();
-        let reached = match self.session.as_ref().filter(|_| waits) {
-            Some(session) => {
-                let base = self.live.base();
-                let of_guest = |lsn: Lsn| Lsn(lsn.0 + base.0);
-                Reached::UpTo {
-                    session: base,
-                    committed: of_guest(session.end.acked()),
-                    executed: (!env.cold).then(|| of_guest(session.end.executed())),
-                    epoch,
-                }
-            }
-            None => Reached::Alone { epoch },
-        };
-        self.disk.reached(reached, env);
-    }
-
-    /// Something comes from the disk server. Whether that makes this host doubt its right.
-    pub(crate) fn hear_disk(&mut self, wire: usize, item: DiskItem, env: &mut Env) -> bool {
-        self.disk.hear(wire, item, env)
-    }
-
-    pub(crate) fn disk_timer(&mut self, timer: Timer, env: &mut Env) {
-        match timer {
-            Timer::DiskConnect(plan) => self.disk.connect_due(plan, env),
-            _ => self.disk.look(env),
-        }
-    }
-
     /// The entry that an output waits for: the last one, where there is nobody to log it for.
     fn output(&mut self, reply: Reply, env: &mut Env) -> Lsn {
         let lost = self.session.as_ref().is_none_or(|session| session.lost);
@@ -304,6 +238,7 @@ impl Runner {
         env.timer(self.of, session.end.look_interval(), Timer::Look(number));
         self.session = Some(session);
         self.live.begin_session();
+        self.asked_before = self.guest.rest.disk.asked().0;
         self.append(Entry::Begin, env);
     }
 

@@ -14,6 +14,7 @@ use logging_channel::handshake::Title;
 use logging_channel::heartbeat::Heartbeat;
 use logging_channel::session::Confirmation;
 
+use crate::defect::Defect;
 use crate::disk::client::Client;
 use crate::disk::wire::Item as DiskItem;
 use crate::env::Env;
@@ -492,7 +493,10 @@ impl Process {
                 for reply in outputs {
                     env.leave(id, self.host, epoch, reply);
                 }
-                let unflushed = following.followed.take();
+                let unflushed = match env.has(Defect::UnflushedLeftBehind) {
+                    true => Unflushed::default(),
+                    false => following.followed.take(),
+                };
                 let me = (id, self.host, self.me.clone());
                 let disk = Client::new(me, epoch, unflushed, env);
                 let runner = Runner::new((id, self.host), epoch, guest, disk, env);

@@ -1,6 +1,7 @@
 //! Everything together: hosts and their processes, the disk server, clients, an operator, and faults.
 
 mod chosen;
+mod disk;
 mod strikes;
 
 use std::time::Duration;
@@ -9,8 +10,6 @@ use disk_server::arbiter::Record;
 use disk_server::views::PING_INTERVAL;
 
 use crate::defect::Defect;
-use crate::disk::guest::SECTORS;
-use crate::disk::wire::Item as DiskItem;
 use crate::disk_server::DiskServer;
 use crate::env::Env;
 use crate::event::Event;
@@ -174,45 +173,6 @@ impl World {
         true
     }
 
-    fn check_disk(&mut self) {
-        let wrong = self.env.wrong_read.take();
-        let holder = self.disk_server.record.holder.as_ref();
-        let wrong = wrong.filter(|(of, _)| holder == Some(&self.processes[*of].me));
-        let wrong = wrong.map(|(of, wrong)| format!("process {of}: {wrong}"));
-        if let Some(what) = wrong.or_else(|| self.disk_lost()) {
-            self.env.fail(what);
-        }
-    }
-
-    /// The guest that runs by the disk server's record.
-    fn guest(&self) -> Option<&Guest> {
-        let holder = self.disk_server.record.holder.as_ref();
-        self.processes
-            .iter()
-            .rev()
-            .find_map(|process| match &process.role {
-                Role::Runs(runner) if process.alive && Some(&process.me) == holder => {
-                    Some(&runner.guest)
-                }
-                _ => None,
-            })
-    }
-
-    /// What the disk has lost that its guest has flushed, or would lose with its power.
-    fn disk_lost(&self) -> Option<String> {
-        let disk = &self.guest()?.rest.disk;
-        (0..SECTORS).find_map(|sector| {
-            let stable = disk.stable(sector);
-            let mut may_be = self.disk_server.disk.medium.may_be(sector);
-            let older = may_be.find(|content| content.id < stable)?;
-            Some(format!(
-                "flushed and lost: sector {sector} may be of request {} when the power fails, and \
-                 {stable} is stable for the guest",
-                older.id
-            ))
-        })
-    }
-
     /// A backup has won the guest and not heard of it, or may still win it.
     fn may_come(&self) -> bool {
         self.processes.iter().any(|process| {
@@ -365,55 +325,6 @@ impl World {
         }
         for item in std::mem::take(&mut self.env.network.lines[line].kept[to]) {
             self.packet(line, to, item);
-        }
-    }
-
-    /// Something comes over a connection to the disk.
-    fn disk_packet(&mut self, wire: usize, item: DiskItem) {
-        let it = &self.env.wires[wire];
-        let (of, host, to_server) = (it.of, it.host, item.is_to_server());
-        let is_stuck = self.disk_way_is_stuck(host, to_server);
-        let kept = &mut self.env.wires[wire].way(to_server).kept;
-        if is_stuck || !kept.is_empty() {
-            let first = kept.is_empty();
-            kept.push_back(item);
-            if first {
-                self.plan_disk_again(wire, to_server);
-            }
-        } else if to_server {
-            self.disk_server.hear_disk(wire, item, &mut self.env);
-        } else {
-            let again = Event::Disk {
-                wire,
-                item: item.clone(),
-            };
-            if let Some((process, env)) = self.running(of, again) {
-                process.hear_disk(wire, item, env);
-            }
-        }
-    }
-
-    fn disk_way_is_stuck(&self, host: usize, to_server: bool) -> bool {
-        let cut = self.disk_server.cut[host][usize::from(!to_server)] > 0;
-        cut || self.disk_server.is_off() || !(to_server || self.hosts[host])
-    }
-
-    fn plan_disk_again(&mut self, wire: usize, to_server: bool) {
-        let after = Duration::from_millis(200) + self.env.jitter(Duration::from_millis(600));
-        self.env.after(after, Event::DiskAgain { wire, to_server });
-    }
-
-    fn disk_again(&mut self, wire: usize, to_server: bool) {
-        let it = &mut self.env.wires[wire];
-        if it.is_dead {
-            return;
-        }
-        let host = it.host;
-        if self.disk_way_is_stuck(host, to_server) {
-            return self.plan_disk_again(wire, to_server);
-        }
-        for item in std::mem::take(&mut self.env.wires[wire].way(to_server).kept) {
-            self.disk_packet(wire, item);
         }
     }
 

@@ -26,11 +26,20 @@ fn a_join_may_be_cut_at_every_moment() {
 
 #[test]
 fn what_is_broken_on_purpose_is_found() {
-    let found = |defect| (0..2000).any(|seed| run(seed, Some(defect)).is_err());
+    let found = |defect| {
+        let failure = (0..2000).find_map(|seed| run(seed, Some(defect)).err())?;
+        let schedules = failure.seed() + 1;
+        println!(
+            "{defect:?}: after {schedules} schedules: {}",
+            failure.broken()
+        );
+        Some(())
+    };
     thread::scope(|scope| {
         let searches = Defect::ALL.map(|defect| (defect, scope.spawn(move || found(defect))));
         let missed = searches.into_iter();
-        let missed = missed.filter_map(|(defect, search)| (!search.join().ok()?).then_some(defect));
+        let missed =
+            missed.filter_map(|(defect, search)| (search.join().ok()?.is_none()).then_some(defect));
         assert_eq!(missed.collect::<Vec<_>>(), []);
     });
 }

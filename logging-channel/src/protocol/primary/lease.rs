@@ -6,8 +6,15 @@
 //! entry that it acknowledges, an echo for the heartbeat that it names; when they are *read* says
 //! nothing. A primary that was frozen finds acknowledgements in its socket when it wakes up, and the
 //! outputs that they let out would come from two hosts.
+//!
+//! The two hosts measure that time each with a clock of its own. The lease is as much shorter as those may
+//! go apart ([`DRIFT`]).
 
 use std::time::{Duration, Instant};
+
+/// The part of a time by which the clocks of two hosts differ at most. Each may be off by 500 in a
+/// million, which is what Linux lets NTP slew a clock by.
+const DRIFT: u32 = 1000;
 
 /// Until when outputs may leave.
 #[derive(Debug)]
@@ -20,8 +27,9 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// A lease that is proven `now`, with the heartbeat timeout as its term.
-    pub(super) fn new(term: Duration, now: Instant) -> Self {
+    /// A lease that is proven `now`, for a backup that goes live after a silence of `timeout`.
+    pub(super) fn new(timeout: Duration, now: Instant) -> Self {
+        let term = timeout - timeout / DRIFT;
         Self {
             term,
             proof: now,
@@ -58,16 +66,26 @@ impl Lease {
 mod tests {
     use super::*;
 
-    const TERM: Duration = Duration::from_millis(500);
+    const TIMEOUT: Duration = Duration::from_millis(500);
+    const TERM: Duration = Duration::from_micros(499_500);
 
     fn ms(n: u64) -> Duration {
         Duration::from_millis(n)
     }
 
     #[test]
+    fn it_ends_before_a_backup_goes_live_whose_clock_is_faster() {
+        let start = Instant::now();
+        let lease = Lease::new(TIMEOUT, start);
+        let (slow, fast) = (1.0 - 500e-6, 1.0 + 500e-6);
+        let ends = (lease.end() - start).as_secs_f64() / slow;
+        assert!(ends <= TIMEOUT.as_secs_f64() / fast, "{ends}");
+    }
+
+    #[test]
     fn only_what_was_sent_later_prolongs_it() {
         let start = Instant::now();
-        let mut lease = Lease::new(TERM, start);
+        let mut lease = Lease::new(TIMEOUT, start);
         assert_eq!(lease.end(), start + TERM);
         lease.prove(start + ms(300), start + ms(310));
         lease.prove(start + ms(100), start + ms(320));
@@ -77,7 +95,7 @@ mod tests {
     #[test]
     fn proof_that_comes_too_late_prolongs_nothing() {
         let start = Instant::now();
-        let mut lease = Lease::new(TERM, start);
+        let mut lease = Lease::new(TIMEOUT, start);
         for n in 1..100u32 {
             let sent = start + ms(100) * n;
             lease.prove(sent, sent + TERM + ms(1));

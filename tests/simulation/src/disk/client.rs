@@ -8,7 +8,6 @@ use disk_server::arbiter::Claimant;
 use ftvm_vmm::disk::link::LinkSettings;
 use ftvm_vmm::disk::progress::Reached;
 use ftvm_vmm::disk::scheduler::{Command, Effect, Incident, Scheduler};
-use ftvm_vmm::disk::serving::DiskSettings;
 use ftvm_vmm::disk::unflushed::Unflushed;
 use ftvm_vmm::disk::{DiskCompletion, DiskRequest};
 use logging_channel::entry::Lsn;
@@ -57,12 +56,12 @@ impl Client {
         unflushed: Unflushed,
         env: &mut Env,
     ) -> Self {
-        let timeout = DiskSettings::TIMEOUT;
+        let timeout = env.disk_timeout;
         let mut it = Self {
             of,
             host,
             me,
-            scheduler: Scheduler::new(Some(epoch), unflushed, false, timeout),
+            scheduler: Scheduler::new(Some(epoch), unflushed, env.backup_reads, timeout),
             epoch,
             wire: None,
             opens: epoch,
@@ -77,6 +76,12 @@ impl Client {
 
     pub(crate) fn submit(&mut self, request: DiskRequest, commit: Option<Lsn>, env: &mut Env) {
         self.scheduler.submit(request, commit);
+        self.perform(env);
+    }
+
+    /// The completion of a read that is held is in the log: there, if the backup is to read.
+    pub(crate) fn logged(&mut self, id: u64, shared: Option<Lsn>, env: &mut Env) {
+        self.scheduler.logged(id, shared);
         self.perform(env);
     }
 

@@ -2,6 +2,7 @@
 //! own to some sectors, flushes, and reads what it wrote.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use ftvm_vmm::disk::{DiskError, DiskOp, DiskRequest};
 
@@ -43,7 +44,7 @@ impl Content {
 }
 
 /// The sectors that a request is for; all for a flush.
-pub(crate) fn sectors(op: &DiskOp) -> std::ops::Range<usize> {
+pub(crate) fn sectors(op: &DiskOp) -> Range<usize> {
     match op.range() {
         Some((offset, len)) => {
             let first = offset as usize / SECTOR;
@@ -84,8 +85,10 @@ pub(crate) struct GuestDisk {
     done: [u64; SECTORS],
     /// and the last that is stable.
     stable: [u64; SECTORS],
-    /// Writes that may not have been done, or were done and lost.
-    doubtful: BTreeSet<u64>,
+    /// Writes that failed: they may have been done, in part too.
+    failed: BTreeSet<u64>,
+    /// A flush failed: what was asked for up to here, and is not stable, may be lost.
+    lost: u64,
 }
 
 impl GuestDisk {
@@ -125,6 +128,14 @@ impl GuestDisk {
         (self.last, first.copied().unwrap_or(self.last + 1))
     }
 
+    /// The sectors that an open request reads.
+    pub(crate) fn reads(&self, id: u64) -> Option<Range<usize>> {
+        match self.open.get(&id)? {
+            Open::Read { first, expects } => Some(*first..*first + expects.len()),
+            Open::Write { .. } | Open::Flush { .. } => None,
+        }
+    }
+
     /// A completion comes. Says what is wrong with what was read.
     pub(crate) fn complete(
         &mut self,
@@ -137,7 +148,7 @@ impl GuestDisk {
                 for (sector, (found, expects)) in (first..).zip(found.zip(expects)) {
                     // A write that was asked for later, and before this was done, may be done first.
                     let is_later = found > id && found <= self.last;
-                    if found != expects && !is_later && !self.doubtful.contains(&expects) {
+                    if found != expects && !is_later && !self.may_lack(sector, expects) {
                         return Some(format!(
                             "the guest reads back what it did not write: in sector {sector} is \
                              {found}, and {expects} was written last"
@@ -152,7 +163,7 @@ impl GuestDisk {
                 }
             }
             (Open::Write { .. }, Err(_)) => {
-                self.doubtful.insert(id);
+                self.failed.insert(id);
             }
             (Open::Flush { covers }, Ok(_)) => {
                 for (stable, covered) in self.stable.iter_mut().zip(covers) {
@@ -161,9 +172,7 @@ impl GuestDisk {
             }
             // What was written since the last one may be lost.
             (Open::Flush { .. }, Err(_)) => {
-                let lost = self.holds.iter().zip(self.stable);
-                let lost = lost.filter(|(holds, stable)| *holds != stable);
-                self.doubtful.extend(lost.map(|(holds, _)| *holds));
+                self.lost = self.last;
                 self.done = self.stable;
                 // It is told once: others that it has asked for by now say nothing of that.
                 for open in self.open.values_mut() {
@@ -174,6 +183,11 @@ impl GuestDisk {
             }
         }
         None
+    }
+
+    /// Whether it may be that a write is not in a sector.
+    fn may_lack(&self, sector: usize, id: u64) -> bool {
+        self.failed.contains(&id) || id <= self.lost && id != self.stable[sector]
     }
 
     /// The oldest write that a sector may hold whatever happens to the disk.

@@ -69,6 +69,8 @@ pub(crate) struct Disk {
     waiters: Vec<(Earlier, Duration, Waiter)>,
     /// So many of the next commands fail until then.
     errors: (u32, Duration),
+    /// It is full until then.
+    full: Duration,
     /// Claims that can be answered.
     answers: Vec<(Asked, Told)>,
     /// Connections that the server's machine has forgotten, and their hosts have not.
@@ -95,6 +97,7 @@ impl Disk {
             next: 0,
             waiters: Vec::new(),
             errors: (0, Duration::ZERO),
+            full: Duration::ZERO,
             answers: Vec::new(),
             forgotten: Vec::new(),
             answered: (record.epoch, record.holder.clone()),
@@ -111,7 +114,7 @@ impl Disk {
         }
         if with_power {
             self.medium.lose_power(&mut env.rng);
-            env.disk_changed = true;
+            (env.disk_changed, env.disk_has_lost) = (true, true);
         }
         let opening = std::mem::take(&mut self.waiters).into_iter();
         let opening = opening.filter_map(|(_, _, waiter)| match waiter {
@@ -140,6 +143,11 @@ impl Disk {
     /// So many commands fail, if they come until then.
     pub(crate) fn fail(&mut self, number: u32, until: Duration) {
         self.errors = (number, until);
+    }
+
+    /// There is no room until then.
+    pub(crate) fn fill(&mut self, until: Duration) {
+        self.full = until;
     }
 
     /// Something comes over a connection.
@@ -247,18 +255,19 @@ impl Disk {
             (DiskOp::Flush, true) => {
                 env.note(|| "disk server: a flush fails, and it ends".into());
                 self.medium.fail_flush(&mut env.rng);
-                env.disk_changed = true;
+                (env.disk_changed, env.disk_has_lost) = (true, true);
                 return true;
             }
             (_, true) => Err(ErrorCode::Io),
+            (_, false) if env.now < self.full => Err(ErrorCode::NoSpace),
             (_, false) => Ok(Vec::new()),
         };
         let Some(work) = self.work.remove(&id) else {
             return false;
         };
-        match failed {
-            true => self.write_some(&work, env),
-            false => self.write(&work, usize::MAX, env),
+        match result {
+            Ok(_) => self.write(&work, usize::MAX, env),
+            Err(_) => self.write_some(&work, env),
         }
         if let Some(entered) = entered {
             self.rights.leave(entered);

@@ -112,6 +112,9 @@ impl World {
             Fault::DiskError(number, time) => {
                 self.disk_server.disk.fail(number, self.env.now + time);
             }
+            Fault::DiskFull(time) => {
+                self.disk_server.disk.fill(self.env.now + time);
+            }
             Fault::Suspend(who, time) => {
                 let Some(host) = self.who(who) else { return };
                 if let Some(id) = self.on(host) {
