@@ -11,7 +11,7 @@ use crate::arbiter::{Claimant, VmName};
 use crate::nbd::ExportName;
 
 /// The most exports that a host tells.
-pub const MAX_EXPORTS: usize = 16;
+pub const MAX_EXPORTS: usize = 8;
 
 /// A host, at regular intervals.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
