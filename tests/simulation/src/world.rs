@@ -1,6 +1,6 @@
 //! Everything together: hosts and their processes, the disk server, clients, an operator, and faults.
 
-mod chosen;
+pub(crate) mod chosen;
 mod strikes;
 
 use std::time::Duration;
@@ -16,8 +16,6 @@ use crate::faults::{Fault, HOSTS, Schedule};
 use crate::guest::{CLIENTS, Reply, Request};
 use crate::message::{Item, ProcessId};
 use crate::process::{Process, Role, claimant};
-
-pub(crate) use chosen::{Standing, Trouble};
 
 /// How soon a client asks again.
 const CLIENT_PATIENCE: Duration = Duration::from_millis(60);

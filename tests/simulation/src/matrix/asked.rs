@@ -1,10 +1,10 @@
-//! What a person would ask about first, which is tried on real hosts too (`cargo xtask demo --matrix`).
+//! What a person would ask about first, which is tried on real hosts too (`cargo xtask matrix`).
 
 use std::time::Duration;
 
 use super::case::Case;
 use crate::place::Place::{self, Backup, Primary, Service};
-use crate::world::Trouble::{self, Crash, Cut, Freeze};
+use crate::world::chosen::Trouble::{self, Crash, Cut, Freeze};
 
 const FROZEN: Duration = Duration::from_secs(5);
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::case::Case;
 use crate::place::Place;
-use crate::world::{Standing, World};
+use crate::world::World;
+use crate::world::chosen::Standing;
 
 /// How often is looked.
 const TICK: Duration = Duration::from_millis(2);

@@ -15,7 +15,7 @@ const LEGEND: usize = 70;
 
 /// Colours, each for times up to its own, and how the legend calls it.
 const COLOURS: [(Duration, &str, &str); 5] = [
-    (Duration::from_millis(150), "#e9eef2", "nothing to notice"),
+    (Duration::from_millis(150), "#e9eef2", "next to nothing"),
     (Duration::from_secs(1), "#a9cfe8", "up to 1 s"),
     (Duration::from_secs(3), "#4f94c8", "up to 3 s"),
     (Duration::from_secs(10), "#f2b84b", "up to 10 s"),
@@ -78,7 +78,7 @@ pub(super) fn draw(cuts: &[(Cut, Outcome)], pairs: &[([Cut; 2], Outcome)]) -> St
         );
     }
     for (number, (_, fill, name)) in COLOURS.into_iter().enumerate() {
-        let (left, top) = (NAMES + number * 118, side + 14);
+        let (left, top) = (NAMES + number * 122, side + 14);
         let _ = writeln!(
             svg,
             "<rect x=\"{left}\" y=\"{top}\" width=\"12\" height=\"12\" fill=\"{fill}\"/>\
