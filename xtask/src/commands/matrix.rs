@@ -72,9 +72,8 @@ fn lines(before: &str, rows: &[Row]) -> String {
     let line = |case: &Case| {
         let new = rows.iter().find(|row| row.name == case.name);
         let new = new.map(|row| format!("{}\t{}", row.name, row.cells().join("\t")));
-        let mut old = before.lines();
-        let old = || old.find(|line| line.split('\t').next() == Some(case.name));
-        new.or_else(|| old().map(str::to_owned))
+        let old = |line: &&str| line.split('\t').next() == Some(case.name);
+        new.or_else(|| before.lines().find(old).map(str::to_owned))
     };
     let lines = Case::ALL.iter().filter_map(line);
     lines.map(|line| line + "\n").collect()

@@ -96,7 +96,7 @@ fn outcomes<K>(cases: impl IntoIterator<Item = (K, Case)>) -> Vec<(K, Outcome)> 
         {
             let mut outcome = Outcome::default();
             for seed in 0..TIMES {
-                outcome.add(seed, measure(case, seed));
+                outcome.add(seed, measure(case, seed, None));
             }
             seen.lock().unwrap_or_else(PoisonError::into_inner)[number] = outcome;
         }

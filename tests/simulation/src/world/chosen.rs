@@ -5,6 +5,7 @@ use std::time::Duration;
 use logging_channel::Settings;
 
 use super::{Operator, World};
+use crate::defect::Defect;
 use crate::env::Env;
 use crate::event::Event;
 use crate::faults::Schedule;
@@ -37,14 +38,14 @@ pub(crate) enum Trouble {
 impl World {
     /// One without faults, and with the product's own timeouts, in which a backup joins at once. Delays are
     /// drawn from the seed.
-    pub(crate) fn calm(seed: u64) -> Self {
+    pub(crate) fn calm(seed: u64, defect: Option<Defect>) -> Self {
         let schedule = Schedule {
             latency: LATENCY,
             to_disk_server: LATENCY,
             heartbeat_timeout: Settings::default().heartbeat_timeout,
             ..Schedule::new(seed * SEEDS).with(Vec::new())
         };
-        let mut world = Self::around(Env::new(&schedule, None, false), Vec::new());
+        let mut world = Self::around(Env::new(&schedule, defect, false), Vec::new());
         world.start_client(0);
         world.start_backup(1, 0);
         world.start_operator(Operator::Waits);
