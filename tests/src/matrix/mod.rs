@@ -152,7 +152,7 @@ impl Matrix {
             if !answering.is_empty() {
                 row.fail("a guest answers of which there is no copy".to_owned());
             }
-            "gone".clone_into(&mut row.finally);
+            "the guest is gone".clone_into(&mut row.finally);
             return Ok(row);
         }
         let recovered = self.recover("the guest's protection after the healing");
