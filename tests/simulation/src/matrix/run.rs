@@ -10,7 +10,7 @@ use super::measure::measure;
 use super::outcome::Outcome;
 
 /// How often each case is run, with other delays each time.
-const TIMES: u64 = 8;
+const TIMES: u64 = 4;
 
 /// What was seen of all cases.
 #[derive(Debug)]
