@@ -69,9 +69,9 @@ impl Matrix {
         }
         let head = [
             "what happens",
-            "no reply for: simulated",
+            "without a reply: simulated",
             "on hosts",
-            "not protected for: simulated",
+            "unprotected: simulated",
             "on hosts",
             "in the end: simulated",
             "on hosts",
@@ -118,8 +118,8 @@ fn full<K: fmt::Display>(what: &str, cases: &[(K, Outcome)]) -> Table {
         what,
         "before the healing",
         "answered",
-        "no reply for",
-        "not protected for",
+        "without a reply",
+        "unprotected",
         "protected, after the healing",
         "in the end",
     ];
@@ -143,7 +143,7 @@ fn full<K: fmt::Display>(what: &str, cases: &[(K, Outcome)]) -> Table {
 /// Two links, each with the other: the worst of all ways, as the time without a reply and that without
 /// protection. Where the two are the same link, it alone is cut.
 fn grid(matrix: &Matrix) -> Table {
-    let mut head = vec!["no reply / not protected".to_owned()];
+    let mut head = vec!["without a reply / unprotected".to_owned()];
     head.extend(LINKS.map(|link| link.to_string()));
     let worst = |one: Link, other: Link| {
         let alone = matrix

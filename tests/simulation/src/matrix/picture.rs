@@ -56,16 +56,16 @@ pub(super) fn draw(cuts: &[(Cut, Outcome)], pairs: &[([Cut; 2], Outcome)]) -> St
     };
     for (cut, outcome) in cuts {
         let at = place(cut);
-        let told = format!("{cut}: no reply for {}", seconds(outcome.silence));
+        let told = format!("{cut}: {} without a reply", seconds(outcome.silence));
         cell(at, at, outcome.silence, told);
     }
     for ([one, other], outcome) in pairs {
         let (first, second) = (place(one), place(other));
         let silence = seconds(outcome.silence);
-        let told = format!("{one}, and {other}: no reply for {silence}");
+        let told = format!("{one}, and {other}: {silence} without a reply");
         cell(first, second, outcome.silence, told);
         let unprotected = seconds(outcome.unprotected);
-        let told = format!("{one}, and {other}: not protected for {unprotected}");
+        let told = format!("{one}, and {other}: {unprotected} unprotected");
         cell(second, first, outcome.unprotected, told);
     }
     for (cut, _) in cuts {
