@@ -52,7 +52,7 @@ impl World {
             world.env.at(*at, Event::Fault(number));
         }
         (0..CLIENTS).for_each(|client| world.start_client(client));
-        world.start_operator(match schedule.seed % 5 {
+        world.start_operator(match schedule.seed / 10 % 5 {
             3 => Operator::Waits,
             4 => Operator::Either,
             _ => Operator::Connects,

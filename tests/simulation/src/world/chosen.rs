@@ -14,8 +14,10 @@ use crate::process::{Process, Role};
 
 /// One way between two hosts of one rack, or to the disk server.
 const LATENCY: Duration = Duration::from_micros(150);
-/// Of this many seeds one has a guest that starts alone, and hot backups.
-const SEEDS: u64 = 8;
+/// A seed of a guest that starts alone, of hot backups and of the usual timeouts; and how far it is to the next
+/// one.
+const SEED: u64 = 8;
+const SEEDS: u64 = 40;
 
 /// Where a guest runs, and where it is protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,7 +45,7 @@ impl World {
             latency: LATENCY,
             to_disk_server: LATENCY,
             heartbeat_timeout: Settings::default().heartbeat_timeout,
-            ..Schedule::new(seed * SEEDS).with(Vec::new())
+            ..Schedule::new(SEED + seed * SEEDS).with(Vec::new())
         };
         let mut world = Self::around(Env::new(&schedule, defect, false), Vec::new());
         world.start_client(0);
