@@ -28,6 +28,9 @@ enum Command {
     Doctor(commands::doctor::Doctor),
     /// Do all that is done at random for a long time: failovers, soak, fuzzing, properties.
     Endure(commands::endure::Endure),
+    /// Go through the cuts and crashes that a person asks about first on real hosts, and write what became
+    /// of the guest into the documentation, beside what the simulator makes of all of them.
+    Matrix(commands::matrix::Matrix),
     /// Install what is missing, build everything, make the images.
     Setup(commands::setup::Setup),
     /// Try the protocol of the hosts in simulated schedules of faults, each of a seed.
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Demo(command) => command.run(),
         Command::Doctor(command) => command.run(),
         Command::Endure(command) => command.run(),
+        Command::Matrix(command) => command.run(),
         Command::Setup(command) => command.run(),
         Command::Simulate(command) => command.run(),
         Command::Test(command) => command.run(),

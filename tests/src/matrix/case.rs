@@ -108,3 +108,19 @@ const fn case(name: &'static str, troubles: &'static [Trouble]) -> Case {
         held: HELD,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::Layout;
+
+    #[test]
+    fn the_simulator_has_the_same_cases() {
+        let page = std::fs::read_to_string(Layout::find().root().join("docs/matrix.md"));
+        let page = page.expect("the page");
+        for case in &Case::ALL {
+            let row = format!("| {} |", case.name);
+            assert!(page.lines().any(|line| line.starts_with(&row)), "{row}");
+        }
+    }
+}

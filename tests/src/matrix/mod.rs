@@ -152,7 +152,7 @@ impl Matrix {
             if !answering.is_empty() {
                 row.fail("a guest answers of which there is no copy".to_owned());
             }
-            "gone".clone_into(&mut row.finally);
+            "the guest is gone".clone_into(&mut row.finally);
             return Ok(row);
         }
         let recovered = self.recover("the guest's protection after the healing");
@@ -239,7 +239,7 @@ impl Matrix {
         Ok(())
     }
 
-    /// Lets time pass, in which backups come where there is room.
+    /// Lets time pass.
     fn pass(&mut self, time: Duration) -> Result<()> {
         let since = Instant::now();
         wait_until("that time passes", LIMIT, || {
@@ -278,23 +278,17 @@ impl Matrix {
         })
     }
 
-    /// Starts a backup on a host that has none, where the guest is alone.
+    /// Starts a backup on every host that has none: it waits until it is proposed.
     fn stand_by(&mut self) -> Result<()> {
-        let parts = self
-            .processes
-            .each_mut()
-            .map(|it| it.as_mut().and_then(Process::part));
-        let alone = (0..HOSTS).find(|host| parts[*host] == Some(Part::Alone));
-        let Some(on) = alone.filter(|_| !parts.contains(&Some(Part::Waits))) else {
-            return Ok(());
-        };
-        let free = (0..HOSTS)
-            .rev()
-            .find(|host| parts[*host].is_none() && !self.struck[*host]);
-        if let Some(host) = free {
-            let [free, on] = [host, on].map(|host| &self.hosts[host]);
-            let side = self.guest.backup(free, on, &self.disk_server)?;
-            self.processes[host] = Some(Process {
+        for host in 0..HOSTS {
+            let process = &mut self.processes[host];
+            if self.struck[host] || process.as_mut().and_then(Process::part).is_some() {
+                continue;
+            }
+            let side = self
+                .guest
+                .idle_backup(&self.hosts[host], &self.disk_server)?;
+            *process = Some(Process {
                 side,
                 is_primary: false,
             });

@@ -73,7 +73,7 @@ impl fmt::Display for Row {
         let [silence, unprotected, finally, lost] = self.cells();
         write!(
             f,
-            "{}: no reply for {silence}, not protected for {unprotected}; before the healing {}, in the end \
+            "{}: without a reply {silence}, unprotected {unprotected}; before the healing: {}; in the end: \
              {finally}; lost: {lost}",
             self.name, self.meanwhile
         )?;

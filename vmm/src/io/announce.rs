@@ -1,6 +1,9 @@
 //! Tells the network where the guest now is: at once, several times over some seconds, and again when
 //! somebody else speaks with its address, which a host does that had it before and does not know yet
 //! that it lost. Switches believe the last who spoke.
+//!
+//! A host that may have lost itself is silent: it would take the guest's clients from the one that runs it, and
+//! both would go on telling the network so.
 
 use std::time::{Duration, Instant};
 
@@ -82,14 +85,21 @@ pub struct Announcer {
 }
 
 impl Announcer {
-    /// Has `announce` called with the announcement of `mac`: now, and from a thread of its own later.
+    /// Has `announce` called with the announcement of `mac` whenever it is due and this host `may`: now,
+    /// and from a thread of its own later.
     #[must_use]
-    pub fn start(mac: [u8; 6], announce: impl Fn(&[u8]) + Send + 'static) -> Self {
+    pub fn start(
+        mac: [u8; 6],
+        may: impl Fn() -> bool + Send + 'static,
+        announce: impl Fn(&[u8]) + Send + 'static,
+    ) -> Self {
         let frame = announcement(mac);
-        announce(&frame);
+        if may() {
+            announce(&frame);
+        }
         let schedule = Schedule::new(Instant::now());
         let (heard, hears) = crossbeam_channel::bounded(1);
-        let again = move || run(schedule, &hears, || announce(&frame));
+        let again = move || run(schedule, &hears, may, || announce(&frame));
         if let Err(error) = threads::start("announce", again) {
             log::warn!("the network is told only once where the guest is: {error}");
         }
@@ -105,7 +115,7 @@ impl Announcer {
     }
 }
 
-fn run(mut schedule: Schedule, hears: &Receiver<()>, announce: impl Fn()) {
+fn run(mut schedule: Schedule, hears: &Receiver<()>, may: impl Fn() -> bool, announce: impl Fn()) {
     let mut told = false;
     loop {
         let heard = match schedule.due() {
@@ -113,18 +123,18 @@ fn run(mut schedule: Schedule, hears: &Receiver<()>, announce: impl Fn()) {
             None => hears.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         match heard {
-            Ok(()) => {
-                schedule.heard();
-                if !told {
-                    told = true;
-                    log::warn!(
-                        "another host speaks with the guest's address: telling the network again \
-                         that the guest is here"
-                    );
-                }
-            }
+            Ok(()) => schedule.heard(),
             Err(RecvTimeoutError::Timeout) => {
-                announce();
+                if may() {
+                    if schedule.heard && !told {
+                        told = true;
+                        log::warn!(
+                            "another host speaks with the guest's address: telling the network again \
+                             that the guest is here"
+                        );
+                    }
+                    announce();
+                }
                 schedule.announced(Instant::now());
             }
             Err(RecvTimeoutError::Disconnected) => return,
@@ -207,9 +217,10 @@ mod tests {
     fn only_the_own_address_from_outside_is_answered() {
         let mac = [0x52, 0x54, 0, 1, 2, 3];
         let (announced, announcements) = crossbeam_channel::unbounded();
-        let announcer = Announcer::start(mac, move |frame: &[u8]| {
+        let announce = move |frame: &[u8]| {
             let _ = announced.send(frame.to_vec());
-        });
+        };
+        let announcer = Announcer::start(mac, || true, announce);
         let limit = ms(60_000);
         assert_eq!(announcements.try_recv(), Ok(announcement(mac)));
         announcer.listen(&[0xff; 60]);
@@ -217,6 +228,35 @@ mod tests {
         assert!(announcer.heard.is_empty());
         announcer.listen(&announcement(mac));
         assert_eq!(announcements.recv_timeout(limit), Ok(announcement(mac)));
+    }
+
+    #[test]
+    fn who_may_not_is_silent_until_it_may() {
+        let mac = [0x52, 0x54, 0, 1, 2, 3];
+        let (asked, questions) = crossbeam_channel::bounded(0);
+        let (answer, answers) = crossbeam_channel::bounded(0);
+        let may = move || asked.send(()).is_ok() && answers.recv() == Ok(true);
+        let (announced, announcements) = crossbeam_channel::unbounded();
+        let start = std::thread::spawn(move || {
+            Announcer::start(mac, may, move |_: &[u8]| {
+                let _ = announced.send(());
+            })
+        });
+        let limit = ms(60_000);
+        let decide = |may| {
+            questions.recv_timeout(limit).expect("it asks");
+            answer.send(may).expect("it waits for the answer");
+        };
+        decide(false);
+        let announcer = start.join().expect("it starts");
+        for _ in ROUNDS.iter().take(2) {
+            announcer.listen(&announcement(mac));
+            decide(false);
+        }
+        assert!(announcements.is_empty());
+        announcer.listen(&announcement(mac));
+        decide(true);
+        assert_eq!(announcements.recv_timeout(limit), Ok(()));
     }
 
     #[test]

@@ -26,10 +26,11 @@ impl Outlet {
         }
     }
 
-    /// Tells the client network that the guest with this address is here from now on.
-    pub fn announce(&self, mac: [u8; 6]) {
+    /// Tells the client network that the guest with this address is here from now on, whenever it is to be
+    /// told and this host `may`.
+    pub fn announce(&self, mac: [u8; 6], may: impl Fn() -> bool + Send + 'static) {
         if let Some(tap) = &self.tap {
-            tap.announce(mac);
+            tap.announce(mac, may);
         }
     }
 

@@ -91,11 +91,11 @@ impl Tap {
         })
     }
 
-    /// Tells the network, from now on, that the guest with this address is here.
-    pub fn announce(&self, mac: [u8; 6]) {
+    /// Tells the network, from now on, that the guest with this address is here, where this host `may`.
+    pub fn announce(&self, mac: [u8; 6], may: impl Fn() -> bool + Send + 'static) {
         let tap = self.clone();
-        self.announcer
-            .get_or_init(|| Announcer::start(mac, move |frame| tap.send(&frame.to_vec().into())));
+        let announce = move |frame: &[u8]| tap.send(&frame.to_vec().into());
+        (self.announcer).get_or_init(|| Announcer::start(mac, may, announce));
     }
 
     /// Sends a frame. A frame that the network does not take is lost, as on a wire.

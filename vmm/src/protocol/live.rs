@@ -13,6 +13,8 @@
 //! session, and while there is no session they are counted and not kept. What is decided while the guest
 //! is alone is decided up to the last entry that there is then, and lets out nothing that comes later.
 
+use std::time::Instant;
+
 use logging_channel::entry::Lsn;
 use logging_channel::sender::Permit;
 
@@ -194,6 +196,19 @@ impl Live {
             .unwrap_or(before)
     }
 
+    /// Whether this host may say where the guest is, which is in no log: it is alone, or by the last
+    /// `session`'s permit it is certain that the backup has not gone live.
+    #[must_use]
+    pub fn may_announce(&self, session: Option<Permit>, now: Instant) -> bool {
+        match self.standing {
+            Standing::Alone | Standing::Joining { .. } => true,
+            Standing::Protected { .. } | Standing::Contesting { .. } => {
+                let until = session.and_then(|permit| permit.until);
+                until.is_some_and(|until| now < until)
+            }
+        }
+    }
+
     /// The guest's entries so far.
     #[must_use]
     pub fn appended(&self) -> Lsn {
@@ -227,7 +242,7 @@ impl Live {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::time::Duration;
 
     use super::*;
 
@@ -236,6 +251,35 @@ mod tests {
             up_to: Lsn(lsn),
             until: Some(Instant::now()),
         })
+    }
+
+    #[test]
+    fn who_may_have_been_replaced_does_not_say_where_the_guest_is() {
+        let now = Instant::now();
+        let lease = |until| {
+            let up_to = Lsn(9);
+            Some(Permit { up_to, until })
+        };
+        let (valid, over) = (lease(Some(now + Duration::from_secs(1))), lease(Some(now)));
+        let mut host = Live::alone(Lsn(0));
+        assert!(host.may_announce(None, now) && host.may_announce(over, now));
+        host.begin_session();
+        assert!(host.may_announce(over, now), "it joins");
+        host.state_sent(Lsn(0));
+        host.at_exit(Lsn(0));
+        host.acknowledged();
+        assert_eq!(host.at_exit(Lsn(0)), AtExit::Protected);
+        for _ in 0..2 {
+            assert!(host.may_announce(valid, now));
+            assert!(!host.may_announce(over, now) && !host.may_announce(None, now));
+            assert_eq!(
+                host.lose_session(),
+                Lost::Backup,
+                "the same when it contests"
+            );
+        }
+        host.go_on_alone();
+        assert!(host.may_announce(over, now));
     }
 
     #[test]

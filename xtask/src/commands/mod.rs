@@ -7,6 +7,7 @@ pub(crate) mod endure;
 pub(crate) mod exec;
 pub(crate) mod host;
 pub(crate) mod images;
+pub(crate) mod matrix;
 pub(crate) mod setup;
 pub(crate) mod simulate;
 pub(crate) mod stop;

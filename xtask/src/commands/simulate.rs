@@ -19,14 +19,21 @@ pub(crate) struct Simulate {
     /// and cuts; then the same with what is broken on purpose.
     #[arg(long, conflicts_with_all = ["schedules", "seed"])]
     search: bool,
+    /// In place of schedules, every cut of one link and of two, and every pair of crashes.
+    #[arg(long, conflicts_with_all = ["schedules", "seed", "search"])]
+    matrix: bool,
+    /// Put the matrix into the documentation too, in this directory.
+    #[arg(long, value_name = "DIRECTORY", requires = "matrix")]
+    write: Option<String>,
 }
 
 impl Simulate {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let layout = Layout::find();
-        let mut command = match self.search {
-            true => simulator(&layout, &["--search".to_owned()]),
-            false => command(&layout, self.schedules, self.seed),
+        let mut command = match self {
+            Self { search: true, .. } => simulator(&layout, &["--search".to_owned()]),
+            Self { matrix: true, .. } => matrix(&layout, self.write.as_deref()),
+            _ => command(&layout, self.schedules, self.seed),
         };
         let status = command.status().context("cannot start cargo")?;
         Ok(match status.success() {
@@ -43,6 +50,14 @@ pub(super) fn command(layout: &Layout, schedules: u64, seed: u64) -> Command {
         layout,
         &["--schedules".into(), schedules, "--seed".into(), seed],
     )
+}
+
+/// Makes the matrix, and puts it into a directory.
+pub(super) fn matrix(layout: &Layout, directory: Option<&str>) -> Command {
+    let write = directory.map(|directory| ["--write".to_owned(), directory.to_owned()]);
+    let arguments = ["--matrix".to_owned()].into_iter();
+    let arguments: Vec<String> = arguments.chain(write.into_iter().flatten()).collect();
+    simulator(layout, &arguments)
 }
 
 /// The simulator: a program of its own, so that nobody else has to build what it simulates.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::place::Place;
-use crate::world::Trouble;
+use crate::world::chosen::Trouble;
 
 /// How long something is wrong: longer than every timeout.
 const HELD: Duration = Duration::from_secs(10);

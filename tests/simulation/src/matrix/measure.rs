@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use super::case::Case;
+use crate::defect::Defect;
 use crate::place::Place;
-use crate::world::{Standing, World};
+use crate::world::World;
+use crate::world::chosen::Standing;
 
 /// How often is looked.
 const TICK: Duration = Duration::from_millis(2);
@@ -48,8 +50,8 @@ struct Watch {
 }
 
 /// Runs a case with delays of a seed.
-pub(super) fn measure(case: &Case, seed: u64) -> Result<Seen, String> {
-    let mut world = World::calm(seed);
+pub(super) fn measure(case: &Case, seed: u64, defect: Option<Defect>) -> Result<Seen, String> {
+    let mut world = World::calm(seed, defect);
     world.run_until(CALM);
     let start = Standing {
         on: Place::Primary,
@@ -219,5 +221,43 @@ impl Watch {
             ));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::chosen::Trouble;
+
+    const PAIR_PARTED: [Trouble; 2] = [
+        Trouble::Cut(Place::Primary, Place::Backup),
+        Trouble::Cut(Place::Backup, Place::Primary),
+    ];
+
+    fn failures(case: &Case, defect: Option<Defect>) -> Vec<String> {
+        let measured = (0..20).map(|seed| measure(case, seed, defect));
+        measured.filter_map(Result::err).collect()
+    }
+
+    #[test]
+    fn two_that_answer_are_found() {
+        let frozen = Case::at_once(vec![Trouble::Freeze(Place::Primary)]);
+        assert_eq!(failures(&frozen, None), Vec::<String>::new());
+        let found = failures(&frozen, Some(Defect::PermitWithoutLease));
+        assert!(
+            found.iter().any(|what| what.starts_with("two run")),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn nobody_goes_on_who_cannot_ask() {
+        let mut case = Case::at_once(PAIR_PARTED.to_vec());
+        for host in [Place::Primary, Place::Backup] {
+            case.troubles.push(Trouble::Cut(host, Place::Service));
+        }
+        let silent = measure(&case, 0, None).expect("nobody could go on");
+        assert!(silent.cut_off && silent.meanwhile.is_none(), "{silent:?}");
+        assert!(silent.silence > case.held, "{silent:?}");
     }
 }

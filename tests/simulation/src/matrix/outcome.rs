@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::measure::Seen;
 use crate::place::Place;
-use crate::world::Standing;
+use crate::world::chosen::Standing;
 
 /// A case, as often as it was run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

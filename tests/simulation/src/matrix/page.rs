@@ -1,9 +1,12 @@
-//! The matrix in the documentation: the parts of a page that are made, between marks.
+//! The matrix for people: in a terminal, and in the parts of a page that are made, between marks.
+
+use std::fmt;
 
 use super::case::{LINKS, Link};
 use super::outcome::{Outcome, seconds};
+use super::picture;
+use super::run::Matrix;
 use super::table::Table;
-use super::{Matrix, full, picture};
 
 /// What real hosts did in a case.
 struct Measured<'a> {
@@ -66,9 +69,9 @@ impl Matrix {
         }
         let head = [
             "what happens",
-            "no reply for: simulated",
+            "without a reply: simulated",
             "on hosts",
-            "not protected for: simulated",
+            "unprotected: simulated",
             "on hosts",
             "in the end: simulated",
             "on hosts",
@@ -97,10 +100,50 @@ impl Matrix {
     }
 }
 
+/// Single cuts and crashes in full, and pairs of cuts in short.
+impl fmt::Display for Matrix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", full("cut", &self.cuts))?;
+        writeln!(f, "{}", grid(self))?;
+        for crashes in &self.crashes {
+            writeln!(f, "{}", full("crash", crashes))?;
+        }
+        write!(f, "{}", self.summary())
+    }
+}
+
+/// All that was seen of some cases.
+fn full<K: fmt::Display>(what: &str, cases: &[(K, Outcome)]) -> Table {
+    let head = [
+        what,
+        "before the healing",
+        "answered",
+        "without a reply",
+        "unprotected",
+        "protected, after the healing",
+        "in the end",
+    ];
+    let row = |(name, outcome): &(K, Outcome)| {
+        vec![
+            name.to_string(),
+            outcome.meanwhile(),
+            outcome.answered(),
+            outcome.silence(),
+            outcome.unprotected(),
+            outcome.again(),
+            outcome.finally(),
+        ]
+    };
+    Table {
+        head: head.map(str::to_owned).to_vec(),
+        rows: cases.iter().map(row).collect(),
+    }
+}
+
 /// Two links, each with the other: the worst of all ways, as the time without a reply and that without
 /// protection. Where the two are the same link, it alone is cut.
-pub(super) fn grid(matrix: &Matrix) -> Table {
-    let mut head = vec!["no reply / not protected".to_owned()];
+fn grid(matrix: &Matrix) -> Table {
+    let mut head = vec!["without a reply / unprotected".to_owned()];
     head.extend(LINKS.map(|link| link.to_string()));
     let worst = |one: Link, other: Link| {
         let alone = matrix

@@ -15,7 +15,7 @@ const LEGEND: usize = 70;
 
 /// Colours, each for times up to its own, and how the legend calls it.
 const COLOURS: [(Duration, &str, &str); 5] = [
-    (Duration::from_millis(150), "#e9eef2", "nothing to notice"),
+    (Duration::from_millis(150), "#e9eef2", "next to nothing"),
     (Duration::from_secs(1), "#a9cfe8", "up to 1 s"),
     (Duration::from_secs(3), "#4f94c8", "up to 3 s"),
     (Duration::from_secs(10), "#f2b84b", "up to 10 s"),
@@ -56,16 +56,16 @@ pub(super) fn draw(cuts: &[(Cut, Outcome)], pairs: &[([Cut; 2], Outcome)]) -> St
     };
     for (cut, outcome) in cuts {
         let at = place(cut);
-        let told = format!("{cut}: no reply for {}", seconds(outcome.silence));
+        let told = format!("{cut}: {} without a reply", seconds(outcome.silence));
         cell(at, at, outcome.silence, told);
     }
     for ([one, other], outcome) in pairs {
         let (first, second) = (place(one), place(other));
         let silence = seconds(outcome.silence);
-        let told = format!("{one}, and {other}: no reply for {silence}");
+        let told = format!("{one}, and {other}: {silence} without a reply");
         cell(first, second, outcome.silence, told);
         let unprotected = seconds(outcome.unprotected);
-        let told = format!("{one}, and {other}: not protected for {unprotected}");
+        let told = format!("{one}, and {other}: {unprotected} unprotected");
         cell(second, first, outcome.unprotected, told);
     }
     for (cut, _) in cuts {
@@ -78,7 +78,7 @@ pub(super) fn draw(cuts: &[(Cut, Outcome)], pairs: &[([Cut; 2], Outcome)]) -> St
         );
     }
     for (number, (_, fill, name)) in COLOURS.into_iter().enumerate() {
-        let (left, top) = (NAMES + number * 118, side + 14);
+        let (left, top) = (NAMES + number * 122, side + 14);
         let _ = writeln!(
             svg,
             "<rect x=\"{left}\" y=\"{top}\" width=\"12\" height=\"12\" fill=\"{fill}\"/>\

@@ -5,6 +5,7 @@ use std::time::Duration;
 use logging_channel::Settings;
 
 use super::{Operator, World};
+use crate::defect::Defect;
 use crate::env::Env;
 use crate::event::Event;
 use crate::faults::Schedule;
@@ -13,8 +14,10 @@ use crate::process::{Process, Role};
 
 /// One way between two hosts of one rack, or to the disk server.
 const LATENCY: Duration = Duration::from_micros(150);
-/// Of this many seeds one has a guest that starts alone, and hot backups.
-const SEEDS: u64 = 8;
+/// A seed of a guest that starts alone, of hot backups and of the usual timeouts; and how far it is to the next
+/// one.
+const SEED: u64 = 8;
+const SEEDS: u64 = 40;
 
 /// Where a guest runs, and where it is protected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,14 +40,14 @@ pub(crate) enum Trouble {
 impl World {
     /// One without faults, and with the product's own timeouts, in which a backup joins at once. Delays are
     /// drawn from the seed.
-    pub(crate) fn calm(seed: u64) -> Self {
+    pub(crate) fn calm(seed: u64, defect: Option<Defect>) -> Self {
         let schedule = Schedule {
             latency: LATENCY,
             to_disk_server: LATENCY,
             heartbeat_timeout: Settings::default().heartbeat_timeout,
-            ..Schedule::new(seed * SEEDS).with(Vec::new())
+            ..Schedule::new(SEED + seed * SEEDS).with(Vec::new())
         };
-        let mut world = Self::around(Env::new(&schedule, None, false), Vec::new());
+        let mut world = Self::around(Env::new(&schedule, defect, false), Vec::new());
         world.start_client(0);
         world.start_backup(1, 0);
         world.start_operator(Operator::Waits);

@@ -70,7 +70,8 @@ impl GoLive {
         });
         let port = disk.clone().map(|disk| Box::new(disk) as Box<dyn DiskPort>);
         self.live.store(true, Ordering::Release);
-        self.outlet.announce(self.mac);
+        let right = sessions.clone();
+        self.outlet.announce(self.mac, move || right.may_announce());
         let again = self.unreleased.take(receiver.released());
         for frame in &again {
             self.outlet.perform(frame);

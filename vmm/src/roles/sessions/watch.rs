@@ -33,6 +33,18 @@ impl Sessions {
     }
 }
 
+impl Sessions {
+    /// Whether this host may say where the guest is; see [`Live::may_announce`].
+    pub(in crate::roles) fn may_announce(&self) -> bool {
+        let state = self.0.state.lock();
+        let permit = state
+            .session
+            .as_ref()
+            .map(|session| session.sender.permit());
+        state.live.may_announce(permit, Instant::now())
+    }
+}
+
 impl CommitWatch for Sessions {
     fn on_commit(&mut self, release: Release) {
         let _ = self.0.release.set(release);
