@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use testbed::pair::{DiskServer, Guest, Side};
 use testbed::workload::Client;
-use testbed::{Exit, Result, Signal, Testbed, wait_until};
+use testbed::{Exit, Host, Result, Signal, Testbed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -54,10 +54,12 @@ fn idle_hosts_become_backups_and_an_old_one_is_refused() -> Result<()> {
     client.goes_on("after the old backup woke up")?;
     assert!(!primary.has_ended() && !primary.told().has("lost"));
 
-    let mut fourth = guest.idle_backup(&c, &service)?;
     a.kill();
     third.wait_for("live", LIMIT)?;
     client.goes_on("of the third backup")?;
+    let refused = one_is_refused_and_idle_again(&guest, &c, &service)?;
+    drop(refused);
+    let mut fourth = guest.idle_backup(&c, &service)?;
     proposed_and_joined(&mut fourth, &mut third)?;
     client.goes_on("protected again")?;
     let gap = client.lost_nothing().longest_gap(lost_at);
@@ -77,4 +79,24 @@ fn proposed_and_joined(idle: &mut Side, primary: &mut Side) -> Result<()> {
         let role = idle.told().event("role").cloned();
         Ok(role.is_some_and(|role| role["epoch"].as_u64() > proposed["view"].as_u64()))
     })
+}
+
+/// An idle host whose guest is another one under the same name: it is proposed, refused, and says why.
+fn one_is_refused_and_idle_again(guest: &Guest, host: &Host, service: &DiskServer) -> Result<Side> {
+    let mut other = guest.clone();
+    other.words.push_str(" another=guest");
+    let mut side = other.idle_backup(host, service)?;
+    side.wait_for_error("and idle again: ", LIMIT)?;
+    let status = ["disk-server", "status", "--server", service.address()];
+    wait_until(
+        "that the disk server tells why it has no backup",
+        LIMIT,
+        || {
+            let told = host.check(&status)?;
+            Ok(told.contains("db wants a backup: no host fits")
+                && told.contains("another guest image"))
+        },
+    )?;
+    assert!(!side.has_ended());
+    Ok(side)
 }

@@ -61,6 +61,7 @@ impl Applicant<'_> {
     pub(super) fn wait(&mut self, pinging: &Pinging, events: &Events) -> Receiver {
         let vm = self.guest.identity.vm.clone();
         let told_where = self.listener.is_some();
+        let mut told = String::new();
         log::info!("{vm}: idle, until the disk server proposes this host to a primary");
         loop {
             let proposal = pinging.proposal();
@@ -80,10 +81,15 @@ impl Applicant<'_> {
                 Ok(receiver) => return receiver,
                 Err(error) => anyhow::Error::new(error),
             };
-            log::warn!(
-                "{vm}: not the backup of {}, and idle again: {error:#}",
+            let failed = format!(
+                "not the backup of {}, and idle again: {error:#}",
                 proposal.primary
             );
+            // Where no other host fits it is proposed again every few seconds.
+            if failed != told {
+                log::warn!("{vm}: {failed}");
+            }
+            told = failed;
             if !told_where {
                 // The next primary may be on the way to another network.
                 self.listener = None;
