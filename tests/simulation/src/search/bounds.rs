@@ -93,7 +93,6 @@ impl Bounds {
         late_answers: true,
         ends: true,
         abandons: 1,
-        crashes: 1,
         ..Self::NONE
     };
 
@@ -112,6 +111,7 @@ impl Bounds {
         hosts: 3,
         requests: 0,
         backups: 2,
+        cuts: 0,
         crashes: 1,
         silences: Some(1),
         ..Self::NONE

@@ -32,7 +32,6 @@ const CALM_ENDS: Bounds = Bounds {
     kills: 0,
     cuts: 0,
     abandons: 0,
-    crashes: 0,
     ..B::ENDS
 };
 
@@ -40,6 +39,12 @@ const CALM_FORCE: Bounds = Bounds {
     kills: 0,
     cuts: 0,
     ..B::FORCE
+};
+
+const ONE_IDLE_HOST: Bounds = Bounds {
+    hosts: 2,
+    backups: 1,
+    ..B::SERVICE
 };
 
 /// All of them.
@@ -83,5 +88,5 @@ pub const VARIANTS: [Variant; 20] = [
     breaks(R::Progress, D::LookOlderThanClaim, CALM_ENDS),
     breaks(R::Progress, D::EndUntold, CALM_ENDS),
     breaks(R::Progress, D::NeverLooks, CALM_FORCE),
-    breaks(R::Advice, D::ProposesMembers, B::SERVICE),
+    breaks(R::Advice, D::ProposesMembers, ONE_IDLE_HOST),
 ];
