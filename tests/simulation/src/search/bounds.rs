@@ -108,9 +108,7 @@ impl Bounds {
     /// Idle hosts, and the view service.
     pub const SERVICE: Self = Self {
         name: "view service",
-        hosts: 3,
         requests: 0,
-        backups: 2,
         cuts: 0,
         crashes: 1,
         silences: Some(1),
@@ -127,11 +125,8 @@ impl Bounds {
     ];
 
     /// Three hosts: a minute.
-    pub const THREE_HOSTS: [Self; 2] = [
-        Self {
-            hosts: 3,
-            ..Self::FAILOVERS
-        },
-        Self::SERVICE,
-    ];
+    pub const THREE_HOSTS: [Self; 1] = [Self {
+        hosts: 3,
+        ..Self::FAILOVERS
+    }];
 }

@@ -252,14 +252,6 @@ impl World {
         }
     }
 
-    /// The answer to its ping is lost.
-    pub(super) fn forget_told(&mut self, run: Run) {
-        let process = self.process_mut(run);
-        if let Some(Role::Idle { told, .. }) = process.map(|it| &mut it.role) {
-            *told = None;
-        }
-    }
-
     /// A backup that waits is not taken.
     pub(super) fn give_up(&mut self, run: Run) {
         if self.service.is_none() {

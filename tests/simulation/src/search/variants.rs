@@ -41,12 +41,6 @@ const CALM_FORCE: Bounds = Bounds {
     ..B::FORCE
 };
 
-const ONE_IDLE_HOST: Bounds = Bounds {
-    hosts: 2,
-    backups: 1,
-    ..B::SERVICE
-};
-
 /// All of them.
 pub const VARIANTS: [Variant; 20] = [
     breaks(R::PrimaryWasMember, D::AnybodyClaims, B::FAILOVERS),
@@ -88,5 +82,5 @@ pub const VARIANTS: [Variant; 20] = [
     breaks(R::Progress, D::LookOlderThanClaim, CALM_ENDS),
     breaks(R::Progress, D::EndUntold, CALM_ENDS),
     breaks(R::Progress, D::NeverLooks, CALM_FORCE),
-    breaks(R::Advice, D::ProposesMembers, ONE_IDLE_HOST),
+    breaks(R::Advice, D::ProposesMembers, B::SERVICE),
 ];
