@@ -115,7 +115,7 @@ impl Bounds {
         ..Self::NONE
     };
 
-    /// Two hosts: seconds.
+    /// Two hosts: some hundred thousand states each.
     pub const TWO_HOSTS: [Self; 5] = [
         Self::FAILOVERS,
         Self::DIFFERENCES,
@@ -124,7 +124,7 @@ impl Bounds {
         Self::FORCE,
     ];
 
-    /// Three hosts: a minute.
+    /// Three hosts: some million states.
     pub const THREE_HOSTS: [Self; 1] = [Self {
         hosts: 3,
         ..Self::FAILOVERS
