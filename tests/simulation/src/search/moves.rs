@@ -62,7 +62,6 @@ impl World {
                     if let Some(told) = told {
                         let run = process.run;
                         next.fault("does what is proposed", run, |w| w.connect(run, told));
-                        next.fault("does not hear a proposal", run, |w| w.forget_told(run));
                     }
                 }
                 Role::Waits { of, .. } => self.waiting(process, *of, &mut next),

@@ -19,9 +19,9 @@ const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Service {
     views: Views,
-    /// All that came since it started.
+    /// The last of each host that was idle. What a primary says of itself is compared with the record.
     came: Vec<Ping>,
-    /// What came to the one before.
+    /// What came to the service before it started anew.
     late: Vec<Ping>,
 }
 
@@ -149,8 +149,10 @@ impl World {
             return;
         };
         let proposal = service.ping(&ping, &record);
-        if keeps {
+        if keeps && matches!(ping.role, Does::Idle { .. }) {
+            service.came.retain(|it| it.host != ping.host);
             service.came.push(ping.clone());
+            service.came.sort_by(|a, b| a.host.cmp(&b.host));
         }
         // It is known now to be newer than those.
         service.late.retain(|it| it.host != ping.host);
@@ -168,8 +170,7 @@ impl World {
 
     fn proposed(&mut self, run: Run, proposal: Proposal) {
         let record = &self.server.record;
-        let me = Some(claimant(run));
-        if record.holder == me || record.acknowledged && record.backup == me {
+        if self.is_member(&claimant(run)) {
             self.fail(Rule::Advice, "a member of the view is proposed");
         } else if record.epoch != proposal.view || record.holder != Some(proposal.primary.clone()) {
             let what = "a host is proposed for a view that is over, or to nobody's primary";
@@ -186,20 +187,21 @@ impl World {
         self.service.iter().flat_map(|it| &it.late)
     }
 
-    /// One comes. Nobody waits for the answer.
+    /// One comes. Its host is told of a proposal when it pings the next time, if it is there.
     pub(super) fn late_ping(&mut self, ping: &Ping) {
         let record = self.advised();
-        if let Some(service) = &mut self.service
-            && service.ping(ping, &record).is_some()
-            && let Some(run) = self.run_of(&ping.host)
-        {
-            // It is told when it pings the next time, if it is there.
-            let record = &self.server.record;
-            let me = Some(claimant(run));
-            if record.holder == me || record.acknowledged && record.backup == me {
-                self.fail(Rule::Advice, "a member of the view is proposed");
-            }
+        let Some(service) = &mut self.service else {
+            return;
+        };
+        if service.ping(ping, &record).is_some() && self.is_member(&ping.host) {
+            self.fail(Rule::Advice, "a member of the view is proposed");
         }
+    }
+
+    fn is_member(&self, host: &Claimant) -> bool {
+        let record = &self.server.record;
+        let is = |member: &Option<Claimant>| member.as_ref() == Some(host);
+        is(&record.holder) || record.acknowledged && is(&record.backup)
     }
 
     fn run_of(&self, host: &Claimant) -> Option<Run> {
@@ -247,14 +249,6 @@ impl World {
                     declined: Some(proposal.view),
                 };
             }
-        }
-    }
-
-    /// The answer to its ping is lost.
-    pub(super) fn forget_told(&mut self, run: Run) {
-        let process = self.process_mut(run);
-        if let Some(Role::Idle { told, .. }) = process.map(|it| &mut it.role) {
-            *told = None;
         }
     }
 

@@ -32,7 +32,6 @@ const CALM_ENDS: Bounds = Bounds {
     kills: 0,
     cuts: 0,
     abandons: 0,
-    crashes: 0,
     ..B::ENDS
 };
 
