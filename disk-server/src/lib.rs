@@ -16,6 +16,7 @@
 //! | [`logging`], [`lossy_writer`] | the log, which nobody can fill; a writer that nobody waits for |
 //! | [`server`] | the process: sockets, connection bounds, start and orderly end |
 //! | [`status`] | what `disk-server status` prints |
+//! | [`views`] | which hosts there are, and which is to be a guest's next backup |
 
 pub mod arbiter;
 mod ending;
@@ -29,3 +30,4 @@ pub mod server;
 pub mod status;
 pub mod storage;
 mod stream;
+pub mod views;

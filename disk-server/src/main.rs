@@ -57,8 +57,8 @@ struct Serve {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List the virtual machines, their epochs and who holds them, and the disks with their clients
-    /// and how many requests were refused
+    /// List the virtual machines, their epochs and who holds them; the hosts, and which of them is to be
+    /// a backup, or why none is; and the disks with their clients and how many requests were refused
     Status {
         /// The disk server to ask
         #[arg(long, value_name = "HOST:PORT")]
@@ -99,6 +99,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             let status = Status {
                 vms: arbiter.list()?,
                 exports: arbiter.list_exports()?,
+                hosts: arbiter.list_hosts()?,
             };
             let text = if json { status.json() } else { status.text() };
             std::io::stdout().write_all(text.as_bytes())?;

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::arbiter::Claimant;
 use crate::arbiter::protocol::{ExportRecord, VmRecord};
+use crate::views::{HostRecord, Role};
 
 /// What a server knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -14,18 +15,54 @@ pub struct Status {
     pub vms: Vec<VmRecord>,
     /// The disks.
     pub exports: Vec<ExportRecord>,
+    /// The hosts that ping.
+    pub hosts: Vec<HostRecord>,
 }
 
 impl Status {
-    /// For people: a table of machines, and one of exports if there are any.
+    /// For people: a table of machines; one of hosts if there are any, and who is to be the backup of
+    /// those machines that want one; and one of exports if there are any.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = machines(&self.vms);
+        if !self.hosts.is_empty() {
+            text.push('\n');
+            text.push_str(&hosts(&self.hosts));
+            for it in &self.vms {
+                text.push_str(&self.wanted(it).unwrap_or_default());
+            }
+        }
         if !self.exports.is_empty() {
             text.push('\n');
             text.push_str(&exports(&self.exports));
         }
         text
+    }
+
+    /// Who is to be the backup of a machine whose primary wants one, or why nobody is.
+    fn wanted(&self, it: &VmRecord) -> Option<String> {
+        let VmRecord { vm, record } = it;
+        let wants = |host: &HostRecord| match &host.role {
+            Role::Primary { epoch, wants, .. } => *epoch == record.epoch && wants.is_some(),
+            _ => false,
+        };
+        let of_vm = || self.hosts.iter().filter(|host| host.role.vm() == vm);
+        let primary = of_vm().find(|host| record.holder.as_ref() == Some(&host.host))?;
+        if !primary.live || !wants(primary) {
+            return None;
+        }
+        let others = || of_vm().filter(|host| host.host != primary.host);
+        let unfit: Vec<String> = others()
+            .filter_map(|host| Some(format!("{} {}", host.host, host.unfit.as_ref()?)))
+            .collect();
+        let fit = others().find(|host| host.unfit.is_none());
+        let who = match (others().find(|host| host.proposed), fit) {
+            (Some(proposed), _) => format!("{} is proposed", proposed.host),
+            (None, Some(fit)) => format!("{} is about to be proposed", fit.host),
+            (None, None) if unfit.is_empty() => "no host is idle".to_owned(),
+            (None, None) => format!("no host fits: {}", unfit.join("; ")),
+        };
+        Some(format!("{vm} wants a backup: {who}\n"))
     }
 
     /// For programs: one JSON object in a line.
@@ -66,6 +103,36 @@ fn machines(records: &[VmRecord]) -> String {
     table
 }
 
+/// MEMORY is what a host has left, in MiB.
+fn hosts(records: &[HostRecord]) -> String {
+    let names = records.iter().map(|r| r.host.as_str().len()).max();
+    let names = names.unwrap_or(0).max(4);
+    let vms = records.iter().map(|r| r.role.vm().as_str().len()).max();
+    let vms = vms.unwrap_or(0).max(2);
+    let mut table = format!(
+        "{:<names$}  STATE  {:<7}  {:<vms$}  {:>8}  {:>8}  PAGING\n",
+        "HOST", "ROLE", "VM", "EPOCH", "MEMORY"
+    );
+    for record in records {
+        let (role, epoch) = match &record.role {
+            Role::Idle { .. } => ("idle", None),
+            Role::Primary { epoch, .. } => ("primary", Some(epoch)),
+            Role::Backup { epoch, .. } => ("backup", Some(epoch)),
+        };
+        let epoch = epoch.map_or_else(|| "-".to_owned(), ToString::to_string);
+        let _ = writeln!(
+            table,
+            "{:<names$}  {:<5}  {role:<7}  {:<vms$}  {epoch:>8}  {:>8}  {}",
+            record.host,
+            if record.live { "live" } else { "dead" },
+            record.role.vm(),
+            record.carries.memory_mib,
+            record.carries.paging,
+        );
+    }
+    table
+}
+
 /// REFUSED is requests, and AWAY connections that were turned away.
 fn exports(records: &[ExportRecord]) -> String {
     let owner = |record: &ExportRecord| match &record.owner {
@@ -99,9 +166,12 @@ fn exports(records: &[ExportRecord]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::arbiter::Record;
     use crate::arbiter::protocol::Owner;
+    use crate::views::{Capabilities, Paging, Text, Unfit, Wanted};
 
     fn record(vm: &str, epoch: u64, holder: &str) -> VmRecord {
         VmRecord {
@@ -138,6 +208,7 @@ mod tests {
         let status = Status {
             vms,
             exports: vec![export, tools],
+            hosts: Vec::new(),
         };
         let expected = "\
 VM            EPOCH  HOLDER   BACKUP
@@ -161,7 +232,91 @@ tools-2026      2147483648  -          -        2       17        1  - (read-onl
         let status = Status {
             vms: Vec::new(),
             exports: Vec::new(),
+            hosts: Vec::new(),
         };
         assert!(status.text().contains("no virtual machine"));
+    }
+
+    fn host(name: &str, memory_mib: u64, role: Role) -> HostRecord {
+        HostRecord {
+            host: name.parse().unwrap(),
+            live: true,
+            carries: capabilities(memory_mib),
+            role,
+            proposed: false,
+            unfit: None,
+        }
+    }
+
+    fn capabilities(memory_mib: u64) -> Capabilities {
+        Capabilities {
+            memory_mib,
+            processor: Text::cut("a processor"),
+            instructions: 1,
+            paging: Paging::Shadow,
+            exports: BTreeSet::new(),
+        }
+    }
+
+    #[test]
+    fn who_is_to_be_a_backup_is_told_or_why_nobody_is() {
+        let db = || "db".parse().unwrap();
+        let wants = Some(Wanted {
+            address: "10.0.0.1:7421".parse().unwrap(),
+            needs: capabilities(1024),
+        });
+        let idle = || Role::Idle {
+            vm: db(),
+            declined: None,
+        };
+        let primary = Role::Primary {
+            vm: db(),
+            epoch: 3,
+            wants,
+        };
+        let mut status = Status {
+            vms: vec![record("db", 3, "a/1")],
+            exports: Vec::new(),
+            hosts: vec![host("a/1", 2048, primary)],
+        };
+        let told = |status: &Status, last: &str| {
+            let text = status.text();
+            assert_eq!(text.lines().last(), Some(last), "{text}");
+        };
+        told(&status, "db wants a backup: no host is idle");
+        status.hosts.push(host("hostb/2", 512, idle()));
+        status.hosts.push(host("c/3", 8192, idle()));
+        told(
+            &status,
+            "db wants a backup: hostb/2 is about to be proposed",
+        );
+        status.hosts[1].unfit = Some(Unfit::Memory {
+            has: 512,
+            needs: 1024,
+        });
+        status.hosts[2].proposed = true;
+        told(&status, "db wants a backup: c/3 is proposed");
+        status.hosts[2] = HostRecord {
+            live: false,
+            unfit: Some(Unfit::Dead),
+            ..host("c/3", 8192, idle())
+        };
+        let expected = "\
+VM     EPOCH  HOLDER  BACKUP
+db         3  a/1     -
+
+HOST     STATE  ROLE     VM     EPOCH    MEMORY  PAGING
+a/1      live   primary  db         3      2048  shadow
+hostb/2  live   idle     db         -       512  shadow
+c/3      dead   idle     db         -      8192  shadow
+db wants a backup: no host fits: hostb/2 has 512 MiB of memory of 1024; c/3 is dead: its pings stay away
+";
+        assert_eq!(status.text(), expected);
+        let json: serde_json::Value = serde_json::from_str(&status.json()).unwrap();
+        assert_eq!(json["hosts"][1]["unfit"]["memory"]["has"], 512);
+        assert_eq!(json["hosts"][0]["role"]["primary"]["epoch"], 3);
+        // It has one now, or is not the primary any more.
+        status.vms[0].record.epoch = 4;
+        assert!(!status.text().contains("wants"), "{}", status.text());
     }
 }

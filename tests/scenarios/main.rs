@@ -43,3 +43,4 @@ mod selftest;
 mod shadow_pages;
 mod stressors;
 mod table;
+mod views;

@@ -35,6 +35,7 @@ pub mod joins;
 mod kept;
 mod layout;
 mod machine;
+pub mod matrix;
 mod namespace_machine;
 mod netns;
 mod network;

@@ -68,7 +68,7 @@ pub enum AssemblyError {
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
     /// The guest cannot be stopped when it makes no exits.
-    #[error("cannot start the thread that watches over the guest")]
+    #[error("cannot handle the signal by which a guest is stopped")]
     Watchdog(#[source] std::io::Error),
     /// The console cannot be connected.
     #[error(transparent)]

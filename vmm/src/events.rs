@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -24,6 +25,17 @@ pub enum Event {
         role: &'static str,
         /// Epoch of the virtual machine.
         epoch: u64,
+    },
+    /// This idle host is proposed as a guest's backup, and connects to its primary.
+    Proposed {
+        /// The guest.
+        vm: String,
+        /// The view that it is to follow.
+        view: u64,
+        /// The primary.
+        primary: String,
+        /// Where that takes backups.
+        address: SocketAddr,
     },
     /// What the other host's doctor found, compared with this one's, before the guest runs.
     PeerReport {

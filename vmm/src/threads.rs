@@ -1,9 +1,17 @@
-//! Threads for one of many sessions: a host may have none to give, and its guest goes on without.
+//! Threads, which a host may have none of to give. A guest goes on without those of one of its many
+//! sessions, and waits for those that it needs wherever it runs.
 
 #[cfg(test)]
 use std::cell::Cell;
 use std::io;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+/// How soon a host that had no thread to give is asked again.
+const AGAIN: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 thread_local! {
@@ -33,4 +41,58 @@ pub(crate) fn start(name: &str, run: impl FnOnce() + Send + 'static) -> io::Resu
         );
         io::Error::new(error.kind(), text)
     })
+}
+
+/// Starts a thread that the guest needs. A host that has won the guest and gives none may be the only one
+/// that has it: it is asked again for as long as it takes.
+pub(crate) fn insist(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    insist_after(name, run, || thread::sleep(AGAIN))
+}
+
+fn insist_after(
+    name: &str,
+    run: impl FnOnce() + Send + 'static,
+    mut pause: impl FnMut(),
+) -> JoinHandle<()> {
+    // What a thread is to run is gone with one that does not start.
+    let run = Arc::new(Mutex::new(Some(run)));
+    let mut told = false;
+    loop {
+        let run = run.clone();
+        let started = start(name, move || {
+            if let Some(run) = { run.lock().take() } {
+                run();
+            }
+        });
+        match started {
+            Ok(thread) => return thread,
+            Err(error) if told => log::debug!("{error}"),
+            Err(error) => log::error!("the guest waits for a thread ({name}): {error}"),
+        }
+        told = true;
+        pause();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_the_guest_needs_is_waited_for() {
+        let (ran, has_run) = crossbeam_channel::bounded(1);
+        LEFT.set(0);
+        let mut pauses = 0;
+        let thread = insist_after(
+            "test",
+            move || ran.send(()).expect("it is waited for"),
+            || {
+                pauses += 1;
+                LEFT.set(u32::from(pauses == 3));
+            },
+        );
+        LEFT.set(u32::MAX);
+        thread.join().expect("it does not panic");
+        assert_eq!((pauses, has_run.recv()), (3, Ok(())));
+    }
 }

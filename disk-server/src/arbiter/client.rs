@@ -16,6 +16,7 @@ use super::decision::{Next, Record};
 use super::lines::CANCEL_POLL;
 use super::names::{Claimant, ServerNumber, VmName};
 use super::protocol::{Request, Response};
+use crate::views::{Ping, Proposal};
 
 /// How patient a client is.
 #[derive(Debug, Clone, Copy)]
@@ -150,8 +151,8 @@ impl Arbiter {
     /// # Errors
     /// See [`CallError`]. The caller can go on, and may tell the user.
     pub fn warm(&self) -> Result<(), CallError> {
-        match self.call(&Request::Ping {}, None)? {
-            Response::Pong {} => Ok(()),
+        match self.call(&Request::Echo {}, None)? {
+            Response::Echo {} => Ok(()),
             other => Err(self.unexpected(&other)),
         }
     }
@@ -185,6 +186,17 @@ impl Arbiter {
         };
         match self.call(&request, None)? {
             Response::Record(record) => Ok(record),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Tells the server of this host: the record of its guest, and what is proposed to it.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn ping(&self, ping: &Ping) -> Result<(Record, Option<Proposal>), CallError> {
+        match self.call(&Request::Ping(ping.clone()), None)? {
+            Response::Pinged { record, proposal } => Ok((record, proposal.map(|it| *it))),
             other => Err(self.unexpected(&other)),
         }
     }

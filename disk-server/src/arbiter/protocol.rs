@@ -3,13 +3,13 @@
 //! ```text
 //!     client                                        server
 //!       | -- connect ------------------------------> |
-//!       | -- {"ftvm":"arbiter","version":2} -------> |   both greet at once, so that a
-//!       | <-- {"ftvm":"arbiter","version":2,       |   request may follow without
+//!       | -- {"ftvm":"arbiter","version":3} -------> |   both greet at once, so that a
+//!       | <-- {"ftvm":"arbiter","version":3,       |   request may follow without
 //!       |      "server":S} ------------------------- |
 //!       | -- {"op":"compare_and_set",...} ---------> |   waiting for the other's greeting
 //!       | <--------------- {"answer":"won",...} ---- |   one answer a request, in order
-//!       | -- {"op":"ping"} ------------------------> |
-//!       | <---------------------{"answer":"pong"} -- |
+//!       | -- {"op":"ping",...} --------------------> |
+//!       | <---------------{"answer":"pinged",...} -- |
 //! ```
 //!
 //! | request | answers |
@@ -20,7 +20,9 @@
 //! | `{"op":"forget","vm":V}` | `{"answer":"forgotten"}`: V has no record any more |
 //! | `{"op":"list","after":V}` (`after` may be left out) | `{"answer":"page","vms":[{"vm":V,"epoch":E,"holder":H,"backup":B,"acknowledged":A},...],"more":M}` |
 //! | `{"op":"list_exports","after":E}` (`after` may be left out) | `{"answer":"exports","exports":[...],"more":M}`, each as [`ExportRecord`] |
-//! | `{"op":"ping"}` | `{"answer":"pong"}` |
+//! | `{"op":"ping","host":C,"number":N,"carries":{...},"role":{...}}`, as [`Ping`] | `{"answer":"pinged","record":{...},"proposal":P}`: the record of the host's guest as above, and a [`Proposal`] or null |
+//! | `{"op":"list_hosts","after":C}` (`after` may be left out) | `{"answer":"hosts","hosts":[...],"more":M}`, each as [`HostRecord`] |
+//! | `{"op":"echo"}` | `{"answer":"echo"}` |
 //! | anything | `{"answer":"error","code":CODE,"message":TEXT}`, and the connection ends |
 //!
 //! S is the server's number, 16 hexadecimal digits: whose clients must be the same on both hosts of a
@@ -34,14 +36,18 @@
 //! was asked. To an operation that the server does not know the answer is `malformed`. An error
 //! whose code the client does not know is no outcome: it asks again.
 
+#[cfg(test)]
+mod tests;
+
 use serde::{Deserialize, Serialize};
 
 use super::decision::{Next, Record};
 use super::names::{Claimant, ServerNumber, VmName};
 use crate::nbd::ExportName;
+use crate::views::{HostRecord, Ping, Proposal};
 
 /// The version that this crate speaks.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// What the greeting's `ftvm` field says.
 pub const SERVICE: &str = "arbiter";
 /// The most bytes of a line, with its newline.
@@ -129,8 +135,16 @@ pub enum Request {
         #[serde(default)]
         after: Option<ExportName>,
     },
+    /// Take note of a host, and tell what is proposed to it.
+    Ping(Ping),
+    /// Tell as many hosts as fit into a line, in the order of names.
+    ListHosts {
+        /// Begin behind this name.
+        #[serde(default)]
+        after: Option<Claimant>,
+    },
     /// Say that you are there.
-    Ping {},
+    Echo {},
 }
 
 /// What a server answers.
@@ -168,8 +182,22 @@ pub enum Response {
         /// Whether there are more behind the last one.
         more: bool,
     },
+    /// The host is noted.
+    Pinged {
+        /// The record of its guest.
+        record: Record,
+        /// What is proposed to it.
+        proposal: Option<Box<Proposal>>,
+    },
+    /// Some hosts.
+    Hosts {
+        /// The hosts.
+        hosts: Vec<HostRecord>,
+        /// Whether there are more behind the last one.
+        more: bool,
+    },
     /// The server is there.
-    Pong {},
+    Echo {},
     /// The server cannot do what was asked, and ends the connection.
     Error {
         /// Which kind of error, for programs.
@@ -224,29 +252,21 @@ pub struct Owner {
     pub runs: bool,
 }
 
-impl Response {
-    /// As many of the exports as fit into a line.
-    pub(crate) fn exports(all: impl Iterator<Item = ExportRecord>) -> Response {
-        // What is around the records has 37 bytes.
-        let mut room = MAX_LINE - 64;
-        let mut exports = Vec::new();
-        for record in all {
-            // With a newline, which stands for the comma.
-            let len = encode(&record).len();
-            if len > room {
-                return Response::Exports {
-                    exports,
-                    more: true,
-                };
-            }
-            room -= len;
-            exports.push(record);
+/// As many of `all` as fit into a line, and whether there are more.
+pub(crate) fn page<T: Serialize>(all: impl Iterator<Item = T>) -> (Vec<T>, bool) {
+    // What is around the records has 37 bytes.
+    let mut room = MAX_LINE - 64;
+    let mut some = Vec::new();
+    for record in all {
+        // With a newline, which stands for the comma.
+        let len = encode(&record).len();
+        if len > room {
+            return (some, true);
         }
-        Response::Exports {
-            exports,
-            more: false,
-        }
+        room -= len;
+        some.push(record);
     }
+    (some, false)
 }
 
 /// The kinds of [`Response::Error`].
@@ -283,187 +303,4 @@ pub(crate) fn encode(message: &impl Serialize) -> Vec<u8> {
     let mut line = serde_json::to_vec(message).unwrap_or_default();
     line.push(b'\n');
     line
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn vm() -> impl Strategy<Value = VmName> {
-        "[!-~]{1,64}".prop_map(|name| name.parse().unwrap())
-    }
-
-    fn claimant() -> impl Strategy<Value = Claimant> {
-        "[!-~]{1,128}".prop_map(|name| name.parse().unwrap())
-    }
-
-    fn next() -> impl Strategy<Value = Next> {
-        prop_oneof![
-            Just(Next::Start),
-            Just(Next::Alone),
-            claimant().prop_map(Next::With),
-            Just(Next::Stopped),
-        ]
-    }
-
-    fn request() -> impl Strategy<Value = Request> {
-        prop_oneof![
-            (vm(), 0..super::super::MAX_EPOCH, claimant(), next()).prop_map(
-                |(vm, expected_epoch, claimant, next)| Request::CompareAndSet {
-                    vm,
-                    expected_epoch,
-                    claimant,
-                    next,
-                }
-            ),
-            (vm(), 0..=super::super::MAX_EPOCH, claimant())
-                .prop_map(|(vm, epoch, holder)| Request::Acknowledge { vm, epoch, holder }),
-            vm().prop_map(|vm| Request::Read { vm }),
-            vm().prop_map(|vm| Request::Forget { vm }),
-            prop::option::of(vm()).prop_map(|after| Request::List { after }),
-            prop::option::of("[A-Za-z0-9._-]{1,64}").prop_map(|after| Request::ListExports {
-                after: after.map(|name| name.parse().unwrap()),
-            }),
-            Just(Request::Ping {}),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn requests_survive_the_wire(request in request()) {
-            let line = encode(&request);
-            prop_assert!(line.len() <= MAX_LINE);
-            prop_assert_eq!(line.iter().filter(|b| **b == b'\n').count(), 1);
-            let back: Request = serde_json::from_slice(&line).unwrap();
-            prop_assert_eq!(back, request);
-        }
-
-        #[test]
-        fn no_line_makes_the_decoder_panic(line in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = serde_json::from_slice::<Request>(&line);
-            let _ = serde_json::from_slice::<Response>(&line);
-            let _ = serde_json::from_slice::<Greeting>(&line);
-        }
-    }
-
-    #[test]
-    fn the_documented_forms_are_the_real_ones() {
-        let request: Request = serde_json::from_str(
-            r#"{"op":"compare_and_set","vm":"db","expected_epoch":4,"claimant":"a/1","next":{"with":"b/2"}}"#,
-        )
-        .unwrap();
-        assert!(matches!(
-            request,
-            Request::CompareAndSet {
-                expected_epoch: 4,
-                next: Next::With(_),
-                ..
-            }
-        ));
-        for ok in [
-            r#"{"op":"list"}"#,
-            r#"{"op":"list","after":"db"}"#,
-            r#"{"op":"list_exports"}"#,
-            r#"{"op":"list_exports","after":"disk"}"#,
-            r#"{"op":"ping"}"#,
-        ] {
-            serde_json::from_str::<Request>(ok).unwrap();
-        }
-        for bad in [
-            r#"{"op":"read","vm":"db","force":true}"#,
-            r#"{"op":"read","vm":"a b"}"#,
-            r#"{"op":"read"}"#,
-            r#"{"op":"ping","x":1}"#,
-            r#"{"op":"compare_and_set","vm":"db","expected_epoch":1,"claimant":"a/1"}"#,
-            r#"{"op":"compare_and_set","vm":"db","expected_epoch":1,"claimant":"a/1","next":"both"}"#,
-            r#"{"op":"compare_and_set","vm":"db","expected_epoch":-1,"claimant":"a/1","next":"alone"}"#,
-            r#"{"op":"compare_and_set","vm":"db","expected_epoch":1.5,"claimant":"a/1","next":"alone"}"#,
-        ] {
-            assert!(serde_json::from_str::<Request>(bad).is_err(), "{bad}");
-        }
-        let lost = Response::Lost {
-            epoch: 0,
-            holder: None,
-        };
-        assert_eq!(
-            encode(&lost),
-            b"{\"answer\":\"lost\",\"epoch\":0,\"holder\":null}\n"
-        );
-        assert_eq!(encode(&Response::Pong {}), b"{\"answer\":\"pong\"}\n");
-        let record = Response::Record(Record {
-            backup: Some("b/2".parse().unwrap()),
-            ..Record::held(4, "a/1".parse().unwrap())
-        });
-        let line = "{\"answer\":\"record\",\"epoch\":4,\"holder\":\"a/1\",\"backup\":\"b/2\",\
-                    \"acknowledged\":false}\n";
-        assert_eq!(String::from_utf8(encode(&record)).unwrap(), line);
-        let later = r#"{"answer":"error","code":"moon_phase","message":"m","more":1}"#;
-        assert!(matches!(
-            serde_json::from_str::<Response>(later).unwrap(),
-            Response::Error {
-                code: ErrorCode::Unknown,
-                ..
-            }
-        ));
-    }
-
-    #[test]
-    fn a_server_says_which_one_it_is_and_a_client_does_not() {
-        let line = encode(&Greeting::of(ServerNumber(0xabc)));
-        let with = "{\"ftvm\":\"arbiter\",\"version\":2,\"server\":\"0000000000000abc\"}\n";
-        assert_eq!(line, with.as_bytes());
-        let without = "{\"ftvm\":\"arbiter\",\"version\":2}\n";
-        assert_eq!(encode(&Greeting::ours()), without.as_bytes());
-        let older: Greeting = serde_json::from_str(without).unwrap();
-        assert_eq!(older, Greeting::ours());
-    }
-
-    #[test]
-    fn a_full_page_fits_into_a_line() {
-        let worst = VmRecord {
-            vm: "\"".repeat(VmName::MAX_LEN).parse().unwrap(),
-            record: Record {
-                backup: Some("\\".repeat(Claimant::MAX_LEN).parse().unwrap()),
-                ..Record::held(
-                    super::super::MAX_EPOCH,
-                    "\\".repeat(Claimant::MAX_LEN).parse().unwrap(),
-                )
-            },
-        };
-        let page = Response::Page {
-            vms: vec![worst; PAGE],
-            more: false,
-        };
-        assert!(encode(&page).len() <= MAX_LINE);
-    }
-
-    #[test]
-    fn a_page_of_exports_fits_into_a_line_and_has_one_at_least() {
-        let record = |path: usize| ExportRecord {
-            name: "x".repeat(ExportName::MAX_LEN).parse().unwrap(),
-            path: Some("\"".repeat(path)),
-            size: u64::MAX,
-            read_only: false,
-            owner: Some(Owner {
-                vm: "\\".repeat(VmName::MAX_LEN).parse().unwrap(),
-                epoch: super::super::MAX_EPOCH,
-                runs: false,
-            }),
-            connections: u64::MAX,
-            refused_requests: u64::MAX,
-            refused_connections: u64::MAX,
-        };
-        // The longest path that is told is of 1024 bytes and an ellipsis.
-        for (path, fit) in [(1027, 1), (0, 6)] {
-            let page = Response::exports(std::iter::repeat_n(record(path), 50));
-            assert!(encode(&page).len() <= MAX_LINE);
-            let Response::Exports { exports, more } = page else {
-                panic!("another answer");
-            };
-            assert!(exports.len() >= fit && more, "{} exports", exports.len());
-        }
-        let all = Response::exports(std::iter::once(record(1027)));
-        assert!(matches!(all, Response::Exports { more: false, .. }));
-    }
 }

@@ -1,21 +1,24 @@
 //! The server's side of one connection.
 
 use std::io::{self, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::decision::{Answer, ClaimRequest, MAX_EPOCH};
 use super::lines::{LineError, Lines, Patience};
 use super::names::{ServerNumber, VmName};
 use super::protocol::{
-    ErrorCode, Greeting, PAGE, Request, Response, SERVICE, VERSION, VmRecord, encode,
+    ErrorCode, Greeting, PAGE, Request, Response, SERVICE, VERSION, VmRecord, encode, page,
 };
 use super::store::StoreError;
 use crate::export::Exports;
-use crate::fence::{Claimed, FencedStore, ForgetError, NotYet, WaitLimit};
+use crate::fence::{AcknowledgeError, Claimed, FencedStore, ForgetError, NotYet, WaitLimit};
 use crate::logging::{Limited, excerpt};
 use crate::stream;
+use crate::views::Views;
 
 /// How patient a session is with its client.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +36,7 @@ pub(crate) struct SessionLimits {
 pub(crate) struct Subject<'a> {
     pub(crate) store: &'a FencedStore,
     pub(crate) exports: &'a Exports,
+    pub(crate) views: &'a Mutex<Views>,
 }
 
 /// Serves one client until it leaves, errs, or is idle for too long.
@@ -64,6 +68,10 @@ fn converse(lines: &mut Lines, subject: Subject<'_>, limits: SessionLimits) -> E
         Ok(()) => {}
         Err(end) => return end,
     }
+    let from = match lines.stream().peer_addr() {
+        Ok(address) => address.ip(),
+        Err(error) => return End::Gone(error),
+    };
     loop {
         let line = match lines.next(Patience {
             idle: limits.idle,
@@ -78,7 +86,7 @@ fn converse(lines: &mut Lines, subject: Subject<'_>, limits: SessionLimits) -> E
             Err(error) => return refused(ErrorCode::Malformed, format!("not a request: {error}")),
         };
         let limit = WaitLimit::with(limits.clearing, lines.stream());
-        let response = match respond(subject, request, limit) {
+        let response = match respond(subject, request, from, limit) {
             Ok(response) => response,
             Err(end) => return end,
         };
@@ -117,8 +125,17 @@ fn greet(lines: &mut Lines, number: ServerNumber, limits: SessionLimits) -> Resu
     Ok(())
 }
 
-fn respond(subject: Subject<'_>, request: Request, limit: WaitLimit<'_>) -> Result<Response, End> {
-    let Subject { store, exports, .. } = subject;
+fn respond(
+    subject: Subject<'_>,
+    request: Request,
+    from: IpAddr,
+    limit: WaitLimit<'_>,
+) -> Result<Response, End> {
+    let Subject {
+        store,
+        exports,
+        views,
+    } = subject;
     Ok(match request {
         Request::CompareAndSet {
             vm,
@@ -134,10 +151,12 @@ fn respond(subject: Subject<'_>, request: Request, limit: WaitLimit<'_>) -> Resu
             claim(store, &vm, &request, limit)?
         }
         Request::Acknowledge { vm, epoch, holder } => {
-            let noted = store.acknowledge(&vm, (epoch, &holder), limit);
-            match noted.map_err(not_stored)? {
+            match store.acknowledge(&vm, (epoch, &holder), limit) {
                 Ok(record) => Response::Record(record),
-                Err(reason) => return Err(not_yet(reason.to_string(), reason)),
+                Err(AcknowledgeError::NotYet(reason)) => {
+                    return Err(not_yet(reason.to_string(), reason));
+                }
+                Err(AcknowledgeError::Store(error)) => return Err(not_stored(error)),
             }
         }
         Request::Forget { vm } => forget(store, &vm, limit)?,
@@ -152,8 +171,23 @@ fn respond(subject: Subject<'_>, request: Request, limit: WaitLimit<'_>) -> Resu
                 .collect();
             Response::Page { vms, more }
         }
-        Request::ListExports { after } => Response::exports(exports.records(after.as_ref())),
-        Request::Ping {} => Response::Pong {},
+        Request::ListExports { after } => {
+            let (exports, more) = page(exports.records(after.as_ref()));
+            Response::Exports { exports, more }
+        }
+        Request::Ping(ping) => {
+            let proposal = views.lock().ping(&ping, from, |vm| store.read(vm));
+            Response::Pinged {
+                record: store.read(ping.role.vm()),
+                proposal: proposal.map(Box::new),
+            }
+        }
+        Request::ListHosts { after } => {
+            let views = views.lock();
+            let (hosts, more) = page(views.hosts(after.as_ref(), |vm| store.read(vm)));
+            Response::Hosts { hosts, more }
+        }
+        Request::Echo {} => Response::Echo {},
     })
 }
 

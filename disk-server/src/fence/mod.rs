@@ -38,7 +38,7 @@ use waiting::{Waiting, wait_until};
 pub use clients::{ClientPermit, Clients, Membership};
 pub use refusal::Refusal;
 pub use rights::{Earlier, Entered, Right, Rights};
-pub use store::{Claimed, FencedStore, ForgetError};
+pub use store::{AcknowledgeError, Claimed, FencedStore, ForgetError};
 pub use waiting::{NotYet, WaitLimit};
 
 /// Who may write to the disks of one virtual machine: its [`Rights`], for threads that write and wait.

@@ -60,6 +60,17 @@ pub enum ForgetError {
     Store(#[from] StoreError),
 }
 
+/// Why it is not noted that a backup has taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum AcknowledgeError {
+    /// The store is not done with what came before.
+    #[error(transparent)]
+    NotYet(#[from] NotYet),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// What a claim came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claimed {
@@ -131,18 +142,15 @@ impl FencedStore {
     /// Notes that the backup of a view has taken over, and tells the record, which is on stable storage.
     ///
     /// # Errors
-    /// See [`EpochStore::acknowledge`], and [`NotYet`].
+    /// See [`AcknowledgeError`].
     pub fn acknowledge(
         &self,
         vm: &VmName,
         (epoch, holder): (u64, &Claimant),
         limit: WaitLimit<'_>,
-    ) -> Result<Result<Record, NotYet>, StoreError> {
-        let _turn = match self.take_turn(limit) {
-            Ok(turn) => turn,
-            Err(reason) => return Ok(Err(reason)),
-        };
-        self.store.acknowledge(vm, epoch, holder).map(Ok)
+    ) -> Result<Record, AcknowledgeError> {
+        let _turn = self.take_turn(limit)?;
+        Ok(self.store.acknowledge(vm, epoch, holder)?)
     }
 
     fn take_turn(&self, limit: WaitLimit<'_>) -> Result<Turn<'_>, NotYet> {

@@ -10,12 +10,16 @@ mod services;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::thread;
+
+use parking_lot::Mutex;
 
 use crate::arbiter::EpochStore;
 use crate::ending::Ending;
 use crate::export::{Export, Exports};
 use crate::fence::FencedStore;
+use crate::views::{PING_INTERVAL, Views};
 use accept::{Listener, Service, accept_until_woken};
 use services::{ArbiterService, NbdService};
 
@@ -39,6 +43,27 @@ fn warn_of_sharing(state: &Path, exports: &[Export]) {
             state.display()
         );
     }
+}
+
+/// The hosts, whose missed pings are counted by a thread of their own: one that does not run, as the rest
+/// of this process, counts none.
+fn counted_views() -> Result<Arc<Mutex<Views>>, StartError> {
+    let views = Arc::default();
+    let counted: Weak<Mutex<Views>> = Arc::downgrade(&views);
+    let count = move || {
+        loop {
+            thread::sleep(PING_INTERVAL);
+            match counted.upgrade() {
+                Some(views) => views.lock().tick(),
+                None => return,
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("views".to_owned())
+        .spawn(count)
+        .map_err(StartError::Setup)?;
+    Ok(views)
 }
 
 /// A server that listens, and does not serve yet.
@@ -85,7 +110,7 @@ impl Server {
         };
         Ok(Server {
             arbiter: Listener::bind(listen, "--listen", limits.connections)?,
-            arbiter_service: ArbiterService::new(store, exports, &limits),
+            arbiter_service: ArbiterService::new(store, exports, counted_views()?, &limits),
             nbd,
             wake,
             stop,

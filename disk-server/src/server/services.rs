@@ -4,18 +4,22 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
+
 use super::accept::Service;
 use super::config::Limits;
 use crate::arbiter::session;
 use crate::export::Exports;
 use crate::fence::FencedStore;
 use crate::nbd::session as nbd;
+use crate::views::Views;
 
-/// Decides about epochs.
+/// Decides about epochs, and proposes backups.
 #[derive(Debug)]
 pub(super) struct ArbiterService {
     store: FencedStore,
     exports: Arc<Exports>,
+    views: Arc<Mutex<Views>>,
     limits: session::SessionLimits,
 }
 
@@ -23,11 +27,13 @@ impl ArbiterService {
     pub(super) fn new(
         store: FencedStore,
         exports: Arc<Exports>,
+        views: Arc<Mutex<Views>>,
         limits: &Limits,
     ) -> ArbiterService {
         ArbiterService {
             store,
             exports,
+            views,
             limits: session::SessionLimits {
                 idle: limits.idle,
                 line: limits.line,
@@ -46,6 +52,7 @@ impl Service for ArbiterService {
         let subject = session::Subject {
             store: &self.store,
             exports: &self.exports,
+            views: &self.views,
         };
         session::serve(stream, subject, self.limits);
     }

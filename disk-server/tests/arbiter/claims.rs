@@ -309,7 +309,7 @@ fn an_error_of_a_later_server_is_no_refusal() {
                 r#"{"answer":"won","epoch":1}"#,
             ] {
                 let (mut stream, _) = server.accept().unwrap();
-                let greeting = r#"{"ftvm":"arbiter","version":2}"#;
+                let greeting = r#"{"ftvm":"arbiter","version":3}"#;
                 writeln!(stream, "{greeting}").unwrap();
                 let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
                 // The client's greeting and its claim.

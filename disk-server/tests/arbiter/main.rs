@@ -4,3 +4,4 @@ mod claims;
 mod process;
 #[path = "../support/mod.rs"]
 mod support;
+mod views;

@@ -11,7 +11,7 @@ pub(crate) struct Checks {
     /// The promise that was broken first.
     pub(crate) broken: Option<String>,
     /// In which epoch the last output left, and from whom.
-    last_out: Option<(u64, ProcessId)>,
+    pub(crate) last_out: Option<(u64, ProcessId)>,
     /// What the guest's life was when it had counted so far, as replies tell.
     lives: BTreeMap<u64, u64>,
     /// Processes whose clocks have stood: no look at a clock tells them that a lease is over.

@@ -1,8 +1,9 @@
-//! The disk server's record: its own decision, and answers that may not come.
+//! The disk server's record and its view service: its own decisions, and answers that may not come.
 
 use std::time::Duration;
 
 use disk_server::arbiter::{Answer, ClaimRequest, Record, acknowledge, decide};
+use disk_server::views::{PING_INTERVAL, Views};
 
 use crate::defect::Defect;
 use crate::disk::server::{Disk, Won};
@@ -11,6 +12,7 @@ use crate::env::Env;
 use crate::event::{End, Event};
 use crate::faults::HOSTS;
 use crate::message::{Asked, Question, Stage, Told};
+use crate::pinger::address;
 
 /// **Decides for whoever asks first.**
 pub(crate) fn to_anybody(record: &Record, request: &ClaimRequest) -> (Answer, Option<Record>) {
@@ -26,6 +28,8 @@ pub(crate) fn to_anybody(record: &Record, request: &ClaimRequest) -> (Answer, Op
 #[derive(Debug)]
 pub(crate) struct DiskServer {
     pub(crate) record: Record,
+    /// Gone with each run.
+    views: Views,
     /// Each run is another one: what an earlier one had in hand is gone with it.
     pub(crate) run: u64,
     pub(crate) down: u32,
@@ -38,10 +42,12 @@ pub(crate) struct DiskServer {
 }
 
 impl DiskServer {
+    /// One that has this record.
     pub(crate) fn new(record: Record) -> Self {
         Self {
             disk: Disk::new(&record),
             record,
+            views: Views::new(),
             run: 0,
             down: 0,
             off: 0,
@@ -50,11 +56,12 @@ impl DiskServer {
         }
     }
 
-    /// Its process is killed, perhaps with its machine's power.
+    /// Its process is killed, perhaps with its machine's power: it comes back with what it has stored only.
     pub(crate) fn crash(&mut self, with_power: bool, env: &mut Env) {
         self.down += 1;
         self.off += u32::from(with_power);
         self.run += 1;
+        self.views = Views::new();
         self.disk.crash(with_power, env);
     }
 
@@ -106,6 +113,14 @@ impl DiskServer {
         }
     }
 
+    /// An interval of the view service is over.
+    pub(crate) fn interval(&mut self, env: &mut Env) {
+        env.after(PING_INTERVAL, Event::Interval);
+        if self.down == 0 {
+            self.views.tick();
+        }
+    }
+
     /// A question has got somewhere.
     pub(crate) fn step(&mut self, asked: Asked, stage: Stage, run: u64, env: &mut Env) {
         if self.down > 0 {
@@ -122,6 +137,11 @@ impl DiskServer {
             }
             Stage::Decided if run == self.run => {
                 let told = match &asked.question {
+                    Question::Ping(ping) => {
+                        let record = |_: &_| self.record.clone();
+                        let proposal = self.views.ping(ping, address(asked.host), record);
+                        Told::Pinged(self.record.clone(), proposal)
+                    }
                     Question::Read => Told::Record(self.record.clone()),
                     Question::Acknowledge { epoch, holder } => {
                         if let Some(new) = acknowledge(&self.record, *epoch, holder) {

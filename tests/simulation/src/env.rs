@@ -75,6 +75,8 @@ pub(crate) struct Env {
     pub(crate) shared_reads: Vec<(ProcessId, Range<usize>, Vec<u8>)>,
     /// How long a request to the disk is tried.
     pub(crate) disk_timeout: Duration,
+    /// Backups come to protect the guest.
+    pub(crate) may_protect: bool,
     /// The first guest waits for its backup.
     pub(crate) waits_for_backup: bool,
     /// Backups keep the log, and execute it when the primary is lost.
@@ -84,6 +86,11 @@ pub(crate) struct Env {
     pub(crate) ended: bool,
     pub(crate) defect: Option<Defect>,
     trace: Option<Vec<String>>,
+}
+
+/// Over a network that is slower than the timeout no backup ever protects a guest.
+fn may_protect(schedule: &Schedule) -> bool {
+    schedule.heartbeat_timeout > schedule.latency * 4
 }
 
 impl Env {
@@ -113,9 +120,8 @@ impl Env {
                 0 => Duration::from_secs(3),
                 _ => DiskSettings::TIMEOUT,
             },
-            // Over a network that is slower than the timeout none ever comes.
-            waits_for_backup: schedule.seed % 4 == 3
-                && schedule.heartbeat_timeout > schedule.latency * 4,
+            waits_for_backup: schedule.seed % 4 == 3 && may_protect(schedule),
+            may_protect: may_protect(schedule),
             cold: schedule.seed % 8 >= 6,
             checks: Checks::default(),
             ended: false,
@@ -251,13 +257,13 @@ impl Env {
     }
 
     /// A reply leaves the host of a process that takes itself for the one of this epoch.
-    pub(crate) fn leave(&mut self, from: ProcessId, epoch: u64, reply: Reply) {
+    pub(crate) fn leave(&mut self, from: ProcessId, host: usize, epoch: u64, reply: Reply) {
         self.note(|| format!("{from}: out in epoch {epoch}: {reply:?}"));
         if let Err(what) = self.checks.leaves(from, epoch, &reply) {
             self.fail(what);
         }
         let after = Duration::from_micros(200) + self.jitter(Duration::from_millis(1));
-        self.after(after, Event::Reply(reply));
+        self.after(after, Event::Reply { host, reply });
     }
 
     /// A promise was broken.

@@ -36,7 +36,11 @@ pub(crate) enum Event {
         host: usize,
         request: Request,
     },
-    Reply(Reply),
+    /// A reply of a host's guest comes to the client.
+    Reply {
+        host: usize,
+        reply: Reply,
+    },
     Client(usize),
     Asked {
         asked: Asked,
@@ -64,6 +68,8 @@ pub(crate) enum Event {
     Over(End),
     Boot(usize),
     Operator,
+    /// The view service counts another interval.
+    Interval,
 }
 
 /// A fault is over.
@@ -113,6 +119,8 @@ pub(crate) enum Timer {
     DiskLook,
     /// The record is to be looked at.
     Record,
-    /// The handshake takes too long.
-    Handshake,
+    /// The handshake over this line takes too long.
+    Handshake(usize),
+    /// A ping is due.
+    Ping,
 }

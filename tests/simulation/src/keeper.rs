@@ -205,6 +205,7 @@ impl Keeper {
                 }
                 Repeat::Lost(claim) => claim,
             },
+            Told::Pinged(..) => return Vec::new(),
             Told::Claim(Answer::Won { epoch }) => Claim::Won { epoch },
             Told::Claim(Answer::Lost { epoch, holder }) => Claim::Lost { epoch, holder },
         };

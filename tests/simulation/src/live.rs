@@ -115,6 +115,14 @@ impl Runner {
         self.live.is_alone() && self.accepted.is_none()
     }
 
+    /// The process that protects the guest.
+    pub(crate) fn protected_by(&self) -> Option<ProcessId> {
+        let session = self.session.as_ref().filter(|session| !session.lost);
+        session
+            .filter(|_| self.live.is_protected())
+            .map(|session| session.peer)
+    }
+
     pub(crate) fn has_session(&self, number: u64) -> bool {
         let session = self.session.as_ref();
         session.is_some_and(|session| session.number == number && !session.lost)
@@ -365,7 +373,7 @@ impl Runner {
     fn release(&mut self, permit: Permit, env: &mut Env) {
         let mut last = None;
         while let Some((lsn, reply)) = self.held.next(permit, env.instant(self.host)) {
-            env.leave(self.of, self.epoch, reply);
+            env.leave(self.of, self.host, self.epoch, reply);
             last = Some(lsn);
         }
         if let (Some(last), Some(session)) = (last, &mut self.session)

@@ -1,5 +1,7 @@
 //! Runs schedules, each of a seed: `cargo xtask simulate`.
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -7,7 +9,7 @@ use std::thread;
 use std::time::Instant;
 
 use clap::Parser;
-use simulation::{Bounds, Defect, Failure, Seen, run, run_moments, search};
+use simulation::{Bounds, Defect, Failure, Matrix, Seen, run, run_moments, search};
 
 /// So many schedules have one beside them in which everything is tried at every moment of two joins.
 const MOMENTS: u64 = 1000;
@@ -27,6 +29,53 @@ struct Simulate {
     /// what is broken on purpose.
     #[arg(long, conflicts_with_all = ["schedules", "seed"])]
     search: bool,
+    /// In place of schedules, every cut of one link and of two, and every pair of crashes.
+    #[arg(long, conflicts_with_all = ["schedules", "seed", "search"])]
+    matrix: bool,
+    /// Put the matrix into this directory too: the page `matrix.md`, with what `matrix/hosts.tsv` has of
+    /// real hosts, and the picture `matrix/cuts.svg`.
+    #[arg(long, value_name = "DIRECTORY", requires = "matrix")]
+    write: Option<PathBuf>,
+}
+
+/// Makes the matrix, and puts it into a directory if there is one.
+fn make_matrix(write: Option<&Path>) -> ExitCode {
+    let start = Instant::now();
+    let matrix = Matrix::run();
+    println!("{matrix}, in {:.1} s", start.elapsed().as_secs_f64());
+    let failures = matrix.failures();
+    for failure in &failures {
+        eprintln!("{failure}");
+    }
+    if let Some(directory) = write
+        && let Err(what) = write_matrix(&matrix, directory)
+    {
+        eprintln!("FAIL: {what}");
+        return ExitCode::FAILURE;
+    }
+    match failures.len() {
+        0 => {
+            println!("PASS");
+            ExitCode::SUCCESS
+        }
+        some => {
+            eprintln!("FAIL: {some}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn write_matrix(matrix: &Matrix, directory: &Path) -> Result<(), String> {
+    let read = |path: &Path| {
+        fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+    };
+    let write = |path: &Path, text: String| {
+        fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+    };
+    let page = directory.join("matrix.md");
+    let hosts = read(&directory.join("matrix/hosts.tsv"))?;
+    write(&page, matrix.fill(&read(&page)?, &hosts)?)?;
+    write(&directory.join("matrix/cuts.svg"), matrix.picture())
 }
 
 /// Looks at everything that can happen within bounds.
@@ -77,9 +126,14 @@ fn main() -> ExitCode {
         schedules,
         seed,
         search,
+        matrix,
+        write,
     } = Simulate::parse();
     if search {
         return search_all();
+    }
+    if matrix {
+        return make_matrix(write.as_deref());
     }
     let start = Instant::now();
     let next = AtomicU64::new(0);

@@ -1,6 +1,7 @@
 //! What processes say to each other and to the disk server.
 
 use disk_server::arbiter::{Answer, ClaimRequest, Claimant, Record};
+use disk_server::views::{Ping, Proposal};
 use logging_channel::control::Control;
 use logging_channel::entry::Lsn;
 use logging_channel::handshake::Title;
@@ -37,6 +38,7 @@ pub(crate) enum Question {
     Read,
     Claim(ClaimRequest),
     Acknowledge { epoch: u64, holder: Claimant },
+    Ping(Box<Ping>),
 }
 
 /// What is answered.
@@ -44,6 +46,8 @@ pub(crate) enum Question {
 pub(crate) enum Told {
     Record(Record),
     Claim(Answer),
+    /// A ping was heard; perhaps something is proposed.
+    Pinged(Record, Option<Proposal>),
 }
 
 /// Where a question is.

@@ -44,6 +44,8 @@ pub(crate) struct Network {
     pub(crate) cut: [[u32; HOSTS]; HOSTS],
     /// Those that take datagrams only.
     pub(crate) stuck: [[u32; HOSTS]; HOSTS],
+    /// Ways of clients that take nothing: to a host, and from it.
+    pub(crate) clients_cut: [[u32; 2]; HOSTS],
 }
 
 impl Network {
@@ -54,6 +56,7 @@ impl Network {
             loss: 0,
             cut: [[0; HOSTS]; HOSTS],
             stuck: [[0; HOSTS]; HOSTS],
+            clients_cut: [[0; 2]; HOSTS],
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use disk_server::arbiter::Claimant;
+use disk_server::views::{self, Proposal};
 use ftvm_vmm::disk::unflushed::Unflushed;
 use ftvm_vmm::protocol::epoch::{Core, Effect, Input};
 use ftvm_vmm::protocol::follower::AtEnd;
@@ -23,6 +24,7 @@ use crate::guest::{Guest, Request};
 use crate::keeper::{Keeper, PATIENCE};
 use crate::live::{self, Runner};
 use crate::message::{Item, ProcessId, Question, Told};
+use crate::pinger::{self, Pinger};
 
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(2);
@@ -41,6 +43,7 @@ pub(crate) struct Process {
     /// What happens meanwhile.
     pub(crate) pending: VecDeque<Event>,
     keeper: Option<Keeper>,
+    pinger: Pinger,
     pub(crate) role: Role,
     /// A backup that this process may take, or the primary that it asked.
     handshake: Option<Handshake>,
@@ -49,7 +52,12 @@ pub(crate) struct Process {
 /// What a process does.
 #[derive(Debug)]
 pub(crate) enum Role {
-    Joining,
+    /// Waits to be a backup.
+    Idle,
+    /// Connects to a primary, because that was proposed, or somebody wants it.
+    Joining {
+        proposed: bool,
+    },
     Follows(Box<Following>),
     Runs(Box<Runner>),
 }
@@ -66,11 +74,13 @@ struct Handshake {
 }
 
 impl Process {
-    fn new(id: ProcessId, host: usize, role: Role) -> Self {
+    fn new(id: ProcessId, host: usize, role: Role, env: &mut Env) -> Self {
+        let me = claimant(id, host);
         Self {
             id,
             host,
-            me: claimant(id, host),
+            pinger: Pinger::new(me.clone(), id, host, env),
+            me,
             alive: true,
             killed: false,
             frozen: 0,
@@ -87,7 +97,7 @@ impl Process {
         let disk = Client::new((id, host, me), epoch, Unflushed::default(), env);
         let mut runner = Runner::new((id, host), epoch, Guest::default(), disk, env);
         runner.waits = env.waits_for_backup;
-        let mut it = Self::new(id, host, Role::Runs(Box::new(runner)));
+        let mut it = Self::new(id, host, Role::Runs(Box::new(runner)), env);
         let core = Core::holding(it.me.clone(), epoch);
         it.keeper = Some(Keeper::new(core, it.me.clone(), id, host, env));
         it
@@ -95,21 +105,73 @@ impl Process {
 
     /// One that wants to join a host's guest, by this line to it.
     pub(crate) fn backup(id: ProcessId, host: usize, line: usize, env: &mut Env) -> Self {
-        let mut it = Self::new(id, host, Role::Joining);
+        let mut it = Self::new(id, host, Role::Joining { proposed: false }, env);
+        it.hello(line, env);
+        it
+    }
+
+    /// One that waits to be a backup.
+    pub(crate) fn idle(id: ProcessId, host: usize, env: &mut Env) -> Self {
+        Self::new(id, host, Role::Idle, env)
+    }
+
+    /// The view service proposes a primary to an idle host.
+    fn try_out(&mut self, proposal: &Proposal, env: &mut Env) {
+        let (primary, of) = pinger::primary(proposal);
+        let (id, view) = (self.id, proposal.view);
+        env.note(|| format!("{id}: joins process {primary}, as was proposed in view {view}"));
+        let line = env.connect([id, primary], [self.host, of]);
+        self.role = Role::Joining { proposed: true };
+        self.hello(line, env);
+    }
+
+    fn hello(&mut self, line: usize, env: &mut Env) {
         env.send(line, 1, Item::Hello);
-        env.timer(id, HANDSHAKE, Timer::Handshake);
+        env.timer(self.id, HANDSHAKE, Timer::Handshake(line));
         let title = Title {
             epoch: 0,
             holder: String::new(),
         };
-        it.handshake = Some(Handshake {
+        self.handshake = Some(Handshake {
             line,
             session: 0,
             title,
             question: None,
             backup: None,
         });
-        it
+    }
+
+    /// No session came about. One that tried what was proposed says so, and waits on.
+    fn not_taken(&mut self, why: &str, env: &mut Env) {
+        match self.role {
+            Role::Joining { proposed: true } => {
+                let id = self.id;
+                env.note(|| format!("{id}: declines: {why}"));
+                self.pinger.decline(why);
+                self.role = Role::Idle;
+            }
+            Role::Joining { proposed: false } => self.exit(why, env),
+            _ => {}
+        }
+    }
+
+    /// What it says of itself to the view service.
+    fn says(&self) -> Option<views::Role> {
+        let vm = pinger::vm();
+        Some(match &self.role {
+            Role::Idle | Role::Joining { proposed: true } => self.pinger.idle(),
+            Role::Joining { proposed: false } => return None,
+            Role::Follows(_) => views::Role::Backup {
+                vm,
+                epoch: self.keeper.as_ref()?.core.epoch(),
+            },
+            Role::Runs(runner) => views::Role::Primary {
+                vm,
+                epoch: runner.epoch,
+                wants: (runner.is_free() && self.handshake.is_none())
+                    .then(|| pinger::wanted(self.host)),
+            },
+        })
     }
 
     /// Whether the guest goes on as long as this process does.
@@ -118,7 +180,7 @@ impl Process {
             && match &self.role {
                 Role::Runs(_) => true,
                 Role::Follows(following) => following.protected && !following.flipped,
-                Role::Joining => false,
+                Role::Idle | Role::Joining { .. } => false,
             }
     }
 
@@ -140,7 +202,7 @@ impl Process {
         match &mut self.role {
             Role::Runs(runner) => runner.hear_beat(beat, env),
             Role::Follows(following) => following.hear_beat(beat, env),
-            Role::Joining => {}
+            Role::Idle | Role::Joining { .. } => {}
         }
     }
 
@@ -153,10 +215,7 @@ impl Process {
     pub(crate) fn packet(&mut self, line: usize, item: Item, env: &mut Env) {
         let gone = matches!(item, Item::Fin | Item::Reset);
         if gone && self.handshake.take_if(|it| it.line == line).is_some() {
-            if let Role::Joining = self.role {
-                self.exit("was not taken", env);
-            }
-            return;
+            return self.not_taken("was not taken", env);
         }
         match (&mut self.role, item) {
             (Role::Runs(runner), Item::Hello) => {
@@ -176,7 +235,7 @@ impl Process {
                         title: title.clone(),
                     },
                 );
-                env.timer(self.id, HANDSHAKE, Timer::Handshake);
+                env.timer(self.id, HANDSHAKE, Timer::Handshake(line));
                 self.handshake = Some(Handshake {
                     line,
                     session,
@@ -191,7 +250,7 @@ impl Process {
                     self.tell(Input::Joins(backup), env);
                 }
             }
-            (Role::Joining, Item::Welcome { session, title }) => {
+            (Role::Joining { .. }, Item::Welcome { session, title }) => {
                 if let Some(handshake) = &mut self.handshake {
                     (handshake.session, handshake.title) = (session, title);
                     self.confirm(env);
@@ -217,7 +276,7 @@ impl Process {
                 self.follower_told(told, env);
             }
             (Role::Follows(_), Item::Hello) => env.close(line, 1),
-            (Role::Joining, Item::Begin(epoch)) => {
+            (Role::Joining { .. }, Item::Begin(epoch)) => {
                 let Some(Handshake { session, title, .. }) = self.handshake.take() else {
                     return;
                 };
@@ -252,6 +311,10 @@ impl Process {
     }
 
     pub(crate) fn told(&mut self, number: u64, told: Told, env: &mut Env) {
+        if let Told::Pinged(record, proposal) = told {
+            let tried = self.pinger.hear(number, &record, proposal);
+            return tried.iter().for_each(|it| self.try_out(it, env));
+        }
         let asked = self.handshake.take_if(|it| it.question == Some(number));
         let (Some(mut handshake), Told::Record(record)) = (asked, &told) else {
             if let Some(keeper) = &mut self.keeper {
@@ -263,17 +326,17 @@ impl Process {
         handshake.question = None;
         let line = handshake.line;
         match &mut self.role {
-            Role::Joining => match right_of_another(record, &handshake.title) {
+            Role::Joining { .. } => match right_of_another(record, &handshake.title) {
                 Confirmation::Held => {
                     env.send(line, 1, Item::Ready(self.me.clone()));
                     self.handshake = Some(handshake);
                 }
                 other => {
                     env.close(line, 0);
-                    self.exit(&format!("{other:?}"), env);
+                    self.not_taken(&format!("{other:?}"), env);
                 }
             },
-            Role::Runs(_) | Role::Follows(_) => {}
+            Role::Idle | Role::Runs(_) | Role::Follows(_) => {}
         }
     }
 
@@ -298,13 +361,20 @@ impl Process {
                     keeper.look(env);
                 }
             }
-            Timer::Handshake => {
-                if let Some(handshake) = self.handshake.take() {
+            Timer::Handshake(line) => {
+                if self.handshake.take_if(|it| it.line == line).is_some() {
                     match self.role {
-                        Role::Joining => self.exit("no session came about", env),
-                        _ => env.close(handshake.line, 1),
+                        Role::Joining { .. } => {
+                            env.close(line, 0);
+                            self.not_taken("no session came about", env);
+                        }
+                        _ => env.close(line, 1),
                     }
                 }
+            }
+            Timer::Ping => {
+                let role = self.says();
+                self.pinger.ping(role, env);
             }
             timer => match &mut self.role {
                 Role::Runs(runner) => {
@@ -324,7 +394,7 @@ impl Process {
                     };
                     self.follower_told(told, env);
                 }
-                Role::Joining => {}
+                Role::Idle | Role::Joining { .. } => {}
             },
         }
     }
@@ -419,7 +489,7 @@ impl Process {
                 }
                 env.checks.failovers += 1;
                 for reply in outputs {
-                    env.leave(id, epoch, reply);
+                    env.leave(id, self.host, epoch, reply);
                 }
                 let unflushed = match env.has(Defect::UnflushedLeftBehind) {
                     true => Unflushed::default(),
@@ -431,7 +501,7 @@ impl Process {
                 env.disk_changed = true;
                 self.role = Role::Runs(Box::new(runner));
             }
-            Role::Joining => {}
+            Role::Idle | Role::Joining { .. } => {}
         }
     }
 }

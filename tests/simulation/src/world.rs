@@ -1,11 +1,13 @@
 //! Everything together: hosts and their processes, the disk server, clients, an operator, and faults.
 
+mod chosen;
 mod disk;
 mod strikes;
 
 use std::time::Duration;
 
 use disk_server::arbiter::Record;
+use disk_server::views::PING_INTERVAL;
 
 use crate::defect::Defect;
 use crate::disk_server::DiskServer;
@@ -15,6 +17,8 @@ use crate::faults::{Fault, HOSTS, Schedule};
 use crate::guest::{CLIENTS, Guest, Reply, Request};
 use crate::message::{Item, ProcessId};
 use crate::process::{Process, Role, claimant};
+
+pub(crate) use chosen::{Standing, Trouble};
 
 /// How soon a client asks again.
 const CLIENT_PATIENCE: Duration = Duration::from_millis(60);
@@ -29,27 +33,60 @@ pub(crate) struct World {
     hosts: [bool; HOSTS],
     processes: Vec<Process>,
     disk_server: DiskServer,
+    operator: Operator,
+}
+
+/// Who says whose backup a host becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operator {
+    /// The operator, who starts a backup with its primary's address.
+    Connects,
+    /// The view service: the operator starts it, and it waits.
+    Waits,
+    /// The one or the other.
+    Either,
 }
 
 impl World {
     pub(crate) fn new(schedule: &Schedule, defect: Option<Defect>, trace: bool) -> Self {
-        let mut env = Env::new(schedule, defect, trace);
+        let env = Env::new(schedule, defect, trace);
+        let mut world = Self::around(env, schedule.faults.clone());
+        for (number, (at, _)) in schedule.faults.iter().enumerate() {
+            world.env.at(*at, Event::Fault(number));
+        }
+        (0..CLIENTS).for_each(|client| world.start_client(client));
+        world.start_operator(match schedule.seed % 5 {
+            3 => Operator::Waits,
+            4 => Operator::Either,
+            _ => Operator::Connects,
+        });
+        world
+    }
+
+    /// A guest that runs alone, and nothing else yet.
+    fn around(mut env: Env, faults: Vec<(Duration, Fault)>) -> Self {
         let disk_server = DiskServer::new(Record::held(1, claimant(0, 0)));
         let processes = vec![Process::primary(0, 0, 1, &mut env)];
-        for (number, (at, _)) in schedule.faults.iter().enumerate() {
-            env.at(*at, Event::Fault(number));
-        }
-        for client in 0..CLIENTS {
-            env.after(Duration::from_millis(5), Event::Client(client));
-        }
-        env.after(Duration::from_millis(2), Event::Operator);
         Self {
             env,
-            faults: schedule.faults.clone(),
+            faults,
             hosts: [true; HOSTS],
             processes,
             disk_server,
+            operator: Operator::Connects,
         }
+    }
+
+    fn start_client(&mut self, client: usize) {
+        let after = Duration::from_millis(5);
+        self.env.after(after, Event::Client(client));
+    }
+
+    fn start_operator(&mut self, operator: Operator) {
+        self.operator = operator;
+        let after = Duration::from_millis(2);
+        self.env.after(after, Event::Operator);
+        self.env.after(PING_INTERVAL, Event::Interval);
     }
 
     /// Runs it to its end. Whether the guest is left then.
@@ -67,22 +104,22 @@ impl World {
             if !self.run_until(some) {
                 return false;
             }
-            let acknowledged = self.acknowledged();
+            let mut acknowledged = self.acknowledged().into_iter().zip(wanted);
+            let answers = acknowledged.all(|(now, then)| now >= then);
             let done = |guest: &Guest| guest.rest.disk.asked().1 > asked;
             let disk_answers = self.guest().is_none_or(done);
-            if disk_answers
-                && acknowledged
-                    .iter()
-                    .zip(wanted)
-                    .all(|(now, then)| *now >= then)
-            {
+            if answers && disk_answers && (self.is_protected() || !self.env.may_protect) {
                 return true;
             }
         }
-        self.env.fail(
-            "there is a copy of the guest, nothing is in its way, and it does not answer, or its disk does not"
-                .into(),
-        );
+        let what = match self.is_protected() {
+            true => {
+                "there is a copy of the guest, nothing is in its way, and it does not answer, or its \
+                 disk does not"
+            }
+            false => "nothing is in the way of backups, and none protects the guest",
+        };
+        self.env.fail(what.into());
         true
     }
 
@@ -108,13 +145,14 @@ impl World {
         moments
     }
 
-    fn acknowledged(&self) -> [u64; CLIENTS] {
+    /// The last request that each client has the reply to.
+    pub(crate) fn acknowledged(&self) -> [u64; CLIENTS] {
         let acknowledged = self.env.checks.acknowledged;
         acknowledged.map(|reply| reply.map_or(0, |reply| reply.request.number))
     }
 
     /// Whether the guest is still there and no promise is broken.
-    fn run_until(&mut self, until: Duration) -> bool {
+    pub(crate) fn run_until(&mut self, until: Duration) -> bool {
         while let Some(event) = self.env.next(until) {
             self.step(event);
             let ended = self.env.ended;
@@ -201,13 +239,18 @@ impl World {
             }
             Event::Frame { host, request } => {
                 let on_host = |it: &Process| it.alive && it.host == host;
-                if let Some(id) = self.processes.iter().position(on_host)
+                if self.env.network.clients_cut[host][0] == 0
+                    && let Some(id) = self.processes.iter().position(on_host)
                     && let Some((process, _)) = self.running(id, Event::Frame { host, request })
                 {
                     process.frame(request);
                 }
             }
-            Event::Reply(reply) => self.reply(reply),
+            Event::Reply { host, reply } => {
+                if self.env.network.clients_cut[host][1] == 0 {
+                    self.reply(reply);
+                }
+            }
             Event::Client(client) => self.client(client),
             Event::Asked { asked, stage, run } => {
                 self.disk_server.step(asked, stage, run, &mut self.env);
@@ -219,6 +262,7 @@ impl World {
             Event::Over(end) => self.over(end),
             Event::Boot(host) => self.hosts[host] = true,
             Event::Operator => self.operator(),
+            Event::Interval => self.disk_server.interval(&mut self.env),
         }
     }
 
@@ -321,13 +365,23 @@ impl World {
         }
     }
 
-    /// Starts backups where there is room.
+    /// Starts backups, and hosts that wait to be one, where there is room.
     fn operator(&mut self) {
         let after = Duration::from_millis(50) + self.env.jitter(Duration::from_millis(400));
         self.env.after(after, Event::Operator);
         for host in 0..HOSTS {
             let busy = self.processes.iter().any(|it| it.alive && it.host == host);
             if busy || !self.hosts[host] || self.env.rng.u32(..3) == 0 {
+                continue;
+            }
+            let waits = match self.operator {
+                Operator::Connects => false,
+                Operator::Waits => true,
+                Operator::Either => self.env.rng.bool(),
+            };
+            if waits {
+                let id = self.processes.len();
+                self.processes.push(Process::idle(id, host, &mut self.env));
                 continue;
             }
             let others = self
@@ -340,11 +394,16 @@ impl World {
                 continue;
             }
             let primary = runs[self.env.rng.usize(..runs.len())];
-            let id = self.processes.len();
-            let hosts = [host, self.processes[primary].host];
-            let line = self.env.connect([id, primary], hosts);
-            self.processes
-                .push(Process::backup(id, host, line, &mut self.env));
+            self.start_backup(host, primary);
         }
+    }
+
+    /// A process begins on a host that wants to join a primary's guest.
+    fn start_backup(&mut self, host: usize, primary: ProcessId) {
+        let id = self.processes.len();
+        let hosts = [host, self.processes[primary].host];
+        let line = self.env.connect([id, primary], hosts);
+        self.processes
+            .push(Process::backup(id, host, line, &mut self.env));
     }
 }

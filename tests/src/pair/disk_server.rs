@@ -108,6 +108,22 @@ impl DiskServer {
         Ok(())
     }
 
+    /// As [`DiskServer::restart`], after its state was moved to another directory.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be moved, or started there.
+    pub fn restart_at(&mut self, testbed: &Testbed, directory: &str) -> Result<()> {
+        self.kill();
+        let there = testbed.logs().join(directory);
+        std::fs::rename(&self.state, &there).map_err(|source| Error::File {
+            path: there.clone(),
+            source,
+        })?;
+        self.state = there;
+        self.restart(testbed)
+    }
+
     /// As [`DiskServer::restart`], with other images.
     ///
     /// # Errors

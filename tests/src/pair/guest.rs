@@ -311,6 +311,15 @@ impl Guest {
         Side::start(host, &argv)
     }
 
+    /// Starts `ftvm backup` on a host that is idle until the disk server proposes it to a primary.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer.
+    pub fn idle_backup(&self, host: &Host, disk: &DiskServer) -> Result<Side> {
+        Side::start(host, &self.argv("backup", host, disk))
+    }
+
     /// Starts `ftvm backup` on a host for a guest that runs, alone, on that of `primary`, and waits until
     /// it protects the guest. What the primary told before is forgotten.
     ///

@@ -108,7 +108,7 @@ impl Told {
     }
 
     /// Takes in an event that is no figures.
-    pub(super) fn take(&mut self, event: Value, at: Instant) {
+    pub(crate) fn take(&mut self, event: Value, at: Instant) {
         self.events.push(event);
         self.arrivals.push(at);
     }

@@ -53,7 +53,8 @@ enum Command {
     Replay(replay::ReplayArgs),
     /// Run a guest as the primary of a replicated pair: at once and alone, until a backup joins.
     Primary(PrimaryArgs),
-    /// Be the backup of a guest that runs, or waits for one; goes live when the primary is lost.
+    /// Be the backup of a guest that runs, or waits for one; goes live when the primary is lost. Without
+    /// --connect this host is idle until a primary wants a backup.
     Backup(BackupArgs),
     /// Record and replay test guests for some minutes and compare every place: proves this host, or,
     /// with --record on one and --replay on the other, a pair. Ends with PASS or FAIL, after a report
@@ -229,7 +230,7 @@ fn backup(args: &BackupArgs) -> anyhow::Result<()> {
             server: args.pair.disk_server.clone(),
             force: false,
         },
-        listen: args.listen(),
+        listen: args.listen,
         channel: Settings {
             keep: args.cold.keep(),
             ..args.pair.channel(&args.guest)

@@ -1,6 +1,6 @@
 //! What the hosts of a pair are told.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -145,15 +145,16 @@ pub(super) struct BackupArgs {
     pub(super) guest: GuestArgs,
     #[command(flatten)]
     pub(super) pair: PairArgs,
-    /// Address of the primary's logging channel.
+    /// Address of the primary's logging channel. If not given, this host is idle until the disk server
+    /// proposes it to a primary that wants a backup.
     #[arg(long, value_name = "ADDRESS:PORT")]
-    pub(super) connect: SocketAddr,
+    pub(super) connect: Option<SocketAddr>,
     /// Where this host takes a new backup of the guest when it has gone live; if not given, at its
     /// address towards the primary, and the same port.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub(super) listen: Option<SocketAddr>,
     /// How long to try to reach the primary, in seconds.
-    #[arg(long, value_name = "S", default_value_t = 60, value_parser = number(0..=31_536_000))]
+    #[arg(long, value_name = "S", requires = "connect", default_value_t = 60, value_parser = number(0..=31_536_000))]
     pub(super) connect_timeout: u64,
     #[command(flatten)]
     pub(super) cold: ColdArgs,
@@ -194,24 +195,6 @@ impl ColdArgs {
             most_replay: Duration::from_secs(self.cold_replay),
             most_log: MOST_LOG,
             read_block: crate::state::read_block,
-        })
-    }
-}
-
-impl BackupArgs {
-    pub(super) fn listen(&self) -> SocketAddr {
-        self.listen.unwrap_or_else(|| {
-            let any: IpAddr = match self.connect {
-                SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-                SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-            };
-            // Nothing is sent: this asks for the route.
-            let towards = UdpSocket::bind((any, 0)).and_then(|socket| {
-                socket
-                    .connect(self.connect)
-                    .and_then(|()| socket.local_addr())
-            });
-            SocketAddr::new(towards.map_or(any, |own| own.ip()), self.connect.port())
         })
     }
 }

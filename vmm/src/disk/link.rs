@@ -2,7 +2,6 @@
 //! when it is lost, for as long as it takes.
 
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -11,6 +10,7 @@ use logging_channel::DiskIdentity;
 use parking_lot::Mutex;
 
 use super::target::DiskTarget;
+use crate::threads;
 
 /// A connection that held for so long was a good one: the next pause is a short one again.
 const GOOD: Duration = Duration::from_secs(2);
@@ -160,10 +160,7 @@ impl Link {
             settings,
             generation: 0,
         };
-        thread::Builder::new()
-            .name("disk-link".into())
-            .spawn(move || keeper.run(&pause, post))
-            .expect("a thread can be started");
+        threads::insist("disk-link", move || keeper.run(&pause, post));
         Self { target, hurry }
     }
 

@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::thread;
 use std::time::Duration;
 
 use logging_channel::entry::Lsn;
+
+use crate::threads;
 
 /// How long a look at the log takes when nothing happens.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -78,10 +79,7 @@ impl ProgressWatch {
             over: AtomicBool::new(false),
         });
         let watched = Arc::downgrade(&wants);
-        thread::Builder::new()
-            .name("disk-log".into())
-            .spawn(move || watch(&watched, &*progress, tell))
-            .expect("a thread can be started");
+        threads::insist("disk-log", move || watch(&watched, &*progress, tell));
         Self(wants)
     }
 

@@ -14,7 +14,6 @@
 //! [`super::order`]; what happens when the connection is lost, in [`super::scheduler`].
 
 use std::sync::Arc;
-use std::thread;
 
 use logging_channel::DiskIdentity;
 use logging_channel::entry::Lsn;
@@ -28,6 +27,7 @@ use super::serving::{DiskSettings, Serving};
 use super::target::DiskTarget;
 use super::{DiskCompletion, DiskPort, DiskRequest, ReadWatch};
 use crate::events::Events;
+use crate::threads;
 
 /// A disk that serves a guest, until the last handle of it is dropped. What is under way then may or
 /// may not happen, as when a computer is switched off.
@@ -63,10 +63,7 @@ impl DiskService {
             (log, watch)
         });
         let dispatcher = Dispatcher::new(link, log, settings, serving, events, Box::new(complete));
-        thread::Builder::new()
-            .name("disk".into())
-            .spawn(move || dispatcher.run(&inbox))
-            .expect("a thread can be started");
+        threads::insist("disk", move || dispatcher.run(&inbox));
         Self(Arc::new(Handle { post, counters }))
     }
 

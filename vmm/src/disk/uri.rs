@@ -22,6 +22,12 @@ pub struct DiskUri {
 }
 
 impl DiskUri {
+    /// Its name on its server.
+    #[must_use]
+    pub fn export(&self) -> &ExportName {
+        &self.export
+    }
+
     /// The disk, opened plainly.
     #[must_use]
     pub fn target(&self) -> DiskTarget {

@@ -8,7 +8,6 @@
 //! would be two more switches for every frame, on hosts that may have one processor.
 
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use logging_channel::entry::Lsn;
@@ -21,6 +20,7 @@ use crate::engine::OutputGate;
 use crate::io::Outlet;
 use crate::protocol::outputs::HeldOutputs;
 use crate::sources::Waits;
+use crate::threads;
 
 /// How far the log is committed.
 pub trait CommitWatch: Send + 'static {
@@ -99,10 +99,7 @@ impl<W: CommitWatch + Sync> Committed<W> {
         watch.on_commit(Box::new(move |permit| releasing.release(permit)));
         let watch = Arc::new(watch);
         let (left, judge) = (outputs.clone(), watch.clone());
-        thread::Builder::new()
-            .name("output-gate".into())
-            .spawn(move || await_verdict(&left, &*judge))
-            .expect("a thread can be started");
+        threads::insist("output-gate", move || await_verdict(&left, &*judge));
         Self {
             outputs,
             watch,
@@ -202,6 +199,7 @@ fn await_verdict(outputs: &Outputs, watch: &impl CommitWatch) {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::thread;
 
     use crossbeam_channel::{Receiver, Sender};
 

@@ -6,10 +6,12 @@
 //! - [`epoch`]: who may run the guest, when the hosts lose each other and the disk server decides.
 //! - [`rights`]: what the disk server's record says of that.
 //! - [`live`]: a host that runs the guest, alone or with a backup; [`outputs`]: what waits there.
+//! - [`pings`]: what a host tells the view service, and what an idle one is proposed.
 //! - [`follower`]: a backup, and whether it may go live.
 
 pub mod epoch;
 pub mod follower;
 pub mod live;
 pub mod outputs;
+pub mod pings;
 pub mod rights;

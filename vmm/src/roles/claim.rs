@@ -179,6 +179,11 @@ impl Rights {
         }
     }
 
+    /// Whose epoch it is about.
+    pub(super) fn vm(&self) -> &VmName {
+        &self.vm
+    }
+
     /// Who this host is to the disk server.
     pub(super) fn claimant(&self) -> &Claimant {
         &self.claimant

@@ -9,6 +9,7 @@ mod alone;
 mod backup;
 mod claim;
 mod peer_report;
+mod pinging;
 mod primary;
 mod record;
 mod replay;

@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use disk_server::views::Wanted;
 use logging_channel::session::Listener;
 use logging_channel::{Seed, Settings};
 
 use super::claim::{ArbiterConfig, Rights};
+use super::pinging::{Pinging, needs};
 use super::sessions::{Door, SessionLog, Sessions};
 use super::stats::Meters;
 use super::tenure::Tenure;
@@ -78,6 +80,11 @@ pub fn run_primary(
     }
     let look = guest.host.lanes.look.clone();
     let sessions = Sessions::alone(tenure.standing(), look, events);
+    let wanted = Wanted {
+        address: listener.local_addr(),
+        needs: needs(&guest, vm),
+    };
+    let _pinging = Pinging::of_member(&options.arbiter, &rights, &sessions, wanted);
     let door = Door {
         identity: guest.identity.clone(),
         host_report: guest.host_report.clone(),

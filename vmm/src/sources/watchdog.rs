@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::prctl;
 use nix::sys::pthread::{Pthread, pthread_self};
 
-use crate::kick;
+use crate::{kick, threads};
 
 /// How long after a kick that had no effect the next one comes, as a part of the interval. A kick
 /// is lost if it comes between the guest's thread deciding to enter the guest and entering it.
@@ -65,7 +65,7 @@ impl Watchdog {
     /// Watches over the calling thread, which runs the guest.
     ///
     /// # Errors
-    /// When the signal cannot be handled or no thread can be started.
+    /// The signal cannot be handled.
     pub fn start(interval: Duration) -> std::io::Result<Self> {
         let target = Target {
             thread: pthread_self(),
@@ -80,9 +80,7 @@ impl Watchdog {
             over: AtomicBool::new(false),
         });
         let own = shared.clone();
-        let thread = thread::Builder::new()
-            .name("watchdog".into())
-            .spawn(move || own.watch(target))?;
+        let thread = threads::insist("watchdog", move || own.watch(target));
         Ok(Self {
             shared,
             thread: Some(thread),

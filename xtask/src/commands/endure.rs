@@ -23,8 +23,8 @@ use crate::steps::Steps;
 
 /// Failovers on one pair of hosts: enough for one during the guest's boot, or for a join that is cut.
 const FAILOVERS: u32 = 3;
-/// Turns of joins that differ.
-const JOINS_TURNS: usize = 4;
+/// One in so many turns of joins is of a large guest.
+const LARGE_TURN: usize = 4;
 /// Joins under load that are complete.
 const JOINS: usize = 10;
 /// As much as a guest may have.
@@ -66,8 +66,10 @@ pub(crate) struct Endure {
 enum Part {
     /// Hosts are killed and frozen, in the guest's boot too, under loads and with a disk.
     Failovers,
-    /// Backups join: they are cut off, with or without the guest that they join, or compared with it.
+    /// Backups join a guest under mixed load, or a large one, and are compared with it.
     Joins,
+    /// Joins are cut off, with or without the guest that is joined.
+    CutJoins,
     /// A guest is replicated under mixed load, and nothing is done to it.
     Soak,
     /// What a guest can reach is given made-up input.
@@ -79,9 +81,10 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Failovers,
         Self::Joins,
+        Self::CutJoins,
         Self::Soak,
         Self::Fuzz,
         Self::Properties,
@@ -93,8 +96,8 @@ impl Part {
         match self {
             Self::Failovers => 3.0,
             Self::Soak => 3.0,
-            Self::Fuzz | Self::Joins => 2.0,
-            Self::Properties | Self::Simulation => 1.0,
+            Self::Fuzz => 2.0,
+            Self::Joins | Self::CutJoins | Self::Properties | Self::Simulation => 1.0,
         }
     }
 }
@@ -104,6 +107,7 @@ impl fmt::Display for Part {
         f.pad(match self {
             Self::Failovers => "failovers",
             Self::Joins => "joins",
+            Self::CutJoins => "cut-joins",
             Self::Soak => "soak",
             Self::Fuzz => "fuzz",
             Self::Properties => "properties",
@@ -214,6 +218,7 @@ impl Endure {
         let (what, found) = match part {
             Part::Failovers => self.failovers(before, seed),
             Part::Joins => self.joins(before, seed),
+            Part::CutJoins => self.cut_joins(seed),
             Part::Soak => self.soak(record.left().min(SOAK)),
             Part::Fuzz => {
                 let target = TARGETS[before % TARGETS.len()];
@@ -291,41 +296,33 @@ impl Endure {
         (what, run())
     }
 
-    /// In turns: joins that are cut off, joins under load, and one of a large guest.
+    /// Under load, and now and then one of a large guest.
     fn joins(&self, before: usize, seed: u64) -> (String, Result<Vec<String>>) {
-        let mut options = joins::Options {
-            seed,
-            heartbeat_timeout: Duration::from_millis(self.heartbeat_timeout),
-            ..joins::Options::default()
-        };
-        let (kinds, complete) = match before % JOINS_TURNS {
+        let mut options = self.join_options(seed);
+        let (first, joins) = match before % LARGE_TURN {
             1 => {
-                options.load = Some(Load::Mixed);
-                (Vec::new(), JOINS)
-            }
-            2 => {
                 options.memory_mib = Some(LARGE_MIB);
-                (Vec::new(), 1)
+                (format!("of a guest with {LARGE_MIB} MiB"), 1)
             }
-            _ => (Kind::all(seed), 1),
+            _ => {
+                options.load = Some(Load::Mixed);
+                (format!("under {} load", Load::Mixed), JOINS)
+            }
         };
-        let mut told = vec![match (options.load, options.memory_mib) {
-            (Some(load), _) => format!("under {load}"),
-            (_, Some(mib)) => format!("of a guest with {mib} MiB"),
-            _ => format!("cut off, seed {seed}"),
-        }];
-        let line = LiveLine::new();
-        let mut tell = |what: String| {
-            line.print(&what);
-            told.push(what);
+        let join = |joined: &mut Joins, tell: &mut dyn FnMut(String)| {
+            for _ in 0..joins {
+                tell(joined.join_and_fail_over()?.to_string());
+            }
+            Ok(())
         };
-        let run = || {
-            let mut joins = Joins::start("endure-joins", options)?;
+        told(first, options, join)
+    }
+
+    fn cut_joins(&self, seed: u64) -> (String, Result<Vec<String>>) {
+        let cut = |joins: &mut Joins, tell: &mut dyn FnMut(String)| {
             let mut random = fastrand::Rng::with_seed(seed);
-            for _ in 0..complete {
-                tell(joins.join_and_fail_over()?.to_string());
-            }
-            for same in kinds.chunk_by(|a, b| a.is_of_source() == b.is_of_source()) {
+            tell(joins.join_and_fail_over()?.to_string());
+            for same in Kind::all(seed).chunk_by(|a, b| a.is_of_source() == b.is_of_source()) {
                 for kind in same {
                     tell(joins.cut(*kind, Moment::any(&mut random))?.to_string());
                 }
@@ -333,10 +330,17 @@ impl Endure {
                     tell(joins.join_and_fail_over()?.to_string());
                 }
             }
-            joins.end()
+            Ok(())
         };
-        let found = run().map(|()| Vec::new()).map_err(anyhow::Error::from);
-        (told.join("; "), found)
+        told(format!("seed {seed}"), self.join_options(seed), cut)
+    }
+
+    fn join_options(&self, seed: u64) -> joins::Options {
+        joins::Options {
+            seed,
+            heartbeat_timeout: Duration::from_millis(self.heartbeat_timeout),
+            ..joins::Options::default()
+        }
     }
 
     fn soak(&self, duration: Duration) -> (String, Result<Vec<String>>) {
@@ -352,6 +356,27 @@ impl Endure {
             Err(error) => (format!("{minutes:.0} min"), Err(error.into())),
         }
     }
+}
+
+/// Does something with joins, and tells each of them as it is done.
+fn told(
+    first: String,
+    options: joins::Options,
+    turn: impl FnOnce(&mut Joins, &mut dyn FnMut(String)) -> testbed::Result<()>,
+) -> (String, Result<Vec<String>>) {
+    let mut told = vec![first];
+    let line = LiveLine::new();
+    let mut tell = |what: String| {
+        line.print(&what);
+        told.push(what);
+    };
+    let run = || {
+        let mut joins = Joins::start("endure-joins", options)?;
+        turn(&mut joins, &mut tell)?;
+        joins.end()
+    };
+    let found = run().map(|()| Vec::new()).map_err(anyhow::Error::from);
+    (told.join("; "), found)
 }
 
 /// A fuzz target goes on with the inputs that it found worth keeping the last time.
@@ -451,7 +476,7 @@ mod tests {
             record.turns.push(turn(part, 100.0));
         }
         let turns = Part::ALL.map(|part| record.of(part).count());
-        assert_eq!(turns, [150, 100, 150, 100, 50, 50]);
+        assert_eq!(turns, [150, 50, 50, 150, 100, 50, 50]);
         assert_eq!(record.next(&[Part::Fuzz]), Part::Fuzz);
     }
 

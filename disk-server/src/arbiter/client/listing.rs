@@ -3,6 +3,7 @@
 use super::Arbiter;
 use crate::arbiter::connection::CallError;
 use crate::arbiter::protocol::{ExportRecord, Request, Response, VmRecord};
+use crate::views::HostRecord;
 
 /// A page: what is in it, and whether there is more.
 type Page<T> = (Vec<T>, bool);
@@ -26,13 +27,28 @@ impl Arbiter {
     /// All exports, in the order of names; none if the server serves no disks.
     ///
     /// # Errors
-    /// See [`CallError`]. To an older server, which does not know the request, it is malformed.
+    /// See [`CallError`].
     pub fn list_exports(&self) -> Result<Vec<ExportRecord>, CallError> {
         self.pages(
             |record: &ExportRecord| record.name.clone(),
             |after| Request::ListExports { after },
             |response| match response {
                 Response::Exports { exports, more } => Ok((exports, more)),
+                other => Err(other),
+            },
+        )
+    }
+
+    /// All hosts, in the order of names.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub fn list_hosts(&self) -> Result<Vec<HostRecord>, CallError> {
+        self.pages(
+            |record: &HostRecord| record.host.clone(),
+            |after| Request::ListHosts { after },
+            |response| match response {
+                Response::Hosts { hosts, more } => Ok((hosts, more)),
                 other => Err(other),
             },
         )

@@ -28,7 +28,7 @@ impl World {
         }
     }
 
-    fn on(&self, host: usize) -> Option<ProcessId> {
+    pub(super) fn on(&self, host: usize) -> Option<ProcessId> {
         self.processes
             .iter()
             .position(|it| it.alive && it.host == host)
@@ -164,6 +164,16 @@ impl World {
     }
 
     fn kill(&mut self, host: usize, with_host: bool) {
+        self.fell(host, with_host);
+        if with_host {
+            let least = Duration::from_millis(300);
+            let after = least + self.env.jitter(BOOT - least);
+            self.env.after(after, Event::Boot(host));
+        }
+    }
+
+    /// Ends what runs on a host, and the host with it: then nobody says so to its peers.
+    pub(super) fn fell(&mut self, host: usize, with_host: bool) {
         self.env
             .note(|| format!("host {host}: killed, its power too: {with_host}"));
         let until = self.env.now + self.env.jitter(self.env.network.latency * 2);
@@ -187,9 +197,6 @@ impl World {
         }
         if with_host {
             self.hosts[host] = false;
-            let least = Duration::from_millis(300);
-            let after = least + self.env.jitter(BOOT - least);
-            self.env.after(after, Event::Boot(host));
         }
     }
 
@@ -210,7 +217,7 @@ impl World {
     }
 
     /// A process runs again. Its threads find what came meanwhile, in any order but that of a stream.
-    fn thaw(&mut self, id: ProcessId) {
+    pub(super) fn thaw(&mut self, id: ProcessId) {
         let process = &mut self.processes[id];
         process.frozen -= 1;
         if process.frozen > 0 {

@@ -2,6 +2,7 @@
 
 mod cold;
 mod go_live;
+mod meeting;
 mod source;
 
 use std::cell::{Cell, RefCell};
@@ -12,15 +13,17 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use disk_server::arbiter::Claimant;
-use logging_channel::receiver::Receiver;
+use disk_server::views::Wanted;
 use logging_channel::session::Listener;
 use logging_channel::{LossReason, Settings};
 
 use self::cold::{Cold, Then};
 use self::go_live::GoLive;
+use self::meeting::Applicant;
 use self::source::ChannelSource;
 use super::claim::{ArbiterConfig, ClaimFailure, Rights};
 use super::peer_report::{StopNaming, have_nested_paging};
+use super::pinging::{Pinging, needs};
 use super::sessions::{Door, Sessions};
 use super::stats::Meters;
 use super::tenure::Tenure;
@@ -41,16 +44,17 @@ use crate::sources::{
 
 /// How this host is the backup.
 pub struct BackupOptions {
-    /// Where the primary listens.
-    pub connect: SocketAddr,
-    /// How long to try.
+    /// Where the primary listens. If not given, the view service proposes one, sooner or later.
+    pub connect: Option<SocketAddr>,
+    /// How long to try that.
     pub connect_timeout: Duration,
     /// The disk server.
     pub arbiter: ArbiterConfig,
     /// The logging channel.
     pub channel: Settings,
-    /// Where this host takes a backup when it has gone live.
-    pub listen: SocketAddr,
+    /// Where this host takes a backup when it has gone live; if not given, at its address towards the
+    /// primary, and the same port.
+    pub listen: Option<SocketAddr>,
     /// How often the guest's state is taken then.
     pub pace: Pace,
     /// Whether its backups that execute the log read the guest's disk themselves then.
@@ -62,7 +66,8 @@ pub struct BackupOptions {
     pub sabotage: Plan,
 }
 
-/// Connects to the primary and replays its log; goes live when the primary is lost.
+/// Connects to the primary, or waits until it is proposed to one, and replays its log; goes live when the
+/// primary is lost.
 ///
 /// # Errors
 /// [`RoleError`].
@@ -74,30 +79,36 @@ pub fn run_backup(
     halt: Halt,
     went_live: impl FnOnce(&Lanes) + 'static,
 ) -> Result<Ended, RoleError> {
-    let listener = Listener::bind(options.listen)?;
+    let listener = options.listen.map(Listener::bind).transpose()?;
     let mut guest = Guest::assemble(vm, host, Verification::default())?;
     let is_cold = options.channel.keep.is_some();
-    // A host without room for it must not begin a session: the primary's guest would lose its backup. A
-    // cold one takes it when it needs it.
-    let baseline = match is_cold {
-        false => Some(guest.baseline()?),
-        true => None,
-    };
     let rights = Arc::new(Rights::new(&options.arbiter, &vm.name)?);
     rights.check()?;
     tie_to_server(&mut guest, &rights)?;
-    let mut receiver = Receiver::connect(
-        options.connect,
-        (&guest.identity, rights.claimant().as_str()),
-        &guest.host_report,
-        &options.channel,
-        Instant::now() + options.connect_timeout,
-        &AtomicBool::new(false),
-        |title| rights.vouch_for(title),
-    )?;
+    let needs = needs(&guest, vm);
+    let mut applicant = Applicant {
+        guest: &mut guest,
+        options,
+        rights: &rights,
+        listener,
+        baseline: None,
+    };
+    let (mut receiver, pinging) = match options.connect {
+        Some(address) => (applicant.meet(address, options.connect_timeout)?, None),
+        None => {
+            let idle = Pinging::idle(&options.arbiter, &rights, needs.clone());
+            let idle = idle.map_err(RoleError::Thread)?;
+            (applicant.wait(&idle, events), Some(idle))
+        }
+    };
+    let Applicant {
+        listener, baseline, ..
+    } = applicant;
+    let listener = listener.expect("it was opened before the primary was met");
     let epoch = receiver.session().epoch;
     let kind = if is_cold { "cold backup" } else { "backup" };
-    log::info!("{}: {kind} of {}, epoch {epoch}", vm.name, options.connect);
+    let peer = receiver.session().peer;
+    log::info!("{}: {kind} of {peer}, epoch {epoch}", vm.name);
     events.emit(&Event::Role {
         role: "backup",
         epoch,
@@ -128,6 +139,14 @@ pub fn run_backup(
         events: events.clone(),
     };
     let bound = door.settings.output_timeout();
+    let wanted = Wanted {
+        address: listener.local_addr(),
+        needs,
+    };
+    let _pinging = match pinging {
+        Some(pinging) => Some(pinging.into_member(&door.rights, &sessions, wanted)),
+        None => Pinging::of_member(&options.arbiter, &door.rights, &sessions, wanted),
+    };
     door.keep(listener, sessions.clone());
 
     if guest.disk.is_some() {

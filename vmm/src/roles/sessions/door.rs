@@ -125,20 +125,16 @@ impl Sessions {
                 }
                 Stage::Running | Stage::Lost => {}
             }
+            if state.is_alone() {
+                return Ok(self.epoch());
+            }
             let session = state.offered.as_ref().or(state.session.as_ref());
-            match session {
-                None => return Ok(self.epoch()),
-                Some(_) if state.offered.is_none() && state.live.is_alone() => {
-                    return Ok(self.epoch());
-                }
-                Some(session) if !session.sender.is_lost() => {
-                    return refuse(
-                        RefusalCode::AlreadyHasBackup,
-                        "the primary already has a backup: stop that one first, or start this one \
-                         for another VM",
-                    );
-                }
-                Some(_) => {}
+            if session.is_some_and(|session| !session.sender.is_lost()) {
+                return refuse(
+                    RefusalCode::AlreadyHasBackup,
+                    "the primary already has a backup: stop that one first, or start this one \
+                     for another VM",
+                );
             }
             if self.0.changed.wait_until(&mut state, until).timed_out() {
                 return refuse(

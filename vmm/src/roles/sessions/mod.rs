@@ -116,6 +116,13 @@ struct State {
     offered: Option<Session>,
 }
 
+impl State {
+    /// There is no session, and none that begins.
+    fn is_alone(&self) -> bool {
+        self.offered.is_none() && self.live.is_alone()
+    }
+}
+
 /// A guest's sessions on this host. A handle.
 #[derive(Clone)]
 pub(super) struct Sessions(Arc<Shared>);
@@ -195,6 +202,17 @@ impl Sessions {
     /// The epoch in which the guest runs here.
     pub(super) fn epoch(&self) -> u64 {
         self.0.standing.epoch()
+    }
+
+    /// Whether the guest that runs here is alone, and may be joined by a backup; `None` where it does not run
+    /// here, on the backup of another host.
+    pub(super) fn wants_backup(&self) -> Option<bool> {
+        let state = self.0.state.lock();
+        match state.stage {
+            Stage::Following => None,
+            Stage::Running => Some(state.is_alone()),
+            Stage::Lost | Stage::Ended => Some(false),
+        }
     }
 
     /// Has `act` called with each session that protects the guest from then on. One for which that fails

@@ -1,0 +1,354 @@
+//! What a person asks about first, of all cuts and crashes that the simulator tries: on real hosts, one after
+//! the other, with one guest and one client connection for all of them.
+//!
+//! ```no_run
+//! # fn main() -> testbed::Result<()> {
+//! use testbed::matrix::{Case, Matrix};
+//! use testbed::pair::PATIENCE;
+//!
+//! let mut matrix = Matrix::start("example", PATIENCE)?;
+//! for case in &Case::ALL {
+//!     println!("{}", matrix.go_through(case)?);
+//! }
+//! matrix.end(true)?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod case;
+mod row;
+mod standing;
+
+use std::time::{Duration, Instant};
+
+pub use self::case::Case;
+use self::case::{Member, Trouble};
+pub use self::row::Row;
+use self::standing::{Part, Process};
+use crate::disturbance::Traffic;
+use crate::error::Result;
+use crate::host::Host;
+use crate::network::{GUEST_MAC, Network};
+use crate::pair::{DiskServer, Guest};
+use crate::testbed::Testbed;
+use crate::wait::wait_until;
+use crate::wiretap::Wiretap;
+use crate::workload::Client;
+
+/// For what will never happen.
+const LIMIT: Duration = Duration::from_secs(300);
+/// Before it is healed, who has answered for so long is who answers.
+const LATELY: Duration = Duration::from_secs(2);
+const HOSTS: usize = 3;
+
+/// Three hosts, a guest on two of them, and its client.
+#[derive(Debug)]
+pub struct Matrix {
+    guest: Guest,
+    client: Option<Client>,
+    processes: [Option<Process>; HOSTS],
+    disk_server: DiskServer,
+    hosts: [Host; HOSTS],
+    /// Hosts on which nothing is started now.
+    struck: [bool; HOSTS],
+    // Dropped last: the networks of all that.
+    testbed: Testbed,
+}
+
+/// Which host has which part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Parts {
+    primary: usize,
+    backup: usize,
+}
+
+impl Matrix {
+    /// Starts the hosts, and a guest that is protected. Silence of `heartbeat_timeout` means that a host is
+    /// lost.
+    ///
+    /// # Errors
+    ///
+    /// When something is not set up, or does not boot.
+    pub fn start(name: &str, heartbeat_timeout: Duration) -> Result<Self> {
+        let testbed = Testbed::new(name)?;
+        let hosts = testbed.start_hosts(["a", "b", "c"])?;
+        let disk_server = DiskServer::start(&testbed)?;
+        let guest = Guest::redis(name).quick();
+        let timeout = heartbeat_timeout.as_millis().to_string();
+        let options = ["--heartbeat-timeout", &timeout];
+        let side = guest.primary_at_once(&hosts[0], &disk_server, &options)?;
+        let client = Client::redis_with_pauses(testbed.client());
+        let mut matrix = Self {
+            guest,
+            client: Some(client),
+            processes: [
+                Some(Process {
+                    side,
+                    is_primary: true,
+                }),
+                None,
+                None,
+            ],
+            disk_server,
+            hosts,
+            struck: [false; HOSTS],
+            testbed,
+        };
+        matrix.goes_on("after the boot")?;
+        matrix.recover("a guest with a backup")?;
+        Ok(matrix)
+    }
+
+    /// Ends the guest, if it is left, and the hosts. Logs stay if it did not go `well`.
+    ///
+    /// # Errors
+    ///
+    /// When the guest does not end in order.
+    pub fn end(mut self, well: bool) -> Result<()> {
+        if self.client.is_some() {
+            let Parts { primary, .. } = self.recover("the guest's end")?;
+            if let Some(process) = self.processes[primary].take() {
+                process.side.stop()?;
+            }
+        }
+        if well {
+            self.testbed.succeed();
+        }
+        Ok(())
+    }
+
+    /// Something goes wrong, and is healed: what became of the guest. What is not as it should be is told in
+    /// the row.
+    ///
+    /// # Errors
+    ///
+    /// When the guest is not protected before, or a host does not obey.
+    pub fn go_through(&mut self, case: &Case) -> Result<Row> {
+        let parts = self.recover("a guest with a backup")?;
+        self.goes_on("before it")?;
+        let end = case.ends_the_guest();
+        let mut row = Row::new(case.name);
+        if end {
+            row.lost = self.settle_with_the_client();
+        }
+        let struck = Instant::now();
+        for trouble in case.troubles {
+            self.strike(*trouble, parts)?;
+        }
+        self.pass(case.held.saturating_sub(LATELY))?;
+        let answering = self.answering()?;
+        row.meanwhile = self.told_standing(parts);
+        for trouble in case.troubles {
+            self.heal(*trouble, parts)?;
+        }
+        if answering.len() > 1 {
+            let names: Vec<&str> = answering
+                .iter()
+                .map(|host| self.hosts[*host].name())
+                .collect();
+            row.fail(format!("{} answer at once", names.join(" and ")));
+        }
+        if end {
+            if !answering.is_empty() {
+                row.fail("a guest answers of which there is no copy".to_owned());
+            }
+            "gone".clone_into(&mut row.finally);
+            return Ok(row);
+        }
+        let recovered = self.recover("the guest's protection after the healing");
+        let goes_on = recovered.and_then(|now| self.goes_on("after the healing").map(|()| now));
+        let now = match goes_on {
+            Ok(now) => now,
+            Err(error) => {
+                row.fail(error.to_string());
+                return Ok(row);
+            }
+        };
+        let process = self.processes[now.primary].as_mut();
+        let protected = process.and_then(Process::protected_at);
+        row.unprotected =
+            Some(protected.map_or(Duration::ZERO, |at| at.saturating_duration_since(struck)));
+        row.finally = self.told_standing(parts);
+        if let Some(client) = &self.client {
+            let record = client.record();
+            row.silence = Some(row::longest_silence(&record, struck));
+            match record.loss() {
+                None => "nothing".clone_into(&mut row.lost),
+                Some(loss) => row.fail(loss),
+            }
+        }
+        Ok(row)
+    }
+
+    /// The client has further replies.
+    fn goes_on(&self, when: &str) -> Result<()> {
+        self.client
+            .as_ref()
+            .map_or(Ok(()), |client| client.goes_on(when))
+    }
+
+    /// Takes the client's record before the guest ends: what it lost until then.
+    fn settle_with_the_client(&mut self) -> String {
+        let Some(client) = self.client.take() else {
+            return String::new();
+        };
+        let record = client.finish();
+        match (record.loss(), record.final_counter) {
+            (None, Some(counter)) if counter == record.acked() => "the guest".to_owned(),
+            (loss, counter) => format!("{loss:?}, {counter:?} of {}", record.acked()),
+        }
+    }
+
+    fn strike(&mut self, trouble: Trouble, parts: Parts) -> Result<()> {
+        match trouble {
+            Trouble::NoPower(member) => {
+                let host = parts.of(member);
+                self.struck[host] = true;
+                self.hosts[host].kill();
+                self.processes[host] = None;
+            }
+            Trouble::NoDiskServer => self.disk_server.kill(),
+            Trouble::Cut(member, network) => self.hosts[parts.of(member)].cut(network)?,
+            Trouble::Mute(member) => {
+                let host = &self.hosts[parts.of(member)];
+                host.disturb(Network::Logging, Traffic::All, "loss 100%")?;
+            }
+            Trouble::Frozen(member) => {
+                self.struck[parts.of(member)] = true;
+                self.hosts[parts.of(member)].freeze()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn heal(&mut self, trouble: Trouble, parts: Parts) -> Result<()> {
+        match trouble {
+            Trouble::NoPower(member) => {
+                let host = parts.of(member);
+                self.testbed.boot_again(&mut self.hosts[host])?;
+                self.struck[host] = false;
+            }
+            Trouble::NoDiskServer => self.disk_server.restart(&self.testbed)?,
+            Trouble::Cut(member, network) => self.hosts[parts.of(member)].heal(network)?,
+            Trouble::Mute(member) => self.hosts[parts.of(member)].undisturb(Network::Logging)?,
+            Trouble::Frozen(member) => {
+                self.hosts[parts.of(member)].thaw()?;
+                self.struck[parts.of(member)] = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets time pass, in which backups come where there is room.
+    fn pass(&mut self, time: Duration) -> Result<()> {
+        let since = Instant::now();
+        wait_until("that time passes", LIMIT, || {
+            self.stand_by()?;
+            Ok(since.elapsed() >= time)
+        })
+    }
+
+    /// Waits until the guest has a backup that protects it, and no process is left that does not know.
+    fn recover(&mut self, what: &str) -> Result<Parts> {
+        let mut found = None;
+        wait_until(what, LIMIT, || {
+            self.stand_by()?;
+            found = self.parts();
+            Ok(found.is_some())
+        })?;
+        Ok(found.expect("it was found"))
+    }
+
+    /// Who runs the guest and who protects it, where there is one of each and nobody who is in doubt.
+    fn parts(&mut self) -> Option<Parts> {
+        let parts = self
+            .processes
+            .each_mut()
+            .map(|it| it.as_mut().and_then(Process::part));
+        let only = |part: Part| {
+            let mut hosts = (0..HOSTS).filter(|host| parts[*host] == Some(part));
+            hosts.next().filter(|_| hosts.next().is_none())
+        };
+        if parts.contains(&Some(Part::Contests)) || parts.contains(&Some(Part::Alone)) {
+            return None;
+        }
+        Some(Parts {
+            primary: only(Part::Protected)?,
+            backup: only(Part::Follows)?,
+        })
+    }
+
+    /// Starts a backup on a host that has none, where the guest is alone.
+    fn stand_by(&mut self) -> Result<()> {
+        let parts = self
+            .processes
+            .each_mut()
+            .map(|it| it.as_mut().and_then(Process::part));
+        let alone = (0..HOSTS).find(|host| parts[*host] == Some(Part::Alone));
+        let Some(on) = alone.filter(|_| !parts.contains(&Some(Part::Waits))) else {
+            return Ok(());
+        };
+        let free = (0..HOSTS)
+            .rev()
+            .find(|host| parts[*host].is_none() && !self.struck[*host]);
+        if let Some(host) = free {
+            let [free, on] = [host, on].map(|host| &self.hosts[host]);
+            let side = self.guest.backup(free, on, &self.disk_server)?;
+            self.processes[host] = Some(Process {
+                side,
+                is_primary: false,
+            });
+        }
+        Ok(())
+    }
+
+    /// The hosts out of which frames of the guest come.
+    fn answering(&mut self) -> Result<Vec<usize>> {
+        let alive: Vec<usize> = (0..HOSTS)
+            .filter(|host| self.hosts[*host].is_alive())
+            .collect();
+        let taps = alive.iter().map(|host| {
+            let host = &self.hosts[*host];
+            Wiretap::start(&self.testbed, host, Network::Client, GUEST_MAC)
+        });
+        let taps: Vec<Wiretap> = taps.collect::<Result<_>>()?;
+        self.pass(LATELY)?;
+        let mut answering = Vec::new();
+        for (host, tap) in alive.into_iter().zip(taps) {
+            if tap.frames()? > 0 {
+                answering.push(host);
+            }
+        }
+        Ok(answering)
+    }
+
+    /// How the guest stands, in the names that hosts had before.
+    fn told_standing(&mut self, before: Parts) -> String {
+        let parts = self
+            .processes
+            .each_mut()
+            .map(|it| it.as_mut().and_then(Process::part));
+        let name = |host| match host {
+            host if host == before.primary => "primary",
+            host if host == before.backup => "backup",
+            _ => "idle host",
+        };
+        let is = |part| (0..HOSTS).find(|host| parts[*host] == Some(part) && !self.struck[*host]);
+        let Some(on) = is(Part::Alone).or_else(|| is(Part::Protected)) else {
+            return "nobody".to_owned();
+        };
+        match is(Part::Follows).filter(|_| parts[on] == Some(Part::Protected)) {
+            Some(backup) => format!("{}, with {}", name(on), name(backup)),
+            None => format!("{}, alone", name(on)),
+        }
+    }
+}
+
+impl Parts {
+    fn of(self, member: Member) -> usize {
+        match member {
+            Member::Primary => self.primary,
+            Member::Backup => self.backup,
+        }
+    }
+}
