@@ -67,8 +67,6 @@ pub(crate) struct Env {
     pub(crate) wrong_read: Option<(ProcessId, String)>,
     pub(crate) to_disk_server: Duration,
     pub(crate) slow_replay: Duration,
-    /// Backups come to protect the guest.
-    pub(crate) may_protect: bool,
     /// Backups that execute the log read the disk themselves.
     pub(crate) backup_reads: bool,
     /// The disk has lost something: what was read there may not be there any more.
@@ -77,6 +75,8 @@ pub(crate) struct Env {
     pub(crate) shared_reads: Vec<(ProcessId, Range<usize>, Vec<u8>)>,
     /// How long a request to the disk is tried.
     pub(crate) disk_timeout: Duration,
+    /// Backups come to protect the guest.
+    pub(crate) may_protect: bool,
     /// The first guest waits for its backup.
     pub(crate) waits_for_backup: bool,
     /// Backups keep the log, and execute it when the primary is lost.
