@@ -14,9 +14,9 @@ use crate::process::{Process, Role};
 
 /// One way between two hosts of one rack, or to the disk server.
 const LATENCY: Duration = Duration::from_micros(150);
-/// A seed of a guest that starts alone, of hot backups and of the usual timeouts; and how far it is to the next
-/// one.
-const SEED: u64 = 8;
+/// A seed of a guest that starts alone, with backups and timeouts as they are by default, and how far it is to
+/// the next one.
+const SEED: u64 = 4;
 const SEEDS: u64 = 40;
 
 /// Where a guest runs, and where it is protected.
