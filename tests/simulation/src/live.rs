@@ -142,6 +142,8 @@ impl Runner {
             self.begin_session(line, number, env);
         }
         let told = self.protect(env);
+        // Before anything is asked for: the disk's thread looks at the log before it sends.
+        self.disk_moves(env);
         self.waits &= told != Some(Told::Paired);
         if let Some(session) = self.session.as_mut().filter(|session| !session.lost) {
             // The guest stands still until its backup has caught up.
