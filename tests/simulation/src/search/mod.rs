@@ -13,9 +13,11 @@
 mod bounds;
 mod graph;
 mod guest;
+mod membership;
 mod moves;
 mod outlook;
 mod process;
+mod questions;
 mod server;
 mod service;
 mod session;

@@ -1,7 +1,7 @@
 //! Whether a state is one in which all may stay as it is.
 
 use super::process::{Follows, Process, Role};
-use super::server::operator;
+use super::questions::operator;
 use super::world::World;
 
 impl World {

@@ -3,13 +3,11 @@
 use std::sync::LazyLock;
 
 use disk_server::arbiter::{Claimant, Record};
-use disk_server::views::Proposal;
+use disk_server::views::{Proposal, Role as Does};
 use ftvm_vmm::protocol::epoch::{Core, Input, Task};
 use ftvm_vmm::protocol::follower::Follower;
 use ftvm_vmm::protocol::live::Live;
 use logging_channel::entry::Lsn;
-
-use super::service::Pings;
 
 /// The number of a run, of all hosts. On which host one is makes no difference: a host without a run
 /// remembers nothing.
@@ -32,6 +30,13 @@ pub(super) enum Entry {
     Shutdown,
     /// So has the log. No entry of it.
     Goodbye,
+}
+
+/// What a run has told the service.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct Pings {
+    pub(super) number: u64,
+    pub(super) last: Option<Does>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
