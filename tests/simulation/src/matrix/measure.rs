@@ -243,7 +243,7 @@ mod tests {
     fn two_that_answer_are_found() {
         let frozen = Case::at_once(vec![Trouble::Freeze(Place::Primary)]);
         assert_eq!(failures(&frozen, None), Vec::<String>::new());
-        let found = failures(&frozen, Some(Defect::PermitWithoutLease));
+        let found = failures(&frozen, Some(Defect::OutputBeforeAcknowledgement));
         assert!(
             found.iter().any(|what| what.starts_with("two run")),
             "{found:?}"
