@@ -56,7 +56,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            connections: 256,
+            connections: 1024,
             idle: Duration::from_secs(60),
             line: Duration::from_secs(5),
             negotiation: Duration::from_secs(30),

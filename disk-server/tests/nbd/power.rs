@@ -140,8 +140,8 @@ fn nothing_that_was_flushed_is_lost_with_the_power() {
                 let (mut random, address) = (random.fork(), server.nbd);
                 scope.spawn(move || {
                     // After the cut a flush fails, which ends the server.
-                    if let Ok(opened) = Client::try_open(address, "disk") {
-                        let _ = region.work(&mut opened.unwrap(), &mut random);
+                    if let Ok(Ok(mut client)) = Client::try_open(address, "disk") {
+                        let _ = region.work(&mut client, &mut random);
                     }
                 });
             }

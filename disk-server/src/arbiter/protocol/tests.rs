@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use std::net::{IpAddr, SocketAddr};
+
 use proptest::prelude::*;
 
 use super::*;
@@ -47,7 +49,9 @@ fn capabilities() -> impl Strategy<Value = Capabilities> {
 fn role() -> impl Strategy<Value = Role> {
     let declined = (any::<u64>(), text());
     let declined = declined.prop_map(|(view, reason)| Declined { view, reason });
-    let wanted = (any::<std::net::SocketAddr>(), capabilities());
+    // Without what has no text: an IPv6 address's flow and scope.
+    let address = (any::<IpAddr>(), any::<u16>()).prop_map(SocketAddr::from);
+    let wanted = (address, capabilities());
     let wanted = wanted.prop_map(|(address, needs)| Wanted { address, needs });
     prop_oneof![
         (vm(), prop::option::of(declined)).prop_map(|(vm, declined)| Role::Idle { vm, declined }),

@@ -13,7 +13,8 @@
 use std::time::{Duration, Instant};
 
 /// The part of a time by which the clocks of two hosts differ at most. Each may be off by 500 in a
-/// million, which is what Linux lets NTP slew a clock by.
+/// million, the most that Linux allows for NTP's frequency. Who slews them faster is told not to in
+/// docs/two-machines.md.
 const DRIFT: u32 = 1000;
 
 /// Until when outputs may leave.

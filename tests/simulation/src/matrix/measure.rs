@@ -227,6 +227,7 @@ impl Watch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rule::Rule;
     use crate::world::chosen::Trouble;
 
     const PAIR_PARTED: [Trouble; 2] = [
@@ -244,8 +245,9 @@ mod tests {
         let frozen = Case::at_once(vec![Trouble::Freeze(Place::Primary)]);
         assert_eq!(failures(&frozen, None), Vec::<String>::new());
         let found = failures(&frozen, Some(Defect::OutputBeforeAcknowledgement));
+        let rule = Rule::OnlyPrimaryActs.to_string();
         assert!(
-            found.iter().any(|what| what.starts_with("two run")),
+            found.iter().any(|what| what.starts_with(&rule)),
             "{found:?}"
         );
     }

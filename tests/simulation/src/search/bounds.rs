@@ -124,9 +124,13 @@ impl Bounds {
         Self::FORCE,
     ];
 
-    /// Three hosts: some million states.
+    /// Three hosts: with each of those that can be the second and the third one.
     pub const THREE_HOSTS: [Self; 1] = [Self {
         hosts: 3,
+        requests: 1,
+        cuts: 0,
+        late_threads: false,
+        crashes: 0,
         ..Self::FAILOVERS
     }];
 }

@@ -59,7 +59,7 @@ impl World {
             Trouble::Cut(from, to) => *self.way(from, to) += 1,
             Trouble::Crash(place) => match place.host() {
                 Some(host) => self.fell(host, true),
-                None => self.disk_server.crash(true, &mut self.env),
+                None => self.disk_server.crash(false, &mut self.env),
             },
             Trouble::Freeze(place) => {
                 let process = place.host().and_then(|host| self.on(host));
@@ -74,7 +74,7 @@ impl World {
             Trouble::Cut(from, to) => *self.way(from, to) -= 1,
             Trouble::Crash(place) => match place.host() {
                 Some(host) => self.env.after(Duration::ZERO, Event::Boot(host)),
-                None => self.disk_server.start(true, &mut self.env),
+                None => self.disk_server.start(false, &mut self.env),
             },
             Trouble::Freeze(place) => {
                 let process = place.host().and_then(|host| self.on(host));

@@ -77,6 +77,13 @@ impl Applicant<'_> {
                 primary: proposal.primary.to_string(),
                 address,
             });
+            // Before it is taken: what this host has does not become less by that.
+            let takes = self.channel.keep.is_none();
+            pinging.reserve(if takes {
+                self.guest.identity.memory_bytes
+            } else {
+                0
+            });
             let error = match self.meet(address, PROPOSED) {
                 Ok(receiver) => return receiver,
                 Err(error) => anyhow::Error::new(error),
@@ -94,8 +101,8 @@ impl Applicant<'_> {
                 // The next primary may be on the way to another network.
                 self.listener = None;
             }
-            if self.baseline.is_some() {
-                pinging.reserve(self.guest.identity.memory_bytes);
+            if self.baseline.is_none() {
+                pinging.reserve(0);
             }
             pinging.decline(&format!("{error:#}"));
         }
