@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use disk_server::arbiter::Record;
+use logging_channel::entry::Lsn;
+
 use crate::guest::{CLIENTS, Guest, Reply};
 use crate::message::ProcessId;
 use crate::rule::Rule;
@@ -17,6 +20,11 @@ pub(crate) struct Checks {
     lives: BTreeMap<u64, u64>,
     /// Processes whose clocks have stood: no look at a clock tells them that a lease is over.
     pub(crate) suspended: BTreeSet<ProcessId>,
+    /// Of each session, by its connection: in which epoch, and from which entry on, nothing leaves that
+    /// its backup has not accepted.
+    protected: BTreeMap<usize, (u64, Lsn)>,
+    /// What its backup has accepted.
+    accepted: BTreeMap<usize, Lsn>,
     /// The last reply that each client has.
     pub(crate) acknowledged: [Option<Reply>; CLIENTS],
     pub(crate) outputs: u64,
@@ -33,6 +41,40 @@ pub(crate) struct Checks {
 }
 
 impl Checks {
+    /// The backup of a session may claim the epoch after this one once it has this entry.
+    pub(crate) fn protects(&mut self, session: usize, epoch: u64, from: Lsn) {
+        self.protected.insert(session, (epoch, from));
+    }
+
+    /// The backup of a session has everything up to this entry.
+    pub(crate) fn accepts(&mut self, session: usize, up_to: Lsn) {
+        let accepted = self.accepted.entry(session).or_default();
+        *accepted = up_to.max(*accepted);
+    }
+
+    /// What this entry of a session led to leaves its primary, which is in this epoch.
+    pub(crate) fn may_leave(&self, session: usize, epoch: u64, lsn: Lsn) -> Result<(), String> {
+        let accepted = self.accepted.get(&session).copied().unwrap_or_default();
+        match self.protected.get(&session) {
+            Some((protected, from)) if *protected == epoch && *from < lsn && accepted < lsn => {
+                Err(format!(
+                    "{}: entry {lsn} leads to one, and the backup has {accepted}",
+                    Rule::OutputAfterAcceptance
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The disk server moves a view on.
+    pub(crate) fn moves_on(&self, old: &Record, new: &Record) -> Result<(), String> {
+        let was_backup = old.acknowledged && old.backup == new.holder;
+        match old.holder == new.holder || was_backup {
+            true => Ok(()),
+            false => Err(format!("{}: {old:?}, then {new:?}", Rule::PrimaryWasMember)),
+        }
+    }
+
     /// A reply leaves the host of a process that takes itself for the one of this epoch.
     pub(crate) fn leaves(
         &mut self,

@@ -156,6 +156,9 @@ impl DiskServer {
                         };
                         if let Some(new) = new {
                             env.note(|| format!("disk server: {new:?}"));
+                            if let Err(what) = env.checks.moves_on(&self.record, &new) {
+                                env.fail(what);
+                            }
                             self.record = new;
                         }
                         if let Answer::Won { epoch } = answer {

@@ -145,6 +145,7 @@ impl Following {
                     self.queue.extend(lsns.zip(entries));
                 }
                 self.end.receive(last, awaited, now);
+                env.checks.accepts(self.line, last);
                 if self.end.is_due(now) {
                     self.report(env);
                 }

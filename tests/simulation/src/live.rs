@@ -258,7 +258,9 @@ impl Runner {
         }
         let of = self.of;
         env.note(|| format!("{of}: protected"));
-        self.append(Entry::Protected, env);
+        let session = session.line;
+        let from = Lsn(self.append(Entry::Protected, env).0 - self.live.base().0);
+        env.checks.protects(session, self.epoch, from);
         self.flush(env);
         Some(Told::Paired)
     }
@@ -375,6 +377,14 @@ impl Runner {
     fn release(&mut self, permit: Permit, env: &mut Env) {
         let mut last = None;
         while let Some((lsn, reply)) = self.held.next(permit, env.instant(self.host)) {
+            if let (Some(session), Some(of_session)) =
+                (&self.session, lsn.0.checked_sub(self.live.base().0))
+                && let Err(what) = env
+                    .checks
+                    .may_leave(session.line, self.epoch, Lsn(of_session))
+            {
+                env.fail(what);
+            }
             env.leave(self.of, self.host, self.epoch, reply);
             last = Some(lsn);
         }

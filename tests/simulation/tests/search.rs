@@ -32,6 +32,11 @@ fn a_start_by_force_breaks_no_rule() {
     assert_eq!(keeps_all_rules(Bounds::FORCE).failovers, 1);
 }
 
+#[test]
+fn the_view_service_comes_and_goes_and_breaks_no_rule() {
+    assert_eq!(keeps_all_rules(Bounds::SERVICE).failovers, 1);
+}
+
 /// Whatever breaks this rule on purpose is found, and told as that.
 fn can_be_broken(rule: Rule) {
     let variants = VARIANTS.iter().filter(|it| it.rule == rule);

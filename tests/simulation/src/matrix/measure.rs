@@ -241,11 +241,11 @@ mod tests {
     }
 
     #[test]
-    fn two_that_answer_are_found() {
+    fn an_output_that_leaves_too_soon_is_found() {
         let frozen = Case::at_once(vec![Trouble::Freeze(Place::Primary)]);
         assert_eq!(failures(&frozen, None), Vec::<String>::new());
         let found = failures(&frozen, Some(Defect::OutputBeforeAcknowledgement));
-        let rule = Rule::OnlyPrimaryActs.to_string();
+        let rule = Rule::OutputAfterAcceptance.to_string();
         assert!(
             found.iter().any(|what| what.starts_with(&rule)),
             "{found:?}"

@@ -36,6 +36,9 @@ pub struct Bounds {
     /// Backups are idle hosts, to which the view service proposes the primary; so often all pings stay
     /// away until their hosts count as dead.
     pub silences: Option<u8>,
+    /// How often a backup is sent away for now whose admission takes long. Two of them that were sent away in
+    /// turns, each before its answer, would move the view on for ever; one that comes again is in it already.
+    pub sent_away: Option<u8>,
 }
 
 impl Bounds {
@@ -56,6 +59,7 @@ impl Bounds {
         force: false,
         crashes: 0,
         silences: None,
+        sent_away: None,
     };
 
     /// A failover, a join and a second failover of two hosts, with a link that fails.
@@ -116,21 +120,29 @@ impl Bounds {
     };
 
     /// Two hosts: some hundred thousand states each.
-    pub const TWO_HOSTS: [Self; 5] = [
+    pub const TWO_HOSTS: [Self; 6] = [
         Self::FAILOVERS,
         Self::DIFFERENCES,
         Self::COLD,
         Self::ENDS,
         Self::FORCE,
+        Self::SERVICE,
     ];
 
-    /// Three hosts: with each of those that can be the second and the third one.
-    pub const THREE_HOSTS: [Self; 1] = [Self {
-        hosts: 3,
-        requests: 1,
-        cuts: 0,
-        late_threads: false,
-        crashes: 0,
-        ..Self::FAILOVERS
-    }];
+    /// Three hosts, two of them backups: some million states.
+    pub const THREE_HOSTS: [Self; 2] = [
+        Self {
+            hosts: 3,
+            sent_away: Some(1),
+            ..Self::FAILOVERS
+        },
+        Self {
+            hosts: 3,
+            backups: 2,
+            crashes: 0,
+            silences: Some(0),
+            sent_away: Some(0),
+            ..Self::SERVICE
+        },
+    ];
 }

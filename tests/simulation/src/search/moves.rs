@@ -114,7 +114,13 @@ impl World {
         let asks = self.process(of).and_then(|it| it.owner.as_ref());
         let asks = asks.is_some_and(|it| it.claims() || !it.inbox.is_empty());
         if process.is_let_in_by(of) && asks {
-            next.push("is sent away for now", run, |w| w.send_away(run));
+            let bound = self.bounds.sent_away;
+            if bound.is_none_or(|bound| self.happened.sent_away < bound) {
+                next.push("is sent away for now", run, |w| {
+                    w.happened.sent_away += u8::from(bound.is_some());
+                    w.send_away(run);
+                });
+            }
         } else if process.is_let_in_by(of) {
             next.push("asks to join once more", run, |w| w.comes(run, of));
         } else if self.lets_in(of) && self.is_confirmed(of) {

@@ -38,6 +38,7 @@ pub(super) struct Happened {
     pub(super) abandons: u8,
     pub(super) crashes: u8,
     pub(super) silences: u8,
+    pub(super) sent_away: u8,
     pub(super) failovers: u8,
     pub(super) ended: bool,
     pub(super) forced: bool,
