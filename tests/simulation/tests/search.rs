@@ -33,6 +33,11 @@ fn a_start_by_force_breaks_no_rule() {
 }
 
 #[test]
+fn late_writes_behind_the_fence_break_no_rule() {
+    assert_eq!(keeps_all_rules(Bounds::DISK).failovers, 2);
+}
+
+#[test]
 fn the_view_service_comes_and_goes_and_breaks_no_rule() {
     assert_eq!(keeps_all_rules(Bounds::SERVICE).failovers, 1);
 }
@@ -66,7 +71,7 @@ fn rule_3_a_backup_accepts_log_traffic_of_its_own_view_only() {
 }
 
 #[test]
-fn rule_4_who_is_not_primary_answers_no_client() {
+fn rule_4_who_is_not_primary_answers_no_client_and_writes_no_disk() {
     can_be_broken(Rule::OnlyPrimaryActs);
 }
 

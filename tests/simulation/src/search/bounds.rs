@@ -39,6 +39,10 @@ pub struct Bounds {
     /// How often a backup is sent away for now whose admission takes long. Two of them that were sent away in
     /// turns, each before its answer, would move the view on for ever; one that comes again is in it already.
     pub sent_away: Option<u8>,
+    /// How often who runs the guest writes its disk; 0: there is none.
+    pub writes: u8,
+    /// How often it loses the connection to that.
+    pub reconnects: u8,
 }
 
 impl Bounds {
@@ -60,6 +64,8 @@ impl Bounds {
         crashes: 0,
         silences: None,
         sent_away: None,
+        writes: 0,
+        reconnects: 0,
     };
 
     /// A failover, a join and a second failover of two hosts, with a link that fails.
@@ -109,6 +115,17 @@ impl Bounds {
         ..Self::NONE
     };
 
+    /// A guest that writes its disk, and writes that are late.
+    pub const DISK: Self = Self {
+        name: "disk",
+        requests: 0,
+        backups: 2,
+        kills: 2,
+        writes: 2,
+        reconnects: 1,
+        ..Self::NONE
+    };
+
     /// Idle hosts, and the view service.
     pub const SERVICE: Self = Self {
         name: "view service",
@@ -120,13 +137,14 @@ impl Bounds {
     };
 
     /// Two hosts: some hundred thousand states each.
-    pub const TWO_HOSTS: [Self; 6] = [
+    pub const TWO_HOSTS: [Self; 7] = [
         Self::FAILOVERS,
         Self::DIFFERENCES,
         Self::COLD,
         Self::ENDS,
         Self::FORCE,
         Self::SERVICE,
+        Self::DISK,
     ];
 
     /// Three hosts, two of them backups: some million states.

@@ -11,6 +11,7 @@
 //! be able to settle without another fault: so nothing waits for ever, and nothing goes round in circles.
 
 mod bounds;
+mod disk;
 mod graph;
 mod guest;
 mod membership;
@@ -23,6 +24,7 @@ mod service;
 mod session;
 mod variants;
 mod world;
+mod writes;
 
 use std::fmt;
 

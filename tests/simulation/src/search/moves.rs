@@ -5,6 +5,7 @@ use ftvm_vmm::protocol::epoch::{Input, Task};
 use ftvm_vmm::protocol::live::AtExit;
 use logging_channel::entry::Lsn;
 
+use super::disk::Disk;
 use super::process::{Closing, Entry, Follows, Owner, Process, Role, Run, Runs};
 use super::world::World;
 use crate::defect::Defect;
@@ -226,6 +227,20 @@ impl World {
                 next.fault("comes to its guest's end", run, |w| w.end_guest(run));
             }
         }
+        if works && let Some(disk) = &self.server.disk {
+            let again = self.happened.reconnects < self.bounds.reconnects;
+            if !disk.has(run) {
+                next.push("opens its disk", run, |w| w.open_disk(run));
+            } else if disk.is_open(run) && again {
+                next.fault("loses the connection to its disk", run, |w| {
+                    w.happened.reconnects += 1;
+                    w.open_disk(run);
+                });
+            }
+            if disk.is_open(run) && self.happened.writes < self.bounds.writes {
+                next.fault("writes its disk", run, |w| w.write_disk(run));
+            }
+        }
         if process.closing.is_none() && self.has_ended(run) {
             next.push("takes leave", run, |w| w.finish(run));
         }
@@ -340,6 +355,12 @@ impl World {
         for (run, task) in asked.filter(|(run, task)| self.would_change(*run, task)) {
             next.fault("has asked, which comes late", *run, |w| {
                 w.decide(*run, task);
+            });
+        }
+        let writes = self.server.disk.as_ref().map_or(0, Disk::writes);
+        for write in 0..writes {
+            next.add("a worker gets on with a write", None, false, |w| {
+                w.work(write)
             });
         }
         if self.happened.crashes < self.bounds.crashes && self.can_lose() {

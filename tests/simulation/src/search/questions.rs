@@ -7,6 +7,7 @@ use ftvm_vmm::protocol::epoch::{Effect, Input, Task};
 use ftvm_vmm::protocol::follower::Follower;
 use ftvm_vmm::protocol::rights::{Repeat, repeats};
 
+use super::disk::Disk;
 use super::process::{Closing, Process, Role, Run, Runs, claimant};
 use super::service::Service;
 use super::world::World;
@@ -57,6 +58,10 @@ impl World {
                     self.move_on(&request, new);
                 }
                 Some(Input::Claimed(match answer {
+                    // It is decided, and asked for again.
+                    Answer::Won { epoch } if !self.is_clear(epoch, &request.holder()) => {
+                        return None;
+                    }
                     Answer::Won { epoch } => Claim::Won { epoch },
                     Answer::Lost { epoch, holder } => Claim::Lost { epoch, holder },
                 }))
@@ -134,6 +139,9 @@ impl World {
     pub(super) fn crash(&mut self) {
         self.happened.crashes += 1;
         self.server.record = self.server.written.clone();
+        if let Some(disk) = &mut self.server.disk {
+            *disk = Disk::new(&self.server.record);
+        }
         for owner in self.processes.iter_mut().filter_map(|it| it.owner.as_mut()) {
             owner.answer = None;
             owner.look = None;
@@ -147,6 +155,7 @@ impl World {
     pub(super) fn can_lose(&self) -> bool {
         self.server.record != self.server.written
             || self.service.as_ref().is_some_and(Service::has_memory)
+            || self.server.disk.as_ref().is_some_and(Disk::can_lose)
             || (self.processes.iter())
                 .filter_map(|it| it.owner.as_ref())
                 .any(|it| it.answer.is_some() || it.look.is_some())

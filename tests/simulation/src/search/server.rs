@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use disk_server::arbiter::Record;
 use ftvm_vmm::protocol::epoch::Task;
 
+use super::disk::Disk;
 use super::process::{Run, claimant};
 
 /// The disk server, and what is on its way there.
@@ -15,11 +16,13 @@ pub(super) struct Server {
     pub(super) written: Record,
     /// All that was ever asked, by which run: it may come, or come again.
     pub(super) asked: BTreeSet<(Run, Task)>,
+    pub(super) disk: Option<Disk>,
 }
 
 impl Server {
-    pub(super) fn new(record: Record) -> Self {
+    pub(super) fn new(record: Record, has_disk: bool) -> Self {
         Self {
+            disk: has_disk.then(|| Disk::new(&record)),
             written: record.clone(),
             record,
             asked: BTreeSet::new(),

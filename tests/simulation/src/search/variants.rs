@@ -42,7 +42,7 @@ const CALM_FORCE: Bounds = Bounds {
 };
 
 /// All of them.
-pub const VARIANTS: [Variant; 20] = [
+pub const VARIANTS: [Variant; 22] = [
     breaks(R::PrimaryWasMember, D::AnybodyClaims, B::FAILOVERS),
     breaks(
         R::OutputAfterAcceptance,
@@ -64,6 +64,8 @@ pub const VARIANTS: [Variant; 20] = [
     breaks(R::OnlyPrimaryActs, D::PermitWithoutLease, B::FAILOVERS),
     breaks(R::OnlyPrimaryActs, D::LifeOfAnotherSession, B::FAILOVERS),
     breaks(R::OnlyPrimaryActs, D::AnswerBeforeWrite, B::FAILOVERS),
+    breaks(R::OnlyPrimaryActs, D::FenceDoesNotWait, B::DISK),
+    breaks(R::OnlyPrimaryActs, D::FenceLetsAnybodyIn, B::DISK),
     breaks(R::InputBesideTransfer, D::StateTakenEarly, B::FAILOVERS),
     breaks(
         R::InputBesideTransfer,

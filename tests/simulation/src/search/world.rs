@@ -39,6 +39,8 @@ pub(super) struct Happened {
     pub(super) crashes: u8,
     pub(super) silences: u8,
     pub(super) sent_away: u8,
+    pub(super) writes: u8,
+    pub(super) reconnects: u8,
     pub(super) failovers: u8,
     pub(super) ended: bool,
     pub(super) forced: bool,
@@ -57,7 +59,7 @@ impl World {
             bounds,
             defect,
             processes: vec![primary],
-            server: Server::new(Record::held(1, me)),
+            server: Server::new(Record::held(1, me), bounds.writes > 0),
             service: bounds.silences.is_some().then(Service::running),
             replied: Guest::new(),
             runs: 1,
@@ -130,6 +132,10 @@ impl World {
     /// Forgets what can make no difference any more.
     pub(super) fn forget(&mut self) {
         self.server.forget_spent();
+        let there = |run| self.processes.iter().any(|it| it.run == run);
+        if let Some(disk) = &mut self.server.disk {
+            disk.close(there);
+        }
         let server = &self.server;
         self.happened.gone.retain(|run| server.knows(*run));
         for process in &mut self.processes {
