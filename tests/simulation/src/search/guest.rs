@@ -18,7 +18,7 @@ impl Runs {
     }
 
     /// Outputs leave only by an acknowledgement.
-    fn waits(&self) -> bool {
+    pub(super) fn waits(&self) -> bool {
         !self.live.is_alone() && !self.live.is_joining()
     }
 

@@ -396,10 +396,12 @@ impl World {
     pub(super) fn abandon(&mut self, run: Run) {
         self.happened.abandons += 1;
         let copy = self.process(run).is_some_and(Process::is_copy);
+        // One without a backup that could go on tells the disk server that the guest has ended.
+        let tells = self.runner(run).is_some_and(|it| !it.waits());
         if let Some(process) = self.process_mut(run) {
             process.closing = Some(Closing::GivesUp);
         }
-        self.happened.lost |= copy && !self.is_left();
+        self.happened.lost |= copy && !tells && !self.is_left();
         self.close(run, Closing::GivesUp);
     }
 }

@@ -44,7 +44,7 @@ pub(super) struct Happened {
     pub(super) failovers: u8,
     pub(super) ended: bool,
     pub(super) forced: bool,
-    /// With a run that was killed, or gave up, went the last copy of the guest.
+    /// With a run that was killed, or gave up for its backup, went the last copy of the guest.
     pub(super) lost: bool,
     /// These were killed, and what they asked may come yet.
     pub(super) gone: BTreeSet<Run>,
