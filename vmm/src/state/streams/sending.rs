@@ -478,9 +478,9 @@ impl Shared {
     }
 }
 
-/// The guest comes first, on a host whose processors are busy: it keeps seven tenths of one that it shares.
+/// The guest comes first, on a host whose processors are busy: it keeps six tenths of one that it shares.
 fn lower_priority() {
-    const NICE: libc::c_int = 4;
+    const NICE: libc::c_int = 2;
     // SAFETY: it changes nothing but this thread's priority (Linux: 0 is the calling thread).
     if unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) } != 0 {
         log::debug!(
