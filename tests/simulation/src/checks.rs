@@ -52,6 +52,12 @@ impl Checks {
         *accepted = up_to.max(*accepted);
     }
 
+    /// Whether this entry of a session is from before its backup protects the guest: then every guest that
+    /// goes live has it, and what it led to may leave at any later time, as a network might let it.
+    pub(crate) fn is_from_before(&self, session: usize, lsn: Lsn) -> bool {
+        (self.protected.get(&session)).is_some_and(|(_, protected)| lsn <= *protected)
+    }
+
     /// What this entry of a session led to leaves its primary, which is in this epoch.
     pub(crate) fn may_leave(&self, session: usize, epoch: u64, lsn: Lsn) -> Result<(), String> {
         let accepted = self.accepted.get(&session).copied().unwrap_or_default();
@@ -81,6 +87,7 @@ impl Checks {
         from: ProcessId,
         epoch: u64,
         reply: &Reply,
+        from_before: bool,
     ) -> Result<(), String> {
         self.outputs += 1;
         if let Some((last, by)) = self.last_out {
@@ -93,7 +100,7 @@ impl Checks {
                     )),
                 };
             }
-            if epoch < last {
+            if epoch < last && !from_before {
                 return Err(format!(
                     "{}: an output left process {from} in epoch {epoch}, after one of process {by} \
                      in epoch {last}",
@@ -107,7 +114,7 @@ impl Checks {
                 ));
             }
         }
-        self.last_out = Some((epoch, from));
+        self.last_out = self.last_out.max(Some((epoch, from)));
         let life = *self.lives.entry(reply.count).or_insert(reply.life);
         if life != reply.life {
             return Err(format!(

@@ -257,9 +257,15 @@ impl Env {
     }
 
     /// A reply leaves the host of a process that takes itself for the one of this epoch.
-    pub(crate) fn leave(&mut self, from: ProcessId, host: usize, epoch: u64, reply: Reply) {
+    pub(crate) fn leave(
+        &mut self,
+        (from, host): (ProcessId, usize),
+        epoch: u64,
+        reply: Reply,
+        from_before: bool,
+    ) {
         self.note(|| format!("{from}: out in epoch {epoch}: {reply:?}"));
-        if let Err(what) = self.checks.leaves(from, epoch, &reply) {
+        if let Err(what) = self.checks.leaves(from, epoch, &reply, from_before) {
             self.fail(what);
         }
         let after = Duration::from_micros(200) + self.jitter(Duration::from_millis(1));

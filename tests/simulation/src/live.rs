@@ -377,15 +377,17 @@ impl Runner {
     fn release(&mut self, permit: Permit, env: &mut Env) {
         let mut last = None;
         while let Some((lsn, reply)) = self.held.next(permit, env.instant(self.host)) {
-            if let (Some(session), Some(of_session)) =
-                (&self.session, lsn.0.checked_sub(self.live.base().0))
-                && let Err(what) = env
-                    .checks
-                    .may_leave(session.line, self.epoch, Lsn(of_session))
-            {
-                env.fail(what);
+            let of_session = Lsn(lsn.0.saturating_sub(self.live.base().0));
+            let mut from_before = false;
+            if let Some(session) = &self.session {
+                from_before = env.checks.is_from_before(session.line, of_session);
+                let may = env.checks.may_leave(session.line, self.epoch, of_session);
+                if let Err(what) = may {
+                    env.fail(what);
+                }
             }
-            env.leave(self.of, self.host, self.epoch, reply);
+            let of = (self.of, self.host);
+            env.leave(of, self.epoch, reply, from_before);
             last = Some(lsn);
         }
         if let (Some(last), Some(session)) = (last, &mut self.session)

@@ -491,7 +491,7 @@ impl Process {
                 }
                 env.checks.failovers += 1;
                 for reply in outputs {
-                    env.leave(id, self.host, epoch, reply);
+                    env.leave((id, self.host), epoch, reply, false);
                 }
                 let unflushed = match env.has(Defect::UnflushedLeftBehind) {
                     true => Unflushed::default(),
