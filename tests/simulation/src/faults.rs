@@ -73,38 +73,28 @@ pub(crate) enum Fault {
 
 impl Fault {
     /// How long it lasts.
-    pub(crate) fn duration(self) -> Duration {
+    pub(crate) fn duration(mut self) -> Duration {
         match self {
-            Self::KillProcess(_) | Self::Flip | Self::ClockJump(..) | Self::ClockDrift(..) => {
-                Duration::ZERO
-            }
             Self::KillHost(_) | Self::KillOnlyCopy => BOOT,
-            Self::Freeze(_, time)
-            | Self::Suspend(_, time)
-            | Self::Cut(_, _, time)
-            | Self::CutStreams(_, _, time)
-            | Self::GiveWay(time)
-            | Self::Loss(_, time)
-            | Self::Latency(_, time)
-            | Self::DiskServerDown(time)
-            | Self::DiskServerPower(time)
-            | Self::DiskError(_, time)
-            | Self::DiskFull(time)
-            | Self::DiskServerSlow(_, time)
-            | Self::DiskServerCut(_, _, time)
-            | Self::SlowReplay(_, time) => time,
+            _ => self.time().map_or(Duration::ZERO, |time| *time),
         }
     }
 
     /// The same for half as long, if it lasts.
     pub(crate) fn shorter(mut self) -> Option<Self> {
-        match &mut self {
+        *self.time()? /= 2;
+        (self.duration() >= SHORTEST).then_some(self)
+    }
+
+    /// How long it lasts, if that may be chosen.
+    fn time(&mut self) -> Option<&mut Duration> {
+        match self {
             Self::KillProcess(_)
             | Self::KillHost(_)
             | Self::KillOnlyCopy
             | Self::Flip
             | Self::ClockJump(..)
-            | Self::ClockDrift(..) => return None,
+            | Self::ClockDrift(..) => None,
             Self::Freeze(_, time)
             | Self::Suspend(_, time)
             | Self::Cut(_, _, time)
@@ -118,9 +108,8 @@ impl Fault {
             | Self::DiskFull(time)
             | Self::DiskServerSlow(_, time)
             | Self::DiskServerCut(_, _, time)
-            | Self::SlowReplay(_, time) => *time /= 2,
+            | Self::SlowReplay(_, time) => Some(time),
         }
-        (self.duration() >= SHORTEST).then_some(self)
     }
 
     /// What is tried at every moment of a join.

@@ -147,7 +147,8 @@ impl World {
         }
     }
 
-    fn is_member(&self, host: &Claimant) -> bool {
+    /// Whether it is the primary of the view, or its backup that has taken over.
+    pub(super) fn is_member(&self, host: &Claimant) -> bool {
         let record = &self.server.record;
         let is = |member: &Option<Claimant>| member.as_ref() == Some(host);
         is(&record.holder) || record.acknowledged && is(&record.backup)

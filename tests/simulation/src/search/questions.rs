@@ -99,9 +99,7 @@ impl World {
 
     fn move_on(&mut self, request: &ClaimRequest, new: Record) {
         let old = self.server.record.clone();
-        let is = |member: &Option<Claimant>| member.as_ref() == Some(&request.claimant);
-        let member = is(&old.holder) || old.acknowledged && is(&old.backup);
-        if !member {
+        if !self.is_member(&request.claimant) {
             let what = "a run that is no member of the view moves it on";
             self.fail(Rule::PrimaryWasMember, what);
         }
