@@ -11,6 +11,7 @@
 //! | [`arbiter`] | the decision, its durable store, its wire protocol, and the client |
 //! | [`nbd`] | the disk's wire protocol, and the server's side of a connection |
 //! | [`export`] | disks with names and owners, and the access of a connection to one |
+//! | [`fleet`] | guests that are described once, what operators want of them, and what became of it |
 //! | [`fence`] | no write of an earlier epoch lands after a later one was won |
 //! | [`storage`] | image files and block devices |
 //! | [`logging`], [`lossy_writer`] | the log, which nobody can fill; a writer that nobody waits for |
@@ -22,6 +23,7 @@ pub mod arbiter;
 mod ending;
 pub mod export;
 pub mod fence;
+pub mod fleet;
 pub mod logging;
 pub mod lossy_writer;
 pub mod nbd;

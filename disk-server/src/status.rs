@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::arbiter::Claimant;
 use crate::arbiter::protocol::{ExportRecord, VmRecord};
+use crate::arbiter::{Claimant, VmName};
 use crate::views::{HostRecord, Role};
 
 /// What a server knows.
@@ -46,7 +46,7 @@ impl Status {
             Role::Primary { epoch, wants, .. } => *epoch == record.epoch && wants.is_some(),
             _ => false,
         };
-        let of_vm = || self.hosts.iter().filter(|host| host.role.vm() == vm);
+        let of_vm = || self.hosts.iter().filter(|host| host.role.vm() == Some(vm));
         let primary = of_vm().find(|host| record.holder.as_ref() == Some(&host.host))?;
         if !primary.live || !wants(primary) {
             return None;
@@ -105,9 +105,10 @@ fn machines(records: &[VmRecord]) -> String {
 
 /// MEMORY is what a host has left, in MiB.
 fn hosts(records: &[HostRecord]) -> String {
+    let vm = |record: &HostRecord| record.role.vm().map_or("-", VmName::as_str).to_owned();
     let names = records.iter().map(|r| r.host.as_str().len()).max();
     let names = names.unwrap_or(0).max(4);
-    let vms = records.iter().map(|r| r.role.vm().as_str().len()).max();
+    let vms = records.iter().map(|r| vm(r).len()).max();
     let vms = vms.unwrap_or(0).max(2);
     let mut table = format!(
         "{:<names$}  STATE  {:<7}  {:<vms$}  {:>8}  {:>8}  PAGING\n",
@@ -115,6 +116,7 @@ fn hosts(records: &[HostRecord]) -> String {
     );
     for record in records {
         let (role, epoch) = match &record.role {
+            Role::Host(_) => ("host", None),
             Role::Idle { .. } => ("idle", None),
             Role::Primary { epoch, .. } => ("primary", Some(epoch)),
             Role::Backup { epoch, .. } => ("backup", Some(epoch)),
@@ -125,7 +127,7 @@ fn hosts(records: &[HostRecord]) -> String {
             "{:<names$}  {:<5}  {role:<7}  {:<vms$}  {epoch:>8}  {:>8}  {}",
             record.host,
             if record.live { "live" } else { "dead" },
-            record.role.vm(),
+            vm(record),
             record.carries.memory_mib,
             record.carries.paging,
         );

@@ -16,7 +16,8 @@ use super::decision::{Next, Record};
 use super::lines::CANCEL_POLL;
 use super::names::{Claimant, ServerNumber, VmName};
 use super::protocol::{Request, Response};
-use crate::views::{Ping, Proposal};
+use crate::fleet::{Answer, Operation, Order};
+use crate::views::Ping;
 
 /// How patient a client is.
 #[derive(Debug, Clone, Copy)]
@@ -190,13 +191,24 @@ impl Arbiter {
         }
     }
 
-    /// Tells the server of this host: the record of its guest, and what is proposed to it.
+    /// Tells the server of this host: the record of its guest, and what it is to do.
     ///
     /// # Errors
     /// See [`CallError`].
-    pub fn ping(&self, ping: &Ping) -> Result<(Record, Option<Proposal>), CallError> {
+    pub fn ping(&self, ping: &Ping) -> Result<(Option<Record>, Option<Order>), CallError> {
         match self.call(&Request::Ping(ping.clone()), None)? {
-            Response::Pinged { record, proposal } => Ok((record, proposal.map(|it| *it))),
+            Response::Pinged { record, order } => Ok((record, order)),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// Asks as an operator. An answer that got lost may be asked for again: to ask twice is to want the same.
+    ///
+    /// # Errors
+    /// See [`CallError`]. What cannot be granted is [`CallError::Refused`].
+    pub fn operate(&self, operation: Operation) -> Result<Answer, CallError> {
+        match self.call(&Request::Operate { operation }, None)? {
+            Response::Operated { outcome } => Ok(outcome),
             other => Err(self.unexpected(&other)),
         }
     }

@@ -25,5 +25,5 @@ pub use address::{AddressError, ServerAddress};
 pub use client::{Arbiter, Claim, ClaimError, Settings, WaitReason};
 pub use connection::CallError;
 pub use decision::{Answer, ClaimRequest, MAX_EPOCH, Next, Record, STOPPED, acknowledge, decide};
-pub use names::{Claimant, NameError, ServerNumber, ServerNumberError, VmName};
+pub use names::{Claimant, HostName, NameError, ServerNumber, ServerNumberError, VmName};
 pub use store::{Damage, EpochStore, Forgotten, OpenStateError, STATE_FILE, StoreError};

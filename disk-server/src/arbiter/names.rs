@@ -27,8 +27,8 @@ pub enum NameError {
         /// The most that is allowed.
         max: usize,
     },
-    /// It has a character other than the printable ASCII ones. Spaces are left out too: names
-    /// stand in tables and log lines.
+    /// It has a character other than the printable ASCII ones, or one that separates such names. Spaces
+    /// are left out too: names stand in tables and log lines.
     #[error("a {what} consists of printable ASCII characters without spaces, not {character:?}")]
     Character {
         /// What it was to name.
@@ -38,7 +38,12 @@ pub enum NameError {
     },
 }
 
-fn check(what: &'static str, max: usize, name: &str) -> Result<(), NameError> {
+fn check(
+    what: &'static str,
+    max: usize,
+    without: Option<char>,
+    name: &str,
+) -> Result<(), NameError> {
     if name.is_empty() {
         return Err(NameError::Empty { what });
     }
@@ -46,14 +51,17 @@ fn check(what: &'static str, max: usize, name: &str) -> Result<(), NameError> {
         let len = name.len();
         return Err(NameError::TooLong { what, len, max });
     }
-    match name.chars().find(|c| !c.is_ascii_graphic()) {
+    match name
+        .chars()
+        .find(|c| !c.is_ascii_graphic() || without == Some(*c))
+    {
         Some(character) => Err(NameError::Character { what, character }),
         None => Ok(()),
     }
 }
 
 macro_rules! bounded_name {
-    ($(#[$doc:meta])* $name:ident, $what:literal, $max:literal) => {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $max:literal, $without:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -74,7 +82,7 @@ macro_rules! bounded_name {
             type Error = NameError;
 
             fn try_from(name: String) -> Result<Self, NameError> {
-                check($what, $max, &name)?;
+                check($what, $max, $without, &name)?;
                 Ok(Self(name))
             }
         }
@@ -104,7 +112,7 @@ macro_rules! bounded_name {
 
 bounded_name! {
     /// The name of a virtual machine: what an epoch belongs to.
-    VmName, "VM name", 64
+    VmName, "VM name", 64, None
 }
 
 bounded_name! {
@@ -113,7 +121,12 @@ bounded_name! {
     /// The arbiter takes two requests with the same claimant for retries of one another, so a
     /// claimant must never name two that could both go live. [`Claimant::generate`] sees to that
     /// with a random nonce: a host that restarts is another claimant.
-    Claimant, "claimant", 128
+    Claimant, "claimant", 128, None
+}
+
+bounded_name! {
+    /// What a host is called. It has no `/`.
+    HostName, "host name", 64, Some('/')
 }
 
 /// The number of a disk server: drawn at random when it makes its state, and kept there. As text, 16
@@ -161,28 +174,45 @@ impl fmt::Display for ServerNumber {
     }
 }
 
+impl HostName {
+    /// This host's, as its kernel has it.
+    #[must_use]
+    pub fn of_this_host() -> HostName {
+        let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        Self::fitting(name.trim())
+    }
+
+    /// A name that is as much of `name` as can be.
+    fn fitting(name: &str) -> HostName {
+        let fits = |c: char| c.is_ascii_graphic() && c != '/';
+        let name = name.chars().map(|c| if fits(c) { c } else { '_' });
+        let name: String = name.take(Self::MAX_LEN).collect();
+        HostName(if name.is_empty() {
+            "unnamed".into()
+        } else {
+            name
+        })
+    }
+}
+
 impl Claimant {
-    /// A claimant that nobody else has: this host's name and a random nonce.
+    /// A claimant that nobody else has: a run on this host, by its name and a random nonce.
     ///
     /// # Errors
     /// The kernel's random number device cannot be read.
-    pub fn generate() -> io::Result<Claimant> {
-        let nonce = random::nonce()?;
-        // The host name is for people only; uniqueness rests on the nonce.
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        Ok(Self::compose(host.trim(), nonce))
+    pub fn generate(host: &HostName) -> io::Result<Claimant> {
+        Ok(Self::compose(host, random::nonce()?))
     }
 
-    fn compose(host: &str, nonce: u128) -> Claimant {
-        let nonce = format!("{nonce:032x}");
-        let room = Self::MAX_LEN - nonce.len() - 1;
-        let host: String = host
-            .chars()
-            .map(|c| if c.is_ascii_graphic() { c } else { '_' })
-            .take(room)
-            .collect();
-        let host = if host.is_empty() { "unnamed" } else { &host };
-        Claimant(format!("{host}/{nonce}"))
+    // Uniqueness rests on the nonce.
+    fn compose(host: &HostName, nonce: u128) -> Claimant {
+        Claimant(format!("{host}/{nonce:032x}"))
+    }
+
+    /// The host on which it runs, as far as the name says.
+    #[must_use]
+    pub fn host(&self) -> HostName {
+        HostName::fitting(self.0.rsplit_once('/').map_or(&*self.0, |(host, _)| host))
     }
 }
 
@@ -206,6 +236,7 @@ mod tests {
                 ..
             })
         ));
+        assert!("a/b".parse::<VmName>().is_ok() && "a/b".parse::<HostName>().is_err());
         for bad in ["a b", "a\n", "a\0", "é", "\u{7f}"] {
             assert!(
                 matches!(bad.parse::<VmName>(), Err(NameError::Character { .. })),
@@ -216,13 +247,19 @@ mod tests {
 
     #[test]
     fn generated_claimants_differ() {
-        assert_ne!(Claimant::generate().unwrap(), Claimant::generate().unwrap());
+        let host = HostName::of_this_host();
+        let [one, other] = [(); 2].map(|()| Claimant::generate(&host).unwrap());
+        assert_ne!(one, other);
+        assert_eq!((one.host(), other.host()), (host.clone(), host));
     }
 
     proptest! {
         #[test]
         fn any_host_name_makes_a_valid_claimant(host in ".{0,300}", nonce: u128) {
+            let host = HostName::fitting(&host);
+            prop_assert_eq!(host.as_str().parse::<HostName>().unwrap(), host.clone());
             let claimant = Claimant::compose(&host, nonce);
+            prop_assert_eq!(claimant.host(), host);
             prop_assert_eq!(claimant.as_str().parse::<Claimant>().unwrap(), claimant.clone());
             let tail = format!("/{nonce:032x}");
             prop_assert!(claimant.as_str().ends_with(&tail));

@@ -3,8 +3,8 @@
 //! ```text
 //!     client                                        server
 //!       | -- connect ------------------------------> |
-//!       | -- {"ftvm":"arbiter","version":3} -------> |   both greet at once, so that a
-//!       | <-- {"ftvm":"arbiter","version":3,       |   request may follow without
+//!       | -- {"ftvm":"arbiter","version":4} -------> |   both greet at once, so that a
+//!       | <-- {"ftvm":"arbiter","version":4,       |   request may follow without
 //!       |      "server":S} ------------------------- |
 //!       | -- {"op":"compare_and_set",...} ---------> |   waiting for the other's greeting
 //!       | <--------------- {"answer":"won",...} ---- |   one answer a request, in order
@@ -20,7 +20,8 @@
 //! | `{"op":"forget","vm":V}` | `{"answer":"forgotten"}`: V has no record any more |
 //! | `{"op":"list","after":V}` (`after` may be left out) | `{"answer":"page","vms":[{"vm":V,"epoch":E,"holder":H,"backup":B,"acknowledged":A},...],"more":M}` |
 //! | `{"op":"list_exports","after":E}` (`after` may be left out) | `{"answer":"exports","exports":[...],"more":M}`, each as [`ExportRecord`] |
-//! | `{"op":"ping","host":C,"number":N,"carries":{...},"role":{...}}`, as [`Ping`] | `{"answer":"pinged","record":{...},"proposal":P}`: the record of the host's guest as above, and a [`Proposal`] or null |
+//! | `{"op":"ping","host":C,"number":N,"carries":{...},"role":{...}}`, as [`Ping`] | `{"answer":"pinged","record":{...},"order":O}`: the record of the host's guest as above (null to a host's daemon), and an [`Order`] or null |
+//! | `{"op":"operate","operation":{...}}`, as [`Operation`] | `{"answer":"operated","outcome":{...}}`, as [`fleet::Answer`] |
 //! | `{"op":"list_hosts","after":C}` (`after` may be left out) | `{"answer":"hosts","hosts":[...],"more":M}`, each as [`HostRecord`] |
 //! | `{"op":"echo"}` | `{"answer":"echo"}` |
 //! | anything | `{"answer":"error","code":CODE,"message":TEXT}`, and the connection ends |
@@ -43,15 +44,16 @@ use serde::{Deserialize, Serialize};
 
 use super::decision::{Next, Record};
 use super::names::{Claimant, ServerNumber, VmName};
+use crate::fleet::{self, Operation, Order};
 use crate::nbd::ExportName;
-use crate::views::{HostRecord, Ping, Proposal};
+use crate::views::{HostRecord, Ping};
 
 /// The version that this crate speaks.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// What the greeting's `ftvm` field says.
 pub const SERVICE: &str = "arbiter";
 /// The most bytes of a line, with its newline.
-pub const MAX_LINE: usize = 4096;
+pub const MAX_LINE: usize = 16 << 10;
 /// The most virtual machines in one `page` answer: what fits into a line when all names are as
 /// long as can be and consist of characters that JSON escapes.
 pub const PAGE: usize = 5;
@@ -135,8 +137,13 @@ pub enum Request {
         #[serde(default)]
         after: Option<ExportName>,
     },
-    /// Take note of a host, and tell what is proposed to it.
+    /// Take note of a host, and tell what it is to do.
     Ping(Ping),
+    /// Do what an operator asks.
+    Operate {
+        /// What.
+        operation: Operation,
+    },
     /// Tell as many hosts as fit into a line, in the order of names.
     ListHosts {
         /// Begin behind this name.
@@ -184,10 +191,15 @@ pub enum Response {
     },
     /// The host is noted.
     Pinged {
-        /// The record of its guest.
-        record: Record,
-        /// What is proposed to it.
-        proposal: Option<Box<Proposal>>,
+        /// The record of its guest; `None` to a host's daemon.
+        record: Option<Record>,
+        /// What it is to do.
+        order: Option<Order>,
+    },
+    /// What an operator asked for is done, or being done.
+    Operated {
+        /// What came of it.
+        outcome: fleet::Answer,
     },
     /// Some hosts.
     Hosts {

@@ -16,6 +16,7 @@ use super::protocol::{
 use super::store::StoreError;
 use crate::export::Exports;
 use crate::fence::{AcknowledgeError, Claimed, FencedStore, ForgetError, NotYet, WaitLimit};
+use crate::fleet::Order;
 use crate::logging::{Limited, excerpt};
 use crate::stream;
 use crate::views::Views;
@@ -178,14 +179,18 @@ fn respond(
         Request::Ping(ping) => {
             let proposal = views.lock().ping(&ping, from, |vm| store.read(vm));
             Response::Pinged {
-                record: store.read(ping.role.vm()),
-                proposal: proposal.map(Box::new),
+                record: ping.role.vm().map(|vm| store.read(vm)),
+                order: proposal.map(|proposal| Order::Join(Box::new(proposal))),
             }
         }
         Request::ListHosts { after } => {
             let views = views.lock();
             let (hosts, more) = page(views.hosts(after.as_ref(), |vm| store.read(vm)));
             Response::Hosts { hosts, more }
+        }
+        Request::Operate { .. } => {
+            let message = "this server keeps no guests".to_owned();
+            return Err(refused(ErrorCode::Refused, message));
         }
         Request::Echo {} => Response::Echo {},
     })

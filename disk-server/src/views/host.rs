@@ -1,17 +1,23 @@
 //! What a host says of itself, and whether it can be the backup of another's guest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
 use super::text::Text;
-use crate::arbiter::{Claimant, VmName};
+use crate::arbiter::{Claimant, HostName, VmName};
 use crate::nbd::ExportName;
 
 /// The most exports that a host tells.
 pub const MAX_EXPORTS: usize = 8;
+
+/// The most guests that a host's daemon looks after.
+pub const MAX_PROCESSES: usize = 32;
+
+/// The most ends of processes that a host's daemon tells in a ping.
+pub const MAX_ENDED: usize = 4;
 
 /// A host, at regular intervals.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -54,10 +60,12 @@ pub enum Paging {
     Nested,
 }
 
-/// What a host does with a guest.
+/// What a run of ftvm does on a host.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Role {
+    /// It is the host's daemon, which looks after guests: each of them is another run of ftvm.
+    Host(Tended),
     /// Nothing yet: it waits to be the backup of `vm`, whose images it has.
     Idle {
         /// The guest.
@@ -73,6 +81,8 @@ pub enum Role {
         epoch: u64,
         /// What it wants of a backup; `None` if it has one, or one is joining.
         wants: Option<Wanted>,
+        /// How the guest is.
+        condition: Condition,
     },
     /// It is the backup of `vm`.
     Backup {
@@ -80,7 +90,84 @@ pub enum Role {
         vm: VmName,
         /// To which it belongs.
         epoch: u64,
+        /// How its copy is.
+        condition: Condition,
     },
+}
+
+/// What a host's daemon looks after.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tended {
+    /// The guests of which a run of ftvm is on this host, at most [`MAX_PROCESSES`]; `None` where it is not
+    /// known yet which claimant that is. What is not here does not run on this host.
+    #[serde(deserialize_with = "few_processes")]
+    pub processes: BTreeMap<VmName, Option<Claimant>>,
+    /// Those that have ended and were not told yet, at most [`MAX_ENDED`].
+    #[serde(deserialize_with = "few_ended")]
+    pub ended: Vec<Ended>,
+    /// Where the daemon gives the consoles of its guests; with an unspecified IP where its pings come from.
+    pub console: SocketAddr,
+}
+
+/// A run of ftvm has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ended {
+    /// Counts the ends on this host, so that one that is told twice is known.
+    pub number: u64,
+    /// Of which guest.
+    pub vm: VmName,
+    /// Its exit status; `None` if a signal ended it.
+    pub status: Option<i32>,
+    /// What it said last, or which signal.
+    pub reason: Text,
+}
+
+/// How a copy of a guest is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Condition {
+    /// What it does.
+    pub phase: Phase,
+    /// How far the backup's execution is behind, in milliseconds; 0 where there is none.
+    pub lag_ms: u64,
+    /// What the log takes, lately.
+    pub log_bytes_per_second: u64,
+    /// How this run went live, if it did.
+    pub went_live: Option<WentLive>,
+}
+
+/// A backup went live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WentLive {
+    /// The epoch that it won.
+    pub epoch: u64,
+    /// From the last sign of the primary to the guest's next instruction here, in milliseconds.
+    pub outage_ms: u64,
+}
+
+/// What a copy of a guest does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// It has not begun to run, or to follow.
+    #[default]
+    Starting,
+    /// A primary: it runs alone.
+    Alone,
+    /// A primary: a backup joins. A backup: it joins.
+    Joining {
+        /// How much of the guest's memory was gone through in this round.
+        percent: u8,
+    },
+    /// A primary: it has a backup. A backup: it follows.
+    Protected,
+    /// The backup differs, and is sent the whole state.
+    Diverged,
+    /// The other host is lost, and the disk server has not yet said who may go on.
+    Waiting,
 }
 
 /// A proposal that came to nothing.
@@ -136,14 +223,19 @@ pub enum Unfit {
     Export(ExportName),
     /// It was proposed a moment ago, and nothing came of it.
     Declined(Text),
+    /// An operator wants it empty.
+    Draining,
+    /// An operator wants the guest's backup on another host.
+    NotChosen(HostName),
 }
 
 impl Role {
-    /// The guest that it is about.
+    /// The guest that it is about; `None` of a host's daemon.
     #[must_use]
-    pub fn vm(&self) -> &VmName {
+    pub fn vm(&self) -> Option<&VmName> {
         match self {
-            Self::Idle { vm, .. } | Self::Primary { vm, .. } | Self::Backup { vm, .. } => vm,
+            Self::Host(_) => None,
+            Self::Idle { vm, .. } | Self::Primary { vm, .. } | Self::Backup { vm, .. } => Some(vm),
         }
     }
 }
@@ -199,17 +291,40 @@ impl fmt::Display for Unfit {
             }
             Self::Export(name) => write!(f, "does not reach the disk {name}"),
             Self::Declined(reason) => write!(f, "was proposed, and is not a backup: {reason}"),
+            Self::Draining => f.write_str("is drained"),
+            Self::NotChosen(host) => write!(f, "is not {host}, which was asked for"),
         }
     }
+}
+
+fn few_processes<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<VmName, Option<Claimant>>, D::Error> {
+    let processes = BTreeMap::deserialize(deserializer)?;
+    match processes.len() > MAX_PROCESSES {
+        true => Err(too_many(processes.len(), "guests", MAX_PROCESSES)),
+        false => Ok(processes),
+    }
+}
+
+fn few_ended<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Ended>, D::Error> {
+    let ended = Vec::deserialize(deserializer)?;
+    match ended.len() > MAX_ENDED {
+        true => Err(too_many(ended.len(), "ends", MAX_ENDED)),
+        false => Ok(ended),
+    }
+}
+
+fn too_many<E: serde::de::Error>(count: usize, what: &str, most: usize) -> E {
+    E::custom(format!("{count} {what}: at most {most}"))
 }
 
 fn few_exports<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<BTreeSet<ExportName>, D::Error> {
     let exports = BTreeSet::deserialize(deserializer)?;
-    if exports.len() > MAX_EXPORTS {
-        let what = format!("{} exports: at most {MAX_EXPORTS}", exports.len());
-        return Err(serde::de::Error::custom(what));
+    match exports.len() > MAX_EXPORTS {
+        true => Err(too_many(exports.len(), "exports", MAX_EXPORTS)),
+        false => Ok(exports),
     }
-    Ok(exports)
 }

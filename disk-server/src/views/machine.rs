@@ -169,7 +169,7 @@ impl Views {
         if last.ping.number != ping.number {
             return None;
         }
-        let vm = last.ping.role.vm().clone();
+        let vm = last.ping.role.vm()?.clone();
         self.propose(&vm, &record(&vm));
         let standing = self.proposals.get(&vm)?;
         (standing.host == ping.host).then(|| standing.proposal.clone())
@@ -184,18 +184,23 @@ impl Views {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = after.map_or(Unbounded, Excluded);
         (self.hosts.range::<Claimant, _>((from, Unbounded))).map(move |(name, host)| {
-            let vm = host.ping.role.vm();
-            let record = record(vm);
-            let wanted = self.wanted(vm, &record);
-            let of_others = wanted.filter(|(primary, _)| primary.ping.host != *name);
-            let proposed = self.proposals.get(vm);
+            let mut unfit = None;
+            if let Some(vm) = host.ping.role.vm() {
+                let record = record(vm);
+                let wanted = self.wanted(vm, &record);
+                let of_others = wanted.filter(|(primary, _)| primary.ping.host != *name);
+                unfit = of_others.and_then(|(_, wanted)| host.unfit(vm, &wanted.needs, &record));
+            }
             HostRecord {
                 host: name.clone(),
                 live: host.is_live(),
                 carries: host.ping.carries.clone(),
                 role: host.ping.role.clone(),
-                proposed: proposed.is_some_and(|standing| standing.host == *name),
-                unfit: of_others.and_then(|(_, wanted)| host.unfit(vm, &wanted.needs, &record)),
+                proposed: self
+                    .proposals
+                    .values()
+                    .any(|standing| standing.host == *name),
+                unfit,
             }
         })
     }
@@ -220,7 +225,7 @@ impl Views {
         let before = std::mem::replace(&mut host.ping, ping.clone());
         host.from = from;
         host.missed = 0;
-        let vm = before.role.vm();
+        let Some(vm) = before.role.vm() else { return };
         let proposed = self.proposals.get(vm);
         let Some(standing) = proposed.filter(|standing| standing.host == ping.host) else {
             return;
@@ -256,6 +261,7 @@ impl Views {
                 vm: own,
                 epoch,
                 wants: Some(wanted),
+                ..
             } if own == vm && *epoch == record.epoch && host.is_live() => Some((host, wanted)),
             _ => None,
         }

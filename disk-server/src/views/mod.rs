@@ -24,7 +24,10 @@ mod machine;
 mod tests;
 mod text;
 
-pub use host::{Capabilities, Declined, MAX_EXPORTS, Paging, Ping, Role, Unfit, Wanted};
+pub use host::{
+    Capabilities, Condition, Declined, Ended, MAX_ENDED, MAX_EXPORTS, MAX_PROCESSES, Paging, Phase,
+    Ping, Role, Tended, Unfit, Wanted, WentLive,
+};
 pub use machine::{
     FORGOTTEN_PINGS, HostRecord, MAX_HOSTS, MISSED_PINGS, PING_INTERVAL, Proposal, Views,
 };

@@ -5,8 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use disk_server::arbiter::{
-    Arbiter, CallError, Claim, ClaimError, Claimant, NameError, Next, Record, ServerAddress,
-    ServerNumber, Settings, VmName, WaitReason,
+    Arbiter, CallError, Claim, ClaimError, Claimant, HostName, NameError, Next, Record,
+    ServerAddress, ServerNumber, Settings, VmName, WaitReason,
 };
 use logging_channel::handshake::Title;
 use logging_channel::session::Confirmation;
@@ -90,7 +90,7 @@ impl Rights {
         Ok(Self {
             arbiter: Arbiter::new(config.server.clone(), Settings::default()),
             vm: vm.parse()?,
-            claimant: Claimant::generate().map_err(ClaimFailure::Nonce)?,
+            claimant: Claimant::generate(&HostName::of_this_host()).map_err(ClaimFailure::Nonce)?,
             force: config.force,
         })
     }

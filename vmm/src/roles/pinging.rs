@@ -6,7 +6,10 @@ use std::sync::{Arc, Weak};
 use std::thread;
 
 use disk_server::arbiter::{Arbiter, Settings};
-use disk_server::views::{Capabilities, PING_INTERVAL, Paging, Proposal, Role, Text, Wanted};
+use disk_server::fleet::Order;
+use disk_server::views::{
+    Capabilities, Condition, PING_INTERVAL, Paging, Proposal, Role, Text, Wanted,
+};
 use parking_lot::{Condvar, Mutex};
 
 use super::claim::{ArbiterConfig, Rights};
@@ -146,11 +149,16 @@ fn member(rights: &Rights, sessions: &Sessions, wanted: Wanted) -> CurrentRole {
     Box::new(move |_| {
         let (vm, epoch) = (vm.clone(), sessions.epoch());
         match sessions.wants_backup() {
-            None => Role::Backup { vm, epoch },
+            None => Role::Backup {
+                vm,
+                epoch,
+                condition: Condition::default(),
+            },
             Some(wants) => Role::Primary {
                 vm,
                 epoch,
                 wants: wants.then(|| wanted.clone()),
+                condition: Condition::default(),
             },
         }
     })
@@ -170,11 +178,16 @@ fn ping_until_dropped(shared: &Weak<Shared>, arbiter: &Arbiter) {
             state.pings.next(carries, role)
         };
         match arbiter.ping(&ping) {
-            Ok((record, proposal)) => {
+            Ok((record, order)) => {
                 if !std::mem::replace(&mut answers, true) {
                     log::info!("the view service answers again");
                 }
                 let mut state = shared.state.lock();
+                let proposal = match order {
+                    Some(Order::Join(proposal)) => Some(*proposal),
+                    _ => None,
+                };
+                let record = record.unwrap_or_default();
                 if let Some(new) = state.pings.answered(&ping, &record, proposal) {
                     state.proposal = Some(new);
                     shared.changed.notify_all();
@@ -255,7 +268,13 @@ mod tests {
             let epoch = scene.epoch + 1;
             let vm = scene.rights.vm().clone();
             let wants = None;
-            host(&scene.rights).role == Role::Primary { vm, epoch, wants }
+            host(&scene.rights).role
+                == Role::Primary {
+                    vm,
+                    epoch,
+                    wants,
+                    condition: Condition::default(),
+                }
         });
         assert_eq!(host(&rights).unfit, None);
         scene.tenure.end();

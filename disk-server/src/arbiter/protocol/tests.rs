@@ -55,9 +55,19 @@ fn role() -> impl Strategy<Value = Role> {
     let wanted = wanted.prop_map(|(address, needs)| Wanted { address, needs });
     prop_oneof![
         (vm(), prop::option::of(declined)).prop_map(|(vm, declined)| Role::Idle { vm, declined }),
-        (vm(), any::<u64>(), prop::option::of(wanted))
-            .prop_map(|(vm, epoch, wants)| { Role::Primary { vm, epoch, wants } }),
-        (vm(), any::<u64>()).prop_map(|(vm, epoch)| Role::Backup { vm, epoch }),
+        (vm(), any::<u64>(), prop::option::of(wanted)).prop_map(|(vm, epoch, wants)| {
+            Role::Primary {
+                vm,
+                epoch,
+                wants,
+                condition: Condition::default(),
+            }
+        }),
+        (vm(), any::<u64>()).prop_map(|(vm, epoch)| Role::Backup {
+            vm,
+            epoch,
+            condition: Condition::default()
+        }),
     ]
 }
 

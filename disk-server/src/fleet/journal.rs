@@ -1,0 +1,95 @@
+//! What happened to guests and hosts, one entry for each transition.
+
+use serde::{Deserialize, Serialize};
+
+use super::order::OrderNumber;
+use super::status::State;
+use crate::arbiter::{Claimant, HostName, VmName};
+use crate::views::Text;
+
+/// One transition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Counts up, also over restarts of the service.
+    pub number: u64,
+    /// When, by the service's clock.
+    pub unix_ms: u64,
+    /// Of whom.
+    pub subject: Subject,
+    /// What.
+    pub what: What,
+}
+
+/// Whom an [`Entry`] is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// A guest.
+    Vm(VmName),
+    /// A host.
+    Host(HostName),
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum What {
+    /// An operator asked for something, and it was accepted.
+    Ordered {
+        /// Who.
+        by: Text,
+        /// What, in words.
+        what: Text,
+        /// The number.
+        order: OrderNumber,
+    },
+    /// What was asked for is done.
+    Done {
+        /// The number.
+        order: OrderNumber,
+        /// How it went, in words.
+        how: Text,
+    },
+    /// What was asked for is not done.
+    Failed {
+        /// The number.
+        order: OrderNumber,
+        /// Why, in words.
+        why: Text,
+    },
+    /// The guest has another view.
+    View {
+        /// Its number.
+        view: u64,
+        /// Its primary; `None` if the guest has stopped.
+        primary: Option<Claimant>,
+        /// Its backup.
+        backup: Option<Claimant>,
+    },
+    /// The guest is in another state.
+    State(State),
+    /// A host went live with the guest.
+    Failover {
+        /// The view that it won.
+        view: u64,
+        /// For how long the guest stood still, in milliseconds, from its last sign on the host before.
+        outage_ms: u64,
+        /// Where it ran before.
+        from: Option<HostName>,
+        /// Where it runs.
+        to: HostName,
+    },
+    /// A process of the guest has ended.
+    Ended {
+        /// On this host.
+        host: HostName,
+        /// Its exit status; `None` if a signal ended it.
+        status: Option<i32>,
+        /// What it said last, or which signal.
+        reason: Text,
+    },
+    /// The host is alive: its pings come.
+    Live {},
+    /// The host is dead: its pings stay away.
+    Dead {},
+}

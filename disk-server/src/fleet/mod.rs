@@ -1,0 +1,30 @@
+//! The fleet: guests that are described once, and the hosts that look after them.
+//!
+//! An operator says what is to be: which guests there are, that they run, that a host is to be empty. The
+//! service keeps that, and the hosts carry it out: each run of ftvm pings, and the answer may have an
+//! [`Order`] for it.
+//!
+//! ```text
+//!     operator                    service                       host
+//!       | -- start db --------------> |                           |
+//!       | <----------------- order 7  | <------ ping: I have room |
+//!       |                             | -- order: start db -----> |  runs `ftvm primary`
+//!       | -- how is db? ------------> | <-- ping: I run db, alone |
+//! ```
+//!
+//! Who may run a guest is decided as ever, by test-and-set between the members of its view. Orders are
+//! about membership: one that is late, lost or wrong costs time and nothing else.
+
+mod definition;
+mod journal;
+mod operation;
+mod order;
+mod status;
+
+pub use definition::{
+    Definition, DefinitionError, Image, ImageDigest, ImageDigestError, LagBounds, MAX_DEFINITION,
+};
+pub use journal::{Entry, Subject, What};
+pub use operation::{Answer, HostVerb, Operation, Verb};
+pub use order::{Order, OrderNumber};
+pub use status::{Failover, LagColour, Member, Placement, Reason, State, VmStatus};
