@@ -18,7 +18,7 @@ use crate::export::Exports;
 use crate::fence::{AcknowledgeError, Claimed, FencedStore, ForgetError, NotYet, WaitLimit};
 use crate::logging::{Limited, excerpt};
 use crate::stream;
-use crate::views::Views;
+use crate::views::{TooManyHosts, Views};
 
 /// How patient a session is with its client.
 #[derive(Debug, Clone, Copy)]
@@ -177,6 +177,8 @@ fn respond(
         }
         Request::Ping(ping) => {
             let proposal = views.lock().ping(&ping, from, |vm| store.read(vm));
+            let full = |error: TooManyHosts| refused(ErrorCode::Full, error.to_string());
+            let proposal = proposal.map_err(full)?;
             Response::Pinged {
                 record: store.read(ping.role.vm()),
                 proposal: proposal.map(Box::new),

@@ -86,6 +86,11 @@ struct Standing {
     age: u32,
 }
 
+/// There is no room to remember another host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{MAX_HOSTS} hosts ping already, and no more are proposed: end those that are not needed")]
+pub struct TooManyHosts;
+
 /// The hosts, and what is proposed to them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Views {
@@ -158,21 +163,25 @@ impl Views {
     /// A host pings, from this address; `record` is what the arbiter has of a guest. The answer: what is
     /// proposed to the host. A ping that is older than the last changes nothing, and is answered by nothing; one
     /// that is repeated, because its answer was lost, has the same answer again.
+    ///
+    /// # Errors
+    /// [`TooManyHosts`] live ones are known, and this one is not among them.
     pub fn ping(
         &mut self,
         ping: &Ping,
         from: IpAddr,
         record: impl Fn(&VmName) -> Record,
-    ) -> Option<Proposal> {
+    ) -> Result<Option<Proposal>, TooManyHosts> {
         self.note(ping, from);
-        let last = self.hosts.get(&ping.host)?;
+        let last = self.hosts.get(&ping.host).ok_or(TooManyHosts)?;
         if last.ping.number != ping.number {
-            return None;
+            return Ok(None);
         }
         let vm = last.ping.role.vm().clone();
         self.propose(&vm, &record(&vm));
-        let standing = self.proposals.get(&vm)?;
-        (standing.host == ping.host).then(|| standing.proposal.clone())
+        let standing = self.proposals.get(&vm);
+        let own = standing.filter(|standing| standing.host == ping.host);
+        Ok(own.map(|standing| standing.proposal.clone()))
     }
 
     /// What is known of the hosts, in the order of their names, behind `after`.

@@ -26,6 +26,7 @@ mod text;
 
 pub use host::{Capabilities, Declined, MAX_EXPORTS, Paging, Ping, Role, Unfit, Wanted};
 pub use machine::{
-    FORGOTTEN_PINGS, HostRecord, MAX_HOSTS, MISSED_PINGS, PING_INTERVAL, Proposal, Views,
+    FORGOTTEN_PINGS, HostRecord, MAX_HOSTS, MISSED_PINGS, PING_INTERVAL, Proposal, TooManyHosts,
+    Views,
 };
 pub use text::{MAX_TEXT, Text, TextError};

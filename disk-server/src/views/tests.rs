@@ -85,6 +85,15 @@ impl Place {
     }
 
     fn send(&mut self, host: &str, number: u64, role: Role) -> Option<Proposal> {
+        self.try_send(host, number, role).expect("room for it")
+    }
+
+    fn try_send(
+        &mut self,
+        host: &str,
+        number: u64,
+        role: Role,
+    ) -> Result<Option<Proposal>, TooManyHosts> {
         let host = claimant(host);
         let carries = self.carry.get(&host).cloned();
         let ping = Ping {
@@ -388,8 +397,9 @@ fn hosts_are_bounded_and_the_dead_make_room() {
             place.pass(1);
         }
     }
-    place.ping("late", idle());
+    assert_eq!(place.try_send("late", 1, idle()), Err(TooManyHosts));
     assert_eq!(place.hosts().len(), MAX_HOSTS);
+    assert_eq!(place.ping("host0001", idle()), None, "one that is known");
     assert!(!place.hosts().contains_key("late"));
     place.pass(MISSED_PINGS - 1);
     place.ping("late", idle());

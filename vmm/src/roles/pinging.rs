@@ -183,9 +183,7 @@ fn ping_until_dropped(shared: &Weak<Shared>, arbiter: &Arbiter) {
             Err(error) => {
                 if std::mem::replace(&mut answers, false) {
                     let error = anyhow::Error::new(error);
-                    log::warn!(
-                        "the view service does not answer, and proposes no backup: {error:#}"
-                    );
+                    log::warn!("the view service proposes nothing: {error:#}");
                 }
             }
         }
