@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::host::{Capabilities, Ping, Role, Unfit, Wanted};
+use super::host::{Capabilities, Ping, Role, Unfit};
 use super::text::Text;
 use crate::arbiter::{Claimant, Record, VmName};
 
@@ -91,6 +91,14 @@ struct Standing {
 #[error("{MAX_HOSTS} hosts ping already, and no more are proposed: end those that are not needed")]
 pub struct TooManyHosts;
 
+/// That a primary wants a backup.
+struct Want<'a> {
+    primary: &'a Host,
+    /// Where that takes it.
+    address: SocketAddr,
+    needs: &'a Capabilities,
+}
+
 /// The hosts, and what is proposed to them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Views {
@@ -111,8 +119,8 @@ impl Host {
         self.declined = Some(PassedOver { reason, left });
     }
 
-    /// Why it is not to be proposed as the backup of `vm`, whose primary needs this.
-    fn unfit(&self, vm: &VmName, needs: &Capabilities, record: &Record) -> Option<Unfit> {
+    /// Why it is not to be proposed as the backup of `vm`, where this is wanted.
+    fn unfit(&self, vm: &VmName, want: &Want<'_>, record: &Record) -> Option<Unfit> {
         if !self.is_live() {
             return Some(Unfit::Dead);
         }
@@ -126,7 +134,12 @@ impl Host {
             let passed_over = self.declined.as_ref()?;
             Some(Unfit::Declined(passed_over.reason.clone()))
         };
-        self.ping.carries.shortfall(needs).or_else(declined)
+        let out_of_reach = || {
+            let reaches = !is_loopback(want.address.ip()) || is_loopback(self.from);
+            (!reaches).then_some(Unfit::OutOfReach(want.address))
+        };
+        let shortfall = self.ping.carries.shortfall(want.needs);
+        shortfall.or_else(out_of_reach).or_else(declined)
     }
 }
 
@@ -195,8 +208,8 @@ impl Views {
         (self.hosts.range::<Claimant, _>((from, Unbounded))).map(move |(name, host)| {
             let vm = host.ping.role.vm();
             let record = record(vm);
-            let wanted = self.wanted(vm, &record);
-            let of_others = wanted.filter(|(primary, _)| primary.ping.host != *name);
+            let want = self.wanted(vm, &record);
+            let of_others = want.filter(|want| want.primary.ping.host != *name);
             let proposed = self.proposals.get(vm);
             HostRecord {
                 host: name.clone(),
@@ -204,7 +217,7 @@ impl Views {
                 carries: host.ping.carries.clone(),
                 role: host.ping.role.clone(),
                 proposed: proposed.is_some_and(|standing| standing.host == *name),
-                unfit: of_others.and_then(|(_, wanted)| host.unfit(vm, &wanted.needs, &record)),
+                unfit: of_others.and_then(|want| host.unfit(vm, &want, &record)),
             }
         })
     }
@@ -258,31 +271,35 @@ impl Views {
 
     /// The primary of the current view of `vm`, if it is live and wants a backup. Who is to follow, only
     /// the primary says, dead or not: that its view's backup is not acknowledged means nothing here.
-    fn wanted(&self, vm: &VmName, record: &Record) -> Option<(&Host, &Wanted)> {
-        let host = self.hosts.get(record.holder.as_ref()?)?;
-        match &host.ping.role {
+    fn wanted(&self, vm: &VmName, record: &Record) -> Option<Want<'_>> {
+        let primary = self.hosts.get(record.holder.as_ref()?)?;
+        match &primary.ping.role {
             Role::Primary {
                 vm: own,
                 epoch,
                 wants: Some(wanted),
-            } if own == vm && *epoch == record.epoch && host.is_live() => Some((host, wanted)),
+            } if own == vm && *epoch == record.epoch && primary.is_live() => Some(Want {
+                primary,
+                address: reached_at(wanted.address, primary.from),
+                needs: &wanted.needs,
+            }),
             _ => None,
         }
     }
 
     /// Ends what is proposed for `vm` if it is over, and proposes the best host where there is none.
     fn propose(&mut self, vm: &VmName, record: &Record) {
-        let Some((primary, wanted)) = self.wanted(vm, record) else {
+        let Some(want) = self.wanted(vm, record) else {
             self.proposals.remove(vm);
             return;
         };
         let proposal = Proposal {
             vm: vm.clone(),
             view: record.epoch,
-            primary: primary.ping.host.clone(),
-            address: reached_at(wanted.address, primary.from),
+            primary: want.primary.ping.host.clone(),
+            address: want.address,
         };
-        let fits = |host: &Host| host.unfit(vm, &wanted.needs, record).is_none();
+        let fits = |host: &Host| host.unfit(vm, &want, record).is_none();
         let stands = self.proposals.get(vm).is_some_and(|standing| {
             standing.proposal == proposal && self.hosts.get(&standing.host).is_some_and(fits)
         });
@@ -317,4 +334,9 @@ fn reached_at(address: SocketAddr, from: IpAddr) -> SocketAddr {
         true => SocketAddr::new(from.to_canonical(), address.port()),
         false => address,
     }
+}
+
+/// Whether only programs of the same machine reach it, or come from there.
+fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
 }

@@ -64,6 +64,8 @@ struct Place {
     records: BTreeMap<VmName, Record>,
     numbers: BTreeMap<Claimant, u64>,
     carry: BTreeMap<Claimant, Capabilities>,
+    /// Those that do not ping from [`FROM`].
+    from: BTreeMap<Claimant, IpAddr>,
 }
 
 impl Place {
@@ -95,6 +97,7 @@ impl Place {
         role: Role,
     ) -> Result<Option<Proposal>, TooManyHosts> {
         let host = claimant(host);
+        let from = self.from.get(&host).copied().unwrap_or(FROM);
         let carries = self.carry.get(&host).cloned();
         let ping = Ping {
             carries: carries.unwrap_or_else(|| capabilities(2048)),
@@ -104,7 +107,7 @@ impl Place {
         };
         let records = &self.records;
         let record = |vm: &VmName| records.get(vm).cloned().unwrap_or_default();
-        self.views.ping(&ping, FROM, record)
+        self.views.ping(&ping, from, record)
     }
 
     fn pass(&mut self, intervals: u32) {
@@ -372,6 +375,49 @@ fn the_host_with_most_memory_is_proposed_of_those_that_fit() {
         place.ping("hostc", idle()).is_some(),
         "before one with less"
     );
+}
+
+/// A primary beside the disk server that did not say where it is, or named a loopback address.
+#[test]
+fn a_loopback_address_is_proposed_only_to_hosts_of_that_machine() {
+    let listens = |address: &str| {
+        let mut role = primary(1, true);
+        if let Role::Primary {
+            wants: Some(wanted),
+            ..
+        } = &mut role
+        {
+            wanted.address = address.parse().unwrap();
+        }
+        role
+    };
+    for (listen, from, reached) in [
+        ("0.0.0.0:7421", "127.0.0.1", "127.0.0.1:7421"),
+        ("[::]:7421", "::1", "[::1]:7421"),
+        ("[::]:7421", "::ffff:127.0.0.1", "127.0.0.1:7421"),
+        ("127.0.0.7:7421", "10.0.0.1", "127.0.0.7:7421"),
+    ] {
+        let mut place = Place::running();
+        place.from.insert(claimant("hosta"), from.parse().unwrap());
+        place.ping("hosta", listens(listen));
+        assert_eq!(place.ping("hostb", idle()), None, "{listen} from {from}");
+        let unfit = Unfit::OutOfReach(reached.parse().unwrap());
+        let told = unfit.to_string();
+        assert_eq!(place.hosts()["hostb"].unfit, Some(unfit), "{listen}");
+        assert!(
+            told.contains(reached) && told.contains("--listen"),
+            "{told}"
+        );
+        place
+            .from
+            .insert(claimant("hostc"), "127.0.0.1".parse().unwrap());
+        let proposal = place.ping("hostc", idle()).expect("it is on that machine");
+        assert_eq!(proposal.address, reached.parse().unwrap());
+    }
+    // Others are left as they are.
+    let mut place = Place::running();
+    place.ping("hosta", listens("10.0.1.1:7421"));
+    assert!(place.ping("hostb", idle()).is_some());
 }
 
 #[test]
