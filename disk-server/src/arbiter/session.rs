@@ -19,7 +19,7 @@ use crate::fence::{AcknowledgeError, Claimed, FencedStore, ForgetError, NotYet, 
 use crate::fleet::Order;
 use crate::logging::{Limited, excerpt};
 use crate::stream;
-use crate::views::Views;
+use crate::views::{TooManyHosts, Views};
 
 /// How patient a session is with its client.
 #[derive(Debug, Clone, Copy)]
@@ -178,6 +178,8 @@ fn respond(
         }
         Request::Ping(ping) => {
             let proposal = views.lock().ping(&ping, from, |vm| store.read(vm));
+            let full = |error: TooManyHosts| refused(ErrorCode::Full, error.to_string());
+            let proposal = proposal.map_err(full)?;
             Response::Pinged {
                 record: ping.role.vm().map(|vm| store.read(vm)),
                 order: proposal.map(|proposal| Order::Join(Box::new(proposal))),

@@ -27,4 +27,4 @@ pub use definition::{
 pub use journal::{Entry, Subject, What};
 pub use operation::{Answer, HostVerb, Operation, Verb};
 pub use order::{Order, OrderNumber};
-pub use status::{Failover, LagColour, Member, Placement, Reason, State, VmStatus};
+pub use status::{Failover, LagColour, MAX_UNFIT, Member, Placement, Reason, State, VmStatus};

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::host::{Capabilities, Ping, Role, Unfit, Wanted};
+use super::host::{Capabilities, Ping, Role, Unfit};
 use super::text::Text;
 use crate::arbiter::{Claimant, Record, VmName};
 
@@ -86,6 +86,19 @@ struct Standing {
     age: u32,
 }
 
+/// There is no room to remember another host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{MAX_HOSTS} hosts ping already, and no more are proposed: end those that are not needed")]
+pub struct TooManyHosts;
+
+/// That a primary wants a backup.
+struct Want<'a> {
+    primary: &'a Host,
+    /// Where that takes it.
+    address: SocketAddr,
+    needs: &'a Capabilities,
+}
+
 /// The hosts, and what is proposed to them.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Views {
@@ -106,8 +119,8 @@ impl Host {
         self.declined = Some(PassedOver { reason, left });
     }
 
-    /// Why it is not to be proposed as the backup of `vm`, whose primary needs this.
-    fn unfit(&self, vm: &VmName, needs: &Capabilities, record: &Record) -> Option<Unfit> {
+    /// Why it is not to be proposed as the backup of `vm`, where this is wanted.
+    fn unfit(&self, vm: &VmName, want: &Want<'_>, record: &Record) -> Option<Unfit> {
         if !self.is_live() {
             return Some(Unfit::Dead);
         }
@@ -121,7 +134,12 @@ impl Host {
             let passed_over = self.declined.as_ref()?;
             Some(Unfit::Declined(passed_over.reason.clone()))
         };
-        self.ping.carries.shortfall(needs).or_else(declined)
+        let out_of_reach = || {
+            let reaches = !is_loopback(want.address.ip()) || is_loopback(self.from);
+            (!reaches).then_some(Unfit::OutOfReach(want.address))
+        };
+        let shortfall = self.ping.carries.shortfall(want.needs);
+        shortfall.or_else(out_of_reach).or_else(declined)
     }
 }
 
@@ -158,21 +176,27 @@ impl Views {
     /// A host pings, from this address; `record` is what the arbiter has of a guest. The answer: what is
     /// proposed to the host. A ping that is older than the last changes nothing, and is answered by nothing; one
     /// that is repeated, because its answer was lost, has the same answer again.
+    ///
+    /// # Errors
+    /// [`TooManyHosts`] live ones are known, and this one is not among them.
     pub fn ping(
         &mut self,
         ping: &Ping,
         from: IpAddr,
         record: impl Fn(&VmName) -> Record,
-    ) -> Option<Proposal> {
+    ) -> Result<Option<Proposal>, TooManyHosts> {
         self.note(ping, from);
-        let last = self.hosts.get(&ping.host)?;
+        let last = self.hosts.get(&ping.host).ok_or(TooManyHosts)?;
         if last.ping.number != ping.number {
-            return None;
+            return Ok(None);
         }
-        let vm = last.ping.role.vm()?.clone();
+        let Some(vm) = last.ping.role.vm().cloned() else {
+            return Ok(None);
+        };
         self.propose(&vm, &record(&vm));
-        let standing = self.proposals.get(&vm)?;
-        (standing.host == ping.host).then(|| standing.proposal.clone())
+        let standing = self.proposals.get(&vm);
+        let own = standing.filter(|standing| standing.host == ping.host);
+        Ok(own.map(|standing| standing.proposal.clone()))
     }
 
     /// What is known of the hosts, in the order of their names, behind `after`.
@@ -187,9 +211,9 @@ impl Views {
             let mut unfit = None;
             if let Some(vm) = host.ping.role.vm() {
                 let record = record(vm);
-                let wanted = self.wanted(vm, &record);
-                let of_others = wanted.filter(|(primary, _)| primary.ping.host != *name);
-                unfit = of_others.and_then(|(_, wanted)| host.unfit(vm, &wanted.needs, &record));
+                let want = self.wanted(vm, &record);
+                let of_others = want.filter(|want| want.primary.ping.host != *name);
+                unfit = of_others.and_then(|want| host.unfit(vm, &want, &record));
             }
             HostRecord {
                 host: name.clone(),
@@ -254,32 +278,36 @@ impl Views {
 
     /// The primary of the current view of `vm`, if it is live and wants a backup. Who is to follow, only
     /// the primary says, dead or not: that its view's backup is not acknowledged means nothing here.
-    fn wanted(&self, vm: &VmName, record: &Record) -> Option<(&Host, &Wanted)> {
-        let host = self.hosts.get(record.holder.as_ref()?)?;
-        match &host.ping.role {
+    fn wanted(&self, vm: &VmName, record: &Record) -> Option<Want<'_>> {
+        let primary = self.hosts.get(record.holder.as_ref()?)?;
+        match &primary.ping.role {
             Role::Primary {
                 vm: own,
                 epoch,
                 wants: Some(wanted),
                 ..
-            } if own == vm && *epoch == record.epoch && host.is_live() => Some((host, wanted)),
+            } if own == vm && *epoch == record.epoch && primary.is_live() => Some(Want {
+                primary,
+                address: reached_at(wanted.address, primary.from),
+                needs: &wanted.needs,
+            }),
             _ => None,
         }
     }
 
     /// Ends what is proposed for `vm` if it is over, and proposes the best host where there is none.
     fn propose(&mut self, vm: &VmName, record: &Record) {
-        let Some((primary, wanted)) = self.wanted(vm, record) else {
+        let Some(want) = self.wanted(vm, record) else {
             self.proposals.remove(vm);
             return;
         };
         let proposal = Proposal {
             vm: vm.clone(),
             view: record.epoch,
-            primary: primary.ping.host.clone(),
-            address: reached_at(wanted.address, primary.from),
+            primary: want.primary.ping.host.clone(),
+            address: want.address,
         };
-        let fits = |host: &Host| host.unfit(vm, &wanted.needs, record).is_none();
+        let fits = |host: &Host| host.unfit(vm, &want, record).is_none();
         let stands = self.proposals.get(vm).is_some_and(|standing| {
             standing.proposal == proposal && self.hosts.get(&standing.host).is_some_and(fits)
         });
@@ -314,4 +342,9 @@ fn reached_at(address: SocketAddr, from: IpAddr) -> SocketAddr {
         true => SocketAddr::new(from.to_canonical(), address.port()),
         false => address,
     }
+}
+
+/// Whether only programs of the same machine reach it, or come from there.
+fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
 }

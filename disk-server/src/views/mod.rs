@@ -29,6 +29,7 @@ pub use host::{
     Ping, Role, Tended, Unfit, Wanted, WentLive,
 };
 pub use machine::{
-    FORGOTTEN_PINGS, HostRecord, MAX_HOSTS, MISSED_PINGS, PING_INTERVAL, Proposal, Views,
+    FORGOTTEN_PINGS, HostRecord, MAX_HOSTS, MISSED_PINGS, PING_INTERVAL, Proposal, TooManyHosts,
+    Views,
 };
 pub use text::{MAX_TEXT, Text, TextError};

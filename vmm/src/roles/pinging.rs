@@ -48,7 +48,7 @@ pub(super) fn needs(guest: &Guest, vm: &VmConfig) -> Capabilities {
     let checks = guest.host_report.checks();
     let processor = checks.iter().find(|check| check.name == PROCESSOR);
     Capabilities {
-        memory_mib: guest.identity.memory_bytes.div_ceil(1 << 20),
+        memory_mib: guest.footprint().taken().div_ceil(1 << 20),
         processor: Text::cut(processor.map_or("unknown", |check| &check.measured)),
         instructions: guest.host_report.instructions().digest(),
         paging: match has_shadow_paging(&guest.host_report) {
@@ -196,9 +196,7 @@ fn ping_until_dropped(shared: &Weak<Shared>, arbiter: &Arbiter) {
             Err(error) => {
                 if std::mem::replace(&mut answers, false) {
                     let error = anyhow::Error::new(error);
-                    log::warn!(
-                        "the view service does not answer, and proposes no backup: {error:#}"
-                    );
+                    log::warn!("the view service proposes nothing: {error:#}");
                 }
             }
         }

@@ -33,7 +33,7 @@ impl Service {
     }
 
     pub(super) fn ping(&mut self, ping: &Ping, record: &Record) -> Option<Proposal> {
-        self.views.ping(ping, ADDRESS, |_| record.clone())
+        (self.views.ping(ping, ADDRESS, |_| record.clone())).expect("few hosts")
     }
 
     /// Whether it has this run for alive.
