@@ -177,7 +177,7 @@ fn respond(
             Response::Exports { exports, more }
         }
         Request::Ping(ping) => {
-            let proposal = views.lock().ping(&ping, from, |vm| store.read(vm));
+            let proposal = views.lock().ping(&ping, from, |vm: &VmName| store.read(vm));
             let full = |error: TooManyHosts| refused(ErrorCode::Full, error.to_string());
             let proposal = proposal.map_err(full)?;
             Response::Pinged {
@@ -187,7 +187,7 @@ fn respond(
         }
         Request::ListHosts { after } => {
             let views = views.lock();
-            let (hosts, more) = page(views.hosts(after.as_ref(), |vm| store.read(vm)));
+            let (hosts, more) = page(views.hosts(after.as_ref(), |vm: &VmName| store.read(vm)));
             Response::Hosts { hosts, more }
         }
         Request::Operate { .. } => {

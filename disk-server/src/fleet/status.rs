@@ -157,6 +157,21 @@ impl LagBounds {
     }
 }
 
+impl State {
+    /// Whether it is of the same kind, whatever it tells besides.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        use std::mem::discriminant;
+        match (self, other) {
+            (Self::NotRunning(one), Self::NotRunning(two))
+            | (Self::NotProtected(one), Self::NotProtected(two)) => {
+                discriminant(one) == discriminant(two)
+            }
+            (one, two) => discriminant(one) == discriminant(two),
+        }
+    }
+}
+
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
