@@ -358,16 +358,6 @@ impl Views {
         }
     }
 
-    /// The daemons of hosts, their last pings, and whether they are live.
-    pub(crate) fn daemons(&self) -> impl Iterator<Item = (&Ping, &Tended, bool)> {
-        self.hosts
-            .values()
-            .filter_map(|host| match &host.ping.role {
-                Role::Host(tended) => Some((&host.ping, tended, host.is_live())),
-                _ => None,
-            })
-    }
-
     /// Why a daemon was passed over for a guest, as long as that holds.
     pub(crate) fn passed_over(&self, daemon: &Claimant, vm: &VmName) -> Option<&Text> {
         let passed_over = self.hosts.get(daemon)?.passed_over.get(vm)?;
