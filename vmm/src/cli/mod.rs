@@ -3,8 +3,10 @@
 mod events;
 mod examine;
 mod guest;
+mod host;
 mod log_output;
 mod number;
+mod operator;
 mod outcome;
 mod pair;
 mod replay;
@@ -56,6 +58,8 @@ enum Command {
     /// Be the backup of a guest that runs, or waits for one; goes live when the primary is lost. Without
     /// --connect this host is idle until a primary wants a backup.
     Backup(BackupArgs),
+    /// Look after this host's guests, as its daemon; or list hosts, and empty them.
+    Host(host::HostArgs),
     /// Record and replay test guests for some minutes and compare every place: proves this host, or,
     /// with --record on one and --replay on the other, a pair. Ends with PASS or FAIL, after a report
     /// that tells nothing private. Exit status 4 if something differed, 2 if this host is not fit.
@@ -125,6 +129,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Replay(args) => replay::replay(args)?,
         Command::Primary(args) => primary(args)?,
         Command::Backup(args) => backup(args)?,
+        Command::Host(args) => host::host(args)?,
         Command::Selftest(args) => selftest::selftest(args)?,
         Command::Doctor(args) => examine::doctor(args)?,
         Command::ProbeCounter(args) => examine::probe_counter(args)?,
