@@ -71,12 +71,17 @@ impl FolderError {
 }
 
 impl Folders {
-    /// Makes them where they are missing.
-    pub(super) fn make(run: &Path, state: &Path) -> Result<Self, FolderError> {
-        let folders = Self {
+    /// Those at these paths.
+    pub(super) fn at(run: &Path, state: &Path) -> Self {
+        Self {
             run: run.to_owned(),
             state: state.to_owned(),
-        };
+        }
+    }
+
+    /// Makes them where they are missing.
+    pub(super) fn make(run: &Path, state: &Path) -> Result<Self, FolderError> {
+        let folders = Self::at(run, state);
         for folder in [folders.run.join("guests"), folders.state.join("guests")] {
             fs::create_dir_all(&folder).map_err(FolderError::of(&folder))?;
         }

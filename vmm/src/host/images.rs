@@ -56,10 +56,12 @@ impl Images {
     /// # Errors
     /// [`ImageError`].
     pub fn check(&mut self, image: &Image) -> Result<(), ImageError> {
-        let found = self.digest(&image.path).map_err(|source| ImageError::Read {
-            path: image.path.clone(),
-            source,
-        })?;
+        let found = self
+            .digest(&image.path)
+            .map_err(|source| ImageError::Read {
+                path: image.path.clone(),
+                source,
+            })?;
         match found == image.sha256 {
             true => Ok(()),
             false => Err(ImageError::Differs {
@@ -128,6 +130,9 @@ mod tests {
         fs::write(&path, "another").expect("a file");
         let error = images.check(&image).expect_err("it differs").to_string();
         assert!(error.contains("defined e3b0c442…"), "{error}");
-        assert!(error.len() < 160 + path.len(), "it fits where it is told: {error}");
+        assert!(
+            error.len() < 160 + path.len(),
+            "it fits where it is told: {error}"
+        );
     }
 }

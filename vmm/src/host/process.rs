@@ -176,7 +176,10 @@ fn last_words(log: &Path) -> String {
     let Some(line) = end.lines().rev().find(|line| !line.trim().is_empty()) else {
         return "it said nothing".to_owned();
     };
-    let text = match line.strip_prefix('[').and_then(|line| line.split_once("] ")) {
+    let text = match line
+        .strip_prefix('[')
+        .and_then(|line| line.split_once("] "))
+    {
         Some((_, text)) => text,
         None => line.strip_prefix("ftvm: ").unwrap_or(line),
     };
@@ -202,15 +205,25 @@ mod tests {
     fn a_process_holds_its_lock_for_as_long_as_it_lives() {
         let folder = tempfile::tempdir().expect("a directory");
         let (path, log) = (folder.path().join("lock"), folder.path().join("log"));
-        fs::write(&log, "[2026-01-01T00:00:00Z INFO  ftvm] first\n[then WARN x] no room\n\n")
-            .expect("a file");
+        fs::write(
+            &log,
+            "[2026-01-01T00:00:00Z INFO  ftvm] first\n[then WARN x] no room\n\n",
+        )
+        .expect("a file");
         let lock = Lock::take(&path).expect("it can be").expect("it is free");
         assert!(Lock::take(&path).expect("it can be").is_none());
         let watch = Watch::on(&path).expect("it is there");
         let child = start(shell("while :; do sleep 1; done"), lock).expect("there is a shell");
         let pid = Pid::from_raw(child.id().cast_signed());
-        assert!(Lock::take(&path).expect("it can be").is_none(), "the process has it");
-        assert_eq!(nix::unistd::getsid(Some(pid)), Ok(pid), "a session of its own");
+        assert!(
+            Lock::take(&path).expect("it can be").is_none(),
+            "the process has it"
+        );
+        assert_eq!(
+            nix::unistd::getsid(Some(pid)),
+            Ok(pid),
+            "a session of its own"
+        );
 
         // As a daemon that is started anew waits for it, and as this one does.
         let another = Watch::on(&path).expect("it is there");

@@ -130,7 +130,8 @@ impl Tending {
     /// What is told of this host.
     #[must_use]
     pub fn tended(&self, console: SocketAddr) -> Tended {
-        let claimants = (self.guests.iter()).map(|(vm, guest)| (vm.clone(), guest.claimant.clone()));
+        let claimants =
+            (self.guests.iter()).map(|(vm, guest)| (vm.clone(), guest.claimant.clone()));
         Tended {
             processes: claimants.collect(),
             ended: self.ended.values().take(MAX_ENDED).cloned().collect(),
@@ -187,7 +188,10 @@ mod tests {
             primary: "a/1".parse().expect("a claimant"),
             address: console(),
         };
-        assert_eq!(tending.ordered(Order::Join(Box::new(proposal.clone()))), None);
+        assert_eq!(
+            tending.ordered(Order::Join(Box::new(proposal.clone()))),
+            None
+        );
         let told = tending.tended(console());
         assert_eq!(told.processes, BTreeMap::from([(vm("db"), None)]));
         let claimant: Claimant = "here/1".parse().expect("a claimant");

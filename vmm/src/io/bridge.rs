@@ -155,7 +155,10 @@ mod tests {
     #[test]
     fn what_is_no_bridge_is_named() {
         let root = nix::unistd::geteuid().is_root();
-        for (name, says) in [("ftvm-missing", "no bridge ftvm-missing"), ("lo", "is no bridge")] {
+        for (name, says) in [
+            ("ftvm-missing", "no bridge ftvm-missing"),
+            ("lo", "is no bridge"),
+        ] {
             let error = Bridge::find(name).expect_err(name).to_string();
             assert!(error.contains(says) || !root, "{error}");
         }

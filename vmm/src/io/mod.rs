@@ -6,8 +6,8 @@ mod console;
 mod outlet;
 mod tap;
 
-pub use bridge::{Bridge, BridgeError, remove_tap};
 pub use announce::Announcer;
+pub use bridge::{Bridge, BridgeError, remove_tap};
 pub use console::{ConsoleSink, INTERRUPTED, LAST_WORDS, Terminal, TerminalError};
 pub use outlet::Outlet;
 pub use tap::{Tap, TapError};

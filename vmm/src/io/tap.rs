@@ -184,7 +184,10 @@ pub(super) fn named(name: &str) -> libc::ifreq {
         ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_ifindex: 0 },
     };
     // The last byte stays zero.
-    for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(name.bytes()) {
+    for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1]
+        .iter_mut()
+        .zip(name.bytes())
+    {
         *to = from as libc::c_char;
     }
     request
