@@ -17,6 +17,8 @@ use super::guest_file;
 use super::images::{ImageError, Images};
 use super::process::{self, Lock, Record, Watch};
 use super::tending::{Guest, Task};
+use crate::assembly::Footprint;
+use crate::config::MEMORY_MIB;
 use crate::io::BridgeError;
 
 /// How many ports are tried for a guest's log.
@@ -105,7 +107,8 @@ impl Starter {
     ) -> Result<Started, StartError> {
         let vm = task.vm();
         let definition = self.definition(vm)?;
-        takes(definition.memory_mib);
+        let memory_mib = footprint_mib(&definition);
+        takes(memory_mib);
         let images = [Some(&definition.kernel), definition.initrd.as_ref()];
         for image in images.into_iter().flatten() {
             self.images.check(image)?;
@@ -127,7 +130,7 @@ impl Starter {
             },
             tap: tap_name(vm),
             listen: self.port()?,
-            memory_mib: definition.memory_mib,
+            memory_mib,
             pid: None,
             ended: None,
         };
@@ -260,6 +263,12 @@ fn tap_name(vm: &VmName) -> String {
             format!("ftvm-{:010x}", hash >> 24)
         }
     }
+}
+
+/// What a guest takes of a host's memory, in MiB. One that is too large to run is refused by its process.
+fn footprint_mib(definition: &Definition) -> u64 {
+    let memory = definition.memory_mib.min(*MEMORY_MIB.end()) << 20;
+    Footprint::of(memory).taken().div_ceil(1 << 20)
 }
 
 /// What this process is: the same version for the guests as for their daemon, also where a later one was
