@@ -12,6 +12,7 @@
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use super::config::Config;
 use super::folders::{FolderError, Folders};
 use super::images::Images;
 use super::process::{Exit, Lock, Record, Watch};
-use super::starter::{Network, Starter, this_program};
+use super::starter::{Network, Starter};
 use super::tending::{Guest, Task, Tending};
 use super::{console, control, local};
 use crate::doctor::{self, Purpose, Unfit};
@@ -42,13 +43,17 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// The disk server is asked for its exports with one ping in so many.
 const EXPORTS_EVERY: u64 = 10;
 
+/// What this process is, and a process that it forks: guests are of their daemon's version also where a
+/// later one was installed meanwhile.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
 /// What a daemon has of its host.
 pub struct Surroundings {
     /// What that is, but for memory and exports.
     pub host: Capabilities,
     /// Where its guests are connected.
     pub network: Box<dyn Network>,
-    /// The program `ftvm`.
+    /// The program of its guests.
     pub program: PathBuf,
 }
 
@@ -131,7 +136,7 @@ impl Surroundings {
         Ok(Self {
             host: doctor::capabilities(&report, 0, Default::default()),
             network: Box::new(network),
-            program: this_program().to_owned(),
+            program: PathBuf::from(THIS_PROGRAM),
         })
     }
 }
@@ -147,6 +152,10 @@ impl Daemon {
         let lock = lock.ok_or_else(|| DaemonError::Another {
             run: config.run.clone(),
         })?;
+        // By a name that says in a list of processes what it is.
+        let program = folders.program();
+        let _ = fs::remove_file(&program);
+        symlink(surroundings.program, &program).map_err(FolderError::of(&program))?;
         let logging = SocketAddr::new(config.logging_address, 0);
         listen(logging, "logging_address")?;
         let consoles = listen(config.console, "console")?;
@@ -168,7 +177,6 @@ impl Daemon {
             folders: shared.folders.clone(),
             arbiter: shared.arbiter(),
             images: Images::default(),
-            program: surroundings.program,
         };
         let start = |name, run: Box<dyn FnOnce() + Send>| {
             threads::start(name, run)

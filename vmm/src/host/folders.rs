@@ -3,6 +3,7 @@
 //! ```text
 //! RUN/lock                      held by the daemon
 //! RUN/host.sock                 what this host knows of its guests
+//! RUN/ftvm                      the program of the daemon and its guests
 //! RUN/guests/VM/lock            held by the guest's process, for as long as that lives
 //! RUN/guests/VM/process.json    what it was started with
 //! RUN/guests/VM/guest.toml      its configuration
@@ -90,6 +91,10 @@ impl Folders {
 
     pub(super) fn lock(&self) -> PathBuf {
         self.run.join("lock")
+    }
+
+    pub(super) fn program(&self) -> PathBuf {
+        self.run.join("ftvm")
     }
 
     pub(super) fn socket(&self) -> Result<PathBuf, FolderError> {

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use disk_server::arbiter::{Arbiter, CallError, VmName};
@@ -93,8 +93,6 @@ pub(super) struct Starter {
     pub(super) folders: Folders,
     pub(super) arbiter: Arbiter,
     pub(super) images: Images,
-    /// What is executed.
-    pub(super) program: PathBuf,
 }
 
 impl Starter {
@@ -190,7 +188,7 @@ impl Starter {
     ) -> Result<Command, StartError> {
         folders.rotate()?;
         let log = File::create(folders.log()).map_err(FolderError::of(&folders.log()))?;
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new(self.folders.program());
         command
             .args(arguments(&self.config, task, folders, record)?)
             .current_dir("/")
@@ -269,12 +267,6 @@ fn tap_name(vm: &VmName) -> String {
 fn footprint_mib(definition: &Definition) -> u64 {
     let memory = definition.memory_mib.min(*MEMORY_MIB.end()) << 20;
     Footprint::of(memory).taken().div_ceil(1 << 20)
-}
-
-/// What this process is: the same version for the guests as for their daemon, also where a later one was
-/// installed meanwhile.
-pub(super) fn this_program() -> &'static Path {
-    Path::new("/proc/self/exe")
 }
 
 #[cfg(test)]

@@ -85,7 +85,7 @@ impl Scene {
 
     /// A daemon whose guests are this script.
     fn daemon(&self, script: &str) -> Daemon {
-        let program = self.folder.path().join("ftvm");
+        let program = self.folder.path().join("script");
         fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("a file");
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it is ours");
         let host = Capabilities {
@@ -187,7 +187,7 @@ fn an_order_becomes_a_process_and_its_end_is_told() {
     scene.told("a ping", |told| told.processes.is_empty());
     scene.start(3);
     scene.told("that it is here", |told| told.processes.contains_key(&db()));
-    let pid = scene.folder.path().join("ftvm.pid");
+    let pid = scene.config.run.join("ftvm.pid");
     let deadline = Instant::now() + LIMIT;
     let pid = loop {
         let number = fs::read_to_string(&pid).unwrap_or_default();
