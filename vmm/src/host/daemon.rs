@@ -40,6 +40,10 @@ use crate::threads;
 /// For a process that is asked who it is.
 const PATIENCE: Duration = Duration::from_millis(200);
 
+/// How often it is tried to remove an interface, and how soon again.
+const MOST_TRIES: u32 = 20;
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// The disk server is asked for its exports with one ping in so many.
 const EXPORTS_EVERY: u64 = 10;
 
@@ -274,10 +278,8 @@ impl Shared {
             return;
         };
         let record = Record::read(&folders.record()).ok();
-        if let Some(record) = &record
-            && let Err(error) = self.network.remove(&record.tap)
-        {
-            log::warn!("{}", describe(&error));
+        if let Some(record) = &record {
+            self.disconnect(&record.tap);
         }
         // Kept before it is told: a daemon that is started meanwhile tells it with the same number.
         let mut tending = self.tending.lock();
@@ -290,6 +292,19 @@ impl Shared {
             if let Err(error) = record.write(&folders.record()) {
                 log::warn!("{}: {error}", folders.record().display());
             }
+        }
+    }
+
+    /// A process that was not this daemon's gives its lock back a moment before it lets go of its interface.
+    fn disconnect(&self, tap: &str) {
+        let mut tries = 0;
+        while let Err(error) = self.network.remove(tap) {
+            tries += 1;
+            if tries == MOST_TRIES {
+                log::warn!("{}", describe(&error));
+                break;
+            }
+            thread::sleep(AGAIN);
         }
     }
 
