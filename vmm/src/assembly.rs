@@ -315,7 +315,8 @@ pub struct Footprint {
 
 impl Footprint {
     /// Of a guest with so many bytes of memory, on a host like this one.
-    fn of(memory: u64) -> Self {
+    #[must_use]
+    pub fn of(memory: u64) -> Self {
         Self {
             memory,
             kept: Baseline::most_bytes(memory),

@@ -7,16 +7,14 @@ use std::thread;
 
 use disk_server::arbiter::{Arbiter, Settings};
 use disk_server::fleet::Order;
-use disk_server::views::{
-    Capabilities, Condition, PING_INTERVAL, Paging, Proposal, Role, Text, Wanted,
-};
+use disk_server::views::{Capabilities, Condition, PING_INTERVAL, Proposal, Role, Wanted};
 use parking_lot::{Condvar, Mutex};
 
 use super::claim::{ArbiterConfig, Rights};
 use super::sessions::Sessions;
 use crate::assembly::Guest;
 use crate::config::VmConfig;
-use crate::doctor::{PROCESSOR, has_shadow_paging};
+use crate::doctor::capabilities;
 use crate::protocol::pings::Pings;
 use crate::ram::Room;
 use crate::threads;
@@ -45,18 +43,9 @@ struct State {
 
 /// What a host needs that is to carry this guest.
 pub(super) fn needs(guest: &Guest, vm: &VmConfig) -> Capabilities {
-    let checks = guest.host_report.checks();
-    let processor = checks.iter().find(|check| check.name == PROCESSOR);
-    Capabilities {
-        memory_mib: guest.footprint().taken().div_ceil(1 << 20),
-        processor: Text::cut(processor.map_or("unknown", |check| &check.measured)),
-        instructions: guest.host_report.instructions().digest(),
-        paging: match has_shadow_paging(&guest.host_report) {
-            true => Paging::Shadow,
-            false => Paging::Nested,
-        },
-        exports: vm.disk.iter().map(|disk| disk.export().clone()).collect(),
-    }
+    let memory_mib = guest.footprint().taken().div_ceil(1 << 20);
+    let exports = vm.disk.iter().map(|disk| disk.export().clone()).collect();
+    capabilities(&guest.host_report, memory_mib, exports)
 }
 
 impl Pinging {
@@ -209,10 +198,12 @@ fn ping_until_dropped(shared: &Weak<Shared>, arbiter: &Arbiter) {
 mod tests {
     use std::collections::BTreeSet;
 
-    use disk_server::views::HostRecord;
+    use disk_server::arbiter::HostName;
+    use disk_server::views::{HostRecord, Paging, Text};
 
     use super::*;
     use crate::events::Events;
+    use crate::roles::Force;
     use crate::roles::sessions::tests::session;
     use crate::roles::tenure::tests::{primary, wait_until};
     use crate::sources::Lanes;
@@ -226,7 +217,8 @@ mod tests {
         let sessions = Sessions::alone(scene.tenure.standing(), look, &events);
         let config = ArbiterConfig {
             server: scene.server.address.clone(),
-            force: false,
+            host: HostName::of_this_host(),
+            force: Force::No,
         };
         let needs = Capabilities {
             memory_mib: 1,

@@ -1,0 +1,3 @@
+//! What an operator asks of the service.
+
+pub(super) mod hosts;
