@@ -171,7 +171,7 @@ impl Matrix {
         row.finally = self.told_standing(parts);
         if let Some(client) = &self.client {
             let record = client.record();
-            row.silence = Some(row::longest_silence(&record, struck));
+            row.silence = Some(record.longest_gap(struck));
             match record.loss() {
                 None => "nothing".clone_into(&mut row.lost),
                 Some(loss) => row.fail(loss),
