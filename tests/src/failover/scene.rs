@@ -315,10 +315,19 @@ impl Scene<'_> {
     }
 
     fn check(&mut self) -> Outcome {
-        self.let_go_of_one_that_found_no_disk_server();
-        for (which, side) in self.sides.iter_mut().enumerate() {
-            let Some(side) = side else { continue };
+        let fault = self.server_fault.as_ref();
+        let joins_without_disk_server =
+            self.protected.is_none() && fault.is_some_and(|fault| fault.killed.is_some());
+        let other = self.other();
+        for (which, kept) in self.sides.iter_mut().enumerate() {
+            let Some(side) = kept else { continue };
             if let Some(trouble) = side.trouble() {
+                // It ends at once, and is to be started again.
+                let found_none = trouble.contains(UNANSWERED);
+                if joins_without_disk_server && which == other && found_none {
+                    *kept = None;
+                    continue;
+                }
                 return Err(Trouble(trouble));
             }
             if let Some(seen) = self.protected
@@ -336,18 +345,6 @@ impl Scene<'_> {
         match self.load.as_ref().and_then(LoadWatcher::trouble) {
             Some(trouble) => Err(Trouble(trouble)),
             None => Ok(()),
-        }
-    }
-
-    /// A backup that starts while the disk server is away ends at once: it has to be started again.
-    fn let_go_of_one_that_found_no_disk_server(&mut self) {
-        let other = self.other();
-        let (Some(side), Some(fault)) = (&mut self.sides[other], &self.server_fault) else {
-            return;
-        };
-        let joins = self.protected.is_none() && fault.killed.is_some();
-        if joins && side.has_ended() && side.told().errors.contains(UNANSWERED) {
-            self.sides[other] = None;
         }
     }
 

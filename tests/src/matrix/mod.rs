@@ -177,7 +177,7 @@ impl Matrix {
     }
 
     /// Before anything is healed: the guest goes on where it must, and nobody answers where nobody may.
-    fn judge_meanwhile(&mut self, case: &Case, watch: &Watch, row: &mut Row) -> Result<()> {
+    fn judge_meanwhile(&mut self, case: &Case, watch: &Watch<HOSTS>, row: &mut Row) -> Result<()> {
         if case.must_go_on() {
             if let Err(error) = self.goes_on("before the healing") {
                 row.fail(error.to_string());
@@ -237,7 +237,7 @@ impl Matrix {
         &mut self,
         trouble: Trouble,
         parts: Parts,
-        (watch, struck): (&mut Watch, SystemTime),
+        (watch, struck): (&mut Watch<HOSTS>, SystemTime),
     ) -> Result<()> {
         match trouble {
             Trouble::NoPower(member) => {

@@ -2,16 +2,15 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::HOSTS;
 use crate::error::Result;
 use crate::host::Host;
 use crate::network::{GUEST_MAC, Network};
 use crate::testbed::Testbed;
 use crate::wiretap::Wiretap;
 
-/// A look at all hosts.
+/// A look at some hosts.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct Watch<const HOSTS: usize> {
     /// Of each host, one for each of its lives: a host that boots again has new links.
     taps: [Vec<Wiretap>; HOSTS],
     /// Hosts that slept, and what of theirs is not looked at.
@@ -27,7 +26,7 @@ struct Sleep {
     until: SystemTime,
 }
 
-impl Watch {
+impl<const HOSTS: usize> Watch<HOSTS> {
     /// Begins to look.
     ///
     /// # Errors
@@ -35,7 +34,7 @@ impl Watch {
     /// When a host is gone, or we may not look.
     pub(super) fn start(testbed: &Testbed, hosts: &[Host; HOSTS]) -> Result<Self> {
         let mut watch = Self {
-            taps: Default::default(),
+            taps: [const { Vec::new() }; HOSTS],
             asleep: Vec::new(),
         };
         for (which, host) in hosts.iter().enumerate() {
@@ -83,7 +82,7 @@ impl Watch {
     }
 
     fn frames(&self) -> Result<[Vec<SystemTime>; HOSTS]> {
-        let mut frames: [Vec<SystemTime>; HOSTS] = Default::default();
+        let mut frames = [const { Vec::new() }; HOSTS];
         for (which, taps) in self.taps.iter().enumerate() {
             for tap in taps {
                 frames[which].extend(tap.times()?);
@@ -97,7 +96,7 @@ impl Watch {
 }
 
 /// Whose turn it was, one after the other, by when frames came out of each.
-fn turns(frames: &[Vec<SystemTime>; HOSTS]) -> Vec<usize> {
+fn turns(frames: &[Vec<SystemTime>]) -> Vec<usize> {
     let of_host = |(host, times): (usize, &Vec<SystemTime>)| -> Vec<(SystemTime, usize)> {
         times.iter().map(|at| (*at, host)).collect()
     };
