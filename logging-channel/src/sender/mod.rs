@@ -285,6 +285,11 @@ impl Sender {
         self.ends.shared.lose(LossReason::Unserved(why));
     }
 
+    /// Ends the session: its connection does not take anything.
+    pub(crate) fn peer_has_gone(&self) {
+        self.ends.shared.lose(LossReason::Closed);
+    }
+
     /// Where the end of the session is announced, exactly once; clones of the receiver share it.
     #[must_use]
     pub fn events(&self) -> crossbeam_channel::Receiver<ChannelEvent> {
