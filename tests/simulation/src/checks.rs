@@ -6,7 +6,7 @@ use disk_server::arbiter::Record;
 use logging_channel::entry::Lsn;
 
 use crate::guest::{CLIENTS, Guest, Reply};
-use crate::message::ProcessId;
+use crate::message::{ProcessId, process};
 use crate::rule::Rule;
 
 /// What was seen.
@@ -25,6 +25,8 @@ pub(crate) struct Checks {
     protected: BTreeMap<usize, (u64, Lsn)>,
     /// What its backup has accepted.
     accepted: BTreeMap<usize, Lsn>,
+    /// The processes of each view that the disk server has moved to: its primary and its backup.
+    views: BTreeMap<u64, [Option<ProcessId>; 2]>,
     /// The last reply that each client has.
     pub(crate) acknowledged: [Option<Reply>; CLIENTS],
     pub(crate) outputs: u64,
@@ -46,10 +48,31 @@ impl Checks {
         self.protected.insert(session, (epoch, from));
     }
 
-    /// The backup of a session has everything up to this entry.
-    pub(crate) fn accepts(&mut self, session: usize, up_to: Lsn) {
+    /// The backup of a session has everything up to this entry. The last of that was sent when the primary
+    /// had the session in this view: one of these two, until the backup is itself the primary of the next.
+    pub(crate) fn accepts(
+        &mut self,
+        (session, view, [primary, backup]): (usize, u64, [ProcessId; 2]),
+        up_to: Lsn,
+    ) -> Result<(), String> {
         let accepted = self.accepted.entry(session).or_default();
         *accepted = up_to.max(*accepted);
+        let of = |view| self.views.get(&view).copied().unwrap_or_default();
+        if of(view) != [Some(primary), Some(backup)] {
+            return Err(format!(
+                "{}: process {backup} accepts that of process {primary} in view {view}, of which \
+                 primary and backup are {:?}",
+                Rule::LogOfOwnView,
+                of(view)
+            ));
+        }
+        match of(view + 1) {
+            [Some(next), _] if next == backup => Err(format!(
+                "{}: process {backup} accepts that of view {view}, and has won the next",
+                Rule::LogOfOwnView
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Whether this entry of a session is from before its backup protects the guest: then every guest that
@@ -73,7 +96,9 @@ impl Checks {
     }
 
     /// The disk server moves a view on.
-    pub(crate) fn moves_on(&self, old: &Record, new: &Record) -> Result<(), String> {
+    pub(crate) fn moves_on(&mut self, old: &Record, new: &Record) -> Result<(), String> {
+        let members = [&new.holder, &new.backup].map(|it| it.as_ref().map(process));
+        self.views.insert(new.epoch, members);
         let was_backup = old.acknowledged && old.backup == new.holder;
         match old.holder == new.holder || was_backup {
             true => Ok(()),

@@ -64,7 +64,7 @@ pub enum Defect {
 
 impl Defect {
     /// Those that schedules find. The search has [`VARIANTS`](crate::VARIANTS).
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::OutputBeforeAcknowledgement,
         Self::PermitWithoutLease,
         Self::PermitForARoundTripMore,
@@ -84,5 +84,6 @@ impl Defect {
         Self::UnflushedLeftBehind,
         Self::ReadsNotHeld,
         Self::FlushAnsweredEarly,
+        Self::SessionBeforeAdmission,
     ];
 }

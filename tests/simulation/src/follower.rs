@@ -130,7 +130,11 @@ impl Following {
         let now = env.instant(self.host);
         self.pulse.hear_log(now);
         match item {
-            Item::Batch(first, entries) => {
+            Item::Batch {
+                view,
+                first,
+                entries,
+            } => {
                 let awaited = entries.iter().any(|it| it.entry.payload().is_awaited());
                 let lsns = (first.0..).map(Lsn);
                 let last = Lsn(first.0 + entries.len() as u64 - 1);
@@ -145,7 +149,10 @@ impl Following {
                     self.queue.extend(lsns.zip(entries));
                 }
                 self.end.receive(last, awaited, now);
-                env.checks.accepts(self.line, last);
+                let session = (self.line, view, [self.primary, self.of]);
+                if let Err(what) = env.checks.accepts(session, last) {
+                    env.fail(what);
+                }
                 if self.end.is_due(now) {
                     self.report(env);
                 }

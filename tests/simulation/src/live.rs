@@ -339,7 +339,12 @@ impl Runner {
         }
         let entries = std::mem::take(&mut session.open);
         let first = Lsn(session.next.0 - entries.len() as u64);
-        env.send(session.line, 0, Item::Batch(first, entries));
+        let batch = Item::Batch {
+            view: self.epoch,
+            first,
+            entries,
+        };
+        env.send(session.line, 0, batch);
         let released = session.end.released();
         if released > session.told_released {
             session.told_released = released;

@@ -15,8 +15,8 @@ use crate::env::Env;
 use crate::event::Event;
 use crate::faults::{Fault, HOSTS, Schedule};
 use crate::guest::{CLIENTS, Guest, Reply, Request};
-use crate::message::{Item, ProcessId};
-use crate::process::{Process, Role, claimant};
+use crate::message::{Item, ProcessId, claimant};
+use crate::process::{Process, Role};
 use crate::rule::Rule;
 
 /// How soon a client asks again.
