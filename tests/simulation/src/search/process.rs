@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use disk_server::arbiter::{Claimant, Record};
-use disk_server::views::{Proposal, Role as Does};
+use disk_server::views::Proposal;
 use ftvm_vmm::protocol::epoch::{Core, Input, Task};
 use ftvm_vmm::protocol::follower::Follower;
 use ftvm_vmm::protocol::live::Live;
@@ -32,13 +32,6 @@ pub(super) enum Entry {
     Goodbye,
 }
 
-/// What a run has told the service.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub(super) struct Pings {
-    pub(super) number: u64,
-    pub(super) last: Option<Does>,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Process {
     pub(super) run: Run,
@@ -46,7 +39,6 @@ pub(super) struct Process {
     pub(super) owner: Option<Owner>,
     /// How it ends, once it does.
     pub(super) closing: Option<Closing>,
-    pub(super) pings: Pings,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,11 +49,8 @@ pub(super) enum Closing {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Role {
-    /// It waits to be proposed; what it was told, and what came to nothing.
-    Idle {
-        told: Option<Proposal>,
-        declined: Option<u64>,
-    },
+    /// It waits to be proposed, or is to try this.
+    Idle(Option<Proposal>),
     /// It wants to join the guest of this run, which has let it in so far as to ask for the next view, or
     /// not.
     Waits {
@@ -177,7 +166,6 @@ impl Process {
             role,
             owner: None,
             closing: None,
-            pings: Pings::default(),
         }
     }
 
@@ -189,14 +177,14 @@ impl Process {
     pub(super) fn runs(&self) -> Option<&Runs> {
         match &self.role {
             Role::Runs(it) => Some(it),
-            Role::Idle { .. } | Role::Waits { .. } | Role::Follows(_) => None,
+            Role::Idle(_) | Role::Waits { .. } | Role::Follows(_) => None,
         }
     }
 
     pub(super) fn follows(&self) -> Option<&Follows> {
         match &self.role {
             Role::Follows(it) => Some(it),
-            Role::Idle { .. } | Role::Waits { .. } | Role::Runs(_) => None,
+            Role::Idle(_) | Role::Waits { .. } | Role::Runs(_) => None,
         }
     }
 
@@ -208,7 +196,7 @@ impl Process {
                 Role::Follows(it) => {
                     it.follower.is_protecting() && (it.cold || it.follower.executes())
                 }
-                Role::Idle { .. } | Role::Waits { .. } => false,
+                Role::Idle(_) | Role::Waits { .. } => false,
             }
     }
 }

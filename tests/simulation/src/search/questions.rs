@@ -265,7 +265,7 @@ impl World {
                 process.role = Role::Runs(Runs::alone(guest));
                 self.goes_live(run, &follower);
             }
-            Role::Follows(_) | Role::Waits { .. } | Role::Idle { .. } => {}
+            Role::Follows(_) | Role::Waits { .. } | Role::Idle(_) => {}
         }
     }
 
