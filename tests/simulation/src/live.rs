@@ -247,11 +247,9 @@ impl Runner {
     /// Protection may begin here.
     fn protect(&mut self, env: &mut Env) -> Option<Told> {
         let session = self.session.as_ref().filter(|session| !session.lost)?;
-        // What it executed may be an end of the transfer that it could not use.
-        if session.end.wants_state() && !env.has(Defect::ProtectedWithoutState) {
-            return None;
-        }
-        match self.live.at_exit(session.end.executed()) {
+        let executed = session.end.executed();
+        let wants_state = session.end.wants_state() && !env.has(Defect::ProtectedWithoutState);
+        match self.live.at_exit(executed, wants_state) {
             AtExit::Nothing => return None,
             AtExit::TakenOver => return Some(Told::TakenOver),
             AtExit::Protected => {}

@@ -211,7 +211,8 @@ impl World {
             }
             if let Some(session) = it.session() {
                 let executed = Lsn(session.heard.received);
-                if session.heard.needs_state || it.live.clone().at_exit(executed) != AtExit::Nothing
+                if session.heard.needs_state
+                    || it.live.clone().at_exit(executed, false) != AtExit::Nothing
                 {
                     next.push("comes to an exit", run, |w| w.exit(run));
                 }

@@ -7,7 +7,9 @@ use disk_server::views::Proposal;
 use ftvm_vmm::protocol::epoch::{Core, Input, Task};
 use ftvm_vmm::protocol::follower::Follower;
 use ftvm_vmm::protocol::live::Live;
+use ftvm_vmm::protocol::outputs::HeldOutputs;
 use logging_channel::entry::Lsn;
+use logging_channel::protocol::Permit;
 
 /// The number of a run, of all hosts. On which host one is makes no difference: a host without a run
 /// remembers nothing.
@@ -104,10 +106,10 @@ pub(super) struct Runs {
     pub(super) guest: Guest,
     /// The guest has ended in order.
     pub(super) ended: bool,
-    /// Replies that have not left: the entry of each, and how much was counted then.
-    pub(super) held: Vec<(Lsn, usize)>,
-    /// What a thread has decided to let out: up to this entry, with a lease or without.
-    pub(super) decided: Option<(Lsn, bool)>,
+    /// Replies that have not left: how much was counted then.
+    pub(super) held: HeldOutputs<usize>,
+    /// What a thread has decided to let out.
+    pub(super) decided: Option<Permit>,
     pub(super) session: Option<Session>,
 }
 
@@ -204,10 +206,10 @@ impl Process {
 impl Runs {
     pub(super) fn alone(guest: Guest) -> Self {
         // What the lost one may not have let out.
-        let held = match guest.len() {
-            0 => Vec::new(),
-            counted => vec![(Lsn(0), counted)],
-        };
+        let mut held = HeldOutputs::default();
+        if !guest.is_empty() {
+            held.hold(Lsn(0), guest.len());
+        }
         Self {
             live: Live::alone(Lsn(0)),
             guest,
