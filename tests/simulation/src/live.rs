@@ -178,7 +178,9 @@ impl Runner {
         while let Some(request) = self.inputs.pop_front() {
             self.append(Entry::Request(request), env);
             let (reply, page) = self.guest.request(request);
-            if let (Some(page), Some(session)) = (page, &mut self.session) {
+            if !env.has(Defect::StateTakenEarly)
+                && let (Some(page), Some(session)) = (page, &mut self.session)
+            {
                 if let Some(transfer) = &mut session.transfer {
                     transfer.wrote(page);
                 }
