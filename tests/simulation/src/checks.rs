@@ -1,6 +1,7 @@
 //! What is true at every step, seen by somebody who sees everything.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::time::Instant;
 
 use disk_server::arbiter::Record;
 use logging_channel::entry::Lsn;
@@ -18,8 +19,9 @@ pub(crate) struct Checks {
     pub(crate) last_out: Option<(u64, ProcessId)>,
     /// What the guest's life was when it had counted so far, as replies tell.
     lives: BTreeMap<u64, u64>,
-    /// Processes whose clocks have stood: no look at a clock tells them that a lease is over.
-    pub(crate) suspended: BTreeSet<ProcessId>,
+    /// Processes that were suspended, and until when by their own clocks, which stood, they may take a lease
+    /// of before for one that holds.
+    pub(crate) suspended: BTreeMap<ProcessId, Instant>,
     /// Of each session, by its connection: in which epoch, and from which entry on, nothing leaves that
     /// its backup has not accepted.
     protected: BTreeMap<usize, (u64, Lsn)>,
@@ -106,17 +108,19 @@ impl Checks {
         }
     }
 
-    /// A reply leaves the host of a process that takes itself for the one of this epoch.
+    /// A reply leaves the host of a process that takes itself for the one of this epoch, when that host's clock
+    /// shows this.
     pub(crate) fn leaves(
         &mut self,
-        from: ProcessId,
+        (from, now): (ProcessId, Instant),
         epoch: u64,
         reply: &Reply,
         from_before: bool,
     ) -> Result<(), String> {
         self.outputs += 1;
         if let Some((last, by)) = self.last_out {
-            if epoch < last && self.suspended.contains(&from) {
+            let leased = |until: &Instant| now <= *until;
+            if epoch < last && self.suspended.get(&from).is_some_and(leased) {
                 // It was acknowledged: the same has left the host that went live.
                 return match self.lives.get(&reply.count) {
                     Some(life) if *life == reply.life => Ok(()),

@@ -9,7 +9,7 @@ use ftvm_vmm::protocol::outputs::HeldOutputs;
 use logging_channel::entry::Lsn;
 use logging_channel::protocol::Permit;
 
-use super::process::{Closing, Entry, Guest, Run, Runs, claimant};
+use super::process::{Closing, Entry, Guest, Run, Runs};
 use super::world::World;
 use crate::defect::Defect;
 use crate::rule::Rule;
@@ -153,10 +153,7 @@ impl World {
             let what = "a reply leaves that the backup has not accepted";
             self.fail(Rule::OutputAfterAcceptance, what);
         }
-        let record = &self.server.record;
-        let primary =
-            record.holder == Some(claimant(run)) || record.is_stopped() || self.happened.forced;
-        if !primary && !from_before {
+        if !self.server.is_primary(run) && !from_before {
             let what = "a reply leaves a host that is not the primary any more";
             self.fail(Rule::OnlyPrimaryActs, what);
         }
