@@ -11,6 +11,7 @@
 //! themselves, the guest's thread as it comes to its exits, and a thread for each session that sees it to
 //! its end.
 
+mod condition;
 mod door;
 mod sink;
 #[cfg(test)]
@@ -23,12 +24,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use disk_server::views::WentLive;
 use logging_channel::LossReason;
 use logging_channel::entry::Lsn;
 use logging_channel::handshake::Standby;
 use logging_channel::sender::{Release, Sender};
 use parking_lot::{Condvar, Mutex};
 
+pub(super) use self::condition::Running;
 pub(super) use self::door::Door;
 pub(super) use self::sink::SessionLog;
 use super::tenure::{Standing, Verdict};
@@ -114,6 +117,8 @@ struct State {
     session: Option<Session>,
     /// One that the guest's thread has not seen yet.
     offered: Option<Session>,
+    /// How this host went live, if it did.
+    went_live: Option<WentLive>,
 }
 
 impl State {
@@ -147,6 +152,7 @@ impl Sessions {
                 live: Live::alone(Lsn(0)),
                 session: None,
                 offered: None,
+                went_live: None,
             }),
             changed: Condvar::new(),
             offered: AtomicBool::new(false),
