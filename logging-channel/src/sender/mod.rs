@@ -212,6 +212,12 @@ impl Sender {
         self.ends.shared.state_wanted.load(Ordering::Acquire)
     }
 
+    /// Whether the backup differs, and does not take over before it has got the whole state.
+    #[must_use]
+    pub fn is_repairing(&self) -> bool {
+        self.ends.shared.lock_end().is_repairing()
+    }
+
     /// Whether a cold backup asks for the whole state, so that it has less to replay; each request is
     /// given out once. Costs one atomic load when there is none.
     #[must_use]

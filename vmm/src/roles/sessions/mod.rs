@@ -11,6 +11,7 @@
 //! themselves, the guest's thread as it comes to its exits, and a thread for each session that sees it to
 //! its end.
 
+mod condition;
 mod door;
 mod sink;
 #[cfg(test)]
@@ -23,12 +24,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use disk_server::views::WentLive;
 use logging_channel::LossReason;
 use logging_channel::entry::Lsn;
 use logging_channel::handshake::Standby;
 use logging_channel::sender::{Release, Sender};
 use parking_lot::{Condvar, Mutex};
 
+pub(super) use self::condition::Running;
 pub(super) use self::door::Door;
 pub(super) use self::sink::SessionLog;
 use super::tenure::{Standing, Verdict};
@@ -116,6 +119,8 @@ struct State {
     offered: Option<Session>,
     /// A backup is being taken into the next epoch, or was, and its session has not begun.
     admitting: bool,
+    /// How this host went live, if it did.
+    went_live: Option<WentLive>,
 }
 
 impl State {
@@ -150,6 +155,7 @@ impl Sessions {
                 session: None,
                 offered: None,
                 admitting: false,
+                went_live: None,
             }),
             changed: Condvar::new(),
             offered: AtomicBool::new(false),
