@@ -44,7 +44,8 @@ fn option(word: &str) -> Option<&str> {
 fn faults(line: &str, programs: &[Program]) -> Vec<String> {
     let words = words(line);
     let mut faults = Vec::new();
-    let mut current: Option<(&Program, Option<&Vec<Opt>>)> = None;
+    // A program, and its command as far as it was named.
+    let mut current: Option<(&Program, String)> = None;
     let mut is_command_next = false;
     for (n, word) in words.iter().enumerate() {
         let before = n.checked_sub(1).map(|before| words[before].as_str());
@@ -54,35 +55,43 @@ fn faults(line: &str, programs: &[Program]) -> Vec<String> {
             name => is_first && (word == name || word.ends_with(&format!("/{name}"))),
         };
         if let Some(program) = programs.iter().find(is_named) {
-            current = Some((program, None));
+            current = Some((program, String::new()));
             is_command_next = true;
             continue;
         }
-        let Some((program, options)) = &mut current else {
+        let Some((program, command)) = &mut current else {
             continue;
         };
         if word == "--" {
             current = None;
         } else if let Some(name) = option(word) {
-            let of_program = || !program.options(name).is_empty();
-            let has = |options: &&Vec<Opt>| options.iter().any(|option| option.name == name);
-            let is_known = options.as_ref().map_or_else(of_program, has);
+            // In prose, a program may stand for all of its commands.
+            let is_known = match command.is_empty() {
+                true => !program.options(name).is_empty(),
+                false => (program.commands[command].iter()).any(|option| option.name == name),
+            };
             if !is_known && !OF_ALL.contains(&name) {
                 faults.push(format!("`{line}`: {} has no {name} there", program.name));
             }
-        } else if is_command_next
-            && word
-                .chars()
-                .all(|letter| letter.is_lowercase() || letter == '-')
-        {
-            *options = program.commands.get(word.as_str());
-            if options.is_none() {
-                faults.push(format!("`{line}`: {} has no command {word}", program.name));
+            is_command_next = false;
+        } else if is_command_next && is_plain(word) {
+            let below = format!("{command} {word}").trim().to_owned();
+            let has_commands = |name: &String| name.starts_with(&format!("{command} "));
+            if program.commands.contains_key(&below) {
+                *command = below;
+            } else if command.is_empty() || program.commands.keys().any(has_commands) {
+                faults.push(format!("`{line}`: {} has no command {below}", program.name));
+                is_command_next = false;
             }
+        } else {
+            is_command_next = false;
         }
-        is_command_next = false;
     }
     faults
+}
+
+fn is_plain(word: &str) -> bool {
+    (word.chars()).all(|letter| letter.is_ascii_lowercase() || letter == '-')
 }
 
 /// Command lines in blocks, each in one line.
@@ -129,7 +138,7 @@ fn commands_and_options_exist() {
 #[test]
 fn all_commands_and_options_are_told() {
     let mut told = BTreeSet::new();
-    let mut commands = BTreeSet::new();
+    let mut command_lines = Vec::new();
     for page in pages() {
         let spans = page
             .paragraphs
@@ -138,24 +147,21 @@ fn all_commands_and_options_are_told() {
         let spans = spans.map(|span| span.code.to_owned());
         for line in spans.chain(lines(&page)) {
             let words = words(&line);
-            told.extend(
-                words
-                    .iter()
-                    .filter_map(|word| option(word))
-                    .map(str::to_owned),
-            );
-            for pair in words.windows(2) {
-                let program = pair[0].rsplit('/').next().unwrap_or_default();
-                commands.insert(format!("{program} {}", pair[1]));
-            }
+            let options = words.iter().filter_map(|word| option(word));
+            told.extend(options.map(str::to_owned));
+            let names = words
+                .iter()
+                .map(|word| word.rsplit('/').next().unwrap_or(word));
+            command_lines.push(format!(" {} ", names.collect::<Vec<_>>().join(" ")));
         }
     }
     let mut missing = BTreeSet::new();
     for program in programs() {
         for (command, options) in &program.commands {
-            let name = program.name.trim_start_matches("cargo ");
-            let name = format!("{name} {command}");
-            if !command.is_empty() && !commands.contains(&name) {
+            let name = format!("{} {command}", program.name);
+            let name = name.trim();
+            let is_in = |line: &String| line.contains(&format!(" {name} "));
+            if !command_lines.iter().any(is_in) {
                 missing.insert(format!("no page has `{name}`"));
             }
             let untold = options.iter().filter(|option| !told.contains(&option.name));
@@ -235,8 +241,9 @@ fn defaults_and_ranges_are_right() {
                     .unwrap_or_default();
                 for option in options {
                     let told = default_behind(span.after, option);
-                    seen += usize::from(told.is_some());
-                    if told.is_some() && told != option.default {
+                    let has_default = told.is_some() && option.default.is_some();
+                    seen += usize::from(has_default);
+                    if has_default && told != option.default {
                         found.push(format!(
                             "{}: {} {:?}, not {told:?}",
                             page.name, option.name, option.default

@@ -20,7 +20,8 @@ pub(crate) struct Opt {
     pub(crate) value: String,
 }
 
-/// A program, with the options of each of its commands; without a command it has those of `""`.
+/// A program, with the options of each of its commands, such as `host list`; without a command it has those
+/// of `""`.
 pub(crate) struct Program {
     pub(crate) name: &'static str,
     pub(crate) commands: BTreeMap<String, Vec<Opt>>,
@@ -50,8 +51,8 @@ impl Program {
 /// What the sources of a program declare.
 struct Declared {
     structs: BTreeMap<String, Fields>,
-    /// The commands, with their options or the struct that has them.
-    commands: BTreeMap<String, Fields>,
+    /// The variants of each enum.
+    enums: BTreeMap<String, Vec<syn::Variant>>,
     constants: BTreeMap<String, Expr>,
 }
 
@@ -59,7 +60,7 @@ impl Declared {
     fn read(folder: &str) -> Self {
         let mut declared = Self {
             structs: BTreeMap::new(),
-            commands: BTreeMap::new(),
+            enums: BTreeMap::new(),
             constants: BTreeMap::new(),
         };
         let sources = files(folder, &["rs"]);
@@ -79,11 +80,9 @@ impl Declared {
             Item::Struct(item) => {
                 self.structs.insert(item.ident.to_string(), item.fields);
             }
-            Item::Enum(item) if item.ident == "Command" => {
-                let variants = item.variants.into_iter();
-                self.commands.extend(
-                    variants.map(|variant| (kebab(&variant.ident.to_string()), variant.fields)),
-                );
+            Item::Enum(item) => {
+                let variants = item.variants.into_iter().collect();
+                self.enums.insert(item.ident.to_string(), variants);
             }
             Item::Const(item) => {
                 self.constants.insert(item.ident.to_string(), *item.expr);
@@ -100,26 +99,60 @@ impl Declared {
     }
 
     fn commands(&self) -> BTreeMap<String, Vec<Opt>> {
-        let commands = self.commands.iter();
-        let commands = commands.map(|(name, fields)| (name.clone(), self.options(fields)));
-        let mut commands: BTreeMap<_, _> = commands.collect();
-        let own = self.structs.get("Cli").map(|fields| self.options(fields));
-        commands.insert(String::new(), own.unwrap_or_default());
+        let mut commands = BTreeMap::new();
+        let fields = self.structs.get("Cli").expect("a command line");
+        self.take_command(String::new(), fields, &mut commands);
         commands
     }
 
-    fn options(&self, fields: &Fields) -> Vec<Opt> {
+    /// Takes a command, and those below it.
+    fn take_command(
+        &self,
+        name: String,
+        fields: &Fields,
+        commands: &mut BTreeMap<String, Vec<Opt>>,
+    ) {
         let mut options = Vec::new();
-        for field in fields {
-            let settings = settings(&field.attrs);
-            let is_flat = field.ident.is_none() || settings.contains_key("flatten");
-            if is_flat && let Some(fields) = self.structs.get(&last_name(&field.ty)) {
-                options.extend(self.options(fields));
+        for (field, settings) in self.flat(fields) {
+            if settings.contains_key("subcommand") {
+                self.take_commands(&name, &last_name(&field.ty), commands);
             } else if let Some(long) = settings.get("long") {
                 options.push(self.option(field, long.as_ref(), &settings));
             }
         }
-        options
+        commands.insert(name, options);
+    }
+
+    /// Takes the commands that an enum has.
+    fn take_commands(&self, above: &str, of: &str, commands: &mut BTreeMap<String, Vec<Opt>>) {
+        for variant in &self.enums[of] {
+            let inner = variant
+                .fields
+                .iter()
+                .next()
+                .map(|field| last_name(&field.ty));
+            if settings(&variant.attrs).contains_key("flatten") {
+                self.take_commands(above, &inner.expect("an enum"), commands);
+            } else {
+                let name = kebab(&variant.ident.to_string());
+                let name = format!("{above} {name}").trim().to_owned();
+                self.take_command(name, &variant.fields, commands);
+            }
+        }
+    }
+
+    /// The fields, and those of structs among them that are as good as there.
+    fn flat<'a>(&'a self, fields: &'a Fields) -> Vec<(&'a Field, Settings)> {
+        let mut flat = Vec::new();
+        for field in fields {
+            let settings = settings(&field.attrs);
+            let is_flat = field.ident.is_none() || settings.contains_key("flatten");
+            match self.structs.get(&last_name(&field.ty)) {
+                Some(fields) if is_flat => flat.extend(self.flat(fields)),
+                _ => flat.push((field, settings)),
+            }
+        }
+        flat
     }
 
     fn option(&self, field: &Field, long: Option<&Expr>, settings: &Settings) -> Opt {
