@@ -2,6 +2,7 @@
 
 mod commands;
 mod live_line;
+mod needs;
 mod packages;
 mod steps;
 mod terminal;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
+use guest_images::GuestImages;
 use guest_images::load::Load;
 use testbed::failover::{
     Failovers, Fault, Fsck, Judgement, KillMoment, Options, Report, Run, Standby, Status, Watcher,
@@ -17,6 +18,7 @@ use testbed::{GUEST, Paging};
 
 use super::setup;
 use crate::live_line::LiveLine;
+use crate::needs::Needs;
 use crate::steps::Steps;
 
 /// Arguments of `cargo xtask demo`.
@@ -83,7 +85,7 @@ impl Demo {
             self.workload
         );
         let steps = Steps::new();
-        setup::prepare(&steps)?;
+        setup::prepare_for(&steps, self.needs())?;
         let options = Options {
             heartbeat_timeout: Duration::from_millis(self.heartbeat_timeout),
             seed: self.seed.unwrap_or_else(|| fastrand::u64(..1_000_000)),
@@ -128,6 +130,14 @@ impl Demo {
             Some(error) => Err(error),
             None if passed => Ok(ExitCode::SUCCESS),
             None => Ok(ExitCode::FAILURE),
+        }
+    }
+
+    fn needs(&self) -> Needs {
+        match (self.workload, self.load) {
+            (Workload::Postgres, _) => Needs::All,
+            (Workload::Redis, None) => Needs::Replication(GuestImages::REDIS),
+            (Workload::Redis, Some(_)) => Needs::Replication(GuestImages::LOAD),
         }
     }
 
