@@ -20,7 +20,7 @@ mod tenure;
 
 pub use alone::run_alone;
 pub use backup::{BackupOptions, run_backup};
-pub use claim::{ArbiterConfig, ClaimFailure};
+pub use claim::{ArbiterConfig, ClaimFailure, Force};
 pub use primary::{PrimaryOptions, run_primary};
 pub use record::run_recording;
 pub use replay::{Inspection, Replayed, run_replay};

@@ -211,10 +211,12 @@ fn ping_until_dropped(shared: &Weak<Shared>, arbiter: &Arbiter) {
 mod tests {
     use std::collections::BTreeSet;
 
+    use disk_server::arbiter::HostName;
     use disk_server::views::HostRecord;
 
     use super::*;
     use crate::events::Events;
+    use crate::roles::Force;
     use crate::roles::sessions::tests::session;
     use crate::roles::tenure::tests::{primary, wait_until};
     use crate::sources::Lanes;
@@ -228,7 +230,8 @@ mod tests {
         let sessions = Sessions::alone(scene.tenure.standing(), look, &events);
         let config = ArbiterConfig {
             server: scene.server.address.clone(),
-            force: false,
+            host: HostName::of_this_host(),
+            force: Force::No,
         };
         let needs = Capabilities {
             memory_mib: 1,

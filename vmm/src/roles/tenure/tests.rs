@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use disk_server::arbiter::{Claim, Record, STOPPED, ServerAddress};
+use disk_server::arbiter::{Claim, HostName, Record, STOPPED, ServerAddress};
 use disk_server::server::{Config, Limits, Server, StopHandle};
 use logging_channel::receiver::Receiver as LogReceiver;
 use logging_channel::session::{AcceptError, Confirmation, ConnectError, Listener};
 use logging_channel::{HostReport, Identity, Settings};
 
 use self::one_way::OneWay;
-use super::super::claim::ArbiterConfig;
+use super::super::claim::{ArbiterConfig, Force};
 use super::super::sessions::Sessions;
 use super::*;
 use crate::sources::Lanes;
@@ -55,7 +55,8 @@ impl DiskServer {
     fn rights(&self) -> Arc<Rights> {
         let config = ArbiterConfig {
             server: self.address.clone(),
-            force: true,
+            host: HostName::of_this_host(),
+            force: Force::Yes,
         };
         Arc::new(Rights::new(&config, "db").unwrap())
     }
