@@ -5,9 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use disk_server::arbiter::{Claimant, HostName};
+use disk_server::arbiter::{Claimant, HostName, VmName};
 use disk_server::fleet::{LagBounds, Member, Placement, Reason, State, VmStatus};
-use disk_server::views::{Condition, Role};
+use disk_server::views::Role;
 use serde::Deserialize;
 
 /// How long the daemon may take.
@@ -25,13 +25,15 @@ pub struct Known {
     pub guests: Vec<Process>,
 }
 
-/// A run of ftvm on this host.
+/// A guest's process on this host.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Process {
-    /// Which.
-    pub claimant: Claimant,
-    /// What it does.
-    pub role: Role,
+    /// The guest.
+    pub vm: VmName,
+    /// Which run of ftvm; `None` if that is not known yet.
+    pub claimant: Option<Claimant>,
+    /// What it does; `None` if it does not say.
+    pub role: Option<Role>,
 }
 
 /// Why the daemon does not tell.
@@ -84,49 +86,84 @@ impl Known {
     /// The guests as this host knows them: where the other copies are it does not.
     #[must_use]
     pub fn guests(&self) -> Vec<VmStatus> {
-        let mut guests: Vec<VmStatus> = (self.guests.iter())
-            .filter_map(|process| self.guest(process))
-            .collect();
+        let guests = self.guests.iter().map(|process| self.guest(process));
+        let mut guests: Vec<VmStatus> = guests.collect();
         guests.sort_by(|one, other| one.vm.cmp(&other.vm));
         guests
     }
 
-    fn guest(&self, process: &Process) -> Option<VmStatus> {
-        let here = || Member {
+    fn guest(&self, process: &Process) -> VmStatus {
+        let here = process.claimant.as_ref().map(|claimant| Member {
             host: self.host.clone(),
-            claimant: process.claimant.clone(),
+            claimant: claimant.clone(),
             live: true,
             console: None,
-        };
+        });
+        let (primary, backup) = (here.clone(), here);
         let (view, condition, placement) = match &process.role {
-            Role::Host(_) => return None,
-            Role::Idle { .. } => (0, Condition::default(), Placement::default()),
-            Role::Primary {
+            None | Some(Role::Host(_) | Role::Idle { .. }) => (0, None, Placement::default()),
+            Some(Role::Primary {
                 epoch, condition, ..
-            } => {
-                let primary = Some(here());
+            }) => {
                 let backup = None;
-                (*epoch, *condition, Placement { primary, backup })
+                (*epoch, Some(condition), Placement { primary, backup })
             }
-            Role::Backup {
+            Some(Role::Backup {
                 epoch, condition, ..
-            } => {
-                let (primary, backup) = (None, Some(here()));
-                (*epoch, *condition, Placement { primary, backup })
+            }) => {
+                let primary = None;
+                (*epoch, Some(condition), Placement { primary, backup })
             }
         };
-        Some(VmStatus {
-            vm: process.role.vm()?.clone(),
+        VmStatus {
+            vm: process.vm.clone(),
             defined: true,
             // Without the service nobody may go on if this host is lost.
             state: State::NotProtected(Reason::ServiceUnreachable {}),
             view,
             placement,
-            lag_ms: Some(condition.lag_ms),
+            lag_ms: condition.map(|condition| condition.lag_ms),
             lag: LagBounds::default(),
-            log_bytes_per_second: Some(condition.log_bytes_per_second),
+            log_bytes_per_second: condition.map(|condition| condition.log_bytes_per_second),
             last_failover: None,
             pending: None,
-        })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn a_host_tells_its_guests() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("host.sock");
+        let error = ask(&path).unwrap_err().to_string();
+        assert!(error.contains("is `ftvm host` running"), "{error}");
+
+        let listener = UnixListener::bind(&path).unwrap();
+        let daemon = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut line = String::new();
+            BufReader::new(&stream).read_line(&mut line).unwrap();
+            let answer = r#"{"host":"b","guests":[{"vm":"web","claimant":null,"role":null},
+                {"vm":"db","claimant":"b/1","role":{"backup":{"vm":"db","epoch":4,"condition":
+                {"phase":"protected","lag_ms":12,"log_bytes_per_second":5,"went_live":null}}}}]}"#;
+            writeln!(stream, "{}", answer.replace('\n', "")).unwrap();
+            line
+        });
+        let guests = ask(&path).unwrap().guests();
+        assert_eq!(daemon.join().unwrap(), "{\"ask\":\"guests\"}\n");
+        let [db, web] = &guests[..] else {
+            panic!("{guests:?}");
+        };
+        assert_eq!((db.view, db.lag_ms), (4, Some(12)));
+        assert_eq!(db.placement.backup.as_ref().unwrap().host.as_str(), "b");
+        assert_eq!(db.state.to_string(), "Not protected: service unreachable");
+        assert_eq!(web.placement, Placement::default());
     }
 }
