@@ -1,5 +1,6 @@
 //! What a virtual machine is made of: one TOML file, the same on both hosts.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::ops::RangeInclusive;
@@ -122,6 +123,13 @@ impl Default for Mac {
     /// Locally administered.
     fn default() -> Self {
         Self([0x52, 0x54, 0x00, 0xf7, 0x00, 0x01])
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
 

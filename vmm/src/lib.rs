@@ -33,6 +33,7 @@ pub mod inspect;
 pub mod io;
 mod kick;
 pub mod kvm;
+pub mod operator;
 mod page_tables;
 pub mod protocol;
 pub mod ram;
