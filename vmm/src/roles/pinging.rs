@@ -214,7 +214,6 @@ mod tests {
     use super::*;
     use crate::events::Events;
     use crate::roles::Force;
-    use crate::roles::member::LogRate;
     use crate::roles::sessions::Sessions;
     use crate::roles::sessions::tests::session;
     use crate::roles::tenure::tests::{primary, wait_until};
@@ -262,7 +261,8 @@ mod tests {
             wanted,
             following: None,
             control: Lanes::default().control,
-            log: Mutex::new(LogRate::default()),
+            log: Mutex::default(),
+            handed_over: Mutex::default(),
         });
         let proposal = idle.proposal();
         assert_eq!(proposal.view, scene.epoch);

@@ -100,6 +100,7 @@ pub fn run_primary(
         following: None,
         control: guest.host.lanes.control.clone(),
         log: Mutex::default(),
+        handed_over: Mutex::default(),
     });
     let door = Door {
         identity: guest.identity.clone(),

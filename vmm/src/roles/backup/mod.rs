@@ -162,6 +162,7 @@ pub fn run_backup(
         }),
         control: guest.host.lanes.control.clone(),
         log: Mutex::default(),
+        handed_over: Mutex::default(),
     });
     door.keep(listener, sessions.clone());
 
