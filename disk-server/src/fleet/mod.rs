@@ -31,6 +31,8 @@ mod starting;
 mod state;
 mod status;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub use definition::{
     Definition, DefinitionError, Image, ImageDigest, ImageDigestError, LagBounds, MAX_DEFINITION,
