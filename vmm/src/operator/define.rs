@@ -106,7 +106,9 @@ fn image(path: &Path) -> Result<Image, DefineError> {
 pub fn changes(present: Option<&Definition>, new: &Definition) -> Vec<Change> {
     let old = present.map_or_else(BTreeMap::new, |present| fields(&json!(present)));
     let new = fields(&json!(new));
-    let names = old.keys().chain(new.keys().filter(|name| !old.contains_key(*name)));
+    let names = old
+        .keys()
+        .chain(new.keys().filter(|name| !old.contains_key(*name)));
     let change = |name: &String| Change {
         field: name.clone(),
         from: old.get(name).cloned(),
@@ -167,10 +169,17 @@ mod tests {
         assert_eq!(definition.mac, "52:54:00:f7:00:0a");
         assert_eq!(definition.clock, "pm-timer");
         assert_eq!(definition.export.as_ref().unwrap().as_str(), "db");
-        assert_eq!((definition.lag.yellow_ms, definition.lag.red_ms), (100, 500));
+        assert_eq!(
+            (definition.lag.yellow_ms, definition.lag.red_ms),
+            (100, 500)
+        );
 
         fs::write(&kernel, "abcd").unwrap();
-        fs::write(&path, text.replace("pm-timer", "jiffies").replace("disk", "#")).unwrap();
+        fs::write(
+            &path,
+            text.replace("pm-timer", "jiffies").replace("disk", "#"),
+        )
+        .unwrap();
         let changes = changes(Some(&definition), &read(&path).unwrap());
         let fields: Vec<&str> = changes.iter().map(|change| &*change.field).collect();
         assert_eq!(fields, ["clock", "disk", "export", "kernel.sha256"]);

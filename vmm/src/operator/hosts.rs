@@ -55,7 +55,11 @@ pub fn summarise(records: &[HostRecord], vms: &[VmStatus]) -> Vec<HostSummary> {
         hosts.insert(host, summary);
     }
     for status in vms {
-        let on = |member: &Option<_>| member.as_ref().map(|member: &disk_server::fleet::Member| member.host.clone());
+        let on = |member: &Option<_>| {
+            member
+                .as_ref()
+                .map(|member: &disk_server::fleet::Member| member.host.clone())
+        };
         if let Some(host) = on(&status.placement.primary).and_then(|host| hosts.get_mut(&host)) {
             host.primaries.push(status.vm.clone());
         }

@@ -2,9 +2,7 @@
 //! what they are, and others may come.
 
 use disk_server::arbiter::{Claimant, HostName, VmName};
-use disk_server::fleet::{
-    Entry, Failover, LagColour, Member, State, Subject, VmStatus, What,
-};
+use disk_server::fleet::{Entry, Failover, LagColour, Member, State, Subject, VmStatus, What};
 use disk_server::views::Paging;
 use serde::Serialize;
 use serde_json::{Map, Value, json};

@@ -94,7 +94,9 @@ pub fn disk_server(
     let path = path.to_owned();
     match Host::read(&path)?.disk_server {
         None => Err(SettingsError::Unnamed { path }),
-        Some(address) => (address.parse()).map_err(|source| SettingsError::Address { path, source }),
+        Some(address) => {
+            (address.parse()).map_err(|source| SettingsError::Address { path, source })
+        }
     }
 }
 

@@ -74,7 +74,9 @@ fn shrink(columns: &[Column], widths: &mut [usize], width: usize) {
     let gaps = GAP * columns.len().saturating_sub(1);
     while widths.iter().sum::<usize>() + gaps > width {
         let cuttable = |at: &usize| columns[*at].least.is_some_and(|least| widths[*at] > least);
-        let widest = (0..columns.len()).filter(cuttable).max_by_key(|at| widths[*at]);
+        let widest = (0..columns.len())
+            .filter(cuttable)
+            .max_by_key(|at| widths[*at]);
         let Some(widest) = widest else { return };
         widths[widest] -= 1;
     }

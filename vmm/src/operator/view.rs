@@ -107,7 +107,10 @@ pub fn status(status: &VmStatus, now_ms: u64) -> Vec<Line<'static>> {
         row("log", vec![Span::raw(words::rate(rate))]);
     }
     if let Some(last) = &status.last_failover {
-        let (when, outage) = (words::ago(now_ms, last.unix_ms), words::span(last.outage_ms));
+        let (when, outage) = (
+            words::ago(now_ms, last.unix_ms),
+            words::span(last.outage_ms),
+        );
         let text = format!("{when}, outage {outage}, won view {}", last.view);
         row("last failover", vec![Span::raw(text)]);
     }
@@ -122,20 +125,24 @@ pub fn status(status: &VmStatus, now_ms: u64) -> Vec<Line<'static>> {
 fn remarks(why: &Reason) -> Vec<(&'static str, String)> {
     match why {
         Reason::NoIdleHost { unfit } if unfit.is_empty() => {
-            vec![("", "no other host pings: is `ftvm host` running there?".into())]
+            vec![(
+                "",
+                "no other host pings: is `ftvm host` running there?".into(),
+            )]
         }
         Reason::NoIdleHost { unfit } => {
             let why = |(host, unfit)| ("", format!("{host} {unfit}"));
-            unfit.iter().map(|(host, unfit)| why((host, unfit))).collect()
+            unfit
+                .iter()
+                .map(|(host, unfit)| why((host, unfit)))
+                .collect()
         }
         Reason::LoggingNetworkDown { host, error } => {
             vec![("", format!("{host} does not reach the primary: {error}"))]
         }
         Reason::Unknown { host } => vec![(
             "",
-            format!(
-                "it may run on {host}: if that is certainly gone, `ftvm vm start --force`"
-            ),
+            format!("it may run on {host}: if that is certainly gone, `ftvm vm start --force`"),
         )],
         _ => Vec::new(),
     }
@@ -242,7 +249,12 @@ pub fn hosts(hosts: &[HostSummary], width: usize) -> Vec<Line<'static>> {
         ]
     };
     let mut lines = table(&columns, hosts.iter().map(row).collect(), width);
-    let unfit = |host: &HostSummary| host.unfit.iter().map(|(vm, _)| vm.clone()).collect::<Vec<_>>();
+    let unfit = |host: &HostSummary| {
+        host.unfit
+            .iter()
+            .map(|(vm, _)| vm.clone())
+            .collect::<Vec<_>>()
+    };
     let mut lacking: Vec<VmName> = hosts.iter().flat_map(unfit).collect();
     lacking.sort();
     lacking.dedup();
@@ -316,7 +328,10 @@ pub fn what(what: &What) -> (String, Style) {
         } => {
             let status = status.map(|status| format!(" with status {status}"));
             let status = status.unwrap_or_default();
-            (format!("its process on {host} ended{status}: {reason}"), plain)
+            (
+                format!("its process on {host} ended{status}: {reason}"),
+                plain,
+            )
         }
         What::Live {} => ("live: its pings come".into(), GOOD),
         What::Dead {} => ("dead: its pings stay away".into(), BAD),

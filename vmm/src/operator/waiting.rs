@@ -78,7 +78,9 @@ pub fn wait(
         match look(client, ordered) {
             Ok(Ok(outcome)) => return Ok(outcome),
             Ok(Err(progress)) => on_progress(&progress),
-            Err(ClientError::Unreachable(_)) => on_progress("service unreachable: the order stands"),
+            Err(ClientError::Unreachable(_)) => {
+                on_progress("service unreachable: the order stands")
+            }
             Err(error) => return Err(error),
         }
         pause(cancel);
@@ -180,7 +182,7 @@ mod tests {
     }
 
     fn journal(whats: Vec<What>) -> Vec<Entry> {
-        let entry = |(at, what)| Entry {
+        let entry = |(at, what): (u64, What)| Entry {
             number: at + 1,
             unix_ms: 1000 * at,
             subject: Subject::Vm("db".parse().unwrap()),
@@ -225,9 +227,15 @@ mod tests {
     #[test]
     fn another_s_order_says_nothing() {
         let why = Text::cut("replaced by order 8 of bert@ops2");
-        let mut entries = journal(vec![What::Failed { order: 6, why: why.clone() }]);
+        let mut entries = journal(vec![What::Failed {
+            order: 6,
+            why: why.clone(),
+        }]);
         assert_eq!(outcome(&entries, &ordered(false)), None);
-        entries = journal(vec![What::Failed { order: 7, why: why.clone() }]);
+        entries = journal(vec![What::Failed {
+            order: 7,
+            why: why.clone(),
+        }]);
         let expected = Some(Outcome::Failed(why.to_string()));
         assert_eq!(outcome(&entries, &ordered(false)), expected);
     }

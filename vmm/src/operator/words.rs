@@ -91,7 +91,10 @@ mod tests {
         assert_eq!(rate(102_500), "820 kbit/s");
         assert_eq!(rate(512_500), "4.1 Mbit/s");
         assert_eq!(rate(1_250_000_000), "10.0 Gbit/s");
-        assert_eq!((memory(512), memory(3277)), ("512 MiB".into(), "3.2 GiB".into()));
+        assert_eq!(
+            (memory(512), memory(3277)),
+            ("512 MiB".into(), "3.2 GiB".into())
+        );
         assert_eq!(time(1_795_929_153_999), "2026-11-29T05:12:33Z");
     }
 

@@ -31,7 +31,11 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model) {
     let areas = Layout::vertical([
         Constraint::Length(2),
         Constraint::Min(4),
-        Constraint::Length(u16::try_from(hosts + 2).unwrap_or(u16::MAX).min(frame.area().height / 3)),
+        Constraint::Length(
+            u16::try_from(hosts + 2)
+                .unwrap_or(u16::MAX)
+                .min(frame.area().height / 3),
+        ),
         Constraint::Length(3),
         Constraint::Length(1),
     ]);
@@ -39,7 +43,10 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model) {
     frame.render_widget(Paragraph::new(title(model, head.width)), head);
     draw_guests(frame, guests, model);
     draw_hosts(frame, hosts, model);
-    frame.render_widget(Paragraph::new(about(model)).wrap(Wrap { trim: false }), detail);
+    frame.render_widget(
+        Paragraph::new(about(model)).wrap(Wrap { trim: false }),
+        detail,
+    );
     frame.render_widget(Paragraph::new(keys(model)), help);
     match &model.shown {
         Shown::Fleet => {}
@@ -75,7 +82,10 @@ fn title(model: &Model, width: u16) -> Line<'static> {
         ),
     ];
     if bad > 0 {
-        spans.push(Span::styled(format!("  {bad} not"), BAD.add_modifier(Modifier::BOLD)));
+        spans.push(Span::styled(
+            format!("  {bad} not"),
+            BAD.add_modifier(Modifier::BOLD),
+        ));
     }
     if stopped > 0 {
         spans.push(Span::styled(format!("  {stopped} stopped"), FAINT));
@@ -116,7 +126,11 @@ fn draw_guests(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     });
     let [vm, state, primary, backup, lag, log] = view::GUEST;
     let columns = [Column::left(""), vm, state, primary, backup, lag, log];
-    let lines = table(&columns, rows.map(|(row, _)| row).collect(), width.saturating_sub(2 * trend + 2));
+    let lines = table(
+        &columns,
+        rows.map(|(row, _)| row).collect(),
+        width.saturating_sub(2 * trend + 2),
+    );
     let bars = vms.iter().map(|status| {
         let trends = model.trends.get(&status.vm);
         guest_row(status, trends, trend).1
@@ -139,7 +153,9 @@ fn guest_row(
     width: usize,
 ) -> (Vec<Span<'static>>, Vec<Span<'static>>) {
     let mark = Span::styled("●", view::state_style(&status.state));
-    let cells = std::iter::once(mark).chain(view::guest_row(status)).collect();
+    let cells = std::iter::once(mark)
+        .chain(view::guest_row(status))
+        .collect();
     let mut bars = Vec::new();
     if let Some(trends) = trends {
         bars.push(Span::raw(" "));
@@ -192,7 +208,12 @@ fn draw_hosts(frame: &mut Frame<'_>, area: Rect, model: &Model) {
 }
 
 /// Lines below their titles; of more than there is room for those about the selected one.
-fn draw_list(frame: &mut Frame<'_>, area: Rect, mut lines: Vec<Line<'static>>, selected: Option<usize>) {
+fn draw_list(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    mut lines: Vec<Line<'static>>,
+    selected: Option<usize>,
+) {
     if area.height == 0 {
         return;
     }
@@ -212,7 +233,11 @@ fn draw_list(frame: &mut Frame<'_>, area: Rect, mut lines: Vec<Line<'static>>, s
 fn about(model: &Model) -> Vec<Line<'static>> {
     let mut lines = Vec::new();
     if let Some(message) = &model.message {
-        let style = if message.bad { BAD } else { Style::new().fg(Color::Yellow) };
+        let style = if message.bad {
+            BAD
+        } else {
+            Style::new().fg(Color::Yellow)
+        };
         lines.push(Line::styled(message.text.clone(), style));
     } else if let Some(why) = model.lost.as_ref().filter(|_| model.snapshot.unix_ms > 0) {
         let since = "what is shown is what it said last";
@@ -236,7 +261,10 @@ fn about(model: &Model) -> Vec<Line<'static>> {
         let name = Span::styled(host.host.to_string(), Modifier::BOLD);
         let what = format!("  {} paging, {}", host.paging, host.processor);
         lines.push(Line::from(vec![name, Span::styled(what, FAINT)]));
-        let unfit = host.unfit.iter().map(|(vm, why)| format!("no backup of {vm}: {} {why}", host.host));
+        let unfit = host
+            .unfit
+            .iter()
+            .map(|(vm, why)| format!("no backup of {vm}: {} {why}", host.host));
         lines.extend(unfit.take(1).map(Line::from));
     }
     lines
@@ -262,18 +290,24 @@ fn keys(model: &Model) -> Line<'static> {
             ("q", "quit"),
         ],
     };
-    let spans = keys.iter().flat_map(|(key, what)| {
-        [Span::styled(*key, KEY), Span::raw(format!(" {what}  "))]
-    });
+    let spans = keys
+        .iter()
+        .flat_map(|(key, what)| [Span::styled(*key, KEY), Span::raw(format!(" {what}  "))]);
     spans.collect()
 }
 
 fn draw_question(frame: &mut Frame<'_>, action: &Action) {
     let question = action.question().unwrap_or_default();
     let area = frame.area();
-    let width = u16::try_from(question.len() + 6).unwrap_or(u16::MAX).min(area.width);
-    let [area] = Layout::horizontal([Constraint::Length(width)]).flex(Flex::Center).areas(area);
-    let [area] = Layout::vertical([Constraint::Length(5)]).flex(Flex::Center).areas(area);
+    let width = u16::try_from(question.len() + 6)
+        .unwrap_or(u16::MAX)
+        .min(area.width);
+    let [area] = Layout::horizontal([Constraint::Length(width)])
+        .flex(Flex::Center)
+        .areas(area);
+    let [area] = Layout::vertical([Constraint::Length(5)])
+        .flex(Flex::Center)
+        .areas(area);
     let answers = Line::from(vec![
         Span::styled("y", KEY),
         Span::raw(" yes   "),

@@ -40,12 +40,10 @@ impl Action {
     #[must_use]
     pub fn question(&self) -> Option<String> {
         match self {
-            Self::Guest(vm, Verb::Failover {}) => {
-                Some(format!("Hand {vm} over to its backup?"))
-            }
-            Self::Guest(vm, Verb::TestFailover {}) => {
-                Some(format!("Kill the primary of {vm}, to see its backup go on?"))
-            }
+            Self::Guest(vm, Verb::Failover {}) => Some(format!("Hand {vm} over to its backup?")),
+            Self::Guest(vm, Verb::TestFailover {}) => Some(format!(
+                "Kill the primary of {vm}, to see its backup go on?"
+            )),
             Self::Guest(vm, Verb::SuspendProtection {}) => {
                 Some(format!("Let {vm} run without a backup?"))
             }

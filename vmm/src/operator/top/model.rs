@@ -161,7 +161,9 @@ impl Model {
                 matches!(key, Key::Letter('y') | Key::Enter).then_some(action)
             }
             Shown::History { entries, from, .. } => {
-                let last = entries.as_ref().map_or(0, |all| all.len().saturating_sub(1));
+                let last = entries
+                    .as_ref()
+                    .map_or(0, |all| all.len().saturating_sub(1));
                 match key {
                     Key::Up => *from = from.saturating_sub(1),
                     Key::Down => *from = (*from + 1).min(last),

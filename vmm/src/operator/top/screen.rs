@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use disk_server::arbiter::VmName;
 use disk_server::fleet::{Entry, OrderNumber};
-use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use ratatui::DefaultTerminal;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::draw::draw;
@@ -68,7 +68,13 @@ pub fn run(
     let (orders, news) = start(client).map_err(TopError::Terminal)?;
     // It has a panic put the terminal back first.
     let mut terminal = ratatui::try_init().map_err(TopError::Terminal)?;
-    let shown = show(&mut terminal, &mut model, (&orders, &news), &ended, &mut console);
+    let shown = show(
+        &mut terminal,
+        &mut model,
+        (&orders, &news),
+        &ended,
+        &mut console,
+    );
     ratatui::restore();
     shown.map_err(TopError::Terminal)
 }
@@ -168,7 +174,9 @@ fn start(client: Client) -> io::Result<(Sender<Action>, Receiver<News>)> {
 fn look(client: &Client) -> Result<Snapshot, ClientError> {
     let vms = client.list()?;
     let hosts = client.hosts(&vms)?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Ok(Snapshot {
         vms,
         hosts,
