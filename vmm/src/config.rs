@@ -37,12 +37,12 @@ pub const HEARTBEAT_TIMEOUT_MS: RangeInclusive<u64> = 10..=600_000;
 pub enum Clock {
     /// The ACPI power management timer: steps of 279 ns.
     PmTimer,
-    /// KVM's paravirtual clock: steps of 1 ns, and an exact wall clock. Programs read it exactly;
-    /// for the kernel itself time stands still between two exits, for a tick at most.
+    /// KVM's paravirtual clock. Most reads are no exit: for kernel and programs time stands still between
+    /// two exits, until the next tick or the 64th read at most.
     #[default]
     KvmClock,
-    /// The same, exact for the kernel too. Each of its reads is an exit, and it reads the clock at
-    /// every switch between processes.
+    /// The same in steps of 1 ns, exact for kernel and programs. Each read is an exit, and the kernel reads
+    /// the clock at every switch between processes.
     KvmClockExact,
     /// None: the kernel counts its timer's interrupts, in steps of 4 ms.
     Jiffies,

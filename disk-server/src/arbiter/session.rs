@@ -19,7 +19,7 @@ use crate::fence::{AcknowledgeError, Claimed, FencedStore, ForgetError, NotYet, 
 use crate::fleet::Order;
 use crate::logging::{Limited, excerpt};
 use crate::stream;
-use crate::views::Views;
+use crate::views::{TooManyHosts, Views};
 
 /// How patient a session is with its client.
 #[derive(Debug, Clone, Copy)]
@@ -177,7 +177,9 @@ fn respond(
             Response::Exports { exports, more }
         }
         Request::Ping(ping) => {
-            let proposal = views.lock().ping(&ping, from, |vm| store.read(vm));
+            let proposal = views.lock().ping(&ping, from, |vm: &VmName| store.read(vm));
+            let full = |error: TooManyHosts| refused(ErrorCode::Full, error.to_string());
+            let proposal = proposal.map_err(full)?;
             Response::Pinged {
                 record: ping.role.vm().map(|vm| store.read(vm)),
                 order: proposal.map(|proposal| Order::Join(Box::new(proposal))),
@@ -185,7 +187,7 @@ fn respond(
         }
         Request::ListHosts { after } => {
             let views = views.lock();
-            let (hosts, more) = page(views.hosts(after.as_ref(), |vm| store.read(vm)));
+            let (hosts, more) = page(views.hosts(after.as_ref(), |vm: &VmName| store.read(vm)));
             Response::Hosts { hosts, more }
         }
         Request::Operate { .. } => {

@@ -16,15 +16,26 @@
 //! about membership: one that is late, lost or wrong costs time and nothing else.
 
 mod definition;
+mod intents;
 mod journal;
+mod machine;
 mod operation;
 mod order;
+mod orders;
+mod pending;
+mod plan;
+mod seen;
+mod starting;
+mod state;
 mod status;
 
 pub use definition::{
     Definition, DefinitionError, Image, ImageDigest, ImageDigestError, LagBounds, MAX_DEFINITION,
 };
+pub use intents::{Intents, MAX_DRAINED, MAX_GUESTS};
 pub use journal::{Entry, Subject, What};
+pub use machine::{Fleet, Records};
 pub use operation::{Answer, HostVerb, Operation, Verb};
 pub use order::{Order, OrderNumber};
-pub use status::{Failover, LagColour, Member, Placement, Reason, State, VmStatus};
+pub use plan::{Plan, Planned, Refused};
+pub use status::{Failover, LagColour, MAX_UNFIT, Member, Placement, Reason, State, VmStatus};

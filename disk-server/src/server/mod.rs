@@ -19,6 +19,7 @@ use crate::arbiter::EpochStore;
 use crate::ending::Ending;
 use crate::export::{Export, Exports};
 use crate::fence::FencedStore;
+use crate::state::StateDirectory;
 use crate::views::{PING_INTERVAL, Views};
 use accept::{Listener, Service, accept_until_woken};
 use services::{ArbiterService, NbdService};
@@ -95,8 +96,9 @@ impl Server {
         stop.set_nonblocking(true).map_err(StartError::Setup)?;
         let stop = StopHandle::new(stop);
         let ending = Ending::new(stop.clone());
+        let directory = StateDirectory::open(&state)?;
         // The state first: a client must not connect to a server that then does not start.
-        let mut store = FencedStore::new(EpochStore::open(&state)?);
+        let mut store = FencedStore::new(EpochStore::open(&directory)?);
         let (nbd, exports) = match nbd {
             None => (None, Arc::default()),
             Some(NbdConfig { listen, exports }) => {

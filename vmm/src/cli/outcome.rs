@@ -12,6 +12,7 @@ use signal_hook::iterator::Signals;
 use crate::assembly::AssemblyError;
 use crate::doctor::Unfit;
 use crate::engine::EngineError;
+use crate::host::DaemonError;
 use crate::io::{INTERRUPTED, Terminal};
 use crate::roles::{Halt, NotLive, RoleError};
 use crate::selftest::SelftestError;
@@ -97,6 +98,9 @@ fn status_of(cause: &(dyn Error + 'static)) -> Option<u8> {
     }
     if let Some(error) = cause.downcast_ref() {
         return assembly(error);
+    }
+    if let Some(DaemonError::Unfit(_)) = cause.downcast_ref() {
+        return Some(UNFIT);
     }
     match cause.downcast_ref()? {
         RoleError::Engine(error) => engine(error),

@@ -8,6 +8,7 @@
 mod alone;
 mod backup;
 mod claim;
+mod member;
 mod peer_report;
 mod pinging;
 mod primary;

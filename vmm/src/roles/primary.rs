@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use disk_server::views::Wanted;
+use disk_server::views::{Condition, Role, Wanted};
 use logging_channel::session::Listener;
 use logging_channel::{Seed, Settings};
+use parking_lot::Mutex;
 
 use super::claim::{ArbiterConfig, Rights};
+use super::member::Member;
 use super::pinging::{Pinging, needs};
 use super::sessions::{Door, SessionLog, Sessions};
 use super::stats::Meters;
@@ -21,7 +23,7 @@ use crate::disk::serving::Serving;
 use crate::doctor::has_counter;
 #[cfg(feature = "sabotage")]
 use crate::engine::OutputGate;
-use crate::engine::{Ended, Role};
+use crate::engine::{self, Ended};
 use crate::events::{Event, Events};
 use crate::gates::Committed;
 #[cfg(feature = "sabotage")]
@@ -72,6 +74,14 @@ pub fn run_primary(
     let baseline = guest.baseline()?;
     let rights = Arc::new(Rights::new(&options.arbiter, &vm.name)?);
     tie_to_server(&mut guest, &rights)?;
+    let needs = needs(&guest, vm);
+    let starting = Role::Primary {
+        vm: rights.vm().clone(),
+        epoch: 0,
+        wants: None,
+        condition: Condition::default(),
+    };
+    let pinging = Pinging::starting(&options.arbiter, &rights, needs.clone(), starting);
     prepared(&guest);
     let epoch = rights.start(cancel)?;
     let tenure = Tenure::hold(rights.clone(), epoch, events, halt);
@@ -80,11 +90,17 @@ pub fn run_primary(
     }
     let look = guest.host.lanes.look.clone();
     let sessions = Sessions::alone(tenure.standing(), look, events);
-    let wanted = Wanted {
-        address: listener.local_addr(),
-        needs: needs(&guest, vm),
-    };
-    let _pinging = Pinging::of_member(&options.arbiter, &rights, &sessions, wanted);
+    pinging.be_member(Member {
+        vm: rights.vm().clone(),
+        sessions: sessions.clone(),
+        wanted: Wanted {
+            address: listener.local_addr(),
+            needs,
+        },
+        following: None,
+        control: guest.host.lanes.control.clone(),
+        log: Mutex::default(),
+    });
     let door = Door {
         identity: guest.identity.clone(),
         host_report: guest.host_report.clone(),
@@ -186,5 +202,5 @@ fn run_here(
         recorder = recorder.waiting_for_protection();
     }
     let source = Box::new(recorder);
-    Ok(guest.into_engine(Role { source, gate }).run()?)
+    Ok(guest.into_engine(engine::Role { source, gate }).run()?)
 }

@@ -17,6 +17,7 @@ mod guest;
 mod membership;
 mod moves;
 mod outlook;
+mod pinger;
 mod process;
 mod questions;
 mod server;

@@ -12,11 +12,12 @@ use serde_json::json;
 
 use super::order::{self, OrderArgs};
 use super::{OutputArgs, ServiceArgs, locate, now_ms, output};
+use crate::host::CONFIG_FILE;
 use crate::io::Terminal;
 use crate::operator::client::{Client, ClientError};
 use crate::operator::define::{self, Change};
 use crate::operator::json::{self, GuestJson};
-use crate::operator::settings::{HOST_TOML, host_socket};
+use crate::operator::settings::socket_of_daemon;
 use crate::operator::{console, local, view};
 
 #[derive(Args)]
@@ -233,7 +234,10 @@ fn locally(client: &Client, error: ClientError) -> anyhow::Result<(String, Vec<V
         return Err(error.into());
     }
     let error = anyhow::Error::from(error);
-    let known = local::ask(&host_socket(Path::new(HOST_TOML)));
+    let Some(socket) = socket_of_daemon(Path::new(CONFIG_FILE)) else {
+        return Err(error);
+    };
+    let known = local::ask(&socket);
     let known =
         known.map_err(|local| anyhow::anyhow!("{error:#}; {:#}", anyhow::Error::from(local)))?;
     let host = known.host.to_string();

@@ -14,9 +14,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Args;
 use disk_server::arbiter::{ServerAddress, VmName};
 
+use crate::host::CONFIG_FILE;
 use crate::operator::client::{Client, ClientError};
 use crate::operator::console::{ConsoleError, Place};
-use crate::operator::settings::{self, DISK_SERVER, HOST_TOML, SettingsError};
+use crate::operator::settings::{self, DISK_SERVER, SettingsError};
 
 /// Where the service is.
 #[derive(Args)]
@@ -30,7 +31,7 @@ pub(super) struct ServiceArgs {
 impl ServiceArgs {
     /// The service's client, in the name of who runs this.
     fn client(&self) -> Result<Client, SettingsError> {
-        let server = settings::disk_server(self.disk_server.as_ref(), Path::new(HOST_TOML))?;
+        let server = settings::disk_server(self.disk_server.as_ref(), Path::new(CONFIG_FILE))?;
         Ok(Client::new(server, settings::by()))
     }
 }

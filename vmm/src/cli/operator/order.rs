@@ -58,11 +58,8 @@ struct OrderJson<'a> {
 
 /// Has this done with a guest.
 pub(super) fn guest(args: &OrderArgs, vm: &VmName, verb: Verb, name: &str) -> anyhow::Result<()> {
-    let until_protected = matches!(verb, Verb::Failover {} | Verb::TestFailover {});
     let subject = Subject::Vm(vm.clone());
-    carry_out(args, subject, name, until_protected, |client| {
-        client.order_guest(vm, verb)
-    })
+    carry_out(args, subject, name, |client| client.order_guest(vm, verb))
 }
 
 /// Has this done with a host.
@@ -73,16 +70,13 @@ pub(super) fn host(
     name: &str,
 ) -> anyhow::Result<()> {
     let subject = Subject::Host(host.clone());
-    carry_out(args, subject, name, false, |client| {
-        client.order_host(host, verb)
-    })
+    carry_out(args, subject, name, |client| client.order_host(host, verb))
 }
 
 fn carry_out(
     args: &OrderArgs,
     subject: Subject,
     verb: &str,
-    until_protected: bool,
     give: impl FnOnce(&Client) -> Result<OrderNumber, ClientError>,
 ) -> anyhow::Result<()> {
     let client = args.service.client()?;
@@ -92,7 +86,6 @@ fn carry_out(
         order: give(&client)?,
         subject,
         since,
-        until_protected,
     };
     let outcome = match args.no_wait {
         true => None,

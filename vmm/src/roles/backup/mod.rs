@@ -5,7 +5,7 @@ mod go_live;
 mod meeting;
 mod source;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,15 +13,17 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use disk_server::arbiter::Claimant;
-use disk_server::views::Wanted;
+use disk_server::views::{Condition, Wanted};
 use logging_channel::session::Listener;
 use logging_channel::{LossReason, Settings};
+use parking_lot::Mutex;
 
 use self::cold::{Cold, Then};
 use self::go_live::GoLive;
 use self::meeting::Applicant;
 use self::source::ChannelSource;
 use super::claim::{ArbiterConfig, ClaimFailure, Rights};
+use super::member::{Following, Member};
 use super::peer_report::{StopNaming, have_nested_paging};
 use super::pinging::{Pinging, needs};
 use super::sessions::{Door, Sessions};
@@ -86,6 +88,12 @@ pub fn run_backup(
     rights.check()?;
     tie_to_server(&mut guest, &rights)?;
     let needs = needs(&guest, vm);
+    let starting = disk_server::views::Role::Backup {
+        vm: rights.vm().clone(),
+        epoch: 0,
+        condition: Condition::default(),
+    };
+    let pinging = Pinging::starting(&options.arbiter, &rights, needs.clone(), starting);
     let mut applicant = Applicant {
         guest: &mut guest,
         channel: &options.channel,
@@ -93,12 +101,12 @@ pub fn run_backup(
         listener,
         baseline: None,
     };
-    let (mut receiver, pinging) = match options.connect {
-        Some(address) => (applicant.meet(address, options.connect_timeout)?, None),
+    let mut receiver = match options.connect {
+        Some(address) => applicant.meet(address, options.connect_timeout)?,
         None => {
-            let idle = Pinging::idle(&options.arbiter, &rights, needs.clone());
-            let idle = idle.map_err(RoleError::Thread)?;
-            (applicant.wait(&idle, events), Some(idle))
+            let idle = pinging.be_idle(rights.vm().clone());
+            idle.map_err(RoleError::Thread)?;
+            applicant.wait(&pinging, events)
         }
     };
     let Applicant {
@@ -139,14 +147,22 @@ pub fn run_backup(
         events: events.clone(),
     };
     let bound = door.settings.output_timeout();
-    let wanted = Wanted {
-        address: listener.local_addr(),
-        needs,
-    };
-    let _pinging = match pinging {
-        Some(pinging) => Some(pinging.into_member(&door.rights, &sessions, wanted)),
-        None => Pinging::of_member(&options.arbiter, &door.rights, &sessions, wanted),
-    };
+    let protocol: Arc<Mutex<Follower>> = Arc::default();
+    pinging.be_member(Member {
+        vm: door.rights.vm().clone(),
+        sessions: sessions.clone(),
+        wanted: Wanted {
+            address: listener.local_addr(),
+            needs,
+        },
+        following: Some(Following {
+            receiver: receiver.handle(),
+            protocol: protocol.clone(),
+            is_cold,
+        }),
+        control: guest.host.lanes.control.clone(),
+        log: Mutex::default(),
+    });
     door.keep(listener, sessions.clone());
 
     if guest.disk.is_some() {
@@ -166,12 +182,11 @@ pub fn run_backup(
     };
     let followed = guest.disk.as_ref().map(GuestDisk::followed);
     let unreleased = Unreleased::default();
-    let mut protocol = Follower::default();
     let mut clock = ClockTrace::default();
     let baseline = match baseline {
         Some(baseline) => baseline,
         None => {
-            let then = Cold::new(events, &options.turn_hot).hold(&receiver, &mut protocol);
+            let then = Cold::new(events, &options.turn_hot).hold(&receiver, &protocol);
             match then.map_err(&refuse)? {
                 Then::Ended(ended) => {
                     tenure.end();
@@ -187,7 +202,6 @@ pub fn run_backup(
             guest.baseline()?
         }
     };
-    let protocol = Rc::new(RefCell::new(protocol));
     let cut = Rc::new(Cell::new(false));
     let receiver_handle = receiver.handle();
     let follower = StateFollower::new(baseline, meters.state.clone());

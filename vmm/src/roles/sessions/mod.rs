@@ -11,6 +11,7 @@
 //! themselves, the guest's thread as it comes to its exits, and a thread for each session that sees it to
 //! its end.
 
+mod condition;
 mod door;
 mod sink;
 #[cfg(test)]
@@ -23,12 +24,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use disk_server::views::WentLive;
 use logging_channel::LossReason;
 use logging_channel::entry::Lsn;
 use logging_channel::handshake::Standby;
 use logging_channel::sender::{Release, Sender};
 use parking_lot::{Condvar, Mutex};
 
+pub(super) use self::condition::Running;
 pub(super) use self::door::Door;
 pub(super) use self::sink::SessionLog;
 use super::tenure::{Standing, Verdict};
@@ -114,10 +117,14 @@ struct State {
     session: Option<Session>,
     /// One that the guest's thread has not seen yet.
     offered: Option<Session>,
+    /// A backup is being taken into the next epoch, or was, and its session has not begun.
+    admitting: bool,
+    /// How this host went live, if it did.
+    went_live: Option<WentLive>,
 }
 
 impl State {
-    /// There is no session, and none that begins.
+    /// There is no session, and none that the guest's thread is to see.
     fn is_alone(&self) -> bool {
         self.offered.is_none() && self.live.is_alone()
     }
@@ -147,6 +154,8 @@ impl Sessions {
                 live: Live::alone(Lsn(0)),
                 session: None,
                 offered: None,
+                admitting: false,
+                went_live: None,
             }),
             changed: Condvar::new(),
             offered: AtomicBool::new(false),
@@ -184,7 +193,10 @@ impl Sessions {
     /// A backup has come, to join the guest.
     pub(super) fn offer(&self, sender: Sender, counts: bool) {
         let session = Session::new(sender, counts);
-        self.change(|state| state.offered = Some(session.clone()));
+        self.change(|state| {
+            state.offered = Some(session.clone());
+            state.admitting = false;
+        });
         if let Err(error) = self.attend(session.clone()) {
             session.give_up(&error);
             return self.lost(&session);
@@ -204,13 +216,13 @@ impl Sessions {
         self.0.standing.epoch()
     }
 
-    /// Whether the guest that runs here is alone, and may be joined by a backup; `None` where it does not run
+    /// Whether the guest that runs here is alone, and no backup is on its way to join it; `None` where it does not run
     /// here, on the backup of another host.
     pub(super) fn wants_backup(&self) -> Option<bool> {
         let state = self.0.state.lock();
         match state.stage {
             Stage::Following => None,
-            Stage::Running => Some(state.is_alone()),
+            Stage::Running => Some(state.is_alone() && !state.admitting),
             Stage::Lost | Stage::Ended => Some(false),
         }
     }

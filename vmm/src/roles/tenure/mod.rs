@@ -441,6 +441,7 @@ impl Keeper {
                     self.events.emit(&Event::Live {
                         epoch,
                         after_loss_ms: lost_at.elapsed().as_millis() as u64,
+                        outage_ms: 0,
                         resent_frames: 0,
                     });
                 }
