@@ -46,6 +46,16 @@ pub(super) enum SelftestFailed {
     Refused(String),
 }
 
+/// A person no longer waits for an order.
+#[derive(Debug, thiserror::Error)]
+#[error("order {order} stands, and is being carried out: `{watch}` shows how it goes")]
+pub(super) struct OrderStands {
+    /// Its number.
+    pub(super) order: u64,
+    /// The command that shows it.
+    pub(super) watch: String,
+}
+
 /// The guest ended in a triple fault.
 #[derive(Debug, thiserror::Error)]
 #[error("the guest crashed: triple fault")]
@@ -79,7 +89,8 @@ fn status_of(cause: &(dyn Error + 'static)) -> Option<u8> {
             SelftestFailed::Refused(_) => Some(UNFIT),
         };
     }
-    if let Some(SelftestError::Interrupted) = cause.downcast_ref() {
+    let interrupted = matches!(cause.downcast_ref(), Some(SelftestError::Interrupted));
+    if interrupted || cause.is::<OrderStands>() {
         return u8::try_from(INTERRUPTED).ok();
     }
     if let Some(error) = cause.downcast_ref() {

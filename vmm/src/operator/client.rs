@@ -282,3 +282,90 @@ impl From<CallError> for ClientError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use disk_server::fleet::{Subject, What};
+
+    use super::*;
+    use crate::operator::fake::{guest, host, service};
+
+    fn list(vms: Vec<VmStatus>) -> impl FnMut(Operation) -> Result<Answer, String> {
+        move |operation| match operation {
+            Operation::List { .. } => Ok(Answer::Guests {
+                vms: vms.clone(),
+                more: false,
+            }),
+            _ => Err("it is not as you think".into()),
+        }
+    }
+
+    #[test]
+    fn a_name_that_nobody_has_is_told_with_one_like_it() {
+        let mut by_hand = guest("old", "a", "b");
+        by_hand.defined = false;
+        let vms = vec![guest("db", "a", "b"), by_hand];
+        let client = service(vec![host("hosta")], list(vms));
+        let told = |vm: &str| {
+            let error = client.order_guest(&vm.parse().unwrap(), Verb::Stop {});
+            error.unwrap_err().to_string()
+        };
+        assert_eq!(told("db"), "it is not as you think");
+        let error = told("dbb");
+        assert!(error.starts_with("no guest dbb (did you mean db?): `ftvm vm define FILE`"));
+        assert!(told("queue").starts_with("no guest queue: "));
+        assert!(told("old").contains("started by hand"));
+        let error = client.order_host(&"hostb".parse().unwrap(), HostVerb::Drain);
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.starts_with("no host hostb (did you mean hosta?)"),
+            "{error}"
+        );
+        assert!(
+            client
+                .definition(&"queue".parse().unwrap())
+                .unwrap()
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn lists_and_the_journal_come_in_pages() {
+        let entry = |number| Entry {
+            number,
+            unix_ms: number,
+            subject: Subject::Host("a".parse().unwrap()),
+            what: What::Live {},
+        };
+        let client = service(vec![], move |operation| {
+            Ok(match operation {
+                Operation::List { after: None } => Answer::Guests {
+                    vms: vec![guest("a", "h", "i")],
+                    more: true,
+                },
+                Operation::List { after: Some(after) } => {
+                    assert_eq!(after.as_str(), "a");
+                    Answer::Guests {
+                        vms: vec![guest("b", "h", "i")],
+                        more: false,
+                    }
+                }
+                Operation::History { before, .. } => {
+                    let last = before.unwrap_or(10) - 1;
+                    Answer::History {
+                        entries: vec![entry(last), entry(last - 1)],
+                        more: last > 2,
+                    }
+                }
+                other => panic!("{other:?}"),
+            })
+        });
+        assert_eq!(client.list().unwrap().len(), 2);
+        let numbers = |since| {
+            let entries = client.history(None, |entry| entry.number > since).unwrap();
+            entries.iter().map(|entry| entry.number).collect::<Vec<_>>()
+        };
+        assert_eq!(numbers(6), [9, 8, 7]);
+        assert_eq!(numbers(0), [9, 8, 7, 6, 5, 4, 3, 2, 1]);
+    }
+}

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use disk_server::arbiter::{HostName, VmName};
 use nix::errno::Errno;
@@ -18,7 +18,7 @@ use crate::io::Typed;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Between two attempts to find the guest again.
-const RETRY_MS: u16 = 500;
+const RETRY: Duration = Duration::from_millis(500);
 
 /// The longest first line of a daemon, in bytes.
 const MAX_LINE: usize = 4 << 10;
@@ -85,15 +85,15 @@ pub fn attach(
     let mut ended = false;
     let mut connection = Some(connect(vm, &locate()?)?);
     let mut told = String::new();
+    let mut next_try = Instant::now();
     let mut bytes = [0; 4096];
     loop {
         let open = (!ended).then(|| input.as_fd());
-        let timeout = if connection.is_some() {
-            PollTimeout::NONE
-        } else {
-            RETRY_MS.into()
+        let patience = match &connection {
+            Some(_) => None,
+            None => Some(next_try.saturating_duration_since(Instant::now())),
         };
-        let (has_input, has_output) = wait(open, connection.as_ref().map(AsFd::as_fd), timeout)
+        let (has_input, has_output) = wait(open, connection.as_ref().map(AsFd::as_fd), patience)
             .map_err(|error| ConsoleError::Terminal(error.into()))?;
         if has_input {
             let len = input.read(&mut bytes).map_err(ConsoleError::Terminal)?;
@@ -102,11 +102,10 @@ pub fn attach(
             if leave {
                 return Ok(());
             }
-            // What is typed while nobody listens is lost, as on a line without a listener.
-            if let Some(stream) = &mut connection
-                && stream.write_all(&to_guest).is_err()
-            {
-                connection = None;
+            // What is typed while nobody listens is lost, as on a line without a listener. That a connection
+            // does not take it is seen where it is read.
+            if let Some(stream) = &mut connection {
+                let _ = stream.write_all(&to_guest);
             }
         }
         if has_output && let Some(stream) = &mut connection {
@@ -114,20 +113,17 @@ pub fn attach(
                 Ok(len @ 1..) => show(&mut output, &bytes[..len])?,
                 Ok(0) | Err(_) => {
                     connection = None;
-                    say(
-                        &mut output,
-                        &format!("the console of {vm} is lost: looking for it. Ctrl-A x ends that"),
-                    )?;
+                    let text =
+                        format!("the console of {vm} is lost: looking for it. Ctrl-A x ends that");
+                    say(&mut output, &text)?;
                 }
             }
-        } else if connection.is_none() && !has_input {
-            let found = locate().and_then(|place| Ok((connect(vm, &place)?, place)));
-            match found {
+        }
+        if connection.is_none() && next_try <= Instant::now() {
+            match locate().and_then(|place| Ok((connect(vm, &place)?, place))) {
                 Ok((stream, place)) => {
-                    say(
-                        &mut output,
-                        &format!("connected again: {vm} runs on {}", place.host),
-                    )?;
+                    let text = format!("connected again: {vm} runs on {}", place.host);
+                    say(&mut output, &text)?;
                     connection = Some(stream);
                     told.clear();
                 }
@@ -139,6 +135,7 @@ pub fn attach(
                     }
                 }
             }
+            next_try = Instant::now() + RETRY;
         }
     }
 }
@@ -147,13 +144,18 @@ pub fn attach(
 fn wait(
     input: Option<BorrowedFd<'_>>,
     connection: Option<BorrowedFd<'_>>,
-    timeout: PollTimeout,
+    patience: Option<Duration>,
 ) -> nix::Result<(bool, bool)> {
     let polled = |fd: Option<BorrowedFd<'_>>| fd.is_some();
     let (first, second) = (polled(input), polled(connection));
     let mut fds: Vec<PollFd<'_>> = (input.into_iter().chain(connection))
         .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
         .collect();
+    let timeout = patience.map_or(PollTimeout::NONE, |patience| {
+        // Rounded up, so that the time has come when it is over.
+        let ms = patience.as_millis().saturating_add(1);
+        PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX)
+    });
     match poll(&mut fds, timeout) {
         Err(Errno::EINTR) => return Ok((false, false)),
         polled => polled?,

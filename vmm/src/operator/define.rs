@@ -1,17 +1,16 @@
 //! A guest's configuration as its definition, and what that changes.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use disk_server::arbiter::NameError;
-use disk_server::fleet::{Definition, DefinitionError, Image, ImageDigest};
+use disk_server::fleet::{Definition, DefinitionError, Image};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::config::{ConfigError, VmConfig};
+use crate::host::Images;
 
 /// So much of a digest is shown where two are compared.
 const DIGEST_SHOWN: usize = 12;
@@ -89,13 +88,10 @@ fn image(path: &Path) -> Result<Image, DefineError> {
     };
     // Links stay: another host may have them elsewhere.
     let absolute = std::path::absolute(path).map_err(unreadable)?;
-    let mut hash = Sha256::new();
-    let mut file = File::open(&absolute).map_err(unreadable)?;
-    io::copy(&mut file, &mut hash).map_err(unreadable)?;
     match absolute.into_os_string().into_string() {
         Ok(path) => Ok(Image {
+            sha256: Images::default().digest(&path).map_err(unreadable)?,
             path,
-            sha256: ImageDigest(hash.finalize().into()),
         }),
         Err(path) => Err(DefineError::Path { path: path.into() }),
     }

@@ -13,6 +13,8 @@
 pub mod client;
 pub mod console;
 pub mod define;
+#[cfg(test)]
+mod fake;
 pub mod hosts;
 pub mod json;
 pub mod local;

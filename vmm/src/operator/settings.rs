@@ -1,23 +1,16 @@
 //! Where the service is, and who asks.
 
 use std::env;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
-use disk_server::arbiter::{AddressError, HostName, ServerAddress};
+use disk_server::arbiter::{HostName, ServerAddress};
 use disk_server::views::Text;
 use nix::unistd::{Uid, User};
-use serde::Deserialize;
+
+use crate::host::{Config, ConfigError, host_socket};
 
 /// The environment variable that names the disk server.
 pub const DISK_SERVER: &str = "FTVM_DISK_SERVER";
-
-/// The configuration of the host's daemon.
-pub const HOST_TOML: &str = "/etc/ftvm/host.toml";
-
-/// Where the daemon has its sockets, if its configuration does not say.
-const RUN: &str = "/run/ftvm";
 
 /// Why it is not known where the service is.
 #[derive(Debug, thiserror::Error)]
@@ -28,56 +21,12 @@ pub enum SettingsError {
         path.display()
     )]
     Unnamed {
-        /// The host's configuration, which is not there or has none.
+        /// The host's configuration, which is not there.
         path: PathBuf,
     },
-    /// The host's configuration cannot be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// Its path.
-        path: PathBuf,
-        /// The system's answer.
-        source: io::Error,
-    },
-    /// It is not TOML.
-    #[error("{}: {reason}", path.display())]
-    Parse {
-        /// Its path.
-        path: PathBuf,
-        /// What is wrong, and where.
-        reason: String,
-    },
-    /// What it names is no address.
-    #[error("{}: disk_server", path.display())]
-    Address {
-        /// Its path.
-        path: PathBuf,
-        /// Why not.
-        source: AddressError,
-    },
-}
-
-/// What operators need of the host's configuration; the rest is the daemon's.
-#[derive(Debug, Default, Deserialize)]
-struct Host {
-    disk_server: Option<String>,
-    run: Option<PathBuf>,
-}
-
-impl Host {
-    fn read(path: &Path) -> Result<Self, SettingsError> {
-        let text = match fs::read_to_string(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            read => read.map_err(|source| SettingsError::Read {
-                path: path.to_owned(),
-                source,
-            })?,
-        };
-        toml::from_str(&text).map_err(|error| SettingsError::Parse {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        })
-    }
+    /// The host's configuration is none.
+    #[error(transparent)]
+    Host(ConfigError),
 }
 
 /// The disk server that was named, else the one of the host's configuration at `path`.
@@ -91,20 +40,19 @@ pub fn disk_server(
     if let Some(named) = named {
         return Ok(named.clone());
     }
-    let path = path.to_owned();
-    match Host::read(&path)?.disk_server {
-        None => Err(SettingsError::Unnamed { path }),
-        Some(address) => {
-            (address.parse()).map_err(|source| SettingsError::Address { path, source })
-        }
+    match Config::read(path) {
+        Ok(config) => Ok(config.disk_server),
+        Err(ConfigError::Missing { path }) => Err(SettingsError::Unnamed { path }),
+        Err(error) => Err(SettingsError::Host(error)),
     }
 }
 
-/// The socket at which this host's daemon tells what it knows.
+/// The socket at which this host's daemon tells what it knows; `None` if its configuration at `path` cannot be
+/// read.
 #[must_use]
-pub fn host_socket(path: &Path) -> PathBuf {
-    let run = Host::read(path).unwrap_or_default().run;
-    run.unwrap_or_else(|| RUN.into()).join("host.sock")
+pub fn socket_of_daemon(path: &Path) -> Option<PathBuf> {
+    let config = Config::read(path).ok()?;
+    Some(host_socket(&config.run))
 }
 
 /// Who asks: the user, and this host's name. Behind sudo it is the user who called that.
@@ -119,6 +67,8 @@ pub fn by() -> Text {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -129,18 +79,20 @@ mod tests {
         assert_eq!(disk_server(Some(&named), &path).unwrap(), named);
         let error = disk_server(None, &path).unwrap_err().to_string();
         assert!(error.contains("--disk-server HOST:PORT"), "{error}");
-        assert_eq!(host_socket(&path), Path::new("/run/ftvm/host.sock"));
+        assert_eq!(socket_of_daemon(&path), None);
 
-        fs::write(
-            &path,
-            "name = \"a\"\ndisk_server = \"192.0.2.1:7420\"\nrun = \"/tmp/r\"",
-        )
-        .unwrap();
+        let text =
+            "disk_server = \"192.0.2.1:7420\"\nlogging_address = \"192.0.2.2\"\nrun = \"/tmp/r\"";
+        fs::write(&path, text).unwrap();
         assert_eq!(disk_server(None, &path).unwrap(), named);
-        assert_eq!(host_socket(&path), Path::new("/tmp/r/host.sock"));
+        let socket = socket_of_daemon(&path);
+        assert_eq!(socket.as_deref(), Some(Path::new("/tmp/r/host.sock")));
 
-        fs::write(&path, "disk_server = \"here\"").unwrap();
-        assert!(disk_server(None, &path).is_err());
+        fs::write(&path, text.replace(":7420", "")).unwrap();
+        assert!(matches!(
+            disk_server(None, &path),
+            Err(SettingsError::Host(_))
+        ));
     }
 
     #[test]

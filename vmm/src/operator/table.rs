@@ -144,10 +144,15 @@ mod tests {
         assert_eq!(
             text(26),
             "VM    STATE            LAG\n\
-             db    Not protect…   12 ms\n\
+             db    Not protecte…  12 ms\n\
              mail  Protected       1 ms"
         );
         // Figures are never cut, and words not below what was said.
-        assert_eq!(text(1).lines().next(), Some("VM    STATE       LAG"));
+        assert_eq!(
+            text(1),
+            "VM    STATE       LAG\n\
+             db    Not pro…  12 ms\n\
+             mail  Protect…   1 ms"
+        );
     }
 }

@@ -24,8 +24,6 @@ pub struct Ordered {
     pub subject: Subject,
     /// The number of the journal's last entry before it; 0 if there was none.
     pub since: u64,
-    /// It is done only when the guest is protected again.
-    pub until_protected: bool,
 }
 
 /// What became of an order.
@@ -144,9 +142,6 @@ fn outcome(entries: &[Entry], ordered: &Ordered) -> Option<Outcome> {
     };
     let lost = states().find(|(_, protected)| !protected);
     let last = states().last();
-    if ordered.until_protected && last.is_some_and(|(_, protected)| !protected) {
-        return None;
-    }
     let unprotected_ms = match (lost, last) {
         (Some((lost, _)), Some((again, true))) => Some(again.saturating_sub(lost)),
         _ => None,
@@ -167,22 +162,22 @@ fn guest_of(subject: &Subject) -> Option<&disk_server::arbiter::VmName> {
 
 #[cfg(test)]
 mod tests {
-    use disk_server::fleet::Reason;
+    use disk_server::fleet::{Answer, Operation, Reason};
     use disk_server::views::Text;
 
     use super::*;
+    use crate::operator::fake::{guest, service};
 
-    fn ordered(until_protected: bool) -> Ordered {
+    fn ordered() -> Ordered {
         Ordered {
             order: 7,
             subject: Subject::Vm("db".parse().unwrap()),
             since: 0,
-            until_protected,
         }
     }
 
     fn journal(whats: Vec<What>) -> Vec<Entry> {
-        let entry = |(at, what)| Entry {
+        let entry = |(at, what): (u64, What)| Entry {
             number: at + 1,
             unix_ms: 1000 * at,
             subject: Subject::Vm("db".parse().unwrap()),
@@ -203,8 +198,8 @@ mod tests {
                 from: None,
                 to: "b".parse().unwrap(),
             },
-            What::Done { order: 7, how },
             What::State(State::NotProtected(Reason::Joining { percent: 0 })),
+            What::Done { order: 7, how },
             What::State(State::Protected),
         ]
     }
@@ -217,11 +212,39 @@ mod tests {
             outage_ms: Some(640),
             unprotected_ms: Some(4000),
         });
-        assert_eq!(outcome(&entries, &ordered(true)), Some(expected));
-        // Before it is protected again, that is not the end of a test.
-        assert_eq!(outcome(&entries[..5], &ordered(true)), None);
-        assert!(outcome(&entries[..5], &ordered(false)).is_some());
-        assert_eq!(outcome(&entries[..3], &ordered(false)), None);
+        assert_eq!(outcome(&entries, &ordered()), Some(expected));
+        assert_eq!(outcome(&entries[..4], &ordered()), None);
+    }
+
+    #[test]
+    fn it_is_waited_for_with_its_progress_and_until_somebody_has_enough() {
+        let journal = journal(test_failover());
+        let mut shown = 2;
+        let client = service(vec![], move |operation| {
+            Ok(match operation {
+                Operation::Status { .. } => {
+                    shown += 1;
+                    let mut db = guest("db", "a", "b");
+                    db.state = State::NotProtected(Reason::Joining { percent: 40 });
+                    Answer::Status(Box::new(db))
+                }
+                Operation::History { .. } => Answer::History {
+                    entries: journal.iter().take(shown).rev().cloned().collect(),
+                    more: false,
+                },
+                other => panic!("{other:?}"),
+            })
+        });
+        let mut progress = Vec::new();
+        let cancel = AtomicBool::new(true);
+        let ended = wait(&client, &ordered(), &cancel, |_| panic!("nobody listens"));
+        assert_eq!(ended.unwrap(), Outcome::Cancelled);
+        cancel.store(false, Ordering::Relaxed);
+        let ended = wait(&client, &ordered(), &cancel, |text| {
+            progress.push(text.to_owned())
+        });
+        assert!(matches!(ended.unwrap(), Outcome::Done(_)));
+        assert_eq!(progress, ["Not protected: joining 40 %"; 3]);
     }
 
     #[test]
@@ -231,12 +254,12 @@ mod tests {
             order: 6,
             why: why.clone(),
         }]);
-        assert_eq!(outcome(&entries, &ordered(false)), None);
+        assert_eq!(outcome(&entries, &ordered()), None);
         entries = journal(vec![What::Failed {
             order: 7,
             why: why.clone(),
         }]);
         let expected = Some(Outcome::Failed(why.to_string()));
-        assert_eq!(outcome(&entries, &ordered(false)), expected);
+        assert_eq!(outcome(&entries, &ordered()), expected);
     }
 }

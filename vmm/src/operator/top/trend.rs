@@ -25,8 +25,9 @@ impl Trend {
         let values = self.0.iter().skip(self.0.len().saturating_sub(width));
         let full = values.clone().copied().max().unwrap_or(0).max(full).max(1);
         values.map(move |value| {
-            let eighths = value.saturating_mul(BARS.len() as u64) / full;
-            (*value, BARS[(eighths as usize).min(BARS.len() - 1)])
+            let highest = BARS.len() - 1;
+            let bar = value.saturating_mul(highest as u64) / full;
+            (*value, BARS[usize::try_from(bar).unwrap_or(highest)])
         })
     }
 }
