@@ -185,7 +185,7 @@ fn checks_of_the_doctor_are_told() {
 }
 
 #[test]
-fn the_sample_configuration_has_every_key() {
+fn keys_of_the_configuration_are_told() {
     let keys = parse(&workspace().join("vmm/src/config.rs"))
         .items
         .into_iter()
@@ -207,7 +207,21 @@ fn the_sample_configuration_has_every_key() {
     let keys_told = own.map(|(key, _)| key).filter(|key| !key.starts_with('#'));
     let tables = parts.filter_map(|part| part.split(']').next());
     let told: BTreeSet<String> = keys_told.chain(tables).map(str::to_owned).collect();
-    assert_eq!(told, keys, "docs/two-machines.md, and `VmConfig`");
+    let unknown: Vec<&String> = told.difference(&keys).collect();
+    assert!(
+        unknown.is_empty(),
+        "docs/two-machines.md: no key {unknown:?}"
+    );
+    let spans: BTreeSet<&str> = (page.paragraphs.iter())
+        .flat_map(|one| one.spans())
+        .map(|span| span.code.trim_matches(['[', ']']))
+        .collect();
+    let is_untold = |key: &&String| !told.contains(*key) && !spans.contains(key.as_str());
+    let missing: Vec<&String> = keys.iter().filter(is_untold).collect();
+    assert!(
+        missing.is_empty(),
+        "docs/two-machines.md: {missing:?} is missing"
+    );
 }
 
 #[test]
