@@ -56,8 +56,10 @@ pub(crate) fn words() -> BTreeSet<String> {
         let text = read(&file);
         let is_part = |letter: char| letter.is_alphanumeric() || letter == '_';
         for word in text.split(|letter| !is_part(letter)) {
-            words.insert(word.to_owned());
-            words.insert(snake(word));
+            if !words.contains(word) {
+                words.insert(word.to_owned());
+                words.insert(snake(word));
+            }
         }
     }
     words
