@@ -10,7 +10,7 @@ pub(crate) fn workspace() -> PathBuf {
 }
 
 /// Where sources are; pages and this test are none.
-const FOLDERS: [&str; 6] = [
+pub(crate) const FOLDERS: [&str; 6] = [
     "vmm",
     "logging-channel",
     "disk-server",

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::none;
 use crate::page::{page, pages};
-use crate::sources::{files, lines, parse, read, words, workspace};
+use crate::sources::{FOLDERS, files, lines, parse, read, words, workspace};
 
 /// Names of Linux's that pages explain, and no source of ours has.
 const OF_LINUX: &[&str] = &[
@@ -149,23 +149,16 @@ fn variables_of_the_environment_are_those_that_are_read() {
         names.filter(|name| !name.is_empty()).collect()
     };
     let mut read_by_code = BTreeSet::new();
-    for folder in [
-        "vmm",
-        "tests",
-        "disk-server",
-        "logging-channel",
-        "guest-images",
-    ] {
+    for folder in FOLDERS {
         for file in files(folder, &["rs"]) {
             read_by_code.extend(variables(&read(&file)));
         }
     }
-    let told = read(&workspace().join("docs/testing.md"));
-    assert_eq!(
-        variables(&told),
-        read_by_code,
-        "docs/testing.md, and the sources"
-    );
+    let told = pages()
+        .iter()
+        .flat_map(|page| variables(&read(&workspace().join(&page.name))))
+        .collect();
+    assert_eq!(read_by_code, told, "the sources, and the pages");
 }
 
 #[test]
