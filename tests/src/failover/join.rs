@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::LIMIT;
 use super::judge::Observations;
+use super::kill_plan::Plan;
 use super::progress::{Meter, State};
 use super::scene::{Outcome, Scene, Trouble};
 use crate::pair::{JoinProgress, Side};
@@ -15,16 +16,28 @@ const JOIN: Duration = Duration::from_secs(600);
 const TRIES: u32 = 3;
 
 impl Scene<'_> {
-    /// The other host boots again if it is dead, and a backup joins there. If the join shall be `cut`,
-    /// its host is killed when it has come so far, in percent, and joins again.
-    pub(super) fn protect_again(&mut self, cut: Option<f64>, seen: &mut Observations) -> Outcome {
-        if let Some(percent) = cut {
+    /// The other host boots again if it is dead, and a backup joins there. If the join shall be cut,
+    /// its host is killed when it has come so far, and joins again. The disk server may go in the one that is
+    /// to be complete.
+    pub(super) fn protect_again(&mut self, plan: &Plan, seen: &mut Observations) -> Outcome {
+        if let Some(percent) = plan.cut {
             seen.joins_cut = self.cut_a_join(percent)?;
         }
         self.start_joining()?;
-        self.wait("a backup's protection", JOIN, &self.joins(), |scene| {
-            scene.protected_at().is_some()
-        })?;
+        let began = Instant::now();
+        if self.options.restart_disk_server {
+            self.disturb_the_join(began, plan.join_server);
+        }
+        self.wait_for_protection()?;
+        let killed = self.server_is_back()?;
+        seen.server_restarted_in_join = killed.map(|at| at.saturating_duration_since(began));
+        match self.protected_at() {
+            Some(at) => self.join = self.join.min(at.saturating_duration_since(began)),
+            None => {
+                self.start_joining()?;
+                self.wait_for_protection()?;
+            }
+        }
         let before = self.before_join;
         let joined = self.told().joined(before);
         seen.protected = self.protected_at().zip(joined);
@@ -33,6 +46,14 @@ impl Scene<'_> {
         self.protected = Some([0, 1].map(|which| told(&mut self.sides[which])));
         self.log = Meter::default();
         Ok(())
+    }
+
+    /// Waits until the backup that joins protects the guest, or found no disk server at its start.
+    fn wait_for_protection(&mut self) -> Outcome {
+        let joiner = self.other();
+        self.wait("a backup's protection", JOIN, &self.joins(), |scene| {
+            scene.sides[joiner].is_none() || scene.protected_at().is_some()
+        })
     }
 
     /// Kills a host in the middle of its join; how often.

@@ -1,6 +1,6 @@
 //! A guest from its start to its end, with its failovers.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::judge::{Beside, End, Observations};
 use super::kill_plan::Plan;
@@ -13,6 +13,9 @@ use crate::host::Host;
 use crate::pair::{Guest, Side};
 use crate::ping::Pinger;
 use crate::workload::{Client, Committed, LoadWatcher};
+
+/// As long as a join takes where nothing is known of that.
+const UNKNOWN_JOIN: Duration = Duration::from_secs(5);
 
 impl Failovers {
     /// Boots a fresh guest on both hosts, kills or freezes the primary's host at a random
@@ -107,6 +110,7 @@ impl Failovers {
             sides,
             protected: Some([0; 2]),
             before_join: 0,
+            join: UNKNOWN_JOIN,
             guest,
             disk_server: &mut self.disk_server,
             server_fault: None,
@@ -252,7 +256,7 @@ impl Scene<'_> {
         }
         self.fail_over(&plan.kill, seen)?;
         match joins {
-            true => self.protect_again(plan.cut, seen),
+            true => self.protect_again(plan, seen),
             false => Ok(()),
         }
     }

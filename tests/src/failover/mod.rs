@@ -119,7 +119,8 @@ pub struct Options {
     pub standby: Standby,
     /// What happens to the primary's host.
     pub fault: Fault,
-    /// Whether the disk server is killed and started again in each run, before or after that.
+    /// Whether the disk server is killed and started again in each run, before or after that, and once more
+    /// while a backup joins.
     pub restart_disk_server: bool,
     /// What the guest does at its boot.
     pub boot: Boot,

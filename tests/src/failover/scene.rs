@@ -23,6 +23,8 @@ const FAILOVER: Duration = Duration::from_secs(60);
 const COLD_FAILOVER: Duration = Duration::from_secs(300);
 /// From one result of a load to the next.
 const LOAD: Duration = Duration::from_secs(120);
+/// What an `ftvm` says that found no disk server at its start.
+const UNANSWERED: &str = "ftvm: the disk server did not answer";
 /// ftvm's exit status when it lost the right to run the guest.
 const LOST: i32 = 3;
 
@@ -83,6 +85,8 @@ pub(super) struct Scene<'a> {
     pub(super) protected: Option<[usize; 2]>,
     /// How many events the process that runs the guest had told before the newest join.
     pub(super) before_join: usize,
+    /// How long the quickest join took, from the start of the process that joined.
+    pub(super) join: Duration,
     pub(super) guest: Guest,
     pub(super) disk_server: &'a mut DiskServer,
     pub(super) server_fault: Option<ServerFault>,
@@ -176,17 +180,20 @@ impl Scene<'_> {
             self.wake(asleep, killed)?;
             self.go_on(plan)?;
         }
-        self.wait("the disk server's restart", LIMIT, &State::Live, |scene| {
-            scene
-                .server_fault
-                .as_ref()
-                .is_none_or(|fault| fault.over.is_some())
-        })?;
-        seen.server_restarted = self.server_fault.as_ref().and_then(|fault| fault.killed);
+        seen.server_restarted = self.server_is_back()?;
         if seen.server_restarted.is_some() {
             self.go_on(plan)?;
         }
         Ok(())
+    }
+
+    /// The disk server's fault is over: when it was killed, if it was to be.
+    pub(super) fn server_is_back(&mut self) -> Result<Option<Instant>, Trouble> {
+        self.wait("the disk server's restart", LIMIT, &State::Live, |scene| {
+            let fault = scene.server_fault.as_ref();
+            fault.is_none_or(|fault| fault.over.is_some())
+        })?;
+        Ok(self.server_fault.take().and_then(|fault| fault.killed))
     }
 
     /// The client goes on for a while, and has replies.
@@ -245,6 +252,15 @@ impl Scene<'_> {
         Ok(())
     }
 
+    /// Has the disk server go in the join that began then.
+    pub(super) fn disturb_the_join(&mut self, began: Instant, plan: (ServerPlan, Duration)) {
+        let mut fault = ServerFault::new(plan);
+        if let ServerPlan::Joining(part) = fault.plan {
+            fault.due = Some(began + self.join.mul_f64(part));
+        }
+        self.server_fault = Some(fault);
+    }
+
     /// Fixes the moment of the disk server's fault, if it shall come before that of the host,
     /// which is so long after `since`.
     fn schedule(&mut self, since: Instant, until: Duration) {
@@ -299,9 +315,19 @@ impl Scene<'_> {
     }
 
     fn check(&mut self) -> Outcome {
-        for (which, side) in self.sides.iter_mut().enumerate() {
-            let Some(side) = side else { continue };
+        let fault = self.server_fault.as_ref();
+        let joins_without_disk_server =
+            self.protected.is_none() && fault.is_some_and(|fault| fault.killed.is_some());
+        let other = self.other();
+        for (which, kept) in self.sides.iter_mut().enumerate() {
+            let Some(side) = kept else { continue };
             if let Some(trouble) = side.trouble() {
+                // It ends at once, and is to be started again.
+                let found_none = trouble.contains(UNANSWERED);
+                if joins_without_disk_server && which == other && found_none {
+                    *kept = None;
+                    continue;
+                }
                 return Err(Trouble(trouble));
             }
             if let Some(seen) = self.protected

@@ -64,7 +64,7 @@ pub(crate) struct Demo {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "10", value_parser = clap::value_parser!(u64).range(1..=600))]
     freeze: Option<u64>,
     /// Kill the disk server, too, in each run, and start it again: before the primary's host is
-    /// killed, or after that.
+    /// killed, or after that; with --successive once more while a backup joins.
     #[arg(long)]
     restart_disk_server: bool,
     /// Repeat the kills of a run that had this seed.
@@ -231,6 +231,11 @@ fn summary(run: &Run, freeze: bool) -> String {
             or_none(run.transfer_bytes.map(|bytes| bytes / 1024)),
             or_none(run.rounds),
             run.joins_cut,
+        ));
+    }
+    if let Some(after) = run.disk_server_in_join_ms {
+        line.push_str(&format!(
+            "\n   disk server killed again {after} ms after that began, and restarted"
         ));
     }
     if let Some((fsck, duplicates)) = run.fsck.as_ref().zip(run.duplicates) {
