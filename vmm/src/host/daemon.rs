@@ -32,6 +32,7 @@ use super::process::{Exit, Lock, Record, Said, Watch};
 use super::starter::{Network, Starter};
 use super::tending::{Guest, Task, Tending};
 use super::{console, control, local};
+use crate::control::Status;
 use crate::doctor::{self, Purpose, Unfit};
 use crate::io::{Bridge, BridgeError};
 use crate::protocol::pings::Pings;
@@ -404,7 +405,7 @@ impl Shared {
             let status = socket
                 .ok()
                 .and_then(|socket| control::status(&socket, PATIENCE).ok());
-            if let Some(claimant) = status.and_then(|status| status.claimant) {
+            if let Some(Status { claimant, .. }) = status {
                 log::info!("{vm}: its process is {claimant}");
                 self.tending.lock().claims(vm, claimant);
             }
