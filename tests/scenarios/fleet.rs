@@ -44,7 +44,7 @@ fn a_guest_is_protected_again_by_hosts_alone() -> Result<()> {
     let mut third = daemons.swap_remove(third);
     let name = third.host().to_owned();
     third.says("is to have its backup here", LIMIT)?;
-    third.says("its process is ", LIMIT)?;
+    third.says("started, as process ", LIMIT)?;
     third.kill()?;
     client.goes_on("without the daemon of the new backup")?;
     let host = find(&mut hosts, &name);

@@ -322,7 +322,7 @@ impl Shared {
             match starter.start(&task, &*self.network, takes) {
                 Ok(started) => {
                     let pid = started.guest.pid.unwrap_or_default();
-                    log::info!("{vm}: its process is {pid}");
+                    log::info!("{vm}: started, as process {pid}");
                     self.tending.lock().is_here(vm, started.guest);
                     self.watch(vm.clone(), started.watch);
                 }
