@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use testbed::pair::{DiskServer, Guest, Side};
+use testbed::pair::{DiskServer, Guest};
 use testbed::workload::Client;
 use testbed::{Exit, Host, Result, Testbed};
 

@@ -155,6 +155,18 @@ impl LossyWriter {
         gap: fn(Lost) -> String,
         consumer: impl Consumer,
     ) -> Self {
+        Self::try_start(name, gap, consumer).expect("a thread can be started")
+    }
+
+    /// The same, where the process can do without.
+    ///
+    /// # Errors
+    /// The process has no thread left.
+    pub fn try_start(
+        name: impl Into<String>,
+        gap: fn(Lost) -> String,
+        consumer: impl Consumer,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             name: name.into(),
             gap,
@@ -162,12 +174,11 @@ impl LossyWriter {
             changed: Condvar::new(),
         });
         let writer = Self(shared.clone());
-        WRITERS.lock().push(writer.clone());
         thread::Builder::new()
             .name("writer".into())
-            .spawn(move || shared.run(consumer))
-            .expect("a thread can be started");
-        writer
+            .spawn(move || shared.run(consumer))?;
+        WRITERS.lock().push(writer.clone());
+        Ok(writer)
     }
 
     /// Has a message written, soon and as a whole, or loses it.

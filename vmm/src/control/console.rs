@@ -36,12 +36,17 @@ impl Console {
         }
     }
 
-    /// Carries bytes both ways until the other side closes. The first one who is there types.
-    pub(super) fn relay(&self, stream: &UnixStream, reader: &mut impl Read) {
+    /// Carries bytes both ways, behind this answer, until the other side closes. The first one who is there types.
+    pub(super) fn relay(&self, stream: &UnixStream, answer: &[u8], reader: &mut impl Read) {
         let _ = stream.set_read_timeout(None);
         let _ = stream.set_write_timeout(None);
-        let Ok(out) = stream.try_clone() else { return };
-        let viewer = self.output.show(out);
+        let shown = stream
+            .try_clone()
+            .and_then(|out| self.output.show(out, answer));
+        let viewer = match shown {
+            Ok(viewer) => viewer,
+            Err(error) => return log::warn!("the console cannot be shown: {error}"),
+        };
         let mut keys = self.keys.try_lock();
         if keys.is_none() {
             viewer.tell("\r\n[ftvm: another console has the keyboard; this one takes over when that is closed]\r\n");

@@ -199,27 +199,32 @@ fn refused(why: impl Into<String>) -> Refused {
     Refused { error: why.into() }
 }
 
-fn answer(mut stream: &UnixStream, message: &impl Serialize) -> bool {
-    let _ = stream.set_write_timeout(Some(PATIENCE));
+fn line(message: &impl Serialize) -> Vec<u8> {
     // Plain data has a form in JSON.
     let mut line = serde_json::to_vec(message).unwrap_or_default();
     line.push(b'\n');
-    stream.write_all(&line).is_ok()
+    line
+}
+
+fn answer(mut stream: &UnixStream, message: &impl Serialize) {
+    let _ = stream.set_write_timeout(Some(PATIENCE));
+    // One that is gone needs none.
+    let _ = stream.write_all(&line(message));
 }
 
 /// Deals with one connection.
 fn talk(stream: &UnixStream, run: &impl Asked, console: &Console) {
     let _ = stream.set_read_timeout(Some(PATIENCE));
     let mut reader = BufReader::new(stream);
-    let mut line = Vec::new();
+    let mut question = Vec::new();
     if (&mut reader)
         .take(MAX_LINE)
-        .read_until(b'\n', &mut line)
+        .read_until(b'\n', &mut question)
         .is_err()
     {
         return; // there is nobody to tell
     }
-    let ask = match serde_json::from_slice(&line) {
+    let ask = match serde_json::from_slice(&question) {
         Ok(ask) => ask,
         Err(error) => {
             answer(stream, &refused(format!("not a question: {error}")));
@@ -241,8 +246,10 @@ fn talk(stream: &UnixStream, run: &impl Asked, console: &Console) {
         answer(stream, &refused(why));
         return;
     }
-    if answer(stream, &Granted { ok: true }) && matches!(ask, Ask::Console {}) {
-        console.relay(stream, &mut reader);
+    let granted = Granted { ok: true };
+    match ask {
+        Ask::Console {} => console.relay(stream, &line(&granted), &mut reader),
+        Ask::Status {} | Ask::HandOver {} => answer(stream, &granted),
     }
 }
 

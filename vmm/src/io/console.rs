@@ -76,17 +76,20 @@ impl ConsoleSink {
         })
     }
 
-    /// Shows what comes from now on to one more, until that is dropped. One that reads slowly loses some of it,
-    /// and is told where: nobody waits for it.
-    #[must_use]
-    pub fn show(&self, stream: UnixStream) -> Viewer {
+    /// Shows what comes from now on to one more, behind a `greeting`, until that is dropped. One that reads
+    /// slowly loses some of it, and is told where: nobody waits for it.
+    ///
+    /// # Errors
+    /// The host has no thread for it.
+    pub fn show(&self, stream: UnixStream, greeting: &[u8]) -> io::Result<Viewer> {
         let consumer = File::from(OwnedFd::from(stream));
-        let writer = LossyWriter::start("a console", gap, consumer);
+        let writer = LossyWriter::try_start("a console", gap, consumer)?;
+        writer.put(Weight::Matters, greeting);
         self.viewers.lock().push(writer.clone());
-        Viewer {
+        Ok(Viewer {
             viewers: self.viewers.clone(),
             writer,
-        }
+        })
     }
 
     /// The same, for a guest that nobody talks to: it may wait until the terminal and the file take

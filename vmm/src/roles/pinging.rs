@@ -14,7 +14,7 @@ use super::claim::{ArbiterConfig, Rights};
 use super::member::Member;
 use crate::assembly::Guest;
 use crate::config::VmConfig;
-use crate::control::{Asked, Status};
+use crate::control::{Asked, Console, ControlSocket, Status};
 use crate::doctor::capabilities;
 use crate::protocol::pings::Pings;
 use crate::ram::Room;
@@ -34,7 +34,7 @@ enum Being {
 pub(super) struct Pinging(Arc<Shared>);
 
 /// This host, as who asks its control socket finds it. A handle, which keeps nothing going.
-pub(super) struct Report(Weak<Shared>);
+struct Report(Weak<Shared>);
 
 struct Shared {
     me: Claimant,
@@ -114,9 +114,15 @@ impl Pinging {
         Ok(())
     }
 
-    /// A handle for who asks.
-    pub(super) fn report(&self) -> Report {
-        Report(Arc::downgrade(&self.0))
+    /// Answers at this control socket for this host, and its `guest`, until the process ends.
+    ///
+    /// # Errors
+    /// The host has no thread for it.
+    pub(super) fn answer_at(&self, socket: ControlSocket, guest: &Guest) -> io::Result<()> {
+        let host = &guest.host;
+        let output = host.outlet.console().clone();
+        let console = Console::new(output, host.lanes.typed.clone(), host.live.clone());
+        socket.serve(Report(Arc::downgrade(&self.0)), console)
     }
 
     /// An idle host has set so many bytes aside, which count as its own.

@@ -136,7 +136,7 @@ impl Sessions {
             return true;
         }
         log::warn!(
-            "not handed over: the backup has not executed everything within {} ms",
+            "not handed over: the backup does not have everything, for which the guest waits {} ms at most",
             CATCH_UP.as_millis()
         );
         false

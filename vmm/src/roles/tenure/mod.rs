@@ -501,10 +501,11 @@ impl Keeper {
     }
 
     fn halt(&mut self, reason: &str, event: &Event) {
+        // First: whoever hears the verdict may end the process.
+        self.events.emit(event);
         let verdict = Verdict::Lost(reason.to_owned());
         self.standing
             .publish(|published| published.verdict = Some(verdict));
-        self.events.emit(event);
         if let Some(halt) = self.halt.take() {
             halt(reason);
         }
