@@ -58,16 +58,28 @@ pub fn lag_style(bounds: LagBounds, lag_ms: u64) -> Style {
 /// A state in a few words, without the hosts that it is about.
 #[must_use]
 pub fn brief(state: &State) -> String {
-    let reason = |reason: &Reason| match reason {
+    match state {
+        State::NotProtected(why) => format!("Not protected: {}", brief_reason(why)),
+        State::NotRunning(why) => format!("Not running: {}", brief_reason(why)),
+        state => state.to_string(),
+    }
+}
+
+/// The same where the colour says whether it is protected.
+#[must_use]
+pub fn briefest(state: &State) -> String {
+    match state {
+        State::NotProtected(why) => brief_reason(why),
+        state => brief(state),
+    }
+}
+
+fn brief_reason(reason: &Reason) -> String {
+    match reason {
         Reason::NoIdleHost { .. } => "no idle host".to_owned(),
         Reason::LoggingNetworkDown { .. } => "logging network down".to_owned(),
         Reason::Unknown { host } => format!("{host} does not answer"),
         reason => reason.to_string(),
-    };
-    match state {
-        State::NotProtected(why) => format!("Not protected: {}", reason(why)),
-        State::NotRunning(why) => format!("Not running: {}", reason(why)),
-        state => state.to_string(),
     }
 }
 
@@ -166,9 +178,9 @@ pub const GUEST: [Column; 6] = [
     Column::right("LOG"),
 ];
 
-/// A guest as a row.
+/// A guest as a row, with its state in these words.
 #[must_use]
-pub fn guest_row(status: &VmStatus) -> Vec<Span<'static>> {
+pub fn guest_row(status: &VmStatus, state: String) -> Vec<Span<'static>> {
     let host = |member: &Option<Member>| match member {
         None => Span::styled("–", FAINT),
         Some(member) => {
@@ -183,7 +195,7 @@ pub fn guest_row(status: &VmStatus) -> Vec<Span<'static>> {
     let rate = status.log_bytes_per_second;
     vec![
         Span::raw(status.vm.to_string()),
-        Span::styled(brief(&status.state), state_style(&status.state)),
+        Span::styled(state, state_style(&status.state)),
         host(&status.placement.primary),
         host(&status.placement.backup),
         lag,
@@ -197,7 +209,8 @@ pub fn guests(vms: &[VmStatus], width: usize) -> Vec<Line<'static>> {
     if vms.is_empty() {
         return vec!["no guests yet: `ftvm vm define FILE` makes one".into()];
     }
-    table(&GUEST, vms.iter().map(guest_row).collect(), width)
+    let row = |status: &VmStatus| guest_row(status, brief(&status.state));
+    table(&GUEST, vms.iter().map(row).collect(), width)
 }
 
 /// What a host is, in a word.

@@ -40,7 +40,9 @@ enum VmCommand {
     Status(StatusArgs),
     /// List the guests.
     List(ListArgs),
-    /// Join this terminal to a guest's console, on whichever host that runs. Ctrl-A x ends it.
+    /// Join this terminal to a guest's console.
+    ///
+    /// On whichever host it runs: after a failover the console goes on there. Ctrl-A x ends it.
     Console(ConsoleArgs),
 }
 
