@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use testbed::fleet::{Daemon, Operator, log_of, process_of};
-use testbed::pair::{DiskServer, Guest};
+use testbed::pair::{DiskServer, Guest, PATIENCE};
 use testbed::workload::Client;
 use testbed::{Host, Result, Testbed};
 
@@ -18,7 +18,7 @@ fn a_guest_is_protected_again_by_hosts_alone() -> Result<()> {
     let daemons = hosts.iter().map(|host| Daemon::start(host, &service));
     let mut daemons: Vec<Daemon> = daemons.collect::<Result<_>>()?;
     let operator = Operator::new(&testbed, &service);
-    operator.define(&Guest::redis("db").quick(), &hosts[0])?;
+    operator.define(&Guest::redis("db").quick(), &hosts[0], PATIENCE)?;
     operator.start("db")?;
     let protected = || {
         let protected = operator.protected("db", LIMIT);

@@ -19,6 +19,7 @@ mod faults;
 mod fleet;
 mod frozen_host;
 mod guest_images;
+mod hand_over;
 mod hosts;
 mod joining;
 mod leftovers;

@@ -180,6 +180,13 @@ pub enum Event {
         /// What differs.
         reason: String,
     },
+    /// The guest was handed over by plan: the other host has won the epoch, and this one ends.
+    HandedOver {
+        /// The epoch.
+        epoch: u64,
+        /// The other host.
+        to: String,
+    },
     /// This host lost the right to run.
     Lost {
         /// To whom.

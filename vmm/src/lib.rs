@@ -15,6 +15,7 @@ pub mod bell;
 pub mod boot;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod counter;
 pub mod counter_trial;
 pub mod cpu;

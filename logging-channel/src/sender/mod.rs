@@ -296,6 +296,12 @@ impl Sender {
         self.ends.shared.lose(LossReason::Closed);
     }
 
+    /// Ends the session, because the backup is to go on with the guest: it finds this host lost at once. No
+    /// [permit](Sender::permit) is worth anything from then on.
+    pub fn hand_over(&self) {
+        self.ends.shared.lose(LossReason::HandedOver);
+    }
+
     /// Where the end of the session is announced, exactly once; clones of the receiver share it.
     #[must_use]
     pub fn events(&self) -> crossbeam_channel::Receiver<ChannelEvent> {

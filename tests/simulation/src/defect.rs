@@ -64,6 +64,8 @@ pub enum Defect {
     /// number, lives by a clock. In schedules it can be given those of all sessions, and 10,000 of them find
     /// nothing: what an earlier backup echoes would have to be the number of a heartbeat just sent.
     LifeOfAnotherSession,
+    /// A primary that has handed its guest over runs on alone, without a claim.
+    RunsOnAfterHandOver,
     /// The view service does not know who has taken over: the record with which it is asked leaves that out.
     /// Only the search has pings of members that come so late that they say they are idle.
     ProposesMembers,

@@ -7,6 +7,7 @@ use super::judge::Observations;
 use super::kill_plan::Plan;
 use super::progress::{Meter, State};
 use super::scene::{Outcome, Scene, Trouble};
+use crate::fleet::side_of;
 use crate::pair::{JoinProgress, Side};
 
 /// A join: all of the guest's memory goes over an emulated network.
@@ -52,8 +53,13 @@ impl Scene<'_> {
     fn wait_for_protection(&mut self) -> Outcome {
         let joiner = self.other();
         self.wait("a backup's protection", JOIN, &self.joins(), |scene| {
-            scene.sides[joiner].is_none() || scene.protected_at().is_some()
-        })
+            let has_ended = scene.daemons.is_none() && scene.sides[joiner].is_none();
+            has_ended || scene.protected_at().is_some()
+        })?;
+        if self.daemons.is_some() {
+            self.sides[joiner] = Some(side_of(&self.hosts[joiner], &self.guest.name)?);
+        }
+        Ok(())
     }
 
     /// Kills a host in the middle of its join; how often.
@@ -66,7 +72,7 @@ impl Scene<'_> {
             })?;
             let joiner = self.other();
             // A host without power says no farewell.
-            self.hosts[joiner].kill();
+            self.kill(joiner);
             self.sides[joiner] = None;
             let state = State::JoinCut(self.hosts[joiner].name().to_owned());
             self.wait("the loss of a backup that joins", LIMIT, &state, |scene| {
@@ -83,7 +89,7 @@ impl Scene<'_> {
         )))
     }
 
-    /// Has the other host up, and a backup there that connects.
+    /// Has the other host up, and a backup there that connects: by its daemon, if it has one.
     fn start_joining(&mut self) -> Outcome {
         let joiner = self.other();
         if !self.hosts[joiner].is_alive() {
@@ -92,7 +98,14 @@ impl Scene<'_> {
             self.options
                 .provide_images(&self.hosts[joiner], &mut self.guest)?;
         }
-        self.before_join = self.told().events.len();
+        let before_join = self.told().events.len();
+        if let Some(daemons) = &mut self.daemons {
+            if daemons.start(joiner, &self.hosts[joiner], self.disk_server)? {
+                self.before_join = before_join;
+            }
+            return Ok(());
+        }
+        self.before_join = before_join;
         let [primary, backup] = [self.primary, joiner].map(|which| &self.hosts[which]);
         let options = self.options.backup();
         let side = self

@@ -7,7 +7,7 @@ use super::kill_plan::Plan;
 use super::progress::{Meter, Watcher};
 use super::report::Run;
 use super::scene::{Outcome, Scene, ServerFault, Trouble};
-use super::{Failovers, Fault, disk};
+use super::{Failovers, Fault, Standby, disk};
 use crate::error::Result;
 use crate::host::Host;
 use crate::pair::{Guest, Side};
@@ -47,7 +47,9 @@ impl Failovers {
         self.ready_hosts()?;
         let first = self.plans.runs + 1;
         let pinger = Pinger::start(&self.testbed)?;
-        let mut scene = self.scene(watcher)?;
+        // A host looks after hot backups only.
+        let tended = joins && self.options.standby == Standby::Hot;
+        let mut scene = self.scene(tended, watcher)?;
         let mut runs = Vec::new();
         let (mut seen, outcome) = scene.live(failovers, joins, &pinger, &mut runs);
         let Scene {
@@ -62,7 +64,7 @@ impl Failovers {
             Ok(()) => {
                 let load = load.map(LoadWatcher::finish);
                 let record = client.finish();
-                self.running = in_order(sides, primary);
+                self.running = in_order(sides, primary).filter(|_| !tended);
                 (record, load)
             }
             Err(Trouble(trouble)) => {
@@ -95,10 +97,13 @@ impl Failovers {
     }
 
     /// A fresh guest on both hosts, and its client.
-    fn scene<'a>(&'a mut self, watcher: &'a mut dyn Watcher) -> Result<Scene<'a>> {
+    fn scene<'a>(&'a mut self, tended: bool, watcher: &'a mut dyn Watcher) -> Result<Scene<'a>> {
         let first = self.plans.runs + 1;
         let guest = self.guest(first)?;
-        let sides = self.start_pair(&guest)?;
+        let sides = match tended {
+            true => self.have_it_tended(&guest)?,
+            false => self.start_pair(&guest)?,
+        };
         let position = self.testbed.client();
         Ok(Scene {
             number: first,
@@ -113,6 +118,7 @@ impl Failovers {
             join: UNKNOWN_JOIN,
             guest,
             disk_server: &mut self.disk_server,
+            daemons: self.daemons.as_mut().filter(|_| tended),
             server_fault: None,
             client: match &self.disk {
                 Some(disk) => Client::postgres(position, first, disk.committed().to_vec()),

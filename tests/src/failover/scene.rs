@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use guest_images::load::Load;
 
+use super::daemons::Daemons;
 use super::judge::Observations;
 use super::kill_plan::{KillPlan, Plans, ServerPlan};
 use super::progress::{Meter, State, Status, Watcher};
@@ -89,6 +90,8 @@ pub(super) struct Scene<'a> {
     pub(super) join: Duration,
     pub(super) guest: Guest,
     pub(super) disk_server: &'a mut DiskServer,
+    /// Those that look after the guest, where nobody else does.
+    pub(super) daemons: Option<&'a mut Daemons>,
     pub(super) server_fault: Option<ServerFault>,
     pub(super) client: Client,
     pub(super) load: Option<LoadWatcher>,
@@ -219,13 +222,21 @@ impl Scene<'_> {
         }
         match self.options.fault {
             Fault::Kill => {
-                self.hosts[victim].kill();
+                self.kill(victim);
                 Ok(None)
             }
             Fault::Freeze(_) => {
                 self.hosts[victim].freeze()?;
                 Ok(side)
             }
+        }
+    }
+
+    /// As by a power failure.
+    pub(super) fn kill(&mut self, victim: usize) {
+        self.hosts[victim].kill();
+        if let Some(daemons) = &mut self.daemons {
+            daemons.killed(victim);
         }
     }
 
@@ -238,7 +249,13 @@ impl Scene<'_> {
         self.wait("the awakening", limit, &State::Live, |_| {
             since.elapsed() >= time
         })?;
+        // Its daemon does not wait to be told that it may have the backup.
+        self.before_join = self.told().events.len();
         self.hosts[self.other()].thaw()?;
+        if self.daemons.is_some() {
+            let what = "the end of the one that slept";
+            return self.wait(what, LIMIT, &State::Live, |_| asleep.told().has("lost"));
+        }
         self.wait("the end of the one that slept", LIMIT, &State::Live, |_| {
             asleep.has_ended()
         })?;

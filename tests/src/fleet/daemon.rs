@@ -7,7 +7,7 @@ use crate::Signal;
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::network::Network;
-use crate::pair::DiskServer;
+use crate::pair::{DiskServer, Side};
 use crate::process::HostProcess;
 
 /// It tries out what the host can do.
@@ -89,6 +89,16 @@ impl Daemon {
 /// When the host does not answer, or has none.
 pub fn process_of(host: &Host, vm: &str) -> Result<String> {
     host.check(&["cat", &format!("{RUN}/guests/{vm}/process.json")])
+}
+
+/// The process of a guest that a host's daemon looks after.
+///
+/// # Errors
+///
+/// When the host does not answer.
+pub fn side_of(host: &Host, vm: &str) -> Result<Side> {
+    let [events, log] = ["events", "log"].map(|file| format!("{STATE}/guests/{vm}/{file}"));
+    Side::followed(host, &events, &log)
 }
 
 /// What the last process of a guest on a host said, for a scenario that failed.

@@ -5,7 +5,7 @@
 //! # fn main() -> testbed::Result<()> {
 //! use testbed::Testbed;
 //! use testbed::fleet::{Daemon, Operator};
-//! use testbed::pair::{DiskServer, Guest};
+//! use testbed::pair::{DiskServer, Guest, PATIENCE};
 //!
 //! const LIMIT: Duration = Duration::from_secs(60);
 //! let testbed = Testbed::new("example")?;
@@ -13,7 +13,7 @@
 //! let service = DiskServer::start(&testbed)?;
 //! let _daemons = [&a, &b].map(|host| Daemon::start(host, &service));
 //! let operator = Operator::new(&testbed, &service);
-//! operator.define(&Guest::redis("db").quick(), &a)?;
+//! operator.define(&Guest::redis("db").quick(), &a, PATIENCE)?;
 //! operator.start("db")?;
 //! operator.protected("db", LIMIT)?;
 //! # Ok(())
@@ -23,5 +23,5 @@
 mod daemon;
 mod operator;
 
-pub use self::daemon::{Daemon, log_of, process_of};
+pub use self::daemon::{Daemon, log_of, process_of, side_of};
 pub use self::operator::Operator;

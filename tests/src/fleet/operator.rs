@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::netns::Namespace;
 use crate::network::GUEST_MAC;
-use crate::pair::{DiskServer, Guest, PATIENCE};
+use crate::pair::{DiskServer, Guest};
 use crate::testbed::Testbed;
 use crate::wait::wait_until;
 
@@ -62,8 +62,9 @@ impl Operator {
     /// # Errors
     ///
     /// When the host lacks an image, and as [`Operator::ask`].
-    pub fn define(&self, guest: &Guest, host: &Host) -> Result<()> {
-        let definition = Box::new(definition(guest, host)?);
+    pub fn define(&self, guest: &Guest, host: &Host, heartbeat_timeout: Duration) -> Result<()> {
+        let mut definition = Box::new(definition(guest, host)?);
+        definition.heartbeat_timeout_ms = u64::try_from(heartbeat_timeout.as_millis()).ok();
         let by = by();
         self.ask(Operation::Define { definition, by }).map(drop)
     }
@@ -75,6 +76,28 @@ impl Operator {
     /// As [`Operator::ask`].
     pub fn start(&self, vm: &str) -> Result<()> {
         self.order(vm, Verb::Start { force: false })
+    }
+
+    /// Has a guest end in order, and waits for that.
+    ///
+    /// # Errors
+    ///
+    /// As [`Operator::wait_for`].
+    pub fn stop(&self, vm: &str, limit: Duration) -> Result<()> {
+        self.order(vm, Verb::Stop {})?;
+        let what = format!("that {vm} has stopped");
+        let stopped = |status: &VmStatus| matches!(status.state, State::Stopped { .. });
+        self.wait_for(vm, &what, limit, stopped).map(drop)
+    }
+
+    /// Has a guest kept no longer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Operator::ask`].
+    pub fn undefine(&self, vm: &str) -> Result<()> {
+        let (vm, by) = (name(vm), by());
+        self.ask(Operation::Undefine { vm, by }).map(drop)
     }
 
     /// Has something done with a guest.
@@ -205,7 +228,7 @@ fn definition(guest: &Guest, host: &Host) -> Result<Definition> {
         clock: "kvm-clock".to_owned(),
         disk,
         export,
-        heartbeat_timeout_ms: u64::try_from(PATIENCE.as_millis()).ok(),
+        heartbeat_timeout_ms: None,
         lag: LagBounds::default(),
     })
 }

@@ -242,6 +242,7 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
     let options = PrimaryOptions {
         listen: args.listen,
         arbiter: args.pair.arbiter(args.force()),
+        control: args.pair.control.clone(),
         channel: Settings {
             heartbeat_timeout: args.heartbeat_timeout(&vm),
             ..args.pair.channel(&args.guest)
@@ -280,6 +281,7 @@ fn backup(args: &BackupArgs) -> anyhow::Result<()> {
         connect: args.connect,
         connect_timeout: Duration::from_secs(args.connect_timeout),
         arbiter: args.pair.arbiter(Force::No),
+        control: args.pair.control.clone(),
         listen: args.listen,
         channel: Settings {
             keep: args.cold.keep(),

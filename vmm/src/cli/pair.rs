@@ -50,6 +50,10 @@ pub(super) struct PairArgs {
     /// What this host is called at the disk server [default: as the kernel has it].
     #[arg(long, value_name = "NAME")]
     pub(super) host: Option<HostName>,
+    /// Answer at a socket with this path how the guest is, hand it over, and give its console, to programs of
+    /// this user; a line of JSON asks.
+    #[arg(long, value_name = "PATH")]
+    pub(super) control: Option<PathBuf>,
     #[command(flatten)]
     pub(super) replication: ReplicationArgs,
     #[command(flatten)]

@@ -14,7 +14,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -25,16 +25,16 @@ use disk_server::views::{Capabilities, MAX_EXPORTS, PING_INTERVAL, Ping, Role};
 use parking_lot::Mutex;
 
 use super::config::Config;
-use super::folders::{FolderError, Folders};
+use super::folders::{FolderError, Folders, GuestFolders};
 use super::images::Images;
-use super::process::{Exit, Lock, Record, Watch};
+use super::memory::left_mib;
+use super::process::{Exit, Lock, Record, Said, Watch};
 use super::starter::{Network, Starter};
 use super::tending::{Guest, Task, Tending};
 use super::{console, control, local};
 use crate::doctor::{self, Purpose, Unfit};
 use crate::io::{Bridge, BridgeError};
 use crate::protocol::pings::Pings;
-use crate::ram::Room;
 use crate::threads;
 
 /// For a process that is asked who it is.
@@ -252,7 +252,7 @@ impl Shared {
             } else if let Some(ended) = record.and_then(|record| record.ended) {
                 self.tending.lock().ended_before(ended);
             } else {
-                self.over(&vm, Exit::unseen(&folders.log()));
+                self.over(&vm, Exit::unseen(&said(&folders)));
             }
         }
         Ok(())
@@ -262,7 +262,7 @@ impl Shared {
         let shared = self.clone();
         threads::insist("guest", move || {
             if let Ok(folders) = shared.folders.guest(&vm) {
-                shared.over(&vm, watch.wait(&folders.log()));
+                shared.over(&vm, watch.wait(&said(&folders)));
             }
         });
     }
@@ -339,11 +339,13 @@ impl Shared {
             if count % EXPORTS_EVERY == 0
                 && let Ok(exports) = arbiter.list_exports()
             {
-                let names = exports.into_iter().map(|export| export.name);
+                // What no machine owns is no disk of a guest that is replicated.
+                let owned = exports.into_iter().filter(|export| export.owner.is_some());
+                let names = owned.map(|export| export.name);
                 host.exports = names.take(MAX_EXPORTS).collect();
             }
             self.ask_who_they_are();
-            host.memory_mib = self.memory_left();
+            host.memory_mib = self.memory_left_mib();
             let told = self.tending.lock().tended(self.config.console);
             let ping = pings.next(host.clone(), Role::Host(told));
             match arbiter.ping(&ping) {
@@ -388,6 +390,11 @@ impl Shared {
         }
     }
 
+    fn memory_left_mib(&self) -> u64 {
+        let guests = self.tending.lock().guests().clone();
+        left_mib(self.config.memory_mib, guests.values())
+    }
+
     /// Asks the processes of which that is not known yet.
     fn ask_who_they_are(&self) {
         let guests = self.tending.lock().guests().clone();
@@ -403,25 +410,6 @@ impl Shared {
             }
         }
     }
-
-    /// For one more guest, in MiB.
-    fn memory_left(&self) -> u64 {
-        let guests = self.tending.lock().guests().clone();
-        let taken: u64 = guests.values().map(|guest| guest.memory_mib).sum();
-        // What guests will take and have not yet is not there for others.
-        let to_come: u64 = (guests.values())
-            .map(|guest| {
-                guest
-                    .memory_mib
-                    .saturating_sub(guest.pid.map_or(0, resident_mib))
-            })
-            .sum();
-        let there = (Room::left_to_lock().bytes >> 20).saturating_sub(to_come);
-        match self.config.memory_mib {
-            Some(limit) => limit.saturating_sub(taken).min(there),
-            None => there,
-        }
-    }
 }
 
 impl Exit {
@@ -433,6 +421,13 @@ impl Exit {
     }
 }
 
+fn said(folders: &GuestFolders) -> Said {
+    Said {
+        log: folders.log(),
+        events: folders.events(),
+    }
+}
+
 fn in_words(task: &Task) -> String {
     match task {
         Task::Start { epoch, .. } => format!("is to be started, from epoch {epoch}"),
@@ -441,18 +436,6 @@ fn in_words(task: &Task) -> String {
             proposal.primary, proposal.view
         ),
     }
-}
-
-/// How much memory a process has, in MiB; 0 of one that has ended.
-fn resident_mib(pid: u32) -> u64 {
-    let status = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status"));
-    let status = status.unwrap_or_default();
-    let mut lines = status.lines().map(str::split_whitespace);
-    let resident = lines.find_map(|mut words| match words.next() {
-        Some("VmRSS:") => words.next()?.parse::<u64>().ok(),
-        _ => None,
-    });
-    resident.map_or(0, |kib| kib >> 10)
 }
 
 fn listen(address: SocketAddr, key: &'static str) -> Result<TcpListener, DaemonError> {

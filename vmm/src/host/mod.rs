@@ -21,6 +21,7 @@ mod guest_file;
 mod images;
 mod lines;
 mod local;
+mod memory;
 mod process;
 mod serving;
 mod starter;

@@ -9,7 +9,7 @@ use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 
 use disk_server::views::Ended;
@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::setsid;
 use serde::{Deserialize, Serialize};
 
-/// Where the last words of a log are looked for, from its end, in bytes.
+/// Where last words are looked for, from the end of a file, in bytes.
 const LAST_WORDS: u64 = 4 << 10;
 
 /// What a process was started with, for a daemon that is started later.
@@ -90,6 +90,15 @@ pub(super) struct Watch {
     child: Option<Child>,
 }
 
+/// Where a process says what it does.
+#[derive(Debug, Clone)]
+pub(super) struct Said {
+    /// Its standard error.
+    pub(super) log: PathBuf,
+    /// Its events.
+    pub(super) events: PathBuf,
+}
+
 /// How a process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Exit {
@@ -115,40 +124,75 @@ impl Watch {
         }
     }
 
-    /// Waits for its end. Its last words are in `log`.
-    pub(super) fn wait(self, log: &Path) -> Exit {
+    /// Waits for its end.
+    pub(super) fn wait(self, said: &Said) -> Exit {
         while let Err(error) = self.lock.lock() {
             if error.kind() != io::ErrorKind::Interrupted {
                 log::warn!("a guest's process is waited for by its lock alone: {error}");
                 break;
             }
         }
-        let status = self.child.map(|mut child| child.wait());
-        Exit::of(status.and_then(Result::ok), &last_words(log))
+        match self.child.map(|mut child| child.wait()) {
+            Some(Ok(status)) => Exit::seen(status, said),
+            _ => Exit::unseen(said),
+        }
     }
 }
 
 impl Exit {
-    /// Of a process that ended while no daemon was there, or of which this one is not the parent.
-    pub(super) fn unseen(log: &Path) -> Self {
-        Self::of(None, &last_words(log))
-    }
-
-    fn of(status: Option<ExitStatus>, last_words: &str) -> Self {
-        let code = status.and_then(|status| status.code());
-        let signal = status.and_then(|status| status.signal());
-        let reason = match (code, signal) {
-            (Some(_), _) => last_words.to_owned(),
-            (None, Some(signal)) => {
+    fn seen(status: ExitStatus, said: &Said) -> Self {
+        let last_words = said.last_words();
+        let reason = match status.signal() {
+            None => last_words,
+            Some(signal) => {
                 let name = Signal::try_from(signal).map(|signal| signal.to_string());
                 let name = name.unwrap_or_else(|_| format!("signal {signal}"));
                 format!("ended by {name}; {last_words}")
             }
-            (None, None) => format!("the daemon was started anew meanwhile; {last_words}"),
         };
         Self {
-            status: code,
+            status: status.code(),
             reason,
+        }
+    }
+
+    /// Of a process that ended while no daemon was there, or of which this one is not the parent: by what
+    /// itself said.
+    pub(super) fn unseen(said: &Said) -> Self {
+        let last_words = said.last_words();
+        Self {
+            status: said.status(),
+            reason: format!("the daemon was started anew meanwhile; {last_words}"),
+        }
+    }
+}
+
+impl Said {
+    /// The last line of its log, without what is before its text.
+    fn last_words(&self) -> String {
+        let end = end_of(&self.log);
+        let Some(line) = end.lines().rev().find(|line| !line.trim().is_empty()) else {
+            return "it said nothing".to_owned();
+        };
+        let text = match line
+            .strip_prefix('[')
+            .and_then(|line| line.split_once("] "))
+        {
+            Some((_, text)) => text,
+            None => line.strip_prefix("ftvm: ").unwrap_or(line),
+        };
+        format!("it said: {text}")
+    }
+
+    /// Its exit status, where its last event tells that its guest ended in order, or crashed.
+    fn status(&self) -> Option<i32> {
+        let end = end_of(&self.events);
+        let event: serde_json::Value = serde_json::from_str(end.lines().last()?).ok()?;
+        match event["reason"].as_str() {
+            _ if event["event"] != "ended" => None,
+            Some("TripleFault") => Some(5),
+            Some("PowerOff" | "Reset" | "Stopped") => Some(0),
+            _ => None,
         }
     }
 }
@@ -162,28 +206,17 @@ fn open(lock: &Path) -> io::Result<File> {
         .open(lock)
 }
 
-/// The last line of a log, without what is before its text.
-fn last_words(log: &Path) -> String {
-    let end = || -> io::Result<String> {
-        let mut file = File::open(log)?;
+/// The end of a file; empty if there is none.
+fn end_of(path: &Path) -> String {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
         let len = file.metadata()?.len();
         file.seek(SeekFrom::Start(len.saturating_sub(LAST_WORDS)))?;
         let mut bytes = Vec::new();
         file.take(LAST_WORDS).read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        Ok(bytes)
     };
-    let end = end().unwrap_or_default();
-    let Some(line) = end.lines().rev().find(|line| !line.trim().is_empty()) else {
-        return "it said nothing".to_owned();
-    };
-    let text = match line
-        .strip_prefix('[')
-        .and_then(|line| line.split_once("] "))
-    {
-        Some((_, text)) => text,
-        None => line.strip_prefix("ftvm: ").unwrap_or(line),
-    };
-    format!("it said: {text}")
+    String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
 }
 
 #[cfg(test)]
@@ -195,6 +228,13 @@ mod tests {
 
     use super::*;
 
+    fn said(folder: &tempfile::TempDir) -> Said {
+        Said {
+            log: folder.path().join("log"),
+            events: folder.path().join("events"),
+        }
+    }
+
     fn shell(script: &str) -> Command {
         let mut command = Command::new("sh");
         command.args(["-c", script]).stdin(Stdio::null());
@@ -204,9 +244,9 @@ mod tests {
     #[test]
     fn a_process_holds_its_lock_for_as_long_as_it_lives() {
         let folder = tempfile::tempdir().expect("a directory");
-        let (path, log) = (folder.path().join("lock"), folder.path().join("log"));
+        let (path, said) = (folder.path().join("lock"), said(&folder));
         fs::write(
-            &log,
+            &said.log,
             "[2026-01-01T00:00:00Z INFO  ftvm] first\n[then WARN x] no room\n\n",
         )
         .expect("a file");
@@ -228,11 +268,11 @@ mod tests {
         // As a daemon that is started anew waits for it, and as this one does.
         let another = Watch::on(&path).expect("it is there");
         let waits = std::thread::spawn({
-            let log = log.clone();
-            move || another.wait(&log)
+            let said = said.clone();
+            move || another.wait(&said)
         });
         nix::sys::signal::killpg(pid, Signal::SIGKILL).expect("it lives");
-        let exit = watch.of_child(child).wait(&log);
+        let exit = watch.of_child(child).wait(&said);
         assert_eq!(exit.status, None);
         assert_eq!(exit.reason, "ended by SIGKILL; it said: no room");
         let exit = waits.join().expect("it ends");
@@ -245,19 +285,37 @@ mod tests {
     #[test]
     fn an_exit_status_comes_with_the_last_words() {
         let folder = tempfile::tempdir().expect("a directory");
-        let (path, log) = (folder.path().join("lock"), folder.path().join("log"));
+        let (path, said) = (folder.path().join("lock"), said(&folder));
         let lock = Lock::take(&path).expect("it can be").expect("it is free");
         let watch = Watch::on(&path).expect("it is there");
         let mut command = shell("echo 'ftvm: no KVM' >&2; exit 2");
-        command.stderr(File::create(&log).expect("a file"));
+        command.stderr(File::create(&said.log).expect("a file"));
         let child = start(command, lock).expect("there is a shell");
-        let exit = watch.of_child(child).wait(&log);
+        let exit = watch.of_child(child).wait(&said);
         let expected = Exit {
             status: Some(2),
             reason: "it said: no KVM".to_owned(),
         };
         assert_eq!(exit, expected);
-        assert_eq!(Exit::unseen(Path::new("/missing")).status, None);
+        assert_eq!(Exit::unseen(&said).status, None);
+    }
+
+    #[test]
+    fn a_process_that_nobody_waited_for_is_believed_that_its_guest_ended() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let said = said(&folder);
+        for (reason, status) in [
+            ("PowerOff", Some(0)),
+            ("TripleFault", Some(5)),
+            ("Failed: no room", None),
+        ] {
+            let role = "{\"event\":\"role\",\"role\":\"primary\",\"epoch\":1}";
+            let ended = format!("{{\"event\":\"ended\",\"reason\":\"{reason}\",\"exits\":7}}");
+            fs::write(&said.events, format!("{role}\n{ended}\n")).expect("a file");
+            assert_eq!(Exit::unseen(&said).status, status, "{reason}");
+            fs::write(&said.events, format!("{ended}\n{role}\n")).expect("a file");
+            assert_eq!(Exit::unseen(&said).status, None, "it ran again");
+        }
     }
 
     #[test]

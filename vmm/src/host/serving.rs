@@ -68,3 +68,36 @@ impl Drop for One {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::{UnixListener, UnixStream};
+
+    use super::*;
+
+    #[test]
+    fn one_connection_too_many_is_closed_and_others_come_when_one_has_gone() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).expect("it is free");
+        let accept = move || Ok(listener.accept()?.0);
+        serve("test", accept, |mut stream: UnixStream| {
+            // Until the other side closes.
+            let _ = io::copy(&mut stream.try_clone().expect("a socket"), &mut stream);
+        })
+        .expect("a thread");
+        let connect = || UnixStream::connect(&path).expect("it listens");
+        let is_served = |stream: &mut UnixStream| {
+            let mut byte = [0];
+            stream.write_all(b"x").is_ok() && stream.read_exact(&mut byte).is_ok()
+        };
+        let mut open: Vec<UnixStream> = (0..MOST).map(|_| connect()).collect();
+        assert!(open.iter_mut().all(is_served));
+        assert!(!is_served(&mut connect()));
+        open.pop();
+        while !is_served(&mut connect()) {
+            thread::yield_now();
+        }
+    }
+}

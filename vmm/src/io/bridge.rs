@@ -150,7 +150,41 @@ fn set_address(name: &str) -> Result<(), Errno> {
 
 #[cfg(test)]
 mod tests {
+    use nix::sched::{CloneFlags, unshare};
+
     use super::*;
+
+    nix::ioctl_write_ptr_bad!(add_bridge, 0x89a0, libc::c_char);
+
+    /// In a network of this thread's own.
+    #[test]
+    fn a_tap_joins_its_bridge_and_goes() {
+        if unshare(CloneFlags::CLONE_NEWNET).is_err() {
+            return; // not root
+        }
+        set_up("lo").expect("each network has one");
+        let name = c"bridge";
+        // SAFETY: SIOCBRADDBR reads a name.
+        let made = unsafe { add_bridge(socket().expect("any").as_raw_fd(), name.as_ptr()) };
+        if made.is_err() {
+            return; // this kernel has no bridges
+        }
+        let bridge = Bridge::find("bridge").expect("it was made");
+        for _again in 0..2 {
+            bridge.add_tap("ftvm-db").expect("nobody uses it");
+            let index = if_nametoindex("ftvm-db").expect("it lasts");
+            let joined = join("bridge", index.cast_signed());
+            assert_eq!(joined, Err(Errno::EBUSY), "it is in a bridge");
+            assert!(crate::io::tap::is_up("ftvm-db").expect("it is there"));
+        }
+        let used = crate::io::Tap::open("ftvm-db").expect("it is a TAP interface");
+        assert!(bridge.add_tap("ftvm-db").is_err(), "it is used");
+        assert!(remove_tap("ftvm-db").is_err(), "it is used");
+        drop(used);
+        remove_tap("ftvm-db").expect("nobody uses it");
+        assert!(if_nametoindex("ftvm-db").is_err());
+        remove_tap("ftvm-db").expect("it is gone already");
+    }
 
     #[test]
     fn what_is_no_bridge_is_named() {

@@ -8,6 +8,6 @@ mod tap;
 
 pub use announce::Announcer;
 pub use bridge::{Bridge, BridgeError, remove_tap};
-pub use console::{ConsoleSink, INTERRUPTED, LAST_WORDS, Terminal, TerminalError, Typed};
+pub use console::{ConsoleSink, INTERRUPTED, LAST_WORDS, Terminal, TerminalError, Typed, Viewer};
 pub use outlet::Outlet;
 pub use tap::{Tap, TapError};

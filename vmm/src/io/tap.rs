@@ -210,7 +210,7 @@ fn is_interface_name(name: &str) -> bool {
 }
 
 /// Whether the interface is up.
-fn is_up(name: &str) -> Result<bool, TapError> {
+pub(super) fn is_up(name: &str) -> Result<bool, TapError> {
     // Interfaces without an address are listed as well: each has its hardware's.
     getifaddrs()
         .map_err(|error| TapError::List(error.into()))?

@@ -217,6 +217,11 @@ impl Rights {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn arbiter(&self) -> &Arbiter {
+        &self.arbiter
+    }
+
     /// Whose epoch it is about.
     pub(super) fn vm(&self) -> &VmName {
         &self.vm

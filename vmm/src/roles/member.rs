@@ -17,6 +17,9 @@ use crate::sources::{Control, Lane};
 /// Over how long the log's rate is taken, at least.
 const RATE_INTERVAL: Duration = Duration::from_millis(900);
 
+/// How soon the guest is to be handed over again within a view.
+const HAND_OVER_INTERVAL: Duration = Duration::from_secs(10);
+
 /// A host that runs a guest, or is its backup.
 pub(super) struct Member {
     pub(super) vm: VmName,
@@ -28,6 +31,8 @@ pub(super) struct Member {
     /// To the guest's thread.
     pub(super) control: Lane<Control>,
     pub(super) log: Mutex<LogRate>,
+    /// The view whose backup was to go on with the guest last, and when that was begun.
+    pub(super) handed_over: Mutex<Option<(u64, Instant)>>,
 }
 
 /// How a backup follows.
@@ -80,6 +85,7 @@ impl Member {
     pub(super) fn carry_out(&self, order: &Order) {
         let runs = self.sessions.running().is_some();
         match order {
+            Order::HandOver { view } => self.hand_over(*view),
             Order::Leave {} => self.sessions.while_following(|| {
                 log::warn!("the view service has this backup leave");
                 end_by(Signal::SIGTERM);
@@ -91,6 +97,37 @@ impl Member {
             }
             _ => {}
         }
+    }
+}
+
+impl Member {
+    /// Somebody on this host wants the backup to go on with the guest.
+    pub(super) fn ask_hand_over(&self) -> Result<(), String> {
+        let asked = self.sessions.ask_hand_over(self.sessions.epoch());
+        asked.map_err(|why| format!("not handed over: {why}"))
+    }
+
+    /// Whether the guest's console is here, or where else.
+    pub(super) fn has_console(&self) -> Result<(), String> {
+        match (self.sessions.running(), &self.following) {
+            (None, Some(following)) => Err(format!(
+                "this host is the guest's backup: the console is with {}, which runs it",
+                following.receiver.session().holder
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn hand_over(&self, view: u64) {
+        let mut last = self.handed_over.lock();
+        // Each attempt lets the guest stand still: one that came to nothing is not repeated at once.
+        if last.is_some_and(|(tried, at)| tried == view && at.elapsed() < HAND_OVER_INTERVAL) {
+            return;
+        }
+        if let Err(why) = self.sessions.ask_hand_over(view) {
+            return log::debug!("not handed over as the view service wants: {why}");
+        }
+        *last = Some((view, Instant::now()));
     }
 }
 
@@ -147,9 +184,64 @@ impl LogRate {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use disk_server::views::{Capabilities, Paging, Text};
+
     use super::*;
-    use crate::roles::sessions::tests::session;
+    use crate::events::Events;
+    use crate::roles::sessions::tests::{protected, session};
     use crate::roles::tenure::tests::{primary, wait_until};
+    use crate::sources::{Lanes, LogSink as _};
+
+    #[test]
+    fn orders_are_carried_out_that_concern_this_host_as_it_is() {
+        let scene = primary();
+        let lanes = Lanes::default();
+        let standing = scene.tenure.standing();
+        let sessions = Sessions::alone(standing, lanes.look.clone(), &Events::default());
+        let (mut log, _sender, receiver, _) = protected(&scene, &sessions);
+        let view = sessions.epoch();
+        let needs = Capabilities {
+            memory_mib: 1,
+            processor: Text::cut("a processor"),
+            instructions: 1,
+            paging: Paging::Shadow,
+            exports: BTreeSet::new(),
+        };
+        let member = Member {
+            vm: scene.rights.vm().clone(),
+            sessions,
+            wanted: Wanted {
+                address: "0.0.0.0:7421".parse().unwrap(),
+                needs,
+            },
+            following: None,
+            control: lanes.control.clone(),
+            log: Mutex::default(),
+            handed_over: Mutex::default(),
+        };
+        let phase = |role: Role| match role {
+            Role::Primary { condition, .. } => condition.phase,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(phase(member.role()), Phase::Protected);
+        member.carry_out(&Order::Leave {}); // that is for its backup
+        member.carry_out(&Order::HandOver { view: view - 1 });
+        assert!(!log.hands_over());
+        member.carry_out(&Order::HandOver { view });
+        assert!(log.hands_over());
+        // As if the backup did not catch up: it is lost.
+        drop(receiver);
+        assert!(log.hand_over().is_ok());
+        assert!(!log.hands_over());
+        member.carry_out(&Order::HandOver { view });
+        assert!(!log.hands_over(), "not at once again");
+        assert!(lanes.control.take(None).is_none());
+        member.carry_out(&Order::Stop {});
+        assert_eq!(lanes.control.take(None), Some(Control::Stop));
+        scene.tenure.end();
+    }
 
     #[test]
     fn a_backup_tells_how_it_follows() {

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Weak};
 use std::thread;
 
-use disk_server::arbiter::{Arbiter, Settings, VmName};
+use disk_server::arbiter::{Arbiter, Claimant, Settings, VmName};
 use disk_server::fleet::Order;
 use disk_server::views::{Capabilities, PING_INTERVAL, Proposal, Role};
 use parking_lot::{Condvar, Mutex};
@@ -14,6 +14,7 @@ use super::claim::{ArbiterConfig, Rights};
 use super::member::Member;
 use crate::assembly::Guest;
 use crate::config::VmConfig;
+use crate::control::{Asked, Status};
 use crate::doctor::capabilities;
 use crate::protocol::pings::Pings;
 use crate::ram::Room;
@@ -32,7 +33,11 @@ enum Being {
 /// This host's pings, which go on until this is dropped.
 pub(super) struct Pinging(Arc<Shared>);
 
+/// This host, as who asks its control socket finds it. A handle, which keeps nothing going.
+pub(super) struct Report(Weak<Shared>);
+
 struct Shared {
+    me: Claimant,
     /// What the guest needs, and this host has, but for the memory that is left.
     needs: Capabilities,
     arbiter: Arbiter,
@@ -67,6 +72,7 @@ impl Pinging {
         role: Role,
     ) -> Self {
         Self(Arc::new(Shared {
+            me: rights.claimant().clone(),
             needs,
             arbiter: Arbiter::new(config.server.clone(), Settings::default()),
             state: Mutex::new(State {
@@ -108,6 +114,11 @@ impl Pinging {
         Ok(())
     }
 
+    /// A handle for who asks.
+    pub(super) fn report(&self) -> Report {
+        Report(Arc::downgrade(&self.0))
+    }
+
     /// An idle host has set so many bytes aside, which count as its own.
     pub(super) fn reserve(&self, bytes: u64) {
         self.0.state.lock().reserved = bytes;
@@ -143,6 +154,37 @@ impl State {
         match &self.being {
             Being::Member(member) => Some(member.clone()),
             Being::Starting(_) | Being::Idle(_) => None,
+        }
+    }
+}
+
+impl Report {
+    fn member(&self) -> Option<Arc<Member>> {
+        self.0.upgrade()?.state.lock().member()
+    }
+}
+
+impl Asked for Report {
+    fn status(&self) -> Option<Status> {
+        let shared = self.0.upgrade()?;
+        let role = shared.state.lock().role();
+        Some(Status {
+            claimant: shared.me.clone(),
+            role,
+        })
+    }
+
+    fn hand_over(&self) -> Result<(), String> {
+        match self.member() {
+            Some(member) => member.ask_hand_over(),
+            None => Err("no guest runs here".into()),
+        }
+    }
+
+    fn has_console(&self) -> Result<(), String> {
+        match self.member() {
+            Some(member) => member.has_console(),
+            None => Err("no guest runs here yet".into()),
         }
     }
 }
@@ -203,7 +245,6 @@ mod tests {
     use super::*;
     use crate::events::Events;
     use crate::roles::Force;
-    use crate::roles::member::LogRate;
     use crate::roles::sessions::Sessions;
     use crate::roles::sessions::tests::session;
     use crate::roles::tenure::tests::{primary, wait_until};
@@ -251,7 +292,8 @@ mod tests {
             wanted,
             following: None,
             control: Lanes::default().control,
-            log: Mutex::new(LogRate::default()),
+            log: Mutex::default(),
+            handed_over: Mutex::default(),
         });
         let proposal = idle.proposal();
         assert_eq!(proposal.view, scene.epoch);

@@ -1,6 +1,7 @@
 //! The primary: runs the guest, logs its inputs, and lets outputs out when the backup has the log.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,9 +16,10 @@ use super::pinging::{Pinging, needs};
 use super::sessions::{Door, SessionLog, Sessions};
 use super::stats::Meters;
 use super::tenure::Tenure;
-use super::{Halt, RoleError, stats, storage, tie_to_server};
+use super::{Halt, RoleError, answer_at, stats, storage, tie_to_server};
 use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
+use crate::control::ControlSocket;
 use crate::disk::DiskPort;
 use crate::disk::serving::Serving;
 use crate::doctor::has_counter;
@@ -37,6 +39,8 @@ pub struct PrimaryOptions {
     pub listen: SocketAddr,
     /// The disk server.
     pub arbiter: ArbiterConfig,
+    /// Where it is asked how it is, and what it is to do.
+    pub control: Option<PathBuf>,
     /// The logging channel.
     pub channel: Settings,
     /// Whether the guest waits for a backup with its first instruction.
@@ -68,6 +72,8 @@ pub fn run_primary(
     cancel: &AtomicBool,
     prepared: impl FnOnce(&Guest),
 ) -> Result<Ended, RoleError> {
+    let control = options.control.as_deref();
+    let control = control.map(ControlSocket::bind).transpose()?;
     let listener = Listener::bind(options.listen)?;
     let mut guest = Guest::assemble(vm, host, Verification::default())?;
     // A host without room for it claims nothing, and takes no backup.
@@ -82,6 +88,9 @@ pub fn run_primary(
         condition: Condition::default(),
     };
     let pinging = Pinging::starting(&options.arbiter, &rights, needs.clone(), starting);
+    if let Some(socket) = control {
+        answer_at(socket, &guest, &pinging)?;
+    }
     prepared(&guest);
     let epoch = rights.start(cancel)?;
     let tenure = Tenure::hold(rights.clone(), epoch, events, halt);
@@ -100,6 +109,7 @@ pub fn run_primary(
         following: None,
         control: guest.host.lanes.control.clone(),
         log: Mutex::default(),
+        handed_over: Mutex::default(),
     });
     let door = Door {
         identity: guest.identity.clone(),

@@ -10,7 +10,7 @@ pub(crate) fn workspace() -> PathBuf {
 }
 
 /// Where sources are; pages and this test are none.
-const FOLDERS: [&str; 6] = [
+pub(crate) const FOLDERS: [&str; 6] = [
     "vmm",
     "logging-channel",
     "disk-server",
@@ -56,8 +56,10 @@ pub(crate) fn words() -> BTreeSet<String> {
         let text = read(&file);
         let is_part = |letter: char| letter.is_alphanumeric() || letter == '_';
         for word in text.split(|letter| !is_part(letter)) {
-            words.insert(word.to_owned());
-            words.insert(snake(word));
+            if !words.contains(word) {
+                words.insert(word.to_owned());
+                words.insert(snake(word));
+            }
         }
     }
     words

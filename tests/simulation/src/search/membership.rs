@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use disk_server::arbiter::{Claimant, Record};
-use disk_server::views::{Ping, Proposal, Role as Does, Wanted};
+use disk_server::views::{Condition, Ping, Proposal, Role as Does, Wanted};
 
 use super::pinger::{Pinger, capabilities, vm};
 use super::process::{Process, Role, Run, claimant};
@@ -27,8 +27,13 @@ impl Process {
                     address: SocketAddr::new(ADDRESS, 7421),
                     needs: capabilities(),
                 }),
+                condition: Condition::default(),
             },
-            (Role::Follows(_), Some(epoch)) => Does::Backup { vm, epoch },
+            (Role::Follows(_), Some(epoch)) => Does::Backup {
+                vm,
+                epoch,
+                condition: Condition::default(),
+            },
             _ => return None,
         })
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use disk_server::arbiter::Record;
+use disk_server::arbiter::{Record, VmName};
 use disk_server::views::{MISSED_PINGS, Ping, Proposal, Views};
 
 use super::pinger::Pinger;
@@ -44,12 +44,12 @@ impl Service {
     }
 
     pub(super) fn ping(&mut self, ping: &Ping, record: &Record) -> Option<Proposal> {
-        (self.views.ping(ping, ADDRESS, |_| record.clone())).expect("few hosts")
+        (self.views.ping(ping, ADDRESS, |_: &VmName| record.clone())).expect("few hosts")
     }
 
     /// Whether it has this run for alive.
     pub(super) fn has(&self, run: Run, record: &Record) -> bool {
-        let mut hosts = self.views.hosts(None, |_| record.clone());
+        let mut hosts = self.views.hosts(None, |_: &VmName| record.clone());
         hosts.any(|it| it.live && it.host == claimant(run))
     }
 

@@ -203,7 +203,7 @@ fn an_order_becomes_a_process_and_its_end_is_told() {
     }
     assert_eq!(*scene.taps.lock(), BTreeSet::from(["ftvm-db".to_owned()]));
     assert_eq!(daemon.guests(), [db()]);
-    let left = daemon.shared.memory_left();
+    let left = daemon.shared.memory_left_mib();
     assert!(left <= 700, "{left} MiB beside a guest of 300");
 
     scene.service.lock().order = None;

@@ -7,6 +7,7 @@ mod source;
 
 use std::cell::Cell;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -29,9 +30,10 @@ use super::pinging::{Pinging, needs};
 use super::sessions::{Door, Sessions};
 use super::stats::Meters;
 use super::tenure::Tenure;
-use super::{Halt, NotLive, RoleError, peer_report, stats, storage, tie_to_server};
+use super::{Halt, NotLive, RoleError, answer_at, peer_report, stats, storage, tie_to_server};
 use crate::assembly::{Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
+use crate::control::ControlSocket;
 use crate::disk::guest_disk::GuestDisk;
 use crate::elsewhere::DroppedElsewhere;
 use crate::engine::{Ended, EngineError, Role};
@@ -52,6 +54,8 @@ pub struct BackupOptions {
     pub connect_timeout: Duration,
     /// The disk server.
     pub arbiter: ArbiterConfig,
+    /// Where it is asked how it is, and what it is to do.
+    pub control: Option<PathBuf>,
     /// The logging channel.
     pub channel: Settings,
     /// Where this host takes a backup when it has gone live; if not given, at its address towards the
@@ -81,6 +85,8 @@ pub fn run_backup(
     halt: Halt,
     went_live: impl FnOnce(&Lanes) + 'static,
 ) -> Result<Ended, RoleError> {
+    let control = options.control.as_deref();
+    let control = control.map(ControlSocket::bind).transpose()?;
     let listener = options.listen.map(Listener::bind).transpose()?;
     let mut guest = Guest::assemble(vm, host, Verification::default())?;
     let is_cold = options.channel.keep.is_some();
@@ -94,6 +100,9 @@ pub fn run_backup(
         condition: Condition::default(),
     };
     let pinging = Pinging::starting(&options.arbiter, &rights, needs.clone(), starting);
+    if let Some(socket) = control {
+        answer_at(socket, &guest, &pinging)?;
+    }
     let mut applicant = Applicant {
         guest: &mut guest,
         channel: &options.channel,
@@ -162,6 +171,7 @@ pub fn run_backup(
         }),
         control: guest.host.lanes.control.clone(),
         log: Mutex::default(),
+        handed_over: Mutex::default(),
     });
     door.keep(listener, sessions.clone());
 

@@ -13,6 +13,7 @@
 
 mod condition;
 mod door;
+mod hand_over;
 mod sink;
 #[cfg(test)]
 pub(super) mod tests;
@@ -139,6 +140,8 @@ struct Shared {
     changed: Condvar,
     /// There is an offer.
     offered: AtomicBool,
+    /// The view whose backup is to go on with the guest; 0: none.
+    hands_over: AtomicU64,
     release: OnceLock<Release>,
     protected: OnceLock<WhenProtected>,
     standing: Standing,
@@ -159,6 +162,7 @@ impl Sessions {
             }),
             changed: Condvar::new(),
             offered: AtomicBool::new(false),
+            hands_over: AtomicU64::new(0),
             release: OnceLock::new(),
             protected: OnceLock::new(),
             standing,
