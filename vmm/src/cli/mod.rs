@@ -41,7 +41,7 @@ const PM_TIMER_FAILOVER: Duration = Duration::from_secs(2);
 
 /// A fault-tolerant virtual machine hypervisor.
 #[derive(Parser)]
-#[command(name = "ftvm", version, about)]
+#[command(name = "ftvm", version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -183,7 +183,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Selftest(args) => selftest::selftest(args)?,
         Command::Doctor(args) => examine::doctor(args)?,
         Command::ProbeCounter(args) => examine::probe_counter(args)?,
-        Command::Completions(args) => help::completions(args, Cli::command()),
+        Command::Completions(args) => help::completions(args, Cli::command())?,
     }
     Ok(())
 }

@@ -91,11 +91,12 @@ pub fn status(status: &VmStatus, now_ms: u64) -> Vec<Line<'static>> {
     let state = Span::styled(brief(&status.state), state_style(&status.state));
     let mut lines = vec![Line::from(vec![name, Span::raw("  "), state])];
     let mut row = |label: &str, value: Vec<Span<'static>>| {
-        let label = Span::styled(format!("  {label:<14}"), FAINT);
+        let label = Span::styled(format!("  {label:<15}"), FAINT);
         lines.push(Line::from_iter([vec![label], value].concat()));
     };
     if let State::NotProtected(why) | State::NotRunning(why) = &status.state {
-        for (label, text) in remarks(why) {
+        let labels = std::iter::once("because").chain(std::iter::repeat(""));
+        for (label, text) in labels.zip(remarks(why)) {
             row(label, vec![Span::raw(text)]);
         }
     }
@@ -134,27 +135,20 @@ pub fn status(status: &VmStatus, now_ms: u64) -> Vec<Line<'static>> {
 }
 
 /// What a reason has to say beside its few words.
-fn remarks(why: &Reason) -> Vec<(&'static str, String)> {
+fn remarks(why: &Reason) -> Vec<String> {
     match why {
         Reason::NoIdleHost { unfit } if unfit.is_empty() => {
-            vec![(
-                "",
-                "no other host pings: is `ftvm host` running there?".into(),
-            )]
+            vec!["no other host pings: is `ftvm host` running there?".into()]
         }
         Reason::NoIdleHost { unfit } => {
-            let why = |(host, unfit)| ("", format!("{host} {unfit}"));
-            unfit
-                .iter()
-                .map(|(host, unfit)| why((host, unfit)))
-                .collect()
+            let why = unfit.iter().map(|(host, unfit)| format!("{host} {unfit}"));
+            why.collect()
         }
         Reason::LoggingNetworkDown { host, error } => {
-            vec![("", format!("{host} does not reach the primary: {error}"))]
+            vec![format!("{host} does not reach the primary: {error}")]
         }
-        Reason::Unknown { host } => vec![(
-            "",
-            format!("it may run on {host}: if that is certainly gone, `ftvm vm start --force`"),
+        Reason::Unknown { host } => vec![format!(
+            "it may run on {host}: bring that back, or, if it is certainly gone, `ftvm vm start --force`"
         )],
         _ => Vec::new(),
     }
@@ -292,7 +286,7 @@ pub fn entry(entry: &Entry) -> Line<'static> {
     let (text, style) = what(&entry.what);
     Line::from(vec![
         Span::styled(words::time(entry.unix_ms), FAINT),
-        Span::raw(format!("  {subject:<12}  ")),
+        Span::raw(format!("  {subject:<10}  ")),
         Span::styled(text, style),
     ])
 }

@@ -92,8 +92,8 @@ impl Model {
             .retain(|vm, _| snapshot.vms.iter().any(|status| status.vm == *vm));
         for status in &snapshot.vms {
             let trends = self.trends.entry(status.vm.clone()).or_default();
-            trends.lag.push(status.lag_ms.unwrap_or(0));
-            trends.log.push(status.log_bytes_per_second.unwrap_or(0));
+            trends.lag.push(status.lag_ms);
+            trends.log.push(status.log_bytes_per_second);
         }
         self.snapshot = snapshot;
         self.lost = None;
