@@ -8,7 +8,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Clear, Paragraph, Wrap};
 
 use super::keys::Action;
-use super::model::{Model, Selected, Shown, Trends};
+use super::model::{Model, Selected, Shown, Trends, is_suspended};
 use crate::operator::hosts::HostSummary;
 use crate::operator::table::{Column, cut, table};
 use crate::operator::view::{self, FAINT};
@@ -248,20 +248,28 @@ fn about(model: &Model) -> Vec<Line<'static>> {
 }
 
 fn keys(model: &Model) -> Line<'static> {
+    let suspend = match model.guest() {
+        Some(status) if is_suspended(&status.state) => "resume",
+        _ => "suspend",
+    };
+    let drain = match model.host() {
+        Some(host) if host.draining => "undrain",
+        _ => "drain",
+    };
     let keys: &[(&str, &str)] = match (&model.shown, model.selected) {
         (Shown::Question(_), _) => &[("y", "yes"), ("any other key", "no")],
         (Shown::History { .. }, _) => &[("↑↓", "scroll"), ("Esc", "back")],
         (Shown::Fleet, Selected::Guest(_)) => &[
             ("f", "failover"),
             ("t", "test-failover"),
-            ("s", "suspend/resume"),
+            ("s", suspend),
             ("c", "console"),
             ("h", "history"),
             ("Tab", "hosts"),
             ("q", "quit"),
         ],
         (Shown::Fleet, Selected::Host(_)) => &[
-            ("d", "drain/undrain"),
+            ("d", drain),
             ("h", "history"),
             ("Tab", "guests"),
             ("q", "quit"),
