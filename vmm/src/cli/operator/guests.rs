@@ -35,7 +35,7 @@ enum VmCommand {
     /// Run a guest, on the host that fits best, and protect it.
     Start(StartArgs),
     /// End a guest in order.
-    Stop(GuestArgs),
+    Stop(VmOrderArgs),
     /// Tell how a guest is.
     Status(StatusArgs),
     /// List the guests.
@@ -79,7 +79,7 @@ struct StartArgs {
 
 /// A guest, and an order for it.
 #[derive(Args)]
-pub(in crate::cli) struct GuestArgs {
+pub(in crate::cli) struct VmOrderArgs {
     /// The guest.
     pub(super) vm: VmName,
     #[command(flatten)]
