@@ -42,6 +42,8 @@ pub enum LossReason {
     Memory(String),
     /// This primary cannot serve it, for this reason.
     Unserved(String),
+    /// This primary hands its guest over to it.
+    HandedOver,
     /// This cold backup cannot keep the log.
     NotKept(String),
     /// The peer sent what no peer sends.
@@ -80,6 +82,7 @@ impl fmt::Display for LossReason {
             ),
             LossReason::Memory(why) => write!(f, "the guest's memory could not be sent: {why}"),
             LossReason::Unserved(why) => write!(f, "it cannot be served: {why}"),
+            LossReason::HandedOver => f.write_str("the guest is handed over to it"),
             LossReason::NotKept(why) => write!(f, "this backup cannot keep the log: {why}"),
             LossReason::Protocol(what) => write!(f, "the peer broke the protocol: {what}"),
             LossReason::Orderly => f.write_str("the log ended in order"),

@@ -18,6 +18,7 @@ mod failover;
 mod faults;
 mod frozen_host;
 mod guest_images;
+mod hand_over;
 mod hosts;
 mod joining;
 mod leftovers;

@@ -1,10 +1,11 @@
 //! The agent: the server inside a host that runs commands for the testbed.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -57,6 +58,19 @@ pub fn awaken(time: Duration, seed: &[u8]) -> io::Result<()> {
     // SAFETY: the request has no argument.
     unsafe { requests::reseed(random.as_raw_fd()) }?;
     Ok(())
+}
+
+/// Sends a line to a Unix socket, and gives the line that comes back.
+///
+/// # Errors
+///
+/// When nobody answers there.
+pub fn ask(socket: &str, line: &str) -> io::Result<String> {
+    let mut stream = UnixStream::connect(socket)?;
+    writeln!(stream, "{line}")?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    Ok(answer)
 }
 
 /// Requests to devices.

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use crate::client::{AgentClient, Output};
 use crate::error::{Error, Result};
 use crate::host_kind::HostKind;
+use crate::layout::{HOST_AGENT, Layout};
 use crate::machine::Machine;
 use crate::network::{Fabric, Network};
 use crate::paging::Paging;
@@ -230,6 +231,16 @@ impl Host {
             exit: output.exit,
             output: format!("{}{}", output.stdout, output.stderr),
         })
+    }
+
+    /// Sends a line to a Unix socket of the host, and gives what is answered.
+    ///
+    /// # Errors
+    ///
+    /// As [`Host::check`].
+    pub fn ask(&self, socket: &str, line: &str) -> Result<String> {
+        let agent = self.provide(&Layout::find().program(HOST_AGENT)?, HOST_AGENT)?;
+        self.check(&[&agent, "ask", socket, line])
     }
 
     /// Whether the host passes a check of its `ftvm doctor`: what a scenario expects follows from

@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use disk_server::fleet::LagBounds;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -23,7 +25,10 @@ const BASE_COMMAND_LINE: &str =
 const MACHINE_REVISION: u32 = 12;
 
 /// Smallest and largest memory of a guest, in MiB.
-pub const MEMORY_MIB: std::ops::RangeInclusive<u64> = 32..=3072;
+pub const MEMORY_MIB: RangeInclusive<u64> = 32..=3072;
+
+/// Shortest and longest heartbeat timeout, in milliseconds.
+pub const HEARTBEAT_TIMEOUT_MS: RangeInclusive<u64> = 10..=600_000;
 
 /// Which clock the guest's kernel is given. What each costs is in `docs/clock.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
@@ -96,6 +101,12 @@ pub struct VmConfig {
     pub clock: Clock,
     /// Its disk.
     pub disk: Option<DiskUri>,
+    /// Silence after which one of its hosts takes the other for lost, in milliseconds, if no option says
+    /// another one.
+    pub heartbeat_timeout_ms: Option<u64>,
+    /// From when on its backup's lag is told as more than it should be.
+    #[serde(default)]
+    pub lag: LagBounds,
 }
 
 fn default_memory() -> u64 {
@@ -185,6 +196,8 @@ impl VmConfig {
             mac: Mac::default(),
             clock: Clock::default(),
             disk: None,
+            heartbeat_timeout_ms: None,
+            lag: LagBounds::default(),
         }
     }
 
@@ -229,6 +242,20 @@ impl VmConfig {
                 self.memory_mib,
                 MEMORY_MIB.start(),
                 MEMORY_MIB.end()
+            )));
+        }
+        let timeout = self.heartbeat_timeout_ms;
+        if let Some(timeout) = timeout.filter(|timeout| !HEARTBEAT_TIMEOUT_MS.contains(timeout)) {
+            return Err(ConfigError::Value(format!(
+                "heartbeat_timeout_ms = {timeout}: it can be {} to {}",
+                HEARTBEAT_TIMEOUT_MS.start(),
+                HEARTBEAT_TIMEOUT_MS.end()
+            )));
+        }
+        let LagBounds { yellow_ms, red_ms } = self.lag;
+        if yellow_ms > red_ms {
+            return Err(ConfigError::Value(format!(
+                "[lag] yellow_ms = {yellow_ms} and red_ms = {red_ms}: yellow must come first"
             )));
         }
         Ok(())
@@ -276,6 +303,22 @@ mod tests {
     fn small_file_is_enough() {
         let vm = config("name = \"redis\"\nkernel = \"vmlinux\"").unwrap();
         assert_eq!((vm.memory_bytes(), vm.mac), (128 << 20, Mac::default()));
+    }
+
+    #[test]
+    fn the_heartbeat_timeout_and_the_lag_may_be_told() {
+        let vm = config("name = \"a\"\nkernel = \"k\"").unwrap();
+        assert_eq!(
+            (vm.heartbeat_timeout_ms, vm.lag),
+            (None, LagBounds::default())
+        );
+        let text = "name = \"a\"\nkernel = \"k\"\nheartbeat_timeout_ms = 200\n[lag]\nred_ms = 2000";
+        let vm = config(text).unwrap();
+        let lag = LagBounds {
+            yellow_ms: 100,
+            red_ms: 2000,
+        };
+        assert_eq!((vm.heartbeat_timeout_ms, vm.lag), (Some(200), lag));
     }
 
     #[test]
@@ -329,6 +372,18 @@ mod tests {
             (
                 "name = \"a\"\nkernel = \"k\"\nclock = \"sundial\"",
                 "sundial",
+            ),
+            (
+                "name = \"a\"\nkernel = \"k\"\nheartbeat_timeout_ms = 9",
+                "heartbeat_timeout_ms = 9",
+            ),
+            (
+                "name = \"a\"\nkernel = \"k\"\n[lag]\nyellow_ms = 2000",
+                "yellow must come first",
+            ),
+            (
+                "name = \"a\"\nkernel = \"k\"\n[lag]\ngreen_ms = 1",
+                "green_ms",
             ),
             ("kernel = \"k\"", "name"),
         ] {

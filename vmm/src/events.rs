@@ -78,6 +78,9 @@ pub enum Event {
         epoch: u64,
         /// Time from the loss to this moment, in milliseconds.
         after_loss_ms: u64,
+        /// For how long the guest stood still, in milliseconds: from the last sign of the lost primary to its
+        /// next instruction here. 0 of a primary: its guest ran on.
+        outage_ms: u64,
         /// Frames sent again because the lost primary may not have sent them.
         resent_frames: usize,
     },
@@ -176,6 +179,13 @@ pub enum Event {
     Refused {
         /// What differs.
         reason: String,
+    },
+    /// The guest was handed over by plan: the other host has won the epoch, and this one ends.
+    HandedOver {
+        /// The epoch.
+        epoch: u64,
+        /// The other host.
+        to: String,
     },
     /// This host lost the right to run.
     Lost {
@@ -480,6 +490,7 @@ mod tests {
         events.emit(&Event::Live {
             epoch: 2,
             after_loss_ms: 1,
+            outage_ms: 1,
             resent_frames: 0,
         });
         let mut seen = (0, 0, Vec::new());

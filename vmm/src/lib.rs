@@ -14,6 +14,7 @@ pub mod bell;
 pub mod boot;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod counter;
 pub mod counter_trial;
 pub mod cpu;

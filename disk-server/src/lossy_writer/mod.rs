@@ -127,6 +127,8 @@ struct State {
     failing: bool,
     /// The consumer is to be opened again.
     reopen: bool,
+    /// Nothing is written any more.
+    closed: bool,
 }
 
 impl State {
@@ -153,6 +155,18 @@ impl LossyWriter {
         gap: fn(Lost) -> String,
         consumer: impl Consumer,
     ) -> Self {
+        Self::try_start(name, gap, consumer).expect("a thread can be started")
+    }
+
+    /// The same, where the process can do without.
+    ///
+    /// # Errors
+    /// The process has no thread left.
+    pub fn try_start(
+        name: impl Into<String>,
+        gap: fn(Lost) -> String,
+        consumer: impl Consumer,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             name: name.into(),
             gap,
@@ -160,12 +174,11 @@ impl LossyWriter {
             changed: Condvar::new(),
         });
         let writer = Self(shared.clone());
-        WRITERS.lock().push(writer.clone());
         thread::Builder::new()
             .name("writer".into())
-            .spawn(move || shared.run(consumer))
-            .expect("a thread can be started");
-        writer
+            .spawn(move || shared.run(consumer))?;
+        WRITERS.lock().push(writer.clone());
+        Ok(writer)
     }
 
     /// Has a message written, soon and as a whole, or loses it.
@@ -176,6 +189,9 @@ impl LossyWriter {
         };
         let mut state = self.0.state.lock();
         let gap = self.0.gap_text(&state);
+        if state.closed {
+            return;
+        }
         if state.waiting.bytes.len() + gap.len() + message.len() > room {
             state.lost.messages += 1;
             state.lost.bytes += message.len() as u64;
@@ -187,9 +203,25 @@ impl LossyWriter {
         self.0.changed.notify_all();
     }
 
+    /// Whether the other one is a handle to the same writer.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// Writes nothing more: who read is gone. What waits is lost, and the consumer is given up as soon as it
+    /// lets go of what is being written.
+    pub fn close(&self) {
+        self.0.state.lock().closed = true;
+        self.0.changed.notify_all();
+        WRITERS.lock().retain(|it| !it.is(self));
+    }
+
     /// Waits until everything is written, for at most `limit`, and not for a consumer that fails.
     pub fn drain(&self, limit: Duration) {
-        let busy = |state: &mut State| (state.writing || !state.is_idle()) && !state.failing;
+        let busy = |state: &mut State| {
+            (state.writing || !state.is_idle()) && !state.failing && !state.closed
+        };
         let mut state = self.0.state.lock();
         self.0.changed.wait_while_for(&mut state, busy, limit);
     }
@@ -219,8 +251,11 @@ impl Shared {
         let mut batch = Batch::default();
         loop {
             let mut state = self.state.lock();
-            let nothing = |state: &mut State| state.is_idle() && !state.reopen;
+            let nothing = |state: &mut State| state.is_idle() && !state.reopen && !state.closed;
             self.changed.wait_while(&mut state, nothing);
+            if state.closed {
+                return;
+            }
             let gap = self.gap_text(&state);
             state.tell_gap(&gap);
             std::mem::swap(&mut batch, &mut state.waiting);
@@ -245,7 +280,7 @@ impl Shared {
                     Err(error) => log::warn!("{} cannot be opened again: {error}", self.name),
                 }
             }
-            if written == batch.bytes.len() {
+            if written == batch.bytes.len() || self.state.lock().closed {
                 return;
             }
             match consumer.write(&batch.bytes[written..]) {
@@ -266,7 +301,7 @@ impl Shared {
     fn failed(&self, error: &io::Error) {
         let mut state = self.state.lock();
         // Somebody else made it non-blocking, and it is full: that is no error.
-        if error.kind() != io::ErrorKind::WouldBlock && !state.failing {
+        if error.kind() != io::ErrorKind::WouldBlock && !state.failing && !state.closed {
             state.failing = true;
             drop(state);
             self.changed.notify_all();
@@ -277,7 +312,7 @@ impl Shared {
             state = self.state.lock();
         }
         self.changed
-            .wait_while_for(&mut state, |state| !state.reopen, PAUSE);
+            .wait_while_for(&mut state, |state| !state.reopen && !state.closed, PAUSE);
     }
 }
 
@@ -471,6 +506,20 @@ mod tests {
         drop(reader);
         writer.put(Weight::Matters, b"lost");
         writer.drain(LONG);
+    }
+
+    #[test]
+    fn what_is_closed_lets_go_of_its_consumer() {
+        let (writer, mut reader) = pipe();
+        writer.put(Weight::Matters, b"read");
+        assert_eq!(read_to(&mut reader, b"read"), b"read");
+        writer.close();
+        writer.put(Weight::Matters, b"too late");
+        writer.drain(LONG);
+        let mut rest = Vec::new();
+        reader.read_to_end(&mut rest).expect("a pipe");
+        assert_eq!(rest, b"");
+        assert!(!all_writers().iter().any(|it| it.is(&writer)));
     }
 
     #[test]

@@ -37,7 +37,7 @@ impl LastHeard {
         self.nanos.store(nanos, Ordering::Relaxed);
     }
 
-    fn get(&self) -> Instant {
+    pub(crate) fn get(&self) -> Instant {
         self.start + Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
     }
 }

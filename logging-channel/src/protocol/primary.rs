@@ -282,6 +282,12 @@ impl PrimaryEnd {
         self.behind
     }
 
+    /// The backup differs: it asks for the whole state, or gets it, and does not take over before it has it.
+    #[must_use]
+    pub fn is_repairing(&self) -> bool {
+        !self.joining && (self.state_wanted.is_some() || self.transfer != Transfer::None)
+    }
+
     /// Age of the oldest entry that the backup has not executed.
     #[must_use]
     pub fn lag(&self, now: Instant) -> Duration {

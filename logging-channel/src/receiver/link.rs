@@ -51,6 +51,7 @@ pub(super) struct Shared {
     /// When the disk server answered this host.
     pub(super) storage: Mutex<Option<Instant>>,
     traffic: LastHeard,
+    beats: LastHeard,
     /// The replay is gone: nobody waits for what is still to be read.
     closed: AtomicBool,
     pub(super) loss: Loss,
@@ -83,6 +84,7 @@ impl Shared {
             stalls: AtomicU64::new(0),
             storage: Mutex::default(),
             traffic: LastHeard::new(),
+            beats: LastHeard::new(),
             closed: AtomicBool::new(false),
             loss: Loss::new(),
         }
@@ -105,6 +107,11 @@ impl Shared {
 
     pub(super) fn consumed(&self, bytes: usize) {
         self.queue.consumed(bytes, self.settings.receive_buffer);
+    }
+
+    /// When the primary was heard last: its log, or a heartbeat.
+    pub(super) fn last_heard(&self) -> Instant {
+        self.traffic.get().max(self.beats.get())
     }
 
     pub(super) fn released(&self) -> Lsn {
@@ -442,6 +449,7 @@ impl Monitored for Shared {
     }
 
     fn heard(&self, heard: &Heard) {
+        self.beats.set();
         self.note_released(heard.released);
     }
 

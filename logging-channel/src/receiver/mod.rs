@@ -388,6 +388,12 @@ impl ReceiverHandle {
         self.shared.released()
     }
 
+    /// When the primary was heard last: its log, or a heartbeat.
+    #[must_use]
+    pub fn last_heard(&self) -> Instant {
+        self.shared.last_heard()
+    }
+
     /// Where the end of the session is announced, exactly once and at once, even if entries still
     /// wait to be replayed; clones of the receiver share it.
     #[must_use]

@@ -212,6 +212,12 @@ impl Sender {
         self.ends.shared.state_wanted.load(Ordering::Acquire)
     }
 
+    /// Whether the backup differs, and does not take over before it has got the whole state.
+    #[must_use]
+    pub fn is_repairing(&self) -> bool {
+        self.ends.shared.lock_end().is_repairing()
+    }
+
     /// Whether a cold backup asks for the whole state, so that it has less to replay; each request is
     /// given out once. Costs one atomic load when there is none.
     #[must_use]
@@ -283,6 +289,12 @@ impl Sender {
     /// Ends the session, because this host cannot serve it, for this reason.
     pub fn give_up(&self, why: String) {
         self.ends.shared.lose(LossReason::Unserved(why));
+    }
+
+    /// Ends the session, because the backup is to go on with the guest: it finds this host lost at once. No
+    /// [permit](Sender::permit) is worth anything from then on.
+    pub fn hand_over(&self) {
+        self.ends.shared.lose(LossReason::HandedOver);
     }
 
     /// Where the end of the session is announced, exactly once; clones of the receiver share it.

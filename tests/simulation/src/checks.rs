@@ -34,6 +34,8 @@ pub(crate) struct Checks {
     pub(crate) joins: u64,
     /// How often one was lost before.
     pub(crate) joins_cut: u64,
+    /// How often a guest was handed over by plan.
+    pub(crate) hand_overs: u64,
     /// How often a cold backup got the state anew.
     pub(crate) renewals: u64,
     /// How often one went on with the state before, while another one came.

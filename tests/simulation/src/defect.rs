@@ -58,6 +58,8 @@ pub enum Defect {
     EndUntold,
     /// A primary takes what comes of an earlier session for a sign of life of its backup.
     LifeOfAnotherSession,
+    /// A primary that has handed its guest over runs on alone, without a claim.
+    RunsOnAfterHandOver,
     /// The view service does not know who has taken over.
     ProposesMembers,
 }

@@ -119,6 +119,8 @@ pub(crate) enum Timer {
     DiskLook,
     /// The record is to be looked at.
     Record,
+    /// A look whether the backup has won that is to go on; it has time until then.
+    Left(Duration),
     /// The handshake over this line takes too long.
     Handshake(usize),
     /// A ping is due.

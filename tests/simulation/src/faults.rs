@@ -67,6 +67,8 @@ pub(crate) enum Fault {
     DiskServerSlow(Duration, Duration),
     DiskServerCut(Who, Way, Duration),
     SlowReplay(Duration, Duration),
+    /// No fault: an operator hands the guest over to its backup.
+    HandOver,
     /// A bit of the follower's memory flips.
     Flip,
 }
@@ -93,6 +95,7 @@ impl Fault {
             | Self::KillHost(_)
             | Self::KillOnlyCopy
             | Self::Flip
+            | Self::HandOver
             | Self::ClockJump(..)
             | Self::ClockDrift(..) => None,
             Self::Freeze(_, time)
@@ -125,6 +128,7 @@ impl Fault {
             Self::Freeze(Who::Live, long),
             Self::Freeze(Who::Follower, long),
             Self::GiveWay(long),
+            Self::HandOver,
             Self::Flip,
             Self::DiskServerDown(long),
             Self::DiskServerPower(long),
@@ -180,6 +184,11 @@ impl Schedule {
                 1 => ms(0..500, &mut rng),
                 _ => ms(300..4000, &mut rng),
             };
+        }
+        // Beside what goes wrong, in any order.
+        for _ in 0..rng.u32(..3) {
+            let at = Duration::from_millis(rng.u64(500..15_000));
+            faults.push((at, Fault::HandOver));
         }
         Self {
             seed,

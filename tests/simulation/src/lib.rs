@@ -63,6 +63,8 @@ pub struct Seen {
     pub joins: u64,
     /// How often one was lost before.
     pub joins_cut: u64,
+    /// How often a guest was handed over by plan.
+    pub hand_overs: u64,
     /// How often a cold backup got the state anew.
     pub renewals: u64,
     /// How often one went on with the state before, while another one came.
@@ -77,6 +79,7 @@ impl std::ops::AddAssign for Seen {
         self.failovers += other.failovers;
         self.joins += other.joins;
         self.joins_cut += other.joins_cut;
+        self.hand_overs += other.hand_overs;
         self.renewals += other.renewals;
         self.renewals_cut += other.renewals_cut;
         self.gone += other.gone;
@@ -173,6 +176,7 @@ fn tried(schedule: &Schedule, defect: Option<Defect>) -> Result<Seen, String> {
             failovers: checks.failovers,
             joins: checks.joins,
             joins_cut: checks.joins_cut,
+            hand_overs: checks.hand_overs,
             renewals: checks.renewals,
             renewals_cut: checks.renewals_cut,
             gone: u64::from(!left),

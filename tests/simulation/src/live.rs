@@ -3,7 +3,7 @@
 mod disk;
 
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ftvm_vmm::protocol::live::{AtExit, Live, Lost};
 use ftvm_vmm::protocol::outputs::HeldOutputs;
@@ -19,6 +19,9 @@ use crate::env::Env;
 use crate::event::Timer;
 use crate::guest::{Entry, Guest, Logged, Renewing, Reply, Request, Transfer};
 use crate::message::{Item, ProcessId};
+
+/// For how long a guest that is to be handed over stands still until its backup has everything.
+const CATCH_UP: Duration = Duration::from_secs(2);
 
 /// The longest time between two exits.
 const EXIT: Duration = Duration::from_millis(12);
@@ -41,6 +44,10 @@ pub(crate) struct Runner {
     pub(crate) session: Option<Session>,
     /// The guest begins with its first backup.
     pub(crate) waits: bool,
+    /// The guest is to be handed over, as soon as the backup has everything, until then.
+    hands_over: Option<Instant>,
+    /// It is, and the guest stands still.
+    handed_over: bool,
     /// A session that begins at the next exit.
     accepted: Option<(usize, u64)>,
 }
@@ -67,6 +74,8 @@ pub(crate) enum Told {
     TakenOver,
     Paired,
     PeerLost(String),
+    /// The session has ended, because the backup is to go on.
+    HandsOver(String),
 }
 
 impl Runner {
@@ -92,6 +101,8 @@ impl Runner {
             asked_before: 0,
             session: None,
             waits: false,
+            hands_over: None,
+            handed_over: false,
             accepted: None,
         };
         if !env.has(Defect::InFlightForgotten) {
@@ -140,6 +151,18 @@ impl Runner {
         env.timer(self.of, again, Timer::Exit);
         if let Some((line, number)) = self.accepted.take() {
             self.begin_session(line, number, env);
+        }
+        if self.handed_over {
+            return None;
+        }
+        if let Some(until) = self.hands_over {
+            if let Some(told) = self.hand_over(env) {
+                return Some(told);
+            }
+            if env.instant(self.host) < until {
+                return None; // the guest stands still
+            }
+            self.hands_over = None;
         }
         let told = self.protect(env);
         // Before anything is asked for: the disk's thread looks at the log before it sends.
@@ -242,6 +265,44 @@ impl Runner {
         self.live.begin_session();
         self.asked_before = self.guest.rest.disk.asked().0;
         self.append(Entry::Begin, env);
+    }
+
+    /// Its backup is to go on with the guest, if one protects it.
+    pub(crate) fn is_to_hand_over(&mut self, env: &Env) {
+        let session = self.session.as_ref().filter(|session| !session.lost);
+        if session.is_some_and(|it| !it.end.is_repairing()) && self.live.is_protected() {
+            self.hands_over = Some(env.instant(self.host) + CATCH_UP);
+        }
+    }
+
+    /// It has not gone on in time.
+    pub(crate) fn runs_on(&mut self) {
+        self.handed_over = false;
+    }
+
+    /// Hands the guest over, if the backup has everything.
+    fn hand_over(&mut self, env: &mut Env) -> Option<Told> {
+        self.flush(env);
+        let last = Lsn(self.live.appended().0 - self.live.base().0);
+        let session = self.session.as_ref().filter(|session| !session.lost);
+        let Some(session) = session else {
+            self.hands_over = None;
+            return None;
+        };
+        if session.end.executed() < last || session.end.is_repairing() {
+            return None;
+        }
+        let permit = self.permit(env);
+        self.release(permit, env);
+        if !permit.holds(env.instant(self.host)) || !self.live.hand_over() {
+            return None;
+        }
+        self.hands_over = None;
+        self.handed_over = true;
+        match self.lose(&LossReason::HandedOver, env)? {
+            Told::PeerLost(reason) => Some(Told::HandsOver(reason)),
+            told => Some(told),
+        }
     }
 
     /// Protection may begin here.
@@ -473,6 +534,7 @@ impl Runner {
     /// This host won the next epoch.
     pub(crate) fn won(&mut self, epoch: u64, env: &mut Env) {
         self.epoch = epoch;
+        self.handed_over = false;
         self.live.go_on_alone();
         self.release_permitted(env);
         self.disk_moves(env);

@@ -30,6 +30,11 @@ use crate::rule::Rule;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(2);
 
+/// For how long the next epoch is left to a backup that is to go on.
+const LEFT_FOR: Duration = Duration::from_secs(3);
+/// How often is looked meanwhile whether it has won.
+const LEFT_LOOKS: Duration = Duration::from_millis(100);
+
 /// A process on a host.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -165,12 +170,14 @@ impl Process {
             Role::Follows(_) => views::Role::Backup {
                 vm,
                 epoch: self.keeper.as_ref()?.core.epoch(),
+                condition: views::Condition::default(),
             },
             Role::Runs(runner) => views::Role::Primary {
                 vm,
                 epoch: runner.epoch,
                 wants: (runner.is_free() && self.handshake.is_none())
                     .then(|| pinger::wanted(self.host)),
+                condition: views::Condition::default(),
             },
         })
     }
@@ -373,6 +380,7 @@ impl Process {
                     }
                 }
             }
+            Timer::Left(until) => self.look_whether_left(until, env),
             Timer::Ping => {
                 let role = self.says();
                 self.pinger.ping(role, env);
@@ -411,10 +419,39 @@ impl Process {
         }
     }
 
+    /// An operator wants its backup to go on with the guest.
+    pub(crate) fn hand_over(&mut self, env: &mut Env) {
+        if let Role::Runs(runner) = &mut self.role {
+            runner.is_to_hand_over(env);
+        }
+    }
+
+    /// It looks whether the one has won to which its guest was handed over.
+    fn look_whether_left(&mut self, until: Duration, env: &mut Env) {
+        let leaves = |it: &Keeper| it.core.leaves_next();
+        if !self.keeper.as_ref().is_some_and(leaves) {
+            return;
+        }
+        if env.now < until {
+            env.timer(self.id, LEFT_LOOKS, Timer::Left(until));
+            return self.tell(Input::Doubt, env);
+        }
+        if let Role::Runs(runner) = &mut self.role {
+            runner.runs_on();
+        }
+        self.tell(Input::Overdue, env);
+    }
+
     fn live_told(&mut self, told: Option<live::Told>, env: &mut Env) {
         match told {
             Some(live::Told::TakenOver) => self.tell(Input::TakenOver, env),
             Some(live::Told::Paired) => self.tell(Input::Paired, env),
+            Some(live::Told::HandsOver(reason)) => {
+                if let Some(epoch) = self.keeper.as_ref().map(|it| it.core.epoch()) {
+                    self.tell(Input::HandOver(epoch), env);
+                    self.tell(Input::PeerLost(reason), env);
+                }
+            }
             Some(live::Told::PeerLost(reason)) => self.tell(Input::PeerLost(reason), env),
             None => {}
         }
@@ -446,6 +483,14 @@ impl Process {
         for effect in effects {
             match effect {
                 Effect::PeerLost(_) | Effect::Unclear(_) => {}
+                Effect::Leaves => {
+                    let until = env.now + LEFT_FOR;
+                    env.timer(self.id, LEFT_LOOKS, Timer::Left(until));
+                }
+                Effect::HandedOver(..) => {
+                    env.checks.hand_overs += 1;
+                    self.exit("its guest is handed over", env);
+                }
                 Effect::Halt(reason) => self.exit(&reason, env),
                 Effect::Alone(epoch) => self.alone(epoch, env),
                 Effect::Admitted(epoch, backup) => self.admitted(epoch, &backup, env),

@@ -12,6 +12,7 @@ fn schedules_keep_all_promises() {
     }
     // They are about something.
     assert!(seen.failovers > 500 && seen.joins > 1500, "{seen:?}");
+    assert!(seen.hand_overs > 200, "{seen:?}");
     assert!(seen.renewals > 50 && seen.renewals_cut > 10, "{seen:?}");
 }
 

@@ -23,6 +23,11 @@ fn cold_backups_break_no_rule() {
 }
 
 #[test]
+fn guests_that_are_handed_over_break_no_rule() {
+    assert_eq!(keeps_all_rules(Bounds::HAND_OVERS).failovers, 2);
+}
+
+#[test]
 fn the_end_of_a_guest_and_hosts_that_give_up_break_no_rule() {
     assert_eq!(keeps_all_rules(Bounds::ENDS).failovers, 1);
 }

@@ -1,7 +1,7 @@
 //! The agent that runs in every host of the testbed; see `testbed::agent`.
 //!
 //! `host-agent awaken NANOSECONDS SEED` makes a host that was restored from a snapshot differ from
-//! the others of that snapshot.
+//! the others of that snapshot. `host-agent ask SOCKET LINE` shows what a Unix socket answers.
 
 use std::io;
 use std::time::Duration;
@@ -15,6 +15,10 @@ fn main() -> io::Result<()> {
         [verb, time, seed] if verb == "awaken" => {
             let nanoseconds = time.parse().map_err(io::Error::other)?;
             agent::awaken(Duration::from_nanos(nanoseconds), seed.as_bytes())
+        }
+        [verb, socket, line] if verb == "ask" => {
+            print!("{}", agent::ask(socket, line)?);
+            Ok(())
         }
         _ => Err(io::ErrorKind::InvalidInput.into()),
     }

@@ -317,7 +317,23 @@ impl Guest {
     ///
     /// When the host does not answer.
     pub fn idle_backup(&self, host: &Host, disk: &DiskServer) -> Result<Side> {
-        Side::start(host, &self.argv("backup", host, disk))
+        self.idle_backup_with(host, disk, &[])
+    }
+
+    /// As [`Guest::idle_backup`], with further options.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer.
+    pub fn idle_backup_with(
+        &self,
+        host: &Host,
+        disk: &DiskServer,
+        options: &[&str],
+    ) -> Result<Side> {
+        let mut argv = self.argv("backup", host, disk);
+        argv.extend(options.iter().map(|&option| option.to_owned()));
+        Side::start(host, &argv)
     }
 
     /// Starts `ftvm backup` on a host for a guest that runs, alone, on that of `primary`, and waits until

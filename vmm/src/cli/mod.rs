@@ -26,7 +26,7 @@ use crate::doctor::Purpose;
 use crate::engine::Ended;
 use crate::events::{Event, Events};
 use crate::io::{LAST_WORDS, Terminal};
-use crate::roles::{self, ArbiterConfig, BackupOptions, PrimaryOptions};
+use crate::roles::{self, BackupOptions, Force, PrimaryOptions};
 use crate::sources::Verification;
 #[cfg(feature = "sabotage")]
 use crate::sources::sabotage::Plan;
@@ -182,14 +182,13 @@ fn record(args: &RecordArgs) -> anyhow::Result<()> {
 
 fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
     let events = args.pair.events.open(&args.guest)?;
+    let vm = args.guest.vm()?;
     let options = PrimaryOptions {
         listen: args.listen,
-        arbiter: ArbiterConfig {
-            server: args.pair.disk_server.clone(),
-            force: args.force,
-        },
+        arbiter: args.pair.arbiter(args.force()),
+        control: args.pair.control.clone(),
         channel: Settings {
-            heartbeat_timeout: Duration::from_millis(args.heartbeat_timeout),
+            heartbeat_timeout: args.heartbeat_timeout(&vm),
             ..args.pair.channel(&args.guest)
         },
         wait_for_backup: args.wait_for_backup,
@@ -200,12 +199,11 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
         #[cfg(feature = "sabotage")]
         break_output_rule: args.break_output_rule,
     };
-    let vm = args.guest.vm()?;
     if vm.clock == Clock::PmTimer && options.channel.heartbeat_timeout >= PM_TIMER_FAILOVER {
         log::warn!(
             "a failover of more than 2.3 s costs a guest with --clock pm-timer 4.7 s of its time, and \
              --heartbeat-timeout {} alone is nearly that: take less, or another clock",
-            args.heartbeat_timeout
+            options.channel.heartbeat_timeout.as_millis()
         );
     }
     let cancel = outcome::cancel_on_signals()?;
@@ -226,10 +224,8 @@ fn backup(args: &BackupArgs) -> anyhow::Result<()> {
     let options = BackupOptions {
         connect: args.connect,
         connect_timeout: Duration::from_secs(args.connect_timeout),
-        arbiter: ArbiterConfig {
-            server: args.pair.disk_server.clone(),
-            force: false,
-        },
+        arbiter: args.pair.arbiter(Force::No),
+        control: args.pair.control.clone(),
         listen: args.listen,
         channel: Settings {
             keep: args.cold.keep(),
@@ -315,6 +311,22 @@ mod tests {
         assert!(args.connect.is_none() && args.listen.is_none());
         assert!(parse("--connect-timeout 5").is_err(), "to connect where?");
         assert!(parse("--connect-timeout 5 --connect 10.0.0.1:7421").is_ok());
+    }
+
+    #[test]
+    fn a_forced_start_may_name_the_epoch() {
+        let line = "ftvm primary --kernel k --disk-server d:7420 --listen 10.0.0.1:7421";
+        let parse = |more: &str| {
+            let line = format!("{line} {more}");
+            match Cli::try_parse_from(line.split_whitespace()).ok()?.command {
+                Command::Primary(args) => Some(args.force()),
+                _ => unreachable!("another command"),
+            }
+        };
+        assert_eq!(parse(""), Some(Force::No));
+        assert_eq!(parse("--force --wait-for-backup"), Some(Force::Yes));
+        assert_eq!(parse("--force=7"), Some(Force::From(7)));
+        assert_eq!(parse("--force=x"), None);
     }
 
     #[test]

@@ -5,18 +5,23 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use disk_server::arbiter::ServerAddress;
+use disk_server::arbiter::{HostName, ServerAddress};
 use logging_channel::{Keep, Settings};
 
 use super::events::EventsArgs;
 use super::guest::{GuestArgs, ReplicationArgs};
 use super::number::number;
+use crate::config::{HEARTBEAT_TIMEOUT_MS, VmConfig};
+use crate::roles::{ArbiterConfig, Force};
 #[cfg(feature = "sabotage")]
 use crate::sources::sabotage::Target;
 use crate::sources::{Pace, TransferPace};
 
 /// A cold backup asks for the guest's state anew when the log since then has so many bytes.
 const MOST_LOG: u64 = 1 << 30;
+
+/// Silence after which a host takes the other for lost, if nobody says.
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How the guest's state is compared.
 #[derive(Args)]
@@ -42,6 +47,13 @@ pub(super) struct PairArgs {
     /// The disk server, which decides who may go on alone.
     #[arg(long, value_name = "HOST:PORT")]
     pub(super) disk_server: ServerAddress,
+    /// What this host is called at the disk server [default: as the kernel has it].
+    #[arg(long, value_name = "NAME")]
+    pub(super) host: Option<HostName>,
+    /// Answer at a socket with this path how the guest is, hand it over, and give its console, to programs of
+    /// this user; a line of JSON asks.
+    #[arg(long, value_name = "PATH")]
+    pub(super) control: Option<PathBuf>,
     #[command(flatten)]
     pub(super) replication: ReplicationArgs,
     #[command(flatten)]
@@ -75,6 +87,15 @@ pub(super) struct PairArgs {
 }
 
 impl PairArgs {
+    /// The disk server, and who this host is there.
+    pub(super) fn arbiter(&self, force: Force) -> ArbiterConfig {
+        ArbiterConfig {
+            server: self.disk_server.clone(),
+            host: self.host.clone().unwrap_or_else(HostName::of_this_host),
+            force,
+        }
+    }
+
     /// How a host protects the guest while it runs it, but for the heartbeat timeout.
     pub(super) fn channel(&self, guest: &GuestArgs) -> Settings {
         Settings {
@@ -122,13 +143,17 @@ pub(super) struct PrimaryArgs {
     #[arg(long)]
     pub(super) wait_for_backup: bool,
     /// Silence after which a host takes the other for lost, in milliseconds. Both use the
-    /// primary's value.
-    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = number(10..=600_000))]
-    pub(super) heartbeat_timeout: u64,
-    /// Start even if the disk server says that another host runs this guest. Only when that host
-    /// is certainly gone.
-    #[arg(long)]
-    pub(super) force: bool,
+    /// primary's value [default: 500, or the configuration file's].
+    #[arg(long, value_name = "MS", value_parser = number(HEARTBEAT_TIMEOUT_MS))]
+    pub(super) heartbeat_timeout: Option<u64>,
+    /// Start even if the disk server says that another host runs this guest; with an epoch, only as long
+    /// as the guest is in that one. Only when that host is certainly gone.
+    #[arg(long, value_name = "EPOCH", require_equals = true, value_parser = number(0..=u64::MAX))]
+    #[expect(
+        clippy::option_option,
+        reason = "clap's way of an option whose value is optional"
+    )]
+    pub(super) force: Option<Option<u64>>,
     /// Never send the whole state to a backup that differs, to show what a failover does then.
     #[cfg(feature = "sabotage")]
     #[arg(long)]
@@ -137,6 +162,21 @@ pub(super) struct PrimaryArgs {
     #[cfg(feature = "sabotage")]
     #[arg(long)]
     pub(super) break_output_rule: bool,
+}
+
+impl PrimaryArgs {
+    pub(super) fn heartbeat_timeout(&self, vm: &VmConfig) -> Duration {
+        let timeout = self.heartbeat_timeout.or(vm.heartbeat_timeout_ms);
+        timeout.map_or(HEARTBEAT_TIMEOUT, Duration::from_millis)
+    }
+
+    pub(super) fn force(&self) -> Force {
+        match self.force {
+            None => Force::No,
+            Some(None) => Force::Yes,
+            Some(Some(epoch)) => Force::From(epoch),
+        }
+    }
 }
 
 #[derive(Args)]

@@ -1,6 +1,9 @@
 //! Where the guest's console goes on this host.
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -10,6 +13,7 @@ use std::time::Duration;
 use disk_server::lossy_writer::{AppendedFile, LossyWriter, Lost, Weight};
 use nix::libc;
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+use parking_lot::Mutex;
 
 use crate::sources::{Control, Lanes};
 
@@ -18,6 +22,8 @@ use crate::sources::{Control, Lanes};
 pub struct ConsoleSink {
     /// The terminal, and the file.
     places: Vec<LossyWriter>,
+    /// Who looks on.
+    viewers: Arc<Mutex<Vec<LossyWriter>>>,
     /// Wait for a place that takes nothing, rather than lose what it does not take.
     patient: bool,
 }
@@ -65,7 +71,24 @@ impl ConsoleSink {
         }
         Ok(Self {
             places,
+            viewers: Arc::default(),
             patient: false,
+        })
+    }
+
+    /// Shows what comes from now on to one more, behind a `greeting`, until that is dropped. One that reads
+    /// slowly loses some of it, and is told where: nobody waits for it.
+    ///
+    /// # Errors
+    /// The host has no thread for it.
+    pub fn show(&self, stream: UnixStream, greeting: &[u8]) -> io::Result<Viewer> {
+        let consumer = File::from(OwnedFd::from(stream));
+        let writer = LossyWriter::try_start("a console", gap, consumer)?;
+        writer.put(Weight::Matters, greeting);
+        self.viewers.lock().push(writer.clone());
+        Ok(Viewer {
+            viewers: self.viewers.clone(),
+            writer,
         })
     }
 
@@ -88,6 +111,30 @@ impl ConsoleSink {
                 place.drain(Duration::MAX);
             }
         }
+        for viewer in self.viewers.lock().iter() {
+            viewer.put(Weight::Matters, bytes);
+        }
+    }
+}
+
+/// Somebody who looks at the guest's console.
+#[derive(Debug)]
+pub struct Viewer {
+    viewers: Arc<Mutex<Vec<LossyWriter>>>,
+    writer: LossyWriter,
+}
+
+impl Viewer {
+    /// Says something to this one alone.
+    pub fn tell(&self, text: &str) {
+        self.writer.put(Weight::Matters, text.as_bytes());
+    }
+}
+
+impl Drop for Viewer {
+    fn drop(&mut self) {
+        self.writer.close();
+        self.viewers.lock().retain(|it| !it.is(&self.writer));
     }
 }
 

@@ -6,6 +6,6 @@ mod outlet;
 mod tap;
 
 pub use announce::Announcer;
-pub use console::{ConsoleSink, INTERRUPTED, LAST_WORDS, Terminal, TerminalError};
+pub use console::{ConsoleSink, INTERRUPTED, LAST_WORDS, Terminal, TerminalError, Viewer};
 pub use outlet::Outlet;
 pub use tap::{Tap, TapError};

@@ -17,6 +17,12 @@ impl Outlet {
         Self { tap, console }
     }
 
+    /// The guest's console.
+    #[must_use]
+    pub fn console(&self) -> &ConsoleSink {
+        &self.console
+    }
+
     /// The same; the console [waits](ConsoleSink::patient) until it is taken.
     #[must_use]
     pub fn patient(self) -> Self {

@@ -10,6 +10,10 @@
 //! Only one claim is open at a time, and what happens meanwhile waits for its answer: the end of a
 //! guest cannot overtake a claim that its host has made. A look at the record stops nothing, and is
 //! given up when a claim is to be made: its answer would be older than the claim's.
+//!
+//! A primary that hands the guest over to its backup ends the session by itself, and does not claim for a
+//! while. Everything else is as after any loss: its backup claims, and if that has not won in time, so does
+//! the primary. There is one more way to lose the epoch in peace, and none to have it.
 
 use disk_server::arbiter::{Claim, Claimant, Next, Record};
 
@@ -29,6 +33,10 @@ pub enum Input {
     Paired,
     /// The other host is lost, for this reason.
     PeerLost(String),
+    /// The backup of this view is to go on with the guest: this host is about to end the session with it.
+    HandOver(u64),
+    /// That backup has had its time.
+    Overdue,
     /// The log ended in order: the other host ends too.
     LogEnded,
     /// This host's guest is as it should be: it may go on alone.
@@ -81,6 +89,11 @@ pub enum Effect {
     Acknowledged(u64),
     /// This host is the only one that runs the guest, in this epoch.
     Alone(u64),
+    /// The next epoch is left to the backup, until that has had its time. Whether it has won is to be looked
+    /// at soon, and again.
+    Leaves,
+    /// The backup has won the epoch that this host left to it.
+    HandedOver(u64, Claimant),
     /// The disk server's answer is none: it does not know of this epoch.
     Unclear(String),
     /// This host lost the right to run the guest.
@@ -107,6 +120,16 @@ enum Contest {
     /// The claim may be with the disk server: its answer has to be known.
     Asked,
     Won,
+}
+
+/// How it stands with a guest that is to be handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum HandOver {
+    No,
+    /// The next epoch is left to the backup.
+    Leaves,
+    /// No longer.
+    Overdue,
 }
 
 /// How far it is with the backup that joins.
@@ -143,6 +166,7 @@ pub struct Core {
     /// Whether this host's guest may go on alone, once that is known.
     fit: Option<bool>,
     contest: Contest,
+    hand_over: HandOver,
     join: Join,
     doubt: bool,
     guest_ended: bool,
@@ -172,6 +196,7 @@ impl Core {
             peer,
             fit,
             contest: Contest::None,
+            hand_over: HandOver::No,
             join: Join::None,
             doubt: false,
             guest_ended: false,
@@ -190,6 +215,12 @@ impl Core {
     #[must_use]
     pub fn holder(&self) -> &Claimant {
         &self.holder
+    }
+
+    /// Whether the next epoch is left to the backup: nobody asks for it here.
+    #[must_use]
+    pub fn leaves_next(&self) -> bool {
+        self.hand_over == HandOver::Leaves
     }
 
     fn holds(&self) -> bool {
@@ -243,11 +274,14 @@ impl Core {
             Input::Acknowledged(record) => return self.acknowledged(&record),
             Input::Paired => {
                 self.peer = Peer::Present;
+                self.hand_over = HandOver::No;
                 if self.contest == Contest::Won {
                     self.contest = Contest::None;
                 }
             }
             Input::PeerLost(reason) => return self.peer_lost(reason),
+            Input::HandOver(view) => return self.leave_to_backup(view),
+            Input::Overdue => return self.overdue(),
             Input::LogEnded if self.peer == Peer::Present => {
                 self.closed = self.end.is_some() && self.is_left_to_peer();
                 self.peer = Peer::Ended;
@@ -311,6 +345,27 @@ impl Core {
         self.looked(record)
     }
 
+    /// Only to the backup that protects the guest, of the view that was meant.
+    fn leave_to_backup(&mut self, view: u64) -> Option<Effect> {
+        let protected = self.holds() && self.peer == Peer::Present && self.join == Join::None;
+        let settled = self.contest == Contest::None && self.end.is_none();
+        if !(protected && settled && view == self.epoch) || self.hand_over == HandOver::Leaves {
+            return None;
+        }
+        self.hand_over = HandOver::Leaves;
+        Some(Effect::Leaves)
+    }
+
+    fn overdue(&mut self) -> Option<Effect> {
+        if self.hand_over != HandOver::Leaves {
+            return None;
+        }
+        self.hand_over = HandOver::Overdue;
+        self.contest_if_due();
+        let reason = "it did not go on in time with the guest that was handed over to it";
+        (self.peer == Peer::Lost).then(|| Effect::PeerLost(reason.into()))
+    }
+
     fn peer_lost(&mut self, reason: String) -> Option<Effect> {
         if self.peer != Peer::Present {
             return None;
@@ -320,12 +375,12 @@ impl Core {
             return None; // the guest has ended: nothing is left to go on with
         }
         self.contest_if_due();
-        Some(Effect::PeerLost(reason))
+        (self.hand_over != HandOver::Leaves).then_some(Effect::PeerLost(reason))
     }
 
     fn contest_if_due(&mut self) {
         let due = self.peer == Peer::Lost && self.fit == Some(true) && self.end.is_none();
-        if due && self.contest == Contest::None {
+        if due && self.hand_over != HandOver::Leaves && self.contest == Contest::None {
             self.contest = Contest::Wanted;
         }
     }
@@ -345,6 +400,19 @@ impl Core {
                 let mine_alone = matches!(self.peer, Peer::None | Peer::Ended);
                 self.closed = !(self.holds() && mine_alone);
             }
+        }
+    }
+
+    /// Another one has this epoch, which is not before the next one.
+    fn replaced(&mut self, epoch: u64, holder: Option<Claimant>) -> Option<Effect> {
+        let next = self.epoch.checked_add(1) == Some(epoch);
+        let left = self.hand_over != HandOver::No && next && self.end.is_none();
+        match holder {
+            Some(holder) if left && !holder.is_stopped() => {
+                self.closed = true;
+                Some(Effect::HandedOver(epoch, holder))
+            }
+            holder => self.lost(belongs(epoch, holder.as_ref())),
         }
     }
 
@@ -373,7 +441,7 @@ impl Core {
         if as_known || mine || stopped {
             return None;
         }
-        self.lost(belongs(record.epoch, holder))
+        self.replaced(record.epoch, holder.cloned())
     }
 
     fn contested(&mut self, claim: Claim) -> Option<Effect> {
@@ -382,6 +450,7 @@ impl Core {
                 self.epoch = epoch;
                 self.holder = self.me.clone();
                 self.contest = Contest::Won;
+                self.hand_over = HandOver::No;
                 Some(Effect::Alone(epoch))
             }
             // The other host knew of the guest's end, and told.
@@ -391,7 +460,7 @@ impl Core {
                 self.closed = true;
                 None
             }
-            Claim::Lost { epoch, holder } => self.lost(belongs(epoch, holder.as_ref())),
+            Claim::Lost { epoch, holder } => self.replaced(epoch, holder),
         }
     }
 

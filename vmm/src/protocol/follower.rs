@@ -88,6 +88,12 @@ impl Follower {
         self.state == State::Complete
     }
 
+    /// Whether it went on with the primary's state, and differs.
+    #[must_use]
+    pub fn differs(&self) -> bool {
+        self.state == State::Differs
+    }
+
     /// Whether the primary lets nothing out without this host.
     #[must_use]
     pub fn is_protecting(&self) -> bool {

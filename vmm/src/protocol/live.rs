@@ -9,6 +9,9 @@
 //!     └────────────────claim won──────────────────────── contesting
 //! ```
 //!
+//! A host that hands its guest over contests as well: its backup finds it lost at once, and may go live in the
+//! same moment, so no lease lets anything out.
+//!
 //! Entries are numbered through: an entry of the guest is the session's base plus its number in the
 //! session, and while there is no session they are counted and not kept. What is decided while the guest
 //! is alone is decided up to the last entry that there is then, and lets out nothing that comes later.
@@ -28,9 +31,9 @@ enum Standing {
     Joining { sent: Option<Lsn>, taken: Taken },
     /// They leave when the backup has their entries. The guest had so many entries when that began.
     Protected { since: Lsn },
-    /// They do not leave: the backup may be the one that goes on. What it acknowledged may, as long as it
-    /// cannot have gone live.
-    Contesting { since: Lsn },
+    /// They do not leave: the backup may be the one that goes on. What it acknowledged may by the lease, as
+    /// long as it cannot have gone live; there is none where it was asked to.
+    Contesting { since: Lsn, leased: bool },
 }
 
 /// What is known of a backup that takes over the state.
@@ -156,6 +159,17 @@ impl Live {
         }
     }
 
+    /// The backup is to go on with the guest, and learns that this host is lost to it as soon as the session
+    /// ends. Whether there is one that can. Everything that may leave has to have left.
+    pub fn hand_over(&mut self) -> bool {
+        let Standing::Protected { since } = self.standing else {
+            return false;
+        };
+        let leased = false;
+        self.standing = Standing::Contesting { since, leased };
+        true
+    }
+
     /// The session is lost. Says what that means.
     pub fn lose_session(&mut self) -> Lost {
         match self.standing {
@@ -163,10 +177,12 @@ impl Live {
                 self.standing = Standing::Alone;
                 Lost::Join
             }
-            Standing::Protected { since } | Standing::Contesting { since } => {
-                self.standing = Standing::Contesting { since };
+            Standing::Protected { since } => {
+                let leased = true;
+                self.standing = Standing::Contesting { since, leased };
                 Lost::Backup
             }
+            Standing::Contesting { .. } => Lost::Backup,
         }
     }
 
@@ -179,18 +195,24 @@ impl Live {
     /// alone.
     #[must_use]
     pub fn permit(&self, session: Option<Permit>) -> Permit {
-        let (Standing::Protected { since } | Standing::Contesting { since }) = self.standing else {
-            return Permit {
-                up_to: self.appended,
-                until: None,
-            };
+        let (since, leased) = match self.standing {
+            Standing::Alone | Standing::Joining { .. } => {
+                return Permit {
+                    up_to: self.appended,
+                    until: None,
+                };
+            }
+            Standing::Protected { since } => (since, true),
+            Standing::Contesting { since, leased } => (since, leased),
         };
         // Without a session nothing leaves that is later.
         let before = Permit {
             up_to: since,
             until: None,
         };
-        let committed = session.map(|permit| permit.after(self.base.0));
+        let committed = session
+            .filter(|_| leased)
+            .map(|permit| permit.after(self.base.0));
         committed
             .filter(|permit| permit.up_to > since)
             .unwrap_or(before)
@@ -202,6 +224,7 @@ impl Live {
     pub fn may_announce(&self, session: Option<Permit>, now: Instant) -> bool {
         match self.standing {
             Standing::Alone | Standing::Joining { .. } => true,
+            Standing::Contesting { leased: false, .. } => false,
             Standing::Protected { .. } | Standing::Contesting { .. } => {
                 let until = session.and_then(|permit| permit.until);
                 until.is_some_and(|until| now < until)
@@ -303,6 +326,32 @@ mod tests {
         assert_eq!(host.permit(acked(1)).up_to, Lsn(42));
         assert_eq!(host.permit(acked(2)).up_to, output);
         assert!(host.permit(acked(2)).until.is_some());
+    }
+
+    #[test]
+    fn by_no_lease_anything_leaves_a_host_that_has_handed_over() {
+        let mut host = Live::alone(Lsn(0));
+        assert!(!host.hand_over(), "to whom?");
+        host.append();
+        host.begin_session();
+        assert!(!host.hand_over(), "it has nothing");
+        host.state_sent(Lsn(0));
+        host.at_exit(Lsn(0));
+        host.acknowledged();
+        host.at_exit(Lsn(0));
+        let output = host.append();
+        assert_eq!(host.permit(acked(1)).up_to, output);
+        assert!(host.hand_over());
+        assert_eq!(host.lose_session(), Lost::Backup);
+        let permit = host.permit(acked(1));
+        assert_eq!((permit.up_to, permit.until), (Lsn(1), None));
+        let lease = Some(Permit {
+            up_to: Lsn(9),
+            until: Some(Instant::now() + Duration::from_secs(60)),
+        });
+        assert!(!host.may_announce(lease, Instant::now()));
+        host.go_on_alone();
+        assert_eq!(host.permit(acked(1)).up_to, output);
     }
 
     #[test]

@@ -25,8 +25,21 @@ const REPEAT: Duration = Duration::from_secs(1);
 pub struct ArbiterConfig {
     /// Its address.
     pub server: ServerAddress,
-    /// Start even if the disk server says that another host runs the guest.
-    pub force: bool,
+    /// What this host is called there.
+    pub host: HostName,
+    /// Whether to start a guest that another host runs, as the disk server has it.
+    pub force: Force,
+}
+
+/// Whether a guest is started that another host runs, as the disk server has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Force {
+    /// It is not.
+    No,
+    /// Whoever has which epoch.
+    Yes,
+    /// Whoever has this epoch, as long as that is the guest's.
+    From(u64),
 }
 
 /// Why the right to run was not given.
@@ -67,6 +80,21 @@ pub enum ClaimFailure {
         /// Since which epoch.
         epoch: u64,
     },
+    /// The guest has moved on since somebody looked.
+    #[error(
+        "{vm} is to be started from epoch {from}, and is in epoch {epoch}, which {holder} has: it was \
+         started elsewhere meanwhile"
+    )]
+    MovedOn {
+        /// The guest.
+        vm: String,
+        /// From where it was to be started.
+        from: u64,
+        /// Where it is.
+        epoch: u64,
+        /// Who has that.
+        holder: String,
+    },
     /// Another host was faster.
     #[error("{holder} started {vm} at the same moment")]
     Overtaken {
@@ -82,7 +110,7 @@ pub(super) struct Rights {
     arbiter: Arbiter,
     vm: VmName,
     claimant: Claimant,
-    force: bool,
+    force: Force,
 }
 
 impl Rights {
@@ -90,7 +118,7 @@ impl Rights {
         Ok(Self {
             arbiter: Arbiter::new(config.server.clone(), Settings::default()),
             vm: vm.parse()?,
-            claimant: Claimant::generate(&HostName::of_this_host()).map_err(ClaimFailure::Nonce)?,
+            claimant: Claimant::generate(&config.host).map_err(ClaimFailure::Nonce)?,
             force: config.force,
         })
     }
@@ -129,16 +157,7 @@ impl Rights {
     /// Claims the right to start the guest. Returns its epoch. `cancel` ends a wait for the disk server.
     pub(super) fn start(&self, cancel: &AtomicBool) -> Result<u64, ClaimFailure> {
         let record = self.arbiter.read(&self.vm)?;
-        if let Some(holder) = &record.holder
-            && !holder.is_stopped()
-            && !self.force
-        {
-            return Err(ClaimFailure::Running {
-                vm: self.vm.as_str().to_owned(),
-                holder: holder.as_str().to_owned(),
-                epoch: record.epoch,
-            });
-        }
+        self.may_start(&record)?;
         let waits = |reason: &WaitReason| log::warn!("waiting for the disk server: {reason}");
         let claim = self
             .arbiter
@@ -156,6 +175,25 @@ impl Rights {
                 vm: self.vm.as_str().to_owned(),
                 holder: holder.map_or_else(|| "another host".into(), |h| h.as_str().to_owned()),
             }),
+        }
+    }
+
+    fn may_start(&self, record: &Record) -> Result<(), ClaimFailure> {
+        let holder = record.holder.as_ref();
+        let vm = || self.vm.as_str().to_owned();
+        match (self.force, holder) {
+            (Force::From(from), _) if from != record.epoch => Err(ClaimFailure::MovedOn {
+                vm: vm(),
+                from,
+                epoch: record.epoch,
+                holder: holder.map_or_else(|| "nobody".into(), ToString::to_string),
+            }),
+            (Force::No, Some(holder)) if !holder.is_stopped() => Err(ClaimFailure::Running {
+                vm: vm(),
+                holder: holder.as_str().to_owned(),
+                epoch: record.epoch,
+            }),
+            _ => Ok(()),
         }
     }
 
@@ -177,6 +215,11 @@ impl Rights {
                 "epoch {epoch} may be held by this host, and the next start need --force: {error}"
             );
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn arbiter(&self) -> &Arbiter {
+        &self.arbiter
     }
 
     /// Whose epoch it is about.

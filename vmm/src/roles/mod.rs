@@ -8,6 +8,7 @@
 mod alone;
 mod backup;
 mod claim;
+mod member;
 mod peer_report;
 mod pinging;
 mod primary;
@@ -20,7 +21,7 @@ mod tenure;
 
 pub use alone::run_alone;
 pub use backup::{BackupOptions, run_backup};
-pub use claim::{ArbiterConfig, ClaimFailure};
+pub use claim::{ArbiterConfig, ClaimFailure, Force};
 pub use primary::{PrimaryOptions, run_primary};
 pub use record::run_recording;
 pub use replay::{Inspection, Replayed, run_replay};
@@ -28,12 +29,17 @@ pub use replay::{Inspection, Replayed, run_replay};
 use logging_channel::session::{AcceptError, BindError, ConnectError};
 
 use self::claim::Rights;
+use self::pinging::Pinging;
 use crate::assembly::{AssemblyError, Guest};
+use crate::control::{Console, ControlError, ControlSocket};
 use crate::engine::{Divergence, EngineError};
 
 /// Why a replicated run failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RoleError {
+    /// The control socket could not be opened.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// The guest could not be put together.
     #[error(transparent)]
     Assembly(#[from] AssemblyError),
@@ -99,6 +105,14 @@ fn tie_to_server(guest: &mut Guest, rights: &Rights) -> Result<(), RoleError> {
     }
     guest.identity.arbiter = Some(server.0);
     Ok(())
+}
+
+/// Answers at the control socket of this guest's run.
+fn answer_at(socket: ControlSocket, guest: &Guest, pinging: &Pinging) -> Result<(), RoleError> {
+    let host = &guest.host;
+    let output = host.outlet.console().clone();
+    let console = Console::new(output, host.lanes.typed.clone(), host.live.clone());
+    (socket.serve(pinging.report(), console)).map_err(RoleError::Thread)
 }
 
 /// Ends this process at once, without another output: called when this host has lost the right

@@ -1,42 +1,55 @@
-//! Tells the view service of this host, on a thread and a connection of its own: neither the guest nor the
+//! Tells the view service of this host, and hears what it wants, on a thread and a connection of its own: neither the guest nor the
 //! owner of its epoch waits for that, and a service that does not answer costs new backups alone.
 
 use std::io;
 use std::sync::{Arc, Weak};
 use std::thread;
 
-use disk_server::arbiter::{Arbiter, Settings};
+use disk_server::arbiter::{Arbiter, Claimant, Settings, VmName};
 use disk_server::fleet::Order;
-use disk_server::views::{
-    Capabilities, Condition, PING_INTERVAL, Paging, Proposal, Role, Text, Wanted,
-};
+use disk_server::views::{Capabilities, PING_INTERVAL, Paging, Proposal, Role, Text};
 use parking_lot::{Condvar, Mutex};
 
 use super::claim::{ArbiterConfig, Rights};
-use super::sessions::Sessions;
+use super::member::Member;
 use crate::assembly::Guest;
 use crate::config::VmConfig;
+use crate::control::{Asked, Status};
 use crate::doctor::{PROCESSOR, has_shadow_paging};
 use crate::protocol::pings::Pings;
 use crate::ram::Room;
 use crate::threads;
 
 /// What this host is, when it pings.
-type CurrentRole = Box<dyn Fn(&Pings) -> Role + Send>;
+enum Being {
+    /// It has not begun.
+    Starting(Role),
+    /// It waits to be the backup of this guest, or tries to be.
+    Idle(VmName),
+    /// It runs a guest, or is its backup.
+    Member(Arc<Member>),
+}
 
 /// This host's pings, which go on until this is dropped.
 pub(super) struct Pinging(Arc<Shared>);
 
+/// This host, as who asks its control socket finds it. A handle, which keeps nothing going.
+pub(super) struct Report(Weak<Shared>);
+
 struct Shared {
+    me: Claimant,
     /// What the guest needs, and this host has, but for the memory that is left.
     needs: Capabilities,
+    arbiter: Arbiter,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 struct State {
     pings: Pings,
-    role: CurrentRole,
+    being: Being,
+    /// There is a thread that pings.
+    pinging: bool,
     /// Bytes that this host has set aside for the guest already.
     reserved: u64,
     /// To be tried.
@@ -60,66 +73,59 @@ pub(super) fn needs(guest: &Guest, vm: &VmConfig) -> Capabilities {
 }
 
 impl Pinging {
-    /// Of an idle host, for a guest that needs this.
-    ///
-    /// # Errors
-    /// The host has no thread for it.
-    pub(super) fn idle(
+    /// Of a host that is to be that, and does not ping yet.
+    pub(super) fn starting(
         config: &ArbiterConfig,
         rights: &Rights,
         needs: Capabilities,
-    ) -> io::Result<Self> {
-        let vm = rights.vm().clone();
-        let idle = move |pings: &Pings| pings.idle(vm.clone());
-        Self::start(config, rights, needs, Box::new(idle))
-    }
-
-    /// Of a host that runs a guest, or is its backup: these are its `sessions`. Where it wants a backup, that
-    /// is told with what is `wanted`. A host that has no thread for it goes on without.
-    pub(super) fn of_member(
-        config: &ArbiterConfig,
-        rights: &Rights,
-        sessions: &Sessions,
-        wanted: Wanted,
-    ) -> Option<Self> {
-        let needs = wanted.needs.clone();
-        let started = Self::start(config, rights, needs, member(rights, sessions, wanted));
-        let tell = |error: &io::Error| {
-            log::warn!("the disk server proposes no backup for this host's guest: {error}");
-        };
-        started.inspect_err(tell).ok()
-    }
-
-    /// The same, of a host that was idle until now.
-    pub(super) fn into_member(self, rights: &Rights, sessions: &Sessions, wanted: Wanted) -> Self {
-        {
-            let mut state = self.0.state.lock();
-            state.role = member(rights, sessions, wanted);
-            state.reserved = 0;
-        }
-        self
-    }
-
-    fn start(
-        config: &ArbiterConfig,
-        rights: &Rights,
-        needs: Capabilities,
-        role: CurrentRole,
-    ) -> io::Result<Self> {
-        let shared = Arc::new(Shared {
+        role: Role,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            me: rights.claimant().clone(),
             needs,
+            arbiter: Arbiter::new(config.server.clone(), Settings::default()),
             state: Mutex::new(State {
                 pings: Pings::new(rights.claimant().clone()),
-                role,
+                being: Being::Starting(role),
+                pinging: false,
                 reserved: 0,
                 proposal: None,
             }),
             changed: Condvar::new(),
-        });
-        let arbiter = Arbiter::new(config.server.clone(), Settings::default());
-        let weak = Arc::downgrade(&shared);
-        threads::start("pings", move || ping_until_dropped(&weak, &arbiter))?;
-        Ok(Self(shared))
+        }))
+    }
+
+    /// It is idle from now on, for this guest, and pings.
+    ///
+    /// # Errors
+    /// The host has no thread for it.
+    pub(super) fn be_idle(&self, vm: VmName) -> io::Result<()> {
+        self.be(Being::Idle(vm))
+    }
+
+    /// It runs a guest from now on, or is its backup, and pings. A host that has no thread for that goes on
+    /// without.
+    pub(super) fn be_member(&self, member: Member) {
+        if let Err(error) = self.be(Being::Member(Arc::new(member))) {
+            log::warn!("the disk server proposes no backup for this host's guest: {error}");
+        }
+    }
+
+    fn be(&self, being: Being) -> io::Result<()> {
+        let mut state = self.0.state.lock();
+        state.being = being;
+        state.reserved = 0;
+        if !state.pinging {
+            let weak = Arc::downgrade(&self.0);
+            threads::start("pings", move || ping_until_dropped(&weak))?;
+            state.pinging = true;
+        }
+        Ok(())
+    }
+
+    /// A handle for who asks.
+    pub(super) fn report(&self) -> Report {
+        Report(Arc::downgrade(&self.0))
     }
 
     /// An idle host has set so many bytes aside, which count as its own.
@@ -144,32 +150,60 @@ impl Pinging {
     }
 }
 
-fn member(rights: &Rights, sessions: &Sessions, wanted: Wanted) -> CurrentRole {
-    let (vm, sessions) = (rights.vm().clone(), sessions.clone());
-    Box::new(move |_| {
-        let (vm, epoch) = (vm.clone(), sessions.epoch());
-        match sessions.wants_backup() {
-            None => Role::Backup {
-                vm,
-                epoch,
-                condition: Condition::default(),
-            },
-            Some(wants) => Role::Primary {
-                vm,
-                epoch,
-                wants: wants.then(|| wanted.clone()),
-                condition: Condition::default(),
-            },
+impl State {
+    fn role(&self) -> Role {
+        match &self.being {
+            Being::Starting(role) => role.clone(),
+            Being::Idle(vm) => self.pings.idle(vm.clone()),
+            Being::Member(member) => member.role(),
         }
-    })
+    }
+
+    fn member(&self) -> Option<Arc<Member>> {
+        match &self.being {
+            Being::Member(member) => Some(member.clone()),
+            Being::Starting(_) | Being::Idle(_) => None,
+        }
+    }
 }
 
-fn ping_until_dropped(shared: &Weak<Shared>, arbiter: &Arbiter) {
+impl Report {
+    fn member(&self) -> Option<Arc<Member>> {
+        self.0.upgrade()?.state.lock().member()
+    }
+}
+
+impl Asked for Report {
+    fn status(&self) -> Option<Status> {
+        let shared = self.0.upgrade()?;
+        let role = shared.state.lock().role();
+        Some(Status {
+            claimant: shared.me.clone(),
+            role,
+        })
+    }
+
+    fn hand_over(&self) -> Result<(), String> {
+        match self.member() {
+            Some(member) => member.ask_hand_over(),
+            None => Err("no guest runs here".into()),
+        }
+    }
+
+    fn has_console(&self) -> Result<(), String> {
+        match self.member() {
+            Some(member) => member.has_console(),
+            None => Err("no guest runs here yet".into()),
+        }
+    }
+}
+
+fn ping_until_dropped(shared: &Weak<Shared>) {
     let mut answers = true;
     while let Some(shared) = shared.upgrade() {
         let ping = {
             let mut state = shared.state.lock();
-            let role = (state.role)(&state.pings);
+            let role = state.role();
             let left = Room::left_to_lock().bytes.saturating_add(state.reserved);
             let carries = Capabilities {
                 memory_mib: left >> 20,
@@ -177,20 +211,25 @@ fn ping_until_dropped(shared: &Weak<Shared>, arbiter: &Arbiter) {
             };
             state.pings.next(carries, role)
         };
-        match arbiter.ping(&ping) {
+        match shared.arbiter.ping(&ping) {
             Ok((record, order)) => {
                 if !std::mem::replace(&mut answers, true) {
                     log::info!("the view service answers again");
                 }
                 let mut state = shared.state.lock();
-                let proposal = match order {
-                    Some(Order::Join(proposal)) => Some(*proposal),
-                    _ => None,
+                let (proposal, order) = match order {
+                    Some(Order::Join(proposal)) => (Some(*proposal), None),
+                    order => (None, order),
                 };
                 let record = record.unwrap_or_default();
                 if let Some(new) = state.pings.answered(&ping, &record, proposal) {
                     state.proposal = Some(new);
                     shared.changed.notify_all();
+                }
+                let member = state.member();
+                drop(state);
+                if let (Some(member), Some(order)) = (member, order) {
+                    member.carry_out(&order);
                 }
             }
             Err(error) => {
@@ -209,10 +248,13 @@ fn ping_until_dropped(shared: &Weak<Shared>, arbiter: &Arbiter) {
 mod tests {
     use std::collections::BTreeSet;
 
-    use disk_server::views::HostRecord;
+    use disk_server::arbiter::HostName;
+    use disk_server::views::{Condition, HostRecord, Phase, Wanted};
 
     use super::*;
     use crate::events::Events;
+    use crate::roles::Force;
+    use crate::roles::sessions::Sessions;
     use crate::roles::sessions::tests::session;
     use crate::roles::tenure::tests::{primary, wait_until};
     use crate::sources::Lanes;
@@ -226,7 +268,8 @@ mod tests {
         let sessions = Sessions::alone(scene.tenure.standing(), look, &events);
         let config = ArbiterConfig {
             server: scene.server.address.clone(),
-            force: false,
+            host: HostName::of_this_host(),
+            force: Force::No,
         };
         let needs = Capabilities {
             memory_mib: 1,
@@ -240,8 +283,27 @@ mod tests {
             needs: needs.clone(),
         };
         let rights = Rights::new(&config, "db").unwrap();
-        let idle = Pinging::idle(&config, &rights, needs).unwrap();
-        let _member = Pinging::of_member(&config, &scene.rights, &sessions, wanted).unwrap();
+        let vm = || scene.rights.vm().clone();
+        let starting = |rights| {
+            let role = Role::Backup {
+                vm: vm(),
+                epoch: 0,
+                condition: Condition::default(),
+            };
+            Pinging::starting(&config, rights, needs.clone(), role)
+        };
+        let idle = starting(&rights);
+        idle.be_idle(vm()).unwrap();
+        let pinging = starting(&scene.rights);
+        pinging.be_member(Member {
+            vm: vm(),
+            sessions: sessions.clone(),
+            wanted,
+            following: None,
+            control: Lanes::default().control,
+            log: Mutex::default(),
+            handed_over: Mutex::default(),
+        });
         let proposal = idle.proposal();
         assert_eq!(proposal.view, scene.epoch);
         assert_eq!(&proposal.primary, scene.rights.claimant());
@@ -265,13 +327,16 @@ mod tests {
         wait_until("a backup is there", || {
             let epoch = scene.epoch + 1;
             let vm = scene.rights.vm().clone();
-            let wants = None;
+            let condition = Condition {
+                phase: Phase::Joining { percent: 0 },
+                ..Condition::default()
+            };
             host(&scene.rights).role
                 == Role::Primary {
                     vm,
                     epoch,
-                    wants,
-                    condition: Condition::default(),
+                    wants: None,
+                    condition,
                 }
         });
         assert_eq!(host(&rights).unfit, None);

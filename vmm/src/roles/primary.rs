@@ -1,27 +1,31 @@
 //! The primary: runs the guest, logs its inputs, and lets outputs out when the backup has the log.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use disk_server::views::Wanted;
+use disk_server::views::{Condition, Role, Wanted};
 use logging_channel::session::Listener;
 use logging_channel::{Seed, Settings};
+use parking_lot::Mutex;
 
 use super::claim::{ArbiterConfig, Rights};
+use super::member::Member;
 use super::pinging::{Pinging, needs};
 use super::sessions::{Door, SessionLog, Sessions};
 use super::stats::Meters;
 use super::tenure::Tenure;
-use super::{Halt, RoleError, stats, storage, tie_to_server};
+use super::{Halt, RoleError, answer_at, stats, storage, tie_to_server};
 use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
+use crate::control::ControlSocket;
 use crate::disk::DiskPort;
 use crate::disk::serving::Serving;
 use crate::doctor::has_counter;
 #[cfg(feature = "sabotage")]
 use crate::engine::OutputGate;
-use crate::engine::{Ended, Role};
+use crate::engine::{self, Ended};
 use crate::events::{Event, Events};
 use crate::gates::Committed;
 #[cfg(feature = "sabotage")]
@@ -35,6 +39,8 @@ pub struct PrimaryOptions {
     pub listen: SocketAddr,
     /// The disk server.
     pub arbiter: ArbiterConfig,
+    /// Where it is asked how it is, and what it is to do.
+    pub control: Option<PathBuf>,
     /// The logging channel.
     pub channel: Settings,
     /// Whether the guest waits for a backup with its first instruction.
@@ -66,12 +72,25 @@ pub fn run_primary(
     cancel: &AtomicBool,
     prepared: impl FnOnce(&Guest),
 ) -> Result<Ended, RoleError> {
+    let control = options.control.as_deref();
+    let control = control.map(ControlSocket::bind).transpose()?;
     let listener = Listener::bind(options.listen)?;
     let mut guest = Guest::assemble(vm, host, Verification::default())?;
     // A host without room for it claims nothing, and takes no backup.
     let baseline = guest.baseline()?;
     let rights = Arc::new(Rights::new(&options.arbiter, &vm.name)?);
     tie_to_server(&mut guest, &rights)?;
+    let needs = needs(&guest, vm);
+    let starting = Role::Primary {
+        vm: rights.vm().clone(),
+        epoch: 0,
+        wants: None,
+        condition: Condition::default(),
+    };
+    let pinging = Pinging::starting(&options.arbiter, &rights, needs.clone(), starting);
+    if let Some(socket) = control {
+        answer_at(socket, &guest, &pinging)?;
+    }
     prepared(&guest);
     let epoch = rights.start(cancel)?;
     let tenure = Tenure::hold(rights.clone(), epoch, events, halt);
@@ -80,11 +99,18 @@ pub fn run_primary(
     }
     let look = guest.host.lanes.look.clone();
     let sessions = Sessions::alone(tenure.standing(), look, events);
-    let wanted = Wanted {
-        address: listener.local_addr(),
-        needs: needs(&guest, vm),
-    };
-    let _pinging = Pinging::of_member(&options.arbiter, &rights, &sessions, wanted);
+    pinging.be_member(Member {
+        vm: rights.vm().clone(),
+        sessions: sessions.clone(),
+        wanted: Wanted {
+            address: listener.local_addr(),
+            needs,
+        },
+        following: None,
+        control: guest.host.lanes.control.clone(),
+        log: Mutex::default(),
+        handed_over: Mutex::default(),
+    });
     let door = Door {
         identity: guest.identity.clone(),
         host_report: guest.host_report.clone(),
@@ -186,5 +212,5 @@ fn run_here(
         recorder = recorder.waiting_for_protection();
     }
     let source = Box::new(recorder);
-    Ok(guest.into_engine(Role { source, gate }).run()?)
+    Ok(guest.into_engine(engine::Role { source, gate }).run()?)
 }

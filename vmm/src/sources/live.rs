@@ -78,7 +78,7 @@ impl<T> Lane<T> {
     }
 
     /// Takes the next message, if there is one. What it waited for is noted in `waits`.
-    fn take(&self, waits: Option<&Waits>) -> Option<T> {
+    pub(crate) fn take(&self, waits: Option<&Waits>) -> Option<T> {
         let (since, message) = self.receiver.try_recv().ok()?;
         if let Some(waits) = waits {
             waits.note(since.elapsed());

@@ -68,6 +68,20 @@ pub trait LogSink {
         false
     }
 
+    /// Whether the guest is to be handed over to the replay, at the next exit. Asked at every exit.
+    fn hands_over(&self) -> bool {
+        false
+    }
+
+    /// Hands it over: everything up to here is in the log. The guest stands still until it is known who goes on
+    /// with it.
+    ///
+    /// # Errors
+    /// [`crate::engine::Interruption::Halt`]: the replay does.
+    fn hand_over(&mut self) -> Step<()> {
+        Ok(())
+    }
+
     /// Whether the replay finds places by a count. Once it does not, it never does again.
     fn takes_counts(&self) -> bool {
         true

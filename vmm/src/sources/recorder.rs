@@ -265,9 +265,13 @@ impl<L: LogSink, W: OutsideWorld> Recorder<L, W> {
             }
             keeper.keep_up(at, now, &guest_time(&self.live), &mut self.log)?;
         }
-        if now.saturating_sub(self.last_entry) > PROGRESS_NANOS {
+        let hands_over = self.log.hands_over();
+        if hands_over || now.saturating_sub(self.last_entry) > PROGRESS_NANOS {
             self.last_entry = now;
             self.append(at, true, Payload::Progress)?;
+        }
+        if hands_over {
+            self.log.hand_over()?;
         }
         Ok(())
     }
@@ -348,7 +352,7 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
     fn kicked(&mut self, at: &mut Moment<'_>, appetite: &Appetite) -> Step<bool> {
         self.stopped();
         self.log.throttle();
-        let is_wanted = self.live.is_ready(appetite) || self.is_silent();
+        let is_wanted = self.live.is_ready(appetite) || self.is_silent() || self.log.hands_over();
         if is_wanted && self.name_stop(at)? {
             return Ok(true);
         }
@@ -399,6 +403,9 @@ impl<L: LogSink, W: OutsideWorld> EventSource for Recorder<L, W> {
             self.look_for_replay(at)?;
             if let Some(exits) = self.use_idle_time(at)? {
                 return Ok(Waited::Arrived(exits));
+            }
+            if self.log.hands_over() {
+                self.log.hand_over()?;
             }
             if let Some(input) = self.live.wait_or_look(appetite)? {
                 return self.log_input(at, input).map(Waited::Input);

@@ -25,6 +25,8 @@ pub struct Bounds {
     pub differences: u8,
     /// Backups are cold, and ask for the state anew so often.
     pub cold: Option<u8>,
+    /// How often an operator hands the guest over to its backup.
+    pub hand_overs: u8,
     /// The guest may end in order.
     pub ends: bool,
     /// How often a host gives up.
@@ -58,6 +60,7 @@ impl Bounds {
         lag: false,
         differences: 0,
         cold: None,
+        hand_overs: 0,
         ends: false,
         abandons: 0,
         force: false,
@@ -94,6 +97,16 @@ impl Bounds {
         requests: 2,
         backups: 2,
         cold: Some(1),
+        ..Self::NONE
+    };
+
+    /// A guest that is handed over there and back, and hosts that die meanwhile.
+    pub const HAND_OVERS: Self = Self {
+        name: "hand-overs",
+        requests: 2,
+        backups: 2,
+        hand_overs: 2,
+        late_threads: true,
         ..Self::NONE
     };
 
@@ -137,10 +150,11 @@ impl Bounds {
     };
 
     /// Two hosts: some hundred thousand states each.
-    pub const TWO_HOSTS: [Self; 7] = [
+    pub const TWO_HOSTS: [Self; 8] = [
         Self::FAILOVERS,
         Self::DIFFERENCES,
         Self::COLD,
+        Self::HAND_OVERS,
         Self::ENDS,
         Self::FORCE,
         Self::SERVICE,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use disk_server::arbiter::{Claimant, Record, VmName};
 use disk_server::views::{
-    Capabilities, Declined, Paging, Ping, Proposal, Role as Does, Text, Wanted,
+    Capabilities, Condition, Declined, Paging, Ping, Proposal, Role as Does, Text, Wanted,
 };
 
 use super::process::{Pings, Process, Role, Run, claimant};
@@ -48,8 +48,13 @@ impl Process {
                     address: SocketAddr::new(ADDRESS, 7421),
                     needs: capabilities(),
                 }),
+                condition: Condition::default(),
             },
-            (Role::Follows(_), Some(epoch)) => Does::Backup { vm, epoch },
+            (Role::Follows(_), Some(epoch)) => Does::Backup {
+                vm,
+                epoch,
+                condition: Condition::default(),
+            },
             _ => return None,
         })
     }

@@ -14,6 +14,7 @@ mod bounds;
 mod disk;
 mod graph;
 mod guest;
+mod hand_over;
 mod membership;
 mod moves;
 mod outlook;

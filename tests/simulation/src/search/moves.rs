@@ -205,7 +205,15 @@ impl World {
 
     fn running(&self, process: &Process, it: &Runs, next: &mut Next<'_>) {
         let run = process.run;
-        let works = process.closing.is_none() && !it.ended;
+        let works = process.closing.is_none() && !it.ended && !self.leaves_next(run);
+        if works && self.may_hand_over(process, it) {
+            next.fault("hands its guest over", run, |w| w.hand_over(run));
+        }
+        if self.leaves_next(run) {
+            next.push("does not wait for its backup any longer", run, |w| {
+                w.tell(run, Input::Overdue);
+            });
+        }
         if works {
             if it.guest.len() == self.replied.len() && it.guest.len() < self.bounds.requests {
                 next.push("counts a request", run, |w| w.count(run));

@@ -205,13 +205,13 @@ impl World {
                     runs.live.acknowledged();
                 }
             }
-            Effect::Halt(_) => self.halt(run),
+            Effect::Halt(_) | Effect::HandedOver(..) => self.halt(run),
             Effect::Unclear(_) if self.has(Defect::AnswerBeforeWrite) => {}
             Effect::Unclear(_) => {
                 let what = "a run takes an answer of before for a server that lost its state";
                 self.fail(Rule::Progress, what);
             }
-            Effect::PeerLost(_) => {}
+            Effect::PeerLost(_) | Effect::Leaves => {}
         }
     }
 

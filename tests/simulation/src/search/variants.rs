@@ -42,7 +42,7 @@ const CALM_FORCE: Bounds = Bounds {
 };
 
 /// All of them.
-pub const VARIANTS: [Variant; 22] = [
+pub const VARIANTS: [Variant; 23] = [
     breaks(R::PrimaryWasMember, D::AnybodyClaims, B::FAILOVERS),
     breaks(
         R::OutputAfterAcceptance,
@@ -77,6 +77,7 @@ pub const VARIANTS: [Variant; 22] = [
         D::TakenOverBeforeExecution,
         B::DIFFERENCES,
     ),
+    breaks(R::NothingUndone, D::RunsOnAfterHandOver, B::HAND_OVERS),
     breaks(R::NothingUndone, D::TargetClaims, B::FAILOVERS),
     breaks(R::NothingUndone, D::ClaimBeforeReplay, B::DIFFERENCES),
     breaks(R::NothingUndone, D::DivergedClaims, B::DIFFERENCES),

@@ -35,6 +35,7 @@ pub(super) struct Happened {
     pub(super) cuts: u8,
     pub(super) differences: u8,
     pub(super) renewals: u8,
+    pub(super) hand_overs: u8,
     pub(super) abandons: u8,
     pub(super) crashes: u8,
     pub(super) silences: u8,

@@ -153,6 +153,12 @@ impl World {
                 self.env.slow_replay = slow;
                 self.over_after(time, End::SlowReplay);
             }
+            Fault::HandOver => {
+                let live = self.who(Who::Live).and_then(|host| self.on(host));
+                if let Some(id) = live.filter(|id| self.processes[*id].frozen == 0) {
+                    self.processes[id].hand_over(&mut self.env);
+                }
+            }
             Fault::Flip => {
                 if let Some(id) = self.who(Who::Follower).and_then(|host| self.on(host))
                     && let Role::Follows(following) = &mut self.processes[id].role

@@ -6,6 +6,7 @@ use std::time::Duration;
 use logging_channel::LossReason;
 use logging_channel::entry::DiskOutcome;
 use logging_channel::receiver::{Generation, Kept, Receiver};
+use parking_lot::Mutex;
 
 use crate::disk::followed::Followed;
 use crate::engine::Ended;
@@ -51,14 +52,14 @@ impl<'a> Cold<'a> {
     pub(super) fn hold(
         mut self,
         receiver: &Receiver,
-        protocol: &mut Follower,
+        protocol: &Mutex<Follower>,
     ) -> Result<Then, NotLive> {
         let handle = receiver.handle();
         loop {
             let kept = handle.kept(PATIENCE).expect("a cold backup keeps the log");
             self.tell(&kept);
             if kept.is_protecting {
-                protocol.protect();
+                protocol.lock().protect();
             }
             if let Some(failure) = kept.failure {
                 return Err(NotLive::NotKept(failure));
@@ -66,7 +67,8 @@ impl<'a> Cold<'a> {
             let lost = handle.lost();
             let over = lost.as_ref().filter(|_| kept.is_over);
             let turn_hot = self.turn_hot.load(Ordering::Relaxed);
-            match protocol.while_cold(over, kept.ended.is_some(), turn_hot) {
+            let next = (protocol.lock()).while_cold(over, kept.ended.is_some(), turn_hot);
+            match next {
                 WhileCold::Keep => continue,
                 WhileCold::Replay => {}
                 WhileCold::Discard => {
@@ -226,7 +228,7 @@ mod tests {
         thread::scope(|scope| {
             let held = scope.spawn(|| {
                 let never = AtomicBool::new(false);
-                Cold::new(&events, &never).hold(&receiver, &mut Follower::default())
+                Cold::new(&events, &never).hold(&receiver, &Mutex::default())
             });
             for entry in entries {
                 append(&sender, entry.clone());
@@ -272,7 +274,7 @@ mod tests {
         let (events, hot) = (Events::default(), AtomicBool::new(true));
         append(&sender, Payload::Progress);
         append(&sender, PROTECTED);
-        let then = Cold::new(&events, &hot).hold(&receiver, &mut Follower::default());
+        let then = Cold::new(&events, &hot).hold(&receiver, &Mutex::default());
         assert!(matches!(then, Ok(Then::Replay(kept)) if !kept.is_over));
     }
 }

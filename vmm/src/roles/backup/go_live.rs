@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use disk_server::views::WentLive;
 use logging_channel::receiver::ReceiverHandle;
 
 use crate::assembly::{AssemblyError, watchdog};
@@ -84,6 +85,7 @@ impl GoLive {
         if let (true, Some(disk)) = (self.backup_reads, disk) {
             recorder = recorder.with_shared_reads(Box::new(disk));
         }
+        let told = sessions.clone();
         let role = Role {
             source: Box::new(recorder.with_keeper(keeper).with_watchdog(watchdog)),
             gate: Box::new(Committed::new(self.outlet, port, sessions, self.holds)),
@@ -93,9 +95,12 @@ impl GoLive {
             "LIVE in epoch {epoch}, unprotected; {} frames sent again",
             again.len()
         );
+        let outage_ms = receiver.last_heard().elapsed().as_millis() as u64;
+        told.went_live(WentLive { epoch, outage_ms });
         self.events.emit(&Event::Live {
             epoch,
             after_loss_ms: lost_at.elapsed().as_millis() as u64,
+            outage_ms,
             resent_frames: again.len(),
         });
         Ok(role)

@@ -5,31 +5,35 @@ mod go_live;
 mod meeting;
 mod source;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use disk_server::arbiter::Claimant;
-use disk_server::views::Wanted;
+use disk_server::views::{Condition, Wanted};
 use logging_channel::session::Listener;
 use logging_channel::{LossReason, Settings};
+use parking_lot::Mutex;
 
 use self::cold::{Cold, Then};
 use self::go_live::GoLive;
 use self::meeting::Applicant;
 use self::source::ChannelSource;
 use super::claim::{ArbiterConfig, ClaimFailure, Rights};
+use super::member::{Following, Member};
 use super::peer_report::{StopNaming, have_nested_paging};
 use super::pinging::{Pinging, needs};
 use super::sessions::{Door, Sessions};
 use super::stats::Meters;
 use super::tenure::Tenure;
-use super::{Halt, NotLive, RoleError, peer_report, stats, storage, tie_to_server};
+use super::{Halt, NotLive, RoleError, answer_at, peer_report, stats, storage, tie_to_server};
 use crate::assembly::{Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
+use crate::control::ControlSocket;
 use crate::disk::guest_disk::GuestDisk;
 use crate::elsewhere::DroppedElsewhere;
 use crate::engine::{Ended, EngineError, Role};
@@ -50,6 +54,8 @@ pub struct BackupOptions {
     pub connect_timeout: Duration,
     /// The disk server.
     pub arbiter: ArbiterConfig,
+    /// Where it is asked how it is, and what it is to do.
+    pub control: Option<PathBuf>,
     /// The logging channel.
     pub channel: Settings,
     /// Where this host takes a backup when it has gone live; if not given, at its address towards the
@@ -79,6 +85,8 @@ pub fn run_backup(
     halt: Halt,
     went_live: impl FnOnce(&Lanes) + 'static,
 ) -> Result<Ended, RoleError> {
+    let control = options.control.as_deref();
+    let control = control.map(ControlSocket::bind).transpose()?;
     let listener = options.listen.map(Listener::bind).transpose()?;
     let mut guest = Guest::assemble(vm, host, Verification::default())?;
     let is_cold = options.channel.keep.is_some();
@@ -86,6 +94,15 @@ pub fn run_backup(
     rights.check()?;
     tie_to_server(&mut guest, &rights)?;
     let needs = needs(&guest, vm);
+    let starting = disk_server::views::Role::Backup {
+        vm: rights.vm().clone(),
+        epoch: 0,
+        condition: Condition::default(),
+    };
+    let pinging = Pinging::starting(&options.arbiter, &rights, needs.clone(), starting);
+    if let Some(socket) = control {
+        answer_at(socket, &guest, &pinging)?;
+    }
     let mut applicant = Applicant {
         guest: &mut guest,
         channel: &options.channel,
@@ -93,12 +110,12 @@ pub fn run_backup(
         listener,
         baseline: None,
     };
-    let (mut receiver, pinging) = match options.connect {
-        Some(address) => (applicant.meet(address, options.connect_timeout)?, None),
+    let mut receiver = match options.connect {
+        Some(address) => applicant.meet(address, options.connect_timeout)?,
         None => {
-            let idle = Pinging::idle(&options.arbiter, &rights, needs.clone());
-            let idle = idle.map_err(RoleError::Thread)?;
-            (applicant.wait(&idle, events), Some(idle))
+            let idle = pinging.be_idle(rights.vm().clone());
+            idle.map_err(RoleError::Thread)?;
+            applicant.wait(&pinging, events)
         }
     };
     let Applicant {
@@ -139,14 +156,23 @@ pub fn run_backup(
         events: events.clone(),
     };
     let bound = door.settings.output_timeout();
-    let wanted = Wanted {
-        address: listener.local_addr(),
-        needs,
-    };
-    let _pinging = match pinging {
-        Some(pinging) => Some(pinging.into_member(&door.rights, &sessions, wanted)),
-        None => Pinging::of_member(&options.arbiter, &door.rights, &sessions, wanted),
-    };
+    let protocol: Arc<Mutex<Follower>> = Arc::default();
+    pinging.be_member(Member {
+        vm: door.rights.vm().clone(),
+        sessions: sessions.clone(),
+        wanted: Wanted {
+            address: listener.local_addr(),
+            needs,
+        },
+        following: Some(Following {
+            receiver: receiver.handle(),
+            protocol: protocol.clone(),
+            is_cold,
+        }),
+        control: guest.host.lanes.control.clone(),
+        log: Mutex::default(),
+        handed_over: Mutex::default(),
+    });
     door.keep(listener, sessions.clone());
 
     if guest.disk.is_some() {
@@ -166,12 +192,11 @@ pub fn run_backup(
     };
     let followed = guest.disk.as_ref().map(GuestDisk::followed);
     let unreleased = Unreleased::default();
-    let mut protocol = Follower::default();
     let mut clock = ClockTrace::default();
     let baseline = match baseline {
         Some(baseline) => baseline,
         None => {
-            let then = Cold::new(events, &options.turn_hot).hold(&receiver, &mut protocol);
+            let then = Cold::new(events, &options.turn_hot).hold(&receiver, &protocol);
             match then.map_err(&refuse)? {
                 Then::Ended(ended) => {
                     tenure.end();
@@ -187,7 +212,6 @@ pub fn run_backup(
             guest.baseline()?
         }
     };
-    let protocol = Rc::new(RefCell::new(protocol));
     let cut = Rc::new(Cell::new(false));
     let receiver_handle = receiver.handle();
     let follower = StateFollower::new(baseline, meters.state.clone());

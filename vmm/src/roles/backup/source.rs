@@ -1,12 +1,14 @@
 //! The logging channel as the replayer's log.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use logging_channel::LossReason;
 use logging_channel::entry::{DiskOutcome, Lsn, Payload};
 use logging_channel::receiver::{Next, Peek, Receiver, ReceiverHandle};
+use parking_lot::Mutex;
 
 use super::go_live::GoLive;
 use crate::disk::followed::Followed;
@@ -68,7 +70,7 @@ pub(super) struct ChannelSource {
     /// It replays what a cold backup has kept.
     pub(super) is_cold: bool,
     /// Whether this host may go on with the guest.
-    pub(super) protocol: Rc<RefCell<Follower>>,
+    pub(super) protocol: Arc<Mutex<Follower>>,
     /// The log, or the guest, ended before this host had joined.
     pub(super) cut: Rc<Cell<bool>>,
     /// The entry whose part of the shared disk is being read.
@@ -130,9 +132,9 @@ impl LogSource for ChannelSource {
                 self.receiver.executed(lsn);
             }
             if matches!(entry.payload, Payload::Protected { .. })
-                && !self.protocol.borrow().is_protecting()
+                && !self.protocol.lock().is_protecting()
             {
-                self.protocol.borrow_mut().protect();
+                self.protocol.lock().protect();
                 log::info!("this host goes on with the guest if the primary is lost");
                 self.events.emit(&Event::Joined);
             }
@@ -146,7 +148,7 @@ impl LogSource for ChannelSource {
     fn after_end(&mut self) -> Interruption {
         let reason = self.receiver.lost().unwrap_or(LossReason::Closed);
         let failed = |reason: &str| Interruption::Failed(reason.into());
-        match self.protocol.borrow().at_end(&reason) {
+        match self.protocol.lock().at_end(&reason) {
             AtEnd::Claim => {}
             AtEnd::Discard => {
                 self.cut.set(true);
@@ -181,11 +183,11 @@ impl LogSource for ChannelSource {
     }
 
     fn differs(&mut self, divergence: &Divergence) -> bool {
-        if !self.protocol.borrow().is_protecting() && self.is_over() {
+        if !self.protocol.lock().is_protecting() && self.is_over() {
             self.cut.set(true);
             return false;
         }
-        if !self.protocol.borrow().executes() {
+        if !self.protocol.lock().executes() {
             // It has no guest that could differ: it did not get one.
             log::warn!(
                 "the state that came is of no use, {divergence}: asking the primary for it again"
@@ -206,14 +208,14 @@ impl LogSource for ChannelSource {
         self.events
             .emit(&told(divergence, divergences, self.nested_paging));
         let uncounted = matches!(divergence.difference, Difference::CounterLost(_));
-        self.protocol.borrow_mut().differ();
+        self.protocol.lock().differ();
         self.receiver.need_state(divergence.lsn, uncounted);
         true
     }
 
     fn is_repaired(&mut self) {
         log::info!("this backup has the primary's state");
-        let mut protocol = self.protocol.borrow_mut();
+        let mut protocol = self.protocol.lock();
         protocol.take_over();
         match &self.followed {
             Some(disk) if protocol.is_protecting() => disk.repaired(),
@@ -277,7 +279,7 @@ mod tests {
             next: None,
             baseline: None,
             is_cold: false,
-            protocol: Rc::default(),
+            protocol: Arc::default(),
             cut: Rc::default(),
             reading: None,
             unreleased: Unreleased::default(),
@@ -301,7 +303,7 @@ mod tests {
         assert_eq!(told(), "");
 
         // One that has it all, and executes something else.
-        source.protocol.borrow_mut().take_over();
+        source.protocol.lock().take_over();
         let event = Difference::Seek("it is elsewhere".into());
         assert!(source.differs(&divergence(event)));
         assert_eq!(told().matches("\"diverged\"").count(), 1);

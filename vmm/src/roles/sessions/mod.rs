@@ -11,7 +11,9 @@
 //! themselves, the guest's thread as it comes to its exits, and a thread for each session that sees it to
 //! its end.
 
+mod condition;
 mod door;
+mod hand_over;
 mod sink;
 #[cfg(test)]
 pub(super) mod tests;
@@ -23,12 +25,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use disk_server::views::WentLive;
 use logging_channel::LossReason;
 use logging_channel::entry::Lsn;
 use logging_channel::handshake::Standby;
 use logging_channel::sender::{Release, Sender};
 use parking_lot::{Condvar, Mutex};
 
+pub(super) use self::condition::Running;
 pub(super) use self::door::Door;
 pub(super) use self::sink::SessionLog;
 use super::tenure::{Standing, Verdict};
@@ -114,6 +118,8 @@ struct State {
     session: Option<Session>,
     /// One that the guest's thread has not seen yet.
     offered: Option<Session>,
+    /// How this host went live, if it did.
+    went_live: Option<WentLive>,
 }
 
 impl State {
@@ -132,6 +138,8 @@ struct Shared {
     changed: Condvar,
     /// There is an offer.
     offered: AtomicBool,
+    /// The view whose backup is to go on with the guest; 0: none.
+    hands_over: AtomicU64,
     release: OnceLock<Release>,
     protected: OnceLock<WhenProtected>,
     standing: Standing,
@@ -147,9 +155,11 @@ impl Sessions {
                 live: Live::alone(Lsn(0)),
                 session: None,
                 offered: None,
+                went_live: None,
             }),
             changed: Condvar::new(),
             offered: AtomicBool::new(false),
+            hands_over: AtomicU64::new(0),
             release: OnceLock::new(),
             protected: OnceLock::new(),
             standing,

@@ -219,6 +219,17 @@ impl LogSink for SessionLog {
         session.is_some_and(|session| session.sender.renewal_wanted())
     }
 
+    fn hands_over(&self) -> bool {
+        self.sessions.hands_over() && self.session().is_some()
+    }
+
+    fn hand_over(&mut self) -> Step<()> {
+        match &self.current {
+            Some(session) => self.sessions.hand_over(session),
+            None => Ok(()),
+        }
+    }
+
     fn takes_counts(&self) -> bool {
         self.session()
             .is_none_or(|session| session.counts && session.sender.takes_counts())

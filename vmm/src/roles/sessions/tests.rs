@@ -2,14 +2,16 @@
 
 use std::{fs, thread};
 
+use disk_server::arbiter::{Claim, Claimant, Next};
 use logging_channel::entry::{Entry, ExecutionPoint, Payload, StatePart};
 use logging_channel::receiver::Receiver;
 use logging_channel::session::{Admission, Confirmation, Listener};
 use logging_channel::{HostReport, Settings};
 
+use super::hand_over::NotHandedOver;
 use super::*;
 use crate::devices::Output;
-use crate::engine::OutputGate as _;
+use crate::engine::{Interruption, OutputGate as _};
 use crate::gates::Committed;
 use crate::io::{ConsoleSink, Outlet};
 use crate::roles::tenure::tests::{DiskServer, Scene, identity, primary, wait_until};
@@ -121,6 +123,94 @@ fn outputs_wait_while_it_is_asked_who_goes_on() {
     assert_eq!(has(), "before held as well after");
     tenure.end();
     drop(server);
+}
+
+/// A session that protects the guest: its log, and who the backup is.
+pub(in crate::roles) fn protected(
+    scene: &Scene,
+    sessions: &Sessions,
+) -> (SessionLog, Sender, Receiver, Claimant) {
+    let (sender, receiver) = session(scene);
+    let backup = scene
+        .rights
+        .look()
+        .unwrap()
+        .backup
+        .expect("one is admitted");
+    sessions.offer(sender.clone(), false);
+    let mut log = SessionLog::new(sessions.clone());
+    assert!(log.begins());
+    for part in [
+        StatePart::Begin(1),
+        StatePart::Memory(0),
+        StatePart::Commit(Vec::new()),
+    ] {
+        assert!(log.append(entry(Payload::State(part))).is_ok());
+    }
+    log.flush();
+    receiver.executed(Lsn(3));
+    wait_until("it protects the guest", || log.protects());
+    let (clock, wall_clock) = (1, 2);
+    let protected = Payload::Protected { clock, wall_clock };
+    assert!(log.append(entry(protected)).is_ok());
+    log.flush();
+    (log, sender, receiver, backup)
+}
+
+#[test]
+fn a_guest_is_handed_over_when_its_backup_has_everything() {
+    let scene = primary();
+    let look = Lanes::default().look;
+    let sessions = Sessions::alone(scene.tenure.standing(), look, &Events::default());
+    let view = scene.epoch + 1;
+    assert_eq!(
+        sessions.ask_hand_over(scene.epoch),
+        Err(NotHandedOver::Unprotected)
+    );
+    let (mut log, sender, receiver, backup) = protected(&scene, &sessions);
+    let shown = tempfile::NamedTempFile::new().unwrap();
+    let console = ConsoleSink::open(false, Some(shown.path())).unwrap();
+    let outlet = Outlet::new(None, console).patient();
+    let mut gate = Committed::new(outlet, None, sessions.clone(), Waits::default());
+
+    let earlier = sessions.ask_hand_over(scene.epoch);
+    assert_eq!(earlier, Err(NotHandedOver::OtherView(view)));
+    assert!(!log.hands_over());
+    assert_eq!(sessions.ask_hand_over(view), Ok(()));
+    assert!(log.hands_over());
+    let lsn = log.append(entry(Payload::Progress)).ok();
+    gate.submit(Output::Console("acknowledged".into()), lsn);
+    let (arbiter, vm) = (scene.rights.arbiter(), scene.rights.vm());
+    thread::scope(|scope| {
+        let backup_goes_on = || {
+            // What it has not executed is what it would have to replay.
+            wait_until("it has all", || sender.acked() == Lsn(5));
+            assert!(!sender.is_lost());
+            receiver.executed(Lsn(5));
+            sender.wait_over();
+            assert_eq!(sender.lost(), Some(LossReason::HandedOver));
+            let left = fs::read_to_string(shown.path()).unwrap();
+            assert_eq!(
+                left, "acknowledged",
+                "before anybody else may run the guest"
+            );
+            let never = AtomicBool::new(false);
+            arbiter.claim(vm, view, (&backup, Next::Alone), &never, |_| {})
+        };
+        let won = scope.spawn(backup_goes_on);
+        match log.hand_over() {
+            Err(Interruption::Halt(reason)) => {
+                assert!(reason.contains(backup.as_str()), "{reason}");
+            }
+            _ => panic!("it goes on"),
+        }
+        assert!(matches!(won.join().unwrap(), Ok(Claim::Won { .. })));
+    });
+    let reason = scene.halted.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert!(reason.contains("handed over"), "{reason}");
+    wait_until("it is over", || {
+        sessions.ask_hand_over(view) == Err(NotHandedOver::Ending)
+    });
 }
 
 /// It says so, and the guest goes on without a backup.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, never, select};
+use crossbeam_channel::{Receiver, Sender, at, never, select};
 use disk_server::arbiter::{Claimant, Next};
 use logging_channel::{ChannelEvent, LossReason};
 use parking_lot::{Condvar, Mutex};
@@ -27,6 +27,13 @@ use crate::protocol::epoch::{Core, Effect, Input, Task};
 /// How often the record is read: so often a host that was replaced learns of it, and the connection
 /// for a claim stays open.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// For how long the next epoch is left to a backup to which the guest was handed over. It has nothing to replay:
+/// what it takes is two round trips to the disk server.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often is looked meanwhile whether it has won.
+const HAND_OVER_LOOKS: Duration = Duration::from_millis(100);
 
 /// How soon the disk server is told again that a backup has joined.
 const REPEAT: Duration = Duration::from_millis(500);
@@ -111,6 +118,11 @@ impl Standing {
     /// The session is over. Who ends it says so here before the end of the guest.
     pub(super) fn session_over(&self, reason: &LossReason) {
         self.tell(over(reason));
+    }
+
+    /// The backup of this view is to go on with the guest: its session is about to be ended.
+    pub(super) fn hand_over(&self, view: u64) {
+        self.tell(Input::HandOver(view));
     }
 
     /// There is a reason to look whether this host's epoch is over.
@@ -265,6 +277,7 @@ impl Tenure {
             standing: standing.clone(),
             session: never(),
             lost_at: None,
+            left_until: None,
             question: 0,
         };
         thread::Builder::new()
@@ -322,6 +335,8 @@ struct Keeper {
     /// Where the loss of the other side is announced.
     session: Receiver<ChannelEvent>,
     lost_at: Option<Instant>,
+    /// Until when the next epoch is left to the backup.
+    left_until: Option<Instant>,
     /// The last question of a backup that was heard.
     question: u64,
 }
@@ -373,13 +388,36 @@ impl Keeper {
             recv(inbox) -> message => message.into_iter().for_each(|message| self.hear(message)),
             recv(self.session) -> event => {
                 self.session = never();
+                // Whoever ends a session has said before why.
+                while let Ok(message) = inbox.try_recv() {
+                    self.hear(message);
+                }
                 if let Ok(ChannelEvent::PeerLost(reason)) = event {
                     self.take(over(&reason));
                 }
             }
             recv(self.looks.answer()) -> answer => self.looked(answer.expect("it is sent"), doubt),
             recv(self.looks.due()) -> _ => {}
+            recv(self.left_due()) -> _ => self.look_whether_it_won(),
         }
+    }
+
+    fn left_due(&self) -> Receiver<Instant> {
+        match self.left_until {
+            Some(until) => at(until.min(Instant::now() + HAND_OVER_LOOKS)),
+            None => never(),
+        }
+    }
+
+    fn look_whether_it_won(&mut self) {
+        if self
+            .left_until
+            .take_if(|until| *until <= Instant::now())
+            .is_some()
+        {
+            return self.take(Input::Overdue);
+        }
+        self.hear(Message::Happened(Input::Doubt));
     }
 
     fn looked(&mut self, answer: Answer, doubt: bool) {
@@ -441,22 +479,35 @@ impl Keeper {
                     self.events.emit(&Event::Live {
                         epoch,
                         after_loss_ms: lost_at.elapsed().as_millis() as u64,
+                        outage_ms: 0,
                         resent_frames: 0,
                     });
                 }
             }
+            Some(Effect::Leaves) => self.left_until = Some(Instant::now() + HAND_OVER_PATIENCE),
+            Some(Effect::HandedOver(epoch, to)) => {
+                let to = to.to_string();
+                let reason = format!("it was handed over to {to}, which runs it in epoch {epoch}");
+                self.halt(&reason, &Event::HandedOver { epoch, to });
+            }
             Some(Effect::Unclear(reason)) => log::warn!("{reason}"),
             Some(Effect::Halt(reason)) => {
-                let verdict = Verdict::Lost(reason.clone());
-                self.standing
-                    .publish(|published| published.verdict = Some(verdict));
-                self.events.emit(&Event::Lost {
+                let lost = Event::Lost {
                     reason: reason.clone(),
-                });
-                if let Some(halt) = self.halt.take() {
-                    halt(&reason);
-                }
+                };
+                self.halt(&reason, &lost);
             }
+        }
+    }
+
+    fn halt(&mut self, reason: &str, event: &Event) {
+        // First: whoever hears the verdict may end the process.
+        self.events.emit(event);
+        let verdict = Verdict::Lost(reason.to_owned());
+        self.standing
+            .publish(|published| published.verdict = Some(verdict));
+        if let Some(halt) = self.halt.take() {
+            halt(reason);
         }
     }
 

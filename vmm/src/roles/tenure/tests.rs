@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
-use disk_server::arbiter::{Claim, Record, STOPPED, ServerAddress};
+use disk_server::arbiter::{Claim, HostName, Record, STOPPED, ServerAddress};
 use disk_server::server::{Config, Limits, Server, StopHandle};
 use logging_channel::receiver::Receiver as LogReceiver;
 use logging_channel::session::{AcceptError, Confirmation, ConnectError, Listener};
 use logging_channel::{HostReport, Identity, Settings};
 
 use self::one_way::OneWay;
-use super::super::claim::ArbiterConfig;
+use super::super::claim::{ArbiterConfig, Force};
 use super::super::sessions::Sessions;
 use super::*;
 use crate::sources::Lanes;
@@ -55,7 +55,8 @@ impl DiskServer {
     fn rights(&self) -> Arc<Rights> {
         let config = ArbiterConfig {
             server: self.address.clone(),
-            force: true,
+            host: HostName::of_this_host(),
+            force: Force::Yes,
         };
         Arc::new(Rights::new(&config, "db").unwrap())
     }
@@ -86,7 +87,7 @@ fn halt() -> (Halt, mpsc::Receiver<String>) {
     (halt, halted)
 }
 
-pub(in crate::roles) fn wait_until(what: &str, condition: impl Fn() -> bool) {
+pub(in crate::roles) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + LONG;
     while !condition() {
         assert!(Instant::now() < deadline, "{what}");
@@ -108,7 +109,7 @@ pub(in crate::roles) struct Scene {
     pub(in crate::roles) rights: Arc<Rights>,
     pub(in crate::roles) epoch: u64,
     pub(in crate::roles) tenure: Tenure,
-    halted: mpsc::Receiver<String>,
+    pub(in crate::roles) halted: mpsc::Receiver<String>,
 }
 
 /// The guest of the tests.
@@ -314,6 +315,52 @@ fn a_host_that_was_replaced_learns_of_it_without_a_hint() {
 }
 
 /// A guest has many sessions: each loss is a claim of its own, and one of them may be another's.
+/// It is left to the backup, and this host claims nothing.
+#[test]
+fn the_backup_to_which_the_guest_is_handed_over_wins() {
+    let scene = primary();
+    let standing = scene.tenure.standing();
+    let (backup, epoch) = scene.backup();
+    let (announce, events) = session();
+    standing.pair_with(events);
+    standing.hand_over(epoch - 1); // of an earlier view: nothing
+    standing.hand_over(epoch);
+    announce.send(lost()).unwrap();
+    let held = (epoch, scene.rights.claimant());
+    let won = backup.claim(held, &Next::Alone, |_| {});
+    assert_eq!(won, Claim::Won { epoch: epoch + 1 });
+    let reason = scene.halted.recv_timeout(LONG).unwrap();
+    let told = format!("handed over to {}", backup.claimant());
+    assert!(reason.contains(&told), "{reason}");
+    assert_eq!(standing.wait(LONG), Some(Verdict::Lost(reason)));
+}
+
+/// The backup died in between: nobody else could go on.
+#[test]
+fn a_backup_that_does_not_win_in_time_is_not_waited_for() {
+    let scene = primary();
+    let standing = scene.tenure.standing();
+    let (_, epoch) = scene.backup();
+    let (announce, events) = session();
+    standing.pair_with(events);
+    standing.hand_over(epoch);
+    announce.send(lost()).unwrap();
+    match standing.wait(LONG) {
+        Some(Verdict::Won { epoch: won, .. }) => assert_eq!(won, epoch + 1),
+        other => panic!("{other:?}"),
+    }
+    // Another one may come, and is lost as any.
+    let (_, epoch) = scene.backup();
+    let (announce, events) = session();
+    standing.pair_with(events);
+    announce.send(lost()).unwrap();
+    wait_until(
+        "it goes on alone",
+        || matches!(standing.wait(LONG), Some(Verdict::Won { epoch: won, .. }) if won == epoch + 1),
+    );
+    scene.tenure.end();
+}
+
 #[test]
 fn a_host_that_went_on_alone_is_paired_again() {
     let scene = primary();

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use disk_server::arbiter::ServerAddress;
+use disk_server::arbiter::{HostName, ServerAddress};
 
-use crate::roles::claim::{ArbiterConfig, Rights};
+use crate::roles::claim::{ArbiterConfig, Force, Rights};
 
 /// Stands between a host and its disk server, and keeps back what the server says.
 pub(super) struct OneWay {
@@ -56,7 +56,8 @@ impl OneWay {
     pub(super) fn rights(&self) -> Arc<Rights> {
         let config = ArbiterConfig {
             server: self.address.clone(),
-            force: false,
+            host: HostName::of_this_host(),
+            force: Force::No,
         };
         Arc::new(Rights::new(&config, "db").unwrap())
     }

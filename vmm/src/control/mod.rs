@@ -1,0 +1,257 @@
+//! A run's control socket (`--control PATH`): how it is, what it is to do, and the guest's console, for the
+//! host's daemon and for users of the low level.
+//!
+//! ```text
+//!     {"ask":"status"}
+//!   < {"claimant":"hosta/5f1c","role":{"primary":{…}}}
+//!     {"ask":"hand_over"}
+//!   < {"ok":true}
+//!     {"ask":"console"}
+//!   < {"ok":true}
+//!     bytes in both directions, until either side closes
+//! ```
+//!
+//! One question a connection, in a line of JSON; `{"error":"…"}` says why it is not granted. Who may connect
+//! is a matter of the file's mode: its owner alone.
+
+mod console;
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use disk_server::arbiter::Claimant;
+use disk_server::views::Role;
+use serde::{Deserialize, Serialize};
+
+pub use self::console::Console;
+use crate::threads;
+
+/// The longest question, in bytes.
+const MAX_LINE: u64 = 4096;
+
+/// How long a question, and who reads the answer, may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// So many connections at a time.
+const MOST: usize = 16;
+
+/// How soon a socket that takes no connection is tried again.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
+enum Ask {
+    /// What this run is.
+    Status {},
+    /// That its backup goes on with the guest.
+    HandOver {},
+    /// The guest's console.
+    Console {},
+}
+
+/// What this run is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Who it is to the disk server.
+    pub claimant: Claimant,
+    /// As its pings say.
+    pub role: Role,
+}
+
+#[derive(Serialize)]
+struct Granted {
+    ok: bool,
+}
+
+#[derive(Serialize)]
+struct Refused {
+    error: String,
+}
+
+/// A run that is asked.
+pub trait Asked: Send + Sync + 'static {
+    /// What it is; `None` when it is over.
+    fn status(&self) -> Option<Status>;
+
+    /// Has its backup go on with the guest: whether that is begun.
+    ///
+    /// # Errors
+    /// Why not.
+    fn hand_over(&self) -> Result<(), String>;
+
+    /// Whether the guest's console is here.
+    ///
+    /// # Errors
+    /// Where it is.
+    fn has_console(&self) -> Result<(), String>;
+}
+
+/// Why there is no control socket.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Another process answers there.
+    #[error(
+        "another process answers at the control socket {}: stop that first, or name another one",
+        path.display()
+    )]
+    InUse {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// Something else is there.
+    #[error("{} is no socket: name another path with --control", path.display())]
+    NoSocket {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// It cannot be made.
+    #[error("cannot make the control socket {}", path.display())]
+    Bind {
+        /// Its path.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A control socket at which nobody is answered yet.
+#[derive(Debug)]
+pub struct ControlSocket(UnixListener);
+
+impl ControlSocket {
+    /// Makes a socket for the owner alone, in place of one that a process has left behind.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub fn bind(path: &Path) -> Result<Self, ControlError> {
+        let failed = |source| ControlError::Bind {
+            path: path.to_owned(),
+            source,
+        };
+        match fs::symlink_metadata(path) {
+            Ok(there) if !there.file_type().is_socket() => {
+                let path = path.to_owned();
+                return Err(ControlError::NoSocket { path });
+            }
+            Ok(_) if UnixStream::connect(path).is_ok() => {
+                let path = path.to_owned();
+                return Err(ControlError::InUse { path });
+            }
+            _ => {}
+        }
+        // Nobody finds it before its mode is right.
+        let mut new = path.as_os_str().to_owned();
+        new.push(".new");
+        let new = PathBuf::from(new);
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&new).map_err(failed)?;
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        fs::rename(&new, path).map_err(failed)?;
+        Ok(Self(listener))
+    }
+
+    /// Answers for `run` from now on, on threads of its own, until the process ends. Who asks for the console
+    /// gets this one.
+    ///
+    /// # Errors
+    /// The host has no thread for it.
+    pub fn serve(self, run: impl Asked, console: Console) -> io::Result<()> {
+        let (run, places) = (Arc::new(run), Arc::new(()));
+        let serve = move || {
+            loop {
+                let stream = match self.0.accept() {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        log::debug!("the control socket: {error}");
+                        std::thread::sleep(AGAIN);
+                        continue;
+                    }
+                };
+                if Arc::strong_count(&places) > MOST {
+                    answer(&stream, &refused("too many ask at once: try again"));
+                    continue;
+                }
+                let (run, console, place) = (run.clone(), console.clone(), places.clone());
+                let talk = move || {
+                    talk(&stream, &*run, &console);
+                    drop(place);
+                };
+                if let Err(error) = threads::start("control", talk) {
+                    log::warn!("nobody is answered at the control socket: {error}");
+                }
+            }
+        };
+        threads::start("controls", serve).map(drop)
+    }
+}
+
+fn refused(why: impl Into<String>) -> Refused {
+    Refused { error: why.into() }
+}
+
+fn line(message: &impl Serialize) -> Vec<u8> {
+    // Plain data has a form in JSON.
+    let mut line = serde_json::to_vec(message).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+fn answer(mut stream: &UnixStream, message: &impl Serialize) {
+    let _ = stream.set_write_timeout(Some(PATIENCE));
+    // One that is gone needs none.
+    let _ = stream.write_all(&line(message));
+}
+
+/// Deals with one connection.
+fn talk(stream: &UnixStream, run: &impl Asked, console: &Console) {
+    let _ = stream.set_read_timeout(Some(PATIENCE));
+    let mut reader = BufReader::new(stream);
+    let mut question = Vec::new();
+    if (&mut reader)
+        .take(MAX_LINE)
+        .read_until(b'\n', &mut question)
+        .is_err()
+    {
+        return; // there is nobody to tell
+    }
+    let ask = match serde_json::from_slice(&question) {
+        Ok(ask) => ask,
+        Err(error) => {
+            answer(stream, &refused(format!("not a question: {error}")));
+            return;
+        }
+    };
+    let granted = match ask {
+        Ask::Status {} => match run.status() {
+            Some(status) => {
+                answer(stream, &status);
+                return;
+            }
+            None => Err("this run is over".into()),
+        },
+        Ask::HandOver {} => run.hand_over(),
+        Ask::Console {} => run.has_console(),
+    };
+    if let Err(why) = granted {
+        answer(stream, &refused(why));
+        return;
+    }
+    let granted = Granted { ok: true };
+    match ask {
+        Ask::Console {} => console.relay(stream, &line(&granted), &mut reader),
+        Ask::Status {} | Ask::HandOver {} => answer(stream, &granted),
+    }
+}
+
+#[cfg(test)]
+mod tests;
