@@ -65,6 +65,10 @@ impl Guests for Wishes<'_> {
         is_other.then_some(Unfit::NotChosen(chosen))
     }
 
+    fn is_drained(&self, host: &HostName) -> bool {
+        self.intents.is_drained(host)
+    }
+
     fn is_busy(&self, daemon: &Claimant) -> bool {
         is_starting(self.guests, daemon)
     }

@@ -19,6 +19,11 @@ pub trait Guests {
         None
     }
 
+    /// Whether an operator wants this host empty.
+    fn is_drained(&self, _host: &HostName) -> bool {
+        false
+    }
+
     /// Whether the daemon has something else to do first.
     fn is_busy(&self, _daemon: &Claimant) -> bool {
         false

@@ -59,7 +59,7 @@ pub struct HostRecord {
     pub role: Role,
     /// It is proposed to its guest's primary.
     pub proposed: bool,
-    /// Where its guest wants a backup: why it does not fit.
+    /// Where its guest wants a backup: why it does not fit. Of a daemon: why its host takes no guest at all.
     pub unfit: Option<Unfit>,
 }
 
@@ -284,6 +284,8 @@ impl Views {
                 let want = self.wanted(vm, &guests.record(vm));
                 let of_others = want.filter(|want| want.primary.ping.host != *name);
                 unfit = of_others.and_then(|want| host.unfit(vm, want.given(), &guests));
+            } else if guests.is_drained(&name.host()) {
+                unfit = Some(Unfit::Draining);
             }
             HostRecord {
                 host: name.clone(),

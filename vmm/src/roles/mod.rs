@@ -29,9 +29,8 @@ pub use replay::{Inspection, Replayed, run_replay};
 use logging_channel::session::{AcceptError, BindError, ConnectError};
 
 use self::claim::Rights;
-use self::pinging::Pinging;
 use crate::assembly::{AssemblyError, Guest};
-use crate::control::{Console, ControlError, ControlSocket};
+use crate::control::ControlError;
 use crate::engine::{Divergence, EngineError};
 
 /// Why a replicated run failed.
@@ -105,14 +104,6 @@ fn tie_to_server(guest: &mut Guest, rights: &Rights) -> Result<(), RoleError> {
     }
     guest.identity.arbiter = Some(server.0);
     Ok(())
-}
-
-/// Answers at the control socket of this guest's run.
-fn answer_at(socket: ControlSocket, guest: &Guest, pinging: &Pinging) -> Result<(), RoleError> {
-    let host = &guest.host;
-    let output = host.outlet.console().clone();
-    let console = Console::new(output, host.lanes.typed.clone(), host.live.clone());
-    (socket.serve(pinging.report(), console)).map_err(RoleError::Thread)
 }
 
 /// Ends this process at once, without another output: called when this host has lost the right

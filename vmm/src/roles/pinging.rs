@@ -7,15 +7,15 @@ use std::thread;
 
 use disk_server::arbiter::{Arbiter, Claimant, Settings, VmName};
 use disk_server::fleet::Order;
-use disk_server::views::{Capabilities, PING_INTERVAL, Paging, Proposal, Role, Text};
+use disk_server::views::{Capabilities, PING_INTERVAL, Proposal, Role};
 use parking_lot::{Condvar, Mutex};
 
 use super::claim::{ArbiterConfig, Rights};
 use super::member::Member;
 use crate::assembly::Guest;
 use crate::config::VmConfig;
-use crate::control::{Asked, Status};
-use crate::doctor::{PROCESSOR, has_shadow_paging};
+use crate::control::{Asked, Console, ControlSocket, Status};
+use crate::doctor::capabilities;
 use crate::protocol::pings::Pings;
 use crate::ram::Room;
 use crate::threads;
@@ -34,7 +34,7 @@ enum Being {
 pub(super) struct Pinging(Arc<Shared>);
 
 /// This host, as who asks its control socket finds it. A handle, which keeps nothing going.
-pub(super) struct Report(Weak<Shared>);
+struct Report(Weak<Shared>);
 
 struct Shared {
     me: Claimant,
@@ -58,18 +58,9 @@ struct State {
 
 /// What a host needs that is to carry this guest.
 pub(super) fn needs(guest: &Guest, vm: &VmConfig) -> Capabilities {
-    let checks = guest.host_report.checks();
-    let processor = checks.iter().find(|check| check.name == PROCESSOR);
-    Capabilities {
-        memory_mib: guest.footprint().taken().div_ceil(1 << 20),
-        processor: Text::cut(processor.map_or("unknown", |check| &check.measured)),
-        instructions: guest.host_report.instructions().digest(),
-        paging: match has_shadow_paging(&guest.host_report) {
-            true => Paging::Shadow,
-            false => Paging::Nested,
-        },
-        exports: vm.disk.iter().map(|disk| disk.export().clone()).collect(),
-    }
+    let memory_mib = guest.footprint().of_backup().div_ceil(1 << 20);
+    let exports = vm.disk.iter().map(|disk| disk.export().clone()).collect();
+    capabilities(&guest.host_report, memory_mib, exports)
 }
 
 impl Pinging {
@@ -123,9 +114,15 @@ impl Pinging {
         Ok(())
     }
 
-    /// A handle for who asks.
-    pub(super) fn report(&self) -> Report {
-        Report(Arc::downgrade(&self.0))
+    /// Answers at this control socket for this host, and its `guest`, until the process ends.
+    ///
+    /// # Errors
+    /// The host has no thread for it.
+    pub(super) fn answer_at(&self, socket: ControlSocket, guest: &Guest) -> io::Result<()> {
+        let host = &guest.host;
+        let output = host.outlet.console().clone();
+        let console = Console::new(output, host.lanes.typed.clone(), host.live.clone());
+        socket.serve(Report(Arc::downgrade(&self.0)), console)
     }
 
     /// An idle host has set so many bytes aside, which count as its own.
@@ -249,7 +246,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use disk_server::arbiter::HostName;
-    use disk_server::views::{Condition, HostRecord, Phase, Wanted};
+    use disk_server::views::{Condition, HostRecord, Paging, Phase, Text, Wanted};
 
     use super::*;
     use crate::events::Events;

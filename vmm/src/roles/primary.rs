@@ -16,7 +16,7 @@ use super::pinging::{Pinging, needs};
 use super::sessions::{Door, SessionLog, Sessions};
 use super::stats::Meters;
 use super::tenure::Tenure;
-use super::{Halt, RoleError, answer_at, stats, storage, tie_to_server};
+use super::{Halt, RoleError, stats, storage, tie_to_server};
 use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
 use crate::control::ControlSocket;
@@ -89,7 +89,8 @@ pub fn run_primary(
     };
     let pinging = Pinging::starting(&options.arbiter, &rights, needs.clone(), starting);
     if let Some(socket) = control {
-        answer_at(socket, &guest, &pinging)?;
+        let answers = pinging.answer_at(socket, &guest);
+        answers.map_err(RoleError::Thread)?;
     }
     prepared(&guest);
     let epoch = rights.start(cancel)?;

@@ -30,7 +30,7 @@ use super::pinging::{Pinging, needs};
 use super::sessions::{Door, Sessions};
 use super::stats::Meters;
 use super::tenure::Tenure;
-use super::{Halt, NotLive, RoleError, answer_at, peer_report, stats, storage, tie_to_server};
+use super::{Halt, NotLive, RoleError, peer_report, stats, storage, tie_to_server};
 use crate::assembly::{Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
 use crate::control::ControlSocket;
@@ -101,7 +101,8 @@ pub fn run_backup(
     };
     let pinging = Pinging::starting(&options.arbiter, &rights, needs.clone(), starting);
     if let Some(socket) = control {
-        answer_at(socket, &guest, &pinging)?;
+        let answers = pinging.answer_at(socket, &guest);
+        answers.map_err(RoleError::Thread)?;
     }
     let mut applicant = Applicant {
         guest: &mut guest,
