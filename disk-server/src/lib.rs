@@ -16,6 +16,7 @@
 //! | [`storage`] | image files and block devices |
 //! | [`logging`], [`lossy_writer`] | the log, which nobody can fill; a writer that nobody waits for |
 //! | [`server`] | the process: sockets, connection bounds, start and orderly end |
+//! | [`state`] | what must survive the process, in files that change as a whole |
 //! | [`status`] | what `disk-server status` prints |
 //! | [`views`] | which hosts there are, and which is to be a guest's next backup |
 
@@ -29,6 +30,7 @@ pub mod lossy_writer;
 pub mod nbd;
 mod random;
 pub mod server;
+pub mod state;
 pub mod status;
 pub mod storage;
 mod stream;

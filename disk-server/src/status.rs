@@ -173,7 +173,7 @@ mod tests {
     use super::*;
     use crate::arbiter::Record;
     use crate::arbiter::protocol::Owner;
-    use crate::views::{Capabilities, Paging, Text, Unfit, Wanted};
+    use crate::views::{Capabilities, Condition, Paging, Text, Unfit, Wanted};
 
     fn record(vm: &str, epoch: u64, holder: &str) -> VmRecord {
         VmRecord {
@@ -275,6 +275,7 @@ tools-2026      2147483648  -          -        2       17        1  - (read-onl
             vm: db(),
             epoch: 3,
             wants,
+            condition: Condition::default(),
         };
         let mut status = Status {
             vms: vec![record("db", 3, "a/1")],

@@ -140,7 +140,7 @@ impl GuestImages {
     /// Name of the initramfs of `ftvm selftest`: a mixed load (`programs/mix.c`), and a C compiler.
     pub const SELFTEST: &str = "selftest.cpio";
 
-    /// Makes the images in `directory` from packages of `store`. Files that
+    /// Makes all images in `directory` from packages of `store`. Files that
     /// are as they should be are not written again.
     ///
     /// # Errors
@@ -148,28 +148,43 @@ impl GuestImages {
     /// When a package cannot be had, the kernel is not as expected, or a file
     /// cannot be written.
     pub fn build(store: &PackageStore, directory: &Path) -> Result<Self, ImageError> {
-        let ingredients = Ingredients::unpack(store)?;
+        Self::build_those(store, directory, |_| true)
+    }
+
+    /// As [`GuestImages::build`], only those whose names are `wanted`. Others that were made before
+    /// stay as they are.
+    ///
+    /// # Errors
+    ///
+    /// As [`GuestImages::build`].
+    pub fn build_those(
+        store: &PackageStore,
+        directory: &Path,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Self, ImageError> {
         let mut images = Self {
             directory: directory.to_owned(),
             images: Vec::new(),
         };
-        images.add(Self::VMLINUX, ingredients.kernel.vmlinux()?)?;
-        images.add(Self::VMLINUX_DEBIAN_13, ingredients.newer.vmlinux()?)?;
-        images.add(Self::TINY, ingredients.tiny()?)?;
-        images.add(Self::DISK, ingredients.disk()?)?;
-        images.add(Self::REDIS, ingredients.redis()?)?;
-        images.add(Self::LOAD, ingredients.load()?)?;
-        images.add(Self::SELFTEST, ingredients.selftest()?)?;
-
-        let binutils = micro::binutils()?;
-        for guest in MicroGuest::all() {
-            images.add(
-                &guest.image(),
-                Contents {
-                    bytes: guest.build()?,
-                    made_of: vec![binutils.clone()],
-                },
-            )?;
+        let earlier = Self::open(directory).map_or_else(|_| Vec::new(), |earlier| earlier.images);
+        for image in earlier {
+            if is_known(&image.name) && images.path(&image.name).is_file() {
+                images.add(image);
+            }
+        }
+        let recipes: Vec<_> = RECIPES.iter().filter(|(name, _)| wanted(name)).collect();
+        if !recipes.is_empty() {
+            let ingredients = Ingredients::unpack(store)?;
+            for (name, make) in recipes {
+                images.write(name, make(&ingredients)?)?;
+            }
+        }
+        for guest in MicroGuest::all().filter(|guest| wanted(&guest.image())) {
+            let contents = Contents {
+                bytes: guest.build()?,
+                made_of: vec![micro::binutils()?],
+            };
+            images.write(&guest.image(), contents)?;
         }
 
         let path = directory.join(MANIFEST);
@@ -212,10 +227,14 @@ impl GuestImages {
         })
     }
 
-    fn add(&mut self, name: &str, Contents { bytes, made_of }: Contents) -> Result<(), ImageError> {
+    fn write(
+        &mut self,
+        name: &str,
+        Contents { bytes, made_of }: Contents,
+    ) -> Result<(), ImageError> {
         let path = self.directory.join(name);
         write_if_different(&path, &bytes).map_err(|source| ImageError::Write { path, source })?;
-        self.images.push(Image {
+        self.add(Image {
             name: name.to_owned(),
             bytes: bytes.len() as u64,
             sha256: format!("{:x}", Sha256::digest(&bytes)),
@@ -224,7 +243,18 @@ impl GuestImages {
         Ok(())
     }
 
-    /// The images, in the order they were made.
+    /// Adds an image, in place of an earlier one of its name.
+    fn add(&mut self, image: Image) {
+        match self
+            .images
+            .binary_search_by(|other| other.name.cmp(&image.name))
+        {
+            Ok(place) => self.images[place] = image,
+            Err(place) => self.images.insert(place, image),
+        }
+    }
+
+    /// The images, by name.
     #[must_use]
     pub fn images(&self) -> &[Image] {
         &self.images
@@ -241,6 +271,28 @@ impl GuestImages {
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
+}
+
+/// How an image is made.
+type Recipe = fn(&Ingredients<'_>) -> Result<Contents, ImageError>;
+
+/// All images but the micro-guests.
+const RECIPES: [(&str, Recipe); 7] = [
+    (GuestImages::VMLINUX, |made_of| made_of.kernel.vmlinux()),
+    (GuestImages::VMLINUX_DEBIAN_13, |made_of| {
+        made_of.newer.vmlinux()
+    }),
+    (GuestImages::TINY, |made_of| made_of.tiny()),
+    (GuestImages::DISK, |made_of| made_of.disk()),
+    (GuestImages::REDIS, |made_of| made_of.redis()),
+    (GuestImages::LOAD, |made_of| made_of.load()),
+    (GuestImages::SELFTEST, |made_of| made_of.selftest()),
+];
+
+/// Whether an image of this name is made today.
+fn is_known(name: &str) -> bool {
+    RECIPES.iter().any(|(known, _)| *known == name)
+        || MicroGuest::all().any(|guest| guest.image() == name)
 }
 
 /// A file's bytes, and what they are made of.
@@ -429,4 +481,30 @@ pub fn base(busybox: &Package, init: &[u8]) -> Result<Archive, ImageError> {
     archive.char_device("dev/console", 0o600, 5, 1);
     archive.char_device("dev/null", 0o666, 1, 3);
     Ok(archive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_that_are_not_wanted_stay() {
+        let directory = tempfile::tempdir().expect("a directory");
+        // These guests are made without packages.
+        let store = PackageStore::new(directory.path().join("packages"));
+        let build = |wanted: &str| {
+            let made = GuestImages::build_those(&store, directory.path(), |name| name == wanted);
+            let images = made.expect("images").images;
+            images
+                .into_iter()
+                .map(|image| image.name)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(build("micro/tsc.elf"), ["micro/tsc.elf"]);
+        let both = ["micro/fpu-sse.elf", "micro/tsc.elf"];
+        assert_eq!(build("micro/fpu-sse.elf"), both);
+        assert_eq!(build("micro/tsc.elf"), both);
+        fs::remove_file(directory.path().join("micro/tsc.elf")).expect("it was made");
+        assert_eq!(build("micro/fpu-sse.elf"), ["micro/fpu-sse.elf"]);
+    }
 }

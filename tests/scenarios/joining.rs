@@ -8,7 +8,8 @@ use testbed::pair::{Boot, PATIENCE};
 /// More than a test run has time for: `FTVM_SUCCESSIVE=10`.
 const SUCCESSIVE: u32 = 3;
 
-/// The last join of three is cut once.
+/// The last join of three is cut once. The disk server is killed and started again in each failover and in each
+/// join, at moments of the seed; `cargo xtask demo --successive 10 --restart-disk-server` makes more.
 #[test]
 fn one_connection_outlives_host_after_host() -> Result<()> {
     let failovers = std::env::var("FTVM_SUCCESSIVE")
@@ -18,6 +19,7 @@ fn one_connection_outlives_host_after_host() -> Result<()> {
     let options = Options {
         seed: 5,
         heartbeat_timeout: PATIENCE,
+        restart_disk_server: true,
         boot: Boot::Quick,
         client_rests: true,
         ..Options::default()
@@ -31,6 +33,7 @@ fn one_connection_outlives_host_after_host() -> Result<()> {
         assert!(matches!(took, (Some(_), Some(_), Some(_))), "{took:?}");
         assert!(run.transfer_bytes > Some(0) && run.rounds > Some(0));
         assert_eq!(run.joins_cut, u32::from(run.number >= 3));
+        assert!(run.disk_server.is_some() && run.disk_server_in_join_ms.is_some());
     }
     assert_eq!(runs.len(), failovers as usize);
     let last = runs.last().expect("the last one");

@@ -16,6 +16,7 @@ mod disk_server;
 mod divergence;
 mod failover;
 mod faults;
+mod fleet;
 mod frozen_host;
 mod guest_images;
 mod hand_over;

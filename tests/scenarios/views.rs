@@ -1,13 +1,17 @@
-//! Nobody says which host is to be a guest's backup: the disk server proposes idle ones. It is killed
-//! and moved while all is well, backups die and fall asleep, and the guest goes on.
+//! Nobody says which host is to be a guest's backup: the disk server proposes idle ones. It is killed,
+//! and moved to another machine, while all is well; backups die and fall asleep; and the guest goes on.
 
 use std::time::{Duration, Instant};
 
-use testbed::pair::{DiskServer, Guest, Side};
+use testbed::pair::{DiskServer, Guest, PATIENCE, Side};
 use testbed::workload::Client;
 use testbed::{Exit, Host, Result, Signal, Testbed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(180);
+
+/// The longest pause of a client because a backup was lost. That is found after twice the heartbeat timeout
+/// at most (`--output-timeout`). The rest is for the claim, and for a machine that has other work to do.
+const LONGEST_PAUSE: Duration = PATIENCE.saturating_mul(3);
 
 #[test]
 fn idle_hosts_become_backups_and_an_old_one_is_refused() -> Result<()> {
@@ -21,27 +25,34 @@ fn idle_hosts_become_backups_and_an_old_one_is_refused() -> Result<()> {
     client.goes_on("after the boot")?;
     proposed_and_joined(&mut first, &mut primary)?;
 
+    let moved_at = Instant::now();
     service.kill();
     client.goes_on("without the service")?;
-    service.restart_at(&testbed, "moved-state")?;
+    service.restart(&testbed)?;
+    client.goes_on("with the service again")?;
+    service.move_to_another_machine(&testbed)?;
     client.goes_on("after the service was moved")?;
+    let moved = client.longest_gap(moved_at);
     for side in [&mut primary, &mut first] {
         let told = side.told();
         assert!(!told.has("peer-lost") && !told.has("waiting"), "{told:?}");
     }
+    eprintln!("service killed, and moved: {moved:?} at most without a reply");
 
     let mut second = guest.idle_backup(&c, &service)?;
     second.wait_for_error("idle, until the disk server", LIMIT)?;
-    primary.forget_events();
     let lost_at = Instant::now();
-    first.signal(Signal::SIGKILL)?;
+    let reason = pauses(&client, &mut primary, "backup killed", || {
+        first.signal(Signal::SIGKILL)
+    })?;
+    assert!(reason.contains("closed without a goodbye"), "{reason}");
     proposed_and_joined(&mut second, &mut primary)?;
     client.goes_on("with the second backup")?;
 
     // It sleeps for so long that another one takes its place.
     let mut third = guest.idle_backup(&b, &service)?;
-    primary.forget_events();
-    c.freeze()?;
+    let reason = pauses(&client, &mut primary, "backup's host frozen", || c.freeze())?;
+    assert!(reason.contains("nothing was heard for"), "{reason}");
     proposed_and_joined(&mut third, &mut primary)?;
     client.goes_on("with the third backup")?;
     let (view, _) = service.record(&b, &guest.name)?;
@@ -67,6 +78,26 @@ fn idle_hosts_become_backups_and_an_old_one_is_refused() -> Result<()> {
     third.stop()?;
     testbed.succeed();
     Ok(())
+}
+
+/// The primary's backup is lost by this: its guest pauses, and no longer than it may. Why it is lost to the
+/// primary.
+fn pauses(
+    client: &Client,
+    primary: &mut Side,
+    what: &str,
+    strike: impl FnOnce() -> Result<()>,
+) -> Result<String> {
+    primary.forget_events();
+    let struck = Instant::now();
+    strike()?;
+    let lost = primary.wait_for("peer-lost", LIMIT)?;
+    primary.wait_for("live", LIMIT)?;
+    client.goes_on("of the primary alone")?;
+    let pause = client.longest_gap(struck);
+    eprintln!("{what}: {pause:?} at most without a reply until the guest went on alone");
+    assert!(pause < LONGEST_PAUSE, "{what}: {pause:?}");
+    Ok(lost["reason"].as_str().unwrap_or_default().to_owned())
 }
 
 /// Waits until an idle host was proposed, and protects the primary's guest.

@@ -28,6 +28,7 @@ mod connection;
 mod disturbance;
 mod error;
 pub mod failover;
+pub mod fleet;
 mod host;
 mod host_kind;
 mod image;

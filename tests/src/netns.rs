@@ -83,6 +83,16 @@ impl Namespace {
         self.within(|| fs::write(CONGESTION_CONTROL, STOCK_CONGESTION_CONTROL))?
     }
 
+    /// Gives an interface another MAC address, and tells everybody there that its IP addresses are at that one
+    /// now (gratuitous ARP).
+    pub(crate) fn announce(&self, interface: &str, mac: &str) -> Result<()> {
+        // Linux announces with this what changes.
+        let path = PathBuf::from(format!("/proc/sys/net/ipv4/conf/{interface}/arp_notify"));
+        let set = self.within(|| fs::write(&path, "1")).flatten();
+        set.map_err(|source| Error::File { path, source })?;
+        self.ip(&format!("link set {interface} address {mac}\n"))
+    }
+
     /// Its TCP congestion control.
     ///
     /// # Errors

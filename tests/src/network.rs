@@ -27,6 +27,8 @@ use crate::wait::wait_until;
 
 /// How long an attempt to connect may take, of several.
 const ATTEMPT: Duration = Duration::from_secs(2);
+/// For what will never happen.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// One of the networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -93,6 +95,9 @@ pub const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0x00, 0xf7, 0x00, 0x01];
 
 /// The disk server's port of the storage network.
 const DISK_PORT: &str = "p-disk";
+/// That of the machine that takes its place.
+const NEXT_DISK_PORT: &str = "p-disk-2";
+const NEXT_DISK_MAC: &str = "02:77:00:00:02:02";
 
 /// A place outside the hosts: a namespace with one address.
 #[derive(Debug, Clone)]
@@ -239,22 +244,45 @@ impl Fabric {
         self.namespace.ip(&format!(
             "{bridges}address add {testbed}/24 dev management\n"
         ))?;
-        for (position, network, port) in [
-            (&self.client, Network::Client, "p-client"),
-            (&self.disk, Network::Storage, DISK_PORT),
-        ] {
-            position.namespace.create()?;
-            self.namespace.ip(&format!(
-                "link add {port} type veth peer name eth0 netns {namespace}\n\
-                 link set {port} addrgenmode none master {network} up\n",
-                namespace = position.namespace.name(),
-            ))?;
-            position.namespace.ip(&format!(
-                "link set eth0 addrgenmode none up\naddress add {}/24 dev eth0\n",
-                position.address
-            ))?;
-        }
-        Ok(())
+        self.place(&self.client, Network::Client, "p-client")?;
+        self.place(&self.disk, Network::Storage, DISK_PORT)
+    }
+
+    /// Makes a position.
+    fn place(&self, position: &Position, network: Network, port: &str) -> Result<()> {
+        position.namespace.create()?;
+        self.namespace.ip(&format!(
+            "link add {port} type veth peer name eth0 netns {namespace}\n\
+             link set {port} addrgenmode none master {network} up\n",
+            namespace = position.namespace.name(),
+        ))?;
+        position.namespace.ip(&format!(
+            "link set eth0 addrgenmode none up\naddress add {}/24 dev eth0\n",
+            position.address
+        ))
+    }
+
+    /// Another machine takes over the disk server's address. The one that had it is without power first:
+    /// it says no farewell, and its processes go on unheard. Once in a run.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made.
+    pub fn replace_disk_server(&self) -> Result<Position> {
+        self.namespace.ip(&format!("link set {DISK_PORT} down\n"))?;
+        let position = Position {
+            namespace: Namespace::named(run_lock::namespace_name(&self.id, "disk-2")),
+            address: self.disk.address,
+        };
+        self.place(&position, Network::Storage, NEXT_DISK_PORT)?;
+        // An announcement would be lost before.
+        wait_until("the other machine's link", LIMIT, || {
+            let mut bridge = self.bridge();
+            bridge.args(["link", "show", "dev", NEXT_DISK_PORT]);
+            Ok(output(&mut bridge)?.contains("state forwarding"))
+        })?;
+        position.namespace.announce("eth0", NEXT_DISK_MAC)?;
+        Ok(position)
     }
 
     /// The namespace with the bridges, where hosts run.

@@ -206,17 +206,18 @@ impl Testbed {
     ///
     /// When it was not built or cannot be started.
     pub fn start_disk_server(&self, arguments: &[&str]) -> Result<LocalProcess> {
-        self.start_disk_server_as(None, arguments)
+        self.start_disk_server_as(self.disk(), None, arguments)
     }
 
-    /// As [`Testbed::start_disk_server`]; a `program` that takes the same arguments is started
-    /// instead.
+    /// As [`Testbed::start_disk_server`], at another position; a `program` that takes the same arguments is
+    /// started instead.
     ///
     /// # Errors
     ///
     /// When it cannot be started.
     pub fn start_disk_server_as(
         &self,
+        position: &Position,
         program: Option<&Path>,
         arguments: &[&str],
     ) -> Result<LocalProcess> {
@@ -235,7 +236,7 @@ impl Testbed {
             .open(&path)
             .map_err(failed)?;
         let errors = log.try_clone().map_err(failed)?;
-        let mut command = self.fabric.disk().command(&program.to_string_lossy())?;
+        let mut command = position.command(&program.to_string_lossy())?;
         command
             .args(arguments)
             .stdin(Stdio::null())

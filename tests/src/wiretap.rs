@@ -1,18 +1,20 @@
 //! A look at the wire: the frames that come out of a host.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::mem;
 use std::ops::Range;
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::time::{Duration, SystemTime};
 
+use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::libc;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, SockaddrLike as _, bind, recvfrom,
-    setsockopt, socket, sockopt,
+    AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType,
+    SockaddrLike as _, bind, recvmsg, setsockopt, socket, sockopt,
 };
-use nix::sys::time::{TimeVal, TimeValLike as _};
+use nix::sys::time::{TimeSpec, TimeVal, TimeValLike as _};
 
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -37,7 +39,8 @@ pub struct Wiretap {
 
 #[derive(Debug, Clone, Default)]
 struct Seen {
-    frames: u64,
+    /// When each came out, by the kernel's clock: so those of several hosts can be put in order.
+    frames: Vec<SystemTime>,
     /// Why nothing more is seen, if so.
     trouble: Option<Errno>,
 }
@@ -85,7 +88,7 @@ impl Wiretap {
             let mut headers = [0; HEADERS];
             while desk.goes_on() {
                 match next_frame(&wire, &mut headers) {
-                    Ok(frame) if is_meant(frame) => desk.record().frames += 1,
+                    Ok(Some((at, frame))) if is_meant(frame) => desk.record().frames.push(at),
                     Ok(_) => {}
                     Err(error) => {
                         desk.record().trouble = Some(error);
@@ -103,9 +106,22 @@ impl Wiretap {
     ///
     /// When there may have been more, because nothing more can be seen.
     pub fn frames(&self) -> Result<u64> {
+        self.look(|times| times.len() as u64)
+    }
+
+    /// When each of them came out of the host, in this order.
+    ///
+    /// # Errors
+    ///
+    /// As [`Wiretap::frames`].
+    pub fn times(&self) -> Result<Vec<SystemTime>> {
+        self.look(<[_]>::to_vec)
+    }
+
+    fn look<T>(&self, look: impl FnOnce(&[SystemTime]) -> T) -> Result<T> {
         let seen = self.worker.record();
         match seen.trouble {
-            None => Ok(seen.frames),
+            None => Ok(look(&seen.frames)),
             Some(error) => Err(Error::Start {
                 command: self.what.clone(),
                 source: error.into(),
@@ -128,6 +144,7 @@ fn open(link: &str) -> io::Result<OwnedFd> {
     let index = i32::try_from(index).map_err(io::Error::other)?;
     bind(wire.as_raw_fd(), &every_frame_of(index))?;
     setsockopt(&wire, sockopt::ReceiveTimeout, &TimeVal::milliseconds(LOOK))?;
+    setsockopt(&wire, sockopt::ReceiveTimestampns, &true)?;
     Ok(wire)
 }
 
@@ -149,15 +166,38 @@ fn every_frame_of(index: i32) -> LinkAddr {
     address.expect("an address of this family")
 }
 
-/// The next frame that came out of the host, as far as there is room; an empty one if there was none
+/// The next frame that came out of the host, as far as there is room, and when it did; none if there was none
 /// for a while, or it went to the host.
-fn next_frame<'a>(wire: &OwnedFd, room: &'a mut [u8]) -> nix::Result<&'a [u8]> {
-    match recvfrom::<LinkAddr>(wire.as_raw_fd(), room) {
-        Ok((length, Some(from))) if from.pkttype() != libc::PACKET_OUTGOING => Ok(&room[..length]),
+fn next_frame<'a>(
+    wire: &OwnedFd,
+    room: &'a mut [u8],
+) -> nix::Result<Option<(SystemTime, &'a [u8])>> {
+    let mut stamp = cmsg_space!(TimeSpec);
+    let mut pieces = [IoSliceMut::new(room)];
+    let message = recvmsg::<LinkAddr>(
+        wire.as_raw_fd(),
+        &mut pieces,
+        Some(&mut stamp),
+        MsgFlags::empty(),
+    );
+    let message = match message {
+        Ok(message) => message,
         // The link of a frozen namespace is down, and comes up again.
-        Ok(_) | Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => Ok(&[]),
-        Err(error) => Err(error),
+        Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let came_out = |from: &LinkAddr| from.pkttype() != libc::PACKET_OUTGOING;
+    if !message.address.as_ref().is_some_and(came_out) {
+        return Ok(None);
     }
+    let at = message.cmsgs()?.find_map(|message| match message {
+        ControlMessageOwned::ScmTimestampns(at) => {
+            Some(SystemTime::UNIX_EPOCH + Duration::from(at))
+        }
+        _ => None,
+    });
+    let (at, length) = (at.ok_or(Errno::ENODATA)?, message.bytes);
+    Ok(Some((at, &room[..length])))
 }
 
 /// Whether a frame is a TCP segment over IPv4 that carries data.

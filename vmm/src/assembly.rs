@@ -264,6 +264,12 @@ impl Guest {
         }
     }
 
+    /// What it takes of this host's memory once it has a [`Guest::baseline`].
+    #[must_use]
+    pub fn footprint(&self) -> Footprint {
+        Footprint::of(self.identity.memory_bytes)
+    }
+
     /// Pins the guest's memory and begins to track what the guest changes, for state transfers and
     /// digests. Says what may still move a page, and if what this keeps of its memory may come to more
     /// than the host has.
@@ -274,12 +280,7 @@ impl Guest {
         for loose in ram::pin(&self.memory)? {
             log::warn!("{loose}");
         }
-        let memory = self.identity.memory_bytes;
-        let kept = Baseline::most_bytes(memory);
-        let tables = match Paging::of_host() {
-            Paging::Shadow => shadow_page_bytes(memory),
-            Paging::Nested => 0,
-        };
+        let Footprint { kept, tables, .. } = self.footprint();
         let room = Room::left();
         if room.bytes < kept + tables {
             log::warn!(
@@ -298,6 +299,38 @@ impl Guest {
     #[must_use]
     pub fn into_engine(self, role: Role) -> Engine<HardwareCountingCpu> {
         Engine::new(self.cpu, self.devices, self.traps, role).with_tally(self.host.exits)
+    }
+}
+
+/// What a replicated guest takes of a host's memory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// The guest's own, which is locked.
+    pub memory: u64,
+    /// What state transfers and digests keep of it.
+    pub kept: u64,
+    /// The most that KVM's shadow pages may come to: a guest that is not out for it needs some megabytes.
+    pub tables: u64,
+}
+
+impl Footprint {
+    /// Of a guest with so many bytes of memory, on a host like this one.
+    #[must_use]
+    pub fn of(memory: u64) -> Self {
+        Self {
+            memory,
+            kept: Baseline::most_bytes(memory),
+            tables: match Paging::of_host() {
+                Paging::Shadow => shadow_page_bytes(memory),
+                Paging::Nested => 0,
+            },
+        }
+    }
+
+    /// What ftvm itself takes, whatever the guest does.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.memory + self.kept
     }
 }
 
@@ -332,5 +365,20 @@ impl HostSide {
             self.terminal = Some(Terminal::attach(&self.lanes, self.live.clone())?);
         }
         Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ftvm_takes_is_less_than_the_guests_memory_and_a_tenth() {
+        for mib in [32_u64, 128, 1024, 3072] {
+            let memory = mib << 20;
+            let taken = Footprint::of(memory).taken();
+            assert!(taken > memory + memory / 20, "{mib} MiB: {taken}");
+            assert!(taken < memory + memory / 10, "{mib} MiB: {taken}");
+        }
     }
 }

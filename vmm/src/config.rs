@@ -1,5 +1,6 @@
 //! What a virtual machine is made of: one TOML file, the same on both hosts.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::ops::RangeInclusive;
@@ -36,12 +37,12 @@ pub const HEARTBEAT_TIMEOUT_MS: RangeInclusive<u64> = 10..=600_000;
 pub enum Clock {
     /// The ACPI power management timer: steps of 279 ns.
     PmTimer,
-    /// KVM's paravirtual clock: steps of 1 ns, and an exact wall clock. Programs read it exactly;
-    /// for the kernel itself time stands still between two exits, for a tick at most.
+    /// KVM's paravirtual clock. Most reads are no exit: for kernel and programs time stands still between
+    /// two exits, until the next tick or the 64th read at most.
     #[default]
     KvmClock,
-    /// The same, exact for the kernel too. Each of its reads is an exit, and it reads the clock at
-    /// every switch between processes.
+    /// The same in steps of 1 ns, exact for kernel and programs. Each read is an exit, and the kernel reads
+    /// the clock at every switch between processes.
     KvmClockExact,
     /// None: the kernel counts its timer's interrupts, in steps of 4 ms.
     Jiffies,
@@ -122,6 +123,13 @@ impl Default for Mac {
     /// Locally administered.
     fn default() -> Self {
         Self([0x52, 0x54, 0x00, 0xf7, 0x00, 0x01])
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }
 

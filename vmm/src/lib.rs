@@ -6,6 +6,7 @@
 //! - [`disk`]: the shared disk behind one of them.
 //! - [`boot`]: puts a kernel into guest memory.
 //! - [`engine`]: runs the guest from exit to exit; [`sources`] feed it, live or from a log.
+//! - [`host`]: looks after the guests of a host, each a process of its own.
 //! - [`inspect`]: stops a replay, and shows the guest there to a user or a debugger.
 //! - [`state`]: the guest's state as a whole, transferred and compared.
 
@@ -27,11 +28,13 @@ pub mod engine;
 pub mod events;
 pub mod fake_cpu;
 pub mod gates;
+pub mod host;
 mod host_kernel;
 pub mod inspect;
 pub mod io;
 mod kick;
 pub mod kvm;
+pub mod operator;
 mod page_tables;
 pub mod protocol;
 pub mod ram;

@@ -4,34 +4,26 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
-/// What the images, the testbed, the demo, the benchmark, and the tests of the disk server run on
-/// this machine.
-const NEEDED: [&str; 18] = [
-    "binutils",
-    "e2fsprogs",
-    "fio",
-    "gcc",
-    "gdb",
-    "iperf3",
-    "iproute2",
-    "iputils-ping",
-    "kmod",
-    "libc6-dev",
-    "libnbd-bin",
-    "mmdebstrap",
-    "nbd-client",
-    "openssl",
-    "postgresql-client",
-    "qemu-system-x86",
-    "qemu-utils",
-    "redis-tools",
-];
+use crate::needs::Needs;
+use crate::steps::Steps;
 
-/// Those that are not installed.
-pub(crate) fn missing() -> Result<Vec<&'static str>> {
+/// Installs what is needed and missing, as a step.
+pub(crate) fn provide(steps: &Steps, needs: Needs) -> Result<()> {
+    let needed = needs.packages();
+    let missing = missing(needed)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    steps.step(&format!("installing {}", missing.join(", ")), || {
+        install(needed, &missing)
+    })
+}
+
+/// Those of the `needed` ones that are not installed.
+fn missing<'a>(needed: &[&'a str]) -> Result<Vec<&'a str>> {
     let output = Command::new("dpkg-query")
         .args(["--show", "--showformat", "${Package} ${db:Status-Abbrev}\n"])
-        .args(NEEDED)
+        .args(needed)
         .stderr(Stdio::null())
         .output()
         .context("cannot start dpkg-query: ftvm's testbed needs a Debian machine")?;
@@ -41,27 +33,25 @@ pub(crate) fn missing() -> Result<Vec<&'static str>> {
             .lines()
             .any(|line| line.trim_end() == format!("{name} ii"))
     };
-    Ok(NEEDED
-        .into_iter()
-        .filter(|name| !is_installed(name))
-        .collect())
+    let missing = needed.iter().copied().filter(|name| !is_installed(name));
+    Ok(missing.collect())
 }
 
-/// Installs packages and what they need, without recommendations.
-pub(crate) fn install(packages: &[&str]) -> Result<()> {
+/// Installs those of the `needed` packages that are `missing`, and what these need, without recommendations.
+fn install(needed: &[&str], missing: &[&str]) -> Result<()> {
     ensure!(
         nix::unistd::geteuid().is_root(),
         "only root can install packages; as root: apt-get install --no-install-recommends {}",
-        packages.join(" ")
+        missing.join(" ")
     );
     apt(&["update"])?;
-    let mut wanted = packages.to_vec();
+    let mut wanted = missing.to_vec();
     loop {
         let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
         arguments.extend_from_slice(&wanted);
         apt(&arguments)?;
         // One that was there may have had to go: QEMU's packages of another release exclude each other.
-        let still = missing()?;
+        let still = self::missing(needed)?;
         if still.is_empty() {
             return Ok(());
         }

@@ -317,6 +317,7 @@ fn files_import_each_other_in_no_circle() {
         "tests",
         "tests/benchmark",
         "tests/simulation",
+        "tests/pictures",
         "xtask",
     ] {
         assert_eq!(Crate::read(folder).circle(), None, "{folder}");

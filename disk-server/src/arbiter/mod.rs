@@ -26,4 +26,4 @@ pub use client::{Arbiter, Claim, ClaimError, Settings, WaitReason};
 pub use connection::CallError;
 pub use decision::{Answer, ClaimRequest, MAX_EPOCH, Next, Record, STOPPED, acknowledge, decide};
 pub use names::{Claimant, HostName, NameError, ServerNumber, ServerNumberError, VmName};
-pub use store::{Damage, EpochStore, Forgotten, OpenStateError, STATE_FILE, StoreError};
+pub use store::{EpochStore, Forgotten, STATE_FILE, StoreError};

@@ -298,7 +298,7 @@ pub enum ErrorCode {
     Busy,
     /// The request cannot be granted as things are; the message says why.
     Refused,
-    /// The server keeps as many virtual machines as it may.
+    /// The server keeps as many virtual machines, or hosts that ping, as it may.
     Full,
     /// The server's disk fails it.
     Storage,

@@ -5,8 +5,6 @@ use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::decision::{Answer, ClaimRequest, MAX_EPOCH};
 use super::lines::{LineError, Lines, Patience};
 use super::names::{ServerNumber, VmName};
@@ -16,10 +14,10 @@ use super::protocol::{
 use super::store::StoreError;
 use crate::export::Exports;
 use crate::fence::{AcknowledgeError, Claimed, FencedStore, ForgetError, NotYet, WaitLimit};
-use crate::fleet::Order;
+use crate::fleet::{FleetService, OperateError, Operation};
 use crate::logging::{Limited, excerpt};
 use crate::stream;
-use crate::views::Views;
+use crate::views::TooManyHosts;
 
 /// How patient a session is with its client.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +35,7 @@ pub(crate) struct SessionLimits {
 pub(crate) struct Subject<'a> {
     pub(crate) store: &'a FencedStore,
     pub(crate) exports: &'a Exports,
-    pub(crate) views: &'a Mutex<Views>,
+    pub(crate) fleet: &'a FleetService,
 }
 
 /// Serves one client until it leaves, errs, or is idle for too long.
@@ -135,7 +133,7 @@ fn respond(
     let Subject {
         store,
         exports,
-        views,
+        fleet,
     } = subject;
     Ok(match request {
         Request::CompareAndSet {
@@ -177,21 +175,18 @@ fn respond(
             Response::Exports { exports, more }
         }
         Request::Ping(ping) => {
-            let proposal = views.lock().ping(&ping, from, |vm| store.read(vm));
+            let order = fleet.ping(&ping, from, store);
+            let full = |error: TooManyHosts| refused(ErrorCode::Full, error.to_string());
             Response::Pinged {
+                order: order.map_err(full)?,
                 record: ping.role.vm().map(|vm| store.read(vm)),
-                order: proposal.map(|proposal| Order::Join(Box::new(proposal))),
             }
         }
         Request::ListHosts { after } => {
-            let views = views.lock();
-            let (hosts, more) = page(views.hosts(after.as_ref(), |vm| store.read(vm)));
+            let (hosts, more) = fleet.with_hosts(after.as_ref(), store, |hosts| page(hosts));
             Response::Hosts { hosts, more }
         }
-        Request::Operate { .. } => {
-            let message = "this server keeps no guests".to_owned();
-            return Err(refused(ErrorCode::Refused, message));
-        }
+        Request::Operate { operation } => operate(subject, operation, limit)?,
         Request::Echo {} => Response::Echo {},
     })
 }
@@ -255,19 +250,44 @@ fn forget(store: &FencedStore, vm: &VmName, limit: WaitLimit<'_>) -> Result<Resp
     }
 }
 
+fn operate(
+    subject: Subject<'_>,
+    operation: Operation,
+    limit: WaitLimit<'_>,
+) -> Result<Response, End> {
+    let undefined = match &operation {
+        Operation::Undefine { vm, .. } => Some(vm.clone()),
+        _ => None,
+    };
+    let outcome = subject.fleet.operate(operation, subject.store);
+    let outcome = outcome.map_err(|error| match error {
+        OperateError::Refused(why) => refused(ErrorCode::Refused, why.to_string()),
+        OperateError::Storage(_) => storage_fails(error),
+    })?;
+    if let Some(vm) = undefined
+        && let Err(error) = subject.store.forget(&vm, limit)
+    {
+        // It has a disk here, or never ran: a record more, and no harm.
+        log::debug!("{vm} is kept no longer, and its record is: {error}");
+    }
+    Ok(Response::Operated { outcome })
+}
+
 fn not_stored(error: StoreError) -> End {
     match error {
         StoreError::Full => refused(ErrorCode::Full, error.to_string()),
-        StoreError::Storage(_) => {
-            static NOT_STORED: Limited = Limited::new();
-            if let Some(left_out) = NOT_STORED.let_through() {
-                let error = anyhow::Error::from(error);
-                log::error!("{error:#}; hosts wait, and ask again{left_out}");
-            }
-            let message = "the server cannot store decisions; its log says why".to_owned();
-            refused(ErrorCode::Storage, message)
-        }
+        StoreError::Storage(_) => storage_fails(error),
     }
+}
+
+fn storage_fails(error: impl Into<anyhow::Error>) -> End {
+    static NOT_STORED: Limited = Limited::new();
+    if let Some(left_out) = NOT_STORED.let_through() {
+        let error: anyhow::Error = error.into();
+        log::error!("{error:#}; hosts wait, and ask again{left_out}");
+    }
+    let message = "the server cannot store decisions; its log says why".to_owned();
+    refused(ErrorCode::Storage, message)
 }
 
 /// Not an answer of its own kind: to every client, however old, "busy" means to ask again.

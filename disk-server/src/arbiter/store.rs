@@ -1,23 +1,13 @@
 //! The durable store of epochs, which never falls back behind an answer.
 //!
 //! The records of all machines are a few hundred bytes each, and change when hosts fail. So they are
-//! in memory, and every decision writes all of them to a new file, which takes the place of the old
-//! one:
+//! in memory, and every decision writes all of them, as [a state](crate::state) that changes as a whole. A
+//! decision that could not be stored is answered as that: nobody may rely on it, and the next attempt begins
+//! from the records that were answered last.
 //!
-//! ```text
-//!     write new ── fsync new ── rename new to its name ── fsync the directory ── answer
-//! ```
-//!
-//! Whenever the power goes, the name stands for the file before or the file behind the decision,
-//! whole, and from the answer on for the latter. An error before the end leaves open which, and is
-//! answered as one: nobody may rely on the decision, and the next attempt begins from the records that
-//! were answered last. It writes another file, so that it need not care what became of the first.
-//!
-//! A checksum covers every byte. An empty, cut or changed file is an error, not a fresh start at epoch
-//! 0: the old contents cannot come back from anywhere.
+//! A damaged file is no fresh start at epoch 0: the old contents cannot come back from anywhere.
 
 mod error;
-mod folder;
 mod format;
 #[cfg(test)]
 mod tests;
@@ -26,18 +16,24 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-pub use error::{OpenStateError, StoreError};
-pub use folder::STATE_FILE;
-pub use format::Damage;
+pub use error::StoreError;
 
 use super::decision::{Answer, ClaimRequest, Record, acknowledge, decide};
 use super::names::{Claimant, ServerNumber, VmName};
 use crate::random;
-use folder::{Folder, StateFolder};
-use format::{MAX_VMS, State, Unusable};
+use crate::state::{self, Folder, OpenStateError, StateDirectory};
+use format::{MAX_VMS, State};
+
+/// The name of the state file in the state directory.
+pub const STATE_FILE: &str = "arbiter.state";
+
+/// What is said of a damaged one.
+const REMEDY: &str = ", because epochs could go back; see \"When the state is damaged\" in \
+                      docs/arbiter.md";
 
 /// What became of a record that was to be forgotten.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,37 +56,20 @@ pub struct EpochStore {
 }
 
 impl EpochStore {
-    /// Opens the state in `directory`, which is made if it is missing, as is the state file in it.
+    /// Opens the state in `directory`, where it is made if it is missing.
     ///
     /// # Errors
     /// See [`OpenStateError`]. A damaged state file is refused and left alone.
-    pub fn open(directory: &Path) -> Result<EpochStore, OpenStateError> {
-        let folder = StateFolder::open(directory)?;
-        EpochStore::load(Box::new(folder), directory)
+    pub fn open(directory: &Arc<StateDirectory>) -> Result<EpochStore, OpenStateError> {
+        EpochStore::load(Box::new(directory.file(STATE_FILE)), directory.path())
     }
 
-    fn load(mut folder: Box<dyn Folder>, directory: &Path) -> Result<EpochStore, OpenStateError> {
+    fn load(mut file: Box<dyn Folder>, directory: &Path) -> Result<EpochStore, OpenStateError> {
         let path = directory.join(STATE_FILE);
-        let access = |source| OpenStateError::Access {
-            path: path.clone(),
-            source,
-        };
-        let state = match folder.read().map_err(access)? {
-            Some(bytes) => {
-                let state = format::decode(&bytes).map_err(|unusable| {
-                    let path = path.clone();
-                    match unusable {
-                        Unusable::Later(found) => OpenStateError::Later { path, found },
-                        Unusable::Damaged(source) => OpenStateError::Corrupt { path, source },
-                    }
-                })?;
-                // The process before may have died, and somebody may have copied the file: what is
-                // answered from it is to stay.
-                folder.sync().map_err(access)?;
-                state
-            }
+        let state = match state::load(&mut *file, &path, format::decode, REMEDY)? {
+            Some(state) => state,
             None => {
-                let state = fresh(&mut *folder).map_err(|source| OpenStateError::Create {
+                let state = fresh(&mut *file).map_err(|source| OpenStateError::Create {
                     path: directory.to_owned(),
                     source,
                 })?;
@@ -103,7 +82,7 @@ impl EpochStore {
         };
         Ok(EpochStore {
             state: Mutex::new(state),
-            folder: Mutex::new(folder),
+            folder: Mutex::new(file),
         })
     }
 
@@ -182,7 +161,7 @@ impl EpochStore {
         let mut state = self.state.lock().clone();
         let (outcome, changed) = make(&mut state)?;
         if changed {
-            replace(&mut **folder, &state).map_err(StoreError::Storage)?;
+            state::replace(&mut **folder, &format::encode(&state)).map_err(StoreError::Storage)?;
             *self.state.lock() = state;
         }
         Ok(outcome)
@@ -215,12 +194,6 @@ fn fresh(folder: &mut dyn Folder) -> io::Result<State> {
         floor: 0,
         records: BTreeMap::new(),
     };
-    replace(folder, &state)?;
+    state::replace(folder, &format::encode(&state))?;
     Ok(state)
-}
-
-fn replace(folder: &mut dyn Folder, state: &State) -> io::Result<()> {
-    folder.write_new(&format::encode(state))?;
-    folder.rename_new()?;
-    folder.sync()
 }

@@ -10,6 +10,7 @@ use super::{Fence, NotYet, WaitLimit};
 use crate::arbiter::{
     Answer, ClaimRequest, Claimant, EpochStore, Forgotten, Record, ServerNumber, StoreError, VmName,
 };
+use crate::fleet::Arbitrated;
 
 /// An [`EpochStore`] whose wins are answered behind the fence.
 #[derive(Debug)]
@@ -203,6 +204,16 @@ impl FencedStore {
     #[must_use]
     pub fn list(&self, after: Option<&VmName>, limit: usize) -> Vec<(VmName, Record)> {
         self.store.list(after, limit)
+    }
+}
+
+impl Arbitrated for FencedStore {
+    fn record(&self, vm: &VmName) -> Record {
+        self.read(vm)
+    }
+
+    fn records(&self, after: Option<&VmName>, limit: usize) -> Vec<(VmName, Record)> {
+        self.list(after, limit)
     }
 }
 

@@ -1,5 +1,7 @@
 //! What happened to guests and hosts, one entry for each transition.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::order::OrderNumber;
@@ -92,4 +94,13 @@ pub enum What {
     Live {},
     /// The host is dead: its pings stay away.
     Dead {},
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vm(vm) => vm.fmt(f),
+            Self::Host(host) => write!(f, "host {host}"),
+        }
+    }
 }

@@ -16,15 +16,34 @@
 //! about membership: one that is late, lost or wrong costs time and nothing else.
 
 mod definition;
+mod intents;
 mod journal;
+mod journal_file;
+mod machine;
 mod operation;
 mod order;
+mod orders;
+mod pending;
+mod plan;
+mod seen;
+mod service;
+mod starting;
+mod state;
 mod status;
+mod store;
+#[cfg(test)]
+mod tests;
 
 pub use definition::{
     Definition, DefinitionError, Image, ImageDigest, ImageDigestError, LagBounds, MAX_DEFINITION,
 };
+pub use intents::{Intents, MAX_DRAINED, MAX_GUESTS};
 pub use journal::{Entry, Subject, What};
+pub use journal_file::{JOURNAL_FILE, MAX_ENTRIES};
+pub use machine::{Fleet, Records};
 pub use operation::{Answer, HostVerb, Operation, Verb};
 pub use order::{Order, OrderNumber};
-pub use status::{Failover, LagColour, Member, Placement, Reason, State, VmStatus};
+pub use plan::{Plan, Planned, Refused};
+pub use service::{Arbitrated, FleetService, OperateError};
+pub use status::{Failover, LagColour, MAX_UNFIT, Member, Placement, Reason, State, VmStatus};
+pub use store::FLEET_FILE;

@@ -1,5 +1,7 @@
 //! What operators ask, and what they are answered.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::definition::Definition;
@@ -141,4 +143,31 @@ pub enum Answer {
         /// Whether there are earlier ones.
         more: bool,
     },
+}
+
+/// In an operator's words.
+impl fmt::Display for Verb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start { force: false } => f.write_str("start"),
+            Self::Start { force: true } => f.write_str("start --force"),
+            Self::Stop {} => f.write_str("stop"),
+            Self::Failover {} => f.write_str("failover"),
+            Self::TestFailover {} => f.write_str("test-failover"),
+            Self::RestartBackup {} => f.write_str("restart-backup"),
+            Self::MigrateBackup { to } => write!(f, "migrate to {to}"),
+            Self::MigratePrimary { to } => write!(f, "migrate --primary to {to}"),
+            Self::SuspendProtection {} => f.write_str("suspend-protection"),
+            Self::ResumeProtection {} => f.write_str("resume-protection"),
+        }
+    }
+}
+
+impl fmt::Display for HostVerb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Drain => "drain",
+            Self::Undrain => "undrain",
+        })
+    }
 }

@@ -10,6 +10,9 @@ use super::order::OrderNumber;
 use crate::arbiter::{Claimant, HostName, VmName};
 use crate::views::{Text, Unfit};
 
+/// The most hosts of which a [`Reason`] tells why they do not fit.
+pub const MAX_UNFIT: usize = 8;
+
 /// How a guest is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmStatus {
@@ -93,7 +96,7 @@ pub enum Reason {
     Starting {},
     /// No host fits, and why each does not.
     NoIdleHost {
-        /// Some of the hosts.
+        /// The hosts, at most [`MAX_UNFIT`].
         unfit: Vec<(HostName, Unfit)>,
     },
     /// A backup joins.
@@ -150,6 +153,21 @@ impl LagBounds {
             lag if lag > self.red_ms => LagColour::Red,
             lag if lag > self.yellow_ms => LagColour::Yellow,
             _ => LagColour::Green,
+        }
+    }
+}
+
+impl State {
+    /// Whether it is of the same kind, whatever it tells besides.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        use std::mem::discriminant;
+        match (self, other) {
+            (Self::NotRunning(one), Self::NotRunning(two))
+            | (Self::NotProtected(one), Self::NotProtected(two)) => {
+                discriminant(one) == discriminant(two)
+            }
+            (one, two) => discriminant(one) == discriminant(two),
         }
     }
 }

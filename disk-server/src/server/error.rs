@@ -3,9 +3,9 @@
 use std::io;
 use std::net::SocketAddr;
 
-use crate::arbiter::OpenStateError;
 use crate::export::ExportsError;
 use crate::nbd::ExportName;
+use crate::state::OpenStateError;
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]

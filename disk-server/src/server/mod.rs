@@ -5,21 +5,20 @@ mod config;
 mod connections;
 mod descriptors;
 mod error;
+mod intervals;
 mod services;
 
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Weak};
-use std::thread;
-
-use parking_lot::Mutex;
+use std::sync::Arc;
 
 use crate::arbiter::EpochStore;
 use crate::ending::Ending;
 use crate::export::{Export, Exports};
 use crate::fence::FencedStore;
-use crate::views::{PING_INTERVAL, Views};
+use crate::fleet::FleetService;
+use crate::state::StateDirectory;
 use accept::{Listener, Service, accept_until_woken};
 use services::{ArbiterService, NbdService};
 
@@ -43,27 +42,6 @@ fn warn_of_sharing(state: &Path, exports: &[Export]) {
             state.display()
         );
     }
-}
-
-/// The hosts, whose missed pings are counted by a thread of their own: one that does not run, as the rest
-/// of this process, counts none.
-fn counted_views() -> Result<Arc<Mutex<Views>>, StartError> {
-    let views = Arc::default();
-    let counted: Weak<Mutex<Views>> = Arc::downgrade(&views);
-    let count = move || {
-        loop {
-            thread::sleep(PING_INTERVAL);
-            match counted.upgrade() {
-                Some(views) => views.lock().tick(),
-                None => return,
-            }
-        }
-    };
-    thread::Builder::new()
-        .name("views".to_owned())
-        .spawn(count)
-        .map_err(StartError::Setup)?;
-    Ok(views)
 }
 
 /// A server that listens, and does not serve yet.
@@ -95,8 +73,10 @@ impl Server {
         stop.set_nonblocking(true).map_err(StartError::Setup)?;
         let stop = StopHandle::new(stop);
         let ending = Ending::new(stop.clone());
+        let directory = StateDirectory::open(&state)?;
         // The state first: a client must not connect to a server that then does not start.
-        let mut store = FencedStore::new(EpochStore::open(&state)?);
+        let mut store = FencedStore::new(EpochStore::open(&directory)?);
+        let fleet = FleetService::open(&directory)?;
         let (nbd, exports) = match nbd {
             None => (None, Arc::default()),
             Some(NbdConfig { listen, exports }) => {
@@ -110,7 +90,8 @@ impl Server {
         };
         Ok(Server {
             arbiter: Listener::bind(listen, "--listen", limits.connections)?,
-            arbiter_service: ArbiterService::new(store, exports, counted_views()?, &limits),
+            arbiter_service: ArbiterService::new(store, exports, fleet, &limits)
+                .map_err(StartError::Setup)?,
             nbd,
             wake,
             stop,

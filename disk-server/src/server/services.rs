@@ -4,22 +4,23 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
-
 use super::accept::Service;
 use super::config::Limits;
+use super::intervals::Intervals;
 use crate::arbiter::session;
 use crate::export::Exports;
 use crate::fence::FencedStore;
+use crate::fleet::FleetService;
 use crate::nbd::session as nbd;
-use crate::views::Views;
 
-/// Decides about epochs, and proposes backups.
+/// Decides about epochs, and about guests.
 #[derive(Debug)]
 pub(super) struct ArbiterService {
-    store: FencedStore,
+    /// Ends before the rest.
+    _intervals: Intervals,
+    store: Arc<FencedStore>,
     exports: Arc<Exports>,
-    views: Arc<Mutex<Views>>,
+    fleet: Arc<FleetService>,
     limits: session::SessionLimits,
 }
 
@@ -27,19 +28,25 @@ impl ArbiterService {
     pub(super) fn new(
         store: FencedStore,
         exports: Arc<Exports>,
-        views: Arc<Mutex<Views>>,
+        fleet: FleetService,
         limits: &Limits,
-    ) -> ArbiterService {
-        ArbiterService {
+    ) -> std::io::Result<ArbiterService> {
+        let (store, fleet) = (Arc::new(store), Arc::new(fleet));
+        let intervals = {
+            let (store, fleet) = (Arc::clone(&store), Arc::clone(&fleet));
+            Intervals::start(move || fleet.tick(&*store))?
+        };
+        Ok(ArbiterService {
+            _intervals: intervals,
             store,
             exports,
-            views,
+            fleet,
             limits: session::SessionLimits {
                 idle: limits.idle,
                 line: limits.line,
                 clearing: limits.clearing,
             },
-        }
+        })
     }
 }
 
@@ -52,7 +59,7 @@ impl Service for ArbiterService {
         let subject = session::Subject {
             store: &self.store,
             exports: &self.exports,
-            views: &self.views,
+            fleet: &self.fleet,
         };
         session::serve(stream, subject, self.limits);
     }

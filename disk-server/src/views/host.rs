@@ -221,6 +221,8 @@ pub enum Unfit {
     },
     /// It does not reach this disk of the guest.
     Export(ExportName),
+    /// The primary takes backups at a loopback address, and the host is not on that machine.
+    OutOfReach(SocketAddr),
     /// It was proposed a moment ago, and nothing came of it.
     Declined(Text),
     /// An operator wants it empty.
@@ -290,6 +292,11 @@ impl fmt::Display for Unfit {
                 write!(f, "has {has} paging, and the primary {needs} paging")
             }
             Self::Export(name) => write!(f, "does not reach the disk {name}"),
+            Self::OutOfReach(address) => write!(
+                f,
+                "does not reach the primary, which takes backups at {address}: start that with --listen at \
+                 an address of the logging network"
+            ),
             Self::Declined(reason) => write!(f, "was proposed, and is not a backup: {reason}"),
             Self::Draining => f.write_str("is drained"),
             Self::NotChosen(host) => write!(f, "is not {host}, which was asked for"),

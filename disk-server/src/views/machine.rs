@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::host::{Capabilities, Ping, Role, Unfit, Wanted};
+use super::guests::{Candidates, Guests};
+use super::host::{Capabilities, Condition, MAX_PROCESSES, Ping, Role, Tended, Unfit};
 use super::text::Text;
 use crate::arbiter::{Claimant, Record, VmName};
 
@@ -21,6 +22,10 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// is proposed by a service that has just started: it does not know yet who there is, and a proposal of
 /// the time before may still be under way.
 pub const MISSED_PINGS: u32 = 5;
+
+/// For so many intervals a guest's next backup is given time once a host's daemon has started it: as long as
+/// `ftvm backup` tries to connect.
+pub const JOIN_INTERVALS: u32 = 60;
 
 /// One that is dead is not told any more when so many did.
 pub const FORGOTTEN_PINGS: u32 = 600;
@@ -54,7 +59,7 @@ pub struct HostRecord {
     pub role: Role,
     /// It is proposed to its guest's primary.
     pub proposed: bool,
-    /// Where its guest wants a backup: why it does not fit.
+    /// Where its guest wants a backup: why it does not fit. Of a daemon: why its host takes no guest at all.
     pub unfit: Option<Unfit>,
 }
 
@@ -66,7 +71,8 @@ struct Host {
     from: IpAddr,
     /// Intervals since then.
     missed: u32,
-    declined: Option<PassedOver>,
+    /// As the backup of these guests.
+    passed_over: BTreeMap<VmName, PassedOver>,
 }
 
 /// It is not proposed again at once.
@@ -82,8 +88,23 @@ struct PassedOver {
 struct Standing {
     host: Claimant,
     proposal: Proposal,
-    /// Intervals.
+    /// Intervals, since it was made or taken.
     age: u32,
+    /// The host's daemon has a process of the guest: it is on its way there.
+    taken: bool,
+}
+
+/// There is no room to remember another host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{MAX_HOSTS} hosts ping already, and no more are proposed: end those that are not needed")]
+pub struct TooManyHosts;
+
+/// That a primary wants a backup.
+struct Want<'a> {
+    primary: &'a Host,
+    /// Where that takes it.
+    address: SocketAddr,
+    needs: &'a Capabilities,
 }
 
 /// The hosts, and what is proposed to them.
@@ -101,27 +122,65 @@ impl Host {
         self.missed < MISSED_PINGS
     }
 
-    fn pass_over(&mut self, reason: Text) {
-        let left = MISSED_PINGS;
-        self.declined = Some(PassedOver { reason, left });
+    fn pass_over(&mut self, vm: &VmName, reason: Text, left: u32) {
+        let passed_over = PassedOver { reason, left };
+        self.passed_over.insert(vm.clone(), passed_over);
     }
 
-    /// Why it is not to be proposed as the backup of `vm`, whose primary needs this.
-    fn unfit(&self, vm: &VmName, needs: &Capabilities, record: &Record) -> Option<Unfit> {
+    /// Why it is not to be proposed as the backup of `vm`, where this is wanted.
+    fn unfit(
+        &self,
+        vm: &VmName,
+        (needs, address): (&Capabilities, Option<SocketAddr>),
+        guests: &impl Guests,
+    ) -> Option<Unfit> {
         if !self.is_live() {
             return Some(Unfit::Dead);
         }
+        let record = guests.record(vm);
         // A view's backup that did not get its state may come again.
         let is_member = record.acknowledged && record.backup.as_ref() == Some(&self.ping.host);
         match &self.ping.role {
             Role::Idle { vm: own, .. } if own == vm && !is_member => {}
+            Role::Host(tended) if tended.has_room_for(vm) => {}
             _ => return Some(Unfit::HasRole),
         }
         let declined = || {
-            let passed_over = self.declined.as_ref()?;
+            let passed_over = self.passed_over.get(vm)?;
             Some(Unfit::Declined(passed_over.reason.clone()))
         };
-        self.ping.carries.shortfall(needs).or_else(declined)
+        let out_of_reach = || {
+            let address = address?;
+            let reaches = !is_loopback(address.ip()) || is_loopback(self.from);
+            (!reaches).then_some(Unfit::OutOfReach(address))
+        };
+        let unwanted = guests.unwanted(vm, &self.ping.host.host());
+        let shortfall = || self.ping.carries.shortfall(needs);
+        (unwanted.or_else(shortfall))
+            .or_else(out_of_reach)
+            .or_else(declined)
+    }
+
+    /// Whether it may be asked to be the backup of a guest for which these are.
+    fn is_among(&self, candidates: Candidates) -> bool {
+        match (candidates, &self.ping.role) {
+            (Candidates::Nobody, _) => false,
+            (Candidates::Idle, role) => !matches!(role, Role::Host(_)),
+            (Candidates::IdleAndDaemons, _) => true,
+        }
+    }
+}
+
+impl Tended {
+    /// Whether a process of this guest may be added.
+    fn has_room_for(&self, vm: &VmName) -> bool {
+        !self.processes.contains_key(vm) && self.processes.len() < MAX_PROCESSES
+    }
+
+    /// What is told of the end of this guest's process.
+    fn end_of(&self, vm: &VmName) -> Option<&Text> {
+        let mut of_it = self.ended.iter().filter(|ended| ended.vm == *vm);
+        of_it.next_back().map(|ended| &ended.reason)
     }
 }
 
@@ -137,72 +196,184 @@ impl Views {
         self.age = (self.age + 1).min(MISSED_PINGS);
         for host in self.hosts.values_mut() {
             host.missed += 1;
-            host.declined = host.declined.take().and_then(PassedOver::tick);
+            (host.passed_over).retain(|_, it| {
+                it.left -= 1;
+                it.left > 0
+            });
         }
         self.hosts.retain(|_, host| host.missed < FORGOTTEN_PINGS);
-        for standing in self.proposals.values_mut() {
+        let hosts = &mut self.hosts;
+        self.proposals.retain(|vm, standing| {
             standing.age += 1;
-            if standing.age >= MISSED_PINGS
-                && let Some(host) = self.hosts.get_mut(&standing.host)
-            {
-                host.pass_over(Text::cut("nothing came of it in time"));
+            let Some(host) = hosts.get_mut(&standing.host) else {
+                return false;
+            };
+            let is_over = standing.age >= standing.intervals();
+            if is_over {
+                let reason = Text::cut("nothing came of it in time");
+                host.pass_over(vm, reason, MISSED_PINGS);
             }
-        }
-        let hosts = &self.hosts;
-        self.proposals.retain(|_, standing| {
-            let host = hosts.get(&standing.host);
-            standing.age < MISSED_PINGS && host.is_some_and(Host::is_live)
+            !is_over && host.is_live()
         });
     }
 
-    /// A host pings, from this address; `record` is what the arbiter has of a guest. The answer: what is
-    /// proposed to the host. A ping that is older than the last changes nothing, and is answered by nothing; one
-    /// that is repeated, because its answer was lost, has the same answer again.
+    /// A host pings, from this address. The answer: what is proposed to the host. A ping that is older than the
+    /// last changes nothing, and is answered by nothing; one that is repeated, because its answer was lost, has
+    /// the same answer again.
+    ///
+    /// # Errors
+    /// [`TooManyHosts`] live ones are known, and this one is not among them.
     pub fn ping(
         &mut self,
         ping: &Ping,
         from: IpAddr,
-        record: impl Fn(&VmName) -> Record,
-    ) -> Option<Proposal> {
+        guests: impl Guests,
+    ) -> Result<Option<Proposal>, TooManyHosts> {
         self.note(ping, from);
-        let last = self.hosts.get(&ping.host)?;
+        let last = self.hosts.get(&ping.host).ok_or(TooManyHosts)?;
         if last.ping.number != ping.number {
-            return None;
+            return Ok(None);
         }
-        let vm = last.ping.role.vm()?.clone();
-        self.propose(&vm, &record(&vm));
-        let standing = self.proposals.get(&vm)?;
-        (standing.host == ping.host).then(|| standing.proposal.clone())
+        let vm = match last.ping.role.vm() {
+            Some(vm) => Some(vm.clone()),
+            None => self.proposed_to(&ping.host).map(|(vm, _)| vm.clone()),
+        };
+        if let Some(vm) = vm {
+            self.propose(&vm, &guests);
+        }
+        let own = self.proposed_to(&ping.host);
+        let own = own.filter(|(_, standing)| !standing.taken);
+        Ok(own.map(|(_, standing)| standing.proposal.clone()))
+    }
+
+    fn proposed_to(&self, host: &Claimant) -> Option<(&VmName, &Standing)> {
+        self.proposals
+            .iter()
+            .find(|(_, standing)| standing.host == *host)
     }
 
     /// What is known of the hosts, in the order of their names, behind `after`.
     pub fn hosts<'a>(
         &'a self,
         after: Option<&Claimant>,
-        record: impl Fn(&VmName) -> Record + 'a,
+        guests: impl Guests + 'a,
     ) -> impl Iterator<Item = HostRecord> + 'a {
         use std::ops::Bound::{Excluded, Unbounded};
         let from = after.map_or(Unbounded, Excluded);
         (self.hosts.range::<Claimant, _>((from, Unbounded))).map(move |(name, host)| {
             let mut unfit = None;
             if let Some(vm) = host.ping.role.vm() {
-                let record = record(vm);
-                let wanted = self.wanted(vm, &record);
-                let of_others = wanted.filter(|(primary, _)| primary.ping.host != *name);
-                unfit = of_others.and_then(|(_, wanted)| host.unfit(vm, &wanted.needs, &record));
+                let want = self.wanted(vm, &guests.record(vm));
+                let of_others = want.filter(|want| want.primary.ping.host != *name);
+                unfit = of_others.and_then(|want| host.unfit(vm, want.given(), &guests));
+            } else if guests.is_drained(&name.host()) {
+                unfit = Some(Unfit::Draining);
             }
             HostRecord {
                 host: name.clone(),
                 live: host.is_live(),
                 carries: host.ping.carries.clone(),
                 role: host.ping.role.clone(),
-                proposed: self
-                    .proposals
-                    .values()
-                    .any(|standing| standing.host == *name),
+                proposed: self.proposed_to(name).is_some(),
                 unfit,
             }
         })
+    }
+
+    /// Which hosts are not proposed as the backup of `vm`, which needs this, and why; and whether one is, or could
+    /// be. The host of its primary is none of them.
+    pub(crate) fn candidates(
+        &self,
+        vm: &VmName,
+        needs: &Capabilities,
+        guests: &impl Guests,
+    ) -> (bool, Vec<(Claimant, Unfit)>) {
+        let record = guests.record(vm);
+        let primary = record.holder.as_ref().map(Claimant::host);
+        let address = self.wanted(vm, &record).map(|want| want.address);
+        let candidates = guests.candidates(vm);
+        let (mut fits, mut unfit) = (false, Vec::new());
+        for (name, host) in &self.hosts {
+            let is_of_guest = host.ping.role.vm().is_none_or(|own| own == vm);
+            if !is_of_guest || !host.is_among(candidates) || primary == Some(name.host()) {
+                continue;
+            }
+            match host.unfit(vm, (needs, address), guests) {
+                Some(why) => unfit.push((name.clone(), why)),
+                None => fits = true,
+            }
+        }
+        (fits, unfit)
+    }
+
+    /// Whether a host is on its way to be the backup of `vm`, or asked to be.
+    pub(crate) fn is_proposed(&self, vm: &VmName) -> bool {
+        self.proposals.contains_key(vm)
+    }
+
+    /// Whether something is proposed to this host.
+    pub(crate) fn has_proposal(&self, host: &Claimant) -> bool {
+        self.proposed_to(host).is_some()
+    }
+
+    /// The last ping of a host, whether that is live, and where it came from.
+    pub(crate) fn last(&self, host: &Claimant) -> Option<(&Ping, bool, IpAddr)> {
+        let host = self.hosts.get(host)?;
+        Some((&host.ping, host.is_live(), host.from))
+    }
+
+    /// Whether the host's pings come.
+    pub(crate) fn is_live(&self, host: &Claimant) -> bool {
+        self.hosts.get(host).is_some_and(Host::is_live)
+    }
+
+    /// How many pings of a host stayed away.
+    pub(crate) fn missed(&self, host: &Claimant) -> u32 {
+        self.hosts.get(host).map_or(u32::MAX, |host| host.missed)
+    }
+
+    /// Whether the service has run for long enough to know who there is.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.age >= MISSED_PINGS
+    }
+
+    /// The run of ftvm of this name as the primary of the view of `record`, if it is live.
+    pub(crate) fn primary(&self, vm: &VmName, record: &Record) -> Option<(&Ping, &Condition)> {
+        let host = self.hosts.get(record.holder.as_ref()?)?;
+        match &host.ping.role {
+            Role::Primary {
+                vm: own,
+                epoch,
+                condition,
+                ..
+            } if own == vm && *epoch == record.epoch && host.is_live() => {
+                Some((&host.ping, condition))
+            }
+            _ => None,
+        }
+    }
+
+    /// The host is not to be proposed as `vm`'s backup for so many intervals.
+    pub(crate) fn pass_over(&mut self, host: &Claimant, vm: &VmName, reason: &Text, left: u32) {
+        if let Some(host) = self.hosts.get_mut(host) {
+            host.pass_over(vm, reason.clone(), left);
+        }
+    }
+
+    /// Why a daemon was passed over for a guest, as long as that holds.
+    pub(crate) fn passed_over(&self, daemon: &Claimant, vm: &VmName) -> Option<&Text> {
+        let passed_over = self.hosts.get(daemon)?.passed_over.get(vm)?;
+        Some(&passed_over.reason)
+    }
+
+    /// The runs of ftvm that say they are of `vm`.
+    pub(crate) fn runs_of<'a>(
+        &'a self,
+        vm: &'a VmName,
+    ) -> impl Iterator<Item = (&'a Ping, bool)> + 'a {
+        let hosts = self.hosts.values();
+        let of_it = hosts.filter(move |host| host.ping.role.vm() == Some(vm));
+        of_it.map(|host| (&host.ping, host.is_live()))
     }
 
     /// Takes a ping in, unless there is a later one, or no room for another host.
@@ -213,7 +384,7 @@ impl Views {
                     ping: ping.clone(),
                     from,
                     missed: 0,
-                    declined: None,
+                    passed_over: BTreeMap::new(),
                 };
                 self.hosts.insert(ping.host.clone(), host);
             }
@@ -222,24 +393,21 @@ impl Views {
         if ping.number <= host.ping.number {
             return;
         }
-        let before = std::mem::replace(&mut host.ping, ping.clone());
+        host.ping = ping.clone();
         host.from = from;
         host.missed = 0;
-        let Some(vm) = before.role.vm() else { return };
-        let proposed = self.proposals.get(vm);
-        let Some(standing) = proposed.filter(|standing| standing.host == ping.host) else {
-            return;
-        };
-        match &ping.role {
-            Role::Idle { vm: now, declined } if now == vm => {
-                let view = standing.proposal.view;
-                if let Some(declined) = declined.as_ref().filter(|it| it.view == view) {
-                    host.pass_over(declined.reason.clone());
-                    self.proposals.remove(vm);
+        self.proposals.retain(|vm, standing| {
+            standing.host != ping.host
+                || match standing.became_of(vm, &ping.role) {
+                    Became::Stands => true,
+                    Became::Nothing(reason) => {
+                        if let Some(reason) = reason {
+                            host.pass_over(vm, reason, MISSED_PINGS);
+                        }
+                        false
+                    }
                 }
-            }
-            _ => drop(self.proposals.remove(vm)),
-        }
+        });
     }
 
     /// Makes room by forgetting the one that has been dead for longest.
@@ -254,64 +422,129 @@ impl Views {
 
     /// The primary of the current view of `vm`, if it is live and wants a backup. Who is to follow, only
     /// the primary says, dead or not: that its view's backup is not acknowledged means nothing here.
-    fn wanted(&self, vm: &VmName, record: &Record) -> Option<(&Host, &Wanted)> {
-        let host = self.hosts.get(record.holder.as_ref()?)?;
-        match &host.ping.role {
+    fn wanted(&self, vm: &VmName, record: &Record) -> Option<Want<'_>> {
+        let primary = self.hosts.get(record.holder.as_ref()?)?;
+        match &primary.ping.role {
             Role::Primary {
                 vm: own,
                 epoch,
                 wants: Some(wanted),
                 ..
-            } if own == vm && *epoch == record.epoch && host.is_live() => Some((host, wanted)),
+            } if own == vm && *epoch == record.epoch && primary.is_live() => Some(Want {
+                primary,
+                address: reached_at(wanted.address, primary.from),
+                needs: &wanted.needs,
+            }),
             _ => None,
         }
     }
 
     /// Ends what is proposed for `vm` if it is over, and proposes the best host where there is none.
-    fn propose(&mut self, vm: &VmName, record: &Record) {
-        let Some((primary, wanted)) = self.wanted(vm, record) else {
+    fn propose(&mut self, vm: &VmName, guests: &impl Guests) {
+        let record = guests.record(vm);
+        let candidates = guests.candidates(vm);
+        let want = self.wanted(vm, &record);
+        let Some(want) = want.filter(|_| candidates != Candidates::Nobody) else {
             self.proposals.remove(vm);
             return;
         };
         let proposal = Proposal {
             vm: vm.clone(),
             view: record.epoch,
-            primary: primary.ping.host.clone(),
-            address: reached_at(wanted.address, primary.from),
+            primary: want.primary.ping.host.clone(),
+            address: want.address,
         };
-        let fits = |host: &Host| host.unfit(vm, &wanted.needs, record).is_none();
+        let fits = |host: &Host| {
+            host.is_among(candidates) && host.unfit(vm, want.given(), guests).is_none()
+        };
         let stands = self.proposals.get(vm).is_some_and(|standing| {
-            standing.proposal == proposal && self.hosts.get(&standing.host).is_some_and(fits)
+            standing.proposal == proposal
+                && (standing.taken || self.hosts.get(&standing.host).is_some_and(fits))
         });
         if stands {
             return;
         }
-        let idle = self.hosts.iter().filter(|(_, host)| fits(host));
+        // One order at a time.
+        let is_free = |name: &Claimant| {
+            let other = self.proposed_to(name);
+            other.is_none_or(|(other, _)| other == vm) && !guests.is_busy(name)
+        };
+        let idle = (self.hosts.iter()).filter(|(name, host)| fits(host) && is_free(name));
         let best = idle.max_by_key(|(name, host)| (host.ping.carries.memory_mib, Reverse(*name)));
         let best = best.map(|(name, _)| name.clone());
         self.proposals.remove(vm);
-        if let Some(host) = best.filter(|_| self.age >= MISSED_PINGS) {
+        if let Some(host) = best.filter(|_| self.is_settled()) {
             let standing = Standing {
                 host,
                 proposal,
                 age: 0,
+                taken: false,
             };
             self.proposals.insert(vm.clone(), standing);
         }
     }
 }
 
-impl PassedOver {
-    fn tick(self) -> Option<Self> {
-        let left = self.left.checked_sub(1).filter(|left| *left > 0)?;
-        Some(Self { left, ..self })
+/// What has become of a proposal.
+enum Became {
+    Stands,
+    /// It is over. The host is to be passed over, where there is a reason.
+    Nothing(Option<Text>),
+}
+
+impl Standing {
+    /// For how long it stands.
+    fn intervals(&self) -> u32 {
+        match self.taken {
+            true => JOIN_INTERVALS,
+            false => MISSED_PINGS,
+        }
+    }
+
+    /// What its host's next ping says of it.
+    fn became_of(&mut self, vm: &VmName, role: &Role) -> Became {
+        match role {
+            Role::Idle { vm: now, declined } if now == vm => {
+                let of_this = declined.as_ref().filter(|it| it.view == self.proposal.view);
+                match of_this {
+                    Some(declined) => Became::Nothing(Some(declined.reason.clone())),
+                    None => Became::Stands,
+                }
+            }
+            Role::Host(tended) if tended.processes.contains_key(vm) => {
+                if !std::mem::replace(&mut self.taken, true) {
+                    self.age = 0;
+                }
+                Became::Stands
+            }
+            Role::Host(tended) => match tended.end_of(vm) {
+                Some(reason) => Became::Nothing(Some(reason.clone())),
+                None if self.taken => {
+                    let reason = "its process ended, and the host does not know how";
+                    Became::Nothing(Some(Text::cut(reason)))
+                }
+                None => Became::Stands,
+            },
+            _ => Became::Nothing(None),
+        }
+    }
+}
+
+impl Want<'_> {
+    fn given(&self) -> (&Capabilities, Option<SocketAddr>) {
+        (self.needs, Some(self.address))
     }
 }
 
 /// Where others reach an address of a host that pings from there.
-fn reached_at(address: SocketAddr, from: IpAddr) -> SocketAddr {
+pub(crate) fn reached_at(address: SocketAddr, from: IpAddr) -> SocketAddr {
     match address.ip().is_unspecified() {
         true => SocketAddr::new(from.to_canonical(), address.port()),
         false => address,
     }
+}
+
+/// Whether only programs of the same machine reach it, or come from there.
+fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
 }

@@ -18,17 +18,21 @@
 //!
 //! [`Views`] is a machine without clock, thread and socket.
 
+mod guests;
 mod host;
 mod machine;
 #[cfg(test)]
 mod tests;
 mod text;
 
+pub use guests::{Candidates, Guests};
 pub use host::{
     Capabilities, Condition, Declined, Ended, MAX_ENDED, MAX_EXPORTS, MAX_PROCESSES, Paging, Phase,
     Ping, Role, Tended, Unfit, Wanted, WentLive,
 };
+pub(crate) use machine::reached_at;
 pub use machine::{
-    FORGOTTEN_PINGS, HostRecord, MAX_HOSTS, MISSED_PINGS, PING_INTERVAL, Proposal, Views,
+    FORGOTTEN_PINGS, HostRecord, JOIN_INTERVALS, MAX_HOSTS, MISSED_PINGS, PING_INTERVAL, Proposal,
+    TooManyHosts, Views,
 };
 pub use text::{MAX_TEXT, Text, TextError};

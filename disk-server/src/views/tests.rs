@@ -54,6 +54,15 @@ fn primary(epoch: u64, wants: bool) -> Role {
         vm: vm(),
         epoch,
         wants: wants.then_some(wanted),
+        condition: Condition::default(),
+    }
+}
+
+fn backup(epoch: u64) -> Role {
+    Role::Backup {
+        vm: vm(),
+        epoch,
+        condition: Condition::default(),
     }
 }
 
@@ -64,6 +73,8 @@ struct Place {
     records: BTreeMap<VmName, Record>,
     numbers: BTreeMap<Claimant, u64>,
     carry: BTreeMap<Claimant, Capabilities>,
+    /// Those that do not ping from [`FROM`].
+    from: BTreeMap<Claimant, IpAddr>,
 }
 
 impl Place {
@@ -85,7 +96,17 @@ impl Place {
     }
 
     fn send(&mut self, host: &str, number: u64, role: Role) -> Option<Proposal> {
+        self.try_send(host, number, role).expect("room for it")
+    }
+
+    fn try_send(
+        &mut self,
+        host: &str,
+        number: u64,
+        role: Role,
+    ) -> Result<Option<Proposal>, TooManyHosts> {
         let host = claimant(host);
+        let from = self.from.get(&host).copied().unwrap_or(FROM);
         let carries = self.carry.get(&host).cloned();
         let ping = Ping {
             carries: carries.unwrap_or_else(|| capabilities(2048)),
@@ -95,7 +116,7 @@ impl Place {
         };
         let records = &self.records;
         let record = |vm: &VmName| records.get(vm).cloned().unwrap_or_default();
-        self.views.ping(&ping, FROM, record)
+        self.views.ping(&ping, from, record)
     }
 
     fn pass(&mut self, intervals: u32) {
@@ -173,8 +194,7 @@ fn the_service_stays_in_a_view_until_its_primary_has_acknowledged_it_even_if_tha
     assert!(!place.hosts()["hosta"].live);
     for _ in 0..3 * MISSED_PINGS {
         assert_eq!(place.ping("hostc", idle()), None);
-        let backup = Role::Backup { vm: vm(), epoch: 2 };
-        assert_eq!(place.ping("hostb", backup), None);
+        assert_eq!(place.ping("hostb", backup(2)), None);
         place.pass(1);
     }
     // And the arbiter lets neither of them in.
@@ -234,8 +254,7 @@ fn an_old_ping_changes_nothing() {
     let before = place.views.clone();
     place.send("hosta", 1, primary(1, false));
     assert_eq!(place.send("hostb", 1, declines(1)), None);
-    let backup = Role::Backup { vm: vm(), epoch: 1 };
-    assert_eq!(place.send("hostb", 1, backup), None);
+    assert_eq!(place.send("hostb", 1, backup(1)), None);
     assert_eq!(place.send("hostb", 2, idle()), Some(proposal), "repeated");
     assert_eq!(place.views, before);
 }
@@ -358,11 +377,54 @@ fn the_host_with_most_memory_is_proposed_of_those_that_fit() {
     ] {
         assert_eq!(told[host].unfit, unfit, "{host}");
     }
-    place.ping("hostb", Role::Backup { vm: vm(), epoch: 1 });
+    place.ping("hostb", backup(1));
     assert!(
         place.ping("hostc", idle()).is_some(),
         "before one with less"
     );
+}
+
+/// A primary beside the disk server that did not say where it is, or named a loopback address.
+#[test]
+fn a_loopback_address_is_proposed_only_to_hosts_of_that_machine() {
+    let listens = |address: &str| {
+        let mut role = primary(1, true);
+        if let Role::Primary {
+            wants: Some(wanted),
+            ..
+        } = &mut role
+        {
+            wanted.address = address.parse().unwrap();
+        }
+        role
+    };
+    for (listen, from, reached) in [
+        ("0.0.0.0:7421", "127.0.0.1", "127.0.0.1:7421"),
+        ("[::]:7421", "::1", "[::1]:7421"),
+        ("[::]:7421", "::ffff:127.0.0.1", "127.0.0.1:7421"),
+        ("127.0.0.7:7421", "10.0.0.1", "127.0.0.7:7421"),
+    ] {
+        let mut place = Place::running();
+        place.from.insert(claimant("hosta"), from.parse().unwrap());
+        place.ping("hosta", listens(listen));
+        assert_eq!(place.ping("hostb", idle()), None, "{listen} from {from}");
+        let unfit = Unfit::OutOfReach(reached.parse().unwrap());
+        let told = unfit.to_string();
+        assert_eq!(place.hosts()["hostb"].unfit, Some(unfit), "{listen}");
+        assert!(
+            told.contains(reached) && told.contains("--listen"),
+            "{told}"
+        );
+        place
+            .from
+            .insert(claimant("hostc"), "127.0.0.1".parse().unwrap());
+        let proposal = place.ping("hostc", idle()).expect("it is on that machine");
+        assert_eq!(proposal.address, reached.parse().unwrap());
+    }
+    // Others are left as they are.
+    let mut place = Place::running();
+    place.ping("hosta", listens("10.0.1.1:7421"));
+    assert!(place.ping("hostb", idle()).is_some());
 }
 
 #[test]
@@ -388,8 +450,9 @@ fn hosts_are_bounded_and_the_dead_make_room() {
             place.pass(1);
         }
     }
-    place.ping("late", idle());
+    assert_eq!(place.try_send("late", 1, idle()), Err(TooManyHosts));
     assert_eq!(place.hosts().len(), MAX_HOSTS);
+    assert_eq!(place.ping("host0001", idle()), None, "one that is known");
     assert!(!place.hosts().contains_key("late"));
     place.pass(MISSED_PINGS - 1);
     place.ping("late", idle());
@@ -416,8 +479,13 @@ fn any_ping() -> impl Strategy<Value = (usize, u64, Role)> {
             vm,
             epoch,
             wants: wants.then(wanted),
+            condition: Condition::default(),
         }),
-        1 => (vm(), 0..4_u64).prop_map(|(vm, epoch)| Role::Backup { vm, epoch }),
+        1 => (vm(), 0..4_u64).prop_map(|(vm, epoch)| Role::Backup {
+            vm,
+            epoch,
+            condition: Condition::default(),
+        }),
     ];
     (0..4_usize, 0..40_u64, role)
 }

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::support::{Process, SetWhenDropped, until};
 use disk_server::arbiter::{
-    Arbiter, CallError, Claim, ClaimError, Claimant, Next, ServerAddress, Settings, VmName,
+    Arbiter, CallError, Claim, ClaimError, Claimant, HostName, Next, ServerAddress, Settings,
+    VmName,
 };
 
 fn vm() -> VmName {
@@ -160,7 +161,7 @@ fn a_claim_waits_for_a_server_and_says_so() {
     let reasons = Mutex::new(Vec::new());
     let claim = thread::scope(|scope| {
         let claim = scope.spawn(|| {
-            let who = Claimant::generate().unwrap();
+            let who = Claimant::generate(&HostName::of_this_host()).unwrap();
             arbiter.claim(
                 &vm(),
                 0,
@@ -196,7 +197,7 @@ fn a_stale_warm_connection_costs_no_claim() {
     arbiter.warm().unwrap();
     drop(server);
     let _server = reborn.start();
-    let who = Claimant::generate().unwrap();
+    let who = Claimant::generate(&HostName::of_this_host()).unwrap();
     let claim = arbiter.claim(
         &vm(),
         0,
@@ -219,7 +220,7 @@ fn another_server_at_the_address_is_not_believed() {
         address: address.clone(),
     };
     let arbiter = server.arbiter();
-    let who = Claimant::generate().unwrap();
+    let who = Claimant::generate(&HostName::of_this_host()).unwrap();
     let claim = |expected, on_wait: &mut dyn FnMut(String)| {
         let cancel = AtomicBool::new(false);
         arbiter.claim(&vm(), expected, (&who, Next::Start), &cancel, |reason| {
@@ -269,7 +270,7 @@ fn a_silent_server_is_no_answer_and_a_claim_can_be_cancelled() {
     let arbiter = Arbiter::new(silent.local_addr().unwrap().into(), settings);
     assert!(matches!(arbiter.read(&vm()), Err(CallError::Silent { .. })));
     let cancel = AtomicBool::new(false);
-    let who = Claimant::generate().unwrap();
+    let who = Claimant::generate(&HostName::of_this_host()).unwrap();
     let claim = arbiter.claim(&vm(), 0, (&who, Next::Start), &cancel, |_| {
         cancel.store(true, Ordering::SeqCst);
     });
@@ -309,7 +310,7 @@ fn an_error_of_a_later_server_is_no_refusal() {
                 r#"{"answer":"won","epoch":1}"#,
             ] {
                 let (mut stream, _) = server.accept().unwrap();
-                let greeting = r#"{"ftvm":"arbiter","version":3}"#;
+                let greeting = r#"{"ftvm":"arbiter","version":4}"#;
                 writeln!(stream, "{greeting}").unwrap();
                 let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
                 // The client's greeting and its claim.
@@ -319,7 +320,7 @@ fn an_error_of_a_later_server_is_no_refusal() {
                 writeln!(stream, "{answer}").unwrap();
             }
         });
-        let who = Claimant::generate().unwrap();
+        let who = Claimant::generate(&HostName::of_this_host()).unwrap();
         let arbiter = Arbiter::new(address.into(), Settings::default());
         let claim = arbiter.claim(
             &vm(),
@@ -345,7 +346,7 @@ fn an_error_of_a_later_server_is_no_refusal() {
 fn a_server_that_lost_its_state_wins_nobody_anything() {
     let directory = tempfile::tempdir().unwrap();
     let server = Process::start("127.0.0.1:0", directory.path());
-    let who = Claimant::generate().unwrap();
+    let who = Claimant::generate(&HostName::of_this_host()).unwrap();
     let claim = server.arbiter().claim(
         &vm(),
         5,

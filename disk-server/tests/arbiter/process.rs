@@ -12,7 +12,7 @@ use disk_server::arbiter::{CallError, Claim, Next, STATE_FILE};
 use nix::sys::signal::Signal;
 use std::sync::atomic::AtomicBool;
 
-const HELLO: &str = "{\"ftvm\":\"arbiter\",\"version\":3}\n";
+const HELLO: &str = "{\"ftvm\":\"arbiter\",\"version\":4}\n";
 
 fn claim(server: &Process, vm: &str, expected: u64, who: &str) -> Claim {
     let (vm, who) = (vm.parse().unwrap(), who.parse().unwrap());
@@ -270,7 +270,7 @@ fn what_clients_do_wrong_stays_theirs() {
         (b"\n".to_vec(), "\"malformed\""),
         (long.clone().into_bytes(), "\"too_long\""),
         (
-            b"{\"ftvm\":\"arbiter\",\"version\":3}\n".to_vec(),
+            b"{\"ftvm\":\"arbiter\",\"version\":4}\n".to_vec(),
             "\"version\"",
         ),
         (

@@ -2,14 +2,18 @@
 //! crash, where the state was moved to another place.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
 
 use disk_server::arbiter::{Arbiter, Claimant, Next};
-use disk_server::views::{Capabilities, Paging, Ping, Proposal, Role, Text, Wanted};
+use disk_server::fleet::Order;
+use disk_server::views::{
+    Capabilities, Condition, MAX_HOSTS, Paging, Ping, Proposal, Role, Text, Wanted,
+};
+use nix::sys::signal::Signal;
 
-use crate::support::{Process, until};
+use crate::support::{self, Process, until};
 
 /// A host, which numbers its pings.
 struct Host {
@@ -29,20 +33,27 @@ impl Host {
         }
     }
 
-    fn ping(&mut self, arbiter: &Arbiter) -> Option<Proposal> {
+    fn next(&mut self) -> Ping {
         self.number += 1;
-        let ping = Ping {
+        Ping {
             host: self.name.clone(),
             number: self.number,
             carries: capabilities(self.memory_mib),
             role: self.role.clone(),
-        };
-        let (record, proposal) = arbiter.ping(&ping).unwrap();
+        }
+    }
+
+    fn ping(&mut self, arbiter: &Arbiter) -> Option<Proposal> {
+        let (record, order) = arbiter.ping(&self.next()).unwrap();
+        let record = record.expect("it is of a guest");
         assert_eq!(
             (record.epoch, record.holder),
             (1, Some("a/1".parse().unwrap()))
         );
-        proposal
+        order.map(|order| match order {
+            Order::Join(proposal) => *proposal,
+            other => panic!("an order that nobody gave: {other:?}"),
+        })
     }
 }
 
@@ -93,6 +104,7 @@ fn an_idle_host_is_proposed_and_again_by_a_service_that_was_moved() {
         vm: vm.clone(),
         epoch: 1,
         wants,
+        condition: Condition::default(),
     };
     let mut a = Host::new("a/1", 4096, running);
     let mut b = Host::new("b/1", 512, idle());
@@ -122,4 +134,33 @@ fn an_idle_host_is_proposed_and_again_by_a_service_that_was_moved() {
     let server = Process::start("127.0.0.1:0", &there);
     assert!(!status(&server).contains("c/1"), "pings are not kept");
     assert_eq!(proposed(&server), Some(first));
+}
+
+#[test]
+fn a_host_for_which_there_is_no_room_is_told_and_the_log_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("log");
+    let mut command = support::command("127.0.0.1:0", &directory.path().join("state"));
+    command.env("RUST_LOG", "info");
+    let server = Process::start_with(command.stderr(File::create(&log).unwrap()));
+    let arbiter = server.arbiter();
+    let idle = || Role::Idle {
+        vm: "db".parse().unwrap(),
+        declined: None,
+    };
+    let mut hosts = (0..).map(|n| Host::new(&format!("host{n}/1"), 1024, idle()));
+    for mut host in hosts.by_ref().take(MAX_HOSTS) {
+        arbiter.ping(&host.next()).unwrap();
+    }
+    let told = "1000 hosts ping already";
+    for mut host in hosts.take(20) {
+        let refused = arbiter.ping(&host.next()).unwrap_err().to_string();
+        assert!(refused.contains(told), "{refused}");
+    }
+    let lines = || fs::read_to_string(&log).unwrap();
+    until("the log has it", || lines().contains(told));
+    assert!(server.end_with(Signal::SIGTERM));
+    let lines = lines();
+    let told = lines.lines().filter(|line| line.contains(told)).count();
+    assert!(told < 20, "{told} lines:\n{lines}");
 }

@@ -286,7 +286,7 @@ fn a_client_with_a_tag_does_not_outlive_a_run_of_the_machine() {
 }
 
 /// What the arbiter's protocol says first.
-const HELLO: &str = "{\"ftvm\":\"arbiter\",\"version\":3}\n";
+const HELLO: &str = "{\"ftvm\":\"arbiter\",\"version\":4}\n";
 
 fn claim_line(epoch: u64, who: &str) -> String {
     let expected = epoch - 1;

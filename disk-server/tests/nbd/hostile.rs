@@ -116,7 +116,7 @@ fn noise_closes_the_connection_and_nothing_else() {
     }
     for bytes in [
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
-        b"{\"ftvm\":\"arbiter\",\"version\":3}\n".to_vec(),
+        b"{\"ftvm\":\"arbiter\",\"version\":4}\n".to_vec(),
         vec![0xff; 1 << 20],
         vec![0; 1 << 20],
     ] {

@@ -291,6 +291,11 @@ impl Sender {
         self.ends.shared.lose(LossReason::Unserved(why));
     }
 
+    /// Ends the session: its connection does not take anything.
+    pub(crate) fn peer_has_gone(&self) {
+        self.ends.shared.lose(LossReason::Closed);
+    }
+
     /// Ends the session, because the backup is to go on with the guest: it finds this host lost at once. No
     /// [permit](Sender::permit) is worth anything from then on.
     pub fn hand_over(&self) {

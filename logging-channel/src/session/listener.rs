@@ -198,12 +198,7 @@ impl Listener {
                 Admission::NotEntitled(reason) => return Err(AcceptError::NotEntitled(reason)),
             }
             // Not at once again on a host that cannot: each attempt is an epoch.
-            match candidate.begin(settings).map_err(AcceptError::Begin)? {
-                Ok(sender) => return Ok(sender),
-                Err(error) => {
-                    door.warn(format_args!("the backup at {peer} went away: {error}"));
-                }
-            }
+            return candidate.begin(settings).map_err(AcceptError::Begin);
         }
     }
 }
@@ -220,8 +215,8 @@ struct Candidate {
 
 impl Candidate {
     /// Begins the session. Last of all the backup is told: one that was can take the guest over,
-    /// so nothing must keep this side from going on with it. The inner error is that the backup has gone.
-    fn begin(self, settings: &Settings) -> io::Result<io::Result<Sender>> {
+    /// so nothing must keep this side from going on with it. With one that has gone it is over at once.
+    fn begin(self, settings: &Settings) -> io::Result<Sender> {
         let begin = Message::Begin {
             session: self.info.session,
             epoch: self.info.epoch,
@@ -237,7 +232,10 @@ impl Candidate {
         )?;
         // Nobody else writes to the stream before the first entry. What cannot be written whole is
         // no message, and is never taken for one.
-        Ok((&stream).write_all(&bytes).map(|()| sender))
+        if (&stream).write_all(&bytes).is_err() {
+            sender.peer_has_gone();
+        }
+        Ok(sender)
     }
 }
 

@@ -1,12 +1,13 @@
 //! What is true at every step, seen by somebody who sees everything.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::time::Instant;
 
 use disk_server::arbiter::Record;
 use logging_channel::entry::Lsn;
 
 use crate::guest::{CLIENTS, Guest, Reply};
-use crate::message::ProcessId;
+use crate::message::{ProcessId, process};
 use crate::rule::Rule;
 
 /// What was seen.
@@ -18,13 +19,16 @@ pub(crate) struct Checks {
     pub(crate) last_out: Option<(u64, ProcessId)>,
     /// What the guest's life was when it had counted so far, as replies tell.
     lives: BTreeMap<u64, u64>,
-    /// Processes whose clocks have stood: no look at a clock tells them that a lease is over.
-    pub(crate) suspended: BTreeSet<ProcessId>,
+    /// Processes that were suspended, and until when by their own clocks, which stood, they may take a lease
+    /// of before for one that holds.
+    pub(crate) suspended: BTreeMap<ProcessId, Instant>,
     /// Of each session, by its connection: in which epoch, and from which entry on, nothing leaves that
     /// its backup has not accepted.
     protected: BTreeMap<usize, (u64, Lsn)>,
     /// What its backup has accepted.
     accepted: BTreeMap<usize, Lsn>,
+    /// The processes of each view that the disk server has moved to: its primary and its backup.
+    views: BTreeMap<u64, [Option<ProcessId>; 2]>,
     /// The last reply that each client has.
     pub(crate) acknowledged: [Option<Reply>; CLIENTS],
     pub(crate) outputs: u64,
@@ -48,10 +52,31 @@ impl Checks {
         self.protected.insert(session, (epoch, from));
     }
 
-    /// The backup of a session has everything up to this entry.
-    pub(crate) fn accepts(&mut self, session: usize, up_to: Lsn) {
+    /// The backup of a session has everything up to this entry. The last of that was sent when the primary
+    /// had the session in this view: one of these two, until the backup is itself the primary of the next.
+    pub(crate) fn accepts(
+        &mut self,
+        (session, view, [primary, backup]): (usize, u64, [ProcessId; 2]),
+        up_to: Lsn,
+    ) -> Result<(), String> {
         let accepted = self.accepted.entry(session).or_default();
         *accepted = up_to.max(*accepted);
+        let of = |view| self.views.get(&view).copied().unwrap_or_default();
+        if of(view) != [Some(primary), Some(backup)] {
+            return Err(format!(
+                "{}: process {backup} accepts that of process {primary} in view {view}, of which \
+                 primary and backup are {:?}",
+                Rule::LogOfOwnView,
+                of(view)
+            ));
+        }
+        match of(view + 1) {
+            [Some(next), _] if next == backup => Err(format!(
+                "{}: process {backup} accepts that of view {view}, and has won the next",
+                Rule::LogOfOwnView
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Whether this entry of a session is from before its backup protects the guest: then every guest that
@@ -75,7 +100,9 @@ impl Checks {
     }
 
     /// The disk server moves a view on.
-    pub(crate) fn moves_on(&self, old: &Record, new: &Record) -> Result<(), String> {
+    pub(crate) fn moves_on(&mut self, old: &Record, new: &Record) -> Result<(), String> {
+        let members = [&new.holder, &new.backup].map(|it| it.as_ref().map(process));
+        self.views.insert(new.epoch, members);
         let was_backup = old.acknowledged && old.backup == new.holder;
         match old.holder == new.holder || was_backup {
             true => Ok(()),
@@ -83,17 +110,19 @@ impl Checks {
         }
     }
 
-    /// A reply leaves the host of a process that takes itself for the one of this epoch.
+    /// A reply leaves the host of a process that takes itself for the one of this epoch, when that host's clock
+    /// shows this.
     pub(crate) fn leaves(
         &mut self,
-        from: ProcessId,
+        (from, now): (ProcessId, Instant),
         epoch: u64,
         reply: &Reply,
         from_before: bool,
     ) -> Result<(), String> {
         self.outputs += 1;
         if let Some((last, by)) = self.last_out {
-            if epoch < last && self.suspended.contains(&from) {
+            let leased = |until: &Instant| now <= *until;
+            if epoch < last && self.suspended.get(&from).is_some_and(leased) {
                 // It was acknowledged: the same has left the host that went live.
                 return match self.lives.get(&reply.count) {
                     Some(life) if *life == reply.life => Ok(()),

@@ -51,6 +51,10 @@ impl Clock {
         self.stands += 1;
     }
 
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stands > 0
+    }
+
     pub(crate) fn go(&mut self, now: Duration) {
         self.look(now);
         self.stands -= 1;

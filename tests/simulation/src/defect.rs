@@ -42,13 +42,16 @@ pub enum Defect {
     ReadsNotHeld,
     /// A flush is answered before it is done.
     FlushAnsweredEarly,
-    /// The disk server answers before it has written its decision.
+    /// The disk server answers before it has written its decision. Its store is files and no machine: what is
+    /// left out is the write that stands for it in the search.
     AnswerBeforeWrite,
     /// A primary begins a session before the disk server has given it the next view with that backup.
     SessionBeforeAdmission,
     /// A primary takes a state for taken over that its backup has received.
     TakenOverBeforeExecution,
-    /// The state that a backup gets is that of the moment at which its session began.
+    /// The state that a backup gets is that of the moment at which its session began. What takes a guest's
+    /// state is no machine either, as it is made of the guest's memory: the transfers that stand for it leave
+    /// out what was written since.
     StateTakenEarly,
     /// A look at the record is heard after a claim that was made since.
     LookOlderThanClaim,
@@ -56,17 +59,21 @@ pub enum Defect {
     NeverLooks,
     /// Nobody tells the disk server of the guest's end.
     EndUntold,
-    /// A primary takes what comes of an earlier session for a sign of life of its backup.
+    /// A primary takes what comes of an earlier session for a sign of life of its backup. A choice of the
+    /// search: [`Pulse`](logging_channel::protocol::Pulse), which knows the heartbeats of its session by their
+    /// number, lives by a clock. In schedules it can be given those of all sessions, and 10,000 of them find
+    /// nothing: what an earlier backup echoes would have to be the number of a heartbeat just sent.
     LifeOfAnotherSession,
     /// A primary that has handed its guest over runs on alone, without a claim.
     RunsOnAfterHandOver,
-    /// The view service does not know who has taken over.
+    /// The view service does not know who has taken over: the record with which it is asked leaves that out.
+    /// Only the search has pings of members that come so late that they say they are idle.
     ProposesMembers,
 }
 
 impl Defect {
     /// Those that schedules find. The search has [`VARIANTS`](crate::VARIANTS).
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::OutputBeforeAcknowledgement,
         Self::PermitWithoutLease,
         Self::PermitForARoundTripMore,
@@ -86,5 +93,7 @@ impl Defect {
         Self::UnflushedLeftBehind,
         Self::ReadsNotHeld,
         Self::FlushAnsweredEarly,
+        Self::SessionBeforeAdmission,
+        Self::StateTakenEarly,
     ];
 }

@@ -140,6 +140,7 @@ impl DiskServer {
                     Question::Ping(ping) => {
                         let record = |_: &_| self.record.clone();
                         let proposal = self.views.ping(ping, address(asked.host), record);
+                        let proposal = proposal.expect("few hosts");
                         Told::Pinged(self.record.clone(), proposal)
                     }
                     Question::Read => Told::Record(self.record.clone()),

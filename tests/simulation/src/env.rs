@@ -265,7 +265,8 @@ impl Env {
         from_before: bool,
     ) {
         self.note(|| format!("{from}: out in epoch {epoch}: {reply:?}"));
-        if let Err(what) = self.checks.leaves(from, epoch, &reply, from_before) {
+        let by = (from, self.instant(host));
+        if let Err(what) = self.checks.leaves(by, epoch, &reply, from_before) {
             self.fail(what);
         }
         let after = Duration::from_micros(200) + self.jitter(Duration::from_millis(1));

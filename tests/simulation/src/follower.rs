@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ftvm_vmm::disk::followed::{DiskNotice, Followed};
 use ftvm_vmm::protocol::follower::{AtEnd, Follower, WhileCold};
+use ftvm_vmm::protocol::outputs::UnreleasedOutputs;
 use logging_channel::LossReason;
 use logging_channel::control::Control;
 use logging_channel::entry::Lsn;
@@ -52,7 +53,7 @@ pub(crate) struct Following {
     /// What a cold backup was told of it beside the guest's requests.
     notices: Vec<(u64, bool)>,
     /// Outputs that the primary may not have let out.
-    unreleased: VecDeque<(Lsn, Reply)>,
+    unreleased: UnreleasedOutputs<Reply>,
     released: Lsn,
     differed: Option<Lsn>,
     /// It was made to differ.
@@ -105,7 +106,7 @@ impl Following {
             replay: Replay::default(),
             followed: Followed::new(None),
             notices: Vec::new(),
-            unreleased: VecDeque::new(),
+            unreleased: UnreleasedOutputs::default(),
             released: Lsn(0),
             differed: None,
             flipped: false,
@@ -130,7 +131,11 @@ impl Following {
         let now = env.instant(self.host);
         self.pulse.hear_log(now);
         match item {
-            Item::Batch(first, entries) => {
+            Item::Batch {
+                view,
+                first,
+                entries,
+            } => {
                 let awaited = entries.iter().any(|it| it.entry.payload().is_awaited());
                 let lsns = (first.0..).map(Lsn);
                 let last = Lsn(first.0 + entries.len() as u64 - 1);
@@ -145,7 +150,10 @@ impl Following {
                     self.queue.extend(lsns.zip(entries));
                 }
                 self.end.receive(last, awaited, now);
-                env.checks.accepts(self.line, last);
+                let session = (self.line, view, [self.primary, self.of]);
+                if let Err(what) = env.checks.accepts(session, last) {
+                    env.fail(what);
+                }
                 if self.end.is_due(now) {
                     self.report(env);
                 }
@@ -414,9 +422,8 @@ impl Following {
                 self.follower.protect();
             }
             Entry::Output(reply) => {
-                self.unreleased.push_back((lsn, *reply));
-                let released = self.released;
-                self.unreleased.retain(|(lsn, _)| *lsn > released);
+                self.unreleased.keep(lsn, *reply);
+                self.unreleased.forget(self.released);
             }
             _ => {}
         }
@@ -464,10 +471,7 @@ impl Following {
 
     /// What goes out when this host goes live: what may not have left, and what the guest has made since.
     pub(crate) fn outputs(&mut self) -> Vec<Reply> {
-        let released = self.released;
-        let unreleased = self.unreleased.drain(..);
-        let again = unreleased.filter(|(lsn, _)| *lsn > released);
-        let again = again.map(|(_, reply)| reply);
+        let again = self.unreleased.take(self.released);
         again.chain(self.replay.made.drain(..)).collect()
     }
 }

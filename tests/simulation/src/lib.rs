@@ -11,6 +11,7 @@
 //! - outputs leave one host at a time, in the order of epochs, and none is undone;
 //! - what a client has the reply to is in every guest that goes live, and no guest ends while a copy of it
 //!   was left alone;
+//! - a backup accepts log only of the view that the disk server has with it and its primary;
 //! - a backup that does not protect the guest never runs it, nor one that differs;
 //! - copies are equal where the log compares them;
 //! - who is not primary writes no disk: nothing of an earlier epoch after a later one was answered;

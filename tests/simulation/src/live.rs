@@ -201,7 +201,9 @@ impl Runner {
         while let Some(request) = self.inputs.pop_front() {
             self.append(Entry::Request(request), env);
             let (reply, page) = self.guest.request(request);
-            if let (Some(page), Some(session)) = (page, &mut self.session) {
+            if !env.has(Defect::StateTakenEarly)
+                && let (Some(page), Some(session)) = (page, &mut self.session)
+            {
                 if let Some(transfer) = &mut session.transfer {
                     transfer.wrote(page);
                 }
@@ -308,11 +310,9 @@ impl Runner {
     /// Protection may begin here.
     fn protect(&mut self, env: &mut Env) -> Option<Told> {
         let session = self.session.as_ref().filter(|session| !session.lost)?;
-        // What it executed may be an end of the transfer that it could not use.
-        if session.end.wants_state() && !env.has(Defect::ProtectedWithoutState) {
-            return None;
-        }
-        match self.live.at_exit(session.end.executed()) {
+        let executed = session.end.executed();
+        let wants_state = session.end.wants_state() && !env.has(Defect::ProtectedWithoutState);
+        match self.live.at_exit(executed, wants_state) {
             AtExit::Nothing => return None,
             AtExit::TakenOver => return Some(Told::TakenOver),
             AtExit::Protected => {}
@@ -400,7 +400,12 @@ impl Runner {
         }
         let entries = std::mem::take(&mut session.open);
         let first = Lsn(session.next.0 - entries.len() as u64);
-        env.send(session.line, 0, Item::Batch(first, entries));
+        let batch = Item::Batch {
+            view: self.epoch,
+            first,
+            entries,
+        };
+        env.send(session.line, 0, batch);
         let released = session.end.released();
         if released > session.told_released {
             session.told_released = released;

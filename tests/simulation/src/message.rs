@@ -11,6 +11,17 @@ use crate::guest::{Logged, MemoryPart};
 /// A run of `ftvm`.
 pub(crate) type ProcessId = usize;
 
+/// Who a process is to the disk server.
+pub(crate) fn claimant(id: ProcessId, host: usize) -> Claimant {
+    format!("host{host}/{id}").parse().expect("a claimant")
+}
+
+/// Which process that is.
+pub(crate) fn process(claimant: &Claimant) -> ProcessId {
+    let (_, id) = claimant.as_str().rsplit_once('/').expect("a claimant");
+    id.parse().expect("a process")
+}
+
 /// What a stream carries.
 #[derive(Debug, Clone)]
 pub(crate) enum Item {
@@ -22,7 +33,12 @@ pub(crate) enum Item {
     Ready(Claimant),
     /// With the epoch.
     Begin(u64),
-    Batch(Lsn, Vec<Logged>),
+    Batch {
+        /// In which its sender has the session. No host reads it: it is there for the checks.
+        view: u64,
+        first: Lsn,
+        entries: Vec<Logged>,
+    },
     /// Comes beside the log.
     Memory(MemoryPart),
     Control(Control),

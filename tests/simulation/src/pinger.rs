@@ -8,7 +8,7 @@ use ftvm_vmm::protocol::pings::Pings;
 
 use crate::env::Env;
 use crate::event::Timer;
-use crate::message::{ProcessId, Question};
+use crate::message::{ProcessId, Question, process};
 
 /// Where a primary takes backups.
 const PORT: u16 = 7000;
@@ -103,8 +103,6 @@ pub(crate) fn primary(proposal: &Proposal) -> (ProcessId, usize) {
     let IpAddr::V4(address) = proposal.address.ip() else {
         panic!("{proposal:?} is of no host");
     };
-    let claimant = proposal.primary.as_str();
-    let (_, process) = claimant.rsplit_once('/').expect("a claimant");
     let [.., host] = address.octets();
-    (process.parse().expect("a process"), usize::from(host))
+    (process(&proposal.primary), usize::from(host))
 }

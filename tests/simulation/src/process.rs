@@ -23,7 +23,7 @@ use crate::follower::{self, Following};
 use crate::guest::{Guest, Request};
 use crate::keeper::{Keeper, PATIENCE};
 use crate::live::{self, Runner};
-use crate::message::{Item, ProcessId, Question, Told};
+use crate::message::{Item, ProcessId, Question, Told, claimant};
 use crate::pinger::{self, Pinger};
 use crate::rule::Rule;
 
@@ -252,10 +252,14 @@ impl Process {
                     backup: None,
                 });
             }
-            (Role::Runs(_), Item::Ready(backup)) => {
+            (Role::Runs(runner), Item::Ready(backup)) => {
                 if let Some(handshake) = &mut self.handshake {
                     handshake.backup = Some(backup.clone());
-                    self.tell(Input::Joins(backup), env);
+                    let next = runner.epoch + 1;
+                    self.tell(Input::Joins(backup.clone()), env);
+                    if env.has(Defect::SessionBeforeAdmission) {
+                        self.admitted(next, &backup, env);
+                    }
                 }
             }
             (Role::Joining { .. }, Item::Welcome { session, title }) => {
@@ -564,9 +568,4 @@ fn run(runner: &mut Runner, timer: Timer, env: &mut Env) -> Option<live::Told> {
         _ => {}
     }
     None
-}
-
-/// Who a process is to the disk server.
-pub(crate) fn claimant(id: ProcessId, host: usize) -> Claimant {
-    format!("host{host}/{id}").parse().expect("a claimant")
 }

@@ -15,8 +15,8 @@ use crate::env::Env;
 use crate::event::Event;
 use crate::faults::{Fault, HOSTS, Schedule};
 use crate::guest::{CLIENTS, Guest, Reply, Request};
-use crate::message::{Item, ProcessId};
-use crate::process::{Process, Role, claimant};
+use crate::message::{Item, ProcessId, claimant};
+use crate::process::{Process, Role};
 use crate::rule::Rule;
 
 /// How soon a client asks again.
@@ -370,7 +370,8 @@ impl World {
         self.env.after(after, Event::Operator);
         for host in 0..HOSTS {
             let busy = self.processes.iter().any(|it| it.alive && it.host == host);
-            if busy || !self.hosts[host] || self.env.rng.u32(..3) == 0 {
+            let goes = self.hosts[host] && !self.env.clocks[host].is_stopped();
+            if busy || !goes || self.env.rng.u32(..3) == 0 {
                 continue;
             }
             let waits = match self.operator {

@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use simulation::{Defect, Seen, run, run_moments};
+use simulation::{Defect, Failure, Rule, Seen, run, run_moments};
 
 #[test]
 fn schedules_keep_all_promises() {
@@ -27,15 +27,6 @@ fn a_join_may_be_cut_at_every_moment() {
 
 #[test]
 fn what_is_broken_on_purpose_is_found() {
-    let found = |defect| {
-        let failure = (0..2000).find_map(|seed| run(seed, Some(defect)).err())?;
-        let schedules = failure.seed() + 1;
-        println!(
-            "{defect:?}: after {schedules} schedules: {}",
-            failure.broken()
-        );
-        Some(())
-    };
     thread::scope(|scope| {
         let searches = Defect::ALL.map(|defect| (defect, scope.spawn(move || found(defect))));
         let missed = searches.into_iter();
@@ -43,4 +34,22 @@ fn what_is_broken_on_purpose_is_found() {
             missed.filter_map(|(defect, search)| (search.join().ok()?.is_none()).then_some(defect));
         assert_eq!(missed.collect::<Vec<_>>(), []);
     });
+}
+
+/// The first schedule that finds this.
+fn found(defect: Defect) -> Option<Box<Failure>> {
+    let failure = (0..2000).find_map(|seed| run(seed, Some(defect)).err())?;
+    let schedules = failure.seed() + 1;
+    println!(
+        "{defect:?}: after {schedules} schedules: {}",
+        failure.broken()
+    );
+    Some(failure)
+}
+
+#[test]
+fn rule_3_a_backup_accepts_log_traffic_of_its_own_view_only() {
+    let failure = found(Defect::SessionBeforeAdmission).expect("it is broken");
+    let rule = Rule::LogOfOwnView.to_string();
+    assert!(failure.broken().starts_with(&rule), "{failure}");
 }

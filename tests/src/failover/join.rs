@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::LIMIT;
 use super::judge::Observations;
+use super::kill_plan::Plan;
 use super::progress::{Meter, State};
 use super::scene::{Outcome, Scene, Trouble};
+use crate::fleet::side_of;
 use crate::pair::{JoinProgress, Side};
 
 /// A join: all of the guest's memory goes over an emulated network.
@@ -15,16 +17,28 @@ const JOIN: Duration = Duration::from_secs(600);
 const TRIES: u32 = 3;
 
 impl Scene<'_> {
-    /// The other host boots again if it is dead, and a backup joins there. If the join shall be `cut`,
-    /// its host is killed when it has come so far, in percent, and joins again.
-    pub(super) fn protect_again(&mut self, cut: Option<f64>, seen: &mut Observations) -> Outcome {
-        if let Some(percent) = cut {
+    /// The other host boots again if it is dead, and a backup joins there. If the join shall be cut,
+    /// its host is killed when it has come so far, and joins again. The disk server may go in the one that is
+    /// to be complete.
+    pub(super) fn protect_again(&mut self, plan: &Plan, seen: &mut Observations) -> Outcome {
+        if let Some(percent) = plan.cut {
             seen.joins_cut = self.cut_a_join(percent)?;
         }
         self.start_joining()?;
-        self.wait("a backup's protection", JOIN, &self.joins(), |scene| {
-            scene.protected_at().is_some()
-        })?;
+        let began = Instant::now();
+        if self.options.restart_disk_server {
+            self.disturb_the_join(began, plan.join_server);
+        }
+        self.wait_for_protection()?;
+        let killed = self.server_is_back()?;
+        seen.server_restarted_in_join = killed.map(|at| at.saturating_duration_since(began));
+        match self.protected_at() {
+            Some(at) => self.join = self.join.min(at.saturating_duration_since(began)),
+            None => {
+                self.start_joining()?;
+                self.wait_for_protection()?;
+            }
+        }
         let before = self.before_join;
         let joined = self.told().joined(before);
         seen.protected = self.protected_at().zip(joined);
@@ -32,6 +46,19 @@ impl Scene<'_> {
             |side: &mut Option<Side>| side.as_mut().map_or(0, |side| side.told().events.len());
         self.protected = Some([0, 1].map(|which| told(&mut self.sides[which])));
         self.log = Meter::default();
+        Ok(())
+    }
+
+    /// Waits until the backup that joins protects the guest, or found no disk server at its start.
+    fn wait_for_protection(&mut self) -> Outcome {
+        let joiner = self.other();
+        self.wait("a backup's protection", JOIN, &self.joins(), |scene| {
+            let has_ended = scene.daemons.is_none() && scene.sides[joiner].is_none();
+            has_ended || scene.protected_at().is_some()
+        })?;
+        if self.daemons.is_some() {
+            self.sides[joiner] = Some(side_of(&self.hosts[joiner], &self.guest.name)?);
+        }
         Ok(())
     }
 
@@ -45,7 +72,7 @@ impl Scene<'_> {
             })?;
             let joiner = self.other();
             // A host without power says no farewell.
-            self.hosts[joiner].kill();
+            self.kill(joiner);
             self.sides[joiner] = None;
             let state = State::JoinCut(self.hosts[joiner].name().to_owned());
             self.wait("the loss of a backup that joins", LIMIT, &state, |scene| {
@@ -62,7 +89,7 @@ impl Scene<'_> {
         )))
     }
 
-    /// Has the other host up, and a backup there that connects.
+    /// Has the other host up, and a backup there that connects: by its daemon, if it has one.
     fn start_joining(&mut self) -> Outcome {
         let joiner = self.other();
         if !self.hosts[joiner].is_alive() {
@@ -71,7 +98,14 @@ impl Scene<'_> {
             self.options
                 .provide_images(&self.hosts[joiner], &mut self.guest)?;
         }
-        self.before_join = self.told().events.len();
+        let before_join = self.told().events.len();
+        if let Some(daemons) = &mut self.daemons {
+            if daemons.start(joiner, &self.hosts[joiner], self.disk_server)? {
+                self.before_join = before_join;
+            }
+            return Ok(());
+        }
+        self.before_join = before_join;
         let [primary, backup] = [self.primary, joiner].map(|which| &self.hosts[which]);
         let options = self.options.backup();
         let side = self

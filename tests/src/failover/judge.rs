@@ -20,6 +20,8 @@ pub(super) struct Observations {
     pub(super) killed: Option<Instant>,
     /// When the disk server was restarted.
     pub(super) server_restarted: Option<Instant>,
+    /// When it was once more, after a backup began to join.
+    pub(super) server_restarted_in_join: Option<Duration>,
     /// When the other host's report of the loss arrived.
     pub(super) noticed: Option<Instant>,
     /// How long the replay of a cold backup was to take, as that said when it began.
@@ -82,6 +84,7 @@ impl Run {
                     false => ServerRestart::Before,
                 }
             }),
+            disk_server_in_join_ms: seen.server_restarted_in_join.map(millis),
             acked,
             final_counter: end.and(client.final_counter),
             lost: end.map(|_| {

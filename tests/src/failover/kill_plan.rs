@@ -9,11 +9,16 @@ const BOOT_KILLS: u32 = 3;
 /// No kill is so late in the boot that it might be over: one that is quicker than the last one.
 const BOOT_PART: f64 = 0.9;
 
+/// How late the disk server may go in a join, as a part of it.
+const LATEST_PART: f64 = 1.1;
+
 /// The disk server's moments are drawn apart, so that a seed means the same kills with and without
 /// that fault.
 const SERVER_SEED: u64 = 0x6469_736b;
 /// Those of the joins as well.
 const JOIN_SEED: u64 = 0x6a6f_696e;
+/// And those of the disk server while a backup joins.
+const JOIN_SERVER_SEED: u64 = 0x626f_7468;
 
 /// The moments of one run after the other.
 #[derive(Debug)]
@@ -21,6 +26,7 @@ pub(super) struct Plans {
     kills: Rng,
     server: Rng,
     joins: Rng,
+    join_server: Rng,
     /// Runs that have a plan.
     pub(super) runs: u32,
     /// How long the guest's last undisturbed boot took.
@@ -35,6 +41,8 @@ pub(super) struct Plan {
     pub(super) kill: KillPlan,
     /// When the disk server is killed, and how long it is down.
     pub(super) server: (ServerPlan, Duration),
+    /// The same once more, while the next backup joins.
+    pub(super) join_server: (ServerPlan, Duration),
     /// How far the first join may come before its host is killed, in percent.
     pub(super) cut: Option<f64>,
 }
@@ -45,6 +53,7 @@ impl Plans {
             kills: Rng::with_seed(seed),
             server: Rng::with_seed(seed ^ SERVER_SEED),
             joins: Rng::with_seed(seed ^ JOIN_SEED),
+            join_server: Rng::with_seed(seed ^ JOIN_SERVER_SEED),
             runs: 0,
             boot: None,
         }
@@ -58,6 +67,7 @@ impl Plans {
             number: self.runs,
             kill: KillPlan::next(&mut self.kills, self.runs, boot),
             server: ServerPlan::next(&mut self.server),
+            join_server: ServerPlan::in_join(&mut self.join_server),
             cut: next_cut(&mut self.joins, self.runs),
         }
     }
@@ -100,6 +110,9 @@ pub(super) enum ServerPlan {
     /// So long after the kill of the host: while the other one asks for the right to go on, or
     /// later.
     After(Duration),
+    /// At this part of the time that a join takes, from the start of the process that joins on. Some come
+    /// when it is complete.
+    Joining(f64),
 }
 
 impl ServerPlan {
@@ -113,6 +126,13 @@ impl ServerPlan {
             true => (Self::Before(part), down),
             false => (Self::After(after), down),
         }
+    }
+
+    /// The moment in a join, and how long the server is down.
+    fn in_join(random: &mut Rng) -> (Self, Duration) {
+        let part = LATEST_PART * random.f64();
+        let down = Duration::from_millis(random.u64(0..=2000));
+        (Self::Joining(part), down)
     }
 }
 

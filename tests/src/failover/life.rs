@@ -1,18 +1,21 @@
 //! A guest from its start to its end, with its failovers.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::judge::{Beside, End, Observations};
 use super::kill_plan::Plan;
 use super::progress::{Meter, Watcher};
 use super::report::Run;
 use super::scene::{Outcome, Scene, ServerFault, Trouble};
-use super::{Failovers, Fault, disk};
+use super::{Failovers, Fault, Standby, disk};
 use crate::error::Result;
 use crate::host::Host;
 use crate::pair::{Guest, Side};
 use crate::ping::Pinger;
 use crate::workload::{Client, Committed, LoadWatcher};
+
+/// As long as a join takes where nothing is known of that.
+const UNKNOWN_JOIN: Duration = Duration::from_secs(5);
 
 impl Failovers {
     /// Boots a fresh guest on both hosts, kills or freezes the primary's host at a random
@@ -44,7 +47,9 @@ impl Failovers {
         self.ready_hosts()?;
         let first = self.plans.runs + 1;
         let pinger = Pinger::start(&self.testbed)?;
-        let mut scene = self.scene(watcher)?;
+        // A host looks after hot backups only.
+        let tended = joins && self.options.standby == Standby::Hot;
+        let mut scene = self.scene(tended, watcher)?;
         let mut runs = Vec::new();
         let (mut seen, outcome) = scene.live(failovers, joins, &pinger, &mut runs);
         let Scene {
@@ -59,7 +64,7 @@ impl Failovers {
             Ok(()) => {
                 let load = load.map(LoadWatcher::finish);
                 let record = client.finish();
-                self.running = in_order(sides, primary);
+                self.running = in_order(sides, primary).filter(|_| !tended);
                 (record, load)
             }
             Err(Trouble(trouble)) => {
@@ -92,10 +97,13 @@ impl Failovers {
     }
 
     /// A fresh guest on both hosts, and its client.
-    fn scene<'a>(&'a mut self, watcher: &'a mut dyn Watcher) -> Result<Scene<'a>> {
+    fn scene<'a>(&'a mut self, tended: bool, watcher: &'a mut dyn Watcher) -> Result<Scene<'a>> {
         let first = self.plans.runs + 1;
         let guest = self.guest(first)?;
-        let sides = self.start_pair(&guest)?;
+        let sides = match tended {
+            true => self.have_it_tended(&guest)?,
+            false => self.start_pair(&guest)?,
+        };
         let position = self.testbed.client();
         Ok(Scene {
             number: first,
@@ -107,8 +115,10 @@ impl Failovers {
             sides,
             protected: Some([0; 2]),
             before_join: 0,
+            join: UNKNOWN_JOIN,
             guest,
             disk_server: &mut self.disk_server,
+            daemons: self.daemons.as_mut().filter(|_| tended),
             server_fault: None,
             client: match &self.disk {
                 Some(disk) => Client::postgres(position, first, disk.committed().to_vec()),
@@ -252,7 +262,7 @@ impl Scene<'_> {
         }
         self.fail_over(&plan.kill, seen)?;
         match joins {
-            true => self.protect_again(plan.cut, seen),
+            true => self.protect_again(plan, seen),
             false => Ok(()),
         }
     }

@@ -16,6 +16,7 @@
 //! # }
 //! ```
 
+mod daemons;
 mod disk;
 mod join;
 mod judge;
@@ -30,6 +31,7 @@ use std::time::Duration;
 
 use guest_images::load::Load;
 
+use self::daemons::Daemons;
 use self::disk::Disk;
 pub use self::disk::Fsck;
 use self::kill_plan::Plans;
@@ -119,7 +121,8 @@ pub struct Options {
     pub standby: Standby,
     /// What happens to the primary's host.
     pub fault: Fault,
-    /// Whether the disk server is killed and started again in each run, before or after that.
+    /// Whether the disk server is killed and started again in each run, before or after that, and once more
+    /// while a backup joins.
     pub restart_disk_server: bool,
     /// What the guest does at its boot.
     pub boot: Boot,
@@ -178,6 +181,8 @@ pub struct Failovers {
     /// Which of them is the next primary.
     primary: usize,
     disk_server: DiskServer,
+    /// Those of the hosts, from the first guest on that they looked after.
+    daemons: Option<Daemons>,
     /// The guest's, if it has one.
     disk: Option<Disk>,
     // Dropped last: the networks of all that.
@@ -209,6 +214,7 @@ impl Failovers {
             hosts,
             primary: 0,
             disk_server,
+            daemons: None,
             disk,
             testbed,
         })
@@ -273,6 +279,9 @@ impl Failovers {
 
     /// The last guest must end in order, on all hosts that have it.
     fn end_the_guest(&mut self) -> Result<()> {
+        if let Some(daemons) = &mut self.daemons {
+            return daemons.end();
+        }
         let Some((primary, backup)) = self.running.take() else {
             return Ok(());
         };
@@ -283,9 +292,12 @@ impl Failovers {
     /// Two hosts without a guest.
     fn ready_hosts(&mut self) -> Result<()> {
         self.end_the_guest()?;
-        for host in &mut self.hosts {
+        for (which, host) in self.hosts.iter_mut().enumerate() {
             if !host.is_alive() {
                 self.testbed.boot_again(host)?;
+                if let Some(daemons) = &mut self.daemons {
+                    daemons.killed(which);
+                }
             }
         }
         Ok(())

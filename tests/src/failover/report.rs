@@ -140,6 +140,8 @@ pub struct Run {
     pub kill: Option<KillMoment>,
     /// When the disk server was killed and started again, if it was.
     pub disk_server: Option<ServerRestart>,
+    /// How long after a backup began to join it was killed once more, and started again.
+    pub disk_server_in_join_ms: Option<u64>,
     /// The highest number that was acknowledged to the client of this guest up to the end of the run:
     /// so many increments or commits.
     pub acked: u64,

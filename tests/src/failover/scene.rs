@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use guest_images::load::Load;
 
+use super::daemons::Daemons;
 use super::judge::Observations;
 use super::kill_plan::{KillPlan, Plans, ServerPlan};
 use super::progress::{Meter, State, Status, Watcher};
@@ -23,6 +24,8 @@ const FAILOVER: Duration = Duration::from_secs(60);
 const COLD_FAILOVER: Duration = Duration::from_secs(300);
 /// From one result of a load to the next.
 const LOAD: Duration = Duration::from_secs(120);
+/// What an `ftvm` says that found no disk server at its start.
+const UNANSWERED: &str = "ftvm: the disk server did not answer";
 /// ftvm's exit status when it lost the right to run the guest.
 const LOST: i32 = 3;
 
@@ -83,8 +86,12 @@ pub(super) struct Scene<'a> {
     pub(super) protected: Option<[usize; 2]>,
     /// How many events the process that runs the guest had told before the newest join.
     pub(super) before_join: usize,
+    /// How long the quickest join took, from the start of the process that joined.
+    pub(super) join: Duration,
     pub(super) guest: Guest,
     pub(super) disk_server: &'a mut DiskServer,
+    /// Those that look after the guest, where nobody else does.
+    pub(super) daemons: Option<&'a mut Daemons>,
     pub(super) server_fault: Option<ServerFault>,
     pub(super) client: Client,
     pub(super) load: Option<LoadWatcher>,
@@ -176,17 +183,20 @@ impl Scene<'_> {
             self.wake(asleep, killed)?;
             self.go_on(plan)?;
         }
-        self.wait("the disk server's restart", LIMIT, &State::Live, |scene| {
-            scene
-                .server_fault
-                .as_ref()
-                .is_none_or(|fault| fault.over.is_some())
-        })?;
-        seen.server_restarted = self.server_fault.as_ref().and_then(|fault| fault.killed);
+        seen.server_restarted = self.server_is_back()?;
         if seen.server_restarted.is_some() {
             self.go_on(plan)?;
         }
         Ok(())
+    }
+
+    /// The disk server's fault is over: when it was killed, if it was to be.
+    pub(super) fn server_is_back(&mut self) -> Result<Option<Instant>, Trouble> {
+        self.wait("the disk server's restart", LIMIT, &State::Live, |scene| {
+            let fault = scene.server_fault.as_ref();
+            fault.is_none_or(|fault| fault.over.is_some())
+        })?;
+        Ok(self.server_fault.take().and_then(|fault| fault.killed))
     }
 
     /// The client goes on for a while, and has replies.
@@ -212,13 +222,21 @@ impl Scene<'_> {
         }
         match self.options.fault {
             Fault::Kill => {
-                self.hosts[victim].kill();
+                self.kill(victim);
                 Ok(None)
             }
             Fault::Freeze(_) => {
                 self.hosts[victim].freeze()?;
                 Ok(side)
             }
+        }
+    }
+
+    /// As by a power failure.
+    pub(super) fn kill(&mut self, victim: usize) {
+        self.hosts[victim].kill();
+        if let Some(daemons) = &mut self.daemons {
+            daemons.killed(victim);
         }
     }
 
@@ -231,7 +249,13 @@ impl Scene<'_> {
         self.wait("the awakening", limit, &State::Live, |_| {
             since.elapsed() >= time
         })?;
+        // Its daemon does not wait to be told that it may have the backup.
+        self.before_join = self.told().events.len();
         self.hosts[self.other()].thaw()?;
+        if self.daemons.is_some() {
+            let what = "the end of the one that slept";
+            return self.wait(what, LIMIT, &State::Live, |_| asleep.told().has("lost"));
+        }
         self.wait("the end of the one that slept", LIMIT, &State::Live, |_| {
             asleep.has_ended()
         })?;
@@ -243,6 +267,15 @@ impl Scene<'_> {
             )));
         }
         Ok(())
+    }
+
+    /// Has the disk server go in the join that began then.
+    pub(super) fn disturb_the_join(&mut self, began: Instant, plan: (ServerPlan, Duration)) {
+        let mut fault = ServerFault::new(plan);
+        if let ServerPlan::Joining(part) = fault.plan {
+            fault.due = Some(began + self.join.mul_f64(part));
+        }
+        self.server_fault = Some(fault);
     }
 
     /// Fixes the moment of the disk server's fault, if it shall come before that of the host,
@@ -299,9 +332,19 @@ impl Scene<'_> {
     }
 
     fn check(&mut self) -> Outcome {
-        for (which, side) in self.sides.iter_mut().enumerate() {
-            let Some(side) = side else { continue };
+        let fault = self.server_fault.as_ref();
+        let joins_without_disk_server =
+            self.protected.is_none() && fault.is_some_and(|fault| fault.killed.is_some());
+        let other = self.other();
+        for (which, kept) in self.sides.iter_mut().enumerate() {
+            let Some(side) = kept else { continue };
             if let Some(trouble) = side.trouble() {
+                // It ends at once, and is to be started again.
+                let found_none = trouble.contains(UNANSWERED);
+                if joins_without_disk_server && which == other && found_none {
+                    *kept = None;
+                    continue;
+                }
                 return Err(Trouble(trouble));
             }
             if let Some(seen) = self.protected

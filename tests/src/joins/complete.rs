@@ -88,7 +88,7 @@ impl Joins {
         // Of this session.
         let held_ms = |told: &Told| told.stats.map(|stats| stats.throttled_ms);
         let held_ms = held_ms(life.side.told()).unwrap_or_default();
-        let longest_gap = life.client.record().longest_gap(start);
+        let longest_gap = life.client.longest_gap(start);
         let resident_kib = [
             Memory::of(source)?.resident_kib,
             Memory::of(target)?.resident_kib,

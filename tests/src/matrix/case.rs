@@ -97,7 +97,37 @@ impl Case {
     pub(super) fn ends_the_guest(&self) -> bool {
         [Member::Primary, Member::Backup]
             .iter()
-            .all(|member| self.troubles.contains(&Trouble::NoPower(*member)))
+            .all(|member| self.has(Trouble::NoPower(*member)))
+    }
+
+    /// The guest must go on before anything is healed: the pair is whole, or one of it can talk to the disk
+    /// server. Where it need not, nobody may answer: who is alone could not ask whether it may run.
+    pub(super) fn must_go_on(&self) -> bool {
+        let members = [Member::Primary, Member::Backup];
+        let is_whole = members
+            .iter()
+            .all(|member| self.is_up(*member) && self.is_heard(*member, Network::Logging));
+        let reaches_the_disk_server = |member: &Member| {
+            self.is_up(*member)
+                && self.is_heard(*member, Network::Storage)
+                && !self.has(Trouble::NoDiskServer)
+        };
+        is_whole || members.iter().any(reaches_the_disk_server)
+    }
+
+    fn has(&self, trouble: Trouble) -> bool {
+        self.troubles.contains(&trouble)
+    }
+
+    /// Its host does something.
+    fn is_up(&self, member: Member) -> bool {
+        !self.has(Trouble::NoPower(member)) && !self.has(Trouble::Frozen(member))
+    }
+
+    /// What it sends there arrives, and it hears others.
+    fn is_heard(&self, member: Member, network: Network) -> bool {
+        let is_mute = network == Network::Logging && self.has(Trouble::Mute(member));
+        !is_mute && !self.has(Trouble::Cut(member, network))
     }
 }
 
@@ -113,6 +143,27 @@ const fn case(name: &'static str, troubles: &'static [Trouble]) -> Case {
 mod tests {
     use super::*;
     use crate::layout::Layout;
+
+    #[test]
+    fn a_guest_must_go_on_where_somebody_can_be_asked() {
+        let need_not = Case::ALL.iter().filter(|case| !case.must_go_on());
+        let names: Vec<&str> = need_not.map(|case| case.name).collect();
+        let expected = [
+            "the primary's host loses its power, and the disk server is killed",
+            "both hosts of the pair lose their power",
+        ];
+        assert_eq!(names, expected);
+        const PARTED: [Trouble; 3] = [
+            Trouble::Cut(Member::Primary, Network::Logging),
+            Trouble::Cut(Member::Primary, Network::Storage),
+            Trouble::Cut(Member::Backup, Network::Storage),
+        ];
+        assert!(!case("all links that matter are cut", &PARTED).must_go_on());
+        assert!(
+            case("two of them", &PARTED[1..]).must_go_on(),
+            "the pair is whole"
+        );
+    }
 
     #[test]
     fn the_simulator_has_the_same_cases() {

@@ -18,26 +18,27 @@
 mod case;
 mod row;
 mod standing;
+mod watch;
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 pub use self::case::Case;
 use self::case::{Member, Trouble};
 pub use self::row::Row;
 use self::standing::{Part, Process};
+use self::watch::Watch;
 use crate::disturbance::Traffic;
 use crate::error::Result;
 use crate::host::Host;
-use crate::network::{GUEST_MAC, Network};
+use crate::network::Network;
 use crate::pair::{DiskServer, Guest};
 use crate::testbed::Testbed;
 use crate::wait::wait_until;
-use crate::wiretap::Wiretap;
 use crate::workload::Client;
 
 /// For what will never happen.
 const LIMIT: Duration = Duration::from_secs(300);
-/// Before it is healed, who has answered for so long is who answers.
+/// Where nobody may answer before it is healed, nobody does for so long.
 const LATELY: Duration = Duration::from_secs(2);
 const HOSTS: usize = 3;
 
@@ -131,32 +132,27 @@ impl Matrix {
         if end {
             row.lost = self.settle_with_the_client();
         }
-        let struck = Instant::now();
+        let mut watch = Watch::start(&self.testbed, &self.hosts)?;
+        let struck = (Instant::now(), SystemTime::now());
         for trouble in case.troubles {
             self.strike(*trouble, parts)?;
         }
-        self.pass(case.held.saturating_sub(LATELY))?;
-        let answering = self.answering()?;
+        self.pass(case.held)?;
+        self.judge_meanwhile(case, &watch, &mut row)?;
         row.meanwhile = self.told_standing(parts);
         for trouble in case.troubles {
-            self.heal(*trouble, parts)?;
-        }
-        if answering.len() > 1 {
-            let names: Vec<&str> = answering
-                .iter()
-                .map(|host| self.hosts[*host].name())
-                .collect();
-            row.fail(format!("{} answer at once", names.join(" and ")));
+            self.heal(*trouble, parts, (&mut watch, struck.1))?;
         }
         if end {
-            if !answering.is_empty() {
-                row.fail("a guest answers of which there is no copy".to_owned());
-            }
             "the guest is gone".clone_into(&mut row.finally);
             return Ok(row);
         }
         let recovered = self.recover("the guest's protection after the healing");
         let goes_on = recovered.and_then(|now| self.goes_on("after the healing").map(|()| now));
+        if let Some(host) = watch::comes_back(&watch.turns()?) {
+            let name = self.hosts[host].name();
+            row.fail(format!("{name} answered again after another host did"));
+        }
         let now = match goes_on {
             Ok(now) => now,
             Err(error) => {
@@ -167,17 +163,32 @@ impl Matrix {
         let process = self.processes[now.primary].as_mut();
         let protected = process.and_then(Process::protected_at);
         row.unprotected =
-            Some(protected.map_or(Duration::ZERO, |at| at.saturating_duration_since(struck)));
+            Some(protected.map_or(Duration::ZERO, |at| at.saturating_duration_since(struck.0)));
         row.finally = self.told_standing(parts);
         if let Some(client) = &self.client {
             let record = client.record();
-            row.silence = Some(row::longest_silence(&record, struck));
+            row.silence = Some(record.longest_gap(struck.0));
             match record.loss() {
                 None => "nothing".clone_into(&mut row.lost),
                 Some(loss) => row.fail(loss),
             }
         }
         Ok(row)
+    }
+
+    /// Before anything is healed: the guest goes on where it must, and nobody answers where nobody may.
+    fn judge_meanwhile(&mut self, case: &Case, watch: &Watch<HOSTS>, row: &mut Row) -> Result<()> {
+        if case.must_go_on() {
+            if let Err(error) = self.goes_on("before the healing") {
+                row.fail(error.to_string());
+            }
+            return Ok(());
+        }
+        for host in watch.lately(LATELY)? {
+            let name = self.hosts[host].name();
+            row.fail(format!("{name} answers, and could not ask whether it may"));
+        }
+        Ok(())
     }
 
     /// The client has further replies.
@@ -221,19 +232,32 @@ impl Matrix {
         Ok(())
     }
 
-    fn heal(&mut self, trouble: Trouble, parts: Parts) -> Result<()> {
+    /// Puts it right, of what went wrong at that time.
+    fn heal(
+        &mut self,
+        trouble: Trouble,
+        parts: Parts,
+        (watch, struck): (&mut Watch<HOSTS>, SystemTime),
+    ) -> Result<()> {
         match trouble {
             Trouble::NoPower(member) => {
                 let host = parts.of(member);
                 self.testbed.boot_again(&mut self.hosts[host])?;
+                watch.follow(host, &self.testbed, &self.hosts[host])?;
                 self.struck[host] = false;
             }
             Trouble::NoDiskServer => self.disk_server.restart(&self.testbed)?,
             Trouble::Cut(member, network) => self.hosts[parts.of(member)].heal(network)?,
             Trouble::Mute(member) => self.hosts[parts.of(member)].undisturb(Network::Logging)?,
             Trouble::Frozen(member) => {
-                self.hosts[parts.of(member)].thaw()?;
-                self.struck[parts.of(member)] = false;
+                let host = parts.of(member);
+                self.hosts[host].thaw()?;
+                wait_until("the end of the one that slept", LIMIT, || {
+                    let process = self.processes[host].as_mut();
+                    Ok(process.and_then(Process::part).is_none())
+                })?;
+                watch.slept(host, struck);
+                self.struck[host] = false;
             }
         }
         Ok(())
@@ -294,26 +318,6 @@ impl Matrix {
             });
         }
         Ok(())
-    }
-
-    /// The hosts out of which frames of the guest come.
-    fn answering(&mut self) -> Result<Vec<usize>> {
-        let alive: Vec<usize> = (0..HOSTS)
-            .filter(|host| self.hosts[*host].is_alive())
-            .collect();
-        let taps = alive.iter().map(|host| {
-            let host = &self.hosts[*host];
-            Wiretap::start(&self.testbed, host, Network::Client, GUEST_MAC)
-        });
-        let taps: Vec<Wiretap> = taps.collect::<Result<_>>()?;
-        self.pass(LATELY)?;
-        let mut answering = Vec::new();
-        for (host, tap) in alive.into_iter().zip(taps) {
-            if tap.frames()? > 0 {
-                answering.push(host);
-            }
-        }
-        Ok(answering)
     }
 
     /// How the guest stands, in the names that hosts had before.

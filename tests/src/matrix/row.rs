@@ -1,9 +1,7 @@
 //! What became of a guest.
 
 use std::fmt;
-use std::time::{Duration, Instant};
-
-use crate::workload::ClientRecord;
+use std::time::Duration;
 
 /// How a guest got over something.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,40 +82,9 @@ impl fmt::Display for Row {
     }
 }
 
-/// The longest time without a reply that was not over before `struck`.
-pub(super) fn longest_silence(record: &ClientRecord, struck: Instant) -> Duration {
-    let pairs = record.replies.windows(2);
-    let later = pairs.filter(|pair| pair[1].0 > struck);
-    later
-        .map(|pair| pair[1].0 - pair[0].0)
-        .max()
-        .unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_silence_counts_from_the_last_reply_before() {
-        let start = Instant::now();
-        let at = |ms| start + Duration::from_millis(ms);
-        let record = ClientRecord {
-            replies: vec![
-                (at(0), 1),
-                (at(500), 2),
-                (at(600), 3),
-                (at(900), 4),
-                (at(950), 5),
-            ],
-            ..ClientRecord::default()
-        };
-        let silence = |ms| longest_silence(&record, at(ms));
-        assert_eq!(silence(650), Duration::from_millis(300));
-        assert_eq!(silence(510), Duration::from_millis(300));
-        assert_eq!(silence(400), Duration::from_millis(500));
-        assert_eq!(silence(940), Duration::from_millis(50));
-    }
 
     #[test]
     fn figures_are_rounded_up() {

@@ -1,11 +1,14 @@
 //! The disk server, at its place on the storage network.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::Signal;
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::netns::output;
+use crate::network::Position;
 use crate::process::LocalProcess;
 use crate::testbed::Testbed;
 use crate::wait::wait_until;
@@ -42,6 +45,8 @@ impl Export {
 /// The disk server, which can be killed and started again on the same state.
 #[derive(Debug)]
 pub struct DiskServer {
+    /// The machine that it runs on.
+    position: Position,
     address: String,
     state: PathBuf,
     exports: Vec<Export>,
@@ -79,10 +84,12 @@ impl DiskServer {
         program: Option<&Path>,
         exports: Vec<Export>,
     ) -> Result<Self> {
-        let address = format!("{}:{PORT}", testbed.disk().address());
+        let position = testbed.disk().clone();
+        let address = format!("{}:{PORT}", position.address());
         let state = testbed.logs().join("disk-server-state");
-        let process = serve(testbed, program, &address, &state, &exports)?;
+        let process = serve(testbed, &position, program, &state, &exports)?;
         Ok(Self {
+            position,
             address,
             state,
             exports,
@@ -104,22 +111,21 @@ impl DiskServer {
     pub fn restart(&mut self, testbed: &Testbed) -> Result<()> {
         self.kill();
         let program = self.program.as_deref();
-        self.process = serve(testbed, program, &self.address, &self.state, &self.exports)?;
+        self.process = serve(testbed, &self.position, program, &self.state, &self.exports)?;
         Ok(())
     }
 
-    /// As [`DiskServer::restart`], after its state was moved to another directory.
+    /// Its machine loses its power. Another one gets a copy of its state, takes its address over, and starts
+    /// it. Once in a run.
     ///
     /// # Errors
     ///
-    /// When it cannot be moved, or started there.
-    pub fn restart_at(&mut self, testbed: &Testbed, directory: &str) -> Result<()> {
+    /// When that machine cannot be made, or it does not start there.
+    pub fn move_to_another_machine(&mut self, testbed: &Testbed) -> Result<()> {
+        self.position = testbed.fabric().replace_disk_server()?;
         self.kill();
-        let there = testbed.logs().join(directory);
-        std::fs::rename(&self.state, &there).map_err(|source| Error::File {
-            path: there.clone(),
-            source,
-        })?;
+        let there = testbed.logs().join("disk-server-state-2");
+        output(Command::new("cp").arg("-a").args([&self.state, &there]))?;
         self.state = there;
         self.restart(testbed)
     }
@@ -191,13 +197,15 @@ impl DiskServer {
 
 fn serve(
     testbed: &Testbed,
+    disk: &Position,
     program: Option<&Path>,
-    address: &str,
     state: &Path,
     exports: &[Export],
 ) -> Result<LocalProcess> {
-    let disk = testbed.disk();
-    let mut arguments = ["--listen", address, "--state"].map(str::to_owned).to_vec();
+    let address = format!("{}:{PORT}", disk.address());
+    let mut arguments = ["--listen", &address, "--state"]
+        .map(str::to_owned)
+        .to_vec();
     arguments.push(state.to_string_lossy().into_owned());
     let mut ports = vec![PORT];
     if !exports.is_empty() {
@@ -209,7 +217,7 @@ fn serve(
         arguments.extend(["--export".to_owned(), export.argument()]);
     }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let mut process = testbed.start_disk_server_as(program, &arguments)?;
+    let mut process = testbed.start_disk_server_as(disk, program, &arguments)?;
     wait_until("the disk server", LIMIT, || {
         if let Some(exit) = process.ended() {
             return Err(Error::Command {

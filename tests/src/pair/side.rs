@@ -163,6 +163,19 @@ impl Side {
         })
     }
 
+    /// One that somebody else has started, by the files into which it writes its events and its standard
+    /// error. How it ends is not seen.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer.
+    pub fn followed(host: &Host, events: &str, log: &str) -> Result<Self> {
+        let follow =
+            "exec 3< \"$1\" 4< \"$2\"; while :; do cat <&3; cat <&4 >&2; usleep 100000; done";
+        let argv = ["sh", "-c", follow, "sh", events, log];
+        Self::start(host, &argv.map(str::to_owned))
+    }
+
     /// What it has told up to now.
     pub fn told(&mut self) -> &Told {
         self.look();

@@ -35,12 +35,12 @@ pub struct ClientRecord {
 }
 
 impl ClientRecord {
-    /// The longest time from one reply to the next since then.
+    /// The longest time from one reply to the next that was not over before `since`.
     #[must_use]
     pub fn longest_gap(&self, since: Instant) -> Duration {
-        let replies = self.replies.iter().map(|&(at, _)| at);
-        let replies: Vec<Instant> = replies.filter(|at| *at >= since).collect();
-        let gaps = replies.windows(2).map(|pair| pair[1] - pair[0]);
+        let pairs = self.replies.windows(2);
+        let later = pairs.filter(|pair| pair[1].0 > since);
+        let gaps = later.map(|pair| pair[1].0 - pair[0].0);
         gaps.max().unwrap_or_default()
     }
 
@@ -125,6 +125,12 @@ impl Client {
         })
     }
 
+    /// [`ClientRecord::longest_gap`] up to now.
+    #[must_use]
+    pub fn longest_gap(&self, since: Instant) -> Duration {
+        self.record().longest_gap(since)
+    }
+
     /// Sends no more requests, asks over the same connection what the server has, and gives what
     /// was seen.
     #[must_use]
@@ -161,6 +167,22 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gap_counts_from_the_last_reply_before() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let replies = [(0, 1), (500, 2), (600, 3), (900, 4), (950, 5)];
+        let record = ClientRecord {
+            replies: replies.map(|(ms, value)| (at(ms), value)).to_vec(),
+            ..ClientRecord::default()
+        };
+        let gap = |ms| record.longest_gap(at(ms));
+        assert_eq!(gap(650), Duration::from_millis(300));
+        assert_eq!(gap(510), Duration::from_millis(300));
+        assert_eq!(gap(400), Duration::from_millis(500));
+        assert_eq!(gap(940), Duration::from_millis(50));
+    }
 
     #[test]
     fn a_gap_and_a_repetition_are_noticed() {

@@ -3,8 +3,11 @@
 mod events;
 mod examine;
 mod guest;
+mod help;
+mod host;
 mod log_output;
 mod number;
+mod operator;
 mod outcome;
 mod pair;
 mod replay;
@@ -14,12 +17,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use logging_channel::Settings;
 use logging_channel::entry::ShutdownReason;
 
 use self::events::EventsArgs;
 use self::guest::{GuestArgs, ReplicationArgs};
+use self::operator::{guests, history, protection, top};
 use self::pair::{BackupArgs, BackupReads, DigestArgs, PrimaryArgs};
 use crate::config::Clock;
 use crate::doctor::Purpose;
@@ -45,29 +49,66 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Describe guests, start and stop them, see how they are.
+    Vm(guests::VmArgs),
+    /// Hand a guest over to its backup, by plan: no more than a pause.
+    Failover(guests::GuestArgs),
+    /// Kill a guest's primary, and report how its backup went on.
+    ///
+    /// Waits until the guest is protected again, and tells for how long it stood still.
+    TestFailover(guests::GuestArgs),
+    /// End a guest's backup, and have a host join anew.
+    RestartBackup(guests::GuestArgs),
+    /// Move a guest's backup to a host; or its primary.
+    Migrate(protection::MigrateArgs),
+    /// Let a guest run without a backup, until that is taken back.
+    SuspendProtection(guests::GuestArgs),
+    /// Have a guest protected again.
+    ResumeProtection(guests::GuestArgs),
+    /// Look after this host's guests, as its daemon.
+    ///
+    /// With a command: list hosts, and empty them.
+    Host(host::HostArgs),
+    /// Watch guests and hosts on one screen, with keys for what is to be done.
+    Top(top::TopArgs),
+    /// Tell what happened to a guest, or to all of them and to hosts.
+    History(history::HistoryArgs),
     /// Run a guest without replication.
     Run(RunArgs),
     /// Run a guest and record it to a file.
     Record(RecordArgs),
     /// Replay a recorded guest and report the first difference.
     Replay(replay::ReplayArgs),
-    /// Run a guest as the primary of a replicated pair: at once and alone, until a backup joins.
+    /// Run a guest as the primary of a replicated pair.
+    ///
+    /// At once and alone, until a backup joins.
     Primary(PrimaryArgs),
-    /// Be the backup of a guest that runs, or waits for one; goes live when the primary is lost. Without
-    /// --connect this host is idle until a primary wants a backup.
+    /// Be the backup of a guest that runs, or waits for one.
+    ///
+    /// Goes live when the primary is lost. Without --connect this host is idle until a primary wants a
+    /// backup.
     Backup(BackupArgs),
-    /// Record and replay test guests for some minutes and compare every place: proves this host, or,
+    /// Prove this host, or a pair, with recorded test guests.
+    ///
+    /// Records and replays test guests for some minutes and compares every place: proves this host, or,
     /// with --record on one and --replay on the other, a pair. Ends with PASS or FAIL, after a report
     /// that tells nothing private. Exit status 4 if something differed, 2 if this host is not fit.
     Selftest(selftest::SelftestArgs),
-    /// Say whether this host can run guests and replicate them, and why not. Exit status 2 if it cannot.
+    /// Say whether this host can carry guests, and why not.
+    ///
+    /// Exit status 2 if it cannot.
     Doctor(examine::DoctorArgs),
-    /// Try out whether this host finds places between two exits again. Measures the performance
-    /// counter, if there is one. Then records and replays a micro-guest that gets interrupts after
-    /// random numbers of instructions, counted by single-stepping, and reports the first
-    /// difference. Then the same with a counter of branches that stops the guest late, which is
+    /// Try out whether places between two exits are found again.
+    ///
+    /// Measures the performance counter, if there is one. Then records and replays a micro-guest that
+    /// gets interrupts after random numbers of instructions, counted by single-stepping, and reports the
+    /// first difference. Then the same with a counter of branches that stops the guest late, which is
     /// made of single steps too.
     ProbeCounter(examine::ProbeCounterArgs),
+    /// Print what a shell completes of this command line.
+    ///
+    /// For bash: ftvm completions bash > /etc/bash_completion.d/ftvm
+    Completions(help::CompletionsArgs),
 }
 
 #[derive(Args)]
@@ -102,7 +143,11 @@ struct RecordArgs {
 pub fn main() -> ExitCode {
     log_output::start();
     outcome::survive_file_size_limit();
-    let result = run(&Cli::parse());
+    let matches = help::grouped(Cli::command()).get_matches();
+    let result = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => run(&cli),
+        Err(error) => error.exit(),
+    };
     // What the guest wrote is for a terminal as the guest left it.
     disk_server::lossy_writer::finish(LAST_WORDS);
     Terminal::restore();
@@ -120,6 +165,16 @@ pub fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
+        Command::Vm(args) => guests::vm(args)?,
+        Command::Failover(args) => protection::failover(args)?,
+        Command::TestFailover(args) => protection::test_failover(args)?,
+        Command::RestartBackup(args) => protection::restart_backup(args)?,
+        Command::Migrate(args) => protection::migrate(args)?,
+        Command::SuspendProtection(args) => protection::suspend(args)?,
+        Command::ResumeProtection(args) => protection::resume(args)?,
+        Command::Host(args) => host::host(args)?,
+        Command::Top(args) => top::run(args)?,
+        Command::History(args) => history::history(args)?,
         Command::Run(args) => run_alone(args)?,
         Command::Record(args) => record(args)?,
         Command::Replay(args) => replay::replay(args)?,
@@ -128,6 +183,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Selftest(args) => selftest::selftest(args)?,
         Command::Doctor(args) => examine::doctor(args)?,
         Command::ProbeCounter(args) => examine::probe_counter(args)?,
+        Command::Completions(args) => help::completions(args, Cli::command()),
     }
     Ok(())
 }

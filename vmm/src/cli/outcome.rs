@@ -12,6 +12,7 @@ use signal_hook::iterator::Signals;
 use crate::assembly::AssemblyError;
 use crate::doctor::Unfit;
 use crate::engine::EngineError;
+use crate::host::DaemonError;
 use crate::io::{INTERRUPTED, Terminal};
 use crate::roles::{Halt, NotLive, RoleError};
 use crate::selftest::SelftestError;
@@ -43,6 +44,16 @@ pub(super) enum SelftestFailed {
     /// It was not tried, or not to the end.
     #[error("this host is not fit: {0}")]
     Refused(String),
+}
+
+/// A person no longer waits for an order.
+#[derive(Debug, thiserror::Error)]
+#[error("order {order} stands, and is being carried out: `{watch}` shows how it goes")]
+pub(super) struct OrderStands {
+    /// Its number.
+    pub(super) order: u64,
+    /// The command that shows it.
+    pub(super) watch: String,
 }
 
 /// The guest ended in a triple fault.
@@ -78,7 +89,8 @@ fn status_of(cause: &(dyn Error + 'static)) -> Option<u8> {
             SelftestFailed::Refused(_) => Some(UNFIT),
         };
     }
-    if let Some(SelftestError::Interrupted) = cause.downcast_ref() {
+    let interrupted = matches!(cause.downcast_ref(), Some(SelftestError::Interrupted));
+    if interrupted || cause.is::<OrderStands>() {
         return u8::try_from(INTERRUPTED).ok();
     }
     if let Some(error) = cause.downcast_ref() {
@@ -86,6 +98,9 @@ fn status_of(cause: &(dyn Error + 'static)) -> Option<u8> {
     }
     if let Some(error) = cause.downcast_ref() {
         return assembly(error);
+    }
+    if let Some(DaemonError::Unfit(_)) = cause.downcast_ref() {
+        return Some(UNFIT);
     }
     match cause.downcast_ref()? {
         RoleError::Engine(error) => engine(error),

@@ -5,6 +5,7 @@
 //! that recording and replay rest on is measured (in `checks`), and the [`Report`] says for each
 //! what was seen, what it means, and how to mend it.
 
+mod capabilities;
 mod catalogue;
 mod checks;
 mod purpose;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use logging_channel::HostReport;
 use vmm_sys_util::signal::Killable;
 
+pub use self::capabilities::capabilities;
 pub use self::catalogue::{DEVICE, PROCESSOR};
 pub use self::checks::Effort;
 use self::checks::{Measured, PATIENCE};

@@ -1,6 +1,5 @@
 //! The gate of a replay: nothing leaves.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use logging_channel::entry::Lsn;
@@ -9,44 +8,27 @@ use parking_lot::Mutex;
 use crate::devices::Output;
 use crate::disk::followed::Followed;
 use crate::engine::OutputGate;
-
-/// Frames kept at most. The primary reports what it released several times a second; beyond this
-/// many the oldest are forgotten, and the guest's own retransmission makes up for them.
-const KEPT: usize = 256;
+use crate::protocol::outputs::UnreleasedOutputs;
 
 /// Frames that the primary may not have sent before it died.
 ///
-/// A frame whose log entry was acknowledged has happened for the guest, but whether it left the
-/// primary is not known. A backup that goes live sends such frames again: networks duplicate
+/// A backup that goes live sends them again: networks duplicate
 /// frames anyway, and a client that waits for a reply gets it without waiting for the guest's
 /// retransmission timer. Console bytes are not repeated.
 /// Requests to the disk are issued again by the engine, not from here.
 #[derive(Debug, Clone, Default)]
-pub struct Unreleased(Arc<Mutex<VecDeque<(Lsn, Output)>>>);
+pub struct Unreleased(Arc<Mutex<UnreleasedOutputs<Output>>>);
 
 impl Unreleased {
-    fn keep(&self, lsn: Lsn, frame: Output) {
-        let mut frames = self.0.lock();
-        if frames.len() == KEPT {
-            frames.pop_front();
-        }
-        frames.push_back((lsn, frame));
-    }
-
     /// Forgets frames up to `released`.
     pub fn forget(&self, released: Lsn) {
-        let mut frames = self.0.lock();
-        while frames.front().is_some_and(|(lsn, _)| *lsn <= released) {
-            frames.pop_front();
-        }
+        self.0.lock().forget(released);
     }
 
     /// Takes the frames after `released`, oldest first.
     #[must_use]
     pub fn take(&self, released: Lsn) -> Vec<Output> {
-        self.forget(released);
-        let mut frames = self.0.lock();
-        frames.drain(..).map(|(_, frame)| frame).collect()
+        self.0.lock().take(released).collect()
     }
 }
 
@@ -80,7 +62,7 @@ impl OutputGate for Suppressed {
         match (output, lsn) {
             (Output::Frame(frame), Some(lsn)) => {
                 if let Some(unreleased) = &self.unreleased {
-                    unreleased.keep(lsn, Output::Frame(frame));
+                    unreleased.0.lock().keep(lsn, Output::Frame(frame));
                 }
             }
             (Output::Disk(request), _) => {
@@ -111,15 +93,5 @@ mod tests {
         gate.submit(Output::Console(b"x".into()), Some(Lsn(60)));
         assert_eq!(unreleased.take(Lsn(30)), vec![frame(4), frame(5)]);
         assert!(unreleased.take(Lsn(0)).is_empty());
-    }
-
-    #[test]
-    fn is_bounded() {
-        let unreleased = Unreleased::default();
-        let mut gate = Suppressed::keeping(unreleased.clone());
-        for n in 0..2 * KEPT as u64 {
-            gate.submit(frame(0), Some(Lsn(n)));
-        }
-        assert_eq!(unreleased.take(Lsn(0)).len(), KEPT);
     }
 }

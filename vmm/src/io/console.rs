@@ -154,23 +154,57 @@ pub const INTERRUPTED: i32 = 130;
 /// Ctrl-A, as in other console programs.
 const ESCAPE: u8 = 1;
 
+/// What is typed on a terminal that belongs to a guest's console. Behind Ctrl-A a byte is taken as it is, but
+/// for x, which ends the console.
+#[derive(Debug, Default)]
+pub struct Typed {
+    escaped: bool,
+}
+
+impl Typed {
+    /// What of these bytes is for the guest, up to the end of the console, and whether that is among them.
+    pub fn take(&mut self, bytes: &[u8]) -> (Vec<u8>, bool) {
+        let mut for_guest = Vec::with_capacity(bytes.len());
+        for &byte in bytes {
+            match (self.escaped, byte) {
+                (false, ESCAPE) => self.escaped = true,
+                (true, b'x') => return (for_guest, true),
+                _ => {
+                    self.escaped = false;
+                    for_guest.push(byte);
+                }
+            }
+        }
+        (for_guest, false)
+    }
+}
+
 impl Terminal {
     /// Takes the terminal over: raw mode, and typed bytes go to the guest while `live`.
     ///
     /// # Errors
     /// [`TerminalError::RawMode`].
     pub fn attach(lanes: &Lanes, live: Arc<AtomicBool>) -> Result<Self, TerminalError> {
+        let terminal = Self::raw()?;
+        let lanes = lanes.clone();
+        thread::Builder::new()
+            .name("console".into())
+            .spawn(move || read_loop(&lanes, &live))
+            .expect("a thread can be started");
+        Ok(terminal)
+    }
+
+    /// Takes the terminal over for a console, if there is one: raw mode.
+    ///
+    /// # Errors
+    /// [`TerminalError::RawMode`].
+    pub fn raw() -> Result<Self, TerminalError> {
         if io::stdin().is_terminal() {
             raw_mode().map_err(|error| TerminalError::RawMode(error.into()))?;
             disk_server::lossy_writer::say(
                 "Connected to the guest's console. Ctrl-A x ends it.\r\n",
             );
         }
-        let lanes = lanes.clone();
-        thread::Builder::new()
-            .name("console".into())
-            .spawn(move || read_loop(&lanes, &live))
-            .expect("a thread can be started");
         Ok(Self)
     }
 
@@ -196,7 +230,7 @@ fn raw_mode() -> nix::Result<()> {
 }
 
 fn read_loop(lanes: &Lanes, live: &AtomicBool) {
-    let mut escaped = false;
+    let mut typed = Typed::default();
     let mut buffer = [0; 256];
     loop {
         let len = match io::stdin().lock().read(&mut buffer) {
@@ -208,27 +242,34 @@ fn read_loop(lanes: &Lanes, live: &AtomicBool) {
                 return;
             }
         };
-        let mut typed = Vec::with_capacity(len);
-        for &byte in &buffer[..len] {
-            match (escaped, byte) {
-                (false, ESCAPE) => escaped = true,
-                (true, b'x') if live.load(Ordering::Acquire) => {
-                    lanes.control.try_push(Control::Stop);
-                }
-                (true, b'x') => {
-                    // Nothing runs here that could be stopped in order.
-                    disk_server::lossy_writer::finish(LAST_WORDS);
-                    Terminal::restore();
-                    std::process::exit(INTERRUPTED);
-                }
-                _ => {
-                    escaped = false;
-                    typed.push(byte);
-                }
+        let (for_guest, ends) = typed.take(&buffer[..len]);
+        if !for_guest.is_empty() && live.load(Ordering::Acquire) {
+            lanes.typed.push(for_guest);
+        }
+        match ends {
+            true if live.load(Ordering::Acquire) => {
+                lanes.control.try_push(Control::Stop);
             }
+            true => {
+                // Nothing runs here that could be stopped in order.
+                disk_server::lossy_writer::finish(LAST_WORDS);
+                Terminal::restore();
+                std::process::exit(INTERRUPTED);
+            }
+            false => {}
         }
-        if !typed.is_empty() && live.load(Ordering::Acquire) {
-            lanes.typed.push(typed);
-        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ctrl_a_x_ends_the_console_and_ctrl_a_twice_is_one() {
+        let mut typed = Typed::default();
+        assert_eq!(typed.take(b"ab\x01"), (b"ab".to_vec(), false));
+        assert_eq!(typed.take(b"\x01c"), (b"\x01c".to_vec(), false));
+        assert_eq!(typed.take(b"d\x01xe"), (b"d".to_vec(), true));
     }
 }

@@ -1,11 +1,13 @@
 //! This host's side of the guest's network and console.
 
 mod announce;
+mod bridge;
 mod console;
 mod outlet;
 mod tap;
 
 pub use announce::Announcer;
-pub use console::{ConsoleSink, INTERRUPTED, LAST_WORDS, Terminal, TerminalError, Viewer};
+pub use bridge::{Bridge, BridgeError, remove_tap};
+pub use console::{ConsoleSink, INTERRUPTED, LAST_WORDS, Terminal, TerminalError, Typed, Viewer};
 pub use outlet::Outlet;
 pub use tap::{Tap, TapError};

@@ -75,15 +75,8 @@ impl Tap {
                 "the interface {name} is down: the guest has no network until `ip link set {name} up`"
             );
         }
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open("/dev/net/tun")
-            .map_err(TapError::Open)?;
-        attach(&file, name).map_err(|error| TapError::Attach {
-            name: name.to_owned(),
-            source: error.into(),
-        })?;
+        let file = attached(name)?;
+        adjust(&file).map_err(not_attached(name))?;
         Ok(Self {
             file: Arc::new(file),
             name: name.to_owned(),
@@ -159,18 +152,48 @@ nix::ioctl_write_ptr_bad!(tun_set_interface, libc::TUNSETIFF, libc::ifreq);
 nix::ioctl_write_int!(tun_set_offload, b'T', 208);
 nix::ioctl_write_ptr!(tun_set_header_size, b'T', 216, libc::c_int);
 
-fn attach(file: &File, name: &str) -> nix::Result<()> {
+/// The TAP interface of this name, which Linux makes if there is none.
+pub(super) fn attached(name: &str) -> Result<File, TapError> {
+    if !is_interface_name(name) {
+        return Err(TapError::Name(name.to_owned()));
+    }
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/net/tun")
+        .map_err(TapError::Open)?;
+    let mut request = named(name);
+    request.ifr_ifru.ifru_flags =
+        (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+    // SAFETY: TUNSETIFF takes an ifreq.
+    unsafe { tun_set_interface(file.as_raw_fd(), &request) }.map_err(not_attached(name))?;
+    Ok(file)
+}
+
+fn not_attached(name: &str) -> impl Fn(nix::Error) -> TapError + '_ {
+    move |error| TapError::Attach {
+        name: name.to_owned(),
+        source: error.into(),
+    }
+}
+
+/// A request about the interface of this name.
+pub(super) fn named(name: &str) -> libc::ifreq {
     let mut request = libc::ifreq {
         ifr_name: [0; libc::IFNAMSIZ],
-        ifr_ifru: libc::__c_anonymous_ifr_ifru {
-            ifru_flags: (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short,
-        },
+        ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_ifindex: 0 },
     };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+    // The last byte stays zero.
+    for (to, from) in request.ifr_name[..libc::IFNAMSIZ - 1]
+        .iter_mut()
+        .zip(name.bytes())
+    {
         *to = from as libc::c_char;
     }
-    // SAFETY: TUNSETIFF takes an ifreq.
-    unsafe { tun_set_interface(file.as_raw_fd(), &request) }?;
+    request
+}
+
+fn adjust(file: &File) -> nix::Result<()> {
     // SAFETY: TUNSETVNETHDRSZ reads a number.
     unsafe { tun_set_header_size(file.as_raw_fd(), &(HEADER_BYTES as libc::c_int)) }?;
     // An interface remembers what the program before it could do, and would leave checksums and
@@ -187,7 +210,7 @@ fn is_interface_name(name: &str) -> bool {
 }
 
 /// Whether the interface is up.
-fn is_up(name: &str) -> Result<bool, TapError> {
+pub(super) fn is_up(name: &str) -> Result<bool, TapError> {
     // Interfaces without an address are listed as well: each has its hardware's.
     getifaddrs()
         .map_err(|error| TapError::List(error.into()))?

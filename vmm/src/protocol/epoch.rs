@@ -434,10 +434,11 @@ impl Core {
         let as_known = record.epoch == self.epoch && holder == Some(&self.holder);
         let mine = record.epoch > self.epoch && holder == Some(&self.me);
         // Told by the other host of the pair: then the log ends, or this host finds that one lost.
-        // Whoever stopped a later epoch had won one before.
+        // Whoever stopped a later epoch had won one before. A backup that has taken over, and is not told
+        // that it protects the guest, knows of its end as well.
         let paired = self.peer != Peer::None && self.contest != Contest::Won;
         let next = self.epoch.checked_add(1) == Some(record.epoch);
-        let stopped = next && is_stopped(holder) && paired;
+        let stopped = next && is_stopped(holder) && (paired || self.guest_ended);
         if as_known || mine || stopped {
             return None;
         }
@@ -479,4 +480,35 @@ impl Core {
 
 fn is_stopped(holder: Option<&Claimant>) -> bool {
     holder.is_some_and(Claimant::is_stopped)
+}
+
+#[cfg(test)]
+mod tests {
+    use disk_server::arbiter::STOPPED;
+
+    use super::*;
+
+    #[test]
+    fn a_backup_that_is_not_told_that_it_protects_may_tell_of_the_guests_end() {
+        let claimant = |name: &str| name.parse::<Claimant>().expect("a claimant");
+        let mut core = Core::holding(claimant("hosta/1"), 4);
+        core.take(Input::Joins(claimant("hostb/1")));
+        assert!(matches!(core.task(), Task::Claim { epoch: 4, .. }));
+        core.take(Input::Claimed(Claim::Won { epoch: 5 }));
+        core.take(Input::TakenOver);
+        assert_eq!(core.task(), Task::Acknowledge(5));
+        let stopped = Record::held(6, claimant(STOPPED));
+        let told = Input::Acknowledged(stopped);
+        let runs = core.clone().take(told.clone());
+        assert!(matches!(runs, Some(Effect::Halt(_))), "{runs:?}");
+        core.take(Input::GuestEnded);
+        assert_eq!(core.take(told), None);
+        core.take(Input::End);
+        let (epoch, next) = (5, Next::Stopped);
+        assert_eq!(core.task(), Task::Claim { epoch, next });
+        let (epoch, holder) = (6, Some(claimant(STOPPED)));
+        let lost = Input::Claimed(Claim::Lost { epoch, holder });
+        assert_eq!(core.take(lost), None);
+        assert_eq!(core.task(), Task::Nothing);
+    }
 }

@@ -122,8 +122,9 @@ impl Live {
         }
     }
 
-    /// The guest is at an exit, and the backup has executed the session's log so far.
-    pub fn at_exit(&mut self, executed: Lsn) -> AtExit {
+    /// The guest is at an exit, and the backup has executed the session's log so far. One that wants the state
+    /// could not use what it executed: asked for that after it was asked how far it is.
+    pub fn at_exit(&mut self, executed: Lsn, wants_state: bool) -> AtExit {
         let Standing::Joining {
             sent: Some(commit),
             taken,
@@ -131,7 +132,7 @@ impl Live {
         else {
             return AtExit::Nothing;
         };
-        if executed < *commit {
+        if executed < *commit || wants_state {
             return AtExit::Nothing;
         }
         match taken {
@@ -289,9 +290,9 @@ mod tests {
         host.begin_session();
         assert!(host.may_announce(over, now), "it joins");
         host.state_sent(Lsn(0));
-        host.at_exit(Lsn(0));
+        host.at_exit(Lsn(0), false);
         host.acknowledged();
-        assert_eq!(host.at_exit(Lsn(0)), AtExit::Protected);
+        assert_eq!(host.at_exit(Lsn(0), false), AtExit::Protected);
         for _ in 0..2 {
             assert!(host.may_announce(valid, now));
             assert!(!host.may_announce(over, now) && !host.may_announce(None, now));
@@ -315,12 +316,21 @@ mod tests {
         let commit = host.append();
         host.state_sent(Lsn(commit.0 - host.base().0));
         assert_eq!(host.permit(acked(0)).up_to, Lsn(42), "it joins");
-        assert_eq!(host.at_exit(Lsn(0)), AtExit::Nothing);
+        assert_eq!(host.at_exit(Lsn(0), false), AtExit::Nothing);
         host.acknowledged();
-        assert_eq!(host.at_exit(Lsn(1)), AtExit::TakenOver);
-        assert_eq!(host.at_exit(Lsn(1)), AtExit::Nothing, "nobody knows that");
+        assert_eq!(
+            host.at_exit(Lsn(1), true),
+            AtExit::Nothing,
+            "it was of no use"
+        );
+        assert_eq!(host.at_exit(Lsn(1), false), AtExit::TakenOver);
+        assert_eq!(
+            host.at_exit(Lsn(1), false),
+            AtExit::Nothing,
+            "nobody knows that"
+        );
         host.acknowledged();
-        assert_eq!(host.at_exit(Lsn(1)), AtExit::Protected);
+        assert_eq!(host.at_exit(Lsn(1), false), AtExit::Protected);
         let output = host.append();
         assert!(alone.up_to < output);
         assert_eq!(host.permit(acked(1)).up_to, Lsn(42));
@@ -363,14 +373,14 @@ mod tests {
         host.begin_session();
         host.append();
         host.state_sent(Lsn(1));
-        assert_eq!(host.at_exit(Lsn(1)), AtExit::TakenOver);
+        assert_eq!(host.at_exit(Lsn(1), false), AtExit::TakenOver);
         // It could not use it after all, and gets it once more.
         host.state_begun();
         host.acknowledged();
         host.append();
         host.state_sent(Lsn(2));
-        assert_eq!(host.at_exit(Lsn(1)), AtExit::Nothing);
-        assert_eq!(host.at_exit(Lsn(2)), AtExit::Protected);
+        assert_eq!(host.at_exit(Lsn(1), false), AtExit::Nothing);
+        assert_eq!(host.at_exit(Lsn(2), false), AtExit::Protected);
         assert_eq!(host.lose_session(), Lost::Backup);
         let held = host.append();
         assert!(host.permit(acked(1)).up_to < held);

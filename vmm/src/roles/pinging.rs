@@ -7,7 +7,7 @@ use std::thread;
 
 use disk_server::arbiter::{Arbiter, Claimant, Settings, VmName};
 use disk_server::fleet::Order;
-use disk_server::views::{Capabilities, PING_INTERVAL, Paging, Proposal, Role, Text};
+use disk_server::views::{Capabilities, PING_INTERVAL, Proposal, Role};
 use parking_lot::{Condvar, Mutex};
 
 use super::claim::{ArbiterConfig, Rights};
@@ -15,7 +15,7 @@ use super::member::Member;
 use crate::assembly::Guest;
 use crate::config::VmConfig;
 use crate::control::{Asked, Console, ControlSocket, Status};
-use crate::doctor::{PROCESSOR, has_shadow_paging};
+use crate::doctor::capabilities;
 use crate::protocol::pings::Pings;
 use crate::ram::Room;
 use crate::threads;
@@ -58,18 +58,9 @@ struct State {
 
 /// What a host needs that is to carry this guest.
 pub(super) fn needs(guest: &Guest, vm: &VmConfig) -> Capabilities {
-    let checks = guest.host_report.checks();
-    let processor = checks.iter().find(|check| check.name == PROCESSOR);
-    Capabilities {
-        memory_mib: guest.identity.memory_bytes.div_ceil(1 << 20),
-        processor: Text::cut(processor.map_or("unknown", |check| &check.measured)),
-        instructions: guest.host_report.instructions().digest(),
-        paging: match has_shadow_paging(&guest.host_report) {
-            true => Paging::Shadow,
-            false => Paging::Nested,
-        },
-        exports: vm.disk.iter().map(|disk| disk.export().clone()).collect(),
-    }
+    let memory_mib = guest.footprint().taken().div_ceil(1 << 20);
+    let exports = vm.disk.iter().map(|disk| disk.export().clone()).collect();
+    capabilities(&guest.host_report, memory_mib, exports)
 }
 
 impl Pinging {
@@ -241,9 +232,7 @@ fn ping_until_dropped(shared: &Weak<Shared>) {
             Err(error) => {
                 if std::mem::replace(&mut answers, false) {
                     let error = anyhow::Error::new(error);
-                    log::warn!(
-                        "the view service does not answer, and proposes no backup: {error:#}"
-                    );
+                    log::warn!("the view service proposes nothing: {error:#}");
                 }
             }
         }
@@ -257,7 +246,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use disk_server::arbiter::HostName;
-    use disk_server::views::{Condition, HostRecord, Phase, Wanted};
+    use disk_server::views::{Condition, HostRecord, Paging, Phase, Text, Wanted};
 
     use super::*;
     use crate::events::Events;

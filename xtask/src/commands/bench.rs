@@ -9,9 +9,9 @@ use anyhow::{Context as _, Result, ensure};
 use benchmark::{Axis, Configuration, GuestKind, Options, Record, Sample, Workload, report, run};
 use clap::Args;
 
-use super::images::Disk;
 use super::setup;
 use crate::live_line::LiveLine;
+use crate::needs::Needs;
 use crate::steps::Steps;
 
 /// Rounds of a run that is not quick.
@@ -100,11 +100,11 @@ impl Bench {
              configurations"
         );
         let with_disk = |workload: &Workload| workload.guest() == GuestKind::Disk;
-        let disk = match options.workloads.iter().any(with_disk) {
-            true => Disk::Made,
-            false => Disk::LeftOut,
+        let needs = match options.workloads.iter().any(with_disk) {
+            true => Needs::All,
+            false => Needs::AllButDisk,
         };
-        setup::prepare_for(&Steps::new(), disk)?;
+        setup::prepare_for(&Steps::new(), needs)?;
         let mut line = LiveLine::new();
         let show = |now: &str, sample: Option<&Sample>| {
             if let Some(sample) = sample {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
+use guest_images::GuestImages;
 use guest_images::load::Load;
 use testbed::failover::{
     Failovers, Fault, Fsck, Judgement, KillMoment, Options, Report, Run, Standby, Status, Watcher,
@@ -17,6 +18,7 @@ use testbed::{GUEST, Paging};
 
 use super::setup;
 use crate::live_line::LiveLine;
+use crate::needs::Needs;
 use crate::steps::Steps;
 
 /// Arguments of `cargo xtask demo`.
@@ -64,7 +66,7 @@ pub(crate) struct Demo {
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "10", value_parser = clap::value_parser!(u64).range(1..=600))]
     freeze: Option<u64>,
     /// Kill the disk server, too, in each run, and start it again: before the primary's host is
-    /// killed, or after that.
+    /// killed, or after that; with --successive once more while a backup joins.
     #[arg(long)]
     restart_disk_server: bool,
     /// Repeat the kills of a run that had this seed.
@@ -83,7 +85,7 @@ impl Demo {
             self.workload
         );
         let steps = Steps::new();
-        setup::prepare(&steps)?;
+        setup::prepare_for(&steps, self.needs())?;
         let options = Options {
             heartbeat_timeout: Duration::from_millis(self.heartbeat_timeout),
             seed: self.seed.unwrap_or_else(|| fastrand::u64(..1_000_000)),
@@ -128,6 +130,14 @@ impl Demo {
             Some(error) => Err(error),
             None if passed => Ok(ExitCode::SUCCESS),
             None => Ok(ExitCode::FAILURE),
+        }
+    }
+
+    fn needs(&self) -> Needs {
+        match (self.workload, self.load) {
+            (Workload::Postgres, _) => Needs::All,
+            (Workload::Redis, None) => Needs::Replication(GuestImages::REDIS),
+            (Workload::Redis, Some(_)) => Needs::Replication(GuestImages::LOAD),
         }
     }
 
@@ -231,6 +241,11 @@ fn summary(run: &Run, freeze: bool) -> String {
             or_none(run.transfer_bytes.map(|bytes| bytes / 1024)),
             or_none(run.rounds),
             run.joins_cut,
+        ));
+    }
+    if let Some(after) = run.disk_server_in_join_ms {
+        line.push_str(&format!(
+            "\n   disk server killed again {after} ms after that began, and restarted"
         ));
     }
     if let Some((fsck, duplicates)) = run.fsck.as_ref().zip(run.duplicates) {

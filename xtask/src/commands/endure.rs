@@ -269,8 +269,9 @@ impl Endure {
                 "--workload postgres --restart-disk-server "
             }
         };
-        // All of them with a fresh guest each, then all with one guest for all.
-        let successive = before / 6 % 2 == 1;
+        // All of them with a fresh guest each, then all with one guest for all. Redis beside a disk server that
+        // is killed always with one: there it is killed while backups join as well.
+        let successive = before / 6 % 2 == 1 || before % 6 == 4;
         let how = if successive {
             "successive"
         } else {

@@ -7,6 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use guest_images::{GuestImages, Image, Lock, PackageStore, debian};
 
+use crate::needs::Needs;
+use crate::packages;
 use crate::steps::Steps;
 use testbed::Layout;
 
@@ -25,6 +27,7 @@ impl Images {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let layout = Layout::find();
         let steps = Steps::new();
+        packages::provide(&steps, Needs::Images)?;
         let store = if self.renew {
             steps.step("Debian's package lists", || {
                 Ok(PackageStore::renewing(layout.packages())?)
@@ -103,20 +106,11 @@ fn pin(lock: &Lock, layout: &Layout) -> Result<()> {
     fs::write(&path, lock.to_string()).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Whether the guest's disk image is needed, which takes minutes when it is not there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Disk {
-    /// It is.
-    Made,
-    /// It is not.
-    LeftOut,
-}
-
-/// Makes all of them, without a word.
-pub(crate) fn make_all(layout: &Layout, disk: Disk) -> Result<()> {
+/// Makes those that are needed, without a word.
+pub(crate) fn make_needed(layout: &Layout, needs: Needs) -> Result<()> {
     let store = PackageStore::new(layout.packages());
-    GuestImages::build(&store, &layout.images())?;
-    if disk == Disk::Made {
+    GuestImages::build_those(&store, &layout.images(), |name| needs.has_image(name))?;
+    if needs.has_disk() {
         debian::build(&store, &layout.images())?;
     }
     Ok(())

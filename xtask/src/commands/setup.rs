@@ -7,7 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use testbed::{HostKind, Layout, PROGRAMS_VARIABLE, prepare_hosts};
 
-use super::images::{self, Disk};
+use super::images;
+use crate::needs::Needs;
 use crate::packages;
 use crate::steps::Steps;
 
@@ -59,34 +60,29 @@ impl Setup {
     }
 }
 
-/// Makes everything that the demo needs. Quick when it is there.
+/// Makes everything. Quick when it is there.
 pub(crate) fn prepare(steps: &Steps) -> Result<()> {
-    prepare_for(steps, Disk::Made)
+    prepare_for(steps, Needs::All)
 }
 
-/// As [`prepare`], with or without the guest's disk image.
-pub(crate) fn prepare_for(steps: &Steps, disk: Disk) -> Result<()> {
+/// As [`prepare`], only what is needed.
+pub(crate) fn prepare_for(steps: &Steps, needs: Needs) -> Result<()> {
     let layout = Layout::find();
-    prepare_building(steps, &layout)?;
-    build_and_make(steps, &layout, disk)
+    prepare_building(steps, &layout, needs)?;
+    build_and_make(steps, &layout, needs)
 }
 
 /// What goes before everything else: packages, and the program for hosts that is built as tests are.
-pub(super) fn prepare_building(steps: &Steps, layout: &Layout) -> Result<()> {
-    let missing = packages::missing()?;
-    if !missing.is_empty() {
-        steps.step(&format!("installing {}", missing.join(", ")), || {
-            packages::install(&missing)
-        })?;
-    }
+pub(super) fn prepare_building(steps: &Steps, layout: &Layout, needs: Needs) -> Result<()> {
+    packages::provide(steps, needs)?;
     steps.step("host agent", || cargo_build(layout, &HOST_AGENT))
 }
 
 /// Makes programs, images and hosts, without the lock that cargo has for builds of tests.
-pub(super) fn build_and_make(steps: &Steps, layout: &Layout, disk: Disk) -> Result<()> {
+pub(super) fn build_and_make(steps: &Steps, layout: &Layout, needs: Needs) -> Result<()> {
     // Images are mostly downloaded, and programs are compiled.
     thread::scope(|scope| {
-        let made = scope.spawn(|| images::make_all(layout, disk));
+        let made = scope.spawn(|| images::make_needed(layout, needs));
         steps.step("programs", || build(layout))?;
         steps.step("images", || made.join().expect("no panics"))
     })?;

@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use testbed::Layout;
 
-use super::images::Disk;
 use super::setup::{self, SABOTAGE};
+use crate::needs::Needs;
 use crate::steps::Steps;
 
 /// Arguments of `cargo xtask test`.
@@ -22,12 +22,12 @@ impl Test {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let steps = Steps::new();
         let layout = Layout::find();
-        setup::prepare_building(&steps, &layout)?;
+        setup::prepare_building(&steps, &layout, Needs::All)?;
         let nextest = has_nextest();
         // Two builds beside each other keep all processors busy: one alone waits for its longest crate.
         thread::scope(|scope| {
             let made = scope.spawn(|| {
-                setup::build_and_make(&steps, &layout, Disk::Made)?;
+                setup::build_and_make(&steps, &layout, Needs::All)?;
                 setup::build_sabotaged(&steps, &layout)
             });
             let built = self.check_and_build(&steps, &layout, nextest);

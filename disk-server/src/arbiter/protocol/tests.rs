@@ -1,14 +1,17 @@
 //! The forms of the wire, as they are documented.
 
-use std::collections::BTreeSet;
+mod fleet_forms;
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::arbiter::HostName;
 use crate::views::{
-    Capabilities, Declined, MAX_EXPORTS, MAX_TEXT, Paging, Role, Text, Unfit, Wanted,
+    Capabilities, Condition, Declined, Ended, MAX_ENDED, MAX_EXPORTS, MAX_PROCESSES, MAX_TEXT,
+    Paging, Phase, Proposal, Role, Tended, Text, Unfit, Wanted, WentLive,
 };
 
 fn vm() -> impl Strategy<Value = VmName> {
@@ -46,27 +49,71 @@ fn capabilities() -> impl Strategy<Value = Capabilities> {
     )
 }
 
+// Without what has no text: an IPv6 address's flow and scope.
+fn address() -> impl Strategy<Value = SocketAddr> {
+    (any::<IpAddr>(), any::<u16>()).prop_map(SocketAddr::from)
+}
+
+fn condition() -> impl Strategy<Value = Condition> {
+    let phase = prop_oneof![
+        Just(Phase::Starting),
+        Just(Phase::Alone),
+        (0..=100_u8).prop_map(|percent| Phase::Joining { percent }),
+        Just(Phase::Protected),
+        Just(Phase::Diverged),
+        Just(Phase::Waiting),
+    ];
+    let went_live = (any::<u64>(), any::<u64>());
+    let went_live = went_live.prop_map(|(epoch, outage_ms)| WentLive { epoch, outage_ms });
+    let went_live = prop::option::of(went_live);
+    (phase, any::<u64>(), any::<u64>(), went_live).prop_map(
+        |(phase, lag_ms, log_bytes_per_second, went_live)| Condition {
+            phase,
+            lag_ms,
+            log_bytes_per_second,
+            went_live,
+        },
+    )
+}
+
+fn tended() -> impl Strategy<Value = Tended> {
+    let processes =
+        prop::collection::btree_map(vm(), prop::option::of(claimant()), 0..=MAX_PROCESSES);
+    let ended = (any::<u64>(), vm(), prop::option::of(any::<i32>()), text());
+    let ended = ended.prop_map(|(number, vm, status, reason)| Ended {
+        number,
+        vm,
+        status,
+        reason,
+    });
+    let ended = prop::collection::vec(ended, 0..=MAX_ENDED);
+    (processes, ended, address()).prop_map(|(processes, ended, console)| Tended {
+        processes,
+        ended,
+        console,
+    })
+}
+
 fn role() -> impl Strategy<Value = Role> {
     let declined = (any::<u64>(), text());
     let declined = declined.prop_map(|(view, reason)| Declined { view, reason });
-    // Without what has no text: an IPv6 address's flow and scope.
-    let address = (any::<IpAddr>(), any::<u16>()).prop_map(SocketAddr::from);
-    let wanted = (address, capabilities());
+    let wanted = (address(), capabilities());
     let wanted = wanted.prop_map(|(address, needs)| Wanted { address, needs });
     prop_oneof![
+        tended().prop_map(Role::Host),
         (vm(), prop::option::of(declined)).prop_map(|(vm, declined)| Role::Idle { vm, declined }),
-        (vm(), any::<u64>(), prop::option::of(wanted)).prop_map(|(vm, epoch, wants)| {
-            Role::Primary {
+        (vm(), any::<u64>(), prop::option::of(wanted), condition()).prop_map(
+            |(vm, epoch, wants, condition)| Role::Primary {
                 vm,
                 epoch,
                 wants,
-                condition: Condition::default(),
+                condition,
             }
-        }),
-        (vm(), any::<u64>()).prop_map(|(vm, epoch)| Role::Backup {
+        ),
+        (vm(), any::<u64>(), condition()).prop_map(|(vm, epoch, condition)| Role::Backup {
             vm,
             epoch,
-            condition: Condition::default()
+            condition
         }),
     ]
 }
@@ -102,6 +149,7 @@ fn request() -> impl Strategy<Value = Request> {
         }),
         prop::option::of(claimant()).prop_map(|after| Request::ListHosts { after }),
         ping().prop_map(Request::Ping),
+        fleet_forms::operation().prop_map(|operation| Request::Operate { operation }),
         Just(Request::Echo {}),
     ]
 }
@@ -191,9 +239,9 @@ fn the_documented_forms_are_the_real_ones() {
 #[test]
 fn a_server_says_which_one_it_is_and_a_client_does_not() {
     let line = encode(&Greeting::of(ServerNumber(0xabc)));
-    let with = "{\"ftvm\":\"arbiter\",\"version\":3,\"server\":\"0000000000000abc\"}\n";
+    let with = "{\"ftvm\":\"arbiter\",\"version\":4,\"server\":\"0000000000000abc\"}\n";
     assert_eq!(line, with.as_bytes());
-    let without = "{\"ftvm\":\"arbiter\",\"version\":3}\n";
+    let without = "{\"ftvm\":\"arbiter\",\"version\":4}\n";
     assert_eq!(encode(&Greeting::ours()), without.as_bytes());
     let older: Greeting = serde_json::from_str(without).unwrap();
     assert_eq!(older, Greeting::ours());
@@ -246,14 +294,17 @@ fn a_page_of_exports_fits_into_a_line_and_has_one_at_least() {
 #[test]
 fn the_documented_forms_of_pings_are_the_real_ones() {
     let carries = r#"{"memory_mib":3412,"processor":"AMD family 23 model 49 stepping 0","instructions":305419896,"paging":"shadow","exports":["db"]}"#;
+    let condition = r#"{"phase":"protected","lag_ms":3,"log_bytes_per_second":410000,"went_live":{"epoch":3,"outage_ms":812}}"#;
+    let joins = r#"{"phase":{"joining":{"percent":40}},"lag_ms":0,"log_bytes_per_second":0,"went_live":null}"#;
     for role in [
         r#"{"idle":{"vm":"db","declined":null}}"#,
         r#"{"idle":{"vm":"db","declined":{"view":3,"reason":"connection refused"}}}"#,
-        r#"{"backup":{"vm":"db","epoch":3}}"#,
-        r#"{"primary":{"vm":"db","epoch":3,"wants":null}}"#,
+        &format!(r#"{{"backup":{{"vm":"db","epoch":3,"condition":{joins}}}}}"#),
+        &format!(r#"{{"primary":{{"vm":"db","epoch":3,"wants":null,"condition":{condition}}}}}"#),
         &format!(
-            r#"{{"primary":{{"vm":"db","epoch":3,"wants":{{"address":"0.0.0.0:7421","needs":{carries}}}}}}}"#
+            r#"{{"primary":{{"vm":"db","epoch":3,"wants":{{"address":"0.0.0.0:7421","needs":{carries}}},"condition":{condition}}}}}"#
         ),
+        r#"{"host":{"processes":{"db":"hostB/90c1","web":null},"ended":[{"number":7,"vm":"ci","status":1,"reason":"no such image"}],"console":"0.0.0.0:7422"}}"#,
     ] {
         let line = format!(
             r#"{{"op":"ping","host":"hostB/77aa","number":12,"carries":{carries},"role":{role}}}"#
@@ -265,19 +316,66 @@ fn the_documented_forms_of_pings_are_the_real_ones() {
         );
         assert!(serde_json::from_str::<Request>(&more).is_err(), "{more}");
     }
-    let pinged = Response::Pinged {
-        record: Record::held(3, "hostA/1f0c".parse().unwrap()),
-        proposal: Some(Box::new(Proposal {
-            vm: "db".parse().unwrap(),
-            view: 3,
-            primary: "hostA/1f0c".parse().unwrap(),
-            address: "192.0.2.1:7421".parse().unwrap(),
-        })),
+    let record = Record::held(3, "hostA/1f0c".parse().unwrap());
+    let join = Order::Join(Box::new(Proposal {
+        vm: "db".parse().unwrap(),
+        view: 3,
+        primary: "hostA/1f0c".parse().unwrap(),
+        address: "192.0.2.1:7421".parse().unwrap(),
+    }));
+    let start = Order::Start {
+        vm: "db".parse().unwrap(),
+        epoch: 4,
     };
-    let line = "{\"answer\":\"pinged\",\"record\":{\"epoch\":3,\"holder\":\"hostA/1f0c\",\
-                \"backup\":null,\"acknowledged\":false},\"proposal\":{\"vm\":\"db\",\"view\":3,\
-                \"primary\":\"hostA/1f0c\",\"address\":\"192.0.2.1:7421\"}}\n";
-    assert_eq!(String::from_utf8(encode(&pinged)).unwrap(), line);
+    for (order, form) in [
+        (
+            Some(join),
+            r#"{"join":{"vm":"db","view":3,"primary":"hostA/1f0c","address":"192.0.2.1:7421"}}"#,
+        ),
+        (Some(start), r#"{"start":{"vm":"db","epoch":4}}"#),
+        (
+            Some(Order::HandOver { view: 3 }),
+            r#"{"hand_over":{"view":3}}"#,
+        ),
+        (Some(Order::Leave {}), r#"{"leave":{}}"#),
+        (Some(Order::Stop {}), r#"{"stop":{}}"#),
+        (Some(Order::Die {}), r#"{"die":{}}"#),
+        (None, "null"),
+    ] {
+        let pinged = Response::Pinged {
+            record: Some(record.clone()),
+            order,
+        };
+        let line = format!(
+            r#"{{"answer":"pinged","record":{{"epoch":3,"holder":"hostA/1f0c","backup":null,"acknowledged":false}},"order":{form}}}"#
+        );
+        assert_eq!(String::from_utf8(encode(&pinged)).unwrap(), line + "\n");
+    }
+}
+
+#[test]
+fn a_host_tells_of_no_more_guests_and_ends_than_it_may() {
+    let ended = |number| Ended {
+        number,
+        vm: "db".parse().unwrap(),
+        status: None,
+        reason: Text::cut(""),
+    };
+    let tended = |processes: usize, ended_: u64| Tended {
+        processes: (0..processes)
+            .map(|n| (format!("vm{n}").parse().unwrap(), None))
+            .collect(),
+        ended: (0..ended_).map(ended).collect(),
+        console: "0.0.0.0:7422".parse().unwrap(),
+    };
+    for (processes, ended, taken) in [
+        (MAX_PROCESSES, MAX_ENDED as u64, true),
+        (MAX_PROCESSES + 1, 0, false),
+        (0, MAX_ENDED as u64 + 1, false),
+    ] {
+        let json = serde_json::to_vec(&tended(processes, ended)).unwrap();
+        assert_eq!(serde_json::from_slice::<Tended>(&json).is_ok(), taken);
+    }
 }
 
 #[test]
@@ -288,12 +386,22 @@ fn the_longest_host_fits_into_a_line_of_its_ping_and_of_a_list() {
     let text = || Text::cut(&"\\".repeat(MAX_TEXT));
     let vm = || "\\".repeat(VmName::MAX_LEN).parse().unwrap();
     let host: Claimant = "\\".repeat(Claimant::MAX_LEN).parse().unwrap();
+    let address = "[1111:1111:1111:1111:1111:1111:1111:1111]:65535";
     let carries = Capabilities {
         memory_mib: u64::MAX,
         processor: text(),
         instructions: u32::MAX,
         paging: Paging::Shadow,
         exports,
+    };
+    let condition = Condition {
+        phase: Phase::Joining { percent: u8::MAX },
+        lag_ms: u64::MAX,
+        log_bytes_per_second: u64::MAX,
+        went_live: Some(WentLive {
+            epoch: u64::MAX,
+            outage_ms: u64::MAX,
+        }),
     };
     let idle = Role::Idle {
         vm: vm(),
@@ -306,13 +414,27 @@ fn the_longest_host_fits_into_a_line_of_its_ping_and_of_a_list() {
         vm: vm(),
         epoch: u64::MAX,
         wants: Some(Wanted {
-            address: "[1111:1111:1111:1111:1111:1111:1111:1111]:65535"
-                .parse()
-                .unwrap(),
+            address: address.parse().unwrap(),
             needs: carries.clone(),
         }),
+        condition,
     };
-    for role in [idle, primary] {
+    let ended = Ended {
+        number: u64::MAX,
+        vm: vm(),
+        status: Some(i32::MIN),
+        reason: text(),
+    };
+    let process = |n: usize| {
+        let name = format!("{n:02}{}", "\\".repeat(VmName::MAX_LEN - 2));
+        (name.parse().unwrap(), Some(host.clone()))
+    };
+    let daemon = Role::Host(Tended {
+        processes: (0..MAX_PROCESSES).map(process).collect(),
+        ended: vec![ended; MAX_ENDED],
+        console: address.parse().unwrap(),
+    });
+    for role in [idle, primary, daemon] {
         let ping = Request::Ping(Ping {
             host: host.clone(),
             number: u64::MAX,
@@ -320,16 +442,18 @@ fn the_longest_host_fits_into_a_line_of_its_ping_and_of_a_list() {
             role: role.clone(),
         });
         assert!(encode(&ping).len() <= MAX_LINE, "{}", encode(&ping).len());
+        // A daemon is of no guest, for which it would not fit.
+        let unfit = role.vm().is_some().then(|| Unfit::Processor {
+            has: text(),
+            needs: text(),
+        });
         let record = HostRecord {
             host: host.clone(),
             live: false,
             carries: carries.clone(),
             role,
             proposed: false,
-            unfit: Some(Unfit::Processor {
-                has: text(),
-                needs: text(),
-            }),
+            unfit,
         };
         let (hosts, more) = page(std::iter::repeat_n(record, 50));
         assert!(!hosts.is_empty() && more);

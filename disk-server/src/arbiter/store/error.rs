@@ -1,78 +1,9 @@
-//! Why the store cannot be opened, or a decision not be stored.
+//! Why a decision cannot be stored.
 
 use std::io;
-use std::path::PathBuf;
 
-use super::format::{Damage, MAX_VMS};
-
-/// Why the state could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenStateError {
-    /// The state directory is missing and could not be made.
-    #[error("cannot make the state directory {}", path.display())]
-    MakeDirectory {
-        /// The directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// A new state file, or the lock beside it, could not be made.
-    #[error("cannot make a state file in {}{}", path.display(), hint(source))]
-    Create {
-        /// The state directory.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The disk or file system did not do what was asked of it, which says nothing of the state.
-    #[error("cannot use the state file {}{}; nothing is lost, start the server again when that is mended", path.display(), hint(source))]
-    Access {
-        /// The state file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Another server has it open.
-    #[error("the state is in use by another disk-server, which holds {}; stop that one first, or give this one its own --state", path.display())]
-    Locked {
-        /// The locked file.
-        path: PathBuf,
-    },
-    /// An earlier version of the server kept its state there.
-    #[error("{} is the state of an earlier version of disk-server, which this one cannot read; see \"The state of an earlier version\" in docs/arbiter.md", path.display())]
-    Earlier {
-        /// The earlier version's file.
-        path: PathBuf,
-    },
-    /// A later version of the server keeps its state there.
-    #[error("the state file {} has version {found} of the format, which this disk-server does not know: start the later one that wrote it", path.display())]
-    Later {
-        /// The state file.
-        path: PathBuf,
-        /// The version of its format.
-        found: u64,
-    },
-    /// The state file is damaged. Epochs could go back if it were used.
-    #[error("the state file {} is damaged and is not used, because epochs could go back; see \"When the state is damaged\" in docs/arbiter.md", path.display())]
-    Corrupt {
-        /// The state file.
-        path: PathBuf,
-        /// What was found.
-        #[source]
-        source: Damage,
-    },
-}
-
-fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            ": make room on its file system"
-        }
-        io::ErrorKind::ReadOnlyFilesystem => ": its file system is mounted read-only",
-        io::ErrorKind::PermissionDenied => ": is the directory writable for this user?",
-        _ => "",
-    }
-}
+use super::format::MAX_VMS;
+use crate::state::hint;
 
 /// Why a decision could not be made.
 #[derive(Debug, thiserror::Error)]

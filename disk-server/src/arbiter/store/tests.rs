@@ -7,6 +7,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::arbiter::{Claimant, Next, STOPPED};
+use crate::state::{Damage, Unusable};
+
+fn open_in(directory: &Path) -> Result<EpochStore, OpenStateError> {
+    EpochStore::open(&StateDirectory::open(directory)?)
+}
 
 fn vm(n: usize) -> VmName {
     format!("vm{n}").parse().unwrap()
@@ -39,7 +44,7 @@ fn claim(store: &EpochStore, vm: &VmName, expected: u64, who: &str) -> Answer {
 fn records_survive_closing() {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().join("a/b");
-    let store = EpochStore::open(&state).unwrap();
+    let store = open_in(&state).unwrap();
     let number = store.server_number();
     assert_eq!(store.read(&vm(1)), Record::default());
     assert_eq!(claim(&store, &vm(1), 0, "a"), Answer::Won { epoch: 1 });
@@ -58,7 +63,7 @@ fn records_survive_closing() {
     let acknowledged = store.acknowledge(&vm(1), 2, &holder).unwrap();
     assert!(acknowledged.acknowledged);
     drop(store);
-    let store = EpochStore::open(&state).unwrap();
+    let store = open_in(&state).unwrap();
     assert_eq!(store.server_number(), number);
     assert_eq!(store.read(&vm(1)), acknowledged);
     assert_eq!(store.claim(&vm(1), &takes_a_backup).map_err(|_| ()), won);
@@ -68,7 +73,7 @@ fn records_survive_closing() {
 #[test]
 fn no_epoch_of_a_forgotten_machine_is_given_again() {
     let directory = tempfile::tempdir().unwrap();
-    let store = EpochStore::open(directory.path()).unwrap();
+    let store = open_in(directory.path()).unwrap();
     let forget = |store: &EpochStore, n| store.forget(&vm(n)).unwrap();
     for epoch in 0..5 {
         claim(&store, &vm(1), epoch, "a");
@@ -88,7 +93,7 @@ fn no_epoch_of_a_forgotten_machine_is_given_again() {
     // One of a lower epoch does not lower it.
     assert_eq!(forget(&store, 2), Forgotten::Done);
     drop(store);
-    let store = EpochStore::open(directory.path()).unwrap();
+    let store = open_in(directory.path()).unwrap();
     assert_eq!(store.list(None, 9), []);
     for n in [1, 2, 3] {
         // Hosts of the old one that wake up, or of the new one that have not asked.
@@ -111,8 +116,8 @@ fn no_epoch_of_a_forgotten_machine_is_given_again() {
 #[test]
 fn a_second_server_is_locked_out() {
     let directory = tempfile::tempdir().unwrap();
-    let _first = EpochStore::open(directory.path()).unwrap();
-    let second = EpochStore::open(directory.path());
+    let _first = open_in(directory.path()).unwrap();
+    let second = open_in(directory.path());
     assert!(
         matches!(second, Err(OpenStateError::Locked { .. })),
         "{second:?}"
@@ -122,27 +127,27 @@ fn a_second_server_is_locked_out() {
 #[test]
 fn the_state_of_another_version_is_not_called_damaged() {
     let directory = tempfile::tempdir().unwrap();
-    drop(EpochStore::open(directory.path()).unwrap());
+    drop(open_in(directory.path()).unwrap());
     let later = format!(
         "ftvm-arbiter 3 {:016x}\n",
         xxhash_rust::xxh64::xxh64(b"", 3)
     );
     fs::write(directory.path().join(STATE_FILE), later).unwrap();
-    let error = EpochStore::open(directory.path()).unwrap_err();
+    let error = open_in(directory.path()).unwrap_err();
     assert!(
         matches!(error, OpenStateError::Later { found: 3, .. }),
         "{error:?}"
     );
     // What servers before the first release left, beside whatever.
     File::create(directory.path().join("arbiter.redb")).unwrap();
-    let error = EpochStore::open(directory.path()).unwrap_err();
+    let error = open_in(directory.path()).unwrap_err();
     assert!(matches!(error, OpenStateError::Earlier { .. }), "{error:?}");
     assert!(error.to_string().contains("arbiter.redb"), "{error}");
 }
 
 /// A state directory with some history, its records, and the bytes of its file.
 fn history(directory: &Path) -> (Vec<(VmName, Record)>, Vec<u8>) {
-    let store = EpochStore::open(directory).unwrap();
+    let store = open_in(directory).unwrap();
     for epoch in 0..6 {
         for n in 0..4 {
             claim(&store, &vm(n), epoch, &format!("host{n}-{epoch}"));
@@ -180,19 +185,19 @@ fn a_damaged_file_is_left_alone_and_an_endless_one_is_not_read() {
     let (records, bytes) = history(directory.path());
     let path = directory.path().join(STATE_FILE);
     fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
-    let error = EpochStore::open(directory.path()).unwrap_err();
+    let error = open_in(directory.path()).unwrap_err();
     assert!(matches!(error, OpenStateError::Corrupt { .. }), "{error:?}");
     assert!(fs::read(&path).unwrap() == bytes[..bytes.len() - 1]);
     let file = File::options().write(true).open(&path).unwrap();
     file.set_len(1 << 40).unwrap();
-    let error = EpochStore::open(directory.path()).unwrap_err();
+    let error = open_in(directory.path()).unwrap_err();
     let oversize = |source: &Damage| matches!(source, Damage::Oversize);
     assert!(
         matches!(&error, OpenStateError::Corrupt { source, .. } if oversize(source)),
         "{error:?}"
     );
     fs::write(&path, &bytes).unwrap();
-    let store = EpochStore::open(directory.path()).unwrap();
+    let store = open_in(directory.path()).unwrap();
     assert_eq!(store.list(None, usize::MAX), records);
 }
 

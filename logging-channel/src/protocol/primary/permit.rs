@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::entry::Lsn;
 
 /// Which outputs may leave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Permit {
     /// Those of the entries up to this one.
     pub up_to: Lsn,

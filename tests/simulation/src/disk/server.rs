@@ -16,6 +16,7 @@ use crate::defect::Defect;
 use crate::env::Env;
 use crate::event::Event;
 use crate::message::{Asked, Told};
+use crate::rule::Rule;
 
 /// How soon somebody is told to ask again, where what came before is not done.
 const CLEARING: Duration = Duration::from_secs(2);
@@ -291,7 +292,8 @@ impl Disk {
         let by = &env.wires[work.wire].by;
         if holder.as_ref() != Some(by) {
             let what = format!(
-                "rule 4: {by} writes the disk, and {holder:?} was told that it has epoch {epoch}"
+                "{}: {by} writes the disk, and {holder:?} was told that it has epoch {epoch}",
+                Rule::OnlyPrimaryActs
             );
             env.fail(what);
         }

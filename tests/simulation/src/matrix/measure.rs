@@ -160,7 +160,8 @@ impl Watch {
         self.judge(case)?;
         self.heal(case)?;
         if let Some(last) = self.unprotected_at {
-            self.seen.unprotected += last - self.struck;
+            // The longest, where one thing goes wrong after the other.
+            self.seen.unprotected = self.seen.unprotected.max(last - self.struck);
         }
         Ok(())
     }
@@ -203,7 +204,7 @@ impl Watch {
             }
             self.pass(TICK)?;
             if !self.world.is_protected() {
-                self.seen.again = self.world.env.now - healed;
+                self.seen.again = self.seen.again.max(self.world.env.now - healed);
             }
             if self.gone {
                 return Err("the guest is gone, and all was well again".into());

@@ -1,14 +1,27 @@
 //! The guest on the host that runs it: its requests, its exits, its replies, its end.
 
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
 use ftvm_vmm::protocol::epoch::Input;
 use ftvm_vmm::protocol::live::{AtExit, Live};
+use ftvm_vmm::protocol::outputs::HeldOutputs;
 use logging_channel::entry::Lsn;
-use logging_channel::sender::Permit;
+use logging_channel::protocol::Permit;
 
-use super::process::{Closing, Entry, Guest, Run, Runs, claimant};
+use super::process::{Closing, Entry, Guest, Run, Runs};
 use super::world::World;
 use crate::defect::Defect;
 use crate::rule::Rule;
+
+/// Until when there is a lease, in a search in which time is no more than that.
+static LEASE_END: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// What no permit is.
+const EVERYTHING: Permit = Permit {
+    up_to: Lsn(u64::MAX),
+    until: None,
+};
 
 impl Runs {
     /// No backup protects the guest: what waited may leave.
@@ -27,9 +40,11 @@ impl Runs {
     pub(super) fn forget(&mut self) {
         if self.live.is_alone() && self.decided.is_none() && self.live.appended() > Lsn(1) {
             self.live = Live::alone(Lsn(1));
-            for (lsn, _) in &mut self.held {
-                *lsn = Lsn(1);
+            let mut held = HeldOutputs::default();
+            while let Some((_, counted)) = self.held.next(EVERYTHING, *LEASE_END) {
+                held.hold(Lsn(1), counted);
             }
+            self.held = held;
         }
     }
 }
@@ -45,7 +60,7 @@ impl World {
             true => Lsn(0),
             false => self.append(run, Entry::Counted(number, run)),
         };
-        self.runs(run).held.push((lsn, number));
+        self.runs(run).held.hold(lsn, number);
     }
 
     /// What is due at an exit.
@@ -57,18 +72,18 @@ impl World {
         let Some(session) = runs.session.as_mut().filter(|it| !it.lost) else {
             return;
         };
-        if session.heard.needs_state && heeds {
-            session.heard.needs_state = false;
-            session.coming.needs_state = false;
-            session.transfer = true;
-            runs.live.state_begun();
-            return;
-        }
         let executed = match received {
             true => session.heard.received,
             false => session.heard.executed,
         };
-        match runs.live.at_exit(Lsn(executed)) {
+        let wants_state = session.heard.needs_state && heeds;
+        match runs.live.at_exit(Lsn(executed), wants_state) {
+            AtExit::Nothing if wants_state => {
+                session.heard.needs_state = false;
+                session.coming.needs_state = false;
+                session.transfer = true;
+                runs.live.state_begun();
+            }
             AtExit::Nothing => {}
             AtExit::TakenOver => self.tell(run, Input::TakenOver),
             AtExit::Protected => {
@@ -79,17 +94,23 @@ impl World {
         }
     }
 
-    fn permit(&self, runs: &Runs) -> (Lsn, bool) {
-        let everything = self.has(Defect::OutputBeforeAcknowledgement);
-        let all_alone = self.has(Defect::EverythingMayLeaveAlone);
+    fn permit(&self, runs: &Runs) -> Permit {
         let session = runs.session.as_ref().map(|it| Permit {
             up_to: Lsn(it.heard.received),
-            until: None,
+            until: Some(*LEASE_END),
         });
-        let waits = runs.waits();
-        match everything || all_alone && !waits {
-            true => (Lsn(u64::MAX), false),
-            false => (runs.live.permit(session).up_to, waits),
+        let permit = runs.live.permit(session);
+        if self.has(Defect::OutputBeforeAcknowledgement)
+            || self.has(Defect::EverythingMayLeaveAlone) && !runs.waits()
+        {
+            EVERYTHING
+        } else if self.has(Defect::PermitWithoutLease) {
+            Permit {
+                until: None,
+                ..permit
+            }
+        } else {
+            permit
         }
     }
 
@@ -103,19 +124,16 @@ impl World {
 
     /// What it has decided leaves.
     pub(super) fn release(&mut self, run: Run) {
-        let leased = !self.has(Defect::PermitWithoutLease);
         let runs = self.runs(run);
-        let Some((up_to, by_lease)) = runs.decided.take() else {
+        let Some(permit) = runs.decided.take() else {
             return;
         };
         let lease = runs.session.as_ref().is_none_or(|it| it.lease);
-        if by_lease && leased && !lease {
-            return;
-        }
-        let may = |it: &&(Lsn, usize)| it.0 <= up_to;
-        let leave: Vec<_> = runs.held.iter().filter(may).map(|it| it.1).collect();
-        runs.held.retain(|it| it.0 > up_to);
-        for counted in leave {
+        let now = match lease {
+            true => *LEASE_END,
+            false => *LEASE_END + Duration::from_nanos(1),
+        };
+        while let Some((_, counted)) = self.runs(run).held.next(permit, now) {
             self.leaves(run, counted);
         }
     }
@@ -135,10 +153,7 @@ impl World {
             let what = "a reply leaves that the backup has not accepted";
             self.fail(Rule::OutputAfterAcceptance, what);
         }
-        let record = &self.server.record;
-        let primary =
-            record.holder == Some(claimant(run)) || record.is_stopped() || self.happened.forced;
-        if !primary && !from_before {
+        if !self.server.is_primary(run) && !from_before {
             let what = "a reply leaves a host that is not the primary any more";
             self.fail(Rule::OnlyPrimaryActs, what);
         }

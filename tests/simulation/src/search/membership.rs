@@ -3,44 +3,23 @@
 
 use std::net::SocketAddr;
 
-use disk_server::arbiter::{Claimant, Record, VmName};
-use disk_server::views::{
-    Capabilities, Condition, Declined, Paging, Ping, Proposal, Role as Does, Text, Wanted,
-};
+use disk_server::arbiter::{Claimant, Record};
+use disk_server::views::{Condition, Ping, Proposal, Role as Does, Wanted};
 
-use super::process::{Pings, Process, Role, Run, claimant};
+use super::pinger::{Pinger, capabilities, vm};
+use super::process::{Process, Role, Run, claimant};
 use super::service::ADDRESS;
 use super::world::World;
 use crate::defect::Defect;
 use crate::rule::Rule;
 
-fn vm() -> VmName {
-    "db".parse().expect("a name")
-}
-
-fn capabilities() -> Capabilities {
-    Capabilities {
-        memory_mib: 1024,
-        processor: Text::cut("one"),
-        instructions: 1,
-        paging: Paging::Shadow,
-        exports: std::iter::empty().collect(),
-    }
-}
-
 impl Process {
     /// What it says that it does.
-    fn does(&self) -> Option<Does> {
+    fn does(&self, pinger: &Pinger) -> Option<Does> {
         let vm = vm();
         let epoch = self.owner.as_ref().map(|it| it.core.epoch());
         Some(match (&self.role, epoch) {
-            (Role::Idle { declined, .. }, _) => Does::Idle {
-                vm,
-                declined: declined.map(|view| Declined {
-                    view,
-                    reason: Text::cut("it was not taken"),
-                }),
-            },
+            (Role::Idle(_) | Role::Waits { .. }, _) => pinger.idle(),
             (Role::Runs(it), Some(epoch)) => Does::Primary {
                 vm,
                 epoch,
@@ -58,16 +37,6 @@ impl Process {
             _ => return None,
         })
     }
-
-    /// Its next ping.
-    fn ping(&self) -> Option<Ping> {
-        Some(Ping {
-            host: claimant(self.run),
-            number: self.pings.number + 1,
-            carries: capabilities(),
-            role: self.does()?,
-        })
-    }
 }
 
 impl World {
@@ -82,27 +51,36 @@ impl World {
 
     /// Whether another ping of a run could change anything.
     pub(super) fn may_ping(&self, process: &Process) -> bool {
-        let (Some(service), Some(ping)) = (&self.service, process.ping()) else {
+        let Some(service) = &self.service else {
+            return false;
+        };
+        let mut pinger = service.pingers[&process.run].clone();
+        let Some(does) = process.does(&pinger) else {
             return false;
         };
         let record = self.advised();
-        let news = process.pings.last.as_ref() != Some(&ping.role);
-        let waits = matches!(process.role, Role::Idle { told: None, .. });
+        let news = !pinger.has_said(&does);
+        let waits = matches!(process.role, Role::Idle(None)) && !pinger.is_answered();
         news || !service.has(process.run, &record)
-            || waits && service.clone().ping(&ping, &record).is_some()
+            || waits && service.clone().ping(&pinger.ping(does), &record).is_some()
     }
 
-    /// A run pings, and is answered.
+    /// A run pings. The answer is on its way.
     pub(super) fn ping(&mut self, run: Run) {
-        let record = self.advised();
-        let Some(ping) = self.process(run).and_then(Process::ping) else {
-            return;
-        };
+        let (advised, record) = (self.advised(), self.server.record.clone());
         let keeps = self.happened.crashes < self.bounds.crashes;
-        let Some(service) = &mut self.service else {
+        let process = self.processes.iter().find(|it| it.run == run);
+        let (Some(process), Some(service)) = (process, &mut self.service) else {
             return;
         };
-        let proposal = service.ping(&ping, &record);
+        let Some(pinger) = service.pingers.get_mut(&run) else {
+            return;
+        };
+        let Some(does) = process.does(pinger) else {
+            return;
+        };
+        let ping = pinger.ping(does);
+        let proposal = service.ping(&ping, &advised);
         if keeps && matches!(ping.role, Does::Idle { .. }) {
             service.came.retain(|it| it.host != ping.host);
             service.came.push(ping.clone());
@@ -110,30 +88,31 @@ impl World {
         }
         // It is known now to be newer than those.
         service.late.retain(|it| it.host != ping.host);
-        let Some(process) = self.process_mut(run) else {
-            return;
-        };
-        process.pings = Pings {
-            number: ping.number,
-            last: Some(ping.role),
-        };
-        if let Some(proposal) = proposal {
-            self.proposed(run, proposal);
+        if let Some(pinger) = service.pingers.get_mut(&run) {
+            pinger.answer(record.clone(), proposal.clone());
         }
-    }
-
-    fn proposed(&mut self, run: Run, proposal: Proposal) {
-        let record = &self.server.record;
+        let Some(proposal) = proposal else { return };
         if self.is_member(&claimant(run)) {
             self.fail(Rule::Advice, "a member of the view is proposed");
-        } else if record.epoch != proposal.view || record.holder != Some(proposal.primary.clone()) {
+        } else if record.epoch != proposal.view || record.holder != Some(proposal.primary) {
             let what = "a host is proposed for a view that is over, or to nobody's primary";
             self.fail(Rule::Advice, what);
         }
-        let process = self.process_mut(run);
-        if let Some(Role::Idle { told, .. }) = process.map(|it| &mut it.role) {
-            *told = Some(proposal);
+    }
+
+    /// The answer to a run's ping comes.
+    pub(super) fn hear_service(&mut self, run: Run) {
+        let Some(proposal) = self.pinger(run).and_then(Pinger::hear) else {
+            return;
+        };
+        match self.process_mut(run).map(|it| &mut it.role) {
+            Some(Role::Idle(tries @ None)) => *tries = Some(proposal),
+            _ => self.fail(Rule::Advice, "a host is to join that does so already"),
         }
+    }
+
+    fn pinger(&mut self, run: Run) -> Option<&mut Pinger> {
+        self.service.as_mut()?.pingers.get_mut(&run)
     }
 
     /// Pings of before, which may come to a service that has started anew.
@@ -177,47 +156,34 @@ impl World {
         let run = self.runs;
         self.runs += 1;
         self.happened.backups += 1;
-        let role = Role::Idle {
-            told: None,
-            declined: None,
-        };
-        self.processes.push(Process::new(run, role));
+        self.processes.push(Process::new(run, Role::Idle(None)));
+        if let Some(service) = &mut self.service {
+            service.add(run);
+        }
     }
 
     /// An idle host does what is proposed to it, if it can.
     pub(super) fn connect(&mut self, run: Run, proposal: &Proposal) {
         let of = self.run_of(&proposal.primary);
         let free = |of: &Run| self.lets_in(*of) && self.is_confirmed(*of);
-        let of = of.filter(free);
-        let Some(process) = self.process_mut(run) else {
-            return;
+        let Some(of) = of.filter(free) else {
+            return self.give_up(run);
         };
-        match of {
-            Some(of) => {
-                let is_let_in = false;
-                process.role = Role::Waits { of, is_let_in };
-                self.comes(run, of);
-            }
-            None => {
-                process.role = Role::Idle {
-                    told: None,
-                    declined: Some(proposal.view),
-                };
-            }
+        if let Some(process) = self.process_mut(run) {
+            let is_let_in = false;
+            process.role = Role::Waits { of, is_let_in };
         }
+        self.comes(run, of);
     }
 
-    /// A backup that waits is not taken.
+    /// A backup is not taken: one that was proposed says so, and is idle again.
     pub(super) fn give_up(&mut self, run: Run) {
-        if self.service.is_none() {
+        let Some(pinger) = self.pinger(run) else {
             return self.remove(run);
-        }
-        let view = self.server.record.epoch;
+        };
+        pinger.decline();
         if let Some(process) = self.process_mut(run) {
-            process.role = Role::Idle {
-                told: None,
-                declined: Some(view),
-            };
+            process.role = Role::Idle(None);
         }
     }
 }

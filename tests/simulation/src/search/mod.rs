@@ -18,6 +18,7 @@ mod hand_over;
 mod membership;
 mod moves;
 mod outlook;
+mod pinger;
 mod process;
 mod questions;
 mod server;

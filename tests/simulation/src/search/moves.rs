@@ -59,12 +59,11 @@ impl World {
         };
         for process in &self.processes {
             match &process.role {
-                Role::Idle { told, .. } => {
-                    if let Some(told) = told {
-                        let run = process.run;
-                        next.fault("does what is proposed", run, |w| w.connect(run, told));
-                    }
+                Role::Idle(Some(proposal)) => {
+                    let run = process.run;
+                    next.fault("does what is proposed", run, |w| w.connect(run, proposal));
                 }
+                Role::Idle(None) => {}
                 Role::Waits { of, .. } => self.waiting(process, *of, &mut next),
                 Role::Follows(it) => self.following(process, it, &mut next),
                 Role::Runs(it) => self.running(process, it, &mut next),
@@ -220,7 +219,8 @@ impl World {
             }
             if let Some(session) = it.session() {
                 let executed = Lsn(session.heard.received);
-                if session.heard.needs_state || it.live.clone().at_exit(executed) != AtExit::Nothing
+                if session.heard.needs_state
+                    || it.live.clone().at_exit(executed, false) != AtExit::Nothing
                 {
                     next.push("comes to an exit", run, |w| w.exit(run));
                 }
@@ -383,11 +383,15 @@ impl World {
 
     /// Hosts ping, or do not.
     fn view_service(&self, next: &mut Next<'_>) {
-        let Some(silences) = self.bounds.silences else {
+        let (Some(silences), Some(service)) = (self.bounds.silences, &self.service) else {
             return;
         };
         for process in self.processes.iter().filter(|it| self.may_ping(it)) {
             next.fault("pings", process.run, |w| w.ping(process.run));
+        }
+        let answered = service.pingers.iter().filter(|(_, it)| it.is_answered());
+        for (run, _) in answered {
+            next.fault("hears the view service", *run, |w| w.hear_service(*run));
         }
         for ping in self.late_pings() {
             next.add("a ping comes late", None, true, |w| w.late_ping(ping));

@@ -8,7 +8,7 @@ impl World {
     /// Whether nothing has to happen any more: the guest runs, has answered all there is, and has the
     /// backup that there is; or it has ended, and the disk server knows.
     pub(super) fn is_settled(&self) -> bool {
-        let idle = |it: &Process| matches!(it.role, Role::Idle { .. });
+        let idle = |it: &Process| matches!(it.role, Role::Idle(_));
         if self.processes.iter().all(idle) {
             self.is_over()
         } else {
@@ -39,7 +39,7 @@ impl World {
         let backup = |it: &Process| match &it.role {
             Role::Follows(it) => protects(it),
             Role::Waits { .. } => false,
-            Role::Idle { .. } | Role::Runs(_) => true,
+            Role::Idle(_) | Role::Runs(_) => true,
         };
         quiet
             && self.replied.len() == self.bounds.requests

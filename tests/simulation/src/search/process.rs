@@ -3,11 +3,13 @@
 use std::sync::LazyLock;
 
 use disk_server::arbiter::{Claimant, Record};
-use disk_server::views::{Proposal, Role as Does};
+use disk_server::views::Proposal;
 use ftvm_vmm::protocol::epoch::{Core, Input, Task};
 use ftvm_vmm::protocol::follower::Follower;
 use ftvm_vmm::protocol::live::Live;
+use ftvm_vmm::protocol::outputs::HeldOutputs;
 use logging_channel::entry::Lsn;
+use logging_channel::protocol::Permit;
 
 /// The number of a run, of all hosts. On which host one is makes no difference: a host without a run
 /// remembers nothing.
@@ -32,13 +34,6 @@ pub(super) enum Entry {
     Goodbye,
 }
 
-/// What a run has told the service.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub(super) struct Pings {
-    pub(super) number: u64,
-    pub(super) last: Option<Does>,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Process {
     pub(super) run: Run,
@@ -46,7 +41,6 @@ pub(super) struct Process {
     pub(super) owner: Option<Owner>,
     /// How it ends, once it does.
     pub(super) closing: Option<Closing>,
-    pub(super) pings: Pings,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -57,11 +51,8 @@ pub(super) enum Closing {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Role {
-    /// It waits to be proposed; what it was told, and what came to nothing.
-    Idle {
-        told: Option<Proposal>,
-        declined: Option<u64>,
-    },
+    /// It waits to be proposed, or is to try this.
+    Idle(Option<Proposal>),
     /// It wants to join the guest of this run, which has let it in so far as to ask for the next view, or
     /// not.
     Waits {
@@ -115,10 +106,10 @@ pub(super) struct Runs {
     pub(super) guest: Guest,
     /// The guest has ended in order.
     pub(super) ended: bool,
-    /// Replies that have not left: the entry of each, and how much was counted then.
-    pub(super) held: Vec<(Lsn, usize)>,
-    /// What a thread has decided to let out: up to this entry, with a lease or without.
-    pub(super) decided: Option<(Lsn, bool)>,
+    /// Replies that have not left: how much was counted then.
+    pub(super) held: HeldOutputs<usize>,
+    /// What a thread has decided to let out.
+    pub(super) decided: Option<Permit>,
     pub(super) session: Option<Session>,
 }
 
@@ -177,7 +168,6 @@ impl Process {
             role,
             owner: None,
             closing: None,
-            pings: Pings::default(),
         }
     }
 
@@ -189,14 +179,14 @@ impl Process {
     pub(super) fn runs(&self) -> Option<&Runs> {
         match &self.role {
             Role::Runs(it) => Some(it),
-            Role::Idle { .. } | Role::Waits { .. } | Role::Follows(_) => None,
+            Role::Idle(_) | Role::Waits { .. } | Role::Follows(_) => None,
         }
     }
 
     pub(super) fn follows(&self) -> Option<&Follows> {
         match &self.role {
             Role::Follows(it) => Some(it),
-            Role::Idle { .. } | Role::Waits { .. } | Role::Runs(_) => None,
+            Role::Idle(_) | Role::Waits { .. } | Role::Runs(_) => None,
         }
     }
 
@@ -208,7 +198,7 @@ impl Process {
                 Role::Follows(it) => {
                     it.follower.is_protecting() && (it.cold || it.follower.executes())
                 }
-                Role::Idle { .. } | Role::Waits { .. } => false,
+                Role::Idle(_) | Role::Waits { .. } => false,
             }
     }
 }
@@ -216,10 +206,10 @@ impl Process {
 impl Runs {
     pub(super) fn alone(guest: Guest) -> Self {
         // What the lost one may not have let out.
-        let held = match guest.len() {
-            0 => Vec::new(),
-            counted => vec![(Lsn(0), counted)],
-        };
+        let mut held = HeldOutputs::default();
+        if !guest.is_empty() {
+            held.hold(Lsn(0), guest.len());
+        }
         Self {
             live: Live::alone(Lsn(0)),
             guest,

@@ -117,6 +117,7 @@ impl World {
             let what = "the guest is stopped, and its backup could go on";
             self.fail(Rule::Progress, what);
         }
+        self.server.last_primary = old.holder.filter(|_| new.is_stopped());
         self.write(new);
     }
 
@@ -128,7 +129,11 @@ impl World {
             claimant: operator(),
             next: Next::Start,
         };
-        if let (_, Some(new)) = decide(&self.server.record, &request) {
+        let old = &self.server.record;
+        if let (_, Some(new)) = decide(old, &request) {
+            if !old.is_stopped() {
+                self.server.last_primary = old.holder.clone();
+            }
             self.write(new);
         }
     }
@@ -265,7 +270,7 @@ impl World {
                 process.role = Role::Runs(Runs::alone(guest));
                 self.goes_live(run, &follower);
             }
-            Role::Follows(_) | Role::Waits { .. } | Role::Idle { .. } => {}
+            Role::Follows(_) | Role::Waits { .. } | Role::Idle(_) => {}
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use disk_server::arbiter::Record;
+use disk_server::arbiter::{Claimant, Record};
 use ftvm_vmm::protocol::epoch::Task;
 
 use super::disk::Disk;
@@ -12,6 +12,8 @@ use super::process::{Run, claimant};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Server {
     pub(super) record: Record,
+    /// Who was the primary before the guest was ended, or started anew by force: it runs it until it is told.
+    pub(super) last_primary: Option<Claimant>,
     /// What is on its disk.
     pub(super) written: Record,
     /// All that was ever asked, by which run: it may come, or come again.
@@ -25,8 +27,15 @@ impl Server {
             disk: has_disk.then(|| Disk::new(&record)),
             written: record.clone(),
             record,
+            last_primary: None,
             asked: BTreeSet::new(),
         }
+    }
+
+    /// Whether a run may answer the client.
+    pub(super) fn is_primary(&self, run: Run) -> bool {
+        let is = |it: &Option<Claimant>| *it == Some(claimant(run));
+        is(&self.record.holder) || is(&self.last_primary)
     }
 
     /// Forgets questions that can change nothing any more.

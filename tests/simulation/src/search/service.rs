@@ -1,10 +1,12 @@
 //! The view service: hosts ping it, and it proposes. It comes and goes.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
-use disk_server::arbiter::Record;
+use disk_server::arbiter::{Record, VmName};
 use disk_server::views::{MISSED_PINGS, Ping, Proposal, Views};
 
+use super::pinger::Pinger;
 use super::process::{Run, claimant};
 
 /// Where everybody is.
@@ -14,6 +16,7 @@ pub(super) const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Service {
     views: Views,
+    pub(super) pingers: BTreeMap<Run, Pinger>,
     /// The last of each host that was idle. What a primary says of itself is compared with the record.
     pub(super) came: Vec<Ping>,
     /// What came to the service before it started anew.
@@ -21,24 +24,32 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// One that has run for long.
-    pub(super) fn running() -> Self {
+    /// One that has run for long, and this run, which pings.
+    pub(super) fn running(run: Run) -> Self {
         let mut views = Views::new();
         (0..MISSED_PINGS).for_each(|_| views.tick());
-        Self {
+        let mut it = Self {
             views,
+            pingers: BTreeMap::new(),
             came: Vec::new(),
             late: Vec::new(),
-        }
+        };
+        it.add(run);
+        it
+    }
+
+    /// A run has begun that pings.
+    pub(super) fn add(&mut self, run: Run) {
+        self.pingers.insert(run, Pinger::new(run));
     }
 
     pub(super) fn ping(&mut self, ping: &Ping, record: &Record) -> Option<Proposal> {
-        self.views.ping(ping, ADDRESS, |_| record.clone())
+        (self.views.ping(ping, ADDRESS, |_: &VmName| record.clone())).expect("few hosts")
     }
 
     /// Whether it has this run for alive.
     pub(super) fn has(&self, run: Run, record: &Record) -> bool {
-        let mut hosts = self.views.hosts(None, |_| record.clone());
+        let mut hosts = self.views.hosts(None, |_: &VmName| record.clone());
         hosts.any(|it| it.live && it.host == claimant(run))
     }
 

@@ -269,7 +269,7 @@ impl World {
                     self.fail(Rule::InputBesideTransfer, what);
                 }
             }
-            Entry::Shutdown if executes && follows.follower.is_protecting() => {
+            Entry::Shutdown if executes => {
                 return self.close(run, Closing::InOrder);
             }
             Entry::Shutdown => return self.refuse(run),

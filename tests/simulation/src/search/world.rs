@@ -61,7 +61,7 @@ impl World {
             defect,
             processes: vec![primary],
             server: Server::new(Record::held(1, me), bounds.writes > 0),
-            service: bounds.silences.is_some().then(Service::running),
+            service: bounds.silences.is_some().then(|| Service::running(0)),
             replied: Guest::new(),
             runs: 1,
             happened: Happened::default(),
@@ -136,6 +136,9 @@ impl World {
         let there = |run| self.processes.iter().any(|it| it.run == run);
         if let Some(disk) = &mut self.server.disk {
             disk.close(there);
+        }
+        if let Some(service) = &mut self.service {
+            service.pingers.retain(|run, _| there(*run));
         }
         let server = &self.server;
         self.happened.gone.retain(|run| server.knows(*run));

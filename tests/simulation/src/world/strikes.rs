@@ -120,7 +120,9 @@ impl World {
                 if let Some(id) = self.on(host) {
                     self.env.note(|| format!("{id} is suspended"));
                     self.processes[id].frozen += 1;
-                    self.env.checks.suspended.insert(id);
+                    let lease = self.env.settings.heartbeat_timeout;
+                    let until = self.env.instant(host) + lease;
+                    self.env.checks.suspended.insert(id, until);
                     self.over_after(time, End::Frozen(id));
                 }
                 self.env.clocks[host].stop(self.env.now);

@@ -80,7 +80,7 @@ impl Applicant<'_> {
             // Before it is taken: what this host has does not become less by that.
             let takes = self.channel.keep.is_none();
             pinging.reserve(if takes {
-                self.guest.identity.memory_bytes
+                self.guest.footprint().taken()
             } else {
                 0
             });

@@ -47,6 +47,7 @@ impl Door {
                             return;
                         }
                         Err(error) => {
+                            sessions.change(|state| state.admitting = false);
                             log::warn!("no backup can join: {error}");
                             thread::sleep(SETTLING);
                         }
@@ -84,19 +85,23 @@ impl Door {
 }
 
 impl Sessions {
-    /// Takes a backup into the next epoch: which that is.
+    /// Takes a backup into the next epoch: which that is. From then on no other one is wanted, until it is
+    /// [offered](Sessions::offer) or known not to come.
     pub(in crate::roles) fn admit(&self, backup: &str) -> Admission {
         let backup: Claimant = match backup.parse() {
             Ok(backup) => backup,
             Err(error) => return Admission::NotNow(format!("it has no name of a host: {error}")),
         };
         let standing = self.standing();
-        match standing.admit(backup, ADMISSION) {
-            Some(epoch) => Admission::Admitted(epoch),
-            None => match standing.wait(Duration::ZERO) {
-                Some(Verdict::Lost(reason)) => Admission::NotEntitled(reason),
-                _ => Admission::NotNow("the disk server does not answer".into()),
-            },
+        // Before there is an epoch in which this host could say that it wants one.
+        self.change(|state| state.admitting = true);
+        if let Some(epoch) = standing.admit(backup, ADMISSION) {
+            return Admission::Admitted(epoch);
+        }
+        self.change(|state| state.admitting = false);
+        match standing.wait(Duration::ZERO) {
+            Some(Verdict::Lost(reason)) => Admission::NotEntitled(reason),
+            _ => Admission::NotNow("the disk server does not answer".into()),
         }
     }
 

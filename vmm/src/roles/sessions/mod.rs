@@ -118,12 +118,14 @@ struct State {
     session: Option<Session>,
     /// One that the guest's thread has not seen yet.
     offered: Option<Session>,
+    /// A backup is being taken into the next epoch, or was, and its session has not begun.
+    admitting: bool,
     /// How this host went live, if it did.
     went_live: Option<WentLive>,
 }
 
 impl State {
-    /// There is no session, and none that begins.
+    /// There is no session, and none that the guest's thread is to see.
     fn is_alone(&self) -> bool {
         self.offered.is_none() && self.live.is_alone()
     }
@@ -155,6 +157,7 @@ impl Sessions {
                 live: Live::alone(Lsn(0)),
                 session: None,
                 offered: None,
+                admitting: false,
                 went_live: None,
             }),
             changed: Condvar::new(),
@@ -194,7 +197,10 @@ impl Sessions {
     /// A backup has come, to join the guest.
     pub(super) fn offer(&self, sender: Sender, counts: bool) {
         let session = Session::new(sender, counts);
-        self.change(|state| state.offered = Some(session.clone()));
+        self.change(|state| {
+            state.offered = Some(session.clone());
+            state.admitting = false;
+        });
         if let Err(error) = self.attend(session.clone()) {
             session.give_up(&error);
             return self.lost(&session);
@@ -214,13 +220,13 @@ impl Sessions {
         self.0.standing.epoch()
     }
 
-    /// Whether the guest that runs here is alone, and may be joined by a backup; `None` where it does not run
+    /// Whether the guest that runs here is alone, and no backup is on its way to join it; `None` where it does not run
     /// here, on the backup of another host.
     pub(super) fn wants_backup(&self) -> Option<bool> {
         let state = self.0.state.lock();
         match state.stage {
             Stage::Following => None,
-            Stage::Running => Some(state.is_alone()),
+            Stage::Running => Some(state.is_alone() && !state.admitting),
             Stage::Lost | Stage::Ended => Some(false),
         }
     }

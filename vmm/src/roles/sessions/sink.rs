@@ -159,16 +159,14 @@ impl LogSink for SessionLog {
         // At once: an output that is submitted from now on waits, and the owner of the epoch knows who
         // may claim the next one, before the backup can hear that it may.
         let executed = session.sender.executed();
-        if session.sender.wants_state() {
-            return false; // it could not use what it executed
-        }
+        let wants_state = session.sender.wants_state();
         let standing = self.sessions.standing();
         let known = standing.is_acknowledged(session.sender.session().epoch, Duration::ZERO);
         let base = self.sessions.change(|state| {
             if known {
                 state.live.acknowledged();
             }
-            match state.live.at_exit(executed) {
+            match state.live.at_exit(executed, wants_state) {
                 AtExit::Nothing => None,
                 AtExit::TakenOver => {
                     standing.taken_over();

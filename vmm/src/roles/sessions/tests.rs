@@ -276,3 +276,28 @@ fn a_join_that_is_cut_is_no_loss() {
     assert_eq!(standing.wait(Duration::ZERO), None, "nothing was asked");
     scene.tenure.end();
 }
+
+/// The view service would propose another host for the epoch that has begun, which would be refused.
+#[test]
+fn no_other_backup_is_wanted_between_an_admission_and_its_session() {
+    let scene = primary();
+    let look = Lanes::default().look;
+    let sessions = Sessions::alone(scene.tenure.standing(), look, &Events::default());
+    assert_eq!(sessions.wants_backup(), Some(true));
+    let Admission::Admitted(epoch) = sessions.admit("hostb/first") else {
+        panic!("it is not admitted");
+    };
+    assert_eq!(
+        (sessions.epoch(), epoch),
+        (scene.epoch + 1, scene.epoch + 1)
+    );
+    assert_eq!(sessions.wants_backup(), Some(false));
+    let (sender, receiver) = session(&scene);
+    sessions.offer(sender.clone(), false);
+    assert_eq!(sessions.wants_backup(), Some(false));
+    drop(receiver);
+    wait_until("it is gone", || sessions.wants_backup() == Some(true));
+    scene.tenure.end();
+    assert!(matches!(sessions.admit("hostb/late"), Admission::NotNow(_)));
+    assert_eq!(sessions.wants_backup(), Some(true), "it does not come");
+}

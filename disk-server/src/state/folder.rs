@@ -5,14 +5,11 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::error::OpenStateError;
-use super::format::MAX_STATE;
+use super::seal::MAX_STATE;
 
-/// The name of the state file in the state directory.
-pub const STATE_FILE: &str = "arbiter.state";
-/// The next one, until it takes its place. One that is left over says nothing.
-const NEW_FILE: &str = "arbiter.state.new";
 /// Locked while a server has the state directory. Its content does not matter.
 const LOCK_FILE: &str = "lock";
 /// What the state was in once, before the first release.
@@ -20,7 +17,7 @@ const EARLIER_FILE: &str = "arbiter.redb";
 
 /// What a store needs of a file system. It stands for one that renames a file as a whole, also when the
 /// power goes.
-pub(super) trait Folder: Debug + Send {
+pub(crate) trait Folder: Debug + Send {
     /// The content of the state file, or a little more than [`MAX_STATE`] of it; `None` where there is
     /// none.
     fn read(&mut self) -> io::Result<Option<Vec<u8>>>;
@@ -37,15 +34,28 @@ pub(super) trait Folder: Debug + Send {
 
 /// A state directory, locked against other servers.
 #[derive(Debug)]
-pub(super) struct StateFolder {
+pub struct StateDirectory {
     path: PathBuf,
     directory: File,
     /// The lock ends with the process, however that ends.
     _lock: File,
 }
 
-impl StateFolder {
-    pub(super) fn open(path: &Path) -> Result<StateFolder, OpenStateError> {
+/// A state file in it.
+#[derive(Debug)]
+pub(crate) struct StateFile {
+    path: PathBuf,
+    /// The next one, until it takes its place. One that is left over says nothing.
+    new: PathBuf,
+    directory: Arc<StateDirectory>,
+}
+
+impl StateDirectory {
+    /// Opens a directory, which is made if it is missing.
+    ///
+    /// # Errors
+    /// See [`OpenStateError`].
+    pub fn open(path: &Path) -> Result<Arc<StateDirectory>, OpenStateError> {
         let made = |source| OpenStateError::MakeDirectory {
             path: path.to_owned(),
             source,
@@ -65,15 +75,25 @@ impl StateFolder {
         if fs::exists(&earlier).map_err(made)? {
             return Err(OpenStateError::Earlier { path: earlier });
         }
-        Ok(StateFolder {
+        Ok(Arc::new(StateDirectory {
             path: path.to_owned(),
             directory,
             _lock: lock,
-        })
+        }))
     }
 
-    fn new_file(&self) -> PathBuf {
-        self.path.join(NEW_FILE)
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Its state file of this name.
+    pub(crate) fn file(self: &Arc<Self>, name: &str) -> StateFile {
+        StateFile {
+            path: self.path.join(name),
+            new: self.path.join(format!("{name}.new")),
+            directory: Arc::clone(self),
+        }
     }
 }
 
@@ -96,9 +116,9 @@ fn lock(directory: &Path) -> Result<File, OpenStateError> {
     }
 }
 
-impl Folder for StateFolder {
+impl Folder for StateFile {
     fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
-        let file = match File::open(self.path.join(STATE_FILE)) {
+        let file = match File::open(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened?,
         };
@@ -110,17 +130,17 @@ impl Folder for StateFolder {
     fn write_new(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut options = File::options();
         options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(self.new_file())?;
+        let mut file = options.open(&self.new)?;
         file.write_all(bytes)?;
         file.sync_all()
     }
 
     fn rename_new(&mut self) -> io::Result<()> {
-        fs::rename(self.new_file(), self.path.join(STATE_FILE))
+        fs::rename(&self.new, &self.path)
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        File::open(self.path.join(STATE_FILE))?.sync_all()?;
-        self.directory.sync_all()
+        File::open(&self.path)?.sync_all()?;
+        self.directory.directory.sync_all()
     }
 }

@@ -1,0 +1,126 @@
+//! What operators want: all that the fleet keeps durably.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::definition::Definition;
+use super::operation::Verb;
+use super::order::OrderNumber;
+use crate::arbiter::{Claimant, HostName, VmName};
+use crate::views::Text;
+
+/// The most guests that are kept.
+pub const MAX_GUESTS: usize = 1000;
+
+/// The most hosts that are drained at a time.
+pub const MAX_DRAINED: usize = 1000;
+
+/// What operators want.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Intents {
+    /// The number of the last order.
+    pub(super) orders: OrderNumber,
+    /// The guests that are kept.
+    pub(super) guests: BTreeMap<VmName, Kept>,
+    /// The hosts that are to be empty.
+    pub(super) drained: BTreeMap<HostName, Drained>,
+}
+
+/// A guest that is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Kept {
+    pub(super) definition: Definition,
+    pub(super) run: Run,
+    /// Who wants it without a backup.
+    pub(super) suspended: Option<Text>,
+    pub(super) pending: Option<Pending>,
+}
+
+/// Whether a guest is to run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Run {
+    /// It is not.
+    Stopped {
+        /// Why, if it was not an operator who stopped it.
+        reason: Option<Text>,
+    },
+    /// It is.
+    Wanted {
+        /// A record that says that it has stopped is of the time before, up to this epoch.
+        since: u64,
+    },
+}
+
+/// What an operator asked for, and is not done yet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pending {
+    pub(super) order: OrderNumber,
+    pub(super) verb: Verb,
+    /// The guest's view when that was asked for.
+    pub(super) view: u64,
+    /// Who was primary then.
+    pub(super) primary: Option<Claimant>,
+    /// Who was backup then.
+    pub(super) backup: Option<Claimant>,
+}
+
+/// A host that is to be empty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Drained {
+    pub(super) order: OrderNumber,
+    /// It was empty.
+    pub(super) done: bool,
+}
+
+/// A change of what is wanted, which counts once it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    /// A guest is kept, or wanted otherwise.
+    Keep(Box<Kept>),
+    /// It is kept no longer.
+    Forget(VmName),
+    /// A host is to be empty.
+    Drain(HostName, Drained),
+    /// It need not be any more.
+    Undrain(HostName),
+}
+
+impl Kept {
+    pub(super) fn is_to_run(&self) -> bool {
+        matches!(self.run, Run::Wanted { .. })
+    }
+}
+
+impl Intents {
+    /// Makes a change that an order of this number asked for.
+    pub(super) fn make(&mut self, order: OrderNumber, change: Change) {
+        self.orders = self.orders.max(order);
+        match change {
+            Change::Keep(kept) => {
+                self.guests.insert(kept.definition.vm.clone(), *kept);
+            }
+            Change::Forget(vm) => drop(self.guests.remove(&vm)),
+            Change::Drain(host, drained) => drop(self.drained.insert(host, drained)),
+            Change::Undrain(host) => drop(self.drained.remove(&host)),
+        }
+    }
+
+    pub(super) fn is_drained(&self, host: &HostName) -> bool {
+        self.drained.contains_key(host)
+    }
+
+    /// Who wants a guest without a backup.
+    pub(super) fn suspended(&self, vm: &VmName) -> Option<&Text> {
+        self.guests.get(vm)?.suspended.as_ref()
+    }
+
+    pub(super) fn pending(&self, vm: &VmName) -> Option<&Pending> {
+        self.guests.get(vm)?.pending.as_ref()
+    }
+}

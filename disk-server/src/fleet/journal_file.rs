@@ -1,0 +1,309 @@
+//! The journal on disk: an entry a line, as JSON, appended when something happens.
+//!
+//! It is for people, and nothing depends on it: a line that cannot be read is left out, and the log says so.
+//! Where the server was killed in the middle of a line, that is cut off.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::journal::{Entry, Subject, What};
+use super::status::Failover;
+use crate::arbiter::VmName;
+use crate::logging::Limited;
+use crate::state::{self, OpenStateError, StateDirectory};
+
+/// The name of the journal in the state directory.
+pub const JOURNAL_FILE: &str = "journal";
+
+/// So many entries are kept.
+pub const MAX_ENTRIES: usize = 10_000;
+
+/// The file is written anew, without the oldest ones, when it has so many.
+const MAX_LINES: usize = 2 * MAX_ENTRIES;
+
+/// Far more than a journal takes, in bytes.
+const MAX_FILE: u64 = 256 << 20;
+
+/// What happened lately.
+#[derive(Debug)]
+pub(super) struct Journal {
+    directory: Arc<StateDirectory>,
+    path: PathBuf,
+    /// `None` where the last line may be torn: the file is to be written anew.
+    file: Option<File>,
+    /// How many the file has.
+    lines: usize,
+    /// Those lines are not on stable storage yet.
+    is_ahead: bool,
+    entries: VecDeque<Entry>,
+    next: u64,
+    failovers: BTreeMap<VmName, Failover>,
+}
+
+impl Journal {
+    /// Opens the journal in `directory`, where it is made if it is missing.
+    ///
+    /// # Errors
+    /// See [`OpenStateError`].
+    pub(super) fn open(directory: &Arc<StateDirectory>) -> Result<Self, OpenStateError> {
+        let path = directory.path().join(JOURNAL_FILE);
+        let access = |source| OpenStateError::Access {
+            path: path.clone(),
+            source,
+        };
+        let mut file = append_to(&path).map_err(access)?;
+        let mut text = Vec::new();
+        let mut limited = io::Read::by_ref(&mut file).take(MAX_FILE);
+        limited.read_to_end(&mut text).map_err(access)?;
+        let whole = text.iter().rposition(|byte| *byte == b'\n');
+        let whole = whole.map_or(0, |end| end + 1);
+        if whole < text.len() {
+            let torn = text.len() - whole;
+            log::warn!(
+                "the last line of {} was not written to its end: its {torn} bytes are cut off",
+                path.display()
+            );
+            file.set_len(whole as u64).map_err(access)?;
+        }
+        let mut journal = Self {
+            directory: Arc::clone(directory),
+            path: path.clone(),
+            file: Some(file),
+            lines: 0,
+            is_ahead: false,
+            entries: VecDeque::new(),
+            next: 1,
+            failovers: BTreeMap::new(),
+        };
+        let mut unreadable = 0;
+        for line in text[..whole].split_inclusive(|byte| *byte == b'\n') {
+            journal.lines += 1;
+            match serde_json::from_slice::<Entry>(line) {
+                Ok(entry) => journal.note(entry),
+                Err(_) => unreadable += 1,
+            }
+        }
+        if unreadable > 0 {
+            let path = path.display();
+            log::error!(
+                "{unreadable} lines of {path} are no entries of a journal: they are left out"
+            );
+        }
+        Ok(journal)
+    }
+
+    /// What is known, the oldest first.
+    pub(super) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
+    /// What is known of a guest, or of all, before the entry with this number, the latest first.
+    pub(super) fn history<'a>(
+        &'a self,
+        vm: Option<&'a VmName>,
+        before: Option<u64>,
+    ) -> impl Iterator<Item = &'a Entry> {
+        let is_meant = move |entry: &&Entry| {
+            before.is_none_or(|before| entry.number < before)
+                && vm.is_none_or(|vm| matches!(&entry.subject, Subject::Vm(of) if of == vm))
+        };
+        self.entries.iter().rev().filter(is_meant)
+    }
+
+    /// The last failover of a guest.
+    pub(super) fn last_failover(&self, vm: &VmName) -> Option<&Failover> {
+        self.failovers.get(vm)
+    }
+
+    /// Notes what happened. It survives the process; where the disk fails, as long as that.
+    pub(super) fn append(&mut self, unix_ms: u64, subject: Subject, what: What) {
+        let entry = Entry {
+            number: self.next,
+            unix_ms,
+            subject,
+            what,
+        };
+        // Serialising plain data into memory cannot fail.
+        let mut line = serde_json::to_vec(&entry).unwrap_or_default();
+        line.push(b'\n');
+        self.note(entry);
+        self.lines += 1;
+        self.is_ahead = true;
+        if let Some(file) = &mut self.file
+            && let Err(error) = file.write_all(&line)
+        {
+            self.fails(&error);
+        }
+    }
+
+    /// Has everything survive a loss of power as well, and keeps the file short. To be called now and then.
+    pub(super) fn maintain(&mut self) {
+        let done = match &self.file {
+            Some(file) if self.lines <= MAX_LINES => match self.is_ahead {
+                true => file.sync_data(),
+                false => return,
+            },
+            _ => self.rewrite(),
+        };
+        match done {
+            Ok(()) => self.is_ahead = false,
+            Err(error) => self.fails(&error),
+        }
+    }
+
+    fn rewrite(&mut self) -> io::Result<()> {
+        let mut text = Vec::new();
+        for entry in &self.entries {
+            serde_json::to_writer(&mut text, entry)?;
+            text.push(b'\n');
+        }
+        state::replace(&mut self.directory.file(JOURNAL_FILE), &text)?;
+        self.file = Some(append_to(&self.path)?);
+        self.lines = self.entries.len();
+        Ok(())
+    }
+
+    fn fails(&mut self, error: &io::Error) {
+        static FAILS: Limited = Limited::new();
+        if let Some(left_out) = FAILS.let_through() {
+            let path = self.path.display();
+            log::error!("cannot write {path}: {error}; it is tried again{left_out}");
+        }
+        self.file = None;
+        self.is_ahead = true;
+    }
+
+    fn note(&mut self, entry: Entry) {
+        self.next = self.next.max(entry.number + 1);
+        if let (
+            Subject::Vm(vm),
+            What::Failover {
+                view, outage_ms, ..
+            },
+        ) = (&entry.subject, &entry.what)
+        {
+            let failover = Failover {
+                unix_ms: entry.unix_ms,
+                view: *view,
+                outage_ms: *outage_ms,
+            };
+            self.failovers.insert(vm.clone(), failover);
+        }
+        if self.entries.len() >= MAX_ENTRIES {
+            self.entries.pop_front();
+        }
+        self.entries.push_back(entry);
+    }
+}
+
+fn append_to(path: &std::path::Path) -> io::Result<File> {
+    let mut options = fs::OpenOptions::new();
+    options.read(true).append(true).create(true).mode(0o600);
+    options.open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subject(vm: &str) -> Subject {
+        Subject::Vm(vm.parse().unwrap())
+    }
+
+    fn done(order: u64) -> What {
+        What::Done {
+            order,
+            how: crate::views::Text::cut("so"),
+        }
+    }
+
+    fn numbers(journal: &Journal, vm: Option<&str>, before: Option<u64>) -> Vec<u64> {
+        let vm = vm.map(|vm| vm.parse().unwrap());
+        let entries = journal.history(vm.as_ref(), before);
+        entries.map(|entry| entry.number).collect()
+    }
+
+    #[test]
+    fn entries_survive_and_a_torn_line_is_cut_off() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = StateDirectory::open(place.path()).unwrap();
+        let mut journal = Journal::open(&directory).unwrap();
+        for n in 1..=5 {
+            let vm = if n % 2 == 0 { "web" } else { "db" };
+            journal.append(100 + n, subject(vm), done(n));
+        }
+        journal.append(
+            200,
+            subject("db"),
+            What::Failover {
+                view: 7,
+                outage_ms: 812,
+                from: None,
+                to: "a".parse().unwrap(),
+            },
+        );
+        assert_eq!(numbers(&journal, None, None), [6, 5, 4, 3, 2, 1]);
+        assert_eq!(numbers(&journal, Some("db"), Some(5)), [3, 1]);
+        drop(journal);
+        let path = place.path().join(JOURNAL_FILE);
+        let mut text = fs::read(&path).unwrap();
+        let whole = text.len();
+        text.extend_from_slice(b"not an entry\n{\"number\":7,\"unix");
+        fs::write(&path, &text).unwrap();
+        let mut journal = Journal::open(&directory).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), whole as u64 + 13);
+        let failover = journal.last_failover(&"db".parse().unwrap()).unwrap();
+        assert_eq!((failover.view, failover.unix_ms), (7, 200));
+        journal.append(300, subject("db"), done(9));
+        assert_eq!(numbers(&journal, Some("db"), None), [7, 6, 5, 3, 1]);
+        drop(journal);
+        let journal = Journal::open(&directory).unwrap();
+        assert_eq!(numbers(&journal, None, Some(3)), [2, 1]);
+        assert_eq!(journal.entries().count(), 7);
+    }
+
+    #[test]
+    fn the_oldest_entries_make_room() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = StateDirectory::open(place.path()).unwrap();
+        let mut journal = Journal::open(&directory).unwrap();
+        let lines = || {
+            fs::read_to_string(place.path().join(JOURNAL_FILE))
+                .unwrap()
+                .lines()
+                .count()
+        };
+        for n in 0..=MAX_LINES as u64 {
+            journal.append(n, subject("db"), done(n));
+        }
+        assert_eq!(lines(), MAX_LINES + 1);
+        journal.maintain();
+        assert_eq!(lines(), MAX_ENTRIES);
+        journal.append(1, subject("db"), done(1));
+        assert_eq!(journal.entries().count(), MAX_ENTRIES);
+        drop(journal);
+        let journal = Journal::open(&directory).unwrap();
+        let last = MAX_LINES as u64 + 2;
+        assert_eq!(numbers(&journal, None, None)[..2], [last, last - 1]);
+        assert_eq!(journal.entries().count(), MAX_ENTRIES);
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_later() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = StateDirectory::open(place.path()).unwrap();
+        let mut journal = Journal::open(&directory).unwrap();
+        journal.append(1, subject("db"), done(1));
+        journal.fails(&io::Error::other("the disk is full"));
+        journal.append(2, subject("db"), done(2));
+        journal.maintain();
+        journal.append(3, subject("db"), done(3));
+        drop(journal);
+        let journal = Journal::open(&directory).unwrap();
+        assert_eq!(numbers(&journal, None, None), [3, 2, 1]);
+    }
+}

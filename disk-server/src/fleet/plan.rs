@@ -1,0 +1,488 @@
+//! Whether what an operator asks for is granted, and what it changes.
+
+use super::definition::{Definition, DefinitionError};
+use super::intents::{Change, Drained, Intents, Kept, MAX_DRAINED, MAX_GUESTS, Pending, Run};
+use super::journal::{Subject, What};
+use super::machine::{Fleet, Records};
+use super::operation::{HostVerb, Operation, Verb};
+use super::order::OrderNumber;
+use super::status::State;
+use crate::arbiter::{HostName, VmName};
+use crate::views::{Text, Unfit};
+
+/// Why what an operator asks for is not granted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// The definition is none.
+    #[error(transparent)]
+    Definition(#[from] DefinitionError),
+    /// There is no such guest.
+    #[error(
+        "{0} is not defined: `ftvm vm define FILE` describes a guest, `ftvm vm list` shows those that are"
+    )]
+    NotDefined(VmName),
+    /// The guest runs, or may.
+    #[error("{vm} is not stopped ({state}): `ftvm vm stop {vm}` first")]
+    Runs {
+        /// The guest.
+        vm: VmName,
+        /// How it is.
+        state: State,
+    },
+    /// Two guests with one Ethernet address would be one host to their network.
+    #[error("{other} has the Ethernet address {mac} already: give {vm} another one")]
+    SameMac {
+        /// The guest.
+        vm: VmName,
+        /// Who has it.
+        other: VmName,
+        /// The address.
+        mac: String,
+    },
+    /// Two guests on one disk would destroy each other's files.
+    #[error("{other} has the disk {disk} already: give {vm} another one")]
+    SameDisk {
+        /// The guest.
+        vm: VmName,
+        /// Who has it.
+        other: VmName,
+        /// The disk.
+        disk: String,
+    },
+    /// There are as many as there may be.
+    #[error(
+        "{MAX_GUESTS} guests are defined, which is the most: `ftvm vm undefine` those that are not needed"
+    )]
+    TooManyGuests,
+    /// There are as many as there may be.
+    #[error(
+        "{MAX_DRAINED} hosts are drained, which is the most: `ftvm host undrain` those that are gone"
+    )]
+    TooManyDrained,
+    /// It has no backup that could go on.
+    #[error("{vm} is not protected, and nobody could go on with it: {state}")]
+    NotProtected {
+        /// The guest.
+        vm: VmName,
+        /// How it is.
+        state: State,
+    },
+    /// It is not to run.
+    #[error("{vm} does not run ({state}): `ftvm vm start {vm}` first")]
+    DoesNotRun {
+        /// The guest.
+        vm: VmName,
+        /// How it is.
+        state: State,
+    },
+    /// It has no backup.
+    #[error("{vm} has no backup: {state}")]
+    NoBackup {
+        /// The guest.
+        vm: VmName,
+        /// How it is.
+        state: State,
+    },
+    /// Its backup cannot be where its primary is.
+    #[error(
+        "{vm} runs on {host}: `ftvm migrate --primary` moves it, and `ftvm failover` hands it over to its backup"
+    )]
+    RunsThere {
+        /// The guest.
+        vm: VmName,
+        /// The host.
+        host: HostName,
+    },
+    /// It is to have no backup.
+    #[error("{by} has suspended the protection of {vm}: `ftvm resume-protection {vm}` first")]
+    Suspended {
+        /// The guest.
+        vm: VmName,
+        /// Who.
+        by: Text,
+    },
+    /// No daemon of that name.
+    #[error(
+        "no host of the name {host} is known: is `ftvm host` running there? Known are: {}",
+        names(known)
+    )]
+    NoSuchHost {
+        /// The host.
+        host: HostName,
+        /// Some that are.
+        known: Vec<HostName>,
+    },
+    /// The host cannot be its backup.
+    #[error("{host} cannot have {vm}: it {unfit}")]
+    Unfit {
+        /// The guest.
+        vm: VmName,
+        /// The host.
+        host: HostName,
+        /// Why.
+        unfit: Unfit,
+    },
+    /// It asks for no change.
+    #[error("that changes nothing")]
+    NoChange,
+}
+
+/// What an operator has asked for, granted, and not yet stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Its number.
+    pub order: OrderNumber,
+    /// Of whom.
+    pub subject: Subject,
+    /// In words.
+    pub what: Text,
+    /// Who asked.
+    pub by: Text,
+    change: Change,
+}
+
+/// What is done with an operator's wish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Planned {
+    /// It is to be stored, and then made.
+    New(Box<Plan>),
+    /// It was asked for before, and is being done: to ask twice is to want the same.
+    Already(OrderNumber),
+}
+
+fn names(hosts: &[HostName]) -> String {
+    let names: Vec<&str> = hosts.iter().map(HostName::as_str).collect();
+    match names.is_empty() {
+        true => "none".to_owned(),
+        false => names.join(", "),
+    }
+}
+
+impl Fleet {
+    /// Whether something is granted that changes what is wanted.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub fn plan(&self, operation: Operation, records: Records<'_>) -> Result<Planned, Refused> {
+        match operation {
+            Operation::Define { definition, by } => self.plan_definition(*definition, by, records),
+            Operation::Undefine { vm, by } => {
+                self.kept(&vm)?;
+                self.must_be_stopped(&vm, records)?;
+                let what = Text::cut("undefine");
+                let change = Change::Forget(vm.clone());
+                Ok(self.planned(Subject::Vm(vm), (what, by), change))
+            }
+            Operation::Guest { vm, verb, by } => self.plan_verb(&vm, verb, by, records),
+            Operation::Host { host, verb, by } => self.plan_for_host(host, verb, by),
+            Operation::Definition { .. }
+            | Operation::Status { .. }
+            | Operation::List { .. }
+            | Operation::History { .. } => Err(Refused::NoChange),
+        }
+    }
+
+    /// What operators will want once this plan is made: to be stored before.
+    #[must_use]
+    pub fn intents_with(&self, plan: &Plan) -> Intents {
+        let mut intents = self.intents.clone();
+        intents.make(plan.order, plan.change.clone());
+        intents
+    }
+
+    /// Makes what was planned, which is stored.
+    pub fn carry_out(&mut self, plan: &Plan, records: Records<'_>) {
+        let subject = &plan.subject;
+        let replaced = match subject {
+            Subject::Vm(vm) => self.intents.pending(vm).map(|pending| pending.order),
+            Subject::Host(host) => {
+                let drained = self.intents.drained.get(host);
+                drained.filter(|it| !it.done).map(|it| it.order)
+            }
+        };
+        let order = plan.order;
+        let by = plan.by.clone();
+        let what = plan.what.clone();
+        (self.news).push((subject.clone(), What::Ordered { by, what, order }));
+        if let Some(replaced) = replaced {
+            let why = Text::cut(&format!("replaced by order {order} of {}", plan.by));
+            let what = What::Failed {
+                order: replaced,
+                why,
+            };
+            self.news.push((subject.clone(), what));
+        }
+        self.make(order, plan.change.clone());
+        let is_done = match &plan.change {
+            Change::Keep(kept) => kept.pending.is_none(),
+            Change::Forget(_) | Change::Undrain(_) => true,
+            Change::Drain(..) => false,
+        };
+        if is_done {
+            let how = Text::cut("noted");
+            self.news.push((subject.clone(), What::Done { order, how }));
+        }
+        if let Subject::Vm(vm) = subject {
+            self.look(vm, records);
+        }
+    }
+
+    /// A guest's definition.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn definition(&self, vm: &VmName) -> Result<Definition, Refused> {
+        Ok(self.kept(vm)?.definition.clone())
+    }
+
+    /// The names of the guests that are defined, behind `after`.
+    pub fn defined<'a>(&'a self, after: Option<&VmName>) -> impl Iterator<Item = &'a VmName> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        let guests = self.intents.guests.range::<VmName, _>((from, Unbounded));
+        guests.map(|(vm, _)| vm)
+    }
+
+    fn planned(&self, subject: Subject, (what, by): (Text, Text), change: Change) -> Planned {
+        Planned::New(Box::new(Plan {
+            order: self.next_order(),
+            subject,
+            what,
+            by,
+            change,
+        }))
+    }
+
+    fn next_order(&self) -> OrderNumber {
+        self.intents.orders + 1
+    }
+
+    fn kept(&self, vm: &VmName) -> Result<&Kept, Refused> {
+        let kept = self.intents.guests.get(vm);
+        kept.ok_or_else(|| Refused::NotDefined(vm.clone()))
+    }
+
+    fn must_be_stopped(&self, vm: &VmName, records: Records<'_>) -> Result<(), Refused> {
+        let state = self.state_of(vm, records);
+        let is_to_run = self.kept(vm).is_ok_and(Kept::is_to_run);
+        match (&state, is_to_run) {
+            (State::Stopped { .. }, false) => Ok(()),
+            _ => Err(Refused::Runs {
+                vm: vm.clone(),
+                state,
+            }),
+        }
+    }
+
+    fn plan_definition(
+        &self,
+        definition: Definition,
+        by: Text,
+        records: Records<'_>,
+    ) -> Result<Planned, Refused> {
+        definition.check()?;
+        let vm = definition.vm.clone();
+        let kept = self.intents.guests.get(&vm);
+        if kept.is_some_and(|kept| kept.definition != definition) {
+            self.must_be_stopped(&vm, records)?;
+        }
+        if kept.is_none() && self.intents.guests.len() >= MAX_GUESTS {
+            return Err(Refused::TooManyGuests);
+        }
+        let others = self
+            .intents
+            .guests
+            .iter()
+            .filter(|(other, _)| **other != vm);
+        for (other, kept) in others {
+            let theirs = &kept.definition;
+            if theirs.mac.eq_ignore_ascii_case(&definition.mac) {
+                return Err(Refused::SameMac {
+                    vm,
+                    other: other.clone(),
+                    mac: definition.mac,
+                });
+            }
+            if let Some(disk) = &definition.disk
+                && theirs.disk.as_ref() == Some(disk)
+            {
+                return Err(Refused::SameDisk {
+                    vm,
+                    other: other.clone(),
+                    disk: disk.clone(),
+                });
+            }
+        }
+        let kept = match kept.cloned() {
+            Some(kept) => Kept { definition, ..kept },
+            None => Kept {
+                definition,
+                run: Run::Stopped { reason: None },
+                suspended: None,
+                pending: None,
+            },
+        };
+        let what = Text::cut("define");
+        let change = Change::Keep(Box::new(kept));
+        Ok(self.planned(Subject::Vm(vm), (what, by), change))
+    }
+
+    fn plan_verb(
+        &self,
+        vm: &VmName,
+        verb: Verb,
+        by: Text,
+        records: Records<'_>,
+    ) -> Result<Planned, Refused> {
+        let mut kept = self.kept(vm)?.clone();
+        if let Some(pending) = &kept.pending
+            && pending.verb == verb
+        {
+            return Ok(Planned::Already(pending.order));
+        }
+        self.must_be_possible(vm, &kept, &verb, records)?;
+        let record = records(vm);
+        match &verb {
+            Verb::Start { .. } => {
+                if !kept.is_to_run() {
+                    let since = record.epoch;
+                    kept.run = Run::Wanted { since };
+                }
+            }
+            Verb::Stop {} => {
+                if kept.is_to_run() {
+                    kept.run = Run::Stopped { reason: None };
+                }
+            }
+            Verb::SuspendProtection {} => kept.suspended = Some(by.clone()),
+            Verb::ResumeProtection {} => kept.suspended = None,
+            _ => {}
+        }
+        let what = Text::cut(&verb.to_string());
+        kept.pending = Some(Pending {
+            order: self.next_order(),
+            verb,
+            view: record.epoch,
+            primary: record.holder.filter(|it| !it.is_stopped()),
+            backup: record.backup,
+        });
+        let change = Change::Keep(Box::new(kept));
+        Ok(self.planned(Subject::Vm(vm.clone()), (what, by), change))
+    }
+
+    fn must_be_possible(
+        &self,
+        vm: &VmName,
+        kept: &Kept,
+        verb: &Verb,
+        records: Records<'_>,
+    ) -> Result<(), Refused> {
+        let record = records(vm);
+        let state = || self.state_of(vm, records);
+        let to = match verb {
+            Verb::Start { .. }
+            | Verb::Stop {}
+            | Verb::SuspendProtection {}
+            | Verb::ResumeProtection {} => return Ok(()),
+            Verb::Failover {}
+            | Verb::TestFailover {}
+            | Verb::RestartBackup {}
+            | Verb::MigrateBackup { .. }
+            | Verb::MigratePrimary { .. }
+                if !kept.is_to_run() =>
+            {
+                let (vm, state) = (vm.clone(), state());
+                return Err(Refused::DoesNotRun { vm, state });
+            }
+            Verb::Failover {} | Verb::TestFailover {} => {
+                let running = self.running(vm, &record);
+                return match running.is_some_and(|running| running.backup.is_some()) {
+                    true => Ok(()),
+                    false => Err(Refused::NotProtected {
+                        vm: vm.clone(),
+                        state: state(),
+                    }),
+                };
+            }
+            Verb::RestartBackup {} => {
+                let has_one = self.running(vm, &record).is_some() && record.backup.is_some();
+                return match has_one {
+                    true => Ok(()),
+                    false => Err(Refused::NoBackup {
+                        vm: vm.clone(),
+                        state: state(),
+                    }),
+                };
+            }
+            Verb::MigrateBackup { to } | Verb::MigratePrimary { to } => to,
+        };
+        let Some(running) = self.running(vm, &record) else {
+            return Err(Refused::DoesNotRun {
+                vm: vm.clone(),
+                state: state(),
+            });
+        };
+        if running.host == *to {
+            return match verb {
+                Verb::MigratePrimary { .. } => Ok(()),
+                _ => Err(Refused::RunsThere {
+                    vm: vm.clone(),
+                    host: to.clone(),
+                }),
+            };
+        }
+        if let Some(by) = &kept.suspended {
+            return Err(Refused::Suspended {
+                vm: vm.clone(),
+                by: by.clone(),
+            });
+        }
+        if running.backup.is_some_and(|backup| backup.host() == *to) {
+            return Ok(());
+        }
+        self.must_be_known(to)?;
+        match self.unfit_as_backup(vm, to, records) {
+            None => Ok(()),
+            Some(unfit) => Err(Refused::Unfit {
+                vm: vm.clone(),
+                host: to.clone(),
+                unfit,
+            }),
+        }
+    }
+
+    fn must_be_known(&self, host: &HostName) -> Result<(), Refused> {
+        match self.daemons.contains_key(host) {
+            true => Ok(()),
+            false => Err(Refused::NoSuchHost {
+                host: host.clone(),
+                known: self.daemons.keys().take(MAX_KNOWN).cloned().collect(),
+            }),
+        }
+    }
+
+    fn plan_for_host(&self, host: HostName, verb: HostVerb, by: Text) -> Result<Planned, Refused> {
+        let drained = self.intents.drained.get(&host);
+        let change = match (verb, drained) {
+            (HostVerb::Drain, Some(drained)) => return Ok(Planned::Already(drained.order)),
+            (HostVerb::Drain, None) => {
+                self.must_be_known(&host)?;
+                if self.intents.drained.len() >= MAX_DRAINED {
+                    return Err(Refused::TooManyDrained);
+                }
+                let order = self.next_order();
+                Change::Drain(host.clone(), Drained { order, done: false })
+            }
+            (HostVerb::Undrain, Some(_)) => Change::Undrain(host.clone()),
+            (HostVerb::Undrain, None) => {
+                self.must_be_known(&host)?;
+                Change::Undrain(host.clone())
+            }
+        };
+        let what = Text::cut(&verb.to_string());
+        Ok(self.planned(Subject::Host(host), (what, by), change))
+    }
+}
+
+/// So many hosts are told to one who asked for one that there is not.
+const MAX_KNOWN: usize = 20;

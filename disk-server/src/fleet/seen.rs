@@ -1,0 +1,148 @@
+//! What the fleet has seen of guests and hosts, and does not keep.
+
+use std::collections::BTreeMap;
+
+use super::status::State;
+use crate::arbiter::{Claimant, HostName, Record, VmName};
+use crate::views::{Tended, Text};
+
+/// So many pings without a process of a guest say that none is there. The second one was certainly made after
+/// the first one came.
+const PINGS_OF_ABSENCE: u8 = 2;
+
+/// A guest.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Seen {
+    /// Its record, when it was looked at last.
+    pub(super) record: Record,
+    /// Who held it last, and was not nobody.
+    pub(super) last_holder: Option<Claimant>,
+    /// Who held it before that one.
+    pub(super) before: Option<Claimant>,
+    /// How many pings of the daemons of these hosts had no process of it, since the record is what it is.
+    absent: BTreeMap<HostName, u8>,
+    /// Where it is being started anew.
+    pub(super) starting: Option<Starting>,
+    /// How the process of its last holder ended: the status, and what was said.
+    pub(super) end: Option<(Option<i32>, Text)>,
+    /// Intervals since its record is what it is, and since an order for it was accepted.
+    pub(super) intervals: u32,
+    /// What the journal has: the view, the view that the last failover won, and the state.
+    pub(super) told_view: u64,
+    pub(super) told_failover: u64,
+    pub(super) told_state: Option<State>,
+}
+
+/// A start that is under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Starting {
+    /// By which daemon.
+    pub(super) daemon: Claimant,
+    /// The epoch from which the guest is claimed.
+    pub(super) epoch: u64,
+    /// Intervals.
+    pub(super) age: u32,
+    /// The daemon has a process of the guest.
+    pub(super) taken: bool,
+}
+
+/// A host's daemon.
+#[derive(Debug, Clone)]
+pub(super) struct Daemon {
+    /// Its present run.
+    pub(super) claimant: Claimant,
+    /// Those before, as long as they are remembered.
+    pub(super) older: Vec<Claimant>,
+    /// One of those pings all the same: two hosts have the same name.
+    pub(super) is_ambiguous: bool,
+    /// The last ping that was heard.
+    pub(super) number: u64,
+    /// The last end of a process that was heard.
+    pub(super) ended: u64,
+    /// What its last ping had.
+    pub(super) processes: BTreeMap<VmName, Option<Claimant>>,
+    /// What the journal has.
+    pub(super) told_live: bool,
+}
+
+impl Seen {
+    /// Its record is another one.
+    pub(super) fn moved(&mut self, record: Record) {
+        if !record.is_stopped() && record.holder.is_some() && record.holder != self.last_holder {
+            self.before = std::mem::replace(&mut self.last_holder, record.holder.clone());
+            self.end = None;
+        }
+        if record.epoch != self.record.epoch {
+            self.starting = None;
+        }
+        self.absent.clear();
+        self.intervals = 0;
+        self.record = record;
+    }
+
+    /// A host's daemon says whether it has a process of the guest.
+    pub(super) fn hear(&mut self, host: &HostName, has_process: bool) {
+        if has_process {
+            self.absent.remove(host);
+        } else {
+            let pings = self.absent.entry(host.clone()).or_default();
+            *pings = (*pings + 1).min(PINGS_OF_ABSENCE);
+        }
+    }
+
+    /// Nothing that this host said before counts.
+    pub(super) fn doubt(&mut self, host: &HostName) {
+        self.absent.remove(host);
+    }
+
+    /// Whether a host has said that no process of the guest is there.
+    pub(super) fn is_absent_from(&self, host: &HostName) -> bool {
+        self.absent.get(host) == Some(&PINGS_OF_ABSENCE)
+    }
+
+    /// Its members, each of which may run it.
+    pub(super) fn members(&self) -> impl Iterator<Item = &Claimant> {
+        let Record {
+            holder,
+            backup,
+            acknowledged,
+            ..
+        } = &self.record;
+        let holder = holder.iter().filter(|holder| !holder.is_stopped());
+        holder.chain(backup.iter().filter(|_| *acknowledged))
+    }
+}
+
+impl Daemon {
+    pub(super) fn new(claimant: Claimant) -> Self {
+        Self {
+            claimant,
+            older: Vec::new(),
+            is_ambiguous: false,
+            number: 0,
+            ended: 0,
+            processes: BTreeMap::new(),
+            told_live: false,
+        }
+    }
+
+    /// Another run of it pings.
+    pub(super) fn restarted(&mut self, claimant: Claimant) {
+        let before = std::mem::replace(&mut self.claimant, claimant);
+        self.older.push(before);
+        self.number = 0;
+        self.ended = 0;
+    }
+
+    /// Takes what a ping has: the processes that there were before.
+    pub(super) fn hear(
+        &mut self,
+        number: u64,
+        tended: &Tended,
+    ) -> BTreeMap<VmName, Option<Claimant>> {
+        self.number = number;
+        let ended = tended.ended.iter().map(|ended| ended.number);
+        self.ended = ended.chain([self.ended]).max().unwrap_or_default();
+        std::mem::replace(&mut self.processes, tended.processes.clone())
+    }
+}

@@ -1,0 +1,232 @@
+//! The fleet as the server has it: its decisions, its state, and its journal.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::intents::Intents;
+use super::journal::Entry;
+use super::journal_file::Journal;
+use super::machine::{Fleet, Records};
+use super::operation::{Answer, Operation};
+use super::order::{Order, OrderNumber};
+use super::plan::{Planned, Refused};
+use super::status::VmStatus;
+use super::store::IntentStore;
+use crate::arbiter::{Claimant, Record, VmName};
+use crate::logging::Limited;
+use crate::state::{OpenStateError, StateDirectory};
+use crate::views::{HostRecord, Ping, TooManyHosts};
+
+/// So many guests are looked at for a page of them, which holds fewer.
+const LOOKED_AT: usize = 64;
+
+/// What the service has the arbiter's records from.
+pub trait Arbitrated {
+    /// The record of a guest.
+    fn record(&self, vm: &VmName) -> Record;
+
+    /// At most `limit` records in the order of names, behind `after`.
+    fn records(&self, after: Option<&VmName>, limit: usize) -> Vec<(VmName, Record)>;
+}
+
+/// Why an operator is not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum OperateError {
+    /// It is not granted.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// It is not stored, and does not count. It may be asked for again.
+    #[error("cannot store what operators want{}", crate::state::hint(.0))]
+    Storage(#[source] std::io::Error),
+}
+
+/// The fleet, for threads.
+#[derive(Debug)]
+pub struct FleetService {
+    /// One change by an operator at a time, from what it bases on to the disk. Taken before the others.
+    store: Mutex<IntentStore>,
+    fleet: Mutex<Fleet>,
+    /// Taken last.
+    journal: Mutex<Journal>,
+}
+
+impl FleetService {
+    /// Opens its files in `directory`, where they are made if they are missing.
+    ///
+    /// # Errors
+    /// See [`OpenStateError`].
+    pub fn open(directory: &Arc<StateDirectory>) -> Result<Self, OpenStateError> {
+        let (store, intents) = IntentStore::open(directory)?;
+        let journal = Journal::open(directory)?;
+        let fleet = Fleet::resume(intents, journal.entries());
+        Ok(Self {
+            store: Mutex::new(store),
+            fleet: Mutex::new(fleet),
+            journal: Mutex::new(journal),
+        })
+    }
+
+    /// An interval of [`PING_INTERVAL`](crate::views::PING_INTERVAL) has passed.
+    pub fn tick(&self, arbiter: &dyn Arbitrated) {
+        let changed: Option<Intents> = {
+            let mut fleet = self.fleet.lock();
+            fleet.tick(&|vm| arbiter.record(vm));
+            self.take_news(&mut fleet);
+            fleet.take_changed().then(|| fleet.intents().clone())
+        };
+        if changed.is_some() {
+            self.store_changes();
+        }
+        self.journal.lock().maintain();
+    }
+
+    /// Stores what has changed by itself. Where that fails nothing is lost but for a repetition after a restart.
+    fn store_changes(&self) {
+        let mut store = self.store.lock();
+        // An operator's change may have come between.
+        let intents = self.fleet.lock().intents().clone();
+        if let Err(error) = store.store(&intents) {
+            static FAILS: Limited = Limited::new();
+            if let Some(left_out) = FAILS.let_through() {
+                let error = anyhow::Error::from(OperateError::Storage(error));
+                log::error!("{error:#}; it is tried again{left_out}");
+            }
+            self.fleet.lock().not_stored();
+        }
+    }
+
+    /// A run of ftvm pings. The answer: what it is to do.
+    ///
+    /// # Errors
+    /// See [`Fleet::ping`].
+    pub fn ping(
+        &self,
+        ping: &Ping,
+        from: IpAddr,
+        arbiter: &dyn Arbitrated,
+    ) -> Result<Option<Order>, TooManyHosts> {
+        let mut fleet = self.fleet.lock();
+        let order = fleet.ping(ping, from, &|vm| arbiter.record(vm));
+        self.take_news(&mut fleet);
+        order
+    }
+
+    /// Calls `take` with the hosts behind `after`.
+    pub fn with_hosts<T>(
+        &self,
+        after: Option<&Claimant>,
+        arbiter: &dyn Arbitrated,
+        take: impl FnOnce(&mut dyn Iterator<Item = HostRecord>) -> T,
+    ) -> T {
+        let fleet = self.fleet.lock();
+        let records: Records<'_> = &|vm| arbiter.record(vm);
+        take(&mut fleet.hosts(after, records))
+    }
+
+    /// Does what an operator asks. What is accepted is on stable storage.
+    ///
+    /// # Errors
+    /// See [`OperateError`].
+    pub fn operate(
+        &self,
+        operation: Operation,
+        arbiter: &dyn Arbitrated,
+    ) -> Result<Answer, OperateError> {
+        let records: Records<'_> = &|vm| arbiter.record(vm);
+        Ok(match operation {
+            Operation::Definition { vm } => {
+                Answer::Definition(Box::new(self.fleet.lock().definition(&vm)?))
+            }
+            Operation::Status { vm } => {
+                let is_known = arbiter.record(&vm).holder.is_some();
+                let fleet = self.fleet.lock();
+                if !is_known {
+                    fleet.definition(&vm)?;
+                }
+                Answer::Status(Box::new(self.status(&fleet, &vm, records)))
+            }
+            Operation::List { after } => {
+                let (vms, more) = self.list(after.as_ref(), arbiter);
+                Answer::Guests { vms, more }
+            }
+            Operation::History { vm, before } => {
+                let journal = self.journal.lock();
+                let entries = journal.history(vm.as_ref(), before).cloned();
+                let (entries, more) = crate::arbiter::protocol::page::<Entry>(entries);
+                Answer::History { entries, more }
+            }
+            change => {
+                let order = self.change(change, records)?;
+                Answer::Accepted { order }
+            }
+        })
+    }
+
+    fn change(
+        &self,
+        operation: Operation,
+        records: Records<'_>,
+    ) -> Result<OrderNumber, OperateError> {
+        let mut store = self.store.lock();
+        let (plan, intents) = {
+            let fleet = self.fleet.lock();
+            let plan = match fleet.plan(operation, records)? {
+                Planned::Already(order) => return Ok(order),
+                Planned::New(plan) => plan,
+            };
+            let intents = fleet.intents_with(&plan);
+            (plan, intents)
+        };
+        // Pings are heard meanwhile: a disk that is slow delays no other guest.
+        store.store(&intents).map_err(OperateError::Storage)?;
+        let mut fleet = self.fleet.lock();
+        fleet.carry_out(&plan, records);
+        let (order, by, what) = (plan.order, &plan.by, &plan.what);
+        log::info!("order {order} of {by}: {what} {}", plan.subject);
+        self.take_news(&mut fleet);
+        Ok(plan.order)
+    }
+
+    fn status(&self, fleet: &Fleet, vm: &VmName, records: Records<'_>) -> VmStatus {
+        VmStatus {
+            last_failover: self.journal.lock().last_failover(vm).cloned(),
+            ..fleet.status(vm, records)
+        }
+    }
+
+    /// Guests that are defined, or have a record, behind `after`: as many as fit into a line.
+    fn list(&self, after: Option<&VmName>, arbiter: &dyn Arbitrated) -> (Vec<VmStatus>, bool) {
+        let claimed = arbiter.records(after, LOOKED_AT);
+        let fleet = self.fleet.lock();
+        let defined = fleet.defined(after).take(LOOKED_AT).cloned();
+        let claimed = claimed.into_iter().map(|(vm, _)| vm);
+        let mut names: Vec<VmName> = defined.chain(claimed).collect();
+        names.sort();
+        names.dedup();
+        // Behind the first ones there may be others that were not looked at.
+        let is_cut = names.len() > LOOKED_AT;
+        names.truncate(LOOKED_AT);
+        let records: Records<'_> = &|vm| arbiter.record(vm);
+        let statuses = names.iter().map(|vm| self.status(&fleet, vm, records));
+        let (vms, more) = crate::arbiter::protocol::page(statuses);
+        (vms, more || is_cut)
+    }
+
+    fn take_news(&self, fleet: &mut MutexGuard<'_, Fleet>) {
+        let news = fleet.take_news();
+        if news.is_empty() {
+            return;
+        }
+        let unix_ms = (SystemTime::now().duration_since(SystemTime::UNIX_EPOCH))
+            .map_or(0, |since| {
+                u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+            });
+        let mut journal = self.journal.lock();
+        for (subject, what) in news {
+            journal.append(unix_ms, subject, what);
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! What becomes of what operators want, with hosts that carry it out.
+
+mod restarts;
+mod safety;
+mod starts;
+mod verbs;
+mod world;

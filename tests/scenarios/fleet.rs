@@ -1,0 +1,88 @@
+//! Hosts look after a guest: it is started on one of them by a word, gets its backup by itself, and another
+//! one whenever a host is lost. A daemon that is killed in the middle of a join leaves both in peace.
+
+use std::time::{Duration, Instant};
+
+use testbed::fleet::{Daemon, Operator, log_of, process_of};
+use testbed::pair::{DiskServer, Guest, PATIENCE};
+use testbed::workload::Client;
+use testbed::{Host, Result, Testbed};
+
+const LIMIT: Duration = Duration::from_secs(180);
+
+#[test]
+fn a_guest_is_protected_again_by_hosts_alone() -> Result<()> {
+    let testbed = Testbed::new("fleet")?;
+    let mut hosts: Vec<Host> = testbed.start_hosts(["a", "b", "c"])?.into();
+    let service = DiskServer::start(&testbed)?;
+    let daemons = hosts.iter().map(|host| Daemon::start(host, &service));
+    let mut daemons: Vec<Daemon> = daemons.collect::<Result<_>>()?;
+    let operator = Operator::new(&testbed, &service);
+    operator.define(&Guest::redis("db").quick(), &hosts[0], PATIENCE)?;
+    operator.start("db")?;
+    let protected = || {
+        let protected = operator.protected("db", LIMIT);
+        protected.inspect_err(|_| {
+            for host in hosts.iter().filter(|host| host.is_alive()) {
+                let log = log_of(host, "db").unwrap_or_default();
+                eprintln!("the log of db on {}:\n{log}", host.name());
+            }
+        })
+    };
+    let (primary, backup) = protected()?;
+    let client = Client::redis_with_pauses(testbed.client());
+    client.goes_on("by its own protected guest")?;
+
+    // The third host takes over the role; its daemon dies as soon as the guest's process is there.
+    let lost_at = Instant::now();
+    find(&mut hosts, &backup).kill();
+    let third = daemons
+        .iter()
+        .position(|daemon| ![&primary, &backup].contains(&&daemon.host().to_owned()))
+        .expect("there are three");
+    let mut third = daemons.swap_remove(third);
+    let name = third.host().to_owned();
+    third.says("is to have its backup here", LIMIT)?;
+    third.says("its process is ", LIMIT)?;
+    third.kill()?;
+    client.goes_on("without the daemon of the new backup")?;
+    let host = find(&mut hosts, &name);
+    let process = process_of(host, "db")?;
+    let mut third = Daemon::start(host, &service)?;
+    let protected = operator.protected("db", LIMIT)?;
+    assert_eq!(protected, (primary.clone(), name.clone()));
+    assert_eq!(process_of(host, "db")?, process, "the same one as before");
+    client.goes_on("with a backup on the third host")?;
+
+    // And that host runs it when the first one is lost, too.
+    find(&mut hosts, &primary).kill();
+    client.goes_on("on the third host")?;
+    let status = operator.wait_for("db", "that it runs there", LIMIT, |status| {
+        let primary = status.placement.primary.as_ref();
+        primary.is_some_and(|member| member.live && member.host.as_str() == name)
+    })?;
+    eprintln!("{}; {:?}", status.state, status.last_failover);
+
+    // A host that comes back is its backup again.
+    let host = find(&mut hosts, &backup);
+    testbed.boot_again(host)?;
+    let _daemon = Daemon::start(host, &service)?;
+    assert_eq!(operator.protected("db", LIMIT)?, (name, backup));
+    let gap = client.lost_nothing().longest_gap(lost_at);
+    eprintln!(
+        "{gap:?} at most without a reply\n{}",
+        operator.history("db")?
+    );
+
+    operator.order("db", disk_server::fleet::Verb::Stop {})?;
+    third.says("its process has ended, status 0", LIMIT)?;
+    testbed.succeed();
+    Ok(())
+}
+
+fn find<'a>(hosts: &'a mut [Host], name: &str) -> &'a mut Host {
+    let mut hosts = hosts.iter_mut();
+    hosts
+        .find(|host| host.name() == name)
+        .expect("it is one of them")
+}

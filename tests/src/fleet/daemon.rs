@@ -1,0 +1,112 @@
+//! A host's daemon.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::Signal;
+use crate::error::{Error, Result};
+use crate::host::Host;
+use crate::network::Network;
+use crate::pair::{DiskServer, Side};
+use crate::process::HostProcess;
+
+/// It tries out what the host can do.
+const START: Duration = Duration::from_secs(60);
+/// Where it keeps what is about its guests, in the host.
+const RUN: &str = "/tmp/ftvm-run";
+/// Where its guests say what they do, in the host.
+const STATE: &str = "/tmp/ftvm-state";
+/// Its configuration, in the host.
+const CONFIG: &str = "/tmp/host.toml";
+
+/// `ftvm host` on a host. It is killed when this value is dropped; its guests run on.
+#[derive(Debug)]
+pub struct Daemon {
+    host: String,
+    process: HostProcess,
+}
+
+impl Daemon {
+    /// Starts it, and waits until it looks after the host's guests.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer, or the daemon ends.
+    pub fn start(host: &Host, service: &DiskServer) -> Result<Self> {
+        let text = format!(
+            "name = \"{}\"\ndisk_server = \"{}\"\nbridge = \"br0\"\nlogging_address = \"{}\"\n\
+             state = \"{STATE}\"\nrun = \"{RUN}\"\n",
+            host.name(),
+            service.address(),
+            host.address(Network::Logging),
+        );
+        let local = host
+            .console()
+            .with_file_name(format!("{}-host.toml", host.name()));
+        fs::write(&local, text).map_err(|source| Error::File {
+            path: local.clone(),
+            source,
+        })?;
+        host.put(&local, CONFIG)?;
+        let mut process = host.spawn(&["ftvm", "host", "--config", CONFIG])?;
+        process.wait_for_line("looks after guests", START)?;
+        Ok(Self {
+            host: host.name().to_owned(),
+            process,
+        })
+    }
+
+    /// The name of its host.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// Waits until it says something with this text.
+    ///
+    /// # Errors
+    ///
+    /// When it ends or `limit` passes before.
+    pub fn says(&mut self, text: &str, limit: Duration) -> Result<()> {
+        self.process.wait_for_line(text, limit).map(drop)
+    }
+
+    /// Kills it, and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// When the host does not answer.
+    pub fn kill(self) -> Result<()> {
+        self.process.signal(Signal::SIGKILL)?;
+        self.process.wait(START).map(drop)
+    }
+}
+
+/// What a host's daemon knows of a guest's process there, with its number: another one if it is started anew.
+///
+/// # Errors
+///
+/// When the host does not answer, or has none.
+pub fn process_of(host: &Host, vm: &str) -> Result<String> {
+    host.check(&["cat", &format!("{RUN}/guests/{vm}/process.json")])
+}
+
+/// The process of a guest that a host's daemon looks after.
+///
+/// # Errors
+///
+/// When the host does not answer.
+pub fn side_of(host: &Host, vm: &str) -> Result<Side> {
+    let [events, log] = ["events", "log"].map(|file| format!("{STATE}/guests/{vm}/{file}"));
+    Side::followed(host, &events, &log)
+}
+
+/// What the last process of a guest on a host said, for a scenario that failed.
+///
+/// # Errors
+///
+/// When the host does not answer.
+pub fn log_of(host: &Host, vm: &str) -> Result<String> {
+    let path = format!("{STATE}/guests/{vm}/log");
+    Ok(host.run(&["tail", "-n", "30", &path])?.stdout)
+}

@@ -1,0 +1,27 @@
+//! Hosts that look after guests by themselves: their daemons, and the words of an operator.
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # fn main() -> testbed::Result<()> {
+//! use testbed::Testbed;
+//! use testbed::fleet::{Daemon, Operator};
+//! use testbed::pair::{DiskServer, Guest, PATIENCE};
+//!
+//! const LIMIT: Duration = Duration::from_secs(60);
+//! let testbed = Testbed::new("example")?;
+//! let [a, b] = testbed.start_hosts(["a", "b"])?;
+//! let service = DiskServer::start(&testbed)?;
+//! let _daemons = [&a, &b].map(|host| Daemon::start(host, &service));
+//! let operator = Operator::new(&testbed, &service);
+//! operator.define(&Guest::redis("db").quick(), &a, PATIENCE)?;
+//! operator.start("db")?;
+//! operator.protected("db", LIMIT)?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod daemon;
+mod operator;
+
+pub use self::daemon::{Daemon, log_of, process_of, side_of};
+pub use self::operator::Operator;

@@ -1,0 +1,75 @@
+//! What an operator asks of the service.
+
+pub(super) mod guests;
+pub(super) mod history;
+pub(super) mod hosts;
+mod order;
+mod output;
+pub(super) mod protection;
+pub(super) mod top;
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use disk_server::arbiter::{ServerAddress, VmName};
+
+use crate::host::CONFIG_FILE;
+use crate::operator::client::{Client, ClientError};
+use crate::operator::console::{ConsoleError, Place};
+use crate::operator::settings::{self, DISK_SERVER, SettingsError};
+
+/// Where the service is.
+#[derive(Args)]
+pub(super) struct ServiceArgs {
+    /// The disk server, whose service knows guests and hosts. If not given, disk_server of
+    /// /etc/ftvm/host.toml.
+    #[arg(long, value_name = "HOST:PORT", env = DISK_SERVER, hide_env_values = true)]
+    disk_server: Option<ServerAddress>,
+}
+
+impl ServiceArgs {
+    /// The service's client, in the name of who runs this.
+    fn client(&self) -> Result<Client, SettingsError> {
+        let server = settings::disk_server(self.disk_server.as_ref(), Path::new(CONFIG_FILE))?;
+        Ok(Client::new(server, settings::by()))
+    }
+}
+
+/// How it is told.
+#[derive(Args)]
+pub(super) struct OutputArgs {
+    /// Print JSON, for programs.
+    #[arg(long)]
+    json: bool,
+}
+
+fn now_ms() -> u64 {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Where the console of a guest is at the moment.
+fn locate(client: &Client, vm: &VmName) -> Result<Place, ConsoleError> {
+    let nowhere =
+        |error: ClientError| ConsoleError::Nowhere(format!("{:#}", anyhow::Error::from(error)));
+    let status = client.status(vm).map_err(nowhere)?;
+    let Some(primary) = status.placement.primary else {
+        return Err(ConsoleError::Nowhere(format!(
+            "{vm} does not run: {}",
+            status.state
+        )));
+    };
+    let address = primary.console.ok_or_else(|| {
+        let host = &primary.host;
+        ConsoleError::Nowhere(format!(
+            "{vm} runs on {host}, where no daemon gives its console: is `ftvm host` running there?"
+        ))
+    })?;
+    Ok(Place {
+        host: primary.host,
+        address,
+    })
+}

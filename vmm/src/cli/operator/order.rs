@@ -1,0 +1,185 @@
+//! Gives an order, and waits until it is done.
+
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use clap::Args;
+use disk_server::arbiter::{HostName, VmName};
+use disk_server::fleet::{HostVerb, OrderNumber, Subject, Verb};
+use indicatif::{ProgressBar, ProgressStyle};
+use ratatui::text::Line;
+use serde::Serialize;
+
+use super::output;
+use super::{OutputArgs, ServiceArgs};
+use crate::cli::outcome;
+use crate::operator::client::{Client, ClientError};
+use crate::operator::waiting::{self, Ordered, Outcome, Report};
+use crate::operator::words;
+
+/// Between two pictures of the line that shows the progress.
+const FRAME: Duration = Duration::from_millis(100);
+
+/// What all orders take.
+#[derive(Args)]
+pub(in crate::cli) struct OrderArgs {
+    /// Do not wait until it is done.
+    #[arg(long)]
+    no_wait: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+/// An order was not carried out.
+#[derive(Debug, thiserror::Error)]
+#[error("{subject}: {verb} is not done: {why}")]
+struct NotDone {
+    subject: String,
+    verb: String,
+    why: String,
+}
+
+/// What came of an order, for programs.
+#[derive(Serialize)]
+struct OrderJson<'a> {
+    order: OrderNumber,
+    #[serde(flatten)]
+    subject: &'a Subject,
+    verb: &'a str,
+    /// `accepted`, `done` or `failed`.
+    outcome: &'a str,
+    /// How it went, or why not.
+    words: &'a str,
+    outage_ms: Option<u64>,
+    unprotected_ms: Option<u64>,
+}
+
+/// Has this done with a guest.
+pub(super) fn guest(args: &OrderArgs, vm: &VmName, verb: Verb, name: &str) -> anyhow::Result<()> {
+    let subject = Subject::Vm(vm.clone());
+    carry_out(args, subject, name, |client| client.order_guest(vm, verb))
+}
+
+/// Has this done with a host.
+pub(super) fn host(
+    args: &OrderArgs,
+    host: &HostName,
+    verb: HostVerb,
+    name: &str,
+) -> anyhow::Result<()> {
+    let subject = Subject::Host(host.clone());
+    carry_out(args, subject, name, |client| client.order_host(host, verb))
+}
+
+fn carry_out(
+    args: &OrderArgs,
+    subject: Subject,
+    verb: &str,
+    give: impl FnOnce(&Client) -> Result<OrderNumber, ClientError>,
+) -> anyhow::Result<()> {
+    let client = args.service.client()?;
+    let cancel = outcome::cancel_on_signals()?;
+    let since = waiting::latest(&client, &subject)?;
+    let ordered = Ordered {
+        order: give(&client)?,
+        subject,
+        since,
+    };
+    let outcome = match args.no_wait {
+        true => None,
+        false => Some(wait(&client, &ordered, verb, &cancel)?),
+    };
+    tell(args, &ordered, verb, outcome)
+}
+
+fn wait(
+    client: &Client,
+    ordered: &Ordered,
+    verb: &str,
+    cancel: &AtomicBool,
+) -> Result<Outcome, ClientError> {
+    // On a terminal alone, and beside what is printed for programs.
+    let line = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}  {elapsed}  {wide_msg}") {
+        line.set_style(style);
+    }
+    line.set_prefix(format!("{} {verb}", name(&ordered.subject)));
+    line.enable_steady_tick(FRAME);
+    let waited = waiting::wait(client, ordered, cancel, |progress| {
+        line.set_message(progress.to_owned());
+    });
+    line.finish_and_clear();
+    waited
+}
+
+fn tell(
+    args: &OrderArgs,
+    ordered: &Ordered,
+    verb: &str,
+    outcome: Option<Outcome>,
+) -> anyhow::Result<()> {
+    let (order, subject) = (ordered.order, name(&ordered.subject));
+    let json = |outcome: &str, report: &Report| {
+        output::print_json(&OrderJson {
+            order,
+            subject: &ordered.subject,
+            verb,
+            outcome,
+            words: &report.how,
+            outage_ms: report.outage_ms,
+            unprotected_ms: report.unprotected_ms,
+        })
+    };
+    match (outcome, args.output.json) {
+        (None, true) => json("accepted", &Report::default()),
+        (None, false) => say(format!("{subject}: {verb} is accepted as order {order}")),
+        (Some(Outcome::Done(report)), true) => json("done", &report),
+        (Some(Outcome::Done(report)), false) => say(done(&subject, verb, &report)),
+        (Some(Outcome::Failed(why)), is_json) => {
+            if is_json {
+                let how = why.clone();
+                json(
+                    "failed",
+                    &Report {
+                        how,
+                        ..Report::default()
+                    },
+                )?;
+            }
+            let verb = verb.to_owned();
+            Err(NotDone { subject, verb, why }.into())
+        }
+        (Some(Outcome::Cancelled), _) => Err(outcome::OrderStands {
+            order,
+            watch: match &ordered.subject {
+                Subject::Vm(vm) => format!("ftvm vm status {vm}"),
+                Subject::Host(_) => "ftvm host list".to_owned(),
+            },
+        }
+        .into()),
+    }
+}
+
+fn say(text: String) -> anyhow::Result<()> {
+    Ok(output::print(&[Line::raw(text)])?)
+}
+
+fn done(subject: &str, verb: &str, report: &Report) -> String {
+    let mut text = format!("{subject}: {verb} is done: {}", report.how);
+    if let Some(outage) = report.outage_ms {
+        text += &format!("; the guest stood still for {}", words::span(outage));
+    }
+    if let Some(unprotected) = report.unprotected_ms {
+        text += &format!("; protected again after {}", words::span(unprotected));
+    }
+    text
+}
+
+fn name(subject: &Subject) -> String {
+    match subject {
+        Subject::Vm(vm) => vm.to_string(),
+        Subject::Host(host) => host.to_string(),
+    }
+}

@@ -1,0 +1,213 @@
+//! What a host is, in one TOML file.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use disk_server::arbiter::{HostName, ServerAddress};
+use serde::{Deserialize, Deserializer};
+
+use crate::config::MEMORY_MIB;
+
+/// Where it is if nothing else is said.
+pub const CONFIG_FILE: &str = "/etc/ftvm/host.toml";
+
+/// The port on which a host gives the consoles of its guests, if nothing else is said.
+pub const CONSOLE_PORT: u16 = 7422;
+
+/// The least that a file says, for who has none yet.
+const LEAST: &str = "disk_server = \"10.0.2.9:7420\" and logging_address = \"10.0.1.1\"";
+
+/// A host.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "File")]
+pub struct Config {
+    /// Its name: unique among the hosts of one disk server.
+    pub name: HostName,
+    /// The disk server.
+    pub disk_server: ServerAddress,
+    /// The bridge of the network in which guests are reached.
+    pub bridge: String,
+    /// This host's address in the network of the log.
+    pub logging_address: IpAddr,
+    /// The first port for a guest's log there; the others follow.
+    pub ports: u16,
+    /// Where it gives the consoles of its guests.
+    pub console: SocketAddr,
+    /// The most memory that its guests take, in MiB; `None` for what there is.
+    pub memory_mib: Option<u64>,
+    /// Directory for what guests say, which is to stay.
+    pub state: PathBuf,
+    /// Directory for what is about running processes, and is gone after a boot.
+    pub run: PathBuf,
+}
+
+/// The same as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: Option<HostName>,
+    #[serde(deserialize_with = "parsed")]
+    disk_server: ServerAddress,
+    #[serde(default = "default_bridge")]
+    bridge: String,
+    logging_address: IpAddr,
+    #[serde(default = "default_ports")]
+    ports: u16,
+    console: Option<SocketAddr>,
+    #[serde(default, deserialize_with = "enough_for_a_guest")]
+    memory_mib: Option<u64>,
+    #[serde(default = "default_state")]
+    state: PathBuf,
+    #[serde(default = "default_run")]
+    run: PathBuf,
+}
+
+/// Why a host's configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// There is none.
+    #[error("there is no {}: write it, with at least {LEAST}", path.display())]
+    Missing {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// Its path.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// It is not what it should be.
+    #[error("{}: {reason}", path.display())]
+    Parse {
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong, and where.
+        reason: String,
+    },
+}
+
+impl Config {
+    /// Reads a TOML file.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => ConfigError::Missing {
+                path: path.to_owned(),
+            },
+            _ => ConfigError::Read {
+                path: path.to_owned(),
+                source,
+            },
+        })?;
+        toml::from_str(&text).map_err(|error| ConfigError::Parse {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })
+    }
+}
+
+impl From<File> for Config {
+    fn from(file: File) -> Self {
+        Self {
+            name: file.name.unwrap_or_else(HostName::of_this_host),
+            disk_server: file.disk_server,
+            bridge: file.bridge,
+            logging_address: file.logging_address,
+            ports: file.ports,
+            console: (file.console)
+                .unwrap_or_else(|| SocketAddr::new(file.logging_address, CONSOLE_PORT)),
+            memory_mib: file.memory_mib,
+            state: file.state,
+            run: file.run,
+        }
+    }
+}
+
+fn default_bridge() -> String {
+    "br0".into()
+}
+
+fn default_ports() -> u16 {
+    7430
+}
+
+fn default_state() -> PathBuf {
+    "/var/lib/ftvm".into()
+}
+
+fn default_run() -> PathBuf {
+    "/run/ftvm".into()
+}
+
+fn parsed<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: std::fmt::Display>,
+{
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(serde::de::Error::custom)
+}
+
+fn enough_for_a_guest<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let mib = u64::deserialize(deserializer)?;
+    match mib < *MEMORY_MIB.start() {
+        true => Err(serde::de::Error::custom(format!(
+            "{mib} MiB is room for no guest: give at least {}, or leave it out for what there is",
+            MEMORY_MIB.start()
+        ))),
+        false => Ok(Some(mib)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = "disk_server = \"10.0.2.9:7420\"\nlogging_address = \"10.0.1.1\"\n";
+
+    #[test]
+    fn two_lines_are_enough() {
+        let config: Config = toml::from_str(SMALL).expect("it is right");
+        assert_eq!(config.name, HostName::of_this_host());
+        assert_eq!(config.console, "10.0.1.1:7422".parse().expect("an address"));
+        assert_eq!((config.bridge.as_str(), config.ports), ("br0", 7430));
+        assert_eq!(config.run, Path::new("/run/ftvm"));
+        assert_eq!(config.state, Path::new("/var/lib/ftvm"));
+        assert_eq!(config.memory_mib, None);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_file_its_line_and_its_key() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("host.toml");
+        let error = Config::read(&path).expect_err("there is none").to_string();
+        assert!(error.contains("disk_server =") && error.contains("host.toml"));
+        for (line, words) in [
+            ("brigde = \"br1\"", ["brigde", "line 3"]),
+            ("memory_mib = 1", ["1 MiB is room for no guest", "line 3"]),
+            ("name = \"a/b\"", ["a host name", "line 3"]),
+            ("ports = 70000", ["70000", "line 3"]),
+            ("console = \"here\"", ["socket address", "line 3"]),
+        ] {
+            fs::write(&path, format!("{SMALL}{line}\n")).expect("a file");
+            let error = Config::read(&path).expect_err(line).to_string();
+            let named = words.iter().all(|word| error.contains(word));
+            assert!(named && error.contains("host.toml"), "{line}: {error}");
+        }
+        fs::write(&path, "disk_server = \"here\"\n").expect("a file");
+        let error = Config::read(&path).expect_err("no address").to_string();
+        assert!(error.contains("HOST:PORT"), "{error}");
+        fs::write(&path, "disk_server = \"d:1\"\n").expect("a file");
+        let error = Config::read(&path).expect_err("no address").to_string();
+        assert!(error.contains("logging_address"), "{error}");
+    }
+}

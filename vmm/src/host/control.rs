@@ -1,0 +1,51 @@
+//! What a guest's process is asked, at its control socket.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use disk_server::arbiter::Claimant;
+use serde::{Deserialize, Serialize};
+
+use super::lines::{MAX_LINE, read_line, write_line};
+
+/// What a process says of itself.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Status {
+    /// Who it is; `None` before it knows.
+    pub(super) claimant: Option<Claimant>,
+    /// What it does, as in its pings.
+    pub(super) role: serde_json::Value,
+}
+
+#[derive(Serialize)]
+struct Ask {
+    ask: &'static str,
+}
+
+/// Asks, and gives the answer, and what comes behind that.
+///
+/// # Errors
+/// Nobody is there, or answers in time.
+pub(super) fn ask(
+    socket: &Path,
+    what: &'static str,
+    limit: Duration,
+) -> io::Result<(String, UnixStream)> {
+    let stream = UnixStream::connect(socket)?;
+    stream.set_write_timeout(Some(limit))?;
+    write_line(&stream, &Ask { ask: what })?;
+    let answer = read_line(&stream, MAX_LINE, Instant::now() + limit)?;
+    stream.set_write_timeout(None)?;
+    Ok((answer, stream))
+}
+
+/// Asks how a guest is.
+///
+/// # Errors
+/// As [`ask`], or the answer is none.
+pub(super) fn status(socket: &Path, limit: Duration) -> io::Result<Status> {
+    let (answer, _) = ask(socket, "status", limit)?;
+    Ok(serde_json::from_str(&answer)?)
+}

@@ -1,0 +1,35 @@
+//! A host that looks after its guests: the daemon behind `ftvm host`.
+//!
+//! ```text
+//!    disk server                daemon                      guests
+//!       | <---- ping: my guests -- |                          |
+//!       | -- order: start db ----> | -- runs ftvm primary --> db
+//!       |                          |    in a session of its own
+//!       | <------------------------------- pings of its own -- |
+//!       | <---- ping: db, ended -- | <------- its lock is free |
+//! ```
+//!
+//! A guest's process is on its own: it pings, claims, and takes its orders itself. The daemon starts it,
+//! tells that it is there and how it ended, and may end and come back at any time.
+
+mod config;
+mod console;
+mod control;
+mod daemon;
+mod folders;
+mod guest_file;
+mod images;
+mod lines;
+mod local;
+mod memory;
+mod process;
+mod serving;
+mod starter;
+mod tending;
+
+pub use config::{CONFIG_FILE, CONSOLE_PORT, Config, ConfigError};
+pub use daemon::{Daemon, DaemonError, Surroundings};
+pub use folders::{FolderError, host_socket};
+pub use images::{ImageError, Images};
+pub use starter::{Network, command_line};
+pub use tending::{Guest, Task, Tending};

@@ -1,0 +1,294 @@
+//! A guest's console over the network, which follows the guest from host to host.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use disk_server::arbiter::{HostName, VmName};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{setsockopt, sockopt};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::io::Typed;
+
+/// How long a host may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Between two attempts to find the guest again.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// The longest first line of a daemon, in bytes.
+const MAX_LINE: usize = 4 << 10;
+
+/// Seconds without a sign after which a host is asked for one, and how often.
+const KEEP_ALIVE: (u32, u32) = (1, 3);
+
+/// Where a guest's console is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// On this host.
+    pub host: HostName,
+    /// At its daemon's address.
+    pub address: SocketAddr,
+}
+
+/// Why there is no console.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsoleError {
+    /// It is not known where the guest runs, or it runs nowhere.
+    #[error("{0}")]
+    Nowhere(String),
+    /// The host's daemon does not answer.
+    #[error("the daemon of {host} does not answer at {address}")]
+    Unreachable {
+        /// The host.
+        host: HostName,
+        /// The daemon's address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It has no console of this guest.
+    #[error("{host} does not give the console: {message}")]
+    Refused {
+        /// The host.
+        host: HostName,
+        /// Why.
+        message: String,
+    },
+    /// The terminal fails.
+    #[error("the terminal")]
+    Terminal(#[source] io::Error),
+}
+
+/// A daemon's first line.
+#[derive(Deserialize)]
+struct Answer {
+    error: Option<String>,
+}
+
+/// Joins `input` and `output` to the console of `vm` until Ctrl-A x is typed. `locate` says where it is, as
+/// often as the connection is lost; that is told, and so is what keeps it.
+///
+/// # Errors
+/// See [`ConsoleError`]: at first only. A console that was there is looked for until it is there again.
+pub fn attach(
+    vm: &VmName,
+    mut locate: impl FnMut() -> Result<Place, ConsoleError>,
+    mut input: impl Read + AsFd,
+    mut output: impl Write,
+) -> Result<(), ConsoleError> {
+    let mut typed = Typed::default();
+    let mut ended = false;
+    let mut connection = Some(connect(vm, &locate()?)?);
+    let mut told = String::new();
+    let mut next_try = Instant::now();
+    let mut bytes = [0; 4096];
+    loop {
+        let open = (!ended).then(|| input.as_fd());
+        let patience = match &connection {
+            Some(_) => None,
+            None => Some(next_try.saturating_duration_since(Instant::now())),
+        };
+        let (has_input, has_output) = wait(open, connection.as_ref().map(AsFd::as_fd), patience)
+            .map_err(|error| ConsoleError::Terminal(error.into()))?;
+        if has_input {
+            let len = input.read(&mut bytes).map_err(ConsoleError::Terminal)?;
+            ended = len == 0;
+            let (to_guest, leave) = typed.take(&bytes[..len]);
+            if leave {
+                return Ok(());
+            }
+            // What is typed while nobody listens is lost, as on a line without a listener. That a connection
+            // does not take it is seen where it is read.
+            if let Some(stream) = &mut connection {
+                let _ = stream.write_all(&to_guest);
+            }
+        }
+        if has_output && let Some(stream) = &mut connection {
+            match stream.read(&mut bytes) {
+                Ok(len @ 1..) => show(&mut output, &bytes[..len])?,
+                Ok(0) | Err(_) => {
+                    connection = None;
+                    let text =
+                        format!("the console of {vm} is lost: looking for it. Ctrl-A x ends that");
+                    say(&mut output, &text)?;
+                }
+            }
+        }
+        if connection.is_none() && next_try <= Instant::now() {
+            match locate().and_then(|place| Ok((connect(vm, &place)?, place))) {
+                Ok((stream, place)) => {
+                    let text = format!("connected again: {vm} runs on {}", place.host);
+                    say(&mut output, &text)?;
+                    connection = Some(stream);
+                    told.clear();
+                }
+                Err(error) => {
+                    let why = error.to_string();
+                    if why != told {
+                        say(&mut output, &why)?;
+                        told = why;
+                    }
+                }
+            }
+            next_try = Instant::now() + RETRY;
+        }
+    }
+}
+
+/// Whether there is something to read from either.
+fn wait(
+    input: Option<BorrowedFd<'_>>,
+    connection: Option<BorrowedFd<'_>>,
+    patience: Option<Duration>,
+) -> nix::Result<(bool, bool)> {
+    let polled = |fd: Option<BorrowedFd<'_>>| fd.is_some();
+    let (first, second) = (polled(input), polled(connection));
+    let mut fds: Vec<PollFd<'_>> = (input.into_iter().chain(connection))
+        .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+        .collect();
+    let timeout = patience.map_or(PollTimeout::NONE, |patience| {
+        // Rounded up, so that the time has come when it is over.
+        let ms = patience.as_millis().saturating_add(1);
+        PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX)
+    });
+    match poll(&mut fds, timeout) {
+        Err(Errno::EINTR) => return Ok((false, false)),
+        polled => polled?,
+    };
+    let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false));
+    let mut next = |is_there: bool| is_there && ready.next().unwrap_or(false);
+    Ok((next(first), next(second)))
+}
+
+/// Asks the daemon at this place for the console.
+fn connect(vm: &VmName, place: &Place) -> Result<TcpStream, ConsoleError> {
+    let unreachable = |source: io::Error| ConsoleError::Unreachable {
+        host: place.host.clone(),
+        address: place.address,
+        source,
+    };
+    let refused = |message: String| ConsoleError::Refused {
+        host: place.host.clone(),
+        message,
+    };
+    let mut stream = TcpStream::connect_timeout(&place.address, PATIENCE).map_err(unreachable)?;
+    let line = ask(&mut stream, vm).map_err(unreachable)?;
+    let answer: Answer = serde_json::from_slice(&line)
+        .map_err(|_| refused("it is of another version, or no `ftvm host` listens there".into()))?;
+    match answer.error {
+        Some(error) => Err(refused(error)),
+        None => Ok(stream),
+    }
+}
+
+fn ask(stream: &mut TcpStream, vm: &VmName) -> io::Result<Vec<u8>> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    // A host that dies says nothing.
+    let (idle, count) = KEEP_ALIVE;
+    setsockopt(stream, sockopt::KeepAlive, &true)?;
+    setsockopt(stream, sockopt::TcpKeepIdle, &idle)?;
+    setsockopt(stream, sockopt::TcpKeepInterval, &idle)?;
+    setsockopt(stream, sockopt::TcpKeepCount, &count)?;
+    stream.write_all(format!("{}\n", json!({ "console": vm })).as_bytes())?;
+    // Byte by byte: what follows the line is the guest's.
+    let mut line = Vec::new();
+    let mut byte = [0];
+    while line.len() < MAX_LINE && stream.read(&mut byte)? == 1 && byte != *b"\n" {
+        line.push(byte[0]);
+    }
+    Ok(line)
+}
+
+fn show(output: &mut impl Write, bytes: &[u8]) -> Result<(), ConsoleError> {
+    let shown = output.write_all(bytes).and_then(|()| output.flush());
+    shown.map_err(ConsoleError::Terminal)
+}
+
+fn say(output: &mut impl Write, text: &str) -> Result<(), ConsoleError> {
+    show(output, format!("\r\n[ftvm: {text}]\r\n").as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixStream;
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    /// A daemon that gives one console, and what is said there.
+    fn daemon(greeting: &'static str, then: impl FnOnce(TcpStream) + Send + 'static) -> Place {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut line = String::new();
+            BufReader::new(&stream).read_line(&mut line).unwrap();
+            assert_eq!(line, "{\"console\":\"db\"}\n");
+            stream.write_all(greeting.as_bytes()).unwrap();
+            then(stream);
+        });
+        Place {
+            host: "b".parse().unwrap(),
+            address,
+        }
+    }
+
+    #[test]
+    fn the_console_is_found_again_on_another_host() {
+        let (mut keyboard, input) = UnixStream::pair().unwrap();
+        let first = daemon("{\"ok\":true}\nfrom a", |_| {});
+        let (typed, at_guest) = mpsc::channel();
+        let second = daemon("{\"ok\":true}\nfrom b", move |mut stream| {
+            let mut bytes = [0; 2];
+            stream.read_exact(&mut bytes).unwrap();
+            typed.send(bytes).unwrap();
+        });
+        let (mut places, mut output) = (vec![second, first], Vec::new());
+        let session = thread::spawn(move || {
+            let locate = || match places.pop() {
+                Some(place) => Ok(place),
+                None => Err(ConsoleError::Nowhere("it runs nowhere".into())),
+            };
+            attach(&"db".parse().unwrap(), locate, input, &mut output).unwrap();
+            String::from_utf8(output).unwrap()
+        });
+        // Typed until the second host has it: what is typed while nobody listens is lost.
+        let bytes = loop {
+            keyboard.write_all(b"x").unwrap();
+            match at_guest.recv_timeout(Duration::from_millis(20)) {
+                Ok(bytes) => break bytes,
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                Err(error) => panic!("{error}"),
+            }
+        };
+        assert_eq!(&bytes, b"xx");
+        keyboard.write_all(&[1, b'x']).unwrap();
+        let output = session.join().unwrap();
+        assert!(output.contains("from a"), "{output}");
+        assert!(
+            output.contains("[ftvm: connected again: db runs on b]"),
+            "{output}"
+        );
+        assert!(output.contains("from b"), "{output}");
+    }
+
+    #[test]
+    fn a_console_that_is_not_given_says_why() {
+        let place = daemon("{\"error\":\"db does not run here\"}\n", |_| {});
+        let (_keyboard, input) = UnixStream::pair().unwrap();
+        let locate = || Ok(place.clone());
+        let error = attach(&"db".parse().unwrap(), locate, input, Vec::new()).unwrap_err();
+        let expected = "b does not give the console: db does not run here";
+        assert_eq!(error.to_string(), expected);
+    }
+}

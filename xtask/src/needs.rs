@@ -1,0 +1,97 @@
+//! What has to be on this machine, by what is to be done on it.
+
+use guest_images::GuestImages;
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Needs {
+    /// A guest with this initramfs is replicated between two hosts.
+    Replication(&'static str),
+    /// All guest images are made.
+    Images,
+    /// Everything but what takes the guest with a disk, whose image takes minutes.
+    AllButDisk,
+    /// Everything.
+    All,
+}
+
+/// What hosts, their networks, and clients without programs of their own need; and the compiler, which Rust
+/// links with too, for the programs in an initramfs.
+const REPLICATION: &[&str] = &[
+    "gcc",
+    "iproute2",
+    "iputils-ping",
+    "libc6-dev",
+    "qemu-system-x86",
+];
+
+/// What the images are made with.
+const IMAGES: &[&str] = &[
+    "binutils",
+    "e2fsprogs",
+    "gcc",
+    "kmod",
+    "libc6-dev",
+    "mmdebstrap",
+];
+
+/// What the images, the testbed, the benchmark, and the tests of the disk server need.
+const ALL: &[&str] = &[
+    "binutils",
+    "e2fsprogs",
+    "fio",
+    "gcc",
+    "gdb",
+    "iperf3",
+    "iproute2",
+    "iputils-ping",
+    "kmod",
+    "libc6-dev",
+    "libnbd-bin",
+    "mmdebstrap",
+    "nbd-client",
+    "openssl",
+    "postgresql-client",
+    "qemu-system-x86",
+    "qemu-utils",
+    "redis-tools",
+];
+
+impl Needs {
+    /// Debian packages that have to be installed.
+    pub(crate) fn packages(self) -> &'static [&'static str] {
+        match self {
+            Self::Replication(_) => REPLICATION,
+            Self::Images => IMAGES,
+            Self::AllButDisk | Self::All => ALL,
+        }
+    }
+
+    /// Whether the guest image of this name has to be there.
+    pub(crate) fn has_image(self, name: &str) -> bool {
+        match self {
+            Self::Replication(initramfs) => [GuestImages::VMLINUX, initramfs].contains(&name),
+            Self::Images | Self::AllButDisk | Self::All => true,
+        }
+    }
+
+    /// Whether the guest's disk image has to be there.
+    pub(crate) fn has_disk(self) -> bool {
+        matches!(self, Self::Images | Self::All)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn set_up_has_what_any_command_needs() {
+        for packages in [REPLICATION, IMAGES] {
+            assert!(packages.iter().all(|package| ALL.contains(package)));
+        }
+        let demo = Needs::Replication(GuestImages::REDIS);
+        assert!(demo.has_image("redis.cpio") && demo.has_image("vmlinux"));
+        assert!(!demo.has_image("load.cpio") && !demo.has_disk());
+    }
+}
