@@ -1,12 +1,13 @@
 //! Hosts look after a guest: it is started on one of them by a word, gets its backup by itself, and another
 //! one whenever a host is lost. A daemon that is killed in the middle of a join leaves both in peace.
 
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use testbed::fleet::{Daemon, Operator, log_of, process_of};
 use testbed::pair::{DiskServer, Guest, PATIENCE};
 use testbed::workload::Client;
-use testbed::{Host, Result, Testbed};
+use testbed::{Host, Network, Result, Testbed};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -43,7 +44,7 @@ fn a_guest_is_protected_again_by_hosts_alone() -> Result<()> {
     let mut third = daemons.swap_remove(third);
     let name = third.host().to_owned();
     third.says("is to have its backup here", LIMIT)?;
-    third.says("its process is ", LIMIT)?;
+    third.says("started, as process ", LIMIT)?;
     third.kill()?;
     client.goes_on("without the daemon of the new backup")?;
     let host = find(&mut hosts, &name);
@@ -53,6 +54,13 @@ fn a_guest_is_protected_again_by_hosts_alone() -> Result<()> {
     assert_eq!(protected, (primary.clone(), name.clone()));
     assert_eq!(process_of(host, "db")?, process, "the same one as before");
     client.goes_on("with a backup on the third host")?;
+    // Each host has the consoles of its guests, for the others too.
+    let host = find(&mut hosts, &primary).address(Network::Logging);
+    let answer = ask_for_console(find(&mut hosts, &name), host)?;
+    assert_eq!(answer.trim(), "{\"ok\":true}");
+    let host = find(&mut hosts, &name).address(Network::Logging);
+    let answer = ask_for_console(find(&mut hosts, &primary), host)?;
+    assert!(answer.contains("error"), "a backup has none: {answer}");
 
     // And that host runs it when the first one is lost, too.
     find(&mut hosts, &primary).kill();
@@ -78,6 +86,12 @@ fn a_guest_is_protected_again_by_hosts_alone() -> Result<()> {
     third.says("its process has ended, status 0", LIMIT)?;
     testbed.succeed();
     Ok(())
+}
+
+/// The first line of the answer of a host's daemon, asked from another host.
+fn ask_for_console(from: &Host, at: Ipv4Addr) -> Result<String> {
+    let ask = "echo '{\"console\":\"db\"}'";
+    from.check(&["sh", "-c", &format!("{ask} | nc {at} 7422 | head -n 1")])
 }
 
 fn find<'a>(hosts: &'a mut [Host], name: &str) -> &'a mut Host {

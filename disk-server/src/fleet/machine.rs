@@ -181,6 +181,9 @@ impl Fleet {
             }
         }
         let own = self.order_for(ping, records);
+        if let Some(Order::Start { .. }) = own {
+            self.views.ask(&ping.host);
+        }
         Ok(own.or_else(|| proposal.map(|proposal| Order::Join(Box::new(proposal)))))
     }
 
@@ -361,6 +364,10 @@ impl Fleet {
             return;
         };
         let has_stopped = seen.record.is_stopped() && seen.record.epoch > *since;
+        if seen.record.is_stopped() && !has_stopped {
+            // That was the end before this start.
+            seen.end = None;
+        }
         let reason = match &seen.end {
             Some((Some(0), said)) => Text::cut(&format!("it ended by itself: {said}")),
             Some((Some(5), said)) => Text::cut(&format!("it crashed: {said}")),

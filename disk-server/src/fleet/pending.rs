@@ -12,6 +12,9 @@ use crate::views::{Condition, Phase, Text, Unfit};
 /// For so many intervals a primary is asked to hand over, or to die. One that has not done so by then cannot.
 pub(super) const CARRIED_OUT: u32 = 30;
 
+/// After so many intervals each host has said how it is since.
+const HEARD_OF: u32 = 2;
+
 /// For so many intervals the host that a guest left is kept free to be its next backup.
 const KEPT_FREE: u32 = 15;
 
@@ -77,6 +80,11 @@ impl Fleet {
         let Some(pending) = &kept.pending else {
             return;
         };
+        // What is known may be of a moment before, when something else was asked for.
+        let is_of_before = pending.view == seen.record.epoch && seen.intervals < HEARD_OF;
+        if is_of_before || !self.views.is_settled() {
+            return;
+        }
         let order = pending.order;
         let what = match self.progress(vm, kept, (seen, pending), records) {
             Progress::Goes => return,
@@ -181,7 +189,7 @@ impl Fleet {
 
     fn progress_of_stop(&self, vm: &VmName) -> Progress {
         let runs = self.who_may_run(vm).is_some() || self.hosts_with_process(vm).next().is_some();
-        match runs || !self.views.is_settled() {
+        match runs {
             true => Progress::Goes,
             false => Progress::Done("it is stopped".to_owned()),
         }

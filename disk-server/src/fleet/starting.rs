@@ -165,7 +165,7 @@ impl Fleet {
         let fit = fit.filter_map(|(host, memory)| Some((memory.ok()?, Reverse(host))));
         let free = fit.filter_map(|best| {
             let daemon = &self.daemons.get(&best.1.0)?.claimant;
-            let is_busy = self.views.has_proposal(daemon) || is_starting(&self.guests, daemon);
+            let is_busy = self.views.is_asked(daemon) || is_starting(&self.guests, daemon);
             (!is_busy).then(|| (best, daemon.clone()))
         });
         free.max().map(|(_, daemon)| daemon)

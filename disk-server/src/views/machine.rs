@@ -71,6 +71,8 @@ struct Host {
     from: IpAddr,
     /// Intervals since then.
     missed: u32,
+    /// It is a daemon, and the answer to its last ping had a guest for it: its memory is not what it said.
+    was_asked: bool,
     /// As the backup of these guests.
     passed_over: BTreeMap<VmName, PassedOver>,
 }
@@ -242,14 +244,30 @@ impl Views {
             self.propose(&vm, &guests);
         }
         let own = self.proposed_to(&ping.host);
-        let own = own.filter(|(_, standing)| !standing.taken);
-        Ok(own.map(|(_, standing)| standing.proposal.clone()))
+        let proposal = own.map(|(_, standing)| standing.proposal.clone());
+        if proposal.is_some() && ping.role.vm().is_none() {
+            self.ask(&ping.host);
+        }
+        Ok(proposal)
     }
 
+    /// The answer to the last ping of this daemon has a guest for it.
+    pub(crate) fn ask(&mut self, daemon: &Claimant) {
+        if let Some(host) = self.hosts.get_mut(daemon) {
+            host.was_asked = true;
+        }
+    }
+
+    /// Whether this daemon has, or is about to have, a guest that its pings do not show yet.
+    pub(crate) fn is_asked(&self, daemon: &Claimant) -> bool {
+        let was_asked = self.hosts.get(daemon).is_some_and(|host| host.was_asked);
+        was_asked || self.proposed_to(daemon).is_some()
+    }
+
+    /// What a host has still to be told, or to begin with.
     fn proposed_to(&self, host: &Claimant) -> Option<(&VmName, &Standing)> {
-        self.proposals
-            .iter()
-            .find(|(_, standing)| standing.host == *host)
+        let mut proposals = self.proposals.iter();
+        proposals.find(|(_, standing)| standing.host == *host && !standing.taken)
     }
 
     /// What is known of the hosts, in the order of their names, behind `after`.
@@ -309,11 +327,6 @@ impl Views {
     /// Whether a host is on its way to be the backup of `vm`, or asked to be.
     pub(crate) fn is_proposed(&self, vm: &VmName) -> bool {
         self.proposals.contains_key(vm)
-    }
-
-    /// Whether something is proposed to this host.
-    pub(crate) fn has_proposal(&self, host: &Claimant) -> bool {
-        self.proposed_to(host).is_some()
     }
 
     /// The last ping of a host, whether that is live, and where it came from.
@@ -384,6 +397,7 @@ impl Views {
                     ping: ping.clone(),
                     from,
                     missed: 0,
+                    was_asked: false,
                     passed_over: BTreeMap::new(),
                 };
                 self.hosts.insert(ping.host.clone(), host);
@@ -396,6 +410,7 @@ impl Views {
         host.ping = ping.clone();
         host.from = from;
         host.missed = 0;
+        host.was_asked = false;
         self.proposals.retain(|vm, standing| {
             standing.host != ping.host
                 || match standing.became_of(vm, &ping.role) {
@@ -465,11 +480,12 @@ impl Views {
             return;
         }
         // One order at a time.
-        let is_free = |name: &Claimant| {
+        let is_free = |name: &Claimant, host: &Host| {
             let other = self.proposed_to(name);
-            other.is_none_or(|(other, _)| other == vm) && !guests.is_busy(name)
+            let is_other = other.is_some_and(|(other, _)| other != vm);
+            !is_other && !host.was_asked && !guests.is_busy(name)
         };
-        let idle = (self.hosts.iter()).filter(|(name, host)| fits(host) && is_free(name));
+        let idle = (self.hosts.iter()).filter(|(name, host)| fits(host) && is_free(name, host));
         let best = idle.max_by_key(|(name, host)| (host.ping.carries.memory_mib, Reverse(*name)));
         let best = best.map(|(name, _)| name.clone());
         self.proposals.remove(vm);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use disk_server::arbiter::{Answer, ClaimRequest, Record, acknowledge, decide};
+use disk_server::arbiter::{Answer, ClaimRequest, Record, VmName, acknowledge, decide};
 use disk_server::views::{PING_INTERVAL, Views};
 
 use crate::defect::Defect;
@@ -138,7 +138,7 @@ impl DiskServer {
             Stage::Decided if run == self.run => {
                 let told = match &asked.question {
                     Question::Ping(ping) => {
-                        let record = |_: &_| self.record.clone();
+                        let record = |_: &VmName| self.record.clone();
                         let proposal = self.views.ping(ping, address(asked.host), record);
                         let proposal = proposal.expect("few hosts");
                         Told::Pinged(self.record.clone(), proposal)

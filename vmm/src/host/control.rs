@@ -5,19 +5,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use disk_server::arbiter::Claimant;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::lines::{MAX_LINE, read_line, write_line};
-
-/// What a process says of itself.
-#[derive(Debug, Clone, Deserialize)]
-pub(super) struct Status {
-    /// Who it is; `None` before it knows.
-    pub(super) claimant: Option<Claimant>,
-    /// What it does, as in its pings.
-    pub(super) role: serde_json::Value,
-}
+use crate::control::Status;
 
 #[derive(Serialize)]
 struct Ask {

@@ -32,6 +32,7 @@ use super::process::{Exit, Lock, Record, Said, Watch};
 use super::starter::{Network, Starter};
 use super::tending::{Guest, Task, Tending};
 use super::{console, control, local};
+use crate::control::Status;
 use crate::doctor::{self, Purpose, Unfit};
 use crate::io::{Bridge, BridgeError};
 use crate::protocol::pings::Pings;
@@ -321,7 +322,7 @@ impl Shared {
             match starter.start(&task, &*self.network, takes) {
                 Ok(started) => {
                     let pid = started.guest.pid.unwrap_or_default();
-                    log::info!("{vm}: its process is {pid}");
+                    log::info!("{vm}: started, as process {pid}");
                     self.tending.lock().is_here(vm, started.guest);
                     self.watch(vm.clone(), started.watch);
                 }
@@ -404,7 +405,7 @@ impl Shared {
             let status = socket
                 .ok()
                 .and_then(|socket| control::status(&socket, PATIENCE).ok());
-            if let Some(claimant) = status.and_then(|status| status.claimant) {
+            if let Some(Status { claimant, .. }) = status {
                 log::info!("{vm}: its process is {claimant}");
                 self.tending.lock().claims(vm, claimant);
             }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use disk_server::arbiter::{Claimant, HostName, VmName};
+use disk_server::views::Role;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,7 @@ use super::folders::Folders;
 use super::lines::{read_line, write_line};
 use super::serving::serve;
 use super::tending::Tending;
+use crate::control::Status;
 
 /// For the line that asks.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -41,7 +43,7 @@ struct Guest {
     vm: VmName,
     claimant: Option<Claimant>,
     /// As in its pings; null if it does not say.
-    role: serde_json::Value,
+    role: Option<Role>,
 }
 
 /// Answers for as long as this process lives.
@@ -78,13 +80,11 @@ fn converse(
             let known = tending.lock().guests().clone();
             let guests = known.into_iter().map(|(vm, guest)| {
                 let said = status(folders, &vm);
-                Guest {
-                    vm,
-                    claimant: (said.as_ref())
-                        .and_then(|said| said.claimant.clone())
-                        .or(guest.claimant),
-                    role: said.map_or(serde_json::Value::Null, |said| said.role),
-                }
+                let (claimant, role) = match said {
+                    Some(Status { claimant, role }) => (Some(claimant), Some(role)),
+                    None => (guest.claimant, None),
+                };
+                Guest { vm, claimant, role }
             });
             Answer::Guests {
                 host: host.clone(),
@@ -95,7 +95,7 @@ fn converse(
     write_line(stream, &answer)
 }
 
-fn status(folders: &Folders, vm: &VmName) -> Option<control::Status> {
+fn status(folders: &Folders, vm: &VmName) -> Option<Status> {
     let socket = folders.guest(vm).and_then(|guest| guest.control()).ok()?;
     let said = control::status(&socket, PATIENCE_WITH_GUEST);
     said.inspect_err(|error| log::debug!("{vm} does not say how it is: {error}"))
@@ -123,9 +123,15 @@ mod tests {
         guest.make().expect("it can be made");
         let control = UnixListener::bind(guest.control().expect("short")).expect("it is free");
         let process = std::thread::spawn(move || {
-            let (mut stream, _) = control.accept().expect("it is asked");
-            let role = "{\"claimant\":\"a/1\",\"role\":{\"primary\":{\"vm\":\"db\"}}}\n";
-            stream.write_all(role.as_bytes()).expect("it reads");
+            let (stream, _) = control.accept().expect("it is asked");
+            let said = Status {
+                claimant: "a/1".parse().expect("a claimant"),
+                role: Role::Idle {
+                    vm: "db".parse().expect("a name"),
+                    declined: None,
+                },
+            };
+            write_line(&stream, &said).expect("it reads");
             // Until it was read.
             let _ = read_line(&stream, 99, Instant::now() + PATIENCE);
             let _ = read_line(&stream, 99, Instant::now() + PATIENCE);
@@ -144,7 +150,7 @@ mod tests {
         let told = ask("{\"ask\":\"guests\"}");
         assert_eq!(told["host"], "a");
         assert_eq!(told["guests"][0]["claimant"], "a/1");
-        assert_eq!(told["guests"][0]["role"]["primary"]["vm"], "db");
+        assert_eq!(told["guests"][0]["role"]["idle"]["vm"], "db");
         assert_eq!(told["guests"][1]["vm"], "web");
         assert!(told["guests"][1]["role"].is_null());
         assert!(ask("{\"ask\":\"beer\"}")["error"].is_string());

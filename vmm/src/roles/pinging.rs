@@ -58,7 +58,7 @@ struct State {
 
 /// What a host needs that is to carry this guest.
 pub(super) fn needs(guest: &Guest, vm: &VmConfig) -> Capabilities {
-    let memory_mib = guest.footprint().taken().div_ceil(1 << 20);
+    let memory_mib = guest.footprint().of_backup().div_ceil(1 << 20);
     let exports = vm.disk.iter().map(|disk| disk.export().clone()).collect();
     capabilities(&guest.host_report, memory_mib, exports)
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::world::*;
-use crate::arbiter::{Claimant, HostName};
+use crate::arbiter::Claimant;
 use crate::fleet::{HostVerb, Order, State, Verb};
 
 /// What happens to hosts, the service, and what operators do.
@@ -97,8 +97,8 @@ fn happen(world: &mut World, what: Happens) {
 
 /// Whether this process is there, frozen or not.
 fn runs(world: &World, who: &Claimant) -> bool {
-    let host: HostName = who.host();
-    let process = world.hosts[&host].processes.get(&vm());
+    let host = world.hosts.get(&who.host());
+    let process = host.and_then(|host| host.processes.get(&vm()));
     process.is_some_and(|it| it.claimant == *who)
 }
 

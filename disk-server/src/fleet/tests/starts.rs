@@ -120,6 +120,7 @@ fn why_no_host_starts_it_is_told() {
     world.at("a").memory_mib = 10;
     world.at("b").fails_with = Some(1);
     world.define("db", 1).unwrap();
+    world.pass(1);
     world.verb(Verb::Start { force: false }).unwrap();
     world.until(|world| world.starts.len() == 1);
     world.pass(5);
@@ -158,6 +159,9 @@ fn a_daemon_gets_one_order_at_a_time() {
     let mut world = World::of(&["a"]);
     world.define("db", 1).unwrap();
     world.define("web", 2).unwrap();
+    // There is room for one of them.
+    world.at("a").memory_mib = GUEST_MIB + 100;
+    world.pass(1);
     world.verb(Verb::Start { force: false }).unwrap();
     let web = crate::fleet::Operation::Guest {
         vm: "web".parse().unwrap(),
@@ -165,8 +169,6 @@ fn a_daemon_gets_one_order_at_a_time() {
         by: by(),
     };
     world.ask(web).unwrap();
-    // There is room for one of them.
-    world.at("a").memory_mib = GUEST_MIB + 100;
     world.pass(30);
     assert_eq!(world.starts.len(), 1, "{:?}", world.starts);
     world.at("a").memory_mib = 2 * GUEST_MIB;
