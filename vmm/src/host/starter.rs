@@ -266,7 +266,7 @@ fn tap_name(vm: &VmName) -> String {
 /// What a guest takes of a host's memory, in MiB. One that is too large to run is refused by its process.
 fn footprint_mib(definition: &Definition) -> u64 {
     let memory = definition.memory_mib.min(*MEMORY_MIB.end()) << 20;
-    Footprint::of(memory).taken().div_ceil(1 << 20)
+    Footprint::of(memory).of_backup().div_ceil(1 << 20)
 }
 
 #[cfg(test)]

@@ -346,9 +346,9 @@ mod tests {
         host.begin_session();
         assert!(!host.hand_over(), "it has nothing");
         host.state_sent(Lsn(0));
-        host.at_exit(Lsn(0));
+        host.at_exit(Lsn(0), false);
         host.acknowledged();
-        host.at_exit(Lsn(0));
+        host.at_exit(Lsn(0), false);
         let output = host.append();
         assert_eq!(host.permit(acked(1)).up_to, output);
         assert!(host.hand_over());
