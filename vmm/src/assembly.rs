@@ -270,6 +270,12 @@ impl Guest {
         Footprint::of(self.identity.memory_bytes)
     }
 
+    /// How much of its memory is there already, in bytes: the images' place.
+    #[must_use]
+    pub fn resident_bytes(&self) -> u64 {
+        ram::resident_bytes(&self.memory)
+    }
+
     /// Pins the guest's memory and begins to track what the guest changes, for state transfers and
     /// digests. Says what may still move a page, and if what this keeps of its memory may come to more
     /// than the host has.
@@ -313,6 +319,10 @@ pub struct Footprint {
     pub tables: u64,
 }
 
+/// What the log and the state take of a host's memory on their way to a backup: of one that had joined a guest
+/// of 128 MiB under a client's load it was seen to be 20 to 32 MiB, with a megabyte of KVM's tables.
+const BUFFERS: u64 = 32 << 20;
+
 impl Footprint {
     /// Of a guest with so many bytes of memory, on a host like this one.
     fn of(memory: u64) -> Self {
@@ -326,10 +336,10 @@ impl Footprint {
         }
     }
 
-    /// What ftvm itself takes, whatever the guest does.
+    /// What a backup takes that is not out for more.
     #[must_use]
-    pub fn taken(&self) -> u64 {
-        self.memory + self.kept
+    pub fn of_backup(&self) -> u64 {
+        self.memory + self.kept + BUFFERS
     }
 }
 
@@ -372,10 +382,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_ftvm_takes_is_less_than_the_guests_memory_and_a_tenth() {
+    fn a_backup_takes_less_than_the_guests_memory_a_tenth_and_its_buffers() {
         for mib in [32_u64, 128, 1024, 3072] {
             let memory = mib << 20;
-            let taken = Footprint::of(memory).taken();
+            let taken = Footprint::of(memory).of_backup() - BUFFERS;
             assert!(taken > memory + memory / 20, "{mib} MiB: {taken}");
             assert!(taken < memory + memory / 10, "{mib} MiB: {taken}");
         }

@@ -26,7 +26,7 @@ use vm_memory::{
 pub(crate) use self::heat::Heat;
 pub use self::pages::PageSet;
 pub(crate) use self::pages::bits;
-pub use self::pinned::{Loose, NotEnough, lock_limit, pin};
+pub use self::pinned::{Loose, NotEnough, lock_limit, pin, resident_bytes};
 pub(crate) use self::room::Room;
 
 /// Guest memory whose pages written by the VMM are tracked.

@@ -99,13 +99,7 @@ pub fn pin(memory: &GuestRam) -> Result<Vec<Loose>, NotEnough> {
     // know it refuse, and merge only what asks for it.
     let _ = unsafe { libc::prctl(PR_SET_MEMORY_MERGE, 0, 0, 0, 0) };
     let mut loose = Vec::new();
-    for region in memory.iter() {
-        let slice = region.as_volatile_slice().expect("memory of this process");
-        let start = NonNull::new(slice.ptr_guard_mut().as_ptr()).expect("a mapping");
-        let mapping = Mapping {
-            start: start.cast(),
-            bytes: slice.len(),
-        };
+    for mapping in mappings(memory) {
         let populated = mapping.pin(&mut loose);
         if populated == Err(Errno::ENOMEM) {
             let room = left();
@@ -113,6 +107,25 @@ pub fn pin(memory: &GuestRam) -> Result<Vec<Loose>, NotEnough> {
         }
     }
     Ok(loose)
+}
+
+/// How many bytes of guest memory this host has set aside already, because something was written there.
+#[must_use]
+pub fn resident_bytes(memory: &GuestRam) -> u64 {
+    let resident = mappings(memory).map(|mapping| mapping.resident_pages() * PAGE);
+    resident.sum::<usize>() as u64
+}
+
+/// Where guest memory is.
+fn mappings(memory: &GuestRam) -> impl Iterator<Item = Mapping> {
+    memory.iter().map(|region| {
+        let slice = region.as_volatile_slice().expect("memory of this process");
+        let start = NonNull::new(slice.ptr_guard_mut().as_ptr()).expect("a mapping");
+        Mapping {
+            start: start.cast(),
+            bytes: slice.len(),
+        }
+    })
 }
 
 /// How many bytes this process may lock (RLIMIT_MEMLOCK); none if it has no limit.
@@ -178,6 +191,17 @@ impl Mapping {
         populated
     }
 
+    /// Those that are in memory; none if the system does not tell.
+    fn resident_pages(self) -> usize {
+        let mut pages = vec![0_u8; self.bytes.div_ceil(PAGE)];
+        // SAFETY: it only tells of a mapping of this process, and has a byte for each of its pages.
+        let told = unsafe { libc::mincore(self.start.as_ptr(), self.bytes, pages.as_mut_ptr()) };
+        match told {
+            0 => pages.iter().filter(|page| **page & 1 != 0).count(),
+            _ => 0,
+        }
+    }
+
     fn advise(self, advice: MmapAdvise) -> Result<(), Errno> {
         // SAFETY: none of the advices used here changes a content of the mapping.
         unsafe { madvise(self.start, self.bytes, advice) }
@@ -228,10 +252,12 @@ mod tests {
         let start = region.as_volatile_slice().expect("memory");
         let start = start.ptr_guard().as_ptr().addr();
         let before = smaps(start);
+        let resident_before = resident_bytes(&memory);
         let loose = pin(&memory).expect("four megabytes are there");
         let after = smaps(start);
         assert!(!before.contains("Rss:                4096 kB"), "{before}");
         assert!(after.contains("Rss:                4096 kB"), "{after}");
+        assert_eq!((resident_before, resident_bytes(&memory)), (0, BYTES));
         assert!(after.contains("THPeligible:           0"), "{after}");
         let flags = after.lines().last().expect("flags");
         let has = |flag: &str| flags.split(' ').any(|one| one == flag);

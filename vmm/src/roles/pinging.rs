@@ -45,7 +45,7 @@ pub(super) fn needs(guest: &Guest, vm: &VmConfig) -> Capabilities {
     let checks = guest.host_report.checks();
     let processor = checks.iter().find(|check| check.name == PROCESSOR);
     Capabilities {
-        memory_mib: guest.footprint().taken().div_ceil(1 << 20),
+        memory_mib: guest.footprint().of_backup().div_ceil(1 << 20),
         processor: Text::cut(processor.map_or("unknown", |check| &check.measured)),
         instructions: guest.host_report.instructions().digest(),
         paging: match has_shadow_paging(&guest.host_report) {

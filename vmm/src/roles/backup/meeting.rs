@@ -62,6 +62,9 @@ impl Applicant<'_> {
         let vm = self.guest.identity.vm.clone();
         let told_where = self.listener.is_some();
         let mut told = String::new();
+        // Its images have their place.
+        let idle = self.guest.resident_bytes();
+        pinging.reserve(idle);
         log::info!("{vm}: idle, until the disk server proposes this host to a primary");
         loop {
             let proposal = pinging.proposal();
@@ -80,9 +83,9 @@ impl Applicant<'_> {
             // Before it is taken: what this host has does not become less by that.
             let takes = self.channel.keep.is_none();
             pinging.reserve(if takes {
-                self.guest.footprint().taken()
+                self.guest.footprint().of_backup()
             } else {
-                0
+                idle
             });
             let error = match self.meet(address, PROPOSED) {
                 Ok(receiver) => return receiver,
@@ -102,7 +105,7 @@ impl Applicant<'_> {
                 self.listener = None;
             }
             if self.baseline.is_none() {
-                pinging.reserve(0);
+                pinging.reserve(idle);
             }
             pinging.decline(&format!("{error:#}"));
         }
