@@ -319,9 +319,9 @@ pub struct Footprint {
     pub tables: u64,
 }
 
-/// What the log and the state take of a backup's memory on their way: a backup of a guest with 128 MiB that
-/// had joined under a client's load was seen to take 20 MiB of it, and a megabyte of KVM's tables.
-const BUFFERS: u64 = 24 << 20;
+/// What the log and the state take of a host's memory on their way to a backup: of one that had joined a guest
+/// of 128 MiB under a client's load it was seen to be 20 to 32 MiB, with a megabyte of KVM's tables.
+const BUFFERS: u64 = 32 << 20;
 
 impl Footprint {
     /// Of a guest with so many bytes of memory, on a host like this one.
