@@ -69,7 +69,7 @@ fn status() -> Buffer {
         );
     }
     let history = fleet::history().iter().map(view::entry).collect();
-    said("ftvm history db --limit 8", history);
+    said("ftvm history db --limit 7", history);
     let height = u16::try_from(lines.len()).expect("a page");
     let widest = lines.iter().map(Line::width).max().unwrap_or(0);
     let width = u16::try_from(widest).expect("a page").max(WIDTH);

@@ -51,7 +51,9 @@ struct Cli {
 enum Command {
     /// Describe guests, start and stop them, see how they are.
     Vm(guests::VmArgs),
-    /// Hand a guest over to its backup, by plan: no more than a pause.
+    /// Hand a guest over to its backup, by plan.
+    ///
+    /// The guest stands still for no longer than a pause.
     Failover(guests::VmOrderArgs),
     /// Kill a guest's primary, and report how its backup went on.
     ///
@@ -69,9 +71,11 @@ enum Command {
     ///
     /// With a command: list hosts, and empty them.
     Host(host::HostArgs),
-    /// Watch guests and hosts on one screen, with keys for what is to be done.
+    /// Watch guests and hosts on one screen.
+    ///
+    /// The last line has the keys for what is to be done.
     Top(top::TopArgs),
-    /// Tell what happened to a guest, or to all of them and to hosts.
+    /// Tell what happened to a guest, or to all and to hosts.
     History(history::HistoryArgs),
     /// Run a guest without replication.
     Run(RunArgs),
@@ -98,7 +102,7 @@ enum Command {
     ///
     /// Exit status 2 if it cannot.
     Doctor(examine::DoctorArgs),
-    /// Try out whether places between two exits are found again.
+    /// Try out whether places between exits are found again.
     ///
     /// Measures the performance counter, if there is one. Then records and replays a micro-guest that
     /// gets interrupts after random numbers of instructions, counted by single-stepping, and reports the
