@@ -59,10 +59,26 @@ impl Status {
         let who = match (others().find(|host| host.proposed), fit) {
             (Some(proposed), _) => format!("{} is proposed", proposed.host),
             (None, Some(fit)) => format!("{} is about to be proposed", fit.host),
-            (None, None) if unfit.is_empty() => "no host is idle".to_owned(),
+            (None, None) if unfit.is_empty() => self.of_daemons(vm),
             (None, None) => format!("no host fits: {}", unfit.join("; ")),
         };
         Some(format!("{vm} wants a backup: {who}\n"))
+    }
+
+    /// What is to be said where no run of ftvm waits for that guest alone.
+    fn of_daemons(&self, vm: &VmName) -> String {
+        let daemons = || {
+            self.hosts
+                .iter()
+                .filter(|host| matches!(host.role, Role::Host(_)))
+        };
+        match daemons().find(|host| host.proposed) {
+            Some(proposed) => format!("{} is asked for one", proposed.host),
+            None if daemons().next().is_some() => {
+                format!("`ftvm vm status {vm}` says why it has none")
+            }
+            None => "no host is idle".to_owned(),
+        }
     }
 
     /// For programs: one JSON object in a line.
@@ -103,9 +119,18 @@ fn machines(records: &[VmRecord]) -> String {
     table
 }
 
-/// MEMORY is what a host has left, in MiB.
+/// MEMORY is what a host has left, in MiB. A daemon has several guests, or none.
 fn hosts(records: &[HostRecord]) -> String {
-    let vm = |record: &HostRecord| record.role.vm().map_or("-", VmName::as_str).to_owned();
+    let vm = |record: &HostRecord| {
+        let mut vms: Vec<&str> = record.role.vm().map(VmName::as_str).into_iter().collect();
+        if let Role::Host(tended) = &record.role {
+            vms.extend(tended.processes.keys().map(VmName::as_str));
+        }
+        match vms.is_empty() {
+            true => "-".to_owned(),
+            false => vms.join(","),
+        }
+    };
     let names = records.iter().map(|r| r.host.as_str().len()).max();
     let names = names.unwrap_or(0).max(4);
     let vms = records.iter().map(|r| vm(r).len()).max();

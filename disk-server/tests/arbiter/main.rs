@@ -1,6 +1,7 @@
 //! The arbiter in real processes.
 
 mod claims;
+mod fleet;
 mod process;
 #[path = "../support/mod.rs"]
 mod support;
