@@ -281,9 +281,7 @@ impl Fleet {
         if self.intents.is_drained(host) {
             return Some(Unfit::Draining);
         }
-        let Some(needs) = self.needs(vm, &records(vm)) else {
-            return None;
-        };
+        let needs = self.needs(vm, &records(vm))?;
         let (_, unfit) = self.views.candidates(vm, &needs, &self.wishes(records));
         let of_host = unfit.into_iter().find(|(it, unfit)| {
             let is_daemon = daemon.is_none_or(|daemon| daemon.claimant == *it);

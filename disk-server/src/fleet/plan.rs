@@ -6,6 +6,7 @@ use super::journal::{Subject, What};
 use super::machine::{Fleet, Records};
 use super::operation::{HostVerb, Operation, Verb};
 use super::order::OrderNumber;
+use super::starting::Life;
 use super::status::State;
 use crate::arbiter::{HostName, VmName};
 use crate::views::{Text, Unfit};
@@ -317,7 +318,7 @@ impl Fleet {
             Some(kept) => Kept { definition, ..kept },
             None => Kept {
                 definition,
-                run: Run::Stopped { reason: None },
+                run: self.run_of_undefined(&vm, records),
                 suspended: None,
                 pending: None,
             },
@@ -325,6 +326,15 @@ impl Fleet {
         let what = Text::cut("define");
         let change = Change::Keep(Box::new(kept));
         Ok(self.planned(Subject::Vm(vm), (what, by), change))
+    }
+
+    /// A guest that runs when it is defined is to run: what was known of it may have been lost.
+    fn run_of_undefined(&self, vm: &VmName, records: Records<'_>) -> Run {
+        let since = records(vm).epoch;
+        match self.who_may_run(vm) {
+            Some((_, Life::Runs)) => Run::Wanted { since },
+            _ => Run::Stopped { reason: None },
+        }
     }
 
     fn plan_verb(
@@ -343,17 +353,11 @@ impl Fleet {
         self.must_be_possible(vm, &kept, &verb, records)?;
         let record = records(vm);
         match &verb {
-            Verb::Start { .. } => {
-                if !kept.is_to_run() {
-                    let since = record.epoch;
-                    kept.run = Run::Wanted { since };
-                }
+            Verb::Start { .. } if !kept.is_to_run() => {
+                let since = record.epoch;
+                kept.run = Run::Wanted { since };
             }
-            Verb::Stop {} => {
-                if kept.is_to_run() {
-                    kept.run = Run::Stopped { reason: None };
-                }
-            }
+            Verb::Stop {} if kept.is_to_run() => kept.run = Run::Stopped { reason: None },
             Verb::SuspendProtection {} => kept.suspended = Some(by.clone()),
             Verb::ResumeProtection {} => kept.suspended = None,
             _ => {}

@@ -85,7 +85,7 @@ fn status(
         placement: Placement {
             primary: Some(member(primary)),
             backup: match joins {
-                true => Some(member("dora")),
+                true => Some(member("ada")),
                 false => backup.map(member),
             },
         },
@@ -131,7 +131,7 @@ fn host((host, memory_mib): &(&str, u64)) -> HostRecord {
             console: ([0, 0, 0, 0], 7422).into(),
         }),
         proposed: false,
-        unfit: None,
+        unfit: (*host == "dora").then_some(Unfit::Draining),
     }
 }
 

@@ -54,6 +54,9 @@ fn status() -> Buffer {
     let of = |name: &str| fleet.vms.iter().find(|status| status.vm.as_str() == name);
     let mut lines = Vec::new();
     let mut said = |command: &str, answer: Vec<Line<'static>>| {
+        if !lines.is_empty() {
+            lines.push(Line::default());
+        }
         let prompt = Span::styled("$ ", Style::new().fg(Color::DarkGray));
         lines.push(Line::from(vec![prompt, Span::raw(command.to_owned())]));
         lines.extend(answer);

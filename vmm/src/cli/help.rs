@@ -1,6 +1,6 @@
 //! The commands in groups, as `ftvm --help` has them, and what a shell completes.
 
-use std::io;
+use std::io::{self, Write};
 
 use clap::{Args, Command};
 use clap_complete::Shell;
@@ -52,8 +52,13 @@ pub(super) struct CompletionsArgs {
 }
 
 /// Prints what the shell is to source.
-pub(super) fn completions(args: &CompletionsArgs, mut command: Command) {
-    clap_complete::generate(args.shell, &mut command, "ftvm", &mut io::stdout());
+pub(super) fn completions(args: &CompletionsArgs, mut command: Command) -> io::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command, "ftvm", &mut script);
+    match io::stdout().write_all(&script) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
 }
 
 /// The command with its subcommands in groups in its help.

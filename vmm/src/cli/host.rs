@@ -21,9 +21,14 @@ pub(super) struct HostArgs {
 
 #[derive(Subcommand)]
 enum HostCommand {
-    /// List the hosts, and why one does not take a guest that lacks a backup.
+    /// List the hosts.
+    ///
+    /// And why none of them has the backup of a guest that lacks one.
     List(ListArgs),
-    /// Empty a host, and keep it empty: its guests move, and stay protected but for a join.
+    /// Empty a host, and keep it empty.
+    ///
+    /// Backups join elsewhere, and then primaries are handed over: no guest is without protection for longer
+    /// than a join.
     Drain(DrainArgs),
     /// Let a host have guests again.
     Undrain(UndrainArgs),

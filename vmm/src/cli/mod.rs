@@ -41,7 +41,7 @@ const PM_TIMER_FAILOVER: Duration = Duration::from_secs(2);
 
 /// A fault-tolerant virtual machine hypervisor.
 #[derive(Parser)]
-#[command(name = "ftvm", version, about)]
+#[command(name = "ftvm", version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -52,19 +52,19 @@ enum Command {
     /// Describe guests, start and stop them, see how they are.
     Vm(guests::VmArgs),
     /// Hand a guest over to its backup, by plan: no more than a pause.
-    Failover(guests::GuestArgs),
+    Failover(guests::VmOrderArgs),
     /// Kill a guest's primary, and report how its backup went on.
     ///
     /// Waits until the guest is protected again, and tells for how long it stood still.
-    TestFailover(guests::GuestArgs),
+    TestFailover(guests::VmOrderArgs),
     /// End a guest's backup, and have a host join anew.
-    RestartBackup(guests::GuestArgs),
+    RestartBackup(guests::VmOrderArgs),
     /// Move a guest's backup to a host; or its primary.
     Migrate(protection::MigrateArgs),
     /// Let a guest run without a backup, until that is taken back.
-    SuspendProtection(guests::GuestArgs),
+    SuspendProtection(guests::VmOrderArgs),
     /// Have a guest protected again.
-    ResumeProtection(guests::GuestArgs),
+    ResumeProtection(guests::VmOrderArgs),
     /// Look after this host's guests, as its daemon.
     ///
     /// With a command: list hosts, and empty them.
@@ -183,7 +183,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Selftest(args) => selftest::selftest(args)?,
         Command::Doctor(args) => examine::doctor(args)?,
         Command::ProbeCounter(args) => examine::probe_counter(args)?,
-        Command::Completions(args) => help::completions(args, Cli::command()),
+        Command::Completions(args) => help::completions(args, Cli::command())?,
     }
     Ok(())
 }

@@ -59,9 +59,9 @@ struct File {
     console: Option<SocketAddr>,
     #[serde(default, deserialize_with = "enough_for_a_guest")]
     memory_mib: Option<u64>,
-    #[serde(default = "default_state")]
+    #[serde(default = "default_state", deserialize_with = "absolute")]
     state: PathBuf,
-    #[serde(default = "default_run")]
+    #[serde(default = "default_run", deserialize_with = "absolute")]
     run: PathBuf,
 }
 
@@ -157,6 +157,17 @@ where
     text.parse().map_err(serde::de::Error::custom)
 }
 
+fn absolute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    match path.is_absolute() {
+        true => Ok(path),
+        false => Err(serde::de::Error::custom(format!(
+            "{} is not an absolute path",
+            path.display()
+        ))),
+    }
+}
+
 fn enough_for_a_guest<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let mib = u64::deserialize(deserializer)?;
     match mib < *MEMORY_MIB.start() {
@@ -194,6 +205,7 @@ mod tests {
         for (line, words) in [
             ("brigde = \"br1\"", ["brigde", "line 3"]),
             ("memory_mib = 1", ["1 MiB is room for no guest", "line 3"]),
+            ("run = \"ftvm\"", ["not an absolute path", "line 3"]),
             ("name = \"a/b\"", ["a host name", "line 3"]),
             ("ports = 70000", ["70000", "line 3"]),
             ("console = \"here\"", ["socket address", "line 3"]),

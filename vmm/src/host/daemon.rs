@@ -29,7 +29,7 @@ use super::folders::{FolderError, Folders, GuestFolders};
 use super::images::Images;
 use super::memory::left_mib;
 use super::process::{Exit, Lock, Record, Said, Watch};
-use super::starter::{Network, Starter};
+use super::starter::{Network, StartError, Starter};
 use super::tending::{Guest, Task, Tending};
 use super::{console, control, local};
 use crate::control::Status;
@@ -241,21 +241,33 @@ impl Shared {
             let path = folders.lock();
             let record = Record::read(&folders.record()).ok();
             if Lock::take(&path).map_err(FolderError::of(&path))?.is_none() {
-                let watch = Watch::on(&path).map_err(FolderError::of(&path))?;
-                let guest = Guest {
-                    claimant: None,
-                    memory_mib: record.as_ref().map_or(0, |record| record.memory_mib),
-                    pid: record.and_then(|record| record.pid),
-                };
-                log::info!("{vm}: its process is here, and is tended again");
-                self.tending.lock().is_here(&vm, guest);
-                self.watch(vm, watch);
+                self.tend_again(&vm, &folders)?;
             } else if let Some(ended) = record.and_then(|record| record.ended) {
                 self.tending.lock().ended_before(ended);
             } else {
                 self.over(&vm, Exit::unseen(&said(&folders)));
             }
         }
+        Ok(())
+    }
+
+    /// Tends a guest whose process is here, and not a child of this one.
+    fn tend_again(
+        self: &Arc<Self>,
+        vm: &VmName,
+        folders: &GuestFolders,
+    ) -> Result<(), FolderError> {
+        let record = Record::read(&folders.record()).ok();
+        let path = folders.lock();
+        let watch = Watch::on(&path).map_err(FolderError::of(&path))?;
+        let guest = Guest {
+            claimant: None,
+            memory_mib: record.as_ref().map_or(0, |record| record.memory_mib),
+            pid: record.and_then(|record| record.pid),
+        };
+        log::info!("{vm}: its process is here, and is tended again");
+        self.tending.lock().is_here(vm, guest);
+        self.watch(vm.clone(), watch);
         Ok(())
     }
 
@@ -325,6 +337,12 @@ impl Shared {
                     log::info!("{vm}: started, as process {pid}");
                     self.tending.lock().is_here(vm, started.guest);
                     self.watch(vm.clone(), started.watch);
+                }
+                // What is here must never be told as gone.
+                Err(StartError::StillThere { folders }) => {
+                    if let Err(error) = self.tend_again(vm, &folders) {
+                        log::error!("{vm}: {}", describe(&error));
+                    }
                 }
                 Err(error) => self.over(vm, Exit::not_started(&describe(&error))),
             }

@@ -11,6 +11,8 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::thread;
+use std::time::Duration;
 
 use disk_server::views::Ended;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -20,6 +22,9 @@ use serde::{Deserialize, Serialize};
 
 /// Where last words are looked for, from the end of a file, in bytes.
 const LAST_WORDS: u64 = 4 << 10;
+
+/// How soon a lock is asked for again where that failed.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// What a process was started with, for a daemon that is started later.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,10 +132,9 @@ impl Watch {
     /// Waits for its end.
     pub(super) fn wait(self, said: &Said) -> Exit {
         while let Err(error) = self.lock.lock() {
-            if error.kind() != io::ErrorKind::Interrupted {
-                log::warn!("a guest's process is waited for by its lock alone: {error}");
-                break;
-            }
+            // Who cannot tell must not take it for ended.
+            log::debug!("a guest's process is waited for: {error}");
+            thread::sleep(AGAIN);
         }
         match self.child.map(|mut child| child.wait()) {
             Some(Ok(status)) => Exit::seen(status, said),

@@ -71,8 +71,8 @@ pub(super) enum StartError {
         address: std::net::IpAddr,
         first: u16,
     },
-    #[error("a process of an earlier run is still there, and holds {}", lock.display())]
-    StillThere { lock: PathBuf },
+    #[error("it has a process here already")]
+    StillThere { folders: GuestFolders },
     #[error("its configuration cannot be written")]
     Config(#[from] toml::ser::Error),
     #[error(transparent)]
@@ -116,9 +116,7 @@ impl Starter {
         let use_of = |path: PathBuf| move |source| FolderError::Use { path, source };
         let lock = Lock::take(&folders.lock()).map_err(use_of(folders.lock()))?;
         let Some(lock) = lock else {
-            return Err(StartError::StillThere {
-                lock: folders.lock(),
-            });
+            return Err(StartError::StillThere { folders });
         };
         let watch = Watch::on(&folders.lock()).map_err(use_of(folders.lock()))?;
         let mut record = Record {

@@ -123,6 +123,7 @@ fn fields(definition: &Value) -> BTreeMap<String, String> {
     while let Some((name, value)) = left.pop() {
         match value {
             Value::Null => {}
+            Value::String(text) if text.is_empty() => {}
             Value::Object(inner) => left.extend(inner.iter().map(|(inner, value)| {
                 let dot = if name.is_empty() { "" } else { "." };
                 (format!("{name}{dot}{inner}"), value)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use disk_server::arbiter::{HostName, VmName};
-use disk_server::fleet::{Reason, State, VmStatus};
+use disk_server::fleet::{Placement, Reason, State, VmStatus};
 use disk_server::views::{HostRecord, Paging, Role, Text, Unfit};
 
 /// A machine.
@@ -55,15 +55,11 @@ pub fn summarise(records: &[HostRecord], vms: &[VmStatus]) -> Vec<HostSummary> {
         hosts.insert(host, summary);
     }
     for status in vms {
-        let on = |member: &Option<_>| {
-            member
-                .as_ref()
-                .map(|member: &disk_server::fleet::Member| member.host.clone())
-        };
-        if let Some(host) = on(&status.placement.primary).and_then(|host| hosts.get_mut(&host)) {
+        let Placement { primary, backup } = &status.placement;
+        if let Some(host) = primary.as_ref().and_then(|it| hosts.get_mut(&it.host)) {
             host.primaries.push(status.vm.clone());
         }
-        if let Some(host) = on(&status.placement.backup).and_then(|host| hosts.get_mut(&host)) {
+        if let Some(host) = backup.as_ref().and_then(|it| hosts.get_mut(&it.host)) {
             host.backups.push(status.vm.clone());
         }
         if let State::NotProtected(Reason::NoIdleHost { unfit })
@@ -78,4 +74,36 @@ pub fn summarise(records: &[HostRecord], vms: &[VmStatus]) -> Vec<HostSummary> {
         }
     }
     hosts.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operator::fake::{guest, host};
+
+    #[test]
+    fn a_host_is_what_the_run_of_its_daemon_says_that_lives() {
+        let mut before = host("a");
+        before.live = false;
+        before.carries.memory_mib = 1;
+        let mut drained = host("b");
+        drained.unfit = Some(Unfit::Draining);
+        let mut lacks = guest("wiki", "a", "b");
+        lacks.placement.backup = None;
+        lacks.state = State::NotProtected(Reason::NoIdleHost {
+            unfit: vec![("b".parse().unwrap(), Unfit::Draining)],
+        });
+        let hosts = summarise(
+            &[host("a"), before, drained],
+            &[guest("db", "a", "b"), lacks],
+        );
+        let [a, b] = &hosts[..] else {
+            panic!("{hosts:?}");
+        };
+        assert!(a.live && a.memory_mib > 1 && !a.draining && b.draining);
+        let names = |vms: &[VmName]| vms.iter().map(VmName::to_string).collect::<Vec<_>>();
+        assert_eq!(names(&a.primaries), ["db", "wiki"]);
+        assert_eq!(names(&b.backups), ["db"]);
+        assert_eq!(b.unfit, [("wiki".parse().unwrap(), Unfit::Draining)]);
+    }
 }

@@ -58,16 +58,28 @@ pub fn lag_style(bounds: LagBounds, lag_ms: u64) -> Style {
 /// A state in a few words, without the hosts that it is about.
 #[must_use]
 pub fn brief(state: &State) -> String {
-    let reason = |reason: &Reason| match reason {
+    match state {
+        State::NotProtected(why) => format!("Not protected: {}", brief_reason(why)),
+        State::NotRunning(why) => format!("Not running: {}", brief_reason(why)),
+        state => state.to_string(),
+    }
+}
+
+/// The same where the colour says whether it is protected.
+#[must_use]
+pub fn briefest(state: &State) -> String {
+    match state {
+        State::NotProtected(why) => brief_reason(why),
+        state => brief(state),
+    }
+}
+
+fn brief_reason(reason: &Reason) -> String {
+    match reason {
         Reason::NoIdleHost { .. } => "no idle host".to_owned(),
         Reason::LoggingNetworkDown { .. } => "logging network down".to_owned(),
         Reason::Unknown { host } => format!("{host} does not answer"),
         reason => reason.to_string(),
-    };
-    match state {
-        State::NotProtected(why) => format!("Not protected: {}", reason(why)),
-        State::NotRunning(why) => format!("Not running: {}", reason(why)),
-        state => state.to_string(),
     }
 }
 
@@ -79,11 +91,12 @@ pub fn status(status: &VmStatus, now_ms: u64) -> Vec<Line<'static>> {
     let state = Span::styled(brief(&status.state), state_style(&status.state));
     let mut lines = vec![Line::from(vec![name, Span::raw("  "), state])];
     let mut row = |label: &str, value: Vec<Span<'static>>| {
-        let label = Span::styled(format!("  {label:<14}"), FAINT);
+        let label = Span::styled(format!("  {label:<15}"), FAINT);
         lines.push(Line::from_iter([vec![label], value].concat()));
     };
     if let State::NotProtected(why) | State::NotRunning(why) = &status.state {
-        for (label, text) in remarks(why) {
+        let labels = std::iter::once("because").chain(std::iter::repeat(""));
+        for (label, text) in labels.zip(remarks(why)) {
             row(label, vec![Span::raw(text)]);
         }
     }
@@ -122,27 +135,20 @@ pub fn status(status: &VmStatus, now_ms: u64) -> Vec<Line<'static>> {
 }
 
 /// What a reason has to say beside its few words.
-fn remarks(why: &Reason) -> Vec<(&'static str, String)> {
+fn remarks(why: &Reason) -> Vec<String> {
     match why {
         Reason::NoIdleHost { unfit } if unfit.is_empty() => {
-            vec![(
-                "",
-                "no other host pings: is `ftvm host` running there?".into(),
-            )]
+            vec!["no other host pings: is `ftvm host` running there?".into()]
         }
         Reason::NoIdleHost { unfit } => {
-            let why = |(host, unfit)| ("", format!("{host} {unfit}"));
-            unfit
-                .iter()
-                .map(|(host, unfit)| why((host, unfit)))
-                .collect()
+            let why = unfit.iter().map(|(host, unfit)| format!("{host} {unfit}"));
+            why.collect()
         }
         Reason::LoggingNetworkDown { host, error } => {
-            vec![("", format!("{host} does not reach the primary: {error}"))]
+            vec![format!("{host} does not reach the primary: {error}")]
         }
-        Reason::Unknown { host } => vec![(
-            "",
-            format!("it may run on {host}: if that is certainly gone, `ftvm vm start --force`"),
+        Reason::Unknown { host } => vec![format!(
+            "it may run on {host}: bring that back, or, if it is certainly gone, `ftvm vm start --force`"
         )],
         _ => Vec::new(),
     }
@@ -166,9 +172,9 @@ pub const GUEST: [Column; 6] = [
     Column::right("LOG"),
 ];
 
-/// A guest as a row.
+/// A guest as a row, with its state in these words.
 #[must_use]
-pub fn guest_row(status: &VmStatus) -> Vec<Span<'static>> {
+pub fn guest_row(status: &VmStatus, state: String) -> Vec<Span<'static>> {
     let host = |member: &Option<Member>| match member {
         None => Span::styled("–", FAINT),
         Some(member) => {
@@ -183,7 +189,7 @@ pub fn guest_row(status: &VmStatus) -> Vec<Span<'static>> {
     let rate = status.log_bytes_per_second;
     vec![
         Span::raw(status.vm.to_string()),
-        Span::styled(brief(&status.state), state_style(&status.state)),
+        Span::styled(state, state_style(&status.state)),
         host(&status.placement.primary),
         host(&status.placement.backup),
         lag,
@@ -197,7 +203,8 @@ pub fn guests(vms: &[VmStatus], width: usize) -> Vec<Line<'static>> {
     if vms.is_empty() {
         return vec!["no guests yet: `ftvm vm define FILE` makes one".into()];
     }
-    table(&GUEST, vms.iter().map(guest_row).collect(), width)
+    let row = |status: &VmStatus| guest_row(status, brief(&status.state));
+    table(&GUEST, vms.iter().map(row).collect(), width)
 }
 
 /// What a host is, in a word.
@@ -279,7 +286,7 @@ pub fn entry(entry: &Entry) -> Line<'static> {
     let (text, style) = what(&entry.what);
     Line::from(vec![
         Span::styled(words::time(entry.unix_ms), FAINT),
-        Span::raw(format!("  {subject:<12}  ")),
+        Span::raw(format!("  {subject:<10}  ")),
         Span::styled(text, style),
     ])
 }

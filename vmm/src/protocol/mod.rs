@@ -5,7 +5,8 @@
 //!
 //! - [`epoch`]: who may run the guest, when the hosts lose each other and the disk server decides.
 //! - [`rights`]: what the disk server's record says of that.
-//! - [`live`]: a host that runs the guest, alone or with a backup; [`outputs`]: what waits there.
+//! - [`live`]: a host that runs the guest, alone or with a backup; [`outputs`]: what waits there, and may not
+//!   have left.
 //! - [`pings`]: what a host tells the view service, and what an idle one is proposed.
 //! - [`follower`]: a backup, and whether it may go live.
 

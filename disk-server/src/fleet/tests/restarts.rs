@@ -100,3 +100,18 @@ fn a_service_that_starts_again_tells_no_transitions_that_were_none() {
     world.pass(30);
     assert_eq!(world.told_states(), before);
 }
+
+#[test]
+fn a_guest_that_is_defined_anew_after_a_loss_of_the_state_runs_on() {
+    let mut world = World::protected(&["a", "b", "c"]);
+    world.fleet = crate::fleet::Fleet::default();
+    world.pass(20);
+    assert_eq!(world.state(), State::Protected);
+    assert!(!world.status().defined);
+    world.define("db", 1).unwrap();
+    world.pass(20);
+    assert_eq!(world.state(), State::Protected);
+    assert_eq!(world.starts.len(), 1);
+    world.crash("b");
+    world.until(|world| world.places_are("a", "c") && world.state() == State::Protected);
+}

@@ -21,7 +21,6 @@ pub(super) const GUEST_MIB: u64 = 1024;
 #[derive(Debug, Clone)]
 pub(super) struct Process {
     pub(super) claimant: Claimant,
-    pub(super) vm: VmName,
     number: u64,
     pub(super) does: Does,
     /// It does nothing, and does not know it.
@@ -406,7 +405,6 @@ impl World {
         let claimant = self.claimant(name);
         let process = Process {
             claimant,
-            vm: vm.clone(),
             number: 0,
             does,
             is_frozen: false,

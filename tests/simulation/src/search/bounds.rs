@@ -159,10 +159,18 @@ impl Bounds {
         Self::FORCE,
         Self::SERVICE,
         Self::DISK,
+        Self {
+            name: "disk, service",
+            backups: 1,
+            kills: 1,
+            reconnects: 0,
+            silences: Some(0),
+            ..Self::DISK
+        },
     ];
 
     /// Three hosts, two of them backups: some million states.
-    pub const THREE_HOSTS: [Self; 2] = [
+    pub const THREE_HOSTS: [Self; 4] = [
         Self {
             hosts: 3,
             sent_away: Some(1),
@@ -175,6 +183,22 @@ impl Bounds {
             silences: Some(0),
             sent_away: Some(0),
             ..Self::SERVICE
+        },
+        Self {
+            hosts: 3,
+            kills: 1,
+            sent_away: Some(0),
+            ..Self::DISK
+        },
+        Self {
+            name: "disk, requests",
+            hosts: 3,
+            requests: 1,
+            kills: 1,
+            sent_away: Some(0),
+            writes: 1,
+            reconnects: 0,
+            ..Self::DISK
         },
     ];
 }

@@ -35,12 +35,14 @@ enum VmCommand {
     /// Run a guest, on the host that fits best, and protect it.
     Start(StartArgs),
     /// End a guest in order.
-    Stop(GuestArgs),
+    Stop(VmOrderArgs),
     /// Tell how a guest is.
     Status(StatusArgs),
     /// List the guests.
     List(ListArgs),
-    /// Join this terminal to a guest's console, on whichever host that runs. Ctrl-A x ends it.
+    /// Join this terminal to a guest's console.
+    ///
+    /// On whichever host it runs: after a failover the console goes on there. Ctrl-A x ends it.
     Console(ConsoleArgs),
 }
 
@@ -77,7 +79,7 @@ struct StartArgs {
 
 /// A guest, and an order for it.
 #[derive(Args)]
-pub(in crate::cli) struct GuestArgs {
+pub(in crate::cli) struct VmOrderArgs {
     /// The guest.
     pub(super) vm: VmName,
     #[command(flatten)]

@@ -102,7 +102,7 @@ fn wait(
 ) -> Result<Outcome, ClientError> {
     // On a terminal alone, and beside what is printed for programs.
     let line = ProgressBar::new_spinner();
-    if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}  {elapsed}  {wide_msg}") {
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}  {elapsed}  {msg}") {
         line.set_style(style);
     }
     line.set_prefix(format!("{} {verb}", name(&ordered.subject)));

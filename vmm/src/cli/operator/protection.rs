@@ -4,7 +4,7 @@ use clap::Args;
 use disk_server::arbiter::{HostName, VmName};
 use disk_server::fleet::Verb;
 
-use super::guests::GuestArgs;
+use super::guests::VmOrderArgs;
 use super::order::{self, OrderArgs};
 
 #[derive(Args)]
@@ -20,11 +20,11 @@ pub(in crate::cli) struct MigrateArgs {
     order: OrderArgs,
 }
 
-pub(in crate::cli) fn failover(args: &GuestArgs) -> anyhow::Result<()> {
+pub(in crate::cli) fn failover(args: &VmOrderArgs) -> anyhow::Result<()> {
     order::guest(&args.order, &args.vm, Verb::Failover {}, "failover")
 }
 
-pub(in crate::cli) fn test_failover(args: &GuestArgs) -> anyhow::Result<()> {
+pub(in crate::cli) fn test_failover(args: &VmOrderArgs) -> anyhow::Result<()> {
     order::guest(
         &args.order,
         &args.vm,
@@ -33,7 +33,7 @@ pub(in crate::cli) fn test_failover(args: &GuestArgs) -> anyhow::Result<()> {
     )
 }
 
-pub(in crate::cli) fn restart_backup(args: &GuestArgs) -> anyhow::Result<()> {
+pub(in crate::cli) fn restart_backup(args: &VmOrderArgs) -> anyhow::Result<()> {
     order::guest(
         &args.order,
         &args.vm,
@@ -42,12 +42,12 @@ pub(in crate::cli) fn restart_backup(args: &GuestArgs) -> anyhow::Result<()> {
     )
 }
 
-pub(in crate::cli) fn suspend(args: &GuestArgs) -> anyhow::Result<()> {
+pub(in crate::cli) fn suspend(args: &VmOrderArgs) -> anyhow::Result<()> {
     let verb = Verb::SuspendProtection {};
     order::guest(&args.order, &args.vm, verb, "suspend-protection")
 }
 
-pub(in crate::cli) fn resume(args: &GuestArgs) -> anyhow::Result<()> {
+pub(in crate::cli) fn resume(args: &VmOrderArgs) -> anyhow::Result<()> {
     let verb = Verb::ResumeProtection {};
     order::guest(&args.order, &args.vm, verb, "resume-protection")
 }

@@ -8,7 +8,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, BorderType, Clear, Paragraph, Wrap};
 
 use super::keys::Action;
-use super::model::{Model, Selected, Shown, Trends};
+use super::model::{Model, Selected, Shown, Trends, is_suspended};
 use crate::operator::hosts::HostSummary;
 use crate::operator::table::{Column, cut, table};
 use crate::operator::view::{self, FAINT};
@@ -120,59 +120,36 @@ fn draw_guests(frame: &mut Frame<'_>, area: Rect, model: &Model) {
     // What the trends leave is for the words.
     let width = usize::from(area.width);
     let trend = (width.saturating_sub(68) / 2).clamp(TREND.0, TREND.1);
-    let rows = vms.iter().map(|status| {
-        let trends = model.trends.get(&status.vm);
-        guest_row(status, trends, trend)
-    });
+    let row = |status: &VmStatus| {
+        let mark = Span::styled("●", view::state_style(&status.state));
+        let cells = view::guest_row(status, view::briefest(&status.state));
+        std::iter::once(mark).chain(cells).collect()
+    };
     let [vm, state, primary, backup, lag, log] = view::GUEST;
     let columns = [Column::left(""), vm, state, primary, backup, lag, log];
-    let lines = table(
-        &columns,
-        rows.map(|(row, _)| row).collect(),
-        width.saturating_sub(2 * trend + 2),
-    );
-    let bars = vms.iter().map(|status| {
-        let trends = model.trends.get(&status.vm);
-        guest_row(status, trends, trend).1
-    });
-    let used = lines.iter().map(Line::width).max().unwrap_or(0);
-    let bars = std::iter::once(Vec::new()).chain(bars);
-    let lines = lines.into_iter().zip(bars).map(|(mut line, bars)| {
-        let pad = used.saturating_sub(line.width());
-        line.push_span(" ".repeat(pad));
-        line.spans.extend(bars);
-        line
-    });
-    draw_list(frame, area, lines.collect(), selected);
+    let room = width.saturating_sub(2 * (trend + 1));
+    let mut lines = table(&columns, vms.iter().map(row).collect(), room);
+    for (line, status) in lines.iter_mut().skip(1).zip(vms) {
+        if let Some(trends) = model.trends.get(&status.vm) {
+            line.spans.extend(bars(status, trends, trend));
+        }
+    }
+    draw_list(frame, area, lines, selected);
 }
 
-/// A guest's cells, and its trends.
-fn guest_row(
-    status: &VmStatus,
-    trends: Option<&Trends>,
-    width: usize,
-) -> (Vec<Span<'static>>, Vec<Span<'static>>) {
-    let mark = Span::styled("●", view::state_style(&status.state));
-    let cells = std::iter::once(mark)
-        .chain(view::guest_row(status))
-        .collect();
-    let mut bars = Vec::new();
-    if let Some(trends) = trends {
-        bars.push(Span::raw(" "));
-        let lag: Vec<Span<'static>> = (trends.lag.bars(width, status.lag.yellow_ms))
-            .map(|(lag, bar)| Span::styled(bar.to_string(), view::lag_style(status.lag, lag)))
-            .collect();
-        let pad = |spans: &[Span<'_>]| Span::raw(" ".repeat(width - spans.len()));
-        bars.push(pad(&lag));
-        bars.extend(lag);
-        bars.push(Span::raw(" "));
-        let log: Vec<Span<'static>> = (trends.log.bars(width, QUIET))
-            .map(|(_, bar)| Span::styled(bar.to_string(), Color::Blue))
-            .collect();
-        bars.push(pad(&log));
-        bars.extend(log);
+/// How a guest's lag and its log went lately, so many cells each.
+fn bars(status: &VmStatus, trends: &Trends, width: usize) -> Vec<Span<'static>> {
+    let lag = trends.lag.bars(width, status.lag.yellow_ms);
+    let lag = lag.map(|(lag, bar)| Span::styled(bar.to_string(), view::lag_style(status.lag, lag)));
+    let log = trends.log.bars(width, QUIET);
+    let log = log.map(|(_, bar)| Span::styled(bar.to_string(), Color::Blue));
+    let mut spans = Vec::new();
+    for bars in [lag.collect::<Vec<_>>(), log.collect()] {
+        // The latest is on the right.
+        spans.push(Span::raw(" ".repeat(1 + width - bars.len())));
+        spans.extend(bars);
     }
-    (cells, bars)
+    spans
 }
 
 fn draw_hosts(frame: &mut Frame<'_>, area: Rect, model: &Model) {
@@ -271,20 +248,28 @@ fn about(model: &Model) -> Vec<Line<'static>> {
 }
 
 fn keys(model: &Model) -> Line<'static> {
+    let suspend = match model.guest() {
+        Some(status) if is_suspended(&status.state) => "resume",
+        _ => "suspend",
+    };
+    let drain = match model.host() {
+        Some(host) if host.draining => "undrain",
+        _ => "drain",
+    };
     let keys: &[(&str, &str)] = match (&model.shown, model.selected) {
         (Shown::Question(_), _) => &[("y", "yes"), ("any other key", "no")],
         (Shown::History { .. }, _) => &[("↑↓", "scroll"), ("Esc", "back")],
         (Shown::Fleet, Selected::Guest(_)) => &[
             ("f", "failover"),
             ("t", "test-failover"),
-            ("s", "suspend/resume"),
+            ("s", suspend),
             ("c", "console"),
             ("h", "history"),
             ("Tab", "hosts"),
             ("q", "quit"),
         ],
         (Shown::Fleet, Selected::Host(_)) => &[
-            ("d", "drain/undrain"),
+            ("d", drain),
             ("h", "history"),
             ("Tab", "guests"),
             ("q", "quit"),

@@ -7,6 +7,8 @@ mod draw;
 mod keys;
 mod model;
 mod screen;
+#[cfg(test)]
+mod tests;
 mod trend;
 
 pub use draw::draw;

@@ -70,6 +70,11 @@ pub(super) struct Message {
     pub(super) bad: bool,
 }
 
+/// Whether an operator has a guest run without a backup.
+pub(super) fn is_suspended(state: &State) -> bool {
+    matches!(state, State::NotProtected(Reason::Suspended { .. }))
+}
+
 impl Model {
     /// A screen on which nothing is known yet, for the service at `server`.
     #[must_use]
@@ -92,8 +97,8 @@ impl Model {
             .retain(|vm, _| snapshot.vms.iter().any(|status| status.vm == *vm));
         for status in &snapshot.vms {
             let trends = self.trends.entry(status.vm.clone()).or_default();
-            trends.lag.push(status.lag_ms.unwrap_or(0));
-            trends.log.push(status.log_bytes_per_second.unwrap_or(0));
+            trends.lag.push(status.lag_ms);
+            trends.log.push(status.log_bytes_per_second);
         }
         self.snapshot = snapshot;
         self.lost = None;
@@ -209,7 +214,7 @@ impl Model {
                 match (letter, &status.state) {
                     ('f', _) => Action::Guest(vm, Verb::Failover {}),
                     ('t', _) => Action::Guest(vm, Verb::TestFailover {}),
-                    ('s', State::NotProtected(Reason::Suspended { .. })) => {
+                    ('s', state) if is_suspended(state) => {
                         Action::Guest(vm, Verb::ResumeProtection {})
                     }
                     ('s', _) => Action::Guest(vm, Verb::SuspendProtection {}),

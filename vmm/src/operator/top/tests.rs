@@ -1,0 +1,134 @@
+//! The screen, drawn into memory.
+
+use disk_server::fleet::{Entry, HostVerb, Reason, State, Subject, Verb, What};
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+
+use super::*;
+use crate::operator::fake::{guest, host};
+use crate::operator::hosts::summarise;
+
+fn snapshot() -> Snapshot {
+    let mut joins = guest("wiki", "hostb", "hosta");
+    joins.state = State::NotProtected(Reason::Joining { percent: 40 });
+    let vms = vec![guest("db", "hosta", "hostb"), joins];
+    let hosts = ["hosta", "hostb", "hostc"].map(host);
+    Snapshot {
+        hosts: summarise(&hosts, &vms),
+        vms,
+        unix_ms: 1_795_929_153_000,
+    }
+}
+
+fn seen() -> Model {
+    let mut model = Model::new("192.0.2.1:7420".into());
+    model.see(snapshot());
+    model
+}
+
+fn screen(model: &Model, (width, height): (u16, u16)) -> String {
+    let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+    terminal.draw(|frame| draw(frame, model)).unwrap();
+    terminal.backend().to_string()
+}
+
+#[test]
+fn everything_is_there_on_a_small_terminal() {
+    let text = screen(&seen(), (80, 24));
+    for part in [
+        "2 guests  1 protected  1 not",
+        "192.0.2.1:7420",
+        "●  db    Protected     hosta    hostb   12 ms  4.1 Mbit/s",
+        "●  wiki  joining 40 %  hostb    hosta   12 ms  4.1 Mbit/s",
+        "■  hosta  live   3.3 GiB  db          wiki",
+        "f failover",
+        "q quit",
+    ] {
+        assert!(text.contains(part), "no \"{part}\" in\n{text}");
+    }
+}
+
+#[test]
+fn any_size_will_do() {
+    let mut model = seen();
+    for size in [(1, 1), (10, 3), (40, 10), (300, 90)] {
+        screen(&model, size);
+    }
+    model.hit(Key::Letter('f'));
+    screen(&model, (5, 2));
+    model.hit(Key::Escape);
+    model.hit(Key::Letter('h'));
+    screen(&model, (5, 2));
+}
+
+#[test]
+fn what_is_dangerous_is_asked_before() {
+    let mut model = seen();
+    assert_eq!(model.hit(Key::Letter('f')), None);
+    let text = screen(&model, (80, 24));
+    assert!(text.contains("Hand db over to its backup?"), "{text}");
+    assert_eq!(model.hit(Key::Letter('n')), None);
+    assert_eq!(model.hit(Key::Letter('t')), None);
+    let action = Action::Guest("db".parse().unwrap(), Verb::TestFailover {});
+    assert_eq!(model.hit(Key::Letter('y')), Some(action.clone()));
+    model.told(&action, Ok(7));
+    assert!(screen(&model, (80, 24)).contains("test-failover db: accepted as order 7"));
+}
+
+#[test]
+fn keys_are_about_the_line_that_is_selected() {
+    let mut model = seen();
+    model.hit(Key::Down);
+    assert_eq!(
+        model.hit(Key::Letter('c')),
+        Some(Action::Console("wiki".parse().unwrap()))
+    );
+    assert_eq!(model.hit(Key::Letter('d')), None);
+    assert!(screen(&model, (80, 24)).contains("Tab goes to the hosts"));
+    model.hit(Key::Tab);
+    model.hit(Key::Down);
+    model.hit(Key::Letter('d'));
+    let drain = Action::Host("hostb".parse().unwrap(), HostVerb::Drain);
+    assert_eq!(model.hit(Key::Enter), Some(drain));
+
+    // It stays on its host, whatever comes before that.
+    let mut snapshot = snapshot();
+    snapshot.hosts.remove(0);
+    snapshot.hosts[0].draining = true;
+    model.see(snapshot);
+    let undrain = Action::Host("hostb".parse().unwrap(), HostVerb::Undrain);
+    assert_eq!(model.hit(Key::Letter('d')), Some(undrain));
+    assert_eq!(model.hit(Key::Letter('q')), Some(Action::Quit));
+}
+
+#[test]
+fn a_service_that_does_not_answer_is_told_beside_what_it_said_last() {
+    let mut model = seen();
+    model.lose("connection refused".into());
+    let text = screen(&model, (80, 24));
+    assert!(text.contains("service unreachable: trying again"), "{text}");
+    assert!(text.contains("●  db    Protected"), "{text}");
+    assert!(text.contains("connection refused"), "{text}");
+    model.see(snapshot());
+    assert!(!screen(&model, (80, 24)).contains("unreachable"));
+}
+
+#[test]
+fn what_happened_is_shown_until_another_key() {
+    let mut model = seen();
+    let asked = model.hit(Key::Letter('h'));
+    assert_eq!(asked, Some(Action::History(Some("db".parse().unwrap()))));
+    model.remember(Ok(vec![Entry {
+        number: 1,
+        unix_ms: 1_795_929_153_000,
+        subject: Subject::Vm("db".parse().unwrap()),
+        what: What::State(State::Protected),
+    }]));
+    let text = screen(&model, (80, 24));
+    assert!(
+        text.contains("history: db") && text.contains("2026-11-29T05:12:33Z"),
+        "{text}"
+    );
+    model.hit(Key::Escape);
+    assert!(!screen(&model, (80, 24)).contains("history: db"));
+}
