@@ -364,6 +364,7 @@ impl Shared {
                 host.exports = names.take(MAX_EXPORTS).collect();
             }
             self.ask_who_they_are();
+            self.bound_what_they_say();
             host.memory_mib = self.memory_left_mib();
             let told = self.tending.lock().tended(self.config.console);
             let ping = pings.next(host.clone(), Role::Host(told));
@@ -412,6 +413,16 @@ impl Shared {
     fn memory_left_mib(&self) -> u64 {
         let guests = self.tending.lock().guests().clone();
         left_mib(self.config.memory_mib, guests.values())
+    }
+
+    /// A full disk would be the end of more than one guest.
+    fn bound_what_they_say(&self) {
+        let guests: Vec<VmName> = self.tending.lock().guests().keys().cloned().collect();
+        for vm in guests {
+            if let Err(error) = self.folders.guest(&vm).and_then(|guest| guest.bound()) {
+                log::warn!("{vm}: {}", describe(&error));
+            }
+        }
     }
 
     /// Asks the processes of which that is not known yet.

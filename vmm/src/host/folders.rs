@@ -10,14 +10,17 @@
 //! RUN/guests/VM/control.sock    where it is asked
 //! STATE/guests/VM/log           its standard error; of the run before: log.1
 //! STATE/guests/VM/events        its events; events.1
-//! STATE/guests/VM/console       its console's output; console.1
+//! STATE/guests/VM/console       its console's output; console.1. What is too long is moved to the other, too
 //! ```
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
 use disk_server::arbiter::VmName;
+
+/// How long a file that a guest's process writes to may become.
+const MOST_BYTES: u64 = 4 << 20;
 
 /// The longest path of a Unix socket (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
@@ -172,9 +175,27 @@ impl GuestFolders {
         self.state.join("console")
     }
 
+    /// What its process writes to: always behind what is there.
+    fn written(&self) -> [PathBuf; 3] {
+        [self.log(), self.events(), self.console()]
+    }
+
+    /// Begins those anew that have become too long, in place of what the run before has said. What is written
+    /// in the meantime may be lost.
+    pub(super) fn bound(&self) -> Result<(), FolderError> {
+        for path in self.written() {
+            if fs::metadata(&path).is_ok_and(|file| file.len() > MOST_BYTES) {
+                let emptied = fs::copy(&path, path.with_extension("1"))
+                    .and_then(|_| OpenOptions::new().write(true).truncate(true).open(&path));
+                emptied.map_err(FolderError::of(&path))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Keeps what the run before has said, in place of what the one before that had.
     pub(super) fn rotate(&self) -> Result<(), FolderError> {
-        for path in [self.log(), self.events(), self.console()] {
+        for path in self.written() {
             match fs::rename(&path, path.with_extension("1")) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(FolderError::of(&path)(error));
@@ -195,6 +216,8 @@ fn fits(path: PathBuf) -> Result<PathBuf, FolderError> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
@@ -214,6 +237,21 @@ mod tests {
         guest.rotate().expect("there is nothing to rename");
         let kept = fs::read_to_string(state.join("guests/db.2/log.1")).expect("it is kept");
         assert_eq!(kept, "first");
+        let writer = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(guest.log());
+        let mut writer = writer.expect("a file");
+        writer
+            .write_all(&vec![b'x'; MOST_BYTES as usize])
+            .expect("it is written");
+        guest.bound().expect("nothing is too long");
+        writer.write_all(b"y").expect("it is written");
+        guest.bound().expect("it is begun anew");
+        writer.write_all(b"z").expect("it is written");
+        assert_eq!(fs::read(guest.log()).expect("a file"), b"z");
+        let kept = fs::metadata(state.join("guests/db.2/log.1")).expect("it is kept");
+        assert_eq!(kept.len(), MOST_BYTES + 1);
         guest.remove_run().expect("it is removed");
         assert_eq!(folders.guests().expect("a list"), []);
         let long = Folders::make(&run.join("x".repeat(100)), &state).expect("they can be made");

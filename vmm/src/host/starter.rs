@@ -185,7 +185,10 @@ impl Starter {
         record: &Record,
     ) -> Result<Command, StartError> {
         folders.rotate()?;
-        let log = File::create(folders.log()).map_err(FolderError::of(&folders.log()))?;
+        // Appended to, because the daemon may cut it.
+        let mut log = File::options();
+        let log = log.create(true).append(true).open(folders.log());
+        let log = log.map_err(FolderError::of(&folders.log()))?;
         let mut command = Command::new(self.folders.program());
         command
             .args(arguments(&self.config, task, folders, record)?)
