@@ -91,7 +91,7 @@ fn status(
         },
         lag_ms: backup.map(|_| of(lag, wave(20))),
         lag: LagBounds::default(),
-        log_bytes_per_second: (backup.is_some() || joins).then(|| match joins {
+        log_bytes_per_second: (backup.is_some() || joins).then_some(match joins {
             true => 31_000_000 + 90_000 * wave(13),
             false => 1000 * of(kilobytes, wave(17)),
         }),

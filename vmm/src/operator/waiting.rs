@@ -141,7 +141,7 @@ fn outcome(entries: &[Entry], ordered: &Ordered) -> Option<Outcome> {
         })
     };
     let lost = states().find(|(_, protected)| !protected);
-    let last = states().last();
+    let last = states().next_back();
     let unprotected_ms = match (lost, last) {
         (Some((lost, _)), Some((again, true))) => Some(again.saturating_sub(lost)),
         _ => None,

@@ -150,7 +150,7 @@ impl Bounds {
     };
 
     /// Two hosts: some hundred thousand states each.
-    pub const TWO_HOSTS: [Self; 8] = [
+    pub const TWO_HOSTS: [Self; 9] = [
         Self::FAILOVERS,
         Self::DIFFERENCES,
         Self::COLD,
