@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use super::{Failovers, LIMIT};
 use crate::error::Result;
-use crate::fleet::{Daemon, Operator, side_of};
+use crate::fleet::{Daemon, Operator};
 use crate::host::Host;
-use crate::pair::{DiskServer, Guest, Side};
+use crate::pair::{DiskServer, Guest};
 use crate::testbed::Testbed;
 
 /// From the first word to a guest with its backup: the service waits until it knows its hosts, and all
 /// of the guest's memory goes over an emulated network.
 const PROTECTED: Duration = Duration::from_secs(300);
+
+/// For a guest's end.
+const END: Duration = Duration::from_secs(120);
 
 /// The daemons of both hosts, and who asks the service.
 #[derive(Debug)]
@@ -70,29 +72,7 @@ impl Daemons {
         let Some(guest) = self.guest.take() else {
             return Ok(());
         };
-        self.operator.stop(&guest, LIMIT)?;
+        self.operator.stop(&guest, END)?;
         self.operator.undefine(&guest)
-    }
-}
-
-impl Failovers {
-    /// A guest that the hosts' daemons look after, and what its processes tell.
-    pub(super) fn have_it_tended(&mut self, guest: &Guest) -> Result<[Option<Side>; 2]> {
-        let Self {
-            testbed,
-            disk_server,
-            hosts,
-            options,
-            ..
-        } = self;
-        let daemons = self
-            .daemons
-            .get_or_insert_with(|| Daemons::new(testbed, disk_server));
-        for (which, host) in hosts.iter().enumerate() {
-            daemons.start(which, host, disk_server)?;
-        }
-        self.primary = daemons.run(guest, hosts, options.heartbeat_timeout)?;
-        let side = |host| side_of(host, &guest.name).map(Some);
-        Ok([side(&hosts[0])?, side(&hosts[1])?])
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::daemons::Daemons;
 use super::judge::{Beside, End, Observations};
 use super::kill_plan::Plan;
 use super::progress::{Meter, Watcher};
@@ -9,6 +10,7 @@ use super::report::Run;
 use super::scene::{Outcome, Scene, ServerFault, Trouble};
 use super::{Failovers, Fault, Standby, disk};
 use crate::error::Result;
+use crate::fleet::side_of;
 use crate::host::Host;
 use crate::pair::{Guest, Side};
 use crate::ping::Pinger;
@@ -180,6 +182,26 @@ impl Failovers {
             self.options.provide_images(host, &mut guest)?;
         }
         Ok(guest)
+    }
+
+    /// A guest that the hosts' daemons look after, and what its processes tell.
+    fn have_it_tended(&mut self, guest: &Guest) -> Result<[Option<Side>; 2]> {
+        let Self {
+            testbed,
+            disk_server,
+            hosts,
+            options,
+            ..
+        } = self;
+        let daemons = self
+            .daemons
+            .get_or_insert_with(|| Daemons::new(testbed, disk_server));
+        for (which, host) in hosts.iter().enumerate() {
+            daemons.start(which, host, disk_server)?;
+        }
+        self.primary = daemons.run(guest, hosts, options.heartbeat_timeout)?;
+        let side = |host| side_of(host, &guest.name).map(Some);
+        Ok([side(&hosts[0])?, side(&hosts[1])?])
     }
 
     /// On each host its side.

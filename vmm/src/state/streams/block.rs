@@ -15,7 +15,6 @@ use std::time::Duration;
 use logging_channel::memory::MAX_BLOCK;
 use xxhash_rust::xxh64::xxh64;
 
-use super::own_time::OwnTime;
 use crate::ram::PAGE;
 use crate::state::hashes::hash;
 use crate::state::patch::PatchError;
@@ -128,8 +127,12 @@ impl Packer {
     /// and this much of it.
     const SAMPLE: usize = 4 * PAGE;
 
-    /// The block of `body`, in the time of this clock.
-    pub(super) fn block<'a>(&mut self, body: &'a mut Body, clock: &OwnTime) -> Cow<'a, [u8]> {
+    /// The block of `body`; `now` is the thread's own clock.
+    pub(super) fn block<'a>(
+        &mut self,
+        body: &'a mut Body,
+        now: impl Fn() -> Duration,
+    ) -> Cow<'a, [u8]> {
         let plain = body.plain();
         let is_sample = self.blocks.is_multiple_of(Self::EVERY);
         self.blocks = self.blocks.wrapping_add(1);
@@ -140,9 +143,9 @@ impl Packer {
             (false, true) => &plain[..plain.len().min(Self::SAMPLE)],
             (false, false) => return plain.into(),
         };
-        let since = clock.now();
+        let since = now();
         let packed = pack(some);
-        let took = clock.now().saturating_sub(since);
+        let took = now().saturating_sub(since);
         let bytes = some.len() as f64;
         blend(&mut self.packing, took.as_nanos() as f64 / bytes);
         blend(&mut self.ratio, packed.len() as f64 / bytes);
@@ -210,6 +213,8 @@ pub(super) fn read(
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -275,10 +280,11 @@ mod tests {
     fn blocks_are_packed_where_the_network_is_slow() {
         let mut body = body(&[(1, 7), (2, 8), (3, 9)]);
         let plain = body.plain().len();
-        let (mut packer, clock) = (Packer::default(), OwnTime::of_this_thread());
+        let (mut packer, clock) = (Packer::default(), Cell::new(Duration::ZERO));
+        let now = || clock.replace(clock.get() + Duration::from_micros(20));
         let mut sizes = |nanos_a_byte: u64| -> Vec<usize> {
             let send = |_| {
-                let block = packer.block(&mut body, &clock);
+                let block = packer.block(&mut body, now);
                 packer.sent(
                     block.len(),
                     Duration::from_nanos(nanos_a_byte * block.len() as u64),

@@ -432,7 +432,7 @@ impl Shared {
         if body.pages.is_empty() {
             return Ok(clock.now());
         }
-        let block = packer.block(body, clock);
+        let block = packer.block(body, || clock.now());
         let bytes = block.len();
         let since = clock.now();
         if let Some(limit) = &self.limit {
