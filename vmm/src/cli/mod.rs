@@ -274,7 +274,7 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
         &events,
         outcome::halt_process(),
         &cancel,
-        |guest| outcome::stop_on_signals_or_warn(&guest.host.lanes),
+        |guest, run| outcome::heed_signals(&guest.host.lanes, run, args.pair.tended),
     );
     finish(&events, ended)
 }
@@ -300,13 +300,14 @@ fn backup(args: &BackupArgs) -> anyhow::Result<()> {
             next: outcome::next_on_signal()?,
         },
     };
+    let tended = args.pair.tended;
     let ended = roles::run_backup(
         &args.guest.vm()?,
         &args.guest.host(args.pair.replication.purpose()),
         &options,
         &events,
         outcome::halt_process(),
-        outcome::stop_on_signals_or_warn,
+        move |lanes, run| outcome::heed_signals(lanes, run, tended),
     );
     finish(&events, ended)
 }

@@ -10,6 +10,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::assembly::AssemblyError;
+use crate::control::Asked;
 use crate::doctor::Unfit;
 use crate::engine::EngineError;
 use crate::host::DaemonError;
@@ -17,6 +18,7 @@ use crate::io::{INTERRUPTED, Terminal};
 use crate::roles::{Halt, NotLive, RoleError};
 use crate::selftest::SelftestError;
 use crate::sources::{Control, Lanes};
+use crate::threads;
 
 /// This host cannot run guests.
 const UNFIT: u8 = 2;
@@ -31,6 +33,10 @@ const CRASHED: u8 = 5;
 /// How long a process stays to say why it ends at once: enough for a reader that reads,
 /// and no time for anything else.
 const LAST_WORDS_IN_A_HURRY: Duration = Duration::from_millis(100);
+
+/// How long a guest that is to be handed over has at most until it is known who goes on with it: longer than it
+/// stands still for that.
+const HAND_OVER: Duration = Duration::from_secs(8);
 
 /// What a selftest's report says in full: its last word stays the last.
 #[derive(Debug, thiserror::Error)]
@@ -194,9 +200,75 @@ fn on_signals(signals: &[i32], mut act: impl FnMut() + Send + 'static) -> std::i
     Ok(())
 }
 
-/// [`stop_on_signals`]; where that fails, signals end the process as usual.
-pub(super) fn stop_on_signals_or_warn(lanes: &Lanes) {
-    if let Err(e) = stop_on_signals(lanes) {
+/// What SIGINT and SIGTERM do to a guest that runs here: they end it in order, or, where this process is tended by
+/// a daemon, have it go on elsewhere. If that cannot be, signals end the process as usual.
+pub(super) fn heed_signals(lanes: &Lanes, run: Box<dyn Asked>, tended: bool) {
+    let heeded = match tended {
+        true => leave_on_signals(run),
+        false => stop_on_signals(lanes),
+    };
+    if let Err(e) = heeded {
         log::warn!("signals end this process without ending the guest in order: {e}");
+    }
+}
+
+/// SIGINT and SIGTERM have the guest's backup go on with it, or end the process without a word, as they come at the
+/// end of a machine's shutdown; a second one ends it, too.
+fn leave_on_signals(run: Box<dyn Asked>) -> std::io::Result<()> {
+    let leave = || end(INTERRUPTED, LAST_WORDS_IN_A_HURRY);
+    let mut leaving = false;
+    on_signals(&[SIGINT, SIGTERM], move || {
+        if std::mem::replace(&mut leaving, true) || !hands_over(&*run) {
+            leave();
+        }
+        let waits = threads::start("leaves", move || {
+            std::thread::sleep(HAND_OVER);
+            leave();
+        });
+        if waits.is_err() {
+            leave();
+        }
+    })
+}
+
+/// Whether the guest is about to be handed over.
+fn hands_over(run: &dyn Asked) -> bool {
+    match run.hand_over() {
+        Ok(()) => {
+            log::warn!("this process is to end: the backup goes on with the guest");
+            true
+        }
+        Err(why) => {
+            log::warn!("this process ends, as if its host had lost power: {why}");
+            false
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Status;
+
+    struct Run(Result<(), String>);
+
+    impl Asked for Run {
+        fn status(&self) -> Option<Status> {
+            None
+        }
+
+        fn hand_over(&self) -> Result<(), String> {
+            self.0.clone()
+        }
+
+        fn has_console(&self) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_tended_process_stays_for_a_hand_over_alone() {
+        assert!(hands_over(&Run(Ok(()))));
+        assert!(!hands_over(&Run(Err("no backup".to_owned()))));
     }
 }

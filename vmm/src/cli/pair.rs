@@ -54,6 +54,10 @@ pub(super) struct PairArgs {
     /// this user; a line of JSON asks.
     #[arg(long, value_name = "PATH")]
     pub(super) control: Option<PathBuf>,
+    /// A host's daemon looks after this process: SIGTERM and SIGINT are not for the guest, which is handed over to
+    /// its backup. If none can go on with it, the process ends at once, as if its host had lost power.
+    #[arg(long, hide = true)]
+    pub(super) tended: bool,
     #[command(flatten)]
     pub(super) replication: ReplicationArgs,
     #[command(flatten)]

@@ -5,6 +5,8 @@
 //! | `pings` | tells the service of this host, once an interval, and takes orders from the answers |
 //! | `starts` | starts processes, one after the other: an image is read meanwhile, and pings go on |
 //! | `guest` | one for each process: waits for its end |
+//! | `asks` | asks new processes who they are |
+//! | `bounds` | bounds the files to which processes write |
 //! | `local`, `consoles` | answer operators |
 //!
 //! Nothing of a guest is in this process: when it ends, however, the next one finds all of it.
@@ -31,15 +33,11 @@ use super::memory::left_mib;
 use super::process::{Exit, Lock, Record, Said, Watch};
 use super::starter::{Network, StartError, Starter};
 use super::tending::{Guest, Task, Tending};
-use super::{console, control, local};
-use crate::control::Status;
+use super::{console, local, upkeep};
 use crate::doctor::{self, Purpose, Unfit};
 use crate::io::{Bridge, BridgeError};
 use crate::protocol::pings::Pings;
 use crate::threads;
-
-/// For a process that is asked who it is.
-const PATIENCE: Duration = Duration::from_millis(200);
 
 /// How often it is tried to remove an interface, and how soon again.
 const MOST_TRIES: u32 = 20;
@@ -192,6 +190,16 @@ impl Daemon {
         start(
             "starts",
             Box::new(move || starting.start_all(starter, &to_do)),
+        )?;
+        let asking = shared.clone();
+        start(
+            "asks",
+            Box::new(move || upkeep::ask_who_they_are(&asking.folders, &asking.tending)),
+        )?;
+        let bounding = shared.clone();
+        start(
+            "bounds",
+            Box::new(move || upkeep::bound_what_they_say(&bounding.folders, &bounding.tending)),
         )?;
         let pinging = shared.clone();
         start("pings", Box::new(move || pinging.ping(me, &tasks)))?;
@@ -363,8 +371,6 @@ impl Shared {
                 let names = owned.map(|export| export.name);
                 host.exports = names.take(MAX_EXPORTS).collect();
             }
-            self.ask_who_they_are();
-            self.bound_what_they_say();
             host.memory_mib = self.memory_left_mib();
             let told = self.tending.lock().tended(self.config.console);
             let ping = pings.next(host.clone(), Role::Host(told));
@@ -413,32 +419,6 @@ impl Shared {
     fn memory_left_mib(&self) -> u64 {
         let guests = self.tending.lock().guests().clone();
         left_mib(self.config.memory_mib, guests.values())
-    }
-
-    /// A full disk would be the end of more than one guest.
-    fn bound_what_they_say(&self) {
-        let guests: Vec<VmName> = self.tending.lock().guests().keys().cloned().collect();
-        for vm in guests {
-            if let Err(error) = self.folders.guest(&vm).and_then(|guest| guest.bound()) {
-                log::warn!("{vm}: {}", describe(&error));
-            }
-        }
-    }
-
-    /// Asks the processes of which that is not known yet.
-    fn ask_who_they_are(&self) {
-        let guests = self.tending.lock().guests().clone();
-        let unknown = guests.iter().filter(|(_, guest)| guest.claimant.is_none());
-        for (vm, _) in unknown {
-            let socket = self.folders.guest(vm).and_then(|guest| guest.control());
-            let status = socket
-                .ok()
-                .and_then(|socket| control::status(&socket, PATIENCE).ok());
-            if let Some(Status { claimant, .. }) = status {
-                log::info!("{vm}: its process is {claimant}");
-                self.tending.lock().claims(vm, claimant);
-            }
-        }
     }
 }
 

@@ -10,7 +10,7 @@
 //! RUN/guests/VM/control.sock    where it is asked
 //! STATE/guests/VM/log           its standard error; of the run before: log.1
 //! STATE/guests/VM/events        its events; events.1
-//! STATE/guests/VM/console       its console's output; console.1. What is too long is moved to the other, too
+//! STATE/guests/VM/console       its console's output; console.1. What has become too long is there, too
 //! ```
 
 use std::fs::{self, OpenOptions};
@@ -18,6 +18,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use disk_server::arbiter::VmName;
+
+use super::process::tells_end;
 
 /// How long a file that a guest's process writes to may become.
 const MOST_BYTES: u64 = 4 << 20;
@@ -181,16 +183,26 @@ impl GuestFolders {
     }
 
     /// Begins those anew that have become too long, in place of what the run before has said. What is written
-    /// in the meantime may be lost.
+    /// in the meantime may be lost; that the guest has ended is not: no later daemon has another word of it.
+    ///
+    /// # Errors
+    /// What was said is not kept, as on a full disk: it is begun anew all the same.
     pub(super) fn bound(&self) -> Result<(), FolderError> {
+        let mut bounded = Ok(());
         for path in self.written() {
-            if fs::metadata(&path).is_ok_and(|file| file.len() > MOST_BYTES) {
-                let emptied = fs::copy(&path, path.with_extension("1"))
-                    .and_then(|_| OpenOptions::new().write(true).truncate(true).open(&path));
-                emptied.map_err(FolderError::of(&path))?;
+            if !fs::metadata(&path).is_ok_and(|file| file.len() > MOST_BYTES) {
+                continue;
             }
+            let earlier = path.with_extension("1");
+            let kept = fs::copy(&path, &earlier).map_err(FolderError::of(&earlier));
+            if path == self.events() && tells_end(&path) {
+                continue;
+            }
+            let emptied = OpenOptions::new().write(true).truncate(true).open(&path);
+            let emptied = emptied.map_err(FolderError::of(&path));
+            bounded = bounded.and(kept.map(drop)).and(emptied.map(drop));
         }
-        Ok(())
+        bounded
     }
 
     /// Keeps what the run before has said, in place of what the one before that had.
@@ -252,6 +264,23 @@ mod tests {
         assert_eq!(fs::read(guest.log()).expect("a file"), b"z");
         let kept = fs::metadata(state.join("guests/db.2/log.1")).expect("it is kept");
         assert_eq!(kept.len(), MOST_BYTES + 1);
+
+        // As where the disk has no room for another.
+        fs::remove_file(state.join("guests/db.2/log.1")).expect("it is there");
+        fs::create_dir(state.join("guests/db.2/log.1")).expect("it is free");
+        let long = vec![b'x'; MOST_BYTES as usize + 1];
+        writer.write_all(&long).expect("it is written");
+        guest.bound().expect_err("it is not kept");
+        assert_eq!(fs::read(guest.log()).expect("a file"), b"", "and gone");
+        guest.bound().expect("nothing is too long");
+
+        let end = b"\n{\"event\":\"ended\",\"reason\":\"PowerOff\"}\n";
+        fs::write(guest.events(), [&long[..], end].concat()).expect("a file");
+        guest.bound().expect("it is kept");
+        assert!(tells_end(&guest.events()));
+        fs::write(guest.events(), [end, &long[..]].concat()).expect("a file");
+        guest.bound().expect("it is begun anew");
+        assert_eq!(fs::read(guest.events()).expect("a file"), b"");
         guest.remove_run().expect("it is removed");
         assert_eq!(folders.guests().expect("a list"), []);
         let long = Folders::make(&run.join("x".repeat(100)), &state).expect("they can be made");

@@ -26,6 +26,7 @@ mod process;
 mod serving;
 mod starter;
 mod tending;
+mod upkeep;
 
 pub use config::{CONFIG_FILE, CONSOLE_PORT, Config, ConfigError};
 pub use daemon::{Daemon, DaemonError, Surroundings};

@@ -190,15 +190,28 @@ impl Said {
 
     /// Its exit status, where its last event tells that its guest ended in order, or crashed.
     fn status(&self) -> Option<i32> {
-        let end = end_of(&self.events);
-        let event: serde_json::Value = serde_json::from_str(end.lines().last()?).ok()?;
-        match event["reason"].as_str() {
-            _ if event["event"] != "ended" => None,
-            Some("TripleFault") => Some(5),
-            Some("PowerOff" | "Reset" | "Stopped") => Some(0),
+        match end_told(&self.events)?.as_str() {
+            "TripleFault" => Some(5),
+            "PowerOff" | "Reset" | "Stopped" => Some(0),
             _ => None,
         }
     }
+}
+
+/// Whether the last of these events is the end.
+pub(super) fn tells_end(events: &Path) -> bool {
+    end_told(events).is_some()
+}
+
+/// For what reason it ended, where the last of these events tells that.
+fn end_told(events: &Path) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(tag = "event", rename_all = "kebab-case")]
+    enum Last {
+        Ended { reason: String },
+    }
+    let Last::Ended { reason } = serde_json::from_str(end_of(events).lines().last()?).ok()?;
+    Some(reason)
 }
 
 fn open(lock: &Path) -> io::Result<File> {

@@ -24,7 +24,8 @@ use crate::io::BridgeError;
 /// How many ports are tried for a guest's log.
 const PORTS: u16 = 128;
 
-/// How long a backup tries to reach its primary, in seconds: as long as a proposal stands.
+/// How long a backup tries to reach its primary, in seconds, as an idle one does: after that the disk server is
+/// to hear of it, which may propose another host.
 const CONNECT_TIMEOUT_S: u32 = 5;
 
 /// Where guests are connected to the network of their clients.
@@ -230,6 +231,7 @@ fn arguments(
         }
     };
     arguments.insert(0, role.into());
+    arguments.push("--tended".into());
     Ok(arguments)
 }
 

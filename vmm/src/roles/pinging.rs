@@ -114,6 +114,11 @@ impl Pinging {
         Ok(())
     }
 
+    /// This host, for who asks it: how it is then.
+    pub(super) fn asked(&self) -> Box<dyn Asked> {
+        Box::new(Report(Arc::downgrade(&self.0)))
+    }
+
     /// Answers at this control socket for this host, and its `guest`, until the process ends.
     ///
     /// # Errors

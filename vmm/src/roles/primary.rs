@@ -19,7 +19,7 @@ use super::tenure::Tenure;
 use super::{Halt, RoleError, stats, storage, tie_to_server};
 use crate::assembly::{AssemblyError, Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
-use crate::control::ControlSocket;
+use crate::control::{Asked, ControlSocket};
 use crate::disk::DiskPort;
 use crate::disk::serving::Serving;
 use crate::doctor::has_counter;
@@ -59,7 +59,7 @@ pub struct PrimaryOptions {
 }
 
 /// Runs the guest to its end: alone until a backup joins, or after it has waited for one. `cancel` ends
-/// a wait for the disk server; `prepared` is called before it begins.
+/// a wait for the disk server; `prepared` is called before it begins, with whom to ask for the guest.
 ///
 /// # Errors
 /// [`RoleError`].
@@ -70,7 +70,7 @@ pub fn run_primary(
     events: &Events,
     halt: Halt,
     cancel: &AtomicBool,
-    prepared: impl FnOnce(&Guest),
+    prepared: impl FnOnce(&Guest, Box<dyn Asked>),
 ) -> Result<Ended, RoleError> {
     let control = options.control.as_deref();
     let control = control.map(ControlSocket::bind).transpose()?;
@@ -92,7 +92,7 @@ pub fn run_primary(
         let answers = pinging.answer_at(socket, &guest);
         answers.map_err(RoleError::Thread)?;
     }
-    prepared(&guest);
+    prepared(&guest, pinging.asked());
     let epoch = rights.start(cancel)?;
     let tenure = Tenure::hold(rights.clone(), epoch, events, halt);
     if let Some(disk) = &guest.disk {

@@ -198,7 +198,13 @@ fn an_order_becomes_a_process_and_its_end_is_told() {
         thread::sleep(Duration::from_millis(10));
     };
     let told = scene.log();
-    for words in ["primary --config", "--host a", "--tap ftvm-db", "--force=3"] {
+    for words in [
+        "primary --config",
+        "--host a",
+        "--tap ftvm-db",
+        "--force=3",
+        "--tended",
+    ] {
         assert!(told.contains(words), "{words}: {told}");
     }
     assert_eq!(*scene.taps.lock(), BTreeSet::from(["ftvm-db".to_owned()]));

@@ -33,7 +33,7 @@ use super::tenure::Tenure;
 use super::{Halt, NotLive, RoleError, peer_report, stats, storage, tie_to_server};
 use crate::assembly::{Guest, HostConfig, watchdog};
 use crate::config::VmConfig;
-use crate::control::ControlSocket;
+use crate::control::{Asked, ControlSocket};
 use crate::disk::guest_disk::GuestDisk;
 use crate::elsewhere::DroppedElsewhere;
 use crate::engine::{Ended, EngineError, Role};
@@ -73,7 +73,7 @@ pub struct BackupOptions {
 }
 
 /// Connects to the primary, or waits until it is proposed to one, and replays its log; goes live when the
-/// primary is lost.
+/// primary is lost, which `went_live` is told, with whom to ask for the guest.
 ///
 /// # Errors
 /// [`RoleError`].
@@ -83,7 +83,7 @@ pub fn run_backup(
     options: &BackupOptions,
     events: &Events,
     halt: Halt,
-    went_live: impl FnOnce(&Lanes) + 'static,
+    went_live: impl FnOnce(&Lanes, Box<dyn Asked>) + 'static,
 ) -> Result<Ended, RoleError> {
     let control = options.control.as_deref();
     let control = control.map(ControlSocket::bind).transpose()?;
@@ -219,6 +219,7 @@ pub fn run_backup(
     receiver
         .begin_replay(follower.memory_taker().as_taker())
         .map_err(|reason| refuse(NotLive::NotKept(reason)))?;
+    let asked = pinging.asked();
     let log = ChannelSource {
         handle: receiver.handle(),
         receiver: DroppedElsewhere::new(receiver),
@@ -239,7 +240,7 @@ pub fn run_backup(
             backup_reads: options.backup_reads,
             disk_counters: meters.disk,
             events: events.clone(),
-            went_live: Box::new(went_live),
+            went_live: Box::new(move |lanes| went_live(lanes, asked)),
         }),
         baseline: None,
         is_cold,
