@@ -14,7 +14,7 @@ use super::journal::{Entry, Subject, What};
 use super::status::Failover;
 use crate::arbiter::VmName;
 use crate::logging::Limited;
-use crate::state::{self, OpenStateError, StateDirectory};
+use crate::state::{Folder as _, OpenStateError, StateDirectory};
 
 /// The name of the journal in the state directory.
 pub const JOURNAL_FILE: &str = "journal";
@@ -25,8 +25,49 @@ pub const MAX_ENTRIES: usize = 10_000;
 /// The file is written anew, without the oldest ones, when it has so many.
 const MAX_LINES: usize = 2 * MAX_ENTRIES;
 
+/// A disk that fails is tried again after an interval, after two, and so on, up to so many.
+const MAX_PAUSE: u32 = 64;
+
 /// Far more than a journal takes, in bytes.
 const MAX_FILE: u64 = 256 << 20;
+
+/// What is to be done to the disk, while others have the journal.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    directory: Arc<StateDirectory>,
+    /// The file is written anew; else what is in it is to survive a loss of power.
+    anew: Option<Anew>,
+}
+
+/// A file that takes the place of the journal.
+#[derive(Debug)]
+struct Anew {
+    text: Vec<u8>,
+    /// How many there are in it.
+    lines: usize,
+    /// The number of the first entry behind it.
+    next: u64,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub(super) struct Maintained {
+    outcome: io::Result<()>,
+    anew: Option<Anew>,
+}
+
+impl Upkeep {
+    /// Does it. That takes as long as the disk does.
+    pub(super) fn carry_out(self) -> Maintained {
+        let mut file = self.directory.file(JOURNAL_FILE);
+        let outcome = match &self.anew {
+            Some(anew) => file.write_new(&anew.text),
+            None => file.sync(),
+        };
+        let anew = self.anew;
+        Maintained { outcome, anew }
+    }
+}
 
 /// What happened lately.
 #[derive(Debug)]
@@ -39,6 +80,9 @@ pub(super) struct Journal {
     lines: usize,
     /// Those lines are not on stable storage yet.
     is_ahead: bool,
+    /// So many intervals the disk is left alone, and after another failure.
+    pause: u32,
+    next_pause: u32,
     entries: VecDeque<Entry>,
     next: u64,
     failovers: BTreeMap<VmName, Failover>,
@@ -75,6 +119,8 @@ impl Journal {
             file: Some(file),
             lines: 0,
             is_ahead: false,
+            pause: 0,
+            next_pause: 1,
             entries: VecDeque::new(),
             next: 1,
             failovers: BTreeMap::new(),
@@ -127,9 +173,7 @@ impl Journal {
             subject,
             what,
         };
-        // Serialising plain data into memory cannot fail.
-        let mut line = serde_json::to_vec(&entry).unwrap_or_default();
-        line.push(b'\n');
+        let line = text([&entry]);
         self.note(entry);
         self.lines += 1;
         self.is_ahead = true;
@@ -140,30 +184,51 @@ impl Journal {
         }
     }
 
-    /// Has everything survive a loss of power as well, and keeps the file short. To be called now and then.
-    pub(super) fn maintain(&mut self) {
-        let done = match &self.file {
-            Some(file) if self.lines <= MAX_LINES => match self.is_ahead {
-                true => file.sync_data(),
-                false => return,
-            },
-            _ => self.rewrite(),
-        };
-        match done {
-            Ok(()) => self.is_ahead = false,
-            Err(error) => self.fails(&error),
+    /// What is to be done so that everything survives a loss of power as well, and the file stays short: asked for
+    /// at every interval, and to be [told](Self::maintained) of.
+    pub(super) fn upkeep(&mut self) -> Option<Upkeep> {
+        if self.pause > 0 {
+            self.pause -= 1;
+            return None;
+        }
+        let is_sound = self.file.is_some() && self.lines <= MAX_LINES;
+        if is_sound && !self.is_ahead {
+            return None;
+        }
+        // What is appended from now on is ahead again.
+        self.is_ahead = false;
+        let anew = (!is_sound).then(|| Anew {
+            text: text(&self.entries),
+            lines: self.entries.len(),
+            next: self.next,
+        });
+        let directory = Arc::clone(&self.directory);
+        Some(Upkeep { directory, anew })
+    }
+
+    /// What became of an upkeep.
+    pub(super) fn maintained(&mut self, maintained: Maintained) {
+        let done = maintained.outcome.and_then(|()| match maintained.anew {
+            Some(anew) => self.replace(&anew),
+            None => {
+                self.next_pause = 1;
+                Ok(())
+            }
+        });
+        if let Err(error) = done {
+            self.fails(&error);
         }
     }
 
-    fn rewrite(&mut self) -> io::Result<()> {
-        let mut text = Vec::new();
-        for entry in &self.entries {
-            serde_json::to_writer(&mut text, entry)?;
-            text.push(b'\n');
-        }
-        state::replace(&mut self.directory.file(JOURNAL_FILE), &text)?;
-        self.file = Some(append_to(&self.path)?);
-        self.lines = self.entries.len();
+    /// Has a new file take the place of the journal, with what happened while it was written.
+    fn replace(&mut self, anew: &Anew) -> io::Result<()> {
+        self.directory.file(JOURNAL_FILE).rename_new()?;
+        let mut file = append_to(&self.path)?;
+        let behind = self.entries.iter().filter(|it| it.number >= anew.next);
+        self.lines = anew.lines + behind.clone().count();
+        file.write_all(&text(behind))?;
+        self.file = Some(file);
+        self.is_ahead = true;
         Ok(())
     }
 
@@ -175,6 +240,8 @@ impl Journal {
         }
         self.file = None;
         self.is_ahead = true;
+        self.pause = self.next_pause;
+        self.next_pause = MAX_PAUSE.min(2 * self.next_pause);
     }
 
     fn note(&mut self, entry: Entry) {
@@ -198,6 +265,16 @@ impl Journal {
         }
         self.entries.push_back(entry);
     }
+}
+
+fn text<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Vec<u8> {
+    let mut text = Vec::new();
+    for entry in entries {
+        // Serialising plain data into memory cannot fail.
+        text.extend(serde_json::to_vec(entry).unwrap_or_default());
+        text.push(b'\n');
+    }
+    text
 }
 
 fn append_to(path: &std::path::Path) -> io::Result<File> {
@@ -225,6 +302,16 @@ mod tests {
         let vm = vm.map(|vm| vm.parse().unwrap());
         let entries = journal.history(vm.as_ref(), before);
         entries.map(|entry| entry.number).collect()
+    }
+
+    /// An interval passes: whether something was to be done.
+    fn maintain(journal: &mut Journal) -> bool {
+        let upkeep = journal.upkeep();
+        let is_due = upkeep.is_some();
+        if let Some(upkeep) = upkeep {
+            journal.maintained(upkeep.carry_out());
+        }
+        is_due
     }
 
     #[test]
@@ -281,9 +368,12 @@ mod tests {
             journal.append(n, subject("db"), done(n));
         }
         assert_eq!(lines(), MAX_LINES + 1);
-        journal.maintain();
-        assert_eq!(lines(), MAX_ENTRIES);
+        let upkeep = journal.upkeep().unwrap();
+        // Others have the journal meanwhile.
         journal.append(1, subject("db"), done(1));
+        journal.maintained(upkeep.carry_out());
+        assert_eq!(lines(), MAX_ENTRIES + 1);
+        assert!(maintain(&mut journal) && !maintain(&mut journal));
         assert_eq!(journal.entries().count(), MAX_ENTRIES);
         drop(journal);
         let journal = Journal::open(&directory).unwrap();
@@ -300,10 +390,29 @@ mod tests {
         journal.append(1, subject("db"), done(1));
         journal.fails(&io::Error::other("the disk is full"));
         journal.append(2, subject("db"), done(2));
-        journal.maintain();
+        while !maintain(&mut journal) {}
         journal.append(3, subject("db"), done(3));
         drop(journal);
         let journal = Journal::open(&directory).unwrap();
         assert_eq!(numbers(&journal, None, None), [3, 2, 1]);
+    }
+
+    #[test]
+    fn a_disk_that_fails_is_tried_less_and_less_often() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("state");
+        let directory = StateDirectory::open(&path).unwrap();
+        let mut journal = Journal::open(&directory).unwrap();
+        fs::remove_dir_all(&path).unwrap();
+        journal.append(1, subject("db"), done(1));
+        let tries = (0..256).filter(|_| maintain(&mut journal)).count();
+        assert!((3..12).contains(&tries), "{tries}");
+        fs::create_dir(&path).unwrap();
+        let waited = (0..=MAX_PAUSE).position(|_| maintain(&mut journal));
+        assert!(waited.is_some());
+        assert!(maintain(&mut journal) && !maintain(&mut journal));
+        drop(journal);
+        let journal = Journal::open(&directory).unwrap();
+        assert_eq!(numbers(&journal, None, None), [1]);
     }
 }

@@ -213,6 +213,10 @@ impl Fleet {
             };
             self.news.push((subject.clone(), what));
         }
+        let noted = match &plan.change {
+            Change::Undrain(host) if !self.intents.is_drained(host) => "it was not drained",
+            _ => "noted",
+        };
         self.make(order, plan.change.clone());
         let is_done = match &plan.change {
             Change::Keep(kept) => kept.pending.is_none(),
@@ -220,7 +224,7 @@ impl Fleet {
             Change::Drain(..) => false,
         };
         if is_done {
-            let how = Text::cut("noted");
+            let how = Text::cut(noted);
             self.news.push((subject.clone(), What::Done { order, how }));
         }
         if let Subject::Vm(vm) = subject {
@@ -468,20 +472,22 @@ impl Fleet {
     fn plan_for_host(&self, host: HostName, verb: HostVerb, by: Text) -> Result<Planned, Refused> {
         let drained = self.intents.drained.get(&host);
         let change = match (verb, drained) {
-            (HostVerb::Drain, Some(drained)) => return Ok(Planned::Already(drained.order)),
-            (HostVerb::Drain, None) => {
-                self.must_be_known(&host)?;
-                if self.intents.drained.len() >= MAX_DRAINED {
-                    return Err(Refused::TooManyDrained);
+            (HostVerb::Drain, Some(drained)) if !drained.done => {
+                return Ok(Planned::Already(drained.order));
+            }
+            // One that was empty may not be any more: it is looked at again.
+            (HostVerb::Drain, drained) => {
+                if drained.is_none() {
+                    self.must_be_known(&host)?;
+                    if self.intents.drained.len() >= MAX_DRAINED {
+                        return Err(Refused::TooManyDrained);
+                    }
                 }
                 let order = self.next_order();
                 Change::Drain(host.clone(), Drained { order, done: false })
             }
-            (HostVerb::Undrain, Some(_)) => Change::Undrain(host.clone()),
-            (HostVerb::Undrain, None) => {
-                self.must_be_known(&host)?;
-                Change::Undrain(host.clone())
-            }
+            // Of a host that is gone, too, or that has not come yet.
+            (HostVerb::Undrain, _) => Change::Undrain(host.clone()),
         };
         let what = Text::cut(&verb.to_string());
         Ok(self.planned(Subject::Host(host), (what, by), change))

@@ -80,7 +80,12 @@ impl FleetService {
         if changed.is_some() {
             self.store_changes();
         }
-        self.journal.lock().maintain();
+        // The lock is free while the disk works: pings with news take it.
+        let upkeep = self.journal.lock().upkeep();
+        if let Some(upkeep) = upkeep {
+            let maintained = upkeep.carry_out();
+            self.journal.lock().maintained(maintained);
+        }
     }
 
     /// Stores what has changed by itself. Where that fails nothing is lost but for a repetition after a restart.
@@ -142,11 +147,15 @@ impl FleetService {
             }
             Operation::Status { vm } => {
                 let is_known = arbiter.record(&vm).holder.is_some();
-                let fleet = self.fleet.lock();
-                if !is_known {
-                    fleet.definition(&vm)?;
-                }
-                Answer::Status(Box::new(self.status(&fleet, &vm, records)))
+                let mut status = {
+                    let fleet = self.fleet.lock();
+                    if !is_known {
+                        fleet.definition(&vm)?;
+                    }
+                    fleet.status(&vm, records)
+                };
+                self.add_failovers(std::slice::from_mut(&mut status));
+                Answer::Status(Box::new(status))
             }
             Operation::List { after } => {
                 let (vms, more) = self.list(after.as_ref(), arbiter);
@@ -190,10 +199,11 @@ impl FleetService {
         Ok(plan.order)
     }
 
-    fn status(&self, fleet: &Fleet, vm: &VmName, records: Records<'_>) -> VmStatus {
-        VmStatus {
-            last_failover: self.journal.lock().last_failover(vm).cloned(),
-            ..fleet.status(vm, records)
+    /// Called without the fleet's lock.
+    fn add_failovers(&self, statuses: &mut [VmStatus]) {
+        let journal = self.journal.lock();
+        for status in statuses {
+            status.last_failover = journal.last_failover(&status.vm).cloned();
         }
     }
 
@@ -210,8 +220,11 @@ impl FleetService {
         let is_cut = names.len() > LOOKED_AT;
         names.truncate(LOOKED_AT);
         let records: Records<'_> = &|vm| arbiter.record(vm);
-        let statuses = names.iter().map(|vm| self.status(&fleet, vm, records));
-        let (vms, more) = crate::arbiter::protocol::page(statuses);
+        let statuses = names.iter().map(|vm| fleet.status(vm, records));
+        let mut statuses: Vec<VmStatus> = statuses.collect();
+        drop(fleet);
+        self.add_failovers(&mut statuses);
+        let (vms, more) = crate::arbiter::protocol::page(statuses.into_iter());
         (vms, more || is_cut)
     }
 

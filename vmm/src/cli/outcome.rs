@@ -120,8 +120,17 @@ fn status_of(cause: &(dyn Error + 'static)) -> Option<u8> {
 
 /// A flag that SIGINT and SIGTERM set.
 pub(super) fn cancel_on_signals() -> std::io::Result<Arc<AtomicBool>> {
+    flag_on(&[SIGINT, SIGTERM])
+}
+
+/// A flag that SIGHUP sets as well: for what has the terminal, and leaves it as it was.
+pub(super) fn leave_on_signals() -> std::io::Result<Arc<AtomicBool>> {
+    flag_on(&[SIGHUP, SIGINT, SIGTERM])
+}
+
+fn flag_on(signals: &[i32]) -> std::io::Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
+    for &signal in signals {
         signal_hook::flag::register(signal, flag.clone())?;
     }
     Ok(flag)
@@ -129,17 +138,13 @@ pub(super) fn cancel_on_signals() -> std::io::Result<Arc<AtomicBool>> {
 
 /// A flag that SIGUSR2 sets.
 pub(super) fn turn_hot_on_signal() -> std::io::Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(SIGUSR2, flag.clone())?;
-    Ok(flag)
+    flag_on(&[SIGUSR2])
 }
 
 /// A flag that SIGUSR1 sets.
 #[cfg(feature = "sabotage")]
 pub(super) fn next_on_signal() -> std::io::Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    signal_hook::flag::register(signal_hook::consts::SIGUSR1, flag.clone())?;
-    Ok(flag)
+    flag_on(&[signal_hook::consts::SIGUSR1])
 }
 
 /// A write beyond the limit of file sizes (setrlimit(2)) fails like one on a full disk: SIGXFSZ would end

@@ -5,11 +5,15 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::io::ConsoleSink;
 use crate::sources::Lane;
+
+/// How long what is typed waits for a guest that does not read. Who types is not heard meanwhile, nor seen to go.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The guest's console on this host. A handle.
 #[derive(Debug, Clone)]
@@ -52,6 +56,7 @@ impl Console {
             viewer.tell("\r\n[ftvm: another console has the keyboard; this one takes over when that is closed]\r\n");
         }
         let mut buffer = [0; 256];
+        let mut reads = true;
         loop {
             let len = match reader.read(&mut buffer) {
                 Ok(0) => break,
@@ -61,7 +66,12 @@ impl Console {
             };
             keys = keys.or_else(|| self.keys.try_lock());
             if keys.is_some() && self.live.load(Ordering::Acquire) {
-                self.typed.push(buffer[..len].to_vec());
+                let patience = if reads { PATIENCE } else { Duration::ZERO };
+                let taken = self.typed.push_within(buffer[..len].to_vec(), patience);
+                if reads && !taken {
+                    viewer.tell("\r\n[ftvm: the guest does not read: what is typed is lost until it does]\r\n");
+                }
+                reads = taken;
             }
         }
         drop(viewer);

@@ -22,6 +22,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use disk_server::arbiter::Claimant;
@@ -37,7 +38,7 @@ const MAX_LINE: u64 = 4096;
 /// How long a question, and who reads the answer, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// So many connections at a time.
+/// So many connections at a time, and so many consoles beside them.
 const MOST: usize = 16;
 
 /// How soon a socket that takes no connection is tried again.
@@ -166,7 +167,8 @@ impl ControlSocket {
     /// # Errors
     /// The host has no thread for it.
     pub fn serve(self, run: impl Asked, console: Console) -> io::Result<()> {
-        let (run, places) = (Arc::new(run), Arc::new(()));
+        let run = Arc::new(run);
+        let (places, consoles) = (Places::default(), Places::default());
         let serve = move || {
             loop {
                 let stream = match self.0.accept() {
@@ -177,21 +179,39 @@ impl ControlSocket {
                         continue;
                     }
                 };
-                if Arc::strong_count(&places) > MOST {
+                let Some(place) = places.take() else {
                     answer(&stream, &refused("too many ask at once: try again"));
                     continue;
-                }
-                let (run, console, place) = (run.clone(), console.clone(), places.clone());
-                let talk = move || {
-                    talk(&stream, &*run, &console);
-                    drop(place);
                 };
+                let (run, console, consoles) = (run.clone(), console.clone(), consoles.clone());
+                let talk = move || talk(&stream, &*run, (&console, &consoles), place);
                 if let Err(error) = threads::start("control", talk) {
                     log::warn!("nobody is answered at the control socket: {error}");
                 }
             }
         };
         threads::start("controls", serve).map(drop)
+    }
+}
+
+/// Places for [`MOST`] at a time. A handle.
+#[derive(Debug, Clone, Default)]
+struct Places(Arc<AtomicUsize>);
+
+/// A place, until it is dropped.
+struct Place(Arc<AtomicUsize>);
+
+impl Places {
+    fn take(&self) -> Option<Place> {
+        let taken = self.0.fetch_add(1, Ordering::Relaxed);
+        let place = Place(self.0.clone());
+        (taken < MOST).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -212,8 +232,14 @@ fn answer(mut stream: &UnixStream, message: &impl Serialize) {
     let _ = stream.write_all(&line(message));
 }
 
-/// Deals with one connection.
-fn talk(stream: &UnixStream, run: &impl Asked, console: &Console) {
+/// Deals with one connection, which has this place. A console has one of its own, so that those that are open keep
+/// nobody from asking.
+fn talk(
+    stream: &UnixStream,
+    run: &impl Asked,
+    (console, consoles): (&Console, &Places),
+    place: Place,
+) {
     let _ = stream.set_read_timeout(Some(PATIENCE));
     let mut reader = BufReader::new(stream);
     let mut question = Vec::new();
@@ -248,7 +274,13 @@ fn talk(stream: &UnixStream, run: &impl Asked, console: &Console) {
     }
     let granted = Granted { ok: true };
     match ask {
-        Ask::Console {} => console.relay(stream, &line(&granted), &mut reader),
+        Ask::Console {} => match consoles.take() {
+            Some(_place) => {
+                drop(place);
+                console.relay(stream, &line(&granted), &mut reader);
+            }
+            None => answer(stream, &refused("it has too many consoles: close one")),
+        },
         Ask::Status {} | Ask::HandOver {} => answer(stream, &granted),
     }
 }

@@ -162,6 +162,43 @@ fn all_consoles_get_the_output_and_the_first_one_types() {
 }
 
 #[test]
+fn consoles_keep_nobody_from_asking() {
+    let (_folder, path, ..) = scene(true);
+    let console = "{\"ask\":\"console\"}\n";
+    let open: Vec<_> = (0..MOST).map(|_| ask(&path, console)).collect();
+    assert!(open.iter().all(|(answer, _)| answer == "{\"ok\":true}\n"));
+    let (answer, _) = ask(&path, console);
+    assert!(answer.contains("too many consoles"), "{answer}");
+    let (answer, _) = ask(&path, "{\"ask\":\"status\"}\n");
+    assert_eq!(serde_json::from_str::<Status>(&answer).unwrap(), status());
+}
+
+#[test]
+fn what_is_pasted_into_a_guest_that_does_not_read_is_lost_and_told() {
+    let (_folder, path, _sink, lanes) = scene(true);
+    let console = "{\"ask\":\"console\"}\n";
+    let (_, mut first) = ask(&path, console);
+    // More than the guest's lane and the socket have room for.
+    first.get_mut().write_all(&[b'x'; 1 << 20]).unwrap();
+    read_until(&mut first, "is lost until it does]\r\n");
+    drop(first);
+    // Its end is seen, and the keyboard is free.
+    let (_, mut second) = ask(&path, console);
+    let begun = Instant::now();
+    loop {
+        second.get_mut().write_all(b"now").unwrap();
+        if lanes
+            .typed
+            .take(None)
+            .is_some_and(|typed| typed.ends_with(b"now"))
+        {
+            break;
+        }
+        assert!(begun.elapsed() < LONG, "the first one keeps the keyboard");
+    }
+}
+
+#[test]
 fn a_console_that_reads_nothing_holds_nobody_up() {
     let (_folder, path, sink, _lanes) = scene(true);
     let (_, mut reader) = ask(&path, "{\"ask\":\"console\"}\n");

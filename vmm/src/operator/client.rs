@@ -220,7 +220,9 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub fn order_host(&self, host: &HostName, verb: HostVerb) -> Result<OrderNumber, ClientError> {
-        self.known_host(host)?;
+        if verb == HostVerb::Drain {
+            self.known_host(host)?;
+        }
         accepted(self.ask(Operation::Host {
             host: host.clone(),
             verb,
@@ -315,6 +317,9 @@ mod tests {
         assert!(error.starts_with("no guest dbb (did you mean db?): `ftvm vm define FILE`"));
         assert!(told("queue").starts_with("no guest queue: "));
         assert!(told("old").contains("started by hand"));
+        // It may be gone, or not have come yet.
+        let error = client.order_host(&"hostb".parse().unwrap(), HostVerb::Undrain);
+        assert_eq!(error.unwrap_err().to_string(), "it is not as you think");
         let error = client.order_host(&"hostb".parse().unwrap(), HostVerb::Drain);
         let error = error.unwrap_err().to_string();
         assert!(

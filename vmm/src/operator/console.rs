@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use disk_server::arbiter::{HostName, VmName};
@@ -19,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Between two attempts to find the guest again.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// How soon a console ends that is cancelled.
+const CANCEL_POLL: Duration = Duration::from_millis(50);
 
 /// The longest first line of a daemon, in bytes.
 const MAX_LINE: usize = 4 << 10;
@@ -70,8 +74,9 @@ struct Answer {
     error: Option<String>,
 }
 
-/// Joins `input` and `output` to the console of `vm` until Ctrl-A x is typed. `locate` says where it is, as
-/// often as the connection is lost; that is told, and so is what keeps it.
+/// Joins `input` and `output` to the console of `vm` until Ctrl-A x is typed, `input` is at its end, or `cancel`
+/// is set: a terminal that is gone keeps the keyboard from nobody. `locate` says where it is, as often as the
+/// connection is lost; that is told, and so is what keeps it.
 ///
 /// # Errors
 /// See [`ConsoleError`]: at first only. A console that was there is looked for until it is there again.
@@ -80,26 +85,28 @@ pub fn attach(
     mut locate: impl FnMut() -> Result<Place, ConsoleError>,
     mut input: impl Read + AsFd,
     mut output: impl Write,
+    cancel: &AtomicBool,
 ) -> Result<(), ConsoleError> {
     let mut typed = Typed::default();
-    let mut ended = false;
     let mut connection = Some(connect(vm, &locate()?)?);
     let mut told = String::new();
     let mut next_try = Instant::now();
     let mut bytes = [0; 4096];
-    loop {
-        let open = (!ended).then(|| input.as_fd());
+    while !cancel.load(Ordering::Relaxed) {
         let patience = match &connection {
-            Some(_) => None,
-            None => Some(next_try.saturating_duration_since(Instant::now())),
+            Some(_) => CANCEL_POLL,
+            None => CANCEL_POLL.min(next_try.saturating_duration_since(Instant::now())),
         };
-        let (has_input, has_output) = wait(open, connection.as_ref().map(AsFd::as_fd), patience)
-            .map_err(|error| ConsoleError::Terminal(error.into()))?;
+        let (has_input, has_output) = wait(
+            input.as_fd(),
+            connection.as_ref().map(AsFd::as_fd),
+            patience,
+        )
+        .map_err(|error| ConsoleError::Terminal(error.into()))?;
         if has_input {
             let len = input.read(&mut bytes).map_err(ConsoleError::Terminal)?;
-            ended = len == 0;
             let (to_guest, leave) = typed.take(&bytes[..len]);
-            if leave {
+            if leave || len == 0 {
                 return Ok(());
             }
             // What is typed while nobody listens is lost, as on a line without a listener. That a connection
@@ -138,31 +145,28 @@ pub fn attach(
             next_try = Instant::now() + RETRY;
         }
     }
+    Ok(())
 }
 
 /// Whether there is something to read from either.
 fn wait(
-    input: Option<BorrowedFd<'_>>,
+    input: BorrowedFd<'_>,
     connection: Option<BorrowedFd<'_>>,
-    patience: Option<Duration>,
+    patience: Duration,
 ) -> nix::Result<(bool, bool)> {
-    let polled = |fd: Option<BorrowedFd<'_>>| fd.is_some();
-    let (first, second) = (polled(input), polled(connection));
-    let mut fds: Vec<PollFd<'_>> = (input.into_iter().chain(connection))
+    let mut fds: Vec<PollFd<'_>> = std::iter::once(input)
+        .chain(connection)
         .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
         .collect();
-    let timeout = patience.map_or(PollTimeout::NONE, |patience| {
-        // Rounded up, so that the time has come when it is over.
-        let ms = patience.as_millis().saturating_add(1);
-        PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX)
-    });
+    // Rounded up, so that the time has come when it is over.
+    let ms = patience.as_millis().saturating_add(1);
+    let timeout = PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX);
     match poll(&mut fds, timeout) {
         Err(Errno::EINTR) => return Ok((false, false)),
         polled => polled?,
     };
-    let mut ready = fds.iter().map(|fd| fd.any().unwrap_or(false));
-    let mut next = |is_there: bool| is_there && ready.next().unwrap_or(false);
-    Ok((next(first), next(second)))
+    let is_ready = |fd: Option<&PollFd<'_>>| fd.and_then(PollFd::any).unwrap_or(false);
+    Ok((is_ready(fds.first()), is_ready(fds.get(1))))
 }
 
 /// Asks the daemon at this place for the console.
@@ -259,7 +263,8 @@ mod tests {
                 Some(place) => Ok(place),
                 None => Err(ConsoleError::Nowhere("it runs nowhere".into())),
             };
-            attach(&"db".parse().unwrap(), locate, input, &mut output).unwrap();
+            let vm = "db".parse().unwrap();
+            attach(&vm, locate, input, &mut output, &AtomicBool::new(false)).unwrap();
             String::from_utf8(output).unwrap()
         });
         // Typed until the second host has it: what is typed while nobody listens is lost.
@@ -282,12 +287,47 @@ mod tests {
         assert!(output.contains("from b"), "{output}");
     }
 
+    /// A console that is attached, and the daemon's side of it, which is closed when that ends.
+    fn attached(input: UnixStream, cancel: &AtomicBool) {
+        let (closed, is_closed) = mpsc::channel();
+        let place = daemon("{\"ok\":true}\n", move |mut stream| {
+            stream.write_all(b"login: ").unwrap();
+            let mut typed = Vec::new();
+            let _ = stream.read_to_end(&mut typed);
+            closed.send(typed).unwrap();
+        });
+        let locate = || Ok(place.clone());
+        attach(&"db".parse().unwrap(), locate, input, io::sink(), cancel).unwrap();
+        let typed = is_closed.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert!(typed.is_empty(), "{typed:?}");
+    }
+
+    #[test]
+    fn a_console_whose_terminal_is_gone_is_left_to_others() {
+        let (keyboard, input) = UnixStream::pair().unwrap();
+        drop(keyboard);
+        attached(input, &AtomicBool::new(false));
+    }
+
+    #[test]
+    fn a_console_ends_when_it_is_cancelled() {
+        let (_keyboard, input) = UnixStream::pair().unwrap();
+        let cancel = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let session = scope.spawn(|| attached(input, &cancel));
+            cancel.store(true, Ordering::Relaxed);
+            session.join().unwrap();
+        });
+    }
+
     #[test]
     fn a_console_that_is_not_given_says_why() {
         let place = daemon("{\"error\":\"db does not run here\"}\n", |_| {});
         let (_keyboard, input) = UnixStream::pair().unwrap();
         let locate = || Ok(place.clone());
-        let error = attach(&"db".parse().unwrap(), locate, input, Vec::new()).unwrap_err();
+        let vm = "db".parse().unwrap();
+        let cancel = AtomicBool::new(false);
+        let error = attach(&vm, locate, input, Vec::new(), &cancel).unwrap_err();
         let expected = "b does not give the console: db does not run here";
         assert_eq!(error.to_string(), expected);
     }

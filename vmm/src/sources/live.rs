@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -63,6 +63,15 @@ impl<T> Lane<T> {
             .send((Instant::now(), message))
             .expect("the receiver lives in the same lane");
         self.bell.ring();
+    }
+
+    /// Hands a message over: whether there was room for it within `patience`.
+    pub fn push_within(&self, message: T, patience: Duration) -> bool {
+        let sent = self
+            .sender
+            .send_timeout((Instant::now(), message), patience);
+        self.bell.ring();
+        sent.is_ok()
     }
 
     /// [`Lane::push`] for who knows nothing of lanes.

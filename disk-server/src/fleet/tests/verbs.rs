@@ -291,6 +291,9 @@ fn a_drained_host_is_left_by_backups_and_primaries() {
         let order = world.host_verb(name, HostVerb::Drain).unwrap();
         assert_eq!(world.host_verb(name, HostVerb::Drain).unwrap(), order);
         assert_eq!(world.until_done(order), "it is empty");
+        let again = world.host_verb(name, HostVerb::Drain).unwrap();
+        assert_ne!(again, order, "nobody waits for what is done");
+        assert_eq!(world.until_done(again), "it is empty");
         if name == "b" {
             assert!(world.places_are(primary, "c"));
             world.until(|world| world.state() == State::Protected);
@@ -336,6 +339,9 @@ fn a_drain_ends_a_migration_to_that_host() {
         world.host_verb("x", HostVerb::Drain),
         Err(Refused::NoSuchHost { .. })
     ));
+    // A host that comes for the first time has this done before its daemon is known.
+    let undrain = world.host_verb("x", HostVerb::Undrain).unwrap();
+    assert_eq!(world.until_done(undrain), "it was not drained");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use clap::{Args, Subcommand};
 use disk_server::arbiter::VmName;
@@ -12,6 +13,7 @@ use serde_json::json;
 
 use super::order::{self, OrderArgs};
 use super::{OutputArgs, ServiceArgs, locate, now_ms, output};
+use crate::cli::outcome;
 use crate::host::CONFIG_FILE;
 use crate::io::Terminal;
 use crate::operator::client::{Client, ClientError};
@@ -252,15 +254,15 @@ fn locally(client: &Client, error: ClientError) -> anyhow::Result<(String, Vec<V
 
 fn console(args: &ConsoleArgs) -> anyhow::Result<()> {
     let client = args.service.client()?;
-    attach(&client, &args.vm)
+    attach(&client, &args.vm, &*outcome::leave_on_signals()?)
 }
 
-/// Joins this terminal to a guest's console.
-pub(super) fn attach(client: &Client, vm: &VmName) -> anyhow::Result<()> {
+/// Joins this terminal to a guest's console, until `cancel` is set at the latest.
+pub(super) fn attach(client: &Client, vm: &VmName, cancel: &AtomicBool) -> anyhow::Result<()> {
     // What keeps it is told before the terminal is no longer one for text.
     locate(client, vm)?;
     let terminal = Terminal::raw()?;
-    let attached = console::attach(vm, || locate(client, vm), io::stdin(), io::stdout());
+    let attached = console::attach(vm, || locate(client, vm), io::stdin(), io::stdout(), cancel);
     drop(terminal);
     if io::stdin().is_terminal() {
         output::print(&[Line::default()])?;

@@ -1,7 +1,7 @@
 //! The terminal, and the thread that asks the service.
 
 use std::io;
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -9,9 +9,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use disk_server::arbiter::VmName;
 use disk_server::fleet::{Entry, OrderNumber};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::draw::draw;
 use super::keys::{Action, Key};
@@ -21,8 +22,8 @@ use crate::operator::client::{Client, ClientError};
 /// Between two questions to the service.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a key, a signal and an answer may wait.
-const TICK: Duration = Duration::from_millis(50);
+/// How long a key, a signal and an answer may wait, in milliseconds.
+const TICK: u8 = 50;
 
 /// So much of what happened is shown.
 const HISTORY: usize = 200;
@@ -46,21 +47,18 @@ enum News {
     History(Result<Vec<Entry>, String>),
 }
 
-/// Shows the fleet until a person has seen enough, or a signal ends it. `console` gives the terminal, as it was
-/// before, to a guest's console, and says why that is not there.
+/// Shows the fleet until a person has seen enough, the terminal is gone, or `ended` is set. `console` gives the
+/// terminal, as it was before, to a guest's console, and says why that is not there.
 ///
 /// # Errors
 /// See [`TopError`].
 pub fn run(
     client: Client,
+    ended: &AtomicBool,
     mut console: impl FnMut(&VmName) -> Result<(), String>,
 ) -> Result<(), TopError> {
     if !io::IsTerminal::is_terminal(&io::stdout()) || !io::IsTerminal::is_terminal(&io::stdin()) {
         return Err(TopError::NoTerminal);
-    }
-    let ended = Arc::new(AtomicBool::new(false));
-    for signal in [SIGHUP, SIGINT, SIGTERM] {
-        signal_hook::flag::register(signal, ended.clone()).map_err(TopError::Terminal)?;
     }
     // A line of the log would stand across the screen.
     log::set_max_level(log::LevelFilter::Off);
@@ -72,10 +70,11 @@ pub fn run(
         &mut terminal,
         &mut model,
         (&orders, &news),
-        &ended,
+        ended,
         &mut console,
     );
-    ratatui::restore();
+    // One that is gone needs nothing.
+    let _ = ratatui::try_restore();
     shown.map_err(TopError::Terminal)
 }
 
@@ -86,7 +85,7 @@ fn show(
     ended: &AtomicBool,
     console: &mut impl FnMut(&VmName) -> Result<(), String>,
 ) -> io::Result<()> {
-    let mut changed = true;
+    let (mut changed, mut patience) = (true, TICK);
     while !ended.load(Ordering::Relaxed) {
         if changed {
             terminal.draw(|frame| draw(frame, model))?;
@@ -101,10 +100,16 @@ fn show(
                 News::History(history) => model.remember(history),
             }
         }
-        if !event::poll(TICK)? {
+        // At a terminal that is gone, the library would read for ever.
+        if !is_there(io::stdin().as_fd(), patience)? {
+            return Ok(());
+        }
+        if !event::poll(Duration::ZERO)? {
+            patience = TICK;
             continue;
         }
-        changed = true;
+        // It may have read more than one key.
+        (changed, patience) = (true, 0);
         let Event::Key(key) = event::read()? else {
             // The size: it is drawn anew.
             continue;
@@ -117,6 +122,9 @@ fn show(
                 if let Err(why) = console(&vm) {
                     model.complain(why);
                 }
+                if ended.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
                 *terminal = ratatui::try_init()?;
                 terminal.clear()?;
             }
@@ -125,6 +133,18 @@ fn show(
         }
     }
     Ok(())
+}
+
+/// Waits for something to read, so many milliseconds: whether the terminal is there still.
+fn is_there(terminal: BorrowedFd<'_>, patience: u8) -> nix::Result<bool> {
+    let mut fds = [PollFd::new(terminal, PollFlags::POLLIN)];
+    match poll(&mut fds, PollTimeout::from(patience)) {
+        Err(Errno::EINTR) => return Ok(true),
+        polled => polled?,
+    };
+    let gone = PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL;
+    let found = fds[0].revents().unwrap_or(PollFlags::empty());
+    Ok(!found.intersects(gone))
 }
 
 fn key_of(event: KeyEvent) -> Option<Key> {
@@ -216,4 +236,23 @@ fn chain(error: &ClientError) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_terminal_that_is_gone_is_seen() {
+        let (mut keyboard, terminal) = UnixStream::pair().unwrap();
+        let is_there = |patience| is_there(terminal.as_fd(), patience).unwrap();
+        assert!(is_there(0));
+        keyboard.write_all(b"q").unwrap();
+        assert!(is_there(TICK));
+        drop(keyboard);
+        assert!(!is_there(0));
+    }
 }
