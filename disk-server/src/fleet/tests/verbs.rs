@@ -324,6 +324,44 @@ fn a_drain_waits_where_nobody_else_fits() {
 }
 
 #[test]
+fn a_drain_ends_where_a_guest_has_ended_and_its_record_has_not() {
+    let mut world = World::protected(&["a", "b", "c"]);
+    let backup = world.record().backup.unwrap();
+    world.verb(Verb::SuspendProtection {}).unwrap();
+    world.until(|world| world.places().1.is_none());
+    assert_eq!(backup.host(), host("b"));
+    world.crash("a");
+    world.verb(Verb::Stop {}).unwrap();
+    world.start_daemon("a");
+    world.until(|world| world.state() == State::Stopped { reason: None });
+    assert_eq!(world.places().0, Some(host("a")), "as the record has it");
+    let drain = world.host_verb("a", HostVerb::Drain).unwrap();
+    assert_eq!(world.until_done(drain), "it is empty");
+}
+
+#[test]
+fn a_guest_that_is_started_while_it_stops_is_started_anew() {
+    for at in [0, 3] {
+        let mut world = World::protected(&["a", "b", "c"]);
+        world.ends_slowly(true);
+        world.verb(Verb::Stop {}).unwrap();
+        world.pass(3);
+        let start = world.verb(Verb::Start { force: false }).unwrap();
+        world.pass(at);
+        world.restart_service();
+        world.pass(at);
+        world.ends_slowly(false);
+        world.until_done(start);
+        world.until(|world| world.starts.len() == 2);
+        world.until(|world| world.state() == State::Protected);
+        // And what it does by itself later counts.
+        world.powers_off(0, "the guest powered off");
+        world.pass(40);
+        assert!(matches!(world.state(), State::Stopped { reason: Some(_) }));
+    }
+}
+
+#[test]
 fn a_drain_ends_a_migration_to_that_host() {
     let mut world = World::protected(&["a", "b", "c"]);
     let migration = world.verb(migrate("c")).unwrap();
