@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use disk_server::arbiter::VmName;
+use disk_server::arbiter::{HostName, VmName};
 use disk_server::fleet::{
     Entry, LagBounds, LagColour, Member, Reason, State, Subject, VmStatus, What,
 };

@@ -167,6 +167,38 @@ fn a_backup_is_restarted() {
 }
 
 #[test]
+fn a_backup_that_does_not_hear_the_service_is_given_up() {
+    let verbs = [
+        Verb::RestartBackup {},
+        migrate("c"),
+        migrate_primary("c"),
+        Verb::SuspendProtection {},
+    ];
+    for verb in verbs {
+        let mut world = World::protected(&["a", "b", "c"]);
+        let processes = world.at("b").processes.values_mut();
+        processes.for_each(|it| it.is_cut_off = true);
+        let order = world.verb(verb).unwrap();
+        let why = world.until_failed(order);
+        assert_eq!(why, "b does not leave: it does not hear the service");
+    }
+}
+
+#[test]
+fn nothing_is_handed_over_to_a_backup_that_does_not_ping() {
+    let mut world = World::protected(&["a", "b", "c"]);
+    let processes = world.at("b").processes.values_mut();
+    processes.for_each(|it| it.is_cut_off = true);
+    world.pass(10);
+    world.orders.clear();
+    let failover = world.verb(Verb::Failover {}).unwrap();
+    world.until_failed(failover);
+    world.host_verb("a", HostVerb::Drain).unwrap();
+    world.pass(30);
+    assert!(world.orders.is_empty(), "{:?}", world.orders);
+}
+
+#[test]
 fn a_backup_is_migrated() {
     let mut world = World::protected(&["a", "b", "c"]);
     let order = world.verb(migrate("c")).unwrap();

@@ -656,7 +656,8 @@ impl World {
                 Some(stopping) => drop(stopping.insert(me)),
                 None => self.stops(name, vm, (me, does)),
             },
-            (Some(Order::Die {}), Does::Runs { .. }) => {
+            (Some(Order::Die { view }), Does::Runs { epoch, .. }) => {
+                assert_eq!(view, epoch);
                 self.end(name, vm, None, "killed by SIGKILL");
             }
             (Some(Order::Leave {}), Does::Follows { .. }) => {
