@@ -50,7 +50,8 @@ pub(super) enum Run {
     },
     /// It is.
     Wanted {
-        /// A record that says that it has stopped is of the time before, up to this epoch.
+        /// A record that says that it has stopped is of the time before, up to this epoch. That is the next one
+        /// where it was to stop, and still ran.
         since: u64,
     },
 }

@@ -19,6 +19,9 @@ use crate::views::{
 /// A host on which a guest could not be started is passed over for so many intervals.
 const START_PASSED_OVER: u32 = 30;
 
+/// A primary that was told to stop has done so within so many intervals.
+const STOPPING: u32 = 60;
+
 /// What the arbiter has of a guest.
 pub type Records<'a> = &'a dyn Fn(&VmName) -> Record;
 
@@ -99,6 +102,10 @@ impl Fleet {
                 What::State(state) => seen.told_state = Some(state.clone()),
                 _ => {}
             }
+        }
+        // The journal does not go back to all of them.
+        for vm in fleet.intents.guests.keys() {
+            fleet.guests.entry(vm.clone()).or_default();
         }
         fleet
     }
@@ -363,6 +370,11 @@ impl Fleet {
         let Run::Wanted { since } = &mut kept.run else {
             return;
         };
+        if *since > seen.record.epoch && seen.intervals >= STOPPING {
+            // It was not told to, or did not hear it: when it stops now, then by itself.
+            *since = seen.record.epoch;
+            self.is_changed = true;
+        }
         let has_stopped = seen.record.is_stopped() && seen.record.epoch > *since;
         if seen.record.is_stopped() && !has_stopped {
             // That was the end before this start.
@@ -436,29 +448,31 @@ impl Fleet {
         if !self.views.is_settled() {
             return;
         }
-        let Self {
-            intents,
-            guests,
-            daemons,
-            ..
-        } = self;
-        for (host, drained) in &mut intents.drained {
-            let has_process = daemons
-                .get(host)
-                .is_some_and(|daemon| !daemon.processes.is_empty());
-            let is_member = intents.guests.keys().any(|vm| {
-                let seen = guests.get(vm);
-                seen.is_some_and(|seen| seen.members().any(|member| member.host() == *host))
-            });
-            if !drained.done && !has_process && !is_member {
-                drained.done = true;
-                self.is_changed = true;
-                let what = What::Done {
-                    order: drained.order,
-                    how: Text::cut("it is empty"),
-                };
-                self.news.push((Subject::Host(host.clone()), what));
-            }
+        let waited_for = self.intents.drained.iter().filter(|(_, it)| !it.done);
+        let empty = waited_for.filter(|(host, _)| self.is_empty(host));
+        for host in empty.map(|(host, _)| host.clone()).collect::<Vec<_>>() {
+            let Some(drained) = self.intents.drained.get_mut(&host) else {
+                continue;
+            };
+            drained.done = true;
+            self.is_changed = true;
+            let what = What::Done {
+                order: drained.order,
+                how: Text::cut("it is empty"),
+            };
+            self.news.push((Subject::Host(host), what));
         }
+    }
+
+    /// Whether a host has no process of a guest, and no guest may run there.
+    fn is_empty(&self, host: &HostName) -> bool {
+        let daemon = self.daemons.get(host);
+        let has_process = daemon.is_some_and(|daemon| !daemon.processes.is_empty());
+        let is_there = |vm: &VmName, seen: &Seen| {
+            let members = self.may_run(vm, seen);
+            members.iter().any(|(member, _)| member.host() == *host)
+        };
+        let mut guests = self.intents.guests.keys();
+        !has_process && !guests.any(|vm| self.guests.get(vm).is_some_and(|seen| is_there(vm, seen)))
     }
 }

@@ -31,6 +31,9 @@ pub enum Order {
     Leave {},
     /// To a primary: end the guest in order.
     Stop {},
-    /// To a primary: die at once, as if by SIGKILL.
-    Die {},
+    /// To a primary: die at once, as if by SIGKILL, if the guest is protected in this view.
+    Die {
+        /// The view.
+        view: u64,
+    },
 }

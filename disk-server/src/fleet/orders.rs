@@ -46,7 +46,7 @@ impl Fleet {
             return self.is_to_stop(me, vm, kept).then_some(Order::Stop {});
         }
         let running = self.running(vm, record)?;
-        let backup = running.backup?;
+        let backup = running.backup.filter(|backup| self.views.is_live(backup))?;
         let hand_over = Order::HandOver { view: epoch };
         match &kept.pending {
             Some(pending) if is_steered(pending) => {
@@ -54,8 +54,8 @@ impl Fleet {
                 let of_that_view = pending.view == epoch && pending.primary.as_ref() == Some(me);
                 match &pending.verb {
                     Verb::Failover {} if of_that_view && is_due => Some(hand_over),
-                    Verb::TestFailover {} if of_that_view && self.views.is_live(backup) => {
-                        is_due.then_some(Order::Die {})
+                    Verb::TestFailover {} if of_that_view && is_due => {
+                        Some(Order::Die { view: epoch })
                     }
                     Verb::MigratePrimary { to } if backup.host() == *to && is_due => {
                         Some(hand_over)

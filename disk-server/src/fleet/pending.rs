@@ -9,7 +9,7 @@ use super::status::State;
 use crate::arbiter::{Claimant, HostName, Record, VmName};
 use crate::views::{Condition, Phase, Text, Unfit};
 
-/// For so many intervals a primary is asked to hand over, or to die. One that has not done so by then cannot.
+/// For so many intervals a primary is asked to hand over, or to die, or a backup to leave. One that has not done so by then cannot.
 pub(super) const CARRIED_OUT: u32 = 30;
 
 /// After so many intervals each host has said how it is since.
@@ -149,7 +149,7 @@ impl Fleet {
                 Some(running) if seen.record.backup != pending.backup => {
                     self.unless_patient(vm, seen, running, records)
                 }
-                _ => Progress::Goes,
+                _ => unless_unheard(seen),
             },
             Verb::MigrateBackup { to } => match &running {
                 Some(running) if running.host == *to => {
@@ -159,7 +159,7 @@ impl Fleet {
                     backup: Some(backup),
                     ..
                 }) if backup.host() == *to => Progress::Done(format!("its backup is on {to} now")),
-                Some(_) => self.unless_unfit(vm, to, records),
+                Some(_) => self.unless_unfit(vm, to, (seen, pending), records),
                 None => Progress::Goes,
             },
             Verb::MigratePrimary { to } => match &running {
@@ -173,11 +173,11 @@ impl Fleet {
                     true => Progress::Goes,
                     false => Progress::Failed("its primary did not hand it over".to_owned()),
                 },
-                Some(_) => self.unless_unfit(vm, to, records),
+                Some(_) => self.unless_unfit(vm, to, (seen, pending), records),
                 None => Progress::Goes,
             },
             Verb::SuspendProtection {} => match &running {
-                Some(running) if running.condition.phase != Phase::Alone => Progress::Goes,
+                Some(running) if running.condition.phase != Phase::Alone => unless_unheard(seen),
                 _ => Progress::Done("it runs without a backup".to_owned()),
             },
             Verb::ResumeProtection {} => match &running {
@@ -260,9 +260,17 @@ impl Fleet {
     }
 
     /// Fails when the host that a backup is to be on does not fit any more.
-    fn unless_unfit(&self, vm: &VmName, to: &HostName, records: Records<'_>) -> Progress {
+    fn unless_unfit(
+        &self,
+        vm: &VmName,
+        to: &HostName,
+        (seen, pending): (&Seen, &Pending),
+        records: Records<'_>,
+    ) -> Progress {
+        let is_there = seen.record.backup.is_some() && seen.record.backup == pending.backup;
         match self.unfit_as_backup(vm, to, records) {
             Some(unfit) => Progress::Failed(format!("{to} {unfit}")),
+            None if is_there => unless_unheard(seen),
             None => Progress::Goes,
         }
     }
@@ -289,6 +297,19 @@ impl Fleet {
         });
         let dead = daemon.is_none().then_some(Unfit::Dead);
         of_host.map(|(_, unfit)| unfit).or(dead)
+    }
+}
+
+/// Fails when the backup that is to leave has not done so in time.
+fn unless_unheard(seen: &Seen) -> Progress {
+    match &seen.record.backup {
+        Some(backup) if seen.intervals >= CARRIED_OUT => {
+            let host = backup.host();
+            Progress::Failed(format!(
+                "{host} does not leave: it does not hear the service"
+            ))
+        }
+        _ => Progress::Goes,
     }
 }
 

@@ -6,7 +6,6 @@ use super::journal::{Subject, What};
 use super::machine::{Fleet, Records};
 use super::operation::{HostVerb, Operation, Verb};
 use super::order::OrderNumber;
-use super::starting::Life;
 use super::status::State;
 use crate::arbiter::{HostName, VmName};
 use crate::views::{Text, Unfit};
@@ -332,12 +331,18 @@ impl Fleet {
         Ok(self.planned(Subject::Vm(vm), (what, by), change))
     }
 
-    /// A guest that runs when it is defined is to run: what was known of it may have been lost.
+    /// A guest that may run when it is defined is to run: what was known of it may have been lost, and nobody may
+    /// have pinged since.
     fn run_of_undefined(&self, vm: &VmName, records: Records<'_>) -> Run {
-        let since = records(vm).epoch;
-        match self.who_may_run(vm) {
-            Some((_, Life::Runs)) => Run::Wanted { since },
-            _ => Run::Stopped { reason: None },
+        let record = records(vm);
+        let since = record.epoch;
+        let mut seen = self.guests.get(vm).cloned().unwrap_or_default();
+        if seen.record != record {
+            seen.moved(record);
+        }
+        match self.may_run(vm, &seen).is_empty() {
+            true => Run::Stopped { reason: None },
+            false => Run::Wanted { since },
         }
     }
 
@@ -358,7 +363,9 @@ impl Fleet {
         let record = records(vm);
         match &verb {
             Verb::Start { .. } if !kept.is_to_run() => {
-                let since = record.epoch;
+                // Its primary may have been told to stop, and be about to.
+                let runs = record.holder.as_ref().is_some_and(|it| !it.is_stopped());
+                let since = record.epoch + u64::from(runs);
                 kept.run = Run::Wanted { since };
             }
             Verb::Stop {} if kept.is_to_run() => kept.run = Run::Stopped { reason: None },

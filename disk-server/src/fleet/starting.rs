@@ -57,11 +57,20 @@ impl Fleet {
 
     /// Who may run a guest, with what is known of that; `None` if nobody may.
     pub(super) fn who_may_run(&self, vm: &VmName) -> Option<(Claimant, Life)> {
-        let seen = self.guests.get(vm)?;
-        let members = seen.members().map(|it| (it, self.life(vm, seen, it)));
-        let alive = members.filter(|(_, life)| *life != Life::Gone);
-        let most = alive.max_by_key(|(_, life)| *life);
-        most.map(|(member, life)| (member.clone(), life))
+        let members = self.may_run(vm, self.guests.get(vm)?).into_iter();
+        members.max_by_key(|(_, life)| *life)
+    }
+
+    /// All who may run a guest of which that was seen.
+    pub(super) fn may_run(&self, vm: &VmName, seen: &Seen) -> Vec<(Claimant, Life)> {
+        let members = seen
+            .members()
+            .map(|it| (it.clone(), self.life(vm, seen, it)));
+        members.filter(|(_, life)| *life != Life::Gone).collect()
+    }
+
+    fn runs(&self, vm: &VmName) -> bool {
+        (self.who_may_run(vm)).is_some_and(|(_, life)| life == Life::Runs)
     }
 
     /// Whether a guest may be started anew, from its present epoch.
@@ -90,7 +99,10 @@ impl Fleet {
             return starting.into_iter().for_each(|it| *it = None);
         }
         let starting = match &seen.starting {
-            Some(starting) if starting.taken || self.stands(starting) => return,
+            Some(Starting { taken: true, .. }) => return,
+            // It was to be started beside one of which nothing was known, and which is there all the same.
+            Some(_) if self.runs(vm) => None,
+            Some(starting) if self.stands(starting) => return,
             Some(starting) => {
                 let reason = Text::cut("it was asked to start it, and did not");
                 (self.views).pass_over(&starting.daemon, vm, &reason, MISSED_PINGS);

@@ -35,11 +35,13 @@ impl Fleet {
             };
         }
         let may_run = self.who_may_run(vm);
-        if let Some((member, Life::Unknown)) = &may_run {
+        if let Some((_, Life::Unknown)) = &may_run {
+            let seen = self.guests.get(vm);
+            let members = seen.map_or_else(Vec::new, |seen| self.may_run(vm, seen));
+            let mut hosts: Vec<HostName> = members.iter().map(|(it, _)| it.host()).collect();
+            hosts.dedup();
             return match self.views.is_settled() {
-                true => State::NotRunning(Reason::Unknown {
-                    host: member.host(),
-                }),
+                true => State::NotRunning(Reason::Unknown { hosts }),
                 false => State::NotRunning(Reason::Starting {}),
             };
         }

@@ -125,10 +125,10 @@ pub enum Reason {
     },
     /// The service does not answer: this is what a host knows.
     ServiceUnreachable {},
-    /// A host that may run it does not ping: it cannot be started elsewhere before that is known.
+    /// Hosts that may run it do not ping: it cannot be started elsewhere before that is known.
     Unknown {
-        /// The host.
-        host: HostName,
+        /// The hosts: one or two.
+        hosts: Vec<HostName>,
     },
     /// It is being ended.
     Stopping {},
@@ -209,10 +209,18 @@ impl fmt::Display for Reason {
             }
             Self::Suspended { by } => write!(f, "suspended by {by}"),
             Self::ServiceUnreachable {} => f.write_str("service unreachable"),
-            Self::Unknown { host } => write!(
-                f,
-                "{host} may run it and does not answer: if that is certainly gone, start it with --force"
-            ),
+            Self::Unknown { hosts } => {
+                let names: Vec<&str> = hosts.iter().map(HostName::as_str).collect();
+                let (verb, all) = match hosts.len() {
+                    1 => ("does", "that is"),
+                    _ => ("do", "all of them are"),
+                };
+                write!(
+                    f,
+                    "{} may run it and {verb} not answer: if {all} certainly gone, start it with --force",
+                    names.join(" and ")
+                )
+            }
             Self::Stopping {} => f.write_str("stopping"),
         }
     }

@@ -82,7 +82,7 @@ impl Tending {
             Order::Start { vm, epoch } => Task::Start { vm, epoch },
             Order::Join(proposal) => Task::Join(*proposal),
             // These are for the guests' own processes.
-            Order::HandOver { .. } | Order::Leave {} | Order::Stop {} | Order::Die {} => {
+            Order::HandOver { .. } | Order::Leave {} | Order::Stop {} | Order::Die { .. } => {
                 return None;
             }
         };
@@ -198,7 +198,7 @@ mod tests {
         tending.claims(&vm("db"), claimant.clone());
         let told = tending.tended(console());
         assert_eq!(told.processes[&vm("db")], Some(claimant));
-        for order in [Order::Leave {}, Order::Stop {}, Order::Die {}] {
+        for order in [Order::Leave {}, Order::Stop {}, Order::Die { view: 3 }] {
             assert_eq!(tending.ordered(order), None);
         }
         let other = Proposal {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use disk_server::arbiter::VmName;
+use disk_server::arbiter::{HostName, VmName};
 use disk_server::fleet::{
     Entry, LagBounds, LagColour, Member, Reason, State, Subject, VmStatus, What,
 };
@@ -74,11 +74,19 @@ pub fn briefest(state: &State) -> String {
     }
 }
 
+fn all_of(hosts: &[HostName]) -> String {
+    let names: Vec<&str> = hosts.iter().map(HostName::as_str).collect();
+    names.join(" and ")
+}
+
 fn brief_reason(reason: &Reason) -> String {
     match reason {
         Reason::NoIdleHost { .. } => "no idle host".to_owned(),
         Reason::LoggingNetworkDown { .. } => "logging network down".to_owned(),
-        Reason::Unknown { host } => format!("{host} does not answer"),
+        Reason::Unknown { hosts } if hosts.len() > 1 => {
+            format!("{} do not answer", all_of(hosts))
+        }
+        Reason::Unknown { hosts } => format!("{} does not answer", all_of(hosts)),
         reason => reason.to_string(),
     }
 }
@@ -147,8 +155,9 @@ fn remarks(why: &Reason) -> Vec<String> {
         Reason::LoggingNetworkDown { host, error } => {
             vec![format!("{host} does not reach the primary: {error}")]
         }
-        Reason::Unknown { host } => vec![format!(
-            "it may run on {host}: bring that back, or, if it is certainly gone, `ftvm vm start --force`"
+        Reason::Unknown { hosts } => vec![format!(
+            "it may run on {}: bring that back, or, if it is certainly gone, `ftvm vm start --force`",
+            all_of(hosts)
         )],
         _ => Vec::new(),
     }

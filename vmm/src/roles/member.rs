@@ -91,9 +91,14 @@ impl Member {
                 end_by(Signal::SIGTERM);
             }),
             Order::Stop {} if runs => self.control.try_push(Control::Stop),
-            Order::Die {} if runs => {
-                log::warn!("the view service has this process die");
-                end_by(Signal::SIGKILL);
+            Order::Die { view } if runs => {
+                let dies = self.sessions.while_protected(*view, || {
+                    log::warn!("the view service has this process die");
+                    end_by(Signal::SIGKILL);
+                });
+                if let Err(why) = dies {
+                    log::warn!("this process does not die as the view service wants: {why}");
+                }
             }
             _ => {}
         }
@@ -237,6 +242,7 @@ mod tests {
         assert!(!log.hands_over());
         member.carry_out(&Order::HandOver { view });
         assert!(!log.hands_over(), "not at once again");
+        member.carry_out(&Order::Die { view }); // nobody would go on with the guest
         assert!(lanes.control.take(None).is_none());
         member.carry_out(&Order::Stop {});
         assert_eq!(lanes.control.take(None), Some(Control::Stop));

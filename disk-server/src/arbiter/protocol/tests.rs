@@ -339,7 +339,7 @@ fn the_documented_forms_of_pings_are_the_real_ones() {
         ),
         (Some(Order::Leave {}), r#"{"leave":{}}"#),
         (Some(Order::Stop {}), r#"{"stop":{}}"#),
-        (Some(Order::Die {}), r#"{"die":{}}"#),
+        (Some(Order::Die { view: 3 }), r#"{"die":{"view":3}}"#),
         (None, "null"),
     ] {
         let pinged = Response::Pinged {

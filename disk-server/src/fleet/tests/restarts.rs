@@ -102,6 +102,37 @@ fn a_service_that_starts_again_tells_no_transitions_that_were_none() {
 }
 
 #[test]
+fn a_guest_that_is_defined_anew_before_anybody_has_pinged_runs_on() {
+    for at in 0..8 {
+        let mut world = World::protected(&["a", "b", "c"]);
+        world.fleet = crate::fleet::Fleet::default();
+        world.pass(at);
+        world.define("db", 1).unwrap();
+        world.pass(30);
+        assert_eq!(world.state(), State::Protected, "after {at} seconds");
+        assert_eq!(world.starts.len(), 1);
+    }
+}
+
+#[test]
+fn a_guest_of_which_the_journal_has_nothing_is_looked_at_after_a_restart() {
+    let mut world = World::protected(&["a", "b", "c"]);
+    let stop = world.verb(Verb::Stop {}).unwrap();
+    world.until_done(stop);
+    for name in ["a", "b", "c"] {
+        world.at(name).memory_mib = 1;
+    }
+    world.pass(2);
+    world.verb(Verb::Start { force: false }).unwrap();
+    world.journal.clear();
+    world.restart_service();
+    world.pass(10);
+    let told = world.told_states();
+    let waits = told.iter().any(|told| told.contains("no idle host"));
+    assert!(waits, "{told:?}");
+}
+
+#[test]
 fn a_guest_that_is_defined_anew_after_a_loss_of_the_state_runs_on() {
     let mut world = World::protected(&["a", "b", "c"]);
     world.fleet = crate::fleet::Fleet::default();

@@ -167,6 +167,38 @@ fn a_backup_is_restarted() {
 }
 
 #[test]
+fn a_backup_that_does_not_hear_the_service_is_given_up() {
+    let verbs = [
+        Verb::RestartBackup {},
+        migrate("c"),
+        migrate_primary("c"),
+        Verb::SuspendProtection {},
+    ];
+    for verb in verbs {
+        let mut world = World::protected(&["a", "b", "c"]);
+        let processes = world.at("b").processes.values_mut();
+        processes.for_each(|it| it.is_cut_off = true);
+        let order = world.verb(verb).unwrap();
+        let why = world.until_failed(order);
+        assert_eq!(why, "b does not leave: it does not hear the service");
+    }
+}
+
+#[test]
+fn nothing_is_handed_over_to_a_backup_that_does_not_ping() {
+    let mut world = World::protected(&["a", "b", "c"]);
+    let processes = world.at("b").processes.values_mut();
+    processes.for_each(|it| it.is_cut_off = true);
+    world.pass(10);
+    world.orders.clear();
+    let failover = world.verb(Verb::Failover {}).unwrap();
+    world.until_failed(failover);
+    world.host_verb("a", HostVerb::Drain).unwrap();
+    world.pass(30);
+    assert!(world.orders.is_empty(), "{:?}", world.orders);
+}
+
+#[test]
 fn a_backup_is_migrated() {
     let mut world = World::protected(&["a", "b", "c"]);
     let order = world.verb(migrate("c")).unwrap();
@@ -324,6 +356,44 @@ fn a_drain_waits_where_nobody_else_fits() {
     );
     world.host_verb("a", HostVerb::Undrain).unwrap();
     world.until(|world| world.state() == State::Protected);
+}
+
+#[test]
+fn a_drain_ends_where_a_guest_has_ended_and_its_record_has_not() {
+    let mut world = World::protected(&["a", "b", "c"]);
+    let backup = world.record().backup.unwrap();
+    world.verb(Verb::SuspendProtection {}).unwrap();
+    world.until(|world| world.places().1.is_none());
+    assert_eq!(backup.host(), host("b"));
+    world.crash("a");
+    world.verb(Verb::Stop {}).unwrap();
+    world.start_daemon("a");
+    world.until(|world| world.state() == State::Stopped { reason: None });
+    assert_eq!(world.places().0, Some(host("a")), "as the record has it");
+    let drain = world.host_verb("a", HostVerb::Drain).unwrap();
+    assert_eq!(world.until_done(drain), "it is empty");
+}
+
+#[test]
+fn a_guest_that_is_started_while_it_stops_is_started_anew() {
+    for at in [0, 3] {
+        let mut world = World::protected(&["a", "b", "c"]);
+        world.ends_slowly(true);
+        world.verb(Verb::Stop {}).unwrap();
+        world.pass(3);
+        let start = world.verb(Verb::Start { force: false }).unwrap();
+        world.pass(at);
+        world.restart_service();
+        world.pass(at);
+        world.ends_slowly(false);
+        world.until_done(start);
+        world.until(|world| world.starts.len() == 2);
+        world.until(|world| world.state() == State::Protected);
+        // And what it does by itself later counts.
+        world.powers_off(0, "the guest powered off");
+        world.pass(40);
+        assert!(matches!(world.state(), State::Stopped { reason: Some(_) }));
+    }
 }
 
 #[test]

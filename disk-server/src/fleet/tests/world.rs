@@ -80,6 +80,8 @@ pub(super) struct World {
     /// Starts that were ordered, by the epoch from which.
     pub(super) starts: Vec<(VmName, u64, HostName)>,
     pub(super) orders: Vec<(Claimant, Order)>,
+    /// Those that were told to stop, as long as they take their time over it.
+    stopping: Option<BTreeSet<Claimant>>,
 }
 
 pub(super) fn vm() -> VmName {
@@ -124,6 +126,7 @@ impl World {
             nonce: 0,
             starts: Vec::new(),
             orders: Vec::new(),
+            stopping: None,
         };
         for (n, name) in hosts.iter().enumerate() {
             let it = Host {
@@ -649,21 +652,40 @@ impl World {
                     self.goes_alone(&backup.host(), vm, epoch, true);
                 }
             }
-            (Some(Order::Stop {}), Does::Runs { epoch, backup, .. }) => {
-                if self.claim(vm, epoch, &me, Next::Stopped).is_some() {
-                    self.end(name, vm, Some(0), "it was stopped");
-                    if let Some(backup) = backup {
-                        self.end(&backup.host(), vm, Some(0), "it was stopped");
-                    }
-                }
-            }
-            (Some(Order::Die {}), Does::Runs { .. }) => {
+            (Some(Order::Stop {}), does @ Does::Runs { .. }) => match &mut self.stopping {
+                Some(stopping) => drop(stopping.insert(me)),
+                None => self.stops(name, vm, (me, does)),
+            },
+            (Some(Order::Die { view }), Does::Runs { epoch, .. }) => {
+                assert_eq!(view, epoch);
                 self.end(name, vm, None, "killed by SIGKILL");
             }
             (Some(Order::Leave {}), Does::Follows { .. }) => {
                 self.end(name, vm, Some(0), "it was asked to leave");
             }
             (order, does) => panic!("{order:?} to {me}, which {does:?}"),
+        }
+    }
+
+    /// A primary ends its guest in order.
+    fn stops(&mut self, name: &HostName, vm: &VmName, (me, does): (Claimant, Does)) {
+        let Does::Runs { epoch, backup, .. } = does else {
+            return;
+        };
+        if self.claim(vm, epoch, &me, Next::Stopped).is_some() {
+            self.end(name, vm, Some(0), "it was stopped");
+            if let Some(backup) = backup {
+                self.end(&backup.host(), vm, Some(0), "it was stopped");
+            }
+        }
+    }
+
+    /// Whether primaries take their time over a stop. Those that were told before end when they no longer do.
+    pub(super) fn ends_slowly(&mut self, is_slow: bool) {
+        let told = std::mem::replace(&mut self.stopping, is_slow.then(BTreeSet::new));
+        for me in told.into_iter().flatten() {
+            let does = self.process(&me.host(), &vm()).does.clone();
+            self.stops(&me.host(), &vm(), (me, does));
         }
     }
 

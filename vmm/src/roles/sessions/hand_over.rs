@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use logging_channel::entry::Lsn;
 use logging_channel::handshake::Standby;
 
-use super::{Session, Sessions, Stage};
+use super::{Session, Sessions, Stage, State};
 use crate::engine::{Interruption, Step};
 use crate::gates::committed::CommitWatch;
 use crate::roles::tenure::Verdict;
@@ -63,32 +63,53 @@ impl Sessions {
     /// # Errors
     /// [`NotHandedOver`].
     pub(in crate::roles) fn ask_hand_over(&self, view: u64) -> Result<(), NotHandedOver> {
-        let epoch = self.epoch();
         {
             let state = self.0.state.lock();
-            match state.stage {
-                Stage::Following => return Err(NotHandedOver::Following),
-                Stage::Lost | Stage::Ended => return Err(NotHandedOver::Ending),
-                Stage::Running => {}
-            }
-            if epoch != view {
-                return Err(NotHandedOver::OtherView(epoch));
-            }
-            let session = state.session.as_ref().filter(|it| !it.sender.is_lost());
-            let Some(session) = session.filter(|_| state.live.is_protected()) else {
-                return Err(NotHandedOver::Unprotected);
-            };
+            let session = self.protecting(&state, view)?;
             if session.sender.session().standby == Standby::Cold {
                 return Err(NotHandedOver::Cold);
-            }
-            if session.sender.is_repairing() {
-                return Err(NotHandedOver::Differs);
             }
         }
         log::info!("view {view}: the guest is to be handed over to the backup");
         self.0.hands_over.store(view, Ordering::Release);
         self.0.look.look();
         Ok(())
+    }
+
+    /// Calls `act` if the backup of this view protects the guest, which stays so meanwhile as far as this host knows.
+    ///
+    /// # Errors
+    /// [`NotHandedOver`]: nobody would go on with the guest.
+    pub(in crate::roles) fn while_protected(
+        &self,
+        view: u64,
+        act: impl FnOnce(),
+    ) -> Result<(), NotHandedOver> {
+        let state = self.0.state.lock();
+        self.protecting(&state, view)?;
+        act();
+        Ok(())
+    }
+
+    /// The session with the backup of this view, if that could go on with the guest.
+    fn protecting<'a>(&self, state: &'a State, view: u64) -> Result<&'a Session, NotHandedOver> {
+        match state.stage {
+            Stage::Following => return Err(NotHandedOver::Following),
+            Stage::Lost | Stage::Ended => return Err(NotHandedOver::Ending),
+            Stage::Running => {}
+        }
+        let epoch = self.epoch();
+        if epoch != view {
+            return Err(NotHandedOver::OtherView(epoch));
+        }
+        let session = state.session.as_ref().filter(|it| !it.sender.is_lost());
+        let Some(session) = session.filter(|_| state.live.is_protected()) else {
+            return Err(NotHandedOver::Unprotected);
+        };
+        match session.sender.is_repairing() {
+            true => Err(NotHandedOver::Differs),
+            false => Ok(session),
+        }
     }
 
     /// Whether the guest's thread is to hand it over. Costs one atomic load.

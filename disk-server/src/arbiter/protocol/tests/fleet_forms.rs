@@ -102,7 +102,7 @@ fn state() -> impl Strategy<Value = State> {
         (host_name(), text()).prop_map(|(host, error)| Reason::LoggingNetworkDown { host, error }),
         text().prop_map(|by| Reason::Suspended { by }),
         Just(Reason::ServiceUnreachable {}),
-        host_name().prop_map(|host| Reason::Unknown { host }),
+        prop::collection::vec(host_name(), 1..3).prop_map(|hosts| Reason::Unknown { hosts }),
         Just(Reason::Stopping {}),
     ];
     let reason = reason.boxed();
