@@ -209,7 +209,7 @@ fn on_signals(signals: &[i32], mut act: impl FnMut() + Send + 'static) -> std::i
 /// a daemon, have it go on elsewhere. If that cannot be, signals end the process as usual.
 pub(super) fn heed_signals(lanes: &Lanes, run: Box<dyn Asked>, tended: bool) {
     let heeded = match tended {
-        true => leave_on_signals(run),
+        true => hand_over_on_signals(run),
         false => stop_on_signals(lanes),
     };
     if let Err(e) = heeded {
@@ -219,7 +219,7 @@ pub(super) fn heed_signals(lanes: &Lanes, run: Box<dyn Asked>, tended: bool) {
 
 /// SIGINT and SIGTERM have the guest's backup go on with it, or end the process without a word, as they come at the
 /// end of a machine's shutdown; a second one ends it, too.
-fn leave_on_signals(run: Box<dyn Asked>) -> std::io::Result<()> {
+fn hand_over_on_signals(run: Box<dyn Asked>) -> std::io::Result<()> {
     let leave = || end(INTERRUPTED, LAST_WORDS_IN_A_HURRY);
     let mut leaving = false;
     on_signals(&[SIGINT, SIGTERM], move || {
