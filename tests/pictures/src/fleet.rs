@@ -95,7 +95,7 @@ fn status(
             true => 31_000_000 + 90_000 * wave(13),
             false => 1000 * of(kilobytes, wave(17)),
         }),
-        last_failover: (vm == "db").then(|| Failover {
+        last_failover: (vm == "db").then_some(Failover {
             unix_ms: START - 190_000,
             view: 5,
             outage_ms: 640,
