@@ -51,6 +51,8 @@ pub(super) struct Starting {
 pub(super) struct Daemon {
     /// Its present run.
     pub(super) claimant: Claimant,
+    /// On which machine it is, whatever the name of that. Where that is not known, each run is on one of its own.
+    pub(super) machine: Text,
     /// Those before, as long as they are remembered.
     pub(super) older: Vec<Claimant>,
     /// One of those pings all the same: two hosts have the same name.
@@ -116,6 +118,7 @@ impl Seen {
 impl Daemon {
     pub(super) fn new(claimant: Claimant) -> Self {
         Self {
+            machine: Text::cut(""),
             claimant,
             older: Vec::new(),
             is_ambiguous: false,
@@ -141,6 +144,10 @@ impl Daemon {
         tended: &Tended,
     ) -> BTreeMap<VmName, Option<Claimant>> {
         self.number = number;
+        self.machine = match tended.machine.as_str() {
+            "" => Text::cut(self.claimant.as_str()),
+            _ => tended.machine.clone(),
+        };
         let ended = tended.ended.iter().map(|ended| ended.number);
         self.ended = ended.chain([self.ended]).max().unwrap_or_default();
         std::mem::replace(&mut self.processes, tended.processes.clone())

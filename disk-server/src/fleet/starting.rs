@@ -48,8 +48,12 @@ impl Fleet {
         {
             return Life::Runs;
         }
+        // Another machine of that name knows nothing of it.
+        let kept = self.intents.guests.get(vm);
+        let machine = kept.and_then(|kept| kept.machines.get(member));
+        let knows = daemon.is_some_and(|daemon| machine == Some(&daemon.machine));
         // One that has just started has heard nobody.
-        match daemon.is_some() && seen.is_absent_from(&host) && self.views.is_settled() {
+        match knows && seen.is_absent_from(&host) && self.views.is_settled() {
             true => Life::Gone,
             false => Life::Unknown,
         }

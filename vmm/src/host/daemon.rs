@@ -21,7 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use disk_server::arbiter::{Arbiter, Claimant, Settings, VmName};
-use disk_server::views::{Capabilities, MAX_EXPORTS, PING_INTERVAL, Ping, Role};
+use disk_server::views::{Capabilities, MAX_EXPORTS, PING_INTERVAL, Ping, Role, Text};
 use parking_lot::Mutex;
 
 use super::config::Config;
@@ -31,7 +31,7 @@ use super::memory::left_mib;
 use super::process::{Exit, Lock, Record, Said, Watch};
 use super::starter::{Network, StartError, Starter};
 use super::tending::{Guest, Task, Tending};
-use super::{console, control, local};
+use super::{console, control, local, machine};
 use crate::control::Status;
 use crate::doctor::{self, Purpose, Unfit};
 use crate::io::{Bridge, BridgeError};
@@ -72,6 +72,7 @@ struct Shared {
     config: Config,
     folders: Folders,
     host: Capabilities,
+    machine: Text,
     network: Box<dyn Network>,
     tending: Arc<Mutex<Tending>>,
 }
@@ -169,6 +170,7 @@ impl Daemon {
             folders,
             host: surroundings.host,
             network: surroundings.network,
+            machine: machine::number(),
             tending: Arc::new(Mutex::new(Tending::new(now_ms()))),
         });
         shared.find_guests()?;
@@ -366,7 +368,10 @@ impl Shared {
             self.ask_who_they_are();
             self.bound_what_they_say();
             host.memory_mib = self.memory_left_mib();
-            let told = self.tending.lock().tended(self.config.console);
+            let told = self
+                .tending
+                .lock()
+                .tended(&self.machine, self.config.console);
             let ping = pings.next(host.clone(), Role::Host(told));
             match arbiter.ping(&ping) {
                 Ok((_, order)) => {

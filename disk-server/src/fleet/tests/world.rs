@@ -61,6 +61,8 @@ pub(super) struct Host {
     pub(super) logging_is_down: bool,
     /// Processes end at once with this status.
     pub(super) fails_with: Option<i32>,
+    /// Which machine has its name.
+    pub(super) machine: String,
     ends: u64,
     untold: Vec<Ended>,
 }
@@ -136,6 +138,7 @@ impl World {
                 is_cut_off: false,
                 logging_is_down: false,
                 fails_with: None,
+                machine: format!("machine {name}"),
                 ends: 0,
                 untold: Vec::new(),
             };
@@ -388,6 +391,7 @@ impl World {
             role: Role::Host(Tended {
                 processes: processes.collect(),
                 ended: told.clone(),
+                machine: Text::cut(&host.machine),
                 console: "0.0.0.0:7422".parse().unwrap(),
             }),
         };
