@@ -297,6 +297,9 @@ impl Fleet {
                         let reason = Text::cut("its process ended before it ran");
                         (self.views).pass_over(&ping.host, vm, &reason, START_PASSED_OVER);
                     } else {
+                        if has_process && !starting.taken {
+                            starting.age = 0;
+                        }
                         starting.taken = has_process;
                     }
                 }

@@ -1,6 +1,6 @@
 //! What the fleet has seen of guests and hosts, and does not keep.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::status::State;
 use crate::arbiter::{Claimant, HostName, Record, VmName};
@@ -23,6 +23,8 @@ pub(super) struct Seen {
     absent: BTreeMap<HostName, u8>,
     /// Where it is being started anew.
     pub(super) starting: Option<Starting>,
+    /// Where a process was started for it from this epoch, and has not claimed it in time.
+    pub(super) hangs: BTreeSet<HostName>,
     /// How the process of its last holder ended: the status, and what was said.
     pub(super) end: Option<(Option<i32>, Text)>,
     /// Intervals since its record is what it is, and since an order for it was accepted.
@@ -40,7 +42,7 @@ pub(super) struct Starting {
     pub(super) daemon: Claimant,
     /// The epoch from which the guest is claimed.
     pub(super) epoch: u64,
-    /// Intervals.
+    /// Intervals, since it was given or taken.
     pub(super) age: u32,
     /// The daemon has a process of the guest.
     pub(super) taken: bool,
@@ -76,6 +78,7 @@ impl Seen {
         }
         if record.epoch != self.record.epoch {
             self.starting = None;
+            self.hangs.clear();
         }
         self.absent.clear();
         self.intervals = 0;

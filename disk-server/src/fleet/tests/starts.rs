@@ -267,6 +267,19 @@ fn another_machine_of_a_hosts_name_is_not_believed() {
 }
 
 #[test]
+fn a_process_that_does_not_run_the_guest_in_time_is_given_up() {
+    let mut world = World::of(&["a", "b", "c"]);
+    world.define("db", 1).unwrap();
+    world.at("a").hangs = true;
+    world.verb(Verb::Start { force: false }).unwrap();
+    world.until(|world| world.places().0 == Some(host("b")));
+    // It wakes up, and is too late.
+    world.at("a").hangs = false;
+    world.until(|world| world.state() == State::Protected);
+    assert_eq!(world.places().0, Some(host("b")));
+}
+
+#[test]
 fn two_daemons_of_one_name_are_not_believed() {
     let mut world = World::protected(&["a", "b", "c"]);
     // Another machine has the name of a, and knows nothing of the guest.
