@@ -23,8 +23,8 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// the time before may still be under way.
 pub const MISSED_PINGS: u32 = 5;
 
-/// For so many intervals a guest's next backup is given time once a host's daemon has started it: as long as
-/// `ftvm backup` tries to connect.
+/// For so many intervals a guest's next backup is given time once a host's daemon has started it: to read its
+/// images, and to connect, which it tries for [`MISSED_PINGS`] seconds.
 pub const JOIN_INTERVALS: u32 = 60;
 
 /// One that is dead is not told any more when so many did.

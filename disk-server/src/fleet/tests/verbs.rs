@@ -420,6 +420,19 @@ fn what_is_found_out_while_a_change_is_stored_stays() {
 }
 
 #[test]
+fn a_change_of_view_is_no_start() {
+    let mut world = World::protected(&["a", "b", "c"]);
+    let before = world.told_states().len();
+    for verb in [Verb::RestartBackup {}, Verb::Failover {}] {
+        let order = world.verb(verb).unwrap();
+        world.until_done(order);
+    }
+    let told = &world.told_states()[before..];
+    let starts = told.iter().any(|told| told.starts_with("Not running"));
+    assert!(!starts, "{told:?}");
+}
+
+#[test]
 fn a_drain_ends_a_migration_to_that_host() {
     let mut world = World::protected(&["a", "b", "c"]);
     let migration = world.verb(migrate("c")).unwrap();
