@@ -37,6 +37,9 @@ pub(super) struct Kept {
     /// Who wants it without a backup.
     pub(super) suspended: Option<Text>,
     pub(super) pending: Option<Pending>,
+    /// On which machine these runs of it are or were, as its daemon had them. What another machine of that host's
+    /// name says of them means nothing.
+    pub(super) machines: BTreeMap<Claimant, Text>,
 }
 
 /// Whether a guest is to run.
@@ -82,8 +85,19 @@ pub(super) struct Drained {
 /// A change of what is wanted, which counts once it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
-    /// A guest is kept, or wanted otherwise.
-    Keep(Box<Kept>),
+    /// A guest is kept, or described otherwise.
+    Define {
+        definition: Box<Definition>,
+        /// Whether it is to run, if it was not kept before.
+        run: Run,
+    },
+    /// A guest is wanted otherwise. What is not here stays as it is by then.
+    Want {
+        vm: VmName,
+        pending: Box<Pending>,
+        run: Option<Run>,
+        suspended: Option<Option<Text>>,
+    },
     /// It is kept no longer.
     Forget(VmName),
     /// A host is to be empty.
@@ -93,6 +107,16 @@ pub(super) enum Change {
 }
 
 impl Kept {
+    fn new(definition: Definition, run: Run) -> Self {
+        Self {
+            definition,
+            run,
+            suspended: None,
+            pending: None,
+            machines: BTreeMap::new(),
+        }
+    }
+
     pub(super) fn is_to_run(&self) -> bool {
         matches!(self.run, Run::Wanted { .. })
     }
@@ -103,8 +127,25 @@ impl Intents {
     pub(super) fn make(&mut self, order: OrderNumber, change: Change) {
         self.orders = self.orders.max(order);
         match change {
-            Change::Keep(kept) => {
-                self.guests.insert(kept.definition.vm.clone(), *kept);
+            Change::Define { definition, run } => {
+                let vm = definition.vm.clone();
+                if let Some(kept) = self.guests.get_mut(&vm) {
+                    kept.definition = *definition;
+                } else {
+                    self.guests.insert(vm, Kept::new(*definition, run));
+                }
+            }
+            Change::Want {
+                vm,
+                pending,
+                run,
+                suspended,
+            } => {
+                if let Some(kept) = self.guests.get_mut(&vm) {
+                    kept.run = run.unwrap_or_else(|| kept.run.clone());
+                    kept.suspended = suspended.unwrap_or_else(|| kept.suspended.clone());
+                    kept.pending = Some(*pending);
+                }
             }
             Change::Forget(vm) => drop(self.guests.remove(&vm)),
             Change::Drain(host, drained) => drop(self.drained.insert(host, drained)),

@@ -204,9 +204,13 @@ impl Fleet {
 
     /// Makes a change that an operator asked for and that was stored.
     pub(super) fn make(&mut self, order: OrderNumber, change: Change) {
-        if let Change::Keep(kept) = &change {
-            let seen = self.guests.entry(kept.definition.vm.clone());
-            seen.or_default().intervals = 0;
+        let vm = match &change {
+            Change::Define { definition, .. } => Some(&definition.vm),
+            Change::Want { vm, .. } => Some(vm),
+            Change::Forget(_) | Change::Drain(..) | Change::Undrain(_) => None,
+        };
+        if let Some(vm) = vm {
+            self.guests.entry(vm.clone()).or_default().intervals = 0;
         }
         self.intents.make(order, change);
     }
@@ -278,6 +282,7 @@ impl Fleet {
             };
             let known = daemon.ended;
             let before = daemon.hear(ping.number, tended);
+            self.note_machine(&host, tended);
             for ended in tended.ended.iter().filter(|ended| ended.number > known) {
                 self.hear_end(&host, ended, before.get(&ended.vm));
             }
@@ -292,6 +297,9 @@ impl Fleet {
                         let reason = Text::cut("its process ended before it ran");
                         (self.views).pass_over(&ping.host, vm, &reason, START_PASSED_OVER);
                     } else {
+                        if has_process && !starting.taken {
+                            starting.age = 0;
+                        }
                         starting.taken = has_process;
                     }
                 }
@@ -308,6 +316,32 @@ impl Fleet {
         for vm in waiting.map(|(vm, _)| vm.clone()).collect::<Vec<_>>() {
             self.look_at_record(&vm, records);
             self.mind_start(&vm);
+        }
+    }
+
+    /// Keeps on which machine guests' runs are, for as long as these are there, or members.
+    fn note_machine(&mut self, host: &HostName, tended: &Tended) {
+        let Some(machine) = self.daemons.get(host).map(|daemon| &daemon.machine) else {
+            return;
+        };
+        for (vm, kept) in &mut self.intents.guests {
+            let run = tended.processes.get(vm).and_then(Option::as_ref);
+            let run = run.filter(|run| run.host() == *host);
+            let seen = self.guests.get(vm);
+            let is_member = |it: &Claimant| {
+                let mut members = seen.into_iter().flat_map(Seen::members);
+                members.any(|member| member == it)
+            };
+            let before = kept.machines.len();
+            (kept.machines).retain(|it, _| it.host() != *host || Some(it) == run || is_member(it));
+            let mut is_changed = kept.machines.len() != before;
+            if let Some(run) = run
+                && !kept.machines.contains_key(run)
+            {
+                kept.machines.insert(run.clone(), machine.clone());
+                is_changed = true;
+            }
+            self.is_changed |= is_changed;
         }
     }
 
@@ -420,12 +454,10 @@ impl Fleet {
         });
         for daemon in self.daemons.values_mut() {
             daemon.older.retain(|old| views.last(old).is_some());
-            if daemon.older.is_empty() {
-                daemon.is_ambiguous = false;
-            }
         }
+        // Of two hosts of one name the silent one is there all the same.
         self.daemons
-            .retain(|_, daemon| views.last(&daemon.claimant).is_some());
+            .retain(|_, daemon| daemon.is_ambiguous || views.last(&daemon.claimant).is_some());
     }
 
     /// Tells of hosts that come and go.

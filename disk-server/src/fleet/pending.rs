@@ -13,7 +13,7 @@ use crate::views::{Condition, Phase, Text, Unfit};
 pub(super) const CARRIED_OUT: u32 = 30;
 
 /// After so many intervals each host has said how it is since.
-const HEARD_OF: u32 = 2;
+pub(super) const HEARD_OF: u32 = 2;
 
 /// For so many intervals the host that a guest left is kept free to be its next backup.
 const KEPT_FREE: u32 = 15;

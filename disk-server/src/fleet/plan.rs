@@ -194,6 +194,8 @@ impl Fleet {
     pub fn carry_out(&mut self, plan: &Plan, records: Records<'_>) {
         let subject = &plan.subject;
         let replaced = match subject {
+            // What was asked of it goes on.
+            Subject::Vm(_) if matches!(plan.change, Change::Define { .. }) => None,
             Subject::Vm(vm) => self.intents.pending(vm).map(|pending| pending.order),
             Subject::Host(host) => {
                 let drained = self.intents.drained.get(host);
@@ -218,9 +220,8 @@ impl Fleet {
         };
         self.make(order, plan.change.clone());
         let is_done = match &plan.change {
-            Change::Keep(kept) => kept.pending.is_none(),
-            Change::Forget(_) | Change::Undrain(_) => true,
-            Change::Drain(..) => false,
+            Change::Define { .. } | Change::Forget(_) | Change::Undrain(_) => true,
+            Change::Want { .. } | Change::Drain(..) => false,
         };
         if is_done {
             let how = Text::cut(noted);
@@ -317,17 +318,11 @@ impl Fleet {
                 });
             }
         }
-        let kept = match kept.cloned() {
-            Some(kept) => Kept { definition, ..kept },
-            None => Kept {
-                definition,
-                run: self.run_of_undefined(&vm, records),
-                suspended: None,
-                pending: None,
-            },
-        };
         let what = Text::cut("define");
-        let change = Change::Keep(Box::new(kept));
+        let change = Change::Define {
+            definition: Box::new(definition),
+            run: self.run_of_undefined(&vm, records),
+        };
         Ok(self.planned(Subject::Vm(vm), (what, by), change))
     }
 
@@ -353,35 +348,41 @@ impl Fleet {
         by: Text,
         records: Records<'_>,
     ) -> Result<Planned, Refused> {
-        let mut kept = self.kept(vm)?.clone();
+        let kept = self.kept(vm)?;
         if let Some(pending) = &kept.pending
             && pending.verb == verb
         {
             return Ok(Planned::Already(pending.order));
         }
-        self.must_be_possible(vm, &kept, &verb, records)?;
+        self.must_be_possible(vm, kept, &verb, records)?;
         let record = records(vm);
+        let (mut run, mut suspended) = (None, None);
         match &verb {
             Verb::Start { .. } if !kept.is_to_run() => {
                 // Its primary may have been told to stop, and be about to.
                 let runs = record.holder.as_ref().is_some_and(|it| !it.is_stopped());
                 let since = record.epoch + u64::from(runs);
-                kept.run = Run::Wanted { since };
+                run = Some(Run::Wanted { since });
             }
-            Verb::Stop {} if kept.is_to_run() => kept.run = Run::Stopped { reason: None },
-            Verb::SuspendProtection {} => kept.suspended = Some(by.clone()),
-            Verb::ResumeProtection {} => kept.suspended = None,
+            Verb::Stop {} if kept.is_to_run() => run = Some(Run::Stopped { reason: None }),
+            Verb::SuspendProtection {} => suspended = Some(Some(by.clone())),
+            Verb::ResumeProtection {} => suspended = Some(None),
             _ => {}
         }
         let what = Text::cut(&verb.to_string());
-        kept.pending = Some(Pending {
+        let pending = Pending {
             order: self.next_order(),
             verb,
             view: record.epoch,
             primary: record.holder.filter(|it| !it.is_stopped()),
             backup: record.backup,
-        });
-        let change = Change::Keep(Box::new(kept));
+        };
+        let change = Change::Want {
+            vm: vm.clone(),
+            pending: Box::new(pending),
+            run,
+            suspended,
+        };
         Ok(self.planned(Subject::Vm(vm.clone()), (what, by), change))
     }
 

@@ -1,6 +1,6 @@
 //! What the fleet has seen of guests and hosts, and does not keep.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::status::State;
 use crate::arbiter::{Claimant, HostName, Record, VmName};
@@ -23,6 +23,8 @@ pub(super) struct Seen {
     absent: BTreeMap<HostName, u8>,
     /// Where it is being started anew.
     pub(super) starting: Option<Starting>,
+    /// Where a process was started for it from this epoch, and has not claimed it in time.
+    pub(super) hangs: BTreeSet<HostName>,
     /// How the process of its last holder ended: the status, and what was said.
     pub(super) end: Option<(Option<i32>, Text)>,
     /// Intervals since its record is what it is, and since an order for it was accepted.
@@ -40,7 +42,7 @@ pub(super) struct Starting {
     pub(super) daemon: Claimant,
     /// The epoch from which the guest is claimed.
     pub(super) epoch: u64,
-    /// Intervals.
+    /// Intervals, since it was given or taken.
     pub(super) age: u32,
     /// The daemon has a process of the guest.
     pub(super) taken: bool,
@@ -51,6 +53,8 @@ pub(super) struct Starting {
 pub(super) struct Daemon {
     /// Its present run.
     pub(super) claimant: Claimant,
+    /// On which machine it is, whatever the name of that. Where that is not known, each run is on one of its own.
+    pub(super) machine: Text,
     /// Those before, as long as they are remembered.
     pub(super) older: Vec<Claimant>,
     /// One of those pings all the same: two hosts have the same name.
@@ -74,6 +78,7 @@ impl Seen {
         }
         if record.epoch != self.record.epoch {
             self.starting = None;
+            self.hangs.clear();
         }
         self.absent.clear();
         self.intervals = 0;
@@ -116,6 +121,7 @@ impl Seen {
 impl Daemon {
     pub(super) fn new(claimant: Claimant) -> Self {
         Self {
+            machine: Text::cut(""),
             claimant,
             older: Vec::new(),
             is_ambiguous: false,
@@ -141,6 +147,10 @@ impl Daemon {
         tended: &Tended,
     ) -> BTreeMap<VmName, Option<Claimant>> {
         self.number = number;
+        self.machine = match tended.machine.as_str() {
+            "" => Text::cut(self.claimant.as_str()),
+            _ => tended.machine.clone(),
+        };
         let ended = tended.ended.iter().map(|ended| ended.number);
         self.ended = ended.chain([self.ended]).max().unwrap_or_default();
         std::mem::replace(&mut self.processes, tended.processes.clone())

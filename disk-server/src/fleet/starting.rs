@@ -12,6 +12,9 @@ use super::seen::{Daemon, Seen, Starting};
 use crate::arbiter::{Claimant, HostName, VmName};
 use crate::views::{Capabilities, MAX_PROCESSES, MISSED_PINGS, Role, Text, Unfit};
 
+/// Within so many intervals a process that was started for a guest has claimed it, or is given up.
+const CLAIMED: u32 = 60;
+
 /// Whether a member of a guest's view runs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Life {
@@ -48,8 +51,12 @@ impl Fleet {
         {
             return Life::Runs;
         }
+        // Another machine of that name knows nothing of it.
+        let kept = self.intents.guests.get(vm);
+        let machine = kept.and_then(|kept| kept.machines.get(member));
+        let knows = daemon.is_some_and(|daemon| machine == Some(&daemon.machine));
         // One that has just started has heard nobody.
-        match daemon.is_some() && seen.is_absent_from(&host) && self.views.is_settled() {
+        match knows && seen.is_absent_from(&host) && self.views.is_settled() {
             true => Life::Gone,
             false => Life::Unknown,
         }
@@ -75,8 +82,9 @@ impl Fleet {
 
     /// Whether a guest may be started anew, from its present epoch.
     fn may_start(&self, vm: &VmName, kept: &Kept, seen: &Seen) -> bool {
-        // Who starts it is not a member yet.
-        if self.hosts_with_process(vm).next().is_some() {
+        // Who starts it is not a member yet. One that hangs will not win this epoch once another host has it.
+        let mut starting = self.hosts_with_process(vm);
+        if starting.any(|host| !seen.hangs.contains(host)) {
             return false;
         }
         let is_forced = kept.pending.as_ref().is_some_and(|pending| {
@@ -99,7 +107,17 @@ impl Fleet {
             return starting.into_iter().for_each(|it| *it = None);
         }
         let starting = match &seen.starting {
-            Some(Starting { taken: true, .. }) => return,
+            Some(starting) if starting.taken && starting.age < CLAIMED => return,
+            Some(starting) if starting.taken => {
+                let reason = Text::cut("its process did not run it in time");
+                (self.views).pass_over(&starting.daemon, vm, &reason, CLAIMED);
+                let daemon = starting.daemon.clone();
+                if let Some(seen) = self.guests.get_mut(vm) {
+                    seen.starting = None;
+                    seen.hangs.insert(daemon.host());
+                }
+                return;
+            }
             // It was to be started beside one of which nothing was known, and which is there all the same.
             Some(_) if self.runs(vm) => None,
             Some(starting) if self.stands(starting) => return,
@@ -159,7 +177,7 @@ impl Fleet {
                 Some(Unfit::Dead)
             } else if self.intents.is_drained(host) {
                 Some(Unfit::Draining)
-            } else if tended.processes.len() >= MAX_PROCESSES {
+            } else if tended.processes.len() >= MAX_PROCESSES || tended.processes.contains_key(vm) {
                 Some(Unfit::HasRole)
             } else {
                 let passed_over = || self.views.passed_over(&daemon.claimant, vm);

@@ -7,7 +7,7 @@ use super::definition::LagBounds;
 use super::intents::Run;
 use super::journal::{Subject, What};
 use super::machine::{Fleet, Records};
-use super::pending::Running;
+use super::pending::{HEARD_OF, Running};
 use super::starting::Life;
 use super::status::{LagColour, MAX_UNFIT, Member, Placement, Reason, State, VmStatus};
 use crate::arbiter::{Claimant, HostName, VmName};
@@ -195,9 +195,15 @@ impl Fleet {
             return;
         }
         let state = self.state_of(vm, records);
+        let is_starting = state == State::NotRunning(Reason::Starting {});
+        let runs = (self.who_may_run(vm)).is_some_and(|(_, life)| life == Life::Runs);
         let Some(seen) = self.guests.get_mut(vm) else {
             return;
         };
+        // It has another view, of which its primary has not said anything yet.
+        if is_starting && runs && seen.intervals < HEARD_OF {
+            return;
+        }
         if !seen
             .told_state
             .as_ref()

@@ -106,6 +106,8 @@ pub struct Tended {
     /// Those that have ended and were not told yet, at most [`MAX_ENDED`].
     #[serde(deserialize_with = "few_ended")]
     pub ended: Vec<Ended>,
+    /// Which machine this is, whatever name it was given; empty where the daemon does not know.
+    pub machine: Text,
     /// Where the daemon gives the consoles of its guests; with an unspecified IP where its pings come from.
     pub console: SocketAddr,
 }

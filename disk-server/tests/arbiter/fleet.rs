@@ -64,6 +64,7 @@ fn daemon(process: Option<&Run>) -> Role {
     Role::Host(Tended {
         processes: BTreeMap::from_iter(process),
         ended: Vec::new(),
+        machine: Text::cut("a machine"),
         console: "0.0.0.0:7422".parse().unwrap(),
     })
 }

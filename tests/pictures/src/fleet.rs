@@ -128,6 +128,7 @@ fn host((host, memory_mib): &(&str, u64)) -> HostRecord {
         role: Role::Host(Tended {
             processes: [].into(),
             ended: Vec::new(),
+            machine: Text::cut(""),
             console: ([0, 0, 0, 0], 7422).into(),
         }),
         proposed: false,

@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use disk_server::arbiter::{Arbiter, Claimant, Settings, VmName};
-use disk_server::views::{Capabilities, MAX_EXPORTS, PING_INTERVAL, Ping, Role};
+use disk_server::views::{Capabilities, MAX_EXPORTS, PING_INTERVAL, Ping, Role, Text};
 use parking_lot::Mutex;
 
 use super::config::Config;
@@ -33,7 +33,7 @@ use super::memory::left_mib;
 use super::process::{Exit, Lock, Record, Said, Watch};
 use super::starter::{Network, StartError, Starter};
 use super::tending::{Guest, Task, Tending};
-use super::{console, local, upkeep};
+use super::{console, local, machine, upkeep};
 use crate::doctor::{self, Purpose, Unfit};
 use crate::io::{Bridge, BridgeError};
 use crate::protocol::pings::Pings;
@@ -70,6 +70,7 @@ struct Shared {
     config: Config,
     folders: Folders,
     host: Capabilities,
+    machine: Text,
     network: Box<dyn Network>,
     tending: Arc<Mutex<Tending>>,
 }
@@ -167,6 +168,7 @@ impl Daemon {
             folders,
             host: surroundings.host,
             network: surroundings.network,
+            machine: machine::number(),
             tending: Arc::new(Mutex::new(Tending::new(now_ms()))),
         });
         shared.find_guests()?;
@@ -372,7 +374,10 @@ impl Shared {
                 host.exports = names.take(MAX_EXPORTS).collect();
             }
             host.memory_mib = self.memory_left_mib();
-            let told = self.tending.lock().tended(self.config.console);
+            let told = self
+                .tending
+                .lock()
+                .tended(&self.machine, self.config.console);
             let ping = pings.next(host.clone(), Role::Host(told));
             match arbiter.ping(&ping) {
                 Ok((_, order)) => {

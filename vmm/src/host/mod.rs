@@ -21,6 +21,7 @@ mod guest_file;
 mod images;
 mod lines;
 mod local;
+mod machine;
 mod memory;
 mod process;
 mod serving;

@@ -127,14 +127,15 @@ impl Tending {
         self.ended.insert(ended.number, ended);
     }
 
-    /// What is told of this host.
+    /// What is told of this host, which is this machine.
     #[must_use]
-    pub fn tended(&self, console: SocketAddr) -> Tended {
+    pub fn tended(&self, machine: &Text, console: SocketAddr) -> Tended {
         let claimants =
             (self.guests.iter()).map(|(vm, guest)| (vm.clone(), guest.claimant.clone()));
         Tended {
             processes: claimants.collect(),
             ended: self.ended.values().take(MAX_ENDED).cloned().collect(),
+            machine: machine.clone(),
             console,
         }
     }
@@ -192,11 +193,11 @@ mod tests {
             tending.ordered(Order::Join(Box::new(proposal.clone()))),
             None
         );
-        let told = tending.tended(console());
+        let told = tending.tended(&Text::cut(""), console());
         assert_eq!(told.processes, BTreeMap::from([(vm("db"), None)]));
         let claimant: Claimant = "here/1".parse().expect("a claimant");
         tending.claims(&vm("db"), claimant.clone());
-        let told = tending.tended(console());
+        let told = tending.tended(&Text::cut(""), console());
         assert_eq!(told.processes[&vm("db")], Some(claimant));
         for order in [Order::Leave {}, Order::Stop {}, Order::Die { view: 3 }] {
             assert_eq!(tending.ordered(order), None);
@@ -213,17 +214,17 @@ mod tests {
     fn an_end_is_told_until_it_was_heard_and_no_order_is_taken_up_before() {
         let mut tending = Tending::new(7);
         tending.ordered(start("db"));
-        let before = tending.tended(console());
+        let before = tending.tended(&Text::cut(""), console());
         let ended = tending.ended(&vm("db"), Some(1), "no\nroom");
         assert_eq!((ended.number, ended.reason.as_str()), (7, "no room"));
         assert_eq!(tending.heard(&before), [], "it was not told by that");
         assert_eq!(tending.ordered(start("db")), None, "given before");
-        let told = tending.tended(console());
+        let told = tending.tended(&Text::cut(""), console());
         assert_eq!((told.processes.len(), told.ended.len()), (0, 1));
-        assert_eq!(tending.tended(console()), told, "again");
+        assert_eq!(tending.tended(&Text::cut(""), console()), told, "again");
         assert_eq!(tending.heard(&told), [vm("db")]);
         assert_eq!(tending.heard(&told), [], "an answer that comes twice");
-        assert_eq!(tending.tended(console()).ended, []);
+        assert_eq!(tending.tended(&Text::cut(""), console()).ended, []);
         assert!(tending.ordered(start("db")).is_some());
     }
 
@@ -233,10 +234,10 @@ mod tests {
         for guest in 0..=MAX_ENDED {
             tending.ended(&vm(&format!("vm{guest}")), None, "killed");
         }
-        let told = tending.tended(console());
+        let told = tending.tended(&Text::cut(""), console());
         assert_eq!(told.ended.len(), MAX_ENDED);
         assert_eq!(tending.heard(&told).len(), MAX_ENDED);
-        let last = tending.tended(console()).ended;
+        let last = tending.tended(&Text::cut(""), console()).ended;
         assert_eq!(last[0].number, MAX_ENDED as u64);
     }
 
@@ -246,7 +247,7 @@ mod tests {
         let seen = Tending::new(40).ended(&vm("db"), Some(0), "powered off");
         tending.ended_before(seen.clone());
         assert_eq!(tending.ended(&vm("web"), None, "killed").number, 41);
-        assert_eq!(tending.tended(console()).ended[0], seen);
+        assert_eq!(tending.tended(&Text::cut(""), console()).ended[0], seen);
     }
 
     #[test]

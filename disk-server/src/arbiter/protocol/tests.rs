@@ -87,9 +87,11 @@ fn tended() -> impl Strategy<Value = Tended> {
         reason,
     });
     let ended = prop::collection::vec(ended, 0..=MAX_ENDED);
-    (processes, ended, address()).prop_map(|(processes, ended, console)| Tended {
+    let all = (processes, ended, text(), address());
+    all.prop_map(|(processes, ended, machine, console)| Tended {
         processes,
         ended,
+        machine,
         console,
     })
 }
@@ -304,7 +306,7 @@ fn the_documented_forms_of_pings_are_the_real_ones() {
         &format!(
             r#"{{"primary":{{"vm":"db","epoch":3,"wants":{{"address":"0.0.0.0:7421","needs":{carries}}},"condition":{condition}}}}}"#
         ),
-        r#"{"host":{"processes":{"db":"hostB/90c1","web":null},"ended":[{"number":7,"vm":"ci","status":1,"reason":"no such image"}],"console":"0.0.0.0:7422"}}"#,
+        r#"{"host":{"processes":{"db":"hostB/90c1","web":null},"ended":[{"number":7,"vm":"ci","status":1,"reason":"no such image"}],"machine":"b08dfa6083e7567a1921a715000001fb","console":"0.0.0.0:7422"}}"#,
     ] {
         let line = format!(
             r#"{{"op":"ping","host":"hostB/77aa","number":12,"carries":{carries},"role":{role}}}"#
@@ -366,6 +368,7 @@ fn a_host_tells_of_no_more_guests_and_ends_than_it_may() {
             .map(|n| (format!("vm{n}").parse().unwrap(), None))
             .collect(),
         ended: (0..ended_).map(ended).collect(),
+        machine: Text::cut(""),
         console: "0.0.0.0:7422".parse().unwrap(),
     };
     for (processes, ended, taken) in [
@@ -432,6 +435,7 @@ fn the_longest_host_fits_into_a_line_of_its_ping_and_of_a_list() {
     let daemon = Role::Host(Tended {
         processes: (0..MAX_PROCESSES).map(process).collect(),
         ended: vec![ended; MAX_ENDED],
+        machine: text(),
         console: address.parse().unwrap(),
     });
     for role in [idle, primary, daemon] {

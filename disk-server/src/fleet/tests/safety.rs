@@ -161,7 +161,8 @@ proptest! {
         }
         world.pass(60);
         world.verb(Verb::ResumeProtection {}).unwrap();
-        world.verb(Verb::Start { force: false }).unwrap();
+        // One that was lost before its daemon had told of it stays unknown.
+        world.verb(Verb::Start { force: true }).unwrap();
         world.until(|world| world.state() == State::Protected);
         // And then nothing moves any more.
         world.pass(40);

@@ -112,6 +112,7 @@ fn a_backup_that_had_not_joined_may_not_run_it() {
     world.verb(Verb::Start { force: false }).unwrap();
     world.until(|world| world.places().1.is_some());
     assert!(!world.record().acknowledged);
+    world.daemon_pings(&host("a"));
     world.crash("a");
     world.start_daemon("a");
     world.until(|world| world.starts.len() == 2);
@@ -232,6 +233,50 @@ fn a_guest_that_was_started_by_hand_takes_no_orders() {
     assert_eq!(order, None);
     let told = |(_, order): &(_, Order)| *order == Order::Stop {};
     assert!(!world.orders.iter().any(told));
+}
+
+#[test]
+fn another_machine_of_a_hosts_name_is_not_believed() {
+    for machine in ["another", ""] {
+        for restarts in [false, true] {
+            let mut world = World::of(&["a", "b"]);
+            world.at("b").memory_mib = 1;
+            world.define("db", 1).unwrap();
+            world.verb(Verb::Start { force: false }).unwrap();
+            world.until(|world| world.places().0 == Some(host("a")));
+            world.pass(5);
+            // It is cut off, runs on, and another machine has its name.
+            world.crash("a");
+            world.at("b").memory_mib = 4096;
+            world.at("a").machine = machine.to_owned();
+            world.start_daemon("a");
+            if restarts {
+                world.restart_service();
+            }
+            world.pass(60);
+            let state = world.state().to_string();
+            assert!(
+                state.contains("a may run it and does not answer"),
+                "{state}"
+            );
+            assert_eq!(world.starts.len(), 1);
+            let order = world.verb(Verb::Start { force: true }).unwrap();
+            world.until_done(order);
+        }
+    }
+}
+
+#[test]
+fn a_process_that_does_not_run_the_guest_in_time_is_given_up() {
+    let mut world = World::of(&["a", "b", "c"]);
+    world.define("db", 1).unwrap();
+    world.at("a").hangs = true;
+    world.verb(Verb::Start { force: false }).unwrap();
+    world.until(|world| world.places().0 == Some(host("b")));
+    // It wakes up, and is too late.
+    world.at("a").hangs = false;
+    world.until(|world| world.state() == State::Protected);
+    assert_eq!(world.places().0, Some(host("b")));
 }
 
 #[test]

@@ -397,6 +397,45 @@ fn a_guest_that_is_started_while_it_stops_is_started_anew() {
 }
 
 #[test]
+fn what_is_found_out_while_a_change_is_stored_stays() {
+    let mut world = World::protected(&["a", "b"]);
+    let records = |world: &World| {
+        let records = world.records.clone();
+        move |vm: &crate::arbiter::VmName| records.get(vm).cloned().unwrap_or_default()
+    };
+    let operation = Operation::Guest {
+        vm: vm(),
+        verb: Verb::SuspendProtection {},
+        by: by(),
+    };
+    let planned = world.fleet.plan(operation, &records(&world)).unwrap();
+    let crate::fleet::Planned::New(plan) = planned else {
+        panic!("{planned:?}");
+    };
+    world.powers_off(0, "the guest powered off");
+    world.pass(20);
+    assert!(matches!(world.state(), State::Stopped { .. }));
+    let records = records(&world);
+    world.fleet.carry_out(&plan, &records);
+    world.pass(40);
+    assert!(matches!(world.state(), State::Stopped { reason: Some(_) }));
+    assert_eq!(world.starts.len(), 1);
+}
+
+#[test]
+fn a_change_of_view_is_no_start() {
+    let mut world = World::protected(&["a", "b", "c"]);
+    let before = world.told_states().len();
+    for verb in [Verb::RestartBackup {}, Verb::Failover {}] {
+        let order = world.verb(verb).unwrap();
+        world.until_done(order);
+    }
+    let told = &world.told_states()[before..];
+    let starts = told.iter().any(|told| told.starts_with("Not running"));
+    assert!(!starts, "{told:?}");
+}
+
+#[test]
 fn a_drain_ends_a_migration_to_that_host() {
     let mut world = World::protected(&["a", "b", "c"]);
     let migration = world.verb(migrate("c")).unwrap();

@@ -61,6 +61,10 @@ pub(super) struct Host {
     pub(super) logging_is_down: bool,
     /// Processes end at once with this status.
     pub(super) fails_with: Option<i32>,
+    /// Processes are started, and do nothing.
+    pub(super) hangs: bool,
+    /// Which machine has its name.
+    pub(super) machine: String,
     ends: u64,
     untold: Vec<Ended>,
 }
@@ -136,6 +140,8 @@ impl World {
                 is_cut_off: false,
                 logging_is_down: false,
                 fails_with: None,
+                hangs: false,
+                machine: format!("machine {name}"),
                 ends: 0,
                 untold: Vec::new(),
             };
@@ -388,6 +394,7 @@ impl World {
             role: Role::Host(Tended {
                 processes: processes.collect(),
                 ended: told.clone(),
+                machine: Text::cut(&host.machine),
                 console: "0.0.0.0:7422".parse().unwrap(),
             }),
         };
@@ -491,7 +498,7 @@ impl World {
             is_frozen,
             ..
         } = self.process(name, vm).clone();
-        if is_frozen {
+        if is_frozen || self.hosts[name].hangs {
             return;
         }
         match does {
