@@ -90,7 +90,7 @@ pub(super) fn host(name: &str) -> HostRecord {
         "host": format!("{name}/0"), "live": true, "proposed": false, "unfit": null,
         "carries": {"memory_mib": 3412, "processor": "AMD family 23 model 49", "instructions": 1,
             "paging": "shadow", "exports": []},
-        "role": {"host": {"processes": {}, "ended": [], "console": "0.0.0.0:7422"}},
+        "role": {"host": {"processes": {}, "ended": [], "machine": "", "console": "0.0.0.0:7422"}},
     });
     serde_json::from_value(record).expect("a host")
 }
