@@ -32,8 +32,8 @@ pub(crate) struct Demo {
     /// kills are during the guest's boot.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     failovers: u32,
-    /// How many failovers of one guest, with one client connection for all of them: after each, the
-    /// killed host boots again, and a backup joins there. From the third one on, the host of a backup
+    /// How many failovers of one guest, with one client connection for all of them: daemons look after it.
+    /// After each, the killed host boots again, and has a backup join there. From the third one on, the host of a backup
     /// that joins is killed too, once in the middle of its join.
     #[arg(long, value_name = "N", conflicts_with = "failovers", value_parser = clap::value_parser!(u32).range(1..=100))]
     successive: Option<u32>,
