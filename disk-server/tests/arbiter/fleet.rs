@@ -1,7 +1,7 @@
 //! The fleet in a real process: an operator, a daemon, a primary and a backup that a test plays, and a service that
 //! is killed in between.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use disk_server::arbiter::{Arbiter, Claim, Claimant, Next, Record};
@@ -9,11 +9,10 @@ use disk_server::fleet::{
     Answer, Definition, Entry, Image, ImageDigest, LagBounds, Operation, Order, State, Verb,
     VmStatus, What,
 };
-use disk_server::views::{
-    Capabilities, Condition, Paging, Phase, Ping, Role, Tended, Text, Wanted,
-};
+use disk_server::views::{Condition, Phase, Ping, Role, Tended, Text, Wanted};
 
 use crate::support::{Process, until};
+use crate::views::capabilities;
 
 fn vm() -> disk_server::arbiter::VmName {
     "db".parse().unwrap()
@@ -21,16 +20,6 @@ fn vm() -> disk_server::arbiter::VmName {
 
 fn by() -> Text {
     Text::cut("anna@ops1")
-}
-
-fn capabilities(memory_mib: u64) -> Capabilities {
-    Capabilities {
-        memory_mib,
-        processor: Text::cut("a processor"),
-        instructions: 7,
-        paging: Paging::Shadow,
-        exports: BTreeSet::new(),
-    }
 }
 
 /// A run of ftvm, as far as the service knows it.

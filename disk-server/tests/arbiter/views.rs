@@ -57,7 +57,7 @@ impl Host {
     }
 }
 
-fn capabilities(memory_mib: u64) -> Capabilities {
+pub(crate) fn capabilities(memory_mib: u64) -> Capabilities {
     Capabilities {
         memory_mib,
         processor: Text::cut("a processor"),

@@ -189,13 +189,9 @@ impl LogRate {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use disk_server::views::{Capabilities, Paging, Text};
-
     use super::*;
     use crate::events::Events;
-    use crate::roles::sessions::tests::{protected, session};
+    use crate::roles::sessions::tests::{little_needs, protected, session};
     use crate::roles::tenure::tests::{primary, wait_until};
     use crate::sources::{Lanes, LogSink as _};
 
@@ -207,13 +203,7 @@ mod tests {
         let sessions = Sessions::alone(standing, lanes.look.clone(), &Events::default());
         let (mut log, _sender, receiver, _) = protected(&scene, &sessions);
         let view = sessions.epoch();
-        let needs = Capabilities {
-            memory_mib: 1,
-            processor: Text::cut("a processor"),
-            instructions: 1,
-            paging: Paging::Shadow,
-            exports: BTreeSet::new(),
-        };
+        let needs = little_needs();
         let member = Member {
             vm: scene.rights.vm().clone(),
             sessions,

@@ -248,16 +248,14 @@ fn ping_until_dropped(shared: &Weak<Shared>) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use disk_server::arbiter::HostName;
-    use disk_server::views::{Condition, HostRecord, Paging, Phase, Text, Wanted};
+    use disk_server::views::{Condition, HostRecord, Phase, Wanted};
 
     use super::*;
     use crate::events::Events;
     use crate::roles::Force;
     use crate::roles::sessions::Sessions;
-    use crate::roles::sessions::tests::session;
+    use crate::roles::sessions::tests::{little_needs, session};
     use crate::roles::tenure::tests::{primary, wait_until};
     use crate::sources::Lanes;
 
@@ -273,13 +271,7 @@ mod tests {
             host: HostName::of_this_host(),
             force: Force::No,
         };
-        let needs = Capabilities {
-            memory_mib: 1,
-            processor: Text::cut("a processor"),
-            instructions: 1,
-            paging: Paging::Shadow,
-            exports: BTreeSet::new(),
-        };
+        let needs = little_needs();
         let wanted = Wanted {
             address: "0.0.0.0:7421".parse().unwrap(),
             needs: needs.clone(),

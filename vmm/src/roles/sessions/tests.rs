@@ -1,8 +1,10 @@
 //! Sessions that are lost, with a real logging channel and a real disk server.
 
+use std::collections::BTreeSet;
 use std::{fs, thread};
 
 use disk_server::arbiter::{Claim, Claimant, Next};
+use disk_server::views::{Capabilities, Paging, Text};
 use logging_channel::entry::{Entry, ExecutionPoint, Payload, StatePart};
 use logging_channel::receiver::Receiver;
 use logging_channel::session::{Admission, Confirmation, Listener};
@@ -63,16 +65,7 @@ fn outputs_wait_while_it_is_asked_who_goes_on() {
     let sessions = Sessions::alone(standing, look, &Events::default());
     let (sender, receiver) = session(&scene);
     sessions.offer(sender.clone(), false);
-    let mut log = SessionLog::new(sessions.clone());
-    assert!(log.begins());
-    for part in [
-        StatePart::Begin(1),
-        StatePart::Memory(0),
-        StatePart::Commit(Vec::new()),
-    ] {
-        assert!(log.append(entry(Payload::State(part))).is_ok());
-    }
-    log.flush();
+    let mut log = log_with_state(&sessions);
     let shown = tempfile::NamedTempFile::new().unwrap();
     let console = ConsoleSink::open(false, Some(shown.path())).unwrap();
     let outlet = Outlet::new(None, console).patient();
@@ -125,6 +118,32 @@ fn outputs_wait_while_it_is_asked_who_goes_on() {
     drop(server);
 }
 
+/// The log of the session that begins, with all of the guest's state in it.
+fn log_with_state(sessions: &Sessions) -> SessionLog {
+    let mut log = SessionLog::new(sessions.clone());
+    assert!(log.begins());
+    for part in [
+        StatePart::Begin(1),
+        StatePart::Memory(0),
+        StatePart::Commit(Vec::new()),
+    ] {
+        assert!(log.append(entry(Payload::State(part))).is_ok());
+    }
+    log.flush();
+    log
+}
+
+/// What a guest of the tests needs of a host.
+pub(in crate::roles) fn little_needs() -> Capabilities {
+    Capabilities {
+        memory_mib: 1,
+        processor: Text::cut("a processor"),
+        instructions: 1,
+        paging: Paging::Shadow,
+        exports: BTreeSet::new(),
+    }
+}
+
 /// A session that protects the guest: its log, and who the backup is.
 pub(in crate::roles) fn protected(
     scene: &Scene,
@@ -138,16 +157,7 @@ pub(in crate::roles) fn protected(
         .backup
         .expect("one is admitted");
     sessions.offer(sender.clone(), false);
-    let mut log = SessionLog::new(sessions.clone());
-    assert!(log.begins());
-    for part in [
-        StatePart::Begin(1),
-        StatePart::Memory(0),
-        StatePart::Commit(Vec::new()),
-    ] {
-        assert!(log.append(entry(Payload::State(part))).is_ok());
-    }
-    log.flush();
+    let mut log = log_with_state(sessions);
     receiver.executed(Lsn(3));
     wait_until("it protects the guest", || log.protects());
     let (clock, wall_clock) = (1, 2);
