@@ -174,7 +174,7 @@ fn all_commands_and_options_are_told() {
 /// The options of this name that a page is about.
 fn meant<'a>(page: &Page, programs: &'a [Program], name: &str) -> Vec<&'a Opt> {
     let first = match page.name.as_str() {
-        "README.md" | "docs/benchmark.md" => "cargo xtask",
+        "README.md" | "docs/benchmark.md" | "docs/long-runs.md" => "cargo xtask",
         "docs/disk-server.md" | "docs/arbiter.md" => "disk-server",
         _ => "ftvm",
     };

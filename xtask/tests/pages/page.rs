@@ -3,12 +3,15 @@
 use std::fs;
 use std::path::Path;
 
+use crate::none;
 use crate::sources::workspace;
 
 /// A page of the documentation.
 pub(crate) struct Page {
     /// Its path in the checkout.
     pub(crate) name: String,
+    /// How many it has.
+    lines: usize,
     /// Its prose, a paragraph, a line of a list or a row of a table each.
     pub(crate) paragraphs: Vec<Paragraph>,
     /// Its code blocks, without what Mermaid draws.
@@ -61,6 +64,7 @@ impl Page {
         let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
         let mut page = Self {
             name: name.to_owned(),
+            lines: text.lines().count(),
             paragraphs: Vec::new(),
             blocks: Vec::new(),
             anchors: Vec::new(),
@@ -148,6 +152,26 @@ pub(crate) fn pages() -> Vec<Page> {
 pub(crate) fn page(name: &str) -> Page {
     assert!(Path::new(name).is_relative());
     Page::read(name)
+}
+
+/// The most lines of a page: what is longer is not read.
+fn longest(name: &str) -> usize {
+    match name {
+        "README.md" => 150,
+        "docs/quick-start.md" => 40,
+        _ => 250,
+    }
+}
+
+#[test]
+fn pages_are_short() {
+    let mut faults = Vec::new();
+    for Page { name, lines, .. } in pages() {
+        if lines > longest(&name) {
+            faults.push(format!("{name}: {lines} lines, not {}", longest(&name)));
+        }
+    }
+    none(&faults);
 }
 
 #[test]
