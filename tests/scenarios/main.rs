@@ -37,6 +37,7 @@ mod paging;
 mod partition;
 mod pinned_memory;
 mod processors;
+mod quick_start;
 mod record_replay;
 mod recording;
 mod refusals;
