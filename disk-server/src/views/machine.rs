@@ -1,50 +1,23 @@
 //! The service's own decisions.
 //!
-//! Time comes in as [`Views::tick`], once in [`PING_INTERVAL`], and not as an hour: a host is dead after
+//! Time comes in as [`Views::tick`], once in [`PING_INTERVAL`](super::PING_INTERVAL), and not as an hour: a host is dead after
 //! some *missed* pings, and a service that did not run itself meanwhile has missed none.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::guests::{Candidates, Guests};
-use super::host::{Capabilities, Condition, MAX_PROCESSES, Ping, Role, Tended, Unfit};
+use super::host::{Capabilities, Condition, Ping, Role, Unfit};
+use super::known::{FORGOTTEN_PINGS, Host, MISSED_PINGS, reached_at};
+use super::proposal::{Became, Proposal, Standing};
 use super::text::Text;
 use crate::arbiter::{Claimant, Record, VmName};
 
-/// How often a host pings.
-pub const PING_INTERVAL: Duration = Duration::from_secs(1);
-
-/// A host is dead when so many pings stayed away. For so many intervals a proposal stands, and nothing
-/// is proposed by a service that has just started: it does not know yet who there is, and a proposal of
-/// the time before may still be under way.
-pub const MISSED_PINGS: u32 = 5;
-
-/// For so many intervals a guest's next backup is given time once a host's daemon prepares it: more than a
-/// daemon gives a guest's images to be read, and its process to reach the primary.
-pub const JOIN_INTERVALS: u32 = 60;
-
-/// One that is dead is not told any more when so many did.
-pub const FORGOTTEN_PINGS: u32 = 600;
-
 /// The most hosts that are remembered.
 pub const MAX_HOSTS: usize = 1000;
-
-/// To an idle host: be this guest's next backup.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Proposal {
-    /// The guest.
-    pub vm: VmName,
-    /// The view that it is to follow. Once there is another one the proposal is over.
-    pub view: u64,
-    /// Its primary.
-    pub primary: Claimant,
-    /// Where that takes backups.
-    pub address: SocketAddr,
-}
 
 /// What is known of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,39 +34,6 @@ pub struct HostRecord {
     pub proposed: bool,
     /// Where its guest wants a backup: why it does not fit. Of a daemon: why its host takes no guest at all.
     pub unfit: Option<Unfit>,
-}
-
-/// A host that has pinged.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Host {
-    /// Its last ping.
-    ping: Ping,
-    from: IpAddr,
-    /// Intervals since then.
-    missed: u32,
-    /// It is a daemon, and the answer to its last ping had a guest for it: its memory is not what it said.
-    was_asked: bool,
-    /// As the backup of these guests.
-    passed_over: BTreeMap<VmName, PassedOver>,
-}
-
-/// It is not proposed again at once.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct PassedOver {
-    reason: Text,
-    /// For so many intervals.
-    left: u32,
-}
-
-/// A proposal that stands.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Standing {
-    host: Claimant,
-    proposal: Proposal,
-    /// Intervals, since it was made or taken.
-    age: u32,
-    /// The host's daemon has a process of the guest: it is on its way there.
-    taken: bool,
 }
 
 /// There is no room to remember another host.
@@ -119,73 +59,6 @@ pub struct Views {
     proposals: BTreeMap<VmName, Standing>,
 }
 
-impl Host {
-    fn is_live(&self) -> bool {
-        self.missed < MISSED_PINGS
-    }
-
-    fn pass_over(&mut self, vm: &VmName, reason: Text, left: u32) {
-        let passed_over = PassedOver { reason, left };
-        self.passed_over.insert(vm.clone(), passed_over);
-    }
-
-    /// Why it is not to be proposed as the backup of `vm`, where this is wanted.
-    fn unfit(
-        &self,
-        vm: &VmName,
-        (needs, address): (&Capabilities, Option<SocketAddr>),
-        guests: &impl Guests,
-    ) -> Option<Unfit> {
-        if !self.is_live() {
-            return Some(Unfit::Dead);
-        }
-        let record = guests.record(vm);
-        // A view's backup that did not get its state may come again.
-        let is_member = record.acknowledged && record.backup.as_ref() == Some(&self.ping.host);
-        match &self.ping.role {
-            Role::Idle { vm: own, .. } if own == vm && !is_member => {}
-            Role::Host(tended) if tended.has_room_for(vm) => {}
-            _ => return Some(Unfit::HasRole),
-        }
-        let declined = || {
-            let passed_over = self.passed_over.get(vm)?;
-            Some(Unfit::Declined(passed_over.reason.clone()))
-        };
-        let out_of_reach = || {
-            let address = address?;
-            let reaches = !is_loopback(address.ip()) || is_loopback(self.from);
-            (!reaches).then_some(Unfit::OutOfReach(address))
-        };
-        let unwanted = guests.unwanted(vm, &self.ping.host.host());
-        let shortfall = || self.ping.carries.shortfall(needs);
-        (unwanted.or_else(shortfall))
-            .or_else(out_of_reach)
-            .or_else(declined)
-    }
-
-    /// Whether it may be asked to be the backup of a guest for which these are.
-    fn is_among(&self, candidates: Candidates) -> bool {
-        match (candidates, &self.ping.role) {
-            (Candidates::Nobody, _) => false,
-            (Candidates::Idle, role) => !matches!(role, Role::Host(_)),
-            (Candidates::IdleAndDaemons, _) => true,
-        }
-    }
-}
-
-impl Tended {
-    /// Whether a process of this guest may be added.
-    fn has_room_for(&self, vm: &VmName) -> bool {
-        !self.processes.contains_key(vm) && self.processes.len() < MAX_PROCESSES
-    }
-
-    /// What is told of the end of this guest's process.
-    fn end_of(&self, vm: &VmName) -> Option<&Text> {
-        let mut of_it = self.ended.iter().filter(|ended| ended.vm == *vm);
-        of_it.next_back().map(|ended| &ended.reason)
-    }
-}
-
 impl Views {
     /// A service that has just started, and knows nobody.
     #[must_use]
@@ -193,7 +66,7 @@ impl Views {
         Self::default()
     }
 
-    /// A [`PING_INTERVAL`] has passed.
+    /// A [`PING_INTERVAL`](super::PING_INTERVAL) has passed.
     pub fn tick(&mut self) {
         self.age = (self.age + 1).min(MISSED_PINGS);
         for host in self.hosts.values_mut() {
@@ -501,66 +374,8 @@ impl Views {
     }
 }
 
-/// What has become of a proposal.
-enum Became {
-    Stands,
-    /// It is over. The host is to be passed over, where there is a reason.
-    Nothing(Option<Text>),
-}
-
-impl Standing {
-    /// For how long it stands.
-    fn intervals(&self) -> u32 {
-        match self.taken {
-            true => JOIN_INTERVALS,
-            false => MISSED_PINGS,
-        }
-    }
-
-    /// What its host's next ping says of it.
-    fn became_of(&mut self, vm: &VmName, role: &Role) -> Became {
-        match role {
-            Role::Idle { vm: now, declined } if now == vm => {
-                let of_this = declined.as_ref().filter(|it| it.view == self.proposal.view);
-                match of_this {
-                    Some(declined) => Became::Nothing(Some(declined.reason.clone())),
-                    None => Became::Stands,
-                }
-            }
-            Role::Host(tended) if tended.processes.contains_key(vm) => {
-                if !std::mem::replace(&mut self.taken, true) {
-                    self.age = 0;
-                }
-                Became::Stands
-            }
-            Role::Host(tended) => match tended.end_of(vm) {
-                Some(reason) => Became::Nothing(Some(reason.clone())),
-                None if self.taken => {
-                    let reason = "its process ended, and the host does not know how";
-                    Became::Nothing(Some(Text::cut(reason)))
-                }
-                None => Became::Stands,
-            },
-            _ => Became::Nothing(None),
-        }
-    }
-}
-
 impl Want<'_> {
     fn given(&self) -> (&Capabilities, Option<SocketAddr>) {
         (self.needs, Some(self.address))
     }
-}
-
-/// Where others reach an address of a host that pings from there.
-pub(crate) fn reached_at(address: SocketAddr, from: IpAddr) -> SocketAddr {
-    match address.ip().is_unspecified() {
-        true => SocketAddr::new(from.to_canonical(), address.port()),
-        false => address,
-    }
-}
-
-/// Whether only programs of the same machine reach it, or come from there.
-fn is_loopback(address: IpAddr) -> bool {
-    address.to_canonical().is_loopback()
 }
