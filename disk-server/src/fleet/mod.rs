@@ -16,6 +16,7 @@
 //! about membership: one that is late, lost or wrong costs time and nothing else.
 
 mod definition;
+mod drains;
 mod intents;
 mod journal;
 mod journal_file;

@@ -1,7 +1,7 @@
 //! Whether what an operator asks for is granted, and what it changes.
 
 use super::definition::{Definition, DefinitionError};
-use super::intents::{Change, Drained, Intents, Kept, MAX_DRAINED, MAX_GUESTS, Pending, Run};
+use super::intents::{Change, Intents, Kept, MAX_DRAINED, MAX_GUESTS, Pending, Run};
 use super::journal::{Subject, What};
 use super::machine::{Fleet, Records};
 use super::operation::{HostVerb, Operation, Verb};
@@ -221,7 +221,7 @@ impl Fleet {
         self.make(order, plan.change.clone());
         let is_done = match &plan.change {
             Change::Define { .. } | Change::Forget(_) | Change::Undrain(_) => true,
-            Change::Want { .. } | Change::Drain(..) => false,
+            Change::Want { .. } | Change::Drain(_) => false,
         };
         if is_done {
             let how = Text::cut(noted);
@@ -491,8 +491,7 @@ impl Fleet {
                         return Err(Refused::TooManyDrained);
                     }
                 }
-                let order = self.next_order();
-                Change::Drain(host.clone(), Drained { order, done: false })
+                Change::Drain(host.clone())
             }
             // Of a host that is gone, too, or that has not come yet.
             (HostVerb::Undrain, _) => Change::Undrain(host.clone()),

@@ -110,8 +110,8 @@ impl Fleet {
         ) else {
             return Reason::Starting {};
         };
-        let (fits, unfit) = self.views.candidates(vm, &needs, &self.wishes(records));
-        if fits {
+        let (fit, unfit) = self.views.candidates(vm, &needs, &self.wishes(records));
+        if !fit.is_empty() {
             return Reason::Starting {};
         }
         // A host may have been there under several names: its present daemon says how it is.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use super::backoff::Backoff;
 use super::guests::{Candidates, Guests};
 use super::host::{Capabilities, MAX_PROCESSES, Ping, Role, Tended, Unfit};
 use super::text::Text;
@@ -16,6 +17,10 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// is proposed by a service that has just started: it does not know yet who there is, and a proposal of
 /// the time before may still be under way.
 pub const MISSED_PINGS: u32 = 5;
+
+/// However often a host has failed with a guest, it is passed over for so many intervals at most: one that was
+/// mended may be all that there is.
+const LONGEST_PASSED_OVER: u32 = 60;
 
 /// One that is dead is not told any more when so many did.
 pub const FORGOTTEN_PINGS: u32 = 600;
@@ -30,26 +35,61 @@ pub(super) struct Host {
     pub(super) missed: u32,
     /// It is a daemon, and the answer to its last ping had a guest for it: its memory is not what it said.
     pub(super) was_asked: bool,
-    /// As the backup of these guests.
-    pub(super) passed_over: BTreeMap<VmName, PassedOver>,
+    /// With these guests, after it has failed with them.
+    passed_over: BTreeMap<VmName, PassedOver>,
 }
 
-/// It is not proposed again at once.
+/// It has failed with a guest, and not been of use to it since.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct PassedOver {
-    pub(super) reason: Text,
-    /// For so many intervals.
-    pub(super) left: u32,
+struct PassedOver {
+    reason: Text,
+    /// Until this is over it is not given that guest.
+    backoff: Backoff,
 }
 
 impl Host {
+    pub(super) fn new(ping: Ping, from: IpAddr) -> Self {
+        Self {
+            ping,
+            from,
+            missed: 0,
+            was_asked: false,
+            passed_over: BTreeMap::new(),
+        }
+    }
+
+    /// An interval has passed.
+    pub(super) fn tick(&mut self) {
+        self.missed += 1;
+        let passed_over = self.passed_over.values_mut();
+        passed_over.for_each(|it| it.backoff.tick());
+    }
+
     pub(super) fn is_live(&self) -> bool {
         self.missed < MISSED_PINGS
     }
 
-    pub(super) fn pass_over(&mut self, vm: &VmName, reason: Text, left: u32) {
-        let passed_over = PassedOver { reason, left };
-        self.passed_over.insert(vm.clone(), passed_over);
+    /// It has failed with a guest: it is passed over for so many intervals, if that was not the first time in a row
+    /// for longer.
+    pub(super) fn pass_over(&mut self, vm: &VmName, reason: Text, first: u32) {
+        let passed_over = self.passed_over.entry(vm.clone());
+        let passed_over = passed_over.or_insert_with(|| PassedOver {
+            reason: Text::cut(""),
+            backoff: Backoff::default(),
+        });
+        passed_over.reason = reason;
+        passed_over.backoff.fail(first, LONGEST_PASSED_OVER);
+    }
+
+    /// It was of use to a guest: what it failed in before is forgotten.
+    pub(super) fn has_succeeded(&mut self, vm: &VmName) {
+        self.passed_over.remove(vm);
+    }
+
+    /// Why it is passed over for a guest now.
+    pub(super) fn passed_over(&self, vm: &VmName) -> Option<Unfit> {
+        let passed_over = self.passed_over.get(vm)?;
+        (!passed_over.backoff.is_over()).then(|| Unfit::Declined(passed_over.reason.clone()))
     }
 
     /// Why it is not to be proposed as the backup of `vm`, where this is wanted.
@@ -70,10 +110,6 @@ impl Host {
             Role::Host(tended) if tended.has_room_for(vm) => {}
             _ => return Some(Unfit::HasRole),
         }
-        let declined = || {
-            let passed_over = self.passed_over.get(vm)?;
-            Some(Unfit::Declined(passed_over.reason.clone()))
-        };
         let out_of_reach = || {
             let address = address?;
             let reaches = !is_loopback(address.ip()) || is_loopback(self.from);
@@ -83,7 +119,7 @@ impl Host {
         let shortfall = || self.ping.carries.shortfall(needs);
         (unwanted.or_else(shortfall))
             .or_else(out_of_reach)
-            .or_else(declined)
+            .or_else(|| self.passed_over(vm))
     }
 
     /// Whether it may be asked to be the backup of a guest for which these are.

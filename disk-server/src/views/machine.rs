@@ -14,7 +14,7 @@ use super::host::{Capabilities, Condition, Ping, Role, Unfit};
 use super::known::{FORGOTTEN_PINGS, Host, MISSED_PINGS, reached_at};
 use super::proposal::{Became, Proposal, Standing};
 use super::text::Text;
-use crate::arbiter::{Claimant, Record, VmName};
+use crate::arbiter::{Claimant, HostName, Record, VmName};
 
 /// The most hosts that are remembered.
 pub const MAX_HOSTS: usize = 1000;
@@ -69,13 +69,7 @@ impl Views {
     /// A [`PING_INTERVAL`](super::PING_INTERVAL) has passed.
     pub fn tick(&mut self) {
         self.age = (self.age + 1).min(MISSED_PINGS);
-        for host in self.hosts.values_mut() {
-            host.missed += 1;
-            (host.passed_over).retain(|_, it| {
-                it.left -= 1;
-                it.left > 0
-            });
-        }
+        self.hosts.values_mut().for_each(Host::tick);
         self.hosts.retain(|_, host| host.missed < FORGOTTEN_PINGS);
         let hosts = &mut self.hosts;
         self.proposals.retain(|vm, standing| {
@@ -171,19 +165,19 @@ impl Views {
         })
     }
 
-    /// Which hosts are not proposed as the backup of `vm`, which needs this, and why; and whether one is, or could
-    /// be. The host of its primary is none of them.
+    /// Which hosts could be the backup of `vm`, which needs this, and why the others could not. The host of its
+    /// primary is none of them.
     pub(crate) fn candidates(
         &self,
         vm: &VmName,
         needs: &Capabilities,
         guests: &impl Guests,
-    ) -> (bool, Vec<(Claimant, Unfit)>) {
+    ) -> (Vec<Claimant>, Vec<(Claimant, Unfit)>) {
         let record = guests.record(vm);
         let primary = record.holder.as_ref().map(Claimant::host);
         let address = self.wanted(vm, &record).map(|want| want.address);
         let candidates = guests.candidates(vm);
-        let (mut fits, mut unfit) = (false, Vec::new());
+        let (mut fit, mut unfit) = (Vec::new(), Vec::new());
         for (name, host) in &self.hosts {
             let is_of_guest = host.ping.role.vm().is_none_or(|own| own == vm);
             if !is_of_guest || !host.is_among(candidates) || primary == Some(name.host()) {
@@ -191,10 +185,10 @@ impl Views {
             }
             match host.unfit(vm, (needs, address), guests) {
                 Some(why) => unfit.push((name.clone(), why)),
-                None => fits = true,
+                None => fit.push(name.clone()),
             }
         }
-        (fits, unfit)
+        (fit, unfit)
     }
 
     /// Whether a host is on its way to be the backup of `vm`, or asked to be.
@@ -239,17 +233,26 @@ impl Views {
         }
     }
 
-    /// The host is not to be proposed as `vm`'s backup for so many intervals.
-    pub(crate) fn pass_over(&mut self, host: &Claimant, vm: &VmName, reason: &Text, left: u32) {
+    /// A host has failed with a guest, for this reason: it is not given that for so many intervals, or for longer
+    /// where it has failed before.
+    pub(crate) fn pass_over(&mut self, host: &Claimant, vm: &VmName, reason: &Text, first: u32) {
         if let Some(host) = self.hosts.get_mut(host) {
-            host.pass_over(vm, reason.clone(), left);
+            host.pass_over(vm, reason.clone(), first);
         }
     }
 
-    /// Why a daemon was passed over for a guest, as long as that holds.
-    pub(crate) fn passed_over(&self, daemon: &Claimant, vm: &VmName) -> Option<&Text> {
-        let passed_over = self.hosts.get(daemon)?.passed_over.get(vm)?;
-        Some(&passed_over.reason)
+    /// A host was of use to a guest: what it failed in before is forgotten.
+    pub(crate) fn has_succeeded(&mut self, host: &HostName, vm: &VmName) {
+        for (name, it) in &mut self.hosts {
+            if name.host() == *host {
+                it.has_succeeded(vm);
+            }
+        }
+    }
+
+    /// Why a daemon is passed over for a guest now.
+    pub(crate) fn passed_over(&self, daemon: &Claimant, vm: &VmName) -> Option<Unfit> {
+        self.hosts.get(daemon)?.passed_over(vm)
     }
 
     /// The runs of ftvm that say they are of `vm`.
@@ -266,13 +269,7 @@ impl Views {
     fn note(&mut self, ping: &Ping, from: IpAddr) {
         let Some(host) = self.hosts.get_mut(&ping.host) else {
             if self.hosts.len() < MAX_HOSTS || self.forget_one() {
-                let host = Host {
-                    ping: ping.clone(),
-                    from,
-                    missed: 0,
-                    was_asked: false,
-                    passed_over: BTreeMap::new(),
-                };
+                let host = Host::new(ping.clone(), from);
                 self.hosts.insert(ping.host.clone(), host);
             }
             return;
@@ -342,9 +339,12 @@ impl Views {
             primary: want.primary.ping.host.clone(),
             address: want.address,
         };
-        let fits = |host: &Host| {
+        let could = |host: &Host| {
             host.is_among(candidates) && host.unfit(vm, want.given(), guests).is_none()
         };
+        let is_last_choice = |host: &Host| guests.is_drained(&host.ping.host.host());
+        let has_choice = (self.hosts.values()).any(|it| could(it) && !is_last_choice(it));
+        let fits = |host: &Host| could(host) && !(has_choice && is_last_choice(host));
         let stands = self.proposals.get(vm).is_some_and(|standing| {
             standing.proposal == proposal
                 && (standing.taken || self.hosts.get(&standing.host).is_some_and(fits))

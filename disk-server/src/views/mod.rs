@@ -18,6 +18,7 @@
 //!
 //! [`Views`] is a machine without clock, thread and socket.
 
+mod backoff;
 mod guests;
 mod host;
 mod known;
@@ -27,6 +28,7 @@ mod proposal;
 mod tests;
 mod text;
 
+pub(crate) use backoff::Backoff;
 pub use guests::{Candidates, Guests};
 pub use host::{
     Capabilities, Condition, Declined, Ended, MAX_ENDED, MAX_EXPORTS, MAX_PROCESSES, Paging, Phase,

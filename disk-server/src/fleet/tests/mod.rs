@@ -1,5 +1,6 @@
 //! What becomes of what operators want, with hosts that carry it out.
 
+mod drains;
 mod restarts;
 mod safety;
 mod starts;

@@ -86,6 +86,8 @@ pub(super) struct World {
     pub(super) orders: Vec<(Claimant, Order)>,
     /// Those that were told to stop, as long as they take their time over it.
     stopping: Option<BTreeSet<Claimant>>,
+    /// Primaries do not hand guests over.
+    pub(super) keeps_guests: bool,
 }
 
 pub(super) fn vm() -> VmName {
@@ -119,6 +121,14 @@ pub(super) fn by() -> Text {
     Text::cut("anna@ops1")
 }
 
+pub(super) fn migrate(to: &str) -> Verb {
+    Verb::MigrateBackup { to: host(to) }
+}
+
+pub(super) fn migrate_primary(to: &str) -> Verb {
+    Verb::MigratePrimary { to: host(to) }
+}
+
 impl World {
     /// Hosts of these names, with daemons, and a service that has run for a while.
     pub(super) fn of(hosts: &[&str]) -> World {
@@ -131,6 +141,7 @@ impl World {
             starts: Vec::new(),
             orders: Vec::new(),
             stopping: None,
+            keeps_guests: false,
         };
         for (n, name) in hosts.iter().enumerate() {
             let it = Host {
@@ -654,7 +665,7 @@ impl World {
                     protected: true,
                 },
             ) => {
-                if view == epoch && self.is_alive(&backup, vm) {
+                if view == epoch && self.is_alive(&backup, vm) && !self.keeps_guests {
                     self.end(name, vm, Some(3), "it was handed over");
                     self.goes_alone(&backup.host(), vm, epoch, true);
                 }

@@ -185,6 +185,7 @@ fn entry() -> impl Strategy<Value = Entry> {
         }),
         (any::<u64>(), text()).prop_map(|(order, how)| What::Done { order, how }),
         (any::<u64>(), text()).prop_map(|(order, why)| What::Failed { order, why }),
+        (any::<u64>(), text()).prop_map(|(order, why)| What::Deferred { order, why }),
         (any::<u64>(), members).prop_map(|(view, (primary, backup))| What::View {
             view,
             primary,
