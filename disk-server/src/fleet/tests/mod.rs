@@ -6,3 +6,5 @@ mod safety;
 mod starts;
 mod verbs;
 mod world;
+
+pub(super) use world::definition;

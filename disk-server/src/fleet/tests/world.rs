@@ -98,7 +98,7 @@ pub(super) fn host(name: &str) -> HostName {
     name.parse().unwrap()
 }
 
-pub(super) fn definition(vm: &str, mac: u8) -> Definition {
+pub(in crate::fleet) fn definition(vm: &str, mac: u8) -> Definition {
     Definition {
         vm: vm.parse().unwrap(),
         memory_mib: GUEST_MIB,
