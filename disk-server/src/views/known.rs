@@ -7,7 +7,6 @@ use std::time::Duration;
 use super::backoff::Backoff;
 use super::guests::{Candidates, Guests};
 use super::host::{Capabilities, MAX_PROCESSES, Ping, Role, Tended, Unfit};
-use super::text::Text;
 use crate::arbiter::VmName;
 
 /// How often a host pings.
@@ -42,7 +41,8 @@ pub(super) struct Host {
 /// It has failed with a guest, and not been of use to it since.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct PassedOver {
-    reason: Text,
+    /// Why it was, the last time.
+    unfit: Unfit,
     /// Until this is over it is not given that guest.
     backoff: Backoff,
 }
@@ -71,14 +71,12 @@ impl Host {
 
     /// It has failed with a guest: it is passed over for so many intervals, if that was not the first time in a row
     /// for longer.
-    pub(super) fn pass_over(&mut self, vm: &VmName, reason: Text, first: u32) {
-        let passed_over = self.passed_over.entry(vm.clone());
-        let passed_over = passed_over.or_insert_with(|| PassedOver {
-            reason: Text::cut(""),
-            backoff: Backoff::default(),
-        });
-        passed_over.reason = reason;
-        passed_over.backoff.fail(first, LONGEST_PASSED_OVER);
+    pub(super) fn pass_over(&mut self, vm: &VmName, unfit: Unfit, first: u32) {
+        let before = self.passed_over.get(vm);
+        let mut backoff = before.map_or_else(Backoff::default, |before| before.backoff);
+        backoff.fail(first, LONGEST_PASSED_OVER);
+        let passed_over = PassedOver { unfit, backoff };
+        self.passed_over.insert(vm.clone(), passed_over);
     }
 
     /// It was of use to a guest: what it failed in before is forgotten.
@@ -89,7 +87,7 @@ impl Host {
     /// Why it is passed over for a guest now.
     pub(super) fn passed_over(&self, vm: &VmName) -> Option<Unfit> {
         let passed_over = self.passed_over.get(vm)?;
-        (!passed_over.backoff.is_over()).then(|| Unfit::Declined(passed_over.reason.clone()))
+        (!passed_over.backoff.is_over()).then(|| passed_over.unfit.clone())
     }
 
     /// Why it is not to be proposed as the backup of `vm`, where this is wanted.
@@ -112,7 +110,8 @@ impl Host {
         }
         let out_of_reach = || {
             let address = address?;
-            let reaches = !is_loopback(address.ip()) || is_loopback(self.from);
+            let is_near = !is_loopback(address.ip()) || is_loopback(self.from);
+            let reaches = is_near && !address.ip().is_unspecified();
             (!reaches).then_some(Unfit::OutOfReach(address))
         };
         let unwanted = guests.unwanted(vm, &self.ping.host.host());
@@ -139,10 +138,13 @@ impl Tended {
     }
 }
 
-/// Where others reach an address of a host that pings from there.
+/// Where others reach an address of a host that pings from there. Of one that listens at all of its IPv4 addresses,
+/// and pings over IPv6, that is not known, and the address stays unspecified.
 pub(crate) fn reached_at(address: SocketAddr, from: IpAddr) -> SocketAddr {
-    match address.ip().is_unspecified() {
-        true => SocketAddr::new(from.to_canonical(), address.port()),
+    let from = from.to_canonical();
+    let listens_there = address.is_ipv6() || from.is_ipv4();
+    match address.ip().is_unspecified() && listens_there {
+        true => SocketAddr::new(from, address.port()),
         false => address,
     }
 }

@@ -80,7 +80,7 @@ impl Views {
             let is_over = standing.age >= standing.intervals();
             if is_over {
                 let reason = Text::cut("nothing came of it in time");
-                host.pass_over(vm, reason, MISSED_PINGS);
+                host.pass_over(vm, Unfit::Declined(reason), MISSED_PINGS);
             }
             !is_over && host.is_live()
         });
@@ -237,7 +237,7 @@ impl Views {
     /// where it has failed before.
     pub(crate) fn pass_over(&mut self, host: &Claimant, vm: &VmName, reason: &Text, first: u32) {
         if let Some(host) = self.hosts.get_mut(host) {
-            host.pass_over(vm, reason.clone(), first);
+            host.pass_over(vm, Unfit::Declined(reason.clone()), first);
         }
     }
 
@@ -285,9 +285,9 @@ impl Views {
             standing.host != ping.host
                 || match standing.became_of(vm, &ping.role) {
                     Became::Stands => true,
-                    Became::Nothing(reason) => {
-                        if let Some(reason) = reason {
-                            host.pass_over(vm, reason, MISSED_PINGS);
+                    Became::Nothing(unfit) => {
+                        if let Some(unfit) = unfit {
+                            host.pass_over(vm, unfit, MISSED_PINGS);
                         }
                         false
                     }

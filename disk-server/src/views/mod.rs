@@ -31,8 +31,8 @@ mod text;
 pub(crate) use backoff::Backoff;
 pub use guests::{Candidates, Guests};
 pub use host::{
-    Capabilities, Condition, Declined, Ended, MAX_ENDED, MAX_EXPORTS, MAX_PROCESSES, Paging, Phase,
-    Ping, Role, Tended, Unfit, Wanted, WentLive,
+    Capabilities, Cause, Condition, Declined, Ended, MAX_ENDED, MAX_EXPORTS, MAX_PROCESSES, Paging,
+    Phase, Ping, Role, Tended, Unfit, Wanted, WentLive,
 };
 pub(crate) use known::reached_at;
 pub use known::{FORGOTTEN_PINGS, MISSED_PINGS, PING_INTERVAL};

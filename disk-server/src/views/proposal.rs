@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::host::{Role, Tended};
+use super::host::{Ended, Role, Tended, Unfit};
 use super::known::MISSED_PINGS;
 use super::text::Text;
 use crate::arbiter::{Claimant, VmName};
@@ -41,7 +41,7 @@ pub(super) struct Standing {
 pub(super) enum Became {
     Stands,
     /// It is over. The host is to be passed over, where there is a reason.
-    Nothing(Option<Text>),
+    Nothing(Option<Unfit>),
 }
 
 impl Standing {
@@ -59,7 +59,7 @@ impl Standing {
             Role::Idle { vm: now, declined } if now == vm => {
                 let of_this = declined.as_ref().filter(|it| it.view == self.proposal.view);
                 match of_this {
-                    Some(declined) => Became::Nothing(Some(declined.reason.clone())),
+                    Some(it) => Became::Nothing(Some(it.cause.unfit(it.reason.clone()))),
                     None => Became::Stands,
                 }
             }
@@ -70,10 +70,10 @@ impl Standing {
                 Became::Stands
             }
             Role::Host(tended) => match tended.end_of(vm) {
-                Some(reason) => Became::Nothing(Some(reason.clone())),
+                Some(it) => Became::Nothing(Some(it.cause.unfit(it.reason.clone()))),
                 None if self.taken => {
                     let reason = "its process ended, and the host does not know how";
-                    Became::Nothing(Some(Text::cut(reason)))
+                    Became::Nothing(Some(Unfit::Declined(Text::cut(reason))))
                 }
                 None => Became::Stands,
             },
@@ -84,8 +84,8 @@ impl Standing {
 
 impl Tended {
     /// What is told of the end of this guest's process.
-    fn end_of(&self, vm: &VmName) -> Option<&Text> {
+    fn end_of(&self, vm: &VmName) -> Option<&Ended> {
         let mut of_it = self.ended.iter().filter(|ended| ended.vm == *vm);
-        of_it.next_back().map(|ended| &ended.reason)
+        of_it.next_back()
     }
 }

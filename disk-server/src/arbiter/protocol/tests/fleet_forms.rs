@@ -86,6 +86,7 @@ fn unfit() -> impl Strategy<Value = Unfit> {
         (any::<u64>(), any::<u64>()).prop_map(|(has, needs)| Unfit::Memory { has, needs }),
         (text(), text()).prop_map(|(has, needs)| Unfit::Processor { has, needs }),
         text().prop_map(Unfit::Declined),
+        text().prop_map(Unfit::Unreached),
         Just(Unfit::Draining),
         host_name().prop_map(Unfit::NotChosen),
     ]
