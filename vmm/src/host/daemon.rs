@@ -134,7 +134,7 @@ impl Surroundings {
     pub fn of_this_host(config: &Config) -> Result<Self, DaemonError> {
         let network = Bridge::find(&config.bridge)?;
         let purpose = Purpose::Replication {
-            allow_nested_paging: false,
+            allow_nested_paging: config.allow_nested_paging,
         };
         let report = doctor::require_fit(purpose)?.for_peer(purpose);
         Ok(Self {

@@ -72,6 +72,7 @@ impl Scene {
             ports: 7430,
             console: console.local_addr().expect("it has one"),
             memory_mib: Some(1000),
+            allow_nested_paging: false,
             state: folder.path().join("state"),
             run: folder.path().join("run"),
         };
