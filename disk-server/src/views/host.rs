@@ -11,7 +11,7 @@ use crate::arbiter::{Claimant, HostName, VmName};
 use crate::nbd::ExportName;
 
 /// The most exports that a host tells. One that tells so many may reach others.
-pub const MAX_EXPORTS: usize = 32;
+pub const MAX_EXPORTS: usize = 8;
 
 /// The most guests that a host's daemon looks after.
 pub const MAX_PROCESSES: usize = 32;
