@@ -1,5 +1,6 @@
 //! A run of `ftvm`: what it is, and what it makes of what happens.
 
+mod handshake;
 mod joining;
 
 use std::collections::VecDeque;
@@ -16,7 +17,7 @@ use logging_channel::handshake::Title;
 use logging_channel::heartbeat::Heartbeat;
 use logging_channel::session::Confirmation;
 
-use self::joining::Handshake;
+use self::handshake::{HANDSHAKE, Handshake};
 use crate::defect::Defect;
 use crate::disk::client::Client;
 use crate::disk::wire::Item as DiskItem;

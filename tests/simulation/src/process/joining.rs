@@ -1,31 +1,15 @@
 //! How a process comes to a session with a primary.
 
-use std::time::Duration;
-
-use disk_server::arbiter::Claimant;
 use disk_server::views::Proposal;
 use logging_channel::handshake::Title;
 
+use super::handshake::{HANDSHAKE, Handshake};
 use super::{Process, Role};
 use crate::env::Env;
 use crate::event::Timer;
 use crate::keeper::PATIENCE;
 use crate::message::{Item, Question};
 use crate::pinger;
-
-/// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(2);
-
-/// A session that is being agreed on.
-#[derive(Debug)]
-pub(super) struct Handshake {
-    pub(super) line: usize,
-    pub(super) session: u64,
-    pub(super) title: Title,
-    pub(super) question: Option<u64>,
-    /// The backup that waits for the next epoch.
-    pub(super) backup: Option<Claimant>,
-}
 
 impl Process {
     /// The view service proposes a primary to an idle host.
