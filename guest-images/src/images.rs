@@ -10,15 +10,15 @@ use crate::agent;
 use crate::archive::Archive;
 use crate::clock;
 use crate::compiler;
+use crate::contents::Contents;
+use crate::debian_kernel::DebianKernel;
 use crate::disk;
 use crate::error::ImageError;
 use crate::files::{write_atomically, write_if_different};
-use crate::kernel::extract_vmlinux;
 use crate::libraries::{PackageLibraries, add_programs, read};
 use crate::load;
 use crate::lock::Use;
 use crate::micro::{self, MicroGuest};
-use crate::modules::ModuleTree;
 use crate::packages::{Package, PackageStore};
 use crate::selftest;
 
@@ -30,77 +30,6 @@ const MANIFEST: &str = "manifest.json";
 
 /// What busybox init keeps running in the guests with Redis.
 const INITTAB: &str = include_str!("init/inittab");
-
-/// Debian's cloud kernel, unpacked.
-#[derive(Debug)]
-pub struct DebianKernel {
-    package: Package,
-    release: String,
-}
-
-impl DebianKernel {
-    /// Unpacks the kernel that `linux-image-cloud-amd64` stands for.
-    ///
-    /// # Errors
-    ///
-    /// When the package cannot be had.
-    pub fn unpack(store: &PackageStore) -> Result<Self, ImageError> {
-        Self::unpack_of(store, Use::Bookworm)
-    }
-
-    /// As [`DebianKernel::unpack`], of another release.
-    ///
-    /// # Errors
-    ///
-    /// As [`DebianKernel::unpack`].
-    pub fn unpack_of(store: &PackageStore, purpose: Use) -> Result<Self, ImageError> {
-        let package = store.behind_for(purpose, "linux-image-cloud-amd64", "linux-image-")?;
-        let release = package.name().trim_start_matches("linux-image-").to_owned();
-        Ok(Self { package, release })
-    }
-
-    /// The kernel's release, as `uname -r` prints it.
-    #[must_use]
-    pub fn release(&self) -> &str {
-        &self.release
-    }
-
-    /// The compressed kernel, as QEMU boots it.
-    ///
-    /// # Errors
-    ///
-    /// When the package lacks it.
-    pub fn bzimage(&self) -> Result<PathBuf, ImageError> {
-        Ok(self
-            .package
-            .file(&format!("boot/vmlinuz-{}", self.release))?)
-    }
-
-    /// The uncompressed kernel.
-    fn vmlinux(&self) -> Result<Contents, ImageError> {
-        let path = self.bzimage()?;
-        let bzimage = fs::read(&path).map_err(|source| ImageError::Read {
-            path: path.clone(),
-            source,
-        })?;
-        let vmlinux =
-            extract_vmlinux(&bzimage).map_err(|source| ImageError::Kernel { path, source })?;
-        Ok(Contents::new(vmlinux, [&self.package]))
-    }
-
-    /// The kernel's modules.
-    ///
-    /// # Errors
-    ///
-    /// When they cannot be listed.
-    pub fn modules(&self) -> Result<ModuleTree, ImageError> {
-        // Debian 13 has no files in `/lib` any more.
-        let trees = ["lib/modules", "usr/lib/modules"]
-            .map(|directory| self.package.root().join(directory).join(&self.release));
-        let root = trees.iter().find(|root| root.is_dir()).unwrap_or(&trees[0]);
-        Ok(ModuleTree::scan(root)?)
-    }
-}
 
 /// A file made for guests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -293,22 +222,6 @@ const RECIPES: [(&str, Recipe); 7] = [
 fn is_known(name: &str) -> bool {
     RECIPES.iter().any(|(known, _)| *known == name)
         || MicroGuest::all().any(|guest| guest.image() == name)
-}
-
-/// A file's bytes, and what they are made of.
-struct Contents {
-    bytes: Vec<u8>,
-    made_of: Vec<String>,
-}
-
-impl Contents {
-    fn new<'a>(bytes: Vec<u8>, packages: impl IntoIterator<Item = &'a Package>) -> Self {
-        let made_of = packages
-            .into_iter()
-            .map(|package| format!("{} {}", package.name(), package.version()))
-            .collect();
-        Self { bytes, made_of }
-    }
 }
 
 /// What several images are made of.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use disk_server::fleet::LagBounds;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use crate::disk::uri::DiskUri;
@@ -191,6 +192,21 @@ pub enum ConfigError {
     Value(String),
 }
 
+/// Reads a TOML file.
+///
+/// # Errors
+/// [`ConfigError::Read`], [`ConfigError::Parse`].
+pub(crate) fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    toml::from_str(&text).map_err(|error| ConfigError::Parse {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
+}
+
 impl VmConfig {
     /// A machine with this kernel and defaults for all else.
     #[must_use]
@@ -214,14 +230,7 @@ impl VmConfig {
     /// # Errors
     /// [`ConfigError`].
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        let mut config: Self = toml::from_str(&text).map_err(|e| ConfigError::Parse {
-            path: path.to_owned(),
-            reason: e.to_string(),
-        })?;
+        let mut config: Self = read_toml(path)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         config.kernel = folder.join(&config.kernel);
         config.initrd = config.initrd.map(|initrd| folder.join(initrd));

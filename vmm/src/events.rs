@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use disk_server::lossy_writer::{AppendedFile, LossyWriter, Lost, Weight, of_descriptor};
+use disk_server::views::Cause;
 use serde::{Deserialize, Serialize};
 
 /// Something that happened.
@@ -213,6 +214,9 @@ pub enum Event {
     Ended {
         /// In order: "PowerOff", "Reset", "TripleFault", "Stopped"; otherwise "Failed".
         reason: String,
+        /// What kept it from what it was to do, if something did.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cause: Option<Cause>,
         /// Deterministic exits of the guest.
         exits: u64,
     },

@@ -34,6 +34,7 @@ pub mod inspect;
 pub mod io;
 mod kick;
 pub mod kvm;
+mod lines;
 pub mod operator;
 mod page_tables;
 pub mod protocol;

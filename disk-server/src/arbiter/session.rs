@@ -262,7 +262,12 @@ fn operate(
     let outcome = subject.fleet.operate(operation, subject.store);
     let outcome = outcome.map_err(|error| match error {
         OperateError::Refused(why) => refused(ErrorCode::Refused, why.to_string()),
-        OperateError::Storage(_) => storage_fails(error),
+        OperateError::Storage(_) => {
+            let error = anyhow::Error::from(error);
+            let message = format!("{error:#}");
+            storage_fails(error);
+            refused(ErrorCode::Storage, message)
+        }
     })?;
     if let Some(vm) = undefined
         && let Err(error) = subject.store.forget(&vm, limit)
@@ -276,18 +281,20 @@ fn operate(
 fn not_stored(error: StoreError) -> End {
     match error {
         StoreError::Full => refused(ErrorCode::Full, error.to_string()),
-        StoreError::Storage(_) => storage_fails(error),
+        StoreError::Storage(_) => {
+            storage_fails(error);
+            let message = "the server cannot store decisions; its log says why".to_owned();
+            refused(ErrorCode::Storage, message)
+        }
     }
 }
 
-fn storage_fails(error: impl Into<anyhow::Error>) -> End {
+fn storage_fails(error: impl Into<anyhow::Error>) {
     static NOT_STORED: Limited = Limited::new();
     if let Some(left_out) = NOT_STORED.let_through() {
         let error: anyhow::Error = error.into();
-        log::error!("{error:#}; hosts wait, and ask again{left_out}");
+        log::error!("{error:#}; who asked waits, and asks again{left_out}");
     }
-    let message = "the server cannot store decisions; its log says why".to_owned();
-    refused(ErrorCode::Storage, message)
 }
 
 /// Not an answer of its own kind: to every client, however old, "busy" means to ask again.

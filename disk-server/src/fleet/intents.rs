@@ -74,12 +74,15 @@ pub(super) struct Pending {
 }
 
 /// A host that is to be empty.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Drained {
     pub(super) order: OrderNumber,
     /// It was empty.
     pub(super) done: bool,
+    /// The guests that it still owes a backup: these, which were on it, were told to leave, and no other host has
+    /// taken their place since.
+    pub(super) owes: BTreeMap<VmName, Claimant>,
 }
 
 /// A change of what is wanted, which counts once it is stored.
@@ -101,7 +104,7 @@ pub(super) enum Change {
     /// It is kept no longer.
     Forget(VmName),
     /// A host is to be empty.
-    Drain(HostName, Drained),
+    Drain(HostName),
     /// It need not be any more.
     Undrain(HostName),
 }
@@ -119,6 +122,24 @@ impl Kept {
 
     pub(super) fn is_to_run(&self) -> bool {
         matches!(self.run, Run::Wanted { .. })
+    }
+
+    pub(super) fn wants_backup(&self) -> bool {
+        self.is_to_run() && self.suspended.is_none()
+    }
+
+    /// Whether an order about where its copies are is not done yet, so that nothing else moves them meanwhile.
+    pub(super) fn is_steered(&self) -> bool {
+        self.pending.as_ref().is_some_and(|pending| {
+            matches!(
+                pending.verb,
+                Verb::Failover {}
+                    | Verb::TestFailover {}
+                    | Verb::RestartBackup {}
+                    | Verb::MigrateBackup { .. }
+                    | Verb::MigratePrimary { .. }
+            )
+        })
     }
 }
 
@@ -148,13 +169,23 @@ impl Intents {
                 }
             }
             Change::Forget(vm) => drop(self.guests.remove(&vm)),
-            Change::Drain(host, drained) => drop(self.drained.insert(host, drained)),
+            Change::Drain(host) => {
+                let drained = self.drained.entry(host).or_default();
+                drained.order = order;
+                drained.done = false;
+            }
             Change::Undrain(host) => drop(self.drained.remove(&host)),
         }
     }
 
     pub(super) fn is_drained(&self, host: &HostName) -> bool {
         self.drained.contains_key(host)
+    }
+
+    /// Whether a host is to be empty, and is not to have this guest's backup back until another host has it.
+    pub(super) fn is_closed(&self, host: &HostName, vm: &VmName) -> bool {
+        let drained = self.drained.get(host);
+        drained.is_some_and(|drained| !drained.owes.contains_key(vm))
     }
 
     /// Who wants a guest without a backup.

@@ -59,6 +59,13 @@ pub enum What {
         /// Why, in words.
         why: Text,
     },
+    /// What was asked for has not come about yet, and is tried again later.
+    Deferred {
+        /// The number.
+        order: OrderNumber,
+        /// Why, and when, in words.
+        why: Text,
+    },
     /// The guest has another view.
     View {
         /// Its number.

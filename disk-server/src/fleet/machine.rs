@@ -59,7 +59,7 @@ impl Guests for Wishes<'_> {
     }
 
     fn unwanted(&self, vm: &VmName, host: &HostName) -> Option<Unfit> {
-        if self.intents.is_drained(host) {
+        if self.intents.is_closed(host, vm) {
             return Some(Unfit::Draining);
         }
         let seen = self.guests.get(vm)?;
@@ -146,6 +146,7 @@ impl Fleet {
         self.views.tick();
         for seen in self.guests.values_mut() {
             seen.intervals = seen.intervals.saturating_add(1);
+            seen.leaving.tick();
             if let Some(starting) = &mut seen.starting {
                 starting.age += 1;
             }
@@ -155,7 +156,7 @@ impl Fleet {
             self.look(&vm, records);
         }
         self.watch_daemons();
-        self.watch_drains();
+        self.mind_drains();
     }
 
     /// A run of ftvm pings. The answer: what it is to do.
@@ -188,8 +189,10 @@ impl Fleet {
             }
         }
         let own = self.order_for(ping, records);
-        if let Some(Order::Start { .. }) = own {
-            self.views.ask(&ping.host);
+        match (&own, &ping.role) {
+            (Some(Order::Start { .. }), _) => self.views.ask(&ping.host),
+            (Some(Order::Leave {}), Role::Backup { vm, .. }) => self.note_leave(&ping.host, vm),
+            _ => {}
         }
         Ok(own.or_else(|| proposal.map(|proposal| Order::Join(Box::new(proposal)))))
     }
@@ -207,7 +210,7 @@ impl Fleet {
         let vm = match &change {
             Change::Define { definition, .. } => Some(&definition.vm),
             Change::Want { vm, .. } => Some(vm),
-            Change::Forget(_) | Change::Drain(..) | Change::Undrain(_) => None,
+            Change::Forget(_) | Change::Drain(_) | Change::Undrain(_) => None,
         };
         if let Some(vm) = vm {
             self.guests.entry(vm.clone()).or_default().intervals = 0;
@@ -229,6 +232,9 @@ impl Fleet {
         let seen = self.guests.entry(vm.clone()).or_default();
         if seen.record != record {
             seen.moved(record);
+            for member in seen.members() {
+                self.views.has_succeeded(&member.host(), vm);
+            }
         }
         let record = &seen.record;
         if record.holder.is_some() && record.epoch != seen.told_view {
@@ -473,38 +479,5 @@ impl Fleet {
                 self.news.push((Subject::Host(host.clone()), what));
             }
         }
-    }
-
-    /// A host that was to be empty may be.
-    fn watch_drains(&mut self) {
-        if !self.views.is_settled() {
-            return;
-        }
-        let waited_for = self.intents.drained.iter().filter(|(_, it)| !it.done);
-        let empty = waited_for.filter(|(host, _)| self.is_empty(host));
-        for host in empty.map(|(host, _)| host.clone()).collect::<Vec<_>>() {
-            let Some(drained) = self.intents.drained.get_mut(&host) else {
-                continue;
-            };
-            drained.done = true;
-            self.is_changed = true;
-            let what = What::Done {
-                order: drained.order,
-                how: Text::cut("it is empty"),
-            };
-            self.news.push((Subject::Host(host), what));
-        }
-    }
-
-    /// Whether a host has no process of a guest, and no guest may run there.
-    fn is_empty(&self, host: &HostName) -> bool {
-        let daemon = self.daemons.get(host);
-        let has_process = daemon.is_some_and(|daemon| !daemon.processes.is_empty());
-        let is_there = |vm: &VmName, seen: &Seen| {
-            let members = self.may_run(vm, seen);
-            members.iter().any(|(member, _)| member.host() == *host)
-        };
-        let mut guests = self.intents.guests.keys();
-        !has_process && !guests.any(|vm| self.guests.get(vm).is_some_and(|seen| is_there(vm, seen)))
     }
 }

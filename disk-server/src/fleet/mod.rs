@@ -16,6 +16,7 @@
 //! about membership: one that is late, lost or wrong costs time and nothing else.
 
 mod definition;
+mod drains;
 mod intents;
 mod journal;
 mod journal_file;
@@ -25,6 +26,7 @@ mod order;
 mod orders;
 mod pending;
 mod plan;
+mod refused;
 mod seen;
 mod service;
 mod starting;
@@ -43,7 +45,8 @@ pub use journal_file::{JOURNAL_FILE, MAX_ENTRIES};
 pub use machine::{Fleet, Records};
 pub use operation::{Answer, HostVerb, Operation, Verb};
 pub use order::{Order, OrderNumber};
-pub use plan::{Plan, Planned, Refused};
+pub use plan::{Plan, Planned};
+pub use refused::Refused;
 pub use service::{Arbitrated, FleetService, OperateError};
 pub use status::{Failover, LagColour, MAX_UNFIT, Member, Placement, Reason, State, VmStatus};
 pub use store::FLEET_FILE;

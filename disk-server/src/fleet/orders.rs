@@ -6,7 +6,7 @@ use super::operation::Verb;
 use super::order::Order;
 use super::pending::{CARRIED_OUT, Running};
 use super::seen::Seen;
-use crate::arbiter::{Claimant, HostName, Record, VmName};
+use crate::arbiter::{Claimant, Record, VmName};
 use crate::views::{Capabilities, Ping, Role};
 
 impl Fleet {
@@ -46,27 +46,19 @@ impl Fleet {
             return self.is_to_stop(me, vm, kept).then_some(Order::Stop {});
         }
         let running = self.running(vm, record)?;
-        let backup = running.backup.filter(|backup| self.views.is_live(backup))?;
         let hand_over = Order::HandOver { view: epoch };
-        match &kept.pending {
-            Some(pending) if is_steered(pending) => {
-                let is_due = seen.intervals < CARRIED_OUT;
-                let of_that_view = pending.view == epoch && pending.primary.as_ref() == Some(me);
-                match &pending.verb {
-                    Verb::Failover {} if of_that_view && is_due => Some(hand_over),
-                    Verb::TestFailover {} if of_that_view && is_due => {
-                        Some(Order::Die { view: epoch })
-                    }
-                    Verb::MigratePrimary { to } if backup.host() == *to && is_due => {
-                        Some(hand_over)
-                    }
-                    _ => None,
-                }
-            }
-            _ => {
-                let drained = |host: &HostName| self.intents.is_drained(host);
-                (drained(&running.host) && !drained(&backup.host())).then_some(hand_over)
-            }
+        let Some(pending) = kept.pending.as_ref().filter(|_| kept.is_steered()) else {
+            let leaves = self.is_to_leave_by_hand_over(kept, seen, Some(&running));
+            return leaves.then_some(hand_over);
+        };
+        let backup = running.backup.filter(|backup| self.views.is_live(backup))?;
+        let is_due = seen.intervals < CARRIED_OUT;
+        let of_that_view = pending.view == epoch && pending.primary.as_ref() == Some(me);
+        match &pending.verb {
+            Verb::Failover {} if of_that_view && is_due => Some(hand_over),
+            Verb::TestFailover {} if of_that_view && is_due => Some(Order::Die { view: epoch }),
+            Verb::MigratePrimary { to } if backup.host() == *to && is_due => Some(hand_over),
+            _ => None,
         }
     }
 
@@ -106,8 +98,11 @@ impl Fleet {
                 verb: Verb::MigrateBackup { to } | Verb::MigratePrimary { to },
                 ..
             }) => here != *to && self.unfit_as_backup(vm, to, records).is_none(),
-            Some(pending) if is_steered(pending) => false,
-            _ => self.intents.is_drained(&here) && self.another_fits(vm, records),
+            _ if kept.is_steered() => false,
+            _ => {
+                let is_due = seen.leaving.may_try();
+                self.intents.is_drained(&here) && is_due && self.another_fits(vm, records)
+            }
         }
     }
 
@@ -124,8 +119,8 @@ impl Fleet {
     fn another_fits(&self, vm: &VmName, records: Records<'_>) -> bool {
         let needs = self.needs(vm, &records(vm));
         needs.is_some_and(|needs| {
-            let (fits, _) = self.views.candidates(vm, &needs, &self.wishes(records));
-            fits
+            let (fit, _) = self.views.candidates(vm, &needs, &self.wishes(records));
+            (fit.iter()).any(|host| !self.intents.is_drained(&host.host()))
         })
     }
 
@@ -145,16 +140,4 @@ impl Fleet {
             ..ping.carries.clone()
         })
     }
-}
-
-/// Whether it is an order about where a guest's copies are, so that nothing else moves them meanwhile.
-fn is_steered(pending: &Pending) -> bool {
-    matches!(
-        pending.verb,
-        Verb::Failover {}
-            | Verb::TestFailover {}
-            | Verb::RestartBackup {}
-            | Verb::MigrateBackup { .. }
-            | Verb::MigratePrimary { .. }
-    )
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::status::State;
 use crate::arbiter::{Claimant, HostName, Record, VmName};
-use crate::views::{Tended, Text};
+use crate::views::{Backoff, Tended, Text};
 
 /// So many pings without a process of a guest say that none is there. The second one was certainly made after
 /// the first one came.
@@ -27,12 +27,25 @@ pub(super) struct Seen {
     pub(super) hangs: BTreeSet<HostName>,
     /// How the process of its last holder ended: the status, and what was said.
     pub(super) end: Option<(Option<i32>, Text)>,
+    /// How it leaves drained hosts.
+    pub(super) leaving: Leaving,
     /// Intervals since its record is what it is, and since an order for it was accepted.
     pub(super) intervals: u32,
     /// What the journal has: the view, the view that the last failover won, and the state.
     pub(super) told_view: u64,
     pub(super) told_failover: u64,
     pub(super) told_state: Option<State>,
+}
+
+/// How a guest leaves drained hosts.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Leaving {
+    /// The view in which its primary was asked to hand it over.
+    pub(super) asked_in: Option<u64>,
+    /// For how many intervals it has been asked.
+    pub(super) asked: u32,
+    /// After it has failed.
+    backoff: Backoff,
 }
 
 /// A start that is under way.
@@ -69,12 +82,38 @@ pub(super) struct Daemon {
     pub(super) told_live: bool,
 }
 
+impl Leaving {
+    pub(super) fn tick(&mut self) {
+        self.backoff.tick();
+    }
+
+    pub(super) fn may_try(&self) -> bool {
+        self.backoff.is_over()
+    }
+
+    /// It could not leave, and is left alone for so many intervals, which are given, or for longer if that was so
+    /// before.
+    pub(super) fn has_failed(&mut self, first: u32, most: u32) -> u32 {
+        self.asked_in = None;
+        self.asked = 0;
+        self.backoff.fail(first, most)
+    }
+
+    /// It has left, or need not any more.
+    pub(super) fn is_over(&mut self) {
+        *self = Self::default();
+    }
+}
+
 impl Seen {
     /// Its record is another one.
     pub(super) fn moved(&mut self, record: Record) {
         if !record.is_stopped() && record.holder.is_some() && record.holder != self.last_holder {
             self.before = std::mem::replace(&mut self.last_holder, record.holder.clone());
             self.end = None;
+        }
+        if record.holder != self.record.holder {
+            self.leaving.is_over();
         }
         if record.epoch != self.record.epoch {
             self.starting = None;

@@ -12,12 +12,13 @@ use super::journal_file::Journal;
 use super::machine::{Fleet, Records};
 use super::operation::{Answer, Operation};
 use super::order::{Order, OrderNumber};
-use super::plan::{Planned, Refused};
+use super::plan::Planned;
+use super::refused::Refused;
 use super::status::VmStatus;
 use super::store::IntentStore;
 use crate::arbiter::{Claimant, Record, VmName};
 use crate::logging::Limited;
-use crate::state::{OpenStateError, StateDirectory};
+use crate::state::{OpenStateError, ReplaceError, StateDirectory};
 use crate::views::{HostRecord, Ping, TooManyHosts};
 
 /// So many guests are looked at for a page of them, which holds fewer.
@@ -38,9 +39,9 @@ pub enum OperateError {
     /// It is not granted.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// It is not stored, and does not count. It may be asked for again.
-    #[error("cannot store what operators want{}", crate::state::hint(.0))]
-    Storage(#[source] std::io::Error),
+    /// It is not stored for certain, and is not carried out.
+    #[error("cannot store what operators want")]
+    Storage(#[source] ReplaceError),
 }
 
 /// The fleet, for threads.
@@ -240,6 +241,52 @@ impl FleetService {
         let mut journal = self.journal.lock();
         for (subject, what) in news {
             journal.append(unix_ms, subject, what);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::definition;
+    use super::*;
+    use crate::state::Broken;
+
+    struct NoRecords;
+
+    impl Arbitrated for NoRecords {
+        fn record(&self, _vm: &VmName) -> Record {
+            Record::default()
+        }
+
+        fn records(&self, _after: Option<&VmName>, _limit: usize) -> Vec<(VmName, Record)> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn who_asks_hears_whether_it_is_open_that_it_counts() {
+        for (broken, words) in [
+            (
+                Broken::Write,
+                "nothing has changed: make room on its file system; ask again when",
+            ),
+            (Broken::Rename, "it is open whether that counts"),
+            (Broken::Sync, "it is open whether that counts"),
+        ] {
+            let place = tempfile::tempdir().unwrap();
+            let directory = StateDirectory::open(place.path()).unwrap();
+            let service = FleetService::open(&directory).unwrap();
+            *service.store.lock() = IntentStore(Box::new(broken));
+            let define = Operation::Define {
+                definition: Box::new(definition("db", 1)),
+                by: crate::views::Text::cut("anna@ops1"),
+            };
+            let error = service.operate(define, &NoRecords).unwrap_err();
+            let said = format!("{:#}", anyhow::Error::from(error));
+            assert!(said.contains(words), "{broken:?}: {said}");
+            let settles = said.contains("or for what is to be instead");
+            assert_eq!(settles, broken != Broken::Write, "{said}");
+            assert!(service.fleet.lock().intents().guests.is_empty());
         }
     }
 }

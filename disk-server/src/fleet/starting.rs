@@ -181,8 +181,7 @@ impl Fleet {
                 Some(Unfit::HasRole)
             } else {
                 let passed_over = || self.views.passed_over(&daemon.claimant, vm);
-                let declined = || Some(Unfit::Declined(passed_over()?.clone()));
-                ping.carries.shortfall(&needs).or_else(declined)
+                ping.carries.shortfall(&needs).or_else(passed_over)
             };
             Some((host.clone(), unfit.map_or(Ok(ping.carries.memory_mib), Err)))
         });

@@ -110,8 +110,8 @@ impl Fleet {
         ) else {
             return Reason::Starting {};
         };
-        let (fits, unfit) = self.views.candidates(vm, &needs, &self.wishes(records));
-        if fits {
+        let (fit, unfit) = self.views.candidates(vm, &needs, &self.wishes(records));
+        if !fit.is_empty() {
             return Reason::Starting {};
         }
         // A host may have been there under several names: its present daemon says how it is.
@@ -125,9 +125,7 @@ impl Fleet {
             }
         }
         let cannot_connect = hosts.iter().find_map(|(host, why)| match why {
-            Unfit::Declined(error) if error.as_str().contains("connect") => {
-                Some((host.clone(), error.clone()))
-            }
+            Unfit::Unreached(error) => Some((host.clone(), error.clone())),
             _ => None,
         });
         match cannot_connect {
@@ -183,7 +181,10 @@ impl Fleet {
         let daemon = self.daemon(host)?;
         let (ping, _, from) = self.views.last(&daemon.claimant)?;
         match &ping.role {
-            Role::Host(tended) => Some(reached_at(tended.console, from)),
+            Role::Host(tended) => {
+                let console = reached_at(tended.console, from);
+                (!console.ip().is_unspecified()).then_some(console)
+            }
             _ => None,
         }
     }

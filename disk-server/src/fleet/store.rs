@@ -1,10 +1,9 @@
 //! What operators want, on stable storage: a [state](crate::state) that changes as a whole.
 
-use std::io;
 use std::sync::Arc;
 
 use super::intents::Intents;
-use crate::state::{self, Folder, Format, OpenStateError, StateDirectory, Unusable};
+use crate::state::{self, Folder, Format, OpenStateError, ReplaceError, StateDirectory, Unusable};
 
 /// The name of the state file in the state directory.
 pub const FLEET_FILE: &str = "fleet.state";
@@ -20,7 +19,7 @@ const REMEDY: &str = "; see \"When its state is damaged\" in docs/fleet.md";
 
 /// Where [`Intents`] are kept.
 #[derive(Debug)]
-pub(super) struct IntentStore(Box<dyn Folder>);
+pub(super) struct IntentStore(pub(super) Box<dyn Folder>);
 
 impl IntentStore {
     /// Opens it, with what it has: nothing, if there was none.
@@ -37,8 +36,8 @@ impl IntentStore {
     /// Keeps these. When this has returned well they survive.
     ///
     /// # Errors
-    /// The system's. It is open then which survive, these or those before.
-    pub(super) fn store(&mut self, intents: &Intents) -> io::Result<()> {
+    /// See [`ReplaceError`].
+    pub(super) fn store(&mut self, intents: &Intents) -> Result<(), ReplaceError> {
         state::replace(&mut *self.0, &FORMAT.seal(intents))
     }
 }

@@ -65,6 +65,25 @@ pub enum OpenStateError {
     },
 }
 
+/// Why a state did not take the place of the one before.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplaceError {
+    /// It was not written: the one before stands.
+    #[error("nothing has changed{}; ask again when that is mended", hint(.0))]
+    NotWritten(#[source] io::Error),
+    /// It was, and may not survive. Which of the two does is open until another one has taken their place.
+    #[error("it is open whether that counts once the server is started again{}; when that is mended ask again, or for what is to be instead, which settles it", hint(.0))]
+    NotSafe(#[source] io::Error),
+}
+
+impl From<ReplaceError> for io::Error {
+    fn from(error: ReplaceError) -> Self {
+        match error {
+            ReplaceError::NotWritten(error) | ReplaceError::NotSafe(error) => error,
+        }
+    }
+}
+
 /// What is to be done about an error of the file system.
 pub(crate) fn hint(error: &io::Error) -> &'static str {
     match error.kind() {

@@ -12,15 +12,17 @@
 //!
 //! A checksum covers every byte. An empty, cut or changed file is an error, and no fresh start.
 
+#[cfg(test)]
+mod broken;
 mod error;
 mod folder;
 mod seal;
 
-use std::io;
 use std::path::Path;
 
-pub use error::OpenStateError;
-pub(crate) use error::hint;
+#[cfg(test)]
+pub(crate) use broken::Broken;
+pub use error::{OpenStateError, ReplaceError};
 pub(crate) use folder::Folder;
 pub use folder::StateDirectory;
 pub use seal::Damage;
@@ -63,9 +65,11 @@ pub(crate) fn load<T>(
 /// Has these bytes take the place of the state before. When this has returned well they survive.
 ///
 /// # Errors
-/// The system's. It is open then which of the two survives.
-pub(crate) fn replace(file: &mut dyn Folder, bytes: &[u8]) -> io::Result<()> {
-    file.write_new(bytes)?;
-    file.rename_new()?;
-    file.sync()
+/// See [`ReplaceError`].
+pub(crate) fn replace(file: &mut dyn Folder, bytes: &[u8]) -> Result<(), ReplaceError> {
+    file.write_new(bytes).map_err(ReplaceError::NotWritten)?;
+    // Also an error of the renaming says nothing of the disk.
+    (file.rename_new())
+        .and_then(|()| file.sync())
+        .map_err(ReplaceError::NotSafe)
 }

@@ -19,7 +19,8 @@ pub trait Guests {
         None
     }
 
-    /// Whether an operator wants this host empty.
+    /// Whether an operator wants this host empty. A guest that may have its backup there all the same has it there
+    /// only as long as no other host could.
     fn is_drained(&self, _host: &HostName) -> bool {
         false
     }

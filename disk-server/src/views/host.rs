@@ -10,7 +10,7 @@ use super::text::Text;
 use crate::arbiter::{Claimant, HostName, VmName};
 use crate::nbd::ExportName;
 
-/// The most exports that a host tells.
+/// The most exports that a host tells. One that tells so many may reach others.
 pub const MAX_EXPORTS: usize = 8;
 
 /// The most guests that a host's daemon looks after.
@@ -45,7 +45,8 @@ pub struct Capabilities {
     pub instructions: u32,
     /// Who translates the guest's addresses.
     pub paging: Paging,
-    /// The exports that the host reaches, or the guest has: at most [`MAX_EXPORTS`].
+    /// The exports that the host reaches, or the guest has: at most [`MAX_EXPORTS`]. Of a host that tells as many it
+    /// is not known which it does not reach.
     #[serde(deserialize_with = "few_exports")]
     pub exports: BTreeSet<ExportName>,
 }
@@ -122,8 +123,20 @@ pub struct Ended {
     pub vm: VmName,
     /// Its exit status; `None` if a signal ended it.
     pub status: Option<i32>,
+    /// What kept it from what it was to do, if something did.
+    pub cause: Cause,
     /// What it said last, or which signal.
     pub reason: Text,
+}
+
+/// What keeps a host from being a guest's backup, as far as something follows from that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The primary does not answer in the network of the log.
+    Unreached,
+    /// Something else, or nothing.
+    Other,
 }
 
 /// How a copy of a guest is.
@@ -178,7 +191,9 @@ pub enum Phase {
 pub struct Declined {
     /// The view that it was to follow.
     pub view: u64,
-    /// Why.
+    /// What kept the host from it.
+    pub cause: Cause,
+    /// Why, in words.
     pub reason: Text,
 }
 
@@ -223,10 +238,13 @@ pub enum Unfit {
     },
     /// It does not reach this disk of the guest.
     Export(ExportName),
-    /// The primary takes backups at a loopback address, and the host is not on that machine.
+    /// The primary takes backups at a loopback address, and the host is not on that machine; or at every IPv4
+    /// address, and it is not known at which one others reach it.
     OutOfReach(SocketAddr),
     /// It was proposed a moment ago, and nothing came of it.
     Declined(Text),
+    /// It was, and did not reach the primary.
+    Unreached(Text),
     /// An operator wants it empty.
     Draining,
     /// An operator wants the guest's backup on another host.
@@ -240,6 +258,16 @@ impl Role {
         match self {
             Self::Host(_) => None,
             Self::Idle { vm, .. } | Self::Primary { vm, .. } | Self::Backup { vm, .. } => Some(vm),
+        }
+    }
+}
+
+impl Cause {
+    /// Why a host does not fit that has failed for this cause, in these words.
+    pub(super) fn unfit(self, reason: Text) -> Unfit {
+        match self {
+            Self::Unreached => Unfit::Unreached(reason),
+            Self::Other => Unfit::Declined(reason),
         }
     }
 }
@@ -265,6 +293,9 @@ impl Capabilities {
                 has: self.paging,
                 needs: needs.paging,
             });
+        }
+        if self.exports.len() >= MAX_EXPORTS {
+            return None;
         }
         let missing = needs.exports.difference(&self.exports).next();
         missing.cloned().map(Unfit::Export)
@@ -300,6 +331,7 @@ impl fmt::Display for Unfit {
                  an address of the logging network"
             ),
             Self::Declined(reason) => write!(f, "was proposed, and is not a backup: {reason}"),
+            Self::Unreached(reason) => write!(f, "does not reach the primary: {reason}"),
             Self::Draining => f.write_str("is drained"),
             Self::NotChosen(host) => write!(f, "is not {host}, which was asked for"),
         }

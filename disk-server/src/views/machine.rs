@@ -1,50 +1,23 @@
 //! The service's own decisions.
 //!
-//! Time comes in as [`Views::tick`], once in [`PING_INTERVAL`], and not as an hour: a host is dead after
+//! Time comes in as [`Views::tick`], once in [`PING_INTERVAL`](super::PING_INTERVAL), and not as an hour: a host is dead after
 //! some *missed* pings, and a service that did not run itself meanwhile has missed none.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::guests::{Candidates, Guests};
-use super::host::{Capabilities, Condition, MAX_PROCESSES, Ping, Role, Tended, Unfit};
+use super::host::{Capabilities, Condition, Ping, Role, Unfit};
+use super::known::{FORGOTTEN_PINGS, Host, MISSED_PINGS, reached_at};
+use super::proposal::{Became, Proposal, Standing};
 use super::text::Text;
-use crate::arbiter::{Claimant, Record, VmName};
-
-/// How often a host pings.
-pub const PING_INTERVAL: Duration = Duration::from_secs(1);
-
-/// A host is dead when so many pings stayed away. For so many intervals a proposal stands, and nothing
-/// is proposed by a service that has just started: it does not know yet who there is, and a proposal of
-/// the time before may still be under way.
-pub const MISSED_PINGS: u32 = 5;
-
-/// For so many intervals a guest's next backup is given time once a host's daemon prepares it: more than a
-/// daemon gives a guest's images to be read, and its process to reach the primary.
-pub const JOIN_INTERVALS: u32 = 60;
-
-/// One that is dead is not told any more when so many did.
-pub const FORGOTTEN_PINGS: u32 = 600;
+use crate::arbiter::{Claimant, HostName, Record, VmName};
 
 /// The most hosts that are remembered.
 pub const MAX_HOSTS: usize = 1000;
-
-/// To an idle host: be this guest's next backup.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Proposal {
-    /// The guest.
-    pub vm: VmName,
-    /// The view that it is to follow. Once there is another one the proposal is over.
-    pub view: u64,
-    /// Its primary.
-    pub primary: Claimant,
-    /// Where that takes backups.
-    pub address: SocketAddr,
-}
 
 /// What is known of a host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,39 +34,6 @@ pub struct HostRecord {
     pub proposed: bool,
     /// Where its guest wants a backup: why it does not fit. Of a daemon: why its host takes no guest at all.
     pub unfit: Option<Unfit>,
-}
-
-/// A host that has pinged.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Host {
-    /// Its last ping.
-    ping: Ping,
-    from: IpAddr,
-    /// Intervals since then.
-    missed: u32,
-    /// It is a daemon, and the answer to its last ping had a guest for it: its memory is not what it said.
-    was_asked: bool,
-    /// As the backup of these guests.
-    passed_over: BTreeMap<VmName, PassedOver>,
-}
-
-/// It is not proposed again at once.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct PassedOver {
-    reason: Text,
-    /// For so many intervals.
-    left: u32,
-}
-
-/// A proposal that stands.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Standing {
-    host: Claimant,
-    proposal: Proposal,
-    /// Intervals, since it was made or taken.
-    age: u32,
-    /// The host's daemon has a process of the guest: it is on its way there.
-    taken: bool,
 }
 
 /// There is no room to remember another host.
@@ -119,73 +59,6 @@ pub struct Views {
     proposals: BTreeMap<VmName, Standing>,
 }
 
-impl Host {
-    fn is_live(&self) -> bool {
-        self.missed < MISSED_PINGS
-    }
-
-    fn pass_over(&mut self, vm: &VmName, reason: Text, left: u32) {
-        let passed_over = PassedOver { reason, left };
-        self.passed_over.insert(vm.clone(), passed_over);
-    }
-
-    /// Why it is not to be proposed as the backup of `vm`, where this is wanted.
-    fn unfit(
-        &self,
-        vm: &VmName,
-        (needs, address): (&Capabilities, Option<SocketAddr>),
-        guests: &impl Guests,
-    ) -> Option<Unfit> {
-        if !self.is_live() {
-            return Some(Unfit::Dead);
-        }
-        let record = guests.record(vm);
-        // A view's backup that did not get its state may come again.
-        let is_member = record.acknowledged && record.backup.as_ref() == Some(&self.ping.host);
-        match &self.ping.role {
-            Role::Idle { vm: own, .. } if own == vm && !is_member => {}
-            Role::Host(tended) if tended.has_room_for(vm) => {}
-            _ => return Some(Unfit::HasRole),
-        }
-        let declined = || {
-            let passed_over = self.passed_over.get(vm)?;
-            Some(Unfit::Declined(passed_over.reason.clone()))
-        };
-        let out_of_reach = || {
-            let address = address?;
-            let reaches = !is_loopback(address.ip()) || is_loopback(self.from);
-            (!reaches).then_some(Unfit::OutOfReach(address))
-        };
-        let unwanted = guests.unwanted(vm, &self.ping.host.host());
-        let shortfall = || self.ping.carries.shortfall(needs);
-        (unwanted.or_else(shortfall))
-            .or_else(out_of_reach)
-            .or_else(declined)
-    }
-
-    /// Whether it may be asked to be the backup of a guest for which these are.
-    fn is_among(&self, candidates: Candidates) -> bool {
-        match (candidates, &self.ping.role) {
-            (Candidates::Nobody, _) => false,
-            (Candidates::Idle, role) => !matches!(role, Role::Host(_)),
-            (Candidates::IdleAndDaemons, _) => true,
-        }
-    }
-}
-
-impl Tended {
-    /// Whether a process of this guest may be added.
-    fn has_room_for(&self, vm: &VmName) -> bool {
-        !self.processes.contains_key(vm) && self.processes.len() < MAX_PROCESSES
-    }
-
-    /// What is told of the end of this guest's process.
-    fn end_of(&self, vm: &VmName) -> Option<&Text> {
-        let mut of_it = self.ended.iter().filter(|ended| ended.vm == *vm);
-        of_it.next_back().map(|ended| &ended.reason)
-    }
-}
-
 impl Views {
     /// A service that has just started, and knows nobody.
     #[must_use]
@@ -193,16 +66,10 @@ impl Views {
         Self::default()
     }
 
-    /// A [`PING_INTERVAL`] has passed.
+    /// A [`PING_INTERVAL`](super::PING_INTERVAL) has passed.
     pub fn tick(&mut self) {
         self.age = (self.age + 1).min(MISSED_PINGS);
-        for host in self.hosts.values_mut() {
-            host.missed += 1;
-            (host.passed_over).retain(|_, it| {
-                it.left -= 1;
-                it.left > 0
-            });
-        }
+        self.hosts.values_mut().for_each(Host::tick);
         self.hosts.retain(|_, host| host.missed < FORGOTTEN_PINGS);
         let hosts = &mut self.hosts;
         self.proposals.retain(|vm, standing| {
@@ -213,7 +80,7 @@ impl Views {
             let is_over = standing.age >= standing.intervals();
             if is_over {
                 let reason = Text::cut("nothing came of it in time");
-                host.pass_over(vm, reason, MISSED_PINGS);
+                host.pass_over(vm, Unfit::Declined(reason), MISSED_PINGS);
             }
             !is_over && host.is_live()
         });
@@ -298,19 +165,19 @@ impl Views {
         })
     }
 
-    /// Which hosts are not proposed as the backup of `vm`, which needs this, and why; and whether one is, or could
-    /// be. The host of its primary is none of them.
+    /// Which hosts could be the backup of `vm`, which needs this, and why the others could not. The host of its
+    /// primary is none of them.
     pub(crate) fn candidates(
         &self,
         vm: &VmName,
         needs: &Capabilities,
         guests: &impl Guests,
-    ) -> (bool, Vec<(Claimant, Unfit)>) {
+    ) -> (Vec<Claimant>, Vec<(Claimant, Unfit)>) {
         let record = guests.record(vm);
         let primary = record.holder.as_ref().map(Claimant::host);
         let address = self.wanted(vm, &record).map(|want| want.address);
         let candidates = guests.candidates(vm);
-        let (mut fits, mut unfit) = (false, Vec::new());
+        let (mut fit, mut unfit) = (Vec::new(), Vec::new());
         for (name, host) in &self.hosts {
             let is_of_guest = host.ping.role.vm().is_none_or(|own| own == vm);
             if !is_of_guest || !host.is_among(candidates) || primary == Some(name.host()) {
@@ -318,10 +185,10 @@ impl Views {
             }
             match host.unfit(vm, (needs, address), guests) {
                 Some(why) => unfit.push((name.clone(), why)),
-                None => fits = true,
+                None => fit.push(name.clone()),
             }
         }
-        (fits, unfit)
+        (fit, unfit)
     }
 
     /// Whether a host is on its way to be the backup of `vm`, or asked to be.
@@ -366,17 +233,26 @@ impl Views {
         }
     }
 
-    /// The host is not to be proposed as `vm`'s backup for so many intervals.
-    pub(crate) fn pass_over(&mut self, host: &Claimant, vm: &VmName, reason: &Text, left: u32) {
+    /// A host has failed with a guest, for this reason: it is not given that for so many intervals, or for longer
+    /// where it has failed before.
+    pub(crate) fn pass_over(&mut self, host: &Claimant, vm: &VmName, reason: &Text, first: u32) {
         if let Some(host) = self.hosts.get_mut(host) {
-            host.pass_over(vm, reason.clone(), left);
+            host.pass_over(vm, Unfit::Declined(reason.clone()), first);
         }
     }
 
-    /// Why a daemon was passed over for a guest, as long as that holds.
-    pub(crate) fn passed_over(&self, daemon: &Claimant, vm: &VmName) -> Option<&Text> {
-        let passed_over = self.hosts.get(daemon)?.passed_over.get(vm)?;
-        Some(&passed_over.reason)
+    /// A host was of use to a guest: what it failed in before is forgotten.
+    pub(crate) fn has_succeeded(&mut self, host: &HostName, vm: &VmName) {
+        for (name, it) in &mut self.hosts {
+            if name.host() == *host {
+                it.has_succeeded(vm);
+            }
+        }
+    }
+
+    /// Why a daemon is passed over for a guest now.
+    pub(crate) fn passed_over(&self, daemon: &Claimant, vm: &VmName) -> Option<Unfit> {
+        self.hosts.get(daemon)?.passed_over(vm)
     }
 
     /// The runs of ftvm that say they are of `vm`.
@@ -393,13 +269,7 @@ impl Views {
     fn note(&mut self, ping: &Ping, from: IpAddr) {
         let Some(host) = self.hosts.get_mut(&ping.host) else {
             if self.hosts.len() < MAX_HOSTS || self.forget_one() {
-                let host = Host {
-                    ping: ping.clone(),
-                    from,
-                    missed: 0,
-                    was_asked: false,
-                    passed_over: BTreeMap::new(),
-                };
+                let host = Host::new(ping.clone(), from);
                 self.hosts.insert(ping.host.clone(), host);
             }
             return;
@@ -415,9 +285,9 @@ impl Views {
             standing.host != ping.host
                 || match standing.became_of(vm, &ping.role) {
                     Became::Stands => true,
-                    Became::Nothing(reason) => {
-                        if let Some(reason) = reason {
-                            host.pass_over(vm, reason, MISSED_PINGS);
+                    Became::Nothing(unfit) => {
+                        if let Some(unfit) = unfit {
+                            host.pass_over(vm, unfit, MISSED_PINGS);
                         }
                         false
                     }
@@ -469,9 +339,12 @@ impl Views {
             primary: want.primary.ping.host.clone(),
             address: want.address,
         };
-        let fits = |host: &Host| {
+        let could = |host: &Host| {
             host.is_among(candidates) && host.unfit(vm, want.given(), guests).is_none()
         };
+        let is_last_choice = |host: &Host| guests.is_drained(&host.ping.host.host());
+        let has_choice = (self.hosts.values()).any(|it| could(it) && !is_last_choice(it));
+        let fits = |host: &Host| could(host) && !(has_choice && is_last_choice(host));
         let stands = self.proposals.get(vm).is_some_and(|standing| {
             standing.proposal == proposal
                 && (standing.taken || self.hosts.get(&standing.host).is_some_and(fits))
@@ -501,66 +374,8 @@ impl Views {
     }
 }
 
-/// What has become of a proposal.
-enum Became {
-    Stands,
-    /// It is over. The host is to be passed over, where there is a reason.
-    Nothing(Option<Text>),
-}
-
-impl Standing {
-    /// For how long it stands.
-    fn intervals(&self) -> u32 {
-        match self.taken {
-            true => JOIN_INTERVALS,
-            false => MISSED_PINGS,
-        }
-    }
-
-    /// What its host's next ping says of it.
-    fn became_of(&mut self, vm: &VmName, role: &Role) -> Became {
-        match role {
-            Role::Idle { vm: now, declined } if now == vm => {
-                let of_this = declined.as_ref().filter(|it| it.view == self.proposal.view);
-                match of_this {
-                    Some(declined) => Became::Nothing(Some(declined.reason.clone())),
-                    None => Became::Stands,
-                }
-            }
-            Role::Host(tended) if tended.processes.contains_key(vm) => {
-                if !std::mem::replace(&mut self.taken, true) {
-                    self.age = 0;
-                }
-                Became::Stands
-            }
-            Role::Host(tended) => match tended.end_of(vm) {
-                Some(reason) => Became::Nothing(Some(reason.clone())),
-                None if self.taken => {
-                    let reason = "its process ended, and the host does not know how";
-                    Became::Nothing(Some(Text::cut(reason)))
-                }
-                None => Became::Stands,
-            },
-            _ => Became::Nothing(None),
-        }
-    }
-}
-
 impl Want<'_> {
     fn given(&self) -> (&Capabilities, Option<SocketAddr>) {
         (self.needs, Some(self.address))
     }
-}
-
-/// Where others reach an address of a host that pings from there.
-pub(crate) fn reached_at(address: SocketAddr, from: IpAddr) -> SocketAddr {
-    match address.ip().is_unspecified() {
-        true => SocketAddr::new(from.to_canonical(), address.port()),
-        false => address,
-    }
-}
-
-/// Whether only programs of the same machine reach it, or come from there.
-fn is_loopback(address: IpAddr) -> bool {
-    address.to_canonical().is_loopback()
 }

@@ -18,21 +18,24 @@
 //!
 //! [`Views`] is a machine without clock, thread and socket.
 
+mod backoff;
 mod guests;
 mod host;
+mod known;
 mod machine;
+mod proposal;
 #[cfg(test)]
 mod tests;
 mod text;
 
+pub(crate) use backoff::Backoff;
 pub use guests::{Candidates, Guests};
 pub use host::{
-    Capabilities, Condition, Declined, Ended, MAX_ENDED, MAX_EXPORTS, MAX_PROCESSES, Paging, Phase,
-    Ping, Role, Tended, Unfit, Wanted, WentLive,
+    Capabilities, Cause, Condition, Declined, Ended, MAX_ENDED, MAX_EXPORTS, MAX_PROCESSES, Paging,
+    Phase, Ping, Role, Tended, Unfit, Wanted, WentLive,
 };
-pub(crate) use machine::reached_at;
-pub use machine::{
-    FORGOTTEN_PINGS, HostRecord, JOIN_INTERVALS, MAX_HOSTS, MISSED_PINGS, PING_INTERVAL, Proposal,
-    TooManyHosts, Views,
-};
+pub(crate) use known::reached_at;
+pub use known::{FORGOTTEN_PINGS, MISSED_PINGS, PING_INTERVAL};
+pub use machine::{HostRecord, MAX_HOSTS, TooManyHosts, Views};
+pub use proposal::{JOIN_INTERVALS, Proposal};
 pub use text::{MAX_TEXT, Text, TextError};

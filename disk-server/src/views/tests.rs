@@ -40,6 +40,7 @@ fn declines(view: u64) -> Role {
         vm: vm(),
         declined: Some(Declined {
             view,
+            cause: Cause::Other,
             reason: Text::cut("the network is down"),
         }),
     }
@@ -425,6 +426,30 @@ fn a_loopback_address_is_proposed_only_to_hosts_of_that_machine() {
     let mut place = Place::running();
     place.ping("hosta", listens("10.0.1.1:7421"));
     assert!(place.ping("hostb", idle()).is_some());
+    // It listens at none of its IPv6 addresses.
+    let mut place = Place::running();
+    let from = "fd00::1".parse().unwrap();
+    place.from.insert(claimant("hosta"), from);
+    place.ping("hosta", listens("0.0.0.0:7421"));
+    assert_eq!(place.ping("hostb", idle()), None);
+    let unfit = Unfit::OutOfReach("0.0.0.0:7421".parse().unwrap());
+    assert_eq!(place.hosts()["hostb"].unfit, Some(unfit));
+    place.ping("hosta", listens("[::]:7421"));
+    let proposal = place.ping("hostb", idle()).expect("it listens there");
+    assert_eq!(proposal.address, "[fd00::1]:7421".parse().unwrap());
+}
+
+#[test]
+fn a_host_that_tells_as_many_exports_as_it_may_is_not_unfit_for_one_that_it_does_not_tell() {
+    let mut place = Place::running();
+    place.ping("hosta", primary(1, true));
+    for (count, fits) in [(MAX_EXPORTS - 1, false), (MAX_EXPORTS, true)] {
+        let mut carries = capabilities(2048);
+        let names = (0..count).map(|n| format!("a{n}").parse().unwrap());
+        carries.exports = names.collect();
+        place.carry.insert(claimant("hostb"), carries);
+        assert_eq!(place.ping("hostb", idle()).is_some(), fits, "{count}");
+    }
 }
 
 #[test]
@@ -473,7 +498,7 @@ fn any_ping() -> impl Strategy<Value = (usize, u64, Role)> {
     let role = prop_oneof![
         3 => (vm(), prop::option::of(0..4_u64)).prop_map(|(vm, view)| Role::Idle {
             vm,
-            declined: view.map(|view| Declined { view, reason: Text::cut("no") }),
+            declined: view.map(|view| Declined { view, cause: Cause::Other, reason: Text::cut("no") }),
         }),
         2 => (vm(), 0..4_u64, any::<bool>()).prop_map(move |(vm, epoch, wants)| Role::Primary {
             vm,

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use disk_server::arbiter::{Claimant, Record, VmName};
-use disk_server::views::{Capabilities, PING_INTERVAL, Paging, Ping, Proposal, Role, Text, Wanted};
+use disk_server::views::{
+    Capabilities, Cause, PING_INTERVAL, Paging, Ping, Proposal, Role, Text, Wanted,
+};
 use ftvm_vmm::protocol::pings::Pings;
 
 use crate::env::Env;
@@ -64,7 +66,7 @@ impl Pinger {
 
     /// What was tried came to nothing.
     pub(crate) fn decline(&mut self, why: &str) {
-        self.pings.decline(why);
+        self.pings.decline(Cause::Other, why);
     }
 }
 

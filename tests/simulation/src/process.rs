@@ -1,10 +1,13 @@
 //! A run of `ftvm`: what it is, and what it makes of what happens.
 
+mod handshake;
+mod joining;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use disk_server::arbiter::Claimant;
-use disk_server::views::{self, Proposal};
+use disk_server::views;
 use ftvm_vmm::disk::unflushed::Unflushed;
 use ftvm_vmm::protocol::epoch::{Core, Effect, Input};
 use ftvm_vmm::protocol::follower::AtEnd;
@@ -14,6 +17,7 @@ use logging_channel::handshake::Title;
 use logging_channel::heartbeat::Heartbeat;
 use logging_channel::session::Confirmation;
 
+use self::handshake::{HANDSHAKE, Handshake};
 use crate::defect::Defect;
 use crate::disk::client::Client;
 use crate::disk::wire::Item as DiskItem;
@@ -21,14 +25,11 @@ use crate::env::Env;
 use crate::event::{Event, Timer};
 use crate::follower::{self, Following};
 use crate::guest::{Guest, Request};
-use crate::keeper::{Keeper, PATIENCE};
+use crate::keeper::Keeper;
 use crate::live::{self, Runner};
-use crate::message::{Item, ProcessId, Question, Told, claimant};
+use crate::message::{Item, ProcessId, Told, claimant};
 use crate::pinger::{self, Pinger};
 use crate::rule::Rule;
-
-/// How long a handshake may take.
-const HANDSHAKE: Duration = Duration::from_secs(2);
 
 /// For how long the next epoch is left to a backup that is to go on.
 const LEFT_FOR: Duration = Duration::from_secs(3);
@@ -66,17 +67,6 @@ pub(crate) enum Role {
     },
     Follows(Box<Following>),
     Runs(Box<Runner>),
-}
-
-/// A session that is being agreed on.
-#[derive(Debug)]
-struct Handshake {
-    line: usize,
-    session: u64,
-    title: Title,
-    question: Option<u64>,
-    /// The backup that waits for the next epoch.
-    backup: Option<Claimant>,
 }
 
 impl Process {
@@ -119,46 +109,6 @@ impl Process {
     /// One that waits to be a backup.
     pub(crate) fn idle(id: ProcessId, host: usize, env: &mut Env) -> Self {
         Self::new(id, host, Role::Idle, env)
-    }
-
-    /// The view service proposes a primary to an idle host.
-    fn try_out(&mut self, proposal: &Proposal, env: &mut Env) {
-        let (primary, of) = pinger::primary(proposal);
-        let (id, view) = (self.id, proposal.view);
-        env.note(|| format!("{id}: joins process {primary}, as was proposed in view {view}"));
-        let line = env.connect([id, primary], [self.host, of]);
-        self.role = Role::Joining { proposed: true };
-        self.hello(line, env);
-    }
-
-    fn hello(&mut self, line: usize, env: &mut Env) {
-        env.send(line, 1, Item::Hello);
-        env.timer(self.id, HANDSHAKE, Timer::Handshake(line));
-        let title = Title {
-            epoch: 0,
-            holder: String::new(),
-        };
-        self.handshake = Some(Handshake {
-            line,
-            session: 0,
-            title,
-            question: None,
-            backup: None,
-        });
-    }
-
-    /// No session came about. One that tried what was proposed says so, and waits on.
-    fn not_taken(&mut self, why: &str, env: &mut Env) {
-        match self.role {
-            Role::Joining { proposed: true } => {
-                let id = self.id;
-                env.note(|| format!("{id}: declines: {why}"));
-                self.pinger.decline(why);
-                self.role = Role::Idle;
-            }
-            Role::Joining { proposed: false } => self.exit(why, env),
-            _ => {}
-        }
     }
 
     /// What it says of itself to the view service.
@@ -309,16 +259,6 @@ impl Process {
             && runner.hear_disk(wire, item, env)
         {
             self.tell(Input::Doubt, env);
-        }
-    }
-
-    /// The other side has said what the disk server is asked of now.
-    fn confirm(&mut self, env: &mut Env) {
-        if let Some(handshake) = &mut self.handshake {
-            let number = env.rng.u64(..);
-            handshake.question = Some(number);
-            env.ask(self.id, self.host, number, Question::Read);
-            env.timer(self.id, PATIENCE, Timer::Unanswered(number));
         }
     }
 

@@ -75,12 +75,18 @@ mod tests {
     use disk_server::views::Proposal;
 
     use crate::cli::{Cli, Command};
+    use crate::doctor::Purpose;
     use crate::host::{Config, Task, command_line};
     use crate::roles::Force;
 
     fn told(task: &Task) -> Command {
+        told_with("", task)
+    }
+
+    fn told_with(key: &str, task: &Task) -> Command {
         let text = "disk_server = \"d:7420\"\nlogging_address = \"10.0.1.1\"\nname = \"a\"";
-        let config: Config = toml::from_str(text).expect("a configuration");
+        let text = format!("{text}\n{key}");
+        let config: Config = toml::from_str(&text).expect("a configuration");
         let line = command_line(&config, task).expect("a plain name");
         let line = [OsString::from("ftvm")].into_iter().chain(line);
         Cli::try_parse_from(line)
@@ -91,10 +97,11 @@ mod tests {
     #[test]
     fn what_the_daemon_starts_is_a_primary_or_a_backup() {
         let vm: super::VmName = "db".parse().expect("a name");
-        let Command::Primary(primary) = told(&Task::Start {
+        let start = Task::Start {
             vm: vm.clone(),
             epoch: 4,
-        }) else {
+        };
+        let Command::Primary(primary) = told(&start) else {
             panic!("another command");
         };
         assert_eq!(primary.force(), Force::From(4));
@@ -112,6 +119,15 @@ mod tests {
             Some("10.0.1.2:7431".parse().expect("an address"))
         );
         assert_eq!(backup.listen, Some(primary.listen));
+        for (key, allowed) in [("", false), ("allow_nested_paging = true", true)] {
+            let purpose = Purpose::Replication {
+                allow_nested_paging: allowed,
+            };
+            let Command::Primary(primary) = told_with(key, &start) else {
+                panic!("another command");
+            };
+            assert_eq!(primary.pair.replication.purpose(), purpose);
+        }
         for pair in [primary.pair, backup.pair] {
             assert_eq!(pair.host, Some("a".parse().expect("a name")));
             assert_eq!(pair.disk_server, "d:7420".parse().expect("an address"));

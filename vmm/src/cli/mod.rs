@@ -18,6 +18,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use disk_server::views::Cause;
 use logging_channel::Settings;
 use logging_channel::entry::ShutdownReason;
 
@@ -30,7 +31,7 @@ use crate::doctor::Purpose;
 use crate::engine::Ended;
 use crate::events::{Event, Events};
 use crate::io::{LAST_WORDS, Terminal};
-use crate::roles::{self, BackupOptions, Force, PrimaryOptions};
+use crate::roles::{self, BackupOptions, Force, PrimaryOptions, RoleError};
 use crate::sources::Verification;
 #[cfg(feature = "sabotage")]
 use crate::sources::sabotage::Plan;
@@ -317,11 +318,18 @@ where
     E: Into<anyhow::Error>,
 {
     let ended = ended.map_err(Into::into);
-    let (reason, exits) = match &ended {
-        Ok(ended) => (format!("{:?}", ended.reason), ended.exits),
-        Err(e) => (format!("Failed: {e}"), 0),
+    let (reason, cause, exits) = match &ended {
+        Ok(ended) => (format!("{:?}", ended.reason), None, ended.exits),
+        Err(error) => {
+            let cause = error.downcast_ref().map_or(Cause::Other, RoleError::cause);
+            (format!("Failed: {error}"), Some(cause), 0)
+        }
     };
-    events.emit(&Event::Ended { reason, exits });
+    events.emit(&Event::Ended {
+        reason,
+        cause,
+        exits,
+    });
     report(ended?)
 }
 

@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde::Serialize;
 
 use crate::io::ConsoleSink;
+use crate::lines::write_line;
 use crate::sources::Lane;
 
 /// How long what is typed waits for a guest that does not read. Who types is not heard meanwhile, nor seen to go.
@@ -41,12 +43,16 @@ impl Console {
     }
 
     /// Carries bytes both ways, behind this answer, until the other side closes. The first one who is there types.
-    pub(super) fn relay(&self, stream: &UnixStream, answer: &[u8], reader: &mut impl Read) {
+    pub(super) fn relay(&self, mut stream: &UnixStream, answer: &impl Serialize) {
+        let mut line = Vec::new();
+        if let Err(error) = write_line(&mut line, answer) {
+            return log::warn!("the console cannot be shown: {error}");
+        }
         let _ = stream.set_read_timeout(None);
         let _ = stream.set_write_timeout(None);
         let shown = stream
             .try_clone()
-            .and_then(|out| self.output.show(out, answer));
+            .and_then(|out| self.output.show(out, &line));
         let viewer = match shown {
             Ok(viewer) => viewer,
             Err(error) => return log::warn!("the console cannot be shown: {error}"),
@@ -58,7 +64,7 @@ impl Console {
         let mut buffer = [0; 256];
         let mut reads = true;
         loop {
-            let len = match reader.read(&mut buffer) {
+            let len = match stream.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(len) => len,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

@@ -17,23 +17,21 @@
 mod console;
 
 use std::fs;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use disk_server::arbiter::Claimant;
 use disk_server::views::Role;
 use serde::{Deserialize, Serialize};
 
 pub use self::console::Console;
+use crate::lines::{MAX_QUESTION, read_line, write_line};
 use crate::threads;
-
-/// The longest question, in bytes.
-const MAX_LINE: u64 = 4096;
 
 /// How long a question, and who reads the answer, may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -219,17 +217,10 @@ fn refused(why: impl Into<String>) -> Refused {
     Refused { error: why.into() }
 }
 
-fn line(message: &impl Serialize) -> Vec<u8> {
-    // Plain data has a form in JSON.
-    let mut line = serde_json::to_vec(message).unwrap_or_default();
-    line.push(b'\n');
-    line
-}
-
-fn answer(mut stream: &UnixStream, message: &impl Serialize) {
+fn answer(stream: &UnixStream, message: &impl Serialize) {
     let _ = stream.set_write_timeout(Some(PATIENCE));
     // One that is gone needs none.
-    let _ = stream.write_all(&line(message));
+    let _ = write_line(stream, message);
 }
 
 /// Deals with one connection, which has this place. A console has one of its own, so that those that are open keep
@@ -240,19 +231,12 @@ fn talk(
     (console, consoles): (&Console, &Places),
     place: Place,
 ) {
-    let _ = stream.set_read_timeout(Some(PATIENCE));
-    let mut reader = BufReader::new(stream);
-    let mut question = Vec::new();
-    if (&mut reader)
-        .take(MAX_LINE)
-        .read_until(b'\n', &mut question)
-        .is_err()
-    {
-        return; // there is nobody to tell
-    }
-    let ask = match serde_json::from_slice(&question) {
+    let question = read_line(stream, MAX_QUESTION, Instant::now() + PATIENCE);
+    let ask = question.and_then(|question| Ok(serde_json::from_str(&question)?));
+    let ask = match ask {
         Ok(ask) => ask,
         Err(error) => {
+            // Where it has gone there is nobody to tell, which does no harm.
             answer(stream, &refused(format!("not a question: {error}")));
             return;
         }
@@ -277,7 +261,7 @@ fn talk(
         Ask::Console {} => match consoles.take() {
             Some(_place) => {
                 drop(place);
-                console.relay(stream, &line(&granted), &mut reader);
+                console.relay(stream, &granted);
             }
             None => answer(stream, &refused("it has too many consoles: close one")),
         },

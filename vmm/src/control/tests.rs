@@ -1,7 +1,7 @@
 //! What is asked at a control socket, and answered.
 
+use std::io::{BufRead, BufReader, Read, Write};
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
 
 use disk_server::views::Condition;
 use tempfile::TempDir;
@@ -82,7 +82,7 @@ fn a_question_is_answered_in_a_line() {
         let error = answer["error"].as_str().expect("an error");
         assert!(error.contains(told), "{error}");
     }
-    let long = "x".repeat(2 * MAX_LINE as usize);
+    let long = "x".repeat(2 * MAX_QUESTION);
     let (answer, _) = ask(&path, &long);
     assert!(answer.contains("not a question"), "{answer}");
 }

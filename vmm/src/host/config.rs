@@ -1,6 +1,5 @@
 //! What a host is, in one TOML file.
 
-use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -9,7 +8,7 @@ use std::str::FromStr;
 use disk_server::arbiter::{HostName, ServerAddress};
 use serde::{Deserialize, Deserializer};
 
-use crate::config::MEMORY_MIB;
+use crate::config::{self, MEMORY_MIB, read_toml};
 
 /// Where it is if nothing else is said.
 pub const CONFIG_FILE: &str = "/etc/ftvm/host.toml";
@@ -38,6 +37,8 @@ pub struct Config {
     pub console: SocketAddr,
     /// The most memory that its guests take, in MiB; `None` for what there is.
     pub memory_mib: Option<u64>,
+    /// Go on where the processor translates the guests' addresses by itself (nested paging).
+    pub allow_nested_paging: bool,
     /// Directory for what guests say, which is to stay.
     pub state: PathBuf,
     /// Directory for what is about running processes, and is gone after a boot.
@@ -59,6 +60,8 @@ struct File {
     console: Option<SocketAddr>,
     #[serde(default, deserialize_with = "enough_for_a_guest")]
     memory_mib: Option<u64>,
+    #[serde(default)]
+    allow_nested_paging: bool,
     #[serde(default = "default_state", deserialize_with = "absolute")]
     state: PathBuf,
     #[serde(default = "default_run", deserialize_with = "absolute")]
@@ -74,23 +77,9 @@ pub enum ConfigError {
         /// Its path.
         path: PathBuf,
     },
-    /// The file cannot be read.
-    #[error("cannot read {}", path.display())]
-    Read {
-        /// Its path.
-        path: PathBuf,
-        /// The system's answer.
-        #[source]
-        source: io::Error,
-    },
-    /// It is not what it should be.
-    #[error("{}: {reason}", path.display())]
-    Parse {
-        /// Its path.
-        path: PathBuf,
-        /// What is wrong, and where.
-        reason: String,
-    },
+    /// The file cannot be read, or is not what it should be.
+    #[error(transparent)]
+    File(config::ConfigError),
 }
 
 impl Config {
@@ -99,18 +88,13 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => ConfigError::Missing {
-                path: path.to_owned(),
-            },
-            _ => ConfigError::Read {
-                path: path.to_owned(),
-                source,
-            },
-        })?;
-        toml::from_str(&text).map_err(|error| ConfigError::Parse {
-            path: path.to_owned(),
-            reason: error.to_string(),
+        read_toml(path).map_err(|error| match error {
+            config::ConfigError::Read { path, source }
+                if source.kind() == io::ErrorKind::NotFound =>
+            {
+                ConfigError::Missing { path }
+            }
+            error => ConfigError::File(error),
         })
     }
 }
@@ -126,6 +110,7 @@ impl From<File> for Config {
             console: (file.console)
                 .unwrap_or_else(|| SocketAddr::new(file.logging_address, CONSOLE_PORT)),
             memory_mib: file.memory_mib,
+            allow_nested_paging: file.allow_nested_paging,
             state: file.state,
             run: file.run,
         }
@@ -181,6 +166,8 @@ fn enough_for_a_guest<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const SMALL: &str = "disk_server = \"10.0.2.9:7420\"\nlogging_address = \"10.0.1.1\"\n";
@@ -194,6 +181,7 @@ mod tests {
         assert_eq!(config.run, Path::new("/run/ftvm"));
         assert_eq!(config.state, Path::new("/var/lib/ftvm"));
         assert_eq!(config.memory_mib, None);
+        assert!(!config.allow_nested_paging);
     }
 
     #[test]

@@ -13,13 +13,11 @@ use serde::{Deserialize, Serialize};
 
 use super::control;
 use super::folders::Folders;
-use super::lines::{read_line, write_line};
 use super::serving::serve;
+use crate::lines::{MAX_QUESTION, read_line, write_line};
 
 /// For a line, on either side.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The longest request, in bytes.
-const MAX_REQUEST: usize = 4 << 10;
 /// An operator's host that says nothing for so long, in seconds, is asked whether it is there.
 const IDLE_S: u32 = 30;
 
@@ -53,7 +51,7 @@ fn relay(operator: &TcpStream, folders: &Folders) -> io::Result<()> {
     setsockopt(operator, sockopt::KeepAlive, &true)?;
     setsockopt(operator, sockopt::TcpKeepIdle, &IDLE_S)?;
     operator.set_write_timeout(Some(PATIENCE))?;
-    let line = read_line(operator, MAX_REQUEST, Instant::now() + PATIENCE)?;
+    let line = read_line(operator, MAX_QUESTION, Instant::now() + PATIENCE)?;
     let (answer, guest) = match open(&line, folders) {
         Ok(opened) => opened,
         Err(error) => return write_line(operator, &Refused { error }),
@@ -142,12 +140,12 @@ mod tests {
             .write_all(b"{\"console\":\"db\"}\nls\n")
             .expect("it reads");
         let (mut guest, _) = control.accept().expect("it is asked");
-        let asked = read_line(&guest, MAX_REQUEST, soon()).expect("a line");
+        let asked = read_line(&guest, MAX_QUESTION, soon()).expect("a line");
         assert_eq!(asked, "{\"ask\":\"console\"}");
         guest
             .write_all(b"{\"ok\":true}\nlogin: ")
             .expect("it reads");
-        let answer = read_line(&operator, MAX_REQUEST, soon()).expect("a line");
+        let answer = read_line(&operator, MAX_QUESTION, soon()).expect("a line");
         assert_eq!(answer, "{\"ok\":true}");
         let mut output = [0; 7];
         operator
@@ -171,7 +169,7 @@ mod tests {
         ] {
             let mut operator = TcpStream::connect(address).expect("it listens");
             writeln!(operator, "{line}").expect("it reads");
-            let answer = read_line(&operator, MAX_REQUEST, soon()).expect("a line");
+            let answer = read_line(&operator, MAX_QUESTION, soon()).expect("a line");
             assert!(
                 answer.contains("\"error\"") && answer.contains(words),
                 "{answer}"

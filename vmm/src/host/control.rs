@@ -3,12 +3,15 @@
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 
-use super::lines::{MAX_LINE, read_line, write_line};
 use crate::control::Status;
+use crate::lines;
+
+/// The longest answer, in bytes: a role fits, as into a ping.
+const MAX_ANSWER: usize = 16 << 10;
 
 #[derive(Serialize)]
 struct Ask {
@@ -25,10 +28,7 @@ pub(super) fn ask(
     limit: Duration,
 ) -> io::Result<(String, UnixStream)> {
     let stream = UnixStream::connect(socket)?;
-    stream.set_write_timeout(Some(limit))?;
-    write_line(&stream, &Ask { ask: what })?;
-    let answer = read_line(&stream, MAX_LINE, Instant::now() + limit)?;
-    stream.set_write_timeout(None)?;
+    let answer = lines::ask(&stream, &Ask { ask: what }, MAX_ANSWER, limit)?;
     Ok((answer, stream))
 }
 

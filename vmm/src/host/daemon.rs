@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use disk_server::arbiter::{Arbiter, Claimant, Settings, VmName};
-use disk_server::views::{Capabilities, MAX_EXPORTS, PING_INTERVAL, Ping, Role, Text};
+use disk_server::views::{Capabilities, Cause, MAX_EXPORTS, PING_INTERVAL, Ping, Role, Text};
 use parking_lot::Mutex;
 
 use super::config::Config;
@@ -134,7 +134,7 @@ impl Surroundings {
     pub fn of_this_host(config: &Config) -> Result<Self, DaemonError> {
         let network = Bridge::find(&config.bridge)?;
         let purpose = Purpose::Replication {
-            allow_nested_paging: false,
+            allow_nested_paging: config.allow_nested_paging,
         };
         let report = doctor::require_fit(purpose)?.for_peer(purpose);
         Ok(Self {
@@ -297,7 +297,8 @@ impl Shared {
             .map_or("no status".to_owned(), |status| format!("status {status}"));
         log::info!("{vm}: its process has ended, {status}: {}", exit.reason);
         let Ok(folders) = self.folders.guest(vm) else {
-            self.tending.lock().ended(vm, exit.status, &exit.reason);
+            let why = (exit.cause, exit.reason.as_str());
+            self.tending.lock().ended(vm, exit.status, why);
             return;
         };
         let record = Record::read(&folders.record()).ok();
@@ -306,7 +307,7 @@ impl Shared {
         }
         // Kept before it is told: a daemon that is started meanwhile tells it with the same number.
         let mut tending = self.tending.lock();
-        let ended = tending.ended(vm, exit.status, &exit.reason);
+        let ended = tending.ended(vm, exit.status, (exit.cause, &exit.reason));
         if let Some(record) = record {
             let record = Record {
                 ended: Some(ended),
@@ -431,6 +432,7 @@ impl Exit {
     fn not_started(reason: &str) -> Self {
         Self {
             status: Some(1),
+            cause: Cause::Other,
             reason: format!("not started: {reason}"),
         }
     }

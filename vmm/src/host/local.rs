@@ -12,17 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use super::control;
 use super::folders::Folders;
-use super::lines::{read_line, write_line};
 use super::serving::serve;
 use super::tending::Tending;
 use crate::control::Status;
+use crate::lines::{MAX_QUESTION, read_line, write_line};
 
 /// For the line that asks.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// For each guest's process.
 const PATIENCE_WITH_GUEST: Duration = Duration::from_millis(500);
-/// The longest request, in bytes.
-const MAX_REQUEST: usize = 4 << 10;
 
 #[derive(Deserialize)]
 #[serde(tag = "ask", rename_all = "snake_case", deny_unknown_fields)]
@@ -71,7 +69,7 @@ fn converse(
     tending: &Mutex<Tending>,
 ) -> io::Result<()> {
     stream.set_write_timeout(Some(PATIENCE))?;
-    let line = read_line(stream, MAX_REQUEST, Instant::now() + PATIENCE)?;
+    let line = read_line(stream, MAX_QUESTION, Instant::now() + PATIENCE)?;
     let answer = match serde_json::from_str(&line) {
         Err(error) => Answer::Error {
             error: format!("not a question: {error}"),

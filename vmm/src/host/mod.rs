@@ -19,7 +19,6 @@ mod daemon;
 mod folders;
 mod guest_file;
 mod images;
-mod lines;
 mod local;
 mod machine;
 mod memory;

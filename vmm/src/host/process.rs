@@ -14,7 +14,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::thread;
 use std::time::Duration;
 
-use disk_server::views::Ended;
+use disk_server::views::{Cause, Ended};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::signal::Signal;
 use nix::unistd::setsid;
@@ -109,6 +109,8 @@ pub(super) struct Said {
 pub(super) struct Exit {
     /// Its exit status; `None` if a signal ended it, or it is not known.
     pub(super) status: Option<i32>,
+    /// What kept it from what it was to do.
+    pub(super) cause: Cause,
     /// Its last words, or which signal.
     pub(super) reason: String,
 }
@@ -156,6 +158,7 @@ impl Exit {
         };
         Self {
             status: status.code(),
+            cause: said.cause(),
             reason,
         }
     }
@@ -166,6 +169,7 @@ impl Exit {
         let last_words = said.last_words();
         Self {
             status: said.status(),
+            cause: said.cause(),
             reason: format!("the daemon was started anew meanwhile; {last_words}"),
         }
     }
@@ -190,11 +194,17 @@ impl Said {
 
     /// Its exit status, where its last event tells that its guest ended in order, or crashed.
     fn status(&self) -> Option<i32> {
-        match end_told(&self.events)?.as_str() {
+        match end_told(&self.events)?.reason.as_str() {
             "TripleFault" => Some(5),
             "PowerOff" | "Reset" | "Stopped" => Some(0),
             _ => None,
         }
+    }
+
+    /// As its last event tells.
+    fn cause(&self) -> Cause {
+        let told = end_told(&self.events).and_then(|end| end.cause);
+        told.unwrap_or(Cause::Other)
     }
 }
 
@@ -203,15 +213,22 @@ pub(super) fn tells_end(events: &Path) -> bool {
     end_told(events).is_some()
 }
 
-/// For what reason it ended, where the last of these events tells that.
-fn end_told(events: &Path) -> Option<String> {
+/// What is told of an end.
+#[derive(Deserialize)]
+struct End {
+    reason: String,
+    cause: Option<Cause>,
+}
+
+/// The end, where the last of these events tells that.
+fn end_told(events: &Path) -> Option<End> {
     #[derive(Deserialize)]
     #[serde(tag = "event", rename_all = "kebab-case")]
     enum Last {
-        Ended { reason: String },
+        Ended(End),
     }
-    let Last::Ended { reason } = serde_json::from_str(end_of(events).lines().last()?).ok()?;
-    Some(reason)
+    let Last::Ended(end) = serde_json::from_str(end_of(events).lines().last()?).ok()?;
+    Some(end)
 }
 
 fn open(lock: &Path) -> io::Result<File> {
@@ -239,6 +256,8 @@ fn end_of(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use std::process::Stdio;
+
+    use crate::events::Event;
 
     use nix::sys::signal::kill;
     use nix::unistd::Pid;
@@ -311,6 +330,7 @@ mod tests {
         let exit = watch.of_child(child).wait(&said);
         let expected = Exit {
             status: Some(2),
+            cause: Cause::Other,
             reason: "it said: no KVM".to_owned(),
         };
         assert_eq!(exit, expected);
@@ -332,6 +352,23 @@ mod tests {
             assert_eq!(Exit::unseen(&said).status, status, "{reason}");
             fs::write(&said.events, format!("{ended}\n{role}\n")).expect("a file");
             assert_eq!(Exit::unseen(&said).status, None, "it ran again");
+        }
+    }
+
+    #[test]
+    fn what_kept_it_is_told_by_its_last_event_and_not_by_words() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let said = said(&folder);
+        fs::write(&said.log, "ftvm: cannot connect\n").expect("a file");
+        for cause in [None, Some(Cause::Other), Some(Cause::Unreached)] {
+            let ended = Event::Ended {
+                reason: "Failed: cannot connect".to_owned(),
+                cause,
+                exits: 0,
+            };
+            let line = serde_json::to_string(&ended).expect("plain data");
+            fs::write(&said.events, line + "\n").expect("a file");
+            assert_eq!(Exit::unseen(&said).cause, cause.unwrap_or(Cause::Other));
         }
     }
 

@@ -230,6 +230,9 @@ fn arguments(
             "backup"
         }
     };
+    if config.allow_nested_paging {
+        arguments.push("--allow-nested-paging".into());
+    }
     arguments.insert(0, role.into());
     arguments.push("--tended".into());
     Ok(arguments)

@@ -17,7 +17,7 @@ use std::net::SocketAddr;
 
 use disk_server::arbiter::{Claimant, VmName};
 use disk_server::fleet::Order;
-use disk_server::views::{Ended, MAX_ENDED, MAX_PROCESSES, Proposal, Tended, Text};
+use disk_server::views::{Cause, Ended, MAX_ENDED, MAX_PROCESSES, Proposal, Tended, Text};
 
 /// A process that is to be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,12 +108,18 @@ impl Tending {
 
     /// A guest's process has ended, or could not be started: with this status, `None` if a signal ended it or
     /// it is not known, and for this reason.
-    pub fn ended(&mut self, vm: &VmName, status: Option<i32>, reason: &str) -> Ended {
+    pub fn ended(
+        &mut self,
+        vm: &VmName,
+        status: Option<i32>,
+        (cause, reason): (Cause, &str),
+    ) -> Ended {
         self.guests.remove(vm);
         let ended = Ended {
             number: self.number,
             vm: vm.clone(),
             status,
+            cause,
             reason: Text::cut(reason),
         };
         self.number += 1;
@@ -215,7 +221,7 @@ mod tests {
         let mut tending = Tending::new(7);
         tending.ordered(start("db"));
         let before = tending.tended(&Text::cut(""), console());
-        let ended = tending.ended(&vm("db"), Some(1), "no\nroom");
+        let ended = tending.ended(&vm("db"), Some(1), (Cause::Unreached, "no\nroom"));
         assert_eq!((ended.number, ended.reason.as_str()), (7, "no room"));
         assert_eq!(tending.heard(&before), [], "it was not told by that");
         assert_eq!(tending.ordered(start("db")), None, "given before");
@@ -232,7 +238,7 @@ mod tests {
     fn ends_are_told_a_few_at_a_time_and_in_their_order() {
         let mut tending = Tending::new(0);
         for guest in 0..=MAX_ENDED {
-            tending.ended(&vm(&format!("vm{guest}")), None, "killed");
+            tending.ended(&vm(&format!("vm{guest}")), None, (Cause::Other, "killed"));
         }
         let told = tending.tended(&Text::cut(""), console());
         assert_eq!(told.ended.len(), MAX_ENDED);
@@ -244,9 +250,14 @@ mod tests {
     #[test]
     fn what_an_earlier_run_saw_is_told_with_its_number() {
         let mut tending = Tending::new(5);
-        let seen = Tending::new(40).ended(&vm("db"), Some(0), "powered off");
+        let seen = Tending::new(40).ended(&vm("db"), Some(0), (Cause::Other, "powered off"));
         tending.ended_before(seen.clone());
-        assert_eq!(tending.ended(&vm("web"), None, "killed").number, 41);
+        assert_eq!(
+            tending
+                .ended(&vm("web"), None, (Cause::Other, "killed"))
+                .number,
+            41
+        );
         assert_eq!(tending.tended(&Text::cut(""), console()).ended[0], seen);
     }
 

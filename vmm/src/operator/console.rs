@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::io::Typed;
+use crate::lines;
 
 /// How long a host may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -180,9 +181,9 @@ fn connect(vm: &VmName, place: &Place) -> Result<TcpStream, ConsoleError> {
         host: place.host.clone(),
         message,
     };
-    let mut stream = TcpStream::connect_timeout(&place.address, PATIENCE).map_err(unreachable)?;
-    let line = ask(&mut stream, vm).map_err(unreachable)?;
-    let answer: Answer = serde_json::from_slice(&line)
+    let stream = TcpStream::connect_timeout(&place.address, PATIENCE).map_err(unreachable)?;
+    let line = ask(&stream, vm).map_err(unreachable)?;
+    let answer: Answer = serde_json::from_str(&line)
         .map_err(|_| refused("it is of another version, or no `ftvm host` listens there".into()))?;
     match answer.error {
         Some(error) => Err(refused(error)),
@@ -190,23 +191,18 @@ fn connect(vm: &VmName, place: &Place) -> Result<TcpStream, ConsoleError> {
     }
 }
 
-fn ask(stream: &mut TcpStream, vm: &VmName) -> io::Result<Vec<u8>> {
+fn ask(stream: &TcpStream, vm: &VmName) -> io::Result<String> {
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
     // A host that dies says nothing.
     let (idle, count) = KEEP_ALIVE;
     setsockopt(stream, sockopt::KeepAlive, &true)?;
     setsockopt(stream, sockopt::TcpKeepIdle, &idle)?;
     setsockopt(stream, sockopt::TcpKeepInterval, &idle)?;
     setsockopt(stream, sockopt::TcpKeepCount, &count)?;
-    stream.write_all(format!("{}\n", json!({ "console": vm })).as_bytes())?;
-    // Byte by byte: what follows the line is the guest's.
-    let mut line = Vec::new();
-    let mut byte = [0];
-    while line.len() < MAX_LINE && stream.read(&mut byte)? == 1 && byte != *b"\n" {
-        line.push(byte[0]);
-    }
+    let line = lines::ask(stream, &json!({ "console": vm }), MAX_LINE, PATIENCE)?;
+    // Neither waits for the other for ever.
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
     Ok(line)
 }
 

@@ -1,6 +1,6 @@
 //! What this host's daemon knows of its guests, for when the service does not answer.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,12 +9,15 @@ use disk_server::arbiter::{Claimant, HostName, VmName};
 use disk_server::fleet::{LagBounds, Member, Placement, Reason, State, VmStatus};
 use disk_server::views::Role;
 use serde::Deserialize;
+use serde_json::json;
+
+use crate::lines;
 
 /// How long the daemon may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The most that it may say, in bytes: some hundred for each guest.
-const MAX_ANSWER: u64 = 64 << 10;
+const MAX_ANSWER: usize = 64 << 10;
 
 /// What a host knows.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -73,13 +76,8 @@ pub fn ask(path: &Path) -> Result<Known, LocalError> {
 }
 
 fn exchange(path: &Path) -> io::Result<String> {
-    let mut stream = UnixStream::connect(path)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(b"{\"ask\":\"guests\"}\n")?;
-    let mut line = String::new();
-    BufReader::new(stream.take(MAX_ANSWER)).read_line(&mut line)?;
-    Ok(line)
+    let stream = UnixStream::connect(path)?;
+    lines::ask(&stream, &json!({ "ask": "guests" }), MAX_ANSWER, PATIENCE)
 }
 
 impl Known {
@@ -133,6 +131,7 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
     use std::os::unix::net::UnixListener;
     use std::thread;
 

@@ -308,6 +308,7 @@ pub fn what(what: &What) -> (String, Style) {
         What::Ordered { by, what, order } => (format!("{by}: {what} (order {order})"), plain),
         What::Done { order, how } => (format!("order {order} is done: {how}"), GOOD),
         What::Failed { order, why } => (format!("order {order} is not done: {why}"), BAD),
+        What::Deferred { order, why } => (format!("order {order} is not done yet: {why}"), plain),
         What::View {
             view,
             primary,

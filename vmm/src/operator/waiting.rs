@@ -112,7 +112,7 @@ fn look(client: &Client, ordered: &Ordered) -> Result<Result<Outcome, String>, C
             let left = vms.iter().filter(|status| is_on(status));
             let names: Vec<&str> = left.map(|status| status.vm.as_str()).collect();
             match names.len() {
-                0 => format!("{host} is empty"),
+                0 => format!("no guest is on {host} any more; those that left it join elsewhere"),
                 some => format!("{some} still on {host}: {}", names.join(" ")),
             }
         }

@@ -8,7 +8,7 @@
 //! ```
 
 use disk_server::arbiter::{Claimant, Record, VmName};
-use disk_server::views::{Capabilities, Declined, Ping, Proposal, Role, Text};
+use disk_server::views::{Capabilities, Cause, Declined, Ping, Proposal, Role, Text};
 
 /// The pings of one host.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -81,10 +81,11 @@ impl Pings {
     }
 
     /// What is being tried came to nothing, for this reason.
-    pub fn decline(&mut self, reason: &str) {
+    pub fn decline(&mut self, cause: Cause, reason: &str) {
         if let Some(proposal) = self.trying.take() {
             self.declined = Some(Declined {
                 view: proposal.view,
+                cause,
                 reason: Text::cut(reason),
             });
         }
@@ -140,7 +141,7 @@ mod tests {
         let again = next(&mut pings);
         let answer = Some(proposal(4));
         assert_eq!(pings.answered(&again, &record, answer.clone()), None);
-        pings.decline("it has a backup");
+        pings.decline(Cause::Other, "it has a backup");
         let declining = next(&mut pings);
         let Role::Idle { declined, .. } = &declining.role else {
             panic!("another role");
@@ -162,7 +163,7 @@ mod tests {
         let ping = next(&mut pings);
         pings.answered(&ping, &record, Some(proposal(4)));
         let before = next(&mut pings);
-        pings.decline("no route");
+        pings.decline(Cause::Other, "no route");
         pings.answered(&before, &record, None);
         for _ in 0..3 {
             let Role::Idle { declined, .. } = next(&mut pings).role else {

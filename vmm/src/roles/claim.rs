@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use disk_server::arbiter::{
     Arbiter, CallError, Claim, ClaimError, Claimant, HostName, NameError, Next, Record,
@@ -123,10 +123,44 @@ impl Rights {
         })
     }
 
-    /// Whether the disk server can be asked: a pair without one could not survive a failure.
-    pub(super) fn check(&self) -> Result<(), ClaimFailure> {
-        self.arbiter.read(&self.vm)?;
-        Ok(())
+    /// Waits until the disk server can be asked: a pair without one could not survive a failure. For so long at
+    /// most; `None` for as long as it takes. `on_wait` hears why, each time that the reason changes.
+    ///
+    /// # Errors
+    /// It did not answer in time, or what answers is no such server.
+    pub(super) fn wait_for_server(
+        &self,
+        patience: Option<Duration>,
+        on_wait: impl Fn(&str),
+    ) -> Result<(), ClaimFailure> {
+        let deadline = patience.map(|patience| Instant::now() + patience);
+        let mut told = String::new();
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let error = match self.arbiter.read(&self.vm) {
+                Ok(_) => return Ok(()),
+                Err(error) => error,
+            };
+            let may_pass = matches!(
+                error,
+                CallError::Unreachable { .. }
+                    | CallError::Lost { .. }
+                    | CallError::Closed { .. }
+                    | CallError::Silent { .. }
+                    | CallError::Unable { .. }
+            );
+            let is_late = deadline.is_some_and(|deadline| Instant::now() + pause > deadline);
+            if !may_pass || is_late {
+                return Err(error.into());
+            }
+            let reason = format!("{:#}", anyhow::Error::new(error));
+            if told != reason {
+                on_wait(&reason);
+                told = reason;
+            }
+            thread::sleep(pause);
+            pause = (pause * 2).min(REPEAT);
+        }
     }
 
     /// Which disk server decides.

@@ -26,6 +26,7 @@ pub use primary::{PrimaryOptions, run_primary};
 pub use record::run_recording;
 pub use replay::{Inspection, Replayed, run_replay};
 
+use disk_server::views::Cause;
 use logging_channel::session::{AcceptError, BindError, ConnectError};
 
 use self::claim::Rights;
@@ -63,6 +64,17 @@ pub enum RoleError {
     /// A backup differs from the primary.
     #[error(transparent)]
     NotLive(#[from] NotLive),
+}
+
+impl RoleError {
+    /// What follows from it for the view service.
+    #[must_use]
+    pub fn cause(&self) -> Cause {
+        match self {
+            Self::Connect(ConnectError::NoAnswer { .. }) => Cause::Unreached,
+            _ => Cause::Other,
+        }
+    }
 }
 
 /// Why a backup does not go on with the guest of a primary that it lost.

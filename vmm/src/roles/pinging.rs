@@ -7,7 +7,7 @@ use std::thread;
 
 use disk_server::arbiter::{Arbiter, Claimant, Settings, VmName};
 use disk_server::fleet::Order;
-use disk_server::views::{Capabilities, PING_INTERVAL, Proposal, Role};
+use disk_server::views::{Capabilities, Cause, PING_INTERVAL, Proposal, Role};
 use parking_lot::{Condvar, Mutex};
 
 use super::claim::{ArbiterConfig, Rights};
@@ -147,8 +147,8 @@ impl Pinging {
     }
 
     /// The last proposal came to nothing, for this reason.
-    pub(super) fn decline(&self, reason: &str) {
-        self.0.state.lock().pings.decline(reason);
+    pub(super) fn decline(&self, cause: Cause, reason: &str) {
+        self.0.state.lock().pings.decline(cause, reason);
     }
 }
 
@@ -249,7 +249,7 @@ fn ping_until_dropped(shared: &Weak<Shared>) {
 #[cfg(test)]
 mod tests {
     use disk_server::arbiter::HostName;
-    use disk_server::views::{Condition, HostRecord, Phase, Wanted};
+    use disk_server::views::{Condition, HostRecord, Phase, Text, Unfit, Wanted};
 
     use super::*;
     use crate::events::Events;
@@ -310,10 +310,10 @@ mod tests {
             found.expect("it pings")
         };
         assert!(host(&rights).proposed);
-        idle.decline("the network is down");
+        idle.decline(Cause::Unreached, "the network is down");
         wait_until("the service hears of that", || {
             let unfit = host(&rights).unfit;
-            unfit.is_some_and(|unfit| unfit.to_string().contains("the network is down"))
+            unfit == Some(Unfit::Unreached(Text::cut("the network is down")))
         });
 
         let (sender, _receiver) = session(&scene);

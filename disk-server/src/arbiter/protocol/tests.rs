@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::arbiter::HostName;
 use crate::views::{
-    Capabilities, Condition, Declined, Ended, MAX_ENDED, MAX_EXPORTS, MAX_PROCESSES, MAX_TEXT,
-    Paging, Phase, Proposal, Role, Tended, Text, Unfit, Wanted, WentLive,
+    Capabilities, Cause, Condition, Declined, Ended, MAX_ENDED, MAX_EXPORTS, MAX_PROCESSES,
+    MAX_TEXT, Paging, Phase, Proposal, Role, Tended, Text, Unfit, Wanted, WentLive,
 };
 
 fn vm() -> impl Strategy<Value = VmName> {
@@ -76,14 +76,20 @@ fn condition() -> impl Strategy<Value = Condition> {
     )
 }
 
+fn cause() -> impl Strategy<Value = Cause> {
+    prop_oneof![Just(Cause::Unreached), Just(Cause::Other)]
+}
+
 fn tended() -> impl Strategy<Value = Tended> {
     let processes =
         prop::collection::btree_map(vm(), prop::option::of(claimant()), 0..=MAX_PROCESSES);
-    let ended = (any::<u64>(), vm(), prop::option::of(any::<i32>()), text());
-    let ended = ended.prop_map(|(number, vm, status, reason)| Ended {
+    let status = prop::option::of(any::<i32>());
+    let ended = (any::<u64>(), vm(), status, cause(), text());
+    let ended = ended.prop_map(|(number, vm, status, cause, reason)| Ended {
         number,
         vm,
         status,
+        cause,
         reason,
     });
     let ended = prop::collection::vec(ended, 0..=MAX_ENDED);
@@ -97,8 +103,12 @@ fn tended() -> impl Strategy<Value = Tended> {
 }
 
 fn role() -> impl Strategy<Value = Role> {
-    let declined = (any::<u64>(), text());
-    let declined = declined.prop_map(|(view, reason)| Declined { view, reason });
+    let declined = (any::<u64>(), cause(), text());
+    let declined = declined.prop_map(|(view, cause, reason)| Declined {
+        view,
+        cause,
+        reason,
+    });
     let wanted = (address(), capabilities());
     let wanted = wanted.prop_map(|(address, needs)| Wanted { address, needs });
     prop_oneof![
@@ -300,13 +310,13 @@ fn the_documented_forms_of_pings_are_the_real_ones() {
     let joins = r#"{"phase":{"joining":{"percent":40}},"lag_ms":0,"log_bytes_per_second":0,"went_live":null}"#;
     for role in [
         r#"{"idle":{"vm":"db","declined":null}}"#,
-        r#"{"idle":{"vm":"db","declined":{"view":3,"reason":"connection refused"}}}"#,
+        r#"{"idle":{"vm":"db","declined":{"view":3,"cause":"unreached","reason":"connection refused"}}}"#,
         &format!(r#"{{"backup":{{"vm":"db","epoch":3,"condition":{joins}}}}}"#),
         &format!(r#"{{"primary":{{"vm":"db","epoch":3,"wants":null,"condition":{condition}}}}}"#),
         &format!(
             r#"{{"primary":{{"vm":"db","epoch":3,"wants":{{"address":"0.0.0.0:7421","needs":{carries}}},"condition":{condition}}}}}"#
         ),
-        r#"{"host":{"processes":{"db":"hostB/90c1","web":null},"ended":[{"number":7,"vm":"ci","status":1,"reason":"no such image"}],"machine":"b08dfa6083e7567a1921a715000001fb","console":"0.0.0.0:7422"}}"#,
+        r#"{"host":{"processes":{"db":"hostB/90c1","web":null},"ended":[{"number":7,"vm":"ci","status":1,"cause":"other","reason":"no such image"}],"machine":"b08dfa6083e7567a1921a715000001fb","console":"0.0.0.0:7422"}}"#,
     ] {
         let line = format!(
             r#"{{"op":"ping","host":"hostB/77aa","number":12,"carries":{carries},"role":{role}}}"#
@@ -361,6 +371,7 @@ fn a_host_tells_of_no_more_guests_and_ends_than_it_may() {
         number,
         vm: "db".parse().unwrap(),
         status: None,
+        cause: Cause::Other,
         reason: Text::cut(""),
     };
     let tended = |processes: usize, ended_: u64| Tended {
@@ -410,6 +421,7 @@ fn the_longest_host_fits_into_a_line_of_its_ping_and_of_a_list() {
         vm: vm(),
         declined: Some(Declined {
             view: u64::MAX,
+            cause: Cause::Unreached,
             reason: text(),
         }),
     };
@@ -426,6 +438,7 @@ fn the_longest_host_fits_into_a_line_of_its_ping_and_of_a_list() {
         number: u64::MAX,
         vm: vm(),
         status: Some(i32::MIN),
+        cause: Cause::Unreached,
         reason: text(),
     };
     let process = |n: usize| {

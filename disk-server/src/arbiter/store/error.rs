@@ -1,9 +1,7 @@
 //! Why a decision cannot be stored.
 
-use std::io;
-
 use super::format::MAX_VMS;
-use crate::state::hint;
+use crate::state::ReplaceError;
 
 /// Why a decision could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -11,7 +9,7 @@ pub enum StoreError {
     /// The store is full.
     #[error("the arbiter already keeps {MAX_VMS} virtual machines, which is its limit")]
     Full,
-    /// The decision could not be made durable, and does not count. It may be tried again.
-    #[error("cannot store the decision{}", hint(.0))]
-    Storage(#[source] io::Error),
+    /// The decision could not be made durable, and nobody may rely on it. It may be tried again.
+    #[error("cannot store the decision")]
+    Storage(#[source] ReplaceError),
 }

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::hosts::Process;
 use super::world::*;
 use crate::arbiter::Claimant;
 use crate::fleet::{HostVerb, Order, State, Verb};

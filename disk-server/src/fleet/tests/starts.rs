@@ -1,5 +1,6 @@
 //! When a guest is started anew, and where.
 
+use super::hosts::GUEST_MIB;
 use super::world::*;
 use crate::fleet::{Order, State, Verb, What};
 
@@ -164,8 +165,8 @@ fn why_a_guest_is_not_protected_is_told() {
     world.verb(Verb::Start { force: false }).unwrap();
     world.until(|world| {
         world.state().to_string()
-            == "Not protected: logging network down: b does not reach the primary: cannot connect to the \
-                primary at 10.0.1.1:7430: timed out"
+            == "Not protected: logging network down: b does not reach the primary: no primary \
+                answered at 10.0.1.1:7430 in time"
     });
     let told = world.told_states();
     assert!(

@@ -1,7 +1,7 @@
 //! A host's pings: the product's own, and what is on its way.
 
 use disk_server::arbiter::{Record, VmName};
-use disk_server::views::{Capabilities, Paging, Ping, Proposal, Role as Does, Text};
+use disk_server::views::{Capabilities, Cause, Paging, Ping, Proposal, Role as Does, Text};
 use ftvm_vmm::protocol::pings::Pings;
 
 use super::process::{Run, claimant};
@@ -80,6 +80,6 @@ impl Pinger {
 
     /// What was tried came to nothing.
     pub(super) fn decline(&mut self) {
-        self.pings.decline("it was not taken");
+        self.pings.decline(Cause::Other, "it was not taken");
     }
 }

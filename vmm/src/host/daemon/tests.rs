@@ -72,6 +72,7 @@ impl Scene {
             ports: 7430,
             console: console.local_addr().expect("it has one"),
             memory_mib: Some(1000),
+            allow_nested_paging: false,
             state: folder.path().join("state"),
             run: folder.path().join("run"),
         };
@@ -257,7 +258,8 @@ fn guests_of_an_earlier_daemon_are_found() {
         let guest = folders.guest(&vm).expect("a plain name");
         guest.make().expect("it can be made");
         let mut earlier = Tending::new(number);
-        let ended = (name == "told").then(|| earlier.ended(&vm, Some(0), "powered off"));
+        let ended =
+            (name == "told").then(|| earlier.ended(&vm, Some(0), (Cause::Other, "powered off")));
         let record = Record {
             role: "primary".to_owned(),
             tap: format!("ftvm-{name}"),

@@ -89,8 +89,10 @@ impl Applicant<'_> {
             });
             let error = match self.meet(address, PROPOSED) {
                 Ok(receiver) => return receiver,
-                Err(error) => anyhow::Error::new(error),
+                Err(error) => error,
             };
+            let cause = error.cause();
+            let error = anyhow::Error::new(error);
             let failed = format!(
                 "not the backup of {}, and idle again: {error:#}",
                 proposal.primary
@@ -107,7 +109,7 @@ impl Applicant<'_> {
             if self.baseline.is_none() {
                 pinging.reserve(idle);
             }
-            pinging.decline(&format!("{error:#}"));
+            pinging.decline(cause, &format!("{error:#}"));
         }
     }
 }

@@ -88,10 +88,17 @@ pub fn run_backup(
     let control = options.control.as_deref();
     let control = control.map(ControlSocket::bind).transpose()?;
     let listener = options.listen.map(Listener::bind).transpose()?;
+    let rights = Arc::new(Rights::new(&options.arbiter, &vm.name)?);
+    // The guest's disk is there as well. An idle host waits for a proposal all the same.
+    let patience = options.connect.map(|_| options.connect_timeout);
+    rights.wait_for_server(patience, |reason| {
+        log::warn!("waiting for the disk server: {reason}");
+        events.emit(&Event::Waiting {
+            reason: reason.to_owned(),
+        });
+    })?;
     let mut guest = Guest::assemble(vm, host, Verification::default())?;
     let is_cold = options.channel.keep.is_some();
-    let rights = Arc::new(Rights::new(&options.arbiter, &vm.name)?);
-    rights.check()?;
     tie_to_server(&mut guest, &rights)?;
     let needs = needs(&guest, vm);
     let starting = disk_server::views::Role::Backup {

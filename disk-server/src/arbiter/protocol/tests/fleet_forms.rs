@@ -86,6 +86,7 @@ fn unfit() -> impl Strategy<Value = Unfit> {
         (any::<u64>(), any::<u64>()).prop_map(|(has, needs)| Unfit::Memory { has, needs }),
         (text(), text()).prop_map(|(has, needs)| Unfit::Processor { has, needs }),
         text().prop_map(Unfit::Declined),
+        text().prop_map(Unfit::Unreached),
         Just(Unfit::Draining),
         host_name().prop_map(Unfit::NotChosen),
     ]
@@ -185,6 +186,7 @@ fn entry() -> impl Strategy<Value = Entry> {
         }),
         (any::<u64>(), text()).prop_map(|(order, how)| What::Done { order, how }),
         (any::<u64>(), text()).prop_map(|(order, why)| What::Failed { order, why }),
+        (any::<u64>(), text()).prop_map(|(order, why)| What::Deferred { order, why }),
         (any::<u64>(), members).prop_map(|(view, (primary, backup))| What::View {
             view,
             primary,

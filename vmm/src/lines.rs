@@ -1,4 +1,4 @@
-//! One line asked and one answered, over a stream that may go on as bytes.
+//! One line of JSON asked and one answered, over a stream that may go on as bytes.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -7,18 +7,25 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-/// The longest line, in bytes with its newline: a role fits, as into a ping.
-pub(super) const MAX_LINE: usize = 16 << 10;
+/// The longest question, in bytes with its newline.
+pub(crate) const MAX_QUESTION: usize = 4 << 10;
 
-/// A stream whose reads end after a while.
-pub(super) trait Timed {
+/// A stream whose reads and writes end after a while.
+pub(crate) trait Timed {
     /// Ends each read after so long; never, with `None`.
     fn limit_reads(&self, limit: Option<Duration>) -> io::Result<()>;
+
+    /// Ends each write after so long; never, with `None`.
+    fn limit_writes(&self, limit: Option<Duration>) -> io::Result<()>;
 }
 
 impl Timed for TcpStream {
     fn limit_reads(&self, limit: Option<Duration>) -> io::Result<()> {
         self.set_read_timeout(limit)
+    }
+
+    fn limit_writes(&self, limit: Option<Duration>) -> io::Result<()> {
+        self.set_write_timeout(limit)
     }
 }
 
@@ -26,6 +33,31 @@ impl Timed for UnixStream {
     fn limit_reads(&self, limit: Option<Duration>) -> io::Result<()> {
         self.set_read_timeout(limit)
     }
+
+    fn limit_writes(&self, limit: Option<Duration>) -> io::Result<()> {
+        self.set_write_timeout(limit)
+    }
+}
+
+/// Asks, and gives the answer, a line of at most `most` bytes; what is behind that is still to be read.
+///
+/// # Errors
+/// As [`read_line`] and [`write_line`], where the answer is not there after `patience`.
+pub(crate) fn ask<S>(
+    stream: &S,
+    question: &impl Serialize,
+    most: usize,
+    patience: Duration,
+) -> io::Result<String>
+where
+    S: Timed,
+    for<'a> &'a S: Read + Write,
+{
+    let deadline = Instant::now() + patience;
+    stream.limit_writes(Some(patience))?;
+    write_line(stream, question)?;
+    stream.limit_writes(None)?;
+    read_line(stream, most, deadline)
 }
 
 /// Reads a line of at most `most` bytes, and nothing behind it.
@@ -33,7 +65,7 @@ impl Timed for UnixStream {
 /// # Errors
 /// [`io::ErrorKind::TimedOut`] where it is not there at the deadline, [`io::ErrorKind::InvalidData`] of one
 /// that is longer, [`io::ErrorKind::UnexpectedEof`], and the system's.
-pub(super) fn read_line<S>(stream: &S, most: usize, deadline: Instant) -> io::Result<String>
+pub(crate) fn read_line<S>(stream: &S, most: usize, deadline: Instant) -> io::Result<String>
 where
     S: Timed,
     for<'a> &'a S: Read,
@@ -71,10 +103,11 @@ where
 ///
 /// # Errors
 /// The system's.
-pub(super) fn write_line(mut stream: impl Write, message: &impl Serialize) -> io::Result<()> {
+pub(crate) fn write_line(mut stream: impl Write, message: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
-    stream.write_all(&line)
+    stream.write_all(&line)?;
+    stream.flush()
 }
 
 #[cfg(test)]
@@ -100,5 +133,30 @@ mod tests {
         drop(theirs);
         let error = read_line(&ours, 9, soon()).expect_err("half a line");
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn who_asks_hears_a_line_or_that_the_connection_was_closed() {
+        for answer in [Some("{\"ok\":true}\nthe rest"), None] {
+            let (ours, theirs) = UnixStream::pair().expect("a pair");
+            let answers = std::thread::spawn(move || {
+                let deadline = Instant::now() + Duration::from_secs(60);
+                let asked = read_line(&theirs, MAX_QUESTION, deadline).expect("a line");
+                let mut theirs = theirs;
+                let told = theirs.write_all(answer.unwrap_or_default().as_bytes());
+                told.map(|()| asked)
+            });
+            let question = serde_json::json!({ "ask": "status" });
+            let told = ask(&ours, &question, 99, Duration::from_secs(60));
+            let asked = answers.join().expect("it ends").expect("there is room");
+            assert_eq!(asked, "{\"ask\":\"status\"}");
+            match answer {
+                Some(_) => assert_eq!(told.expect("a line"), "{\"ok\":true}"),
+                None => {
+                    let error = told.expect_err("it was closed");
+                    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+                }
+            }
+        }
     }
 }

@@ -1,0 +1,181 @@
+//! Hosts that are to be empty: guests leave them, and are not without protection for longer than it takes to join.
+
+use super::intents::Kept;
+use super::journal::{Subject, What};
+use super::machine::Fleet;
+use super::pending::{CARRIED_OUT, Running};
+use super::seen::Seen;
+use crate::arbiter::{Claimant, HostName, VmName};
+use crate::views::Text;
+
+/// A guest that could not leave a drained host is left alone for so many intervals, and each further time for twice
+/// as many.
+const FIRST_PAUSE: u32 = 30;
+
+/// And for so many at most.
+const LONGEST_PAUSE: u32 = 600;
+
+/// What became of a guest whose backup was told to leave a drained host.
+enum Left {
+    /// Another host has its backup, or it is not to have one.
+    Settled,
+    /// No other host could have it: it is where it was.
+    IsBack,
+}
+
+impl Fleet {
+    /// Whether a guest's primary is to hand it over because its host is drained.
+    pub(super) fn is_to_leave_by_hand_over(
+        &self,
+        kept: &Kept,
+        seen: &Seen,
+        running: Option<&Running<'_>>,
+    ) -> bool {
+        let drained = |host: &HostName| self.intents.is_drained(host);
+        let goes_on = |running: &Running<'_>| {
+            let backup = running.backup.filter(|it| self.views.is_live(it));
+            drained(&running.host) && backup.is_some_and(|backup| !drained(&backup.host()))
+        };
+        let is_free = kept.is_to_run() && !kept.is_steered() && seen.leaving.may_try();
+        is_free && running.is_some_and(goes_on)
+    }
+
+    /// The backup of a guest is told to leave a host. Where that is drained it has to take the guest's backup back
+    /// if nobody else does.
+    pub(super) fn note_leave(&mut self, backup: &Claimant, vm: &VmName) {
+        let kept = self.intents.guests.get(vm);
+        let wants_backup = kept.is_some_and(Kept::wants_backup);
+        if let Some(drained) = self.intents.drained.get_mut(&backup.host())
+            && wants_backup
+        {
+            let before = drained.owes.insert(vm.clone(), backup.clone());
+            self.is_changed |= before.as_ref() != Some(backup);
+        }
+    }
+
+    /// An interval has passed: what leaves drained hosts has, or has not.
+    pub(super) fn mind_drains(&mut self) {
+        if !self.views.is_settled() {
+            return;
+        }
+        for vm in self.guests.keys().cloned().collect::<Vec<_>>() {
+            self.mind_hand_over(&vm);
+        }
+        let owed = self.intents.drained.iter().flat_map(|(host, drained)| {
+            let owes = drained.owes.iter();
+            owes.filter_map(|(vm, left)| Some((host.clone(), vm.clone(), self.left(left, vm)?)))
+        });
+        for (host, vm, left) in owed.collect::<Vec<_>>() {
+            if let Some(drained) = self.intents.drained.get_mut(&host) {
+                drained.owes.remove(&vm);
+                self.is_changed = true;
+            }
+            match left {
+                Left::IsBack => self.defer(&host, &vm, "no other host could have its backup"),
+                Left::Settled => {
+                    let seen = self.guests.get_mut(&vm);
+                    seen.into_iter().for_each(|seen| seen.leaving.is_over());
+                }
+            }
+        }
+        self.tell_drained();
+    }
+
+    /// What became of a guest since this backup of it was told to leave.
+    fn left(&self, told: &Claimant, vm: &VmName) -> Option<Left> {
+        if !self.intents.guests.get(vm).is_some_and(Kept::wants_backup) {
+            return Some(Left::Settled);
+        }
+        let running = self.running(vm, &self.guests.get(vm)?.record)?;
+        match running.backup? {
+            backup if backup.host() != told.host() => Some(Left::Settled),
+            backup if backup != told => Some(Left::IsBack),
+            _ => None,
+        }
+    }
+
+    fn mind_hand_over(&mut self, vm: &VmName) {
+        let (Some(kept), Some(seen)) = (self.intents.guests.get(vm), self.guests.get(vm)) else {
+            return;
+        };
+        if !self.concerns_drain(vm, seen) {
+            let seen = self.guests.get_mut(vm);
+            return seen.into_iter().for_each(|seen| seen.leaving.is_over());
+        }
+        let running = self.running(vm, &seen.record);
+        let is_asked = self.is_to_leave_by_hand_over(kept, seen, running.as_ref());
+        let host = seen.last_holder.as_ref().map(Claimant::host);
+        let Some((host, seen)) = host.zip(self.guests.get_mut(vm)) else {
+            return;
+        };
+        let view = seen.record.epoch;
+        let why = match seen.leaving.asked_in {
+            Some(before) if before != view => "its backup was lost when it was to go on with it",
+            _ if !is_asked => return,
+            _ => {
+                seen.leaving.asked_in = Some(view);
+                seen.leaving.asked += 1;
+                if seen.leaving.asked <= CARRIED_OUT {
+                    return;
+                }
+                "its primary did not hand it over"
+            }
+        };
+        self.defer(&host, vm, why);
+    }
+
+    fn concerns_drain(&self, vm: &VmName, seen: &Seen) -> bool {
+        let record = &seen.record;
+        let has_member = |host: &HostName| {
+            let mut members = record.holder.iter().chain(&record.backup);
+            members.any(|member| member.host() == *host)
+        };
+        let mut drained = self.intents.drained.iter();
+        drained.any(|(host, it)| it.owes.contains_key(vm) || has_member(host))
+    }
+
+    /// A guest has not left a drained host: that is tried again later.
+    fn defer(&mut self, host: &HostName, vm: &VmName, why: &str) {
+        let drained = self.intents.drained.get(host);
+        let (Some(drained), Some(seen)) = (drained, self.guests.get_mut(vm)) else {
+            return;
+        };
+        let pause = seen.leaving.has_failed(FIRST_PAUSE, LONGEST_PAUSE);
+        let why = format!("{why}: it leaves {host} at the earliest in {pause} s");
+        let what = What::Deferred {
+            order: drained.order,
+            why: Text::cut(&why),
+        };
+        self.news.push((Subject::Vm(vm.clone()), what));
+    }
+
+    /// A host that was to be empty may be.
+    fn tell_drained(&mut self) {
+        let waited_for = self.intents.drained.iter().filter(|(_, it)| !it.done);
+        let empty = waited_for.filter(|(host, it)| it.owes.is_empty() && self.is_empty(host));
+        for host in empty.map(|(host, _)| host.clone()).collect::<Vec<_>>() {
+            let Some(drained) = self.intents.drained.get_mut(&host) else {
+                continue;
+            };
+            drained.done = true;
+            self.is_changed = true;
+            let what = What::Done {
+                order: drained.order,
+                how: Text::cut("it is empty"),
+            };
+            self.news.push((Subject::Host(host), what));
+        }
+    }
+
+    /// Whether a host has no process of a guest, and no guest may run there.
+    fn is_empty(&self, host: &HostName) -> bool {
+        let daemon = self.daemons.get(host);
+        let has_process = daemon.is_some_and(|daemon| !daemon.processes.is_empty());
+        let is_there = |vm: &VmName, seen: &Seen| {
+            let members = self.may_run(vm, seen);
+            members.iter().any(|(member, _)| member.host() == *host)
+        };
+        let mut guests = self.intents.guests.keys();
+        !has_process && !guests.any(|vm| self.guests.get(vm).is_some_and(|seen| is_there(vm, seen)))
+    }
+}
