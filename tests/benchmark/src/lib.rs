@@ -12,6 +12,7 @@
 //! # }
 //! ```
 
+mod bound;
 mod colo;
 mod configuration;
 mod drive;
@@ -26,6 +27,7 @@ mod sample;
 mod settings;
 mod stage;
 mod statistics;
+mod table;
 mod transfer;
 mod window;
 mod workload;
