@@ -18,6 +18,7 @@ mod configuration;
 mod drive;
 mod figures;
 mod host_meter;
+pub mod micro;
 mod options;
 mod outage;
 mod qmp;
