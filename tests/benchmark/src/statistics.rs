@@ -45,7 +45,8 @@ pub(crate) fn figure(value: f64) -> String {
         100.0.. | 0.0 => 0,
         10.0.. => 1,
         1.0.. => 2,
-        _ => 3,
+        0.01.. => 3,
+        _ => 5,
     };
     format!("{value:.digits$}")
 }
@@ -89,6 +90,7 @@ mod tests {
         assert_eq!(words(&[10.0, 11.0, 9.0]), "10.0 ± 1.00");
         assert_eq!(words(&[10.0, 11.0, 9.0, 10.0, 500.0]), "10.0 ± 490");
         assert_eq!(words(&[-0.012_34]), "-0.012");
+        assert_eq!(words(&[0.000_234_5]), "0.00023");
         assert_eq!(words(&[0.0]), "0");
     }
 

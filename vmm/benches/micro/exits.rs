@@ -49,6 +49,7 @@ const KINDS: [(&str, Op); 3] = [
 
 /// The script by itself, and under the engine without a log, recorded, and replayed.
 pub(crate) fn exits(criterion: &mut Criterion) {
+    let batch_bytes = Settings::default().batch_bytes;
     for (name, op) in KINDS {
         let script = Script {
             main: vec![op; EXITS],
@@ -68,8 +69,11 @@ pub(crate) fn exits(criterion: &mut Criterion) {
         };
         measure("without a log", &|memory| Box::new(recorder(NoLog, memory)));
         measure("recorded", &|memory| {
-            let log = BatchEncoder::new(Lsn::FIRST);
-            Box::new(recorder(Encoded(log), memory).with_keeper(keeper(memory)))
+            let log = Encoded {
+                open: BatchEncoder::new(Lsn::FIRST),
+                limit: batch_bytes,
+            };
+            Box::new(recorder(log, memory).with_keeper(keeper(memory)))
         });
         let log = log_of(&script);
         measure("replayed", &|memory| {
@@ -137,13 +141,17 @@ impl OutputGate for Nowhere {
 }
 
 /// A log that is encoded, in batches as the channel sends them, which go nowhere.
-struct Encoded(BatchEncoder);
+struct Encoded {
+    open: BatchEncoder,
+    /// Bytes of a batch.
+    limit: usize,
+}
 
 impl LogSink for Encoded {
     fn append(&mut self, entry: Entry) -> Step<Lsn> {
-        let lsn = self.0.push(&entry).expect("a valid entry");
-        if self.0.len() >= Settings::default().batch_bytes {
-            drop(self.0.take());
+        let lsn = self.open.push(&entry).expect("a valid entry");
+        if self.open.len() >= self.limit {
+            drop(self.open.take());
         }
         Ok(lsn)
     }
