@@ -7,6 +7,8 @@ use guest_images::GuestImages;
 pub(crate) enum Needs {
     /// A guest with this initramfs is replicated between two hosts.
     Replication(&'static str),
+    /// Parts of ftvm are measured on this machine.
+    Micro,
     /// All guest images are made.
     Images,
     /// Everything but what takes the guest with a disk, whose image takes minutes.
@@ -24,6 +26,9 @@ const REPLICATION: &[&str] = &[
     "libc6-dev",
     "qemu-system-x86",
 ];
+
+/// The compiler, and the disk servers that ours is measured beside.
+const MICRO: &[&str] = &["gcc", "libc6-dev", "nbdkit", "qemu-utils"];
 
 /// What the images are made with.
 const IMAGES: &[&str] = &[
@@ -62,6 +67,7 @@ impl Needs {
     pub(crate) fn packages(self) -> &'static [&'static str] {
         match self {
             Self::Replication(_) => REPLICATION,
+            Self::Micro => MICRO,
             Self::Images => IMAGES,
             Self::AllButDisk | Self::All => ALL,
         }
@@ -71,6 +77,7 @@ impl Needs {
     pub(crate) fn has_image(self, name: &str) -> bool {
         match self {
             Self::Replication(initramfs) => [GuestImages::VMLINUX, initramfs].contains(&name),
+            Self::Micro => false,
             Self::Images | Self::AllButDisk | Self::All => true,
         }
     }

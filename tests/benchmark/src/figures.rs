@@ -22,7 +22,7 @@ pub(crate) const LOG: &str = "log, Mbit/s";
 /// Between the two hosts, both ways, with all headers.
 pub(crate) const CHANNEL: &str = "channel, Mbit/s";
 pub(crate) const CHANNEL_BYTES: &str = "channel bytes an operation";
-/// Between the hosts, as heartbeats had it under this load.
+/// Between the hosts, as heartbeats had it under this load, at its end.
 pub(crate) const ROUND_TRIP: &str = "round trip, ms";
 /// How long outputs waited for the backup.
 pub(crate) const HOLD_P50: &str = "output hold p50, ms";

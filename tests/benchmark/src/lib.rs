@@ -12,11 +12,13 @@
 //! # }
 //! ```
 
+mod bound;
 mod colo;
 mod configuration;
 mod drive;
 mod figures;
 mod host_meter;
+pub mod micro;
 mod options;
 mod outage;
 mod qmp;
@@ -26,6 +28,7 @@ mod sample;
 mod settings;
 mod stage;
 mod statistics;
+mod table;
 mod transfer;
 mod window;
 mod workload;

@@ -61,6 +61,8 @@ pub(crate) fn find(options: &Options, host: &Host, client: &Position) -> Setting
     };
     add("hosts' paging", Some(paging.to_owned()));
     add("hosts' kernel", host.check(&["uname", "-r"]).ok());
+    let words = host.check(&["cat", "/proc/cmdline"]);
+    add("hosts' kernel parameters", words.ok());
     // The hosts', and the guests', is their kernels' own.
     add("clients' TCP", client.namespace().congestion_control().ok());
     // Hosts have the same.

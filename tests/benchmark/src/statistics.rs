@@ -2,12 +2,13 @@
 
 use std::fmt;
 
-/// The middle of some values and how far they lie apart. Printed as `median ± spread`.
+/// The middle of some values, and how far the others lie from it. Printed as `median ± spread`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Summary {
     /// The middle one, or the mean of the two in the middle.
     pub(crate) median: f64,
-    /// The median of the distances from the median: half of the values are no farther from it.
+    /// The distance of the farthest one. Of three values, which is what there often is, a median distance
+    /// would be that of the nearer one.
     spread: f64,
     /// How many values there were.
     count: usize,
@@ -18,10 +19,10 @@ impl Summary {
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().filter(|v| v.is_finite()).collect();
         let median = median(&mut values)?;
-        let mut distances: Vec<f64> = values.iter().map(|value| (value - median).abs()).collect();
+        let distances = values.iter().map(|value| (value - median).abs());
         Some(Self {
             median,
-            spread: self::median(&mut distances)?,
+            spread: distances.fold(0.0, f64::max),
             count: values.len(),
         })
     }
@@ -44,7 +45,8 @@ pub(crate) fn figure(value: f64) -> String {
         100.0.. | 0.0 => 0,
         10.0.. => 1,
         1.0.. => 2,
-        _ => 3,
+        0.01.. => 3,
+        _ => 5,
     };
     format!("{value:.digits$}")
 }
@@ -56,13 +58,22 @@ fn median(values: &mut [f64]) -> Option<f64> {
     Some(f64::midpoint(values[low], values[high]))
 }
 
-/// The ratios of two series, round by round: what differs between rounds (the machine's other work,
-/// its temperature) differs for both of a pair. Rounds that only one of them has are left out, and
-/// those where the other one has nothing.
+/// The ratios of two series, round by round. Rounds where the other one has nothing are left out.
 pub(crate) fn ratios(of: &[(u32, f64)], to: &[(u32, f64)]) -> Option<Summary> {
+    by_round(of, to, |value, other| value / other)
+}
+
+/// How the values of two series are to each other, round by round: what differs between rounds (the
+/// machine's other work, its temperature) differs for both of a pair. Rounds that only one of them has are
+/// left out, and those of which this is no number.
+pub(crate) fn by_round(
+    of: &[(u32, f64)],
+    to: &[(u32, f64)],
+    relation: impl Fn(f64, f64) -> f64,
+) -> Option<Summary> {
     Summary::of(of.iter().filter_map(|(round, value)| {
         let (_, other) = to.iter().find(|(other, _)| other == round)?;
-        (*other > 0.0).then(|| value / other)
+        Some(relation(*value, *other))
     }))
 }
 
@@ -71,13 +82,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_median_is_in_the_middle_and_one_outlier_changes_little() {
+    fn a_median_is_in_the_middle_and_no_value_is_farther_than_is_told() {
         assert_eq!(Summary::of([]), None);
         assert_eq!(Summary::of([f64::NAN]), None);
         let words = |values: &[f64]| Summary::of(values.to_vec()).expect("some").to_string();
         assert_eq!(words(&[4.0, 1.0]), "2.50 ± 1.50");
-        assert_eq!(words(&[10.0, 11.0, 9.0, 10.0, 500.0]), "10.0 ± 1.00");
+        assert_eq!(words(&[10.0, 11.0, 9.0]), "10.0 ± 1.00");
+        assert_eq!(words(&[10.0, 11.0, 9.0, 10.0, 500.0]), "10.0 ± 490");
         assert_eq!(words(&[-0.012_34]), "-0.012");
+        assert_eq!(words(&[0.000_234_5]), "0.00023");
         assert_eq!(words(&[0.0]), "0");
     }
 

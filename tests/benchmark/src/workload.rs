@@ -103,6 +103,16 @@ impl Workload {
         matches!(self, Self::RedisSet | Self::RedisGet)
     }
 
+    /// Whether a program in the guest measures it, by the guest's clock. No client does: for all others, this
+    /// machine's clock is asked.
+    pub(crate) fn is_timed_by_guest(self) -> bool {
+        use Workload::{Compute, FioRandomRead, FioRandomWrite, FioRead, FioWrite};
+        matches!(
+            self,
+            Compute | FioRandomRead | FioRandomWrite | FioRead | FioWrite
+        )
+    }
+
     /// How often its client waits for a reply in one operation (pipelined requests: in one batch of
     /// them); nothing where no client waits.
     pub(crate) fn exchanges(self) -> Option<u32> {

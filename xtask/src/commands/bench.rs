@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use benchmark::{Axis, Configuration, GuestKind, Options, Record, Sample, Workload, report, run};
 use clap::Args;
 
-use super::setup;
+use super::{micro, setup};
 use crate::live_line::LiveLine;
 use crate::needs::Needs;
 use crate::steps::Steps;
@@ -54,10 +54,19 @@ pub(crate) struct Bench {
     /// Measure nothing: make the report of a `report.json`.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["quick", "rounds", "seconds", "only", "on", "growth", "kills", "resume"])]
     from: Option<PathBuf>,
+    /// Measure parts of ftvm on this machine's own processor, without guests: each beside what the machine
+    /// itself takes for the same, in ROUNDS rounds [default: 5, or 1 with --quick], for SECONDS each
+    /// [default: 1]
+    #[arg(long, conflicts_with_all = ["only", "on", "growth", "kills", "report", "resume", "from"])]
+    micro: bool,
 }
 
 impl Bench {
     pub(crate) fn run(&self) -> Result<ExitCode> {
+        if self.micro {
+            let rounds = self.rounds.unwrap_or(if self.quick { 1 } else { ROUNDS });
+            return micro::run(rounds, self.seconds.unwrap_or(1));
+        }
         // Before anything that takes time: a wrong name is told at once.
         let file = self
             .report

@@ -8,6 +8,7 @@ pub(crate) mod exec;
 pub(crate) mod host;
 pub(crate) mod images;
 pub(crate) mod matrix;
+mod micro;
 pub(crate) mod pictures;
 pub(crate) mod setup;
 pub(crate) mod simulate;

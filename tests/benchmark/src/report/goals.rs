@@ -1,6 +1,6 @@
 //! What `ftvm` is to reach, and whether it did.
 
-use super::table::Table;
+use crate::bound::Bound::{self, AtLeast, AtMost};
 use crate::configuration::Configuration::{Alone, Colo, Joining, LoggedReads, Migration, Qemu};
 use crate::figures::{
     CHANNEL_BYTES, EXITS, EXITS_OF_ONE, Figures, HOLD_P50, KEPT, LAG_P99, LATENCY_P50, LOG,
@@ -8,17 +8,12 @@ use crate::figures::{
 };
 use crate::record::Record;
 use crate::sample::Axis;
-use crate::statistics::{Summary, figure, ratios};
+use crate::statistics::{Summary, ratios};
+use crate::table::Table;
 use crate::workload::Workload;
 
 /// Ticks of Debian's kernel in a second.
 const TICKS: f64 = 250.0;
-
-enum Bound {
-    AtLeast(f64),
-    AtMost(f64),
-}
-use Bound::{AtLeast, AtMost};
 
 /// A figure of a workload that a bound is for; none where there is no such goal.
 type Of = fn(&Record, Workload) -> Option<Summary>;
@@ -107,10 +102,7 @@ pub(super) fn judge(record: &Record) -> (usize, usize, Table) {
         for (record, beside) in &records {
             for workload in record.workloads() {
                 if let Some(summary) = of(record, workload) {
-                    let excess = match bound {
-                        AtLeast(bound) => bound / summary.median,
-                        AtMost(bound) => summary.median / bound,
-                    };
+                    let excess = bound.excess(summary.median);
                     measured.push((excess, format!("{workload}{beside}"), summary));
                 }
             }
@@ -122,10 +114,6 @@ pub(super) fn judge(record: &Record) -> (usize, usize, Table) {
         let (met, count) = (measured.len() - missed.len(), measured.len());
         all += count;
         missed_in_all += missed.len();
-        let bound = match bound {
-            AtLeast(bound) => format!("at least {}", figure(*bound)),
-            AtMost(bound) => format!("at most {}", figure(*bound)),
-        };
         if count > 0 {
             let goal = format!("{what}: {bound}");
             let cells = [goal, format!("{met} of {count}"), missed.join("; ")];

@@ -2,7 +2,6 @@
 
 mod goals;
 mod plots;
-mod table;
 mod time;
 
 use std::collections::BTreeSet;
@@ -13,7 +12,6 @@ use std::path::Path;
 use clap::ValueEnum as _;
 
 pub use self::plots::{Plot, plots};
-use self::table::{Table, cell};
 use crate::configuration::Configuration::{
     self, Alone, AloneNested, LoggedReads, LoggedReadsNested, Migration, Qemu,
 };
@@ -22,11 +20,12 @@ use crate::figures::{
     LAG_MAX, LAG_P50, LAG_P99, LATENCY_P50, LATENCY_P99, LOG, LONGEST_WAIT, NOT_ZERO, PAUSE,
     PRIMARY_CPU, ROUND_TRIP, ROUNDS, SENT, STEAL, THROUGHPUT, TIME, log_kind,
 };
-use crate::outage::{ALL, DETECTION, FIRST_REPLY, GO_LIVE};
+use crate::outage::{ALL, DETECTION, FIRST_REPLY, GO_LIVE, Outage};
 use crate::record::{Error, Record};
 use crate::sample::{Axis, GROWTH};
 use crate::settings::is_emulated;
 use crate::statistics::{Summary, figure};
+use crate::table::{Table, cell};
 use crate::workload::Workload;
 
 /// Its files' names.
@@ -89,6 +88,8 @@ const TRANSFERS: [Column; 10] = [
 /// What stands before some of the tables and plots.
 const WITHOUT_DISK: &str = "QEMU COLO is measured without a disk: both sides would need one of their \
      own. A guest without a disk is not measured twice where only the backup's reads differ.\n\n";
+const BY_GUEST: &str = "The throughput and latency of these are what a program in the guest finds, by the \
+     guest's own clock; of all others, by this machine's: ";
 const SAME_WORK: &str = "For the work that `ftvm` alone does in a second: what the host that runs the \
      guest does meanwhile. Idle is a host that waits for its client, for its disk, or for the backup.\n\n";
 const NETWORK_LEAVES: &str = "A client that waits for a reply waits for a round trip of the logging \
@@ -137,7 +138,8 @@ pub fn markdown(record: &Record, plots: &[Plot]) -> String {
         "" => workload.to_string(),
         unit => format!("{workload}, {unit}"),
     };
-    let workloads = grid(record, &WORKLOADS, with_unit) + &plot("throughput.svg");
+    let workloads =
+        by_guest(record) + &grid(record, &WORKLOADS, with_unit) + &plot("throughput.svg");
     let replication = grid(record, &REPLICATION, |workload| workload.to_string());
     let axes = Axis::value_variants().iter();
     let growth = axes.map(|axis| growth(record, *axis)).collect();
@@ -185,11 +187,22 @@ fn goals(record: &Record) -> String {
     text
 }
 
+/// Whose clock is the guest's.
+fn by_guest(record: &Record) -> String {
+    let workloads = record.workloads().into_iter();
+    let names = workloads.filter(|one| one.is_timed_by_guest());
+    let names: Vec<String> = names.map(|one| one.to_string()).collect();
+    match names.is_empty() {
+        true => String::new(),
+        false => format!("{BY_GUEST}{}.\n\n", names.join("; ")),
+    }
+}
+
 fn conditions(record: &Record) -> String {
     let rounds = record.rounds();
     let mut text = format!(
-        "{rounds} {}, interleaved. Figures are medians ± the median distance from them, so with one \
-         round there is no ±; ratios are those of figures of the same round. A CPU figure is the VMM's \
+        "{rounds} {}, interleaved. Figures are medians ± the distance of the farthest from them, so with \
+         one round there is no ±; ratios are those of figures of the same round. A CPU figure is the VMM's \
          processor time in seconds in a second. QEMU COLO is measured for longer where it is compared \
          to `ftvm`: with one request on the way.\n\n",
         if rounds == 1 { "round" } else { "rounds" },
@@ -353,14 +366,20 @@ fn outages(record: &Record) -> String {
         outages.len(),
         failed.clone().count()
     );
-    let mut table = Table::new(["in milliseconds", "median", "shortest", "longest"]);
-    for name in [DETECTION, GO_LIVE, FIRST_REPLY, ALL] {
-        let values = outages.iter().filter_map(|outage| outage.millis.get(name));
-        let values: Vec<u64> = values.copied().collect();
-        let median = Summary::of(values.iter().map(|value| *value as f64));
-        let [shortest, longest] = [values.iter().min(), values.iter().max()].map(cell);
-        let median = cell(median.map(|one| figure(one.median)));
-        table.row([name.to_owned(), median, shortest, longest]);
+    let parts = [ALL, DETECTION, GO_LIVE, FIRST_REPLY];
+    let mut table = Table::new(["in milliseconds"].into_iter().chain(parts));
+    let medians = parts.map(|name| {
+        let values = outages.iter().filter_map(|one| one.millis.get(name));
+        let summary = Summary::of(values.map(|value| *value as f64));
+        cell(summary.map(|one| figure(one.median)))
+    });
+    table.row(["median".to_owned()].into_iter().chain(medians));
+    // Each of them: a median hides that there are long ones and short ones.
+    let mut all: Vec<&Outage> = outages.iter().collect();
+    all.sort_by_key(|outage| outage.millis.get(ALL));
+    for (number, outage) in (1..).zip(all) {
+        let millis = parts.map(|name| cell(outage.millis.get(name)));
+        table.row([format!("{number}")].into_iter().chain(millis));
     }
     text.push_str(&table.to_string());
     for reason in failed {
@@ -372,7 +391,6 @@ fn outages(record: &Record) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outage::Outage;
     use crate::record::tests::{add, record};
 
     #[test]
@@ -395,6 +413,12 @@ mod tests {
             reason: Some("it did not come back".to_owned()),
             ..Outage::default()
         });
+        for [all, first_reply] in [[830, 214], [540, 3]] {
+            record.outages.push(Outage {
+                millis: [(ALL.to_owned(), all), (FIRST_REPLY.to_owned(), first_reply)].into(),
+                ..Outage::default()
+            });
+        }
         let plots = plots(&record);
         let text = markdown(&record, &plots);
         let lead = text.lines().nth(2).expect("a lead");
@@ -410,6 +434,8 @@ mod tests {
             "| seed of fio | 1 |",
             "1 did not go well",
             "it did not come back",
+            "| median | 685 | – | – | 108 |\n| 1 | – | – | – | – |\n| 2 | 540 | – | – | 3 |\n\
+             | 3 | 830 | – | – | 214 |",
         ] {
             assert!(text.contains(expected), "{expected}: {text}");
         }

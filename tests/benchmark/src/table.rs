@@ -3,13 +3,13 @@
 use std::fmt;
 
 /// Rows under a head: the first column has words, the others figures. One without rows prints nothing.
-pub(super) struct Table {
+pub(crate) struct Table {
     head: Vec<String>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
-    pub(super) fn new(titles: impl IntoIterator<Item = impl Into<String>>) -> Self {
+    pub(crate) fn new(titles: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
             head: titles.into_iter().map(Into::into).collect(),
             rows: Vec::new(),
@@ -17,7 +17,7 @@ impl Table {
     }
 
     /// Adds a row, which has a cell for each title.
-    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         let cells: Vec<String> = cells.into_iter().collect();
         debug_assert_eq!(cells.len(), self.head.len(), "{cells:?}");
         self.rows.push(cells);
@@ -41,6 +41,6 @@ impl fmt::Display for Table {
 }
 
 /// A cell of something that may not be there.
-pub(super) fn cell(value: Option<impl fmt::Display>) -> String {
+pub(crate) fn cell(value: Option<impl fmt::Display>) -> String {
     value.map_or("–".to_owned(), |value| value.to_string())
 }
