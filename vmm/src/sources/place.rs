@@ -1,5 +1,7 @@
 //! Where a log entry stands, seen from where the guest is.
 
+use std::fmt;
+
 use logging_channel::entry::{Entry, ExecutionPoint, Lsn, Payload};
 
 use crate::devices::Input;
@@ -26,11 +28,13 @@ pub(super) fn place(at: ExecutionPoint, entry: ExecutionPoint) -> Option<EntryPl
     later.then_some(EntryPlace::Later)
 }
 
+/// That the head of the log is not what the guest came to, which is put into words only here: most of it is
+/// as the log has it.
 pub(super) fn diverged(
     point: ExecutionPoint,
     lsn: Lsn,
     entry: &Entry,
-    doing: &str,
+    doing: &dyn fmt::Display,
 ) -> Interruption {
     let same_exit = point.exits == entry.point.exits;
     let difference = match (point.landmark, entry.point.landmark) {
@@ -40,7 +44,7 @@ pub(super) fn diverged(
         },
         _ => Difference::Event {
             logged: format!("{} at {}", describe(&entry.payload), entry.point),
-            replayed: doing.to_owned(),
+            replayed: doing.to_string(),
         },
     };
     Interruption::diverged(point, lsn, difference)

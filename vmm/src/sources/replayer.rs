@@ -2,6 +2,7 @@
 
 mod entries;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -184,7 +185,7 @@ impl<S: LogSource> Replayer<S> {
         const DOING: &str = "running on";
         loop {
             let next = at.point.exits + 1;
-            self.pass_marks(at, DOING)?;
+            self.pass_marks(at, &DOING)?;
             if matches!(self.log.head()?, Head::Ended) {
                 return Err(self.after_end());
             }
@@ -317,7 +318,7 @@ impl<S: LogSource> EventSource for Replayer<S> {
     fn at_exit(&mut self, at: &mut Moment<'_>) -> Step<()> {
         self.counters.exits.store(at.point.exits, Ordering::Relaxed);
         self.overdue.stops();
-        let (lsn, logged) = match self.head(at, "an exit")? {
+        let (lsn, logged) = match self.head(at, &"an exit")? {
             (lsn, EntryPlace::Here, Payload::Registers(logged)) => (lsn, **logged),
             _ => return Ok(()),
         };
@@ -341,7 +342,7 @@ impl<S: LogSource> EventSource for Replayer<S> {
             ClockNeed::Monotonic => "a clock read",
             ClockNeed::Wall => "a wall clock read",
         };
-        let (_, value) = self.expect(at, doing, |payload| match (need, payload) {
+        let (_, value) = self.expect(at, &doing, |payload| match (need, payload) {
             (ClockNeed::Tsc, Payload::Tsc(v))
             | (ClockNeed::Monotonic, Payload::Clock(v))
             | (ClockNeed::Wall, Payload::WallClock(v)) => Some(*v),
@@ -352,8 +353,8 @@ impl<S: LogSource> EventSource for Replayer<S> {
 
     fn poll(&mut self, at: &mut Moment<'_>, _: &Appetite) -> Step<Option<Input>> {
         const DOING: &str = "the end of an exit";
-        self.pass_marks(at, DOING)?;
-        match self.head(at, DOING)? {
+        self.pass_marks(at, &DOING)?;
+        match self.head(at, &DOING)? {
             (_, EntryPlace::Later, _) => Ok(None),
             (_, EntryPlace::Here, Payload::Shutdown(ShutdownReason::Stopped)) => {
                 Err(Interruption::Stop)
@@ -362,27 +363,27 @@ impl<S: LogSource> EventSource for Replayer<S> {
             (_, EntryPlace::Here, Payload::Shutdown(_)) => Ok(None),
             // It has slept, and the engine asks next how long.
             (_, EntryPlace::Here, Payload::Tsc(_)) => Ok(None),
-            (_, EntryPlace::Here, _) => self.input(at, DOING).map(Some),
+            (_, EntryPlace::Here, _) => self.input(at, &DOING).map(Some),
         }
     }
 
     fn wait(&mut self, at: &mut Moment<'_>, _: &Appetite) -> Step<Waited> {
         const DOING: &str = "a halt";
-        self.pass_marks(at, DOING)?;
-        match self.head(at, DOING)? {
+        self.pass_marks(at, &DOING)?;
+        match self.head(at, &DOING)? {
             (_, EntryPlace::Here, Payload::Shutdown(ShutdownReason::Stopped)) => {
                 Err(Interruption::Stop)
             }
-            _ => self.input(at, DOING).map(Waited::Input),
+            _ => self.input(at, &DOING).map(Waited::Input),
         }
     }
 
     fn window(&mut self, at: &mut Moment<'_>, vector: Option<u8>) -> Step<()> {
         self.overdue.at_window();
-        let doing = match vector {
-            Some(vector) => format!("interrupt {vector:#x} at a window"),
-            None => "a window with nothing to deliver".into(),
-        };
+        let doing = fmt::from_fn(|f| match vector {
+            Some(vector) => f.write_str(&describe(&Payload::Interrupt(vector))),
+            None => f.write_str("a window with nothing to deliver"),
+        });
         match (self.head(at, &doing)?, vector) {
             ((_, EntryPlace::Here, Payload::Interrupt(logged)), Some(vector))
                 if *logged == vector => {}
@@ -394,7 +395,7 @@ impl<S: LogSource> EventSource for Replayer<S> {
     }
 
     fn output(&mut self, at: &mut Moment<'_>, marker: OutputMarker) -> Step<Lsn> {
-        let doing = describe(&Payload::Output(marker));
+        let doing = fmt::from_fn(|f| f.write_str(&describe(&Payload::Output(marker))));
         let (lsn, ()) = self.expect(at, &doing, |payload| {
             matches!(payload, Payload::Output(logged) if *logged == marker).then_some(())
         })?;
@@ -402,7 +403,8 @@ impl<S: LogSource> EventSource for Replayer<S> {
     }
 
     fn ended(&mut self, at: &mut Moment<'_>, reason: ShutdownReason) -> Step<()> {
-        self.expect(at, &format!("the guest's end ({reason:?})"), |payload| {
+        let doing = fmt::from_fn(|f| f.write_str(&describe(&Payload::Shutdown(reason))));
+        self.expect(at, &doing, |payload| {
             matches!(payload, Payload::Shutdown(logged) if *logged == reason).then_some(())
         })?;
         self.compare_memory(at.point)

@@ -1,5 +1,7 @@
 //! What comes next in the log, compared with what the guest comes to.
 
+use std::fmt;
+
 use logging_channel::entry::{ExecutionPoint, Lsn, Payload, page_hash};
 
 use super::{Replayer, count};
@@ -14,7 +16,7 @@ impl<S: LogSource> Replayer<S> {
     pub(super) fn head(
         &mut self,
         at: &mut Moment<'_>,
-        doing: &str,
+        doing: &dyn fmt::Display,
     ) -> Step<(Lsn, EntryPlace, &Payload)> {
         self.take_pages(at)?;
         // Two borrows of the log, because an end needs it mutably again.
@@ -45,7 +47,7 @@ impl<S: LogSource> Replayer<S> {
     }
 
     /// Uses up progress marks and digests that were reached.
-    pub(super) fn pass_marks(&mut self, at: &mut Moment<'_>, doing: &str) -> Step<()> {
+    pub(super) fn pass_marks(&mut self, at: &mut Moment<'_>, doing: &dyn fmt::Display) -> Step<()> {
         loop {
             match self.head(at, doing)? {
                 (_, EntryPlace::Here, Payload::Progress | Payload::Protected { .. }) => {}
@@ -68,7 +70,7 @@ impl<S: LogSource> Replayer<S> {
     pub(super) fn expect<T>(
         &mut self,
         at: &mut Moment<'_>,
-        doing: &str,
+        doing: &dyn fmt::Display,
         wanted: impl FnOnce(&Payload) -> Option<T>,
     ) -> Step<(Lsn, T)> {
         self.pass_marks(at, doing)?;
@@ -88,7 +90,11 @@ impl<S: LogSource> Replayer<S> {
     }
 
     /// The divergence that the head is something else than what the guest came to.
-    pub(super) fn unexpected(&mut self, at: &Moment<'_>, doing: &str) -> Step<Interruption> {
+    pub(super) fn unexpected(
+        &mut self,
+        at: &Moment<'_>,
+        doing: &dyn fmt::Display,
+    ) -> Step<Interruption> {
         match self.log.head()? {
             Head::Entry(lsn, entry) => Ok(diverged(at.point, lsn, entry, doing)),
             Head::Ended => Err(Interruption::Failed("the log's head vanished".into())),
@@ -96,7 +102,7 @@ impl<S: LogSource> Replayer<S> {
     }
 
     /// The input at the head of the log; a divergence if none is there, here.
-    pub(super) fn input(&mut self, at: &mut Moment<'_>, doing: &str) -> Step<Input> {
+    pub(super) fn input(&mut self, at: &mut Moment<'_>, doing: &dyn fmt::Display) -> Step<Input> {
         self.completions.begin();
         loop {
             let begun = self.completions.is_begun();
@@ -104,7 +110,7 @@ impl<S: LogSource> Replayer<S> {
                 (_, EntryPlace::Here, Payload::DiskData(part)) => {
                     let part = part.clone();
                     if !self.completions.take(&part) {
-                        return Err(self.unexpected(at, "more than a read of the disk can be of")?);
+                        return Err(self.unexpected(at, &"more than a read of the disk can be of")?);
                     }
                     self.advance();
                 }
@@ -114,7 +120,7 @@ impl<S: LogSource> Replayer<S> {
                     return Ok(input);
                 }
                 _ if begun => {
-                    return Err(self.unexpected(at, "the rest of what was read from the disk")?);
+                    return Err(self.unexpected(at, &"the rest of what was read from the disk")?);
                 }
                 _ => return self.expect(at, doing, input_of).map(|(_, input)| input),
             }
@@ -127,7 +133,7 @@ impl<S: LogSource> Replayer<S> {
         let mut different = 0;
         while let Head::Entry(lsn, entry) = self.log.head()? {
             let Payload::MemoryHashes { first_page, hashes } = &entry.payload else {
-                return Err(diverged(point, lsn, entry, "the guest's end"));
+                return Err(diverged(point, lsn, entry, &"the guest's end"));
             };
             for (n, logged) in (0..).zip(hashes) {
                 let page = first_page.saturating_add(n);
