@@ -1,5 +1,6 @@
 //! Guests, and how `ftvm` is told to replicate them.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use guest_images::load::{Load, MEMORY_MIB};
@@ -9,7 +10,7 @@ use super::{DiskServer, Side};
 use crate::error::Result;
 use crate::host::Host;
 use crate::layout::{Layout, SABOTAGED_FTVM};
-use crate::network::{GUEST, Network};
+use crate::network::{GUEST, Network, guest_address, guest_mac};
 
 /// Where a primary listens for its backup.
 const LOG_PORT: u16 = 7000;
@@ -81,9 +82,24 @@ impl Guest {
     /// A guest with a Redis server at [`GUEST`].
     #[must_use]
     pub fn redis(name: &str) -> Self {
+        Self::redis_at(name, GUEST)
+    }
+
+    /// A guest with a Redis server at [`guest_address`], where there are several: with this number, from 1.
+    #[must_use]
+    pub fn one_of_several(name: &str, number: u8) -> Self {
+        let mut guest = Self::redis_at(name, guest_address(number));
+        let mac = guest_mac(number)
+            .map(|byte| format!("{byte:02x}"))
+            .join(":");
+        guest.options.extend(["--mac".to_owned(), mac]);
+        guest
+    }
+
+    fn redis_at(name: &str, address: Ipv4Addr) -> Self {
         Self {
             initrd: "redis.cpio".to_owned(),
-            words: format!("quiet mitigations=off ftvm.ip={GUEST}/24"),
+            words: format!("quiet mitigations=off ftvm.ip={address}/24"),
             options: ["--tap", "tap0"].map(str::to_owned).to_vec(),
             ..Self::tiny(name, "")
         }
