@@ -23,6 +23,12 @@ use crate::wait::wait_until;
 /// The memory of a guest that does not say how much it has, in MiB.
 const MEMORY_MIB: u64 = 128;
 
+/// Where the machine has other work to do, backups on emulated hosts are behind by more than is told of real ones.
+const LAG: LagBounds = LagBounds {
+    yellow_ms: 1000,
+    red_ms: 10_000,
+};
+
 /// The service keeps no more entries.
 const JOURNAL: &str = "10000";
 
@@ -336,7 +342,7 @@ fn definition(guest: &Guest, host: &Host) -> Result<Definition> {
         disk,
         export,
         heartbeat_timeout_ms: None,
-        lag: LagBounds::default(),
+        lag: LAG,
     })
 }
 

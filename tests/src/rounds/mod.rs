@@ -48,7 +48,7 @@ const KNOWN: Duration = Duration::from_secs(120);
 /// For a guest's end.
 const END: Duration = Duration::from_secs(120);
 /// Between a reply and a client's next request: the guests are idle, so that the hosts can have all of them.
-const REST: Duration = Duration::from_secs(1);
+const REST: Duration = Duration::from_secs(3);
 
 /// What rounds are made with.
 #[derive(Debug, Clone)]
@@ -77,7 +77,8 @@ pub struct Rounds {
     daemons: Vec<Option<Daemon>>,
     hosts: Vec<Host>,
     operator: Operator,
-    /// The last entry of the journal that was looked at.
+    /// Where each guest's copies are, as the journal has it up to its entry of this number.
+    copies: BTreeMap<String, Copies>,
     seen: u64,
     steps: usize,
     service: DiskServer,
@@ -144,6 +145,7 @@ impl Rounds {
             daemons,
             hosts,
             operator,
+            copies: BTreeMap::new(),
             seen: 0,
             steps: 0,
             service,
@@ -152,12 +154,12 @@ impl Rounds {
         for number in 1..=options.guests {
             rounds.start_guest(number, &options)?;
         }
-        let copies = rounds.protected(BOOT)?;
+        rounds.protected(BOOT)?;
         rounds.serve("once it was protected")?;
-        for (vm, copies) in &copies {
+        rounds.look()?;
+        for (vm, copies) in &rounds.copies {
             tell(format!("{vm}: {} to {}", copies.primary, copies.backup));
         }
-        rounds.seen = Journal(rounds.operator.journal(0)?).last();
         Ok(rounds)
     }
 
@@ -183,18 +185,17 @@ impl Rounds {
         let fault = [Fault::Kill, Fault::Drain][self.steps % 2];
         self.steps += 1;
         let host = HOSTS[which];
-        let before = self.protected(PROTECTED)?;
+        let before = self.copies.clone();
         let since = Instant::now();
         match fault {
             Fault::Kill => self.kill(which)?,
             Fault::Drain => self.drain(which)?,
         }
-        let after = self.protected(PROTECTED)?;
+        self.protected(PROTECTED)?;
         let took = since.elapsed();
         self.serve(&format!("after step {}", self.steps))?;
-        let journal = Journal(self.operator.journal(self.seen)?);
-        self.seen = journal.last();
-        let figures = journal.tells(fault, host, &before, &after);
+        let journal = self.look()?;
+        let figures = journal.tells(fault, host, &before, &self.copies);
         let figures = figures.map_err(|what| Error::Wrong {
             what: format!("step {}, {host} {fault:?}: the journal: {what}", self.steps),
             seen: journal.to_string(),
@@ -211,6 +212,19 @@ impl Rounds {
             figures,
             gap: gaps.max().unwrap_or_default(),
         })
+    }
+
+    /// Waits until all guests are protected, and looks where, and what the journal has since this was looked at last:
+    /// both of the same moment.
+    fn look(&mut self) -> Result<Journal> {
+        loop {
+            self.copies = self.protected(PROTECTED)?;
+            let journal = Journal(self.operator.journal(self.seen)?);
+            if self.protected(PROTECTED)? == self.copies {
+                self.seen = journal.last();
+                return Ok(journal);
+            }
+        }
     }
 
     fn kill(&mut self, which: usize) -> Result<()> {
