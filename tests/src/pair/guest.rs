@@ -1,6 +1,5 @@
 //! Guests, and how `ftvm` is told to replicate them.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use guest_images::load::{Load, MEMORY_MIB};
@@ -21,6 +20,8 @@ const SECOND_LOG_PORT: u16 = 7001;
 /// itself, because they are emulated. Where the machine's processors are somebody else's for half a
 /// second, nobody is lost.
 pub const PATIENCE: Duration = Duration::from_secs(3);
+/// What a guest has that only counts, in MiB.
+const COUNTING_MIB: &str = "80";
 /// All of the guest's memory goes over an emulated network.
 const JOIN: Duration = Duration::from_secs(180);
 const HEARTBEAT_OPTION: &str = "--heartbeat-timeout";
@@ -82,27 +83,27 @@ impl Guest {
     /// A guest with a Redis server at [`GUEST`].
     #[must_use]
     pub fn redis(name: &str) -> Self {
-        Self::redis_at(name, GUEST)
-    }
-
-    /// A guest with a Redis server at [`guest_address`], where there are several: with this number, from 1.
-    #[must_use]
-    pub fn one_of_several(name: &str, number: u8) -> Self {
-        let mut guest = Self::redis_at(name, guest_address(number));
-        let mac = guest_mac(number)
-            .map(|byte| format!("{byte:02x}"))
-            .join(":");
-        guest.options.extend(["--mac".to_owned(), mac]);
-        guest
-    }
-
-    fn redis_at(name: &str, address: Ipv4Addr) -> Self {
         Self {
             initrd: "redis.cpio".to_owned(),
-            words: format!("quiet mitigations=off ftvm.ip={address}/24"),
+            words: format!("quiet mitigations=off ftvm.ip={GUEST}/24"),
             options: ["--tap", "tap0"].map(str::to_owned).to_vec(),
             ..Self::tiny(name, "")
         }
+    }
+
+    /// One of several guests, with this number, from 1: at [`guest_address`], port 7, every line is answered with its
+    /// number. It has nothing else to do, and hardly more memory than its kernel needs.
+    #[must_use]
+    pub fn counting(name: &str, number: u8) -> Self {
+        let address = guest_address(number);
+        let words = format!("ftvm.work=0 ftvm.do=count ftvm.ip={address}/24");
+        let mut guest = Self::tiny(name, &words);
+        let mac = guest_mac(number)
+            .map(|byte| format!("{byte:02x}"))
+            .join(":");
+        let options = ["--tap", "tap0", "--mac", &mac, "--memory", COUNTING_MIB];
+        guest.options.extend(options.map(str::to_owned));
+        guest
     }
 
     /// A guest with a Redis server at [`GUEST`], and something that computes

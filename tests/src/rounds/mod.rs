@@ -47,8 +47,8 @@ const PROTECTED: Duration = Duration::from_secs(900);
 const KNOWN: Duration = Duration::from_secs(120);
 /// For a guest's end.
 const END: Duration = Duration::from_secs(120);
-/// Between a reply and a client's next request: the guests are idle, so that the hosts can have all of them.
-const REST: Duration = Duration::from_secs(3);
+/// Between an answer and a client's next line: ten guests that are busy are too much for emulated hosts.
+const REST: Duration = Duration::from_secs(2);
 
 /// What rounds are made with.
 #[derive(Debug, Clone)]
@@ -165,12 +165,12 @@ impl Rounds {
 
     fn start_guest(&mut self, number: u8, options: &Options) -> Result<()> {
         let name = format!("guest-{number:02}");
-        let guest = Guest::one_of_several(&name, number).quick();
+        let guest = Guest::counting(&name, number).quick();
         self.operator
             .define(&guest, &self.hosts[0], options.heartbeat_timeout)?;
         self.operator.start(&name)?;
         let position = self.testbed.client();
-        let client = Client::redis_at(position, guest_address(number), REST);
+        let client = Client::counting(position, guest_address(number), REST);
         self.clients.insert(name, client);
         Ok(())
     }

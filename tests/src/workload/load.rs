@@ -10,7 +10,7 @@ use parking_lot::MutexGuard;
 
 use super::redis::connect;
 use super::resp::{Connection, RespError};
-use crate::network::{GUEST, Position};
+use crate::network::Position;
 use crate::worker::{Desk, Worker};
 
 /// Time between two looks for a result that is not there yet.
@@ -122,7 +122,7 @@ impl LoadWatcher {
 }
 
 fn work(desk: &Desk<LoadRecord>, position: &Position, kinds: &[Kind]) {
-    let Some(mut connection) = connect((position, GUEST), || desk.goes_on()) else {
+    let Some(mut connection) = connect(position, || desk.goes_on()) else {
         return;
     };
     let outcome =

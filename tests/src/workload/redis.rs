@@ -2,7 +2,7 @@
 //! connection, request by request, as fast as it can or with pauses.
 
 use std::io;
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,36 +33,26 @@ impl Client {
     /// counter, as fast as they are answered.
     #[must_use]
     pub fn redis(position: &Position) -> Self {
-        Self::redis_at(position, GUEST, Duration::ZERO)
+        Self::redis_that(false, position)
     }
 
     /// As [`Client::redis`], with a pause after each reply. A client that asks without one keeps a
     /// processor busy on both hosts of a pair, whatever a scenario waits for.
     #[must_use]
     pub fn redis_with_pauses(position: &Position) -> Self {
-        Self::redis_at(position, GUEST, REST)
+        Self::redis_that(true, position)
     }
 
     /// As [`Client::redis_with_pauses`] if it `rests`, and else as [`Client::redis`].
     pub(crate) fn redis_that(rests: bool, position: &Position) -> Self {
-        match rests {
-            true => Self::redis_with_pauses(position),
-            false => Self::redis(position),
-        }
-    }
-
-    /// As [`Client::redis`], of a guest at this address, with a pause of this length after each reply.
-    #[must_use]
-    pub fn redis_at(position: &Position, guest: Ipv4Addr, pause: Duration) -> Self {
+        let pause = if rests { REST } else { Duration::ZERO };
         let position = position.clone();
-        Self(Worker::start(move |desk| {
-            work(desk, (&position, guest), pause);
-        }))
+        Self(Worker::start(move |desk| work(desk, &position, pause)))
     }
 }
 
-fn work(desk: &Desk<ClientRecord>, way: (&Position, Ipv4Addr), pause: Duration) {
-    let Some(mut connection) = connect(way, || desk.goes_on()) else {
+fn work(desk: &Desk<ClientRecord>, position: &Position, pause: Duration) {
+    let Some(mut connection) = connect(position, || desk.goes_on()) else {
         return;
     };
     if let Err(error) = increments(desk, &mut connection, pause) {
@@ -74,7 +64,7 @@ fn work(desk: &Desk<ClientRecord>, way: (&Position, Ipv4Addr), pause: Duration) 
         if matches!(error, RespError::Broken(_)) {
             desk.record().reconnects += 1;
             let waits = || !desk.abandoned() && Instant::now() < deadline;
-            match connect(way, waits) {
+            match connect(position, waits) {
                 Some(second) => connection = second,
                 None => return,
             }
@@ -99,14 +89,14 @@ fn work(desk: &Desk<ClientRecord>, way: (&Position, Ipv4Addr), pause: Duration) 
     }
 }
 
-/// Tries to connect from a position to a guest's Redis for as long as somebody waits for it.
+/// Tries to connect to the guest's Redis for as long as somebody waits for it.
 pub(super) fn connect(
-    (position, guest): (&Position, Ipv4Addr),
+    position: &Position,
     waits: impl Fn() -> bool,
 ) -> Option<Connection<TcpStream>> {
     while waits() {
         let stream = position
-            .connect(guest, PORT, ATTEMPT)
+            .connect(GUEST, PORT, ATTEMPT)
             .and_then(|stream| prepare(&stream).map(|()| stream));
         match stream {
             Ok(stream) => return Some(Connection::new(stream)),
