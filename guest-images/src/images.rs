@@ -262,6 +262,7 @@ impl<'a> Ingredients<'a> {
         let mut tiny = self.base(include_bytes!("init/tiny.sh"))?;
         tiny.file("bin/clock", 0o755, clock::program()?);
         tiny.file("bin/disk", 0o755, disk::program()?);
+        tiny.file("bin/count", 0o755, include_bytes!("init/count.sh"));
         let mut contents = Contents::new(tiny.to_bytes(), self.packages());
         contents
             .made_of

@@ -3,6 +3,7 @@
 //! ```text
 //!              client 10.77.0.0/24   logging .1   storage .2   management .3
 //! guest             .10 (bridged by the host it runs on)
+//! one of several    .20+n
 //! host n            .10+n               .10+n        .10+n        .10+n
 //! client            .100
 //! disk server                                        .1
@@ -92,6 +93,19 @@ pub const GUEST: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 10);
 
 /// The guest's MAC address: `ftvm`'s default.
 pub const GUEST_MAC: [u8; 6] = [0x52, 0x54, 0x00, 0xf7, 0x00, 0x01];
+
+/// The address of the guest with this number, from 1, where there are several.
+#[must_use]
+pub fn guest_address(number: u8) -> Ipv4Addr {
+    Network::Client.address(20 + number)
+}
+
+/// Its MAC address.
+#[must_use]
+pub(crate) fn guest_mac(number: u8) -> [u8; 6] {
+    let [.., last] = guest_address(number).octets();
+    [0x52, 0x54, 0x00, 0xf7, 0x00, last]
+}
 
 /// The disk server's port of the storage network.
 const DISK_PORT: &str = "p-disk";

@@ -264,10 +264,13 @@ pub struct Owner {
     pub runs: bool,
 }
 
+/// More than what is around the records of a page: the most, 72 bytes with the newline, are around a journal's,
+/// `{"answer":"operated","outcome":{"history":{"entries":[` and `],"more":false}}}`.
+const AROUND_PAGE: usize = 80;
+
 /// As many of `all` as fit into a line, and whether there are more.
 pub(crate) fn page<T: Serialize>(all: impl Iterator<Item = T>) -> (Vec<T>, bool) {
-    // What is around the records has 37 bytes.
-    let mut room = MAX_LINE - 64;
+    let mut room = MAX_LINE - AROUND_PAGE;
     let mut some = Vec::new();
     for record in all {
         // With a newline, which stands for the comma.

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Process 1 of the tiny guest. Kernel command-line words:
-#   ftvm.do=poweroff|reboot|shell|net|clock|disk
+#   ftvm.do=poweroff|reboot|shell|net|count|clock|disk
 #                                       what to do after the work (default: poweroff)
 #   ftvm.work=N                         rounds of work (default: 1)
-#   ftvm.ip=ADDRESS/BITS ftvm.gw=...    for ftvm.do=net, and for ftvm.do=disk if it is to answer too
+#   ftvm.ip=ADDRESS/BITS ftvm.gw=...    for ftvm.do=net and count, and for ftvm.do=disk if it is to answer too
 #   ftvm.laps=N                         for ftvm.do=disk: then poweroff (default: for ever)
 /bin/busybox mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -31,16 +31,16 @@ load_modules() {
     cd /
 }
 
-# Answers on port 7, for ever: every connection gets its bytes back.
+# Answers on port 7, for ever: every connection gets what this program makes of its bytes.
 answer() {
     echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6
     ip link set lo up
     ip address add "$address" dev eth0
     ip link set eth0 up
     [ -n "$gateway" ] && ip route add default via "$gateway"
-    echo "ftvm-guest: net ready, echo on port 7"
+    echo "ftvm-guest: net ready, $1 on port 7"
     while true; do
-        nc -ll -p 7 -e /bin/cat
+        nc -ll -p 7 -e "$2"
     done
 }
 
@@ -78,7 +78,7 @@ case $what in
         ;;
     disk)
         load_modules
-        [ -n "$address" ] && answer &
+        [ -n "$address" ] && answer echo /bin/cat &
         # Two workers; 50 ms of rest after each lap.
         if disk /dev/vda 2 "${laps:-0}" 50; then
             echo "ftvm-guest: disk done"
@@ -89,7 +89,11 @@ case $what in
         ;;
     net)
         load_modules
-        answer
+        answer echo /bin/cat
+        ;;
+    count)
+        load_modules
+        answer count /bin/count
         ;;
     *)
         poweroff -f

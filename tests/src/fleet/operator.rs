@@ -4,13 +4,18 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use disk_server::arbiter::{Arbiter, ServerAddress, Settings, VmName};
-use disk_server::fleet::{Answer, Definition, Image, LagBounds, Operation, State, Verb, VmStatus};
+use disk_server::fleet::{
+    Answer, Definition, Entry, HostVerb, Image, LagBounds, Operation, OrderNumber, State, Verb,
+    VmStatus, What,
+};
 use disk_server::views::Text;
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::netns::Namespace;
-use crate::network::GUEST_MAC;
+use crate::layout::Layout;
+use crate::netns::output;
+use crate::network::{GUEST_MAC, Position};
 use crate::pair::{DiskServer, Guest};
 use crate::testbed::Testbed;
 use crate::wait::wait_until;
@@ -18,11 +23,21 @@ use crate::wait::wait_until;
 /// The memory of a guest that does not say how much it has, in MiB.
 const MEMORY_MIB: u64 = 128;
 
+/// Where the machine has other work to do, backups on emulated hosts are behind by more than is told of real ones.
+const LAG: LagBounds = LagBounds {
+    yellow_ms: 1000,
+    red_ms: 10_000,
+};
+
+/// The service keeps no more entries.
+const JOURNAL: &str = "10000";
+
 /// Somebody at the disk server's place in the network.
 #[derive(Debug)]
 pub struct Operator {
-    place: Namespace,
+    place: Position,
     service: ServerAddress,
+    by: Text,
 }
 
 impl Operator {
@@ -33,9 +48,20 @@ impl Operator {
     /// When the service's address is none.
     #[must_use]
     pub fn new(testbed: &Testbed, service: &DiskServer) -> Self {
+        Self::called("testbed", testbed, service)
+    }
+
+    /// The same, of this name.
+    ///
+    /// # Panics
+    ///
+    /// When the service's address is none.
+    #[must_use]
+    pub fn called(name: &str, testbed: &Testbed, service: &DiskServer) -> Self {
         Self {
-            place: testbed.disk().namespace().clone(),
+            place: testbed.disk().clone(),
             service: service.address().parse().expect("a disk server has one"),
+            by: Text::cut(name),
         }
     }
 
@@ -48,6 +74,7 @@ impl Operator {
         let what = format!("{operation:?}");
         let asked = self
             .place
+            .namespace()
             .within(|| Arbiter::new(self.service.clone(), Settings::default()).operate(operation));
         let failed = |trouble: String| Error::Client { what, trouble };
         match asked {
@@ -65,7 +92,7 @@ impl Operator {
     pub fn define(&self, guest: &Guest, host: &Host, heartbeat_timeout: Duration) -> Result<()> {
         let mut definition = Box::new(definition(guest, host)?);
         definition.heartbeat_timeout_ms = u64::try_from(heartbeat_timeout.as_millis()).ok();
-        let by = by();
+        let by = self.by.clone();
         self.ask(Operation::Define { definition, by }).map(drop)
     }
 
@@ -75,7 +102,7 @@ impl Operator {
     ///
     /// As [`Operator::ask`].
     pub fn start(&self, vm: &str) -> Result<()> {
-        self.order(vm, Verb::Start { force: false })
+        self.order(vm, Verb::Start { force: false }).map(drop)
     }
 
     /// Has a guest end in order, and waits for that.
@@ -96,18 +123,76 @@ impl Operator {
     ///
     /// As [`Operator::ask`].
     pub fn undefine(&self, vm: &str) -> Result<()> {
-        let (vm, by) = (name(vm), by());
+        let (vm, by) = (name(vm), self.by.clone());
         self.ask(Operation::Undefine { vm, by }).map(drop)
     }
 
-    /// Has something done with a guest.
+    /// Has something done with a guest: the order's number.
     ///
     /// # Errors
     ///
     /// As [`Operator::ask`].
-    pub fn order(&self, vm: &str, verb: Verb) -> Result<()> {
-        let (vm, by) = (name(vm), by());
-        self.ask(Operation::Guest { vm, verb, by }).map(drop)
+    pub fn order(&self, vm: &str, verb: Verb) -> Result<OrderNumber> {
+        let (vm, by) = (name(vm), self.by.clone());
+        self.accepted(Operation::Guest { vm, verb, by })
+    }
+
+    /// Has something done with a host: the order's number.
+    ///
+    /// # Errors
+    ///
+    /// As [`Operator::ask`].
+    ///
+    /// # Panics
+    ///
+    /// When that is no name of a host.
+    pub fn order_host(&self, host: &str, verb: HostVerb) -> Result<OrderNumber> {
+        let (host, by) = (host.parse().expect("a host's name"), self.by.clone());
+        self.accepted(Operation::Host { host, verb, by })
+    }
+
+    fn accepted(&self, operation: Operation) -> Result<OrderNumber> {
+        match self.ask(operation)? {
+            Answer::Accepted { order } => Ok(order),
+            other => Err(unexpected("an order's number", &other)),
+        }
+    }
+
+    /// Waits until the journal has what came of an order: how it was done, or else why it was not.
+    ///
+    /// # Errors
+    ///
+    /// When it has not within `limit`.
+    pub fn outcome(
+        &self,
+        order: OrderNumber,
+        limit: Duration,
+    ) -> Result<std::result::Result<String, String>> {
+        let mut outcome = None;
+        wait_until(&format!("the outcome of order {order}"), limit, || {
+            let mut entries = self.latest(None)?.into_iter();
+            outcome = entries.find_map(|entry| match entry.what {
+                What::Done { order: it, how } if it == order => Some(Ok(how.as_str().to_owned())),
+                What::Failed { order: it, why } if it == order => {
+                    Some(Err(why.as_str().to_owned()))
+                }
+                _ => None,
+            });
+            Ok(outcome.is_some())
+        })?;
+        Ok(outcome.expect("it was waited for"))
+    }
+
+    /// How all guests are; there are not more than fit into one answer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Operator::ask`].
+    pub fn statuses(&self) -> Result<Vec<VmStatus>> {
+        match self.ask(Operation::List { after: None })? {
+            Answer::Guests { vms, more: false } => Ok(vms),
+            other => Err(unexpected("all guests", &other)),
+        }
     }
 
     /// How a guest is.
@@ -118,7 +203,7 @@ impl Operator {
     pub fn status(&self, vm: &str) -> Result<VmStatus> {
         match self.ask(Operation::Status { vm: name(vm) })? {
             Answer::Status(status) => Ok(*status),
-            other => Err(unexpected(vm, &other)),
+            other => Err(unexpected(&format!("the status of {vm}"), &other)),
         }
     }
 
@@ -174,25 +259,53 @@ impl Operator {
         Ok((host(placement.primary), host(placement.backup)))
     }
 
-    /// What happened to a guest lately, the latest first.
+    /// What `ftvm history --json` has of all guests and hosts behind the entry with a number, the earliest first.
+    ///
+    /// # Errors
+    ///
+    /// When that fails, or prints something else.
+    pub fn journal(&self, after: u64) -> Result<Vec<Value>> {
+        let program = Layout::find().program("ftvm")?;
+        let mut command = self.place.command(&program.to_string_lossy())?;
+        command.args(["history", "--json", "--limit", JOURNAL, "--disk-server"]);
+        let printed = output(command.arg(self.service.to_string()))?;
+        let entries: serde_json::Result<Vec<Value>> =
+            printed.lines().map(serde_json::from_str).collect();
+        let mut entries = entries.map_err(|error| Error::Wrong {
+            what: format!("`ftvm history --json` does not print JSON: {error}"),
+            seen: printed.clone(),
+        })?;
+        entries.retain(|entry| entry["number"].as_u64().is_none_or(|it| it > after));
+        Ok(entries)
+    }
+
+    /// What happened to a guest lately, or to all guests and hosts, the latest first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Operator::ask`].
+    pub fn latest(&self, vm: Option<&str>) -> Result<Vec<Entry>> {
+        let asked = self.ask(Operation::History {
+            vm: vm.map(name),
+            before: None,
+        })?;
+        match asked {
+            Answer::History { entries, .. } => Ok(entries),
+            other => Err(unexpected("the journal", &other)),
+        }
+    }
+
+    /// What happened to a guest lately, the latest first, a line each.
     ///
     /// # Errors
     ///
     /// As [`Operator::ask`].
     pub fn history(&self, vm: &str) -> Result<String> {
-        let asked = self.ask(Operation::History {
-            vm: Some(name(vm)),
-            before: None,
-        })?;
-        match asked {
-            Answer::History { entries, .. } => {
-                let lines = entries
-                    .iter()
-                    .map(|entry| format!("{} {:?}\n", entry.unix_ms, entry.what));
-                Ok(lines.collect())
-            }
-            other => Err(unexpected(vm, &other)),
-        }
+        let entries = self.latest(Some(vm))?;
+        let lines = entries
+            .iter()
+            .map(|entry| format!("{} {:?}\n", entry.unix_ms, entry.what));
+        Ok(lines.collect())
     }
 }
 
@@ -224,26 +337,26 @@ fn definition(guest: &Guest, host: &Host) -> Result<Definition> {
         kernel: image(&guest.kernel)?,
         initrd: Some(image(&guest.initrd)?),
         append: guest.words.clone(),
-        mac: GUEST_MAC.map(|byte| format!("{byte:02x}")).join(":"),
+        mac: option("--mac").cloned().unwrap_or_else(usual_mac),
         clock: "kvm-clock".to_owned(),
         disk,
         export,
         heartbeat_timeout_ms: None,
-        lag: LagBounds::default(),
+        lag: LAG,
     })
+}
+
+fn usual_mac() -> String {
+    GUEST_MAC.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 fn name(vm: &str) -> VmName {
     vm.parse().expect("a guest's name")
 }
 
-fn by() -> Text {
-    Text::cut("testbed")
-}
-
-fn unexpected(vm: &str, answer: &impl Debug) -> Error {
+fn unexpected(what: &str, answer: &impl Debug) -> Error {
     Error::Client {
-        what: format!("the status of {vm}"),
+        what: what.to_owned(),
         trouble: format!("the answer is something else: {answer:?}"),
     }
 }

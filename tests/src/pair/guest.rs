@@ -9,7 +9,7 @@ use super::{DiskServer, Side};
 use crate::error::Result;
 use crate::host::Host;
 use crate::layout::{Layout, SABOTAGED_FTVM};
-use crate::network::{GUEST, Network};
+use crate::network::{GUEST, Network, guest_address, guest_mac};
 
 /// Where a primary listens for its backup.
 const LOG_PORT: u16 = 7000;
@@ -20,6 +20,8 @@ const SECOND_LOG_PORT: u16 = 7001;
 /// itself, because they are emulated. Where the machine's processors are somebody else's for half a
 /// second, nobody is lost.
 pub const PATIENCE: Duration = Duration::from_secs(3);
+/// What a guest has that only counts, in MiB.
+const COUNTING_MIB: &str = "80";
 /// All of the guest's memory goes over an emulated network.
 const JOIN: Duration = Duration::from_secs(180);
 const HEARTBEAT_OPTION: &str = "--heartbeat-timeout";
@@ -87,6 +89,21 @@ impl Guest {
             options: ["--tap", "tap0"].map(str::to_owned).to_vec(),
             ..Self::tiny(name, "")
         }
+    }
+
+    /// One of several guests, with this number, from 1: at [`guest_address`], port 7, every line is answered with its
+    /// number. It has nothing else to do, and hardly more memory than its kernel needs.
+    #[must_use]
+    pub fn counting(name: &str, number: u8) -> Self {
+        let address = guest_address(number);
+        let words = format!("ftvm.work=0 ftvm.do=count ftvm.ip={address}/24");
+        let mut guest = Self::tiny(name, &words);
+        let mac = guest_mac(number)
+            .map(|byte| format!("{byte:02x}"))
+            .join(":");
+        let options = ["--tap", "tap0", "--mac", &mac, "--memory", COUNTING_MIB];
+        guest.options.extend(options.map(str::to_owned));
+        guest
     }
 
     /// A guest with a Redis server at [`GUEST`], and something that computes

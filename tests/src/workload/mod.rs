@@ -6,8 +6,10 @@
 //! | --- | --- | --- |
 //! | Redis | in memory, `redis.cpio` | increments a counter |
 //! | PostgreSQL | Debian on the shared disk | commits numbered rows, one a transaction |
+//! | lines | in memory, `tiny.cpio`, and little else to do | has its lines counted |
 
 mod client;
+mod count;
 mod load;
 mod postgres;
 mod psql;

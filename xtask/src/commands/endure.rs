@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use testbed::Layout;
 use testbed::failover::{Failovers, Fault, Options};
 use testbed::joins::{self, Joins, Kind, Moment};
+use testbed::rounds::{self, Rounds};
 use testbed::soak::soak;
 use testbed::workload::Workload;
 
@@ -31,6 +32,8 @@ const JOINS: usize = 10;
 const LARGE_MIB: u32 = 3072;
 /// A soak is worth less the shorter it is; what it finds about memory takes this long.
 const SOAK: Duration = Duration::from_secs(15 * 60);
+/// One life of a fleet: the longer its guests live, the more it is worth.
+const FLEET: Duration = Duration::from_secs(60 * 60);
 /// One fuzz target.
 const FUZZ: Duration = Duration::from_secs(2 * 60);
 /// Cases of each property: the fixed share has 256.
@@ -72,6 +75,8 @@ enum Part {
     CutJoins,
     /// A guest is replicated under mixed load, and nothing is done to it.
     Soak,
+    /// Ten small guests on three hosts that look after them: each host is killed and drained in turn.
+    Fleet,
     /// What a guest can reach is given made-up input.
     Fuzz,
     /// Unit, property and protocol tests, with more and other cases.
@@ -81,11 +86,12 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Failovers,
         Self::Joins,
         Self::CutJoins,
         Self::Soak,
+        Self::Fleet,
         Self::Fuzz,
         Self::Properties,
         Self::Simulation,
@@ -96,7 +102,7 @@ impl Part {
         match self {
             Self::Failovers => 3.0,
             Self::Soak => 3.0,
-            Self::Fuzz => 2.0,
+            Self::Fleet | Self::Fuzz => 2.0,
             Self::Joins | Self::CutJoins | Self::Properties | Self::Simulation => 1.0,
         }
     }
@@ -109,6 +115,7 @@ impl fmt::Display for Part {
             Self::Joins => "joins",
             Self::CutJoins => "cut-joins",
             Self::Soak => "soak",
+            Self::Fleet => "fleet",
             Self::Fuzz => "fuzz",
             Self::Properties => "properties",
             Self::Simulation => "simulation",
@@ -220,6 +227,7 @@ impl Endure {
             Part::Joins => self.joins(before, seed),
             Part::CutJoins => self.cut_joins(seed),
             Part::Soak => self.soak(record.left().min(SOAK)),
+            Part::Fleet => self.fleet(record.left().min(FLEET)),
             Part::Fuzz => {
                 let target = TARGETS[before % TARGETS.len()];
                 fuzz(layout, target, seed, record.left().min(FUZZ))
@@ -310,17 +318,19 @@ impl Endure {
                 (format!("under {} load", Load::Mixed), JOINS)
             }
         };
-        let join = |joined: &mut Joins, tell: &mut dyn FnMut(String)| {
+        told(first, |tell| {
+            let mut joined = Joins::start("endure-joins", options)?;
             for _ in 0..joins {
                 tell(joined.join_and_fail_over()?.to_string());
             }
-            Ok(())
-        };
-        told(first, options, join)
+            joined.end()
+        })
     }
 
     fn cut_joins(&self, seed: u64) -> (String, Result<Vec<String>>) {
-        let cut = |joins: &mut Joins, tell: &mut dyn FnMut(String)| {
+        let options = self.join_options(seed);
+        told(format!("seed {seed}"), |tell| {
+            let mut joins = Joins::start("endure-joins", options)?;
             let mut random = fastrand::Rng::with_seed(seed);
             tell(joins.join_and_fail_over()?.to_string());
             for same in Kind::all(seed).chunk_by(|a, b| a.is_of_source() == b.is_of_source()) {
@@ -331,9 +341,26 @@ impl Endure {
                     tell(joins.join_and_fail_over()?.to_string());
                 }
             }
-            Ok(())
+            joins.end()
+        })
+    }
+
+    /// As many steps as there is time for, and what is under way is done to its end.
+    fn fleet(&self, duration: Duration) -> (String, Result<Vec<String>>) {
+        let options = rounds::Options {
+            heartbeat_timeout: Duration::from_millis(self.heartbeat_timeout),
+            ..rounds::Options::default()
         };
-        told(format!("seed {seed}"), self.join_options(seed), cut)
+        let guests = options.guests;
+        told(format!("{guests} guests"), |tell| {
+            let begin = Instant::now();
+            let mut rounds = Rounds::start("endure-fleet", options, tell)?;
+            while begin.elapsed() < duration {
+                tell(rounds.step()?.to_string());
+            }
+            tell(rounds.end()?);
+            Ok(())
+        })
     }
 
     fn join_options(&self, seed: u64) -> joins::Options {
@@ -359,11 +386,10 @@ impl Endure {
     }
 }
 
-/// Does something with joins, and tells each of them as it is done.
+/// Does one thing after the other, and tells each of them as it is done.
 fn told(
     first: String,
-    options: joins::Options,
-    turn: impl FnOnce(&mut Joins, &mut dyn FnMut(String)) -> testbed::Result<()>,
+    turn: impl FnOnce(&mut dyn FnMut(String)) -> testbed::Result<()>,
 ) -> (String, Result<Vec<String>>) {
     let mut told = vec![first];
     let line = LiveLine::new();
@@ -371,12 +397,8 @@ fn told(
         line.print(&what);
         told.push(what);
     };
-    let run = || {
-        let mut joins = Joins::start("endure-joins", options)?;
-        turn(&mut joins, &mut tell)?;
-        joins.end()
-    };
-    let found = run().map(|()| Vec::new()).map_err(anyhow::Error::from);
+    let found = turn(&mut tell).map(|()| Vec::new());
+    let found = found.map_err(anyhow::Error::from);
     (told.join("; "), found)
 }
 
@@ -471,13 +493,13 @@ mod tests {
 
     #[test]
     fn every_part_has_its_share() {
-        let mut record = Record::go_on(None, 1000);
+        let mut record = Record::go_on(None, 700);
         while !record.left().is_zero() {
             let part = record.next(&Part::ALL);
-            record.turns.push(turn(part, 100.0));
+            record.turns.push(turn(part, LEAST_SECONDS));
         }
         let turns = Part::ALL.map(|part| record.of(part).count());
-        assert_eq!(turns, [150, 50, 50, 150, 100, 50, 50]);
+        assert_eq!(turns, [150, 50, 50, 150, 100, 100, 50, 50]);
         assert_eq!(record.next(&[Part::Fuzz]), Part::Fuzz);
     }
 

@@ -303,6 +303,26 @@ fn the_longest_of_everything_fits_into_a_line() {
 }
 
 #[test]
+fn a_page_of_entries_of_any_length_fits_into_a_line() {
+    for len in 0..=MAX_TEXT {
+        let entry = Entry {
+            number: 1,
+            unix_ms: 1,
+            subject: Subject::Vm("db".parse().unwrap()),
+            what: What::Done {
+                order: 1,
+                how: Text::cut(&"x".repeat(len)),
+            },
+        };
+        let (entries, more) = page(std::iter::repeat_n(entry, MAX_LINE));
+        assert!(more);
+        let outcome = Answer::History { entries, more };
+        let line = encode(&Response::Operated { outcome });
+        assert!(line.len() <= MAX_LINE, "{} bytes", line.len());
+    }
+}
+
+#[test]
 fn the_longest_definition_fits_into_a_line() {
     let image = |path: String| Image {
         path,
