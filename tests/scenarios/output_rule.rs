@@ -35,7 +35,8 @@ fn kill_the_primary(testbed: &Testbed, options: &[&str], increments: u64) -> Res
     let primary = guest.primary(&a, &disk_server, options)?;
     let mut backup = guest.backup(&b, &a, &disk_server)?;
 
-    let client = Client::redis_with_pauses(testbed.client());
+    // Without pauses, or a broken rule might let out too little to be noticed.
+    let client = Client::redis(testbed.client());
     wait_until("replies", LIMIT, || Ok(client.counter() > 20))?;
     a.delay(Network::Logging, DELAY)?;
     let before = client.counter();

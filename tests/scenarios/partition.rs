@@ -8,7 +8,7 @@ use testbed::pair::{Guest, Pair, Side, one_goes_on};
 use testbed::{Exit, Host, Network, Result, Testbed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(180);
-/// No reply for so long, from a client that had one every few milliseconds: no output leaves.
+/// No reply for so long, from a client that had several a second: no output leaves.
 const SILENCE: Duration = Duration::from_secs(3);
 
 #[test]

@@ -19,9 +19,9 @@ const KEY: &str = "counter";
 const ATTEMPT: Duration = Duration::from_secs(2);
 /// Time between attempts: a port where nobody listens yet refuses at once.
 const PAUSE: Duration = Duration::from_millis(50);
-/// Between a reply and the next request of a client that leaves the hosts their time: some three times
-/// what a request takes.
-const REST: Duration = Duration::from_millis(25);
+/// Between a reply and the next request of a client that leaves the hosts their time: a request takes some
+/// 15 ms of their processors.
+const REST: Duration = Duration::from_millis(100);
 /// How often a wait for a reply looks whether it shall go on.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long the last request may take, and a second connection to read the
