@@ -126,6 +126,7 @@ fn a_guest_is_defined_started_protected_and_stopped_through_a_crash_of_the_servi
         export: None,
         heartbeat_timeout_ms: None,
         lag: LagBounds::default(),
+        hosts: None,
     };
     let define = Operation::Define {
         definition: Box::new(definition.clone()),

@@ -230,6 +230,7 @@ fn definition(guest: &Guest, host: &Host) -> Result<Definition> {
         export,
         heartbeat_timeout_ms: None,
         lag: LagBounds::default(),
+        hosts: None,
     })
 }
 

@@ -126,6 +126,7 @@ impl Scene {
             export: None,
             heartbeat_timeout_ms: None,
             lag: LagBounds::default(),
+            hosts: None,
         });
         service.order = Some(Order::Start { vm: db(), epoch });
     }
