@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use disk_server::arbiter::{Arbiter, Claim, Next, Settings, VmName};
+use transport::Endpoint;
 use fastrand::Rng;
 
 use crate::client::Client;
@@ -60,7 +61,7 @@ fn a_killed_server_loses_no_write_and_no_epoch() {
     let done = AtomicBool::new(false);
     let mut interesting = 0;
     thread::scope(|scope| {
-        let arbiter = Arbiter::new(server.address.into(), Settings::default());
+        let arbiter = Arbiter::new(server.address.into(), Endpoint::plain(), Settings::default());
         let (won, done) = (&won, &done);
         scope.spawn(move || contend(&arbiter, won, done));
         let _end = SetWhenDropped(done);

@@ -10,6 +10,7 @@ use disk_server::arbiter::{
 };
 use logging_channel::handshake::Title;
 use logging_channel::session::Confirmation;
+use transport::Endpoint;
 
 use crate::protocol::rights::{Repeat, own_right, repeats, right_of_another, went_back};
 
@@ -25,6 +26,8 @@ const REPEAT: Duration = Duration::from_secs(1);
 pub struct ArbiterConfig {
     /// Its address.
     pub server: ServerAddress,
+    /// This host's key for connections, and whose keys it trusts.
+    pub endpoint: Endpoint,
     /// What this host is called there.
     pub host: HostName,
     /// Whether to start a guest that another host runs, as the disk server has it.
@@ -105,6 +108,13 @@ pub enum ClaimFailure {
     },
 }
 
+impl ArbiterConfig {
+    /// A client of the disk server.
+    pub(super) fn client(&self, settings: Settings) -> Arbiter {
+        Arbiter::new(self.server.clone(), self.endpoint.clone(), settings)
+    }
+}
+
 /// This host's claims for one guest.
 pub(super) struct Rights {
     arbiter: Arbiter,
@@ -116,7 +126,7 @@ pub(super) struct Rights {
 impl Rights {
     pub(super) fn new(config: &ArbiterConfig, vm: &str) -> Result<Self, ClaimFailure> {
         Ok(Self {
-            arbiter: Arbiter::new(config.server.clone(), Settings::default()),
+            arbiter: config.client(Settings::default()),
             vm: vm.parse()?,
             claimant: Claimant::generate(&config.host).map_err(ClaimFailure::Nonce)?,
             force: config.force,

@@ -13,6 +13,7 @@ use disk_server::server::{Config, Limits, Server, StopHandle};
 use logging_channel::receiver::Receiver as LogReceiver;
 use logging_channel::session::{AcceptError, Confirmation, ConnectError, Listener};
 use logging_channel::{HostReport, Identity, Settings};
+use transport::Endpoint;
 
 use self::one_way::OneWay;
 use super::super::claim::{ArbiterConfig, Force};
@@ -55,6 +56,7 @@ impl DiskServer {
     fn rights(&self) -> Arc<Rights> {
         let config = ArbiterConfig {
             server: self.address.clone(),
+            endpoint: Endpoint::plain(),
             host: HostName::of_this_host(),
             force: Force::Yes,
         };
