@@ -115,7 +115,7 @@ impl Endpoint {
     /// [`ConnectionError`].
     pub fn call(
         &self,
-        socket: TcpStream,
+        socket: impl Into<Arc<TcpStream>>,
         opening: Opening,
         roles: &'static [Role],
         patience: Patience<'_>,
@@ -130,7 +130,7 @@ impl Endpoint {
     /// [`ConnectionError`].
     pub fn answer(
         &self,
-        socket: TcpStream,
+        socket: impl Into<Arc<TcpStream>>,
         opening: Opening,
         roles: &'static [Role],
         patience: Patience<'_>,
@@ -144,7 +144,7 @@ impl Endpoint {
     /// [`ConnectionError`].
     pub fn begin_answer(
         &self,
-        socket: TcpStream,
+        socket: impl Into<Arc<TcpStream>>,
         opening: Opening,
         roles: &'static [Role],
     ) -> Result<Handshake, ConnectionError> {
@@ -154,7 +154,7 @@ impl Endpoint {
     fn begin(
         &self,
         side: Side,
-        socket: TcpStream,
+        socket: impl Into<Arc<TcpStream>>,
         opening: Opening,
         roles: &'static [Role],
     ) -> Result<Handshake, ConnectionError> {
@@ -162,6 +162,7 @@ impl Endpoint {
             Opening::Preface(service) => Some(service),
             Opening::Bare => None,
         };
+        let socket = socket.into();
         let preface = service.map(|service| Preface {
             mode: self.mode(),
             service,
