@@ -14,7 +14,7 @@ use disk_server::server::{Config, Limits, NbdConfig, Server};
 use disk_server::status::Status;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
-use transport::{Endpoint, KEY_FILE, Key, TRUST_FILE, Trust};
+use transport::{Endpoint, KEY_FILE, TRUST_FILE};
 
 /// The disk server of ftvm: decides which host of a replicated virtual machine may run it alone, and
 /// serves the disks that both hosts share.
@@ -27,6 +27,8 @@ use transport::{Endpoint, KEY_FILE, Key, TRUST_FILE, Trust};
 struct Cli {
     #[command(flatten)]
     serve: Option<Serve>,
+    #[command(flatten)]
+    keys: Keys,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -35,13 +37,13 @@ struct Cli {
 #[derive(Debug, Args)]
 struct Keys {
     /// This machine's key, or yours, as `ftvm key generate` makes it
-    #[arg(long, value_name = "FILE", default_value = KEY_FILE)]
+    #[arg(long, global = true, value_name = "FILE", default_value = KEY_FILE)]
     key: PathBuf,
     /// Whose keys are trusted
-    #[arg(long, value_name = "FILE", default_value = TRUST_FILE)]
+    #[arg(long, global = true, value_name = "FILE", default_value = TRUST_FILE)]
     trust: PathBuf,
     /// Do without keys: nothing is authenticated or encrypted. Every side has to say so
-    #[arg(long, conflicts_with_all = ["key", "trust"])]
+    #[arg(long, global = true, conflicts_with_all = ["key", "trust"])]
     plain: bool,
 }
 
@@ -50,8 +52,7 @@ impl Keys {
         if self.plain {
             return Ok(Endpoint::plain());
         }
-        let trust = Trust::read(&self.trust)?;
-        Ok(Endpoint::secure(&Key::read(&self.key)?, trust))
+        Ok(Endpoint::read(&self.key, &self.trust)?)
     }
 }
 
@@ -78,8 +79,6 @@ struct Serve {
     /// How many clients of the arbiter, and how many of the disks, may be connected at a time
     #[arg(long, value_name = "N", default_value_t = Limits::default().connections)]
     max_connections: usize,
-    #[command(flatten)]
-    keys: Keys,
 }
 
 #[derive(Debug, Subcommand)]
@@ -93,8 +92,6 @@ enum Command {
         /// Print one JSON object
         #[arg(long)]
         json: bool,
-        #[command(flatten)]
-        keys: Keys,
     },
     /// Remove the record of a virtual machine that is not needed any more: that has stopped, and has
     /// no disk here
@@ -104,8 +101,6 @@ enum Command {
         /// The disk server that has the record
         #[arg(long, value_name = "HOST:PORT")]
         server: ServerAddress,
-        #[command(flatten)]
-        keys: Keys,
     },
 }
 
@@ -125,8 +120,8 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<()> {
     match (cli.command, cli.serve) {
-        (Some(Command::Status { server, json, keys }), _) => {
-            let arbiter = Arbiter::new(server, keys.endpoint()?, Settings::default());
+        (Some(Command::Status { server, json }), _) => {
+            let arbiter = Arbiter::new(server, cli.keys.endpoint()?, Settings::default());
             let status = Status {
                 vms: arbiter.list()?,
                 exports: arbiter.list_exports()?,
@@ -136,15 +131,15 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             std::io::stdout().write_all(text.as_bytes())?;
             Ok(())
         }
-        (Some(Command::Forget { vm, server, keys }), _) => {
-            Ok(Arbiter::new(server, keys.endpoint()?, Settings::default()).forget(&vm)?)
+        (Some(Command::Forget { vm, server }), _) => {
+            Ok(Arbiter::new(server, cli.keys.endpoint()?, Settings::default()).forget(&vm)?)
         }
-        (None, Some(serve)) => run_server(serve),
+        (None, Some(serve)) => run_server(serve, cli.keys.endpoint()?),
         (None, None) => anyhow::bail!("--listen and --state are needed; see --help"),
     }
 }
 
-fn run_server(args: Serve) -> anyhow::Result<()> {
+fn run_server(args: Serve, endpoint: Endpoint) -> anyhow::Result<()> {
     let nbd = match args.nbd_listen {
         None => None,
         Some(listen) => Some(NbdConfig {
@@ -161,7 +156,7 @@ fn run_server(args: Serve) -> anyhow::Result<()> {
     };
     let server = Server::bind(Config {
         listen: args.listen,
-        endpoint: args.keys.endpoint()?,
+        endpoint,
         state: args.state,
         nbd,
         limits: Limits {

@@ -148,6 +148,12 @@ impl Arbiter {
         &self.address
     }
 
+    /// With whose key it speaks.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
     /// Sees to it that a connection is open, and that a server answers on it: a later claim then
     /// needs one round trip. A server closes connections that are idle for a minute, so call this
     /// every few seconds; it costs a round trip.

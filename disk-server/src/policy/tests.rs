@@ -21,9 +21,9 @@ impl NamedHosts for Guests {
 
 /// The columns of the table: who asks, of a guest that names the hosts a and b.
 const CALLERS: [(&str, &str, Role); 6] = [
-    ("host that the guest names", "a", Role::Host),
-    ("in the name of another", "b", Role::Host),
-    ("host that it does not name", "c", Role::Host),
+    ("host a", "a", Role::Host),
+    ("host b, in the name of a", "b", Role::Host),
+    ("host c", "c", Role::Host),
     ("operator", "anna", Role::Operator),
     ("monitor", "prometheus", Role::Monitor),
     ("disk server", "ds", Role::DiskServer),

@@ -76,6 +76,12 @@ impl Client {
         self.arbiter.address()
     }
 
+    /// Whose key it has.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        self.arbiter.endpoint()
+    }
+
     /// How a guest is.
     ///
     /// # Errors

@@ -38,6 +38,7 @@ impl RealServer {
         let server = Server::bind(Config {
             listen: "127.0.0.1:0".parse().unwrap(),
             state: folder.join("state"),
+            endpoint: Endpoint::plain(),
             nbd: Some(nbd),
             limits: Limits::default(),
         })

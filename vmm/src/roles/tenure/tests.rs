@@ -41,6 +41,7 @@ impl DiskServer {
         let server = Server::bind(Config {
             listen: address.parse().unwrap(),
             state: folder.join("state"),
+            endpoint: Endpoint::plain(),
             nbd: None,
             limits: Limits::default(),
         })
