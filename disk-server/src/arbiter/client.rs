@@ -324,7 +324,8 @@ impl Arbiter {
         }
         let settings = &self.settings;
         let (connect, answer) = (settings.connect_timeout, settings.answer_timeout);
-        let mut connection = Connection::open(&self.address, &self.endpoint, connect, answer, cancel)?;
+        let mut connection =
+            Connection::open(&self.address, &self.endpoint, connect, answer, cancel)?;
         let found = connection.server();
         let expected = *self.server.get_or_init(|| found);
         if expected.is_some() && found != expected {

@@ -17,8 +17,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::arbiter::{Claimant, VmName};
 use crate::arbiter::protocol::{ExportRecord, Owner};
+use crate::arbiter::{Claimant, VmName};
 use crate::ending::{Ending, RunError};
 use crate::fence::{Clients, Fence, FencedStore};
 use crate::logging::Limited;

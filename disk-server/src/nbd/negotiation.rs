@@ -184,7 +184,12 @@ impl Negotiation<'_> {
                 name: name.to_string(),
                 description: export.description(),
             };
-            reply(self.outgoing, OptionType::List, ReplyType::Server, &listed.encode())?;
+            reply(
+                self.outgoing,
+                OptionType::List,
+                ReplyType::Server,
+                &listed.encode(),
+            )?;
         }
         Ok(Ok(None))
     }
@@ -292,7 +297,12 @@ impl Negotiation<'_> {
             if !sets && request.queries.iter().any(|asked| asked == query) {
                 let name = format!("{query}={value}");
                 let context = MetaContext { id: 0, name };
-                reply(self.outgoing, option, ReplyType::MetaContext, &context.encode())?;
+                reply(
+                    self.outgoing,
+                    option,
+                    ReplyType::MetaContext,
+                    &context.encode(),
+                )?;
             }
         }
         let all = !sets && request.queries.is_empty();
@@ -301,7 +311,12 @@ impl Negotiation<'_> {
                 id: if sets { BASE_ALLOCATION_ID } else { 0 },
                 name: BASE_ALLOCATION.to_owned(),
             };
-            reply(self.outgoing, option, ReplyType::MetaContext, &context.encode())?;
+            reply(
+                self.outgoing,
+                option,
+                ReplyType::MetaContext,
+                &context.encode(),
+            )?;
             if sets {
                 self.context_of = Some(request.export);
             }

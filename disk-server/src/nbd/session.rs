@@ -171,14 +171,7 @@ impl Opened<'_> {
         };
         let limit = WaitLimit::with(self.limits.clearing, stream);
         let halves = (&mut incoming, &outgoing);
-        let agreed = negotiate(
-            halves,
-            self.flags,
-            offer,
-            limit,
-            self.deadline,
-            self.ending,
-        )?;
+        let agreed = negotiate(halves, self.flags, offer, limit, self.deadline, self.ending)?;
         if agreed.access.is_multi_conn() {
             log::debug!("NBD client {peer} opened {}", agreed.name);
         } else if let Some(left_out) = COMING.let_through() {

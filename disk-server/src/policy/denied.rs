@@ -29,7 +29,9 @@ pub enum Denied {
         said: Claimant,
     },
     /// The guest does not name the host.
-    #[error("{host} is not among the hosts that may run {vm}: `hosts` in the guest's file has them")]
+    #[error(
+        "{host} is not among the hosts that may run {vm}: `hosts` in the guest's file has them"
+    )]
     NotNamed {
         /// The host.
         host: HostName,

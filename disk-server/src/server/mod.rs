@@ -83,7 +83,9 @@ impl Server {
         let fleet = Arc::new(FleetService::open(&directory)?);
         let guard = Arc::new(Guard::new(fleet.clone()));
         if endpoint.mode() == Mode::Plain {
-            log::warn!("plain, as asked for: whoever can connect may do everything, and read and write the disks");
+            log::warn!(
+                "plain, as asked for: whoever can connect may do everything, and read and write the disks"
+            );
         }
         let (nbd, exports) = match nbd {
             None => (None, Arc::default()),

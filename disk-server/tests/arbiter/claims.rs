@@ -268,7 +268,11 @@ fn a_silent_server_is_no_answer_and_a_claim_can_be_cancelled() {
         answer_timeout: Duration::from_millis(20),
         ..Settings::default()
     };
-    let arbiter = Arbiter::new(silent.local_addr().unwrap().into(), Endpoint::plain(), settings);
+    let arbiter = Arbiter::new(
+        silent.local_addr().unwrap().into(),
+        Endpoint::plain(),
+        settings,
+    );
     assert!(matches!(arbiter.read(&vm()), Err(CallError::Silent { .. })));
     let cancel = AtomicBool::new(false);
     let who = Claimant::generate(&HostName::of_this_host()).unwrap();
@@ -292,10 +296,7 @@ fn something_else_at_the_address_is_recognised() {
         });
         Arbiter::new(address.into(), Endpoint::plain(), Settings::default()).read(&vm())
     });
-    assert!(
-        matches!(call, Err(CallError::Unopened { .. })),
-        "{call:?}"
-    );
+    assert!(matches!(call, Err(CallError::Unopened { .. })), "{call:?}");
 }
 
 /// What a disk server does first.

@@ -8,7 +8,7 @@ use disk_server::arbiter::{Arbiter, CallError, Claim, ClaimError, Next, Settings
 use disk_server::fleet::{Answer, Operation, Verb, What};
 use disk_server::nbd::client::{self, ConnectError};
 use disk_server::views::Text;
-use transport::{ConnectionError, Endpoint, KeySet, Role, key_set};
+use transport::{ConnectionError, Endpoint, Key, KeySet, Role, key_set, sign};
 
 use crate::fleet::definition;
 use crate::support::{GENEROUS, Process, until};
@@ -17,6 +17,8 @@ use crate::support::{GENEROUS, Process, until};
 struct Scene {
     server: Process,
     keys: KeySet,
+    /// The certificate of who has signed the server's.
+    authority: String,
     directory: tempfile::TempDir,
 }
 
@@ -32,6 +34,7 @@ impl Scene {
             (Role::Monitor, "prometheus"),
         ];
         let keys = key_set(directory.path(), &members).unwrap();
+        let authority = signed_as_localhost(&keys.key("ds"));
         let image = directory.path().join("disk.img");
         fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_disk-server"));
@@ -50,6 +53,7 @@ impl Scene {
         Scene {
             server,
             keys,
+            authority,
             directory,
         }
     }
@@ -66,6 +70,15 @@ impl Scene {
         self.arbiter_as(self.endpoint(name))
     }
 
+    /// A directory as libnbd wants it.
+    fn pki(&self, name: &str, directory: &Path) {
+        fs::create_dir_all(directory).unwrap();
+        let key = Key::read(&self.keys.key(name)).unwrap();
+        fs::copy(self.keys.key(name), directory.join("client-key.pem")).unwrap();
+        fs::write(directory.join("client-cert.pem"), key.certificates()).unwrap();
+        fs::write(directory.join("ca-cert.pem"), &self.authority).unwrap();
+    }
+
     fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap()
     }
@@ -75,6 +88,15 @@ impl Scene {
         let address = self.server.nbd.unwrap().into();
         client::connect(&address, export, &self.endpoint(name), GENEROUS)
     }
+}
+
+/// Has an authority sign a key, for programs that go by an address. The authority's certificate.
+fn signed_as_localhost(key: &Path) -> String {
+    let own = Key::read(key).unwrap().certificates();
+    let signed = sign(&Key::generate().unwrap(), "localhost", &own).unwrap();
+    fs::write(key.with_extension("crt"), &signed).unwrap();
+    let end = "-----END CERTIFICATE-----\n";
+    signed.split_inclusive(end).nth(1).unwrap().to_owned()
 }
 
 fn vm() -> VmName {
@@ -113,18 +135,29 @@ fn a_host_claims_only_under_its_own_name_and_only_what_names_it() {
     let told = claim(&scene.arbiter("b"), "a/1", 0, Next::Start).unwrap_err();
     assert!(told.contains("the host b cannot speak for a/1"), "{told}");
     let told = claim(&scene.arbiter("c"), "c/1", 0, Next::Start).unwrap_err();
-    assert!(told.contains("c is not among the hosts that may run db"), "{told}");
+    assert!(
+        told.contains("c is not among the hosts that may run db"),
+        "{told}"
+    );
     let a = scene.arbiter("a");
-    assert_eq!(claim(&a, "a/1", 0, Next::Start), Ok(Claim::Won { epoch: 1 }));
+    assert_eq!(
+        claim(&a, "a/1", 0, Next::Start),
+        Ok(Claim::Won { epoch: 1 })
+    );
     let told = claim(&a, "a/1", 1, Next::With("c/1".parse().unwrap())).unwrap_err();
     assert!(told.contains("c is not among the hosts"), "{told}");
     let with = Next::With("b/1".parse().unwrap());
     assert_eq!(claim(&a, "a/1", 1, with), Ok(Claim::Won { epoch: 2 }));
-    let told = scene.arbiter("b").acknowledge(&vm(), 2, &"a/1".parse().unwrap());
+    let told = scene
+        .arbiter("b")
+        .acknowledge(&vm(), 2, &"a/1".parse().unwrap());
     assert!(matches!(told, Err(CallError::Denied { .. })), "{told:?}");
     // All of it is told.
     let log = scene.log();
-    assert!(log.contains("(host b): the host b cannot speak for a/1"), "{log}");
+    assert!(
+        log.contains("(host b): the host b cannot speak for a/1"),
+        "{log}"
+    );
     assert!(log.contains("(number 4)"), "{log}");
 }
 
@@ -140,7 +173,10 @@ fn an_operator_commands_in_its_own_name_and_a_monitor_looks() {
     for name in ["prometheus", "a"] {
         let arbiter = scene.arbiter(name);
         let denied = arbiter.operate(start());
-        assert!(matches!(denied, Err(CallError::Denied { .. })), "{denied:?}");
+        assert!(
+            matches!(denied, Err(CallError::Denied { .. })),
+            "{denied:?}"
+        );
         let status = arbiter.operate(Operation::Status { vm: vm() });
         assert!(matches!(status, Ok(Answer::Status(_))), "{status:?}");
         arbiter.list_hosts().unwrap();
@@ -165,7 +201,10 @@ fn an_operator_commands_in_its_own_name_and_a_monitor_looks() {
 fn who_is_not_listed_any_more_loses_its_connections_at_once() {
     let scene = Scene::start();
     let a = scene.arbiter("a");
-    assert_eq!(claim(&a, "a/1", 0, Next::Start), Ok(Claim::Won { epoch: 1 }));
+    assert_eq!(
+        claim(&a, "a/1", 0, Next::Start),
+        Ok(Claim::Won { epoch: 1 })
+    );
     let mut disk = scene.open("a", "disk@db:1").unwrap();
     let trust = fs::read_to_string(scene.keys.trust()).unwrap();
     let without: String = trust
@@ -178,7 +217,10 @@ fn who_is_not_listed_any_more_loses_its_connections_at_once() {
     let new = scene.directory.path().join("new");
     fs::write(&new, without).unwrap();
     fs::rename(new, scene.keys.trust()).unwrap();
-    assert!(disk.replies.next_reply().is_err(), "the disk's connection ends");
+    assert!(
+        disk.replies.next_reply().is_err(),
+        "the disk's connection ends"
+    );
     until("it is not let in", || {
         let read = scene.arbiter("a").read(&vm());
         let unopened = |error: &ConnectionError| matches!(error, ConnectionError::NotListed(_));
@@ -204,7 +246,9 @@ fn plain_and_secure_tell_each_other_what_they_are() {
     );
     let told = disk.unwrap_err().to_string();
     assert!(told.contains("asks for TLS"), "{told}");
-    until("the log has it", || scene.log().contains("is not let in: it is plain"));
+    until("the log has it", || {
+        scene.log().contains("is not let in: it is plain")
+    });
 
     let directory = tempfile::tempdir().unwrap();
     let server = Process::start("127.0.0.1:0", directory.path());
@@ -221,17 +265,21 @@ fn a_disk_is_written_by_the_host_that_runs_its_guest_and_read_by_those_that_may(
     let scene = Scene::start();
     define(&scene, &["a", "b"]);
     let a = scene.arbiter("a");
-    assert_eq!(claim(&a, "a/1", 0, Next::Start), Ok(Claim::Won { epoch: 1 }));
-    let refused = |name: &str, export: &str| {
-        scene.open(name, export).unwrap_err().to_string()
-    };
+    assert_eq!(
+        claim(&a, "a/1", 0, Next::Start),
+        Ok(Claim::Won { epoch: 1 })
+    );
+    let refused = |name: &str, export: &str| scene.open(name, export).unwrap_err().to_string();
     // In the very epoch, but another host's.
     let told = refused("b", "disk@db:1");
     assert!(told.contains("a/1 runs db, and not b"), "{told}");
     let told = refused("c", "disk");
     assert!(told.contains("c is not among the hosts"), "{told}");
     let told = refused("prometheus", "disk");
-    assert!(told.contains("the monitor prometheus may not open disks"), "{told}");
+    assert!(
+        told.contains("the monitor prometheus may not open disks"),
+        "{told}"
+    );
     for (name, export) in [("a", "disk@db:1"), ("b", "disk"), ("anna", "disk")] {
         let mut disk = scene.open(name, export).unwrap();
         disk.requests.read(1, 0, 4096).unwrap();
@@ -241,16 +289,16 @@ fn a_disk_is_written_by_the_host_that_runs_its_guest_and_read_by_those_that_may(
     }
 }
 
-/// With another program's TLS.
+/// With another program's TLS, which looks at the server's certificate, too.
 #[test]
 fn nbdinfo_with_a_listed_key_sees_the_exports() {
     let scene = Scene::start();
     let port = scene.server.nbd.unwrap().port();
     let info = |name: &str, options: &[&str]| {
         let certificates = scene.directory.path().join(format!("pki-{name}"));
-        pki(&scene.keys, name, &certificates);
+        scene.pki(name, &certificates);
         let directory = certificates.display();
-        let uri = format!("nbds://127.0.0.1:{port}/disk?tls-certificates={directory}");
+        let uri = format!("nbds://localhost:{port}/disk?tls-certificates={directory}");
         let output = std::process::Command::new("nbdinfo")
             .args(options)
             .arg(&uri)
@@ -263,16 +311,6 @@ fn nbdinfo_with_a_listed_key_sees_the_exports() {
     assert!(is_well && told.contains("export-size: 1048576"), "{told}");
     let (is_well, told) = info("prometheus", &["--list"]);
     assert!(is_well && told.contains("export=\"disk\""), "{told}");
-}
-
-/// A directory as libnbd wants it.
-fn pki(keys: &KeySet, name: &str, directory: &Path) {
-    fs::create_dir_all(directory).unwrap();
-    let key = transport::Key::read(&keys.key(name)).unwrap();
-    let server = transport::Key::read(&keys.key("ds")).unwrap();
-    fs::copy(keys.key(name), directory.join("client-key.pem")).unwrap();
-    fs::write(directory.join("client-cert.pem"), key.certificates()).unwrap();
-    fs::write(directory.join("ca-cert.pem"), server.certificates()).unwrap();
 }
 
 /// Somebody who asks for TLS and goes on in clear behind it.
@@ -295,5 +333,7 @@ fn what_comes_in_clear_behind_the_wish_for_tls_is_not_taken() {
     let mut rest = Vec::new();
     let _ = socket.read_to_end(&mut rest);
     assert!(rest.is_empty(), "{rest:?}");
-    until("the log has it", || scene.log().contains("went on in clear"));
+    until("the log has it", || {
+        scene.log().contains("went on in clear")
+    });
 }

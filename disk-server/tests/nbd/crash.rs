@@ -6,8 +6,8 @@ use std::thread;
 use std::time::Duration;
 
 use disk_server::arbiter::{Arbiter, Claim, Next, Settings, VmName};
-use transport::Endpoint;
 use fastrand::Rng;
+use transport::Endpoint;
 
 use crate::client::Client;
 use crate::ledger::{Promise, Region, SECTOR};
@@ -61,7 +61,11 @@ fn a_killed_server_loses_no_write_and_no_epoch() {
     let done = AtomicBool::new(false);
     let mut interesting = 0;
     thread::scope(|scope| {
-        let arbiter = Arbiter::new(server.address.into(), Endpoint::plain(), Settings::default());
+        let arbiter = Arbiter::new(
+            server.address.into(),
+            Endpoint::plain(),
+            Settings::default(),
+        );
         let (won, done) = (&won, &done);
         scope.spawn(move || contend(&arbiter, won, done));
         let _end = SetWhenDropped(done);

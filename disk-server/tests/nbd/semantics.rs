@@ -10,8 +10,8 @@ use disk_server::nbd::protocol::{
     BASE_ALLOCATION, Command, CommandFlags, ErrorCode, ExportRequest, ExtentFlags, Info, InfoType,
     ListedExport, MetaContextRequest, OptionType, ReplyType, TransmissionFlags,
 };
-use transport::Endpoint;
 use tempfile::TempDir;
+use transport::Endpoint;
 
 use crate::client::{Client, Negotiation};
 use crate::disks::{FAST, Gated, Local};

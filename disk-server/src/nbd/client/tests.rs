@@ -383,7 +383,13 @@ fn what_is_wrong_with_a_server_is_told() {
 #[test]
 fn a_silent_server_costs_no_more_than_the_time_given() {
     let (address, serving) = server(drain);
-    let error = connect(&address, "disk", &Endpoint::plain(), Duration::from_millis(100)).unwrap_err();
+    let error = connect(
+        &address,
+        "disk",
+        &Endpoint::plain(),
+        Duration::from_millis(100),
+    )
+    .unwrap_err();
     let ConnectError::Broken { source, .. } = error else {
         panic!("{error}");
     };

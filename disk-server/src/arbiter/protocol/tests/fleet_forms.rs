@@ -25,22 +25,24 @@ fn definition() -> impl Strategy<Value = Definition> {
     let hosts = prop::option::of(prop::collection::btree_set(host_name(), 1..4));
     let bounds = (any::<[u64; 2]>(), hosts);
     (vm(), images, texts, export, numbers, bounds).prop_map(
-        |(vm, (kernel, initrd), (append, disk), export, (memory_mib, timeout), (lag, hosts))| Definition {
-            vm,
-            memory_mib,
-            kernel,
-            initrd,
-            append,
-            mac: "52:54:00:00:00:01".to_owned(),
-            clock: "host".to_owned(),
-            disk,
-            export: export.map(|name| name.parse().unwrap()),
-            heartbeat_timeout_ms: timeout,
-            lag: LagBounds {
-                yellow_ms: lag[0],
-                red_ms: lag[1],
-            },
-            hosts,
+        |(vm, (kernel, initrd), (append, disk), export, (memory_mib, timeout), (lag, hosts))| {
+            Definition {
+                vm,
+                memory_mib,
+                kernel,
+                initrd,
+                append,
+                mac: "52:54:00:00:00:01".to_owned(),
+                clock: "host".to_owned(),
+                disk,
+                export: export.map(|name| name.parse().unwrap()),
+                heartbeat_timeout_ms: timeout,
+                lag: LagBounds {
+                    yellow_ms: lag[0],
+                    red_ms: lag[1],
+                },
+                hosts,
+            }
         },
     )
 }
