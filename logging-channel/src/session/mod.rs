@@ -9,6 +9,8 @@ mod patient;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use transport::{Opening, Peer, Role, Service};
+
 use crate::handshake::Standby;
 use crate::host::HostReport;
 
@@ -28,6 +30,8 @@ pub struct SessionInfo {
     pub heartbeat_timeout: Duration,
     /// The peer's end of the TCP connection.
     pub peer: SocketAddr,
+    /// Who the peer is, as its key proves; `None` where both were asked to do without keys.
+    pub authenticated: Option<Peer>,
     /// What the peer's host can do.
     pub peer_host: HostReport,
     /// What the backup does with the log.
@@ -55,6 +59,12 @@ pub enum Admission {
     /// The primary may not run the guest any more, for this reason.
     NotEntitled(String),
 }
+
+/// How a connection to a logging port is opened,
+const OPENING: Opening = Opening::Preface(Service::Log);
+
+/// and who may be at either end of it.
+const ENDS: &[Role] = &[Role::Host];
 
 /// A random number that no other session has.
 fn nonce() -> u64 {
