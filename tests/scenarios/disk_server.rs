@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use testbed::{Network, Result, Testbed, wait_until};
+use testbed::{Network, Result, Testbed, keys, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -16,7 +16,7 @@ fn hosts_reach_the_disk_server_over_the_storage_network() -> Result<()> {
 
     let answers = || {
         Ok(host
-            .run(&["disk-server", "status", "--server", &address])?
+            .run(&[&["disk-server", "status", "--server", &address][..], &keys::options()].concat())?
             .exit
             .success())
     };

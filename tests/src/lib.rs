@@ -34,6 +34,7 @@ mod host_kind;
 mod image;
 pub mod joins;
 mod kept;
+pub mod keys;
 mod layout;
 mod machine;
 pub mod matrix;

@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host_kind::HostKind;
+use crate::keys::Keys;
 use crate::layout::Layout;
 use crate::network::{Fabric, Network, Position};
 use crate::paging::Paging;
@@ -30,6 +31,7 @@ pub struct Testbed {
     size: HostSize,
     paging: Paging,
     fabric: Arc<Fabric>,
+    keys: Keys,
     hosts: AtomicU8,
     logs: PathBuf,
     succeeded: bool,
@@ -71,6 +73,7 @@ impl Testbed {
             size: HostSize::USUAL,
             paging: Paging::default(),
             fabric,
+            keys: Keys::make(&logs.join("keys"))?,
             hosts: AtomicU8::new(0),
             logs,
             succeeded: false,
@@ -121,7 +124,7 @@ impl Testbed {
             .map(|name| self.boot_host(name, None))
             .collect::<Result<_>>()?;
         for host in &hosts {
-            host.wait_until_up(self.paging)?;
+            self.wait_until_up(host)?;
         }
         Ok(hosts.try_into().expect("one host for each name"))
     }
@@ -134,7 +137,7 @@ impl Testbed {
     /// When it does not boot.
     pub fn start_host_with_processor(&self, name: &str, features: &str) -> Result<Host> {
         let host = self.boot_host(name, Some(features))?;
-        host.wait_until_up(self.paging)?;
+        self.wait_until_up(&host)?;
         Ok(host)
     }
 
@@ -147,7 +150,12 @@ impl Testbed {
     pub fn boot_again(&self, host: &mut Host) -> Result<()> {
         let name = host.name().to_owned();
         host.start_again(&self.plan(&name, host.number(), None))?;
-        host.wait_until_up(self.paging)
+        self.wait_until_up(host)
+    }
+
+    fn wait_until_up(&self, host: &Host) -> Result<()> {
+        host.wait_until_up(self.paging)?;
+        self.keys.give(host)
     }
 
     fn boot_host(&self, name: &str, processor: Option<&str>) -> Result<Host> {
@@ -199,7 +207,13 @@ impl Testbed {
         self.fabric.disk()
     }
 
-    /// Starts the disk server with arguments, at its position on the storage
+    /// Everybody's keys.
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// Starts the disk server with arguments, and its key, at its position on the storage
     /// network. What it prints is logged.
     ///
     /// # Errors
@@ -239,6 +253,7 @@ impl Testbed {
         let mut command = position.command(&program.to_string_lossy())?;
         command
             .args(arguments)
+            .args(self.keys.of_disk_server())
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors);

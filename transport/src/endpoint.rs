@@ -73,9 +73,6 @@ impl Endpoint {
     }
 
     /// One with a key, for those who are trusted.
-    ///
-    /// # Panics
-    /// Never: the key was read.
     #[must_use]
     pub fn secure(key: &Key, trust: Trust) -> Self {
         let mut provider = ring::default_provider();
@@ -109,13 +106,23 @@ impl Endpoint {
         }
     }
 
+    /// Tells in the log that it authenticates and encrypts nothing, if that is so.
+    pub fn tell_if_plain(&self) {
+        if self.mode() == Mode::Plain {
+            log::warn!(
+                "plain, as asked for: nothing is authenticated or encrypted; whoever reaches this network can read \
+                 and forge what goes over it"
+            );
+        }
+    }
+
     /// Opens a connection that this side has made, to somebody with one of `roles`.
     ///
     /// # Errors
     /// [`ConnectionError`].
     pub fn call(
         &self,
-        socket: TcpStream,
+        socket: impl Into<Arc<TcpStream>>,
         opening: Opening,
         roles: &'static [Role],
         patience: Patience<'_>,
@@ -130,7 +137,7 @@ impl Endpoint {
     /// [`ConnectionError`].
     pub fn answer(
         &self,
-        socket: TcpStream,
+        socket: impl Into<Arc<TcpStream>>,
         opening: Opening,
         roles: &'static [Role],
         patience: Patience<'_>,
@@ -144,7 +151,7 @@ impl Endpoint {
     /// [`ConnectionError`].
     pub fn begin_answer(
         &self,
-        socket: TcpStream,
+        socket: impl Into<Arc<TcpStream>>,
         opening: Opening,
         roles: &'static [Role],
     ) -> Result<Handshake, ConnectionError> {
@@ -154,7 +161,7 @@ impl Endpoint {
     fn begin(
         &self,
         side: Side,
-        socket: TcpStream,
+        socket: impl Into<Arc<TcpStream>>,
         opening: Opening,
         roles: &'static [Role],
     ) -> Result<Handshake, ConnectionError> {
@@ -162,6 +169,7 @@ impl Endpoint {
             Opening::Preface(service) => Some(service),
             Opening::Bare => None,
         };
+        let socket = socket.into();
         let preface = service.map(|service| Preface {
             mode: self.mode(),
             service,

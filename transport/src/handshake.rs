@@ -108,7 +108,7 @@ enum Phase {
 
 impl Handshake {
     pub(crate) fn new(
-        socket: TcpStream,
+        socket: Arc<TcpStream>,
         side: Side,
         preface: Option<Preface>,
         means: Option<Means>,
@@ -125,7 +125,7 @@ impl Handshake {
             means.tls.give_control(&mut outbox);
         }
         Self {
-            socket: Arc::new(socket),
+            socket,
             side,
             preface,
             means,

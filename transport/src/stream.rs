@@ -113,8 +113,8 @@ impl Secure {
 impl Stream {
     /// A connection that is not authenticated and not encrypted.
     #[must_use]
-    pub fn plain(socket: TcpStream) -> Self {
-        Self::new(Arc::new(socket), None)
+    pub fn plain(socket: impl Into<Arc<TcpStream>>) -> Self {
+        Self::new(socket.into(), None)
     }
 
     pub(crate) fn new(socket: Arc<TcpStream>, secure: Option<Secure>) -> Self {

@@ -227,6 +227,8 @@ pub enum Unfit {
     OutOfReach(SocketAddr),
     /// It was proposed a moment ago, and nothing came of it.
     Declined(Text),
+    /// The guest's definition does not name it.
+    NotNamed,
     /// An operator wants it empty.
     Draining,
     /// An operator wants the guest's backup on another host.
@@ -300,6 +302,7 @@ impl fmt::Display for Unfit {
                  an address of the logging network"
             ),
             Self::Declined(reason) => write!(f, "was proposed, and is not a backup: {reason}"),
+            Self::NotNamed => f.write_str("is not among the hosts that may run the guest"),
             Self::Draining => f.write_str("is drained"),
             Self::NotChosen(host) => write!(f, "is not {host}, which was asked for"),
         }

@@ -151,7 +151,12 @@ impl Receiver {
             beating: None,
             threads: Vec::new(),
         };
-        receiver.beating = Some(Beating::start((udp, key), session, timeout, Arc::clone(&shared))?);
+        receiver.beating = Some(Beating::start(
+            (udp, key),
+            session,
+            timeout,
+            Arc::clone(&shared),
+        )?);
         if let Some(keeping) = &shared.keeping {
             let (own, link) = (Arc::clone(keeping), Arc::clone(&shared));
             receiver.thread("log-keeper", move || own.keep_loop(&*link))?;

@@ -74,7 +74,12 @@ impl Sender {
             beating: None,
             threads: Vec::new(),
         };
-        ends.beating = Some(Beating::start((udp, key), session, timeout, Arc::clone(&shared))?);
+        ends.beating = Some(Beating::start(
+            (udp, key),
+            session,
+            timeout,
+            Arc::clone(&shared),
+        )?);
         let own = Arc::clone(&shared);
         ends.threads.push(
             thread::Builder::new()

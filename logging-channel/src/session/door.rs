@@ -355,8 +355,8 @@ impl Caller {
                 return Ok(None);
             }
             self.said.extend_from_slice(&buffer[..n]);
-            let needed = Message::needed(&self.said)
-                .map_err(|error| refused(misunderstood(&error)))?;
+            let needed =
+                Message::needed(&self.said).map_err(|error| refused(misunderstood(&error)))?;
             if self.said.len() < needed {
                 continue;
             }

@@ -38,6 +38,17 @@ pub struct SessionInfo {
     pub standby: Standby,
 }
 
+impl SessionInfo {
+    /// The peer's address and who it is, for people.
+    #[must_use]
+    pub fn peer_in_words(&self) -> String {
+        match &self.authenticated {
+            Some(peer) => format!("{} ({peer})", self.peer),
+            None => format!("{} (plain)", self.peer),
+        }
+    }
+}
+
 /// What the arbiter says of a primary's right to run its guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Confirmation {

@@ -82,7 +82,10 @@ fn another_program_hears_nothing_and_keeps_nobody_out() {
                 let mut other = TcpStream::connect(address).expect("connected");
                 // The primary may hang up in the middle of it.
                 let _ = other.write_all(nonsense);
-                assert!(!matches!(other.read(&mut [0]), Ok(1..)), "it was told something");
+                assert!(
+                    !matches!(other.read(&mut [0]), Ok(1..)),
+                    "it was told something"
+                );
             }
             connect(address, &identity(), &patient()).expect("a session")
         });

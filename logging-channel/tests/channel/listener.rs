@@ -87,10 +87,7 @@ fn a_port_in_use_is_named() {
 fn an_address_of_another_host_is_named() {
     // TEST-NET-1: nobody's.
     let address = "192.0.2.1:0".parse().expect("an address");
-    assert!(matches!(
-        listen_at(address),
-        Err(BindError::NotOurs { .. })
-    ));
+    assert!(matches!(listen_at(address), Err(BindError::NotOurs { .. })));
 }
 
 #[test]

@@ -11,7 +11,8 @@ use logging_channel::memory::TakeBlocks;
 use logging_channel::{LossReason, Settings};
 
 use crate::peers::{
-    FakeBackup, LONG, Pair, accept, announced, connect, dial, eventually, identity, listen, pair, patient,
+    FakeBackup, LONG, Pair, accept, announced, connect, dial, eventually, identity, listen, pair,
+    patient,
 };
 
 /// Says what came, and how the streams ended.

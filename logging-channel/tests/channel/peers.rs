@@ -14,7 +14,9 @@ use logging_channel::handshake::{Hello, Message, Standby, Title, Welcome};
 use logging_channel::heartbeat::{Echo, HEARTBEAT_LEN, Heartbeat, Role};
 use logging_channel::receiver::{Next, Receiver};
 use logging_channel::sender::Sender;
-use logging_channel::session::{AcceptError, Admission, BindError, Confirmation, ConnectError, Listener};
+use logging_channel::session::{
+    AcceptError, Admission, BindError, Confirmation, ConnectError, Listener,
+};
 use logging_channel::{
     ChannelEvent, CheckOutcome, HostCheck, HostReport, Identity, LossReason, Settings,
 };

@@ -15,7 +15,8 @@ use logging_channel::{CheckOutcome, DiskIdentity, HostCheck, HostReport, Identit
 
 use crate::logs::at;
 use crate::peers::{
-    BACKUP, KEYS, LONG, NEVER, accept, connect, dial, held, host, identity, listen, patient, title, trusted,
+    BACKUP, KEYS, LONG, NEVER, accept, connect, dial, held, host, identity, listen, patient, title,
+    trusted,
 };
 
 fn refused(address: SocketAddr, identity: &Identity) -> Refusal {

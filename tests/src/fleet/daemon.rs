@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::Signal;
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::keys;
 use crate::network::Network;
 use crate::pair::{DiskServer, Side};
 use crate::process::HostProcess;
@@ -35,10 +36,11 @@ impl Daemon {
     pub fn start(host: &Host, service: &DiskServer) -> Result<Self> {
         let text = format!(
             "name = \"{}\"\ndisk_server = \"{}\"\nbridge = \"br0\"\nlogging_address = \"{}\"\n\
-             state = \"{STATE}\"\nrun = \"{RUN}\"\n",
+             state = \"{STATE}\"\nrun = \"{RUN}\"\n{}",
             host.name(),
             service.address(),
             host.address(Network::Logging),
+            keys::configuration(),
         );
         let local = host
             .console()

@@ -6,6 +6,7 @@ use std::time::Duration;
 use disk_server::arbiter::{Arbiter, ServerAddress, Settings, VmName};
 use disk_server::fleet::{Answer, Definition, Image, LagBounds, Operation, State, Verb, VmStatus};
 use disk_server::views::Text;
+use transport::Endpoint;
 
 use crate::error::{Error, Result};
 use crate::host::Host;
@@ -23,6 +24,7 @@ const MEMORY_MIB: u64 = 128;
 pub struct Operator {
     place: Namespace,
     service: ServerAddress,
+    endpoint: Endpoint,
 }
 
 impl Operator {
@@ -36,6 +38,7 @@ impl Operator {
         Self {
             place: testbed.disk().namespace().clone(),
             service: service.address().parse().expect("a disk server has one"),
+            endpoint: testbed.keys().operator(),
         }
     }
 
@@ -46,9 +49,9 @@ impl Operator {
     /// When the service does not answer, or refuses it.
     pub fn ask(&self, operation: Operation) -> Result<Answer> {
         let what = format!("{operation:?}");
-        let asked = self
-            .place
-            .within(|| Arbiter::new(self.service.clone(), Settings::default()).operate(operation));
+        let (service, endpoint) = (self.service.clone(), self.endpoint.clone());
+        let arbiter = Arbiter::new(service, endpoint, Settings::default());
+        let asked = self.place.within(|| arbiter.operate(operation));
         let failed = |trouble: String| Error::Client { what, trouble };
         match asked {
             Ok(Ok(answer)) => Ok(answer),
@@ -230,6 +233,7 @@ fn definition(guest: &Guest, host: &Host) -> Result<Definition> {
         export,
         heartbeat_timeout_ms: None,
         lag: LagBounds::default(),
+        hosts: None,
     })
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::Signal;
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::keys;
 use crate::netns::output;
 use crate::network::Position;
 use crate::process::LocalProcess;
@@ -178,7 +179,8 @@ impl DiskServer {
     ///
     /// When it does not answer, or does not know the guest.
     pub fn record(&self, host: &Host, vm: &str) -> Result<(u64, String)> {
-        let table = host.check(&["disk-server", "status", "--server", &self.address])?;
+        let status = ["disk-server", "status", "--server", &self.address];
+        let table = host.check(&[&status[..], &keys::options()].concat())?;
         table
             .lines()
             .map(|line| line.split_whitespace().collect::<Vec<_>>())

@@ -8,6 +8,7 @@ use guest_images::{GuestImages, debian};
 use super::{DiskServer, Side};
 use crate::error::Result;
 use crate::host::Host;
+use crate::keys;
 use crate::layout::{Layout, SABOTAGED_FTVM};
 use crate::network::{GUEST, Network};
 
@@ -362,6 +363,8 @@ impl Guest {
             .to_vec();
         argv.extend(self.images(host));
         argv.extend(["--disk-server", disk.address(), "--events", "-"].map(str::to_owned));
+        argv.extend(["--host", host.name()].map(str::to_owned));
+        argv.extend(keys::options().map(str::to_owned));
         argv.extend_from_slice(&self.options);
         argv
     }

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use transport::{KEY_FILE, Key, sign};
 
 #[derive(Args)]
-pub(super) struct KeyArgs {
+pub(super) struct CommandArgs {
     #[command(subcommand)]
     command: KeyCommand,
 }
@@ -57,7 +57,7 @@ struct SignArgs {
 }
 
 /// Runs the command.
-pub(super) fn key(args: &KeyArgs) -> anyhow::Result<()> {
+pub(super) fn key(args: &CommandArgs) -> anyhow::Result<()> {
     match &args.command {
         KeyCommand::Generate(args) => {
             if let Some(folder) = args.key.parent() {

@@ -6,6 +6,7 @@ mod guest;
 mod help;
 mod host;
 mod key;
+mod keys;
 mod log_output;
 mod number;
 mod operator;
@@ -24,6 +25,7 @@ use logging_channel::entry::ShutdownReason;
 
 use self::events::EventsArgs;
 use self::guest::{GuestArgs, ReplicationArgs};
+use self::keys::KeyArgs;
 use self::operator::{guests, history, protection, top};
 use self::pair::{BackupArgs, BackupReads, DigestArgs, PrimaryArgs};
 use crate::config::Clock;
@@ -111,7 +113,7 @@ enum Command {
     /// made of single steps too.
     ProbeCounter(examine::ProbeCounterArgs),
     /// Make and show the key with which this machine, or a person, proves itself.
-    Key(key::KeyArgs),
+    Key(key::CommandArgs),
     /// Print what a shell completes of this command line.
     ///
     /// For bash: ftvm completions bash > /etc/bash_completion.d/ftvm
@@ -123,6 +125,8 @@ struct RunArgs {
     #[command(flatten)]
     guest: GuestArgs,
     #[command(flatten)]
+    keys: KeyArgs,
+    #[command(flatten)]
     events: EventsArgs,
 }
 
@@ -130,6 +134,8 @@ struct RunArgs {
 struct RecordArgs {
     #[command(flatten)]
     guest: GuestArgs,
+    #[command(flatten)]
+    keys: KeyArgs,
     #[command(flatten)]
     replication: ReplicationArgs,
     #[command(flatten)]
@@ -212,7 +218,7 @@ fn run_alone(args: &RunArgs) -> anyhow::Result<()> {
     let events = args.events.open(&args.guest)?;
     let guest = args
         .guest
-        .assemble(Purpose::Alone, Verification::default())?;
+        .assemble(Purpose::Alone, &args.keys, Verification::default())?;
     outcome::stop_on_signals(&guest.host.lanes)?;
     finish(
         &events,
@@ -228,7 +234,7 @@ fn record(args: &RecordArgs) -> anyhow::Result<()> {
     };
     let events = args.events.open(&args.guest)?;
     let purpose = args.replication.purpose();
-    let guest = args.guest.assemble(purpose, verification)?;
+    let guest = args.guest.assemble(purpose, &args.keys, verification)?;
     outcome::stop_on_signals(&guest.host.lanes)?;
     let ended = roles::run_recording(
         guest,
@@ -247,9 +253,10 @@ fn record(args: &RecordArgs) -> anyhow::Result<()> {
 fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
     let events = args.pair.events.open(&args.guest)?;
     let vm = args.guest.vm()?;
+    let endpoint = args.pair.keys.of_host()?;
     let options = PrimaryOptions {
         listen: args.listen,
-        arbiter: args.pair.arbiter(args.force()),
+        arbiter: args.pair.arbiter(endpoint.clone(), args.force()),
         control: args.pair.control.clone(),
         channel: Settings {
             heartbeat_timeout: args.heartbeat_timeout(&vm),
@@ -273,7 +280,7 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
     let cancel = outcome::cancel_on_signals()?;
     let ended = roles::run_primary(
         &vm,
-        &args.guest.host(args.pair.replication.purpose()),
+        &args.guest.host(args.pair.replication.purpose(), endpoint),
         &options,
         &events,
         outcome::halt_process(),
@@ -285,10 +292,11 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
 
 fn backup(args: &BackupArgs) -> anyhow::Result<()> {
     let events = args.pair.events.open(&args.guest)?;
+    let endpoint = args.pair.keys.of_host()?;
     let options = BackupOptions {
         connect: args.connect,
         connect_timeout: Duration::from_secs(args.connect_timeout),
-        arbiter: args.pair.arbiter(Force::No),
+        arbiter: args.pair.arbiter(endpoint.clone(), Force::No),
         control: args.pair.control.clone(),
         listen: args.listen,
         channel: Settings {
@@ -307,7 +315,7 @@ fn backup(args: &BackupArgs) -> anyhow::Result<()> {
     let tended = args.pair.tended;
     let ended = roles::run_backup(
         &args.guest.vm()?,
-        &args.guest.host(args.pair.replication.purpose()),
+        &args.guest.host(args.pair.replication.purpose(), endpoint),
         &options,
         &events,
         outcome::halt_process(),

@@ -1,11 +1,11 @@
 //! One line asked and one answered, over a stream that may go on as bytes.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use transport::Stream;
 
 /// The longest line, in bytes with its newline: a role fits, as into a ping.
 pub(super) const MAX_LINE: usize = 16 << 10;
@@ -16,7 +16,7 @@ pub(super) trait Timed {
     fn limit_reads(&self, limit: Option<Duration>) -> io::Result<()>;
 }
 
-impl Timed for TcpStream {
+impl Timed for Stream {
     fn limit_reads(&self, limit: Option<Duration>) -> io::Result<()> {
         self.set_read_timeout(limit)
     }

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use disk_server::arbiter::{HostName, VmName};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use serde::Deserialize;
 use serde_json::json;
+use transport::{
+    ConnectionError, Endpoint, Opening, Patience, Role, Service, Stream, wait_readable,
+};
 
 use crate::io::Typed;
 
@@ -55,6 +56,14 @@ pub enum ConsoleError {
         /// What the system said.
         source: io::Error,
     },
+    /// It is not the host's daemon, or does not take this side for an operator.
+    #[error("the daemon of {host} opens no connection")]
+    Unopened {
+        /// The host.
+        host: HostName,
+        /// Why.
+        source: ConnectionError,
+    },
     /// It has no console of this guest.
     #[error("{host} does not give the console: {message}")]
     Refused {
@@ -82,13 +91,14 @@ struct Answer {
 /// See [`ConsoleError`]: at first only. A console that was there is looked for until it is there again.
 pub fn attach(
     vm: &VmName,
+    endpoint: &Endpoint,
     mut locate: impl FnMut() -> Result<Place, ConsoleError>,
     mut input: impl Read + AsFd,
     mut output: impl Write,
     cancel: &AtomicBool,
 ) -> Result<(), ConsoleError> {
     let mut typed = Typed::default();
-    let mut connection = Some(connect(vm, &locate()?)?);
+    let mut connection = Some(connect(vm, endpoint, &locate()?)?);
     let mut told = String::new();
     let mut next_try = Instant::now();
     let mut bytes = [0; 4096];
@@ -97,12 +107,8 @@ pub fn attach(
             Some(_) => CANCEL_POLL,
             None => CANCEL_POLL.min(next_try.saturating_duration_since(Instant::now())),
         };
-        let (has_input, has_output) = wait(
-            input.as_fd(),
-            connection.as_ref().map(AsFd::as_fd),
-            patience,
-        )
-        .map_err(|error| ConsoleError::Terminal(error.into()))?;
+        let waited = wait(input.as_fd(), connection.as_ref(), patience);
+        let (has_input, has_output) = waited.map_err(ConsoleError::Terminal)?;
         if has_input {
             let len = input.read(&mut bytes).map_err(ConsoleError::Terminal)?;
             let (to_guest, leave) = typed.take(&bytes[..len]);
@@ -112,12 +118,13 @@ pub fn attach(
             // What is typed while nobody listens is lost, as on a line without a listener. That a connection
             // does not take it is seen where it is read.
             if let Some(stream) = &mut connection {
-                let _ = stream.write_all(&to_guest);
+                let _ = stream.write_all(&to_guest).and_then(|()| stream.flush());
             }
         }
         if has_output && let Some(stream) = &mut connection {
-            match stream.read(&mut bytes) {
+            match stream.read_now(&mut bytes) {
                 Ok(len @ 1..) => show(&mut output, &bytes[..len])?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(0) | Err(_) => {
                     connection = None;
                     let text =
@@ -127,7 +134,7 @@ pub fn attach(
             }
         }
         if connection.is_none() && next_try <= Instant::now() {
-            match locate().and_then(|place| Ok((connect(vm, &place)?, place))) {
+            match locate().and_then(|place| Ok((connect(vm, endpoint, &place)?, place))) {
                 Ok((stream, place)) => {
                     let text = format!("connected again: {vm} runs on {}", place.host);
                     say(&mut output, &text)?;
@@ -151,26 +158,20 @@ pub fn attach(
 /// Whether there is something to read from either.
 fn wait(
     input: BorrowedFd<'_>,
-    connection: Option<BorrowedFd<'_>>,
+    connection: Option<&Stream>,
     patience: Duration,
-) -> nix::Result<(bool, bool)> {
-    let mut fds: Vec<PollFd<'_>> = std::iter::once(input)
-        .chain(connection)
-        .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
-        .collect();
-    // Rounded up, so that the time has come when it is over.
-    let ms = patience.as_millis().saturating_add(1);
-    let timeout = PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX);
-    match poll(&mut fds, timeout) {
-        Err(Errno::EINTR) => return Ok((false, false)),
-        polled => polled?,
-    };
-    let is_ready = |fd: Option<&PollFd<'_>>| fd.and_then(PollFd::any).unwrap_or(false);
-    Ok((is_ready(fds.first()), is_ready(fds.get(1))))
+) -> io::Result<(bool, bool)> {
+    match connection {
+        None => Ok((wait_readable(&[input], Some(patience))?[0], false)),
+        Some(stream) => {
+            let ready = stream.wait_readable(&[input], Some(patience))?;
+            Ok((ready[1], ready[0]))
+        }
+    }
 }
 
 /// Asks the daemon at this place for the console.
-fn connect(vm: &VmName, place: &Place) -> Result<TcpStream, ConsoleError> {
+fn connect(vm: &VmName, endpoint: &Endpoint, place: &Place) -> Result<Stream, ConsoleError> {
     let unreachable = |source: io::Error| ConsoleError::Unreachable {
         host: place.host.clone(),
         address: place.address,
@@ -180,7 +181,19 @@ fn connect(vm: &VmName, place: &Place) -> Result<TcpStream, ConsoleError> {
         host: place.host.clone(),
         message,
     };
-    let mut stream = TcpStream::connect_timeout(&place.address, PATIENCE).map_err(unreachable)?;
+    let socket = TcpStream::connect_timeout(&place.address, PATIENCE).map_err(unreachable)?;
+    let opening = Opening::Preface(Service::Console);
+    let called = endpoint.call(socket, opening, &[Role::Host], Patience::of(PATIENCE));
+    let mut stream = called.map_err(|source| ConsoleError::Unopened {
+        host: place.host.clone(),
+        source,
+    })?;
+    if let Some(peer) = stream
+        .peer()
+        .filter(|peer| peer.name != place.host.as_str())
+    {
+        return Err(refused(format!("at its address is the {peer}")));
+    }
     let line = ask(&mut stream, vm).map_err(unreachable)?;
     let answer: Answer = serde_json::from_slice(&line)
         .map_err(|_| refused("it is of another version, or no `ftvm host` listens there".into()))?;
@@ -190,7 +203,7 @@ fn connect(vm: &VmName, place: &Place) -> Result<TcpStream, ConsoleError> {
     }
 }
 
-fn ask(stream: &mut TcpStream, vm: &VmName) -> io::Result<Vec<u8>> {
+fn ask(stream: &mut Stream, vm: &VmName) -> io::Result<Vec<u8>> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
@@ -201,11 +214,14 @@ fn ask(stream: &mut TcpStream, vm: &VmName) -> io::Result<Vec<u8>> {
     setsockopt(stream, sockopt::TcpKeepInterval, &idle)?;
     setsockopt(stream, sockopt::TcpKeepCount, &count)?;
     stream.write_all(format!("{}\n", json!({ "console": vm })).as_bytes())?;
+    stream.flush()?;
     // Byte by byte: what follows the line is the guest's.
     let mut line = Vec::new();
-    let mut byte = [0];
-    while line.len() < MAX_LINE && stream.read(&mut byte)? == 1 && byte != *b"\n" {
-        line.push(byte[0]);
+    for byte in stream.bytes().take(MAX_LINE) {
+        match byte? {
+            b'\n' => break,
+            byte => line.push(byte),
+        }
     }
     Ok(line)
 }
@@ -230,13 +246,16 @@ mod tests {
     use super::*;
 
     /// A daemon that gives one console, and what is said there.
-    fn daemon(greeting: &'static str, then: impl FnOnce(TcpStream) + Send + 'static) -> Place {
+    fn daemon(greeting: &'static str, then: impl FnOnce(Stream) + Send + 'static) -> Place {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
+            let (socket, _) = listener.accept().unwrap();
+            let opening = Opening::Preface(Service::Console);
+            let answered = Endpoint::plain().answer(socket, opening, &[], Patience::of(PATIENCE));
+            let mut stream = answered.unwrap();
             let mut line = String::new();
-            BufReader::new(&stream).read_line(&mut line).unwrap();
+            BufReader::new(stream.clone()).read_line(&mut line).unwrap();
             assert_eq!(line, "{\"console\":\"db\"}\n");
             stream.write_all(greeting.as_bytes()).unwrap();
             then(stream);
@@ -264,7 +283,16 @@ mod tests {
                 None => Err(ConsoleError::Nowhere("it runs nowhere".into())),
             };
             let vm = "db".parse().unwrap();
-            attach(&vm, locate, input, &mut output, &AtomicBool::new(false)).unwrap();
+            let endpoint = Endpoint::plain();
+            attach(
+                &vm,
+                &endpoint,
+                locate,
+                input,
+                &mut output,
+                &AtomicBool::new(false),
+            )
+            .unwrap();
             String::from_utf8(output).unwrap()
         });
         // Typed until the second host has it: what is typed while nobody listens is lost.
@@ -297,7 +325,8 @@ mod tests {
             closed.send(typed).unwrap();
         });
         let locate = || Ok(place.clone());
-        attach(&"db".parse().unwrap(), locate, input, io::sink(), cancel).unwrap();
+        let (vm, endpoint) = ("db".parse().unwrap(), Endpoint::plain());
+        attach(&vm, &endpoint, locate, input, io::sink(), cancel).unwrap();
         let typed = is_closed.recv_timeout(Duration::from_secs(60)).unwrap();
         assert!(typed.is_empty(), "{typed:?}");
     }
@@ -327,7 +356,8 @@ mod tests {
         let locate = || Ok(place.clone());
         let vm = "db".parse().unwrap();
         let cancel = AtomicBool::new(false);
-        let error = attach(&vm, locate, input, Vec::new(), &cancel).unwrap_err();
+        let error =
+            attach(&vm, &Endpoint::plain(), locate, input, Vec::new(), &cancel).unwrap_err();
         let expected = "b does not give the console: db does not run here";
         assert_eq!(error.to_string(), expected);
     }

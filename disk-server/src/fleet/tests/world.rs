@@ -112,6 +112,7 @@ pub(super) fn definition(vm: &str, mac: u8) -> Definition {
         export: Some(vm.parse().unwrap()),
         heartbeat_timeout_ms: None,
         lag: LagBounds::default(),
+        hosts: None,
     }
 }
 

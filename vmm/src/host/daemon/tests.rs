@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use transport::{Opening, Patience};
 
 use super::super::process;
 use super::*;
@@ -74,6 +75,7 @@ impl Scene {
             memory_mib: Some(1000),
             state: folder.path().join("state"),
             run: folder.path().join("run"),
+            keys: None,
         };
         Self {
             folder,
@@ -99,6 +101,7 @@ impl Scene {
             host,
             network: Box::new(Taps(self.taps.clone())),
             program,
+            endpoint: Endpoint::plain(),
         };
         Daemon::start(&self.config, surroundings).expect("it is the only one")
     }
@@ -126,6 +129,7 @@ impl Scene {
             export: None,
             heartbeat_timeout_ms: None,
             lag: LagBounds::default(),
+            hosts: None,
         });
         service.order = Some(Order::Start { vm: db(), epoch });
     }
@@ -153,8 +157,11 @@ fn db() -> VmName {
     "db".parse().expect("a name")
 }
 
-fn serve(mut stream: TcpStream, service: &Mutex<Service>) {
-    let mut lines = BufReader::new(stream.try_clone().expect("a socket")).lines();
+fn serve(socket: TcpStream, service: &Mutex<Service>) {
+    let opening = Opening::Preface(transport::Service::DiskServer);
+    let answered = Endpoint::plain().answer(socket, opening, &[], Patience::of(LIMIT));
+    let Ok(mut stream) = answered else { return };
+    let mut lines = BufReader::new(stream.clone()).lines();
     let mut answers = |answer: Value| writeln!(stream, "{answer}").is_ok();
     answers(json!({"ftvm": "arbiter", "version": 4, "server": "5f21c07d9be3a846"}));
     lines.next();
