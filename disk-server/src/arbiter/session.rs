@@ -46,12 +46,15 @@ pub(crate) fn serve(stream: Stream, subject: Subject<'_>, limits: SessionLimits)
     let caller = Caller::of(&stream);
     let peer = stream::peer(&stream);
     let mut lines = Lines::new(stream);
-    match converse(&mut lines, &caller, subject, limits) {
+    match converse(&mut lines, (&caller, &peer), subject, limits) {
         End::Left => {}
         End::Gone(error) => log::debug!("client {peer}: {error}"),
         End::Refused { code, message } => {
             static REFUSED: Limited = Limited::new();
-            if let Some(left_out) = REFUSED.let_through() {
+            // Who is denied something is told already.
+            if code != ErrorCode::Denied
+                && let Some(left_out) = REFUSED.let_through()
+            {
                 log::info!("client {peer} refused: {}{left_out}", excerpt(&message));
             }
             refuse(&lines, code, message);
@@ -68,7 +71,7 @@ enum End {
 
 fn converse(
     lines: &mut Lines,
-    caller: &Caller,
+    (caller, peer): (&Caller, &str),
     subject: Subject<'_>,
     limits: SessionLimits,
 ) -> End {
@@ -77,7 +80,7 @@ fn converse(
         Err(end) => return end,
     }
     let from = match lines.stream().peer_addr() {
-        Ok(address) => address,
+        Ok(address) => address.ip(),
         Err(error) => return End::Gone(error),
     };
     loop {
@@ -93,11 +96,11 @@ fn converse(
             Ok(request) => request,
             Err(error) => return refused(ErrorCode::Malformed, format!("not a request: {error}")),
         };
-        if let Err(denied) = subject.guard.permit(caller, &Act::of(&request), from) {
+        if let Err(denied) = subject.guard.permit(caller, &Act::of(&request), peer) {
             return refused(ErrorCode::Denied, denied.to_string());
         }
         let limit = WaitLimit::with(limits.clearing, lines.stream());
-        let response = match respond(subject, caller, request, from.ip(), limit) {
+        let response = match respond(subject, caller, request, from, limit) {
             Ok(response) => response,
             Err(end) => return end,
         };

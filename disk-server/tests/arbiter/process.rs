@@ -71,7 +71,7 @@ fn the_status_table_has_every_machine() {
     }
     claim(&server, "vm07", 1, "b/2");
     let output = Command::new(env!("CARGO_BIN_EXE_disk-server"))
-        .args(["status", "--server", &server.address.to_string()])
+        .args(["status", "--plain", "--server", &server.address.to_string()])
         .output()
         .unwrap();
     assert!(output.status.success());
@@ -94,7 +94,13 @@ fn a_machine_that_is_done_with_can_be_forgotten() {
     );
     let forget = |vm: &str| {
         let output = Command::new(env!("CARGO_BIN_EXE_disk-server"))
-            .args(["forget", vm, "--server", &server.address.to_string()])
+            .args([
+                "forget",
+                vm,
+                "--plain",
+                "--server",
+                &server.address.to_string(),
+            ])
             .output()
             .unwrap();
         let said = String::from_utf8(output.stderr).unwrap();

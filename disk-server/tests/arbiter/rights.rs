@@ -8,7 +8,7 @@ use disk_server::arbiter::{Arbiter, CallError, Claim, ClaimError, Next, Settings
 use disk_server::fleet::{Answer, Operation, Verb, What};
 use disk_server::nbd::client::{self, ConnectError};
 use disk_server::views::Text;
-use transport::{ConnectionError, Endpoint, KeySet, Role, key_set};
+use transport::{ConnectionError, Endpoint, Key, KeySet, Role, key_set, sign};
 
 use crate::fleet::definition;
 use crate::support::{GENEROUS, Process, until};
@@ -17,6 +17,8 @@ use crate::support::{GENEROUS, Process, until};
 struct Scene {
     server: Process,
     keys: KeySet,
+    /// The certificate of who has signed the server's.
+    authority: String,
     directory: tempfile::TempDir,
 }
 
@@ -32,6 +34,7 @@ impl Scene {
             (Role::Monitor, "prometheus"),
         ];
         let keys = key_set(directory.path(), &members).unwrap();
+        let authority = signed_as_localhost(&keys.key("ds"));
         let image = directory.path().join("disk.img");
         fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_disk-server"));
@@ -50,6 +53,7 @@ impl Scene {
         Scene {
             server,
             keys,
+            authority,
             directory,
         }
     }
@@ -66,6 +70,15 @@ impl Scene {
         self.arbiter_as(self.endpoint(name))
     }
 
+    /// A directory as libnbd wants it.
+    fn pki(&self, name: &str, directory: &Path) {
+        fs::create_dir_all(directory).unwrap();
+        let key = Key::read(&self.keys.key(name)).unwrap();
+        fs::copy(self.keys.key(name), directory.join("client-key.pem")).unwrap();
+        fs::write(directory.join("client-cert.pem"), key.certificates()).unwrap();
+        fs::write(directory.join("ca-cert.pem"), &self.authority).unwrap();
+    }
+
     fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap()
     }
@@ -75,6 +88,15 @@ impl Scene {
         let address = self.server.nbd.unwrap().into();
         client::connect(&address, export, &self.endpoint(name), GENEROUS)
     }
+}
+
+/// Has an authority sign a key, for programs that go by an address. The authority's certificate.
+fn signed_as_localhost(key: &Path) -> String {
+    let own = Key::read(key).unwrap().certificates();
+    let signed = sign(&Key::generate().unwrap(), "localhost", &own).unwrap();
+    fs::write(key.with_extension("crt"), &signed).unwrap();
+    let end = "-----END CERTIFICATE-----\n";
+    signed.split_inclusive(end).nth(1).unwrap().to_owned()
 }
 
 fn vm() -> VmName {
@@ -267,16 +289,16 @@ fn a_disk_is_written_by_the_host_that_runs_its_guest_and_read_by_those_that_may(
     }
 }
 
-/// With another program's TLS.
+/// With another program's TLS, which looks at the server's certificate, too.
 #[test]
 fn nbdinfo_with_a_listed_key_sees_the_exports() {
     let scene = Scene::start();
     let port = scene.server.nbd.unwrap().port();
     let info = |name: &str, options: &[&str]| {
         let certificates = scene.directory.path().join(format!("pki-{name}"));
-        pki(&scene.keys, name, &certificates);
+        scene.pki(name, &certificates);
         let directory = certificates.display();
-        let uri = format!("nbds://127.0.0.1:{port}/disk?tls-certificates={directory}");
+        let uri = format!("nbds://localhost:{port}/disk?tls-certificates={directory}");
         let output = std::process::Command::new("nbdinfo")
             .args(options)
             .arg(&uri)
@@ -289,16 +311,6 @@ fn nbdinfo_with_a_listed_key_sees_the_exports() {
     assert!(is_well && told.contains("export-size: 1048576"), "{told}");
     let (is_well, told) = info("prometheus", &["--list"]);
     assert!(is_well && told.contains("export=\"disk\""), "{told}");
-}
-
-/// A directory as libnbd wants it.
-fn pki(keys: &KeySet, name: &str, directory: &Path) {
-    fs::create_dir_all(directory).unwrap();
-    let key = transport::Key::read(&keys.key(name)).unwrap();
-    let server = transport::Key::read(&keys.key("ds")).unwrap();
-    fs::copy(keys.key(name), directory.join("client-key.pem")).unwrap();
-    fs::write(directory.join("client-cert.pem"), key.certificates()).unwrap();
-    fs::write(directory.join("ca-cert.pem"), server.certificates()).unwrap();
 }
 
 /// Somebody who asks for TLS and goes on in clear behind it.
