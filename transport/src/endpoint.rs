@@ -73,9 +73,6 @@ impl Endpoint {
     }
 
     /// One with a key, for those who are trusted.
-    ///
-    /// # Panics
-    /// Never: the key was read.
     #[must_use]
     pub fn secure(key: &Key, trust: Trust) -> Self {
         let mut provider = ring::default_provider();
@@ -106,6 +103,16 @@ impl Endpoint {
         match self.0 {
             Some(_) => Mode::Secure,
             None => Mode::Plain,
+        }
+    }
+
+    /// Tells in the log that it authenticates and encrypts nothing, if that is so.
+    pub fn tell_if_plain(&self) {
+        if self.mode() == Mode::Plain {
+            log::warn!(
+                "plain, as asked for: nothing is authenticated or encrypted; whoever reaches this network can read \
+                 and forge what goes over it"
+            );
         }
     }
 

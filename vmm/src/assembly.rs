@@ -153,7 +153,12 @@ impl Guest {
         let parts = Parts::open(config, host)?;
         let disk = match &config.disk {
             None => None,
-            Some(uri) => Some(GuestDisk::open(uri, &config.name, &host.endpoint, host.disk)?),
+            Some(uri) => Some(GuestDisk::open(
+                uri,
+                &config.name,
+                &host.endpoint,
+                host.disk,
+            )?),
         };
         let identity = disk.as_ref().map(GuestDisk::identity);
         let guest = Self::put_together(config, parts, verification, identity)?;

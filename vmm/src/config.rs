@@ -404,7 +404,10 @@ mod tests {
                 "green_ms",
             ),
             ("name = \"a\"\nkernel = \"k\"\nhosts = []", "hosts = []"),
-            ("name = \"a\"\nkernel = \"k\"\nhosts = [\"a/b\"]", "host name"),
+            (
+                "name = \"a\"\nkernel = \"k\"\nhosts = [\"a/b\"]",
+                "host name",
+            ),
             ("kernel = \"k\"", "name"),
         ] {
             let error = config(text).unwrap_err();

@@ -157,6 +157,10 @@ impl GuestArgs {
             // It speaks with nobody, and needs no key.
             None => Endpoint::plain(),
         };
-        Ok(Guest::assemble(&vm, &self.host(purpose, endpoint), verification)?)
+        Ok(Guest::assemble(
+            &vm,
+            &self.host(purpose, endpoint),
+            verification,
+        )?)
     }
 }

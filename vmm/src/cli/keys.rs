@@ -27,7 +27,9 @@ pub(super) struct KeyArgs {
 impl KeyArgs {
     /// As this host.
     pub(super) fn of_host(&self) -> Result<Endpoint, EndpointError> {
-        self.endpoint(Path::new(KEY_FILE))
+        let endpoint = self.endpoint(Path::new(KEY_FILE))?;
+        endpoint.tell_if_plain();
+        Ok(endpoint)
     }
 
     /// As the person who runs this, if it has a key of its own, and as this host otherwise.
@@ -35,7 +37,7 @@ impl KeyArgs {
         let own = env::var_os("HOME").map(|home| Path::new(&home).join(OWN_KEY));
         match own.filter(|key| key.exists()) {
             Some(key) => self.endpoint(&key),
-            None => self.of_host(),
+            None => self.endpoint(Path::new(KEY_FILE)),
         }
     }
 

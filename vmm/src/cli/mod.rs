@@ -5,6 +5,7 @@ mod examine;
 mod guest;
 mod help;
 mod host;
+mod key;
 mod keys;
 mod log_output;
 mod number;
@@ -111,6 +112,8 @@ enum Command {
     /// first difference. Then the same with a counter of branches that stops the guest late, which is
     /// made of single steps too.
     ProbeCounter(examine::ProbeCounterArgs),
+    /// Make and show the key with which this machine, or a person, proves itself.
+    Key(key::CommandArgs),
     /// Print what a shell completes of this command line.
     ///
     /// For bash: ftvm completions bash > /etc/bash_completion.d/ftvm
@@ -193,6 +196,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Selftest(args) => selftest::selftest(args)?,
         Command::Doctor(args) => examine::doctor(args)?,
         Command::ProbeCounter(args) => examine::probe_counter(args)?,
+        Command::Key(args) => key::key(args)?,
         Command::Completions(args) => help::completions(args, Cli::command())?,
     }
     Ok(())

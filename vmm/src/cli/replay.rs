@@ -90,7 +90,9 @@ pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
     let events = args.events.open(&args.guest)?;
     let assemble = |disk| {
         // It has no disk, and speaks with nobody.
-        let host = args.guest.host(args.replication.purpose(), Endpoint::plain());
+        let host = args
+            .guest
+            .host(args.replication.purpose(), Endpoint::plain());
         let verification = Verification::EveryExit;
         let guest = Guest::assemble_for_replay(&args.guest.vm()?, &host, verification, disk)?;
         Ok(guest)

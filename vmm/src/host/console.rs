@@ -40,11 +40,7 @@ struct Refused {
 ///
 /// # Errors
 /// The host has no thread for it.
-pub(super) fn give(
-    listener: TcpListener,
-    endpoint: Endpoint,
-    folders: Folders,
-) -> io::Result<()> {
+pub(super) fn give(listener: TcpListener, endpoint: Endpoint, folders: Folders) -> io::Result<()> {
     let accept = move || Ok(listener.accept()?.0);
     serve("consoles", accept, move |socket: TcpStream| {
         let from = socket.peer_addr();

@@ -148,7 +148,7 @@ impl Surroundings {
             host: doctor::capabilities(&report, 0, Default::default()),
             network: Box::new(network),
             program: PathBuf::from(THIS_PROGRAM),
-            endpoint: config.endpoint()?,
+            endpoint: config.endpoint().inspect(Endpoint::tell_if_plain)?,
         })
     }
 }

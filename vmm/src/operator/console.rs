@@ -188,7 +188,10 @@ fn connect(vm: &VmName, endpoint: &Endpoint, place: &Place) -> Result<Stream, Co
         host: place.host.clone(),
         source,
     })?;
-    if let Some(peer) = stream.peer().filter(|peer| peer.name != place.host.as_str()) {
+    if let Some(peer) = stream
+        .peer()
+        .filter(|peer| peer.name != place.host.as_str())
+    {
         return Err(refused(format!("at its address is the {peer}")));
     }
     let line = ask(&mut stream, vm).map_err(unreachable)?;
@@ -281,7 +284,15 @@ mod tests {
             };
             let vm = "db".parse().unwrap();
             let endpoint = Endpoint::plain();
-            attach(&vm, &endpoint, locate, input, &mut output, &AtomicBool::new(false)).unwrap();
+            attach(
+                &vm,
+                &endpoint,
+                locate,
+                input,
+                &mut output,
+                &AtomicBool::new(false),
+            )
+            .unwrap();
             String::from_utf8(output).unwrap()
         });
         // Typed until the second host has it: what is typed while nobody listens is lost.
@@ -345,7 +356,8 @@ mod tests {
         let locate = || Ok(place.clone());
         let vm = "db".parse().unwrap();
         let cancel = AtomicBool::new(false);
-        let error = attach(&vm, &Endpoint::plain(), locate, input, Vec::new(), &cancel).unwrap_err();
+        let error =
+            attach(&vm, &Endpoint::plain(), locate, input, Vec::new(), &cancel).unwrap_err();
         let expected = "b does not give the console: db does not run here";
         assert_eq!(error.to_string(), expected);
     }

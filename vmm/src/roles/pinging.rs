@@ -252,13 +252,13 @@ mod tests {
     use disk_server::views::{Condition, HostRecord, Phase, Wanted};
 
     use super::*;
-    use transport::Endpoint;
     use crate::events::Events;
     use crate::roles::Force;
     use crate::roles::sessions::Sessions;
     use crate::roles::sessions::tests::{little_needs, session};
     use crate::roles::tenure::tests::{primary, wait_until};
     use crate::sources::Lanes;
+    use transport::Endpoint;
 
     /// With a real disk server: an idle host is proposed while the guest is alone, and not once a backup is
     /// there.

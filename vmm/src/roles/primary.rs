@@ -74,7 +74,7 @@ pub fn run_primary(
 ) -> Result<Ended, RoleError> {
     let control = options.control.as_deref();
     let control = control.map(ControlSocket::bind).transpose()?;
-    let listener = Listener::bind(options.listen)?;
+    let listener = Listener::bind(options.listen, &options.arbiter.endpoint)?;
     let mut guest = Guest::assemble(vm, host, Verification::default())?;
     // A host without room for it claims nothing, and takes no backup.
     let baseline = guest.baseline()?;

@@ -33,7 +33,10 @@ fn start(seed: u64) -> (FakeServer, DiskReader) {
         bytes: READS * u64::from(LEN),
         name: server.state().disk_name(),
     };
-    (server, DiskReader::new(target, identity, Endpoint::plain(), quick().link))
+    (
+        server,
+        DiskReader::new(target, identity, Endpoint::plain(), quick().link),
+    )
 }
 
 fn nth(id: u64) -> SharedRead {

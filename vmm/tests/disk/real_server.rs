@@ -43,7 +43,11 @@ impl RealServer {
             limits: Limits::default(),
         })
         .unwrap();
-        let arbiter = Arbiter::new(server.local_addr().into(), Endpoint::plain(), Settings::default());
+        let arbiter = Arbiter::new(
+            server.local_addr().into(),
+            Endpoint::plain(),
+            Settings::default(),
+        );
         let disk = format!("nbd://{}/disk", server.nbd_addr().unwrap());
         let stop = server.stop_handle();
         let serving = thread::spawn(move || server.run().unwrap());
@@ -68,7 +72,13 @@ impl RealServer {
     }
 
     fn open(&self) -> GuestDisk {
-        GuestDisk::open(&self.disk.parse().unwrap(), "db", &Endpoint::plain(), quick()).unwrap()
+        GuestDisk::open(
+            &self.disk.parse().unwrap(),
+            "db",
+            &Endpoint::plain(),
+            quick(),
+        )
+        .unwrap()
     }
 }
 

@@ -306,6 +306,7 @@ fn guests_of_an_earlier_daemon_are_found() {
             host: daemon.shared.host.clone(),
             network: Box::new(Taps(scene.taps.clone())),
             program: PathBuf::from("/bin/false"),
+            endpoint: Endpoint::plain(),
         },
     );
     assert!(matches!(another.err(), Some(DaemonError::Another { .. })));

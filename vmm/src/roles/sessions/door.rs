@@ -9,10 +9,11 @@ use logging_channel::handshake::{Refusal, RefusalCode};
 use logging_channel::sender::Sender;
 use logging_channel::session::{AcceptError, Admission, Listener};
 use logging_channel::{HostReport, Identity, Settings};
+use transport::Peer;
 
 use super::{Sessions, Stage};
 use crate::events::{Event, Events};
-use crate::roles::claim::Rights;
+use crate::roles::claim::{Rights, is_that_of};
 use crate::roles::peer_report::{self, StopNaming};
 use crate::roles::tenure::Verdict;
 
@@ -65,7 +66,10 @@ impl Door {
             || sessions.may_join().map(|epoch| self.rights.title(epoch)),
             &self.settings,
             None,
-            |backup| sessions.admit(backup),
+            |backup, peer| match keeps_to_itself(backup, peer) {
+                Ok(backup) => sessions.admit(backup),
+                Err(reason) => Admission::NotNow(reason),
+            },
         )
     }
 
@@ -84,14 +88,17 @@ impl Door {
     }
 }
 
+/// As whom a backup is known to the disk server, if that is who its key says.
+fn keeps_to_itself(backup: &str, peer: Option<&Peer>) -> Result<Claimant, String> {
+    let backup: Claimant =
+        (backup.parse()).map_err(|error| format!("it has no name of a host: {error}"))?;
+    is_that_of(&backup, peer).map(|()| backup)
+}
+
 impl Sessions {
     /// Takes a backup into the next epoch: which that is. From then on no other one is wanted, until it is
     /// [offered](Sessions::offer) or known not to come.
-    pub(in crate::roles) fn admit(&self, backup: &str) -> Admission {
-        let backup: Claimant = match backup.parse() {
-            Ok(backup) => backup,
-            Err(error) => return Admission::NotNow(format!("it has no name of a host: {error}")),
-        };
+    pub(in crate::roles) fn admit(&self, backup: Claimant) -> Admission {
         let standing = self.standing();
         // Before there is an epoch in which this host could say that it wants one.
         self.change(|state| state.admitting = true);

@@ -169,16 +169,25 @@ fn a_primary_that_was_replaced_while_it_waits_begins_with_nobody() {
 
     let standing = scene.tenure.standing();
     let sessions = Sessions::alone(standing, Lanes::default().look, &Events::default());
-    let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let plain = Endpoint::plain();
+    let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap(), &plain).unwrap();
     let address = listener.local_addr();
     let gone = AtomicBool::new(false);
     thread::scope(|scope| {
         // A backup without a question of its own.
         let next = scope.spawn(|| {
             let deadline = Instant::now() + LONG;
-            let held = |_: &_| Confirmation::Held;
+            let held = |_: &_, _: Option<&_>| Confirmation::Held;
             let me = (&identity, "hostb/2");
-            LogReceiver::connect(address, me, &host, &settings, deadline, &gone, held)
+            LogReceiver::connect(
+                (address, &plain),
+                me,
+                &host,
+                &settings,
+                deadline,
+                &gone,
+                held,
+            )
         });
         let accepted = listener.accept_backup(
             &identity,
@@ -186,7 +195,7 @@ fn a_primary_that_was_replaced_while_it_waits_begins_with_nobody() {
             || Ok(title.clone()),
             &settings,
             None,
-            |backup| sessions.admit(backup),
+            |backup, _| sessions.admit(backup.parse().unwrap()),
         );
         match accepted {
             Err(AcceptError::NotEntitled(reason)) => {
@@ -199,7 +208,7 @@ fn a_primary_that_was_replaced_while_it_waits_begins_with_nobody() {
     });
     // One that asks follows nobody of that time.
     assert!(matches!(
-        scene.server.rights().vouch_for(&title),
+        scene.server.rights().vouch_for(&title, None),
         Confirmation::NotHeld(_)
     ));
 }
@@ -524,7 +533,7 @@ fn a_host_does_not_heed_another_disk_server_at_the_address() {
         other.rights().start(&NEVER).unwrap();
     }
     assert!(matches!(
-        rights.vouch_for(&rights.title(epoch)),
+        rights.vouch_for(&rights.title(epoch), None),
         Confirmation::Unknown(_)
     ));
     scene.tenure.standing().tell(Input::Doubt);

@@ -1,102 +1,13 @@
-//! Connections between endpoints, as a user of the crate makes them.
+//! Who gets a connection, and who does not.
 
-use std::fs;
-use std::io::{self, Read as _, Write as _};
-use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::Path;
+use std::io::{self, Read as _};
+use std::net::Shutdown;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use transport::{
-    ConnectionError, Endpoint, Key, KeySet, Mode, Opening, Patience, Role, Service, Stream, key_set,
-};
+use transport::{ConnectionError, Endpoint, Mode, Patience, Role};
 
-const GENEROUS: Duration = Duration::from_secs(60);
-const LOG: Opening = Opening::Preface(Service::Log);
-
-type Opened = Result<Stream, ConnectionError>;
-
-fn sockets() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = listener.local_addr().expect("its address");
-    let caller = TcpStream::connect(address).expect("somebody listens");
-    (caller, listener.accept().expect("somebody called").0)
-}
-
-/// Opens a connection, as the caller and the answerer have it.
-fn open(caller: &Endpoint, answerer: &Endpoint) -> (Opened, Opened) {
-    open_with(
-        |socket| caller.call(socket, LOG, &[Role::Host], Patience::of(GENEROUS)),
-        |socket| answerer.answer(socket, LOG, &[Role::Host], Patience::of(GENEROUS)),
-    )
-}
-
-fn open_with(
-    call: impl FnOnce(TcpStream) -> Opened + Send,
-    answer: impl FnOnce(TcpStream) -> Opened + Send,
-) -> (Opened, Opened) {
-    let (caller, answerer) = sockets();
-    thread::scope(|scope| {
-        let answered = scope.spawn(|| answer(answerer));
-        (call(caller), answered.join().expect("it does not panic"))
-    })
-}
-
-fn endpoint(key: &Path, trust: &Path) -> Endpoint {
-    Endpoint::read(key, trust).expect("a key and a list")
-}
-
-/// Some hosts, and others, who trust each other.
-struct Members {
-    folder: tempfile::TempDir,
-    set: KeySet,
-}
-
-impl Members {
-    fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a directory");
-        let members = [
-            (Role::Host, "a"),
-            (Role::Host, "b"),
-            (Role::Operator, "anna"),
-        ];
-        let set = key_set(folder.path(), &members).expect("keys");
-        Self { folder, set }
-    }
-
-    fn endpoint(&self, name: &str) -> Endpoint {
-        endpoint(&self.set.key(name), &self.set.trust())
-    }
-
-    /// Somebody whom nobody knows.
-    fn stranger(&self) -> Endpoint {
-        let path = self.folder.path().join("stranger.pem");
-        Key::create(&path).expect("a key");
-        endpoint(&path, &self.set.trust())
-    }
-
-    /// Takes somebody from the list.
-    fn revoke(&self, name: &str) {
-        let text = fs::read_to_string(self.set.trust()).expect("the list");
-        let without: Vec<&str> = (text.lines())
-            .filter(|line| !line.starts_with(&format!("{name:?}")))
-            .collect();
-        fs::write(self.set.trust(), without.join("\n")).expect("a file");
-    }
-}
-
-fn talk(mut from: &Stream, mut to: &Stream, said: &[u8]) {
-    thread::scope(|scope| {
-        scope.spawn(move || {
-            from.write_all(said)
-                .and_then(|()| from.flush())
-                .expect("it is taken")
-        });
-        let mut heard = vec![0; said.len()];
-        to.read_exact(&mut heard).expect("it comes");
-        assert!(heard == said, "it comes as it was said");
-    });
-}
+use crate::members::{LOG, Members, open, sockets, talk};
 
 #[test]
 fn both_know_each_other_and_talk_both_ways() {
