@@ -16,7 +16,13 @@ fn hosts_reach_the_disk_server_over_the_storage_network() -> Result<()> {
 
     let answers = || {
         Ok(host
-            .run(&[&["disk-server", "status", "--server", &address][..], &keys::options()].concat())?
+            .run(
+                &[
+                    &["disk-server", "status", "--server", &address][..],
+                    &keys::options(),
+                ]
+                .concat(),
+            )?
             .exit
             .success())
     };

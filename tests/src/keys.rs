@@ -33,10 +33,7 @@ impl Keys {
         };
         fs::create_dir_all(directory).map_err(failed)?;
         let hosts = HOSTS.map(|name| (Role::Host, name));
-        let others = [
-            (Role::DiskServer, DISK_SERVER),
-            (Role::Operator, OPERATOR),
-        ];
+        let others = [(Role::DiskServer, DISK_SERVER), (Role::Operator, OPERATOR)];
         let members = [&hosts[..], &others].concat();
         let made = key_set(directory, &members);
         made.map(Self)
