@@ -204,8 +204,6 @@ impl Caller<'_> {
 
         socket.set_nodelay(true).map_err(io_failed)?;
         let local = socket.local_addr().map_err(io_failed)?;
-        // The primary may be listening but not yet be waiting for a backup: this waits with it.
-        let stream = self.open(socket, self.deadline)?;
         let udp = UdpSocket::bind(at_port(local.ip(), 0)).map_err(start_failed)?;
         let hello = Hello {
             identity: self.identity.clone(),
@@ -215,7 +213,10 @@ impl Caller<'_> {
             standby: self.settings.standby(),
         };
         let run = hello.run;
-        self.say(&stream, Message::Hello(hello))?;
+        let hello = Message::Hello(hello).encode()?;
+        // The primary may be listening but not yet be waiting for a backup: this waits with it.
+        let stream = self.open(socket, self.deadline)?;
+        (&stream).write_all(&hello).map_err(io_failed)?;
 
         let Welcome {
             session,
