@@ -27,12 +27,13 @@ pub enum ConnectionError {
     NotFtvm,
     /// It has another version of the preface.
     #[error(
-        "it has version {theirs} of ftvm's connections, and this side has {}: run the same ftvm on both",
-        crate::preface::VERSION
+        "it has version {theirs} of ftvm's connections, and this side has {ours}: run the same ftvm on both"
     )]
     OtherVersion {
         /// Its version.
         theirs: u16,
+        /// This side's.
+        ours: u16,
     },
     /// It is something else.
     #[error("it is about {theirs}, and this side about {ours}: check the address and the port")]

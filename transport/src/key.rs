@@ -6,8 +6,6 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use rcgen::{KeyPair, PublicKeyData as _};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::pki_types::pem::PemObject as _;
@@ -245,7 +243,7 @@ impl Key {
     /// The certificates that it shows, in PEM.
     #[must_use]
     pub fn certificates(&self) -> String {
-        pem_of(&self.chain)
+        certificate::pem(&self.chain)
     }
 
     pub(crate) fn pair(&self) -> &KeyPair {
@@ -270,18 +268,4 @@ impl fmt::Debug for Key {
 /// Where the certificates of the key at `path` are.
 pub(crate) fn certificate_file(path: &Path) -> PathBuf {
     path.with_extension("crt")
-}
-
-pub(crate) fn pem_of(certificates: &[CertificateDer<'_>]) -> String {
-    let mut out = String::new();
-    for certificate in certificates {
-        out.push_str("-----BEGIN CERTIFICATE-----\n");
-        let text = STANDARD.encode(certificate);
-        for line in text.as_bytes().chunks(64) {
-            out.push_str(&String::from_utf8_lossy(line));
-            out.push('\n');
-        }
-        out.push_str("-----END CERTIFICATE-----\n");
-    }
-    out
 }

@@ -25,6 +25,7 @@
 //! The page for users is `docs/keys.md`.
 
 mod admission;
+mod authority;
 mod certificate;
 mod credential;
 mod datagram;
@@ -44,7 +45,7 @@ mod tls;
 mod trust;
 mod verifier;
 
-pub use certificate::{SignError, sign};
+pub use authority::{SignError, sign};
 pub use datagram::{DatagramKey, MAC_LEN};
 pub use endpoint::{Endpoint, EndpointError};
 pub use error::ConnectionError;

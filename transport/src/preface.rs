@@ -20,7 +20,7 @@ pub(crate) const PREFACE_LEN: usize = 12;
 const MAGIC: [u8; 8] = *b"ftvmconn";
 
 /// Version of this crate's part of the protocol.
-pub(crate) const VERSION: u16 = 1;
+const VERSION: u16 = 1;
 
 /// What is spoken over a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -95,7 +95,10 @@ impl Preface {
         }
         let version = u16::from_le_bytes([theirs[8], theirs[9]]);
         if version != VERSION {
-            return Err(ConnectionError::OtherVersion { theirs: version });
+            return Err(ConnectionError::OtherVersion {
+                theirs: version,
+                ours: VERSION,
+            });
         }
         let service = Service::ALL.iter().find(|s| s.number() == theirs[11]);
         match service {
@@ -143,7 +146,7 @@ mod tests {
         newer[8] += 1;
         assert!(matches!(
             ours().compare(&newer),
-            Err(ConnectionError::OtherVersion { theirs: 2 })
+            Err(ConnectionError::OtherVersion { theirs: 2, .. })
         ));
     }
 

@@ -114,7 +114,7 @@ fn a_flipped_bit_is_never_taken() {
     let (mut tried, mut harmless) = (0, 0);
     for (way, len) in sound.passed.into_iter().enumerate() {
         for at in (0..len).step_by(37) {
-            let flip = change(at, |byte| byte ^ (1 << (at % 8)));
+            let flip = change(at, move |byte| byte ^ (1 << (at % 8)));
             let outcome = match way {
                 0 => meddled(soon, &flip, &nothing),
                 _ => meddled(soon, &nothing, &flip),
