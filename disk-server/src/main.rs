@@ -14,6 +14,7 @@ use disk_server::server::{Config, Limits, NbdConfig, Server};
 use disk_server::status::Status;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
+use transport::{Endpoint, KEY_FILE, TRUST_FILE};
 
 /// The disk server of ftvm: decides which host of a replicated virtual machine may run it alone, and
 /// serves the disks that both hosts share.
@@ -26,8 +27,33 @@ use signal_hook::iterator::Signals;
 struct Cli {
     #[command(flatten)]
     serve: Option<Serve>,
+    #[command(flatten)]
+    keys: Keys,
     #[command(subcommand)]
     command: Option<Command>,
+}
+
+/// Who this is to others, and who they are.
+#[derive(Debug, Args)]
+struct Keys {
+    /// This machine's key, or yours, as `ftvm key generate` makes it
+    #[arg(long, global = true, value_name = "FILE", default_value = KEY_FILE)]
+    key: PathBuf,
+    /// Whose keys are trusted
+    #[arg(long, global = true, value_name = "FILE", default_value = TRUST_FILE)]
+    trust: PathBuf,
+    /// Do without keys: nothing is authenticated or encrypted. Every side has to say so
+    #[arg(long, global = true, conflicts_with_all = ["key", "trust"])]
+    plain: bool,
+}
+
+impl Keys {
+    fn endpoint(&self) -> anyhow::Result<Endpoint> {
+        if self.plain {
+            return Ok(Endpoint::plain());
+        }
+        Ok(Endpoint::read(&self.key, &self.trust)?)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -95,7 +121,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     match (cli.command, cli.serve) {
         (Some(Command::Status { server, json }), _) => {
-            let arbiter = Arbiter::new(server, Settings::default());
+            let arbiter = Arbiter::new(server, cli.keys.endpoint()?, Settings::default());
             let status = Status {
                 vms: arbiter.list()?,
                 exports: arbiter.list_exports()?,
@@ -106,14 +132,14 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         (Some(Command::Forget { vm, server }), _) => {
-            Ok(Arbiter::new(server, Settings::default()).forget(&vm)?)
+            Ok(Arbiter::new(server, cli.keys.endpoint()?, Settings::default()).forget(&vm)?)
         }
-        (None, Some(serve)) => run_server(serve),
+        (None, Some(serve)) => run_server(serve, cli.keys.endpoint()?),
         (None, None) => anyhow::bail!("--listen and --state are needed; see --help"),
     }
 }
 
-fn run_server(args: Serve) -> anyhow::Result<()> {
+fn run_server(args: Serve, endpoint: Endpoint) -> anyhow::Result<()> {
     let nbd = match args.nbd_listen {
         None => None,
         Some(listen) => Some(NbdConfig {
@@ -130,6 +156,7 @@ fn run_server(args: Serve) -> anyhow::Result<()> {
     };
     let server = Server::bind(Config {
         listen: args.listen,
+        endpoint,
         state: args.state,
         nbd,
         limits: Limits {

@@ -1,13 +1,20 @@
-//! Sockets of either kind of client: connecting, reading and writing until a deadline.
+//! Connections of either kind of client: connecting, reading and writing until a deadline.
 //!
-//! These set the kernel's timeout to what is left before each call. The server's side of NBD, where a
-//! system call more for every request counts, has [another way](crate::nbd).
+//! These ask for a system call more than what they do. The server's side of NBD, where that counts, has
+//! [another way](crate::nbd).
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::net::{TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
 
+use transport::{Role, Stream};
+
 use crate::arbiter::ServerAddress;
+
+/// Who may be at a client's other end.
+pub(crate) const SERVERS: &[Role] = &[Role::DiskServer];
+/// Who may be at a server's other end. What each of them may do is the [policy](crate::policy)'s to say.
+pub(crate) const CLIENTS: &[Role] = &Role::ALL;
 
 /// Connects to the first of a name's addresses where somebody listens. Each has its share of the time.
 pub(crate) fn connect(address: &ServerAddress, deadline: Instant) -> io::Result<TcpStream> {
@@ -32,43 +39,29 @@ pub(crate) fn connect(address: &ServerAddress, deadline: Instant) -> io::Result<
 }
 
 /// Who is at the other end, for the log.
-pub(crate) fn peer(stream: &TcpStream) -> String {
-    match stream.peer_addr() {
+pub(crate) fn peer(stream: &Stream) -> String {
+    let address = match stream.peer_addr() {
         Ok(address) => address.to_string(),
         // The connection ended already.
         Err(_) => "at an unknown address".to_owned(),
-    }
-}
-
-/// Reads what there is, and waits for it if there is nothing; 0 bytes at the end of the stream.
-///
-/// # Errors
-/// [`io::ErrorKind::TimedOut`] at the deadline, and the system's.
-pub(crate) fn read(
-    mut stream: &TcpStream,
-    buffer: &mut [u8],
-    deadline: Instant,
-) -> io::Result<usize> {
-    loop {
-        stream.set_read_timeout(Some(left(deadline)?))?;
-        match stream.read(buffer) {
-            Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
-        }
+    };
+    match stream.peer() {
+        Some(peer) => format!("{address} ({peer})"),
+        None => address,
     }
 }
 
 /// Fills a buffer. Who sends a byte now and then does not get more time for it.
 ///
 /// # Errors
-/// See [`read`]; [`io::ErrorKind::UnexpectedEof`].
+/// [`io::ErrorKind::TimedOut`] at the deadline, [`io::ErrorKind::UnexpectedEof`], and the system's.
 pub(crate) fn read_exact(
-    stream: &TcpStream,
+    stream: &Stream,
     mut buffer: &mut [u8],
     deadline: Instant,
 ) -> io::Result<()> {
     while !buffer.is_empty() {
-        match read(stream, buffer, deadline)? {
+        match stream.read_until(buffer, deadline)? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             n => buffer = &mut buffer[n..],
         }
@@ -80,9 +73,10 @@ pub(crate) fn read_exact(
 ///
 /// # Errors
 /// [`io::ErrorKind::TimedOut`] at the deadline, and the system's.
-pub(crate) fn write_all(mut stream: &TcpStream, bytes: &[u8], deadline: Instant) -> io::Result<()> {
+pub(crate) fn write_all(mut stream: &Stream, bytes: &[u8], deadline: Instant) -> io::Result<()> {
     stream.set_write_timeout(Some(left(deadline)?))?;
-    stream.write_all(bytes).map_err(|error| {
+    let written = stream.write_all(bytes).and_then(|()| stream.flush());
+    written.map_err(|error| {
         if is_timeout(&error) {
             io::ErrorKind::TimedOut.into()
         } else {
@@ -120,14 +114,14 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let generous = Instant::now() + Duration::from_secs(60);
         let address = listener.local_addr().unwrap().into();
-        let client = connect(&address, generous).unwrap();
-        let (server, _) = listener.accept().unwrap();
+        let client = Stream::plain(connect(&address, generous).unwrap());
+        let server = Stream::plain(listener.accept().unwrap().0);
         thread::scope(|scope| {
             scope.spawn(move || {
                 // Until the other side is gone.
                 while (&server).write_all(&[1]).is_ok() {
                     thread::yield_now();
-                    let _ = read(&server, &mut [0], Instant::now() + Duration::from_millis(1));
+                    let _ = server.read_until(&mut [0], Instant::now() + Duration::from_millis(1));
                 }
             });
             let mut byte = [0];

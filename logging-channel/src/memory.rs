@@ -18,10 +18,12 @@
 
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
+
+use transport::Stream;
 
 use crate::bytes::Fields;
 use crate::loss::LossReason;
@@ -68,7 +70,7 @@ pub fn is_renewal(transfer: u32) -> bool {
 /// The primary's end of a memory stream. Blocks of one stream arrive in order; those of different streams
 /// do not.
 pub struct MemoryStream {
-    stream: TcpStream,
+    stream: Stream,
     /// Ends the session.
     lose: Box<dyn Fn(LossReason) + Send>,
 }
@@ -81,7 +83,7 @@ impl fmt::Debug for MemoryStream {
 
 impl MemoryStream {
     pub(crate) fn new(
-        stream: TcpStream,
+        stream: Stream,
         lose: impl Fn(LossReason) + Send + 'static,
     ) -> io::Result<Self> {
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -127,7 +129,8 @@ fn write(stream: &mut impl Write, header: &[u8], block: &[u8]) -> io::Result<()>
         written.saturating_sub(header.len()),
     );
     stream.write_all(&header[of_header..])?;
-    stream.write_all(&block[of_block..])
+    stream.write_all(&block[of_block..])?;
+    stream.flush()
 }
 
 fn header(transfer: u32, len: u32) -> [u8; HEADER_LEN] {
@@ -166,7 +169,7 @@ pub trait TakeMemory: TakeBlocks {
 }
 
 /// Has the blocks of a session given to `taker`, until its streams end.
-pub(crate) fn read(streams: Vec<TcpStream>, taker: &Arc<dyn TakeBlocks>) -> io::Result<()> {
+pub(crate) fn read(streams: Vec<Stream>, taker: &Arc<dyn TakeBlocks>) -> io::Result<()> {
     for mut stream in streams {
         let taker = Arc::clone(taker);
         thread::Builder::new()

@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host_kind::HostKind;
+use crate::keys::{self, Keys};
 use crate::layout::Layout;
 use crate::network::{Fabric, Network, Position};
 use crate::paging::Paging;
@@ -30,6 +31,8 @@ pub struct Testbed {
     size: HostSize,
     paging: Paging,
     fabric: Arc<Fabric>,
+    /// `None`: nobody has a key, and nobody asks for one.
+    keys: Option<Keys>,
     hosts: AtomicU8,
     logs: PathBuf,
     succeeded: bool,
@@ -71,6 +74,7 @@ impl Testbed {
             size: HostSize::USUAL,
             paging: Paging::default(),
             fabric,
+            keys: Some(Keys::make(&logs.join("keys"))?),
             hosts: AtomicU8::new(0),
             logs,
             succeeded: false,
@@ -90,6 +94,13 @@ impl Testbed {
     #[must_use]
     pub fn with_host_processors(mut self, processors: u32) -> Self {
         self.size.processors = processors;
+        self
+    }
+
+    /// The same without keys, for clients that are not ours.
+    #[must_use]
+    pub fn plain(mut self) -> Self {
+        self.keys = None;
         self
     }
 
@@ -121,7 +132,7 @@ impl Testbed {
             .map(|name| self.boot_host(name, None))
             .collect::<Result<_>>()?;
         for host in &hosts {
-            host.wait_until_up(self.paging)?;
+            self.wait_until_up(host)?;
         }
         Ok(hosts.try_into().expect("one host for each name"))
     }
@@ -134,7 +145,7 @@ impl Testbed {
     /// When it does not boot.
     pub fn start_host_with_processor(&self, name: &str, features: &str) -> Result<Host> {
         let host = self.boot_host(name, Some(features))?;
-        host.wait_until_up(self.paging)?;
+        self.wait_until_up(&host)?;
         Ok(host)
     }
 
@@ -147,7 +158,12 @@ impl Testbed {
     pub fn boot_again(&self, host: &mut Host) -> Result<()> {
         let name = host.name().to_owned();
         host.start_again(&self.plan(&name, host.number(), None))?;
-        host.wait_until_up(self.paging)
+        self.wait_until_up(host)
+    }
+
+    fn wait_until_up(&self, host: &Host) -> Result<()> {
+        host.wait_until_up(self.paging)?;
+        self.keys.iter().try_for_each(|keys| keys.give(host))
     }
 
     fn boot_host(&self, name: &str, processor: Option<&str>) -> Result<Host> {
@@ -199,23 +215,19 @@ impl Testbed {
         self.fabric.disk()
     }
 
-    /// Starts the disk server with arguments, at its position on the storage
-    /// network. What it prints is logged.
+    /// Everybody's keys; `None` where all is plain.
+    #[must_use]
+    pub fn keys(&self) -> Option<&Keys> {
+        self.keys.as_ref()
+    }
+
+    /// Starts the disk server at a position with arguments, and its key; a `program` that takes the same
+    /// arguments is started instead. What it prints is logged.
     ///
     /// # Errors
     ///
     /// When it was not built or cannot be started.
-    pub fn start_disk_server(&self, arguments: &[&str]) -> Result<LocalProcess> {
-        self.start_disk_server_as(self.disk(), None, arguments)
-    }
-
-    /// As [`Testbed::start_disk_server`], at another position; a `program` that takes the same arguments is
-    /// started instead.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be started.
-    pub fn start_disk_server_as(
+    pub fn start_disk_server(
         &self,
         position: &Position,
         program: Option<&Path>,
@@ -239,6 +251,7 @@ impl Testbed {
         let mut command = position.command(&program.to_string_lossy())?;
         command
             .args(arguments)
+            .args(keys::of_disk_server(self.keys()))
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors);

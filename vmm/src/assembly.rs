@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use logging_channel::{DiskIdentity, HostReport, Identity, Seed};
+use transport::Endpoint;
 
 use crate::boot::{BootError, BootImages, seed};
 use crate::config::{Clock, ConfigError, VmConfig};
@@ -26,7 +27,7 @@ use crate::state::{Baseline, NoRoom};
 use crate::traps::TscTrap;
 
 /// What the guest is for on this host, and how it is connected there.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct HostConfig {
     /// What it is for.
     pub purpose: Purpose,
@@ -38,6 +39,8 @@ pub struct HostConfig {
     pub console_log: Option<PathBuf>,
     /// How patient the guest's disk is.
     pub disk: DiskSettings,
+    /// This host's key for connections, and whose keys it trusts.
+    pub endpoint: Endpoint,
 }
 
 /// Why a guest could not be put together.
@@ -150,7 +153,12 @@ impl Guest {
         let parts = Parts::open(config, host)?;
         let disk = match &config.disk {
             None => None,
-            Some(uri) => Some(GuestDisk::open(uri, &config.name, host.disk)?),
+            Some(uri) => Some(GuestDisk::open(
+                uri,
+                &config.name,
+                &host.endpoint,
+                host.disk,
+            )?),
         };
         let identity = disk.as_ref().map(GuestDisk::identity);
         let guest = Self::put_together(config, parts, verification, identity)?;

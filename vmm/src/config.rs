@@ -1,11 +1,13 @@
 //! What a virtual machine is made of: one TOML file, the same on both hosts.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use disk_server::arbiter::HostName;
 use disk_server::fleet::LagBounds;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -109,6 +111,8 @@ pub struct VmConfig {
     /// From when on its backup's lag is told as more than it should be.
     #[serde(default)]
     pub lag: LagBounds,
+    /// The hosts that may run it; `None` for all that the disk server lets in.
+    pub hosts: Option<BTreeSet<HostName>>,
 }
 
 fn default_memory() -> u64 {
@@ -222,6 +226,7 @@ impl VmConfig {
             disk: None,
             heartbeat_timeout_ms: None,
             lag: LagBounds::default(),
+            hosts: None,
         }
     }
 
@@ -274,6 +279,11 @@ impl VmConfig {
             return Err(ConfigError::Value(format!(
                 "[lag] yellow_ms = {yellow_ms} and red_ms = {red_ms}: yellow must come first"
             )));
+        }
+        if self.hosts.as_ref().is_some_and(BTreeSet::is_empty) {
+            return Err(ConfigError::Value(
+                "hosts = []: name the hosts that may run it, or leave that out for all".into(),
+            ));
         }
         Ok(())
     }
@@ -401,6 +411,11 @@ mod tests {
             (
                 "name = \"a\"\nkernel = \"k\"\n[lag]\ngreen_ms = 1",
                 "green_ms",
+            ),
+            ("name = \"a\"\nkernel = \"k\"\nhosts = []", "hosts = []"),
+            (
+                "name = \"a\"\nkernel = \"k\"\nhosts = [\"a/b\"]",
+                "host name",
             ),
             ("kernel = \"k\"", "name"),
         ] {

@@ -1,11 +1,11 @@
 //! One line of JSON asked and one answered, over a stream that may go on as bytes.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use transport::Stream;
 
 /// The longest question, in bytes with its newline.
 pub(crate) const MAX_QUESTION: usize = 4 << 10;
@@ -19,7 +19,7 @@ pub(crate) trait Timed {
     fn limit_writes(&self, limit: Option<Duration>) -> io::Result<()>;
 }
 
-impl Timed for TcpStream {
+impl Timed for Stream {
     fn limit_reads(&self, limit: Option<Duration>) -> io::Result<()> {
         self.set_read_timeout(limit)
     }

@@ -313,6 +313,7 @@ fn files_import_each_other_in_no_circle() {
         "vmm",
         "logging-channel",
         "disk-server",
+        "transport",
         "guest-images",
         "tests",
         "tests/benchmark",

@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use transport::Endpoint;
 
 use super::address::ServerAddress;
 use super::connection::{CallError, Connection};
@@ -120,6 +121,7 @@ impl WaitReason {
 #[derive(Debug)]
 pub struct Arbiter {
     address: ServerAddress,
+    endpoint: Endpoint,
     settings: Settings,
     /// The connection for the next call.
     warm: Mutex<Option<Connection>>,
@@ -128,11 +130,12 @@ pub struct Arbiter {
 }
 
 impl Arbiter {
-    /// A client of the server at `address`. Nothing is connected yet.
+    /// A client of the server at `address`, with the key of `endpoint`. Nothing is connected yet.
     #[must_use]
-    pub fn new(address: ServerAddress, settings: Settings) -> Arbiter {
+    pub fn new(address: ServerAddress, endpoint: Endpoint, settings: Settings) -> Arbiter {
         Arbiter {
             address,
+            endpoint,
             settings,
             warm: Mutex::new(None),
             server: OnceLock::new(),
@@ -143,6 +146,12 @@ impl Arbiter {
     #[must_use]
     pub fn address(&self) -> &ServerAddress {
         &self.address
+    }
+
+    /// With whose key it speaks.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// Sees to it that a connection is open, and that a server answers on it: a later claim then
@@ -303,7 +312,11 @@ impl Arbiter {
                     *self.warm.lock() = Some(connection);
                     return Ok(response);
                 }
-                Err(error @ (CallError::Cancelled | CallError::Refused { .. })) => {
+                Err(
+                    error @ (CallError::Cancelled
+                    | CallError::Refused { .. }
+                    | CallError::Denied { .. }),
+                ) => {
                     return Err(error);
                 }
                 Err(error) => log::debug!("stale connection: {error}"),
@@ -311,7 +324,8 @@ impl Arbiter {
         }
         let settings = &self.settings;
         let (connect, answer) = (settings.connect_timeout, settings.answer_timeout);
-        let mut connection = Connection::open(&self.address, connect, answer, cancel)?;
+        let mut connection =
+            Connection::open(&self.address, &self.endpoint, connect, answer, cancel)?;
         let found = connection.server();
         let expected = *self.server.get_or_init(|| found);
         if expected.is_some() && found != expected {

@@ -1,13 +1,15 @@
 //! The client's side of one connection.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use transport::{ConnectionError, Endpoint, Opening, Patience as Waiting, Service};
 
 use super::address::ServerAddress;
 use super::lines::{LineError, Lines, Patience};
 use super::names::ServerNumber;
-use super::protocol::{ErrorCode, Greeting, Request, Response, SERVICE, VERSION, encode};
+use super::protocol::{ErrorCode, Greeting, Request, Response, SERVICE, VERSION};
 use crate::stream;
 
 /// Why a single call failed.
@@ -20,6 +22,14 @@ pub enum CallError {
         address: ServerAddress,
         /// What the system said.
         source: io::Error,
+    },
+    /// It is not the disk server that it should be, or does not take this side for one that it serves.
+    #[error("the disk server at {address} opens no connection")]
+    Unopened {
+        /// The server.
+        address: ServerAddress,
+        /// Why.
+        source: ConnectionError,
     },
     /// The connection broke.
     #[error("lost the connection to the disk server at {address}")]
@@ -75,6 +85,14 @@ pub enum CallError {
         /// What it said.
         message: String,
     },
+    /// The owner of our key may not ask for that, as things are configured.
+    #[error("the disk server at {address} does not allow that: {message}")]
+    Denied {
+        /// The server.
+        address: ServerAddress,
+        /// What it said.
+        message: String,
+    },
     /// It is not the server that answered before, whose word alone counts.
     #[error(
         "another disk server answers at {address} now than before, or one whose state was made \
@@ -102,6 +120,7 @@ impl Connection {
     /// something of a server knows first which one it is.
     pub(crate) fn open(
         address: &ServerAddress,
+        endpoint: &Endpoint,
         timeout: Duration,
         answer_timeout: Duration,
         cancel: Option<&AtomicBool>,
@@ -113,18 +132,26 @@ impl Connection {
         if cancel.is_some_and(|c| c.load(Ordering::Relaxed)) {
             return Err(CallError::Cancelled);
         }
-        let stream = stream::connect(address, Instant::now() + timeout).map_err(unreachable)?;
+        let socket = stream::connect(address, Instant::now() + timeout).map_err(unreachable)?;
+        let waiting = Waiting {
+            deadline: Instant::now() + answer_timeout,
+            cancel,
+        };
+        let opening = Opening::Preface(Service::DiskServer);
+        let stream = endpoint
+            .call(socket, opening, stream::SERVERS, waiting)
+            .map_err(|error| unopened(address, error, answer_timeout))?;
         stream
             .set_write_timeout(Some(timeout))
             .map_err(unreachable)?;
-        // If this fails, the server has closed already, and perhaps said why: that is found when its
-        // answer is read.
-        let _ = (&stream).write_all(&encode(&Greeting::ours()));
         let mut connection = Connection {
             address: address.clone(),
             lines: Lines::new(stream),
             server: None,
         };
+        // If this fails, the server has closed already, and perhaps said why: that is found when its
+        // answer is read.
+        let _ = connection.lines.send(&Greeting::ours());
         connection.read_greeting(answer_timeout, cancel)?;
         Ok(connection)
     }
@@ -140,7 +167,7 @@ impl Connection {
         if self.lines.pending() {
             return Err(self.not_an_arbiter("it answered what nobody asked"));
         }
-        let written = self.lines.stream().write_all(&encode(request));
+        let written = self.lines.send(request);
         let answer = self.line(timeout, cancel);
         match (answer.and_then(|line| self.parse_response(&line)), written) {
             // A server that closed before it took our request may have said why: what it said
@@ -191,6 +218,7 @@ impl Connection {
                     address,
                     theirs: message,
                 },
+                ErrorCode::Denied => CallError::Denied { address, message },
                 ErrorCode::Malformed
                 | ErrorCode::TooLong
                 | ErrorCode::Full
@@ -235,5 +263,16 @@ impl Connection {
             address: self.address.clone(),
             what: what.to_owned(),
         }
+    }
+}
+
+fn unopened(address: &ServerAddress, error: ConnectionError, after: Duration) -> CallError {
+    let address = address.clone();
+    match error {
+        ConnectionError::Cancelled => CallError::Cancelled,
+        ConnectionError::TimedOut => CallError::Silent { address, after },
+        ConnectionError::HungUp => CallError::Closed { address },
+        ConnectionError::Io(source) => CallError::Lost { address, source },
+        source => CallError::Unopened { address, source },
     }
 }

@@ -1,13 +1,13 @@
-//! Bounded lines from a socket, for either side.
+//! Bounded lines from a connection, for either side.
 
-use std::io;
-use std::net::TcpStream;
-use std::sync::Arc;
+use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::protocol::MAX_LINE;
-use crate::stream;
+use serde::Serialize;
+use transport::Stream;
+
+use super::protocol::{MAX_LINE, encode};
 
 /// How soon a wait notices that it was cancelled.
 pub(crate) const CANCEL_POLL: Duration = Duration::from_millis(50);
@@ -42,26 +42,33 @@ pub(crate) enum LineError {
     Io(#[source] io::Error),
 }
 
-/// Splits what a socket delivers into lines of at most [`MAX_LINE`] bytes.
+/// Splits what a connection delivers into lines of at most [`MAX_LINE`] bytes.
 #[derive(Debug)]
 pub(crate) struct Lines {
-    stream: Arc<TcpStream>,
+    stream: Stream,
     buffer: Vec<u8>,
     /// How much of the buffer is known to hold no newline.
     searched: usize,
 }
 
 impl Lines {
-    pub(crate) fn new(stream: impl Into<Arc<TcpStream>>) -> Lines {
+    pub(crate) fn new(stream: Stream) -> Lines {
         Lines {
-            stream: stream.into(),
+            stream,
             buffer: Vec::new(),
             searched: 0,
         }
     }
 
-    pub(crate) fn stream(&self) -> &TcpStream {
+    pub(crate) fn stream(&self) -> &Stream {
         &self.stream
+    }
+
+    /// Sends a message as a line.
+    pub(crate) fn send(&self, message: &impl Serialize) -> io::Result<()> {
+        let mut stream = &self.stream;
+        stream.write_all(&encode(message))?;
+        stream.flush()
     }
 
     /// Bytes that came after the last line.
@@ -125,7 +132,7 @@ impl Lines {
     /// Reads what there is; false when nothing came in time.
     fn fill(&mut self, limit: Duration) -> Result<bool, LineError> {
         let mut chunk = [0_u8; MAX_LINE];
-        match stream::read(&self.stream, &mut chunk, Instant::now() + limit) {
+        match self.stream.read_until(&mut chunk, Instant::now() + limit) {
             Ok(0) if self.buffer.is_empty() => Err(LineError::Closed),
             Ok(0) => Err(LineError::ClosedInLine),
             Ok(n) => {

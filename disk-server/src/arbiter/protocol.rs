@@ -303,6 +303,8 @@ pub enum ErrorCode {
     Refused,
     /// The server keeps as many virtual machines, or hosts that ping, as it may.
     Full,
+    /// Whoever asks may not ask for that; the message says why.
+    Denied,
     /// The server's disk fails it.
     Storage,
     /// A kind that this crate does not know: one of a later server. Nothing is known of the request;

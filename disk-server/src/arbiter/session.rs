@@ -1,21 +1,23 @@
 //! The server's side of one connection.
 
-use std::io::{self, Write};
-use std::net::{IpAddr, Shutdown, TcpStream};
-use std::sync::Arc;
+use std::io;
+use std::net::{IpAddr, Shutdown};
 use std::time::{Duration, Instant};
+
+use transport::Stream;
 
 use super::decision::{Answer, ClaimRequest, MAX_EPOCH};
 use super::lines::{LineError, Lines, Patience};
 use super::names::{ServerNumber, VmName};
 use super::protocol::{
-    ErrorCode, Greeting, PAGE, Request, Response, SERVICE, VERSION, VmRecord, encode, page,
+    ErrorCode, Greeting, PAGE, Request, Response, SERVICE, VERSION, VmRecord, page,
 };
 use super::store::StoreError;
 use crate::export::Exports;
 use crate::fence::{AcknowledgeError, Claimed, FencedStore, ForgetError, NotYet, WaitLimit};
 use crate::fleet::{FleetService, OperateError, Operation};
 use crate::logging::{Limited, excerpt};
+use crate::policy::{Act, Caller, Guard};
 use crate::stream;
 use crate::views::TooManyHosts;
 
@@ -36,21 +38,26 @@ pub(crate) struct Subject<'a> {
     pub(crate) store: &'a FencedStore,
     pub(crate) exports: &'a Exports,
     pub(crate) fleet: &'a FleetService,
+    pub(crate) guard: &'a Guard,
 }
 
 /// Serves one client until it leaves, errs, or is idle for too long.
-pub(crate) fn serve(stream: Arc<TcpStream>, subject: Subject<'_>, limits: SessionLimits) {
+pub(crate) fn serve(stream: Stream, subject: Subject<'_>, limits: SessionLimits) {
+    let caller = Caller::of(&stream);
     let peer = stream::peer(&stream);
     let mut lines = Lines::new(stream);
-    match converse(&mut lines, subject, limits) {
+    match converse(&mut lines, (&caller, &peer), subject, limits) {
         End::Left => {}
         End::Gone(error) => log::debug!("client {peer}: {error}"),
         End::Refused { code, message } => {
             static REFUSED: Limited = Limited::new();
-            if let Some(left_out) = REFUSED.let_through() {
+            // Who is denied something is told already.
+            if code != ErrorCode::Denied
+                && let Some(left_out) = REFUSED.let_through()
+            {
                 log::info!("client {peer} refused: {}{left_out}", excerpt(&message));
             }
-            refuse(lines.stream(), code, message);
+            refuse(&lines, code, message);
         }
     }
 }
@@ -62,7 +69,12 @@ enum End {
     Refused { code: ErrorCode, message: String },
 }
 
-fn converse(lines: &mut Lines, subject: Subject<'_>, limits: SessionLimits) -> End {
+fn converse(
+    lines: &mut Lines,
+    (caller, peer): (&Caller, &str),
+    subject: Subject<'_>,
+    limits: SessionLimits,
+) -> End {
     match greet(lines, subject.store.server_number(), limits) {
         Ok(()) => {}
         Err(end) => return end,
@@ -80,16 +92,19 @@ fn converse(lines: &mut Lines, subject: Subject<'_>, limits: SessionLimits) -> E
             Ok(line) => line,
             Err(error) => return end_of(error),
         };
-        let request = match serde_json::from_slice(&line) {
+        let request: Request = match serde_json::from_slice(&line) {
             Ok(request) => request,
             Err(error) => return refused(ErrorCode::Malformed, format!("not a request: {error}")),
         };
+        if let Err(denied) = subject.guard.permit(caller, &Act::of(&request), peer) {
+            return refused(ErrorCode::Denied, denied.to_string());
+        }
         let limit = WaitLimit::with(limits.clearing, lines.stream());
-        let response = match respond(subject, request, from, limit) {
+        let response = match respond(subject, caller, request, from, limit) {
             Ok(response) => response,
             Err(end) => return end,
         };
-        if let Err(error) = lines.stream().write_all(&encode(&response)) {
+        if let Err(error) = lines.send(&response) {
             return End::Gone(error);
         }
     }
@@ -101,7 +116,7 @@ fn greet(lines: &mut Lines, number: ServerNumber, limits: SessionLimits) -> Resu
     stream
         .set_nodelay(true)
         .and_then(|()| stream.set_write_timeout(Some(limits.line)))
-        .and_then(|()| (&*stream).write_all(&encode(&Greeting::of(number))))
+        .and_then(|()| lines.send(&Greeting::of(number)))
         .map_err(End::Gone)?;
     let line = lines
         .next(Patience {
@@ -126,6 +141,7 @@ fn greet(lines: &mut Lines, number: ServerNumber, limits: SessionLimits) -> Resu
 
 fn respond(
     subject: Subject<'_>,
+    caller: &Caller,
     request: Request,
     from: IpAddr,
     limit: WaitLimit<'_>,
@@ -134,6 +150,7 @@ fn respond(
         store,
         exports,
         fleet,
+        guard: _,
     } = subject;
     Ok(match request {
         Request::CompareAndSet {
@@ -186,7 +203,13 @@ fn respond(
             let (hosts, more) = fleet.with_hosts(after.as_ref(), store, |hosts| page(hosts));
             Response::Hosts { hosts, more }
         }
-        Request::Operate { operation } => operate(subject, operation, limit)?,
+        Request::Operate { operation } => {
+            let operation = match caller {
+                Caller::Known(peer) => operation.asked_by(&peer.name),
+                Caller::Anybody => operation,
+            };
+            operate(subject, operation, limit)?
+        }
         Request::Echo {} => Response::Echo {},
     })
 }
@@ -321,13 +344,10 @@ fn end_of(error: LineError) -> End {
 }
 
 /// Tells an error and ends the connection so that the client can read it.
-fn refuse(stream: &TcpStream, code: ErrorCode, message: String) {
-    let mut stream = stream;
-    if stream
-        .write_all(&encode(&Response::Error { code, message }))
-        .and_then(|()| stream.shutdown(Shutdown::Write))
-        .is_err()
-    {
+fn refuse(lines: &Lines, code: ErrorCode, message: String) {
+    let stream = lines.stream();
+    let told = lines.send(&Response::Error { code, message });
+    if (told.and_then(|()| stream.shutdown(Shutdown::Write))).is_err() {
         return;
     }
     // A socket that is closed with unread bytes resets the connection, and the reset overtakes the
@@ -336,23 +356,9 @@ fn refuse(stream: &TcpStream, code: ErrorCode, message: String) {
     let mut chunk = [0_u8; 4096];
     let mut allowance: usize = 1 << 20;
     while allowance > 0 {
-        match stream::read(stream, &mut chunk, end) {
+        match stream.read_until(&mut chunk, end) {
             Ok(0) | Err(_) => return,
             Ok(n) => allowance = allowance.saturating_sub(n),
         }
-    }
-}
-
-/// Turns a client away for which there is no session. Never blocks.
-pub(crate) fn turn_away(mut stream: &TcpStream, message: &str) {
-    let response = Response::Error {
-        code: ErrorCode::Busy,
-        message: message.to_owned(),
-    };
-    // The send buffer of a new connection has room for a line. If the client does not get it, it
-    // finds the connection closed and tries again all the same.
-    if stream.set_nonblocking(true).is_ok() {
-        let _ = stream.write_all(&encode(&response));
-        let _ = stream.shutdown(Shutdown::Write);
     }
 }

@@ -17,8 +17,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::arbiter::VmName;
 use crate::arbiter::protocol::{ExportRecord, Owner};
+use crate::arbiter::{Claimant, VmName};
 use crate::ending::{Ending, RunError};
 use crate::fence::{Clients, Fence, FencedStore};
 use crate::logging::Limited;
@@ -147,6 +147,12 @@ impl Fenced {
     /// The number of this start of the server, which no other start has.
     pub(crate) fn boot(&self) -> u64 {
         self.boot
+    }
+
+    /// The machine that it belongs to, and who runs that.
+    pub(crate) fn owner(&self) -> Option<(&VmName, Option<Claimant>)> {
+        let fence = self.fence.as_ref()?;
+        Some((fence.vm(), fence.holder()))
     }
 
     /// A line for people who list the exports.

@@ -86,6 +86,12 @@ impl Fence {
         self.state.lock().rights.epoch()
     }
 
+    /// See [`Rights::holder`].
+    #[must_use]
+    pub fn holder(&self) -> Option<Claimant> {
+        self.state.lock().rights.holder().cloned()
+    }
+
     /// See [`Rights::plain`].
     #[must_use]
     pub fn plain(&self) -> Option<Right> {

@@ -75,6 +75,12 @@ impl Rights {
         (self.epoch, self.runs())
     }
 
+    /// Who runs the machine, if somebody does.
+    #[must_use]
+    pub fn holder(&self) -> Option<&Claimant> {
+        self.holder.as_ref().filter(|_| self.runs())
+    }
+
     fn runs(&self) -> bool {
         self.holder.as_ref().is_some_and(|it| !it.is_stopped())
     }

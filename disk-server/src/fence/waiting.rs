@@ -1,13 +1,13 @@
 //! Waiting for what others do, with an end: a disk that hangs holds up what depends on it, and not
 //! the clients that ask for it.
 
-use std::net::TcpStream;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::{Condvar, MutexGuard};
+use transport::Stream;
 
 /// The most that wait for the same disk at a time. Who comes then is told at once to come back.
 const MOST_WAITING: usize = 8;
@@ -37,14 +37,14 @@ pub enum NotYet {
 #[derive(Clone, Copy)]
 pub struct WaitLimit<'a> {
     time: Duration,
-    client: Option<&'a TcpStream>,
+    client: Option<&'a Stream>,
 }
 
 impl<'a> WaitLimit<'a> {
     /// Waits for so long, or until the client has left. A client that has ended its own sending
     /// direction counts as one that left.
     #[must_use]
-    pub fn with(time: Duration, client: &'a TcpStream) -> WaitLimit<'a> {
+    pub fn with(time: Duration, client: &'a Stream) -> WaitLimit<'a> {
         let client = Some(client);
         WaitLimit { time, client }
     }
@@ -117,7 +117,7 @@ pub(super) fn wait_until<T>(
 }
 
 /// Whether the other side has closed the connection, also behind data that nobody has read.
-fn has_left(client: &TcpStream) -> bool {
+fn has_left(client: &Stream) -> bool {
     // The bit that nix has no name for.
     let closed = PollFlags::from_bits_retain(libc::POLLRDHUP);
     let mut fds = [PollFd::new(client.as_fd(), closed)];
@@ -127,7 +127,7 @@ fn has_left(client: &TcpStream) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
     use std::thread;
 
     use parking_lot::Mutex;
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(wait(&gate, short), Err(NotYet::Slow));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let (server, _) = listener.accept().unwrap();
+        let server = Stream::plain(listener.accept().unwrap().0);
         thread::scope(|scope| {
             let waits: Vec<_> = (0..MOST_WAITING)
                 .map(|_| scope.spawn(|| wait(&gate, WaitLimit::with(GENEROUS, &server))))

@@ -1,11 +1,12 @@
 //! A guest, described once for all hosts.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::arbiter::VmName;
+use crate::arbiter::{HostName, VmName};
 use crate::nbd::ExportName;
 
 /// The longest definition, in bytes of JSON: with what is around it, it fits into a line.
@@ -37,6 +38,9 @@ pub struct Definition {
     pub heartbeat_timeout_ms: Option<u64>,
     /// When its lag is told in which colour.
     pub lag: LagBounds,
+    /// The hosts that may run it; `None` for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hosts: Option<BTreeSet<HostName>>,
 }
 
 /// A file that each host has.
@@ -87,6 +91,9 @@ pub enum DefinitionError {
         /// The path.
         path: String,
     },
+    /// Nobody may run it.
+    #[error("hosts = []: name the hosts that may run it, or leave that out for all")]
+    NoHosts,
     /// The bounds of the lag are no bounds.
     #[error(
         "a lag is yellow from {yellow_ms} ms on and red from {red_ms} ms on: yellow must come first"
@@ -109,6 +116,12 @@ impl Default for LagBounds {
 }
 
 impl Definition {
+    /// Whether this host may run it.
+    #[must_use]
+    pub fn names(&self, host: &HostName) -> bool {
+        self.hosts.as_ref().is_none_or(|hosts| hosts.contains(host))
+    }
+
     /// Checks what can be checked without its images.
     ///
     /// # Errors
@@ -123,6 +136,9 @@ impl Definition {
                     path: image.path.clone(),
                 });
             }
+        }
+        if self.hosts.as_ref().is_some_and(BTreeSet::is_empty) {
+            return Err(DefinitionError::NoHosts);
         }
         let LagBounds { yellow_ms, red_ms } = self.lag;
         if yellow_ms > red_ms {

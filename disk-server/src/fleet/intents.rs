@@ -188,6 +188,12 @@ impl Intents {
         drained.is_some_and(|drained| !drained.owes.contains_key(vm))
     }
 
+    /// Whether a host may run a guest. One that is not described may be run by all.
+    pub(super) fn may_run(&self, host: &HostName, vm: &VmName) -> bool {
+        let kept = self.guests.get(vm);
+        kept.is_none_or(|kept| kept.definition.names(host))
+    }
+
     /// Who wants a guest without a backup.
     pub(super) fn suspended(&self, vm: &VmName) -> Option<&Text> {
         self.guests.get(vm)?.suspended.as_ref()

@@ -62,6 +62,9 @@ impl Guests for Wishes<'_> {
         if self.intents.is_closed(host, vm) {
             return Some(Unfit::Draining);
         }
+        if !self.intents.may_run(host, vm) {
+            return Some(Unfit::NotNamed);
+        }
         let seen = self.guests.get(vm)?;
         let chosen = self.intents.pending(vm)?.chosen_host(seen)?;
         let is_other = chosen != *host && !self.intents.is_drained(&chosen);

@@ -19,7 +19,7 @@ pub enum Operation {
     Define {
         /// The guest.
         definition: Box<Definition>,
-        /// Who asks.
+        /// Who asks. Where connections are authenticated, the server puts the key's name here.
         by: Text,
     },
     /// Keep it no longer. It must not run.
@@ -71,6 +71,24 @@ pub enum Operation {
         #[serde(default)]
         before: Option<u64>,
     },
+}
+
+impl Operation {
+    /// The same, asked by whoever that is known to be, whatever it says itself.
+    #[must_use]
+    pub fn asked_by(mut self, name: &str) -> Self {
+        match &mut self {
+            Self::Define { by, .. }
+            | Self::Undefine { by, .. }
+            | Self::Guest { by, .. }
+            | Self::Host { by, .. } => *by = Text::cut(name),
+            Self::Definition { .. }
+            | Self::Status { .. }
+            | Self::List { .. }
+            | Self::History { .. } => {}
+        }
+        self
+    }
 }
 
 /// What is to be done with a guest. Of two that contradict each other the later one counts.

@@ -16,8 +16,9 @@ use super::plan::Planned;
 use super::refused::Refused;
 use super::status::VmStatus;
 use super::store::IntentStore;
-use crate::arbiter::{Claimant, Record, VmName};
+use crate::arbiter::{Claimant, HostName, Record, VmName};
 use crate::logging::Limited;
+use crate::policy::NamedHosts;
 use crate::state::{OpenStateError, ReplaceError, StateDirectory};
 use crate::views::{HostRecord, Ping, TooManyHosts};
 
@@ -52,6 +53,12 @@ pub struct FleetService {
     fleet: Mutex<Fleet>,
     /// Taken last.
     journal: Mutex<Journal>,
+}
+
+impl NamedHosts for FleetService {
+    fn may_run(&self, host: &HostName, vm: &VmName) -> bool {
+        self.fleet.lock().intents().may_run(host, vm)
+    }
 }
 
 impl FleetService {

@@ -175,6 +175,8 @@ impl Fleet {
             };
             let unfit = if !is_live {
                 Some(Unfit::Dead)
+            } else if !definition.names(host) {
+                Some(Unfit::NotNamed)
             } else if self.intents.is_drained(host) {
                 Some(Unfit::Draining)
             } else if tended.processes.len() >= MAX_PROCESSES || tended.processes.contains_key(vm) {

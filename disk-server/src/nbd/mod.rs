@@ -13,6 +13,7 @@
 
 mod buffers;
 pub mod client;
+mod haggling;
 mod names;
 mod negotiation;
 pub mod protocol;

@@ -4,22 +4,51 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use super::haggling::{
+    self, NegotiationError, OptionError, leave, next_option, no_data, refuse, reply,
+};
 use super::names::{ExportNameError, RequestedExport};
 use super::protocol::{
     BASE_ALLOCATION, BOOT_NUMBER, BlockSize, ClientFlags, DISK_NAME, ExportInfo, ExportRequest,
-    Greeting, HandshakeFlags, Info, InfoType, ListedExport, MetaContext, MetaContextRequest,
-    OptionHeader, OptionReplyHeader, OptionType, ProtocolError, ReplyType, TransmissionFlags,
+    Info, InfoType, ListedExport, MetaContext, MetaContextRequest, OptionType, ProtocolError,
+    ReplyType, TransmissionFlags,
 };
 use super::timed::{Incoming, Outgoing};
 use crate::export::{Access, Exports, OpenExportError};
 use crate::fence::{Refusal, WaitLimit};
 use crate::logging::excerpt;
-
-/// The most data of an option: names, and some queries. Larger ones are passed over.
-const MAX_OPTION: u32 = 64 << 10;
+use crate::policy::{Act, Caller, Denied, Guard};
 
 /// What stands for [`BASE_ALLOCATION`] on our connections.
 pub(super) const BASE_ALLOCATION_ID: u32 = 1;
+
+/// What a client may choose from, and who it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Offer<'a> {
+    pub(super) exports: &'a Exports,
+    pub(super) guard: &'a Guard,
+    pub(super) caller: &'a Caller,
+    /// Where it is, for the log.
+    pub(super) from: &'a str,
+}
+
+impl Offer<'_> {
+    /// Whether the client may open this.
+    fn permit(&self, requested: &RequestedExport) -> Result<(), Denied> {
+        let target = self.exports.get(requested.export());
+        let owner = target.and_then(|target| target.owner());
+        let act = match requested {
+            RequestedExport::Plain(_) | RequestedExport::Tagged { .. } => Act::OpenDisk {
+                owner: owner.as_ref().map(|(vm, _)| *vm),
+            },
+            RequestedExport::Writer { vm, .. } => Act::WriteDisk {
+                vm,
+                holder: owner.as_ref().and_then(|(_, holder)| holder.as_ref()),
+            },
+        };
+        self.guard.permit(self.caller, &act, self.from)
+    }
+}
 
 /// What a client and the server agreed on.
 #[derive(Debug)]
@@ -32,34 +61,6 @@ pub(super) struct Agreed {
     pub(super) block_status: bool,
 }
 
-/// Why a negotiation came to nothing.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum NegotiationError {
-    #[error("the client left without choosing an export")]
-    Left,
-    #[error("the connection failed in the negotiation")]
-    Io(#[from] io::Error),
-    #[error("the client does not speak the protocol")]
-    Protocol(#[from] ProtocolError),
-    #[error("the client set flags that do not exist: {0:#x}")]
-    Flags(u32),
-    #[error("the client asked for {0} in the old way, which has no answer for errors")]
-    Refused(String),
-}
-
-/// Why an option is refused.
-struct OptionError {
-    reply: ReplyType,
-    message: String,
-}
-
-impl OptionError {
-    fn new(reply: ReplyType, message: impl Into<String>) -> OptionError {
-        let message = message.into();
-        OptionError { reply, message }
-    }
-}
-
 impl From<ProtocolError> for OptionError {
     fn from(error: ProtocolError) -> Self {
         OptionError::new(ReplyType::ErrInvalid, error.to_string())
@@ -69,6 +70,12 @@ impl From<ProtocolError> for OptionError {
 impl From<ExportNameError> for OptionError {
     fn from(error: ExportNameError) -> Self {
         OptionError::new(ReplyType::ErrUnknown, error.to_string())
+    }
+}
+
+impl From<Denied> for OptionError {
+    fn from(denied: Denied) -> Self {
+        OptionError::new(ReplyType::ErrPolicy, denied.to_string())
     }
 }
 
@@ -88,59 +95,39 @@ impl From<OpenExportError> for OptionError {
     }
 }
 
-/// Lets a client choose an export.
+/// Lets a client that has greeted with these flags choose an export.
 pub(super) fn negotiate(
-    incoming: &mut Incoming<'_>,
-    outgoing: &Outgoing<'_>,
-    exports: &Exports,
+    (incoming, outgoing): (&mut Incoming<'_>, &Outgoing<'_>),
+    flags: ClientFlags,
+    offer: Offer<'_>,
     limit: WaitLimit<'_>,
     deadline: Instant,
     ending: &AtomicBool,
 ) -> Result<Agreed, NegotiationError> {
-    let flags = HandshakeFlags::FIXED_NEWSTYLE | HandshakeFlags::NO_ZEROES;
-    outgoing.send(&Greeting { flags }.encode())?;
-    let flags = u32::from_be_bytes(incoming.read_array(deadline)?);
-    let flags = ClientFlags::from_bits(flags).ok_or(NegotiationError::Flags(flags))?;
     let mut negotiation = Negotiation {
         outgoing,
-        exports,
+        offer,
         limit,
         structured: false,
         context_of: None,
     };
     loop {
-        let header = OptionHeader::decode(&incoming.read_array(deadline)?)?;
-        let mut data = Vec::new();
-        if header.length > MAX_OPTION {
-            incoming.skip(header.length.into(), deadline)?;
-            let error = OptionError::new(ReplyType::ErrTooBig, "the option has too much data");
-            negotiation.refuse(header.option, &error)?;
-            continue;
-        }
-        data.resize(header.length as usize, 0);
-        incoming.read_exact(&mut data, deadline)?;
+        let (option, data) = next_option(incoming, outgoing, deadline)?;
         let ends = ending.load(Ordering::Relaxed);
-        match header.option {
+        match option {
             OptionType::ExportName if !ends => {
                 let zeroes = !flags.contains(ClientFlags::NO_ZEROES);
                 return negotiation.export_name(&data, zeroes);
             }
-            OptionType::Abort => {
-                // Clients need not wait for it.
-                let _ = negotiation.reply(header.option, ReplyType::Ack, &[]);
-                return Err(NegotiationError::Left);
-            }
-            option if ends => {
-                let error = OptionError::new(ReplyType::ErrShutdown, "the server is ending");
-                negotiation.refuse(option, &error)?;
-            }
-            option => match negotiation.answer(option, &data)? {
-                Ok(None) => negotiation.reply(option, ReplyType::Ack, &[])?,
+            OptionType::Abort => return Err(leave(outgoing)),
+            _ if ends => refuse(outgoing, option, &haggling::ends())?,
+            _ => match negotiation.answer(option, &data)? {
+                Ok(None) => reply(outgoing, option, ReplyType::Ack, &[])?,
                 Ok(Some(access)) => {
-                    negotiation.reply(option, ReplyType::Ack, &[])?;
+                    reply(outgoing, option, ReplyType::Ack, &[])?;
                     return Ok(access);
                 }
-                Err(error) => negotiation.refuse(option, &error)?,
+                Err(error) => refuse(outgoing, option, &error)?,
             },
         }
     }
@@ -148,7 +135,7 @@ pub(super) fn negotiate(
 
 struct Negotiation<'a> {
     outgoing: &'a Outgoing<'a>,
-    exports: &'a Exports,
+    offer: Offer<'a>,
     /// For writes of others.
     limit: WaitLimit<'a>,
     structured: bool,
@@ -174,10 +161,13 @@ impl Negotiation<'_> {
             OptionType::ListMetaContext | OptionType::SetMetaContext => {
                 self.meta_context(option, data)
             }
-            OptionType::StartTls => Ok(Err(OptionError::new(
-                ReplyType::ErrUnsupported,
-                "this server has no TLS",
-            ))),
+            OptionType::StartTls => Ok(Err(match self.offer.caller {
+                Caller::Anybody => OptionError::new(
+                    ReplyType::ErrUnsupported,
+                    "this server is plain, without keys, and has no TLS",
+                ),
+                Caller::Known(_) => OptionError::new(ReplyType::ErrInvalid, "TLS has begun"),
+            })),
             _ => Ok(Err(OptionError::new(
                 ReplyType::ErrUnsupported,
                 "this server does not know the option",
@@ -189,12 +179,17 @@ impl Negotiation<'_> {
         if !data.is_empty() {
             return Ok(Err(no_data()));
         }
-        for (name, export) in self.exports.iter() {
+        for (name, export) in self.offer.exports.iter() {
             let listed = ListedExport {
                 name: name.to_string(),
                 description: export.description(),
             };
-            self.reply(OptionType::List, ReplyType::Server, &listed.encode())?;
+            reply(
+                self.outgoing,
+                OptionType::List,
+                ReplyType::Server,
+                &listed.encode(),
+            )?;
         }
         Ok(Ok(None))
     }
@@ -208,7 +203,7 @@ impl Negotiation<'_> {
             Ok(opened) => opened,
             Err(error) => return Ok(Err(error)),
         };
-        let info = |info: Info| self.reply(option, ReplyType::Info, &info.encode());
+        let info = |info: Info| reply(self.outgoing, option, ReplyType::Info, &info.encode());
         info(Info::Export(self.export_info(&agreed)))?;
         if request.infos.contains(&InfoType::Name) {
             info(Info::Name(agreed.name.to_string()))?;
@@ -239,8 +234,11 @@ impl Negotiation<'_> {
     fn open(&self, name: &str, option: OptionType) -> Result<Agreed, OptionError> {
         let requested = self.requested(name)?;
         let access = match option {
-            OptionType::Info => Access::look(self.exports, &requested)?,
-            _ => Access::open(self.exports, &requested, self.limit)?,
+            OptionType::Info => Access::look(self.offer.exports, &requested)?,
+            _ => {
+                self.offer.permit(&requested)?;
+                Access::open(self.offer.exports, &requested, self.limit)?
+            }
         };
         Ok(Agreed {
             name: requested,
@@ -253,7 +251,7 @@ impl Negotiation<'_> {
     /// What a name stands for. The empty one is the default export, which is the only one if there is
     /// just one, and otherwise none.
     fn requested(&self, name: &str) -> Result<RequestedExport, OptionError> {
-        match self.exports.only() {
+        match self.offer.exports.only() {
             Some(only) if name.is_empty() => Ok(RequestedExport::Plain(only.clone())),
             _ => Ok(name.parse()?),
         }
@@ -299,7 +297,12 @@ impl Negotiation<'_> {
             if !sets && request.queries.iter().any(|asked| asked == query) {
                 let name = format!("{query}={value}");
                 let context = MetaContext { id: 0, name };
-                self.reply(option, ReplyType::MetaContext, &context.encode())?;
+                reply(
+                    self.outgoing,
+                    option,
+                    ReplyType::MetaContext,
+                    &context.encode(),
+                )?;
             }
         }
         let all = !sets && request.queries.is_empty();
@@ -308,7 +311,12 @@ impl Negotiation<'_> {
                 id: if sets { BASE_ALLOCATION_ID } else { 0 },
                 name: BASE_ALLOCATION.to_owned(),
             };
-            self.reply(option, ReplyType::MetaContext, &context.encode())?;
+            reply(
+                self.outgoing,
+                option,
+                ReplyType::MetaContext,
+                &context.encode(),
+            )?;
             if sets {
                 self.context_of = Some(request.export);
             }
@@ -325,25 +333,7 @@ impl Negotiation<'_> {
             return Err(OptionError::new(ReplyType::ErrInvalid, message));
         }
         let request = MetaContextRequest::decode(data)?;
-        let access = Access::look(self.exports, &self.requested(&request.export)?)?;
+        let access = Access::look(self.offer.exports, &self.requested(&request.export)?)?;
         Ok((request, access))
     }
-
-    fn reply(&self, option: OptionType, reply: ReplyType, data: &[u8]) -> io::Result<()> {
-        let header = OptionReplyHeader {
-            option,
-            reply,
-            length: data.len() as u32,
-        };
-        self.outgoing.send(&[&header.encode(), data].concat())
-    }
-
-    fn refuse(&self, option: OptionType, error: &OptionError) -> io::Result<()> {
-        log::debug!("{option:?} refused: {}", excerpt(&error.message));
-        self.reply(option, error.reply, error.message.as_bytes())
-    }
-}
-
-fn no_data() -> OptionError {
-    OptionError::new(ReplyType::ErrInvalid, "the option has no data")
 }

@@ -2,15 +2,18 @@
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use transport::{ConnectionError, Endpoint, Mode, Opening, Patience, Stream};
 
 use super::buffers::{Buffer, Buffers};
-use super::negotiation::{Agreed, NegotiationError, negotiate};
-use super::protocol::{Command, ProtocolError, RequestHeader};
+use super::haggling::{NegotiationError, await_tls, greet};
+use super::negotiation::{Agreed, Offer, negotiate};
+use super::protocol::{ClientFlags, Command, ProtocolError, RequestHeader};
 use super::reply::Failure;
 use super::timed::{Incoming, Outgoing, prepare};
 use super::transmission::{
@@ -19,6 +22,8 @@ use super::transmission::{
 use crate::export::{Exports, LeftBehind};
 use crate::fence::WaitLimit;
 use crate::logging::Limited;
+use crate::policy::{Caller, Guard};
+use crate::stream::CLIENTS;
 
 /// Replies to requests that were done at once are sent together, up to so many bytes.
 const SENT_TOGETHER: usize = 64 << 10;
@@ -50,20 +55,44 @@ enum SessionError {
     Negotiation(#[from] NegotiationError),
     #[error("the connection failed")]
     Io(#[from] io::Error),
+    #[error("the client is not let in")]
+    Unopened(#[source] ConnectionError),
     #[error("the client does not speak the protocol")]
     Protocol(#[from] ProtocolError),
+}
+
+impl From<ConnectionError> for SessionError {
+    fn from(error: ConnectionError) -> Self {
+        match error {
+            ConnectionError::Io(error) => Self::Io(error),
+            ConnectionError::HungUp | ConnectionError::Cancelled => {
+                Self::Negotiation(NegotiationError::Left)
+            }
+            error => Self::Unopened(error),
+        }
+    }
+}
+
+/// What clients are served of, and who may have it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    pub(crate) exports: &'a Exports,
+    pub(crate) guard: &'a Guard,
+    pub(crate) endpoint: &'a Endpoint,
 }
 
 /// Serves one client until it leaves, errs, or is too slow. When this returns, none of its requests
 /// is under way. From when `ending` is true, requests are refused.
 pub(crate) fn serve(
-    stream: &TcpStream,
-    exports: &Exports,
+    socket: Arc<TcpStream>,
+    subject: Subject<'_>,
     limits: SessionLimits,
     ending: &AtomicBool,
 ) {
-    let peer = crate::stream::peer(stream);
-    match converse(stream, exports, limits, ending) {
+    // Until there is TLS, or for ever where it is not asked for.
+    let clear = Stream::plain(socket.clone());
+    let peer = crate::stream::peer(&clear);
+    match converse(&clear, socket, subject, limits, ending) {
         Ok(()) | Err(SessionError::Negotiation(NegotiationError::Left)) => {
             log::debug!("NBD client {peer} left");
         }
@@ -75,38 +104,89 @@ pub(crate) fn serve(
             }
         }
     }
-    let _ = stream.shutdown(Shutdown::Both);
+    let _ = clear.shutdown(Shutdown::Both);
 }
 
 fn converse(
-    stream: &TcpStream,
-    exports: &Exports,
+    clear: &Stream,
+    socket: Arc<TcpStream>,
+    subject: Subject<'_>,
     limits: SessionLimits,
     ending: &AtomicBool,
 ) -> Result<(), SessionError> {
-    prepare(stream, limits.message.min(limits.negotiation))?;
-    let mut incoming = Incoming::new(stream);
-    let outgoing = Outgoing::new(stream, limits.message);
+    prepare(clear, limits.message.min(limits.negotiation))?;
     let deadline = Instant::now() + limits.negotiation;
-    let agreed = {
-        let limit = WaitLimit::with(limits.clearing, stream);
-        negotiate(&mut incoming, &outgoing, exports, limit, deadline, ending)?
-    };
-    let peer = crate::stream::peer(stream);
-    if agreed.access.is_multi_conn() {
-        log::debug!("NBD client {peer} opened {}", agreed.name);
-    } else if let Some(left_out) = COMING.let_through() {
-        // A host that runs a machine: an operator wants to know which it is.
-        log::info!("NBD client {peer} opened {}{left_out}", agreed.name);
-    }
-    let session = Session {
-        agreed,
-        outgoing,
-        buffers: Buffers::new(limits.memory.max(PIECE)),
+    let mut incoming = Incoming::new(clear);
+    let outgoing = Outgoing::new(clear, limits.message);
+    let flags = greet(&mut incoming, &outgoing, deadline)?;
+    let opened = Opened {
+        flags,
+        deadline,
         limits,
         ending,
     };
-    session.transmit(&mut incoming)
+    match subject.endpoint.mode() {
+        Mode::Plain => opened.serve(clear, (incoming, outgoing), subject),
+        Mode::Secure => {
+            await_tls(&mut incoming, &outgoing, deadline, ending)?;
+            let patience = Patience {
+                deadline,
+                cancel: Some(ending),
+            };
+            let stream = (subject.endpoint).answer(socket, Opening::Bare, CLIENTS, patience)?;
+            let halves = (
+                Incoming::new(&stream),
+                Outgoing::new(&stream, limits.message),
+            );
+            let served = opened.serve(&stream, halves, subject);
+            // Says farewell, which the socket's own end does not.
+            let _ = stream.shutdown(Shutdown::Both);
+            served
+        }
+    }
+}
+
+/// A connection on which options may be asked.
+struct Opened<'a> {
+    flags: ClientFlags,
+    /// Of the negotiation.
+    deadline: Instant,
+    limits: SessionLimits,
+    ending: &'a AtomicBool,
+}
+
+impl Opened<'_> {
+    fn serve(
+        &self,
+        stream: &Stream,
+        (mut incoming, outgoing): (Incoming<'_>, Outgoing<'_>),
+        subject: Subject<'_>,
+    ) -> Result<(), SessionError> {
+        let peer = crate::stream::peer(stream);
+        let offer = Offer {
+            exports: subject.exports,
+            guard: subject.guard,
+            caller: &Caller::of(stream),
+            from: &peer,
+        };
+        let limit = WaitLimit::with(self.limits.clearing, stream);
+        let halves = (&mut incoming, &outgoing);
+        let agreed = negotiate(halves, self.flags, offer, limit, self.deadline, self.ending)?;
+        if agreed.access.is_multi_conn() {
+            log::debug!("NBD client {peer} opened {}", agreed.name);
+        } else if let Some(left_out) = COMING.let_through() {
+            // A host that runs a machine: an operator wants to know which it is.
+            log::info!("NBD client {peer} opened {}{left_out}", agreed.name);
+        }
+        let session = Session {
+            agreed,
+            outgoing,
+            buffers: Buffers::new(self.limits.memory.max(PIECE)),
+            limits: self.limits,
+            ending: self.ending,
+        };
+        session.transmit(&mut incoming)
+    }
 }
 
 struct Session<'a> {

@@ -2,18 +2,19 @@
 //! now and then, does not hold a thread.
 
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
 use parking_lot::{Mutex, MutexGuard};
+use transport::Stream;
 
 /// Requests are small; large payloads pass the buffer by.
 const BUFFER: usize = 16 << 10;
 
 /// Makes the kernel find out that a client is gone, and small messages leave at once.
 /// `limit` is for how long a message may take.
-pub(super) fn prepare(stream: &TcpStream, limit: Duration) -> io::Result<()> {
+pub(super) fn prepare(stream: &Stream, limit: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     // The kernel's timeouts are for one call, and deadlines are looked at between calls. To set
     // the kernel's to what is left each time would cost a system call for every request.
@@ -31,11 +32,11 @@ pub(super) fn prepare(stream: &TcpStream, limit: Duration) -> io::Result<()> {
 
 /// What a client sends.
 pub(super) struct Incoming<'a> {
-    reader: BufReader<&'a TcpStream>,
+    reader: BufReader<&'a Stream>,
 }
 
 impl<'a> Incoming<'a> {
-    pub(super) fn new(stream: &'a TcpStream) -> Incoming<'a> {
+    pub(super) fn new(stream: &'a Stream) -> Incoming<'a> {
         Incoming {
             reader: BufReader::with_capacity(BUFFER, stream),
         }
@@ -92,7 +93,7 @@ impl<'a> Incoming<'a> {
 
 /// What a client is sent, by any number of threads.
 pub(super) struct Outgoing<'a> {
-    stream: &'a TcpStream,
+    stream: &'a Stream,
     /// How long a message may take to leave.
     limit: Duration,
     /// Whether a message left in part only, after which nothing makes sense.
@@ -100,7 +101,7 @@ pub(super) struct Outgoing<'a> {
 }
 
 impl<'a> Outgoing<'a> {
-    pub(super) fn new(stream: &'a TcpStream, limit: Duration) -> Outgoing<'a> {
+    pub(super) fn new(stream: &'a Stream, limit: Duration) -> Outgoing<'a> {
         Outgoing {
             stream,
             limit,
@@ -129,7 +130,7 @@ impl<'a> Outgoing<'a> {
 
 /// A message that is being sent.
 pub(super) struct Message<'a> {
-    stream: &'a TcpStream,
+    stream: &'a Stream,
     /// How long the client may still take for it. Between two parts its time stands still.
     left: Duration,
     broken: MutexGuard<'a, bool>,
@@ -159,10 +160,18 @@ impl Message<'_> {
         while !part.is_empty() {
             match stream.write(part) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) if n == part.len() => return Ok(()),
                 Ok(n) => part = &part[n..],
                 Err(error) if is_transient(&error) => {}
                 Err(error) => return Err(error),
+            }
+            if !part.is_empty() {
+                look_at(deadline)?;
+            }
+        }
+        // What was taken is not sent yet, where it had to be encrypted and the client takes little.
+        while let Err(error) = stream.flush() {
+            if !is_transient(&error) {
+                return Err(error);
             }
             look_at(deadline)?;
         }

@@ -25,13 +25,10 @@ pub(super) trait Service: fmt::Debug + Sync {
     fn thread_name(&self) -> &'static str;
 
     /// Serves a client until it leaves. Anything may come from it.
-    fn serve(&self, stream: Arc<TcpStream>);
+    fn serve(&self, socket: Arc<TcpStream>);
 
     /// The server ends: sessions begin nothing new. What is under way is finished.
     fn end(&self);
-
-    /// Turns a client away for which there is no room. Must not block.
-    fn turn_away(&self, stream: &TcpStream);
 }
 
 /// A listening socket, and its connections.
@@ -105,12 +102,11 @@ impl Listener {
         let Some(registration) = self.connections.register(&stream, self.max_connections) else {
             if let Some(left_out) = self.turned_away.let_through() {
                 log::warn!(
-                    "{}: there are {} connections: turned one away{left_out}",
+                    "{}: there are {} connections: closed a new one{left_out}",
                     self.local,
                     self.max_connections
                 );
             }
-            service.turn_away(&stream);
             return;
         };
         let spawned = thread::Builder::new()

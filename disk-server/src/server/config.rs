@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use transport::Endpoint;
+
 use crate::export::Export;
 
 /// What a server needs to know.
@@ -14,6 +16,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The directory of everything that must survive the process.
     pub state: PathBuf,
+    /// The server's key, and whose keys it trusts; or plain, where everybody may everything.
+    pub endpoint: Endpoint,
     /// The disks, if there are any.
     pub nbd: Option<NbdConfig>,
     /// What clients may use up.

@@ -13,11 +13,14 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 
+use transport::Mode;
+
 use crate::arbiter::EpochStore;
 use crate::ending::Ending;
 use crate::export::{Export, Exports};
 use crate::fence::FencedStore;
 use crate::fleet::FleetService;
+use crate::policy::Guard;
 use crate::state::StateDirectory;
 use accept::{Listener, Service, accept_until_woken};
 use services::{ArbiterService, NbdService};
@@ -64,6 +67,7 @@ impl Server {
         let Config {
             listen,
             state,
+            endpoint,
             nbd,
             mut limits,
         } = config;
@@ -76,7 +80,13 @@ impl Server {
         let directory = StateDirectory::open(&state)?;
         // The state first: a client must not connect to a server that then does not start.
         let mut store = FencedStore::new(EpochStore::open(&directory)?);
-        let fleet = FleetService::open(&directory)?;
+        let fleet = Arc::new(FleetService::open(&directory)?);
+        let guard = Arc::new(Guard::new(fleet.clone()));
+        if endpoint.mode() == Mode::Plain {
+            log::warn!(
+                "plain, as asked for: whoever can connect may do everything, and read and write the disks"
+            );
+        }
         let (nbd, exports) = match nbd {
             None => (None, Arc::default()),
             Some(NbdConfig { listen, exports }) => {
@@ -84,13 +94,18 @@ impl Server {
                 let exports = Exports::new(exports, &mut store, &ending)?;
                 let listener = Listener::bind(listen, "--nbd-listen", limits.connections)?;
                 let exports = Arc::new(exports);
-                let service = NbdService::new(Arc::clone(&exports), &limits);
+                let service = NbdService::new(
+                    Arc::clone(&exports),
+                    guard.clone(),
+                    endpoint.clone(),
+                    &limits,
+                );
                 (Some((listener, service)), exports)
             }
         };
         Ok(Server {
             arbiter: Listener::bind(listen, "--listen", limits.connections)?,
-            arbiter_service: ArbiterService::new(store, exports, fleet, &limits)
+            arbiter_service: ArbiterService::new(store, exports, fleet, guard, endpoint, &limits)
                 .map_err(StartError::Setup)?,
             nbd,
             wake,

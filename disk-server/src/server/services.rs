@@ -1,8 +1,10 @@
 //! What the server's listeners serve: the arbiter's protocol, and NBD.
 
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use transport::{ConnectionError, Endpoint, Opening, Patience};
 
 use super::accept::Service;
 use super::config::Limits;
@@ -11,7 +13,10 @@ use crate::arbiter::session;
 use crate::export::Exports;
 use crate::fence::FencedStore;
 use crate::fleet::FleetService;
+use crate::logging::Limited;
 use crate::nbd::session as nbd;
+use crate::policy::Guard;
+use crate::stream::CLIENTS;
 
 /// Decides about epochs, and about guests.
 #[derive(Debug)]
@@ -21,6 +26,8 @@ pub(super) struct ArbiterService {
     store: Arc<FencedStore>,
     exports: Arc<Exports>,
     fleet: Arc<FleetService>,
+    guard: Arc<Guard>,
+    endpoint: Endpoint,
     limits: session::SessionLimits,
 }
 
@@ -28,10 +35,12 @@ impl ArbiterService {
     pub(super) fn new(
         store: FencedStore,
         exports: Arc<Exports>,
-        fleet: FleetService,
+        fleet: Arc<FleetService>,
+        guard: Arc<Guard>,
+        endpoint: Endpoint,
         limits: &Limits,
     ) -> std::io::Result<ArbiterService> {
-        let (store, fleet) = (Arc::new(store), Arc::new(fleet));
+        let store = Arc::new(store);
         let intervals = {
             let (store, fleet) = (Arc::clone(&store), Arc::clone(&fleet));
             Intervals::start(move || fleet.tick(&*store))?
@@ -41,6 +50,8 @@ impl ArbiterService {
             store,
             exports,
             fleet,
+            guard,
+            endpoint,
             limits: session::SessionLimits {
                 idle: limits.idle,
                 line: limits.line,
@@ -55,11 +66,20 @@ impl Service for ArbiterService {
         "arbiter-session"
     }
 
-    fn serve(&self, stream: Arc<TcpStream>) {
+    fn serve(&self, socket: Arc<TcpStream>) {
+        let from = socket.peer_addr();
+        let opening = Opening::Preface(transport::Service::DiskServer);
+        let patience = Patience::of(self.limits.line);
+        let answered = (self.endpoint).answer(socket, opening, CLIENTS, patience);
+        let stream = match answered {
+            Ok(stream) => stream,
+            Err(error) => return not_opened(from, &error),
+        };
         let subject = session::Subject {
             store: &self.store,
             exports: &self.exports,
             fleet: &self.fleet,
+            guard: &self.guard,
         };
         session::serve(stream, subject, self.limits);
     }
@@ -67,9 +87,17 @@ impl Service for ArbiterService {
     fn end(&self) {
         // Its sessions end with their connections' readable halves, after the decision under way.
     }
+}
 
-    fn turn_away(&self, stream: &TcpStream) {
-        session::turn_away(stream, "the server has as many connections as it may have");
+/// Somebody whose connection came to nothing: who tried what is for the log.
+fn not_opened(from: std::io::Result<SocketAddr>, error: &ConnectionError) {
+    static NOT_OPENED: Limited = Limited::new();
+    // One that left at once is nobody.
+    if matches!(error, ConnectionError::HungUp | ConnectionError::Io(_)) {
+        log::debug!("a client: {error}");
+    } else if let Some(left_out) = NOT_OPENED.let_through() {
+        let from = from.map_or_else(|_| "somewhere".to_owned(), |it| it.to_string());
+        log::warn!("the client at {from} is not let in: {error}{left_out}");
     }
 }
 
@@ -77,14 +105,23 @@ impl Service for ArbiterService {
 #[derive(Debug)]
 pub(super) struct NbdService {
     exports: Arc<Exports>,
+    guard: Arc<Guard>,
+    endpoint: Endpoint,
     limits: nbd::SessionLimits,
     ending: AtomicBool,
 }
 
 impl NbdService {
-    pub(super) fn new(exports: Arc<Exports>, limits: &Limits) -> NbdService {
+    pub(super) fn new(
+        exports: Arc<Exports>,
+        guard: Arc<Guard>,
+        endpoint: Endpoint,
+        limits: &Limits,
+    ) -> NbdService {
         NbdService {
             exports,
+            guard,
+            endpoint,
             limits: nbd::SessionLimits {
                 negotiation: limits.negotiation,
                 message: limits.message,
@@ -102,15 +139,16 @@ impl Service for NbdService {
         "nbd-session"
     }
 
-    fn serve(&self, stream: Arc<TcpStream>) {
-        nbd::serve(&stream, &self.exports, self.limits, &self.ending);
+    fn serve(&self, socket: Arc<TcpStream>) {
+        let subject = nbd::Subject {
+            exports: &self.exports,
+            guard: &self.guard,
+            endpoint: &self.endpoint,
+        };
+        nbd::serve(socket, subject, self.limits, &self.ending);
     }
 
     fn end(&self) {
         self.ending.store(true, Ordering::Relaxed);
-    }
-
-    fn turn_away(&self, _: &TcpStream) {
-        // The protocol has no word for it before the greetings: the connection is closed.
     }
 }

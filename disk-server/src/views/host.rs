@@ -245,6 +245,8 @@ pub enum Unfit {
     Declined(Text),
     /// It was, and did not reach the primary.
     Unreached(Text),
+    /// The guest's definition does not name it.
+    NotNamed,
     /// An operator wants it empty.
     Draining,
     /// An operator wants the guest's backup on another host.
@@ -332,6 +334,7 @@ impl fmt::Display for Unfit {
             ),
             Self::Declined(reason) => write!(f, "was proposed, and is not a backup: {reason}"),
             Self::Unreached(reason) => write!(f, "does not reach the primary: {reason}"),
+            Self::NotNamed => f.write_str("is not among the hosts that may run the guest"),
             Self::Draining => f.write_str("is drained"),
             Self::NotChosen(host) => write!(f, "is not {host}, which was asked for"),
         }

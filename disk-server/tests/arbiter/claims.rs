@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Process, SetWhenDropped, until};
+use crate::support::{GENEROUS, Process, SetWhenDropped, until};
 use disk_server::arbiter::{
     Arbiter, CallError, Claim, ClaimError, Claimant, HostName, Next, ServerAddress, Settings,
     VmName,
 };
+use transport::{Endpoint, Opening, Patience, Service, Stream};
 
 fn vm() -> VmName {
     "db".parse().unwrap()
@@ -115,7 +116,7 @@ fn a_killed_server_forgets_nothing() {
             let (address, ledger, done) = (address.clone(), &ledger, &done);
             scope.spawn(move || {
                 let who = format!("host{n}").parse().unwrap();
-                let arbiter = Arbiter::new(address, Settings::default());
+                let arbiter = Arbiter::new(address, Endpoint::plain(), Settings::default());
                 contend(&arbiter, &who, ledger, || !done.load(Ordering::SeqCst));
             });
         }
@@ -267,7 +268,11 @@ fn a_silent_server_is_no_answer_and_a_claim_can_be_cancelled() {
         answer_timeout: Duration::from_millis(20),
         ..Settings::default()
     };
-    let arbiter = Arbiter::new(silent.local_addr().unwrap().into(), settings);
+    let arbiter = Arbiter::new(
+        silent.local_addr().unwrap().into(),
+        Endpoint::plain(),
+        settings,
+    );
     assert!(matches!(arbiter.read(&vm()), Err(CallError::Silent { .. })));
     let cancel = AtomicBool::new(false);
     let who = Claimant::generate(&HostName::of_this_host()).unwrap();
@@ -289,12 +294,17 @@ fn something_else_at_the_address_is_recognised() {
             // Until the client has had enough.
             let _ = stream.read_to_end(&mut Vec::new());
         });
-        Arbiter::new(address.into(), Settings::default()).read(&vm())
+        Arbiter::new(address.into(), Endpoint::plain(), Settings::default()).read(&vm())
     });
-    assert!(
-        matches!(call, Err(CallError::NotAnArbiter { .. })),
-        "{call:?}"
-    );
+    assert!(matches!(call, Err(CallError::Unopened { .. })), "{call:?}");
+}
+
+/// What a disk server does first.
+fn answer_plainly(server: &TcpListener) -> Stream {
+    let (socket, _) = server.accept().unwrap();
+    let opening = Opening::Preface(Service::DiskServer);
+    let answered = Endpoint::plain().answer(socket, opening, &[], Patience::of(GENEROUS));
+    answered.unwrap()
 }
 
 #[test]
@@ -309,10 +319,10 @@ fn an_error_of_a_later_server_is_no_refusal() {
                 r#"{"answer":"error","code":"moon_phase","message":"it is full"}"#,
                 r#"{"answer":"won","epoch":1}"#,
             ] {
-                let (mut stream, _) = server.accept().unwrap();
+                let mut stream = answer_plainly(&server);
                 let greeting = r#"{"ftvm":"arbiter","version":4}"#;
                 writeln!(stream, "{greeting}").unwrap();
-                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+                let mut lines = BufReader::new(stream.clone()).lines();
                 // The client's greeting and its claim.
                 for _ in 0..2 {
                     lines.next().unwrap().unwrap();
@@ -321,7 +331,7 @@ fn an_error_of_a_later_server_is_no_refusal() {
             }
         });
         let who = Claimant::generate(&HostName::of_this_host()).unwrap();
-        let arbiter = Arbiter::new(address.into(), Settings::default());
+        let arbiter = Arbiter::new(address.into(), Endpoint::plain(), Settings::default());
         let claim = arbiter.claim(
             &vm(),
             0,

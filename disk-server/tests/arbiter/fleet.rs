@@ -22,6 +22,27 @@ fn by() -> Text {
     Text::cut("anna@ops1")
 }
 
+/// The guest `db`.
+pub(crate) fn definition() -> Definition {
+    Definition {
+        vm: vm(),
+        memory_mib: 256,
+        kernel: Image {
+            path: "/images/kernel".to_owned(),
+            sha256: ImageDigest([7; 32]),
+        },
+        initrd: None,
+        append: String::new(),
+        mac: "52:54:00:00:00:01".to_owned(),
+        clock: "host".to_owned(),
+        disk: None,
+        export: None,
+        heartbeat_timeout_ms: None,
+        lag: LagBounds::default(),
+        hosts: None,
+    }
+}
+
 /// A run of ftvm, as far as the service knows it.
 struct Run {
     claimant: Claimant,
@@ -111,22 +132,7 @@ fn a_guest_is_defined_started_protected_and_stopped_through_a_crash_of_the_servi
     let arbiter = server.arbiter();
     let unknown = arbiter.operate(Operation::Status { vm: vm() }).unwrap_err();
     assert!(unknown.to_string().contains("ftvm vm define"), "{unknown}");
-    let definition = Definition {
-        vm: vm(),
-        memory_mib: 256,
-        kernel: Image {
-            path: "/images/kernel".to_owned(),
-            sha256: ImageDigest([7; 32]),
-        },
-        initrd: None,
-        append: String::new(),
-        mac: "52:54:00:00:00:01".to_owned(),
-        clock: "host".to_owned(),
-        disk: None,
-        export: None,
-        heartbeat_timeout_ms: None,
-        lag: LagBounds::default(),
-    };
+    let definition = definition();
     let define = Operation::Define {
         definition: Box::new(definition.clone()),
         by: by(),

@@ -3,6 +3,7 @@
 mod claims;
 mod fleet;
 mod process;
+mod rights;
 #[path = "../support/mod.rs"]
 mod support;
 mod views;

@@ -69,7 +69,7 @@ pub(crate) fn capabilities(memory_mib: u64) -> Capabilities {
 
 fn status(server: &Process) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_disk-server"))
-        .args(["status", "--server", &server.address.to_string()])
+        .args(["status", "--plain", "--server", &server.address.to_string()])
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");

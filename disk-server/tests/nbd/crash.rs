@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use disk_server::arbiter::{Arbiter, Claim, Next, Settings, VmName};
 use fastrand::Rng;
+use transport::Endpoint;
 
 use crate::client::Client;
 use crate::ledger::{Promise, Region, SECTOR};
@@ -60,7 +61,11 @@ fn a_killed_server_loses_no_write_and_no_epoch() {
     let done = AtomicBool::new(false);
     let mut interesting = 0;
     thread::scope(|scope| {
-        let arbiter = Arbiter::new(server.address.into(), Settings::default());
+        let arbiter = Arbiter::new(
+            server.address.into(),
+            Endpoint::plain(),
+            Settings::default(),
+        );
         let (won, done) = (&won, &done);
         scope.spawn(move || contend(&arbiter, won, done));
         let _end = SetWhenDropped(done);

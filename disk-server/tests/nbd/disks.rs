@@ -1,7 +1,7 @@
 //! Storages that do what real ones do rarely, and servers in this process to export them.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
@@ -9,8 +9,9 @@ use disk_server::arbiter::{Arbiter, Settings};
 use disk_server::export::Export;
 use disk_server::server::{Config, Limits, NbdConfig, RunError, Server, StopHandle};
 use disk_server::storage::{Allocation, Storage, Zeroing};
+use transport::{Endpoint, Stream};
 
-use crate::support::GENEROUS;
+use crate::support::{call, until};
 
 /// A server in this process, which ends when dropped.
 pub(crate) struct Local {
@@ -39,6 +40,7 @@ impl Local {
         let server = Server::bind(Config {
             listen: anywhere,
             state: state.path().to_owned(),
+            endpoint: Endpoint::plain(),
             nbd: Some(NbdConfig {
                 listen: anywhere,
                 exports,
@@ -71,14 +73,18 @@ impl Local {
         self.stop.stop();
     }
 
-    pub(crate) fn connect_to_arbiter(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.arbiter).unwrap();
-        stream.set_read_timeout(Some(GENEROUS)).unwrap();
-        stream
+    /// As soon as there is room.
+    pub(crate) fn connect_to_arbiter(&self) -> Stream {
+        let mut stream = None;
+        until("there is room for a connection", || {
+            stream = call(self.arbiter).ok();
+            stream.is_some()
+        });
+        stream.unwrap()
     }
 
     pub(crate) fn arbiter(&self) -> Arbiter {
-        Arbiter::new(self.arbiter.into(), Settings::default())
+        Arbiter::new(self.arbiter.into(), Endpoint::plain(), Settings::default())
     }
 }
 

@@ -1,7 +1,6 @@
 //! Epochs: who may write, and that nobody else's write lands.
 
 use std::io::Write as _;
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -310,7 +309,7 @@ fn a_claim_behind_a_disk_that_hangs_is_told_to_ask_again() {
     old.send(WRITE, 0, BLOCK, &[1; BLOCK as usize]).unwrap();
     until("a write is under way", || disk.waiting() == 1);
     for _ in 0..2 {
-        let mut stream = TcpStream::connect(server.arbiter).unwrap();
+        let mut stream = server.connect_to_arbiter();
         stream.write_all(claim_line(2, "b/2").as_bytes()).unwrap();
         let answer = std::io::read_to_string(&stream).unwrap();
         // A code that the oldest client takes for "ask again".
@@ -352,7 +351,7 @@ fn a_disk_that_hangs_takes_no_places_of_clients_that_have_left() {
         opener.send_go("disk@db:1");
     }
     for _ in 0..3 * PLACES {
-        let mut claimant = TcpStream::connect(server.arbiter).unwrap();
+        let mut claimant = server.connect_to_arbiter();
         claimant.write_all(claim_line(2, "b/2").as_bytes()).unwrap();
         until("the claim waits", || {
             server

@@ -209,7 +209,8 @@ fn the_usual_limit_of_open_files_is_enough_for_all_clients() {
         program
             .args(["-c", &format!("ulimit {limits} && exec \"$0\" \"$@\"")])
             .arg(env!("CARGO_BIN_EXE_disk-server"))
-            .args(["--listen", "127.0.0.1:0", "--nbd-listen", "127.0.0.1:0"])
+            .args(["--plain", "--listen", "127.0.0.1:0"])
+            .args(["--nbd-listen", "127.0.0.1:0"])
             .args([
                 "--state",
                 &directory.path().join(state).display().to_string(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use disk_server::nbd::ClientTag;
 use disk_server::nbd::client::connect;
+use transport::Endpoint;
 
 use crate::support::{Process, command};
 
@@ -25,7 +26,7 @@ fn start(directory: &Path) -> Process {
 
 fn name(server: &Process, export: &str) -> String {
     let address = server.nbd.unwrap().into();
-    let connection = connect(&address, export, TIMEOUT).unwrap();
+    let connection = connect(&address, export, &Endpoint::plain(), TIMEOUT).unwrap();
     connection.name.expect("our server names its disks")
 }
 
@@ -47,7 +48,7 @@ fn a_boot_number_lasts_as_long_as_the_process() {
     let directory = tempfile::tempdir().unwrap();
     let boot = |server: &Process, export: &str| {
         let address = server.nbd.unwrap().into();
-        let connection = connect(&address, export, TIMEOUT).unwrap();
+        let connection = connect(&address, export, &Endpoint::plain(), TIMEOUT).unwrap();
         connection.boot.expect("our server has one")
     };
     let mut server = start(directory.path());

@@ -11,6 +11,7 @@ use disk_server::nbd::protocol::{
     ListedExport, MetaContextRequest, OptionType, ReplyType, TransmissionFlags,
 };
 use tempfile::TempDir;
+use transport::Endpoint;
 
 use crate::client::{Client, Negotiation};
 use crate::disks::{FAST, Gated, Local};
@@ -107,7 +108,7 @@ fn nobody_looks_for_holes_in_the_reads_of_a_guest() {
     let disk = Gated::new(2 << 20);
     let server = Local::start(disk.clone(), false);
     let (address, patience) = (server.nbd.into(), Duration::from_secs(60));
-    let mut guest = client::connect(&address, "disk", patience).unwrap();
+    let mut guest = client::connect(&address, "disk", &Endpoint::plain(), patience).unwrap();
     for (cookie, length) in [(1, 64 << 10), (2, 1 << 20), (3, 2 << 20)] {
         guest.requests.read(cookie, 0, length).unwrap();
         guest.requests.flush_buffer().unwrap();

@@ -13,7 +13,7 @@ use crate::support::{Process, command, until};
 
 fn status(server: &Process, arguments: &[&str]) -> String {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_disk-server"))
-        .args(["status", "--server", &server.address.to_string()])
+        .args(["status", "--plain", "--server", &server.address.to_string()])
         .args(arguments)
         .output()
         .unwrap();

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use disk_server::arbiter::{Arbiter, Settings};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use transport::{ConnectionError, Endpoint, Opening, Patience, Service, Stream};
 
 /// How long a test waits for what must come. Nothing is measured against it.
 pub(crate) const GENEROUS: Duration = Duration::from_secs(60);
@@ -31,7 +32,7 @@ pub(crate) struct Process {
 pub(crate) fn command(listen: &str, state: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_disk-server"));
     command
-        .args(["--listen", listen, "--state"])
+        .args(["--plain", "--listen", listen, "--state"])
         .arg(state)
         .env("RUST_LOG", "error")
         .stdin(Stdio::null());
@@ -65,13 +66,11 @@ impl Process {
     }
 
     pub(crate) fn arbiter(&self) -> Arbiter {
-        Arbiter::new(self.address.into(), Settings::default())
+        Arbiter::new(self.address.into(), Endpoint::plain(), Settings::default())
     }
 
-    pub(crate) fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(GENEROUS)).unwrap();
-        stream
+    pub(crate) fn connect(&self) -> Stream {
+        call(self.address).unwrap()
     }
 
     pub(crate) fn kill(&mut self) {
@@ -107,6 +106,15 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A connection to an arbiter on which nothing was said yet.
+pub(crate) fn call(arbiter: SocketAddr) -> Result<Stream, ConnectionError> {
+    let socket = TcpStream::connect(arbiter).unwrap();
+    let opening = Opening::Preface(Service::DiskServer);
+    let stream = Endpoint::plain().call(socket, opening, &[], Patience::of(GENEROUS))?;
+    stream.set_read_timeout(Some(GENEROUS)).unwrap();
+    Ok(stream)
 }
 
 /// Runs a server that must not start; what it says.
@@ -226,7 +234,7 @@ impl Drop for SmallDisk {
 }
 
 /// Sends bytes, ends the sending direction, and returns all that the server answers.
-pub(crate) fn exchange(stream: &mut TcpStream, bytes: &[u8]) -> String {
+pub(crate) fn exchange(stream: &mut Stream, bytes: &[u8]) -> String {
     // The server may refuse and close before it has taken all.
     let _ = stream.write_all(bytes);
     let _ = stream.shutdown(std::net::Shutdown::Write);

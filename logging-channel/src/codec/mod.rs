@@ -43,7 +43,7 @@ use crate::bytes::Fields;
 use crate::entry::{Entry, Lsn};
 
 /// Version of everything that this crate writes: handshake, stream, heartbeats and files.
-pub const PROTOCOL_VERSION: u16 = 11;
+pub const PROTOCOL_VERSION: u16 = 12;
 
 /// Length of a batch's header.
 pub const HEADER_LEN: usize = 28;

@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
+use transport::{DatagramKey, MAC_LEN, wait_readable};
 
 use super::{HEARTBEAT_LEN, Heartbeat, Role};
 use crate::entry::Lsn;
 use crate::loss::LossReason;
 use crate::protocol::{Heard, Pulse};
-use crate::socket::wait_readable;
 
 /// When something was last heard over TCP; written by the thread that reads it.
 #[derive(Debug)]
@@ -82,9 +82,10 @@ pub(crate) struct Beating {
 }
 
 impl Beating {
-    /// Starts the thread on `socket`, which is connected to the peer's.
+    /// Starts the thread on `socket`, which is connected to the peer's. With a key, only what has that is
+    /// heard.
     pub(crate) fn start<M: Monitored>(
-        socket: UdpSocket,
+        (socket, key): (UdpSocket, Option<DatagramKey>),
         session: u64,
         timeout: Duration,
         end: Arc<M>,
@@ -93,7 +94,7 @@ impl Beating {
         let (stopped, stop) = io::pipe()?;
         let thread = thread::Builder::new()
             .name("heartbeat".into())
-            .spawn(move || beat(&socket, &stopped, session, timeout, &*end))?;
+            .spawn(move || beat(&socket, key, &stopped, session, timeout, &*end))?;
         Ok(Self {
             stop: Some(stop),
             thread: Some(thread),
@@ -112,6 +113,7 @@ impl Drop for Beating {
 
 fn beat<M: Monitored>(
     socket: &UdpSocket,
+    key: Option<DatagramKey>,
     stopped: &PipeReader,
     session: u64,
     timeout: Duration,
@@ -121,7 +123,8 @@ fn beat<M: Monitored>(
     let start = Instant::now();
     let mut ear = Ear {
         pulse: Pulse::new(M::ROLE, session, timeout, start),
-        datagram: [0; HEARTBEAT_LEN + 1],
+        key,
+        datagram: [0; MOST_LEN],
         end,
     };
     let interval = ear.pulse.interval();
@@ -138,7 +141,7 @@ fn beat<M: Monitored>(
         if now >= next {
             let beat = ear.pulse.beat(now, end.released(), end.storage(now));
             // Errors are what a dead peer or network looks like: the detector's business.
-            let _ = socket.send(&beat.encode());
+            let _ = socket.send(&ear.sealed(&beat));
 
             ear.drain(socket);
             ear.pulse.hear_log(end.traffic().get());
@@ -165,11 +168,14 @@ fn beat<M: Monitored>(
     }
 }
 
+/// One byte more than any heartbeat, so that a longer datagram does not look like one.
+const MOST_LEN: usize = HEARTBEAT_LEN + MAC_LEN + 1;
+
 /// What is made of the peer's heartbeats.
 struct Ear<'a, M> {
     pulse: Pulse,
-    /// One byte more than a heartbeat, so that a longer datagram does not look like one.
-    datagram: [u8; HEARTBEAT_LEN + 1],
+    key: Option<DatagramKey>,
+    datagram: [u8; MOST_LEN],
     end: &'a M,
 }
 
@@ -177,12 +183,32 @@ impl<M: Monitored> Ear<'_, M> {
     /// Takes the next datagram.
     fn hear(&mut self, socket: &UdpSocket) -> io::Result<()> {
         let len = socket.recv(&mut self.datagram)?;
-        let heard = Heartbeat::decode(&self.datagram[..len])
+        let heard = self
+            .opened(&self.datagram[..len])
+            .and_then(Heartbeat::decode)
             .and_then(|beat| self.pulse.hear(&beat, Instant::now()));
         if let Some(heard) = heard {
             self.end.heard(&heard);
         }
         Ok(())
+    }
+
+    /// A heartbeat as it is sent.
+    fn sealed(&self, beat: &Heartbeat) -> Vec<u8> {
+        let mut datagram = beat.encode().to_vec();
+        if let Some(key) = &self.key {
+            datagram.extend_from_slice(&key.mac(&datagram));
+        }
+        datagram
+    }
+
+    /// The heartbeat in a datagram, if that is genuine.
+    fn opened<'d>(&self, datagram: &'d [u8]) -> Option<&'d [u8]> {
+        let Some(key) = &self.key else {
+            return Some(datagram);
+        };
+        let (beat, mac) = datagram.split_last_chunk::<MAC_LEN>()?;
+        key.is_genuine(beat, mac).then_some(beat)
     }
 
     /// Takes everything that waits in the socket. Whether there was a datagram.
@@ -265,7 +291,7 @@ mod tests {
             .expect("UDP has no handshake");
         let next = socket.try_clone().expect("another handle");
         let (hour, end) = (Duration::from_secs(3600), Arc::new(Alone(LastHeard::new())));
-        drop(Beating::start(socket, 1, hour, end).expect("a thread"));
+        drop(Beating::start((socket, None), 1, hour, end).expect("a thread"));
         let nothing = next.recv(&mut [0]).map_err(|error| error.kind());
         assert_eq!(nothing, Err(io::ErrorKind::WouldBlock));
     }

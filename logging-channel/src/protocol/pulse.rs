@@ -16,6 +16,8 @@ pub struct Pulse {
     detector: FailureDetector,
     round_trip: RoundTrip,
     sequence: u64,
+    /// Number of the peer's last heartbeat.
+    heard: u64,
 }
 
 /// What a heartbeat of the peer's says.
@@ -43,6 +45,7 @@ impl Pulse {
             detector: FailureDetector::new(timeout, interval, now),
             round_trip: RoundTrip::default(),
             sequence: 0,
+            heard: 0,
         }
     }
 
@@ -68,11 +71,13 @@ impl Pulse {
         beat
     }
 
-    /// A heartbeat comes. Gives what it says, if it is the peer's.
+    /// A heartbeat comes. Gives what it says, if it is the peer's and newer than all before: one that comes
+    /// again says nothing, whoever sends it.
     pub fn hear(&mut self, beat: &Heartbeat, now: Instant) -> Option<Heard> {
-        if beat.session != self.session || beat.role == self.role {
+        if beat.session != self.session || beat.role == self.role || beat.sequence <= self.heard {
             return None;
         }
+        self.heard = beat.sequence;
         self.detector.heard(now);
         let echoed = beat.echo.map(|echo| echo.sequence);
         Some(Heard {

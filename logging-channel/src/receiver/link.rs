@@ -1,13 +1,13 @@
 //! What the backup's threads share, and what the reading thread does.
 
-use std::io::{self, Read};
-use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd;
+use std::io;
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use transport::Stream;
 
 use super::keeping::{Keeping, Link};
 use super::queue::{Queue, Queued};
@@ -20,7 +20,7 @@ use crate::loss::{Loss, LossReason};
 use crate::protocol::{BackupEnd, FromPrimary, Heard, REPORT};
 use crate::session::SessionInfo;
 use crate::settings::Settings;
-use crate::socket::{Tail, wait_readable};
+use crate::socket::Tail;
 
 /// What is read at once, at least.
 const READ_BYTES: usize = 128 * 1024;
@@ -29,8 +29,8 @@ const READ_BYTES: usize = 128 * 1024;
 pub(super) struct Shared {
     settings: Settings,
     pub(super) info: SessionInfo,
-    stream: TcpStream,
-    pub(super) memory: Vec<TcpStream>,
+    stream: Stream,
+    pub(super) memory: Vec<Stream>,
     pub(super) queue: Queue,
     /// Of a cold backup.
     pub(super) keeping: Option<Arc<Keeping>>,
@@ -59,8 +59,8 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(
-        stream: TcpStream,
-        memory: Vec<TcpStream>,
+        stream: Stream,
+        memory: Vec<Stream>,
         info: SessionInfo,
         settings: Settings,
         keeping: Option<Arc<Keeping>>,
@@ -211,6 +211,13 @@ impl CaughtUp {
     }
 }
 
+fn is_nothing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
 /// The reading thread's own.
 struct Reading<'a> {
     shared: &'a Shared,
@@ -240,7 +247,7 @@ impl<'a> Reading<'a> {
     fn run(&mut self) -> LossReason {
         loop {
             let read = self.wait().and_then(|ready| match ready {
-                true => self.read().map(Some),
+                true => self.read(),
                 false => Ok(None),
             });
             self.look_at_kept();
@@ -276,11 +283,11 @@ impl<'a> Reading<'a> {
     fn wait(&mut self) -> io::Result<bool> {
         let unsaid = !self.tail.is_empty() || self.shared.differed.load(Ordering::Relaxed) != 0;
         let timeout = self.protocol.next_report(Instant::now(), unsaid);
-        let stream = self.shared.stream.as_fd();
+        let stream = &self.shared.stream;
         let Some(keeping) = &self.shared.keeping else {
-            return Ok(wait_readable(&[stream], timeout)?[0]);
+            return Ok(stream.wait_readable(&[], timeout)?[0]);
         };
-        let ready = wait_readable(&[stream, keeping.wake()], timeout)?;
+        let ready = stream.wait_readable(&[keeping.wake()], timeout)?;
         if ready[1] {
             keeping.woke();
         }
@@ -298,7 +305,8 @@ impl<'a> Reading<'a> {
         }
     }
 
-    fn read(&mut self) -> io::Result<usize> {
+    /// Reads what there is; `None` if that is nothing yet.
+    fn read(&mut self) -> io::Result<Option<usize>> {
         if self.start > 0 {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
@@ -309,15 +317,13 @@ impl<'a> Reading<'a> {
             let larger = (self.buffer.len() * 2).min(HEADER_LEN + MAX_BODY);
             self.buffer.resize(larger, 0);
         }
-        loop {
-            match (&self.shared.stream).read(&mut self.buffer[self.end..]) {
-                Ok(n) => {
-                    self.end += n;
-                    return Ok(n);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+        match self.shared.stream.read_now(&mut self.buffer[self.end..]) {
+            Ok(n) => {
+                self.end += n;
+                Ok(Some(n))
             }
+            Err(error) if is_nothing(&error) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 

@@ -19,11 +19,13 @@ mod stats;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{TcpStream, UdpSocket};
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use transport::Stream;
 
 pub(crate) use keeping::Keeping;
 pub use keeping::Kept;
@@ -111,9 +113,9 @@ pub struct ReceiverHandle {
 
 /// What connects a backup with its primary.
 pub(crate) struct Connected {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     /// Its memory streams.
-    pub(crate) memory: Vec<TcpStream>,
+    pub(crate) memory: Vec<Stream>,
     pub(crate) udp: UdpSocket,
     pub(crate) info: SessionInfo,
 }
@@ -132,6 +134,7 @@ impl Receiver {
             info,
         } = connected;
         let (session, timeout) = (info.session, info.heartbeat_timeout);
+        let key = stream.datagrams().cloned();
         let stage = keeping.is_some().then_some(Stage::Held);
         let shared = Arc::new(Shared::new(
             stream,
@@ -148,7 +151,12 @@ impl Receiver {
             beating: None,
             threads: Vec::new(),
         };
-        receiver.beating = Some(Beating::start(udp, session, timeout, Arc::clone(&shared))?);
+        receiver.beating = Some(Beating::start(
+            (udp, key),
+            session,
+            timeout,
+            Arc::clone(&shared),
+        )?);
         if let Some(keeping) = &shared.keeping {
             let (own, link) = (Arc::clone(keeping), Arc::clone(&shared));
             receiver.thread("log-keeper", move || own.keep_loop(&*link))?;
@@ -372,8 +380,7 @@ impl ReceiverHandle {
     /// # Errors
     /// [`io::Error`], if the host has no room for them.
     pub fn read_memory(&self, taker: &Arc<dyn TakeBlocks>) -> io::Result<()> {
-        let streams = self.shared.memory.iter().map(TcpStream::try_clone);
-        streams::read(streams.collect::<io::Result<_>>()?, taker)
+        streams::read(self.shared.memory.clone(), taker)
     }
 
     /// The disk server answered this host at `at`: heartbeats tell the primary.

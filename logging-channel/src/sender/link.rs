@@ -6,12 +6,13 @@ mod releasing;
 
 use std::fmt;
 use std::io::{self, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use transport::Stream;
 
 pub use self::releasing::Release;
 use self::releasing::Releasing;
@@ -33,8 +34,8 @@ const USED_STEP: Duration = Duration::from_millis(20);
 pub(crate) struct Shared {
     settings: Settings,
     pub(super) info: SessionInfo,
-    stream: TcpStream,
-    pub(super) memory: Vec<TcpStream>,
+    stream: Stream,
+    pub(super) memory: Vec<Stream>,
 
     outgoing: Mutex<Outgoing>,
     /// The buffer has room again.
@@ -92,8 +93,8 @@ impl fmt::Debug for Used {
 
 impl Shared {
     pub(super) fn new(
-        stream: TcpStream,
-        memory: Vec<TcpStream>,
+        stream: Stream,
+        memory: Vec<Stream>,
         info: SessionInfo,
         settings: Settings,
     ) -> Self {
@@ -268,6 +269,7 @@ impl Shared {
         loop {
             if wait {
                 (&self.stream).write_all(writer.tail.rest())?;
+                (&self.stream).flush()?;
                 writer.tail.clear();
             } else if !writer.tail.send_now(&self.stream)? {
                 return Ok(false);

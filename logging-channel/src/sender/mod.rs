@@ -18,11 +18,13 @@ mod outgoing;
 mod told;
 
 use std::io;
-use std::net::{TcpStream, UdpSocket};
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use transport::Stream;
 
 pub use link::Release;
 use link::Shared;
@@ -58,21 +60,26 @@ struct Ends {
 impl Sender {
     /// Starts the threads of a session whose handshake is done.
     pub(crate) fn start(
-        stream: TcpStream,
-        memory: Vec<TcpStream>,
+        stream: Stream,
+        memory: Vec<Stream>,
         udp: UdpSocket,
         info: SessionInfo,
         settings: Settings,
     ) -> io::Result<Self> {
         let timeout = info.heartbeat_timeout;
-        let session = info.session;
+        let (session, key) = (info.session, stream.datagrams().cloned());
         let shared = Arc::new(Shared::new(stream, memory, info, settings));
         let mut ends = Ends {
             shared: Arc::clone(&shared),
             beating: None,
             threads: Vec::new(),
         };
-        ends.beating = Some(Beating::start(udp, session, timeout, Arc::clone(&shared))?);
+        ends.beating = Some(Beating::start(
+            (udp, key),
+            session,
+            timeout,
+            Arc::clone(&shared),
+        )?);
         let own = Arc::clone(&shared);
         ends.threads.push(
             thread::Builder::new()
@@ -247,9 +254,9 @@ impl Sender {
     /// [`io::Error`], if the host has no room for more open files.
     pub fn memory_streams(&self) -> io::Result<Vec<MemoryStream>> {
         let shared = &self.ends.shared;
-        let end = |stream: &TcpStream| {
+        let end = |stream: &Stream| {
             let session = Arc::clone(shared);
-            MemoryStream::new(stream.try_clone()?, move |reason| session.lose(reason))
+            MemoryStream::new(stream.clone(), move |reason| session.lose(reason))
         };
         shared.memory.iter().map(end).collect()
     }

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use transport::{ConnectionError, Endpoint, Patience, Peer, Stream};
+
 use super::patient::{CANCEL_TICK, Patient};
-use super::{Confirmation, SessionInfo, at_port, nonce};
+use super::{Confirmation, ENDS, OPENING, SessionInfo, at_port, nonce};
 use crate::handshake::{HandshakeError, Hello, Message, Refusal, RefusalCode, Title, Welcome};
 use crate::host::HostReport;
 use crate::identity::{Identity, IdentityError};
@@ -42,6 +44,15 @@ pub enum ConnectError {
         /// What happened last.
         #[source]
         source: io::Error,
+    },
+    /// Who answers there has no business with this host, or this host none with it.
+    #[error("cannot speak with the primary at {address}")]
+    Connection {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: ConnectionError,
     },
     /// The primary says that this backup does not fit.
     #[error("the primary at {address} refuses this backup: {refusal}")]
@@ -86,22 +97,24 @@ pub enum ConnectError {
 }
 
 impl Receiver {
-    /// Connects to the primary at `address`, as the backup of the VM `identity` on a host that can do
+    /// Connects to the primary at `address` from `endpoint`, as the backup of the VM `identity` on a host that can do
     /// what `host` says, and that is `claimant` to the arbiter. Tries again while nobody listens there, or while the session does not begin,
     /// until `deadline` or until `cancel` is set.
     ///
-    /// `confirm` asks the arbiter about the right that the primary names.
+    /// `confirm` asks the arbiter about the right that the primary names; it is told who the primary is, as its key
+    /// proves.
     pub fn connect(
-        address: SocketAddr,
+        (address, endpoint): (SocketAddr, &Endpoint),
         (identity, claimant): (&Identity, &str),
         host: &HostReport,
         settings: &Settings,
         deadline: Instant,
         cancel: &AtomicBool,
-        mut confirm: impl FnMut(&Title) -> Confirmation,
+        mut confirm: impl FnMut(&Title, Option<&Peer>) -> Confirmation,
     ) -> Result<Self, ConnectError> {
         let caller = Caller {
             address,
+            endpoint,
             identity,
             claimant,
             host,
@@ -133,6 +146,9 @@ impl Receiver {
                     source: HandshakeError::Io(source),
                     ..
                 })) if !cancel.load(Ordering::Relaxed) => last = source,
+                Ok(Err(ConnectError::Connection { source, .. })) if may_pass(&source) => {
+                    last = source.into();
+                }
                 // It settles something first.
                 Ok(Err(ConnectError::Refused { refusal, .. }))
                     if refusal.code == RefusalCode::NotNow && Instant::now() < deadline =>
@@ -151,10 +167,22 @@ impl Receiver {
     }
 }
 
+/// Whether the next attempt may come further: the other side has gone, or somebody on the way meddles.
+fn may_pass(error: &ConnectionError) -> bool {
+    matches!(
+        error,
+        ConnectionError::Io(_)
+            | ConnectionError::HungUp
+            | ConnectionError::TimedOut
+            | ConnectionError::Tls(_)
+    )
+}
+
 /// A backup that looks for its primary.
 #[derive(Clone, Copy)]
 struct Caller<'a> {
     address: SocketAddr,
+    endpoint: &'a Endpoint,
     identity: &'a Identity,
     claimant: &'a str,
     host: &'a HostReport,
@@ -166,15 +194,16 @@ struct Caller<'a> {
 impl Caller<'_> {
     fn shake_hands(
         self,
-        stream: TcpStream,
-        confirm: &mut impl FnMut(&Title) -> Confirmation,
+        socket: TcpStream,
+        confirm: &mut impl FnMut(&Title, Option<&Peer>) -> Confirmation,
     ) -> Result<Connected, ConnectError> {
         let address = self.address;
         let failed = |source| ConnectError::Handshake { address, source };
         let io_failed = |source| failed(HandshakeError::Io(source));
         let start_failed = |source| ConnectError::Start { address, source };
 
-        let local = stream.local_addr().map_err(io_failed)?;
+        socket.set_nodelay(true).map_err(io_failed)?;
+        let local = socket.local_addr().map_err(io_failed)?;
         let udp = UdpSocket::bind(at_port(local.ip(), 0)).map_err(start_failed)?;
         let hello = Hello {
             identity: self.identity.clone(),
@@ -184,11 +213,11 @@ impl Caller<'_> {
             standby: self.settings.standby(),
         };
         let run = hello.run;
-        stream.set_nodelay(true).map_err(io_failed)?;
         let hello = Message::Hello(hello).encode()?;
+        // The primary may be listening but not yet be waiting for a backup: this waits with it.
+        let stream = self.open(socket, self.deadline)?;
         (&stream).write_all(&hello).map_err(io_failed)?;
 
-        // The primary may be listening but not yet be waiting for a backup: this waits with it.
         let Welcome {
             session,
             title,
@@ -210,7 +239,7 @@ impl Caller<'_> {
             Message::Welcome(welcome) => welcome,
             other => return Err(failed(other.unexpected())),
         };
-        match confirm(&title) {
+        match confirm(&title, stream.peer()) {
             Confirmation::Held => {}
             Confirmation::Unknown(reason) => return Err(io_failed(io::Error::other(reason))),
             Confirmation::NotHeld(reason) => {
@@ -219,12 +248,13 @@ impl Caller<'_> {
         }
         udp.connect(at_port(address.ip(), udp_port))
             .map_err(start_failed)?;
-        let memory = self.open_streams(session, streams)?;
         let ready = Message::Ready {
             session,
             claimant: self.claimant.to_owned(),
         };
-        (&stream).write_all(&ready.encode()?).map_err(io_failed)?;
+        self.say(&stream, ready)?;
+        // Only now does the primary look at its port again.
+        let memory = self.open_streams(session, streams)?;
 
         // Before it begins, the primary may have taken another backup, or none: what is lost now is
         // no primary of ours.
@@ -242,6 +272,7 @@ impl Caller<'_> {
             holder: title.holder,
             heartbeat_timeout,
             peer: address,
+            authenticated: stream.peer().cloned(),
             peer_host,
             standby: self.settings.standby(),
         };
@@ -253,7 +284,28 @@ impl Caller<'_> {
         })
     }
 
-    fn open_streams(self, session: u64, count: u8) -> Result<Vec<TcpStream>, ConnectError> {
+    /// Opens a connection until `deadline`.
+    fn open(self, socket: TcpStream, deadline: Instant) -> Result<Stream, ConnectError> {
+        let address = self.address;
+        let patience = Patience {
+            deadline,
+            cancel: Some(self.cancel),
+        };
+        self.endpoint
+            .call(socket, OPENING, ENDS, patience)
+            .map_err(|source| ConnectError::Connection { address, source })
+    }
+
+    fn say(self, mut stream: &Stream, message: Message) -> Result<(), ConnectError> {
+        let address = self.address;
+        let said = stream.write_all(&message.encode()?);
+        said.map_err(|error| ConnectError::Handshake {
+            address,
+            source: HandshakeError::Io(error),
+        })
+    }
+
+    fn open_streams(self, session: u64, count: u8) -> Result<Vec<Stream>, ConnectError> {
         if count > MOST_STREAMS {
             let message = Message::Memory {
                 session,
@@ -266,20 +318,21 @@ impl Caller<'_> {
             });
         }
         let open = |number| {
-            let mut stream = TcpStream::connect_timeout(&self.address, ATTEMPT)?;
-            let message = Message::Memory { session, number };
-            stream.write_all(&message.encode().map_err(io::Error::other)?)?;
+            let socket = TcpStream::connect_timeout(&self.address, ATTEMPT);
+            let socket = socket.map_err(|error| ConnectError::Handshake {
+                address: self.address,
+                source: HandshakeError::Io(error),
+            })?;
+            let deadline = Instant::now() + self.settings.handshake_timeout;
+            let stream = self.open(socket, self.deadline.min(deadline))?;
+            self.say(&stream, Message::Memory { session, number })?;
             Ok(stream)
         };
-        let opened: io::Result<Vec<TcpStream>> = (0..count).map(open).collect();
-        opened.map_err(|error| ConnectError::Handshake {
-            address: self.address,
-            source: HandshakeError::Io(error),
-        })
+        (0..count).map(open).collect()
     }
 
     /// The primary's next message, if it is not a refusal.
-    fn hear(self, stream: &TcpStream, deadline: Instant) -> Result<Message, ConnectError> {
+    fn hear(self, stream: &Stream, deadline: Instant) -> Result<Message, ConnectError> {
         let address = self.address;
         let mut patient = Patient {
             stream,

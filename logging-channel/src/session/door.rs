@@ -3,27 +3,29 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::io::{self, Read};
+use std::io;
 use std::mem;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
+use transport::{ConnectionError, Endpoint, Handshake, Peer, Stream, wait_readable};
 
 use super::patient::CANCEL_TICK;
+use super::{ENDS, OPENING};
 use crate::handshake::{HandshakeError, Hello, Message, Refusal, RefusalCode};
 use crate::identity::version_difference;
-use crate::socket::{send_now, wait_readable};
 
-/// Most connections that are heard at a time. The oldest makes room for the next.
+/// Most connections that are heard at a time. The oldest whose key is not known yet makes room for the next.
 const MOST_CALLERS: usize = 32;
 
 /// The port and those who stand in it.
 #[derive(Debug)]
 pub(super) struct Door {
     tcp: TcpListener,
+    endpoint: Endpoint,
     callers: Vec<Caller>,
     /// Backups that came while another's memory streams were waited for.
     waiting: VecDeque<Visitor>,
@@ -43,13 +45,29 @@ struct Told {
 /// A connection that has not said its Hello, or was refused.
 #[derive(Debug)]
 struct Caller {
-    stream: TcpStream,
+    line: Line,
     peer: SocketAddr,
     said: Vec<u8>,
     /// Refused: what it still says is read and thrown away, because closing a connection with
     /// unread bytes resets it, and a reset can overtake the refusal.
     leaving: bool,
     deadline: Instant,
+}
+
+/// How far a caller's connection is.
+#[derive(Debug)]
+enum Line {
+    Opening(Handshake),
+    Open(Stream),
+}
+
+/// Why a caller goes.
+enum Gone {
+    /// By itself, or refused before.
+    Silently,
+    /// It has no business here.
+    Stranger(ConnectionError),
+    Refused(Stream, Refusal),
 }
 
 /// A first message that was understood.
@@ -61,7 +79,7 @@ enum Said {
 /// A backup whose Hello was understood.
 #[derive(Debug)]
 pub(super) struct Visitor {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Stream,
     pub(super) peer: SocketAddr,
     pub(super) hello: Box<Hello>,
 }
@@ -70,7 +88,7 @@ pub(super) struct Visitor {
 enum Visit {
     Backup(Visitor),
     Memory {
-        stream: TcpStream,
+        stream: Stream,
         peer: SocketAddr,
         session: u64,
         number: u8,
@@ -78,10 +96,11 @@ enum Visit {
 }
 
 impl Door {
-    pub(super) fn new(tcp: TcpListener) -> io::Result<Self> {
+    pub(super) fn new(tcp: TcpListener, endpoint: Endpoint) -> io::Result<Self> {
         tcp.set_nonblocking(true)?;
         Ok(Self {
             tcp,
+            endpoint,
             callers: Vec::new(),
             waiting: VecDeque::new(),
             told: Told::default(),
@@ -108,16 +127,16 @@ impl Door {
         }
     }
 
-    /// Waits for the memory streams of a session, `count` of them, at most `patience`.
+    /// Waits for the memory streams of a session, `count` of them and of `whom`, at most `patience`.
     pub(super) fn streams(
         &mut self,
-        session: u64,
+        (session, whom): (u64, Option<&Peer>),
         count: u8,
         cancel: &AtomicBool,
         patience: Duration,
-    ) -> io::Result<Vec<TcpStream>> {
+    ) -> io::Result<Vec<Stream>> {
         let deadline = Instant::now() + patience;
-        let mut streams: Vec<Option<TcpStream>> = (0..count).map(|_| None).collect();
+        let mut streams: Vec<Option<Stream>> = (0..count).map(|_| None).collect();
         while streams.iter().any(Option::is_none) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || cancel.load(Ordering::Relaxed) {
@@ -132,7 +151,7 @@ impl Door {
                     session: wanted,
                     number,
                 }) => match streams.get_mut(usize::from(number)) {
-                    Some(place @ None) if wanted == session => {
+                    Some(place @ None) if wanted == session && stream.peer() == whom => {
                         keep_alive(&stream)?;
                         *place = Some(stream);
                     }
@@ -145,16 +164,16 @@ impl Door {
 
     fn visit(&mut self, tick: Option<Duration>, patience: Duration) -> io::Result<Option<Visit>> {
         let now = Instant::now();
-        self.callers.retain(|caller| {
-            let stays = caller.deadline > now;
-            if !stays && !caller.leaving {
-                self.told.warn(format_args!(
-                    "{} connected to the logging port but said nothing",
-                    caller.peer
-                ));
+        for caller in self.callers.extract_if(.., |caller| caller.deadline <= now) {
+            let peer = caller.peer;
+            match caller.line {
+                _ if caller.leaving => {}
+                Line::Opening(handshake) => self.told.turned_away(peer, &handshake.give_up()),
+                Line::Open(_) => self.told.warn(format_args!(
+                    "{peer} connected to the logging port but said nothing"
+                )),
             }
-            stays
-        });
+        }
         let first = self.callers.iter().map(|caller| caller.deadline).min();
         let left = first.map(|deadline| deadline - now);
         let wait = match (tick, left) {
@@ -162,7 +181,7 @@ impl Door {
             (tick, left) => tick.or(left),
         };
         let mut fds = vec![self.tcp.as_fd()];
-        fds.extend(self.callers.iter().map(|caller| caller.stream.as_fd()));
+        fds.extend(self.callers.iter().map(|caller| caller.line.as_fd()));
         let ready = wait_readable(&fds, wait)?;
 
         // Backwards, so that those who go do not shift those who come.
@@ -186,15 +205,18 @@ impl Door {
 
     fn let_in(&mut self, patience: Duration) {
         match self.tcp.accept() {
-            Ok((stream, peer)) => {
-                if stream.set_nonblocking(true).is_err() {
-                    return;
-                }
+            Ok((socket, peer)) => {
+                let handshake = match self.endpoint.begin_answer(socket, OPENING, ENDS) {
+                    Ok(handshake) => handshake,
+                    Err(error) => return self.told.turned_away(peer, &error),
+                };
                 if self.callers.len() >= MOST_CALLERS {
-                    self.callers.remove(0);
+                    let stranger = |caller: &Caller| matches!(caller.line, Line::Opening(_));
+                    let goes = self.callers.iter().position(stranger);
+                    self.callers.remove(goes.unwrap_or(0));
                 }
                 self.callers.push(Caller {
-                    stream,
+                    line: Line::Opening(handshake),
                     peer,
                     said: Vec::new(),
                     leaving: false,
@@ -219,9 +241,8 @@ impl Door {
         let mut caller = self.callers.swap_remove(n);
         match caller.listen() {
             Ok(None) => self.callers.push(caller),
-            Ok(Some(said)) => {
-                let _ = caller.stream.set_nonblocking(false);
-                let Caller { stream, peer, .. } = caller;
+            Ok(Some((stream, said))) => {
+                let peer = caller.peer;
                 return Some(match said {
                     Said::Hello(hello) => Visit::Backup(Visitor {
                         stream,
@@ -236,8 +257,11 @@ impl Door {
                     },
                 });
             }
-            Err(None) => {}
-            Err(Some(refusal)) => self.refuse(caller.stream, caller.peer, &refusal, patience),
+            Err(Gone::Silently) => {}
+            Err(Gone::Stranger(error)) => self.told.turned_away(caller.peer, &error),
+            Err(Gone::Refused(stream, refusal)) => {
+                self.refuse(stream, caller.peer, &refusal, patience);
+            }
         }
         None
     }
@@ -245,7 +269,7 @@ impl Door {
     /// Sends a refusal and sees the caller out.
     pub(super) fn refuse(
         &mut self,
-        stream: TcpStream,
+        stream: Stream,
         peer: SocketAddr,
         refusal: &Refusal,
         patience: Duration,
@@ -253,12 +277,12 @@ impl Door {
         self.warn(format_args!("refused a backup at {peer}: {refusal}"));
         if let Ok(bytes) = Message::Refuse(refusal.clone()).encode() {
             // Fits the empty buffer of a new connection; if not, the caller sees it closed.
-            let _ = send_now(&stream, &bytes);
+            let _ = stream.send_now(&bytes);
         }
         let _ = stream.shutdown(Shutdown::Write);
-        if stream.set_nonblocking(true).is_ok() && self.callers.len() < MOST_CALLERS {
+        if self.callers.len() < MOST_CALLERS {
             self.callers.push(Caller {
-                stream,
+                line: Line::Open(stream),
                 peer,
                 said: Vec::new(),
                 leaving: true,
@@ -281,6 +305,12 @@ impl Told {
         }
     }
 
+    fn turned_away(&mut self, peer: SocketAddr, error: &ConnectionError) {
+        self.warn(format_args!(
+            "turned {peer} away from the logging port: {error}"
+        ));
+    }
+
     /// Whether a line may be told, and how many were left out before it.
     fn let_through(&mut self, now: Instant) -> Option<u64> {
         let since = *self.since.get_or_insert(now);
@@ -298,16 +328,27 @@ impl Told {
 }
 
 impl Caller {
-    /// Reads what there is. `Err`: it goes, refused or not.
-    fn listen(&mut self) -> Result<Option<Said>, Option<Refusal>> {
+    /// Hears what there is. `Err`: it goes.
+    fn listen(&mut self) -> Result<Option<(Stream, Said)>, Gone> {
+        let stream = match &mut self.line {
+            Line::Open(stream) => stream.clone(),
+            Line::Opening(handshake) => {
+                let Some(stream) = handshake.advance().map_err(Gone::Stranger)? else {
+                    return Ok(None);
+                };
+                self.line = Line::Open(stream.clone());
+                stream
+            }
+        };
+        let refused = |refusal| Gone::Refused(stream.clone(), refusal);
         let mut buffer = [0; 512];
         loop {
-            let n = match self.stream.read(&mut buffer) {
-                Ok(0) => return Err(None),
+            let n = match stream.read_now(&mut buffer) {
+                Ok(0) => return Err(Gone::Silently),
                 Ok(n) => n,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => return Err(None),
+                Err(_) => return Err(Gone::Silently),
             };
             if self.leaving {
                 // A flood is not read to its end: the deadline has a say too.
@@ -315,25 +356,35 @@ impl Caller {
             }
             self.said.extend_from_slice(&buffer[..n]);
             let needed =
-                Message::needed(&self.said).map_err(|error| Some(misunderstood(&error)))?;
+                Message::needed(&self.said).map_err(|error| refused(misunderstood(&error)))?;
             if self.said.len() < needed {
                 continue;
             }
-            return match Message::decode(&self.said) {
-                Ok(Message::Hello(hello)) => Ok(Some(Said::Hello(Box::new(hello)))),
-                Ok(Message::Memory { session, number }) => {
-                    Ok(Some(Said::Memory { session, number }))
+            let said = match Message::decode(&self.said) {
+                Ok(Message::Hello(hello)) => Said::Hello(Box::new(hello)),
+                Ok(Message::Memory { session, number }) => Said::Memory { session, number },
+                Ok(_) => return Err(refused(misunderstood(&"the first message must be a Hello"))),
+                Err(HandshakeError::OtherVersion { found }) => {
+                    return Err(version_difference(found).map_or(Gone::Silently, refused));
                 }
-                Ok(_) => Err(Some(misunderstood(&"the first message must be a Hello"))),
-                Err(HandshakeError::OtherVersion { found }) => Err(version_difference(found)),
-                Err(error) => Err(Some(misunderstood(&error))),
+                Err(error) => return Err(refused(misunderstood(&error))),
             };
+            return Ok(Some((stream, said)));
+        }
+    }
+}
+
+impl AsFd for Line {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Line::Opening(handshake) => handshake.as_fd(),
+            Line::Open(stream) => stream.as_fd(),
         }
     }
 }
 
 /// Nothing is sent over a memory stream for as long as no state is: whatever is in between is not to forget it.
-fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+fn keep_alive(stream: &Stream) -> io::Result<()> {
     const SECONDS: u32 = 30;
     setsockopt(stream, sockopt::KeepAlive, &true)?;
     setsockopt(stream, sockopt::TcpKeepIdle, &SECONDS)?;

@@ -1,9 +1,11 @@
 //! The primary's side of the handshake.
 
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use transport::{Endpoint, Peer, Stream};
 
 use super::door::{Door, Visitor};
 use super::patient::{CANCEL_TICK, Patient};
@@ -100,8 +102,8 @@ impl BindError {
 }
 
 impl Listener {
-    /// Opens the port. With port 0, any that is free for TCP and UDP.
-    pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
+    /// Opens the port, for those whom `endpoint` trusts. With port 0, any that is free for TCP and UDP.
+    pub fn bind(address: SocketAddr, endpoint: &Endpoint) -> Result<Self, BindError> {
         // A port that is free for TCP may be taken for UDP. Chance should not fail more often.
         const TRIES: usize = 16;
         let mut tries = if address.port() == 0 { TRIES } else { 1 };
@@ -115,7 +117,7 @@ impl Listener {
                     return Ok(Self {
                         address: bound,
                         udp,
-                        door: Door::new(tcp).map_err(tcp_error)?,
+                        door: Door::new(tcp, endpoint.clone()).map_err(tcp_error)?,
                     });
                 }
                 Err(error) if tries > 0 && error.kind() == io::ErrorKind::AddrInUse => {}
@@ -136,8 +138,8 @@ impl Listener {
     ///
     /// `title` is asked of each that is for this VM, for its own arbiter to confirm; in place of one it
     /// says why no backup can be taken now. When the backup is ready, `admit` has this side's arbiter
-    /// move to an epoch with that backup, which is told who that is: a primary that has lost its right
-    /// meanwhile, perhaps to a backup that came before, must not begin. Nothing is given to a backup
+    /// move to an epoch with that backup: it is told as whom that one claims, and who it is, as its key proves. A
+    /// primary that has lost its right meanwhile, perhaps to a backup that came before, must not begin. Nothing is given to a backup
     /// before.
     ///
     /// # Errors
@@ -149,7 +151,7 @@ impl Listener {
         mut title: impl FnMut() -> Result<Title, Refusal>,
         settings: &Settings,
         cancel: Option<&AtomicBool>,
-        mut admit: impl FnMut(&str) -> Admission,
+        mut admit: impl FnMut(&str, Option<&Peer>) -> Admission,
     ) -> Result<Sender, AcceptError> {
         static NEVER: AtomicBool = AtomicBool::new(false);
         let timeout = settings.heartbeat_timeout;
@@ -187,7 +189,7 @@ impl Listener {
                         continue;
                     }
                 };
-            match admit(&candidate.claimant) {
+            match admit(&candidate.claimant, candidate.stream.peer()) {
                 Admission::Admitted(epoch) => candidate.info.epoch = epoch,
                 Admission::NotNow(reason) => {
                     door.warn(format_args!(
@@ -205,8 +207,8 @@ impl Listener {
 
 /// A backup that fits and is still there. Its session has not begun.
 struct Candidate {
-    stream: TcpStream,
-    memory: Vec<TcpStream>,
+    stream: Stream,
+    memory: Vec<Stream>,
     udp: UdpSocket,
     info: SessionInfo,
     /// Who it is to the arbiter.
@@ -222,7 +224,7 @@ impl Candidate {
             epoch: self.info.epoch,
         };
         let bytes = begin.encode().map_err(io::Error::other)?;
-        let stream = self.stream.try_clone()?;
+        let stream = self.stream.clone();
         let sender = Sender::start(
             self.stream,
             self.memory,
@@ -299,7 +301,12 @@ fn welcome(
         }
     };
     stream.set_nodelay(true)?;
-    let memory = door.streams(session, streams, cancel, settings.handshake_timeout)?;
+    let memory = door.streams(
+        (session, stream.peer()),
+        streams,
+        cancel,
+        settings.handshake_timeout,
+    )?;
     udp.connect(at_port(peer.ip(), udp_port))?;
     let info = SessionInfo {
         session,
@@ -307,6 +314,7 @@ fn welcome(
         holder: title.holder.clone(),
         heartbeat_timeout: settings.heartbeat_timeout,
         peer,
+        authenticated: stream.peer().cloned(),
         peer_host,
         standby,
     };

@@ -9,6 +9,8 @@ mod patient;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use transport::{Opening, Peer, Role, Service};
+
 use crate::handshake::Standby;
 use crate::host::HostReport;
 
@@ -28,10 +30,23 @@ pub struct SessionInfo {
     pub heartbeat_timeout: Duration,
     /// The peer's end of the TCP connection.
     pub peer: SocketAddr,
+    /// Who the peer is, as its key proves; `None` where both were asked to do without keys.
+    pub authenticated: Option<Peer>,
     /// What the peer's host can do.
     pub peer_host: HostReport,
     /// What the backup does with the log.
     pub standby: Standby,
+}
+
+impl SessionInfo {
+    /// The peer's address and who it is, for people.
+    #[must_use]
+    pub fn peer_in_words(&self) -> String {
+        match &self.authenticated {
+            Some(peer) => format!("{} ({peer})", self.peer),
+            None => format!("{} (plain)", self.peer),
+        }
+    }
 }
 
 /// What the arbiter says of a primary's right to run its guest.
@@ -55,6 +70,12 @@ pub enum Admission {
     /// The primary may not run the guest any more, for this reason.
     NotEntitled(String),
 }
+
+/// How a connection to a logging port is opened,
+const OPENING: Opening = Opening::Preface(Service::Log);
+
+/// and who may be at either end of it.
+const ENDS: &[Role] = &[Role::Host];
 
 /// A random number that no other session has.
 fn nonce() -> u64 {

@@ -1,19 +1,17 @@
 //! Reading from a peer that may take its time, but not all of ours.
 
 use std::io::{self, Read};
-use std::net::TcpStream;
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::socket::wait_readable;
+use transport::Stream;
 
 /// How often a wait looks whether it was cancelled.
 pub(super) const CANCEL_TICK: Duration = Duration::from_millis(50);
 
 /// A stream that gives up at a deadline, however slowly the peer trickles, or when cancelled.
 pub(super) struct Patient<'a> {
-    pub(super) stream: &'a TcpStream,
+    pub(super) stream: &'a Stream,
     pub(super) deadline: Instant,
     pub(super) cancel: &'a AtomicBool,
 }
@@ -29,8 +27,10 @@ impl Read for Patient<'_> {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             let wait = left.min(CANCEL_TICK);
-            if wait_readable(&[self.stream.as_fd()], Some(wait))?[0] {
-                return self.stream.read(buffer);
+            self.stream.wait_readable(&[], Some(wait))?;
+            match self.stream.read_now(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                other => return other,
             }
         }
     }

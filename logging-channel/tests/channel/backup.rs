@@ -1,7 +1,7 @@
 //! How a backup looks for its primary.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use logging_channel::codec::PROTOCOL_VERSION;
 use logging_channel::handshake::{HandshakeError, Message, Welcome};
 use logging_channel::receiver::Receiver;
-use logging_channel::session::{AcceptError, Confirmation, ConnectError, Listener};
+use logging_channel::session::{AcceptError, Confirmation, ConnectError};
 use logging_channel::{Identity, IdentityError, Settings};
+use transport::Stream;
 
 use crate::peers::{
-    BACKUP, LONG, NEVER, accept, connect, host, identity, listen, localhost, patient, title,
-    trusted,
+    BACKUP, KEYS, LONG, NEVER, accept, answer, connect, dial, host, identity, listen, listen_at,
+    localhost, patient, title, trusted,
 };
 
 #[test]
@@ -22,7 +23,7 @@ fn it_waits_for_a_primary_that_starts_later() {
     let address = listen().local_addr();
     thread::scope(|scope| {
         let backup = scope.spawn(|| connect(address, &identity(), &patient()));
-        let mut listener = Listener::bind(address).expect("free again");
+        let mut listener = listen_at(address).expect("free again");
         accept(&mut listener, &patient(), None).expect("a backup");
         backup.join().expect("no panic").expect("a session");
     });
@@ -33,7 +34,7 @@ fn it_gives_up_at_the_deadline_and_says_what_happened_last() {
     let address = listen().local_addr();
     let deadline = Instant::now() + Duration::from_millis(20);
     match Receiver::connect(
-        address,
+        (address, &KEYS.hostb),
         (&identity(), BACKUP),
         &host(),
         &patient(),
@@ -55,7 +56,7 @@ fn it_gives_up_at_the_deadline_on_one_who_says_nothing() {
     let deadline = Instant::now() + Duration::from_millis(20);
     assert!(matches!(
         Receiver::connect(
-            address,
+            (address, &KEYS.hostb),
             (&identity(), BACKUP),
             &host(),
             &patient(),
@@ -86,7 +87,7 @@ fn its_wait_can_be_cancelled() {
             let waiting = scope.spawn(|| {
                 let deadline = Instant::now() + LONG;
                 Receiver::connect(
-                    address,
+                    (address, &KEYS.hostb),
                     (&identity(), BACKUP),
                     &host(),
                     &patient(),
@@ -96,7 +97,7 @@ fn its_wait_can_be_cancelled() {
                 )
             });
             // It has begun to wait, and goes on with it.
-            let (mut connection, _) = listener.accept().expect("the backup");
+            let mut connection = answer(&listener);
             Message::read_from(&mut connection).expect("its greeting");
             let silent = match wait {
                 Wait::Answer => Some((connection, listener)),
@@ -122,7 +123,7 @@ fn answered(bytes: Vec<u8>) -> ConnectError {
     let address = listener.local_addr().expect("bound");
     thread::scope(|scope| {
         scope.spawn(move || {
-            let (mut peer, _) = listener.accept().expect("a connection");
+            let mut peer = answer(&listener);
             peer.write_all(&bytes).expect("sent");
             let _ = Message::read_from(&mut peer);
         });
@@ -197,12 +198,12 @@ fn an_identity_that_is_not_valid_is_not_sent() {
 /// Carries the handshake's messages between a backup and a primary, but loses the first Ready, with
 /// the connection.
 fn lose_the_first_ready(relay: &TcpListener, primary: SocketAddr) {
-    let pass = |from: &mut TcpStream, to: &mut TcpStream| {
+    let pass = |from: &mut Stream, to: &mut Stream| {
         let message = Message::read_from(from).expect("a message");
         let _ = to.write_all(&message.encode().expect("valid"));
     };
-    let (mut backup, _) = relay.accept().expect("a connection");
-    let mut onward = TcpStream::connect(primary).expect("connected");
+    let mut backup = answer(relay);
+    let mut onward = dial(primary);
     pass(&mut backup, &mut onward);
     pass(&mut onward, &mut backup);
     assert!(matches!(
@@ -211,8 +212,8 @@ fn lose_the_first_ready(relay: &TcpListener, primary: SocketAddr) {
     ));
     drop((backup, onward));
 
-    let (mut backup, _) = relay.accept().expect("a connection");
-    let mut onward = TcpStream::connect(primary).expect("connected");
+    let mut backup = answer(relay);
+    let mut onward = dial(primary);
     pass(&mut backup, &mut onward);
     pass(&mut onward, &mut backup);
     pass(&mut backup, &mut onward);
@@ -253,13 +254,13 @@ fn it_does_not_follow_a_primary_that_its_arbiter_does_not_know() {
         let accepting = scope.spawn(|| accept(&mut listener, &patient(), Some(&cancel)));
         let deadline = Instant::now() + LONG;
         let told = Receiver::connect(
-            address,
+            (address, &KEYS.hostb),
             (&identity(), BACKUP),
             &host(),
             &patient(),
             deadline,
             &NEVER,
-            |told| {
+            |told, _| {
                 assert_eq!(*told, title());
                 Confirmation::NotHeld("it is hostb's".into())
             },
@@ -289,13 +290,13 @@ fn it_asks_its_arbiter_until_there_is_an_answer() {
             .into_iter();
             let deadline = Instant::now() + LONG;
             Receiver::connect(
-                address,
+                (address, &KEYS.hostb),
                 (&identity(), BACKUP),
                 &host(),
                 &patient(),
                 deadline,
                 &NEVER,
-                |_| answers.next().expect("another question"),
+                |_, _| answers.next().expect("another question"),
             )
         });
         accept(&mut listener, &patient(), None).expect("a backup");

@@ -8,10 +8,10 @@ use std::time::Duration;
 use logging_channel::Settings;
 use logging_channel::entry::{Lsn, Payload};
 use logging_channel::receiver::Next;
-use logging_channel::session::{AcceptError, BindError, Listener};
+use logging_channel::session::{AcceptError, BindError};
 
 use crate::logs::at;
-use crate::peers::{LONG, accept, connect, eventually, identity, listen, pair, patient};
+use crate::peers::{LONG, accept, connect, eventually, identity, listen, listen_at, pair, patient};
 
 #[test]
 fn a_session_outlives_its_listener() {
@@ -23,7 +23,7 @@ fn a_session_outlives_its_listener() {
 
 #[test]
 fn a_primary_on_every_address_has_heartbeats_from_the_one_that_was_dialled() {
-    let mut listener = Listener::bind("0.0.0.0:0".parse().expect("an address")).expect("bound");
+    let mut listener = listen_at("0.0.0.0:0".parse().expect("an address")).expect("bound");
     // 127.0.0.2 is this host too, and not what routing would choose to answer 127.0.0.1 from.
     let address = (Ipv4Addr::new(127, 0, 0, 2), listener.local_addr().port()).into();
     let settings = Settings {
@@ -57,7 +57,7 @@ fn waiting_for_a_backup_can_be_cancelled() {
 #[test]
 fn a_port_in_use_is_named() {
     let first = listen();
-    match Listener::bind(first.local_addr()) {
+    match listen_at(first.local_addr()) {
         Err(
             error @ BindError::InUse {
                 protocol: "TCP", ..
@@ -75,7 +75,7 @@ fn a_port_in_use_is_named() {
     // The log's port is free, the heartbeats' is not.
     let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
     assert!(matches!(
-        Listener::bind(udp.local_addr().expect("bound")),
+        listen_at(udp.local_addr().expect("bound")),
         Err(BindError::InUse {
             protocol: "UDP",
             ..
@@ -87,10 +87,7 @@ fn a_port_in_use_is_named() {
 fn an_address_of_another_host_is_named() {
     // TEST-NET-1: nobody's.
     let address = "192.0.2.1:0".parse().expect("an address");
-    assert!(matches!(
-        Listener::bind(address),
-        Err(BindError::NotOurs { .. })
-    ));
+    assert!(matches!(listen_at(address), Err(BindError::NotOurs { .. })));
 }
 
 #[test]

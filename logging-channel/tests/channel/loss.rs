@@ -41,7 +41,7 @@ fn a_reset_loses_nothing_that_came_before_it() {
     let wire = batches(&log, 10);
     let (mut primary, mut receiver) = FakePrimary::welcome(&patient());
     primary.say(&wire[0]);
-    assert_eq!(primary.tcp.peek(&mut [0]).expect("an acknowledgement"), 1);
+    primary.await_word();
     primary.say(&wire[1]);
     primary.say(&wire[2]);
     drop(primary);
@@ -198,10 +198,9 @@ fn log_traffic_alone_keeps_a_primary() {
 #[test]
 fn what_nobody_waits_for_is_acknowledged_while_more_of_it_comes() {
     let (mut primary, _receiver) = FakePrimary::welcome(&patient());
-    let often = Duration::from_millis(1);
-    primary.tcp.set_read_timeout(Some(often)).expect("set");
+    let often = Some(Duration::from_millis(1));
     let mut wire = batches(&ticks(10_000), 1).into_iter();
-    while primary.tcp.peek(&mut [0]).is_err() {
+    while !primary.tcp.wait_readable(&[], often).expect("open")[0] {
         primary.say(&wire.next().expect("an acknowledgement by now"));
     }
     assert!(matches!(primary.hear(), Control::Acknowledge { .. }));

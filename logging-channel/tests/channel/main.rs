@@ -6,6 +6,7 @@ mod cold;
 mod flow;
 mod getting_on;
 mod handshake;
+mod keys;
 mod listener;
 mod logs;
 mod loss;

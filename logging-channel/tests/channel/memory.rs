@@ -1,7 +1,6 @@
 //! Guest memory on its way beside the log.
 
 use std::io::Write;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -12,7 +11,8 @@ use logging_channel::memory::TakeBlocks;
 use logging_channel::{LossReason, Settings};
 
 use crate::peers::{
-    FakeBackup, LONG, Pair, accept, announced, connect, eventually, identity, listen, pair, patient,
+    FakeBackup, LONG, Pair, accept, announced, connect, dial, eventually, identity, listen, pair,
+    patient,
 };
 
 /// Says what came, and how the streams ended.
@@ -126,7 +126,7 @@ fn a_stream_for_no_session_is_refused_and_a_backup_without_streams_is_not_waited
     thread::scope(|scope| {
         let backup = scope.spawn(move || {
             // For a session that is none.
-            let mut stranger = TcpStream::connect(address).expect("connected");
+            let mut stranger = dial(address);
             let (session, number) = (7, 0);
             let memory = Message::Memory { session, number };
             stranger

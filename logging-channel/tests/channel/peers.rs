@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::LazyLock;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,13 +11,16 @@ use logging_channel::codec::HEADER_LEN;
 use logging_channel::control::Control;
 use logging_channel::entry::{Entry, Lsn};
 use logging_channel::handshake::{Hello, Message, Standby, Title, Welcome};
-use logging_channel::heartbeat::{Echo, Heartbeat, Role};
+use logging_channel::heartbeat::{Echo, HEARTBEAT_LEN, Heartbeat, Role};
 use logging_channel::receiver::{Next, Receiver};
 use logging_channel::sender::Sender;
-use logging_channel::session::{AcceptError, Admission, Confirmation, ConnectError, Listener};
+use logging_channel::session::{
+    AcceptError, Admission, BindError, Confirmation, ConnectError, Listener,
+};
 use logging_channel::{
     ChannelEvent, CheckOutcome, HostCheck, HostReport, Identity, LossReason, Settings,
 };
+use transport::{Endpoint, Opening, Patience, Peer, Role as Whose, Service, Stream, key_set};
 
 /// More than anything here takes on a busy machine. Nothing waits for it unless it fails.
 pub(crate) const LONG: Duration = Duration::from_secs(30);
@@ -24,6 +28,51 @@ pub(crate) const LONG: Duration = Duration::from_secs(30);
 pub(crate) static NEVER: AtomicBool = AtomicBool::new(false);
 
 pub(crate) const EPOCH: u64 = 7;
+
+/// The hosts' keys, and that of an operator.
+pub(crate) struct Keys {
+    pub(crate) hosta: Endpoint,
+    pub(crate) hostb: Endpoint,
+    pub(crate) anna: Endpoint,
+}
+
+pub(crate) static KEYS: LazyLock<Keys> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().expect("a directory");
+    let members = [
+        (Whose::Host, "hosta"),
+        (Whose::Host, "hostb"),
+        (Whose::Operator, "anna"),
+    ];
+    let set = key_set(folder.path(), &members).expect("keys");
+    let read = |name| Endpoint::read(&set.key(name), &set.trust()).expect("just made");
+    Keys {
+        hosta: read("hosta"),
+        hostb: read("hostb"),
+        anna: read("anna"),
+    }
+});
+
+/// A connection of hostb's to a logging port.
+pub(crate) fn dial(address: SocketAddr) -> Stream {
+    dial_as(&KEYS.hostb, address)
+}
+
+pub(crate) fn dial_as(endpoint: &Endpoint, address: SocketAddr) -> Stream {
+    let socket = TcpStream::connect(address).expect("connected");
+    let log = Opening::Preface(Service::Log);
+    let opened = endpoint.call(socket, log, &[Whose::Host], Patience::of(LONG));
+    opened.expect("it is opened")
+}
+
+/// A connection that somebody makes to hosta's logging port.
+pub(crate) fn answer(listener: &TcpListener) -> Stream {
+    let (socket, _) = listener.accept().expect("a connection");
+    // As a real primary does: a reset throws away what Nagle still holds back.
+    socket.set_nodelay(true).expect("set");
+    let log = Opening::Preface(Service::Log);
+    let opened = (KEYS.hosta).answer(socket, log, &[Whose::Host], Patience::of(LONG));
+    opened.expect("it is opened")
+}
 
 /// Who the backup is to the arbiter.
 pub(crate) const BACKUP: &str = "hostb/77aa";
@@ -36,8 +85,9 @@ pub(crate) fn title() -> Title {
 }
 
 /// The arbiter's word for a primary about itself.
-pub(crate) fn held(backup: &str) -> Admission {
+pub(crate) fn held(backup: &str, peer: Option<&Peer>) -> Admission {
     assert!(!backup.is_empty());
+    assert_eq!(peer.expect("it has a key").name, "hostb");
     Admission::Admitted(EPOCH + 1)
 }
 
@@ -52,7 +102,8 @@ pub(crate) fn accept(
 }
 
 /// The arbiter's word for a backup about its primary.
-pub(crate) fn trusted(_: &Title) -> Confirmation {
+pub(crate) fn trusted(_: &Title, peer: Option<&Peer>) -> Confirmation {
+    assert_eq!(peer.expect("it has a key").name, "hosta");
     Confirmation::Held
 }
 
@@ -104,7 +155,11 @@ pub(crate) fn impatient() -> Settings {
 }
 
 pub(crate) fn listen() -> Listener {
-    Listener::bind(localhost()).expect("a free port")
+    listen_at(localhost()).expect("a free port")
+}
+
+pub(crate) fn listen_at(address: SocketAddr) -> Result<Listener, BindError> {
+    Listener::bind(address, &KEYS.hosta)
 }
 
 pub(crate) fn connect(
@@ -113,7 +168,7 @@ pub(crate) fn connect(
     settings: &Settings,
 ) -> Result<Receiver, ConnectError> {
     Receiver::connect(
-        address,
+        (address, &KEYS.hostb),
         (identity, BACKUP),
         &host(),
         settings,
@@ -176,8 +231,8 @@ pub(crate) fn announced(events: &crossbeam_channel::Receiver<ChannelEvent>) -> L
 
 /// A backup made by hand.
 pub(crate) struct FakeBackup {
-    pub(crate) tcp: TcpStream,
-    pub(crate) memory: Vec<TcpStream>,
+    pub(crate) tcp: Stream,
+    pub(crate) memory: Vec<Stream>,
     pub(crate) udp: UdpSocket,
     pub(crate) welcome: Welcome,
 }
@@ -197,7 +252,7 @@ impl FakeBackup {
                     udp_port: udp.local_addr().expect("bound").port(),
                     standby: Standby::Hot,
                 });
-                let mut tcp = TcpStream::connect(address).expect("connected");
+                let mut tcp = dial(address);
                 tcp.write_all(&hello.encode().expect("valid"))
                     .expect("sent");
                 let welcome = match Message::read_from(&mut tcp).expect("an answer") {
@@ -205,22 +260,21 @@ impl FakeBackup {
                     other => panic!("{other:?}"),
                 };
                 assert_eq!(welcome.run, 42);
+                let session = welcome.session;
+                let ready = Message::Ready {
+                    session,
+                    claimant: BACKUP.into(),
+                };
+                tcp.write_all(&ready.encode().expect("valid"))
+                    .expect("sent");
                 for number in 0..welcome.streams {
-                    let session = welcome.session;
                     let hello = Message::Memory { session, number };
-                    let mut stream = TcpStream::connect(address).expect("connected");
+                    let mut stream = dial(address);
                     stream
                         .write_all(&hello.encode().expect("valid"))
                         .expect("sent");
                     memory.push(stream);
                 }
-                let ready = Message::Ready {
-                    session: welcome.session,
-                    claimant: BACKUP.into(),
-                };
-                tcp.write_all(&ready.encode().expect("valid"))
-                    .expect("sent");
-                let session = welcome.session;
                 match Message::read_from(&mut tcp).expect("an answer") {
                     Message::Begin { session: begun, .. } => assert_eq!(begun, session),
                     other => panic!("{other:?}"),
@@ -245,7 +299,12 @@ impl FakeBackup {
     }
 
     /// A connection that says Hello and Ready, and opens no memory streams.
-    pub(crate) fn lazy(address: SocketAddr) -> TcpStream {
+    pub(crate) fn lazy(address: SocketAddr) -> Stream {
+        Self::lazy_with_session(address).0
+    }
+
+    /// The same, with the number of the session that it was offered.
+    pub(crate) fn lazy_with_session(address: SocketAddr) -> (Stream, u64) {
         let hello = Message::Hello(Hello {
             identity: identity(),
             host: host(),
@@ -253,7 +312,7 @@ impl FakeBackup {
             udp_port: 1,
             standby: Standby::Hot,
         });
-        let mut tcp = TcpStream::connect(address).expect("connected");
+        let mut tcp = dial(address);
         tcp.write_all(&hello.encode().expect("valid"))
             .expect("sent");
         let Ok(Message::Welcome(Welcome { session, .. })) = Message::read_from(&mut tcp) else {
@@ -265,14 +324,17 @@ impl FakeBackup {
         };
         tcp.write_all(&ready.encode().expect("valid"))
             .expect("sent");
-        tcp
+        (tcp, session)
     }
 
     /// The primary's next heartbeat.
     pub(crate) fn hear(&self) -> Heartbeat {
         let mut datagram = [0; 100];
         let len = self.udp.recv(&mut datagram).expect("a heartbeat");
-        Heartbeat::decode(&datagram[..len]).expect("valid")
+        let (beat, mac) = datagram[..len].split_at(HEARTBEAT_LEN);
+        let key = self.tcp.datagrams().expect("it has a key");
+        assert!(key.is_genuine(beat, mac));
+        Heartbeat::decode(beat).expect("valid")
     }
 
     pub(crate) fn beat(&self, session: u64, sequence: u64) {
@@ -288,13 +350,20 @@ impl FakeBackup {
             echo,
             storage: None,
         };
-        let _ = self.udp.send(&beat.encode());
+        let _ = self.udp.send(&self.sealed(&beat));
+    }
+
+    /// A heartbeat as it is sent.
+    pub(crate) fn sealed(&self, beat: &Heartbeat) -> Vec<u8> {
+        let beat = beat.encode();
+        let key = self.tcp.datagrams().expect("it has a key");
+        [&beat[..], &key.mac(&beat)].concat()
     }
 }
 
 /// A primary made by hand.
 pub(crate) struct FakePrimary {
-    pub(crate) tcp: TcpStream,
+    pub(crate) tcp: Stream,
     pub(crate) udp: UdpSocket,
 }
 
@@ -306,9 +375,7 @@ impl FakePrimary {
         let timeout = settings.heartbeat_timeout;
         thread::scope(|scope| {
             let primary = scope.spawn(move || {
-                let (mut tcp, _) = listener.accept().expect("a connection");
-                // As a real primary does: a reset throws away what Nagle still holds back.
-                tcp.set_nodelay(true).expect("set");
+                let mut tcp = answer(&listener);
                 let Ok(Message::Hello(hello)) = Message::read_from(&mut tcp) else {
                     panic!("no hello");
                 };
@@ -345,6 +412,12 @@ impl FakePrimary {
 
     pub(crate) fn say(&mut self, bytes: &[u8]) {
         self.tcp.write_all(bytes).expect("sent");
+    }
+
+    /// Waits until the backup has said something.
+    pub(crate) fn await_word(&self) {
+        let ready = self.tcp.wait_readable(&[], Some(LONG)).expect("open");
+        assert!(ready[0], "the backup says nothing");
     }
 
     pub(crate) fn hear(&mut self) -> Control {

@@ -15,7 +15,8 @@ use logging_channel::{CheckOutcome, DiskIdentity, HostCheck, HostReport, Identit
 
 use crate::logs::at;
 use crate::peers::{
-    BACKUP, LONG, NEVER, accept, connect, held, host, identity, listen, patient, title, trusted,
+    BACKUP, KEYS, LONG, NEVER, accept, connect, dial, held, host, identity, listen, patient, title,
+    trusted,
 };
 
 fn refused(address: SocketAddr, identity: &Identity) -> Refusal {
@@ -129,7 +130,7 @@ fn a_backup_on_a_host_that_cannot_is_told_what_and_the_next_is_let_in() {
         ] {
             let deadline = Instant::now() + LONG;
             let refusal = match Receiver::connect(
-                address,
+                (address, &KEYS.hostb),
                 (&identity(), BACKUP),
                 &unfit,
                 &patient(),
@@ -163,7 +164,7 @@ fn both_sides_learn_what_the_other_host_can_do() {
         let backup = scope.spawn(|| {
             let deadline = Instant::now() + LONG;
             Receiver::connect(
-                address,
+                (address, &KEYS.hostb),
                 (&identity(), BACKUP),
                 &fast,
                 &patient(),
@@ -189,7 +190,7 @@ fn a_peer_of_another_version_can_read_why_it_is_refused() {
             udp_port: 1,
             standby: Standby::Hot,
         });
-        let mut peer = TcpStream::connect(address).expect("connected");
+        let mut peer = dial(address);
         let bytes = hello
             .encode_as_version(PROTOCOL_VERSION + 1)
             .expect("valid");
@@ -214,7 +215,7 @@ fn nonsense_is_refused_and_the_next_is_let_in() {
             b"ftvmlink and then something else entirely",
         ];
         for bytes in nonsense {
-            let mut peer = TcpStream::connect(address).expect("connected");
+            let mut peer = dial(address);
             // The primary may hang up in the middle of it.
             let _ = peer.write_all(bytes);
             match Message::read_from(&mut peer).expect("an answer") {
@@ -227,7 +228,7 @@ fn nonsense_is_refused_and_the_next_is_let_in() {
             session: 1,
             claimant: BACKUP.into(),
         };
-        let mut peer = TcpStream::connect(address).expect("connected");
+        let mut peer = dial(address);
         peer.write_all(&hello.encode().expect("valid"))
             .expect("sent");
         assert!(matches!(
@@ -278,7 +279,7 @@ fn a_backup_that_went_away_during_the_handshake_is_not_taken() {
             udp_port: 1,
             standby: Standby::Hot,
         });
-        let mut gone = TcpStream::connect(address).expect("connected");
+        let mut gone = dial(address);
         gone.write_all(&hello.encode().expect("valid"))
             .expect("sent");
     });
@@ -293,7 +294,7 @@ fn a_primary_without_the_right_to_run_begins_with_nobody() {
     thread::scope(|scope| {
         let backup = scope.spawn(|| {
             Receiver::connect(
-                address,
+                (address, &KEYS.hostb),
                 (&identity(), BACKUP),
                 &host(),
                 &patient(),
@@ -308,7 +309,7 @@ fn a_primary_without_the_right_to_run_begins_with_nobody() {
             || Ok(title()),
             &patient(),
             None,
-            |_| Admission::NotEntitled("hostb holds epoch 8".into()),
+            |_, _| Admission::NotEntitled("hostb holds epoch 8".into()),
         );
         match accepted {
             Err(error @ AcceptError::NotEntitled(_)) => {
@@ -342,7 +343,7 @@ fn a_primary_that_does_not_know_whether_it_may_run_begins_when_it_does() {
                 || Ok(title()),
                 &patient(),
                 None,
-                |_| answers.next().expect("another question"),
+                |_, _| answers.next().expect("another question"),
             )
             .expect("a backup");
         backup.join().expect("no panic").expect("a session");

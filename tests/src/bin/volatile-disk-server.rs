@@ -17,6 +17,7 @@ use disk_server::export::{Export, ExportSpec};
 use disk_server::server::{Config, Limits, NbdConfig, Server};
 use disk_server::storage::{Allocation, FileStorage, Storage, Zeroing};
 use parking_lot::Mutex;
+use transport::Endpoint;
 
 /// How often the file with the number of flushes is looked at.
 const LOOK: Duration = Duration::from_millis(5);
@@ -100,6 +101,7 @@ impl Storage for Volatile {
 fn main() -> Result<(), Box<dyn Error>> {
     let (mut listen, mut nbd_listen) = (None::<SocketAddr>, None::<SocketAddr>);
     let mut state = PathBuf::new();
+    let (mut key, mut trust) = (PathBuf::new(), PathBuf::new());
     let mut exports = Vec::new();
     let mut arguments = env::args().skip(1);
     while let (Some(option), Some(value)) = (arguments.next(), arguments.next()) {
@@ -107,6 +109,8 @@ fn main() -> Result<(), Box<dyn Error>> {
             "--listen" => listen = Some(value.parse()?),
             "--nbd-listen" => nbd_listen = Some(value.parse()?),
             "--state" => state = value.into(),
+            "--key" => key = value.into(),
+            "--trust" => trust = value.into(),
             "--export" => {
                 let spec: ExportSpec = value.parse()?;
                 let storage = Volatile::open(&spec.path)?;
@@ -119,6 +123,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::bind(Config {
         listen: listen.ok_or("--listen is missing")?,
         state,
+        endpoint: Endpoint::read(&key, &trust)?,
         nbd,
         limits: Limits::default(),
     })?;

@@ -205,6 +205,7 @@ impl Failovers {
         let hosts = testbed.start_hosts(["a", "b"])?;
         wait_until("the disk server's answer", LIMIT, || {
             let status = ["disk-server", "status", "--server", disk_server.address()];
+            let status = [&status[..], disk_server.key_options()].concat();
             Ok(hosts[0].run(&status)?.exit.success())
         })?;
         Ok(Self {

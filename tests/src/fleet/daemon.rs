@@ -35,10 +35,11 @@ impl Daemon {
     pub fn start(host: &Host, service: &DiskServer) -> Result<Self> {
         let text = format!(
             "name = \"{}\"\ndisk_server = \"{}\"\nbridge = \"br0\"\nlogging_address = \"{}\"\n\
-             state = \"{STATE}\"\nrun = \"{RUN}\"\n",
+             state = \"{STATE}\"\nrun = \"{RUN}\"\n{}",
             host.name(),
             service.address(),
             host.address(Network::Logging),
+            service.key_configuration(),
         );
         let local = host
             .console()

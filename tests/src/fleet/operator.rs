@@ -10,9 +10,11 @@ use disk_server::fleet::{
 };
 use disk_server::views::Text;
 use serde_json::Value;
+use transport::Endpoint;
 
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::keys::Keys;
 use crate::layout::Layout;
 use crate::netns::output;
 use crate::network::{GUEST_MAC, Position};
@@ -38,6 +40,7 @@ pub struct Operator {
     place: Position,
     service: ServerAddress,
     by: Text,
+    endpoint: Endpoint,
 }
 
 impl Operator {
@@ -62,6 +65,7 @@ impl Operator {
             place: testbed.disk().clone(),
             service: service.address().parse().expect("a disk server has one"),
             by: Text::cut(name),
+            endpoint: (testbed.keys()).map_or_else(Endpoint::plain, Keys::operator),
         }
     }
 
@@ -72,10 +76,12 @@ impl Operator {
     /// When the service does not answer, or refuses it.
     pub fn ask(&self, operation: Operation) -> Result<Answer> {
         let what = format!("{operation:?}");
+        let (service, endpoint) = (self.service.clone(), self.endpoint.clone());
+        let arbiter = Arbiter::new(service, endpoint, Settings::default());
         let asked = self
             .place
             .namespace()
-            .within(|| Arbiter::new(self.service.clone(), Settings::default()).operate(operation));
+            .within(|| arbiter.operate(operation));
         let failed = |trouble: String| Error::Client { what, trouble };
         match asked {
             Ok(Ok(answer)) => Ok(answer),
@@ -343,6 +349,7 @@ fn definition(guest: &Guest, host: &Host) -> Result<Definition> {
         export,
         heartbeat_timeout_ms: None,
         lag: LAG,
+        hosts: None,
     })
 }
 

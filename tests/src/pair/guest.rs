@@ -235,7 +235,7 @@ impl Guest {
     fn unreplicated(&self, host: &Host, role: &[&str]) -> Vec<String> {
         let mut argv = vec![self.program.clone()];
         argv.extend(role.iter().map(|&word| word.to_owned()));
-        argv.extend(["--name", &self.name, "--events", "-"].map(str::to_owned));
+        argv.extend(["--name", &self.name, "--events", "-", "--plain"].map(str::to_owned));
         argv.extend(self.images(host));
         argv.extend_from_slice(&self.options);
         argv
@@ -379,6 +379,8 @@ impl Guest {
             .to_vec();
         argv.extend(self.images(host));
         argv.extend(["--disk-server", disk.address(), "--events", "-"].map(str::to_owned));
+        argv.extend(["--host", host.name()].map(str::to_owned));
+        argv.extend(disk.key_options().iter().map(|&option| option.to_owned()));
         argv.extend_from_slice(&self.options);
         argv
     }

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use transport::Endpoint;
 
+use super::keys::KeyArgs;
 use super::number::number;
 use crate::assembly::{Guest, HostConfig};
 use crate::config::{Clock, MEMORY_MIB, Mac, VmConfig};
@@ -129,7 +131,7 @@ impl GuestArgs {
         self.console
     }
 
-    pub(super) fn host(&self, purpose: Purpose) -> HostConfig {
+    pub(super) fn host(&self, purpose: Purpose, endpoint: Endpoint) -> HostConfig {
         HostConfig {
             purpose,
             tap: self.tap.clone(),
@@ -139,15 +141,26 @@ impl GuestArgs {
                 timeout: Duration::from_secs(self.disk_timeout),
                 ..DiskSettings::default()
             },
+            endpoint,
         }
     }
 
     pub(super) fn assemble(
         &self,
         purpose: Purpose,
+        keys: &KeyArgs,
         verification: Verification,
     ) -> anyhow::Result<Guest> {
-        let host = self.host(purpose);
-        Ok(Guest::assemble(&self.vm()?, &host, verification)?)
+        let vm = self.vm()?;
+        let endpoint = match vm.disk {
+            Some(_) => keys.of_host()?,
+            // It speaks with nobody, and needs no key.
+            None => Endpoint::plain(),
+        };
+        Ok(Guest::assemble(
+            &vm,
+            &self.host(purpose, endpoint),
+            verification,
+        )?)
     }
 }

@@ -6,7 +6,7 @@ use clap::{Args, Command};
 use clap_complete::Shell;
 
 /// The commands by what they are for: each by the words that call it.
-const GROUPS: [(&str, &[&str]); 6] = [
+const GROUPS: [(&str, &[&str]); 7] = [
     (
         "Guests",
         &[
@@ -35,6 +35,7 @@ const GROUPS: [(&str, &[&str]); 6] = [
         &["host", "host list", "host drain", "host undrain"],
     ),
     ("Watching", &["top", "history"]),
+    ("Keys", &["key generate", "key show", "key sign"]),
     (
         "One guest on one host, by hand",
         &["primary", "backup", "run", "record", "replay"],

@@ -5,6 +5,8 @@ mod examine;
 mod guest;
 mod help;
 mod host;
+mod key;
+mod keys;
 mod log_output;
 mod number;
 mod operator;
@@ -24,6 +26,7 @@ use logging_channel::entry::ShutdownReason;
 
 use self::events::EventsArgs;
 use self::guest::{GuestArgs, ReplicationArgs};
+use self::keys::KeyArgs;
 use self::operator::{guests, history, protection, top};
 use self::pair::{BackupArgs, BackupReads, DigestArgs, PrimaryArgs};
 use crate::config::Clock;
@@ -110,6 +113,8 @@ enum Command {
     /// first difference. Then the same with a counter of branches that stops the guest late, which is
     /// made of single steps too.
     ProbeCounter(examine::ProbeCounterArgs),
+    /// Make and show the key with which this machine, or a person, proves itself.
+    Key(key::CommandArgs),
     /// Print what a shell completes of this command line.
     ///
     /// For bash: ftvm completions bash > /etc/bash_completion.d/ftvm
@@ -121,6 +126,8 @@ struct RunArgs {
     #[command(flatten)]
     guest: GuestArgs,
     #[command(flatten)]
+    keys: KeyArgs,
+    #[command(flatten)]
     events: EventsArgs,
 }
 
@@ -128,6 +135,8 @@ struct RunArgs {
 struct RecordArgs {
     #[command(flatten)]
     guest: GuestArgs,
+    #[command(flatten)]
+    keys: KeyArgs,
     #[command(flatten)]
     replication: ReplicationArgs,
     #[command(flatten)]
@@ -188,6 +197,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Selftest(args) => selftest::selftest(args)?,
         Command::Doctor(args) => examine::doctor(args)?,
         Command::ProbeCounter(args) => examine::probe_counter(args)?,
+        Command::Key(args) => key::key(args)?,
         Command::Completions(args) => help::completions(args, Cli::command())?,
     }
     Ok(())
@@ -209,7 +219,7 @@ fn run_alone(args: &RunArgs) -> anyhow::Result<()> {
     let events = args.events.open(&args.guest)?;
     let guest = args
         .guest
-        .assemble(Purpose::Alone, Verification::default())?;
+        .assemble(Purpose::Alone, &args.keys, Verification::default())?;
     outcome::stop_on_signals(&guest.host.lanes)?;
     finish(
         &events,
@@ -225,7 +235,7 @@ fn record(args: &RecordArgs) -> anyhow::Result<()> {
     };
     let events = args.events.open(&args.guest)?;
     let purpose = args.replication.purpose();
-    let guest = args.guest.assemble(purpose, verification)?;
+    let guest = args.guest.assemble(purpose, &args.keys, verification)?;
     outcome::stop_on_signals(&guest.host.lanes)?;
     let ended = roles::run_recording(
         guest,
@@ -244,9 +254,10 @@ fn record(args: &RecordArgs) -> anyhow::Result<()> {
 fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
     let events = args.pair.events.open(&args.guest)?;
     let vm = args.guest.vm()?;
+    let endpoint = args.pair.keys.of_host()?;
     let options = PrimaryOptions {
         listen: args.listen,
-        arbiter: args.pair.arbiter(args.force()),
+        arbiter: args.pair.arbiter(endpoint.clone(), args.force()),
         control: args.pair.control.clone(),
         channel: Settings {
             heartbeat_timeout: args.heartbeat_timeout(&vm),
@@ -270,7 +281,7 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
     let cancel = outcome::cancel_on_signals()?;
     let ended = roles::run_primary(
         &vm,
-        &args.guest.host(args.pair.replication.purpose()),
+        &args.guest.host(args.pair.replication.purpose(), endpoint),
         &options,
         &events,
         outcome::halt_process(),
@@ -282,10 +293,11 @@ fn primary(args: &PrimaryArgs) -> anyhow::Result<()> {
 
 fn backup(args: &BackupArgs) -> anyhow::Result<()> {
     let events = args.pair.events.open(&args.guest)?;
+    let endpoint = args.pair.keys.of_host()?;
     let options = BackupOptions {
         connect: args.connect,
         connect_timeout: Duration::from_secs(args.connect_timeout),
-        arbiter: args.pair.arbiter(Force::No),
+        arbiter: args.pair.arbiter(endpoint.clone(), Force::No),
         control: args.pair.control.clone(),
         listen: args.listen,
         channel: Settings {
@@ -304,7 +316,7 @@ fn backup(args: &BackupArgs) -> anyhow::Result<()> {
     let tended = args.pair.tended;
     let ended = roles::run_backup(
         &args.guest.vm()?,
-        &args.guest.host(args.pair.replication.purpose()),
+        &args.guest.host(args.pair.replication.purpose(), endpoint),
         &options,
         &events,
         outcome::halt_process(),

@@ -7,9 +7,11 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use disk_server::arbiter::{HostName, ServerAddress};
 use logging_channel::{Keep, Settings};
+use transport::Endpoint;
 
 use super::events::EventsArgs;
 use super::guest::{GuestArgs, ReplicationArgs};
+use super::keys::KeyArgs;
 use super::number::number;
 use crate::config::{HEARTBEAT_TIMEOUT_MS, VmConfig};
 use crate::roles::{ArbiterConfig, Force};
@@ -50,6 +52,8 @@ pub(super) struct PairArgs {
     /// What this host is called at the disk server [default: as the kernel has it].
     #[arg(long, value_name = "NAME")]
     pub(super) host: Option<HostName>,
+    #[command(flatten)]
+    pub(super) keys: KeyArgs,
     /// Answer at a socket with this path how the guest is, hand it over, and give its console, to programs of
     /// this user; a line of JSON asks.
     #[arg(long, value_name = "PATH")]
@@ -92,9 +96,10 @@ pub(super) struct PairArgs {
 
 impl PairArgs {
     /// The disk server, and who this host is there.
-    pub(super) fn arbiter(&self, force: Force) -> ArbiterConfig {
+    pub(super) fn arbiter(&self, endpoint: Endpoint, force: Force) -> ArbiterConfig {
         ArbiterConfig {
             server: self.disk_server.clone(),
+            endpoint,
             host: self.host.clone().unwrap_or_else(HostName::of_this_host),
             force,
         }

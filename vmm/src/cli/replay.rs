@@ -8,6 +8,8 @@ use clap::Args;
 
 use super::events::EventsArgs;
 use super::guest::{GuestArgs, ReplicationArgs};
+use transport::Endpoint;
+
 use crate::assembly::Guest;
 use crate::inspect::{Dumps, Format, Point};
 use crate::roles::{self, Inspection, Replayed};
@@ -87,7 +89,10 @@ impl ReplayArgs {
 pub(super) fn replay(args: &ReplayArgs) -> anyhow::Result<()> {
     let events = args.events.open(&args.guest)?;
     let assemble = |disk| {
-        let host = args.guest.host(args.replication.purpose());
+        // It has no disk, and speaks with nobody.
+        let host = args
+            .guest
+            .host(args.replication.purpose(), Endpoint::plain());
         let verification = Verification::EveryExit;
         let guest = Guest::assemble_for_replay(&args.guest.vm()?, &host, verification, disk)?;
         Ok(guest)

@@ -5,6 +5,7 @@ use disk_server::nbd::ClientTag;
 use disk_server::nbd::client::{self, ConnectError, Connection};
 use disk_server::nbd::protocol::TransmissionFlags;
 use logging_channel::DiskIdentity;
+use transport::Endpoint;
 
 use super::followed::Followed;
 use super::link::LinkSettings;
@@ -57,16 +58,18 @@ pub struct GuestDisk {
     /// Number of the server's start when it was opened, before this guest wrote anything.
     boot: Option<u64>,
     read_only: bool,
+    endpoint: Endpoint,
     settings: DiskSettings,
 }
 
 fn connect(
     uri: &DiskUri,
     target: &DiskTarget,
+    endpoint: &Endpoint,
     settings: DiskSettings,
 ) -> Result<Connection, DiskOpenError> {
     let timeout = settings.link.connect_timeout;
-    client::connect(&target.server, &target.export_name(), timeout).map_err(|source| {
+    client::connect(&target.server, &target.export_name(), endpoint, timeout).map_err(|source| {
         DiskOpenError::Connect {
             uri: uri.clone(),
             source: Box::new(source),
@@ -77,6 +80,7 @@ fn connect(
 /// Opens a disk as this guest's, where the server knows client tags, and plainly elsewhere.
 fn find(
     uri: &DiskUri,
+    endpoint: &Endpoint,
     settings: DiskSettings,
 ) -> Result<(Option<ClientTag>, Connection), DiskOpenError> {
     let plain = uri.target();
@@ -88,7 +92,7 @@ fn find(
         client: Some(client),
         ..plain.clone()
     };
-    match connect(uri, &tagged, settings) {
+    match connect(uri, &tagged, endpoint, settings) {
         Ok(connection) if connection.name.is_some() => return Ok((Some(client), connection)),
         // It takes any name.
         Ok(connection) => connection.requests.disconnect(),
@@ -96,7 +100,7 @@ fn find(
             if matches!(*source, ConnectError::NoExport { .. }) => {}
         Err(error) => return Err(error),
     }
-    let connection = connect(uri, &plain, settings)?;
+    let connection = connect(uri, &plain, endpoint, settings)?;
     log::warn!(
         "the server of {uri} is no disk-server, or an older one, and does not tell this guest's \
          connections from others: what it has in its queue when a connection is lost may still be \
@@ -110,8 +114,13 @@ impl GuestDisk {
     ///
     /// # Errors
     /// [`DiskOpenError`].
-    pub fn open(uri: &DiskUri, vm: &str, settings: DiskSettings) -> Result<Self, DiskOpenError> {
-        let (client, connection) = find(uri, settings)?;
+    pub fn open(
+        uri: &DiskUri,
+        vm: &str,
+        endpoint: &Endpoint,
+        settings: DiskSettings,
+    ) -> Result<Self, DiskOpenError> {
+        let (client, connection) = find(uri, endpoint, settings)?;
         let export = connection.export;
         let name = connection.name.unwrap_or_default();
         let boot = connection.boot;
@@ -149,6 +158,7 @@ impl GuestDisk {
             },
             boot,
             read_only: export.flags.contains(TransmissionFlags::READ_ONLY),
+            endpoint: endpoint.clone(),
             settings,
         })
     }
@@ -219,7 +229,8 @@ impl GuestDisk {
     /// # Errors
     /// [`DiskOpenError::Connect`].
     pub fn require_writer(&self, epoch: u64) -> Result<(), DiskOpenError> {
-        let connection = connect(&self.uri, &self.target(Some(epoch)), self.settings)?;
+        let target = self.target(Some(epoch));
+        let connection = connect(&self.uri, &target, &self.endpoint, self.settings)?;
         connection.requests.disconnect();
         Ok(())
     }
@@ -237,6 +248,7 @@ impl GuestDisk {
         DiskService::start(
             target,
             self.identity(),
+            self.endpoint.clone(),
             self.settings,
             serving,
             events.clone(),
@@ -259,6 +271,7 @@ impl GuestDisk {
     #[must_use]
     pub fn reader(&self) -> DiskReader {
         let link: LinkSettings = self.settings.link;
-        DiskReader::new(self.uri.target(), self.identity(), link)
+        let endpoint = self.endpoint.clone();
+        DiskReader::new(self.uri.target(), self.identity(), endpoint, link)
     }
 }

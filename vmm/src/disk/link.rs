@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use disk_server::nbd::client::{self, ConnectError, Connection, Export, Reply, Requests};
 use logging_channel::DiskIdentity;
 use parking_lot::Mutex;
+use transport::Endpoint;
 
 use super::target::DiskTarget;
 use crate::threads;
@@ -82,9 +83,10 @@ pub enum LinkError {
 pub(super) fn open(
     target: &DiskTarget,
     identity: &DiskIdentity,
+    endpoint: &Endpoint,
     timeout: Duration,
 ) -> Result<Connection, LinkError> {
-    let connection = client::connect(&target.server, &target.export_name(), timeout)?;
+    let connection = client::connect(&target.server, &target.export_name(), endpoint, timeout)?;
     let (size, name) = (connection.export.size, &connection.name);
     let DiskIdentity {
         bytes,
@@ -148,6 +150,7 @@ impl Link {
     pub(super) fn start(
         target: DiskTarget,
         identity: DiskIdentity,
+        endpoint: Endpoint,
         settings: LinkSettings,
         post: impl Fn(LinkEvent) -> bool + Send + 'static,
     ) -> Self {
@@ -157,6 +160,7 @@ impl Link {
         let keeper = Keeper {
             target: target.clone(),
             identity,
+            endpoint,
             settings,
             generation: 0,
         };
@@ -179,6 +183,7 @@ impl Link {
 struct Keeper {
     target: Arc<Mutex<DiskTarget>>,
     identity: DiskIdentity,
+    endpoint: Endpoint,
     settings: LinkSettings,
     generation: u64,
 }
@@ -210,7 +215,8 @@ impl Keeper {
 
     fn connect(&self) -> Result<(DiskTarget, Connection), LinkError> {
         let target = self.target.lock().clone();
-        let connection = open(&target, &self.identity, self.settings.connect_timeout)?;
+        let timeout = self.settings.connect_timeout;
+        let connection = open(&target, &self.identity, &self.endpoint, timeout)?;
         Ok((target, connection))
     }
 

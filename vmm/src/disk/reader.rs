@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use disk_server::nbd::client::{Connection, Reply};
 use logging_channel::DiskIdentity;
+use transport::Endpoint;
 
 use super::link::{self, LinkSettings};
 use super::pieces::{Piece, pieces};
@@ -23,6 +24,7 @@ use super::{DiskOp, SharedDisk, SharedRead, SharedReadError};
 pub struct DiskReader {
     target: DiskTarget,
     identity: DiskIdentity,
+    endpoint: Endpoint,
     settings: LinkSettings,
     connection: Option<Connection>,
     /// On this connection, and not asked for yet.
@@ -55,7 +57,12 @@ impl DiskReader {
     /// A reader of `target`, which is opened plainly, and read as long as it is `identity`. Nothing is
     /// connected yet.
     #[must_use]
-    pub fn new(target: DiskTarget, identity: DiskIdentity, settings: LinkSettings) -> Self {
+    pub fn new(
+        target: DiskTarget,
+        identity: DiskIdentity,
+        endpoint: Endpoint,
+        settings: LinkSettings,
+    ) -> Self {
         Self {
             target: DiskTarget {
                 writer: None,
@@ -63,6 +70,7 @@ impl DiskReader {
                 ..target
             },
             identity,
+            endpoint,
             settings,
             connection: None,
             begun: Vec::new(),
@@ -82,7 +90,8 @@ impl DiskReader {
             Some(connection) => connection,
             None => {
                 self.begun.clear();
-                link::open(&self.target, &self.identity, self.settings.connect_timeout)?
+                let timeout = self.settings.connect_timeout;
+                link::open(&self.target, &self.identity, &self.endpoint, timeout)?
             }
         };
         Ok(self.connection.insert(connection))

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use logging_channel::DiskIdentity;
 use logging_channel::entry::Lsn;
+use transport::Endpoint;
 
 use super::counters::DiskCounters;
 use super::dispatch::Dispatcher;
@@ -46,6 +47,7 @@ impl DiskService {
     pub fn start(
         target: DiskTarget,
         identity: DiskIdentity,
+        endpoint: Endpoint,
         settings: DiskSettings,
         serving: Serving,
         events: Events,
@@ -53,7 +55,7 @@ impl DiskService {
     ) -> Self {
         let (post, inbox) = inbox();
         let from_link = post.clone();
-        let link = Link::start(target, identity, settings.link, move |event| {
+        let link = Link::start(target, identity, endpoint, settings.link, move |event| {
             from_link.send(Message::Link(event))
         });
         let counters = serving.counters.clone();

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use disk_server::arbiter::{HostName, ServerAddress};
 use serde::{Deserialize, Deserializer};
+use transport::{Endpoint, EndpointError, KEY_FILE, TRUST_FILE};
 
 use crate::config::{self, MEMORY_MIB, read_toml};
 
@@ -43,6 +44,17 @@ pub struct Config {
     pub state: PathBuf,
     /// Directory for what is about running processes, and is gone after a boot.
     pub run: PathBuf,
+    /// With which key it speaks to others; `None`: plain, without keys.
+    pub keys: Option<Keys>,
+}
+
+/// Where a host's key is, and the list of those who are trusted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keys {
+    /// Its key.
+    pub key: PathBuf,
+    /// The list.
+    pub trust: PathBuf,
 }
 
 /// The same as it is written.
@@ -66,6 +78,12 @@ struct File {
     state: PathBuf,
     #[serde(default = "default_run", deserialize_with = "absolute")]
     run: PathBuf,
+    #[serde(default = "default_key", deserialize_with = "absolute")]
+    key: PathBuf,
+    #[serde(default = "default_trust", deserialize_with = "absolute")]
+    trust: PathBuf,
+    #[serde(default)]
+    plain: bool,
 }
 
 /// Why a host's configuration cannot be used.
@@ -99,6 +117,19 @@ impl Config {
     }
 }
 
+impl Config {
+    /// With which this host speaks to others.
+    ///
+    /// # Errors
+    /// [`EndpointError`]: a file is missing, or is none.
+    pub fn endpoint(&self) -> Result<Endpoint, EndpointError> {
+        match &self.keys {
+            Some(keys) => Endpoint::read(&keys.key, &keys.trust),
+            None => Ok(Endpoint::plain()),
+        }
+    }
+}
+
 impl From<File> for Config {
     fn from(file: File) -> Self {
         Self {
@@ -113,8 +144,20 @@ impl From<File> for Config {
             allow_nested_paging: file.allow_nested_paging,
             state: file.state,
             run: file.run,
+            keys: (!file.plain).then_some(Keys {
+                key: file.key,
+                trust: file.trust,
+            }),
         }
     }
+}
+
+fn default_key() -> PathBuf {
+    KEY_FILE.into()
+}
+
+fn default_trust() -> PathBuf {
+    TRUST_FILE.into()
 }
 
 fn default_bridge() -> String {
@@ -182,6 +225,10 @@ mod tests {
         assert_eq!(config.state, Path::new("/var/lib/ftvm"));
         assert_eq!(config.memory_mib, None);
         assert!(!config.allow_nested_paging);
+        let keys = config.keys.expect("nobody said plain");
+        assert_eq!(keys.key, Path::new("/etc/ftvm/key.pem"));
+        let plain: Config = toml::from_str(&format!("{SMALL}plain = true")).expect("it is right");
+        assert_eq!(plain.keys, None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The consoles of this host's guests, for operators elsewhere: a line asks for one, and from the answer on
+//! The consoles of this host's guests, for operators elsewhere, and nobody else: a line asks for one, and from the answer on
 //! it is bytes in both directions.
 
 use std::io::{self, Read, Write};
@@ -8,8 +8,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use disk_server::arbiter::VmName;
+use disk_server::logging::Limited;
 use nix::sys::socket::{setsockopt, sockopt};
 use serde::{Deserialize, Serialize};
+use transport::{Endpoint, Opening, Patience, Role, Service, Stream};
 
 use super::control;
 use super::folders::Folders;
@@ -32,20 +34,32 @@ struct Refused {
     error: String,
 }
 
-/// Gives the consoles of the guests with these directories.
+/// Gives the consoles of the guests with these directories to operators.
 ///
 /// # Errors
 /// The host has no thread for it.
-pub(super) fn give(listener: TcpListener, folders: Folders) -> io::Result<()> {
+pub(super) fn give(listener: TcpListener, endpoint: Endpoint, folders: Folders) -> io::Result<()> {
     let accept = move || Ok(listener.accept()?.0);
-    serve("consoles", accept, move |stream: TcpStream| {
-        if let Err(error) = relay(&stream, &folders) {
-            log::debug!("a console's connection: {error}");
+    serve("consoles", accept, move |socket: TcpStream| {
+        let from = socket.peer_addr();
+        let opening = Opening::Preface(Service::Console);
+        match endpoint.answer(socket, opening, &[Role::Operator], Patience::of(PATIENCE)) {
+            Ok(stream) => {
+                if let Err(error) = relay(&stream, &folders) {
+                    log::debug!("a console's connection: {error}");
+                }
+            }
+            Err(error) => {
+                static NOT_OPENED: Limited = Limited::new();
+                if let (Ok(from), Some(left_out)) = (from, NOT_OPENED.let_through()) {
+                    log::warn!("no console for {from}: {error}{left_out}");
+                }
+            }
         }
     })
 }
 
-fn relay(operator: &TcpStream, folders: &Folders) -> io::Result<()> {
+fn relay(operator: &Stream, folders: &Folders) -> io::Result<()> {
     operator.set_nodelay(true)?;
     // One that is gone without a word must not keep the console from others.
     setsockopt(operator, sockopt::KeepAlive, &true)?;
@@ -59,6 +73,7 @@ fn relay(operator: &TcpStream, folders: &Folders) -> io::Result<()> {
     let mut to_operator = operator;
     to_operator.write_all(answer.as_bytes())?;
     to_operator.write_all(b"\n")?;
+    to_operator.flush()?;
     // Whoever does not read now may go on later: the guest's process does not wait for that.
     operator.set_write_timeout(None)?;
     join(operator, &guest)
@@ -81,7 +96,7 @@ fn open(line: &str, folders: &Folders) -> Result<(String, UnixStream), String> {
 }
 
 /// Carries bytes both ways until either side closes.
-fn join(operator: &TcpStream, guest: &UnixStream) -> io::Result<()> {
+fn join(operator: &Stream, guest: &UnixStream) -> io::Result<()> {
     let end = || {
         // Either may be closed already.
         let _ = operator.shutdown(Shutdown::Both);
@@ -124,8 +139,15 @@ mod tests {
         let control = UnixListener::bind(guest.control().expect("short")).expect("it is free");
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("it has one");
-        give(listener, folders).expect("a thread");
+        give(listener, Endpoint::plain(), folders).expect("a thread");
         (folder, address, control)
+    }
+
+    fn connect(address: SocketAddr) -> Stream {
+        let socket = TcpStream::connect(address).expect("it listens");
+        let opening = Opening::Preface(Service::Console);
+        let called = Endpoint::plain().call(socket, opening, &[], Patience::of(PATIENCE));
+        called.expect("it answers")
     }
 
     fn soon() -> Instant {
@@ -135,7 +157,7 @@ mod tests {
     #[test]
     fn bytes_go_both_ways_until_a_side_closes() {
         let (_folder, address, control) = host();
-        let mut operator = TcpStream::connect(address).expect("it listens");
+        let mut operator = connect(address);
         operator
             .write_all(b"{\"console\":\"db\"}\nls\n")
             .expect("it reads");
@@ -167,7 +189,7 @@ mod tests {
             ("{\"console\":\"../db\"}", "no directory of its name"),
             ("hello", "not a request"),
         ] {
-            let mut operator = TcpStream::connect(address).expect("it listens");
+            let mut operator = connect(address);
             writeln!(operator, "{line}").expect("it reads");
             let answer = read_line(&operator, MAX_QUESTION, soon()).expect("a line");
             assert!(

@@ -25,6 +25,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use disk_server::arbiter::{Arbiter, Claimant, Settings, VmName};
 use disk_server::views::{Capabilities, Cause, MAX_EXPORTS, PING_INTERVAL, Ping, Role, Text};
 use parking_lot::Mutex;
+use transport::{Endpoint, EndpointError};
 
 use super::config::Config;
 use super::folders::{FolderError, Folders, GuestFolders};
@@ -58,6 +59,8 @@ pub struct Surroundings {
     pub network: Box<dyn Network>,
     /// The program of its guests.
     pub program: PathBuf,
+    /// Its key for connections, and whose keys it trusts.
+    pub endpoint: Endpoint,
 }
 
 /// The daemon of this host, which works until the process ends.
@@ -72,6 +75,7 @@ struct Shared {
     host: Capabilities,
     machine: Text,
     network: Box<dyn Network>,
+    endpoint: Endpoint,
     tending: Arc<Mutex<Tending>>,
 }
 
@@ -81,6 +85,9 @@ pub enum DaemonError {
     /// It cannot carry guests.
     #[error(transparent)]
     Unfit(#[from] Unfit),
+    /// It has no key, or does not know whom to trust.
+    #[error(transparent)]
+    Keys(#[from] EndpointError),
     /// Guests cannot be connected.
     #[error(transparent)]
     Network(#[from] BridgeError),
@@ -141,6 +148,7 @@ impl Surroundings {
             host: doctor::capabilities(&report, 0, Default::default()),
             network: Box::new(network),
             program: PathBuf::from(THIS_PROGRAM),
+            endpoint: config.endpoint().inspect(Endpoint::tell_if_plain)?,
         })
     }
 }
@@ -168,6 +176,7 @@ impl Daemon {
             folders,
             host: surroundings.host,
             network: surroundings.network,
+            endpoint: surroundings.endpoint,
             machine: machine::number(),
             tending: Arc::new(Mutex::new(Tending::new(now_ms()))),
         });
@@ -226,7 +235,8 @@ impl Daemon {
 
 impl Shared {
     fn arbiter(&self) -> Arbiter {
-        Arbiter::new(self.config.disk_server.clone(), Settings::default())
+        let server = self.config.disk_server.clone();
+        Arbiter::new(server, self.endpoint.clone(), Settings::default())
     }
 
     fn answer_operators(&self, consoles: TcpListener) -> Result<(), DaemonError> {
@@ -239,7 +249,8 @@ impl Shared {
         })?;
         let (name, folders) = (self.config.name.clone(), self.folders.clone());
         local::answer(socket, name, folders, self.tending.clone()).map_err(DaemonError::Thread)?;
-        console::give(consoles, self.folders.clone()).map_err(DaemonError::Thread)
+        let endpoint = self.endpoint.clone();
+        console::give(consoles, endpoint, self.folders.clone()).map_err(DaemonError::Thread)
     }
 
     /// Tends the guests again that an earlier daemon started, and tells the ends that it did not.

@@ -1,5 +1,8 @@
 //! A guest's definition as the configuration that its process reads.
 
+use std::collections::BTreeSet;
+
+use disk_server::arbiter::HostName;
 use disk_server::fleet::{Definition, LagBounds};
 use serde::Serialize;
 
@@ -18,6 +21,8 @@ struct GuestFile<'a> {
     disk: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     heartbeat_timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hosts: Option<&'a BTreeSet<HostName>>,
     lag: LagBounds,
 }
 
@@ -36,6 +41,7 @@ pub(super) fn text(definition: &Definition) -> Result<String, toml::ser::Error> 
         clock: &definition.clock,
         disk: definition.disk.as_deref(),
         heartbeat_timeout_ms: definition.heartbeat_timeout_ms,
+        hosts: definition.hosts.as_ref(),
         lag: definition.lag,
     })
 }
@@ -72,6 +78,7 @@ mod tests {
                 yellow_ms: 7,
                 red_ms: 8,
             },
+            hosts: Some(["a", "b"].map(|host| host.parse().expect("a name")).into()),
         };
         let folder = tempfile::tempdir().expect("a directory");
         let path = folder.path().join("guest.toml");
@@ -89,6 +96,7 @@ mod tests {
             (vm.heartbeat_timeout_ms, vm.lag),
             (Some(2000), definition.lag)
         );
+        assert_eq!(vm.hosts, definition.hosts);
         assert_eq!(vm.clock, crate::config::Clock::Jiffies);
         let disk = vm.disk.expect("it has one");
         assert_eq!(disk.export().as_str(), "db");

@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use disk_server::arbiter::{Arbiter, CallError, VmName};
 use disk_server::fleet::{Answer, Definition, Operation};
 
-use super::config::Config;
+use super::config::{Config, Keys};
 use super::folders::{FolderError, Folders, GuestFolders};
 use super::guest_file;
 use super::images::{ImageError, Images};
@@ -213,6 +213,10 @@ fn arguments(
     option("--config", folders.config().into());
     option("--host", config.name.as_str().into());
     option("--disk-server", config.disk_server.as_str().into());
+    if let Some(Keys { key, trust }) = &config.keys {
+        option("--key", key.into());
+        option("--trust", trust.into());
+    }
     option("--listen", record.listen.to_string().into());
     option("--tap", record.tap.as_str().into());
     option("--control", folders.control()?.into());
@@ -235,6 +239,9 @@ fn arguments(
     }
     arguments.insert(0, role.into());
     arguments.push("--tended".into());
+    if config.keys.is_none() {
+        arguments.push("--plain".into());
+    }
     Ok(arguments)
 }
 

@@ -5,6 +5,7 @@ use disk_server::fleet::{
     Answer, Definition, Entry, HostVerb, Operation, OrderNumber, Verb, VmStatus,
 };
 use disk_server::views::{HostRecord, Text};
+use transport::Endpoint;
 
 use super::hosts::{self, HostSummary};
 use super::words;
@@ -59,11 +60,12 @@ fn did_you_mean(similar: Option<&impl std::fmt::Display>) -> String {
 }
 
 impl Client {
-    /// Of the service at `server`, for `by`. Nothing is connected yet.
+    /// Of the service at `server`, with the key of `endpoint`. Nothing is connected yet. `by` is who asks, where
+    /// there are no keys to tell that.
     #[must_use]
-    pub fn new(server: ServerAddress, by: Text) -> Self {
+    pub fn new(server: ServerAddress, endpoint: Endpoint, by: Text) -> Self {
         Self {
-            arbiter: Arbiter::new(server, Settings::default()),
+            arbiter: Arbiter::new(server, endpoint, Settings::default()),
             by,
         }
     }
@@ -72,6 +74,12 @@ impl Client {
     #[must_use]
     pub fn address(&self) -> &ServerAddress {
         self.arbiter.address()
+    }
+
+    /// Whose key it has.
+    #[must_use]
+    pub fn endpoint(&self) -> &Endpoint {
+        self.arbiter.endpoint()
     }
 
     /// How a guest is.
@@ -279,7 +287,9 @@ fn accepted(answer: Answer) -> Result<OrderNumber, ClientError> {
 impl From<CallError> for ClientError {
     fn from(error: CallError) -> Self {
         match error {
-            CallError::Refused { message, .. } => Self::Refused(message),
+            CallError::Refused { message, .. } | CallError::Denied { message, .. } => {
+                Self::Refused(message)
+            }
             error => Self::Unreachable(error),
         }
     }

@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use disk_server::arbiter::{HostName, VmName};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use serde::Deserialize;
 use serde_json::json;
+use transport::{
+    ConnectionError, Endpoint, Opening, Patience, Role, Service, Stream, wait_readable,
+};
 
 use crate::io::Typed;
 use crate::lines;
@@ -56,6 +57,14 @@ pub enum ConsoleError {
         /// What the system said.
         source: io::Error,
     },
+    /// It is not the host's daemon, or does not take this side for an operator.
+    #[error("the daemon of {host} opens no connection")]
+    Unopened {
+        /// The host.
+        host: HostName,
+        /// Why.
+        source: ConnectionError,
+    },
     /// It has no console of this guest.
     #[error("{host} does not give the console: {message}")]
     Refused {
@@ -83,13 +92,14 @@ struct Answer {
 /// See [`ConsoleError`]: at first only. A console that was there is looked for until it is there again.
 pub fn attach(
     vm: &VmName,
+    endpoint: &Endpoint,
     mut locate: impl FnMut() -> Result<Place, ConsoleError>,
     mut input: impl Read + AsFd,
     mut output: impl Write,
     cancel: &AtomicBool,
 ) -> Result<(), ConsoleError> {
     let mut typed = Typed::default();
-    let mut connection = Some(connect(vm, &locate()?)?);
+    let mut connection = Some(connect(vm, endpoint, &locate()?)?);
     let mut told = String::new();
     let mut next_try = Instant::now();
     let mut bytes = [0; 4096];
@@ -98,12 +108,8 @@ pub fn attach(
             Some(_) => CANCEL_POLL,
             None => CANCEL_POLL.min(next_try.saturating_duration_since(Instant::now())),
         };
-        let (has_input, has_output) = wait(
-            input.as_fd(),
-            connection.as_ref().map(AsFd::as_fd),
-            patience,
-        )
-        .map_err(|error| ConsoleError::Terminal(error.into()))?;
+        let waited = wait(input.as_fd(), connection.as_ref(), patience);
+        let (has_input, has_output) = waited.map_err(ConsoleError::Terminal)?;
         if has_input {
             let len = input.read(&mut bytes).map_err(ConsoleError::Terminal)?;
             let (to_guest, leave) = typed.take(&bytes[..len]);
@@ -113,12 +119,13 @@ pub fn attach(
             // What is typed while nobody listens is lost, as on a line without a listener. That a connection
             // does not take it is seen where it is read.
             if let Some(stream) = &mut connection {
-                let _ = stream.write_all(&to_guest);
+                let _ = stream.write_all(&to_guest).and_then(|()| stream.flush());
             }
         }
         if has_output && let Some(stream) = &mut connection {
-            match stream.read(&mut bytes) {
+            match stream.read_now(&mut bytes) {
                 Ok(len @ 1..) => show(&mut output, &bytes[..len])?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Ok(0) | Err(_) => {
                     connection = None;
                     let text =
@@ -128,7 +135,7 @@ pub fn attach(
             }
         }
         if connection.is_none() && next_try <= Instant::now() {
-            match locate().and_then(|place| Ok((connect(vm, &place)?, place))) {
+            match locate().and_then(|place| Ok((connect(vm, endpoint, &place)?, place))) {
                 Ok((stream, place)) => {
                     let text = format!("connected again: {vm} runs on {}", place.host);
                     say(&mut output, &text)?;
@@ -152,26 +159,20 @@ pub fn attach(
 /// Whether there is something to read from either.
 fn wait(
     input: BorrowedFd<'_>,
-    connection: Option<BorrowedFd<'_>>,
+    connection: Option<&Stream>,
     patience: Duration,
-) -> nix::Result<(bool, bool)> {
-    let mut fds: Vec<PollFd<'_>> = std::iter::once(input)
-        .chain(connection)
-        .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
-        .collect();
-    // Rounded up, so that the time has come when it is over.
-    let ms = patience.as_millis().saturating_add(1);
-    let timeout = PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX);
-    match poll(&mut fds, timeout) {
-        Err(Errno::EINTR) => return Ok((false, false)),
-        polled => polled?,
-    };
-    let is_ready = |fd: Option<&PollFd<'_>>| fd.and_then(PollFd::any).unwrap_or(false);
-    Ok((is_ready(fds.first()), is_ready(fds.get(1))))
+) -> io::Result<(bool, bool)> {
+    match connection {
+        None => Ok((wait_readable(&[input], Some(patience))?[0], false)),
+        Some(stream) => {
+            let ready = stream.wait_readable(&[input], Some(patience))?;
+            Ok((ready[1], ready[0]))
+        }
+    }
 }
 
 /// Asks the daemon at this place for the console.
-fn connect(vm: &VmName, place: &Place) -> Result<TcpStream, ConsoleError> {
+fn connect(vm: &VmName, endpoint: &Endpoint, place: &Place) -> Result<Stream, ConsoleError> {
     let unreachable = |source: io::Error| ConsoleError::Unreachable {
         host: place.host.clone(),
         address: place.address,
@@ -181,7 +182,19 @@ fn connect(vm: &VmName, place: &Place) -> Result<TcpStream, ConsoleError> {
         host: place.host.clone(),
         message,
     };
-    let stream = TcpStream::connect_timeout(&place.address, PATIENCE).map_err(unreachable)?;
+    let socket = TcpStream::connect_timeout(&place.address, PATIENCE).map_err(unreachable)?;
+    let opening = Opening::Preface(Service::Console);
+    let called = endpoint.call(socket, opening, &[Role::Host], Patience::of(PATIENCE));
+    let stream = called.map_err(|source| ConsoleError::Unopened {
+        host: place.host.clone(),
+        source,
+    })?;
+    if let Some(peer) = stream
+        .peer()
+        .filter(|peer| peer.name != place.host.as_str())
+    {
+        return Err(refused(format!("at its address is the {peer}")));
+    }
     let line = ask(&stream, vm).map_err(unreachable)?;
     let answer: Answer = serde_json::from_str(&line)
         .map_err(|_| refused("it is of another version, or no `ftvm host` listens there".into()))?;
@@ -191,7 +204,7 @@ fn connect(vm: &VmName, place: &Place) -> Result<TcpStream, ConsoleError> {
     }
 }
 
-fn ask(stream: &TcpStream, vm: &VmName) -> io::Result<String> {
+fn ask(stream: &Stream, vm: &VmName) -> io::Result<String> {
     stream.set_nodelay(true)?;
     // A host that dies says nothing.
     let (idle, count) = KEEP_ALIVE;
@@ -226,13 +239,16 @@ mod tests {
     use super::*;
 
     /// A daemon that gives one console, and what is said there.
-    fn daemon(greeting: &'static str, then: impl FnOnce(TcpStream) + Send + 'static) -> Place {
+    fn daemon(greeting: &'static str, then: impl FnOnce(Stream) + Send + 'static) -> Place {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
+            let (socket, _) = listener.accept().unwrap();
+            let opening = Opening::Preface(Service::Console);
+            let answered = Endpoint::plain().answer(socket, opening, &[], Patience::of(PATIENCE));
+            let mut stream = answered.unwrap();
             let mut line = String::new();
-            BufReader::new(&stream).read_line(&mut line).unwrap();
+            BufReader::new(stream.clone()).read_line(&mut line).unwrap();
             assert_eq!(line, "{\"console\":\"db\"}\n");
             stream.write_all(greeting.as_bytes()).unwrap();
             then(stream);
@@ -260,7 +276,16 @@ mod tests {
                 None => Err(ConsoleError::Nowhere("it runs nowhere".into())),
             };
             let vm = "db".parse().unwrap();
-            attach(&vm, locate, input, &mut output, &AtomicBool::new(false)).unwrap();
+            let endpoint = Endpoint::plain();
+            attach(
+                &vm,
+                &endpoint,
+                locate,
+                input,
+                &mut output,
+                &AtomicBool::new(false),
+            )
+            .unwrap();
             String::from_utf8(output).unwrap()
         });
         // Typed until the second host has it: what is typed while nobody listens is lost.
@@ -293,7 +318,8 @@ mod tests {
             closed.send(typed).unwrap();
         });
         let locate = || Ok(place.clone());
-        attach(&"db".parse().unwrap(), locate, input, io::sink(), cancel).unwrap();
+        let (vm, endpoint) = ("db".parse().unwrap(), Endpoint::plain());
+        attach(&vm, &endpoint, locate, input, io::sink(), cancel).unwrap();
         let typed = is_closed.recv_timeout(Duration::from_secs(60)).unwrap();
         assert!(typed.is_empty(), "{typed:?}");
     }
@@ -323,7 +349,8 @@ mod tests {
         let locate = || Ok(place.clone());
         let vm = "db".parse().unwrap();
         let cancel = AtomicBool::new(false);
-        let error = attach(&vm, locate, input, Vec::new(), &cancel).unwrap_err();
+        let error =
+            attach(&vm, &Endpoint::plain(), locate, input, Vec::new(), &cancel).unwrap_err();
         let expected = "b does not give the console: db does not run here";
         assert_eq!(error.to_string(), expected);
     }

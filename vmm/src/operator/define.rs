@@ -76,6 +76,7 @@ pub fn read(path: &Path) -> Result<Definition, DefineError> {
         export: vm.disk.map(|disk| disk.export().clone()),
         heartbeat_timeout_ms: vm.heartbeat_timeout_ms,
         lag: vm.lag,
+        hosts: vm.hosts,
     };
     definition.check()?;
     Ok(definition)

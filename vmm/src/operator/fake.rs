@@ -3,11 +3,13 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
+use std::time::Duration;
 
 use disk_server::arbiter::ServerNumber;
 use disk_server::arbiter::protocol::{ErrorCode, Greeting, Request, Response};
 use disk_server::fleet::{Answer, LagBounds, Member, Operation, Placement, State, VmStatus};
 use disk_server::views::{HostRecord, Text};
+use transport::{Endpoint, Opening, Patience, Service};
 
 use super::client::Client;
 
@@ -22,21 +24,23 @@ pub(super) fn service(
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             // A refusal ends the connection, as it does at the real one.
-            let _ = serve(&stream, &hosts, &mut operate);
+            let _ = serve(stream, &hosts, &mut operate);
         }
     });
-    Client::new(address.into(), Text::cut("anna@ops1"))
+    Client::new(address.into(), Endpoint::plain(), Text::cut("anna@ops1"))
 }
 
 fn serve(
-    stream: &TcpStream,
+    socket: TcpStream,
     hosts: &[HostRecord],
     operate: &mut impl FnMut(Operation) -> Result<Answer, String>,
 ) -> std::io::Result<()> {
-    let mut out = stream;
+    let opening = Opening::Preface(Service::DiskServer);
+    let patience = Patience::of(Duration::from_secs(60));
+    let mut out = Endpoint::plain().answer(socket, opening, &[], patience)?;
     let greeting = serde_json::to_string(&Greeting::of(ServerNumber(1)))?;
     writeln!(out, "{greeting}")?;
-    for line in BufReader::new(stream).lines().skip(1) {
+    for line in BufReader::new(out.clone()).lines().skip(1) {
         let response = match serde_json::from_str(&line?)? {
             Request::ListHosts { .. } => Response::Hosts {
                 hosts: hosts.to_vec(),

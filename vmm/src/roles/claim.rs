@@ -10,6 +10,7 @@ use disk_server::arbiter::{
 };
 use logging_channel::handshake::Title;
 use logging_channel::session::Confirmation;
+use transport::{Endpoint, Peer};
 
 use crate::protocol::rights::{Repeat, own_right, repeats, right_of_another, went_back};
 
@@ -25,6 +26,8 @@ const REPEAT: Duration = Duration::from_secs(1);
 pub struct ArbiterConfig {
     /// Its address.
     pub server: ServerAddress,
+    /// This host's key for connections, and whose keys it trusts.
+    pub endpoint: Endpoint,
     /// What this host is called there.
     pub host: HostName,
     /// Whether to start a guest that another host runs, as the disk server has it.
@@ -105,6 +108,24 @@ pub enum ClaimFailure {
     },
 }
 
+/// Whether a claimant is a process of the host that a key has proved to be at the other end.
+pub(super) fn is_that_of(claimant: &Claimant, peer: Option<&Peer>) -> Result<(), String> {
+    match peer {
+        Some(peer) if claimant.host().as_str() != peer.name => Err(format!(
+            "it speaks for {} with the key of {peer}: give `--host` the name under which trust.toml lists it",
+            claimant.as_str()
+        )),
+        _ => Ok(()),
+    }
+}
+
+impl ArbiterConfig {
+    /// A client of the disk server.
+    pub(super) fn client(&self, settings: Settings) -> Arbiter {
+        Arbiter::new(self.server.clone(), self.endpoint.clone(), settings)
+    }
+}
+
 /// This host's claims for one guest.
 pub(super) struct Rights {
     arbiter: Arbiter,
@@ -116,7 +137,7 @@ pub(super) struct Rights {
 impl Rights {
     pub(super) fn new(config: &ArbiterConfig, vm: &str) -> Result<Self, ClaimFailure> {
         Ok(Self {
-            arbiter: Arbiter::new(config.server.clone(), Settings::default()),
+            arbiter: config.client(Settings::default()),
             vm: vm.parse()?,
             claimant: Claimant::generate(&config.host).map_err(ClaimFailure::Nonce)?,
             force: config.force,
@@ -180,8 +201,15 @@ impl Rights {
         }
     }
 
-    /// Whether a primary that says so of itself runs the guest.
-    pub(super) fn vouch_for(&self, title: &Title) -> Confirmation {
+    /// Whether a primary that says so of itself, and has proved with its key who it is, runs the guest.
+    pub(super) fn vouch_for(&self, title: &Title, primary: Option<&Peer>) -> Confirmation {
+        let claimant = title
+            .holder
+            .parse::<Claimant>()
+            .map_err(|error| error.to_string());
+        if let Err(reason) = claimant.and_then(|holder| is_that_of(&holder, primary)) {
+            return Confirmation::NotHeld(reason);
+        }
         match self.arbiter.read(&self.vm) {
             Ok(record) => right_of_another(&record, title),
             Err(error) => Confirmation::Unknown(format!("{:#}", anyhow::Error::new(error))),

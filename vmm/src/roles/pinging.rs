@@ -74,7 +74,7 @@ impl Pinging {
         Self(Arc::new(Shared {
             me: rights.claimant().clone(),
             needs,
-            arbiter: Arbiter::new(config.server.clone(), Settings::default()),
+            arbiter: config.client(Settings::default()),
             state: Mutex::new(State {
                 pings: Pings::new(rights.claimant().clone()),
                 being: Being::Starting(role),
@@ -258,6 +258,7 @@ mod tests {
     use crate::roles::sessions::tests::{little_needs, session};
     use crate::roles::tenure::tests::{primary, wait_until};
     use crate::sources::Lanes;
+    use transport::Endpoint;
 
     /// With a real disk server: an idle host is proposed while the guest is alone, and not once a backup is
     /// there.
@@ -268,6 +269,7 @@ mod tests {
         let sessions = Sessions::alone(scene.tenure.standing(), look, &events);
         let config = ArbiterConfig {
             server: scene.server.address.clone(),
+            endpoint: Endpoint::plain(),
             host: HostName::of_this_host(),
             force: Force::No,
         };
@@ -303,7 +305,7 @@ mod tests {
         assert_eq!(&proposal.primary, scene.rights.claimant());
         assert_eq!(proposal.address, "127.0.0.1:7421".parse().unwrap());
 
-        let arbiter = Arbiter::new(config.server, Settings::default());
+        let arbiter = config.client(Settings::default());
         let host = |name: &Rights| -> HostRecord {
             let hosts = arbiter.list_hosts().unwrap();
             let found = hosts.into_iter().find(|it| it.host == *name.claimant());

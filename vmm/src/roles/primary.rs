@@ -74,7 +74,7 @@ pub fn run_primary(
 ) -> Result<Ended, RoleError> {
     let control = options.control.as_deref();
     let control = control.map(ControlSocket::bind).transpose()?;
-    let listener = Listener::bind(options.listen)?;
+    let listener = Listener::bind(options.listen, &options.arbiter.endpoint)?;
     let mut guest = Guest::assemble(vm, host, Verification::default())?;
     // A host without room for it claims nothing, and takes no backup.
     let baseline = guest.baseline()?;
@@ -118,6 +118,7 @@ pub fn run_primary(
         settings: options.channel.clone(),
         rights,
         events: events.clone(),
+        hosts: vm.hosts.clone(),
     };
     let address = listener.local_addr();
     if options.wait_for_backup {

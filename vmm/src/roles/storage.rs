@@ -9,7 +9,7 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use disk_server::arbiter::{Arbiter, Settings};
+use disk_server::arbiter::Settings;
 use logging_channel::handshake::Standby;
 use logging_channel::receiver::ReceiverHandle;
 use logging_channel::sender::Sender;
@@ -75,7 +75,7 @@ fn take_turns(
         warm_answer_timeout: patience,
         ..Settings::default()
     };
-    let arbiter = Arbiter::new(config.server.clone(), settings);
+    let arbiter = config.client(settings);
     let turns = move || {
         while turn(&|| arbiter.warm().is_ok()) {
             thread::sleep(INTERVAL);

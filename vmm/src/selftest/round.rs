@@ -57,7 +57,7 @@ impl<'a> Round<'a> {
         arguments.extend(self.guest.arguments(self.workshop.images()));
         arguments.extend(self.workshop.allowed());
         if self.guest.swaps {
-            arguments.extend(["--disk".into(), swap.into()]);
+            arguments.extend(["--plain".into(), "--disk".into(), swap.into()]);
         }
         arguments.extend(["--console-log".into(), text(&console)]);
         arguments.extend(self.guest.manner());

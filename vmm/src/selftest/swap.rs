@@ -9,6 +9,7 @@ use disk_server::export::Export;
 use disk_server::nbd::ExportName;
 use disk_server::server::{Config, Limits, NbdConfig, Server, StartError};
 use disk_server::storage::{FileStorage, OpenStorageError};
+use transport::Endpoint;
 
 const EXPORT: &str = "swap";
 /// More than the guest's memory: its load touches less than that beyond it.
@@ -50,6 +51,7 @@ impl Swap {
         let server = Server::bind(Config {
             listen: anywhere,
             state: directory.join("disk-server"),
+            endpoint: Endpoint::plain(),
             nbd: Some(NbdConfig {
                 listen: anywhere,
                 exports: vec![Export::new(name, None, false, storage)],

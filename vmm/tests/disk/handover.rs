@@ -16,6 +16,7 @@ use ftvm_vmm::disk::{DiskCompletion, DiskError, DiskOp, DiskPort as _, DiskReque
 use ftvm_vmm::engine::OutputGate as _;
 use ftvm_vmm::events::Events;
 use ftvm_vmm::gates::{Suppressed, Unreleased};
+use transport::Endpoint;
 
 use crate::fake_server::FakeServer;
 use crate::world::{Log, PATIENCE, quick, until};
@@ -58,7 +59,7 @@ fn write(block: usize, byte: u8) -> DiskOp {
 
 fn open(server: &FakeServer) -> GuestDisk {
     let uri = format!("nbd://{}/disk", server.address);
-    GuestDisk::open(&uri.parse().unwrap(), "vm", quick()).unwrap()
+    GuestDisk::open(&uri.parse().unwrap(), "vm", &Endpoint::plain(), quick()).unwrap()
 }
 
 impl Pair {

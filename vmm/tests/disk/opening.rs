@@ -8,6 +8,7 @@ use ftvm_vmm::disk::guest_disk::GuestDisk;
 use ftvm_vmm::disk::serving::Serving;
 use ftvm_vmm::events::Events;
 use parking_lot::Mutex;
+use transport::Endpoint;
 
 use crate::fake_server::{FakeServer, Foreign};
 use crate::world::{PATIENCE, quick};
@@ -16,7 +17,7 @@ use crate::world::{PATIENCE, quick};
 /// connection after a lost one.
 fn names_opened(server: &FakeServer) -> Vec<String> {
     let uri = format!("nbd://{}/disk", server.address);
-    let disk = GuestDisk::open(&uri.parse().unwrap(), "vm", quick()).unwrap();
+    let disk = GuestDisk::open(&uri.parse().unwrap(), "vm", &Endpoint::plain(), quick()).unwrap();
     let (complete, done) = crossbeam_channel::unbounded();
     let mut service = disk.serve(Serving::default(), &Events::default(), move |completion| {
         complete.send(completion).unwrap_or(());
@@ -109,7 +110,7 @@ fn a_guest_that_runs_alone_is_told_that_nothing_is_fenced() {
 
 fn open(server: &FakeServer) -> GuestDisk {
     let uri = format!("nbd://{}/disk", server.address);
-    GuestDisk::open(&uri.parse().unwrap(), "vm", quick()).unwrap()
+    GuestDisk::open(&uri.parse().unwrap(), "vm", &Endpoint::plain(), quick()).unwrap()
 }
 
 #[test]

@@ -8,6 +8,7 @@ use ftvm_vmm::disk::reader::DiskReader;
 use ftvm_vmm::disk::target::DiskTarget;
 use ftvm_vmm::disk::{SharedDisk as _, SharedRead};
 use logging_channel::DiskIdentity;
+use transport::Endpoint;
 
 use crate::fake_server::FakeServer;
 use crate::world::{PATIENCE, quick};
@@ -32,7 +33,10 @@ fn start(seed: u64) -> (FakeServer, DiskReader) {
         bytes: READS * u64::from(LEN),
         name: server.state().disk_name(),
     };
-    (server, DiskReader::new(target, identity, quick().link))
+    (
+        server,
+        DiskReader::new(target, identity, Endpoint::plain(), quick().link),
+    )
 }
 
 fn nth(id: u64) -> SharedRead {

@@ -13,6 +13,7 @@ use ftvm_vmm::disk::progress::Reached;
 use ftvm_vmm::disk::serving::Serving;
 use ftvm_vmm::disk::{DiskCompletion, DiskOp, DiskPort, DiskRequest, SharedDisk, SharedRead};
 use ftvm_vmm::events::Events;
+use transport::Endpoint;
 
 use crate::world::{Log, is_of_request, quick};
 
@@ -37,11 +38,16 @@ impl RealServer {
         let server = Server::bind(Config {
             listen: "127.0.0.1:0".parse().unwrap(),
             state: folder.join("state"),
+            endpoint: Endpoint::plain(),
             nbd: Some(nbd),
             limits: Limits::default(),
         })
         .unwrap();
-        let arbiter = Arbiter::new(server.local_addr().into(), Settings::default());
+        let arbiter = Arbiter::new(
+            server.local_addr().into(),
+            Endpoint::plain(),
+            Settings::default(),
+        );
         let disk = format!("nbd://{}/disk", server.nbd_addr().unwrap());
         let stop = server.stop_handle();
         let serving = thread::spawn(move || server.run().unwrap());
@@ -66,7 +72,13 @@ impl RealServer {
     }
 
     fn open(&self) -> GuestDisk {
-        GuestDisk::open(&self.disk.parse().unwrap(), "db", quick()).unwrap()
+        GuestDisk::open(
+            &self.disk.parse().unwrap(),
+            "db",
+            &Endpoint::plain(),
+            quick(),
+        )
+        .unwrap()
     }
 }
 

@@ -16,6 +16,7 @@ use ftvm_vmm::events::Events;
 use logging_channel::DiskIdentity;
 use logging_channel::entry::Lsn;
 use parking_lot::{Condvar, Mutex};
+use transport::Endpoint;
 
 use crate::fake_server::FakeServer;
 
@@ -153,6 +154,7 @@ impl Guest {
                 bytes: size as u64,
                 name: "0000000000000001/disk".into(),
             },
+            Endpoint::plain(),
             settings,
             serving,
             events.clone(),

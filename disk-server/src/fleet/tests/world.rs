@@ -50,6 +50,7 @@ pub(in crate::fleet) fn definition(vm: &str, mac: u8) -> Definition {
         export: Some(vm.parse().unwrap()),
         heartbeat_timeout_ms: None,
         lag: LagBounds::default(),
+        hosts: None,
     }
 }
 

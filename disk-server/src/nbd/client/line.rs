@@ -1,14 +1,15 @@
 //! The connection below its two halves, and the requests that are under way on it.
 
 use std::collections::HashMap;
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 
 use parking_lot::{Mutex, MutexGuard};
+use transport::Stream;
 
 /// What both halves of a connection know.
 #[derive(Debug)]
 pub(super) struct Line {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Stream,
     under_way: Mutex<HashMap<u64, Expected>>,
 }
 
@@ -22,7 +23,7 @@ pub(super) enum Expected {
 }
 
 impl Line {
-    pub(super) fn new(stream: TcpStream) -> Line {
+    pub(super) fn new(stream: Stream) -> Line {
         Line {
             stream,
             under_way: Mutex::default(),

@@ -22,13 +22,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{setsockopt, sockopt};
+use transport::{Endpoint, Mode, Opening, Patience, Stream};
 
 pub use negotiation::{ConnectError, Export};
 pub use replies::{ReceiveError, Replies, Reply};
 pub use requests::Requests;
 
 use crate::arbiter::ServerAddress;
-use crate::stream;
+use crate::stream::{self, SERVERS};
 use line::Line;
 use negotiation::Negotiation;
 
@@ -59,7 +60,7 @@ pub struct Connection {
     pub replies: Replies,
 }
 
-/// Opens `export` on the server at `address`, within `timeout`. Besides `NAME`, our own server knows
+/// Opens `export` on the server at `address`, with the key of `endpoint`, within `timeout`. Besides `NAME`, our own server knows
 /// the forms of [`RequestedExport`](crate::nbd::RequestedExport).
 ///
 /// # Errors
@@ -67,11 +68,12 @@ pub struct Connection {
 pub fn connect(
     address: &ServerAddress,
     export: &str,
+    endpoint: &Endpoint,
     timeout: Duration,
 ) -> Result<Connection, ConnectError> {
     let deadline = Instant::now() + timeout;
-    let stream = stream::connect(address, deadline)
-        .and_then(|stream| notice_dead_hosts(&stream).map(|()| stream))
+    let socket = stream::connect(address, deadline)
+        .and_then(|socket| notice_dead_hosts(&socket).map(|()| Arc::new(socket)))
         .map_err(|source| ConnectError::Unreachable {
             address: address.clone(),
             source,
@@ -81,20 +83,37 @@ pub fn connect(
         export: export.to_owned(),
         source,
     };
+    let clear = Stream::plain(socket.clone());
+    let negotiation = Negotiation::new(&clear, address, export, deadline);
+    negotiation.greet()?;
+    let stream = match endpoint.mode() {
+        Mode::Plain => clear,
+        Mode::Secure => {
+            negotiation.start_tls()?;
+            let patience = Patience {
+                deadline,
+                cancel: None,
+            };
+            let called = endpoint.call(socket, Opening::Bare, SERVERS, patience);
+            called.map_err(|source| ConnectError::Unopened {
+                address: address.clone(),
+                source,
+            })?
+        }
+    };
     let agreed = Negotiation::new(&stream, address, export, deadline).run()?;
     stream.set_read_timeout(None).map_err(broken)?;
     stream
         .set_write_timeout(Some(SEND_TIMEOUT))
         .map_err(broken)?;
-    let receiving = stream.try_clone().map_err(broken)?;
-    let line = Arc::new(Line::new(stream.try_clone().map_err(broken)?));
+    let line = Arc::new(Line::new(stream.clone()));
     let read_flags = agreed.read_flags();
     Ok(Connection {
         export: agreed.export,
         name: agreed.told.name,
         boot: agreed.told.boot,
-        requests: Requests::new(stream, line.clone(), read_flags),
-        replies: Replies::new(receiving, line, agreed.structured),
+        requests: Requests::new(stream.clone(), line.clone(), read_flags),
+        replies: Replies::new(stream, line, agreed.structured),
     })
 }
 

@@ -1,8 +1,9 @@
 //! From the connection to the open export.
 
 use std::io;
-use std::net::TcpStream;
 use std::time::Instant;
+
+use transport::{ConnectionError, Stream};
 
 use crate::arbiter::ServerAddress;
 use crate::nbd::protocol::{
@@ -39,6 +40,26 @@ pub enum ConnectError {
         address: ServerAddress,
         /// What the system said.
         source: io::Error,
+    },
+    /// It is not the disk server that it should be, or does not take this side for one that it serves.
+    #[error("the disk server at {address} opens no connection")]
+    Unopened {
+        /// The server.
+        address: ServerAddress,
+        /// Why.
+        source: ConnectionError,
+    },
+    /// It has no TLS, and this side has a key.
+    #[error(
+        "the NBD server at {address} is plain, without keys, and this side asks for keys{}: give it a key, or say \
+         `plain` here too",
+        said(message)
+    )]
+    Plain {
+        /// The server.
+        address: ServerAddress,
+        /// What it said; may be empty.
+        message: String,
     },
     /// The connection broke, or the time was over, before the export was open.
     #[error("the disk server at {address} did not open the export {export:?}")]
@@ -109,6 +130,12 @@ impl ConnectError {
     }
 }
 
+/// For people: control characters have no place in it.
+fn words(data: &[u8]) -> String {
+    let text = String::from_utf8_lossy(data);
+    text.chars().filter(|c| !c.is_control()).collect()
+}
+
 fn said(message: &str) -> String {
     if message.is_empty() {
         String::new()
@@ -152,7 +179,7 @@ pub(super) struct Told {
 
 /// One negotiation.
 pub(super) struct Negotiation<'a> {
-    stream: &'a TcpStream,
+    stream: &'a Stream,
     address: &'a ServerAddress,
     export: &'a str,
     deadline: Instant,
@@ -160,7 +187,7 @@ pub(super) struct Negotiation<'a> {
 
 impl<'a> Negotiation<'a> {
     pub(super) fn new(
-        stream: &'a TcpStream,
+        stream: &'a Stream,
         address: &'a ServerAddress,
         export: &'a str,
         deadline: Instant,
@@ -174,7 +201,7 @@ impl<'a> Negotiation<'a> {
     }
 
     /// Opens the export, or takes leave of a server that waits for another choice.
-    pub(super) fn run(mut self) -> Result<Agreed, ConnectError> {
+    pub(super) fn run(self) -> Result<Agreed, ConnectError> {
         self.agree().inspect_err(|error| {
             if error.leaves_the_choice() {
                 self.abort();
@@ -182,7 +209,8 @@ impl<'a> Negotiation<'a> {
         })
     }
 
-    fn agree(&mut self) -> Result<Agreed, ConnectError> {
+    /// Exchanges greetings.
+    pub(super) fn greet(&self) -> Result<(), ConnectError> {
         let mut bytes = [0; Greeting::LEN];
         self.read(&mut bytes)?;
         let greeting = Greeting::decode(&bytes).map_err(|e| self.protocol(e))?;
@@ -193,7 +221,23 @@ impl<'a> Negotiation<'a> {
         if greeting.flags.contains(HandshakeFlags::NO_ZEROES) {
             flags |= ClientFlags::NO_ZEROES;
         }
-        self.write(&flags.bits().to_be_bytes())?;
+        self.write(&flags.bits().to_be_bytes())
+    }
+
+    /// Asks for TLS, which follows at once.
+    pub(super) fn start_tls(&self) -> Result<(), ConnectError> {
+        self.ask(OptionType::StartTls, &[])?;
+        match self.reply(OptionType::StartTls)? {
+            (ReplyType::Ack, _) => Ok(()),
+            (error, data) if error.is_error() => Err(ConnectError::Plain {
+                address: self.address.clone(),
+                message: words(&data),
+            }),
+            _ => Err(self.out_of_place()),
+        }
+    }
+
+    fn agree(&self) -> Result<Agreed, ConnectError> {
         let structured = self.structured_replies()?;
         let told = if structured {
             self.contexts()?
@@ -209,13 +253,13 @@ impl<'a> Negotiation<'a> {
     }
 
     /// Takes leave of a server from which nothing more is wanted ("Terminating the session").
-    fn abort(&mut self) {
+    fn abort(&self) {
         // Only a courtesy, whose answer nobody waits for.
         let _ = self.ask(OptionType::Abort, &[]);
     }
 
     /// What the server tells of itself, as far as it knows such things.
-    fn contexts(&mut self) -> Result<Told, ConnectError> {
+    fn contexts(&self) -> Result<Told, ConnectError> {
         let request = MetaContextRequest {
             export: self.export.to_owned(),
             queries: vec![DISK_NAME.to_owned(), BOOT_NUMBER.to_owned()],
@@ -242,7 +286,7 @@ impl<'a> Negotiation<'a> {
         Err(self.unsuitable("it tells of an export's contexts without an end"))
     }
 
-    fn structured_replies(&mut self) -> Result<bool, ConnectError> {
+    fn structured_replies(&self) -> Result<bool, ConnectError> {
         self.ask(OptionType::StructuredReply, &[])?;
         let (reply, _) = self.reply(OptionType::StructuredReply)?;
         match reply {
@@ -252,7 +296,7 @@ impl<'a> Negotiation<'a> {
         }
     }
 
-    fn go(&mut self) -> Result<Export, ConnectError> {
+    fn go(&self) -> Result<Export, ConnectError> {
         let request = ExportRequest {
             name: self.export.to_owned(),
             infos: vec![InfoType::BlockSize],
@@ -287,7 +331,7 @@ impl<'a> Negotiation<'a> {
         Err(self.unsuitable("it tells of an export without an end"))
     }
 
-    fn ask(&mut self, option: OptionType, data: &[u8]) -> Result<(), ConnectError> {
+    fn ask(&self, option: OptionType, data: &[u8]) -> Result<(), ConnectError> {
         let header = OptionHeader {
             option,
             length: data.len() as u32,
@@ -295,7 +339,7 @@ impl<'a> Negotiation<'a> {
         self.write(&[&header.encode(), data].concat())
     }
 
-    fn reply(&mut self, to: OptionType) -> Result<(ReplyType, Vec<u8>), ConnectError> {
+    fn reply(&self, to: OptionType) -> Result<(ReplyType, Vec<u8>), ConnectError> {
         let mut bytes = [0; OptionReplyHeader::LEN];
         self.read(&mut bytes)?;
         let header = OptionReplyHeader::decode(&bytes).map_err(|e| self.protocol(e))?;
@@ -315,11 +359,7 @@ impl<'a> Negotiation<'a> {
     fn refused(&self, kind: ReplyType, data: &[u8]) -> ConnectError {
         let address = self.address.clone();
         let export = self.export.to_owned();
-        // For people: control characters have no place in it.
-        let message: String = String::from_utf8_lossy(data)
-            .chars()
-            .filter(|c| !c.is_control())
-            .collect();
+        let message = words(data);
         match kind {
             ReplyType::ErrUnknown => ConnectError::NoExport {
                 address,
@@ -363,11 +403,11 @@ impl<'a> Negotiation<'a> {
         }
     }
 
-    fn read(&mut self, buffer: &mut [u8]) -> Result<(), ConnectError> {
+    fn read(&self, buffer: &mut [u8]) -> Result<(), ConnectError> {
         stream::read_exact(self.stream, buffer, self.deadline).map_err(|e| self.broken(e))
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), ConnectError> {
+    fn write(&self, bytes: &[u8]) -> Result<(), ConnectError> {
         stream::write_all(self.stream, bytes, self.deadline).map_err(|e| self.broken(e))
     }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Read};
-use std::net::TcpStream;
 use std::sync::Arc;
+
+use transport::Stream;
 
 use super::line::{Expected, Line};
 use crate::nbd::protocol::{
@@ -62,7 +63,7 @@ impl ReceiveError {
 /// Receives replies.
 #[derive(Debug)]
 pub struct Replies {
-    reader: BufReader<TcpStream>,
+    reader: BufReader<Stream>,
     line: Arc<Line>,
     structured: bool,
     /// Structured replies of which a part was received.
@@ -111,7 +112,7 @@ impl Part {
 }
 
 impl Replies {
-    pub(super) fn new(stream: TcpStream, line: Arc<Line>, structured: bool) -> Self {
+    pub(super) fn new(stream: Stream, line: Arc<Line>, structured: bool) -> Self {
         Self {
             reader: BufReader::with_capacity(BUFFER, stream),
             line,

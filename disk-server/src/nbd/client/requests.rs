@@ -1,9 +1,10 @@
 //! The sending half.
 
 use std::io::{self, BufWriter, Write};
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
+
+use transport::Stream;
 
 use super::line::{Expected, Line};
 use crate::nbd::protocol::{Command, CommandFlags, RequestHeader};
@@ -20,14 +21,14 @@ const FAREWELL: Duration = Duration::from_millis(500);
 /// not known. Dropping this half ends the connection, also for the other one.
 #[derive(Debug)]
 pub struct Requests {
-    writer: BufWriter<TcpStream>,
+    writer: BufWriter<Stream>,
     line: Arc<Line>,
     /// What every read has.
     read_flags: CommandFlags,
 }
 
 impl Requests {
-    pub(super) fn new(stream: TcpStream, line: Arc<Line>, read_flags: CommandFlags) -> Self {
+    pub(super) fn new(stream: Stream, line: Arc<Line>, read_flags: CommandFlags) -> Self {
         Self {
             writer: BufWriter::with_capacity(BUFFER, stream),
             line,

@@ -170,7 +170,7 @@ fn replies_come_in_any_order_and_in_pieces() {
         chunk(stream, 1, ChunkType::None, true, &[])?;
         drain(stream)
     });
-    let mut connection = connect(&address, "disk", PATIENCE).unwrap();
+    let mut connection = connect(&address, "disk", &Endpoint::plain(), PATIENCE).unwrap();
     assert_eq!(connection.export.size, 1 << 20);
     let requests = &mut connection.requests;
     requests.read(1, 4096, 8).unwrap();
@@ -205,7 +205,7 @@ fn a_server_without_structured_replies_will_do() {
         simple(stream, flush.cookie, Some(ErrorCode::NoSpace))?;
         drain(stream)
     });
-    let mut connection = connect(&address, "disk", PATIENCE).unwrap();
+    let mut connection = connect(&address, "disk", &Endpoint::plain(), PATIENCE).unwrap();
     connection.requests.read(7, 0, 8).unwrap();
     connection.requests.flush(8).unwrap();
     connection.requests.flush_buffer().unwrap();
@@ -240,7 +240,7 @@ fn our_own_server_is_asked_to_look_for_no_holes() {
             assert_eq!(write.flags, CommandFlags::empty());
             take::<8>(stream).map(|_| ())
         });
-        let mut connection = connect(&address, "disk", PATIENCE).unwrap();
+        let mut connection = connect(&address, "disk", &Endpoint::plain(), PATIENCE).unwrap();
         connection.requests.read(1, 0, 1 << 20).unwrap();
         connection.requests.write(2, 0, &[1; 8]).unwrap();
         connection.requests.flush_buffer().unwrap();
@@ -256,7 +256,7 @@ fn misled(script: impl FnOnce(&mut TcpStream) -> io::Result<()> + Send + 'static
         script(stream)?;
         drain(stream)
     });
-    let mut connection = connect(&address, "disk", PATIENCE).unwrap();
+    let mut connection = connect(&address, "disk", &Endpoint::plain(), PATIENCE).unwrap();
     connection.requests.read(1, 4096, 8).unwrap();
     connection.requests.flush_buffer().unwrap();
     let error = connection.replies.next_reply().unwrap_err();
@@ -309,7 +309,7 @@ fn lies_end_the_connection() {
 
 fn refused(script: impl FnOnce(&mut TcpStream) -> io::Result<()> + Send + 'static) -> ConnectError {
     let (address, serving) = server(script);
-    let error = connect(&address, "disk", PATIENCE).unwrap_err();
+    let error = connect(&address, "disk", &Endpoint::plain(), PATIENCE).unwrap_err();
     let _ = serving.join().unwrap();
     error
 }
@@ -383,7 +383,13 @@ fn what_is_wrong_with_a_server_is_told() {
 #[test]
 fn a_silent_server_costs_no_more_than_the_time_given() {
     let (address, serving) = server(drain);
-    let error = connect(&address, "disk", Duration::from_millis(100)).unwrap_err();
+    let error = connect(
+        &address,
+        "disk",
+        &Endpoint::plain(),
+        Duration::from_millis(100),
+    )
+    .unwrap_err();
     let ConnectError::Broken { source, .. } = error else {
         panic!("{error}");
     };

@@ -262,7 +262,14 @@ pub(super) fn attach(client: &Client, vm: &VmName, cancel: &AtomicBool) -> anyho
     // What keeps it is told before the terminal is no longer one for text.
     locate(client, vm)?;
     let terminal = Terminal::raw()?;
-    let attached = console::attach(vm, || locate(client, vm), io::stdin(), io::stdout(), cancel);
+    let attached = console::attach(
+        vm,
+        client.endpoint(),
+        || locate(client, vm),
+        io::stdin(),
+        io::stdout(),
+        cancel,
+    );
     drop(terminal);
     if io::stdin().is_terminal() {
         output::print(&[Line::default()])?;

@@ -14,10 +14,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::Args;
 use disk_server::arbiter::{ServerAddress, VmName};
 
+use crate::cli::keys::KeyArgs;
 use crate::host::CONFIG_FILE;
 use crate::operator::client::{Client, ClientError};
 use crate::operator::console::{ConsoleError, Place};
-use crate::operator::settings::{self, DISK_SERVER, SettingsError};
+use crate::operator::settings::{self, DISK_SERVER};
 
 /// Where the service is.
 #[derive(Args)]
@@ -26,13 +27,15 @@ pub(super) struct ServiceArgs {
     /// /etc/ftvm/host.toml.
     #[arg(long, value_name = "HOST:PORT", env = DISK_SERVER, hide_env_values = true)]
     disk_server: Option<ServerAddress>,
+    #[command(flatten)]
+    keys: KeyArgs,
 }
 
 impl ServiceArgs {
     /// The service's client, in the name of who runs this.
-    fn client(&self) -> Result<Client, SettingsError> {
+    fn client(&self) -> anyhow::Result<Client> {
         let server = settings::disk_server(self.disk_server.as_ref(), Path::new(CONFIG_FILE))?;
-        Ok(Client::new(server, settings::by()))
+        Ok(Client::new(server, self.keys.of_person()?, settings::by()))
     }
 }
 

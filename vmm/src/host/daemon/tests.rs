@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use transport::{Opening, Patience};
 
 use super::super::process;
 use super::*;
@@ -75,6 +76,7 @@ impl Scene {
             allow_nested_paging: false,
             state: folder.path().join("state"),
             run: folder.path().join("run"),
+            keys: None,
         };
         Self {
             folder,
@@ -100,6 +102,7 @@ impl Scene {
             host,
             network: Box::new(Taps(self.taps.clone())),
             program,
+            endpoint: Endpoint::plain(),
         };
         Daemon::start(&self.config, surroundings).expect("it is the only one")
     }
@@ -127,6 +130,7 @@ impl Scene {
             export: None,
             heartbeat_timeout_ms: None,
             lag: LagBounds::default(),
+            hosts: None,
         });
         service.order = Some(Order::Start { vm: db(), epoch });
     }
@@ -154,8 +158,11 @@ fn db() -> VmName {
     "db".parse().expect("a name")
 }
 
-fn serve(mut stream: TcpStream, service: &Mutex<Service>) {
-    let mut lines = BufReader::new(stream.try_clone().expect("a socket")).lines();
+fn serve(socket: TcpStream, service: &Mutex<Service>) {
+    let opening = Opening::Preface(transport::Service::DiskServer);
+    let answered = Endpoint::plain().answer(socket, opening, &[], Patience::of(LIMIT));
+    let Ok(mut stream) = answered else { return };
+    let mut lines = BufReader::new(stream.clone()).lines();
     let mut answers = |answer: Value| writeln!(stream, "{answer}").is_ok();
     answers(json!({"ftvm": "arbiter", "version": 4, "server": "5f21c07d9be3a846"}));
     lines.next();
@@ -301,6 +308,7 @@ fn guests_of_an_earlier_daemon_are_found() {
             host: daemon.shared.host.clone(),
             network: Box::new(Taps(scene.taps.clone())),
             program: PathBuf::from("/bin/false"),
+            endpoint: Endpoint::plain(),
         },
     );
     assert!(matches!(another.err(), Some(DaemonError::Another { .. })));

@@ -190,7 +190,8 @@ mod tests {
             keep,
             ..settings.clone()
         };
-        let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let plain = transport::Endpoint::plain();
+        let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap(), &plain).unwrap();
         let address = listener.local_addr();
         let title = || {
             Ok(Title {
@@ -202,11 +203,11 @@ mod tests {
         thread::scope(|scope| {
             let backup = scope.spawn(|| {
                 let never = AtomicBool::new(false);
-                let held = |_: &_| Confirmation::Held;
+                let held = |_: &_, _: Option<&_>| Confirmation::Held;
                 let me = (&identity, "b/1");
-                Receiver::connect(address, me, &host, &cold, deadline, &never, held)
+                Receiver::connect((address, &plain), me, &host, &cold, deadline, &never, held)
             });
-            let held = |_: &_| Admission::Admitted(2);
+            let held = |_: &_, _: Option<&_>| Admission::Admitted(2);
             let accepted = listener.accept_backup(&identity, &host, title, &settings, None, held);
             (accepted.unwrap(), backup.join().unwrap().unwrap())
         })

@@ -8,6 +8,7 @@ use disk_server::views::{MISSED_PINGS, PING_INTERVAL};
 use logging_channel::Settings;
 use logging_channel::receiver::Receiver;
 use logging_channel::session::Listener;
+use transport::Endpoint;
 
 use crate::assembly::Guest;
 use crate::events::{Event, Events};
@@ -23,6 +24,7 @@ const PROPOSED: Duration = PING_INTERVAL.saturating_mul(MISSED_PINGS);
 pub(super) struct Applicant<'a> {
     pub(super) guest: &'a mut Guest,
     pub(super) channel: &'a Settings,
+    pub(super) endpoint: &'a Endpoint,
     pub(super) rights: &'a Rights,
     /// Where it takes backups when it has gone live. If not told, that is opened when there is a primary.
     pub(super) listener: Option<Listener>,
@@ -38,7 +40,7 @@ impl Applicant<'_> {
         patience: Duration,
     ) -> Result<Receiver, RoleError> {
         if self.listener.is_none() {
-            self.listener = Some(Listener::bind(own_address(address))?);
+            self.listener = Some(Listener::bind(own_address(address), self.endpoint)?);
         }
         // A host without room for it must not begin a session: the primary's guest would lose its backup. A
         // cold one takes it when it needs it.
@@ -46,13 +48,13 @@ impl Applicant<'_> {
             self.baseline = Some(self.guest.baseline()?);
         }
         let receiver = Receiver::connect(
-            address,
+            (address, self.endpoint),
             (&self.guest.identity, self.rights.claimant().as_str()),
             &self.guest.host_report,
             self.channel,
             Instant::now() + patience,
             &AtomicBool::new(false),
-            |title| self.rights.vouch_for(title),
+            |title, primary| self.rights.vouch_for(title, primary),
         )?;
         Ok(receiver)
     }

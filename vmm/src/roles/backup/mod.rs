@@ -87,7 +87,11 @@ pub fn run_backup(
 ) -> Result<Ended, RoleError> {
     let control = options.control.as_deref();
     let control = control.map(ControlSocket::bind).transpose()?;
-    let listener = options.listen.map(Listener::bind).transpose()?;
+    let endpoint = &options.arbiter.endpoint;
+    let listener = options
+        .listen
+        .map(|listen| Listener::bind(listen, endpoint));
+    let listener = listener.transpose()?;
     let rights = Arc::new(Rights::new(&options.arbiter, &vm.name)?);
     // The guest's disk is there as well. An idle host waits for a proposal all the same.
     let patience = options.connect.map(|_| options.connect_timeout);
@@ -114,6 +118,7 @@ pub fn run_backup(
     let mut applicant = Applicant {
         guest: &mut guest,
         channel: &options.channel,
+        endpoint,
         rights: &rights,
         listener,
         baseline: None,
@@ -132,7 +137,7 @@ pub fn run_backup(
     let listener = listener.expect("it was opened before the primary was met");
     let epoch = receiver.session().epoch;
     let kind = if is_cold { "cold backup" } else { "backup" };
-    let peer = receiver.session().peer;
+    let peer = receiver.session().peer_in_words();
     log::info!("{}: {kind} of {peer}, epoch {epoch}", vm.name);
     events.emit(&Event::Role {
         role: "backup",
@@ -162,6 +167,7 @@ pub fn run_backup(
         },
         rights,
         events: events.clone(),
+        hosts: vm.hosts.clone(),
     };
     let bound = door.settings.output_timeout();
     let protocol: Arc<Mutex<Follower>> = Arc::default();

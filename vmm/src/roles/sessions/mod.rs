@@ -91,7 +91,7 @@ impl Session {
     fn give_up(&self, why: &io::Error) {
         log::error!(
             "the backup at {} is given up: {why}",
-            self.sender.session().peer
+            self.sender.session().peer_in_words()
         );
         self.sender.give_up(why.to_string());
     }
@@ -352,7 +352,7 @@ impl Sessions {
             return;
         }
         let (took, sent) = (session.began.elapsed(), *join.sent.lock());
-        let peer = session.sender.session().peer;
+        let peer = session.sender.session().peer_in_words();
         log::warn!(
             "PROTECTED by the backup at {peer}, {:.1} s after it came: {:.1} MB in {} rounds, the guest \
              stood still for {:.0} ms at the end",

@@ -141,7 +141,7 @@ impl LogSink for SessionLog {
         };
         log::info!(
             "the backup at {} joins: sending it the whole state",
-            session.sender.session().peer
+            session.sender.session().peer_in_words()
         );
         meter(&session.sender);
         self.current = Some(DroppedElsewhere::new(session));

@@ -9,6 +9,7 @@ use logging_channel::entry::{Entry, ExecutionPoint, Payload, StatePart};
 use logging_channel::receiver::Receiver;
 use logging_channel::session::{Admission, Confirmation, Listener};
 use logging_channel::{HostReport, Settings};
+use transport::Endpoint;
 
 use super::hand_over::NotHandedOver;
 use super::*;
@@ -24,22 +25,31 @@ use crate::threads::LEFT;
 pub(in crate::roles) fn session(scene: &Scene) -> (Sender, Receiver) {
     let identity = identity();
     let (host, settings) = (HostReport::default(), Settings::default());
-    let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let plain = Endpoint::plain();
+    let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap(), &plain).unwrap();
     let address = listener.local_addr();
     let title = || Ok(scene.rights.title(scene.epoch));
     let deadline = Instant::now() + Duration::from_secs(60);
     thread::scope(|scope| {
         let backup = scope.spawn(|| {
             let never = AtomicBool::new(false);
-            let held = |_: &_| Confirmation::Held;
+            let held = |_: &_, _: Option<&_>| Confirmation::Held;
             // Each is another run.
             static RUNS: AtomicU64 = AtomicU64::new(0);
             let me = format!("hostb/{}", RUNS.fetch_add(1, Ordering::Relaxed));
             let me = (&identity, me.as_str());
-            Receiver::connect(address, me, &host, &settings, deadline, &never, held)
+            Receiver::connect(
+                (address, &plain),
+                me,
+                &host,
+                &settings,
+                deadline,
+                &never,
+                held,
+            )
         });
         let standing = scene.tenure.standing();
-        let admit = |backup: &str| {
+        let admit = |backup: &str, _: Option<&_>| {
             let epoch = standing.admit(backup.parse().unwrap(), Duration::from_secs(60));
             Admission::Admitted(epoch.unwrap())
         };
@@ -294,7 +304,7 @@ fn no_other_backup_is_wanted_between_an_admission_and_its_session() {
     let look = Lanes::default().look;
     let sessions = Sessions::alone(scene.tenure.standing(), look, &Events::default());
     assert_eq!(sessions.wants_backup(), Some(true));
-    let Admission::Admitted(epoch) = sessions.admit("hostb/first") else {
+    let Admission::Admitted(epoch) = sessions.admit("hostb/first".parse().unwrap()) else {
         panic!("it is not admitted");
     };
     assert_eq!(
@@ -308,6 +318,9 @@ fn no_other_backup_is_wanted_between_an_admission_and_its_session() {
     drop(receiver);
     wait_until("it is gone", || sessions.wants_backup() == Some(true));
     scene.tenure.end();
-    assert!(matches!(sessions.admit("hostb/late"), Admission::NotNow(_)));
+    assert!(matches!(
+        sessions.admit("hostb/late".parse().unwrap()),
+        Admission::NotNow(_)
+    ));
     assert_eq!(sessions.wants_backup(), Some(true), "it does not come");
 }

@@ -13,6 +13,7 @@ use disk_server::server::{Config, Limits, Server, StopHandle};
 use logging_channel::receiver::Receiver as LogReceiver;
 use logging_channel::session::{AcceptError, Confirmation, ConnectError, Listener};
 use logging_channel::{HostReport, Identity, Settings};
+use transport::Endpoint;
 
 use super::super::claim::{ArbiterConfig, Force};
 use super::super::sessions::Sessions;
@@ -39,6 +40,7 @@ impl DiskServer {
         let server = Server::bind(Config {
             listen: address.parse().unwrap(),
             state: folder.join("state"),
+            endpoint: Endpoint::plain(),
             nbd: None,
             limits: Limits::default(),
         })
@@ -54,6 +56,7 @@ impl DiskServer {
     fn rights(&self) -> Arc<Rights> {
         let config = ArbiterConfig {
             server: self.address.clone(),
+            endpoint: Endpoint::plain(),
             host: HostName::of_this_host(),
             force: Force::Yes,
         };
@@ -165,16 +168,25 @@ fn a_primary_that_was_replaced_while_it_waits_begins_with_nobody() {
 
     let standing = scene.tenure.standing();
     let sessions = Sessions::alone(standing, Lanes::default().look, &Events::default());
-    let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let plain = Endpoint::plain();
+    let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap(), &plain).unwrap();
     let address = listener.local_addr();
     let gone = AtomicBool::new(false);
     thread::scope(|scope| {
         // A backup without a question of its own.
         let next = scope.spawn(|| {
             let deadline = Instant::now() + LONG;
-            let held = |_: &_| Confirmation::Held;
+            let held = |_: &_, _: Option<&_>| Confirmation::Held;
             let me = (&identity, "hostb/2");
-            LogReceiver::connect(address, me, &host, &settings, deadline, &gone, held)
+            LogReceiver::connect(
+                (address, &plain),
+                me,
+                &host,
+                &settings,
+                deadline,
+                &gone,
+                held,
+            )
         });
         let accepted = listener.accept_backup(
             &identity,
@@ -182,7 +194,7 @@ fn a_primary_that_was_replaced_while_it_waits_begins_with_nobody() {
             || Ok(title.clone()),
             &settings,
             None,
-            |backup| sessions.admit(backup),
+            |backup, _| sessions.admit(backup.parse().unwrap()),
         );
         match accepted {
             Err(AcceptError::NotEntitled(reason)) => {
@@ -195,7 +207,7 @@ fn a_primary_that_was_replaced_while_it_waits_begins_with_nobody() {
     });
     // One that asks follows nobody of that time.
     assert!(matches!(
-        scene.server.rights().vouch_for(&title),
+        scene.server.rights().vouch_for(&title, None),
         Confirmation::NotHeld(_)
     ));
 }

@@ -22,22 +22,27 @@ fn definition() -> impl Strategy<Value = Definition> {
     let numbers = (any::<u64>(), prop::option::of(any::<u64>()));
     let images = (image(), prop::option::of(image()));
     let texts = ("[ -~]{0,99}", prop::option::of("nbd://[a-z]{1,30}"));
-    (vm(), images, texts, export, numbers, any::<[u64; 2]>()).prop_map(
-        |(vm, (kernel, initrd), (append, disk), export, (memory_mib, timeout), lag)| Definition {
-            vm,
-            memory_mib,
-            kernel,
-            initrd,
-            append,
-            mac: "52:54:00:00:00:01".to_owned(),
-            clock: "host".to_owned(),
-            disk,
-            export: export.map(|name| name.parse().unwrap()),
-            heartbeat_timeout_ms: timeout,
-            lag: LagBounds {
-                yellow_ms: lag[0],
-                red_ms: lag[1],
-            },
+    let hosts = prop::option::of(prop::collection::btree_set(host_name(), 1..4));
+    let bounds = (any::<[u64; 2]>(), hosts);
+    (vm(), images, texts, export, numbers, bounds).prop_map(
+        |(vm, (kernel, initrd), (append, disk), export, (memory_mib, timeout), (lag, hosts))| {
+            Definition {
+                vm,
+                memory_mib,
+                kernel,
+                initrd,
+                append,
+                mac: "52:54:00:00:00:01".to_owned(),
+                clock: "host".to_owned(),
+                disk,
+                export: export.map(|name| name.parse().unwrap()),
+                heartbeat_timeout_ms: timeout,
+                lag: LagBounds {
+                    yellow_ms: lag[0],
+                    red_ms: lag[1],
+                },
+                hosts,
+            }
         },
     )
 }
@@ -87,6 +92,7 @@ fn unfit() -> impl Strategy<Value = Unfit> {
         (text(), text()).prop_map(|(has, needs)| Unfit::Processor { has, needs }),
         text().prop_map(Unfit::Declined),
         text().prop_map(Unfit::Unreached),
+        Just(Unfit::NotNamed),
         Just(Unfit::Draining),
         host_name().prop_map(Unfit::NotChosen),
     ]
@@ -340,6 +346,7 @@ fn the_longest_definition_fits_into_a_line() {
         export: None,
         heartbeat_timeout_ms: Some(u64::MAX),
         lag: LagBounds::default(),
+        hosts: None,
     };
     let len = serde_json::to_vec(&longest).unwrap().len();
     longest.append = "x".repeat(MAX_DEFINITION - len);

@@ -52,7 +52,7 @@ fn a_host_does_not_heed_another_disk_server_at_the_address() {
         other.rights().start(&NEVER).unwrap();
     }
     assert!(matches!(
-        rights.vouch_for(&rights.title(epoch)),
+        rights.vouch_for(&rights.title(epoch), None),
         Confirmation::Unknown(_)
     ));
     scene.tenure.standing().tell(Input::Doubt);
@@ -156,6 +156,7 @@ fn what_is_no_disk_server_is_not_waited_for() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let config = ArbiterConfig {
         server: listener.local_addr().unwrap().into(),
+        endpoint: Endpoint::plain(),
         host: HostName::of_this_host(),
         force: Force::No,
     };

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use disk_server::arbiter::{HostName, ServerAddress};
+use transport::Endpoint;
 
 use crate::roles::claim::{ArbiterConfig, Force, Rights};
 
@@ -56,6 +57,7 @@ impl OneWay {
     pub(super) fn rights(&self) -> Arc<Rights> {
         let config = ArbiterConfig {
             server: self.address.clone(),
+            endpoint: Endpoint::plain(),
             host: HostName::of_this_host(),
             force: Force::No,
         };

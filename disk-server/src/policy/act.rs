@@ -1,0 +1,121 @@
+//! What is asked, as far as it matters for who may.
+
+use crate::arbiter::protocol::Request;
+use crate::arbiter::{Claimant, Next, VmName};
+use crate::fleet::Operation;
+use crate::views::Role;
+
+/// What somebody asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Act<'a> {
+    /// Be told how guests, hosts and disks are.
+    Look,
+    /// Be told how a guest is defined: with its command line.
+    Definition {
+        /// The guest.
+        vm: &'a VmName,
+    },
+    /// Run a guest, be its backup, or offer to be: a claim, an acknowledgement, a ping.
+    Run {
+        /// The guest.
+        vm: &'a VmName,
+        /// In whose name.
+        by: &'a Claimant,
+        /// Who is to be its backup.
+        backup: Option<&'a Claimant>,
+    },
+    /// Look after the guests of a host: the ping of a daemon.
+    Tend {
+        /// In whose name.
+        by: &'a Claimant,
+    },
+    /// Change what is wanted of guests and hosts.
+    Command,
+    /// Open a disk as every NBD client does.
+    OpenDisk {
+        /// The guest whose disk it is.
+        owner: Option<&'a VmName>,
+    },
+    /// Write to a disk as the host that runs its guest.
+    WriteDisk {
+        /// The guest.
+        vm: &'a VmName,
+        /// Who holds its epoch.
+        holder: Option<&'a Claimant>,
+    },
+}
+
+impl<'a> Act<'a> {
+    /// What a request to the arbiter asks for.
+    #[must_use]
+    pub fn of(request: &'a Request) -> Act<'a> {
+        match request {
+            Request::CompareAndSet {
+                vm, claimant, next, ..
+            } => Act::Run {
+                vm,
+                by: claimant,
+                backup: match next {
+                    Next::With(backup) => Some(backup),
+                    Next::Start | Next::Alone | Next::Stopped => None,
+                },
+            },
+            Request::Acknowledge { vm, holder, .. } => Act::Run {
+                vm,
+                by: holder,
+                backup: None,
+            },
+            Request::Ping(ping) => match &ping.role {
+                Role::Host(_) => Act::Tend { by: &ping.host },
+                Role::Idle { vm, .. } | Role::Primary { vm, .. } | Role::Backup { vm, .. } => {
+                    Act::Run {
+                        vm,
+                        by: &ping.host,
+                        backup: None,
+                    }
+                }
+            },
+            Request::Operate { operation } => match operation {
+                Operation::Define { .. }
+                | Operation::Undefine { .. }
+                | Operation::Guest { .. }
+                | Operation::Host { .. } => Act::Command,
+                Operation::Definition { vm } => Act::Definition { vm },
+                Operation::Status { .. } | Operation::List { .. } | Operation::History { .. } => {
+                    Act::Look
+                }
+            },
+            Request::Forget { .. } => Act::Command,
+            Request::Read { .. }
+            | Request::List { .. }
+            | Request::ListExports { .. }
+            | Request::ListHosts { .. }
+            | Request::Echo {} => Act::Look,
+        }
+    }
+
+    /// In words, behind "may not".
+    #[must_use]
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Act::Look => "look at guests and hosts",
+            Act::Definition { .. } => "see how a guest is defined",
+            Act::Run { .. } => "run guests",
+            Act::Tend { .. } => "look after guests",
+            Act::Command => "give commands",
+            Act::OpenDisk { .. } => "open disks",
+            Act::WriteDisk { .. } => "write to a disk as the host that runs its guest",
+        }
+    }
+
+    /// Whose key may, in words.
+    #[must_use]
+    pub fn takes(&self) -> &'static str {
+        match self {
+            Act::Look | Act::Definition { .. } => "everybody who is listed",
+            Act::Run { .. } | Act::Tend { .. } | Act::WriteDisk { .. } => "a host",
+            Act::Command => "an operator",
+            Act::OpenDisk { .. } => "a host or an operator",
+        }
+    }
+}

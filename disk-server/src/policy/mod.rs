@@ -1,0 +1,116 @@
+//! Who may ask what: a pure function of who asks, what is asked, and which hosts a guest names.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`act`] | what is asked, as far as it matters for who may |
+//! | [`denied`] | why somebody may not |
+//! | [`guard`] | the same for the threads of a server: counted, and told in the log |
+//!
+//! Who asks is known by the key that authenticated the connection (crate `transport`). What somebody *says* to be,
+//! in a claim or a ping, must be what the key says. In plain mode nobody is known, and everybody may do everything.
+
+pub mod act;
+pub mod denied;
+pub mod guard;
+#[cfg(test)]
+mod tests;
+
+use transport::{Peer, Role, Stream};
+
+use crate::arbiter::{Claimant, HostName, VmName};
+pub use act::Act;
+pub use denied::Denied;
+pub use guard::Guard;
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// Whoever reached a server in plain mode.
+    Anybody,
+    /// The owner of a key that is trusted.
+    Known(Peer),
+}
+
+impl Caller {
+    /// Who is at the other end of a connection.
+    #[must_use]
+    pub fn of(stream: &Stream) -> Self {
+        stream.peer().cloned().map_or(Self::Anybody, Self::Known)
+    }
+}
+
+/// What guests say of who may run them.
+pub trait NamedHosts {
+    /// Whether this host may run this guest. A guest that says nothing of hosts may be run by all.
+    fn may_run(&self, host: &HostName, vm: &VmName) -> bool;
+}
+
+/// Whether this caller may do this.
+///
+/// # Errors
+/// [`Denied`]: it may not, and why.
+pub fn permit(caller: &Caller, act: &Act<'_>, guests: &dyn NamedHosts) -> Result<(), Denied> {
+    let Caller::Known(peer) = caller else {
+        return Ok(());
+    };
+    let by_role = || {
+        Err(Denied::Role {
+            peer: peer.clone(),
+            act: act.verb(),
+            takes: act.takes(),
+        })
+    };
+    match (peer.role, act) {
+        (Role::Host, _) => match peer.name.parse() {
+            Ok(host) => permit_host(&host, act, guests).unwrap_or_else(by_role),
+            // Host names have further rules than those of the list.
+            Err(_) => by_role(),
+        },
+        (_, Act::Look | Act::Definition { .. }) => Ok(()),
+        (Role::Operator, Act::Command | Act::OpenDisk { .. }) => Ok(()),
+        (Role::Operator | Role::Monitor | Role::DiskServer, _) => by_role(),
+    }
+}
+
+/// `None` where no host may.
+fn permit_host(
+    host: &HostName,
+    act: &Act<'_>,
+    guests: &dyn NamedHosts,
+) -> Option<Result<(), Denied>> {
+    let own_name = |claimant: &Claimant| match claimant.host() == *host {
+        true => Ok(()),
+        false => Err(Denied::OtherName {
+            host: host.clone(),
+            said: claimant.clone(),
+        }),
+    };
+    let named = |host: &HostName, vm: &VmName| match guests.may_run(host, vm) {
+        true => Ok(()),
+        false => Err(Denied::NotNamed {
+            host: host.clone(),
+            vm: vm.clone(),
+        }),
+    };
+    Some(match act {
+        Act::Look => Ok(()),
+        Act::Definition { vm } => named(host, vm),
+        Act::Run { vm, by, backup } => own_name(by)
+            .and_then(|()| named(host, vm))
+            .and_then(|()| backup.map_or(Ok(()), |backup| named(&backup.host(), vm))),
+        Act::Tend { by } => own_name(by),
+        Act::OpenDisk { owner } => owner.map_or(Ok(()), |vm| named(host, vm)),
+        Act::WriteDisk { vm, holder } => {
+            named(host, vm).and_then(|()| match holder {
+                Some(holder) if holder.host() != *host => Err(Denied::NotHolder {
+                    host: host.clone(),
+                    vm: (*vm).clone(),
+                    holder: (*holder).clone(),
+                }),
+                // Where nobody holds it, the fence refuses it for that.
+                _ => Ok(()),
+            })
+        }
+        Act::Command => return None,
+    })
+}

@@ -1,0 +1,197 @@
+//! Who may be at the other end of a logging channel, and what somebody on the way can do.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use logging_channel::entry::{Lsn, Payload};
+use logging_channel::handshake::{Message, RefusalCode};
+use logging_channel::heartbeat::{Heartbeat, Role};
+use logging_channel::receiver::{Next, Receiver};
+use logging_channel::session::{ConnectError, Listener};
+use logging_channel::{LossReason, Settings};
+use transport::{ConnectionError, Endpoint};
+
+use crate::logs::at;
+use crate::peers::{
+    BACKUP, FakeBackup, KEYS, LONG, accept, announced, connect, dial_as, eventually, host,
+    identity, impatient, listen, localhost, pair, patient, trusted,
+};
+
+fn connect_as(endpoint: &Endpoint, address: SocketAddr) -> Result<Receiver, ConnectError> {
+    Receiver::connect(
+        (address, endpoint),
+        (&identity(), BACKUP),
+        &host(),
+        &patient(),
+        Instant::now() + LONG,
+        &AtomicBool::new(false),
+        trusted,
+    )
+}
+
+/// Why there is no session with `listener`, of which nobody else is the backup meanwhile.
+fn turned_away(mut listener: Listener, endpoint: &Endpoint) -> ConnectionError {
+    let address = listener.local_addr();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| accept(&mut listener, &patient(), Some(&stop)));
+        let turned_away = connect_as(endpoint, address);
+        stop.store(true, Ordering::Relaxed);
+        match turned_away {
+            Err(ConnectError::Connection { source, .. }) => source,
+            other => panic!("{other:?}"),
+        }
+    })
+}
+
+#[test]
+fn both_ends_know_who_the_other_is() {
+    let pair = pair(&patient(), &patient());
+    let primary = pair.receiver.session().authenticated.clone();
+    assert_eq!(primary.expect("it has a key").name, "hosta");
+    let backup = pair.sender.session().authenticated.clone();
+    assert_eq!(backup.expect("it has a key").name, "hostb");
+}
+
+#[test]
+fn plain_is_for_plain() {
+    let plain = Endpoint::plain();
+    let error = turned_away(listen(), &plain);
+    assert!(matches!(error, ConnectionError::PeerIsSecure), "{error}");
+    let listener = Listener::bind(localhost(), &plain).expect("a free port");
+    let error = turned_away(listener, &KEYS.hostb);
+    assert!(matches!(error, ConnectionError::PeerIsPlain), "{error}");
+}
+
+#[test]
+fn who_is_no_host_is_no_backup() {
+    let error = turned_away(listen(), &KEYS.anna);
+    assert!(error.to_string().contains("operator anna"), "{error}");
+}
+
+#[test]
+fn another_program_hears_nothing_and_keeps_nobody_out() {
+    let mut listener = listen();
+    let address = listener.local_addr();
+    thread::scope(|scope| {
+        let backup = scope.spawn(move || {
+            for nonsense in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\0", &[0xff; 100_000]] {
+                let mut other = TcpStream::connect(address).expect("connected");
+                // The primary may hang up in the middle of it.
+                let _ = other.write_all(nonsense);
+                assert!(
+                    !matches!(other.read(&mut [0]), Ok(1..)),
+                    "it was told something"
+                );
+            }
+            connect(address, &identity(), &patient()).expect("a session")
+        });
+        accept(&mut listener, &patient(), None).expect("a backup");
+        backup.join().expect("no panic");
+    });
+}
+
+#[test]
+fn heartbeats_that_are_forged_or_come_again_prove_nothing() {
+    let (backup, sender) = FakeBackup::join(&mut listen(), &impatient());
+    let session = backup.welcome.session;
+    let beat = |sequence| Heartbeat {
+        role: Role::Backup,
+        session,
+        sequence,
+        released: Lsn(0),
+        echo: None,
+        storage: None,
+    };
+    let genuine = backup.sealed(&beat(1));
+    let mut sequence = 1;
+    eventually("the backup is lost", || {
+        sequence += 1;
+        // Recorded, made without the key, and changed.
+        let _ = backup.udp.send(&genuine);
+        let _ = backup.udp.send(&beat(sequence).encode());
+        let mut changed = genuine.clone();
+        changed[16..24].copy_from_slice(&u64::to_le_bytes(sequence));
+        let _ = backup.udp.send(&changed);
+        sender.lost().is_some()
+    });
+    assert!(matches!(sender.lost(), Some(LossReason::Silent { .. })));
+}
+
+/// Another host of the same installation, that has heard of the session somehow.
+#[test]
+fn a_memory_stream_is_of_the_session_s_own_backup() {
+    let settings = Settings {
+        memory_streams: 1,
+        ..patient()
+    };
+    let mut listener = listen();
+    let address = listener.local_addr();
+    let cancel = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let accepting = scope.spawn(|| accept(&mut listener, &settings, Some(&cancel)));
+        let (_lazy, session) = FakeBackup::lazy_with_session(address);
+        let mut other = dial_as(&KEYS.hosta, address);
+        let memory = Message::Memory { session, number: 0 };
+        let memory = memory.encode().expect("valid");
+        other.write_all(&memory).expect("sent");
+        match Message::read_from(&mut other).expect("an answer") {
+            Message::Refuse(refusal) => assert_eq!(refusal.code, RefusalCode::NotUnderstood),
+            other => panic!("{other:?}"),
+        }
+        cancel.store(true, Ordering::Relaxed);
+        accepting.join().expect("no panic").expect_err("cancelled");
+    });
+}
+
+/// Carries what a backup and its primary say, and from a certain place on flips a bit of what the primary says.
+fn flip(relay: &TcpListener, primary: SocketAddr, from: &AtomicBool) {
+    let (backup, _) = relay.accept().expect("a connection");
+    let onward = TcpStream::connect(primary).expect("connected");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let _ = std::io::copy(&mut &backup, &mut &onward);
+            let _ = onward.shutdown(Shutdown::Write);
+        });
+        let mut buffer = [0; 4096];
+        while let Ok(len @ 1..) = (&onward).read(&mut buffer) {
+            if from.load(Ordering::Relaxed) {
+                buffer[len / 2] ^= 1;
+            }
+            if (&backup).write_all(&buffer[..len]).is_err() {
+                break;
+            }
+        }
+        let _ = backup.shutdown(Shutdown::Both);
+        let _ = onward.shutdown(Shutdown::Both);
+    });
+}
+
+#[test]
+fn nothing_that_somebody_on_the_way_has_changed_is_taken() {
+    let settings = Settings {
+        // The relay takes one connection.
+        memory_streams: 0,
+        ..patient()
+    };
+    let mut listener = listen();
+    let primary = listener.local_addr();
+    let relay = TcpListener::bind(localhost()).expect("a free port");
+    let address = relay.local_addr().expect("bound");
+    let flips = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| flip(&relay, primary, &flips));
+        let backup = scope.spawn(move || connect(address, &identity(), &patient()));
+        let sender = accept(&mut listener, &settings, None).expect("a backup");
+        let mut receiver = backup.join().expect("no panic").expect("a session");
+        sender.append_and_flush(at(1, Payload::Progress));
+        assert!(matches!(receiver.next(LONG), Next::Entry(..)));
+        flips.store(true, Ordering::Relaxed);
+        sender.append_and_flush(at(2, Payload::Progress));
+        assert_eq!(receiver.next(LONG), Next::Ended(LossReason::Closed));
+        assert_eq!(announced(&sender.events()), LossReason::Closed);
+    });
+}

@@ -1,0 +1,91 @@
+//! The keys of a run: each host, the disk server and an operator have one, and trust all of these.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use transport::{Endpoint, KeySet, Role, key_set};
+
+use crate::error::{Error, Result};
+use crate::host::Host;
+
+/// The hosts for which there are keys, by their names.
+const HOSTS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+/// What the disk server's key is called.
+const DISK_SERVER: &str = "disk-server";
+/// What the operator's key is called.
+const OPERATOR: &str = "operator";
+
+/// Where a host has its key.
+const KEY: &str = "/tmp/key.pem";
+/// Where it has the list of those whom it trusts.
+const TRUST: &str = "/tmp/trust.toml";
+
+/// Keys of all machines and people in a run.
+#[derive(Debug)]
+pub struct Keys(KeySet);
+
+impl Keys {
+    /// Makes them, in a directory of this machine.
+    pub(crate) fn make(directory: &Path) -> Result<Self> {
+        let failed = |source| Error::File {
+            path: directory.to_owned(),
+            source,
+        };
+        fs::create_dir_all(directory).map_err(failed)?;
+        let hosts = HOSTS.map(|name| (Role::Host, name));
+        let others = [(Role::DiskServer, DISK_SERVER), (Role::Operator, OPERATOR)];
+        let members = [&hosts[..], &others].concat();
+        let made = key_set(directory, &members);
+        made.map(Self)
+            .map_err(|error| failed(std::io::Error::other(error)))
+    }
+
+    /// How an operator on this machine speaks.
+    ///
+    /// # Panics
+    ///
+    /// When the files are not there any more.
+    #[must_use]
+    pub fn operator(&self) -> Endpoint {
+        let endpoint = Endpoint::read(&self.0.key(OPERATOR), &self.0.trust());
+        endpoint.expect("its files were made with the run")
+    }
+
+    /// Gives a host its key.
+    pub(crate) fn give(&self, host: &Host) -> Result<()> {
+        let key = self.0.key(host.name());
+        host.put(&key, KEY)?;
+        host.check(&["chmod", "600", KEY])?;
+        host.put(&self.0.trust(), TRUST)
+    }
+}
+
+/// What the disk server is told about its keys.
+pub(crate) fn of_disk_server(keys: Option<&Keys>) -> Vec<String> {
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    match keys {
+        None => vec!["--plain".to_owned()],
+        Some(Keys(set)) => vec![
+            "--key".to_owned(),
+            text(set.key(DISK_SERVER)),
+            "--trust".to_owned(),
+            text(set.trust()),
+        ],
+    }
+}
+
+/// What `ftvm` and `disk-server` are told on a host that has a key, or where all is plain.
+pub(crate) fn on_host(is_plain: bool) -> &'static [&'static str] {
+    match is_plain {
+        true => &["--plain"],
+        false => &["--key", KEY, "--trust", TRUST],
+    }
+}
+
+/// The same in its daemon's configuration.
+pub(crate) fn configuration(is_plain: bool) -> String {
+    match is_plain {
+        true => "plain = true\n".to_owned(),
+        false => format!("key = \"{KEY}\"\ntrust = \"{TRUST}\"\n"),
+    }
+}

@@ -1,0 +1,197 @@
+//! What the file of those who are trusted says.
+//!
+//! ```toml
+//! authority = "SHA256:…"     # of the user's own; only for those who are "signed"
+//!
+//! [hosts]
+//! a = "SHA256:…"             # this key
+//! b = "signed"               # any key of which the authority says that it is b's
+//!
+//! [disk_servers]
+//! [operators]
+//! [monitors]
+//! ```
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer};
+use toml::Spanned;
+
+use crate::credential::Credential;
+use crate::fingerprint::Fingerprint;
+use crate::peer::{Peer, Role};
+
+/// Why the text cannot be used. It names the line.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct ListError(String);
+
+/// Those who are trusted.
+#[derive(Debug, Default)]
+pub(super) struct List {
+    authority: Option<Fingerprint>,
+    pinned: BTreeMap<Fingerprint, Peer>,
+    signed: BTreeMap<String, Role>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    authority: Option<Fingerprint>,
+    #[serde(default)]
+    hosts: Table,
+    #[serde(default)]
+    disk_servers: Table,
+    #[serde(default)]
+    operators: Table,
+    #[serde(default)]
+    monitors: Table,
+}
+
+type Table = BTreeMap<String, Spanned<Listed>>;
+
+/// How somebody is listed.
+enum Listed {
+    Pinned(Fingerprint),
+    Signed,
+}
+
+impl<'de> Deserialize<'de> for Listed {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            "signed" => Ok(Listed::Signed),
+            fingerprint => fingerprint
+                .parse()
+                .map(Listed::Pinned)
+                .map_err(|error| serde::de::Error::custom(format!("{error}, or \"signed\""))),
+        }
+    }
+}
+
+impl List {
+    pub(super) fn parse(text: &str) -> Result<Self, ListError> {
+        let file: File = toml::from_str(text).map_err(|error| ListError(error.to_string()))?;
+        let mut list = List {
+            authority: file.authority,
+            ..List::default()
+        };
+        let tables = [
+            (Role::Host, file.hosts),
+            (Role::DiskServer, file.disk_servers),
+            (Role::Operator, file.operators),
+            (Role::Monitor, file.monitors),
+        ];
+        for (role, table) in tables {
+            for (name, listed) in table {
+                let line = 1 + text[..listed.span().start].matches('\n').count();
+                list.add(Peer { name, role }, listed.into_inner())
+                    .map_err(|reason| ListError(format!("line {line}: {reason}")))?;
+            }
+        }
+        Ok(list)
+    }
+
+    fn add(&mut self, peer: Peer, listed: Listed) -> Result<(), String> {
+        match listed {
+            Listed::Pinned(fingerprint) => {
+                let text = peer.to_string();
+                match self.pinned.insert(fingerprint, peer) {
+                    None => Ok(()),
+                    Some(other) => Err(format!(
+                        "the {text} and the {other} have the same key, and each has its own"
+                    )),
+                }
+            }
+            Listed::Signed if self.authority.is_none() => Err(format!(
+                "the {peer} is to be signed: by whom? Put authority = \"SHA256:…\" at the top"
+            )),
+            Listed::Signed => match self.signed.insert(peer.name.clone(), peer.role) {
+                None => Ok(()),
+                Some(role) => Err(format!(
+                    "the {peer} and the {role} {} are both to be signed, and a signed name stands for one",
+                    peer.name
+                )),
+            },
+        }
+    }
+
+    /// Who has this credential.
+    pub(super) fn identify(&self, credential: &Credential) -> Option<Peer> {
+        if let Some(peer) = self.pinned.get(&credential.fingerprint) {
+            return Some(peer.clone());
+        }
+        let signed = credential.signed.as_ref()?;
+        if Some(signed.authority) != self.authority {
+            return None;
+        }
+        signed.names.iter().find_map(|name| {
+            let role = *self.signed.get(name)?;
+            let name = name.clone();
+            Some(Peer { name, role })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credential::Signed;
+
+    fn key(n: u8) -> Fingerprint {
+        Fingerprint::of(&[n])
+    }
+
+    fn credential(fingerprint: Fingerprint, signed: Option<(Fingerprint, &str)>) -> Credential {
+        let signed = signed.map(|(authority, name)| Signed {
+            authority,
+            names: vec![name.to_owned()],
+        });
+        Credential {
+            fingerprint,
+            signed,
+        }
+    }
+
+    #[test]
+    fn a_key_is_known_by_itself_or_by_the_authority() {
+        let text = format!(
+            "authority = \"{}\"\n[hosts]\na = \"{}\"\nb = \"signed\"\n[monitors]\nm = \"{}\"\n",
+            key(0),
+            key(1),
+            key(2)
+        );
+        let list = List::parse(&text).expect("it is right");
+        let who = |credential: Credential| list.identify(&credential).map(|peer| peer.to_string());
+        assert_eq!(who(credential(key(1), None)).as_deref(), Some("host a"));
+        assert_eq!(who(credential(key(2), None)).as_deref(), Some("monitor m"));
+        assert_eq!(who(credential(key(3), None)), None);
+        let signed = |by, name| who(credential(key(3), Some((by, name))));
+        assert_eq!(signed(key(0), "b").as_deref(), Some("host b"));
+        assert_eq!(signed(key(9), "b"), None, "another authority");
+        assert_eq!(signed(key(0), "c"), None, "nobody's name");
+        assert_eq!(signed(key(0), "a"), None, "a is known by its key alone");
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_line() {
+        let same = format!("[hosts]\na = \"{0}\"\n[operators]\no = \"{0}\"\n", key(1));
+        let twice = format!(
+            "authority = \"{}\"\n[hosts]\na = \"signed\"\n[monitors]\na = \"signed\"\n",
+            key(1)
+        );
+        for (text, words) in [
+            ("[hosts]\na = \"mine\"\n", ["line 2", "ftvm key show"]),
+            ("[host]\n", ["line 1", "host"]),
+            ("[hosts]\na = \"signed\"\n", ["line 2", "by whom"]),
+            ("authority = \"me\"\n", ["line 1", "SHA256"]),
+            (&same, ["line 4", "the same key"]),
+            (&twice, ["line 5", "stands for one"]),
+            ("[hosts]\na = 1\n", ["line 2", "string"]),
+        ] {
+            let error = List::parse(text).expect_err(text).to_string();
+            let named = words.iter().all(|word| error.contains(word));
+            assert!(named, "{text}: {error}");
+        }
+    }
+}

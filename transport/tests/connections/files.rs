@@ -1,0 +1,69 @@
+//! The files of keys and of those who are trusted.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use transport::{Endpoint, Key, KeyError, TrustError};
+
+use crate::members::Members;
+
+#[test]
+fn a_key_is_its_owner_s_alone_and_read_as_it_was_made() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("key.pem");
+    let error = Key::read(&path).expect_err("there is none").to_string();
+    assert!(
+        error.contains("ftvm key generate") && error.contains("plain"),
+        "{error}"
+    );
+    let made = Key::create(&path).expect("a key");
+    let mode = fs::metadata(&path).expect("a file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(
+        Key::read(&path).expect("a key").fingerprint(),
+        made.fingerprint()
+    );
+    assert!(matches!(Key::create(&path), Err(KeyError::Exists { .. })));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("it is ours");
+    let error = Key::read(&path).expect_err("others read it").to_string();
+    assert!(error.contains("chmod 600"), "{error}");
+}
+
+#[test]
+fn what_is_no_key_is_named() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let paths = ["a.pem", "b.pem"].map(|name| folder.path().join(name));
+    for path in &paths {
+        Key::create(path).expect("a key");
+    }
+    let [a, b] = paths.map(|path| path.with_extension("crt"));
+    fs::copy(&b, &a).expect("a file");
+    let error = Key::read(&a.with_extension("pem")).expect_err("b's certificate");
+    assert!(matches!(error, KeyError::OtherKey { .. }), "{error}");
+    fs::write(&a, "nothing").expect("a file");
+    let error = Key::read(&a.with_extension("pem")).expect_err("no certificate");
+    assert!(matches!(error, KeyError::NoCertificate { .. }), "{error}");
+    fs::remove_file(&a).expect("it is there");
+    Key::read(&a.with_extension("pem")).expect("it is its own");
+    fs::write(a.with_extension("pem"), "nothing").expect("a file");
+    let error = Key::read(&a.with_extension("pem")).expect_err("no key");
+    assert!(error.to_string().contains("a.pem"), "{error}");
+}
+
+#[test]
+fn a_list_that_is_missing_or_wrong_is_named_at_the_start() {
+    let members = Members::new();
+    let read = || Endpoint::read(&members.set.key("a"), &members.set.trust());
+    fs::write(members.set.trust(), "[hosts]\na = \"me\"\n").expect("a file");
+    let error = read().expect_err("no list").to_string();
+    assert!(
+        error.contains("trust.toml") && error.contains("line 2"),
+        "{error}"
+    );
+    fs::remove_file(members.set.trust()).expect("it is there");
+    let error = read().expect_err("no list");
+    let transport::EndpointError::Trust(error @ TrustError::Missing { .. }) = error else {
+        panic!("{error}");
+    };
+    assert!(error.to_string().contains("plain"), "{error}");
+}

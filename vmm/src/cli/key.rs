@@ -1,0 +1,87 @@
+//! `ftvm key`: this machine's or person's key, and what an authority says of others'.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use transport::{KEY_FILE, Key, sign};
+
+#[derive(Args)]
+pub(super) struct CommandArgs {
+    #[command(subcommand)]
+    command: KeyCommand,
+}
+
+#[derive(Subcommand)]
+enum KeyCommand {
+    /// Make a key, and say its fingerprint.
+    ///
+    /// The private key stays in the file, for its owner alone. The certificate beside it (.crt) is no secret.
+    Generate(FileArgs),
+    /// Say a key's fingerprint, for others' trust.toml.
+    Show(ShowArgs),
+    /// Sign that a key belongs to a name, with the key of an authority, and print the certificate.
+    ///
+    /// It goes beside that key: /etc/ftvm/key.crt. In trust.toml the name is "signed" then.
+    Sign(SignArgs),
+}
+
+#[derive(Args)]
+struct FileArgs {
+    /// The key.
+    #[arg(value_name = "FILE", default_value = KEY_FILE)]
+    key: PathBuf,
+}
+
+#[derive(Args)]
+struct ShowArgs {
+    #[command(flatten)]
+    file: FileArgs,
+    /// Print its certificate instead, for an authority to sign.
+    #[arg(long)]
+    certificate: bool,
+}
+
+#[derive(Args)]
+struct SignArgs {
+    /// The authority's key.
+    #[arg(long, value_name = "FILE")]
+    authority: PathBuf,
+    /// To whom the key belongs, as trust.toml has it.
+    #[arg(long)]
+    name: String,
+    /// What `ftvm key show --certificate` says of that key.
+    #[arg(value_name = "CERTIFICATE")]
+    certificate: PathBuf,
+}
+
+/// Runs the command.
+pub(super) fn key(args: &CommandArgs) -> anyhow::Result<()> {
+    match &args.command {
+        KeyCommand::Generate(args) => {
+            if let Some(folder) = args.key.parent() {
+                fs::create_dir_all(folder)
+                    .with_context(|| format!("cannot make {}", folder.display()))?;
+            }
+            println!("{}", Key::create(&args.key)?.fingerprint());
+        }
+        KeyCommand::Show(args) => {
+            let key = Key::read(&args.file.key)?;
+            match args.certificate {
+                true => print!("{}", key.certificates()),
+                false => println!("{}", key.fingerprint()),
+            }
+        }
+        KeyCommand::Sign(args) => {
+            let authority = Key::read(&args.authority)?;
+            let path = args.certificate.display();
+            let certificate = fs::read_to_string(&args.certificate)
+                .with_context(|| format!("cannot read {path}"))?;
+            let signed = sign(&authority, &args.name, &certificate)
+                .with_context(|| format!("cannot sign the key of {path}"))?;
+            print!("{signed}");
+        }
+    }
+    Ok(())
+}
