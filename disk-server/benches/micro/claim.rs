@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use criterion::Criterion;
 use disk_server::arbiter::{Arbiter, Claim, Claimant, Next, Settings, VmName};
+use transport::Endpoint;
 
 use crate::servers::arbiter;
 
@@ -24,7 +25,11 @@ pub(crate) fn claim(criterion: &mut Criterion) {
         });
     });
     let server = arbiter(&directory.path().join("state"));
-    let arbiter = Arbiter::new(server.address.into(), Settings::default());
+    let arbiter = Arbiter::new(
+        server.address.into(),
+        Endpoint::plain(),
+        Settings::default(),
+    );
     let vm: VmName = "db".parse().expect("a valid name");
     let claimant: Claimant = "hosta/1f0c".parse().expect("a valid name");
     let never = AtomicBool::new(false);

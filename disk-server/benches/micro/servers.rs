@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use disk_server::nbd::client::{Connection, connect};
+use transport::Endpoint;
 
 /// More than a server takes to start.
 const LONG: Duration = Duration::from_secs(30);
@@ -79,7 +80,12 @@ pub(crate) fn arbiter(state: &Path) -> Server {
 fn ftvm(port: u16, state: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_disk-server"));
     command
-        .args(["--listen", &format!("127.0.0.1:{port}"), "--state"])
+        .args([
+            "--plain",
+            "--listen",
+            &format!("127.0.0.1:{port}"),
+            "--state",
+        ])
         .arg(state);
     command
 }
@@ -119,7 +125,7 @@ impl Server {
     pub(crate) fn connect(&self) -> Connection {
         let deadline = Instant::now() + LONG;
         loop {
-            match connect(&self.address.into(), DISK, LONG) {
+            match connect(&self.address.into(), DISK, &Endpoint::plain(), LONG) {
                 Ok(connection) => return connection,
                 Err(error) if Instant::now() >= deadline => panic!("{error}"),
                 Err(_) => thread::sleep(PAUSE),

@@ -11,6 +11,7 @@ use logging_channel::receiver::{Next, Receiver};
 use logging_channel::sender::{Commit, Sender};
 use logging_channel::session::{Admission, Confirmation, Listener};
 use logging_channel::{CheckOutcome, HostCheck, HostReport, Identity, Settings};
+use transport::Endpoint;
 
 /// More than anything here takes.
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -34,18 +35,19 @@ impl Ends {
             ..Settings::default()
         };
         let anywhere: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
-        let mut listener = Listener::bind(anywhere).expect("a free port");
+        let endpoint = Endpoint::plain();
+        let mut listener = Listener::bind(anywhere, &endpoint).expect("a free port");
         let address = listener.local_addr();
         let backup_settings = settings.clone();
         let backup = thread::spawn(move || {
             Receiver::connect(
-                address,
+                (address, &endpoint),
                 (&identity(), BACKUP),
                 &host(),
                 &backup_settings,
                 Instant::now() + LONG,
                 &NEVER,
-                |_| Confirmation::Held,
+                |_, _| Confirmation::Held,
             )
         });
         let title = || {
@@ -54,7 +56,7 @@ impl Ends {
                 holder: "hosta/1f0c".into(),
             })
         };
-        let admit = |_: &str| Admission::Admitted(EPOCH + 1);
+        let admit = |_: &str, _: Option<&_>| Admission::Admitted(EPOCH + 1);
         let sender = listener
             .accept_backup(&identity(), &host(), title, &settings, None, admit)
             .expect("a backup");

@@ -78,10 +78,7 @@ impl Operator {
         let what = format!("{operation:?}");
         let (service, endpoint) = (self.service.clone(), self.endpoint.clone());
         let arbiter = Arbiter::new(service, endpoint, Settings::default());
-        let asked = self
-            .place
-            .namespace()
-            .within(|| arbiter.operate(operation));
+        let asked = self.place.namespace().within(|| arbiter.operate(operation));
         let failed = |trouble: String| Error::Client { what, trouble };
         match asked {
             Ok(Ok(answer)) => Ok(answer),
