@@ -25,6 +25,7 @@ pub mod archive;
 pub mod clock;
 mod command;
 pub mod compiler;
+mod count;
 pub mod debian;
 pub mod disk;
 pub mod error;
