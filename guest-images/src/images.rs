@@ -11,6 +11,7 @@ use crate::archive::Archive;
 use crate::clock;
 use crate::compiler;
 use crate::contents::Contents;
+use crate::count;
 use crate::debian_kernel::DebianKernel;
 use crate::disk;
 use crate::error::ImageError;
@@ -262,7 +263,7 @@ impl<'a> Ingredients<'a> {
         let mut tiny = self.base(include_bytes!("init/tiny.sh"))?;
         tiny.file("bin/clock", 0o755, clock::program()?);
         tiny.file("bin/disk", 0o755, disk::program()?);
-        tiny.file("bin/count", 0o755, include_bytes!("init/count.sh"));
+        tiny.file("bin/count", 0o755, count::SCRIPT);
         let mut contents = Contents::new(tiny.to_bytes(), self.packages());
         contents
             .made_of

@@ -26,6 +26,7 @@ pub mod clock;
 mod command;
 pub mod compiler;
 mod contents;
+mod count;
 pub mod debian;
 pub mod debian_kernel;
 pub mod disk;

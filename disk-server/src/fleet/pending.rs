@@ -282,6 +282,10 @@ impl Fleet {
         host: &HostName,
         records: Records<'_>,
     ) -> Option<Unfit> {
+        // Its process there is the primary's. A backup that left for that one would do so for ever.
+        if records(vm).holder.is_some_and(|it| it.host() == *host) {
+            return Some(Unfit::HasRole);
+        }
         let daemon = self.daemon(host);
         if daemon.is_some_and(|daemon| daemon.processes.contains_key(vm)) {
             return None;

@@ -103,3 +103,39 @@ fn answer(stream: &mut TcpStream, desk: &Desk<ClientRecord>) -> io::Result<Optio
     let number = text.parse().map(Some);
     number.map_err(|_| io::Error::new(ErrorKind::InvalidData, format!("`{text}` is no number")))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// What the client has of a guest that answers so, and then closes the connection.
+    fn told(answers: &'static [u8]) -> (io::Result<()>, ClientRecord) {
+        let guest = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = guest.local_addr().expect("it has one");
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        let (mut guest, _) = guest.accept().expect("a connection");
+        guest.write_all(answers).expect("the client reads");
+        guest.shutdown(std::net::Shutdown::Write).expect("an end");
+        let desk = Desk::default();
+        let end = count(&mut stream, Duration::ZERO, &desk);
+        let record = desk.record().clone();
+        (end, record)
+    }
+
+    #[test]
+    fn a_broken_connection_ends_the_count() {
+        let (end, record) = told(b"1\n2\n");
+        assert_eq!(end.expect_err("it broke").kind(), ErrorKind::UnexpectedEof);
+        assert_eq!((record.acked(), record.irregular), (2, None));
+    }
+
+    #[test]
+    fn a_guest_that_counts_anew_is_noticed() {
+        let (_, record) = told(b"1\n2\n1\n");
+        assert_eq!(record.irregular, Some((1, 3)));
+        let (end, _) = told(b"one\n");
+        assert_eq!(end.expect_err("no number").kind(), ErrorKind::InvalidData);
+    }
+}

@@ -249,6 +249,22 @@ fn a_primary_is_migrated_by_way_of_its_backup() {
 }
 
 #[test]
+fn a_backup_that_joins_a_migrated_primary_stays() {
+    let mut world = World::protected(&["a", "b", "c"]);
+    let order = world.verb(migrate_primary("c")).unwrap();
+    world.until(|world| world.places() == (Some(host("c")), None));
+    // The join takes longer than a few pings.
+    world.at("c").hangs = true;
+    world.until(|world| world.places().1.is_some());
+    let joining = world.places();
+    world.pass(10);
+    assert_eq!(world.places(), joining);
+    world.at("c").hangs = false;
+    world.until_done(order);
+    assert_eq!(world.places(), joining);
+}
+
+#[test]
 fn protection_is_suspended_and_resumed() {
     let mut world = World::protected(&["a", "b"]);
     let order = world.verb(Verb::SuspendProtection {}).unwrap();
