@@ -26,7 +26,7 @@ const SHELL_STEPS: u64 = 20_000;
 /// Bytes of the file beside stress-ng's workers.
 const FILE_BYTES: usize = 1 << 20;
 /// Time stamp counter reads in a result.
-const TSC_READS: u64 = 10_000;
+const TSC_READS: u64 = 2000;
 
 /// Memory that a guest with the load image needs, in MiB: the archive and its
 /// unpacked files are in memory together for a moment.
@@ -273,13 +273,13 @@ mod tests {
             );
             TscLine::parse(&text).expect("a whole line")
         };
-        let first = line(10_000, 500, 0);
+        let first = line(TSC_READS, 500, 0);
         assert!(first.follows(None, 1));
-        assert!(line(20_000, 501, 0).follows(Some(&first), 2));
+        assert!(line(2 * TSC_READS, 501, 0).follows(Some(&first), 2));
         for wrong in [
-            line(20_000, 500, 0),
-            line(20_000, 501, 1),
-            line(30_000, 501, 0),
+            line(2 * TSC_READS, 500, 0),
+            line(2 * TSC_READS, 501, 1),
+            line(3 * TSC_READS, 501, 0),
         ] {
             assert!(!wrong.follows(Some(&first), 2), "{wrong:?}");
         }

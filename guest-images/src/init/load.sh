@@ -80,7 +80,7 @@ until printf 'PING\r\nQUIT\r\n' | nc -w 5 127.0.0.1 6379 2> /dev/null | grep -q 
 done
 number=0
 if [ "$load" = tsc ]; then
-    tsc 10000 | while read -r line; do
+    tsc 2000 | while read -r line; do
         number=$((number + 1))
         tell tsc $number "$line"
     done
