@@ -355,6 +355,9 @@ const WITHOUT_EFFECT: &[&str] = &[
     "/pit/channels/2/fired",
 ];
 
+/// In so many runs it is looked whether they have none.
+const WITHOUT_EFFECT_CASES: usize = 1000;
+
 /// Takes each field out of the state in turn, by giving it the value that it has after reset, and
 /// looks for a run in which the guest or the world would notice.
 #[test]
@@ -366,7 +369,7 @@ fn no_field_of_the_state_can_be_left_out() {
 
     let mut random = TestRunner::deterministic();
     let cases = (steps(10..150), any::<Index>());
-    for _ in 0..20_000 {
+    for case in 0..20_000 {
         if unnoticed == WITHOUT_EFFECT {
             return;
         }
@@ -377,6 +380,11 @@ fn no_field_of_the_state_can_be_left_out() {
         let memory = machine.clone_without_devices();
         let expected: Vec<Seen> = rest.iter().map(|step| machine.take(step)).collect();
         unnoticed.retain(|path| {
+            // A field that has an effect takes the rarest of runs to show it; those that have none are most of
+            // what is left by then.
+            if case >= WITHOUT_EFFECT_CASES && WITHOUT_EFFECT.contains(&path.as_str()) {
+                return true;
+            }
             let cleared = fresh.pointer(path).expect("a field of this");
             if full.pointer(path) == Some(cleared) {
                 return true;

@@ -34,9 +34,21 @@ fn value() -> impl Strategy<Value = u32> {
     ]
 }
 
-/// An access to a register in which single bytes say much, or of which several make one command.
-fn command() -> impl Strategy<Value = Step> {
-    let pic_command = prop::sample::select(
+fn read(port: u16) -> Step {
+    Step::Read { port, len: 1 }
+}
+
+fn write((port, value): (u16, u32)) -> Step {
+    Step::Write {
+        port,
+        len: 1,
+        value,
+    }
+}
+
+/// An access to the 8259 pair.
+fn pic() -> impl Strategy<Value = Step> {
+    let command = prop::sample::select(
         &[
             0x10u32, 0x11, // initialise, without ICW4 and with it
             0x0a, 0x0b, 0x0c, // read IRR, read ISR, poll
@@ -46,21 +58,22 @@ fn command() -> impl Strategy<Value = Step> {
     );
     let pic = prop::sample::select(&[0x20u16, 0xa0][..]);
     let mask = prop::sample::select(&[0x21u16, 0xa1][..]);
+    prop_oneof![
+        3 => (pic.clone(), command).prop_map(write),
+        2 => pic.prop_map(read),
+        3 => (mask.clone(), 0..256u32).prop_map(write),
+        2 => mask.prop_map(read),
+    ]
+}
+
+/// An access to a register in which single bytes say much, or of which several make one command.
+fn command() -> impl Strategy<Value = Step> {
     let timer = prop::sample::select(&[0x40u16, 0x41, 0x42][..]);
     let line_control = prop::sample::select(&[0x03u32, 0x83][..]);
     let power = prop::sample::select(&[0x600u16, 0x602, 0x604][..]);
     let power_value = prop_oneof![any::<u16>(), Just(5 << 10 | 1 << 13)];
-    let read = |port| Step::Read { port, len: 1 };
-    let write = |(port, value)| Step::Write {
-        port,
-        len: 1,
-        value,
-    };
     prop_oneof![
-        3 => (pic.clone(), pic_command).prop_map(write),
-        2 => pic.prop_map(read),
-        3 => (mask.clone(), 0..256u32).prop_map(write),
-        2 => mask.prop_map(read),
+        10 => pic(),
         2 => (Just(0x43u16), 0..256u32).prop_map(write),
         2 => (timer.clone(), 0..256u32).prop_map(write),
         2 => timer.prop_map(read),
@@ -217,6 +230,7 @@ fn event() -> impl Strategy<Value = Step> {
 /// Steps that have to do with some of the devices, or with all: what takes several steps to show
 /// is rare among steps of all kinds.
 fn some_steps(count: Range<usize>) -> impl Strategy<Value = Vec<Step>> {
+    let start_pic = any::<bool>().prop_map(|auto_eoi| Step::InitPic { auto_eoi, words: 4 });
     prop_oneof![
         2 => vec(
             prop_oneof![
@@ -231,8 +245,9 @@ fn some_steps(count: Range<usize>) -> impl Strategy<Value = Vec<Step>> {
         ),
         1 => vec(prop_oneof![3 => access(), 1 => event()], count.clone()),
         1 => vec(prop_oneof![4 => command(), 1 => card(), 2 => event()], count.clone()),
+        1 => vec(prop_oneof![1 => start_pic, 9 => pic(), 10 => event()], count.clone()),
         1 => vec(prop_oneof![2 => apic(), 1 => event()], count.clone()),
-        1 => vec(prop_oneof![2 => messages(), 1 => card(), 1 => disk(), 1 => event()], count),
+        2 => vec(prop_oneof![2 => messages(), 1 => card(), 1 => disk(), 1 => event()], count),
     ]
 }
 
