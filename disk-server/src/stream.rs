@@ -14,7 +14,7 @@ use crate::arbiter::ServerAddress;
 /// Who may be at a client's other end.
 pub(crate) const SERVERS: &[Role] = &[Role::DiskServer];
 /// Who may be at a server's other end. What each of them may do is the [policy](crate::policy)'s to say.
-pub(crate) const CLIENTS: &[Role] = &[Role::Host, Role::Operator, Role::Monitor];
+pub(crate) const CLIENTS: &[Role] = &Role::ALL;
 
 /// Connects to the first of a name's addresses where somebody listens. Each has its share of the time.
 pub(crate) fn connect(address: &ServerAddress, deadline: Instant) -> io::Result<TcpStream> {

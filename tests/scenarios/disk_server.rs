@@ -2,24 +2,20 @@
 
 use std::time::Duration;
 
-use testbed::{Network, Result, Testbed, keys, wait_until};
+use testbed::pair::DiskServer;
+use testbed::{Network, Result, Testbed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 #[test]
 fn hosts_reach_the_disk_server_over_the_storage_network() -> Result<()> {
     let testbed = Testbed::new("disk-server")?;
-    let state = testbed.logs().join("state").to_string_lossy().into_owned();
-    let address = format!("{}:7070", testbed.disk().address());
-    let _server = testbed.start_disk_server(&["--listen", &address, "--state", &state])?;
+    let server = DiskServer::start(&testbed)?;
     let host = testbed.start_host("a")?;
 
-    let answers = || {
-        Ok(host
-            .run(&[&["disk-server", "status", "--server", &address][..], &keys::options()].concat())?
-            .exit
-            .success())
-    };
+    let status = ["disk-server", "status", "--server", server.address()];
+    let status = [&status[..], server.key_options()].concat();
+    let answers = || Ok(host.run(&status)?.exit.success());
     wait_until("the disk server's answer", LIMIT, answers)?;
     testbed.cut(&host, Network::Storage)?;
     assert!(!answers()?, "the storage link is cut");

@@ -69,12 +69,14 @@ fn nested_paging_is_refused_or_allowed_and_what_it_does_is_named() -> Result<()>
         "127.0.0.1:7421",
         "--disk-server",
         "127.0.0.1:7420",
+        "--plain",
     ];
     let backup = [
         "--connect",
         "127.0.0.1:7421",
         "--disk-server",
         "127.0.0.1:7420",
+        "--plain",
     ];
     for refused in [
         record(NESTED_LOG, &[])?,

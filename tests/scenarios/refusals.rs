@@ -160,7 +160,7 @@ fn statuses_and_events_are_as_promised() -> Result<()> {
     }
 
     // No disk server: neither role starts.
-    let nobody = ["--disk-server", "10.77.2.1:7070"];
+    let nobody = ["--plain", "--disk-server", "10.77.2.1:7070"];
     let backup = [
         "ftvm",
         "backup",

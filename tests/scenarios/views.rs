@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use testbed::pair::{DiskServer, Guest, PATIENCE, Side};
 use testbed::workload::Client;
-use testbed::{Exit, Host, Result, Signal, Testbed, keys, wait_until};
+use testbed::{Exit, Host, Result, Signal, Testbed, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(180);
 
@@ -119,7 +119,7 @@ fn one_is_refused_and_idle_again(guest: &Guest, host: &Host, service: &DiskServe
     let mut side = other.idle_backup(host, service)?;
     side.wait_for_error("and idle again: ", LIMIT)?;
     let status = ["disk-server", "status", "--server", service.address()];
-    let status = [&status[..], &keys::options()].concat();
+    let status = [&status[..], service.key_options()].concat();
     wait_until(
         "that the disk server tells why it has no backup",
         LIMIT,

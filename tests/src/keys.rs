@@ -1,7 +1,7 @@
 //! The keys of a run: each host, the disk server and an operator have one, and trust all of these.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use transport::{Endpoint, KeySet, Role, key_set};
 
@@ -33,26 +33,11 @@ impl Keys {
         };
         fs::create_dir_all(directory).map_err(failed)?;
         let hosts = HOSTS.map(|name| (Role::Host, name));
-        let others = [
-            (Role::DiskServer, DISK_SERVER),
-            (Role::Operator, OPERATOR),
-        ];
+        let others = [(Role::DiskServer, DISK_SERVER), (Role::Operator, OPERATOR)];
         let members = [&hosts[..], &others].concat();
         let made = key_set(directory, &members);
         made.map(Self)
             .map_err(|error| failed(std::io::Error::other(error)))
-    }
-
-    /// What the disk server is told.
-    #[must_use]
-    pub fn of_disk_server(&self) -> [String; 4] {
-        let text = |path: std::path::PathBuf| path.to_string_lossy().into_owned();
-        [
-            "--key".to_owned(),
-            text(self.0.key(DISK_SERVER)),
-            "--trust".to_owned(),
-            text(self.0.trust()),
-        ]
     }
 
     /// How an operator on this machine speaks.
@@ -75,14 +60,32 @@ impl Keys {
     }
 }
 
-/// What `ftvm` and `disk-server` are told on a host about its keys.
-#[must_use]
-pub fn options() -> [&'static str; 4] {
-    ["--key", KEY, "--trust", TRUST]
+/// What the disk server is told about its keys.
+pub(crate) fn of_disk_server(keys: Option<&Keys>) -> Vec<String> {
+    let text = |path: PathBuf| path.to_string_lossy().into_owned();
+    match keys {
+        None => vec!["--plain".to_owned()],
+        Some(Keys(set)) => vec![
+            "--key".to_owned(),
+            text(set.key(DISK_SERVER)),
+            "--trust".to_owned(),
+            text(set.trust()),
+        ],
+    }
+}
+
+/// What `ftvm` and `disk-server` are told on a host that has a key, or where all is plain.
+pub(crate) fn on_host(is_plain: bool) -> &'static [&'static str] {
+    match is_plain {
+        true => &["--plain"],
+        false => &["--key", KEY, "--trust", TRUST],
+    }
 }
 
 /// The same in its daemon's configuration.
-#[must_use]
-pub fn configuration() -> String {
-    format!("key = \"{KEY}\"\ntrust = \"{TRUST}\"\n")
+pub(crate) fn configuration(is_plain: bool) -> String {
+    match is_plain {
+        true => "plain = true\n".to_owned(),
+        false => format!("key = \"{KEY}\"\ntrust = \"{TRUST}\"\n"),
+    }
 }

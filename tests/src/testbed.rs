@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::error::{Error, Result};
 use crate::host::Host;
 use crate::host_kind::HostKind;
-use crate::keys::Keys;
+use crate::keys::{self, Keys};
 use crate::layout::Layout;
 use crate::network::{Fabric, Network, Position};
 use crate::paging::Paging;
@@ -31,7 +31,8 @@ pub struct Testbed {
     size: HostSize,
     paging: Paging,
     fabric: Arc<Fabric>,
-    keys: Keys,
+    /// `None`: nobody has a key, and nobody asks for one.
+    keys: Option<Keys>,
     hosts: AtomicU8,
     logs: PathBuf,
     succeeded: bool,
@@ -73,7 +74,7 @@ impl Testbed {
             size: HostSize::USUAL,
             paging: Paging::default(),
             fabric,
-            keys: Keys::make(&logs.join("keys"))?,
+            keys: Some(Keys::make(&logs.join("keys"))?),
             hosts: AtomicU8::new(0),
             logs,
             succeeded: false,
@@ -93,6 +94,13 @@ impl Testbed {
     #[must_use]
     pub fn with_host_processors(mut self, processors: u32) -> Self {
         self.size.processors = processors;
+        self
+    }
+
+    /// The same without keys, for clients that are not ours.
+    #[must_use]
+    pub fn plain(mut self) -> Self {
+        self.keys = None;
         self
     }
 
@@ -155,7 +163,7 @@ impl Testbed {
 
     fn wait_until_up(&self, host: &Host) -> Result<()> {
         host.wait_until_up(self.paging)?;
-        self.keys.give(host)
+        self.keys.iter().try_for_each(|keys| keys.give(host))
     }
 
     fn boot_host(&self, name: &str, processor: Option<&str>) -> Result<Host> {
@@ -207,29 +215,19 @@ impl Testbed {
         self.fabric.disk()
     }
 
-    /// Everybody's keys.
+    /// Everybody's keys; `None` where all is plain.
     #[must_use]
-    pub fn keys(&self) -> &Keys {
-        &self.keys
+    pub fn keys(&self) -> Option<&Keys> {
+        self.keys.as_ref()
     }
 
-    /// Starts the disk server with arguments, and its key, at its position on the storage
-    /// network. What it prints is logged.
+    /// Starts the disk server at a position with arguments, and its key; a `program` that takes the same
+    /// arguments is started instead. What it prints is logged.
     ///
     /// # Errors
     ///
     /// When it was not built or cannot be started.
-    pub fn start_disk_server(&self, arguments: &[&str]) -> Result<LocalProcess> {
-        self.start_disk_server_as(self.disk(), None, arguments)
-    }
-
-    /// As [`Testbed::start_disk_server`], at another position; a `program` that takes the same arguments is
-    /// started instead.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be started.
-    pub fn start_disk_server_as(
+    pub fn start_disk_server(
         &self,
         position: &Position,
         program: Option<&Path>,
@@ -253,7 +251,7 @@ impl Testbed {
         let mut command = position.command(&program.to_string_lossy())?;
         command
             .args(arguments)
-            .args(self.keys.of_disk_server())
+            .args(keys::of_disk_server(self.keys()))
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors);

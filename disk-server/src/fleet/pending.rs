@@ -289,9 +289,6 @@ impl Fleet {
         if self.intents.is_drained(host) {
             return Some(Unfit::Draining);
         }
-        if !self.intents.may_run(host, vm) {
-            return Some(Unfit::NotNamed);
-        }
         let needs = self.needs(vm, &records(vm))?;
         let (_, unfit) = self.views.candidates(vm, &needs, &self.wishes(records));
         let of_host = unfit.into_iter().find(|(it, unfit)| {

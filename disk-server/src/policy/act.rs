@@ -112,7 +112,7 @@ impl<'a> Act<'a> {
     #[must_use]
     pub fn takes(&self) -> &'static str {
         match self {
-            Act::Look | Act::Definition { .. } => "a host, an operator or a monitor",
+            Act::Look | Act::Definition { .. } => "everybody who is listed",
             Act::Run { .. } | Act::Tend { .. } | Act::WriteDisk { .. } => "a host",
             Act::Command => "an operator",
             Act::OpenDisk { .. } => "a host or an operator",

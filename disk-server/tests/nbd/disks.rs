@@ -11,7 +11,7 @@ use disk_server::server::{Config, Limits, NbdConfig, RunError, Server, StopHandl
 use disk_server::storage::{Allocation, Storage, Zeroing};
 use transport::{Endpoint, Stream};
 
-use crate::support::call;
+use crate::support::{call, until};
 
 /// A server in this process, which ends when dropped.
 pub(crate) struct Local {
@@ -73,8 +73,14 @@ impl Local {
         self.stop.stop();
     }
 
+    /// As soon as there is room.
     pub(crate) fn connect_to_arbiter(&self) -> Stream {
-        call(self.arbiter).unwrap()
+        let mut stream = None;
+        until("there is room for a connection", || {
+            stream = call(self.arbiter).ok();
+            stream.is_some()
+        });
+        stream.unwrap()
     }
 
     pub(crate) fn arbiter(&self) -> Arbiter {

@@ -87,7 +87,7 @@ impl Stage {
     /// Starts hosts and disk server, and installs QEMU if it is to be measured.
     pub(crate) fn new(configurations: &[Configuration]) -> Result<Self> {
         let layout = Layout::find();
-        let testbed = Testbed::new("bench")?.with_host_memory(HOST_MIB);
+        let testbed = Testbed::new("bench")?.plain().with_host_memory(HOST_MIB);
         let [a, b] = testbed.start_hosts(["a", "b"])?;
         for host in [&a, &b] {
             host_meter::prepare(host)?;

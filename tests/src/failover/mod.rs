@@ -39,7 +39,6 @@ pub use self::progress::{State, Status, Watcher};
 pub use self::report::{Judgement, KillMoment, Report, Run, ServerRestart};
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::keys;
 use crate::layout::Layout;
 use crate::paging::Paging;
 use crate::pair::{Boot, DiskServer, Guest, Side};
@@ -206,7 +205,7 @@ impl Failovers {
         let hosts = testbed.start_hosts(["a", "b"])?;
         wait_until("the disk server's answer", LIMIT, || {
             let status = ["disk-server", "status", "--server", disk_server.address()];
-            let status = [&status[..], &keys::options()].concat();
+            let status = [&status[..], disk_server.key_options()].concat();
             Ok(hosts[0].run(&status)?.exit.success())
         })?;
         Ok(Self {

@@ -6,7 +6,6 @@ use std::time::Duration;
 use crate::Signal;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::keys;
 use crate::network::Network;
 use crate::pair::{DiskServer, Side};
 use crate::process::HostProcess;
@@ -40,7 +39,7 @@ impl Daemon {
             host.name(),
             service.address(),
             host.address(Network::Logging),
-            keys::configuration(),
+            service.key_configuration(),
         );
         let local = host
             .console()

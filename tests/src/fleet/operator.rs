@@ -10,6 +10,7 @@ use transport::Endpoint;
 
 use crate::error::{Error, Result};
 use crate::host::Host;
+use crate::keys::Keys;
 use crate::netns::Namespace;
 use crate::network::GUEST_MAC;
 use crate::pair::{DiskServer, Guest};
@@ -38,7 +39,7 @@ impl Operator {
         Self {
             place: testbed.disk().namespace().clone(),
             service: service.address().parse().expect("a disk server has one"),
-            endpoint: testbed.keys().operator(),
+            endpoint: (testbed.keys()).map_or_else(Endpoint::plain, Keys::operator),
         }
     }
 

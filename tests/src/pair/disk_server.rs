@@ -51,6 +51,7 @@ pub struct DiskServer {
     address: String,
     state: PathBuf,
     exports: Vec<Export>,
+    is_plain: bool,
     /// Another program than `disk-server`.
     program: Option<PathBuf>,
     process: LocalProcess,
@@ -94,6 +95,7 @@ impl DiskServer {
             address,
             state,
             exports,
+            is_plain: testbed.keys().is_none(),
             program: program.map(Path::to_owned),
             process,
         })
@@ -173,6 +175,18 @@ impl DiskServer {
         &self.address
     }
 
+    /// With which key a host speaks with it, for `ftvm` and `disk-server`.
+    #[must_use]
+    pub fn key_options(&self) -> &'static [&'static str] {
+        keys::on_host(self.is_plain)
+    }
+
+    /// The same in a daemon's configuration.
+    #[must_use]
+    pub fn key_configuration(&self) -> String {
+        keys::configuration(self.is_plain)
+    }
+
     /// Epoch and holder of a guest, as `disk-server status` on a host has them.
     ///
     /// # Errors
@@ -180,7 +194,7 @@ impl DiskServer {
     /// When it does not answer, or does not know the guest.
     pub fn record(&self, host: &Host, vm: &str) -> Result<(u64, String)> {
         let status = ["disk-server", "status", "--server", &self.address];
-        let table = host.check(&[&status[..], &keys::options()].concat())?;
+        let table = host.check(&[&status[..], self.key_options()].concat())?;
         table
             .lines()
             .map(|line| line.split_whitespace().collect::<Vec<_>>())
@@ -219,7 +233,7 @@ fn serve(
         arguments.extend(["--export".to_owned(), export.argument()]);
     }
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let mut process = testbed.start_disk_server_as(disk, program, &arguments)?;
+    let mut process = testbed.start_disk_server(disk, program, &arguments)?;
     wait_until("the disk server", LIMIT, || {
         if let Some(exit) = process.ended() {
             return Err(Error::Command {

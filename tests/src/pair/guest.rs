@@ -8,7 +8,6 @@ use guest_images::{GuestImages, debian};
 use super::{DiskServer, Side};
 use crate::error::Result;
 use crate::host::Host;
-use crate::keys;
 use crate::layout::{Layout, SABOTAGED_FTVM};
 use crate::network::{GUEST, Network};
 
@@ -219,7 +218,7 @@ impl Guest {
     fn unreplicated(&self, host: &Host, role: &[&str]) -> Vec<String> {
         let mut argv = vec![self.program.clone()];
         argv.extend(role.iter().map(|&word| word.to_owned()));
-        argv.extend(["--name", &self.name, "--events", "-"].map(str::to_owned));
+        argv.extend(["--name", &self.name, "--events", "-", "--plain"].map(str::to_owned));
         argv.extend(self.images(host));
         argv.extend_from_slice(&self.options);
         argv
@@ -364,7 +363,7 @@ impl Guest {
         argv.extend(self.images(host));
         argv.extend(["--disk-server", disk.address(), "--events", "-"].map(str::to_owned));
         argv.extend(["--host", host.name()].map(str::to_owned));
-        argv.extend(keys::options().map(str::to_owned));
+        argv.extend(disk.key_options().iter().map(|&option| option.to_owned()));
         argv.extend_from_slice(&self.options);
         argv
     }

@@ -118,6 +118,7 @@ pub fn run_primary(
         settings: options.channel.clone(),
         rights,
         events: events.clone(),
+        hosts: vm.hosts.clone(),
     };
     let address = listener.local_addr();
     if options.wait_for_backup {

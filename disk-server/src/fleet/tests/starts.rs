@@ -1,7 +1,8 @@
 //! When a guest is started anew, and where.
 
 use super::world::*;
-use crate::fleet::{Order, State, Verb, What};
+use crate::fleet::{Operation, Order, Refused, State, Verb, What};
+use crate::views::Unfit;
 
 #[test]
 fn a_guest_whose_hosts_are_gone_is_started_anew_once_they_say_so() {
@@ -23,6 +24,36 @@ fn a_guest_whose_hosts_are_gone_is_started_anew_once_they_say_so() {
     world.start_daemon("b");
     world.until(|world| world.state() == State::Protected);
     assert_eq!(world.starts.len(), 2);
+}
+
+#[test]
+fn a_guest_is_only_on_hosts_that_it_names() {
+    let mut world = World::of(&["a", "b", "c", "d"]);
+    let mut named = definition("db", 1);
+    named.hosts = Some([host("b"), host("d")].into());
+    let definition = Box::new(named);
+    world
+        .ask(Operation::Define {
+            definition,
+            by: by(),
+        })
+        .unwrap();
+    world.verb(Verb::Start { force: false }).unwrap();
+    world.until(|world| world.state() == State::Protected);
+    assert!(world.places_are("b", "d"), "a and c have more memory");
+    let refused = world.verb(Verb::MigrateBackup { to: host("c") });
+    let unfit = Unfit::NotNamed;
+    assert!(
+        matches!(&refused, Err(Refused::Unfit { unfit: it, .. }) if *it == unfit),
+        "{refused:?}"
+    );
+    world.crash("d");
+    world.pass(30);
+    let state = world.state().to_string();
+    assert!(
+        state.contains("c is not among the hosts that may run the guest"),
+        "{state}"
+    );
 }
 
 #[test]

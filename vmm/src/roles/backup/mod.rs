@@ -160,6 +160,7 @@ pub fn run_backup(
         },
         rights,
         events: events.clone(),
+        hosts: vm.hosts.clone(),
     };
     let bound = door.settings.output_timeout();
     let protocol: Arc<Mutex<Follower>> = Arc::default();

@@ -1,10 +1,11 @@
 //! Takes backups, one at a time, for as long as the guest runs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use disk_server::arbiter::Claimant;
+use disk_server::arbiter::{Claimant, HostName};
 use logging_channel::handshake::{Refusal, RefusalCode};
 use logging_channel::sender::Sender;
 use logging_channel::session::{AcceptError, Admission, Listener};
@@ -30,6 +31,8 @@ pub(in crate::roles) struct Door {
     pub(in crate::roles) settings: Settings,
     pub(in crate::roles) rights: Arc<Rights>,
     pub(in crate::roles) events: Events,
+    /// The hosts that may run the guest; `None` for all.
+    pub(in crate::roles) hosts: Option<BTreeSet<HostName>>,
 }
 
 impl Door {
@@ -66,7 +69,7 @@ impl Door {
             || sessions.may_join().map(|epoch| self.rights.title(epoch)),
             &self.settings,
             None,
-            |backup, peer| match keeps_to_itself(backup, peer) {
+            |backup, peer| match self.may_follow(backup, peer) {
                 Ok(backup) => sessions.admit(backup),
                 Err(reason) => Admission::NotNow(reason),
             },
@@ -86,13 +89,24 @@ impl Door {
         });
         sessions.offer(sender, counts);
     }
-}
 
-/// As whom a backup is known to the disk server, if that is who its key says.
-fn keeps_to_itself(backup: &str, peer: Option<&Peer>) -> Result<Claimant, String> {
-    let backup: Claimant =
-        (backup.parse()).map_err(|error| format!("it has no name of a host: {error}"))?;
-    is_that_of(&backup, peer).map(|()| backup)
+    /// As whom a backup is known to the disk server, if that is who its key says, and the guest names that host.
+    fn may_follow(&self, backup: &str, peer: Option<&Peer>) -> Result<Claimant, String> {
+        let backup: Claimant =
+            (backup.parse()).map_err(|error| format!("it has no name of a host: {error}"))?;
+        is_that_of(&backup, peer)?;
+        let host = backup.host();
+        match self
+            .hosts
+            .as_ref()
+            .is_none_or(|hosts| hosts.contains(&host))
+        {
+            true => Ok(backup),
+            false => Err(format!(
+                "{host} is not among the hosts that may run the guest"
+            )),
+        }
+    }
 }
 
 impl Sessions {
