@@ -74,7 +74,9 @@ where
 pub(super) fn write_line(mut stream: impl Write, message: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
-    stream.write_all(&line)
+    stream.write_all(&line)?;
+    // Where a write has a limit, a part may have been taken that is not sent.
+    stream.flush()
 }
 
 #[cfg(test)]
