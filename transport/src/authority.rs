@@ -6,6 +6,7 @@ use rustls::pki_types::{CertificateDer, DnsName};
 
 use crate::certificate;
 use crate::key::Key;
+use crate::peer::Peer;
 
 /// The SubjectPublicKeyInfo of an Ed25519 key (RFC 8410), but for its 32 bytes.
 const ED25519_HEAD: [u8; 12] = [
@@ -42,22 +43,23 @@ impl PublicKeyData for PublicKey {
     }
 }
 
-/// Has `authority` sign that the key in `certificate` (PEM) belongs to `name`. Gives the certificates for the
+/// Has `authority` sign that the key in `certificate` (PEM) belongs to `peer`. Gives the certificates for the
 /// other to show (PEM): the new one, and the authority's.
 ///
 /// # Errors
 /// [`SignError`].
-pub fn sign(authority: &Key, name: &str, certificate: &str) -> Result<String, SignError> {
+pub fn sign(authority: &Key, peer: &Peer, certificate: &str) -> Result<String, SignError> {
     let shown = CertificateDer::from_pem_slice(certificate.as_bytes())
         .map_err(|_| SignError::NoCertificate)?;
     let public_key = certificate::public_key(&shown).ok_or(SignError::NoCertificate)?;
     let key = public_key.strip_prefix(&ED25519_HEAD[..]);
     let key = key.and_then(|key| key.try_into().ok());
     let key = PublicKey(key.ok_or(SignError::OtherKey)?);
+    let name = peer.name.as_str();
     if DnsName::try_from(name).is_err() {
         return Err(SignError::Name(name.to_owned()));
     }
-    let params = certificate::end_entity(name)?;
+    let params = certificate::end_entity(name, Some(peer))?;
     let above = certificate::authority()?;
     let issuer = Issuer::from_params(&above, authority.pair());
     let signed = params.signed_by(&key, &issuer)?;

@@ -7,10 +7,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, date_time_ymd,
+    KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
 };
 use rustls::pki_types::CertificateDer;
 use webpki::EndEntityCert;
+
+use crate::peer::Peer;
 
 /// The SubjectPublicKeyInfo in a certificate.
 pub(crate) fn public_key(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
@@ -20,14 +22,21 @@ pub(crate) fn public_key(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
 
 /// The certificate of a key that nobody signed: the same each time.
 pub(crate) fn self_signed(pair: &KeyPair) -> Result<CertificateDer<'static>, rcgen::Error> {
-    let certificate = end_entity("ftvm")?.self_signed(pair)?;
+    let certificate = end_entity("ftvm", None)?.self_signed(pair)?;
     Ok(certificate.der().clone())
 }
 
-/// Of a key that belongs to `name`.
-pub(crate) fn end_entity(name: &str) -> Result<CertificateParams, rcgen::Error> {
+/// Of a key that belongs to `name`, as other programs' TLS asks for it, and to `peer`, as ftvm does.
+pub(crate) fn end_entity(
+    name: &str,
+    peer: Option<&Peer>,
+) -> Result<CertificateParams, rcgen::Error> {
     let mut params = params(name)?;
-    params.subject_alt_names = vec![rcgen::SanType::DnsName(name.try_into()?)];
+    params.subject_alt_names = vec![SanType::DnsName(name.try_into()?)];
+    if let Some(peer) = peer {
+        let uri = SanType::URI(peer.uri().try_into()?);
+        params.subject_alt_names.push(uri);
+    }
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![

@@ -20,7 +20,8 @@ pub(crate) struct Credential {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Signed {
     pub(crate) authority: Fingerprint,
-    pub(crate) names: Vec<String>,
+    /// Whose it says the key is; see [`Peer::uri`](crate::Peer::uri).
+    pub(crate) uris: Vec<String>,
 }
 
 /// Every certificate that `ftvm key sign` makes holds then. No clock is asked: one that is wrong must keep nobody
@@ -61,6 +62,6 @@ fn signed_by(
         .ok()?;
     Some(Signed {
         authority: Fingerprint::of(&certificate::public_key(authority)?),
-        names: certificate.valid_dns_names().map(str::to_owned).collect(),
+        uris: certificate.valid_uri_names().map(str::to_owned).collect(),
     })
 }

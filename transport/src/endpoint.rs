@@ -69,12 +69,7 @@ impl Endpoint {
     /// # Errors
     /// [`EndpointError`].
     pub fn read(key: &Path, trust: &Path) -> Result<Self, EndpointError> {
-        Ok(Self::secure(&Key::read(key)?, Trust::read(trust)?))
-    }
-
-    /// One with a key, for those who are trusted.
-    #[must_use]
-    pub fn secure(key: &Key, trust: Trust) -> Self {
+        let key = Key::read(key)?;
         let mut provider = ring::default_provider();
         // The quickest first; the other two are as good.
         provider.cipher_suites = vec![
@@ -83,18 +78,19 @@ impl Endpoint {
             ring::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
         ];
         let provider = Arc::new(provider);
+        let algorithms = provider.signature_verification_algorithms;
         let verifier = Arc::new(Verifier {
-            trust,
-            algorithms: provider.signature_verification_algorithms,
+            trust: Trust::read(trust, key.credential(&algorithms))?,
+            algorithms,
         });
-        let client = client(key, Arc::clone(&provider), Arc::clone(&verifier));
-        let server = server(key, provider, Arc::clone(&verifier));
-        Self(Some(Arc::new(Secure {
+        let client = client(&key, Arc::clone(&provider), Arc::clone(&verifier));
+        let server = server(&key, provider, Arc::clone(&verifier));
+        Ok(Self(Some(Arc::new(Secure {
             client: Arc::new(client.expect("a key of ours is good for TLS 1.3")),
             server: server.expect("a key of ours is good for TLS 1.3"),
             verifier,
             own: key.fingerprint(),
-        })))
+        }))))
     }
 
     /// Whether it authenticates and encrypts.

@@ -300,11 +300,10 @@ impl Handshake {
         let means = self.means.take().expect("it is secure");
         let credential = means.credential()?;
         let trust = &means.verifier.trust;
-        let watched = trust.watch(credential, peer.clone(), &self.socket);
-        watched.map_err(ConnectionError::Io)?;
+        let is_revoked = trust.watch(credential, peer.clone(), &self.socket)?;
         let secure = Secure::new(
             means.tls,
-            peer,
+            (peer, is_revoked),
             secret.map(|secret| DatagramKey::new(&secret)),
             &self.incoming,
             mem::take(&mut self.data),

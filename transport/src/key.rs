@@ -1,17 +1,23 @@
 //! A machine's or a person's key.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process;
 
 use rcgen::{KeyPair, PublicKeyData as _};
 use ring::rand::{SecureRandom as _, SystemRandom};
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
+use webpki::KeyUsage;
+
 use crate::certificate;
+use crate::credential::Credential;
+use crate::file::{self, FileError, Forbidden};
 use crate::fingerprint::Fingerprint;
 
 /// Where a machine's key is if nothing else is said.
@@ -57,7 +63,19 @@ pub enum KeyError {
         /// Its mode.
         mode: u32,
     },
-    /// There is one already.
+    /// It belongs to somebody else.
+    #[error(
+        "the key {} belongs to the user {owner}, who can put another one there: `chown root {}`",
+        path.display(),
+        path.display()
+    )]
+    Owner {
+        /// Its path.
+        path: PathBuf,
+        /// Number of its owner.
+        owner: u32,
+    },
+    /// There is one already, or a certificate.
     #[error("{} is there already: remove it first if nothing knows that key any more", path.display())]
     Exists {
         /// Its path.
@@ -125,12 +143,18 @@ impl Key {
         Self::from_pkcs8(&der).map_err(|error| KeyError::Make(error.to_string()))
     }
 
-    /// Makes a key and writes it to a file that must not be there yet, with its certificate beside it.
+    /// Makes a key and writes it to a file that must not be there yet, with its certificate beside it. A key is there
+    /// whole or not at all.
     ///
     /// # Errors
     /// [`KeyError`].
     pub fn create(path: &Path) -> Result<Self, KeyError> {
         let key = Self::generate()?;
+        let beside = certificate_file(path);
+        // One that was signed is not to be lost.
+        if beside.symlink_metadata().is_ok() {
+            return Err(KeyError::Exists { path: beside });
+        }
         let failed = |path: &Path, source: io::Error| match source.kind() {
             io::ErrorKind::AlreadyExists => KeyError::Exists {
                 path: path.to_owned(),
@@ -140,20 +164,13 @@ impl Key {
                 source,
             },
         };
-        let mut options = OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(|source| failed(path, source))?;
-        let pem = key.pair.serialize_pem();
-        let written = file
-            .write_all(pem.as_bytes())
-            .and_then(|()| file.sync_all());
-        written.map_err(|source| failed(path, source))?;
-        let beside = certificate_file(path);
-        fs::write(&beside, key.certificates()).map_err(|source| failed(&beside, source))?;
+        let files = [
+            (path, 0o600, key.pair.serialize_pem()),
+            (&beside, 0o644, key.certificates()),
+        ];
+        for (path, mode, text) in files {
+            write_new(path, mode, &text).map_err(|source| failed(path, source))?;
+        }
         Ok(key)
     }
 
@@ -162,27 +179,30 @@ impl Key {
     /// # Errors
     /// [`KeyError`].
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        let unread = |path: &Path, source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound => KeyError::Missing {
-                path: path.to_owned(),
-            },
-            _ => KeyError::Read {
-                path: path.to_owned(),
+        let owned = || path.to_owned();
+        let pem = file::read(path, Forbidden::Anything).map_err(|error| match error {
+            FileError::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+                KeyError::Missing { path: owned() }
+            }
+            FileError::Io(source) => KeyError::Read {
+                path: owned(),
                 source,
             },
-        };
-        let meta = fs::metadata(path).map_err(|source| unread(path, source))?;
-        let mode = meta.mode() & 0o7777;
-        if mode & 0o077 != 0 {
-            let path = path.to_owned();
-            return Err(KeyError::Open { path, mode });
-        }
-        let pem = fs::read(path).map_err(|source| unread(path, source))?;
+            FileError::Owner(owner) => KeyError::Owner {
+                path: owned(),
+                owner,
+            },
+            FileError::Mode(mode) => KeyError::Open {
+                path: owned(),
+                mode,
+            },
+        })?;
         let no_key = |reason: String| KeyError::NoKey {
-            path: path.to_owned(),
+            path: owned(),
             reason,
         };
-        let der = PrivatePkcs8KeyDer::from_pem_slice(&pem).map_err(|e| no_key(e.to_string()))?;
+        let der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes())
+            .map_err(|e| no_key(e.to_string()))?;
         let mut key =
             Self::from_pkcs8(der.secret_pkcs8_der()).map_err(|e| no_key(e.to_string()))?;
         let beside = certificate_file(path);
@@ -246,6 +266,17 @@ impl Key {
         certificate::pem(&self.chain)
     }
 
+    /// What others find in what it shows.
+    pub(crate) fn credential(&self, algorithms: &WebPkiSupportedAlgorithms) -> Credential {
+        let read = self.chain.split_first().and_then(|(own, above)| {
+            Credential::read(own, above, algorithms, KeyUsage::client_auth()).ok()
+        });
+        read.unwrap_or(Credential {
+            fingerprint: self.fingerprint,
+            signed: None,
+        })
+    }
+
     pub(crate) fn pair(&self) -> &KeyPair {
         &self.pair
     }
@@ -268,4 +299,25 @@ impl fmt::Debug for Key {
 /// Where the certificates of the key at `path` are.
 pub(crate) fn certificate_file(path: &Path) -> PathBuf {
     path.with_extension("crt")
+}
+
+/// Writes a file that must not be there yet: whole, and on the disk, or not at all.
+fn write_new(path: &Path, mode: u32, text: &str) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{}.new", process::id()));
+    let aside = folder.join(name);
+    let mut options = OpenOptions::new();
+    let mut file = (options.write(true).create_new(true).mode(mode)).open(&aside)?;
+    let linked = file
+        .write_all(text.as_bytes())
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::hard_link(&aside, path));
+    let removed = fs::remove_file(&aside);
+    linked?;
+    removed?;
+    File::open(folder)?.sync_all()
 }

@@ -1,8 +1,7 @@
 //! ftvm's connections: authenticated on both sides, and encrypted.
 //!
 //! - [`Key`]: what a machine or a person proves itself with.
-//! - [`Trust`]: whose keys are believed, and who that is: one file.
-//! - [`Endpoint`]: both of them; opens connections in either direction. Or it is *plain*, which has to be asked
+//! - [`Endpoint`]: a key, and one file that says whose keys are believed and who that is; opens connections in either direction. Or it is *plain*, which has to be asked
 //!   for: nothing is authenticated or encrypted then.
 //! - [`Stream`]: an open connection, with a [`Peer`] at its other end.
 //!
@@ -31,6 +30,7 @@ mod credential;
 mod datagram;
 mod endpoint;
 mod error;
+mod file;
 mod fingerprint;
 mod handshake;
 mod key;
@@ -54,8 +54,8 @@ pub use handshake::{Handshake, Opening, Patience};
 pub use key::{KEY_FILE, Key, KeyError};
 pub use key_set::{KeySet, key_set};
 pub use mode::Mode;
-pub use peer::{Peer, Role};
+pub use peer::{Peer, Role, RoleError};
 pub use preface::Service;
 pub use socket::wait_readable;
 pub use stream::Stream;
-pub use trust::{TRUST_FILE, Trust, TrustError};
+pub use trust::{TRUST_FILE, TrustError};

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -30,7 +31,9 @@ const SEND_CHUNK: usize = 128 * 1024;
 ///   who has a deadline looks at it then, and everybody else tries again anyway.
 /// - A write that took bytes may still hold some that the socket did not take: with a timeout, or without waiting.
 ///   They go before the next bytes, or with [`Stream::flush`]. A write fails only if it took nothing.
+/// - When the last handle goes, the peer is told that this was on purpose, as [`Stream::shutdown`] does.
 /// - A connection that ends without its peer having said so is [`io::ErrorKind::UnexpectedEof`].
+/// - One whose peer is not listed any more is [`io::ErrorKind::PermissionDenied`], also for what came before.
 #[derive(Clone)]
 pub struct Stream(Arc<Inner>);
 
@@ -41,6 +44,8 @@ struct Inner {
 
 pub(crate) struct Secure {
     peer: Peer,
+    /// It is not listed any more.
+    is_revoked: Arc<AtomicBool>,
     datagrams: Option<DatagramKey>,
     /// Taken after either of the others, for as long as it takes to encrypt or decrypt what is there.
     tls: Mutex<Tls>,
@@ -85,7 +90,7 @@ impl Secure {
     /// sent.
     pub(crate) fn new(
         tls: Tls,
-        peer: Peer,
+        (peer, is_revoked): (Peer, Arc<AtomicBool>),
         datagrams: Option<DatagramKey>,
         incoming: &[u8],
         data: Vec<u8>,
@@ -95,6 +100,7 @@ impl Secure {
         bytes[..incoming.len()].copy_from_slice(incoming);
         Self {
             peer,
+            is_revoked,
             datagrams,
             tls: Mutex::new(tls),
             receiving: Mutex::new(Receiving {
@@ -189,13 +195,8 @@ impl Stream {
     /// # Errors
     /// The system's.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        if how != Shutdown::Read
-            && let Some(secure) = &self.0.secure
-            && let Some(mut sending) = secure.sending.try_lock()
-        {
-            // Once: after it nothing is encrypted any more.
-            let _ = secure.tls.lock().end(&mut sending);
-            let _ = sending.send(|bytes| send_now(&*self.0.socket, bytes));
+        if how != Shutdown::Read {
+            self.0.say_goodbye();
         }
         self.0.socket.shutdown(how)
     }
@@ -312,6 +313,7 @@ impl Stream {
         }
         let came = read(receiving.room())?;
         if came == 0 {
+            secure.check()?;
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         receiving.end += came;
@@ -329,6 +331,7 @@ impl Stream {
         receiving: &mut Receiving,
         buffer: &mut [u8],
     ) -> io::Result<Option<usize>> {
+        secure.check()?;
         let mut given = receiving.give(buffer);
         while given < buffer.len() {
             if let Some(broken) = &receiving.broken {
@@ -383,6 +386,7 @@ impl Stream {
         parts: &[IoSlice<'_>],
         write: impl Fn(&[u8]) -> io::Result<usize>,
     ) -> io::Result<usize> {
+        secure.check()?;
         let mut sending = secure.sending.lock();
         sending.send(&write)?;
         let mut taken = 0;
@@ -402,7 +406,36 @@ impl Stream {
     }
 }
 
+impl Inner {
+    /// Sends what is encrypted, and that nothing follows, as far as that goes without waiting.
+    fn say_goodbye(&self) {
+        if let Some(secure) = &self.secure
+            && let Some(mut sending) = secure.sending.try_lock()
+        {
+            // Once: after it nothing is encrypted any more.
+            let _ = secure.tls.lock().end(&mut sending);
+            let _ = sending.send(|bytes| send_now(&*self.socket, bytes));
+        }
+    }
+}
+
+impl Drop for Inner {
+    /// Who is done with a connection ends it on purpose.
+    fn drop(&mut self) {
+        self.say_goodbye();
+    }
+}
+
 impl Secure {
+    /// Whether its peer is still one of those who are trusted.
+    fn check(&self) -> io::Result<()> {
+        if !self.is_revoked.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let text = format!("the {} is not listed any more", self.peer);
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+    }
+
     /// Sends what is encrypted.
     fn push(&self, write: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<()> {
         self.sending.lock().send(write)

@@ -201,13 +201,26 @@ pub enum ConfigError {
 /// # Errors
 /// [`ConfigError::Read`], [`ConfigError::Parse`].
 pub(crate) fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    read_with(path, |text| {
+        toml::from_str(text).map_err(|error| error.to_string())
+    })
+}
+
+/// Reads a file of which `parse` says what is wrong with it.
+///
+/// # Errors
+/// [`ConfigError::Read`], [`ConfigError::Parse`].
+pub(crate) fn read_with<T>(
+    path: &Path,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<T, ConfigError> {
     let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
         path: path.to_owned(),
         source,
     })?;
-    toml::from_str(&text).map_err(|error| ConfigError::Parse {
+    parse(&text).map_err(|reason| ConfigError::Parse {
         path: path.to_owned(),
-        reason: error.to_string(),
+        reason,
     })
 }
 

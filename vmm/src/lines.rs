@@ -107,6 +107,7 @@ pub(crate) fn write_line(mut stream: impl Write, message: &impl Serialize) -> io
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     stream.write_all(&line)?;
+    // Where a write has a limit, a part may have been taken that is not sent.
     stream.flush()
 }
 

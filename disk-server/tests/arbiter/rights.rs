@@ -8,7 +8,7 @@ use disk_server::arbiter::{Arbiter, CallError, Claim, ClaimError, Next, Settings
 use disk_server::fleet::{Answer, Operation, Verb, What};
 use disk_server::nbd::client::{self, ConnectError};
 use disk_server::views::Text;
-use transport::{ConnectionError, Endpoint, Key, KeySet, Role, key_set, sign};
+use transport::{ConnectionError, Endpoint, Key, KeySet, Peer, Role, key_set, sign};
 
 use crate::fleet::definition;
 use crate::support::{GENEROUS, Process, until};
@@ -93,7 +93,11 @@ impl Scene {
 /// Has an authority sign a key, for programs that go by an address. The authority's certificate.
 fn signed_as_localhost(key: &Path) -> String {
     let own = Key::read(key).unwrap().certificates();
-    let signed = sign(&Key::generate().unwrap(), "localhost", &own).unwrap();
+    let peer = Peer {
+        name: "localhost".into(),
+        role: Role::DiskServer,
+    };
+    let signed = sign(&Key::generate().unwrap(), &peer, &own).unwrap();
     fs::write(key.with_extension("crt"), &signed).unwrap();
     let end = "-----END CERTIFICATE-----\n";
     signed.split_inclusive(end).nth(1).unwrap().to_owned()

@@ -45,7 +45,7 @@ pub enum ConnectError {
         #[source]
         source: io::Error,
     },
-    /// Who answers there has no business with this host, or this host none with it.
+    /// Who answers there has no business with this host, or this host none with it, and that did not change in time.
     #[error("cannot speak with the primary at {address}")]
     Connection {
         /// Where.
@@ -98,8 +98,9 @@ pub enum ConnectError {
 
 impl Receiver {
     /// Connects to the primary at `address` from `endpoint`, as the backup of the VM `identity` on a host that can do
-    /// what `host` says, and that is `claimant` to the arbiter. Tries again while nobody listens there, or while the session does not begin,
-    /// until `deadline` or until `cancel` is set.
+    /// what `host` says, and that is `claimant` to the arbiter. Tries again until `deadline` or until `cancel` is set,
+    /// while nobody listens there, while the session does not begin, or while the two sides do not trust each other: that
+    /// may be somebody on the way, or a list that is changed here a moment before it is there.
     ///
     /// `confirm` asks the arbiter about the right that the primary names; it is told who the primary is, as its key
     /// proves.
@@ -123,58 +124,67 @@ impl Receiver {
             cancel,
         };
         let mut keeping = settings.keep.as_ref().map(Keeping::open).transpose()?;
-        let mut last = io::Error::from(io::ErrorKind::TimedOut);
+        let no_answer = |source| ConnectError::NoAnswer { address, source };
+        let mut last = no_answer(io::ErrorKind::TimedOut.into());
+        let mut told = String::new();
         loop {
             if cancel.load(Ordering::Relaxed) {
                 return Err(ConnectError::Cancelled);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(ConnectError::NoAnswer {
-                    address,
-                    source: last,
-                });
+                return Err(last);
             }
             let attempt = TcpStream::connect_timeout(&address, left.min(ATTEMPT));
-            match attempt.map(|stream| caller.shake_hands(stream, &mut confirm)) {
+            let next = match attempt.map(|stream| caller.shake_hands(stream, &mut confirm)) {
                 Ok(Ok(connected)) => {
                     return Self::start(connected, settings.clone(), keeping.take())
                         .map_err(|source| ConnectError::Start { address, source });
-                }
-                // The primary ended, or was not accepting backups when it closed this one.
-                Ok(Err(ConnectError::Handshake {
-                    source: HandshakeError::Io(source),
-                    ..
-                })) if !cancel.load(Ordering::Relaxed) => last = source,
-                Ok(Err(ConnectError::Connection { source, .. })) if may_pass(&source) => {
-                    last = source.into();
-                }
-                // It settles something first.
-                Ok(Err(ConnectError::Refused { refusal, .. }))
-                    if refusal.code == RefusalCode::NotNow && Instant::now() < deadline =>
-                {
-                    last = io::Error::other(refusal.to_string());
                 }
                 Ok(Err(error)) if cancel.load(Ordering::Relaxed) => {
                     log::debug!("{error}");
                     return Err(ConnectError::Cancelled);
                 }
+                // The primary ended, or was not accepting backups when it closed this one.
+                Ok(Err(ConnectError::Handshake {
+                    source: HandshakeError::Io(source),
+                    ..
+                })) => no_answer(source),
+                // Nobody is there yet.
+                Ok(Err(ConnectError::Connection { source, .. })) if has_gone(&source) => {
+                    no_answer(source.into())
+                }
+                Ok(Err(ConnectError::Connection { source, .. })) => {
+                    let reason = source.to_string();
+                    if told != reason {
+                        log::warn!("no session with the primary at {address} for now: {reason}");
+                        told = reason;
+                    }
+                    ConnectError::Connection { address, source }
+                }
+                // It settles something first.
+                Ok(Err(ConnectError::Refused { refusal, .. }))
+                    if refusal.code == RefusalCode::NotNow =>
+                {
+                    ConnectError::Refused { address, refusal }
+                }
                 Ok(Err(error)) => return Err(error),
-                Err(error) => last = error,
+                Err(error) => no_answer(error),
+            };
+            // An attempt that the deadline cuts short says nothing.
+            if !(matches!(next, ConnectError::NoAnswer { .. }) && Instant::now() >= deadline) {
+                last = next;
             }
             thread::sleep(RETRY.min(CANCEL_TICK));
         }
     }
 }
 
-/// Whether the next attempt may come further: the other side has gone, or somebody on the way meddles.
-fn may_pass(error: &ConnectionError) -> bool {
+/// Whether the other side did not stay for as long as it takes to say anything.
+fn has_gone(error: &ConnectionError) -> bool {
     matches!(
         error,
-        ConnectionError::Io(_)
-            | ConnectionError::HungUp
-            | ConnectionError::TimedOut
-            | ConnectionError::Tls(_)
+        ConnectionError::Io(_) | ConnectionError::HungUp | ConnectionError::TimedOut
     )
 }
 
@@ -254,7 +264,7 @@ impl Caller<'_> {
         };
         self.say(&stream, ready)?;
         // Only now does the primary look at its port again.
-        let memory = self.open_streams(session, streams)?;
+        let memory = self.open_streams((session, stream.peer()), streams)?;
 
         // Before it begins, the primary may have taken another backup, or none: what is lost now is
         // no primary of ours.
@@ -305,7 +315,12 @@ impl Caller<'_> {
         })
     }
 
-    fn open_streams(self, session: u64, count: u8) -> Result<Vec<Stream>, ConnectError> {
+    /// Opens the memory streams of a session, to `whom` it is with.
+    fn open_streams(
+        self,
+        (session, whom): (u64, Option<&Peer>),
+        count: u8,
+    ) -> Result<Vec<Stream>, ConnectError> {
         if count > MOST_STREAMS {
             let message = Message::Memory {
                 session,
@@ -325,6 +340,13 @@ impl Caller<'_> {
             })?;
             let deadline = Instant::now() + self.settings.handshake_timeout;
             let stream = self.open(socket, self.deadline.min(deadline))?;
+            if stream.peer() != whom {
+                let other = io::Error::other("another host answers there than a moment ago");
+                return Err(ConnectError::Handshake {
+                    address: self.address,
+                    source: HandshakeError::Io(other),
+                });
+            }
             self.say(&stream, Message::Memory { session, number })?;
             Ok(stream)
         };

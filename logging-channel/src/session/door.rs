@@ -1,6 +1,7 @@
 //! The primary's open port: takes connections and their Hellos, several at a time, so that a peer
 //! which says nothing, or nonsense, keeps nobody else out.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
@@ -18,8 +19,12 @@ use super::{ENDS, OPENING};
 use crate::handshake::{HandshakeError, Hello, Message, Refusal, RefusalCode};
 use crate::identity::version_difference;
 
-/// Most connections that are heard at a time. The oldest whose key is not known yet makes room for the next.
+/// Most connections that are heard at a time. Of those whose key is not known yet, the oldest from the address with
+/// the most makes room for the next: who calls often keeps out nobody else.
 const MOST_CALLERS: usize = 32;
+
+/// Most backups that wait while another one's memory streams are waited for.
+const MOST_WAITING: usize = 8;
 
 /// The port and those who stand in it.
 #[derive(Debug)]
@@ -29,7 +34,10 @@ pub(super) struct Door {
     callers: Vec<Caller>,
     /// Backups that came while another's memory streams were waited for.
     waiting: VecDeque<Visitor>,
+    /// Of backups.
     told: Told,
+    /// Of those whose key is not known. They must not use up what is told of the others.
+    strangers: Told,
 }
 
 /// What the log was told of callers, who may come at any rate.
@@ -104,6 +112,7 @@ impl Door {
             callers: Vec::new(),
             waiting: VecDeque::new(),
             told: Told::default(),
+            strangers: Told::default(),
         })
     }
 
@@ -144,7 +153,12 @@ impl Door {
             }
             match self.visit(Some(left.min(CANCEL_TICK)), patience)? {
                 None => {}
-                Some(Visit::Backup(visitor)) => self.waiting.push_back(visitor),
+                Some(Visit::Backup(visitor)) if self.waiting.len() < MOST_WAITING => {
+                    self.waiting.push_back(visitor);
+                }
+                Some(Visit::Backup(Visitor { stream, peer, .. })) => {
+                    self.refuse(stream, peer, &too_many(), patience);
+                }
                 Some(Visit::Memory {
                     stream,
                     peer,
@@ -164,18 +178,8 @@ impl Door {
 
     fn visit(&mut self, tick: Option<Duration>, patience: Duration) -> io::Result<Option<Visit>> {
         let now = Instant::now();
-        for caller in self.callers.extract_if(.., |caller| caller.deadline <= now) {
-            let peer = caller.peer;
-            match caller.line {
-                _ if caller.leaving => {}
-                Line::Opening(handshake) => self.told.turned_away(peer, &handshake.give_up()),
-                Line::Open(_) => self.told.warn(format_args!(
-                    "{peer} connected to the logging port but said nothing"
-                )),
-            }
-        }
         let first = self.callers.iter().map(|caller| caller.deadline).min();
-        let left = first.map(|deadline| deadline - now);
+        let left = first.map(|deadline| deadline.saturating_duration_since(now));
         let wait = match (tick, left) {
             (Some(tick), Some(left)) => Some(tick.min(left)),
             (tick, left) => tick.or(left),
@@ -192,10 +196,26 @@ impl Door {
                 return Ok(Some(visit));
             }
         }
+        // Only now: this thread may have been busy with another backup while they spoke.
+        self.turn_out(now);
         if ready[0] {
             self.let_in(patience);
         }
         Ok(None)
+    }
+
+    /// Has those go whose time was over at `now`.
+    fn turn_out(&mut self, now: Instant) {
+        for caller in self.callers.extract_if(.., |caller| caller.deadline <= now) {
+            let peer = caller.peer;
+            match caller.line {
+                _ if caller.leaving => {}
+                Line::Opening(handshake) => self.strangers.turned_away(peer, &handshake.give_up()),
+                Line::Open(_) => self.told.warn(format_args!(
+                    "{peer} connected to the logging port but said nothing"
+                )),
+            }
+        }
     }
 
     /// Warns of something that callers can cause, unless that was done too often lately.
@@ -208,12 +228,10 @@ impl Door {
             Ok((socket, peer)) => {
                 let handshake = match self.endpoint.begin_answer(socket, OPENING, ENDS) {
                     Ok(handshake) => handshake,
-                    Err(error) => return self.told.turned_away(peer, &error),
+                    Err(error) => return self.strangers.turned_away(peer, &error),
                 };
                 if self.callers.len() >= MOST_CALLERS {
-                    let stranger = |caller: &Caller| matches!(caller.line, Line::Opening(_));
-                    let goes = self.callers.iter().position(stranger);
-                    self.callers.remove(goes.unwrap_or(0));
+                    self.make_room();
                 }
                 self.callers.push(Caller {
                     line: Line::Opening(Box::new(handshake)),
@@ -234,6 +252,24 @@ impl Door {
                 std::thread::sleep(Duration::from_millis(50));
             }
         }
+    }
+
+    /// Has one go.
+    fn make_room(&mut self) {
+        let strangers = || {
+            (self.callers.iter().enumerate())
+                .filter(|(_, caller)| matches!(caller.line, Line::Opening(_)))
+        };
+        let from = |ip| {
+            strangers()
+                .filter(|(_, other)| other.peer.ip() == ip)
+                .count()
+        };
+        // Where several are as many, and of those from one address, the one that came first.
+        let goes = strangers()
+            .min_by_key(|(_, caller)| (Reverse(from(caller.peer.ip())), caller.deadline))
+            .map_or(0, |(n, _)| n);
+        self.callers.remove(goes);
     }
 
     /// Reads what caller `n` says. It stays unless it is through or gone.
@@ -258,7 +294,7 @@ impl Door {
                 });
             }
             Err(Gone::Silently) => {}
-            Err(Gone::Stranger(error)) => self.told.turned_away(caller.peer, &error),
+            Err(Gone::Stranger(error)) => self.strangers.turned_away(caller.peer, &error),
             Err(Gone::Refused(stream, refusal)) => {
                 self.refuse(stream, caller.peer, &refusal, patience);
             }
@@ -399,6 +435,14 @@ fn no_such_session() -> Refusal {
     }
 }
 
+fn too_many() -> Refusal {
+    Refusal {
+        code: RefusalCode::NotNow,
+        message: "the primary is taking another backup, and others wait: try again in a moment"
+            .into(),
+    }
+}
+
 fn misunderstood(why: &dyn std::fmt::Display) -> Refusal {
     Refusal {
         code: RefusalCode::NotUnderstood,
@@ -410,7 +454,141 @@ fn misunderstood(why: &dyn std::fmt::Display) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpStream;
+    use std::os::fd::AsRawFd as _;
+    use std::thread;
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
+
     use super::*;
+    use crate::handshake::Standby;
+    use crate::host::HostReport;
+    use crate::identity::Identity;
+
+    fn door() -> (Door, SocketAddr) {
+        let tcp = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = tcp.local_addr().expect("bound");
+        (Door::new(tcp, Endpoint::plain()).expect("a door"), address)
+    }
+
+    /// Connects from an address of this host's.
+    fn call(door: &mut Door, address: SocketAddr, from: [u8; 4], patience: Duration) -> TcpStream {
+        let before = door.callers.len();
+        let socket = socket(
+            AddressFamily::Inet,
+            SockType::Stream,
+            SockFlag::empty(),
+            None,
+        );
+        let socket = socket.expect("a socket");
+        let [a, b, c, d] = from;
+        bind(socket.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).expect("this host");
+        let SocketAddr::V4(to) = address else {
+            unreachable!("it is bound to one");
+        };
+        connect(socket.as_raw_fd(), &SockaddrIn::from(to)).expect("it listens");
+        while door.callers.len() == before && door.callers.len() < MOST_CALLERS {
+            door.let_in(patience);
+        }
+        socket.into()
+    }
+
+    #[test]
+    fn who_calls_often_keeps_out_nobody_else() {
+        const LONG: Duration = Duration::from_secs(3600);
+        let (mut door, address) = door();
+        let first = call(&mut door, address, [127, 0, 0, 2], LONG);
+        let mut others = Vec::new();
+        while door.callers.len() < MOST_CALLERS {
+            others.push(call(&mut door, address, [127, 0, 0, 3], LONG));
+        }
+        let is_in = |door: &Door, of: &TcpStream| {
+            let of = of.local_addr().expect("bound");
+            door.callers.iter().any(|caller| caller.peer == of)
+        };
+        for oldest in 0..2 * MOST_CALLERS {
+            assert!(is_in(&door, &others[oldest]), "{oldest}");
+            others.push(call(&mut door, address, [127, 0, 0, 3], LONG));
+            let newest = others.last().expect("just pushed");
+            while !is_in(&door, newest) {
+                door.let_in(LONG);
+            }
+            assert!(is_in(&door, &first));
+            assert!(!is_in(&door, &others[oldest]), "{oldest}");
+        }
+    }
+
+    #[test]
+    fn what_was_said_in_time_is_heard_however_late() {
+        let (mut door, address) = door();
+        let mut caller = call(&mut door, address, [127, 0, 0, 1], Duration::ZERO);
+        let memory = Message::Memory {
+            session: 5,
+            number: 0,
+        };
+        let said = [
+            b"ftvmconn\x01\x00\x01\x01",
+            &memory.encode().expect("valid")[..],
+        ]
+        .concat();
+        caller.write_all(&said).expect("sent");
+        // Its time is over by now.
+        wait_readable(&[door.callers[0].line.as_fd()], None).expect("a wait");
+        let visit = door.visit(None, Duration::ZERO).expect("a visit");
+        assert!(matches!(visit, Some(Visit::Memory { session: 5, .. })));
+    }
+
+    #[test]
+    fn only_so_many_wait_for_another_one_s_streams() {
+        let (mut door, address) = door();
+        let identity = Identity {
+            vm: "db".into(),
+            image: [0; 32],
+            cpu: [0; 32],
+            memory_bytes: 1 << 27,
+            tsc_khz: 1,
+            arbiter: None,
+            disk: None,
+        };
+        let hello = Message::Hello(Hello {
+            identity,
+            host: HostReport::default(),
+            run: 1,
+            udp_port: 1,
+            standby: Standby::Hot,
+        });
+        let said = [
+            b"ftvmconn\x01\x00\x01\x01",
+            &hello.encode().expect("valid")[..],
+        ]
+        .concat();
+        let come = || {
+            let mut caller = TcpStream::connect(address).expect("it listens");
+            caller.write_all(&said).expect("sent");
+            caller
+        };
+        let (never, patience) = (AtomicBool::new(false), Duration::from_millis(100));
+        let mut wait = |until: &dyn Fn(&Door) -> bool| {
+            while !until(&door) {
+                let streams = door.streams((1, None), 1, &never, patience);
+                streams.expect_err("nobody opens one");
+            }
+            door.waiting.len()
+        };
+        let _waiting: Vec<_> = (0..MOST_WAITING).map(|_| come()).collect();
+        wait(&|door| door.waiting.len() == MOST_WAITING);
+        let mut another = come();
+        let answer = thread::spawn(move || {
+            another.read_exact(&mut [0; 12]).expect("a preface");
+            Message::read_from(&mut another)
+        });
+        assert_eq!(wait(&|_| answer.is_finished()), MOST_WAITING);
+        match answer.join().expect("no panic") {
+            Ok(Message::Refuse(refusal)) => assert_eq!(refusal.code, RefusalCode::NotNow),
+            other => panic!("{other:?}"),
+        }
+    }
 
     #[test]
     fn callers_cannot_fill_the_log() {

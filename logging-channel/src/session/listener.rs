@@ -10,7 +10,7 @@ use transport::{Endpoint, Peer, Stream};
 use super::door::{Door, Visitor};
 use super::patient::{CANCEL_TICK, Patient};
 use super::{Admission, SessionInfo, at_port, nonce};
-use crate::handshake::{Hello, Message, Refusal, Title, Welcome};
+use crate::handshake::{Hello, Message, Refusal, RefusalCode, Title, Welcome};
 use crate::host::HostReport;
 use crate::identity::Identity;
 use crate::memory::MOST_STREAMS;
@@ -136,8 +136,8 @@ impl Listener {
     /// a reason, which is also logged: another VM, or a host that cannot do what is required, here
     /// or there. `host` says what this host can do. Without `cancel` the wait costs nothing.
     ///
-    /// `title` is asked of each that is for this VM, for its own arbiter to confirm; in place of one it
-    /// says why no backup can be taken now. When the backup is ready, `admit` has this side's arbiter
+    /// `title` is asked of each that is for this VM, for its own arbiter to confirm, and is told who it is, as its key
+    /// proves; in place of one it says why that backup cannot be taken, or none now. When the backup is ready, `admit` has this side's arbiter
     /// move to an epoch with that backup: it is told as whom that one claims, and who it is, as its key proves. A
     /// primary that has lost its right meanwhile, perhaps to a backup that came before, must not begin. Nothing is given to a backup
     /// before.
@@ -148,7 +148,7 @@ impl Listener {
         &mut self,
         identity: &Identity,
         host: &HostReport,
-        mut title: impl FnMut() -> Result<Title, Refusal>,
+        mut title: impl FnMut(Option<&Peer>) -> Result<Title, Refusal>,
         settings: &Settings,
         cancel: Option<&AtomicBool>,
         mut admit: impl FnMut(&str, Option<&Peer>) -> Admission,
@@ -171,7 +171,7 @@ impl Listener {
             };
             let fits = match identity.difference(&visitor.hello.identity) {
                 Some(differs) => Err(differs),
-                None => title(),
+                None => title(visitor.stream.peer()),
             };
             let title = match (fits, host.shortfall(&visitor.hello.host)) {
                 (Ok(title), None) => title,
@@ -192,9 +192,11 @@ impl Listener {
             match admit(&candidate.claimant, candidate.stream.peer()) {
                 Admission::Admitted(epoch) => candidate.info.epoch = epoch,
                 Admission::NotNow(reason) => {
-                    door.warn(format_args!(
-                        "the backup at {peer} has to come again: {reason}"
-                    ));
+                    let refusal = Refusal {
+                        code: RefusalCode::NotNow,
+                        message: reason,
+                    };
+                    door.refuse(candidate.stream, peer, &refusal, patience);
                     continue;
                 }
                 Admission::NotEntitled(reason) => return Err(AcceptError::NotEntitled(reason)),

@@ -4,10 +4,10 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use logging_channel::entry::{Lsn, Payload};
-use logging_channel::handshake::{Message, RefusalCode};
+use logging_channel::handshake::{Message, RefusalCode, Welcome};
 use logging_channel::heartbeat::{Heartbeat, Role};
 use logging_channel::receiver::{Next, Receiver};
 use logging_channel::session::{ConnectError, Listener};
@@ -16,17 +16,18 @@ use transport::{ConnectionError, Endpoint};
 
 use crate::logs::at;
 use crate::peers::{
-    BACKUP, FakeBackup, KEYS, LONG, accept, announced, connect, dial_as, eventually, host,
-    identity, impatient, listen, localhost, pair, patient, trusted,
+    BACKUP, FakeBackup, KEYS, LONG, accept, announced, answer_as, connect, dial_as, eventually,
+    host, identity, impatient, listen, localhost, pair, patient, title, trusted,
 };
 
+/// With little patience: what keeps a backup out may change.
 fn connect_as(endpoint: &Endpoint, address: SocketAddr) -> Result<Receiver, ConnectError> {
     Receiver::connect(
         (address, endpoint),
         (&identity(), BACKUP),
         &host(),
         &patient(),
-        Instant::now() + LONG,
+        Instant::now() + Duration::from_secs(2),
         &AtomicBool::new(false),
         trusted,
     )
@@ -193,5 +194,80 @@ fn nothing_that_somebody_on_the_way_has_changed_is_taken() {
         sender.append_and_flush(at(2, Payload::Progress));
         assert_eq!(receiver.next(LONG), Next::Ended(LossReason::Closed));
         assert_eq!(announced(&sender.events()), LossReason::Closed);
+    });
+}
+
+/// Somebody on the way answers the first time in the primary's place, in clear.
+#[test]
+fn what_is_said_in_clear_ends_no_backup() {
+    let settings = Settings {
+        // The relay takes one connection.
+        memory_streams: 0,
+        ..patient()
+    };
+    let mut listener = listen();
+    let primary = listener.local_addr();
+    let relay = TcpListener::bind(localhost()).expect("a free port");
+    let address = relay.local_addr().expect("bound");
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for forged in [
+                b"ftvmconn\x01\x00\x01\x01",
+                b"ftvmconn\x02\x00\x02\x01",
+                b"HTTP/1.1 400",
+            ] {
+                let (mut backup, _) = relay.accept().expect("a connection");
+                backup.write_all(forged).expect("sent");
+                // It has gone then.
+                let _ = std::io::copy(&mut backup, &mut std::io::sink());
+            }
+            flip(&relay, primary, &AtomicBool::new(false));
+        });
+        let backup = scope.spawn(move || connect(address, &identity(), &patient()));
+        let sender = accept(&mut listener, &settings, None).expect("a backup");
+        backup.join().expect("no panic").expect("a session");
+        drop(sender);
+    });
+}
+
+#[test]
+fn a_memory_stream_leads_to_the_session_s_own_primary() {
+    let listener = TcpListener::bind(localhost()).expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    let gone = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let backup = scope.spawn(|| {
+            Receiver::connect(
+                (address, &KEYS.hostb),
+                (&identity(), BACKUP),
+                &host(),
+                &patient(),
+                Instant::now() + LONG,
+                &gone,
+                trusted,
+            )
+        });
+        let mut log = answer_as(&KEYS.hosta, &listener);
+        let Ok(Message::Hello(hello)) = Message::read_from(&mut log) else {
+            panic!("no hello");
+        };
+        let welcome = Message::Welcome(Welcome {
+            run: hello.run,
+            session: 99,
+            title: title(),
+            heartbeat_timeout: patient().heartbeat_timeout,
+            udp_port: 1,
+            host: host(),
+            streams: 1,
+        });
+        log.write_all(&welcome.encode().expect("valid"))
+            .expect("sent");
+        let mut other = answer_as(&KEYS.hostb, &listener);
+        let heard = Message::read_from(&mut other);
+        assert!(heard.is_err(), "{heard:?}");
+        gone.store(true, Ordering::Relaxed);
+        drop(log);
+        let turned_away = backup.join().expect("no panic");
+        assert!(matches!(turned_away, Err(ConnectError::Cancelled)));
     });
 }

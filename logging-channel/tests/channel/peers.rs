@@ -66,11 +66,15 @@ pub(crate) fn dial_as(endpoint: &Endpoint, address: SocketAddr) -> Stream {
 
 /// A connection that somebody makes to hosta's logging port.
 pub(crate) fn answer(listener: &TcpListener) -> Stream {
+    answer_as(&KEYS.hosta, listener)
+}
+
+pub(crate) fn answer_as(endpoint: &Endpoint, listener: &TcpListener) -> Stream {
     let (socket, _) = listener.accept().expect("a connection");
     // As a real primary does: a reset throws away what Nagle still holds back.
     socket.set_nodelay(true).expect("set");
     let log = Opening::Preface(Service::Log);
-    let opened = (KEYS.hosta).answer(socket, log, &[Whose::Host], Patience::of(LONG));
+    let opened = endpoint.answer(socket, log, &[Whose::Host], Patience::of(LONG));
     opened.expect("it is opened")
 }
 
@@ -97,7 +101,7 @@ pub(crate) fn accept(
     settings: &Settings,
     cancel: Option<&AtomicBool>,
 ) -> Result<Sender, AcceptError> {
-    let title = || Ok(title());
+    let title = |_: Option<&Peer>| Ok(title());
     listener.accept_backup(&identity(), &host(), title, settings, cancel, held)
 }
 

@@ -12,6 +12,7 @@ use logging_channel::handshake::{Hello, Message, Refusal, RefusalCode, Standby};
 use logging_channel::receiver::{Next, Receiver};
 use logging_channel::session::{AcceptError, Admission, ConnectError};
 use logging_channel::{CheckOutcome, DiskIdentity, HostCheck, HostReport, Identity, Settings};
+use transport::Peer;
 
 use crate::logs::at;
 use crate::peers::{
@@ -306,7 +307,7 @@ fn a_primary_without_the_right_to_run_begins_with_nobody() {
         let accepted = listener.accept_backup(
             &identity(),
             &host(),
-            || Ok(title()),
+            |_| Ok(title()),
             &patient(),
             None,
             |_, _| Admission::NotEntitled("hostb holds epoch 8".into()),
@@ -340,7 +341,7 @@ fn a_primary_that_does_not_know_whether_it_may_run_begins_when_it_does() {
             .accept_backup(
                 &identity(),
                 &host(),
-                || Ok(title()),
+                |_| Ok(title()),
                 &patient(),
                 None,
                 |_, _| answers.next().expect("another question"),
@@ -355,7 +356,7 @@ fn a_listener_takes_one_backup_after_another_and_tells_the_others_why_not() {
     let mut listener = listen();
     let address = listener.local_addr();
     let (busy, stop) = (AtomicBool::new(false), AtomicBool::new(false));
-    let title = || {
+    let title = |_: Option<&Peer>| {
         if busy.load(Ordering::Relaxed) {
             return Err(Refusal {
                 code: RefusalCode::AlreadyHasBackup,
@@ -410,5 +411,47 @@ fn a_senseless_heartbeat_timeout_is_refused_at_once() {
             accept(&mut listen(), &settings, None),
             Err(AcceptError::HeartbeatTimeout { .. })
         ));
+    }
+}
+
+/// Not only hung up on, which would say that nobody is there.
+#[test]
+fn who_is_not_to_follow_now_is_told_why() {
+    for is_known_at_once in [true, false] {
+        let why = || "hostb is not among the hosts that may run the guest".to_owned();
+        let mut listener = listen();
+        let address = listener.local_addr();
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let title = |peer: Option<&Peer>| {
+                    assert_eq!(peer.expect("it has a key").name, "hostb");
+                    match is_known_at_once {
+                        true => Err(Refusal {
+                            code: RefusalCode::NotNow,
+                            message: why(),
+                        }),
+                        false => Ok(title()),
+                    }
+                };
+                let admit = |_: &str, _: Option<&Peer>| Admission::NotNow(why());
+                let settings = patient();
+                listener.accept_backup(&identity(), &host(), title, &settings, Some(&stop), admit)
+            });
+            let turned_away = Receiver::connect(
+                (address, &KEYS.hostb),
+                (&identity(), BACKUP),
+                &host(),
+                &patient(),
+                Instant::now() + Duration::from_secs(2),
+                &NEVER,
+                trusted,
+            );
+            stop.store(true, Ordering::Relaxed);
+            match turned_away {
+                Err(ConnectError::Refused { refusal, .. }) => assert_eq!(refusal.message, why()),
+                other => panic!("{other:?}"),
+            }
+        });
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! [hosts]
 //! a = "SHA256:…"             # this key
-//! b = "signed"               # any key of which the authority says that it is b's
+//! b = "signed"               # any key of which the authority says that it is the host b's
 //!
 //! [disk_servers]
 //! [operators]
@@ -27,11 +27,12 @@ use crate::peer::{Peer, Role};
 pub(super) struct ListError(String);
 
 /// Those who are trusted.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct List {
     authority: Option<Fingerprint>,
     pinned: BTreeMap<Fingerprint, Peer>,
-    signed: BTreeMap<String, Role>,
+    /// By what certificates say of them.
+    signed: BTreeMap<String, Peer>,
 }
 
 #[derive(Deserialize)]
@@ -89,7 +90,12 @@ impl List {
                     .map_err(|reason| ListError(format!("line {line}: {reason}")))?;
             }
         }
-        Ok(list)
+        match list.pinned.is_empty() && list.signed.is_empty() {
+            true => Err(ListError(
+                "nobody is listed: who is trusted has a line, in [hosts] or another table".into(),
+            )),
+            false => Ok(list),
+        }
     }
 
     fn add(&mut self, peer: Peer, listed: Listed) -> Result<(), String> {
@@ -106,13 +112,10 @@ impl List {
             Listed::Signed if self.authority.is_none() => Err(format!(
                 "the {peer} is to be signed: by whom? Put authority = \"SHA256:…\" at the top"
             )),
-            Listed::Signed => match self.signed.insert(peer.name.clone(), peer.role) {
-                None => Ok(()),
-                Some(role) => Err(format!(
-                    "the {peer} and the {role} {} are both to be signed, and a signed name stands for one",
-                    peer.name
-                )),
-            },
+            Listed::Signed => {
+                self.signed.insert(peer.uri(), peer);
+                Ok(())
+            }
         }
     }
 
@@ -125,11 +128,8 @@ impl List {
         if Some(signed.authority) != self.authority {
             return None;
         }
-        signed.names.iter().find_map(|name| {
-            let role = *self.signed.get(name)?;
-            let name = name.clone();
-            Some(Peer { name, role })
-        })
+        let peer = signed.uris.iter().find_map(|uri| self.signed.get(uri));
+        peer.cloned()
     }
 }
 
@@ -143,9 +143,9 @@ mod tests {
     }
 
     fn credential(fingerprint: Fingerprint, signed: Option<(Fingerprint, &str)>) -> Credential {
-        let signed = signed.map(|(authority, name)| Signed {
+        let signed = signed.map(|(authority, uri)| Signed {
             authority,
-            names: vec![name.to_owned()],
+            uris: vec![uri.to_owned()],
         });
         Credential {
             fingerprint,
@@ -166,27 +166,29 @@ mod tests {
         assert_eq!(who(credential(key(1), None)).as_deref(), Some("host a"));
         assert_eq!(who(credential(key(2), None)).as_deref(), Some("monitor m"));
         assert_eq!(who(credential(key(3), None)), None);
-        let signed = |by, name| who(credential(key(3), Some((by, name))));
-        assert_eq!(signed(key(0), "b").as_deref(), Some("host b"));
-        assert_eq!(signed(key(9), "b"), None, "another authority");
-        assert_eq!(signed(key(0), "c"), None, "nobody's name");
-        assert_eq!(signed(key(0), "a"), None, "a is known by its key alone");
+        let signed = |by, uri| who(credential(key(3), Some((by, uri))));
+        assert_eq!(signed(key(0), "ftvm:host/b").as_deref(), Some("host b"));
+        assert_eq!(signed(key(9), "ftvm:host/b"), None, "another authority");
+        assert_eq!(signed(key(0), "ftvm:host/c"), None, "nobody's name");
+        assert_eq!(signed(key(0), "ftvm:monitor/b"), None, "another role");
+        assert_eq!(
+            signed(key(0), "ftvm:host/a"),
+            None,
+            "a is known by its key alone"
+        );
     }
 
     #[test]
     fn what_is_wrong_is_named_with_its_line() {
         let same = format!("[hosts]\na = \"{0}\"\n[operators]\no = \"{0}\"\n", key(1));
-        let twice = format!(
-            "authority = \"{}\"\n[hosts]\na = \"signed\"\n[monitors]\na = \"signed\"\n",
-            key(1)
-        );
         for (text, words) in [
             ("[hosts]\na = \"mine\"\n", ["line 2", "ftvm key show"]),
             ("[host]\n", ["line 1", "host"]),
+            ("", ["nobody", "[hosts]"]),
+            ("[hosts]\n[monitors]\n", ["nobody", "[hosts]"]),
             ("[hosts]\na = \"signed\"\n", ["line 2", "by whom"]),
             ("authority = \"me\"\n", ["line 1", "SHA256"]),
             (&same, ["line 4", "the same key"]),
-            (&twice, ["line 5", "stands for one"]),
             ("[hosts]\na = 1\n", ["line 2", "string"]),
         ] {
             let error = List::parse(text).expect_err(text).to_string();

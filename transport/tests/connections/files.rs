@@ -69,6 +69,64 @@ fn a_list_that_is_missing_or_wrong_is_named_at_the_start() {
 }
 
 #[test]
+fn who_could_write_a_file_could_say_who_speaks() {
+    let members = Members::new();
+    let read = || Endpoint::read(&members.set.key("a"), &members.set.trust());
+    let set_mode = |mode| {
+        let mode = fs::Permissions::from_mode(mode);
+        fs::set_permissions(members.set.trust(), mode).expect("it is ours");
+    };
+    for mode in [0o664, 0o646] {
+        set_mode(mode);
+        let error = read().expect_err("others write it").to_string();
+        assert!(error.contains("chmod go-w"), "{error}");
+    }
+    set_mode(0o644);
+    read().expect("they read it");
+    let others = Some(65_534);
+    for (path, words) in [
+        (members.set.trust(), "trust.toml belongs to the user 65534"),
+        (members.set.key("a"), "a.pem belongs to the user 65534"),
+    ] {
+        // Only root can give files away.
+        if std::os::unix::fs::chown(&path, others, None).is_ok() {
+            let error = read().expect_err("it is another's").to_string();
+            assert!(error.contains(words), "{error}");
+            std::os::unix::fs::chown(&path, Some(0), None).expect("it was ours");
+        }
+    }
+}
+
+#[test]
+fn a_list_that_others_can_write_from_now_on_changes_nothing() {
+    let members = Members::new();
+    let (a, b) = (members.endpoint("a"), members.endpoint("b"));
+    let mode = fs::Permissions::from_mode(0o666);
+    fs::set_permissions(members.set.trust(), mode).expect("it is ours");
+    members.revoke("a");
+    open(&a, &b).1.expect("that was said before");
+}
+
+#[test]
+fn a_key_is_there_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("key.pem");
+    let signed = path.with_extension("crt");
+    fs::write(&signed, "signed").expect("a file");
+    assert!(matches!(Key::create(&path), Err(KeyError::Exists { path }) if path == signed));
+    assert_eq!(fs::read(&signed).expect("it stays"), b"signed");
+    fs::remove_file(&signed).expect("it is there");
+    // As one that was made: nothing else stays.
+    Key::create(&path).expect("a key");
+    assert!(matches!(Key::create(&path), Err(KeyError::Exists { .. })));
+    let mut names: Vec<_> = (fs::read_dir(folder.path()).expect("it is there"))
+        .map(|entry| entry.expect("a file").file_name())
+        .collect();
+    names.sort();
+    assert_eq!(names, ["key.crt", "key.pem"]);
+}
+
+#[test]
 fn a_list_that_cannot_be_used_any_more_changes_nothing() {
     let members = Members::new();
     let (a, b) = (members.endpoint("a"), members.endpoint("b"));

@@ -1,6 +1,6 @@
 //! Who gets a connection, and who does not.
 
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::Shutdown;
 use std::thread;
 use std::time::Instant;
@@ -79,6 +79,23 @@ fn who_has_no_business_there_is_told_so() {
 }
 
 #[test]
+fn who_is_done_with_a_connection_says_so() {
+    let members = Members::new();
+    let (a, b) = open(&members.endpoint("a"), &members.endpoint("b"));
+    let (a, b) = (a.expect("open"), b.expect("open"));
+    let another = a.clone();
+    drop(a);
+    talk(&b, &another, b"it is still open");
+    (&another)
+        .write_all(b"the last word")
+        .expect("there is room");
+    drop(another);
+    let mut heard = String::new();
+    (&b).read_to_string(&mut heard).expect("an end on purpose");
+    assert_eq!(heard, "the last word");
+}
+
+#[test]
 fn who_is_taken_from_the_list_loses_its_connections() {
     let members = Members::new();
     let (a, b) = (members.endpoint("a"), members.endpoint("b"));
@@ -86,7 +103,8 @@ fn who_is_taken_from_the_list_loses_its_connections() {
     let (called, answered) = (called.expect("open"), answered.expect("open"));
     members.revoke("a");
     let ended = (&answered).read(&mut [0]).expect_err("it has ended");
-    assert_eq!(ended.kind(), io::ErrorKind::UnexpectedEof);
+    assert_eq!(ended.kind(), io::ErrorKind::PermissionDenied);
+    assert!(ended.to_string().contains("host a"), "{ended}");
     let ended = (&called).read(&mut [0]).expect_err("it has ended");
     assert_eq!(ended.kind(), io::ErrorKind::UnexpectedEof);
     let (_, answered) = open(&a, &b);
@@ -94,6 +112,27 @@ fn who_is_taken_from_the_list_loses_its_connections() {
         matches!(answered, Err(ConnectionError::UnknownKey(_))),
         "{answered:?}"
     );
+}
+
+#[test]
+fn what_somebody_said_who_is_not_listed_any_more_is_not_taken() {
+    let members = Members::new();
+    let (called, answered) = open(&members.endpoint("a"), &members.endpoint("b"));
+    let (called, answered) = (called.expect("open"), answered.expect("open"));
+    (&called).write_all(&[7; 50_000]).expect("there is room");
+    // One of them is taken, and others are decrypted with it.
+    (&answered).read_exact(&mut [0]).expect("they are here");
+    assert!(answered.holds());
+    members.revoke("a");
+    (&called)
+        .read(&mut [0])
+        .expect_err("the other end has gone");
+    for _ in 0..2 {
+        let ended = (&answered).read(&mut [0]).expect_err("it is not believed");
+        assert_eq!(ended.kind(), io::ErrorKind::PermissionDenied);
+    }
+    let ended = (&answered).write(&[0]).expect_err("nor told anything");
+    assert_eq!(ended.kind(), io::ErrorKind::PermissionDenied);
 }
 
 #[test]

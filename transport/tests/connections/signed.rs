@@ -4,16 +4,21 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
-use transport::{ConnectionError, Endpoint, Key, sign};
+use transport::{ConnectionError, Endpoint, Key, Peer, Role, sign};
 
 use crate::members::{Members, endpoint, open, talk};
 
-/// A key in `folder` that the authority there says is `name`'s.
+/// A key in `folder` that the authority there says is the host `name`'s.
 fn signed(folder: &Path, authority: &str, name: &str) -> PathBuf {
-    let path = folder.join(format!("{name}-by-{authority}.pem"));
+    signed_as(folder, authority, (Role::Host, name))
+}
+
+fn signed_as(folder: &Path, authority: &str, (role, name): (Role, &str)) -> PathBuf {
+    let path = folder.join(format!("{}-{name}-by-{authority}.pem", role.word()));
     let key = Key::create(&path).expect("a key");
     let authority = Key::read(&folder.join(authority)).expect("a key");
-    let certificates = sign(&authority, name, &key.certificates()).expect("signed");
+    let name = name.to_owned();
+    let certificates = sign(&authority, &Peer { name, role }, &key.certificates()).expect("signed");
     fs::write(path.with_extension("crt"), certificates).expect("a file");
     path
 }
@@ -81,6 +86,19 @@ fn another_authority_or_another_name_is_none() {
     }
 }
 
+#[test]
+fn who_is_signed_as_one_thing_is_no_other() {
+    let members = with_authority();
+    let as_monitor = (Role::Monitor, "c");
+    let key = signed_as(members.folder.path(), "authority.pem", as_monitor);
+    let a = members.endpoint("a");
+    let (_, answered) = open(&endpoint(&key, &members.set.trust()), &a);
+    assert!(
+        matches!(answered, Err(ConnectionError::UnknownKey(_))),
+        "{answered:?}"
+    );
+}
+
 /// It shows the authority's certificate behind one that it has made itself.
 #[test]
 fn a_chain_that_does_not_hold_is_none() {
@@ -145,7 +163,11 @@ fn what_cannot_be_signed_is_named() {
     let authority = Key::create(&folder.path().join("authority.pem")).expect("a key");
     let certificate = Key::generate().expect("a key").certificates();
     let error = |name: &str, certificate: &str| {
-        let signed = sign(&authority, name, certificate);
+        let peer = Peer {
+            name: name.to_owned(),
+            role: Role::Host,
+        };
+        let signed = sign(&authority, &peer, certificate);
         signed.expect_err("it cannot be").to_string()
     };
     assert!(error("two words", &certificate).contains("two words"));

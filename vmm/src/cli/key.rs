@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use transport::{KEY_FILE, Key, sign};
+use transport::{KEY_FILE, Key, Peer, Role, sign};
 
 #[derive(Args)]
 pub(super) struct CommandArgs {
@@ -21,7 +21,7 @@ enum KeyCommand {
     Generate(FileArgs),
     /// Say a key's fingerprint, for others' trust.toml.
     Show(ShowArgs),
-    /// Sign that a key belongs to a name, with the key of an authority, and print the certificate.
+    /// Sign that a key belongs to a name and a role, with the key of an authority, and print the certificate.
     ///
     /// It goes beside that key: /etc/ftvm/key.crt. In trust.toml the name is "signed" then.
     Sign(SignArgs),
@@ -51,6 +51,9 @@ struct SignArgs {
     /// To whom the key belongs, as trust.toml has it.
     #[arg(long)]
     name: String,
+    /// What that is: host, disk-server, operator or monitor.
+    #[arg(long)]
+    role: Role,
     /// What `ftvm key show --certificate` says of that key.
     #[arg(value_name = "CERTIFICATE")]
     certificate: PathBuf,
@@ -78,7 +81,11 @@ pub(super) fn key(args: &CommandArgs) -> anyhow::Result<()> {
             let path = args.certificate.display();
             let certificate = fs::read_to_string(&args.certificate)
                 .with_context(|| format!("cannot read {path}"))?;
-            let signed = sign(&authority, &args.name, &certificate)
+            let peer = Peer {
+                name: args.name.clone(),
+                role: args.role,
+            };
+            let signed = sign(&authority, &peer, &certificate)
                 .with_context(|| format!("cannot sign the key of {path}"))?;
             print!("{signed}");
         }

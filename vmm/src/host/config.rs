@@ -7,9 +7,10 @@ use std::str::FromStr;
 
 use disk_server::arbiter::{HostName, ServerAddress};
 use serde::{Deserialize, Deserializer};
+use toml::Spanned;
 use transport::{Endpoint, EndpointError, KEY_FILE, TRUST_FILE};
 
-use crate::config::{self, MEMORY_MIB, read_toml};
+use crate::config::{self, MEMORY_MIB};
 
 /// Where it is if nothing else is said.
 pub const CONFIG_FILE: &str = "/etc/ftvm/host.toml";
@@ -21,8 +22,7 @@ pub const CONSOLE_PORT: u16 = 7422;
 const LEAST: &str = "disk_server = \"10.0.2.9:7420\" and logging_address = \"10.0.1.1\"";
 
 /// A host.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(from = "File")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Its name: unique among the hosts of one disk server.
     pub name: HostName,
@@ -78,12 +78,11 @@ struct File {
     state: PathBuf,
     #[serde(default = "default_run", deserialize_with = "absolute")]
     run: PathBuf,
-    #[serde(default = "default_key", deserialize_with = "absolute")]
-    key: PathBuf,
-    #[serde(default = "default_trust", deserialize_with = "absolute")]
-    trust: PathBuf,
-    #[serde(default)]
-    plain: bool,
+    #[serde(default, deserialize_with = "some_absolute")]
+    key: Option<PathBuf>,
+    #[serde(default, deserialize_with = "some_absolute")]
+    trust: Option<PathBuf>,
+    plain: Option<Spanned<bool>>,
 }
 
 /// Why a host's configuration cannot be used.
@@ -106,7 +105,7 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        read_toml(path).map_err(|error| match error {
+        config::read_with(path, Self::parse).map_err(|error| match error {
             config::ConfigError::Read { path, source }
                 if source.kind() == io::ErrorKind::NotFound =>
             {
@@ -115,9 +114,30 @@ impl Config {
             error => ConfigError::File(error),
         })
     }
-}
 
-impl Config {
+    /// Reads what such a file says.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        let keys = file.keys().map_err(|(place, reason)| {
+            let line = 1 + text[..place].matches('\n').count();
+            format!("line {line}: {reason}")
+        })?;
+        Ok(Self {
+            name: file.name.unwrap_or_else(HostName::of_this_host),
+            disk_server: file.disk_server,
+            bridge: file.bridge,
+            logging_address: file.logging_address,
+            ports: file.ports,
+            console: (file.console)
+                .unwrap_or_else(|| SocketAddr::new(file.logging_address, CONSOLE_PORT)),
+            memory_mib: file.memory_mib,
+            allow_nested_paging: file.allow_nested_paging,
+            state: file.state,
+            run: file.run,
+            keys,
+        })
+    }
+
     /// With which this host speaks to others.
     ///
     /// # Errors
@@ -130,34 +150,23 @@ impl Config {
     }
 }
 
-impl From<File> for Config {
-    fn from(file: File) -> Self {
-        Self {
-            name: file.name.unwrap_or_else(HostName::of_this_host),
-            disk_server: file.disk_server,
-            bridge: file.bridge,
-            logging_address: file.logging_address,
-            ports: file.ports,
-            console: (file.console)
-                .unwrap_or_else(|| SocketAddr::new(file.logging_address, CONSOLE_PORT)),
-            memory_mib: file.memory_mib,
-            allow_nested_paging: file.allow_nested_paging,
-            state: file.state,
-            run: file.run,
-            keys: (!file.plain).then_some(Keys {
-                key: file.key,
-                trust: file.trust,
-            }),
+impl File {
+    /// What it says of keys, or at which byte what is wrong about that.
+    fn keys(&self) -> Result<Option<Keys>, (usize, &'static str)> {
+        match &self.plain {
+            Some(plain) if *plain.get_ref() => match self.key.is_some() || self.trust.is_some() {
+                true => Err((
+                    plain.span().start,
+                    "plain = true does without keys: leave out either it or `key` and `trust`",
+                )),
+                false => Ok(None),
+            },
+            _ => Ok(Some(Keys {
+                key: self.key.clone().unwrap_or_else(|| KEY_FILE.into()),
+                trust: self.trust.clone().unwrap_or_else(|| TRUST_FILE.into()),
+            })),
         }
     }
-}
-
-fn default_key() -> PathBuf {
-    KEY_FILE.into()
-}
-
-fn default_trust() -> PathBuf {
-    TRUST_FILE.into()
 }
 
 fn default_bridge() -> String {
@@ -196,6 +205,10 @@ fn absolute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Er
     }
 }
 
+fn some_absolute<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+    absolute(deserializer).map(Some)
+}
+
 fn enough_for_a_guest<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     let mib = u64::deserialize(deserializer)?;
     match mib < *MEMORY_MIB.start() {
@@ -217,7 +230,7 @@ mod tests {
 
     #[test]
     fn two_lines_are_enough() {
-        let config: Config = toml::from_str(SMALL).expect("it is right");
+        let config = Config::parse(SMALL).expect("it is right");
         assert_eq!(config.name, HostName::of_this_host());
         assert_eq!(config.console, "10.0.1.1:7422".parse().expect("an address"));
         assert_eq!((config.bridge.as_str(), config.ports), ("br0", 7430));
@@ -227,7 +240,7 @@ mod tests {
         assert!(!config.allow_nested_paging);
         let keys = config.keys.expect("nobody said plain");
         assert_eq!(keys.key, Path::new("/etc/ftvm/key.pem"));
-        let plain: Config = toml::from_str(&format!("{SMALL}plain = true")).expect("it is right");
+        let plain = Config::parse(&format!("{SMALL}plain = true")).expect("it is right");
         assert_eq!(plain.keys, None);
     }
 
@@ -243,6 +256,8 @@ mod tests {
             ("run = \"ftvm\"", ["not an absolute path", "line 3"]),
             ("name = \"a/b\"", ["a host name", "line 3"]),
             ("ports = 70000", ["70000", "line 3"]),
+            ("plain = true\nkey = \"/k\"", ["`key`", "line 3"]),
+            ("trust = \"/t\"\nplain = true", ["`trust`", "line 4"]),
             ("console = \"here\"", ["socket address", "line 3"]),
         ] {
             fs::write(&path, format!("{SMALL}{line}\n")).expect("a file");

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use disk_server::logging::Limited;
+
 use crate::threads;
 
 /// The most connections of one kind.
@@ -26,6 +28,8 @@ pub(super) fn serve<S: Send + 'static>(
     let answer = Arc::new(answer);
     threads::start(name, move || {
         let open = Arc::new(AtomicUsize::new(0));
+        // Anybody can cause it.
+        let too_many = Limited::new();
         loop {
             let stream = match accept() {
                 Ok(stream) => stream,
@@ -37,7 +41,11 @@ pub(super) fn serve<S: Send + 'static>(
             };
             let one = One::of(&open);
             if open.load(Ordering::Relaxed) > MOST {
-                log::warn!("{name}: there are {MOST} connections, and no room for another one");
+                if let Some(left_out) = too_many.let_through() {
+                    log::warn!(
+                        "{name}: there are {MOST} connections, and no room for another one{left_out}"
+                    );
+                }
                 continue;
             }
             let answer = answer.clone();

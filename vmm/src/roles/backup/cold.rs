@@ -193,7 +193,7 @@ mod tests {
         let plain = transport::Endpoint::plain();
         let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap(), &plain).unwrap();
         let address = listener.local_addr();
-        let title = || {
+        let title = |_: Option<&_>| {
             Ok(Title {
                 epoch: 1,
                 holder: "a/1".into(),

@@ -66,7 +66,13 @@ impl Door {
         listener.accept_backup(
             &self.identity,
             &self.host_report,
-            || sessions.may_join().map(|epoch| self.rights.title(epoch)),
+            |peer| {
+                // Who is not to be the backup at all takes up no time of those who are.
+                if let Some(peer) = peer {
+                    self.names(&peer.name)?;
+                }
+                sessions.may_join().map(|epoch| self.rights.title(epoch))
+            },
             &self.settings,
             None,
             |backup, peer| match self.may_follow(backup, peer) {
@@ -95,16 +101,20 @@ impl Door {
         let backup: Claimant =
             (backup.parse()).map_err(|error| format!("it has no name of a host: {error}"))?;
         is_that_of(&backup, peer)?;
-        let host = backup.host();
-        match self
-            .hosts
-            .as_ref()
-            .is_none_or(|hosts| hosts.contains(&host))
-        {
-            true => Ok(backup),
-            false => Err(format!(
-                "{host} is not among the hosts that may run the guest"
-            )),
+        (self.names(backup.host().as_str())).map_err(|refusal| refusal.message)?;
+        Ok(backup)
+    }
+
+    /// Whether the guest names this host.
+    fn names(&self, host: &str) -> Result<(), Refusal> {
+        let is_named = |hosts: &BTreeSet<HostName>| hosts.iter().any(|name| name.as_str() == host);
+        match self.hosts.as_ref().is_none_or(is_named) {
+            true => Ok(()),
+            false => Err(Refusal {
+                // The guest's file may be about to change.
+                code: RefusalCode::NotNow,
+                message: format!("{host} is not among the hosts that may run the guest"),
+            }),
         }
     }
 }

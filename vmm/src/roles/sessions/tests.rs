@@ -28,7 +28,7 @@ pub(in crate::roles) fn session(scene: &Scene) -> (Sender, Receiver) {
     let plain = Endpoint::plain();
     let mut listener = Listener::bind("127.0.0.1:0".parse().unwrap(), &plain).unwrap();
     let address = listener.local_addr();
-    let title = || Ok(scene.rights.title(scene.epoch));
+    let title = |_: Option<&_>| Ok(scene.rights.title(scene.epoch));
     let deadline = Instant::now() + Duration::from_secs(60);
     thread::scope(|scope| {
         let backup = scope.spawn(|| {

@@ -191,7 +191,7 @@ fn a_primary_that_was_replaced_while_it_waits_begins_with_nobody() {
         let accepted = listener.accept_backup(
             &identity,
             &host,
-            || Ok(title.clone()),
+            |_| Ok(title.clone()),
             &settings,
             None,
             |backup, _| sessions.admit(backup.parse().unwrap()),
