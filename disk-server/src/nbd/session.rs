@@ -59,6 +59,8 @@ enum SessionError {
     Unopened(#[source] ConnectionError),
     #[error("the client does not speak the protocol")]
     Protocol(#[from] ProtocolError),
+    #[error("the client may not use the export any more")]
+    Denied(#[from] Denied),
 }
 
 impl From<ConnectionError> for SessionError {
@@ -82,17 +84,18 @@ pub(crate) struct Subject<'a> {
 }
 
 /// Serves one client until it leaves, errs, or is too slow. When this returns, none of its requests
-/// is under way. From when `ending` is true, requests are refused.
+/// is under way. From when `ending` is true, requests are refused. `has_place` says whether there is a place for a
+/// client of which it is known who it is.
 pub(crate) fn serve(
     socket: Arc<TcpStream>,
     subject: Subject<'_>,
     limits: SessionLimits,
-    ending: &AtomicBool,
+    (ending, has_place): (&AtomicBool, &dyn Fn() -> bool),
 ) {
     // Until there is TLS, or for ever where it is not asked for.
     let clear = Stream::plain(socket.clone());
     let peer = crate::stream::peer(&clear);
-    match converse(&clear, socket, subject, limits, ending) {
+    match converse(&clear, socket, subject, limits, (ending, has_place)) {
         Ok(()) | Err(SessionError::Negotiation(NegotiationError::Left)) => {
             log::debug!("NBD client {peer} left");
         }
@@ -112,7 +115,7 @@ fn converse(
     socket: Arc<TcpStream>,
     subject: Subject<'_>,
     limits: SessionLimits,
-    ending: &AtomicBool,
+    (ending, has_place): (&AtomicBool, &dyn Fn() -> bool),
 ) -> Result<(), SessionError> {
     prepare(clear, limits.message.min(limits.negotiation))?;
     let deadline = Instant::now() + limits.negotiation;
