@@ -7,7 +7,7 @@ use super::machine::{Fleet, Records};
 use super::operation::{HostVerb, Operation, Verb};
 use super::order::OrderNumber;
 use super::status::State;
-use crate::arbiter::{HostName, VmName};
+use crate::arbiter::{Claimant, HostName, VmName};
 use crate::views::{Text, Unfit};
 
 /// Why what an operator asks for is not granted.
@@ -28,6 +28,16 @@ pub enum Refused {
         vm: VmName,
         /// How it is.
         state: State,
+    },
+    /// A host that could not speak for it any more would be left to wait when it loses its peer.
+    #[error(
+        "{host} runs {vm}, or is its backup, and is not among `hosts`: name it too, or stop {vm} first"
+    )]
+    LeavesOut {
+        /// The guest.
+        vm: VmName,
+        /// The host.
+        host: HostName,
     },
     /// Two guests with one Ethernet address would be one host to their network.
     #[error("{other} has the Ethernet address {mac} already: give {vm} another one")]
@@ -290,6 +300,12 @@ impl Fleet {
         let kept = self.intents.guests.get(&vm);
         if kept.is_some_and(|kept| kept.definition != definition) {
             self.must_be_stopped(&vm, records)?;
+        }
+        let record = records(&vm);
+        let holder = record.holder.iter().filter(|it| !it.is_stopped());
+        let mut members = holder.chain(&record.backup).map(Claimant::host);
+        if let Some(host) = members.find(|host| !definition.hosts.names(host)) {
+            return Err(Refused::LeavesOut { vm, host });
         }
         if kept.is_none() && self.intents.guests.len() >= MAX_GUESTS {
             return Err(Refused::TooManyGuests);

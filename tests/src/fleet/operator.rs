@@ -4,7 +4,9 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use disk_server::arbiter::{Arbiter, ServerAddress, Settings, VmName};
-use disk_server::fleet::{Answer, Definition, Image, LagBounds, Operation, State, Verb, VmStatus};
+use disk_server::fleet::{
+    Answer, Definition, Image, LagBounds, NamedHosts, Operation, State, Verb, VmStatus,
+};
 use disk_server::views::Text;
 use transport::Endpoint;
 
@@ -234,7 +236,7 @@ fn definition(guest: &Guest, host: &Host) -> Result<Definition> {
         export,
         heartbeat_timeout_ms: None,
         lag: LagBounds::default(),
-        hosts: None,
+        hosts: NamedHosts::default(),
     })
 }
 

@@ -7,8 +7,8 @@ use crate::arbiter::{
     Answer as Decided, ClaimRequest, Claimant, HostName, Next, Record, VmName, acknowledge, decide,
 };
 use crate::fleet::{
-    Definition, Entry, Fleet, HostVerb, Image, ImageDigest, LagBounds, Operation, Order,
-    OrderNumber, Planned, Refused, State, Subject, Verb, VmStatus, What,
+    Definition, Entry, Fleet, HostVerb, Image, ImageDigest, LagBounds, NamedHosts, Operation,
+    Order, OrderNumber, Planned, Refused, State, Subject, Verb, VmStatus, What,
 };
 use crate::views::{
     Capabilities, Condition, Ended, Paging, Phase, Ping, Proposal, Role, Tended, Text, Wanted,
@@ -112,7 +112,7 @@ pub(super) fn definition(vm: &str, mac: u8) -> Definition {
         export: Some(vm.parse().unwrap()),
         heartbeat_timeout_ms: None,
         lag: LagBounds::default(),
-        hosts: None,
+        hosts: NamedHosts::default(),
     }
 }
 

@@ -1,11 +1,11 @@
 //! Takes backups, one at a time, for as long as the guest runs.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use disk_server::arbiter::{Claimant, HostName};
+use disk_server::arbiter::Claimant;
+use disk_server::fleet::NamedHosts;
 use logging_channel::handshake::{Refusal, RefusalCode};
 use logging_channel::sender::Sender;
 use logging_channel::session::{AcceptError, Admission, Listener};
@@ -31,8 +31,8 @@ pub(in crate::roles) struct Door {
     pub(in crate::roles) settings: Settings,
     pub(in crate::roles) rights: Arc<Rights>,
     pub(in crate::roles) events: Events,
-    /// The hosts that may run the guest; `None` for all.
-    pub(in crate::roles) hosts: Option<BTreeSet<HostName>>,
+    /// The hosts that may run the guest.
+    pub(in crate::roles) hosts: NamedHosts,
 }
 
 impl Door {
@@ -96,11 +96,7 @@ impl Door {
             (backup.parse()).map_err(|error| format!("it has no name of a host: {error}"))?;
         is_that_of(&backup, peer)?;
         let host = backup.host();
-        match self
-            .hosts
-            .as_ref()
-            .is_none_or(|hosts| hosts.contains(&host))
-        {
+        match self.hosts.names(&host) {
             true => Ok(backup),
             false => Err(format!(
                 "{host} is not among the hosts that may run the guest"
