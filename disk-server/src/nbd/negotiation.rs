@@ -349,3 +349,6 @@ impl Negotiation<'_> {
         Ok((request, access))
     }
 }
+
+#[cfg(test)]
+mod tests;
