@@ -57,7 +57,7 @@ struct Caller {
 /// How far a caller's connection is.
 #[derive(Debug)]
 enum Line {
-    Opening(Handshake),
+    Opening(Box<Handshake>),
     Open(Stream),
 }
 
@@ -216,7 +216,7 @@ impl Door {
                     self.callers.remove(goes.unwrap_or(0));
                 }
                 self.callers.push(Caller {
-                    line: Line::Opening(handshake),
+                    line: Line::Opening(Box::new(handshake)),
                     peer,
                     said: Vec::new(),
                     leaving: false,

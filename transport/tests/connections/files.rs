@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use transport::{Endpoint, Key, KeyError, TrustError};
 
-use crate::members::Members;
+use crate::members::{Members, open, talk};
 
 #[test]
 fn a_key_is_its_owner_s_alone_and_read_as_it_was_made() {
@@ -66,4 +66,23 @@ fn a_list_that_is_missing_or_wrong_is_named_at_the_start() {
         panic!("{error}");
     };
     assert!(error.to_string().contains("plain"), "{error}");
+}
+
+#[test]
+fn a_list_that_cannot_be_used_any_more_changes_nothing() {
+    let members = Members::new();
+    let (a, b) = (members.endpoint("a"), members.endpoint("b"));
+    let (called, answered) = open(&a, &b);
+    let ends = (called.expect("open"), answered.expect("open"));
+    let list = fs::read_to_string(members.set.trust()).expect("the list");
+    fs::write(members.set.trust(), &list[..list.len() / 2 - 3]).expect("a file");
+    // Each of these looks at the file, and would end the first connection.
+    for _ in 0..2 {
+        let (called, answered) = open(&a, &b);
+        talk(&called.expect("open"), &answered.expect("open"), b"a word");
+    }
+    fs::remove_file(members.set.trust()).expect("it is there");
+    let (called, answered) = open(&a, &b);
+    drop((called.expect("open"), answered.expect("open")));
+    talk(&ends.0, &ends.1, b"a word");
 }

@@ -6,3 +6,4 @@ mod members;
 mod opening;
 mod others;
 mod signed;
+mod streams;

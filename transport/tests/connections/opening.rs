@@ -51,18 +51,17 @@ fn plain_and_secure_tell_each_other_what_they_are() {
 #[test]
 fn a_stranger_is_named_by_its_key_on_both_sides() {
     let members = Members::new();
-    for (caller, answerer, caller_is_known) in [(members.stranger(), members.endpoint("b"), false)]
-    {
-        let (called, answered) = open(&caller, &answerer);
-        assert!(
-            matches!(called, Err(ConnectionError::NotListed(_))),
-            "{called:?}"
-        );
-        assert!(
-            matches!(answered, Err(ConnectionError::UnknownKey(_))),
-            "{answered:?}"
-        );
-        assert!(!caller_is_known);
+    let (stranger, b) = (members.stranger(), members.endpoint("b"));
+    let (called, answered) = open(&stranger, &b);
+    let (called_it, it_answered) = open(&b, &stranger);
+    for (of_stranger, of_member) in [(called, answered), (it_answered, called_it)] {
+        let Err(ConnectionError::NotListed(own)) = of_stranger else {
+            panic!("{of_stranger:?}");
+        };
+        let Err(ConnectionError::UnknownKey(seen)) = of_member else {
+            panic!("{of_member:?}");
+        };
+        assert_eq!(own, seen);
     }
 }
 
