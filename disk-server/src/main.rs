@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -14,7 +14,7 @@ use disk_server::server::{Config, Limits, NbdConfig, Server};
 use disk_server::status::Status;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
-use transport::{Endpoint, KEY_FILE, TRUST_FILE};
+use transport::{Endpoint, EndpointError, KEY_FILE, Mode, TRUST_FILE, key_of_person};
 
 /// The disk server of ftvm: decides which host of a replicated virtual machine may run it alone, and
 /// serves the disks that both hosts share.
@@ -36,9 +36,10 @@ struct Cli {
 /// Who this is to others, and who they are.
 #[derive(Debug, Args)]
 struct Keys {
-    /// This machine's key, or yours, as `ftvm key generate` makes it
-    #[arg(long, global = true, value_name = "FILE", default_value = KEY_FILE)]
-    key: PathBuf,
+    /// This machine's key, or yours, as `ftvm key generate` makes it. If not given, /etc/ftvm/key.pem, or what is
+    /// asked of a server with ~/.config/ftvm/key.pem, if that is there
+    #[arg(long, global = true, value_name = "FILE")]
+    key: Option<PathBuf>,
     /// Whose keys are trusted
     #[arg(long, global = true, value_name = "FILE", default_value = TRUST_FILE)]
     trust: PathBuf,
@@ -48,11 +49,21 @@ struct Keys {
 }
 
 impl Keys {
-    fn endpoint(&self) -> anyhow::Result<Endpoint> {
-        if self.plain {
-            return Ok(Endpoint::plain());
+    /// As this machine's server.
+    fn of_server(&self) -> Result<Endpoint, EndpointError> {
+        self.endpoint(Path::new(KEY_FILE))
+    }
+
+    /// As the person who runs this, if it has a key of its own, and as this machine otherwise.
+    fn of_person(&self) -> Result<Endpoint, EndpointError> {
+        self.endpoint(&key_of_person())
+    }
+
+    fn endpoint(&self, default: &Path) -> Result<Endpoint, EndpointError> {
+        match self.plain {
+            true => Ok(Endpoint::plain()),
+            false => Endpoint::read(self.key.as_deref().unwrap_or(default), &self.trust),
         }
-        Ok(Endpoint::read(&self.key, &self.trust)?)
     }
 }
 
@@ -121,8 +132,11 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<()> {
     match (cli.command, cli.serve) {
         (Some(Command::Status { server, json }), _) => {
-            let arbiter = Arbiter::new(server, cli.keys.endpoint()?, Settings::default());
+            let endpoint = cli.keys.of_person()?;
+            let plain = endpoint.mode() == Mode::Plain;
+            let arbiter = Arbiter::new(server, endpoint, Settings::default());
             let status = Status {
+                plain,
                 vms: arbiter.list()?,
                 exports: arbiter.list_exports()?,
                 hosts: arbiter.list_hosts()?,
@@ -132,9 +146,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
             Ok(())
         }
         (Some(Command::Forget { vm, server }), _) => {
-            Ok(Arbiter::new(server, cli.keys.endpoint()?, Settings::default()).forget(&vm)?)
+            Ok(Arbiter::new(server, cli.keys.of_person()?, Settings::default()).forget(&vm)?)
         }
-        (None, Some(serve)) => run_server(serve, cli.keys.endpoint()?),
+        (None, Some(serve)) => run_server(serve, cli.keys.of_server()?),
         (None, None) => anyhow::bail!("--listen and --state are needed; see --help"),
     }
 }

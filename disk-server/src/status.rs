@@ -11,6 +11,8 @@ use crate::views::{HostRecord, Role};
 /// What a server knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {
+    /// Nobody is asked for a key.
+    pub plain: bool,
     /// The machines that were ever claimed.
     pub vms: Vec<VmRecord>,
     /// The disks.
@@ -35,6 +37,9 @@ impl Status {
         if !self.exports.is_empty() {
             text.push('\n');
             text.push_str(&exports(&self.exports));
+        }
+        if self.plain {
+            text.push_str("\nplain, without keys: whoever can connect may do everything\n");
         }
         text
     }
@@ -233,6 +238,7 @@ mod tests {
             ..export.clone()
         };
         let status = Status {
+            plain: false,
             vms,
             exports: vec![export, tools],
             hosts: Vec::new(),
@@ -257,6 +263,7 @@ tools-2026      2147483648  -          -        2       17        1  - (read-onl
     #[test]
     fn a_server_without_machines_says_so() {
         let status = Status {
+            plain: false,
             vms: Vec::new(),
             exports: Vec::new(),
             hosts: Vec::new(),
@@ -303,6 +310,7 @@ tools-2026      2147483648  -          -        2       17        1  - (read-onl
             condition: Condition::default(),
         };
         let mut status = Status {
+            plain: false,
             vms: vec![record("db", 3, "a/1")],
             exports: Vec::new(),
             hosts: vec![host("a/1", 2048, primary)],

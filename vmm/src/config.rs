@@ -1,14 +1,12 @@
 //! What a virtual machine is made of: one TOML file, the same on both hosts.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use disk_server::arbiter::HostName;
-use disk_server::fleet::LagBounds;
+use disk_server::fleet::{LagBounds, NamedHosts};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -111,8 +109,9 @@ pub struct VmConfig {
     /// From when on its backup's lag is told as more than it should be.
     #[serde(default)]
     pub lag: LagBounds,
-    /// The hosts that may run it; `None` for all that the disk server lets in.
-    pub hosts: Option<BTreeSet<HostName>>,
+    /// The hosts that may run it.
+    #[serde(default)]
+    pub hosts: NamedHosts,
 }
 
 fn default_memory() -> u64 {
@@ -239,7 +238,7 @@ impl VmConfig {
             disk: None,
             heartbeat_timeout_ms: None,
             lag: LagBounds::default(),
-            hosts: None,
+            hosts: NamedHosts::default(),
         }
     }
 
@@ -293,7 +292,7 @@ impl VmConfig {
                 "[lag] yellow_ms = {yellow_ms} and red_ms = {red_ms}: yellow must come first"
             )));
         }
-        if self.hosts.as_ref().is_some_and(BTreeSet::is_empty) {
+        if self.hosts.is_nobody() {
             return Err(ConfigError::Value(
                 "hosts = []: name the hosts that may run it, or leave that out for all".into(),
             ));

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use transport::Endpoint;
+use transport::{Endpoint, Peer};
 
 use super::address::ServerAddress;
 use super::connection::{CallError, Connection};
@@ -126,7 +126,16 @@ pub struct Arbiter {
     /// The connection for the next call.
     warm: Mutex<Option<Connection>>,
     /// Which server answered first.
-    server: OnceLock<Option<ServerNumber>>,
+    server: OnceLock<Answerer>,
+}
+
+/// Which server it is that answers: its number is no secret, so that its key counts too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Answerer {
+    /// `None` where it is an older one.
+    number: Option<ServerNumber>,
+    /// `None` in plain mode.
+    peer: Option<Peer>,
 }
 
 impl Arbiter {
@@ -241,10 +250,10 @@ impl Arbiter {
     /// See [`CallError`].
     pub fn server(&self) -> Result<Option<ServerNumber>, CallError> {
         if let Some(server) = self.server.get() {
-            return Ok(*server);
+            return Ok(server.number);
         }
         self.warm()?;
-        Ok(self.server.get().copied().flatten())
+        Ok(self.server.get().and_then(|server| server.number))
     }
 
     /// Claims the epoch after `expected` as `claimant`, for what `next` says, and *waits* as long as no
@@ -326,9 +335,13 @@ impl Arbiter {
         let (connect, answer) = (settings.connect_timeout, settings.answer_timeout);
         let mut connection =
             Connection::open(&self.address, &self.endpoint, connect, answer, cancel)?;
-        let found = connection.server();
-        let expected = *self.server.get_or_init(|| found);
-        if expected.is_some() && found != expected {
+        let found = Answerer {
+            number: connection.server(),
+            peer: connection.peer().cloned(),
+        };
+        let expected = self.server.get_or_init(|| found.clone());
+        let is_another_number = expected.number.is_some() && found.number != expected.number;
+        if is_another_number || found.peer != expected.peer {
             // It was not asked: a claim that it granted would be a right that nobody has.
             return Err(CallError::OtherServer {
                 address: self.address.clone(),

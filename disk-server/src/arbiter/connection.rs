@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use transport::{ConnectionError, Endpoint, Opening, Patience as Waiting, Service};
+use transport::{ConnectionError, Endpoint, Opening, Patience as Waiting, Peer, Service};
 
 use super::address::ServerAddress;
 use super::lines::{LineError, Lines, Patience};
@@ -182,6 +182,11 @@ impl Connection {
     /// Which server it is, as its greeting said.
     pub(crate) fn server(&self) -> Option<ServerNumber> {
         self.server
+    }
+
+    /// Who it is, as its key proves; `None` in plain mode.
+    pub(crate) fn peer(&self) -> Option<&Peer> {
+        self.lines.stream().peer()
     }
 
     fn read_greeting(

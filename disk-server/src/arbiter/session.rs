@@ -19,7 +19,7 @@ use crate::fleet::{FleetService, OperateError, Operation};
 use crate::logging::{Limited, excerpt};
 use crate::policy::{Act, Caller, Guard};
 use crate::stream;
-use crate::views::TooManyHosts;
+use crate::views::{Role, TooManyHosts};
 
 /// How patient a session is with its client.
 #[derive(Debug, Clone, Copy)]
@@ -99,6 +99,9 @@ fn converse(
         if let Err(denied) = subject.guard.permit(caller, &Act::of(&request), peer) {
             return refused(ErrorCode::Denied, denied.to_string());
         }
+        let request = heard(request, |act| {
+            subject.guard.permit(caller, act, peer).is_ok()
+        });
         let limit = WaitLimit::with(limits.clearing, lines.stream());
         let response = match respond(subject, caller, request, from, limit) {
             Ok(response) => response,
@@ -107,6 +110,23 @@ fn converse(
         if let Err(error) = lines.send(&response) {
             return End::Gone(error);
         }
+    }
+}
+
+/// What is heard of a request: the ping of a daemon without the guests that do not name its host, of which it has
+/// nothing to say. The ping itself is heard, because the others are.
+fn heard(request: Request, may: impl Fn(&Act<'_>) -> bool) -> Request {
+    match request {
+        Request::Ping(mut ping) => {
+            if let Role::Host(tended) = &mut ping.role {
+                tended.processes.retain(|vm, _| may(&Act::Tell { vm }));
+                tended
+                    .ended
+                    .retain(|ended| may(&Act::Tell { vm: &ended.vm }));
+            }
+            Request::Ping(ping)
+        }
+        other => other,
     }
 }
 

@@ -38,10 +38,15 @@ pub struct Definition {
     pub heartbeat_timeout_ms: Option<u64>,
     /// When its lag is told in which colour.
     pub lag: LagBounds,
-    /// The hosts that may run it; `None` for all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hosts: Option<BTreeSet<HostName>>,
+    /// The hosts that may run it.
+    #[serde(default, skip_serializing_if = "NamedHosts::is_all")]
+    pub hosts: NamedHosts,
 }
+
+/// The hosts that a guest names: those that may run it. One that says nothing of hosts may be run by all.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NamedHosts(Option<BTreeSet<HostName>>);
 
 /// A file that each host has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,13 +120,33 @@ impl Default for LagBounds {
     }
 }
 
-impl Definition {
-    /// Whether this host may run it.
+impl NamedHosts {
+    /// Whether this host may run the guest.
     #[must_use]
     pub fn names(&self, host: &HostName) -> bool {
-        self.hosts.as_ref().is_none_or(|hosts| hosts.contains(host))
+        self.0.as_ref().is_none_or(|hosts| hosts.contains(host))
     }
 
+    /// Whether every host may.
+    #[must_use]
+    pub fn is_all(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Whether none may.
+    #[must_use]
+    pub fn is_nobody(&self) -> bool {
+        self.0.as_ref().is_some_and(BTreeSet::is_empty)
+    }
+}
+
+impl FromIterator<HostName> for NamedHosts {
+    fn from_iter<T: IntoIterator<Item = HostName>>(hosts: T) -> Self {
+        Self(Some(hosts.into_iter().collect()))
+    }
+}
+
+impl Definition {
     /// Checks what can be checked without its images.
     ///
     /// # Errors
@@ -137,7 +162,7 @@ impl Definition {
                 });
             }
         }
-        if self.hosts.as_ref().is_some_and(BTreeSet::is_empty) {
+        if self.hosts.is_nobody() {
             return Err(DefinitionError::NoHosts);
         }
         let LagBounds { yellow_ms, red_ms } = self.lag;

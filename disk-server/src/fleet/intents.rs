@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::definition::Definition;
+use super::definition::{Definition, NamedHosts};
 use super::operation::Verb;
 use super::order::OrderNumber;
 use crate::arbiter::{Claimant, HostName, VmName};
@@ -188,10 +188,18 @@ impl Intents {
         drained.is_some_and(|drained| !drained.owes.contains_key(vm))
     }
 
-    /// Whether a host may run a guest. One that is not described may be run by all.
-    pub(super) fn may_run(&self, host: &HostName, vm: &VmName) -> bool {
+    /// Which hosts may run the guests that are kept.
+    pub(super) fn named(&self) -> BTreeMap<VmName, NamedHosts> {
+        let guests = self.guests.iter();
+        let named = guests.map(|(vm, kept)| (vm.clone(), kept.definition.hosts.clone()));
+        named.collect()
+    }
+
+    /// Whether a host is one of those that a guest asks for. One that is not kept asks for none: whether a host may
+    /// run that is the [policy](crate::policy)'s to say.
+    pub(super) fn takes(&self, host: &HostName, vm: &VmName) -> bool {
         let kept = self.guests.get(vm);
-        kept.is_none_or(|kept| kept.definition.names(host))
+        kept.is_none_or(|kept| kept.definition.hosts.names(host))
     }
 
     /// Who wants a guest without a backup.

@@ -62,7 +62,7 @@ impl Guests for Wishes<'_> {
         if self.intents.is_closed(host, vm) {
             return Some(Unfit::Draining);
         }
-        if !self.intents.may_run(host, vm) {
+        if !self.intents.takes(host, vm) {
             return Some(Unfit::NotNamed);
         }
         let seen = self.guests.get(vm)?;

@@ -38,6 +38,7 @@ mod tests;
 
 pub use definition::{
     Definition, DefinitionError, Image, ImageDigest, ImageDigestError, LagBounds, MAX_DEFINITION,
+    NamedHosts,
 };
 pub use intents::{Intents, MAX_DRAINED, MAX_GUESTS};
 pub use journal::{Entry, Subject, What};

@@ -8,7 +8,7 @@ use super::operation::{HostVerb, Operation, Verb};
 use super::order::OrderNumber;
 use super::refused::Refused;
 use super::status::State;
-use crate::arbiter::{HostName, VmName};
+use crate::arbiter::{Claimant, HostName, VmName};
 use crate::views::Text;
 
 /// What an operator has asked for, granted, and not yet stored.
@@ -166,6 +166,12 @@ impl Fleet {
         let kept = self.intents.guests.get(&vm);
         if kept.is_some_and(|kept| kept.definition != definition) {
             self.must_be_stopped(&vm, records)?;
+        }
+        let record = records(&vm);
+        let holder = record.holder.iter().filter(|it| !it.is_stopped());
+        let mut members = holder.chain(&record.backup).map(Claimant::host);
+        if let Some(host) = members.find(|host| !definition.hosts.names(host)) {
+            return Err(Refused::LeavesOut { vm, host });
         }
         if kept.is_none() && self.intents.guests.len() >= MAX_GUESTS {
             return Err(Refused::TooManyGuests);

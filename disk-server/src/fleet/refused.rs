@@ -25,6 +25,16 @@ pub enum Refused {
         /// How it is.
         state: State,
     },
+    /// A host that could not speak for it any more would be left to wait when it loses its peer.
+    #[error(
+        "{host} runs {vm}, or is its backup, and is not among `hosts`: name it too, or stop {vm} first"
+    )]
+    LeavesOut {
+        /// The guest.
+        vm: VmName,
+        /// The host.
+        host: HostName,
+    },
     /// Two guests with one Ethernet address would be one host to their network.
     #[error("{other} has the Ethernet address {mac} already: give {vm} another one")]
     SameMac {

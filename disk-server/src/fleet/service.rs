@@ -1,11 +1,14 @@
 //! The fleet as the server has it: its decisions, its state, and its journal.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
+use super::definition::NamedHosts;
 use super::intents::Intents;
 use super::journal::Entry;
 use super::journal_file::Journal;
@@ -18,7 +21,7 @@ use super::status::VmStatus;
 use super::store::IntentStore;
 use crate::arbiter::{Claimant, HostName, Record, VmName};
 use crate::logging::Limited;
-use crate::policy::NamedHosts;
+use crate::policy::Definitions;
 use crate::state::{OpenStateError, ReplaceError, StateDirectory};
 use crate::views::{HostRecord, Ping, TooManyHosts};
 
@@ -53,11 +56,20 @@ pub struct FleetService {
     fleet: Mutex<Fleet>,
     /// Taken last.
     journal: Mutex<Journal>,
+    /// Who may run which guest, as in the fleet: apart, because every claim asks for it, and is not to wait for what
+    /// else is done with the fleet.
+    named: RwLock<BTreeMap<VmName, NamedHosts>>,
+    /// How often that has changed.
+    named_anew: AtomicU64,
 }
 
-impl NamedHosts for FleetService {
-    fn may_run(&self, host: &HostName, vm: &VmName) -> bool {
-        self.fleet.lock().intents().may_run(host, vm)
+impl Definitions for FleetService {
+    fn names(&self, vm: &VmName, host: &HostName) -> Option<bool> {
+        Some(self.named.read().get(vm)?.names(host))
+    }
+
+    fn generation(&self) -> u64 {
+        self.named_anew.load(Ordering::Acquire)
     }
 }
 
@@ -69,8 +81,11 @@ impl FleetService {
     pub fn open(directory: &Arc<StateDirectory>) -> Result<Self, OpenStateError> {
         let (store, intents) = IntentStore::open(directory)?;
         let journal = Journal::open(directory)?;
+        let named = RwLock::new(intents.named());
         let fleet = Fleet::resume(intents, journal.entries());
         Ok(Self {
+            named,
+            named_anew: AtomicU64::new(0),
             store: Mutex::new(store),
             fleet: Mutex::new(fleet),
             journal: Mutex::new(journal),
@@ -201,6 +216,11 @@ impl FleetService {
         store.store(&intents).map_err(OperateError::Storage)?;
         let mut fleet = self.fleet.lock();
         fleet.carry_out(&plan, records);
+        let named = fleet.intents().named();
+        if *self.named.read() != named {
+            *self.named.write() = named;
+            self.named_anew.fetch_add(1, Ordering::Release);
+        }
         let (order, by, what) = (plan.order, &plan.by, &plan.what);
         log::info!("order {order} of {by}: {what} {}", plan.subject);
         self.take_news(&mut fleet);

@@ -175,7 +175,7 @@ impl Fleet {
             };
             let unfit = if !is_live {
                 Some(Unfit::Dead)
-            } else if !definition.names(host) {
+            } else if !definition.hosts.names(host) {
                 Some(Unfit::NotNamed)
             } else if self.intents.is_drained(host) {
                 Some(Unfit::Draining)

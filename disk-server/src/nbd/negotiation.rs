@@ -33,6 +33,15 @@ pub(super) struct Offer<'a> {
 }
 
 impl Offer<'_> {
+    /// Whether the client may still read this, which it has opened. Who may write is the fence's to say.
+    pub(super) fn permit_still(&self, requested: &RequestedExport) -> Result<(), Denied> {
+        let target = self.exports.get(requested.export());
+        let owner = target.and_then(|target| target.owner());
+        let owner = owner.as_ref().map(|(vm, _)| *vm);
+        let act = Act::OpenDisk { owner };
+        self.guard.permit(self.caller, &act, self.from)
+    }
+
     /// Whether the client may open this.
     fn permit(&self, requested: &RequestedExport) -> Result<(), Denied> {
         let target = self.exports.get(requested.export());
@@ -237,7 +246,10 @@ impl Negotiation<'_> {
             OptionType::Info => Access::look(self.offer.exports, &requested)?,
             _ => {
                 self.offer.permit(&requested)?;
-                Access::open(self.offer.exports, &requested, self.limit)?
+                let access = Access::open(self.offer.exports, &requested, self.limit)?;
+                // Another host may have won the epoch that was asked for, before it was opened.
+                self.offer.permit(&requested)?;
+                access
             }
         };
         Ok(Agreed {
@@ -337,3 +349,6 @@ impl Negotiation<'_> {
         Ok((request, access))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ use super::transmission::{
 use crate::export::{Exports, LeftBehind};
 use crate::fence::WaitLimit;
 use crate::logging::Limited;
-use crate::policy::{Caller, Guard};
+use crate::policy::{Caller, Denied, Guard};
 use crate::stream::CLIENTS;
 
 /// Replies to requests that were done at once are sent together, up to so many bytes.
@@ -59,6 +59,8 @@ enum SessionError {
     Unopened(#[source] ConnectionError),
     #[error("the client does not speak the protocol")]
     Protocol(#[from] ProtocolError),
+    #[error("the client may not use the export any more")]
+    Denied(#[from] Denied),
 }
 
 impl From<ConnectionError> for SessionError {
@@ -82,17 +84,18 @@ pub(crate) struct Subject<'a> {
 }
 
 /// Serves one client until it leaves, errs, or is too slow. When this returns, none of its requests
-/// is under way. From when `ending` is true, requests are refused.
+/// is under way. From when `ending` is true, requests are refused. `has_place` says whether there is a place for a
+/// client of which it is known who it is.
 pub(crate) fn serve(
     socket: Arc<TcpStream>,
     subject: Subject<'_>,
     limits: SessionLimits,
-    ending: &AtomicBool,
+    (ending, has_place): (&AtomicBool, &dyn Fn() -> bool),
 ) {
     // Until there is TLS, or for ever where it is not asked for.
     let clear = Stream::plain(socket.clone());
     let peer = crate::stream::peer(&clear);
-    match converse(&clear, socket, subject, limits, ending) {
+    match converse(&clear, socket, subject, limits, (ending, has_place)) {
         Ok(()) | Err(SessionError::Negotiation(NegotiationError::Left)) => {
             log::debug!("NBD client {peer} left");
         }
@@ -112,7 +115,7 @@ fn converse(
     socket: Arc<TcpStream>,
     subject: Subject<'_>,
     limits: SessionLimits,
-    ending: &AtomicBool,
+    (ending, has_place): (&AtomicBool, &dyn Fn() -> bool),
 ) -> Result<(), SessionError> {
     prepare(clear, limits.message.min(limits.negotiation))?;
     let deadline = Instant::now() + limits.negotiation;
@@ -134,6 +137,9 @@ fn converse(
                 cancel: Some(ending),
             };
             let stream = (subject.endpoint).answer(socket, Opening::Bare, CLIENTS, patience)?;
+            if !has_place() {
+                return Ok(());
+            }
             let halves = (
                 Incoming::new(&stream),
                 Outgoing::new(&stream, limits.message),
@@ -170,6 +176,8 @@ impl Opened<'_> {
             from: &peer,
         };
         let limit = WaitLimit::with(self.limits.clearing, stream);
+        // What changes from now on is seen by the first request at the latest.
+        let permitted = subject.guard.generation();
         let halves = (&mut incoming, &outgoing);
         let agreed = negotiate(halves, self.flags, offer, limit, self.deadline, self.ending)?;
         if agreed.access.is_multi_conn() {
@@ -180,6 +188,8 @@ impl Opened<'_> {
         }
         let session = Session {
             agreed,
+            offer,
+            permitted: AtomicU64::new(permitted),
             outgoing,
             buffers: Buffers::new(self.limits.memory.max(PIECE)),
             limits: self.limits,
@@ -191,6 +201,9 @@ impl Opened<'_> {
 
 struct Session<'a> {
     agreed: Agreed,
+    offer: Offer<'a>,
+    /// The [generation](Guard::generation) of what operators have defined in which the client may use the export.
+    permitted: AtomicU64,
     outgoing: Outgoing<'a>,
     buffers: Buffers,
     limits: SessionLimits,
@@ -319,6 +332,7 @@ impl Session<'_> {
                 self.send(replies)?;
                 return Ok(None);
             }
+            self.permit_still()?;
             let writes = header.command == Command::Write;
             let sense = if self.ending.load(Ordering::Relaxed) {
                 Err(Failure::shutdown())
@@ -352,6 +366,17 @@ impl Session<'_> {
             }
             return Ok(Some((header, room)));
         }
+    }
+
+    /// Ends the session of a client that may not use the export any more: another definition of its guest names
+    /// other hosts.
+    fn permit_still(&self) -> Result<(), Denied> {
+        let generation = self.offer.guard.generation();
+        if generation != self.permitted.load(Ordering::Relaxed) {
+            self.offer.permit_still(&self.agreed.name)?;
+            self.permitted.store(generation, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Sends replies that are ready.

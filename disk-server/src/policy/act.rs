@@ -1,5 +1,6 @@
 //! What is asked, as far as it matters for who may.
 
+use super::denied::OPERATORS;
 use crate::arbiter::protocol::Request;
 use crate::arbiter::{Claimant, Next, VmName};
 use crate::fleet::Operation;
@@ -28,6 +29,11 @@ pub enum Act<'a> {
     Tend {
         /// In whose name.
         by: &'a Claimant,
+    },
+    /// Tell how a guest is, as the daemon of a host that has a process of it.
+    Tell {
+        /// The guest.
+        vm: &'a VmName,
     },
     /// Change what is wanted of guests and hosts.
     Command,
@@ -102,6 +108,7 @@ impl<'a> Act<'a> {
             Act::Definition { .. } => "see how a guest is defined",
             Act::Run { .. } => "run guests",
             Act::Tend { .. } => "look after guests",
+            Act::Tell { .. } => "tell how a guest is",
             Act::Command => "give commands",
             Act::OpenDisk { .. } => "open disks",
             Act::WriteDisk { .. } => "write to a disk as the host that runs its guest",
@@ -113,8 +120,10 @@ impl<'a> Act<'a> {
     pub fn takes(&self) -> &'static str {
         match self {
             Act::Look | Act::Definition { .. } => "everybody who is listed",
-            Act::Run { .. } | Act::Tend { .. } | Act::WriteDisk { .. } => "a host",
-            Act::Command => "an operator",
+            Act::Run { .. } | Act::Tend { .. } | Act::Tell { .. } | Act::WriteDisk { .. } => {
+                "a host"
+            }
+            Act::Command => OPERATORS,
             Act::OpenDisk { .. } => "a host or an operator",
         }
     }

@@ -4,12 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Act, Caller, Denied, NamedHosts, permit};
+use super::{Act, Caller, Definitions, Denied, permit};
 use crate::logging::Limited;
 
 /// Lets in, and keeps count of what it does not let in.
 pub struct Guard {
-    guests: Arc<dyn NamedHosts + Send + Sync>,
+    guests: Arc<dyn Definitions + Send + Sync>,
     denials: AtomicU64,
     told: Limited,
 }
@@ -17,7 +17,7 @@ pub struct Guard {
 impl Guard {
     /// With what `guests` say of who may run them.
     #[must_use]
-    pub fn new(guests: Arc<dyn NamedHosts + Send + Sync>) -> Self {
+    pub fn new(guests: Arc<dyn Definitions + Send + Sync>) -> Self {
         Self {
             guests,
             denials: AtomicU64::new(0),
@@ -41,6 +41,12 @@ impl Guard {
                 log::warn!("denied to {from}: {denied} (number {count}){left_out}");
             }
         })
+    }
+
+    /// Another number each time that it may decide otherwise than before.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.guests.generation()
     }
 
     /// How often it did not let somebody do something, since the server started.

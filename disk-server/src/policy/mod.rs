@@ -39,17 +39,20 @@ impl Caller {
     }
 }
 
-/// What guests say of who may run them.
-pub trait NamedHosts {
-    /// Whether this host may run this guest. A guest that says nothing of hosts may be run by all.
-    fn may_run(&self, host: &HostName, vm: &VmName) -> bool;
+/// What operators have defined of who may run guests.
+pub trait Definitions {
+    /// Whether a guest names this host; `None` where the guest is not defined.
+    fn names(&self, vm: &VmName, host: &HostName) -> Option<bool>;
+
+    /// Another number each time that an answer may have changed.
+    fn generation(&self) -> u64;
 }
 
 /// Whether this caller may do this.
 ///
 /// # Errors
 /// [`Denied`]: it may not, and why.
-pub fn permit(caller: &Caller, act: &Act<'_>, guests: &dyn NamedHosts) -> Result<(), Denied> {
+pub fn permit(caller: &Caller, act: &Act<'_>, guests: &dyn Definitions) -> Result<(), Denied> {
     let Caller::Known(peer) = caller else {
         return Ok(());
     };
@@ -64,7 +67,10 @@ pub fn permit(caller: &Caller, act: &Act<'_>, guests: &dyn NamedHosts) -> Result
         (Role::Host, _) => match peer.name.parse() {
             Ok(host) => permit_host(&host, act, guests).unwrap_or_else(by_role),
             // Host names have further rules than those of the list.
-            Err(_) => by_role(),
+            Err(source) => Err(Denied::NoHostName {
+                name: peer.name.clone(),
+                source,
+            }),
         },
         (_, Act::Look | Act::Definition { .. }) => Ok(()),
         (Role::Operator, Act::Command | Act::OpenDisk { .. }) => Ok(()),
@@ -76,7 +82,7 @@ pub fn permit(caller: &Caller, act: &Act<'_>, guests: &dyn NamedHosts) -> Result
 fn permit_host(
     host: &HostName,
     act: &Act<'_>,
-    guests: &dyn NamedHosts,
+    guests: &dyn Definitions,
 ) -> Option<Result<(), Denied>> {
     let own_name = |claimant: &Claimant| match claimant.host() == *host {
         true => Ok(()),
@@ -85,12 +91,13 @@ fn permit_host(
             said: claimant.clone(),
         }),
     };
-    let named = |host: &HostName, vm: &VmName| match guests.may_run(host, vm) {
-        true => Ok(()),
-        false => Err(Denied::NotNamed {
+    let named = |host: &HostName, vm: &VmName| match guests.names(vm, host) {
+        Some(true) => Ok(()),
+        Some(false) => Err(Denied::NotNamed {
             host: host.clone(),
             vm: vm.clone(),
         }),
+        None => Err(Denied::NotDefined { vm: vm.clone() }),
     };
     Some(match act {
         Act::Look => Ok(()),
@@ -99,6 +106,7 @@ fn permit_host(
             .and_then(|()| named(host, vm))
             .and_then(|()| backup.map_or(Ok(()), |backup| named(&backup.host(), vm))),
         Act::Tend { by } => own_name(by),
+        Act::Tell { vm } => named(host, vm),
         Act::OpenDisk { owner } => owner.map_or(Ok(()), |vm| named(host, vm)),
         Act::WriteDisk { vm, holder } => {
             named(host, vm).and_then(|()| match holder {

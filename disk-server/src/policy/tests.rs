@@ -10,12 +10,20 @@ use transport::{Peer, Role};
 use super::*;
 use crate::arbiter::protocol::Request;
 
-/// `db` may be run by the hosts a and b.
+/// `db` may be run by the hosts a and b, `web` by all, and others are not defined.
 struct Guests;
 
-impl NamedHosts for Guests {
-    fn may_run(&self, host: &HostName, vm: &VmName) -> bool {
-        vm.as_str() != "db" || ["a", "b"].contains(&host.as_str())
+impl Definitions for Guests {
+    fn names(&self, vm: &VmName, host: &HostName) -> Option<bool> {
+        match vm.as_str() {
+            "db" => Some(["a", "b"].contains(&host.as_str())),
+            "web" => Some(true),
+            _ => None,
+        }
+    }
+
+    fn generation(&self) -> u64 {
+        0
     }
 }
 
@@ -186,8 +194,9 @@ fn table() -> String {
         writeln!(table, "| {what} |{may}").expect("text");
     }
     let [a, b] = ["a/1", "b/1"].map(|name| name.parse::<Claimant>().expect("a name"));
-    let vm = "db".parse().expect("a name");
-    let disks = [
+    let [vm, undefined] = ["db", "undefined"].map(|name| name.parse().expect("a name"));
+    let others = [
+        ("tell of its process in such a ping", Act::Tell { vm: &vm }),
         ("list exports, describe one (NBD)", Act::Look),
         (
             "open an export without a guest",
@@ -208,8 +217,14 @@ fn table() -> String {
                 holder: Some(&b),
             },
         ),
+        (
+            "open the disk of a guest that is not defined",
+            Act::OpenDisk {
+                owner: Some(&undefined),
+            },
+        ),
     ];
-    for (what, act) in disks {
+    for (what, act) in others {
         let may = cells(|name| permit(&caller(name, role(name)), &act, &Guests).is_ok());
         writeln!(table, "| {what} |{may}").expect("text");
     }
@@ -251,6 +266,20 @@ fn a_guest_that_names_no_hosts_may_be_run_by_all() {
 }
 
 #[test]
+fn a_guest_that_is_not_defined_may_be_run_by_none() {
+    let vm: VmName = "undefined".parse().expect("a name");
+    let by = "a/1".parse().expect("a name");
+    let run = Act::Run {
+        vm: &vm,
+        by: &by,
+        backup: None,
+    };
+    let denied = permit(&caller("a", Role::Host), &run, &Guests);
+    assert_eq!(denied, Err(Denied::NotDefined { vm: vm.clone() }));
+    assert_eq!(permit(&Caller::Anybody, &run, &Guests), Ok(()));
+}
+
+#[test]
 fn what_is_denied_says_why_and_is_counted() {
     let guard = Guard::new(std::sync::Arc::new(Guests));
     let vm = "db".parse().expect("a name");
@@ -286,6 +315,12 @@ fn what_is_denied_says_why_and_is_counted() {
     );
     assert!(text.starts_with("a/1 runs db, and not b: "), "{text}");
     // A name that no host can have is no host's.
-    told("a/1", Role::Host, run(&a));
-    assert_eq!(guard.denials(), 5);
+    let text = told("a/1", Role::Host, run(&a));
+    assert!(
+        text.starts_with("the host \"a/1\" is listed in trust.toml"),
+        "{text}"
+    );
+    let text = told("a", Role::Host, Act::Command);
+    assert!(text.contains("ftvm key generate ~/.config"), "{text}");
+    assert_eq!(guard.denials(), 6);
 }

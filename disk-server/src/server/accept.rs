@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, Read as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use transport::Mode;
 
-use super::connections::Connections;
+use super::connections::{Connections, Places, Registration, Standing};
 use super::error::StartError;
 use crate::logging::Limited;
 
@@ -24,8 +25,9 @@ pub(super) trait Service: fmt::Debug + Sync {
     /// The name of its sessions' threads.
     fn thread_name(&self) -> &'static str;
 
-    /// Serves a client until it leaves. Anything may come from it.
-    fn serve(&self, socket: Arc<TcpStream>);
+    /// Serves a client until it leaves. Anything may come from it. `registration` is to be asked whether there is a
+    /// place for it as soon as it is known who it is.
+    fn serve(&self, socket: Arc<TcpStream>, registration: &Registration<'_>);
 
     /// The server ends: sessions begin nothing new. What is under way is finished.
     fn end(&self);
@@ -36,10 +38,9 @@ pub(super) trait Service: fmt::Debug + Sync {
 pub(super) struct Listener {
     socket: TcpListener,
     local: SocketAddr,
-    max_connections: usize,
     connections: Connections,
-    /// What is told of it in the log.
-    turned_away: Limited,
+    /// As what somebody comes.
+    newcomers: Standing,
     not_accepted: Limited,
 }
 
@@ -48,7 +49,8 @@ impl Listener {
     pub(super) fn bind(
         address: SocketAddr,
         option: &'static str,
-        max_connections: usize,
+        mode: Mode,
+        places: Places,
     ) -> Result<Listener, StartError> {
         let socket = TcpListener::bind(address).map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => StartError::AddressInUse { address, option },
@@ -59,9 +61,11 @@ impl Listener {
         Ok(Listener {
             socket,
             local,
-            max_connections,
-            connections: Connections::default(),
-            turned_away: Limited::new(),
+            connections: Connections::new(local, places),
+            newcomers: match mode {
+                Mode::Plain => Standing::Known,
+                Mode::Secure => Standing::Stranger,
+            },
             not_accepted: Limited::new(),
         })
     }
@@ -74,7 +78,7 @@ impl Listener {
     /// Accepts the connection that waits, if one does.
     fn accept(&self) -> Accepted {
         match self.socket.accept() {
-            Ok((stream, _)) => Accepted::Client(stream),
+            Ok((stream, from)) => Accepted::Client(stream, from.ip()),
             Err(error) => match kind(&error) {
                 Failure::OfClient => Accepted::Nobody,
                 Failure::Passing => {
@@ -92,27 +96,21 @@ impl Listener {
         &'scope self,
         service: &'scope dyn Service,
         scope: &'scope thread::Scope<'scope, '_>,
-        stream: TcpStream,
+        (stream, from): (TcpStream, IpAddr),
     ) {
         if let Err(error) = stream.set_nonblocking(false) {
             dropped(&error);
             return;
         }
         let stream = Arc::new(stream);
-        let Some(registration) = self.connections.register(&stream, self.max_connections) else {
-            if let Some(left_out) = self.turned_away.let_through() {
-                log::warn!(
-                    "{}: there are {} connections: closed a new one{left_out}",
-                    self.local,
-                    self.max_connections
-                );
-            }
+        let registered = self.connections.register(&stream, from, self.newcomers);
+        let Some(registration) = registered else {
             return;
         };
         let spawned = thread::Builder::new()
             .name(service.thread_name().to_owned())
             .spawn_scoped(scope, move || {
-                service.serve(stream);
+                service.serve(stream, &registration);
                 // Named, so that the closure owns the whole registration and not a field of it: one
                 // that was dropped at once let any number of clients in.
                 drop(registration);
@@ -132,7 +130,7 @@ fn dropped(error: &io::Error) {
 }
 
 enum Accepted {
-    Client(TcpStream),
+    Client(TcpStream, IpAddr),
     Nobody,
     /// It fails, which passes.
     NotNow,
@@ -175,7 +173,9 @@ fn accept_in<'scope>(
         }
         for (listener, service) in services {
             match listener.accept() {
-                Accepted::Client(stream) => listener.start_session(*service, scope, stream),
+                Accepted::Client(stream, from) => {
+                    listener.start_session(*service, scope, (stream, from));
+                }
                 Accepted::Nobody => {}
                 Accepted::NotNow => {
                     if woken_within(wake, Duration::from_millis(100)) {

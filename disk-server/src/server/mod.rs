@@ -69,10 +69,11 @@ impl Server {
             state,
             endpoint,
             nbd,
-            mut limits,
+            limits,
         } = config;
         let disks = nbd.as_ref().map_or(0, |nbd| nbd.exports.len());
-        limits.connections = descriptors::fit(limits.connections, disks);
+        let places = descriptors::fit(limits.connections, disks);
+        let mode = endpoint.mode();
         let (wake, stop) = UnixStream::pair().map_err(StartError::Setup)?;
         stop.set_nonblocking(true).map_err(StartError::Setup)?;
         let stop = StopHandle::new(stop);
@@ -82,7 +83,7 @@ impl Server {
         let mut store = FencedStore::new(EpochStore::open(&directory)?);
         let fleet = Arc::new(FleetService::open(&directory)?);
         let guard = Arc::new(Guard::new(fleet.clone()));
-        if endpoint.mode() == Mode::Plain {
+        if mode == Mode::Plain {
             log::warn!(
                 "plain, as asked for: whoever can connect may do everything, and read and write the disks"
             );
@@ -92,7 +93,7 @@ impl Server {
             Some(NbdConfig { listen, exports }) => {
                 warn_of_sharing(&state, &exports);
                 let exports = Exports::new(exports, &mut store, &ending)?;
-                let listener = Listener::bind(listen, "--nbd-listen", limits.connections)?;
+                let listener = Listener::bind(listen, "--nbd-listen", mode, places)?;
                 let exports = Arc::new(exports);
                 let service = NbdService::new(
                     Arc::clone(&exports),
@@ -104,7 +105,7 @@ impl Server {
             }
         };
         Ok(Server {
-            arbiter: Listener::bind(listen, "--listen", limits.connections)?,
+            arbiter: Listener::bind(listen, "--listen", mode, places)?,
             arbiter_service: ArbiterService::new(store, exports, fleet, guard, endpoint, &limits)
                 .map_err(StartError::Setup)?,
             nbd,

@@ -8,6 +8,7 @@ use transport::{ConnectionError, Endpoint, Opening, Patience};
 
 use super::accept::Service;
 use super::config::Limits;
+use super::connections::Registration;
 use super::intervals::Intervals;
 use crate::arbiter::session;
 use crate::export::Exports;
@@ -66,7 +67,7 @@ impl Service for ArbiterService {
         "arbiter-session"
     }
 
-    fn serve(&self, socket: Arc<TcpStream>) {
+    fn serve(&self, socket: Arc<TcpStream>, registration: &Registration<'_>) {
         let from = socket.peer_addr();
         let opening = Opening::Preface(transport::Service::DiskServer);
         let patience = Patience::of(self.limits.line);
@@ -75,6 +76,9 @@ impl Service for ArbiterService {
             Ok(stream) => stream,
             Err(error) => return not_opened(from, &error),
         };
+        if !registration.let_in() {
+            return;
+        }
         let subject = session::Subject {
             store: &self.store,
             exports: &self.exports,
@@ -139,13 +143,14 @@ impl Service for NbdService {
         "nbd-session"
     }
 
-    fn serve(&self, socket: Arc<TcpStream>) {
+    fn serve(&self, socket: Arc<TcpStream>, registration: &Registration<'_>) {
         let subject = nbd::Subject {
             exports: &self.exports,
             guard: &self.guard,
             endpoint: &self.endpoint,
         };
-        nbd::serve(socket, subject, self.limits, &self.ending);
+        let has_place = || registration.let_in();
+        nbd::serve(socket, subject, self.limits, (&self.ending, &has_place));
     }
 
     fn end(&self) {

@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 
 use disk_server::arbiter::{Arbiter, Claim, Claimant, Next, Record};
 use disk_server::fleet::{
-    Answer, Definition, Entry, Image, ImageDigest, LagBounds, Operation, Order, State, Verb,
-    VmStatus, What,
+    Answer, Definition, Entry, Image, ImageDigest, LagBounds, NamedHosts, Operation, Order, State,
+    Verb, VmStatus, What,
 };
 use disk_server::views::{Condition, Phase, Ping, Role, Tended, Text, Wanted};
 
@@ -39,7 +39,7 @@ pub(crate) fn definition() -> Definition {
         export: None,
         heartbeat_timeout_ms: None,
         lag: LagBounds::default(),
-        hosts: None,
+        hosts: NamedHosts::default(),
     }
 }
 

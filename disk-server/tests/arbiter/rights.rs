@@ -1,17 +1,19 @@
 //! A disk server with keys: who is let in, who may do what, and who is not any more.
 
 use std::fs;
+use std::net::TcpStream;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use disk_server::arbiter::{Arbiter, CallError, Claim, ClaimError, Next, Settings, VmName};
-use disk_server::fleet::{Answer, Operation, Verb, What};
+use disk_server::fleet::{Answer, FLEET_FILE, Operation, Verb, What};
 use disk_server::nbd::client::{self, ConnectError};
-use disk_server::views::Text;
-use transport::{ConnectionError, Endpoint, Key, KeySet, Peer, Role, key_set, sign};
+use disk_server::views::{Cause, Ended, Ping, Role, Tended, Text};
+use transport::{ConnectionError, Endpoint, Key, KeySet, Peer, Role as KeyRole, key_set, sign};
 
 use crate::fleet::definition;
 use crate::support::{GENEROUS, Process, until};
+use crate::views::capabilities;
 
 /// A disk server with the disk of `db`, and everybody's keys.
 struct Scene {
@@ -24,29 +26,45 @@ struct Scene {
 
 impl Scene {
     fn start() -> Scene {
+        Self::start_with(&[])
+    }
+
+    fn start_with(options: &[&str]) -> Scene {
         let directory = tempfile::tempdir().unwrap();
         let members = [
-            (Role::DiskServer, "ds"),
-            (Role::Host, "a"),
-            (Role::Host, "b"),
-            (Role::Host, "c"),
-            (Role::Operator, "anna"),
-            (Role::Monitor, "prometheus"),
+            (KeyRole::DiskServer, "ds"),
+            (KeyRole::DiskServer, "other"),
+            (KeyRole::Host, "a"),
+            (KeyRole::Host, "b"),
+            (KeyRole::Host, "c"),
+            (KeyRole::Operator, "anna"),
+            (KeyRole::Monitor, "prometheus"),
         ];
         let keys = key_set(directory.path(), &members).unwrap();
+        Self::serve(directory, keys, ("ds", "127.0.0.1:0"), options)
+    }
+
+    /// With the key of `server`, at an address.
+    fn serve(
+        directory: tempfile::TempDir,
+        keys: KeySet,
+        (server, listen): (&str, &str),
+        options: &[&str],
+    ) -> Scene {
         let authority = signed_as_localhost(&keys.key("ds"));
         let image = directory.path().join("disk.img");
         fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_disk-server"));
         command
-            .args(["--listen", "127.0.0.1:0", "--nbd-listen", "127.0.0.1:0"])
+            .args(["--listen", listen, "--nbd-listen", "127.0.0.1:0"])
             .arg("--key")
-            .arg(keys.key("ds"))
+            .arg(keys.key(server))
             .arg("--trust")
             .arg(keys.trust())
             .arg("--state")
             .arg(directory.path().join("state"))
             .arg(format!("--export=disk={},vm=db", image.display()))
+            .args(options)
             .stdin(std::process::Stdio::null())
             .stderr(fs::File::create(directory.path().join("log")).unwrap());
         let server = Process::start_with(&mut command);
@@ -56,6 +74,14 @@ impl Scene {
             authority,
             directory,
         }
+    }
+
+    /// The server is killed. Another one with the key of `server` is started on its state, at its address.
+    fn again(self, server: &str, change: impl FnOnce(&Path)) -> Scene {
+        let listen = self.server.address.to_string();
+        drop(self.server);
+        change(&self.directory.path().join("state"));
+        Self::serve(self.directory, self.keys, (server, &listen), &[])
     }
 
     fn endpoint(&self, name: &str) -> Endpoint {
@@ -95,7 +121,7 @@ fn signed_as_localhost(key: &Path) -> String {
     let own = Key::read(key).unwrap().certificates();
     let peer = Peer {
         name: "localhost".into(),
-        role: Role::DiskServer,
+        role: KeyRole::DiskServer,
     };
     let signed = sign(&Key::generate().unwrap(), &peer, &own).unwrap();
     fs::write(key.with_extension("crt"), &signed).unwrap();
@@ -123,13 +149,16 @@ fn claim(arbiter: &Arbiter, claimant: &str, epoch: u64, next: Next) -> Result<Cl
 }
 
 fn define(scene: &Scene, hosts: &[&str]) {
+    (scene.arbiter("anna").operate(definition_for(hosts))).unwrap();
+}
+
+fn definition_for(hosts: &[&str]) -> Operation {
     let mut definition = definition();
-    definition.hosts = Some(hosts.iter().map(|host| host.parse().unwrap()).collect());
-    let define = Operation::Define {
+    definition.hosts = hosts.iter().map(|host| host.parse().unwrap()).collect();
+    Operation::Define {
         definition: Box::new(definition),
         by: Text::cut("root@nowhere"),
-    };
-    scene.arbiter("anna").operate(define).unwrap();
+    }
 }
 
 #[test]
@@ -204,6 +233,7 @@ fn an_operator_commands_in_its_own_name_and_a_monitor_looks() {
 #[test]
 fn who_is_not_listed_any_more_loses_its_connections_at_once() {
     let scene = Scene::start();
+    define(&scene, &["a"]);
     let a = scene.arbiter("a");
     assert_eq!(
         claim(&a, "a/1", 0, Next::Start),
@@ -291,6 +321,160 @@ fn a_disk_is_written_by_the_host_that_runs_its_guest_and_read_by_those_that_may(
         disk.replies.next_reply().unwrap();
         disk.requests.disconnect();
     }
+}
+
+/// As in a pair that is run by hand, of which the server was told nothing.
+#[test]
+fn a_guest_that_is_not_defined_is_run_by_nobody_until_it_is() {
+    let scene = Scene::start();
+    let c = scene.arbiter("c");
+    let told = claim(&c, "c/1", 0, Next::Start).unwrap_err();
+    assert!(told.contains("db is not defined"), "{told}");
+    assert!(told.contains("ftvm vm define FILE"), "{told}");
+    let told = scene.open("c", "disk").unwrap_err().to_string();
+    assert!(told.contains("db is not defined"), "{told}");
+    define(&scene, &["a", "b"]);
+    let told = claim(&c, "c/1", 0, Next::Start).unwrap_err();
+    assert!(told.contains("c is not among the hosts"), "{told}");
+    let a = scene.arbiter("a");
+    assert_eq!(
+        claim(&a, "a/1", 0, Next::Start),
+        Ok(Claim::Won { epoch: 1 })
+    );
+    assert_eq!(
+        claim(&a, "a/1", 1, Next::Stopped),
+        Ok(Claim::Won { epoch: 2 })
+    );
+    // Nor any more when it is none again.
+    let undefine = Operation::Undefine {
+        vm: vm(),
+        by: Text::cut("root@nowhere"),
+    };
+    until("it has stopped", || {
+        scene.arbiter("anna").operate(undefine.clone()).is_ok()
+    });
+    let told = claim(&a, "a/1", 2, Next::Start).unwrap_err();
+    assert!(told.contains("db is not defined"), "{told}");
+}
+
+#[test]
+fn another_definition_ends_what_hosts_that_it_does_not_name_have_open() {
+    let scene = Scene::start();
+    define(&scene, &["a", "c"]);
+    let read = |disk: &mut client::Connection, cookie| {
+        let asked = disk.requests.read(cookie, 0, 4096);
+        asked.and_then(|()| disk.requests.flush_buffer()).is_ok()
+            && disk.replies.next_reply().is_ok()
+    };
+    let [mut a, mut c, mut anna] = ["a", "c", "anna"].map(|name| scene.open(name, "disk").unwrap());
+    assert!(read(&mut a, 1) && read(&mut c, 1) && read(&mut anna, 1));
+    define(&scene, &["a", "b"]);
+    assert!(!read(&mut c, 2), "c is not among them any more");
+    assert!(read(&mut a, 2) && read(&mut anna, 2));
+}
+
+#[test]
+fn a_definition_leaves_out_nobody_who_runs_the_guest() {
+    let scene = Scene::start();
+    define(&scene, &["a", "b"]);
+    assert_eq!(
+        claim(&scene.arbiter("a"), "a/1", 0, Next::Start),
+        Ok(Claim::Won { epoch: 1 })
+    );
+    // What the server was told is lost, but for the epochs.
+    let scene = scene.again("ds", |state| {
+        fs::remove_file(state.join(FLEET_FILE)).unwrap();
+    });
+    let refused = scene.arbiter("anna").operate(definition_for(&["b", "c"]));
+    let Err(CallError::Refused { message, .. }) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(message.contains("a runs db"), "{message}");
+    define(&scene, &["a", "c"]);
+}
+
+/// A host has nothing to say about guests that do not name it, in a ping that is heard for the others.
+#[test]
+fn a_daemon_is_heard_only_of_guests_that_name_its_host() {
+    let scene = Scene::start();
+    define(&scene, &["a", "b"]);
+    let ended = Ended {
+        vm: vm(),
+        number: 1,
+        status: Some(1),
+        cause: Cause::Other,
+        reason: Text::cut("made up"),
+    };
+    let ping = |number, host: &str| Ping {
+        host: host.parse().unwrap(),
+        number,
+        carries: capabilities(1024),
+        role: Role::Host(Tended {
+            processes: [(vm(), None)].into(),
+            ended: vec![ended.clone()],
+            machine: Text::cut("a machine"),
+            console: "0.0.0.0:1".parse().unwrap(),
+        }),
+    };
+    let [a, c] = ["a", "c"].map(|name| scene.arbiter(name));
+    let history = || {
+        let all = Operation::History {
+            vm: Some(vm()),
+            before: None,
+        };
+        let Answer::History { entries, .. } = a.operate(all).unwrap() else {
+            panic!("another answer");
+        };
+        let ends = entries.iter().filter_map(|entry| match &entry.what {
+            What::Ended { host, .. } => Some(host.to_string()),
+            _ => None,
+        });
+        ends.collect::<Vec<_>>()
+    };
+    c.ping(&ping(1, "c/d")).unwrap();
+    assert!(history().is_empty());
+    let hosts = a.list_hosts().unwrap();
+    let of_c = hosts
+        .iter()
+        .find(|it| it.host.host().as_str() == "c")
+        .unwrap();
+    assert!(
+        matches!(&of_c.role, Role::Host(tended) if tended.processes.is_empty() && of_c.live),
+        "{of_c:?}"
+    );
+    a.ping(&ping(1, "a/d")).unwrap();
+    assert_eq!(history(), ["a"]);
+}
+
+/// Somebody without a key who opens more connections than there are places.
+#[test]
+fn strangers_take_no_places_of_those_that_are_known() {
+    let scene = Scene::start_with(&["--max-connections", "4"]);
+    define(&scene, &["a"]);
+    let [arbiter, nbd] = [scene.server.address, scene.server.nbd.unwrap()];
+    let flood: Vec<_> = (0..200)
+        .map(|n| TcpStream::connect(if n % 2 == 0 { arbiter } else { nbd }))
+        .collect();
+    // At the first attempt. This is the latest of that address; what came before goes.
+    scene.arbiter("a").read(&vm()).unwrap();
+    let disk = scene.open("a", "disk").unwrap();
+    drop((flood, disk));
+}
+
+/// Its number is no secret: who is listed as another disk server may know it.
+#[test]
+fn another_disk_server_does_not_pass_for_the_one_that_answered_before() {
+    let scene = Scene::start();
+    let a = scene.arbiter("a");
+    a.read(&vm()).unwrap();
+    let scene = scene.again("other", |_| {});
+    let told = a.read(&vm());
+    assert!(
+        matches!(told, Err(CallError::OtherServer { .. })),
+        "{told:?}"
+    );
+    let _back = scene.again("ds", |_| {});
+    a.read(&vm()).unwrap();
 }
 
 /// With another program's TLS, which looks at the server's certificate, too.

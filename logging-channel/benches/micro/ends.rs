@@ -50,7 +50,7 @@ impl Ends {
                 |_, _| Confirmation::Held,
             )
         });
-        let title = || {
+        let title = |_: Option<&_>| {
             Ok(Title {
                 epoch: EPOCH,
                 holder: "hosta/1f0c".into(),

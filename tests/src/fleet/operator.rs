@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use disk_server::arbiter::{Arbiter, ServerAddress, Settings, VmName};
 use disk_server::fleet::{
-    Answer, Definition, Entry, HostVerb, Image, LagBounds, Operation, OrderNumber, State, Verb,
-    VmStatus, What,
+    Answer, Definition, Entry, HostVerb, Image, LagBounds, NamedHosts, Operation, OrderNumber,
+    State, Verb, VmStatus, What,
 };
 use disk_server::views::Text;
 use serde_json::Value;
@@ -346,7 +346,7 @@ fn definition(guest: &Guest, host: &Host) -> Result<Definition> {
         export,
         heartbeat_timeout_ms: None,
         lag: LAG,
-        hosts: None,
+        hosts: NamedHosts::default(),
     })
 }
 

@@ -1,13 +1,20 @@
 //! The disk server, at its place on the storage network.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use disk_server::arbiter::{Arbiter, Settings};
+use disk_server::fleet::{Definition, Image, ImageDigest, LagBounds, NamedHosts, Operation};
+use disk_server::views::Text;
+use parking_lot::Mutex;
+use transport::Endpoint;
+
 use crate::Signal;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::keys;
+use crate::keys::{self, Keys};
 use crate::netns::output;
 use crate::network::Position;
 use crate::process::LocalProcess;
@@ -51,7 +58,10 @@ pub struct DiskServer {
     address: String,
     state: PathBuf,
     exports: Vec<Export>,
-    is_plain: bool,
+    /// How an operator speaks with it; `None` where all is plain.
+    operator: Option<Endpoint>,
+    /// The guests that are defined there because a host was started for them.
+    defined: Mutex<BTreeSet<String>>,
     /// Another program than `disk-server`.
     program: Option<PathBuf>,
     process: LocalProcess,
@@ -95,7 +105,8 @@ impl DiskServer {
             address,
             state,
             exports,
-            is_plain: testbed.keys().is_none(),
+            operator: testbed.keys().map(Keys::operator),
+            defined: Mutex::default(),
             program: program.map(Path::to_owned),
             process,
         })
@@ -178,13 +189,62 @@ impl DiskServer {
     /// With which key a host speaks with it, for `ftvm` and `disk-server`.
     #[must_use]
     pub fn key_options(&self) -> &'static [&'static str] {
-        keys::on_host(self.is_plain)
+        keys::on_host(self.operator.is_none())
     }
 
     /// The same in a daemon's configuration.
     #[must_use]
     pub fn key_configuration(&self) -> String {
-        keys::configuration(self.is_plain)
+        keys::configuration(self.operator.is_none())
+    }
+
+    /// Defines a guest that hosts run by hand, if it was not yet: with keys no host may run one that is not. What
+    /// it boots does not count then.
+    ///
+    /// # Errors
+    ///
+    /// When the server does not answer, or refuses it.
+    pub(super) fn define(&self, vm: &str) -> Result<()> {
+        let Some(endpoint) = self.operator.clone() else {
+            return Ok(());
+        };
+        let mut defined = self.defined.lock();
+        if defined.contains(vm) {
+            return Ok(());
+        }
+        let failed = |trouble: String| Error::Client {
+            what: format!("the definition of {vm}"),
+            trouble,
+        };
+        let operation = Operation::Define {
+            definition: Box::new(Definition {
+                vm: vm.parse().expect("a guest's name"),
+                memory_mib: 1,
+                kernel: Image {
+                    path: "/by/hand".to_owned(),
+                    sha256: ImageDigest([0; 32]),
+                },
+                initrd: None,
+                append: String::new(),
+                mac: format!("02:00:00:00:00:{:02x}", defined.len()),
+                clock: "kvm-clock".to_owned(),
+                disk: None,
+                export: None,
+                heartbeat_timeout_ms: None,
+                lag: LagBounds::default(),
+                hosts: NamedHosts::default(),
+            }),
+            by: Text::cut("testbed"),
+        };
+        let address = self.address.parse().expect("a disk server has one");
+        let arbiter = Arbiter::new(address, endpoint, Settings::default());
+        let place = self.position.namespace();
+        let asked = place.within(|| arbiter.operate(operation));
+        asked
+            .map_err(|error| failed(error.to_string()))?
+            .map_err(|error| failed(error.to_string()))?;
+        defined.insert(vm.to_owned());
+        Ok(())
     }
 
     /// Epoch and holder of a guest, as `disk-server status` on a host has them.

@@ -287,7 +287,7 @@ impl Guest {
         log: &str,
         options: &[&str],
     ) -> Result<Side> {
-        let mut argv = self.argv("primary", host, disk);
+        let mut argv = self.argv("primary", host, disk)?;
         argv.extend([LISTEN_OPTION, log].map(str::to_owned));
         if !options.contains(&HEARTBEAT_OPTION) {
             let timeout = PATIENCE.as_millis().to_string();
@@ -318,7 +318,7 @@ impl Guest {
         disk: &DiskServer,
         options: &[&str],
     ) -> Result<Side> {
-        let mut argv = self.argv("backup", host, disk);
+        let mut argv = self.argv("backup", host, disk)?;
         argv.extend(["--connect", &log_address(primary)].map(str::to_owned));
         if host.name() == primary.name() && !options.contains(&LISTEN_OPTION) {
             let listen = format!("{}:{SECOND_LOG_PORT}", host.address(Network::Logging));
@@ -348,7 +348,7 @@ impl Guest {
         disk: &DiskServer,
         options: &[&str],
     ) -> Result<Side> {
-        let mut argv = self.argv("backup", host, disk);
+        let mut argv = self.argv("backup", host, disk)?;
         argv.extend(options.iter().map(|&option| option.to_owned()));
         Side::start(host, &argv)
     }
@@ -373,7 +373,8 @@ impl Guest {
         Ok(backup)
     }
 
-    fn argv(&self, role: &str, host: &Host, disk: &DiskServer) -> Vec<String> {
+    fn argv(&self, role: &str, host: &Host, disk: &DiskServer) -> Result<Vec<String>> {
+        disk.define(&self.name)?;
         let mut argv = [&self.program, role, "--name", &self.name]
             .map(str::to_owned)
             .to_vec();
@@ -382,7 +383,7 @@ impl Guest {
         argv.extend(["--host", host.name()].map(str::to_owned));
         argv.extend(disk.key_options().iter().map(|&option| option.to_owned()));
         argv.extend_from_slice(&self.options);
-        argv
+        Ok(argv)
     }
 
     /// The options that say what is booted.

@@ -41,6 +41,9 @@ struct ShowArgs {
     /// Print its certificate instead, for an authority to sign.
     #[arg(long)]
     certificate: bool,
+    /// Print the certificate of the authority that has signed it instead, for other programs' ca-cert.pem.
+    #[arg(long, conflicts_with = "certificate")]
+    authority: bool,
 }
 
 #[derive(Args)]
@@ -71,9 +74,10 @@ pub(super) fn key(args: &CommandArgs) -> anyhow::Result<()> {
         }
         KeyCommand::Show(args) => {
             let key = Key::read(&args.file.key)?;
-            match args.certificate {
-                true => print!("{}", key.certificates()),
-                false => println!("{}", key.fingerprint()),
+            match (args.certificate, args.authority) {
+                (true, _) => print!("{}", key.certificates()),
+                (_, true) => print!("{}", authority_in(&key.certificates())?),
+                _ => println!("{}", key.fingerprint()),
             }
         }
         KeyCommand::Sign(args) => {
@@ -91,4 +95,31 @@ pub(super) fn key(args: &CommandArgs) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The authority's certificate, which is behind the one that it has signed.
+fn authority_in(certificates: &str) -> anyhow::Result<&str> {
+    let behind = certificates
+        .split_inclusive("-----END CERTIFICATE-----\n")
+        .nth(1);
+    behind.context("no authority has signed it: see `ftvm key sign`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_authority_of_a_signed_key_can_be_shown() {
+        let [key, authority] = [(); 2].map(|()| Key::generate().expect("a key"));
+        let own = key.certificates();
+        assert!(authority_in(&own).is_err());
+        let peer = Peer {
+            name: "disks.example".into(),
+            role: Role::DiskServer,
+        };
+        let signed = sign(&authority, &peer, &own).expect("it is a certificate");
+        let shown = authority_in(&signed).expect("it is signed");
+        assert!(signed.ends_with(shown) && !signed.starts_with(shown));
+    }
 }

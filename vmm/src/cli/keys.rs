@@ -1,13 +1,9 @@
 //! With which key a command speaks to others.
 
-use std::env;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use transport::{Endpoint, EndpointError, KEY_FILE, TRUST_FILE};
-
-/// Where the key of a person is, below the home directory.
-const OWN_KEY: &str = ".config/ftvm/key.pem";
+use transport::{Endpoint, EndpointError, KEY_FILE, OWN_KEY_HINT, TRUST_FILE, key_of_person};
 
 /// Who this is to others, and who they are.
 #[derive(Args)]
@@ -33,12 +29,16 @@ impl KeyArgs {
     }
 
     /// As the person who runs this, if it has a key of its own, and as this host otherwise.
-    pub(super) fn of_person(&self) -> Result<Endpoint, EndpointError> {
-        let own = env::var_os("HOME").map(|home| Path::new(&home).join(OWN_KEY));
-        match own.filter(|key| key.exists()) {
-            Some(key) => self.endpoint(&key),
-            None => self.endpoint(Path::new(KEY_FILE)),
-        }
+    pub(super) fn of_person(&self) -> anyhow::Result<Endpoint> {
+        let endpoint = self.endpoint(&key_of_person());
+        let endpoint = endpoint.map_err(|error| match error {
+            EndpointError::Key(_) if self.key.is_none() => {
+                anyhow::Error::from(error).context(OWN_KEY_HINT)
+            }
+            error => error.into(),
+        })?;
+        endpoint.tell_if_plain();
+        Ok(endpoint)
     }
 
     fn endpoint(&self, default: &Path) -> Result<Endpoint, EndpointError> {

@@ -1,9 +1,6 @@
 //! A guest's definition as the configuration that its process reads.
 
-use std::collections::BTreeSet;
-
-use disk_server::arbiter::HostName;
-use disk_server::fleet::{Definition, LagBounds};
+use disk_server::fleet::{Definition, LagBounds, NamedHosts};
 use serde::Serialize;
 
 /// As [`VmConfig`](crate::config::VmConfig) reads it.
@@ -21,8 +18,8 @@ struct GuestFile<'a> {
     disk: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     heartbeat_timeout_ms: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hosts: Option<&'a BTreeSet<HostName>>,
+    #[serde(skip_serializing_if = "NamedHosts::is_all")]
+    hosts: &'a NamedHosts,
     lag: LagBounds,
 }
 
@@ -41,7 +38,7 @@ pub(super) fn text(definition: &Definition) -> Result<String, toml::ser::Error> 
         clock: &definition.clock,
         disk: definition.disk.as_deref(),
         heartbeat_timeout_ms: definition.heartbeat_timeout_ms,
-        hosts: definition.hosts.as_ref(),
+        hosts: &definition.hosts,
         lag: definition.lag,
     })
 }
@@ -78,7 +75,7 @@ mod tests {
                 yellow_ms: 7,
                 red_ms: 8,
             },
-            hosts: Some(["a", "b"].map(|host| host.parse().expect("a name")).into()),
+            hosts: NamedHosts::from_iter(["a", "b"].map(|host| host.parse().expect("a name"))),
         };
         let folder = tempfile::tempdir().expect("a directory");
         let path = folder.path().join("guest.toml");

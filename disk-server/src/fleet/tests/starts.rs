@@ -31,7 +31,7 @@ fn a_guest_whose_hosts_are_gone_is_started_anew_once_they_say_so() {
 fn a_guest_is_only_on_hosts_that_it_names() {
     let mut world = World::of(&["a", "b", "c", "d"]);
     let mut named = definition("db", 1);
-    named.hosts = Some([host("b"), host("d")].into());
+    named.hosts = [host("b"), host("d")].into_iter().collect();
     let definition = Box::new(named);
     world
         .ask(Operation::Define {

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::hosts::{Daemon, GUEST_MIB, Host};
 use crate::arbiter::{Claimant, HostName, Record, VmName};
 use crate::fleet::{
-    Definition, Entry, Fleet, HostVerb, Image, ImageDigest, LagBounds, Operation, Order,
-    OrderNumber, Planned, Refused, State, Subject, Verb, VmStatus, What,
+    Definition, Entry, Fleet, HostVerb, Image, ImageDigest, LagBounds, NamedHosts, Operation,
+    Order, OrderNumber, Planned, Refused, State, Subject, Verb, VmStatus, What,
 };
 use crate::views::Text;
 
@@ -50,7 +50,7 @@ pub(in crate::fleet) fn definition(vm: &str, mac: u8) -> Definition {
         export: Some(vm.parse().unwrap()),
         heartbeat_timeout_ms: None,
         lag: LagBounds::default(),
-        hosts: None,
+        hosts: NamedHosts::default(),
     }
 }
 

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::Instant;
 
-use disk_server::fleet::{Definition, Image, LagBounds, Order};
+use disk_server::fleet::{Definition, Image, LagBounds, NamedHosts, Order};
 use disk_server::views::{Paging, Tended, Text};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -130,7 +130,7 @@ impl Scene {
             export: None,
             heartbeat_timeout_ms: None,
             lag: LagBounds::default(),
-            hosts: None,
+            hosts: NamedHosts::default(),
         });
         service.order = Some(Order::Start { vm: db(), epoch });
     }

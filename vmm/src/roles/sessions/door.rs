@@ -1,11 +1,11 @@
 //! Takes backups, one at a time, for as long as the guest runs.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use disk_server::arbiter::{Claimant, HostName};
+use disk_server::fleet::NamedHosts;
 use logging_channel::handshake::{Refusal, RefusalCode};
 use logging_channel::sender::Sender;
 use logging_channel::session::{AcceptError, Admission, Listener};
@@ -31,8 +31,8 @@ pub(in crate::roles) struct Door {
     pub(in crate::roles) settings: Settings,
     pub(in crate::roles) rights: Arc<Rights>,
     pub(in crate::roles) events: Events,
-    /// The hosts that may run the guest; `None` for all.
-    pub(in crate::roles) hosts: Option<BTreeSet<HostName>>,
+    /// The hosts that may run the guest.
+    pub(in crate::roles) hosts: NamedHosts,
 }
 
 impl Door {
@@ -107,8 +107,8 @@ impl Door {
 
     /// Whether the guest names this host.
     fn names(&self, host: &str) -> Result<(), Refusal> {
-        let is_named = |hosts: &BTreeSet<HostName>| hosts.iter().any(|name| name.as_str() == host);
-        match self.hosts.as_ref().is_none_or(is_named) {
+        let is_named = |host: HostName| self.hosts.names(&host);
+        match host.parse().is_ok_and(is_named) {
             true => Ok(()),
             false => Err(Refusal {
                 // The guest's file may be about to change.

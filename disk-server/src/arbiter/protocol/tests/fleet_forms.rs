@@ -3,7 +3,7 @@
 use super::*;
 use crate::fleet::{
     Answer, Definition, Entry, Failover, HostVerb, Image, ImageDigest, LagBounds, MAX_DEFINITION,
-    MAX_UNFIT, Member, Placement, Reason, State, Subject, Verb, VmStatus, What,
+    MAX_UNFIT, Member, NamedHosts, Placement, Reason, State, Subject, Verb, VmStatus, What,
 };
 
 fn host_name() -> impl Strategy<Value = HostName> {
@@ -41,7 +41,7 @@ fn definition() -> impl Strategy<Value = Definition> {
                     yellow_ms: lag[0],
                     red_ms: lag[1],
                 },
-                hosts,
+                hosts: hosts.map_or_else(NamedHosts::default, NamedHosts::from_iter),
             }
         },
     )
@@ -346,7 +346,7 @@ fn the_longest_definition_fits_into_a_line() {
         export: None,
         heartbeat_timeout_ms: Some(u64::MAX),
         lag: LagBounds::default(),
-        hosts: None,
+        hosts: NamedHosts::default(),
     };
     let len = serde_json::to_vec(&longest).unwrap().len();
     longest.append = "x".repeat(MAX_DEFINITION - len);
