@@ -10,7 +10,7 @@ use super::machine::{Fleet, Records};
 use super::pending::{HEARD_OF, Running};
 use super::starting::Life;
 use super::status::{LagColour, MAX_UNFIT, Member, Placement, Reason, State, VmStatus};
-use crate::arbiter::{Claimant, HostName, VmName};
+use crate::arbiter::{Claimant, HostName, Record, VmName};
 use crate::views::{Phase, Role, Text, Unfit, reached_at};
 
 impl Fleet {
@@ -34,6 +34,12 @@ impl Fleet {
                 None => State::NotProtected(Reason::Starting {}),
             };
         }
+        if self.goes_on(vm, &record) {
+            return State::NotProtected(match record.backup {
+                None => self.why_alone(vm, records),
+                Some(_) => Reason::Starting {},
+            });
+        }
         let may_run = self.who_may_run(vm);
         if let Some((_, Life::Unknown)) = &may_run {
             let seen = self.guests.get(vm);
@@ -53,6 +59,22 @@ impl Fleet {
             // Its primary is about to say more, or its backup to go live.
             None | Some(Run::Stopped { .. }) => State::NotRunning(Reason::Starting {}),
             Some(Run::Wanted { .. }) => self.state_of_start(vm),
+        }
+    }
+
+    /// Whether the primary has another view of which it has not said anything yet, and its guest ran in the one
+    /// before.
+    fn goes_on(&self, vm: &VmName, record: &Record) -> bool {
+        let last = record.holder.as_ref().and_then(|it| self.views.last(it));
+        let Some((ping, true, _)) = last else {
+            return false;
+        };
+        match &ping.role {
+            Role::Primary {
+                vm: of, condition, ..
+            } => of == vm && condition.phase != Phase::Starting,
+            Role::Backup { vm: of, .. } => of == vm,
+            Role::Host(_) | Role::Idle { .. } => false,
         }
     }
 
@@ -196,13 +218,16 @@ impl Fleet {
             return;
         }
         let state = self.state_of(vm, records);
+        let record = records(vm);
         let is_starting = state == State::NotRunning(Reason::Starting {});
         let runs = (self.who_may_run(vm)).is_some_and(|(_, life)| life == Life::Runs);
+        let is_silent = self.views.primary(vm, &record).is_none()
+            && (is_starting && runs || self.goes_on(vm, &record));
         let Some(seen) = self.guests.get_mut(vm) else {
             return;
         };
         // It has another view, of which its primary has not said anything yet.
-        if is_starting && runs && seen.intervals < HEARD_OF {
+        if is_silent && seen.intervals < HEARD_OF {
             return;
         }
         if !seen

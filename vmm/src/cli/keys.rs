@@ -28,9 +28,13 @@ impl KeyArgs {
         Ok(endpoint)
     }
 
-    /// As the person who runs this, if it has a key of its own, and as this host otherwise.
-    pub(super) fn of_person(&self) -> anyhow::Result<Endpoint> {
-        let endpoint = self.endpoint(&key_of_person());
+    /// As the person who runs this, if it has a key of its own, and as this host otherwise. Without keys where the
+    /// host has none, and none is named.
+    pub(super) fn of_person(&self, host_is_plain: bool) -> anyhow::Result<Endpoint> {
+        let endpoint = match host_is_plain && self.key.is_none() {
+            true => Ok(Endpoint::plain()),
+            false => self.endpoint(&key_of_person()),
+        };
         let endpoint = endpoint.map_err(|error| match error {
             EndpointError::Key(_) if self.key.is_none() => {
                 anyhow::Error::from(error).context(OWN_KEY_HINT)

@@ -29,6 +29,15 @@ pub enum SettingsError {
     Host(ConfigError),
 }
 
+/// A disk server, as far as settings say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskServer {
+    /// Where it is.
+    pub address: ServerAddress,
+    /// The host's configuration says that nobody has keys.
+    pub is_plain: bool,
+}
+
 /// The disk server that was named, else the one of the host's configuration at `path`.
 ///
 /// # Errors
@@ -36,12 +45,18 @@ pub enum SettingsError {
 pub fn disk_server(
     named: Option<&ServerAddress>,
     path: &Path,
-) -> Result<ServerAddress, SettingsError> {
+) -> Result<DiskServer, SettingsError> {
     if let Some(named) = named {
-        return Ok(named.clone());
+        return Ok(DiskServer {
+            address: named.clone(),
+            is_plain: false,
+        });
     }
     match Config::read(path) {
-        Ok(config) => Ok(config.disk_server),
+        Ok(config) => Ok(DiskServer {
+            address: config.disk_server,
+            is_plain: config.keys.is_none(),
+        }),
         Err(ConfigError::Missing { path }) => Err(SettingsError::Unnamed { path }),
         Err(error) => Err(SettingsError::Host(error)),
     }
@@ -75,8 +90,12 @@ mod tests {
     fn the_disk_server_is_named_or_in_the_host_s_configuration() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("host.toml");
-        let named = "192.0.2.1:7420".parse().unwrap();
-        assert_eq!(disk_server(Some(&named), &path).unwrap(), named);
+        let address: ServerAddress = "192.0.2.1:7420".parse().unwrap();
+        let known = |is_plain| DiskServer {
+            address: address.clone(),
+            is_plain,
+        };
+        assert_eq!(disk_server(Some(&address), &path).unwrap(), known(false));
         let error = disk_server(None, &path).unwrap_err().to_string();
         assert!(error.contains("--disk-server HOST:PORT"), "{error}");
         assert_eq!(socket_of_daemon(&path), None);
@@ -84,9 +103,13 @@ mod tests {
         let text =
             "disk_server = \"192.0.2.1:7420\"\nlogging_address = \"192.0.2.2\"\nrun = \"/tmp/r\"";
         fs::write(&path, text).unwrap();
-        assert_eq!(disk_server(None, &path).unwrap(), named);
+        assert_eq!(disk_server(None, &path).unwrap(), known(false));
         let socket = socket_of_daemon(&path);
         assert_eq!(socket.as_deref(), Some(Path::new("/tmp/r/host.sock")));
+
+        fs::write(&path, format!("{text}\nplain = true")).unwrap();
+        assert_eq!(disk_server(None, &path).unwrap(), known(true));
+        assert_eq!(disk_server(Some(&address), &path).unwrap(), known(false));
 
         fs::write(&path, text.replace(":7420", "")).unwrap();
         assert!(matches!(

@@ -269,8 +269,14 @@ fn protection_is_suspended_and_resumed() {
     let mut world = World::protected(&["a", "b"]);
     let order = world.verb(Verb::SuspendProtection {}).unwrap();
     world.until_done(order);
-    world.pass(20);
     let suspended = "Not protected: suspended by anna@ops1";
+    assert_eq!(world.state().to_string(), suspended);
+    // Also in a view of which its primary has not said anything yet.
+    let mut next = world.record();
+    next.epoch += 1;
+    let state = world.fleet.state_of(&vm(), &|_| next.clone());
+    assert_eq!(state.to_string(), suspended);
+    world.pass(20);
     assert_eq!(world.state().to_string(), suspended);
     world.restart_service();
     world.pass(20);

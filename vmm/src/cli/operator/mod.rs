@@ -35,7 +35,8 @@ impl ServiceArgs {
     /// The service's client, in the name of who runs this.
     fn client(&self) -> anyhow::Result<Client> {
         let server = settings::disk_server(self.disk_server.as_ref(), Path::new(CONFIG_FILE))?;
-        Ok(Client::new(server, self.keys.of_person()?, settings::by()))
+        let endpoint = self.keys.of_person(server.is_plain)?;
+        Ok(Client::new(server.address, endpoint, settings::by()))
     }
 }
 
