@@ -215,8 +215,11 @@ fn ask(stream: &mut Stream, vm: &VmName) -> io::Result<Vec<u8>> {
     setsockopt(stream, sockopt::TcpKeepCount, &count)?;
     stream.write_all(format!("{}\n", json!({ "console": vm })).as_bytes())?;
     stream.flush()?;
-    // Byte by byte: what follows the line is the guest's.
     let mut line = Vec::new();
+    #[expect(
+        clippy::unbuffered_bytes,
+        reason = "what follows the line is the guest's"
+    )]
     for byte in stream.bytes().take(MAX_LINE) {
         match byte? {
             b'\n' => break,
