@@ -80,7 +80,7 @@ mod tests {
 
     fn told(task: &Task) -> Command {
         let text = "disk_server = \"d:7420\"\nlogging_address = \"10.0.1.1\"\nname = \"a\"";
-        let config: Config = toml::from_str(text).expect("a configuration");
+        let config = Config::parse(text).expect("a configuration");
         let line = command_line(&config, task).expect("a plain name");
         let line = [OsString::from("ftvm")].into_iter().chain(line);
         Cli::try_parse_from(line)

@@ -131,7 +131,8 @@ impl Config {
         })
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    /// Reads TOML, or says what is wrong and where.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
         let keys = file.keys().map_err(|(place, reason)| {
             let line = 1 + text[..place].matches('\n').count();
