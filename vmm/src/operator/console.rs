@@ -1,6 +1,6 @@
 //! A guest's console over the network, which follows the guest from host to host.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,7 +26,7 @@ const RETRY: Duration = Duration::from_millis(500);
 const CANCEL_POLL: Duration = Duration::from_millis(50);
 
 /// The longest first line of a daemon, in bytes.
-const MAX_LINE: usize = 4 << 10;
+const MAX_LINE: u64 = 4 << 10;
 
 /// Seconds without a sign after which a host is asked for one, and how often.
 const KEEP_ALIVE: (u32, u32) = (1, 3);
@@ -217,12 +217,10 @@ fn ask(stream: &mut Stream, vm: &VmName) -> io::Result<Vec<u8>> {
     stream.flush()?;
     // Byte by byte: what follows the line is the guest's.
     let mut line = Vec::new();
-    for byte in stream.bytes().take(MAX_LINE) {
-        match byte? {
-            b'\n' => break,
-            byte => line.push(byte),
-        }
-    }
+    BufReader::with_capacity(1, stream)
+        .take(MAX_LINE)
+        .read_until(b'\n', &mut line)?;
+    line.pop_if(|byte| *byte == b'\n');
     Ok(line)
 }
 
@@ -237,7 +235,6 @@ fn say(output: &mut impl Write, text: &str) -> Result<(), ConsoleError> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead, BufReader};
     use std::net::TcpListener;
     use std::os::unix::net::UnixStream;
     use std::sync::mpsc;
