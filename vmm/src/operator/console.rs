@@ -1,6 +1,6 @@
 //! A guest's console over the network, which follows the guest from host to host.
 
-use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +27,7 @@ const RETRY: Duration = Duration::from_millis(500);
 const CANCEL_POLL: Duration = Duration::from_millis(50);
 
 /// The longest first line of a daemon, in bytes.
-const MAX_LINE: u64 = 4 << 10;
+const MAX_LINE: usize = 4 << 10;
 
 /// Seconds without a sign after which a host is asked for one, and how often.
 const KEEP_ALIVE: (u32, u32) = (1, 3);
