@@ -7,9 +7,9 @@ use disk_server::arbiter::{Claim, Claimant, Next};
 use disk_server::views::{Capabilities, Paging, Text};
 use logging_channel::entry::{Entry, ExecutionPoint, Payload, StatePart};
 use logging_channel::receiver::Receiver;
-use logging_channel::session::{Admission, Confirmation, Listener};
+use logging_channel::session::{Admission, Confirmation, ConnectError, Listener};
 use logging_channel::{HostReport, Settings};
-use transport::Endpoint;
+use transport::{Endpoint, Role, key_set};
 
 use super::hand_over::NotHandedOver;
 use super::*;
@@ -63,6 +63,51 @@ pub(in crate::roles) fn entry(payload: Payload) -> Entry {
         point: ExecutionPoint::at_exit(1),
         check: None,
         payload,
+    }
+}
+
+/// It takes up no time of those that the guest names: it hears nothing of the session that it could have.
+#[test]
+fn a_host_that_the_guest_does_not_name_is_told_so_at_once() {
+    let scene = primary();
+    let folder = tempfile::tempdir().unwrap();
+    let keys = key_set(
+        folder.path(),
+        &[(Role::Host, "hosta"), (Role::Host, "hostc")],
+    )
+    .unwrap();
+    let endpoint = |name| Endpoint::read(&keys.key(name), &keys.trust()).unwrap();
+    let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), &endpoint("hosta")).unwrap();
+    let address = listener.local_addr();
+    let sessions = Sessions::alone(
+        scene.tenure.standing(),
+        Lanes::default().look,
+        &Events::default(),
+    );
+    let door = Door {
+        identity: identity(),
+        host_report: HostReport::default(),
+        settings: Settings::default(),
+        rights: scene.rights.clone(),
+        events: Events::default(),
+        hosts: Some(["hosta", "hostb"].map(|name| name.parse().unwrap()).into()),
+    };
+    door.keep(listener, sessions);
+    let turned_away = Receiver::connect(
+        (address, &endpoint("hostc")),
+        (&identity(), "hostc/1"),
+        &HostReport::default(),
+        &Settings::default(),
+        Instant::now() + Duration::from_secs(2),
+        &AtomicBool::new(false),
+        |_, _| panic!("it was welcomed"),
+    );
+    match turned_away {
+        Err(ConnectError::Refused { refusal, .. }) => {
+            let text = refusal.to_string();
+            assert!(text.contains("hostc is not among the hosts"), "{text}");
+        }
+        other => panic!("{other:?}"),
     }
 }
 
