@@ -230,6 +230,7 @@ fn say(output: &mut impl Write, text: &str) -> Result<(), ConsoleError> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead as _, BufReader};
     use std::net::TcpListener;
     use std::os::unix::net::UnixStream;
     use std::sync::mpsc;

@@ -90,7 +90,10 @@ fn a_host_that_the_guest_does_not_name_is_told_so_at_once() {
         settings: Settings::default(),
         rights: scene.rights.clone(),
         events: Events::default(),
-        hosts: Some(["hosta", "hostb"].map(|name| name.parse().unwrap()).into()),
+        hosts: ["hosta", "hostb"]
+            .map(|name| name.parse().unwrap())
+            .into_iter()
+            .collect(),
     };
     door.keep(listener, sessions);
     let turned_away = Receiver::connect(
