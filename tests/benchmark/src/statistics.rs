@@ -34,21 +34,31 @@ impl fmt::Display for Summary {
         f.write_str(&figure(self.median))?;
         match self.count {
             1 => Ok(()),
-            _ => write!(f, " ± {}", figure(self.spread)),
+            _ => {
+                // Of a distance no more than of what it is the distance from.
+                let most = digits(self.median).max(3);
+                let digits = digits(self.spread).min(most);
+                write!(f, " ± {:.digits$}", self.spread)
+            }
         }
     }
 }
 
 /// A figure with three digits that say something.
 pub(crate) fn figure(value: f64) -> String {
-    let digits = match value.abs() {
+    let digits = digits(value);
+    format!("{value:.digits$}")
+}
+
+/// How many of them are behind the point.
+fn digits(value: f64) -> usize {
+    match value.abs() {
         100.0.. | 0.0 => 0,
         10.0.. => 1,
         1.0.. => 2,
         0.01.. => 3,
         _ => 5,
-    };
-    format!("{value:.digits$}")
+    }
 }
 
 /// The middle value, or the mean of the two in the middle. Sorts the values.

@@ -21,9 +21,9 @@ enum KeyCommand {
     Generate(FileArgs),
     /// Say a key's fingerprint, for others' trust.toml.
     Show(ShowArgs),
-    /// Sign that a key is somebody's, with the key of an authority, and print the certificate.
+    /// Sign that a key is somebody's, with an authority's key.
     ///
-    /// It goes beside that key: /etc/ftvm/key.crt. In trust.toml the name is "signed" then.
+    /// Prints the certificate, which goes beside that key: /etc/ftvm/key.crt. In trust.toml the name is "signed" then.
     Sign(SignArgs),
 }
 
