@@ -1,4 +1,4 @@
-//! The keys of a run: each host, the disk server and an operator have one, and trust all of these.
+//! The keys of a run: each host, the disk server and each operator have one, and trust all of these.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,8 +12,10 @@ use crate::host::Host;
 const HOSTS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 /// What the disk server's key is called.
 const DISK_SERVER: &str = "disk-server";
-/// What the operator's key is called.
-const OPERATOR: &str = "operator";
+/// Operators for whom there are keys.
+const OPERATORS: [&str; 3] = [TESTBED, "anna", "ben"];
+/// The one for whatever a scenario does not do in somebody's name.
+pub(crate) const TESTBED: &str = "testbed";
 
 /// Where a host has its key.
 const KEY: &str = "/tmp/key.pem";
@@ -33,21 +35,21 @@ impl Keys {
         };
         fs::create_dir_all(directory).map_err(failed)?;
         let hosts = HOSTS.map(|name| (Role::Host, name));
-        let others = [(Role::DiskServer, DISK_SERVER), (Role::Operator, OPERATOR)];
-        let members = [&hosts[..], &others].concat();
+        let operators = OPERATORS.map(|name| (Role::Operator, name));
+        let members = [&hosts[..], &operators, &[(Role::DiskServer, DISK_SERVER)]].concat();
         let made = key_set(directory, &members);
         made.map(Self)
             .map_err(|error| failed(std::io::Error::other(error)))
     }
 
-    /// How an operator on this machine speaks.
+    /// How an operator of this name speaks on this machine.
     ///
     /// # Panics
     ///
-    /// When the files are not there any more.
+    /// When there is no key of that name.
     #[must_use]
-    pub fn operator(&self) -> Endpoint {
-        let endpoint = Endpoint::read(&self.0.key(OPERATOR), &self.0.trust());
+    pub fn operator(&self, name: &str) -> Endpoint {
+        let endpoint = Endpoint::read(&self.0.key(name), &self.0.trust());
         endpoint.expect("its files were made with the run")
     }
 

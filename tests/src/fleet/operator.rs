@@ -14,7 +14,7 @@ use transport::Endpoint;
 
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::keys::Keys;
+use crate::keys::TESTBED;
 use crate::layout::Layout;
 use crate::netns::output;
 use crate::network::{GUEST_MAC, Position};
@@ -51,7 +51,7 @@ impl Operator {
     /// When the service's address is none.
     #[must_use]
     pub fn new(testbed: &Testbed, service: &DiskServer) -> Self {
-        Self::called("testbed", testbed, service)
+        Self::called(TESTBED, testbed, service)
     }
 
     /// The same, of this name.
@@ -65,7 +65,7 @@ impl Operator {
             place: testbed.disk().clone(),
             service: service.address().parse().expect("a disk server has one"),
             by: Text::cut(name),
-            endpoint: (testbed.keys()).map_or_else(Endpoint::plain, Keys::operator),
+            endpoint: (testbed.keys()).map_or_else(Endpoint::plain, |keys| keys.operator(name)),
         }
     }
 

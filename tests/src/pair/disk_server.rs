@@ -14,7 +14,7 @@ use transport::Endpoint;
 use crate::Signal;
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::keys::{self, Keys};
+use crate::keys::{self, TESTBED};
 use crate::netns::output;
 use crate::network::Position;
 use crate::process::LocalProcess;
@@ -105,7 +105,7 @@ impl DiskServer {
             address,
             state,
             exports,
-            operator: testbed.keys().map(Keys::operator),
+            operator: testbed.keys().map(|keys| keys.operator(TESTBED)),
             defined: Mutex::default(),
             program: program.map(Path::to_owned),
             process,

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::Fault;
+use super::fault::Fault;
 
 /// On which hosts a guest's copies are.
 #[derive(Debug, Clone, PartialEq, Eq)]

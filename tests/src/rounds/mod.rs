@@ -17,6 +17,7 @@
 //! # }
 //! ```
 
+mod fault;
 mod journal;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use disk_server::fleet::{HostVerb, State, Subject, VmStatus, What};
 
+pub use self::fault::Fault;
 use self::journal::{Copies, Figures, Journal};
 use crate::error::{Error, Result};
 use crate::fleet::{Daemon, Operator, log_of};
@@ -86,15 +88,6 @@ pub struct Rounds {
     testbed: Testbed,
 }
 
-/// What is done in a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
-    /// The host loses its power, and boots again once it is known to be dead.
-    Kill,
-    /// All guests leave the host, by an operator's word.
-    Drain,
-}
-
 /// What came of a step.
 #[derive(Debug, Clone)]
 pub struct Step {
@@ -109,15 +102,12 @@ pub struct Step {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.fault {
-            Fault::Kill => "killed",
-            Fault::Drain => "drained",
-        };
         write!(
             f,
-            "{}: {} {what}: {}; {:.0} s; a client waited {} ms",
+            "{}: {} {}: {}; {:.0} s; a client waited {} ms",
             self.number,
             self.host,
+            self.fault,
             self.figures,
             self.took.as_secs_f64(),
             self.gap.as_millis()
