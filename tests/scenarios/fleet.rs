@@ -1,9 +1,11 @@
 //! Hosts look after a guest: it is started on one of them by a word, gets its backup by itself, and another
-//! one whenever a host is lost. A daemon that is killed in the middle of a join leaves both in peace.
+//! one whenever a host is lost. An operator's failover changes the places of its two copies. A daemon that is
+//! killed in the middle of a join leaves both in peace.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use disk_server::fleet::{State, Verb};
 use testbed::fleet::{Daemon, Operator, log_of, process_of};
 use testbed::pair::{DiskServer, Guest, PATIENCE};
 use testbed::workload::Client;
@@ -14,10 +16,10 @@ const LIMIT: Duration = Duration::from_secs(180);
 #[test]
 fn a_guest_is_protected_again_by_hosts_alone() -> Result<()> {
     let testbed = Testbed::new("fleet")?;
-    let mut hosts: Vec<Host> = testbed.start_hosts(["a", "b", "c"])?.into();
+    let mut hosts: Vec<Host> = testbed.start_hosts(["a", "b"])?.into();
     let service = DiskServer::start(&testbed)?;
     let daemons = hosts.iter().map(|host| Daemon::start(host, &service));
-    let mut daemons: Vec<Daemon> = daemons.collect::<Result<_>>()?;
+    let _daemons: Vec<Daemon> = daemons.collect::<Result<_>>()?;
     let operator = Operator::new(&testbed, &service);
     operator.define(&Guest::redis("db").quick(), &hosts[0], PATIENCE)?;
     operator.start("db")?;
@@ -30,19 +32,18 @@ fn a_guest_is_protected_again_by_hosts_alone() -> Result<()> {
             }
         })
     };
-    let (primary, backup) = protected()?;
+    let places = protected()?;
     let client = Client::redis_with_pauses(testbed.client());
     client.goes_on("by its own protected guest")?;
+    let (primary, backup) = the_places_change(&operator, places)?;
+    client.goes_on("of the host that was its backup's")?;
 
-    // The third host takes over the role; its daemon dies as soon as the guest's process is there.
+    // A third host takes over the role; its daemon dies as soon as the guest's process is there.
+    hosts.push(testbed.start_host("c")?);
+    let mut third = Daemon::start(&hosts[2], &service)?;
+    let name = third.host().to_owned();
     let lost_at = Instant::now();
     find(&mut hosts, &backup).kill();
-    let third = daemons
-        .iter()
-        .position(|daemon| ![&primary, &backup].contains(&&daemon.host().to_owned()))
-        .expect("there are three");
-    let mut third = daemons.swap_remove(third);
-    let name = third.host().to_owned();
     third.says("is to have its backup here", LIMIT)?;
     third.says("started, as process ", LIMIT)?;
     third.kill()?;
@@ -82,10 +83,32 @@ fn a_guest_is_protected_again_by_hosts_alone() -> Result<()> {
         operator.history("db")?
     );
 
-    operator.order("db", disk_server::fleet::Verb::Stop {})?;
+    operator.order("db", Verb::Stop {})?;
     third.says("its process has ended, status 0", LIMIT)?;
     testbed.succeed();
     Ok(())
+}
+
+/// The backup runs the guest by an operator's word: hosts do the rest, and the old primary is the backup then.
+/// Gives where primary and backup are.
+fn the_places_change(
+    operator: &Operator,
+    (primary, backup): (String, String),
+) -> Result<(String, String)> {
+    let before = operator.status("db")?.view;
+    operator.order("db", Verb::Failover {})?;
+    operator.wait_for("db", "that the places are changed", LIMIT, |status| {
+        let primary = status.placement.primary.as_ref();
+        primary.is_some_and(|member| member.host.as_str() == backup)
+            && status.state == State::Protected
+    })?;
+    let places = operator.protected("db", LIMIT)?;
+    assert_eq!(places, (backup, primary));
+    let status = operator.status("db")?;
+    // The backup won the next view, and took its own backup into the one after that.
+    assert!(status.view > before + 1, "{}", operator.history("db")?);
+    eprintln!("{:?}", status.last_failover);
+    Ok(places)
 }
 
 /// The first line of the answer of a host's daemon, asked from another host.

@@ -31,7 +31,6 @@ mod namespaces;
 mod nbd_client;
 mod nested_paging;
 mod orderly_end;
-mod orders;
 mod output_rule;
 mod page_reclaim;
 mod paging;
