@@ -19,6 +19,8 @@ pub(crate) const TESTBED: &str = "testbed";
 
 /// Where a host has its key.
 const KEY: &str = "/tmp/key.pem";
+/// Where an operator's is who works there.
+const LENT: &str = "/tmp/operator.pem";
 /// Where it has the list of those whom it trusts.
 const TRUST: &str = "/tmp/trust.toml";
 
@@ -55,10 +57,23 @@ impl Keys {
 
     /// Gives a host its key.
     pub(crate) fn give(&self, host: &Host) -> Result<()> {
-        let key = self.0.key(host.name());
-        host.put(&key, KEY)?;
-        host.check(&["chmod", "600", KEY])?;
+        self.put(host.name(), host, KEY)?;
         host.put(&self.0.trust(), TRUST)
+    }
+
+    /// Lets an operator of this name work on a host: what `ftvm` is told there then.
+    ///
+    /// # Errors
+    ///
+    /// When the key cannot be copied.
+    pub fn lend(&self, name: &str, host: &Host) -> Result<[&'static str; 4]> {
+        self.put(name, host, LENT)?;
+        Ok(["--key", LENT, "--trust", TRUST])
+    }
+
+    fn put(&self, name: &str, host: &Host, path: &str) -> Result<()> {
+        host.put(&self.0.key(name), path)?;
+        host.check(&["chmod", "600", path]).map(drop)
     }
 }
 
