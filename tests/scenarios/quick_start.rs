@@ -32,7 +32,7 @@ const CLIENT: &str = "192.0.2.1/24";
 #[test]
 fn the_commands_of_the_page_make_a_guest_that_outlives_its_host() -> Result<()> {
     // Each machine has files of its own.
-    let testbed = Testbed::with_hosts("quick-start", HostKind::Qemu)?;
+    let testbed = Testbed::with_hosts("quick-start", HostKind::Qemu)?.plain();
     let hosts = testbed.start_hosts(MACHINES.map(|(name, _)| name))?;
     for (host, (_, number)) in hosts.iter().zip(MACHINES) {
         prepare(host, number)?;
