@@ -14,7 +14,7 @@ use crate::cpu::{CpuError, CpuState};
 use crate::devices::Devices;
 use crate::disk::guest_disk::{DiskOpenError, GuestDisk};
 use crate::disk::serving::DiskSettings;
-use crate::doctor::{self, Purpose, Unfit};
+use crate::doctor::{self, Purpose, Report, Unfit};
 use crate::engine::tally::ExitTally;
 use crate::engine::{Engine, Role};
 use crate::events::{Event, Events};
@@ -101,26 +101,35 @@ pub struct Guest {
 }
 
 /// What a guest is made of and connected with, as far as this host has it: whatever is wrong with that
-/// shows before anything is tried out, asked for, or run.
-struct Parts {
+/// shows before anything is asked for elsewhere, or run.
+pub struct Parts {
     images: BootImages,
     host: HostSide,
+    report: Report,
     purpose: Purpose,
 }
 
 impl Parts {
-    fn open(config: &VmConfig, host: &HostConfig) -> Result<Self, AssemblyError> {
+    /// Reads images, connects with this host, and tries out whether it can do what is asked of it.
+    ///
+    /// # Errors
+    /// [`AssemblyError`].
+    pub fn open(config: &VmConfig, host: &HostConfig) -> Result<Self, AssemblyError> {
         config.validate()?;
+        let images = BootImages::open(
+            &config.kernel,
+            config.initrd.as_deref(),
+            &config.command_line(),
+            config.clock.kernel_reads(),
+            config.memory_bytes(),
+        )?;
+        let purpose = host.purpose;
+        let host = HostSide::connect(host)?;
         Ok(Self {
-            images: BootImages::open(
-                &config.kernel,
-                config.initrd.as_deref(),
-                &config.command_line(),
-                config.clock.kernel_reads(),
-                config.memory_bytes(),
-            )?,
-            host: HostSide::connect(host)?,
-            purpose: host.purpose,
+            images,
+            host,
+            report: doctor::require_fit(purpose)?,
+            purpose,
         })
     }
 }
@@ -150,7 +159,19 @@ impl Guest {
         host: &HostConfig,
         verification: Verification,
     ) -> Result<Self, AssemblyError> {
-        let parts = Parts::open(config, host)?;
+        Self::of_parts(Parts::open(config, host)?, config, host, verification)
+    }
+
+    /// The same, of parts that are there already.
+    ///
+    /// # Errors
+    /// [`AssemblyError`].
+    pub fn of_parts(
+        parts: Parts,
+        config: &VmConfig,
+        host: &HostConfig,
+        verification: Verification,
+    ) -> Result<Self, AssemblyError> {
         let disk = match &config.disk {
             None => None,
             Some(uri) => Some(GuestDisk::open(
@@ -193,9 +214,9 @@ impl Guest {
         let Parts {
             images,
             host,
+            report,
             purpose,
         } = parts;
-        let report = doctor::require_fit(purpose)?;
         let mut machine = Machine::new(config.memory_bytes(), config.clock)?;
         let entry = images.load(machine.memory())?;
         machine.enter_at(&entry)?;

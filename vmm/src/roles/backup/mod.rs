@@ -31,7 +31,7 @@ use super::sessions::{Door, Sessions};
 use super::stats::Meters;
 use super::tenure::Tenure;
 use super::{Halt, NotLive, RoleError, peer_report, stats, storage, tie_to_server};
-use crate::assembly::{Guest, HostConfig, watchdog};
+use crate::assembly::{Guest, HostConfig, Parts, watchdog};
 use crate::config::VmConfig;
 use crate::control::{Asked, ControlSocket};
 use crate::disk::guest_disk::GuestDisk;
@@ -93,6 +93,7 @@ pub fn run_backup(
         .map(|listen| Listener::bind(listen, endpoint));
     let listener = listener.transpose()?;
     let rights = Arc::new(Rights::new(&options.arbiter, &vm.name)?);
+    let parts = Parts::open(vm, host)?;
     // The guest's disk is there as well. An idle host waits for a proposal all the same.
     let patience = options.connect.map(|_| options.connect_timeout);
     rights.wait_for_server(patience, |reason| {
@@ -101,7 +102,7 @@ pub fn run_backup(
             reason: reason.to_owned(),
         });
     })?;
-    let mut guest = Guest::assemble(vm, host, Verification::default())?;
+    let mut guest = Guest::of_parts(parts, vm, host, Verification::default())?;
     let is_cold = options.channel.keep.is_some();
     tie_to_server(&mut guest, &rights)?;
     let needs = needs(&guest, vm);
