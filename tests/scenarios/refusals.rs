@@ -274,7 +274,7 @@ fn a_primary_takes_its_own_backup_only() -> Result<()> {
         let script = format!("{noise} | timeout 10 nc {address} {port}");
         host.run(&["sh", "-c", &script])?;
     }
-    primary.wait_for_error("is not an ftvm handshake", LIMIT)?;
+    primary.wait_for_error("does not speak as ftvm does", LIMIT)?;
 
     // Backups of other guests.
     let [mut other_words, mut other_name, mut other_size] = [(); 3].map(|()| guest.clone());
