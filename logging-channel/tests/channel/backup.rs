@@ -10,12 +10,12 @@ use logging_channel::codec::PROTOCOL_VERSION;
 use logging_channel::handshake::{HandshakeError, Message, Welcome};
 use logging_channel::receiver::Receiver;
 use logging_channel::session::{AcceptError, Confirmation, ConnectError};
-use logging_channel::{Identity, IdentityError, Settings};
+use logging_channel::{Identity, IdentityError};
 use transport::Stream;
 
 use crate::peers::{
-    BACKUP, KEYS, LONG, NEVER, accept, answer, connect, dial, host, identity, listen, listen_at,
-    localhost, patient, title, trusted,
+    BACKUP, KEYS, LONG, NEVER, accept, answer, bound, connect, dial, for_relay, host, identity,
+    listen, listen_at, patient, title, trusted,
 };
 
 #[test]
@@ -51,8 +51,7 @@ fn it_gives_up_at_the_deadline_and_says_what_happened_last() {
 
 #[test]
 fn it_gives_up_at_the_deadline_on_one_who_says_nothing() {
-    let silent = TcpListener::bind(localhost()).expect("a free port");
-    let address = silent.local_addr().expect("bound");
+    let (_silent, address) = bound();
     let deadline = Instant::now() + Duration::from_millis(20);
     assert!(matches!(
         Receiver::connect(
@@ -80,8 +79,7 @@ enum Wait {
 #[test]
 fn its_wait_can_be_cancelled() {
     for wait in [Wait::Answer, Wait::Listener] {
-        let listener = TcpListener::bind(localhost()).expect("a free port");
-        let address = listener.local_addr().expect("bound");
+        let (listener, address) = bound();
         let cancel = AtomicBool::new(false);
         thread::scope(|scope| {
             let waiting = scope.spawn(|| {
@@ -119,8 +117,7 @@ fn its_wait_can_be_cancelled() {
 
 /// Connects to one who answers with `bytes`.
 fn answered(bytes: Vec<u8>) -> ConnectError {
-    let listener = TcpListener::bind(localhost()).expect("a free port");
-    let address = listener.local_addr().expect("bound");
+    let (listener, address) = bound();
     thread::scope(|scope| {
         scope.spawn(move || {
             let mut peer = answer(&listener);
@@ -226,15 +223,10 @@ fn lose_the_first_ready(relay: &TcpListener, primary: SocketAddr) {
 /// over from one that still waits for a backup.
 #[test]
 fn a_session_whose_ready_is_lost_has_not_begun() {
-    let settings = Settings {
-        // The relay takes one connection at a time.
-        memory_streams: 0,
-        ..patient()
-    };
+    let settings = for_relay();
     let mut listener = listen();
     let primary = listener.local_addr();
-    let relay = TcpListener::bind(localhost()).expect("a free port");
-    let address = relay.local_addr().expect("bound");
+    let (relay, address) = bound();
     thread::scope(|scope| {
         scope.spawn(|| lose_the_first_ready(&relay, primary));
         let backup = scope.spawn(move || connect(address, &identity(), &patient()));

@@ -16,8 +16,9 @@ use transport::{ConnectionError, Endpoint};
 
 use crate::logs::at;
 use crate::peers::{
-    BACKUP, FakeBackup, KEYS, LONG, accept, announced, answer_as, connect, dial_as, eventually,
-    host, identity, impatient, listen, localhost, pair, patient, title, trusted,
+    BACKUP, FakeBackup, KEYS, LONG, accept, announced, answer_as, bound, connect, dial_as,
+    eventually, for_relay, host, identity, impatient, listen, localhost, pair, patient, title,
+    trusted,
 };
 
 /// With little patience: what keeps a backup out may change.
@@ -173,15 +174,10 @@ fn flip(relay: &TcpListener, primary: SocketAddr, from: &AtomicBool) {
 
 #[test]
 fn nothing_that_somebody_on_the_way_has_changed_is_taken() {
-    let settings = Settings {
-        // The relay takes one connection.
-        memory_streams: 0,
-        ..patient()
-    };
+    let settings = for_relay();
     let mut listener = listen();
     let primary = listener.local_addr();
-    let relay = TcpListener::bind(localhost()).expect("a free port");
-    let address = relay.local_addr().expect("bound");
+    let (relay, address) = bound();
     let flips = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| flip(&relay, primary, &flips));
@@ -200,15 +196,10 @@ fn nothing_that_somebody_on_the_way_has_changed_is_taken() {
 /// Somebody on the way answers the first time in the primary's place, in clear.
 #[test]
 fn what_is_said_in_clear_ends_no_backup() {
-    let settings = Settings {
-        // The relay takes one connection.
-        memory_streams: 0,
-        ..patient()
-    };
+    let settings = for_relay();
     let mut listener = listen();
     let primary = listener.local_addr();
-    let relay = TcpListener::bind(localhost()).expect("a free port");
-    let address = relay.local_addr().expect("bound");
+    let (relay, address) = bound();
     thread::scope(|scope| {
         scope.spawn(|| {
             for forged in [
@@ -232,8 +223,7 @@ fn what_is_said_in_clear_ends_no_backup() {
 
 #[test]
 fn a_memory_stream_leads_to_the_session_s_own_primary() {
-    let listener = TcpListener::bind(localhost()).expect("a free port");
-    let address = listener.local_addr().expect("bound");
+    let (listener, address) = bound();
     let gone = AtomicBool::new(false);
     thread::scope(|scope| {
         let backup = scope.spawn(|| {

@@ -141,6 +141,21 @@ pub(crate) fn host() -> HostReport {
     ])
 }
 
+/// As [`patient`], over a relay that takes one connection at a time: there is none for memory.
+pub(crate) fn for_relay() -> Settings {
+    Settings {
+        memory_streams: 0,
+        ..patient()
+    }
+}
+
+/// A free port, and where that is.
+pub(crate) fn bound() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind(localhost()).expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    (listener, address)
+}
+
 /// Settings with which a slow machine loses nobody.
 pub(crate) fn patient() -> Settings {
     Settings {
@@ -374,8 +389,7 @@ pub(crate) struct FakePrimary {
 impl FakePrimary {
     /// Welcomes a real backup.
     pub(crate) fn welcome(settings: &Settings) -> (Self, Receiver) {
-        let listener = TcpListener::bind(localhost()).expect("a free port");
-        let address = listener.local_addr().expect("bound");
+        let (listener, address) = bound();
         let timeout = settings.heartbeat_timeout;
         thread::scope(|scope| {
             let primary = scope.spawn(move || {
