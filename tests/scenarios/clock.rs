@@ -78,16 +78,16 @@ enum Steps {
     Coarse,
 }
 
-/// A guest with this clock, and such a boot, reads it all the time; its wall clock is the host's, its steps
+/// A guest with this clock reads it all the time; its wall clock is the host's, its steps
 /// are small if they are to be, and a failover costs it no time, which takes `patience` and more.
-fn over_a_failover(clock: &str, boot: Boot, steps: Steps, patience: Duration) -> Result<()> {
+fn over_a_failover(clock: &str, steps: Steps, patience: Duration) -> Result<()> {
     assert!(patience > 2 * TOLERANCE);
     let testbed = Testbed::new(clock)?;
     let [mut a, b] = testbed.start_hosts(["a", "b"])?;
     let start = Instant::now();
     let host_wall = host_behind(&testbed, &a, start)?;
     let disk_server = DiskServer::start(&testbed)?;
-    let mut guest = Guest::tiny(clock, "ftvm.work=0 ftvm.do=clock").boots(boot);
+    let mut guest = Guest::tiny(clock, "ftvm.work=0 ftvm.do=clock").boots(Boot::Quick);
     guest.options = ["--console", "--clock", clock].map(str::to_owned).to_vec();
     let timeout = patience.as_millis().to_string();
     let mut primary = guest.primary(&a, &disk_server, &["--heartbeat-timeout", &timeout])?;
@@ -131,20 +131,19 @@ fn over_a_failover(clock: &str, boot: Boot, steps: Steps, patience: Duration) ->
     Ok(())
 }
 
-/// Its boot too: Linux finds out by this clock how fast others are.
 #[test]
 fn the_pm_timer_goes_on_over_a_failover() -> Result<()> {
     // Linux takes a step of 2.3 s and more for one back (docs/clock.md).
     let patience = Duration::from_millis(1500);
-    over_a_failover("pm-timer", Boot::QuickWithTimer, Steps::Fine, patience)
+    over_a_failover("pm-timer", Steps::Fine, patience)
 }
 
 #[test]
 fn the_paravirtual_clock_goes_on_over_a_failover() -> Result<()> {
-    over_a_failover("kvm-clock", Boot::Quick, Steps::Coarse, PATIENCE)
+    over_a_failover("kvm-clock", Steps::Coarse, PATIENCE)
 }
 
 #[test]
 fn the_paravirtual_clock_with_exact_reads_goes_on_over_a_failover() -> Result<()> {
-    over_a_failover("kvm-clock-exact", Boot::Quick, Steps::Fine, PATIENCE)
+    over_a_failover("kvm-clock-exact", Steps::Fine, PATIENCE)
 }

@@ -55,10 +55,14 @@ impl Clock {
     /// periodic timer loses the ticks that it missed.
     fn words(self) -> &'static str {
         match self {
-            Self::PmTimer | Self::KvmClock | Self::KvmClockExact => "",
-            // The kernel measures how fast the local APIC's timer runs, and not to the last digit:
-            // as the source of time only the 8254 will do, whose frequency it knows.
-            Self::Jiffies => "pmtmr=0 nolapic_timer",
+            Self::KvmClock | Self::KvmClockExact => "",
+            // A kernel that does not know the frequency of its time stamp counter measures how fast the
+            // local APIC's timer and its delay loops are by awaiting ticks in a loop without an exit, in
+            // which they come late: by seconds in all, where both counters wrap, and a tick that is many
+            // times too short leaves the guest no time. It knows the 8254's frequency. The loops of a
+            // delay are those of 4 ms at 3 GHz: a slower processor waits longer, which does no harm.
+            Self::PmTimer => "nolapic_timer lpj=12000000",
+            Self::Jiffies => "pmtmr=0 nolapic_timer lpj=12000000",
         }
     }
 
@@ -368,7 +372,10 @@ mod tests {
         assert_eq!(words, format!("{BASE_COMMAND_LINE} nohz=off"));
         let text = "name = \"a\"\nkernel = \"k\"\nclock = \"jiffies\"\nappend = \"pmtmr=1\"";
         let words = config(text).unwrap().command_line();
-        assert!(words.ends_with("pmtmr=0 nolapic_timer pmtmr=1"), "{words}");
+        assert!(
+            words.ends_with("pmtmr=0 nolapic_timer lpj=12000000 pmtmr=1"),
+            "{words}"
+        );
         for clock in ["kvm-clock", "kvm-clock-exact", "pm-timer", "jiffies"] {
             let text = format!("name = \"a\"\nkernel = \"k\"\nclock = \"{clock}\"");
             assert!(config(&text).is_ok(), "{clock}");
