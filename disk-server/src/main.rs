@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use disk_server::arbiter::{Arbiter, ServerAddress, Settings, VmName};
 use disk_server::export::ExportSpec;
 use disk_server::logging;
@@ -113,6 +113,12 @@ enum Command {
         #[arg(long, value_name = "HOST:PORT")]
         server: ServerAddress,
     },
+    /// Write the manual pages
+    #[command(hide = true)]
+    ManPages {
+        /// The directory they go to
+        directory: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -147,6 +153,10 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         }
         (Some(Command::Forget { vm, server }), _) => {
             Ok(Arbiter::new(server, cli.keys.of_person()?, Settings::default()).forget(&vm)?)
+        }
+        (Some(Command::ManPages { directory }), _) => {
+            std::fs::create_dir_all(&directory)?;
+            Ok(clap_mangen::generate_to(Cli::command(), &directory)?)
         }
         (None, Some(serve)) => run_server(serve, cli.keys.of_server()?),
         (None, None) => anyhow::bail!("--listen and --state are needed; see --help"),

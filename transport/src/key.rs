@@ -1,9 +1,9 @@
 //! A machine's or a person's key.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process;
 
@@ -31,7 +31,7 @@ const PKCS8_HEAD: [u8; 16] = [
 
 /// What a machine or a person proves itself with: an Ed25519 key, and the certificates that carry it.
 ///
-/// The private key is a file of PKCS#8 in PEM that only its owner can read. Beside it, with `.crt` in place of its
+/// The private key is a file of PKCS#8 in PEM that only its owner can read; of root's, also its group. Beside it, with `.crt` in place of its
 /// extension, are the certificates, which are no secret; without them the key is its own.
 pub struct Key {
     pair: KeyPair,
@@ -165,7 +165,7 @@ impl Key {
             },
         };
         let files = [
-            (path, 0o600, key.pair.serialize_pem()),
+            (path, key_mode(path), key.pair.serialize_pem()),
             (&beside, 0o644, key.certificates()),
         ];
         for (path, mode, text) in files {
@@ -301,19 +301,34 @@ pub(crate) fn certificate_file(path: &Path) -> PathBuf {
     path.with_extension("crt")
 }
 
-/// Writes a file that must not be there yet: whole, and on the disk, or not at all.
-fn write_new(path: &Path, mode: u32, text: &str) -> io::Result<()> {
-    let folder = match path.parent() {
+/// Mode of a new key. In a folder of root's that gives its group to what is in it (setgid, as packages make
+/// /etc/ftvm), that group reads it: a service's user.
+fn key_mode(path: &Path) -> u32 {
+    const SETGID: u32 = 0o2000;
+    let is_shared = fs::metadata(folder_of(path))
+        .is_ok_and(|folder| folder.uid() == 0 && folder.mode() & SETGID != 0);
+    if is_shared { 0o640 } else { 0o600 }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
-    };
+    }
+}
+
+/// Writes a file that must not be there yet: whole, and on the disk, or not at all.
+fn write_new(path: &Path, mode: u32, text: &str) -> io::Result<()> {
+    let folder = folder_of(path);
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{}.new", process::id()));
     let aside = folder.join(name);
     let mut options = OpenOptions::new();
     let mut file = (options.write(true).create_new(true).mode(mode)).open(&aside)?;
     let linked = file
-        .write_all(text.as_bytes())
+        // Whatever the umask is: a service's user is to read it.
+        .set_permissions(Permissions::from_mode(mode))
+        .and_then(|()| file.write_all(text.as_bytes()))
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::hard_link(&aside, path));
     let removed = fs::remove_file(&aside);

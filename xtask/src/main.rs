@@ -32,6 +32,8 @@ enum Command {
     /// Go through the cuts and crashes that a person asks about first on real hosts, and write what became
     /// of the guest into the documentation, beside what the simulator makes of all of them.
     Matrix(commands::matrix::Matrix),
+    /// Make the Debian packages.
+    Package(commands::package::Package),
     /// Make the pictures of what operators see, and put them into the documentation.
     Pictures(commands::pictures::Pictures),
     /// Install what is missing, build everything, make the images.
@@ -60,6 +62,7 @@ fn main() -> ExitCode {
         Command::Doctor(command) => command.run(),
         Command::Endure(command) => command.run(),
         Command::Matrix(command) => command.run(),
+        Command::Package(command) => command.run(),
         Command::Pictures(command) => command.run(),
         Command::Setup(command) => command.run(),
         Command::Simulate(command) => command.run(),

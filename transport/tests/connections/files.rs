@@ -1,7 +1,7 @@
 //! The files of keys and of those who are trusted.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use transport::{Endpoint, Key, KeyError, TrustError};
 
@@ -24,9 +24,22 @@ fn a_key_is_its_owner_s_alone_and_read_as_it_was_made() {
         made.fingerprint()
     );
     assert!(matches!(Key::create(&path), Err(KeyError::Exists { .. })));
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("it is ours");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).expect("it is ours");
     let error = Key::read(&path).expect_err("others read it").to_string();
     assert!(error.contains("chmod 600"), "{error}");
+}
+
+/// As packages make /etc/ftvm, for the user of a service.
+#[test]
+fn the_group_of_a_folder_of_roots_reads_a_key_that_is_made_there() {
+    let folder = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o2750)).expect("it is ours");
+    let path = folder.path().join("key.pem");
+    Key::create(&path).expect("a key");
+    let file = fs::metadata(&path).expect("a file");
+    let expected = if file.uid() == 0 { 0o640 } else { 0o600 };
+    assert_eq!(file.mode() & 0o777, expected);
+    Key::read(&path).expect("it is ours");
 }
 
 #[test]

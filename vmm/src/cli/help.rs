@@ -1,6 +1,8 @@
 //! The commands in groups, as `ftvm --help` has them, and what a shell completes.
 
+use std::fs;
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use clap::{Args, Command};
 use clap_complete::Shell;
@@ -62,6 +64,18 @@ pub(super) fn completions(args: &CompletionsArgs, mut command: Command) -> io::R
     }
 }
 
+#[derive(Args)]
+pub(super) struct ManPagesArgs {
+    /// The directory they go to.
+    directory: PathBuf,
+}
+
+/// Writes a manual page for the program and one for each of its commands.
+pub(super) fn man_pages(args: &ManPagesArgs, command: Command) -> io::Result<()> {
+    fs::create_dir_all(&args.directory)?;
+    clap_mangen::generate_to(command.name("ftvm"), &args.directory)
+}
+
 /// The command with its subcommands in groups in its help.
 pub(super) fn grouped(command: Command) -> Command {
     let table = table(&command);
@@ -108,7 +122,10 @@ mod tests {
 
     /// The words that call each command below this one.
     fn all(command: &Command, before: &str) -> Vec<String> {
-        let below = command.get_subcommands().flat_map(|command| {
+        let shown = command
+            .get_subcommands()
+            .filter(|command| !command.is_hide_set());
+        let below = shown.flat_map(|command| {
             let name = format!("{before}{}", command.get_name());
             let mut names = all(command, &format!("{name} "));
             if !command.is_subcommand_required_set() {

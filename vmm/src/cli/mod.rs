@@ -119,6 +119,9 @@ enum Command {
     ///
     /// For bash: ftvm completions bash > /etc/bash_completion.d/ftvm
     Completions(help::CompletionsArgs),
+    /// Write the manual pages.
+    #[command(hide = true)]
+    ManPages(help::ManPagesArgs),
 }
 
 #[derive(Args)]
@@ -199,6 +202,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::ProbeCounter(args) => examine::probe_counter(args)?,
         Command::Key(args) => key::key(args)?,
         Command::Completions(args) => help::completions(args, Cli::command())?,
+        Command::ManPages(args) => help::man_pages(args, Cli::command())?,
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ pub(crate) mod host;
 pub(crate) mod images;
 pub(crate) mod matrix;
 mod micro;
+pub(crate) mod package;
 pub(crate) mod pictures;
 pub(crate) mod setup;
 pub(crate) mod simulate;

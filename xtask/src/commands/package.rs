@@ -1,0 +1,159 @@
+//! `cargo xtask package`
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Args;
+use testbed::Layout;
+
+use crate::steps::Steps;
+
+/// What makes Debian packages of what Cargo.toml says of them.
+const CARGO_DEB: &str = "3.8.0";
+
+/// The packages by their crates, and the programs in them.
+const PACKAGES: [(&str, &str); 2] = [("ftvm-vmm", "ftvm"), ("disk-server", "disk-server")];
+
+/// Arguments of `cargo xtask package`.
+#[derive(Debug, Args)]
+pub(crate) struct Package {
+    /// Where the packages go.
+    #[arg(long, value_name = "DIRECTORY")]
+    out: PathBuf,
+}
+
+impl Package {
+    pub(crate) fn run(&self) -> Result<ExitCode> {
+        let steps = Steps::new();
+        let layout = Layout::find();
+        let tools = layout.root().join(".ftvm/tools");
+        provide_cargo_deb(&steps, &tools)?;
+        let out = std::path::absolute(&self.out)?;
+        fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
+        let build = Build::of(&layout)?;
+        steps.step("programs", || build.programs())?;
+        steps.step("manual pages and completions", || build.pages())?;
+        for (krate, _) in PACKAGES {
+            steps.step(&format!("package of {krate}"), || {
+                build.package(&tools, krate, &out)
+            })?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn provide_cargo_deb(steps: &Steps, tools: &Path) -> Result<()> {
+    let told = Command::new(tools.join("bin/cargo-deb"))
+        .arg("--version")
+        .stderr(Stdio::null())
+        .output();
+    let is_there = told.is_ok_and(|told| String::from_utf8_lossy(&told.stdout).contains(CARGO_DEB));
+    if is_there {
+        return Ok(());
+    }
+    steps.step("cargo-deb", || {
+        let mut install = Command::new(env!("CARGO"));
+        install.args(["install", "--quiet", "--locked", "--force", "cargo-deb"]);
+        install.args(["--version", CARGO_DEB, "--root"]).arg(tools);
+        succeed(&mut install)
+    })
+}
+
+/// A build whose results are the same wherever it is made, by the same compiler.
+struct Build {
+    root: PathBuf,
+    target: PathBuf,
+    flags: String,
+    /// Seconds since 1970 of the last commit: the time of all files.
+    epoch: String,
+}
+
+impl Build {
+    fn of(layout: &Layout) -> Result<Self> {
+        let root = layout.root().to_owned();
+        let cargo_home = match std::env::var_os("CARGO_HOME") {
+            Some(path) => PathBuf::from(path),
+            None => {
+                PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cargo")
+            }
+        };
+        let committed = Command::new("git")
+            .current_dir(&root)
+            .args(["log", "-1", "--format=%ct"])
+            .output()
+            .context("cannot start git")?;
+        ensure!(
+            committed.status.success(),
+            "the commit's time is not known: this is no clone"
+        );
+        Ok(Self {
+            // Separators that no path has.
+            flags: format!(
+                "--remap-path-prefix={}=/ftvm\x1f--remap-path-prefix={}=/cargo",
+                root.display(),
+                cargo_home.display()
+            ),
+            target: root.join("target/package"),
+            epoch: String::from_utf8_lossy(&committed.stdout).trim().to_owned(),
+            root,
+        })
+    }
+
+    fn cargo(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command
+            .current_dir(&self.root)
+            .env("CARGO_TARGET_DIR", &self.target)
+            .env("CARGO_ENCODED_RUSTFLAGS", &self.flags)
+            .env("CARGO_INCREMENTAL", "0")
+            // Names stay, for backtraces.
+            .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo")
+            .env("SOURCE_DATE_EPOCH", &self.epoch);
+        command
+    }
+
+    fn programs(&self) -> Result<()> {
+        let mut build = self.cargo(env!("CARGO"));
+        build.args(["build", "--quiet", "--locked", "--release"]);
+        for (krate, program) in PACKAGES {
+            build.args(["--package", krate, "--bin", program]);
+        }
+        succeed(&mut build)
+    }
+
+    fn pages(&self) -> Result<()> {
+        let program = |name: &str| Command::new(self.target.join("release").join(name));
+        for (_, name) in PACKAGES {
+            let pages = self.target.join("pages").join(name);
+            if pages.exists() {
+                fs::remove_dir_all(&pages)?;
+            }
+            succeed(program(name).arg("man-pages").arg(pages))?;
+        }
+        let completions = self.target.join("completions");
+        fs::create_dir_all(&completions)?;
+        for shell in ["bash", "zsh", "fish"] {
+            let told = program("ftvm").args(["completions", shell]).output()?;
+            ensure!(told.status.success(), "no completions for {shell}");
+            fs::write(completions.join(format!("ftvm.{shell}")), told.stdout)?;
+        }
+        Ok(())
+    }
+
+    fn package(&self, tools: &Path, krate: &str, out: &Path) -> Result<()> {
+        let mut deb = self.cargo(tools.join("bin/cargo-deb"));
+        deb.args(["--no-build", "--quiet", "--package", krate, "--output"])
+            .arg(out);
+        succeed(&mut deb)
+    }
+}
+
+fn succeed(command: &mut Command) -> Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    ensure!(status.success(), "{command:?} failed");
+    Ok(())
+}
