@@ -1,9 +1,12 @@
 //! The log, for which nobody waits, and which no client can fill.
 
+use std::ffi::OsString;
 use std::fmt;
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use log::Level;
 use parking_lot::Mutex;
 
 /// How long the end of the process waits for the last lines to be taken.
@@ -117,11 +120,36 @@ pub fn start() {
     if io::stderr().is_terminal() && std::env::var_os("RUST_LOG_STYLE").is_none() {
         builder.write_style(env_logger::WriteStyle::Always);
     }
-    builder
-        .target(env_logger::Target::Pipe(Box::new(
-            crate::lossy_writer::stderr().clone(),
-        )))
-        .init();
+    to_stderr(&mut builder).init();
+}
+
+/// The same for a program that chose what it logs: on standard error, without waiting. For the journal of systemd
+/// a line begins with its level as that wants it (sd-daemon(3)), and has no time, as the journal has that.
+pub fn to_stderr(builder: &mut env_logger::Builder) -> &mut env_logger::Builder {
+    if is_journal(std::env::var_os("JOURNAL_STREAM"), &io::stderr()) {
+        builder.format(|line, record| {
+            let level = match record.level() {
+                Level::Error => 3,
+                Level::Warn => 4,
+                Level::Info => 6,
+                Level::Debug | Level::Trace => 7,
+            };
+            writeln!(line, "<{level}>{}: {}", record.target(), record.args())
+        });
+    }
+    let stderr = crate::lossy_writer::stderr().clone();
+    builder.target(env_logger::Target::Pipe(Box::new(stderr)))
+}
+
+/// Whether `output` is what systemd has named in the environment, as the device and the inode of its journal's socket
+/// (systemd.exec(5), `JOURNAL_STREAM`). Programs that a service starts have its environment, and other outputs.
+fn is_journal(named: Option<OsString>, output: &impl AsFd) -> bool {
+    let is = |named: OsString| {
+        let (device, inode) = named.to_str()?.split_once(':')?;
+        let is_this = rustix::fs::fstat(output).ok()?;
+        Some(device.parse() == Ok(is_this.st_dev) && inode.parse() == Ok(is_this.st_ino))
+    };
+    named.and_then(is).unwrap_or(false)
 }
 
 /// Waits until the log is taken, for at most two seconds.
@@ -142,6 +170,19 @@ mod tests {
             assert!(shown.len() < 4 * EXCERPT && shown.ends_with('…'), "{shown}");
             assert!(!shown.contains(char::is_control), "{shown}");
         }
+    }
+
+    #[test]
+    fn the_journal_is_known_by_its_inode() {
+        let (file, other) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let is_this = rustix::fs::fstat(&file).unwrap();
+        let named = OsString::from(format!("{}:{}", is_this.st_dev, is_this.st_ino));
+        assert!(is_journal(Some(named.clone()), &file));
+        assert!(!is_journal(Some(named), &other));
+        for nonsense in ["", "8", "8:", ":8", "x:y"] {
+            assert!(!is_journal(Some(nonsense.into()), &file), "{nonsense}");
+        }
+        assert!(!is_journal(None, &file));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io::IsTerminal;
 use std::panic::PanicHookInfo;
 use std::thread;
 
-use env_logger::{Builder, Env, Target};
+use env_logger::{Builder, Env};
 
 use crate::io::LAST_WORDS;
 
@@ -19,11 +19,7 @@ pub(super) fn start() {
             "info,gdbstub=warn,virtio_queue=off,disk_server::nbd=warn,disk_server::arbiter=error",
         )
         .default_write_style_or(if colours { "always" } else { "never" });
-    Builder::from_env(env)
-        .target(Target::Pipe(Box::new(
-            disk_server::lossy_writer::stderr().clone(),
-        )))
-        .init();
+    disk_server::logging::to_stderr(&mut Builder::from_env(env)).init();
     std::panic::set_hook(Box::new(tell_panic));
 }
 
