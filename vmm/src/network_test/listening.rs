@@ -140,13 +140,13 @@ impl<'a> Test<'a> {
         let before = self.sender.stats();
         let watch = Watch::begin();
         let since = Instant::now();
-        let mut bare_bytes = 0;
+        let mut bare_bytes = None;
         let mut times = None;
         match (stage, stage.stretch()) {
             (_, Some(stretch)) => self.log(stretch, time)?,
             (Stage::BareStream, None) => {
                 let sent = bare::send(&self.bare, piece(), time);
-                bare_bytes = sent.map_err(|error| self.stopped(&error))?;
+                bare_bytes = Some(sent.map_err(|error| self.stopped(&error))?);
             }
             (Stage::BareAnswers, None) => {
                 let asked = bare::ask(&self.bare, marker_bytes().len(), time);
@@ -160,7 +160,7 @@ impl<'a> Test<'a> {
         Ok(Ran {
             stage,
             seconds,
-            bytes: bare_bytes + after.bytes - before.bytes,
+            bytes: bare_bytes.unwrap_or(after.bytes - before.bytes),
             entries: after.entries - before.entries,
             times,
             pressed: watch.end(),

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 
 /// The thread of this process that wanted a processor for most of a stage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Pressed {
+pub(super) struct Pressed {
     /// Its name.
-    pub thread: String,
+    pub(super) thread: String,
     /// The share of the stage, 0 to 1, in which it had a processor or waited for one.
-    pub share: f64,
+    pub(super) share: f64,
 }
 
 /// From this share on a thread is what held the stage up.

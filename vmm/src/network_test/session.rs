@@ -20,8 +20,9 @@ pub(super) fn identity() -> Identity {
 
 #[cfg(test)]
 mod tests {
+    use disk_server::arbiter::VmName;
+
     use super::*;
-    use crate::config::VmName;
 
     #[test]
     fn no_virtual_machine_has_its_name() {

@@ -89,7 +89,7 @@ pub(super) enum Word {
 }
 
 /// How a stage went, as the side says that sends.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Ran {
     pub(super) stage: Stage,
     /// From the first byte to the last one's acknowledgement.
@@ -102,17 +102,27 @@ pub(super) struct Ran {
     pub(super) pressed: Option<Pressed>,
 }
 
+impl Ran {
+    pub(super) fn gbit_per_s(&self) -> f64 {
+        self.bytes as f64 * 8.0 / 1e9 / self.seconds
+    }
+
+    pub(super) fn entries_per_s(&self) -> f64 {
+        self.entries as f64 / self.seconds
+    }
+}
+
 /// How long something took.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct TimesTold {
+pub(super) struct TimesTold {
     /// How often it was measured.
-    pub count: u64,
+    pub(super) count: u64,
     /// Median, in microseconds.
-    pub p50_us: u64,
+    pub(super) p50_us: u64,
     /// 99th percentile, in microseconds.
-    pub p99_us: u64,
+    pub(super) p99_us: u64,
     /// Longest, in microseconds.
-    pub max_us: u64,
+    pub(super) max_us: u64,
 }
 
 impl TimesTold {
@@ -128,13 +138,13 @@ impl TimesTold {
 
 /// How the other side's heartbeats came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Heartbeats {
+pub(super) struct Heartbeats {
     /// How many came.
-    pub heard: u64,
+    pub(super) heard: u64,
     /// How many did not, or came after a later one.
-    pub lost: u64,
+    pub(super) lost: u64,
     /// By how much round trips differ from the one before, in the mean, in microseconds; `None` if there were none.
-    pub jitter_us: Option<u64>,
+    pub(super) jitter_us: Option<u64>,
 }
 
 impl From<Arrivals> for Heartbeats {
