@@ -45,9 +45,8 @@ pub fn test(
         &NEVER,
         |_, _| Confirmation::Held,
     );
-    let receiver = receiver.map_err(|error| {
-        NetworkTestError::of_session(address, PATIENCE.as_secs(), error)
-    })?;
+    let receiver = receiver
+        .map_err(|error| NetworkTestError::of_session(address, PATIENCE.as_secs(), error))?;
     let bare = receiver.bare_sockets()?.into_iter().next();
     Test {
         bare: bare.ok_or_else(|| NetworkTestError::Nonsense("no memory stream".into()))?,
@@ -115,9 +114,9 @@ impl<F: FnMut(Stage)> Test<F> {
                 }
                 _ => Err(nonsense(&"the end of a stage that has not begun")),
             },
-            Word::Over(heartbeats, round_trip_us) => {
+            Word::Over(there) => {
                 let here = self.receiver.stats().arrivals.into();
-                self.report.end(heartbeats, here, round_trip_us);
+                self.report.heartbeats = Some((there, here));
                 self.is_over = true;
                 match self.report.is_whole() {
                     true => Ok(()),

@@ -59,7 +59,9 @@ pub enum NetworkTestError {
         refusal: Refusal,
     },
     /// What answers is no network test of this version.
-    #[error("at {address} something answers that is no network test of this version of ftvm: run the same ftvm on both")]
+    #[error(
+        "at {address} something answers that is no network test of this version of ftvm: run the same ftvm on both"
+    )]
     Handshake {
         /// Where.
         address: SocketAddr,
@@ -89,7 +91,9 @@ pub enum NetworkTestError {
         why: String,
     },
     /// The other side says what makes no sense.
-    #[error("the other side says what no network test of this version does ({0}): run the same ftvm on both")]
+    #[error(
+        "the other side says what no network test of this version does ({0}): run the same ftvm on both"
+    )]
     Nonsense(String),
     /// This host has no room for it.
     #[error("this host cannot test its network")]

@@ -17,7 +17,7 @@ use super::bare;
 use super::error::NetworkTestError;
 use super::pressed::Watch;
 use super::session::identity;
-use super::stage::{Heartbeats, Ran, Stage, TimesTold, Word, micros, piece};
+use super::stage::{Heartbeats, Ran, Stage, TimesTold, Word, piece};
 
 /// As whom this side holds what there is nothing to hold of.
 const HOLDER: &str = "network test";
@@ -118,16 +118,15 @@ impl<'a> Test<'a> {
         for stage in Stage::ALL {
             self.say(&Word::Begins(stage));
             let ran = self.stage(stage)?;
-            if let Some(times) = ran.times {
-                told.push(format!("{} {} µs", stage.words(), times.p50_us));
-            } else {
-                told.push(format!("{} {:.2} Gbit/s", stage.words(), ran.gbit_per_s()));
+            match (stage, ran.times) {
+                (Stage::BareAnswers | Stage::BareStream, _) => {}
+                (_, Some(times)) => told.push(format!("{} {} µs", stage.words(), times.p50_us)),
+                (_, None) => told.push(format!("{} {:.3} Gbit/s", stage.words(), ran.gbit_per_s())),
             }
             self.say(&Word::Ended(ran));
         }
-        let stats = self.sender.stats();
-        let heartbeats = Heartbeats::from(stats.arrivals);
-        self.say(&Word::Over(heartbeats, stats.round_trip.map(micros)));
+        let heartbeats = Heartbeats::from(self.sender.stats().arrivals);
+        self.say(&Word::Over(heartbeats));
         match self.sender.finish(LAST_PATIENCE) {
             Finish::Orderly => Ok(told.join(", ")),
             Finish::TimedOut => Err(Stopped::Lost("it did not take the end".into())),
@@ -225,7 +224,10 @@ impl<'a> Test<'a> {
     /// Bare TCP failed, mostly because the session did.
     fn stopped(&self, error: &io::Error) -> Stopped {
         let session = self.sender.lost();
-        let why = session.map_or_else(|| error.to_string(), |reason: LossReason| reason.to_string());
+        let why = session.map_or_else(
+            || error.to_string(),
+            |reason: LossReason| reason.to_string(),
+        );
         Stopped::Lost(why)
     }
 }

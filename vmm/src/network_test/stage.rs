@@ -84,8 +84,8 @@ pub(super) enum Word {
     Begins(Stage),
     /// It has ended.
     Ended(Ran),
-    /// All have.
-    Over(Heartbeats, Option<u64>),
+    /// All have, and so came the heartbeats of the side that connects.
+    Over(Heartbeats),
 }
 
 /// How a stage went, as the side says that sends.
