@@ -103,7 +103,7 @@ enum Command {
     /// with --record on one and --replay on the other, a pair. Ends with PASS or FAIL, after a report
     /// that tells nothing private. Exit status 4 if something differed, 2 if this host is not fit.
     Selftest(selftest::SelftestArgs),
-    /// Measure what the logging network carries, before any guest is there.
+    /// Measure what the logging network carries, for how many guests.
     ///
     /// With --listen on one machine and --connect on the other, which prints what came of it: how much a
     /// log's entries take, how long acknowledgements do, lost heartbeats, how many guests that serves; beside

@@ -16,7 +16,7 @@ pub(super) struct Pressed {
 }
 
 /// From this share on a thread is what held the stage up.
-const PRESSED: f64 = 0.85;
+const PRESSED: f64 = 0.75;
 
 impl Pressed {
     /// Whether the stage could not have gone faster with more network.

@@ -61,7 +61,7 @@ impl HeldUp {
 impl fmt::Display for HeldUp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Network { busiest } => write!(f, "no processor ({:.0} %)", busiest * 100.0),
+            Self::Network { busiest } => write!(f, "network (threads: {:.0} %)", busiest * 100.0),
             Self::There(Pressed { thread, share }) => {
                 write!(f, "{thread} there, {:.0} %", share * 100.0)
             }
