@@ -103,10 +103,10 @@ enum Command {
     /// with --record on one and --replay on the other, a pair. Ends with PASS or FAIL, after a report
     /// that tells nothing private. Exit status 4 if something differed, 2 if this host is not fit.
     Selftest(selftest::SelftestArgs),
-    /// Measure what the logging network carries, for how many guests.
+    /// Measure what the logging network carries.
     ///
-    /// With --listen on one machine and --connect on the other, which prints what came of it: how much a
-    /// log's entries take, how long acknowledgements do, lost heartbeats, how many guests that serves; beside
+    /// Before any guest is there: --listen on one machine, --connect on the other, which tells how much a
+    /// log may have, how long acknowledgements take, how heartbeats come, how many guests that serves; beside
     /// bare TCP between the same ends.
     NetworkTest(network_test::NetworkTestArgs),
     /// Say whether this host can carry guests, and why not.
