@@ -6,6 +6,7 @@
 //! - [`session`]: how a primary and its backup find each other and agree that they fit.
 //! - [`sender`], [`receiver`]: the two ends of a running session.
 //! - [`heartbeat`]: how each side learns that it lost the other.
+//! - [`trial`]: what is logged where there is no guest, to measure all of this.
 //! - [`protocol`]: what is decided in all of these, without sockets, threads and clocks.
 //!
 //! Nothing here knows about KVM, devices or roles. `docs/wire-format.md` has all layouts on one
@@ -32,6 +33,7 @@ pub mod session;
 mod settings;
 mod socket;
 pub mod times;
+pub mod trial;
 
 pub use host::{
     CheckOutcome, HostCheck, HostDifference, HostReport, HostReportError, MAX_CHECK_NAME,

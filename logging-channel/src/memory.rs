@@ -18,7 +18,8 @@
 
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -166,6 +167,13 @@ pub trait TakeMemory: TakeBlocks {
         transfer: u32,
         read: &dyn Fn(PutPage<'_>) -> Result<(), String>,
     ) -> Result<(), String>;
+}
+
+/// The sockets below the memory streams of a session, for who has no guest memory to send and measures the network
+/// itself: what goes over them is in clear, and no block may.
+pub(crate) fn sockets(streams: &[Stream]) -> io::Result<Vec<TcpStream>> {
+    let socket = |stream: &Stream| Ok(stream.as_fd().try_clone_to_owned()?.into());
+    streams.iter().map(socket).collect()
 }
 
 /// Has the blocks of a session given to `taker`, until its streams end.

@@ -50,6 +50,12 @@ impl Times {
         Duration::from_micros(self.all.value_at_quantile(quantile))
     }
 
+    /// How many were noted since the beginning.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.all.len()
+    }
+
     /// What was noted since the beginning.
     #[must_use]
     pub fn figures(&self) -> TimeFigures {

@@ -35,6 +35,7 @@ pub mod io;
 mod kick;
 pub mod kvm;
 mod lines;
+pub mod network_test;
 pub mod operator;
 mod page_tables;
 pub mod protocol;

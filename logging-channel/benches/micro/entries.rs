@@ -2,9 +2,10 @@
 
 use logging_channel::Settings;
 use logging_channel::codec::BatchEncoder;
-use logging_channel::entry::{Entry, ExecutionPoint, Lsn, OutputChannel, OutputMarker, Payload};
+use logging_channel::entry::{Entry, Lsn};
+use logging_channel::trial::{self, FRAMES, LARGE_FRAMES, SMALL};
 
-/// A stretch of a log that is the same thing again and again.
+/// A part of a log that is the same thing again and again.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Stretch {
     /// Of the group of benchmarks.
@@ -12,7 +13,7 @@ pub(crate) struct Stretch {
     /// How many.
     pub(crate) count: u64,
     /// What.
-    payload: fn(u64) -> Payload,
+    of: trial::Stretch,
 }
 
 /// Eight MiB of each kind of frames, which is more than any buffer on the way holds, and as many small
@@ -21,17 +22,17 @@ pub(crate) const STRETCHES: [Stretch; 3] = [
     Stretch {
         name: "frames of 1448 bytes",
         count: 5793,
-        payload: |_| Payload::NetRx(vec![0xa5; 1448]),
+        of: FRAMES,
     },
     Stretch {
         name: "frames of 64 KiB",
         count: 128,
-        payload: |_| Payload::NetRx(vec![0xa5; 64 * 1024]),
+        of: LARGE_FRAMES,
     },
     Stretch {
         name: "small entries",
         count: 100_000,
-        payload: |n| Payload::Tsc(n * 60_000),
+        of: SMALL,
     },
 ];
 
@@ -39,7 +40,7 @@ impl Stretch {
     /// Its entries, at the exits behind `exits`.
     pub(crate) fn entries(&self, exits: u64) -> Vec<Entry> {
         let all = exits + 1..=exits + self.count;
-        all.map(|exit| entry(exit, (self.payload)(exit))).collect()
+        all.map(|exit| self.of.entry(exit)).collect()
     }
 
     /// The same as they are sent: in batches as large as the channel makes them.
@@ -55,24 +56,5 @@ impl Stretch {
         }
         batches.extend(encoder.take());
         batches.into_iter().map(|batch| batch.seal()).collect()
-    }
-}
-
-/// What an output waits for.
-pub(crate) fn marker(exit: u64) -> Entry {
-    let marker = OutputMarker {
-        channel: OutputChannel::Net,
-        len: 66,
-        hash: exit as u32,
-    };
-    entry(exit, Payload::Output(marker))
-}
-
-/// As most entries, it has a digest of the registers.
-fn entry(exit: u64, payload: Payload) -> Entry {
-    Entry {
-        point: ExecutionPoint::at_exit(exit),
-        check: Some(exit as u32),
-        payload,
     }
 }

@@ -22,11 +22,13 @@
 //!
 //! Anything else that reaches the port is ignored: it proves nothing about the peer.
 
+mod arrivals;
 mod beating;
 mod detector;
 mod grace;
 mod round_trip;
 
+pub use arrivals::Arrivals;
 pub(crate) use beating::{Beating, LastHeard, Monitored};
 pub use detector::{FailureDetector, Liveness};
 pub(crate) use grace::Grace;

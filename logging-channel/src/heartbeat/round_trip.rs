@@ -49,6 +49,11 @@ impl RoundTrip {
         found.map(|&(_, at)| at)
     }
 
+    /// What was measured last.
+    pub(crate) fn latest(&self) -> Option<Duration> {
+        self.recent.back().copied()
+    }
+
     /// The peer's heartbeat `sequence` came. Returns the new estimate if there is one.
     pub(crate) fn heard(
         &mut self,

@@ -367,6 +367,7 @@ impl PrimaryEnd {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::heartbeat::Arrivals;
 
     fn ms(n: u64) -> Duration {
         Duration::from_millis(n)
@@ -493,6 +494,7 @@ mod tests {
             storage: None,
             sent: Some(sent),
             round_trip: Some(round_trip),
+            arrivals: Arrivals::default(),
         };
         end.hear_heartbeat(&heard, sent + round_trip);
         assert_eq!(end.permit().until, Some(sent + timeout - timeout / 1000));

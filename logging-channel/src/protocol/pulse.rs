@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::entry::Lsn;
-use crate::heartbeat::{FailureDetector, Heartbeat, Liveness, Role, RoundTrip};
+use crate::heartbeat::{Arrivals, FailureDetector, Heartbeat, Liveness, Role, RoundTrip};
 use crate::loss::LossReason;
 use crate::settings::heartbeat_interval;
 
@@ -18,6 +18,7 @@ pub struct Pulse {
     sequence: u64,
     /// Number of the peer's last heartbeat.
     heard: u64,
+    arrivals: Arrivals,
 }
 
 /// What a heartbeat of the peer's says.
@@ -31,6 +32,8 @@ pub struct Heard {
     pub sent: Option<Instant>,
     /// What the network takes there and back, as it is estimated now.
     pub round_trip: Option<Duration>,
+    /// How it and those before it arrived.
+    pub arrivals: Arrivals,
 }
 
 impl Pulse {
@@ -46,6 +49,7 @@ impl Pulse {
             round_trip: RoundTrip::default(),
             sequence: 0,
             heard: 0,
+            arrivals: Arrivals::default(),
         }
     }
 
@@ -80,11 +84,16 @@ impl Pulse {
         self.heard = beat.sequence;
         self.detector.heard(now);
         let echoed = beat.echo.map(|echo| echo.sequence);
+        let sent = echoed.and_then(|sequence| self.round_trip.sent_at(sequence));
+        let round_trip = self.round_trip.heard(beat.sequence, beat.echo, now);
+        let measured = round_trip.and_then(|_| self.round_trip.latest());
+        self.arrivals.note(beat.sequence, measured);
         Some(Heard {
             released: beat.released,
             storage: beat.storage.and_then(|age| now.checked_sub(age)),
-            sent: echoed.and_then(|sequence| self.round_trip.sent_at(sequence)),
-            round_trip: self.round_trip.heard(beat.sequence, beat.echo, now),
+            sent,
+            round_trip,
+            arrivals: self.arrivals,
         })
     }
 

@@ -15,7 +15,7 @@ use super::stats::ReceiverStats;
 use crate::codec::{BatchHeader, HEADER_LEN, LogOrder, MAX_BODY};
 use crate::control::{CONTROL_MAGIC, Control};
 use crate::entry::Lsn;
-use crate::heartbeat::{LastHeard, Monitored, Role};
+use crate::heartbeat::{Arrivals, LastHeard, Monitored, Role};
 use crate::loss::{Loss, LossReason};
 use crate::protocol::{BackupEnd, FromPrimary, Heard, REPORT};
 use crate::session::SessionInfo;
@@ -52,6 +52,7 @@ pub(super) struct Shared {
     pub(super) storage: Mutex<Option<Instant>>,
     traffic: LastHeard,
     beats: LastHeard,
+    arrivals: Mutex<Arrivals>,
     /// The replay is gone: nobody waits for what is still to be read.
     closed: AtomicBool,
     pub(super) loss: Loss,
@@ -85,6 +86,7 @@ impl Shared {
             storage: Mutex::default(),
             traffic: LastHeard::new(),
             beats: LastHeard::new(),
+            arrivals: Mutex::default(),
             closed: AtomicBool::new(false),
             loss: Loss::new(),
         }
@@ -148,6 +150,7 @@ impl Shared {
             acked: Lsn(number(&self.acked)),
             executed: self.executed(),
             released: self.released(),
+            arrivals: *self.arrivals.lock(),
         }
     }
 
@@ -456,6 +459,7 @@ impl Monitored for Shared {
 
     fn heard(&self, heard: &Heard) {
         self.beats.set();
+        *self.arrivals.lock() = heard.arrivals;
         self.note_released(heard.released);
     }
 

@@ -19,7 +19,7 @@ mod stats;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::UdpSocket;
+use std::net::{TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
@@ -332,6 +332,14 @@ impl Receiver {
         let at_hand = self.current.entries.as_slice();
         let nothing_left = at_hand.is_empty() && self.batches.is_empty();
         self.shared.note_executed(lsn, nothing_left);
+    }
+
+    /// The sockets of the memory streams; see [`Sender::bare_sockets`](crate::sender::Sender::bare_sockets).
+    ///
+    /// # Errors
+    /// [`io::Error`], if the host has no room for more open files.
+    pub fn bare_sockets(&self) -> io::Result<Vec<TcpStream>> {
+        streams::sockets(&self.shared.memory)
     }
 
     /// A handle for other threads.

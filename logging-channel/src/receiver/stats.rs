@@ -1,6 +1,7 @@
 //! What the backup's end did so far.
 
 use crate::entry::Lsn;
+use crate::heartbeat::Arrivals;
 
 /// What a backup's end did so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,4 +24,6 @@ pub struct ReceiverStats {
     pub executed: Lsn,
     /// Last output that the primary released, as far as this side knows.
     pub released: Lsn,
+    /// How the primary's heartbeats arrive.
+    pub arrivals: Arrivals,
 }

@@ -20,7 +20,7 @@ use super::outgoing::{Outgoing, Sleep};
 use super::told::{Commit, Finish, SenderStats};
 use crate::control::Control;
 use crate::entry::{Entry, Lsn};
-use crate::heartbeat::LastHeard;
+use crate::heartbeat::{Arrivals, LastHeard};
 use crate::loss::{Loss, LossReason};
 use crate::protocol::{self, Permit, PrimaryEnd};
 use crate::session::SessionInfo;
@@ -71,6 +71,7 @@ pub(crate) struct Shared {
     progressed: Condvar,
 
     traffic: LastHeard,
+    pub(super) arrivals: Mutex<Arrivals>,
     pub(super) loss: Arc<Loss>,
 }
 
@@ -122,6 +123,7 @@ impl Shared {
             progress: Mutex::new(()),
             progressed: Condvar::new(),
             traffic: LastHeard::new(),
+            arrivals: Mutex::default(),
             loss: Arc::new(Loss::new()),
         }
     }
@@ -441,6 +443,7 @@ impl Shared {
             throttles: self.throttles.load(Ordering::Relaxed),
             throttled: Duration::from_nanos(self.throttled_nanos.load(Ordering::Relaxed)),
             round_trip: end.round_trip(),
+            arrivals: *self.arrivals.lock(),
             lag: end.lag(Instant::now()),
             lags,
             appended: end.appended(),

@@ -18,7 +18,7 @@ mod outgoing;
 mod told;
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
@@ -35,7 +35,7 @@ use crate::entry::{Entry, Lsn};
 use crate::handshake::Standby;
 use crate::heartbeat::Beating;
 use crate::loss::{ChannelEvent, LossReason};
-use crate::memory::MemoryStream;
+use crate::memory::{self, MemoryStream};
 pub use crate::protocol::Permit;
 use crate::session::SessionInfo;
 use crate::settings::Settings;
@@ -259,6 +259,15 @@ impl Sender {
             MemoryStream::new(stream.clone(), move |reason| session.lose(reason))
         };
         shared.memory.iter().map(end).collect()
+    }
+
+    /// The sockets of the memory streams, in place of these: for who measures the network below the session.
+    /// What goes over them is neither encrypted nor authenticated.
+    ///
+    /// # Errors
+    /// [`io::Error`], if the host has no room for more open files.
+    pub fn bare_sockets(&self) -> io::Result<Vec<TcpStream>> {
+        memory::sockets(&self.ends.shared.memory)
     }
 
     /// Whether the backup finds counted stops: not any more once it said that its performance counter

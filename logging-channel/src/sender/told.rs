@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::codec::KindCounts;
 use crate::entry::Lsn;
+use crate::heartbeat::Arrivals;
 use crate::loss::LossReason;
 use crate::times::TimeFigures;
 
@@ -54,6 +55,8 @@ pub struct SenderStats {
     pub throttled: Duration,
     /// Round trip between the hosts, as heartbeats measure it; `None` before the first.
     pub round_trip: Option<Duration>,
+    /// How the backup's heartbeats arrive.
+    pub arrivals: Arrivals,
     /// Age of the oldest entry that the backup has not executed.
     pub lag: Duration,
     /// The backup's lag, over its reports.

@@ -44,7 +44,13 @@ const GROUPS: [(&str, &[&str]); 7] = [
     ),
     (
         "This host",
-        &["doctor", "selftest", "probe-counter", "completions"],
+        &[
+            "doctor",
+            "selftest",
+            "network-test",
+            "probe-counter",
+            "completions",
+        ],
     ),
 ];
 

@@ -8,6 +8,7 @@ mod host;
 mod key;
 mod keys;
 mod log_output;
+mod network_test;
 mod number;
 mod operator;
 mod outcome;
@@ -102,6 +103,12 @@ enum Command {
     /// with --record on one and --replay on the other, a pair. Ends with PASS or FAIL, after a report
     /// that tells nothing private. Exit status 4 if something differed, 2 if this host is not fit.
     Selftest(selftest::SelftestArgs),
+    /// Measure what the logging network carries.
+    ///
+    /// Before any guest is there: --listen on one machine, --connect on the other, which tells how much a
+    /// log may have, how long acknowledgements take, how heartbeats come, how many guests that serves; beside
+    /// bare TCP between the same ends.
+    NetworkTest(network_test::NetworkTestArgs),
     /// Say whether this host can carry guests, and why not.
     ///
     /// Exit status 2 if it cannot.
@@ -198,6 +205,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Primary(args) => primary(args)?,
         Command::Backup(args) => backup(args)?,
         Command::Selftest(args) => selftest::selftest(args)?,
+        Command::NetworkTest(args) => network_test::network_test(args)?,
         Command::Doctor(args) => examine::doctor(args)?,
         Command::ProbeCounter(args) => examine::probe_counter(args)?,
         Command::Key(args) => key::key(args)?,

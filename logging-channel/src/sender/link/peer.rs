@@ -31,6 +31,7 @@ impl Monitored for Shared {
     }
 
     fn heard(&self, heard: &Heard) {
+        *self.arrivals.lock() = heard.arrivals;
         self.lock_end().hear_heartbeat(heard, Instant::now());
     }
 

@@ -1,0 +1,65 @@
+//! `ftvm network-test`.
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::{ArgGroup, Args};
+use indicatif::{ProgressBar, ProgressStyle};
+use logging_channel::session::Listener;
+
+use super::keys::KeyArgs;
+use super::number::number;
+use super::outcome;
+use crate::network_test::{self, NetworkTestError};
+
+#[derive(Args)]
+#[command(group = ArgGroup::new("side").args(["listen", "connect"]).required(true))]
+pub(super) struct NetworkTestArgs {
+    /// Wait here for tests, one after the other, until SIGINT or SIGTERM (TCP, and UDP for heartbeats).
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Test the network with the side that listens there, and print what came of it.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    connect: Option<SocketAddr>,
+    /// How long a test takes, about. The side that listens decides.
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "listen", value_parser = number(1..=3600))]
+    seconds: u64,
+    /// Print one JSON object.
+    #[arg(long, requires = "connect")]
+    json: bool,
+    #[command(flatten)]
+    keys: KeyArgs,
+}
+
+pub(super) fn network_test(args: &NetworkTestArgs) -> anyhow::Result<()> {
+    let endpoint = args.keys.of_host()?;
+    if let Some(address) = args.listen {
+        let cancel = outcome::cancel_on_signals()?;
+        let mut listener = Listener::bind(address, &endpoint).map_err(NetworkTestError::from)?;
+        let address = listener.local_addr();
+        log::info!(
+            "waits for network tests: start `ftvm network-test --connect {address}` on the other machine"
+        );
+        let time = Duration::from_secs(args.seconds);
+        return Ok(network_test::serve(&mut listener, time, &cancel)?);
+    }
+    let Some(address) = args.connect else {
+        unreachable!("one of the two is given");
+    };
+    // On a terminal alone, and beside what is printed for programs.
+    let line = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed}  {msg}") {
+        line.set_style(style);
+    }
+    line.set_message(format!("waits for {address}"));
+    line.enable_steady_tick(Duration::from_millis(100));
+    let report = network_test::test(address, &endpoint, |stage| line.set_message(stage.words()));
+    line.finish_and_clear();
+    let report = report?;
+    let text = match args.json {
+        true => report.to_json() + "\n",
+        false => report.to_string(),
+    };
+    Ok(io::stdout().write_all(text.as_bytes())?)
+}
