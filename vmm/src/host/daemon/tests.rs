@@ -72,6 +72,7 @@ impl Scene {
             logging_address: [127, 0, 0, 1].into(),
             ports: 7430,
             console: console.local_addr().expect("it has one"),
+            metrics: None,
             memory_mib: Some(1000),
             allow_nested_paging: false,
             state: folder.path().join("state"),
