@@ -37,7 +37,7 @@ impl Exposition<'_> {
         self.family(name, help, MetricType::Gauge, values)
     }
 
-    /// What only grows while the program runs. The name gets `_total` behind it.
+    /// What only grows while the program runs. Its name ends with `_total`.
     ///
     /// # Errors
     /// None in memory.
@@ -48,7 +48,9 @@ impl Exposition<'_> {
         values: impl IntoIterator<Item = (L, f64)>,
     ) -> fmt::Result {
         let values = (values.into_iter()).map(|(labels, value)| (labels, ConstCounter::new(value)));
-        self.family(name, help, MetricType::Counter, values)
+        // The library appends it.
+        let stem = name.strip_suffix("_total").unwrap_or(name);
+        self.family(stem, help, MetricType::Counter, values)
     }
 
     /// How often something took how long.
@@ -120,7 +122,7 @@ mod tests {
         let text = expose(move |to| {
             to.gauge("a_up", "Whether.", [([("vm", "d\"b")], 1.0)])?;
             to.counter(
-                "a_bytes",
+                "a_bytes_total",
                 "How many.",
                 [([("vm", "db")], 3.0), ([("vm", "web")], 0.5)],
             )?;

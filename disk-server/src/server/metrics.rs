@@ -51,7 +51,7 @@ impl Watched for Metrics {
                 (connections.iter()).map(|(service, open)| ([("service", *service)], *open as f64)),
             )?;
             to.counter(
-                "ftvm_denials",
+                "ftvm_denials_total",
                 "Requests that the caller's key does not allow, by what was asked; connect: no key that is trusted.",
                 (denials.iter()).map(|(action, count)| ([("action", *action)], *count as f64)),
             )?;
@@ -120,12 +120,12 @@ fn of_guests(to: &mut Exposition<'_>, guests: &[(VmStatus, Turns)]) -> fmt::Resu
         }),
     )?;
     to.counter(
-        "ftvm_fleet_view_changes",
+        "ftvm_fleet_view_changes_total",
         "Views that the guest came to.",
         (guests.iter()).map(|(it, turns)| ([("vm", it.vm.as_str())], turns.views as f64)),
     )?;
     to.counter(
-        "ftvm_fleet_failovers",
+        "ftvm_fleet_failovers_total",
         "Views to which another host went live with the guest.",
         (guests.iter()).map(|(it, turns)| ([("vm", it.vm.as_str())], turns.failovers as f64)),
     )
@@ -139,7 +139,7 @@ fn of_disks(to: &mut Exposition<'_>, exports: &Exports) -> fmt::Result {
         (records.iter()).map(|it| ([("export", it.name.as_str())], it.connections as f64)),
     )?;
     to.counter(
-        "ftvm_disk_refusals",
+        "ftvm_disk_refusals_total",
         "What the fence kept from an export: requests and connections of an epoch that is over.",
         records.iter().flat_map(|it| {
             let kinds = [
@@ -164,7 +164,7 @@ fn of_disks(to: &mut Exposition<'_>, exports: &Exports) -> fmt::Result {
         operations().map(|(labels, it)| (labels, &it.times)),
     )?;
     to.counter(
-        "ftvm_disk_operation_bytes",
+        "ftvm_disk_operation_bytes_total",
         "Bytes that operations on an image were about.",
         operations().map(|(labels, it)| (labels, it.bytes() as f64)),
     )

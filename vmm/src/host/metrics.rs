@@ -295,7 +295,7 @@ fn figures(to: &mut Exposition<'_>, guests: &[(VmName, Seen)]) -> fmt::Result {
         (guests.iter()).map(move |(vm, seen)| ([("vm", vm.as_str())], value(&seen.figures)))
     };
     to.counter(
-        "ftvm_log_bytes",
+        "ftvm_log_bytes_total",
         "Bytes of log that the guest's copy on this host sent as the primary, or received as the backup.",
         guests.iter().flat_map(|(vm, Seen { figures, .. })| {
             let ways = [
@@ -313,22 +313,22 @@ fn figures(to: &mut Exposition<'_>, guests: &[(VmName, Seen)]) -> fmt::Result {
         (guests.iter()).map(|(vm, seen)| ([("vm", vm.as_str())], &seen.figures.output_holds)),
     )?;
     to.counter(
-        "ftvm_vm_failovers",
+        "ftvm_vm_failovers_total",
         "How often the backup on this host went live.",
         each(|figures| figures.failovers as f64),
     )?;
     to.counter(
-        "ftvm_vm_divergences",
+        "ftvm_vm_divergences_total",
         "How often the backup on this host differed from the guest.",
         each(|figures| figures.divergences as f64),
     )?;
     to.counter(
-        "ftvm_vm_joins",
+        "ftvm_vm_joins_total",
         "How often the guest, which ran on this host, got a backup that can go on.",
         each(|figures| figures.joins as f64),
     )?;
     to.counter(
-        "ftvm_vm_unprotected_seconds",
+        "ftvm_vm_unprotected_seconds_total",
         "For how long the guest ran on this host without a backup that can go on.",
         each(|figures| figures.unprotected.as_secs_f64()),
     )
