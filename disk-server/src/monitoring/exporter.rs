@@ -50,6 +50,9 @@ pub struct Exporter {
 }
 
 impl Exporter {
+    /// The most file descriptors that it has: it listens, and as many connections again may be about to end.
+    pub(crate) const DESCRIPTORS: usize = 2 + 2 * PLACES.strangers;
+
     /// Answers at a socket that listens.
     ///
     /// # Errors

@@ -78,7 +78,8 @@ impl Server {
             limits,
         } = config;
         let disks = nbd.as_ref().map_or(0, |nbd| nbd.exports.len());
-        let places = descriptors::fit(limits.connections, disks);
+        let watchers = metrics.map_or(0, |_| Exporter::DESCRIPTORS);
+        let places = descriptors::fit(limits.connections, disks + watchers);
         let (wake, stop) = UnixStream::pair().map_err(StartError::Setup)?;
         stop.set_nonblocking(true).map_err(StartError::Setup)?;
         let stop = StopHandle::new(stop);
