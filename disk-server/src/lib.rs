@@ -15,6 +15,7 @@
 //! | [`fence`] | no write of an earlier epoch lands after a later one was won |
 //! | [`storage`] | image files and block devices |
 //! | [`logging`], [`lossy_writer`] | the log, which nobody can fill; a writer that nobody waits for |
+//! | [`monitoring`] | what a program tells those who watch it |
 //! | [`policy`] | who may ask what |
 //! | [`server`] | the process: sockets, connection bounds, start and orderly end |
 //! | [`state`] | what must survive the process, in files that change as a whole |
@@ -28,6 +29,7 @@ pub mod fence;
 pub mod fleet;
 pub mod logging;
 pub mod lossy_writer;
+pub mod monitoring;
 pub mod nbd;
 pub mod policy;
 mod random;

@@ -87,6 +87,11 @@ struct Serve {
         requires = "nbd_listen"
     )]
     exports: Vec<ExportSpec>,
+    /// Where Prometheus reads metrics, and load balancers ask whether the server is well: in the clear, without keys.
+    /// Give an address of the management network, or of loopback; port 0 takes a free port, which the last line of
+    /// output names
+    #[arg(long, value_name = "IP:PORT")]
+    metrics: Option<SocketAddr>,
     /// How many clients of the arbiter, and how many of the disks, may be connected at a time
     #[arg(long, value_name = "N", default_value_t = Limits::default().connections)]
     max_connections: usize,
@@ -183,6 +188,7 @@ fn run_server(args: Serve, endpoint: Endpoint) -> anyhow::Result<()> {
         endpoint,
         state: args.state,
         nbd,
+        metrics: args.metrics,
         limits: Limits {
             connections: args.max_connections,
             ..Limits::default()
@@ -207,6 +213,9 @@ fn run_server(args: Serve, endpoint: Endpoint) -> anyhow::Result<()> {
     let mut lines = format!("listening on {}\n", server.local_addr());
     if let Some(address) = server.nbd_addr() {
         lines.push_str(&format!("nbd on {address}\n"));
+    }
+    if let Some(address) = server.metrics_addr() {
+        lines.push_str(&format!("metrics on {address}\n"));
     }
     // In a thread of its own: a pipe that nobody reads keeps nobody from being served.
     std::thread::Builder::new()

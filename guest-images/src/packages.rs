@@ -98,31 +98,27 @@ impl PackageStore {
         self.package_for(Use::Bookworm, name)
     }
 
+    /// The same, if it is unpacked already: for a test, which needs no network.
+    ///
+    /// # Errors
+    ///
+    /// When it is not pinned, or the store cannot be read.
+    pub fn at_hand(&self, name: &str) -> Result<Option<Package>, PackageError> {
+        let pin = self.pin(Use::Bookworm, name)?;
+        match self.place(&pin).is_dir() {
+            true => self.package(name).map(Some),
+            false => Ok(None),
+        }
+    }
+
     /// As [`PackageStore::package`], for some use.
     ///
     /// # Errors
     ///
     /// As [`PackageStore::package`].
     pub fn package_for(&self, purpose: Use, name: &str) -> Result<Package, PackageError> {
-        let pin = match &self.renewal {
-            Some(renewal) => {
-                let pin = renewal.lists(purpose).newest(name)?;
-                renewal.take(purpose, [&pin]);
-                pin
-            }
-            None => Lock::committed()?
-                .pins
-                .remove(&(purpose, name.to_owned()))
-                .ok_or_else(|| PackageError::Unknown {
-                    name: name.to_owned(),
-                })?,
-        };
-        let root = self.root.join(format!(
-            "{name}_{}_{}",
-            // It would separate entries of a library path.
-            pin.version.replace(':', "%3a"),
-            pin.architecture
-        ));
+        let pin = self.pin(purpose, name)?;
+        let root = self.place(&pin);
         if !root.is_dir() {
             self.unpack(&pin, &root)?;
         }
@@ -135,6 +131,33 @@ impl PackageStore {
             root,
             depends: dependencies(&record),
         })
+    }
+
+    fn pin(&self, purpose: Use, name: &str) -> Result<Pin, PackageError> {
+        Ok(match &self.renewal {
+            Some(renewal) => {
+                let pin = renewal.lists(purpose).newest(name)?;
+                renewal.take(purpose, [&pin]);
+                pin
+            }
+            None => Lock::committed()?
+                .pins
+                .remove(&(purpose, name.to_owned()))
+                .ok_or_else(|| PackageError::Unknown {
+                    name: name.to_owned(),
+                })?,
+        })
+    }
+
+    /// Where a package is, once it is unpacked.
+    fn place(&self, pin: &Pin) -> PathBuf {
+        self.root.join(format!(
+            "{}_{}_{}",
+            pin.name,
+            // It would separate entries of a library path.
+            pin.version.replace(':', "%3a"),
+            pin.architecture
+        ))
     }
 
     /// The package that the metapackage `name` depends on and whose name

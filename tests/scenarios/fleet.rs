@@ -2,10 +2,11 @@
 //! one whenever a host is lost. An operator's failover changes the places of its two copies. A daemon that is
 //! killed in the middle of a join leaves both in peace.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use disk_server::fleet::{State, Verb};
-use testbed::fleet::{Daemon, Operator, log_of, process_of};
+use testbed::fleet::{Daemon, Operator, log_of, process_of, watched};
 use testbed::pair::{DiskServer, Guest, PATIENCE};
 use testbed::workload::Client;
 use testbed::{Host, Result, Testbed};
@@ -32,6 +33,7 @@ fn a_guest_is_protected_again_by_hosts_alone() -> Result<()> {
         })
     };
     let places = protected()?;
+    those_who_watch_find_it(&hosts, &places)?;
     let client = Client::redis_with_pauses(testbed.client());
     client.goes_on("by its own protected guest")?;
     let (primary, backup) = the_places_change(&operator, places)?;
@@ -102,6 +104,28 @@ fn the_places_change(
     assert!(status.view > before + 1, "{}", operator.history("db")?);
     eprintln!("{:?}", status.last_failover);
     Ok(places)
+}
+
+/// The metrics of its host have the guest protected, and a load balancer is sent to that one.
+fn those_who_watch_find_it(hosts: &[Host], (primary, backup): &(String, String)) -> Result<()> {
+    let on = |name: &str| hosts.iter().find(|host| host.name() == name);
+    let [primary, backup] = [primary, backup].map(|name| on(name).expect("one of these"));
+    let deadline = Instant::now() + LIMIT;
+    let is_told = |metrics: String| metrics.contains("ftvm_vm_protected{vm=\"db\"} 1.0\n");
+    while !watched(primary, "/metrics")?.is_some_and(is_told) {
+        assert!(
+            Instant::now() < deadline,
+            "{:?}",
+            watched(primary, "/metrics")?
+        );
+        thread::sleep(Duration::from_millis(100));
+    }
+    let metrics = watched(backup, "/metrics")?.expect("it listens");
+    assert!(!metrics.contains("ftvm_vm_protected{"), "{metrics}");
+    let path = "/healthz/vm/db/primary";
+    assert_eq!(watched(primary, path)?.as_deref(), Some("ok\n"));
+    assert_eq!(watched(backup, path)?, None);
+    Ok(())
 }
 
 /// Each host has the consoles of its guests, and gives them to an operator on another one. A host's own key does not

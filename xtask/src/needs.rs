@@ -82,6 +82,11 @@ impl Needs {
         }
     }
 
+    /// Whether promtool has to be there, which is only for tests.
+    pub(crate) fn has_promtool(self) -> bool {
+        matches!(self, Self::All)
+    }
+
     /// Whether the guest's disk image has to be there.
     pub(crate) fn has_disk(self) -> bool {
         matches!(self, Self::Images | Self::All)

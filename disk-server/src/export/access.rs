@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::counters::{Counted, LeftBehind, MOST_LEFT_BEHIND};
+use super::counters::{Counted, LeftBehind, MOST_LEFT_BEHIND, Operation};
 use super::{Exports, Fenced};
 use crate::fence::{Membership, Refusal, Right, WaitLimit};
 use crate::logging::Limited;
@@ -244,7 +244,10 @@ impl Access {
     /// # Errors
     /// The storage's.
     pub fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
-        self.target.export.storage.storage().read(offset, data)
+        let length = data.len() as u64;
+        let storage = self.target.export.storage.storage();
+        let counters = &self.target.counters;
+        counters.timed(Operation::Read, length, || storage.read(offset, data))
     }
 
     /// The same without waiting for the medium; see
@@ -253,8 +256,17 @@ impl Access {
     /// # Errors
     /// The storage's.
     pub fn read_at_hand(&self, offset: u64, data: &mut [u8]) -> io::Result<bool> {
+        let length = data.len() as u64;
         let storage = self.target.export.storage.storage();
-        storage.read_at_hand(offset, data)
+        let counters = &self.target.counters;
+        // What is not at hand is read anew, and counted then.
+        let read = counters.timed(Operation::Read, length, || {
+            match storage.read_at_hand(offset, data) {
+                Ok(true) => Ok(()),
+                missed => Err(missed),
+            }
+        });
+        read.map_or_else(|missed| missed, |()| Ok(true))
     }
 
     /// Writes `data` from `offset` on.
@@ -271,7 +283,7 @@ impl Access {
             |at, length| {
                 let (piece, rest) = data.split_at(length as usize);
                 data = rest;
-                self.modify(|| storage.write(at, piece))
+                self.modify(Operation::Write, length, || storage.write(at, piece))
             },
         )
     }
@@ -289,7 +301,7 @@ impl Access {
             ZEROES_AT_A_TIME
         };
         in_pieces(offset, length, most, |at, length| {
-            self.modify(|| storage.zero(at, length, how))
+            self.modify(Operation::Zero, length, || storage.zero(at, length, how))
         })
     }
 
@@ -300,7 +312,7 @@ impl Access {
     pub fn discard(&self, offset: u64, length: u64) -> Result<(), ModifyError> {
         let storage = self.target.export.storage.storage();
         in_pieces(offset, length, DISCARDED_AT_A_TIME, |at, length| {
-            self.modify(|| storage.discard(at, length))
+            self.modify(Operation::Discard, length, || storage.discard(at, length))
         })
     }
 
@@ -311,7 +323,7 @@ impl Access {
     /// See [`FlushError`].
     pub fn flush(&self) -> Result<(), FlushError> {
         // Needs no permit: it changes nothing that anybody can read.
-        self.target.flush()
+        (self.target.counters).timed(Operation::Flush, 0, || self.target.flush())
     }
 
     /// What is allocated; see [`Storage::allocations`](crate::storage::Storage::allocations).
@@ -341,7 +353,12 @@ impl Access {
     }
 
     /// Modifies the storage if, and as long as, this connection has the right to.
-    fn modify(&self, operation: impl FnOnce() -> io::Result<()>) -> Result<(), ModifyError> {
+    fn modify(
+        &self,
+        operation: Operation,
+        bytes: u64,
+        carry_out: impl FnOnce() -> io::Result<()>,
+    ) -> Result<(), ModifyError> {
         let right = self.right.ok_or(ModifyError::ReadOnly)?;
         let refused = |refusal| {
             self.target.counters.refuse_request();
@@ -353,7 +370,7 @@ impl Access {
         let fence = self.target.fence.as_ref();
         let permit = fence.map(|fence| fence.enter(name, right)).transpose();
         let _permit = permit.map_err(refused)?;
-        Ok(operation()?)
+        Ok((self.target.counters).timed(operation, bytes, carry_out)?)
     }
 }
 

@@ -2,10 +2,70 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use prometheus_client::metrics::histogram::Histogram;
+
+use crate::monitoring::SECONDS;
 
 /// How many clients may leave requests behind that the disk is not done with. Where it hangs, each
 /// of them keeps a place of a connection for as long, and clients connect anew.
 pub(super) const MOST_LEFT_BEHIND: u64 = 16;
+
+/// What is done on an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Read,
+    Write,
+    Zero,
+    Discard,
+    Flush,
+}
+
+impl Operation {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Read,
+        Self::Write,
+        Self::Zero,
+        Self::Discard,
+        Self::Flush,
+    ];
+
+    /// Its name where operations are counted.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Zero => "zero",
+            Self::Discard => "discard",
+            Self::Flush => "flush",
+        }
+    }
+}
+
+/// The operations of one kind that were carried out.
+#[derive(Debug)]
+pub(crate) struct Operations {
+    /// How long each took, in seconds.
+    pub(crate) times: Histogram,
+    bytes: AtomicU64,
+}
+
+impl Operations {
+    /// Bytes that they were about.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Default for Operations {
+    fn default() -> Self {
+        Self {
+            times: Histogram::new(SECONDS),
+            bytes: AtomicU64::new(0),
+        }
+    }
+}
 
 /// The counts of one export. None orders anything, and none is read together with another.
 #[derive(Debug, Default)]
@@ -14,6 +74,8 @@ pub(super) struct Counters {
     refused_requests: AtomicU64,
     refused_connections: AtomicU64,
     left_behind: [AtomicU64; 2],
+    /// In the order of [`Operation::ALL`].
+    operations: [Operations; Operation::ALL.len()],
 }
 
 impl Counters {
@@ -36,6 +98,26 @@ impl Counters {
     /// keep a machine's host from its disk.
     pub(super) fn left_behind(&self, writers: bool) -> u64 {
         self.left_behind[usize::from(writers)].load(Ordering::Relaxed)
+    }
+
+    /// What was carried out of this kind.
+    pub(super) fn operations(&self, operation: Operation) -> &Operations {
+        &self.operations[operation as usize]
+    }
+
+    /// Carries an operation on so many bytes out, and counts it if that goes well.
+    pub(super) fn timed<T, E>(
+        &self,
+        operation: Operation,
+        bytes: u64,
+        carry_out: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let began = Instant::now();
+        let done = carry_out()?;
+        let operations = self.operations(operation);
+        operations.times.observe(began.elapsed().as_secs_f64());
+        operations.bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(done)
     }
 
     pub(super) fn refuse_request(&self) {

@@ -27,7 +27,7 @@ use crate::random;
 use crate::storage::{FlushError, Flushed, Storage};
 use counters::Counters;
 
-pub(crate) use counters::LeftBehind;
+pub(crate) use counters::{LeftBehind, Operation, Operations};
 
 pub use access::{Access, ModifyError, OpenExportError};
 pub use spec::{ExportSpec, SpecError};
@@ -188,6 +188,11 @@ impl Fenced {
             refused_requests: self.counters.refused_requests(),
             refused_connections: self.counters.refused_connections(),
         }
+    }
+
+    /// What was carried out of this kind since the server started.
+    pub(crate) fn operations(&self, operation: Operation) -> &Operations {
+        self.counters.operations(operation)
     }
 
     pub(crate) fn size(&self) -> u64 {

@@ -86,6 +86,16 @@ pub(super) struct Journal {
     entries: VecDeque<Entry>,
     next: u64,
     failovers: BTreeMap<VmName, Failover>,
+    turns: BTreeMap<VmName, Turns>,
+}
+
+/// How often a guest changed hands since the server started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Turns {
+    /// Views that it came to.
+    pub views: u64,
+    /// Those to which another host went live.
+    pub failovers: u64,
 }
 
 impl Journal {
@@ -124,6 +134,7 @@ impl Journal {
             entries: VecDeque::new(),
             next: 1,
             failovers: BTreeMap::new(),
+            turns: BTreeMap::new(),
         };
         let mut unreadable = 0;
         for line in text[..whole].split_inclusive(|byte| *byte == b'\n') {
@@ -165,8 +176,21 @@ impl Journal {
         self.failovers.get(vm)
     }
 
+    /// How often a guest changed hands.
+    pub(super) fn turns(&self, vm: &VmName) -> Turns {
+        self.turns.get(vm).copied().unwrap_or_default()
+    }
+
     /// Notes what happened. It survives the process; where the disk fails, as long as that.
     pub(super) fn append(&mut self, unix_ms: u64, subject: Subject, what: What) {
+        if let Subject::Vm(vm) = &subject {
+            let turns = self.turns.entry(vm.clone()).or_default();
+            match what {
+                What::View { .. } => turns.views += 1,
+                What::Failover { .. } => turns.failovers += 1,
+                _ => {}
+            }
+        }
         let entry = Entry {
             number: self.next,
             unix_ms,

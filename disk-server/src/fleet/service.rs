@@ -11,7 +11,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use super::definition::NamedHosts;
 use super::intents::Intents;
 use super::journal::Entry;
-use super::journal_file::Journal;
+use super::journal_file::{Journal, Turns};
 use super::machine::{Fleet, Records};
 use super::operation::{Answer, Operation};
 use super::order::{Order, OrderNumber};
@@ -254,6 +254,25 @@ impl FleetService {
         self.add_failovers(&mut statuses);
         let (vms, more) = crate::arbiter::protocol::page(statuses.into_iter());
         (vms, more || is_cut)
+    }
+
+    /// Every guest, and how often it changed hands.
+    #[must_use]
+    pub fn guests(&self, arbiter: &dyn Arbitrated) -> Vec<(VmStatus, Turns)> {
+        let mut guests = Vec::new();
+        let mut after = None;
+        loop {
+            let (statuses, more) = self.list(after.as_ref(), arbiter);
+            after = statuses.last().map(|status| status.vm.clone());
+            let journal = self.journal.lock();
+            guests.extend((statuses.into_iter()).map(|status| {
+                let turns = journal.turns(&status.vm);
+                (status, turns)
+            }));
+            if !more || after.is_none() {
+                return guests;
+            }
+        }
     }
 
     fn take_news(&self, fleet: &mut MutexGuard<'_, Fleet>) {

@@ -101,6 +101,9 @@ pub(crate) fn serve(
         }
         Err(SessionError::Io(error)) => log::debug!("NBD client {peer}: {error}"),
         Err(error) => {
+            if matches!(error, SessionError::Unopened(_)) {
+                subject.guard.not_let_in();
+            }
             if let Some(left_out) = SENT_AWAY.let_through() {
                 let error = anyhow::Error::from(error);
                 log::info!("NBD client {peer} sent away: {error:#}{left_out}");

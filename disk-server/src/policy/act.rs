@@ -51,7 +51,34 @@ pub enum Act<'a> {
     },
 }
 
+/// What each kind of act is called where acts are counted.
+pub const KINDS: [&str; 8] = [
+    "look",
+    "definition",
+    "run",
+    "tend",
+    "tell",
+    "command",
+    "open_disk",
+    "write_disk",
+];
+
 impl<'a> Act<'a> {
+    /// Which of [`KINDS`] it is.
+    #[must_use]
+    pub fn kind(&self) -> usize {
+        match self {
+            Act::Look => 0,
+            Act::Definition { .. } => 1,
+            Act::Run { .. } => 2,
+            Act::Tend { .. } => 3,
+            Act::Tell { .. } => 4,
+            Act::Command => 5,
+            Act::OpenDisk { .. } => 6,
+            Act::WriteDisk { .. } => 7,
+        }
+    }
+
     /// What a request to the arbiter asks for.
     #[must_use]
     pub fn of(request: &'a Request) -> Act<'a> {

@@ -4,13 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::act::KINDS;
 use super::{Act, Caller, Definitions, Denied, permit};
 use crate::logging::Limited;
 
 /// Lets in, and keeps count of what it does not let in.
 pub struct Guard {
     guests: Arc<dyn Definitions + Send + Sync>,
-    denials: AtomicU64,
+    /// In the order of [`KINDS`].
+    denials: [AtomicU64; KINDS.len()],
+    strangers: AtomicU64,
     told: Limited,
 }
 
@@ -20,7 +23,8 @@ impl Guard {
     pub fn new(guests: Arc<dyn Definitions + Send + Sync>) -> Self {
         Self {
             guests,
-            denials: AtomicU64::new(0),
+            denials: Default::default(),
+            strangers: AtomicU64::new(0),
             told: Limited::new(),
         }
     }
@@ -36,7 +40,8 @@ impl Guard {
         from: impl fmt::Display,
     ) -> Result<(), Denied> {
         permit(caller, act, &*self.guests).inspect_err(|denied| {
-            let count = self.denials.fetch_add(1, Ordering::Relaxed) + 1;
+            self.denials[act.kind()].fetch_add(1, Ordering::Relaxed);
+            let count = self.denials();
             if let Some(left_out) = self.told.let_through() {
                 log::warn!("denied to {from}: {denied} (number {count}){left_out}");
             }
@@ -52,7 +57,20 @@ impl Guard {
     /// How often it did not let somebody do something, since the server started.
     #[must_use]
     pub fn denials(&self) -> u64 {
-        self.denials.load(Ordering::Relaxed)
+        let counts = self.denials.iter();
+        counts.map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    /// The same for each kind of act, and how often somebody was not let in at all.
+    pub fn denials_by_action(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let denials = KINDS.into_iter().zip(&self.denials);
+        let all = denials.chain([("connect", &self.strangers)]);
+        all.map(|(action, count)| (action, count.load(Ordering::Relaxed)))
+    }
+
+    /// Somebody has not shown a key that is trusted.
+    pub fn not_let_in(&self) {
+        self.strangers.fetch_add(1, Ordering::Relaxed);
     }
 }
 

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use transport::Mode;
 
 use super::connections::{Connections, Places, Registration, Standing};
 use super::error::StartError;
@@ -21,7 +20,7 @@ use crate::logging::Limited;
 const GRACE: Duration = Duration::from_secs(5);
 
 /// What a listener's clients are served.
-pub(super) trait Service: fmt::Debug + Sync {
+pub(crate) trait Service: fmt::Debug + Sync {
     /// The name of its sessions' threads.
     fn thread_name(&self) -> &'static str;
 
@@ -35,10 +34,10 @@ pub(super) trait Service: fmt::Debug + Sync {
 
 /// A listening socket, and its connections.
 #[derive(Debug)]
-pub(super) struct Listener {
+pub(crate) struct Listener {
     socket: TcpListener,
     local: SocketAddr,
-    connections: Connections,
+    connections: Arc<Connections>,
     /// As what somebody comes.
     newcomers: Standing,
     not_accepted: Limited,
@@ -46,33 +45,44 @@ pub(super) struct Listener {
 
 impl Listener {
     /// Listens on an address. `option` is what the user can choose another one with.
-    pub(super) fn bind(
+    pub(crate) fn bind(
         address: SocketAddr,
         option: &'static str,
-        mode: Mode,
+        newcomers: Standing,
         places: Places,
     ) -> Result<Listener, StartError> {
         let socket = TcpListener::bind(address).map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => StartError::AddressInUse { address, option },
             _ => StartError::Listen { address, source },
         })?;
-        socket.set_nonblocking(true).map_err(StartError::Setup)?;
-        let local = socket.local_addr().map_err(StartError::Setup)?;
+        Self::new(socket, newcomers, places).map_err(StartError::Setup)
+    }
+
+    /// Of a socket that listens.
+    pub(crate) fn new(
+        socket: TcpListener,
+        newcomers: Standing,
+        places: Places,
+    ) -> io::Result<Listener> {
+        socket.set_nonblocking(true)?;
+        let local = socket.local_addr()?;
         Ok(Listener {
             socket,
             local,
-            connections: Connections::new(local, places),
-            newcomers: match mode {
-                Mode::Plain => Standing::Known,
-                Mode::Secure => Standing::Stranger,
-            },
+            connections: Arc::new(Connections::new(local, places)),
+            newcomers,
             not_accepted: Limited::new(),
         })
     }
 
     /// Where it listens, with the real port.
-    pub(super) fn local_addr(&self) -> SocketAddr {
+    pub(crate) fn local_addr(&self) -> SocketAddr {
         self.local
+    }
+
+    /// What is connected to it.
+    pub(super) fn connections(&self) -> &Arc<Connections> {
+        &self.connections
     }
 
     /// Accepts the connection that waits, if one does.
@@ -139,7 +149,7 @@ enum Accepted {
 
 /// Serves the clients of all listeners until a byte comes from `wake`. When this returns, all
 /// sessions have ended.
-pub(super) fn accept_until_woken(
+pub(crate) fn accept_until_woken(
     wake: &UnixStream,
     services: &[(&Listener, &dyn Service)],
 ) -> io::Result<()> {

@@ -20,6 +20,9 @@ pub struct Config {
     pub endpoint: Endpoint,
     /// The disks, if there are any.
     pub nbd: Option<NbdConfig>,
+    /// Where those who watch the server are told metrics, in the clear, if they are. Port 0 takes a free one; see
+    /// [`Server::metrics_addr`](super::Server::metrics_addr).
+    pub metrics: Option<SocketAddr>,
     /// What clients may use up.
     pub limits: Limits,
 }

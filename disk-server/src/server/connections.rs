@@ -15,11 +15,11 @@ use crate::logging::Limited;
 
 /// How many connections there may be at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Places {
+pub(crate) struct Places {
     /// Of those who are known, or all in plain mode.
-    pub(super) known: usize,
+    pub(crate) known: usize,
     /// Of strangers. As many again may be about to end.
-    pub(super) strangers: usize,
+    pub(crate) strangers: usize,
 }
 
 /// The open connections.
@@ -48,7 +48,7 @@ struct Connection {
 
 /// What the other end of a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(crate) enum Standing {
     /// It has not shown a key yet.
     Stranger,
     /// It was one, and is about to end.
@@ -101,6 +101,11 @@ impl Connections {
             connections: self,
             id,
         })
+    }
+
+    /// How many there are, whoever they are.
+    pub(super) fn count(&self) -> usize {
+        self.open.lock().connections.len()
     }
 
     /// Whether there is a place for one more who is known, which is told in the log if there is not.
@@ -171,7 +176,7 @@ fn network(address: IpAddr) -> IpAddr {
 
 /// A connection among the open ones, until its session ends.
 #[derive(Debug)]
-pub(super) struct Registration<'a> {
+pub(crate) struct Registration<'a> {
     connections: &'a Connections,
     id: u64,
 }

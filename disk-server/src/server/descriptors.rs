@@ -4,7 +4,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::connections::Places;
 
-/// What the process needs besides disks and connections: standard streams, the state, sockets that
+/// What every server needs besides connections: standard streams, the state, sockets that
 /// listen, pipes.
 const OTHERS: usize = 32;
 
@@ -13,9 +13,9 @@ const OTHERS: usize = 32;
 const STRANGERS: usize = 64;
 
 /// Raises the limit of this process as far as it may, and tells how many connections each of the two
-/// listeners can have then, at most `wanted` of those who are known. A connection beyond the limit could not even be
-/// turned away: it would wait for ever.
-pub(super) fn fit(wanted: usize, disks: usize) -> Places {
+/// listeners can have then beside so many `others`, disks among them: at most `wanted` of those who are known. A
+/// connection beyond the limit could not even be turned away: it would wait for ever.
+pub(super) fn fit(wanted: usize, others: usize) -> Places {
     let limit = match getrlimit(Resource::RLIMIT_NOFILE) {
         Ok((soft, hard)) if soft < hard => {
             match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
@@ -34,7 +34,7 @@ pub(super) fn fit(wanted: usize, disks: usize) -> Places {
         }
     };
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let room = limit.saturating_sub(OTHERS + disks) / 2;
+    let room = limit.saturating_sub(OTHERS + others) / 2;
     // As many again may be about to end.
     let strangers = (room / 8).clamp(1, STRANGERS);
     let fitting = room.saturating_sub(2 * strangers).clamp(1, wanted.max(1));

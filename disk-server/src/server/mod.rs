@@ -1,11 +1,12 @@
 //! The server process: binds, serves each client in a thread of its own, ends in order.
 
-mod accept;
+pub(crate) mod accept;
 mod config;
-mod connections;
+pub(crate) mod connections;
 mod descriptors;
 mod error;
 mod intervals;
+mod metrics;
 mod services;
 
 use std::net::SocketAddr;
@@ -20,10 +21,13 @@ use crate::ending::Ending;
 use crate::export::{Export, Exports};
 use crate::fence::FencedStore;
 use crate::fleet::FleetService;
+use crate::monitoring::{Exporter, Pulse};
 use crate::policy::Guard;
 use crate::state::StateDirectory;
 use accept::{Listener, Service, accept_until_woken};
-use services::{ArbiterService, NbdService};
+use connections::Standing;
+use metrics::Metrics;
+use services::{ArbiterService, Ground, NbdService};
 
 pub use config::{Config, Limits, NbdConfig};
 pub use error::StartError;
@@ -53,6 +57,7 @@ pub struct Server {
     arbiter: Listener,
     arbiter_service: ArbiterService,
     nbd: Option<(Listener, NbdService)>,
+    exporter: Option<Exporter>,
     wake: UnixStream,
     stop: StopHandle,
     ending: Ending,
@@ -69,11 +74,12 @@ impl Server {
             state,
             endpoint,
             nbd,
+            metrics,
             limits,
         } = config;
         let disks = nbd.as_ref().map_or(0, |nbd| nbd.exports.len());
-        let places = descriptors::fit(limits.connections, disks);
-        let mode = endpoint.mode();
+        let watchers = metrics.map_or(0, |_| Exporter::DESCRIPTORS);
+        let places = descriptors::fit(limits.connections, disks + watchers);
         let (wake, stop) = UnixStream::pair().map_err(StartError::Setup)?;
         stop.set_nonblocking(true).map_err(StartError::Setup)?;
         let stop = StopHandle::new(stop);
@@ -83,17 +89,21 @@ impl Server {
         let mut store = FencedStore::new(EpochStore::open(&directory)?);
         let fleet = Arc::new(FleetService::open(&directory)?);
         let guard = Arc::new(Guard::new(fleet.clone()));
-        if mode == Mode::Plain {
-            log::warn!(
-                "plain, as asked for: whoever can connect may do everything, and read and write the disks"
-            );
-        }
+        let newcomers = match endpoint.mode() {
+            Mode::Plain => {
+                log::warn!(
+                    "plain, as asked for: whoever can connect may do everything, and read and write the disks"
+                );
+                Standing::Known
+            }
+            Mode::Secure => Standing::Stranger,
+        };
         let (nbd, exports) = match nbd {
             None => (None, Arc::default()),
             Some(NbdConfig { listen, exports }) => {
                 warn_of_sharing(&state, &exports);
                 let exports = Exports::new(exports, &mut store, &ending)?;
-                let listener = Listener::bind(listen, "--nbd-listen", mode, places)?;
+                let listener = Listener::bind(listen, "--nbd-listen", newcomers, places)?;
                 let exports = Arc::new(exports);
                 let service = NbdService::new(
                     Arc::clone(&exports),
@@ -104,11 +114,31 @@ impl Server {
                 (Some((listener, service)), exports)
             }
         };
+        let arbiter = Listener::bind(listen, "--listen", newcomers, places)?;
+        let ground = Ground {
+            store: Arc::new(store),
+            exports,
+            fleet,
+            guard,
+        };
+        let pulse = Pulse::new();
+        let watched = Metrics {
+            ground: ground.clone(),
+            connections: (nbd.iter().map(|(listener, _)| ("nbd", listener)))
+                .chain([("arbiter", &arbiter)])
+                .map(|(service, listener)| (service, listener.connections().clone()))
+                .collect(),
+            pulse: pulse.clone(),
+        };
+        let exporter = metrics
+            .map(|address| Exporter::bind(address, "--metrics", Arc::new(watched)))
+            .transpose()?;
         Ok(Server {
-            arbiter: Listener::bind(listen, "--listen", mode, places)?,
-            arbiter_service: ArbiterService::new(store, exports, fleet, guard, endpoint, &limits)
+            arbiter,
+            arbiter_service: ArbiterService::new(ground, endpoint, &limits, pulse)
                 .map_err(StartError::Setup)?,
             nbd,
+            exporter,
             wake,
             stop,
             ending,
@@ -125,6 +155,12 @@ impl Server {
     #[must_use]
     pub fn nbd_addr(&self) -> Option<SocketAddr> {
         self.nbd.as_ref().map(|(listener, _)| listener.local_addr())
+    }
+
+    /// Where those who watch it connect, with the real port; `None` when they are told nothing.
+    #[must_use]
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.exporter.as_ref().map(Exporter::local_addr)
     }
 
     /// What ends it.
@@ -144,6 +180,7 @@ impl Server {
         if let Some((listener, service)) = &self.nbd {
             services.push((listener, service));
         }
+        services.extend(self.exporter.iter().map(Exporter::service));
         let accepted = accept_until_woken(&self.wake, &services);
         match self.ending.take() {
             Some(failure) => Err(failure),

@@ -15,43 +15,47 @@ use crate::export::Exports;
 use crate::fence::FencedStore;
 use crate::fleet::FleetService;
 use crate::logging::Limited;
+use crate::monitoring::Pulse;
 use crate::nbd::session as nbd;
 use crate::policy::Guard;
 use crate::stream::CLIENTS;
+
+/// What the server decides about, and what it has.
+#[derive(Debug, Clone)]
+pub(super) struct Ground {
+    pub(super) store: Arc<FencedStore>,
+    pub(super) exports: Arc<Exports>,
+    pub(super) fleet: Arc<FleetService>,
+    pub(super) guard: Arc<Guard>,
+}
 
 /// Decides about epochs, and about guests.
 #[derive(Debug)]
 pub(super) struct ArbiterService {
     /// Ends before the rest.
     _intervals: Intervals,
-    store: Arc<FencedStore>,
-    exports: Arc<Exports>,
-    fleet: Arc<FleetService>,
-    guard: Arc<Guard>,
+    ground: Ground,
     endpoint: Endpoint,
     limits: session::SessionLimits,
 }
 
 impl ArbiterService {
     pub(super) fn new(
-        store: FencedStore,
-        exports: Arc<Exports>,
-        fleet: Arc<FleetService>,
-        guard: Arc<Guard>,
+        ground: Ground,
         endpoint: Endpoint,
         limits: &Limits,
+        pulse: Pulse,
     ) -> std::io::Result<ArbiterService> {
-        let store = Arc::new(store);
         let intervals = {
-            let (store, fleet) = (Arc::clone(&store), Arc::clone(&fleet));
-            Intervals::start(move || fleet.tick(&*store))?
+            let (store, fleet) = (Arc::clone(&ground.store), Arc::clone(&ground.fleet));
+            Intervals::start(move || {
+                fleet.tick(&*store);
+                pulse.beat();
+            })?
         };
         Ok(ArbiterService {
             _intervals: intervals,
-            store,
-            exports,
-            fleet,
-            guard,
+            ground,
             endpoint,
             limits: session::SessionLimits {
                 idle: limits.idle,
@@ -74,16 +78,16 @@ impl Service for ArbiterService {
         let answered = (self.endpoint).answer(socket, opening, CLIENTS, patience);
         let stream = match answered {
             Ok(stream) => stream,
-            Err(error) => return not_opened(from, &error),
+            Err(error) => return not_opened(&self.ground.guard, from, &error),
         };
         if !registration.let_in() {
             return;
         }
         let subject = session::Subject {
-            store: &self.store,
-            exports: &self.exports,
-            fleet: &self.fleet,
-            guard: &self.guard,
+            store: &self.ground.store,
+            exports: &self.ground.exports,
+            fleet: &self.ground.fleet,
+            guard: &self.ground.guard,
         };
         session::serve(stream, subject, self.limits);
     }
@@ -94,12 +98,15 @@ impl Service for ArbiterService {
 }
 
 /// Somebody whose connection came to nothing: who tried what is for the log.
-fn not_opened(from: std::io::Result<SocketAddr>, error: &ConnectionError) {
+fn not_opened(guard: &Guard, from: std::io::Result<SocketAddr>, error: &ConnectionError) {
     static NOT_OPENED: Limited = Limited::new();
     // One that left at once is nobody.
     if matches!(error, ConnectionError::HungUp | ConnectionError::Io(_)) {
         log::debug!("a client: {error}");
-    } else if let Some(left_out) = NOT_OPENED.let_through() {
+        return;
+    }
+    guard.not_let_in();
+    if let Some(left_out) = NOT_OPENED.let_through() {
         let from = from.map_or_else(|_| "somewhere".to_owned(), |it| it.to_string());
         log::warn!("the client at {from} is not let in: {error}{left_out}");
     }

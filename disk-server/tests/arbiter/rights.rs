@@ -231,6 +231,30 @@ fn an_operator_commands_in_its_own_name_and_a_monitor_looks() {
 }
 
 #[test]
+fn what_was_denied_is_told_to_those_who_watch_without_names() {
+    let scene = Scene::start_with(&["--metrics", "127.0.0.1:0"]);
+    let denials = |action: &str| {
+        let name = format!("ftvm_denials_total{{action=\"{action}\"}}");
+        scene.server.metric(&name)
+    };
+    define(&scene, &["a"]);
+    claim(&scene.arbiter("b"), "b/1", 0, Next::Start).unwrap_err();
+    scene.open("prometheus", "disk").unwrap_err();
+    for (action, count) in [
+        ("run", 1.0),
+        ("open_disk", 1.0),
+        ("command", 0.0),
+        ("connect", 0.0),
+    ] {
+        assert_eq!(denials(action), count, "{action}");
+    }
+    (scene.arbiter_as(Endpoint::plain()).read(&vm())).unwrap_err();
+    until("it is counted", || denials("connect") == 1.0);
+    let metrics = scene.server.watched("/metrics");
+    assert!(!metrics.contains("prometheus"), "{metrics}");
+}
+
+#[test]
 fn who_is_not_listed_any_more_loses_its_connections_at_once() {
     let scene = Scene::start();
     define(&scene, &["a"]);

@@ -45,6 +45,7 @@ impl Local {
                 listen: anywhere,
                 exports,
             }),
+            metrics: None,
             limits,
         })
         .unwrap();

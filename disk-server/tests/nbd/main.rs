@@ -9,6 +9,7 @@ mod foreign;
 mod hostile;
 mod ledger;
 mod logs;
+mod metrics;
 mod names;
 mod power;
 mod room;

@@ -26,6 +26,8 @@ pub(crate) struct Process {
     pub(crate) address: SocketAddr,
     /// Where the disks are, if it was given some.
     pub(crate) nbd: Option<SocketAddr>,
+    /// Where it tells metrics, if it was told to.
+    pub(crate) metrics: Option<SocketAddr>,
     _stdout: BufReader<ChildStdout>,
 }
 
@@ -54,12 +56,11 @@ impl Process {
             let address = address.unwrap_or_else(|| panic!("expected {prefix:?}, not {line:?}"));
             address.parse().unwrap()
         };
-        let disks = command
-            .get_args()
-            .any(|argument| argument == "--nbd-listen");
+        let has = |option: &str| command.get_args().any(|argument| argument == option);
         Process {
             address: address("listening on "),
-            nbd: disks.then(|| address("nbd on ")),
+            nbd: has("--nbd-listen").then(|| address("nbd on ")),
+            metrics: has("--metrics").then(|| address("metrics on ")),
             child,
             _stdout: stdout,
         }
@@ -67,6 +68,25 @@ impl Process {
 
     pub(crate) fn arbiter(&self) -> Arbiter {
         Arbiter::new(self.address.into(), Endpoint::plain(), Settings::default())
+    }
+
+    /// What is answered to a GET by those who watch it.
+    pub(crate) fn watched(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.metrics.unwrap()).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    /// The value of a metric, with its labels.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let metrics = self.watched("/metrics");
+        let value = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = value.unwrap_or_else(|| panic!("no {name} in\n{metrics}"));
+        value.parse().unwrap()
     }
 
     pub(crate) fn connect(&self) -> Stream {

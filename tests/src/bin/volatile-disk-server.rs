@@ -125,6 +125,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         state,
         endpoint: Endpoint::read(&key, &trust)?,
         nbd,
+        metrics: None,
         limits: Limits::default(),
     })?;
     Ok(server.run()?)

@@ -16,6 +16,8 @@ const START: Duration = Duration::from_secs(60);
 const RUN: &str = "/tmp/ftvm-run";
 /// Where its guests say what they do, in the host.
 const STATE: &str = "/tmp/ftvm-state";
+/// Where it tells metrics, at the host's address in the logging network.
+const METRICS: u16 = 7423;
 /// Its configuration, in the host.
 const CONFIG: &str = "/tmp/host.toml";
 
@@ -35,9 +37,10 @@ impl Daemon {
     pub fn start(host: &Host, service: &DiskServer) -> Result<Self> {
         let text = format!(
             "name = \"{}\"\ndisk_server = \"{}\"\nbridge = \"br0\"\nlogging_address = \"{}\"\n\
-             state = \"{STATE}\"\nrun = \"{RUN}\"\n{}",
+             metrics = \"{}:{METRICS}\"\nstate = \"{STATE}\"\nrun = \"{RUN}\"\n{}",
             host.name(),
             service.address(),
+            host.address(Network::Logging),
             host.address(Network::Logging),
             service.key_configuration(),
         );
@@ -81,6 +84,18 @@ impl Daemon {
         self.process.signal(Signal::SIGKILL)?;
         self.process.wait(START).map(drop)
     }
+}
+
+/// What a host's daemon tells those who watch it, at this path; `None` where it answers with another status than 200.
+///
+/// # Errors
+///
+/// When the host does not answer.
+pub fn watched(host: &Host, path: &str) -> Result<Option<String>> {
+    let address = host.address(Network::Logging);
+    let url = format!("http://{address}:{METRICS}{path}");
+    let output = host.run(&["wget", "-q", "-O", "-", &url])?;
+    Ok(output.exit.success().then_some(output.stdout))
 }
 
 /// What a host's daemon knows of a guest's process there, with its number: another one if it is started anew.

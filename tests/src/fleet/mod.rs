@@ -23,5 +23,5 @@
 mod daemon;
 mod operator;
 
-pub use self::daemon::{Daemon, log_of, process_of, side_of};
+pub use self::daemon::{Daemon, log_of, process_of, side_of, watched};
 pub use self::operator::Operator;

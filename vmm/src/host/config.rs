@@ -36,6 +36,8 @@ pub struct Config {
     pub ports: u16,
     /// Where it gives the consoles of its guests.
     pub console: SocketAddr,
+    /// Where those who watch it are told metrics, in the clear; `None` for nowhere.
+    pub metrics: Option<SocketAddr>,
     /// The most memory that its guests take, in MiB; `None` for what there is.
     pub memory_mib: Option<u64>,
     /// Go on where the processor translates the guests' addresses by itself (nested paging).
@@ -70,6 +72,7 @@ struct File {
     #[serde(default = "default_ports")]
     ports: u16,
     console: Option<SocketAddr>,
+    metrics: Option<SocketAddr>,
     #[serde(default, deserialize_with = "enough_for_a_guest")]
     memory_mib: Option<u64>,
     #[serde(default)]
@@ -130,6 +133,7 @@ impl Config {
             ports: file.ports,
             console: (file.console)
                 .unwrap_or_else(|| SocketAddr::new(file.logging_address, CONSOLE_PORT)),
+            metrics: file.metrics,
             memory_mib: file.memory_mib,
             allow_nested_paging: file.allow_nested_paging,
             state: file.state,
@@ -236,7 +240,7 @@ mod tests {
         assert_eq!((config.bridge.as_str(), config.ports), ("br0", 7430));
         assert_eq!(config.run, Path::new("/run/ftvm"));
         assert_eq!(config.state, Path::new("/var/lib/ftvm"));
-        assert_eq!(config.memory_mib, None);
+        assert_eq!((config.memory_mib, config.metrics), (None, None));
         assert!(!config.allow_nested_paging);
         let keys = config.keys.expect("nobody said plain");
         assert_eq!(keys.key, Path::new("/etc/ftvm/key.pem"));
@@ -259,6 +263,7 @@ mod tests {
             ("plain = true\nkey = \"/k\"", ["`key`", "line 3"]),
             ("trust = \"/t\"\nplain = true", ["`trust`", "line 4"]),
             ("console = \"here\"", ["socket address", "line 3"]),
+            ("metrics = 9100", ["socket address", "line 3"]),
         ] {
             fs::write(&path, format!("{SMALL}{line}\n")).expect("a file");
             let error = Config::read(&path).expect_err(line).to_string();

@@ -8,6 +8,7 @@
 //! | `asks` | asks new processes who they are |
 //! | `bounds` | bounds the files to which processes write |
 //! | `local`, `consoles` | answer operators |
+//! | `watches`, `monitoring` | look at guests for those who watch the host, and answer those, if there are any |
 //!
 //! Nothing of a guest is in this process: when it ends, however, the next one finds all of it.
 
@@ -18,6 +19,7 @@ use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -31,6 +33,7 @@ use super::config::Config;
 use super::folders::{FolderError, Folders, GuestFolders};
 use super::images::Images;
 use super::memory::left_mib;
+use super::metrics::{Link, Metrics};
 use super::process::{Exit, Lock, Record, Said, Watch};
 use super::starter::{Network, StartError, Starter};
 use super::tending::{Guest, Task, Tending};
@@ -77,6 +80,7 @@ struct Shared {
     network: Box<dyn Network>,
     endpoint: Endpoint,
     tending: Arc<Mutex<Tending>>,
+    link: Arc<Link>,
 }
 
 /// Why a host cannot have a daemon.
@@ -171,6 +175,9 @@ impl Daemon {
         let logging = SocketAddr::new(config.logging_address, 0);
         listen(logging, "logging_address")?;
         let consoles = listen(config.console, "console")?;
+        let watchers = (config.metrics)
+            .map(|address| listen(address, "metrics"))
+            .transpose()?;
         let shared = Arc::new(Shared {
             config: config.clone(),
             folders,
@@ -179,9 +186,16 @@ impl Daemon {
             endpoint: surroundings.endpoint,
             machine: machine::number(),
             tending: Arc::new(Mutex::new(Tending::new(now_ms()))),
+            link: Arc::default(),
         });
         shared.find_guests()?;
         shared.answer_operators(consoles)?;
+        if let Some(watchers) = watchers {
+            shared
+                .metrics()
+                .tell(watchers)
+                .map_err(DaemonError::Thread)?;
+        }
         let me = Claimant::generate(&config.name).map_err(DaemonError::Nonce)?;
         log::info!("{me} looks after guests for {}", config.disk_server);
 
@@ -237,6 +251,12 @@ impl Shared {
     fn arbiter(&self) -> Arbiter {
         let server = self.config.disk_server.clone();
         Arbiter::new(server, self.endpoint.clone(), Settings::default())
+    }
+
+    fn metrics(&self) -> Metrics {
+        let guests = (self.folders.clone(), self.tending.clone());
+        let (name, memory_mib) = (self.config.name.clone(), self.config.memory_mib);
+        Metrics::new(name, memory_mib, guests, self.link.clone(), now_ms())
     }
 
     fn answer_operators(&self, consoles: TcpListener) -> Result<(), DaemonError> {
@@ -375,8 +395,8 @@ impl Shared {
         let arbiter = self.arbiter();
         let mut pings = Pings::new(me);
         let mut host = self.host.clone();
-        let mut answers = true;
         for count in 0.. {
+            self.link.pulse.beat();
             if count % EXPORTS_EVERY == 0
                 && let Ok(exports) = arbiter.list_exports()
             {
@@ -393,7 +413,7 @@ impl Shared {
             let ping = pings.next(host.clone(), Role::Host(told));
             match arbiter.ping(&ping) {
                 Ok((_, order)) => {
-                    if !std::mem::replace(&mut answers, true) {
+                    if !self.link.answers.swap(true, Ordering::Relaxed) {
                         log::info!("the disk server answers again");
                     }
                     self.heard(&ping);
@@ -405,7 +425,7 @@ impl Shared {
                     }
                 }
                 Err(error) => {
-                    if std::mem::replace(&mut answers, false) {
+                    if self.link.answers.swap(false, Ordering::Relaxed) {
                         log::warn!(
                             "the disk server does not answer; guests run on: {}",
                             describe(&error)

@@ -93,7 +93,8 @@ fn converse(
     write_line(stream, &answer)
 }
 
-fn status(folders: &Folders, vm: &VmName) -> Option<Status> {
+/// What a guest's process on this host says it is.
+pub(super) fn status(folders: &Folders, vm: &VmName) -> Option<Status> {
     let socket = folders.guest(vm).and_then(|guest| guest.control()).ok()?;
     let said = control::status(&socket, PATIENCE_WITH_GUEST);
     said.inspect_err(|error| log::debug!("{vm} does not say how it is: {error}"))

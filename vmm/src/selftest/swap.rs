@@ -56,6 +56,7 @@ impl Swap {
                 listen: anywhere,
                 exports: vec![Export::new(name, None, false, storage)],
             }),
+            metrics: None,
             limits: Limits::default(),
         })?;
         let address = server.nbd_addr().expect("there is an export");

@@ -40,6 +40,7 @@ impl RealServer {
             state: folder.join("state"),
             endpoint: Endpoint::plain(),
             nbd: Some(nbd),
+            metrics: None,
             limits: Limits::default(),
         })
         .unwrap();

@@ -74,14 +74,18 @@ impl Images {
     }
 }
 
+/// The package with promtool, which checks metrics and alert rules. Installed, it would run a server.
+const PROMTOOL: &str = "prometheus";
+
 /// What a renewing store took.
 fn renewed(steps: &Steps, store: &PackageStore) -> Result<Option<Lock>> {
     if store.taken().is_none() {
         return Ok(None);
     }
-    // No image has it: the benchmark takes pgbench out of it.
+    // No image has them: the benchmark takes pgbench out of one, and tests take promtool out of the other.
     steps.step("further packages", || {
-        Ok(store.behind("postgresql", "postgresql-")?)
+        store.behind("postgresql", "postgresql-")?;
+        Ok(store.package(PROMTOOL)?)
     })?;
     Ok(store.taken())
 }
@@ -110,6 +114,9 @@ fn pin(lock: &Lock, layout: &Layout) -> Result<()> {
 pub(crate) fn make_needed(layout: &Layout, needs: Needs) -> Result<()> {
     let store = PackageStore::new(layout.packages());
     GuestImages::build_those(&store, &layout.images(), |name| needs.has_image(name))?;
+    if needs.has_promtool() {
+        store.package(PROMTOOL)?;
+    }
     if needs.has_disk() {
         debian::build(&store, &layout.images())?;
     }

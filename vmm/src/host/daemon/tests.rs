@@ -1,7 +1,7 @@
 //! With a service that answers as it is told, and a program that only waits.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
@@ -72,6 +72,7 @@ impl Scene {
             logging_address: [127, 0, 0, 1].into(),
             ports: 7430,
             console: console.local_addr().expect("it has one"),
+            metrics: None,
             memory_mib: Some(1000),
             allow_nested_paging: false,
             state: folder.path().join("state"),
@@ -186,6 +187,34 @@ fn serve(socket: TcpStream, service: &Mutex<Service>) {
             return;
         }
     }
+}
+
+#[test]
+fn who_watches_the_host_is_told_of_its_guests_where_the_configuration_says() {
+    let mut scene = Scene::new();
+    let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = free.local_addr().expect("it has one");
+    scene.config.metrics = Some(address);
+    drop(free);
+    let _daemon = scene.daemon("sleep 60");
+    let get = |path: &str| {
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        write!(stream, "GET {path} HTTP/1.1\r\n\r\n").expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    };
+    assert!(get("/metrics").contains("ftvm_host_info{host=\"a\""));
+    assert!(get("/healthz").ends_with("ok\n"));
+    assert!(get("/healthz/vm/db/primary").starts_with("HTTP/1.1 404 "));
+    scene.start(3);
+    let deadline = Instant::now() + LIMIT;
+    // The script says nothing of itself.
+    while !get("/metrics").contains("ftvm_vm_up{vm=\"db\"} 0.0\n") {
+        assert!(Instant::now() < deadline, "{}", get("/metrics"));
+        thread::sleep(Duration::from_millis(10));
+    }
+    assert!(get("/healthz/vm/db/primary").starts_with("HTTP/1.1 503 "));
 }
 
 #[test]

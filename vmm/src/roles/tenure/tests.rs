@@ -42,6 +42,7 @@ impl DiskServer {
             state: folder.join("state"),
             endpoint: Endpoint::plain(),
             nbd: None,
+            metrics: None,
             limits: Limits::default(),
         })
         .unwrap();
