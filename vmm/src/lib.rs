@@ -13,6 +13,7 @@
 pub mod assembly;
 pub mod bell;
 pub mod boot;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod control;

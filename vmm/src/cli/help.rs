@@ -42,7 +42,13 @@ const GROUPS: [(&str, &[&str]); 7] = [
     ),
     (
         "This host",
-        &["doctor", "selftest", "probe-counter", "completions"],
+        &[
+            "check",
+            "doctor",
+            "selftest",
+            "probe-counter",
+            "completions",
+        ],
     ),
 ];
 

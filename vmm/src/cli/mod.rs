@@ -1,5 +1,6 @@
 //! The `ftvm` command line.
 
+mod check;
 mod events;
 mod examine;
 mod guest;
@@ -106,6 +107,12 @@ enum Command {
     ///
     /// Exit status 2 if it cannot.
     Doctor(examine::DoctorArgs),
+    /// Find all that is wrong with a configuration.
+    ///
+    /// Of a host, of a guest, or of who is trusted, with the line, the column, and what is allowed; and what it names
+    /// and this machine lacks. Run it on the machine that the file is for, as root. Programs check the same when
+    /// they start. Exit status 1 if something is wrong.
+    Check(check::CheckArgs),
     /// Try out whether places between exits are found again.
     ///
     /// Measures the performance counter, if there is one. Then records and replays a micro-guest that
@@ -196,6 +203,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Backup(args) => backup(args)?,
         Command::Selftest(args) => selftest::selftest(args)?,
         Command::Doctor(args) => examine::doctor(args)?,
+        Command::Check(args) => check::check(args)?,
         Command::ProbeCounter(args) => examine::probe_counter(args)?,
         Command::Key(args) => key::key(args)?,
         Command::Completions(args) => help::completions(args, Cli::command())?,
