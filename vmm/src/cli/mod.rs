@@ -28,7 +28,7 @@ use logging_channel::entry::ShutdownReason;
 use self::events::EventsArgs;
 use self::guest::{GuestArgs, ReplicationArgs};
 use self::keys::KeyArgs;
-use self::operator::{guests, history, protection, top};
+use self::operator::{guests, history, notify, protection, top};
 use self::pair::{BackupArgs, BackupReads, DigestArgs, PrimaryArgs};
 use crate::config::Clock;
 use crate::doctor::Purpose;
@@ -82,6 +82,12 @@ enum Command {
     Top(top::TopArgs),
     /// Tell what happened to a guest, or to all and to hosts.
     History(history::HistoryArgs),
+    /// Run a command for whatever happens to guests and hosts.
+    ///
+    /// For each transition of `ftvm history`, one after the other: as a JSON object on its standard input, and in
+    /// FTVM_NUMBER, FTVM_EVENT, FTVM_VM or FTVM_HOST, and FTVM_WORDS. It is killed after 30 s. Runs until it is
+    /// ended.
+    Notify(notify::NotifyArgs),
     /// Run a guest without replication.
     Run(RunArgs),
     /// Run a guest and record it to a file.
@@ -196,6 +202,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Host(args) => host::host(args)?,
         Command::Top(args) => top::run(args)?,
         Command::History(args) => history::history(args)?,
+        Command::Notify(args) => notify::notify(args)?,
         Command::Run(args) => run_alone(args)?,
         Command::Record(args) => record(args)?,
         Command::Replay(args) => replay::replay(args)?,

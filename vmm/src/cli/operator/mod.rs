@@ -3,6 +3,7 @@
 pub(super) mod guests;
 pub(super) mod history;
 pub(super) mod hosts;
+pub(super) mod notify;
 mod order;
 mod output;
 pub(super) mod protection;
