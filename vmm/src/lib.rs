@@ -40,6 +40,7 @@ pub mod operator;
 mod page_tables;
 pub mod protocol;
 pub mod ram;
+pub mod report;
 pub mod rewrite;
 pub mod roles;
 pub mod selftest;

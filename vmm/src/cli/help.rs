@@ -34,7 +34,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
         "Hosts",
         &["host", "host list", "host drain", "host undrain"],
     ),
-    ("Watching", &["top", "history", "notify"]),
+    ("Watching", &["top", "history", "notify", "report"]),
     ("Keys", &["key generate", "key show", "key sign"]),
     (
         "One guest on one host, by hand",

@@ -28,7 +28,7 @@ use logging_channel::entry::ShutdownReason;
 use self::events::EventsArgs;
 use self::guest::{GuestArgs, ReplicationArgs};
 use self::keys::KeyArgs;
-use self::operator::{guests, history, notify, protection, top};
+use self::operator::{guests, history, notify, protection, report, top};
 use self::pair::{BackupArgs, BackupReads, DigestArgs, PrimaryArgs};
 use crate::config::Clock;
 use crate::doctor::Purpose;
@@ -119,6 +119,12 @@ enum Command {
     /// and this machine lacks. Run it on the machine that the file is for, as root. Programs check the same when
     /// they start. Exit status 1 if something is wrong.
     Check(check::CheckArgs),
+    /// Collect what a maintainer needs to help with a guest.
+    ///
+    /// Into ftvm-report-VM-TIME.tar here: how the guest is and was, its definition, what its processes on this host
+    /// and the daemon said, and what this host is. No key, and nothing of the guest's memory, disk and console. Run
+    /// it as root on each host that the guest was on.
+    Report(report::ReportArgs),
     /// Try out whether places between exits are found again.
     ///
     /// Measures the performance counter, if there is one. Then records and replays a micro-guest that
@@ -211,6 +217,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Selftest(args) => selftest::selftest(args)?,
         Command::Doctor(args) => examine::doctor(args)?,
         Command::Check(args) => check::check(args)?,
+        Command::Report(args) => report::report(args)?,
         Command::ProbeCounter(args) => examine::probe_counter(args)?,
         Command::Key(args) => key::key(args)?,
         Command::Completions(args) => help::completions(args, Cli::command())?,

@@ -31,7 +31,7 @@ mod upkeep;
 
 pub use config::{CONFIG_FILE, CONSOLE_PORT, Config, ConfigError};
 pub use daemon::{Daemon, DaemonError, Surroundings};
-pub use folders::{FolderError, host_socket};
+pub use folders::{FolderError, host_socket, papers};
 pub use hindrances::{Hindrance, hindrances};
 pub use images::{ImageError, Images};
 pub use starter::{Network, command_line};

@@ -7,6 +7,7 @@ pub(super) mod notify;
 mod order;
 mod output;
 pub(super) mod protection;
+pub(super) mod report;
 pub(super) mod top;
 
 use std::path::Path;
