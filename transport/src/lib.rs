@@ -4,6 +4,7 @@
 //! - [`Endpoint`]: a key, and one file that says whose keys are believed and who that is; opens connections in either direction. Or it is *plain*, which has to be asked
 //!   for: nothing is authenticated or encrypted then.
 //! - [`Stream`]: an open connection, with a [`Peer`] at its other end.
+//! - [`configuration`]: how that file, and others like it, are read.
 //!
 //! ```text
 //!   caller                                     answerer
@@ -26,6 +27,7 @@
 mod admission;
 mod authority;
 mod certificate;
+pub mod configuration;
 mod credential;
 mod datagram;
 mod endpoint;
@@ -60,4 +62,4 @@ pub use person::{OWN_KEY_HINT, key_of_person};
 pub use preface::Service;
 pub use socket::wait_readable;
 pub use stream::Stream;
-pub use trust::{TRUST_FILE, TrustError};
+pub use trust::{TRUST_FILE, TrustError, check_trust, parse_trust};

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use self::list::List;
+use crate::configuration::Faults;
 use crate::credential::Credential;
 use crate::error::ConnectionError;
 use crate::file::{self, FileError, Forbidden};
@@ -108,12 +109,12 @@ pub enum TrustError {
         mode: u32,
     },
     /// It is not what it should be.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}", faults.in_file(path))]
     Parse {
         /// Its path.
         path: PathBuf,
-        /// What is wrong, and where.
-        reason: String,
+        /// All that is wrong.
+        faults: Faults,
     },
 }
 
@@ -123,11 +124,7 @@ impl Trust {
     /// # Errors
     /// [`TrustError`].
     pub(crate) fn read(path: &Path, own: Credential) -> Result<Self, TrustError> {
-        let text = read(path)?;
-        let list = List::parse(&text).map_err(|error| TrustError::Parse {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        })?;
+        let (text, list) = read_list(path)?;
         Ok(Self(Arc::new(Shared {
             path: path.to_owned(),
             state: Mutex::new(State::new(own, text, list)),
@@ -173,6 +170,33 @@ impl Trust {
             is_revoked: Arc::clone(&is_revoked),
         });
         Ok(is_revoked)
+    }
+}
+
+/// Checks a file of those who are trusted, as programs do that read it.
+///
+/// # Errors
+/// [`TrustError`].
+pub fn check_trust(path: &Path) -> Result<(), TrustError> {
+    read_list(path).map(drop)
+}
+
+/// Checks what such a file says.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn parse_trust(text: &str) -> Result<(), Faults> {
+    List::parse(text).map(drop)
+}
+
+fn read_list(path: &Path) -> Result<(String, List), TrustError> {
+    let text = read(path)?;
+    match List::parse(&text) {
+        Ok(list) => Ok((text, list)),
+        Err(faults) => Err(TrustError::Parse {
+            path: path.to_owned(),
+            faults,
+        }),
     }
 }
 

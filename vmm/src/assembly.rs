@@ -9,7 +9,7 @@ use logging_channel::{DiskIdentity, HostReport, Identity, Seed};
 use transport::Endpoint;
 
 use crate::boot::{BootError, BootImages, seed};
-use crate::config::{Clock, ConfigError, VmConfig};
+use crate::config::{Clock, VmConfig};
 use crate::cpu::{CpuError, CpuState};
 use crate::devices::Devices;
 use crate::disk::guest_disk::{DiskOpenError, GuestDisk};
@@ -46,9 +46,6 @@ pub struct HostConfig {
 /// Why a guest could not be put together.
 #[derive(Debug, thiserror::Error)]
 pub enum AssemblyError {
-    /// The configuration is wrong.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
     /// The images are wrong.
     #[error(transparent)]
     Boot(#[from] BootError),
@@ -115,7 +112,6 @@ impl Parts {
     /// # Errors
     /// [`AssemblyError`].
     pub fn open(config: &VmConfig, host: &HostConfig) -> Result<Self, AssemblyError> {
-        config.validate()?;
         let images = BootImages::open(
             &config.kernel,
             config.initrd.as_deref(),

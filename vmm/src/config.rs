@@ -7,9 +7,10 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use disk_server::fleet::{LagBounds, NamedHosts};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 use sha2::{Digest, Sha256};
+use transport::configuration::{self, Faults};
 
 use crate::disk::uri::DiskUri;
 use crate::rewrite::KernelReads;
@@ -88,9 +89,10 @@ impl Clock {
 #[serde(deny_unknown_fields)]
 pub struct VmConfig {
     /// Name: unique among the machines of one disk server.
+    #[serde(deserialize_with = "name")]
     pub name: String,
     /// Memory in MiB.
-    #[serde(default = "default_memory")]
+    #[serde(default = "default_memory", deserialize_with = "memory")]
     pub memory_mib: u64,
     /// Uncompressed kernel (vmlinux).
     pub kernel: PathBuf,
@@ -109,12 +111,13 @@ pub struct VmConfig {
     pub disk: Option<DiskUri>,
     /// Silence after which one of its hosts takes the other for lost, in milliseconds, if no option says
     /// another one.
+    #[serde(default, deserialize_with = "timeout")]
     pub heartbeat_timeout_ms: Option<u64>,
     /// From when on its backup's lag is told as more than it should be.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lag")]
     pub lag: LagBounds,
     /// The hosts that may run it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "hosts")]
     pub hosts: NamedHosts,
 }
 
@@ -187,44 +190,93 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// It is not what it should be.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}", faults.in_file(path))]
     Parse {
         /// Its path.
         path: PathBuf,
-        /// What is wrong, and where.
-        reason: String,
+        /// All that is wrong.
+        faults: Faults,
     },
-    /// A value is out of its range.
-    #[error("{0}")]
-    Value(String),
-}
-
-/// Reads a TOML file.
-///
-/// # Errors
-/// [`ConfigError::Read`], [`ConfigError::Parse`].
-pub(crate) fn read_toml<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
-    read_with(path, |text| {
-        toml::from_str(text).map_err(|error| error.to_string())
-    })
 }
 
 /// Reads a file of which `parse` says what is wrong with it.
 ///
 /// # Errors
-/// [`ConfigError::Read`], [`ConfigError::Parse`].
+/// [`ConfigError`].
 pub(crate) fn read_with<T>(
     path: &Path,
-    parse: impl FnOnce(&str) -> Result<T, String>,
+    parse: impl FnOnce(&str) -> Result<T, Faults>,
 ) -> Result<T, ConfigError> {
     let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
         path: path.to_owned(),
         source,
     })?;
-    parse(&text).map_err(|reason| ConfigError::Parse {
+    parse(&text).map_err(|faults| ConfigError::Parse {
         path: path.to_owned(),
-        reason,
+        faults,
     })
+}
+
+/// A machine's name, which is a file's name, too.
+///
+/// # Errors
+/// It is none.
+pub(crate) fn plain_name(name: &str) -> Result<String, String> {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    match (1..=64).contains(&name.len()) && name.bytes().all(is_plain) {
+        true => Ok(name.to_owned()),
+        false => Err(format!(
+            "the name \"{name}\" is not 1 to 64 letters, digits, '-', '_' or '.'"
+        )),
+    }
+}
+
+fn name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    plain_name(&name).map_err(D::Error::custom)
+}
+
+fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let mib = u64::deserialize(deserializer)?;
+    let (least, most) = (MEMORY_MIB.start(), MEMORY_MIB.end());
+    match MEMORY_MIB.contains(&mib) {
+        true => Ok(mib),
+        false => Err(D::Error::custom(format!(
+            "{mib} MiB of memory: a guest can have {least} to {most} MiB"
+        ))),
+    }
+}
+
+fn timeout<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let ms = u64::deserialize(deserializer)?;
+    let (least, most) = (HEARTBEAT_TIMEOUT_MS.start(), HEARTBEAT_TIMEOUT_MS.end());
+    match HEARTBEAT_TIMEOUT_MS.contains(&ms) {
+        true => Ok(Some(ms)),
+        false => Err(D::Error::custom(format!(
+            "heartbeat_timeout_ms = {ms}: it can be {least} to {most}"
+        ))),
+    }
+}
+
+fn lag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LagBounds, D::Error> {
+    let lag = LagBounds::deserialize(deserializer)?;
+    let LagBounds { yellow_ms, red_ms } = lag;
+    match yellow_ms <= red_ms {
+        true => Ok(lag),
+        false => Err(D::Error::custom(format!(
+            "[lag] yellow_ms = {yellow_ms} and red_ms = {red_ms}: yellow must come first"
+        ))),
+    }
+}
+
+fn hosts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<NamedHosts, D::Error> {
+    let hosts = NamedHosts::deserialize(deserializer)?;
+    match hosts.is_nobody() {
+        true => Err(D::Error::custom(
+            "hosts = []: name the hosts that may run it, or leave that out for all",
+        )),
+        false => Ok(hosts),
+    }
 }
 
 impl VmConfig {
@@ -246,62 +298,29 @@ impl VmConfig {
         }
     }
 
+    /// Reads what such a file says. Its paths stay as they are.
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, Faults> {
+        configuration::parse(text)
+    }
+
     /// Reads a TOML file. Relative paths in it are relative to it.
     ///
     /// # Errors
     /// [`ConfigError`].
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let mut config: Self = read_toml(path)?;
-        let folder = path.parent().unwrap_or(Path::new("."));
-        config.kernel = folder.join(&config.kernel);
-        config.initrd = config.initrd.map(|initrd| folder.join(initrd));
-        Ok(config)
+        Ok(read_with(path, Self::parse)?.in_folder_of(path))
     }
 
-    /// Checks ranges.
-    ///
-    /// # Errors
-    /// [`ConfigError::Value`].
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        let name_is_plain = (1..=64).contains(&self.name.len())
-            && self
-                .name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-        if !name_is_plain {
-            return Err(ConfigError::Value(format!(
-                "the name \"{}\" is not 1 to 64 letters, digits, '-', '_' or '.'",
-                self.name
-            )));
-        }
-        if !MEMORY_MIB.contains(&self.memory_mib) {
-            return Err(ConfigError::Value(format!(
-                "{} MiB of memory: a guest can have {} to {} MiB",
-                self.memory_mib,
-                MEMORY_MIB.start(),
-                MEMORY_MIB.end()
-            )));
-        }
-        let timeout = self.heartbeat_timeout_ms;
-        if let Some(timeout) = timeout.filter(|timeout| !HEARTBEAT_TIMEOUT_MS.contains(timeout)) {
-            return Err(ConfigError::Value(format!(
-                "heartbeat_timeout_ms = {timeout}: it can be {} to {}",
-                HEARTBEAT_TIMEOUT_MS.start(),
-                HEARTBEAT_TIMEOUT_MS.end()
-            )));
-        }
-        let LagBounds { yellow_ms, red_ms } = self.lag;
-        if yellow_ms > red_ms {
-            return Err(ConfigError::Value(format!(
-                "[lag] yellow_ms = {yellow_ms} and red_ms = {red_ms}: yellow must come first"
-            )));
-        }
-        if self.hosts.is_nobody() {
-            return Err(ConfigError::Value(
-                "hosts = []: name the hosts that may run it, or leave that out for all".into(),
-            ));
-        }
-        Ok(())
+    /// The same with relative paths as they are meant in this file.
+    #[must_use]
+    pub fn in_folder_of(mut self, path: &Path) -> Self {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        self.kernel = folder.join(&self.kernel);
+        self.initrd = self.initrd.map(|initrd| folder.join(initrd));
+        self
     }
 
     /// Memory in bytes.
@@ -337,9 +356,7 @@ mod tests {
     use super::*;
 
     fn config(text: &str) -> Result<VmConfig, String> {
-        toml::from_str::<VmConfig>(text)
-            .map_err(|e| e.to_string())
-            .and_then(|c| c.validate().map(|()| c).map_err(|e| e.to_string()))
+        VmConfig::parse(text).map_err(|faults| faults.to_string())
     }
 
     #[test]

@@ -13,6 +13,7 @@
 pub mod assembly;
 pub mod bell;
 pub mod boot;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -40,6 +41,7 @@ pub mod operator;
 mod page_tables;
 pub mod protocol;
 pub mod ram;
+pub mod report;
 pub mod rewrite;
 pub mod roles;
 pub mod selftest;

@@ -17,14 +17,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
 
+use crate::configuration::{self, Fault, FaultKind, Faults};
 use crate::credential::Credential;
 use crate::fingerprint::Fingerprint;
 use crate::peer::{Peer, Role};
-
-/// Why the text cannot be used. It names the line.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct ListError(String);
 
 /// Those who are trusted.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -71,8 +67,10 @@ impl<'de> Deserialize<'de> for Listed {
 }
 
 impl List {
-    pub(super) fn parse(text: &str) -> Result<Self, ListError> {
-        let file: File = toml::from_str(text).map_err(|error| ListError(error.to_string()))?;
+    /// # Errors
+    /// All that is wrong with it.
+    pub(super) fn parse(text: &str) -> Result<Self, Faults> {
+        let file: File = configuration::parse(text)?;
         let mut list = List {
             authority: file.authority,
             ..List::default()
@@ -83,19 +81,27 @@ impl List {
             (Role::Operator, file.operators),
             (Role::Monitor, file.monitors),
         ];
+        let mut faults = Vec::new();
         for (role, table) in tables {
             for (name, listed) in table {
-                let line = 1 + text[..listed.span().start].matches('\n').count();
-                list.add(Peer { name, role }, listed.into_inner())
-                    .map_err(|reason| ListError(format!("line {line}: {reason}")))?;
+                let place = listed.span().start;
+                let added = list.add(Peer { name, role }, listed.into_inner());
+                faults.extend(
+                    added
+                        .err()
+                        .map(|reason| Fault::at(text, place, FaultKind::Value, reason)),
+                );
             }
         }
-        match list.pinned.is_empty() && list.signed.is_empty() {
-            true => Err(ListError(
-                "nobody is listed: who is trusted has a line, in [hosts] or another table".into(),
-            )),
-            false => Ok(list),
+        if faults.is_empty() && list.pinned.is_empty() && list.signed.is_empty() {
+            faults.push(Fault::at(
+                text,
+                0,
+                FaultKind::MissingKey,
+                "nobody is listed: who is trusted has a line, in [hosts] or another table",
+            ));
         }
+        Faults::none(faults).map(|()| list)
     }
 
     fn add(&mut self, peer: Peer, listed: Listed) -> Result<(), String> {

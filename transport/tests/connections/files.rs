@@ -69,10 +69,7 @@ fn a_list_that_is_missing_or_wrong_is_named_at_the_start() {
     let read = || Endpoint::read(&members.set.key("a"), &members.set.trust());
     fs::write(members.set.trust(), "[hosts]\na = \"me\"\n").expect("a file");
     let error = read().expect_err("no list").to_string();
-    assert!(
-        error.contains("trust.toml") && error.contains("line 2"),
-        "{error}"
-    );
+    assert!(error.contains("trust.toml:2:5: "), "{error}");
     fs::remove_file(members.set.trust()).expect("it is there");
     let error = read().expect_err("no list");
     let transport::EndpointError::Trust(error @ TrustError::Missing { .. }) = error else {

@@ -9,7 +9,7 @@ use transport::Endpoint;
 use super::keys::KeyArgs;
 use super::number::number;
 use crate::assembly::{Guest, HostConfig};
-use crate::config::{Clock, MEMORY_MIB, Mac, VmConfig};
+use crate::config::{Clock, MEMORY_MIB, Mac, VmConfig, plain_name};
 use crate::disk::serving::DiskSettings;
 use crate::disk::uri::DiskUri;
 use crate::doctor::Purpose;
@@ -40,7 +40,7 @@ pub(super) struct GuestArgs {
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Name of the virtual machine.
-    #[arg(long)]
+    #[arg(long, value_parser = plain_name)]
     name: Option<String>,
     /// Memory in MiB.
     #[arg(long, value_name = "MIB", value_parser = number(MEMORY_MIB))]

@@ -36,7 +36,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
         "Hosts",
         &["host", "host list", "host drain", "host undrain"],
     ),
-    ("Watching", &["top", "history"]),
+    ("Watching", &["top", "history", "notify", "report"]),
     ("Keys", &["key generate", "key show", "key sign"]),
     (
         "One guest on one host, by hand",
@@ -45,6 +45,7 @@ const GROUPS: [(&str, &[&str]); 7] = [
     (
         "This host",
         &[
+            "check",
             "doctor",
             "selftest",
             "network-test",

@@ -1,5 +1,6 @@
 //! The `ftvm` command line.
 
+mod check;
 mod events;
 mod examine;
 mod guest;
@@ -28,7 +29,7 @@ use logging_channel::entry::ShutdownReason;
 use self::events::EventsArgs;
 use self::guest::{GuestArgs, ReplicationArgs};
 use self::keys::KeyArgs;
-use self::operator::{guests, history, protection, top};
+use self::operator::{guests, history, notify, protection, report, top};
 use self::pair::{BackupArgs, BackupReads, DigestArgs, PrimaryArgs};
 use crate::config::Clock;
 use crate::doctor::Purpose;
@@ -82,6 +83,12 @@ enum Command {
     Top(top::TopArgs),
     /// Tell what happened to a guest, or to all and to hosts.
     History(history::HistoryArgs),
+    /// Run a command for whatever happens to guests and hosts.
+    ///
+    /// For each transition of `ftvm history`, one after the other: as a JSON object on its standard input, and in
+    /// FTVM_NUMBER, FTVM_EVENT, FTVM_VM or FTVM_HOST, and FTVM_WORDS. It is killed after 30 s. Runs until it is
+    /// ended.
+    Notify(notify::NotifyArgs),
     /// Run a guest without replication.
     Run(RunArgs),
     /// Run a guest and record it to a file.
@@ -113,6 +120,18 @@ enum Command {
     ///
     /// Exit status 2 if it cannot.
     Doctor(examine::DoctorArgs),
+    /// Find all that is wrong with a configuration.
+    ///
+    /// Of a host, of a guest, or of who is trusted, with the line, the column, and what is allowed; and what it names
+    /// and this machine lacks. Run it on the machine that the file is for, as root. Programs check the same when
+    /// they start. Exit status 1 if something is wrong.
+    Check(check::CheckArgs),
+    /// Collect what a maintainer needs to help with a guest.
+    ///
+    /// Into ftvm-report-VM-TIME.tar here: how the guest is and was, its definition, what its processes on this host
+    /// and the daemon said, and what this host is. No key, and nothing of the guest's memory, disk and console. Run
+    /// it as root on each host that the guest was on.
+    Report(report::ReportArgs),
     /// Try out whether places between exits are found again.
     ///
     /// Measures the performance counter, if there is one. Then records and replays a micro-guest that
@@ -199,6 +218,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Host(args) => host::host(args)?,
         Command::Top(args) => top::run(args)?,
         Command::History(args) => history::history(args)?,
+        Command::Notify(args) => notify::notify(args)?,
         Command::Run(args) => run_alone(args)?,
         Command::Record(args) => record(args)?,
         Command::Replay(args) => replay::replay(args)?,
@@ -207,6 +227,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Selftest(args) => selftest::selftest(args)?,
         Command::NetworkTest(args) => network_test::network_test(args)?,
         Command::Doctor(args) => examine::doctor(args)?,
+        Command::Check(args) => check::check(args)?,
+        Command::Report(args) => report::report(args)?,
         Command::ProbeCounter(args) => examine::probe_counter(args)?,
         Command::Key(args) => key::key(args)?,
         Command::Completions(args) => help::completions(args, Cli::command())?,

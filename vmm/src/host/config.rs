@@ -8,6 +8,7 @@ use std::str::FromStr;
 use disk_server::arbiter::{HostName, ServerAddress};
 use serde::{Deserialize, Deserializer};
 use toml::Spanned;
+use transport::configuration::{self, Fault, FaultKind, Faults};
 use transport::{Endpoint, EndpointError, KEY_FILE, TRUST_FILE};
 
 use crate::config::{self, MEMORY_MIB};
@@ -119,11 +120,13 @@ impl Config {
     }
 
     /// Reads what such a file says.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
-        let keys = file.keys().map_err(|(place, reason)| {
-            let line = 1 + text[..place].matches('\n').count();
-            format!("line {line}: {reason}")
+    ///
+    /// # Errors
+    /// All that is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, Faults> {
+        let file: File = configuration::parse(text)?;
+        let keys = (file.keys()).map_err(|(place, reason)| {
+            Faults::from(Fault::at(text, place, FaultKind::Value, reason))
         })?;
         Ok(Self {
             name: file.name.unwrap_or_else(HostName::of_this_host),
@@ -255,15 +258,18 @@ mod tests {
         let error = Config::read(&path).expect_err("there is none").to_string();
         assert!(error.contains("disk_server =") && error.contains("host.toml"));
         for (line, words) in [
-            ("brigde = \"br1\"", ["brigde", "line 3"]),
-            ("memory_mib = 1", ["1 MiB is room for no guest", "line 3"]),
-            ("run = \"ftvm\"", ["not an absolute path", "line 3"]),
-            ("name = \"a/b\"", ["a host name", "line 3"]),
-            ("ports = 70000", ["70000", "line 3"]),
-            ("plain = true\nkey = \"/k\"", ["`key`", "line 3"]),
-            ("trust = \"/t\"\nplain = true", ["`trust`", "line 4"]),
-            ("console = \"here\"", ["socket address", "line 3"]),
-            ("metrics = 9100", ["socket address", "line 3"]),
+            ("brigde = \"br1\"", ["`bridge`?", "toml:3:1: "]),
+            (
+                "memory_mib = 1",
+                ["1 MiB is room for no guest", "toml:3:14: "],
+            ),
+            ("run = \"ftvm\"", ["not an absolute path", "toml:3:7: "]),
+            ("name = \"a/b\"", ["a host name", "toml:3:8: "]),
+            ("ports = 70000", ["70000", "toml:3:9: "]),
+            ("plain = true\nkey = \"/k\"", ["`key`", "toml:3:9: "]),
+            ("trust = \"/t\"\nplain = true", ["`trust`", "toml:4:9: "]),
+            ("console = \"here\"", ["socket address", "toml:3:11: "]),
+            ("metrics = 9100", ["socket address", "toml:3:11: "]),
         ] {
             fs::write(&path, format!("{SMALL}{line}\n")).expect("a file");
             let error = Config::read(&path).expect_err(line).to_string();

@@ -486,7 +486,7 @@ fn in_words(task: &Task) -> String {
     }
 }
 
-fn listen(address: SocketAddr, key: &'static str) -> Result<TcpListener, DaemonError> {
+pub(super) fn listen(address: SocketAddr, key: &'static str) -> Result<TcpListener, DaemonError> {
     TcpListener::bind(address).map_err(|source| DaemonError::Listen {
         address,
         key,

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use disk_server::arbiter::VmName;
 
+use super::config::Config;
 use super::process::tells_end;
 
 /// How long a file that a guest's process writes to may become.
@@ -136,6 +137,15 @@ pub fn host_socket(run: &Path) -> PathBuf {
     run.join("host.sock")
 }
 
+/// The files about a guest that a maintainer may see, whether they are there or not: nothing of its console is in
+/// them.
+///
+/// # Errors
+/// [`FolderError::Name`].
+pub fn papers(config: &Config, vm: &VmName) -> Result<[PathBuf; 6], FolderError> {
+    Ok(Folders::at(&config.run, &config.state).guest(vm)?.papers())
+}
+
 impl GuestFolders {
     /// Makes them where they are missing.
     pub(super) fn make(&self) -> Result<(), FolderError> {
@@ -175,6 +185,13 @@ impl GuestFolders {
 
     pub(super) fn console(&self) -> PathBuf {
         self.state.join("console")
+    }
+
+    /// What a maintainer may see of it: all but its console.
+    fn papers(&self) -> [PathBuf; 6] {
+        let (log, events) = (self.log(), self.events());
+        let (log_1, events_1) = (log.with_extension("1"), events.with_extension("1"));
+        [self.config(), self.record(), log, log_1, events, events_1]
     }
 
     /// What its process writes to: always behind what is there.

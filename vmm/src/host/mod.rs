@@ -20,6 +20,7 @@ mod event_file;
 mod figures;
 mod folders;
 mod guest_file;
+mod hindrances;
 mod images;
 mod local;
 mod machine;
@@ -33,7 +34,8 @@ mod upkeep;
 
 pub use config::{CONFIG_FILE, CONSOLE_PORT, Config, ConfigError};
 pub use daemon::{Daemon, DaemonError, Surroundings};
-pub use folders::{FolderError, host_socket};
+pub use folders::{FolderError, host_socket, papers};
+pub use hindrances::{Hindrance, hindrances};
 pub use images::{ImageError, Images};
 pub use starter::{Network, command_line};
 pub use tending::{Guest, Task, Tending};

@@ -5,10 +5,9 @@ use disk_server::fleet::{
     Answer, Definition, Entry, HostVerb, Operation, OrderNumber, Verb, VmStatus,
 };
 use disk_server::views::{HostRecord, Text};
-use transport::Endpoint;
+use transport::{Endpoint, configuration};
 
 use super::hosts::{self, HostSummary};
-use super::words;
 
 /// Asks in the name of one operator.
 #[derive(Debug)]
@@ -253,7 +252,7 @@ impl Client {
             Some(_) => ClientError::ByHand { vm: vm.clone() },
             None => {
                 let names = vms.iter().map(|status| status.vm.as_str());
-                let similar = words::similar(vm.as_str(), names);
+                let similar = configuration::similar(vm.as_str(), names);
                 ClientError::NoSuchGuest {
                     vm: vm.clone(),
                     similar: similar.and_then(|name| name.parse().ok()),
@@ -269,7 +268,7 @@ impl Client {
             return Ok(());
         }
         let names = hosts.iter().map(|known| known.host.as_str());
-        let similar = words::similar(host.as_str(), names);
+        let similar = configuration::similar(host.as_str(), names);
         Err(ClientError::NoSuchHost {
             host: host.clone(),
             similar: similar.and_then(|name| name.parse().ok()),

@@ -59,8 +59,14 @@ pub struct Change {
 /// # Errors
 /// See [`DefineError`].
 pub fn read(path: &Path) -> Result<Definition, DefineError> {
-    let vm = VmConfig::read(path)?;
-    vm.validate()?;
+    definition(VmConfig::read(path)?)
+}
+
+/// The definition of this guest.
+///
+/// # Errors
+/// See [`DefineError`].
+pub fn definition(vm: VmConfig) -> Result<Definition, DefineError> {
     let definition = Definition {
         vm: vm.name.parse()?,
         memory_mib: vm.memory_mib,
@@ -82,7 +88,11 @@ pub fn read(path: &Path) -> Result<Definition, DefineError> {
     Ok(definition)
 }
 
-fn image(path: &Path) -> Result<Image, DefineError> {
+/// An image as this host has it.
+///
+/// # Errors
+/// [`DefineError::Image`], [`DefineError::Path`].
+pub fn image(path: &Path) -> Result<Image, DefineError> {
     let unreadable = |source| DefineError::Image {
         path: path.to_owned(),
         source,

@@ -7,6 +7,7 @@
 //!          | waiting --------'                                 until an order is done
 //!          | console ------------------------> a host's daemon
 //!          | top                                               all of it on one screen
+//!          | notify -------> a command                         for each transition
 //!          '---> view, json <-- hosts, words                   how it is told: to people, to programs
 //! ```
 
@@ -18,6 +19,7 @@ mod fake;
 pub mod hosts;
 pub mod json;
 pub mod local;
+pub mod notify;
 pub mod settings;
 pub mod table;
 pub mod top;

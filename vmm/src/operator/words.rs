@@ -60,16 +60,6 @@ pub fn time(unix_ms: u64) -> String {
     format!("{:.0}", known.unwrap_or(Timestamp::MAX))
 }
 
-/// The name among `names` that may have been meant by `name`.
-#[must_use]
-pub fn similar<'a>(name: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // As clap has it for commands.
-    let alike = |other: &'a str| (strsim::jaro_winkler(name, other), other);
-    let names = names.into_iter().map(alike).filter(|(how, _)| *how > 0.7);
-    let best = names.max_by(|(one, _), (other, _)| one.total_cmp(other));
-    best.map(|(_, name)| name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,13 +86,5 @@ mod tests {
             ("512 MiB".into(), "3.2 GiB".into())
         );
         assert_eq!(time(1_795_929_153_999), "2026-11-29T05:12:33Z");
-    }
-
-    #[test]
-    fn a_slip_of_the_finger_is_seen() {
-        let names = ["web", "db", "mail-1", "mail-2"];
-        assert_eq!(similar("mial-1", names), Some("mail-1"));
-        assert_eq!(similar("dbb", names), Some("db"));
-        assert_eq!(similar("queue", names), None);
     }
 }

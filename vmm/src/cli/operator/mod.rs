@@ -3,9 +3,11 @@
 pub(super) mod guests;
 pub(super) mod history;
 pub(super) mod hosts;
+pub(super) mod notify;
 mod order;
 mod output;
 pub(super) mod protection;
+pub(super) mod report;
 pub(super) mod top;
 
 use std::path::Path;
