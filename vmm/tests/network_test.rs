@@ -209,6 +209,17 @@ fn a_side_that_is_killed_ends_the_test_and_the_next_one_is_served() {
     assert!(said.contains("the network test broke off"), "{said}");
 }
 
+#[test]
+fn what_the_other_side_decides_is_refused() {
+    for args in [
+        ["--connect", "127.0.0.1:1", "--seconds=3"],
+        ["--listen", "127.0.0.1:0", "--json"],
+    ] {
+        let status = ftvm(Keys::Plain, &args).stderr(Stdio::null()).status();
+        assert_eq!(status.expect("ftvm starts").code(), Some(2), "{args:?}");
+    }
+}
+
 /// What the side that connects says of this one.
 fn said_of(address: SocketAddr) -> String {
     let address = address.to_string();

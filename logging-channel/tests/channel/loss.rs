@@ -173,6 +173,18 @@ fn what_is_not_of_this_session_proves_nothing() {
     assert!(matches!(sender.lost(), Some(LossReason::Silent { .. })));
 }
 
+/// Datagrams of loopback are neither lost nor overtaken.
+#[test]
+fn heartbeats_that_did_not_come_are_counted() {
+    let (backup, sender) = FakeBackup::join(&mut listen(), &patient());
+    let session = backup.welcome.session;
+    for sequence in [1, 2, 5, 4, 6] {
+        backup.beat(session, sequence);
+    }
+    eventually("all are heard", || sender.stats().arrivals.heard == 4);
+    assert_eq!(sender.stats().arrivals.missed, 2);
+}
+
 #[test]
 fn log_traffic_alone_keeps_a_primary() {
     let settings = Settings {

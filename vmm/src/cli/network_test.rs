@@ -23,10 +23,10 @@ pub(super) struct NetworkTestArgs {
     #[arg(long, value_name = "ADDRESS:PORT")]
     connect: Option<SocketAddr>,
     /// How long a test takes, about. The side that listens decides.
-    #[arg(long, value_name = "N", default_value_t = 20, requires = "listen", value_parser = number(1..=3600))]
+    #[arg(long, value_name = "N", default_value_t = 20, conflicts_with = "connect", value_parser = number(1..=3600))]
     seconds: u64,
     /// Print one JSON object.
-    #[arg(long, requires = "connect")]
+    #[arg(long, conflicts_with = "listen")]
     json: bool,
     #[command(flatten)]
     keys: KeyArgs,
