@@ -148,8 +148,12 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Faults> {
         let missing = within(error.message(), "missing field `", "`");
         let is_known =
             missing.is_some_and(|key| may_lack_any || without.iter().any(|it| it == key));
-        if !is_known {
-            faults.push(fault(text, &error));
+        let fault = fault(text, &error);
+        // A value that could not be read is not of the right type, either.
+        let is_unread =
+            fault.kind == FaultKind::Value && faults.iter().any(|known| known.place == fault.place);
+        if !is_known && !is_unread {
+            faults.push(fault);
         }
         let Some(taken) = error.span().and_then(|at| take_out(table.get_mut(), &at)) else {
             break;
@@ -159,7 +163,6 @@ pub fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Faults> {
         without.push(taken);
         may_lack_any |= missing.is_some();
     }
-    faults.dedup();
     match Faults::none(faults) {
         Err(faults) => Err(faults),
         Ok(()) => unreachable!("what ends the loop is a fault"),
@@ -308,6 +311,8 @@ mod tests {
             both.contains("`port` is missing") && both.contains("`clokc`"),
             "{both}"
         );
+        let unread = told("name = a\nport = 1");
+        assert_eq!(unread.lines().count(), 1, "{unread}");
         let torn = told("name = \nport = 1\nclokc = 1");
         assert_eq!(torn.lines().count(), 2, "{torn}");
         assert!(torn.starts_with("a.toml:1:8: "), "{torn}");

@@ -130,12 +130,12 @@ impl File<'_> {
         };
         let found = hindrances(&config).into_iter();
         found
-            .map(|hindrance| match hindrance.error {
+            .flat_map(|hindrance| match hindrance.error {
                 // It has places of its own.
-                DaemonError::Keys(EndpointError::Trust(error @ TrustError::Parse { .. })) => {
-                    error.to_string()
+                DaemonError::Keys(EndpointError::Trust(TrustError::Parse { path, faults })) => {
+                    lines(&faults, &path)
                 }
-                error => self.at(hindrance.key, error),
+                error => vec![self.at(hindrance.key, error)],
             })
             .collect()
     }
@@ -183,11 +183,7 @@ impl File<'_> {
     }
 
     fn all(&self, faults: &Faults) -> Vec<String> {
-        faults
-            .in_file(self.path)
-            .lines()
-            .map(str::to_owned)
-            .collect()
+        lines(faults, self.path)
     }
 
     /// An error that a key's value leads to.
@@ -199,6 +195,10 @@ impl File<'_> {
         };
         Faults::from(fault).in_file(self.path)
     }
+}
+
+fn lines(faults: &Faults, path: &Path) -> Vec<String> {
+    faults.in_file(path).lines().map(str::to_owned).collect()
 }
 
 #[cfg(test)]
@@ -295,8 +295,10 @@ mod tests {
             "{faults}"
         );
 
-        let elsewhere = text.replace("\"127.0.0.1\"", "\"192.0.2.7\"");
-        let faults = wrong(&path, &elsewhere).join("\n");
+        let elsewhere = text.replace("127.0.0.1", "192.0.2.7");
+        let faults = wrong(&path, &elsewhere);
+        assert_eq!(faults.len(), 5, "{faults:?}");
+        let faults = faults.join("\n");
         assert!(
             faults.contains("FILE:2:1: cannot listen on 192.0.2.7:0"),
             "{faults}"

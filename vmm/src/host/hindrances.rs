@@ -35,8 +35,13 @@ pub fn hindrances(config: &Config) -> Vec<Hindrance> {
     let bridge = Bridge::find(&config.bridge);
     note("bridge", bridge.map(drop).map_err(DaemonError::from));
     let logging = SocketAddr::new(config.logging_address, 0);
-    note("logging_address", is_here(logging, "logging_address"));
-    note("console", is_here(config.console, "console"));
+    let logs = is_here(logging, "logging_address");
+    // It is told once that an address is another host's.
+    let is_told = logs.is_err() && config.console.ip() == config.logging_address;
+    note("logging_address", logs);
+    if !is_told {
+        note("console", is_here(config.console, "console"));
+    }
     found
 }
 
