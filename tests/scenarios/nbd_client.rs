@@ -31,7 +31,10 @@ fn connect(host: &Host, disk_server: &DiskServer) -> Result<()> {
 #[test]
 fn the_kernels_client_works_with_the_disk_server() -> Result<()> {
     // No guest runs: namespaces, which share a kernel that may have no NBD, would save no time.
-    let testbed = Testbed::with_hosts("nbd-client", HostKind::Qemu)?.plain();
+    // A host's files are half of its memory at most, and what each has takes nearly all of that.
+    let testbed = Testbed::with_hosts("nbd-client", HostKind::Qemu)?
+        .plain()
+        .with_host_memory(1280);
     let image = testbed.logs().join("data.raw");
     File::create(&image)
         .and_then(|file| file.set_len(SIZE))
