@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Path, PathBuf};
 use std::process;
 
+use nix::unistd::Uid;
 use rcgen::{KeyPair, PublicKeyData as _};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::crypto::WebPkiSupportedAlgorithms;
@@ -53,7 +54,8 @@ pub enum KeyError {
     },
     /// Others can read it.
     #[error(
-        "others can read the key {} (mode {mode:04o}): make a new one if they may have, and `chmod 600 {}`",
+        "others can read the key {} (mode {mode:04o}): make a new one if they may have, and `chmod 600 {}`; of one that is \
+         root's its group may read it (640)",
         path.display(),
         path.display()
     )]
@@ -305,9 +307,14 @@ pub(crate) fn certificate_file(path: &Path) -> PathBuf {
 /// /etc/ftvm), that group reads it: a service's user.
 fn key_mode(path: &Path) -> u32 {
     const SETGID: u32 = 0o2000;
-    let is_shared = fs::metadata(folder_of(path))
-        .is_ok_and(|folder| folder.uid() == 0 && folder.mode() & SETGID != 0);
-    if is_shared { 0o640 } else { 0o600 }
+    const WRITTEN_BY_OTHERS: u32 = 0o022;
+    let is_shared = fs::metadata(folder_of(path)).is_ok_and(|folder| {
+        folder.uid() == 0 && folder.mode() & (SETGID | WRITTEN_BY_OTHERS) == SETGID
+    });
+    match is_shared && Uid::effective().is_root() {
+        true => 0o640,
+        false => 0o600,
+    }
 }
 
 fn folder_of(path: &Path) -> &Path {

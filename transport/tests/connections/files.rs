@@ -33,13 +33,21 @@ fn a_key_is_its_owner_s_alone_and_read_as_it_was_made() {
 #[test]
 fn the_group_of_a_folder_of_roots_reads_a_key_that_is_made_there() {
     let folder = tempfile::tempdir().expect("a directory");
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o2750)).expect("it is ours");
-    let path = folder.path().join("key.pem");
-    Key::create(&path).expect("a key");
-    let file = fs::metadata(&path).expect("a file");
-    let expected = if file.uid() == 0 { 0o640 } else { 0o600 };
-    assert_eq!(file.mode() & 0o777, expected);
-    Key::read(&path).expect("it is ours");
+    for (name, mode, of_root) in [
+        ("a", 0o2755, 0o640),
+        ("b", 0o2775, 0o600),
+        ("c", 0o755, 0o600),
+    ] {
+        let folder = folder.path().join(name);
+        fs::create_dir(&folder).expect("a directory");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).expect("it is ours");
+        let path = folder.join("key.pem");
+        Key::create(&path).expect("a key");
+        let file = fs::metadata(&path).expect("a file");
+        let expected = if file.uid() == 0 { of_root } else { 0o600 };
+        assert_eq!(file.mode() & 0o777, expected, "{name}");
+        Key::read(&path).expect("it is ours");
+    }
 }
 
 #[test]

@@ -123,7 +123,7 @@ enum Command {
     /// Find all that is wrong with a configuration.
     ///
     /// Of a host, of a guest, or of who is trusted, with the line, the column, and what is allowed; and what it names
-    /// and this machine lacks. Run it on the machine that the file is for, as root. Programs check the same when
+    /// and this machine lacks. Run it on the machine that the file is for, as the user that reads it there (of packages: `sudo -u ftvm`). Programs check the same when
     /// they start. Exit status 1 if something is wrong.
     Check(check::CheckArgs),
     /// Collect what a maintainer needs to help with a guest.

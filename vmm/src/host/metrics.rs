@@ -112,8 +112,9 @@ impl Metrics {
         let look = move || {
             let mut last = Instant::now();
             loop {
-                metrics.look(last.elapsed());
-                last = Instant::now();
+                let now = Instant::now();
+                metrics.look(now - last);
+                last = now;
                 thread::sleep(PING_INTERVAL);
             }
         };
@@ -165,7 +166,15 @@ impl Metrics {
         }
         match local::status(&self.folders, vm) {
             None => Health::Unwell(format!("the process of {vm} does not say what it is")),
-            Some(status) if name(&status.role) == Some(role) => Health::Well,
+            Some(status) if name(&status.role) == Some(role) => match &status.role {
+                // It has no claim yet, or lost its peer and may not go on: another host may run the guest.
+                Role::Primary { condition, .. }
+                    if matches!(condition.phase, Phase::Starting | Phase::Waiting) =>
+                {
+                    Health::Unwell(format!("{vm} does not run here yet, or any more"))
+                }
+                _ => Health::Well,
+            },
             Some(status) => {
                 let is = name(&status.role).unwrap_or("something else");
                 Health::Unwell(format!("{vm} is not {role} here, but {is}"))

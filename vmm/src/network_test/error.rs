@@ -43,8 +43,8 @@ pub enum NetworkTestError {
     },
     /// A guest's primary listens there.
     #[error(
-        "at {address} the primary of a guest listens, and no network test: choose a free port for `ftvm network-test \
-         --listen`, on the same network"
+        "at {address} the primary of a guest listens, and no network test: a test takes all that a network carries, so \
+         guests are to be elsewhere meanwhile (`ftvm host drain`)"
     )]
     Guest {
         /// Where.

@@ -1,7 +1,8 @@
 //! What a maintainer needs of a guest that is in trouble, in one archive (`ftvm report`).
 //!
-//! Of a guest's data there is nothing in it, nor of a key: what goes in is named here, one by one, and a guest's
-//! console, memory and disk, and keys, are not among it. What cannot be had is left out, with the reason: a report
+//! No key is in it, and of a guest's data no more than the log of its process has, which is registers and an
+//! instruction where a copy differed: what goes in is named here, one by one, and a guest's console, memory and disk,
+//! and keys, are not among it. What cannot be had is left out, with the reason: a report
 //! is made where something does not work.
 
 mod archive;

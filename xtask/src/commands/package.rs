@@ -61,13 +61,15 @@ fn provide_cargo_deb(steps: &Steps, tools: &Path) -> Result<()> {
     })
 }
 
-/// A build whose results are the same wherever it is made, by the same compiler.
+/// A build of a commit, whose results are the same wherever it is made with the same tools and libraries.
 struct Build {
     root: PathBuf,
     target: PathBuf,
     flags: String,
     /// Seconds since 1970 of the last commit: the time of all files.
     epoch: String,
+    /// Its day, and what it is called: two builds of a version are told apart by it.
+    revision: String,
 }
 
 impl Build {
@@ -79,15 +81,14 @@ impl Build {
                 PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cargo")
             }
         };
-        let committed = Command::new("git")
-            .current_dir(&root)
-            .args(["log", "-1", "--format=%ct"])
-            .output()
-            .context("cannot start git")?;
+        let changed = git(&root, &["status", "--porcelain"])?;
         ensure!(
-            committed.status.success(),
-            "the commit's time is not known: this is no clone"
+            changed.is_empty(),
+            "a package is of a commit, and these are in none:\n{changed}"
         );
+        let format = "--format=%ct %cd.%h";
+        let committed = git(&root, &["log", "-1", "--date=format:%Y%m%d", format])?;
+        let (epoch, revision) = committed.split_once(' ').context("git tells no commit")?;
         Ok(Self {
             // Separators that no path has.
             flags: format!(
@@ -96,7 +97,8 @@ impl Build {
                 cargo_home.display()
             ),
             target: root.join("target/package"),
-            epoch: String::from_utf8_lossy(&committed.stdout).trim().to_owned(),
+            epoch: epoch.to_owned(),
+            revision: revision.to_owned(),
             root,
         })
     }
@@ -144,10 +146,24 @@ impl Build {
 
     fn package(&self, tools: &Path, krate: &str, out: &Path) -> Result<()> {
         let mut deb = self.cargo(tools.join("bin/cargo-deb"));
-        deb.args(["--no-build", "--quiet", "--package", krate, "--output"])
+        deb.args(["--no-build", "--quiet", "--package", krate])
+            .args(["--deb-revision", &self.revision, "--output"])
             .arg(out);
         succeed(&mut deb)
     }
+}
+
+fn git(root: &Path, arguments: &[&str]) -> Result<String> {
+    let told = Command::new("git")
+        .current_dir(root)
+        .args(arguments)
+        .output()
+        .context("cannot start git")?;
+    ensure!(
+        told.status.success(),
+        "git says of no commit here: this is no clone"
+    );
+    Ok(String::from_utf8_lossy(&told.stdout).trim().to_owned())
 }
 
 fn succeed(command: &mut Command) -> Result<()> {

@@ -22,7 +22,7 @@ pub(in crate::cli) struct NotifyArgs {
 
 pub(in crate::cli) fn notify(args: &NotifyArgs) -> anyhow::Result<()> {
     let client = args.service.client()?;
-    let cancel = outcome::cancel_on_signals()?;
+    let cancel = outcome::leave_on_signals()?;
     let mut told = Told::open(&args.told)?;
     let notifier = Notifier {
         client: &client,

@@ -43,7 +43,8 @@ pub(in crate::cli) fn report(args: &ReportArgs) -> anyhow::Result<()> {
             .map(|missing| Line::raw(format!("{:<24} not there: {}", missing.name, missing.why))),
     );
     lines.push(Line::raw(format!(
-        "{}: no keys, and nothing of the guest's memory, disk and console. Its kernel's command line is in it",
+        "{}: no keys, and nothing of the guest's disk and console. In it are kernels' command lines, names, addresses, and \
+         the registers where a copy differed",
         path.display()
     )));
     Ok(output::print(&lines)?)

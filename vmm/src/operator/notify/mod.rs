@@ -105,19 +105,23 @@ impl Notifier<'_> {
     /// # Errors
     /// [`NotifyError`]. That the service does not answer is none, nor that the command fails.
     pub fn follow(&self, told: &mut Told) -> Result<(), NotifyError> {
-        let mut answers = true;
+        let (mut answers, mut starts) = (true, true);
         while !self.is_cancelled() {
             match self.waiting(told) {
                 Ok(waiting) => {
                     if !std::mem::replace(&mut answers, true) {
                         log::info!("the service answers again");
                     }
-                    self.tell(waiting, told)?;
+                    self.tell(waiting, told, &mut starts)?;
                 }
                 Err(NotifyError::Service(error @ ClientError::Unreachable(_))) => {
                     if std::mem::replace(&mut answers, false) {
                         let error = anyhow::Error::from(error);
-                        log::warn!("{error:#}; what happens meanwhile is told later");
+                        let meanwhile = match told.number {
+                            Some(_) => "what happens meanwhile is told later",
+                            None => "transitions are told from when it first answers",
+                        };
+                        log::warn!("{error:#}; {meanwhile}");
                     }
                 }
                 Err(error) => return Err(error),
@@ -158,16 +162,32 @@ impl Notifier<'_> {
         Ok(Waiting::of(entries, from))
     }
 
-    fn tell(&self, waiting: Waiting, told: &mut Told) -> Result<(), NotifyError> {
+    /// `starts`: whether the command could be started the last time.
+    fn tell(
+        &self,
+        waiting: Waiting,
+        told: &mut Told,
+        starts: &mut bool,
+    ) -> Result<(), NotifyError> {
         let mut left_out = waiting.left_out;
         if left_out > 0 {
             log::warn!("{left_out} transitions are left out: too many wait for the command");
         }
         for entry in waiting.entries {
-            match self.run(&entry, left_out) {
+            let ran = self.run(&entry, left_out);
+            let did_start = *starts;
+            *starts = !matches!(ran, Err(Failure::Start(_)));
+            match ran {
                 Ok(()) => {}
                 // It is told again.
                 Err(Failure::Ending) => return Ok(()),
+                Err(failure @ Failure::Start(_)) => {
+                    if did_start {
+                        let failure = anyhow::Error::from(failure);
+                        log::error!("{failure:#}: nothing is told before it can");
+                    }
+                    return Ok(());
+                }
                 Err(failure) => {
                     let failure = anyhow::Error::from(failure);
                     log::warn!(
@@ -228,9 +248,17 @@ impl Notifier<'_> {
                 }
             };
             // It is not waited for yet, so the number is its own.
-            let _ = killpg(Pid::from_raw(child.id().cast_signed()), Signal::SIGKILL);
-            child.wait().map_err(Failure::Start)?;
-            return Err(failure);
+            let group = Pid::from_raw(child.id().cast_signed());
+            match (killpg(group, Signal::SIGKILL), failure) {
+                (Ok(()), failure) => {
+                    child.wait().map_err(Failure::Start)?;
+                    return Err(failure);
+                }
+                // One with another user's rights is left alone,
+                (Err(_), Failure::Ending) => return Err(Failure::Ending),
+                // or waited for.
+                (Err(_), _) => thread::sleep(LOOK),
+            }
         }
     }
 }
@@ -321,7 +349,7 @@ mod tests {
                 cancel,
             };
             let waiting = notifier.waiting(told).unwrap();
-            notifier.tell(waiting, told).unwrap();
+            notifier.tell(waiting, told, &mut true).unwrap();
         }
 
         fn said(&self) -> String {
@@ -407,6 +435,29 @@ mod tests {
             thread::yield_now();
         }
         assert_eq!(told.number, Some(4));
+    }
+
+    #[test]
+    fn nothing_is_told_to_a_command_that_cannot_be_started_and_nothing_is_lost() {
+        let world = World::new(1..=1);
+        let mut told = world.told();
+        world.look(&mut told);
+        world.journal.lock().push(entry(2));
+        let missing = world.folder.path().join("missing");
+        let notifier = Notifier {
+            client: &world.client,
+            command: &[missing.display().to_string()],
+            time_limit: world.time_limit,
+            cancel: &AtomicBool::new(false),
+        };
+        let mut starts = true;
+        for _ in 0..2 {
+            let waiting = notifier.waiting(&mut told).unwrap();
+            notifier.tell(waiting, &mut told, &mut starts).unwrap();
+            assert!(!starts && told.number == Some(1));
+        }
+        world.look(&mut told);
+        assert_eq!(world.said(), "2 live db 0\n");
     }
 
     /// Killed, and not waited for by whoever has inherited it.
