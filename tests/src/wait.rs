@@ -4,8 +4,12 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
-/// How often a condition is looked at.
+/// How often a condition is looked at, at first.
 const POLL: Duration = Duration::from_millis(20);
+/// And later, each time this part of what was waited already: to look may cost the hosts that are waited for.
+const PART: u32 = 50;
+/// How often it is looked at, at least.
+const RARE: Duration = Duration::from_millis(500);
 
 /// Waits until `condition` holds. Limits are generous: they are for what will
 /// never happen, not for what is slow.
@@ -18,16 +22,16 @@ pub fn wait_until(
     limit: Duration,
     mut condition: impl FnMut() -> Result<bool>,
 ) -> Result<()> {
-    let deadline = Instant::now() + limit;
+    let since = Instant::now();
     while !condition()? {
-        if Instant::now() > deadline {
+        if since.elapsed() > limit {
             return Err(Error::Timeout {
                 what: what.to_owned(),
                 limit,
                 seen: "the condition never held".to_owned(),
             });
         }
-        std::thread::sleep(POLL);
+        std::thread::sleep((since.elapsed() / PART).clamp(POLL, RARE));
     }
     Ok(())
 }

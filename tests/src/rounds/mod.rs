@@ -22,6 +22,7 @@ mod journal;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use disk_server::fleet::{HostVerb, State, Subject, VmStatus, What};
@@ -311,10 +312,18 @@ impl Rounds {
         Error::Wrong { what, seen }
     }
 
-    /// Each client has further replies.
+    /// Each client has further replies: all at the same time, for each takes as long as its guest is busy.
     fn serve(&self, when: &str) -> Result<()> {
-        let mut clients = self.clients.iter();
-        clients.try_for_each(|(vm, client)| client.goes_on(&format!("of {vm} {when}")))
+        thread::scope(|scope| {
+            let clients = self.clients.iter();
+            let waits = clients.map(|(vm, client)| {
+                let what = format!("of {vm} {when}");
+                scope.spawn(move || client.goes_on(&what))
+            });
+            let waits: Vec<_> = waits.collect();
+            let mut waits = waits.into_iter();
+            waits.try_for_each(|wait| wait.join().expect("it does not panic"))
+        })
     }
 
     /// Ends all guests in order: what their clients counted.
