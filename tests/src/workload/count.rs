@@ -11,8 +11,8 @@ use crate::network::Position;
 use crate::worker::{Desk, Worker};
 
 const PORT: u16 = 7;
-/// How long one attempt to connect may take.
-const ATTEMPT: Duration = Duration::from_secs(2);
+/// How long one attempt to connect may take: many guests on few emulated processors take their time.
+const ATTEMPT: Duration = Duration::from_secs(60);
 /// How often it is looked whether to go on.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long the last answer may take.
