@@ -11,7 +11,7 @@ use crate::host::Host;
 /// The hosts for which there are keys, by their names.
 const HOSTS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 /// What the disk server's key is called.
-const DISK_SERVER: &str = "disk-server";
+pub(crate) const DISK_SERVER: &str = "disk-server";
 /// Operators for whom there are keys.
 const OPERATORS: [&str; 3] = [TESTBED, "anna", "ben"];
 /// The one for whatever a scenario does not do in somebody's name.
@@ -77,14 +77,14 @@ impl Keys {
     }
 }
 
-/// What the disk server is told about its keys.
-pub(crate) fn of_disk_server(keys: Option<&Keys>) -> Vec<String> {
+/// What a program on this machine is told of keys, that speaks with the one of this name.
+pub(crate) fn on_this_machine(keys: Option<&Keys>, name: &str) -> Vec<String> {
     let text = |path: PathBuf| path.to_string_lossy().into_owned();
     match keys {
         None => vec!["--plain".to_owned()],
         Some(Keys(set)) => vec![
             "--key".to_owned(),
-            text(set.key(DISK_SERVER)),
+            text(set.key(name)),
             "--trust".to_owned(),
             text(set.trust()),
         ],

@@ -251,7 +251,7 @@ impl Testbed {
         let mut command = position.command(&program.to_string_lossy())?;
         command
             .args(arguments)
-            .args(keys::of_disk_server(self.keys()))
+            .args(keys::on_this_machine(self.keys(), keys::DISK_SERVER))
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors);

@@ -14,7 +14,7 @@ use transport::Endpoint;
 
 use crate::error::{Error, Result};
 use crate::host::Host;
-use crate::keys::TESTBED;
+use crate::keys::{self, TESTBED};
 use crate::layout::Layout;
 use crate::netns::output;
 use crate::network::{GUEST_MAC, Position};
@@ -41,6 +41,8 @@ pub struct Operator {
     service: ServerAddress,
     by: Text,
     endpoint: Endpoint,
+    /// What `ftvm` is told of keys in its name.
+    options: Vec<String>,
 }
 
 impl Operator {
@@ -66,6 +68,7 @@ impl Operator {
             service: service.address().parse().expect("a disk server has one"),
             by: Text::cut(name),
             endpoint: (testbed.keys()).map_or_else(Endpoint::plain, |keys| keys.operator(name)),
+            options: keys::on_this_machine(testbed.keys(), name),
         }
     }
 
@@ -271,7 +274,8 @@ impl Operator {
         let program = Layout::find().program("ftvm")?;
         let mut command = self.place.command(&program.to_string_lossy())?;
         command.args(["history", "--json", "--limit", JOURNAL, "--disk-server"]);
-        let printed = output(command.arg(self.service.to_string()))?;
+        command.arg(self.service.to_string()).args(&self.options);
+        let printed = output(&mut command)?;
         let entries: serde_json::Result<Vec<Value>> =
             printed.lines().map(serde_json::from_str).collect();
         let mut entries = entries.map_err(|error| Error::Wrong {

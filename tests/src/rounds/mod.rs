@@ -146,6 +146,7 @@ impl Rounds {
         for number in 1..=options.guests {
             rounds.start_guest(number, &options)?;
         }
+        rounds.have_booted()?;
         rounds.protected(BOOT)?;
         rounds.serve("once it was protected")?;
         rounds.look()?;
@@ -311,6 +312,15 @@ impl Rounds {
         }
         let what = error.to_string();
         Error::Wrong { what, seen }
+    }
+
+    /// Waits until each client has its first reply: a guest is protected before its system is up.
+    fn have_booted(&self) -> Result<()> {
+        let has_booted = |client: &Client| client.first_reply().is_some();
+        self.wait("that all guests serve", BOOT, |_| {
+            self.clients.values().all(has_booted)
+        })
+        .map(drop)
     }
 
     /// Each client has further replies: all at the same time, for each takes as long as its guest is busy.
