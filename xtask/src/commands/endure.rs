@@ -347,10 +347,9 @@ impl Endure {
 
     /// As many steps as there is time for, and what is under way is done to its end.
     fn fleet(&self, duration: Duration) -> (String, Result<Vec<String>>) {
-        let options = rounds::Options {
-            heartbeat_timeout: Duration::from_millis(self.heartbeat_timeout),
-            ..rounds::Options::default()
-        };
+        let mut options = rounds::Options::default();
+        let asked = Duration::from_millis(self.heartbeat_timeout);
+        options.heartbeat_timeout = options.heartbeat_timeout.max(asked);
         let guests = options.guests;
         told(format!("{guests} guests"), |tell| {
             let begin = Instant::now();
