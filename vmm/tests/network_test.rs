@@ -251,12 +251,7 @@ fn said_of_session(vm: &str, typed: &[u8]) -> String {
     let address = listener.local_addr();
     let identity = Identity {
         vm: vm.into(),
-        image: [0; 32],
-        cpu: [0; 32],
-        memory_bytes: 0,
-        tsc_khz: 0,
-        arbiter: None,
-        disk: None,
+        ..network_test::identity()
     };
     let title = |_: Option<&_>| {
         Ok(Title {
