@@ -1,24 +1,21 @@
 //! An open connection.
 
+mod secure;
+
 use std::fmt;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
+use self::secure::Receiving;
+pub(crate) use self::secure::Secure;
 use crate::datagram::DatagramKey;
 use crate::mode::Mode;
-use crate::outbox::Outbox;
 use crate::peer::Peer;
 use crate::socket::{receive_now, send_now, wait_readable};
-use crate::tls::{Tls, holds_record};
-
-/// What is read from the socket at once.
-const RECEIVE_ROOM: usize = 256 * 1024;
+use crate::tls::holds_record;
 
 /// What is encrypted and sent at once. Reading waits that long.
 const SEND_CHUNK: usize = 128 * 1024;
@@ -40,80 +37,6 @@ pub struct Stream(Arc<Inner>);
 struct Inner {
     socket: Arc<TcpStream>,
     secure: Option<Secure>,
-}
-
-pub(crate) struct Secure {
-    peer: Peer,
-    /// It is not listed any more.
-    is_revoked: Arc<AtomicBool>,
-    datagrams: Option<DatagramKey>,
-    /// Taken after either of the others, for as long as it takes to encrypt or decrypt what is there.
-    tls: Mutex<Tls>,
-    receiving: Mutex<Receiving>,
-    /// What is encrypted and not sent.
-    sending: Mutex<Outbox>,
-}
-
-struct Receiving {
-    /// From the socket, and not decrypted: `start..end`.
-    bytes: Vec<u8>,
-    start: usize,
-    end: usize,
-    /// Decrypted, and not taken: from `taken`.
-    data: Vec<u8>,
-    taken: usize,
-    /// What is wrong with what came.
-    broken: Option<String>,
-}
-
-impl Receiving {
-    /// Gives what is decrypted.
-    fn give(&mut self, buffer: &mut [u8]) -> usize {
-        let data = &self.data[self.taken..];
-        let given = data.len().min(buffer.len());
-        buffer[..given].copy_from_slice(&data[..given]);
-        self.taken += given;
-        given
-    }
-
-    /// Room for more from the socket. What is there is less than a record.
-    fn room(&mut self) -> &mut [u8] {
-        self.bytes.copy_within(self.start..self.end, 0);
-        self.end -= self.start;
-        self.start = 0;
-        &mut self.bytes[self.end..]
-    }
-}
-
-impl Secure {
-    /// Of a connection that is open, with what came of it already, encrypted and as data, and what is still to be
-    /// sent.
-    pub(crate) fn new(
-        tls: Tls,
-        (peer, is_revoked): (Peer, Arc<AtomicBool>),
-        datagrams: Option<DatagramKey>,
-        incoming: &[u8],
-        data: Vec<u8>,
-        sending: Outbox,
-    ) -> Self {
-        let mut bytes = vec![0; RECEIVE_ROOM.max(incoming.len())];
-        bytes[..incoming.len()].copy_from_slice(incoming);
-        Self {
-            peer,
-            is_revoked,
-            datagrams,
-            tls: Mutex::new(tls),
-            receiving: Mutex::new(Receiving {
-                bytes,
-                start: 0,
-                end: incoming.len(),
-                data,
-                taken: 0,
-                broken: None,
-            }),
-            sending: Mutex::new(sending),
-        }
-    }
 }
 
 impl Stream {
@@ -423,22 +346,6 @@ impl Drop for Inner {
     /// Who is done with a connection ends it on purpose.
     fn drop(&mut self) {
         self.say_goodbye();
-    }
-}
-
-impl Secure {
-    /// Whether its peer is still one of those who are trusted.
-    fn check(&self) -> io::Result<()> {
-        if !self.is_revoked.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        let text = format!("the {} is not listed any more", self.peer);
-        Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
-    }
-
-    /// Sends what is encrypted.
-    fn push(&self, write: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<()> {
-        self.sending.lock().send(write)
     }
 }
 

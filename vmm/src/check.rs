@@ -11,9 +11,9 @@ use clap::ValueEnum;
 use transport::configuration::{Fault, FaultKind, Faults, Place};
 use transport::{EndpointError, TrustError, check_trust, parse_trust};
 
-use crate::boot::BootImages;
+use crate::boot::{BootError, BootImages};
 use crate::config::VmConfig;
-use crate::host::{Config, DaemonError, hindrances};
+use crate::host::{Config, DaemonError, Images, hindrances};
 use crate::operator::define;
 
 /// What is configured.
@@ -146,15 +146,16 @@ impl File<'_> {
             Ok(vm) => vm.in_folder_of(self.path),
             Err(faults) => return self.all(&faults),
         };
-        let images = [
+        let mut images = Images::default();
+        let paths = [
             ("kernel", Some(&read.kernel)),
             ("initrd", read.initrd.as_ref()),
         ];
-        let images = images
+        let paths = paths
             .into_iter()
             .filter_map(|(key, path)| Some((key, path?)));
-        let unread = images.filter_map(|(key, path)| {
-            let error = define::image(path).err()?;
+        let unread = paths.filter_map(|(key, path)| {
+            let error = define::image(path, &mut images).err()?;
             Some(self.at(key, error))
         });
         let unread: Vec<String> = unread.collect();
@@ -168,8 +169,8 @@ impl File<'_> {
             read.clock.kernel_reads(),
             read.memory_bytes(),
         );
-        let boots = boots.err().map(|error| self.at("kernel", error));
-        let defined = define::definition(read).err();
+        let boots = boots.err().map(|error| self.at(key_of(&error), error));
+        let defined = define::definition(read, &mut images).err();
         let defined = defined.map(|error| self.at("name", error));
         boots.into_iter().chain(defined).collect()
     }
@@ -194,6 +195,19 @@ impl File<'_> {
             reason: format!("{:#}", error.into()),
         };
         Faults::from(fault).in_file(self.path)
+    }
+}
+
+/// The key of a guest's configuration that keeps it from booting.
+fn key_of(error: &BootError) -> &'static str {
+    match error {
+        BootError::CommandLine(_) => "append",
+        BootError::TooLarge { .. } => "memory_mib",
+        BootError::Read { .. }
+        | BootError::Compressed(_)
+        | BootError::NotAKernel { .. }
+        | BootError::Rewrite(_)
+        | BootError::Load(_) => "kernel",
     }
 }
 
@@ -304,6 +318,22 @@ mod tests {
             "{faults}"
         );
 
+        let watched = "metrics = \"192.0.2.8:1\"\n";
+        let long = format!("run = \"/{}\"\n", "x".repeat(100));
+        let faults = wrong(&path, &format!("{HOST}plain = true\n{watched}{long}"));
+        let [bridge, run, metrics] = &faults[..] else {
+            panic!("{faults:?}");
+        };
+        assert!(bridge.contains("no-such-bridge"), "{faults:?}");
+        assert!(
+            run.starts_with("FILE:7:1: ") && run.contains("too long for a socket"),
+            "{faults:?}"
+        );
+        assert!(
+            metrics.starts_with("FILE:6:1: cannot listen on 192.0.2.8:1"),
+            "{faults:?}"
+        );
+
         let faults = wrong(&path, &format!("{HOST}ports = -1\nbrigde = 2\n"));
         assert_eq!(faults.len(), 2, "{faults:?}");
     }
@@ -334,6 +364,8 @@ mod tests {
         fs::write(folder.path().join("initrd"), "").expect("a file");
         let faults = wrong(&path, text);
         assert!(faults[0].starts_with("FILE:2:1: "), "{faults:?}");
+        let faults = wrong(&path, &format!("{text}append = \"\\u0001\"\n"));
+        assert!(faults[0].starts_with("FILE:4:1: "), "{faults:?}");
     }
 
     #[test]

@@ -223,10 +223,11 @@ pub(crate) fn read_with<T>(
 /// It is none.
 pub(crate) fn plain_name(name: &str) -> Result<String, String> {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-    match (1..=64).contains(&name.len()) && name.bytes().all(is_plain) {
+    let is_hidden = name.starts_with('.');
+    match (1..=64).contains(&name.len()) && name.bytes().all(is_plain) && !is_hidden {
         true => Ok(name.to_owned()),
         false => Err(format!(
-            "the name \"{name}\" is not 1 to 64 letters, digits, '-', '_' or '.'"
+            "the name \"{name}\" is not 1 to 64 letters, digits, '-', '_' or '.', of which '.' is not the first"
         )),
     }
 }
@@ -403,6 +404,7 @@ mod tests {
     fn wrong_values_are_named() {
         for (text, reason) in [
             ("name = \"a b\"\nkernel = \"k\"", "a b"),
+            ("name = \".a\"\nkernel = \"k\"", "'.' is not the first"),
             ("name = \"a\"\nkernel = \"k\"\nmemory_mib = 1", "1 MiB"),
             (
                 "name = \"a\"\nkernel = \"k\"\nmac = \"01:00:00:00:00:00\"",

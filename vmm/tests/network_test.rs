@@ -48,7 +48,11 @@ struct Listening {
 
 impl Listening {
     fn start(keys: Keys<'_>, seconds: &str) -> Self {
-        let args = ["--listen", "127.0.0.1:0", "--seconds", seconds];
+        Self::start_at("127.0.0.1:0", keys, seconds)
+    }
+
+    fn start_at(address: &str, keys: Keys<'_>, seconds: &str) -> Self {
+        let args = ["--listen", address, "--seconds", seconds];
         let child = ftvm(keys, &args).stderr(Stdio::piped()).spawn();
         let mut child = child.expect("ftvm starts");
         let said = BufReader::new(child.stderr.take().expect("piped"));
@@ -210,6 +214,24 @@ fn a_side_that_is_killed_ends_the_test_and_the_next_one_is_served() {
 }
 
 #[test]
+fn a_side_that_is_told_to_end_does_so_in_the_middle_of_a_test() {
+    let mut listening = Listening::start(Keys::Plain, "3600");
+    let connecting = listening.connect(Keys::Plain, &[]);
+    listening.hear("tests the network");
+    listening.end();
+    let said = failed(connecting);
+    assert!(said.contains("the network test broke off"), "{said}");
+}
+
+#[test]
+fn who_listens_everywhere_leaves_open_by_which_address_it_is_reached() {
+    let listening = Listening::start_at("0.0.0.0:0", Keys::Plain, "1");
+    let (address, port) = listening.address.split_once(':').expect("a port");
+    assert_eq!(address, "ADDRESS");
+    assert!(port.parse::<u16>().expect("a port") > 0);
+}
+
+#[test]
 fn what_the_other_side_decides_is_refused() {
     for args in [
         ["--connect", "127.0.0.1:1", "--seconds=3"],
@@ -251,12 +273,7 @@ fn said_of_session(vm: &str, typed: &[u8]) -> String {
     let address = listener.local_addr();
     let identity = Identity {
         vm: vm.into(),
-        image: [0; 32],
-        cpu: [0; 32],
-        memory_bytes: 0,
-        tsc_khz: 0,
-        arbiter: None,
-        disk: None,
+        ..network_test::identity()
     };
     let title = |_: Option<&_>| {
         Ok(Title {

@@ -1,8 +1,9 @@
 //! Long work as steps that the user can follow.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// Prints every step with the time that it took; a spinner turns meanwhile. Steps of several threads go on
@@ -46,4 +47,13 @@ impl Steps {
     pub(crate) fn elapsed(&self) -> Duration {
         self.start.elapsed()
     }
+}
+
+/// Runs a program, which must succeed.
+pub(crate) fn succeed(command: &mut Command) -> Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {}", command.get_program().display()))?;
+    ensure!(status.success(), "{command:?} failed");
+    Ok(())
 }

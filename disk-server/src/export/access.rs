@@ -247,7 +247,7 @@ impl Access {
         let length = data.len() as u64;
         let storage = self.target.export.storage.storage();
         let counters = &self.target.counters;
-        counters.timed(Operation::Read, length, || storage.read(offset, data))
+        counters.counted(Operation::Read, length, || storage.read(offset, data))
     }
 
     /// The same without waiting for the medium; see
@@ -258,15 +258,13 @@ impl Access {
     pub fn read_at_hand(&self, offset: u64, data: &mut [u8]) -> io::Result<bool> {
         let length = data.len() as u64;
         let storage = self.target.export.storage.storage();
-        let counters = &self.target.counters;
-        // What is not at hand is read anew, and counted then.
-        let read = counters.timed(Operation::Read, length, || {
-            match storage.read_at_hand(offset, data) {
-                Ok(true) => Ok(()),
-                missed => Err(missed),
-            }
-        });
-        read.map_or_else(|missed| missed, |()| Ok(true))
+        let running = (self.target.counters.operations(Operation::Read)).begin();
+        let read = storage.read_at_hand(offset, data);
+        // What was not read is read anew, and counted then.
+        if let Ok(true) = read {
+            running.done(length);
+        }
+        read
     }
 
     /// Writes `data` from `offset` on.
@@ -323,7 +321,7 @@ impl Access {
     /// See [`FlushError`].
     pub fn flush(&self) -> Result<(), FlushError> {
         // Needs no permit: it changes nothing that anybody can read.
-        (self.target.counters).timed(Operation::Flush, 0, || self.target.flush())
+        (self.target.counters).counted(Operation::Flush, 0, || self.target.flush())
     }
 
     /// What is allocated; see [`Storage::allocations`](crate::storage::Storage::allocations).
@@ -370,7 +368,17 @@ impl Access {
         let fence = self.target.fence.as_ref();
         let permit = fence.map(|fence| fence.enter(name, right)).transpose();
         let _permit = permit.map_err(refused)?;
-        Ok((self.target.counters).timed(operation, bytes, carry_out)?)
+        let running = self.target.counters.operations(operation).begin();
+        match carry_out() {
+            Ok(()) => running.done(bytes),
+            // It would not be fast, which was asked.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => return Err(error.into()),
+            Err(error) => {
+                running.failed();
+                return Err(error.into());
+            }
+        }
+        Ok(())
     }
 }
 

@@ -43,18 +43,65 @@ impl Operation {
     }
 }
 
-/// The operations of one kind that were carried out.
+/// The operations of one kind.
 #[derive(Debug)]
 pub(crate) struct Operations {
-    /// How long each took, in seconds.
+    /// How long each took that was carried out, in seconds.
     pub(crate) times: Histogram,
     bytes: AtomicU64,
+    errors: AtomicU64,
+    running: AtomicU64,
 }
 
 impl Operations {
-    /// Bytes that they were about.
+    /// Bytes that those were about that were carried out.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// How many failed.
+    pub(crate) fn errors(&self) -> u64 {
+        self.errors.load(Ordering::Relaxed)
+    }
+
+    /// How many are neither carried out nor failed.
+    pub(crate) fn running(&self) -> u64 {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    /// One begins.
+    pub(super) fn begin(&self) -> Running<'_> {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        Running {
+            of: self,
+            began: Instant::now(),
+        }
+    }
+}
+
+/// An operation that counts as running until this is dropped.
+#[derive(Debug)]
+pub(super) struct Running<'a> {
+    of: &'a Operations,
+    began: Instant,
+}
+
+impl Running<'_> {
+    /// It was carried out, on so many bytes.
+    pub(super) fn done(self, bytes: u64) {
+        (self.of.times).observe(self.began.elapsed().as_secs_f64());
+        self.of.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// It failed.
+    pub(super) fn failed(self) {
+        self.of.errors.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.of.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -63,6 +110,8 @@ impl Default for Operations {
         Self {
             times: Histogram::new(SECONDS),
             bytes: AtomicU64::new(0),
+            errors: AtomicU64::new(0),
+            running: AtomicU64::new(0),
         }
     }
 }
@@ -105,19 +154,20 @@ impl Counters {
         &self.operations[operation as usize]
     }
 
-    /// Carries an operation on so many bytes out, and counts it if that goes well.
-    pub(super) fn timed<T, E>(
+    /// Carries an operation on so many bytes out, and counts it.
+    pub(super) fn counted<E>(
         &self,
         operation: Operation,
         bytes: u64,
-        carry_out: impl FnOnce() -> Result<T, E>,
-    ) -> Result<T, E> {
-        let began = Instant::now();
-        let done = carry_out()?;
-        let operations = self.operations(operation);
-        operations.times.observe(began.elapsed().as_secs_f64());
-        operations.bytes.fetch_add(bytes, Ordering::Relaxed);
-        Ok(done)
+        carry_out: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let running = self.operations(operation).begin();
+        let outcome = carry_out();
+        match &outcome {
+            Ok(()) => running.done(bytes),
+            Err(_) => running.failed(),
+        }
+        outcome
     }
 
     pub(super) fn refuse_request(&self) {

@@ -1,8 +1,10 @@
 //! Hosts that are to be empty: guests leave them, and are not without protection for longer than it takes to join.
 
-use super::intents::Kept;
+use std::collections::BTreeMap;
+
+use super::intents::{DrainedBy, Kept};
 use super::journal::{Subject, What};
-use super::machine::Fleet;
+use super::machine::{Fleet, Records};
 use super::pending::{CARRIED_OUT, Running};
 use super::seen::Seen;
 use crate::arbiter::{Claimant, HostName, VmName};
@@ -45,31 +47,33 @@ impl Fleet {
     pub(super) fn note_leave(&mut self, backup: &Claimant, vm: &VmName) {
         let kept = self.intents.guests.get(vm);
         let wants_backup = kept.is_some_and(Kept::wants_backup);
-        if let Some(drained) = self.intents.drained.get_mut(&backup.host())
-            && wants_backup
-        {
+        if !wants_backup {
+            return;
+        }
+        for drained in self.intents.drains_of_mut(&backup.host()) {
             let before = drained.owes.insert(vm.clone(), backup.clone());
             self.is_changed |= before.as_ref() != Some(backup);
         }
     }
 
     /// An interval has passed: what leaves drained hosts has, or has not.
-    pub(super) fn mind_drains(&mut self) {
+    pub(super) fn mind_drains(&mut self, records: Records<'_>) {
         if !self.views.is_settled() {
             return;
         }
         for vm in self.guests.keys().cloned().collect::<Vec<_>>() {
             self.mind_hand_over(&vm);
         }
-        let owed = self.intents.drained.iter().flat_map(|(host, drained)| {
+        let owed = self.intents.drains().flat_map(|(host, _, drained)| {
             let owes = drained.owes.iter();
-            owes.filter_map(|(vm, left)| Some((host.clone(), vm.clone(), self.left(left, vm)?)))
+            owes.filter_map(|(vm, left)| Some(((host.clone(), vm.clone()), self.left(left, vm)?)))
         });
-        for (host, vm, left) in owed.collect::<Vec<_>>() {
-            if let Some(drained) = self.intents.drained.get_mut(&host) {
+        // Of one that two want empty once.
+        for ((host, vm), left) in owed.collect::<BTreeMap<_, _>>() {
+            for drained in self.intents.drains_of_mut(&host) {
                 drained.owes.remove(&vm);
-                self.is_changed = true;
             }
+            self.is_changed = true;
             match left {
                 Left::IsBack => self.defer(&host, &vm, "no other host could have its backup"),
                 Left::Settled => {
@@ -78,7 +82,7 @@ impl Fleet {
                 }
             }
         }
-        self.tell_drained();
+        self.tell_drained(records);
     }
 
     /// What became of a guest since this backup of it was told to leave.
@@ -130,13 +134,13 @@ impl Fleet {
             let mut members = record.holder.iter().chain(&record.backup);
             members.any(|member| member.host() == *host)
         };
-        let mut drained = self.intents.drained.iter();
-        drained.any(|(host, it)| it.owes.contains_key(vm) || has_member(host))
+        let mut drained = self.intents.drains();
+        drained.any(|(host, _, it)| it.owes.contains_key(vm) || has_member(host))
     }
 
     /// A guest has not left a drained host: that is tried again later.
     fn defer(&mut self, host: &HostName, vm: &VmName, why: &str) {
-        let drained = self.intents.drained.get(host);
+        let drained = self.intents.drains_of(host).next();
         let (Some(drained), Some(seen)) = (drained, self.guests.get_mut(vm)) else {
             return;
         };
@@ -150,32 +154,67 @@ impl Fleet {
     }
 
     /// A host that was to be empty may be.
-    fn tell_drained(&mut self) {
-        let waited_for = self.intents.drained.iter().filter(|(_, it)| !it.done);
-        let empty = waited_for.filter(|(host, it)| it.owes.is_empty() && self.is_empty(host));
-        for host in empty.map(|(host, _)| host.clone()).collect::<Vec<_>>() {
-            let Some(drained) = self.intents.drained.get_mut(&host) else {
+    fn tell_drained(&mut self, records: Records<'_>) {
+        let waited_for = (self.intents.drains()).filter(|(host, _, drained)| {
+            let mut owes = self.intents.drains_of(host);
+            !drained.done && owes.all(|drained| drained.owes.is_empty())
+        });
+        let done = waited_for.filter_map(|(host, by, _)| {
+            let how = match by {
+                _ if self.is_empty(host) => "it is empty",
+                DrainedBy::Itself if self.has_what_it_may_lose(host, records) => {
+                    "it has nothing but backups that no other host can have"
+                }
+                _ => return None,
+            };
+            Some((host.clone(), by, how))
+        });
+        for (host, by, how) in done.collect::<Vec<_>>() {
+            let Some(drained) = self.intents.drained_mut(by).get_mut(&host) else {
                 continue;
             };
             drained.done = true;
             self.is_changed = true;
             let what = What::Done {
                 order: drained.order,
-                how: Text::cut("it is empty"),
+                how: Text::cut(how),
             };
             self.news.push((Subject::Host(host), what));
         }
     }
 
+    /// Whether a host has only backups, of guests that run on others, and nobody else could have them. One that goes
+    /// down takes them along: to wait for another host would keep it up for nothing.
+    fn has_what_it_may_lose(&self, host: &HostName, records: Records<'_>) -> bool {
+        let may_lose = |vm: &VmName, seen: &Seen| {
+            let backup = seen.record.backup.as_ref();
+            backup.is_some_and(|backup| backup.host() == *host)
+                && self.has_just_pinged(vm, seen)
+                && !self.another_fits(vm, records)
+        };
+        self.guests_on(host)
+            .all(|vm| self.guests.get(vm).is_some_and(|seen| may_lose(vm, seen)))
+    }
+
     /// Whether a host has no process of a guest, and no guest may run there.
     fn is_empty(&self, host: &HostName) -> bool {
+        self.guests_on(host).next().is_none()
+    }
+
+    /// The guests of which a host has a process, and those that may run there.
+    fn guests_on<'a>(&'a self, host: &'a HostName) -> impl Iterator<Item = &'a VmName> {
         let daemon = self.daemons.get(host);
-        let has_process = daemon.is_some_and(|daemon| !daemon.processes.is_empty());
-        let is_there = |vm: &VmName, seen: &Seen| {
+        let processes = daemon
+            .into_iter()
+            .flat_map(|daemon| daemon.processes.keys());
+        let is_there = move |vm: &VmName, seen: &Seen| {
             let members = self.may_run(vm, seen);
             members.iter().any(|(member, _)| member.host() == *host)
         };
-        let mut guests = self.intents.guests.keys();
-        !has_process && !guests.any(|vm| self.guests.get(vm).is_some_and(|seen| is_there(vm, seen)))
+        let guests = self.intents.guests.keys();
+        processes.chain(guests.filter(move |vm| {
+            let seen = self.guests.get(*vm);
+            seen.is_some_and(|seen| is_there(vm, seen))
+        }))
     }
 }

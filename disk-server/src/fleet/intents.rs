@@ -24,8 +24,11 @@ pub struct Intents {
     pub(super) orders: OrderNumber,
     /// The guests that are kept.
     pub(super) guests: BTreeMap<VmName, Kept>,
-    /// The hosts that are to be empty.
+    /// The hosts that operators want empty.
     pub(super) drained: BTreeMap<HostName, Drained>,
+    /// The hosts that empty themselves, until they are back. Version 1 had none.
+    #[serde(default)]
+    pub(super) drained_by_itself: BTreeMap<HostName, Drained>,
 }
 
 /// A guest that is kept.
@@ -73,12 +76,21 @@ pub(super) struct Pending {
     pub(super) backup: Option<Claimant>,
 }
 
+/// Who wants a host empty. Each wish has an order of its own, and the host has no guests while there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DrainedBy {
+    /// An operator, who alone takes that back.
+    Operator,
+    /// The host, before it goes down. It takes back what it wanted itself, and an operator does.
+    Itself,
+}
+
 /// A host that is to be empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Drained {
     pub(super) order: OrderNumber,
-    /// It was empty.
+    /// It was empty, as far as it is to be.
     pub(super) done: bool,
     /// The guests that it still owes a backup: these, which were on it, were told to leave, and no other host has
     /// taken their place since.
@@ -104,9 +116,18 @@ pub(super) enum Change {
     /// It is kept no longer.
     Forget(VmName),
     /// A host is to be empty.
-    Drain(HostName),
+    Drain(HostName, DrainedBy),
     /// It need not be any more.
-    Undrain(HostName),
+    Undrain(HostName, DrainedBy),
+}
+
+impl DrainedBy {
+    const ALL: [Self; 2] = [Self::Operator, Self::Itself];
+
+    /// Whether these may take back what those want.
+    pub(super) fn lifts(self, wanted_by: Self) -> bool {
+        self == Self::Operator || wanted_by == Self::Itself
+    }
 }
 
 impl Kept {
@@ -169,23 +190,65 @@ impl Intents {
                 }
             }
             Change::Forget(vm) => drop(self.guests.remove(&vm)),
-            Change::Drain(host) => {
-                let drained = self.drained.entry(host).or_default();
+            Change::Drain(host, by) => {
+                let drained = self.drained_mut(by).entry(host).or_default();
                 drained.order = order;
                 drained.done = false;
             }
-            Change::Undrain(host) => drop(self.drained.remove(&host)),
+            Change::Undrain(host, by) => {
+                for wanted_by in DrainedBy::ALL {
+                    if by.lifts(wanted_by) {
+                        self.drained_mut(wanted_by).remove(&host);
+                    }
+                }
+            }
         }
     }
 
+    /// The hosts that these want empty.
+    pub(super) fn drained(&self, by: DrainedBy) -> &BTreeMap<HostName, Drained> {
+        match by {
+            DrainedBy::Operator => &self.drained,
+            DrainedBy::Itself => &self.drained_by_itself,
+        }
+    }
+
+    pub(super) fn drained_mut(&mut self, by: DrainedBy) -> &mut BTreeMap<HostName, Drained> {
+        match by {
+            DrainedBy::Operator => &mut self.drained,
+            DrainedBy::Itself => &mut self.drained_by_itself,
+        }
+    }
+
+    /// All that are to be empty; one of which an operator and the host itself want that is there twice.
+    pub(super) fn drains(&self) -> impl Iterator<Item = (&HostName, DrainedBy, &Drained)> {
+        DrainedBy::ALL
+            .into_iter()
+            .flat_map(move |by| (self.drained(by).iter()).map(move |(host, it)| (host, by, it)))
+    }
+
+    /// What is wanted of this host.
+    pub(super) fn drains_of(&self, host: &HostName) -> impl Iterator<Item = &Drained> {
+        [&self.drained, &self.drained_by_itself]
+            .into_iter()
+            .filter_map(move |drained| drained.get(host))
+    }
+
+    /// The same, to change it.
+    pub(super) fn drains_of_mut(&mut self, host: &HostName) -> impl Iterator<Item = &mut Drained> {
+        [&mut self.drained, &mut self.drained_by_itself]
+            .into_iter()
+            .filter_map(move |drained| drained.get_mut(host))
+    }
+
     pub(super) fn is_drained(&self, host: &HostName) -> bool {
-        self.drained.contains_key(host)
+        self.drains_of(host).next().is_some()
     }
 
     /// Whether a host is to be empty, and is not to have this guest's backup back until another host has it.
     pub(super) fn is_closed(&self, host: &HostName, vm: &VmName) -> bool {
-        let drained = self.drained.get(host);
-        drained.is_some_and(|drained| !drained.owes.contains_key(vm))
+        let mut owes = (self.drains_of(host)).map(|drained| drained.owes.contains_key(vm));
+        self.is_drained(host) && !owes.any(|owes| owes)
     }
 
     /// Which hosts may run the guests that are kept.

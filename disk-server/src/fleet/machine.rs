@@ -159,7 +159,7 @@ impl Fleet {
             self.look(&vm, records);
         }
         self.watch_daemons();
-        self.mind_drains();
+        self.mind_drains(records);
     }
 
     /// A run of ftvm pings. The answer: what it is to do.
@@ -213,7 +213,7 @@ impl Fleet {
         let vm = match &change {
             Change::Define { definition, .. } => Some(&definition.vm),
             Change::Want { vm, .. } => Some(vm),
-            Change::Forget(_) | Change::Drain(_) | Change::Undrain(_) => None,
+            Change::Forget(_) | Change::Drain(..) | Change::Undrain(..) => None,
         };
         if let Some(vm) = vm {
             self.guests.entry(vm.clone()).or_default().intervals = 0;

@@ -52,6 +52,13 @@ pub enum Operation {
         /// Who asks.
         by: Text,
     },
+    /// Do this with the host that asks. It takes back only what it asked for itself.
+    OwnHost {
+        /// The host, which must be the one that asks.
+        host: HostName,
+        /// What.
+        verb: HostVerb,
+    },
     /// Tell how a guest is.
     Status {
         /// The guest.
@@ -82,7 +89,9 @@ impl Operation {
             | Self::Undefine { by, .. }
             | Self::Guest { by, .. }
             | Self::Host { by, .. } => *by = Text::cut(name),
-            Self::Definition { .. }
+            // Who asks is the host.
+            Self::OwnHost { .. }
+            | Self::Definition { .. }
             | Self::Status { .. }
             | Self::List { .. }
             | Self::History { .. } => {}

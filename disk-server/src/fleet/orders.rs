@@ -107,7 +107,7 @@ impl Fleet {
     }
 
     /// Whether a guest's primary is there without any doubt: it has pinged within the last interval.
-    fn has_just_pinged(&self, vm: &VmName, seen: &Seen) -> bool {
+    pub(super) fn has_just_pinged(&self, vm: &VmName, seen: &Seen) -> bool {
         let Some(Running { condition, .. }) = self.running(vm, &seen.record) else {
             return false;
         };
@@ -116,7 +116,7 @@ impl Fleet {
         !is_waiting && holder.is_some_and(|holder| self.views.missed(holder) <= 1)
     }
 
-    fn another_fits(&self, vm: &VmName, records: Records<'_>) -> bool {
+    pub(super) fn another_fits(&self, vm: &VmName, records: Records<'_>) -> bool {
         let needs = self.needs(vm, &records(vm));
         needs.is_some_and(|needs| {
             let (fit, _) = self.views.candidates(vm, &needs, &self.wishes(records));

@@ -1,7 +1,7 @@
 //! Whether what an operator asks for is granted, and what it changes.
 
 use super::definition::Definition;
-use super::intents::{Change, Intents, Kept, MAX_DRAINED, MAX_GUESTS, Pending, Run};
+use super::intents::{Change, DrainedBy, Intents, Kept, MAX_DRAINED, MAX_GUESTS, Pending, Run};
 use super::journal::{Subject, What};
 use super::machine::{Fleet, Records};
 use super::operation::{HostVerb, Operation, Verb};
@@ -50,7 +50,13 @@ impl Fleet {
                 Ok(self.planned(Subject::Vm(vm), (what, by), change))
             }
             Operation::Guest { vm, verb, by } => self.plan_verb(&vm, verb, by, records),
-            Operation::Host { host, verb, by } => self.plan_for_host(host, verb, by),
+            Operation::Host { host, verb, by } => {
+                self.plan_for_host(host, verb, (DrainedBy::Operator, by))
+            }
+            Operation::OwnHost { host, verb } => {
+                let by = Text::cut(host.as_str());
+                self.plan_for_host(host, verb, (DrainedBy::Itself, by))
+            }
             Operation::Definition { .. }
             | Operation::Status { .. }
             | Operation::List { .. }
@@ -69,20 +75,12 @@ impl Fleet {
     /// Makes what was planned, which is stored.
     pub fn carry_out(&mut self, plan: &Plan, records: Records<'_>) {
         let subject = &plan.subject;
-        let replaced = match subject {
-            // What was asked of it goes on.
-            Subject::Vm(_) if matches!(plan.change, Change::Define { .. }) => None,
-            Subject::Vm(vm) => self.intents.pending(vm).map(|pending| pending.order),
-            Subject::Host(host) => {
-                let drained = self.intents.drained.get(host);
-                drained.filter(|it| !it.done).map(|it| it.order)
-            }
-        };
+        let replaced = self.replaced_by(&plan.change);
         let order = plan.order;
         let by = plan.by.clone();
         let what = plan.what.clone();
         (self.news).push((subject.clone(), What::Ordered { by, what, order }));
-        if let Some(replaced) = replaced {
+        for replaced in replaced {
             let why = Text::cut(&format!("replaced by order {order} of {}", plan.by));
             let what = What::Failed {
                 order: replaced,
@@ -91,13 +89,16 @@ impl Fleet {
             self.news.push((subject.clone(), what));
         }
         let noted = match &plan.change {
-            Change::Undrain(host) if !self.intents.is_drained(host) => "it was not drained",
+            Change::Undrain(host, _) if !self.intents.is_drained(host) => "it was not drained",
+            Change::Undrain(host, DrainedBy::Itself) if self.intents.drained.contains_key(host) => {
+                "an operator wants it empty: it stays so"
+            }
             _ => "noted",
         };
         self.make(order, plan.change.clone());
         let is_done = match &plan.change {
-            Change::Define { .. } | Change::Forget(_) | Change::Undrain(_) => true,
-            Change::Want { .. } | Change::Drain(_) => false,
+            Change::Define { .. } | Change::Forget(_) | Change::Undrain(..) => true,
+            Change::Want { .. } | Change::Drain(..) => false,
         };
         if is_done {
             let how = Text::cut(noted);
@@ -105,6 +106,24 @@ impl Fleet {
         }
         if let Subject::Vm(vm) = subject {
             self.look(vm, records);
+        }
+    }
+
+    /// The orders that are not done, and are not to be any more.
+    fn replaced_by(&self, change: &Change) -> Vec<OrderNumber> {
+        match change {
+            // What was asked of it goes on. A drain that is not done is not asked for anew.
+            Change::Define { .. } | Change::Drain(..) => Vec::new(),
+            Change::Want { vm, .. } | Change::Forget(vm) => {
+                let pending = self.intents.pending(vm).map(|pending| pending.order);
+                pending.into_iter().collect()
+            }
+            Change::Undrain(host, by) => {
+                let ended = (self.intents.drains()).filter(|(of, wanted_by, drained)| {
+                    *of == host && by.lifts(*wanted_by) && !drained.done
+                });
+                ended.map(|(.., drained)| drained.order).collect()
+            }
         }
     }
 
@@ -359,8 +378,14 @@ impl Fleet {
         }
     }
 
-    fn plan_for_host(&self, host: HostName, verb: HostVerb, by: Text) -> Result<Planned, Refused> {
-        let drained = self.intents.drained.get(&host);
+    fn plan_for_host(
+        &self,
+        host: HostName,
+        verb: HostVerb,
+        (wanted_by, by): (DrainedBy, Text),
+    ) -> Result<Planned, Refused> {
+        let all = self.intents.drained(wanted_by);
+        let drained = all.get(&host);
         let change = match (verb, drained) {
             (HostVerb::Drain, Some(drained)) if !drained.done => {
                 return Ok(Planned::Already(drained.order));
@@ -369,14 +394,14 @@ impl Fleet {
             (HostVerb::Drain, drained) => {
                 if drained.is_none() {
                     self.must_be_known(&host)?;
-                    if self.intents.drained.len() >= MAX_DRAINED {
+                    if all.len() >= MAX_DRAINED {
                         return Err(Refused::TooManyDrained);
                     }
                 }
-                Change::Drain(host.clone())
+                Change::Drain(host.clone(), wanted_by)
             }
             // Of a host that is gone, too, or that has not come yet.
-            (HostVerb::Undrain, _) => Change::Undrain(host.clone()),
+            (HostVerb::Undrain, _) => Change::Undrain(host.clone(), wanted_by),
         };
         let what = Text::cut(&verb.to_string());
         Ok(self.planned(Subject::Host(host), (what, by), change))

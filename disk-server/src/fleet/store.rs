@@ -10,7 +10,8 @@ pub const FLEET_FILE: &str = "fleet.state";
 
 const FORMAT: Format = Format {
     magic: "ftvm-fleet",
-    version: 1,
+    version: 2,
+    // Hosts did not drain themselves in version 1.
     oldest: 1,
 };
 
@@ -51,6 +52,24 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn what_version_1_kept_counts() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = StateDirectory::open(place.path()).unwrap();
+        let before = Format {
+            version: 1,
+            oldest: 1,
+            ..FORMAT
+        };
+        let kept = serde_json::json!({
+            "orders": 7, "guests": {}, "drained": {"a": {"order": 7, "done": true, "owes": {}}},
+        });
+        fs::write(place.path().join(FLEET_FILE), before.seal(&kept)).unwrap();
+        let (_, found) = IntentStore::open(&directory).unwrap();
+        assert!(found.is_drained(&"a".parse().unwrap()));
+        assert!(found.drained_by_itself.is_empty());
+    }
 
     #[test]
     fn a_missing_file_is_a_fleet_without_guests_and_a_damaged_one_is_refused() {

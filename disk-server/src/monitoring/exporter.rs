@@ -6,7 +6,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use super::http::{Response, converse};
 use crate::server::StartError;
@@ -15,6 +17,9 @@ use crate::server::connections::{Places, Registration, Standing};
 
 /// How long a connection takes at most, from the first byte of its request to the last of its answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// For so long metrics are those of all who ask for them: what they take of a program is bounded, however many ask.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// So many connections at a time; of more, the oldest one ends of the address that has most.
 const PLACES: Places = Places {
@@ -60,7 +65,7 @@ impl Exporter {
     pub fn new(socket: TcpListener, watched: Arc<dyn Watched>) -> io::Result<Self> {
         Ok(Self {
             listener: Listener::new(socket, Standing::Stranger, PLACES)?,
-            answers: Answers(watched),
+            answers: Answers::of(watched),
         })
     }
 
@@ -72,7 +77,7 @@ impl Exporter {
     ) -> Result<Self, StartError> {
         Ok(Self {
             listener: Listener::bind(address, option, Standing::Stranger, PLACES)?,
-            answers: Answers(watched),
+            answers: Answers::of(watched),
         })
     }
 
@@ -106,17 +111,47 @@ impl Exporter {
 }
 
 #[derive(Debug)]
-struct Answers(Arc<dyn Watched>);
+struct Answers {
+    watched: Arc<dyn Watched>,
+    metrics: Shared,
+}
+
+/// A text that all have who ask for it within a while.
+#[derive(Debug, Default)]
+struct Shared(Mutex<Option<(Instant, String)>>);
+
+impl Shared {
+    /// The text, which is made anew where it is older than `fresh`. Who asks meanwhile waits for it.
+    fn text(&self, fresh: Duration, make: impl FnOnce() -> String) -> String {
+        let mut last = self.0.lock();
+        match &*last {
+            Some((made, text)) if made.elapsed() < fresh => text.clone(),
+            _ => {
+                let text = make();
+                *last = Some((Instant::now(), text.clone()));
+                text
+            }
+        }
+    }
+}
 
 impl Answers {
+    fn of(watched: Arc<dyn Watched>) -> Self {
+        Self {
+            watched,
+            metrics: Shared::default(),
+        }
+    }
+
     fn respond(&self, path: &str) -> Response {
         if path == "/metrics" {
-            return Response::metrics(self.0.metrics());
+            let text = self.metrics.text(FRESH, || self.watched.metrics());
+            return Response::metrics(text);
         }
         let rest = path.strip_prefix("/healthz");
         match rest.filter(|rest| rest.is_empty() || rest.starts_with('/')) {
             None => Response::not_found("see /metrics and /healthz"),
-            Some(part) => match self.0.health(part) {
+            Some(part) => match self.watched.health(part) {
                 Health::Well => Response::well(),
                 Health::Unwell(why) => Response::unwell(&why),
                 Health::Unknown => Response::not_found("there is no such thing here"),
@@ -207,6 +242,15 @@ mod tests {
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}");
             assert!(answer.ends_with(text), "{path}: {answer}");
         }
+    }
+
+    #[test]
+    fn metrics_are_made_once_for_all_who_ask_within_a_while() {
+        let shared = Shared::default();
+        let first = shared.text(Duration::MAX, || "1".into());
+        let again = shared.text(Duration::MAX, || panic!("it is there"));
+        assert_eq!((first.as_str(), again.as_str()), ("1", "1"));
+        assert_eq!(shared.text(Duration::ZERO, || "2".into()), "2");
     }
 
     #[test]

@@ -73,8 +73,8 @@ impl Response {
     }
 }
 
-/// Takes a request, and gives what `respond` says to its path. All of it takes no longer than `patience`, but for
-/// what `respond` does.
+/// Takes a request, and gives what `respond` says to its path. After `patience` no more is read or written, whatever
+/// took so long.
 ///
 /// # Errors
 /// The other side is too slow, leaves, or sends more than a request.
@@ -83,12 +83,11 @@ pub(super) fn converse(
     patience: Duration,
     respond: impl FnOnce(&str) -> Response,
 ) -> io::Result<()> {
-    let head = read_head(socket, Instant::now() + patience)?;
+    let deadline = Instant::now() + patience;
+    let head = read_head(socket, deadline)?;
     let response = path(&head).map_or_else(|refused| refused, |path| respond(&path));
     let text = response.text();
     let mut left = text.as_bytes();
-    // Who waits for metrics is not to pay for how long these took.
-    let deadline = Instant::now() + patience;
     while !left.is_empty() {
         socket.set_write_timeout(Some(until(deadline)?))?;
         let written = socket.write(left)?;

@@ -2,7 +2,7 @@
 
 use super::denied::OPERATORS;
 use crate::arbiter::protocol::Request;
-use crate::arbiter::{Claimant, Next, VmName};
+use crate::arbiter::{Claimant, HostName, Next, VmName};
 use crate::fleet::Operation;
 use crate::views::Role;
 
@@ -35,6 +35,11 @@ pub enum Act<'a> {
         /// The guest.
         vm: &'a VmName,
     },
+    /// Empty a host before it goes down, and let it have guests again: its own word.
+    DrainItself {
+        /// The host.
+        host: &'a HostName,
+    },
     /// Change what is wanted of guests and hosts.
     Command,
     /// Open a disk as every NBD client does.
@@ -52,12 +57,13 @@ pub enum Act<'a> {
 }
 
 /// What each kind of act is called where acts are counted.
-pub const KINDS: [&str; 8] = [
+pub const KINDS: [&str; 9] = [
     "look",
     "definition",
     "run",
     "tend",
     "tell",
+    "drain_itself",
     "command",
     "open_disk",
     "write_disk",
@@ -73,9 +79,10 @@ impl<'a> Act<'a> {
             Act::Run { .. } => 2,
             Act::Tend { .. } => 3,
             Act::Tell { .. } => 4,
-            Act::Command => 5,
-            Act::OpenDisk { .. } => 6,
-            Act::WriteDisk { .. } => 7,
+            Act::DrainItself { .. } => 5,
+            Act::Command => 6,
+            Act::OpenDisk { .. } => 7,
+            Act::WriteDisk { .. } => 8,
         }
     }
 
@@ -113,6 +120,7 @@ impl<'a> Act<'a> {
                 | Operation::Undefine { .. }
                 | Operation::Guest { .. }
                 | Operation::Host { .. } => Act::Command,
+                Operation::OwnHost { host, .. } => Act::DrainItself { host },
                 Operation::Definition { vm } => Act::Definition { vm },
                 Operation::Status { .. } | Operation::List { .. } | Operation::History { .. } => {
                     Act::Look
@@ -136,6 +144,7 @@ impl<'a> Act<'a> {
             Act::Run { .. } => "run guests",
             Act::Tend { .. } => "look after guests",
             Act::Tell { .. } => "tell how a guest is",
+            Act::DrainItself { .. } => "drain a host as that host",
             Act::Command => "give commands",
             Act::OpenDisk { .. } => "open disks",
             Act::WriteDisk { .. } => "write to a disk as the host that runs its guest",
@@ -147,9 +156,11 @@ impl<'a> Act<'a> {
     pub fn takes(&self) -> &'static str {
         match self {
             Act::Look | Act::Definition { .. } => "everybody who is listed",
-            Act::Run { .. } | Act::Tend { .. } | Act::Tell { .. } | Act::WriteDisk { .. } => {
-                "a host"
-            }
+            Act::Run { .. }
+            | Act::Tend { .. }
+            | Act::Tell { .. }
+            | Act::DrainItself { .. }
+            | Act::WriteDisk { .. } => "a host",
             Act::Command => OPERATORS,
             Act::OpenDisk { .. } => "a host or an operator",
         }

@@ -26,7 +26,7 @@ pub enum Denied {
         /// Whose key it is.
         host: HostName,
         /// Whom it spoke for.
-        said: Claimant,
+        said: String,
     },
     /// No host can be called that.
     #[error("the host {name:?} is listed in trust.toml under a name that no host can have")]

@@ -15,6 +15,8 @@ pub mod guard;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
+
 use transport::{Peer, Role, Stream};
 
 use crate::arbiter::{Claimant, HostName, VmName};
@@ -84,13 +86,14 @@ fn permit_host(
     act: &Act<'_>,
     guests: &dyn Definitions,
 ) -> Option<Result<(), Denied>> {
-    let own_name = |claimant: &Claimant| match claimant.host() == *host {
+    let is_own = |name: &HostName, said: &dyn fmt::Display| match name == host {
         true => Ok(()),
         false => Err(Denied::OtherName {
             host: host.clone(),
-            said: claimant.clone(),
+            said: said.to_string(),
         }),
     };
+    let own_name = |claimant: &Claimant| is_own(&claimant.host(), claimant);
     let named = |host: &HostName, vm: &VmName| match guests.names(vm, host) {
         Some(true) => Ok(()),
         Some(false) => Err(Denied::NotNamed {
@@ -107,6 +110,7 @@ fn permit_host(
             .and_then(|()| backup.map_or(Ok(()), |backup| named(&backup.host(), vm))),
         Act::Tend { by } => own_name(by),
         Act::Tell { vm } => named(host, vm),
+        Act::DrainItself { host: said } => is_own(said, said),
         Act::OpenDisk { owner } => owner.map_or(Ok(()), |vm| named(host, vm)),
         Act::WriteDisk { vm, holder } => {
             named(host, vm).and_then(|()| match holder {

@@ -155,6 +155,14 @@ fn requests(host: &str) -> Vec<(&'static str, Request)> {
             operate(json!({"what": "host", "host": "a", "by": "", "verb": "undrain"})),
         ),
         (
+            "host drain, as the host that is drained",
+            operate(json!({"what": "own_host", "host": host, "verb": "drain"})),
+        ),
+        (
+            "host undrain, as that host",
+            operate(json!({"what": "own_host", "host": host, "verb": "undrain"})),
+        ),
+        (
             "forget a record",
             request(json!({"op": "forget", "vm": "db"})),
         ),
@@ -300,6 +308,12 @@ fn what_is_denied_says_why_and_is_counted() {
         text.starts_with("the host b cannot speak for a/1: "),
         "{text}"
     );
+    let host = a.host();
+    let text = told("b", Role::Host, Act::DrainItself { host: &host });
+    assert!(
+        text.starts_with("the host b cannot speak for a: "),
+        "{text}"
+    );
     let text = told("c", Role::Host, run(&c));
     assert!(
         text.starts_with("c is not among the hosts that may run db: "),
@@ -322,5 +336,5 @@ fn what_is_denied_says_why_and_is_counted() {
     );
     let text = told("a", Role::Host, Act::Command);
     assert!(text.contains("ftvm key generate ~/.config"), "{text}");
-    assert_eq!(guard.denials(), 6);
+    assert_eq!(guard.denials(), 7);
 }

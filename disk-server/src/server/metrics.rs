@@ -167,6 +167,16 @@ fn of_disks(to: &mut Exposition<'_>, exports: &Exports) -> fmt::Result {
         "ftvm_disk_operation_bytes_total",
         "Bytes that operations on an image were about.",
         operations().map(|(labels, it)| (labels, it.bytes() as f64)),
+    )?;
+    to.counter(
+        "ftvm_disk_operation_errors_total",
+        "Operations on an image that failed.",
+        operations().map(|(labels, it)| (labels, it.errors() as f64)),
+    )?;
+    to.gauge(
+        "ftvm_disk_operations_running",
+        "Operations that an image's storage is at.",
+        operations().map(|(labels, it)| (labels, it.running() as f64)),
     )
 }
 

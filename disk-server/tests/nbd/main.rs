@@ -6,6 +6,7 @@ mod device;
 mod disks;
 mod fencing;
 mod foreign;
+mod hanging;
 mod hostile;
 mod ledger;
 mod logs;

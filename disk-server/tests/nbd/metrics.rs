@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use disk_server::arbiter::Next;
 
 use crate::client::Client;
-use crate::support::{Process, command, refused_by};
+use crate::support::{Process, command, refused_by, until};
 
 #[test]
 fn guests_disks_and_connections_are_told() {
@@ -56,8 +56,18 @@ fn guests_disks_and_connections_are_told() {
     // Another host has it: the first one's write is refused, and counted as that alone.
     claim(1, "b/1");
     disk.write(0, &[2; 512]).unwrap_err();
-    let refused = server.metric("ftvm_disk_refusals_total{export=\"disk\",kind=\"request\"}");
-    assert_eq!((refused, of_disk("seconds_count", "write")), (1.0, 2.0));
+    let refusals = "ftvm_disk_refusals_total{export=\"disk\",kind=\"request\"}";
+    until("it is counted", || server.metric(refusals) == 1.0);
+    assert_eq!(of_disk("seconds_count", "write"), 2.0);
+    assert_eq!(of_disk("errors_total", "write"), 0.0);
+    // An image that was cut.
+    let file = File::options().write(true).open(&image).unwrap();
+    file.set_len(4096).unwrap();
+    let mut reader = Client::open(server.nbd.unwrap(), "disk");
+    reader.read(8192, 512).unwrap_err();
+    until("it is counted", || of_disk("errors_total", "read") == 1.0);
+    let running = "ftvm_disk_operations_running{export=\"disk\",operation=\"read\"}";
+    assert_eq!(server.metric(running), 0.0);
     assert!(server.watched("/healthz").ends_with("\r\n\r\nok\n"));
     assert!(
         server

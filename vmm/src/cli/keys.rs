@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use transport::{Endpoint, EndpointError, KEY_FILE, OWN_KEY_HINT, TRUST_FILE, key_of_person};
 
+use crate::host::Config;
+
 /// Who this is to others, and who they are.
 #[derive(Args)]
 pub(super) struct KeyArgs {
@@ -24,6 +26,16 @@ impl KeyArgs {
     /// As this host.
     pub(super) fn of_host(&self) -> Result<Endpoint, EndpointError> {
         let endpoint = self.endpoint(Path::new(KEY_FILE))?;
+        endpoint.tell_if_plain();
+        Ok(endpoint)
+    }
+
+    /// As the host that this configuration is of, if no other key is named.
+    pub(super) fn of_configured(&self, host: &Config) -> Result<Endpoint, EndpointError> {
+        let endpoint = match self.plain || self.key.is_some() {
+            true => self.endpoint(Path::new(KEY_FILE))?,
+            false => host.endpoint()?,
+        };
         endpoint.tell_if_plain();
         Ok(endpoint)
     }

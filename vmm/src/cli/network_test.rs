@@ -2,6 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
@@ -11,7 +12,9 @@ use logging_channel::session::Listener;
 use super::keys::KeyArgs;
 use super::number::number;
 use super::outcome;
+use crate::host::CONFIG_FILE;
 use crate::network_test::{self, NetworkTestError};
+use crate::operator::{local, settings};
 
 #[derive(Args)]
 #[command(group = ArgGroup::new("side").args(["listen", "connect"]).required(true))]
@@ -34,12 +37,20 @@ pub(super) struct NetworkTestArgs {
 
 pub(super) fn network_test(args: &NetworkTestArgs) -> anyhow::Result<()> {
     let endpoint = args.keys.of_host()?;
+    warn_of_guests();
     if let Some(address) = args.listen {
         let cancel = outcome::cancel_on_signals()?;
         let mut listener = Listener::bind(address, &endpoint).map_err(NetworkTestError::from)?;
         let address = listener.local_addr();
+        let (to, hint) = match address.ip().is_unspecified() {
+            true => {
+                let hint = ", with this one's address in the logging network";
+                (format!("ADDRESS:{}", address.port()), hint)
+            }
+            false => (address.to_string(), ""),
+        };
         log::info!(
-            "waits for network tests: start `ftvm network-test --connect {address}` on the other machine"
+            "waits for network tests: start `ftvm network-test --connect {to}` on the other machine{hint}"
         );
         let time = Duration::from_secs(args.seconds);
         return Ok(network_test::serve(&mut listener, time, &cancel)?);
@@ -62,4 +73,23 @@ pub(super) fn network_test(args: &NetworkTestArgs) -> anyhow::Result<()> {
         false => report.to_string(),
     };
     Ok(io::stdout().write_all(text.as_bytes())?)
+}
+
+/// Where this host has a daemon: guests that it has processes of share their network with the test.
+fn warn_of_guests() {
+    let socket = settings::socket_of_daemon(Path::new(CONFIG_FILE));
+    let Some(Ok(known)) = socket.map(|socket| local::ask(&socket)) else {
+        return;
+    };
+    let names: Vec<&str> = (known.guests.iter())
+        .map(|process| process.vm.as_str())
+        .collect();
+    if !names.is_empty() {
+        log::warn!(
+            "a test takes all that the network carries, and guests are on this host: {}; their logs are held up \
+             meanwhile, and they may lose their backups: drain both hosts first (`ftvm host drain {}`)",
+            names.join(", "),
+            known.host
+        );
+    }
 }

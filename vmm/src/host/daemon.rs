@@ -14,7 +14,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -35,6 +35,7 @@ use super::images::Images;
 use super::memory::left_mib;
 use super::metrics::{Link, Metrics};
 use super::process::{Exit, Lock, Record, Said, Watch};
+use super::sockets::{Addresses, ListenError, Listening};
 use super::starter::{Network, StartError, Starter};
 use super::tending::{Guest, Task, Tending};
 use super::{console, local, machine, upkeep};
@@ -111,18 +112,8 @@ pub enum DaemonError {
     #[error("the system has no random number for this daemon's name")]
     Nonce(#[source] io::Error),
     /// An address is not this host's, or is taken.
-    #[error(
-        "cannot listen on {address}: see that {key} in the host's configuration is an address of this host, and that nothing else listens there"
-    )]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What it is called in the configuration.
-        key: &'static str,
-        /// The system's answer.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The local socket cannot be made.
     #[error("cannot listen on {}", path.display())]
     Local {
@@ -172,12 +163,10 @@ impl Daemon {
         let program = folders.program();
         let _ = fs::remove_file(&program);
         symlink(surroundings.program, &program).map_err(FolderError::of(&program))?;
-        let logging = SocketAddr::new(config.logging_address, 0);
-        listen(logging, "logging_address")?;
-        let consoles = listen(config.console, "console")?;
-        let watchers = (config.metrics)
-            .map(|address| listen(address, "metrics"))
-            .transpose()?;
+        let addresses = Addresses::of(config);
+        addresses.logging.listen()?;
+        let consoles = addresses.consoles.listen()?;
+        let watchers = (addresses.watchers.map(Listening::listen)).transpose()?;
         let shared = Arc::new(Shared {
             config: config.clone(),
             folders,
@@ -484,14 +473,6 @@ fn in_words(task: &Task) -> String {
             proposal.primary, proposal.view
         ),
     }
-}
-
-pub(super) fn listen(address: SocketAddr, key: &'static str) -> Result<TcpListener, DaemonError> {
-    TcpListener::bind(address).map_err(|source| DaemonError::Listen {
-        address,
-        key,
-        source,
-    })
 }
 
 /// An error with its causes.

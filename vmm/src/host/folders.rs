@@ -138,12 +138,18 @@ pub fn host_socket(run: &Path) -> PathBuf {
 }
 
 /// The files about a guest that a maintainer may see, whether they are there or not: nothing of its console is in
-/// them.
+/// them. Each is a directory that is the daemon's, and a path in it.
 ///
 /// # Errors
 /// [`FolderError::Name`].
-pub fn papers(config: &Config, vm: &VmName) -> Result<[PathBuf; 6], FolderError> {
-    Ok(Folders::at(&config.run, &config.state).guest(vm)?.papers())
+pub fn papers(config: &Config, vm: &VmName) -> Result<Vec<(PathBuf, PathBuf)>, FolderError> {
+    let within = Folders::at(Path::new(""), Path::new("")).guest(vm)?;
+    let of_run = within.papers_of_run().map(|path| (&config.run, path));
+    let of_state = within.papers_of_state().map(|path| (&config.state, path));
+    let papers = of_run.into_iter().chain(of_state);
+    Ok(papers
+        .map(|(folder, path)| (folder.clone(), path))
+        .collect())
 }
 
 impl GuestFolders {
@@ -187,11 +193,16 @@ impl GuestFolders {
         self.state.join("console")
     }
 
-    /// What a maintainer may see of it: all but its console.
-    fn papers(&self) -> [PathBuf; 6] {
+    /// What a maintainer may see of its process.
+    fn papers_of_run(&self) -> [PathBuf; 2] {
+        [self.config(), self.record()]
+    }
+
+    /// What a maintainer may see of what its processes said: all but the console.
+    fn papers_of_state(&self) -> [PathBuf; 4] {
         let (log, events) = (self.log(), self.events());
         let (log_1, events_1) = (log.with_extension("1"), events.with_extension("1"));
-        [self.config(), self.record(), log, log_1, events, events_1]
+        [log, log_1, events, events_1]
     }
 
     /// What its process writes to: always behind what is there.

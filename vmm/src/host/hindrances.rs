@@ -1,12 +1,14 @@
 //! What a host's configuration names, and is not there.
 
-use std::io;
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
 
 use transport::{EndpointError, Key, check_trust};
 
 use super::config::Config;
-use super::daemon::{DaemonError, listen};
+use super::daemon::DaemonError;
+use super::folders::Folders;
+use super::sockets::Addresses;
 use crate::io::Bridge;
 
 /// What keeps this host's daemon from starting.
@@ -34,22 +36,22 @@ pub fn hindrances(config: &Config) -> Vec<Hindrance> {
     }
     let bridge = Bridge::find(&config.bridge);
     note("bridge", bridge.map(drop).map_err(DaemonError::from));
-    let logging = SocketAddr::new(config.logging_address, 0);
-    let logs = is_here(logging, "logging_address");
+    let socket = Folders::at(&config.run, &config.state).socket();
+    note("run", socket.map(drop).map_err(DaemonError::from));
     // It is told once that an address is another host's.
-    let is_told = logs.is_err() && config.console.ip() == config.logging_address;
-    note("logging_address", logs);
-    if !is_told {
-        note("console", is_here(config.console, "console"));
+    let mut elsewhere = BTreeSet::new();
+    for listening in Addresses::of(config).all() {
+        let Err(error) = listening.listen() else {
+            continue;
+        };
+        let is_told = match error.source.kind() {
+            ErrorKind::AddrInUse => true,
+            ErrorKind::AddrNotAvailable => !elsewhere.insert(listening.address.ip()),
+            _ => false,
+        };
+        if !is_told {
+            note(listening.key, Err(error.into()));
+        }
     }
     found
-}
-
-fn is_here(address: SocketAddr, key: &'static str) -> Result<(), DaemonError> {
-    match listen(address, key) {
-        Err(DaemonError::Listen { source, .. }) if source.kind() == io::ErrorKind::AddrInUse => {
-            Ok(())
-        }
-        listened => listened.map(drop),
-    }
 }

@@ -28,12 +28,23 @@ fn piece(len: usize) -> Vec<u8> {
 }
 
 /// Sends pieces of `len` bytes for so long, and waits for the other side to have all. Gives how many bytes there were.
-pub(super) fn send(mut socket: &TcpStream, len: usize, time: Duration) -> io::Result<u64> {
+///
+/// # Errors
+/// [`io::ErrorKind::Interrupted`] where `is_over`, and the system's.
+pub(super) fn send(
+    mut socket: &TcpStream,
+    len: usize,
+    time: Duration,
+    is_over: impl Fn() -> bool,
+) -> io::Result<u64> {
     socket.set_nodelay(true)?;
     let since = Instant::now();
     let mut piece = piece(len);
     let mut sent = 0;
     while !is_last(&piece) {
+        if is_over() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         if since.elapsed() >= time {
             piece[0] = LAST;
         }
@@ -45,12 +56,23 @@ pub(super) fn send(mut socket: &TcpStream, len: usize, time: Duration) -> io::Re
 }
 
 /// Sends pieces of `len` bytes for so long, each when the one before was answered. Gives how long answers took.
-pub(super) fn ask(mut socket: &TcpStream, len: usize, time: Duration) -> io::Result<Times> {
+///
+/// # Errors
+/// As [`send`].
+pub(super) fn ask(
+    mut socket: &TcpStream,
+    len: usize,
+    time: Duration,
+    is_over: impl Fn() -> bool,
+) -> io::Result<Times> {
     socket.set_nodelay(true)?;
     let since = Instant::now();
     let mut piece = piece(len);
     let mut times = Times::default();
     while !is_last(&piece) {
+        if is_over() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         let asked = Instant::now();
         if asked - since >= time {
             piece[0] = LAST;
@@ -105,17 +127,34 @@ mod tests {
             take(&far, 1000, Answered::Last)?;
             take(&far, 56, Answered::Each)
         });
-        let sent = send(&near, 1000, SOON).expect("it is taken");
+        let sent = send(&near, 1000, SOON, || false).expect("it is taken");
         assert!(sent > 0 && sent.is_multiple_of(1000), "{sent}");
-        assert!(ask(&near, 56, SOON).expect("answers").count() > 0);
+        let asked = ask(&near, 56, SOON, || false).expect("answers");
+        assert!(asked.count() > 0);
         taking.join().expect("no panic").expect("it got all");
+    }
+
+    #[test]
+    fn who_is_to_end_does_at_once() {
+        let (near, far) = ends();
+        let taking = thread::spawn(move || take(&far, 1000, Answered::Each));
+        let hours = Duration::from_secs(10_000);
+        for ended in [
+            send(&near, 1000, hours, || true).err(),
+            ask(&near, 1000, hours, || true).err(),
+        ] {
+            let kind = ended.expect("it is over").kind();
+            assert_eq!(kind, io::ErrorKind::Interrupted);
+        }
+        drop(near);
+        (taking.join().expect("no panic")).expect_err("nobody is there");
     }
 
     #[test]
     fn an_end_that_goes_is_an_error_at_the_other() {
         let (near, far) = ends();
         drop(far);
-        send(&near, 1000, SOON).expect_err("nobody is there");
+        send(&near, 1000, SOON, || false).expect_err("nobody is there");
         let (near, far) = ends();
         drop(near);
         take(&far, 1000, Answered::Last).expect_err("nobody is there");

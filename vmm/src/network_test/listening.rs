@@ -11,7 +11,7 @@ use logging_channel::handshake::Title;
 use logging_channel::sender::{Commit, Finish, Sender};
 use logging_channel::session::{AcceptError, Admission, Listener};
 use logging_channel::trial::{Stretch, Turns, marker_bytes};
-use logging_channel::{HostReport, LossReason, Settings};
+use logging_channel::{HostReport, Settings};
 
 use super::bare;
 use super::error::NetworkTestError;
@@ -144,11 +144,11 @@ impl<'a> Test<'a> {
         match (stage, stage.stretch()) {
             (_, Some(stretch)) => self.log(stretch, time)?,
             (Stage::BareStream, None) => {
-                let sent = bare::send(&self.bare, piece(), time);
+                let sent = bare::send(&self.bare, piece(), time, || self.is_over());
                 bare_bytes = Some(sent.map_err(|error| self.stopped(&error))?);
             }
             (Stage::BareAnswers, None) => {
-                let asked = bare::ask(&self.bare, marker_bytes().len(), time);
+                let asked = bare::ask(&self.bare, marker_bytes().len(), time, || self.is_over());
                 let asked = asked.map_err(|error| self.stopped(&error))?;
                 times = Some(TimesTold::new(asked.figures(), asked.count()));
             }
@@ -221,14 +221,12 @@ impl<'a> Test<'a> {
         }
     }
 
-    /// Bare TCP failed, mostly because the session did.
+    /// Bare TCP failed, mostly because the session did, or because this is to end.
     fn stopped(&self, error: &io::Error) -> Stopped {
-        let session = self.sender.lost();
-        let why = session.map_or_else(
-            || error.to_string(),
-            |reason: LossReason| reason.to_string(),
-        );
-        Stopped::Lost(why)
+        match self.is_over() {
+            true => self.why(),
+            false => Stopped::Lost(error.to_string()),
+        }
     }
 }
 

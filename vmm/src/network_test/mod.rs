@@ -31,4 +31,5 @@ pub use connecting::test;
 pub use error::NetworkTestError;
 pub use listening::serve;
 pub use report::Report;
+pub use session::identity;
 pub use stage::Stage;

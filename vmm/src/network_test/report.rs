@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use disk_server::views::MAX_PROCESSES;
 use serde::Serialize;
 use transport::Peer;
 
@@ -89,6 +90,7 @@ struct Throughput {
 struct Guests {
     load: &'static str,
     log_mbit_per_s: f64,
+    /// At most as many as a host has.
     guests: u64,
 }
 
@@ -173,7 +175,7 @@ impl Report {
         let guests = |load: &Load| Guests {
             load: load.name,
             log_mbit_per_s: load.log_mbit_per_s,
-            guests: cost.guests(load),
+            guests: cost.guests(load).min(MAX_PROCESSES as u64),
         };
         LOADS.iter().map(guests).collect()
     }
@@ -260,7 +262,8 @@ impl fmt::Display for Report {
              machines run the threads that it is for. A thread that held a log up, with its\n\
              share of the time, wants faster processors, and not a faster network. Guests\n\
              are counted by their logs alone: their hosts' processors and memory are not.\n",
-        )
+        )?;
+        writeln!(f, "A host has {MAX_PROCESSES} guests at most.")
     }
 }
 

@@ -6,7 +6,8 @@ use logging_channel::Identity;
 const NAME: &str = "network test";
 
 /// What stands in place of a virtual machine.
-pub(super) fn identity() -> Identity {
+#[must_use]
+pub fn identity() -> Identity {
     Identity {
         vm: NAME.into(),
         image: [0; 32],

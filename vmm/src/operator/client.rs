@@ -237,6 +237,19 @@ impl Client {
         })?)
     }
 
+    /// Has this done with the host in whose name this asks.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn order_own_host(
+        &self,
+        host: &HostName,
+        verb: HostVerb,
+    ) -> Result<OrderNumber, ClientError> {
+        let host = host.clone();
+        accepted(self.ask(Operation::OwnHost { host, verb })?)
+    }
+
     fn ask(&self, operation: Operation) -> Result<Answer, ClientError> {
         Ok(self.arbiter.operate(operation)?)
     }

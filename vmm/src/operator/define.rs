@@ -59,19 +59,21 @@ pub struct Change {
 /// # Errors
 /// See [`DefineError`].
 pub fn read(path: &Path) -> Result<Definition, DefineError> {
-    definition(VmConfig::read(path)?)
+    definition(VmConfig::read(path)?, &mut Images::default())
 }
 
-/// The definition of this guest.
+/// The definition of this guest, with the digests of its images, of which some may be known.
 ///
 /// # Errors
 /// See [`DefineError`].
-pub fn definition(vm: VmConfig) -> Result<Definition, DefineError> {
+pub fn definition(vm: VmConfig, images: &mut Images) -> Result<Definition, DefineError> {
     let definition = Definition {
         vm: vm.name.parse()?,
         memory_mib: vm.memory_mib,
-        kernel: image(&vm.kernel)?,
-        initrd: vm.initrd.as_deref().map(image).transpose()?,
+        kernel: image(&vm.kernel, images)?,
+        initrd: (vm.initrd.as_deref())
+            .map(|path| image(path, images))
+            .transpose()?,
         append: vm.append,
         mac: vm.mac.to_string(),
         clock: (vm.clock.to_possible_value())
@@ -92,7 +94,7 @@ pub fn definition(vm: VmConfig) -> Result<Definition, DefineError> {
 ///
 /// # Errors
 /// [`DefineError::Image`], [`DefineError::Path`].
-pub fn image(path: &Path) -> Result<Image, DefineError> {
+pub fn image(path: &Path, images: &mut Images) -> Result<Image, DefineError> {
     let unreadable = |source| DefineError::Image {
         path: path.to_owned(),
         source,
@@ -101,7 +103,7 @@ pub fn image(path: &Path) -> Result<Image, DefineError> {
     let absolute = std::path::absolute(path).map_err(unreadable)?;
     match absolute.into_os_string().into_string() {
         Ok(path) => Ok(Image {
-            sha256: Images::default().digest(&path).map_err(unreadable)?,
+            sha256: images.digest(&path).map_err(unreadable)?,
             path,
         }),
         Err(path) => Err(DefineError::Path { path: path.into() }),

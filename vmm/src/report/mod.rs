@@ -8,7 +8,7 @@
 mod archive;
 mod paper;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use disk_server::arbiter::VmName;
@@ -119,9 +119,9 @@ fn of_host(vm: &VmName, path: &Path, report: &mut Report) {
     let config = Config::read(path).map_err(|error| format!("{error:#}"));
     match config.and_then(|config| papers(&config, vm).map_err(|error| error.to_string())) {
         Ok(papers) => {
-            let named = |path: &PathBuf| path.file_name()?.to_str().map(str::to_owned);
-            for path in papers {
-                report.put_file(&named(&path).unwrap_or_default(), &path);
+            for (folder, path) in papers {
+                let name = path.file_name().unwrap_or_default();
+                report.put_foreign_file(&name.to_string_lossy(), &folder, &path);
             }
         }
         Err(reason) => report.put("log", Err(reason)),

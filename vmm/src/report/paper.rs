@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+
 /// So much of the end of a file, in bytes.
 const MOST_BYTES: u64 = 1 << 20;
 
@@ -45,13 +47,39 @@ impl Report {
 
     /// The end of a file, in whole lines.
     pub(super) fn put_file(&mut self, name: &str, path: &Path) {
-        let text = end_of(path).map_err(|error| format!("{}: {error}", path.display()));
-        self.put(name, text);
+        let text = File::open(path).and_then(end_of);
+        self.put(
+            name,
+            text.map_err(|error| format!("{}: {error}", path.display())),
+        );
+    }
+
+    /// The same of a file in a directory in which somebody else may put what he likes: this is run by root, and shows
+    /// nobody more than he may see himself.
+    pub(super) fn put_foreign_file(&mut self, name: &str, folder: &Path, path: &Path) {
+        let text = open_foreign(folder, path).and_then(end_of);
+        let whole = folder.join(path);
+        self.put(
+            name,
+            text.map_err(|error| format!("{}: {error}", whole.display())),
+        );
     }
 }
 
-fn end_of(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+/// Opens a regular file without following a link below `folder`.
+fn open_foreign(folder: &Path, path: &Path) -> io::Result<File> {
+    let how = OpenHow::new()
+        // A pipe would keep whoever opens it.
+        .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let file = File::from(openat2(File::open(folder)?, path, how)?);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("it is no regular file")),
+    }
+}
+
+fn end_of(mut file: File) -> io::Result<String> {
     // Of what the kernel tells the length is zero.
     let skipped = file.metadata()?.len().saturating_sub(MOST_BYTES);
     file.seek(SeekFrom::Start(skipped))?;
@@ -69,7 +97,8 @@ fn end_of(path: &Path) -> io::Result<String> {
 
 /// The first paragraph of a file: of many processors, one.
 pub(super) fn first(path: &str) -> Result<String, String> {
-    let text = end_of(Path::new(path)).map_err(|error| format!("{path}: {error}"))?;
+    let text = File::open(path).and_then(end_of);
+    let text = text.map_err(|error| format!("{path}: {error}"))?;
     let end = text.find("\n\n").map_or(text.len(), |end| end + 1);
     Ok(text[..end].to_owned())
 }
@@ -77,6 +106,10 @@ pub(super) fn first(path: &str) -> Result<String, String> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
 
     use super::*;
 
@@ -87,14 +120,45 @@ mod tests {
         let line = "0123456789 äöü\n";
         let long = line.repeat(2 * MOST_BYTES as usize / line.len());
         fs::write(&path, &long).expect("a file");
-        let end = end_of(&path).expect("it is there");
+        let read = || File::open(&path).and_then(end_of).expect("it is there");
+        let end = read();
         assert!(long.ends_with(&end) && end.starts_with(line));
         assert!(end.len() as u64 > MOST_BYTES - line.len() as u64);
         fs::write(&path, "short\n\nand more").expect("a file");
-        assert_eq!(end_of(&path).expect("it is there"), "short\n\nand more");
+        assert_eq!(read(), "short\n\nand more");
         assert_eq!(first(&path.display().to_string()), Ok("short\n".to_owned()));
         let mut report = Report::default();
         report.put_file("b", &folder.path().join("b"));
         assert!(report.missing[0].why.contains("No such file"), "{report:?}");
+    }
+    #[test]
+    fn links_and_pipes_in_a_directory_of_somebody_else_are_not_read() {
+        let root = tempfile::tempdir().expect("a directory");
+        let (secret, folder) = (root.path().join("secret"), root.path().join("state"));
+        let guest = folder.join("guests/db");
+        fs::create_dir_all(&guest).expect("a directory");
+        fs::write(&secret, "a secret").expect("a file");
+        fs::write(guest.join("log"), "the log").expect("a file");
+        symlink(&secret, guest.join("log.1")).expect("a link");
+        symlink(root.path(), folder.join("guests/web")).expect("a link");
+        mkfifo(&guest.join("events"), Mode::S_IRUSR).expect("a pipe");
+        // The directory itself is where the configuration says, by whatever links.
+        let linked = root.path().join("linked");
+        symlink(&folder, &linked).expect("a link");
+        let mut report = Report::default();
+        for path in [
+            "guests/db/log",
+            "guests/db/log.1",
+            "guests/web/secret",
+            "guests/db/events",
+            "../secret",
+        ] {
+            report.put_foreign_file(path, &linked, Path::new(path));
+        }
+        let [log] = &report.papers[..] else {
+            panic!("{report:?}");
+        };
+        assert_eq!(log.text, "the log");
+        assert_eq!(report.missing.len(), 4, "{report:?}");
     }
 }

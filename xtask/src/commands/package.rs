@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use testbed::Layout;
 
-use crate::steps::Steps;
+use crate::steps::{Steps, succeed};
 
 /// What makes Debian packages of what Cargo.toml says of them.
 const CARGO_DEB: &str = "3.8.0";
@@ -164,12 +164,4 @@ fn git(root: &Path, arguments: &[&str]) -> Result<String> {
         "git says of no commit here: this is no clone"
     );
     Ok(String::from_utf8_lossy(&told.stdout).trim().to_owned())
-}
-
-fn succeed(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start {command:?}"))?;
-    ensure!(status.success(), "{command:?} failed");
-    Ok(())
 }

@@ -3,14 +3,14 @@
 use std::process::{Command, ExitCode};
 use std::thread;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use clap::Args;
 use testbed::{HostKind, Layout, PROGRAMS_VARIABLE, prepare_hosts};
 
 use super::images;
 use crate::needs::Needs;
 use crate::packages;
-use crate::steps::Steps;
+use crate::steps::{Steps, succeed};
 
 /// What is delivered, as users build it.
 const DELIVERED: [&str; 9] = [
@@ -117,7 +117,5 @@ fn cargo_build(layout: &Layout, arguments: &[&str]) -> Result<()> {
         .current_dir(layout.root())
         .args(["build", "--quiet"])
         .args(arguments);
-    let status = command.status().context("cannot start cargo")?;
-    ensure!(status.success(), "the build failed");
-    Ok(())
+    succeed(&mut command)
 }

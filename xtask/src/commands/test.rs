@@ -3,13 +3,13 @@
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::Args;
 use testbed::Layout;
 
 use super::setup::{self, SABOTAGE};
 use crate::needs::Needs;
-use crate::steps::Steps;
+use crate::steps::{Steps, succeed};
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, Args)]
@@ -60,12 +60,12 @@ impl Test {
             for (name, arguments, flags) in CHECKS {
                 let mut check = cargo(layout, arguments);
                 check.envs(*flags);
-                steps.step(name, || succeed(check))?;
+                steps.step(name, || succeed(&mut check))?;
             }
         }
         let mut build = cargo(layout, if nextest { NEXTEST } else { TEST });
         build.arg("--no-run");
-        steps.step("building tests", || succeed(build))
+        steps.step("building tests", || succeed(&mut build))
     }
 }
 
@@ -127,12 +127,6 @@ fn cargo(layout: &Layout, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO"));
     command.current_dir(layout.root()).args(arguments);
     command
-}
-
-fn succeed(mut command: Command) -> Result<()> {
-    let status = command.status().context("cannot start cargo")?;
-    ensure!(status.success(), "{command:?} found something");
-    Ok(())
 }
 
 /// Whether cargo-nextest is there; plain `cargo test` does the same without it, less readably.

@@ -183,3 +183,77 @@ fn a_hand_over_that_never_comes_about_is_asked_for_ever_more_seldom() {
     assert_eq!(world.until_done(drain), "it is empty");
     assert_eq!(world.places().0, Some(host("b")));
 }
+
+#[test]
+fn a_host_that_drained_itself_takes_that_back_and_no_operator_s_drain() {
+    let mut world = World::protected(&["a", "b", "c"]);
+    let own = world.own_verb("b", HostVerb::Drain);
+    assert_eq!(world.own_verb("b", HostVerb::Drain), own);
+    assert_eq!(world.until_done(own), "it is empty");
+    assert!(world.places_are("a", "c"));
+    world.restart_service();
+    world.pass(10);
+    let back = world.own_verb("b", HostVerb::Undrain);
+    assert_eq!(world.until_done(back), "noted");
+    assert!(!world.fleet.intents().is_drained(&host("b")));
+
+    // An operator's stays, whichever came first.
+    for operator_is_first in [true, false] {
+        let mut orders = Vec::new();
+        for is_operator in [operator_is_first, !operator_is_first] {
+            orders.push(match is_operator {
+                true => world.host_verb("b", HostVerb::Drain).unwrap(),
+                false => world.own_verb("b", HostVerb::Drain),
+            });
+        }
+        assert_ne!(orders[0], orders[1]);
+        for order in orders {
+            assert_eq!(world.until_done(order), "it is empty");
+        }
+        world.restart_service();
+        world.pass(10);
+        let back = world.own_verb("b", HostVerb::Undrain);
+        assert_eq!(
+            world.until_done(back),
+            "an operator wants it empty: it stays so"
+        );
+        assert!(world.fleet.intents().is_drained(&host("b")));
+        world.host_verb("b", HostVerb::Undrain).unwrap();
+        assert!(!world.fleet.intents().is_drained(&host("b")));
+    }
+    let back = world.own_verb("b", HostVerb::Undrain);
+    assert_eq!(world.until_done(back), "it was not drained");
+}
+
+#[test]
+fn an_operator_takes_back_that_a_host_drains_itself() {
+    let mut world = World::protected(&["a", "b"]);
+    // It waits: its guest has no other place.
+    world.crash("b");
+    let own = world.own_verb("a", HostVerb::Drain);
+    world.pass(40);
+    assert_eq!(world.outcome(own), None);
+    world.host_verb("a", HostVerb::Undrain).unwrap();
+    assert!(world.until_failed(own).contains("replaced by order"));
+    assert!(!world.fleet.intents().is_drained(&host("a")));
+}
+
+/// Or each shutdown of one of two hosts would take as long as its unit is given.
+#[test]
+fn a_host_that_drains_itself_does_not_wait_for_backups_that_nobody_else_can_have() {
+    let mut world = World::protected(&["a", "b"]);
+    let operator = world.host_verb("b", HostVerb::Drain).unwrap();
+    let own = world.own_verb("b", HostVerb::Drain);
+    assert_eq!(
+        world.until_done(own),
+        "it has nothing but backups that no other host can have"
+    );
+    world.pass(40);
+    assert_eq!(world.outcome(operator), None, "that one waits");
+    assert!(world.places_are("a", "b") && world.state() == State::Protected);
+    world.host_verb("b", HostVerb::Undrain).unwrap();
+    // Where somebody else can it waits for that, and a primary leaves in any case.
+    let own = world.own_verb("a", HostVerb::Drain);
+    assert_eq!(world.until_done(own), "it is empty");
+    assert!(world.places().0 == Some(host("b")));
+}

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::hosts::Process;
 use super::world::*;
 use crate::arbiter::Claimant;
-use crate::fleet::{HostVerb, Order, State, Verb};
+use crate::fleet::{HostVerb, Operation, Order, State, Verb};
 
 /// What happens to hosts, the service, and what operators do.
 #[derive(Debug, Clone)]
@@ -24,6 +24,7 @@ enum Happens {
     PowersOff,
     Asks(Verb),
     Drains(usize, bool),
+    DrainsItself(usize, bool),
 }
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -57,6 +58,7 @@ fn happens() -> impl Strategy<Value = Happens> {
         1 => Just(Happens::PowersOff),
         4 => verb.prop_map(Happens::Asks),
         1 => (which(), any::<bool>()).prop_map(|(n, is)| Happens::Drains(n, is)),
+        1 => (which(), any::<bool>()).prop_map(|(n, is)| Happens::DrainsItself(n, is)),
     ]
 }
 
@@ -86,13 +88,18 @@ fn happen(world: &mut World, what: Happens) {
             }
         }
         Happens::Asks(verb) => drop(world.verb(verb)),
-        Happens::Drains(n, is) => {
-            let verb = match is {
-                true => HostVerb::Drain,
-                false => HostVerb::Undrain,
-            };
-            drop(world.host_verb(NAMES[n], verb));
+        Happens::Drains(n, is) => drop(world.host_verb(NAMES[n], drain(is))),
+        Happens::DrainsItself(n, is) => {
+            let (host, verb) = (host(NAMES[n]), drain(is));
+            drop(world.ask(Operation::OwnHost { host, verb }));
         }
+    }
+}
+
+fn drain(is: bool) -> HostVerb {
+    match is {
+        true => HostVerb::Drain,
+        false => HostVerb::Undrain,
     }
 }
 

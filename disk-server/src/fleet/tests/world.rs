@@ -213,6 +213,13 @@ impl World {
         })
     }
 
+    /// As the host itself.
+    pub(super) fn own_verb(&mut self, name: &str, verb: HostVerb) -> OrderNumber {
+        let host = host(name);
+        let asked = self.ask(Operation::OwnHost { host, verb });
+        asked.expect("it is granted")
+    }
+
     pub(super) fn note(&mut self) {
         for (subject, what) in self.fleet.take_news() {
             let number = self.journal.len() as u64 + 1;

@@ -20,16 +20,17 @@ pub(in crate::cli) struct ListArgs {
 
 #[derive(Args)]
 pub(in crate::cli) struct DrainArgs {
-    /// The host.
-    host: HostName,
+    /// The host. If not given, this one, in its own name: with the key of /etc/ftvm/host.toml, until `ftvm host undrain`
+    /// here. It does not wait for backups that no other host can have.
+    host: Option<HostName>,
     #[command(flatten)]
     order: OrderArgs,
 }
 
 #[derive(Args)]
 pub(in crate::cli) struct UndrainArgs {
-    /// The host.
-    host: HostName,
+    /// The host. If not given, this one, in its own name: an operator's drain stays.
+    host: Option<HostName>,
     #[command(flatten)]
     order: OrderArgs,
 }
@@ -47,9 +48,14 @@ pub(in crate::cli) fn list(args: &ListArgs) -> anyhow::Result<()> {
 }
 
 pub(in crate::cli) fn drain(args: &DrainArgs) -> anyhow::Result<()> {
-    order::host(&args.order, &args.host, HostVerb::Drain, "drain")
+    order::host(&args.order, args.host.as_ref(), HostVerb::Drain, "drain")
 }
 
 pub(in crate::cli) fn undrain(args: &UndrainArgs) -> anyhow::Result<()> {
-    order::host(&args.order, &args.host, HostVerb::Undrain, "undrain")
+    order::host(
+        &args.order,
+        args.host.as_ref(),
+        HostVerb::Undrain,
+        "undrain",
+    )
 }

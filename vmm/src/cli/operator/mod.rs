@@ -13,11 +13,12 @@ pub(super) mod top;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use anyhow::Context as _;
 use clap::Args;
-use disk_server::arbiter::{ServerAddress, VmName};
+use disk_server::arbiter::{HostName, ServerAddress, VmName};
 
 use crate::cli::keys::KeyArgs;
-use crate::host::CONFIG_FILE;
+use crate::host::{CONFIG_FILE, Config};
 use crate::operator::client::{Client, ClientError};
 use crate::operator::console::{ConsoleError, Place};
 use crate::operator::settings::{self, DISK_SERVER};
@@ -39,6 +40,16 @@ impl ServiceArgs {
         let server = settings::disk_server(self.disk_server.as_ref(), Path::new(CONFIG_FILE))?;
         let endpoint = self.keys.of_person(server.is_plain)?;
         Ok(Client::new(server.address, endpoint, settings::by()))
+    }
+
+    /// The service's client in the name of this host, which is called so.
+    fn client_of_host(&self) -> anyhow::Result<(Client, HostName)> {
+        let config = Config::read(Path::new(CONFIG_FILE))
+            .context("without a name it is this host that is meant")?;
+        let endpoint = self.keys.of_configured(&config)?;
+        let named = self.disk_server.clone();
+        let server = named.unwrap_or(config.disk_server);
+        Ok((Client::new(server, endpoint, settings::by()), config.name))
     }
 }
 

@@ -58,38 +58,51 @@ struct OrderJson<'a> {
 
 /// Has this done with a guest.
 pub(super) fn guest(args: &OrderArgs, vm: &VmName, verb: Verb, name: &str) -> anyhow::Result<()> {
+    let client = args.service.client()?;
     let subject = Subject::Vm(vm.clone());
-    carry_out(args, subject, name, |client| client.order_guest(vm, verb))
+    carry_out(args, &client, subject, name, || {
+        client.order_guest(vm, verb)
+    })
 }
 
-/// Has this done with a host.
+/// Has this done with a host; with this one, by itself, where none is named.
 pub(super) fn host(
     args: &OrderArgs,
-    host: &HostName,
+    host: Option<&HostName>,
     verb: HostVerb,
     name: &str,
 ) -> anyhow::Result<()> {
+    let (client, host, is_own) = match host {
+        Some(host) => (args.service.client()?, host.clone(), false),
+        None => {
+            let (client, host) = args.service.client_of_host()?;
+            (client, host, true)
+        }
+    };
     let subject = Subject::Host(host.clone());
-    carry_out(args, subject, name, |client| client.order_host(host, verb))
+    carry_out(args, &client, subject, name, || match is_own {
+        true => client.order_own_host(&host, verb),
+        false => client.order_host(&host, verb),
+    })
 }
 
 fn carry_out(
     args: &OrderArgs,
+    client: &Client,
     subject: Subject,
     verb: &str,
-    give: impl FnOnce(&Client) -> Result<OrderNumber, ClientError>,
+    give: impl FnOnce() -> Result<OrderNumber, ClientError>,
 ) -> anyhow::Result<()> {
-    let client = args.service.client()?;
     let cancel = outcome::cancel_on_signals()?;
-    let since = waiting::latest(&client, &subject)?;
+    let since = waiting::latest(client, &subject)?;
     let ordered = Ordered {
-        order: give(&client)?,
+        order: give()?,
         subject,
         since,
     };
     let outcome = match args.no_wait {
         true => None,
-        false => Some(wait(&client, &ordered, verb, &cancel)?),
+        false => Some(wait(client, &ordered, verb, &cancel)?),
     };
     tell(args, &ordered, verb, outcome)
 }

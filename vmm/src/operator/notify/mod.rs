@@ -12,7 +12,8 @@
 //! ```
 //!
 //! The number is kept when its command has ended. After a loss in between the same transition is told again: never
-//! is one left out for that.
+//! is one left out for that. Its time is kept, too: a service that was restored from an older state gives the same
+//! numbers to other transitions, which are then those that are later.
 
 mod told;
 
@@ -28,6 +29,7 @@ use disk_server::views::PING_INTERVAL;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
+use self::told::Mark;
 pub use self::told::{Told, ToldError};
 use super::client::{Client, ClientError};
 use super::json;
@@ -75,13 +77,12 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Those behind the one that was told last, of which these are the latest, the latest first.
+    /// Those behind the number `told`, of which these are the latest, the latest first.
     fn of(mut latest: Vec<Entry>, told: u64) -> Self {
-        latest.retain(|entry| entry.number > told);
         latest.reverse();
         let first = latest.first().map_or(told + 1, |first| first.number);
         Self {
-            left_out: first - (told + 1),
+            left_out: first.saturating_sub(told + 1),
             entries: latest,
         }
     }
@@ -117,7 +118,7 @@ impl Notifier<'_> {
                 Err(NotifyError::Service(error @ ClientError::Unreachable(_))) => {
                     if std::mem::replace(&mut answers, false) {
                         let error = anyhow::Error::from(error);
-                        let meanwhile = match told.number {
+                        let meanwhile = match told.last {
                             Some(_) => "what happens meanwhile is told later",
                             None => "transitions are told from when it first answers",
                         };
@@ -137,26 +138,38 @@ impl Notifier<'_> {
 
     fn waiting(&self, told: &mut Told) -> Result<Waiting, NotifyError> {
         let mut count = 0;
-        let mut latest = None;
-        let known = told.number;
+        // The latest one that is not to be told.
+        let mut known = None;
+        let last = told.last;
         let entries = self.client.history(None, |entry| {
-            latest.get_or_insert(entry.number);
             count += 1;
-            known.is_some_and(|told| entry.number > told) && count <= MAX_WAITING
-        })?;
-        let latest = latest.unwrap_or(0);
-        let from = match told.number {
-            Some(number) if number <= latest => number,
-            Some(number) => {
-                log::warn!(
-                    "the journal ends before transition {number}, which was told: it is another one"
-                );
-                told.keep(0)?;
-                0
+            let is_new = last.is_some_and(|last| last.is_before(entry));
+            if !is_new {
+                known = Some(Mark::of(entry));
             }
-            None => {
-                told.keep(latest)?;
-                latest
+            is_new && count <= MAX_WAITING
+        })?;
+        let Some(last) = last else {
+            let now = known.unwrap_or_default();
+            told.keep(now)?;
+            return Ok(Waiting::of(entries, now.number));
+        };
+        let from = match (known, entries.last()) {
+            (Some(known), _) if known == last => last.number,
+            (None, oldest) if oldest.is_none_or(|oldest| oldest.number > last.number) => {
+                last.number
+            }
+            (known, oldest) => {
+                let number = last.number;
+                log::warn!(
+                    "the journal does not have transition {number}, which was told: it is another one, \
+                     of which what is later is told"
+                );
+                if let Some(known) = known {
+                    told.keep(known)?;
+                }
+                let before_oldest = oldest.map_or(0, |oldest| oldest.number - 1);
+                known.map_or(before_oldest, |known| known.number)
             }
         };
         Ok(Waiting::of(entries, from))
@@ -197,7 +210,7 @@ impl Notifier<'_> {
                 }
             }
             left_out = 0;
-            told.keep(entry.number)?;
+            told.keep(Mark::of(&entry))?;
         }
         Ok(())
     }
@@ -264,233 +277,4 @@ impl Notifier<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::sync::Arc;
-
-    use disk_server::fleet::{Answer, Operation, What};
-    use parking_lot::Mutex;
-
-    use super::*;
-    use crate::operator::fake;
-
-    fn entry(number: u64) -> Entry {
-        let subject = match number % 2 {
-            0 => Subject::Vm("db".parse().unwrap()),
-            _ => Subject::Host("a".parse().unwrap()),
-        };
-        Entry {
-            number,
-            unix_ms: 1000 * number,
-            subject,
-            what: What::Live {},
-        }
-    }
-
-    type Journal = Arc<Mutex<Vec<Entry>>>;
-
-    fn journal(numbers: impl IntoIterator<Item = u64>) -> (Journal, Client) {
-        let journal = Arc::new(Mutex::new(numbers.into_iter().map(entry).collect()));
-        let of_service: Journal = Arc::clone(&journal);
-        let client = fake::service(vec![], move |operation| {
-            let Operation::History { vm: None, before } = operation else {
-                panic!("{operation:?}");
-            };
-            let journal = of_service.lock();
-            let earlier = journal.iter().rev();
-            let earlier = earlier.filter(|it| before.is_none_or(|before| it.number < before));
-            let mut entries: Vec<Entry> = earlier.cloned().collect();
-            let more = entries.len() > 100;
-            entries.truncate(100);
-            Ok(Answer::History { entries, more })
-        });
-        (journal, client)
-    }
-
-    /// What is followed, with a shell's script as the command.
-    struct World {
-        client: Client,
-        journal: Journal,
-        folder: tempfile::TempDir,
-        script: String,
-        time_limit: Duration,
-    }
-
-    impl World {
-        fn new(numbers: impl IntoIterator<Item = u64>) -> Self {
-            let (journal, client) = journal(numbers);
-            Self {
-                client,
-                journal,
-                folder: tempfile::tempdir().unwrap(),
-                script: "echo $FTVM_NUMBER $FTVM_EVENT $FTVM_VM$FTVM_HOST $FTVM_LEFT_OUT >> said"
-                    .into(),
-                time_limit: Duration::from_secs(600),
-            }
-        }
-
-        fn told(&self) -> Told {
-            Told::open(&self.folder.path().join("told")).unwrap()
-        }
-
-        /// Looks once.
-        fn look(&self, told: &mut Told) {
-            self.look_until(told, &AtomicBool::new(false));
-        }
-
-        fn look_until(&self, told: &mut Told, cancel: &AtomicBool) {
-            let folder = self.folder.path().display();
-            let script = format!("cd {folder}; {}", self.script);
-            let command = ["/bin/sh".to_owned(), "-c".to_owned(), script];
-            let notifier = Notifier {
-                client: &self.client,
-                command: &command,
-                time_limit: self.time_limit,
-                cancel,
-            };
-            let waiting = notifier.waiting(told).unwrap();
-            notifier.tell(waiting, told, &mut true).unwrap();
-        }
-
-        fn said(&self) -> String {
-            fs::read_to_string(self.folder.path().join("said")).unwrap_or_default()
-        }
-    }
-
-    #[test]
-    fn each_transition_is_told_once_and_in_order_from_the_start_on() {
-        let world = World::new(1..=3);
-        let mut told = world.told();
-        world.look(&mut told);
-        assert_eq!(world.said(), "", "that was before");
-        world.journal.lock().extend([entry(4), entry(5)]);
-        world.look(&mut told);
-        world.look(&mut told);
-        assert_eq!(world.said(), "4 live db 0\n5 live a 0\n");
-        drop(told);
-        world.journal.lock().push(entry(6));
-        world.look(&mut world.told());
-        assert_eq!(world.said(), "4 live db 0\n5 live a 0\n6 live db 0\n");
-    }
-
-    #[test]
-    fn the_command_gets_the_transition_as_history_has_it() {
-        let mut world = World::new(1..=1);
-        let mut told = world.told();
-        world.script = "cat > said".into();
-        world.look(&mut told);
-        world.journal.lock().push(entry(2));
-        world.look(&mut told);
-        let said: serde_json::Value = serde_json::from_str(&world.said()).unwrap();
-        assert_eq!(said, json::entry(&entry(2)));
-    }
-
-    #[test]
-    fn of_too_many_the_oldest_are_left_out_and_counted() {
-        let world = World::new(1..=1);
-        let mut told = world.told();
-        world.look(&mut told);
-        let last = MAX_WAITING as u64 + 11;
-        world.journal.lock().extend((2..=last).map(entry));
-        let client = &world.client;
-        let cancel = AtomicBool::new(false);
-        let notifier = Notifier {
-            client,
-            command: &[],
-            time_limit: world.time_limit,
-            cancel: &cancel,
-        };
-        let waiting = notifier.waiting(&mut told).unwrap();
-        assert_eq!(waiting.left_out, 10);
-        let numbers = waiting.entries.iter().map(|entry| entry.number);
-        assert!(numbers.eq(12..=last));
-
-        // Those that the journal has not kept are as good as left out.
-        let waiting = Waiting::of(vec![entry(9), entry(8)], 4);
-        assert_eq!((waiting.left_out, waiting.entries.len()), (3, 2));
-        assert_eq!(Waiting::of(vec![entry(4)], 4).left_out, 0);
-    }
-
-    #[test]
-    fn a_command_that_fails_or_hangs_holds_up_nothing() {
-        let mut world = World::new(1..=1);
-        let mut told = world.told();
-        world.look(&mut told);
-        world.journal.lock().extend([entry(2), entry(3)]);
-        world.script += "; exit 7";
-        world.look(&mut told);
-        assert_eq!(world.said().lines().count(), 2);
-        world.journal.lock().push(entry(4));
-        fs::remove_file(world.folder.path().join("said")).unwrap();
-        // What it has started would write to that, or hold it, for as long as it lives.
-        world.script = "sleep 100000 & echo $! > said; wait".into();
-        world.time_limit = Duration::from_millis(1);
-        while world.said().is_empty() {
-            world.time_limit *= 2;
-            told.number = Some(3);
-            world.look(&mut told);
-        }
-        let child = Pid::from_raw(world.said().trim().parse().unwrap());
-        while nix::sys::signal::kill(child, None).is_ok() && !is_zombie(child) {
-            thread::yield_now();
-        }
-        assert_eq!(told.number, Some(4));
-    }
-
-    #[test]
-    fn nothing_is_told_to_a_command_that_cannot_be_started_and_nothing_is_lost() {
-        let world = World::new(1..=1);
-        let mut told = world.told();
-        world.look(&mut told);
-        world.journal.lock().push(entry(2));
-        let missing = world.folder.path().join("missing");
-        let notifier = Notifier {
-            client: &world.client,
-            command: &[missing.display().to_string()],
-            time_limit: world.time_limit,
-            cancel: &AtomicBool::new(false),
-        };
-        let mut starts = true;
-        for _ in 0..2 {
-            let waiting = notifier.waiting(&mut told).unwrap();
-            notifier.tell(waiting, &mut told, &mut starts).unwrap();
-            assert!(!starts && told.number == Some(1));
-        }
-        world.look(&mut told);
-        assert_eq!(world.said(), "2 live db 0\n");
-    }
-
-    /// Killed, and not waited for by whoever has inherited it.
-    fn is_zombie(pid: Pid) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        stat.rsplit(')')
-            .next()
-            .is_some_and(|rest| rest.trim_start().starts_with('Z'))
-    }
-
-    #[test]
-    fn a_transition_whose_command_was_cut_short_is_told_again() {
-        let mut world = World::new(1..=1);
-        let mut told = world.told();
-        world.look(&mut told);
-        world.journal.lock().push(entry(2));
-        world.script = "sleep 100000".into();
-        world.look_until(&mut told, &AtomicBool::new(true));
-        assert_eq!(told.number, Some(1));
-        drop(told);
-        world.script = "echo $FTVM_NUMBER >> said".into();
-        world.look(&mut world.told());
-        assert_eq!(world.said(), "2\n");
-    }
-
-    #[test]
-    fn another_journal_is_told_from_its_begin() {
-        let world = World::new(1..=7);
-        let mut told = world.told();
-        world.look(&mut told);
-        *world.journal.lock() = vec![entry(1), entry(2)];
-        world.look(&mut told);
-        world.look(&mut told);
-        assert_eq!(world.said(), "1 live a 0\n2 live db 0\n");
-    }
-}
+mod tests;

@@ -5,6 +5,8 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use disk_server::fleet::Entry;
+
 /// Why it cannot be known what was told last.
 #[derive(Debug, thiserror::Error)]
 pub enum ToldError {
@@ -24,20 +26,50 @@ pub enum ToldError {
         path: PathBuf,
     },
     /// The file has something else in it.
-    #[error("{} does not have the number of a transition: remove it to begin with what happens from now on", path.display())]
-    NoNumber {
+    #[error("{} does not have the number and time of a transition: remove it to begin with what happens from now on", path.display())]
+    NoMark {
         /// Its path.
         path: PathBuf,
     },
 }
 
-/// The number of the last transition that was told, in a file that this process has for itself.
+/// Which transition was told last. A journal that was restored gives numbers again, and no time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) number: u64,
+    /// By the service's clock.
+    pub(super) unix_ms: u64,
+}
+
+impl Mark {
+    pub(super) fn of(entry: &Entry) -> Self {
+        Self {
+            number: entry.number,
+            unix_ms: entry.unix_ms,
+        }
+    }
+
+    /// Whether this transition came after that one, by what a journal that was restored has of either.
+    pub(super) fn is_before(self, entry: &Entry) -> bool {
+        entry.number > self.number || entry.unix_ms > self.unix_ms
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let (number, unix_ms) = text.split_once(' ')?;
+        Some(Self {
+            number: number.parse().ok()?,
+            unix_ms: unix_ms.parse().ok()?,
+        })
+    }
+}
+
+/// The last transition that was told, in a file that this process has for itself.
 #[derive(Debug)]
 pub struct Told {
     path: PathBuf,
     file: File,
     /// `None`: none yet.
-    pub(super) number: Option<u64>,
+    pub(super) last: Option<Mark>,
 }
 
 impl Told {
@@ -61,23 +93,22 @@ impl Told {
         }
         let mut text = String::new();
         file.read_to_string(&mut text).map_err(unusable)?;
-        let number = match text.trim() {
+        let last = match text.trim() {
             "" => None,
-            number => Some(
-                number
-                    .parse()
-                    .map_err(|_| ToldError::NoNumber { path: path.clone() })?,
-            ),
+            text => {
+                let mark = Mark::parse(text);
+                Some(mark.ok_or_else(|| ToldError::NoMark { path: path.clone() })?)
+            }
         };
-        Ok(Self { path, file, number })
+        Ok(Self { path, file, last })
     }
 
     /// Always as long, so that it is written in place, within a sector.
-    pub(super) fn keep(&mut self, number: u64) -> Result<(), ToldError> {
-        self.number = Some(number);
-        let written = self
-            .file
-            .write_all_at(format!("{number:020}\n").as_bytes(), 0);
+    pub(super) fn keep(&mut self, last: Mark) -> Result<(), ToldError> {
+        self.last = Some(last);
+        let Mark { number, unix_ms } = last;
+        let line = format!("{number:020} {unix_ms:020}\n");
+        let written = self.file.write_all_at(line.as_bytes(), 0);
         let kept = written.and_then(|()| self.file.sync_data());
         kept.map_err(|source| ToldError::Use {
             path: self.path.clone(),
@@ -93,19 +124,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_told_is_one_process_s_and_a_number() {
+    fn what_was_told_is_one_process_s_and_a_number_with_a_time() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("told");
         let mut told = Told::open(&path).unwrap();
-        assert_eq!(told.number, None);
-        told.keep(u64::MAX).unwrap();
-        told.keep(7).unwrap();
+        assert_eq!(told.last, None);
+        let mark = |number, unix_ms| Mark { number, unix_ms };
+        told.keep(mark(u64::MAX, u64::MAX)).unwrap();
+        told.keep(mark(7, 8)).unwrap();
         let error = Told::open(&path).unwrap_err();
         assert!(matches!(error, ToldError::Another { .. }), "{error}");
         drop(told);
-        assert_eq!(Told::open(&path).unwrap().number, Some(7));
-        fs::write(&path, "seven").unwrap();
-        let error = Told::open(&path).unwrap_err();
-        assert!(matches!(error, ToldError::NoNumber { .. }), "{error}");
+        assert_eq!(Told::open(&path).unwrap().last, Some(mark(7, 8)));
+        for text in ["seven", "7", "7 8 9"] {
+            fs::write(&path, text).unwrap();
+            let error = Told::open(&path).unwrap_err();
+            assert!(matches!(error, ToldError::NoMark { .. }), "{error}");
+        }
     }
 }

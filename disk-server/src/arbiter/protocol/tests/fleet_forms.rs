@@ -72,11 +72,12 @@ pub(super) fn operation() -> impl Strategy<Value = Operation> {
         (vm(), by()).prop_map(|(vm, by)| Operation::Undefine { vm, by }),
         vm().prop_map(|vm| Operation::Definition { vm }),
         (vm(), verb(), by()).prop_map(|(vm, verb, by)| Operation::Guest { vm, verb, by }),
-        (host_name(), host_verb, by()).prop_map(|(host, verb, by)| Operation::Host {
+        (host_name(), host_verb.clone(), by()).prop_map(|(host, verb, by)| Operation::Host {
             host,
             verb,
             by
         }),
+        (host_name(), host_verb).prop_map(|(host, verb)| Operation::OwnHost { host, verb }),
         vm().prop_map(|vm| Operation::Status { vm }),
         prop::option::of(vm()).prop_map(|after| Operation::List { after }),
         (prop::option::of(vm()), prop::option::of(any::<u64>()))
@@ -383,6 +384,8 @@ fn the_documented_forms_are_the_real_ones() {
         r#"{"op":"operate","operation":{"what":"undefine","vm":"db","by":"anna@ops1"}}"#.to_owned(),
         r#"{"op":"operate","operation":{"what":"definition","vm":"db"}}"#.to_owned(),
         r#"{"op":"operate","operation":{"what":"host","host":"hostB","verb":"drain","by":"anna@ops1"}}"#
+            .to_owned(),
+        r#"{"op":"operate","operation":{"what":"own_host","host":"hostB","verb":"undrain"}}"#
             .to_owned(),
         r#"{"op":"operate","operation":{"what":"status","vm":"db"}}"#.to_owned(),
         r#"{"op":"operate","operation":{"what":"list","after":null}}"#.to_owned(),
