@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::layout::{HOST_AGENT, Layout};
 
 /// Modules of a host; what they depend on comes along.
-const HOST_MODULES: [&str; 10] = [
+pub(crate) const HOST_MODULES: [&str; 10] = [
     "virtio_pci",
     "virtio_net",
     "tun",

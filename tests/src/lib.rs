@@ -25,6 +25,7 @@
 pub mod agent;
 mod client;
 mod connection;
+mod debian_boot;
 mod disturbance;
 mod error;
 pub mod failover;
