@@ -26,8 +26,9 @@ const FINGERPRINT: &str = "SHA256:";
 
 /// The machines of the page, as it calls them, with the last number of their addresses.
 const MACHINES: [(&str, u8); 3] = [("a", 1), ("b", 2), ("disk", 9)];
-/// Which of them are hosts.
+/// Which of them are hosts, and which is not.
 const HOSTS: [usize; 2] = [0, 1];
+const DISK: usize = 2;
 /// The page's guest, and a client.
 const VM: &str = "db";
 const GUEST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 10);
@@ -67,18 +68,17 @@ fn the_commands_of_the_page_make_a_guest_that_outlives_its_hosts() -> Result<()>
     prometheus.sees("up", |all| all.iter().filter(|up| is_one(up)).count() == 2)?;
     prometheus.raises("FtvmFailover")?;
     machines.boot_again(&testbed, lost)?;
-    machines.type_in(other, &back.commands)?;
+    machines.type_in(&[other], &back.commands)?;
 
     // A reboot hands the guest over to the one that is back, and this one is its backup afterwards.
     machines.reboot(other)?;
     assert_eq!(count(&mut redis), ":3");
     assert_eq!(machines.primary(lost)?, lost);
-    machines.type_in(lost, &back.commands)?;
+    machines.type_in(&[lost], &back.commands)?;
     prometheus.sees("ftvm_vm_protected", |all| all.iter().any(is_one))?;
 
-    machines.type_in(HOSTS[0], &format!("ftvm vm stop {VM}\n"))?;
-    machines.purge(other, "ftvm")?;
-    machines.purge(MACHINES.len() - 1, "ftvm-disk-server")?;
+    machines.type_in(&[HOSTS[0]], &format!("ftvm vm stop {VM}\n"))?;
+    machines.purge(&[other, DISK])?;
     testbed.succeed();
     Ok(())
 }
@@ -134,26 +134,38 @@ impl Machines {
     }
 
     fn carry_out(&mut self, block: &Block) -> Result<()> {
-        for place in &block.places {
+        let find = |place: &String| {
             let machine = MACHINES.iter().position(|(name, _)| name == place);
-            let machine = machine.unwrap_or_else(|| panic!("no machine is called {place}"));
-            self.type_in(machine, &block.commands)?;
-        }
-        Ok(())
+            machine.unwrap_or_else(|| panic!("no machine is called {place}"))
+        };
+        let machines: Vec<usize> = block.places.iter().map(find).collect();
+        self.type_in(&machines, &block.commands)
     }
 
-    /// Types commands in, and waits until they are done.
-    fn type_in(&mut self, machine: usize, commands: &str) -> Result<()> {
-        let (place, _) = MACHINES[machine];
+    /// Types commands in at some machines, and waits until they are done on all.
+    fn type_in(&mut self, machines: &[usize], commands: &str) -> Result<()> {
         let mut commands = commands.to_owned();
         for (word, fingerprint) in &self.fingerprints {
             commands = commands.replace(word, fingerprint);
         }
-        let shell = &mut self.shells[machine];
-        shell.write(format!("{commands}echo '{DONE}'\n").as_bytes())?;
-        let told = loop {
+        for machine in machines {
+            self.shells[*machine].write(format!("{commands}echo '{DONE}'\n").as_bytes())?;
+        }
+        for machine in machines {
+            self.wait_for(*machine)?;
+            let (place, _) = MACHINES[*machine];
+            let last = commands.lines().last().unwrap_or_default();
+            self.says(format_args!("{place} has done `{last}`"));
+        }
+        Ok(())
+    }
+
+    /// Waits until what was typed in at a machine is done.
+    fn wait_for(&mut self, machine: usize) -> Result<()> {
+        let (place, _) = MACHINES[machine];
+        loop {
             // A fingerprint, or the end.
-            let line = shell.wait_for_line(":", LIMIT);
+            let line = self.shells[machine].wait_for_line(":", LIMIT);
             let line = line.inspect_err(|_| show_logs(&self.hosts))?.text;
             if line.starts_with(FINGERPRINT) {
                 // The first one is the machine's, and then comes somebody's who works there.
@@ -163,11 +175,9 @@ impl Machines {
                 self.fingerprints.push((format!("\"{word}\""), format!("\"{line}\"")));
             }
             if line == DONE {
-                break commands.lines().last().unwrap_or_default().to_owned();
+                return Ok(());
             }
-        };
-        self.says(format_args!("{place} has done `{told}`"));
-        Ok(())
+        }
     }
 
     /// The host that the guest runs on, as one of them knows.
@@ -207,44 +217,57 @@ impl Machines {
         Ok(())
     }
 
-    /// Takes a package from a machine, and sees what is left.
-    fn purge(&mut self, machine: usize, package: &str) -> Result<()> {
-        self.type_in(machine, &format!("apt-get remove -y {package}\n"))?;
-        let host = &self.hosts[machine];
-        let processes = host.run(&["pgrep", "-u", "ftvm", "-a"])?;
-        assert_eq!(processes.stdout, "", "they run without {package}");
-        self.type_in(machine, "apt-get purge -y 'ftvm*'\n")?;
-        let host = &self.hosts[machine];
-        is_in_order(host)?;
-        let left: Vec<String> = files(host)?
-            .into_iter()
-            .filter(|file| !self.before.contains(file) && !may_stay(file))
-            .collect();
-        assert_eq!(left, [""; 0], "what {package} leaves behind");
+    /// Takes the packages from machines, and sees what is left.
+    fn purge(&mut self, machines: &[usize]) -> Result<()> {
+        let packages = "ftvm ftvm-disk-server";
+        self.type_in(machines, &format!("apt-get remove -y {packages}\n"))?;
+        for machine in machines {
+            let processes = self.hosts[*machine].run(&["pgrep", "-a", "-u", "ftvm"])?;
+            assert_eq!(processes.stdout, "", "they run without a package");
+        }
+        self.type_in(machines, &format!("apt-get purge -y {packages}\n"))?;
+        for machine in machines {
+            let host = &self.hosts[*machine];
+            is_in_order(host)?;
+            let left: Vec<String> = files(host)?
+                .into_iter()
+                .filter(|file| !self.before.contains(file) && !may_stay(file))
+                .collect();
+            assert_eq!(left, [""; 0], "what is left on {}", host.name());
+        }
         Ok(())
     }
 }
 
-/// Whether a file that came with or after a package may be there when it is purged: what was written by hand, keys, and
-/// what the disk server knows; and what is no package's of ours.
+/// Whether a file that was not there before a package may be there when it is purged.
 fn may_stay(file: &str) -> bool {
-    [
+    // What was written by hand, keys, and what the disk server knows of who may run what.
+    const OURS: [&str; 5] = [
         "/etc/default/ftvm-disk-server",
         "/etc/ftvm",
-        "/etc/modprobe.d/ftvm.conf",
-        "/etc/network/",
+        "/root/.config/ftvm",
+        "/root/debs/",
+        "/var/lib/ftvm-disk-server",
+    ];
+    // Of the system's, or of somebody's who works there.
+    const OTHERS: [&str; 11] = [
+        "/etc/group-",
+        "/etc/gshadow-",
+        "/etc/passwd-",
+        "/etc/shadow-",
         "/root/",
-        "/srv/",
         "/var/cache/",
         "/var/lib/apt/",
         "/var/lib/dpkg/",
-        "/var/lib/ftvm-disk-server",
         "/var/lib/systemd/",
         "/var/log/",
-        "/var/tmp/systemd-private-",
-    ]
-    .iter()
-    .any(|begin| file.starts_with(begin))
+        "/var/tmp/",
+    ];
+    let list: &[&str] = match file.contains("ftvm") || file.contains("disk-server") {
+        true => &OURS,
+        false => &OTHERS,
+    };
+    list.iter().any(|begin| file.starts_with(begin))
 }
 
 /// All files of the root.
@@ -316,8 +339,7 @@ fn prepare(host: &Host, number: u8) -> Result<()> {
     for deb in debs {
         let deb = deb.expect("an entry").path();
         let name = deb.file_name().expect("a name").to_string_lossy();
-        let is_wanted = name.starts_with("ftvm_") || !is_host;
-        if name.ends_with(".deb") && is_wanted {
+        if name.ends_with(".deb") {
             host.put(&deb, &format!("/root/debs/{name}"))?;
         }
     }

@@ -13,7 +13,7 @@ mkdir -p "$root/lib/modules"
 for unit in \
     apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer \
     e2scrub_all.timer e2scrub_reap.service fstrim.timer systemd-tmpfiles-clean.timer \
-    getty@tty1.service getty-static.service serial-getty@.service; do
+    getty@tty1.service getty-static.service serial-getty@.service systemd-logind.service; do
     ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
 
