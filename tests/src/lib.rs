@@ -68,6 +68,7 @@ pub use error::{Error, Result};
 pub use host::Host;
 pub use host_kind::{HOSTS_VARIABLE, HostKind};
 pub use kept::KeptHosts;
+pub use image::file_stamp;
 pub use keys::Keys;
 pub use layout::{HOST_AGENT, Layout, PROGRAMS_VARIABLE, SABOTAGED_FTVM};
 pub use netns::Namespace;

@@ -1,13 +1,12 @@
 //! `cargo xtask package`
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use testbed::Layout;
+use testbed::{Layout, file_stamp};
 
 use crate::steps::Steps;
 
@@ -83,13 +82,7 @@ fn stamp(layout: &Layout) -> Result<String> {
         }
     }
     files.sort();
-    let line = |path: &PathBuf| -> Result<String> {
-        let metadata = fs::metadata(path)?;
-        let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
-        let (path, bytes) = (path.display(), metadata.len());
-        Ok(format!("{path} {bytes} {seconds}.{nanoseconds:09}\n"))
-    };
-    files.iter().map(line).collect()
+    files.iter().map(|path| Ok(file_stamp(path)?)).collect()
 }
 
 fn provide_cargo_deb(steps: &Steps, tools: &Path) -> Result<()> {
