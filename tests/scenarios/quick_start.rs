@@ -146,7 +146,7 @@ impl Machines {
     fn type_in(&mut self, machines: &[usize], commands: &str) -> Result<()> {
         let mut commands = commands.to_owned();
         for (word, fingerprint) in &self.fingerprints {
-            commands = commands.replace(word, fingerprint);
+            commands = commands.replace(&format!("\"{word}\""), &format!("\"{fingerprint}\""));
         }
         for machine in machines {
             self.shells[*machine].write(format!("{commands}echo '{DONE}'\n").as_bytes())?;
@@ -172,7 +172,7 @@ impl Machines {
                 let word = format!("OF-{}", place.to_uppercase());
                 let is_known = self.fingerprints.iter().any(|(known, _)| *known == word);
                 let word = if is_known { "OF-YOU".to_owned() } else { word };
-                self.fingerprints.push((format!("\"{word}\""), format!("\"{line}\"")));
+                self.fingerprints.push((word, line.clone()));
             }
             if line == DONE {
                 return Ok(());

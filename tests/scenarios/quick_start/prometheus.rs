@@ -82,9 +82,8 @@ impl Prometheus {
         let waited = wait_until(alert, LIMIT, || {
             seen = self.get("/api/v1/alerts");
             let alerts = seen.as_ref().and_then(|seen| seen["alerts"].as_array());
-            let fires = |one: &Value| {
-                one["labels"]["alertname"] == alert && one["state"] == "firing"
-            };
+            let fires =
+                |one: &Value| one["labels"]["alertname"] == alert && one["state"] == "firing";
             Ok(alerts.is_some_and(|alerts| alerts.iter().any(fires)))
         });
         waited.inspect_err(|_| eprintln!("Prometheus' alerts: {seen:?}"))
