@@ -17,8 +17,8 @@ for unit in \
     ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
 
-# What would differ, and what nobody reads.
-rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/cache/debconf/* \
+# What would differ (mmdebstrap leaves this machine's name), and what nobody reads.
+rm -rf "$root"/etc/hostname "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/var/cache/debconf/* \
     "$root"/var/lib/dpkg/*-old "$root"/var/cache/ldconfig/aux-cache \
     "$root"/var/lib/systemd/random-seed "$root"/etc/*- "$root"/etc/resolv.conf
 # How this machine gets its packages is no part of the image.
