@@ -14,9 +14,9 @@
 //! * `micro/*.elf`: guests without a kernel, each for one hard spot of
 //!   recording and replaying ([`micro`])
 //!
-//! ([`images`]) and a disk image with a Debian root file system
-//! ([`debian`]), bit for bit the same whenever the packages are. The parts
-//! serve the testbed too, which makes the initramfs of its hosts with them:
+//! ([`images`]) and disk images with a Debian root file system, for guests
+//! ([`debian`]) and for hosts of the testbed ([`debian_host`]), bit for bit
+//! the same whenever the packages are. The parts serve the testbed too, which makes the initramfs of its hosts with them:
 //! [`packages`], [`archive`], [`libraries`], [`modules`].
 
 pub mod accessed_bits;
@@ -28,6 +28,7 @@ pub mod compiler;
 mod contents;
 mod count;
 pub mod debian;
+pub mod debian_host;
 pub mod debian_kernel;
 pub mod disk;
 pub mod error;
@@ -43,6 +44,7 @@ pub mod modules;
 pub mod packages;
 pub mod page_pressure;
 mod renewal;
+mod root;
 mod selftest;
 
 pub use archive::Archive;

@@ -31,18 +31,20 @@ pub enum Use {
     Bookworm,
     /// Installed in the disk image ([`crate::debian`]), from Debian 12.
     Disk,
+    /// Installed in the disk image of the testbed's hosts ([`crate::debian_host`]), from Debian 12.
+    Host,
     /// Unpacked: the kernel of Debian 13.
     Trixie,
 }
 
 impl Use {
-    const ALL: [Self; 3] = [Self::Bookworm, Self::Disk, Self::Trixie];
+    const ALL: [Self; 4] = [Self::Bookworm, Self::Disk, Self::Host, Self::Trixie];
 
     /// Debian's name for the release.
     #[must_use]
     pub fn release(self) -> &'static str {
         match self {
-            Self::Bookworm | Self::Disk => "bookworm",
+            Self::Bookworm | Self::Disk | Self::Host => "bookworm",
             Self::Trixie => "trixie",
         }
     }
@@ -53,6 +55,7 @@ impl fmt::Display for Use {
         f.write_str(match self {
             Self::Bookworm => "bookworm",
             Self::Disk => "disk",
+            Self::Host => "host",
             Self::Trixie => "trixie",
         })
     }

@@ -192,14 +192,19 @@ impl PackageStore {
         self.package_for(purpose, real)
     }
 
-    /// The packages of the disk image, which has these with all that they need, as files in
+    /// The packages of a disk image, which has these with all that they need, as files in
     /// `directory`.
     ///
     /// # Errors
     ///
     /// As [`PackageStore::package`].
-    pub fn fetch_system(&self, with: &[&str], directory: &Path) -> Result<Vec<Pin>, PackageError> {
-        let pins = self.system(with)?;
+    pub fn fetch_system(
+        &self,
+        purpose: Use,
+        with: &[&str],
+        directory: &Path,
+    ) -> Result<Vec<Pin>, PackageError> {
+        let pins = self.system(purpose, with)?;
         fs::create_dir_all(directory).map_err(|source| self.store_error(directory, source))?;
         self.fetch(&pins.iter().collect::<Vec<_>>(), directory)?;
         Ok(pins)
@@ -210,14 +215,14 @@ impl PackageStore {
     /// # Errors
     ///
     /// When one is not known.
-    pub fn system(&self, with: &[&str]) -> Result<Vec<Pin>, PackageError> {
+    pub fn system(&self, purpose: Use, with: &[&str]) -> Result<Vec<Pin>, PackageError> {
         match &self.renewal {
             Some(renewal) => {
-                let pins = renewal.lists(Use::Disk).system(with)?;
-                renewal.take(Use::Disk, &pins);
+                let pins = renewal.lists(purpose).system(with)?;
+                renewal.take(purpose, &pins);
                 Ok(pins)
             }
-            None => Ok(Lock::committed()?.of(Use::Disk).cloned().collect()),
+            None => Ok(Lock::committed()?.of(purpose).cloned().collect()),
         }
     }
 
@@ -275,7 +280,7 @@ impl PackageStore {
 impl Renewal {
     fn lists(&self, purpose: Use) -> &Lists {
         match purpose {
-            Use::Bookworm | Use::Disk => &self.bookworm,
+            Use::Bookworm | Use::Disk | Use::Host => &self.bookworm,
             Use::Trixie => &self.trixie,
         }
     }

@@ -25,8 +25,8 @@ use crate::plan::Plan;
 use crate::process::HostProcess;
 use crate::qemu::{ProcessId, Qemu};
 
-/// A boot takes 5 to 9 s; on a busy machine it may take much longer.
-const BOOT: Duration = Duration::from_secs(120);
+/// A boot takes 5 to 9 s, that of a Debian a minute; on a busy machine it may take much longer.
+const BOOT: Duration = Duration::from_secs(300);
 
 /// A running host. It is killed when this value is dropped, unless it stays.
 #[derive(Debug)]
@@ -137,7 +137,7 @@ impl Host {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        // All are restored with the default.
+        // All are restored with the default, and what a Debian has is its owner's choice.
         if paging == Paging::default() {
             return Ok(());
         }

@@ -13,6 +13,9 @@ pub const HOSTS_VARIABLE: &str = "FTVM_HOSTS";
 pub enum HostKind {
     /// A QEMU process that emulates a machine with SVM. Works everywhere.
     Qemu,
+    /// The same with a Debian as it was just installed: systemd, apt, and nothing of ftvm's. It has a disk of its own,
+    /// and boots anew in place of being restored.
+    Debian,
     /// A network namespace: guests run on this machine's own `/dev/kvm`.
     Namespace,
 }

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::layout::{HOST_AGENT, Layout};
 
 /// Modules of a host; what they depend on comes along.
-const HOST_MODULES: [&str; 10] = [
+pub(crate) const HOST_MODULES: [&str; 10] = [
     "virtio_pci",
     "virtio_net",
     "tun",
@@ -108,8 +108,12 @@ impl HostImage {
     }
 }
 
-/// Size and time of a file, with its path: a line.
-pub(crate) fn file_stamp(path: &Path) -> Result<String> {
+/// Size and time of a file, with its path: a line, which is another one when somebody has written to it.
+///
+/// # Errors
+///
+/// When there is no such file.
+pub fn file_stamp(path: &Path) -> Result<String> {
     let metadata = fs::metadata(path).map_err(|source| file_error(path, source))?;
     Ok(format!(
         "{} {} {}.{:09}\n",

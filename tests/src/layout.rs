@@ -67,6 +67,12 @@ impl Layout {
         self.state("images")
     }
 
+    /// Packages of the programs that scenarios run, for Debian hosts.
+    #[must_use]
+    pub fn debs(&self) -> PathBuf {
+        self.state("debs")
+    }
+
     /// What hosts are restored from.
     pub(crate) fn host_snapshots(&self) -> PathBuf {
         self.state("host")

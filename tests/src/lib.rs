@@ -25,6 +25,7 @@
 pub mod agent;
 mod client;
 mod connection;
+mod debian_boot;
 mod disturbance;
 mod error;
 pub mod failover;
@@ -66,6 +67,7 @@ pub use disturbance::Traffic;
 pub use error::{Error, Result};
 pub use host::Host;
 pub use host_kind::{HOSTS_VARIABLE, HostKind};
+pub use image::file_stamp;
 pub use kept::KeptHosts;
 pub use keys::Keys;
 pub use layout::{HOST_AGENT, Layout, PROGRAMS_VARIABLE, SABOTAGED_FTVM};

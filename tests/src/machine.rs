@@ -4,6 +4,7 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
+use crate::debian_boot::DebianBoot;
 use crate::error::Result;
 use crate::host_kind::HostKind;
 use crate::namespace_machine::NamespaceMachine;
@@ -25,6 +26,10 @@ impl Machine {
                 // It stays what it is until QEMU has read it.
                 let snapshot = Snapshot::current(plan.layout, plan.size)?;
                 Qemu::restore(plan, snapshot.directory()).map(Self::Qemu)
+            }
+            HostKind::Debian => {
+                let boot = DebianBoot::prepare(plan)?;
+                Qemu::boot_from_disk(plan, &boot).map(Self::Qemu)
             }
             HostKind::Namespace => NamespaceMachine::start(plan).map(Self::Namespace),
         }

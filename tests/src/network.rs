@@ -360,7 +360,7 @@ impl Fabric {
             .map(|network| {
                 let link = link_name(host, network);
                 let make = match kind {
-                    HostKind::Qemu => format!("tuntap add dev {link} mode tap"),
+                    HostKind::Qemu | HostKind::Debian => format!("tuntap add dev {link} mode tap"),
                     HostKind::Namespace => format!(
                         "link add {link} type veth peer name {network} netns {}",
                         namespace.name()

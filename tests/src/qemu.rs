@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::debian_boot::DebianBoot;
 use crate::error::{Error, Result};
 use crate::network::{Network, link_name};
 use crate::plan::{Plan, console_log, errors_log, tail};
@@ -55,17 +56,23 @@ fn stat(pid: i32) -> Option<(char, u64)> {
     Some((state, fields.nth(18)?.parse().ok()?))
 }
 
+/// What a host's kernel is told. Linux gives its timer ten ticks' time to interrupt it, or panics: an emulated
+/// processor that has others beside it may not come to it in time. KVM's guests do not look either.
+const WORDS: &str = "console=ttyS0 quiet mitigations=off no_timer_check panic=-1";
+
 /// What QEMU migrates a host's state with; it is started in the snapshot's directory.
 const SAVE: &str = "exec:cat > state";
 const LOAD: &str = "exec:cat state";
 
-/// How a host uses the file of its memory.
+/// What a host's memory is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Memory {
-    /// The file is its memory.
+    /// The file of a snapshot.
     File,
-    /// It has a copy.
+    /// A copy of that file.
     Copy,
+    /// No file's.
+    Anonymous,
 }
 
 /// A running QEMU.
@@ -103,18 +110,20 @@ impl Qemu {
         initramfs: &Path,
     ) -> Result<Self> {
         let mut command = command(plan, directory, Memory::File);
-        command
-            .arg("-kernel")
-            .arg(kernel)
-            .arg("-initrd")
-            .arg(initramfs)
-            // Linux gives its timer ten ticks' time to interrupt it, or panics: an emulated
-            // processor that has others beside it may not come to it in time. KVM's guests do not
-            // look either.
-            .args([
-                "-append",
-                "console=ttyS0 quiet mitigations=off no_timer_check panic=-1",
-            ]);
+        command.args(["-no-reboot", "-append", WORDS]);
+        command.arg("-kernel").arg(kernel);
+        command.arg("-initrd").arg(initramfs);
+        Self::launch(plan, command)
+    }
+
+    /// Boots a Debian host, which is itself told when it is to boot again.
+    pub(crate) fn boot_from_disk(plan: &Plan<'_>, boot: &DebianBoot) -> Result<Self> {
+        let mut command = command(plan, plan.logs, Memory::Anonymous);
+        let words = format!("{WORDS} {}", boot.words);
+        let disk = format!("if=virtio,format=qcow2,file={}", boot.disk.display());
+        command.args(["-append", &words, "-drive", &disk]);
+        command.arg("-kernel").arg(&boot.kernel);
+        command.arg("-initrd").arg(&boot.initramfs);
         Self::launch(plan, command)
     }
 
@@ -129,7 +138,7 @@ impl Qemu {
     /// Starts a host from what was saved of one of its size in `directory`, and gives it its name.
     pub(crate) fn restore(plan: &Plan<'_>, directory: &Path) -> Result<Self> {
         let mut command = command(plan, directory, Memory::Copy);
-        command.args(["-incoming", "defer"]);
+        command.args(["-no-reboot", "-incoming", "defer"]);
         let mut qemu = Self::launch(plan, command)?;
         qemu.order(|monitor| {
             monitor.migrate("migrate-incoming", LOAD)?;
@@ -291,11 +300,12 @@ impl Qemu {
 
 fn command(plan: &Plan<'_>, directory: &Path, memory: Memory) -> Command {
     let mut command = Command::new("qemu-system-x86_64");
-    let share = match memory {
-        Memory::File => "on",
-        Memory::Copy => "off",
-    };
     let size = plan.size.memory_mib;
+    let backend = match memory {
+        Memory::File => "memory-backend-file,mem-path=memory,share=on",
+        Memory::Copy => "memory-backend-file,mem-path=memory,share=off",
+        Memory::Anonymous => "memory-backend-ram",
+    };
     command
         .current_dir(directory)
         .args(["-name", plan.name])
@@ -310,10 +320,8 @@ fn command(plan: &Plan<'_>, directory: &Path, memory: Memory) -> Command {
         .args(["-smp", &plan.size.processors.to_string()])
         .args(["-m", &size.to_string()])
         .arg("-object")
-        .arg(format!(
-            "memory-backend-file,id=memory,size={size}M,mem-path=memory,share={share}"
-        ))
-        .args(["-no-reboot", "-display", "none"])
+        .arg(format!("{backend},id=memory,size={size}M"))
+        .args(["-display", "none"])
         .args(["-chardev", "stdio,id=console,signal=off"])
         .args(["-serial", "chardev:console"]);
     for network in Network::ALL {

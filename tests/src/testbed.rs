@@ -150,7 +150,7 @@ impl Testbed {
     }
 
     /// Boots a dead host again and waits until it is up: the same name and addresses, and nothing left
-    /// of what was in it.
+    /// of what was in it but the disk of a Debian.
     ///
     /// # Errors
     ///

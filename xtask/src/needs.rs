@@ -82,8 +82,13 @@ impl Needs {
         }
     }
 
-    /// Whether promtool has to be there, which is only for tests.
-    pub(crate) fn has_promtool(self) -> bool {
+    /// Whether Prometheus has to be there, which is only for tests.
+    pub(crate) fn has_prometheus(self) -> bool {
+        matches!(self, Self::All)
+    }
+
+    /// Whether there are hosts that are Debian, with packages of ftvm, which are only for tests.
+    pub(crate) fn has_debian_hosts(self) -> bool {
         matches!(self, Self::All)
     }
 

@@ -51,12 +51,12 @@ pub(crate) fn find(options: &Options, host: &Host, client: &Position) -> Setting
         fs::read_to_string("/proc/sys/kernel/osrelease").ok(),
     );
     let kind = match host.kind() {
-        HostKind::Qemu => EMULATED,
+        HostKind::Qemu | HostKind::Debian => EMULATED,
         HostKind::Namespace => "network namespaces of this machine",
     };
     add(HOSTS, Some(kind.to_owned()));
     let paging = match host.kind() {
-        HostKind::Qemu => "shadow, but nested for QEMU and where it is named",
+        HostKind::Qemu | HostKind::Debian => "shadow, but nested for QEMU and where it is named",
         HostKind::Namespace => "this machine's",
     };
     add("hosts' paging", Some(paging.to_owned()));

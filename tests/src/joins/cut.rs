@@ -125,7 +125,9 @@ impl Joins {
         match kind {
             Kind::TargetKilled => target.signal(Signal::SIGKILL)?,
             Kind::TargetOutOfMemory => match self.hosts[other].kind() {
-                HostKind::Qemu => self.hosts[other].check(&["sh", "-c", SQUEEZE]).map(drop)?,
+                HostKind::Qemu | HostKind::Debian => {
+                    self.hosts[other].check(&["sh", "-c", SQUEEZE]).map(drop)?
+                }
                 // The memory of this machine is not to be played with.
                 HostKind::Namespace => target.signal(Signal::SIGKILL)?,
             },

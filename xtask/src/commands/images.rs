@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use guest_images::{GuestImages, Image, Lock, PackageStore, debian};
+use guest_images::{GuestImages, Image, Lock, PackageStore, debian, debian_host};
 
 use crate::needs::Needs;
 use crate::packages;
@@ -36,11 +36,11 @@ impl Images {
             PackageStore::new(layout.packages())
         };
         let images = make(&steps, &store, &layout)?;
-        let disk = make_disk(&steps, &store, &layout)?;
+        let disks = make_disks(&steps, &store, &layout)?;
         if let Some(lock) = renewed(&steps, &store)? {
             pin(&lock, &layout)?;
         }
-        for image in images.images().iter().chain([&disk]) {
+        for image in images.images().iter().chain(&disks) {
             println!(
                 "{}  {} ({} KiB)",
                 image.sha256,
@@ -55,12 +55,12 @@ impl Images {
             let mut differing = steps.step("guest images again", || {
                 Ok(GuestImages::check(&store, &layout.images())?)
             })?;
-            let disks = steps.step("disk image again", || {
-                Ok(debian::check(&store, &layout.images())?)
+            let disks = steps.step("disk images again", || {
+                let directory = layout.images();
+                let guests = debian::check(&store, &directory)?;
+                Ok([guests, debian_host::check(&store, &directory)?])
             })?;
-            if disks.0 != disks.1 {
-                differing.push(disks);
-            }
+            differing.extend(disks.into_iter().filter(|(first, second)| first != second));
             for (first, second) in &differing {
                 eprintln!(
                     "{} was {} and is {} now: the same packages give different images",
@@ -74,18 +74,19 @@ impl Images {
     }
 }
 
-/// The package with promtool, which checks metrics and alert rules. Installed, it would run a server.
-const PROMTOOL: &str = "prometheus";
+/// The package with Prometheus, which watches hosts, and promtool, which checks metrics and alert rules. Installed, it
+/// would run a server of this machine's.
+const PROMETHEUS: &str = "prometheus";
 
 /// What a renewing store took.
 fn renewed(steps: &Steps, store: &PackageStore) -> Result<Option<Lock>> {
     if store.taken().is_none() {
         return Ok(None);
     }
-    // No image has them: the benchmark takes pgbench out of one, and tests take promtool out of the other.
+    // No image has them: the benchmark takes pgbench out of one, and tests take Prometheus out of the other.
     steps.step("further packages", || {
         store.behind("postgresql", "postgresql-")?;
-        Ok(store.package(PROMTOOL)?)
+        Ok(store.package(PROMETHEUS)?)
     })?;
     Ok(store.taken())
 }
@@ -114,11 +115,14 @@ fn pin(lock: &Lock, layout: &Layout) -> Result<()> {
 pub(crate) fn make_needed(layout: &Layout, needs: Needs) -> Result<()> {
     let store = PackageStore::new(layout.packages());
     GuestImages::build_those(&store, &layout.images(), |name| needs.has_image(name))?;
-    if needs.has_promtool() {
-        store.package(PROMTOOL)?;
+    if needs.has_prometheus() {
+        store.package(PROMETHEUS)?;
     }
     if needs.has_disk() {
         debian::build(&store, &layout.images())?;
+    }
+    if needs.has_debian_hosts() {
+        debian_host::build(&store, &layout.images())?;
     }
     Ok(())
 }
@@ -130,7 +134,11 @@ fn make(steps: &Steps, store: &PackageStore, layout: &Layout) -> Result<GuestIma
     })
 }
 
-/// Makes the disk image as one step.
-fn make_disk(steps: &Steps, store: &PackageStore, layout: &Layout) -> Result<Image> {
-    steps.step("disk image", || Ok(debian::build(store, &layout.images())?))
+/// Makes the disk images as one step.
+fn make_disks(steps: &Steps, store: &PackageStore, layout: &Layout) -> Result<[Image; 2]> {
+    steps.step("disk images", || {
+        let directory = layout.images();
+        let guests = debian::build(store, &directory)?;
+        Ok([guests, debian_host::build(store, &directory)?])
+    })
 }

@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use testbed::Layout;
+use testbed::{Layout, file_stamp};
 
 use crate::steps::{Steps, succeed};
 
@@ -37,11 +37,52 @@ impl Package {
         steps.step("manual pages and completions", || build.pages())?;
         for (krate, _) in PACKAGES {
             steps.step(&format!("package of {krate}"), || {
-                build.package(&tools, krate, &out)
+                build.package(&tools, krate, &out, &[])
             })?;
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Packages of the programs that scenarios run, for hosts that are Debian. They are the programs' and nothing else's:
+/// of no commit, and not the same everywhere. Quick when they are there.
+pub(super) fn make_for_tests(steps: &Steps, layout: &Layout) -> Result<()> {
+    let tools = layout.root().join(".ftvm/tools");
+    provide_cargo_deb(steps, &tools)?;
+    let out = layout.debs();
+    let stamp_path = out.join("stamp");
+    let stamp = stamp(layout)?;
+    if fs::read(&stamp_path).is_ok_and(|made| made == stamp.as_bytes()) {
+        return Ok(());
+    }
+    steps.step("packages for hosts", || {
+        if out.exists() {
+            fs::remove_dir_all(&out)?;
+        }
+        fs::create_dir_all(&out)?;
+        let build = Build::for_tests(layout);
+        build.take_programs(layout)?;
+        build.pages()?;
+        for (krate, _) in PACKAGES {
+            build.package(&tools, krate, &out, &["--fast"])?;
+        }
+        Ok(fs::write(stamp_path, &stamp)?)
+    })
+}
+
+/// Sizes and times of what goes into the packages.
+fn stamp(layout: &Layout) -> Result<String> {
+    let mut files = Vec::new();
+    for (krate, program) in [("vmm", "ftvm"), ("disk-server", "disk-server")] {
+        files.push(layout.program(program)?);
+        let krate = layout.root().join(krate);
+        files.push(krate.join("Cargo.toml"));
+        for entry in fs::read_dir(krate.join("package"))? {
+            files.push(entry?.path());
+        }
+    }
+    files.sort();
+    files.iter().map(|path| Ok(file_stamp(path)?)).collect()
 }
 
 fn provide_cargo_deb(steps: &Steps, tools: &Path) -> Result<()> {
@@ -103,6 +144,35 @@ impl Build {
         })
     }
 
+    /// What is not compiled for the packages.
+    fn for_tests(layout: &Layout) -> Self {
+        Self {
+            root: layout.root().to_owned(),
+            target: layout.root().join("target/package"),
+            flags: String::new(),
+            epoch: "0".to_owned(),
+            revision: "tests".to_owned(),
+        }
+    }
+
+    /// Takes the programs that scenarios run in place of those that were built for packages, without what debuggers
+    /// need: it would be most of a package.
+    fn take_programs(&self, layout: &Layout) -> Result<()> {
+        let release = self.target.join("release");
+        fs::create_dir_all(&release)?;
+        for (_, program) in PACKAGES {
+            let taken = release.join(program);
+            // It may have a second name, in cargo's own directory.
+            if taken.exists() {
+                fs::remove_file(&taken)?;
+            }
+            let mut strip = Command::new("objcopy");
+            strip.arg("--strip-debug").arg(layout.program(program)?);
+            succeed(strip.arg(taken))?;
+        }
+        Ok(())
+    }
+
     fn cargo(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = Command::new(program);
         command
@@ -144,11 +214,12 @@ impl Build {
         Ok(())
     }
 
-    fn package(&self, tools: &Path, krate: &str, out: &Path) -> Result<()> {
+    fn package(&self, tools: &Path, krate: &str, out: &Path, options: &[&str]) -> Result<()> {
         let mut deb = self.cargo(tools.join("bin/cargo-deb"));
         deb.args(["--no-build", "--quiet", "--package", krate])
             .args(["--deb-revision", &self.revision, "--output"])
-            .arg(out);
+            .arg(out)
+            .args(options);
         succeed(&mut deb)
     }
 }

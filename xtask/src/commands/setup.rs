@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use testbed::{HostKind, Layout, PROGRAMS_VARIABLE, prepare_hosts};
 
-use super::images;
+use super::{images, package};
 use crate::needs::Needs;
 use crate::packages;
 use crate::steps::{Steps, succeed};
@@ -84,6 +84,9 @@ pub(super) fn build_and_make(steps: &Steps, layout: &Layout, needs: Needs) -> Re
     thread::scope(|scope| {
         let made = scope.spawn(|| images::make_needed(layout, needs));
         steps.step("programs", || build(layout))?;
+        if needs.has_debian_hosts() {
+            package::make_for_tests(steps, layout)?;
+        }
         steps.step("images", || made.join().expect("no panics"))
     })?;
     if HostKind::choose(layout) == HostKind::Qemu {
