@@ -16,15 +16,14 @@ pub(super) fn put(version: u16, request: &Request) -> serde_json::Result<Value> 
     Ok(value)
 }
 
-/// Reads a request of `version`.
-pub(super) fn take(version: u16, line: &[u8]) -> serde_json::Result<Request> {
+/// The line of a request of `version`, without what that has more.
+pub(super) fn take(version: u16, line: &[u8]) -> serde_json::Result<Vec<u8>> {
     let mut value: Value = serde_json::from_slice(line)?;
-    let is_ping = value["op"] == "ping";
-    if version > RELEASED && is_ping {
+    if version > RELEASED && value["op"] == "ping" {
         let field = value.as_object_mut().and_then(|it| it.remove(FIELD));
         if field != Some(json!(version)) {
             return Err(serde::de::Error::missing_field(FIELD));
         }
     }
-    serde_json::from_value(value)
+    serde_json::to_vec(&value)
 }

@@ -181,20 +181,6 @@ pub enum Request {
     Echo {},
 }
 
-impl Request {
-    /// The request in a line of this version.
-    pub(super) fn read(line: &[u8], version: u16) -> serde_json::Result<Self> {
-        #[cfg(feature = "next-protocol")]
-        return super::next::take(version, line);
-        #[cfg(not(feature = "next-protocol"))]
-        {
-            // No request differs between the versions that are spoken.
-            let _ = version;
-            serde_json::from_slice(line)
-        }
-    }
-}
-
 /// What a server answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]

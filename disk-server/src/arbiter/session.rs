@@ -93,7 +93,7 @@ fn converse(
             Ok(line) => line,
             Err(error) => return end_of(error),
         };
-        let request = match Request::read(&line, version) {
+        let request = match read(&line, version) {
             Ok(request) => request,
             Err(error) => return refused(ErrorCode::Malformed, format!("not a request: {error}")),
         };
@@ -112,6 +112,20 @@ fn converse(
             return End::Gone(error);
         }
     }
+}
+
+/// The request in a line of this version.
+#[cfg_attr(
+    not(feature = "next-protocol"),
+    expect(
+        unused_variables,
+        reason = "no request differs between the versions that are spoken"
+    )
+)]
+fn read(line: &[u8], version: u16) -> serde_json::Result<Request> {
+    #[cfg(feature = "next-protocol")]
+    let line = &super::next::take(version, line)?;
+    serde_json::from_slice(line)
 }
 
 /// What is heard of a request: the ping of a daemon without the guests that do not name its host, of which it has
